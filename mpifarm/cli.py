@@ -1,0 +1,55 @@
+"""The command line: arguments in, lines and an exit status out.
+
+Rules of this file: `main` notes signals before it imports anything more, and leaves
+without the interpreter's own shutdown, which could wait for a broken stream.
+"""
+
+import os
+import sys
+
+from typing import TYPE_CHECKING
+
+from mpifarm.signals import SignalInbox
+
+if TYPE_CHECKING:
+    from mpifarm.console import Console
+
+
+def main() -> None:
+    """Run ``mpifarm`` and exit with its status (README, exit statuses)."""
+    signals = SignalInbox()
+    signals.install()
+    os._exit(run(sys.argv[1:], signals))
+
+
+def run(argv: list[str], signals: SignalInbox) -> int:
+    """The whole command; returns the exit status of this process."""
+    from mpifarm.console import Console
+    from mpifarm.launcher import launched_rank
+
+    first = launched_rank(os.environ) == 0
+    console = Console(speaks=first)
+    try:
+        return _run(argv, signals, console, first)
+    finally:
+        console.close()
+
+
+def _run(argv: list[str], signals: SignalInbox, console: "Console", first: bool) -> int:
+    from mpifarm.arguments import HelpAsked, parse_arguments
+    from mpifarm.errors import InputError
+
+    try:
+        settings = parse_arguments(argv, os.environ)
+    except HelpAsked as asked:
+        console.say_whole(asked.text)
+        return 0
+    except InputError as error:
+        # One sentence and one status for the whole launch.
+        if first:
+            console.complain(str(error))
+        return error.exit_status if first else 0
+    from mpifarm.farm import Surroundings, Voice, run_farm
+
+    voice = Voice(console.say, console.show, console.complain)
+    return run_farm(settings, Surroundings(os.environ, os.environb, signals, voice))

@@ -1,0 +1,158 @@
+"""Messages between ranks over MPI: the only module that knows MPI.
+
+Rules of this file:
+
+* MPI is initialized by `connect`, never by import, so that the pool's parent can be
+  forked before.
+* Nothing here blocks: sends are begun and completed later, receives look first.  A
+  look is two probes, since the first may only drive the library's progress.
+* All calls come from one thread.
+"""
+
+import os
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+from mpifarm.launcher import launched_size, was_launched
+from mpifarm.messages import ToCoordinator, ToRank
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+Message = ToRank | ToCoordinator
+
+FINALIZE_SECONDS = 10.0
+"""`MPI_Finalize` waits for all ranks; one that hangs must not hang the others."""
+
+MOST_AT_ONCE = 1000
+
+
+class Comm:
+    """This rank among the others."""
+
+    def __init__(self, mpi: "type[MPI]", world: "MPI.Intracomm") -> None:
+        self._mpi = mpi
+        self._world = world
+        self._status = mpi.Status()
+        self._sends: list[MPI.Request] = []
+        self.rank: int = world.rank
+        self.size: int = world.size
+
+    def send(self, rank: int, message: Message) -> None:
+        """Begin to send `message`; `receive` and `flush` complete it."""
+        self._sends.append(self._world.isend(message, rank))
+
+    def receive(self) -> list[tuple[int, Message]]:
+        """The messages that have come, each with the rank that sent it."""
+        received: list[tuple[int, Message]] = []
+        while self._probe() and len(received) < MOST_AT_ONCE:
+            source = self._status.source
+            message = self._world.recv(source=source, tag=self._status.tag)
+            received.append((source, cast(Message, message)))
+        if self._sends:
+            self._sends = [send for send in self._sends if not send.Test()]
+        return received
+
+    def _probe(self) -> bool:
+        probe, status = self._world.iprobe, self._status
+        return probe(status=status) or probe(status=status)
+
+    def flush(self, seconds: float) -> bool:
+        """Wait at most `seconds` until all that was sent is out; whether it is."""
+        until = time.monotonic() + seconds
+        while self._sends and time.monotonic() < until:
+            self._sends = [send for send in self._sends if not send.Test()]
+            time.sleep(0.0005)
+        return not self._sends
+
+    def finalize(self, status: int) -> None:
+        """Leave MPI together with the other ranks; all ranks call this.
+
+        Where that takes longer than `FINALIZE_SECONDS`, since a rank is gone, this
+        process ends with `status` without it.
+        """
+        watchdog = threading.Timer(FINALIZE_SECONDS, os._exit, (status,))
+        watchdog.daemon = True
+        watchdog.start()
+        self._mpi.Finalize()
+        watchdog.cancel()
+
+    def abort(self, status: int) -> None:
+        """End all ranks at once: for a defect of ours only."""
+        self._world.Abort(status)
+
+
+def connect(
+    environ: Mapping[str, str],
+) -> tuple[Comm | None, str]:
+    """Initialize MPI if a launcher started this process.
+
+    Returns the communicator, or None where this process is to farm alone, with a
+    sentence for the user if that isn't what the launch meant ("" otherwise).
+    """
+    if not was_launched(environ):
+        return None, ""
+    try:
+        mpi = _load()
+    except (ImportError, RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        return None, _alone(environ, f"no MPI library could be loaded ({reason})")
+    if _would_abort(mpi, environ):
+        return None, _alone(
+            environ, "this MPICH speaks PMI, but the launcher speaks PMIx"
+        )
+    mpi.Init_thread(mpi.THREAD_FUNNELED)
+    world = mpi.COMM_WORLD
+    if world.size == 1:
+        if launched_size(environ) > 1:
+            library = mpi.get_vendor()[0]
+            mpi.Finalize()
+            return None, _alone(environ, f"{library} says that there is one rank")
+        return Comm(mpi, world), ""
+    return Comm(mpi, world.Dup()), ""
+
+
+def _load() -> "type[MPI]":
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    mpi4py.rc.finalize = False
+    with warnings.catch_warnings():
+        # mpi4py warns of a launcher that doesn't fit; we say it with the remedy.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        from mpi4py import MPI
+    return cast("type[MPI]", MPI)
+
+
+def _would_abort(mpi: "type[MPI]", environ: Mapping[str, str]) -> bool:
+    """MPICH without PMIx ends the process in MPI_Init under a PMIx launcher."""
+    return (
+        mpi.get_vendor()[0] == "MPICH"
+        and "PMIX_RANK" in environ
+        and not {"PMI_RANK", "PMI_FD", "PMI_PORT"} & environ.keys()
+        and "pmix" not in mpi.Get_library_version().lower()
+    )
+
+
+def _alone(environ: Mapping[str, str], why: str) -> str:
+    count = launched_size(environ)
+    started = f"the launcher started {count} processes" if count > 1 else "a launcher"
+    return (
+        f"{started}, but {why}: no rank sees the others, so each process farms the "
+        f"list by itself, which is safe but not one farm. {_remedy(environ)}"
+    )
+
+
+def _remedy(environ: Mapping[str, str]) -> str:
+    if "SLURM_STEP_NUM_TASKS" in environ:
+        return (
+            "Start it with 'srun --mpi=pmi2' (MPICH, Intel MPI) or 'srun --mpi=pmix' "
+            "(Open MPI); 'srun --mpi=list' says which there are."
+        )
+    return (
+        "Start it with the mpirun of the MPI library that mpi4py uses "
+        "('python -m mpi4py --mpi-library' names it), or use '--mpi off'."
+    )

@@ -1,0 +1,271 @@
+"""Rank 0's loop: does what the coordinator decides, on the disk and to the ranks.
+
+Rules of this file: it decides nothing about tasks.  The lock is never waited for: it
+is tried in each step while a transaction waits, so that signals, messages and this
+rank's own workers are served meanwhile.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import assert_never
+
+from mpifarm.comm import Comm
+from mpifarm.coordinator import (
+    Coordinator,
+    End,
+    Phase,
+    RankState,
+    Send,
+    Transact,
+)
+from mpifarm.errors import StorageError
+from mpifarm.lock import WorkdirLock
+from mpifarm.messages import ToCoordinator, ToRank
+from mpifarm.rank import RankLoop, RankPhase
+from mpifarm.report import Standing, Tally, progress_line
+from mpifarm.signals import SignalInbox
+from mpifarm.task import Outcome, Result
+from mpifarm.waiting import Clock, Waiter
+from mpifarm.workdir import Recorded, Workdir
+
+HEARTBEAT_SECONDS = 10.0
+LOOK_SECONDS = 1.0
+"""Between two looks for a ``drain`` file and for the launcher."""
+
+LOCK_POLL_SECONDS = 0.001
+LOCK_WARNING_SECONDS = 30.0
+LOCK_SECONDS_AT_STOP = 5.0
+
+Say = Callable[[str], None]
+
+
+class Conductor:
+    """Carries out the farm on rank 0, from the first task to the last record."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        workdir: Workdir,
+        lock: WorkdirLock,
+        comm: Comm | None,
+        signals: SignalInbox,
+        tally: Tally,
+        say: Say,
+        show: Say,
+        verbose: bool,
+    ) -> None:
+        self.coordinator = coordinator
+        self.workdir = workdir
+        self.lock = lock
+        self.tally = tally
+        self._comm = comm
+        self._signals = signals
+        self._say = say
+        self._show = show
+        self._verbose = verbose
+        self._clock = Clock()
+        self._waiter = Waiter(signals.fd, looks_for_messages=comm is not None)
+        self._transaction: Transact | None = None
+        self._wanted_since = 0.0
+        self._heartbeat_at = self._clock.now + HEARTBEAT_SECONDS
+        self._look_at = self._clock.now
+        self._parent = os.getppid()
+
+    def hear(self, message: ToCoordinator) -> None:
+        """What rank 0's own rank loop says."""
+        self.coordinator.on_message(0, message, self._clock.now)
+
+    def run(self, loop: RankLoop) -> None:
+        """Until all is on disk and every rank has been told to leave."""
+        while loop.phase is not RankPhase.LEFT:
+            paused = self._clock.step()
+            if paused:
+                loop.forgive_pause(paused)
+            moved = self._listen(loop)
+            loop.step(self._clock.now)
+            moved |= self._perform(loop)
+            moved |= self._transact()
+            self._keep_house()
+            if moved:
+                self._waiter.restart()
+            else:
+                self._wait(loop)
+
+    def lost_ranks(self) -> list[int]:
+        """Ranks that were given up: MPI can't be left together with them."""
+        ranks = self.coordinator.ranks.values()
+        return [record.rank for record in ranks if record.state is RankState.LOST]
+
+    # ---- in ------------------------------------------------------------------------
+
+    def _listen(self, loop: RankLoop) -> bool:
+        signals = self._signals.take()
+        for signum in signals:
+            loop.on_signal(signum, self._clock.now)
+        if self._comm is None:
+            return bool(signals)
+        messages = self._comm.receive()
+        for rank, message in messages:
+            self.coordinator.on_message(rank, message, self._clock.now)  # type: ignore[arg-type]
+        return bool(signals or messages)
+
+    # ---- out -----------------------------------------------------------------------
+
+    def _perform(self, loop: RankLoop) -> bool:
+        effects = self.coordinator.decide(self._clock.now)
+        for effect in effects:
+            match effect:
+                case Send():
+                    self._send(loop, effect.rank, effect.message)
+                case Transact():
+                    self._begin(effect)
+                case End():
+                    pass
+                case _:
+                    assert_never(effect)
+        return bool(effects)
+
+    def _send(self, loop: RankLoop, rank: int, message: ToRank) -> None:
+        if rank == 0:
+            loop.on_message(message, self._clock.now)
+        elif self._comm is not None:
+            self._comm.send(rank, message)
+
+    def _begin(self, transaction: Transact) -> None:
+        self._transaction = transaction
+        self._wanted_since = self._clock.now
+        try:
+            self.workdir.prepare(transaction.give_back, transaction.take)
+        except StorageError as error:
+            self._fail(error)
+
+    def _transact(self) -> bool:
+        """Try the lock; with it, do what waits for the disk."""
+        if self._transaction is None:
+            return False
+        try:
+            if not self.lock.try_acquire():
+                self._complain_of_lock()
+                return False
+            try:
+                self._write(self._transaction)
+            finally:
+                self.lock.release()
+        except StorageError as error:
+            self._fail(error)
+        return True
+
+    def _write(self, transaction: Transact) -> None:
+        self._transaction = None
+        done = self.workdir.transact(
+            [self._record(rank, result) for rank, result in transaction.results],
+            transaction.give_back,
+            transaction.take,
+        )
+        empty = done.empty
+        if transaction.take and empty and not done.taken:
+            empty = not self.workdir.reclaim_dead().taskids
+        for rank, result in transaction.results:
+            self._count(rank, result)
+        self._clock.step()
+        self.coordinator.on_transacted(done.taken, empty, done.seconds, self._clock.now)
+
+    def _record(self, rank: int, result: Result) -> Recorded:
+        return Recorded(
+            taskid=result.taskid,
+            finished=result.outcome is Outcome.COMPLETED,
+            started=result.started,
+            seconds=result.seconds,
+            pid=self.coordinator.ranks[rank].pid,
+            tid=result.worker,
+            attempt=result.attempt,
+            status=result.status,
+            rank=rank,
+        )
+
+    def _count(self, rank: int, result: Result) -> None:
+        log = self.workdir.paths.log(result.taskid)
+        self.tally.add(result, log)
+        if self._verbose:
+            self._say(
+                f"task={result.taskid} attempt={result.attempt} rank={rank} "
+                f"worker={result.worker} outcome={result.outcome.value!r} "
+                f"status={result.status} seconds={result.seconds:.3f}"
+            )
+
+    def _fail(self, error: StorageError) -> None:
+        self._transaction = None
+        self._say(str(error))
+        self.coordinator.on_storage_failed(str(error), self._clock.now)
+
+    def _complain_of_lock(self) -> None:
+        waited = self._clock.now - self._wanted_since
+        if self.coordinator.phase is Phase.STOPPING and waited > LOCK_SECONDS_AT_STOP:
+            raise StorageError(
+                f"the lock ({', '.join(self.lock.paths)}) was held by another farmer "
+                f"for {waited:.0f} s; the next start puts this farm's tasks back"
+            )
+        if waited > LOCK_WARNING_SECONDS:
+            self._wanted_since = self._clock.now
+            self._say(
+                f"the lock ({', '.join(self.lock.paths)}) has been held by another "
+                f"farmer for {LOCK_WARNING_SECONDS:.0f} s; still trying"
+            )
+
+    # ---- time ----------------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        now = self._clock.now
+        if now >= self._heartbeat_at:
+            self._heartbeat_at = now + HEARTBEAT_SECONDS
+            self.workdir.heartbeat()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self._look_around()
+        while self.workdir.notes:
+            self._say(self.workdir.notes.pop(0))
+
+    def _look_around(self) -> None:
+        if self.workdir.drain_requested():
+            self.coordinator.on_drain(
+                f"the workdir has a file 'drain' ({self.workdir.paths.drain}); "
+                "remove it to go on"
+            )
+        if self._comm is not None and os.getppid() != self._parent:
+            self._parent = os.getppid()
+            self._say("the launcher is gone")
+            self.coordinator.on_signal(signal.SIGTERM, self._clock.now)
+        self._show(self.progress())
+
+    def progress(self) -> str:
+        running = sum(len(rank.leases) for rank in self.coordinator.ranks.values())
+        rate = self.tally.rate(self._clock.now)
+        return progress_line(self.standing(), running, rate)
+
+    def standing(self) -> Standing:
+        counts = self.workdir.known_counts()
+        return Standing(
+            counts.total,
+            counts.finished,
+            counts.failed,
+            counts.toprocess + counts.held,
+            counts.claimed + counts.elsewhere,
+        )
+
+    def _wait(self, loop: RankLoop) -> None:
+        if self._transaction is None and loop.coalesces():
+            self._waiter.coalesce()
+            return
+        wake_at = min(
+            loop.wake_at(),
+            self.coordinator.wake_at(self._clock.now),
+            self._look_at,
+            self._heartbeat_at,
+        )
+        if self._transaction is not None:
+            wake_at = self._clock.now + LOCK_POLL_SECONDS
+        pool = loop.pool
+        self._waiter.wait(
+            pool.read_fds(), pool.write_fds(), wake_at - self._clock.now
+        )

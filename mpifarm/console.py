@@ -1,0 +1,95 @@
+"""Where a farm's words go: a terminal with one live line, or a plain log.
+
+Rules of this file: nothing here raises, and nothing but `Console.close` waits.  What a
+stream doesn't take at once is kept and tried again with the next words; a reader that
+is slow or gone costs lines, never the farm.
+"""
+
+import os
+import select
+import time
+
+LIVE_SECONDS = 0.5
+"""Between two states of the live line on a terminal."""
+
+LOG_SECONDS = 30.0
+"""Between two progress lines in a log."""
+
+PATIENCE_SECONDS = 1.0
+"""How long the end of a farm waits for a slow reader."""
+
+MOST_KEPT = 1 << 20
+"""Bytes kept for a slow reader."""
+
+PIPE_BUF = 4096
+"""What a pipe that is ready takes without blocking (POSIX has it at 512 or more)."""
+
+
+class Stream:
+    """A descriptor that is written to without ever blocking."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._kept = b""
+        self._broken = False
+
+    def write(self, text: str) -> None:
+        if not self._broken and len(self._kept) < MOST_KEPT:
+            self._kept += text.encode("utf-8", "backslashreplace")
+        self.flush(0.0)
+
+    def flush(self, patience: float) -> None:
+        """Write what the reader takes, waiting for it at most `patience` seconds."""
+        try:
+            while self._kept and select.select([], [self._fd], [], patience)[1]:
+                self._kept = self._kept[os.write(self._fd, self._kept[:PIPE_BUF]) :]
+        except (OSError, ValueError):
+            self._broken = True
+            self._kept = b""
+
+
+class Console:
+    """Standard output and error of this process; silent unless it `speaks`."""
+
+    def __init__(self, speaks: bool, out: int = 1, err: int = 2) -> None:
+        self._speaks = speaks
+        self._out = Stream(out)
+        self._err = Stream(err)
+        self._is_terminal = speaks and os.isatty(out)
+        self._shown_at = 0.0 if self._is_terminal else time.monotonic()
+        self._live = False
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.say_whole(f"{self._clear()}mpifarm: {line}\n")
+
+    def say_whole(self, text: str) -> None:
+        """A text of several lines, as it is."""
+        if self._speaks:
+            self._out.write(text)
+
+    def show(self, line: str) -> None:
+        """The state of things: live on a terminal, now and then in a log."""
+        now = time.monotonic()
+        if now - self._shown_at < (LIVE_SECONDS if self._is_terminal else LOG_SECONDS):
+            return
+        self._shown_at = now
+        if self._is_terminal:
+            self.say_whole(f"\r\x1b[K{line}")
+            self._live = True
+        else:
+            self.say(line)
+
+    def complain(self, line: str) -> None:
+        """A line about a mistake or a defect, on standard error, whichever rank."""
+        self._err.write(f"{self._clear()}mpifarm: {line}\n")
+
+    def close(self) -> None:
+        """Give a slow reader its last chance."""
+        self._out.flush(PATIENCE_SECONDS)
+        self._err.flush(PATIENCE_SECONDS)
+
+    def _clear(self) -> str:
+        """What removes the live line."""
+        live, self._live = self._live, False
+        return "\r\x1b[K" if live else ""

@@ -1,0 +1,100 @@
+"""What ranks say to each other.
+
+Rules of this file: two closed unions, one for each direction; frozen values that say
+all they mean, with no reference to anything of the sender.  Rank 0's own rank loop
+gets and sends the same messages, without MPI.
+"""
+
+from dataclasses import dataclass
+
+from mpifarm.config import FarmDefinition
+from mpifarm.task import Lease, Result
+
+# ---- from the coordinator to a rank -------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The first message to a rank: what the farm is.  The rank starts its pool."""
+
+    definition: FarmDefinition
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Run these."""
+
+    leases: tuple[Lease, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Start nothing more, give back what has not been started, finish what runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Kill what runs: TERM to the commands, KILL after `grace` seconds (0: at once)."""
+
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Rank 0 is alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Nothing more will come: end the pool, finalize, exit 0."""
+
+
+# ---- from a rank to the coordinator -------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The rank's pool runs, with this many workers."""
+
+    host: str
+    pid: int
+    """Of the rank's process."""
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What has happened on a rank since its last report.
+
+    `sent` is the rank's monotonic clock as it sent this (the `ended` of the results
+    are of the same clock).  `returned` are leases that were not started.  `lost` are
+    leases whose worker died under them.
+    """
+
+    sent: float
+    results: tuple[Result, ...] = ()
+    returned: tuple[tuple[int, int], ...] = ()
+    """(taskid, attempt) of each lease given back unstarted."""
+    lost: tuple[tuple[int, int], ...] = ()
+    """(taskid, attempt) of each lease whose worker was killed under it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSeen:
+    """The rank got this signal; what it means is decided on rank 0."""
+
+    signum: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLost:
+    """The rank's pool is gone (its parent was killed); it can run nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """All commands of the rank are dead; it runs nothing and holds nothing."""
+
+
+ToRank = Welcome | Assign | Drain | Stop | Ping | Leave
+ToCoordinator = Ready | Report | SignalSeen | PoolLost | Stopped

@@ -1,0 +1,16 @@
+"""A rank's worker processes.
+
+Rules of this package: the rank's side is `pool`, the fork server is `parent`, the
+processes that run tasks are `worker`; they share a `board` and talk in `wire` frames.
+"""
+
+from mpifarm.pool.definition import (
+    PoolDefinition,
+    PoolEvent,
+    PoolGone,
+    Runner,
+    WorkerLost,
+)
+from mpifarm.pool.pool import Pool
+
+__all__ = ["Pool", "PoolDefinition", "PoolEvent", "PoolGone", "Runner", "WorkerLost"]

@@ -1,0 +1,64 @@
+"""The board: what each worker is at, in memory that rank, parent and workers share.
+
+Rules of this file: a line a worker; the worker alone writes it while it lives, the
+pool's parent clears it before it forks one.  Anonymous memory: it ends with the
+processes, and survives the -9 of any of them.
+"""
+
+import mmap
+
+CAPACITY = 4096
+"""Workers that a pool can have.  Lines never touched cost no memory."""
+
+_COMMAND, _TASK, _BEGUN, _WORDS = range(4)
+_LINE = _WORDS + 1
+
+
+class BoardLine:
+    """The words of one worker."""
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+        self.command_slot = words[_COMMAND : _COMMAND + 1]
+
+    @property
+    def command(self) -> int:
+        """The pid of the running command, 0 for none, `processes.STARTING`."""
+        return int(self._words[_COMMAND])
+
+    @property
+    def task(self) -> int | None:
+        """The id of the task that is being run."""
+        word = self._words[_TASK]
+        return word - 1 if word else None
+
+    @property
+    def begun(self) -> int:
+        """How many tasks the worker has begun."""
+        return int(self._words[_BEGUN])
+
+    def begin_task(self, taskid: int) -> None:
+        """The task is being run from here on."""
+        words = self._words
+        words[_BEGUN] += 1
+        words[_TASK] = taskid + 1
+
+    def end_task(self) -> None:
+        """The task has ended."""
+        self._words[_TASK] = 0
+
+    def clear(self) -> None:
+        """A new worker will write here."""
+        for word in range(_LINE):
+            self._words[word] = 0
+
+
+class Board:
+    """The lines of all workers.  To be made before the first fork."""
+
+    def __init__(self) -> None:
+        self._words = memoryview(mmap.mmap(-1, CAPACITY * _LINE * 8)).cast("q")
+
+    def line(self, index: int) -> BoardLine:
+        """The line of worker `index`."""
+        return BoardLine(self._words[index * _LINE : (index + 1) * _LINE])

@@ -1,0 +1,85 @@
+"""What a pool is, and what it tells its rank.
+
+Rules of this file: vocabulary only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TextIO
+
+from mpifarm.config import RunnerDefinition
+from mpifarm.task import Lease, Result
+
+
+class Runner(Protocol):
+    """What executes one task: the user's plug-in point."""
+
+    def run(self, taskid: int, command: str, logfh: TextIO) -> int:
+        """Execute it; 0 is success."""
+
+    def terminate(self) -> None:
+        """Make `run` return soon; called while it runs, in a signal handler."""
+
+
+CreateRunner = Callable[[RunnerDefinition], Runner]
+
+
+@dataclass(frozen=True)
+class PoolDefinition:
+    """What the pool's parent needs to know before it forks the workers."""
+
+    workers: int
+    rank: int
+    farm: str
+    workdir: str
+    logs: str
+    """Directory of the tasks' logs."""
+    runner: RunnerDefinition = field(default_factory=RunnerDefinition)
+    environment: dict[bytes, bytes] = field(default_factory=dict)
+    """All that a command gets, but for the variables of the farm itself."""
+
+
+def encode_definition(definition: PoolDefinition) -> tuple[Any, ...]:
+    """Plain values, for a frame."""
+    runner = definition.runner
+    return (
+        definition.workers,
+        definition.rank,
+        definition.farm,
+        definition.workdir,
+        definition.logs,
+        (runner.name, runner.python_class, dict(runner.options)),
+        dict(definition.environment),
+    )
+
+
+def parse_definition(values: tuple[Any, ...]) -> PoolDefinition:
+    """What `encode_definition` encoded."""
+    workers, rank, farm, workdir, logs, runner, environment = values
+    return PoolDefinition(
+        workers, rank, farm, workdir, logs, RunnerDefinition(*runner), environment
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A worker died under its leases; it is being replaced.
+
+    `running` had been started, `unstarted` had not.  `status` is how the worker died,
+    as in `subprocess`; None if unknown (it could not be forked).
+    """
+
+    running: Lease | None
+    unstarted: tuple[Lease, ...]
+    status: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolGone:
+    """The pool's parent was killed, and all workers with it; nothing runs any more."""
+
+    leases: tuple[Lease, ...]
+    """What the workers had in hand, each worker's running one before its others."""
+
+
+PoolEvent = Result | WorkerLost | PoolGone

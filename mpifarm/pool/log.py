@@ -1,0 +1,109 @@
+"""The log of a task: ``log_<id>``.
+
+Rules of this file: opened for append, so that nothing ever erases an earlier attempt's
+output; mpifarm's own lines in it look like ``=== mpifarm: ... ===`` and start at the
+start of a line.  Every error is an OSError and the task's own failure.
+"""
+
+import os
+import signal
+import time
+from typing import Any, TextIO
+
+_FLAGS = os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC
+
+
+class TaskLog:
+    """What a runner gets as `logfh`: a text file for whoever writes to it.
+
+    The text layer is made at the first use of it: most runners only take `fileno()`.
+    """
+
+    def __init__(self, path: str, attempt: int) -> None:
+        self.name = path
+        self._text: TextIO | None = None
+        self._fd = os.open(path, _FLAGS, 0o666)
+        if os.fstat(self._fd).st_size:
+            self._append_line(f"started again, attempt {attempt}, {_now_and_here()}")
+
+    def fileno(self) -> int:
+        """The descriptor; what was written as text before is in the file already."""
+        if self._text is not None:
+            self._text.flush()
+        return self._fd
+
+    def write(self, text: str) -> int:
+        """As a text file's, UTF-8, with ``surrogateescape``."""
+        return self._text_file().write(text)
+
+    def flush(self) -> None:
+        """As a text file's."""
+        if self._text is not None:
+            self._text.flush()
+
+    def append_killed_line(self, signum: int) -> None:
+        """Say that the command was killed by this signal."""
+        self.flush()
+        self._append_line(f"killed by signal {signum}{_signal_name(signum)}")
+
+    def end(self) -> None:
+        """Write what is buffered and close, whoever has closed it before."""
+        text, fd = self._text, self._fd
+        self._text, self._fd = None, -1
+        try:
+            if text is not None and not text.closed:
+                text.flush()
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else that a text file has."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._text_file(), name)
+
+    def __enter__(self) -> "TaskLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.flush()
+
+    def _text_file(self) -> TextIO:
+        if self._text is None:
+            self._text = open(  # noqa: SIM115 - closed by end()
+                self._fd,
+                "a",
+                encoding="utf-8",
+                errors="surrogateescape",
+                closefd=False,
+            )
+        return self._text
+
+    def _append_line(self, text: str) -> None:
+        line = f"=== mpifarm: {text} ===\n"
+        if not self._ends_with_newline():
+            line = "\n" + line
+        os.write(self._fd, line.encode("utf-8", "surrogateescape"))
+
+    def _ends_with_newline(self) -> bool:
+        size = os.fstat(self._fd).st_size
+        if not size:
+            return True
+        try:
+            with open(self.name, "rb", buffering=0) as written:
+                written.seek(size - 1)
+                return written.read(1) == b"\n"
+        except OSError:  # written by us but not readable, or not a plain file
+            return False
+
+
+def _now_and_here() -> str:
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S')}, host {os.uname().nodename}"
+
+
+def _signal_name(signum: int) -> str:
+    try:
+        return f" ({signal.Signals(signum).name})"
+    except ValueError:  # a real-time signal
+        return ""

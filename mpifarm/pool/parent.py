@@ -1,0 +1,297 @@
+"""The pool's parent: forks the workers, and cleans up after each that dies.
+
+Rules of this file:
+
+- Forked by the rank before there is MPI in it; single-threaded; runs no task itself.
+- It lives as long as the rank holds the control socket: at its end everything dies.
+- A worker is *buried* before its pid is reaped: its task's processes are KILLed, then
+  the rank is told.  Only then may the pid, and the task, be used again.
+- After `terminate`, `kill` or `close` no worker is started any more.
+"""
+
+import os
+import select
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from mpifarm import processes
+from mpifarm.pool.board import Board
+from mpifarm.pool.definition import CreateRunner, PoolDefinition, parse_definition
+from mpifarm.pool.wire import FrameReader, encode_frame
+from mpifarm.pool.worker import TERMINATE, serve_as_worker
+
+_BACK_OFF = 0.1
+_LONGEST_BACK_OFF = 10.0
+_DEATH_PATIENCE = 0.5
+"""Seconds to wait for what was KILLed to be gone, for each worker."""
+_LEAVE_PATIENCE = 5.0
+"""Seconds after which the parent leaves, be there workers that do not die (NFS)."""
+
+
+class _Phase(Enum):
+    SERVING = "serving"
+    ENDING = "ending"
+    """Workers that end are not replaced."""
+    LEAVING = "leaving"
+    """The rank is gone; so are we as soon as the workers are."""
+
+
+@dataclass
+class _Child:
+    pid: int
+    lifeline: int
+
+
+def serve_as_parent(
+    control: socket.socket, board: Board, create_runner: CreateRunner
+) -> None:
+    """Be the pool's parent until the rank is gone; in a fresh fork."""
+    processes.leave_session()
+    processes.close_descriptors_except({control.fileno()})
+    processes.calm_signals()
+    PoolParent(control, board, create_runner).serve()
+
+
+class PoolParent:
+    """The loop of the pool's parent."""
+
+    def __init__(
+        self, control: socket.socket, board: Board, create_runner: CreateRunner
+    ) -> None:
+        self._control = control
+        self._board = board
+        self._create_runner = create_runner
+        self._orders = FrameReader()
+        self._phase = _Phase.SERVING
+        self._definition: PoolDefinition | None = None
+        self._children: dict[int, _Child] = {}
+        self._due: dict[int, float] = {}
+        """When to start the worker `index`, monotonic."""
+        self._back_off: dict[int, float] = {}
+        self._leave_by = 0.0
+        self._death_notice = _watch_children()
+
+    def serve(self) -> None:
+        """Follow orders and bury the dead."""
+        while not self._may_leave():
+            self._wait()
+            self._bury_dead()
+            self._start_due()
+
+    def _may_leave(self) -> bool:
+        return self._phase is _Phase.LEAVING and (
+            not self._children or time.monotonic() > self._leave_by
+        )
+
+    def _wait(self) -> None:
+        sources: list[Any] = [self._death_notice]
+        if self._phase is not _Phase.LEAVING:
+            sources.append(self._control)
+        ready, _, _ = select.select(sources, (), (), self._patience())
+        if self._death_notice in ready:
+            os.read(self._death_notice, 4096)
+        if self._control in ready:
+            self._read_orders()
+
+    def _patience(self) -> float | None:
+        if self._phase is _Phase.LEAVING:
+            return 0.1
+        if not self._due:
+            return None
+        return max(0.0, min(self._due.values()) - time.monotonic())
+
+    # ---- orders of the rank ---------------------------------------------------------
+
+    def _read_orders(self) -> None:
+        try:
+            piece = self._control.recv(65536)
+        except ConnectionError:
+            piece = b""
+        if not piece:
+            self._leave()
+        for order in self._orders.feed(piece):
+            self._follow(order)
+
+    def _follow(self, order: tuple[Any, ...]) -> None:
+        match order:
+            case ("start", values):
+                self._start(parse_definition(values))
+            case ("terminate",):
+                self._end()
+                self._terminate_workers()
+            case ("kill",):
+                self._end()
+                self._kill_workers()
+            case ("close",):
+                self._end()
+            case _:
+                raise ValueError(f"unknown order {order!r}")
+
+    def _start(self, definition: PoolDefinition) -> None:
+        # Here and not at launch: the rank is in MPI_Init meanwhile.
+        processes.adopt_orphans()
+        self._definition = definition
+        now = time.monotonic()
+        self._due = dict.fromkeys(range(definition.workers), now)
+
+    def _end(self) -> None:
+        self._phase = _Phase.ENDING
+        for index in self._due:
+            self._tell(("down", index, None, None))
+        self._due = {}
+
+    def _leave(self) -> None:
+        self._phase = _Phase.LEAVING
+        self._due = {}
+        self._leave_by = time.monotonic() + _LEAVE_PATIENCE
+        self._kill_workers()
+
+    def _terminate_workers(self) -> None:
+        for child in self._children.values():
+            try:
+                os.write(child.lifeline, TERMINATE)
+            except OSError:  # it is dead, and will be buried
+                continue
+
+    def _kill_workers(self) -> None:
+        # Workers first: one that sees its command end would start the next.
+        for child in self._children.values():
+            processes.kill_process(child.pid, signal.SIGKILL)
+        for index in self._children:
+            command = self._board.line(index).command
+            if command > 0:
+                processes.kill_group(command, signal.SIGKILL)
+
+    # ---- birth ----------------------------------------------------------------------
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for index in [index for index, when in self._due.items() if when <= now]:
+            del self._due[index]
+            self._start_worker(index)
+
+    def _start_worker(self, index: int) -> None:
+        try:
+            self._fork_worker(index)
+        except OSError:  # too many processes or descriptors: later, maybe
+            self._tell(("down", index, None, None))
+            self._plan_replacement(index, begun=0)
+
+    def _fork_worker(self, index: int) -> None:
+        assert self._definition is not None
+        definition, line = self._definition, self._board.line(index)
+        line.clear()
+        rank_end, worker_end = socket.socketpair()
+        with rank_end, worker_end:
+            lifeline, held_end = os.pipe()
+            try:
+                pid = processes.fork_child(
+                    lambda: serve_as_worker(
+                        definition,
+                        index,
+                        line,
+                        worker_end,
+                        lifeline,
+                        self._create_runner,
+                    )
+                )
+            except OSError:
+                os.close(held_end)
+                raise
+            finally:
+                os.close(lifeline)
+            os.set_blocking(held_end, False)
+            self._children[index] = _Child(pid, held_end)
+            self._tell(("up", index, pid), rank_end)
+
+    # ---- death ----------------------------------------------------------------------
+
+    def _bury_dead(self) -> None:
+        while (dead := processes.find_dead_child()) is not None:
+            # Workers before orphans: an orphan may be the command of a worker not yet
+            # buried, whose slot must not outlive its pid.
+            for index, child in list(self._children.items()):
+                if processes.find_dead_child(child.pid) is not None:
+                    self._bury(index, child)
+            if processes.find_dead_child(dead) is not None:
+                processes.reap_child(dead)
+
+    def _bury(self, index: int, child: _Child) -> None:
+        line = self._board.line(index)
+        task, command = line.task, line.command
+        if task is not None:
+            self._kill_task(child.pid, task, command)
+        status = processes.reap_child(child.pid)
+        if task is not None:
+            processes.await_group_end(child.pid, _DEATH_PATIENCE)
+            if command > 0:
+                processes.await_group_end(command, _DEATH_PATIENCE)
+        del self._children[index]
+        os.close(child.lifeline)
+        self._tell(("down", index, status, task))
+        if self._phase is _Phase.SERVING:
+            self._plan_replacement(index, line.begun)
+
+    def _kill_task(self, worker: int, task: int, command: int) -> None:
+        # The worker's group first: the children of a user's runner, and a command that
+        # has not come to its setsid yet; after that it has, or is dead.
+        processes.kill_group(worker, signal.SIGKILL)
+        if command > 0:
+            processes.kill_group(command, signal.SIGKILL)
+        self._kill_strays(task)
+
+    def _kill_strays(self, task: int) -> None:
+        """KILL the task's sessions that its worker had no time to tell of.
+
+        Other orphans here are what earlier tasks left running; they are left alone.
+        """
+        assert self._definition is not None
+        marks = {
+            f"MPIFARM_TASK_ID={task}".encode(),
+            b"MPIFARM_FARM=" + os.fsencode(self._definition.farm),
+        }
+        ours = processes.environment_of(os.getpid())
+        workers = {child.pid for child in self._children.values()}
+        for orphan in set(processes.children_of(os.getpid())) - workers:
+            environment = processes.environment_of(orphan)
+            # Between fork and exec a command still has our own.
+            if environment == ours or marks <= set(environment.split(b"\0")):
+                processes.kill_group(orphan, signal.SIGKILL)
+                processes.kill_process(orphan, signal.SIGKILL)
+
+    def _plan_replacement(self, index: int, begun: int) -> None:
+        if begun:
+            self._back_off.pop(index, None)
+            self._due[index] = time.monotonic()
+            return
+        # It died before it ran anything, and so may the next.
+        wait = self._back_off.get(index, _BACK_OFF)
+        self._back_off[index] = min(2 * wait, _LONGEST_BACK_OFF)
+        self._due[index] = time.monotonic() + wait
+
+    # ---- to the rank ----------------------------------------------------------------
+
+    def _tell(self, values: tuple[Any, ...], end: socket.socket | None = None) -> None:
+        frame = encode_frame(values)
+        try:
+            if end is None:
+                self._control.sendall(frame)
+            else:
+                socket.send_fds(self._control, [frame], [end.fileno()])
+        except OSError:
+            # The rank is gone.  Its end of the control socket is seen by the loop.
+            return
+
+
+def _watch_children() -> int:
+    """A descriptor that can be read when a child has died."""
+    notice, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    os.set_blocking(notice, False)
+    signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    return notice

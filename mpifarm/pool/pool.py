@@ -1,0 +1,440 @@
+"""The rank's side of its pool.
+
+Rules of this file:
+
+- Nothing here blocks but `close`, which is bounded.  One descriptor (an epoll) becomes
+  readable when `collect` has something to do.
+- A worker reports its leases in their order; what it has not reported is in its hands.
+- A worker's death is what the pool's parent says it is, *after* it has killed what the
+  worker left; the end of a worker's socket alone means nothing yet.
+"""
+
+import select
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+from mpifarm import processes
+from mpifarm.pool.board import CAPACITY, Board
+from mpifarm.pool.definition import (
+    CreateRunner,
+    PoolDefinition,
+    PoolEvent,
+    PoolGone,
+    WorkerLost,
+    encode_definition,
+)
+from mpifarm.pool.parent import serve_as_parent
+from mpifarm.pool.wire import FrameReader, encode_frame
+from mpifarm.task import Lease, Outcome, Result
+
+_PIECE = 65536
+_ORPHAN_PATIENCE = 1.0
+"""Seconds that workers get to notice that the pool's parent is dead."""
+_CLOSE_PATIENCE = 2.0
+"""Seconds for each step of an orderly end."""
+
+
+class _State(Enum):
+    LAUNCHED = "launched"
+    RUNNING = "running"
+    ENDING = "ending"
+    """After terminate or kill."""
+    LOST = "lost"
+    """The parent is dead, some workers maybe not yet."""
+    GONE = "gone"
+    """The parent is dead and the rank has been told what that costs."""
+    CLOSED = "closed"
+
+
+class _Presence(Enum):
+    """Where a worker is in its life."""
+
+    COMING = "coming"
+    UP = "up"
+    HUNG_UP = "hung up"
+    """Its socket has ended; the parent hasn't told its death yet."""
+    DOWN = "down"
+
+
+class _Worker:
+    """What the rank knows of one worker."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.presence = _Presence.COMING
+        self.pid = 0
+        self.leases: deque[Lease] = deque()
+        self.socket: socket.socket | None = None
+        self.reader = FrameReader()
+        self.outgoing = bytearray()
+
+    @property
+    def takes_leases(self) -> bool:
+        return self.presence in (_Presence.COMING, _Presence.UP)
+
+    @property
+    def burden(self) -> tuple[bool, int, bool]:
+        """The smaller, the better to give it the next lease."""
+        return (
+            not self.takes_leases,
+            len(self.leases),
+            self.presence is not _Presence.UP,
+        )
+
+
+class Pool:
+    """A rank's pool of worker processes."""
+
+    def __init__(self, parent: int, control: socket.socket, board: Board) -> None:
+        self._parent = parent
+        self._control = control
+        self._board = board
+        self._state = _State.LAUNCHED
+        self._workers: list[_Worker] = []
+        self._by_fd: dict[int, _Worker] = {}
+        self._reader = FrameReader()
+        self._ends: deque[int] = deque()
+        """Descriptors that came with the control socket's bytes, still to be named."""
+        self._lost_at = 0.0
+        self._killed_directly = False
+        self._epoll = select.epoll()
+        self._epoll.register(control.fileno(), select.EPOLLIN)
+
+    @classmethod
+    def launch(cls, create_runner: CreateRunner | None = None) -> "Pool":
+        """Fork the pool's parent: before MPI is there, from a single-threaded rank.
+
+        `create_runner` is called in each worker; the default is that of
+        `mpifarm.runners`.
+        """
+        board = Board()
+        ours, theirs = socket.socketpair()
+        parent = processes.fork_child(
+            lambda: serve_as_parent(theirs, board, create_runner or _default_runner())
+        )
+        theirs.close()
+        return cls(parent, ours, board)
+
+    def start(self, definition: PoolDefinition) -> None:
+        """Have the workers forked.  Returns at once; leases wait for them."""
+        if not 1 <= definition.workers <= CAPACITY:
+            raise ValueError(f"a pool has 1 to {CAPACITY} workers")
+        self._workers = [_Worker(index) for index in range(definition.workers)]
+        self._state = _State.RUNNING
+        self._order("start", encode_definition(definition))
+
+    # ---- what the rank may know -----------------------------------------------------
+
+    @property
+    def parent(self) -> int:
+        """The pid of the pool's parent."""
+        return self._parent
+
+    @property
+    def workers(self) -> int:
+        """How many workers it was given; 0 once it is lost or closed."""
+        lost = self._state in (_State.LOST, _State.GONE, _State.CLOSED)
+        return 0 if lost else len(self._workers)
+
+    @property
+    def idle(self) -> int:
+        """Workers with nothing in hand."""
+        if self._state is not _State.RUNNING:
+            return 0
+        return sum(
+            worker.takes_leases and not worker.leases for worker in self._workers
+        )
+
+    @property
+    def busy(self) -> int:
+        """Leases in hand."""
+        return sum(len(worker.leases) for worker in self._workers)
+
+    def vacancies(self, ahead: int) -> int:
+        """How many more leases it takes if each worker may hold ``1 + ahead``."""
+        if self._state is not _State.RUNNING:
+            return 0
+        return sum(
+            max(0, 1 + ahead - len(worker.leases))
+            for worker in self._workers
+            if worker.takes_leases
+        )
+
+    @property
+    def stopped(self) -> bool:
+        """All workers and their commands are dead, and there will be no others."""
+        match self._state:
+            case _State.LAUNCHED | _State.RUNNING:
+                return False
+            case _State.ENDING:
+                return all(w.presence is _Presence.DOWN for w in self._workers)
+            case _State.LOST:
+                return not self._by_fd
+            case _State.GONE | _State.CLOSED:
+                return True
+
+    def read_fds(self) -> list[int]:
+        """Readable when `collect` has something to do, writing included."""
+        return [] if self._state is _State.CLOSED else [self._epoll.fileno()]
+
+    def write_fds(self) -> list[int]:
+        """None: the descriptor of `read_fds` tells of room for writing as well."""
+        return []
+
+    # ---- leases out, results in -----------------------------------------------------
+
+    def submit(self, lease: Lease) -> None:
+        """Give the lease to a worker with the fewest in hand."""
+        if self._state not in (_State.RUNNING, _State.LOST):
+            raise RuntimeError(f"a lease for a pool that is {self._state.value}")
+        worker = min(self._workers, key=lambda worker: worker.burden)
+        worker.leases.append(lease)
+        waiting = bool(worker.outgoing)
+        worker.outgoing += encode_frame(tuple(lease))
+        if worker.presence is _Presence.UP and not waiting:
+            self._flush(worker)
+
+    def collect(self) -> list[PoolEvent]:
+        """What has happened.  Never blocks."""
+        events: list[PoolEvent] = []
+        if self._state is _State.CLOSED:
+            return events
+        for fd, mask in self._epoll.poll(0):
+            if fd == self._control.fileno():
+                events.extend(self._read_control())
+            elif worker := self._by_fd.get(fd):
+                if mask & select.EPOLLOUT:
+                    self._flush(worker)
+                if mask & ~select.EPOLLOUT:
+                    events.extend(self._read_worker(worker))
+        if self._state is _State.LOST:
+            events.extend(self._settle_loss(time.monotonic()))
+        return events
+
+    def _flush(self, worker: _Worker) -> None:
+        assert worker.socket is not None
+        try:
+            sent = worker.socket.send(worker.outgoing)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # it is dead; the parent will tell
+            sent = len(worker.outgoing)
+        had_more = sent < len(worker.outgoing)
+        del worker.outgoing[:sent]
+        mask = select.EPOLLIN | (select.EPOLLOUT if had_more else 0)
+        self._epoll.modify(worker.socket.fileno(), mask)
+
+    def _read_worker(self, worker: _Worker) -> Iterator[Result]:
+        """The results that have come; all of them once the worker has hung up."""
+        while worker.socket is not None:
+            try:
+                piece = worker.socket.recv(_PIECE)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                piece = b""
+            for values in worker.reader.feed(piece):
+                yield self._result(worker, values)
+            if not piece:
+                self._hang_up(worker)
+            elif len(piece) < _PIECE and worker.presence is _Presence.UP:
+                return
+
+    def _result(self, worker: _Worker, values: tuple[Any, ...]) -> Result:
+        taskid, attempt, status, started, seconds, ended = values
+        lease = worker.leases.popleft()
+        if (lease.taskid, lease.attempt) != (taskid, attempt):
+            raise RuntimeError(f"a result of task {taskid} in place of {lease.taskid}")
+        outcome = Outcome.COMPLETED if status == 0 else Outcome.FAILED
+        return Result(
+            taskid, attempt, outcome, status, worker.pid, started, seconds, ended
+        )
+
+    def _hang_up(self, worker: _Worker) -> None:
+        if worker.socket is None:
+            return
+        fd = worker.socket.fileno()
+        self._epoll.unregister(fd)
+        del self._by_fd[fd]
+        worker.socket.close()
+        worker.socket = None
+        worker.presence = _Presence.HUNG_UP
+
+    # ---- what the parent says -------------------------------------------------------
+
+    def _read_control(self) -> Iterator[PoolEvent]:
+        try:
+            piece, ends, _, _ = socket.recv_fds(
+                self._control,
+                _PIECE,
+                16,
+                socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC,
+            )
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            piece, ends = b"", []
+        self._ends.extend(ends)
+        if not piece:
+            self._lose_parent()
+        for values in self._reader.feed(piece):
+            yield from self._hear(values)
+
+    def _hear(self, values: tuple[Any, ...]) -> Iterator[PoolEvent]:
+        match values:
+            case ("up", index, pid):
+                self._take_up(self._workers[index], pid, self._ends.popleft())
+            case ("down", index, status, task):
+                yield from self._take_down(self._workers[index], status, task)
+            case _:
+                raise RuntimeError(f"the pool's parent said {values!r}")
+
+    def _take_up(self, worker: _Worker, pid: int, fd: int) -> None:
+        worker.pid = pid
+        worker.presence = _Presence.UP
+        worker.reader = FrameReader()
+        worker.socket = socket.socket(fileno=fd)
+        worker.socket.setblocking(False)
+        self._by_fd[fd] = worker
+        self._epoll.register(fd, select.EPOLLIN)
+        if self._state is not _State.RUNNING:
+            _send_no_more(worker)
+        elif worker.outgoing:
+            self._flush(worker)
+
+    def _take_down(
+        self, worker: _Worker, status: int | None, task: int | None
+    ) -> Iterator[PoolEvent]:
+        # It is dead: what it sent is all there, and read to the last byte before it
+        # counts as lost.  (A child of a user's runner may still hold its socket.)
+        worker.presence = _Presence.DOWN
+        yield from self._read_worker(worker)
+        self._hang_up(worker)
+        worker.presence = _Presence.DOWN
+        leases = tuple(worker.leases)
+        worker.leases.clear()
+        worker.outgoing.clear()
+        if self._state is _State.RUNNING:
+            yield _worker_lost(leases, status, task)
+
+    # ---- the end --------------------------------------------------------------------
+
+    def terminate(self) -> None:
+        """Workers start nothing more, terminate their runners, report, and exit.
+
+        Again, it terminates what still runs again.
+        """
+        self._end_leases()
+        self._order("terminate")
+
+    def kill(self) -> None:
+        """KILL all commands and workers, now."""
+        self._end_leases()
+        self._order("kill")
+        if self._state is _State.LOST:
+            self._kill_directly()
+
+    def close(self) -> None:
+        """Let idle workers and the parent exit, and reap it; what still runs is killed.
+
+        Blocks for a moment; never for long.
+        """
+        if self._state is _State.CLOSED:
+            return
+        self._end_leases()
+        self._order("close")
+        self._await_stop(time.monotonic() + _CLOSE_PATIENCE)
+        if self._state is _State.LOST:
+            self._kill_directly()
+        # The end of the control socket makes the parent kill the rest and exit.
+        self._control.close()
+        if not processes.reap_child_within(self._parent, _CLOSE_PATIENCE):
+            processes.kill_process(self._parent, signal.SIGKILL)
+            processes.reap_child_within(self._parent, _CLOSE_PATIENCE)
+        self._state = _State.CLOSED
+        for worker in self._workers:
+            if worker.socket is not None:
+                worker.socket.close()
+        self._epoll.close()
+
+    def _await_stop(self, deadline: float) -> None:
+        while not self.stopped and (left := deadline - time.monotonic()) > 0:
+            select.select(self.read_fds(), (), (), min(left, 0.1))
+            self.collect()
+
+    def _end_leases(self) -> None:
+        if self._state in (_State.LAUNCHED, _State.RUNNING):
+            self._state = _State.ENDING
+            for worker in self._workers:
+                _send_no_more(worker)
+
+    def _order(self, *order: Any) -> None:
+        try:
+            self._control.sendall(encode_frame(order))
+        except OSError:
+            return  # the parent is dead, which `collect` finds out
+
+    def _lose_parent(self) -> None:
+        self._epoll.unregister(self._control.fileno())
+        self._lost_at = time.monotonic()
+        for worker in self._workers:
+            if worker.socket is None:
+                worker.presence = _Presence.DOWN
+        self._state = _State.LOST
+        processes.reap_child_within(self._parent, 0.0)
+
+    def _settle_loss(self, now: float) -> Iterator[PoolGone]:
+        """Tell what the loss costs, once the workers are dead as well."""
+        if self._by_fd and now > self._lost_at + _ORPHAN_PATIENCE:
+            self._kill_directly()
+        if self._by_fd and now < self._lost_at + 3 * _ORPHAN_PATIENCE:
+            return
+        for worker in self._workers:
+            self._hang_up(worker)
+        self._state = _State.GONE
+        yield PoolGone(tuple(lease for w in self._workers for lease in w.leases))
+        for worker in self._workers:
+            worker.leases.clear()
+
+    def _kill_directly(self) -> None:
+        """KILL workers that did not notice their parent's death (in native code, say).
+
+        Their pids are theirs as long as their sockets are open.
+        """
+        if self._killed_directly:
+            return
+        self._killed_directly = True
+        for worker in self._by_fd.values():
+            command = self._board.line(worker.index).command
+            processes.kill_process(worker.pid, signal.SIGKILL)
+            processes.kill_group(worker.pid, signal.SIGKILL)
+            if command > 0:
+                processes.kill_group(command, signal.SIGKILL)
+
+
+def _default_runner() -> CreateRunner:
+    from mpifarm.runners import create_runner
+
+    return create_runner
+
+
+def _send_no_more(worker: _Worker) -> None:
+    worker.outgoing.clear()
+    if worker.socket is not None:
+        try:
+            worker.socket.shutdown(socket.SHUT_WR)
+        except OSError:  # it is dead
+            return
+
+
+def _worker_lost(
+    leases: tuple[Lease, ...], status: int | None, task: int | None
+) -> WorkerLost:
+    if leases and leases[0].taskid == task:
+        return WorkerLost(leases[0], leases[1:], status)
+    return WorkerLost(None, leases, status)

@@ -1,0 +1,40 @@
+"""Frames between a rank, its pool's parent and its workers.
+
+Rules of this file: pure, no I/O.  A frame is the length of its body in 4 bytes (little
+endian) and the body, a tuple of plain values by `marshal`: both ends are the same
+Python on the same machine, forked from one process.  Lone surrogates pass.
+"""
+
+import marshal
+import struct
+from typing import Any
+
+_LENGTH = struct.Struct("<I")
+
+
+def encode_frame(values: tuple[Any, ...]) -> bytes:
+    """The frame of a tuple of numbers, strings, bytes, tuples, dicts and None."""
+    body = marshal.dumps(values)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Takes what has come in, in any pieces, and gives whole frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, piece: bytes) -> list[tuple[Any, ...]]:
+        """The frames that this piece completes."""
+        buffer = self._buffer
+        buffer += piece
+        frames = []
+        start = 0
+        while (body := start + _LENGTH.size) <= len(buffer):
+            end = body + _LENGTH.unpack_from(buffer, start)[0]
+            if end > len(buffer):
+                break
+            frames.append(marshal.loads(bytes(buffer[body:end])))
+            start = end
+        del buffer[:start]
+        return frames

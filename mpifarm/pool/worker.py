@@ -1,0 +1,193 @@
+"""A worker: takes leases, runs each by its runner, sends each result.
+
+Rules of this file:
+
+- One task at a time, in the order of the leases; a result is sent as it happens.
+- It ends when the rank has closed its side of the socket, and then exits 0.
+- The *lifeline* is a pipe whose other end the pool's parent holds.  SIGIO tells that
+  something is in it: ``T`` means start nothing more and terminate what runs, its end
+  means that the parent is dead, and so are we, with our command.
+- A task's failure is a status; nothing that a runner does ends the worker.
+"""
+
+import fcntl
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Iterator
+from typing import TextIO, cast
+
+from mpifarm import processes
+from mpifarm.config import RunnerDefinition
+from mpifarm.pool.board import BoardLine
+from mpifarm.pool.definition import CreateRunner, PoolDefinition, Runner
+from mpifarm.pool.log import TaskLog
+from mpifarm.pool.wire import FrameReader, encode_frame
+
+TERMINATE = b"T"
+_PIECE = 65536
+
+
+def serve_as_worker(
+    definition: PoolDefinition,
+    index: int,
+    line: BoardLine,
+    leases: socket.socket,
+    lifeline: int,
+    create_runner: CreateRunner,
+) -> None:
+    """Be worker `index` until the rank wants no more; in a fresh fork."""
+    os.setsid()
+    processes.close_descriptors_except({leases.fileno(), lifeline})
+    processes.calm_signals()
+    processes.publish_command_in(line.command_slot)
+    _set_environment(definition, index)
+    worker = Worker(definition.logs, line, leases, lifeline)
+    worker.watch_lifeline()
+    worker.runner = _created(create_runner, definition.runner)
+    worker.serve()
+
+
+def _set_environment(definition: PoolDefinition, index: int) -> None:
+    os.environ.clear()
+    os.environb.update(definition.environment)
+    os.environ["MPIFARM_RANK"] = str(definition.rank)
+    os.environ["MPIFARM_WORKER"] = str(index)
+    os.environ["MPIFARM_WORKDIR"] = definition.workdir
+    os.environ["MPIFARM_FARM"] = definition.farm
+
+
+def _created(create_runner: CreateRunner, definition: RunnerDefinition) -> Runner:
+    try:
+        return create_runner(definition)
+    except Exception:  # noqa: BLE001 - the user's class may raise anything
+        return _BrokenRunner(traceback.format_exc())
+
+
+class _BrokenRunner:
+    """In place of a runner that could not be made: says so in each task's log."""
+
+    def __init__(self, report: str) -> None:
+        self.report = report
+
+    def run(self, taskid: int, command: str, logfh: TextIO) -> int:
+        logfh.write(self.report)
+        return 1
+
+    def terminate(self) -> None:
+        pass
+
+
+class Worker:
+    """The loop of a worker, and what interrupts it."""
+
+    runner: Runner
+
+    def __init__(
+        self, logs: str, line: BoardLine, leases: socket.socket, lifeline: int
+    ) -> None:
+        self._log_prefix = os.path.join(logs, "log_")
+        self._line = line
+        self._leases = leases
+        self._lifeline = lifeline
+        self._ending = False
+        self._in_runner = False
+
+    def serve(self) -> None:
+        """Run what comes, until told to end or nothing more can come."""
+        for taskid, attempt, command in self._each_lease():
+            if self._ending:
+                return
+            started, begin = time.time(), time.monotonic()
+            status = self._run(taskid, attempt, command)
+            if status is None:
+                return
+            ended = time.monotonic()
+            self._line.end_task()
+            self._leases.sendall(
+                encode_frame((taskid, attempt, status, started, ended - begin, ended))
+            )
+
+    def _each_lease(self) -> Iterator[tuple[int, int, str]]:
+        reader = FrameReader()
+        while piece := self._leases.recv(_PIECE):
+            yield from cast(list[tuple[int, int, str]], reader.feed(piece))
+
+    def _run(self, taskid: int, attempt: int, command: str) -> int | None:
+        """The status of the task; None if it was not started after all."""
+        self._line.begin_task(taskid)
+        try:
+            log = TaskLog(f"{self._log_prefix}{taskid}", attempt)
+        except OSError:
+            return 1
+        os.environ["PROC_NUMBER"] = os.environ["MPIFARM_TASK_ID"] = str(taskid)
+        os.environ["MPIFARM_ATTEMPT"] = str(attempt)
+        status = self._run_with_log(taskid, command, log)
+        try:
+            if status is not None and status < 0 and not self._ending:
+                log.append_killed_line(-status)
+            log.end()
+        except (OSError, ValueError):  # the disk is full; the runner has closed it
+            return status or 1
+        return status
+
+    def _run_with_log(self, taskid: int, command: str, log: TaskLog) -> int | None:
+        processes.forget_termination()
+        self._in_runner = True
+        try:
+            # After `_in_runner` is set: a termination before is seen here, a later
+            # one finds a runner to terminate.
+            if self._ending:
+                return None
+            status = self.runner.run(taskid, command, cast(TextIO, log))
+            return _checked(status, log)
+        except (Exception, SystemExit):  # noqa: BLE001 - the user's class raises it
+            _write_traceback(log)
+            return 1
+        finally:
+            self._in_runner = False
+
+    # ---- the lifeline ---------------------------------------------------------------
+
+    def watch_lifeline(self) -> None:
+        """Have SIGIO interrupt whatever this process is at."""
+        signal.signal(signal.SIGIO, self._on_lifeline)
+        fcntl.fcntl(self._lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(self._lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+        # What came before that made no signal.
+        self._on_lifeline(signal.SIGIO, None)
+
+    def _on_lifeline(self, signum: int, frame: object) -> None:
+        try:
+            told = os.read(self._lifeline, 64)
+        except BlockingIOError:
+            return
+        if not told:
+            processes.leave_with_command()
+            return
+        self._ending = True
+        if self._in_runner:
+            self._terminate_runner()
+
+    def _terminate_runner(self) -> None:
+        try:
+            self.runner.terminate()
+        except Exception:  # noqa: BLE001 - the user's; a KILL follows if it must
+            return
+
+
+def _checked(status: object, log: TaskLog) -> int:
+    if isinstance(status, int):
+        return int(status)
+    log.write(f"=== mpifarm: the runner returned {status!r}, not a number ===\n")
+    return 1
+
+
+def _write_traceback(log: TaskLog) -> None:
+    try:
+        log.write(traceback.format_exc())
+        log.flush()
+    except (OSError, ValueError):
+        return

@@ -1,0 +1,379 @@
+"""The owner of child processes: fork, start, wait, signal, kill.
+
+Rules of this file:
+
+- Nobody else forks, spawns, waits or kills.
+- A process runs one command at a time.  Its pid stands in the process's *slot*, a word
+  of shared memory, from right after its start until right before its pid is reaped: who
+  KILLs the group named in a slot never hits a reused pid.  While a command is being
+  started the slot says `STARTING`.
+- Signal handlers of ours never raise.  One that finds `STARTING` leaves a note, which
+  `start_command` reads as soon as it knows the pid.
+- A command gets default signals, an empty signal mask, a session of its own, and no
+  descriptor but 0, 1 and 2: all of ours are close-on-exec, and 0 is /dev/null.
+"""
+
+import os
+import signal
+import time
+from array import array
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+STARTING = -1
+"""What a slot says between the start of a command and the knowledge of its pid."""
+
+_SETTABLE = tuple(
+    int(signum)
+    for signum in signal.valid_signals()
+    if signum not in (signal.SIGKILL, signal.SIGSTOP)
+)
+_GROUP_POLL = 0.002
+"""Seconds between two looks at a group that is ending."""
+
+
+class _Running:
+    """What this process knows of its one command."""
+
+    def __init__(self) -> None:
+        self.slot: memoryview = memoryview(array("q", [0]))
+        self.noted = False
+        """One of the two notes below is set: the one test on the fast path."""
+        self.note_signal = 0
+        self.note_leave = False
+        self.terminated = False
+
+
+_running = _Running()
+
+
+# ---- commands: in a worker ----------------------------------------------------------
+
+
+def publish_command_in(slot: memoryview) -> None:
+    """From now on the pid of this process's command stands in `slot` (one 'q' word)."""
+    _running.slot = slot
+
+
+def start_command(
+    argv: Sequence[bytes | str],
+    env: Mapping[bytes, bytes],
+    logfd: int,
+    search_path: bool = True,
+) -> int:
+    """Start a command with its output in `logfd`; its pid.
+
+    With `search_path` a name without a slash is looked for in the PATH of *this*
+    process.  Raises OSError if it can't be started, ValueError for a NUL byte.
+    """
+    if env is os.environb:
+        # Reading os.environb through its wrapper costs 30 µs, its dict 3 µs.
+        env = getattr(env, "_data", env)
+    spawn = os.posix_spawnp if search_path else os.posix_spawn
+    slot = _running.slot
+    _running.terminated = False
+    slot[0] = STARTING
+    try:
+        pid = spawn(
+            argv[0],
+            argv,
+            env,
+            file_actions=(
+                (os.POSIX_SPAWN_DUP2, logfd, 1),
+                (os.POSIX_SPAWN_DUP2, logfd, 2),
+            ),
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_SETTABLE,
+        )
+    except BaseException:
+        slot[0] = 0
+        if _running.note_leave:
+            leave_with_command()
+        raise
+    slot[0] = pid
+    if _running.noted:
+        _heed_notes()
+    return pid
+
+
+def wait_command(pid: int) -> int:
+    """Wait for the command; its status as in `subprocess` (-n: killed by signal n).
+
+    A command that `terminate_command` has signalled has ended when its whole group has:
+    its children may still be cleaning up, and stay within reach of a KILL meanwhile.
+    """
+    slot = _running.slot
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        if _running.terminated:
+            return _wait_with_group(pid)
+    finally:
+        slot[0] = 0
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def terminate_command(signum: int) -> None:
+    """Signal the group of this process's command, even one not quite started yet.
+
+    May be called in a signal handler.
+    """
+    pid = _running.slot[0]
+    if pid > 0:
+        _running.terminated = True
+        kill_group(pid, signum)
+    else:
+        _running.note_signal = signum
+        _running.noted = True
+
+
+def forget_termination() -> None:
+    """A new task begins: what was meant for the one before does not hit its command."""
+    _running.note_signal = 0
+    _running.noted = _running.note_leave
+
+
+def leave_with_command() -> None:
+    """KILL the command's group and all other children, and exit.
+
+    Returns only if a command is just being started: then `start_command` does it.
+    """
+    pid = _running.slot[0]
+    if pid == STARTING:
+        _running.note_leave = True
+        _running.noted = True
+        return
+    if pid > 0:
+        kill_group(pid, signal.SIGKILL)
+    for child in children_of(os.getpid()):
+        _kill_child(child)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _heed_notes() -> None:
+    if _running.note_leave:
+        leave_with_command()
+    if _running.note_signal:
+        terminate_command(_running.note_signal)
+        _running.note_signal = 0
+    _running.noted = False
+
+
+def _wait_with_group(pid: int) -> int:
+    # The pid stays in the slot though it is reaped here: while a process of its group
+    # lives the kernel gives it to nobody, and the slot is cleared one poll later.
+    status = os.waitpid(pid, 0)[1]
+    while group_exists(pid):
+        time.sleep(_GROUP_POLL)
+    return os.waitstatus_to_exitcode(status)
+
+
+# ---- groups and children ------------------------------------------------------------
+
+
+def kill_group(pid: int, signum: int) -> bool:
+    """Signal the process group `pid`; False if there is none (or none of ours)."""
+    try:
+        os.killpg(pid, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def group_exists(pid: int) -> bool:
+    """Whether the process group has a process, be it a zombie."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def kill_process(pid: int, signum: int) -> None:
+    """Signal one process, if it is still there."""
+    try:
+        os.kill(pid, signum)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def await_group_end(pid: int, seconds: float) -> bool:
+    """Wait until the group is gone, reaping what of it is our child; False: it lives."""
+    deadline = time.monotonic() + seconds
+    while True:
+        _reap_group(pid)
+        if not group_exists(pid):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_GROUP_POLL)
+
+
+def find_dead_child(pid: int | None = None) -> int | None:
+    """A child (or this child) that has died and is not reaped yet; it stays so."""
+    kind, wanted = (os.P_ALL, 0) if pid is None else (os.P_PID, pid)
+    try:
+        dead = os.waitid(kind, wanted, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if dead is None else dead.si_pid
+
+
+def reap_child(pid: int) -> int | None:
+    """Wait for a child; its status as in `subprocess`, None if it isn't our child."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return None
+
+
+def reap_child_within(pid: int, seconds: float) -> bool:
+    """Wait for a child for at most so long; whether it is gone."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return True
+        except ChildProcessError:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_GROUP_POLL)
+
+
+def children_of(pid: int) -> list[int]:
+    """The children of a single-threaded process, zombies too."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as children:
+            return [int(word) for word in children.read().split()]
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return [each for each in _all_pids() if _parent_of(each) == pid]
+
+
+def is_session_leader(pid: int) -> bool:
+    """Whether the process has a session of its own."""
+    try:
+        return os.getsid(pid) == pid
+    except OSError:
+        return False
+
+
+def environment_of(pid: int) -> bytes:
+    """What the process got as its environment; empty if it is gone or not ours."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            return environ.read()
+    except OSError:
+        return b""
+
+
+def _kill_child(pid: int) -> None:
+    if is_session_leader(pid):
+        kill_group(pid, signal.SIGKILL)
+    kill_process(pid, signal.SIGKILL)
+
+
+def _reap_group(pid: int) -> None:
+    try:
+        while os.waitpid(-pid, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+
+
+def _all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
+# ---- processes of our own -----------------------------------------------------------
+
+
+def fork_child(main: Callable[[], object]) -> int:
+    """Fork; the child runs `main` and nothing else of ours, no exit handler either.
+
+    The child of a rank must never reach Python's exit: mpi4py would finalize MPI there.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 70
+    try:
+        main()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def leave_session() -> None:
+    """Be the leader of a new session, with /dev/null as 0, 1 and 2."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+
+
+def close_descriptors_except(kept: Collection[int]) -> None:
+    """Close every descriptor from 3 on that isn't named.
+
+    Launchers leave inheritable ones of their own in a rank; whoever keeps one of those
+    open keeps the launcher from returning.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            try:
+                os.close(int(name))
+            except OSError:  # the one of listdir itself
+                continue
+
+
+def calm_signals() -> None:
+    """Let every signal that usually ends or reaches a rank pass without effect.
+
+    By handlers, not by SIG_IGN: an ignored signal stays ignored in what a user's runner
+    starts.  That goes for the two that Python ignores, PIPE and XFSZ, as well.
+    """
+    signal.set_wakeup_fd(-1)
+    usual = {
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+    }
+    for signum in _SETTABLE:
+        if signum in usual or signal.getsignal(signum) is not signal.SIG_DFL:
+            signal.signal(signum, _let_pass)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def adopt_orphans() -> bool:
+    """Become the one that orphans among our descendants are given to (Linux).
+
+    Then a command whose worker was killed before it could publish the pid is found.
+    False where that can't be had.
+    """
+    try:
+        import ctypes  # 10 ms, and needed here only
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        return bool(libc.prctl(36, 1, 0, 0, 0) == 0)  # PR_SET_CHILD_SUBREAPER
+    except (ImportError, OSError, AttributeError):
+        return False
+
+
+def _let_pass(signum: int, frame: object) -> None:
+    pass

@@ -1,0 +1,254 @@
+"""The loop's part that is the same on every rank, rank 0 included.
+
+Rules of this file: it takes messages of the coordinator in (`RankLoop.on_message`),
+keeps the pool fed a little ahead, and says what happened in batches through `send`.
+It decides nothing about tasks; the one thing that it decides alone is to kill its
+commands when rank 0 is not heard any more.
+"""
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import assert_never
+
+from mpifarm.config import FarmDefinition
+from mpifarm.messages import (
+    Assign,
+    Drain,
+    Leave,
+    Ping,
+    PoolLost,
+    Ready,
+    Report,
+    SignalSeen,
+    Stop,
+    Stopped,
+    ToCoordinator,
+    ToRank,
+    Welcome,
+)
+from mpifarm.pool import Pool, PoolDefinition, PoolGone, WorkerLost
+from mpifarm.task import Lease, Result
+
+REPORT_SECONDS = 0.02
+"""Longest time for which a result waits for others before it is reported."""
+
+PIPE_SECONDS = 0.02
+"""Seconds of work that a worker gets beyond what it runs, when its tasks are short."""
+
+MOST_IN_PIPE = 16
+
+SILENCE_SECONDS = 30.0
+"""A rank that has not heard of rank 0 for so long kills its commands."""
+
+KILLING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+
+class RankPhase(Enum):
+    JOINING = "joining"
+    WORKING = "working"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    LEFT = "left"
+
+
+class RankLoop:
+    """One rank: its pool, the leases that wait for a worker, and what to report."""
+
+    def __init__(
+        self,
+        rank: int,
+        host: str,
+        workers: int,
+        pool: Pool,
+        environment: dict[bytes, bytes],
+        send: Callable[[ToCoordinator], None],
+        now: float,
+    ) -> None:
+        self.rank = rank
+        self.host = host
+        self.workers = workers
+        self.pool = pool
+        self.phase = RankPhase.JOINING
+        self._environment = environment
+        self._send = send
+        self._queue: deque[Lease] = deque()
+        self._results: list[Result] = []
+        self._returned: list[tuple[int, int]] = []
+        self._lost: list[tuple[int, int]] = []
+        self._reported_at = now
+        self._heard_at = now
+        self._kill_at = float("inf")
+        self._mean = 0.0
+        self._ended = 0
+
+    # ---- what happens --------------------------------------------------------------
+
+    def on_message(self, message: ToRank, now: float) -> None:
+        self._heard_at = now
+        match message:
+            case Welcome():
+                self._start(message.definition)
+            case Assign():
+                self._on_assign(message)
+            case Drain():
+                self._on_drain()
+            case Stop():
+                self._on_stop(message.grace, now)
+            case Ping():
+                pass
+            case Leave():
+                self.pool.close()
+                self.phase = RankPhase.LEFT
+            case _:
+                assert_never(message)
+
+    def on_signal(self, signum: int, now: float) -> None:
+        """Tell rank 0; where every millisecond counts, kill before it answers."""
+        self._send(SignalSeen(signum))
+        if signum in KILLING_SIGNALS and self.phase is not RankPhase.LEFT:
+            self._on_stop(0.0, now)
+
+    def forgive_pause(self, seconds: float) -> None:
+        """This process was suspended: it heard nothing because it could not."""
+        self._heard_at += seconds
+
+    def _start(self, definition: FarmDefinition) -> None:
+        self.pool.start(
+            PoolDefinition(
+                workers=self.workers,
+                rank=self.rank,
+                farm=definition.farm,
+                workdir=definition.workdir,
+                logs=os.path.join(definition.workdir, "logs"),
+                runner=definition.runner,
+                environment=self._environment,
+            )
+        )
+        if self.phase is RankPhase.JOINING:
+            self.phase = RankPhase.WORKING
+        self._send(Ready(self.host, os.getpid(), self.workers))
+
+    def _on_assign(self, message: Assign) -> None:
+        if self.phase is RankPhase.WORKING:
+            self._queue.extend(message.leases)
+        else:
+            self._returned += [(t.taskid, t.attempt) for t in message.leases]
+
+    def _on_drain(self) -> None:
+        if self.phase is RankPhase.WORKING:
+            self.phase = RankPhase.DRAINING
+            self._return_queue()
+
+    def _return_queue(self) -> None:
+        self._returned += [(lease.taskid, lease.attempt) for lease in self._queue]
+        self._queue.clear()
+
+    def _on_stop(self, grace: float, now: float) -> None:
+        if self.phase is RankPhase.STOPPED:
+            self._send(Stopped())
+            return
+        self.phase = RankPhase.STOPPING
+        self._queue.clear()
+        if grace > 0:
+            self.pool.terminate()
+            self._kill_at = min(self._kill_at, now + grace)
+        else:
+            self._kill()
+
+    def _kill(self) -> None:
+        self._kill_at = float("inf")
+        self.pool.kill()
+
+    # ---- the loop's step -------------------------------------------------------------
+
+    def step(self, now: float) -> None:
+        """Look at the pool, feed it, report."""
+        self._collect()
+        self._feed()
+        if now >= self._kill_at:
+            self._kill()
+        self._report_if_due(now)
+        if self.phase is RankPhase.STOPPING and self.pool.stopped:
+            self.phase = RankPhase.STOPPED
+            self._report(now)
+            self._send(Stopped())
+
+    def is_forsaken(self, now: float) -> bool:
+        """Rank 0 has not been heard for `SILENCE_SECONDS`."""
+        return now - self._heard_at > SILENCE_SECONDS
+
+    def coalesces(self) -> bool:
+        """Every worker has work ahead, so that nothing is lost by looking later."""
+        return self.phase is RankPhase.WORKING and self.pool.vacancies(1) == 0
+
+    def wake_at(self) -> float:
+        """When time alone makes `step` do something."""
+        due = self._reported_at + REPORT_SECONDS
+        return min(self._kill_at, due if self._has_news() else float("inf"))
+
+    def _collect(self) -> None:
+        for event in self.pool.collect():
+            match event:
+                case Result():
+                    self._results.append(event)
+                    self._note_duration(event.seconds)
+                case WorkerLost():
+                    self._on_worker_lost(event)
+                case PoolGone():
+                    self._on_pool_gone()
+                case _:
+                    assert_never(event)
+
+    def _note_duration(self, seconds: float) -> None:
+        self._ended += 1
+        self._mean += (seconds - self._mean) * max(0.05, 1 / self._ended)
+
+    def _on_worker_lost(self, event: WorkerLost) -> None:
+        if event.running is not None:
+            self._lost.append((event.running.taskid, event.running.attempt))
+        self._queue.extendleft(reversed(event.unstarted))
+        if self.phase is RankPhase.DRAINING:
+            self._return_queue()
+
+    def _on_pool_gone(self) -> None:
+        self._queue.clear()
+        self.phase = RankPhase.STOPPED
+        self._send(PoolLost())
+
+    def _feed(self) -> None:
+        if not self._queue:
+            return
+        for _ in range(min(len(self._queue), self.pool.vacancies(self._ahead()))):
+            self.pool.submit(self._queue.popleft())
+
+    def _ahead(self) -> int:
+        """Leases to put into a worker's pipe beyond the one that it runs."""
+        if self._mean * 2 > PIPE_SECONDS:
+            return 0
+        if self._mean == 0.0:
+            return 0
+        return min(MOST_IN_PIPE, 1 + int(PIPE_SECONDS / self._mean))
+
+    def _has_news(self) -> bool:
+        return bool(self._results or self._returned or self._lost)
+
+    def _report_if_due(self, now: float) -> None:
+        if not self._has_news():
+            return
+        starving = not self._queue and self.pool.vacancies(0) > 0
+        if starving or self._returned or self._reported_at + REPORT_SECONDS <= now:
+            self._report(now)
+
+    def _report(self, now: float) -> None:
+        if not self._has_news():
+            return
+        report = Report(
+            now, tuple(self._results), tuple(self._returned), tuple(self._lost)
+        )
+        self._results, self._returned, self._lost = [], [], []
+        self._reported_at = now
+        self._send(report)

@@ -1,0 +1,197 @@
+"""What a farm says about itself: the live line, the summary, and ``result.json``.
+
+Rules of this file: it words and counts, it writes nothing; where the words go is the
+command line's affair.  Times are in seconds; `now` is the monotonic clock.
+"""
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from signal import Signals
+from typing import NamedTuple
+
+from mpifarm.errors import ExitStatus
+from mpifarm.task import Outcome, Result
+
+MEANINGS = {
+    ExitStatus.ALL_FINISHED: "all tasks of the list are finished",
+    ExitStatus.SOME_FAILED: "nothing is left to do, but some tasks failed",
+    ExitStatus.BAD_INPUT: "the command line or an input is wrong",
+    ExitStatus.WITH_OTHERS: (
+        "nothing is left to start, but some tasks are with other farmers or were "
+        "lost by one"
+    ),
+    ExitStatus.DEFECT: "a defect of mpifarm",
+    ExitStatus.RUN_AGAIN: "tasks are left: run the same command again to go on",
+}
+"""The exit statuses in words."""
+
+MOST_FAILED_SHOWN = 10
+RATE_SECONDS = 10.0
+
+
+class Standing(NamedTuple):
+    """The state of the whole list, whoever ran what."""
+
+    total: int
+    finished: int
+    failed: int
+    toprocess: int
+    elsewhere: int
+    """With other farmers, or in no file."""
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        if self.toprocess:
+            return ExitStatus.RUN_AGAIN
+        if self.finished == self.total:
+            return ExitStatus.ALL_FINISHED
+        if self.finished + self.failed == self.total:
+            return ExitStatus.SOME_FAILED
+        return ExitStatus.WITH_OTHERS
+
+
+class FailedTask(NamedTuple):
+    taskid: int
+    status: int
+    log: str
+
+    def in_words(self) -> str:
+        return f"task {self.taskid}: {status_in_words(self.status)}, see {self.log}"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What this farm has done."""
+
+    started: float
+    """Monotonic."""
+    worker_count: int = 0
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    busy: float = 0.0
+    """Seconds that workers spent in tasks."""
+    failed: list[FailedTask] = field(default_factory=list)
+    """The first of them."""
+    _recent: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def add(self, result: Result, log: str) -> None:
+        self.outcomes[result.outcome] += 1
+        self.busy += result.seconds
+        if result.outcome is not Outcome.COMPLETED:
+            if len(self.failed) < MOST_FAILED_SHOWN:
+                self.failed.append(FailedTask(result.taskid, result.status, log))
+
+    @property
+    def ran(self) -> int:
+        return self.outcomes.total()
+
+    def rate(self, now: float) -> float:
+        """Tasks recorded per second over the last `RATE_SECONDS`."""
+        self._recent.append((now, self.ran))
+        while now - self._recent[0][0] > RATE_SECONDS and len(self._recent) > 2:
+            self._recent.popleft()
+        then, ran = self._recent[0]
+        seconds = now - then if len(self._recent) > 1 else now - self.started
+        return (self.ran - ran) / seconds if seconds > 0 else 0.0
+
+    def busy_share(self, now: float) -> float:
+        """Share of the workers' time that went into tasks, 0 to 1."""
+        available = self.worker_count * (now - self.started)
+        return min(1.0, self.busy / available) if available > 0 else 0.0
+
+
+def status_in_words(status: int) -> str:
+    """A returncode as in `subprocess`, in words."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by signal {-status} ({Signals(-status).name})"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+def duration_in_words(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02} h" if hours else f"{minute}:{second:02} min"
+
+
+def progress_line(standing: Standing, running: int, rate: float) -> str:
+    """One line: done of total, failed, running, tasks/s, time left."""
+    done = standing.finished + standing.failed
+    parts = [f"{done}/{standing.total} done", f"{standing.failed} failed"]
+    parts.append(f"{running} running")
+    if rate > 0:
+        left = (standing.total - done) / rate
+        parts += [f"{rate:.3g} tasks/s", f"{duration_in_words(left)} left"]
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The end of a farm, for the summary and for ``result.json``."""
+
+    farm: str
+    tasklist: str
+    workdir: str
+    ranks: int
+    seconds: float
+    standing: Standing
+    tally: Tally
+    busy_share: float
+    status: ExitStatus
+    reason: str
+    notes: Sequence[str] = ()
+
+    def lines(self) -> list[str]:
+        """What is said at the end."""
+        standing, tally = self.standing, self.tally
+        lines = [
+            f"{standing.finished} finished, {standing.failed} failed, "
+            f"{standing.toprocess} to process, {standing.elsewhere} with others; "
+            f"{standing.total} tasks in all",
+            f"this farm ran {tally.ran} in {duration_in_words(self.seconds)} "
+            f"({self._rate():.3g} tasks/s) with {tally.worker_count} workers on "
+            f"{self.ranks} {'rank' if self.ranks == 1 else 'ranks'}, "
+            f"{100 * self.busy_share:.0f} % of their time in tasks",
+        ]
+        lines += [f"failed: {task.in_words()}" for task in tally.failed]
+        unshown = tally.ran - tally.outcomes[Outcome.COMPLETED] - len(tally.failed)
+        if unshown > 0:
+            lines.append(f"failed: {unshown} more, see {self.workdir}/failed")
+        lines += self.notes
+        if self.reason:
+            lines.append(f"ended early: {self.reason}")
+        lines.append(f"exit status {self.status.value}: {MEANINGS[self.status]}")
+        return lines
+
+    def payload(self) -> dict[str, object]:
+        """``result.json``, version 1."""
+        standing, tally = self.standing, self.tally
+        return {
+            "version": 1,
+            "farm": self.farm,
+            "tasklist": self.tasklist,
+            "exit_status": self.status.value,
+            "meaning": MEANINGS[self.status],
+            "reason": self.reason,
+            "tasks": standing._asdict(),
+            "this_farm": {
+                "ran": tally.ran,
+                "outcomes": {o.value: n for o, n in tally.outcomes.items()},
+                "seconds": round(self.seconds, 3),
+                "tasks_per_second": round(self._rate(), 3),
+                "ranks": self.ranks,
+                "workers": tally.worker_count,
+                "busy_percent": round(100 * self.busy_share, 1),
+                "failed": [task._asdict() for task in tally.failed],
+            },
+            "notes": list(self.notes),
+        }
+
+    def _rate(self) -> float:
+        return self.tally.ran / self.seconds if self.seconds > 0 else 0.0

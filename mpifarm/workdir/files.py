@@ -1,0 +1,217 @@
+"""How files of the workdir are written: appended to by whole lines, or replaced whole.
+
+Rules of this file: every change that this package makes to the disk is made here, so
+that a test can end the farm between any two of them.  What can't be done raises
+`StorageError`, and leaves the file as it was.  The caller holds the lock.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from mpifarm.errors import StorageError
+
+Chunk = bytes | memoryview
+
+
+def storage_error(action: str, path: str, error: OSError) -> StorageError:
+    """The sentence for what the system refused."""
+    return StorageError(f"can't {action} {path}: {error.strerror or error}")
+
+
+@contextmanager
+def opened(path: str, flags: int, mode: int = 0o666) -> Iterator[int]:
+    """A descriptor of `path` (never inherited); raises `OSError`."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+# ---- reading ------------------------------------------------------------------------
+
+
+def read_from(path: str, offset: int = 0) -> bytes:
+    """All bytes from `offset` on; raises `OSError`."""
+    with opened(path, os.O_RDONLY) as descriptor:
+        return read_descriptor(descriptor, offset)
+
+
+def read_descriptor(descriptor: int, offset: int) -> bytes:
+    """All bytes of an open file from `offset` on."""
+    parts = []
+    size = os.fstat(descriptor).st_size
+    while part := os.pread(descriptor, max(size - offset, 4096), offset):
+        parts.append(part)
+        offset += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def find_content(path: str) -> bytes | None:
+    """The whole file, or None where there is none; raises `StorageError`."""
+    try:
+        return read_from(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise storage_error("read", path, error) from error
+
+
+# ---- appending ----------------------------------------------------------------------
+
+
+def append(path: str, lines: bytes, *, sync: bool) -> int:
+    """Append whole lines and return the new size in bytes.
+
+    Where the last byte of the file is no newline, one is written first: the torn line
+    of another must not swallow the first of ours.
+    """
+    try:
+        with opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
+            return append_to(descriptor, path, lines, sync=sync)
+    except OSError as error:
+        raise storage_error("write", path, error) from error
+
+
+def append_to(descriptor: int, path: str, lines: bytes, *, sync: bool) -> int:
+    """`append` through a descriptor that is open already (a claim's)."""
+    size = os.fstat(descriptor).st_size
+    torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    content = b"\n" + lines if torn else lines
+    try:
+        write_at(descriptor, size, content)
+        if sync:
+            os.fsync(descriptor)
+    except OSError as error:
+        with suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise storage_error("write", path, error) from error
+    return size + len(content)
+
+
+def write_at(descriptor: int, offset: int, content: Chunk) -> None:
+    """Write everything; raises `OSError` where only a part could be written."""
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        offset += written
+        rest = rest[written:]
+
+
+def write_tail(path: str, offset: int, pieces: Sequence[bytes], old: bytes) -> None:
+    """Write from `offset` on, where now the file ends in `old` (``timeline.json``).
+
+    Each piece is one write, and starts on the last byte of the piece before it.
+    """
+    try:
+        with opened(path, os.O_RDWR) as descriptor:
+            _write_pieces(descriptor, offset, pieces, old)
+    except OSError as error:
+        raise storage_error("write", path, error) from error
+
+
+def _write_pieces(
+    descriptor: int, offset: int, pieces: Sequence[bytes], old: bytes
+) -> None:
+    begin = offset
+    try:
+        for piece in pieces:
+            write_at(descriptor, offset, piece)
+            offset += len(piece) - 1
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(descriptor, begin)
+            write_at(descriptor, begin, old)
+        raise
+
+
+# ---- replacing ----------------------------------------------------------------------
+
+
+def write_beside(path: str, chunks: Iterable[Chunk], *, like: str | None = None) -> None:
+    """Write a file that a rename will put in its place, and sync it.
+
+    `like` names the file whose permissions it gets: those who share a workdir through
+    a group must not lose a file that they could write.
+    """
+    try:
+        with opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+            offset = 0
+            for chunk in chunks:
+                write_at(descriptor, offset, chunk)
+                offset += len(chunk)
+            if like is not None:
+                _copy_mode(descriptor, like)
+            os.fsync(descriptor)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(path)
+        raise storage_error("write", path, error) from error
+
+
+def _copy_mode(descriptor: int, like: str) -> None:
+    with suppress(OSError):
+        mode = os.stat(like).st_mode & 0o777
+        if os.fstat(descriptor).st_mode & 0o777 != mode:
+            os.fchmod(descriptor, mode)
+
+
+def rename(source: str, target: str) -> None:
+    """Put `source` in the place of `target`."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        raise storage_error("replace", target, error) from error
+
+
+def replace(path: str, beside: str, content: bytes) -> None:
+    """Replace `path` whole, by way of the temporary name `beside`."""
+    write_beside(beside, (content,), like=path)
+    rename(beside, path)
+
+
+# ---- directories and names ----------------------------------------------------------
+
+
+def make_directory(path: str) -> None:
+    """Make it unless another farmer has; raises `OSError`."""
+    with suppress(FileExistsError):
+        os.mkdir(path)
+
+
+def create_exclusively(path: str) -> int:
+    """A descriptor of a file that was not there before; raises `OSError`."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return os.open(path, flags, 0o666)
+
+
+def remove(path: str) -> None:
+    """Remove the name, if it is there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise storage_error("remove", path, error) from error
+
+
+def touch(descriptor: int, path: str) -> None:
+    """Set the modification time to now, by the file system's own clock."""
+    try:
+        os.utime(descriptor)
+    except OSError as error:
+        raise storage_error("touch", path, error) from error
+
+
+def sync(descriptor: int, path: str) -> None:
+    """Have what was written reach the disk."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise storage_error("sync", path, error) from error
+
+
+def exists(path: str) -> bool:
+    """Whether the name is there (a claim asks it of its steps)."""
+    return os.path.lexists(path)

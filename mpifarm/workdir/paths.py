@@ -1,0 +1,82 @@
+"""Where everything in a workdir is.
+
+Rules of this file: every path is a property of `WorkdirPaths`; nothing is opened.
+``toprocess``, ``finished``, ``failed``, ``timeline.json``, ``logs/`` and ``lock`` are
+shared with plain farmers; all others are mpifarm's own, which those never look at.
+"""
+
+import re
+from dataclasses import dataclass
+
+_BESIDE = re.compile(r"toprocess\.([A-Za-z0-9_-]+)\.([0-9]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkdirPaths:
+    """The paths in the workdir `root`."""
+
+    root: str
+
+    @property
+    def toprocess(self) -> str:
+        return f"{self.root}/toprocess"
+
+    @property
+    def finished(self) -> str:
+        return f"{self.root}/finished"
+
+    @property
+    def failed(self) -> str:
+        return f"{self.root}/failed"
+
+    @property
+    def timeline(self) -> str:
+        return f"{self.root}/timeline.json"
+
+    @property
+    def logs(self) -> str:
+        return f"{self.root}/logs"
+
+    @property
+    def claims(self) -> str:
+        return f"{self.root}/claims"
+
+    @property
+    def attempts(self) -> str:
+        return f"{self.root}/attempts.tsv"
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.root}/fingerprint.json"
+
+    @property
+    def result(self) -> str:
+        return f"{self.root}/result.json"
+
+    @property
+    def drain(self) -> str:
+        return f"{self.root}/drain"
+
+    def log(self, taskid: int) -> str:
+        return f"{self.logs}/log_{taskid}"
+
+    def claim(self, farm: str) -> str:
+        return f"{self.claims}/{farm}"
+
+    def timeline_of(self, farm: str) -> str:
+        """The events of a farm that shares the workdir with others."""
+        return f"{self.root}/timeline.{farm}.json"
+
+    def timeline_aside(self, farm: str) -> str:
+        """Where this farm moves a ``timeline.json`` that is not valid."""
+        return f"{self.root}/timeline.invalid.{farm}.json"
+
+    def toprocess_beside(self, farm: str, step: int) -> str:
+        """The new ``toprocess`` of one step of a farm, before its rename."""
+        return f"{self.toprocess}.{farm}.{step}"
+
+
+def parse_beside(name: str) -> tuple[str, int] | None:
+    """Farm and step of a file name made by `WorkdirPaths.toprocess_beside`."""
+    match = _BESIDE.fullmatch(name)
+    return (match[1], int(match[2])) if match else None

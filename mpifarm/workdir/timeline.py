@@ -1,0 +1,130 @@
+"""``timeline.json``: one JSON array of Chrome trace events, as PyTaskFarmer writes it.
+
+Rules of this file: it only composes and takes apart; `Workdir` writes.  The array is
+valid JSON whenever the lock is free.  It is appended to in place, over its final ``]``:
+each piece ends in ``]`` again, and stays within one page of the file, since the kernel
+copies page by page and a kill comes between two pages.  To get from one page into the
+next a piece has to cross; that one holds a single event.  A kill at that moment, or a
+power cut, leaves an array without its end, which the next start mends.
+"""
+
+import json
+from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii
+from typing import NamedTuple
+
+PAGE = 4096
+SEPARATOR = b",\n"
+EMPTY = b"[]"
+_TAIL = 65536
+
+
+class Attempt(NamedTuple):
+    """What the timeline tells of an attempt; times in seconds since the epoch."""
+
+    text: str
+    pid: int
+    tid: int
+    started: float
+    seconds: float
+
+
+class ArrayEnd(NamedTuple):
+    """Where the final ``]`` is, and whether no event stands before it."""
+
+    offset: int
+    empty: bool
+
+
+def encode_event(attempt: Attempt) -> bytes:
+    """One event; ``ts`` and ``dur`` are µs."""
+    return (
+        f'{{"cat": "task", "name": {encode_basestring_ascii(attempt.text)}, '
+        f'"pid": {attempt.pid}, "tid": {attempt.tid}, '
+        f'"ts": {float(attempt.started) * 1e6!r}, '
+        f'"dur": {float(attempt.seconds) * 1e6!r}, '
+        '"ph": "X", "args": {}}'
+    ).encode("ascii")
+
+
+def find_end(tail: bytes, offset: int) -> ArrayEnd | None:
+    """The end of the array, in the last bytes of the file (they begin at `offset`).
+
+    None where the file does not end as an array of events does.
+    """
+    content = tail.rstrip()
+    before = content[:-1].rstrip()
+    if content[-1:] != b"]" or before[-1:] not in (b"}", b"["):
+        return None
+    return ArrayEnd(offset + len(content) - 1, before[-1:] == b"[")
+
+
+def cut_pieces(end: ArrayEnd, events: Sequence[bytes]) -> list[bytes]:
+    """The writes that append the events; each starts on the ``]`` of the one before."""
+    pieces: list[bytes] = []
+    piece = bytearray()
+    offset, first = end.offset, end.empty
+    for event in events:
+        addition = event if first else SEPARATOR + event
+        room = PAGE - offset % PAGE
+        if piece and len(piece) + len(addition) + 1 > room:
+            pieces.append(bytes(piece) + b"]")
+            offset += len(piece)
+            piece.clear()
+        piece += addition
+        first = False
+        if len(piece) + 1 > PAGE - offset % PAGE:
+            pieces.append(bytes(piece) + b"]")
+            offset += len(piece)
+            piece.clear()
+    if piece:
+        pieces.append(bytes(piece) + b"]")
+    return pieces
+
+
+def ends_well(content: bytes) -> bool:
+    """Whether a large array is whole, judged by its begin and its last event."""
+    start = content.rfind(b'{"cat"', max(0, len(content) - _TAIL))
+    if not content.lstrip().startswith(b"[") or start < 0:
+        return False
+    try:
+        json.loads(b"[" + content[start:])
+    except ValueError:
+        return False
+    return True
+
+
+def is_valid(content: bytes) -> bool:
+    """Whether it is one JSON array.
+
+    A large one (a million events take seconds to parse, under the lock) is parsed
+    only when its end looks wrong.
+    """
+    if len(content) > 1 << 20 and ends_well(content):
+        return True
+    try:
+        return isinstance(json.loads(content), list)
+    except ValueError:
+        return False
+
+
+def salvage(content: bytes) -> list[bytes]:
+    """The events of a damaged array that are still whole."""
+    text = content.decode("utf-8", "replace")
+    decoder = json.JSONDecoder()
+    events = []
+    place = text.find("{")
+    while place >= 0:
+        try:
+            event, after = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            event, after = None, place + 1
+        if isinstance(event, dict) and {"name", "ph", "ts"} <= event.keys():
+            events.append(json.dumps(event).encode("ascii"))
+        place = text.find("{", after)
+    return events
+
+
+def encode_timeline(events: Sequence[bytes]) -> bytes:
+    """A whole array."""
+    return b"[" + SEPARATOR.join(events) + b"]"

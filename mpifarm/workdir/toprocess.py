@@ -1,0 +1,140 @@
+"""How a new ``toprocess`` is composed: ids put back, and a batch taken off its front.
+
+Rules of this file: bytes in, bytes out; it opens nothing.  Only the front is taken
+apart; the rest is copied as it is, so that Python's work grows with the batch and not
+with the list.  An id that is not of the tasklist never gets in: plain farmers die of it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from mpifarm.workdir.files import Chunk
+from mpifarm.workdir.status import encode_line, find_id, parse_line
+
+
+class AlienTaskError(ValueError):
+    """A line of ``toprocess`` is not of this tasklist."""
+
+
+class Plan(NamedTuple):
+    """A new ``toprocess``.  `rest` is what is left of the old one, in bytes."""
+
+    taken: list[int]
+    chunks: list[Chunk]
+    changed: bool
+    empty: bool
+
+
+class Front(NamedTuple):
+    """What was read off the front, up to the byte `end`."""
+
+    taken: list[int]
+    end: int
+
+
+def mend_tail(content: bytes, tasks: Sequence[str]) -> bytes:
+    """The content with its last line whole.
+
+    Where a plain farmer was killed while it wrote, the last line is torn.  It counts if
+    its id is whole (that farmer would have run it); else nobody can tell what it was.
+    """
+    if not content or content.endswith(b"\n"):
+        return content
+    begin = content.rfind(b"\n") + 1
+    taskid = find_id(content[begin:])
+    if taskid is None or taskid >= len(tasks):
+        return content[:begin]
+    line = encode_line(taskid, tasks)
+    if not line.startswith(content[begin:]):
+        raise AlienTaskError(content[begin:].decode("utf-8", "backslashreplace"))
+    return content[:begin] + line
+
+
+def plan_toprocess(
+    content: bytes,
+    tasks: Sequence[str],
+    is_blocked: Callable[[int], bool],
+    give_back: Sequence[int],
+    take: int,
+) -> Plan:
+    """Compose the next ``toprocess`` out of `content` (whole lines, sorted by id).
+
+    Ids that must not run (`is_blocked`) are dropped where they are met.  What is given
+    back is not taken in the same step.
+    """
+    front = read_front(content, tasks, is_blocked, take)
+    chunks = insert(content, front.end, tasks, give_back)
+    return Plan(
+        taken=front.taken,
+        chunks=chunks,
+        changed=front.end > 0 or bool(give_back),
+        empty=not chunks,
+    )
+
+
+def read_front(
+    content: bytes,
+    tasks: Sequence[str],
+    is_blocked: Callable[[int], bool],
+    take: int,
+) -> Front:
+    """Take up to `take` ids that may run off the front."""
+    taken: dict[int, None] = {}
+    place = 0
+    while len(taken) < take and place < len(content):
+        end = content.index(b"\n", place)
+        line = content[place:end]
+        taskid = parse_line(line, tasks)
+        if taskid is not None:
+            if not is_blocked(taskid):
+                taken[taskid] = None
+        elif line:
+            raise AlienTaskError(line.decode("utf-8", "backslashreplace"))
+        place = end + 1
+    return Front(list(taken), place)
+
+
+def insert(
+    content: bytes, begin: int, tasks: Sequence[str], taskids: Sequence[int]
+) -> list[Chunk]:
+    """The content from `begin` on, with the lines of `taskids` at their places."""
+    rest = memoryview(content)
+    chunks: list[Chunk] = []
+    place = begin
+    next_id = -1
+    for taskid in sorted(set(taskids)):
+        if taskid >= next_id >= 0 or next_id < 0:
+            there, found = find_place(content, place, taskid)
+            chunks.append(rest[place:there])
+            place = there
+            next_id = _id_at(content, there) if there < len(content) else len(tasks)
+            if found:
+                continue
+        chunks.append(encode_line(taskid, tasks))
+    chunks.append(rest[place:])
+    return [chunk for chunk in chunks if len(chunk)]
+
+
+def find_place(content: bytes, begin: int, taskid: int) -> tuple[int, bool]:
+    """Where the line of `taskid` is, or belongs, from the line at `begin` on."""
+    low, high = begin, len(content)
+    while low < high:
+        middle = (low + high) // 2
+        newline = content.rfind(b"\n", low, middle)
+        start = low if newline < 0 else newline + 1
+        found = _id_at(content, start)
+        if found == taskid:
+            return start, True
+        if found < taskid:
+            low = content.index(b"\n", start) + 1
+        else:
+            high = start
+    return low, False
+
+
+def _id_at(content: bytes, start: int) -> int:
+    line = content[start : content.index(b"\n", start)]
+    taskid = find_id(line)
+    if taskid is None:
+        raise AlienTaskError(line.decode("utf-8", "backslashreplace"))
+    return taskid

@@ -1,0 +1,72 @@
+"""The two kinds of MPI tests: inside ranks, and of whole farms from outside.
+
+Rules of this file: tests marked `mpi` run inside ranks, under mpirun and --with-mpi;
+all others start farms themselves, and run in one process without it.  Inside ranks,
+rank 0 speaks; the others only when something went wrong there.
+"""
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def _rank() -> int:
+    variables = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+    return int(next((os.environ[v] for v in variables if v in os.environ), "0"))
+
+
+class HeldBack(io.StringIO):
+    """Keeps what is printed, until it is shown on stderr; from then on, all is."""
+
+    def write(self, text: str) -> int:
+        # pytest-timeout says this, and then leaves by os._exit
+        if "Timeout" in text:
+            self.show()
+        return sys.stderr.write(text) if self.closed else super().write(text)
+
+    def flush(self) -> None:
+        if self.closed:
+            sys.stderr.flush()
+
+    def show(self) -> None:
+        if not self.closed:
+            sys.stderr.write(f"\n==== rank {_rank()} ====\n{self.getvalue()}")
+            self.close()
+
+
+class QuietRank:
+    """A plugin: pytest's own reporter, writing to where text is held back."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.text = HeldBack()
+        config.pluginmanager.unregister(name="terminalreporter")
+        reporter = pytest.TerminalReporter(config, self.text)
+        config.pluginmanager.register(reporter, "terminalreporter")
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        self.failed = exitstatus != pytest.ExitCode.OK
+
+    def pytest_unconfigure(self) -> None:
+        if self.failed:
+            self.text.show()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--with-mpi") and _rank() != 0:
+        config.pluginmanager.register(QuietRank(config))
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    inside = config.getoption("--with-mpi")
+    here = [item for item in items if HERE in item.path.parents]
+    other = [i for i in here if (i.get_closest_marker("mpi") is not None) != inside]
+    config.hook.pytest_deselected(items=other)
+    items[:] = [item for item in items if item not in other]

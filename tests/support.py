@@ -1,0 +1,245 @@
+"""What tests and the benchmark share: conditions, launchers, processes, environments.
+
+Rules of this file: standard library only.  Nothing here kills what it was not given;
+processes are told from others by the value of `TOKEN_VARIABLE` in their environment.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout."""
+
+TOKEN_VARIABLE = "FARM_TEST_TOKEN"
+"""Its value is unique to a test, and inherited by all that the test starts."""
+
+# ---- conditions ---------------------------------------------------------------------
+
+
+def wait_until(condition: Callable[[], T], deadline: float = 30.0) -> T:
+    """Return the first true value of `condition`, asked for every 10 ms.
+
+    After `deadline` seconds: AssertionError, with the condition's name.
+    """
+    end = time.monotonic() + deadline
+    while not (value := condition()):
+        if time.monotonic() > end:
+            name = getattr(condition, "__qualname__", repr(condition))
+            raise AssertionError(f"not true within {deadline} s: {name}")
+        time.sleep(0.01)
+    return value
+
+
+# ---- environments -------------------------------------------------------------------
+
+_OF_A_LAUNCHER = (
+    "HYDI_",
+    "HYDRA_",
+    "MPI4PY_",
+    "MPIR_",
+    "MPI_LOCAL",
+    "OMPI_",
+    "OPAL_",
+    "ORTE_",
+    "PMI",
+    "PRTE_",
+    "SLURM_",
+)
+_OF_A_LOCK_AREA = ("SCRATCH", "TMP", "TMPDIR", "TEMP")
+_OF_A_FARM = ("MPIFARM_", "PROC_NUMBER")
+_OF_PYTEST = ("PYTEST_", "PYTHON")
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` without what would make a farm another farm than in a new login.
+
+    Gone are: what launchers set, what chooses a lock area, what a farm or pytest sets.
+    """
+    prefixes = _OF_A_LAUNCHER + _OF_A_FARM + _OF_PYTEST
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(prefixes) and name not in _OF_A_LOCK_AREA
+    }
+
+
+# ---- launchers ----------------------------------------------------------------------
+
+# The Makefile has the same variables, and why.
+OPENMPI_ENVIRONMENT = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_ALLOW_RUN_AS_ROOT": "1",
+    "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "OMPI_MCA_mtl": "^ofi",
+    "OMPI_MCA_btl": "^ofi",
+}
+
+
+class Launch(NamedTuple):
+    """A command line under a launcher, and its whole environment."""
+
+    argv: list[str]
+    env: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """An ``mpirun``: its name as users know it, its path, its options, its variables.
+
+    A call puts a command under it: ``launcher(env, 4, "python", "-m", "mpifarm")``.
+    """
+
+    mpi: str
+    path: str
+    options: tuple[str, ...]
+    variables: Mapping[str, str]
+
+    def __call__(self, env: Mapping[str, str], ranks: int, *args: str) -> Launch:
+        argv = [self.path, *self.options, "-n", str(ranks), *args]
+        return Launch(argv, {**env, **self.variables})
+
+
+_OPENMPI_OPTIONS = ("--oversubscribe", "--bind-to", "none")
+
+
+def find_launcher() -> Launcher | None:
+    """The launcher of the MPI wheel in the running virtual environment."""
+    programs = Path(sys.prefix, "bin")
+    if (programs / "mpiexec.hydra").exists():
+        return Launcher("MPICH", str(programs / "mpiexec"), (), {})
+    if (programs / "prterun").exists():
+        path = str(programs / "mpirun")
+        return Launcher("Open MPI", path, _OPENMPI_OPTIONS, OPENMPI_ENVIRONMENT)
+    return None
+
+
+def find_debian_openmpi() -> Launcher | None:
+    """Debian's own Open MPI, which mpi4py's wheel loads when told so."""
+    path = shutil.which("mpirun.openmpi", path="/usr/bin")
+    library = next(Path("/usr/lib").glob("*-linux-gnu/libmpi.so.40"), None)
+    if path is None or library is None:
+        return None
+    variables = {**OPENMPI_ENVIRONMENT, "MPI4PY_LIBMPI": str(library)}
+    return Launcher("Debian's Open MPI", path, _OPENMPI_OPTIONS, variables)
+
+
+# ---- processes ----------------------------------------------------------------------
+
+
+class Process(NamedTuple):
+    """A process as /proc shows it."""
+
+    pid: int
+    command: str
+    """Its arguments, joined by blanks."""
+
+
+def _read(path: Path) -> bytes:
+    """The file's bytes; none where the process is gone or another user's."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    state = _read(Path(f"/proc/{pid}/stat")).rpartition(b") ")[2][:1]
+    return state not in (b"", b"Z", b"X")
+
+
+def find_pids(token: str) -> Iterator[int]:
+    """Pids of the processes that carry `token`, this one apart."""
+    entry = f"{TOKEN_VARIABLE}={token}".encode()
+    for directory in Path("/proc").iterdir():
+        pid = int(directory.name) if directory.name.isdigit() else os.getpid()
+        # a zombie has no environment any more, and is no survivor
+        if pid != os.getpid() and entry in _read(directory / "environ").split(b"\0"):
+            yield pid
+
+
+def survivors(token: str) -> list[Process]:
+    """The living processes that carry `token`: commands, workers, ranks, launchers."""
+    return [
+        Process(pid, _read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ").decode())
+        for pid in find_pids(token)
+    ]
+
+
+def kill_survivors(token: str) -> None:
+    """Kill what carries `token`, until nothing does: a dying farm may start more."""
+
+    def killed() -> bool:
+        pids = list(find_pids(token))
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not pids
+
+    wait_until(killed, deadline=10)
+
+
+class Child:
+    """A process that a test has started, in a session of its own.
+
+    Its stdout and stderr go to the file `output`: nobody has to read a pipe, and
+    whoever holds it open holds up nobody.
+    """
+
+    def __init__(self, launch: Launch, cwd: Path, output: Path) -> None:
+        self.output = output
+        with output.open("wb") as out:
+            self.process = subprocess.Popen(
+                launch.argv,
+                env=launch.env,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def text(self) -> str:
+        """What it has printed so far."""
+        return self.output.read_text(errors="backslashreplace")
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def wait(self, deadline: float = 60.0) -> int:
+        """Its exit status, -n for signal n.
+
+        After `deadline` seconds: AssertionError, with what it has printed.
+        """
+        try:
+            return self.process.wait(deadline)
+        except subprocess.TimeoutExpired:
+            message = f"still runs after {deadline} s; it printed:\n{self.text()}"
+            raise AssertionError(message) from None
+
+    def send_signal(self, signum: int) -> None:
+        """To this process only, not to its group."""
+        self.process.send_signal(signum)
+
+    def end(self) -> None:
+        """Kill its process group, if it still runs."""
+        if not self.has_ended():
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait()
