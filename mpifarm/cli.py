@@ -4,9 +4,9 @@ Rules of this file: `main` notes signals before it imports anything more, and le
 without the interpreter's own shutdown, which could wait for a broken stream.
 """
 
+
 import os
 import sys
-
 from typing import TYPE_CHECKING
 
 from mpifarm.signals import SignalInbox
@@ -30,12 +30,14 @@ def run(argv: list[str], signals: SignalInbox) -> int:
     first = launched_rank(os.environ) == 0
     console = Console(speaks=first)
     try:
-        return _run(argv, signals, console, first)
+        return _run(argv, signals, console, first=first)
     finally:
         console.close()
 
 
-def _run(argv: list[str], signals: SignalInbox, console: "Console", first: bool) -> int:
+def _run(
+    argv: list[str], signals: SignalInbox, console: "Console", *, first: bool
+) -> int:
     from mpifarm.arguments import HelpAsked, parse_arguments
     from mpifarm.errors import InputError
 
@@ -49,7 +51,8 @@ def _run(argv: list[str], signals: SignalInbox, console: "Console", first: bool)
         if first:
             console.complain(str(error))
         return error.exit_status if first else 0
-    from mpifarm.farm import Surroundings, Voice, run_farm
+    from mpifarm.farm import run_farm
+    from mpifarm.surroundings import Surroundings, Voice
 
     voice = Voice(console.say, console.show, console.complain)
     return run_farm(settings, Surroundings(os.environ, os.environb, signals, voice))

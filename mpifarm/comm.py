@@ -9,12 +9,13 @@ Rules of this file:
 * All calls come from one thread.
 """
 
+
 import os
 import threading
 import time
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mpifarm.launcher import launched_size, was_launched
 from mpifarm.messages import ToCoordinator, ToRank
@@ -33,7 +34,7 @@ MOST_AT_ONCE = 1000
 class Comm:
     """This rank among the others."""
 
-    def __init__(self, mpi: "type[MPI]", world: "MPI.Intracomm") -> None:
+    def __init__(self, mpi: Any, world: "MPI.Intracomm") -> None:  # the module MPI
         self._mpi = mpi
         self._world = world
         self._status = mpi.Status()
@@ -115,7 +116,7 @@ def connect(
     return Comm(mpi, world.Dup()), ""
 
 
-def _load() -> "type[MPI]":
+def _load() -> Any:
     import mpi4py
 
     mpi4py.rc.initialize = False
@@ -124,10 +125,10 @@ def _load() -> "type[MPI]":
         # mpi4py warns of a launcher that doesn't fit; we say it with the remedy.
         warnings.simplefilter("ignore", RuntimeWarning)
         from mpi4py import MPI
-    return cast("type[MPI]", MPI)
+    return MPI
 
 
-def _would_abort(mpi: "type[MPI]", environ: Mapping[str, str]) -> bool:
+def _would_abort(mpi: Any, environ: Mapping[str, str]) -> bool:
     """MPICH without PMIx ends the process in MPI_Init under a PMIx launcher."""
     return (
         mpi.get_vendor()[0] == "MPICH"

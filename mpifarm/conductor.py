@@ -7,10 +7,8 @@ rank's own workers are served meanwhile.
 
 import os
 import signal
-from collections.abc import Callable
 from typing import assert_never
 
-from mpifarm.comm import Comm
 from mpifarm.coordinator import (
     Coordinator,
     End,
@@ -22,9 +20,8 @@ from mpifarm.coordinator import (
 from mpifarm.errors import StorageError
 from mpifarm.lock import WorkdirLock
 from mpifarm.messages import ToCoordinator, ToRank
-from mpifarm.rank import RankLoop, RankPhase
-from mpifarm.report import Standing, Tally, progress_line
-from mpifarm.signals import SignalInbox
+from mpifarm.rank import RankLoop, RankParts, RankPhase
+from mpifarm.report import Tally, progress_line
 from mpifarm.task import Outcome, Result
 from mpifarm.waiting import Clock, Waiter
 from mpifarm.workdir import Recorded, Workdir
@@ -37,8 +34,6 @@ LOCK_POLL_SECONDS = 0.001
 LOCK_WARNING_SECONDS = 30.0
 LOCK_SECONDS_AT_STOP = 5.0
 
-Say = Callable[[str], None]
-
 
 class Conductor:
     """Carries out the farm on rank 0, from the first task to the last record."""
@@ -48,24 +43,21 @@ class Conductor:
         coordinator: Coordinator,
         workdir: Workdir,
         lock: WorkdirLock,
-        comm: Comm | None,
-        signals: SignalInbox,
         tally: Tally,
-        say: Say,
-        show: Say,
-        verbose: bool,
+        parts: RankParts,
     ) -> None:
         self.coordinator = coordinator
         self.workdir = workdir
         self.lock = lock
         self.tally = tally
-        self._comm = comm
-        self._signals = signals
-        self._say = say
-        self._show = show
-        self._verbose = verbose
+        self._comm = parts.comm
+        self._signals = parts.around.signals
+        self._voice = parts.around.voice
+        self._verbose = parts.settings.verbose
         self._clock = Clock()
-        self._waiter = Waiter(signals.fd, looks_for_messages=comm is not None)
+        self._waiter = Waiter(
+            self._signals.fd, looks_for_messages=parts.comm is not None
+        )
         self._transaction: Transact | None = None
         self._wanted_since = 0.0
         self._heartbeat_at = self._clock.now + HEARTBEAT_SECONDS
@@ -79,9 +71,7 @@ class Conductor:
     def run(self, loop: RankLoop) -> None:
         """Until all is on disk and every rank has been told to leave."""
         while loop.phase is not RankPhase.LEFT:
-            paused = self._clock.step()
-            if paused:
-                loop.forgive_pause(paused)
+            loop.forgive_pause(self._clock.step())
             moved = self._listen(loop)
             loop.step(self._clock.now)
             moved |= self._perform(loop)
@@ -135,10 +125,7 @@ class Conductor:
     def _begin(self, transaction: Transact) -> None:
         self._transaction = transaction
         self._wanted_since = self._clock.now
-        try:
-            self.workdir.prepare(transaction.give_back, transaction.take)
-        except StorageError as error:
-            self._fail(error)
+        self.workdir.prepare(transaction.give_back, transaction.take)
 
     def _transact(self) -> bool:
         """Try the lock; with it, do what waits for the disk."""
@@ -165,11 +152,16 @@ class Conductor:
         )
         empty = done.empty
         if transaction.take and empty and not done.taken:
-            empty = not self.workdir.reclaim_dead().taskids
+            empty = not self.workdir.reclaim_dead().requeued
         for rank, result in transaction.results:
             self._count(rank, result)
         self._clock.step()
-        self.coordinator.on_transacted(done.taken, empty, done.seconds, self._clock.now)
+        self.coordinator.on_transacted(
+            done.taken,
+            self._clock.now,
+            empty=empty,
+            cost=done.seconds + done.prepare_seconds,
+        )
 
     def _record(self, rank: int, result: Result) -> Recorded:
         return Recorded(
@@ -188,7 +180,7 @@ class Conductor:
         log = self.workdir.paths.log(result.taskid)
         self.tally.add(result, log)
         if self._verbose:
-            self._say(
+            self._voice.say(
                 f"task={result.taskid} attempt={result.attempt} rank={rank} "
                 f"worker={result.worker} outcome={result.outcome.value!r} "
                 f"status={result.status} seconds={result.seconds:.3f}"
@@ -196,7 +188,7 @@ class Conductor:
 
     def _fail(self, error: StorageError) -> None:
         self._transaction = None
-        self._say(str(error))
+        self._voice.say(str(error))
         self.coordinator.on_storage_failed(str(error), self._clock.now)
 
     def _complain_of_lock(self) -> None:
@@ -208,7 +200,7 @@ class Conductor:
             )
         if waited > LOCK_WARNING_SECONDS:
             self._wanted_since = self._clock.now
-            self._say(
+            self._voice.say(
                 f"the lock ({', '.join(self.lock.paths)}) has been held by another "
                 f"farmer for {LOCK_WARNING_SECONDS:.0f} s; still trying"
             )
@@ -219,12 +211,18 @@ class Conductor:
         now = self._clock.now
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_SECONDS
-            self.workdir.heartbeat()
+            self._beat()
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
             self._look_around()
         while self.workdir.notes:
-            self._say(self.workdir.notes.pop(0))
+            self._voice.say(self.workdir.notes.pop(0))
+
+    def _beat(self) -> None:
+        try:
+            self.workdir.heartbeat()
+        except StorageError as error:
+            self._fail(error)
 
     def _look_around(self) -> None:
         if self.workdir.drain_requested():
@@ -234,38 +232,32 @@ class Conductor:
             )
         if self._comm is not None and os.getppid() != self._parent:
             self._parent = os.getppid()
-            self._say("the launcher is gone")
+            self._voice.say("the launcher is gone")
             self.coordinator.on_signal(signal.SIGTERM, self._clock.now)
-        self._show(self.progress())
+        self._voice.show(self.progress())
 
     def progress(self) -> str:
+        """The state of things in one line."""
+        finished, failed = self.workdir.recorded
         running = sum(len(rank.leases) for rank in self.coordinator.ranks.values())
-        rate = self.tally.rate(self._clock.now)
-        return progress_line(self.standing(), running, rate)
-
-    def standing(self) -> Standing:
-        counts = self.workdir.known_counts()
-        return Standing(
-            counts.total,
-            counts.finished,
-            counts.failed,
-            counts.toprocess + counts.held,
-            counts.claimed + counts.elsewhere,
+        return progress_line(
+            len(self.coordinator.commands),
+            finished,
+            failed,
+            running,
+            self.tally.rate(self._clock.now),
         )
 
     def _wait(self, loop: RankLoop) -> None:
-        if self._transaction is None and loop.coalesces():
-            self._waiter.coalesce()
+        now = self._clock.now
+        if self._transaction is not None:
+            # The lock is with another farmer.
+            self._waiter.wait((), (), LOCK_POLL_SECONDS)
             return
         wake_at = min(
             loop.wake_at(),
-            self.coordinator.wake_at(self._clock.now),
+            self.coordinator.wake_at(now),
             self._look_at,
             self._heartbeat_at,
         )
-        if self._transaction is not None:
-            wake_at = self._clock.now + LOCK_POLL_SECONDS
-        pool = loop.pool
-        self._waiter.wait(
-            pool.read_fds(), pool.write_fds(), wake_at - self._clock.now
-        )
+        loop.wait(self._waiter, now, wake_at)

@@ -34,6 +34,7 @@ class Stream:
         self._broken = False
 
     def write(self, text: str) -> None:
+        """Write what the reader takes at once, and keep the rest."""
         if not self._broken and len(self._kept) < MOST_KEPT:
             self._kept += text.encode("utf-8", "backslashreplace")
         self.flush(0.0)
@@ -51,7 +52,7 @@ class Stream:
 class Console:
     """Standard output and error of this process; silent unless it `speaks`."""
 
-    def __init__(self, speaks: bool, out: int = 1, err: int = 2) -> None:
+    def __init__(self, *, speaks: bool, out: int = 1, err: int = 2) -> None:
         self._speaks = speaks
         self._out = Stream(out)
         self._err = Stream(err)

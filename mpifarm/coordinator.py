@@ -73,6 +73,8 @@ MOST_LOST = 3
 
 @dataclass(frozen=True, slots=True)
 class Send:
+    """A message to a rank."""
+
     rank: int
     message: ToRank
 
@@ -99,6 +101,8 @@ Effect = Send | Transact | End
 
 
 class Phase(Enum):
+    """Where the farm is on its way; it only goes forward, by `PHASES`."""
+
     WORKING = "working"
     DRAINING = "draining"
     STOPPING = "stopping"
@@ -114,6 +118,8 @@ PHASES: dict[Phase, frozenset[Phase]] = {
 
 
 class RankState(Enum):
+    """Where a rank is."""
+
     JOINING = "joining"
     WORKING = "working"
     STOPPED = "stopped"
@@ -124,6 +130,8 @@ class RankState(Enum):
 
 @dataclass(slots=True)
 class TaskRecord:
+    """What the coordinator knows of a task that this farm holds."""
+
     taskid: int
     state: TaskState = TaskState.QUEUED
     attempt: int = 0
@@ -138,6 +146,8 @@ class TaskRecord:
 
 @dataclass(slots=True)
 class RankRecord:
+    """What the coordinator knows of a rank."""
+
     rank: int
     state: RankState = RankState.JOINING
     host: str = ""
@@ -152,6 +162,7 @@ class RankRecord:
 
     @property
     def works(self) -> bool:
+        """Whether it takes leases."""
         return self.state is RankState.WORKING
 
     @property
@@ -165,6 +176,7 @@ class RankRecord:
         return self.workers / max(self.mean, 1e-4) if self.mean else 0.0
 
     def note_duration(self, seconds: float) -> None:
+        """A task of its took `seconds`."""
         self.ended += 1
         weight = max(0.05, 1 / self.ended)
         self.mean += (max(seconds, 1e-5) - self.mean) * weight
@@ -348,7 +360,7 @@ class Coordinator:
         self._send_all(Drain())
 
     def on_stop(
-        self, reason: str, grace: float, now: float, by_signal: bool = True
+        self, reason: str, grace: float, now: float, *, by_signal: bool = True
     ) -> None:
         """Kill what runs and give it back.
 
@@ -403,7 +415,7 @@ class Coordinator:
     # ---- what happens: the disk --------------------------------------------------
 
     def on_transacted(
-        self, taken: Iterable[int], empty: bool, cost: float, now: float
+        self, taken: Iterable[int], now: float, *, empty: bool, cost: float
     ) -> None:
         """The transaction is on disk; `taken` are ours now.
 
@@ -559,8 +571,10 @@ class Coordinator:
         return max(0, first, unmet + stock - len(self.queue))
 
     def _rests(self, now: float) -> bool:
-        """``toprocess`` was empty a moment ago, and there is no reason to look again:
-        the last look comes together with the last record."""
+        """Whether ``toprocess`` was empty a moment ago, with no reason to look again.
+
+        The last look comes together with the last record.
+        """
         if not self._empty or now >= self._poll_at:
             return False
         if len(self.ended) < len(self.tasks):

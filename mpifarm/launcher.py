@@ -32,7 +32,9 @@ _RANKS_OWN = re.compile(
 """Variables that make a command believe that it is a rank of the farm's MPI job, or
 describe the farm's own step and not the job.  ``SLURM_JOB_ID`` and its like stay."""
 
-_USERS_OWN = re.compile(rb"OMPI_MCA_(?!orte_|ess|pmix|num_procs|initial_wdir|cpu_type).*")
+_USERS_OWN = re.compile(
+    rb"OMPI_MCA_(?!orte_|ess|pmix|num_procs|initial_wdir|cpu_type).*"
+)
 """Open MPI parameters that users set for their own programs."""
 
 

@@ -7,13 +7,16 @@ commands when rank 0 is not heard any more.
 """
 
 import os
+import platform
 import signal
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import assert_never
 
-from mpifarm.config import FarmDefinition
+from mpifarm.comm import Comm
+from mpifarm.config import FarmDefinition, Settings
 from mpifarm.messages import (
     Assign,
     Drain,
@@ -30,7 +33,9 @@ from mpifarm.messages import (
     Welcome,
 )
 from mpifarm.pool import Pool, PoolDefinition, PoolGone, WorkerLost
+from mpifarm.surroundings import Surroundings
 from mpifarm.task import Lease, Result
+from mpifarm.waiting import Waiter
 
 REPORT_SECONDS = 0.02
 """Longest time for which a result waits for others before it is reported."""
@@ -46,7 +51,36 @@ SILENCE_SECONDS = 30.0
 KILLING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
+@dataclass(frozen=True, slots=True)
+class RankParts:
+    """What each rank has from the start."""
+
+    settings: Settings
+    around: Surroundings
+    pool: Pool
+    comm: Comm | None
+    """None on a rank that farms alone."""
+    environment: dict[bytes, bytes]
+    """Of the commands."""
+
+    def create_loop(
+        self, send: Callable[[ToCoordinator], None], now: float
+    ) -> "RankLoop":
+        """This rank's loop; `send` takes what it says to the coordinator."""
+        return RankLoop(
+            rank=self.comm.rank if self.comm else 0,
+            host=platform.node(),
+            workers=self.settings.workers,
+            pool=self.pool,
+            environment=self.environment,
+            send=send,
+            now=now,
+        )
+
+
 class RankPhase(Enum):
+    """Where a rank is on its way; it only goes forward."""
+
     JOINING = "joining"
     WORKING = "working"
     DRAINING = "draining"
@@ -88,6 +122,7 @@ class RankLoop:
     # ---- what happens --------------------------------------------------------------
 
     def on_message(self, message: ToRank, now: float) -> None:
+        """Do what the coordinator says."""
         self._heard_at = now
         match message:
             case Welcome():
@@ -181,7 +216,15 @@ class RankLoop:
         """Rank 0 has not been heard for `SILENCE_SECONDS`."""
         return now - self._heard_at > SILENCE_SECONDS
 
-    def coalesces(self) -> bool:
+    def wait(self, waiter: Waiter, now: float, wake_at: float) -> None:
+        """Sleep until this rank's pool has something, or until `wake_at`."""
+        if self._coalesces():
+            waiter.coalesce()
+        else:
+            pool = self.pool
+            waiter.wait(pool.read_fds(), pool.write_fds(), wake_at - now)
+
+    def _coalesces(self) -> bool:
         """Every worker has work ahead, so that nothing is lost by looking later."""
         return self.phase is RankPhase.WORKING and self.pool.vacancies(1) == 0
 

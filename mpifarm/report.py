@@ -42,6 +42,7 @@ class Standing(NamedTuple):
 
     @property
     def exit_status(self) -> ExitStatus:
+        """What it means for a job script."""
         if self.toprocess:
             return ExitStatus.RUN_AGAIN
         if self.finished == self.total:
@@ -52,11 +53,14 @@ class Standing(NamedTuple):
 
 
 class FailedTask(NamedTuple):
+    """A failed task with its status, as in `task.Result`, and the path of its log."""
+
     taskid: int
     status: int
     log: str
 
     def in_words(self) -> str:
+        """For a line of the summary."""
         return f"task {self.taskid}: {status_in_words(self.status)}, see {self.log}"
 
 
@@ -75,14 +79,16 @@ class Tally:
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
 
     def add(self, result: Result, log: str) -> None:
+        """Count a recorded result; `log` is the path of its log."""
         self.outcomes[result.outcome] += 1
         self.busy += result.seconds
-        if result.outcome is not Outcome.COMPLETED:
-            if len(self.failed) < MOST_FAILED_SHOWN:
-                self.failed.append(FailedTask(result.taskid, result.status, log))
+        failed = result.outcome is not Outcome.COMPLETED
+        if failed and len(self.failed) < MOST_FAILED_SHOWN:
+            self.failed.append(FailedTask(result.taskid, result.status, log))
 
     @property
     def ran(self) -> int:
+        """Attempts that were recorded."""
         return self.outcomes.total()
 
     def rate(self, now: float) -> float:
@@ -111,23 +117,27 @@ def status_in_words(status: int) -> str:
 
 
 def duration_in_words(seconds: float) -> str:
+    """A duration as people say it: 4.2 s, 3:07 min, 12:00:05 h."""
     if seconds < 10:
         return f"{seconds:.2g} s"
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02} h" if hours else f"{minute}:{second:02} min"
+    return (
+        f"{hours}:{minute:02}:{second:02} h" if hours else f"{minute}:{second:02} min"
+    )
 
 
-def progress_line(standing: Standing, running: int, rate: float) -> str:
+def progress_line(
+    total: int, finished: int, failed: int, running: int, rate: float
+) -> str:
     """One line: done of total, failed, running, tasks/s, time left."""
-    done = standing.finished + standing.failed
-    parts = [f"{done}/{standing.total} done", f"{standing.failed} failed"]
-    parts.append(f"{running} running")
+    done = min(total, finished + failed)
+    parts = [f"{done}/{total} done", f"{failed} failed", f"{running} running"]
     if rate > 0:
-        left = (standing.total - done) / rate
-        parts += [f"{rate:.3g} tasks/s", f"{duration_in_words(left)} left"]
+        left = duration_in_words((total - done) / rate)
+        parts += [f"{rate:.3g} tasks/s", f"{left} left"]
     return ", ".join(parts)
 
 
@@ -151,13 +161,17 @@ class Summary:
         """What is said at the end."""
         standing, tally = self.standing, self.tally
         lines = [
-            f"{standing.finished} finished, {standing.failed} failed, "
-            f"{standing.toprocess} to process, {standing.elsewhere} with others; "
-            f"{standing.total} tasks in all",
-            f"this farm ran {tally.ran} in {duration_in_words(self.seconds)} "
-            f"({self._rate():.3g} tasks/s) with {tally.worker_count} workers on "
-            f"{self.ranks} {'rank' if self.ranks == 1 else 'ranks'}, "
-            f"{100 * self.busy_share:.0f} % of their time in tasks",
+            (
+                f"{standing.finished} finished, {standing.failed} failed, "
+                f"{standing.toprocess} to process, {standing.elsewhere} with others; "
+                f"{standing.total} tasks in all"
+            ),
+            (
+                f"this farm ran {tally.ran} in {duration_in_words(self.seconds)} "
+                f"({self._rate():.3g} tasks/s) with {tally.worker_count} workers on "
+                f"{self.ranks} {'rank' if self.ranks == 1 else 'ranks'}, "
+                f"{100 * self.busy_share:.0f} % of their time in tasks"
+            ),
         ]
         lines += [f"failed: {task.in_words()}" for task in tally.failed]
         unshown = tally.ran - tally.outcomes[Outcome.COMPLETED] - len(tally.failed)

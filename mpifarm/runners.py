@@ -98,9 +98,9 @@ class BasicRunner(Runner):
             return COULD_NOT_START
 
     def _run_shell_line(self, line: bytes, env: dict[bytes, bytes], logfd: int) -> int:
-        # "--": else the shell takes a line such as "-x" for an option of its own.
-        end_of_options = ["--"] if line[:1] in (b"-", b"+") else []
-        argv = [self._shell, "-c", *end_of_options, line]
+        argv: list[bytes | str] = [self._shell, "-c", line]
+        if line.startswith((b"-", b"+")):
+            argv.insert(2, "--")  # Else the shell takes the line for its own option.
         return processes.wait_command(processes.start_command(argv, env, logfd))
 
     def _line_that_reads(self, path: str) -> bytes:

@@ -36,12 +36,11 @@ STAND_INS: Final = {
     "false": "/bin/false",
     "echo": "/bin/echo",
 }
-"""Programs that do the same as the builtin, in the lines that `_stand_in` lets pass.
+"""Programs that do the same as the builtin where no argument starts with ``-``.
 
-By path, because a shell never asks PATH for them.  POSIX leaves of ``echo`` only ``-n``
-and backslashes to the implementation; a backslash is no safe character, and an argument
-that starts with ``-`` goes to the shell.  ``true`` and ``false`` go with no argument:
-the GNU programs answer ``--help``.
+By path, because a shell never asks PATH for them.  POSIX leaves only ``-n`` and
+backslashes to an ``echo``, and a backslash is no plain character; the GNU programs
+answer ``--help`` and ``--version``.
 """
 
 _is_plain = re.compile(r"[A-Za-z0-9_./:=,@%+\- \t]*").fullmatch
@@ -72,8 +71,7 @@ def split_direct(
         return None
     if name in SHELL_WORDS:
         return _stand_in(words)
-    if "=" in name or name[0] in "%-+":
-        # An assignment; a job; what `bash -c` itself would read as its option.
+    if "=" in name or name[0] == "%":  # an assignment; a job
         return None
     return words
 
@@ -81,8 +79,6 @@ def split_direct(
 def _stand_in(words: list[str]) -> list[str] | None:
     """The argv of the program that does the same as the builtin, if one does."""
     name, *arguments = words
-    if name not in STAND_INS:
-        return None
-    if arguments and (name != "echo" or any(word[0] == "-" for word in arguments)):
+    if name not in STAND_INS or any(word[0] == "-" for word in arguments):
         return None
     return [STAND_INS[name], *arguments]

@@ -8,6 +8,7 @@ action of SIGUSR1 is death.
 import os
 import signal
 import time
+from contextlib import suppress
 
 SIGNALS = (
     signal.SIGUSR1,
@@ -32,6 +33,7 @@ class SignalInbox:
         self._first_int = 0.0
 
     def install(self) -> None:
+        """Note `SIGNALS` from now on."""
         for signum in SIGNALS:
             signal.signal(signum, self._note)
         signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
@@ -45,12 +47,11 @@ class SignalInbox:
         return received
 
     def clear_wakeup(self) -> None:
-        try:
+        """Make the descriptor unreadable until the next signal."""
+        with suppress(BlockingIOError):
             os.read(self.fd, 4096)
-        except BlockingIOError:
-            pass
 
-    def _note(self, signum: int, frame: object) -> None:
+    def _note(self, signum: int, _frame: object) -> None:
         if signum == signal.SIGINT:
             self._note_int()
         self._received.append(signum)

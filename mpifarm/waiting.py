@@ -24,7 +24,7 @@ PAUSE_SECONDS = 2.0
 class Waiter:
     """Sleeps for one rank; `signal_fd` ends every sleep."""
 
-    def __init__(self, signal_fd: int, looks_for_messages: bool) -> None:
+    def __init__(self, signal_fd: int, *, looks_for_messages: bool) -> None:
         self._signal_fd = signal_fd
         self._looks = looks_for_messages
         self._backoff = 0.0
@@ -33,9 +33,7 @@ class Waiter:
         """Something happened: more may follow at once."""
         self._backoff = 0.0
 
-    def wait(
-        self, read: Sequence[int], write: Sequence[int], seconds: float
-    ) -> None:
+    def wait(self, read: Sequence[int], write: Sequence[int], seconds: float) -> None:
         """Sleep until a descriptor is ready, at most `seconds`."""
         if self._looks:
             seconds = min(seconds, self._backoff)

@@ -40,7 +40,6 @@ def farm_environment(farm_token: str) -> dict[str, str]:
     """A clean environment: no lock area but the workdir's, no launcher's variables."""
     env = clean_environment(os.environ)
     env[TOKEN_VARIABLE] = farm_token
-    env["PYTHONWARNINGS"] = "default"
     if not _is_installed():
         env["PYTHONPATH"] = str(ROOT)
     return env

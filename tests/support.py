@@ -30,13 +30,12 @@ TOKEN_VARIABLE = "FARM_TEST_TOKEN"
 def wait_until(condition: Callable[[], T], deadline: float = 30.0) -> T:
     """Return the first true value of `condition`, asked for every 10 ms.
 
-    After `deadline` seconds: AssertionError, with the condition's name.
+    After `deadline` seconds: AssertionError, with its last value.
     """
     end = time.monotonic() + deadline
     while not (value := condition()):
         if time.monotonic() > end:
-            name = getattr(condition, "__qualname__", repr(condition))
-            raise AssertionError(f"not true within {deadline} s: {name}")
+            raise AssertionError(f"not true within {deadline} s; last: {value!r}")
         time.sleep(0.01)
     return value
 

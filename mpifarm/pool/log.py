@@ -8,7 +8,7 @@ start of a line.  Every error is an OSError and the task's own failure.
 import os
 import signal
 import time
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 _FLAGS = os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC
 
@@ -63,7 +63,7 @@ class TaskLog:
             raise AttributeError(name)
         return getattr(self._text_file(), name)
 
-    def __enter__(self) -> "TaskLog":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

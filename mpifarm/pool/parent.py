@@ -22,7 +22,7 @@ from mpifarm import processes
 from mpifarm.pool.board import Board
 from mpifarm.pool.definition import CreateRunner, PoolDefinition, parse_definition
 from mpifarm.pool.wire import FrameReader, encode_frame
-from mpifarm.pool.worker import TERMINATE, serve_as_worker
+from mpifarm.pool.worker import TERMINATE, WorkerPlace, serve_as_worker
 
 _BACK_OFF = 0.1
 _LONGEST_BACK_OFF = 10.0
@@ -189,15 +189,9 @@ class PoolParent:
         with rank_end, worker_end:
             lifeline, held_end = os.pipe()
             try:
+                place = WorkerPlace(index, line, worker_end, lifeline)
                 pid = processes.fork_child(
-                    lambda: serve_as_worker(
-                        definition,
-                        index,
-                        line,
-                        worker_end,
-                        lifeline,
-                        self._create_runner,
-                    )
+                    lambda: serve_as_worker(definition, place, self._create_runner)
                 )
             except OSError:
                 os.close(held_end)
@@ -292,6 +286,6 @@ def _watch_children() -> int:
     notice, write_end = os.pipe()
     os.set_blocking(write_end, False)
     os.set_blocking(notice, False)
-    signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+    signal.signal(signal.SIGCHLD, processes.let_pass)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     return notice

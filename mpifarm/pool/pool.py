@@ -72,6 +72,7 @@ class _Worker:
         self.socket: socket.socket | None = None
         self.reader = FrameReader()
         self.outgoing = bytearray()
+        self.watched_for_room = False
 
     @property
     def takes_leases(self) -> bool:
@@ -224,9 +225,14 @@ class Pool:
             sent = 0
         except OSError:  # it is dead; the parent will tell
             sent = len(worker.outgoing)
-        had_more = sent < len(worker.outgoing)
         del worker.outgoing[:sent]
-        mask = select.EPOLLIN | (select.EPOLLOUT if had_more else 0)
+        self._watch_room(worker, wanted=bool(worker.outgoing))
+
+    def _watch_room(self, worker: _Worker, *, wanted: bool) -> None:
+        if wanted is worker.watched_for_room or worker.socket is None:
+            return
+        worker.watched_for_room = wanted
+        mask = select.EPOLLIN | (select.EPOLLOUT if wanted else 0)
         self._epoll.modify(worker.socket.fileno(), mask)
 
     def _read_worker(self, worker: _Worker) -> Iterator[Result]:
@@ -298,6 +304,7 @@ class Pool:
         worker.pid = pid
         worker.presence = _Presence.UP
         worker.reader = FrameReader()
+        worker.watched_for_room = False
         worker.socket = socket.socket(fileno=fd)
         worker.socket.setblocking(False)
         self._by_fd[fd] = worker
@@ -418,7 +425,8 @@ class Pool:
 
 
 def _default_runner() -> CreateRunner:
-    from mpifarm.runners import create_runner
+    # Imported by the pool's parent: the rank itself goes on into MPI meanwhile.
+    from mpifarm.runners import create_runner  # noqa: PLC0415
 
     return create_runner
 

@@ -17,6 +17,7 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TextIO, cast
 
 from mpifarm import processes
@@ -30,21 +31,26 @@ TERMINATE = b"T"
 _PIECE = 65536
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerPlace:
+    """What a worker gets from the pool's parent."""
+
+    index: int
+    line: BoardLine
+    leases: socket.socket
+    lifeline: int
+
+
 def serve_as_worker(
-    definition: PoolDefinition,
-    index: int,
-    line: BoardLine,
-    leases: socket.socket,
-    lifeline: int,
-    create_runner: CreateRunner,
+    definition: PoolDefinition, place: WorkerPlace, create_runner: CreateRunner
 ) -> None:
-    """Be worker `index` until the rank wants no more; in a fresh fork."""
+    """Be a worker until the rank wants no more; in a fresh fork."""
     os.setsid()
-    processes.close_descriptors_except({leases.fileno(), lifeline})
+    processes.close_descriptors_except({place.leases.fileno(), place.lifeline})
     processes.calm_signals()
-    processes.publish_command_in(line.command_slot)
-    _set_environment(definition, index)
-    worker = Worker(definition.logs, line, leases, lifeline)
+    processes.publish_command_in(place.line.command_slot)
+    _set_environment(definition, place.index)
+    worker = Worker(definition.logs, place)
     worker.watch_lifeline()
     worker.runner = _created(create_runner, definition.runner)
     worker.serve()
@@ -72,7 +78,7 @@ class _BrokenRunner:
     def __init__(self, report: str) -> None:
         self.report = report
 
-    def run(self, taskid: int, command: str, logfh: TextIO) -> int:
+    def run(self, taskid: int, command: str, logfh: TextIO) -> int:  # noqa: ARG002
         logfh.write(self.report)
         return 1
 
@@ -85,13 +91,11 @@ class Worker:
 
     runner: Runner
 
-    def __init__(
-        self, logs: str, line: BoardLine, leases: socket.socket, lifeline: int
-    ) -> None:
+    def __init__(self, logs: str, place: WorkerPlace) -> None:
         self._log_prefix = os.path.join(logs, "log_")
-        self._line = line
-        self._leases = leases
-        self._lifeline = lifeline
+        self._line = place.line
+        self._leases = place.leases
+        self._lifeline = place.lifeline
         self._ending = False
         self._in_runner = False
 
@@ -102,10 +106,10 @@ class Worker:
                 return
             started, begin = time.time(), time.monotonic()
             status = self._run(taskid, attempt, command)
-            if status is None:
-                return
             ended = time.monotonic()
             self._line.end_task()
+            if status is None:
+                return
             self._leases.sendall(
                 encode_frame((taskid, attempt, status, started, ended - begin, ended))
             )
@@ -159,7 +163,7 @@ class Worker:
         # What came before that made no signal.
         self._on_lifeline(signal.SIGIO, None)
 
-    def _on_lifeline(self, signum: int, frame: object) -> None:
+    def _on_lifeline(self, _signum: int, _frame: object) -> None:
         try:
             told = os.read(self._lifeline, 64)
         except BlockingIOError:

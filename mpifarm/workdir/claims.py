@@ -85,7 +85,7 @@ def encode_ids(taskids: Iterable[int]) -> str:
     return ",".join(ranges)
 
 
-def parse_ids(text: str) -> list[int]:
+def parse_ids(text: object) -> list[int]:
     """The ids of a text of ranges; raises `DamagedClaimError`."""
     if not isinstance(text, str) or not _RANGES.fullmatch(text):
         raise DamagedClaimError(f"no ranges of ids: {text!r:.60}")
@@ -108,10 +108,9 @@ def parse_head(line: bytes) -> Head:
     """Raises `DamagedClaimError`, also for a version that isn't known."""
     try:
         record = json.loads(line)
-        if record["version"] != FORMAT_VERSION:
-            raise DamagedClaimError(f"format version {record['version']!r:.20}")
+        version = record["version"]
         locks = tuple(LockFile(*lock[:3]) for lock in record["locks"])
-        return Head(
+        head = Head(
             farm=str(record["farm"]),
             host=str(record["host"]),
             boot_id=str(record["boot_id"]),
@@ -120,16 +119,21 @@ def parse_head(line: bytes) -> Head:
             started=float(record["started"]),
             locks=locks,
         )
-    except DamagedClaimError:
-        raise
     except (ValueError, TypeError, KeyError) as error:
-        raise DamagedClaimError("its first line is damaged") from error
+        raise DamagedClaimError("its first line can't be read") from error
+    if version != FORMAT_VERSION:
+        raise DamagedClaimError(f"its format is version {version!r:.20}")
+    return head
 
 
 def encode_event(event: Event) -> bytes:
     """One line."""
     record: dict[str, str | int] = {}
-    for name, taskids in (("take", event.take), ("put", event.put), ("done", event.done)):
+    for name, taskids in (
+        ("take", event.take),
+        ("put", event.put),
+        ("done", event.done),
+    ):
         if taskids:
             record[name] = encode_ids(taskids)
     if event.via is not None:
@@ -232,7 +236,7 @@ def find_process_start(pid: int) -> int | None:
 
 def read_file_clock(directory: str) -> float:
     """By the modification time of a new file: on a file server, the server's clock."""
-    path = f"{directory}/clock.{os.getpid()}"
+    path = f"{directory}/.clock.{os.getpid()}"
     try:
         with files.opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
             files.touch(descriptor, path)
@@ -379,8 +383,21 @@ class OwnClaim:
         """Add an event; `held` is the caller's to change once it has happened."""
         files.append_to(self._descriptor, self.path, encode_event(event), sync=sync)
 
-    def sync(self) -> None:
-        files.sync(self._descriptor, self.path)
+    def append_step(self, event: Event, beside: str) -> None:
+        """Add a step that will happen by the renaming of `beside`.
+
+        Where that fails, `beside` goes, but only if no trace of the step is left.
+        """
+        before = self._size()
+        try:
+            self.append(event)
+        except StorageError:
+            if self._size() == before:
+                files.remove(beside)
+            raise
+
+    def _size(self) -> int:
+        return os.fstat(self._descriptor).st_size
 
     def beat(self) -> None:
         """The heartbeat: the modification time of the claim."""
@@ -424,7 +441,9 @@ class OtherClaims:
             names = []
         except OSError as error:
             raise files.storage_error("read", self.paths.claims, error) from error
-        there = {name for name in names if name != self.farm and not name.startswith(".")}
+        there = {
+            name for name in names if name != self.farm and not name.startswith(".")
+        }
         for gone in self.claims.keys() - there:
             del self.claims[gone]
         for name in there:
@@ -499,7 +518,9 @@ def _judge_open(claim: OtherClaim, descriptor: int, machine: Machine) -> Life:
     return judge(claim.journal.head, heartbeat, os.path.dirname(claim.path), machine)
 
 
-def find_leftovers(paths: WorkdirPaths, farm: str | None = None) -> list[tuple[str, str, int]]:
+def find_leftovers(
+    paths: WorkdirPaths, farm: str | None = None
+) -> list[tuple[str, str, int]]:
     """(path, farm, step) of the temporary files of one farm, or of all."""
     try:
         names = os.listdir(paths.root)

@@ -129,7 +129,9 @@ def _write_pieces(
 # ---- replacing ----------------------------------------------------------------------
 
 
-def write_beside(path: str, chunks: Iterable[Chunk], *, like: str | None = None) -> None:
+def write_beside(
+    path: str, chunks: Iterable[Chunk], *, like: str | None = None
+) -> None:
     """Write a file that a rename will put in its place, and sync it.
 
     `like` names the file whose permissions it gets: those who share a workdir through
@@ -202,14 +204,6 @@ def touch(descriptor: int, path: str) -> None:
         os.utime(descriptor)
     except OSError as error:
         raise storage_error("touch", path, error) from error
-
-
-def sync(descriptor: int, path: str) -> None:
-    """Have what was written reach the disk."""
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise storage_error("sync", path, error) from error
 
 
 def exists(path: str) -> bool:

@@ -15,10 +15,12 @@ BLOCK = 1000
 
 
 class Fingerprint(NamedTuple):
-    """`prefixes[k]` is the hash of the first ``(k + 1) * BLOCK`` tasks, the last
-    one of all of them."""
+    """A tasklist of `total` tasks.
 
-    count: int
+    `prefixes[k]` is the hash of its first ``(k + 1) * BLOCK`` tasks, the last one of all.
+    """
+
+    total: int
     prefixes: tuple[str, ...]
 
 
@@ -44,27 +46,27 @@ def take_fingerprint(tasks: Sequence[str], count: int | None = None) -> Fingerpr
 
 def compare(stored: Fingerprint, tasks: Sequence[str]) -> Verdict:
     """What has become of the tasklist since `stored` was taken."""
-    if stored.count > len(tasks) or stored != take_fingerprint(tasks, stored.count):
+    if stored.total > len(tasks) or stored != take_fingerprint(tasks, stored.total):
         return Verdict.EDITED
-    return Verdict.SAME if stored.count == len(tasks) else Verdict.LINES_ADDED
+    return Verdict.SAME if stored.total == len(tasks) else Verdict.LINES_ADDED
 
 
 def find_edited_block(stored: Fingerprint, tasks: Sequence[str]) -> range:
     """The ids among which the first edit is."""
-    now = take_fingerprint(tasks, min(stored.count, len(tasks)))
+    now = take_fingerprint(tasks, min(stored.total, len(tasks)))
     same = 0
     for before, after in zip(stored.prefixes, now.prefixes, strict=False):
         if before != after:
             break
         same += 1
-    return range(same * BLOCK, max(min((same + 1) * BLOCK, stored.count), same * BLOCK))
+    return range(same * BLOCK, max(min((same + 1) * BLOCK, stored.total), same * BLOCK))
 
 
 def encode_fingerprint(fingerprint: Fingerprint) -> bytes:
     """The content of ``fingerprint.json``."""
     record = {
         "version": FORMAT_VERSION,
-        "count": fingerprint.count,
+        "count": fingerprint.total,
         "block": BLOCK,
         "prefixes": fingerprint.prefixes,
     }
@@ -72,7 +74,7 @@ def encode_fingerprint(fingerprint: Fingerprint) -> bytes:
 
 
 def parse_fingerprint(content: bytes) -> Fingerprint | None:
-    """None where it is damaged or of a format that isn't known: as if there were none."""
+    """None where it is damaged, or of a format that isn't known."""
     try:
         record = json.loads(content)
         if record["version"] != FORMAT_VERSION or record["block"] != BLOCK:

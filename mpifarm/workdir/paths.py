@@ -19,48 +19,60 @@ class WorkdirPaths:
 
     @property
     def toprocess(self) -> str:
+        """What is still to be processed; absent means everything."""
         return f"{self.root}/toprocess"
 
     @property
     def finished(self) -> str:
+        """What ended with status 0."""
         return f"{self.root}/finished"
 
     @property
     def failed(self) -> str:
+        """What ended otherwise."""
         return f"{self.root}/failed"
 
     @property
     def timeline(self) -> str:
+        """The events of all farmers."""
         return f"{self.root}/timeline.json"
 
     @property
     def logs(self) -> str:
+        """The directory of the logs."""
         return f"{self.root}/logs"
 
     @property
     def claims(self) -> str:
+        """The directory of the claims."""
         return f"{self.root}/claims"
 
     @property
     def attempts(self) -> str:
+        """One line for each attempt, with its exit status."""
         return f"{self.root}/attempts.tsv"
 
     @property
     def fingerprint(self) -> str:
+        """What the tasklist was when the workdir was begun."""
         return f"{self.root}/fingerprint.json"
 
     @property
     def result(self) -> str:
+        """How the last farm ended, for scripts."""
         return f"{self.root}/result.json"
 
     @property
     def drain(self) -> str:
+        """Made by the user, to drain the farms."""
         return f"{self.root}/drain"
 
     def log(self, taskid: int) -> str:
+        """Output of one task."""
         return f"{self.logs}/log_{taskid}"
 
     def claim(self, farm: str) -> str:
+        """The claim of one farm."""
         return f"{self.claims}/{farm}"
 
     def timeline_of(self, farm: str) -> str:

@@ -1,4 +1,4 @@
-"""The lines of ``toprocess``, ``finished`` and ``failed``: ``<id> <text>`` and a newline.
+"""The lines of ``toprocess``, ``finished`` and ``failed``: ``<id> <text>``, newline.
 
 Rules of this file: bytes in, ids out; it opens nothing.  A line counts only when it
 ends in a newline and its text is that of its id in the tasklist.  What does not is
@@ -6,6 +6,7 @@ ends in a newline and its text is that of its id in the tasklist.  What does not
 behind a torn line), or *alien*: from another tasklist, or this one before an edit.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -74,6 +75,14 @@ def parse_status(content: bytes, tasks: Sequence[str]) -> StatusLines:
     return StatusLines(ids, odd, tail)
 
 
+_LEADING_ID = re.compile(rb"^(?:0|[1-9][0-9]*)(?= )", re.MULTILINE)
+
+
+def parse_ids_only(content: bytes) -> list[int]:
+    """The ids that lines begin with, their texts unread: for counting."""
+    return list(map(int, _LEADING_ID.findall(content)))
+
+
 def find_id(line: bytes) -> int | None:
     """The id that a line begins with, if it begins with one and a space."""
     head, space, _ = line.partition(b" ")
@@ -125,7 +134,8 @@ def find_fused(line: bytes, tasks: Sequence[str]) -> TornLine | None:
     readings = [
         (taskid, line[:start])
         for start, taskid in _whole_endings(line, tasks)
-        if _is_beginning(line[:start], tasks) or parse_line(line[:start], tasks) is not None
+        if _is_beginning(line[:start], tasks)
+        or parse_line(line[:start], tasks) is not None
     ]
     if not readings:
         return None

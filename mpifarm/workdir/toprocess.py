@@ -2,7 +2,8 @@
 
 Rules of this file: bytes in, bytes out; it opens nothing.  Only the front is taken
 apart; the rest is copied as it is, so that Python's work grows with the batch and not
-with the list.  An id that is not of the tasklist never gets in: plain farmers die of it.
+with the list.  An id that the tasklist does not have never gets in: plain farmers
+die of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +18,13 @@ class AlienTaskError(ValueError):
 
 
 class Plan(NamedTuple):
-    """A new ``toprocess``.  `rest` is what is left of the old one, in bytes."""
+    """A new ``toprocess``, and what is left out of it.
+
+    `dropped` are ids that were met and must not run.
+    """
 
     taken: list[int]
+    dropped: list[int]
     chunks: list[Chunk]
     changed: bool
     empty: bool
@@ -29,6 +34,7 @@ class Front(NamedTuple):
     """What was read off the front, up to the byte `end`."""
 
     taken: list[int]
+    dropped: list[int]
     end: int
 
 
@@ -66,6 +72,7 @@ def plan_toprocess(
     chunks = insert(content, front.end, tasks, give_back)
     return Plan(
         taken=front.taken,
+        dropped=front.dropped,
         chunks=chunks,
         changed=front.end > 0 or bool(give_back),
         empty=not chunks,
@@ -80,18 +87,21 @@ def read_front(
 ) -> Front:
     """Take up to `take` ids that may run off the front."""
     taken: dict[int, None] = {}
+    dropped: list[int] = []
     place = 0
     while len(taken) < take and place < len(content):
         end = content.index(b"\n", place)
         line = content[place:end]
         taskid = parse_line(line, tasks)
         if taskid is not None:
-            if not is_blocked(taskid):
+            if is_blocked(taskid):
+                dropped.append(taskid)
+            else:
                 taken[taskid] = None
         elif line:
             raise AlienTaskError(line.decode("utf-8", "backslashreplace"))
         place = end + 1
-    return Front(list(taken), place)
+    return Front(list(taken), dropped, place)
 
 
 def insert(

@@ -186,19 +186,42 @@ OPTION_WORDS = ["-n", "-w", "-v", "-r", "-t"] + [
     name[:length] for name in OLD_NAMES for length in range(3, len(name) + 1)
 ]
 VALUES = ["1", "4", "60", "True", "word", "tasks.txt", "off", "-1", "-", "a b", "-x y"]
+WHOLE_OPTIONS = {  # options with values that suit them, so that many lines are accepted
+    ("-n", "--p", "--proc"): ["1", "64", " 4 ", "0_2"],
+    ("--ti", "--timeout"): ["0", "60", "1800"],
+    ("-w", "-v", "-r", "-t", *OPTION_WORDS[5:]): VALUES,
+}
+WHOLE_OPTION = st.sampled_from(list(WHOLE_OPTIONS)).flatmap(
+    lambda names: st.tuples(
+        st.sampled_from(names), st.sampled_from(WHOLE_OPTIONS[names])
+    )
+)
 WORDS = st.one_of(
-    st.sampled_from(OPTION_WORDS),
-    st.sampled_from(VALUES),
-    st.builds(lambda o, v: o + "=" + v, *map(st.sampled_from, (OPTION_WORDS, VALUES))),
-    st.builds(lambda o, v: o + v, *map(st.sampled_from, (OPTION_WORDS[:5], VALUES))),
+    st.sampled_from(OPTION_WORDS + VALUES).map(lambda word: [word]),
+    WHOLE_OPTION.map(list),
+    WHOLE_OPTION.map(list),
+    WHOLE_OPTION.map(lambda option: ["=".join(option)]),
+    WHOLE_OPTION.filter(lambda option: len(option[0]) == 2).map(
+        lambda option: ["".join(option)]
+    ),
 )
 
 
-@settings(max_examples=1500, deadline=None)
+def joined(groups: list[list[str]]) -> list[str]:
+    return [word for group in groups for word in group]
+
+
+@settings(max_examples=300, deadline=None)
 @example(["-v", "word", "tasks.txt"])
 @example(["-v", "-1", "tasks.txt"])
 @example(["-v", "off", "-v", "word", "tasks.txt"])
-@given(st.lists(WORDS, min_size=1, max_size=7))
+@given(
+    st.builds(
+        lambda before, after: joined([*before, ["list.txt"], *after]),
+        st.lists(WORDS, max_size=3),
+        st.lists(WORDS, max_size=2),
+    )
+)
 def test_what_pytaskfarmer_accepts_means_the_same(argv):
     old = find_old_reading(argv)
     assume(old is not None)
@@ -210,9 +233,10 @@ def test_what_pytaskfarmer_accepts_means_the_same(argv):
     assert new == as_settings(old)
 
 
-@given(st.lists(st.one_of(WORDS, st.text(max_size=8), st.sampled_from(
-    ["--", "--mpi", "--grace", "--lock", "--version", "-h", "--prock", "-np"],
-)), max_size=7))  # fmt: skip
+@given(st.lists(st.one_of(WORDS, st.lists(st.one_of(
+    st.text(max_size=8), st.text("-=hnvtx1 ", max_size=6),
+    st.sampled_from(["--", "--mpi", "--grace", "--lock", "--version", "-h", "--prock"]),
+), max_size=2)), max_size=5).map(joined))  # fmt: skip
 def test_any_words_are_settings_or_one_sentence(argv):
     try:
         assert isinstance(parse_arguments(argv, {}), Settings)

@@ -23,6 +23,7 @@ FLOORS = {
     "waiting": 2,
     "coordinator": 3,
     "runners": 3,
+    "surroundings": 3,
     "arguments": 4,
     "comm": 4,
     "console": 4,
@@ -33,9 +34,10 @@ FLOORS = {
     "workdir": 4,
     "rank": 5,
     "conductor": 6,
-    "farm": 7,
-    "cli": 8,
-    "__main__": 9,
+    "first_rank": 7,
+    "farm": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 """A module imports only from lower floors; a package counts as one unit."""
 

@@ -21,7 +21,9 @@ DIRECT = {
     "dd if=/dev/zero of=x": ["dd", "if=/dev/zero", "of=x"],
     "rsync u@host:a,b %1 +x -- -": ["rsync", "u@host:a,b", "%1", "+x", "--", "-"],
     "env if then cd true": ["env", "if", "then", "cd", "true"],
+    "-x +y": ["-x", "+y"],
     "true": ["/bin/true"],
+    "true a": ["/bin/true", "a"],
     "false": ["/bin/false"],
     "echo": ["/bin/echo"],
     "echo a  b=c": ["/bin/echo", "a", "b=c"],
@@ -30,8 +32,8 @@ DIRECT = {
 }
 
 BY_SHELL = [
-    *("", " ", "\t", "A=1 cmd", "A=1", "a/b=c", "%1", "-x", "+x"),
-    *("true --help", "false x", "echo -n a", "echo -", "echo a -n", "echo --help"),
+    *("", " ", "\t", "A=1 cmd", "A=1", "a/b=c", "%1", "=", "=a"),
+    *("true --help", "false a -x", "echo -n a", "echo -", "echo a -n", "echo --help"),
     *("cmd ~", "~/cmd", "cmd a=~/b", "cmd ~user", "cmd *", "cmd a?", "cmd [a]"),
     *("cmd {a,b}", "cmd $HOME", "cmd `x`", "cmd 'a'", 'cmd "a"', "cmd a\\"),
     *("cmd \\a", "cmd #x", "cmd a#x", "#x", "cmd;x", "cmd&", "cmd&&x", "cmd|x"),

@@ -1,0 +1,179 @@
+"""Whether a workdir belongs to a tasklist: judged before anything in it is changed.
+
+Rules of this file: it reads, and raises `InputError` with one sentence that names the
+id, the file, what it was, what it is now and the remedy.  It writes nothing.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from mpifarm.errors import InputError, StorageError
+from mpifarm.workdir import files
+from mpifarm.workdir.fingerprint import (
+    Verdict,
+    compare,
+    encode_fingerprint,
+    find_edited_block,
+    parse_fingerprint,
+    take_fingerprint,
+)
+from mpifarm.workdir.paths import WorkdirPaths
+from mpifarm.workdir.status import AlienLine, TornLine, judge_odd, parse_status
+
+REMEDY = (
+    "go on with the list as it was, or give the new list a workdir of its own "
+    "(--workdir)"
+)
+
+
+class Snapshot(NamedTuple):
+    """The files as they were read under the lock; None where there is none."""
+
+    toprocess: bytes | None
+    finished: bytes | None
+    failed: bytes | None
+    fingerprint: bytes | None
+    begun: bool
+    """Whether any farmer has left a trace."""
+
+
+class JudgedFile(NamedTuple):
+    """A status file: the ids that count, and what was wrong with some of its lines.
+
+    `tail_ids` are those of the last line, where that has no newline yet.
+    """
+
+    ids: list[int]
+    tail_ids: list[int]
+    clean: bool
+    notes: list[str]
+
+
+class Judgement(NamedTuple):
+    """A workdir that belongs to the tasklist."""
+
+    snapshot: Snapshot
+    toprocess: JudgedFile
+    finished: JudgedFile
+    failed: JudgedFile
+    fingerprint: bytes | None
+    """What to write into its file, where that does not say it already."""
+
+
+def read_snapshot(paths: WorkdirPaths) -> Snapshot:
+    """Read everything at once; the caller holds the lock.  Raises `InputError`."""
+    try:
+        toprocess = files.find_content(paths.toprocess)
+        finished = files.find_content(paths.finished)
+        failed = files.find_content(paths.failed)
+        fingerprint = files.find_content(paths.fingerprint)
+    except StorageError as error:
+        raise InputError(str(error)) from error
+    claims: list[str] = []
+    with suppress(FileNotFoundError):
+        claims = os.listdir(paths.claims)
+    begun = bool(claims) or any(
+        content is not None for content in (toprocess, finished, failed)
+    )
+    return Snapshot(toprocess, finished, failed, fingerprint, begun)
+
+
+def judge_snapshot(
+    snapshot: Snapshot, tasks: Sequence[str], paths: WorkdirPaths
+) -> Judgement:
+    """Needs no lock: a million lines take a second.  Raises `InputError`."""
+    stored = parse_fingerprint(snapshot.fingerprint or b"")
+    verdict = compare(stored, tasks) if stored else None
+    same = verdict is Verdict.SAME
+    if verdict is Verdict.LINES_ADDED and snapshot.begun and stored:
+        raise InputError(
+            f"lines were added to the tasklist since {paths.root} was begun: it had "
+            f"{stored.total} tasks, it has {len(tasks)} now; {REMEDY}"
+        )
+    judged = [
+        judge_file(path, content, tasks, list_is_same=same, keep_begun=keep_begun)
+        for path, content, keep_begun in (
+            (paths.finished, snapshot.finished, False),
+            (paths.failed, snapshot.failed, False),
+            (paths.toprocess, snapshot.toprocess, True),
+        )
+    ]
+    if verdict is Verdict.EDITED and snapshot.begun and stored:
+        block = find_edited_block(stored, tasks)
+        raise InputError(
+            f"the tasklist was edited since {paths.root} was begun: it had "
+            f"{stored.total} tasks, it has {len(tasks)} now, and the first change is "
+            f"among the ids {block.start} to {block.stop - 1}; {REMEDY}"
+        )
+    finished, failed, toprocess = judged
+    fresh = None if same else encode_fingerprint(take_fingerprint(tasks))
+    return Judgement(snapshot, toprocess, finished, failed, fresh)
+
+
+def judge_file(
+    path: str,
+    content: bytes | None,
+    tasks: Sequence[str],
+    *,
+    list_is_same: bool,
+    keep_begun: bool,
+) -> JudgedFile:
+    """Judge one status file.
+
+    `keep_begun`: whether a torn line counts where its id is whole (``toprocess``).
+    """
+    lines = parse_status(content or b"", tasks)
+    ids, tail_ids, notes = list(lines.ids), list[int](), list[str]()
+    for line, torn_allowed in _odd_lines(
+        lines.odd, lines.tail, list_is_same=list_is_same
+    ):
+        found = judge_odd(line, tasks, may_be_torn=torn_allowed)
+        if isinstance(found, AlienLine):
+            raise InputError(describe_alien(path, found, tasks))
+        begun = [found.begun] if keep_begun and found.begun is not None else []
+        (tail_ids if line is lines.tail else ids).extend([*found.ids, *begun])
+        notes.append(_describe_torn(path, line, found, begun))
+    return JudgedFile(ids, tail_ids, not notes, notes)
+
+
+def _odd_lines(
+    odd: Sequence[bytes], tail: bytes, *, list_is_same: bool
+) -> Iterator[tuple[bytes, bool]]:
+    for line in odd:
+        yield line, list_is_same
+    if tail:
+        yield tail, True
+
+
+def describe_alien(path: str, found: AlienLine, tasks: Sequence[str]) -> str:
+    """The sentence on a line that is not of this tasklist."""
+    if found.taskid is None:
+        text = shorten(found.text)
+        return f"a line of {path} is not of this tasklist: '{text}'; {REMEDY}"
+    if found.taskid >= len(tasks):
+        now = f"the tasklist has only {len(tasks)} tasks"
+    else:
+        now = f"in the tasklist it is '{shorten(tasks[found.taskid])}'"
+    return (
+        f"the tasklist was edited since the workdir was begun: task {found.taskid} is "
+        f"'{shorten(found.text)}' in {path}, and {now}; {REMEDY}"
+    )
+
+
+def _describe_torn(
+    path: str, line: bytes, found: TornLine, begun: Sequence[int]
+) -> str:
+    text = shorten(line.decode("utf-8", "surrogateescape"))
+    counted = sorted({*found.ids, *begun})
+    if counted:
+        which = ", ".join(map(str, counted))
+        return f"a torn line of {path} was read as task {which}: '{text}'"
+    return f"a torn line of {path} does not count: '{text}'"
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    """A text for a message: printable, and not too long."""
+    plain = text.encode("utf-8", "backslashreplace").decode()
+    return plain if len(plain) <= limit else plain[: limit - 1] + "…"

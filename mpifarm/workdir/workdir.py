@@ -1,0 +1,755 @@
+"""The workdir of a farm: all that rank 0 reads and writes there.
+
+Rules of this file: it knows neither MPI nor processes.  A method that says "lock held"
+is called with the lock held, and keeps no shared file open beyond it.  The order of
+the steps is what makes a kill between any two of them harmless; each function that
+depends on an order says which and why.
+"""
+
+import errno
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import NamedTuple, Protocol
+
+from mpifarm.errors import InputError, StorageError
+from mpifarm.workdir import files, timeline
+from mpifarm.workdir.claims import (
+    Event,
+    Head,
+    Life,
+    LockFile,
+    Machine,
+    OtherClaim,
+    OtherClaims,
+    OwnClaim,
+    encode_event,
+    find_leftovers,
+    find_lock_files,
+    grasped,
+    share_a_lock,
+    this_machine,
+)
+from mpifarm.workdir.ledger import Ledger
+from mpifarm.workdir.opening import (
+    REMEDY,
+    JudgedFile,
+    Judgement,
+    judge_snapshot,
+    read_snapshot,
+    shorten,
+)
+from mpifarm.workdir.paths import WorkdirPaths
+from mpifarm.workdir.status import encode_lines, parse_ids_only
+from mpifarm.workdir.toprocess import (
+    AlienTaskError,
+    Plan,
+    mend_tail,
+    plan_toprocess,
+)
+
+LOCK_TIMEOUT = 60.0
+LARGE_TIMELINE = 256 * 1024
+"""Bytes of ``timeline.json`` that plain farmers shall not have to read at each task."""
+ATTEMPTS_HEADER = b"taskid\tattempt\tstatus\trank\tworker\tstarted\tseconds\tfarm\n"
+_ORPHAN_FARM = re.compile(r"[0-9a-f]{8,}")
+
+
+class HeldLock(Protocol):
+    """What is asked of `mpifarm.lock.WorkdirLock`."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The lock files."""
+
+    def hold(self, timeout: float) -> AbstractContextManager[object]:
+        """Take the lock for a while; `timeout` in seconds."""
+
+
+class Recorded(NamedTuple):
+    """An attempt that has ended and is to be recorded.
+
+    `started` is in seconds since the epoch, `pid` is the rank's process, `tid` the
+    worker's.
+    """
+
+    taskid: int
+    finished: bool
+    started: float
+    seconds: float
+    pid: int
+    tid: int
+    attempt: int
+    status: int
+    rank: int
+
+
+class Transacted(NamedTuple):
+    """What a transaction brought.
+
+    `empty`: ``toprocess`` has nothing left.  `seconds`: how long it took, under the
+    lock.  `foreign`: others have recorded results since this farm started.
+    `finished_by_others`: how many tasks they have finished since the last look.
+    `prepare_seconds`: how long the preparing took, outside the lock.
+    """
+
+    taken: list[int]
+    empty: bool
+    seconds: float
+    foreign: bool
+    finished_by_others: int
+    prepare_seconds: float
+
+
+class ReclaimReport(NamedTuple):
+    """What was done about the claims of other farms.
+
+    `farms`: dead farms whose claims were taken back; `requeued`: how many of their
+    tasks went to ``toprocess``; `others`: claims that were left alone.
+    """
+
+    farms: int
+    requeued: int
+    others: int
+
+
+class Counts(NamedTuple):
+    """Where the tasks of the list are; the last six add up to `total`."""
+
+    total: int
+    finished: int
+    failed: int
+    """Failed, and not to be processed again."""
+    toprocess: int
+    held: int
+    """Held by this farm."""
+    claimed: int
+    """Held by other farms."""
+    elsewhere: int
+    """In no file: with a plain farmer, or lost by one."""
+
+
+class Prepared(NamedTuple):
+    """A new ``toprocess`` that was written outside the lock."""
+
+    content: bytes | None
+    give_back: tuple[int, ...]
+    take: int
+    plan: Plan
+    step: int
+
+
+class Workdir:
+    """A workdir that this farm has joined."""
+
+    def __init__(
+        self,
+        paths: WorkdirPaths,
+        tasks: Sequence[str],
+        farm: str,
+        clock: Callable[[], float],
+        machine: Machine,
+    ) -> None:
+        self.paths = paths
+        self.farm = farm
+        self.notes: list[str] = []
+        """Sentences for the user; the caller clears it."""
+        self.foreign = False
+        self._tasks = tasks
+        self._clock = clock
+        self._machine = machine
+        self._finished = Ledger(paths.finished, tasks)
+        self._failed = Ledger(paths.failed, tasks)
+        self._others = OtherClaims(paths, farm)
+        self._claim: OwnClaim
+        self._locks: tuple[LockFile, ...] = ()
+        self._last_step = 0
+        self._prepared: Prepared | None = None
+        self._prepare_seconds = 0.0
+        self._stuck: StorageError | None = None
+        self._told: set[str] = set()
+
+    # ---- joining --------------------------------------------------------------------
+
+    @classmethod
+    def open(  # noqa: PLR0913, PLR0917: the last two are for tests
+        cls,
+        path: str,
+        tasks: Sequence[str],
+        lock: HeldLock,
+        farm: str,
+        clock: Callable[[], float] = time.time,
+        machine: Machine | None = None,
+    ) -> "Workdir":
+        """Join the workdir at `path`; takes the lock itself.
+
+        Raises `InputError`, with everything as it was, where the workdir can't be used
+        or does not belong to this tasklist; `StorageError` where the disk gives way.
+        """
+        paths = WorkdirPaths(os.path.abspath(path))
+        make_root(paths.root)
+        workdir = cls(paths, tasks, farm, clock, machine or this_machine())
+        with lock.hold(LOCK_TIMEOUT):
+            snapshot = read_snapshot(paths)
+        judgement = judge_snapshot(snapshot, tasks, paths)
+        with lock.hold(LOCK_TIMEOUT):
+            workdir._join(judgement, lock.paths)
+        return workdir
+
+    def _join(self, judgement: Judgement, lock_paths: Sequence[str]) -> None:
+        """Lock held.  Judges what is left to judge before the first change."""
+        self._locks = find_lock_files(lock_paths)
+        self._start_ledgers(judgement)
+        self._others.look()
+        self._judge_others()
+        self._make_directories()
+        if judgement.fingerprint is not None:
+            beside = f"{self.paths.fingerprint}.{self.farm}"
+            files.replace(self.paths.fingerprint, beside, judgement.fingerprint)
+        self._claim = OwnClaim(self.paths, self._make_head())
+        try:
+            self._mend(judgement)
+            self.reclaim_dead()
+            self._remove_orphans()
+        except StorageError:
+            with suppress(StorageError):
+                files.remove(self._claim.path)
+            raise
+        except BaseException:
+            self._claim.end()
+            raise
+
+    def _start_ledgers(self, judgement: Judgement) -> None:
+        for ledger, content, judged in (
+            (self._finished, judgement.snapshot.finished, judgement.finished),
+            (self._failed, judgement.snapshot.failed, judgement.failed),
+        ):
+            # A last line without newline counts once `_mend` has ended it.
+            ledger.start_behind(content or b"", judged.ids)
+            ledger.look()
+
+    def _judge_others(self) -> None:
+        """Raise `InputError` if a live farm can't be worked with."""
+        for claim in self._others.claims.values():
+            head = claim.journal.head
+            last = max(claim.journal.held, default=-1)
+            if last >= len(self._tasks):
+                raise InputError(
+                    f"the tasklist was edited since the workdir was begun: the farm of "
+                    f"{claim.path} holds task {last}, and the tasklist has only "
+                    f"{len(self._tasks)} tasks; {REMEDY}"
+                )
+            with grasped(claim, self._machine) as (life, _):
+                if life is Life.DEAD or head is None:
+                    continue
+            same_boot = head.boot_id == self._machine.boot_id
+            if not share_a_lock(self._locks, head, same_boot=same_boot):
+                ours = ", ".join(lock.path for lock in self._locks)
+                theirs = ", ".join(lock.path for lock in head.locks)
+                raise InputError(
+                    f"farm {head.farm} on {head.host} (pid {head.pid}) works in "
+                    f"{self.paths.root} under other locks ({theirs}) than this one "
+                    f"would ({ours}): give both the same SCRATCH or --lock-area"
+                )
+
+    def _make_directories(self) -> None:
+        for directory in (self.paths.logs, self.paths.claims):
+            try:
+                files.make_directory(directory)
+            except OSError as error:
+                raise _unusable(directory, error) from error
+
+    def _make_head(self) -> Head:
+        machine = self._machine
+        return Head(
+            farm=self.farm,
+            host=machine.host,
+            boot_id=machine.boot_id,
+            pid=machine.pid,
+            process_start=machine.find_process_start(machine.pid) or 0,
+            started=self._clock(),
+            locks=self._locks,
+        )
+
+    def _mend(self, judgement: Judgement) -> None:
+        """End or replace torn lines, and tell of them."""
+        for judged in (judgement.finished, judgement.failed, judgement.toprocess):
+            self.notes.extend(judged.notes)
+        for ledger in (self._finished, self._failed):
+            if ledger.tail:
+                ledger.append(())
+        self._mend_toprocess(judgement.snapshot.toprocess, judgement.toprocess)
+        self._mend_timeline()
+
+    def _mend_toprocess(self, before: bytes | None, judged: JudgedFile) -> None:
+        in_order = sorted({*judged.ids, *judged.tail_ids})
+        if judged.clean and judged.ids == in_order:
+            return
+        if files.find_content(self.paths.toprocess) != before:
+            # A plain farmer has written it since, whole and sorted.
+            return
+        beside = self._next_beside()
+        files.write_beside(
+            beside, (encode_lines(in_order, self._tasks),), like=self.paths.toprocess
+        )
+        files.rename(beside, self.paths.toprocess)
+
+    def _mend_timeline(self) -> None:
+        content = files.find_content(self.paths.timeline)
+        if content is not None and not timeline.is_valid(content):
+            self._rebuild_timeline(self.paths.timeline, content)
+
+    def _remove_orphans(self) -> None:
+        """Remove temporary files whose claim is gone (killed while cleaning up)."""
+        for path, farm, _ in find_leftovers(self.paths):
+            known = farm == self.farm or farm in self._others.claims
+            if not known and _ORPHAN_FARM.fullmatch(farm):
+                files.remove(path)
+
+    # ---- transactions ---------------------------------------------------------------
+
+    def prepare(self, give_back: Sequence[int], take: int) -> None:
+        """Write the next ``toprocess`` beside, without the lock.
+
+        The next `transact` with the same arguments uses it, unless others have changed
+        what it was made from.  It never fails: what can't be written, `transact` tells.
+        """
+        self._discard_prepared()
+        begun = time.perf_counter()
+        with suppress(StorageError):
+            self._prepare(tuple(give_back), take)
+        self._prepare_seconds = time.perf_counter() - begun
+
+    def _prepare(self, give_back: tuple[int, ...], take: int) -> None:
+        if not give_back and take <= 0:
+            return
+        content = files.find_content(self.paths.toprocess)
+        plan = self._plan(content, give_back, take)
+        if plan.changed:
+            self._write_plan(plan)
+            self._prepared = Prepared(content, give_back, take, plan, self._last_step)
+
+    def transact(
+        self, results: Sequence[Recorded], give_back: Sequence[int], take: int
+    ) -> Transacted:
+        """Record results, put ids back, take up to `take` new ones.  Lock held.
+
+        Raises `ValueError` for an id that this farm does not hold, `StorageError`
+        where something could not be written: what had been done until then stands,
+        and the same results may be given again.
+        """
+        begun = time.perf_counter()
+        self._check_held(results, give_back)
+        self._claim.check()
+        by_others = self._look()
+        self._record(results)
+        taken, empty = self._exchange(give_back, take)
+        prepare_seconds, self._prepare_seconds = self._prepare_seconds, 0.0
+        seconds = time.perf_counter() - begun
+        return Transacted(
+            taken, empty, seconds, self.foreign, by_others, prepare_seconds
+        )
+
+    def _check_held(
+        self, results: Sequence[Recorded], give_back: Sequence[int]
+    ) -> None:
+        ids = [result.taskid for result in results] + list(give_back)
+        alien = set(ids) - self._claim.held
+        if alien or len(set(ids)) != len(ids):
+            raise ValueError(f"not held, or twice: {sorted(alien)[:10]}")
+
+    def _look(self) -> int:
+        """Learn what others have done; how many tasks they have finished."""
+        before = self._finished.count
+        looks = (self._finished.look(), self._failed.look())
+        self._others.look()
+        for ledger, look in zip((self._finished, self._failed), looks, strict=True):
+            for line in look.odd:
+                text = shorten(line.decode("utf-8", "surrogateescape"))
+                self.notes.append(f"odd line in {ledger.path}: '{text}'")
+        if any(look.ids or look.odd for look in looks) and not self.foreign:
+            self.foreign = True
+            self._leave_timeline_to_others()
+        return self._finished.count - before
+
+    def _record(self, results: Sequence[Recorded]) -> None:
+        """Record results; those that others have finished meanwhile are only struck.
+
+        Timeline first (an event of an attempt that runs again is still true), then the
+        results, and only then may the claim forget them.
+        """
+        if not results:
+            return
+        self._append_events(results)
+        new = [result for result in results if result.taskid not in self._finished]
+        for ledger, is_finished in ((self._finished, True), (self._failed, False)):
+            ids = [result.taskid for result in new if result.finished is is_finished]
+            if ids:
+                ledger.append(ids)
+        self._strike([result.taskid for result in results])
+        self._append_attempts(results)
+
+    def _strike(self, taskids: Sequence[int]) -> None:
+        self._claim.append(Event(done=taskids))
+        self._claim.held.difference_update(taskids)
+
+    def _append_attempts(self, results: Sequence[Recorded]) -> None:
+        lines = [
+            f"{r.taskid}\t{r.attempt}\t{r.status}\t{r.rank}\t{r.tid}\t"
+            f"{r.started:.6f}\t{r.seconds:.6f}\t{self.farm}\n"
+            for r in results
+        ]
+        new = not files.exists(self.paths.attempts)
+        header = ATTEMPTS_HEADER if new else b""
+        content = header + "".join(lines).encode("ascii")
+        files.append(self.paths.attempts, content, sync=False)
+
+    def _exchange(self, give_back: Sequence[int], take: int) -> tuple[list[int], bool]:
+        """Put back and take, in one step via one new ``toprocess``.
+
+        The step happens by the rename; before it, the claim has told of it.
+        """
+        gone = [taskid for taskid in give_back if taskid in self._finished]
+        back = tuple(taskid for taskid in give_back if taskid not in self._finished)
+        if gone:
+            self._strike(gone)
+        if not back and take <= 0:
+            self._discard_prepared()
+            return [], self._toprocess_is_empty()
+        if self._stuck is not None:
+            raise self._stuck
+        plan = self._find_prepared_plan(back, take) or self._write_new_plan(back, take)
+        if plan.changed:
+            self._commit(plan, back)
+        return plan.taken, plan.empty
+
+    def _commit(self, plan: Plan, back: tuple[int, ...]) -> None:
+        """Put the file of the last step in the place of ``toprocess``."""
+        step = self._last_step
+        beside = self.paths.toprocess_beside(self.farm, step)
+        if plan.taken or back:
+            event = Event(
+                take=plan.taken, put=back, via=step, failed=self._failed.size()
+            )
+            self._claim.append_step(event, beside)
+        try:
+            files.rename(beside, self.paths.toprocess)
+        except StorageError as error:
+            # The claim names the file, so it has to stay: it says "did not happen".
+            self._stuck = error
+            raise
+        self._claim.held.difference_update(back)
+        self._claim.held.update(plan.taken)
+
+    def _find_prepared_plan(self, back: tuple[int, ...], take: int) -> Plan | None:
+        """The prepared plan if it is still right; its file is that of the last step."""
+        prepared = self._prepared
+        if prepared is None:
+            return None
+        plan = prepared.plan
+        fits = (
+            (prepared.give_back, prepared.take) == (back, take)
+            and not any(map(self._is_blocked, plan.taken))
+            # What was dropped may have been put back by its farm since.
+            and all(map(self._is_blocked, plan.dropped))
+            and files.find_content(self.paths.toprocess) == prepared.content
+        )
+        if not fits:
+            self._discard_prepared()
+            return None
+        self._prepared = None
+        return plan
+
+    def _write_new_plan(self, back: tuple[int, ...], take: int) -> Plan:
+        content = files.find_content(self.paths.toprocess)
+        plan = self._plan(content, back, take)
+        if plan.changed:
+            self._write_plan(plan)
+        return plan
+
+    def _plan(self, content: bytes | None, back: Sequence[int], take: int) -> Plan:
+        try:
+            if content is None:
+                return self._plan_first(back, take)
+            whole = mend_tail(content, self._tasks)
+            return plan_toprocess(whole, self._tasks, self._is_blocked, back, take)
+        except AlienTaskError as error:
+            raise StorageError(
+                f"a line of {self.paths.toprocess} is not of this tasklist (was the "
+                f"list edited while farmers work on it?): '{shorten(str(error))}'"
+            ) from error
+
+    def _plan_first(self, back: Sequence[int], take: int) -> Plan:
+        """No ``toprocess`` means: every task is to be processed."""
+        claimed = self._others.held_ids() | self._claim.held
+        ids = [taskid for taskid in self._finished.missing() if taskid not in claimed]
+        content = encode_lines(ids, self._tasks)
+        plan = plan_toprocess(content, self._tasks, self._is_blocked, back, take)
+        dropped = [*plan.dropped, *self._others.held_ids()]
+        return plan._replace(changed=True, dropped=dropped)
+
+    def _write_plan(self, plan: Plan) -> None:
+        beside = self._next_beside()
+        files.write_beside(beside, plan.chunks, like=self.paths.toprocess)
+
+    def _next_beside(self) -> str:
+        self._last_step += 1
+        return self.paths.toprocess_beside(self.farm, self._last_step)
+
+    def _discard_prepared(self) -> None:
+        if self._prepared is not None:
+            step, self._prepared = self._prepared.step, None
+            files.remove(self.paths.toprocess_beside(self.farm, step))
+
+    def _is_blocked(self, taskid: int) -> bool:
+        return (
+            taskid in self._finished
+            or taskid in self._claim.held
+            or self._others.hold(taskid)
+        )
+
+    def _toprocess_is_empty(self) -> bool:
+        try:
+            return os.stat(self.paths.toprocess).st_size == 0
+        except FileNotFoundError:
+            return self._finished.count == len(self._tasks)
+        except OSError as error:
+            raise files.storage_error("read", self.paths.toprocess, error) from error
+
+    # ---- timeline -------------------------------------------------------------------
+
+    def _append_events(self, results: Sequence[Recorded]) -> None:
+        events = [
+            timeline.encode_event(
+                timeline.Attempt(
+                    self._tasks[result.taskid],
+                    result.pid,
+                    result.tid,
+                    result.started,
+                    result.seconds,
+                )
+            )
+            for result in results
+        ]
+        path = self.paths.timeline
+        if self.foreign:
+            path = self.paths.timeline_of(self.farm)
+        self._append_timeline(path, events)
+
+    def _append_timeline(self, path: str, events: Sequence[bytes]) -> None:
+        end = _find_timeline_end(path)
+        if end is None:
+            content = files.find_content(path)
+            if content is None:
+                self._replace_timeline(path, events)
+                return
+            self._rebuild_timeline(path, content)
+            end = _find_timeline_end(path)
+            assert end is not None
+        pieces = timeline.cut_pieces(end, events)
+        files.write_tail(path, end.offset, pieces, b"]")
+
+    def _replace_timeline(self, path: str, events: Sequence[bytes]) -> None:
+        beside = f"{path}.{self.farm}"
+        files.replace(path, beside, timeline.encode_timeline(events))
+
+    def _rebuild_timeline(self, path: str, content: bytes) -> None:
+        """Keep the invalid one for the user, and put its whole events in its place."""
+        aside = self.paths.timeline_aside(self.farm)
+        files.replace(aside, f"{aside}.new", content)
+        events = timeline.salvage(content)
+        self._replace_timeline(path, events)
+        self.notes.append(
+            f"{path} was not valid JSON: {len(events)} events were saved, "
+            f"and the old file is {aside}"
+        )
+
+    def _leave_timeline_to_others(self) -> None:
+        """Plain farmers read ``timeline.json`` at each task, so it has to be small."""
+        try:
+            size = os.stat(self.paths.timeline).st_size
+        except OSError:
+            return
+        if size > LARGE_TIMELINE:
+            files.rename(self.paths.timeline, self.paths.timeline_of(self.farm))
+            self._replace_timeline(self.paths.timeline, ())
+
+    # ---- claims ---------------------------------------------------------------------
+
+    def reclaim_dead(self) -> ReclaimReport:
+        """Put what dead farms held back into ``toprocess``.  Lock held."""
+        self._look()
+        farms = requeued = others = 0
+        for claim in list(self._others.claims.values()):
+            with grasped(claim, self._machine) as (life, descriptor):
+                if life is Life.DEAD:
+                    farms += 1
+                    requeued += self._take_back(claim, descriptor)
+                else:
+                    others += 1
+                    self._tell_of(claim, life)
+        return ReclaimReport(farms, requeued, others)
+
+    def _take_back(self, claim: OtherClaim, descriptor: int) -> int:
+        """Put back what a dead farm held, and remove its claim.
+
+        Its own journal says how far this has come, so that whoever goes on after a
+        kill puts nothing twice.  Its temporary files go last: those that the journal
+        names say "did not happen" as long as there is a journal.
+        """
+        held = claim.journal.held
+        open_ids = {
+            taskid: size
+            for taskid, size in held.items()
+            if taskid not in self._finished
+        }
+        lost = sorted(open_ids.keys() - self._failed.find_younger(open_ids))
+        if lost:
+            self._put_back(claim, descriptor, lost)
+        files.remove(claim.path)
+        for path, _, _ in find_leftovers(self.paths, claim.farm):
+            files.remove(path)
+        del self._others.claims[claim.farm]
+        self.notes.append(
+            f"{len(lost)} tasks taken back from the dead farm {_describe(claim)}"
+        )
+        return len(lost)
+
+    def _put_back(self, claim: OtherClaim, descriptor: int, lost: list[int]) -> None:
+        leftovers = find_leftovers(self.paths, claim.farm)
+        steps = [claim.journal.last_step, *(step for _, _, step in leftovers)]
+        step = max(steps) + 1
+        beside = self.paths.toprocess_beside(claim.farm, step)
+        plan = self._plan(files.find_content(self.paths.toprocess), lost, 0)
+        files.write_beside(beside, plan.chunks, like=self.paths.toprocess)
+        line = encode_event(Event(put=lost, via=step))
+        files.append_to(descriptor, claim.path, line, sync=True)
+        files.rename(beside, self.paths.toprocess)
+
+    def _tell_of(self, claim: OtherClaim, life: Life) -> None:
+        """Once for each: a farm that works here too, or may be dead."""
+        if claim.damage is not None:
+            why = f"can't be understood ({claim.damage}), and is left alone"
+        elif life is Life.ALIVE:
+            why = "is at work in this workdir too"
+        else:
+            why = "may be dead, but that is not certain: its tasks are left alone"
+        note = f"farm {_describe(claim)} {why}"
+        if note not in self._told:
+            self._told.add(note)
+            self.notes.append(note)
+
+    def heartbeat(self) -> None:
+        """Tell other hosts that this farm lives; the caller does it every 10 s."""
+        self._claim.beat()
+
+    # ---- looking, ending ------------------------------------------------------------
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The ids that this farm holds."""
+        return frozenset(self._claim.held)
+
+    @property
+    def recorded(self) -> tuple[int, int]:
+        """How many tasks stand in ``finished`` and in ``failed``, as of the last look."""
+        return self._finished.count, self._failed.count
+
+    def counts(self) -> Counts:
+        """Where all tasks are now.  Lock held.  Costs a look at each of them."""
+        self._look()
+        held, claimed = self._claim.held, self._others.held_ids()
+        finished = self._finished
+        total = len(self._tasks)
+        queued = {
+            taskid
+            for taskid in self._read_queued()
+            if taskid < total and taskid not in finished
+        }
+        busy = held | {taskid for taskid in claimed if taskid not in finished}
+        queued -= busy
+        failed = [
+            taskid
+            for taskid in self._failed.recorded()
+            if taskid not in finished and taskid not in queued and taskid not in busy
+        ]
+        known = finished.count + len(failed) + len(queued) + len(busy)
+        return Counts(
+            total=total,
+            finished=finished.count,
+            failed=len(failed),
+            toprocess=len(queued),
+            held=len(held),
+            claimed=len(busy) - len(held),
+            elsewhere=total - known,
+        )
+
+    def _read_queued(self) -> Iterable[int]:
+        content = files.find_content(self.paths.toprocess)
+        return range(len(self._tasks)) if content is None else parse_ids_only(content)
+
+    def drain_requested(self) -> bool:
+        """Whether the user has put a file ``drain`` into the workdir."""
+        return os.path.exists(self.paths.drain)
+
+    def write_result(self, payload: dict[str, object]) -> None:
+        """Replace ``result.json``."""
+        content = json.dumps(payload, indent=2).encode("ascii") + b"\n"
+        beside = f"{self.paths.result}.{self.farm}"
+        files.replace(self.paths.result, beside, content)
+
+    def close(self) -> bool:
+        """Leave the workdir.  Lock held.
+
+        Removes the claim if it holds nothing, and returns whether; else it is left for
+        the next start to take back.
+        """
+        try:
+            self._discard_prepared()
+            if self._claim.held:
+                return False
+            self._claim.check()
+            files.remove(self._claim.path)
+            for path, _, _ in find_leftovers(self.paths, self.farm):
+                files.remove(path)
+        finally:
+            self._claim.end()
+        return True
+
+
+def make_root(root: str) -> None:
+    """Make the workdir's directory if it is not there; raises `InputError`."""
+    try:
+        files.make_directory(root)
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"can't create the workdir {root}: {why}") from error
+    if not os.path.isdir(root):
+        raise InputError(f"the workdir {root} is not a directory")
+    if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
+        raise InputError(f"the workdir {root} can't be written: check its permissions")
+
+
+def _unusable(path: str, error: OSError) -> InputError | StorageError:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return InputError(f"can't create {path}: {error.strerror}")
+    return files.storage_error("create", path, error)
+
+
+def _find_timeline_end(path: str) -> timeline.ArrayEnd | None:
+    try:
+        size = os.stat(path).st_size
+        offset = max(0, size - 64)
+        return timeline.find_end(files.read_from(path, offset), offset)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise files.storage_error("read", path, error) from error
+
+
+def _describe(claim: OtherClaim) -> str:
+    head = claim.journal.head
+    return f"{claim.farm} on {head.host} (pid {head.pid})" if head else claim.farm

@@ -1,0 +1,361 @@
+"""A rank's pool, with real workers and commands: what runs, in what, what is told."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from mpifarm.pool import Pool, PoolDefinition
+from mpifarm.processes import start_command, wait_command
+from mpifarm.task import Lease, Outcome
+from tests.process.pool_driver import PoolDriver
+from tests.support import is_running, wait_until
+
+
+@pytest.fixture
+def start_pool(tmp_path, farm_environment, farm_token):
+    started = []
+
+    def start(workers=2, create_runner=None):
+        driver = PoolDriver(
+            tmp_path, farm_environment, farm_token, workers, create_runner
+        )
+        started.append(driver)
+        return driver
+
+    yield start
+    for driver in started:
+        driver.end()
+
+
+@pytest.fixture
+def pool(start_pool):
+    return start_pool()
+
+
+# ---- results ------------------------------------------------------------------------
+
+
+def test_a_result_says_how_the_command_ended(pool):
+    before = time.time()
+    results = pool.run("true", "exit 3", "kill -TERM $$", "sleep 0.2", "no-such-thing")
+    assert [results[taskid].status for taskid in range(5)] == [0, 3, -15, 0, 127]
+    outcomes = [results[taskid].outcome for taskid in range(5)]
+    completed, failed = Outcome.COMPLETED, Outcome.FAILED
+    assert outcomes == [completed, failed, failed, completed, failed]
+    slept = results[3]
+    assert before <= slept.started <= time.time()
+    assert 0.2 <= slept.seconds < 5
+    assert slept.ended <= time.monotonic()
+    assert slept.worker in pool.worker_pids()
+
+
+def test_a_single_worker_runs_leases_in_their_order(start_pool):
+    driver = start_pool(workers=1)
+    driver.run(*["true"] * 50)
+    assert [event.taskid for event in driver.events] == list(range(50))
+
+
+def test_leases_go_to_the_worker_with_the_fewest_in_hand(start_pool):
+    driver = start_pool(workers=3)
+    results = driver.run(*["sleep 0.3"] * 3)
+    assert len({result.worker for result in results.values()}) == 3
+
+
+def test_the_pool_counts_what_it_has_in_hand(start_pool):
+    driver = start_pool(workers=2)
+    pool = driver.pool
+    counts = (pool.workers, pool.idle, pool.busy, pool.vacancies(0), pool.vacancies(2))
+    assert counts == (2, 2, 0, 2, 6)
+    driver.submit("sleep 0.2", "sleep 0.2", "sleep 0.2")
+    counts = (pool.workers, pool.idle, pool.busy, pool.vacancies(0), pool.vacancies(2))
+    assert counts == (2, 0, 3, 0, 3)
+    driver.collect_until(lambda: len(driver.events) == 3)
+    assert (pool.idle, pool.busy) == (2, 0)
+    assert not pool.stopped
+
+
+def test_commands_of_a_megabyte_pass_in_both_workers_without_blocking(pool):
+    line = "echo " + "x" * 1_000_000 + " | wc -c"
+    begin = time.monotonic()
+    pool.submit(*[line] * 8)
+    assert time.monotonic() - begin < 1
+    pool.collect_until(lambda: len(pool.events) == 8)
+    assert [pool.log(taskid) for taskid in range(8)] == ["1000001\n"] * 8
+
+
+def test_bytes_that_are_not_utf8_reach_the_command(pool):
+    pool.run("printf %s a\udcff\udc80b")
+    assert pool.log(0) == "a\udcff\udc80b"
+
+
+def test_a_command_with_a_nul_fails_and_the_next_one_runs(start_pool):
+    results = start_pool(workers=1).run("echo a\0b", "true")
+    assert results[0].status != 0
+    assert results[1].status == 0
+
+
+# ---- what a command finds -----------------------------------------------------------
+
+
+def test_a_command_is_told_what_it_is(pool):
+    pool.pool.submit(
+        Lease(7, 2, "echo $PROC_NUMBER $MPIFARM_TASK_ID $MPIFARM_ATTEMPT $MPIFARM_RANK")
+    )
+    pool.submit("echo $MPIFARM_WORKER; echo $MPIFARM_WORKDIR $MPIFARM_FARM", first=8)
+    pool.collect_until(lambda: len(pool.events) == 2)
+    assert pool.log(7) == "7 7 2 3\n"
+    worker, names = pool.log(8).splitlines()
+    assert worker in ("0", "1")
+    assert names == f"{pool.logs} f{pool.token}"
+
+
+def test_a_command_gets_the_environment_of_the_definition_and_no_other(
+    pool, monkeypatch
+):
+    pool.run("env")
+    names = {line.partition("=")[0] for line in pool.log(0).splitlines()}
+    assert "FARM_TEST_TOKEN" in names
+    assert not [name for name in names if name.startswith("PYTEST")]
+
+
+@pytest.mark.parametrize("command", ["ls -l /proc/self/fd", "ls -l /proc/self/fd;:"])
+def test_a_command_has_no_descriptor_but_its_three(start_pool, command):
+    read_end, write_end = os.pipe()
+    os.set_inheritable(write_end, True)
+    os.set_inheritable(read_end, True)
+    try:
+        driver = start_pool(workers=3)
+        driver.run(*[command] * 6)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    for taskid in range(6):
+        links = [line.split() for line in driver.log(taskid).splitlines()]
+        found = {words[-3]: words[-1] for words in links if "->" in words}
+        # ls has the directory open itself
+        directory = [fd for fd, name in found.items() if name.startswith("/proc")]
+        assert set(found) - set(directory) == {"0", "1", "2"}
+        log = str(driver.logs / f"log_{taskid}")
+        assert (found["0"], found["1"], found["2"]) == ("/dev/null", log, log)
+
+
+@pytest.mark.parametrize("command", ["cat /proc/self/status", "cat /proc/$$/status;:"])
+def test_a_command_has_default_signals_and_none_blocked(start_pool, command):
+    previous = {
+        signum: signal.signal(signum, signal.SIG_IGN)
+        for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+    }
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        driver = start_pool()
+        driver.run(command)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+    words = dict(
+        line.split(":\t") for line in driver.log(0).splitlines() if ":\t" in line
+    )
+    assert int(words["SigIgn"], 16) == 0
+    assert int(words["SigBlk"], 16) == 0
+
+
+def test_a_command_has_a_session_of_its_own(pool):
+    pool.run("cut -d' ' -f 1,4,5,6 /proc/self/stat")
+    pid, _parent, group, session = pool.log(0).split()
+    assert pid == group == session
+
+
+def test_a_pipe_that_breaks_ends_its_writer(pool):
+    results = pool.run("yes | head -n 1; exit ${PIPESTATUS[0]}")
+    assert results[0].status == 128 + signal.SIGPIPE
+
+
+# ---- what commands do ---------------------------------------------------------------
+
+
+def test_what_a_task_leaves_running_is_left_alone(pool):
+    results = pool.run(
+        "sleep 1000 & exit 0", "setsid sleep 1000 & exit 0", "(sleep 1000 &) ; true"
+    )
+    assert {result.status for result in results.values()} == {0}
+    wait_until(lambda: len(pool.commands()) == 3)
+    pool.pool.close()
+    assert len(pool.commands()) == 3
+
+
+def test_a_task_may_close_or_flood_its_output(pool):
+    results = pool.run(
+        "exec >&- 2>&-; sleep 0.1", "head -c 30000000 /dev/zero; exit 4", "exec <&-"
+    )
+    assert [results[taskid].status for taskid in range(3)] == [0, 4, 0]
+    assert (pool.logs / "log_1").stat().st_size == 30_000_000
+
+
+def test_a_command_that_signals_all_it_can_name_hurts_no_worker(start_pool):
+    driver = start_pool(workers=1)
+    results = driver.run(
+        "kill -USR1 $PPID; kill -USR2 $PPID; kill -TERM $PPID; kill -INT $PPID;"
+        "kill -HUP $PPID; kill -PIPE $PPID; kill -IO $PPID; kill -CHLD $PPID",
+        "true",
+    )
+    assert results[0].worker == results[1].worker
+
+
+# ---- logs ---------------------------------------------------------------------------
+
+
+def test_the_log_of_a_second_attempt_keeps_the_first_one(start_pool):
+    driver = start_pool(workers=1)
+    driver.run("printf first")
+    driver.pool.submit(Lease(0, 2, "echo second"))
+    driver.collect_until(lambda: len(driver.events) == 2)
+    first, line, second = driver.log(0).splitlines()
+    assert (first, second) == ("first", "second")
+    assert line.startswith("=== mpifarm: started again, attempt 2, 2")
+    assert line.endswith(f", host {os.uname().nodename} ===")
+
+
+def test_a_log_says_which_signal_killed_the_command(pool):
+    pool.run("kill -9 $$", "printf half; kill -SEGV $$")
+    assert pool.log(0) == "=== mpifarm: killed by signal 9 (SIGKILL) ===\n"
+    assert pool.log(1) == "half\n=== mpifarm: killed by signal 11 (SIGSEGV) ===\n"
+
+
+def test_a_log_that_cannot_be_opened_is_the_failure_of_its_task(pool):
+    (pool.logs / "log_0").mkdir()
+    (pool.logs / "log_1").symlink_to(pool.logs / "nowhere" / "else")
+    results = pool.run("true", "true", "true")
+    assert [results[taskid].status for taskid in range(3)] == [1, 1, 0]
+
+
+def test_a_log_has_the_permissions_of_the_umask(start_pool):
+    previous = os.umask(0o027)
+    try:
+        driver = start_pool()
+        driver.run("true")
+    finally:
+        os.umask(previous)
+    assert (driver.logs / "log_0").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_log_on_a_full_disk_is_the_failure_of_its_task(pool):
+    (pool.logs / "log_0").symlink_to("/dev/full")
+    results = pool.run("echo hi", "true")
+    assert [results[taskid].status for taskid in range(2)] == [1, 0]
+
+
+# ---- runners ------------------------------------------------------------------------
+
+
+class StubRunner:
+    """Its command says what it does; run() is the test's own."""
+
+    def __init__(self, definition):
+        pass
+
+    def run(self, taskid, command, logfh):
+        return eval(command, {"logfh": logfh, "os": os, "print": print})
+
+    def terminate(self):
+        pass
+
+
+def test_a_runner_that_raises_fails_its_task_with_the_traceback_in_the_log(start_pool):
+    driver = start_pool(1, StubRunner)
+    results = driver.run("1 / 0", "exit()", "0", "os.close(logfh.fileno())", "0")
+    assert [results[taskid].status for taskid in range(5)] == [1, 1, 0, 1, 0]
+    assert driver.log(0).startswith("Traceback (most recent call last):\n")
+    assert driver.log(0).endswith("ZeroDivisionError: division by zero\n")
+
+
+@pytest.mark.parametrize("value", ["None", "'0'", "1.5"])
+def test_a_runner_that_returns_no_number_fails_its_task(start_pool, value):
+    driver = start_pool(1, StubRunner)
+    assert driver.run(value)[0].status == 1
+    assert "the runner returned " + value in driver.log(0)
+
+
+def test_a_runner_can_write_text_and_use_the_descriptor_in_turn(start_pool):
+    driver = start_pool(1, StubRunner)
+    driver.run(
+        "[logfh.write('a\udcff\\n'), os.write(logfh.fileno(), b'b\\n'),"
+        " print('c', file=logfh), logfh.writelines(['d\\n']), logfh.writable(),"
+        " print('nowhere')] and 0"
+    )
+    assert driver.log(0) == "a\udcff\nb\nc\nd\n"
+
+
+def test_a_runner_that_cannot_be_made_fails_tasks_and_says_why(start_pool):
+    def create_runner(definition):
+        raise ImportError("no module named physics")
+
+    driver = start_pool(1, create_runner)
+    assert driver.run("true")[0].status == 1
+    assert "no module named physics" in driver.log(0)
+
+
+def test_a_command_can_be_started_outside_a_worker(tmp_path):
+    with open(tmp_path / "log", "wb") as log:
+        pid = start_command(["sh", "-c", "echo $A; exit 5"], {b"A": b"1"}, log.fileno())
+        assert wait_command(pid) == 5
+    assert (tmp_path / "log").read_bytes() == b"1\n"
+    with pytest.raises(FileNotFoundError), open(tmp_path / "log", "wb") as log:
+        start_command(["no-such-program"], {}, log.fileno())
+
+
+# ---- the end ------------------------------------------------------------------------
+
+
+def test_a_pool_that_was_never_started_closes(farm_token):
+    pool = Pool.launch()
+    pool.close()
+    assert not is_running(pool.parent)
+    pool.close()
+
+
+def test_close_ends_workers_and_parent_at_once(pool):
+    pool.run("true", "true")
+    pids = [pool.pool.parent, *pool.worker_pids()]
+    begin = time.monotonic()
+    pool.pool.close()
+    assert time.monotonic() - begin < 1
+    assert len(pids) == 3
+    assert not [pid for pid in pids if is_running(pid)]
+    assert pool.pool.stopped
+    assert pool.pool.workers == 0
+    assert pool.pool.collect() == []
+
+
+def test_close_kills_what_still_runs_and_never_hangs(pool):
+    pool.submit("trap '' TERM; sleep 1000; sleep 1000", "sleep 1000")
+    wait_until(lambda: len(pool.commands()) == 3)
+    begin = time.monotonic()
+    pool.pool.close()
+    assert time.monotonic() - begin < 5
+    wait_until(lambda: not pool.commands(), deadline=2)
+
+
+def test_a_thousand_idle_milliseconds_cost_nothing(pool):
+    pool.run("true")
+    pids = [pool.pool.parent, *pool.worker_pids()]
+    before = sum(_ticks(pid) for pid in pids)
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        pool.collect(1)
+    assert sum(_ticks(pid) for pid in pids) - before <= 1
+
+
+def _ticks(pid: int) -> int:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(words[11]) + int(words[12])
+
+
+def test_a_pool_has_at_least_one_worker(tmp_path):
+    pool = Pool.launch()
+    with pytest.raises(ValueError, match="1 to"):
+        pool.start(PoolDefinition(0, 0, "f", str(tmp_path), str(tmp_path)))
+    pool.close()
