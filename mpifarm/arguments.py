@@ -185,7 +185,7 @@ class _Parser(argparse.ArgumentParser):
                 self.error(error.message)
             raise _wrong_count(error.argument_name) from error
 
-    def error(self, message: str) -> NoReturn:  # noqa: ARG002 - argparse's signature
+    def error(self, message: str) -> NoReturn:
         raise _usage_error(
             "no tasklist is given: name the file that lists the commands"
         )
@@ -336,7 +336,7 @@ def _workers(word: str) -> int:
             " last, or before another option"
         ) from None
     if workers < 1:
-        raise _usage_error(f"--proc {word} would run nothing: it takes 1 or more")
+        raise _usage_error(f"--proc {workers} would run nothing: it takes 1 or more")
     return workers
 
 
@@ -401,7 +401,8 @@ def _unexpected(extra: Sequence[str], words: Sequence[str]) -> InputError:
             return _usage_error(f"{word} is not an option, did you mean -{word}?")
     for word in extra:
         if _looks_like_option(word):
-            return _usage_error(f"there is no option {word}{_near(word, 0.6)}")
+            shown = word if word.isprintable() else repr(word)
+            return _usage_error(f"there is no option {shown}{_near(word, 0.6)}")
     return _usage_error(
         f"{extra[0]!r} is one word too many, for there is one tasklist"
         f"{_near('--' + extra[0], 0.8) or ': quote a name that has spaces in it'}"

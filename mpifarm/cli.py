@@ -4,7 +4,6 @@ Rules of this file: `main` notes signals before it imports anything more, and le
 without the interpreter's own shutdown, which could wait for a broken stream.
 """
 
-
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -25,14 +24,25 @@ def main() -> None:
 def run(argv: list[str], signals: SignalInbox) -> int:
     """The whole command; returns the exit status of this process."""
     from mpifarm.console import Console
-    from mpifarm.launcher import launched_rank
+    from mpifarm.launcher import launched_rank, was_launched
 
     first = launched_rank(os.environ) == 0
-    console = Console(speaks=first)
+    # Open MPI puts a terminal of its own between the first rank and a log file.
+    live = not was_launched(os.environ) or _parent_has_terminal()
+    console = Console(speaks=first, is_terminal=live)
     try:
         return _run(argv, signals, console, first=first)
     finally:
         console.close()
+
+
+def _parent_has_terminal() -> bool:
+    """Whether the launcher, if it is our parent, writes to a terminal."""
+    try:
+        stdout = os.readlink(f"/proc/{os.getppid()}/fd/1")
+    except OSError:
+        return False
+    return stdout.startswith(("/dev/pts/", "/dev/tty"))
 
 
 def _run(

@@ -9,7 +9,6 @@ Rules of this file:
 * All calls come from one thread.
 """
 
-
 import os
 import threading
 import time
@@ -102,10 +101,11 @@ def connect(
         reason = str(error).strip().splitlines()[0]
         return None, _alone(environ, f"no MPI library could be loaded ({reason})")
     if _would_abort(mpi, environ):
-        return None, _alone(
-            environ, "this MPICH speaks PMI, but the launcher speaks PMIx"
-        )
-    mpi.Init_thread(mpi.THREAD_FUNNELED)
+        return None, _alone(environ, "this MPICH speaks PMI, the launcher PMIx")
+    with warnings.catch_warnings():
+        # mpi4py warns of a launcher that doesn't fit; we say it with the remedy.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        mpi.Init_thread(mpi.THREAD_FUNNELED)
     world = mpi.COMM_WORLD
     if world.size == 1:
         if launched_size(environ) > 1:
@@ -121,10 +121,8 @@ def _load() -> Any:
 
     mpi4py.rc.initialize = False
     mpi4py.rc.finalize = False
-    with warnings.catch_warnings():
-        # mpi4py warns of a launcher that doesn't fit; we say it with the remedy.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        from mpi4py import MPI
+    from mpi4py import MPI
+
     return MPI
 
 
@@ -140,10 +138,12 @@ def _would_abort(mpi: Any, environ: Mapping[str, str]) -> bool:
 
 def _alone(environ: Mapping[str, str], why: str) -> str:
     count = launched_size(environ)
-    started = f"the launcher started {count} processes" if count > 1 else "a launcher"
+    if count == 1:
+        return f"{why}; this process farms alone"
     return (
-        f"{started}, but {why}: no rank sees the others, so each process farms the "
-        f"list by itself, which is safe but not one farm. {_remedy(environ)}"
+        f"WARNING: the launcher started {count} processes that don't see each other "
+        f"({why}); each farms the list by itself, which is safe but is not one farm. "
+        f"{_remedy(environ)}"
     )
 
 

@@ -160,6 +160,7 @@ class Conductor:
             done.taken,
             self._clock.now,
             empty=empty,
+            others=self.workdir.others_hold_tasks,
             cost=done.seconds + done.prepare_seconds,
         )
 
@@ -177,8 +178,7 @@ class Conductor:
         )
 
     def _count(self, rank: int, result: Result) -> None:
-        log = self.workdir.paths.log(result.taskid)
-        self.tally.add(result, log)
+        self.tally.add(result)
         if self._verbose:
             self._voice.say(
                 f"task={result.taskid} attempt={result.attempt} rank={rank} "

@@ -50,13 +50,18 @@ class Stream:
 
 
 class Console:
-    """Standard output and error of this process; silent unless it `speaks`."""
+    """Standard output and error of this process; silent unless it `speaks`.
 
-    def __init__(self, *, speaks: bool, out: int = 1, err: int = 2) -> None:
+    `is_terminal` False: no live line, whatever `out` is.
+    """
+
+    def __init__(
+        self, *, speaks: bool, is_terminal: bool = True, out: int = 1, err: int = 2
+    ) -> None:
         self._speaks = speaks
         self._out = Stream(out)
         self._err = Stream(err)
-        self._is_terminal = speaks and os.isatty(out)
+        self._is_terminal = speaks and is_terminal and os.isatty(out)
         self._shown_at = 0.0 if self._is_terminal else time.monotonic()
         self._live = False
 

@@ -173,13 +173,13 @@ class RankRecord:
     @property
     def rate(self) -> float:
         """Tasks per second, as far as known."""
-        return self.workers / max(self.mean, 1e-4) if self.mean else 0.0
+        return self.workers / self.mean if self.mean else 0.0
 
     def note_duration(self, seconds: float) -> None:
         """A task of its took `seconds`."""
         self.ended += 1
         weight = max(0.05, 1 / self.ended)
-        self.mean += (max(seconds, 1e-5) - self.mean) * weight
+        self.mean += (max(seconds, 1e-4) - self.mean) * weight
 
     def room(self) -> int:
         """Leases that it could hold; grows with what it has shown to get done."""
@@ -192,7 +192,8 @@ class Coordinator:
 
     `commands` is the tasklist: ``commands[taskid]`` is the text of a task.  `size` is
     the number of ranks, `workers` what each is expected to have, `timeout` the seconds
-    after `now` at which the farm stops by itself.
+    after `now` at which the farm stops by itself.  With `waits_for_others` it does not
+    end while other farms hold tasks.
     """
 
     def __init__(
@@ -203,6 +204,8 @@ class Coordinator:
         workers: int,
         now: float,
         timeout: float | None = None,
+        *,
+        waits_for_others: bool = False,
     ) -> None:
         self.commands = commands
         self.definition = definition
@@ -222,6 +225,8 @@ class Coordinator:
         self._first_take = size * workers
         self._stop_at = None if timeout is None else now + timeout
         self._timeout = timeout
+        self._waits_for_others = waits_for_others
+        self._others_hold = False
         self._empty = False
         self._looked_last = False
         self._poll_at = now
@@ -260,7 +265,7 @@ class Coordinator:
         record.workers = message.workers
         if record.state is RankState.JOINING:
             record.state = RankState.WORKING
-        self.hungry[record.rank] = None
+        self._note_hunger(record)
 
     def _on_report(self, record: RankRecord, report: Report, now: float) -> None:
         for result in report.results:
@@ -277,7 +282,13 @@ class Coordinator:
             task = self._find_leased(record, taskid, attempt)
             if task is not None:
                 self._on_lease_lost(record, task, now)
-        self.hungry[record.rank] = None
+        self._note_hunger(record)
+
+    def _note_hunger(self, record: RankRecord) -> None:
+        if record.works and record.room() > len(record.leases):
+            self.hungry[record.rank] = None
+        else:
+            self.hungry.pop(record.rank, None)
 
     def _find_leased(
         self, record: RankRecord, taskid: int, attempt: int
@@ -415,12 +426,18 @@ class Coordinator:
     # ---- what happens: the disk --------------------------------------------------
 
     def on_transacted(
-        self, taken: Iterable[int], now: float, *, empty: bool, cost: float
+        self,
+        taken: Iterable[int],
+        now: float,
+        *,
+        empty: bool,
+        cost: float,
+        others: bool = False,
     ) -> None:
         """The transaction is on disk; `taken` are ours now.
 
         `empty`: ``toprocess`` has nothing more for us.  `cost` is what the rewriting
-        of it took, in seconds.
+        of it took, in seconds.  `others`: other farms hold tasks.
         """
         done, self.transaction = self._pending(), None
         for _, result in done.results:
@@ -431,7 +448,8 @@ class Coordinator:
             self._empty = empty
             self._take_cost = cost
             self._poll_at = now + POLL_SECONDS
-            self._looked_last = empty and not self.tasks
+            self._others_hold = others and self._waits_for_others
+            self._looked_last = empty and not self.tasks and not self._others_hold
         for taskid in taken:
             task = self.tasks[taskid] = TaskRecord(taskid)
             self._looked_last = False
@@ -577,7 +595,7 @@ class Coordinator:
         """
         if not self._empty or now >= self._poll_at:
             return False
-        if len(self.ended) < len(self.tasks):
+        if len(self.ended) < len(self.tasks) or self._others_hold:
             return True
         return bool(self.ended) and not self._commit_due(now)
 

@@ -7,6 +7,7 @@ returns a status other than 0, as its last act after `MPI_Finalize`.
 
 import os
 import traceback
+from dataclasses import replace
 
 from mpifarm.comm import Comm, connect
 from mpifarm.config import Settings
@@ -103,13 +104,13 @@ def _run_alone(parts: RankParts, notice: str) -> int:
     """One of several processes of a launch that see no other rank.
 
     The launcher may kill all at the first status other than 0, so only the first
-    process returns one.
+    process returns one, and it ends last.
     """
-    first = launched_rank(parts.around.environ) == 0
-    if first:
-        parts.around.voice.complain(notice)
-    status = _run_rank_0(parts)
-    return status if first else 0
+    if launched_rank(parts.around.environ) > 0:
+        _run_rank_0(parts)
+        return 0
+    parts.around.voice.complain(notice)
+    return _run_rank_0(replace(parts, waits_for_others=True))
 
 
 def _run_rank_0(parts: RankParts) -> int:

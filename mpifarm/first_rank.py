@@ -16,7 +16,7 @@ from mpifarm.coordinator import Coordinator
 from mpifarm.errors import ExitStatus, FarmError
 from mpifarm.lock import WorkdirLock, lock_paths
 from mpifarm.rank import RankParts
-from mpifarm.report import Standing, Summary, Tally
+from mpifarm.report import FailedTask, Standing, Summary, Tally
 from mpifarm.runners import find_runner
 from mpifarm.tasklists import TaskList, open_tasklist
 from mpifarm.workdir import Counts, Workdir, make_root
@@ -67,7 +67,13 @@ def _create_conductor(
     settings, size = parts.settings, _size(parts)
     commands = cast(Sequence[str], tasks)  # len() and [] are what a handler has
     coordinator = Coordinator(
-        commands, definition, size, settings.workers, begun, settings.timeout
+        commands,
+        definition,
+        size,
+        settings.workers,
+        begun,
+        settings.timeout,
+        waits_for_others=parts.waits_for_others,
     )
     tally = Tally(begun, worker_count=size * settings.workers)
     return Conductor(coordinator, workdir, lock, tally, parts)
@@ -76,10 +82,10 @@ def _create_conductor(
 def _opening(
     parts: RankParts, tasks: TaskList, lock: WorkdirLock, definition: FarmDefinition
 ) -> Sequence[str]:
-    size = _size(parts)
+    size, workers = _size(parts), parts.settings.workers
     return (
         f"farm {definition.farm}: {len(tasks)} tasks of {parts.settings.tasklist}",
-        f"{size} {'rank' if size == 1 else 'ranks'} of {parts.settings.workers} workers",
+        f"{size} {'rank' if size == 1 else 'ranks'} of {workers} workers",
         f"workdir {definition.workdir}",
         lock.describe(),
     )
@@ -91,9 +97,12 @@ def _conclude(conductor: Conductor, parts: RankParts, begun: float) -> ExitStatu
     notes = _notes_of(conductor)
     status = ExitStatus.RUN_AGAIN
     standing = Standing(len(coordinator.commands), *workdir.recorded, 0, 0)
+    failed: list[FailedTask] = []
     try:
         with conductor.lock.hold(timeout=CONCLUDE_SECONDS):
-            standing = _standing(workdir.counts())
+            counts = workdir.counts()
+            standing = _standing(counts)
+            failed = _failed_tasks(conductor, counts)
             if not workdir.close():
                 notes.append(
                     "the tasks that this farm still held stand in its claim; the next "
@@ -112,6 +121,7 @@ def _conclude(conductor: Conductor, parts: RankParts, begun: float) -> ExitStatu
         seconds=now - begun,
         standing=standing,
         tally=conductor.tally,
+        failed=failed,
         busy_share=conductor.tally.busy_share(now),
         status=status,
         reason=coordinator.reason,
@@ -134,6 +144,14 @@ def _standing(counts: Counts) -> Standing:
         toprocess=counts.toprocess + counts.held,
         elsewhere=counts.claimed + counts.elsewhere,
     )
+
+
+def _failed_tasks(conductor: Conductor, counts: Counts) -> list[FailedTask]:
+    statuses, paths = conductor.tally.statuses, conductor.workdir.paths
+    return [
+        FailedTask(taskid, statuses.get(taskid), paths.log(taskid))
+        for taskid in counts.first_failed
+    ]
 
 
 def _notes_of(conductor: Conductor) -> list[str]:

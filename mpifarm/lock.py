@@ -4,8 +4,8 @@ Rules of this file:
 
 - it is the only one that takes a lock, and the only import of filelock;
 - a lock file is never truncated, replaced or unlinked, and nothing is kept in it;
-- all locks are taken or none, always in the same order: the lock area's, then the
-  workdir's own, so that two farms can't wait for one another;
+- what is held is all locks or none, and they are always taken in the same order, the
+  lock area's and then the workdir's own: no two farms can wait for one another;
 - nothing here blocks in the kernel: every try is non-blocking, and they are polled;
 - between giving back and taking again at least 1 ms passes: plain farmers poll each
   millisecond, and one that finds no gap for 10 s dies.
@@ -30,6 +30,13 @@ from mpifarm.errors import FarmError, InputError, StorageError
 
 POLL_SECONDS = 0.001
 """Between two tries, and at least from a release to the next taking."""
+
+PATIENCE_SECONDS = 0.25
+"""How long `WorkdirLock.acquire` keeps the first lock while it waits for the second.
+
+Two groups of plain farmers that have one lock each are seldom both outside at one
+moment.  Less than the 0.5 s for which they may have to wait for us.
+"""
 
 _AREA_VARIABLES = ("SCRATCH", "TMP", "TMPDIR")
 """Where PyTaskFarmer looks for a lock area, in its order; set and empty counts."""
@@ -122,13 +129,13 @@ class WorkdirLock:
         self._clock = clock
         self._sleep = sleep
         self._descriptors: list[int] = []
-        self._released = float("-inf")
+        self._taken = self._released = float("-inf")
         self._busy = self.paths[0]
 
     @property
     def held(self) -> bool:
-        """Whether this object holds the locks."""
-        return bool(self._descriptors)
+        """Whether this object holds all locks."""
+        return len(self._descriptors) == len(self.paths)
 
     def probe(self) -> None:
         """Once at start: create each lock file, and see that ``flock`` works on it.
@@ -162,27 +169,20 @@ class WorkdirLock:
         False also within 1 ms after the last release.  Raises StorageError when a lock
         file can't be opened or locked any more.
         """
-        if self.held:
-            raise RuntimeError("the workdir's lock is taken twice")
-        if self._clock() - self._released < POLL_SECONDS:
-            return False
-        for path in self.paths:
-            if not self._take_next(path):
-                self._busy = path
-                self.release()
-                return False
-        return True
+        if not self._take_more():
+            self.release()
+        return self.held
 
     def acquire(self, timeout: float) -> None:
         """Take all locks, polling each ms; StorageError after `timeout` seconds."""
         deadline = self._clock() + timeout
-        while not self.try_acquire():
-            if self._clock() >= deadline:
-                raise StorageError(
-                    f"the lock {self._busy} was held by other farmers for"
-                    f" {timeout:g} s: see which of them hangs, and run this again"
-                )
-            self._sleep(POLL_SECONDS)
+        try:
+            while not self._take_more():
+                self._give_up_after(deadline, timeout)
+                self._sleep(POLL_SECONDS)
+        finally:
+            if not self.held:
+                self.release()
 
     def release(self) -> None:
         """Give back what is held, in the reverse order; nothing held is no error."""
@@ -208,6 +208,20 @@ class WorkdirLock:
             text += f" (there is no flock for {_listed(self.without_flock)})"
         return text
 
+    def _take_more(self) -> bool:
+        """Take the locks that aren't held yet, up to the first that another has."""
+        if self.held:
+            raise RuntimeError("the workdir's lock is taken twice")
+        if not self._descriptors:
+            if self._clock() - self._released < POLL_SECONDS:
+                return False
+            self._taken = self._clock()
+        for path in self.paths[len(self._descriptors) :]:
+            if not self._take_next(path):
+                self._busy = path
+                return False
+        return True
+
     def _take_next(self, path: str) -> bool:
         try:
             descriptor = _find_locked(path)
@@ -218,6 +232,16 @@ class WorkdirLock:
             return False
         self._descriptors.append(descriptor)
         return True
+
+    def _give_up_after(self, deadline: float, timeout: float) -> None:
+        now = self._clock()
+        if now >= deadline:
+            raise StorageError(
+                f"the lock {self._busy} was held by other farmers for {timeout:g} s:"
+                " see which of them hangs, and run this again"
+            )
+        if now - self._taken >= PATIENCE_SECONDS:
+            self.release()
 
 
 # ---- one lock file ------------------------------------------------------------------

@@ -198,7 +198,7 @@ def kill_process(pid: int, signum: int) -> None:
 
 
 def await_group_end(pid: int, seconds: float) -> bool:
-    """Wait until the group is gone, reaping what of it is our child; False: it lives."""
+    """Wait until the group is gone, and reap our children in it; False: it lives."""
     deadline = time.monotonic() + seconds
     while True:
         _reap_group(pid)

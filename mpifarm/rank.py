@@ -62,6 +62,8 @@ class RankParts:
     """None on a rank that farms alone."""
     environment: dict[bytes, bytes]
     """Of the commands."""
+    waits_for_others: bool = False
+    """Not to end while other farms hold tasks (of one launch that sees no ranks)."""
 
     def create_loop(
         self, send: Callable[[ToCoordinator], None], now: float
@@ -152,6 +154,8 @@ class RankLoop:
         self._heard_at += seconds
 
     def _start(self, definition: FarmDefinition) -> None:
+        if self.phase is not RankPhase.JOINING:
+            return  # a signal came first
         self.pool.start(
             PoolDefinition(
                 workers=self.workers,
@@ -163,8 +167,7 @@ class RankLoop:
                 environment=self._environment,
             )
         )
-        if self.phase is RankPhase.JOINING:
-            self.phase = RankPhase.WORKING
+        self.phase = RankPhase.WORKING
         self._send(Ready(self.host, os.getpid(), self.workers))
 
     def _on_assign(self, message: Assign) -> None:

@@ -26,7 +26,7 @@ MEANINGS = {
 }
 """The exit statuses in words."""
 
-MOST_FAILED_SHOWN = 10
+MOST_STATUSES = 10_000
 RATE_SECONDS = 10.0
 
 
@@ -53,15 +53,16 @@ class Standing(NamedTuple):
 
 
 class FailedTask(NamedTuple):
-    """A failed task with its status, as in `task.Result`, and the path of its log."""
+    """A failed task; `status` as in `Result`, None when it is of an earlier farm."""
 
     taskid: int
-    status: int
+    status: int | None
     log: str
 
     def in_words(self) -> str:
         """For a line of the summary."""
-        return f"task {self.taskid}: {status_in_words(self.status)}, see {self.log}"
+        status = "before" if self.status is None else status_in_words(self.status)
+        return f"task {self.taskid}: {status}, see {self.log}"
 
 
 @dataclass(slots=True)
@@ -74,17 +75,17 @@ class Tally:
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     busy: float = 0.0
     """Seconds that workers spent in tasks."""
-    failed: list[FailedTask] = field(default_factory=list)
-    """The first of them."""
+    statuses: dict[int, int] = field(default_factory=dict)
+    """Of tasks that failed, the first `MOST_STATUSES`."""
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
 
-    def add(self, result: Result, log: str) -> None:
-        """Count a recorded result; `log` is the path of its log."""
+    def add(self, result: Result) -> None:
+        """Count a recorded result."""
         self.outcomes[result.outcome] += 1
         self.busy += result.seconds
         failed = result.outcome is not Outcome.COMPLETED
-        if failed and len(self.failed) < MOST_FAILED_SHOWN:
-            self.failed.append(FailedTask(result.taskid, result.status, log))
+        if failed and len(self.statuses) < MOST_STATUSES:
+            self.statuses[result.taskid] = result.status
 
     @property
     def ran(self) -> int:
@@ -152,6 +153,8 @@ class Summary:
     seconds: float
     standing: Standing
     tally: Tally
+    failed: Sequence[FailedTask]
+    """The first of all that failed."""
     busy_share: float
     status: ExitStatus
     reason: str
@@ -173,8 +176,8 @@ class Summary:
                 f"{100 * self.busy_share:.0f} % of their time in tasks"
             ),
         ]
-        lines += [f"failed: {task.in_words()}" for task in tally.failed]
-        unshown = tally.ran - tally.outcomes[Outcome.COMPLETED] - len(tally.failed)
+        lines += [f"failed: {task.in_words()}" for task in self.failed]
+        unshown = standing.failed - len(self.failed)
         if unshown > 0:
             lines.append(f"failed: {unshown} more, see {self.workdir}/failed")
         lines += self.notes
@@ -202,8 +205,8 @@ class Summary:
                 "ranks": self.ranks,
                 "workers": tally.worker_count,
                 "busy_percent": round(100 * self.busy_share, 1),
-                "failed": [task._asdict() for task in tally.failed],
             },
+            "failed": [task._asdict() for task in self.failed],
             "notes": list(self.notes),
         }
 

@@ -11,7 +11,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from io import FileIO
 from shlex import quote
@@ -29,7 +29,7 @@ ARGUMENT_LIMIT: Final = 131_072
 """Bytes of one argument of exec with its NUL (MAX_ARG_STRLEN, pages of 4 KiB)."""
 
 COULD_NOT_START: Final = 127
-"""The status of a command which even the shell could not be started for."""
+"""The status of a task for which not even a shell could be started."""
 
 SHELL_SETTINGS: Final = (
     b"BASH_ENV",  # read by bash before each line: may change PATH, limits, anything
@@ -88,20 +88,22 @@ class BasicRunner(Runner):
 
     def _run_by_shell(self, command: str, env: dict[bytes, bytes], logfd: int) -> int:
         line = command.encode("utf-8", "surrogateescape")
-        try:
-            if len(line) < ARGUMENT_LIMIT:
-                return self._run_shell_line(line, env, logfd)
-            with _readable_path(line) as path:
-                return self._run_shell_line(self._line_that_reads(path), env, logfd)
-        except OSError as error:
-            _write_reason(logfd, f"mpifarm: can't start {self._shell}: {error}\n")
-            return COULD_NOT_START
+        with ExitStack() as until_its_end:
+            try:
+                if len(line) >= ARGUMENT_LIMIT:
+                    path = until_its_end.enter_context(_readable_path(line))
+                    line = self._line_that_reads(path)
+                pid = self._start_shell(line, env, logfd)
+            except OSError as error:
+                _write_reason(logfd, f"mpifarm: can't start {self._shell}: {error}\n")
+                return COULD_NOT_START
+            return processes.wait_command(pid)
 
-    def _run_shell_line(self, line: bytes, env: dict[bytes, bytes], logfd: int) -> int:
+    def _start_shell(self, line: bytes, env: dict[bytes, bytes], logfd: int) -> int:
         argv: list[bytes | str] = [self._shell, "-c", line]
         if line.startswith((b"-", b"+")):
             argv.insert(2, "--")  # Else the shell takes the line for its own option.
-        return processes.wait_command(processes.start_command(argv, env, logfd))
+        return processes.start_command(argv, env, logfd)
 
     def _line_that_reads(self, path: str) -> bytes:
         """A line that does what the text in the file `path` says, in the same shell.
@@ -112,7 +114,7 @@ class BasicRunner(Runner):
         return os.fsencode(f'eval " $({read}{quote(path)})"')
 
     def _environment_of(self, taskid: int) -> dict[bytes, bytes]:
-        """The environment of a task; one dict, because copying costs as much as a fork.
+        """The environment of a task, the same dict each time.
 
         Reading `os.environb` whole takes 100 µs, so only what changes is read anew.
         """

@@ -177,9 +177,11 @@ def replace(path: str, beside: str, content: bytes) -> None:
 
 
 def make_directory(path: str) -> None:
-    """Make it unless another farmer has; raises `OSError`."""
-    with suppress(FileExistsError):
-        os.mkdir(path)
+    """Make it unless it is there, or another farmer makes it now; raises `OSError`."""
+    # Asked first: on a read-only file system mkdir may not say that it is there.
+    if not os.path.isdir(path):
+        with suppress(FileExistsError):
+            os.mkdir(path)
 
 
 def create_exclusively(path: str) -> int:

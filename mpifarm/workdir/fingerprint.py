@@ -17,7 +17,7 @@ BLOCK = 1000
 class Fingerprint(NamedTuple):
     """A tasklist of `total` tasks.
 
-    `prefixes[k]` is the hash of its first ``(k + 1) * BLOCK`` tasks, the last one of all.
+    `prefixes[k]` is the hash of its first ``(k + 1) * BLOCK`` tasks, the last of all.
     """
 
     total: int

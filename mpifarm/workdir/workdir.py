@@ -52,6 +52,7 @@ from mpifarm.workdir.toprocess import (
 )
 
 LOCK_TIMEOUT = 60.0
+MOST_FAILED_NAMED = 10
 LARGE_TIMELINE = 256 * 1024
 """Bytes of ``timeline.json`` that plain farmers shall not have to read at each task."""
 ATTEMPTS_HEADER = b"taskid\tattempt\tstatus\trank\tworker\tstarted\tseconds\tfarm\n"
@@ -117,7 +118,7 @@ class ReclaimReport(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Where the tasks of the list are; the last six add up to `total`."""
+    """Where the tasks of the list are; `total` is the sum of the other numbers."""
 
     total: int
     finished: int
@@ -130,6 +131,8 @@ class Counts(NamedTuple):
     """Held by other farms."""
     elsewhere: int
     """In no file: with a plain farmer, or lost by one."""
+    first_failed: tuple[int, ...]
+    """The lowest ids among the failed, at most `MOST_FAILED_NAMED`."""
 
 
 class Prepared(NamedTuple):
@@ -649,13 +652,18 @@ class Workdir:
     # ---- looking, ending ------------------------------------------------------------
 
     @property
+    def others_hold_tasks(self) -> bool:
+        """Whether a live claim of another farm holds any, as of the last look."""
+        return bool(self._others.held_ids())
+
+    @property
     def held(self) -> frozenset[int]:
         """The ids that this farm holds."""
         return frozenset(self._claim.held)
 
     @property
     def recorded(self) -> tuple[int, int]:
-        """How many tasks stand in ``finished`` and in ``failed``, as of the last look."""
+        """How many tasks stand in ``finished`` and in ``failed``, by the last look."""
         return self._finished.count, self._failed.count
 
     def counts(self) -> Counts:
@@ -685,6 +693,7 @@ class Workdir:
             held=len(held),
             claimed=len(busy) - len(held),
             elsewhere=total - known,
+            first_failed=tuple(sorted(failed)[:MOST_FAILED_NAMED]),
         )
 
     def _read_queued(self) -> Iterable[int]:

@@ -1,0 +1,390 @@
+"""What dies when something of a pool is killed, and what is told of it."""
+
+import os
+import random
+import signal
+import sys
+import time
+
+import pytest
+
+from mpifarm.pool import PoolGone, WorkerLost
+from mpifarm.task import Lease, Outcome
+from tests.process.pool_driver import PoolDriver
+from tests.support import find_pids, is_running, survivors, wait_until
+
+FAMILY = "sleep 1000 & sleep 1000 & wait"
+"""Two grandchildren and a shell: three processes."""
+
+STUBBORN = "trap '' TERM; echo up; sleep 1000 & sleep 1000 & wait; wait; wait"
+
+
+@pytest.fixture
+def start_pool(tmp_path, farm_environment, farm_token):
+    started = []
+
+    def start(workers=2, create_runner=None):
+        driver = PoolDriver(
+            tmp_path, farm_environment, farm_token, workers, create_runner
+        )
+        started.append(driver)
+        return driver
+
+    yield start
+    for driver in started:
+        driver.end()
+
+
+@pytest.fixture
+def pool(start_pool):
+    return start_pool()
+
+
+def kill(pid):
+    os.kill(pid, signal.SIGKILL)
+
+
+def all_gone(pids):
+    return not [pid for pid in pids if is_running(pid)]
+
+
+# ---- a worker is killed -------------------------------------------------------------
+
+
+def test_a_killed_worker_is_told_with_what_ran_and_what_did_not(start_pool):
+    driver = start_pool(workers=1)
+    driver.submit(FAMILY, "true", "exit 3")
+    wait_until(lambda: len(driver.commands()) == 3)
+    (worker,) = driver.worker_pids()
+    kill(worker)
+    driver.collect_until(lambda: driver.events)
+    unstarted = (Lease(1, 1, "true"), Lease(2, 1, "exit 3"))
+    assert driver.events == [WorkerLost(Lease(0, 1, FAMILY), unstarted, -9)]
+    assert driver.commands() == []
+    assert driver.pool.busy == 0
+
+
+def test_a_killed_worker_is_replaced(start_pool):
+    driver = start_pool(workers=2)
+    driver.submit(FAMILY)
+    wait_until(lambda: len(driver.commands()) == 3)
+    first = set(driver.worker_pids())
+    kill(driver.run("true", first=1)[1].worker)
+    driver.collect_until(lambda: len(driver.losses()) == 1)
+    assert driver.losses() == [WorkerLost(None, (), -9)]
+    wait_until(lambda: len(driver.worker_pids()) == 2)
+    assert set(driver.worker_pids()) != first
+    assert len(driver.commands()) == 3, "the other worker's command lives on"
+    assert driver.run("true", first=2)[2].status == 0
+
+
+def test_commands_that_kill_their_workers_cost_no_other_task(start_pool):
+    driver = start_pool(workers=2)
+    waiting = [Lease(i, 1, "kill -9 $PPID" if i % 3 else "true") for i in range(30)]
+    lost: set[int] = set()
+    while len(lost) + len(driver.results()) < 30:
+        while waiting and driver.pool.vacancies(2):
+            driver.pool.submit(waiting.pop())
+        driver.collect()
+        for loss in driver.losses():
+            lost.update([loss.running.taskid] if loss.running else [])
+            waiting.extend(loss.unstarted)
+        driver.events = [e for e in driver.events if not isinstance(e, WorkerLost)]
+    assert lost == {i for i in range(30) if i % 3}
+    assert all(r.outcome is Outcome.COMPLETED for r in driver.results().values())
+
+
+def test_what_earlier_tasks_left_survives_the_death_of_their_worker(start_pool):
+    driver = start_pool(workers=1)
+    driver.run("setsid sleep 1000 & exit 0", "sleep 1000 & exit 0")
+    wait_until(lambda: len(driver.commands()) == 2)
+    left = set(driver.commands())
+    driver.submit(FAMILY, first=2)
+    wait_until(lambda: len(driver.commands()) == 5)
+    kill(*driver.worker_pids())
+    driver.collect_until(driver.losses)
+    assert set(driver.commands()) == left
+
+
+class SubprocessRunner:
+    """As users write them: subprocess, with or without a session of its own."""
+
+    def __init__(self, definition):
+        self.process = None
+
+    def run(self, taskid, command, logfh):
+        import subprocess
+
+        self.process = subprocess.Popen(
+            command, shell=True, stdout=logfh, start_new_session=taskid % 2 == 0
+        )
+        return self.process.wait()
+
+    def terminate(self):
+        self.process.terminate()
+
+
+@pytest.mark.parametrize("victim", ["worker", "parent"])
+def test_the_children_of_a_users_runner_die_with_the_worker(start_pool, victim):
+    driver = start_pool(2, SubprocessRunner)
+    driver.submit(FAMILY, FAMILY)
+    wait_until(lambda: len(driver.commands()) == 6)
+    for pid in driver.worker_pids() if victim == "worker" else [driver.pool.parent]:
+        kill(pid)
+    driver.collect_until(lambda: driver.events)
+    wait_until(lambda: not driver.commands(), deadline=2)
+
+
+def test_the_command_of_a_users_runner_has_no_ignored_signals(start_pool):
+    driver = start_pool(1, SubprocessRunner)
+    driver.run("exec cat /proc/self/status")
+    line = next(line for line in driver.log(0).splitlines() if "SigIgn" in line)
+    assert int(line.split()[1], 16) == 0
+
+
+def test_workers_that_die_at_birth_are_forked_again_at_growing_intervals(start_pool):
+    births = []
+
+    def create_runner(definition):
+        os.write(write_end, b".")
+        os._exit(9)
+
+    read_end, write_end = os.pipe()
+    # close_descriptors_except closes it: the board of births is a file
+    os.close(read_end)
+    os.close(write_end)
+    driver = start_pool(1, create_runner)
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        driver.collect(0.1)
+        births = driver.losses()
+    assert 2 <= len(births) <= 5
+
+
+def test_workers_killed_at_random_moments_leave_no_command(start_pool):
+    driver = start_pool(workers=2)
+    source = random.Random(4)
+    next_task = 0
+    for _ in range(40):
+        while driver.pool.vacancies(1):
+            driver.submit("sleep 0.01; sleep 1000 & wait", first=next_task)
+            next_task += 1
+        time.sleep(source.random() * 0.02)
+        workers = driver.worker_pids()
+        if workers:
+            kill(source.choice(workers))
+        driver.collect(0.05)
+    wait_until(lambda: len(driver.worker_pids()) == 2)
+    for pid in driver.worker_pids():
+        kill(pid)
+    deaths = len(driver.losses()) + 2
+    driver.collect_until(lambda: len(driver.losses()) >= deaths)
+    assert driver.commands() == []
+
+
+# ---- the parent is killed -----------------------------------------------------------
+
+
+def test_workers_and_commands_die_with_the_pools_parent(start_pool):
+    driver = start_pool(workers=3)
+    driver.submit(FAMILY, STUBBORN, first=0)
+    driver.submit("true", "true", first=2)
+    wait_until(lambda: len(driver.commands()) >= 6)
+    driver.collect_until(lambda: driver.events)
+    workers = driver.worker_pids()
+    begin = time.monotonic()
+    kill(driver.pool.parent)
+    driver.collect_until(lambda: driver.pool.workers == 0)
+    driver.collect_until(
+        lambda: any(isinstance(event, PoolGone) for event in driver.events)
+    )
+    assert time.monotonic() - begin < 1
+    wait_until(lambda: all_gone(workers), deadline=2)
+    wait_until(lambda: not driver.commands(), deadline=2)
+    told = [e.taskid for e in driver.events if not isinstance(e, PoolGone)]
+    (gone,) = [event for event in driver.events if isinstance(event, PoolGone)]
+    assert sorted(told + [lease.taskid for lease in gone.leases]) == [0, 1, 2, 3]
+    assert driver.pool.stopped
+    assert driver.pool.vacancies(5) == 0
+    driver.pool.close()
+
+
+def test_a_worker_that_hears_nothing_is_killed_by_the_rank(start_pool):
+    """As one in native code: no Python handler runs in it."""
+
+    class DeafRunner:
+        def __init__(self, definition):
+            pass
+
+        def run(self, taskid, command, logfh):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
+            while True:
+                time.sleep(1)
+
+        def terminate(self):
+            pass
+
+    driver = start_pool(2, DeafRunner)
+    driver.submit("", "")
+    wait_until(lambda: len(driver.worker_pids()) == 2)
+    driver.collect_until(lambda: not driver.pool._workers[1].outgoing)
+    workers = driver.worker_pids()
+    time.sleep(0.2)  # it is in its runner, or else dies at once
+    kill(driver.pool.parent)
+    driver.collect_until(lambda: driver.events)
+    wait_until(lambda: all_gone(workers), deadline=2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_parent_killed_at_a_random_moment_leaves_nothing(start_pool, seed):
+    driver = start_pool(workers=3)
+    driver.submit(*[FAMILY, "true", STUBBORN, "true", "echo; echo"] * 3)
+    end = time.monotonic() + random.Random(seed).random() * 0.06
+    workers = set()
+    while time.monotonic() < end:
+        driver.collect(0.001)
+        workers.update(driver.worker_pids())
+    kill(driver.pool.parent)
+    driver.collect_until(lambda: driver.pool.stopped)
+    wait_until(lambda: not driver.commands(), deadline=3)
+    wait_until(lambda: all_gone(workers), deadline=3)
+
+
+# ---- the rank is killed -------------------------------------------------------------
+
+RANK = """
+import os, select, sys
+from mpifarm.pool import Pool, PoolDefinition
+from mpifarm.task import Lease
+
+pool = Pool.launch()
+logs = os.getcwd()
+pool.start(PoolDefinition(3, 0, "f", logs, logs, environment=dict(os.environb)))
+for taskid in range(12):
+    pool.submit(Lease(taskid, 1, sys.argv[1 + taskid % (len(sys.argv) - 1)]))
+while True:
+    select.select(pool.read_fds(), (), (), 1)
+    pool.collect()
+"""
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_rank_killed_at_a_random_moment_leaves_nothing(
+    farm_processes, farm_token, seed
+):
+    rank = farm_processes([sys.executable, "-c", RANK, FAMILY, "true", STUBBORN])
+    # rank and parent at least
+    wait_until(lambda: len(list(find_pids(farm_token))) >= 2)
+    time.sleep(random.Random(seed).random() * 0.1)
+    kill(rank.pid)
+    wait_until(lambda: not survivors(farm_token), deadline=5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_one_process_of_a_pool_may_be_killed_first(
+    farm_processes, farm_token, seed
+):
+    """Whichever it is: when the rank dies as well, nothing is left."""
+    source = random.Random(seed)
+    rank = farm_processes([sys.executable, "-c", RANK, FAMILY, "true", STUBBORN])
+    wait_until(lambda: len(list(find_pids(farm_token))) >= 5)
+    pids = [pid for pid in find_pids(farm_token) if pid != rank.pid]
+    kill(source.choice(pids))
+    time.sleep(source.random() * 0.01)
+    kill(rank.pid)
+    wait_until(lambda: not survivors(farm_token), deadline=5)
+
+
+# ---- terminate and kill -------------------------------------------------------------
+
+
+def test_terminate_ends_what_runs_and_starts_nothing_more(start_pool):
+    driver = start_pool(workers=2)
+    driver.submit(*["sleep 1000"] * 2, *["true"] * 6)
+    wait_until(lambda: len(driver.commands()) == 2)
+    begin = time.monotonic()
+    driver.pool.terminate()
+    driver.collect_until(lambda: driver.pool.stopped)
+    assert time.monotonic() - begin < 1
+    assert {i: r.status for i, r in driver.results().items()} == {0: -15, 1: -15}
+    assert driver.losses() == []
+    assert driver.worker_pids() == []
+    assert driver.log(0) == ""
+
+
+def test_terminate_lets_a_command_clean_up_and_its_children_too(start_pool):
+    driver = start_pool(workers=2)
+    child = "trap 'sleep 0.3; echo saved; exit' TERM; echo up; sleep 1000 & wait"
+    driver.submit(f'bash -c "{child}"; true', child)
+    wait_until(lambda: driver.log(0) == driver.log(1) == "up\n")
+    driver.pool.terminate()
+    driver.collect_until(lambda: driver.pool.stopped)
+    assert driver.log(0) == driver.log(1) == "up\nsaved\n"
+    assert driver.results()[1].status == 0
+    assert driver.results()[0].seconds >= 0.3
+    assert driver.commands() == []
+
+
+def test_kill_ends_commands_that_ignore_term(start_pool):
+    driver = start_pool(workers=2)
+    driver.submit(STUBBORN, f"{STUBBORN} & exit 0 ", STUBBORN)
+    wait_until(lambda: driver.log(0).startswith("up"))
+    driver.pool.terminate()
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        driver.collect()
+    assert not driver.pool.stopped
+    begin = time.monotonic()
+    driver.pool.kill()
+    driver.collect_until(lambda: driver.pool.stopped)
+    assert time.monotonic() - begin < 0.5
+    assert driver.losses() == []
+    assert 2 not in driver.results()
+
+
+def test_kill_leaves_nothing_once_the_pool_says_stopped(start_pool):
+    driver = start_pool(workers=4)
+    driver.submit(*[FAMILY, STUBBORN] * 4)
+    wait_until(lambda: len(driver.commands()) == 12)
+    begin = time.monotonic()
+    driver.pool.kill()
+    driver.collect_until(lambda: driver.pool.stopped)
+    assert time.monotonic() - begin < 0.5
+    assert driver.commands() == []
+    assert driver.events == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("order", ["terminate", "kill"])
+def test_an_end_at_a_random_moment_leaves_nothing(start_pool, order, seed):
+    driver = start_pool(workers=3)
+    driver.submit(*["true", FAMILY, "true", "sleep 1000", "echo; echo"] * 3)
+    end = time.monotonic() + random.Random(seed).random() * 0.06
+    while time.monotonic() < end:
+        driver.collect(0.001)
+    getattr(driver.pool, order)()
+    driver.collect_until(lambda: driver.pool.stopped, deadline=5)
+    assert driver.commands() == []
+    assert driver.losses() == []
+
+
+def test_terminate_reaches_a_users_runner(start_pool):
+    driver = start_pool(1, SubprocessRunner)
+    driver.submit("exec sleep 1000")
+    wait_until(driver.commands)
+    driver.pool.terminate()
+    driver.collect_until(lambda: driver.pool.stopped)
+    assert driver.results()[0].status == -15
+
+
+def test_a_terminate_that_raises_in_a_users_runner_does_not_end_the_task(start_pool):
+    class RaisingRunner(SubprocessRunner):
+        def terminate(self):
+            raise RuntimeError("no")
+
+    driver = start_pool(1, RaisingRunner)
+    driver.submit("sleep 0.5")
+    wait_until(driver.commands)
+    driver.pool.terminate()
+    driver.collect_until(lambda: driver.pool.stopped)
+    assert driver.results()[0].status == 0

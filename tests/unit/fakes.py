@@ -1,0 +1,525 @@
+"""A farm in virtual time: a clock that tests move, fake ranks, a fake disk, a fake link.
+
+Rules of this file:
+
+* No process, no sleep, no real clock; random numbers only from the farm's seed, so that
+  a failure comes again.
+* The link serialises every message: it can't carry what the wire would not.
+* `FakeDisk` is the judge: it raises at the first task that is recorded or given back
+  without being held, or twice.  `SimulatedFarm` asks `find_violations` after each step.
+"""
+
+import heapq
+import pickle
+import random
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, assert_never, overload
+
+from mpifarm.config import FarmDefinition, RunnerDefinition
+from mpifarm.coordinator import Coordinator, Effect, End, Phase, Send, Transact
+from mpifarm.messages import (
+    Assign,
+    Drain,
+    Leave,
+    Ping,
+    PoolLost,
+    Ready,
+    Report,
+    SignalSeen,
+    Stop,
+    Stopped,
+    ToCoordinator,
+    ToRank,
+    Welcome,
+)
+from mpifarm.task import Lease, Outcome, Result
+
+REPORT_SECONDS = 0.02
+"""A rank's batching, as the rank loop has it."""
+
+START = 1000.0
+"""The farm's clock at the start: monotonic clocks don't start at 0."""
+
+KILLING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+Seconds = Callable[[int], float]
+"""The run time of a task."""
+
+
+def define_farm(grace: float = 2.0) -> FarmDefinition:
+    return FarmDefinition("f00d", "/scratch/list_workdir", RunnerDefinition(), grace)
+
+
+class Clock:
+    """Stands still until a test moves it."""
+
+    def __init__(self, now: float = START) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> float:
+        self.now += seconds
+        return self.now
+
+
+class Commands(Sequence[str]):
+    """A tasklist of any length that takes no memory."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, taskid: int) -> str: ...
+    @overload
+    def __getitem__(self, taskid: slice) -> Sequence[str]: ...
+    def __getitem__(self, taskid: int | slice) -> str | Sequence[str]:
+        return f"run {taskid}"
+
+
+def result_of(
+    lease: Lease, ended: float, seconds: float = 1.0, status: int = 0
+) -> Result:
+    outcome = Outcome.COMPLETED if status == 0 else Outcome.FAILED
+    return Result(
+        lease.taskid, lease.attempt, outcome, status, 4711, 1.7e9, seconds, ended
+    )
+
+
+# ---- the disk -----------------------------------------------------------------------
+
+
+class Record(NamedTuple):
+    at: float
+    rank: int
+    result: Result
+
+
+class FakeDisk:
+    """``toprocess`` and what became of the tasks; other farmers may change the list."""
+
+    def __init__(self, count: int) -> None:
+        self.toprocess = deque(range(count))
+        self.held: set[int] = set()
+        self.records: dict[int, Record] = {}
+        self.given_back: Counter[int] = Counter()
+        self.taken: Counter[int] = Counter()
+        self.takes: list[float] = []
+        """When each transaction that asked for tasks was done."""
+        self.emptied_at: list[float] = []
+        """When each of them found nothing more."""
+
+    def transact(self, wanted: Transact, now: float) -> tuple[list[int], bool]:
+        """Returns what was taken, and whether nothing is left."""
+        for rank, result in wanted.results:
+            self._release(result.taskid)
+            assert result.taskid not in self.records, f"{result.taskid} recorded twice"
+            self.records[result.taskid] = Record(now, rank, result)
+        for taskid in wanted.give_back:
+            self._release(taskid)
+            self.given_back[taskid] += 1
+        self.toprocess.extend(wanted.give_back)
+        return self._take(wanted.take, now), not self.toprocess
+
+    def _take(self, count: int, now: float) -> list[int]:
+        if count:
+            self.takes.append(now)
+        taken = [self.toprocess.popleft() for _ in range(min(count, self.left))]
+        self.taken.update(taken)
+        self.held.update(taken)
+        if count and not self.toprocess:
+            self.emptied_at.append(now)
+        return taken
+
+    def _release(self, taskid: int) -> None:
+        assert taskid in self.held, f"task {taskid} isn't ours"
+        self.held.remove(taskid)
+
+    @property
+    def left(self) -> int:
+        return len(self.toprocess)
+
+    def find_unaccounted(self) -> list[int]:
+        """Tasks taken that are not in the end recorded or given back as often."""
+        return [
+            taskid
+            for taskid, times in self.taken.items()
+            if self.given_back[taskid] + (taskid in self.records) != times
+        ]
+
+
+# ---- the ranks ----------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Running:
+    lease: Lease
+    started: float
+
+
+class FakeRank:
+    """A rank as the messages describe it: workers that run leases, batched reports."""
+
+    def __init__(self, farm: "SimulatedFarm", rank: int, workers: int) -> None:
+        self.farm = farm
+        self.rank = rank
+        self.workers = workers
+        self.running: dict[int, Running] = {}
+        self.queue: deque[Lease] = deque()
+        self.results: list[Result] = []
+        self.lost: list[tuple[int, int]] = []
+        self.reported_at = 0.0
+        self.draining = False
+        self.stopping = False
+        self.dead = False
+        """Its commands are killed, it starts none."""
+        self.silent = False
+        """It neither hears nor says anything any more."""
+        self.left = False
+        self.most_leases = 0
+        self.pings = 0
+
+    # ---- what it hears ---------------------------------------------------------------
+
+    def hear(self, message: ToRank) -> None:
+        assert not self.left, f"rank {self.rank} got {message} after Leave"
+        if self.silent:
+            return
+        match message:
+            case Welcome():
+                self.say(Ready("node", 100 + self.rank, self.workers))
+            case Assign():
+                self._on_assign(message.leases)
+            case Drain():
+                self.draining = True
+                self._return(self.queue)
+                self.queue.clear()
+            case Stop():
+                self._on_stop(message.grace)
+            case Ping():
+                self.pings += 1
+            case Leave():
+                self.left = True
+            case _:
+                assert_never(message)
+
+    def _on_assign(self, leases: Iterable[Lease]) -> None:
+        if self.draining or self.dead:
+            self._return(leases)
+            return
+        self.queue.extend(leases)
+        held = len(self.queue) + len(self.running) + len(self.results)
+        self.most_leases = max(self.most_leases, held)
+        self._feed()
+
+    def _return(self, leases: Iterable[Lease]) -> None:
+        returned = tuple((lease.taskid, lease.attempt) for lease in leases)
+        if returned:
+            self.say(Report(self.farm.now, returned=returned))
+
+    def _on_stop(self, grace: float) -> None:
+        if self.dead:
+            self.say(Stopped())
+            return
+        self.queue.clear()
+        if grace == 0:
+            self._die()
+            return
+        self.draining = self.stopping = True
+        for worker in list(self.running):
+            # some end at TERM, whatever their status, some must be killed
+            if self.farm.random.random() < 0.5:
+                self._end(worker, status=self.farm.random.choice([0, -15]))
+        if not self.running:
+            self._finish_stop()
+        self.farm.after(grace, self._die)
+
+    def _die(self) -> None:
+        if not self.dead:
+            self.running.clear()
+            self._finish_stop()
+
+    def _finish_stop(self) -> None:
+        if self.dead:
+            return
+        self.dead = True
+        self.report()
+        self.say(Stopped())
+
+    def get_signal(self, signum: int) -> None:
+        """The launcher signals this rank."""
+        self.say(SignalSeen(signum))
+        if signum in KILLING and not self.left and not self.silent:
+            self._on_stop(0.0)
+
+    # ---- its workers -----------------------------------------------------------------
+
+    def _feed(self) -> None:
+        for worker in range(self.workers):
+            if not self.queue:
+                return
+            if worker not in self.running:
+                self._start(worker, self.queue.popleft())
+
+    def _start(self, worker: int, lease: Lease) -> None:
+        running = self.running[worker] = Running(lease, self.farm.now)
+        self.farm.note_start(lease)
+        seconds = self.farm.seconds(lease.taskid)
+
+        def end() -> None:
+            if self.running.get(worker) is running and not self.silent:
+                self._end(worker)
+
+        self.farm.after(seconds, end)
+
+    def _end(self, worker: int, status: int | None = None) -> None:
+        running = self.running.pop(worker)
+        if status is None:
+            status = self.farm.status(running.lease.taskid)
+        now = self.farm.now
+        self.farm.note_end(running.lease, now)
+        seconds = now - running.started
+        self.results.append(result_of(running.lease, now, seconds, status))
+        self._feed()
+        if not self.queue:
+            self.report()
+        else:
+            due = self.reported_at + REPORT_SECONDS - now
+            self.farm.after(max(0.0, due), self.report)
+        if self.stopping and not self.running:
+            self._finish_stop()
+
+    def report(self) -> None:
+        if not (self.results or self.lost) or self.silent:
+            return
+        report = Report(self.farm.now, tuple(self.results), (), tuple(self.lost))
+        self.results, self.lost = [], []
+        self.reported_at = self.farm.now
+        self.say(report)
+
+    # ---- what befalls it ---------------------------------------------------------------
+
+    def lose_worker(self) -> None:
+        """A worker is killed under its task; another takes its place."""
+        if self.running and not self.dead and not self.silent:
+            lease = self.running.pop(min(self.running)).lease
+            self.farm.note_end(lease, self.farm.now)
+            self.lost.append((lease.taskid, lease.attempt))
+            self._feed()
+            self.report()
+
+    def lose_pool(self) -> None:
+        if self.dead or self.silent:
+            return
+        self.running.clear()
+        self.queue.clear()
+        self.dead = True
+        self.report()
+        self.say(PoolLost())
+
+    def say(self, message: ToCoordinator) -> None:
+        if not self.silent:
+            self.farm.post(self.rank, message)
+
+    def signal_commands(self, signum: int, share: float) -> None:
+        """As under Slurm, the signal reaches the commands as well as the ranks."""
+        for worker in list(self.running):
+            if self.farm.random.random() < share and not self.silent:
+                trapped = self.farm.random.random() < 0.3
+                self._end(worker, status=0 if trapped else -signum)
+
+
+# ---- the farm -----------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Counts:
+    events: int = 0
+    decisions: int = 0
+    effects: int = 0
+    takes: int = 0
+    transactions: int = 0
+    ends: int = 0
+    leaves: Counter[int] = field(default_factory=Counter)
+    spins: int = 0
+    """Decisions that had no effect and asked to be woken at once."""
+
+
+class SimulatedFarm:
+    """A coordinator with fake ranks and a fake disk, driven by events in virtual time."""
+
+    def __init__(
+        self,
+        tasks: int,
+        ranks: int = 4,
+        workers: int = 4,
+        seconds: Seconds | float = 1.0,
+        *,
+        seed: int = 0,
+        grace: float = 2.0,
+        timeout: float | None = None,
+        delay: float = 0.001,
+        disk_seconds: float = 0.0,
+        checked: bool = True,
+    ) -> None:
+        self.now = START
+        self.random = random.Random(seed)
+        self.seconds: Seconds = seconds if callable(seconds) else lambda _: seconds
+        self.status: Callable[[int], int] = lambda _: 0
+        self.disk = FakeDisk(tasks)
+        self.disk_seconds = disk_seconds
+        self.disk_fails = False
+        self.delay = delay
+        self.checked = checked
+        self.counts = Counts()
+        self.started: Counter[tuple[int, int]] = Counter()
+        self.ends: dict[tuple[int, int], float] = {}
+        """When each attempt ended, really."""
+        self.ended_at: float | None = None
+        """When the coordinator said `End`."""
+        self.coordinator = Coordinator(
+            Commands(tasks), define_farm(grace), ranks, workers, START, timeout
+        )
+        self.ranks = [FakeRank(self, rank, workers) for rank in range(ranks)]
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
+        self._arrivals: dict[tuple[int, bool], float] = {}
+
+    # ---- time ------------------------------------------------------------------------
+
+    def after(self, seconds: float, event: Callable[[], None]) -> None:
+        self.at(self.now + seconds, event)
+
+    def at(self, moment: float, event: Callable[[], None]) -> None:
+        self._number += 1
+        heapq.heappush(self._events, (moment, self._number, event))
+
+    def run(self, seconds: float = 1e6) -> None:
+        """Until the farm has ended and all is quiet, at most `seconds`."""
+        until = self.now + seconds
+        wake_at = self._settle()
+        while self.ended_at is None or self._events:
+            moment = self._events[0][0] if self._events else float("inf")
+            moment = min(moment, wake_at if self.ended_at is None else float("inf"))
+            if moment > until:
+                self.now = until
+                return
+            self.now = max(self.now, moment)
+            if self._events and self._events[0][0] <= self.now:
+                heapq.heappop(self._events)[2]()
+                self.counts.events += 1
+            wake_at = self._settle()
+
+    def _settle(self) -> float:
+        """Decide until nothing more is to be done; when to be woken."""
+        while self.ended_at is None:
+            self.counts.decisions += 1
+            effects = self.coordinator.decide(self.now)
+            self.check()
+            if not effects:
+                return self._wake_at()
+            for effect in effects:
+                self._perform(effect)
+        return float("inf")
+
+    def _wake_at(self) -> float:
+        wake_at = self.coordinator.wake_at(self.now)
+        if wake_at > self.now:
+            return wake_at
+        if self.coordinator.transaction is None:
+            self.counts.spins += 1
+        return self.now + 0.001  # what a loop that spins takes at least
+
+    def check(self) -> None:
+        if self.checked:
+            assert self.coordinator.find_violations() == []
+
+    # ---- what the coordinator wants ------------------------------------------------------
+
+    def _perform(self, effect: Effect) -> None:
+        assert self.counts.ends == 0 or isinstance(effect, End), f"{effect} after End"
+        self.counts.effects += 1
+        match effect:
+            case Send():
+                self._send(effect.rank, effect.message)
+            case Transact():
+                self._transact(effect)
+            case End():
+                self.counts.ends += 1
+                self.ended_at = self.now
+                assert self.coordinator.transaction is None
+                assert self.coordinator.phase is Phase.LEAVING
+            case _:
+                assert_never(effect)
+
+    def _send(self, rank: int, message: ToRank) -> None:
+        if isinstance(message, Leave):
+            self.counts.leaves[rank] += 1
+        wire = pickle.dumps(message)
+        self._deliver((rank, True), lambda: self.ranks[rank].hear(pickle.loads(wire)))
+
+    def _transact(self, wanted: Transact) -> None:
+        assert self.coordinator.transaction is wanted, "two transactions at once"
+        self.counts.transactions += 1
+        self.counts.takes += wanted.take > 0
+        if self.disk_seconds:
+            self.after(self.disk_seconds, lambda: self._finish(wanted))
+        else:
+            self._finish(wanted)
+
+    def _finish(self, wanted: Transact) -> None:
+        if self.disk_fails:
+            self.coordinator.on_storage_failed("the disk is full", self.now)
+        else:
+            taken, empty = self.disk.transact(wanted, self.now)
+            cost = self.disk_seconds
+            self.coordinator.on_transacted(taken, empty, cost, self.now)
+        self.check()
+
+    # ---- the link --------------------------------------------------------------------
+
+    def post(self, rank: int, message: ToCoordinator) -> None:
+        """A rank says something: it arrives later, in the order of its words."""
+        wire = pickle.dumps(message)
+
+        def arrive() -> None:
+            if self.ended_at is None:
+                said: Any = pickle.loads(wire)
+                self.coordinator.on_message(rank, said, self.now)
+                self.check()
+
+        self._deliver((rank, False), arrive)
+
+    def _deliver(self, way: tuple[int, bool], event: Callable[[], None]) -> None:
+        arrival = self.now + self.random.uniform(0.1, 1.0) * self.delay
+        arrival = max(arrival, self._arrivals.get(way, 0.0))
+        self._arrivals[way] = arrival
+        self.at(arrival, event)
+
+    # ---- the ledger ------------------------------------------------------------------
+
+    def note_start(self, lease: Lease) -> None:
+        self.started[lease.taskid, lease.attempt] += 1
+
+    def note_end(self, lease: Lease, now: float) -> None:
+        self.ends[lease.taskid, lease.attempt] = now
+
+    def age_at_record(self, record: Record) -> float:
+        """Seconds between the end of a command and its record."""
+        return record.at - self.ends[record.result.taskid, record.result.attempt]
+
+    # ---- what befalls it ---------------------------------------------------------------
+
+    def signal(self, signum: int, rank: int = 0) -> None:
+        self.ranks[rank].get_signal(signum)
+
+    def hold_words_of(self, rank: int, seconds: float) -> None:
+        """What this rank says from now on arrives only after so many seconds."""
+        self._arrivals[rank, False] = self.now + seconds

@@ -1,0 +1,258 @@
+"""A kill between any two steps loses no task, and runs none twice that is recorded."""
+
+from collections.abc import Callable
+
+import pytest
+
+from mpifarm.errors import InputError, StorageError
+from mpifarm.workdir import Workdir
+from tests.unit.workdir_fakes import (
+    TASKS,
+    Killed,
+    PlainFarmer,
+    Site,
+    ended,
+    full_disk,
+    interference,
+)
+
+Operation = Callable[[Site], Workdir | None]
+MOST_STEPS = 200
+
+
+def begin(site: Site) -> Workdir:
+    """A farm that holds 0 to 5 of 12, while 6 and 7 are finished and failed."""
+    site.write("toprocess", range(12))
+    workdir = site.open()
+    workdir.transact((), (), 8)
+    workdir.transact([ended(6), ended(7, 1)], (), 0)
+    return workdir
+
+
+def first_take(site: Site) -> Operation:
+    workdir = site.open()
+    return lambda _: transacted(workdir, take=5)
+
+
+def take(site: Site) -> Operation:
+    workdir = begin(site)
+    return lambda _: transacted(workdir, take=3)
+
+
+def give_back(site: Site) -> Operation:
+    workdir = begin(site)
+    return lambda _: transacted(workdir, back=(1, 3, 5))
+
+
+def record(site: Site) -> Operation:
+    workdir = begin(site)
+    return lambda _: transacted(workdir, results=[(0, 0), (1, 3), (2, 0)])
+
+
+def everything(site: Site) -> Operation:
+    workdir = begin(site)
+    return lambda _: transacted(workdir, [(0, 0), (1, 3), (2, 0)], (3, 4), 2)
+
+
+def everything_prepared(site: Site) -> Operation:
+    workdir = begin(site)
+
+    def operation(_: Site) -> Workdir:
+        workdir.prepare((3, 4), 2)
+        return transacted(workdir, [(0, 0), (1, 3), (2, 0)], (3, 4), 2)
+
+    return operation
+
+
+def leave_the_timeline(site: Site) -> Operation:
+    workdir = begin(site)
+    (site.root / "timeline.json").write_text("[" + " " * 300_000 + "]")
+    site.write("finished", [6, 11])
+    return lambda _: transacted(workdir, results=[(0, 0)])
+
+
+def close(site: Site) -> Operation:
+    workdir = begin(site)
+    workdir.transact((), sorted(workdir.held), 0)
+
+    def operation(_: Site) -> Workdir:
+        assert workdir.close()
+        return workdir
+
+    return operation
+
+
+def start(site: Site) -> Operation:
+    site.write("toprocess", range(12))
+    return Site.open
+
+
+def start_behind_torn_lines(site: Site) -> Operation:
+    site.write("toprocess", range(4, 12))
+    for name, ids in (("toprocess", range(5, 12)), ("finished", [0, 1])):
+        site.write(name, ids)
+        path = site.root / name
+        path.write_text(path.read_text()[:-1])
+    site.write("failed", [2, 3, 4])
+    (site.root / "timeline.json").write_text("[{}, {")
+    return Site.open
+
+
+def reclaim(site: Site) -> Operation:
+    workdir = begin(site)
+    site.write("failed", [7, 5])
+    site.kill(workdir)
+    return Site.open
+
+
+def transacted(
+    workdir: Workdir,
+    results: list[tuple[int, int]] | None = None,
+    back: tuple[int, ...] = (),
+    take: int = 0,
+) -> Workdir:
+    workdir.transact([ended(*result) for result in results or ()], back, take)
+    return workdir
+
+
+OPERATIONS = [
+    first_take,
+    take,
+    give_back,
+    record,
+    everything,
+    everything_prepared,
+    leave_the_timeline,
+    close,
+    start,
+    start_behind_torn_lines,
+    reclaim,
+]
+
+
+@pytest.fixture
+def sites(tmp_path):
+    numbers = iter(range(10**6))
+    return lambda: Site(tmp_path / f"site {next(numbers)}")
+
+
+def interfered(prepared, site, strike, monkeypatch, at, half):
+    """Run the operation with `strike` at one of its steps; whether it came so far."""
+    before = site.farms
+    operation = prepared(site)
+    with interference(monkeypatch, at, strike, half=half):
+        try:
+            operation(site)
+        except (type(strike), InputError, StorageError):
+            struck = True
+        else:
+            struck = False
+    for farm in range(before, site.farms + 1):
+        site.dead.add(farm)
+    closure = getattr(operation, "__closure__", None) or ()
+    for cell in closure:
+        if isinstance(cell.cell_contents, Workdir):
+            cell.cell_contents._claim.end()
+    return struck
+
+
+def finish(site, plain):
+    """A new farm does all that is left to it."""
+    workdir = site.open()
+    while taken := workdir.transact((), (), 5).taken:
+        workdir.transact([ended(taskid) for taskid in taken], (), 0)
+    assert workdir.close()
+    assert site.violations(plain.hand) == []
+    return workdir
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_kill_before_any_step_leaves_every_task_in_one_place(
+    operation, half, sites, monkeypatch
+):
+    for at in range(1, MOST_STEPS):
+        site = sites()
+        struck = interfered(operation, site, Killed(), monkeypatch, at, half)
+        violations = site.violations()
+        if half:
+            # No kill splits a page; where that happens all the same, a start mends it.
+            violations = [each for each in violations if "timeline" not in each]
+        assert violations == [] or operation is start_behind_torn_lines, at
+        plain = PlainFarmer(site)
+        finish(site, plain)
+        assert sorted({*site.ids("finished"), *site.ids("failed")}) == list(range(12))
+        assert not list((site.root / "claims").iterdir())
+        assert not list(site.root.glob("toprocess.*"))
+        if not struck:
+            return
+    pytest.fail("the operation never came to its end")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_plain_farmers_may_move_between_the_kill_and_the_next_start(
+    operation, sites, monkeypatch
+):
+    for at in range(1, MOST_STEPS):
+        site = sites()
+        struck = interfered(operation, site, Killed(), monkeypatch, at, half=False)
+        plain = PlainFarmer(site)
+        if operation is not start_behind_torn_lines:
+            popped = [plain.pop() for _ in range(3)]
+            if popped[0] is not None:
+                plain.record(popped[0], 0)
+                # An idle worker puts its last task back at the end.
+                plain.requeue(popped[0])
+            if popped[1] is not None:
+                plain.requeue(popped[1])
+        held = set(plain.hand)
+        finish(site, plain)
+        known = {*site.ids("finished"), *site.ids("failed"), *held}
+        assert sorted(known) == list(range(len(TASKS)))
+        assert len(set(site.ids("finished"))) == len(site.ids("finished"))
+        if not struck:
+            return
+    pytest.fail("the operation never came to its end")
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("operation", [reclaim, take, everything])
+def test_a_second_kill_while_the_first_is_mended_changes_nothing(
+    operation, half, sites, monkeypatch
+):
+    for at in range(1, MOST_STEPS):
+        again = 0
+        struck_again = True
+        while struck_again:
+            again += 1
+            site = sites()
+            struck = interfered(operation, site, Killed(), monkeypatch, at, half)
+            struck_again = interfered(
+                lambda _: Site.open, site, Killed(), monkeypatch, again, half
+            )
+            violations = site.violations()
+            if half:
+                violations = [each for each in violations if "timeline" not in each]
+            assert violations == []
+            finish(site, PlainFarmer(site))
+        if not struck:
+            return
+    pytest.fail("the operation never came to its end")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_disk_that_is_full_at_any_step_damages_nothing(
+    operation, sites, monkeypatch
+):
+    for at in range(1, MOST_STEPS):
+        site = sites()
+        struck = interfered(operation, site, full_disk(), monkeypatch, at, half=True)
+        if operation is not start_behind_torn_lines:
+            assert site.violations() == []
+            for name in ("toprocess", "finished", "failed"):
+                path = site.root / name
+                assert not path.exists() or path.read_text()[-1:] in ("", "\n")
+        finish(site, PlainFarmer(site))
+        if not struck:
+            return
+    pytest.fail("the operation never came to its end")
