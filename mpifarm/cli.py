@@ -1,7 +1,8 @@
 """The command line: arguments in, lines and an exit status out.
 
-Rules of this file: `main` notes signals before it imports anything more, and leaves
-without the interpreter's own shutdown, which could wait for a broken stream.
+Rules of this file: `main` notes signals before it imports anything more, and leaves by
+`sys.exit`: MPICH tells its launcher of the end in a function that runs at exit, and the
+launcher kills all ranks when one ends without.
 """
 
 import os
@@ -18,7 +19,7 @@ def main() -> None:
     """Run ``mpifarm`` and exit with its status (README, exit statuses)."""
     signals = SignalInbox()
     signals.install()
-    os._exit(run(sys.argv[1:], signals))
+    sys.exit(run(sys.argv[1:], signals))
 
 
 def run(argv: list[str], signals: SignalInbox) -> int:

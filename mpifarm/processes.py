@@ -15,6 +15,7 @@ Rules of this file:
 
 import os
 import signal
+import sys
 import time
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,6 +28,16 @@ _SETTABLE = tuple(
     for signum in signal.valid_signals()
     if signum not in (signal.SIGKILL, signal.SIGSTOP)
 )
+_DEFECTS = (
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGABRT,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+)
+"""Signals that a process gets for its own defects: one that lets them pass spins."""
 _GROUP_POLL = 0.002
 """Seconds between two looks at a group that is ending."""
 
@@ -350,7 +361,9 @@ def calm_signals() -> None:
         signal.SIGINT,
         signal.SIGHUP,
     }
-    for signum in _SETTABLE:
+    for signum in _DEFECTS:
+        signal.signal(signum, signal.SIG_DFL)
+    for signum in set(_SETTABLE) - set(_DEFECTS):
         if signum in usual or signal.getsignal(signum) is not signal.SIG_DFL:
             signal.signal(signum, let_pass)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -370,6 +383,30 @@ def adopt_orphans() -> bool:
         return bool(libc.prctl(36, 1, 0, 0, 0) == 0)  # PR_SET_CHILD_SUBREAPER
     except (ImportError, OSError, AttributeError):
         return False
+
+
+def drop_signal_stack() -> None:
+    """Have signals handled on the normal stack, if faulthandler has made its own.
+
+    That one has room for few signals at a time, and a farm is sent many at once: the
+    kernel ends a process whose signal stack overflows by SIGSEGV.
+    """
+    if "faulthandler" not in sys.modules:
+        return
+    try:
+        import ctypes  # noqa: PLC0415 - see above
+    except ImportError:
+        return
+
+    class Stack(ctypes.Structure):
+        _fields_ = (
+            ("start", ctypes.c_void_p),
+            ("flags", ctypes.c_int),
+            ("size", ctypes.c_size_t),
+        )
+
+    disabled = Stack(None, 2, 0)  # SS_DISABLE
+    ctypes.CDLL(None).sigaltstack(ctypes.byref(disabled), None)
 
 
 def let_pass(signum: int, frame: object) -> None:

@@ -52,6 +52,7 @@ def serve_as_parent(
     """Be the pool's parent until the rank is gone; in a fresh fork."""
     processes.leave_session()
     processes.close_descriptors_except({control.fileno()})
+    processes.drop_signal_stack()
     processes.calm_signals()
     PoolParent(control, board, create_runner).serve()
 

@@ -142,7 +142,9 @@ def test_a_command_has_no_descriptor_but_its_three(start_pool, command):
         assert (found["0"], found["1"], found["2"]) == ("/dev/null", log, log)
 
 
-@pytest.mark.parametrize("command", ["cat /proc/self/status", "cat /proc/$$/status;:"])
+@pytest.mark.parametrize(
+    "command", ["cat /proc/self/status", "cat /proc/self/status;:"]
+)
 def test_a_command_has_default_signals_and_none_blocked(start_pool, command):
     previous = {
         signum: signal.signal(signum, signal.SIG_IGN)
@@ -184,7 +186,7 @@ def test_what_a_task_leaves_running_is_left_alone(pool):
         "sleep 1000 & exit 0", "setsid sleep 1000 & exit 0", "(sleep 1000 &) ; true"
     )
     assert {result.status for result in results.values()} == {0}
-    wait_until(lambda: len(pool.commands()) == 3)
+    pool.collect_until(lambda: len(pool.commands()) == 3)
     pool.pool.close()
     assert len(pool.commands()) == 3
 
@@ -284,7 +286,7 @@ def test_a_runner_that_returns_no_number_fails_its_task(start_pool, value):
 def test_a_runner_can_write_text_and_use_the_descriptor_in_turn(start_pool):
     driver = start_pool(1, StubRunner)
     driver.run(
-        "[logfh.write('a\udcff\\n'), os.write(logfh.fileno(), b'b\\n'),"
+        "[logfh.write('a' + chr(0xdcff) + '\\n'), os.write(logfh.fileno(), b'b\\n'),"
         " print('c', file=logfh), logfh.writelines(['d\\n']), logfh.writable(),"
         " print('nowhere')] and 0"
     )
@@ -334,11 +336,11 @@ def test_close_ends_workers_and_parent_at_once(pool):
 
 def test_close_kills_what_still_runs_and_never_hangs(pool):
     pool.submit("trap '' TERM; sleep 1000; sleep 1000", "sleep 1000")
-    wait_until(lambda: len(pool.commands()) == 3)
+    pool.collect_until(lambda: len(pool.commands()) == 3)
     begin = time.monotonic()
     pool.pool.close()
     assert time.monotonic() - begin < 5
-    wait_until(lambda: not pool.commands(), deadline=2)
+    pool.collect_until(lambda: not pool.commands(), deadline=2)
 
 
 def test_a_thousand_idle_milliseconds_cost_nothing(pool):

@@ -1,4 +1,4 @@
-"""A farm in virtual time: a clock that tests move, fake ranks, a fake disk, a fake link.
+"""A farm in virtual time: a clock that tests move, fake ranks, disk and link.
 
 Rules of this file:
 
@@ -115,6 +115,8 @@ class FakeDisk:
         """When each transaction that asked for tasks was done."""
         self.emptied_at: list[float] = []
         """When each of them found nothing more."""
+        self.with_others = 0
+        """Tasks that other farms hold."""
 
     def transact(self, wanted: Transact, now: float) -> tuple[list[int], bool]:
         """Returns what was taken, and whether nothing is left."""
@@ -186,7 +188,7 @@ class FakeRank:
         self.most_leases = 0
         self.pings = 0
 
-    # ---- what it hears ---------------------------------------------------------------
+    # ---- what it hears -----------------------------------------------------------
 
     def hear(self, message: ToRank) -> None:
         assert not self.left, f"rank {self.rank} got {message} after Leave"
@@ -259,7 +261,7 @@ class FakeRank:
         if signum in KILLING and not self.left and not self.silent:
             self._on_stop(0.0)
 
-    # ---- its workers -----------------------------------------------------------------
+    # ---- its workers -------------------------------------------------------------
 
     def _feed(self) -> None:
         for worker in range(self.workers):
@@ -304,7 +306,7 @@ class FakeRank:
         self.reported_at = self.farm.now
         self.say(report)
 
-    # ---- what befalls it ---------------------------------------------------------------
+    # ---- what befalls it ---------------------------------------------------------
 
     def lose_worker(self) -> None:
         """A worker is killed under its task; another takes its place."""
@@ -353,7 +355,7 @@ class Counts:
 
 
 class SimulatedFarm:
-    """A coordinator with fake ranks and a fake disk, driven by events in virtual time."""
+    """A coordinator with fake ranks and a fake disk, driven by events."""
 
     def __init__(
         self,
@@ -368,6 +370,7 @@ class SimulatedFarm:
         delay: float = 0.001,
         disk_seconds: float = 0.0,
         checked: bool = True,
+        waits_for_others: bool = False,
     ) -> None:
         self.now = START
         self.random = random.Random(seed)
@@ -385,14 +388,20 @@ class SimulatedFarm:
         self.ended_at: float | None = None
         """When the coordinator said `End`."""
         self.coordinator = Coordinator(
-            Commands(tasks), define_farm(grace), ranks, workers, START, timeout
+            Commands(tasks),
+            define_farm(grace),
+            ranks,
+            workers,
+            START,
+            timeout,
+            waits_for_others=waits_for_others,
         )
         self.ranks = [FakeRank(self, rank, workers) for rank in range(ranks)]
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         self._arrivals: dict[tuple[int, bool], float] = {}
 
-    # ---- time ------------------------------------------------------------------------
+    # ---- time --------------------------------------------------------------------
 
     def after(self, seconds: float, event: Callable[[], None]) -> None:
         self.at(self.now + seconds, event)
@@ -441,7 +450,7 @@ class SimulatedFarm:
         if self.checked:
             assert self.coordinator.find_violations() == []
 
-    # ---- what the coordinator wants ------------------------------------------------------
+    # ---- what the coordinator wants ----------------------------------------------
 
     def _perform(self, effect: Effect) -> None:
         assert self.counts.ends == 0 or isinstance(effect, End), f"{effect} after End"
@@ -479,11 +488,16 @@ class SimulatedFarm:
             self.coordinator.on_storage_failed("the disk is full", self.now)
         else:
             taken, empty = self.disk.transact(wanted, self.now)
-            cost = self.disk_seconds
-            self.coordinator.on_transacted(taken, empty, cost, self.now)
+            self.coordinator.on_transacted(
+                taken,
+                self.now,
+                empty=empty,
+                cost=self.disk_seconds,
+                others=self.disk.with_others > 0,
+            )
         self.check()
 
-    # ---- the link --------------------------------------------------------------------
+    # ---- the link ----------------------------------------------------------------
 
     def post(self, rank: int, message: ToCoordinator) -> None:
         """A rank says something: it arrives later, in the order of its words."""
@@ -503,7 +517,7 @@ class SimulatedFarm:
         self._arrivals[way] = arrival
         self.at(arrival, event)
 
-    # ---- the ledger ------------------------------------------------------------------
+    # ---- the ledger --------------------------------------------------------------
 
     def note_start(self, lease: Lease) -> None:
         self.started[lease.taskid, lease.attempt] += 1
@@ -515,7 +529,7 @@ class SimulatedFarm:
         """Seconds between the end of a command and its record."""
         return record.at - self.ends[record.result.taskid, record.result.attempt]
 
-    # ---- what befalls it ---------------------------------------------------------------
+    # ---- what befalls it ---------------------------------------------------------
 
     def signal(self, signum: int, rank: int = 0) -> None:
         self.ranks[rank].get_signal(signum)

@@ -1,0 +1,267 @@
+"""A farm in a test: its list, its processes, and what it left on disk.
+
+Rules of this file: a process is told by the test's token, its place in a farm by its
+ancestry; nothing is ended but what carries the token.  Files are read as anyone can
+read them, without mpifarm's own readers, but for the invariant checker.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+from mpifarm.workdir import find_violations
+from tests.support import Child, Launch, find_pids, survivors, wait_until
+
+SLACK = 2.0
+"""Seconds that a launcher and a busy machine get beyond what is promised."""
+
+_RANK_VARIABLES = (b"OMPI_COMM_WORLD_RANK", b"PMI_RANK")
+
+
+class Part(Enum):
+    """What a process is in a farm."""
+
+    LAUNCHER = "launcher"
+    RANK = "rank"
+    PARENT = "pool's parent"
+    WORKER = "worker"
+    COMMAND = "command"
+
+
+FARM_PARTS = (Part.RANK, Part.PARENT, Part.WORKER)
+
+
+class Member(NamedTuple):
+    """A process of a farm."""
+
+    pid: int
+    parent: int
+    part: Part
+    rank: int
+
+
+class Attempt(NamedTuple):
+    """A line of ``attempts.tsv``."""
+
+    taskid: int
+    attempt: int
+    status: int
+    rank: int
+    worker: int
+
+
+# ---- processes ----------------------------------------------------------------------
+
+
+class _Sighting(NamedTuple):
+    parent: int
+    environ: dict[bytes, bytes]
+    argv: list[bytes]
+
+
+def _see(pid: int) -> _Sighting | None:
+    """The process; None if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+        argv = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return None
+    entries = (entry.partition(b"=") for entry in environ.split(b"\0"))
+    return _Sighting(
+        int(stat.rpartition(b") ")[2].split()[1]),
+        {name: value for name, _, value in entries},
+        argv.split(b"\0"),
+    )
+
+
+def find_members(token: str) -> list[Member]:
+    """The processes of the farms that carry `token`."""
+    seen = {pid: sight for pid in find_pids(token) if (sight := _see(pid))}
+    return [
+        Member(pid, sight.parent, _part_of(pid, seen), _rank_of(sight))
+        for pid, sight in seen.items()
+    ]
+
+
+def _rank_of(sight: _Sighting) -> int:
+    names = [name for name in _RANK_VARIABLES if name in sight.environ]
+    return int(sight.environ[names[0]]) if names else 0
+
+
+def _part_of(pid: int, seen: dict[int, _Sighting]) -> Part:
+    if b"MPIFARM_TASK_ID" in seen[pid].environ:
+        return Part.COMMAND
+    if not _is_farm(seen[pid]):
+        return Part.LAUNCHER
+    depth = 0
+    while (parent := seen[pid].parent) in seen and _is_farm(seen[parent]):
+        pid, depth = parent, depth + 1
+    # deeper than a worker: a command between its fork and its exec
+    return (*FARM_PARTS, Part.COMMAND)[min(depth, 3)]
+
+
+def _is_farm(sight: _Sighting) -> bool:
+    return sight.argv[1:3] == [b"-m", b"mpifarm"]
+
+
+def send_signal(pids: Iterable[int], signum: int) -> None:
+    """To each of them that is still there."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signum)
+
+
+# ---- the farm -----------------------------------------------------------------------
+
+
+class FarmDriver:
+    """A tasklist in a directory of its own, and the farms over it, one after another.
+
+    `start_process` is the fixture `farm_processes`, `token` what its children carry.
+    """
+
+    def __init__(
+        self, directory: Path, start_process: Callable[..., Child], token: str
+    ) -> None:
+        self.directory = directory
+        self.tasklist = directory / "tasks.txt"
+        self.workdir = directory / "tasks.txt_workdir"
+        self.token = token
+        self.commands: list[str] = []
+        self._start_process = start_process
+
+    def write_list(self, commands: Iterable[str]) -> None:
+        """The tasklist; a command finds its task id in ``$PROC_NUMBER``."""
+        self.directory.mkdir(exist_ok=True)
+        self.commands = list(commands)
+        self.tasklist.write_text("".join(f"{command}\n" for command in self.commands))
+
+    def argv(self, *options: str) -> list[str]:
+        """The command line of one process of a farm over the list."""
+        return [sys.executable, "-m", "mpifarm", self.tasklist.name, *options]
+
+    def start(self, launch: Launch | list[str], **kwargs: object) -> Child:
+        """Start a farm."""
+        return self._start_process(launch, cwd=self.directory, **kwargs)
+
+    def run(self, launch: Launch | list[str], deadline: float = 60.0) -> int:
+        """A farm to its end; its exit status."""
+        return self.start(launch).wait(deadline)
+
+    # ---- its processes --------------------------------------------------------------
+
+    def members(self, *parts: Part) -> list[Member]:
+        """Its processes that are one of `parts` (all, if none are given)."""
+        members = find_members(self.token)
+        return [member for member in members if not parts or member.part in parts]
+
+    def pids(self, *parts: Part) -> list[int]:
+        """The pids of those."""
+        return [member.pid for member in self.members(*parts)]
+
+    def find_rank(self, rank: int) -> int | None:
+        """The pid of the rank's process; None while there is none."""
+        ranks = self.members(Part.RANK)
+        return next((member.pid for member in ranks if member.rank == rank), None)
+
+    def signal_rank(self, rank: int, signum: int) -> float:
+        """Signal one rank; returns the time (monotonic)."""
+        pid = self.find_rank(rank)
+        assert pid is not None, f"no rank {rank} among {self.members()}"
+        os.kill(pid, signum)
+        return time.monotonic()
+
+    def wait_until_gone(self, deadline: float = 10.0) -> None:
+        """Until nothing is left of any farm, commands included."""
+        try:
+            wait_until(lambda: not survivors(self.token), deadline)
+        except AssertionError:
+            raise AssertionError(f"still alive: {survivors(self.token)}") from None
+
+    def kill_all_but_commands(self) -> None:
+        """KILL every process of the farms, launchers too, in one moment."""
+        while pids := self.pids(Part.LAUNCHER, *FARM_PARTS):
+            send_signal(pids, signal.SIGKILL)
+
+    # ---- what commands leave --------------------------------------------------------
+
+    def marks(self, name: str) -> list[int]:
+        """Task ids that commands have left as files ``<name>.<id>``."""
+        return sorted(int(p.suffix[1:]) for p in self.directory.glob(f"{name}.*"))
+
+    def wait_for_marks(self, name: str, count: int) -> list[int]:
+        """Until that many commands have left theirs."""
+        wait_until(lambda: len(self.marks(name)) >= count)
+        return self.marks(name)
+
+    def allow(self) -> None:
+        """Let the commands end that wait for the file ``go``."""
+        (self.directory / "go").touch()
+
+    # ---- its workdir ----------------------------------------------------------------
+
+    def recorded(self, name: str) -> list[int]:
+        """The ids in one of the status files, as often as they stand there."""
+        path = self.workdir / name
+        if not path.exists():
+            return []
+        return [int(line.split(b" ")[0]) for line in path.read_bytes().splitlines()]
+
+    def finished(self) -> list[int]:
+        return sorted(self.recorded("finished"))
+
+    def failed(self) -> list[int]:
+        return sorted(self.recorded("failed"))
+
+    def to_process(self) -> list[int]:
+        """The ids in ``toprocess``; all, where there is none yet."""
+        if not (self.workdir / "toprocess").exists():
+            return self.all_ids()
+        return sorted(self.recorded("toprocess"))
+
+    def all_ids(self) -> list[int]:
+        return list(range(len(self.commands)))
+
+    def claims(self) -> list[str]:
+        """The names of the claims that farms hold or have left."""
+        path = self.workdir / "claims"
+        return sorted(os.listdir(path)) if path.exists() else []
+
+    def attempts(self) -> list[Attempt]:
+        """The lines of ``attempts.tsv`` below its head."""
+        lines = (self.workdir / "attempts.tsv").read_text().splitlines()[1:]
+        return [Attempt(*map(int, line.split("\t")[:5])) for line in lines]
+
+    def ranks_at_work(self) -> set[int]:
+        """The ranks that have run a task whose result is on disk."""
+        return {attempt.rank for attempt in self.attempts()}
+
+    def result(self) -> str:
+        """``result.json``; empty while there is none."""
+        path = self.workdir / "result.json"
+        return path.read_text() if path.exists() else ""
+
+    def assert_sound(self) -> None:
+        """Nothing is lost, nothing is in two places: the invariant checker says so."""
+        assert find_violations(str(self.workdir), self.commands, in_hand=()) == []
+
+    def assert_all_finished(self) -> None:
+        """Every task is recorded as finished, once, and nothing else is left."""
+        self.assert_sound()
+        assert self.finished() == self.all_ids()
+        assert self.failed() == []
+        assert self.to_process() == []
+        assert self.claims() == []
+
+
+def repeated(ids: Iterable[int]) -> list[int]:
+    """Those that are there more than once."""
+    return [taskid for taskid, count in Counter(ids).items() if count > 1]

@@ -1,0 +1,398 @@
+"""Coordinator, rank loops and pools over live MPI ranks, in this process of pytest.
+
+Rules of this file: every rank runs every test; rank 0 conducts, the others follow, as
+`mpifarm.farm` has it.  The workdir is real; pools are fakes where a test is about what
+ranks say to each other.
+"""
+
+import json
+import os
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+
+from mpifarm.config import Settings
+from mpifarm.errors import ExitStatus
+from mpifarm.messages import Leave, Ready, SignalSeen, Stop, Stopped, Welcome
+from mpifarm.pool import Pool
+from mpifarm.rank import RankParts
+from mpifarm.signals import SIGNALS, SignalInbox
+from mpifarm.surroundings import Surroundings, Voice
+from mpifarm.task import Outcome, Result
+from mpifarm.waiting import Clock
+from mpifarm.workdir import find_violations
+
+pytestmark = [pytest.mark.mpi(min_size=3), pytest.mark.timeout(60)]
+
+CPU_SHARE = 0.05
+"""Promised are 2 % of a core; that is for `make bench` to measure on a quiet machine."""
+
+ANSWER_SECONDS = 0.03
+"""Of the median answer.  Promised are 10 ms, on a machine that is not full of ranks."""
+
+
+class FakePool:
+    """A pool whose commands end at once, or, those that are ``long``, when told to."""
+
+    def __init__(self):
+        self.running = deque()
+        self.ended = []
+        self.workers = 0
+        self.over = False
+
+    def start(self, definition):
+        self.workers = definition.workers
+
+    def vacancies(self, ahead):
+        return 0 if self.over else self.workers * (1 + ahead) - len(self.running)
+
+    def submit(self, lease):
+        self.running.append(lease)
+        if lease.command != "long":
+            self.end(lease)
+
+    def end(self, lease, outcome=Outcome.COMPLETED, status=0):
+        self.running.remove(lease)
+        now = time.monotonic()
+        self.ended.append(
+            Result(lease.taskid, lease.attempt, outcome, status, 1, 1.7e9, 1e-4, now)
+        )
+
+    def end_all(self, outcome=Outcome.COMPLETED, status=0):
+        for lease in list(self.running):
+            self.end(lease, outcome, status)
+
+    def collect(self):
+        ended, self.ended = self.ended, []
+        return ended
+
+    def terminate(self):
+        self.over = True
+        self.end_all(Outcome.FAILED, -signal.SIGTERM)
+
+    def kill(self):
+        self.over = True
+        self.running.clear()
+
+    def close(self):
+        self.over = True
+
+    @property
+    def stopped(self):
+        return self.over and not self.running and not self.ended
+
+    def read_fds(self):
+        return []
+
+    def write_fds(self):
+        return []
+
+
+class DeafToTerm(FakePool):
+    """Its commands end by KILL alone."""
+
+    def terminate(self):
+        self.over = True
+
+
+@dataclass
+class LiveFarm:
+    """This rank's part of a farm, and where the farm is."""
+
+    comm: object
+    directory: str
+    said: list = field(default_factory=list)
+
+    @property
+    def workdir(self):
+        return self.directory + "/work"
+
+    def parts(self, pool, signals, **settings):
+        settings = {"workers": 2, "grace": 0.5, **settings}
+        voice = Voice(self.said.append, self.said.append, self.said.append)
+        return RankParts(
+            Settings(self.directory + "/tasks.txt", self.workdir, **settings),
+            Surroundings({}, {}, signals, voice),
+            pool,
+            self.comm,
+            {name: value for name, value in os.environb.items() if name == b"PATH"},
+        )
+
+    def run(self, parts):
+        """This rank's part to its end; rank 0 gets (exit status, whether lost)."""
+        from mpifarm.farm import _follow
+        from mpifarm.first_rank import farm_from_rank_0
+
+        if self.comm.rank == 0:
+            try:
+                return farm_from_rank_0(parts)
+            finally:
+                dismiss(self.comm)
+        clock = Clock()
+        loop = parts.create_loop(lambda m: self.comm.send(0, m), clock.now)
+        assert _follow(loop, parts, self.comm, clock)
+        assert self.comm.flush(10)
+        return None
+
+    def write_list(self, commands):
+        if self.comm.rank == 0:
+            with open(self.directory + "/tasks.txt", "w") as tasklist:
+                tasklist.writelines(f"{command}\n" for command in commands)
+
+    def ids(self, name):
+        with open(f"{self.workdir}/{name}") as lines:
+            return sorted(int(line.split()[0]) for line in lines)
+
+    def ranks_at_work(self):
+        with open(self.workdir + "/attempts.tsv") as lines:
+            return {int(line.split("\t")[3]) for line in list(lines)[1:]}
+
+
+@pytest.fixture
+def world():
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD
+
+
+@pytest.fixture
+def live_farm(world, tmp_path):
+    from mpi4py import MPI
+
+    from mpifarm.comm import Comm
+
+    farm = LiveFarm(Comm(MPI, world.Dup()), world.bcast(str(tmp_path)))
+    yield farm
+    world.Barrier()
+
+
+@pytest.fixture
+def signals():
+    """A real inbox; what the signals did before is put back."""
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    inbox = SignalInbox()
+    inbox.install()
+    yield inbox
+    signal.set_wakeup_fd(-1)
+    for signum, action in before.items():
+        signal.signal(signum, action)
+    os.close(inbox.fd)
+
+
+def signal_myself_when(condition, signum):
+    """A pool's method that sends this process a signal, once, when it is time."""
+    sent = []
+
+    def look():
+        if not sent and condition():
+            os.kill(os.getpid(), signum)
+            sent.append(signum)
+
+    return look
+
+
+class Watched:
+    """A pool that looks after something whenever its rank's loop takes a step."""
+
+    def __init__(self, pool, look):
+        self._pool = pool
+        self._look = look
+
+    def collect(self):
+        self._look()
+        return self._pool.collect()
+
+    def __getattr__(self, name):
+        return getattr(self._pool, name)
+
+
+# ---- work ---------------------------------------------------------------------------
+
+
+def test_every_task_runs_once_and_every_rank_does_some(live_farm, signals):
+    live_farm.write_list([f"quick {n}" for n in range(3000)])
+    ended = live_farm.run(live_farm.parts(FakePool(), signals))
+    if live_farm.comm.rank == 0:
+        assert ended == (ExitStatus.ALL_FINISHED, False)
+        assert live_farm.ids("finished") == list(range(3000))
+        assert live_farm.ranks_at_work() == set(range(live_farm.comm.size))
+
+
+def test_a_command_of_a_megabyte_runs_on_another_rank(live_farm, signals):
+    commands = [f"{rank} " + "x" * 1_000_000 for rank in range(live_farm.comm.size)]
+    live_farm.write_list(commands)
+    pool = FakePool()
+    seen = []
+    pool.submit = lambda lease: (seen.append(lease), FakePool.submit(pool, lease))
+    ended = live_farm.run(live_farm.parts(pool, signals, workers=1))
+    assert all(lease.command == commands[lease.taskid] for lease in seen)
+    assert len(seen) == 1
+    if live_farm.comm.rank == 0:
+        assert ended == (ExitStatus.ALL_FINISHED, False)
+
+
+def test_real_pools_run_real_commands_on_every_rank(live_farm, signals):
+    # the pool's parent is forked after MPI_Init here, which a farm itself never does
+    live_farm.write_list(["echo $PROC_NUMBER $MPIFARM_RANK; sleep 0.05"] * 40)
+    pool = Pool.launch()
+    ended = live_farm.run(live_farm.parts(pool, signals))
+    if live_farm.comm.rank == 0:
+        pool.close()
+        assert ended == (ExitStatus.ALL_FINISHED, False)
+        logs = {}
+        for taskid in range(40):
+            with open(f"{live_farm.workdir}/logs/log_{taskid}") as log:
+                logs[taskid] = log.read().split()
+        assert [int(words[0]) for words in logs.values()] == list(range(40))
+        ranks = {int(words[1]) for words in logs.values()}
+        assert ranks == set(range(live_farm.comm.size)) == live_farm.ranks_at_work()
+
+
+def test_a_list_without_tasks_lets_every_rank_go(live_farm, signals, world):
+    live_farm.write_list([])
+    ended = live_farm.run(live_farm.parts(FakePool(), signals))
+    if live_farm.comm.rank == 0:
+        assert ended == (ExitStatus.ALL_FINISHED, False)
+
+
+# ---- stops --------------------------------------------------------------------------
+
+
+def assert_all_given_back(farm, ended, count):
+    assert ended == (ExitStatus.RUN_AGAIN, False)
+    assert farm.ids("toprocess") == list(range(count))
+    assert not os.path.exists(farm.workdir + "/failed")
+    assert find_violations(farm.workdir, ["long"] * count, in_hand=()) == []
+
+
+@pytest.mark.parametrize("of_last_rank", [False, True])
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_to_any_rank_stops_all_and_everything_is_given_back(
+    live_farm, signals, of_last_rank, signum
+):
+    comm = live_farm.comm
+    live_farm.write_list(["long"] * 50)
+    pool = FakePool()
+    if comm.rank == (comm.size - 1 if of_last_rank else 0):
+        look = signal_myself_when(lambda: len(pool.running) == 2, signum)
+        pool = Watched(pool, look)
+    ended = live_farm.run(live_farm.parts(pool, signals))
+    assert not pool.running
+    if comm.rank == 0:
+        assert_all_given_back(live_farm, ended, 50)
+
+
+def test_commands_deaf_to_term_are_killed_after_the_grace_time(live_farm, signals):
+    live_farm.write_list(["long"] * 20)
+    pool, begun = DeafToTerm(), []
+    if live_farm.comm.rank == 1:
+        watch = signal_myself_when(lambda: len(pool.running) == 2, signal.SIGUSR1)
+        pool = Watched(pool, watch)
+    begun = time.monotonic()
+    ended = live_farm.run(live_farm.parts(pool, signals, grace=0.5))
+    assert not pool.running
+    assert 0.5 <= time.monotonic() - begun < 0.5 + 1 + 4
+    if live_farm.comm.rank == 0:
+        assert_all_given_back(live_farm, ended, 20)
+
+
+def test_a_rank_that_never_answers_is_given_up_in_time_and_its_tasks_go_back(
+    live_farm, signals, world
+):
+    comm = live_farm.comm
+    last = comm.size - 1
+    live_farm.write_list(["long"] * 50)
+    pool = FakePool()
+    if comm.rank == last:
+        # it takes its leases, and is not heard again
+        comm.send(0, Ready("host", 1, 2))
+    if comm.rank == 0:
+        pool = Watched(
+            pool, signal_myself_when(lambda: len(pool.running) == 2, signal.SIGUSR1)
+        )
+        begun = time.monotonic()
+        status, lost = live_farm.run(live_farm.parts(pool, signals, grace=0.5))
+        assert time.monotonic() - begun < 0.5 + 1 + 3
+        assert lost
+        assert_all_given_back(live_farm, (status, False), 50)
+        with open(live_farm.workdir + "/result.json") as result:
+            assert any(str(last) in note for note in json.load(result)["notes"])
+    elif comm.rank != last:
+        live_farm.run(live_farm.parts(pool, signals))
+    world.Barrier()
+    if comm.rank == last:
+        kinds = []
+        while messages := comm.receive():
+            kinds += [type(message) for _, message in messages]
+        assert kinds[0] is Welcome
+        assert Stop in kinds
+
+
+# ---- waiting ------------------------------------------------------------------------
+
+
+def test_ranks_that_wait_for_two_seconds_use_next_to_no_cpu(live_farm, signals):
+    live_farm.write_list(["long"] * 50)
+    pool = FakePool()
+    times = []
+
+    def look():
+        now = (time.monotonic(), time.process_time())
+        if not times and len(pool.running) == 2:
+            times.append(now)
+        elif times and len(times) == 1 and now[0] - times[0][0] > 2:
+            times.append(now)
+            if live_farm.comm.rank == 0:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    live_farm.run(live_farm.parts(Watched(pool, look), signals))
+    (begun, cpu_begun), (ended, cpu_ended) = times
+    share = (cpu_ended - cpu_begun) / (ended - begun)
+    assert share < CPU_SHARE, f"rank {live_farm.comm.rank} used {share:.1%} of a core"
+
+
+def seconds_until_answer(comm, answer):
+    begun = time.monotonic()
+    while not (messages := comm.receive()):
+        assert time.monotonic() - begun < 10
+        time.sleep(0.0002)
+    assert messages == [answer]
+    return time.monotonic() - begun
+
+
+def dismiss(comm):
+    for rank in range(1, comm.size):
+        comm.send(rank, Leave())
+    assert comm.flush(10)
+
+
+def test_a_message_to_an_idle_rank_is_answered_in_milliseconds(live_farm, signals):
+    comm = live_farm.comm
+    if comm.rank != 0:
+        live_farm.run(live_farm.parts(FakePool(), signals))
+        return
+    seconds = []
+    for _ in range(15):
+        # until the rank's backing off has come to its end
+        time.sleep(0.1)
+        comm.send(1, Stop(0.5))
+        seconds.append(seconds_until_answer(comm, (1, Stopped())))
+    dismiss(comm)
+    assert sorted(seconds)[len(seconds) // 2] < ANSWER_SECONDS
+
+
+def test_a_signal_to_an_idle_rank_is_told_in_milliseconds(live_farm, signals, world):
+    comm, pids = live_farm.comm, world.allgather(os.getpid())
+    if comm.rank != 0:
+        live_farm.run(live_farm.parts(FakePool(), signals))
+        return
+    seconds = []
+    for _ in range(15):
+        time.sleep(0.1)
+        os.kill(pids[1], signal.SIGUSR2)
+        seconds.append(seconds_until_answer(comm, (1, SignalSeen(signal.SIGUSR2))))
+    dismiss(comm)
+    assert sorted(seconds)[len(seconds) // 2] < ANSWER_SECONDS

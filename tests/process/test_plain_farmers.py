@@ -1,0 +1,259 @@
+"""The real PyTaskFarmer, 0.0.1 and 0.1.0, beside mpifarm on one list.
+
+Rules of this file: mpifarm is held to its own promises.  What a plain farmer that is
+stopped loses or runs twice is its own affair (docs/protocol.md); where none is
+stopped, nothing at all may be lost or run twice.
+"""
+
+import signal
+from collections import Counter
+from typing import NamedTuple
+
+import pytest
+
+from tests.support import wait_until
+
+TASKS = 2000
+SHORTER = 800
+"""Where a farmer is stopped in the middle: stopping and going on takes time too."""
+
+WORKERS = "4"
+
+
+class Start(NamedTuple):
+    """A line that a command has written as it began."""
+
+    taskid: int
+    farm: str
+    """Of mpifarm's farms; "plain" for the others."""
+    too_late: bool
+    """Whether the task stood in ``finished`` already."""
+
+
+def create_list(create_place, count, seconds=0.03):
+    """Each command notes who runs it, and whether that is too late.
+
+    mpifarm is made slow, so that a PyTaskFarmer gets its share.
+    """
+    place = create_place()
+    script = place.script(
+        "mark",
+        f'late=$(grep -c "^$1 " {place.workdir}/finished 2>/dev/null)',
+        'echo "$1 ${MPIFARM_FARM:-plain} ${late:-0}" >> starts',
+        f'[ -z "$MPIFARM_FARM" ] || sleep {seconds}',
+        "exit 0",
+    )
+    lines = "".join(f"{script} {taskid}\n" for taskid in range(count))
+    place.tasklist.write_text(lines)
+    return place
+
+
+def starts(place):
+    words = [line.split() for line in place.notes("starts")]
+    return [Start(int(i), farm, late != "0") for i, farm, late in words]
+
+
+def started_by_mpifarm(place):
+    return [start for start in starts(place) if start.farm != "plain"]
+
+
+def await_both_at_work(place, share=40):
+    """Until each of the two has started so many."""
+
+    def both():
+        plain = Counter(start.farm == "plain" for start in starts(place))
+        return plain[True] >= share and plain[False] >= share
+
+    wait_until(both, 60)
+
+
+def assert_mpifarm_kept_its_promises(place):
+    """Whatever the plain farmers did."""
+    assert place.violations(alone=False) == []
+    assert [start for start in started_by_mpifarm(place) if start.too_late] == []
+    assert place.claims() == []
+
+
+def assert_nothing_is_lost(place, count):
+    assert sorted(place.ids("finished")) == list(range(count))
+    assert place.content("failed") == b""
+    assert place.content("toprocess") == b""
+
+
+# ---- side by side to the end -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["plain farmer", "mpifarm"])
+def test_each_task_runs_once_when_both_work_on_one_list(
+    create_place, plain_farmer, first
+):
+    place = create_list(create_place, TASKS)
+    if first == "plain farmer":
+        plain = place.start_plain(plain_farmer, "--proc", WORKERS)
+        wait_until(lambda: starts(place))
+        farm = place.start("--proc", WORKERS)
+    else:
+        farm = place.start("--proc", WORKERS)
+        wait_until(lambda: starts(place))
+        plain = place.start_plain(plain_farmer, "--proc", WORKERS)
+    # 3: mpifarm had nothing left while the plain one still ran its last tasks
+    assert farm.wait(110) in (0, 3)
+    assert plain.wait(60) == 0
+    assert_nothing_is_lost(place, TASKS)
+    assert_mpifarm_kept_its_promises(place)
+    assert sorted(start.taskid for start in starts(place)) == list(range(TASKS))
+    share = len(started_by_mpifarm(place))
+    assert 50 < share < TASKS - 50
+    assert place.run() == 0
+
+
+# ---- mpifarm is stopped in the middle --------------------------------------------------
+
+
+def stop_by_usr1(place, farm):
+    farm.send_signal(signal.SIGUSR1)
+    assert farm.wait(10) == 75
+
+
+def stop_by_timeout(place, farm):
+    # 3: the plain farmer was faster than the timeout
+    assert farm.wait(20) in (75, 3)
+
+
+def stop_by_kill(place, farm):
+    place.kill(farm)
+
+
+@pytest.mark.parametrize(
+    ("stop", "options"),
+    [(stop_by_usr1, ()), (stop_by_timeout, ("--timeout", "3")), (stop_by_kill, ())],
+    ids=["USR1", "timeout", "kill"],
+)
+def test_mpifarm_stopped_in_the_middle_goes_on_beside_a_plain_farmer(
+    create_place, plain_farmer, stop, options
+):
+    place = create_list(create_place, SHORTER)
+    plain = place.start_plain(plain_farmer, "--proc", "2")
+    farm = place.start("--proc", WORKERS, *options)
+    await_both_at_work(place)
+    stop(place, farm)
+    again = place.start("--proc", WORKERS)
+    assert again.wait() in (0, 3)
+    assert plain.wait() == 0
+    assert place.run() == 0
+    # the plain farmer was left in peace: nothing may be lost
+    assert_nothing_is_lost(place, SHORTER)
+    assert_mpifarm_kept_its_promises(place)
+    often = Counter(start.taskid for start in starts(place))
+    # only what ran, or had just ended, at the stop
+    assert len([taskid for taskid, times in often.items() if times > 1]) <= 60
+    assert max(often.values()) == 2
+
+
+# ---- the plain farmer is stopped in the middle -----------------------------------------
+
+
+def stop_plain_by_usr1(place, plain):
+    plain.send_signal(signal.SIGUSR1)
+    plain.wait(30)
+
+
+def await_plain_timeout(place, plain):
+    plain.wait(30)
+
+
+def kill_plain(place, plain):
+    place.kill(plain, "plain")
+
+
+@pytest.mark.parametrize(
+    ("stop", "options"),
+    [
+        (stop_plain_by_usr1, ()),
+        (await_plain_timeout, ("--timeout", "3")),
+        (kill_plain, ()),
+    ],
+    ids=["USR1", "timeout", "kill"],
+)
+def test_a_plain_farmer_stopped_in_the_middle_takes_nothing_of_mpifarm_with_it(
+    create_place, plain_farmer, stop, options
+):
+    place = create_list(create_place, SHORTER)
+    farm = place.start("--proc", WORKERS)
+    plain = place.start_plain(plain_farmer, "--proc", "2", *options)
+    await_both_at_work(place)
+    stop(place, plain)
+    status = farm.wait()
+    assert_mpifarm_kept_its_promises(place)
+    mine = Counter(start.taskid for start in started_by_mpifarm(place))
+    assert set(mine.values()) == {1}
+    # what mpifarm had is there; what is lost was the plain one's to lose
+    finished = set(place.ids("finished"))
+    assert set(mine) <= finished
+    lost = set(range(SHORTER)) - finished - set(place.ids("failed"))
+    assert status == (3 if lost else 1 if place.content("failed") else 0)
+    assert place.result()["tasks"]["elsewhere"] == len(lost)
+    assert place.run() == status
+
+
+def test_a_finished_task_that_a_plain_farmer_puts_back_never_runs_again(
+    create_place, plain_farmer
+):
+    place = create_place()
+    waits = place.script(
+        "wait", 'echo "$1" >> starts', "until [ -e go ]; do sleep 0.02; done"
+    )
+    ends = place.script("end", 'echo "$1" >> starts')
+    place.tasklist.write_text(f"{ends} 0\n{ends} 1\n{waits} 2\n")
+    plain = place.start_plain(plain_farmer, "--proc", "2")
+    wait_until(lambda: len(place.ids("finished")) == 2)
+    place.await_notes("starts", 3)
+    plain.send_signal(signal.SIGUSR1)
+    plain.wait(20)
+    queued = place.ids("toprocess")
+    assert 2 in queued
+    if set(queued) == {2}:
+        pytest.skip("this time its idle worker has put nothing back")
+    (place.directory / "go").touch()
+    assert place.run() == 0
+    assert sorted(place.notes("starts")) == ["0", "1", "2", "2"]
+    assert sorted(place.ids("finished")) == [0, 1, 2]
+    assert place.violations() == []
+
+
+def test_a_plain_farmer_goes_on_where_mpifarm_was_stopped(create_place, plain_farmer):
+    place = create_list(create_place, 120)
+    farm = place.start("--proc", WORKERS)
+    place.await_notes("starts", 30)
+    farm.send_signal(signal.SIGTERM)
+    assert farm.wait(10) == 75
+    assert place.start_plain(plain_farmer, "--proc", "2").wait() == 0
+    assert_nothing_is_lost(place, 120)
+    assert len(place.timeline()) == 120
+    assert place.run() == 0
+
+
+def test_mpifarm_goes_on_where_a_plain_farmer_was_stopped(create_place, plain_farmer):
+    place = create_list(create_place, 400, seconds=0)
+    plain = place.start_plain(plain_farmer, "--proc", "2")
+    place.await_notes("starts", 30)
+    stop_plain_by_usr1(place, plain)
+    lost = set(range(400)) - set(place.ids("finished")) - set(place.ids("toprocess"))
+    assert place.run() == (3 if lost else 0)
+    assert_mpifarm_kept_its_promises(place)
+    assert {*place.ids("finished"), *lost} == set(range(400))
+
+
+def test_both_meet_in_the_lock_area_of_the_environment(create_place, plain_farmer):
+    place = create_list(create_place, 200, seconds=0.02)
+    area = place.directory / "area"
+    area.mkdir()
+    place.environment["SCRATCH"] = str(area)
+    farm = place.start("--proc", WORKERS)
+    plain = place.start_plain(plain_farmer, "--proc", "2")
+    assert farm.wait() in (0, 3)
+    assert plain.wait() == 0
+    assert_nothing_is_lost(place, 200)
+    assert_mpifarm_kept_its_promises(place)
+    assert sorted(start.taskid for start in starts(place)) == list(range(200))
+    assert len(list(area.iterdir())) == 1

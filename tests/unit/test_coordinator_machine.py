@@ -1,0 +1,325 @@
+"""The coordinator under any order of events that hypothesis finds.
+
+Ranks obey the protocol but are slow, silent or repeat themselves; the disk is the
+ledger (`FakeDisk` raises at a task recorded or given back that isn't held).
+"""
+
+from collections.abc import Sequence
+from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from mpifarm.coordinator import (
+    HOLD,
+    Coordinator,
+    Effect,
+    End,
+    Phase,
+    RankState,
+    Send,
+    Transact,
+)
+from mpifarm.messages import (
+    Assign,
+    Drain,
+    Leave,
+    PoolLost,
+    Ready,
+    Report,
+    SignalSeen,
+    Stop,
+    Stopped,
+)
+from mpifarm.task import Lease
+from tests.unit.fakes import START, Clock, Commands, FakeDisk, define_farm, result_of
+
+TASKS = 30
+WORKERS = 2
+
+ranks = st.integers(0, 3)
+counts = st.integers(1, 3)
+seconds = st.sampled_from([0.0, 0.001, 0.05, 0.1, HOLD, 0.3, 0.6, 1.1, 6.0, 31.0])
+statuses = st.sampled_from([0, 1, -SIGTERM])
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+class FakeHand:
+    """What one rank really holds, as the messages have told it."""
+
+    def __init__(self) -> None:
+        self.leases: list[Lease] = []
+        self.stopping = False
+        self.left = False
+
+    def take(self, count: int) -> list[Lease]:
+        taken, self.leases = self.leases[:count], self.leases[count:]
+        return taken
+
+
+class CoordinatorMachine(RuleBasedStateMachine):
+    """Ranks, disk and signals as rules; what must hold as invariants."""
+
+    coordinator: Coordinator
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.disk = FakeDisk(TASKS)
+        self.pending: Transact | None = None
+        self.hands: list[FakeHand] = []
+        self.said: list[tuple[int, Report]] = []
+        self.ends = 0
+        self.stopped_by_signal_at: float | None = None
+        self.ended: dict[tuple[int, int], float] = {}
+        self.attempts: dict[int, int] = {}
+
+    @initialize(
+        size=st.integers(1, 4),
+        timeout=st.sampled_from([None, None, 5.0]),
+        grace=st.sampled_from([0.0, 2.0]),
+    )
+    def begin(self, size: int, timeout: float | None, grace: float) -> None:
+        self.hands = [FakeHand() for _ in range(size)]
+        self.coordinator = Coordinator(
+            Commands(TASKS), define_farm(grace), size, WORKERS, START, timeout
+        )
+
+    # ---- what ranks say --------------------------------------------------------------
+
+    def hear(self, rank: int, message: Any) -> None:
+        if self.ends == 0:
+            self.coordinator.on_message(rank, message, self.clock.now)
+
+    def pick(self, rank: int) -> tuple[int, FakeHand]:
+        rank %= len(self.hands)
+        return rank, self.hands[rank]
+
+    @rule(rank=ranks)
+    def a_rank_is_ready(self, rank: int) -> None:
+        rank, _ = self.pick(rank)
+        if self.coordinator.ranks[rank].state is RankState.JOINING:
+            self.hear(rank, Ready("node", 100 + rank, WORKERS))
+
+    def say(self, rank: int, report: Report) -> None:
+        self.said.append((rank, report))
+        self.hear(rank, report)
+
+    @rule(rank=ranks, count=counts, status=statuses, age=st.sampled_from([0.0, 0.01]))
+    def commands_end(self, rank: int, count: int, status: int, age: float) -> None:
+        rank, hand = self.pick(rank)
+        ended = self.clock.now - age
+        leases = hand.take(count)
+        for lease in leases:
+            self.ended[lease.taskid, lease.attempt] = ended
+        results = tuple(result_of(lease, ended, 0.1, status) for lease in leases)
+        self.say(rank, Report(self.clock.now, results))
+
+    @rule(rank=ranks, count=counts)
+    def leases_are_returned(self, rank: int, count: int) -> None:
+        rank, hand = self.pick(rank)
+        leases = hand.take(count)
+        self.say(rank, Report(self.clock.now, returned=pairs_of(leases)))
+
+    @rule(rank=ranks, count=counts)
+    def workers_are_lost(self, rank: int, count: int) -> None:
+        rank, hand = self.pick(rank)
+        leases = hand.take(count)
+        for lease in leases:
+            self.ended[lease.taskid, lease.attempt] = self.clock.now
+        self.say(rank, Report(self.clock.now, lost=pairs_of(leases)))
+
+    @precondition(lambda self: self.said)
+    @rule(number=st.integers(0, 50), rank=ranks)
+    def a_report_comes_again_or_from_another_rank(self, number: int, rank: int) -> None:
+        _, report = self.said[number % len(self.said)]
+        rank, hand = self.pick(rank)
+        if {(t.taskid, t.attempt) for t in hand.leases} & pairs_in(report):
+            return  # returned unstarted, and leased again under the same attempt
+        before = self.standing()
+        self.hear(rank, report)
+        assert self.standing() == before
+
+    def standing(self) -> object:
+        records = self.coordinator.tasks.values()
+        return [(t.taskid, t.state, t.attempt, t.lost, t.rank) for t in records]
+
+    @rule(rank=ranks)
+    def a_pool_is_lost(self, rank: int) -> None:
+        rank, hand = self.pick(rank)
+        if not hand.stopping:
+            hand.stopping = True
+            hand.leases.clear()
+            self.hear(rank, PoolLost())
+
+    @rule(rank=ranks)
+    def a_rank_has_stopped(self, rank: int) -> None:
+        rank, hand = self.pick(rank)
+        if hand.stopping:
+            hand.leases.clear()
+            self.hear(rank, Stopped())
+
+    @rule(
+        rank=ranks, signum=st.sampled_from([SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGHUP])
+    )
+    def a_signal_comes(self, rank: int, signum: int) -> None:
+        rank, _ = self.pick(rank)
+        if self.coordinator.ranks[rank].state is RankState.LOST:
+            return
+        if signum != SIGUSR2 and self.stopped_by_signal_at is None:
+            self.stopped_by_signal_at = self.clock.now
+        self.hear(rank, SignalSeen(signum))
+
+    @rule()
+    def a_drain_file_is_found(self) -> None:
+        if self.ends == 0:
+            self.coordinator.on_drain("a file")
+
+    # ---- time and disk ---------------------------------------------------------------
+
+    @rule(seconds=seconds)
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.decide()
+
+    @rule()
+    def decide(self) -> None:
+        if self.ends == 0:
+            for effect in self.coordinator.decide(self.clock.now):
+                self.perform(effect)
+
+    @precondition(lambda self: self.pending is not None)
+    @rule()
+    def the_transaction_is_on_disk(self) -> None:
+        assert self.pending is not None
+        wanted, self.pending = self.pending, None
+        taken, empty = self.disk.transact(wanted, self.clock.now)
+        self.coordinator.on_transacted(taken, self.clock.now, empty=empty, cost=0.01)
+
+    @precondition(lambda self: self.pending is not None)
+    @rule(luck=st.integers(0, 9))
+    def the_transaction_fails(self, luck: int) -> None:
+        if luck == 0:
+            self.pending = None
+            self.coordinator.on_storage_failed("the disk is full", self.clock.now)
+
+    @precondition(lambda self: self.disk.left)
+    @rule(count=st.integers(1, 20))
+    def other_farmers_take_some(self, count: int) -> None:
+        for _ in range(min(count, self.disk.left)):
+            self.disk.toprocess.pop()
+
+    @rule()
+    def another_farmer_puts_one_back(self) -> None:
+        known = self.disk.held | self.disk.records.keys() | {*self.disk.toprocess}
+        self.disk.toprocess.extend(sorted({*range(TASKS)} - known)[:1])
+
+    # ---- what the coordinator wants --------------------------------------------------
+
+    def perform(self, effect: Effect) -> None:
+        assert self.ends == 0, f"{effect} after End"
+        match effect:
+            case Send():
+                self.deliver(self.hands[effect.rank], effect.message)
+            case Transact():
+                assert self.pending is None, "two transactions at once"
+                self.judge_results(effect)
+                self.pending = effect
+            case End():
+                self.judge_end()
+                self.ends += 1
+
+    def deliver(self, hand: FakeHand, message: Any) -> None:
+        assert not hand.left, f"{message} after Leave"
+        match message:
+            case Assign():
+                for lease in message.leases:
+                    self.judge_lease(lease)
+                hand.leases += message.leases
+            case Stop():
+                hand.stopping = True
+            case Leave():
+                hand.left = True
+            case Drain() | _:
+                pass
+
+    def judge_lease(self, lease: Lease) -> None:
+        assert lease.attempt >= self.attempts.get(lease.taskid, 1)
+        assert (lease.taskid, lease.attempt) not in self.ended, "an attempt comes again"
+        self.attempts[lease.taskid] = lease.attempt
+
+    def judge_results(self, wanted: Transact) -> None:
+        for _, result in wanted.results:
+            ended = self.ended[result.taskid, result.attempt]
+            assert self.clock.now - ended >= HOLD - 1e-9
+            if self.stopped_by_signal_at is not None:
+                assert ended < self.stopped_by_signal_at - HOLD + 1e-9
+
+    def judge_end(self) -> None:
+        assert self.pending is None
+        assert self.coordinator.phase is Phase.LEAVING
+        for rank, record in self.coordinator.ranks.items():
+            assert self.hands[rank].left == (record.state is not RankState.LOST)
+        if not self.coordinator.storage_failed:
+            assert self.disk.held == set()
+            assert self.disk.find_unaccounted() == []
+
+    # ---- what must hold --------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_wrong_with_the_state(self) -> None:
+        if self.hands:
+            assert self.coordinator.find_violations() == []
+
+    @invariant()
+    def the_coordinator_knows_what_the_disk_knows(self) -> None:
+        if self.hands and not self.coordinator.storage_failed:
+            assert self.coordinator.tasks.keys() == self.disk.held
+
+    @invariant()
+    def nobody_is_woken_in_the_past(self) -> None:
+        if self.hands:
+            assert self.coordinator.wake_at(self.clock.now) >= self.clock.now
+
+    def teardown(self) -> None:
+        """Whatever came before, a signal ends the farm though nobody answers."""
+        if not self.hands or self.ends:
+            return
+        self.coordinator.on_signal(SIGTERM, self.clock.now)
+        if self.stopped_by_signal_at is None:
+            self.stopped_by_signal_at = self.clock.now
+        for _ in range(20):
+            self.time_passes(0.2)
+            if self.pending is not None:
+                self.the_transaction_is_on_disk()
+        assert self.ends == 1
+
+
+def pairs_of(leases: Sequence[Lease]) -> Pairs:
+    return tuple((lease.taskid, lease.attempt) for lease in leases)
+
+
+def pairs_in(report: Report) -> set[tuple[int, int]]:
+    results = {(result.taskid, result.attempt) for result in report.results}
+    return results | {*report.returned} | {*report.lost}
+
+
+CoordinatorMachine.TestCase.settings = settings(
+    max_examples=120,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+class TestTheCoordinatorUnderAnyOrderOfEvents(CoordinatorMachine.TestCase):
+    pass

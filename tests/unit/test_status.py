@@ -1,0 +1,153 @@
+"""Lines of status files: what counts, what is torn, what is fused, what is alien."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpifarm.errors import InputError
+from mpifarm.workdir.opening import judge_file
+from mpifarm.workdir.status import (
+    AlienLine,
+    TornLine,
+    encode_lines,
+    judge_odd,
+    parse_ids_only,
+    parse_line,
+    parse_status,
+)
+
+TASKS = [
+    "cmd",
+    "cmd arg",
+    "sleep 1",
+    "echo é",
+    "echo \udcff",
+    "x",
+    "a  b",
+    "echo\x0bvt \u2028 ls",
+    "x",
+    "1 x",
+    "ten",
+    "eleven",
+    "twelve",
+]
+
+texts = st.text(
+    st.characters(blacklist_characters="\r\n", blacklist_categories=["Cs"]), min_size=1
+).filter(lambda text: text.strip() == text)
+
+
+def test_what_is_encoded_is_parsed_again():
+    content = encode_lines(range(len(TASKS)), TASKS)
+    assert parse_status(content, TASKS) == (list(range(len(TASKS))), [], b"")
+    assert parse_ids_only(content) == list(range(len(TASKS)))
+
+
+@given(st.lists(texts, min_size=1, max_size=20))
+def test_any_text_comes_back_as_its_id(tasks):
+    content = encode_lines(range(len(tasks)), tasks)
+    assert parse_status(content, tasks).ids == list(range(len(tasks)))
+    for taskid, line in enumerate(content.split(b"\n")[:-1]):
+        assert parse_line(line, tasks) == taskid
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"0",
+        b"0 ",
+        b"0 cm",
+        b"0  cmd",
+        b"0 cmd ",
+        b"00 cmd",
+        b"+0 cmd",
+        b"-1 twelve",
+        b" 0 cmd",
+        b"0\tcmd",
+        b"0_0 cmd",
+        "٠ cmd".encode(),
+        b"13 twelve",
+        b"99999999999999999999 x",
+        b"cmd",
+        b"3 echo e",
+        b"4 echo \xfe",
+        b"0 cmd\r",
+        b"0 cmd\0",
+    ],
+)
+def test_a_line_that_is_not_exactly_that_of_its_id_does_not_count(line):
+    assert parse_status(line + b"\n", TASKS) == ([], [line], b"")
+    assert parse_line(line, TASKS) is None
+
+
+def test_a_last_line_without_newline_does_not_count_and_blank_ones_are_nothing():
+    assert parse_status(b"\n0 cmd\n\n5 x", TASKS) == ([0], [], b"5 x")
+
+
+@pytest.mark.parametrize(
+    ("line", "ids", "begun"),
+    [
+        (b"1", (), None),
+        (b"1 ", (), 1),
+        (b"1 cmd a", (), 1),
+        (b"3 echo \xc3", (), 3),
+        (b"2 sleep 1", (2,), None),
+        (b"\0\0\0\0", (), None),
+        (b"0 cmd5 x", (0, 5), None),
+        (b"1 cmd ar2 sleep 1", (2,), 1),
+        (b"3 echo \xc30 cmd", (0,), 3),
+        (b"12 twel12 twelve", (12,), 12),
+    ],
+)
+def test_torn_and_fused_lines_give_what_is_beyond_doubt(line, ids, begun):
+    assert judge_odd(line, TASKS, may_be_torn=True) == TornLine(ids, begun)
+
+
+def test_a_fused_line_with_two_readings_counts_for_none():
+    # A torn "1" before the line of 29, or a torn "12" before that of 9.
+    tasks = ["same"] * 30
+    assert judge_odd(b"129 same", tasks, may_be_torn=True) == TornLine((), None)
+    assert judge_odd(b"1 sa29 same", tasks, may_be_torn=True) == TornLine((29,), 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "taskid"),
+    [
+        (b"0 other", 0),
+        (b"1 cmd argument", 1),
+        (b"13 new", 13),
+        (b"text", None),
+        (b"-1 twelve", None),
+        (b"0 cmdx", 0),
+    ],
+)
+def test_a_line_of_another_list_is_alien(line, taskid):
+    found = judge_odd(line, TASKS, may_be_torn=True)
+    assert isinstance(found, AlienLine)
+    assert found.taskid == taskid
+
+
+def test_a_short_line_inside_the_file_is_torn_only_if_the_list_is_proven_the_same():
+    content = b"1 cmd\n5 x\n"
+    same = judge_file("finished", content, TASKS, list_is_same=True, keep_begun=False)
+    assert same.ids == [5]
+    assert len(same.notes) == 1
+    with pytest.raises(InputError, match="task 1 is 'cmd' in finished.*'cmd arg'"):
+        judge_file("finished", content, TASKS, list_is_same=False, keep_begun=False)
+
+
+def test_toprocess_keeps_a_torn_line_whose_id_is_whole():
+    torn = judge_file("t", b"5 x\n12 twe", TASKS, list_is_same=False, keep_begun=True)
+    assert (torn.ids, torn.tail_ids, torn.clean) == ([5], [12], False)
+    lost = judge_file("t", b"5 x\n12", TASKS, list_is_same=False, keep_begun=True)
+    assert (lost.ids, lost.tail_ids, lost.clean) == ([5], [], False)
+
+
+@given(st.lists(texts, min_size=3, max_size=30, unique=True), st.data())
+def test_a_list_torn_anywhere_is_never_taken_for_an_edited_one(tasks, data):
+    content = encode_lines(range(len(tasks)), tasks)
+    cut = data.draw(st.integers(0, len(content)))
+    judged = judge_file("f", content[:cut], tasks, list_is_same=False, keep_begun=False)
+    whole = content[:cut].count(b"\n")
+    assert judged.ids == list(range(whole))
+    assert set(judged.tail_ids) <= {whole}

@@ -1,0 +1,174 @@
+"""Any order of moves of two farms and a plain farmer leaves each task in one place."""
+
+import os
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from mpifarm.errors import InputError, StorageError
+from mpifarm.workdir import Workdir, files
+from tests.unit.workdir_fakes import (
+    Interference,
+    Killed,
+    PlainFarmer,
+    Site,
+    ended,
+    full_disk,
+)
+
+FARMS = st.sampled_from(["left", "right"])
+
+
+class SharedWorkdir(RuleBasedStateMachine):
+    """Two mpifarms (which may be killed at any step, or find the disk full), one plain
+    farmer: a farm that does not run is started by the rule that needs it."""
+
+    def __init__(self):
+        super().__init__()
+        self._directory = tempfile.TemporaryDirectory()
+        self._patches = [mock.patch.object(os, "fsync", lambda _: None)]
+        for patch in self._patches:
+            patch.start()
+        self.site = Site(Path(self._directory.name) / "w")
+        self.plain = PlainFarmer(self.site)
+        self.farms: dict[str, Workdir] = {}
+        self.recorded: set[int] = set()
+
+    def teardown(self):
+        for workdir in self.farms.values():
+            self.site.kill(workdir)
+        last = self.site.open()
+        while taken := last.transact((), (), 3).taken:
+            assert not self.recorded & set(taken)
+            last.transact([ended(taskid) for taskid in taken], (), 0)
+        assert last.close()
+        assert self.site.violations(self.plain.hand) == []
+        assert not list((self.site.root / "claims").iterdir())
+        assert not list(self.site.root.glob("toprocess.*"))
+        for patch in self._patches:
+            patch.stop()
+        self._directory.cleanup()
+
+    def farm(self, name: str) -> Workdir:
+        if name not in self.farms:
+            self.farms[name] = self.site.open()
+        return self.farms[name]
+
+    @initialize(finished=st.sets(st.integers(0, 11), max_size=3))
+    def begin(self, finished):
+        if finished:
+            self.site.write("finished", sorted(finished))
+
+    def transact(self, workdir: Workdir, data: st.DataObject) -> None:
+        held = sorted(workdir.held)
+        fates = data.draw(
+            st.lists(st.sampled_from("krfb"), min_size=len(held), max_size=len(held)),
+            label="keep, finish, fail, give back",
+        )
+        pairs = list(zip(held, fates, strict=True))
+        results = [ended(t, fate == "f") for t, fate in pairs if fate in "rf"]
+        back = [taskid for taskid, fate in pairs if fate == "b"]
+        take = data.draw(st.integers(0, 5), label="take")
+        if data.draw(st.booleans(), label="prepare"):
+            workdir.prepare(back, take)
+            if data.draw(st.booleans(), label="plain pop while preparing"):
+                self.plain.pop()
+        done = workdir.transact(results, back, take)
+        assert not set(done.taken) & set(self.finished())
+        assert not set(done.taken) & self.plain_holds_alone()
+
+    def plain_holds_alone(self) -> set[int]:
+        return self.plain.hand - set(self.site.ids("toprocess"))
+
+    def finished(self) -> list[int]:
+        return self.site.ids("finished")
+
+    @rule(name=FARMS, data=st.data())
+    def a_farm_works(self, name, data):
+        self.transact(self.farm(name), data)
+
+    @rule(
+        name=FARMS,
+        data=st.data(),
+        at=st.integers(1, 30),
+        half=st.booleans(),
+        killed=st.booleans(),
+    )
+    def a_farm_breaks(self, name, data, at, half, killed):
+        strike = Killed() if killed else full_disk()
+        with mock.patch.object(files, "os", Interference(at, strike, half=half)):
+            try:
+                self.transact(self.farm(name), data)
+            except (Killed, StorageError, InputError):
+                broken = True
+            else:
+                broken = False
+        if broken and name in self.farms:
+            self.site.kill(self.farms.pop(name))
+
+    @rule(name=FARMS)
+    def a_farm_looks_for_dead_ones(self, name):
+        self.farm(name).reclaim_dead()
+
+    @precondition(lambda self: self.farms)
+    @rule(data=st.data())
+    def a_farm_leaves(self, data):
+        name = data.draw(st.sampled_from(sorted(self.farms)))
+        workdir = self.farms.pop(name)
+        if not workdir.close():
+            self.site.dead.add(workdir._machine.pid)
+
+    @rule()
+    def the_plain_farmer_pops(self):
+        self.plain.pop()
+
+    @precondition(lambda self: self.plain.hand)
+    @rule(data=st.data(), status=st.sampled_from([0, 1]))
+    def the_plain_farmer_records(self, data, status):
+        taskid = data.draw(st.sampled_from(sorted(self.plain.hand)))
+        if taskid not in self.finished():
+            self.plain.record(taskid, status)
+        self.plain.hand.discard(taskid)
+
+    @precondition(lambda self: self.plain.hand)
+    @rule(data=st.data())
+    def the_plain_farmer_requeues(self, data):
+        self.plain.requeue(data.draw(st.sampled_from(sorted(self.plain.hand))))
+
+    @precondition(lambda self: self.finished())
+    @rule(data=st.data())
+    def the_plain_farmer_puts_back_what_is_finished(self, data):
+        self.plain.requeue(data.draw(st.sampled_from(self.finished())))
+
+    @invariant()
+    def every_task_is_in_one_place(self):
+        if self.site.root.is_dir():
+            # A plain farmer may pop what is finished: it puts such ids back itself.
+            hand = self.plain.hand - set(self.finished())
+            violations = self.site.violations(hand)
+            assert [each for each in violations if "timeline" not in each] == []
+
+    @invariant()
+    def what_is_finished_stays(self):
+        finished = set(self.finished())
+        assert self.recorded <= finished
+        self.recorded = finished
+
+
+SharedWorkdir.TestCase.settings = settings(
+    max_examples=60,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+test_any_order_of_moves = SharedWorkdir.TestCase
