@@ -48,7 +48,7 @@ class Comm:
     def receive(self) -> list[tuple[int, Message]]:
         """The messages that have come, each with the rank that sent it."""
         received: list[tuple[int, Message]] = []
-        while self._probe() and len(received) < MOST_AT_ONCE:
+        while self.has_message() and len(received) < MOST_AT_ONCE:
             source = self._status.source
             message = self._world.recv(source=source, tag=self._status.tag)
             received.append((source, cast(Message, message)))
@@ -56,7 +56,8 @@ class Comm:
             self._sends = [send for send in self._sends if not send.Test()]
         return received
 
-    def _probe(self) -> bool:
+    def has_message(self) -> bool:
+        """Whether a message is there to receive."""
         probe, status = self._world.iprobe, self._status
         return probe(status=status) or probe(status=status)
 

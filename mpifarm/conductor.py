@@ -55,9 +55,8 @@ class Conductor:
         self._voice = parts.around.voice
         self._verbose = parts.settings.verbose
         self._clock = Clock()
-        self._waiter = Waiter(
-            self._signals.fd, looks_for_messages=parts.comm is not None
-        )
+        probe = parts.comm.has_message if parts.comm else None
+        self._waiter = Waiter(self._signals.fd, probe)
         self._transaction: Transact | None = None
         self._wanted_since = 0.0
         self._heartbeat_at = self._clock.now + HEARTBEAT_SECONDS
@@ -179,6 +178,12 @@ class Conductor:
 
     def _count(self, rank: int, result: Result) -> None:
         self.tally.add(result)
+        if result.outcome is Outcome.LOST:
+            self._voice.say(
+                f"task {result.taskid} counts as failed: {result.attempt} times its "
+                "worker was killed while it ran (did it kill its parent, or did memory "
+                "run out?)"
+            )
         if self._verbose:
             self._voice.say(
                 f"task={result.taskid} attempt={result.attempt} rank={rank} "

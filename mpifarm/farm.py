@@ -76,7 +76,7 @@ def _run_other_rank(parts: RankParts, comm: Comm) -> int:
 def _follow(loop: RankLoop, parts: RankParts, comm: Comm, clock: Clock) -> bool:
     """Do what rank 0 says until it says leave; False if it is not heard any more."""
     signals = parts.around.signals
-    waiter = Waiter(signals.fd, looks_for_messages=True)
+    waiter = Waiter(signals.fd, comm.has_message)
     parent = os.getppid()
     while loop.phase is not RankPhase.LEFT:
         loop.forgive_pause(clock.step())

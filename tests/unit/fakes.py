@@ -10,6 +10,7 @@ Rules of this file:
 """
 
 import heapq
+import math
 import pickle
 import random
 import signal
@@ -35,6 +36,7 @@ from mpifarm.messages import (
     ToRank,
     Welcome,
 )
+from mpifarm.pool import PoolDefinition, PoolEvent, PoolGone, WorkerLost
 from mpifarm.task import Lease, Outcome, Result
 
 REPORT_SECONDS = 0.02
@@ -537,3 +539,123 @@ class SimulatedFarm:
     def hold_words_of(self, rank: int, seconds: float) -> None:
         """What this rank says from now on arrives only after so many seconds."""
         self._arrivals[rank, False] = self.now + seconds
+
+
+# ---- a pool -------------------------------------------------------------------------
+
+
+class FakePool:
+    """A pool without processes: its tasks take virtual time, or end when told.
+
+    It is as strict as `mpifarm.pool.Pool`: leases only while it runs, and a worker
+    loses all its leases with its life.
+    """
+
+    def __init__(self, clock: Clock, seconds: Seconds = lambda _: math.inf) -> None:
+        self.definition: PoolDefinition | None = None
+        self.calls: list[str] = []
+        self.hands: list[deque[Lease]] = []
+        self.begun: list[Lease] = []
+        """Leases whose commands were started, in order."""
+        self.running = False
+        self.gone = False
+        self._clock = clock
+        self._seconds = seconds
+        self._started: dict[int, float] = {}
+        self._events: list[PoolEvent] = []
+
+    # ---- what the rank calls ---------------------------------------------------------
+
+    def start(self, definition: PoolDefinition) -> None:
+        assert not self.calls, f"started after {self.calls}"
+        self.calls.append("start")
+        self.definition = definition
+        self.hands = [deque() for _ in range(definition.workers)]
+        self.running = True
+
+    def vacancies(self, ahead: int) -> int:
+        if not self.running:
+            return 0
+        return sum(max(0, 1 + ahead - len(hand)) for hand in self.hands)
+
+    def submit(self, lease: Lease) -> None:
+        assert self.running, "a lease for a pool that doesn't run"
+        worker = min(range(len(self.hands)), key=lambda w: len(self.hands[w]))
+        self.hands[worker].append(lease)
+        self._begin(worker, self._clock.now)
+
+    def collect(self) -> list[PoolEvent]:
+        for worker in range(len(self.hands)):
+            while (end := self._end_of(worker)) <= self._clock.now:
+                self.finish(worker, ended=end)
+        events, self._events = self._events, []
+        return events
+
+    def terminate(self) -> None:
+        self.calls.append("terminate")
+        self._end_leases()
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+        self._end_leases()
+        self.hands = [deque() for _ in self.hands]
+
+    def close(self) -> None:
+        self.calls.append("close")
+        self._end_leases()
+
+    @property
+    def stopped(self) -> bool:
+        return self.gone or (bool(self.calls) and not self.running and not self.busy)
+
+    # ---- what a test does ------------------------------------------------------------
+
+    @property
+    def busy(self) -> int:
+        return sum(map(len, self.hands))
+
+    def finish(
+        self, worker: int = 0, status: int = 0, ended: float | None = None
+    ) -> None:
+        """The command that this worker runs ends."""
+        lease = self.hands[worker].popleft()
+        now = self._clock.now if ended is None else ended
+        seconds = now - self._started.pop(worker)
+        self._events.append(result_of(lease, now, seconds, status))
+        if self.running:
+            self._begin(worker, now)
+        else:
+            self.hands[worker].clear()
+
+    def lose_worker(self, worker: int = 0) -> None:
+        """It is killed, and replaced."""
+        running, *unstarted = [*self.hands[worker]] or [None]
+        self.hands[worker].clear()
+        self._started.pop(worker, None)
+        rest = tuple(lease for lease in unstarted if lease is not None)
+        self._events.append(WorkerLost(running, rest, -9))
+
+    def lose_parent(self) -> None:
+        """All are dead."""
+        leases = tuple(lease for hand in self.hands for lease in hand)
+        self.running, self.gone = False, True
+        self.hands = []
+        self._events.append(PoolGone(leases))
+
+    def _begin(self, worker: int, now: float) -> None:
+        if self.hands[worker] and worker not in self._started:
+            self._started[worker] = now
+            self.begun.append(self.hands[worker][0])
+
+    def _end_of(self, worker: int) -> float:
+        hand = self.hands[worker]
+        if not hand or worker not in self._started:
+            return math.inf
+        return self._started[worker] + self._seconds(hand[0].taskid)
+
+    def _end_leases(self) -> None:
+        """Nothing more is started; what was not begun is dropped."""
+        self.running = False
+        for hand in self.hands:
+            while len(hand) > 1:
+                hand.pop()

@@ -1,0 +1,582 @@
+"""One rank's loop, with a pool without processes and a clock that the test moves."""
+
+import os
+import pickle
+from collections.abc import Callable
+from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
+from typing import Any, TypeVar, cast
+
+import pytest
+
+from mpifarm.coordinator import Coordinator, End, Send, Transact
+from mpifarm.messages import (
+    Assign,
+    Drain,
+    Leave,
+    Ping,
+    PoolLost,
+    Ready,
+    Report,
+    SignalSeen,
+    Stop,
+    Stopped,
+    ToCoordinator,
+    ToRank,
+    Welcome,
+)
+from mpifarm.pool import Pool, PoolDefinition
+from mpifarm.rank import REPORT_SECONDS, SILENCE_SECONDS, RankLoop, RankPhase
+from mpifarm.task import Lease
+from tests.unit.fakes import (
+    START,
+    Clock,
+    Commands,
+    FakeDisk,
+    FakePool,
+    Seconds,
+    define_farm,
+)
+
+Word = TypeVar("Word")
+
+
+def never(_taskid: int) -> float:
+    return float("inf")
+
+
+class Rank:
+    """A rank loop, its fake pool, and what it said."""
+
+    def __init__(self, workers: int = 2, seconds: Seconds = never, rank: int = 3):
+        self.clock = Clock()
+        self.pool = FakePool(self.clock, seconds)
+        self.said: list[ToCoordinator] = []
+        self.on_word: Callable[[ToCoordinator], None] = lambda _: None
+        self.loop = RankLoop(
+            rank=rank,
+            host="node3",
+            workers=workers,
+            pool=cast(Pool, self.pool),
+            environment={b"HOME": b"/home/x"},
+            send=self._send,
+            now=self.clock.now,
+        )
+
+    def _send(self, message: ToCoordinator) -> None:
+        self.said.append(message)
+        self.on_word(message)
+
+    def hear(self, *messages: ToRank) -> None:
+        for message in messages:
+            self.loop.on_message(message, self.clock.now)
+
+    def step(self, after: float = 0.0) -> None:
+        self.loop.step(self.clock.advance(after))
+
+    def get_signal(self, signum: int) -> None:
+        self.loop.on_signal(signum, self.clock.now)
+
+    def begin(self, *taskids: int) -> None:
+        """It has joined, runs, and has been given these tasks."""
+        self.hear(Welcome(define_farm()))
+        self.assign(*taskids)
+        self.step()
+
+    def assign(self, *taskids: int) -> None:
+        self.hear(Assign(tuple(Lease(taskid, 1, "true") for taskid in taskids)))
+
+    def words(self, kind: type[Word]) -> list[Word]:
+        return [message for message in self.said if isinstance(message, kind)]
+
+    @property
+    def reported(self) -> list[int]:
+        return [r.taskid for report in self.words(Report) for r in report.results]
+
+    @property
+    def returned(self) -> list[tuple[int, int]]:
+        return [pair for report in self.words(Report) for pair in report.returned]
+
+    @property
+    def lost(self) -> list[tuple[int, int]]:
+        return [pair for report in self.words(Report) for pair in report.lost]
+
+    @property
+    def begun(self) -> list[int]:
+        return [lease.taskid for lease in self.pool.begun]
+
+
+# ---- joining ------------------------------------------------------------------------
+
+
+def test_a_welcomed_rank_starts_its_pool_and_says_that_it_is_ready():
+    rank = Rank(workers=5)
+    rank.hear(Welcome(define_farm()))
+    assert rank.pool.definition == PoolDefinition(
+        workers=5,
+        rank=3,
+        farm="f00d",
+        workdir="/scratch/list_workdir",
+        logs="/scratch/list_workdir/logs",
+        runner=define_farm().runner,
+        environment={b"HOME": b"/home/x"},
+    )
+    assert rank.said == [Ready("node3", os.getpid(), 5)]
+
+
+@pytest.mark.parametrize("signum", [SIGTERM, SIGINT, SIGHUP])
+def test_a_rank_that_was_killed_before_its_welcome_starts_no_pool(signum):
+    rank = Rank()
+    rank.get_signal(signum)
+    rank.step()
+    rank.hear(Welcome(define_farm()), Stop(0.0))
+    rank.step()
+    assert "start" not in rank.pool.calls
+    assert rank.words(Stopped)
+    rank.hear(Leave())
+    assert rank.loop.phase is RankPhase.LEFT
+
+
+def test_a_rank_that_is_told_to_leave_before_anything_else_leaves():
+    rank = Rank()
+    rank.hear(Leave())
+    assert rank.loop.phase is RankPhase.LEFT
+    assert rank.pool.calls == ["close"]
+
+
+def test_a_drain_that_comes_right_after_the_welcome_is_kept():
+    rank = Rank()
+    rank.hear(Welcome(define_farm()), Drain())
+    rank.assign(1)
+    rank.step()
+    assert rank.returned == [(1, 1)]
+    assert rank.begun == []
+
+
+# ---- running ------------------------------------------------------------------------
+
+
+def test_each_worker_gets_a_task_and_the_rest_waits():
+    rank = Rank(workers=2)
+    rank.begin(1, 2, 3, 4)
+    assert rank.begun == [1, 2]
+    assert rank.pool.busy == 2
+    rank.pool.finish()
+    rank.step()
+    assert rank.begun == [1, 2, 3]
+
+
+def test_tasks_are_started_in_the_order_in_which_they_came():
+    rank = Rank(workers=1, seconds=lambda _: 0.004)
+    rank.begin(5, 3, 9)
+    rank.assign(1, 7)
+    for _ in range(30):
+        rank.step(0.001)
+    assert rank.begun == [5, 3, 9, 1, 7]
+
+
+def test_short_tasks_are_put_into_the_workers_pipes_ahead():
+    rank = Rank(workers=2, seconds=lambda _: 0.001)
+    rank.begin(*range(200))
+    for _ in range(20):
+        rank.step(0.001)
+    assert rank.pool.busy > 2 * 5
+    assert rank.loop._coalesces()
+
+
+def test_long_tasks_are_not_put_ahead():
+    rank = Rank(workers=2, seconds=lambda _: 0.5)
+    rank.begin(*range(20))
+    for _ in range(300):
+        rank.step(0.01)
+        assert rank.pool.busy <= 2
+    assert not rank.loop._coalesces()
+
+
+def test_tasks_that_take_no_time_at_all_do_no_harm():
+    rank = Rank(workers=2, seconds=lambda _: 0.0)
+    rank.begin(*range(50))
+    for _ in range(100):
+        rank.step(0.001)
+    assert sorted(rank.reported) == list(range(50))
+
+
+# ---- reporting ----------------------------------------------------------------------
+
+
+def test_a_result_is_reported_at_once_when_a_worker_starves():
+    rank = Rank(workers=2)
+    rank.begin(1, 2)
+    rank.step(1.0)
+    rank.pool.finish()
+    rank.step()
+    rank.pool.finish(worker=1)
+    rank.step(0.0001)
+    assert len(rank.words(Report)) == 2
+
+
+def test_results_are_reported_in_batches_while_there_is_work():
+    rank = Rank(workers=2, seconds=lambda _: 0.001)
+    rank.begin(*range(1000))
+    for _ in range(200):
+        rank.step(0.001)
+    reports = rank.words(Report)
+    assert len(reports) <= 0.2 / REPORT_SECONDS + 1
+    assert len(rank.reported) >= 300
+
+
+def test_a_result_waits_for_no_longer_than_the_report_interval():
+    rank = Rank(workers=2)
+    rank.begin(*range(10))
+    rank.clock.advance(1.0)
+    rank.pool.finish()
+    rank.step()  # the first goes out at once
+    rank.pool.finish()
+    rank.step(0.001)
+    assert rank.reported == [0]
+    due = rank.loop.wake_at()
+    assert due <= rank.clock.now + REPORT_SECONDS
+    rank.clock.now = due
+    rank.step()
+    assert rank.reported == [0, 2]
+
+
+def test_a_rank_without_news_has_nothing_to_wake_for():
+    rank = Rank()
+    rank.begin(1)
+    assert rank.loop.wake_at() == float("inf")
+    rank.step(100.0)
+    assert rank.words(Report) == []
+
+
+def test_a_report_says_when_it_was_sent_by_the_clock_of_its_results():
+    rank = Rank(workers=1)
+    rank.begin(1)
+    rank.step(2.0)
+    rank.pool.finish()
+    rank.clock.advance(0.5)
+    rank.step()
+    (report,) = rank.words(Report)
+    assert report.sent - report.results[0].ended == 0.5
+
+
+# ---- workers and pools that are lost ------------------------------------------------
+
+
+def test_what_a_lost_worker_ran_is_lost_and_what_it_had_not_started_runs_here():
+    rank = Rank(workers=1, seconds=lambda t: 0.001 if t < 40 else 1e9)
+    rank.begin(*range(40), 90, 91, 92, 93)
+    for _ in range(100):
+        rank.step(0.001)
+    assert rank.begun[-1] == 90
+    assert rank.pool.busy == 4
+    rank.pool.lose_worker()
+    rank.step(REPORT_SECONDS)
+    assert rank.lost == [(90, 1)]
+    assert rank.begun[-1] == 91, "the order stays"
+    assert rank.returned == []
+
+
+def test_a_worker_that_is_lost_without_a_task_costs_none():
+    rank = Rank(workers=1)
+    rank.begin()
+    rank.pool.lose_worker()
+    rank.step(REPORT_SECONDS)
+    assert rank.words(Report) == []
+
+
+def test_a_worker_lost_in_a_drain_gives_back_what_it_had_not_started():
+    rank = Rank(workers=1, seconds=lambda t: 0.001 if t < 40 else 1e9)
+    rank.begin(*range(40), 90, 91)
+    for _ in range(100):
+        rank.step(0.001)
+    rank.hear(Drain())
+    rank.pool.lose_worker()
+    rank.step(REPORT_SECONDS)
+    assert rank.lost == [(90, 1)]
+    assert rank.returned == [(91, 1)]
+
+
+def test_a_lost_pool_is_told_and_later_tasks_are_returned():
+    rank = Rank()
+    rank.begin(1, 2, 3)
+    rank.pool.lose_parent()
+    rank.step()
+    assert rank.words(PoolLost) == [PoolLost()]
+    rank.assign(4)
+    rank.step()
+    assert rank.returned == [(4, 1)]
+    rank.hear(Stop(2.0))
+    assert rank.words(Stopped) == [Stopped()]
+    rank.hear(Leave())
+    assert rank.loop.phase is RankPhase.LEFT
+
+
+def test_what_ended_before_the_pool_was_lost_is_reported_before_the_loss():
+    """Rank 0 takes back all that a lost pool held: what had ended would run again."""
+    rank = Rank(workers=2)
+    rank.begin(1, 2, 3)
+    rank.pool.finish()
+    rank.pool.lose_parent()
+    rank.step()
+    kinds = [type(word) for word in rank.said]
+    assert rank.reported == [1]
+    assert kinds.index(Report) < kinds.index(PoolLost)
+
+
+# ---- draining -----------------------------------------------------------------------
+
+
+def test_a_drain_returns_what_is_not_in_the_pool_and_finishes_what_is():
+    rank = Rank(workers=2)
+    rank.begin(1, 2, 3, 4)
+    rank.hear(Drain())
+    rank.step()
+    assert rank.returned == [(3, 1), (4, 1)]
+    rank.pool.finish()
+    rank.pool.finish(worker=1)
+    rank.step()
+    assert sorted(rank.reported) == [1, 2]
+    assert rank.pool.calls == ["start"]
+    assert rank.words(Stopped) == []
+
+
+def test_tasks_that_come_in_a_drain_are_returned_at_once():
+    rank = Rank(workers=2)
+    rank.begin(1)
+    rank.hear(Drain())
+    rank.assign(5)
+    rank.step()
+    assert rank.returned == [(5, 1)]
+    assert rank.begun == [1]
+
+
+# ---- stopping -----------------------------------------------------------------------
+
+
+def test_a_stop_with_grace_terminates_and_kills_when_the_grace_is_over():
+    rank = Rank()
+    rank.begin(1, 2, 3)
+    rank.hear(Stop(2.0))
+    rank.step(1.99)
+    assert rank.pool.calls == ["start", "terminate"]
+    assert rank.loop.wake_at() <= START + 2.0
+    rank.step(0.011)
+    assert rank.pool.calls == ["start", "terminate", "kill"]
+    rank.step(10.0)
+    assert rank.pool.calls == ["start", "terminate", "kill"]
+
+
+def test_a_stop_without_grace_kills_at_once():
+    rank = Rank()
+    rank.begin(1)
+    rank.hear(Stop(0.0))
+    assert rank.pool.calls == ["start", "kill"]
+
+
+def test_a_second_stop_can_hasten_the_first_but_not_slow_it():
+    rank = Rank()
+    rank.begin(1)
+    rank.hear(Stop(5.0))
+    rank.step(1.0)
+    rank.hear(Stop(60.0))
+    rank.step(4.0)
+    assert rank.pool.calls[-1] == "kill"
+    other = Rank()
+    other.begin(1)
+    other.hear(Stop(5.0), Stop(0.0))
+    assert other.pool.calls[-1] == "kill"
+
+
+def test_a_rank_has_stopped_only_when_its_pool_has():
+    rank = Rank(workers=2)
+    rank.begin(1, 2)
+    rank.hear(Stop(2.0))
+    rank.step(0.1)
+    rank.pool.finish(status=-15)
+    rank.step(0.1)
+    assert rank.words(Stopped) == []
+    rank.pool.finish(worker=1)
+    rank.step()
+    assert rank.words(Stopped) == [Stopped()]
+    rank.step(5.0)
+    assert rank.words(Stopped) == [Stopped()]
+
+
+def test_the_last_report_comes_before_stopped():
+    rank = Rank(workers=2)
+    rank.begin(1, 2)
+    rank.hear(Stop(2.0))
+    rank.pool.finish()
+    rank.pool.finish(worker=1)
+    rank.step(0.0001)
+    assert sorted(rank.reported) == [1, 2]
+    assert rank.said[-1] == Stopped()
+
+
+def test_nothing_is_started_after_a_stop():
+    rank = Rank(workers=1)
+    rank.begin(1, 2, 3)
+    rank.hear(Stop(2.0))
+    rank.assign(4)
+    rank.pool.finish()
+    rank.step(0.1)
+    rank.step(0.1)
+    assert rank.begun == [1]
+    assert rank.returned == [(4, 1)]
+
+
+def test_a_stopped_rank_that_is_told_to_stop_again_says_so_again():
+    rank = Rank()
+    rank.begin()
+    rank.hear(Stop(2.0))
+    rank.step()
+    rank.hear(Stop(0.0))
+    assert rank.words(Stopped) == [Stopped(), Stopped()]
+
+
+@pytest.mark.parametrize("signum", [SIGTERM, SIGINT, SIGHUP])
+def test_a_signal_that_ends_the_farm_is_told_first_and_then_kills_at_once(signum):
+    rank = Rank()
+    rank.begin(1)
+    calls_when_told: list[list[str]] = []
+    rank.on_word = lambda _: calls_when_told.append([*rank.pool.calls])
+    rank.get_signal(signum)
+    assert rank.said[-1] == SignalSeen(signum)
+    assert calls_when_told == [["start"]]
+    assert rank.pool.calls == ["start", "kill"]
+
+
+@pytest.mark.parametrize("signum", [SIGUSR1, SIGUSR2])
+def test_other_signals_are_only_told(signum):
+    rank = Rank()
+    rank.begin(1)
+    rank.get_signal(signum)
+    rank.step()
+    assert rank.said[-1] == SignalSeen(signum)
+    assert rank.pool.calls == ["start"]
+    assert rank.loop.phase is RankPhase.WORKING
+
+
+def test_a_rank_that_leaves_closes_its_pool():
+    rank = Rank()
+    rank.begin()
+    rank.hear(Leave())
+    assert rank.pool.calls == ["start", "close"]
+    assert rank.loop.phase is RankPhase.LEFT
+
+
+# ---- silence ------------------------------------------------------------------------
+
+
+def test_a_rank_that_does_not_hear_of_rank_0_for_long_is_forsaken():
+    rank = Rank()
+    rank.begin()
+    assert not rank.loop.is_forsaken(START + SILENCE_SECONDS)
+    assert rank.loop.is_forsaken(START + SILENCE_SECONDS + 0.1)
+
+
+def test_any_word_of_rank_0_ends_the_silence():
+    rank = Rank()
+    rank.begin()
+    rank.clock.advance(SILENCE_SECONDS - 1)
+    rank.hear(Ping())
+    assert not rank.loop.is_forsaken(START + 2 * SILENCE_SECONDS - 2)
+
+
+def test_a_pause_of_this_process_is_no_silence():
+    rank = Rank()
+    rank.begin()
+    rank.clock.advance(1000.0)
+    rank.loop.forgive_pause(1000.0)
+    assert not rank.loop.is_forsaken(rank.clock.now + SILENCE_SECONDS - 1)
+    assert rank.loop.is_forsaken(rank.clock.now + SILENCE_SECONDS + 1)
+
+
+# ---- with a real coordinator --------------------------------------------------------
+
+
+class JoinedFarm:
+    """A real coordinator and real rank loops, joined by a link that serialises."""
+
+    def __init__(self, tasks: int, ranks: int, seconds: Seconds) -> None:
+        self.clock = Clock()
+        self.disk = FakeDisk(tasks)
+        self.coordinator = Coordinator(
+            Commands(tasks), define_farm(grace=0.5), ranks, 2, START
+        )
+        self.ranks = [Rank(2, seconds, rank) for rank in range(ranks)]
+        self.ended = False
+        for number, rank in enumerate(self.ranks):
+            rank.clock = rank.pool._clock = self.clock
+            rank.on_word = self._carrier(number)
+
+    def _carrier(self, rank: int) -> Callable[[ToCoordinator], None]:
+        def carry(message: ToCoordinator) -> None:
+            said: Any = pickle.loads(pickle.dumps(message))
+            self.coordinator.on_message(rank, said, self.clock.now)
+            assert self.coordinator.find_violations() == []
+
+        return carry
+
+    def run(self, seconds: float) -> None:
+        until = self.clock.now + seconds
+        while not self.ended and self.clock.now < until:
+            self.clock.advance(0.002)
+            for rank in self.ranks:
+                rank.step()
+            for effect in self.coordinator.decide(self.clock.now):
+                self._perform(effect)
+            assert self.coordinator.find_violations() == []
+
+    def _perform(self, effect: Send | Transact | End) -> None:
+        match effect:
+            case Send():
+                message: Any = pickle.loads(pickle.dumps(effect.message))
+                self.ranks[effect.rank].hear(message)
+            case Transact():
+                now = self.clock.now
+                taken, empty = self.disk.transact(effect, now)
+                self.coordinator.on_transacted(taken, now, empty=empty, cost=0.0)
+            case End():
+                self.ended = True
+
+
+def test_rank_loops_and_coordinator_finish_a_list_together():
+    farm = JoinedFarm(300, 3, lambda taskid: 0.001 * (taskid % 40))
+    farm.run(10.0)
+    assert farm.ended
+    assert sorted(farm.disk.records) == list(range(300))
+    assert {rank.loop.phase for rank in farm.ranks} == {RankPhase.LEFT}
+    assert sum(len(rank.begun) for rank in farm.ranks) == 300
+
+
+def test_a_worker_that_dies_once_costs_one_more_attempt():
+    farm = JoinedFarm(20, 2, lambda _: 0.3)
+    farm.run(0.4)
+    farm.ranks[1].pool.lose_worker()
+    farm.run(10.0)
+    assert sorted(farm.disk.records) == list(range(20))
+    attempts = sorted(r.result.attempt for r in farm.disk.records.values())
+    assert attempts == [1] * 19 + [2]
+
+
+def test_a_pool_that_is_lost_leaves_its_tasks_to_the_others():
+    farm = JoinedFarm(20, 2, lambda _: 0.3)
+    farm.run(0.4)
+    farm.ranks[0].pool.lose_parent()
+    farm.run(20.0)
+    assert farm.ended
+    assert sorted(farm.disk.records) == list(range(20))
+
+
+@pytest.mark.parametrize("signum", [SIGUSR1, SIGUSR2, SIGTERM])
+def test_a_signal_to_one_rank_ends_all_of_them(signum):
+    farm = JoinedFarm(200, 3, lambda taskid: 0.1 + 0.01 * (taskid % 7))
+    farm.run(1.0)
+    farm.ranks[2].get_signal(signum)
+    farm.run(3.0)
+    assert farm.ended
+    assert farm.disk.held == set()
+    assert farm.disk.find_unaccounted() == []
+    assert 0 < len(farm.disk.records) < 200
+    assert len(farm.disk.records) + farm.disk.left == 200
