@@ -53,8 +53,14 @@ TAKE_SECONDS = 2.0
 TAKE_COST_FACTOR = 20
 """A taking is worth at least this many times what it costs."""
 
+TAKE_INTERVAL = 0.1
+"""Seconds between two takings, as long as no worker waits for them."""
+
 POLL_SECONDS = 1.0
 """Seconds between two looks at a ``toprocess`` that had nothing for us."""
+
+MOST_STOCK = 8
+"""Tasks taken ahead, at the most, for each that the farm has shown to get done."""
 
 PING_SECONDS = 5.0
 
@@ -230,6 +236,7 @@ class Coordinator:
         self._empty = False
         self._looked_last = False
         self._poll_at = now
+        self._took_at = now - TAKE_INTERVAL
         self._ping_at = now + PING_SECONDS
         self._take_cost = 0.0
         self._grace = 0.0
@@ -272,6 +279,7 @@ class Coordinator:
             task = self._find_leased(record, result.taskid, result.attempt)
             if task is not None:
                 ended = now - max(0.0, report.sent - result.ended)
+                record.note_duration(result.seconds)
                 self._on_result(record, task, result, ended)
         for taskid, attempt in report.returned:
             task = self._find_leased(record, taskid, attempt)
@@ -307,7 +315,6 @@ class Coordinator:
         self, record: RankRecord, task: TaskRecord, result: Result, ended: float
     ) -> None:
         record.leases.discard(task.taskid)
-        record.note_duration(result.seconds)
         self._move(task, TaskState.ENDED)
         task.result = result
         task.ended = ended
@@ -344,6 +351,7 @@ class Coordinator:
     def _settle(self, record: RankRecord, state: RankState) -> None:
         """The rank runs nothing any more; what it held goes on elsewhere."""
         record.state = state
+        self.hungry.pop(record.rank, None)
         self._unlease_all(record)
 
     def _unlease_all(self, record: RankRecord) -> None:
@@ -380,14 +388,14 @@ class Coordinator:
         """
         if self.phase is Phase.LEAVING:
             return
+        if by_signal:
+            self._give_back_recent(now - HOLD)
         if self.phase is Phase.STOPPING:
             self._hasten(grace, now)
             return
         self._enter(Phase.STOPPING, reason)
         self._set_answer_by(grace, now)
         self._give_back_queue()
-        if by_signal:
-            self._give_back_recent(now - HOLD)
         self._send_all(Stop(grace))
 
     def _hasten(self, grace: float, now: float) -> None:
@@ -447,6 +455,7 @@ class Coordinator:
         if done.take:
             self._empty = empty
             self._take_cost = cost
+            self._took_at = now
             self._poll_at = now + POLL_SECONDS
             self._others_hold = others and self._waits_for_others
             self._looked_last = empty and not self.tasks and not self._others_hold
@@ -498,7 +507,7 @@ class Coordinator:
         times = [self._ping_at]
         if self._stop_at is not None:
             times.append(self._stop_at)
-        if self.ended and self.transaction is None:
+        if self.ended and self.transaction is None and not self.storage_failed:
             times.append(self._commit_at())
         if self.phase is Phase.WORKING and self.hungry:
             times.append(self._poll_at)
@@ -544,6 +553,8 @@ class Coordinator:
             sorted(task.taskid for task in self.tasks.values() if task.result)
         )
         self.tasks.clear()
+        self.ended.clear()
+        self.returning.clear()
 
     def _assign(self) -> None:
         """Hand out the queue; when it is short, in equal shares."""
@@ -574,19 +585,27 @@ class Coordinator:
         """How many more to take out of ``toprocess`` (0: none now)."""
         if self._rests(now):
             return 0
-        unmet = sum(
-            max(0, record.room() - len(record.leases))
-            for record in map(self.ranks.__getitem__, self.hungry)
-            if record.works
-        )
+        unmet, starving = self._hunger()
+        if not starving and now < self._took_at + TAKE_INTERVAL:
+            return 0
         rate = sum(record.rate for record in self.ranks.values() if record.works)
-        shown = 2 * sum(record.ended for record in self.ranks.values())
+        shown = MOST_STOCK * sum(record.ended for record in self.ranks.values())
         if len(self.queue) > unmet + min(shown, int(rate * TAKE_SECONDS / 2)):
             return 0
         seconds = max(TAKE_SECONDS, TAKE_COST_FACTOR * self._take_cost)
         stock = min(shown, int(rate * seconds))
         first, self._first_take = self._first_take, 0
         return max(0, first, unmet + stock - len(self.queue))
+
+    def _hunger(self) -> tuple[int, bool]:
+        """How many leases more the ranks could hold; whether a worker has none."""
+        unmet, starving = 0, False
+        for rank in self.hungry:
+            record = self.ranks[rank]
+            if record.works:
+                unmet += max(0, record.room() - len(record.leases))
+                starving = starving or len(record.leases) < record.workers
+        return unmet, starving and len(self.queue) < unmet
 
     def _rests(self, now: float) -> bool:
         """Whether ``toprocess`` was empty a moment ago, with no reason to look again.
@@ -597,7 +616,7 @@ class Coordinator:
             return False
         if len(self.ended) < len(self.tasks) or self._others_hold:
             return True
-        return bool(self.ended) and not self._commit_due(now)
+        return bool(self.ended) and now < self.ended[-1].ended + HOLD
 
     def _transact(self, now: float, take: int) -> None:
         if self.transaction is not None or self.storage_failed:
@@ -616,9 +635,10 @@ class Coordinator:
 
     def _commit_at(self) -> float:
         """When results will have waited for others long enough, or no others come."""
-        last = len(self.ended) == len(self.tasks)
-        wait = 0.0 if last else COMMIT_INTERVAL
-        return self.ended[0].ended + HOLD + wait
+        enough = self.ended[0].ended + HOLD + COMMIT_INTERVAL
+        if len(self.ended) < len(self.tasks):
+            return enough
+        return min(enough, self.ended[-1].ended + HOLD)
 
     def _matured(self, now: float) -> Iterable[tuple[int, Result]]:
         while self.ended and self.ended[0].ended + HOLD <= now:
@@ -629,7 +649,7 @@ class Coordinator:
             yield task.rank, task.result
 
     def _ping(self, now: float) -> None:
-        if now >= self._ping_at:
+        if now >= self._ping_at and self.phase is not Phase.LEAVING:
             self._ping_at = now + PING_SECONDS
             self._send_all(Ping())
 

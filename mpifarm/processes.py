@@ -270,6 +270,11 @@ def is_session_leader(pid: int) -> bool:
         return False
 
 
+def is_alive(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    return _stat_words(pid)[:1] not in ([], [b"Z"], [b"X"])
+
+
 def environment_of(pid: int) -> bytes:
     """What the process got as its environment; empty if it is gone or not ours."""
     try:
@@ -298,11 +303,16 @@ def _all_pids() -> list[int]:
 
 
 def _parent_of(pid: int) -> int:
+    return int([*_stat_words(pid), b"0", b"0"][1])
+
+
+def _stat_words(pid: int) -> list[bytes]:
+    """State, parent and so on; empty if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
-            return int(stat.read().rpartition(b")")[2].split()[1])
-    except (OSError, IndexError):
-        return 0
+            return stat.read().rpartition(b")")[2].split()
+    except OSError:
+        return []
 
 
 # ---- processes of our own -----------------------------------------------------------
@@ -391,7 +401,7 @@ def adopt_orphans() -> bool:
     False where that can't be had.
     """
     try:
-        import ctypes  # noqa: PLC0415 - 10 ms, and needed by one process a rank
+        import ctypes
 
         libc = ctypes.CDLL(None, use_errno=True)
         return bool(libc.prctl(36, 1, 0, 0, 0) == 0)  # PR_SET_CHILD_SUBREAPER
@@ -408,7 +418,7 @@ def drop_signal_stack() -> None:
     if "faulthandler" not in sys.modules:
         return
     try:
-        import ctypes  # noqa: PLC0415 - see above
+        import ctypes
     except ImportError:
         return
 

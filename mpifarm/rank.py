@@ -205,7 +205,7 @@ class RankLoop:
 
     def step(self, now: float) -> None:
         """Look at the pool, feed it, report."""
-        self._collect()
+        self._collect(now)
         self._feed()
         if now >= self._kill_at:
             self._kill()
@@ -236,7 +236,7 @@ class RankLoop:
         due = self._reported_at + REPORT_SECONDS
         return min(self._kill_at, due if self._has_news() else float("inf"))
 
-    def _collect(self) -> None:
+    def _collect(self, now: float) -> None:
         for event in self.pool.collect():
             match event:
                 case Result():
@@ -245,7 +245,7 @@ class RankLoop:
                 case WorkerLost():
                     self._on_worker_lost(event)
                 case PoolGone():
-                    self._on_pool_gone()
+                    self._on_pool_gone(now)
                 case _:
                     assert_never(event)
 
@@ -260,8 +260,9 @@ class RankLoop:
         if self.phase is RankPhase.DRAINING:
             self._return_queue()
 
-    def _on_pool_gone(self) -> None:
+    def _on_pool_gone(self, now: float) -> None:
         self._queue.clear()
+        self._report(now)
         self.phase = RankPhase.STOPPED
         self._send(PoolLost())
 

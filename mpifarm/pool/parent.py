@@ -31,6 +31,9 @@ _DEATH_PATIENCE = 0.5
 _LEAVE_PATIENCE = 5.0
 """Seconds after which the parent leaves, be there workers that do not die (NFS)."""
 
+_STRAY_PAUSES = (0.001,) * 10 + (0.01,) * 10
+"""Seconds between two looks for strays: each look is only as good as its moment."""
+
 
 class _Phase(Enum):
     SERVING = "serving"
@@ -38,6 +41,15 @@ class _Phase(Enum):
     """Workers that end are not replaced."""
     LEAVING = "leaving"
     """The rank is gone; so are we as soon as the workers are."""
+
+
+class _Kinship(Enum):
+    """What an orphan has to do with tasks whose workers are dead."""
+
+    NONE = "none"
+    OF_TASKS = "of the tasks"
+    UNKNOWN = "unknown"
+    """It is in the middle of its exec, or has an empty environment."""
 
 
 @dataclass
@@ -209,54 +221,71 @@ class PoolParent:
         while (dead := processes.find_dead_child()) is not None:
             # Workers before orphans: an orphan may be the command of a worker not yet
             # buried, whose slot must not outlive its pid.
-            for index, child in list(self._children.items()):
-                if processes.find_dead_child(child.pid) is not None:
-                    self._bury(index, child)
+            workers = {
+                index: child
+                for index, child in self._children.items()
+                if processes.find_dead_child(child.pid) is not None
+            }
+            self._bury(workers)
             if processes.find_dead_child(dead) is not None:
                 processes.reap_child(dead)
 
-    def _bury(self, index: int, child: _Child) -> None:
-        line = self._board.line(index)
-        task, command = line.task, line.command
-        if task is not None:
-            self._kill_task(child.pid, task, command)
-        status = processes.reap_child(child.pid)
-        if task is not None:
-            processes.await_group_end(child.pid, _DEATH_PATIENCE)
-            if command > 0:
-                processes.await_group_end(command, _DEATH_PATIENCE)
-        del self._children[index]
-        os.close(child.lifeline)
-        self._tell(("down", index, status, task))
-        if self._phase is _Phase.SERVING:
-            self._plan_replacement(index, line.begun)
+    def _bury(self, workers: dict[int, _Child]) -> None:
+        """KILL what these dead workers were at, reap them, and tell the rank."""
+        tasks = {index: self._board.line(index).task for index in workers}
+        at_work = [index for index, task in tasks.items() if task is not None]
+        for index in at_work:
+            self._kill_groups(workers[index].pid, self._board.line(index).command)
+        if at_work:
+            self._kill_strays({task for task in tasks.values() if task is not None})
+        for index, child in workers.items():
+            status = processes.reap_child(child.pid)
+            if tasks[index] is not None:
+                _await_groups(child.pid, self._board.line(index).command)
+            del self._children[index]
+            os.close(child.lifeline)
+            self._tell(("down", index, status, tasks[index]))
+            if self._phase is _Phase.SERVING:
+                self._plan_replacement(index, self._board.line(index).begun)
 
-    def _kill_task(self, worker: int, task: int, command: int) -> None:
+    def _kill_groups(self, worker: int, command: int) -> None:
         # The worker's group first: the children of a user's runner, and a command that
         # has not come to its setsid yet; after that it has, or is dead.
         processes.kill_group(worker, signal.SIGKILL)
         if command > 0:
             processes.kill_group(command, signal.SIGKILL)
-        self._kill_strays(task)
 
-    def _kill_strays(self, task: int) -> None:
-        """KILL the task's sessions that its worker had no time to tell of.
+    def _kill_strays(self, tasks: set[int]) -> None:
+        """KILL what belongs to these tasks and is in no group that is known.
 
+        A command that its worker had no time to tell of, and what has left its session.
         Other orphans here are what earlier tasks left running; they are left alone.
         """
+        for pause in _STRAY_PAUSES:
+            kinships = {orphan: self._kinship(orphan, tasks) for orphan in _orphans()}
+            for orphan, kinship in kinships.items():
+                if kinship is _Kinship.OF_TASKS:
+                    processes.kill_group(orphan, signal.SIGKILL)
+                    processes.kill_process(orphan, signal.SIGKILL)
+            if set(kinships.values()) <= {_Kinship.NONE}:
+                return
+            time.sleep(pause)
+
+    def _kinship(self, orphan: int, tasks: set[int]) -> "_Kinship":
+        if any(orphan == child.pid for child in self._children.values()):
+            return _Kinship.NONE
+        environment = processes.environment_of(orphan)
+        if not environment:
+            alive = processes.is_alive(orphan)
+            return _Kinship.UNKNOWN if alive else _Kinship.NONE
+        # Between fork and exec a command still has our own.
+        if environment == processes.environment_of(os.getpid()):
+            return _Kinship.OF_TASKS
         assert self._definition is not None
-        marks = {
-            f"MPIFARM_TASK_ID={task}".encode(),
-            b"MPIFARM_FARM=" + os.fsencode(self._definition.farm),
-        }
-        ours = processes.environment_of(os.getpid())
-        workers = {child.pid for child in self._children.values()}
-        for orphan in set(processes.children_of(os.getpid())) - workers:
-            environment = processes.environment_of(orphan)
-            # Between fork and exec a command still has our own.
-            if environment == ours or marks <= set(environment.split(b"\0")):
-                processes.kill_group(orphan, signal.SIGKILL)
-                processes.kill_process(orphan, signal.SIGKILL)
+        words = set(environment.split(b"\0"))
+        ours = b"MPIFARM_FARM=" + os.fsencode(self._definition.farm) in words
+        named = any(b"MPIFARM_TASK_ID=%d" % task in words for task in tasks)
+        return _Kinship.OF_TASKS if ours and named else _Kinship.NONE
 
     def _plan_replacement(self, index: int, begun: int) -> None:
         if begun:
@@ -290,3 +319,14 @@ def _watch_children() -> int:
     signal.signal(signal.SIGCHLD, processes.let_pass)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     return notice
+
+
+def _orphans() -> list[int]:
+    """All children, those that became it when their parents died among them."""
+    return processes.children_of(os.getpid())
+
+
+def _await_groups(worker: int, command: int) -> None:
+    processes.await_group_end(worker, _DEATH_PATIENCE)
+    if command > 0:
+        processes.await_group_end(command, _DEATH_PATIENCE)

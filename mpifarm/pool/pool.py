@@ -426,7 +426,7 @@ class Pool:
 
 def _default_runner() -> CreateRunner:
     # Imported by the pool's parent: the rank itself goes on into MPI meanwhile.
-    from mpifarm.runners import create_runner  # noqa: PLC0415
+    from mpifarm.runners import create_runner
 
     return create_runner
 

@@ -78,7 +78,7 @@ class _BrokenRunner:
     def __init__(self, report: str) -> None:
         self.report = report
 
-    def run(self, taskid: int, command: str, logfh: TextIO) -> int:  # noqa: ARG002
+    def run(self, taskid: int, command: str, logfh: TextIO) -> int:
         logfh.write(self.report)
         return 1
 

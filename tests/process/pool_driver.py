@@ -99,10 +99,10 @@ class PoolDriver:
 
 def _is_worker(pid: int) -> bool:
     """A fork that has not become a command: it has its parent's program still."""
-    return is_running(pid) and program(pid) == program(os.getpid())
+    return is_running(pid) and _program(pid) == _program(os.getpid())
 
 
-def program(pid: int) -> bytes:
+def _program(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

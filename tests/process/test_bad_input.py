@@ -132,7 +132,7 @@ def test_a_list_that_became_empty_is_no_error_and_touches_nothing(create_place):
         (["--mpi", "yes"], "--mpi"),
         (["--workdir", ""], "--workdir"),
         (["--nosuch"], "--nosuch"),
-        (["another.txt"], "another.txt"),
+        (["another.txt"], "one word too many"),
     ],
 )
 def test_a_wrong_option_is_named_with_where_to_find_help(create_place, options, named):

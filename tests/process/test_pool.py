@@ -11,7 +11,7 @@ from mpifarm.pool import Pool, PoolDefinition
 from mpifarm.processes import start_command, wait_command
 from mpifarm.task import Lease, Outcome
 from tests.process.pool_driver import PoolDriver
-from tests.support import is_running, wait_until
+from tests.support import is_running
 
 
 @pytest.fixture

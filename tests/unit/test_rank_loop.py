@@ -27,6 +27,7 @@ from mpifarm.messages import (
 from mpifarm.pool import Pool, PoolDefinition
 from mpifarm.rank import REPORT_SECONDS, SILENCE_SECONDS, RankLoop, RankPhase
 from mpifarm.task import Lease
+from mpifarm.workdir.workdir import LOCK_TIMEOUT
 from tests.unit.fakes import (
     START,
     Clock,
@@ -481,6 +482,16 @@ def test_any_word_of_rank_0_ends_the_silence():
     rank.clock.advance(SILENCE_SECONDS - 1)
     rank.hear(Ping())
     assert not rank.loop.is_forsaken(START + 2 * SILENCE_SECONDS - 2)
+
+
+def test_a_rank_that_waits_for_its_welcome_is_not_forsaken():
+    """Rank 0 may wait for the lock first; a rank without a pool has nothing to kill."""
+    rank = Rank()
+    assert not rank.loop.is_forsaken(START + 2 * LOCK_TIMEOUT + 1)
+    rank.clock.advance(2 * LOCK_TIMEOUT)
+    rank.begin()
+    assert not rank.loop.is_forsaken(rank.clock.now + SILENCE_SECONDS - 1)
+    assert rank.loop.is_forsaken(rank.clock.now + SILENCE_SECONDS + 1)
 
 
 def test_a_pause_of_this_process_is_no_silence():

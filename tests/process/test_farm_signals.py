@@ -1,0 +1,380 @@
+"""What a signal does to a farm of one rank, and to the commands that it runs.
+
+Rules of this file: commands write their pids and what happens to them beside the
+tasklist; a test waits for those lines before it sends anything.
+"""
+
+import os
+import signal
+import time
+from collections import Counter
+
+import pytest
+
+from tests.process.farms import environment_of, kill_if_there
+from tests.support import is_running, survivors, wait_until
+
+SLOW = 1.5
+"""Seconds of a busy machine that a deadline of the design is stretched by here."""
+
+SLEEP = "echo $$ >> begun; exec sleep 60"
+
+STOPS = [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+
+
+def start_and_await(place, count, *options):
+    """A farm of which so many commands run."""
+    farm = place.start(*options)
+    place.await_notes("begun", count)
+    return farm
+
+
+def assert_nothing_is_left(place, farm_token):
+    wait_until(lambda: not survivors(farm_token), 3)
+    assert place.violations() == []
+    assert place.claims() == []
+    assert not list(place.workdir.glob("toprocess.*"))
+
+
+def stop(farm, signum, deadline):
+    """Seconds from the signal to the end; the status must be 75."""
+    sent = time.monotonic()
+    farm.send_signal(signum)
+    assert farm.wait(20) == 75
+    seconds = time.monotonic() - sent
+    assert seconds < deadline + SLOW
+    return seconds
+
+
+# ---- the stop --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signum", STOPS)
+def test_a_stop_kills_what_runs_and_puts_it_back(create_place, farm_token, signum):
+    place = create_place(["true"] * 2 + [SLEEP] * 6 + ["true"] * 3)
+    farm = start_and_await(place, 4, "--proc", "4")
+    wait_until(lambda: place.ids("finished") == [0, 1])
+    stop(farm, signum, 1.0)
+    assert_nothing_is_left(place, farm_token)
+    assert place.content("finished") == b"0 true\n1 true\n"
+    assert place.content("failed") == b""
+    assert place.ids("toprocess") == list(range(2, 11))
+    assert place.result()["exit_status"] == 75
+    assert signum.name in place.result()["reason"]
+    assert signum.name in farm.text()
+
+
+def test_the_timeout_stops_as_usr1_does(create_place, farm_token):
+    place = create_place(["true"] * 2 + [SLEEP] * 4)
+    begun = time.monotonic()
+    assert place.run("--timeout", "1.5") == 75
+    assert 1.5 <= time.monotonic() - begun < 1.5 + 1 + SLOW
+    assert_nothing_is_left(place, farm_token)
+    assert place.ids("toprocess") == [2, 3, 4, 5]
+    assert sorted(place.ids("finished")) == [0, 1]
+    assert "timeout" in place.result()["reason"]
+
+
+def test_a_timeout_that_is_not_needed_does_no_harm(create_place):
+    assert create_place(["true"] * 3).run("--timeout", "60") == 0
+
+
+def test_usr1_gives_commands_time_to_clean_up(create_place, farm_token):
+    place = create_place(
+        ["trap 'sleep 0.5; echo cleaned > end; exit 1' TERM; echo $$ >> begun; "
+         "while :; do sleep 0.05; done"]
+    )  # fmt: skip
+    farm = start_and_await(place, 1)
+    assert stop(farm, signal.SIGUSR1, 2.0) > 0.5
+    assert place.notes("end") == ["cleaned"]
+    assert place.ids("toprocess") == [0]
+    assert_nothing_is_left(place, farm_token)
+
+
+@pytest.mark.parametrize("grace", ["0", "0.5", "2"])
+def test_a_command_that_ignores_term_is_killed_after_the_grace(
+    create_place, farm_token, grace
+):
+    ignores = "trap '' TERM; echo $$ >> begun; while :; do sleep 0.05; done"
+    place = create_place([ignores, "true"])
+    farm = start_and_await(place, 1, "--grace", grace)
+    seconds = stop(farm, signal.SIGUSR1, float(grace) + 1)
+    assert seconds >= float(grace)
+    assert_nothing_is_left(place, farm_token)
+    assert 0 in place.ids("toprocess")
+
+
+def test_term_does_not_wait_for_a_command_that_ignores_it(create_place, farm_token):
+    ignores = "trap '' TERM; echo $$ >> begun; while :; do sleep 0.05; done"
+    place = create_place([ignores])
+    farm = start_and_await(place, 1, "--grace", "10")
+    stop(farm, signal.SIGTERM, 0.5)
+    assert_nothing_is_left(place, farm_token)
+    assert place.ids("toprocess") == [0]
+
+
+def test_a_term_hastens_a_stop_that_gives_grace(create_place, farm_token):
+    ignores = "trap '' TERM; echo $$ >> begun; while :; do sleep 0.05; done"
+    place = create_place([ignores])
+    farm = start_and_await(place, 1, "--grace", "30")
+    farm.send_signal(signal.SIGUSR1)
+    time.sleep(0.3)
+    stop(farm, signal.SIGTERM, 0.5)
+    assert_nothing_is_left(place, farm_token)
+    assert place.ids("toprocess") == [0]
+
+
+def test_a_second_usr1_in_the_stop_changes_nothing(create_place, farm_token):
+    ignores = "trap '' TERM; echo $$ >> begun; while :; do sleep 0.05; done"
+    place = create_place([ignores, "true"])
+    farm = start_and_await(place, 1, "--grace", "1")
+    farm.send_signal(signal.SIGUSR1)
+    time.sleep(0.3)
+    stop(farm, signal.SIGUSR1, 2)
+    assert_nothing_is_left(place, farm_token)
+    assert 0 in place.ids("toprocess")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+def test_grandchildren_die_with_their_command(create_place, farm_token, signum):
+    family = "(sleep 61; true) & (sleep 62 & wait) & echo $$ >> begun; wait"
+    place = create_place([family])
+    farm = start_and_await(place, 1)
+    stop(farm, signum, 2.0)
+    assert_nothing_is_left(place, farm_token)
+    assert place.ids("toprocess") == [0]
+
+
+def test_a_grandchild_that_ignores_term_dies_too(create_place, farm_token):
+    family = (
+        "(trap '' TERM; echo $$ >> begun; while :; do sleep 0.05; done) & "
+        "exec sleep 60"
+    )
+    place = create_place([family])
+    farm = start_and_await(place, 1, "--grace", "0.5")
+    stop(farm, signal.SIGUSR1, 1.5)
+    assert_nothing_is_left(place, farm_token)
+
+
+def test_a_stop_before_the_first_command_leaves_everything_to_do(create_place):
+    place = create_place(["echo x >> ran"] * 50)
+    farm = place.start()
+    wait_until(place.workdir.exists)
+    farm.send_signal(signal.SIGUSR1)
+    assert farm.wait(10) == 75
+    assert place.violations() == []
+    assert place.run() == 0
+    assert sorted(place.ids("finished")) == list(range(50))
+
+
+@pytest.mark.parametrize("after", [0.0, 0.03, 0.1, 0.2])
+def test_a_signal_right_at_the_start_ends_it_in_order_or_by_that_signal(
+    create_place, after
+):
+    place = create_place(["true"] * 3)
+    farm = place.start()
+    time.sleep(after)
+    farm.send_signal(signal.SIGUSR1)
+    # before our first line of Python runs, nobody can catch it
+    assert farm.wait(10) in (75, 0, -signal.SIGUSR1)
+    assert place.run() == 0
+    assert place.violations() == []
+
+
+# ---- the signal that reaches the commands as well --------------------------------------
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+def test_nothing_that_the_signal_ended_is_booked(create_place, farm_token, signum):
+    place = create_place(["true"] + [SLEEP] * 12)
+    farm = start_and_await(place, 8)
+    wait_until(lambda: place.ids("finished") == [0])
+    place.signal_all(farm, signum)
+    assert farm.wait(10) == 75
+    assert place.content("failed") == b""
+    assert place.content("finished") == b"0 true\n"
+    assert place.ids("toprocess") == list(range(1, 13))
+    assert_nothing_is_left(place, farm_token)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_command_that_ends_with_0_half_done_is_not_booked(
+    create_place, farm_token, signum
+):
+    traps = (
+        "trap 'echo half >> halves; exit 0' TERM USR1; echo $$ >> begun; "
+        "while :; do sleep 0.02; done"
+    )
+    place = create_place([traps] * 4)
+    farm = start_and_await(place, 4)
+    # the commands get it well before the farm does
+    for pid in map(int, place.notes("begun")):
+        kill_if_there(pid, signum)
+    place.await_notes("halves", 4)
+    farm.send_signal(signum)
+    assert farm.wait(10) == 75
+    assert place.content("finished") == place.content("failed") == b""
+    assert place.ids("toprocess") == [0, 1, 2, 3]
+    assert_nothing_is_left(place, farm_token)
+
+
+def test_a_command_that_a_stop_lets_end_with_0_is_not_booked(create_place, farm_token):
+    traps = "trap 'exit 0' TERM; echo $$ >> begun; while :; do sleep 0.02; done"
+    place = create_place([traps] * 3)
+    farm = start_and_await(place, 3)
+    stop(farm, signal.SIGUSR1, 1)
+    assert place.content("finished") == place.content("failed") == b""
+    assert place.ids("toprocess") == [0, 1, 2]
+    assert_nothing_is_left(place, farm_token)
+
+
+def test_what_ended_well_before_the_stop_stays_finished(create_place):
+    place = create_place(["true", SLEEP])
+    farm = start_and_await(place, 1)
+    wait_until(lambda: place.ids("finished") == [0])
+    stop(farm, signal.SIGTERM, 1)
+    assert place.ids("finished") == [0]
+    assert place.ids("toprocess") == [1]
+
+
+# ---- the second INT ---------------------------------------------------------------------
+
+
+def test_a_second_int_ends_it_at_once_and_the_next_start_makes_it_right(
+    create_place, farm_token
+):
+    place = create_place(["true", SLEEP, SLEEP])
+    farm = start_and_await(place, 2)
+    wait_until(lambda: place.ids("finished") == [0])
+    # stopped in between, it can't be done with the first before the second comes
+    os.kill(farm.pid, signal.SIGSTOP)
+    farm.send_signal(signal.SIGINT)
+    os.kill(farm.pid, signal.SIGCONT)
+    time.sleep(0.25)
+    if not farm.has_ended():
+        farm.send_signal(signal.SIGINT)
+    assert farm.wait(2) == 75
+    wait_until(lambda: not survivors(farm_token), 3)
+    again = place.start("--timeout", "0.7")
+    assert again.wait(10) == 75
+    assert place.ids("finished") == [0]
+    assert place.ids("toprocess") == [1, 2]
+    assert_nothing_is_left(place, farm_token)
+
+
+def test_one_ctrl_c_that_comes_twice_at_once_is_one(create_place, farm_token):
+    place = create_place([SLEEP])
+    farm = start_and_await(place, 1)
+    farm.send_signal(signal.SIGINT)
+    farm.send_signal(signal.SIGINT)
+    assert farm.wait(10) == 75
+    # an orderly stop: the result is written, the claim removed
+    assert_nothing_is_left(place, farm_token)
+    assert place.result()["exit_status"] == 75
+
+
+# ---- the drain --------------------------------------------------------------------------
+
+
+def start_waiting_for_go(place, count):
+    return start_and_await(place, count, "--proc", "2")
+
+
+WAITS = "echo $$ >> begun; until [ -e go ]; do sleep 0.02; done"
+
+
+@pytest.mark.parametrize("how", ["USR2", "file"])
+def test_a_drain_finishes_what_runs_and_starts_nothing_more(create_place, how):
+    place = create_place([WAITS] * 6)
+    farm = start_waiting_for_go(place, 2)
+    if how == "USR2":
+        farm.send_signal(signal.SIGUSR2)
+    else:
+        (place.workdir / "drain").touch()
+    # it looks for the file once a second, and shows nothing while it drains
+    time.sleep(0.3 if how == "USR2" else 2)
+    (place.directory / "go").touch()
+    assert farm.wait(10) == 75
+    assert sorted(place.ids("finished")) == [0, 1]
+    assert place.ids("toprocess") == [2, 3, 4, 5]
+    assert len(place.notes("begun")) == 2
+    assert place.violations() == []
+    assert {"USR2": "USR2", "file": "drain"}[how] in place.result()["reason"]
+
+
+def test_a_drain_of_the_last_tasks_ends_with_their_status(create_place):
+    place = create_place([WAITS, WAITS + "; exit 4"])
+    farm = start_waiting_for_go(place, 2)
+    farm.send_signal(signal.SIGUSR2)
+    time.sleep(0.1)
+    (place.directory / "go").touch()
+    assert farm.wait(10) == 1
+    assert (place.ids("finished"), place.ids("failed")) == ([0], [1])
+
+
+def test_a_drain_file_that_is_still_there_is_told_and_starts_nothing(create_place):
+    place = create_place(["echo x >> ran"] * 3)
+    place.workdir.mkdir()
+    (place.workdir / "drain").touch()
+    farm = place.start()
+    assert farm.wait() == 75
+    assert place.notes("ran") == []
+    assert str(place.workdir / "drain") in farm.text()
+    (place.workdir / "drain").unlink()
+    assert place.run() == 0
+    assert place.notes("ran") == ["x"] * 3
+
+
+def test_a_stop_ends_a_drain(create_place, farm_token):
+    place = create_place([SLEEP] * 4)
+    farm = start_waiting_for_go(place, 2)
+    farm.send_signal(signal.SIGUSR2)
+    wait_until(lambda: len(place.ids("toprocess")) == 2)
+    stop(farm, signal.SIGUSR1, 1)
+    assert place.ids("toprocess") == [0, 1, 2, 3]
+    assert_nothing_is_left(place, farm_token)
+
+
+# ---- Ctrl-Z -----------------------------------------------------------------------------
+
+
+def test_a_suspended_farm_goes_on_as_it_was(create_place):
+    place = create_place(["echo $PROC_NUMBER >> begun; sleep 0.3"] * 30)
+    farm = start_and_await(place, 4, "--proc", "4")
+    os.kill(farm.pid, signal.SIGSTOP)
+    wait_until(lambda: b") T " in read_stat(farm.pid))
+    time.sleep(3)
+    os.kill(farm.pid, signal.SIGCONT)
+    assert farm.wait() == 0
+    assert Counter(map(int, place.notes("begun"))) == Counter(range(30))
+    assert sorted(place.ids("finished")) == list(range(30))
+    assert place.violations() == []
+
+
+def read_stat(pid):
+    with open(f"/proc/{pid}/stat", "rb") as stat:
+        return stat.read()
+
+
+def test_a_signal_that_came_in_the_suspension_counts(create_place, farm_token):
+    place = create_place([SLEEP] * 2)
+    farm = start_and_await(place, 2)
+    os.kill(farm.pid, signal.SIGSTOP)
+    farm.send_signal(signal.SIGUSR1)
+    os.kill(farm.pid, signal.SIGCONT)
+    assert farm.wait(10) == 75
+    assert place.ids("toprocess") == [0, 1]
+    assert_nothing_is_left(place, farm_token)
+
+
+# ---- kill -9 ----------------------------------------------------------------------------
+
+
+def test_the_commands_of_a_rank_that_is_killed_die(create_place, farm_token):
+    place = create_place([SLEEP] * 3)
+    farm = start_and_await(place, 3)
+    assert all(environment_of(int(pid)) for pid in place.notes("begun"))
+    farm.send_signal(signal.SIGKILL)
+    assert farm.wait(5) == -signal.SIGKILL
+    wait_until(lambda: not survivors(farm_token), 5)
+    assert not any(is_running(int(pid)) for pid in place.notes("begun"))

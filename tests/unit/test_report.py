@@ -1,0 +1,245 @@
+"""What a farm says about itself."""
+
+import json
+from typing import Any
+
+import pytest
+
+from mpifarm.errors import ExitStatus
+from mpifarm.report import (
+    MEANINGS,
+    MOST_STATUSES,
+    RATE_SECONDS,
+    FailedTask,
+    Standing,
+    Summary,
+    Tally,
+    duration_in_words,
+    progress_line,
+    status_in_words,
+)
+from mpifarm.task import Lease, Outcome
+from tests.unit.fakes import result_of
+
+
+def result(taskid: int = 0, seconds: float = 1.0, status: int = 0) -> Any:
+    return result_of(Lease(taskid, 1, "x"), 0.0, seconds, status)
+
+
+# ---- the exit status ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("standing", "status"),
+    [
+        (Standing(5, 5, 0, 0, 0), ExitStatus.ALL_FINISHED),
+        (Standing(0, 0, 0, 0, 0), ExitStatus.ALL_FINISHED),
+        (Standing(5, 4, 1, 0, 0), ExitStatus.SOME_FAILED),
+        (Standing(5, 0, 5, 0, 0), ExitStatus.SOME_FAILED),
+        (Standing(5, 4, 0, 1, 0), ExitStatus.RUN_AGAIN),
+        (Standing(5, 2, 1, 1, 1), ExitStatus.RUN_AGAIN),
+        (Standing(5, 4, 0, 0, 1), ExitStatus.WITH_OTHERS),
+        (Standing(5, 3, 1, 0, 1), ExitStatus.WITH_OTHERS),
+    ],
+)
+def test_the_exit_status_says_what_is_left(standing, status):
+    assert standing.exit_status is status
+
+
+def test_the_exit_statuses_are_those_that_job_scripts_know():
+    assert {status.name: status.value for status in ExitStatus} == {
+        "ALL_FINISHED": 0,
+        "SOME_FAILED": 1,
+        "BAD_INPUT": 2,
+        "WITH_OTHERS": 3,
+        "DEFECT": 70,
+        "RUN_AGAIN": 75,
+    }
+    assert MEANINGS.keys() == set(ExitStatus)
+
+
+# ---- the tally ----------------------------------------------------------------------
+
+
+def test_a_tally_counts_outcomes_and_keeps_the_statuses_of_failures():
+    tally = Tally(started=100.0)
+    for taskid, status in enumerate([0, 3, 0, -9]):
+        tally.add(result(taskid, status=status))
+    assert tally.ran == 4
+    assert tally.outcomes == {Outcome.COMPLETED: 2, Outcome.FAILED: 2}
+    assert tally.statuses == {1: 3, 3: -9}
+
+
+def test_a_tally_does_not_grow_with_the_number_of_failures():
+    tally = Tally(started=100.0)
+    for taskid in range(3 * MOST_STATUSES):
+        tally.add(result(taskid, status=1))
+    assert len(tally.statuses) == MOST_STATUSES
+    assert tally.ran == 3 * MOST_STATUSES
+
+
+def test_the_rate_is_that_of_the_last_seconds():
+    tally = Tally(started=0.0)
+    for second in range(1, 101):
+        for _ in range(5 if second <= 50 else 2):
+            tally.add(result())
+        rate = tally.rate(float(second))
+        if second == 50:
+            assert rate == pytest.approx(5.0)
+    assert tally.rate(100.0) == pytest.approx(2.0)
+    assert len(tally._recent) < 3 * RATE_SECONDS
+
+
+def test_the_first_rate_is_that_since_the_start():
+    tally = Tally(started=100.0)
+    for _ in range(30):
+        tally.add(result())
+    assert tally.rate(103.0) == pytest.approx(10.0)
+
+
+def test_a_rate_without_time_is_none():
+    tally = Tally(started=100.0)
+    assert tally.rate(100.0) == 0.0
+    assert tally.rate(100.0) == 0.0
+
+
+def test_the_busy_share_is_of_the_time_of_all_workers():
+    tally = Tally(started=100.0, worker_count=4)
+    tally.add(result(seconds=20.0))
+    assert tally.busy_share(110.0) == pytest.approx(0.5)
+    assert tally.busy_share(101.0) == 1.0
+    assert tally.busy_share(100.0) == 0.0
+    assert Tally(started=100.0).busy_share(110.0) == 0.0
+
+
+# ---- words --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (0, "exit status 0"),
+        (127, "exit status 127"),
+        (-9, "killed by signal 9 (SIGKILL)"),
+        (-15, "killed by signal 15 (SIGTERM)"),
+        (-41, "killed by signal 41"),
+        (-999, "killed by signal 999"),
+    ],
+)
+def test_statuses_in_words(status, words):
+    assert status_in_words(status) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0, "0 s"),
+        (0.25, "0.25 s"),
+        (4.2, "4.2 s"),
+        (9.99, "10 s"),
+        (59.6, "60 s"),
+        (100.0, "1:40 min"),
+        (187.4, "3:07 min"),
+        (3599.7, "1:00:00 h"),
+        (43205.0, "12:00:05 h"),
+        (400000.0, "111:06:40 h"),
+    ],
+)
+def test_durations_in_words(seconds, words):
+    assert duration_in_words(seconds) == words
+
+
+def test_the_progress_line_says_what_is_done_and_how_long_it_takes():
+    line = progress_line(total=100, finished=40, failed=10, running=8, rate=0.5)
+    assert line == "50/100 done, 10 failed, 8 running, 0.5 tasks/s, 1:40 min left"
+
+
+def test_without_a_rate_nobody_says_how_long_it_takes():
+    line = progress_line(total=100, finished=0, failed=0, running=8, rate=0.0)
+    assert line == "0/100 done, 0 failed, 8 running"
+
+
+def test_more_done_than_there_is_leaves_no_time_below_zero():
+    line = progress_line(total=10, finished=10, failed=2, running=0, rate=1.0)
+    assert line == "10/10 done, 2 failed, 0 running, 1 tasks/s, 0 s left"
+
+
+def test_a_failed_task_names_its_status_and_its_log():
+    assert FailedTask(7, -15, "w/logs/log_7").in_words() == (
+        "task 7: killed by signal 15 (SIGTERM), see w/logs/log_7"
+    )
+    assert "before" in FailedTask(7, None, "w/logs/log_7").in_words()
+
+
+# ---- the summary --------------------------------------------------------------------
+
+
+def summary(**changes: Any) -> Summary:
+    tally = Tally(started=0.0, worker_count=8)
+    for taskid in range(6):
+        tally.add(result(taskid, status=taskid // 4))
+    settings: dict[str, Any] = {
+        "farm": "f00d",
+        "tasklist": "list.txt",
+        "workdir": "list.txt_workdir",
+        "ranks": 2,
+        "seconds": 3.0,
+        "standing": Standing(12, 9, 3, 0, 0),
+        "tally": tally,
+        "failed": [FailedTask(4, 1, "log_4"), FailedTask(5, 1, "log_5")],
+        "busy_share": 0.25,
+        "status": ExitStatus.SOME_FAILED,
+        "reason": "",
+    }
+    return Summary(**{**settings, **changes})
+
+
+def test_the_summary_says_what_is_finished_failed_left_and_the_exit_status():
+    lines = summary().lines()
+    assert lines[0] == (
+        "9 finished, 3 failed, 0 to process, 0 with others; 12 tasks in all"
+    )
+    assert "ran 6 in 3 s (2 tasks/s) with 8 workers on 2 ranks, 25 %" in lines[1]
+    assert lines[-1] == "exit status 1: nothing is left to do, but some tasks failed"
+
+
+def test_the_summary_names_the_first_failures_and_counts_the_others():
+    lines = summary().lines()
+    assert "failed: task 4: exit status 1, see log_4" in lines
+    assert "failed: 1 more, see list.txt_workdir/failed" in lines
+    assert not [line for line in summary(failed=[]).lines() if "task 4" in line]
+
+
+def test_the_summary_says_why_a_farm_ended_early_and_what_is_to_be_known():
+    lines = summary(reason="SIGUSR1 was received", notes=["rank 3 was lost"]).lines()
+    assert "ended early: SIGUSR1 was received" in lines
+    assert "rank 3 was lost" in lines
+    assert not [line for line in summary().lines() if "ended early" in line]
+
+
+def test_one_rank_is_no_ranks():
+    assert "on 1 rank," in summary(ranks=1).lines()[1]
+
+
+def test_a_farm_that_took_no_time_has_a_summary():
+    assert summary(seconds=0.0).lines()
+    assert summary(seconds=0.0).payload()
+
+
+def test_the_result_file_is_json_whatever_the_names_are():
+    payload = summary(workdir="caf\udce9", tasklist="\udcff").payload()
+    text = json.dumps(payload)
+    assert json.loads(text) == payload
+    assert payload["version"] == 1
+    assert payload["exit_status"] == 1
+    assert payload["tasks"] == {
+        "total": 12,
+        "finished": 9,
+        "failed": 3,
+        "toprocess": 0,
+        "elsewhere": 0,
+    }
+    farm = payload["this_farm"]
+    assert isinstance(farm, dict)
+    assert farm["outcomes"] == {"completed": 4, "failed": 2}
+    assert farm["busy_percent"] == 25.0
