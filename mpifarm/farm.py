@@ -13,7 +13,7 @@ from mpifarm.comm import Comm, connect
 from mpifarm.config import Settings
 from mpifarm.errors import ExitStatus, FarmError
 from mpifarm.launcher import command_environment, launched_rank
-from mpifarm.messages import Leave, ToCoordinator
+from mpifarm.messages import ToCoordinator
 from mpifarm.pool import Pool
 from mpifarm.rank import RankLoop, RankParts, RankPhase
 from mpifarm.surroundings import Surroundings
@@ -123,12 +123,10 @@ def _run_rank_0(parts: RankParts) -> int:
     except FarmError as error:
         parts.around.voice.complain(str(error))
         status = error.exit_status
+        parts.dismiss()
     parts.pool.close()
     if comm is None:
         return status
-    for rank in range(1, comm.size):
-        # Once more to those that have been told: they are not there to hear it.
-        comm.send(rank, Leave())
     comm.flush(FLUSH_SECONDS)
     if lost:
         # Ranks that don't answer would let MPI_Finalize hang; all is on disk.

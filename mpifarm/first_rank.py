@@ -36,6 +36,7 @@ def farm_from_rank_0(parts: RankParts) -> tuple[ExitStatus, bool]:
     tasks = open_tasklist(settings.handler, settings.tasklist, settings.workdir)
     if len(tasks) == 0:
         voice.say(f"{settings.tasklist} has no tasks")
+        parts.dismiss()
         return ExitStatus.ALL_FINISHED, False
     path = os.path.abspath(settings.workdir)
     area = lock_paths(settings.workdir, parts.around.environ, settings.lock_area)

@@ -79,6 +79,12 @@ class RankParts:
             now=now,
         )
 
+    def dismiss(self) -> None:
+        """On rank 0, when no farm comes about: the others wait for a first message."""
+        if self.comm is not None:
+            for rank in range(1, self.comm.size):
+                self.comm.send(rank, Leave())
+
 
 class RankPhase(Enum):
     """Where a rank is on its way; it only goes forward."""

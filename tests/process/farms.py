@@ -125,9 +125,10 @@ class Place:
             return b""
 
     def ids(self, name: str) -> list[int]:
-        """The ids of the whole lines of a status file, in their order."""
+        """The ids of the lines of a status file that count, in their order."""
+        known = {_as_bytes(f"{i} {text}"): i for i, text in enumerate(self.tasks)}
         lines = self.content(name).split(b"\n")[:-1]
-        return [int(line.split(b" ")[0]) for line in lines]
+        return [known[line] for line in lines if line in known]
 
     def counts(self) -> Counter[int]:
         """How often each id stands in ``finished`` and ``failed`` together."""
@@ -177,7 +178,7 @@ class Place:
 
 
 def _as_bytes(command: Command) -> bytes:
-    return command if isinstance(command, bytes) else os.fsencode(command)
+    return command if isinstance(command, bytes) else command.encode("utf-8", "surrogateescape")
 
 
 def _parse_attempt(line: str) -> Attempt:
