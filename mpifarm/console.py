@@ -7,6 +7,7 @@ is slow or gone costs lines, never the farm.
 
 import os
 import select
+import stat
 import time
 
 LIVE_SECONDS = 0.5
@@ -29,7 +30,7 @@ class Stream:
     """A descriptor that is written to without ever blocking."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self._fd = _reopen_without_blocking(fd)
         self._kept = b""
         self._broken = False
 
@@ -41,12 +42,34 @@ class Stream:
 
     def flush(self, patience: float) -> None:
         """Write what the reader takes, waiting for it at most `patience` seconds."""
+        until = time.monotonic() + patience
         try:
-            while self._kept and select.select([], [self._fd], [], patience)[1]:
+            while (
+                self._kept and select.select([], [self._fd], [], max(0.0, patience))[1]
+            ):
                 self._kept = self._kept[os.write(self._fd, self._kept[:PIPE_BUF]) :]
+                patience = until - time.monotonic()
+        except BlockingIOError:
+            return
         except (OSError, ValueError):
             self._broken = True
             self._kept = b""
+
+
+def _reopen_without_blocking(fd: int) -> int:
+    """A descriptor of our own for the pipe or terminal `fd`, or `fd` itself.
+
+    A terminal that says that it is ready may take less than is written and block; to
+    make `fd` itself non-blocking would make it so for whoever shares it.
+    """
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            return os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:
+        return fd
+    return fd
 
 
 class Console:
@@ -88,7 +111,9 @@ class Console:
 
     def complain(self, line: str) -> None:
         """A line about a mistake or a defect, on standard error, whichever rank."""
-        self._err.write(f"{self._clear()}mpifarm: {line}\n")
+        if clear := self._clear():
+            self._out.write(clear)
+        self._err.write(f"mpifarm: {line}\n")
 
     def close(self) -> None:
         """Give a slow reader its last chance."""

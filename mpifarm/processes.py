@@ -38,6 +38,8 @@ _DEFECTS = (
     signal.SIGSYS,
 )
 """Signals that a process gets for its own defects: one that lets them pass spins."""
+_WAKING = (signal.SIGCHLD, signal.SIGIO)
+_LOOK_AGAIN = 5.0
 _GROUP_POLL = 0.002
 """Seconds between two looks at a group that is ending."""
 
@@ -113,7 +115,7 @@ def wait_command(pid: int) -> int:
     """
     slot = _running.slot
     try:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        _await_death(pid)
         if _running.terminated:
             return _wait_with_group(pid)
     finally:
@@ -158,6 +160,24 @@ def leave_with_command() -> None:
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
+
+
+def _await_death(pid: int) -> None:
+    """Wait until the child is dead, and let SIGIO's handler run whenever it comes.
+
+    A handler of Python's does not run when its signal comes right before a call that
+    blocks.  So both signals are blocked, and waited for.  (In another thread than the
+    main one SIGCHLD may go astray; then the time limit finds the child dead.)
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WAKING)
+    try:
+        while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            came = signal.sigtimedwait(_WAKING, _LOOK_AGAIN)
+            handler = signal.getsignal(signal.SIGIO)
+            if came and came.si_signo == signal.SIGIO and callable(handler):
+                handler(signal.SIGIO, None)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAKING)
 
 
 def _heed_notes() -> None:

@@ -48,6 +48,9 @@ MOST_IN_PIPE = 16
 SILENCE_SECONDS = 30.0
 """A rank that has not heard of rank 0 for so long kills its commands."""
 
+JOINING_SECONDS = 600.0
+"""The same before the first word: rank 0 may have to wait for the lock."""
+
 KILLING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
@@ -222,8 +225,10 @@ class RankLoop:
             self._send(Stopped())
 
     def is_forsaken(self, now: float) -> bool:
-        """Rank 0 has not been heard for `SILENCE_SECONDS`."""
-        return now - self._heard_at > SILENCE_SECONDS
+        """Rank 0 has not been heard for too long."""
+        joining = self.phase is RankPhase.JOINING
+        limit = JOINING_SECONDS if joining else SILENCE_SECONDS
+        return now - self._heard_at > limit
 
     def wait(self, waiter: Waiter, now: float, wake_at: float) -> None:
         """Sleep until this rank's pool has something, or until `wake_at`."""

@@ -97,8 +97,8 @@ class Tally:
         self._recent.append((now, self.ran))
         while now - self._recent[0][0] > RATE_SECONDS and len(self._recent) > 2:
             self._recent.popleft()
-        then, ran = self._recent[0]
-        seconds = now - then if len(self._recent) > 1 else now - self.started
+        then, ran = self._recent[0] if len(self._recent) > 1 else (self.started, 0)
+        seconds = now - then
         return (self.ran - ran) / seconds if seconds > 0 else 0.0
 
     def busy_share(self, now: float) -> float:

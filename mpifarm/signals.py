@@ -40,8 +40,7 @@ class SignalInbox:
 
     def take(self) -> list[int]:
         """The signals since the last call."""
-        if not self._received:
-            return []
+        # First the descriptor: a signal that comes between the two wakes once more.
         self.clear_wakeup()
         received, self._received = self._received, []
         return received

@@ -22,12 +22,13 @@ from mpifarm import processes
 from mpifarm.pool.board import Board
 from mpifarm.pool.definition import CreateRunner, PoolDefinition, parse_definition
 from mpifarm.pool.wire import FrameReader, encode_frame
-from mpifarm.pool.worker import TERMINATE, WorkerPlace, serve_as_worker
+from mpifarm.pool.worker import REMIND, TERMINATE, WorkerPlace, serve_as_worker
 
 _BACK_OFF = 0.1
 _LONGEST_BACK_OFF = 10.0
 _DEATH_PATIENCE = 0.5
 """Seconds to wait for what was KILLed to be gone, for each worker."""
+_REMIND_EVERY = 0.05
 _LEAVE_PATIENCE = 5.0
 """Seconds after which the parent leaves, be there workers that do not die (NFS)."""
 
@@ -39,6 +40,8 @@ class _Phase(Enum):
     SERVING = "serving"
     ENDING = "ending"
     """Workers that end are not replaced."""
+    TERMINATING = "terminating"
+    """They have also been told to end, and are reminded of it."""
     LEAVING = "leaving"
     """The rank is gone; so are we as soon as the workers are."""
 
@@ -109,10 +112,14 @@ class PoolParent:
             os.read(self._death_notice, 4096)
         if self._control in ready:
             self._read_orders()
+        elif self._phase is _Phase.TERMINATING:
+            self._tell_workers(REMIND)
 
     def _patience(self) -> float | None:
         if self._phase is _Phase.LEAVING:
             return 0.1
+        if self._phase is _Phase.TERMINATING and self._children:
+            return _REMIND_EVERY
         if not self._due:
             return None
         return max(0.0, min(self._due.values()) - time.monotonic())
@@ -134,13 +141,13 @@ class PoolParent:
             case ("start", values):
                 self._start(parse_definition(values))
             case ("terminate",):
-                self._end()
-                self._terminate_workers()
+                self._end(_Phase.TERMINATING)
+                self._tell_workers(TERMINATE)
             case ("kill",):
-                self._end()
+                self._end(_Phase.ENDING)
                 self._kill_workers()
             case ("close",):
-                self._end()
+                self._end(_Phase.ENDING)
             case _:
                 raise ValueError(f"unknown order {order!r}")
 
@@ -151,8 +158,8 @@ class PoolParent:
         now = time.monotonic()
         self._due = dict.fromkeys(range(definition.workers), now)
 
-    def _end(self) -> None:
-        self._phase = _Phase.ENDING
+    def _end(self, phase: _Phase) -> None:
+        self._phase = phase
         for index in self._due:
             self._tell(("down", index, None, None))
         self._due = {}
@@ -163,11 +170,11 @@ class PoolParent:
         self._leave_by = time.monotonic() + _LEAVE_PATIENCE
         self._kill_workers()
 
-    def _terminate_workers(self) -> None:
+    def _tell_workers(self, word: bytes) -> None:
         for child in self._children.values():
             try:
-                os.write(child.lifeline, TERMINATE)
-            except OSError:  # it is dead, and will be buried
+                os.write(child.lifeline, word)
+            except OSError:  # it is dead, or has not listened for long
                 continue
 
     def _kill_workers(self) -> None:

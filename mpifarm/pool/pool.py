@@ -33,7 +33,7 @@ from mpifarm.pool.wire import FrameReader, encode_frame
 from mpifarm.task import Lease, Outcome, Result
 
 _PIECE = 65536
-_ORPHAN_PATIENCE = 1.0
+_ORPHAN_PATIENCE = 0.25
 """Seconds that workers get to notice that the pool's parent is dead."""
 _CLOSE_PATIENCE = 2.0
 """Seconds for each step of an orderly end."""

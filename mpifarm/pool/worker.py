@@ -5,8 +5,9 @@ Rules of this file:
 - One task at a time, in the order of the leases; a result is sent as it happens.
 - It ends when the rank has closed its side of the socket, and then exits 0.
 - The *lifeline* is a pipe whose other end the pool's parent holds.  SIGIO tells that
-  something is in it: ``T`` means start nothing more and terminate what runs, its end
-  means that the parent is dead, and so are we, with our command.
+  something is in it: ``T`` means start nothing more and terminate what runs, a dot is
+  a reminder (Python may miss a signal right before a call that blocks), its end means
+  that the parent is dead, and so are we, with our command.
 - A task's failure is a status; nothing that a runner does ends the worker.
 """
 
@@ -28,6 +29,7 @@ from mpifarm.pool.log import TaskLog
 from mpifarm.pool.wire import FrameReader, encode_frame
 
 TERMINATE = b"T"
+REMIND = b"."
 _PIECE = 65536
 
 
@@ -170,6 +172,8 @@ class Worker:
             return
         if not told:
             processes.leave_with_command()
+            return
+        if TERMINATE not in told:
             return
         self._ending = True
         if self._in_runner:

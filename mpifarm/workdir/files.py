@@ -8,6 +8,7 @@ that a test can end the farm between any two of them.  What can't be done raises
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 from mpifarm.errors import StorageError
 
@@ -56,6 +57,34 @@ def find_content(path: str) -> bytes | None:
         return None
     except OSError as error:
         raise storage_error("read", path, error) from error
+
+
+class Version(NamedTuple):
+    """Tells one state of a file from another; times in ns."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+def find_version(path: str) -> Version | None:
+    """The state of the file now, opened for NFS; None where there is none."""
+    try:
+        with opened(path, os.O_RDONLY) as descriptor:
+            status = os.fstat(descriptor)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise storage_error("read", path, error) from error
+    return Version(
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
 
 
 # ---- appending ----------------------------------------------------------------------

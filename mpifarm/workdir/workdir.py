@@ -55,6 +55,8 @@ LOCK_TIMEOUT = 60.0
 MOST_FAILED_NAMED = 10
 LARGE_TIMELINE = 256 * 1024
 """Bytes of ``timeline.json`` that plain farmers shall not have to read at each task."""
+LARGE_TOPROCESS = 8 * 1024 * 1024
+"""Bytes of ``toprocess`` from which on reading it again takes too long for the lock."""
 ATTEMPTS_HEADER = b"taskid\tattempt\tstatus\trank\tworker\tstarted\tseconds\tfarm\n"
 _ORPHAN_FARM = re.compile(r"[0-9a-f]{8,}")
 
@@ -136,8 +138,13 @@ class Counts(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A new ``toprocess`` that was written outside the lock."""
+    """A new ``toprocess`` that was written outside the lock.
 
+    `content` is that of the old one, unless it is so large that its `version` alone
+    tells whether it was changed.
+    """
+
+    version: files.Version | None
     content: bytes | None
     give_back: tuple[int, ...]
     take: int
@@ -178,7 +185,7 @@ class Workdir:
     # ---- joining --------------------------------------------------------------------
 
     @classmethod
-    def open(  # noqa: PLR0913, PLR0917: the last two are for tests
+    def open(
         cls,
         path: str,
         tasks: Sequence[str],
@@ -329,11 +336,20 @@ class Workdir:
     def _prepare(self, give_back: tuple[int, ...], take: int) -> None:
         if not give_back and take <= 0:
             return
+        version = files.find_version(self.paths.toprocess)
         content = files.find_content(self.paths.toprocess)
         plan = self._plan(content, give_back, take)
         if plan.changed:
             self._write_plan(plan)
-            self._prepared = Prepared(content, give_back, take, plan, self._last_step)
+            large = version is not None and version.size > LARGE_TOPROCESS
+            self._prepared = Prepared(
+                version,
+                None if large else content,
+                give_back,
+                take,
+                plan,
+                self._last_step,
+            )
 
     def transact(
         self, results: Sequence[Recorded], give_back: Sequence[int], take: int
@@ -458,13 +474,22 @@ class Workdir:
             and not any(map(self._is_blocked, plan.taken))
             # What was dropped may have been put back by its farm since.
             and all(map(self._is_blocked, plan.dropped))
-            and files.find_content(self.paths.toprocess) == prepared.content
+            and self._is_unchanged(prepared)
         )
         if not fits:
             self._discard_prepared()
             return None
         self._prepared = None
         return plan
+
+    def _is_unchanged(self, prepared: Prepared) -> bool:
+        """Whether ``toprocess`` is still what the new one was made from."""
+        if files.find_version(self.paths.toprocess) != prepared.version:
+            return False
+        if prepared.version and prepared.version.size > LARGE_TOPROCESS:
+            # Nobody rewrites so much twice within one tick of the file's clock.
+            return True
+        return files.find_content(self.paths.toprocess) == prepared.content
 
     def _write_new_plan(self, back: tuple[int, ...], take: int) -> Plan:
         content = files.find_content(self.paths.toprocess)

@@ -367,6 +367,17 @@ def test_a_signal_that_came_in_the_suspension_counts(create_place, farm_token):
     assert_nothing_is_left(place, farm_token)
 
 
+def test_nohup_keeps_a_farm_from_a_hangup(create_place):
+    place = create_place([WAITS, "true"])
+    farm = place.start(before=("nohup",))
+    place.await_notes("begun", 1)
+    farm.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    (place.directory / "go").touch()
+    assert farm.wait(10) == 0
+    assert sorted(place.ids("finished")) == [0, 1]
+
+
 # ---- kill -9 ----------------------------------------------------------------------------
 
 

@@ -367,13 +367,6 @@ def test_an_end_at_a_random_moment_leaves_nothing(start_pool, order, seed):
     while time.monotonic() < end:
         driver.collect(0.001)
     getattr(driver.pool, order)()
-    if order == "terminate":
-        # a TERM in the middle of a fork is lost on some shells' children
-        end = time.monotonic() + 0.5
-        while not driver.pool.stopped and time.monotonic() < end:
-            driver.collect()
-        if not driver.pool.stopped: print("LATE", [(p, open(f"/proc/{p}/cmdline").read(), open(f"/proc/{p}/stat").read()[:60]) for p in driver.commands()])
-        driver.pool.kill()
     driver.collect_until(lambda: driver.pool.stopped, deadline=5)
     assert driver.commands() == []
     assert driver.losses() == []

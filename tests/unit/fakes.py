@@ -629,11 +629,11 @@ class FakePool:
 
     def lose_worker(self, worker: int = 0) -> None:
         """It is killed, and replaced."""
-        running, *unstarted = [*self.hands[worker]] or [None]
+        leases = [*self.hands[worker]]
         self.hands[worker].clear()
         self._started.pop(worker, None)
-        rest = tuple(lease for lease in unstarted if lease is not None)
-        self._events.append(WorkerLost(running, rest, -9))
+        running = leases[0] if leases else None
+        self._events.append(WorkerLost(running, tuple(leases[1:]), -9))
 
     def lose_parent(self) -> None:
         """All are dead."""

@@ -132,7 +132,7 @@ def test_a_short_line_inside_the_file_is_torn_only_if_the_list_is_proven_the_sam
     same = judge_file("finished", content, TASKS, list_is_same=True, keep_begun=False)
     assert same.ids == [5]
     assert len(same.notes) == 1
-    with pytest.raises(InputError, match="task 1 is 'cmd' in finished.*'cmd arg'"):
+    with pytest.raises(InputError, match=r"task 1 is 'cmd' in finished.*'cmd arg'"):
         judge_file("finished", content, TASKS, list_is_same=False, keep_begun=False)
 
 

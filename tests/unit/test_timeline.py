@@ -1,11 +1,13 @@
 """The timeline: valid at each write, PyTaskFarmer's fields, saved where damaged."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpifarm.errors import StorageError
 from mpifarm.workdir import files
 from mpifarm.workdir.timeline import (
     PAGE,
@@ -115,7 +117,7 @@ def test_the_whole_events_of_a_damaged_timeline_are_saved(damage, saved):
 def test_a_full_disk_leaves_the_timeline_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "timeline.json"
     path.write_bytes(b"[{}]")
-    real = files.os.pwrite
+    real = os.pwrite
     writes = []
 
     def pwrite(descriptor, content, offset):
@@ -125,7 +127,7 @@ def test_a_full_disk_leaves_the_timeline_as_it_was(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return real(descriptor, content, offset)
 
-    monkeypatch.setattr(files.os, "pwrite", pwrite)
-    with pytest.raises(files.StorageError):
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(StorageError):
         files.write_tail(str(path), 3, [b", {}]", b", {}]"], b"]")
     assert path.read_bytes() == b"[{}]"

@@ -424,7 +424,7 @@ def test_a_farm_without_a_lock_in_common_with_a_live_one_is_refused(site):
     first.transact((), (), 1)
     other = FakeLock(site.root.parent / "elsewhere_lock")
     before = site.files()
-    with pytest.raises(InputError, match="other locks.*elsewhere_lock.*SCRATCH"):
+    with pytest.raises(InputError, match=r"other locks.*elsewhere_lock.*SCRATCH"):
         Workdir.open(
             str(site.root), site.tasks, other, "ffffffff", machine=site.machine(99)
         )

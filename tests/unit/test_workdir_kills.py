@@ -229,7 +229,7 @@ def test_a_second_kill_while_the_first_is_mended_changes_nothing(
 ):
     for at in range(1, MOST_STEPS):
         again = 0
-        struck_again = True
+        struck = struck_again = True
         while struck_again:
             again += 1
             site = sites()

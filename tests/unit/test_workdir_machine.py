@@ -36,7 +36,7 @@ class SharedWorkdir(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self._directory = tempfile.TemporaryDirectory()
-        self._patches = [mock.patch.object(os, "fsync", lambda _: None)]
+        self._patches = [mock.patch.object(os, "fsync", return_value=None)]
         for patch in self._patches:
             patch.start()
         self.site = Site(Path(self._directory.name) / "w")

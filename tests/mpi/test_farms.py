@@ -1,0 +1,635 @@
+"""Whole farms under mpirun, seen from outside.
+
+Rules of this file: the MPI is that of the environment that runs pytest, or Debian's
+Open MPI.  A stop is sent when every worker has a command that would run for ever.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.farm_driver import FARM_PARTS, SLACK, FarmDriver, Part, send_signal
+from tests.support import (
+    ROOT,
+    Launcher,
+    find_launcher,
+    is_running,
+    survivors,
+    wait_until,
+)
+
+RANKS = 4
+WORKERS = 2
+SLOTS = RANKS * WORKERS
+GRACE = 2.0
+
+WAITS = "touch started.$PROC_NUMBER; [ -e go ] || sleep 1000"
+"""Runs for ever, until the test says go: then it ends at once with status 0."""
+
+CAN_FINISH = "touch started.$PROC_NUMBER; while [ ! -e go ]; do sleep 0.05; done"
+"""The same, but what runs ends as well when the test says go."""
+
+TRAPS_USR1 = (
+    "trap 'exit 0' USR1; touch started.$PROC_NUMBER; "
+    "while [ ! -e go ]; do sleep 0.05; done"
+)
+"""Ends with status 0, half done, at a USR1."""
+
+IGNORES_TERM = (
+    "trap '' TERM; touch started.$PROC_NUMBER; while [ ! -e go ]; do sleep 0.05; done"
+)
+
+HAS_GRANDCHILDREN = (
+    "touch started.$PROC_NUMBER; "
+    "[ -e go ] || { (sleep 1000 & sleep 1000 & wait) & sleep 1000 & wait; }"
+)
+
+
+@pytest.fixture
+def farm(tmp_path, farm_processes, farm_token):
+    return FarmDriver(tmp_path / "a place", farm_processes, farm_token)
+
+
+def launch_of(farm, mpirun, *options, ranks=RANKS):
+    return mpirun(ranks, *farm.argv("-n", str(WORKERS), *options))
+
+
+def start_and_wait_until_busy(farm, launch, count=SLOTS):
+    child = farm.start(launch)
+    farm.wait_for_marks("started", count)
+    return child
+
+
+def assert_nothing_booked(farm, finished=()):
+    """Nothing that a stop has ended is in a status file but ``toprocess``."""
+    farm.assert_sound()
+    assert farm.failed() == []
+    assert farm.finished() == list(finished)
+    left = [taskid for taskid in farm.all_ids() if taskid not in finished]
+    assert farm.to_process() == left
+    assert farm.claims() == []
+
+
+def assert_goes_on_to_the_end(farm, launch):
+    farm.allow()
+    assert farm.run(launch) == 0
+    farm.assert_all_finished()
+
+
+# ---- work ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5000])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_each_task_runs_once(farm, mpirun, ranks, count):
+    farm.write_list(["echo $PROC_NUMBER >> ran" if count < 10 else "true"] * count)
+    assert farm.run(launch_of(farm, mpirun, ranks=ranks)) == 0
+    if not count:
+        assert not (farm.workdir / "claims").exists()
+        return
+    farm.assert_all_finished()
+    assert sorted(attempt.taskid for attempt in farm.attempts()) == farm.all_ids()
+    if count < 10:
+        ran = (farm.directory / "ran").read_text().split()
+        assert sorted(map(int, ran)) == farm.all_ids()
+    else:
+        assert farm.ranks_at_work() == set(range(ranks))
+    farm.wait_until_gone(2)
+
+
+def test_tasks_spread_over_ranks_when_there_are_as_many_as_workers(farm, mpirun):
+    farm.write_list([CAN_FINISH] * SLOTS)
+    child = start_and_wait_until_busy(farm, launch_of(farm, mpirun))
+    farm.allow()
+    assert child.wait() == 0
+    ranks = [attempt.rank for attempt in farm.attempts()]
+    assert sorted(ranks) == sorted(list(range(RANKS)) * WORKERS)
+
+
+def test_a_log_gets_whole_lines_and_no_terminal_codes(farm, mpirun):
+    farm.write_list(["true"] * 10)
+    child = farm.start(launch_of(farm, mpirun))
+    assert child.wait() == 0
+    lines = child.text().splitlines()
+    assert "\x1b" not in child.text()
+    assert all(line.startswith("mpifarm: ") for line in lines)
+    assert lines[-1] == "mpifarm: exit status 0: all tasks of the list are finished"
+
+
+# ---- exit statuses ------------------------------------------------------------------
+
+
+def test_a_failed_task_makes_status_1(farm, mpirun):
+    farm.write_list(["true", "exit 7", "kill -9 $$", "no-such-command"])
+    assert farm.run(launch_of(farm, mpirun)) == 1
+    assert farm.finished() == [0]
+    assert farm.failed() == [1, 2, 3]
+    statuses = {attempt.taskid: attempt.status for attempt in farm.attempts()}
+    assert statuses == {0: 0, 1: 7, 2: -9, 3: 127}
+    farm.assert_sound()
+
+
+def test_tasks_that_are_with_plain_farmers_make_status_3(farm, mpirun):
+    farm.write_list(["true"] * 3)
+    farm.workdir.mkdir()
+    (farm.workdir / "toprocess").write_text("1 true\n2 true\n")
+    assert farm.run(launch_of(farm, mpirun)) == 3
+    assert farm.finished() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [(["no-such-list"], "no-such-list"), (["--proc", "0"], "--proc")],
+)
+def test_a_mistake_is_told_once_in_one_sentence_with_status_2(
+    farm, mpirun, options, word
+):
+    farm.write_list(["true"])
+    before = sorted(farm.directory.iterdir())
+    argv = farm.argv(*options) if "--proc" in options else farm.argv()[:3] + options
+    child = farm.start(mpirun(RANKS, *argv))
+    assert child.wait() == 2
+    complaints = [line for line in child.text().splitlines() if "mpifarm: " in line]
+    assert len(complaints) == 1, child.text()
+    assert word in complaints[0]
+    assert "Traceback" not in child.text()
+    assert sorted(farm.directory.iterdir()) == before
+    farm.wait_until_gone(2)
+
+
+# ---- stops by USR1 ------------------------------------------------------------------
+
+
+def usr1_to_rank_0(farm, child):
+    farm.signal_rank(0, signal.SIGUSR1)
+
+
+def usr1_to_rank_3(farm, child):
+    farm.signal_rank(3, signal.SIGUSR1)
+
+
+def usr1_to_mpirun(farm, child):
+    child.send_signal(signal.SIGUSR1)
+
+
+def usr1_to_all(farm, child):
+    # as Slurm does it, which has no launcher among the processes of a step
+    send_signal(farm.pids(Part.COMMAND, *FARM_PARTS), signal.SIGUSR1)
+
+
+def usr1_to_the_commands_first(farm, child):
+    send_signal(farm.pids(Part.COMMAND), signal.SIGUSR1)
+    time.sleep(0.05)
+    farm.signal_rank(0, signal.SIGUSR1)
+
+
+WAYS_OF_USR1 = [
+    usr1_to_rank_0,
+    usr1_to_rank_3,
+    usr1_to_mpirun,
+    usr1_to_all,
+    usr1_to_the_commands_first,
+]
+
+
+@pytest.mark.parametrize("command", [WAITS, TRAPS_USR1], ids=["dies", "exits 0"])
+@pytest.mark.parametrize("signal_farm", WAYS_OF_USR1, ids=lambda way: way.__name__)
+def test_usr1_stops_the_farm_and_books_nothing_that_it_ended(
+    farm, mpirun, signal_farm, command
+):
+    farm.write_list(["true", "true", *[command] * 12])
+    launch = launch_of(farm, mpirun, "--grace", str(GRACE))
+    child = start_and_wait_until_busy(farm, launch)
+    wait_until(lambda: farm.finished() == [0, 1])
+    begun = time.monotonic()
+    signal_farm(farm, child)
+    assert child.wait() == 75
+    assert time.monotonic() - begun < GRACE + 1 + SLACK
+    assert survivors(farm.token) == []
+    assert_nothing_booked(farm, finished=[0, 1])
+    assert_goes_on_to_the_end(farm, launch)
+
+
+def test_a_second_usr1_in_the_shutdown_changes_nothing(farm, mpirun):
+    farm.write_list([IGNORES_TERM] * 12)
+    launch = launch_of(farm, mpirun, "--grace", str(GRACE))
+    child = start_and_wait_until_busy(farm, launch)
+    begun = time.monotonic()
+    child.send_signal(signal.SIGUSR1)
+    for rank in (None, 0, 3, None):
+        time.sleep(0.3)
+        if rank is None:
+            child.send_signal(signal.SIGUSR1)
+        else:
+            farm.signal_rank(rank, signal.SIGUSR1)
+    assert child.wait() == 75
+    assert GRACE <= time.monotonic() - begun < GRACE + 1 + SLACK
+    assert survivors(farm.token) == []
+    assert_nothing_booked(farm)
+    assert_goes_on_to_the_end(farm, launch)
+
+
+def test_usr1_right_at_the_start_loses_nothing(farm, mpirun):
+    farm.write_list([WAITS] * 4)
+    launch = launch_of(farm, mpirun)
+    child = farm.start(launch)
+    pid = wait_until(lambda: farm.find_rank(2))
+    # not before its first lines have run: until then the kernel's default is death
+    wait_until(lambda: catches(pid, signal.SIGUSR1))
+    os.kill(pid, signal.SIGUSR1)
+    assert child.wait() == 75
+    assert survivors(farm.token) == []
+    farm.assert_sound()
+    assert_goes_on_to_the_end(farm, launch)
+
+
+def catches(pid, signum):
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (signum - 1) & 1)
+
+
+# ---- commands that are hard to stop -------------------------------------------------
+
+
+def test_commands_that_obey_term_are_not_waited_for_beyond_their_end(farm, mpirun):
+    farm.write_list([WAITS] * 12)
+    launch = launch_of(farm, mpirun, "--grace", "30")
+    child = start_and_wait_until_busy(farm, launch)
+    begun = time.monotonic()
+    child.send_signal(signal.SIGUSR1)
+    assert child.wait() == 75
+    assert time.monotonic() - begun < 1 + SLACK
+    assert_nothing_booked(farm)
+
+
+def test_a_command_gets_the_grace_time_to_end_in_good_order(farm, mpirun):
+    tidies_up = (
+        "trap 'sleep 0.4; touch tidy.$PROC_NUMBER; exit 0' TERM; "
+        "touch started.$PROC_NUMBER; while [ ! -e go ]; do sleep 0.05; done"
+    )
+    farm.write_list([tidies_up] * SLOTS)
+    launch = launch_of(farm, mpirun, "--grace", "10")
+    child = start_and_wait_until_busy(farm, launch)
+    child.send_signal(signal.SIGUSR1)
+    assert child.wait() == 75
+    assert farm.marks("tidy") == farm.all_ids()
+    assert_nothing_booked(farm)
+    assert_goes_on_to_the_end(farm, launch)
+
+
+@pytest.mark.parametrize(
+    "command", [IGNORES_TERM, HAS_GRANDCHILDREN], ids=["ignores TERM", "grandchildren"]
+)
+def test_nothing_of_a_stopped_command_lives_on(farm, mpirun, command):
+    farm.write_list([command] * 12)
+    launch = launch_of(farm, mpirun, "--grace", "0.5")
+    child = start_and_wait_until_busy(farm, launch)
+    begun = time.monotonic()
+    child.send_signal(signal.SIGUSR1)
+    assert child.wait() == 75
+    assert time.monotonic() - begun < 0.5 + 1 + SLACK
+    assert survivors(farm.token) == []
+    assert_nothing_booked(farm)
+    assert_goes_on_to_the_end(farm, launch)
+
+
+def test_the_timeout_stops_the_farm(farm, mpirun):
+    farm.write_list(["true", "exit 3", *[WAITS] * 12])
+    launch = launch_of(farm, mpirun, "--timeout", "1.5", "--grace", "0.5")
+    begun = time.monotonic()
+    child = start_and_wait_until_busy(farm, launch)
+    assert child.wait() == 75
+    assert 1.5 <= time.monotonic() - begun < 1.5 + 0.5 + 1 + 2 * SLACK
+    assert survivors(farm.token) == []
+    farm.assert_sound()
+    assert farm.finished() == [0]
+    assert farm.failed() == [1]
+    assert farm.to_process() == farm.all_ids()[2:]
+    farm.allow()
+    assert farm.run(launch_of(farm, mpirun)) == 1
+    assert farm.finished() == [0, *farm.all_ids()[2:]]
+
+
+# ---- stops by the launcher ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_launcher_that_is_told_to_end_leaves_nothing_and_loses_nothing(
+    farm, mpirun, signum
+):
+    farm.write_list(["true", *[WAITS] * 12])
+    launch = launch_of(farm, mpirun)
+    child = start_and_wait_until_busy(farm, launch)
+    wait_until(lambda: farm.finished() == [0])
+    child.send_signal(signum)
+    assert child.wait(15) != 0
+    farm.wait_until_gone()
+    # where the launcher left no time, the claim says it, and the next start heeds it
+    farm.assert_sound()
+    assert farm.finished() == [0]
+    assert farm.failed() == []
+    assert_goes_on_to_the_end(farm, launch)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_term_to_a_rank_puts_everything_back_in_a_fraction_of_a_second(
+    farm, mpirun, rank
+):
+    farm.write_list([IGNORES_TERM] * 12)
+    child = start_and_wait_until_busy(farm, launch_of(farm, mpirun, "--grace", "30"))
+    begun = farm.signal_rank(rank, signal.SIGTERM)
+    wait_until(lambda: farm.to_process() == farm.all_ids(), deadline=1.5)
+    assert child.wait() == 75
+    assert time.monotonic() - begun < 1 + SLACK
+    assert survivors(farm.token) == []
+    assert_nothing_booked(farm)
+
+
+def test_ranks_whose_launcher_was_killed_do_not_live_on(farm, mpirun):
+    farm.write_list([WAITS] * 12)
+    launch = launch_of(farm, mpirun)
+    child = start_and_wait_until_busy(farm, launch)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    farm.wait_until_gone()
+    farm.assert_sound()
+    assert farm.failed() == []
+    assert_goes_on_to_the_end(farm, launch)
+
+
+# ---- drains -------------------------------------------------------------------------
+
+
+def usr2_to_rank_2(farm):
+    farm.signal_rank(2, signal.SIGUSR2)
+
+
+def usr2_to_rank_0(farm):
+    farm.signal_rank(0, signal.SIGUSR2)
+
+
+def drain_file(farm):
+    (farm.workdir / "drain").touch()
+
+
+@pytest.mark.parametrize(
+    "drain", [usr2_to_rank_2, usr2_to_rank_0, drain_file], ids=lambda way: way.__name__
+)
+def test_a_drain_finishes_what_runs_and_starts_nothing_more(farm, mpirun, drain):
+    farm.write_list([CAN_FINISH] * 40)
+    launch = launch_of(farm, mpirun)
+    child = start_and_wait_until_busy(farm, launch)
+    drain(farm)
+    # the rest is put back at once, while the running ones go on
+    wait_until(lambda: len(farm.to_process()) == 40 - SLOTS)
+    started = farm.marks("started")
+    assert farm.finished() == []
+    farm.allow()
+    assert child.wait() == 75
+    assert farm.marks("started") == started == farm.finished()
+    farm.assert_sound()
+    assert farm.claims() == []
+    (farm.workdir / "drain").unlink(missing_ok=True)
+    assert_goes_on_to_the_end(farm, launch)
+
+
+def test_a_drain_after_the_last_start_makes_status_0(farm, mpirun):
+    farm.write_list([CAN_FINISH] * SLOTS)
+    child = start_and_wait_until_busy(farm, launch_of(farm, mpirun))
+    farm.signal_rank(1, signal.SIGUSR2)
+    time.sleep(0.2)
+    farm.allow()
+    assert child.wait() == 0
+    farm.assert_all_finished()
+
+
+# ---- tasks that use MPI themselves --------------------------------------------------
+
+
+def test_a_task_that_is_an_mpi_program_is_alone_in_its_world(farm, mpirun):
+    program = (
+        "from mpi4py import MPI; world = MPI.COMM_WORLD; print(world.size, world.rank)"
+    )
+    farm.write_list([f'{sys.executable} -c "{program}"'] * 6)
+    assert farm.run(launch_of(farm, mpirun, ranks=2)) == 0
+    farm.assert_all_finished()
+    for taskid in farm.all_ids():
+        assert (farm.workdir / "logs" / f"log_{taskid}").read_text() == "1 0\n"
+
+
+def test_a_task_that_calls_mpirun_gets_the_ranks_that_it_asks_for(
+    farm, mpirun, farm_environment
+):
+    program = "from mpi4py import MPI; print(MPI.COMM_WORLD.allreduce(1))"
+    inner = mpirun(2, sys.executable, "-c", f'"{program}"')
+    farm.write_list([" ".join(inner.argv)] * 2)
+    # what lets root use Open MPI is in the user's own environment here
+    assert farm.run(mpirun(2, *farm.argv("-n", "1"))) == 0
+    farm.assert_all_finished()
+    for taskid in farm.all_ids():
+        log = (farm.workdir / "logs" / f"log_{taskid}").read_text()
+        assert log.split() == ["2", "2"], log
+
+
+# ---- launches in which no rank sees the others --------------------------------------
+
+
+def assert_farmed_once_though_alone(farm, texts):
+    farm.assert_all_finished()
+    ran = (farm.directory / "ran").read_text().split()
+    assert sorted(map(int, ran)) == farm.all_ids()
+    warnings = [line for text in texts for line in text.splitlines() if "WARN" in line]
+    assert len(warnings) == 1, texts
+    assert "4 processes" in warnings[0]
+    assert "mpirun" in warnings[0]
+
+
+ALONE = ["sleep 0.1; echo $PROC_NUMBER >> ran"] * 60
+
+
+@pytest.mark.parametrize("variables", ["PMI", "OMPI_COMM_WORLD"])
+def test_processes_that_see_no_other_rank_share_the_list_as_plain_farmers(
+    farm, farm_environment, variables
+):
+    farm.write_list(ALONE)
+    children = []
+    for rank in range(RANKS):
+        launch = {f"{variables}_SIZE": "4", f"{variables}_RANK": str(rank)}
+        env = {**farm_environment, **launch}
+        children.append(farm.start(farm.argv("-n", "2"), env=env))
+    assert [child.wait() for child in children] == [0, 0, 0, 0]
+    assert_farmed_once_though_alone(farm, [child.text() for child in children])
+
+
+def test_the_first_of_processes_that_see_no_other_rank_ends_last(
+    farm, farm_environment
+):
+    # a launcher may end the others as soon as one has ended
+    farm.write_list([CAN_FINISH, *["exit 1"] * 3])
+    others = farm.start(
+        farm.argv("-n", "1"), env={**farm_environment, "PMI_SIZE": "2", "PMI_RANK": "1"}
+    )
+    farm.wait_for_marks("started", 1)
+    first = farm.start(
+        farm.argv("-n", "1"), env={**farm_environment, "PMI_SIZE": "2", "PMI_RANK": "0"}
+    )
+    wait_until(lambda: farm.failed() == [1, 2, 3])
+    time.sleep(0.5)
+    assert not first.has_ended()
+    farm.allow()
+    assert first.wait() == 1
+    assert others.wait() == 0
+
+
+def other_launcher():
+    """The mpirun of the other MPI's environment, where make has set up both."""
+    ours = find_launcher()
+    path = ROOT / ".venvs"
+    if ours is None or not ours.path.startswith(str(path)):
+        return None
+    for mpi, program in (("mpich", "mpiexec.hydra"), ("openmpi", "prterun")):
+        if not ours.path.startswith(str(path / mpi)):
+            found = path / mpi / "bin" / program
+            return found if found.exists() else None
+    return None
+
+
+def test_the_launcher_of_another_mpi_still_gets_each_task_done_once(
+    farm, farm_environment
+):
+    from tests.support import _OPENMPI_OPTIONS, OPENMPI_ENVIRONMENT
+
+    path = other_launcher()
+    if path is None:
+        pytest.skip("there is only one of the two environments that make sets up")
+    if path.name == "prterun":
+        launcher = Launcher(
+            "Open MPI",
+            str(path.with_name("mpirun")),
+            _OPENMPI_OPTIONS,
+            OPENMPI_ENVIRONMENT,
+        )
+    else:
+        launcher = Launcher("MPICH", str(path.with_name("mpiexec")), (), {})
+    farm.write_list(ALONE)
+    child = farm.start(launcher(farm_environment, RANKS, *farm.argv("-n", "2")))
+    assert child.wait() == 0
+    assert_farmed_once_though_alone(farm, [child.text()])
+
+
+def test_without_a_launcher_nothing_is_said_about_ranks_that_are_missing(farm):
+    farm.write_list(["true"] * 3)
+    child = farm.start(farm.argv())
+    assert child.wait() == 0
+    assert "WARN" not in child.text()
+    farm.assert_all_finished()
+
+
+# ---- ranks that hang ----------------------------------------------------------------
+
+
+def test_a_rank_that_hangs_in_a_stop_is_given_up_and_its_tasks_go_back(farm, mpirun):
+    farm.write_list([WAITS] * 12)
+    launch = launch_of(farm, mpirun, "--grace", "0.5")
+    child = start_and_wait_until_busy(farm, launch)
+    first, hanging = farm.find_rank(0), farm.find_rank(2)
+    assert first is not None
+    assert hanging is not None
+    os.kill(hanging, signal.SIGSTOP)
+    begun = time.monotonic()
+    os.kill(first, signal.SIGUSR1)
+    wait_until(lambda: not is_running(first))
+    assert time.monotonic() - begun < 0.5 + 1 + SLACK
+    assert_nothing_booked(farm)
+    assert "given up: 2" in farm.result()
+    # what it left is of no harm once it, or its node, is gone
+    send_signal([hanging], signal.SIGCONT)
+    child.wait(30)
+    farm.wait_until_gone(15)
+    assert_goes_on_to_the_end(farm, launch)
+
+
+def test_a_rank_that_was_suspended_for_a_while_goes_on(farm, mpirun):
+    farm.write_list(["sleep 0.1; echo $PROC_NUMBER >> ran"] * 120)
+    child = farm.start(launch_of(farm, mpirun))
+    wait_until(lambda: farm.finished())
+    pid = farm.find_rank(1)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(1)
+    os.kill(pid, signal.SIGCONT)
+    assert child.wait() == 0
+    farm.assert_all_finished()
+    ran = (farm.directory / "ran").read_text().split()
+    assert sorted(map(int, ran)) == farm.all_ids()
+
+
+# ---- Debian's Open MPI --------------------------------------------------------------
+
+
+def test_debians_open_mpi_runs_a_farm_on_all_ranks(farm, debian_mpirun):
+    farm.write_list(["sleep 0.05"] * 60 + ["false"])
+    child = farm.start(launch_of(farm, debian_mpirun))
+    assert child.wait() == 1
+    assert farm.finished() == farm.all_ids()[:-1]
+    assert farm.failed() == [60]
+    assert farm.ranks_at_work() == set(range(RANKS))
+    assert "4 ranks of 2 workers" in child.text()
+
+
+def test_debians_open_mpi_passes_on_usr1_and_the_status(farm, debian_mpirun):
+    farm.write_list(["true", *[WAITS] * 12])
+    launch = launch_of(farm, debian_mpirun)
+    child = start_and_wait_until_busy(farm, launch)
+    wait_until(lambda: farm.finished() == [0])
+    begun = time.monotonic()
+    child.send_signal(signal.SIGUSR1)
+    assert child.wait() == 75
+    assert time.monotonic() - begun < GRACE + 1 + SLACK
+    assert survivors(farm.token) == []
+    assert_nothing_booked(farm, finished=[0])
+    assert_goes_on_to_the_end(farm, launch)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_the_end_of_debians_mpirun_leaves_nothing_and_loses_nothing(
+    farm, debian_mpirun, signum
+):
+    farm.write_list([WAITS] * 12)
+    launch = launch_of(farm, debian_mpirun)
+    child = start_and_wait_until_busy(farm, launch)
+    child.send_signal(signum)
+    assert child.wait(15) != 0
+    farm.wait_until_gone()
+    farm.assert_sound()
+    assert farm.failed() == []
+    assert_goes_on_to_the_end(farm, launch)
+
+
+# ---- without MPI --------------------------------------------------------------------
+
+
+def test_mpi_off_farms_alone_whatever_launched_it(farm, mpirun):
+    farm.write_list(["echo $PROC_NUMBER >> ran"] * 20)
+    launch = mpirun(1, *farm.argv("-n", "2", "--mpi", "off"))
+    child = farm.start(launch)
+    assert child.wait() == 0
+    assert "WARN" not in child.text()
+    farm.assert_all_finished()
+
+
+def test_no_command_can_hold_up_the_launcher(farm, mpirun):
+    # a launcher waits for whoever holds the stdout that it gave to a rank
+    farm.write_list(["setsid sleep 30 & echo $!"] * 2)
+    begun = time.monotonic()
+    child = farm.start(launch_of(farm, mpirun, ranks=2))
+    assert child.wait() == 0
+    assert time.monotonic() - begun < 15
+    assert shutil.which("setsid")
+    assert len(survivors(farm.token)) == 2, "left running on purpose, and left alone"
