@@ -7,15 +7,14 @@ pure but for `files` (all that is written), `claims`, `ledger` and `opening` (re
 from mpifarm.workdir.claims import Machine, this_machine
 from mpifarm.workdir.invariants import find_violations
 from mpifarm.workdir.paths import WorkdirPaths
-from mpifarm.workdir.workdir import (
+from mpifarm.workdir.records import (
     Counts,
     HeldLock,
     ReclaimReport,
     Recorded,
     Transacted,
-    Workdir,
-    make_root,
 )
+from mpifarm.workdir.workdir import Workdir, make_root
 
 __all__ = [
     "Counts",

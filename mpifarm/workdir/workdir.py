@@ -12,11 +12,11 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
-from typing import NamedTuple, Protocol
+from contextlib import suppress
+from typing import NamedTuple
 
 from mpifarm.errors import InputError, StorageError
-from mpifarm.workdir import files, timeline
+from mpifarm.workdir import files
 from mpifarm.workdir.claims import (
     Event,
     Head,
@@ -43,7 +43,15 @@ from mpifarm.workdir.opening import (
     shorten,
 )
 from mpifarm.workdir.paths import WorkdirPaths
+from mpifarm.workdir.records import (
+    Counts,
+    HeldLock,
+    ReclaimReport,
+    Recorded,
+    Transacted,
+)
 from mpifarm.workdir.status import encode_lines, parse_ids_only
+from mpifarm.workdir.timeline_file import TimelineFile
 from mpifarm.workdir.toprocess import (
     AlienTaskError,
     Plan,
@@ -53,88 +61,10 @@ from mpifarm.workdir.toprocess import (
 
 LOCK_TIMEOUT = 60.0
 MOST_FAILED_NAMED = 10
-LARGE_TIMELINE = 256 * 1024
-"""Bytes of ``timeline.json`` that plain farmers shall not have to read at each task."""
 LARGE_TOPROCESS = 8 * 1024 * 1024
 """Bytes of ``toprocess`` from which on reading it again takes too long for the lock."""
 ATTEMPTS_HEADER = b"taskid\tattempt\tstatus\trank\tworker\tstarted\tseconds\tfarm\n"
 _ORPHAN_FARM = re.compile(r"[0-9a-f]{8,}")
-
-
-class HeldLock(Protocol):
-    """What is asked of `mpifarm.lock.WorkdirLock`."""
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The lock files."""
-
-    def hold(self, timeout: float) -> AbstractContextManager[object]:
-        """Take the lock for a while; `timeout` in seconds."""
-
-
-class Recorded(NamedTuple):
-    """An attempt that has ended and is to be recorded.
-
-    `started` is in seconds since the epoch, `pid` is the rank's process, `tid` the
-    worker's.
-    """
-
-    taskid: int
-    finished: bool
-    started: float
-    seconds: float
-    pid: int
-    tid: int
-    attempt: int
-    status: int
-    rank: int
-
-
-class Transacted(NamedTuple):
-    """What a transaction brought.
-
-    `empty`: ``toprocess`` has nothing left.  `seconds`: how long it took, under the
-    lock.  `foreign`: others have recorded results since this farm started.
-    `finished_by_others`: how many tasks they have finished since the last look.
-    `prepare_seconds`: how long the preparing took, outside the lock.
-    """
-
-    taken: list[int]
-    empty: bool
-    seconds: float
-    foreign: bool
-    finished_by_others: int
-    prepare_seconds: float
-
-
-class ReclaimReport(NamedTuple):
-    """What was done about the claims of other farms.
-
-    `farms`: dead farms whose claims were taken back; `requeued`: how many of their
-    tasks went to ``toprocess``; `others`: claims that were left alone.
-    """
-
-    farms: int
-    requeued: int
-    others: int
-
-
-class Counts(NamedTuple):
-    """Where the tasks of the list are; `total` is the sum of the other numbers."""
-
-    total: int
-    finished: int
-    failed: int
-    """Failed, and not to be processed again."""
-    toprocess: int
-    held: int
-    """Held by this farm."""
-    claimed: int
-    """Held by other farms."""
-    elsewhere: int
-    """In no file: with a plain farmer, or lost by one."""
-    first_failed: tuple[int, ...]
-    """The lowest ids among the failed, at most `MOST_FAILED_NAMED`."""
 
 
 class Prepared(NamedTuple):
@@ -174,6 +104,7 @@ class Workdir:
         self._finished = Ledger(paths.finished, tasks)
         self._failed = Ledger(paths.failed, tasks)
         self._others = OtherClaims(paths, farm)
+        self._timeline = TimelineFile(paths, farm, tasks, self.notes)
         self._claim: OwnClaim
         self._locks: tuple[LockFile, ...] = ()
         self._last_step = 0
@@ -292,7 +223,7 @@ class Workdir:
             if ledger.tail:
                 ledger.append(())
         self._mend_toprocess(judgement.snapshot.toprocess, judgement.toprocess)
-        self._mend_timeline()
+        self._timeline.mend()
 
     def _mend_toprocess(self, before: bytes | None, judged: JudgedFile) -> None:
         in_order = sorted({*judged.ids, *judged.tail_ids})
@@ -306,11 +237,6 @@ class Workdir:
             beside, (encode_lines(in_order, self._tasks),), like=self.paths.toprocess
         )
         files.rename(beside, self.paths.toprocess)
-
-    def _mend_timeline(self) -> None:
-        content = files.find_content(self.paths.timeline)
-        if content is not None and not timeline.is_valid(content):
-            self._rebuild_timeline(self.paths.timeline, content)
 
     def _remove_orphans(self) -> None:
         """Remove temporary files whose claim is gone (killed while cleaning up)."""
@@ -391,7 +317,7 @@ class Workdir:
                 self.notes.append(f"odd line in {ledger.path}: '{text}'")
         if any(look.ids or look.odd for look in looks) and not self.foreign:
             self.foreign = True
-            self._leave_timeline_to_others()
+            self._timeline.leave_to_others()
         return self._finished.count - before
 
     def _record(self, results: Sequence[Recorded]) -> None:
@@ -402,7 +328,7 @@ class Workdir:
         """
         if not results:
             return
-        self._append_events(results)
+        self._timeline.append(results)
         new = [result for result in results if result.taskid not in self._finished]
         for ledger, is_finished in ((self._finished, True), (self._failed, False)):
             ids = [result.taskid for result in new if result.finished is is_finished]
@@ -546,64 +472,6 @@ class Workdir:
             return self._finished.count == len(self._tasks)
         except OSError as error:
             raise files.storage_error("read", self.paths.toprocess, error) from error
-
-    # ---- timeline -------------------------------------------------------------------
-
-    def _append_events(self, results: Sequence[Recorded]) -> None:
-        events = [
-            timeline.encode_event(
-                timeline.Attempt(
-                    self._tasks[result.taskid],
-                    result.pid,
-                    result.tid,
-                    result.started,
-                    result.seconds,
-                )
-            )
-            for result in results
-        ]
-        path = self.paths.timeline
-        if self.foreign:
-            path = self.paths.timeline_of(self.farm)
-        self._append_timeline(path, events)
-
-    def _append_timeline(self, path: str, events: Sequence[bytes]) -> None:
-        end = _find_timeline_end(path)
-        if end is None:
-            content = files.find_content(path)
-            if content is None:
-                self._replace_timeline(path, events)
-                return
-            self._rebuild_timeline(path, content)
-            end = _find_timeline_end(path)
-            assert end is not None
-        pieces = timeline.cut_pieces(end, events)
-        files.write_tail(path, end.offset, pieces, b"]")
-
-    def _replace_timeline(self, path: str, events: Sequence[bytes]) -> None:
-        beside = f"{path}.{self.farm}"
-        files.replace(path, beside, timeline.encode_timeline(events))
-
-    def _rebuild_timeline(self, path: str, content: bytes) -> None:
-        """Keep the invalid one for the user, and put its whole events in its place."""
-        aside = self.paths.timeline_aside(self.farm)
-        files.replace(aside, f"{aside}.new", content)
-        events = timeline.salvage(content)
-        self._replace_timeline(path, events)
-        self.notes.append(
-            f"{path} was not valid JSON: {len(events)} events were saved, "
-            f"and the old file is {aside}"
-        )
-
-    def _leave_timeline_to_others(self) -> None:
-        """Plain farmers read ``timeline.json`` at each task, so it has to be small."""
-        try:
-            size = os.stat(self.paths.timeline).st_size
-        except OSError:
-            return
-        if size > LARGE_TIMELINE:
-            files.rename(self.paths.timeline, self.paths.timeline_of(self.farm))
-            self._replace_timeline(self.paths.timeline, ())
 
     # ---- claims ---------------------------------------------------------------------
 
@@ -771,17 +639,6 @@ def _unusable(path: str, error: OSError) -> InputError | StorageError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         return InputError(f"can't create {path}: {error.strerror}")
     return files.storage_error("create", path, error)
-
-
-def _find_timeline_end(path: str) -> timeline.ArrayEnd | None:
-    try:
-        size = os.stat(path).st_size
-        offset = max(0, size - 64)
-        return timeline.find_end(files.read_from(path, offset), offset)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise files.storage_error("read", path, error) from error
 
 
 def _describe(claim: OtherClaim) -> str:

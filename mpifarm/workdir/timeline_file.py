@@ -1,0 +1,97 @@
+"""``timeline.json`` on the disk: appended to, mended, left to others.
+
+Rules of this file: `timeline` composes, this writes; the caller holds the lock.
+"""
+
+import os
+from collections.abc import Sequence
+
+from mpifarm.workdir import files, timeline
+from mpifarm.workdir.paths import WorkdirPaths
+from mpifarm.workdir.records import Recorded
+
+LARGE_TIMELINE = 256 * 1024
+"""Bytes of ``timeline.json`` that plain farmers shall not have to read at each task."""
+
+
+class TimelineFile:
+    """The timeline of one farm; what is to be told goes into `notes`."""
+
+    def __init__(
+        self, paths: WorkdirPaths, farm: str, texts: Sequence[str], notes: list[str]
+    ) -> None:
+        self._paths = paths
+        self._farm = farm
+        self._texts = texts
+        self._notes = notes
+        self._path = paths.timeline
+
+    def append(self, results: Sequence[Recorded]) -> None:
+        """Append an event for each attempt."""
+        events = [timeline.encode_event(self._attempt(result)) for result in results]
+        end = _find_end(self._path)
+        if end is None:
+            content = files.find_content(self._path)
+            if content is None:
+                self._replace(self._path, events)
+                return
+            self._rebuild(content)
+            end = _find_end(self._path)
+            assert end is not None
+        pieces = timeline.cut_pieces(end, events)
+        files.write_tail(self._path, end.offset, pieces, b"]")
+
+    def mend(self) -> None:
+        """Move an invalid ``timeline.json`` aside, and rebuild it."""
+        content = files.find_content(self._path)
+        if content is not None and not timeline.is_valid(content):
+            self._rebuild(content)
+
+    def leave_to_others(self) -> None:
+        """From now on write to a file of our own.
+
+        Plain farmers read ``timeline.json`` at each task, so it has to be small.
+        """
+        self._path = self._paths.timeline_of(self._farm)
+        try:
+            size = os.stat(self._paths.timeline).st_size
+        except OSError:
+            return
+        if size > LARGE_TIMELINE:
+            files.rename(self._paths.timeline, self._path)
+            self._replace(self._paths.timeline, ())
+
+    def _attempt(self, result: Recorded) -> timeline.Attempt:
+        return timeline.Attempt(
+            self._texts[result.taskid],
+            result.pid,
+            result.tid,
+            result.started,
+            result.seconds,
+        )
+
+    def _replace(self, path: str, events: Sequence[bytes]) -> None:
+        beside = f"{path}.{self._farm}"
+        files.replace(path, beside, timeline.encode_timeline(events))
+
+    def _rebuild(self, content: bytes) -> None:
+        """Keep the invalid one for the user, and put its whole events in its place."""
+        aside = self._paths.timeline_aside(self._farm)
+        files.replace(aside, f"{aside}.new", content)
+        events = timeline.salvage(content)
+        self._replace(self._path, events)
+        self._notes.append(
+            f"{self._path} was not valid JSON: {len(events)} events were saved, "
+            f"and the old file is {aside}"
+        )
+
+
+def _find_end(path: str) -> timeline.ArrayEnd | None:
+    try:
+        size = os.stat(path).st_size
+        offset = max(0, size - 64)
+        return timeline.find_end(files.read_from(path, offset), offset)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise files.storage_error("read", path, error) from error
