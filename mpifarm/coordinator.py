@@ -13,7 +13,7 @@ Rules of this file:
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from signal import SIGUSR1, SIGUSR2, Signals
@@ -231,6 +231,7 @@ class Coordinator:
         self._first_take = size * workers
         self._stop_at = None if timeout is None else now + timeout
         self._timeout = timeout
+        self._drain_at = float("-inf")
         self._waits_for_others = waits_for_others
         self._others_hold = False
         self._empty = False
@@ -318,8 +319,8 @@ class Coordinator:
         self._move(task, TaskState.ENDED)
         task.result = result
         task.ended = ended
-        if self.phase is Phase.STOPPING:
-            # It ended after our own TERM, or by the signal that stops us.
+        # After our own TERM, or by the signal that stops us, or that says drain.
+        if self.phase is Phase.STOPPING or self._died_of_drain(task):
             self._give_back(task)
         else:
             self.ended.append(task)
@@ -366,7 +367,9 @@ class Coordinator:
         if signum == SIGUSR1:
             self.on_stop(reason, self.definition.grace, now)
         elif signum == SIGUSR2:
+            self._drain_at = now
             self.on_drain(reason)
+            self._give_back_recent(now - HOLD, self._died_of_drain)
         else:
             self.on_stop(reason, 0.0, now)
 
@@ -389,7 +392,7 @@ class Coordinator:
         if self.phase is Phase.LEAVING:
             return
         if by_signal:
-            self._give_back_recent(now - HOLD)
+            self._give_back_recent(now - HOLD, lambda _: True)
         if self.phase is Phase.STOPPING:
             self._hasten(grace, now)
             return
@@ -412,10 +415,18 @@ class Coordinator:
         while self.queue:
             self._give_back(self.queue.popleft())
 
-    def _give_back_recent(self, since: float) -> None:
+    def _died_of_drain(self, task: TaskRecord) -> bool:
+        """Whether the signal that said drain has ended the command (Slurm: it may)."""
+        status = task.result.status if task.result else 0
+        near = abs(task.ended - self._drain_at) <= HOLD
+        return near and status in {-SIGUSR2, 128 + SIGUSR2}
+
+    def _give_back_recent(
+        self, since: float, is_void: Callable[[TaskRecord], bool]
+    ) -> None:
         kept: deque[TaskRecord] = deque()
         for task in self.ended:
-            if task.ended >= since:
+            if task.ended >= since and is_void(task):
                 self._give_back(task)
             else:
                 kept.append(task)

@@ -33,9 +33,13 @@ _RANKS_OWN = re.compile(
 describe the farm's own step and not the job.  ``SLURM_JOB_ID`` and its like stay."""
 
 _USERS_OWN = re.compile(
-    rb"OMPI_MCA_(?!orte_|ess|pmix|num_procs|initial_wdir|cpu_type).*"
+    rb"""OMPI_MCA_(?! orte_ | ess | pmix | num_procs | initial_wdir | cpu_type ) .*
+    | (?: OMPI | PRTE )_ALLOW_RUN_AS_ROOT .*
+    | MPIR_CVAR_ .*
+    | MPI4PY_(?: LIBMPI | MPIABI )""",
+    re.VERBOSE,
 )
-"""Open MPI parameters that users set for their own programs."""
+"""What users set for all their MPI programs; it makes nothing a rank."""
 
 
 def was_launched(environ: Mapping[str, str]) -> bool:

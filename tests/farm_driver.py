@@ -152,9 +152,9 @@ class FarmDriver:
         """Start a farm."""
         return self._start_process(launch, cwd=self.directory, **kwargs)
 
-    def run(self, launch: Launch | list[str], deadline: float = 60.0) -> int:
-        """A farm to its end; its exit status."""
-        return self.start(launch).wait(deadline)
+    def run(self, launch: Launch | list[str], status: int) -> None:
+        """A farm to its end, which must be with `status`."""
+        assert_ends(self.start(launch), status)
 
     # ---- its processes --------------------------------------------------------------
 
@@ -260,6 +260,11 @@ class FarmDriver:
         assert self.failed() == []
         assert self.to_process() == []
         assert self.claims() == []
+
+
+def assert_ends(child: Child, status: int, deadline: float = 60.0) -> None:
+    """The process ends with this exit status."""
+    assert child.wait(deadline) == status, child.text()
 
 
 def repeated(ids: Iterable[int]) -> list[int]:

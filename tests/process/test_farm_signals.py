@@ -237,6 +237,20 @@ def test_what_ended_well_before_the_stop_stays_finished(create_place):
     assert place.ids("toprocess") == [1]
 
 
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
+def test_a_signal_after_the_last_word_does_not_change_the_exit_status(
+    create_place, signum
+):
+    # a batch system signals a job that is just ending; its script reads the status
+    for attempt in range(5):
+        place = create_place(["true"], name=f"here {attempt}")
+        farm = place.start()
+        wait_until(lambda farm=farm: "exit status 0" in farm.text())
+        while not farm.has_ended():
+            farm.send_signal(signum)
+        assert farm.wait() == 0
+
+
 # ---- the second INT ---------------------------------------------------------------------
 
 

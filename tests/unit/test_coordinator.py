@@ -874,3 +874,24 @@ def test_the_effects_for_a_task_do_not_grow_with_the_number_of_tasks():
     many.run()
     assert many.counts.effects / 8_000 <= 1.05 * few.counts.effects / 2_000
     assert many.counts.decisions / 8_000 <= 1.05 * few.counts.decisions / 2_000
+
+
+@pytest.mark.parametrize("status", [-SIGUSR2, 128 + SIGUSR2])
+@pytest.mark.parametrize("command_first", [True, False])
+def test_a_command_that_dies_of_the_signal_that_says_drain_runs_again(
+    status, command_first
+):
+    """Slurm may deliver USR2 to the commands as well."""
+    hand = Hand(workers=2)
+    first, second = hand.begin(0, 1)
+    if command_first:
+        hand.report(first, status=status)
+    hand.coordinator.on_signal(SIGUSR2, hand.clock.now)
+    if not command_first:
+        hand.report(first, status=status)
+    hand.report(second, status=1)
+    hand.decide(HOLD + 0.2)
+    hand.write(empty=True)
+    hand.decide()
+    assert hand.given_back == [0]
+    assert hand.recorded == [1]

@@ -1,0 +1,122 @@
+"""The wheel: what is in it, and that it runs from an empty environment.
+
+Rules of this file: the package is built and installed once; nothing of the checkout is
+on the path of what runs then.
+"""
+
+import email
+import importlib.util
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from mpifarm import __version__
+from tests.support import ROOT, clean_environment
+
+# builds, and installs from a package index
+pytestmark = pytest.mark.timeout(300)
+
+
+class Installed(NamedTuple):
+    """The wheel, the environment into which it was installed, and a place to be."""
+
+    wheel: Path
+    programs: Path
+    directory: Path
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment, from a directory that is not ours."""
+        return _run([str(self.programs / words[0]), *words[1:]], self.directory)
+
+
+def _run(argv: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    env = clean_environment(os.environ)
+    ended = subprocess.run(
+        argv, env=env, cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended
+
+
+def _build_wheel(into: Path) -> Path:
+    # The backend of this environment, if it has one; else pip fetches it.
+    has_backend = importlib.util.find_spec("hatchling") is not None
+    options = ["--no-build-isolation"] if has_backend else []
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    _run([*pip, *options, "--wheel-dir", str(into), str(ROOT)], into)
+    (wheel,) = into.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("package")
+    dist, venv, elsewhere = (directory / n for n in ("dist", "venv", "else where"))
+    dist.mkdir()
+    elsewhere.mkdir()
+    wheel = _build_wheel(dist)
+    _run([sys.executable, "-m", "venv", str(venv)], directory)
+    python = str(venv / "bin" / "python")
+    _run([python, "-m", "pip", "install", "--quiet", str(wheel)], directory)
+    return Installed(wheel, venv / "bin", elsewhere)
+
+
+def _metadata(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith("dist-info/METADATA"))
+        return email.message_from_bytes(archive.read(name))
+
+
+def test_the_wheel_holds_the_package_and_its_metadata_only(installed):
+    with zipfile.ZipFile(installed.wheel) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[0] for name in names} == {
+        "mpifarm",
+        f"mpifarm-{__version__}.dist-info",
+    }
+    held = {name for name in names if name.startswith("mpifarm/")}
+    modules = (ROOT / "mpifarm").rglob("*.py")
+    assert held == {str(module.relative_to(ROOT)) for module in modules}
+
+
+def test_the_wheel_carries_its_license(installed):
+    with zipfile.ZipFile(installed.wheel) as archive:
+        assert [n for n in archive.namelist() if n.endswith("/licenses/LICENSE")]
+    assert _metadata(installed.wheel)["License-Expression"] == "Apache-2.0"
+
+
+def test_what_it_needs_to_run_is_mpi4py_and_filelock(installed):
+    required = _metadata(installed.wheel).get_all("Requires-Dist")
+    plain = [line for line in required if "extra ==" not in line]
+    assert [line.split(">=")[0] for line in sorted(plain)] == ["filelock", "mpi4py"]
+    installed.run("python", "-m", "pip", "check")
+
+
+def test_it_runs_without_the_checkout(installed):
+    found = installed.run("python", "-c", "import mpifarm; print(mpifarm.__file__)")
+    assert Path(found.stdout.strip()).is_relative_to(installed.programs.parent)
+
+
+COMMANDS = [("mpifarm",), ("python", "-m", "mpifarm")]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_it_tells_its_version(installed, command):
+    assert installed.run(*command, "--version").stdout == f"mpifarm {__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_it_farms_a_list_from_any_directory(installed, command):
+    # no MPI library is installed: a farmer on this machine alone
+    tasklist = installed.directory / f"{command[0]}.txt"
+    tasklist.write_text("true\necho 'a b' | tr a c\n\n# no task\ntest -e .\n")
+    ended = installed.run(*command, "-n", "2", str(tasklist))
+    assert "3 finished, 0 failed" in ended.stdout
+    assert ended.stderr == ""
+    workdir = installed.directory / f"{command[0]}.txt_workdir"
+    assert (workdir / "logs" / "log_1").read_text() == "c b\n"

@@ -1,0 +1,516 @@
+"""The README taken at its word: its commands run, its tables agree with the program.
+
+Rules of this file: what is tested is read from the README, never repeated here; a
+command that no test knows is a failure.  A command runs as it stands, in bash, in a
+directory that holds the README's own tasklist; `python`, `mpirun` and `mpifarm` are
+those of the running environment.  Without a Slurm, `srun` is a script that starts the
+same command under that `mpirun`, one rank for each node.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from mpifarm.config import Settings
+from mpifarm.errors import ExitStatus
+from mpifarm.report import MEANINGS
+from tests.support import ROOT, Child, clean_environment, find_launcher
+
+README = (ROOT / "README.md").read_text()
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+DEFAULT_WORKERS = 8
+
+
+# ---- reading Markdown ---------------------------------------------------------------
+
+
+class Block(NamedTuple):
+    """A block of code, and the paragraph before it."""
+
+    lines: list[str]
+    before: str
+
+    @property
+    def is_batch_script(self) -> bool:
+        return any(line.startswith("#SBATCH") for line in self.lines)
+
+    @property
+    def is_tasklist(self) -> bool:
+        return "holds one command a line" in " ".join(self.before.split())
+
+    def text(self) -> str:
+        return "\n".join(self.lines) + "\n"
+
+
+def _blocks(text: str) -> Iterator[Block]:
+    """The indented and the fenced blocks of code, in their order."""
+    paragraph, before, code = list[str](), "", list[str]()
+    fenced = False
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("```"):
+            fenced = not fenced
+        elif fenced or (line.startswith("    ") and not paragraph):
+            code.append(line if fenced else line[4:])
+            continue
+        if code:
+            yield Block(code, before)
+            code = []
+        if line.strip():
+            paragraph.append(line)
+        elif paragraph:
+            before, paragraph = "\n".join(paragraph), []
+
+
+def _commands() -> list[str]:
+    """Each line of the README's blocks that is typed into a shell."""
+    return [
+        line
+        for block in _blocks(README)
+        if not (block.is_batch_script or block.is_tasklist)
+        for line in block.lines
+        if line.strip()
+    ]
+
+
+def _only(blocks: Iterator[Block], what: str) -> Block:
+    found = list(blocks)
+    assert len(found) == 1, f"{len(found)} blocks of the README are {what}"
+    return found[0]
+
+
+def _tasklist() -> Block:
+    return _only((b for b in _blocks(README) if b.is_tasklist), "a tasklist")
+
+
+def _batch_script() -> Block:
+    return _only((b for b in _blocks(README) if b.is_batch_script), "a batch script")
+
+
+def _tables(text: str) -> Iterator[list[list[str]]]:
+    """The cells of each table, its head the first row."""
+    rows = list[list[str]]()
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            cells = re.split(r"(?<!\\)\|", line.strip()[1:-1])
+            rows.append([cell.strip().replace("\\|", "|") for cell in cells])
+        elif rows:
+            yield [rows[0], *rows[2:]]
+            rows = []
+
+
+def _table(text: str, head: str) -> list[list[str]]:
+    """The rows of the one table whose first column is headed so."""
+    found = [table[1:] for table in _tables(text) if table[0][0] == head]
+    assert len(found) == 1, f"{len(found)} tables with the head {head!r}"
+    return found[0]
+
+
+def _code(cell: str) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+# ---- the scratch directory ----------------------------------------------------------
+
+SRUN = """\
+#!/bin/sh
+# srun where there is no Slurm: the same command, one rank for each node
+ranks=2
+while :; do
+    case $1 in
+    -N) ranks=$2; shift 2 ;;
+    --mpi=* | -K0) shift ;;
+    -*) echo "srun: a stand-in does not know $1" >&2; exit 64 ;;
+    *) break ;;
+    esac
+done
+exec mpirun -n "$ranks" "$@"
+"""
+
+SBATCH = """\
+#!/bin/sh
+# sbatch where there is no Slurm: tells what was submitted
+echo "$*" >> submitted
+"""
+
+
+class Desk(NamedTuple):
+    """A directory with the README's tasklist and what its commands need."""
+
+    directory: Path
+    start: Callable[[str], Child]
+    """Start a line in bash."""
+
+    @property
+    def workdir(self) -> Path:
+        return self.directory / "tasks.txt_workdir"
+
+    def run(self, line: str) -> int:
+        return self.start(line).wait()
+
+    def result(self):
+        return json.loads((self.workdir / "result.json").read_text())
+
+
+def _write_program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def _write_inputs(directory: Path) -> None:
+    """What the README's tasklist works on."""
+    (directory / "tasks.txt").write_text(_tasklist().text())
+    _write_program(directory / "simulate", '#!/bin/sh\necho "simulated $*"\n')
+    (directory / "out").mkdir()
+    (directory / "old").mkdir()
+    (directory / "old" / "1.tmp").write_text("")
+    (directory / "big file.dat").write_text("0" * 10_000)
+
+
+def _write_programs(directory: Path) -> str:
+    """The PATH on which the commands are found."""
+    programs, installed = directory / "bin", Path(sys.prefix, "bin")
+    programs.mkdir()
+    if not (installed / "mpifarm").exists():
+        _write_program(programs / "mpifarm", '#!/bin/sh\nexec python -m mpifarm "$@"\n')
+    if not _has_slurm(nodes=8):
+        _write_program(programs / "srun", SRUN)
+    _write_program(programs / "sbatch", SBATCH)
+    return f"{programs}:{installed}:/usr/local/bin:/usr/bin:/bin"
+
+
+def _has_slurm(nodes: int) -> bool:
+    """Whether a Slurm answers, with so many idle nodes, for an MPI that knows pmi2."""
+    launcher = find_launcher()
+    if shutil.which("srun") is None or launcher is None or launcher.mpi != "MPICH":
+        return False
+    sinfo = ["sinfo", "--noheader", "--states=idle", "--format=%D"]
+    try:
+        answer = subprocess.run(
+            sinfo, capture_output=True, text=True, timeout=5, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return sum(int(word) for word in answer.stdout.split()) >= nodes
+
+
+@pytest.fixture
+def desk(tmp_path, farm_environment, farm_processes):
+    directory = tmp_path / "a desk"
+    directory.mkdir()
+    _write_inputs(directory)
+    launcher = find_launcher()
+    env = farm_environment | dict(launcher.variables if launcher else {})
+    env["PATH"] = _write_programs(directory)
+    if "SLURM_CONF" in os.environ:
+        env |= {"SLURM_CONF": os.environ["SLURM_CONF"], "SLURM_MPI_TYPE": "pmi2"}
+
+    def start(line: str) -> Child:
+        return farm_processes(["/bin/bash", "-c", line], env=env, cwd=directory)
+
+    return Desk(directory, start)
+
+
+# ---- the commands -------------------------------------------------------------------
+
+
+def check_make_target(command, desk):
+    words = shlex.split(command, comments=True)
+    targets = (ROOT / "Makefile").read_text()
+    for target in words[1:]:
+        assert re.search(rf"^{re.escape(target)}:.* ## ", targets, re.MULTILINE), target
+
+
+def check_requirement(command, desk):
+    program, verb, *requirements = shlex.split(command, comments=True)
+    assert (program, verb) == ("pip", "install")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for requirement in requirements:
+        name, _, extra = requirement.rstrip("]").partition("[")
+        assert name == project["name"]
+        assert not extra or extra in extras
+    for alternative in re.findall(r"\[(\w+)\]", command):
+        assert alternative in extras
+
+
+def check_farm(command, desk):
+    words = shlex.split(command, comments=True)
+    if words[0] != "mpifarm" and find_launcher() is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    farm = desk.start(command)
+    assert farm.wait() == 0, farm.text()
+    result, ranks = desk.result(), _ranks_of(words)
+    assert result["exit_status"] == 0
+    assert result["this_farm"]["ranks"] == ranks
+    assert result["this_farm"]["workers"] == ranks * DEFAULT_WORKERS
+    _check_outputs(desk)
+
+
+def _ranks_of(words: list[str]) -> int:
+    """What -n of mpirun or -N of srun says."""
+    if words[0] == "mpifarm":
+        return 1
+    return int(words[words.index("-n" if words[0] == "mpirun" else "-N") + 1])
+
+
+def _check_outputs(desk: Desk) -> None:
+    """What the README's tasklist leaves when a shell runs it."""
+    simulated = sorted(path.name for path in (desk.directory / "out").iterdir())
+    assert simulated == ["1.txt", "2.txt"]
+    assert (desk.directory / "big file.dat.gz").exists()
+    assert list((desk.directory / "old").iterdir()) == []
+
+
+CHECKS = {
+    "make": check_make_target,
+    "pip": check_requirement,
+    "mpifarm": check_farm,
+    "mpirun": check_farm,
+    "srun": check_farm,
+}
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_a_command_of_the_readme_does_what_it_says(command, desk):
+    program = command.split()[0]
+    assert program in CHECKS, f"no test knows what to do with {command!r}"
+    CHECKS[program](command, desk)
+
+
+def test_the_first_screen_has_the_commands_for_a_fresh_machine():
+    screen = README.splitlines()[:30]
+    for command in ("make demo", "make test"):
+        assert any(line.strip().startswith(command) for line in screen)
+
+
+def test_each_link_to_a_file_of_the_project_leads_there():
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)#]+)", document.read_text()):
+            assert link.startswith("https://") or (document.parent / link).exists()
+
+
+# ---- the batch script ---------------------------------------------------------------
+
+
+@pytest.fixture
+def job_script(desk):
+    path = desk.directory / "job.sh"
+    path.write_text(_batch_script().text())
+    return path
+
+
+def test_the_batch_script_is_one_that_sbatch_takes(job_script):
+    # "This does not look like a batch script."
+    assert job_script.read_text().startswith("#!/")
+    subprocess.run(["/bin/bash", "-n", job_script], check=True)
+
+
+@pytest.mark.skipif(find_launcher() is None, reason="no MPI wheel")
+def test_the_batch_script_ends_with_the_farms_status(desk, job_script):
+    assert desk.run("bash job.sh") == 0
+    assert not (desk.directory / "submitted").exists()
+    _check_outputs(desk)
+
+
+@pytest.mark.skipif(find_launcher() is None, reason="no MPI wheel")
+def test_the_batch_script_submits_itself_while_tasks_are_left(desk, job_script):
+    desk.workdir.mkdir()
+    drain = desk.workdir / "drain"
+    drain.write_text("")
+    desk.run("bash ./job.sh")
+    assert desk.result()["exit_status"] == ExitStatus.RUN_AGAIN
+    assert (desk.directory / "submitted").read_text() == "./job.sh\n"
+    drain.unlink()
+    desk.run("bash ./job.sh")
+    assert desk.result()["exit_status"] == ExitStatus.ALL_FINISHED
+    assert (desk.directory / "submitted").read_text() == "./job.sh\n"
+
+
+# ---- the options --------------------------------------------------------------------
+
+
+class Option(NamedTuple):
+    """As help and README write it: ``--proc N``, ``-n N``."""
+
+    names: frozenset[str]
+    metavar: str
+
+
+def _option(words: list[str]) -> Option:
+    """`words` are ``--proc [N]`` and so on; brackets say "may be left out"."""
+    names, values = zip(*(word.partition(" ")[::2] for word in words), strict=True)
+    metavars = {value.strip("[]") for value in values}
+    assert len(metavars) == 1, words
+    return Option(frozenset(names), *metavars)
+
+
+@pytest.fixture(scope="module")
+def help_text():
+    env = clean_environment(os.environ) | {"COLUMNS": "100"}
+    argv = [sys.executable, "-m", "mpifarm", "--help"]
+    ended = subprocess.run(
+        argv, env=env, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stderr == ""
+    return ended.stdout
+
+
+def _help_options(text: str) -> set[Option]:
+    _, _, section = text.partition("\noptions:\n")
+    lines = re.findall(
+        r"^  (-.*?)(?:  .*)?$", section.partition("\n\n")[0], re.MULTILINE
+    )
+    return {_option(line.split(", ")) for line in lines}
+
+
+def test_a_table_of_options_has_those_of_the_help(help_text):
+    asked = {frozenset({"--help", "-h"}), frozenset({"--version"})}
+    there = {opt for opt in _help_options(help_text) if opt.names not in asked}
+    for document in DOCUMENTS:
+        for table in _tables(document.read_text()):
+            if table[0][0] == "option":
+                assert {_option(_code(row[0])) for row in table[1:]} == there
+
+
+FIELDS = {"--proc": "workers", "--lock-area": "lock_area"}
+"""The setting that an option sets, where it has another name."""
+
+
+def test_the_defaults_of_the_readme_are_those_of_the_settings():
+    settings = {
+        field.name: field.default
+        for field in fields(Settings)
+        if field.default is not MISSING
+    }
+    for option, _, default in _table(README, "option"):
+        name = _code(option)[0].split()[0]
+        value = settings.get(FIELDS.get(name, name[2:]), MISSING)
+        if isinstance(value, bool):
+            assert default == ("on" if value else "off")
+        elif isinstance(value, int | float):
+            assert float(default) == value
+        elif isinstance(value, str):
+            assert _code(default) == [value]
+        elif name == "--timeout":
+            assert (value, default) == (None, "none")
+
+
+def test_the_default_workdir_is_as_the_readme_says(desk):
+    default = next(row[2] for row in _table(README, "option") if "-w DIR" in row[0])
+    name = _code(default)[0].replace("<tasklist>", "tasks.txt")
+    assert desk.run("mpifarm tasks.txt") == 0
+    assert (desk.directory / name / "result.json").exists()
+
+
+# ---- the exit statuses --------------------------------------------------------------
+
+
+def test_the_table_of_exit_statuses_has_all_of_them_in_the_farms_own_words():
+    rows = {int(status): meaning for status, meaning in _table(README, "status")}
+    assert rows.keys() == set(ExitStatus) == MEANINGS.keys()
+    for status, meaning in rows.items():
+        assert meaning.startswith(MEANINGS[ExitStatus(status)]), status
+
+
+def test_the_help_has_the_exit_statuses_in_the_farms_own_words(help_text):
+    section = help_text.partition("exit status:\n")[2].partition("\n\n")[0]
+    rows = re.findall(r"^  (\d+) +(.*(?:\n {4,}.*)*)", section, re.MULTILINE)
+    said = {int(status): " ".join(meaning.split()) for status, meaning in rows}
+    assert said.keys() == set(ExitStatus)
+    for status, meaning in said.items():
+        assert meaning.startswith(MEANINGS[ExitStatus(status)]), status
+
+
+# ---- the files ----------------------------------------------------------------------
+
+
+def _patterns(text: str, head: str) -> list[str]:
+    """The files of a table, ``<id>`` and the like as ``*``."""
+    return [
+        re.sub(r"<\w+>", "*", name)
+        for row in _table(text, head)
+        for name in _code(row[0])
+    ]
+
+
+def _left_behind(workdir: Path) -> list[str]:
+    return [
+        str(path.relative_to(workdir))
+        for path in workdir.rglob("*")
+        if not path.is_dir()
+    ]
+
+
+@pytest.fixture
+def ended(desk):
+    """A workdir whose farm has ended: one task finished, one failed."""
+    lines = ["echo out; echo err >&2", "exit 3"]
+    (desk.directory / "tasks.txt").write_text("\n".join(lines) + "\n")
+    assert desk.run("mpifarm tasks.txt") == ExitStatus.SOME_FAILED
+    return desk.workdir
+
+
+def test_a_farm_leaves_each_file_of_the_readme(ended):
+    left = _left_behind(ended)
+    for pattern in _patterns(README, "file"):
+        assert [name for name in left if fnmatchcase(name, pattern)], pattern
+
+
+def test_a_farm_leaves_nothing_that_the_protocol_does_not_name(ended):
+    patterns = _patterns(PROTOCOL, "path in the workdir")
+    for name in _left_behind(ended):
+        assert [p for p in patterns if fnmatchcase(name, p)], name
+
+
+def test_the_protocol_names_each_file_of_the_readme():
+    protocol = _patterns(PROTOCOL, "path in the workdir")
+    assert set(_patterns(README, "file")) <= set(protocol)
+
+
+def test_the_files_hold_what_the_readme_says(ended):
+    assert (ended / "finished").read_text() == "0 echo out; echo err >&2\n"
+    assert (ended / "failed").read_text() == "1 exit 3\n"
+    assert (ended / "toprocess").read_text() == ""
+    assert (ended / "logs" / "log_0").read_text() == "out\nerr\n"
+    head, *attempts = (ended / "attempts.tsv").read_text().splitlines()
+    held = next(r[1] for r in _table(README, "file") if "attempts" in r[0])
+    for word in held.partition(": ")[2].split(", "):
+        assert word in head, word
+    assert len(attempts) == 2
+    assert json.loads((ended / "timeline.json").read_text())
+    result = json.loads((ended / "result.json").read_text())
+    assert result["exit_status"] == ExitStatus.SOME_FAILED
+
+
+# ---- what a command gets ------------------------------------------------------------
+
+
+def test_a_command_has_the_variables_that_the_readme_names(desk):
+    section = README.partition("## What a command gets")[2].partition("\n## ")[0]
+    named = re.findall(r"`([A-Z][A-Z_]+)`", section)
+    assert named
+    line = " && ".join(f"echo ${{{name}?}}" for name in named)
+    (desk.directory / "tasks.txt").write_text(f"true\n{line}\n")
+    farm = desk.start("mpifarm tasks.txt")
+    assert farm.wait() == 0, farm.text()
+    values = (desk.workdir / "logs" / "log_1").read_text().splitlines()
+    got = dict(zip(named, values, strict=True))
+    assert got["PROC_NUMBER"] == got["MPIFARM_TASK_ID"] == "1"
+    assert got["MPIFARM_ATTEMPT"] == "1"
+    assert got["MPIFARM_RANK"] == "0"
+    assert Path(got["MPIFARM_WORKDIR"]) == desk.workdir
