@@ -100,7 +100,9 @@ def _conclude(conductor: Conductor, parts: RankParts, begun: float) -> ExitStatu
     standing = Standing(len(coordinator.commands), *workdir.recorded, 0, 0)
     failed: list[FailedTask] = []
     try:
-        with conductor.lock.hold(timeout=CONCLUDE_SECONDS):
+        # A disk that has failed once isn't waited for again.
+        patience = 0.5 if coordinator.storage_failed else CONCLUDE_SECONDS
+        with conductor.lock.hold(timeout=patience):
             counts = workdir.counts()
             standing = _standing(counts)
             failed = _failed_tasks(conductor, counts)

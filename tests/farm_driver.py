@@ -131,12 +131,16 @@ class FarmDriver:
     def __init__(
         self, directory: Path, start_process: Callable[..., Child], token: str
     ) -> None:
-        self.directory = directory
-        self.tasklist = directory / "tasks.txt"
-        self.workdir = directory / "tasks.txt_workdir"
         self.token = token
         self.commands: list[str] = []
         self._start_process = start_process
+        self.move_to(directory)
+
+    def move_to(self, directory: Path) -> None:
+        """The next list is in this directory."""
+        self.directory = directory
+        self.tasklist = directory / "tasks.txt"
+        self.workdir = directory / "tasks.txt_workdir"
 
     def write_list(self, commands: Iterable[str]) -> None:
         """The tasklist; a command finds its task id in ``$PROC_NUMBER``."""

@@ -178,7 +178,11 @@ class Place:
 
 
 def _as_bytes(command: Command) -> bytes:
-    return command if isinstance(command, bytes) else command.encode("utf-8", "surrogateescape")
+    return (
+        command
+        if isinstance(command, bytes)
+        else command.encode("utf-8", "surrogateescape")
+    )
 
 
 def _parse_attempt(line: str) -> Attempt:
@@ -194,7 +198,7 @@ def _parse_attempt(line: str) -> Attempt:
     )
 
 
-# ---- processes ----------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------
 
 
 def environment_of(pid: int) -> list[bytes]:
@@ -210,7 +214,7 @@ def kill_if_there(pid: int, signum: int) -> None:
         os.kill(pid, signum)
 
 
-# ---- directories --------------------------------------------------------------------
+# ---- directories ---------------------------------------------------------------------
 
 
 def snapshot(directory: Path, *, but: Iterable[str] = ()) -> dict[str, object]:

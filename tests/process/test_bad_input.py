@@ -57,7 +57,7 @@ def begun(create_place, finished=0, **others):
     return place
 
 
-# ---- the tasklist ----------------------------------------------------------------------
+# ---- the tasklist --------------------------------------------------------------------
 
 
 def test_a_tasklist_that_is_not_there(create_place):
@@ -116,7 +116,7 @@ def test_a_list_that_became_empty_is_no_error_and_touches_nothing(create_place):
     assert snapshot(place.directory) == before
 
 
-# ---- the command line ------------------------------------------------------------------
+# ---- the command line ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_an_unknown_handler_is_told_with_those_that_there_are(create_place):
     assert "default" in said
 
 
-# ---- the workdir -----------------------------------------------------------------------
+# ---- the workdir ---------------------------------------------------------------------
 
 
 def test_a_workdir_whose_parent_is_not_there(create_place):
@@ -236,7 +236,7 @@ def test_a_file_in_place_of_a_directory_is_named(create_place, name):
     assert str(place.workdir / name) in said
 
 
-# ---- a list and a workdir that don't belong together -----------------------------------
+# ---- a list and a workdir that don't belong together ---------------------------------
 
 
 def edit(place, *commands):
@@ -340,7 +340,7 @@ def test_an_edited_list_is_told_beside_a_farm_that_works(create_place):
     assert farm.wait() == 0
 
 
-# ---- the lock --------------------------------------------------------------------------
+# ---- the lock ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variable", ["SCRATCH", "TMP", "TMPDIR"])

@@ -75,7 +75,7 @@ def place_for(request, create_place):
     return create
 
 
-# ---- descriptors ------------------------------------------------------------------------
+# ---- descriptors ---------------------------------------------------------------------
 
 
 def test_a_command_has_descriptors_0_1_and_2_only(create_place):
@@ -125,11 +125,13 @@ def test_a_closed_stdout_is_not_written_into_a_file_of_the_farm(create_place):
         assert path.is_dir() or b"mpifarm: " not in path.read_bytes(), path
 
 
-# ---- session, signals -------------------------------------------------------------------
+# ---- session, signals ----------------------------------------------------------------
 
 
 def test_a_command_leads_a_session_of_its_own(place_for):
-    place = place_for("ps -o pid=,pgid=,sid=,tty= -p $$ 2>/dev/null || cat /proc/$$/stat")
+    place = place_for(
+        "ps -o pid=,pgid=,sid=,tty= -p $$ 2>/dev/null || cat /proc/$$/stat"
+    )
     pid, group, session, *_ = numbers(run_and_read(place))
     assert pid == group == session
 
@@ -165,7 +167,7 @@ def test_a_broken_pipe_ends_a_command_as_in_a_shell(create_place):
     assert run_and_read(place) == "y\n141\n"
 
 
-# ---- variables --------------------------------------------------------------------------
+# ---- variables -----------------------------------------------------------------------
 
 
 def test_a_command_knows_its_task_and_its_farm(place_for):
@@ -222,7 +224,7 @@ def test_a_farm_in_a_farm_works(create_place):
     assert (logs / "log_1").read_text() == "1 1\n"
 
 
-# ---- limits and the like ----------------------------------------------------------------
+# ---- limits and the like -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("umask", ["022", "077", "027"])

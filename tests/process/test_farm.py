@@ -66,7 +66,7 @@ def test_as_many_tasks_run_at_one_time_as_proc_says(create_place):
     assert place.run("-n", "3") == 0
 
 
-# ---- what the workdir says ------------------------------------------------------------
+# ---- what the workdir says -----------------------------------------------------------
 
 
 def test_status_0_is_finished_and_any_other_failed(create_place):
@@ -157,7 +157,7 @@ def test_odd_names_of_list_and_workdir_are_taken_as_they_are(create_place):
     assert is_settled(place)
 
 
-# ---- lines ----------------------------------------------------------------------------
+# ---- lines ---------------------------------------------------------------------------
 
 
 def test_the_shortest_commands_run(create_place):
@@ -219,7 +219,7 @@ def test_bytes_that_are_not_utf_8_pass_unchanged(create_place):
     assert is_settled(place)
 
 
-# ---- commands that behave badly -------------------------------------------------------
+# ---- commands that behave badly ------------------------------------------------------
 
 
 def test_a_command_that_does_not_exist_fails_with_127_and_a_reason(create_place):

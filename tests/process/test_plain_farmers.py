@@ -81,7 +81,7 @@ def assert_nothing_is_lost(place, count):
     assert place.content("toprocess") == b""
 
 
-# ---- side by side to the end -----------------------------------------------------------
+# ---- side by side to the end ---------------------------------------------------------
 
 
 def test_each_task_runs_once_when_both_work_on_one_list(
@@ -108,7 +108,7 @@ def test_each_task_runs_once_when_both_work_on_one_list(
     assert place.run() == 0
 
 
-# ---- mpifarm is stopped in the middle --------------------------------------------------
+# ---- mpifarm is stopped in the middle ------------------------------------------------
 
 
 def stop_by_usr1(place, farm):
@@ -151,7 +151,7 @@ def test_mpifarm_stopped_in_the_middle_goes_on_beside_a_plain_farmer(
     assert max(often.values()) == 2
 
 
-# ---- the plain farmer is stopped in the middle -----------------------------------------
+# ---- the plain farmer is stopped in the middle ---------------------------------------
 
 
 def await_plain_end(place, plain):

@@ -21,11 +21,16 @@ def started(place):
     return Counter(map(int, place.notes("starts")))
 
 
+def await_a_start(place, farm, before):
+    """Until a command has begun, or the farm has nothing more to start."""
+    wait_until(lambda: farm.has_ended() or started(place) - before)
+
+
 def finished_and_failed(place):
     return sorted(place.ids("finished")), sorted(place.ids("failed"))
 
 
-# ---- after an end in order --------------------------------------------------------------
+# ---- after an end in order -----------------------------------------------------------
 
 
 def test_a_finished_list_runs_nothing_again(create_place):
@@ -42,11 +47,12 @@ def test_a_finished_list_runs_nothing_again(create_place):
 
 def test_nothing_finished_runs_again_after_stop_upon_stop(create_place):
     place = create_place(notes_ids(70))
-    status, rounds, before = 75, 0, set()
+    status, rounds = 75, 0
+    before: set[int] = set()
     while status == 75 and rounds < 30:
         farm = place.start("--proc", "4")
         once = started(place)
-        wait_until(lambda once=once: farm.has_ended() or started(place) - once)  # noqa: B023
+        await_a_start(place, farm, once)
         time.sleep(0.25 + 0.1 * (rounds % 4))
         if not farm.has_ended():
             farm.send_signal([signal.SIGUSR1, signal.SIGTERM][rounds % 2])
@@ -92,7 +98,7 @@ def test_the_line_of_a_second_attempt_stands_on_its_own(create_place):
     assert second.startswith("=== mpifarm: started again")
 
 
-# ---- after kill -9 ----------------------------------------------------------------------
+# ---- after kill -9 -------------------------------------------------------------------
 
 
 def test_after_kill_9_of_all_the_next_start_takes_the_claim_back(create_place):
@@ -116,11 +122,11 @@ def test_after_kill_9_of_all_the_next_start_takes_the_claim_back(create_place):
 
 def test_kill_upon_kill_loses_nothing_and_books_nothing_twice(create_place):
     place = create_place(notes_ids(100))
-    finished = set()
+    finished: set[int] = set()
     for pause in (0.0, 0.2, 0.35, 0.5, 0.65):
         farm = place.start("--proc", "8")
         once = started(place)
-        wait_until(lambda once=once: started(place) - once)
+        await_a_start(place, farm, once)
         time.sleep(pause)
         place.kill(farm)
         assert not set(started(place) - once) & finished
@@ -155,7 +161,7 @@ def test_a_zombie_farm_is_dead(create_place):
     assert farm.process.returncode is None
 
 
-# ---- files that another has left like that ----------------------------------------------
+# ---- files that another has left like that -------------------------------------------
 
 
 def write(place, **files):
@@ -287,7 +293,9 @@ def test_torn_files_of_the_farm_itself_are_no_trouble(create_place):
     assert place.run() == 1
     assert finished_and_failed(place) == ([0, 1, 2, 3], [4])
     assert place.result()["exit_status"] == 1
-    rows = [line.split("\t") for line in place.content("attempts.tsv").decode().split("\n")]
+    rows = [
+        line.split("\t") for line in place.content("attempts.tsv").decode().split("\n")
+    ]
     assert len([row for row in rows if len(row) == 8 and row[0].isdigit()]) == 5
 
 
@@ -298,7 +306,7 @@ def test_unknown_files_in_the_workdir_stay_as_they_are(create_place):
     assert place.content("notes.txt") == b"mine"
 
 
-# ---- several farms ----------------------------------------------------------------------
+# ---- several farms -------------------------------------------------------------------
 
 
 def test_farms_that_start_in_the_same_moment_share_a_new_workdir(create_place):

@@ -31,7 +31,7 @@ def assert_it_stopped(place, farm, farm_token):
     assert farm.wait() == 75, farm.text()
     text = farm.text()
     assert "Traceback" not in text
-    assert "exit status 75" in text.splitlines()[-1]
+    assert "exit status 75" in text
     wait_until(lambda: not survivors(farm_token), 5)
 
 
@@ -46,7 +46,17 @@ def assert_the_next_start_finishes(place, count):
     assert place.claims() == []
 
 
-# ---- a full disk -------------------------------------------------------------------------
+def remove(directory):
+    """Remove a directory that a farm may write into meanwhile."""
+
+    def is_gone():
+        shutil.rmtree(directory, ignore_errors=True)
+        return not directory.exists()
+
+    wait_until(is_gone)
+
+
+# ---- a full disk ---------------------------------------------------------------------
 
 
 class Disk:
@@ -185,27 +195,7 @@ def test_a_task_without_a_log_for_lack_of_inodes_is_not_booked_as_failed(
     assert_the_next_start_finishes(place, 80)
 
 
-def test_a_disk_that_becomes_read_only_stops_the_farm(
-    create_place, create_disk, farm_token
-):
-    disk = create_disk("size=4m")
-    place = place_on(create_place, disk, notes_ids(100))
-    farm = place.start("--proc", "4")
-    wait_until(lambda: len(place.ids("finished")) >= 4)
-    # a log that is open for writing keeps a file system from becoming read-only
-    disk.change("size=4m")
-    subprocess.run(
-        ["mount", "-o", "remount,ro,bind", str(disk.path)], check=False
-    )
-    if os.access(disk.path, os.W_OK):
-        subprocess.run(["mount", "--bind", str(disk.path), str(disk.path)], check=True)
-    assert_it_stopped(place, farm, farm_token)
-    assert "Read-only file system" in farm.text()
-    subprocess.run(["mount", "-o", "remount,rw,bind", str(disk.path)], check=True)
-    assert_the_next_start_finishes(place, 100)
-
-
-# ---- a limit on the size of files --------------------------------------------------------
+# ---- a limit on the size of files ----------------------------------------------------
 
 
 @pytest.mark.parametrize("blocks", [8, 11, 16, 40])
@@ -231,15 +221,14 @@ def test_a_file_that_can_not_grow_is_cut_back_to_whole_lines(
     assert_the_next_start_finishes(place, 60)
 
 
-# ---- a workdir that goes away ------------------------------------------------------------
+# ---- a workdir that goes away --------------------------------------------------------
 
 
 def test_a_workdir_that_is_removed_stops_the_farm(create_place, farm_token):
     place = create_place(notes_ids(400))
     farm = place.start("--proc", "4")
     wait_until(lambda: len(place.ids("finished")) >= 4)
-    # the farm may write a file while it is being removed
-    wait_until(lambda: shutil.rmtree(place.workdir, True) or not place.workdir.exists())
+    remove(place.workdir)
     assert_it_stopped(place, farm, farm_token)
     assert str(place.workdir) in farm.text()
     # it must not come back: a new one without its files would begin at the first task
@@ -276,10 +265,7 @@ def test_logs_that_are_removed_fail_no_task(create_place, farm_token):
     place = create_place(notes_ids(60))
     farm = place.start("--proc", "4")
     wait_until(lambda: len(place.ids("finished")) >= 4)
-    wait_until(
-        lambda: shutil.rmtree(place.workdir / "logs", True)
-        or not (place.workdir / "logs").exists()
-    )
+    remove(place.workdir / "logs")
     assert_it_stopped(place, farm, farm_token)
     assert place.content("failed") == b""
     assert_the_next_start_finishes(place, 60)
@@ -326,7 +312,8 @@ def test_a_lock_that_nobody_gives_back_does_not_keep_a_farm_from_stopping(
     with (place.workdir / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         farm.send_signal(signal.SIGUSR1)
-        assert farm.wait(30) == 75
+        # the grace, the time that a stop gives the lock, and not as much again
+        assert farm.wait(10) == 75
         wait_until(lambda: not survivors(farm_token), 5)
     assert str(place.workdir / "lock") in farm.text()
     again = place.start("--timeout", "0.5")
