@@ -31,6 +31,7 @@ from mpifarm.messages import (
     SignalSeen,
     Stop,
     Stopped,
+    StorageTrouble,
     ToCoordinator,
     ToRank,
     Welcome,
@@ -260,6 +261,9 @@ class Coordinator:
                 self._on_report(record, message, now)
             case SignalSeen():
                 self.on_signal(message.signum, now)
+            case StorageTrouble():
+                grace = self.definition.grace
+                self.on_stop(message.reason, grace, now, by_signal=False)
             case PoolLost():
                 self._on_pool_lost(record)
             case Stopped():

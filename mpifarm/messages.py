@@ -87,6 +87,13 @@ class SignalSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageTrouble:
+    """The disk gives no logs on this rank any more: tasks would fail one by one."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PoolLost:
     """The rank's pool is gone (its parent was killed); it can run nothing more."""
 
@@ -97,4 +104,4 @@ class Stopped:
 
 
 ToRank = Welcome | Assign | Drain | Stop | Ping | Leave
-ToCoordinator = Ready | Report | SignalSeen | PoolLost | Stopped
+ToCoordinator = Ready | Report | SignalSeen | StorageTrouble | PoolLost | Stopped

@@ -28,11 +28,12 @@ from mpifarm.messages import (
     SignalSeen,
     Stop,
     Stopped,
+    StorageTrouble,
     ToCoordinator,
     ToRank,
     Welcome,
 )
-from mpifarm.pool import Pool, PoolDefinition, PoolGone, WorkerLost
+from mpifarm.pool import LogRefused, Pool, PoolDefinition, PoolGone, WorkerLost
 from mpifarm.surroundings import Surroundings
 from mpifarm.task import Lease, Result
 from mpifarm.waiting import Waiter
@@ -255,6 +256,8 @@ class RankLoop:
                     self._note_duration(event.seconds)
                 case WorkerLost():
                     self._on_worker_lost(event)
+                case LogRefused():
+                    self._on_log_refused(event)
                 case PoolGone():
                     self._on_pool_gone(now)
                 case _:
@@ -270,6 +273,10 @@ class RankLoop:
         self._queue.extendleft(reversed(event.unstarted))
         if self.phase is RankPhase.DRAINING:
             self._return_queue()
+
+    def _on_log_refused(self, event: LogRefused) -> None:
+        self._returned.append((event.lease.taskid, event.lease.attempt))
+        self._send(StorageTrouble(event.reason))
 
     def _on_pool_gone(self, now: float) -> None:
         self._queue.clear()

@@ -5,6 +5,7 @@ processes that run tasks are `worker`; they share a `board` and talk in `wire` f
 """
 
 from mpifarm.pool.definition import (
+    LogRefused,
     PoolDefinition,
     PoolEvent,
     PoolGone,
@@ -13,4 +14,12 @@ from mpifarm.pool.definition import (
 )
 from mpifarm.pool.pool import Pool
 
-__all__ = ["Pool", "PoolDefinition", "PoolEvent", "PoolGone", "Runner", "WorkerLost"]
+__all__ = [
+    "LogRefused",
+    "Pool",
+    "PoolDefinition",
+    "PoolEvent",
+    "PoolGone",
+    "Runner",
+    "WorkerLost",
+]

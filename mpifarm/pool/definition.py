@@ -82,4 +82,12 @@ class PoolGone:
     """What the workers had in hand, each worker's running one before its others."""
 
 
-PoolEvent = Result | WorkerLost | PoolGone
+@dataclass(frozen=True, slots=True)
+class LogRefused:
+    """The disk (full, gone, read-only) gave no log for this lease; it did not start."""
+
+    lease: Lease
+    reason: str
+
+
+PoolEvent = Result | WorkerLost | LogRefused | PoolGone

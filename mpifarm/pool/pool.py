@@ -22,6 +22,7 @@ from mpifarm import processes
 from mpifarm.pool.board import CAPACITY, Board
 from mpifarm.pool.definition import (
     CreateRunner,
+    LogRefused,
     PoolDefinition,
     PoolEvent,
     PoolGone,
@@ -33,6 +34,8 @@ from mpifarm.pool.wire import FrameReader, encode_frame
 from mpifarm.task import Lease, Outcome, Result
 
 _PIECE = 65536
+_REFUSAL = 3
+"""Fields of a frame that tells of a lease that got no log; a result has six."""
 _ORPHAN_PATIENCE = 0.25
 """Seconds that workers get to notice that the pool's parent is dead."""
 _CLOSE_PATIENCE = 2.0
@@ -235,7 +238,7 @@ class Pool:
         mask = select.EPOLLIN | (select.EPOLLOUT if wanted else 0)
         self._epoll.modify(worker.socket.fileno(), mask)
 
-    def _read_worker(self, worker: _Worker) -> Iterator[Result]:
+    def _read_worker(self, worker: _Worker) -> Iterator[Result | LogRefused]:
         """The results that have come; all of them once the worker has hung up."""
         while worker.socket is not None:
             try:
@@ -245,17 +248,21 @@ class Pool:
             except ConnectionError:
                 piece = b""
             for values in worker.reader.feed(piece):
-                yield self._result(worker, values)
+                yield self._end_of_lease(worker, values)
             if not piece:
                 self._hang_up(worker)
             elif len(piece) < _PIECE and worker.presence is _Presence.UP:
                 return
 
-    def _result(self, worker: _Worker, values: tuple[Any, ...]) -> Result:
-        taskid, attempt, status, started, seconds, ended = values
+    def _end_of_lease(
+        self, worker: _Worker, values: tuple[Any, ...]
+    ) -> Result | LogRefused:
         lease = worker.leases.popleft()
-        if (lease.taskid, lease.attempt) != (taskid, attempt):
-            raise RuntimeError(f"a result of task {taskid} in place of {lease.taskid}")
+        if (lease.taskid, lease.attempt) != values[:2]:
+            raise RuntimeError(f"an end of task {values[0]}, not of {lease.taskid}")
+        if len(values) == _REFUSAL:
+            return LogRefused(lease, values[2])
+        taskid, attempt, status, started, seconds, ended = values
         outcome = Outcome.COMPLETED if status == 0 else Outcome.FAILED
         return Result(
             taskid, attempt, outcome, status, worker.pid, started, seconds, ended

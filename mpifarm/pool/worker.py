@@ -11,6 +11,7 @@ Rules of this file:
 - A task's failure is a status; nothing that a runner does ends the worker.
 """
 
+import errno
 import fcntl
 import os
 import signal
@@ -23,6 +24,7 @@ from typing import TextIO, cast
 
 from mpifarm import processes
 from mpifarm.config import RunnerDefinition
+from mpifarm.errors import StorageError
 from mpifarm.pool.board import BoardLine
 from mpifarm.pool.definition import CreateRunner, PoolDefinition, Runner
 from mpifarm.pool.log import TaskLog
@@ -31,6 +33,21 @@ from mpifarm.pool.wire import FrameReader, encode_frame
 TERMINATE = b"T"
 REMIND = b"."
 _PIECE = 65536
+
+_OF_THE_DISK = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EMFILE,
+        errno.ENFILE,
+    }
+)
+"""Errors at the opening of a log that say nothing of the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +124,12 @@ class Worker:
             if self._ending:
                 return
             started, begin = time.time(), time.monotonic()
-            status = self._run(taskid, attempt, command)
+            try:
+                status = self._run(taskid, attempt, command)
+            except StorageError as error:
+                self._line.end_task()
+                self._leases.sendall(encode_frame((taskid, attempt, str(error))))
+                continue
             ended = time.monotonic()
             self._line.end_task()
             if status is None:
@@ -122,11 +144,17 @@ class Worker:
             yield from cast(list[tuple[int, int, str]], reader.feed(piece))
 
     def _run(self, taskid: int, attempt: int, command: str) -> int | None:
-        """The status of the task; None if it was not started after all."""
+        """The status of the task; None if it was not started after all.
+
+        Raises `StorageError` where the disk gives no log to any task.
+        """
         self._line.begin_task(taskid)
+        path = f"{self._log_prefix}{taskid}"
         try:
-            log = TaskLog(f"{self._log_prefix}{taskid}", attempt)
-        except OSError:
+            log = TaskLog(path, attempt)
+        except OSError as error:
+            if error.errno in _OF_THE_DISK:
+                raise StorageError(f"can't write {path}: {error.strerror}") from error
             return 1
         os.environ["PROC_NUMBER"] = os.environ["MPIFARM_TASK_ID"] = str(taskid)
         os.environ["MPIFARM_ATTEMPT"] = str(attempt)

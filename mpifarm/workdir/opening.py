@@ -152,14 +152,25 @@ def describe_alien(path: str, found: AlienLine, tasks: Sequence[str]) -> str:
     if found.taskid is None:
         text = shorten(found.text)
         return f"a line of {path} is not of this tasklist: '{text}'; {REMEDY}"
+    was = shorten(found.text)
     if found.taskid >= len(tasks):
         now = f"the tasklist has only {len(tasks)} tasks"
     else:
-        now = f"in the tasklist it is '{shorten(tasks[found.taskid])}'"
+        was, text = _from_the_difference(found.text, tasks[found.taskid])
+        now = f"in the tasklist it is '{text}'"
     return (
         f"the tasklist was edited since the workdir was begun: task {found.taskid} is "
-        f"'{shorten(found.text)}' in {path}, and {now}; {REMEDY}"
+        f"'{was}' in {path}, and {now}; {REMEDY}"
     )
+
+
+def _from_the_difference(was: str, now: str, before: int = 30) -> tuple[str, str]:
+    """Both texts short enough for a message, with the place where they differ."""
+    same = len(os.path.commonprefix([was, now]))
+    if same <= before:
+        return shorten(was), shorten(now)
+    start = same - before
+    return "…" + shorten(was[start:]), "…" + shorten(now[start:])
 
 
 def _describe_torn(
@@ -177,3 +188,29 @@ def shorten(text: str, limit: int = 80) -> str:
     """A text for a message: printable, and not too long."""
     plain = text.encode("utf-8", "backslashreplace").decode()
     return plain if len(plain) <= limit else plain[: limit - 1] + "…"
+
+
+def judge_access(paths: WorkdirPaths) -> None:
+    """Raise `InputError` if anything that is there could not be written later."""
+    for directory in (paths.logs, paths.claims):
+        if os.path.lexists(directory) and not os.path.isdir(directory):
+            raise InputError(
+                f"{directory} is not a directory: remove it, or use another --workdir"
+            )
+        _judge_mode(directory, os.R_OK | os.W_OK | os.X_OK)
+    for file in (
+        paths.toprocess,
+        paths.finished,
+        paths.failed,
+        paths.timeline,
+        paths.attempts,
+    ):
+        _judge_mode(file, os.R_OK | os.W_OK)
+
+
+def _judge_mode(path: str, mode: int) -> None:
+    if os.path.lexists(path) and not os.access(path, mode):
+        raise InputError(
+            f"{path} can't be read and written: change its permissions, or use another "
+            "--workdir"
+        )

@@ -38,6 +38,7 @@ from mpifarm.workdir.opening import (
     REMEDY,
     JudgedFile,
     Judgement,
+    judge_access,
     judge_snapshot,
     read_snapshot,
     shorten,
@@ -132,6 +133,7 @@ class Workdir:
         """
         paths = WorkdirPaths(os.path.abspath(path))
         make_root(paths.root)
+        judge_access(paths)
         workdir = cls(paths, tasks, farm, clock, machine or this_machine())
         with lock.hold(LOCK_TIMEOUT):
             snapshot = read_snapshot(paths)

@@ -135,9 +135,7 @@ def kill_a_worker(farm, rng):
     return 1
 
 
-def test_farms_whose_pools_parents_are_killed_finish_every_task_once(
-    farm, launch, rng
-):
+def test_farms_whose_pools_parents_are_killed_finish_every_task_once(farm, launch, rng):
     def kill(child):
         parents = wait_for_victims(farm, child, Part.PARENT)
         send_signal([rng.choice(sorted(p.pid for p in parents))] if parents else [], 9)

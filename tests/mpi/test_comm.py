@@ -41,7 +41,7 @@ def others(comm):
 
 def receive_from(comm, counts, deadline=30.0):
     """Messages by sender, once there are `counts[sender]` of each."""
-    received = {rank: [] for rank in range(comm.size)}
+    received: dict[int, list[object]] = {rank: [] for rank in range(comm.size)}
     end = time.monotonic() + deadline
     while any(len(received[rank]) < count for rank, count in counts.items()):
         assert time.monotonic() < end, {rank: len(m) for rank, m in received.items()}

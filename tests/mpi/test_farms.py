@@ -571,7 +571,7 @@ def test_a_rank_that_hangs_in_a_stop_is_given_up_and_its_tasks_go_back(farm, mpi
 def test_a_rank_that_was_suspended_for_a_while_goes_on(farm, mpirun):
     farm.write_list(["sleep 0.1; echo $PROC_NUMBER >> ran"] * 120)
     child = farm.start(launch_of(farm, mpirun))
-    wait_until(lambda: farm.finished())
+    wait_until(farm.finished)
     pid = farm.find_rank(1)
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)

@@ -10,7 +10,9 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -21,14 +23,14 @@ from mpifarm.pool import Pool
 from mpifarm.rank import RankParts
 from mpifarm.signals import SIGNALS, SignalInbox
 from mpifarm.surroundings import Surroundings, Voice
-from mpifarm.task import Outcome, Result
+from mpifarm.task import Lease, Outcome, Result
 from mpifarm.waiting import Clock
 from mpifarm.workdir import find_violations
 
 pytestmark = [pytest.mark.mpi(min_size=3), pytest.mark.timeout(60)]
 
 CPU_SHARE = 0.05
-"""Promised are 2 % of a core; that is for `make bench` to measure on a quiet machine."""
+"""Promised are 2 % of a core, on a machine that has nothing else to do."""
 
 ANSWER_SECONDS = 0.03
 """Of the median answer.  Promised are 10 ms, on a machine that is not full of ranks."""
@@ -38,10 +40,12 @@ class FakePool:
     """A pool whose commands end at once, or, those that are ``long``, when told to."""
 
     def __init__(self):
-        self.running = deque()
-        self.ended = []
+        self.running: deque[Lease] = deque()
+        self.ended: list[Result] = []
+        self.submitted: list[Lease] = []
         self.workers = 0
         self.over = False
+        self.look: Callable[[], None] = lambda: None
 
     def start(self, definition):
         self.workers = definition.workers
@@ -50,6 +54,7 @@ class FakePool:
         return 0 if self.over else self.workers * (1 + ahead) - len(self.running)
 
     def submit(self, lease):
+        self.submitted.append(lease)
         self.running.append(lease)
         if lease.command != "long":
             self.end(lease)
@@ -66,8 +71,13 @@ class FakePool:
             self.end(lease, outcome, status)
 
     def collect(self):
+        """As a pool's; called in each step of the rank's loop."""
+        self.look()
         ended, self.ended = self.ended, []
         return ended
+
+    def is_full(self):
+        return len(self.running) == self.workers > 0
 
     def terminate(self):
         self.over = True
@@ -102,9 +112,9 @@ class DeafToTerm(FakePool):
 class LiveFarm:
     """This rank's part of a farm, and where the farm is."""
 
-    comm: object
+    comm: Any
     directory: str
-    said: list = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
     @property
     def workdir(self):
@@ -182,31 +192,15 @@ def signals():
     os.close(inbox.fd)
 
 
-def signal_myself_when(condition, signum):
-    """A pool's method that sends this process a signal, once, when it is time."""
-    sent = []
+def signal_myself(when, signum):
+    """A look that sends this process a signal, once, when it is time."""
+    due = [signum]
 
     def look():
-        if not sent and condition():
-            os.kill(os.getpid(), signum)
-            sent.append(signum)
+        if due and when():
+            os.kill(os.getpid(), due.pop())
 
     return look
-
-
-class Watched:
-    """A pool that looks after something whenever its rank's loop takes a step."""
-
-    def __init__(self, pool, look):
-        self._pool = pool
-        self._look = look
-
-    def collect(self):
-        self._look()
-        return self._pool.collect()
-
-    def __getattr__(self, name):
-        return getattr(self._pool, name)
 
 
 # ---- work ---------------------------------------------------------------------------
@@ -225,11 +219,9 @@ def test_a_command_of_a_megabyte_runs_on_another_rank(live_farm, signals):
     commands = [f"{rank} " + "x" * 1_000_000 for rank in range(live_farm.comm.size)]
     live_farm.write_list(commands)
     pool = FakePool()
-    seen = []
-    pool.submit = lambda lease: (seen.append(lease), FakePool.submit(pool, lease))
     ended = live_farm.run(live_farm.parts(pool, signals, workers=1))
-    assert all(lease.command == commands[lease.taskid] for lease in seen)
-    assert len(seen) == 1
+    (lease,) = pool.submitted
+    assert lease.command == commands[lease.taskid]
     if live_farm.comm.rank == 0:
         assert ended == (ExitStatus.ALL_FINISHED, False)
 
@@ -277,8 +269,7 @@ def test_a_signal_to_any_rank_stops_all_and_everything_is_given_back(
     live_farm.write_list(["long"] * 50)
     pool = FakePool()
     if comm.rank == (comm.size - 1 if of_last_rank else 0):
-        look = signal_myself_when(lambda: len(pool.running) == 2, signum)
-        pool = Watched(pool, look)
+        pool.look = signal_myself(pool.is_full, signum)
     ended = live_farm.run(live_farm.parts(pool, signals))
     assert not pool.running
     if comm.rank == 0:
@@ -287,10 +278,9 @@ def test_a_signal_to_any_rank_stops_all_and_everything_is_given_back(
 
 def test_commands_deaf_to_term_are_killed_after_the_grace_time(live_farm, signals):
     live_farm.write_list(["long"] * 20)
-    pool, begun = DeafToTerm(), []
+    pool = DeafToTerm()
     if live_farm.comm.rank == 1:
-        watch = signal_myself_when(lambda: len(pool.running) == 2, signal.SIGUSR1)
-        pool = Watched(pool, watch)
+        pool.look = signal_myself(pool.is_full, signal.SIGUSR1)
     begun = time.monotonic()
     ended = live_farm.run(live_farm.parts(pool, signals, grace=0.5))
     assert not pool.running
@@ -310,9 +300,7 @@ def test_a_rank_that_never_answers_is_given_up_in_time_and_its_tasks_go_back(
         # it takes its leases, and is not heard again
         comm.send(0, Ready("host", 1, 2))
     if comm.rank == 0:
-        pool = Watched(
-            pool, signal_myself_when(lambda: len(pool.running) == 2, signal.SIGUSR1)
-        )
+        pool.look = signal_myself(pool.is_full, signal.SIGUSR1)
         begun = time.monotonic()
         status, lost = live_farm.run(live_farm.parts(pool, signals, grace=0.5))
         assert time.monotonic() - begun < 0.5 + 1 + 3
@@ -337,18 +325,20 @@ def test_a_rank_that_never_answers_is_given_up_in_time_and_its_tasks_go_back(
 def test_ranks_that_wait_for_two_seconds_use_next_to_no_cpu(live_farm, signals):
     live_farm.write_list(["long"] * 50)
     pool = FakePool()
-    times = []
+    times: list[tuple[float, float]] = []
 
     def look():
         now = (time.monotonic(), time.process_time())
-        if not times and len(pool.running) == 2:
+        if len(times) < 2 and pool.is_full() and now[0] > times_up():
             times.append(now)
-        elif times and len(times) == 1 and now[0] - times[0][0] > 2:
-            times.append(now)
-            if live_farm.comm.rank == 0:
+            if len(times) == 2 and live_farm.comm.rank == 0:
                 os.kill(os.getpid(), signal.SIGUSR1)
 
-    live_farm.run(live_farm.parts(Watched(pool, look), signals))
+    def times_up():
+        return times[0][0] + 2 if times else 0.0
+
+    pool.look = look
+    live_farm.run(live_farm.parts(pool, signals))
     (begun, cpu_begun), (ended, cpu_ended) = times
     share = (cpu_ended - cpu_begun) / (ended - begun)
     assert share < CPU_SHARE, f"rank {live_farm.comm.rank} used {share:.1%} of a core"

@@ -21,7 +21,7 @@ TASKS = 3 * MODULES
 def demo(tmp_path, farm_environment, farm_processes):
     """Start it in `tmp_path`, in the folder ``a demo``."""
     launcher = find_launcher()
-    env = farm_environment | dict(launcher.variables)
+    env = farm_environment | dict(launcher.variables if launcher else {})
 
     def start(*options):
         script = str(ROOT / "jobs" / "demo.py")

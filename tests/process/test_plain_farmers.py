@@ -15,7 +15,7 @@ import pytest
 from tests.support import wait_until
 
 TASKS = 2000
-SHORTER = 300
+SHORTER = 200
 """Where a farmer is stopped in the middle: stopping and going on takes time too."""
 
 WORKERS = "4"
@@ -58,7 +58,7 @@ def started_by_mpifarm(place):
     return [start for start in starts(place) if start.farm != "plain"]
 
 
-def await_both_at_work(place, share=25):
+def await_both_at_work(place, share=15):
     """Until each of the two has started so many."""
 
     def both():
@@ -127,7 +127,7 @@ def stop_by_kill(place, farm):
 
 @pytest.mark.parametrize(
     ("stop", "options"),
-    [(stop_by_usr1, ()), (stop_by_timeout, ("--timeout", "2")), (stop_by_kill, ())],
+    [(stop_by_usr1, ()), (stop_by_timeout, ("--timeout", "1")), (stop_by_kill, ())],
     ids=["USR1", "timeout", "kill"],
 )
 def test_mpifarm_stopped_in_the_middle_goes_on_beside_a_plain_farmer(
@@ -174,7 +174,7 @@ def kill_plain(place, plain):
     ("stop", "options"),
     [
         (stop_plain_by_usr1, ()),
-        (await_plain_end, ("--timeout", "2")),
+        (await_plain_end, ("--timeout", "1")),
         (kill_plain, ()),
     ],
     ids=["USR1", "timeout", "kill"],
@@ -224,30 +224,30 @@ def test_a_finished_task_that_a_plain_farmer_puts_back_never_runs_again(
 
 
 def test_a_plain_farmer_goes_on_where_mpifarm_was_stopped(create_place, plain_farmer):
-    place = create_list(create_place, 120)
+    place = create_list(create_place, 80)
     farm = place.start("--proc", WORKERS)
     place.await_notes("starts", 30)
     farm.send_signal(signal.SIGTERM)
     assert farm.wait(10) == 75
     assert place.start_plain(plain_farmer, "--proc", "2").wait() == 0
-    assert_nothing_is_lost(place, 120)
-    assert len(place.timeline()) == 120
+    assert_nothing_is_lost(place, 80)
+    assert len(place.timeline()) == 80
     assert place.run() == 0
 
 
 def test_mpifarm_goes_on_where_a_plain_farmer_was_stopped(create_place, plain_farmer):
-    place = create_list(create_place, 400, seconds=0, plain_seconds=0)
+    place = create_list(create_place, 100)
     plain = place.start_plain(plain_farmer, "--proc", "2")
     place.await_notes("starts", 30)
     stop_plain_by_usr1(place, plain)
-    lost = set(range(400)) - set(place.ids("finished")) - set(place.ids("toprocess"))
+    lost = set(range(100)) - set(place.ids("finished")) - set(place.ids("toprocess"))
     assert place.run() == (3 if lost else 0)
     assert_mpifarm_kept_its_promises(place)
-    assert {*place.ids("finished"), *lost} == set(range(400))
+    assert {*place.ids("finished"), *lost} == set(range(100))
 
 
 def test_both_meet_in_the_lock_area_of_the_environment(create_place, plain_farmer):
-    place = create_list(create_place, 150)
+    place = create_list(create_place, 100)
     area = place.directory / "area"
     area.mkdir()
     place.environment["SCRATCH"] = str(area)
@@ -255,7 +255,7 @@ def test_both_meet_in_the_lock_area_of_the_environment(create_place, plain_farme
     plain = place.start_plain(plain_farmer, "--proc", "2")
     assert farm.wait() in (0, 3)
     assert plain.wait() == 0
-    assert_nothing_is_lost(place, 150)
+    assert_nothing_is_lost(place, 100)
     assert_mpifarm_kept_its_promises(place)
-    assert sorted(start.taskid for start in starts(place)) == list(range(150))
+    assert sorted(start.taskid for start in starts(place)) == list(range(100))
     assert len(list(area.iterdir())) == 1

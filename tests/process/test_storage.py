@@ -132,6 +132,13 @@ def test_a_disk_that_fills_up_stops_the_farm_and_damages_nothing(
     assert_the_next_start_finishes(place, 200)
 
 
+def told_as_unrecorded(farm):
+    """The ids that the farm says could not be recorded."""
+    said = [e for e in farm.text().splitlines() if "could not be recorded" in e]
+    words = " ".join(said).replace(",", "").split()
+    return {int(word) for word in words if word.isdigit()}
+
+
 def test_what_a_full_disk_kept_from_being_recorded_is_told(
     create_place, create_disk, farm_token
 ):
@@ -141,8 +148,7 @@ def test_what_a_full_disk_kept_from_being_recorded_is_told(
     wait_until(lambda: len(place.ids("finished")) >= 8)
     disk.fill()
     assert_it_stopped(place, farm, farm_token)
-    said = next(e for e in farm.text().splitlines() if "could not be recorded" in e)
-    told = {int(word.strip(",")) for word in said.split() if word.strip(",").isdigit()}
+    told = told_as_unrecorded(farm)
     assert told
     # what stands in a file was recorded, and will not run again
     assert not told & {*place.ids("finished"), *place.ids("failed")}
@@ -269,6 +275,20 @@ def test_logs_that_are_removed_fail_no_task(create_place, farm_token):
     assert_it_stopped(place, farm, farm_token)
     assert place.content("failed") == b""
     assert_the_next_start_finishes(place, 60)
+
+
+def test_what_stands_in_a_file_is_not_told_as_unrecorded(create_place, farm_token):
+    # the table of attempts comes last: what it says no more has been recorded
+    place = create_place(notes_ids(60))
+    farm = place.start("--proc", "4")
+    wait_until(lambda: len(place.ids("finished")) >= 4)
+    (place.workdir / "attempts.tsv").unlink()
+    (place.workdir / "attempts.tsv").mkdir()
+    assert farm.wait() in (0, 75)
+    wait_until(lambda: not survivors(farm_token), 5)
+    told = told_as_unrecorded(farm)
+    assert not told & {*place.ids("finished"), *place.ids("failed")}
+    assert place.violations() == []
 
 
 def test_a_claim_that_is_removed_stops_the_farm(create_place, farm_token):

@@ -196,7 +196,7 @@ def test_a_reader_that_was_never_there_does_not_end_the_farm(create_place):
 
 @pytest.mark.parametrize("redirection", ["> pipe", "> pipe 2>&1", "2> pipe"])
 def test_a_pipe_that_nobody_reads_does_not_hold_up_the_farm(create_place, redirection):
-    place = create_place(["true"] * 3000)
+    place = create_place(["true"] * 1500)
     os.mkfifo(place.directory / "pipe")
     reader = os.open(place.directory / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -204,7 +204,7 @@ def test_a_pipe_that_nobody_reads_does_not_hold_up_the_farm(create_place, redire
         before = through(f'exec "$@" {redirection}')
         assert place.run("--verbose", before=before) == 0
         assert time.monotonic() - begun < 30
-        assert sorted(place.ids("finished")) == list(range(3000))
+        assert sorted(place.ids("finished")) == list(range(1500))
     finally:
         os.close(reader)
 

@@ -1,0 +1,149 @@
+"""What a rank imports: a thousand of them read it from one shared file system at once.
+
+Rules of this file: modules are looked at when the process ends, in the process that
+the command line started, not in its workers.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import ROOT, Launch, clean_environment, find_launcher
+
+TELL_MODULES = """
+import os, sys
+before = set(sys.modules)
+from mpifarm.cli import main
+try:
+    main()
+finally:
+    name = os.environ.get("PMI_RANK") or os.environ.get("OMPI_COMM_WORLD_RANK", "0")
+    with open("modules." + name, "w") as file:
+        file.write(" ".join(set(sys.modules) - before))
+"""
+"""A command line whose process leaves the names of its modules in a file."""
+
+OF_RANK_0 = {
+    "filelock",
+    "hashlib",
+    "json",
+    "mpifarm.conductor",
+    "mpifarm.coordinator",
+    "mpifarm.first_rank",
+    "mpifarm.lock",
+    "mpifarm.report",
+    "mpifarm.tasklists",
+    "mpifarm.workdir",
+}
+"""What belongs to the list, the workdir and their files."""
+
+OF_NOBODY = {
+    "asyncio",
+    "concurrent.futures",
+    "email",
+    "http",
+    "importlib.metadata",
+    "mpi4py.futures",
+    "mpi4py.util",
+    "multiprocessing",
+    "numpy",
+    "sqlite3",
+    "ssl",
+    "subprocess",
+    "unittest",
+    "urllib.request",
+}
+"""Costly ones that a farm has no use for: on no rank."""
+
+OF_RUNNERS = {"mpifarm.runners", "mpifarm.shellwords", "shutil", "tempfile"}
+"""What the pool's parent imports, while its rank goes on into MPI."""
+
+OF_MPI = {"ctypes", "mpi4py"}
+
+
+def farm_modules(directory, launch_of):
+    """The modules that each rank of a small farm has imported when it ends, by rank."""
+    (directory / "tasks.txt").write_text("sleep 0.05\n" * 12)
+    launch = launch_of([sys.executable, "-c", TELL_MODULES, "tasks.txt", "-n", "2"])
+    subprocess.run(launch.argv, env=launch.env, cwd=directory, check=True, timeout=60)
+    files = sorted(directory.glob("modules.*"))
+    return [set(file.read_text().split()) for file in files]
+
+
+def base_environment():
+    return {**clean_environment(os.environ), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What the two ranks of a farm have imported."""
+    launcher = find_launcher()
+    if launcher is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    directory = tmp_path_factory.mktemp("ranks")
+    return farm_modules(directory, lambda argv: launcher(base_environment(), 2, *argv))
+
+
+def among(names, modules):
+    """Those of `names` that are among `modules`; a package by any module of it."""
+    packages = {part for module in modules for part in _with_packages(module)}
+    return names & packages
+
+
+def _with_packages(module):
+    parts = module.split(".")
+    return {".".join(parts[: count + 1]) for count in range(len(parts))}
+
+
+def test_the_package_by_itself_imports_nothing():
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); before = set(sys.modules); "
+        "import mpifarm; print(sorted(set(sys.modules) - before))"
+    )
+    # -I -S: nothing of the environment is imported first
+    argv = [sys.executable, "-I", "-S", "-c", program]
+    told = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout == "['mpifarm']\n"
+
+
+def test_rank_0_alone_imports_what_list_workdir_and_lock_need(ranks):
+    first, other = ranks
+    assert among(OF_RANK_0, other) == set()
+    # or the names above would be out of date, and this test empty
+    assert among(OF_RANK_0, first) == OF_RANK_0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_no_rank_imports_what_a_farm_has_no_use_for(ranks, rank):
+    assert among(OF_NOBODY, ranks[rank]) == set()
+
+
+def test_another_rank_leaves_the_import_of_the_runners_to_its_pool(ranks):
+    assert among(OF_RUNNERS, ranks[1]) == set()
+    assert among(OF_MPI, ranks[1]) == OF_MPI
+
+
+def test_a_farm_without_a_launcher_imports_no_mpi(tmp_path):
+    (alone,) = farm_modules(tmp_path, lambda argv: Launch(argv, base_environment()))
+    assert "mpifarm.farm" in alone
+    assert among(OF_MPI, alone) == set()
+
+
+@pytest.mark.parametrize("options", [["--help"], ["--version"], ["--proc", "0", "x"]])
+def test_a_command_line_that_starts_no_farm_imports_none(tmp_path, options):
+    argv = [sys.executable, "-c", TELL_MODULES, *options]
+    subprocess.run(
+        argv,
+        env=base_environment(),
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+    modules = set((tmp_path / "modules.0").read_text().split())
+    assert "mpifarm.arguments" in modules
+    assert (
+        among(OF_MPI | OF_RANK_0 | {"mpifarm.farm", "mpifarm.pool"}, modules) == set()
+    )
