@@ -163,7 +163,11 @@ def _notes_of(conductor: Conductor) -> list[str]:
     if lost:
         ranks = ", ".join(map(str, lost))
         notes.append(f"ranks that did not answer and were given up: {ranks}")
-    unrecorded = conductor.coordinator.unrecorded
+    unrecorded = [
+        taskid
+        for taskid in conductor.coordinator.unrecorded
+        if not conductor.workdir.has_record_of(taskid)
+    ]
     if unrecorded:
         first = ", ".join(map(str, unrecorded[:10]))
         more = f" and {len(unrecorded) - 10} more" if len(unrecorded) > 10 else ""

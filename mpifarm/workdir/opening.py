@@ -166,7 +166,8 @@ def describe_alien(path: str, found: AlienLine, tasks: Sequence[str]) -> str:
 
 def _from_the_difference(was: str, now: str, before: int = 30) -> tuple[str, str]:
     """Both texts short enough for a message, with the place where they differ."""
-    same = len(os.path.commonprefix([was, now]))
+    places = range(min(len(was), len(now)))
+    same = next((place for place in places if was[place] != now[place]), len(places))
     if same <= before:
         return shorten(was), shorten(now)
     start = same - before

@@ -556,6 +556,10 @@ class Workdir:
         """The ids that this farm holds."""
         return frozenset(self._claim.held)
 
+    def has_record_of(self, taskid: int) -> bool:
+        """Whether the task stands in ``finished`` or ``failed``, by the last look."""
+        return taskid in self._finished or taskid in self._failed
+
     @property
     def recorded(self) -> tuple[int, int]:
         """How many tasks stand in ``finished`` and in ``failed``, by the last look."""
