@@ -29,7 +29,7 @@ def commands(module: Path, folder: Path) -> Iterator[str]:
     yield f"wc -lwc {source}"
     bytecode = quote(str(folder / "bytecode"))
     python = quote(sys.executable)
-    yield f"PYTHONPYCACHEPREFIX={bytecode} {python} -m py_compile {source}"
+    yield f"PYTHONPYCACHEPREFIX={bytecode} {python} -B -m py_compile {source}"
 
 
 def write_tasklist(modules: list[Path], folder: Path) -> Path:

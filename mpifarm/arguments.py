@@ -44,9 +44,10 @@ exit status:
   0   all tasks of the list are finished
   1   nothing is left to do; some tasks failed
   2   the command line or an input is wrong; nothing was started
-  3   nothing is left to start; some tasks are with other farmers, or lost
+  3   nothing is left to start; some tasks are with other farmers, or were lost
+      by a plain one
   70  a defect of mpifarm
-  75  tasks are left (a signal, a timeout, a full disk): run it again
+  75  tasks are left: give the same command again to go on
 
 signals, sent to any rank, act on the whole farm:
   USR1       stop: end what runs, put it back, exit 75 (as --timeout does)
@@ -252,10 +253,10 @@ def _add_old_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verbose",
         "-v",
-        metavar="BOOL",
+        metavar="[BOOL]",
         type=_yes_or_no,
         default=False,
-        help="log what happens in detail; the value may be left out",
+        help="a line for each task; the value may be left out",
     )
     parser.add_argument(
         "--runner",
@@ -376,7 +377,9 @@ def _yes_or_no(word: str) -> bool:
 
 def _mpi(word: str) -> str:
     if word not in ("auto", "off"):
-        raise _usage_error(f"--mpi is 'auto' or 'off', not {word!r}")
+        raise _usage_error(
+            f"--mpi is 'auto' or 'off', not {word!r}: is its value missing?"
+        )
     return word
 
 
@@ -409,8 +412,14 @@ def _unexpected(extra: Sequence[str], words: Sequence[str]) -> InputError:
     )
 
 
+_OTHERS_WORKERS = frozenset({"--workers", "--jobs", "-j", "--ntasks", "-P", "--np"})
+"""What other tools call --proc."""
+
+
 def _near(word: str, likeness: float) -> str:
     name = word.partition("=")[0]
+    if name in _OTHERS_WORKERS:
+        return ", did you mean --proc?"
     options = (*OLD_OPTIONS, *NEW_OPTIONS)
     near = difflib.get_close_matches(name, options, n=1, cutoff=likeness)
     return f", did you mean {near[0]}?" if near else ""

@@ -156,5 +156,6 @@ def _remedy(environ: Mapping[str, str]) -> str:
         )
     return (
         "Start it with the mpirun of the MPI library that mpi4py uses "
-        "('python -m mpi4py --mpi-library' names it), or use '--mpi off'."
+        "('python -m mpi4py --mpi-library' names it); '--mpi off' farms separately "
+        "on purpose."
     )

@@ -57,6 +57,7 @@ class Conductor:
         self._clock = Clock()
         probe = parts.comm.has_message if parts.comm else None
         self._waiter = Waiter(self._signals.fd, probe)
+        self._announced = coordinator.phase
         self._transaction: Transact | None = None
         self._wanted_since = 0.0
         self._heartbeat_at = self._clock.now + HEARTBEAT_SECONDS
@@ -102,6 +103,8 @@ class Conductor:
     # ---- out -----------------------------------------------------------------------
 
     def _perform(self, loop: RankLoop) -> bool:
+        if self.coordinator.phase is not self._announced:
+            self._announce()
         effects = self.coordinator.decide(self._clock.now)
         for effect in effects:
             match effect:
@@ -187,13 +190,12 @@ class Conductor:
         if self._verbose:
             self._voice.say(
                 f"task={result.taskid} attempt={result.attempt} rank={rank} "
-                f"worker={result.worker} outcome={result.outcome.value!r} "
+                f"worker={result.worker} outcome={result.outcome.value} "
                 f"status={result.status} seconds={result.seconds:.3f}"
             )
 
     def _fail(self, error: StorageError) -> None:
         self._transaction = None
-        self._voice.say(str(error))
         self.coordinator.on_storage_failed(str(error), self._clock.now)
 
     def _complain_of_lock(self) -> None:
@@ -244,14 +246,28 @@ class Conductor:
     def progress(self) -> str:
         """The state of things in one line."""
         finished, failed = self.workdir.recorded
-        running = sum(len(rank.leases) for rank in self.coordinator.ranks.values())
         return progress_line(
             len(self.coordinator.commands),
             finished,
             failed,
-            running,
+            self._running(),
             self.tally.rate(self._clock.now),
         )
+
+    def _running(self) -> int:
+        ranks = self.coordinator.ranks.values()
+        return sum(min(len(rank.leases), rank.workers) for rank in ranks)
+
+    def _announce(self) -> None:
+        """Say at once what a signal, a drain file or a failure has begun."""
+        phase, self._announced = self.coordinator.phase, self.coordinator.phase
+        if phase is Phase.DRAINING:
+            what = f"nothing more is started, {self._running()} tasks still run"
+        elif phase is Phase.STOPPING:
+            what = f"{self._running()} running tasks are ended, to run again"
+        else:
+            return
+        self._voice.say(f"{self.coordinator.reason}: {what}")
 
     def _wait(self, loop: RankLoop) -> None:
         now = self._clock.now

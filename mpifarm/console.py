@@ -16,6 +16,9 @@ LIVE_SECONDS = 0.5
 LOG_SECONDS = 30.0
 """Between two progress lines in a log."""
 
+FIRST_LOG_SECONDS = 5.0
+"""Until the first of them."""
+
 PATIENCE_SECONDS = 1.0
 """How long the end of a farm waits for a slow reader."""
 
@@ -72,6 +75,13 @@ def _reopen_without_blocking(fd: int) -> int:
     return fd
 
 
+def _columns_of(fd: int) -> int:
+    try:
+        return os.get_terminal_size(fd).columns or 80
+    except OSError:
+        return 80
+
+
 class Console:
     """Standard output and error of this process; silent unless it `speaks`.
 
@@ -85,7 +95,9 @@ class Console:
         self._out = Stream(out)
         self._err = Stream(err)
         self._is_terminal = speaks and is_terminal and os.isatty(out)
-        self._shown_at = 0.0 if self._is_terminal else time.monotonic()
+        self._columns = _columns_of(out) if self._is_terminal else 0
+        first = 0.0 if self._is_terminal else FIRST_LOG_SECONDS
+        self._show_at = time.monotonic() + first
         self._live = False
 
     def say(self, line: str) -> None:
@@ -100,11 +112,12 @@ class Console:
     def show(self, line: str) -> None:
         """The state of things: live on a terminal, now and then in a log."""
         now = time.monotonic()
-        if now - self._shown_at < (LIVE_SECONDS if self._is_terminal else LOG_SECONDS):
+        if now < self._show_at:
             return
-        self._shown_at = now
+        self._show_at = now + (LIVE_SECONDS if self._is_terminal else LOG_SECONDS)
         if self._is_terminal:
-            self.say_whole(f"\r\x1b[K{line}")
+            # A line that wraps can't be taken back.
+            self.say_whole(f"\r\x1b[K{line[: self._columns - 1]}")
             self._live = True
         else:
             self.say(line)

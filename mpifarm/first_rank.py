@@ -21,6 +21,7 @@ from mpifarm.runners import find_runner
 from mpifarm.tasklists import TaskList, open_tasklist
 from mpifarm.workdir import Counts, Workdir, make_root
 
+MOST_FAILED_SHOWN = 10
 CONCLUDE_SECONDS = 10.0
 """How long the end of a farm waits for the lock."""
 
@@ -47,7 +48,7 @@ def farm_from_rank_0(parts: RankParts) -> tuple[ExitStatus, bool]:
     workdir = Workdir.open(path, tasks.tasks, lock, farm)
     definition = FarmDefinition(farm, path, runner, settings.grace)
     conductor = _create_conductor(parts, tasks, workdir, lock, definition, begun)
-    for line in _opening(parts, tasks, lock, definition):
+    for line in _opening(parts, conductor):
         voice.say(line)
     conductor.run(parts.create_loop(conductor.hear, begun))
     return _conclude(conductor, parts, begun), bool(conductor.lost_ranks())
@@ -80,16 +81,21 @@ def _create_conductor(
     return Conductor(coordinator, workdir, lock, tally, parts)
 
 
-def _opening(
-    parts: RankParts, tasks: TaskList, lock: WorkdirLock, definition: FarmDefinition
-) -> Sequence[str]:
+def _opening(parts: RankParts, conductor: Conductor) -> Sequence[str]:
+    definition = conductor.coordinator.definition
     size, workers = _size(parts), parts.settings.workers
-    return (
-        f"farm {definition.farm}: {len(tasks)} tasks of {parts.settings.tasklist}",
-        f"{size} {'rank' if size == 1 else 'ranks'} of {workers} workers",
-        f"workdir {definition.workdir}",
-        lock.describe(),
+    total = len(conductor.coordinator.commands)
+    finished, failed = conductor.workdir.recorded
+    before = f", {finished} finished and {failed} failed before"
+    what = (
+        f"farm {definition.farm}: {total} {'task' if total == 1 else 'tasks'} of "
+        f"{parts.settings.tasklist}{before if finished or failed else ''}"
     )
+    where = (
+        f"{size} {'rank' if size == 1 else 'ranks'} of {workers} "
+        f"{'worker' if workers == 1 else 'workers'}, workdir {definition.workdir}"
+    )
+    return what, where, conductor.lock.describe()
 
 
 def _conclude(conductor: Conductor, parts: RankParts, begun: float) -> ExitStatus:
@@ -97,7 +103,9 @@ def _conclude(conductor: Conductor, parts: RankParts, begun: float) -> ExitStatu
     workdir, coordinator = conductor.workdir, conductor.coordinator
     notes = _notes_of(conductor)
     status = ExitStatus.RUN_AGAIN
-    standing = Standing(len(coordinator.commands), *workdir.recorded, 0, 0)
+    standing = Standing(
+        len(coordinator.commands), *workdir.recorded, 0, 0, is_complete=False
+    )
     failed: list[FailedTask] = []
     try:
         # A disk that has failed once isn't waited for again.
@@ -105,7 +113,7 @@ def _conclude(conductor: Conductor, parts: RankParts, begun: float) -> ExitStatu
         with conductor.lock.hold(timeout=patience):
             counts = workdir.counts()
             standing = _standing(counts)
-            failed = _failed_tasks(conductor, counts)
+            failed = _failed_tasks(conductor, parts.settings.workdir, counts)
             if not workdir.close():
                 notes.append(
                     "the tasks that this farm still held stand in its claim; the next "
@@ -114,7 +122,8 @@ def _conclude(conductor: Conductor, parts: RankParts, begun: float) -> ExitStatu
         if not coordinator.storage_failed:
             status = standing.exit_status
     except FarmError as error:
-        notes.append(str(error))
+        if not coordinator.storage_failed:
+            notes.append(str(error))
     now = time.monotonic()
     summary = Summary(
         farm=coordinator.definition.farm,
@@ -135,7 +144,8 @@ def _conclude(conductor: Conductor, parts: RankParts, begun: float) -> ExitStatu
     try:
         workdir.write_result(summary.payload())
     except FarmError as error:
-        parts.around.voice.complain(str(error))
+        if not coordinator.storage_failed:
+            parts.around.voice.complain(str(error))
     return status
 
 
@@ -149,11 +159,15 @@ def _standing(counts: Counts) -> Standing:
     )
 
 
-def _failed_tasks(conductor: Conductor, counts: Counts) -> list[FailedTask]:
-    statuses, paths = conductor.tally.statuses, conductor.workdir.paths
+def _failed_tasks(
+    conductor: Conductor, workdir: str, counts: Counts
+) -> list[FailedTask]:
+    """The first of this farm, then those of earlier ones."""
+    statuses = conductor.tally.statuses
+    before = [taskid for taskid in counts.first_failed if taskid not in statuses]
     return [
-        FailedTask(taskid, statuses.get(taskid), paths.log(taskid))
-        for taskid in counts.first_failed
+        FailedTask(taskid, statuses.get(taskid), f"{workdir}/logs/log_{taskid}")
+        for taskid in [*statuses, *before][:MOST_FAILED_SHOWN]
     ]
 
 

@@ -91,7 +91,9 @@ def _area_file_name(workdir: str) -> str:
 
 def _check_area(path: str, source: str) -> None:
     area = os.path.dirname(path)
-    if not os.path.isdir(area):
+    if not os.path.exists(area):
+        trouble = "does not exist"
+    elif not os.path.isdir(area):
         trouble = "is not a directory"
     elif not os.path.exists(path) and not os.access(area, os.W_OK | os.X_OK):
         trouble = "can't be written"

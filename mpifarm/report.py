@@ -15,14 +15,14 @@ from mpifarm.task import Outcome, Result
 
 MEANINGS = {
     ExitStatus.ALL_FINISHED: "all tasks of the list are finished",
-    ExitStatus.SOME_FAILED: "nothing is left to do, but some tasks failed",
+    ExitStatus.SOME_FAILED: "nothing is left to do; some tasks failed",
     ExitStatus.BAD_INPUT: "the command line or an input is wrong",
     ExitStatus.WITH_OTHERS: (
-        "nothing is left to start, but some tasks are with other farmers or were "
-        "lost by one"
+        "nothing is left to start; some tasks are with other farmers, or were lost by "
+        "a plain one"
     ),
     ExitStatus.DEFECT: "a defect of mpifarm",
-    ExitStatus.RUN_AGAIN: "tasks are left: run the same command again to go on",
+    ExitStatus.RUN_AGAIN: "tasks are left: give the same command again to go on",
 }
 """The exit statuses in words."""
 
@@ -39,6 +39,8 @@ class Standing(NamedTuple):
     toprocess: int
     elsewhere: int
     """With other farmers, or in no file."""
+    is_complete: bool = True
+    """Whether all could be counted; if not, `toprocess` and `elsewhere` are 0."""
 
     @property
     def exit_status(self) -> ExitStatus:
@@ -61,7 +63,9 @@ class FailedTask(NamedTuple):
 
     def in_words(self) -> str:
         """For a line of the summary."""
-        status = "before" if self.status is None else status_in_words(self.status)
+        status = "failed in an earlier farm"
+        if self.status is not None:
+            status = status_in_words(self.status)
         return f"task {self.taskid}: {status}, see {self.log}"
 
 
@@ -162,29 +166,49 @@ class Summary:
 
     def lines(self) -> list[str]:
         """What is said at the end."""
-        standing, tally = self.standing, self.tally
-        lines = [
-            (
-                f"{standing.finished} finished, {standing.failed} failed, "
-                f"{standing.toprocess} to process, {standing.elsewhere} with others; "
-                f"{standing.total} tasks in all"
-            ),
-            (
-                f"this farm ran {tally.ran} in {duration_in_words(self.seconds)} "
-                f"({self._rate():.3g} tasks/s) with {tally.worker_count} workers on "
-                f"{self.ranks} {'rank' if self.ranks == 1 else 'ranks'}, "
-                f"{100 * self.busy_share:.0f} % of their time in tasks"
-            ),
-        ]
+        standing = self.standing
+        lines = [self._counts_line(), self._work_line()]
         lines += [f"failed: {task.in_words()}" for task in self.failed]
         unshown = standing.failed - len(self.failed)
         if unshown > 0:
             lines.append(f"failed: {unshown} more, see {self.workdir}/failed")
+        if self.status is ExitStatus.SOME_FAILED:
+            lines.append(
+                f"to run what failed again: mv {self.workdir}/failed "
+                f"{self.workdir}/toprocess, and the same command"
+            )
         lines += self.notes
         if self.reason:
             lines.append(f"ended early: {self.reason}")
         lines.append(f"exit status {self.status.value}: {MEANINGS[self.status]}")
         return lines
+
+    def _counts_line(self) -> str:
+        standing = self.standing
+        if not standing.is_complete:
+            return (
+                f"{standing.finished} finished and {standing.failed} failed were "
+                f"recorded, of {standing.total} tasks; the rest can't be counted now"
+            )
+        return (
+            f"{standing.finished} finished, {standing.failed} failed, "
+            f"{standing.toprocess} to process, {standing.elsewhere} with others; "
+            f"{standing.total} {'task' if standing.total == 1 else 'tasks'} in all"
+        )
+
+    def _work_line(self) -> str:
+        tally = self.tally
+        if not tally.ran:
+            left = self.status is ExitStatus.RUN_AGAIN
+            what = "recorded nothing" if left else "had nothing to run"
+            return f"this farm {what}, in {duration_in_words(self.seconds)}"
+        return (
+            f"this farm ran {tally.ran} in {duration_in_words(self.seconds)} "
+            f"({self._rate():.3g} tasks/s) with {tally.worker_count} "
+            f"{'worker' if tally.worker_count == 1 else 'workers'} on {self.ranks} "
+            f"{'rank' if self.ranks == 1 else 'ranks'}, "
+            f"{100 * self.busy_share:.0f} % of their time in tasks"
+        )
 
     def payload(self) -> dict[str, object]:
         """``result.json``, version 1."""

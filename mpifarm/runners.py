@@ -154,7 +154,9 @@ def find_runner(name: str) -> RunnerDefinition:
     """The definition of a runner by its name (``--runner``); InputError: no such."""
     known = {"default": RunnerDefinition()}
     if name not in known:
-        raise InputError(f"unknown runner {name!r}; there are: {', '.join(known)}")
+        raise InputError(
+            f"there is no runner {name!r} for --runner, only: {', '.join(known)}"
+        )
     return known[name]
 
 

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import Enum
@@ -171,6 +170,16 @@ class FarmDriver:
         """The pids of those."""
         return [member.pid for member in self.members(*parts)]
 
+    def members_under(self, pid: int) -> list[Member]:
+        """A process and all that it has started, but for what has lost its parent."""
+        members = self.members()
+        found = {pid}
+        while True:
+            more = {m.pid for m in members if m.parent in found} - found
+            if not more:
+                return [member for member in members if member.pid in found]
+            found |= more
+
     def find_rank(self, rank: int) -> int | None:
         """The pid of the rank's process; None while there is none."""
         ranks = self.members(Part.RANK)
@@ -269,8 +278,3 @@ class FarmDriver:
 def assert_ends(child: Child, status: int, deadline: float = 60.0) -> None:
     """The process ends with this exit status."""
     assert child.wait(deadline) == status, child.text()
-
-
-def repeated(ids: Iterable[int]) -> list[int]:
-    """Those that are there more than once."""
-    return [taskid for taskid, count in Counter(ids).items() if count > 1]

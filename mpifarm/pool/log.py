@@ -24,7 +24,10 @@ class TaskLog:
         self._text: TextIO | None = None
         self._fd = os.open(path, _FLAGS, 0o666)
         if os.fstat(self._fd).st_size:
-            self._append_line(f"started again, attempt {attempt}, {_now_and_here()}")
+            farm = os.environ.get("MPIFARM_FARM", "")
+            self._append_line(
+                f"started again, attempt {attempt} of farm {farm}, {_now_and_here()}"
+            )
 
     def fileno(self) -> int:
         """The descriptor; what was written as text before is in the file already."""

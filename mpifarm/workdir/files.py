@@ -5,6 +5,7 @@ that a test can end the farm between any two of them.  What can't be done raises
 `StorageError`, and leaves the file as it was.  The caller holds the lock.
 """
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,9 +16,17 @@ from mpifarm.errors import StorageError
 Chunk = bytes | memoryview
 
 
+_REMEDIES = {
+    errno.ENOSPC: "; make room, then give the same command again",
+    errno.EDQUOT: "; make room, then give the same command again",
+    errno.ENOENT: "; was the workdir moved or removed?",
+}
+
+
 def storage_error(action: str, path: str, error: OSError) -> StorageError:
     """The sentence for what the system refused."""
-    return StorageError(f"can't {action} {path}: {error.strerror or error}")
+    remedy = _REMEDIES.get(error.errno or 0, "")
+    return StorageError(f"can't {action} {path}: {error.strerror or error}{remedy}")
 
 
 @contextmanager

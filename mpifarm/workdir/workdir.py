@@ -634,6 +634,8 @@ def make_root(root: str) -> None:
         files.make_directory(root)
     except OSError as error:
         why = error.strerror or error
+        if isinstance(error, FileNotFoundError):
+            why = f"there is no {os.path.dirname(root)}, create it first (mkdir -p)"
         raise InputError(f"can't create the workdir {root}: {why}") from error
     if not os.path.isdir(root):
         raise InputError(f"the workdir {root} is not a directory")

@@ -88,7 +88,7 @@ def wait_for_victims(farm, child, part):
 def kill_in_rounds(farm, launch, rng, kill):
     """Farms, killed one after the other until there were `KILLS`; each list to its end.
 
-    ``kill(child)`` kills, and says whether there was something to kill.
+    ``kill(child)`` says how many it has killed.
     """
     kills = 0
     write_next_list(farm)
@@ -137,16 +137,15 @@ def kill_a_worker(farm, rng):
 
 def test_farms_whose_pools_parents_are_killed_finish_every_task_once(farm, launch, rng):
     def kill(child):
-        parents = wait_for_victims(farm, child, Part.PARENT)
-        send_signal([rng.choice(sorted(p.pid for p in parents))] if parents else [], 9)
-        if parents and isinstance(launch, list):
-            status = child.wait(20)
-            # it may have been at its end already
-            assert status in (0, 75), child.text()
-        elif parents:
-            # the other ranks go on
-            assert_ends(child, 0)
-        return bool(parents)
+        parents = sorted(p.pid for p in wait_for_victims(farm, child, Part.PARENT))
+        # under mpirun the other ranks go on
+        victims = rng.sample(parents, min(len(parents), rng.choice([1, 2, 3])))
+        for victim in victims if len(parents) > 1 else parents:
+            send_signal([victim], signal.SIGKILL)
+            time.sleep(rng.uniform(0.0, 0.2))
+        # alone it may have been at its end already
+        assert child.wait(30) in ((0, 75) if len(parents) < RANKS else (0,))
+        return len(victims)
 
     kill_in_rounds(farm, launch, rng, kill)
     assert overlaps(farm) == []
@@ -264,6 +263,24 @@ def test_a_start_right_after_a_kill_takes_everything_back(farm, launch):
     farm.run(launch, 0)
     farm.assert_all_finished()
     send_signal(left, signal.SIGKILL)
+    farm.wait_until_gone(5)
+
+
+def test_a_farm_takes_over_what_a_killed_one_beside_it_held(farm, launch):
+    waits = "touch started.$PROC_NUMBER; while [ ! -e go ]; do sleep 0.05; done"
+    farm.write_list([waits] * 40)
+    killed = farm.start(launch)
+    farm.wait_for_marks("started", WORKERS)
+    other = farm.start(launch)
+    farm.wait_for_marks("started", 2 * WORKERS)
+    members = farm.members_under(killed.pid)
+    commands = [member.pid for member in members if member.part is Part.COMMAND]
+    send_signal({member.pid for member in members} - set(commands), signal.SIGKILL)
+    send_signal(commands, signal.SIGKILL)
+    killed.wait()
+    farm.allow()
+    assert_ends(other, 0)
+    farm.assert_all_finished()
     farm.wait_until_gone(5)
 
 

@@ -128,6 +128,20 @@ def test_a_log_gets_whole_lines_and_no_terminal_codes(farm, mpirun):
     assert lines[-1] == "mpifarm: exit status 0: all tasks of the list are finished"
 
 
+def test_two_farms_under_mpirun_share_a_list(farm, mpirun):
+    farm.write_list(["sleep 0.05; echo $PROC_NUMBER >> ran"] * 150)
+    children = [farm.start(launch_of(farm, mpirun, ranks=2)) for _ in range(2)]
+    for child in children:
+        # 3 at the one that ends first, while the other still has some
+        assert child.wait() in (0, 3), child.text()
+    farm.assert_all_finished()
+    ran = (farm.directory / "ran").read_text().split()
+    assert sorted(map(int, ran)) == farm.all_ids()
+    text = (farm.workdir / "attempts.tsv").read_text()
+    farms = {line.split("\t")[-1] for line in text.splitlines()[1:]}
+    assert len(farms) == 2
+
+
 # ---- exit statuses ------------------------------------------------------------------
 
 
@@ -421,7 +435,48 @@ def test_a_drain_after_the_last_start_makes_status_0(farm, mpirun):
     farm.assert_all_finished()
 
 
+def test_a_drain_can_still_become_a_stop(farm, mpirun):
+    farm.write_list([WAITS] * 12)
+    launch = launch_of(farm, mpirun)
+    child = start_and_wait_until_busy(farm, launch)
+    farm.signal_rank(1, signal.SIGUSR2)
+    time.sleep(0.3)
+    begun = farm.signal_rank(2, signal.SIGUSR1)
+    assert_ends(child, 75)
+    assert time.monotonic() - begun < GRACE + 1 + SLACK
+    assert survivors(farm.token) == []
+    assert_nothing_booked(farm)
+    assert_goes_on_to_the_end(farm, launch)
+
+
 # ---- tasks that use MPI themselves --------------------------------------------------
+
+
+NAMES_OF_LAUNCHERS = (
+    "HYDI_",
+    "HYDRA_",
+    "MPI_LOCAL",
+    "OMPI_COMM_WORLD",
+    "OMPI_UNIVERSE",
+    "OPAL_",
+    "ORTE_",
+    "PMI",
+    "PRTE_",
+)
+
+
+@pytest.mark.parametrize("kind", ["mpirun", "debian_mpirun"])
+def test_a_command_inherits_nothing_of_rank_and_launcher(farm, request, kind):
+    launch = request.getfixturevalue(kind)(2, *farm.argv("-n", "2"))
+    # ls itself opens one descriptor more, for the directory
+    show = "ls /proc/self/fd | tr '\\n' ' '; readlink /proc/self/fd/0; env"
+    farm.write_list([show] * 8)
+    farm.run(launch, 0)
+    for taskid in farm.all_ids():
+        lines = (farm.workdir / "logs" / f"log_{taskid}").read_text().splitlines()
+        assert lines[0] == "0 1 2 3 /dev/null"
+        assert [line for line in lines if line.startswith(NAMES_OF_LAUNCHERS)] == []
+        assert f"MPIFARM_TASK_ID={taskid}" in lines
 
 
 def test_a_task_that_is_an_mpi_program_is_alone_in_its_world(farm, mpirun):
@@ -566,6 +621,20 @@ def test_a_rank_that_hangs_in_a_stop_is_given_up_and_its_tasks_go_back(farm, mpi
     child.wait(30)
     farm.wait_until_gone(15)
     assert_goes_on_to_the_end(farm, launch)
+
+
+def test_a_farm_that_was_suspended_as_a_whole_goes_on(farm, mpirun):
+    farm.write_list(["sleep 0.1; echo $PROC_NUMBER >> ran"] * 120)
+    child = farm.start(launch_of(farm, mpirun))
+    wait_until(farm.finished)
+    pids = farm.pids(*FARM_PARTS, Part.COMMAND)
+    send_signal(pids, signal.SIGSTOP)
+    time.sleep(2.5)
+    send_signal(pids, signal.SIGCONT)
+    assert_ends(child, 0)
+    farm.assert_all_finished()
+    ran = (farm.directory / "ran").read_text().split()
+    assert sorted(map(int, ran)) == farm.all_ids()
 
 
 def test_a_rank_that_was_suspended_for_a_while_goes_on(farm, mpirun):

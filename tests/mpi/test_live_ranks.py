@@ -16,9 +16,17 @@ from typing import Any
 
 import pytest
 
-from mpifarm.config import Settings
+from mpifarm.config import FarmDefinition, RunnerDefinition, Settings
 from mpifarm.errors import ExitStatus
-from mpifarm.messages import Leave, Ready, SignalSeen, Stop, Stopped, Welcome
+from mpifarm.messages import (
+    Assign,
+    Leave,
+    Ready,
+    SignalSeen,
+    Stop,
+    Stopped,
+    Welcome,
+)
 from mpifarm.pool import Pool
 from mpifarm.rank import RankParts
 from mpifarm.signals import SIGNALS, SignalInbox
@@ -317,6 +325,32 @@ def test_a_rank_that_never_answers_is_given_up_in_time_and_its_tasks_go_back(
             kinds += [type(message) for _, message in messages]
         assert kinds[0] is Welcome
         assert Stop in kinds
+
+
+def test_a_rank_that_does_not_hear_of_rank_0_any_more_kills_its_commands(
+    live_farm, signals, world, monkeypatch
+):
+    from mpifarm.farm import _follow
+
+    monkeypatch.setattr("mpifarm.rank.SILENCE_SECONDS", 0.5)
+    comm, pool = live_farm.comm, FakePool()
+    parts = live_farm.parts(pool, signals)
+    definition = FarmDefinition("f", live_farm.workdir, RunnerDefinition(), 0.5)
+    if comm.rank == 0:
+        for rank in range(1, comm.size):
+            comm.send(rank, Welcome(definition))
+            comm.send(rank, Assign((Lease(rank, 1, "long"),)))
+        assert comm.flush(10)
+    else:
+        clock = Clock()
+        loop = parts.create_loop(lambda m: comm.send(0, m), clock.now)
+        assert not _follow(loop, parts, comm, clock)
+        assert pool.submitted == [Lease(comm.rank, 1, "long")]
+        assert pool.over
+        assert not pool.running
+    world.Barrier()
+    while comm.receive():  # what they have said to rank 0
+        pass
 
 
 # ---- waiting ------------------------------------------------------------------------

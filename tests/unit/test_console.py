@@ -226,7 +226,7 @@ def test_a_log_gets_progress_now_and_then(out, err, clock):
     speaks = speaker(out, err)
     for _ in range(100):
         speaks.show(f"at {clock.advance(1.0) - 1000:.0f}")
-    assert out.read() == "mpifarm: at 30\nmpifarm: at 60\nmpifarm: at 90\n"
+    assert out.read() == "mpifarm: at 5\nmpifarm: at 35\nmpifarm: at 65\nmpifarm: at 95\n"
     assert LOG_SECONDS == 30
 
 

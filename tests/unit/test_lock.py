@@ -165,7 +165,7 @@ def test_an_area_that_is_not_there_is_told_with_the_variable_and_the_remedy(
         lock_paths(str(workdir), {variable: str(tmp_path / "gone")}, None)
     for said in (
         f"{tmp_path}/gone",
-        "is not a directory",
+        "does not exist",
         f"${variable}",
         "--lock-area",
     ):
@@ -173,7 +173,7 @@ def test_an_area_that_is_not_there_is_told_with_the_variable_and_the_remedy(
 
 
 def test_an_area_option_that_is_not_there_is_told(workdir, tmp_path):
-    with pytest.raises(InputError, match=r"gone \(from --lock-area\) is not a dir"):
+    with pytest.raises(InputError, match=r"gone \(from --lock-area\) does not exist"):
         lock_paths(str(workdir), {}, str(tmp_path / "gone"))
 
 

@@ -168,7 +168,7 @@ def test_a_failed_task_names_its_status_and_its_log():
     assert FailedTask(7, -15, "w/logs/log_7").in_words() == (
         "task 7: killed by signal 15 (SIGTERM), see w/logs/log_7"
     )
-    assert "before" in FailedTask(7, None, "w/logs/log_7").in_words()
+    assert "failed in an earlier farm" in FailedTask(7, None, "w/logs/log_7").in_words()
 
 
 # ---- the summary --------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_the_summary_says_what_is_finished_failed_left_and_the_exit_status():
         "9 finished, 3 failed, 0 to process, 0 with others; 12 tasks in all"
     )
     assert "ran 6 in 3 s (2 tasks/s) with 8 workers on 2 ranks, 25 %" in lines[1]
-    assert lines[-1] == "exit status 1: nothing is left to do, but some tasks failed"
+    assert lines[-1] == "exit status 1: nothing is left to do; some tasks failed"
 
 
 def test_the_summary_names_the_first_failures_and_counts_the_others():
@@ -238,8 +238,23 @@ def test_the_result_file_is_json_whatever_the_names_are():
         "failed": 3,
         "toprocess": 0,
         "elsewhere": 0,
+        "is_complete": True,
     }
     farm = payload["this_farm"]
     assert isinstance(farm, dict)
     assert farm["outcomes"] == {"completed": 4, "failed": 2}
     assert farm["busy_percent"] == 25.0
+
+
+def test_the_summary_tells_how_to_run_again_what_failed():
+    (line,) = [line for line in summary().lines() if "again" in line]
+    assert "mv list.txt_workdir/failed list.txt_workdir/toprocess" in line
+
+
+def test_a_list_that_could_not_be_counted_is_not_given_sums():
+    standing = Standing(12, 3, 1, 0, 0, is_complete=False)
+    first = summary(standing=standing).lines()[0]
+    assert first == (
+        "3 finished and 1 failed were recorded, of 12 tasks; the rest can't be counted "
+        "now"
+    )
