@@ -44,6 +44,8 @@ class Member(NamedTuple):
     parent: int
     part: Part
     rank: int
+    task: int | None
+    """Of a command: the task that it is or belongs to."""
 
 
 class Attempt(NamedTuple):
@@ -85,7 +87,7 @@ def find_members(token: str) -> list[Member]:
     """The processes of the farms that carry `token`."""
     seen = {pid: sight for pid in find_pids(token) if (sight := _see(pid))}
     return [
-        Member(pid, sight.parent, _part_of(pid, seen), _rank_of(sight))
+        Member(pid, sight.parent, _part_of(pid, seen), _rank_of(sight), _task_of(sight))
         for pid, sight in seen.items()
     ]
 
@@ -93,6 +95,11 @@ def find_members(token: str) -> list[Member]:
 def _rank_of(sight: _Sighting) -> int:
     names = [name for name in _RANK_VARIABLES if name in sight.environ]
     return int(sight.environ[names[0]]) if names else 0
+
+
+def _task_of(sight: _Sighting) -> int | None:
+    task = sight.environ.get(b"MPIFARM_TASK_ID")
+    return None if task is None else int(task)
 
 
 def _part_of(pid: int, seen: dict[int, _Sighting]) -> Part:
