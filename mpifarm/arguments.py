@@ -10,7 +10,6 @@ takes any word as yes, and then makes no use of it).
 """
 
 import argparse
-import difflib
 import math
 import os
 import re
@@ -326,6 +325,10 @@ def _tasklist(word: str) -> str:
     return word
 
 
+MOST_WORKERS = 4096
+"""On one rank; what the pool can keep apart."""
+
+
 def _workers(word: str) -> int:
     if word == "auto":
         return usable_cpus()
@@ -338,6 +341,8 @@ def _workers(word: str) -> int:
         ) from None
     if workers < 1:
         raise _usage_error(f"--proc {workers} would run nothing: it takes 1 or more")
+    if workers > MOST_WORKERS:
+        raise _usage_error(f"--proc {workers} is too many: {MOST_WORKERS} at the most")
     return workers
 
 
@@ -421,5 +426,7 @@ def _near(word: str, likeness: float) -> str:
     if name in _OTHERS_WORKERS:
         return ", did you mean --proc?"
     options = (*OLD_OPTIONS, *NEW_OPTIONS)
+    import difflib  # for mistakes only: every rank parses arguments
+
     near = difflib.get_close_matches(name, options, n=1, cutoff=likeness)
     return f", did you mean {near[0]}?" if near else ""

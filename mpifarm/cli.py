@@ -19,7 +19,9 @@ def main() -> None:
     """Run ``mpifarm`` and exit with its status (README, exit statuses)."""
     signals = SignalInbox()
     signals.install()
-    sys.exit(run(sys.argv[1:], signals))
+    status = run(sys.argv[1:], signals)
+    signals.ignore()
+    sys.exit(status)
 
 
 def run(argv: list[str], signals: SignalInbox) -> int:

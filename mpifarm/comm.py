@@ -69,13 +69,13 @@ class Comm:
             time.sleep(0.0005)
         return not self._sends
 
-    def finalize(self, status: int) -> None:
+    def finalize(self, if_it_hangs: int) -> None:
         """Leave MPI together with the other ranks; all ranks call this.
 
         Where that takes longer than `FINALIZE_SECONDS`, since a rank is gone, this
-        process ends with `status` without it.
+        process ends with the status `if_it_hangs` without it.
         """
-        watchdog = threading.Timer(FINALIZE_SECONDS, os._exit, (status,))
+        watchdog = threading.Timer(FINALIZE_SECONDS, os._exit, (if_it_hangs,))
         watchdog.daemon = True
         watchdog.start()
         self._mpi.Finalize()

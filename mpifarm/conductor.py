@@ -7,6 +7,8 @@ rank's own workers are served meanwhile.
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from typing import assert_never
 
 from mpifarm.coordinator import (
@@ -31,6 +33,9 @@ LOOK_SECONDS = 1.0
 """Between two looks for a ``drain`` file and for the launcher."""
 
 LOCK_POLL_SECONDS = 0.001
+LOCK_SLOW_POLL_SECONDS = 0.005
+LOCK_HASTE_SECONDS = 1.0
+"""How long the lock is tried each millisecond, as plain farmers do; then less often."""
 LOCK_WARNING_SECONDS = 30.0
 LOCK_SECONDS_AT_STOP = 3.0
 
@@ -68,10 +73,11 @@ class Conductor:
         """What rank 0's own rank loop says."""
         self.coordinator.on_message(0, message, self._clock.now)
 
-    def run(self, loop: RankLoop) -> None:
-        """Until all is on disk and every rank has been told to leave."""
+    def run(self, loop: RankLoop, conclude: Callable[[], None]) -> None:
+        """Until every rank has been told to leave; before that, once, `conclude`."""
+        self._conclude = conclude
         while loop.phase is not RankPhase.LEFT:
-            loop.forgive_pause(self._clock.step())
+            self._forgive(loop, self._clock.step())
             moved = self._listen(loop)
             loop.step(self._clock.now)
             moved |= self._perform(loop)
@@ -85,7 +91,13 @@ class Conductor:
     def lost_ranks(self) -> list[int]:
         """Ranks that were given up: MPI can't be left together with them."""
         ranks = self.coordinator.ranks.values()
-        return [record.rank for record in ranks if record.state is RankState.LOST]
+        lost = (record.rank for record in ranks if record.state is RankState.LOST)
+        return [rank for rank in lost if rank > 0]
+
+    def _forgive(self, loop: RankLoop, seconds: float) -> None:
+        """This process was suspended for so long (0: it wasn't)."""
+        loop.forgive_pause(seconds)
+        self.coordinator.forgive_pause(seconds)
 
     # ---- in ------------------------------------------------------------------------
 
@@ -106,6 +118,9 @@ class Conductor:
         if self.coordinator.phase is not self._announced:
             self._announce()
         effects = self.coordinator.decide(self._clock.now)
+        if effects and isinstance(effects[-1], End):
+            # Before the others are told to leave: they would wait for us in MPI.
+            self._conclude()
         for effect in effects:
             match effect:
                 case Send():
@@ -147,13 +162,15 @@ class Conductor:
 
     def _write(self, transaction: Transact) -> None:
         self._transaction = None
+        # A stop may have come while the lock was with another.
+        take = transaction.take if self.coordinator.phase is Phase.WORKING else 0
         done = self.workdir.transact(
             [self._record(rank, result) for rank, result in transaction.results],
             transaction.give_back,
-            transaction.take,
+            take,
         )
         empty = done.empty
-        if transaction.take and empty and not done.taken:
+        if take and empty and not done.taken:
             empty = not self.workdir.reclaim_dead().requeued
         for rank, result in transaction.results:
             self._count(rank, result)
@@ -170,7 +187,7 @@ class Conductor:
         return Recorded(
             taskid=result.taskid,
             finished=result.outcome is Outcome.COMPLETED,
-            started=result.started,
+            started=result.started or time.time(),  # 0: nobody lived to tell
             seconds=result.seconds,
             pid=self.coordinator.ranks[rank].pid,
             tid=result.worker,
@@ -182,11 +199,12 @@ class Conductor:
     def _count(self, rank: int, result: Result) -> None:
         self.tally.add(result)
         if result.outcome is Outcome.LOST:
-            self._voice.say(
-                f"task {result.taskid} counts as failed: {result.attempt} times its "
-                "worker was killed while it ran (did it kill its parent, or did memory "
-                "run out?)"
+            why = (
+                f"counts as failed: {result.attempt} times its worker was killed while "
+                "it ran (did it kill its parent, or did memory run out?)"
             )
+            self._voice.say(f"task {result.taskid} {why}")
+            self.workdir.note_in_log(result.taskid, why)
         if self._verbose:
             self._voice.say(
                 f"task={result.taskid} attempt={result.attempt} rank={rank} "
@@ -273,7 +291,10 @@ class Conductor:
         now = self._clock.now
         if self._transaction is not None:
             # The lock is with another farmer.
-            self._waiter.wait((), (), LOCK_POLL_SECONDS)
+            waited = now - self._wanted_since
+            patient = waited > LOCK_HASTE_SECONDS
+            poll = LOCK_SLOW_POLL_SECONDS if patient else LOCK_POLL_SECONDS
+            self._waiter.wait((), (), poll)
             return
         wake_at = min(
             loop.wake_at(),

@@ -21,6 +21,7 @@ from typing import assert_never
 
 from mpifarm.config import FarmDefinition
 from mpifarm.messages import (
+    Alive,
     Assign,
     Drain,
     Leave,
@@ -65,6 +66,9 @@ MOST_STOCK = 8
 
 PING_SECONDS = 5.0
 
+SILENCE_SECONDS = 60.0
+"""A rank that has not even answered a ping for so long is dead or hangs."""
+
 ANSWER_SECONDS = 0.5
 """Seconds beyond the grace time after which a silent rank is given up at a stop."""
 
@@ -98,7 +102,7 @@ class Transact:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """All is on disk and every rank has been told to leave."""
+    """All is on disk; every rank is told to leave in the same breath."""
 
 
 Effect = Send | Transact | End
@@ -159,6 +163,8 @@ class RankRecord:
     state: RankState = RankState.JOINING
     host: str = ""
     pid: int = 0
+    heard_at: float = float("inf")
+    """When it last said anything."""
     workers: int = 0
     ended: int = 0
     """Results that it has reported."""
@@ -187,6 +193,10 @@ class RankRecord:
         self.ended += 1
         weight = max(0.05, 1 / self.ended)
         self.mean += (max(seconds, 1e-4) - self.mean) * weight
+
+    def expect_long_tasks(self) -> None:
+        """It gave leases back, since its tasks got longer: none ahead for now."""
+        self.mean = max(self.mean, 1.01 * AHEAD_SECONDS * self.workers)
 
     def room(self) -> int:
         """Leases that it could hold; grows with what it has shown to get done."""
@@ -254,7 +264,10 @@ class Coordinator:
         record = self.ranks[rank]
         if record.state is RankState.LOST:
             return
+        record.heard_at = now
         match message:
+            case Alive():
+                pass
             case Ready():
                 self._on_ready(record, message)
             case Report():
@@ -291,6 +304,8 @@ class Coordinator:
             if task is not None:
                 task.attempt -= 1  # it wasn't started
                 self._unlease(record, task)
+        if report.returned:
+            record.expect_long_tasks()
         for taskid, attempt in report.lost:
             task = self._find_leased(record, taskid, attempt)
             if task is not None:
@@ -349,7 +364,6 @@ class Coordinator:
             self._give_back(task)
 
     def _on_pool_lost(self, record: RankRecord) -> None:
-        record.workers = 0
         self._unlease_all(record)
         self._settle(record, RankState.STOPPED)
 
@@ -493,6 +507,29 @@ class Coordinator:
             raise AssertionError("no transaction is under way")
         return self.transaction
 
+    def forgive_pause(self, seconds: float) -> None:
+        """Rank 0 was suspended: it heard nothing because it could not."""
+        for record in self.ranks.values():
+            record.heard_at += seconds
+
+    def _heed_silence(self, now: float) -> None:
+        """A rank that died unseen must not leave the farm waiting for ever."""
+        if self.phase not in {Phase.WORKING, Phase.DRAINING}:
+            return
+        for record in self.ranks.values():
+            record.heard_at = min(record.heard_at, now)
+            silent = now - record.heard_at > SILENCE_SECONDS
+            if silent and record.rank > 0 and not record.settled:
+                where = f" on {record.host}" if record.host else ""
+                self.on_stop(
+                    f"rank {record.rank}{where} has not been heard for "
+                    f"{SILENCE_SECONDS:g} s",
+                    self.definition.grace,
+                    now,
+                    by_signal=False,
+                )
+                return
+
     # ---- the way out -------------------------------------------------------------
 
     def decide(self, now: float) -> list[Effect]:
@@ -501,6 +538,7 @@ class Coordinator:
             self._stop_at = None
             reason = f"the timeout of {self._timeout:g} s is over"
             self.on_stop(reason, self.definition.grace, now, by_signal=False)
+        self._heed_silence(now)
         match self.phase:
             case Phase.WORKING:
                 self._work(now)
@@ -519,6 +557,8 @@ class Coordinator:
 
     def wake_at(self, now: float) -> float:
         """The next moment at which time alone may make `decide` do something."""
+        if self.phase is Phase.LEAVING:
+            return float("inf")
         times = [self._ping_at]
         if self._stop_at is not None:
             times.append(self._stop_at)
@@ -559,7 +599,8 @@ class Coordinator:
         if self.tasks or self.transaction is not None:
             return
         self._enter(Phase.LEAVING, self.reason)
-        self._send_all(Leave())
+        # Those given up too: they may only be late, and rank 0 itself may be one.
+        self._outbox += [Send(rank, Leave()) for rank in self.ranks]
         self._outbox.append(End())
 
     def _abandon(self) -> None:

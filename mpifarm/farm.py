@@ -12,7 +12,7 @@ from dataclasses import replace
 from mpifarm.comm import Comm, connect
 from mpifarm.config import Settings
 from mpifarm.errors import ExitStatus, FarmError
-from mpifarm.launcher import command_environment, launched_rank
+from mpifarm.launcher import command_environment, launched_rank, was_launched
 from mpifarm.messages import ToCoordinator
 from mpifarm.pool import Pool
 from mpifarm.rank import RankLoop, RankParts, RankPhase
@@ -29,7 +29,13 @@ def run_farm(settings: Settings, around: Surroundings) -> int:
     told with their traceback and are status 70.
     """
     environment = command_environment(around.environb)
-    pool = Pool.launch()
+    try:
+        pool = Pool.launch()
+    except OSError as error:
+        around.voice.complain(
+            f"can't start a process ({error.strerror}): is a limit reached (ulimit -u)?"
+        )
+        return ExitStatus.RUN_AGAIN
     comm: Comm | None = None
     try:
         notice = ""
@@ -38,7 +44,7 @@ def run_farm(settings: Settings, around: Surroundings) -> int:
         parts = RankParts(settings, around, pool, comm, environment)
         if comm is not None and comm.rank > 0:
             return _run_other_rank(parts, comm)
-        if notice:
+        if comm is None and was_launched(around.environ):
             return _run_alone(parts, notice)
         return _run_rank_0(parts)
     except Exception:  # noqa: BLE001 - the one place that turns a defect into 70
@@ -67,9 +73,10 @@ def _run_other_rank(parts: RankParts, comm: Comm) -> int:
             "ends; its commands are dead"
         )
         parts.pool.close()
-        os._exit(0)
+        # Not an orderly end: with 0 from here hydra would return 0 for the whole farm.
+        os._exit(ExitStatus.RUN_AGAIN)
     comm.flush(FLUSH_SECONDS)
-    comm.finalize(0)
+    comm.finalize(if_it_hangs=ExitStatus.RUN_AGAIN)
     return 0
 
 
@@ -109,7 +116,8 @@ def _run_alone(parts: RankParts, notice: str) -> int:
     if launched_rank(parts.around.environ) > 0:
         _run_rank_0(parts)
         return 0
-    parts.around.voice.complain(notice)
+    if notice:
+        parts.around.voice.complain(notice)
     return _run_rank_0(replace(parts, waits_for_others=True))
 
 
@@ -131,5 +139,5 @@ def _run_rank_0(parts: RankParts) -> int:
     if lost:
         # Ranks that don't answer would let MPI_Finalize hang; all is on disk.
         os._exit(status)
-    comm.finalize(status)
+    comm.finalize(if_it_hangs=status)
     return status

@@ -4,6 +4,7 @@ Rules of this file: all that can be wrong with the input is found before anythin
 changed, as an `InputError`; what is said at the end is what is on disk then.
 """
 
+import math
 import os
 import secrets
 import time
@@ -13,11 +14,12 @@ from typing import cast
 from mpifarm.conductor import Conductor
 from mpifarm.config import FarmDefinition
 from mpifarm.coordinator import Coordinator
-from mpifarm.errors import ExitStatus, FarmError
+from mpifarm.errors import ExitStatus, FarmError, StorageError
 from mpifarm.lock import WorkdirLock, lock_paths
 from mpifarm.rank import RankParts
 from mpifarm.report import FailedTask, Standing, Summary, Tally
 from mpifarm.runners import find_runner
+from mpifarm.signals import SignalInbox
 from mpifarm.tasklists import TaskList, open_tasklist
 from mpifarm.workdir import Counts, Workdir, make_root
 
@@ -39,19 +41,53 @@ def farm_from_rank_0(parts: RankParts) -> tuple[ExitStatus, bool]:
         voice.say(f"{settings.tasklist} has no tasks")
         parts.dismiss()
         return ExitStatus.ALL_FINISHED, False
-    path = os.path.abspath(settings.workdir)
-    area = lock_paths(settings.workdir, parts.around.environ, settings.lock_area)
-    lock = WorkdirLock(area)
-    make_root(path)
-    lock.probe()
-    farm = secrets.token_hex(4)
-    workdir = Workdir.open(path, tasks.tasks, lock, farm)
-    definition = FarmDefinition(farm, path, runner, settings.grace)
+    definition = FarmDefinition(
+        farm=secrets.token_hex(4),
+        workdir=os.path.abspath(settings.workdir),
+        runner=runner,
+        grace=settings.grace,
+    )
+    workdir, lock = _open_workdir(parts, tasks, definition, begun)
     conductor = _create_conductor(parts, tasks, workdir, lock, definition, begun)
     for line in _opening(parts, conductor):
         voice.say(line)
-    conductor.run(parts.create_loop(conductor.hear, begun))
-    return _conclude(conductor, parts, begun), bool(conductor.lost_ranks())
+    ending = Ending(conductor, parts, begun)
+    conductor.run(parts.create_loop(conductor.hear, time.monotonic()), ending.conclude)
+    return ending.status, bool(conductor.lost_ranks())
+
+
+def _open_workdir(
+    parts: RankParts, tasks: TaskList, definition: FarmDefinition, begun: float
+) -> tuple[Workdir, WorkdirLock]:
+    settings, around = parts.settings, parts.around
+    sleep = HeedfulSleep(around.signals, begun, settings.timeout)
+    area = lock_paths(settings.workdir, around.environ, settings.lock_area)
+    lock = WorkdirLock(area, sleep=sleep)
+    make_root(definition.workdir)
+    lock.probe()
+    workdir = Workdir.open(definition.workdir, tasks.tasks, lock, definition.farm)
+    sleep.heeds = False
+    return workdir, lock
+
+
+class HeedfulSleep:
+    """How the start waits for the lock: a signal or the timeout ends it."""
+
+    def __init__(
+        self, signals: SignalInbox, begun: float, timeout: float | None
+    ) -> None:
+        self.heeds = True
+        """Whether signals are still ours; later they are the conductor's."""
+        self._signals = signals
+        self._ends = math.inf if timeout is None else begun + timeout
+
+    def __call__(self, seconds: float) -> None:
+        """Sleep; raises `StorageError` where the start is to end."""
+        time.sleep(seconds)
+        if self.heeds and self._signals.any_noted:
+            raise StorageError("a signal came before the lock: nothing was started")
+        if self.heeds and time.monotonic() > self._ends:
+            raise StorageError("the timeout came before the lock: nothing was started")
 
 
 def _size(parts: RankParts) -> int:
@@ -77,7 +113,7 @@ def _create_conductor(
         settings.timeout,
         waits_for_others=parts.waits_for_others,
     )
-    tally = Tally(begun, worker_count=size * settings.workers)
+    tally = Tally(begun)
     return Conductor(coordinator, workdir, lock, tally, parts)
 
 
@@ -98,55 +134,84 @@ def _opening(parts: RankParts, conductor: Conductor) -> Sequence[str]:
     return what, where, conductor.lock.describe()
 
 
-def _conclude(conductor: Conductor, parts: RankParts, begun: float) -> ExitStatus:
-    """Count what is on disk, give the claim up, say how it went."""
-    workdir, coordinator = conductor.workdir, conductor.coordinator
-    notes = _notes_of(conductor)
-    status = ExitStatus.RUN_AGAIN
-    standing = Standing(
-        len(coordinator.commands), *workdir.recorded, 0, 0, is_complete=False
-    )
-    failed: list[FailedTask] = []
-    try:
+class Ending:
+    """The end of a farm: what is on disk is counted, the claim given up, and all said.
+
+    `status` is the exit status, once `conclude` was called.
+    """
+
+    def __init__(self, conductor: Conductor, parts: RankParts, begun: float) -> None:
+        self.status = ExitStatus.RUN_AGAIN
+        self._conductor = conductor
+        self._parts = parts
+        self._begun = begun
+        total = len(conductor.coordinator.commands)
+        self._standing = Standing(total, 0, 0, 0, 0, is_complete=False)
+        self._failed: list[FailedTask] = []
+
+    def conclude(self) -> None:
+        """Count, give the claim up, say how it went."""
+        conductor, voice = self._conductor, self._parts.around.voice
+        notes = _notes_of(conductor)
+        storage_failed = conductor.coordinator.storage_failed
+        try:
+            notes += self._count()
+        except FarmError as error:
+            self._do_without_count()
+            if not storage_failed:
+                notes.append(str(error))
+        summary = self._summary(notes)
+        for line in summary.lines():
+            voice.say(line)
+        try:
+            conductor.workdir.write_result(summary.payload())
+        except FarmError as error:
+            if not storage_failed:
+                voice.complain(str(error))
+
+    def _count(self) -> list[str]:
+        conductor, workdir = self._conductor, self._conductor.workdir
+        storage_failed = conductor.coordinator.storage_failed
         # A disk that has failed once isn't waited for again.
-        patience = 0.5 if coordinator.storage_failed else CONCLUDE_SECONDS
+        patience = 0.5 if storage_failed else CONCLUDE_SECONDS
         with conductor.lock.hold(timeout=patience):
-            counts = workdir.counts()
-            standing = _standing(counts)
-            failed = _failed_tasks(conductor, parts.settings.workdir, counts)
-            if not workdir.close():
-                notes.append(
-                    "the tasks that this farm still held stand in its claim; the next "
-                    "start takes them back"
-                )
-        if not coordinator.storage_failed:
-            status = standing.exit_status
-    except FarmError as error:
-        if not coordinator.storage_failed:
-            notes.append(str(error))
-    now = time.monotonic()
-    summary = Summary(
-        farm=coordinator.definition.farm,
-        tasklist=parts.settings.tasklist,
-        workdir=parts.settings.workdir,
-        ranks=_size(parts),
-        seconds=now - begun,
-        standing=standing,
-        tally=conductor.tally,
-        failed=failed,
-        busy_share=conductor.tally.busy_share(now),
-        status=status,
-        reason=coordinator.reason,
-        notes=notes,
-    )
-    for line in summary.lines():
-        parts.around.voice.say(line)
-    try:
-        workdir.write_result(summary.payload())
-    except FarmError as error:
-        if not coordinator.storage_failed:
-            parts.around.voice.complain(str(error))
-    return status
+            survey = workdir.survey()
+            left_nothing = workdir.close()
+        counts = workdir.counts(survey)
+        self._standing = _standing(counts)
+        self._failed = _failed_tasks(conductor, self._parts.settings.workdir, counts)
+        if not storage_failed:
+            self.status = self._standing.exit_status
+        if left_nothing:
+            return []
+        note = "the tasks that this farm still held stand in its claim; the next start "
+        return [note + "takes them back"]
+
+    def _do_without_count(self) -> None:
+        finished, failed = self._conductor.workdir.recorded
+        self._standing = self._standing._replace(finished=finished, failed=failed)
+        if finished == self._standing.total:
+            self.status = ExitStatus.ALL_FINISHED
+
+    def _summary(self, notes: Sequence[str]) -> Summary:
+        conductor, settings = self._conductor, self._parts.settings
+        coordinator, tally = conductor.coordinator, conductor.tally
+        tally.worker_count = sum(rank.workers for rank in coordinator.ranks.values())
+        now = time.monotonic()
+        return Summary(
+            farm=coordinator.definition.farm,
+            tasklist=settings.tasklist,
+            workdir=settings.workdir,
+            ranks=_size(self._parts),
+            seconds=now - self._begun,
+            standing=self._standing,
+            tally=tally,
+            failed=self._failed,
+            busy_share=tally.busy_share(now),
+            status=self.status,
+            reason=coordinator.reason,
+            notes=notes,
+        )
 
 
 def _standing(counts: Counts) -> Standing:
@@ -166,7 +231,11 @@ def _failed_tasks(
     statuses = conductor.tally.statuses
     before = [taskid for taskid in counts.first_failed if taskid not in statuses]
     return [
-        FailedTask(taskid, statuses.get(taskid), f"{workdir}/logs/log_{taskid}")
+        FailedTask(
+            taskid,
+            statuses.get(taskid, "failed in an earlier farm"),
+            f"{workdir}/logs/log_{taskid}",
+        )
         for taskid in [*statuses, *before][:MOST_FAILED_SHOWN]
     ]
 

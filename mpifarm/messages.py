@@ -87,6 +87,11 @@ class SignalSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Alive:
+    """The answer to a ping."""
+
+
+@dataclass(frozen=True, slots=True)
 class StorageTrouble:
     """The disk gives no logs on this rank any more: tasks would fail one by one."""
 
@@ -104,4 +109,6 @@ class Stopped:
 
 
 ToRank = Welcome | Assign | Drain | Stop | Ping | Leave
-ToCoordinator = Ready | Report | SignalSeen | StorageTrouble | PoolLost | Stopped
+ToCoordinator = (
+    Ready | Report | SignalSeen | Alive | StorageTrouble | PoolLost | Stopped
+)

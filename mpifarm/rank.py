@@ -7,7 +7,6 @@ commands when rank 0 is not heard any more.
 """
 
 import os
-import platform
 import signal
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import assert_never
 from mpifarm.comm import Comm
 from mpifarm.config import FarmDefinition, Settings
 from mpifarm.messages import (
+    Alive,
     Assign,
     Drain,
     Leave,
@@ -41,10 +41,17 @@ from mpifarm.waiting import Waiter
 REPORT_SECONDS = 0.02
 """Longest time for which a result waits for others before it is reported."""
 
-PIPE_SECONDS = 0.02
-"""Seconds of work that a worker gets beyond what it runs, when its tasks are short."""
+PIPE_SECONDS = 0.006
+"""Seconds of work that a worker gets beyond what it runs, when its tasks are short.
 
-MOST_IN_PIPE = 16
+Enough for the time between two looks of a rank that coalesces; what is in a worker's
+pipe can't be given to another any more.
+"""
+
+MOST_IN_PIPE = 8
+
+RETURN_SECONDS = 1.0
+"""A rank in which no task has ended for so long gives back what waits for a worker."""
 
 SILENCE_SECONDS = 30.0
 """A rank that has not heard of rank 0 for so long kills its commands."""
@@ -75,7 +82,7 @@ class RankParts:
         """This rank's loop; `send` takes what it says to the coordinator."""
         return RankLoop(
             rank=self.comm.rank if self.comm else 0,
-            host=platform.node(),
+            host=os.uname().nodename,
             workers=self.settings.workers,
             pool=self.pool,
             environment=self.environment,
@@ -126,6 +133,7 @@ class RankLoop:
         self._returned: list[tuple[int, int]] = []
         self._lost: list[tuple[int, int]] = []
         self._reported_at = now
+        self._ended_at = now
         self._heard_at = now
         self._kill_at = float("inf")
         self._mean = 0.0
@@ -140,13 +148,13 @@ class RankLoop:
             case Welcome():
                 self._start(message.definition)
             case Assign():
-                self._on_assign(message)
+                self._on_assign(message, now)
             case Drain():
                 self._on_drain()
             case Stop():
                 self._on_stop(message.grace, now)
             case Ping():
-                pass
+                self._send(Alive())
             case Leave():
                 self.pool.close()
                 self.phase = RankPhase.LEFT
@@ -180,8 +188,10 @@ class RankLoop:
         self.phase = RankPhase.WORKING
         self._send(Ready(self.host, os.getpid(), self.workers))
 
-    def _on_assign(self, message: Assign) -> None:
+    def _on_assign(self, message: Assign, now: float) -> None:
         if self.phase is RankPhase.WORKING:
+            if not self.pool.busy:
+                self._ended_at = now
             self._queue.extend(message.leases)
         else:
             self._returned += [(t.taskid, t.attempt) for t in message.leases]
@@ -189,6 +199,12 @@ class RankLoop:
     def _on_drain(self) -> None:
         if self.phase is RankPhase.WORKING:
             self.phase = RankPhase.DRAINING
+            self._return_queue()
+
+    def _return_what_waits(self, now: float) -> None:
+        """Tasks have got longer: another rank may be free for those in the queue."""
+        if self._queue and now - self._ended_at > RETURN_SECONDS:
+            self._ended_at = now
             self._return_queue()
 
     def _return_queue(self) -> None:
@@ -217,6 +233,7 @@ class RankLoop:
         """Look at the pool, feed it, report."""
         self._collect(now)
         self._feed()
+        self._return_what_waits(now)
         if now >= self._kill_at:
             self._kill()
         self._report_if_due(now)
@@ -253,6 +270,7 @@ class RankLoop:
             match event:
                 case Result():
                     self._results.append(event)
+                    self._ended_at = now
                     self._note_duration(event.seconds)
                 case WorkerLost():
                     self._on_worker_lost(event)
@@ -292,9 +310,7 @@ class RankLoop:
 
     def _ahead(self) -> int:
         """Leases to put into a worker's pipe beyond the one that it runs."""
-        if self._mean * 2 > PIPE_SECONDS:
-            return 0
-        if self._mean == 0.0:
+        if self._mean == 0.0 or self._mean > PIPE_SECONDS:
             return 0
         return min(MOST_IN_PIPE, 1 + int(PIPE_SECONDS / self._mean))
 

@@ -55,18 +55,15 @@ class Standing(NamedTuple):
 
 
 class FailedTask(NamedTuple):
-    """A failed task; `status` as in `Result`, None when it is of an earlier farm."""
+    """A failed task, how it failed in words, and the path of its log."""
 
     taskid: int
-    status: int | None
+    how: str
     log: str
 
     def in_words(self) -> str:
         """For a line of the summary."""
-        status = "failed in an earlier farm"
-        if self.status is not None:
-            status = status_in_words(self.status)
-        return f"task {self.taskid}: {status}, see {self.log}"
+        return f"task {self.taskid}: {self.how}, see {self.log}"
 
 
 @dataclass(slots=True)
@@ -79,8 +76,8 @@ class Tally:
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     busy: float = 0.0
     """Seconds that workers spent in tasks."""
-    statuses: dict[int, int] = field(default_factory=dict)
-    """Of tasks that failed, the first `MOST_STATUSES`."""
+    statuses: dict[int, str] = field(default_factory=dict)
+    """How tasks failed, in words; the first `MOST_STATUSES`."""
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
 
     def add(self, result: Result) -> None:
@@ -89,7 +86,7 @@ class Tally:
         self.busy += result.seconds
         failed = result.outcome is not Outcome.COMPLETED
         if failed and len(self.statuses) < MOST_STATUSES:
-            self.statuses[result.taskid] = result.status
+            self.statuses[result.taskid] = how_it_failed(result)
 
     @property
     def ran(self) -> int:
@@ -109,6 +106,13 @@ class Tally:
         """Share of the workers' time that went into tasks, 0 to 1."""
         available = self.worker_count * (now - self.started)
         return min(1.0, self.busy / available) if available > 0 else 0.0
+
+
+def how_it_failed(result: Result) -> str:
+    """A failure in words."""
+    if result.outcome is Outcome.LOST:
+        return f"its worker was killed under it {result.attempt} times"
+    return status_in_words(result.status)
 
 
 def status_in_words(status: int) -> str:

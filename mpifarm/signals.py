@@ -35,8 +35,20 @@ class SignalInbox:
     def install(self) -> None:
         """Note `SIGNALS` from now on."""
         for signum in SIGNALS:
-            signal.signal(signum, self._note)
+            ignored = signal.getsignal(signum) == signal.SIG_IGN
+            if not (ignored and signum == signal.SIGHUP):  # nohup
+                signal.signal(signum, self._note)
         signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
+
+    def ignore(self) -> None:
+        """The end: the interpreter's shutdown would reset handlers to death."""
+        for signum in SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)
+
+    @property
+    def any_noted(self) -> bool:
+        """Whether `take` would return any."""
+        return bool(self._received)
 
     def take(self) -> list[int]:
         """The signals since the last call."""

@@ -12,6 +12,7 @@ from mpifarm.workdir.records import (
     HeldLock,
     ReclaimReport,
     Recorded,
+    Survey,
     Transacted,
 )
 from mpifarm.workdir.workdir import Workdir, make_root
@@ -22,6 +23,7 @@ __all__ = [
     "Machine",
     "ReclaimReport",
     "Recorded",
+    "Survey",
     "Transacted",
     "Workdir",
     "WorkdirPaths",

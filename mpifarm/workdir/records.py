@@ -65,6 +65,14 @@ class ReclaimReport(NamedTuple):
     others: int
 
 
+class Survey(NamedTuple):
+    """The workdir at one moment under the lock; counting it takes no lock."""
+
+    held: frozenset[int]
+    claimed: frozenset[int]
+    toprocess: bytes | None
+
+
 class Counts(NamedTuple):
     """Where the tasks of the list are; `total` is the sum of the other numbers."""
 

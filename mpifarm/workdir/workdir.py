@@ -49,6 +49,7 @@ from mpifarm.workdir.records import (
     HeldLock,
     ReclaimReport,
     Recorded,
+    Survey,
     Transacted,
 )
 from mpifarm.workdir.status import encode_lines, parse_ids_only
@@ -139,6 +140,9 @@ class Workdir:
             snapshot = read_snapshot(paths)
         judgement = judge_snapshot(snapshot, tasks, paths)
         with lock.hold(LOCK_TIMEOUT):
+            if files.find_content(paths.fingerprint) != snapshot.fingerprint:
+                # Another farm has begun meanwhile, perhaps with another list.
+                judgement = judge_snapshot(read_snapshot(paths), tasks, paths)
             workdir._join(judgement, lock.paths)
         return workdir
 
@@ -565,18 +569,26 @@ class Workdir:
         """How many tasks stand in ``finished`` and in ``failed``, by the last look."""
         return self._finished.count, self._failed.count
 
-    def counts(self) -> Counts:
-        """Where all tasks are now.  Lock held.  Costs a look at each of them."""
+    def survey(self) -> Survey:
+        """What `counts` needs.  Lock held."""
         self._look()
-        held, claimed = self._claim.held, self._others.held_ids()
+        return Survey(
+            held=frozenset(self._claim.held),
+            claimed=frozenset(self._others.held_ids()),
+            toprocess=files.find_content(self.paths.toprocess),
+        )
+
+    def counts(self, survey: Survey) -> Counts:
+        """Where all tasks were at a survey.  Needs no lock; looks at each task."""
         finished = self._finished
         total = len(self._tasks)
         queued = {
             taskid
-            for taskid in self._read_queued()
+            for taskid in self._ids_queued(survey.toprocess)
             if taskid < total and taskid not in finished
         }
-        busy = held | {taskid for taskid in claimed if taskid not in finished}
+        claimed = {taskid for taskid in survey.claimed if taskid not in finished}
+        busy = survey.held | claimed
         queued -= busy
         failed = [
             taskid
@@ -589,15 +601,20 @@ class Workdir:
             finished=finished.count,
             failed=len(failed),
             toprocess=len(queued),
-            held=len(held),
-            claimed=len(busy) - len(held),
+            held=len(survey.held),
+            claimed=len(busy) - len(survey.held),
             elsewhere=total - known,
             first_failed=tuple(sorted(failed)[:MOST_FAILED_NAMED]),
         )
 
-    def _read_queued(self) -> Iterable[int]:
-        content = files.find_content(self.paths.toprocess)
+    def _ids_queued(self, content: bytes | None) -> Iterable[int]:
         return range(len(self._tasks)) if content is None else parse_ids_only(content)
+
+    def note_in_log(self, taskid: int, sentence: str) -> None:
+        """Write a line of our own into the log of a task that runs no more."""
+        line = f"=== mpifarm: {sentence} ===\n".encode()
+        with suppress(StorageError):
+            files.append(self.paths.log(taskid), line, sync=False)
 
     def drain_requested(self) -> bool:
         """Whether the user has put a file ``drain`` into the workdir."""

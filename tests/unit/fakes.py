@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, assert_never, overload
 from mpifarm.config import FarmDefinition, RunnerDefinition
 from mpifarm.coordinator import Coordinator, Effect, End, Phase, Send, Transact
 from mpifarm.messages import (
+    Alive,
     Assign,
     Drain,
     Leave,
@@ -209,6 +210,7 @@ class FakeRank:
                 self._on_stop(message.grace)
             case Ping():
                 self.pings += 1
+                self.say(Alive())
             case Leave():
                 self.left = True
             case _:

@@ -475,7 +475,8 @@ def test_a_silent_rank_is_given_up_and_what_it_held_is_given_back(signum, wait):
     farm.run()
     assert farm.ended_at is not None
     assert wait <= farm.ended_at - (START + 1.0) < wait + 0.05
-    assert farm.counts.leaves == {0: 1, 2: 1}
+    # the silent one too: it may only be late
+    assert farm.counts.leaves == {0: 1, 1: 1, 2: 1}
     assert farm.disk.held == set()
     assert farm.disk.find_unaccounted() == []
     assert farm.disk.left == 100

@@ -29,9 +29,11 @@ from mpifarm.coordinator import (
     Transact,
 )
 from mpifarm.messages import (
+    Alive,
     Assign,
     Drain,
     Leave,
+    Ping,
     PoolLost,
     Ready,
     Report,
@@ -231,7 +233,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         assert self.ends == 0, f"{effect} after End"
         match effect:
             case Send():
-                self.deliver(self.hands[effect.rank], effect.message)
+                self.deliver(effect.rank, effect.message)
             case Transact():
                 assert self.pending is None, "two transactions at once"
                 self.judge_results(effect)
@@ -240,7 +242,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
                 self.judge_end()
                 self.ends += 1
 
-    def deliver(self, hand: FakeHand, message: Any) -> None:
+    def deliver(self, rank: int, message: Any) -> None:
+        hand = self.hands[rank]
         assert not hand.left, f"{message} after Leave"
         match message:
             case Assign():
@@ -249,6 +252,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
                 hand.leases += message.leases
             case Stop():
                 hand.stopping = True
+            case Ping():
+                self.coordinator.on_message(rank, Alive(), self.clock.now)
             case Leave():
                 hand.left = True
             case Drain() | _:
@@ -269,8 +274,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def judge_end(self) -> None:
         assert self.pending is None
         assert self.coordinator.phase is Phase.LEAVING
-        for rank, record in self.coordinator.ranks.items():
-            assert self.hands[rank].left == (record.state is not RankState.LOST)
+        assert all(self.hands[rank].left for rank in self.coordinator.ranks)
         if not self.coordinator.storage_failed:
             assert self.disk.held == set()
             assert self.disk.find_unaccounted() == []

@@ -15,6 +15,7 @@ from mpifarm.report import (
     Summary,
     Tally,
     duration_in_words,
+    how_it_failed,
     progress_line,
     status_in_words,
 )
@@ -67,7 +68,7 @@ def test_a_tally_counts_outcomes_and_keeps_the_statuses_of_failures():
         tally.add(result(taskid, status=status))
     assert tally.ran == 4
     assert tally.outcomes == {Outcome.COMPLETED: 2, Outcome.FAILED: 2}
-    assert tally.statuses == {1: 3, 3: -9}
+    assert tally.statuses == {1: "exit status 3", 3: "killed by signal 9 (SIGKILL)"}
 
 
 def test_a_tally_does_not_grow_with_the_number_of_failures():
@@ -164,11 +165,16 @@ def test_more_done_than_there_is_leaves_no_time_below_zero():
     assert line == "10/10 done, 2 failed, 0 running, 1 tasks/s, 0 s left"
 
 
-def test_a_failed_task_names_its_status_and_its_log():
-    assert FailedTask(7, -15, "w/logs/log_7").in_words() == (
+def test_a_failed_task_names_how_it_failed_and_its_log():
+    how = how_it_failed(result(7, status=-15))
+    assert FailedTask(7, how, "w/logs/log_7").in_words() == (
         "task 7: killed by signal 15 (SIGTERM), see w/logs/log_7"
     )
-    assert "failed in an earlier farm" in FailedTask(7, None, "w/logs/log_7").in_words()
+
+
+def test_a_task_whose_workers_were_killed_was_not_killed_itself():
+    lost = result(7, status=-9)._replace(outcome=Outcome.LOST, attempt=3)
+    assert how_it_failed(lost) == "its worker was killed under it 3 times"
 
 
 # ---- the summary --------------------------------------------------------------------
@@ -186,7 +192,10 @@ def summary(**changes: Any) -> Summary:
         "seconds": 3.0,
         "standing": Standing(12, 9, 3, 0, 0),
         "tally": tally,
-        "failed": [FailedTask(4, 1, "log_4"), FailedTask(5, 1, "log_5")],
+        "failed": [
+            FailedTask(4, "exit status 1", "log_4"),
+            FailedTask(5, "exit status 1", "log_5"),
+        ],
         "busy_share": 0.25,
         "status": ExitStatus.SOME_FAILED,
         "reason": "",
