@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 
 from mpifarm.errors import InputError, StorageError
 from mpifarm.workdir import Workdir, files
+from mpifarm.workdir.status import judge_odd, parse_status
 from tests.unit.workdir_fakes import (
     Interference,
     Killed,
@@ -91,7 +92,16 @@ class SharedWorkdir(RuleBasedStateMachine):
         return self.plain.hand - set(self.site.ids("toprocess"))
 
     def finished(self) -> list[int]:
-        return self.site.ids("finished")
+        """What counts there: a torn line does not, and a fused one may."""
+        path = self.site.root / "finished"
+        if not path.exists():
+            return []
+        lines = parse_status(path.read_bytes(), self.site.tasks)
+        judged = [
+            judge_odd(line, self.site.tasks, may_be_torn=True) for line in lines.odd
+        ]
+        fused = [taskid for each in judged for taskid in getattr(each, "ids", ())]
+        return sorted({*lines.ids, *fused})
 
     @rule(name=FARMS, data=st.data())
     def a_farm_works(self, name, data):
