@@ -41,8 +41,6 @@ _OF_THE_DISK = frozenset(
         errno.EROFS,
         errno.EIO,
         errno.ESTALE,
-        errno.ENOENT,
-        errno.ENOTDIR,
         errno.EMFILE,
         errno.ENFILE,
     }
@@ -111,6 +109,7 @@ class Worker:
     runner: Runner
 
     def __init__(self, logs: str, place: WorkerPlace) -> None:
+        self._logs = logs
         self._log_prefix = os.path.join(logs, "log_")
         self._line = place.line
         self._leases = place.leases
@@ -153,7 +152,7 @@ class Worker:
         try:
             log = TaskLog(path, attempt)
         except OSError as error:
-            if error.errno in _OF_THE_DISK:
+            if error.errno in _OF_THE_DISK or not os.path.isdir(self._logs):
                 raise StorageError(f"can't write {path}: {error.strerror}") from error
             return 1
         os.environ["PROC_NUMBER"] = os.environ["MPIFARM_TASK_ID"] = str(taskid)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.pool import Pool, PoolDefinition
+from mpifarm.pool import LogRefused, Pool, PoolDefinition
 from mpifarm.processes import start_command, wait_command
 from mpifarm.task import Lease, Outcome
 from tests.process.pool_driver import PoolDriver
@@ -219,7 +219,7 @@ def test_the_log_of_a_second_attempt_keeps_the_first_one(start_pool):
     driver.collect_until(lambda: len(driver.events) == 2)
     first, line, second = driver.log(0).splitlines()
     assert (first, second) == ("first", "second")
-    assert line.startswith("=== mpifarm: started again, attempt 2, 2")
+    assert line.startswith("=== mpifarm: started again, attempt 2 of farm ")
     assert line.endswith(f", host {os.uname().nodename} ===")
 
 
@@ -234,6 +234,16 @@ def test_a_log_that_cannot_be_opened_is_the_failure_of_its_task(pool):
     (pool.logs / "log_1").symlink_to(pool.logs / "nowhere" / "else")
     results = pool.run("true", "true", "true")
     assert [results[taskid].status for taskid in range(3)] == [1, 1, 0]
+
+
+def test_without_a_directory_for_logs_nothing_is_started_and_no_task_fails(pool):
+    pool.logs.rmdir()
+    pool.submit("touch ran")
+    pool.collect_until(lambda: pool.events)
+    (event,) = pool.events
+    assert isinstance(event, LogRefused)
+    assert event.lease.taskid == 0
+    assert "No such file" in event.reason
 
 
 def test_a_log_has_the_permissions_of_the_umask(start_pool):

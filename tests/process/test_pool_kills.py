@@ -148,7 +148,8 @@ def test_the_command_of_a_users_runner_has_no_ignored_signals(start_pool):
     driver = start_pool(1, SubprocessRunner)
     driver.run("exec cat /proc/self/status")
     line = next(line for line in driver.log(0).splitlines() if "SigIgn" in line)
-    assert int(line.split()[1], 16) == 0
+    glibcs = 0b11 << 31  # 32 and 33: its posix_spawn ignores them in every program
+    assert int(line.split()[1], 16) & ~glibcs == 0
 
 
 def test_workers_that_die_at_birth_are_forked_again_at_growing_intervals(start_pool):
