@@ -190,7 +190,7 @@ class RankLoop:
 
     def _on_assign(self, message: Assign, now: float) -> None:
         if self.phase is RankPhase.WORKING:
-            if not self.pool.busy:
+            if not self._queue:
                 self._ended_at = now
             self._queue.extend(message.leases)
         else:
