@@ -21,6 +21,10 @@ from tests.support import Child, Launch, find_pids, survivors, wait_until
 SLACK = 2.0
 """Seconds that a launcher and a busy machine get beyond what is promised."""
 
+NO_LAUNCH = "listener thread failed to start"
+"""What Open MPI's mpirun says, once in some hundred times on a busy machine, before it
+gives up without a rank."""
+
 _RANK_VARIABLES = (b"OMPI_COMM_WORLD_RANK", b"PMI_RANK")
 
 
@@ -159,7 +163,23 @@ class FarmDriver:
         return [sys.executable, "-m", "mpifarm", self.tasklist.name, *options]
 
     def start(self, launch: Launch | list[str], **kwargs: object) -> Child:
-        """Start a farm."""
+        """Start a farm; returns when it has a rank, or has ended."""
+        child = self._start_until_seen(launch, **kwargs)
+        while child.has_ended() and NO_LAUNCH in child.text():
+            child = self._start_until_seen(launch, **kwargs)
+        return child
+
+    def _start_until_seen(self, launch: Launch | list[str], **kwargs: object) -> Child:
+        child = self.start_unseen(launch, **kwargs)
+        wait_until(lambda: child.has_ended() or self._has_rank(child.pid))
+        return child
+
+    def _has_rank(self, launcher: int) -> bool:
+        members = self.members_under(launcher)
+        return any(member.part is Part.RANK for member in members)
+
+    def start_unseen(self, launch: Launch | list[str], **kwargs: object) -> Child:
+        """Start a farm, and return at once."""
         return self._start_process(launch, cwd=self.directory, **kwargs)
 
     def run(self, launch: Launch | list[str], status: int) -> None:

@@ -410,6 +410,7 @@ class Pool:
             return
         for worker in self._workers:
             self._hang_up(worker)
+        self._kill_left_commands()
         self._state = _State.GONE
         yield PoolGone(tuple(lease for w in self._workers for lease in w.leases))
         for worker in self._workers:
@@ -429,6 +430,20 @@ class Pool:
             processes.kill_group(worker.pid, signal.SIGKILL)
             if command > 0:
                 processes.kill_group(command, signal.SIGKILL)
+
+    def _kill_left_commands(self) -> None:
+        """KILL the commands of workers that were killed together with the parent.
+
+        Nobody clears the slot of a dead worker, so the process has to say that it is
+        of the task.
+        """
+        for worker in self._workers:
+            line = self._board.line(worker.index)
+            command, task = line.command, line.task
+            if command > 0 and task is not None:
+                words = processes.environment_of(command).split(b"\0")
+                if b"MPIFARM_TASK_ID=%d" % task in words:
+                    processes.kill_group(command, signal.SIGKILL)
 
 
 def _default_runner() -> CreateRunner:

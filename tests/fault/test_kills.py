@@ -94,7 +94,7 @@ def kill_in_rounds(farm, launch, rng, kill):
     kills = 0
     write_next_list(farm)
     while kills < KILLS:
-        child = farm.start(launch)
+        child = farm.start_unseen(launch)
         time.sleep(rng.uniform(0.05, 0.9))  # the moment of the kill
         kills += kill(child)
         child.wait(30)
