@@ -41,14 +41,14 @@ from mpifarm.waiting import Waiter
 REPORT_SECONDS = 0.02
 """Longest time for which a result waits for others before it is reported."""
 
-PIPE_SECONDS = 0.006
+PIPE_SECONDS = 0.04
 """Seconds of work that a worker gets beyond what it runs, when its tasks are short.
 
-Enough for the time between two looks of a rank that coalesces; what is in a worker's
-pipe can't be given to another any more.
+Enough for the time in which a rank on a busy machine doesn't get a processor; what is
+in a worker's pipe can't be given to another any more.
 """
 
-MOST_IN_PIPE = 8
+MOST_IN_PIPE = 16
 
 RETURN_SECONDS = 1.0
 """A rank in which no task has ended for so long gives back what waits for a worker."""
@@ -305,12 +305,13 @@ class RankLoop:
     def _feed(self) -> None:
         if not self._queue:
             return
-        for _ in range(min(len(self._queue), self.pool.vacancies(self._ahead()))):
-            self.pool.submit(self._queue.popleft())
+        count = min(len(self._queue), self.pool.vacancies(self._ahead()))
+        if count:
+            self.pool.submit([self._queue.popleft() for _ in range(count)])
 
     def _ahead(self) -> int:
         """Leases to put into a worker's pipe beyond the one that it runs."""
-        if self._mean == 0.0 or self._mean > PIPE_SECONDS:
+        if self._mean == 0.0 or 2 * self._mean > PIPE_SECONDS:
             return 0
         return min(MOST_IN_PIPE, 1 + int(PIPE_SECONDS / self._mean))
 

@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any
 
@@ -192,16 +192,23 @@ class Pool:
 
     # ---- leases out, results in -----------------------------------------------------
 
-    def submit(self, lease: Lease) -> None:
-        """Give the lease to a worker with the fewest in hand."""
+    def submit(self, leases: Iterable[Lease]) -> None:
+        """Give each lease to a worker with the fewest in hand.
+
+        Each worker is written to once: a write wakes it, and on a busy machine takes
+        the processor from the rank.
+        """
         if self._state not in (_State.RUNNING, _State.LOST):
             raise RuntimeError(f"a lease for a pool that is {self._state.value}")
-        worker = min(self._workers, key=lambda worker: worker.burden)
-        worker.leases.append(lease)
-        waiting = bool(worker.outgoing)
-        worker.outgoing += encode_frame(tuple(lease))
-        if worker.presence is _Presence.UP and not waiting:
-            self._flush(worker)
+        waiting = {worker.index for worker in self._workers if worker.outgoing}
+        for lease in leases:
+            worker = min(self._workers, key=_burden)
+            worker.leases.append(lease)
+            worker.outgoing += encode_frame(tuple(lease))
+        for worker in self._workers:
+            up = worker.presence is _Presence.UP
+            if up and worker.outgoing and worker.index not in waiting:
+                self._flush(worker)
 
     def collect(self) -> list[PoolEvent]:
         """What has happened.  Never blocks."""
@@ -444,6 +451,10 @@ class Pool:
                 words = processes.environment_of(command).split(b"\0")
                 if b"MPIFARM_TASK_ID=%d" % task in words:
                     processes.kill_group(command, signal.SIGKILL)
+
+
+def _burden(worker: _Worker) -> tuple[bool, int, bool]:
+    return worker.burden
 
 
 def _default_runner() -> CreateRunner:

@@ -187,6 +187,8 @@ def test_farms_that_are_killed_whole_are_resumed_without_loss(farm, launch, rng)
 def start_with_long_commands(farm, launch, count):
     farm.write_list([LONG] * count)
     child = farm.start(launch)
+    # each is a shell and its two children
+    wait_until(lambda: len(farm.pids(Part.COMMAND)) == 3 * count)
     farm.wait_for_marks("started", count)
     return child
 

@@ -61,11 +61,12 @@ class FakePool:
     def vacancies(self, ahead):
         return 0 if self.over else self.workers * (1 + ahead) - len(self.running)
 
-    def submit(self, lease):
-        self.submitted.append(lease)
-        self.running.append(lease)
-        if lease.command != "long":
-            self.end(lease)
+    def submit(self, leases):
+        for lease in leases:
+            self.submitted.append(lease)
+            self.running.append(lease)
+            if lease.command != "long":
+                self.end(lease)
 
     def end(self, lease, outcome=Outcome.COMPLETED, status=0):
         self.running.remove(lease)

@@ -51,7 +51,7 @@ class PoolDriver:
 
     def submit(self, *commands: str, first: int = 0) -> None:
         for taskid, command in enumerate(commands, first):
-            self.pool.submit(Lease(taskid, 1, command))
+            self.pool.submit([Lease(taskid, 1, command)])
 
     def collect(self, seconds: float = 0.01) -> None:
         select.select(self.pool.read_fds(), (), (), seconds)

@@ -101,9 +101,8 @@ def test_a_command_with_a_nul_fails_and_the_next_one_runs(start_pool):
 
 
 def test_a_command_is_told_what_it_is(pool):
-    pool.pool.submit(
-        Lease(7, 2, "echo $PROC_NUMBER $MPIFARM_TASK_ID $MPIFARM_ATTEMPT $MPIFARM_RANK")
-    )
+    says = "echo $PROC_NUMBER $MPIFARM_TASK_ID $MPIFARM_ATTEMPT $MPIFARM_RANK"
+    pool.pool.submit([Lease(7, 2, says)])
     pool.submit("echo $MPIFARM_WORKER; echo $MPIFARM_WORKDIR $MPIFARM_FARM", first=8)
     pool.collect_until(lambda: len(pool.events) == 2)
     assert pool.log(7) == "7 7 2 3\n"
@@ -215,7 +214,7 @@ def test_a_command_that_signals_all_it_can_name_hurts_no_worker(start_pool):
 def test_the_log_of_a_second_attempt_keeps_the_first_one(start_pool):
     driver = start_pool(workers=1)
     driver.run("printf first")
-    driver.pool.submit(Lease(0, 2, "echo second"))
+    driver.pool.submit([Lease(0, 2, "echo second")])
     driver.collect_until(lambda: len(driver.events) == 2)
     first, line, second = driver.log(0).splitlines()
     assert (first, second) == ("first", "second")

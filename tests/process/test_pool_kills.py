@@ -93,7 +93,7 @@ def test_commands_that_kill_their_workers_cost_no_other_task(start_pool):
     lost: set[int] = set()
     while len(lost) + len(driver.results()) < 30:
         while waiting and driver.pool.vacancies(2):
-            driver.pool.submit(waiting.pop())
+            driver.pool.submit([waiting.pop()])
         driver.collect()
         for loss in driver.losses():
             lost.update([loss.running.taskid] if loss.running else [])

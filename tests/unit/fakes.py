@@ -580,8 +580,12 @@ class FakePool:
             return 0
         return sum(max(0, 1 + ahead - len(hand)) for hand in self.hands)
 
-    def submit(self, lease: Lease) -> None:
+    def submit(self, leases: Iterable[Lease]) -> None:
         assert self.running, "a lease for a pool that doesn't run"
+        for lease in leases:
+            self._give(lease)
+
+    def _give(self, lease: Lease) -> None:
         worker = min(range(len(self.hands)), key=lambda w: len(self.hands[w]))
         self.hands[worker].append(lease)
         self._begin(worker, self._clock.now)
