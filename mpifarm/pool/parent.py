@@ -178,10 +178,9 @@ class PoolParent:
                 continue
 
     def _kill_workers(self) -> None:
-        # Workers first: one that sees its command end would start the next.
-        for child in self._children.values():
+        # The worker before its command: one that sees that end would start the next.
+        for index, child in self._children.items():
             processes.kill_process(child.pid, signal.SIGKILL)
-        for index in self._children:
             command = self._board.line(index).command
             if command > 0:
                 processes.kill_group(command, signal.SIGKILL)

@@ -265,7 +265,7 @@ pool = Pool.launch()
 logs = os.getcwd()
 pool.start(PoolDefinition(3, 0, "f", logs, logs, environment=dict(os.environb)))
 for taskid in range(12):
-    pool.submit(Lease(taskid, 1, sys.argv[1 + taskid % (len(sys.argv) - 1)]))
+    pool.submit([Lease(taskid, 1, sys.argv[1 + taskid % (len(sys.argv) - 1)])])
 while True:
     select.select(pool.read_fds(), (), (), 1)
     pool.collect()
