@@ -896,3 +896,13 @@ def test_a_command_that_dies_of_the_signal_that_says_drain_runs_again(
     hand.decide()
     assert hand.given_back == [0]
     assert hand.recorded == [1]
+
+
+def test_a_rank_that_dies_unseen_does_not_leave_the_farm_waiting_for_ever():
+    farm = SimulatedFarm(100, ranks=3, workers=4, seconds=HOUR)
+    farm.run(1.0)
+    farm.ranks[1].silent = True
+    farm.run(100.0)
+    assert farm.ended_at is not None
+    assert "rank 1" in farm.coordinator.reason
+    assert farm.disk.held == set()
