@@ -23,6 +23,12 @@ class Settings:
     grace: float = 2.0
     lock_area: str | None = None
     mpi: str = "auto"
+    config: str | None = None
+    """Path of an INI file that names runners and handlers (``--config``)."""
+    bind: bool = False
+    """Each worker gets its own share of the rank's CPUs."""
+    gpus: str = "none"
+    """``none``, ``auto`` or a number: how many GPUs the workers share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,21 @@ class RunnerDefinition:
     name: str = "default"
     python_class: str = "mpifarm.runners.BasicRunner"
     options: dict[str, str] = field(default_factory=dict)
+    """Keyword arguments of the class."""
+    source: str = ""
+    """Path of the INI file that it is from; empty for what is built in."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerDefinition:
+    """How rank 0 makes the tasklist."""
+
+    name: str = "default"
+    python_class: str = "mpifarm.tasklists.ListTaskList"
+    options: dict[str, str] = field(default_factory=dict)
+    """Keyword arguments of the class, behind `path` and `workdir`."""
+    source: str = ""
+    """Path of the INI file that it is from; empty for what is built in."""
 
 
 @dataclass(frozen=True, slots=True)
