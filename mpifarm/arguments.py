@@ -32,7 +32,15 @@ OLD_OPTIONS = (
 )
 """PyTaskFarmer's long options: what abbreviates one of them goes on meaning it."""
 
-NEW_OPTIONS = ("--grace", "--lock-area", "--mpi", "--version")
+NEW_OPTIONS = (
+    "--bind",
+    "--config",
+    "--gpus",
+    "--grace",
+    "--lock-area",
+    "--mpi",
+    "--version",
+)
 
 _NO_WORDS = frozenset({"", "0", "false", "no", "off"})
 _BOOLEAN_WORDS = _NO_WORDS | {"1", "true", "yes", "on"}
@@ -100,6 +108,9 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         grace=chosen.grace,
         lock_area=chosen.lock_area,
         mpi=chosen.mpi,
+        config=chosen.config,
+        bind=chosen.bind,
+        gpus=chosen.gpus,
     )
 
 
@@ -262,7 +273,8 @@ def _add_old_arguments(parser: argparse.ArgumentParser) -> None:
         "-r",
         metavar="NAME",
         default="default",
-        help="the runner that runs the commands (default: default)",
+        help="the runner that runs the commands, as INI files name it (default:"
+        " default)",
     )
     parser.add_argument(
         "--tasklist",
@@ -270,7 +282,8 @@ def _add_old_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HANDLER",
         dest="handler",
         default="default",
-        help="the handler that reads the tasklist (default: default)",
+        help="the handler that reads the tasklist, as INI files name it (default:"
+        " default)",
     )
     parser.add_argument(
         "--help", "-h", nargs=0, action=_AskForHelp, help="show this and exit"
@@ -278,6 +291,26 @@ def _add_old_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_new_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=_not_empty("--config", "FILE"),
+        help="an INI file of runners and handlers, before those in ~/.config/mpifarm"
+        " and ~/.pytaskfarmer",
+    )
+    parser.add_argument(
+        "--bind",
+        action="store_true",
+        help="give each worker its own share of the rank's CPUs",
+    )
+    parser.add_argument(
+        "--gpus",
+        metavar="auto|N|none",
+        type=_gpus,
+        default="none",
+        help="which GPUs the workers share, one for each, round robin; 'auto': those"
+        " that the rank was given (default: none, nothing is changed)",
+    )
     parser.add_argument(
         "--grace",
         metavar="SECONDS",
@@ -388,6 +421,12 @@ def _mpi(word: str) -> str:
     return word
 
 
+def _gpus(word: str) -> str:
+    if word in ("auto", "none") or (word.isdecimal() and int(word) > 0):
+        return word
+    raise _usage_error(f"--gpus takes 'auto', 'none' or a number, not {word!r}")
+
+
 # ---- what is wrong, in one sentence -------------------------------------------------
 
 
@@ -397,7 +436,7 @@ def _usage_error(sentence: str) -> InputError:
 
 def _wrong_count(option: str) -> InputError:
     """`option`, as "--workdir/-w", has no value, or one although it takes none."""
-    if option.startswith(("--help", "--version")):
+    if option.startswith(("--bind", "--help", "--version")):
         return _usage_error(f"{option} takes no value")
     return _usage_error(f"{option} needs a value after it")
 

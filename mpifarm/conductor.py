@@ -76,6 +76,7 @@ class Conductor:
     def run(self, loop: RankLoop, conclude: Callable[[], None]) -> None:
         """Until every rank has been told to leave; before that, once, `conclude`."""
         self._conclude = conclude
+        loop.join()
         while loop.phase is not RankPhase.LEFT:
             self._forgive(loop, self._clock.step())
             moved = self._listen(loop)
@@ -171,7 +172,7 @@ class Conductor:
         )
         empty = done.empty
         if take and empty and not done.taken:
-            empty = not self.workdir.reclaim_dead().requeued
+            empty = not self.workdir.reclaim_dead()
         for rank, result in transaction.results:
             self._count(rank, result)
         self._clock.step()
@@ -180,7 +181,7 @@ class Conductor:
             self._clock.now,
             empty=empty,
             others=self.workdir.others_hold_tasks,
-            cost=done.seconds + done.prepare_seconds,
+            cost=done.seconds,
         )
 
     def _record(self, rank: int, result: Result) -> Recorded:

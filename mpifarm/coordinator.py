@@ -24,10 +24,10 @@ from mpifarm.messages import (
     Alive,
     Assign,
     Drain,
+    Join,
     Leave,
     Ping,
     PoolLost,
-    Ready,
     Report,
     SignalSeen,
     Stop,
@@ -253,9 +253,9 @@ class Coordinator:
         self._take_cost = 0.0
         self._grace = 0.0
         self._answer_by = 0.0
-        self._outbox: list[Effect] = [
-            Send(rank, Welcome(definition)) for rank in self.ranks
-        ]
+        self._node_workers: dict[str, int] = {}
+        """Workers by host, of the ranks that have joined."""
+        self._outbox: list[Effect] = []
 
     # ---- what happens: ranks -----------------------------------------------------
 
@@ -268,8 +268,8 @@ class Coordinator:
         match message:
             case Alive():
                 pass
-            case Ready():
-                self._on_ready(record, message)
+            case Join():
+                self._on_join(record, message)
             case Report():
                 self._on_report(record, message, now)
             case SignalSeen():
@@ -284,12 +284,16 @@ class Coordinator:
             case _:
                 assert_never(message)
 
-    def _on_ready(self, record: RankRecord, message: Ready) -> None:
+    def _on_join(self, record: RankRecord, message: Join) -> None:
         record.host = message.host
         record.pid = message.pid
         record.workers = message.workers
-        if record.state is RankState.JOINING:
-            record.state = RankState.WORKING
+        if record.state is not RankState.JOINING or self.phase is not Phase.WORKING:
+            return
+        node_worker = self._node_workers.get(message.host, 0)
+        self._node_workers[message.host] = node_worker + message.workers
+        record.state = RankState.WORKING
+        self._outbox.append(Send(record.rank, Welcome(self.definition, node_worker)))
         self._note_hunger(record)
 
     def _on_report(self, record: RankRecord, report: Report, now: float) -> None:

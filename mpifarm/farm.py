@@ -85,6 +85,7 @@ def _follow(loop: RankLoop, parts: RankParts, comm: Comm, clock: Clock) -> bool:
     signals = parts.around.signals
     waiter = Waiter(signals.fd, comm.has_message)
     parent = os.getppid()
+    loop.join()
     while loop.phase is not RankPhase.LEFT:
         loop.forgive_pause(clock.step())
         received = signals.take()

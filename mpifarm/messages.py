@@ -15,9 +15,11 @@ from mpifarm.task import Lease, Result
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The first message to a rank: what the farm is.  The rank starts its pool."""
+    """The answer to `Join`: what the farm is.  The rank starts its pool."""
 
     definition: FarmDefinition
+    node_worker: int
+    """The number of the rank's first worker among all workers of its node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,8 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """The rank's pool runs, with this many workers."""
+class Join:
+    """The first message of a rank: it is there, and will have this many workers."""
 
     host: str
     pid: int
@@ -109,6 +111,4 @@ class Stopped:
 
 
 ToRank = Welcome | Assign | Drain | Stop | Ping | Leave
-ToCoordinator = (
-    Ready | Report | SignalSeen | Alive | StorageTrouble | PoolLost | Stopped
-)
+ToCoordinator = Join | Report | SignalSeen | Alive | StorageTrouble | PoolLost | Stopped

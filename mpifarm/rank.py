@@ -15,15 +15,15 @@ from enum import Enum
 from typing import assert_never
 
 from mpifarm.comm import Comm
-from mpifarm.config import FarmDefinition, Settings
+from mpifarm.config import Settings
 from mpifarm.messages import (
     Alive,
     Assign,
     Drain,
+    Join,
     Leave,
     Ping,
     PoolLost,
-    Ready,
     Report,
     SignalSeen,
     Stop,
@@ -141,12 +141,16 @@ class RankLoop:
 
     # ---- what happens --------------------------------------------------------------
 
+    def join(self) -> None:
+        """Tell the coordinator that this rank is there."""
+        self._send(Join(self.host, os.getpid(), self.workers))
+
     def on_message(self, message: ToRank, now: float) -> None:
         """Do what the coordinator says."""
         self._heard_at = now
         match message:
             case Welcome():
-                self._start(message.definition)
+                self._start(message)
             case Assign():
                 self._on_assign(message, now)
             case Drain():
@@ -171,9 +175,10 @@ class RankLoop:
         """This process was suspended: it heard nothing because it could not."""
         self._heard_at += seconds
 
-    def _start(self, definition: FarmDefinition) -> None:
+    def _start(self, welcome: Welcome) -> None:
         if self.phase is not RankPhase.JOINING:
             return  # a signal came first
+        definition = welcome.definition
         self.pool.start(
             PoolDefinition(
                 workers=self.workers,
@@ -186,7 +191,6 @@ class RankLoop:
             )
         )
         self.phase = RankPhase.WORKING
-        self._send(Ready(self.host, os.getpid(), self.workers))
 
     def _on_assign(self, message: Assign, now: float) -> None:
         if self.phase is RankPhase.WORKING:

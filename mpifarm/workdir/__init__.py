@@ -10,7 +10,6 @@ from mpifarm.workdir.paths import WorkdirPaths
 from mpifarm.workdir.records import (
     Counts,
     HeldLock,
-    ReclaimReport,
     Recorded,
     Survey,
     Transacted,
@@ -21,7 +20,6 @@ __all__ = [
     "Counts",
     "HeldLock",
     "Machine",
-    "ReclaimReport",
     "Recorded",
     "Survey",
     "Transacted",

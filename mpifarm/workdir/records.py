@@ -39,30 +39,13 @@ class Recorded(NamedTuple):
 class Transacted(NamedTuple):
     """What a transaction brought.
 
-    `empty`: ``toprocess`` has nothing left.  `seconds`: how long it took, under the
-    lock.  `foreign`: others have recorded results since this farm started.
-    `finished_by_others`: how many tasks they have finished since the last look.
-    `prepare_seconds`: how long the preparing took, outside the lock.
+    `empty`: nothing is left to take.  `seconds`: how long it took, its preparation
+    outside the lock included.
     """
 
     taken: list[int]
     empty: bool
     seconds: float
-    foreign: bool
-    finished_by_others: int
-    prepare_seconds: float
-
-
-class ReclaimReport(NamedTuple):
-    """What was done about the claims of other farms.
-
-    `farms`: dead farms whose claims were taken back; `requeued`: how many of their
-    tasks went to ``toprocess``; `others`: claims that were left alone.
-    """
-
-    farms: int
-    requeued: int
-    others: int
 
 
 class Survey(NamedTuple):

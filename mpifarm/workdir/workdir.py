@@ -6,7 +6,6 @@ the steps is what makes a kill between any two of them harmless; each function t
 depends on an order says which and why.
 """
 
-import errno
 import json
 import os
 import re
@@ -19,23 +18,15 @@ from mpifarm.errors import InputError, StorageError
 from mpifarm.workdir import files
 from mpifarm.workdir.claims import (
     Event,
-    Head,
-    Life,
-    LockFile,
     Machine,
     OtherClaim,
-    OtherClaims,
-    OwnClaim,
     encode_event,
     find_leftovers,
-    find_lock_files,
-    grasped,
-    share_a_lock,
     this_machine,
 )
 from mpifarm.workdir.ledger import Ledger
+from mpifarm.workdir.membership import Membership
 from mpifarm.workdir.opening import (
-    REMEDY,
     JudgedFile,
     Judgement,
     judge_access,
@@ -47,7 +38,6 @@ from mpifarm.workdir.paths import WorkdirPaths
 from mpifarm.workdir.records import (
     Counts,
     HeldLock,
-    ReclaimReport,
     Recorded,
     Survey,
     Transacted,
@@ -99,21 +89,18 @@ class Workdir:
         self.farm = farm
         self.notes: list[str] = []
         """Sentences for the user; the caller clears it."""
-        self.foreign = False
         self._tasks = tasks
         self._clock = clock
-        self._machine = machine
         self._finished = Ledger(paths.finished, tasks)
         self._failed = Ledger(paths.failed, tasks)
-        self._others = OtherClaims(paths, farm)
+        self._member = Membership(paths, farm, machine, self.notes)
+        self._others = self._member.others
+        self._joined_by_others = False
         self._timeline = TimelineFile(paths, farm, tasks, self.notes)
-        self._claim: OwnClaim
-        self._locks: tuple[LockFile, ...] = ()
         self._last_step = 0
         self._prepared: Prepared | None = None
         self._prepare_seconds = 0.0
         self._stuck: StorageError | None = None
-        self._told: set[str] = set()
 
     # ---- joining --------------------------------------------------------------------
 
@@ -148,25 +135,22 @@ class Workdir:
 
     def _join(self, judgement: Judgement, lock_paths: Sequence[str]) -> None:
         """Lock held.  Judges what is left to judge before the first change."""
-        self._locks = find_lock_files(lock_paths)
         self._start_ledgers(judgement)
-        self._others.look()
-        self._judge_others()
-        self._make_directories()
+        self._member.judge_others(lock_paths, len(self._tasks))
+        self._member.make_directories()
         if judgement.fingerprint is not None:
             beside = f"{self.paths.fingerprint}.{self.farm}"
             files.replace(self.paths.fingerprint, beside, judgement.fingerprint)
-        self._claim = OwnClaim(self.paths, self._make_head())
+        self._member.enter(self._clock)
         try:
             self._mend(judgement)
             self.reclaim_dead()
             self._remove_orphans()
         except StorageError:
-            with suppress(StorageError):
-                files.remove(self._claim.path)
+            self._member.give_up()
             raise
         except BaseException:
-            self._claim.end()
+            self._member.claim.end()
             raise
 
     def _start_ledgers(self, judgement: Judgement) -> None:
@@ -177,49 +161,6 @@ class Workdir:
             # A last line without newline counts once `_mend` has ended it.
             ledger.start_behind(content or b"", judged.ids)
             ledger.look()
-
-    def _judge_others(self) -> None:
-        """Raise `InputError` if a live farm can't be worked with."""
-        for claim in self._others.claims.values():
-            head = claim.journal.head
-            last = max(claim.journal.held, default=-1)
-            if last >= len(self._tasks):
-                raise InputError(
-                    f"the tasklist was edited since the workdir was begun: the farm of "
-                    f"{claim.path} holds task {last}, and the tasklist has only "
-                    f"{len(self._tasks)} tasks; {REMEDY}"
-                )
-            with grasped(claim, self._machine) as (life, _):
-                if life is Life.DEAD or head is None:
-                    continue
-            same_boot = head.boot_id == self._machine.boot_id
-            if not share_a_lock(self._locks, head, same_boot=same_boot):
-                ours = ", ".join(lock.path for lock in self._locks)
-                theirs = ", ".join(lock.path for lock in head.locks)
-                raise InputError(
-                    f"farm {head.farm} on {head.host} (pid {head.pid}) works in "
-                    f"{self.paths.root} under other locks ({theirs}) than this one "
-                    f"would ({ours}): give both the same SCRATCH or --lock-area"
-                )
-
-    def _make_directories(self) -> None:
-        for directory in (self.paths.logs, self.paths.claims):
-            try:
-                files.make_directory(directory)
-            except OSError as error:
-                raise _unusable(directory, error) from error
-
-    def _make_head(self) -> Head:
-        machine = self._machine
-        return Head(
-            farm=self.farm,
-            host=machine.host,
-            boot_id=machine.boot_id,
-            pid=machine.pid,
-            process_start=machine.find_process_start(machine.pid) or 0,
-            started=self._clock(),
-            locks=self._locks,
-        )
 
     def _mend(self, judgement: Judgement) -> None:
         """End or replace torn lines, and tell of them."""
@@ -293,38 +234,26 @@ class Workdir:
         and the same results may be given again.
         """
         begun = time.perf_counter()
-        self._check_held(results, give_back)
-        self._claim.check()
-        by_others = self._look()
+        self._member.check_held([*(each.taskid for each in results), *give_back])
+        self._member.claim.check()
+        self._look()
         self._record(results)
         taken, empty = self._exchange(give_back, take)
         prepare_seconds, self._prepare_seconds = self._prepare_seconds, 0.0
         seconds = time.perf_counter() - begun
-        return Transacted(
-            taken, empty, seconds, self.foreign, by_others, prepare_seconds
-        )
+        return Transacted(taken, empty, seconds + prepare_seconds)
 
-    def _check_held(
-        self, results: Sequence[Recorded], give_back: Sequence[int]
-    ) -> None:
-        ids = [result.taskid for result in results] + list(give_back)
-        alien = set(ids) - self._claim.held
-        if alien or len(set(ids)) != len(ids):
-            raise ValueError(f"not held, or twice: {sorted(alien)[:10]}")
-
-    def _look(self) -> int:
-        """Learn what others have done; how many tasks they have finished."""
-        before = self._finished.count
+    def _look(self) -> None:
+        """Learn what others have done."""
         looks = (self._finished.look(), self._failed.look())
         self._others.look()
         for ledger, look in zip((self._finished, self._failed), looks, strict=True):
             for line in look.odd:
                 text = shorten(line.decode("utf-8", "surrogateescape"))
                 self.notes.append(f"odd line in {ledger.path}: '{text}'")
-        if any(look.ids or look.odd for look in looks) and not self.foreign:
-            self.foreign = True
+        if any(look.ids or look.odd for look in looks) and not self._joined_by_others:
+            self._joined_by_others = True
             self._timeline.leave_to_others()
-        return self._finished.count - before
 
     def _record(self, results: Sequence[Recorded]) -> None:
         """Record results; those that others have finished meanwhile are only struck.
@@ -340,12 +269,8 @@ class Workdir:
             ids = [result.taskid for result in new if result.finished is is_finished]
             if ids:
                 ledger.append(ids)
-        self._strike([result.taskid for result in results])
+        self._member.strike([result.taskid for result in results])
         self._append_attempts(results)
-
-    def _strike(self, taskids: Sequence[int]) -> None:
-        self._claim.append(Event(done=taskids))
-        self._claim.held.difference_update(taskids)
 
     def _append_attempts(self, results: Sequence[Recorded]) -> None:
         lines = [
@@ -366,7 +291,7 @@ class Workdir:
         gone = [taskid for taskid in give_back if taskid in self._finished]
         back = tuple(taskid for taskid in give_back if taskid not in self._finished)
         if gone:
-            self._strike(gone)
+            self._member.strike(gone)
         if not back and take <= 0:
             self._discard_prepared()
             return [], self._toprocess_is_empty()
@@ -385,15 +310,15 @@ class Workdir:
             event = Event(
                 take=plan.taken, put=back, via=step, failed=self._failed.size()
             )
-            self._claim.append_step(event, beside)
+            self._member.claim.append_step(event, beside)
         try:
             files.rename(beside, self.paths.toprocess)
         except StorageError as error:
             # The claim names the file, so it has to stay: it says "did not happen".
             self._stuck = error
             raise
-        self._claim.held.difference_update(back)
-        self._claim.held.update(plan.taken)
+        self._member.claim.held.difference_update(back)
+        self._member.claim.held.update(plan.taken)
 
     def _find_prepared_plan(self, back: tuple[int, ...], take: int) -> Plan | None:
         """The prepared plan if it is still right; its file is that of the last step."""
@@ -444,7 +369,7 @@ class Workdir:
 
     def _plan_first(self, back: Sequence[int], take: int) -> Plan:
         """No ``toprocess`` means: every task is to be processed."""
-        claimed = self._others.held_ids() | self._claim.held
+        claimed = self._others.held_ids() | self._member.claim.held
         ids = [taskid for taskid in self._finished.missing() if taskid not in claimed]
         content = encode_lines(ids, self._tasks)
         plan = plan_toprocess(content, self._tasks, self._is_blocked, back, take)
@@ -467,7 +392,7 @@ class Workdir:
     def _is_blocked(self, taskid: int) -> bool:
         return (
             taskid in self._finished
-            or taskid in self._claim.held
+            or taskid in self._member.claim.held
             or self._others.hold(taskid)
         )
 
@@ -481,43 +406,26 @@ class Workdir:
 
     # ---- claims ---------------------------------------------------------------------
 
-    def reclaim_dead(self) -> ReclaimReport:
-        """Put what dead farms held back into ``toprocess``.  Lock held."""
+    def reclaim_dead(self) -> int:
+        """Put what dead farms held back into ``toprocess``; how many.  Lock held."""
         self._look()
-        farms = requeued = others = 0
-        for claim in list(self._others.claims.values()):
-            with grasped(claim, self._machine) as (life, descriptor):
-                if life is Life.DEAD:
-                    farms += 1
-                    requeued += self._take_back(claim, descriptor)
-                else:
-                    others += 1
-                    self._tell_of(claim, life)
-        return ReclaimReport(farms, requeued, others)
+        return self._member.inherit(self._take_back)
 
     def _take_back(self, claim: OtherClaim, descriptor: int) -> int:
         """Put back what a dead farm held, and remove its claim.
 
         Its own journal says how far this has come, so that whoever goes on after a
-        kill puts nothing twice.  Its temporary files go last: those that the journal
-        names say "did not happen" as long as there is a journal.
+        kill puts nothing twice.
         """
-        held = claim.journal.held
         open_ids = {
             taskid: size
-            for taskid, size in held.items()
+            for taskid, size in claim.journal.held.items()
             if taskid not in self._finished
         }
         lost = sorted(open_ids.keys() - self._failed.find_younger(open_ids))
         if lost:
             self._put_back(claim, descriptor, lost)
-        files.remove(claim.path)
-        for path, _, _ in find_leftovers(self.paths, claim.farm):
-            files.remove(path)
-        del self._others.claims[claim.farm]
-        self.notes.append(
-            f"{len(lost)} tasks taken back from the dead farm {_describe(claim)}"
-        )
+        self._member.remove(claim, len(lost))
         return len(lost)
 
     def _put_back(self, claim: OtherClaim, descriptor: int, lost: list[int]) -> None:
@@ -531,22 +439,9 @@ class Workdir:
         files.append_to(descriptor, claim.path, line, sync=True)
         files.rename(beside, self.paths.toprocess)
 
-    def _tell_of(self, claim: OtherClaim, life: Life) -> None:
-        """Once for each: a farm that works here too, or may be dead."""
-        if claim.damage is not None:
-            why = f"can't be understood ({claim.damage}), and is left alone"
-        elif life is Life.ALIVE:
-            why = "is at work in this workdir too"
-        else:
-            why = "may be dead, but that is not certain: its tasks are left alone"
-        note = f"farm {_describe(claim)} {why}"
-        if note not in self._told:
-            self._told.add(note)
-            self.notes.append(note)
-
     def heartbeat(self) -> None:
         """Tell other hosts that this farm lives; the caller does it every 10 s."""
-        self._claim.beat()
+        self._member.claim.beat()
 
     # ---- looking, ending ------------------------------------------------------------
 
@@ -558,7 +453,7 @@ class Workdir:
     @property
     def held(self) -> frozenset[int]:
         """The ids that this farm holds."""
-        return frozenset(self._claim.held)
+        return frozenset(self._member.claim.held)
 
     def has_record_of(self, taskid: int) -> bool:
         """Whether the task stands in ``finished`` or ``failed``, by the last look."""
@@ -573,7 +468,7 @@ class Workdir:
         """What `counts` needs.  Lock held."""
         self._look()
         return Survey(
-            held=frozenset(self._claim.held),
+            held=frozenset(self._member.claim.held),
             claimed=frozenset(self._others.held_ids()),
             toprocess=files.find_content(self.paths.toprocess),
         )
@@ -634,15 +529,9 @@ class Workdir:
         """
         try:
             self._discard_prepared()
-            if self._claim.held:
-                return False
-            self._claim.check()
-            files.remove(self._claim.path)
-            for path, _, _ in find_leftovers(self.paths, self.farm):
-                files.remove(path)
         finally:
-            self._claim.end()
-        return True
+            left_nothing = self._member.leave()
+        return left_nothing
 
 
 def make_root(root: str) -> None:
@@ -658,14 +547,3 @@ def make_root(root: str) -> None:
         raise InputError(f"the workdir {root} is not a directory")
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
         raise InputError(f"the workdir {root} can't be written: check its permissions")
-
-
-def _unusable(path: str, error: OSError) -> InputError | StorageError:
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-        return InputError(f"can't create {path}: {error.strerror}")
-    return files.storage_error("create", path, error)
-
-
-def _describe(claim: OtherClaim) -> str:
-    head = claim.journal.head
-    return f"{claim.farm} on {head.host} (pid {head.pid})" if head else claim.farm

@@ -20,8 +20,8 @@ from mpifarm.config import FarmDefinition, RunnerDefinition, Settings
 from mpifarm.errors import ExitStatus
 from mpifarm.messages import (
     Assign,
+    Join,
     Leave,
-    Ready,
     SignalSeen,
     Stop,
     Stopped,
@@ -311,7 +311,7 @@ def test_a_rank_that_never_answers_is_given_up_in_time_and_its_tasks_go_back(
     pool = FakePool()
     if comm.rank == last:
         # it takes its leases, and is not heard again
-        comm.send(0, Ready("host", 1, 2))
+        comm.send(0, Join("host", 1, 2))
     if comm.rank == 0:
         pool.look = signal_myself(pool.is_full, signal.SIGUSR1)
         begun = time.monotonic()
@@ -343,7 +343,7 @@ def test_a_rank_that_does_not_hear_of_rank_0_any_more_kills_its_commands(
     definition = FarmDefinition("f", live_farm.workdir, RunnerDefinition(), 0.5)
     if comm.rank == 0:
         for rank in range(1, comm.size):
-            comm.send(rank, Welcome(definition))
+            comm.send(rank, Welcome(definition, 0))
             comm.send(rank, Assign((Lease(rank, 1, "long"),)))
         assert comm.flush(10)
     else:

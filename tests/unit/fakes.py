@@ -25,10 +25,10 @@ from mpifarm.messages import (
     Alive,
     Assign,
     Drain,
+    Join,
     Leave,
     Ping,
     PoolLost,
-    Ready,
     Report,
     SignalSeen,
     Stop,
@@ -199,7 +199,7 @@ class FakeRank:
             return
         match message:
             case Welcome():
-                self.say(Ready("node", 100 + self.rank, self.workers))
+                pass
             case Assign():
                 self._on_assign(message.leases)
             case Drain():
@@ -330,6 +330,9 @@ class FakeRank:
         self.report()
         self.say(PoolLost())
 
+    def join(self) -> None:
+        self.say(Join("node", 100 + self.rank, self.workers))
+
     def say(self, message: ToCoordinator) -> None:
         if not self.silent:
             self.farm.post(self.rank, message)
@@ -404,6 +407,8 @@ class SimulatedFarm:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         self._arrivals: dict[tuple[int, bool], float] = {}
+        for rank in self.ranks:
+            self.at(START, rank.join)
 
     # ---- time --------------------------------------------------------------------
 

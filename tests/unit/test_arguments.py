@@ -101,7 +101,7 @@ NEW_COMMAND_LINES = [
     ("--timeout 1.5 tasks.txt", wanted(timeout=1.5)),
     ("--grace 10 tasks.txt", wanted(grace=10.0)),
     ("--grace 0 tasks.txt", wanted(grace=0.0)),
-    ("--g=.5 tasks.txt", wanted(grace=0.5)),
+    ("--gr=.5 tasks.txt", wanted(grace=0.5)),
     ("--lock-area /locks tasks.txt", wanted(lock_area="/locks")),
     ("--lock /locks tasks.txt", wanted(lock_area="/locks")),
     ("--mpi off tasks.txt", wanted(mpi="off")),

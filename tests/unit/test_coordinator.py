@@ -31,9 +31,9 @@ from mpifarm.coordinator import (
 from mpifarm.messages import (
     Assign,
     Drain,
+    Join,
     Leave,
     PoolLost,
-    Ready,
     Report,
     SignalSeen,
     Stop,
@@ -103,7 +103,7 @@ class Hand:
 
     def begin(self, *taken: int, workers: int = 2, empty: bool = True) -> list[Lease]:
         """Rank 0 is ready, and these tasks are handed to it."""
-        self.hear(0, Ready("node", 1, workers))
+        self.hear(0, Join("node", 1, workers))
         self.decide()
         self.write(*taken, empty=empty)
         return self.leases(0)
@@ -127,11 +127,39 @@ class Hand:
         return [taskid for t in self.transactions for taskid in t.give_back]
 
 
-def test_the_first_word_to_every_rank_is_welcome():
+def welcomes(hand):
+    return {rank: m for rank, m in hand.sent if isinstance(m, Welcome)}
+
+
+def test_a_rank_that_joins_is_welcomed_and_has_work_in_the_same_breath():
     hand = Hand(size=3)
+    hand.begin(*range(20))
+    assert list(welcomes(hand)) == [0]
+    hand.hear(2, Join("node", 3, 2))
     hand.decide()
-    assert [rank for rank, m in hand.sent if isinstance(m, Welcome)] == [0, 1, 2]
-    assert all(isinstance(message, Welcome) for _, message in hand.sent)
+    said = [message for rank, message in hand.sent if rank == 2]
+    assert [type(message) for message in said] == [Welcome, Assign]
+
+
+def test_the_workers_of_a_node_are_numbered_through_its_ranks():
+    hand = Hand(size=4)
+    for rank, host, workers in ((1, "a", 4), (0, "a", 2), (3, "b", 2), (2, "a", 8)):
+        hand.hear(rank, Join(host, 100 + rank, workers))
+    hand.decide()
+    first = {rank: welcome.node_worker for rank, welcome in welcomes(hand).items()}
+    assert first == {1: 0, 0: 4, 2: 6, 3: 0}
+
+
+@pytest.mark.parametrize("signum", [SIGUSR1, SIGUSR2])
+def test_a_rank_that_joins_a_farm_that_is_ending_starts_no_pool(signum):
+    hand = Hand(size=2)
+    hand.begin(0)
+    hand.hear(0, SignalSeen(signum))
+    hand.decide()
+    hand.hear(1, Join("node", 2, 2))
+    hand.decide()
+    assert list(welcomes(hand)) == [0]
+    assert hand.leases(1) == []
 
 
 def test_the_first_take_is_one_task_for_each_worker():
@@ -357,7 +385,7 @@ def test_a_repeated_result_is_recorded_once():
 def test_a_result_of_another_rank_or_of_an_old_attempt_changes_nothing():
     hand = Hand(size=2)
     (lease,) = hand.begin(0)
-    hand.hear(1, Ready("node", 2, 2))
+    hand.hear(1, Join("node", 2, 2))
     hand.report(lease, rank=1)
     hand.hear(0, Report(1.0, lost=((0, 1),)))
     hand.decide()
@@ -378,7 +406,7 @@ def test_a_rank_that_was_given_up_is_not_heard_any_more():
     assert hand.coordinator.ranks[0].state is RankState.LOST
     hand.report(lease)
     hand.hear(0, Stopped())
-    hand.hear(0, Ready("node", 1, 2))
+    hand.hear(0, Join("node", 1, 2))
     assert hand.coordinator.ranks[0].state is RankState.LOST
     assert hand.given_back == [0]
 
@@ -439,7 +467,7 @@ def test_what_a_lost_pool_held_goes_to_another_rank():
     hand = Hand(size=2)
     first = hand.begin(0, 1)
     hand.hear(0, PoolLost())
-    hand.hear(1, Ready("node", 2, 2))
+    hand.hear(1, Join("node", 2, 2))
     hand.decide()
     again = hand.leases(1)
     assert [lease.taskid for lease in again] == [lease.taskid for lease in first]
@@ -449,7 +477,7 @@ def test_what_a_lost_pool_held_goes_to_another_rank():
 def test_a_farm_whose_ranks_are_all_gone_stops_and_gives_all_back():
     hand = Hand(size=2)
     hand.begin(0, 1, 2)
-    hand.hear(1, Ready("node", 2, 2))
+    hand.hear(1, Join("node", 2, 2))
     hand.hear(0, PoolLost())
     hand.hear(1, PoolLost())
     hand.decide()
@@ -729,7 +757,7 @@ def test_a_queue_too_short_for_the_hungry_ranks_is_shared_equally():
     hand = Hand(size=4, workers=8)
     hand.decide()
     for rank in range(4):
-        hand.hear(rank, Ready("node", rank, 8))
+        hand.hear(rank, Join("node", rank, 8))
     hand.write(*range(10))
     assert [len(hand.leases(rank)) for rank in range(4)] == [3, 3, 2, 2]
 

@@ -32,10 +32,10 @@ from mpifarm.messages import (
     Alive,
     Assign,
     Drain,
+    Join,
     Leave,
     Ping,
     PoolLost,
-    Ready,
     Report,
     SignalSeen,
     Stop,
@@ -108,10 +108,10 @@ class CoordinatorMachine(RuleBasedStateMachine):
         return rank, self.hands[rank]
 
     @rule(rank=ranks)
-    def a_rank_is_ready(self, rank: int) -> None:
+    def a_rank_joins(self, rank: int) -> None:
         rank, _ = self.pick(rank)
         if self.coordinator.ranks[rank].state is RankState.JOINING:
-            self.hear(rank, Ready("node", 100 + rank, WORKERS))
+            self.hear(rank, Join("node", 100 + rank, WORKERS))
 
     def say(self, rank: int, report: Report) -> None:
         self.said.append((rank, report))

@@ -12,10 +12,10 @@ from mpifarm.coordinator import Coordinator, End, Send, Transact
 from mpifarm.messages import (
     Assign,
     Drain,
+    Join,
     Leave,
     Ping,
     PoolLost,
-    Ready,
     Report,
     SignalSeen,
     Stop,
@@ -79,7 +79,7 @@ class Rank:
 
     def begin(self, *taskids: int) -> None:
         """It has joined, runs, and has been given these tasks."""
-        self.hear(Welcome(define_farm()))
+        self.hear(Welcome(define_farm(), 0))
         self.assign(*taskids)
         self.step()
 
@@ -109,9 +109,15 @@ class Rank:
 # ---- joining ------------------------------------------------------------------------
 
 
-def test_a_welcomed_rank_starts_its_pool_and_says_that_it_is_ready():
+def test_a_rank_joins_with_its_host_its_pid_and_its_workers():
     rank = Rank(workers=5)
-    rank.hear(Welcome(define_farm()))
+    rank.loop.join()
+    assert rank.said == [Join("node3", os.getpid(), 5)]
+
+
+def test_a_welcomed_rank_starts_its_pool():
+    rank = Rank(workers=5)
+    rank.hear(Welcome(define_farm(), 0))
     assert rank.pool.definition == PoolDefinition(
         workers=5,
         rank=3,
@@ -121,7 +127,7 @@ def test_a_welcomed_rank_starts_its_pool_and_says_that_it_is_ready():
         runner=define_farm().runner,
         environment={b"HOME": b"/home/x"},
     )
-    assert rank.said == [Ready("node3", os.getpid(), 5)]
+    assert rank.said == []
 
 
 @pytest.mark.parametrize("signum", [SIGTERM, SIGINT, SIGHUP])
@@ -129,7 +135,7 @@ def test_a_rank_that_was_killed_before_its_welcome_starts_no_pool(signum):
     rank = Rank()
     rank.get_signal(signum)
     rank.step()
-    rank.hear(Welcome(define_farm()), Stop(0.0))
+    rank.hear(Welcome(define_farm(), 0), Stop(0.0))
     rank.step()
     assert "start" not in rank.pool.calls
     assert rank.words(Stopped)
@@ -146,7 +152,7 @@ def test_a_rank_that_is_told_to_leave_before_anything_else_leaves():
 
 def test_a_drain_that_comes_right_after_the_welcome_is_kept():
     rank = Rank()
-    rank.hear(Welcome(define_farm()), Drain())
+    rank.hear(Welcome(define_farm(), 0), Drain())
     rank.assign(1)
     rank.step()
     assert rank.returned == [(1, 1)]
@@ -520,6 +526,7 @@ class JoinedFarm:
         for number, rank in enumerate(self.ranks):
             rank.clock = rank.pool._clock = self.clock
             rank.on_word = self._carrier(number)
+            rank.loop.join()
 
     def _carrier(self, rank: int) -> Callable[[ToCoordinator], None]:
         def carry(message: ToCoordinator) -> None:

@@ -154,13 +154,13 @@ def interfered(prepared, site, strike, monkeypatch, at, half):
         else:
             struck = False
             if ended_well is not None:
-                ended_well._claim.end()
+                ended_well._member.claim.end()
     for farm in range(before, site.farms + 1):
         site.dead.add(farm)
     closure = getattr(operation, "__closure__", None) or ()
     for cell in closure:
         if isinstance(cell.cell_contents, Workdir):
-            cell.cell_contents._claim.end()
+            cell.cell_contents._member.claim.end()
     return struck
 
 

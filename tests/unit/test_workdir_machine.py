@@ -136,7 +136,7 @@ class SharedWorkdir(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.farms)))
         workdir = self.farms.pop(name)
         if not workdir.close():
-            self.site.dead.add(workdir._machine.pid)
+            self.site.dead.add(workdir._member._machine.pid)
 
     @rule()
     def the_plain_farmer_pops(self):

@@ -67,8 +67,8 @@ class Site:
             raise
 
     def kill(self, workdir: Workdir) -> None:
-        self.dead.add(workdir._machine.pid)
-        workdir._claim.end()
+        self.dead.add(workdir._member._machine.pid)
+        workdir._member.claim.end()
 
     def ids(self, name: str) -> list[int]:
         path = self.root / name
