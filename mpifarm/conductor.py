@@ -26,7 +26,7 @@ from mpifarm.rank import RankLoop, RankParts, RankPhase
 from mpifarm.report import Tally, progress_line
 from mpifarm.task import Outcome, Result
 from mpifarm.waiting import Clock, Waiter
-from mpifarm.workdir import Recorded, Workdir
+from mpifarm.workdir import JoinedWorkdir, Recorded
 
 HEARTBEAT_SECONDS = 10.0
 LOOK_SECONDS = 1.0
@@ -46,7 +46,7 @@ class Conductor:
     def __init__(
         self,
         coordinator: Coordinator,
-        workdir: Workdir,
+        workdir: JoinedWorkdir,
         lock: WorkdirLock,
         tally: Tally,
         parts: RankParts,
@@ -64,6 +64,8 @@ class Conductor:
         self._waiter = Waiter(self._signals.fd, probe)
         self._announced = coordinator.phase
         self._transaction: Transact | None = None
+        self._records: list[Recorded] = []
+        """The results of the transaction."""
         self._wanted_since = 0.0
         self._heartbeat_at = self._clock.now + HEARTBEAT_SECONDS
         self._look_at = self._clock.now
@@ -143,7 +145,8 @@ class Conductor:
     def _begin(self, transaction: Transact) -> None:
         self._transaction = transaction
         self._wanted_since = self._clock.now
-        self.workdir.prepare(transaction.give_back, transaction.take)
+        self._records = [self._record(*each) for each in transaction.results]
+        self.workdir.prepare(self._records, transaction.give_back, transaction.take)
 
     def _transact(self) -> bool:
         """Try the lock; with it, do what waits for the disk."""
@@ -165,11 +168,7 @@ class Conductor:
         self._transaction = None
         # A stop may have come while the lock was with another.
         take = transaction.take if self.coordinator.phase is Phase.WORKING else 0
-        done = self.workdir.transact(
-            [self._record(rank, result) for rank, result in transaction.results],
-            transaction.give_back,
-            take,
-        )
+        done = self.workdir.transact(self._records, transaction.give_back, take)
         empty = done.empty
         if take and empty and not done.taken:
             empty = not self.workdir.reclaim_dead()

@@ -1,11 +1,14 @@
 """The workdir: status files, claims, timeline; the only owner of them.
 
-Rules of this package: `Workdir` is what rank 0 uses; the other modules are its parts,
-pure but for `files` (all that is written), `claims`, `ledger` and `opening` (reading).
+Rules of this package: rank 0 uses a `JoinedWorkdir`, which is a `Workdir`, or a
+`ForeignWorkdir` for a tasklist that keeps its own state; the other modules are their
+parts.  All that is written is written in `files`.
 """
 
 from mpifarm.workdir.claims import Machine, this_machine
+from mpifarm.workdir.foreign import ForeignWorkdir
 from mpifarm.workdir.invariants import find_violations
+from mpifarm.workdir.joined import JoinedWorkdir
 from mpifarm.workdir.paths import WorkdirPaths
 from mpifarm.workdir.records import (
     Counts,
@@ -18,7 +21,9 @@ from mpifarm.workdir.workdir import Workdir, make_root
 
 __all__ = [
     "Counts",
+    "ForeignWorkdir",
     "HeldLock",
+    "JoinedWorkdir",
     "Machine",
     "Recorded",
     "Survey",

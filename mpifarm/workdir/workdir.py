@@ -6,7 +6,6 @@ the steps is what makes a kill between any two of them harmless; each function t
 depends on an order says which and why.
 """
 
-import json
 import os
 import re
 import time
@@ -24,8 +23,8 @@ from mpifarm.workdir.claims import (
     find_leftovers,
     this_machine,
 )
+from mpifarm.workdir.joined import JoinedWorkdir
 from mpifarm.workdir.ledger import Ledger
-from mpifarm.workdir.membership import Membership
 from mpifarm.workdir.opening import (
     JudgedFile,
     Judgement,
@@ -55,7 +54,6 @@ LOCK_TIMEOUT = 60.0
 MOST_FAILED_NAMED = 10
 LARGE_TOPROCESS = 8 * 1024 * 1024
 """Bytes of ``toprocess`` from which on reading it again takes too long for the lock."""
-ATTEMPTS_HEADER = b"taskid\tattempt\tstatus\trank\tworker\tstarted\tseconds\tfarm\n"
 _ORPHAN_FARM = re.compile(r"[0-9a-f]{8,}")
 
 
@@ -74,8 +72,8 @@ class Prepared(NamedTuple):
     step: int
 
 
-class Workdir:
-    """A workdir that this farm has joined."""
+class Workdir(JoinedWorkdir):
+    """A workdir with PyTaskFarmer's status files, and this farm's part in it."""
 
     def __init__(
         self,
@@ -85,16 +83,11 @@ class Workdir:
         clock: Callable[[], float],
         machine: Machine,
     ) -> None:
-        self.paths = paths
-        self.farm = farm
-        self.notes: list[str] = []
-        """Sentences for the user; the caller clears it."""
+        super().__init__(paths, farm, machine)
         self._tasks = tasks
         self._clock = clock
         self._finished = Ledger(paths.finished, tasks)
         self._failed = Ledger(paths.failed, tasks)
-        self._member = Membership(paths, farm, machine, self.notes)
-        self._others = self._member.others
         self._joined_by_others = False
         self._timeline = TimelineFile(paths, farm, tasks, self.notes)
         self._last_step = 0
@@ -194,11 +187,13 @@ class Workdir:
 
     # ---- transactions ---------------------------------------------------------------
 
-    def prepare(self, give_back: Sequence[int], take: int) -> None:
+    def prepare(
+        self, results: Sequence[Recorded], give_back: Sequence[int], take: int
+    ) -> None:
         """Write the next ``toprocess`` beside, without the lock.
 
         The next `transact` with the same arguments uses it, unless others have changed
-        what it was made from.  It never fails: what can't be written, `transact` tells.
+        what it was made from.
         """
         self._discard_prepared()
         begun = time.perf_counter()
@@ -227,12 +222,7 @@ class Workdir:
     def transact(
         self, results: Sequence[Recorded], give_back: Sequence[int], take: int
     ) -> Transacted:
-        """Record results, put ids back, take up to `take` new ones.  Lock held.
-
-        Raises `ValueError` for an id that this farm does not hold, `StorageError`
-        where something could not be written: what had been done until then stands,
-        and the same results may be given again.
-        """
+        """Record results, put ids back, take up to `take` new ones.  Lock held."""
         begun = time.perf_counter()
         self._member.check_held([*(each.taskid for each in results), *give_back])
         self._member.claim.check()
@@ -271,17 +261,6 @@ class Workdir:
                 ledger.append(ids)
         self._member.strike([result.taskid for result in results])
         self._append_attempts(results)
-
-    def _append_attempts(self, results: Sequence[Recorded]) -> None:
-        lines = [
-            f"{r.taskid}\t{r.attempt}\t{r.status}\t{r.rank}\t{r.tid}\t"
-            f"{r.started:.6f}\t{r.seconds:.6f}\t{self.farm}\n"
-            for r in results
-        ]
-        new = not files.exists(self.paths.attempts)
-        header = ATTEMPTS_HEADER if new else b""
-        content = header + "".join(lines).encode("ascii")
-        files.append(self.paths.attempts, content, sync=False)
 
     def _exchange(self, give_back: Sequence[int], take: int) -> tuple[list[int], bool]:
         """Put back and take, in one step via one new ``toprocess``.
@@ -439,21 +418,7 @@ class Workdir:
         files.append_to(descriptor, claim.path, line, sync=True)
         files.rename(beside, self.paths.toprocess)
 
-    def heartbeat(self) -> None:
-        """Tell other hosts that this farm lives; the caller does it every 10 s."""
-        self._member.claim.beat()
-
     # ---- looking, ending ------------------------------------------------------------
-
-    @property
-    def others_hold_tasks(self) -> bool:
-        """Whether a live claim of another farm holds any, as of the last look."""
-        return bool(self._others.held_ids())
-
-    @property
-    def held(self) -> frozenset[int]:
-        """The ids that this farm holds."""
-        return frozenset(self._member.claim.held)
 
     def has_record_of(self, taskid: int) -> bool:
         """Whether the task stands in ``finished`` or ``failed``, by the last look."""
@@ -505,32 +470,12 @@ class Workdir:
     def _ids_queued(self, content: bytes | None) -> Iterable[int]:
         return range(len(self._tasks)) if content is None else parse_ids_only(content)
 
-    def note_in_log(self, taskid: int, sentence: str) -> None:
-        """Write a line of our own into the log of a task that runs no more."""
-        line = f"=== mpifarm: {sentence} ===\n".encode()
-        with suppress(StorageError):
-            files.append(self.paths.log(taskid), line, sync=False)
-
-    def drain_requested(self) -> bool:
-        """Whether the user has put a file ``drain`` into the workdir."""
-        return os.path.exists(self.paths.drain)
-
-    def write_result(self, payload: dict[str, object]) -> None:
-        """Replace ``result.json``."""
-        content = json.dumps(payload, indent=2).encode("ascii") + b"\n"
-        beside = f"{self.paths.result}.{self.farm}"
-        files.replace(self.paths.result, beside, content)
-
     def close(self) -> bool:
-        """Leave the workdir.  Lock held.
-
-        Removes the claim if it holds nothing, and returns whether; else it is left for
-        the next start to take back.
-        """
+        """Leave the workdir.  Lock held."""
         try:
             self._discard_prepared()
         finally:
-            left_nothing = self._member.leave()
+            left_nothing = super().close()
         return left_nothing
 
 

@@ -66,7 +66,7 @@ def test_what_is_given_back_stands_at_its_place_once(site, prepared):
     workdir.transact((), (), 9)
     PlainFarmer(site).requeue(4)
     if prepared:
-        workdir.prepare([0, 8, 3, 4, 5], 0)
+        workdir.prepare((), [0, 8, 3, 4, 5], 0)
     assert workdir.transact((), [0, 8, 3, 4, 5], 0).taken == []
     assert site.ids("toprocess") == [0, 3, 4, 5, 8, 9, 10, 11]
     assert workdir.held == {1, 2, 6, 7}
@@ -102,13 +102,13 @@ def test_a_prepared_toprocess_is_used_only_if_nothing_has_changed(site):
     workdir = site.open()
     workdir.transact((), (), 2)
     plain = PlainFarmer(site)
-    workdir.prepare((), 2)
+    workdir.prepare((), (), 2)
     taken = plain.pop()
     assert (
         workdir.transact((), (), 2).taken
         == [taskid for taskid in range(2, 6) if taskid != taken][:2]
     )
-    workdir.prepare((), 2)
+    workdir.prepare((), (), 2)
     before = site.files()
     leftovers = [name for name in before if name.startswith("toprocess.")]
     assert len(leftovers) == 1
@@ -120,7 +120,7 @@ def test_a_prepared_toprocess_is_used_only_if_nothing_has_changed(site):
 def test_a_prepared_take_of_what_others_finish_meanwhile_is_made_anew(site):
     workdir = site.open()
     workdir.transact((), (), 2)
-    workdir.prepare((), 2)
+    workdir.prepare((), (), 2)
     PlainFarmer(site).record(2, 0)
     done = workdir.transact((), (), 2)
     assert done.taken == [3, 4]
@@ -132,7 +132,7 @@ def test_an_id_that_another_farm_gives_back_while_we_prepare_is_not_dropped(site
     second.transact((), (), 1)
     first.transact((), [0], 0)
     # The second farm has not looked since, and takes 0 for held by the first.
-    second.prepare((), 3)
+    second.prepare((), (), 3)
     assert second.transact((), (), 3).taken == [0, 3, 4]
     assert site.violations() == []
 

@@ -59,7 +59,7 @@ def everything_prepared(site: Site) -> Operation:
     workdir = begin(site)
 
     def operation(_: Site) -> Workdir:
-        workdir.prepare((3, 4), 2)
+        workdir.prepare((), (3, 4), 2)
         return transacted(workdir, [(0, 0), (1, 3), (2, 0)], (3, 4), 2)
 
     return operation

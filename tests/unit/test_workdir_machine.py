@@ -81,7 +81,7 @@ class SharedWorkdir(RuleBasedStateMachine):
         back = [taskid for taskid, fate in pairs if fate == "b"]
         take = data.draw(st.integers(0, 5), label="take")
         if data.draw(st.booleans(), label="prepare"):
-            workdir.prepare(back, take)
+            workdir.prepare((), back, take)
             if data.draw(st.booleans(), label="plain pop while preparing"):
                 self.plain.pop()
         done = workdir.transact(results, back, take)

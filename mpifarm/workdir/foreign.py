@@ -1,0 +1,277 @@
+"""A workdir whose tasks a list of the user's keeps by itself: its pop, its records.
+
+Rules of this file: the list takes the lock in its own methods, so none of them is
+called with the lock held.  They are called one by one, and after each the claim says
+what it changed; a kill between the two leaves that one task to the list alone.  What
+else a farm writes (claim, timeline, attempts, logs) it writes under the lock as ever.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from mpifarm.errors import StorageError
+from mpifarm.workdir import files
+from mpifarm.workdir.claims import Event, Machine, OtherClaim, this_machine
+from mpifarm.workdir.joined import JoinedWorkdir
+from mpifarm.workdir.opening import judge_access
+from mpifarm.workdir.paths import WorkdirPaths
+from mpifarm.workdir.records import Counts, HeldLock, Recorded, Survey, Transacted
+from mpifarm.workdir.timeline_file import TimelineFile
+from mpifarm.workdir.workdir import LOCK_TIMEOUT, MOST_FAILED_NAMED, make_root
+
+POP_SECONDS = 0.1
+"""How long one transaction goes on popping: signals wait for it."""
+
+
+class OwnStateList(Protocol):
+    """A tasklist as PyTaskFarmer's base class ``TaskList`` describes it."""
+
+    def __len__(self) -> int: ...
+
+    def get_finished(self) -> list[int] | None:
+        """The ids of the finished tasks; None where the list can't tell."""
+
+    def pop_task(self) -> int | None:
+        """Take a task out of those to be processed; None when there is none."""
+
+    def record_toprocess_task(self, taskid: int) -> None:
+        """Put a task back."""
+
+    def record_done_task(self, taskid: int, returncode: int) -> None:
+        """Record how a task ended."""
+
+
+class Texts(Sequence[str]):
+    """The texts of tasks for the timeline: of ``tasks`` if the list has it."""
+
+    def __init__(self, tasks: Any) -> None:
+        self._tasks = getattr(tasks, "tasks", tasks)
+        self._count = len(tasks)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, taskid: Any) -> Any:
+        try:
+            return str(self._tasks[taskid])
+        except Exception:  # noqa: BLE001 - the user's own; a name is not worth a farm
+            return f"task {taskid}"
+
+
+class ForeignWorkdir(JoinedWorkdir):
+    """The workdir of a farm whose tasklist keeps its own state."""
+
+    def __init__(
+        self, paths: WorkdirPaths, tasks: OwnStateList, farm: str, machine: Machine
+    ) -> None:
+        super().__init__(paths, farm, machine)
+        self._tasks = tasks
+        self._total = len(tasks)
+        self._timeline = TimelineFile(paths, farm, Texts(tasks), self.notes)
+        self._finished: set[int] = set()
+        self._failed: set[int] = set()
+        self._inherited: list[int] = []
+        """What dead farms held: ours by our claim, and not handed out yet."""
+        self._popped: list[int] = []
+        self._empty = False
+        self._trouble: StorageError | None = None
+        self._prepare_seconds = 0.0
+
+    @classmethod
+    def open(
+        cls,
+        path: str,
+        tasks: OwnStateList,
+        lock: HeldLock,
+        farm: str,
+        clock: Callable[[], float] = time.time,
+        machine: Machine | None = None,
+    ) -> "ForeignWorkdir":
+        """Join the workdir at `path`; takes the lock itself.
+
+        Raises `InputError` where the workdir can't be used, `StorageError` where the
+        disk or the list gives way.
+        """
+        paths = WorkdirPaths(os.path.abspath(path))
+        make_root(paths.root)
+        judge_access(paths)
+        workdir = cls(paths, tasks, farm, machine or this_machine())
+        workdir._ask_finished()
+        with lock.hold(LOCK_TIMEOUT):
+            workdir._join(lock.paths, clock)
+        return workdir
+
+    def _join(self, lock_paths: Sequence[str], clock: Callable[[], float]) -> None:
+        self._member.judge_others(lock_paths, self._total)
+        self._member.make_directories()
+        self._member.enter(clock)
+        try:
+            self._timeline.mend()
+            self._failed = set(self._read_failed()) - self._finished
+            self.reclaim_dead()
+        except StorageError:
+            if not self.held:
+                self._member.give_up()
+            raise
+        except BaseException:
+            self._member.claim.end()
+            raise
+
+    # ---- the list -------------------------------------------------------------------
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        """What a method of the list returns; `StorageError` for what it raises."""
+        try:
+            return getattr(self._tasks, method)(*arguments)
+        except Exception as error:
+            raise StorageError(
+                f"the tasklist's own {method} failed ({type(error).__name__}: {error})"
+            ) from error
+
+    def _ask_finished(self) -> None:
+        self._finished.update(self._ask("get_finished") or ())
+
+    def _read_failed(self) -> Iterator[int]:
+        """Tasks whose last attempt failed: no list tells of them."""
+        content = files.find_content(self.paths.attempts) or b""
+        last: dict[int, int] = {}
+        for line in content.splitlines()[1:]:
+            taskid, _, status = line.split(b"\t")[:3]
+            with suppress(ValueError):  # a torn line
+                last[int(taskid)] = int(status)
+        return (taskid for taskid, status in last.items() if status)
+
+    # ---- transactions ---------------------------------------------------------------
+
+    def prepare(
+        self, results: Sequence[Recorded], give_back: Sequence[int], take: int
+    ) -> None:
+        """Have the list record, put back and pop, one by one, without the lock."""
+        begun = time.perf_counter()
+        try:
+            for result in results:
+                self._record(result)
+            for taskid in give_back:
+                self._put_back(taskid)
+            if take <= 0:
+                while self._inherited:
+                    self._put_back(self._inherited.pop())
+            self._pop(take, until=begun + POP_SECONDS)
+        except StorageError as error:
+            self._trouble = error
+        self._prepare_seconds = time.perf_counter() - begun
+
+    def _record(self, result: Recorded) -> None:
+        taskid = result.taskid
+        if taskid not in self._finished:
+            status = 0 if result.finished else result.status or 1
+            self._ask("record_done_task", taskid, status)
+        (self._finished if result.finished else self._failed).add(taskid)
+        self._member.strike([taskid])
+
+    def _put_back(self, taskid: int) -> None:
+        if taskid not in self._finished:
+            self._ask("record_toprocess_task", taskid)
+        self._member.strike([taskid])
+
+    def _pop(self, take: int, until: float) -> None:
+        while len(self._popped) < take:
+            if self._inherited:
+                self._popped.append(self._inherited.pop())
+                continue
+            if time.perf_counter() > until and self._popped:
+                return
+            taskid = self._ask("pop_task")
+            self._empty = taskid is None
+            if self._empty:
+                return
+            self._check_id(taskid)
+            if self._is_free(taskid):
+                self._hold([taskid])
+                self._popped.append(taskid)
+
+    def _check_id(self, taskid: object) -> None:
+        if not isinstance(taskid, int) or not 0 <= taskid < self._total:
+            raise StorageError(
+                f"the tasklist's own pop_task gave {taskid!r}, which is no task id: "
+                f"it has {self._total} tasks"
+            )
+
+    def _is_free(self, taskid: int) -> bool:
+        busy = taskid in self._member.claim.held or self._others.hold(taskid)
+        return taskid not in self._finished and not busy
+
+    def _hold(self, taskids: Sequence[int]) -> None:
+        self._member.claim.append(Event(take=taskids))
+        self._member.claim.held.update(taskids)
+        self._failed.difference_update(taskids)
+
+    def transact(
+        self, results: Sequence[Recorded], give_back: Sequence[int], take: int
+    ) -> Transacted:
+        """Tell what `prepare` got, and write the rest of it down.  Lock held."""
+        begun = time.perf_counter()
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            raise trouble
+        self._member.claim.check()
+        self._others.look()
+        if results:
+            self._timeline.append(results)
+            self._append_attempts(results)
+        taken, self._popped = self._popped, []
+        empty = self._empty and not self._inherited
+        seconds = time.perf_counter() - begun + self._prepare_seconds
+        return Transacted(taken, empty, seconds)
+
+    def reclaim_dead(self) -> int:
+        """Take over what dead farms held; how many tasks.  Lock held."""
+        self._others.look()
+        return self._member.inherit(self._take_over)
+
+    def _take_over(self, claim: OtherClaim, _descriptor: int) -> int:
+        """Into our own claim first: a kill in between leaves it in both."""
+        held = claim.journal.held.keys() - self._finished - self._member.claim.held
+        if held:
+            self._hold(sorted(held))
+            self._inherited.extend(sorted(held, reverse=True))
+        self._member.remove(claim, len(held))
+        return len(held)
+
+    # ---- looking --------------------------------------------------------------------
+
+    @property
+    def recorded(self) -> tuple[int, int]:
+        """How many tasks have finished and failed, as far as this farm knows."""
+        return len(self._finished), len(self._failed - self._finished)
+
+    def has_record_of(self, taskid: int) -> bool:
+        """Whether the task has finished or failed, as far as this farm knows."""
+        return taskid in self._finished or taskid in self._failed
+
+    def survey(self) -> Survey:
+        """What the claims say.  Lock held."""
+        self._others.look()
+        return Survey(self.held, frozenset(self._others.held_ids()), None)
+
+    def counts(self, survey: Survey) -> Counts:
+        """Where all tasks were, as far as the list tells.  Without the lock."""
+        self._ask_finished()
+        finished = self._finished
+        claimed = survey.claimed - finished
+        busy = survey.held | claimed
+        failed = self._failed - finished - busy
+        rest = max(0, self._total - len(finished) - len(failed) - len(busy - finished))
+        return Counts(
+            total=self._total,
+            finished=len(finished),
+            failed=len(failed),
+            toprocess=0 if self._empty else rest,
+            held=len(survey.held),
+            claimed=len(busy) - len(survey.held),
+            elsewhere=rest if self._empty else 0,
+            first_failed=tuple(sorted(failed)[:MOST_FAILED_NAMED]),
+        )
