@@ -422,9 +422,17 @@ def _mpi(word: str) -> str:
 
 
 def _gpus(word: str) -> str:
-    if word in ("auto", "none") or (word.isdecimal() and int(word) > 0):
+    if word in ("auto", "none"):
         return word
-    raise _usage_error(f"--gpus takes 'auto', 'none' or a number, not {word!r}")
+    if not (word.isdecimal() and word.isascii()):
+        raise _usage_error(
+            f"--gpus takes 'auto', 'none' or a number of GPUs, not {word!r}"
+        )
+    if int(word) < 1:
+        raise _usage_error(
+            f"--gpus {word} would share nothing: it takes 1 or more, or 'none'"
+        )
+    return str(int(word))
 
 
 # ---- what is wrong, in one sentence -------------------------------------------------

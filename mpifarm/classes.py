@@ -27,7 +27,7 @@ def import_class(dotted: str) -> Any:
         sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # noqa: BLE001 - the user's module may raise anything
+    except Exception as error:
         raise InputError(
             f"the class {dotted} can't be imported "
             f"({type(error).__name__}: {error}){_remedy(error)}"

@@ -13,13 +13,14 @@ from typing import assert_never
 
 from mpifarm.coordinator import (
     Coordinator,
+    Effect,
     End,
     Phase,
     RankState,
     Send,
     Transact,
 )
-from mpifarm.errors import StorageError
+from mpifarm.errors import InputError, StorageError
 from mpifarm.lock import WorkdirLock
 from mpifarm.messages import ToCoordinator, ToRank
 from mpifarm.rank import RankLoop, RankParts, RankPhase
@@ -120,7 +121,7 @@ class Conductor:
     def _perform(self, loop: RankLoop) -> bool:
         if self.coordinator.phase is not self._announced:
             self._announce()
-        effects = self.coordinator.decide(self._clock.now)
+        effects = self._decide()
         if effects and isinstance(effects[-1], End):
             # Before the others are told to leave: they would wait for us in MPI.
             self._conclude()
@@ -135,6 +136,16 @@ class Conductor:
                 case _:
                     assert_never(effect)
         return bool(effects)
+
+    def _decide(self) -> list[Effect]:
+        try:
+            return self.coordinator.decide(self._clock.now)
+        except InputError as error:  # the user's handler has no command for a task
+            grace = self.coordinator.definition.grace
+            self.coordinator.on_stop(
+                str(error), grace, self._clock.now, by_signal=False
+            )
+            return self.coordinator.decide(self._clock.now)
 
     def _send(self, loop: RankLoop, rank: int, message: ToRank) -> None:
         if rank == 0:
@@ -278,11 +289,12 @@ class Conductor:
 
     def _announce(self) -> None:
         """Say at once what a signal, a drain file or a failure has begun."""
+        running = _count(self._running())
         phase, self._announced = self.coordinator.phase, self.coordinator.phase
         if phase is Phase.DRAINING:
-            what = f"nothing more is started, {self._running()} tasks still run"
+            what = f"nothing more is started, {running} still running"
         elif phase is Phase.STOPPING:
-            what = f"{self._running()} running tasks are ended, to run again"
+            what = f"{running} running, ended now, to run again"
         else:
             return
         self._voice.say(f"{self.coordinator.reason}: {what}")
@@ -303,3 +315,7 @@ class Conductor:
             self._heartbeat_at,
         )
         loop.wait(self._waiter, now, wake_at)
+
+
+def _count(tasks: int) -> str:
+    return f"{tasks} {'task' if tasks == 1 else 'tasks'}"

@@ -9,19 +9,34 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from mpifarm.conductor import Conductor
-from mpifarm.config import FarmDefinition
+from mpifarm.config import FarmDefinition, RunnerDefinition
 from mpifarm.coordinator import Coordinator
-from mpifarm.errors import ExitStatus, FarmError, StorageError
+from mpifarm.cpus import (
+    binding_warning,
+    cpus_of_machine,
+    cpus_of_rank,
+    find_sharers,
+)
+from mpifarm.errors import ExitStatus, FarmError, InputError, StorageError
 from mpifarm.lock import WorkdirLock, lock_paths
+from mpifarm.plugins import find_handler, find_places, find_runner
 from mpifarm.rank import RankParts
 from mpifarm.report import FailedTask, Standing, Summary, Tally
-from mpifarm.runners import find_runner
+from mpifarm.runners import check_runner
 from mpifarm.signals import SignalInbox
-from mpifarm.tasklists import TaskList, open_tasklist
-from mpifarm.workdir import Counts, Workdir, make_root
+from mpifarm.tasklists import TaskList, keeps_own_state, open_tasklist
+from mpifarm.workdir import (
+    Counts,
+    ForeignWorkdir,
+    JoinedWorkdir,
+    OwnStateList,
+    Workdir,
+    make_directories,
+    make_root,
+)
 
 MOST_FAILED_SHOWN = 10
 CONCLUDE_SECONDS = 10.0
@@ -35,8 +50,7 @@ def farm_from_rank_0(parts: RankParts) -> tuple[ExitStatus, bool]:
     """
     begun = time.monotonic()
     settings, voice = parts.settings, parts.around.voice
-    runner = find_runner(settings.runner)
-    tasks = open_tasklist(settings.handler, settings.tasklist, settings.workdir)
+    runner, tasks = _read_definitions(parts)
     if len(tasks) == 0:
         voice.say(f"{settings.tasklist} has no tasks")
         parts.dismiss()
@@ -51,21 +65,52 @@ def farm_from_rank_0(parts: RankParts) -> tuple[ExitStatus, bool]:
     conductor = _create_conductor(parts, tasks, workdir, lock, definition, begun)
     for line in _opening(parts, conductor):
         voice.say(line)
+    _say_if(parts, _warn_of_binding(parts))
     ending = Ending(conductor, parts, begun)
     conductor.run(parts.create_loop(conductor.hear, time.monotonic()), ending.conclude)
     return ending.status, bool(conductor.lost_ranks())
 
 
+def _read_definitions(parts: RankParts) -> tuple[RunnerDefinition, TaskList]:
+    """What runs the tasks, and the tasks."""
+    settings = parts.settings
+    places = find_places(parts.around.environ, settings.config)
+    runner = find_runner(settings.runner, places)
+    handler = find_handler(settings.handler, places)
+    check_runner(runner)
+    if settings.gpus != "none":
+        from mpifarm.gpus import check_gpus
+
+        _say_if(parts, check_gpus(settings.gpus, parts.around.environ))
+    tasks = open_tasklist(
+        handler,
+        settings.tasklist,
+        settings.workdir,
+        lambda: make_directories(settings.workdir),
+    )
+    return runner, tasks
+
+
+def _say_if(parts: RankParts, sentence: str) -> None:
+    if sentence:
+        parts.around.voice.say(sentence)
+
+
 def _open_workdir(
     parts: RankParts, tasks: TaskList, definition: FarmDefinition, begun: float
-) -> tuple[Workdir, WorkdirLock]:
+) -> tuple[JoinedWorkdir, WorkdirLock]:
     settings, around = parts.settings, parts.around
     sleep = HeedfulSleep(around.signals, begun, settings.timeout)
     area = lock_paths(settings.workdir, around.environ, settings.lock_area)
     lock = WorkdirLock(area, sleep=sleep)
     make_root(definition.workdir)
     lock.probe()
-    workdir = Workdir.open(definition.workdir, tasks.tasks, lock, definition.farm)
+    workdir: JoinedWorkdir
+    if keeps_own_state(tasks, settings.workdir):
+        own = cast(OwnStateList, tasks)
+        workdir = ForeignWorkdir.open(definition.workdir, own, lock, definition.farm)
+    else:
+        workdir = Workdir.open(definition.workdir, tasks.tasks, lock, definition.farm)
     sleep.heeds = False
     return workdir, lock
 
@@ -90,6 +135,32 @@ class HeedfulSleep:
             raise StorageError("the timeout came before the lock: nothing was started")
 
 
+class Commands(Sequence[str]):
+    """What the runner gets, by id: what the handler's own ``[]`` says, checked."""
+
+    def __init__(self, tasks: TaskList, handler: str) -> None:
+        self._tasks = tasks
+        self._handler = handler
+        self._count = len(tasks)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, taskid: Any) -> Any:
+        """The command; raises `InputError` where the handler has none."""
+        try:
+            command = self._tasks[taskid]
+        except Exception as error:  # noqa: BLE001 - the user's own code
+            why = f"{type(error).__name__}: {error}"
+        else:
+            if isinstance(command, str):
+                return command
+            why = f"it is a {type(command).__name__}, not a text"
+        raise InputError(
+            f"the handler {self._handler!r} gave no command for task {taskid} ({why})"
+        )
+
+
 def _size(parts: RankParts) -> int:
     return parts.comm.size if parts.comm else 1
 
@@ -97,15 +168,14 @@ def _size(parts: RankParts) -> int:
 def _create_conductor(
     parts: RankParts,
     tasks: TaskList,
-    workdir: Workdir,
+    workdir: JoinedWorkdir,
     lock: WorkdirLock,
     definition: FarmDefinition,
     begun: float,
 ) -> Conductor:
     settings, size = parts.settings, _size(parts)
-    commands = cast(Sequence[str], tasks)  # len() and [] are what a handler has
     coordinator = Coordinator(
-        commands,
+        Commands(tasks, settings.handler),
         definition,
         size,
         settings.workers,
@@ -132,6 +202,18 @@ def _opening(parts: RankParts, conductor: Conductor) -> Sequence[str]:
         f"{'worker' if workers == 1 else 'workers'}, workdir {definition.workdir}"
     )
     return what, where, conductor.lock.describe()
+
+
+def _warn_of_binding(parts: RankParts) -> str:
+    """What to say of a rank that has more workers than CPUs; other ranks are alike."""
+    environ = parts.around.environ
+    return binding_warning(
+        environ,
+        len(cpus_of_rank()),
+        parts.settings.workers,
+        cpus_of_machine(),
+        find_sharers(environ),
+    )
 
 
 class Ending:

@@ -9,13 +9,20 @@ commands when rank 0 is not heard any more.
 import os
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import assert_never
 
 from mpifarm.comm import Comm
 from mpifarm.config import Settings
+from mpifarm.cpus import (
+    cpus_of_rank,
+    find_sharers,
+    read_cores,
+    share_out,
+    threads_of_worker,
+)
 from mpifarm.messages import (
     Alive,
     Assign,
@@ -33,7 +40,14 @@ from mpifarm.messages import (
     ToRank,
     Welcome,
 )
-from mpifarm.pool import LogRefused, Pool, PoolDefinition, PoolGone, WorkerLost
+from mpifarm.pool import (
+    Allotment,
+    LogRefused,
+    Pool,
+    PoolDefinition,
+    PoolGone,
+    WorkerLost,
+)
 from mpifarm.surroundings import Surroundings
 from mpifarm.task import Lease, Result
 from mpifarm.waiting import Waiter
@@ -88,6 +102,7 @@ class RankParts:
             environment=self.environment,
             send=send,
             now=now,
+            allotment=find_allotment(self.settings, self.around.environ),
         )
 
     def dismiss(self) -> None:
@@ -95,6 +110,22 @@ class RankParts:
         if self.comm is not None:
             for rank in range(1, self.comm.size):
                 self.comm.send(rank, Leave())
+
+
+def find_allotment(settings: Settings, environ: Mapping[str, str]) -> Allotment:
+    """What each worker of this rank gets; called when all ranks have started."""
+    sharers = find_sharers(environ)
+    cpus = cpus_of_rank()
+    shares: tuple[tuple[int, ...], ...] = ()
+    gpus: dict[str, tuple[str, ...]] = {}
+    if settings.bind:
+        shares = share_out(read_cores(cpus), settings.workers, sharers)
+    if settings.gpus != "none":
+        from mpifarm.gpus import find_gpus  # for those who ask for it
+
+        gpus = find_gpus(settings.gpus, environ).lists
+    threads = threads_of_worker(len(cpus), settings.workers, sharers)
+    return Allotment(threads, shares, gpus)
 
 
 class RankPhase(Enum):
@@ -120,6 +151,7 @@ class RankLoop:
         environment: dict[bytes, bytes],
         send: Callable[[ToCoordinator], None],
         now: float,
+        allotment: Allotment | None = None,
     ) -> None:
         self.rank = rank
         self.host = host
@@ -127,6 +159,7 @@ class RankLoop:
         self.pool = pool
         self.phase = RankPhase.JOINING
         self._environment = environment
+        self._allotment = allotment or Allotment()
         self._send = send
         self._queue: deque[Lease] = deque()
         self._results: list[Result] = []
@@ -188,6 +221,8 @@ class RankLoop:
                 logs=os.path.join(definition.workdir, "logs"),
                 runner=definition.runner,
                 environment=self._environment,
+                node_worker=welcome.node_worker,
+                allotment=self._allotment,
             )
         )
         self.phase = RankPhase.WORKING

@@ -1,16 +1,16 @@
 """Runners: what executes a task; the user's second plug-in point.
 
-Rules of this file: a runner lives in a worker process and runs one task at a time.
+Rules of this file: a runner lives in a worker process and runs one task at a time;
+rank 0 makes one as well, only to check the options, so a constructor changes nothing.
 The default one does what ``/bin/bash -c line`` does, and leaves the shell out where
 nobody could tell (`shellwords`).  Whatever can't be started directly is given to the
 shell as well: so the message and the status (127, 126) are the shell's own.
 """
 
-import importlib
+import errno
 import os
 import signal
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from io import FileIO
@@ -18,6 +18,7 @@ from shlex import quote
 from typing import IO, Any, Final
 
 from mpifarm import processes
+from mpifarm.classes import import_class
 from mpifarm.config import RunnerDefinition
 from mpifarm.errors import InputError
 from mpifarm.shellwords import split_direct
@@ -28,8 +29,14 @@ SH: Final = "/bin/sh"
 ARGUMENT_LIMIT: Final = 131_072
 """Bytes of one argument of exec with its NUL (MAX_ARG_STRLEN, pages of 4 KiB)."""
 
-COULD_NOT_START: Final = 127
-"""The status of a task for which not even a shell could be started."""
+NOT_FOUND: Final = 127
+"""The status of a task whose program does not exist; as in a shell."""
+
+COULD_NOT_START: Final = 126
+"""The status of a task whose program exists and can't be started; as in a shell."""
+
+SHELL_USES: Final = ("auto", "always", "never")
+"""What the option `shell` of the default runner may be."""
 
 SHELL_SETTINGS: Final = (
     b"BASH_ENV",  # read by bash before each line: may change PATH, limits, anything
@@ -63,55 +70,12 @@ class Runner:
         raise NotImplementedError
 
 
-class BasicRunner(Runner):
-    """Runs what the user wrote, as ``/bin/bash -c`` would."""
-
-    def run(self, taskid: int, command: str, logfh: IO[Any]) -> int:
-        """Run a line: directly where that is the same, else by a shell."""
-        logfh.flush()
-        logfd = logfh.fileno()
-        env = self._environment_of(taskid)
-        if self._is_direct_allowed:
-            argv = split_direct(command, self._functions)
-            if argv is not None:
-                try:
-                    pid = processes.start_command(argv, env, logfd)
-                except OSError:
-                    pass  # The shell tries again, and says why in its own words.
-                else:
-                    return processes.wait_command(pid)
-        return self._run_by_shell(command, env, logfd)
+class CommandRunner(Runner):
+    """What the runners of mpifarm share: a task's environment, and how it is ended."""
 
     def terminate(self) -> None:
         """TERM to the process group of the command."""
         processes.terminate_command(signal.SIGTERM)
-
-    def _run_by_shell(self, command: str, env: dict[bytes, bytes], logfd: int) -> int:
-        line = command.encode("utf-8", "surrogateescape")
-        with ExitStack() as until_its_end:
-            try:
-                if len(line) >= ARGUMENT_LIMIT:
-                    path = until_its_end.enter_context(_readable_path(line))
-                    line = self._line_that_reads(path)
-                pid = self._start_shell(line, env, logfd)
-            except OSError as error:
-                _write_reason(logfd, f"mpifarm: can't start {self._shell}: {error}\n")
-                return COULD_NOT_START
-            return processes.wait_command(pid)
-
-    def _start_shell(self, line: bytes, env: dict[bytes, bytes], logfd: int) -> int:
-        argv: list[bytes | str] = [self._shell, "-c", line]
-        if line.startswith((b"-", b"+")):
-            argv.insert(2, "--")  # Else the shell takes the line for its own option.
-        return processes.start_command(argv, env, logfd)
-
-    def _line_that_reads(self, path: str) -> bytes:
-        """A line that does what the text in the file `path` says, in the same shell.
-
-        The blank in front keeps `eval` from taking a text such as "-x" for its option.
-        """
-        read = "<" if self._shell == BASH else "cat "
-        return os.fsencode(f'eval " $({read}{quote(path)})"')
 
     def _environment_of(self, taskid: int) -> dict[bytes, bytes]:
         """The environment of a task, the same dict each time.
@@ -133,9 +97,87 @@ class BasicRunner(Runner):
         _mend_pwd(env)
         return env
 
+
+class BasicRunner(CommandRunner):
+    """Runs what the user wrote, as ``/bin/bash -c`` would.
+
+    `shell`: ``auto``; ``always``, even where that makes no difference; or ``never``:
+    the words between blanks are a program and its arguments, as for PyTaskFarmer.
+    `setup`: lines that the shell runs before each task; where they fail the task does
+    not run, and their status is its status.  `cwd`: the directory in which tasks run.
+    ``env.NAME``: a variable of the tasks' environment.
+
+    Raises InputError for a wrong option.
+    """
+
+    def __init__(
+        self, shell: str = "auto", setup: str = "", cwd: str = "", **variables: str
+    ) -> None:
+        self._shell_use = _checked_shell_use(shell, setup)
+        self._setup = setup
+        self._cwd = _existing_directory(cwd) if cwd else ""
+        self._variables = _parsed_variables(variables)
+
+    def run(self, taskid: int, command: str, logfh: IO[Any]) -> int:
+        """Run a line: directly where that is the same, else by a shell."""
+        logfh.flush()
+        logfd = logfh.fileno()
+        env = self._environment_of(taskid)
+        argv = self._split(command)
+        if argv is not None:
+            try:
+                pid = processes.start_command(argv, env, logfd)
+            except OSError as error:
+                if self._shell_use == "never":
+                    return tell_start_failure(logfd, argv[0], error)
+                # The shell tries again, and says why in its own words.
+            else:
+                return processes.wait_command(pid)
+        return self._run_by_shell(after_setup(self._setup, command), env, logfd)
+
+    def _run_by_shell(self, command: str, env: dict[bytes, bytes], logfd: int) -> int:
+        line = encode_text(command)
+        with ExitStack() as until_its_end:
+            try:
+                if len(line) >= ARGUMENT_LIMIT:
+                    path = until_its_end.enter_context(_readable_path(line))
+                    line = self._line_that_reads(path)
+                pid = self._start_shell(line, env, logfd)
+            except OSError as error:
+                return tell_start_failure(logfd, self._shell, error)
+            return processes.wait_command(pid)
+
+    def _start_shell(self, line: bytes, env: dict[bytes, bytes], logfd: int) -> int:
+        argv: list[bytes | str] = [self._shell, "-c", line]
+        if line.startswith((b"-", b"+")):
+            argv.insert(2, "--")  # Else the shell takes the line for its own option.
+        return processes.start_command(argv, env, logfd)
+
+    def _line_that_reads(self, path: str) -> bytes:
+        """A line that does what the text in the file `path` says, in the same shell.
+
+        The blank in front keeps `eval` from taking a text such as "-x" for its option.
+        """
+        read = "<" if self._shell == BASH else "cat "
+        return os.fsencode(f'eval " $({read}{quote(path)})"')
+
     @cached_property
-    def _functions(self) -> frozenset[str]:
-        return _exported_functions(self._environment)
+    def _environment(self) -> dict[bytes, bytes]:
+        if self._cwd:
+            os.chdir(self._cwd)
+        # Into our own environment: programs are looked for along its PATH.
+        os.environb.update(self._variables)
+        return super()._environment
+
+    @cached_property
+    def _split(self) -> Callable[[str], "list[str] | list[bytes] | None"]:
+        """How a line is made an argv; None from it: a shell has to run the line."""
+        if self._shell_use == "never":
+            return _split_literally
+        if self._shell_use == "always" or self._setup or not self._is_direct_allowed:
+            return _leave_to_shell
+        functions = _exported_functions(self._environment)
+        return lambda line: split_direct(line, functions)
 
     @cached_property
     def _is_direct_allowed(self) -> bool:
@@ -150,31 +192,175 @@ class BasicRunner(Runner):
         return BASH if os.access(BASH, os.X_OK) else SH
 
 
-def find_runner(name: str) -> RunnerDefinition:
-    """The definition of a runner by its name (``--runner``); InputError: no such."""
-    known = {"default": RunnerDefinition()}
-    if name not in known:
-        raise InputError(
-            f"there is no runner {name!r} for --runner, only: {', '.join(known)}"
-        )
-    return known[name]
-
-
 def create_runner(definition: RunnerDefinition) -> Runner:
     """Make the runner that a definition names; InputError where there is no such class.
 
     What the constructor raises comes through as it is: it is the user's own code.
     """
-    module, _, name = definition.python_class.rpartition(".")
-    try:
-        runner_class = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"runner {definition.name!r}: there is no class"
-            f" {definition.python_class!r} ({error})"
-        ) from error
-    runner: Runner = runner_class(**definition.options)
+    runner: Runner = import_class(definition.python_class)(**definition.options)
     return runner
+
+
+def check_runner(definition: RunnerDefinition) -> None:
+    """Make one runner, to find what is wrong with its definition or the user's class.
+
+    For rank 0, before anything is touched.  The built-in default costs nothing.
+    Raises InputError, which names the runner, its INI file and what is wrong.
+    """
+    if definition == RunnerDefinition():
+        return
+    name = f"the runner {definition.name!r}"
+    where = f"{name} in {definition.source}" if definition.source else name
+    try:
+        runner_class = import_class(definition.python_class)
+        _check_options(runner_class, definition)
+        _check_methods(_constructed(runner_class, definition), definition.python_class)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _check_options(
+    runner_class: Callable[..., object], definition: RunnerDefinition
+) -> None:
+    """Tell missing and unknown options apart from the other errors of a constructor."""
+    from inspect import Parameter, signature
+
+    try:
+        expected = signature(runner_class)
+    except (TypeError, ValueError):  # a class of native code
+        return
+    try:
+        expected.bind(**definition.options)
+    except TypeError as error:
+        taken = [
+            each.name
+            for each in expected.parameters.values()
+            if each.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+        ]
+        raise InputError(
+            f"its class {definition.python_class} refuses its options ({error}); "
+            f"it takes {', '.join(taken) or 'none'}"
+        ) from error
+
+
+def _constructed(
+    runner_class: Callable[..., object], definition: RunnerDefinition
+) -> object:
+    try:
+        return runner_class(**definition.options)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"its class {definition.python_class} can't be made "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _check_methods(runner: object, python_class: str) -> None:
+    for name in ("run", "terminate"):
+        if not callable(getattr(runner, name, None)):
+            raise InputError(
+                f"its class {python_class} is no runner: it has no method {name}()"
+            )
+
+
+# ---- options ------------------------------------------------------------------------
+
+
+def _checked_shell_use(shell: str, setup: str) -> str:
+    if shell not in SHELL_USES:
+        raise InputError(
+            f"the option shell is {shell!r}: write {', '.join(SHELL_USES[:-1])}"
+            f" or {SHELL_USES[-1]}"
+        )
+    if shell == "never" and setup:
+        raise InputError(
+            "the option setup needs a shell, and shell = never forbids it: "
+            "leave one of them out"
+        )
+    return shell
+
+
+def _existing_directory(cwd: str) -> str:
+    path = os.path.abspath(os.path.expanduser(cwd))
+    if not os.path.isdir(path):
+        raise InputError(
+            f"the option cwd is {cwd}, and {path} is no directory: "
+            "create it, or name another"
+        )
+    return path
+
+
+def _parsed_variables(options: Mapping[str, str]) -> dict[bytes, bytes]:
+    """The variables that options ``env.NAME`` set; any other option is unknown."""
+    variables = {}
+    for option, value in options.items():
+        name = option.removeprefix("env.")
+        if name == option:
+            raise InputError(
+                f"there is no option {option}; there are shell, setup, cwd and env.NAME"
+            )
+        if not name or "=" in name or "\0" in name + value:
+            raise InputError(f"the option {option} names no variable: write env.NAME")
+        if name == "PROC_NUMBER" or name.startswith("MPIFARM_"):
+            raise InputError(f"the option {option} can't be: the farm sets {name}")
+        variables[encode_text(name)] = encode_text(value)
+    return variables
+
+
+# ---- lines --------------------------------------------------------------------------
+
+
+def after_setup(setup: str, command: str) -> str:
+    """A line that runs `setup` and then `command`, only if the setup ends with 0.
+
+    Otherwise its status is the setup's.  Where it means the same the line is
+    ``setup && command``, as PyTaskFarmer writes it.  It does not where `&&` would bind
+    to a part of either, or stand in a comment.
+    """
+    setup = setup.strip()
+    if not setup:
+        return command
+    if _ends_cleanly(setup) and not _is_list(command):
+        return f"{setup} && {command}"
+    # Not in braces: they would switch off a "set -e" of the setup.  The empty line is
+    # for a backslash at its end.
+    return f"{setup}\n\ncase $? in 0) ;; *) exit $? ;; esac\n{command}"
+
+
+def _ends_cleanly(setup: str) -> bool:
+    return not any(char in setup for char in "\n#\\") and setup[-1] not in ";&|"
+
+
+def _is_list(command: str) -> bool:
+    """Whether it may be something else than pipelines joined by `&&`."""
+    for harmless in ("&&", ">&", "<&", "&>"):
+        command = command.replace(harmless, "")
+    return any(mark in command for mark in (";", "||", "&", "\n"))
+
+
+def encode_text(text: str) -> bytes:
+    """The bytes that `text` was read from (UTF-8, ``surrogateescape``)."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _split_literally(line: str) -> list[bytes]:
+    return [encode_text(word) for word in line.split()] or [b""]
+
+
+def _leave_to_shell(line: str) -> None:
+    """None: no line is started directly."""
+
+
+def tell_start_failure(logfd: int, program: bytes | str, error: OSError) -> int:
+    """Say in the log why a program was not started; the status of its task."""
+    reason = f"mpifarm: can't start {os.fsdecode(program)}: {error}\n"
+    os.write(logfd, encode_text(reason))
+    return NOT_FOUND if error.errno == errno.ENOENT else COULD_NOT_START
+
+
+# ---- the environment ----------------------------------------------------------------
 
 
 def _exported_functions(env: dict[bytes, bytes]) -> frozenset[str]:
@@ -208,6 +394,9 @@ def _is_here(path: bytes) -> bool:
         return False
 
 
+# ---- long lines ---------------------------------------------------------------------
+
+
 @contextmanager
 def _readable_path(text: bytes) -> Iterator[str]:
     """A path under which a child can read `text`, with no descriptor inherited.
@@ -216,6 +405,8 @@ def _readable_path(text: bytes) -> Iterator[str]:
     """
     file = _create_memory_file()
     if file is None:
+        import tempfile
+
         with tempfile.NamedTemporaryFile(prefix="mpifarm-", buffering=0) as named:
             named.write(text)
             yield named.name
@@ -233,7 +424,3 @@ def _create_memory_file() -> FileIO | None:
         return FileIO(os.memfd_create("command"), "w+")
     except OSError:
         return None
-
-
-def _write_reason(logfd: int, reason: str) -> None:
-    os.write(logfd, reason.encode("utf-8", "surrogateescape"))

@@ -1,35 +1,58 @@
-"""Tasklists: what reads the user's list of tasks, and the handlers by name.
+"""Tasklists: what reads the user's list of tasks, and how a handler is made.
 
 Rules of this file: a task's id is its place in the list, and ids and texts are exactly
 PyTaskFarmer's, for they are what a workdir is shared by; so lines and white space are
 what Python's text mode and `str.strip` make of them.  Bytes that are not UTF-8 stand in
-the texts as lone surrogates (``surrogateescape``).  Everything wrong with a list is an
-InputError; an empty list is not wrong.
+the texts as lone surrogates (``surrogateescape``).  Everything wrong with a list, or
+with a handler of the user's, is an InputError; an empty list is not wrong.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
+from mpifarm.classes import import_class
+from mpifarm.config import HandlerDefinition
 from mpifarm.errors import InputError
+
+if TYPE_CHECKING:
+    from inspect import Parameter
 
 
 class TaskList(Protocol):
-    """What a handler makes of a tasklist.
+    """What a handler makes of a tasklist; made and asked on rank 0 only.
 
-    `tasks` are the texts as the status files hold them; ``tasklist[taskid]`` is what
-    the runner gets, which a handler may make of the text.
+    The constructor is called with the paths of the tasklist and of the workdir, and
+    with the options of the handler's INI section as keyword arguments, all strings.
     """
 
     tasks: list[str]
+    """The texts of the tasks by id, as the status files hold them.  For the same
+    tasklist they must be the same at each start: they say which task is which."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """How many tasks there are."""
+        ...
 
-    def __getitem__(self, taskid: int, /) -> str: ...
+    def __getitem__(self, taskid: int, /) -> str:
+        """What the runner gets: the text, or a command made of it.
+
+        Called once for each attempt, just before it is handed out, so it must be
+        quick.
+        """
+        ...
+
+
+class OptionError(InputError):
+    """An option of a handler is wrong; told with the handler and its INI file."""
 
 
 class ListTaskList(TaskList):
     """The default handler: one task a line; blank lines and ``#`` in column 0 are none.
 
+    A handler of the user's is best a subclass: one that extends or replaces `tasks` in
+    its constructor, or makes the command of a text in ``__getitem__``.
     Raises InputError: the file can't be read, or a task has a NUL byte in it.
     """
 
@@ -46,20 +69,6 @@ class ListTaskList(TaskList):
 
     def __getitem__(self, taskid: int, /) -> str:
         return self.tasks[taskid]
-
-
-HANDLERS: Mapping[str, Callable[[str, str], TaskList]] = {"default": ListTaskList}
-"""Handlers by the name that ``--tasklist`` takes."""
-
-
-def open_tasklist(handler: str, path: str, workdir: str) -> TaskList:
-    """Read the tasklist at `path` with the handler of that name; raises InputError."""
-    if handler not in HANDLERS:
-        known = ", ".join(sorted(HANDLERS))
-        raise InputError(
-            f"there is no tasklist handler {handler!r} for --tasklist, only: {known}"
-        )
-    return HANDLERS[handler](path, workdir)
 
 
 def parse_tasks(text: str) -> list[str]:
@@ -96,3 +105,256 @@ def _check_no_nul(path: str, text: str) -> None:
                 f"line {number} of the tasklist {path} has a NUL byte in it, which no"
                 " command can have: remove it, or save the file as UTF-8 text"
             )
+
+
+# ---- from a definition to a tasklist -------------------------------------------------
+
+
+def open_tasklist(
+    definition: HandlerDefinition,
+    path: str,
+    workdir: str,
+    make_workdir: Callable[[], None],
+) -> TaskList:
+    """Read the tasklist at `path` with that handler.
+
+    `make_workdir` is called just before the constructor of a class that is not
+    mpifarm's own, and not before all is checked that can be: those of PyTaskFarmer
+    find the workdir made, and may write into it.  Raises InputError.
+    """
+    title = _title(definition)
+    handler = _find_class(definition, title)
+    is_own = _is_of_mpifarm(handler)
+    if definition.options or not is_own:
+        _check_options(handler, definition, title)
+    if not is_own:
+        make_workdir()
+    tasks = _construct(handler, definition, title, path, workdir)
+    if not is_own:
+        _check_tasks(tasks, title, needs_texts=not keeps_own_state(tasks, workdir))
+    return tasks
+
+
+def _title(definition: HandlerDefinition) -> str:
+    where = f" of {definition.source}" if definition.source else ""
+    return f"the tasklist handler {definition.name!r}{where}"
+
+
+def _find_class(definition: HandlerDefinition, title: str) -> Any:
+    if definition.python_class == "mpifarm.tasklists.ListTaskList":
+        return ListTaskList
+    try:
+        handler = import_class(definition.python_class)
+    except InputError as error:
+        raise InputError(f"{title} can't be made: {error}") from error
+    if not callable(handler):
+        raise InputError(f"{title} names {definition.python_class}, which is no class")
+    return handler
+
+
+def _is_of_mpifarm(handler: Any) -> bool:
+    module = getattr(handler, "__module__", None) or ""
+    return module.partition(".")[0] == "mpifarm"
+
+
+def _construct(
+    handler: Any, definition: HandlerDefinition, title: str, path: str, workdir: str
+) -> TaskList:
+    try:
+        return handler(path, workdir, **definition.options)  # type: ignore[no-any-return]
+    except OptionError as error:
+        raise InputError(f"{title}: {error}") from error
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"{title} can't read the tasklist {path}: {_told(error)}"
+        ) from error
+
+
+def _told(error: BaseException) -> str:
+    """An exception of the user's code in one line, with the place that raised it."""
+    text = " ".join(str(error).split())
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = (
+        f", raised in {trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
+        if trace is not None and trace.tb_frame.f_code.co_filename != __file__
+        else ""
+    )
+    return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
+
+
+def _check_options(handler: Any, definition: HandlerDefinition, title: str) -> None:
+    """Raise InputError for options that are missing, or that the class doesn't take."""
+    from inspect import signature
+
+    try:
+        parameters = list(signature(handler).parameters.values())
+    except (TypeError, ValueError):  # A class in C may not tell; its TypeError will.
+        return
+    taken, required, takes_all = _options_of(parameters, title, definition)
+    missing = sorted(required - definition.options.keys())
+    unknown = [] if takes_all else sorted(definition.options.keys() - taken)
+    if not missing and not unknown:
+        return
+    complaints = [
+        *(["misses the option " + " and ".join(missing)] if missing else []),
+        *(["doesn't know the option " + " and ".join(unknown)] if unknown else []),
+    ]
+    there_are = ", ".join(sorted(taken)) if taken else "no options"
+    raise InputError(
+        f"{title} {', and '.join(complaints)}: {definition.python_class} takes"
+        f" {there_are}"
+    )
+
+
+def _options_of(
+    parameters: "list[Parameter]", title: str, definition: HandlerDefinition
+) -> tuple[set[str], set[str], bool]:
+    """The options that a class takes, those it must have, and whether it takes all."""
+    positional = [
+        each
+        for each in parameters
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+    takes_more = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    if len(positional) < 2 and not takes_more:
+        raise InputError(
+            f"{title} can't be made: {definition.python_class} doesn't take the paths"
+            " of the tasklist and of the workdir as its first two arguments"
+        )
+    named = positional[2:] + [
+        each for each in parameters if each.kind is each.KEYWORD_ONLY
+    ]
+    return (
+        {each.name for each in named},
+        {each.name for each in named if each.default is each.empty},
+        any(each.kind is each.VAR_KEYWORD for each in parameters),
+    )
+
+
+def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
+    """Raise InputError where a tasklist of the user's class is none."""
+    try:
+        count = len(tasks)
+    except Exception as error:
+        raise InputError(
+            f"{title} can't tell how many tasks it has: {_told(error)}"
+        ) from error
+    if not needs_texts:
+        return
+    texts = getattr(tasks, "tasks", None)
+    if not isinstance(texts, list):
+        raise InputError(
+            f"{title} has no list of texts named tasks: {type(texts).__name__}"
+        )
+    if len(texts) != count:
+        raise InputError(
+            f"{title} says that it has {count} tasks, but its list has {len(texts)}"
+        )
+    _check_texts(texts, title)
+    if count:
+        _check_command(tasks, title)
+
+
+def _check_texts(texts: list[Any], title: str) -> None:
+    """Raise InputError for a text that a status file can't hold."""
+    try:
+        joined = "\0".join(texts)
+        joined.encode("utf-8", "surrogateescape")
+    except (TypeError, UnicodeEncodeError):
+        _refuse_text(texts, title)
+    if joined.count("\0") >= max(len(texts), 1) or _line_break.search(joined):
+        _refuse_text(texts, title)
+
+
+_line_break = re.compile(r"[\r\n]")
+
+
+def _refuse_text(texts: Iterable[Any], title: str) -> NoReturn:
+    for taskid, text in enumerate(texts):
+        if problem := _problem_with(text):
+            raise InputError(
+                f"{title} made a text of task {taskid} that {problem}:"
+                f" {str(text)[:80]!r}"
+            )
+    raise AssertionError("all texts are fit")
+
+
+def _problem_with(text: object) -> str:
+    if not isinstance(text, str):
+        return f"is no str but {type(text).__name__}"
+    if _line_break.search(text):
+        return "has a line break in it"
+    if "\0" in text:
+        return "has a NUL byte in it"
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return "can't be written as UTF-8"
+    return ""
+
+
+def _check_command(tasks: TaskList, title: str) -> None:
+    """Raise InputError where a handler can't even make the first command."""
+    try:
+        command: object = tasks[0]
+    except Exception as error:
+        raise InputError(
+            f"{title} can't make the command of task 0: {_told(error)}"
+        ) from error
+    if not isinstance(command, str):
+        raise InputError(
+            f"{title} made a command of task 0 that is no str but"
+            f" {type(command).__name__}: {command!r}"
+        )
+
+
+# ---- lists that keep their own state -------------------------------------------------
+
+STATE_METHODS: Final = (
+    *("pop_task", "record_toprocess_task", "record_done_task", "get_finished"),
+    *("read_toprocess", "write_toprocess", "read_finished", "lock", "unlock"),
+)
+"""The methods by which a TaskList of PyTaskFarmer keeps what is done."""
+
+STATE_FILES: Final = ("toprocess", "finished", "failed")
+
+
+def keeps_own_state(tasks: TaskList, workdir: str) -> bool:
+    """Whether what is to do and done is kept by the list's own methods alone.
+
+    It is not where the list is mpifarm's, or has no such methods, or is one of
+    PyTaskFarmer's ListTaskList that leaves them and the files in `workdir` as they
+    are: then the files of the workdir say all.
+    """
+    if isinstance(tasks, ListTaskList) or not hasattr(tasks, "pop_task"):
+        return False
+    base = _find_plain_base(type(tasks))
+    return base is None or not (
+        all(_is_inherited(tasks, name, base) for name in STATE_METHODS)
+        and all(_is_in(workdir, tasks, name) for name in STATE_FILES)
+    )
+
+
+def _find_plain_base(python_class: type) -> type | None:
+    """PyTaskFarmer's ListTaskList among the bases; that is not imported for it."""
+    for base in python_class.__mro__:
+        if (base.__module__, base.__qualname__) == ("taskfarmer.task", "ListTaskList"):
+            return base
+    return None
+
+
+def _is_inherited(tasks: TaskList, name: str, base: type) -> bool:
+    return name not in vars(tasks) and getattr(type(tasks), name, None) is getattr(
+        base, name, None
+    )
+
+
+def _is_in(workdir: str, tasks: TaskList, name: str) -> bool:
+    path = getattr(tasks, f"path_{name}", None)
+    return isinstance(path, str) and os.path.abspath(path) == os.path.abspath(
+        os.path.join(workdir, name)
+    )

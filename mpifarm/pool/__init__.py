@@ -5,6 +5,7 @@ processes that run tasks are `worker`; they share a `board` and talk in `wire` f
 """
 
 from mpifarm.pool.definition import (
+    Allotment,
     LogRefused,
     PoolDefinition,
     PoolEvent,
@@ -15,6 +16,7 @@ from mpifarm.pool.definition import (
 from mpifarm.pool.pool import Pool
 
 __all__ = [
+    "Allotment",
     "LogRefused",
     "Pool",
     "PoolDefinition",

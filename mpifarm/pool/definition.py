@@ -25,6 +25,18 @@ CreateRunner = Callable[[RunnerDefinition], Runner]
 
 
 @dataclass(frozen=True)
+class Allotment:
+    """What the workers of a rank get of its CPUs and GPUs (`mpifarm.cpus`, `.gpus`)."""
+
+    threads: int = 1
+    """``OMP_NUM_THREADS`` of a worker that isn't bound, unless the user has set it."""
+    shares: tuple[tuple[int, ...], ...] = ()
+    """The CPUs of each worker; empty where none is bound."""
+    gpus: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """For each variable that names GPUs, the ids that go round among the workers."""
+
+
+@dataclass(frozen=True)
 class PoolDefinition:
     """What the pool's parent needs to know before it forks the workers."""
 
@@ -37,27 +49,41 @@ class PoolDefinition:
     runner: RunnerDefinition = field(default_factory=RunnerDefinition)
     environment: dict[bytes, bytes] = field(default_factory=dict)
     """All that a command gets, but for the variables of the farm itself."""
+    node_worker: int = 0
+    """The number of the first worker among all workers of the node."""
+    allotment: Allotment = field(default_factory=Allotment)
 
 
 def encode_definition(definition: PoolDefinition) -> tuple[Any, ...]:
     """Plain values, for a frame."""
-    runner = definition.runner
+    runner, allotment = definition.runner, definition.allotment
     return (
         definition.workers,
         definition.rank,
         definition.farm,
         definition.workdir,
         definition.logs,
-        (runner.name, runner.python_class, dict(runner.options)),
+        (runner.name, runner.python_class, dict(runner.options), runner.source),
         dict(definition.environment),
+        definition.node_worker,
+        (allotment.threads, allotment.shares, dict(allotment.gpus)),
     )
 
 
 def parse_definition(values: tuple[Any, ...]) -> PoolDefinition:
     """What `encode_definition` encoded."""
-    workers, rank, farm, workdir, logs, runner, environment = values
+    *rest, runner, environment, node_worker, allotment = values
+    workers, rank, farm, workdir, logs = rest
     return PoolDefinition(
-        workers, rank, farm, workdir, logs, RunnerDefinition(*runner), environment
+        workers,
+        rank,
+        farm,
+        workdir,
+        logs,
+        RunnerDefinition(*runner),
+        environment,
+        node_worker,
+        Allotment(*allotment),
     )
 
 

@@ -9,6 +9,9 @@ Rules of this file:
   a reminder (Python may miss a signal right before a call that blocks), its end means
   that the parent is dead, and so are we, with our command.
 - A task's failure is a status; nothing that a runner does ends the worker.
+- What can't run any task here (no log, no runner) is a lease's refusal, no failure.
+- A task that was terminated stays on the board: when the worker has exited, the pool's
+  parent KILLs what a user's runner has left of it, wherever that is.
 """
 
 import errno
@@ -24,7 +27,6 @@ from typing import TextIO, cast
 
 from mpifarm import processes
 from mpifarm.config import RunnerDefinition
-from mpifarm.errors import StorageError
 from mpifarm.pool.board import BoardLine
 from mpifarm.pool.definition import CreateRunner, PoolDefinition, Runner
 from mpifarm.pool.log import TaskLog
@@ -33,6 +35,8 @@ from mpifarm.pool.wire import FrameReader, encode_frame
 TERMINATE = b"T"
 REMIND = b"."
 _PIECE = 65536
+_GROUP_PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05)
+"""Seconds between two looks at what a runner has left; the last one again and again."""
 
 _OF_THE_DISK = frozenset(
     {
@@ -69,8 +73,12 @@ def serve_as_worker(
     _set_environment(definition, place.index)
     worker = Worker(definition.logs, place)
     worker.watch_lifeline()
-    worker.runner = _created(create_runner, definition.runner)
-    worker.serve()
+    try:
+        worker.runner = create_runner(definition.runner)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's class raises it
+        worker.refuse_all(_why_no_runner(definition.runner, error))
+    else:
+        worker.serve()
 
 
 def _set_environment(definition: PoolDefinition, index: int) -> None:
@@ -78,29 +86,36 @@ def _set_environment(definition: PoolDefinition, index: int) -> None:
     os.environb.update(definition.environment)
     os.environ["MPIFARM_RANK"] = str(definition.rank)
     os.environ["MPIFARM_WORKER"] = str(index)
+    os.environ["MPIFARM_NODE_WORKER"] = str(definition.node_worker + index)
     os.environ["MPIFARM_WORKDIR"] = definition.workdir
     os.environ["MPIFARM_FARM"] = definition.farm
+    _take_allotment(definition, index)
 
 
-def _created(create_runner: CreateRunner, definition: RunnerDefinition) -> Runner:
-    try:
-        return create_runner(definition)
-    except Exception:  # noqa: BLE001 - the user's class may raise anything
-        return _BrokenRunner(traceback.format_exc())
+def _take_allotment(definition: PoolDefinition, index: int) -> None:
+    """This worker's part of the rank's CPUs and GPUs; its commands inherit it."""
+    allotment, node_worker = definition.allotment, definition.node_worker + index
+    for name, ids in allotment.gpus.items():
+        os.environ[name] = ids[node_worker % len(ids)]
+    threads = allotment.threads
+    if allotment.shares:
+        from mpifarm.cpus import bind_to
+
+        share = allotment.shares[index]
+        bind_to(share)
+        threads = len(share)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
-class _BrokenRunner:
-    """In place of a runner that could not be made: says so in each task's log."""
+def _why_no_runner(definition: RunnerDefinition, error: BaseException) -> str:
+    return (
+        f"the runner {definition.name!r} can't be made on host {os.uname().nodename} "
+        f"({type(error).__name__}: {error})"
+    )
 
-    def __init__(self, report: str) -> None:
-        self.report = report
 
-    def run(self, taskid: int, command: str, logfh: TextIO) -> int:
-        logfh.write(self.report)
-        return 1
-
-    def terminate(self) -> None:
-        pass
+class _RefusalError(Exception):
+    """No task can run here; the text says why."""
 
 
 class Worker:
@@ -116,6 +131,8 @@ class Worker:
         self._lifeline = place.lifeline
         self._ending = False
         self._in_runner = False
+        self._was_terminated = False
+        """While a runner ran, that is."""
 
     def serve(self) -> None:
         """Run what comes, until told to end or nothing more can come."""
@@ -125,17 +142,28 @@ class Worker:
             started, begin = time.time(), time.monotonic()
             try:
                 status = self._run(taskid, attempt, command)
-            except StorageError as error:
+            except _RefusalError as refusal:
                 self._line.end_task()
-                self._leases.sendall(encode_frame((taskid, attempt, str(error))))
+                self._refuse(taskid, attempt, str(refusal))
                 continue
+            if self._was_terminated:
+                _end_group()
+            else:
+                self._line.end_task()
             ended = time.monotonic()
-            self._line.end_task()
             if status is None:
                 return
             self._leases.sendall(
                 encode_frame((taskid, attempt, status, started, ended - begin, ended))
             )
+
+    def refuse_all(self, reason: str) -> None:
+        """Give back what comes: none of it can run here."""
+        for taskid, attempt, _ in self._each_lease():
+            self._refuse(taskid, attempt, reason)
+
+    def _refuse(self, taskid: int, attempt: int, reason: str) -> None:
+        self._leases.sendall(encode_frame((taskid, attempt, reason)))
 
     def _each_lease(self) -> Iterator[tuple[int, int, str]]:
         reader = FrameReader()
@@ -145,7 +173,7 @@ class Worker:
     def _run(self, taskid: int, attempt: int, command: str) -> int | None:
         """The status of the task; None if it was not started after all.
 
-        Raises `StorageError` where the disk gives no log to any task.
+        Raises `_RefusalError` where the disk gives no log to any task.
         """
         self._line.begin_task(taskid)
         path = f"{self._log_prefix}{taskid}"
@@ -153,7 +181,7 @@ class Worker:
             log = TaskLog(path, attempt)
         except OSError as error:
             if error.errno in _OF_THE_DISK or not os.path.isdir(self._logs):
-                raise StorageError(f"can't write {path}: {error.strerror}") from error
+                raise _RefusalError(f"can't write {path}: {error.strerror}") from error
             return 1
         os.environ["PROC_NUMBER"] = os.environ["MPIFARM_TASK_ID"] = str(taskid)
         os.environ["MPIFARM_ATTEMPT"] = str(attempt)
@@ -207,6 +235,7 @@ class Worker:
             self._terminate_runner()
 
     def _terminate_runner(self) -> None:
+        self._was_terminated = True
         try:
             self.runner.terminate()
         except Exception:  # noqa: BLE001 - the user's; a KILL follows if it must
@@ -218,6 +247,36 @@ def _checked(status: object, log: TaskLog) -> int:
         return int(status)
     log.write(f"=== mpifarm: the runner returned {status!r}, not a number ===\n")
     return 1
+
+
+def _end_group() -> None:
+    """TERM to what a runner has left in our group, until nothing of it is left.
+
+    What ignores that is KILLed by the pool's parent when the grace time is over.
+    """
+    if _others_in_group():
+        processes.kill_group(os.getpid(), signal.SIGTERM)  # lets us pass: calm_signals
+    pauses = iter(_GROUP_PAUSES)
+    while _others_in_group():
+        time.sleep(next(pauses, _GROUP_PAUSES[-1]))
+
+
+def _others_in_group() -> list[int]:
+    """Living processes that a runner has started in this session, and theirs."""
+    ours = os.getpid()
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [
+        pid
+        for pid in pids
+        if pid != ours and _group_of(pid) == ours and processes.is_alive(pid)
+    ]
+
+
+def _group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except OSError:  # it is gone
+        return 0
 
 
 def _write_traceback(log: TaskLog) -> None:

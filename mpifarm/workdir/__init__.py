@@ -6,7 +6,7 @@ parts.  All that is written is written in `files`.
 """
 
 from mpifarm.workdir.claims import Machine, this_machine
-from mpifarm.workdir.foreign import ForeignWorkdir
+from mpifarm.workdir.foreign import ForeignWorkdir, OwnStateList
 from mpifarm.workdir.invariants import find_violations
 from mpifarm.workdir.joined import JoinedWorkdir
 from mpifarm.workdir.paths import WorkdirPaths
@@ -17,7 +17,7 @@ from mpifarm.workdir.records import (
     Survey,
     Transacted,
 )
-from mpifarm.workdir.workdir import Workdir, make_root
+from mpifarm.workdir.workdir import Workdir, make_directories, make_root
 
 __all__ = [
     "Counts",
@@ -25,12 +25,14 @@ __all__ = [
     "HeldLock",
     "JoinedWorkdir",
     "Machine",
+    "OwnStateList",
     "Recorded",
     "Survey",
     "Transacted",
     "Workdir",
     "WorkdirPaths",
     "find_violations",
+    "make_directories",
     "make_root",
     "this_machine",
 ]

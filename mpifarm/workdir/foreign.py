@@ -115,6 +115,7 @@ class ForeignWorkdir(JoinedWorkdir):
         except StorageError:
             if not self.held:
                 self._member.give_up()
+            self._member.claim.end()
             raise
         except BaseException:
             self._member.claim.end()
@@ -139,8 +140,8 @@ class ForeignWorkdir(JoinedWorkdir):
         content = files.find_content(self.paths.attempts) or b""
         last: dict[int, int] = {}
         for line in content.splitlines()[1:]:
-            taskid, _, status = line.split(b"\t")[:3]
             with suppress(ValueError):  # a torn line
+                taskid, _, status = line.split(b"\t")[:3]
                 last[int(taskid)] = int(status)
         return (taskid for taskid, status in last.items() if status)
 
@@ -175,9 +176,12 @@ class ForeignWorkdir(JoinedWorkdir):
     def _put_back(self, taskid: int) -> None:
         if taskid not in self._finished:
             self._ask("record_toprocess_task", taskid)
+            self._empty = False
         self._member.strike([taskid])
 
     def _pop(self, take: int, until: float) -> None:
+        if take > 0:
+            self._others.look()
         while len(self._popped) < take:
             if self._inherited:
                 self._popped.append(self._inherited.pop())

@@ -479,6 +479,16 @@ class Workdir(JoinedWorkdir):
         return left_nothing
 
 
+def make_directories(path: str) -> None:
+    """Make what PyTaskFarmer makes before it reads a tasklist; raises `InputError`."""
+    paths = WorkdirPaths(os.path.abspath(path))
+    make_root(paths.root)
+    try:
+        files.make_directory(paths.logs)
+    except OSError as error:
+        raise InputError(f"can't create {paths.logs}: {error.strerror}") from error
+
+
 def make_root(root: str) -> None:
     """Make the workdir's directory if it is not there; raises `InputError`."""
     try:

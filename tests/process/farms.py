@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mpifarm.tasklists import open_tasklist
+from mpifarm.tasklists import ListTaskList
 from mpifarm.workdir import find_violations
 from tests.support import TOKEN_VARIABLE, Child, find_pids, wait_until
 
@@ -115,7 +115,7 @@ class Place:
 
     @property
     def tasks(self) -> list[str]:
-        return open_tasklist("default", str(self.tasklist), str(self.workdir)).tasks
+        return ListTaskList(str(self.tasklist), str(self.workdir)).tasks
 
     def content(self, name: str) -> bytes:
         """A file of the workdir, empty where there is none."""

@@ -27,15 +27,7 @@ from typing import NamedTuple
 import pytest
 
 from mpifarm import processes, runners
-from mpifarm.config import RunnerDefinition
-from mpifarm.errors import InputError
-from mpifarm.runners import (
-    ARGUMENT_LIMIT,
-    BasicRunner,
-    Runner,
-    create_runner,
-    find_runner,
-)
+from mpifarm.runners import ARGUMENT_LIMIT, BasicRunner, Runner
 from mpifarm.shellwords import SHELL_WORDS, split_direct
 
 pytestmark = pytest.mark.skipif(
@@ -582,32 +574,3 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return state not in "ZX"
-
-
-# ---- how a runner is found and made -------------------------------------------------
-
-
-class RunnerOfTheUser(Runner):
-    def __init__(self, *, image: str) -> None:
-        self.image = image
-
-
-def test_the_default_runner_is_found_and_made() -> None:
-    assert type(create_runner(find_runner("default"))) is BasicRunner
-
-
-def test_an_unknown_runner_is_named_with_those_there_are() -> None:
-    with pytest.raises(InputError, match=r"'shifter'.*default"):
-        find_runner("shifter")
-
-
-def test_options_are_keywords_of_the_constructor() -> None:
-    definition = RunnerDefinition("mine", f"{__name__}.RunnerOfTheUser", {"image": "a"})
-    runner = create_runner(definition)
-    assert vars(runner) == {"image": "a"}
-
-
-@pytest.mark.parametrize("name", ["nosuch.module.X", "mpifarm.runners.X", "X", ""])
-def test_a_class_that_is_not_there_is_named(name: str) -> None:
-    with pytest.raises(InputError, match=re.escape(repr(name))):
-        create_runner(RunnerDefinition("mine", name))

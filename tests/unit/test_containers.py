@@ -1,0 +1,327 @@
+"""The container runners' options, command lines and environments; nothing is started.
+
+`Runtime` stands in for the owner of processes and notes what it is asked to start.
+"""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from mpifarm import processes
+from mpifarm.config import RunnerDefinition
+from mpifarm.containers import (
+    ApptainerRunner,
+    ContainerRunner,
+    PodmanRunner,
+    ShifterRunner,
+)
+from mpifarm.errors import InputError
+from mpifarm.runners import ARGUMENT_LIMIT, check_runner
+
+ALL = [ShifterRunner, ApptainerRunner, PodmanRunner]
+
+
+class Runtime:
+    """Notes the last command, and says what it is told to say."""
+
+    def __init__(self) -> None:
+        self.argv: list[str] = []
+        self.env: dict[bytes, bytes] = {}
+        self.status = 0
+        self.error: OSError | None = None
+        self.directories: list[Path] = []
+
+    def start(self, argv, env, logfd):
+        if self.error is not None:
+            raise self.error
+        self.argv = [os.fsdecode(word) for word in argv]
+        self.env = dict(env)
+        made = Path(os.environ["TMPDIR"]).iterdir()
+        self.directories = [path for path in made if path.is_dir()]
+        for directory in self.directories:
+            (directory / "result").write_text("x")
+        return 17
+
+    def wait(self, pid):
+        assert pid == 17
+        return self.status
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runtime:
+    """All runtimes on PATH, the environment of a worker, and a directory for tempdir."""
+    runtime = Runtime()
+    monkeypatch.setattr(processes, "start_command", runtime.start)
+    monkeypatch.setattr(processes, "wait_command", runtime.wait)
+    for name in os.environ:
+        monkeypatch.delenv(name)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "tmp").mkdir()
+    for name in ("shifter", "apptainer", "singularity", "podman"):
+        install(tmp_path, name)
+    variables = {
+        "PATH": str(tmp_path / "bin"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "MPIFARM_TASK_ID": "7",
+        "MPIFARM_ATTEMPT": "1",
+        "MPIFARM_FARM": "f00",
+        "MPIFARM_WORKDIR": "/a,b c",
+        "CUDA_VISIBLE_DEVICES": "0,1",
+        "BASH_ENV": "/etc/site.sh",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.chdir(tmp_path)
+    return runtime
+
+
+def install(directory: Path, name: str) -> None:
+    program = directory / "bin" / name
+    program.write_text("")
+    program.chmod(0o755)
+
+
+def run(runner: ContainerRunner, command: str = "x a", taskid: int = 7) -> int:
+    with open("log", "wb") as log:
+        return runner.run(taskid, command, log)
+
+
+def log() -> str:
+    return Path("log").read_text()
+
+
+def inside(environment: dict[bytes, bytes], prefix: bytes) -> dict[bytes, bytes]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in environment.items()
+        if name.startswith(prefix)
+    }
+
+
+OF_THE_TASK = {
+    b"PROC_NUMBER": b"7",
+    b"MPIFARM_TASK_ID": b"7",
+    b"MPIFARM_ATTEMPT": b"1",
+    b"MPIFARM_FARM": b"f00",
+    b"MPIFARM_WORKDIR": b"/a,b c",
+    b"CUDA_VISIBLE_DEVICES": b"0,1",
+    b"BASH_ENV": b"",
+}
+
+# ---- Shifter ------------------------------------------------------------------------
+
+
+def test_shifter_gets_what_pytaskfarmer_gives_it(runtime: Runtime) -> None:
+    runner = ShifterRunner(
+        image="zl/atlas:1", setup="source a", volumes="/x:/y /z:/z", modules="cvmfs gpu"
+    )
+    assert run(runner, "athena 'b c'") == 0
+    assert runtime.argv == [
+        *("shifter", "--image", "zl/atlas:1", "-V/x:/y", "-V/z:/z", "-mcvmfs", "-mgpu"),
+        *("--", "/bin/bash", "-c", "source a && athena 'b c'"),
+    ]
+
+
+def test_shifter_without_options_gets_an_image_and_the_command(
+    runtime: Runtime,
+) -> None:
+    run(ShifterRunner("a:1"), "x || y")
+    assert runtime.argv == [
+        *("shifter", "--image", "a:1", "--", "/bin/bash", "-c", "x || y")
+    ]
+
+
+def test_shifter_works_in_the_temporary_directory(runtime: Runtime) -> None:
+    run(ShifterRunner("a:1", tempdir="True"))
+    (directory,) = runtime.directories
+    assert runtime.argv[3] == f"--workdir={directory}"
+
+
+def test_shifter_gets_the_variables_in_its_own_environment(runtime: Runtime) -> None:
+    run(ShifterRunner("a:1"))
+    assert runtime.env.items() >= OF_THE_TASK.items()
+
+
+# ---- Apptainer ----------------------------------------------------------------------
+
+
+def test_apptainer_gets_binds_and_switches_before_the_image(runtime: Runtime) -> None:
+    runner = ApptainerRunner("a.sif", "source a", "/x:/y:ro /z", "nv --cleanenv")
+    assert run(runner) == 0
+    assert runtime.argv == [
+        *("apptainer", "exec", "--bind", "/x:/y:ro", "--bind", "/z"),
+        *("--nv", "--cleanenv", "a.sif", "/bin/bash", "-c", "source a && x a"),
+    ]
+
+
+def test_apptainer_is_bound_to_the_temporary_directory(runtime: Runtime) -> None:
+    run(ApptainerRunner("a.sif", tempdir="yes"))
+    (directory,) = map(str, runtime.directories)
+    assert runtime.argv[2:7] == ["--bind", directory, "--pwd", directory, "a.sif"]
+
+
+@pytest.mark.parametrize("program", ["apptainer", "singularity"])
+def test_apptainer_and_singularity_get_the_variables_in_names_of_their_own(
+    runtime: Runtime, program: str
+) -> None:
+    if program == "singularity":
+        Path("bin/apptainer").unlink()
+    runner = ApptainerRunner("a.sif", modules="cleanenv")
+    run(runner, taskid=6)
+    assert run(runner) == 0
+    assert runtime.argv[:3] == [program, "exec", "--cleanenv"]
+    assert inside(runtime.env, program.upper().encode() + b"ENV_") == OF_THE_TASK
+    other = b"SINGULARITYENV_" if program == "apptainer" else b"APPTAINERENV_"
+    assert inside(runtime.env, other) == {}
+
+
+# ---- Podman -------------------------------------------------------------------------
+
+
+def test_podman_runs_in_the_current_directory_and_passes_variables_by_name(
+    runtime: Runtime,
+) -> None:
+    here = os.getcwd()
+    runner = PodmanRunner("a:1", "source a", "/x:/y:ro", "gpu hpc")
+    assert run(runner) == 0
+    passed = sorted(name.decode() for name in OF_THE_TASK)
+    assert runtime.argv == [
+        *("podman", "--module=gpu", "--module=hpc", "run", "--rm", "--init"),
+        *("--label=mpifarm.farm=f00", "--label=mpifarm.task=7", "--network=host"),
+        *("--ipc=host", "--log-driver=none", "--security-opt=label=disable"),
+        *(f"--volume={here}:{here}", "--volume=/x:/y:ro", f"--workdir={here}"),
+        *(f"--env={name}" for name in passed),
+        *("--entrypoint=/bin/bash", "a:1", "-c", "source a && x a"),
+    ]
+    assert runtime.env.items() >= OF_THE_TASK.items()
+
+
+def test_podman_works_in_the_temporary_directory_and_sees_the_current_one(
+    runtime: Runtime,
+) -> None:
+    here = os.getcwd()
+    run(PodmanRunner("a:1", tempdir="1"))
+    (directory,) = map(str, runtime.directories)
+    mounts = [f"--volume={here}:{here}", f"--volume={directory}:{directory}"]
+    assert [word for word in runtime.argv if word.startswith("--vol")] == mounts
+    assert f"--workdir={directory}" in runtime.argv
+
+
+# ---- what holds for all -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runner_class", ALL)
+@pytest.mark.parametrize("status", [0, 3, -15])
+def test_a_temporary_directory_is_gone_however_its_task_ended(
+    runtime: Runtime, runner_class: type[ContainerRunner], status: int
+) -> None:
+    runtime.status = status
+    runner = runner_class("a", tempdir="True")
+    assert run(runner) == status
+    first = runtime.directories
+    assert run(runner) == status
+    assert len(first) == len(runtime.directories) == 1
+    assert first != runtime.directories
+    runtime.error = FileNotFoundError(errno.ENOENT, "none")
+    run(runner)
+    assert list(Path("tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("runner_class", ALL)
+def test_without_tempdir_no_directory_is_made(
+    runtime: Runtime, runner_class: type[ContainerRunner]
+) -> None:
+    for word in ("", "False", "no", "0", "off"):
+        run(runner_class("a", tempdir=word))
+        assert runtime.directories == []
+
+
+@pytest.mark.parametrize("runner_class", ALL)
+@pytest.mark.parametrize("word", ["True", "true", "TRUE", "yes", "1", "on", " yes "])
+def test_tempdir_takes_the_words_for_yes(
+    runtime: Runtime, runner_class: type[ContainerRunner], word: str
+) -> None:
+    run(runner_class("a", tempdir=word))
+    assert len(runtime.directories) == 1
+
+
+@pytest.mark.parametrize("runner_class", ALL)
+def test_bytes_that_are_not_utf8_pass(
+    runtime: Runtime, runner_class: type[ContainerRunner]
+) -> None:
+    run(runner_class("a\udcff", setup="s\udcfe"), "x \udcfd\xe9")
+    assert runtime.argv[-1] == "s\udcfe && x \udcfd\xe9"
+    assert "a\udcff" in runtime.argv
+
+
+@pytest.mark.parametrize("runner_class", ALL)
+def test_a_line_that_is_too_long_is_not_started_and_told(
+    runtime: Runtime, runner_class: type[ContainerRunner]
+) -> None:
+    runner = runner_class("a", setup="s")
+    longest = "x" * (ARGUMENT_LIMIT - 1 - len("s && "))
+    assert run(runner, longest) == 0
+    runtime.argv = []
+    assert run(runner, longest + "x") == 126
+    assert runtime.argv == []
+    assert "line of 131072 bytes, with the setup, is longer than" in log()
+
+
+@pytest.mark.parametrize("runner_class", ALL)
+@pytest.mark.parametrize(
+    ("number", "status"), [(errno.ENOENT, 127), (errno.EACCES, 126), (errno.E2BIG, 126)]
+)
+def test_a_runtime_that_cannot_be_started_is_told(
+    runtime: Runtime, runner_class: type[ContainerRunner], number: int, status: int
+) -> None:
+    runner = runner_class("a")
+    runtime.error = OSError(number, os.strerror(number))
+    assert run(runner) == status
+    assert log().startswith(f"mpifarm: can't start {runner.program}: ")
+    assert os.strerror(number) in log()
+
+
+@pytest.mark.parametrize(
+    ("runner_class", "names"),
+    [
+        (ShifterRunner, "no shifter on PATH"),
+        (ApptainerRunner, "no apptainer and no singularity on PATH"),
+        (PodmanRunner, "no podman on PATH"),
+    ],
+)
+def test_a_runtime_that_is_not_installed_is_named_with_the_remedy(
+    runtime: Runtime, runner_class: type[ContainerRunner], names: str
+) -> None:
+    for program in Path("bin").iterdir():
+        program.chmod(0o644)
+    name = f"mpifarm.containers.{runner_class.__name__}"
+    with pytest.raises(InputError) as caught:
+        check_runner(RunnerDefinition("box", name, {"image": "a"}, "r.ini"))
+    told = str(caught.value)
+    assert told.startswith("the runner 'box' in r.ini: there is ")
+    assert names in told
+    assert "module load" in told
+
+
+@pytest.mark.parametrize("runner_class", ALL)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "missing a required argument: 'image'"),
+        ({"image": " "}, "the option image is empty"),
+        ({"image": "a", "tempdir": "maybe"}, "tempdir is 'maybe': write yes or no"),
+        ({"image": "a", "Volumes": "x"}, "takes image, setup, volumes, modules, temp"),
+    ],
+)
+def test_a_wrong_option_is_told(
+    runtime: Runtime,
+    runner_class: type[ContainerRunner],
+    options: dict[str, str],
+    words: str,
+) -> None:
+    name = f"mpifarm.containers.{runner_class.__name__}"
+    with pytest.raises(InputError, match=words.replace("(", "\\(")):
+        check_runner(RunnerDefinition("box", name, options))

@@ -1,0 +1,313 @@
+"""A workdir whose tasks a list of the user's keeps by itself."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mpifarm.errors import InputError, StorageError
+from mpifarm.workdir import ForeignWorkdir
+from tests.unit.workdir_fakes import (
+    TASKS,
+    FakeLock,
+    Killed,
+    Site,
+    ended,
+    full_disk,
+    interference,
+)
+
+LOCK_TAKEN = "a method of the list was called with the lock held"
+
+
+class OwnList:
+    """A tasklist that keeps its tasks in memory, and takes the lock as PyTaskFarmer's
+    do: whoever calls it with the lock held would wait for ever."""
+
+    def __init__(self, lock: FakeLock, count: int = len(TASKS)) -> None:
+        self.lock = lock
+        self.tasks = TASKS[:count]
+        self.queue = list(range(count))
+        self.done: dict[int, list[int]] = {}
+        self.broken: str = ""
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, taskid: int) -> str:
+        return self.tasks[taskid]
+
+    def _enter(self, method: str) -> None:
+        assert not self.lock.held, LOCK_TAKEN
+        if self.broken == method:
+            raise RuntimeError("Unable to lock after 10 seconds.")
+
+    def get_finished(self) -> list[int]:
+        self._enter("get_finished")
+        return [taskid for taskid, codes in self.done.items() if 0 in codes]
+
+    def pop_task(self) -> int | None:
+        self._enter("pop_task")
+        return self.queue.pop() if self.queue else None
+
+    def record_toprocess_task(self, taskid: int) -> None:
+        self._enter("record_toprocess_task")
+        if taskid not in self.queue:
+            self.queue.append(taskid)
+
+    def record_done_task(self, taskid: int, returncode: int) -> None:
+        self._enter("record_done_task")
+        self.done.setdefault(taskid, []).append(returncode)
+
+
+class Farms:
+    """Farms that come and go in one workdir with one such list."""
+
+    def __init__(self, root: Path) -> None:
+        self.site = Site(root)
+        self.lock = FakeLock(root / "lock")
+        self.list = OwnList(self.lock)
+
+    def open(self) -> ForeignWorkdir:
+        site = self.site
+        site.farms += 1
+        machine = site.machine(site.farms)
+        try:
+            return ForeignWorkdir.open(
+                str(site.root),
+                self.list,
+                self.lock,
+                f"{site.farms:08x}",
+                lambda: site.now,
+                machine,
+            )
+        except BaseException:
+            site.dead.add(machine.pid)
+            raise
+
+    def kill(self, workdir: ForeignWorkdir) -> None:
+        self.site.dead.add(workdir._member._machine.pid)
+        workdir._member.claim.end()
+
+    def transact(
+        self,
+        workdir: ForeignWorkdir,
+        results: Sequence[object] = (),
+        give_back: Sequence[int] = (),
+        take: int = 0,
+    ) -> list[int]:
+        """What a conductor does."""
+        workdir.prepare(results, give_back, take)  # type: ignore[arg-type]
+        with self.lock.hold():
+            done = workdir.transact(results, give_back, take)  # type: ignore[arg-type]
+        return done.taken
+
+    def close(self, workdir: ForeignWorkdir) -> bool:
+        with self.lock.hold():
+            return workdir.close()
+
+    def claims(self) -> list[str]:
+        return sorted(path.name for path in (self.site.root / "claims").iterdir())
+
+
+@pytest.fixture
+def farms(tmp_path):
+    return Farms(tmp_path / "list_workdir")
+
+
+def test_tasks_are_popped_recorded_and_put_back_by_the_lists_own_methods(farms):
+    workdir = farms.open()
+    taken = farms.transact(workdir, take=3)
+    assert taken == [11, 10, 9]
+    assert workdir.held == {9, 10, 11}
+    assert farms.transact(workdir, [ended(11), ended(10, 7)], [9]) == []
+    assert farms.list.done == {11: [0], 10: [7]}
+    assert farms.list.queue[-1] == 9
+    assert workdir.recorded == (1, 1)
+    assert farms.close(workdir)
+    assert farms.claims() == []
+
+
+def test_the_farms_own_files_are_written_as_ever(farms):
+    workdir = farms.open()
+    farms.transact(workdir, take=1)
+    farms.transact(workdir, [ended(11, 3)])
+    root = farms.site.root
+    assert json.loads((root / "timeline.json").read_text())[0]["name"] == TASKS[11]
+    assert (root / "attempts.tsv").read_text().splitlines()[1].startswith("11\t1\t3\t")
+    assert not (root / "toprocess").exists()
+    assert not (root / "fingerprint.json").exists()
+
+
+def test_an_empty_list_is_empty(farms):
+    workdir = farms.open()
+    assert len(farms.transact(workdir, take=100)) == 12
+    workdir.prepare((), (), 1)
+    with farms.lock.hold():
+        assert workdir.transact((), (), 1).empty
+
+
+def test_what_a_killed_farm_held_is_run_by_the_next_without_asking_the_list(farms):
+    first = farms.open()
+    farms.transact(first, take=4)
+    farms.transact(first, [ended(11)])
+    farms.kill(first)
+    second = farms.open()
+    assert "3 tasks taken back" in " ".join(second.notes)
+    assert second.held == {8, 9, 10}
+    assert farms.transact(second, take=5) == [8, 9, 10, 7, 6]
+    assert len(farms.claims()) == 1
+
+
+def test_what_was_inherited_and_not_run_goes_back_to_the_list(farms):
+    first = farms.open()
+    farms.transact(first, take=4)
+    farms.kill(first)
+    second = farms.open()
+    farms.transact(second)
+    assert sorted(farms.list.queue) == list(range(12))
+    assert farms.close(second)
+
+
+def test_what_a_live_farm_holds_is_not_run_though_the_list_gives_it_again(farms):
+    first, second = farms.open(), farms.open()
+    farms.transact(first, take=2)
+    farms.list.record_toprocess_task(11)
+    assert farms.transact(second, take=1) == [9]
+    with farms.lock.hold():
+        assert second.reclaim_dead() == 0
+        survey = second.survey()
+    assert second.counts(survey).claimed == 2
+
+
+def test_a_finished_task_that_the_list_gives_again_is_not_run_again(farms):
+    workdir = farms.open()
+    farms.transact(workdir, take=1)
+    farms.transact(workdir, [ended(11)])
+    farms.list.record_toprocess_task(11)
+    assert farms.transact(workdir, take=1) == [10]
+
+
+@pytest.mark.parametrize("given", [-1, 12, "7", 1.0])
+def test_an_id_that_is_none_is_told(farms, given):
+    workdir = farms.open()
+    farms.list.queue.append(given)
+    with pytest.raises(StorageError, match=r"pop_task gave .*it has 12 tasks"):
+        farms.transact(workdir, take=1)
+    assert not workdir.held
+
+
+@pytest.mark.parametrize(
+    ("method", "results", "give_back", "take"),
+    [
+        ("pop_task", (), (), 1),
+        ("record_done_task", [ended(11)], (), 0),
+        ("record_toprocess_task", (), [11], 0),
+    ],
+)
+def test_a_list_that_fails_is_told_and_its_task_stays_in_the_claim(
+    farms, method, results, give_back, take
+):
+    workdir = farms.open()
+    farms.transact(workdir, take=1)
+    farms.list.broken = method
+    with pytest.raises(StorageError, match=f"own {method} failed .RuntimeError: Unab"):
+        farms.transact(workdir, results, give_back, take)
+    assert workdir.held == {11}
+    farms.list.broken = ""
+    assert not farms.close(workdir)
+    farms.kill(workdir)
+    assert farms.open().held == {11}
+
+
+def test_counts_tell_what_is_left_and_what_nobody_knows_of(farms):
+    workdir = farms.open()
+    farms.transact(workdir, take=3)
+    farms.transact(workdir, [ended(11), ended(10, 1)])
+    with farms.lock.hold():
+        survey = workdir.survey()
+    assert workdir.counts(survey)[:7] == (12, 1, 1, 9, 1, 0, 0)
+    farms.transact(workdir, take=100)
+    rest = sorted(workdir.held)
+    farms.transact(workdir, [ended(taskid) for taskid in rest[1:]], (), 1)
+    # 0 was lost by another farmer
+    farms.transact(workdir, [ended(rest[0])], (), 1)
+    del farms.list.done[0]
+    workdir._finished.discard(0)
+    with farms.lock.hold():
+        survey = workdir.survey()
+    assert workdir.counts(survey) == (12, 10, 1, 0, 0, 0, 1, (10,))
+
+
+def test_failures_of_earlier_farms_are_known_from_their_attempts(farms):
+    first = farms.open()
+    farms.transact(first, take=3)
+    farms.transact(first, [ended(11), ended(10, 1), ended(9, 2)])
+    farms.close(first)
+    with (farms.site.root / "attempts.tsv").open("a") as torn:
+        torn.write("8\t1")
+    second = farms.open()
+    assert second.recorded == (1, 2)
+    farms.list.record_toprocess_task(9)
+    assert farms.transact(second, take=1) == [9]
+    assert second.recorded == (1, 1)
+
+
+def test_a_list_that_can_not_tell_what_is_finished_is_taken_as_it_is(
+    farms, monkeypatch
+):
+    monkeypatch.setattr(farms.list, "get_finished", lambda: None)
+    workdir = farms.open()
+    farms.transact(workdir, take=1)
+    farms.transact(workdir, [ended(11)])
+    assert workdir.recorded == (1, 0)
+
+
+def test_a_workdir_that_can_not_be_made_is_bad_input(tmp_path):
+    farms = Farms(tmp_path / "there is no" / "such place")
+    with pytest.raises(InputError, match="create it first"):
+        farms.open()
+
+
+def work(farms: Farms, workdir: ForeignWorkdir) -> None:
+    """All that happens in a farm's life."""
+    taken = farms.transact(workdir, take=4)
+    farms.transact(workdir, [ended(taken[0]), ended(taken[1], 5)], [taken[2]], 2)
+    farms.transact(workdir, give_back=sorted(workdir.held))
+    farms.close(workdir)
+
+
+@pytest.mark.parametrize("strike", [Killed(), full_disk()])
+def test_a_kill_or_a_full_disk_at_any_step_loses_at_most_the_task_under_way(
+    farms, tmp_path, monkeypatch, strike
+):
+    for at in range(1, 200):
+        farms = Farms(tmp_path / f"workdir{at}")
+        dead = Farms.open(farms)
+        farms.transact(dead, take=2)
+        farms.kill(dead)
+        began = farms.site.farms
+        struck, workdir = False, None
+        with interference(monkeypatch, at, strike, half=True):
+            try:
+                workdir = farms.open()
+                work(farms, workdir)
+            except (Killed, StorageError, OSError):
+                struck = True
+        for farm in range(began, farms.site.farms + 1):
+            farms.site.dead.add(farm)
+        if struck and workdir is not None:
+            workdir._member.claim.end()
+        last = farms.open()
+        while taken := farms.transact(last, take=5):
+            farms.transact(last, [ended(taskid) for taskid in taken])
+        known = set(farms.list.done)
+        assert len(known) >= 11, (at, sorted(known))
+        assert all(codes.count(0) <= 1 for codes in farms.list.done.values()), at
+        assert farms.close(last)
+        assert farms.claims() == []
+        if not struck:
+            assert at > 20
+            return
+    raise AssertionError("it never got through")

@@ -1,0 +1,230 @@
+"""The runners' options, and how a definition becomes a runner; nothing is started."""
+
+import os
+from typing import Any
+
+import pytest
+
+from mpifarm.config import RunnerDefinition
+from mpifarm.errors import InputError
+from mpifarm.runners import (
+    BasicRunner,
+    Runner,
+    after_setup,
+    check_runner,
+    create_runner,
+)
+
+HERE = __name__
+BASIC = "mpifarm.runners.BasicRunner"
+
+
+class GoodRunner(Runner):
+    def __init__(self, *, image: str, size: str = "1") -> None:
+        self.image = image
+        self.size = size
+
+    def run(self, taskid: int, command: str, logfh: Any) -> int:
+        return 0
+
+    def terminate(self) -> None:
+        pass
+
+
+class RaisingRunner(GoodRunner):
+    def __init__(self) -> None:
+        raise OSError(2, "no licence", "licence.txt")
+
+
+class MistypedRunner(GoodRunner):
+    def __init__(self, size: str) -> None:
+        super().__init__(image="a", colour=size)  # type: ignore[call-arg]
+
+
+class LeavingRunner(GoodRunner):
+    def __init__(self) -> None:
+        raise SystemExit(3)
+
+
+class HalfRunner:
+    def run(self, taskid: int, command: str, logfh: Any) -> int:
+        return 0
+
+
+class VariableRunner(HalfRunner):
+    terminate = "now"
+
+
+def definition(
+    python_class: str, source: str = "/etc/r.ini", **options: str
+) -> RunnerDefinition:
+    if "." not in python_class:
+        python_class = f"{HERE}.{python_class}"
+    return RunnerDefinition("mine", python_class, options, source)
+
+
+def complaint(checked: RunnerDefinition) -> str:
+    with pytest.raises(InputError) as caught:
+        check_runner(checked)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- from a definition to a runner --------------------------------------------------
+
+
+def test_the_default_definition_makes_the_default_runner() -> None:
+    assert type(create_runner(RunnerDefinition())) is BasicRunner
+
+
+def test_options_are_keywords_of_the_constructor() -> None:
+    runner = create_runner(definition("GoodRunner", image="a b", size="2"))
+    assert vars(runner) == {"image": "a b", "size": "2"}
+
+
+def test_what_a_constructor_raises_comes_through_in_a_worker() -> None:
+    with pytest.raises(OSError, match="no licence"):
+        create_runner(definition("RaisingRunner"))
+
+
+@pytest.mark.parametrize("name", ["nosuch.module.X", "mpifarm.runners.X", "X"])
+def test_a_class_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        create_runner(RunnerDefinition("mine", name))
+
+
+# ---- what rank 0 finds before anything is touched -----------------------------------
+
+
+def test_a_good_definition_passes() -> None:
+    check_runner(definition("GoodRunner", image="a"))
+    check_runner(definition(BASIC, shell="never"))
+
+
+def test_the_default_without_options_is_not_even_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(self: object) -> None:
+        raise AssertionError("it was made")
+
+    monkeypatch.setattr(BasicRunner, "__init__", refuse)
+    check_runner(RunnerDefinition())
+    with pytest.raises(InputError, match="it was made"):
+        check_runner(definition(BASIC))
+
+
+def test_a_missing_option_is_told_with_runner_file_class_and_what_it_takes() -> None:
+    assert complaint(definition("GoodRunner")) == (
+        f"the runner 'mine' in /etc/r.ini: its class {HERE}.GoodRunner refuses its "
+        "options (missing a required argument: 'image'); it takes image, size"
+    )
+
+
+def test_an_unknown_option_is_told_with_those_there_are() -> None:
+    told = complaint(definition("GoodRunner", image="a", imgae="b"))
+    assert "got an unexpected keyword argument 'imgae'); it takes image, size" in told
+    assert complaint(definition("RaisingRunner", a="b")).endswith("it takes none")
+
+
+def test_an_exception_of_the_users_constructor_is_one_sentence_with_its_type() -> None:
+    assert complaint(definition("RaisingRunner")) == (
+        f"the runner 'mine' in /etc/r.ini: its class {HERE}.RaisingRunner can't be "
+        "made (FileNotFoundError: [Errno 2] no licence: 'licence.txt')"
+    )
+    told = complaint(definition("MistypedRunner", size="2"))
+    assert "can't be made (TypeError: " in told
+    assert "colour" in told
+    assert "(SystemExit: 3)" in complaint(definition("LeavingRunner"))
+
+
+def test_a_class_that_is_no_runner_is_told_with_the_method_it_lacks() -> None:
+    assert complaint(definition("HalfRunner")).endswith(
+        "HalfRunner is no runner: it has no method terminate()"
+    )
+    assert "terminate()" in complaint(definition("VariableRunner"))
+    assert "run()" in complaint(definition("builtins.dict"))
+
+
+@pytest.mark.parametrize("name", ["nosuch.module.X", "mpifarm.runners.X", "X", "dict"])
+def test_a_class_that_cannot_be_imported_is_told_with_runner_and_file(
+    name: str,
+) -> None:
+    told = complaint(RunnerDefinition("mine", name, {}, "/etc/r.ini"))
+    assert told.startswith("the runner 'mine' in /etc/r.ini: ")
+    assert name in told
+
+
+def test_a_definition_of_no_file_is_told_by_its_name() -> None:
+    told = complaint(definition(BASIC, source="", shell="zsh"))
+    assert told.startswith("the runner 'mine': the option shell is 'zsh'")
+
+
+# ---- options of the default runner --------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", ["auto", "always", "never"])
+def test_a_shell_is_used_where_needed_or_always_or_never(shell: str) -> None:
+    check_runner(definition(BASIC, shell=shell))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"shell": "Auto"}, "the option shell is 'Auto': write auto, always or never"),
+        ({"shell": ""}, "the option shell is ''"),
+        ({"shell": "never", "setup": "x"}, "setup needs a shell, and shell = never"),
+        ({"Shell": "never"}, "no option Shell; there are shell, setup, cwd and env."),
+        ({"env": "A=1"}, "there is no option env;"),
+        ({"env.": "1"}, "the option env. names no variable: write env.NAME"),
+        ({"env.A=B": "1"}, "env.A=B names no variable"),
+        ({"env.A": "a\0b"}, "env.A names no variable"),
+        ({"env.PROC_NUMBER": "1"}, "can't be: the farm sets PROC_NUMBER"),
+        ({"env.MPIFARM_RANK": "1"}, "can't be: the farm sets MPIFARM_RANK"),
+        ({"cwd": "no/such"}, "the option cwd is no/such, and "),
+        ({"cwd": "~/no/such"}, "the option cwd is ~/no/such, and /home/of/me/no/such"),
+        ({"cwd": "/etc/passwd"}, "/etc/passwd is no directory: create it, or name"),
+    ],
+)
+def test_a_wrong_option_is_told_with_its_remedy(
+    options: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/of/me")
+    assert words in complaint(definition(BASIC, **options))
+
+
+def test_making_a_runner_changes_neither_directory_nor_environment(tmp_path) -> None:
+    before, environment = os.getcwd(), dict(os.environ)
+    check_runner(definition(BASIC, cwd=str(tmp_path), **{"env.ABC_OF_TEST": "1"}))
+    assert os.getcwd() == before
+    assert dict(os.environ) == environment
+
+
+# ---- the line that a setup makes ----------------------------------------------------
+
+
+@pytest.mark.parametrize("setup", ["", " ", "\n\n"])
+def test_without_a_setup_the_command_stays_as_it_is(setup: str) -> None:
+    assert after_setup(setup, " a; b ") == " a; b "
+
+
+@pytest.mark.parametrize(
+    "command", ["x", "x 'a b' | y > z 2>&1", "x && y", "A=1 x &> z", "! x <&3"]
+)
+def test_a_plain_command_follows_its_setup_as_in_pytaskfarmer(command: str) -> None:
+    assert after_setup("source a && b\n", command) == f"source a && b && {command}"
+
+
+@pytest.mark.parametrize("command", ["x; y", "x || y", "x & y", "x &", "x\ny"])
+def test_a_command_that_would_come_apart_stands_on_lines_of_its_own(
+    command: str,
+) -> None:
+    first, *_, last = after_setup("source a", command).split("\n", 3)
+    assert (first, last) == ("source a", command)
+
+
+@pytest.mark.parametrize("setup", ["a # b", "a\nb", "a \\", "a;", "a &", "a ||"])
+def test_a_setup_that_would_swallow_the_command_stands_on_lines_of_its_own(
+    setup: str,
+) -> None:
+    assert after_setup(setup, "x").startswith(setup + "\n\n")
+    assert after_setup(setup, "x").endswith("\nx")
