@@ -30,7 +30,7 @@ export MPIFARM_TEST_PTF_0_1_0 := $(CURDIR)/$(VENVS)/ptf-0.1.0/bin/python
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help demo test check lint types format bench clean setup \
-	test-unit test-process test-mpi test-mpich test-openmpi test-fault
+	test-unit test-process test-mpi test-mpich test-openmpi test-fault test-slurm
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' \
@@ -39,7 +39,7 @@ help: ## list the targets
 demo: $(MPICH)/.ready ## run some 200 real commands on 4 ranks, and tell what was done
 	$(MPICH)/bin/python jobs/demo.py --ranks $(DEMO_RANKS) demo
 
-test: test-unit test-process test-mpi test-fault ## run all tests
+test: test-unit test-process test-mpi test-fault test-slurm ## run all tests
 
 check: lint types test ## what CI runs: lint, types, test
 
@@ -78,6 +78,9 @@ test-mpi-%: $(MPICH)/.ready $(OPENMPI)/.ready ## inside that many ranks (test-mp
 
 test-fault: $(MPICH)/.ready $(JUDGES) ## kill -9 of every part
 	$(MPICH)/bin/python -m pytest tests/fault
+
+test-slurm: $(MPICH)/.ready $(JUDGES) ## a real Slurm of 8 nodes on this machine
+	$(MPICH)/bin/python -m pytest tests/slurm
 
 bench: $(MPICH)/.ready $(JUDGES) ## rates against the limit and the peers (BENCH=--quick)
 	$(MPICH)/bin/python -m tests.bench.bench $(BENCH)

@@ -43,28 +43,11 @@ class Gpus:
         return {name: ids[node_worker % len(ids)] for name, ids in self.lists.items()}
 
 
-def parse_gpus(word: str) -> str:
-    """The value of ``--gpus``: ``auto``, ``none`` or a number.  Raises InputError."""
-    if word in ("auto", "none"):
-        return word
-    if not (word.isdecimal() and word.isascii()):
-        raise InputError(
-            f"--gpus takes 'auto', 'none' or a number of GPUs, not {word!r} "
-            "(mpifarm --help tells more)"
-        )
-    if int(word) < 1:
-        raise InputError(
-            f"--gpus {word} would share nothing: it takes 1 or more, or 'none' "
-            "(mpifarm --help tells more)"
-        )
-    return str(int(word))
-
-
 def find_gpus(setting: str, environ: Mapping[str, str], root: str = "/") -> Gpus:
     """What the workers of this rank share.
 
-    `setting` is as `parse_gpus` returns it, `environ` the rank's environment; devices
-    are looked for below `root`.
+    `setting` is ``auto``, ``none`` or a number, `environ` the rank's environment;
+    devices are looked for below `root`.
     """
     if setting == "none":
         return Gpus()

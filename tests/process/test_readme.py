@@ -45,8 +45,8 @@ class Block(NamedTuple):
     before: str
 
     @property
-    def is_batch_script(self) -> bool:
-        return any(line.startswith("#SBATCH") for line in self.lines)
+    def is_ini(self) -> bool:
+        return self.lines[0].startswith("[")
 
     @property
     def is_tasklist(self) -> bool:
@@ -80,7 +80,7 @@ def _commands() -> list[str]:
     return [
         line
         for block in _blocks(README)
-        if not (block.is_batch_script or block.is_tasklist)
+        if not (block.is_ini or block.is_tasklist)
         for line in block.lines
         if line.strip()
     ]
@@ -96,8 +96,9 @@ def _tasklist() -> Block:
     return _only((b for b in _blocks(README) if b.is_tasklist), "a tasklist")
 
 
-def _batch_script() -> Block:
-    return _only((b for b in _blocks(README) if b.is_batch_script), "a batch script")
+def _ini_file() -> str:
+    """Its sections are blocks of their own."""
+    return "".join(block.text() for block in _blocks(README) if block.is_ini)
 
 
 def _tables(text: str) -> Iterator[list[list[str]]]:
@@ -141,10 +142,17 @@ done
 exec mpirun -n "$ranks" "$@"
 """
 
-SBATCH = """\
+APPTAINER = """\
+#!/bin/bash
+# apptainer where there is none: runs the command on this machine
+while [[ $1 != *.sif ]]; do shift; done
+echo "$1" >> images
+exec "${@:2}"
+"""
+
+CONVERT = """\
 #!/bin/sh
-# sbatch where there is no Slurm: tells what was submitted
-echo "$*" >> submitted
+echo "from $1" > "$2"
 """
 
 
@@ -189,7 +197,8 @@ def _write_programs(directory: Path) -> str:
         _write_program(programs / "mpifarm", '#!/bin/sh\nexec python -m mpifarm "$@"\n')
     if not _has_slurm(nodes=8):
         _write_program(programs / "srun", SRUN)
-    _write_program(programs / "sbatch", SBATCH)
+    _write_program(programs / "apptainer", APPTAINER)
+    _write_program(programs / "convert", CONVERT)
     return f"{programs}:{installed}:/usr/local/bin:/usr/bin:/bin"
 
 
@@ -248,8 +257,27 @@ def check_requirement(command, desk):
         assert alternative in extras
 
 
+def check_submission(command, desk):
+    """The jobs themselves are run by the tests on a real Slurm."""
+    script = next(word for word in command.split() if word.startswith("jobs/"))
+    subprocess.run(["/bin/bash", "-n", ROOT / script], check=True)
+
+
+def check_configured_farm(command, desk):
+    (desk.directory / "mine.ini").write_text(_ini_file())
+    (desk.directory / "files.txt").write_text("a photo.jpg\nb.tiff\n")
+    farm = desk.start(command)
+    assert farm.wait() == 0, farm.text()
+    assert (desk.directory / "a photo.png").read_text() == "from a photo.jpg\n"
+    assert (desk.directory / "b.png").read_text() == "from b.tiff\n"
+    assert (desk.directory / "images").read_text() == "reco.sif\n" * 2
+
+
 def check_farm(command, desk):
     words = shlex.split(command, comments=True)
+    if "--config" in words:
+        check_configured_farm(command, desk)
+        return
     if words[0] != "mpifarm" and find_launcher() is None:
         pytest.skip(f"no MPI wheel in {sys.prefix}")
     farm = desk.start(command)
@@ -281,6 +309,7 @@ CHECKS = {
     "pip": check_requirement,
     "mpifarm": check_farm,
     "mpirun": check_farm,
+    "sbatch": check_submission,
     "srun": check_farm,
 }
 
@@ -302,43 +331,6 @@ def test_each_link_to_a_file_of_the_project_leads_there():
     for document in DOCUMENTS:
         for link in re.findall(r"\]\(([^)#]+)", document.read_text()):
             assert link.startswith("https://") or (document.parent / link).exists()
-
-
-# ---- the batch script ---------------------------------------------------------------
-
-
-@pytest.fixture
-def job_script(desk):
-    path = desk.directory / "job.sh"
-    path.write_text(_batch_script().text())
-    return path
-
-
-def test_the_batch_script_is_one_that_sbatch_takes(job_script):
-    # "This does not look like a batch script."
-    assert job_script.read_text().startswith("#!/")
-    subprocess.run(["/bin/bash", "-n", job_script], check=True)
-
-
-@pytest.mark.skipif(find_launcher() is None, reason="no MPI wheel")
-def test_the_batch_script_ends_with_the_farms_status(desk, job_script):
-    assert desk.run("bash job.sh") == 0
-    assert not (desk.directory / "submitted").exists()
-    _check_outputs(desk)
-
-
-@pytest.mark.skipif(find_launcher() is None, reason="no MPI wheel")
-def test_the_batch_script_submits_itself_while_tasks_are_left(desk, job_script):
-    desk.workdir.mkdir()
-    drain = desk.workdir / "drain"
-    drain.write_text("")
-    desk.run("bash ./job.sh")
-    assert desk.result()["exit_status"] == ExitStatus.RUN_AGAIN
-    assert (desk.directory / "submitted").read_text() == "./job.sh\n"
-    drain.unlink()
-    desk.run("bash ./job.sh")
-    assert desk.result()["exit_status"] == ExitStatus.ALL_FINISHED
-    assert (desk.directory / "submitted").read_text() == "./job.sh\n"
 
 
 # ---- the options --------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Runtime:
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runtime:
-    """All runtimes on PATH, the environment of a worker, and a directory for tempdir."""
+    """All runtimes on PATH, a worker's environment, a directory for temporary ones."""
     runtime = Runtime()
     monkeypatch.setattr(processes, "start_command", runtime.start)
     monkeypatch.setattr(processes, "wait_command", runtime.wait)

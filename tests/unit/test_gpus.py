@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.errors import ExitStatus, InputError
-from mpifarm.gpus import CUDA, HIP, ROCR, check_gpus, find_gpus, parse_gpus
+from mpifarm.errors import InputError
+from mpifarm.gpus import CUDA, HIP, ROCR, check_gpus, find_gpus
 
 
 @pytest.fixture
@@ -37,23 +37,6 @@ def given_to(workers, setting, environ, root):
     """What each of the node's first workers gets."""
     gpus = find_gpus(setting, environ, root)
     return [gpus.of_worker(number) for number in range(workers)]
-
-
-# ---- the setting --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("word", "setting"), [("auto", "auto"), ("none", "none"), ("1", "1"), ("08", "8")]
-)
-def test_the_words_of_gpus(word, setting):
-    assert parse_gpus(word) == setting
-
-
-@pytest.mark.parametrize("word", ["", "0", "-1", "1.5", "all", "Auto", "0,1", "²", "٣"])
-def test_another_word_is_a_mistake(word):
-    with pytest.raises(InputError, match="--gpus") as caught:
-        parse_gpus(word)
-    assert caught.value.exit_status == ExitStatus.BAD_INPUT
 
 
 # ---- what the rank was given --------------------------------------------------------

@@ -2,20 +2,37 @@
 
 import builtins
 import io
+import sys
 import time
+import types
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mpifarm.config import HandlerDefinition
 from mpifarm.errors import ExitStatus, InputError
-from mpifarm.tasklists import HANDLERS, ListTaskList, open_tasklist, parse_tasks
+from mpifarm.tasklists import (
+    ListTaskList,
+    OptionError,
+    keeps_own_state,
+    open_tasklist,
+    parse_tasks,
+)
+
+
+def never():
+    raise AssertionError("the workdir was made")
+
+
+def open_default(path):
+    return open_tasklist(HandlerDefinition(), str(path), "workdir", never)
 
 
 def tasks_of(tmp_path, content: bytes) -> list[str]:
     path = tmp_path / "tasks.txt"
     path.write_bytes(content)
-    tasklist = open_tasklist("default", str(path), str(tmp_path / "workdir"))
+    tasklist = open_default(path)
     assert [tasklist[taskid] for taskid in range(len(tasklist))] == tasklist.tasks
     return tasklist.tasks
 
@@ -92,9 +109,9 @@ def test_texts_are_the_bytes_of_the_file(content):
 # ---- what is wrong ------------------------------------------------------------------
 
 
-def sentence(path, handler="default") -> str:
+def sentence(path) -> str:
     with pytest.raises(InputError) as caught:
-        open_tasklist(handler, str(path), "workdir")
+        open_default(path)
     assert caught.value.exit_status == ExitStatus.BAD_INPUT
     return str(caught.value)
 
@@ -146,12 +163,6 @@ def test_a_nul_byte_is_told_with_its_line_in_the_file(tmp_path, content, line):
     assert f"line {line} of the tasklist {path} has a NUL byte" in sentence(path)
 
 
-def test_an_unknown_handler_is_told_with_those_that_there_are(tmp_path):
-    told = sentence(tmp_path / "tasks.txt", handler="deflaut")
-    assert "'deflaut'" in told
-    assert all(handler in told for handler in HANDLERS)
-
-
 def test_a_million_tasks_are_read_in_well_under_a_second(tmp_path):
     path = tmp_path / "tasks.txt"
     path.write_text("".join(f"echo task {n} --of many\n" for n in range(1_000_000)))
@@ -162,5 +173,337 @@ def test_a_million_tasks_are_read_in_well_under_a_second(tmp_path):
 
 def _seconds_to_read(path) -> float:
     started = time.perf_counter()
-    assert len(open_tasklist("default", str(path), "workdir")) == 1_000_000
+    assert len(open_default(path)) == 1_000_000
     return time.perf_counter() - started
+
+
+# ---- handlers of the user's ----------------------------------------------------------
+
+
+class Capitals(ListTaskList):
+    """A handler that takes an option, and makes commands of the texts."""
+
+    def __init__(self, path, workdir, greeting, mark="!"):
+        super().__init__(path, workdir)
+        self.greeting = greeting
+        self.mark = mark
+
+    def __getitem__(self, taskid):
+        return f"{self.greeting} {self.tasks[taskid].upper()}{self.mark}"
+
+
+class Made:
+    """A handler that is nobody's subclass; `texts` is what the test wants of it."""
+
+    texts: object = ["a", "b"]
+    count = 2
+
+    def __init__(self, path, workdir, **options):
+        self.tasks = self.texts
+        self.options = options
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, taskid):
+        return self.tasks[taskid]
+
+
+@pytest.fixture
+def open_users(monkeypatch, tmp_path):
+    """Open a list with a class of the user's, by its name as in an INI file."""
+    path = tmp_path / "tasks.txt"
+    path.write_text("one\ntwo\n")
+
+    def open_with(python_class, make_workdir=lambda: None, **options):
+        module = types.ModuleType("handlers")
+        module.Handler = python_class
+        monkeypatch.setitem(sys.modules, "handlers", module)
+        definition = HandlerDefinition("mine", "handlers.Handler", options, "my.ini")
+        return open_tasklist(definition, str(path), "workdir", make_workdir)
+
+    return open_with
+
+
+def complaint(open_users, python_class, **options) -> str:
+    with pytest.raises(InputError) as caught:
+        open_users(python_class, **options)
+    said = str(caught.value)
+    assert "'mine' of my.ini" in said
+    assert "\n" not in said
+    return said
+
+
+def test_a_users_class_gets_its_options_and_makes_the_commands(open_users):
+    tasks = open_users(Capitals, greeting="hello")
+    assert tasks.tasks == ["one", "two"]
+    assert [tasks[0], tasks[1]] == ["hello ONE!", "hello TWO!"]
+
+
+def test_a_users_class_finds_the_workdir_made(open_users):
+    order = []
+
+    class Looks(ListTaskList):
+        def __init__(self, path, workdir):
+            order.append("constructor")
+            super().__init__(path, workdir)
+
+    open_users(Looks, make_workdir=lambda: order.append("workdir"))
+    assert order == ["workdir", "constructor"]
+
+
+def test_a_missing_option_is_told_before_the_workdir_is_made(open_users):
+    said = complaint(open_users, Capitals, make_workdir=never)
+    assert "misses the option greeting" in said
+    assert "takes greeting, mark" in said
+
+
+def test_an_unknown_option_is_told_with_those_that_there_are(open_users):
+    said = complaint(
+        open_users, Capitals, greeting="hi", gretting="hi", make_workdir=never
+    )
+    assert "doesn't know the option gretting" in said
+    assert "takes greeting, mark" in said
+
+
+def test_missing_and_unknown_options_are_told_together(open_users):
+    said = complaint(open_users, Capitals, gretting="hi", make_workdir=never)
+    assert "misses the option greeting, and doesn't know the option gretting" in said
+
+
+@pytest.mark.parametrize("name", ["path", "workdir", "self"])
+def test_what_every_handler_gets_is_no_option(open_users, name):
+    with pytest.raises(InputError, match=f"doesn't know the option {name}"):
+        open_users(Capitals, never, **{"greeting": "hi", name: "x"})
+
+
+def test_the_default_handler_takes_no_options(tmp_path):
+    definition = HandlerDefinition(
+        "default", "mpifarm.tasklists.ListTaskList", {"shell": "no"}, "my.ini"
+    )
+    with pytest.raises(InputError, match=r"of my\.ini doesn't know the option shell"):
+        open_tasklist(definition, str(tmp_path / "no"), "workdir", never)
+
+
+def test_a_class_with_keyword_arguments_of_any_name_takes_any_option(open_users):
+    assert open_users(Made, anything="goes").options == {"anything": "goes"}
+
+
+def test_a_class_that_takes_no_paths_is_no_handler(open_users):
+    class OnlyPath:
+        def __init__(self, path):
+            pass
+
+    assert "first two arguments" in complaint(open_users, OnlyPath, make_workdir=never)
+
+
+def test_options_by_keyword_only_are_options(open_users):
+    class Strict(ListTaskList):
+        def __init__(self, *paths, depth):
+            super().__init__(*paths)
+            self.depth = depth
+
+    assert open_users(Strict, depth="3").depth == "3"
+    assert "misses the option depth" in complaint(open_users, Strict)
+
+
+def test_what_the_constructor_raises_is_one_sentence_with_its_place(open_users):
+    class Broken(ListTaskList):
+        def __init__(self, path, workdir):
+            raise ValueError("first line\nsecond line")
+
+    said = complaint(open_users, Broken)
+    assert "ValueError: first line second line" in said
+    assert f"raised in {__file__}, line " in said
+
+
+def test_a_constructor_that_exits_does_not_end_the_farm_by_itself(open_users):
+    class Exits(ListTaskList):
+        def __init__(self, path, workdir):
+            sys.exit(3)
+
+    assert "SystemExit: 3" in complaint(open_users, Exits)
+
+
+def test_an_input_error_of_the_constructor_passes_as_it_is(open_users):
+    class Refuses(ListTaskList):
+        def __init__(self, path, workdir):
+            raise InputError("the list is too odd")
+
+    with pytest.raises(InputError, match=r"^the list is too odd$"):
+        open_users(Refuses)
+
+
+def test_an_option_error_is_told_with_the_handler_and_its_file(open_users):
+    class Refuses(ListTaskList):
+        def __init__(self, path, workdir, depth):
+            raise OptionError("depth is no number")
+
+    assert complaint(open_users, Refuses, depth="x").endswith(": depth is no number")
+
+
+def test_a_class_that_is_not_there_is_told_with_the_handler(tmp_path):
+    definition = HandlerDefinition("mine", "no.such.Handler", {}, "my.ini")
+    with pytest.raises(InputError, match=r"'mine' of my\.ini .* no\.such\.Handler"):
+        open_tasklist(definition, str(tmp_path), "workdir", never)
+
+
+def test_a_name_that_is_no_class_is_told(open_users):
+    assert "is no class" in complaint(open_users, 17, make_workdir=never)
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (["a", 1], "of task 1 that is no str but int"),
+        (["a", b"b"], "of task 1 that is no str but bytes"),
+        (["a\nb", "c"], "of task 0 that has a line break"),
+        (["a", "c\r"], "of task 1 that has a line break"),
+        (["a", "\0"], "of task 1 that has a NUL byte"),
+        (["\ud800", "b"], "of task 0 that can't be written as UTF-8"),
+        (["a"], "says that it has 2 tasks, but its list has 1"),
+        (("a", "b"), "no list of texts named tasks: tuple"),
+        (None, "no list of texts named tasks: NoneType"),
+    ],
+)
+def test_texts_that_a_status_file_can_not_hold_are_told(
+    open_users, monkeypatch, texts, told
+):
+    monkeypatch.setattr(Made, "texts", texts)
+    assert told in complaint(open_users, Made)
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["a\udcff", "\u2028"], ["x"] * 3])
+def test_all_other_texts_are_fit(open_users, monkeypatch, texts):
+    monkeypatch.setattr(Made, "texts", texts)
+    monkeypatch.setattr(Made, "count", len(texts))
+    assert open_users(Made).tasks == texts
+
+
+def test_a_class_without_a_length_is_told(open_users):
+    class NoLength:
+        def __init__(self, path, workdir):
+            self.tasks = ["a"]
+
+    assert "how many tasks" in complaint(open_users, NoLength)
+
+
+def test_a_handler_that_fails_at_the_first_command_is_told_at_once(open_users):
+    class Wrong(ListTaskList):
+        def __getitem__(self, taskid):
+            return self.no_such_thing[taskid]
+
+    assert "command of task 0: AttributeError" in complaint(open_users, Wrong)
+
+
+def test_a_command_that_is_no_text_is_told_at_once(open_users):
+    class Wrong(ListTaskList):
+        def __getitem__(self, taskid):
+            return ["ls", self.tasks[taskid]]
+
+    assert "no str but list: ['ls', 'one']" in complaint(open_users, Wrong)
+
+
+# ---- lists that keep their own state -------------------------------------------------
+
+
+class PlainTaskList:
+    """The shape of PyTaskFarmer's abstract TaskList."""
+
+    def __init__(self, path, workdir):
+        self.workdir = workdir
+
+    def pop_task(self): ...
+    def record_toprocess_task(self, taskid): ...
+    def record_done_task(self, taskid, returncode): ...
+    def get_finished(self): ...
+    def lock(self): ...
+    def unlock(self): ...
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, taskid):
+        return {"any": "thing"}
+
+
+class PlainListTaskList(PlainTaskList):
+    """The shape of PyTaskFarmer's ListTaskList, which is told by its name."""
+
+    __module__ = "taskfarmer.task"
+    __qualname__ = "ListTaskList"
+
+    def __init__(self, path, workdir):
+        super().__init__(path, workdir)
+        self.path_toprocess = workdir + "/toprocess"
+        self.path_finished = workdir + "/finished"
+        self.path_failed = workdir + "/failed"
+        self.tasks = ["a"]
+
+    def pop_task(self): ...
+    def record_toprocess_task(self, taskid): ...
+    def record_done_task(self, taskid, returncode): ...
+    def get_finished(self): ...
+    def read_toprocess(self): ...
+    def write_toprocess(self, tasks): ...
+    def read_finished(self): ...
+    def __getitem__(self, taskid):
+        return self.tasks[taskid]
+
+
+class OtherCommands(PlainListTaskList):
+    def __init__(self, path, workdir):
+        super().__init__(path, workdir)
+        self.tasks = [f"cat {text}" for text in self.tasks]
+
+    def __getitem__(self, taskid):
+        return super().__getitem__(taskid) + " | sort"
+
+    def __len__(self):
+        return len(self.tasks)
+
+
+@pytest.mark.parametrize("python_class", [PlainListTaskList, OtherCommands])
+def test_the_workdir_has_the_state_of_a_list_that_is_pytaskfarmers(python_class):
+    assert not keeps_own_state(python_class("tasks.txt", "workdir"), "./workdir")
+
+
+def test_the_workdir_has_the_state_of_mpifarms_lists_and_their_subclasses(tmp_path):
+    path = tmp_path / "tasks.txt"
+    path.write_text("a\n")
+    for tasks in (ListTaskList(str(path), "w"), Capitals(str(path), "w", "hi")):
+        assert not keeps_own_state(tasks, "w")
+
+
+def test_the_workdir_has_the_state_of_a_list_without_methods_for_it():
+    assert not keeps_own_state(Made("tasks.txt", "workdir"), "workdir")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pop_task", "record_toprocess_task", "record_done_task", "get_finished"),
+        *("read_toprocess", "write_toprocess", "read_finished", "lock", "unlock"),
+    ],
+)
+def test_a_list_that_overrides_one_method_keeps_its_own_state(name):
+    overriding = type("Overriding", (OtherCommands,), {name: lambda *_: None})
+    assert keeps_own_state(overriding("tasks.txt", "workdir"), "workdir")
+    assert keeps_own_state(type("Next", (overriding,), {})("t", "workdir"), "workdir")
+
+
+def test_a_method_that_is_put_upon_the_list_itself_counts_as_well():
+    tasks = OtherCommands("tasks.txt", "workdir")
+    tasks.pop_task = lambda: None
+    assert keeps_own_state(tasks, "workdir")
+
+
+@pytest.mark.parametrize("name", ["toprocess", "finished", "failed"])
+def test_a_list_with_other_files_keeps_its_own_state(name):
+    tasks = OtherCommands("tasks.txt", "workdir")
+    setattr(tasks, f"path_{name}", f"elsewhere/{name}")
+    assert keeps_own_state(tasks, "workdir")
+
+
+def test_any_other_list_with_methods_for_it_keeps_its_own_state(open_users):
+    tasks = open_users(PlainTaskList)
+    assert keeps_own_state(tasks, "workdir")

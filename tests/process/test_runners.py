@@ -1,0 +1,510 @@
+"""Runners in real workers: the default one's options, and users' own classes."""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from mpifarm.pool import LogRefused
+from mpifarm.runners import BasicRunner
+from tests.process.pool_driver import PoolDriver
+from tests.support import wait_until
+
+
+@pytest.fixture
+def start_pool(tmp_path, farm_environment, farm_token):
+    started = []
+    logs = tmp_path / "logs"
+    logs.mkdir()
+
+    def start(create_runner, workers=1, **variables):
+        environment = {**farm_environment, **variables}
+        driver = PoolDriver(logs, environment, farm_token, workers, create_runner)
+        started.append(driver)
+        return driver
+
+    yield start
+    for driver in started:
+        driver.end()
+
+
+@pytest.fixture
+def run_with(start_pool):
+    """Run a command by a default runner with options: its status and its log."""
+
+    def run(command, variables=None, **options):
+        driver = start_pool(
+            lambda definition: BasicRunner(**options), **(variables or {})
+        )
+        (driver.logs / "log_0").unlink(missing_ok=True)
+        result = driver.run(command)[0]
+        return result.status, driver.log(0)
+
+    return run
+
+
+def write_program(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+# ---- the option shell ----------------------------------------------------------------
+
+
+def test_without_a_shell_words_are_passed_as_they_are(run_with):
+    line = "printf <%s> 'a b' $HOME | * \xe9\udcff \xa0;"
+    status, log = run_with(line, shell="never")
+    assert (status, log) == (0, "<'a><b'><$HOME><|><*><\xe9\udcff><;>")
+
+
+def test_without_a_shell_a_program_that_does_not_exist_fails_its_task_with_127(
+    run_with,
+):
+    status, log = run_with("no-such-program a", shell="never")
+    assert status == 127
+    assert log.startswith("mpifarm: can't start no-such-program: ")
+    assert "No such file" in log
+
+
+@pytest.mark.parametrize("text", ["no program", "#!/no/such/interpreter\n"])
+def test_without_a_shell_what_cannot_be_started_fails_its_task(
+    run_with, tmp_path, text
+):
+    program = tmp_path / "it"
+    program.write_text(text)
+    assert run_with(str(program), shell="never")[0] == 126
+    program.chmod(0o755)
+    expected = 127 if text.startswith("#!") else 126
+    assert run_with(str(program), shell="never")[0] == expected
+
+
+def test_a_shell_runs_each_line_where_it_is_to(run_with):
+    # bash leaves the name of the program in this variable
+    assert run_with("printenv _", {"_": "none"}) == (0, "none\n")
+    status, log = run_with("printenv _", {"_": "none"}, shell="always")
+    assert status == 0
+    assert log.endswith("/printenv\n")
+
+
+# ---- the option setup ----------------------------------------------------------------
+
+SETUPS = [
+    "export A=1 B='two words'",
+    "export A=1\nB='two words'\n",
+    "A=1; B='two words'  # a comment",
+    "A=1 \\\nB='two words' \\",
+    "false || A=1; B='two words';",
+    "set -e\nA=1\nB='two words'",
+]
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+@pytest.mark.parametrize("form", ['echo "$A $B"', 'echo "$A $B"; true', "{}"])
+def test_a_setup_runs_in_the_shell_of_its_task(run_with, setup, form):
+    command = f'echo "$A $B" # {"x" * 200_000}' if form == "{}" else form
+    assert run_with(command, setup=setup) == (0, "1 two words\n")
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        "(exit 7)",
+        "true; (exit 7)",
+        "exit 7",
+        "set -e\n(exit 7)\ntrue",
+        "(exit 7) # comment",
+        "false || (exit 7)",
+        "(exit 7)\n\n",
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    ["echo ran", "echo ran; true", "false || echo ran", "echo ran &", "a\necho ran"],
+)
+def test_a_task_whose_setup_fails_does_not_run_and_has_its_status(
+    run_with, setup, command
+):
+    assert run_with(command, setup=setup) == (7, "")
+
+
+@pytest.mark.parametrize("setup", ["true", "true # x"])
+def test_a_task_with_a_setup_has_its_own_status(run_with, setup):
+    assert run_with("exit 3", setup=setup)[0] == 3
+    assert run_with("no-such-program", setup=setup)[0] == 127
+    assert run_with("echo $?", setup=setup) == (0, "0\n")
+
+
+def test_a_setup_runs_before_each_task(start_pool, tmp_path):
+    setup = f"echo setup >> {tmp_path}/notes; hello() {{ echo hello $PROC_NUMBER; }}"
+    driver = start_pool(lambda definition: BasicRunner(setup=setup))
+    driver.run("hello", "hello", "/bin/true")
+    assert [driver.log(0), driver.log(1)] == ["hello 0\n", "hello 1\n"]
+    assert (tmp_path / "notes").read_text() == "setup\n" * 3
+
+
+# ---- the options env.NAME and cwd ----------------------------------------------------
+
+
+def test_variables_are_literal_and_the_tasks_own_come_last(run_with):
+    status, log = run_with(
+        'printenv A_TEST PROC_NUMBER; echo "$A_TEST"',
+        {"A_TEST": "old"},
+        **{"env.A_TEST": "a  $HOME `x` '\udcff"},
+    )
+    value = "a  $HOME `x` '\udcff"
+    assert (status, log) == (0, f"{value}\n0\n{value}\n")
+
+
+@pytest.mark.parametrize("shell", ["auto", "always", "never"])
+def test_programs_are_looked_for_along_the_path_that_is_set(run_with, tmp_path, shell):
+    (tmp_path / "bin").mkdir()
+    write_program(tmp_path / "bin" / "a-program", "#!/bin/sh\necho found\n")
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    assert run_with("a-program", shell=shell)[0] == 127
+    found = run_with("a-program", shell=shell, **{"env.PATH": path})
+    assert found[1].endswith("found\n")
+
+
+def test_what_changes_the_shell_is_heeded(run_with, tmp_path):
+    (tmp_path / "start").write_text("true() { echo mine; }\n")
+    variable = {"env.BASH_ENV": str(tmp_path / "start")}
+    assert run_with("true", **variable) == (0, "mine\n")
+
+
+@pytest.mark.parametrize("command", ["pwd", "/bin/pwd -P", "echo $PWD; cat <here"])
+def test_tasks_run_in_the_directory_that_is_named(
+    run_with, tmp_path, monkeypatch, command
+):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "here").touch()
+    monkeypatch.chdir(tmp_path)
+    told = (0, f"{tmp_path}/there\n")
+    assert run_with(command, cwd=str(tmp_path / "there")) == told
+    assert run_with(command, cwd="there") == told
+    assert run_with(command, {"HOME": str(tmp_path)}, cwd="there") == told
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_with(command, cwd="~/there", shell="always") == told
+
+
+def test_a_directory_that_is_gone_fails_tasks_until_it_is_back(start_pool, tmp_path):
+    directory = tmp_path / "there"
+    directory.mkdir()
+
+    def create_runner(definition):
+        runner = BasicRunner(cwd=str(directory))
+        directory.rmdir()
+        return runner
+
+    driver = start_pool(create_runner)
+    assert driver.run("true")[0].status == 1
+    assert f"No such file or directory: '{directory}'" in driver.log(0)
+    directory.mkdir()
+    assert driver.run("pwd", first=1)[1].status == 0
+    assert driver.log(1) == f"{directory}\n"
+
+
+# ---- users' runners: failures and crashes --------------------------------------------
+
+
+class RunnerOfTheTest:
+    """Its command is Python, run in the worker."""
+
+    def __init__(self, definition=None):
+        pass
+
+    def run(self, taskid, command, logfh):
+        return eval(command)
+
+    def terminate(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("os._exit(3)", 3),
+        ("os._exit(0)", 0),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV),
+        ("os.abort()", -signal.SIGABRT),
+        ("__import__('ctypes').string_at(0)", -signal.SIGSEGV),
+    ],
+)
+def test_a_runner_that_crashes_costs_its_task_and_the_worker_is_replaced(
+    start_pool, command, status
+):
+    driver = start_pool(RunnerOfTheTest)
+    driver.run("0")
+    driver.submit(command, "0", first=1)
+    driver.collect_until(driver.losses)
+    (loss,) = driver.losses()
+    assert (loss.running.taskid, loss.status) == (1, status)
+    driver.pool.submit(loss.unstarted)
+    driver.collect_until(lambda: 2 in driver.results() or loss.unstarted == ())
+    results = driver.run("0", first=3)
+    assert results[3].status == 0
+    assert results[3].worker != results[0].worker
+
+
+def test_a_runner_that_leaves_python_fails_its_task_and_keeps_its_worker(start_pool):
+    driver = start_pool(RunnerOfTheTest)
+    results = driver.run("__import__('sys').exit(0)", "0")
+    assert [results[0].status, results[1].status] == [1, 0]
+    assert results[0].worker == results[1].worker
+    assert "SystemExit" in driver.log(0)
+
+
+class UnmadeRunner(RunnerOfTheTest):
+    def __init__(self, definition):
+        raise OSError("no licence on this node")
+
+
+class LeavingRunner(RunnerOfTheTest):
+    def __init__(self, definition):
+        raise SystemExit("no licence on this node")
+
+
+@pytest.mark.parametrize("runner_class", [UnmadeRunner, LeavingRunner])
+def test_a_runner_that_cannot_be_made_gives_all_leases_back_with_the_reason(
+    start_pool, runner_class
+):
+    driver = start_pool(runner_class)
+    driver.submit("0", "0")
+    driver.collect_until(lambda: len(driver.events) == 2)
+    assert all(isinstance(event, LogRefused) for event in driver.events)
+    assert [event.lease.taskid for event in driver.events] == [0, 1]
+    reason = driver.events[0].reason
+    assert reason.startswith("the runner 'default' can't be made on host ")
+    assert "no licence on this node" in reason
+    assert list(driver.logs.iterdir()) == []
+    assert len(driver.worker_pids()) == 1
+
+
+def test_workers_that_can_make_no_runner_end_at_a_stop(start_pool):
+    driver = start_pool(UnmadeRunner, workers=2)
+    driver.submit("0", "0")
+    driver.collect_until(lambda: len(driver.events) == 2)
+    driver.pool.terminate()
+    driver.collect_until(lambda: driver.pool.stopped, deadline=2)
+
+
+# ---- users' runners: the stop --------------------------------------------------------
+
+
+class ShellRunner(RunnerOfTheTest):
+    """Starts a shell, and at a stop kills that and nothing else: as PyTaskFarmer's."""
+
+    own_session = False
+
+    def run(self, taskid, command, logfh):
+        self.shell = subprocess.Popen(
+            ["/bin/bash", "-c", command],
+            stdout=logfh,
+            stderr=logfh,
+            start_new_session=self.own_session,
+        )
+        return self.shell.wait()
+
+    def terminate(self):
+        self.shell.kill()
+
+
+class ShellInSessionRunner(ShellRunner):
+    own_session = True
+
+
+class DeafRunner(ShellRunner):
+    def terminate(self):
+        pass
+
+
+class RaisingRunner(ShellRunner):
+    def terminate(self):
+        raise ValueError("not now")
+
+
+FAMILY = "sleep 1000 & bash -c 'sleep 1000 & sleep 1000'; exit 5"
+SIZE = 5
+
+
+def begin_family(driver, size=SIZE):
+    driver.submit(FAMILY)
+    driver.collect_until(lambda: len(driver.commands()) == size)
+
+
+@pytest.mark.parametrize("runner_class", [ShellRunner, ShellInSessionRunner])
+def test_what_a_runner_leaves_of_a_terminated_task_is_killed(start_pool, runner_class):
+    driver = start_pool(runner_class)
+    begin_family(driver)
+    driver.pool.terminate()
+    driver.collect_until(lambda: driver.pool.stopped, deadline=5)
+    assert driver.commands() == []
+    assert driver.results()[0].status == -signal.SIGKILL
+
+
+def test_what_a_runner_leaves_gets_the_signal_and_time_to_end(start_pool, tmp_path):
+    driver = start_pool(ShellRunner)
+    tidy = f"trap 'sleep 0.3; echo tidy > {tmp_path}/tidy; exit' TERM; echo up; "
+    driver.submit(f'bash -c "{tidy} while :; do sleep 0.05; done"; true')
+    driver.collect_until(lambda: driver.log(0) == "up\n")
+    driver.pool.terminate()
+    driver.collect_until(lambda: driver.pool.stopped, deadline=5)
+    assert (tmp_path / "tidy").read_text() == "tidy\n"
+    assert driver.commands() == []
+
+
+def test_what_a_runner_leaves_and_what_ignores_the_signal_dies_at_the_kill(start_pool):
+    driver = start_pool(ShellRunner)
+    driver.submit("bash -c \"trap '' TERM; echo up; sleep 1000\"; true")
+    driver.collect_until(lambda: driver.log(0) == "up\n")
+    driver.pool.terminate()
+    time.sleep(0.3)
+    driver.collect()
+    assert not driver.pool.stopped
+    driver.pool.kill()
+    driver.collect_until(lambda: driver.pool.stopped, deadline=5)
+    assert driver.commands() == []
+
+
+@pytest.mark.parametrize("runner_class", [DeafRunner, RaisingRunner])
+def test_a_runner_that_does_not_terminate_is_killed_with_its_children(
+    start_pool, runner_class
+):
+    driver = start_pool(runner_class)
+    begin_family(driver)
+    driver.pool.terminate()
+    time.sleep(0.3)
+    driver.collect()
+    assert not driver.pool.stopped
+    assert len(driver.commands()) == SIZE
+    driver.pool.kill()
+    driver.collect_until(lambda: driver.pool.stopped, deadline=5)
+    assert driver.commands() == []
+
+
+def test_what_a_task_left_running_before_outlives_its_worker(start_pool):
+    driver = start_pool(ShellRunner)
+    driver.run("sleep 1000 & exit 0")
+    driver.pool.close()
+    assert len(driver.commands()) == 1
+
+
+# ---- whole farms with users' classes -------------------------------------------------
+
+MODULE = '''
+import os, subprocess, time
+
+
+class Crashing:
+    """A class that derives from nothing."""
+
+    def __init__(self, when):
+        self.when = when
+
+    def run(self, taskid, command, logfh):
+        with open("notes", "a") as notes:
+            print(taskid, command, file=notes)
+        if command == self.when:
+            os._exit(9)
+        logfh.write(f"did {command}\\n")
+        return 0
+
+    def terminate(self):
+        pass
+
+
+class OnlyOnce(Crashing):
+    """Can be made once: on rank 0, for the check."""
+
+    def __init__(self):
+        with open("made", "x"):
+            pass
+
+
+class Deaf:
+    def run(self, taskid, command, logfh):
+        self.child = subprocess.Popen(["bash", "-c", command], stdout=logfh)
+        return self.child.wait()
+
+    def terminate(self):
+        with open("notes", "a") as notes:
+            print("asked", file=notes)
+'''
+
+
+@pytest.fixture
+def create_own(create_place, tmp_path):
+    """A place with the users' module and an INI file beside the tasklist."""
+
+    def create(commands, *definitions):
+        place = create_place(commands)
+        (place.directory / "my_classes.py").write_text(MODULE)
+        config = place.directory / "own.ini"
+        config.write_text("\n".join(["[own]", *definitions, ""]))
+        place.environment["PYTHONPATH"] = os.pathsep.join(
+            [str(place.directory), place.environment.get("PYTHONPATH", "")]
+        ).strip(os.pathsep)
+        place.environment["HOME"] = str(tmp_path)
+        return place
+
+    return create
+
+
+OWN = ("--config", "own.ini", "-r", "own")
+
+
+def test_a_task_that_crashes_its_runner_fails_after_three_workers(create_own):
+    place = create_own(["a", "b", "c"], "Runner = my_classes.Crashing", "when = b")
+    assert place.run(*OWN, "-n", "2") == 1
+    assert place.ids("failed") == [1]
+    assert sorted(place.ids("finished")) == [0, 2]
+    assert place.notes("notes").count("1 b") == 3
+    assert place.log(2) == "did c\n"
+    assert place.violations() == []
+
+
+def test_a_runner_that_can_be_made_on_rank_0_alone_stops_the_farm(create_own):
+    place = create_own(["a", "b", "c"], "Runner = my_classes.OnlyOnce")
+    farm = place.start(*OWN, "-n", "2")
+    assert farm.wait() == 75, farm.text()
+    assert "the runner 'own' can't be made on host " in farm.text()
+    assert "FileExistsError" in farm.text()
+    assert place.counts() == {}
+    assert place.violations() == []
+
+
+def test_a_farm_whose_runner_does_not_terminate_ends_after_the_grace(create_own):
+    place = create_own(["sleep 1000 & sleep 1000"], "Runner = my_classes.Deaf")
+    farm = place.start(*OWN, "-n", "1", "--grace", "0.5")
+    wait_until(lambda: len(sleeping(place)) == 2)
+    begin = time.monotonic()
+    farm.send_signal(signal.SIGUSR1)
+    assert farm.wait() == 75, farm.text()
+    assert 0.4 < time.monotonic() - begin < 4
+    assert place.notes("notes") == ["asked"]
+    assert place.pids() == []
+    assert place.counts() == {}
+
+
+def sleeping(place):
+    return [pid for pid in place.pids() if command_line(pid).startswith(b"sleep\0")]
+
+
+def command_line(pid):
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def test_a_wrong_option_ends_the_farm_before_anything_is_touched(create_own):
+    place = create_own(["a"], "Runner = my_classes.Crashing", "wen = b")
+    farm = place.start(*OWN)
+    assert farm.wait() == 2
+    told = farm.text()
+    assert "the runner 'own' in " in told
+    assert "own.ini" in told
+    assert "missing a required argument: 'when'" in told
+    assert not place.workdir.exists()
