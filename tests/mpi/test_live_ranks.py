@@ -392,6 +392,14 @@ def seconds_until_answer(comm, answer):
     return time.monotonic() - begun
 
 
+def await_joins(comm):
+    joined = set()
+    begun = time.monotonic()
+    while len(joined) < comm.size - 1:
+        joined |= {rank for rank, said in comm.receive() if isinstance(said, Join)}
+        assert time.monotonic() - begun < 10
+
+
 def dismiss(comm):
     for rank in range(1, comm.size):
         comm.send(rank, Leave())
@@ -404,6 +412,7 @@ def test_a_message_to_an_idle_rank_is_answered_in_milliseconds(live_farm, signal
         live_farm.run(live_farm.parts(FakePool(), signals))
         return
     seconds = []
+    await_joins(comm)
     for _ in range(15):
         # until the rank's backing off has come to its end
         time.sleep(0.1)
@@ -419,6 +428,7 @@ def test_a_signal_to_an_idle_rank_is_told_in_milliseconds(live_farm, signals, wo
         live_farm.run(live_farm.parts(FakePool(), signals))
         return
     seconds = []
+    await_joins(comm)
     for _ in range(15):
         time.sleep(0.1)
         os.kill(pids[1], signal.SIGUSR2)
