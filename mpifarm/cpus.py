@@ -133,9 +133,24 @@ def find_sharers(
     below one where a script is between.  All of them find the same only after all have
     started, as they have after `MPI_Init`.  `environ` is this process's.
     """
+    return _find_ranks(environ, pid or os.getpid(), proc, with_our_cpus=True)
+
+
+def place_on_node(
+    environ: Mapping[str, str], pid: int | None = None, proc: str = "/proc"
+) -> int:
+    """How many ranks of our launch on this node come before us, whatever their CPUs.
+
+    For ranks that can't ask each other; see `find_sharers`.
+    """
+    return _find_ranks(environ, pid or os.getpid(), proc, with_our_cpus=False).place
+
+
+def _find_ranks(
+    environ: Mapping[str, str], own: int, proc: str, *, with_our_cpus: bool
+) -> Sharers:
     if not was_launched(environ):
         return ALONE
-    own = os.getpid() if pid is None else pid
     seat, cpus = _seat(environ), _look_at(own, proc).cpus
     top, launcher = own, _look_at(own, proc).parent
     while launcher > 1 and _seat(_environment(launcher, proc)) == seat:
@@ -143,10 +158,11 @@ def find_sharers(
     ranks = {top: seat.rank}
     for child in _children_of(launcher, proc):
         # The affinity first: to read an environment takes longer.
-        if child != top and _look_at(child, proc).cpus == cpus:
-            other = _seat(_environment(child, proc))
-            if other.size == seat.size:
-                ranks[child] = other.rank
+        if child == top or (with_our_cpus and _look_at(child, proc).cpus != cpus):
+            continue
+        other = _seat(_environment(child, proc))
+        if other.size == seat.size:
+            ranks[child] = other.rank
     in_order = sorted(ranks, key=lambda each: (ranks[each], each))
     return Sharers(in_order.index(top), len(in_order))
 

@@ -19,6 +19,7 @@ from mpifarm.config import Settings
 from mpifarm.cpus import (
     cpus_of_rank,
     find_sharers,
+    place_on_node,
     read_cores,
     share_out,
     threads_of_worker,
@@ -103,7 +104,17 @@ class RankParts:
             send=send,
             now=now,
             allotment=find_allotment(self.settings, self.around.environ),
+            first_worker=self._count_neighbours(),
         )
+
+    def _count_neighbours(self) -> int:
+        """Workers that others of the launch have on this node, as they can't be asked.
+
+        Where this rank is one of several, rank 0 numbers the workers (`Welcome`).
+        """
+        if self.comm is not None:
+            return 0
+        return place_on_node(self.around.environ) * self.settings.workers
 
     def dismiss(self) -> None:
         """On rank 0, when no farm comes about: the others wait for a first message."""
@@ -152,6 +163,7 @@ class RankLoop:
         send: Callable[[ToCoordinator], None],
         now: float,
         allotment: Allotment | None = None,
+        first_worker: int = 0,
     ) -> None:
         self.rank = rank
         self.host = host
@@ -160,6 +172,7 @@ class RankLoop:
         self.phase = RankPhase.JOINING
         self._environment = environment
         self._allotment = allotment or Allotment()
+        self._first_worker = first_worker
         self._send = send
         self._queue: deque[Lease] = deque()
         self._results: list[Result] = []
@@ -221,7 +234,7 @@ class RankLoop:
                 logs=os.path.join(definition.workdir, "logs"),
                 runner=definition.runner,
                 environment=self._environment,
-                node_worker=welcome.node_worker,
+                node_worker=self._first_worker + welcome.node_worker,
                 allotment=self._allotment,
             )
         )

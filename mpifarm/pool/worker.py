@@ -27,6 +27,7 @@ from typing import TextIO, cast
 
 from mpifarm import processes
 from mpifarm.config import RunnerDefinition
+from mpifarm.errors import InputError
 from mpifarm.pool.board import BoardLine
 from mpifarm.pool.definition import CreateRunner, PoolDefinition, Runner
 from mpifarm.pool.log import TaskLog
@@ -95,8 +96,10 @@ def _set_environment(definition: PoolDefinition, index: int) -> None:
 def _take_allotment(definition: PoolDefinition, index: int) -> None:
     """This worker's part of the rank's CPUs and GPUs; its commands inherit it."""
     allotment, node_worker = definition.allotment, definition.node_worker + index
-    for name, ids in allotment.gpus.items():
-        os.environ[name] = ids[node_worker % len(ids)]
+    if allotment.gpus:
+        from mpifarm.gpus import Gpus
+
+        os.environ.update(Gpus(allotment.gpus).of_worker(node_worker))
     threads = allotment.threads
     if allotment.shares:
         from mpifarm.cpus import bind_to
@@ -108,10 +111,10 @@ def _take_allotment(definition: PoolDefinition, index: int) -> None:
 
 
 def _why_no_runner(definition: RunnerDefinition, error: BaseException) -> str:
-    return (
-        f"the runner {definition.name!r} can't be made on host {os.uname().nodename} "
-        f"({type(error).__name__}: {error})"
-    )
+    text = " ".join(str(error).split())
+    what = text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+    host = os.uname().nodename
+    return f"the runner {definition.name!r} can't be made on host {host} ({what})"
 
 
 class _RefusalError(Exception):

@@ -15,6 +15,7 @@ from mpifarm.cpus import (
     cpus_of_rank,
     find_sharers,
     parse_cpu_list,
+    place_on_node,
     read_cores,
     share_out,
     threads_of_worker,
@@ -202,6 +203,10 @@ class Node:
         before = path.read_text() if path.exists() else ""
         write(path, f"{before}{pid} ")
 
+    def place_of(self, pid: int, rank: int, size: int = 4) -> int:
+        environ = {"PMI_RANK": str(rank), "PMI_SIZE": str(size)}
+        return place_on_node(environ, pid, str(self.root))
+
     def sharers_of(self, pid: int, rank: int, size: int = 4) -> Sharers:
         environ = {"PMI_RANK": str(rank), "PMI_SIZE": str(size), "HOME": "/"}
         return find_sharers(environ, pid, str(self.root))
@@ -229,6 +234,14 @@ def test_ranks_that_are_bound_in_groups_share_within_theirs(node):
     for rank in range(4):
         node.put_rank(20 + rank, rank, cpus="0-3" if rank % 2 else "4-7")
     assert node.sharers_of(23, 3) == Sharers(1, 2)
+
+
+def test_ranks_have_places_on_their_node_whatever_their_cpus(node):
+    # the second node of two: its ranks are 2 and 3
+    node.put_rank(20, 3, cpus="1")
+    node.put_rank(21, 2, cpus="0")
+    assert (node.place_of(21, 2), node.place_of(20, 3)) == (0, 1)
+    assert place_on_node({}, 20, str(node.root)) == 0
 
 
 def test_what_else_the_launcher_has_started_is_no_rank(node):
