@@ -31,6 +31,7 @@ OF_THE_FARM: Final = (
     b"OMP_NUM_THREADS",
     b"CUDA_VISIBLE_DEVICES",
     b"ROCR_VISIBLE_DEVICES",
+    b"HIP_VISIBLE_DEVICES",
 )
 """What a task gets of its farm, beside the variables that begin with ``MPIFARM_``."""
 

@@ -28,11 +28,11 @@ from mpifarm.messages import (
     Leave,
     Ping,
     PoolLost,
+    RankTrouble,
     Report,
     SignalSeen,
     Stop,
     Stopped,
-    StorageTrouble,
     ToCoordinator,
     ToRank,
     Welcome,
@@ -274,7 +274,7 @@ class Coordinator:
                 self._on_report(record, message, now)
             case SignalSeen():
                 self.on_signal(message.signum, now)
-            case StorageTrouble():
+            case RankTrouble():
                 grace = self.definition.grace
                 self.on_stop(message.reason, grace, now, by_signal=False)
             case PoolLost():

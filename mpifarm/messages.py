@@ -94,8 +94,8 @@ class Alive:
 
 
 @dataclass(frozen=True, slots=True)
-class StorageTrouble:
-    """The disk gives no logs on this rank any more: tasks would fail one by one."""
+class RankTrouble:
+    """The rank can run no task (no log, no runner): they would fail one by one."""
 
     reason: str
 
@@ -111,4 +111,4 @@ class Stopped:
 
 
 ToRank = Welcome | Assign | Drain | Stop | Ping | Leave
-ToCoordinator = Join | Report | SignalSeen | Alive | StorageTrouble | PoolLost | Stopped
+ToCoordinator = Join | Report | SignalSeen | Alive | RankTrouble | PoolLost | Stopped

@@ -32,18 +32,18 @@ from mpifarm.messages import (
     Leave,
     Ping,
     PoolLost,
+    RankTrouble,
     Report,
     SignalSeen,
     Stop,
     Stopped,
-    StorageTrouble,
     ToCoordinator,
     ToRank,
     Welcome,
 )
 from mpifarm.pool import (
     Allotment,
-    LogRefused,
+    LeaseRefused,
     Pool,
     PoolDefinition,
     PoolGone,
@@ -326,8 +326,8 @@ class RankLoop:
                     self._note_duration(event.seconds)
                 case WorkerLost():
                     self._on_worker_lost(event)
-                case LogRefused():
-                    self._on_log_refused(event)
+                case LeaseRefused():
+                    self._on_lease_refused(event)
                 case PoolGone():
                     self._on_pool_gone(now)
                 case _:
@@ -344,9 +344,9 @@ class RankLoop:
         if self.phase is RankPhase.DRAINING:
             self._return_queue()
 
-    def _on_log_refused(self, event: LogRefused) -> None:
+    def _on_lease_refused(self, event: LeaseRefused) -> None:
         self._returned.append((event.lease.taskid, event.lease.attempt))
-        self._send(StorageTrouble(event.reason))
+        self._send(RankTrouble(event.reason))
 
     def _on_pool_gone(self, now: float) -> None:
         self._queue.clear()

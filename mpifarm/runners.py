@@ -252,9 +252,14 @@ def _constructed(
         raise
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"its class {definition.python_class} can't be made "
-            f"({type(error).__name__}: {error})"
+            f"its class {definition.python_class} can't be made ({_one_line(error)})"
         ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    """What a class of the user's has raised, for a sentence."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _check_methods(runner: object, python_class: str) -> None:

@@ -9,7 +9,7 @@ with a handler of the user's, is an InputError; an empty list is not wrong.
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from mpifarm.classes import import_class
@@ -125,7 +125,7 @@ def open_tasklist(
     title = _title(definition)
     handler = _find_class(definition, title)
     is_own = _is_of_mpifarm(handler)
-    if definition.options or not is_own:
+    if definition.options or handler is not ListTaskList:
         _check_options(handler, definition, title)
     if not is_own:
         make_workdir()
@@ -136,7 +136,7 @@ def open_tasklist(
 
 
 def _title(definition: HandlerDefinition) -> str:
-    where = f" of {definition.source}" if definition.source else ""
+    where = f" in {definition.source}" if definition.source else ""
     return f"the tasklist handler {definition.name!r}{where}"
 
 
@@ -153,8 +153,11 @@ def _find_class(definition: HandlerDefinition, title: str) -> Any:
 
 
 def _is_of_mpifarm(handler: Any) -> bool:
-    module = getattr(handler, "__module__", None) or ""
-    return module.partition(".")[0] == "mpifarm"
+    return (
+        isinstance(handler, type)
+        and issubclass(handler, ListTaskList)
+        and handler.__module__.partition(".")[0] == "mpifarm"
+    )
 
 
 def _construct(
@@ -246,7 +249,7 @@ def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
     if not needs_texts:
         return
     texts = getattr(tasks, "tasks", None)
-    if not isinstance(texts, list):
+    if not isinstance(texts, list | tuple):
         raise InputError(
             f"{title} has no list of texts named tasks: {type(texts).__name__}"
         )
@@ -259,7 +262,7 @@ def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
         _check_command(tasks, title)
 
 
-def _check_texts(texts: list[Any], title: str) -> None:
+def _check_texts(texts: Sequence[Any], title: str) -> None:
     """Raise InputError for a text that a status file can't hold."""
     try:
         joined = "\0".join(texts)

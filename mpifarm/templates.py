@@ -157,17 +157,23 @@ def parse_template(text: str) -> Template:
     if not text.strip():
         raise OptionError("the option command is empty: give it as in command = cat {}")
     if "\0" in text or _loose_backslash.search(text):
-        last = "a NUL byte in it" if "\0" in text else "a backslash at its end"
-        raise OptionError(f"the option command has {last}: {text!r}")
+        what = "a NUL byte in it" if "\0" in text else "a backslash at its end"
+        raise _wrong(text, f"has {what}")
     reading = _read(text)
     if not reading.has_holes:
         if reading.has_comment:
-            raise OptionError(
-                f"the option command, {text!r}, has no replacement string before its"
-                " comment: write {} where the line is to stand, and no # behind it"
+            raise _wrong(
+                text,
+                "has no replacement string before its comment: write {} where the line"
+                " is to stand, and no # behind it",
             )
         reading = _read(f"{text} {{}}")
     return Template(_as_plain_if_possible(reading.parts))
+
+
+def _wrong(text: str, what: str) -> OptionError:
+    shown = text if len(text) <= 100 else f"{text[:97]}..."
+    return OptionError(f"the option command, {shown!r}, {what}")
 
 
 def _as_plain_if_possible(parts: list[str | Hole]) -> list[str | Hole]:
@@ -268,9 +274,7 @@ class _Reading:
             self._give_up(max(self._at, self._sure_until), "in a here-document")
         self._keep(len(self._text))
         if self._open:
-            raise OptionError(
-                f"the option command, {self._text!r}, has an unclosed {self._open[-1]}"
-            )
+            raise _wrong(self._text, f"has an unclosed {self._open[-1]}")
 
     def _find_token(self) -> re.Match[str] | None:
         pattern = _SEEN_IN.get(self._innermost, _in_command)
@@ -373,9 +377,10 @@ class _Reading:
         self._at = end
 
     def _refuse(self, name: str, where: str) -> NoReturn:
-        raise OptionError(
-            f"the option command, {self._text!r}, has {name} {where}, where no quoting"
-            f" is sure to be right: write f={name}; in front of all, and $f there"
+        raise _wrong(
+            self._text,
+            f"has {name} {where}, where no quoting is sure to be right:"
+            f" write f={name}; in front of all, and $f there",
         )
 
     def _keep(self, end: int) -> None:

@@ -6,7 +6,7 @@ processes that run tasks are `worker`; they share a `board` and talk in `wire` f
 
 from mpifarm.pool.definition import (
     Allotment,
-    LogRefused,
+    LeaseRefused,
     PoolDefinition,
     PoolEvent,
     PoolGone,
@@ -17,7 +17,7 @@ from mpifarm.pool.pool import Pool
 
 __all__ = [
     "Allotment",
-    "LogRefused",
+    "LeaseRefused",
     "Pool",
     "PoolDefinition",
     "PoolEvent",

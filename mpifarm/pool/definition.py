@@ -109,11 +109,11 @@ class PoolGone:
 
 
 @dataclass(frozen=True, slots=True)
-class LogRefused:
-    """The disk (full, gone, read-only) gave no log for this lease; it did not start."""
+class LeaseRefused:
+    """There was no log for this lease (the disk), or no runner; it did not start."""
 
     lease: Lease
     reason: str
 
 
-PoolEvent = Result | WorkerLost | LogRefused | PoolGone
+PoolEvent = Result | WorkerLost | LeaseRefused | PoolGone

@@ -268,7 +268,7 @@ class PoolParent:
         Other orphans here are what earlier tasks left running; they are left alone.
         """
         for pause in _STRAY_PAUSES:
-            kinships = {orphan: self._kinship(orphan, tasks) for orphan in _orphans()}
+            kinships = {pid: self._kinship(pid, tasks) for pid in self._orphans()}
             for orphan, kinship in kinships.items():
                 if kinship is _Kinship.OF_TASKS:
                     processes.kill_group(orphan, signal.SIGKILL)
@@ -277,9 +277,19 @@ class PoolParent:
                 return
             time.sleep(pause)
 
+    def _orphans(self) -> list[int]:
+        """Children that became it when their parents died, and their descendants.
+
+        The monitor of a Podman container, for one, bears no name of a task, but what
+        runs in the container does.
+        """
+        workers = {child.pid for child in self._children.values()}
+        found = [pid for pid in _children_of(os.getpid()) if pid not in workers]
+        for pid in found:  # which grows meanwhile
+            found.extend(_children_of(pid))
+        return found
+
     def _kinship(self, orphan: int, tasks: set[int]) -> "_Kinship":
-        if any(orphan == child.pid for child in self._children.values()):
-            return _Kinship.NONE
         environment = processes.environment_of(orphan)
         if not environment:
             alive = processes.is_alive(orphan)
@@ -327,9 +337,11 @@ def _watch_children() -> int:
     return notice
 
 
-def _orphans() -> list[int]:
-    """All children, those that became it when their parents died among them."""
-    return processes.children_of(os.getpid())
+def _children_of(pid: int) -> list[int]:
+    try:
+        return processes.children_of(pid)
+    except ProcessLookupError:  # it has just gone
+        return []
 
 
 def _await_groups(worker: int, command: int) -> None:

@@ -22,7 +22,7 @@ from mpifarm import processes
 from mpifarm.pool.board import CAPACITY, Board
 from mpifarm.pool.definition import (
     CreateRunner,
-    LogRefused,
+    LeaseRefused,
     PoolDefinition,
     PoolEvent,
     PoolGone,
@@ -35,7 +35,7 @@ from mpifarm.task import Lease, Outcome, Result
 
 _PIECE = 65536
 _REFUSAL = 3
-"""Fields of a frame that tells of a lease that got no log; a result has six."""
+"""Fields of a frame that tells of a lease that was refused; a result has six."""
 _ORPHAN_PATIENCE = 0.25
 """Seconds that workers get to notice that the pool's parent is dead."""
 _CLOSE_PATIENCE = 2.0
@@ -245,7 +245,7 @@ class Pool:
         mask = select.EPOLLIN | (select.EPOLLOUT if wanted else 0)
         self._epoll.modify(worker.socket.fileno(), mask)
 
-    def _read_worker(self, worker: _Worker) -> Iterator[Result | LogRefused]:
+    def _read_worker(self, worker: _Worker) -> Iterator[Result | LeaseRefused]:
         """The results that have come; all of them once the worker has hung up."""
         while worker.socket is not None:
             try:
@@ -263,12 +263,12 @@ class Pool:
 
     def _end_of_lease(
         self, worker: _Worker, values: tuple[Any, ...]
-    ) -> Result | LogRefused:
+    ) -> Result | LeaseRefused:
         lease = worker.leases.popleft()
         if (lease.taskid, lease.attempt) != values[:2]:
             raise RuntimeError(f"an end of task {values[0]}, not of {lease.taskid}")
         if len(values) == _REFUSAL:
-            return LogRefused(lease, values[2])
+            return LeaseRefused(lease, values[2])
         taskid, attempt, status, started, seconds, ended = values
         outcome = Outcome.COMPLETED if status == 0 else Outcome.FAILED
         return Result(

@@ -393,7 +393,7 @@ def seconds_until_answer(comm, answer):
 
 
 def await_joins(comm):
-    joined = set()
+    joined = set[int]()
     begun = time.monotonic()
     while len(joined) < comm.size - 1:
         joined |= {rank for rank, said in comm.receive() if isinstance(said, Join)}

@@ -1,6 +1,7 @@
 """Runners in real workers: the default one's options, and users' own classes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.pool import LogRefused
+from mpifarm.pool import LeaseRefused
 from mpifarm.runners import BasicRunner
 from tests.process.pool_driver import PoolDriver
-from tests.support import wait_until
+from tests.support import ROOT, wait_until
 
 
 @pytest.fixture
@@ -185,9 +186,8 @@ def test_tasks_run_in_the_directory_that_is_named(
     told = (0, f"{tmp_path}/there\n")
     assert run_with(command, cwd=str(tmp_path / "there")) == told
     assert run_with(command, cwd="there") == told
-    assert run_with(command, {"HOME": str(tmp_path)}, cwd="there") == told
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert run_with(command, cwd="~/there", shell="always") == told
+    at_home = {"HOME": str(tmp_path)}
+    assert run_with(command, at_home, cwd="~/there", shell="always") == told
 
 
 def test_a_directory_that_is_gone_fails_tasks_until_it_is_back(start_pool, tmp_path):
@@ -274,7 +274,7 @@ def test_a_runner_that_cannot_be_made_gives_all_leases_back_with_the_reason(
     driver = start_pool(runner_class)
     driver.submit("0", "0")
     driver.collect_until(lambda: len(driver.events) == 2)
-    assert all(isinstance(event, LogRefused) for event in driver.events)
+    assert all(isinstance(event, LeaseRefused) for event in driver.events)
     assert [event.lease.taskid for event in driver.events] == [0, 1]
     reason = driver.events[0].reason
     assert reason.startswith("the runner 'default' can't be made on host ")
@@ -317,12 +317,17 @@ class ShellInSessionRunner(ShellRunner):
 
 
 class DeafRunner(ShellRunner):
+    def run(self, taskid, command, logfh):
+        self.log = logfh.fileno()
+        return super().run(taskid, command, logfh)
+
     def terminate(self):
-        pass
+        os.write(self.log, b"asked\n")
 
 
-class RaisingRunner(ShellRunner):
+class RaisingRunner(DeafRunner):
     def terminate(self):
+        super().terminate()
         raise ValueError("not now")
 
 
@@ -358,11 +363,11 @@ def test_what_a_runner_leaves_gets_the_signal_and_time_to_end(start_pool, tmp_pa
 
 def test_what_a_runner_leaves_and_what_ignores_the_signal_dies_at_the_kill(start_pool):
     driver = start_pool(ShellRunner)
-    driver.submit("bash -c \"trap '' TERM; echo up; sleep 1000\"; true")
+    deaf = "trap 'echo asked' TERM; echo up; while :; do sleep 0.02; done"
+    driver.submit(f'bash -c "{deaf}"; true')
     driver.collect_until(lambda: driver.log(0) == "up\n")
     driver.pool.terminate()
-    time.sleep(0.3)
-    driver.collect()
+    driver.collect_until(lambda: "asked" in driver.log(0))
     assert not driver.pool.stopped
     driver.pool.kill()
     driver.collect_until(lambda: driver.pool.stopped, deadline=5)
@@ -376,8 +381,7 @@ def test_a_runner_that_does_not_terminate_is_killed_with_its_children(
     driver = start_pool(runner_class)
     begin_family(driver)
     driver.pool.terminate()
-    time.sleep(0.3)
-    driver.collect()
+    driver.collect_until(lambda: driver.log(0) == "asked\n")
     assert not driver.pool.stopped
     assert len(driver.commands()) == SIZE
     driver.pool.kill()
@@ -490,7 +494,9 @@ def test_a_farm_whose_runner_does_not_terminate_ends_after_the_grace(create_own)
 
 
 def sleeping(place):
-    return [pid for pid in place.pids() if command_line(pid).startswith(b"sleep\0")]
+    return [
+        pid for pid in place.pids() if b"sleep" in command_line(pid).split(b"\0")[0]
+    ]
 
 
 def command_line(pid):
@@ -508,3 +514,213 @@ def test_a_wrong_option_ends_the_farm_before_anything_is_touched(create_own):
     assert "own.ini" in told
     assert "missing a required argument: 'when'" in told
     assert not place.workdir.exists()
+
+
+# ---- PyTaskFarmer's own classes, and classes derived from them -----------------------
+
+PLAIN_MODULE = """
+import os
+import subprocess
+from taskfarmer.runners import BasicRunner, Runner, ShifterRunner
+
+
+class FromRunner(Runner):
+    def __init__(self, greeting, **rest):
+        super().__init__()
+        self.greeting = greeting
+        self.rest = rest
+        self.execute = None
+
+    def run(self, taskid, command, logfh):
+        logfh.write(f"{self.greeting} {sorted(self.rest.items())}\\n")
+        logfh.flush()
+        my_env = os.environ.copy()
+        my_env["TASK"] = str(taskid)
+        self.execute = subprocess.Popen(
+            ["/bin/sh", "-c", command], stdout=logfh, stderr=logfh, env=my_env
+        )
+        self.execute.communicate()
+        return self.execute.returncode
+
+    def terminate(self):
+        if self.execute is not None:
+            self.execute.kill()
+
+
+class FromBasic(BasicRunner):
+    def run(self, taskid, command, logfh):
+        logfh.write("before\\n")
+        logfh.flush()
+        return super().run(taskid, "nice " + command, logfh)
+
+
+class FromShifter(ShifterRunner):
+    def __init__(self, **options):
+        super().__init__(image="an/image:1", **options)
+"""
+
+PLAIN_INI = """
+[something else]
+a = b
+
+[first]
+Runner = plain_classes.FromRunner
+greeting = hello
+Size = 100%%
+
+[second]
+Runner = plain_classes.FromBasic
+
+[third]
+Runner = plain_classes.FromShifter
+setup = A=1
+"""
+
+
+@pytest.fixture
+def create_plain(create_place, tmp_path):
+    """A place of a user of PyTaskFarmer: the package, a module, an INI file."""
+    default = ROOT / ".venvs" / "ptf-0.1.0" / "bin" / "python"
+    python = Path(os.environ.get("MPIFARM_TEST_PTF_0_1_0") or default)
+    found = [*python.parent.parent.glob("lib/python3*/site-packages/taskfarmer")]
+    if not found:
+        pytest.skip("no PyTaskFarmer: set MPIFARM_TEST_PTF_0_1_0, or use make test")
+
+    def create(commands):
+        place = create_place(commands)
+        modules, home = tmp_path / "modules", tmp_path / "home"
+        shutil.copytree(found[0], modules / "taskfarmer")
+        (modules / "plain_classes.py").write_text(PLAIN_MODULE)
+        directory = home / ".pytaskfarmer" / "runners.d"
+        directory.mkdir(parents=True)
+        (directory / "x.ini").write_text(PLAIN_INI)
+        before = place.environment.get("PYTHONPATH")
+        paths = [str(modules), *([before] if before else [])]
+        place.environment["PYTHONPATH"] = os.pathsep.join(paths)
+        place.environment["HOME"] = str(home)
+        return place
+
+    return create
+
+
+def test_a_class_derived_from_pytaskfarmers_runner_runs_unchanged(create_plain):
+    place = create_plain(["echo $TASK $PROC_NUMBER | cat", "exit 3"])
+    farm = place.start("-r", "first", "-n", "2")
+    assert farm.wait() == 1, farm.text()
+    assert place.log(0) == "hello [('Size', '100%')]\n0 0\n"
+    assert place.ids("failed") == [1]
+    assert [each.status for each in place.attempts() if each.taskid == 1] == [3]
+
+
+def test_a_class_derived_from_pytaskfarmers_basic_runner_runs_unchanged(create_plain):
+    place = create_plain(
+        ["echo 'a b' $HOME", "no-such-program", "printenv PROC_NUMBER"]
+    )
+    farm = place.start("-r", "second", "-n", "2")
+    assert farm.wait() == 1, farm.text()
+    assert place.log(0) == "before\n'a b' $HOME\n"
+    assert place.log(2) == "before\n2\n"
+    assert place.ids("failed") == [1]
+
+
+def test_a_class_derived_from_pytaskfarmers_shifter_runner_runs_unchanged(
+    create_plain, tmp_path
+):
+    place = create_plain(["echo $A $PROC_NUMBER"])
+    (tmp_path / "bin").mkdir()
+    write_program(
+        tmp_path / "bin" / "shifter",
+        '#!/bin/bash\necho "$1 $2"\nuntil [ "$1" = -- ]; do shift; done\nshift\n"$@"\n',
+    )
+    place.environment["PATH"] = f"{tmp_path}/bin:{os.environ['PATH']}"
+    farm = place.start("-r", "third", "-n", "1")
+    assert farm.wait() == 0, farm.text()
+    assert place.log(0) == "--image an/image:1\n1 0\n"
+
+
+@pytest.mark.parametrize("runner", ["first", "second"])
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+def test_at_a_stop_nothing_is_left_of_what_such_a_class_has_started(
+    create_plain, runner, signum
+):
+    inner = "/bin/sleep 1000 & /bin/sleep 1000; exit 1"
+    place = create_plain(
+        [f'bash -c "{inner}"' if runner == "first" else "./family"] * 2
+    )
+    place.script("family", inner)
+    farm = place.start("-r", runner, "-n", "2", "--grace", "5")
+    wait_until(lambda: len(sleeping(place)) == 4)
+    begin = time.monotonic()
+    farm.send_signal(signum)
+    assert farm.wait() == 75, farm.text()
+    assert time.monotonic() - begin < 4
+    assert place.pids() == []
+    assert place.counts() == {}
+    assert place.violations() == []
+
+
+# ---- the examples of the documents ---------------------------------------------------
+
+EXAMPLES = ROOT / "docs" / "examples"
+
+
+@pytest.fixture
+def create_example(create_place, tmp_path):
+    """A place with the examples beside its tasklist, as they stand."""
+
+    def create(commands):
+        place = create_place(commands)
+        for name in ("retry_runner.py", "time_limit_runner.py", "runners.ini"):
+            shutil.copy(EXAMPLES / name, place.directory)
+        place.environment["HOME"] = str(tmp_path)
+        return place
+
+    return create
+
+
+def test_the_example_that_tries_again_works_as_it_stands(create_example):
+    place = create_example(
+        ["echo $LANG >> tried; exit 6", "test -s once || ! date > once"]
+    )
+    farm = place.start("--config", "runners.ini", "-r", "retry", "-n", "1")
+    assert farm.wait() == 1, farm.text()
+    assert place.notes("tried") == ["C"] * 3
+    assert place.ids("failed") == [0]
+    assert place.log(0).splitlines()[-1] == "try 3 of 3 ended with status 6"
+    assert place.log(1) == "try 1 of 3 ended with status 1\n"
+    assert place.ids("finished") == [1]
+
+
+def test_the_example_that_tries_again_does_not_at_a_stop(create_example):
+    place = create_example(["echo x >> tried; sleep 1000"])
+    farm = place.start("--config", "runners.ini", "-r", "retry", "-n", "1")
+    place.await_notes("tried", 1)
+    farm.send_signal(signal.SIGUSR1)
+    assert farm.wait() == 75, farm.text()
+    assert place.notes("tried") == ["x"]
+
+
+def test_the_example_with_a_time_limit_works_as_it_stands(create_example):
+    place = create_example(["sleep 1000 | sleep 1000", "echo quick", "exit 3"])
+    farm = place.start("--config", "runners.ini", "-r", "limited", "-n", "3")
+    assert farm.wait() == 1, farm.text()
+    assert place.log(0) == "killed after 1 s\n"
+    assert place.log(1) == "quick\n"
+    statuses = {each.taskid: each.status for each in place.attempts()}
+    assert statuses == {0: 124, 1: 0, 2: 3}
+    assert place.pids() == []
+
+
+def test_the_example_with_a_time_limit_ends_its_task_at_a_stop(create_example):
+    place = create_example(
+        ["trap 'echo x > tidy; exit' TERM; echo x > up; while sleep 0.05; do :; done"]
+    )
+    (place.directory / "runners.ini").write_text(
+        (EXAMPLES / "runners.ini").read_text().replace("seconds = 1", "seconds = 100")
+    )
+    farm = place.start("--config", "runners.ini", "-r", "limited", "-n", "1")
+    place.await_notes("up", 1)
+    farm.send_signal(signal.SIGUSR1)
+    assert farm.wait() == 75, farm.text()
+    assert place.notes("tidy") == ["x"]
+    assert place.pids() == []

@@ -5,6 +5,9 @@
 
 import errno
 import os
+import shlex
+import textwrap
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,8 @@ from mpifarm.containers import (
     ShifterRunner,
 )
 from mpifarm.errors import InputError
-from mpifarm.runners import ARGUMENT_LIMIT, check_runner
+from mpifarm.runners import ARGUMENT_LIMIT, check_runner, create_runner
+from tests.support import ROOT
 
 ALL = [ShifterRunner, ApptainerRunner, PodmanRunner]
 
@@ -325,3 +329,39 @@ def test_a_wrong_option_is_told(
     name = f"mpifarm.containers.{runner_class.__name__}"
     with pytest.raises(InputError, match=words.replace("(", "\\(")):
         check_runner(RunnerDefinition("box", name, options))
+
+
+# ---- the documents -------------------------------------------------------------------
+
+
+def section_and_command_line(name: str) -> tuple[dict[str, str], list[str]]:
+    """A section of the page on runners, and the next command line on it, as words."""
+    page = (ROOT / "docs" / "runners.md").read_text()
+    lines = page[page.index(f"    [{name}]") :].split("\n")
+    end = next(number for number, line in enumerate(lines) if line.strip() == "")
+    parser = ConfigParser()
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(textwrap.dedent("\n".join(lines[:end])))
+    begin = next(n for n in range(end, len(lines)) if lines[n].endswith("\\"))
+    end = next(n for n in range(begin, len(lines)) if not lines[n].endswith("\\"))
+    words = shlex.split("\n".join(lines[begin : end + 1]).replace("\\\n", " "))
+    return dict(parser[name]), words
+
+
+@pytest.mark.parametrize("name", ["reco22", "hepsim", "builds"])
+def test_the_page_on_runners_shows_the_command_lines_that_are_started(
+    runtime: Runtime, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, shown = section_and_command_line(name)
+    definition = RunnerDefinition(name, options.pop("Runner"), options)
+    monkeypatch.setenv("MPIFARM_FARM", "1a2b3c4d")
+    monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: "/tmp/mpifarm-x1")
+    with open("log", "wb") as log, monkeypatch.context() as there:
+        there.setattr(os, "getcwd", lambda: "/scratch/me")
+        assert create_runner(definition).run(7, "./simulate --seed 7", log) == 0
+
+    def without_variables(argv: list[str]) -> list[str]:
+        return [word for word in argv if word != "..." and word[:6] != "--env="]
+
+    assert without_variables(runtime.argv) == without_variables(shown)
+    assert set(shown) - {"..."} <= set(runtime.argv)

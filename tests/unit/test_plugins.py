@@ -1,8 +1,5 @@
 """INI files: read as PyTaskFarmer reads them; what is wrong is told with its place."""
 
-import subprocess
-import sys
-
 import pytest
 
 from mpifarm.config import HandlerDefinition, RunnerDefinition

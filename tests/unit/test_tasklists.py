@@ -5,6 +5,7 @@ import io
 import sys
 import time
 import types
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import example, given
@@ -15,6 +16,7 @@ from mpifarm.errors import ExitStatus, InputError
 from mpifarm.tasklists import (
     ListTaskList,
     OptionError,
+    TaskList,
     keeps_own_state,
     open_tasklist,
     parse_tasks,
@@ -25,7 +27,7 @@ def never():
     raise AssertionError("the workdir was made")
 
 
-def open_default(path):
+def open_default(path) -> TaskList:
     return open_tasklist(HandlerDefinition(), str(path), "workdir", never)
 
 
@@ -195,7 +197,7 @@ class Capitals(ListTaskList):
 class Made:
     """A handler that is nobody's subclass; `texts` is what the test wants of it."""
 
-    texts: object = ["a", "b"]
+    texts: ClassVar[Any] = ["a", "b"]
     count = 2
 
     def __init__(self, path, workdir, **options):
@@ -216,7 +218,7 @@ def open_users(monkeypatch, tmp_path):
     path.write_text("one\ntwo\n")
 
     def open_with(python_class, make_workdir=lambda: None, **options):
-        module = types.ModuleType("handlers")
+        module: Any = types.ModuleType("handlers")
         module.Handler = python_class
         monkeypatch.setitem(sys.modules, "handlers", module)
         definition = HandlerDefinition("mine", "handlers.Handler", options, "my.ini")
@@ -229,7 +231,7 @@ def complaint(open_users, python_class, **options) -> str:
     with pytest.raises(InputError) as caught:
         open_users(python_class, **options)
     said = str(caught.value)
-    assert "'mine' of my.ini" in said
+    assert "'mine' in my.ini" in said
     assert "\n" not in said
     return said
 
@@ -281,7 +283,7 @@ def test_the_default_handler_takes_no_options(tmp_path):
     definition = HandlerDefinition(
         "default", "mpifarm.tasklists.ListTaskList", {"shell": "no"}, "my.ini"
     )
-    with pytest.raises(InputError, match=r"of my\.ini doesn't know the option shell"):
+    with pytest.raises(InputError, match=r"in my\.ini doesn't know the option shell"):
         open_tasklist(definition, str(tmp_path / "no"), "workdir", never)
 
 
@@ -344,7 +346,7 @@ def test_an_option_error_is_told_with_the_handler_and_its_file(open_users):
 
 def test_a_class_that_is_not_there_is_told_with_the_handler(tmp_path):
     definition = HandlerDefinition("mine", "no.such.Handler", {}, "my.ini")
-    with pytest.raises(InputError, match=r"'mine' of my\.ini .* no\.such\.Handler"):
+    with pytest.raises(InputError, match=r"'mine' in my\.ini .* no\.such\.Handler"):
         open_tasklist(definition, str(tmp_path), "workdir", never)
 
 
@@ -362,7 +364,7 @@ def test_a_name_that_is_no_class_is_told(open_users):
         (["a", "\0"], "of task 1 that has a NUL byte"),
         (["\ud800", "b"], "of task 0 that can't be written as UTF-8"),
         (["a"], "says that it has 2 tasks, but its list has 1"),
-        (("a", "b"), "no list of texts named tasks: tuple"),
+        ({0: "a", 1: "b"}, "no list of texts named tasks: dict"),
         (None, "no list of texts named tasks: NoneType"),
     ],
 )
@@ -373,11 +375,19 @@ def test_texts_that_a_status_file_can_not_hold_are_told(
     assert told in complaint(open_users, Made)
 
 
-@pytest.mark.parametrize("texts", [[], [""], ["a\udcff", "\u2028"], ["x"] * 3])
+@pytest.mark.parametrize(
+    "texts", [[], [""], ("a", "b"), ["a\udcff", "\u2028"], ["x"] * 3]
+)
 def test_all_other_texts_are_fit(open_users, monkeypatch, texts):
     monkeypatch.setattr(Made, "texts", texts)
     monkeypatch.setattr(Made, "count", len(texts))
     assert open_users(Made).tasks == texts
+
+
+def test_a_class_of_mpifarm_that_is_no_handler_is_told(tmp_path):
+    definition = HandlerDefinition("mine", "mpifarm.config.HandlerDefinition")
+    with pytest.raises(InputError, match="how many tasks"):
+        open_tasklist(definition, str(tmp_path), "workdir", lambda: None)
 
 
 def test_a_class_without_a_length_is_told(open_users):
@@ -391,9 +401,11 @@ def test_a_class_without_a_length_is_told(open_users):
 def test_a_handler_that_fails_at_the_first_command_is_told_at_once(open_users):
     class Wrong(ListTaskList):
         def __getitem__(self, taskid):
-            return self.no_such_thing[taskid]
+            raise LookupError(f"nothing for {self.tasks[taskid]}")
 
-    assert "command of task 0: AttributeError" in complaint(open_users, Wrong)
+    assert "command of task 0: LookupError: nothing for one" in complaint(
+        open_users, Wrong
+    )
 
 
 def test_a_command_that_is_no_text_is_told_at_once(open_users):
@@ -492,7 +504,7 @@ def test_a_list_that_overrides_one_method_keeps_its_own_state(name):
 
 
 def test_a_method_that_is_put_upon_the_list_itself_counts_as_well():
-    tasks = OtherCommands("tasks.txt", "workdir")
+    tasks: Any = OtherCommands("tasks.txt", "workdir")
     tasks.pop_task = lambda: None
     assert keeps_own_state(tasks, "workdir")
 

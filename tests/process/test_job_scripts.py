@@ -1,0 +1,141 @@
+"""The scripts of ``jobs/`` where no batch system is: what bash says of them, and farms.
+
+Rules of this file: a script runs as it stands, with the variables that its batch system
+sets; the mpirun is that of the running environment.  On a real Slurm they run in
+tests/slurm.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.farm_driver import FarmDriver, assert_ends
+from tests.support import ROOT, Launch, find_launcher
+
+JOBS = ROOT / "jobs"
+SCRIPTS = sorted(p for p in JOBS.iterdir() if p.suffix != ".py" and p.is_file())
+RANKS = 2
+
+WAITS = "touch started.$PROC_NUMBER; [ -e go ] || sleep 1000"
+"""Runs for ever, until the test says go."""
+
+
+@pytest.fixture(params=SCRIPTS, ids=lambda path: path.name)
+def script(request):
+    return request.param
+
+
+def test_bash_can_read_it(script):
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_shellcheck_finds_nothing(script):
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed")
+    subprocess.run(["shellcheck", "--shell=bash", script], check=True)
+
+
+def test_it_begins_with_how_to_start_it(script):
+    shebang, *lines = script.read_text().splitlines()
+    assert shebang == "#!/bin/bash"
+    head = lines[
+        : next(i for i, line in enumerate(lines) if line[:2] not in ("# ", "#"))
+    ]
+    commands = [line for line in head if line.startswith("#   ")]
+    assert any(f"jobs/{script.name}" in command for command in commands)
+
+
+# ---- farms ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def farm(tmp_path, farm_processes, farm_token):
+    driver = FarmDriver(tmp_path / "a place", farm_processes, farm_token)
+    driver.directory.mkdir()
+    return driver
+
+
+def pbs(nodes: Path) -> dict[str, str]:
+    """What PBS sets, and `-v` of qsub."""
+    nodes.write_text("localhost\n" * RANKS)
+    return {
+        "PBS_ENVIRONMENT": "PBS_BATCH",
+        "PBS_JOBID": "7.server",
+        "PBS_NODEFILE": str(nodes),
+        "PBS_O_WORKDIR": str(nodes.parent),
+        "tasklist": "tasks.txt",
+    }
+
+
+def lsf(nodes: Path) -> dict[str, str]:
+    """What LSF sets, and the environment of bsub."""
+    nodes.write_text("localhost\n" * RANKS)
+    return {
+        "LSB_JOBID": "7",
+        "LSB_DJOB_NUMPROC": str(RANKS),
+        "LSB_DJOB_HOSTFILE": str(nodes),
+        "tasklist": "tasks.txt",
+    }
+
+
+def alone(nodes: Path) -> dict[str, str]:
+    """Nothing is set on a machine without a batch system."""
+    return {}
+
+
+RUNNING = {
+    "multinode.pbs": (pbs, []),
+    "multinode.lsf": (lsf, []),
+    "local.sh": (alone, ["tasks.txt"]),
+}
+"""The scripts that run here, each with its variables and its arguments."""
+
+
+@pytest.fixture(params=RUNNING)
+def launch(request, farm, farm_environment):
+    """How one script after the other is started."""
+    launcher = find_launcher()
+    if launcher is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    variables, arguments = RUNNING[request.param]
+    path = os.pathsep.join([str(Path(sys.prefix, "bin")), farm_environment["PATH"]])
+    environment = {
+        **farm_environment,
+        **launcher.variables,
+        **variables(farm.directory / "nodes"),
+        "PATH": path,
+    }
+    return Launch(["bash", str(JOBS / request.param), *arguments], environment)
+
+
+@pytest.mark.parametrize(("line", "status"), [("true", 0), ("false", 1)])
+def test_its_exit_status_is_that_of_the_farm(farm, launch, line, status):
+    farm.write_list(["true"] * 8 + [line])
+    child = farm.start_unseen(launch)
+    assert_ends(child, status)
+    ranks = "1 rank of" if "local.sh" in launch.argv[1] else f"{RANKS} ranks of"
+    assert ranks in child.text()
+    farm.assert_sound()
+
+
+def test_a_list_that_is_not_there_is_status_2(farm, launch):
+    assert_ends(farm.start_unseen(launch), 2)
+    assert not farm.workdir.exists()
+
+
+def test_usr1_to_it_stops_the_farm_and_the_next_start_goes_on(farm, launch):
+    farm.write_list([WAITS] * 4)
+    child = farm.start_unseen(launch)
+    farm.wait_for_marks("started", 2)
+    child.send_signal(signal.SIGUSR1)
+    assert_ends(child, 75)
+    farm.wait_until_gone()
+    assert farm.to_process() == farm.all_ids()
+    farm.allow()
+    assert_ends(farm.start_unseen(launch), 0)
+    farm.assert_all_finished()

@@ -1,0 +1,116 @@
+"""Farms under the real srun, without a job script.
+
+Rules of this file: a command ends only when all ranks, or all farmers, have begun one;
+so each has had its share, however fast the others are.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+NODES = 8
+
+FARM = (sys.executable, "-m", "mpifarm", "tasks.txt", "-n", "1")
+
+MEETS = (
+    "touch started.$PROC_NUMBER; echo $PROC_NUMBER >> ran; "
+    "until [ $(ls started.* | wc -l) -ge {} ]; do sleep 0.1; done"
+)
+"""Ends when that many tasks have begun."""
+
+PMI2 = "--mpi=pmi2"
+
+
+def run_farm(farm, slurm, *options, nodes=NODES):
+    """srun to its end: its exit status, and what it printed."""
+    argv = ["srun", "-N", str(nodes), *options, *FARM]
+    child = farm.start_unseen(argv, env=slurm.environment)
+    return child.wait(), child.text()
+
+
+def test_each_of_eight_nodes_is_a_rank_and_does_its_share(farm, slurm):
+    farm.write_list([MEETS.format(NODES)] * 3 * NODES)
+    status, printed = run_farm(farm, slurm, PMI2)
+    assert status == 0, printed
+    assert farm.ranks_at_work() == set(range(NODES))
+    farm.assert_all_finished()
+    farm.wait_until_gone()
+
+
+@pytest.mark.parametrize(("line", "status"), [("true", 0), ("false", 1)])
+def test_the_farms_exit_status_comes_out_of_srun(farm, slurm, line, status):
+    farm.write_list(["true"] * NODES + [line])
+    assert run_farm(farm, slurm, PMI2)[0] == status
+    farm.assert_sound()
+
+
+def test_a_list_that_is_not_there_is_status_2_and_one_sentence(farm, slurm):
+    status, printed = run_farm(farm, slurm, PMI2)
+    assert status == 2
+    assert printed.count("tasks.txt") == 1, printed
+    assert not farm.workdir.exists()
+
+
+@pytest.mark.parametrize(("line", "status"), [("true", 0), ("false", 1)])
+def test_eight_ranks_that_see_no_other_say_so_once_and_share_the_list(
+    farm, slurm, line, status
+):
+    farm.write_list([MEETS.format(NODES)] * 2 * NODES + [line])
+    ended, printed = run_farm(farm, slurm, "--mpi=none")
+    assert ended == status, printed
+    assert printed.count("WARNING") == 1, printed
+    ran = (farm.directory / "ran").read_text().split()
+    assert sorted(map(int, ran)) == list(range(2 * NODES))
+    farm.assert_sound()
+    assert len(farm.finished() + farm.failed()) == len(farm.commands)
+    assert len(farm.failed()) == status
+    assert farm.claims() == []
+
+
+# ---- a mix ---------------------------------------------------------------------------
+
+TASKS = 160
+
+
+@pytest.fixture
+def plain_farmer():
+    """The first arguments of PyTaskFarmer 0.1.0."""
+    default = ROOT / ".venvs" / "ptf-0.1.0" / "bin" / "python"
+    python = Path(os.environ.get("MPIFARM_TEST_PTF_0_1_0") or default)
+    script = python.parent / "pytaskfarmer.py"
+    if not script.exists():
+        pytest.skip("no PyTaskFarmer 0.1.0: set MPIFARM_TEST_PTF_0_1_0, or use make")
+    return f"{python} {script}"
+
+
+def write_meeting_list(farm, farmers):
+    """Tasks that note who ran them, and end when so many farmers are at work."""
+    script = farm.directory / "mark"
+    script.write_text(
+        "echo $1 $SLURM_JOB_ID >> ran.$1; touch at.$SLURM_JOB_ID; "
+        f"until [ $(ls at.* | wc -l) -ge {farmers} ]; do sleep 0.1; done\n"
+    )
+    # a plain farmer has no shell
+    farm.write_list(f"bash mark {taskid}" for taskid in range(TASKS))
+
+
+def test_an_mpi_farm_a_farm_without_mpi_and_plain_farmers_run_each_task_once(
+    farm, slurm, plain_farmer
+):
+    write_meeting_list(farm, farmers=4)
+    large = slurm.submit("-N", "4", "jobs/multinode.slurm", "tasks.txt", "-n", "2")
+    small = slurm.submit("jobs/backfill.slurm", "tasks.txt", "-n", "2")
+    plain = slurm.submit_array("1-2", "--wrap", f"{plain_farmer} -n 2 tasks.txt")
+    for job in (large, small):
+        # 3: it had nothing left while another still ran its last tasks
+        assert job.wait().status in (0, 3), job.text()
+    for job in plain:
+        job.assert_ends(0)
+    notes = [path.read_text().split() for path in farm.directory.glob("ran.*")]
+    assert sorted(int(taskid) for taskid, _ in notes) == farm.all_ids()
+    assert len({job for _, job in notes}) == 4
+    farm.assert_all_finished()

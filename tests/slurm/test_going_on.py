@@ -1,0 +1,174 @@
+"""The job scripts that go on by themselves, until the list is done or nothing helps.
+
+Rules of this file: a task of stage n runs for ever until the test lets that stage go;
+so a run gets as far as it is let, and then waits for its signal.
+"""
+
+import signal
+
+from tests.farm_driver import Part, send_signal
+from tests.support import wait_until
+
+STAGE = "touch started.$PROC_NUMBER; [ -e go.{0} ] || sleep 1000"
+EACH = 4
+"""Tasks of a stage: the workers of the farm."""
+
+STOP = ("--batch", "--signal=USR1")
+"""What ``--signal=B:USR1@60`` does a minute before the time limit."""
+
+
+def write_stages(farm, count):
+    """The tasks of `count` stages, each done before the next begins."""
+    farm.write_list(STAGE.format(task // EACH) for task in range(count * EACH))
+
+
+def let_go(farm, stage):
+    """Its tasks end at once from now on."""
+    (farm.directory / f"go.{stage}").touch()
+
+
+def submit(slurm, script):
+    return slurm.submit("-N", "2", f"jobs/{script}.slurm", "tasks.txt", "-n", "2")
+
+
+def wait_until_stuck(farm, stage):
+    """Until all before that stage is recorded, and a task of it runs."""
+    done = stage * EACH
+    wait_until(lambda: len(farm.finished()) == done, 60)
+    wait_until(lambda: any(task >= done for task in farm.marks("started")))
+
+
+def find_successor(slurm, job):
+    """The job that waits for the end of this one."""
+    (successor,) = (other for other in slurm.queue() if other.jobid != job.jobid)
+    return successor
+
+
+# ---- requeue.slurm -------------------------------------------------------------------
+
+
+def test_a_job_requeues_itself_until_the_list_is_done(farm, slurm):
+    write_stages(farm, 3)
+    let_go(farm, 0)
+    job = submit(slurm, "requeue")
+    for stage in (1, 2):
+        wait_until_stuck(farm, stage)
+        job.scancel(*STOP)
+        wait_until(lambda: job.restarts() == stage)  # noqa: B023
+        let_go(farm, stage)
+    ended = job.assert_ends(0)
+    assert ended.state == "COMPLETED"
+    assert ended.restarts == 2
+    farm.assert_all_finished()
+    # one output for all runs
+    assert job.text().count("exit status 75") == 2
+    assert job.text().count("exit status 0") == 1
+
+
+def test_a_job_whose_run_recorded_nothing_is_not_requeued(farm, slurm):
+    write_stages(farm, 1)
+    job = submit(slurm, "requeue")
+    wait_until_stuck(farm, 0)
+    job.scancel(*STOP)
+    assert job.assert_ends(75).restarts == 0
+    assert "not requeued, for this run recorded nothing" in job.text()
+    farm.assert_sound()
+    assert farm.to_process() == farm.all_ids()
+
+
+def test_a_job_whose_ranks_were_killed_is_requeued(farm, slurm):
+    write_stages(farm, 2)
+    let_go(farm, 0)
+    job = submit(slurm, "requeue")
+    wait_until_stuck(farm, 1)
+    let_go(farm, 1)
+    send_signal(farm.pids(Part.RANK), signal.SIGKILL)
+    assert job.assert_ends(0).restarts == 1
+    farm.assert_all_finished()
+
+
+def test_a_cancelled_job_is_not_requeued(farm, slurm):
+    write_stages(farm, 2)
+    let_go(farm, 0)
+    job = submit(slurm, "requeue")
+    wait_until_stuck(farm, 1)
+    job.scancel()
+    ended = job.wait()
+    assert (ended.state, ended.restarts) == ("CANCELLED", 0)
+    farm.wait_until_gone()
+    farm.assert_sound()
+
+
+# ---- chain.slurm ---------------------------------------------------------------------
+
+
+def test_a_chain_goes_on_over_a_stop_and_a_kill_until_the_list_is_done(farm, slurm):
+    write_stages(farm, 3)
+    let_go(farm, 0)
+    first = submit(slurm, "chain")
+    wait_until_stuck(farm, 1)
+    second = find_successor(slurm, first)
+    first.scancel(*STOP)
+    let_go(farm, 1)
+    first.assert_ends(75)
+    wait_until_stuck(farm, 2)
+    third = find_successor(slurm, second)
+    second.scancel("--signal=KILL")
+    let_go(farm, 2)
+    assert second.wait().state == "CANCELLED"
+    third.assert_ends(0)
+    farm.assert_all_finished()
+    wait_until(lambda: not slurm.queue())
+
+
+def test_a_link_is_like_the_one_before(farm, slurm):
+    write_stages(farm, 1)
+    options = ("--time=7", "--job-name=another", "-N", "3")
+    first = slurm.submit(*options, "jobs/chain.slurm", "tasks.txt", "-n", "2")
+    wait_until_stuck(farm, 0)
+    second = find_successor(slurm, first)
+    fields = second.fields()
+    assert fields["JobName"] == "another"
+    assert fields["TimeLimit"] == "00:07:00"
+    assert fields["NumNodes"].startswith("3")
+    assert fields["Dependency"].startswith(f"afterany:{first.jobid}")
+
+
+def test_a_chain_ends_with_a_link_that_recorded_nothing(farm, slurm):
+    write_stages(farm, 1)
+    job = submit(slurm, "chain")
+    wait_until_stuck(farm, 0)
+    job.scancel(*STOP)
+    job.assert_ends(75)
+    wait_until(lambda: not slurm.queue())
+    farm.assert_sound()
+    assert farm.to_process() == farm.all_ids()
+
+
+def test_a_chain_ends_after_a_link_that_was_killed_and_recorded_nothing(farm, slurm):
+    write_stages(farm, 1)
+    first = submit(slurm, "chain")
+    wait_until_stuck(farm, 0)
+    second = find_successor(slurm, first)
+    first.scancel("--signal=KILL")
+    second.assert_ends(75)
+    assert "its last link recorded nothing" in second.text()
+    wait_until(lambda: not slurm.queue())
+    farm.assert_sound()
+
+
+# ---- an array of one job at a time ---------------------------------------------------
+
+
+def test_an_array_of_one_job_at_a_time_is_a_chain_too(farm, slurm):
+    write_stages(farm, 2)
+    let_go(farm, 0)
+    script = ("-N", "2", "jobs/multinode.slurm", "tasks.txt", "-n", "2")
+    first, second, third = slurm.submit_array("1-3%1", *script)
+    wait_until_stuck(farm, 1)
+    first.signal_step("USR1")
+    let_go(farm, 1)
+    first.assert_ends(75)
+    second.assert_ends(0)
+    third.assert_ends(0)
+    farm.assert_all_finished()

@@ -1,0 +1,152 @@
+"""What scancel sends, and what becomes of a farm and its tasks.
+
+Rules of this file: a signal is sent when every worker has a command that would run for
+ever.  Whatever way the job ends: nothing is lost, nothing that the signal killed is in
+``failed``, no command lives on, and the next submission finishes the list.
+"""
+
+import pytest
+
+from tests.slurm.conftest import ENDS_SOON, QUICK, WAITS
+from tests.support import wait_until
+
+NODES = 4
+WORKERS = 2
+
+ENDS = "touch started.$PROC_NUMBER; while [ ! -e go ]; do sleep 0.05; done"
+"""Ends when the test says go."""
+
+TRAPS = f"trap 'exit 0' USR1 TERM; {ENDS}"
+"""Ends with status 0, half done, at a signal."""
+
+
+def submit_busy(farm, slurm, line, *options):
+    """A job whose workers all have a command that waits; the quick ones are done."""
+    slots = NODES * WORKERS
+    farm.write_list([ENDS_SOON] * QUICK + [line] * 2 * slots)
+    job = slurm.submit(*options, "tasks.txt", "-n", str(WORKERS))
+    farm.wait_for_marks("started", slots if "-N" in options else WORKERS)
+    wait_until(lambda: len(farm.finished()) == QUICK)
+    return job
+
+
+def assert_stopped(farm, deadline=10):
+    """Nothing lives on, nothing is lost, nothing that was killed is booked."""
+    farm.wait_until_gone(deadline)
+    farm.assert_sound()
+    assert farm.failed() == []
+    assert farm.finished() == list(range(QUICK))
+
+
+def assert_next_submission_finishes(farm, slurm):
+    farm.allow()
+    slurm.submit("-N", str(NODES), "jobs/multinode.slurm", "tasks.txt").assert_ends(0)
+    farm.assert_all_finished()
+
+
+MULTINODE = ("-N", str(NODES), "jobs/multinode.slurm")
+
+
+@pytest.mark.parametrize("line", [WAITS, TRAPS], ids=["dies", "exits 0"])
+@pytest.mark.parametrize("full", [(), ("--full",)], ids=["steps", "full"])
+def test_usr1_to_a_job_stops_the_farm_and_the_job_ends_with_75(farm, slurm, full, line):
+    job = submit_busy(farm, slurm, line, *MULTINODE)
+    job.scancel(*full, "--signal=USR1")
+    job.assert_ends(75)
+    assert_stopped(farm)
+    assert farm.to_process() == farm.all_ids()[QUICK:]
+    assert_next_submission_finishes(farm, slurm)
+
+
+@pytest.mark.parametrize("line", [WAITS, TRAPS], ids=["dies", "exits 0"])
+def test_a_cancelled_job_loses_nothing(farm, slurm, line):
+    job = submit_busy(farm, slurm, line, *MULTINODE)
+    job.scancel()
+    assert job.wait().state == "CANCELLED"
+    assert_stopped(farm)
+    assert_next_submission_finishes(farm, slurm)
+
+
+def test_a_job_killed_without_notice_loses_nothing(farm, slurm):
+    job = submit_busy(farm, slurm, WAITS, *MULTINODE)
+    job.scancel("--signal=KILL")
+    assert job.wait().state == "CANCELLED"
+    assert_stopped(farm)
+    assert_next_submission_finishes(farm, slurm)
+
+
+@pytest.mark.parametrize("script", ["jobs/array.slurm", "jobs/backfill.slurm"])
+def test_usr1_to_the_batch_shell_stops_a_farm_without_mpi(farm, slurm, script):
+    job = submit_busy(farm, slurm, WAITS, "-c", "2", script)
+    job.scancel("--batch", "--signal=USR1")
+    job.assert_ends(75)
+    assert_stopped(farm)
+    assert_next_submission_finishes(farm, slurm)
+
+
+def test_usr2_to_a_job_drains_the_farm(farm, slurm):
+    slots = NODES * WORKERS
+    farm.write_list([f"trap '' USR2; {ENDS}"] * 2 * slots)
+    job = slurm.submit(*MULTINODE, "tasks.txt", "-n", str(WORKERS))
+    farm.wait_for_marks("started", slots)
+    job.scancel("--signal=USR2")
+    wait_until(lambda: "nothing more is started" in job.text())
+    farm.allow()
+    job.assert_ends(75)
+    assert farm.finished() == farm.marks("started")
+    assert farm.failed() == []
+    assert_next_submission_finishes(farm, slurm)
+
+
+# ---- who gets what -------------------------------------------------------------------
+
+LISTENS = """\
+import os, signal, subprocess, sys, time
+name, *children = sys.argv[1:]
+def note(signum, frame):
+    with open("heard", "a") as file:
+        file.write(f"{name} {signal.Signals(signum).name[3:]}\\n")
+for signum in (signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(signum, note)
+open(f"listens.{os.getpid()}", "w").close()
+for child in children:
+    subprocess.Popen([sys.executable, __file__, child], start_new_session=True)
+while not os.path.exists("go"):
+    time.sleep(0.05)
+"""
+
+SCRIPT = """\
+#!/bin/bash
+for signal in USR1 TERM; do trap "echo shell $signal >> heard" $signal; done
+python listener shells-child &
+srun -n 1 python listener rank command &
+while [ "$(jobs -r)" ]; do wait; done
+"""
+
+EVERYONE = ("shell", "shells-child", "rank", "command")
+
+REACHED = {
+    "--signal=USR1": ("USR1", ("rank", "command")),
+    "--full --signal=USR1": ("USR1", EVERYONE),
+    "--batch --signal=USR1": ("USR1", ("shell",)),
+    "": ("TERM", EVERYONE),
+}
+"""Options of scancel: the signal, and who gets it (docs/batch-systems.md)."""
+
+
+@pytest.mark.parametrize("options", REACHED)
+def test_scancel_reaches_what_the_docs_say(farm, slurm, options):
+    (farm.directory / "listener").write_text(LISTENS)
+    (farm.directory / "script").write_text(SCRIPT)
+    job = slurm.submit("-N", "1", "-n", "2", "script")
+    farm.wait_for_marks("listens", 3)
+    job.scancel(*options.split())
+    signal, reached = REACHED[options]
+    expected = {f"{name} {signal}" for name in reached}
+    heard = farm.directory / "heard"
+    wait_until(
+        lambda: heard.exists() and set(heard.read_text().splitlines()) >= expected
+    )
+    farm.allow()
+    job.wait()
+    assert set(heard.read_text().splitlines()) == expected
