@@ -27,10 +27,11 @@ def import_class(dotted: str) -> Any:
         sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"the class {dotted} can't be imported "
-            f"({type(error).__name__}: {error}){_remedy(error)}"
+            f"({type(error).__name__}: {' '.join(str(error).split())})"
+            f"{_remedy(error)}"
         ) from error
     try:
         return getattr(module, class_name)
@@ -41,7 +42,7 @@ def import_class(dotted: str) -> Any:
         ) from error
 
 
-def _remedy(error: Exception) -> str:
+def _remedy(error: BaseException) -> str:
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
     if error.name.partition(".")[0] == "taskfarmer":

@@ -33,6 +33,7 @@ OF_RANK_0 = {
     "mpifarm.coordinator",
     "mpifarm.first_rank",
     "mpifarm.lock",
+    "mpifarm.plugins",
     "mpifarm.report",
     "mpifarm.tasklists",
     "mpifarm.workdir",
@@ -41,10 +42,12 @@ OF_RANK_0 = {
 
 OF_NOBODY = {
     "asyncio",
+    "configparser",
     "concurrent.futures",
     "email",
     "http",
     "importlib.metadata",
+    "inspect",
     "mpi4py.futures",
     "mpi4py.util",
     "multiprocessing",

@@ -44,8 +44,9 @@ def test_a_jobs_exit_status_is_that_of_its_farm(farm, slurm, script):
         assert ended.restarts == 0
         assert ended.state == ("COMPLETED" if status == 0 else "FAILED")
     farm.assert_all_finished()
-    # a successor that isn't wanted is cancelled
+    # a successor that isn't wanted is cancelled before it begins
     wait_until(lambda: not slurm.queue())
+    assert list(farm.directory.glob("slurm-*.out")) == []
 
 
 def test_options_after_the_list_are_the_farms(farm, slurm, script):
