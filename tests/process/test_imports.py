@@ -47,7 +47,6 @@ OF_NOBODY = {
     "email",
     "http",
     "importlib.metadata",
-    "inspect",
     "mpi4py.futures",
     "mpi4py.util",
     "multiprocessing",
