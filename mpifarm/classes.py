@@ -7,9 +7,13 @@ exception of the user's own code is told with its type.
 import importlib
 import os
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpifarm.errors import InputError
+
+if TYPE_CHECKING:
+    from inspect import Parameter
 
 
 def import_class(dotted: str) -> Any:
@@ -29,8 +33,7 @@ def import_class(dotted: str) -> Any:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"the class {dotted} can't be imported "
-            f"({type(error).__name__}: {' '.join(str(error).split())})"
+            f"the class {dotted} can't be imported ({in_one_line(error)})"
             f"{_remedy(error)}"
         ) from error
     try:
@@ -48,3 +51,79 @@ def _remedy(error: BaseException) -> str:
     if error.name.partition(".")[0] == "taskfarmer":
         return ": it needs PyTaskFarmer beside mpifarm (pip install PyTaskFarmer)"
     return f": install {error.name}, or put its directory into PYTHONPATH"
+
+
+def in_one_line(error: BaseException) -> str:
+    """What the user's code has raised, with the place in it, for a sentence."""
+    text = " ".join(str(error).split())
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code if trace is not None else None
+    package = os.path.dirname(__file__)
+    is_theirs = code is not None and not code.co_filename.startswith((package, "<"))
+    place = (
+        f", raised in {code.co_filename}, line {trace.tb_lineno}"
+        if is_theirs and code is not None and trace is not None
+        else ""
+    )
+    return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
+
+
+# ---- options ------------------------------------------------------------------------
+
+
+class _Taken(NamedTuple):
+    """The options that a class takes."""
+
+    names: set[str]
+    required: set[str]
+    takes_any: bool
+
+
+def check_options(
+    python_class: Any, dotted: str, options: Mapping[str, str], given: int = 0
+) -> None:
+    """Raise InputError for options that are missing, or that the class doesn't take.
+
+    `given` arguments stand before the options, without names.
+    """
+    from inspect import signature
+
+    try:
+        parameters = list(signature(python_class).parameters.values())
+    except (TypeError, ValueError):  # A class in C may not tell; its TypeError will.
+        return
+    taken = _find_taken(parameters, dotted, given)
+    missing = sorted(taken.required - options.keys())
+    unknown = [] if taken.takes_any else sorted(options.keys() - taken.names)
+    if not missing and not unknown:
+        return
+    complaints = [
+        *(["misses the option " + " and ".join(missing)] if missing else []),
+        *(["doesn't know the option " + " and ".join(unknown)] if unknown else []),
+    ]
+    there_are = ", ".join(sorted(taken.names)) if taken.names else "no options"
+    raise InputError(f"{', and '.join(complaints)}: {dotted} takes {there_are}")
+
+
+def _find_taken(parameters: "list[Parameter]", dotted: str, given: int) -> _Taken:
+    positional = [
+        each
+        for each in parameters
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+    takes_more = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    if len(positional) < given and not takes_more:
+        raise InputError(
+            f"can't be made: {dotted} doesn't take the paths of the tasklist and of "
+            "the workdir as its first two arguments"
+        )
+    named = positional[given:] + [
+        each for each in parameters if each.kind is each.KEYWORD_ONLY
+    ]
+    return _Taken(
+        {each.name for each in named},
+        {each.name for each in named if each.default is each.empty},
+        any(each.kind is each.VAR_KEYWORD for each in parameters),
+    )

@@ -18,7 +18,7 @@ from shlex import quote
 from typing import IO, Any, Final
 
 from mpifarm import processes
-from mpifarm.classes import import_class
+from mpifarm.classes import check_options, import_class, in_one_line
 from mpifarm.config import RunnerDefinition
 from mpifarm.errors import InputError
 from mpifarm.shellwords import split_direct
@@ -219,28 +219,11 @@ def check_runner(definition: RunnerDefinition) -> None:
         raise InputError(f"{where}: {error}") from error
 
 
-def _check_options(
-    runner_class: Callable[..., object], definition: RunnerDefinition
-) -> None:
-    """Tell missing and unknown options apart from the other errors of a constructor."""
-    from inspect import Parameter, signature
-
+def _check_options(runner_class: object, definition: RunnerDefinition) -> None:
     try:
-        expected = signature(runner_class)
-    except (TypeError, ValueError):  # a class of native code
-        return
-    try:
-        expected.bind(**definition.options)
-    except TypeError as error:
-        taken = [
-            each.name
-            for each in expected.parameters.values()
-            if each.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-        ]
-        raise InputError(
-            f"its class {definition.python_class} refuses its options ({error}); "
-            f"it takes {', '.join(taken) or 'none'}"
-        ) from error
+        check_options(runner_class, definition.python_class, definition.options)
+    except InputError as error:
+        raise InputError(f"it {error}") from error
 
 
 def _constructed(
@@ -252,14 +235,8 @@ def _constructed(
         raise
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"its class {definition.python_class} can't be made ({_one_line(error)})"
+            f"its class {definition.python_class} can't be made ({in_one_line(error)})"
         ) from error
-
-
-def _one_line(error: BaseException) -> str:
-    """What a class of the user's has raised, for a sentence."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _check_methods(runner: object, python_class: str) -> None:

@@ -10,14 +10,11 @@ with a handler of the user's, is an InputError; an empty list is not wrong.
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
-from mpifarm.classes import import_class
+from mpifarm.classes import check_options, import_class, in_one_line
 from mpifarm.config import HandlerDefinition
 from mpifarm.errors import InputError
-
-if TYPE_CHECKING:
-    from inspect import Parameter
 
 
 class TaskList(Protocol):
@@ -171,71 +168,15 @@ def _construct(
         raise
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"{title} can't read the tasklist {path}: {_told(error)}"
+            f"{title} can't read the tasklist {path}: {in_one_line(error)}"
         ) from error
 
 
-def _told(error: BaseException) -> str:
-    """An exception of the user's code in one line, with the place that raised it."""
-    text = " ".join(str(error).split())
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = (
-        f", raised in {trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
-        if trace is not None and trace.tb_frame.f_code.co_filename != __file__
-        else ""
-    )
-    return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
-
-
 def _check_options(handler: Any, definition: HandlerDefinition, title: str) -> None:
-    """Raise InputError for options that are missing, or that the class doesn't take."""
-    from inspect import signature
-
     try:
-        parameters = list(signature(handler).parameters.values())
-    except (TypeError, ValueError):  # A class in C may not tell; its TypeError will.
-        return
-    taken, required, takes_all = _options_of(parameters, title, definition)
-    missing = sorted(required - definition.options.keys())
-    unknown = [] if takes_all else sorted(definition.options.keys() - taken)
-    if not missing and not unknown:
-        return
-    complaints = [
-        *(["misses the option " + " and ".join(missing)] if missing else []),
-        *(["doesn't know the option " + " and ".join(unknown)] if unknown else []),
-    ]
-    there_are = ", ".join(sorted(taken)) if taken else "no options"
-    raise InputError(
-        f"{title} {', and '.join(complaints)}: {definition.python_class} takes"
-        f" {there_are}"
-    )
-
-
-def _options_of(
-    parameters: "list[Parameter]", title: str, definition: HandlerDefinition
-) -> tuple[set[str], set[str], bool]:
-    """The options that a class takes, those it must have, and whether it takes all."""
-    positional = [
-        each
-        for each in parameters
-        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-    ]
-    takes_more = any(each.kind is each.VAR_POSITIONAL for each in parameters)
-    if len(positional) < 2 and not takes_more:
-        raise InputError(
-            f"{title} can't be made: {definition.python_class} doesn't take the paths"
-            " of the tasklist and of the workdir as its first two arguments"
-        )
-    named = positional[2:] + [
-        each for each in parameters if each.kind is each.KEYWORD_ONLY
-    ]
-    return (
-        {each.name for each in named},
-        {each.name for each in named if each.default is each.empty},
-        any(each.kind is each.VAR_KEYWORD for each in parameters),
-    )
+        check_options(handler, definition.python_class, definition.options, given=2)
+    except InputError as error:
+        raise InputError(f"{title} {error}") from error
 
 
 def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
@@ -244,7 +185,7 @@ def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
         count = len(tasks)
     except Exception as error:
         raise InputError(
-            f"{title} can't tell how many tasks it has: {_told(error)}"
+            f"{title} can't tell how many tasks it has: {in_one_line(error)}"
         ) from error
     if not needs_texts:
         return
@@ -306,7 +247,7 @@ def _check_command(tasks: TaskList, title: str) -> None:
         command: object = tasks[0]
     except Exception as error:
         raise InputError(
-            f"{title} can't make the command of task 0: {_told(error)}"
+            f"{title} can't make the command of task 0: {in_one_line(error)}"
         ) from error
     if not isinstance(command, str):
         raise InputError(

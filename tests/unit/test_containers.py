@@ -314,10 +314,10 @@ def test_a_runtime_that_is_not_installed_is_named_with_the_remedy(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "missing a required argument: 'image'"),
+        ({}, "it misses the option image: "),
         ({"image": " "}, "the option image is empty"),
         ({"image": "a", "tempdir": "maybe"}, "tempdir is 'maybe': write yes or no"),
-        ({"image": "a", "Volumes": "x"}, "takes image, setup, volumes, modules, temp"),
+        ({"image": "a", "Volumes": "x"}, "takes image, modules, setup, tempdir, vol"),
     ],
 )
 def test_a_wrong_option_is_told(
