@@ -512,7 +512,7 @@ def test_a_wrong_option_ends_the_farm_before_anything_is_touched(create_own):
     told = farm.text()
     assert "the runner 'own' in " in told
     assert "own.ini" in told
-    assert "missing a required argument: 'when'" in told
+    assert "it misses the option when, and doesn't know the option wen" in told
     assert not place.workdir.exists()
 
 
