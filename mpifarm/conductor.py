@@ -306,7 +306,7 @@ class Conductor:
             waited = now - self._wanted_since
             patient = waited > LOCK_HASTE_SECONDS
             poll = LOCK_SLOW_POLL_SECONDS if patient else LOCK_POLL_SECONDS
-            self._waiter.wait((), (), poll)
+            self._waiter.wait((), poll)
             return
         wake_at = min(
             loop.wake_at(),

@@ -305,8 +305,7 @@ class RankLoop:
         if self._coalesces():
             waiter.coalesce()
         else:
-            pool = self.pool
-            waiter.wait(pool.read_fds(), pool.write_fds(), wake_at - now)
+            waiter.wait(self.pool.read_fds(), wake_at - now)
 
     def _coalesces(self) -> bool:
         """Every worker has work ahead, so that nothing is lost by looking later."""

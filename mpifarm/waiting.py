@@ -39,19 +39,17 @@ class Waiter:
         """Something happened: more may follow at once."""
         self._backoff = 0.0
 
-    def wait(self, read: Sequence[int], write: Sequence[int], seconds: float) -> None:
+    def wait(self, read: Sequence[int], seconds: float) -> None:
         """Sleep until a descriptor is ready or a message there, at most `seconds`."""
         fds = [self._signal_fd, *read]
         seconds = max(0.0, min(seconds, LONGEST_SECONDS))
         if self._probe is None:
-            select.select(fds, write, (), seconds)
+            select.select(fds, (), (), seconds)
             return
         until = time.monotonic() + seconds
         while seconds >= 0.0:
-            readable, writable, _ = select.select(
-                fds, write, (), min(seconds, self._backoff)
-            )
-            if readable or writable or self._probe():
+            readable, _, _ = select.select(fds, (), (), min(seconds, self._backoff))
+            if readable or self._probe():
                 return
             self._backoff = min(MOST_SECONDS, max(LEAST_SECONDS, 2 * self._backoff))
             seconds = until - time.monotonic()

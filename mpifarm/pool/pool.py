@@ -186,10 +186,6 @@ class Pool:
         """Readable when `collect` has something to do, writing included."""
         return [] if self._state is _State.CLOSED else [self._epoll.fileno()]
 
-    def write_fds(self) -> list[int]:
-        """None: the descriptor of `read_fds` tells of room for writing as well."""
-        return []
-
     # ---- leases out, results in -----------------------------------------------------
 
     def submit(self, leases: Iterable[Lease]) -> None:

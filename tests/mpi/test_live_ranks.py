@@ -106,9 +106,6 @@ class FakePool:
     def read_fds(self):
         return []
 
-    def write_fds(self):
-        return []
-
 
 class DeafToTerm(FakePool):
     """Its commands end by KILL alone."""
