@@ -16,6 +16,9 @@ JOBS = ROOT / "jobs"
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL")
 
+DEADLINE = 90.0
+"""Seconds; a job may have to wait for its nodes."""
+
 POLL_SECONDS = 0.2
 """Between two questions to slurmctld."""
 
@@ -61,14 +64,15 @@ class Job:
         pairs = (word.partition("=") for word in answer.split())
         return {name: value for name, _, value in pairs}
 
-    def is_running(self) -> bool:
-        return self._fields_now_and_then()["JobState"] == "RUNNING"
+    def wait_until_restarted(self, times: int) -> None:
+        """Until Slurm has requeued it so often."""
 
-    def restarts(self) -> int:
-        """How often Slurm has requeued it."""
-        return int(self._fields_now_and_then()["Restarts"])
+        def restarts() -> int:
+            return int(self._fields_now_and_then()["Restarts"])
 
-    def wait(self, deadline: float = 90.0) -> Ended:
+        wait_until(lambda: restarts() == times, DEADLINE)
+
+    def wait(self, deadline: float = DEADLINE) -> Ended:
         """Until it has ended; after `deadline` seconds AssertionError."""
 
         def find_end() -> Ended | None:
@@ -84,7 +88,7 @@ class Job:
         except AssertionError:
             raise AssertionError(f"{self.fields()}\n{self.text()}") from None
 
-    def assert_ends(self, status: int, deadline: float = 90.0) -> Ended:
+    def assert_ends(self, status: int, deadline: float = DEADLINE) -> Ended:
         """It ends by itself, with this exit status."""
         ended = self.wait(deadline)
         assert ended[1:3] == (status, 0), f"{ended}\n{self.text()}"
@@ -145,4 +149,4 @@ class Slurm:
         """The nodes are free for other jobs."""
         for job in self.queue():
             job.scancel("--quiet")
-        wait_until(lambda: not self.queue(), 60)
+        wait_until(lambda: not self.queue(), DEADLINE)

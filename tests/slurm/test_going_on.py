@@ -7,6 +7,7 @@ so a run gets as far as it is let, and then waits for its signal.
 import signal
 
 from tests.farm_driver import Part, send_signal
+from tests.slurm.batch import DEADLINE
 from tests.support import wait_until
 
 STAGE = "touch started.$PROC_NUMBER; [ -e go.{0} ] || sleep 1000"
@@ -34,8 +35,8 @@ def submit(slurm, script):
 def wait_until_stuck(farm, stage):
     """Until all before that stage is recorded, and a task of it runs."""
     done = stage * EACH
-    wait_until(lambda: len(farm.finished()) == done, 60)
-    wait_until(lambda: any(task >= done for task in farm.marks("started")))
+    wait_until(lambda: len(farm.finished()) == done, DEADLINE)
+    wait_until(lambda: max(farm.marks("started"), default=-1) >= done, DEADLINE)
 
 
 def find_successor(slurm, job):
@@ -54,7 +55,7 @@ def test_a_job_requeues_itself_until_the_list_is_done(farm, slurm):
     for stage in (1, 2):
         wait_until_stuck(farm, stage)
         job.scancel(*STOP)
-        wait_until(lambda: job.restarts() == stage)  # noqa: B023
+        job.wait_until_restarted(stage)
         let_go(farm, stage)
     ended = job.assert_ends(0)
     assert ended.state == "COMPLETED"
@@ -95,7 +96,7 @@ def test_a_cancelled_job_is_not_requeued(farm, slurm):
     job.scancel()
     ended = job.wait()
     assert (ended.state, ended.restarts) == ("CANCELLED", 0)
-    farm.wait_until_gone()
+    farm.wait_until_gone(30)
     farm.assert_sound()
 
 
@@ -118,7 +119,7 @@ def test_a_chain_goes_on_over_a_stop_and_a_kill_until_the_list_is_done(farm, slu
     assert second.wait().state == "CANCELLED"
     third.assert_ends(0)
     farm.assert_all_finished()
-    wait_until(lambda: not slurm.queue())
+    wait_until(lambda: not slurm.queue(), DEADLINE)
 
 
 def test_a_link_is_like_the_one_before(farm, slurm):
@@ -140,7 +141,7 @@ def test_a_chain_ends_with_a_link_that_recorded_nothing(farm, slurm):
     wait_until_stuck(farm, 0)
     job.scancel(*STOP)
     job.assert_ends(75)
-    wait_until(lambda: not slurm.queue())
+    wait_until(lambda: not slurm.queue(), DEADLINE)
     farm.assert_sound()
     assert farm.to_process() == farm.all_ids()
 
@@ -153,7 +154,7 @@ def test_a_chain_ends_after_a_link_that_was_killed_and_recorded_nothing(farm, sl
     first.scancel("--signal=KILL")
     second.assert_ends(75)
     assert "its last link recorded nothing" in second.text()
-    wait_until(lambda: not slurm.queue())
+    wait_until(lambda: not slurm.queue(), DEADLINE)
     farm.assert_sound()
 
 

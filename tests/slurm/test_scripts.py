@@ -6,6 +6,7 @@ job is given on the command line, as its head says.
 
 import pytest
 
+from tests.slurm.batch import DEADLINE
 from tests.support import wait_until
 
 SIZES = {
@@ -45,7 +46,7 @@ def test_a_jobs_exit_status_is_that_of_its_farm(farm, slurm, script):
         assert ended.state == ("COMPLETED" if status == 0 else "FAILED")
     farm.assert_all_finished()
     # a successor that isn't wanted is cancelled before it begins
-    wait_until(lambda: not slurm.queue())
+    wait_until(lambda: not slurm.queue(), DEADLINE)
     assert list(farm.directory.glob("slurm-*.out")) == []
 
 

@@ -7,6 +7,7 @@ ever.  Whatever way the job ends: nothing is lost, nothing that the signal kille
 
 import pytest
 
+from tests.slurm.batch import DEADLINE
 from tests.slurm.conftest import ENDS_SOON, QUICK, WAITS
 from tests.support import wait_until
 
@@ -25,12 +26,13 @@ def submit_busy(farm, slurm, line, *options):
     slots = NODES * WORKERS
     farm.write_list([ENDS_SOON] * QUICK + [line] * 2 * slots)
     job = slurm.submit(*options, "tasks.txt", "-n", str(WORKERS))
-    farm.wait_for_marks("started", slots if "-N" in options else WORKERS)
-    wait_until(lambda: len(farm.finished()) == QUICK)
+    busy = slots if "-N" in options else WORKERS
+    wait_until(lambda: len(farm.marks("started")) >= busy, DEADLINE)
+    wait_until(lambda: len(farm.finished()) == QUICK, DEADLINE)
     return job
 
 
-def assert_stopped(farm, deadline=10):
+def assert_stopped(farm, deadline=30):
     """Nothing lives on, nothing is lost, nothing that was killed is booked."""
     farm.wait_until_gone(deadline)
     farm.assert_sound()
@@ -88,9 +90,9 @@ def test_usr2_to_a_job_drains_the_farm(farm, slurm):
     slots = NODES * WORKERS
     farm.write_list([f"trap '' USR2; {ENDS}"] * 2 * slots)
     job = slurm.submit(*MULTINODE, "tasks.txt", "-n", str(WORKERS))
-    farm.wait_for_marks("started", slots)
+    wait_until(lambda: len(farm.marks("started")) >= slots, DEADLINE)
     job.scancel("--signal=USR2")
-    wait_until(lambda: "nothing more is started" in job.text())
+    wait_until(lambda: "nothing more is started" in job.text(), DEADLINE)
     farm.allow()
     job.assert_ends(75)
     assert farm.finished() == farm.marks("started")
@@ -139,7 +141,7 @@ def test_scancel_reaches_what_the_docs_say(farm, slurm, options):
     (farm.directory / "listener").write_text(LISTENS)
     (farm.directory / "script").write_text(SCRIPT)
     job = slurm.submit("-N", "1", "-n", "2", "script")
-    farm.wait_for_marks("listens", 3)
+    wait_until(lambda: len(farm.marks("listens")) == 3, DEADLINE)
     job.scancel(*options.split())
     signal, reached = REACHED[options]
     expected = {f"{name} {signal}" for name in reached}
