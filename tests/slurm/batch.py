@@ -64,6 +64,11 @@ class Job:
         pairs = (word.partition("=") for word in answer.split())
         return {name: value for name, _, value in pairs}
 
+    def wait_until_running(self) -> None:
+        """Until Slurm has started it."""
+        state = "RUNNING"
+        wait_until(lambda: self._fields_now_and_then()["JobState"] == state, DEADLINE)
+
     def wait_until_restarted(self, times: int) -> None:
         """Until Slurm has requeued it so often."""
 

@@ -4,12 +4,14 @@ Rules of this file: one cluster for all tests; it ends with this process, howeve
 ends.  A test's jobs are cancelled at its end, and what they have left is killed by pid.
 """
 
+import getpass
 import os
 import shutil
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -31,15 +33,21 @@ ENDS_SOON = "sleep 0.2"
 WAITS = "touch started.$PROC_NUMBER; [ -e go ] || sleep 1000"
 """Runs for ever, until the test says go."""
 
+GAP_NODES = ("n15", "n16")
+"""They have room for a job of a minute, and not for one of half an hour."""
+
 SRUN = "srun --mpi=pmi2 python -m mpifarm tasks.txt -n 2"
 
 SUBMISSIONS = {
     "signal to the ranks": ("-N", "2", "jobs/multinode.slurm", "tasks.txt", "-n", "2"),
     "signal to the shell": ("-c", "2", "jobs/array.slurm", "tasks.txt"),
     "no signal": ("-N", "2", "--ntasks-per-node=1", "--exclusive", "--wrap", SRUN),
-    "requeue": ("-N", "2", "jobs/requeue.slurm", "tasks.txt", "-n", "2"),
+    "requeue": (
+        *("--time=30", "--time-min=1", f"--nodelist={','.join(GAP_NODES)}"),
+        *("jobs/requeue.slurm", "tasks.txt", "-n", "2"),
+    ),
 }
-"""What is submitted with a time limit of a minute."""
+"""What is submitted with a time limit of a minute, or shortened to that."""
 
 LIMITED_LIST = [ENDS_SOON] * QUICK + [
     f'[ "$SLURM_RESTART_COUNT" ] || {{ {WAITS}; }}'
@@ -119,10 +127,14 @@ class Limited(NamedTuple):
 def limited(slurm_conf, tmp_path_factory) -> Iterator[dict[str, Limited]]:
     """The jobs of `SUBMISSIONS`, all busy until something ends them."""
     base = tmp_path_factory.mktemp("limits")
-    jobs = {
-        name: submit_limited(slurm_conf, base / name, argv)
-        for name, argv in SUBMISSIONS.items()
-    }
+    slurm = create_slurm(slurm_conf, clean_environment(os.environ), base)
+    with reserved_soon(slurm, GAP_NODES):
+        jobs = {
+            name: submit_limited(slurm_conf, base / name, argv)
+            for name, argv in SUBMISSIONS.items()
+        }
+        for job in jobs.values():
+            job.job.wait_until_running()
     yield jobs
     for job in jobs.values():
         job.slurm.cancel_all()
@@ -134,6 +146,16 @@ def begin_early(request):
     """They take a minute and a half, so they begin before the first test."""
     if any("limited" in item.fixturenames for item in request.session.items):
         request.getfixturevalue("limited")
+
+
+@contextmanager
+def reserved_soon(slurm: Slurm, nodes: tuple[str, ...]) -> Iterator[None]:
+    """The nodes are someone's from the third minute on."""
+    when = ("StartTime=now+3minutes", "Duration=60", f"Users={getpass.getuser()}")
+    where = ("ReservationName=soon", f"Nodes={','.join(nodes)}")
+    slurm.ask("scontrol", "create", "reservation", *where, *when)
+    yield
+    slurm.ask("scontrol", "delete", "ReservationName=soon")
 
 
 def submit_limited(conf: str, directory: Path, argv: tuple[str, ...]) -> Limited:

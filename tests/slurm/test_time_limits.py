@@ -40,8 +40,10 @@ def test_a_job_that_is_told_in_time_ends_with_75_before_its_limit(limited, name)
     assert_next_submission_finishes(farm, slurm)
 
 
-def test_a_job_requeues_itself_before_its_limit_and_finishes(limited):
+def test_a_job_that_slurm_has_shortened_requeues_itself_and_finishes(limited):
     farm, _, job = limited["requeue"]
+    fields = job.fields()
+    assert (fields["TimeMin"], fields["TimeLimit"]) == ("00:01:00", "00:01:00")
     ended = job.assert_ends(0, LIMIT_SECONDS)
     assert (ended.state, ended.restarts) == ("COMPLETED", 1)
     farm.assert_all_finished()
