@@ -44,6 +44,7 @@ from mpifarm.messages import (
 from mpifarm.pool import (
     Allotment,
     LeaseRefused,
+    LeaseReturned,
     Pool,
     PoolDefinition,
     PoolGone,
@@ -59,11 +60,13 @@ REPORT_SECONDS = 0.02
 PIPE_SECONDS = 0.04
 """Seconds of work that a worker gets beyond what it runs, when its tasks are short.
 
-Enough for the time in which a rank on a busy machine doesn't get a processor; what is
-in a worker's pipe can't be given to another any more.
+Enough for the time in which a rank on a busy machine doesn't get a processor.
 """
 
 MOST_IN_PIPE = 16
+
+RECALL_SECONDS = 0.1
+"""A rank in which no task has ended for so long recalls what waits in pipes."""
 
 RETURN_SECONDS = 1.0
 """A rank in which no task has ended for so long gives back what waits for a worker."""
@@ -180,6 +183,8 @@ class RankLoop:
         self._lost: list[tuple[int, int]] = []
         self._reported_at = now
         self._ended_at = now
+        self._fed_ahead = False
+        """Whether leases may wait in the pipes of workers."""
         self._heard_at = now
         self._kill_at = float("inf")
         self._mean = 0.0
@@ -251,7 +256,20 @@ class RankLoop:
     def _on_drain(self) -> None:
         if self.phase is RankPhase.WORKING:
             self.phase = RankPhase.DRAINING
+            self._recall()
             self._return_queue()
+
+    def _recall_what_waits(self, now: float) -> None:
+        """Tasks have got longer: another worker may be free for those in the pipes."""
+        if self._fed_ahead and now - self._ended_at > RECALL_SECONDS:
+            self._recall()
+
+    def _recall(self) -> None:
+        self._fed_ahead = False
+        recalled = self.pool.recall()
+        if recalled:
+            self._queue.extendleft(reversed(recalled))
+            self._mean = max(self._mean, PIPE_SECONDS)  # none ahead for now
 
     def _return_what_waits(self, now: float) -> None:
         """Tasks have got longer: another rank may be free for those in the queue."""
@@ -284,6 +302,7 @@ class RankLoop:
     def step(self, now: float) -> None:
         """Look at the pool, feed it, report."""
         self._collect(now)
+        self._recall_what_waits(now)
         self._feed()
         self._return_what_waits(now)
         if now >= self._kill_at:
@@ -313,8 +332,13 @@ class RankLoop:
 
     def wake_at(self) -> float:
         """When time alone makes `step` do something."""
-        due = self._reported_at + REPORT_SECONDS
-        return min(self._kill_at, due if self._has_news() else float("inf"))
+        report_at = self._reported_at + REPORT_SECONDS
+        recall_at = self._ended_at + RECALL_SECONDS
+        return min(
+            self._kill_at,
+            report_at if self._has_news() else float("inf"),
+            recall_at if self._fed_ahead else float("inf"),
+        )
 
     def _collect(self, now: float) -> None:
         for event in self.pool.collect():
@@ -327,6 +351,10 @@ class RankLoop:
                     self._on_worker_lost(event)
                 case LeaseRefused():
                     self._on_lease_refused(event)
+                case LeaseReturned():
+                    self._queue.appendleft(event.lease)
+                    if self.phase is RankPhase.DRAINING:
+                        self._return_queue()
                 case PoolGone():
                     self._on_pool_gone(now)
                 case _:
@@ -356,8 +384,10 @@ class RankLoop:
     def _feed(self) -> None:
         if not self._queue:
             return
-        count = min(len(self._queue), self.pool.vacancies(self._ahead()))
+        ahead = self._ahead()
+        count = min(len(self._queue), self.pool.vacancies(ahead))
         if count:
+            self._fed_ahead = self._fed_ahead or ahead > 0
             self.pool.submit([self._queue.popleft() for _ in range(count)])
 
     def _ahead(self) -> int:

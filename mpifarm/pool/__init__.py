@@ -7,6 +7,7 @@ processes that run tasks are `worker`; they share a `board` and talk in `wire` f
 from mpifarm.pool.definition import (
     Allotment,
     LeaseRefused,
+    LeaseReturned,
     PoolDefinition,
     PoolEvent,
     PoolGone,
@@ -18,6 +19,7 @@ from mpifarm.pool.pool import Pool
 __all__ = [
     "Allotment",
     "LeaseRefused",
+    "LeaseReturned",
     "Pool",
     "PoolDefinition",
     "PoolEvent",

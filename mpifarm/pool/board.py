@@ -3,15 +3,25 @@
 Rules of this file: a line a worker; the worker alone writes it while it lives, the
 pool's parent clears it before it forks one.  Anonymous memory: it ends with the
 processes, and survives the -9 of any of them.
+
+Two words are for recalling leases that wait in a worker's socket.  Leases have serial
+numbers, which never start again, so these words are never cleared.  The worker writes
+the number of the lease that it begins and *then* looks what was recalled; the rank
+writes what it recalls and *then* looks what has begun.  So at least one of them sees
+the other, and no lease is both run and recalled.
 """
 
 import mmap
+from _thread import allocate_lock
 
 CAPACITY = 4096
 """Workers that a pool can have.  Lines never touched cost no memory."""
 
-_COMMAND, _TASK, _BEGUN, _WORDS = range(4)
-_LINE = _WORDS + 1
+_COMMAND, _TASK, _BEGUN, _SERIAL, _RECALLED, _LINE = range(6)
+_CLEARED = (_COMMAND, _TASK, _BEGUN)
+
+_fence = allocate_lock()
+"""Taken between a write and a look: no processor moves one past the other there."""
 
 
 class BoardLine:
@@ -47,9 +57,27 @@ class BoardLine:
         """The task has ended."""
         self._words[_TASK] = 0
 
+    def has_recalled(self, serial: int) -> bool:
+        """Whether the rank has taken this lease back before it was begun."""
+        return serial <= self._words[_RECALLED]
+
+    def begin_lease(self, serial: int) -> bool:
+        """Begin this lease; False if it is being recalled just now: give it back."""
+        self._words[_SERIAL] = serial
+        with _fence:
+            pass
+        return serial > self._words[_RECALLED]
+
+    def recall(self, serial: int) -> int:
+        """Take back all leases up to this one that aren't begun; the last that is."""
+        self._words[_RECALLED] = serial
+        with _fence:
+            pass
+        return int(self._words[_SERIAL])
+
     def clear(self) -> None:
         """A new worker will write here."""
-        for word in range(_LINE):
+        for word in _CLEARED:
             self._words[word] = 0
 
 

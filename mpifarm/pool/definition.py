@@ -116,4 +116,11 @@ class LeaseRefused:
     reason: str
 
 
-PoolEvent = Result | WorkerLost | LeaseRefused | PoolGone
+@dataclass(frozen=True, slots=True)
+class LeaseReturned:
+    """A lease that was recalled at the moment at which its worker came to it."""
+
+    lease: Lease
+
+
+PoolEvent = Result | WorkerLost | LeaseRefused | LeaseReturned | PoolGone

@@ -16,13 +16,14 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from mpifarm import processes
 from mpifarm.pool.board import CAPACITY, Board
 from mpifarm.pool.definition import (
     CreateRunner,
     LeaseRefused,
+    LeaseReturned,
     PoolDefinition,
     PoolEvent,
     PoolGone,
@@ -34,6 +35,8 @@ from mpifarm.pool.wire import FrameReader, encode_frame
 from mpifarm.task import Lease, Outcome, Result
 
 _PIECE = 65536
+_RETURN = 1
+"""Fields of a frame that tells of a lease that was recalled: its serial number."""
 _REFUSAL = 3
 """Fields of a frame that tells of a lease that was refused; a result has six."""
 _ORPHAN_PATIENCE = 0.25
@@ -64,6 +67,13 @@ class _Presence(Enum):
     DOWN = "down"
 
 
+class _Given(NamedTuple):
+    """A lease in a worker's hands."""
+
+    serial: int
+    lease: Lease
+
+
 class _Worker:
     """What the rank knows of one worker."""
 
@@ -71,7 +81,10 @@ class _Worker:
         self.index = index
         self.presence = _Presence.COMING
         self.pid = 0
-        self.leases: deque[Lease] = deque()
+        self.given: deque[_Given] = deque()
+        """What it has not told the end of, in its order."""
+        self.serial = 0
+        """Of the last lease that it was given."""
         self.socket: socket.socket | None = None
         self.reader = FrameReader()
         self.outgoing = bytearray()
@@ -81,12 +94,18 @@ class _Worker:
     def takes_leases(self) -> bool:
         return self.presence in (_Presence.COMING, _Presence.UP)
 
+    def give(self, lease: Lease) -> None:
+        """Note it, and put it into what is to be sent."""
+        self.serial += 1
+        self.given.append(_Given(self.serial, lease))
+        self.outgoing += encode_frame((*lease, self.serial))
+
     @property
     def burden(self) -> tuple[bool, int, bool]:
         """The smaller, the better to give it the next lease."""
         return (
             not self.takes_leases,
-            len(self.leases),
+            len(self.given),
             self.presence is not _Presence.UP,
         )
 
@@ -150,21 +169,19 @@ class Pool:
         """Workers with nothing in hand."""
         if self._state is not _State.RUNNING:
             return 0
-        return sum(
-            worker.takes_leases and not worker.leases for worker in self._workers
-        )
+        return sum(worker.takes_leases and not worker.given for worker in self._workers)
 
     @property
     def busy(self) -> int:
         """Leases in hand."""
-        return sum(len(worker.leases) for worker in self._workers)
+        return sum(len(worker.given) for worker in self._workers)
 
     def vacancies(self, ahead: int) -> int:
         """How many more leases it takes if each worker may hold ``1 + ahead``."""
         if self._state is not _State.RUNNING:
             return 0
         return sum(
-            max(0, 1 + ahead - len(worker.leases))
+            max(0, 1 + ahead - len(worker.given))
             for worker in self._workers
             if worker.takes_leases
         )
@@ -198,13 +215,34 @@ class Pool:
             raise RuntimeError(f"a lease for a pool that is {self._state.value}")
         waiting = {worker.index for worker in self._workers if worker.outgoing}
         for lease in leases:
-            worker = min(self._workers, key=_burden)
-            worker.leases.append(lease)
-            worker.outgoing += encode_frame(tuple(lease))
+            min(self._workers, key=_burden).give(lease)
         for worker in self._workers:
             up = worker.presence is _Presence.UP
             if up and worker.outgoing and worker.index not in waiting:
                 self._flush(worker)
+
+    def recall(self) -> list[Lease]:
+        """Take back the leases that no worker has begun, in their order.
+
+        One that a worker comes to at this moment comes back as `LeaseReturned`.
+        """
+        if self._state is not _State.RUNNING:
+            return []
+        recalled = [each for worker in self._workers for each in self._recall(worker)]
+        return [each.lease for each in recalled]
+
+    def _recall(self, worker: _Worker) -> list[_Given]:
+        if worker.presence is _Presence.COMING:
+            begun = 0  # nothing was sent to it yet
+            worker.outgoing.clear()
+        elif worker.presence is _Presence.UP and worker.given:
+            begun = self._board.line(worker.index).recall(worker.serial)
+        else:
+            return []  # the end of a dead one tells of its leases
+        recalled: deque[_Given] = deque()
+        while worker.given and worker.given[-1].serial > begun:
+            recalled.appendleft(worker.given.pop())
+        return list(recalled)
 
     def collect(self) -> list[PoolEvent]:
         """What has happened.  Never blocks."""
@@ -241,7 +279,7 @@ class Pool:
         mask = select.EPOLLIN | (select.EPOLLOUT if wanted else 0)
         self._epoll.modify(worker.socket.fileno(), mask)
 
-    def _read_worker(self, worker: _Worker) -> Iterator[Result | LeaseRefused]:
+    def _read_worker(self, worker: _Worker) -> Iterator[PoolEvent]:
         """The results that have come; all of them once the worker has hung up."""
         while worker.socket is not None:
             try:
@@ -251,16 +289,24 @@ class Pool:
             except ConnectionError:
                 piece = b""
             for values in worker.reader.feed(piece):
-                yield self._end_of_lease(worker, values)
+                if len(values) == _RETURN:
+                    yield from self._on_return(worker, values[0])
+                else:
+                    yield self._end_of_lease(worker, values)
             if not piece:
                 self._hang_up(worker)
             elif len(piece) < _PIECE and worker.presence is _Presence.UP:
                 return
 
+    def _on_return(self, worker: _Worker, serial: int) -> Iterator[LeaseReturned]:
+        # Else it was back before its worker came to it.
+        if worker.given and worker.given[0].serial == serial:
+            yield LeaseReturned(worker.given.popleft().lease)
+
     def _end_of_lease(
         self, worker: _Worker, values: tuple[Any, ...]
     ) -> Result | LeaseRefused:
-        lease = worker.leases.popleft()
+        lease = worker.given.popleft().lease
         if (lease.taskid, lease.attempt) != values[:2]:
             raise RuntimeError(f"an end of task {values[0]}, not of {lease.taskid}")
         if len(values) == _REFUSAL:
@@ -333,8 +379,8 @@ class Pool:
         yield from self._read_worker(worker)
         self._hang_up(worker)
         worker.presence = _Presence.DOWN
-        leases = tuple(worker.leases)
-        worker.leases.clear()
+        leases = tuple(each.lease for each in worker.given)
+        worker.given.clear()
         worker.outgoing.clear()
         if self._state is _State.RUNNING:
             yield _worker_lost(leases, status, task)
@@ -415,9 +461,9 @@ class Pool:
             self._hang_up(worker)
         self._kill_left_commands()
         self._state = _State.GONE
-        yield PoolGone(tuple(lease for w in self._workers for lease in w.leases))
+        yield PoolGone(tuple(each.lease for w in self._workers for each in w.given))
         for worker in self._workers:
-            worker.leases.clear()
+            worker.given.clear()
 
     def _kill_directly(self) -> None:
         """KILL workers that did not notice their parent's death (in native code, say).

@@ -3,6 +3,7 @@
 Rules of this file:
 
 - One task at a time, in the order of the leases; a result is sent as it happens.
+- A lease that the rank has recalled is passed over (`board`).
 - It ends when the rank has closed its side of the socket, and then exits 0.
 - The *lifeline* is a pipe whose other end the pool's parent holds.  SIGIO tells that
   something is in it: ``T`` means start nothing more and terminate what runs, a dot is
@@ -171,7 +172,13 @@ class Worker:
     def _each_lease(self) -> Iterator[tuple[int, int, str]]:
         reader = FrameReader()
         while piece := self._leases.recv(_PIECE):
-            yield from cast(list[tuple[int, int, str]], reader.feed(piece))
+            for taskid, attempt, command, serial in reader.feed(piece):
+                if self._line.has_recalled(serial):
+                    continue
+                if self._line.begin_lease(serial):
+                    yield taskid, attempt, command
+                else:
+                    self._leases.sendall(encode_frame((serial,)))
 
     def _run(self, taskid: int, attempt: int, command: str) -> int | None:
         """The status of the task; None if it was not started after all.

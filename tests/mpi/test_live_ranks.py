@@ -68,6 +68,9 @@ class FakePool:
             if lease.command != "long":
                 self.end(lease)
 
+    def recall(self):
+        return []
+
     def end(self, lease, outcome=Outcome.COMPLETED, status=0):
         self.running.remove(lease)
         now = time.monotonic()

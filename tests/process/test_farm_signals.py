@@ -316,6 +316,26 @@ def test_a_drain_finishes_what_runs_and_starts_nothing_more(create_place, how):
     assert {"USR2": "USR2", "file": "drain"}[how] in place.result()["reason"]
 
 
+def test_a_drain_starts_nothing_of_what_waits_behind_short_tasks(create_place):
+    place = create_place(["true"] * 40 + [WAITS] * 16)
+    farm = place.start("--proc", "2")
+    place.await_notes("begun", 2)
+    farm.send_signal(signal.SIGUSR2)
+    wait_until(lambda: len(place.ids("toprocess")) == 14)
+    (place.directory / "go").touch()
+    assert farm.wait(10) == 75
+    assert len(place.notes("begun")) == 2
+    assert place.ids("toprocess") == list(range(42, 56))
+
+
+def test_a_worker_that_is_free_gets_what_waits_for_another(create_place):
+    place = create_place(["true"] * 40 + [WAITS] * 4)
+    farm = place.start("--proc", "4")
+    place.await_notes("begun", 4, deadline=5)
+    (place.directory / "go").touch()
+    assert farm.wait(10) == 0
+
+
 def test_a_drain_of_the_last_tasks_ends_with_their_status(create_place):
     place = create_place([WAITS, WAITS + "; exit 4"])
     farm = start_waiting_for_go(place, 2)

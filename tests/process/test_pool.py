@@ -1,13 +1,14 @@
 """A rank's pool, with real workers and commands: what runs, in what, what is told."""
 
 import os
+import random
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from mpifarm.pool import LeaseRefused, Pool, PoolDefinition
+from mpifarm.pool import LeaseRefused, LeaseReturned, Pool, PoolDefinition
 from mpifarm.processes import start_command, wait_command
 from mpifarm.task import Lease, Outcome
 from tests.process.pool_driver import PoolDriver
@@ -62,6 +63,48 @@ def test_leases_go_to_the_worker_with_the_fewest_in_hand(start_pool):
     driver = start_pool(workers=3)
     results = driver.run(*["sleep 0.3"] * 3)
     assert len({result.worker for result in results.values()}) == 3
+
+
+def test_leases_that_are_recalled_do_not_run_and_later_ones_do(start_pool):
+    driver = start_pool(workers=1)
+    driver.submit("touch began; sleep 0.5", *["echo ran"] * 9)
+    driver.collect_until(lambda: driver.log(0) or driver.pool._board.line(0).begun)
+    recalled = driver.pool.recall()
+    assert [lease.taskid for lease in recalled] == list(range(1, 10))
+    assert driver.pool.busy == 1
+    driver.run("echo later", first=20)
+    assert [event.taskid for event in driver.events] == [0, 20]
+    assert all(driver.log(taskid) == "" for taskid in range(1, 10))
+    assert driver.pool.recall() == []
+
+
+def test_leases_can_be_recalled_before_their_worker_is_there(start_pool):
+    driver = start_pool(workers=2)
+    driver.submit(*["true"] * 5)
+    recalled = driver.pool.recall()
+    assert len(recalled) == 5
+    driver.pool.submit(recalled)
+    driver.collect_until(lambda: set(driver.results()) == set(range(5)))
+    assert len(driver.events) == 5
+
+
+def test_no_lease_is_both_run_and_recalled_and_none_is_neither(start_pool):
+    driver = start_pool(workers=2)
+    luck, waiting, recalls = random.Random(7), list(range(1500)), 0
+    while len(driver.results()) < 1500:
+        returned = [e for e in driver.events if isinstance(e, LeaseReturned)]
+        driver.events = [e for e in driver.events if e not in returned]
+        waiting += [event.lease.taskid for event in returned]
+        if waiting and driver.pool.vacancies(12):
+            driver.pool.submit([Lease(waiting.pop(0), 1, "echo x")])
+        if luck.random() < 0.05:
+            recalled = driver.pool.recall()
+            waiting += [lease.taskid for lease in recalled]
+            recalls += len(recalled)
+        driver.collect(0)
+    assert recalls > 100
+    assert len(driver.events) == 1500
+    assert all(driver.log(taskid) == "x\n" for taskid in range(1500))
 
 
 def test_the_pool_counts_what_it_has_in_hand(start_pool):

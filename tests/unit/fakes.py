@@ -595,6 +595,15 @@ class FakePool:
         self.hands[worker].append(lease)
         self._begin(worker, self._clock.now)
 
+    def recall(self) -> list[Lease]:
+        recalled: list[Lease] = []
+        for hand in self.hands:
+            waiting = [*hand][1:]
+            recalled += waiting
+            while len(hand) > 1:
+                hand.pop()
+        return recalled if self.running else []
+
     def collect(self) -> list[PoolEvent]:
         for worker in range(len(self.hands)):
             while (end := self._end_of(worker)) <= self._clock.now:

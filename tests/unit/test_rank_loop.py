@@ -25,7 +25,13 @@ from mpifarm.messages import (
     Welcome,
 )
 from mpifarm.pool import Pool, PoolDefinition
-from mpifarm.rank import REPORT_SECONDS, SILENCE_SECONDS, RankLoop, RankPhase
+from mpifarm.rank import (
+    RECALL_SECONDS,
+    REPORT_SECONDS,
+    SILENCE_SECONDS,
+    RankLoop,
+    RankPhase,
+)
 from mpifarm.task import Lease
 from mpifarm.workdir.workdir import LOCK_TIMEOUT
 from tests.unit.fakes import (
@@ -197,6 +203,33 @@ def test_long_tasks_are_not_put_ahead():
         rank.step(0.01)
         assert rank.pool.busy <= 2
     assert not rank.loop._coalesces()
+
+
+def test_what_waits_behind_a_task_that_got_long_goes_to_a_worker_that_is_free():
+    rank = Rank(workers=2, seconds=lambda t: 1e9 if t == 40 else 0.001)
+    rank.begin(*range(60))
+    while 40 not in rank.begun:
+        rank.step(0.001)
+    rank.step(RECALL_SECONDS / 2)
+    assert len(rank.begun) < 60
+    assert rank.loop.wake_at() <= rank.clock.now + RECALL_SECONDS
+    for _ in range(100):
+        rank.step(0.002)
+    assert sorted(rank.begun) == list(range(60))
+    assert sorted(rank.reported) == [taskid for taskid in range(60) if taskid != 40]
+
+
+def test_a_drain_returns_what_waits_in_the_workers_pipes_as_well():
+    rank = Rank(workers=2, seconds=lambda t: 0.001 if t < 40 else 1e9)
+    rank.begin(*range(60))
+    for _ in range(40):
+        rank.step(0.001)
+    assert rank.pool.busy > 2
+    begun = set(rank.begun)
+    rank.hear(Drain())
+    rank.step()
+    assert rank.pool.busy == 2
+    assert {taskid for taskid, _ in rank.returned} == set(range(60)) - begun
 
 
 def test_tasks_that_take_no_time_at_all_do_no_harm():
