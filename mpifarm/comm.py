@@ -9,8 +9,7 @@ Rules of this file:
 * All calls come from one thread.
 """
 
-import os
-import threading
+import signal
 import time
 import warnings
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 Message = ToRank | ToCoordinator
 
-FINALIZE_SECONDS = 10.0
+FINALIZE_SECONDS = 10
 """`MPI_Finalize` waits for all ranks; one that hangs must not hang the others."""
 
 MOST_AT_ONCE = 1000
@@ -69,17 +68,17 @@ class Comm:
             time.sleep(0.0005)
         return not self._sends
 
-    def finalize(self, if_it_hangs: int) -> None:
+    def finalize(self) -> None:
         """Leave MPI together with the other ranks; all ranks call this.
 
-        Where that takes longer than `FINALIZE_SECONDS`, since a rank is gone, this
-        process ends with the status `if_it_hangs` without it.
+        Where that takes longer than `FINALIZE_SECONDS`, since a rank is gone, the
+        kernel ends this process by SIGALRM: Python could not, for mpi4py keeps the
+        interpreter locked meanwhile.
         """
-        watchdog = threading.Timer(FINALIZE_SECONDS, os._exit, (if_it_hangs,))
-        watchdog.daemon = True
-        watchdog.start()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(FINALIZE_SECONDS)
         self._mpi.Finalize()
-        watchdog.cancel()
+        signal.alarm(0)
 
     def abort(self, status: int) -> None:
         """End all ranks at once: for a defect of ours only."""

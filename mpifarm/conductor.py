@@ -13,14 +13,13 @@ from typing import assert_never
 
 from mpifarm.coordinator import (
     Coordinator,
-    Effect,
     End,
+    NoteInLog,
     Phase,
-    RankState,
     Send,
     Transact,
 )
-from mpifarm.errors import InputError, StorageError
+from mpifarm.errors import StorageError
 from mpifarm.lock import WorkdirLock
 from mpifarm.messages import ToCoordinator, ToRank
 from mpifarm.rank import RankLoop, RankParts, RankPhase
@@ -92,12 +91,6 @@ class Conductor:
             else:
                 self._wait(loop)
 
-    def lost_ranks(self) -> list[int]:
-        """Ranks that were given up: MPI can't be left together with them."""
-        ranks = self.coordinator.ranks.values()
-        lost = (record.rank for record in ranks if record.state is RankState.LOST)
-        return [rank for rank in lost if rank > 0]
-
     def _forgive(self, loop: RankLoop, seconds: float) -> None:
         """This process was suspended for so long (0: it wasn't)."""
         loop.forgive_pause(seconds)
@@ -121,7 +114,7 @@ class Conductor:
     def _perform(self, loop: RankLoop) -> bool:
         if self.coordinator.phase is not self._announced:
             self._announce()
-        effects = self._decide()
+        effects = self.coordinator.decide(self._clock.now)
         if effects and isinstance(effects[-1], End):
             # Before the others are told to leave: they would wait for us in MPI.
             self._conclude()
@@ -131,21 +124,13 @@ class Conductor:
                     self._send(loop, effect.rank, effect.message)
                 case Transact():
                     self._begin(effect)
+                case NoteInLog():
+                    self.workdir.note_in_log(effect.taskid, effect.sentence)
                 case End():
                     pass
                 case _:
                     assert_never(effect)
         return bool(effects)
-
-    def _decide(self) -> list[Effect]:
-        try:
-            return self.coordinator.decide(self._clock.now)
-        except InputError as error:  # the user's handler has no command for a task
-            grace = self.coordinator.definition.grace
-            self.coordinator.on_stop(
-                str(error), grace, self._clock.now, by_signal=False
-            )
-            return self.coordinator.decide(self._clock.now)
 
     def _send(self, loop: RankLoop, rank: int, message: ToRank) -> None:
         if rank == 0:

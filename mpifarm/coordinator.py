@@ -20,6 +20,7 @@ from signal import SIGUSR1, SIGUSR2, Signals
 from typing import assert_never
 
 from mpifarm.config import FarmDefinition
+from mpifarm.errors import InputError
 from mpifarm.messages import (
     Alive,
     Assign,
@@ -75,6 +76,9 @@ ANSWER_SECONDS = 0.5
 ANSWER_SECONDS_AT_ONCE = 0.1
 """The same at a stop without grace, where the launcher's KILL is close behind."""
 
+NO_COMMAND = 1
+"""The status of a task for which the handler has no command."""
+
 MOST_LOST = 3
 """Attempts of one task that may lose their worker before the task is failed."""
 
@@ -101,11 +105,19 @@ class Transact:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteInLog:
+    """Write a sentence of our own into the log of a task."""
+
+    taskid: int
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """All is on disk; every rank is told to leave in the same breath."""
 
 
-Effect = Send | Transact | End
+Effect = Send | Transact | NoteInLog | End
 
 
 # ---- what is ------------------------------------------------------------------------
@@ -207,7 +219,8 @@ class RankRecord:
 class Coordinator:
     """The decisions of rank 0.
 
-    `commands` is the tasklist: ``commands[taskid]`` is the text of a task.  `size` is
+    `commands` is the tasklist: ``commands[taskid]`` is the text of a task; it raises
+    `InputError` where a handler of the user's has none.  `size` is
     the number of ranks, `workers` what each is expected to have, `timeout` the seconds
     after `now` at which the farm stops by itself.  With `waits_for_others` it does not
     end while other farms hold tasks.
@@ -575,7 +588,7 @@ class Coordinator:
         return max(now, min(times))
 
     def _work(self, now: float) -> None:
-        self._assign()
+        self._assign(now)
         if self._looked_last and not self.tasks:
             self._leave_if_done()
             return
@@ -604,7 +617,8 @@ class Coordinator:
             return
         self._enter(Phase.LEAVING, self.reason)
         # Those given up too: they may only be late, and rank 0 itself may be one.
-        self._outbox += [Send(rank, Leave()) for rank in self.ranks]
+        leave = Leave(ranks_lost=bool(self.lost_ranks()))
+        self._outbox += [Send(rank, leave) for rank in self.ranks]
         self._outbox.append(End())
 
     def _abandon(self) -> None:
@@ -616,7 +630,7 @@ class Coordinator:
         self.ended.clear()
         self.returning.clear()
 
-    def _assign(self) -> None:
+    def _assign(self, now: float) -> None:
         """Hand out the queue; when it is short, in equal shares."""
         hungry = list(self.hungry)
         for place, rank in enumerate(hungry):
@@ -626,11 +640,11 @@ class Coordinator:
             wanted = record.room() - len(record.leases) if record.works else 0
             share = -(-len(self.queue) // (len(hungry) - place))
             if wanted > 0:
-                self._lease(record, min(wanted, share))
+                self._lease(record, min(wanted, share), now)
             if wanted <= share:
                 del self.hungry[rank]
 
-    def _lease(self, record: RankRecord, count: int) -> None:
+    def _lease(self, record: RankRecord, count: int, now: float) -> None:
         leases = []
         for _ in range(min(count, len(self.queue))):
             task = self.queue.popleft()
@@ -638,8 +652,24 @@ class Coordinator:
             task.attempt += 1
             task.rank = record.rank
             record.leases.add(task.taskid)
-            leases.append(Lease(task.taskid, task.attempt, self.commands[task.taskid]))
-        self._outbox.append(Send(record.rank, Assign(tuple(leases))))
+            try:
+                command = self.commands[task.taskid]
+            except InputError as error:
+                self._on_no_command(record, task, str(error), now)
+            else:
+                leases.append(Lease(task.taskid, task.attempt, command))
+        if leases:
+            self._outbox.append(Send(record.rank, Assign(tuple(leases))))
+
+    def _on_no_command(
+        self, record: RankRecord, task: TaskRecord, why: str, now: float
+    ) -> None:
+        """The user's handler has no command for it: it has failed, before it ran."""
+        failed = Result(
+            task.taskid, task.attempt, Outcome.FAILED, NO_COMMAND, 0, 0.0, 0.0, now
+        )
+        self._outbox.append(NoteInLog(task.taskid, why))
+        self._on_result(record, task, failed, now)
 
     def _take_count(self, now: float) -> int:
         """How many more to take out of ``toprocess`` (0: none now)."""
@@ -722,6 +752,12 @@ class Coordinator:
         if state not in TRANSITIONS[task.state]:
             raise AssertionError(f"task {task.taskid}: {task.state} -> {state}")
         task.state = state
+
+    def lost_ranks(self) -> list[int]:
+        """Ranks that were given up: MPI can't be left together with them."""
+        ranks = self.ranks.values()
+        lost = (record.rank for record in ranks if record.state is RankState.LOST)
+        return [rank for rank in lost if rank > 0]
 
     # ---- the invariants ------------------------------------------------------------
 

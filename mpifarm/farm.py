@@ -47,7 +47,7 @@ def run_farm(settings: Settings, around: Surroundings) -> int:
         if comm is None and was_launched(around.environ):
             return _run_alone(parts, notice)
         return _run_rank_0(parts)
-    except Exception:  # noqa: BLE001 - the one place that turns a defect into 70
+    except (Exception, SystemExit):  # noqa: BLE001 - a defect becomes 70 here alone
         around.voice.complain(f"a defect of mpifarm:\n{traceback.format_exc()}")
         pool.kill()
         if comm is not None:
@@ -76,7 +76,9 @@ def _run_other_rank(parts: RankParts, comm: Comm) -> int:
         # Not an orderly end: with 0 from here hydra would return 0 for the whole farm.
         os._exit(ExitStatus.RUN_AGAIN)
     comm.flush(FLUSH_SECONDS)
-    comm.finalize(if_it_hangs=ExitStatus.RUN_AGAIN)
+    if loop.ranks_lost:
+        os._exit(0)
+    comm.finalize()
     return 0
 
 
@@ -140,5 +142,5 @@ def _run_rank_0(parts: RankParts) -> int:
     if lost:
         # Ranks that don't answer would let MPI_Finalize hang; all is on disk.
         os._exit(status)
-    comm.finalize(if_it_hangs=status)
+    comm.finalize()
     return status

@@ -8,9 +8,10 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from mpifarm.classes import in_one_line
 from mpifarm.conductor import Conductor
 from mpifarm.config import FarmDefinition, RunnerDefinition
 from mpifarm.coordinator import Coordinator
@@ -39,6 +40,9 @@ from mpifarm.workdir import (
 )
 
 MOST_FAILED_SHOWN = 10
+TELL_SECONDS = 3.0
+"""Of sleep, while the start waits for the lock, before that is told."""
+
 CONCLUDE_SECONDS = 10.0
 """How long the end of a farm waits for the lock."""
 
@@ -68,7 +72,7 @@ def farm_from_rank_0(parts: RankParts) -> tuple[ExitStatus, bool]:
     _say_if(parts, _warn_of_binding(parts))
     ending = Ending(conductor, parts, begun)
     conductor.run(parts.create_loop(conductor.hear, time.monotonic()), ending.conclude)
-    return ending.status, bool(conductor.lost_ranks())
+    return ending.status, bool(conductor.coordinator.lost_ranks())
 
 
 def _read_definitions(parts: RankParts) -> tuple[RunnerDefinition, TaskList]:
@@ -100,8 +104,15 @@ def _open_workdir(
     parts: RankParts, tasks: TaskList, definition: FarmDefinition, begun: float
 ) -> tuple[JoinedWorkdir, WorkdirLock]:
     settings, around = parts.settings, parts.around
-    sleep = HeedfulSleep(around.signals, begun, settings.timeout)
     area = lock_paths(settings.workdir, around.environ, settings.lock_area)
+    sleep = HeedfulSleep(
+        around.signals,
+        begun,
+        settings.timeout,
+        lambda: around.voice.say(
+            f"the lock ({', '.join(area)}) is held by another farmer; waiting for it"
+        ),
+    )
     lock = WorkdirLock(area, sleep=sleep)
     make_root(definition.workdir)
     lock.probe()
@@ -116,19 +127,31 @@ def _open_workdir(
 
 
 class HeedfulSleep:
-    """How the start waits for the lock: a signal or the timeout ends it."""
+    """How the start waits for the lock: a signal or the timeout ends it.
+
+    `tell` is called once, when it has taken `TELL_SECONDS`.
+    """
 
     def __init__(
-        self, signals: SignalInbox, begun: float, timeout: float | None
+        self,
+        signals: SignalInbox,
+        begun: float,
+        timeout: float | None,
+        tell: Callable[[], None],
     ) -> None:
         self.heeds = True
         """Whether signals are still ours; later they are the conductor's."""
         self._signals = signals
         self._ends = math.inf if timeout is None else begun + timeout
+        self._slept = 0.0
+        self._tell = tell
 
     def __call__(self, seconds: float) -> None:
         """Sleep; raises `StorageError` where the start is to end."""
         time.sleep(seconds)
+        before, self._slept = self._slept, self._slept + seconds
+        if before <= TELL_SECONDS < self._slept and self.heeds:
+            self._tell()
         if self.heeds and self._signals.any_noted:
             raise StorageError("a signal came before the lock: nothing was started")
         if self.heeds and time.monotonic() > self._ends:
@@ -150,8 +173,8 @@ class Commands(Sequence[str]):
         """The command; raises `InputError` where the handler has none."""
         try:
             command = self._tasks[taskid]
-        except Exception as error:  # noqa: BLE001 - the user's own code
-            why = f"{type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code
+            why = in_one_line(error)
         else:
             if isinstance(command, str):
                 return command
@@ -228,7 +251,7 @@ class Ending:
         self._parts = parts
         self._begun = begun
         total = len(conductor.coordinator.commands)
-        self._standing = Standing(total, 0, 0, 0, 0, is_complete=False)
+        self._standing = Standing(total, 0, 0, 0, 0, is_counted=False)
         self._failed: list[FailedTask] = []
 
     def conclude(self) -> None:
@@ -262,7 +285,7 @@ class Ending:
         counts = workdir.counts(survey)
         self._standing = _standing(counts)
         self._failed = _failed_tasks(conductor, self._parts.settings.workdir, counts)
-        if not storage_failed:
+        if not storage_failed or counts.finished == counts.total:
             self.status = self._standing.exit_status
         if left_nothing:
             return []
@@ -293,6 +316,7 @@ class Ending:
             status=self.status,
             reason=coordinator.reason,
             notes=notes,
+            keeps_own_state=isinstance(conductor.workdir, ForeignWorkdir),
         )
 
 
@@ -303,6 +327,7 @@ def _standing(counts: Counts) -> Standing:
         failed=counts.failed,
         toprocess=counts.toprocess + counts.held,
         elsewhere=counts.claimed + counts.elsewhere,
+        claimed=counts.claimed,
     )
 
 
@@ -324,7 +349,7 @@ def _failed_tasks(
 
 def _notes_of(conductor: Conductor) -> list[str]:
     notes = []
-    lost = conductor.lost_ranks()
+    lost = conductor.coordinator.lost_ranks()
     if lost:
         ranks = ", ".join(map(str, lost))
         notes.append(f"ranks that did not answer and were given up: {ranks}")

@@ -50,6 +50,9 @@ class Ping:
 class Leave:
     """Nothing more will come: end the pool, finalize, exit 0."""
 
+    ranks_lost: bool = False
+    """Ranks were given up: exit without `MPI_Finalize`, which would wait for them."""
+
 
 # ---- from a rank to the coordinator -------------------------------------------------
 

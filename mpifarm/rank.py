@@ -8,6 +8,7 @@ commands when rank 0 is not heard any more.
 
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ SILENCE_SECONDS = 30.0
 JOINING_SECONDS = 600.0
 """The same before the first word: rank 0 may have to wait for the lock."""
 
+DISMISS_SECONDS = 2.0
+
 KILLING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
@@ -120,10 +123,19 @@ class RankParts:
         return place_on_node(self.around.environ) * self.settings.workers
 
     def dismiss(self) -> None:
-        """On rank 0, when no farm comes about: the others wait for a first message."""
-        if self.comm is not None:
-            for rank in range(1, self.comm.size):
-                self.comm.send(rank, Leave())
+        """On rank 0, when no farm comes about: the others wait for a first message.
+
+        What they have said is received: some MPIs complain of messages left over.
+        """
+        if self.comm is None:
+            return
+        others = set(range(1, self.comm.size))
+        for rank in others:
+            self.comm.send(rank, Leave())
+        until = time.monotonic() + DISMISS_SECONDS
+        while others and time.monotonic() < until:
+            others -= {rank for rank, _ in self.comm.receive()}
+            time.sleep(0.001)
 
 
 def find_allotment(settings: Settings, environ: Mapping[str, str]) -> Allotment:
@@ -173,6 +185,8 @@ class RankLoop:
         self.workers = workers
         self.pool = pool
         self.phase = RankPhase.JOINING
+        self.ranks_lost = False
+        """Whether MPI can't be left together with all the others."""
         self._environment = environment
         self._allotment = allotment or Allotment()
         self._first_worker = first_worker
@@ -211,6 +225,7 @@ class RankLoop:
             case Ping():
                 self._send(Alive())
             case Leave():
+                self.ranks_lost = message.ranks_lost
                 self.pool.close()
                 self.phase = RankPhase.LEFT
             case _:

@@ -39,7 +39,9 @@ class Standing(NamedTuple):
     toprocess: int
     elsewhere: int
     """With other farmers, or in no file."""
-    is_complete: bool = True
+    claimed: int = 0
+    """Of those elsewhere: held by other farms that live, or may."""
+    is_counted: bool = True
     """Whether all could be counted; if not, `toprocess` and `elsewhere` are 0."""
 
     @property
@@ -167,6 +169,8 @@ class Summary:
     status: ExitStatus
     reason: str
     notes: Sequence[str] = ()
+    keeps_own_state: bool = False
+    """Whether the tasklist does, and not the files of the workdir."""
 
     def lines(self) -> list[str]:
         """What is said at the end."""
@@ -176,20 +180,35 @@ class Summary:
         unshown = standing.failed - len(self.failed)
         if unshown > 0:
             lines.append(f"failed: {unshown} more, see {self.workdir}/failed")
-        if self.status is ExitStatus.SOME_FAILED:
+        if self.status is ExitStatus.SOME_FAILED and not self.keeps_own_state:
             lines.append(
                 f"to run what failed again: mv {self.workdir}/failed "
                 f"{self.workdir}/toprocess, and the same command"
             )
+        lines += self._lost_lines()
         lines += self.notes
         if self.reason:
             lines.append(f"ended early: {self.reason}")
         lines.append(f"exit status {self.status.value}: {MEANINGS[self.status]}")
         return lines
 
+    def _lost_lines(self) -> list[str]:
+        """What may be done about tasks that no farm is known to have."""
+        lost = self.standing.elsewhere - self.standing.claimed
+        if self.status is not ExitStatus.WITH_OTHERS or lost <= 0:
+            return []
+        if self.keeps_own_state:
+            return [f"{lost} are in no farm's claim, and the tasklist has no more"]
+        remedy = (
+            f"{lost} are in no file: with a plain farmer, or lost by one that was "
+            f"killed.  If none is running any more: rm {self.workdir}/toprocess, and "
+            "the same command runs them, and what failed, again"
+        )
+        return [remedy]
+
     def _counts_line(self) -> str:
         standing = self.standing
-        if not standing.is_complete:
+        if not standing.is_counted:
             return (
                 f"{standing.finished} finished and {standing.failed} failed were "
                 f"recorded, of {standing.total} tasks; the rest can't be counted now"

@@ -58,11 +58,16 @@ class Head(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A line behind the head.  `failed` is the size of ``failed`` at the take."""
+    """A line behind the head.  `failed` is the size of ``failed`` at the take.
+
+    `giving`: these are about to be put back, by means that name no file: from here on
+    others may have them, but where their farm dies they may be nowhere else.
+    """
 
     take: Sequence[int] = ()
     put: Sequence[int] = ()
     done: Sequence[int] = ()
+    giving: Sequence[int] = ()
     via: int | None = None
     failed: int = 0
 
@@ -133,6 +138,7 @@ def encode_event(event: Event) -> bytes:
         ("take", event.take),
         ("put", event.put),
         ("done", event.done),
+        ("giving", event.giving),
     ):
         if taskids:
             record[name] = encode_ids(taskids)
@@ -158,6 +164,7 @@ def parse_event(line: bytes) -> Event | None:
         take=parse_ids(record.get("take", "")),
         put=parse_ids(record.get("put", "")),
         done=parse_ids(record.get("done", "")),
+        giving=parse_ids(record.get("giving", "")),
         via=via,
         failed=failed,
     )
@@ -166,13 +173,15 @@ def parse_event(line: bytes) -> Event | None:
 class Journal:
     """What the lines of a claim add up to.
 
-    `held` maps each id that the farm holds to the size of ``failed`` at its take.
+    `held` maps each id that the farm holds to the size of ``failed`` at its take;
+    `giving` are those among them that others may have meanwhile.
     `step_happened` tells of the number of a step whether its temporary file is gone.
     """
 
     def __init__(self, step_happened: Callable[[int], bool]) -> None:
         self.head: Head | None = None
         self.held: dict[int, int] = {}
+        self.giving: set[int] = set()
         self.last_step = 0
         self._step_happened = step_happened
         self._pending: list[Event] = []
@@ -196,6 +205,8 @@ class Journal:
     def _apply(self, event: Event) -> None:
         for taskid in event.done:
             self.held.pop(taskid, None)
+        self.giving.difference_update(event.done)
+        self.giving.update(event.giving)
         if event.via is not None:
             self.last_step = max(self.last_step, event.via)
             if not self._step_happened(event.via):
@@ -424,6 +435,10 @@ class OtherClaim:
     inode: tuple[int, int] | None = None
     damage: str | None = None
 
+    def keeps(self, taskid: int) -> bool:
+        """Whether its farm holds the task, and doesn't put it back just now."""
+        return taskid in self.journal.held and taskid not in self.journal.giving
+
 
 @dataclass(slots=True)
 class OtherClaims:
@@ -476,7 +491,7 @@ class OtherClaims:
 
     def hold(self, taskid: int) -> bool:
         """Whether any of them holds the id."""
-        return any(taskid in claim.journal.held for claim in self.claims.values())
+        return any(claim.keeps(taskid) for claim in self.claims.values())
 
     def held_ids(self) -> set[int]:
         """All ids that they hold."""

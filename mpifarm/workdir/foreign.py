@@ -6,12 +6,14 @@ what it changed; a kill between the two leaves that one task to the list alone. 
 else a farm writes (claim, timeline, attempts, logs) it writes under the lock as ever.
 """
 
+import operator
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+from mpifarm.classes import in_one_line
 from mpifarm.errors import StorageError
 from mpifarm.workdir import files
 from mpifarm.workdir.claims import Event, Machine, OtherClaim, this_machine
@@ -100,6 +102,7 @@ class ForeignWorkdir(JoinedWorkdir):
         judge_access(paths)
         workdir = cls(paths, tasks, farm, machine or this_machine())
         workdir._ask_finished()
+        workdir._failed = set(workdir._read_failed()) - workdir._finished
         with lock.hold(LOCK_TIMEOUT):
             workdir._join(lock.paths, clock)
         return workdir
@@ -110,7 +113,6 @@ class ForeignWorkdir(JoinedWorkdir):
         self._member.enter(clock)
         try:
             self._timeline.mend()
-            self._failed = set(self._read_failed()) - self._finished
             self.reclaim_dead()
         except StorageError:
             if not self.held:
@@ -127,9 +129,9 @@ class ForeignWorkdir(JoinedWorkdir):
         """What a method of the list returns; `StorageError` for what it raises."""
         try:
             return getattr(self._tasks, method)(*arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise StorageError(
-                f"the tasklist's own {method} failed ({type(error).__name__}: {error})"
+                f"the tasklist's own {method} failed ({in_one_line(error)})"
             ) from error
 
     def _ask_finished(self) -> None:
@@ -155,11 +157,10 @@ class ForeignWorkdir(JoinedWorkdir):
         try:
             for result in results:
                 self._record(result)
-            for taskid in give_back:
-                self._put_back(taskid)
+            self._put_back(give_back)
             if take <= 0:
-                while self._inherited:
-                    self._put_back(self._inherited.pop())
+                inherited, self._inherited = self._inherited, []
+                self._put_back(inherited)
             self._pop(take, until=begun + POP_SECONDS)
         except StorageError as error:
             self._trouble = error
@@ -173,11 +174,20 @@ class ForeignWorkdir(JoinedWorkdir):
         (self._finished if result.finished else self._failed).add(taskid)
         self._member.strike([taskid])
 
-    def _put_back(self, taskid: int) -> None:
-        if taskid not in self._finished:
-            self._ask("record_toprocess_task", taskid)
-            self._empty = False
-        self._member.strike([taskid])
+    def _put_back(self, taskids: Sequence[int]) -> None:
+        """Have the list take them.
+
+        The claim says so before: another farm that gets one of them from the list at
+        once must not think that it is still ours, for nobody else would get it then.
+        """
+        if not taskids:
+            return
+        self._member.claim.append(Event(giving=taskids))
+        for taskid in taskids:
+            if taskid not in self._finished:
+                self._ask("record_toprocess_task", taskid)
+                self._empty = False
+            self._member.strike([taskid])
 
     def _pop(self, take: int, until: float) -> None:
         if take > 0:
@@ -188,25 +198,33 @@ class ForeignWorkdir(JoinedWorkdir):
                 continue
             if time.perf_counter() > until and self._popped:
                 return
-            taskid = self._ask("pop_task")
-            self._empty = taskid is None
+            given = self._ask("pop_task")
+            self._empty = given is None
             if self._empty:
                 return
-            self._check_id(taskid)
+            taskid = self._checked_id(given)
             if self._is_free(taskid):
                 self._hold([taskid])
                 self._popped.append(taskid)
 
-    def _check_id(self, taskid: object) -> None:
-        if not isinstance(taskid, int) or not 0 <= taskid < self._total:
+    def _checked_id(self, given: Any) -> int:
+        try:
+            taskid = operator.index(given)  # numpy's integers as well
+        except TypeError:
+            taskid = -1
+        if not 0 <= taskid < self._total:
             raise StorageError(
-                f"the tasklist's own pop_task gave {taskid!r}, which is no task id: "
+                f"the tasklist's own pop_task gave {given!r}, which is no task id: "
                 f"it has {self._total} tasks"
             )
+        return taskid
 
     def _is_free(self, taskid: int) -> bool:
-        busy = taskid in self._member.claim.held or self._others.hold(taskid)
-        return taskid not in self._finished and not busy
+        if taskid in self._finished or taskid in self._member.claim.held:
+            return False
+        if self._others.hold(taskid):
+            self._others.look()  # It may be given back since the last look.
+        return not self._others.hold(taskid)
 
     def _hold(self, taskids: Sequence[int]) -> None:
         self._member.claim.append(Event(take=taskids))
@@ -239,11 +257,17 @@ class ForeignWorkdir(JoinedWorkdir):
     def _take_over(self, claim: OtherClaim, _descriptor: int) -> int:
         """Into our own claim first: a kill in between leaves it in both."""
         held = claim.journal.held.keys() - self._finished - self._member.claim.held
+        held = {taskid for taskid in held if not self._is_with_another(taskid, claim)}
         if held:
             self._hold(sorted(held))
             self._inherited.extend(sorted(held, reverse=True))
         self._member.remove(claim, len(held))
         return len(held)
+
+    def _is_with_another(self, taskid: int, dead: OtherClaim) -> bool:
+        """Whether a farm got it from the list when the dead one had put it back."""
+        claims = self._others.claims.values()
+        return any(claim.keeps(taskid) for claim in claims if claim is not dead)
 
     # ---- looking --------------------------------------------------------------------
 

@@ -188,6 +188,7 @@ def _describe_torn(
 def shorten(text: str, limit: int = 80) -> str:
     """A text for a message: printable, and not too long."""
     plain = text.encode("utf-8", "backslashreplace").decode()
+    plain = plain.replace("\r", "\\r")  # else it hides what stands before it
     return plain if len(plain) <= limit else plain[: limit - 1] + "…"
 
 

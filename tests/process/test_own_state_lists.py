@@ -181,14 +181,30 @@ def test_a_plain_farmer_with_the_same_handler_shares_the_list(create_own, plain_
     assert 0 < by_plain < 60
 
 
-def test_a_list_that_gives_no_command_stops_the_farm_with_the_reason(create_own):
-    place = create_own(["true"] * 3)
+def break_list(place: Place, old: str, new: str) -> None:
     module = place.directory / "queues.py"
-    text = module.read_text().replace("self.prefix + self", "None and self")
-    module.write_text(text)
+    text = module.read_text()
+    assert old in text
+    module.write_text(text.replace(old, new))
+
+
+def test_a_task_for_which_the_list_has_no_command_fails_with_the_reason(create_own):
+    place = create_own(["echo a", "echo b", "echo c"])
+    break_list(place, "self.prefix + self", "taskid != 1 and self")
+    farm = place.start("-t", "own")
+    assert farm.wait() == 1, farm.text()
+    assert done(place) == {0: [0], 1: [1], 2: [0]}
+    reason = "the handler 'own' gave no command for task 1 (it is a bool, not a text)"
+    assert reason in place.log(1)
+
+
+@pytest.mark.parametrize("method", ["pop_task", "record_done_task"])
+def test_a_list_that_leaves_the_program_stops_the_farm_with_the_reason(
+    create_own, method
+):
+    place = create_own(["true"] * 3)
+    broken = f"    def {method}(self, *rest):\n        raise SystemExit(0)\n\n"
+    break_list(place, f"    def {method}(", f"{broken}    def old_{method}(")
     farm = place.start("-t", "own")
     assert farm.wait() == 75, farm.text()
-    assert "gave no command for task" in farm.text()
-    assert "it is a NoneType, not a text" in farm.text()
-    assert queued(place) == [0, 1, 2]
-    assert place.claims() == []
+    assert f"the tasklist's own {method} failed (SystemExit: 0" in farm.text()

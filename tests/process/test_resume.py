@@ -1,6 +1,7 @@
 """The same command again: goes on where the last farm was, whatever ended that one."""
 
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -218,8 +219,14 @@ def test_no_toprocess_means_all_that_is_not_finished(create_place):
 def test_an_empty_toprocess_means_nothing(create_place):
     place = create_place(notes_ids(2, 0))
     write(place, toprocess=b"")
-    assert place.run() == 3
+    farm = place.start()
+    assert farm.wait() == 3
     assert not started(place)
+    # what it says runs them
+    (path,) = re.findall(r" rm (\S+),", farm.text())
+    os.unlink(path)
+    assert place.run() == 0
+    assert started(place) == Counter(range(2))
 
 
 @pytest.mark.parametrize(

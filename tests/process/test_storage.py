@@ -7,7 +7,6 @@ on the size of files, which everyone has.
 import os
 import shutil
 import subprocess
-import time
 from collections import Counter
 from contextlib import suppress
 
@@ -325,7 +324,8 @@ def test_a_lock_held_for_seconds_only_delays_the_farm(create_place):
     with (place.workdir / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         farm = place.start()
-        time.sleep(2)
+        wait_until(lambda: "held by another farmer; waiting" in farm.text(), 10)
+        assert str(place.workdir / "lock") in farm.text()
         assert not farm.has_ended()
         assert not place.claims()
     assert farm.wait() == 0

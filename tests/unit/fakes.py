@@ -20,7 +20,15 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, assert_never, overload
 
 from mpifarm.config import FarmDefinition, RunnerDefinition
-from mpifarm.coordinator import Coordinator, Effect, End, Phase, Send, Transact
+from mpifarm.coordinator import (
+    Coordinator,
+    Effect,
+    End,
+    NoteInLog,
+    Phase,
+    Send,
+    Transact,
+)
 from mpifarm.messages import (
     Alive,
     Assign,
@@ -469,6 +477,8 @@ class SimulatedFarm:
                 self._send(effect.rank, effect.message)
             case Transact():
                 self._transact(effect)
+            case NoteInLog():
+                pass
             case End():
                 self.counts.ends += 1
                 self.ended_at = self.now

@@ -82,9 +82,9 @@ def test_a_whole_event_that_is_not_understood_is_damage(line):
 
 
 def test_an_event_comes_back_and_unknown_events_change_nothing():
-    event = Event(take=[1, 2], put=[3], done=[4], via=7, failed=99)
+    event = Event(take=[1, 2], put=[3], done=[4], giving=[5], via=7, failed=99)
     assert parse_event(encode_event(event)) == event
-    assert parse_event(b'{"dance": "1-3"}') == Event([], [], [])
+    assert parse_event(b'{"dance": "1-3"}') == Event([], [], [], [])
 
 
 def test_a_journal_adds_up():

@@ -18,16 +18,19 @@ from mpifarm.coordinator import (
     COMMIT_INTERVAL,
     HOLD,
     MOST_LOST,
+    NO_COMMAND,
     PING_SECONDS,
     POLL_SECONDS,
     Coordinator,
     Effect,
     End,
+    NoteInLog,
     Phase,
     RankState,
     Send,
     Transact,
 )
+from mpifarm.errors import InputError
 from mpifarm.messages import (
     Assign,
     Drain,
@@ -75,6 +78,7 @@ class Hand:
         self.sent: list[tuple[int, ToRank]] = []
         self.transactions: list[Transact] = []
         self.ends = 0
+        self.notes: list[NoteInLog] = []
 
     def decide(self, after: float = 0.0) -> list[Effect]:
         now = self.clock.advance(after)
@@ -86,6 +90,8 @@ class Hand:
                     self.sent.append((effect.rank, effect.message))
                 case Transact():
                     self.transactions.append(effect)
+                case NoteInLog():
+                    self.notes.append(effect)
                 case End():
                     self.ends += 1
         return effects
@@ -409,6 +415,43 @@ def test_a_rank_that_was_given_up_is_not_heard_any_more():
     hand.hear(0, Join("node", 1, 2))
     assert hand.coordinator.ranks[0].state is RankState.LOST
     assert hand.given_back == [0]
+
+
+class SomeCommands(Commands):
+    """A handler that has no command for task 1."""
+
+    def __getitem__(self, taskid):
+        if taskid == 1:
+            raise InputError("the handler gave no command for task 1")
+        return super().__getitem__(taskid)
+
+
+def test_a_task_without_a_command_has_failed_and_the_others_run():
+    hand = Hand()
+    hand.coordinator.commands = SomeCommands(10)
+    leases = hand.begin(0, 1, 2, workers=4)
+    assert [lease.taskid for lease in leases] == [0, 2]
+    assert hand.notes == [NoteInLog(1, "the handler gave no command for task 1")]
+    hand.report(*leases)
+    hand.decide(HOLD)
+    assert sorted(hand.recorded) == [0, 1, 2]
+    (failed,) = [r for t in hand.transactions for _, r in t.results if r.taskid == 1]
+    assert (failed.outcome, failed.status) == (Outcome.FAILED, NO_COMMAND)
+
+
+def test_ranks_are_told_to_leave_mpi_alone_where_one_was_given_up():
+    hand = Hand(size=3)
+    hand.begin(0)
+    hand.hear(1, Join("node", 2, 2))
+    hand.hear(0, SignalSeen(SIGTERM))
+    hand.decide()
+    for rank in (0, 1):
+        hand.hear(rank, Stopped())
+    hand.decide(ANSWER_SECONDS_AT_ONCE)
+    hand.write()
+    assert hand.ends == 1
+    leaves = [message for _, message in hand.sent if isinstance(message, Leave)]
+    assert leaves == [Leave(ranks_lost=True)] * 3
 
 
 def test_a_lease_returned_unstarted_does_not_count_as_an_attempt():

@@ -181,6 +181,138 @@ def test_what_a_live_farm_holds_is_not_run_though_the_list_gives_it_again(farms)
     assert second.counts(survey).claimed == 2
 
 
+def test_what_a_farm_puts_back_is_taken_by_another_at_that_very_moment(farms):
+    one, two = farms.open(), farms.open()
+    got = farms.transact(one, take=3)
+    farms.transact(two, take=9)
+    real, moments = farms.list.pop_task, [1]
+
+    def pop_after_the_other_has_put_back():
+        if moments:
+            moments.clear()
+            one._member.strike = lambda _: None  # it does not come to this yet
+            one.prepare((), got, 0)
+        return real()
+
+    farms.list.pop_task = pop_after_the_other_has_put_back
+    assert sorted(farms.transact(two, take=12)) == sorted(got)
+
+
+def test_what_two_farms_have_when_one_dies_runs_once(farms):
+    one, two = farms.open(), farms.open()
+    (got,) = farms.transact(one, take=1)
+    one._member.strike = lambda _: None
+    one.prepare((), [got], 0)
+    farms.kill(one)
+    assert farms.transact(two, take=1) == [got]
+    third = farms.open()
+    assert third.held == set()
+    assert "0 tasks taken back" in " ".join(third.notes)
+
+
+def test_what_a_dead_farm_was_putting_back_is_not_lost(farms):
+    one = farms.open()
+    (got,) = farms.transact(one, take=1)
+    farms.list.broken = "record_toprocess_task"
+    one.prepare((), [got], 0)
+    farms.kill(one)
+    farms.list.broken = ""
+    assert farms.open().held == {got}
+
+
+def test_a_farm_that_was_taken_for_dead_writes_nothing_more(farms):
+    one = farms.open()
+    farms.transact(one, take=1)
+    (farms.site.root / "claims" / one.farm).unlink()
+    one.prepare((), (), 0)
+    with farms.lock.hold(), pytest.raises(StorageError, match="is gone"):
+        one.transact([ended(11)], (), 0)
+    assert not (farms.site.root / "attempts.tsv").exists()
+
+
+def test_a_farm_under_other_locks_is_refused(farms, tmp_path):
+    farms.open()
+    farms.lock.paths = (str(tmp_path / "another_lock"),)
+    with pytest.raises(InputError, match="under other locks"):
+        farms.open()
+    assert len(farms.claims()) == 1
+
+
+def test_a_start_that_fails_after_it_has_inherited_keeps_its_claim(farms, monkeypatch):
+    one = farms.open()
+    farms.transact(one, take=2)
+    farms.kill(one)
+
+    def fail(*_):
+        raise StorageError("no more")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("mpifarm.workdir.membership.Membership.remove", fail)
+        with pytest.raises(StorageError):
+            farms.open()
+    assert farms.open().held == {10, 11}
+
+
+def test_a_slow_list_is_asked_for_a_while_only(farms, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    real = farms.list.pop_task
+
+    def slow():
+        now[0] += 0.04
+        return real()
+
+    farms.list.pop_task = slow
+    assert len(farms.transact(farms.open(), take=12)) == 3
+
+
+def test_a_list_is_not_empty_while_inherited_tasks_are_left(farms):
+    one = farms.open()
+    farms.transact(one, take=12)
+    farms.kill(one)
+    two = farms.open()
+    two.prepare((), (), 5)
+    with farms.lock.hold():
+        first = two.transact((), (), 5)
+    assert not first.empty
+    two.prepare((), (), 20)
+    with farms.lock.hold():
+        assert two.transact((), (), 20).empty
+
+
+def test_what_others_have_finished_is_counted(farms):
+    one = farms.open()
+    farms.list.queue.remove(3)
+    farms.list.done[3] = [0]
+    with farms.lock.hold():
+        survey = one.survey()
+    assert one.counts(survey)[:4] == (12, 1, 0, 11)
+
+
+class Integer:
+    """As numpy's."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __index__(self):
+        return self.number
+
+
+def test_an_id_may_be_any_integer(farms):
+    farms.list.queue = [Integer(4)]
+    assert farms.transact(farms.open(), take=1) == [4]
+
+
+def test_a_list_that_leaves_the_program_does_not_end_the_farm(farms):
+    def leave():
+        raise SystemExit(0)
+
+    farms.list.pop_task = leave
+    with pytest.raises(StorageError, match=r"pop_task failed \(SystemExit: 0"):
+        farms.transact(farms.open(), take=1)
+
+
 def test_a_finished_task_that_the_list_gives_again_is_not_run_again(farms):
     workdir = farms.open()
     farms.transact(workdir, take=1)

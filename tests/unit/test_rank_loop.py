@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from mpifarm.coordinator import Coordinator, End, Send, Transact
+from mpifarm.coordinator import Coordinator, Effect, End, NoteInLog, Send, Transact
 from mpifarm.messages import (
     Assign,
     Drain,
@@ -579,7 +579,7 @@ class JoinedFarm:
                 self._perform(effect)
             assert self.coordinator.find_violations() == []
 
-    def _perform(self, effect: Send | Transact | End) -> None:
+    def _perform(self, effect: Effect) -> None:
         match effect:
             case Send():
                 message: Any = pickle.loads(pickle.dumps(effect.message))
@@ -588,6 +588,8 @@ class JoinedFarm:
                 now = self.clock.now
                 taken, empty = self.disk.transact(effect, now)
                 self.coordinator.on_transacted(taken, now, empty=empty, cost=0.0)
+            case NoteInLog():
+                pass
             case End():
                 self.ended = True
 

@@ -247,7 +247,8 @@ def test_the_result_file_is_json_whatever_the_names_are():
         "failed": 3,
         "toprocess": 0,
         "elsewhere": 0,
-        "is_complete": True,
+        "claimed": 0,
+        "is_counted": True,
     }
     farm = payload["this_farm"]
     assert isinstance(farm, dict)
@@ -261,9 +262,29 @@ def test_the_summary_tells_how_to_run_again_what_failed():
 
 
 def test_a_list_that_could_not_be_counted_is_not_given_sums():
-    standing = Standing(12, 3, 1, 0, 0, is_complete=False)
+    standing = Standing(12, 3, 1, 0, 0, is_counted=False)
     first = summary(standing=standing).lines()[0]
     assert first == (
         "3 finished and 1 failed were recorded, of 12 tasks; the rest can't be counted "
         "now"
     )
+
+
+LOST = Standing(20, 16, 0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("standing", "lost"),
+    [(LOST, 4), (LOST._replace(claimed=1), 3), (LOST._replace(claimed=4), 0)],
+)
+def test_the_summary_tells_how_to_run_what_a_plain_farmer_has_lost(standing, lost):
+    lines = summary(standing=standing, status=ExitStatus.WITH_OTHERS, failed=[]).lines()
+    (told,) = [line for line in lines if "in no file" in line] or [""]
+    assert told.startswith(f"{lost} are in no file") == bool(lost)
+    assert ("rm list.txt_workdir/toprocess" in told) == bool(lost)
+
+
+def test_remedies_by_files_are_not_told_where_a_list_keeps_its_own_state():
+    for status in (ExitStatus.SOME_FAILED, ExitStatus.WITH_OTHERS):
+        lines = summary(standing=LOST, status=status, keeps_own_state=True).lines()
+        assert not any(" mv " in line or " rm " in line for line in lines)
