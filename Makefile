@@ -79,7 +79,7 @@ test-mpi-%: $(MPICH)/.ready $(OPENMPI)/.ready ## inside that many ranks (test-mp
 test-fault: $(MPICH)/.ready $(JUDGES) ## kill -9 of every part
 	$(MPICH)/bin/python -m pytest tests/fault
 
-test-slurm: $(MPICH)/.ready $(JUDGES) ## a real Slurm of 16 nodes on this machine
+test-slurm: $(MPICH)/.ready $(JUDGES) ## a real Slurm of 18 nodes on this machine
 	$(MPICH)/bin/python -m pytest tests/slurm
 
 bench: $(MPICH)/.ready $(JUDGES) ## rates against the limit and the peers (BENCH=--quick)

@@ -88,6 +88,9 @@ def alone(nodes: Path) -> dict[str, str]:
     return {}
 
 
+SIGNALS_TOO_EARLY = "trap '[[ $BASH_COMMAND != *=\\$!* ]] || kill -USR1 $$' DEBUG\n"
+"""For ``BASH_ENV``: a script has started its mpirun, and hasn't kept its pid yet."""
+
 RUNNING = {
     "multinode.pbs": (pbs, []),
     "multinode.lsf": (lsf, []),
@@ -99,10 +102,15 @@ RUNNING = {
 @pytest.fixture(params=RUNNING)
 def launch(request, farm, farm_environment):
     """How one script after the other is started."""
+    return create_launch(request.param, farm, farm_environment)
+
+
+def create_launch(name, farm, farm_environment):
+    """How this script is started."""
     launcher = find_launcher()
     if launcher is None:
         pytest.skip(f"no MPI wheel in {sys.prefix}")
-    variables, arguments = RUNNING[request.param]
+    variables, arguments = RUNNING[name]
     path = os.pathsep.join([str(Path(sys.prefix, "bin")), farm_environment["PATH"]])
     environment = {
         **farm_environment,
@@ -110,7 +118,7 @@ def launch(request, farm, farm_environment):
         **variables(farm.directory / "nodes"),
         "PATH": path,
     }
-    return Launch(["bash", str(JOBS / request.param), *arguments], environment)
+    return Launch(["bash", str(JOBS / name), *arguments], environment)
 
 
 @pytest.mark.parametrize(("line", "status"), [("true", 0), ("false", 1)])
@@ -139,3 +147,18 @@ def test_usr1_to_it_stops_the_farm_and_the_next_start_goes_on(farm, launch):
     farm.allow()
     assert_ends(farm.start_unseen(launch), 0)
     farm.assert_all_finished()
+
+
+@pytest.mark.parametrize("name", ["multinode.pbs", "multinode.lsf"])
+def test_usr1_just_before_the_script_knows_its_mpirun_ends_the_job(
+    farm, farm_environment, name
+):
+    farm.write_list([WAITS] * 4)
+    early = farm.directory / "signals-too-early"
+    early.write_text(SIGNALS_TOO_EARLY)
+    argv, environment = create_launch(name, farm, farm_environment)
+    child = farm.start_unseen(Launch(argv, {**environment, "BASH_ENV": str(early)}))
+    assert_ends(child, 75)
+    farm.wait_until_gone()
+    assert farm.failed() == []
+    assert farm.to_process() == farm.all_ids()

@@ -82,3 +82,12 @@ def test_a_script_that_counts_refuses_another_workdir(farm, slurm, name, option)
     job.assert_ends(2)
     assert "the workdir is set at the top of the script" in job.text()
     assert not (farm.directory / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("name", ["requeue", "chain"])
+@pytest.mark.parametrize("words", [("-n", "4", "tasks.txt"), ()], ids=["-n", "none"])
+def test_a_script_that_counts_wants_the_tasklist_first(farm, slurm, name, words):
+    farm.write_list(["true"])
+    job = slurm.submit("-N", "2", f"jobs/{name}.slurm", *words)
+    job.assert_ends(2)
+    assert job.text() == f"{name}.slurm: the tasklist comes first, then options\n"

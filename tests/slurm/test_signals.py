@@ -23,6 +23,10 @@ TRAPS = f"trap 'exit 0' USR1 TERM; {ENDS}"
 """Ends with status 0, half done, at a signal."""
 
 
+SIGNALS_TOO_EARLY = "trap '[[ $BASH_COMMAND != *=\\$!* ]] || kill -USR1 $$' DEBUG\n"
+"""For ``BASH_ENV``: a script has started its srun, and hasn't kept its pid yet."""
+
+
 def submit_busy(farm, slurm, line, *options):
     """A job whose workers all have a command that waits; the quick ones are done."""
     slots = NODES * WORKERS
@@ -100,6 +104,20 @@ def test_usr2_to_a_job_drains_the_farm(farm, slurm):
     assert farm.finished() == farm.marks("started")
     assert farm.failed() == []
     assert_next_submission_finishes(farm, slurm)
+
+
+@pytest.mark.parametrize("name", ["requeue", "chain"])
+def test_usr1_just_before_a_script_knows_its_srun_ends_the_job(farm, slurm, name):
+    farm.write_list([WAITS] * 4)
+    early = farm.directory / "signals-too-early"
+    early.write_text(SIGNALS_TOO_EARLY)
+    slurm.environment["BASH_ENV"] = str(early)
+    job = slurm.submit("-N", "2", f"jobs/{name}.slurm", "tasks.txt", "-n", "2")
+    job.assert_ends(75)
+    wait_until(lambda: not slurm.queue(), DEADLINE)
+    farm.wait_until_gone()
+    assert farm.failed() == []
+    assert farm.to_process() == farm.all_ids()
 
 
 # ---- who gets what -------------------------------------------------------------------
