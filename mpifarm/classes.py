@@ -6,8 +6,9 @@ exception of the user's own code is told with its type.
 
 import importlib
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpifarm.errors import InputError
@@ -22,6 +23,11 @@ def import_class(dotted: str) -> Any:
     Found as Python finds modules (``PYTHONPATH``), and in the current directory.
     Raises InputError.
     """
+    if _never_in_name.search(dotted):
+        raise InputError(
+            f"{dotted!r} names no class: write the bare name, package.module.Class,"
+            " without quotes, and a comment on a line of its own"
+        )
     module_name, _, class_name = dotted.rpartition(".")
     if not module_name:
         raise InputError(f"{dotted!r} names no class: write package.module.Class")
@@ -45,12 +51,28 @@ def import_class(dotted: str) -> Any:
         ) from error
 
 
+_never_in_name = re.compile(r"""["'\s;#]""")
+
+
 def _remedy(error: BaseException) -> str:
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
-    if error.name.partition(".")[0] == "taskfarmer":
+    package, _, module = error.name.rpartition(".")
+    if package:
+        return f": {package} has no module {module!r}{_guess(package, module)}"
+    if error.name == "taskfarmer":
         return ": it needs PyTaskFarmer beside mpifarm (pip install PyTaskFarmer)"
     return f": install {error.name}, or put its directory into PYTHONPATH"
+
+
+def _guess(package: str, module: str) -> str:
+    """The module that may be meant; the package has been imported already."""
+    from difflib import get_close_matches
+    from pkgutil import iter_modules
+
+    path = getattr(sys.modules.get(package), "__path__", ())
+    near = get_close_matches(module, [each.name for each in iter_modules(path)], n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def in_one_line(error: BaseException) -> str:
@@ -60,8 +82,8 @@ def in_one_line(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     code = trace.tb_frame.f_code if trace is not None else None
-    package = os.path.dirname(__file__)
-    is_theirs = code is not None and not code.co_filename.startswith((package, "<"))
+    ours = os.path.join(os.path.dirname(__file__), "")
+    is_theirs = code is not None and not code.co_filename.startswith((ours, "<"))
     place = (
         f", raised in {code.co_filename}, line {trace.tb_lineno}"
         if is_theirs and code is not None and trace is not None
@@ -82,11 +104,14 @@ class _Taken(NamedTuple):
 
 
 def check_options(
-    python_class: Any, dotted: str, options: Mapping[str, str], given: int = 0
+    python_class: Any,
+    dotted: str,
+    options: Mapping[str, str],
+    given: Sequence[str] = (),
 ) -> None:
     """Raise InputError for options that are missing, or that the class doesn't take.
 
-    `given` arguments stand before the options, without names.
+    `given` says in words what arguments stand before the options, without names.
     """
     from inspect import signature
 
@@ -107,19 +132,21 @@ def check_options(
     raise InputError(f"{', and '.join(complaints)}: {dotted} takes {there_are}")
 
 
-def _find_taken(parameters: "list[Parameter]", dotted: str, given: int) -> _Taken:
+def _find_taken(
+    parameters: "list[Parameter]", dotted: str, given: Sequence[str]
+) -> _Taken:
     positional = [
         each
         for each in parameters
         if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
     ]
     takes_more = any(each.kind is each.VAR_POSITIONAL for each in parameters)
-    if len(positional) < given and not takes_more:
+    if len(positional) < len(given) and not takes_more:
         raise InputError(
-            f"can't be made: {dotted} doesn't take the paths of the tasklist and of "
-            "the workdir as its first two arguments"
+            f"can't be made: {dotted} doesn't take {' and '.join(given)} as its first"
+            " arguments"
         )
-    named = positional[given:] + [
+    named = positional[len(given) :] + [
         each for each in parameters if each.kind is each.KEYWORD_ONLY
     ]
     return _Taken(

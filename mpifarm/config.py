@@ -40,7 +40,7 @@ class RunnerDefinition:
     options: dict[str, str] = field(default_factory=dict)
     """Keyword arguments of the class."""
     source: str = ""
-    """Path of the INI file that it is from; empty for what is built in."""
+    """The INI file that it is from, for messages; empty for what is built in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class HandlerDefinition:
     options: dict[str, str] = field(default_factory=dict)
     """Keyword arguments of the class, behind `path` and `workdir`."""
     source: str = ""
-    """Path of the INI file that it is from; empty for what is built in."""
+    """The INI file that it is from, for messages; empty for what is built in."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import IO, Any, ClassVar, Final
 
 from mpifarm import processes
 from mpifarm.errors import InputError
+from mpifarm.gpus import VARIABLES
 from mpifarm.runners import (
     ARGUMENT_LIMIT,
     BASH,
@@ -29,9 +30,7 @@ NO: Final = frozenset({"false", "no", "off", "0", ""})
 OF_THE_FARM: Final = (
     b"PROC_NUMBER",
     b"OMP_NUM_THREADS",
-    b"CUDA_VISIBLE_DEVICES",
-    b"ROCR_VISIBLE_DEVICES",
-    b"HIP_VISIBLE_DEVICES",
+    *(name.encode() for name in VARIABLES),
 )
 """What a task gets of its farm, beside the variables that begin with ``MPIFARM_``."""
 
@@ -51,6 +50,9 @@ class ContainerRunner(CommandRunner):
     programs: ClassVar[tuple[str, ...]]
     """Names of the runtime; the first that is found on PATH is used."""
 
+    separators: ClassVar[str] = ""
+    """What a path that is to be mounted can't have in it: the runtime splits there."""
+
     def __init__(
         self,
         image: str,
@@ -62,11 +64,12 @@ class ContainerRunner(CommandRunner):
         if not image.strip():
             raise InputError("the option image is empty: name a container image")
         self.program = _find_program(self.programs)
-        self._image = image.strip()
+        self._image = self._checked_image(image.strip())
         self._setup = setup
         self._volumes = volumes.split()
         self._modules = modules.split()
         self._has_directories = _parsed_flag("tempdir", tempdir)
+        self._check_mounted()
 
     def run(self, taskid: int, command: str, logfh: IO[Any]) -> int:
         """Run a line by the container's ``/bin/bash -c``."""
@@ -90,6 +93,31 @@ class ContainerRunner(CommandRunner):
     def _argv(self, directory: str | None) -> list[str]:
         """The command line up to the shell, for a task in `directory`."""
         raise NotImplementedError
+
+    def _checked_image(self, image: str) -> str:
+        """As the runtime is given it; here a name, which the runtime looks up."""
+        return image
+
+    def _mounted(self, directory: str | None) -> list[str]:
+        """What is mounted beside the user's volumes, at the same path inside."""
+        return [directory] if directory else []
+
+    def _check_mounted(self) -> None:
+        import tempfile
+
+        directory = tempfile.gettempdir() if self._has_directories else None
+        for path in self._mounted(directory):
+            found = [each for each in self.separators if each in path]
+            if found:
+                remedy = (
+                    "set TMPDIR to another directory"
+                    if path == directory
+                    else "start mpifarm in another directory"
+                )
+                raise InputError(
+                    f"{self.program} can't mount {path}, for the {found[0]!r} in its"
+                    f" name: {remedy}"
+                )
 
     @contextmanager
     def _directory_of_task(self) -> Iterator[str | None]:
@@ -144,19 +172,25 @@ class ShifterRunner(ContainerRunner):
 class ApptainerRunner(ContainerRunner):
     """``apptainer exec``, or ``singularity exec`` where that is installed.
 
-    `modules` are switches of it without their dashes (``nv cleanenv``).
+    `modules` are switches of it without their dashes (``nv cleanenv``).  An `image`
+    that is a path, of a file or a directory, has to be there, and may begin with ``~``.
     """
 
     programs = ("apptainer", "singularity")
+    separators = ":,"
 
     def _argv(self, directory: str | None) -> list[str]:
         return [
             *(self.program, "exec"),
             *(word for volume in self._volumes for word in ("--bind", volume)),
             *(f"--{module.lstrip('-')}" for module in self._modules),
-            *(["--bind", directory, "--pwd", directory] if directory else []),
+            *(word for path in self._mounted(directory) for word in ("--bind", path)),
+            *(["--pwd", directory] if directory else []),
             *(self._image, BASH),
         ]
+
+    def _checked_image(self, image: str) -> str:
+        return _existing_image(image) if _is_path(image) else image
 
     def _environment_of(self, taskid: int) -> dict[bytes, bytes]:
         # By these, for they reach a task in spite of --cleanenv and of what the image
@@ -181,10 +215,9 @@ class PodmanRunner(ContainerRunner):
     """
 
     programs = ("podman",)
+    separators = ":"
 
     def _argv(self, directory: str | None) -> list[str]:
-        here = os.getcwd()
-        mounted = [here, *([directory] if directory else [])]
         return [
             self.program,
             *(f"--module={module}" for module in self._modules),
@@ -193,14 +226,42 @@ class PodmanRunner(ContainerRunner):
             # /dev/shm are too few for MPI; SELinux would forbid the mounted files.
             *("--network=host", "--ipc=host", "--log-driver=none"),
             "--security-opt=label=disable",
-            *(f"--volume={path}:{path}" for path in mounted),
+            *(f"--volume={path}:{path}" for path in self._mounted(directory)),
             *(f"--volume={volume}" for volume in self._volumes),
-            f"--workdir={directory or here}",
+            f"--workdir={directory or os.getcwd()}",
             # Without a value: podman takes it out of its own environment.
             *(f"--env={os.fsdecode(name)}" for name in self._passed),
             # Else the shell is an argument of what the image has for an entrypoint.
             *(f"--entrypoint={BASH}", self._image),
         ]
+
+    def _mounted(self, directory: str | None) -> list[str]:
+        # Podman ends with an error where two mounts have one place.
+        paths = [os.getcwd(), *super()._mounted(directory)]
+        taken = {_place_of(volume) for volume in self._volumes}
+        return [path for path in paths if path not in taken]
+
+
+def _place_of(volume: str) -> str:
+    """Where a volume ``/outside:/inside:options``, or ``/inside``, is mounted."""
+    fields = volume.split(":")
+    return os.path.normpath(fields[1] if len(fields) > 1 else fields[0])
+
+
+def _is_path(image: str) -> bool:
+    """Not ``docker://alpine`` nor ``oci-archive:alpine.tar``, that is."""
+    scheme, colon, _ = image.partition(":")
+    return not colon or "/" in scheme
+
+
+def _existing_image(path: str) -> str:
+    there = os.path.expanduser(path)
+    if not os.path.exists(there):
+        raise InputError(
+            f"the image {path} is not there: name a file, the directory of a sandbox,"
+            " or a source such as docker://alpine"
+        )
+    return there
 
 
 def _labels() -> list[str]:

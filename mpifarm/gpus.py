@@ -24,6 +24,9 @@ CUDA = "CUDA_VISIBLE_DEVICES"
 _COUNT_WITHIN_ROCR = (HIP, CUDA, "GPU_DEVICE_ORDINAL")
 """The last is that of OpenCL; Slurm sets it together with the others."""
 
+VARIABLES = (ROCR, *_COUNT_WITHIN_ROCR)
+"""All that may tell a worker its GPU."""
+
 _NO_DEVICE = frozenset({"", "-1", "NoDevFiles"})
 """Where a list ends.  The last is what older Slurms write for none."""
 

@@ -69,22 +69,18 @@ def publish_command_in(slot: memoryview) -> None:
 
 
 def start_command(
-    argv: Sequence[bytes | str],
-    env: Mapping[bytes, bytes],
-    logfd: int,
-    search_path: bool = True,  # noqa: FBT001, FBT002 - the runners' API
+    argv: Sequence[bytes | str], env: Mapping[bytes, bytes], logfd: int
 ) -> int:
     """Start a command with its output in `logfd`; its pid.
 
-    With `search_path` a name without a slash is looked for in the PATH of *this*
-    process.  Raises OSError if it can't be started, ValueError for a NUL byte.
+    A name without a slash is looked for in the PATH of *this* process.  Raises OSError
+    if it can't be started, ValueError for a NUL byte.
     """
-    spawn = os.posix_spawnp if search_path else os.posix_spawn
     slot = _running.slot
     _running.terminated = False
     slot[0] = STARTING
     try:
-        pid = spawn(
+        pid = os.posix_spawnp(
             argv[0],
             tuple(argv),
             env,

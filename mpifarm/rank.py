@@ -49,6 +49,7 @@ from mpifarm.pool import (
     Pool,
     PoolDefinition,
     PoolGone,
+    PoolUseless,
     WorkerLost,
 )
 from mpifarm.surroundings import Surroundings
@@ -370,6 +371,8 @@ class RankLoop:
                     self._queue.appendleft(event.lease)
                     if self.phase is RankPhase.DRAINING:
                         self._return_queue()
+                case PoolUseless():
+                    self._send(RankTrouble(event.reason))
                 case PoolGone():
                     self._on_pool_gone(now)
                 case _:

@@ -223,6 +223,9 @@ def _check_options(runner_class: object, definition: RunnerDefinition) -> None:
     try:
         check_options(runner_class, definition.python_class, definition.options)
     except InputError as error:
+        if isinstance(runner_class, type):
+            # A handler, say: what options it takes would lead the user astray.
+            _check_methods(runner_class, definition.python_class)
         raise InputError(f"it {error}") from error
 
 
@@ -240,8 +243,10 @@ def _constructed(
 
 
 def _check_methods(runner: object, python_class: str) -> None:
-    for name in ("run", "terminate"):
-        if not callable(getattr(runner, name, None)):
+    """Raise InputError where `runner` (or its class) lacks what runs a task."""
+    for name, unmade in (("run", Runner.run), ("terminate", Runner.terminate)):
+        method = getattr(runner, name, None)
+        if not callable(method) or getattr(method, "__func__", method) is unmade:
             raise InputError(
                 f"its class {python_class} is no runner: it has no method {name}()"
             )
@@ -304,7 +309,7 @@ def after_setup(setup: str, command: str) -> str:
     setup = setup.strip()
     if not setup:
         return command
-    if _ends_cleanly(setup) and not _is_list(command):
+    if _ends_cleanly(setup) and _begins_plainly(command) and not _is_list(command):
         return f"{setup} && {command}"
     # Not in braces: they would switch off a "set -e" of the setup.  The empty line is
     # for a backslash at its end.
@@ -313,6 +318,12 @@ def after_setup(setup: str, command: str) -> str:
 
 def _ends_cleanly(setup: str) -> bool:
     return not any(char in setup for char in "\n#\\") and setup[-1] not in ";&|"
+
+
+def _begins_plainly(command: str) -> bool:
+    """Whether it is neither blank nor a comment, which may not follow an `&&`."""
+    text = command.lstrip()
+    return text != "" and not text.startswith("#")
 
 
 def _is_list(command: str) -> bool:

@@ -45,12 +45,16 @@ class OptionError(InputError):
     """An option of a handler is wrong; told with the handler and its INI file."""
 
 
+class TasklistFileError(InputError):
+    """The tasklist itself is wrong, whatever handler reads it; told as it stands."""
+
+
 class ListTaskList(TaskList):
     """The default handler: one task a line; blank lines and ``#`` in column 0 are none.
 
     A handler of the user's is best a subclass: one that extends or replaces `tasks` in
     its constructor, or makes the command of a text in ``__getitem__``.
-    Raises InputError: the file can't be read, or a task has a NUL byte in it.
+    Raises TasklistFileError: the file can't be read, or a task has a NUL byte in it.
     """
 
     def __init__(self, path: str, workdir: str) -> None:
@@ -91,14 +95,14 @@ def _read_text(path: str) -> str:
         reason = "you have no permission to read it"
     except OSError as error:
         reason = error.strerror or str(error)
-    raise InputError(f"can't read the tasklist {path}: {reason}")
+    raise TasklistFileError(f"can't read the tasklist {path}: {reason}")
 
 
 def _check_no_nul(path: str, text: str) -> None:
-    """Raise InputError for a NUL byte in a task: no command can have one."""
+    """Raise TasklistFileError for a NUL byte in a task: no command can have one."""
     for number, line in enumerate(text.split("\n"), start=1):
         if "\0" in line and not line.startswith("#"):
-            raise InputError(
+            raise TasklistFileError(
                 f"line {number} of the tasklist {path} has a NUL byte in it, which no"
                 " command can have: remove it, or save the file as UTF-8 text"
             )
@@ -111,24 +115,28 @@ def open_tasklist(
     definition: HandlerDefinition,
     path: str,
     workdir: str,
-    make_workdir: Callable[[], None],
+    make_workdir: Callable[[], Callable[[], None]],
 ) -> TaskList:
     """Read the tasklist at `path` with that handler.
 
     `make_workdir` is called just before the constructor of a class that is not
     mpifarm's own, and not before all is checked that can be: those of PyTaskFarmer
-    find the workdir made, and may write into it.  Raises InputError.
+    find the workdir made, and may write into it.  It returns what takes back what it
+    made; that is called where the class turns out to be wrong.  Raises InputError.
     """
     title = _title(definition)
     handler = _find_class(definition, title)
-    is_own = _is_of_mpifarm(handler)
     if definition.options or handler is not ListTaskList:
         _check_options(handler, definition, title)
-    if not is_own:
-        make_workdir()
-    tasks = _construct(handler, definition, title, path, workdir)
-    if not is_own:
+    if _is_of_mpifarm(handler):
+        return _construct(handler, definition, title, path, workdir)
+    take_back = make_workdir()
+    try:
+        tasks = _construct(handler, definition, title, path, workdir)
         _check_tasks(tasks, title, needs_texts=not keeps_own_state(tasks, workdir))
+    except InputError:
+        take_back()
+        raise
     return tasks
 
 
@@ -146,6 +154,8 @@ def _find_class(definition: HandlerDefinition, title: str) -> Any:
         raise InputError(f"{title} can't be made: {error}") from error
     if not callable(handler):
         raise InputError(f"{title} names {definition.python_class}, which is no class")
+    if hasattr(handler, "run") and hasattr(handler, "terminate"):
+        raise InputError(f"{title} names {definition.python_class}, which is a runner")
     return handler
 
 
@@ -162,19 +172,22 @@ def _construct(
 ) -> TaskList:
     try:
         return handler(path, workdir, **definition.options)  # type: ignore[no-any-return]
-    except OptionError as error:
-        raise InputError(f"{title}: {error}") from error
-    except InputError:
+    except TasklistFileError:
         raise
+    except InputError as error:
+        raise InputError(f"{title}: {error}") from error
     except (Exception, SystemExit) as error:
         raise InputError(
             f"{title} can't read the tasklist {path}: {in_one_line(error)}"
         ) from error
 
 
+_GIVEN: Final = ("the path of the tasklist", "that of the workdir")
+
+
 def _check_options(handler: Any, definition: HandlerDefinition, title: str) -> None:
     try:
-        check_options(handler, definition.python_class, definition.options, given=2)
+        check_options(handler, definition.python_class, definition.options, _GIVEN)
     except InputError as error:
         raise InputError(f"{title} {error}") from error
 
@@ -183,7 +196,7 @@ def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
     """Raise InputError where a tasklist of the user's class is none."""
     try:
         count = len(tasks)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{title} can't tell how many tasks it has: {in_one_line(error)}"
         ) from error
@@ -245,7 +258,7 @@ def _check_command(tasks: TaskList, title: str) -> None:
     """Raise InputError where a handler can't even make the first command."""
     try:
         command: object = tasks[0]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{title} can't make the command of task 0: {in_one_line(error)}"
         ) from error
@@ -280,6 +293,7 @@ def keeps_own_state(tasks: TaskList, workdir: str) -> bool:
     return base is None or not (
         all(_is_inherited(tasks, name, base) for name in STATE_METHODS)
         and all(_is_in(workdir, tasks, name) for name in STATE_FILES)
+        and _has_lock_of(base, tasks, workdir)
     )
 
 
@@ -301,4 +315,14 @@ def _is_in(workdir: str, tasks: TaskList, name: str) -> bool:
     path = getattr(tasks, f"path_{name}", None)
     return isinstance(path, str) and os.path.abspath(path) == os.path.abspath(
         os.path.join(workdir, name)
+    )
+
+
+def _has_lock_of(base: type, tasks: TaskList, workdir: str) -> bool:
+    """Whether the list takes the lock that the plain base would take."""
+    plain: Any = object.__new__(base)
+    base.__base__.__init__(plain, "", workdir)  # type: ignore[misc] # reads no file
+    path = getattr(tasks, "path_lock", None)
+    return isinstance(path, str) and os.path.abspath(path) == os.path.abspath(
+        plain.path_lock
     )

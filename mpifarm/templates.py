@@ -4,8 +4,10 @@ Rules of this file: pure but for the reading of the list.  The replacement strin
 GNU parallel's, and so is what they make of a line.  The quoting is not: each value is
 quoted for the place where it stands (outside quotes, in ``"..."``, in ``'...'``), so
 that the shell sees exactly the bytes of the line.  Where the shell's own reading is
-not certain, a template is refused, never guessed at.  A command that could be started
-without a shell stays such a command wherever its values allow it (`shellwords`).
+not certain, a template is refused, never guessed at.  Line continuations are taken out
+first, as by a shell, for what they join may be read in another way.  A command that
+could be started without a shell stays such a command wherever its values allow it
+(`shellwords`).
 """
 
 import re
@@ -87,7 +89,7 @@ class Context(Enum):
     COMMAND = "outside quotes"
     DOUBLE = "in double quotes"
     SINGLE = "in single quotes"
-    DIGITS = "where only the number may stand"
+    DIGITS = "where the number stands bare"
 
 
 def quote_single(value: str) -> str:
@@ -154,12 +156,12 @@ def parse_template(text: str) -> Template:
     Raises InputError: it is empty, or its quotes are not closed, or a replacement
     string stands where no quoting is known to be right.
     """
-    if not text.strip():
-        raise OptionError("the option command is empty: give it as in command = cat {}")
     if "\0" in text or _loose_backslash.search(text):
         what = "a NUL byte in it" if "\0" in text else "a backslash at its end"
         raise _wrong(text, f"has {what}")
     reading = _read(text)
+    if not reading.text.strip():
+        raise OptionError("the option command is empty: give it as in command = cat {}")
     if not reading.has_holes:
         if reading.has_comment:
             raise _wrong(
@@ -167,7 +169,7 @@ def parse_template(text: str) -> Template:
                 "has no replacement string before its comment: write {} where the line"
                 " is to stand, and no # behind it",
             )
-        reading = _read(f"{text} {{}}")
+        reading = _read(f"{reading.text} {{}}")
     return Template(_as_plain_if_possible(reading.parts))
 
 
@@ -219,6 +221,8 @@ _in_command = _tokens(rf"""
   | (?P<quote>['"])
   | (?P<comment>(?<![^ \t\n;&|()<>])\#[^\n]*)
   | <<< | (?P<here_document><<)
+  | >&[ \t]*(?:\d+-?|-)(?!(?!\\\n)[^\s;&|()<>])
+  | (?P<read_twice>>&(?![ \t]*\\\n))
   | (?P<arithmetic>\$?\(\()
   | {_EXPANSIONS}
   | (?P<parenthesis>[()])
@@ -246,7 +250,9 @@ class _Reading:
     def __init__(self, text: str) -> None:
         self.parts: list[str | Hole] = []
         self.has_comment = False
-        self._text = text
+        self.joint = -1
+        """Where a line continuation stands, at which the reading has ended."""
+        self.text = text
         self._at = 0
         self._kept = 0
         """Where the text begins that is not in `parts` yet."""
@@ -266,19 +272,22 @@ class _Reading:
         return self._open[-1] if self._open else ""
 
     def read(self) -> None:
-        """Take the text apart; raises InputError."""
+        """Take the text apart, up to a line continuation; raises InputError."""
         while token := self._find_token():
+            if token[0] == "\\\n":
+                self.joint = token.start()
+                return
             self._at = token.end()
             self._take(token)
-        if self._sure_until < len(self._text):
+        if self._sure_until < len(self.text):
             self._give_up(max(self._at, self._sure_until), "in a here-document")
-        self._keep(len(self._text))
+        self._keep(len(self.text))
         if self._open:
-            raise _wrong(self._text, f"has an unclosed {self._open[-1]}")
+            raise _wrong(self.text, f"has an unclosed {self._open[-1]}")
 
     def _find_token(self) -> re.Match[str] | None:
         pattern = _SEEN_IN.get(self._innermost, _in_command)
-        token = pattern.search(self._text, self._at)
+        token = pattern.search(self.text, self._at)
         return token if token and token.start() < self._sure_until else None
 
     def _take(self, token: re.Match[str]) -> None:
@@ -293,8 +302,10 @@ class _Reading:
                 self._pass_comment(token)
             case "arithmetic":
                 self._pass_arithmetic(token.start())
-            case "here_document" if "\n" in self._text[token.end() :]:
-                self._sure_until = self._text.index("\n", token.end())
+            case "here_document" if "\n" in self.text[token.end() :]:
+                self._sure_until = self.text.index("\n", token.end())
+            case "read_twice":
+                self._pass_read_twice(token)
             case "uncertain":
                 self._pass_uncertain(token)
             case "opaque":
@@ -321,15 +332,20 @@ class _Reading:
         elif mark not in ("(", ")") or (mark == "(" and is_in_parentheses):
             self._open.append(mark)
         # Other parentheses close nothing that matters: subshells, patterns of a case.
-        if mark == "$(" and _esac.search(self._text, self._at):
+        if mark == "$(" and _esac.search(_joined(self.text[self._at :])):
             # The ")" of a pattern would be taken for the end.
             self._give_up(token.start(), "behind a case in $(...)")
 
     def _add_hole(self, token: re.Match[str]) -> None:
         context = _CONTEXT_IN.get(self._innermost, Context.COMMAND)
+        is_behind_name = token.start() == self._named_until
         self._keep(token.start())
-        if context is Context.DOUBLE and token.start() == self._named_until:
+        if context is Context.DOUBLE and is_behind_name:
             self.parts.append('""')  # Else the value is read as part of the name.
+        if context is Context.COMMAND and token[0] == NUMBER:
+            is_descriptor = _descriptor.match(self.text, token.start())
+            if not is_behind_name and not is_descriptor:
+                context = Context.DIGITS  # So {1..{#}} is a sequence of numbers.
         self.parts.append(Hole(token[0], context))
         self._kept = token.end()
 
@@ -346,13 +362,25 @@ class _Reading:
             self._open.append(mark[0])
 
     def _pass_uncertain(self, token: re.Match[str]) -> None:
-        if hole := _hole.match(self._text, token.end()):
+        if hole := _hole.match(self.text, token.end()):
             self._refuse(hole[0], "behind a $")
-        self._give_up(token.start(), f"behind ${self._text[token.end()]}")
+        self._give_up(token.start(), f"behind ${self.text[token.end()]}")
+
+    def _pass_read_twice(self, token: re.Match[str]) -> None:
+        # bash makes "&> word" of ">& word" when it has expanded the word, and then
+        # expands it again: quotes are gone by then.
+        for hole in _hole.finditer(self.text, token.end()):
+            if hole[0] != NUMBER:
+                raise _wrong(
+                    self.text,
+                    f"has {hole[0]} behind >&, which bash reads twice: write &>"
+                    " instead",
+                )
+        self._give_up(token.start(), "behind >&")
 
     def _pass_arithmetic(self, start: int) -> None:
         depth = 0
-        for token in _arithmetic_token.finditer(self._text, start):
+        for token in _arithmetic_token.finditer(self.text, start):
             if token.lastgroup != "parenthesis":
                 break
             depth += 1 if token[0] == "(" else -1
@@ -363,12 +391,12 @@ class _Reading:
 
     def _give_up(self, start: int, where: str) -> None:
         """Only numbers may stand in all that follows."""
-        self._pass(start, len(self._text), where)
+        self._pass(start, len(self.text), where)
         self._open.clear()
 
     def _pass(self, start: int, end: int, where: str) -> None:
         """Only numbers may stand between: any shell reads a number as it is."""
-        for hole in _hole.finditer(self._text, start, end):
+        for hole in _hole.finditer(self.text, start, end):
             if hole[0] != NUMBER:
                 self._refuse(hole[0], where)
             self._keep(hole.start())
@@ -378,7 +406,7 @@ class _Reading:
 
     def _refuse(self, name: str, where: str) -> NoReturn:
         raise _wrong(
-            self._text,
+            self.text,
             f"has {name} {where}, where no quoting is sure to be right:"
             f" write f={name}; in front of all, and $f there",
         )
@@ -386,15 +414,27 @@ class _Reading:
     def _keep(self, end: int) -> None:
         """The text up to `end` stays as it is."""
         if self._kept < end:
-            self.parts.append(self._text[self._kept : end])
+            self.parts.append(self.text[self._kept : end])
         self._kept = end
 
 
+def _joined(text: str) -> str:
+    return text.replace("\\\n", "")
+
+
 _esac = re.compile(r"\besac\b")
+_descriptor = re.compile(r"(?:\{\#\}|\d)+[<>]")
 _loose_backslash = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 
 
 def _read(text: str) -> _Reading:
-    reading = _Reading(text)
-    reading.read()
-    return reading
+    """Read a text without its line continuations; raises InputError.
+
+    In single quotes, comments and here-documents they are none, and stay.
+    """
+    while True:
+        reading = _Reading(text)
+        reading.read()
+        if reading.joint < 0:
+            return reading
+        text = text[: reading.joint] + text[reading.joint + 2 :]

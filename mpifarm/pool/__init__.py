@@ -11,7 +11,7 @@ from mpifarm.pool.definition import (
     PoolDefinition,
     PoolEvent,
     PoolGone,
-    Runner,
+    PoolUseless,
     WorkerLost,
 )
 from mpifarm.pool.pool import Pool
@@ -24,6 +24,6 @@ __all__ = [
     "PoolDefinition",
     "PoolEvent",
     "PoolGone",
-    "Runner",
+    "PoolUseless",
     "WorkerLost",
 ]

@@ -5,23 +5,15 @@ Rules of this file: vocabulary only.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any
 
 from mpifarm.config import RunnerDefinition
 from mpifarm.task import Lease, Result
 
+if TYPE_CHECKING:  # the pool's parent imports it, not the rank
+    from mpifarm.runners import Runner
 
-class Runner(Protocol):
-    """What executes one task: the user's plug-in point."""
-
-    def run(self, taskid: int, command: str, logfh: TextIO) -> int:
-        """Execute it; 0 is success."""
-
-    def terminate(self) -> None:
-        """Make `run` return soon; called while it runs, in a signal handler."""
-
-
-CreateRunner = Callable[[RunnerDefinition], Runner]
+CreateRunner = Callable[[RunnerDefinition], "Runner"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +93,16 @@ class WorkerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolUseless:
+    """Each worker died before its first task, or could not be forked, again and again.
+
+    They are still being replaced.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PoolGone:
     """The pool's parent was killed, and all workers with it; nothing runs any more."""
 
@@ -123,4 +125,4 @@ class LeaseReturned:
     lease: Lease
 
 
-PoolEvent = Result | WorkerLost | LeaseRefused | LeaseReturned | PoolGone
+PoolEvent = Result | WorkerLost | LeaseRefused | LeaseReturned | PoolUseless | PoolGone

@@ -161,7 +161,7 @@ class PoolParent:
     def _end(self, phase: _Phase) -> None:
         self._phase = phase
         for index in self._due:
-            self._tell(("down", index, None, None))
+            self._tell_down(index, None)
         self._due = {}
 
     def _leave(self) -> None:
@@ -197,7 +197,7 @@ class PoolParent:
         try:
             self._fork_worker(index)
         except OSError:  # too many processes or descriptors: later, maybe
-            self._tell(("down", index, None, None))
+            self._tell_down(index, None)
             self._plan_replacement(index, begun=0)
 
     def _fork_worker(self, index: int) -> None:
@@ -250,9 +250,10 @@ class PoolParent:
                 _await_groups(child.pid, self._board.line(index).command)
             del self._children[index]
             os.close(child.lifeline)
-            self._tell(("down", index, status, tasks[index]))
+            begun = self._board.line(index).begun
+            self._tell_down(index, status, tasks[index], begun)
             if self._phase is _Phase.SERVING:
-                self._plan_replacement(index, self._board.line(index).begun)
+                self._plan_replacement(index, begun)
 
     def _kill_groups(self, worker: int, command: int) -> None:
         # The worker's group first: the children of a user's runner, and a command that
@@ -314,6 +315,11 @@ class PoolParent:
         self._due[index] = time.monotonic() + wait
 
     # ---- to the rank ----------------------------------------------------------------
+
+    def _tell_down(
+        self, index: int, status: int | None, task: int | None = None, begun: int = 0
+    ) -> None:
+        self._tell(("down", index, status, task, begun))
 
     def _tell(self, values: tuple[Any, ...], end: socket.socket | None = None) -> None:
         frame = encode_frame(values)

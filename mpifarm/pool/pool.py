@@ -9,6 +9,7 @@ Rules of this file:
   worker left; the end of a worker's socket alone means nothing yet.
 """
 
+import os
 import select
 import signal
 import socket
@@ -27,6 +28,7 @@ from mpifarm.pool.definition import (
     PoolDefinition,
     PoolEvent,
     PoolGone,
+    PoolUseless,
     WorkerLost,
     encode_definition,
 )
@@ -39,6 +41,11 @@ _RETURN = 1
 """Fields of a frame that tells of a lease that was recalled: its serial number."""
 _REFUSAL = 3
 """Fields of a frame that tells of a lease that was refused; a result has six."""
+_EARLY_DEATHS = 5
+"""So many in a row, of each worker, and the pool is useless.
+
+The pauses between the births of a worker (`parent`) make that 1.5 seconds.
+"""
 _ORPHAN_PATIENCE = 0.25
 """Seconds that workers get to notice that the pool's parent is dead."""
 _CLOSE_PATIENCE = 2.0
@@ -81,6 +88,8 @@ class _Worker:
         self.index = index
         self.presence = _Presence.COMING
         self.pid = 0
+        self.early_deaths = 0
+        """In a row, before its first task."""
         self.given: deque[_Given] = deque()
         """What it has not told the end of, in its order."""
         self.serial = 0
@@ -123,6 +132,8 @@ class Pool:
         self._reader = FrameReader()
         self._ends: deque[int] = deque()
         """Descriptors that came with the control socket's bytes, still to be named."""
+        self._runner = ""
+        """The name of the definition."""
         self._lost_at = 0.0
         self._killed_directly = False
         self._epoll = select.epoll()
@@ -149,6 +160,7 @@ class Pool:
             raise ValueError(f"a pool has 1 to {CAPACITY} workers")
         self._workers = [_Worker(index) for index in range(definition.workers)]
         self._state = _State.RUNNING
+        self._runner = definition.runner.name
         self._order("start", encode_definition(definition))
 
     # ---- what the rank may know -----------------------------------------------------
@@ -351,8 +363,10 @@ class Pool:
         match values:
             case ("up", index, pid):
                 self._take_up(self._workers[index], pid, self._ends.popleft())
-            case ("down", index, status, task):
-                yield from self._take_down(self._workers[index], status, task)
+            case ("down", index, status, task, begun):
+                worker = self._workers[index]
+                yield from self._take_down(worker, status, task)
+                yield from self._note_early_death(worker, status, begun)
             case _:
                 raise RuntimeError(f"the pool's parent said {values!r}")
 
@@ -384,6 +398,19 @@ class Pool:
         worker.outgoing.clear()
         if self._state is _State.RUNNING:
             yield _worker_lost(leases, status, task)
+
+    def _note_early_death(
+        self, worker: _Worker, status: int | None, begun: int
+    ) -> Iterator[PoolUseless]:
+        worker.early_deaths = 0 if begun else worker.early_deaths + 1
+        if self._state is _State.RUNNING and all(map(self._dies_early, self._workers)):
+            yield PoolUseless(_why_useless(status, self._runner))
+
+    def _dies_early(self, worker: _Worker) -> bool:
+        is_at_work = worker.presence is _Presence.UP and (
+            self._board.line(worker.index).begun > 0
+        )
+        return worker.early_deaths >= _EARLY_DEATHS and not is_at_work
 
     # ---- the end --------------------------------------------------------------------
 
@@ -513,6 +540,20 @@ def _send_no_more(worker: _Worker) -> None:
             worker.socket.shutdown(socket.SHUT_WR)
         except OSError:  # it is dead
             return
+
+
+def _why_useless(status: int | None, runner: str) -> str:
+    host = os.uname().nodename
+    if status is None:
+        return (
+            f"no worker can be started on host {host}: see how many processes and open "
+            "files you may have there (ulimit -u, ulimit -n)"
+        )
+    manner = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+    return (
+        f"the workers on host {host} die before their first task ({manner}): see what "
+        f"the runner {runner!r} does there when it is made"
+    )
 
 
 def _worker_lost(

@@ -9,7 +9,9 @@ Rules of this file:
   something is in it: ``T`` means start nothing more and terminate what runs, a dot is
   a reminder (Python may miss a signal right before a call that blocks), its end means
   that the parent is dead, and so are we, with our command.
-- A task's failure is a status; nothing that a runner does ends the worker.
+- A task's failure is a status; nothing that a runner raises ends the worker.
+- What a user's runner prints while it runs a task is in the task's log; mpifarm's own
+  print nothing.
 - What can't run any task here (no log, no runner) is a lease's refusal, no failure.
 - A task that was terminated stays on the board: when the worker has exited, the pool's
   parent KILLs what a user's runner has left of it, wherever that is.
@@ -20,19 +22,24 @@ import fcntl
 import os
 import signal
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 from mpifarm import processes
 from mpifarm.config import RunnerDefinition
 from mpifarm.errors import InputError
 from mpifarm.pool.board import BoardLine
-from mpifarm.pool.definition import CreateRunner, PoolDefinition, Runner
+from mpifarm.pool.definition import CreateRunner, PoolDefinition
 from mpifarm.pool.log import TaskLog
 from mpifarm.pool.wire import FrameReader, encode_frame
+
+if TYPE_CHECKING:
+    from mpifarm.runners import Runner
 
 TERMINATE = b"T"
 REMIND = b"."
@@ -77,7 +84,7 @@ def serve_as_worker(
     worker.watch_lifeline()
     try:
         worker.runner = create_runner(definition.runner)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's class raises it
+    except BaseException as error:  # noqa: BLE001 - the user's class raises it
         worker.refuse_all(_why_no_runner(definition.runner, error))
     else:
         worker.serve()
@@ -112,8 +119,9 @@ def _take_allotment(definition: PoolDefinition, index: int) -> None:
 
 
 def _why_no_runner(definition: RunnerDefinition, error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    what = text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+    from mpifarm.classes import in_one_line  # for the few that need it
+
+    what = str(error) if isinstance(error, InputError) else in_one_line(error)
     host = os.uname().nodename
     return f"the runner {definition.name!r} can't be made on host {host} ({what})"
 
@@ -125,7 +133,7 @@ class _RefusalError(Exception):
 class Worker:
     """The loop of a worker, and what interrupts it."""
 
-    runner: Runner
+    runner: "Runner"
 
     def __init__(self, logs: str, place: WorkerPlace) -> None:
         self._logs = logs
@@ -212,9 +220,10 @@ class Worker:
             # one finds a runner to terminate.
             if self._ending:
                 return None
-            status = self.runner.run(taskid, command, cast(TextIO, log))
+            with nullcontext() if _is_our_own(self.runner) else _output_in(log):
+                status = self.runner.run(taskid, command, cast(TextIO, log))
             return _checked(status, log)
-        except (Exception, SystemExit):  # noqa: BLE001 - the user's class raises it
+        except BaseException:  # noqa: BLE001 - the user's class raises it
             _write_traceback(log)
             return 1
         finally:
@@ -248,8 +257,37 @@ class Worker:
         self._was_terminated = True
         try:
             self.runner.terminate()
-        except Exception:  # noqa: BLE001 - the user's; a KILL follows if it must
+        except BaseException:  # noqa: BLE001 - the user's; a KILL follows if it must
             return
+
+
+def _is_our_own(runner: "Runner") -> bool:
+    return type(runner).__module__.startswith("mpifarm.")
+
+
+@contextmanager
+def _output_in(log: TaskLog) -> Iterator[None]:
+    """Have all that this process and its children print in the log, for now.
+
+    Python's own streams are the log itself, so that what is written to either keeps
+    its order; the others are for those who took hold of them before.
+    """
+    streams = sys.stdout, sys.stderr
+    for fd in (1, 2):
+        os.dup2(log.fileno(), fd)
+    text = cast(TextIO, log)
+    try:
+        with redirect_stdout(text), redirect_stderr(text):
+            yield
+    finally:
+        try:
+            for stream in streams:
+                stream.flush()
+        finally:
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in (1, 2):
+                os.dup2(null, fd)
+            os.close(null)
 
 
 def _checked(status: object, log: TaskLog) -> int:

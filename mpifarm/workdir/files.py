@@ -214,12 +214,17 @@ def replace(path: str, beside: str, content: bytes) -> None:
 # ---- directories and names ----------------------------------------------------------
 
 
-def make_directory(path: str) -> None:
-    """Make it unless it is there, or another farmer makes it now; raises `OSError`."""
+def make_directory(path: str) -> bool:
+    """Make it unless it is there, or another farmer makes it now; raises `OSError`.
+
+    Returns whether it was made here.
+    """
     # Asked first: on a read-only file system mkdir may not say that it is there.
     if not os.path.isdir(path):
         with suppress(FileExistsError):
             os.mkdir(path)
+            return True
+    return False
 
 
 def create_exclusively(path: str) -> int:

@@ -479,20 +479,35 @@ class Workdir(JoinedWorkdir):
         return left_nothing
 
 
-def make_directories(path: str) -> None:
-    """Make what PyTaskFarmer makes before it reads a tasklist; raises `InputError`."""
+def make_directories(path: str) -> Callable[[], None]:
+    """Make what PyTaskFarmer makes before it reads a tasklist; raises `InputError`.
+
+    Returns what takes it back: it removes what was made here and is empty still.
+    """
     paths = WorkdirPaths(os.path.abspath(path))
-    make_root(paths.root)
+    made = [paths.root] if make_root(paths.root) else []
     try:
-        files.make_directory(paths.logs)
+        if files.make_directory(paths.logs):
+            made.insert(0, paths.logs)
     except OSError as error:
+        _remove_empty(made)
         raise InputError(f"can't create {paths.logs}: {error.strerror}") from error
+    return lambda: _remove_empty(made)
 
 
-def make_root(root: str) -> None:
-    """Make the workdir's directory if it is not there; raises `InputError`."""
+def _remove_empty(directories: Sequence[str]) -> None:
+    for directory in directories:
+        with suppress(OSError):  # Whoever has put something into it works there.
+            os.rmdir(directory)
+
+
+def make_root(root: str) -> bool:
+    """Make the workdir's directory if it is not there; raises `InputError`.
+
+    Returns whether it was made here.
+    """
     try:
-        files.make_directory(root)
+        is_new = files.make_directory(root)
     except OSError as error:
         why = error.strerror or error
         if isinstance(error, FileNotFoundError):
@@ -502,3 +517,4 @@ def make_root(root: str) -> None:
         raise InputError(f"the workdir {root} is not a directory")
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
         raise InputError(f"the workdir {root} can't be written: check its permissions")
+    return is_new

@@ -139,7 +139,7 @@ class Runtime:
         definition = RunnerDefinition(
             "box",
             f"mpifarm.containers.{RUNNERS[name]}",
-            {"image": "an/image:1", **options},
+            {"image": "docker://an/image:1", **options},
         )
         driver = PoolDriver(
             self.directory / "logs",
@@ -302,7 +302,7 @@ def test_a_task_dies_with_its_worker(runtime, name):
 INI = """
 [box]
 Runner = {python_class}
-image = an/image:1
+image = docker://an/image:1
 setup = export A=1
     B=$A%%
 tempdir = True

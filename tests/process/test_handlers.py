@@ -186,6 +186,13 @@ def test_a_wrong_ini_file_is_one_sentence_and_nothing_is_touched(
     assert "'mine'" in said or "[mine]" in said
 
 
+def test_a_broken_file_in_front_of_the_one_that_has_the_name_is_told(create_farm):
+    place = create_farm(["a"], own=template("echo {}"))
+    write_ini(place, "here", template("echo new {}") + "nonsense\n")
+    said = complaint(place, "-t", "mine")
+    assert "can't tell what the tasklist handler 'mine' is: local.ini, line 4: " in said
+
+
 def test_a_config_file_that_is_not_there_is_told(create_farm):
     said = complaint(create_farm(["true"]), "--config", "no.ini")
     assert "no.ini: No such file" in said
@@ -215,6 +222,8 @@ def test_the_example_tells_what_is_wrong_with_its_option(create_farm):
 
 
 BROKEN_HANDLERS = """
+import sys
+
 from mpifarm.tasklists import ListTaskList
 
 
@@ -232,6 +241,11 @@ class Lines(ListTaskList):
     def __init__(self, path, workdir):
         super().__init__(path, workdir)
         self.tasks = [text + "\\n" for text in self.tasks]
+
+
+class Exits(ListTaskList):
+    def __getitem__(self, taskid):
+        sys.exit(0)
 """
 
 
@@ -241,6 +255,7 @@ class Lines(ListTaskList):
         ("Raises", "RuntimeError: no good today, raised in "),
         ("Needs", "misses the option depth: broken.Needs takes depth"),
         ("Lines", "made a text of task 0 that has a line break"),
+        ("Exits", "can't make the command of task 0: SystemExit: 0, raised in "),
         ("Nobody", "has no Nobody"),
     ],
 )
@@ -248,11 +263,9 @@ def test_what_is_wrong_with_a_users_class_is_one_sentence(create_farm, name, tol
     place = create_farm(["a"], here=f"[mine]\nTaskList = broken.{name}\n")
     (place.directory / "broken.py").write_text(BROKEN_HANDLERS)
     place.environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    said = finish(place.start("-t", "mine"), 2)
+    said = complaint(place, "-t", "mine")
     assert told in said
     assert "'mine' in local.ini" in said
-    assert said.count("\n") == 1
-    assert place.workdir.exists() == (name in ("Raises", "Lines"))
 
 
 # ---- the real PyTaskFarmer -----------------------------------------------------------

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from mpifarm.pool import PoolGone, WorkerLost
+from mpifarm.pool import PoolGone, PoolUseless, WorkerLost
 from mpifarm.processes import children_of
+from mpifarm.runners import BasicRunner
 from mpifarm.task import Lease, Outcome
 from tests.process.pool_driver import PoolDriver
 from tests.support import find_pids, is_running, survivors, wait_until
@@ -85,6 +86,89 @@ def test_a_killed_worker_is_replaced(start_pool):
     assert set(driver.worker_pids()) != first
     assert len(driver.commands()) == 3, "the other worker's command lives on"
     assert driver.run("true", first=2)[2].status == 0
+
+
+# ---- workers die before their first task --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("end", "manner"),
+    [
+        (lambda: os._exit(9), "exit status 9"),
+        (os.abort, "killed by signal 6"),
+    ],
+)
+def test_a_pool_whose_workers_all_die_at_their_birth_says_so(start_pool, end, manner):
+    driver = start_pool(2, lambda definition: end())
+    driver.submit("true")
+    begin = time.monotonic()
+    driver.collect_until(lambda: useless(driver))
+    assert time.monotonic() - begin < 10
+    (event,) = useless(driver)
+    assert event.reason == (
+        f"the workers on host {os.uname().nodename} die before their first task "
+        f"({manner}): see what the runner 'default' does there when it is made"
+    )
+    assert len(driver.losses()) >= 10
+    assert {loss.running for loss in driver.losses()} == {None}
+
+
+def test_a_pool_is_not_useless_while_one_of_its_workers_works(start_pool):
+    class FirstOnly(BasicRunner):
+        def __init__(self):
+            super().__init__()
+            if os.environ["MPIFARM_WORKER"] != "0":
+                os._exit(9)
+
+    driver = start_pool(2, lambda definition: FirstOnly())
+    driver.submit("sleep 1000")
+    driver.collect_until(lambda: len(driver.losses()) == 6)
+    assert useless(driver) == []
+    assert len(driver.commands()) == 1
+
+
+def test_deaths_of_idle_workers_are_counted_anew_after_each_task(start_pool):
+    driver = start_pool(workers=1)
+    for number in range(6):
+        if number == 4:
+            driver.run("true")
+        driver.collect_until(lambda: len(driver.worker_pids()) == 1)
+        (worker,) = driver.worker_pids()
+        kill(worker)
+        driver.collect_until(lambda seen=number: len(driver.losses()) > seen)
+    assert useless(driver) == []
+    assert driver.run("exit 3", first=1)[1].status == 3
+
+
+NO_ROOM = """
+import os, resource, select
+from mpifarm.pool import Pool, PoolDefinition, PoolUseless
+
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (9, most))
+pool = Pool.launch(lambda definition: None)
+logs = os.getcwd()
+pool.start(PoolDefinition(2, 0, "f", logs, logs, environment=dict(os.environb)))
+useless = []
+while not useless:
+    select.select(pool.read_fds(), (), (), 1)
+    useless = [e.reason for e in pool.collect() if isinstance(e, PoolUseless)]
+print(useless[0])
+pool.close()
+"""
+
+
+def test_a_pool_none_of_whose_workers_can_be_started_says_so(farm_processes):
+    rank = farm_processes([sys.executable, "-c", NO_ROOM])
+    assert rank.wait() == 0, rank.text()
+    assert rank.text() == (
+        f"no worker can be started on host {os.uname().nodename}: see how many "
+        "processes and open files you may have there (ulimit -u, ulimit -n)\n"
+    )
+
+
+def useless(driver):
+    return [event for event in driver.events if isinstance(event, PoolUseless)]
 
 
 def test_commands_that_kill_their_workers_cost_no_other_task(start_pool):
@@ -382,10 +466,13 @@ def test_terminate_reaches_a_users_runner(start_pool):
     assert driver.results()[0].status == -15
 
 
-def test_a_terminate_that_raises_in_a_users_runner_does_not_end_the_task(start_pool):
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt])
+def test_a_terminate_that_raises_in_a_users_runner_does_not_end_the_task(
+    start_pool, error
+):
     class RaisingRunner(SubprocessRunner):
         def terminate(self):
-            raise RuntimeError("no")
+            raise error("no")
 
     driver = start_pool(1, RaisingRunner)
     driver.submit("sleep 0.5")

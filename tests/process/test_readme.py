@@ -265,6 +265,7 @@ def check_submission(command, desk):
 
 def check_configured_farm(command, desk):
     (desk.directory / "mine.ini").write_text(_ini_file())
+    (desk.directory / "reco.sif").touch()
     (desk.directory / "files.txt").write_text("a photo.jpg\nb.tiff\n")
     farm = desk.start(command)
     assert farm.wait() == 0, farm.text()

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -132,6 +133,12 @@ def test_a_task_whose_setup_fails_does_not_run_and_has_its_status(
     assert run_with(command, setup=setup) == (7, "")
 
 
+@pytest.mark.parametrize("command", ["# just a comment", "  # a; b", "", " "])
+def test_a_comment_or_a_blank_as_a_task_does_nothing_after_its_setup(run_with, command):
+    assert run_with(command, setup="export A=1") == (0, "")
+    assert run_with(command, setup="(exit 7)") == (7, "")
+
+
 @pytest.mark.parametrize("setup", ["true", "true # x"])
 def test_a_task_with_a_setup_has_its_own_status(run_with, setup):
     assert run_with("exit 3", setup=setup)[0] == 3
@@ -257,6 +264,22 @@ def test_a_runner_that_leaves_python_fails_its_task_and_keeps_its_worker(start_p
     assert "SystemExit" in driver.log(0)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["KeyboardInterrupt", "GeneratorExit", "__import__('asyncio').CancelledError"],
+)
+def test_an_exception_that_is_no_failure_of_python_fails_its_task_all_the_same(
+    start_pool, name
+):
+    driver = start_pool(RunnerOfTheTest)
+    results = driver.run(f"(i for i in ()).throw({name}('of mine'))", "0")
+    assert [results[0].status, results[1].status] == [1, 0]
+    assert results[0].worker == results[1].worker
+    assert driver.losses() == []
+    assert driver.log(0).startswith("Traceback (most recent call last):\n")
+    assert "of mine" in driver.log(0).splitlines()[-1]
+
+
 class UnmadeRunner(RunnerOfTheTest):
     def __init__(self, definition):
         raise OSError("no licence on this node")
@@ -267,7 +290,14 @@ class LeavingRunner(RunnerOfTheTest):
         raise SystemExit("no licence on this node")
 
 
-@pytest.mark.parametrize("runner_class", [UnmadeRunner, LeavingRunner])
+class InterruptedRunner(RunnerOfTheTest):
+    def __init__(self, definition):
+        raise KeyboardInterrupt("no licence on this node")
+
+
+@pytest.mark.parametrize(
+    "runner_class", [UnmadeRunner, LeavingRunner, InterruptedRunner]
+)
 def test_a_runner_that_cannot_be_made_gives_all_leases_back_with_the_reason(
     start_pool, runner_class
 ):
@@ -278,7 +308,7 @@ def test_a_runner_that_cannot_be_made_gives_all_leases_back_with_the_reason(
     assert [event.lease.taskid for event in driver.events] == [0, 1]
     reason = driver.events[0].reason
     assert reason.startswith("the runner 'default' can't be made on host ")
-    assert "no licence on this node" in reason
+    assert "no licence on this node, raised in " in reason
     assert list(driver.logs.iterdir()) == []
     assert len(driver.worker_pids()) == 1
 
@@ -289,6 +319,85 @@ def test_workers_that_can_make_no_runner_end_at_a_stop(start_pool):
     driver.collect_until(lambda: len(driver.events) == 2)
     driver.pool.terminate()
     driver.collect_until(lambda: driver.pool.stopped, deadline=2)
+
+
+# ---- users' runners: what they print -------------------------------------------------
+
+
+say = print
+
+
+class LoudRunner(RunnerOfTheTest):
+    """Prints in all ways there are, and then does what its command says."""
+
+    def __init__(self, definition):
+        self.stdout = sys.stdout
+
+    def run(self, taskid, command, logfh):
+        say("task", taskid)
+        logfh.write("two\n")
+        say("three", file=sys.stderr)
+        logfh.write("four\n")
+        say("five", flush=True)
+        subprocess.call(["echo", "six"])
+        os.system("echo seven; echo eight >&2")
+        os.write(2, b"nine\n")
+        say("ten")
+        say("last", file=self.stdout)
+        return super().run(taskid, command, logfh)
+
+
+LOUD = "task {}\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\n"
+
+
+def test_what_a_users_runner_and_its_children_print_is_in_the_log_of_the_task(
+    start_pool,
+):
+    driver = start_pool(LoudRunner)
+    driver.run("0", "0")
+    for taskid in (0, 1):
+        assert driver.log(taskid).startswith(LOUD.format(taskid))
+        # what took hold of the stream before is not in order, but is not lost
+        rest = driver.log(taskid).removeprefix(LOUD.format(taskid))
+        assert sorted(rest.split()) == ["last", "ten"]
+
+
+def test_what_a_users_runner_prints_before_it_raises_is_before_the_traceback(
+    start_pool,
+):
+    driver = start_pool(LoudRunner)
+    assert driver.run("1 / 0", "0")[0].status == 1
+    log = driver.log(0)
+    assert log.startswith(LOUD.format(0))
+    assert log.index("\nten\n") < log.index("\nTraceback ")
+    assert "\nlast\n" in log
+    assert driver.log(1).startswith(LOUD.format(1))
+
+
+@pytest.mark.parametrize(
+    ("create_runner", "while_it_runs"),
+    [(RunnerOfTheTest, "{log}"), (lambda definition: BasicRunner(), "/dev/null")],
+)
+def test_only_a_users_runner_has_the_log_for_its_output_and_only_while_it_runs(
+    start_pool, tmp_path, create_runner, while_it_runs
+):
+    driver = start_pool(create_runner)
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    is_users = create_runner is RunnerOfTheTest
+    driver.submit(f"len(open('{go}').read())" if is_users else f"cat < {go}")
+    driver.collect_until(lambda: driver.pool._board.line(0).begun)
+    (worker,) = driver.worker_pids()
+    expected = while_it_runs.format(log=driver.logs / "log_0")
+    wait_until(lambda: outputs_of(worker) == {expected})
+    with open(go, "w"):  # waits for the reader
+        assert outputs_of(worker) == {expected}
+    driver.collect_until(driver.results)
+    assert outputs_of(worker) == {"/dev/null"}
+
+
+def outputs_of(pid):
+    return {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (1, 2)}
 
 
 # ---- users' runners: the stop --------------------------------------------------------
@@ -428,6 +537,17 @@ class OnlyOnce(Crashing):
             pass
 
 
+class DiesWhenMade(Crashing):
+    """But not at the check on rank 0."""
+
+    def __init__(self):
+        try:
+            with open("made", "x"):
+                pass
+        except FileExistsError:
+            os._exit(9)
+
+
 class Deaf:
     def run(self, taskid, command, logfh):
         self.child = subprocess.Popen(["bash", "-c", command], stdout=logfh)
@@ -478,6 +598,20 @@ def test_a_runner_that_can_be_made_on_rank_0_alone_stops_the_farm(create_own):
     assert "FileExistsError" in farm.text()
     assert place.counts() == {}
     assert place.violations() == []
+
+
+def test_a_runner_that_kills_its_worker_when_it_is_made_stops_the_farm(create_own):
+    place = create_own(["a", "b", "c"], "Runner = my_classes.DiesWhenMade")
+    begin = time.monotonic()
+    farm = place.start(*OWN, "-n", "2")
+    assert farm.wait() == 75, farm.text()
+    assert time.monotonic() - begin < 15
+    assert "die before their first task (exit status 9): see what the runner 'own'" in (
+        farm.text()
+    )
+    assert place.counts() == {}
+    assert place.violations() == []
+    assert place.pids() == []
 
 
 def test_a_farm_whose_runner_does_not_terminate_ends_after_the_grace(create_own):

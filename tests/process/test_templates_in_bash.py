@@ -9,9 +9,10 @@ import shutil
 import subprocess
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from mpifarm.errors import InputError
 from mpifarm.runners import BASH
 from mpifarm.templates import NUMBER, REPLACEMENTS, parse_template
 
@@ -101,22 +102,31 @@ def enclose(begin, end):
 
 BACKSLASHED = HOLES.map(lambda hole: ("\\" + hole[0], ("\\", *hole[1])))
 BARE = st.one_of(written(escape_bare), st.just(("\\ #", (" #",))))
+JOINED = st.just(("\\\n", ()))  # a line continuation
+NOT_JOINED = st.just(("\\\n.", ("\\\n.",)))
 SINGLE = sequence(
-    HOLES, written(lambda text: text.replace("'", "'\\''"))
+    HOLES, NOT_JOINED, written(lambda text: text.replace("'", "'\\''"))
 ).map(enclose("'", "'"))  # fmt: skip
-NAMED = HOLES.map(lambda hole: ("$v" + hole[0], ("VALUE", *hole[1])))
-IN_DOUBLE = (HOLES, written(escape_double), NAMED, BACKSLASHED)
+NAMED = st.tuples(HOLES, st.sampled_from(["$v", "$\\\nv", "$v\\\n"])).map(
+    lambda pair: (pair[1] + pair[0][0], ("VALUE", *pair[0][1]))
+)
+IN_DOUBLE = (HOLES, written(escape_double), NAMED, BACKSLASHED, JOINED)
 DOUBLE = sequence(*IN_DOUBLE).map(enclose('"', '"'))
-INNER = sequence(HOLES, BARE, SINGLE, DOUBLE).map(enclose("\"$(printf '%s_' x", ')"'))
+INNER = st.tuples(
+    sequence(HOLES, BARE, SINGLE, DOUBLE, JOINED),
+    st.sampled_from(['"$(', '"$\\\n(', '"$(\\\n']),
+).map(lambda pair: enclose(f"{pair[1]}printf '%s_' x", ')"')(pair[0]))
 NESTED = INNER.map(lambda part: (part[0], ("x", *part[1], "_")))
-WORDS = st.lists(st.one_of(HOLES, BARE, SINGLE, DOUBLE, NESTED), min_size=1, max_size=5)
+WORDS = st.lists(
+    st.one_of(HOLES, BARE, SINGLE, DOUBLE, NESTED, JOINED), min_size=1, max_size=5
+)
 
 
 @st.composite
 def templates(draw):
     """A template, and the words that it has behind ``show``."""
     words = [joined(draw(WORDS)) for _ in range(draw(st.integers(1, 4)))]
-    words = [word for word in words if word[0]]
+    words = [word for word in words if word[0].replace("\\\n", "")]
     words.append(("{}", ("{}",)))
     return " ".join(["show", *[text for text, _ in words]]), [says for _, says in words]
 
@@ -174,6 +184,7 @@ def replaced(word, value):
         ("read -r x <<< {}; show \"$x\"", ["VALUE"]),
         ("show \"\\{}\" \\{} 'a\\{}' \\\\{}", ["\\VALUE", "{}", "a\\VALUE", "\\VALUE"]),
         ("( show $'it\\'s' \"$(show {} | tr -d '\\0\\n')\" )", ["it's", "VALUE"]),
+        ("show {1..{#}} \\\n {\\\na,b} \\\n# it's\n: {} # '", ["1", "a", "b"]),
         ("for i in {} {#}; do show $i; done; : 2>&1", None),
     ],
 )  # fmt: skip
@@ -188,6 +199,62 @@ def test_the_rest_of_the_shells_syntax_is_left_to_it(template, expected):
     meant = [each.replace("VALUE", value).replace("BARE", "a a") for each in expected]
     command = parse_template(template).render(value, 1)
     assert arguments_of([command]) == [[as_bytes(each) for each in meant]]
+
+
+OWNING = [
+    *("; own", "$(own)", "`own`", "'; own; '", '"; own; "', "); own; (", "|own"),
+    *(")own", '\\" $(own)', "\\'; own", "\\", "abc; own #", "'\"'; own", "\\$(own)"),
+]
+"""Lines that would run ``own`` if they were not quoted rightly."""
+
+PIECES = [
+    *("{}", "{}", "{.}", "{#}", "\\\n", "\\\n", "\n", " ", '"', "'", "$", "(", ")"),
+    *("$(", '"$(', "<", "<<", "E\n", "\nE\n", "#", " #", "`", "\\", "$x", "x", "s "),
+    *("case a in a) ", "esac", "es", "ac", ";;", "{", "}", "${", "$'", "((", "))"),
+    *("|", "&", ">", ">&", "3", "it's", "[["),
+]
+"""What templates of any kind are put together from, whatever they mean."""
+
+RUN_ALL = """
+own() { echo "$number" >&7; }
+number=0
+while IFS= read -r -d '' command <&8; do
+  ( exec 8<&-; eval "$command" ) > /dev/null 2>&1
+  number=$((number + 1))
+done 7>../owned 8<../commands
+"""
+
+
+# What fails says which command it was: to shrink it would take minutes.
+@settings(max_examples=10, deadline=None, phases=[Phase.reuse, Phase.generate])
+@given(st.lists(st.lists(st.sampled_from(PIECES), min_size=2), min_size=60))
+def test_a_line_is_never_run_whatever_the_template(tmp_path_factory, many):
+    directory = tmp_path_factory.mktemp("any")
+    (directory / "here").mkdir()
+    commands = [
+        template.render(value, 3)
+        for pieces in many
+        if (template := find_template("echo " + "".join(pieces)))
+        for value in OWNING
+    ]
+    content = b"".join(as_bytes(command) + b"\0" for command in commands)
+    (directory / "commands").write_bytes(content)
+    subprocess.run(
+        [BASH, "--norc", "-c", RUN_ALL],
+        cwd=directory / "here",
+        stdin=subprocess.DEVNULL,
+        check=True,
+    )
+    owned = (directory / "owned").read_text().split()
+    assert [commands[int(number)] for number in owned] == []
+
+
+def find_template(text):
+    """The template; None where it is refused."""
+    try:
+        return parse_template(text)
+    except InputError:
+        return None
 
 
 # ---- GNU parallel --------------------------------------------------------------------

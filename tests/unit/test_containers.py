@@ -21,6 +21,7 @@ from mpifarm.containers import (
     ShifterRunner,
 )
 from mpifarm.errors import InputError
+from mpifarm.gpus import Gpus
 from mpifarm.runners import ARGUMENT_LIMIT, check_runner, create_runner
 from tests.support import ROOT
 
@@ -65,6 +66,8 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runtime:
     (tmp_path / "tmp").mkdir()
     for name in ("shifter", "apptainer", "singularity", "podman"):
         install(tmp_path, name)
+    for image in ("a", "a.sif", "a\udcff", "hepsim.sif"):
+        (tmp_path / image).touch()
     variables = {
         "PATH": str(tmp_path / "bin"),
         "TMPDIR": str(tmp_path / "tmp"),
@@ -182,6 +185,42 @@ def test_apptainer_and_singularity_get_the_variables_in_names_of_their_own(
     assert inside(runtime.env, other) == {}
 
 
+@pytest.mark.parametrize("image", ["no.sif", "/no/dir/x.sif", "~/no.sif", "no/x:1"])
+def test_an_image_of_apptainer_that_is_not_there_is_told(
+    runtime: Runtime, image: str
+) -> None:
+    name = "mpifarm.containers.ApptainerRunner"
+    with pytest.raises(InputError) as caught:
+        check_runner(RunnerDefinition("box", name, {"image": image}, "r.ini"))
+    assert str(caught.value).startswith(
+        f"the runner 'box' in r.ini: the image {image} is not there: name a file, "
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "given"),
+    [
+        ("a.sif", "a.sif"),
+        ("~/a.sif", "{here}/a.sif"),
+        ("{here}/sandbox/", "{here}/sandbox/"),
+        ("a:1/b.sif", "a:1/b.sif"),
+        ("docker://no/such:1", "docker://no/such:1"),
+        ("docker-archive:/no/such.tar", "docker-archive:/no/such.tar"),
+        ("instance://mine", "instance://mine"),
+    ],
+)
+def test_apptainer_gets_images_that_are_there_and_sources_that_it_looks_up(
+    runtime: Runtime, image: str, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = os.getcwd()
+    monkeypatch.setenv("HOME", here)
+    Path("sandbox").mkdir()
+    Path("a:1").mkdir()
+    Path("a:1/b.sif").touch()
+    run(ApptainerRunner(image.format(here=here)))
+    assert runtime.argv[2] == given.format(here=here)
+
+
 # ---- Podman -------------------------------------------------------------------------
 
 
@@ -214,7 +253,71 @@ def test_podman_works_in_the_temporary_directory_and_sees_the_current_one(
     assert f"--workdir={directory}" in runtime.argv
 
 
+@pytest.mark.parametrize("inside", ["{here}", "{here}/", "{here}:ro"])
+def test_podman_mounts_nothing_where_the_user_does(
+    runtime: Runtime, inside: str
+) -> None:
+    here = os.getcwd()
+    volume = f"/x:{inside.format(here=here)}"
+    run(PodmanRunner("a:1", volumes=f"/y {volume}"))
+    mounts = [word for word in runtime.argv if word.startswith("--vol")]
+    assert mounts == ["--volume=/y", f"--volume={volume}"]
+    assert f"--workdir={here}" in runtime.argv
+
+
+def test_podman_mounts_nothing_over_a_volume_without_a_name(runtime: Runtime) -> None:
+    here = os.getcwd()
+    run(PodmanRunner("a:1", volumes=here))
+    assert [word for word in runtime.argv if word.startswith("--vol")] == [
+        f"--volume={here}"
+    ]
+
+
 # ---- what holds for all -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("runner_class", "mark"),
+    [(ApptainerRunner, ":"), (ApptainerRunner, ","), (PodmanRunner, ":")],
+)
+def test_a_temporary_directory_that_cannot_be_mounted_is_told_at_the_start(
+    runtime: Runtime,
+    runner_class: type[ContainerRunner],
+    mark: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directory = Path(f"t{mark}p").absolute()
+    directory.mkdir()
+    monkeypatch.setenv("TMPDIR", str(directory))
+    runner = runner_class("a")
+    assert run(runner) == 0, "without tempdir it does no harm"
+    with pytest.raises(InputError) as caught:
+        runner_class("a", tempdir="yes")
+    assert str(caught.value) == (
+        f"{runner.program} can't mount {directory}, for the {mark!r} in its name: "
+        "set TMPDIR to another directory"
+    )
+    assert list(directory.iterdir()) == []
+
+
+def test_podman_does_not_start_in_a_directory_that_it_cannot_mount(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("run:1").mkdir()
+    monkeypatch.chdir("run:1")
+    with pytest.raises(InputError, match="run:1, for the ':' in its name: start mpif"):
+        PodmanRunner("a")
+
+
+def test_all_variables_by_which_a_worker_gets_its_gpu_are_passed(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+    gpus = Gpus(dict.fromkeys(names, ("3", "4"))).of_worker(1)
+    for name, value in gpus.items():
+        monkeypatch.setenv(name, value)
+    run(PodmanRunner("a:1"))
+    assert {f"--env={name}" for name in names} <= set(runtime.argv)
 
 
 @pytest.mark.parametrize("runner_class", ALL)

@@ -212,8 +212,8 @@ BROKEN = [
     (b"Runner = a.B\n[x]\n", "line 1: 'Runner = a.B' stands before the first"),
     (b"[x]\nk = 1\n\n[x]\n", "line 4: a second section [x]"),
     (b"[x]\nRunner = a\nk = 1\nk = 2\n", "line 4: a second k in section [x]"),
-    (b"[x]\nRunner = a.B\nonly words\n", "line 3: 'only words\\n' is no line"),
-    (b"[x]\n= v\n", "line 2: '= v\\n' is no line"),
+    (b"[x]\nRunner = a.B\nonly words\n", "line 3: 'only words' is no line"),
+    (b"[x]\n= v\n", "line 2: '= v' is no line"),
     (b"[x]\nRunner = a.B\nk = caf\xe9\n", "line 3: is not UTF-8"),
     ("[x]\nRunner = a.B\n".encode("utf-16"), "line 1: is not UTF-8"),
 ]
@@ -224,9 +224,40 @@ def test_a_broken_file_is_told_with_its_line_where_nothing_is_found(
     places, write, content, told
 ):
     path = write(OWN, content)
-    said = runner_complaint(places)
-    assert "there is no runner 'x' for --runner, only: default" in said
+    said = runner_complaint(places, "y")
+    assert "there is no runner 'y' for --runner, only: default" in said
     assert f"{path}, {told}" in said
+
+
+SEEM_TO_HAVE_IT = [
+    (content, told)
+    for content, told in BROKEN
+    if b"[x]" in content and b"Runner" in content
+]
+
+
+@pytest.mark.parametrize(("content", "told"), SEEM_TO_HAVE_IT)
+@pytest.mark.parametrize("name", ["x", "default"])
+@pytest.mark.parametrize("place", [OWN, "home/.pytaskfarmer/runners.d/zz.ini"])
+def test_a_broken_file_that_seems_to_have_the_name_is_not_passed_over(
+    places, write, content, told, name, place
+):
+    header = f"[{name}]".encode()
+    write(PLAIN_RUNNERS, header + b"\nRunner = m.Plain\n")
+    path = write(place, content.replace(b"[x]", header))
+    said = runner_complaint(places, name)
+    assert said.startswith(f"can't tell what the runner {name!r} is: {path}, ")
+    assert told.replace("[x]", f"[{name}]") in said
+
+
+@pytest.mark.parametrize(("content", "told"), SEEM_TO_HAVE_IT)
+def test_a_broken_file_behind_the_one_that_has_it_is_nobodys_concern(
+    places, write, content, told
+):
+    write(OWN, "[x]\nRunner = m.Own\n")
+    write("home/.config/mpifarm/first.ini", content)
+    write(PLAIN_RUNNERS, content)
+    assert find_runner("x", places).python_class == "m.Own"
 
 
 @pytest.mark.parametrize(("content", "told"), BROKEN)
@@ -239,12 +270,12 @@ def test_a_broken_config_file_is_told_in_any_case(places, write, content, told):
 
 
 @pytest.mark.parametrize(("content", "told"), BROKEN)
-def test_a_broken_file_is_nobodys_concern_where_another_has_it(
+def test_a_broken_file_that_does_not_have_the_name_is_nobodys_concern(
     places, write, content, told
 ):
     write(OWN, content)
-    write(PLAIN_RUNNERS, "[x]\nRunner = m.Plain\n")
-    assert find_runner("x", places).python_class == "m.Plain"
+    write(PLAIN_RUNNERS, "[y]\nRunner = m.Plain\n")
+    assert find_runner("y", places).python_class == "m.Plain"
     assert find_runner("default", places) == RunnerDefinition()
 
 
@@ -288,6 +319,19 @@ def test_a_percent_sign_that_is_none_is_told_with_the_remedy(places, write, valu
     assert find_runner("y", places).python_class == "a.B"
 
 
+def test_a_reference_to_no_key_is_told_with_that_key(places, write):
+    write(OWN, "[x]\nRunner = a.B\nimage = %(nope)s.sif\n")
+    assert "key image: there is no key 'nope' for %(nope)s" in runner_complaint(places)
+
+
+def test_what_is_from_DEFAULT_is_told_so(places, write):  # noqa: N802
+    path = write(OWN, "[DEFAULT]\nk = 50%\n[x]\nRunner = a.B\n[y]\nRunner = a\nk=1\n")
+    assert runner_complaint(places).startswith(f"{path}, section [DEFAULT], key k: ")
+    assert find_runner("y", places).source == path
+    write(OWN, "[DEFAULT]\nk = 1\n[x]\nRunner = a.B\n")
+    assert find_runner("x", places).source == f"{path}, sections [x] and [DEFAULT]"
+
+
 def test_names_that_are_near_are_proposed(places, write):
     write(OWN, "[shifter]\nRunner = a.B\n[shell]\nRunner = a.B\n")
     said = runner_complaint(places, "shiftr")
@@ -310,12 +354,52 @@ def test_a_key_in_the_wrong_case_is_told(places, write, key):
     assert f"in section [x] of {path}, write Runner instead of {key}" in said
 
 
-def test_a_section_of_the_other_kind_is_told(places, write):
-    path = write("conf.ini", "[x]\nRunner = a.B\n")
+def test_a_section_without_a_class_is_told(places, write):
+    path = write("conf.ini", "[x]\nimage = i\n")
     said = handler_complaint(with_config(places, path))
     assert f"section [x] of {path} has no key TaskList" in said
 
 
+@pytest.mark.parametrize("path", ["conf.ini", OWN, PLAIN_RUNNERS])
+def test_a_runner_that_is_asked_for_as_a_handler_is_told(places, write, path):
+    written = write(path, "[x]\nRunner = a.B\n")
+    known = with_config(places, written) if path == "conf.ini" else places
+    assert handler_complaint(known).endswith("; x is a runner: --runner x")
+
+
+@pytest.mark.parametrize("path", [HERE, OWN, PLAIN_HANDLERS])
+def test_a_handler_that_is_asked_for_as_a_runner_is_told(places, write, path):
+    write(path, "[x]\nTaskList = a.B\n")
+    said = runner_complaint(places)
+    assert said.endswith("; x is a tasklist handler: --tasklist x")
+
+
+@pytest.mark.parametrize("path", [HERE, PLAIN_HANDLERS])
+def test_a_runner_where_only_handlers_are_looked_for_is_told_with_its_file(
+    places, write, path
+):
+    write("here/broken.ini", "nonsense")
+    written = write(path, "[x]\nRunner = a.B\n")
+    said = runner_complaint(places)
+    assert said.endswith(f"; {written} has it, but is not looked at without --config"
+                         f" {written}")  # fmt: skip
+    assert "Runner = " in runner_complaint(places, "zzzz")
+
+
+def test_a_name_that_the_config_file_does_not_have_is_told(places, write):
+    path = write("e.ini", "[y]\nRunner = a.B\n")
+    said = runner_complaint(with_config(places, path), "other")
+    assert said.endswith(f"only: default, y; {path} has no section [other] with Runner")
+
+
 def test_the_default_section_of_a_file_is_no_runner(places, write):
     write(OWN, "[DEFAULT]\nRunner = a.B\n")
-    assert "only: default" in runner_complaint(places, "DEFAULT")
+    said = runner_complaint(places, "DEFAULT")
+    assert said.startswith("--runner DEFAULT names no runner: [DEFAULT] in an INI file")
+    assert "did you mean 'default'?" in said
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_name_of_nothing_is_told(places, name):
+    said = handler_complaint(places, name)
+    assert said.startswith(f"--tasklist {name!r} names no tasklist handler: ")

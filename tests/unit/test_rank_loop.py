@@ -16,6 +16,7 @@ from mpifarm.messages import (
     Leave,
     Ping,
     PoolLost,
+    RankTrouble,
     Report,
     SignalSeen,
     Stop,
@@ -24,7 +25,7 @@ from mpifarm.messages import (
     ToRank,
     Welcome,
 )
-from mpifarm.pool import Pool, PoolDefinition
+from mpifarm.pool import LeaseRefused, Pool, PoolDefinition, PoolUseless
 from mpifarm.rank import (
     RECALL_SECONDS,
     REPORT_SECONDS,
@@ -334,6 +335,23 @@ def test_a_worker_lost_in_a_drain_gives_back_what_it_had_not_started():
     rank.step(REPORT_SECONDS)
     assert rank.lost == [(90, 1)]
     assert rank.returned == [(91, 1)]
+
+
+def test_a_pool_whose_workers_die_at_their_birth_is_told_with_the_reason():
+    rank = Rank()
+    rank.begin(1)
+    rank.pool._events.append(PoolUseless("they die"))
+    rank.step()
+    assert rank.words(RankTrouble) == [RankTrouble("they die")]
+
+
+def test_a_lease_that_was_refused_is_returned_and_told_with_the_reason():
+    rank = Rank()
+    rank.begin(1)
+    rank.pool._events.append(LeaseRefused(Lease(1, 1, "true"), "no licence"))
+    rank.step()
+    assert rank.returned == [(1, 1)]
+    assert rank.words(RankTrouble) == [RankTrouble("no licence")]
 
 
 def test_a_lost_pool_is_told_and_later_tasks_are_returned():

@@ -55,6 +55,23 @@ class VariableRunner(HalfRunner):
     terminate = "now"
 
 
+class ForgetfulRunner(Runner):
+    """It derives from the base and leaves out `run`."""
+
+    def terminate(self) -> None:
+        pass
+
+
+class LateRunner:
+    """Its methods are those of what it is made around."""
+
+    def __init__(self, image: str) -> None:
+        self.inner = GoodRunner(image=image)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
 def definition(
     python_class: str, source: str = "/etc/r.ini", **options: str
 ) -> RunnerDefinition:
@@ -148,6 +165,32 @@ def test_a_class_that_is_no_runner_is_told_with_the_method_it_lacks() -> None:
     assert "run()" in complaint(definition("builtins.dict"))
 
 
+def test_a_class_of_another_kind_is_no_runner_whatever_options_it_takes() -> None:
+    dotted = "mpifarm.tasklists.ListTaskList"
+    assert complaint(definition(dotted)) == (
+        f"the runner 'mine' in /etc/r.ini: its class {dotted} is no runner: it has no "
+        "method run()"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["mpifarm.runners.Runner", "mpifarm.runners.CommandRunner"]
+)
+def test_the_abstract_classes_are_no_runners(name: str) -> None:
+    assert complaint(definition(name)).endswith("it has no method run()")
+    assert complaint(definition("ForgetfulRunner")).endswith("it has no method run()")
+
+
+def test_a_class_whose_methods_are_another_objects_is_a_runner() -> None:
+    check_runner(definition("LateRunner", image="a"))
+    told = complaint(definition("BasicRunnerMade", shell="zsh"))
+    assert "the option shell is 'zsh'" in told
+
+
+def BasicRunnerMade(shell: str) -> Runner:  # noqa: N802 - it stands for a class
+    return BasicRunner(shell=shell)
+
+
 @pytest.mark.parametrize("name", ["nosuch.module.X", "mpifarm.runners.X", "X", "dict"])
 def test_a_class_that_cannot_be_imported_is_told_with_runner_and_file(
     name: str,
@@ -223,6 +266,12 @@ def test_a_command_that_would_come_apart_stands_on_lines_of_its_own(
 ) -> None:
     first, *_, last = after_setup("source a", command).split("\n", 3)
     assert (first, last) == ("source a", command)
+
+
+@pytest.mark.parametrize("command", ["# x", " #x", "#", "", "  "])
+def test_a_comment_or_a_blank_is_not_joined_to_its_setup(command: str) -> None:
+    assert "&&" not in after_setup("source a", command)
+    assert after_setup("source a", command).endswith(f"\n{command}")
 
 
 @pytest.mark.parametrize("setup", ["a # b", "a\nb", "a \\", "a;", "a &", "a ||"])

@@ -27,6 +27,11 @@ def never():
     raise AssertionError("the workdir was made")
 
 
+def nothing():
+    """A workdir that was there already, and its taking back."""
+    return lambda: None
+
+
 def open_default(path) -> TaskList:
     return open_tasklist(HandlerDefinition(), str(path), "workdir", never)
 
@@ -217,7 +222,7 @@ def open_users(monkeypatch, tmp_path):
     path = tmp_path / "tasks.txt"
     path.write_text("one\ntwo\n")
 
-    def open_with(python_class, make_workdir=lambda: None, **options):
+    def open_with(python_class, make_workdir=nothing, **options):
         module: Any = types.ModuleType("handlers")
         module.Handler = python_class
         monkeypatch.setitem(sys.modules, "handlers", module)
@@ -250,8 +255,53 @@ def test_a_users_class_finds_the_workdir_made(open_users):
             order.append("constructor")
             super().__init__(path, workdir)
 
-    open_users(Looks, make_workdir=lambda: order.append("workdir"))
+    def make():
+        order.append("workdir")
+        return lambda: order.append("taken back")
+
+    open_users(Looks, make_workdir=make)
     assert order == ["workdir", "constructor"]
+
+
+class Raises(ListTaskList):
+    def __init__(self, path, workdir):
+        raise ValueError("no good")
+
+
+class Exits(ListTaskList):
+    def __init__(self, path, workdir):
+        sys.exit(3)
+
+
+class ReadsAnother(ListTaskList):
+    def __init__(self, path, workdir):
+        super().__init__("no/such/list.txt", workdir)
+
+
+class LineBreaks(ListTaskList):
+    def __init__(self, path, workdir):
+        super().__init__(path, workdir)
+        self.tasks = [f"{text}\n" for text in self.tasks]
+
+
+class NoCommands(ListTaskList):
+    def __getitem__(self, taskid):
+        raise LookupError(f"nothing for {self.tasks[taskid]}")
+
+
+@pytest.mark.parametrize(
+    "python_class", [Raises, Exits, ReadsAnother, LineBreaks, NoCommands]
+)
+def test_the_workdir_is_taken_back_where_the_class_is_wrong(open_users, python_class):
+    done = []
+
+    def make():
+        done.append("made")
+        return lambda: done.append("taken back")
+
+    with pytest.raises(InputError):
+        open_users(python_class, make_workdir=make)
+    assert done == ["made", "taken back"]
 
 
 def test_a_missing_option_is_told_before_the_workdir_is_made(open_users):
@@ -296,7 +346,8 @@ def test_a_class_that_takes_no_paths_is_no_handler(open_users):
         def __init__(self, path):
             pass
 
-    assert "first two arguments" in complaint(open_users, OnlyPath, make_workdir=never)
+    said = complaint(open_users, OnlyPath, make_workdir=never)
+    assert "handlers.Handler doesn't take the path of the tasklist and that of" in said
 
 
 def test_options_by_keyword_only_are_options(open_users):
@@ -319,21 +370,33 @@ def test_what_the_constructor_raises_is_one_sentence_with_its_place(open_users):
     assert f"raised in {__file__}, line " in said
 
 
-def test_a_constructor_that_exits_does_not_end_the_farm_by_itself(open_users):
-    class Exits(ListTaskList):
-        def __init__(self, path, workdir):
-            sys.exit(3)
+def test_code_that_exits_does_not_end_the_farm_by_itself(open_users):
+    class ExitsLater(ListTaskList):
+        def __getitem__(self, taskid):
+            sys.exit(4)
+
+    class ExitsWhenCounted(ListTaskList):
+        def __len__(self):  # noqa: PLE0303
+            sys.exit(5)
 
     assert "SystemExit: 3" in complaint(open_users, Exits)
+    assert "command of task 0: SystemExit: 4" in complaint(open_users, ExitsLater)
+    assert "how many tasks it has: SystemExit: 5" in complaint(
+        open_users, ExitsWhenCounted
+    )
 
 
-def test_an_input_error_of_the_constructor_passes_as_it_is(open_users):
+def test_an_input_error_of_the_constructor_is_told_with_the_handler(open_users):
     class Refuses(ListTaskList):
         def __init__(self, path, workdir):
             raise InputError("the list is too odd")
 
-    with pytest.raises(InputError, match=r"^the list is too odd$"):
-        open_users(Refuses)
+    assert complaint(open_users, Refuses).endswith("my.ini: the list is too odd")
+
+
+def test_a_list_that_can_not_be_read_is_told_without_the_handler(open_users):
+    with pytest.raises(InputError, match=r"^can't read the tasklist no/such/list\.txt"):
+        open_users(ReadsAnother)
 
 
 def test_an_option_error_is_told_with_the_handler_and_its_file(open_users):
@@ -348,6 +411,16 @@ def test_a_class_that_is_not_there_is_told_with_the_handler(tmp_path):
     definition = HandlerDefinition("mine", "no.such.Handler", {}, "my.ini")
     with pytest.raises(InputError, match=r"'mine' in my\.ini .* no\.such\.Handler"):
         open_tasklist(definition, str(tmp_path), "workdir", never)
+
+
+def test_a_runner_is_no_handler_and_told_before_it_is_made(tmp_path):
+    runner = "mpifarm.runners.BasicRunner"
+    definition = HandlerDefinition("p", runner, {}, "h.ini")
+    with pytest.raises(InputError) as caught:
+        open_tasklist(definition, str(tmp_path), "workdir", never)
+    assert str(caught.value) == (
+        f"the tasklist handler 'p' in h.ini names {runner}, which is a runner"
+    )
 
 
 def test_a_name_that_is_no_class_is_told(open_users):
@@ -387,7 +460,7 @@ def test_all_other_texts_are_fit(open_users, monkeypatch, texts):
 def test_a_class_of_mpifarm_that_is_no_handler_is_told(tmp_path):
     definition = HandlerDefinition("mine", "mpifarm.config.HandlerDefinition")
     with pytest.raises(InputError, match="how many tasks"):
-        open_tasklist(definition, str(tmp_path), "workdir", lambda: None)
+        open_tasklist(definition, str(tmp_path), "workdir", nothing)
 
 
 def test_a_class_without_a_length_is_told(open_users):
@@ -399,13 +472,8 @@ def test_a_class_without_a_length_is_told(open_users):
 
 
 def test_a_handler_that_fails_at_the_first_command_is_told_at_once(open_users):
-    class Wrong(ListTaskList):
-        def __getitem__(self, taskid):
-            raise LookupError(f"nothing for {self.tasks[taskid]}")
-
-    assert "command of task 0: LookupError: nothing for one" in complaint(
-        open_users, Wrong
-    )
+    said = complaint(open_users, NoCommands)
+    assert "command of task 0: LookupError: nothing for one" in said
 
 
 def test_a_command_that_is_no_text_is_told_at_once(open_users):
@@ -424,6 +492,7 @@ class PlainTaskList:
 
     def __init__(self, path, workdir):
         self.workdir = workdir
+        self.path_lock = workdir + "/lock"
 
     def pop_task(self): ...
     def record_toprocess_task(self, taskid): ...
@@ -509,7 +578,7 @@ def test_a_method_that_is_put_upon_the_list_itself_counts_as_well():
     assert keeps_own_state(tasks, "workdir")
 
 
-@pytest.mark.parametrize("name", ["toprocess", "finished", "failed"])
+@pytest.mark.parametrize("name", ["toprocess", "finished", "failed", "lock"])
 def test_a_list_with_other_files_keeps_its_own_state(name):
     tasks = OtherCommands("tasks.txt", "workdir")
     setattr(tasks, f"path_{name}", f"elsewhere/{name}")

@@ -94,6 +94,7 @@ def test_other_braces_stay_as_they_are(template):
         ("case {} in (a) p;; *.c) q;; esac", "case 'a b.c' in (a) p;; *.c) q;; esac"),
         ("p <<< {}", "p <<< 'a b.c'"),
         ("p <<E {}\nit's\nE", "p <<E 'a b.c'\nit's\nE"),
+        ("p 2>&1 {} >&- 2>&1; q 2>& 1", "p 2>&1 'a b.c' >&- 2>&1; q 2>& 1"),
         ("awk '{print $1}' {}", "awk '{print $1}' 'a b.c'"),
         ("p $((7+{#})) `q {#}` {}", "p $((7+7)) `q {#}` 'a b.c'".replace("{#}", "7")),
     ],
@@ -112,6 +113,32 @@ def test_a_value_is_quoted_for_its_place(template, command):
 )
 def test_quotes_in_a_value_are_quoted(template, command):
     assert rendered(template, 'it\'s "$x"') == command
+
+
+@pytest.mark.parametrize(
+    ("template", "command"),
+    [
+        ("p \\\n -x {}", "p  -x 'a b.c'"),
+        ("p -x \\\n", "p -x  'a b.c'"),
+        ('p "$\\\n(q {})"', "p \"$(q 'a b.c')\""),
+        ('p "$v\\\n{}"', 'p "$v""a b.c"'),
+        ("p a \\\n# it's\np {} # '", "p a # it's\np 'a b.c' # '"),
+        ("p a\\\n#'{}'", "p a#'a b.c'"),
+        ("p 2>\\\n&\\\n1\\\n {}", "p 2>&1 'a b.c'"),
+        # No continuation: it stays.
+        ("p '\\\n{}'", "p '\\\na b.c'"),
+        ("p \\\\\n{} x", "p \\\\\n'a b.c' x"),
+        ("p # \\\n{} x", "p # \\\n'a b.c' x"),
+        ("p {} <<E\na\\\nb\nE", "p 'a b.c' <<E\na\\\nb\nE"),
+    ],
+)
+def test_a_line_continuation_is_taken_out_before_anything_is_read(template, command):
+    assert rendered(template) == command
+
+
+def test_the_number_stands_bare_where_it_stays_a_word_of_its_own():
+    assert rendered("echo {1..{#}}", number=3) == "echo {1..3}"
+    assert rendered("p {#}; q", number=3) == "p 3; q"
 
 
 PLAIN_VALUES = st.text("abcXYZ019_./:=,@%+-", min_size=1)
@@ -137,6 +164,8 @@ def test_a_value_is_never_a_word_of_the_shells_own(value):
     ("template", "command"),
     [
         ("p {#}>out", "p '7'>out"),  # not descriptor 7
+        ("p {#}{#}2<in", "p '7''7'2<in"),
+        ("p $v{#}; q", "p $v'7'; q"),
         ("p {}>out", "p '2'>out"),
         ("p $v{}", "p $v'2'"),
         ("a={} p {}", "a='2' p '2'"),
@@ -160,7 +189,7 @@ def complaint(template):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("template", ["", "  ", "\n"])
+@pytest.mark.parametrize("template", ["", "  ", "\n", " \\\n"])
 def test_an_empty_command_is_told(template):
     assert "the option command is empty" in complaint(template)
 
@@ -183,12 +212,25 @@ def test_an_empty_command_is_told(template):
         ("cat <<E\n{}\nE", "{} in a here-document"),
         ("cat <<E '\n' {}\nE", "{} in a here-document"),
         ('p "$(case {} in a) q;; esac)"', "{} behind a case in $(...)"),
+        ('p "$(case a in a) q;; es\\\nac) {}"', "{} behind a case in $(...)"),
+        ('p "$(case a in a) q "\'";; es\\\nac) {}" \'', "{} behind a case in"),
+        ("cat <\\\n<E\n{}\nE", "{} in a here-document"),
+        ("p $\\\n'{}'", "{} in $'...'"),
+        ("p (\\\n({}))", "{} in ((...))"),
     ],
 )
 def test_a_place_without_a_sure_quoting_is_told_with_the_remedy(template, place):
     said = complaint(template)
     assert place in said
     assert "write f={" in said
+
+
+@pytest.mark.parametrize(
+    "template", ["p >& {}", "p >&x{/.}", 'p >& "{}"', "p >&\\\n{}", "p >&1{}", "p >&"]
+)
+def test_what_bash_reads_twice_is_told_with_the_remedy(template):
+    assert "behind >&, which bash reads twice: write &> instead" in complaint(template)
+    assert rendered("p >& $log.{#}") == "p >& $log.7"
 
 
 @pytest.mark.parametrize(

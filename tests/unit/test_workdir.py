@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpifarm.errors import InputError, StorageError
-from mpifarm.workdir import Workdir, find_violations
+from mpifarm.workdir import Workdir, files, find_violations, make_directories
 from mpifarm.workdir.fingerprint import (
     Verdict,
     compare,
@@ -536,3 +536,46 @@ def test_a_fingerprint_tells_added_lines_from_edited_ones():
 )
 def test_a_broken_fingerprint_is_none(content):
     assert parse_fingerprint(content) is None
+
+
+# ---- directories made before the tasklist is read -----------------------------------
+
+
+def test_directories_that_were_made_are_taken_back(tmp_path):
+    path = tmp_path / "workdir"
+    take_back = make_directories(str(path))
+    assert (path / "logs").is_dir()
+    take_back()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("inside", ["logs/log_0", "toprocess"])
+def test_what_is_not_empty_stays(tmp_path, inside):
+    path = tmp_path / "workdir"
+    take_back = make_directories(str(path))
+    (path / inside).touch()
+    take_back()
+    assert (path / inside).exists()
+
+
+def test_directories_that_were_there_stay(tmp_path):
+    (tmp_path / "logs").mkdir()
+    make_directories(str(tmp_path))()
+    assert (tmp_path / "logs").is_dir()
+    (tmp_path / "logs").rmdir()
+    make_directories(str(tmp_path))()
+    assert list(tmp_path.iterdir()) == []
+    assert tmp_path.is_dir()
+
+
+def test_a_workdir_whose_logs_can_not_be_made_is_not_left_behind(tmp_path, monkeypatch):
+    def refuse(path):
+        if path.endswith("logs"):
+            raise OSError(28, "No space left on device")
+        os.mkdir(path)
+        return True
+
+    monkeypatch.setattr(files, "make_directory", refuse)
+    with pytest.raises(InputError, match=r"can't create .*/logs: No space left"):
+        make_directories(str(tmp_path / "workdir"))
+    assert list(tmp_path.iterdir()) == []
