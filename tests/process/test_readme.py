@@ -380,7 +380,8 @@ def test_a_table_of_options_has_those_of_the_help(help_text):
     options = [option for option in options if option.names not in OF_THE_HELP_ALONE]
     for document in DOCUMENTS:
         for table in _tables(document.read_text()):
-            if table[0][0] == "option":
+            # the options of runners stand in tables of their own
+            if table[0][0] == "option" and _code(table[1][0])[0].startswith("-"):
                 _check_options(table[1:], options)
 
 
