@@ -76,8 +76,9 @@ RETURN_SECONDS = 1.0
 SILENCE_SECONDS = 30.0
 """A rank that has not heard of rank 0 for so long kills its commands."""
 
-JOINING_SECONDS = 600.0
-"""The same before the first word: rank 0 may have to wait for the lock."""
+JOINING_SECONDS = 1800.0
+"""The same before the first word: rank 0 may have to wait for the lock, and a handler
+of the user's may look into thousands of files before it knows its tasks."""
 
 DISMISS_SECONDS = 2.0
 
