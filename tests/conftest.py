@@ -22,7 +22,9 @@ from tests.support import (
     clean_environment,
     find_debian_openmpi,
     find_launcher,
+    find_plain_python,
     kill_survivors,
+    plain_missing,
 )
 
 Mpirun = Callable[..., Launch]
@@ -115,11 +117,7 @@ def _bound(launcher: Launcher, env: Mapping[str, str]) -> Mpirun:
 @pytest.fixture(params=["0.0.1", "0.1.0"])
 def plain_farmer(request: pytest.FixtureRequest) -> list[str]:
     """The first arguments of a PyTaskFarmer, one version after the other."""
-    version = request.param
-    variable = "MPIFARM_TEST_PTF_" + version.replace(".", "_")
-    default = ROOT / ".venvs" / f"ptf-{version}" / "bin" / "python"
-    python = Path(os.environ.get(variable) or default)
-    script = python.parent / "pytaskfarmer.py"
-    if not script.exists():
-        pytest.skip(f"no PyTaskFarmer {version}: set {variable}, or use make test")
-    return [str(python), str(script)]
+    python = find_plain_python(request.param)
+    if python is None:
+        pytest.skip(plain_missing(request.param))
+    return [str(python), str(python.parent / "pytaskfarmer.py")]

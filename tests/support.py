@@ -87,6 +87,23 @@ OPENMPI_ENVIRONMENT = {
 }
 
 
+def find_plain_python(version: str) -> Path | None:
+    """The Python of the environment that has this PyTaskFarmer, if there is one."""
+    default = ROOT / ".venvs" / f"ptf-{version}" / "bin" / "python"
+    python = Path(os.environ.get(plain_variable(version)) or default)
+    return python if (python.parent / "pytaskfarmer.py").exists() else None
+
+
+def plain_variable(version: str) -> str:
+    """The variable that names that Python."""
+    return "MPIFARM_TEST_PTF_" + version.replace(".", "_")
+
+
+def plain_missing(version: str) -> str:
+    """Why a test that wants it is skipped."""
+    return f"no PyTaskFarmer {version}: set {plain_variable(version)}, or use make test"
+
+
 class Launch(NamedTuple):
     """A command line under a launcher, and its whole environment."""
 

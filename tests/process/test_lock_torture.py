@@ -5,13 +5,12 @@ lock.  Two that are in there at once lose a count.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT, Child, wait_until
+from tests.support import ROOT, Child, find_plain_python, plain_missing, wait_until
 
 COUNTS = 300
 """Each process counts so often in each of its files."""
@@ -65,12 +64,10 @@ print(json.dumps({"longest": max(waits), "mean": sum(waits) / len(waits)}))
 
 def python_of(version: str) -> str:
     """The Python of the environment that has this PyTaskFarmer."""
-    variable = "MPIFARM_TEST_PTF_" + version.replace(".", "_")
-    default = ROOT / ".venvs" / f"ptf-{version}" / "bin" / "python"
-    python = os.environ.get(variable) or str(default)
-    if not Path(python).exists():
-        pytest.fail(f"no PyTaskFarmer {version}: set {variable}, or use make test")
-    return python
+    python = find_plain_python(version)
+    if python is None:
+        pytest.fail(plain_missing(version))
+    return str(python)
 
 
 @pytest.fixture

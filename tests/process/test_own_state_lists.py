@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.farms import Place
-from tests.support import ROOT, wait_until
+from tests.support import find_plain_python, plain_missing, wait_until
 
 QUEUE_OF_FILES = '''
 import os
@@ -64,17 +64,12 @@ class QueueOfFiles(task.TaskList):
 '''
 
 
-def find_taskfarmer(version: str = "0.1.0") -> Path:
+def find_packages() -> Path:
     """The directory that holds PyTaskFarmer's package."""
-    variable = "MPIFARM_TEST_PTF_" + version.replace(".", "_")
-    default = ROOT / ".venvs" / f"ptf-{version}" / "bin" / "python"
-    python = Path(os.environ.get(variable) or default)
-    found = next(
-        python.parent.parent.glob("lib/python*/site-packages/taskfarmer"), None
-    )
-    if found is None:
-        pytest.skip(f"no PyTaskFarmer {version}: set {variable}, or use make test")
-    return found.parent
+    python = find_plain_python("0.1.0")
+    if python is None:
+        pytest.skip(plain_missing("0.1.0"))
+    return next(python.parent.parent.glob("lib/python*/site-packages"))
 
 
 @pytest.fixture
@@ -95,7 +90,7 @@ def create_own(create_place, tmp_path):
                 None,
                 [
                     place.environment.get("PYTHONPATH"),
-                    str(find_taskfarmer()),
+                    str(find_packages()),
                     str(place.directory),
                 ],
             )

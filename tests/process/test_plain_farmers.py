@@ -58,7 +58,7 @@ def started_by_mpifarm(place):
     return [start for start in starts(place) if start.farm != "plain"]
 
 
-def await_both_at_work(place, share=15):
+def await_both_at_work(place, share=5):
     """Until each of the two has started so many."""
 
     def both():

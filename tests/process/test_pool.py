@@ -11,30 +11,7 @@ import pytest
 from mpifarm.pool import LeaseRefused, LeaseReturned, Pool, PoolDefinition
 from mpifarm.processes import start_command, wait_command
 from mpifarm.task import Lease, Outcome
-from tests.process.pool_driver import PoolDriver
 from tests.support import is_running
-
-
-@pytest.fixture
-def start_pool(tmp_path, farm_environment, farm_token):
-    started = []
-
-    def start(workers=2, create_runner=None):
-        driver = PoolDriver(
-            tmp_path, farm_environment, farm_token, workers, create_runner
-        )
-        started.append(driver)
-        return driver
-
-    yield start
-    for driver in started:
-        driver.end()
-
-
-@pytest.fixture
-def pool(start_pool):
-    return start_pool()
-
 
 # ---- results ------------------------------------------------------------------------
 

@@ -13,34 +13,12 @@ from mpifarm.pool import PoolGone, PoolUseless, WorkerLost
 from mpifarm.processes import children_of
 from mpifarm.runners import BasicRunner
 from mpifarm.task import Lease, Outcome
-from tests.process.pool_driver import PoolDriver
 from tests.support import find_pids, is_running, survivors, wait_until
 
 FAMILY = "sleep 1000 & sleep 1000 & wait"
 """Two grandchildren and a shell: three processes."""
 
 STUBBORN = "trap '' TERM; echo up; sleep 1000 & sleep 1000 & wait; wait; wait"
-
-
-@pytest.fixture
-def start_pool(tmp_path, farm_environment, farm_token):
-    started = []
-
-    def start(workers=2, create_runner=None):
-        driver = PoolDriver(
-            tmp_path, farm_environment, farm_token, workers, create_runner
-        )
-        started.append(driver)
-        return driver
-
-    yield start
-    for driver in started:
-        driver.end()
-
-
-@pytest.fixture
-def pool(start_pool):
-    return start_pool()
 
 
 def kill(pid):

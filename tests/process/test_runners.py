@@ -14,7 +14,7 @@ import pytest
 from mpifarm.pool import LeaseRefused
 from mpifarm.runners import BasicRunner
 from tests.process.pool_driver import PoolDriver
-from tests.support import ROOT, wait_until
+from tests.support import ROOT, find_plain_python, plain_missing, wait_until
 
 
 @pytest.fixture
@@ -714,11 +714,10 @@ setup = A=1
 @pytest.fixture
 def create_plain(create_place, tmp_path):
     """A place of a user of PyTaskFarmer: the package, a module, an INI file."""
-    default = ROOT / ".venvs" / "ptf-0.1.0" / "bin" / "python"
-    python = Path(os.environ.get("MPIFARM_TEST_PTF_0_1_0") or default)
+    python = find_plain_python("0.1.0")
+    if python is None:
+        pytest.skip(plain_missing("0.1.0"))
     found = [*python.parent.parent.glob("lib/python3*/site-packages/taskfarmer")]
-    if not found:
-        pytest.skip("no PyTaskFarmer: set MPIFARM_TEST_PTF_0_1_0, or use make test")
 
     def create(commands):
         place = create_place(commands)

@@ -4,13 +4,11 @@ Rules of this file: a command ends only when all ranks, or all farmers, have beg
 so each has had its share, however fast the others are.
 """
 
-import os
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import find_plain_python, plain_missing
 
 NODES = 8
 
@@ -79,12 +77,10 @@ TASKS = 160
 @pytest.fixture
 def plain_farmer():
     """The first arguments of PyTaskFarmer 0.1.0."""
-    default = ROOT / ".venvs" / "ptf-0.1.0" / "bin" / "python"
-    python = Path(os.environ.get("MPIFARM_TEST_PTF_0_1_0") or default)
-    script = python.parent / "pytaskfarmer.py"
-    if not script.exists():
-        pytest.skip("no PyTaskFarmer 0.1.0: set MPIFARM_TEST_PTF_0_1_0, or use make")
-    return f"{python} {script}"
+    python = find_plain_python("0.1.0")
+    if python is None:
+        pytest.skip(plain_missing("0.1.0"))
+    return f"{python} {python.parent / 'pytaskfarmer.py'}"
 
 
 def write_meeting_list(farm, farmers):
