@@ -13,12 +13,13 @@ import argparse
 import math
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
 from mpifarm import __version__
-from mpifarm.config import Settings
+from mpifarm.config import Policy, Settings, TaskLimits
 from mpifarm.errors import InputError
 
 OLD_OPTIONS = (
@@ -34,11 +35,24 @@ OLD_OPTIONS = (
 
 NEW_OPTIONS = (
     "--bind",
+    "--canary",
+    "--checkpoint-signal",
     "--config",
+    "--deadline",
     "--gpus",
     "--grace",
     "--lock-area",
+    "--max-failures",
     "--mpi",
+    "--quarantine",
+    "--rank-timeout",
+    "--remap",
+    "--requeue-status",
+    "--retries",
+    "--retry-delay",
+    "--task-memory",
+    "--task-time",
+    "--task-timeout",
     "--version",
 )
 
@@ -78,10 +92,12 @@ class HelpAsked(Exception):  # noqa: N818 - it is not an error
 def parse_arguments(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """The settings that `argv` (without the program's name) asks for.
 
-    Of `environ` only ``COLUMNS`` counts, for the width of the help.  Raises HelpAsked
-    for ``--help`` and ``--version``, InputError for a command line that is wrong.
+    Of `environ` count ``COLUMNS``, for the width of the help, and
+    ``SLURM_JOB_END_TIME``, the deadline.  Raises HelpAsked for ``--help`` and
+    ``--version``, InputError for a command line that is wrong.
     """
-    return _settings(_chosen(_make_parser(environ), list(_expanded(argv))))
+    chosen = _chosen(_make_parser(environ), list(_expanded(argv)))
+    return _settings(chosen, environ)
 
 
 def _chosen(parser: "_Parser", words: Sequence[str]) -> argparse.Namespace:
@@ -96,7 +112,7 @@ def _chosen(parser: "_Parser", words: Sequence[str]) -> argparse.Namespace:
     raise _unexpected(extra, words)
 
 
-def _settings(chosen: argparse.Namespace) -> Settings:
+def _settings(chosen: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     return Settings(
         tasklist=chosen.tasklist,
         workdir=chosen.workdir or chosen.tasklist + "_workdir",
@@ -111,6 +127,33 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         config=chosen.config,
         bind=chosen.bind,
         gpus=chosen.gpus,
+        remap=chosen.remap,
+        limits=TaskLimits(
+            timeout=chosen.task_timeout or None,
+            memory=chosen.task_memory,
+            checkpoint_signal=chosen.checkpoint_signal,
+        ),
+        policy=_policy(chosen, environ),
+    )
+
+
+def _policy(chosen: argparse.Namespace, environ: Mapping[str, str]) -> Policy:
+    failures, share = chosen.max_failures
+    deadline = chosen.deadline
+    if deadline is None:
+        end = environ.get("SLURM_JOB_END_TIME", "")
+        deadline = float(end) if end.isdecimal() and end.isascii() else None
+    return Policy(
+        retries=chosen.retries,
+        retry_delay=chosen.retry_delay,
+        max_failures=failures,
+        max_failed_share=share,
+        requeue_status=chosen.requeue_status,
+        quarantine=chosen.quarantine,
+        canary=chosen.canary,
+        deadline=None if deadline == math.inf else deadline,
+        task_time=chosen.task_time,
+        rank_timeout=chosen.rank_timeout,
     )
 
 
@@ -202,6 +245,25 @@ class _Parser(argparse.ArgumentParser):
         )
 
 
+class SubcommandParser(argparse.ArgumentParser):
+    """The parser of a subcommand: raises InputError and HelpAsked, prints nothing."""
+
+    def __init__(self, name: str, description: str) -> None:
+        super().__init__(
+            prog=f"mpifarm {name}",
+            description=description,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        self.color = False
+        self.add_argument(
+            "--help", "-h", nargs=0, action=_AskForHelp, help="show this and exit"
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} ({self.prog} --help tells more)")
+
+
 def _make_parser(environ: Mapping[str, str]) -> _Parser:
     columns = environ.get("COLUMNS", "")
     wide = int(columns) if columns.isdecimal() else 80
@@ -225,6 +287,8 @@ def _make_parser(environ: Mapping[str, str]) -> _Parser:
     parser.color = False
     _add_old_arguments(parser)
     _add_new_arguments(parser)
+    _add_limits(parser)
+    _add_policy(parser)
     return parser
 
 
@@ -337,6 +401,106 @@ def _add_new_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    limits = parser.add_argument_group("limits for each task")
+    limits.add_argument(
+        "--task-timeout",
+        metavar="SECONDS",
+        type=_seconds("--task-timeout"),
+        help="end a task that takes longer (TERM, then KILL after --grace): it failed,"
+        ' "timed out"; 0 is never, and so is the default',
+    )
+    limits.add_argument(
+        "--task-memory",
+        metavar="BYTES",
+        type=_memory,
+        help="memory that each process of a task may have, as 500M or 4G; the kernel"
+        " refuses more (RLIMIT_DATA)",
+    )
+    limits.add_argument(
+        "--checkpoint-signal",
+        metavar="SIG",
+        type=_signal,
+        help="at a stop, send this signal in place of TERM, so that the commands can"
+        " save what they have; KILL follows after --grace",
+    )
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    policy = parser.add_argument_group("tasks and ranks that fail, and the time")
+    policy.add_argument(
+        "--retries",
+        metavar="N",
+        type=_number("--retries"),
+        default=0,
+        help="run a failed task up to N times more, on another rank where there is one"
+        " (default: 0)",
+    )
+    policy.add_argument(
+        "--retry-delay",
+        metavar="SECONDS",
+        type=_seconds("--retry-delay"),
+        default=0.0,
+        help="wait so long before a task is run again (default: 0)",
+    )
+    policy.add_argument(
+        "--max-failures",
+        metavar="N|P%",
+        type=_max_failures,
+        default=(None, None),
+        help="stop the farm, exit 1, when so many tasks have failed, or this share of"
+        " those that have ended",
+    )
+    policy.add_argument(
+        "--requeue-status",
+        metavar="N",
+        type=_requeue_status,
+        help="a task that exits with N has made a checkpoint and wants to run again"
+        " (default: none does)",
+    )
+    policy.add_argument(
+        "--quarantine",
+        metavar="K|off",
+        type=_quarantine,
+        default=10,
+        help="a rank whose tasks fail fast, K in a row, while those of others succeed,"
+        " gets no more, and they run elsewhere (default: 10)",
+    )
+    policy.add_argument(
+        "--canary",
+        metavar="N",
+        type=_number("--canary"),
+        default=0,
+        help="run the first N tasks alone, and the others only if one of them succeeds",
+    )
+    policy.add_argument(
+        "--deadline",
+        metavar="TIME",
+        type=_deadline,
+        help="when the job ends: seconds since 1970, 2026-12-31T23:59, or 'none'; the"
+        " farm ends by itself in time (default: $SLURM_JOB_END_TIME)",
+    )
+    policy.add_argument(
+        "--task-time",
+        metavar="SECONDS",
+        type=_seconds("--task-time"),
+        help="what a task takes: none is started that can't end before the deadline"
+        " (default: what those that have ended took)",
+    )
+    policy.add_argument(
+        "--rank-timeout",
+        metavar="SECONDS",
+        type=_rank_timeout,
+        default=60.0,
+        help="give a rank up that has not been heard for so long (default: 60)",
+    )
+    policy.add_argument(
+        "--remap",
+        action="store_true",
+        help="the tasklist was edited: find what was done by the text of its lines",
+    )
+
+
 class _AskForHelp(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         raise HelpAsked(parser.format_help())
@@ -435,6 +599,106 @@ def _gpus(word: str) -> str:
     return str(int(word))
 
 
+def _number(option: str) -> Callable[[str], int]:
+    def parse(word: str) -> int:
+        if not (word.isdecimal() and word.isascii()):
+            raise _usage_error(f"{option} takes a number, 0 or more, not {word!r}")
+        return int(word)
+
+    return parse
+
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+LEAST_MEMORY = 2**20
+
+
+def _memory(word: str) -> int:
+    found = _MEMORY.fullmatch(word)
+    if found is None:
+        raise _usage_error(f"--task-memory takes bytes, as 500M or 4G, not {word!r}")
+    memory = int(float(found[1]) * _UNITS[found[2].upper()])
+    if memory < LEAST_MEMORY:
+        raise _usage_error(f"--task-memory {word} is too little for any program")
+    return memory
+
+
+def _signal(word: str) -> int:
+    name = word.upper().removeprefix("SIG")
+    number = int(name) if name.isdecimal() and name.isascii() else 0
+    for each in signal.Signals:
+        if each.name == f"SIG{name}" or each.value == number:
+            if each in (signal.SIGKILL, signal.SIGSTOP):
+                break
+            return int(each)
+    raise _usage_error(
+        f"--checkpoint-signal takes a signal that a command can catch, as USR1, not"
+        f" {word!r}"
+    )
+
+
+def _max_failures(word: str) -> tuple[int | None, float | None]:
+    number = word.removesuffix("%")
+    try:
+        value = float(number) if word.endswith("%") else int(number)
+    except ValueError:
+        value = 0
+    if word.endswith("%") and 0 < value <= 100:
+        return None, value / 100
+    if not word.endswith("%") and value >= 1:
+        return int(value), None
+    raise _usage_error(
+        f"--max-failures takes a number of tasks, 1 or more, or a share as 5%, not"
+        f" {word!r}"
+    )
+
+
+def _requeue_status(word: str) -> int:
+    if word.isdecimal() and word.isascii() and 1 <= int(word) <= 255:
+        return int(word)
+    raise _usage_error(f"--requeue-status takes a status, 1 to 255, not {word!r}")
+
+
+def _quarantine(word: str) -> int:
+    if word == "off":
+        return 0
+    if word.isdecimal() and word.isascii() and int(word) >= 1:
+        return int(word)
+    raise _usage_error(
+        f"--quarantine takes a number, 1 or more, or 'off', not {word!r}"
+    )
+
+
+def _rank_timeout(word: str) -> float:
+    seconds = _seconds("--rank-timeout")(word)
+    if seconds < LEAST_RANK_TIMEOUT:
+        raise _usage_error(
+            f"--rank-timeout {word} is too short: a busy rank may be silent for"
+            f" {LEAST_RANK_TIMEOUT:g} s"
+        )
+    return seconds
+
+
+LEAST_RANK_TIMEOUT = 2.0
+
+
+def _deadline(word: str) -> float:
+    """Seconds since the epoch; ``inf`` for none."""
+    if word == "none":
+        return math.inf
+    if word.isdecimal() and word.isascii():
+        return float(word)
+    from datetime import datetime  # for those who ask for it
+
+    try:
+        return datetime.fromisoformat(word).timestamp()
+    except (ValueError, OverflowError):
+        raise _usage_error(
+            "--deadline takes seconds since 1970, a time as 2026-12-31T23:59, or"
+            f" 'none', not {word!r}"
+        ) from None
+
+
 # ---- what is wrong, in one sentence -------------------------------------------------
 
 
@@ -444,7 +708,7 @@ def _usage_error(sentence: str) -> InputError:
 
 def _wrong_count(option: str) -> InputError:
     """`option`, as "--workdir/-w", has no value, or one although it takes none."""
-    if option.startswith(("--bind", "--help", "--version")):
+    if option.startswith(("--bind", "--help", "--remap", "--version")):
         return _usage_error(f"{option} takes no value")
     return _usage_error(f"{option} needs a value after it")
 

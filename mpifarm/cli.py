@@ -14,6 +14,9 @@ from mpifarm.signals import SignalInbox
 if TYPE_CHECKING:
     from mpifarm.console import Console
 
+SUBCOMMANDS = ("check", "retry", "selftest", "supervise")
+"""Each is a module of that name with ``main(argv, console, environ) -> int``."""
+
 
 def main() -> None:
     """Run ``mpifarm`` and exit with its status (README, exit statuses)."""
@@ -54,6 +57,8 @@ def _run(
     from mpifarm.arguments import HelpAsked, parse_arguments
     from mpifarm.errors import InputError
 
+    if argv and argv[0] in SUBCOMMANDS and not os.path.isfile(argv[0]):
+        return _run_subcommand(argv, console)
     try:
         settings = parse_arguments(argv, os.environ)
     except HelpAsked as asked:
@@ -69,3 +74,21 @@ def _run(
 
     voice = Voice(console.say, console.show, console.complain)
     return run_farm(settings, Surroundings(os.environ, os.environb, signals, voice))
+
+
+def _run_subcommand(argv: list[str], console: "Console") -> int:
+    from importlib import import_module
+
+    from mpifarm.arguments import HelpAsked
+    from mpifarm.errors import FarmError
+
+    subcommand = import_module(f"mpifarm.{argv[0]}")
+    try:
+        status: int = subcommand.main(argv[1:], console, os.environ)
+    except HelpAsked as asked:
+        console.say_whole(asked.text)
+        return 0
+    except FarmError as error:
+        console.complain(str(error))
+        return error.exit_status
+    return status

@@ -30,6 +30,7 @@ from mpifarm.messages import (
     Ping,
     PoolLost,
     RankTrouble,
+    Rejoin,
     Report,
     SignalSeen,
     Stop,
@@ -283,6 +284,8 @@ class Coordinator:
                 pass
             case Join():
                 self._on_join(record, message)
+            case Rejoin():
+                pass
             case Report():
                 self._on_report(record, message, now)
             case SignalSeen():

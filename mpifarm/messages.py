@@ -54,6 +54,17 @@ class Leave:
     """Ranks were given up: exit without `MPI_Finalize`, which would wait for them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """These results are on disk: no coordinator will need them from this rank again.
+
+    Sent where another rank can become the coordinator (`Comm.heals`).
+    """
+
+    results: tuple[tuple[int, int], ...]
+    """(taskid, attempt) of each."""
+
+
 # ---- from a rank to the coordinator -------------------------------------------------
 
 
@@ -85,6 +96,25 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejoin:
+    """The first message of a rank after ranks were lost: what is true there.
+
+    All messages that were under way then are gone, in both directions, and the
+    coordinator may be another one.
+    """
+
+    host: str
+    pid: int
+    workers: int
+    is_welcomed: bool
+    """Whether it knows what the farm is; if not, this is its `Join`."""
+    leases: tuple[tuple[int, int], ...]
+    """(taskid, attempt) of all that it holds and has not reported as ended."""
+    report: Report
+    """All that it can't know to be on disk, though it may have been reported before."""
+
+
+@dataclass(frozen=True, slots=True)
 class SignalSeen:
     """The rank got this signal; what it means is decided on rank 0."""
 
@@ -113,5 +143,7 @@ class Stopped:
     """All commands of the rank are dead; it runs nothing and holds nothing."""
 
 
-ToRank = Welcome | Assign | Drain | Stop | Ping | Leave
-ToCoordinator = Join | Report | SignalSeen | Alive | RankTrouble | PoolLost | Stopped
+ToRank = Welcome | Assign | Drain | Stop | Ping | Leave | Noted
+ToCoordinator = (
+    Join | Report | Rejoin | SignalSeen | Alive | RankTrouble | PoolLost | Stopped
+)

@@ -31,6 +31,7 @@ from mpifarm.messages import (
     Drain,
     Join,
     Leave,
+    Noted,
     Ping,
     PoolLost,
     RankTrouble,
@@ -226,6 +227,8 @@ class RankLoop:
                 self._on_stop(message.grace, now)
             case Ping():
                 self._send(Alive())
+            case Noted():
+                pass
             case Leave():
                 self.ranks_lost = message.ranks_lost
                 self.pool.close()

@@ -6,6 +6,7 @@ Rules of this file: a test gets a clean environment, starts processes only throu
 
 import importlib.metadata
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,9 @@ from tests.support import (
     kill_survivors,
     plain_missing,
 )
+
+# Under nohup, HUP is ignored here and in every child; the tests say when it is.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 Mpirun = Callable[..., Launch]
 StartFarm = Callable[..., Child]

@@ -106,7 +106,7 @@ NEW_COMMAND_LINES = [
     ("--lock /locks tasks.txt", wanted(lock_area="/locks")),
     ("--mpi off tasks.txt", wanted(mpi="off")),
     ("--mpi=auto tasks.txt", wanted(mpi="auto")),
-    ("--m off tasks.txt", wanted(mpi="off")),
+    ("--mp off tasks.txt", wanted(mpi="off")),
 ]
 
 
