@@ -261,6 +261,7 @@ class SubcommandParser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
+        """Raise what is wrong."""
         raise InputError(f"{message} ({self.prog} --help tells more)")
 
 

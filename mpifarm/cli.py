@@ -72,7 +72,7 @@ def _run(
     from mpifarm.farm import run_farm
     from mpifarm.surroundings import Surroundings, Voice
 
-    voice = Voice(console.say, console.show, console.complain)
+    voice = Voice(console.say, console.show, console.complain, console.speak_up)
     return run_farm(settings, Surroundings(os.environ, os.environb, signals, voice))
 
 

@@ -7,6 +7,10 @@ Rules of this file:
 * Nothing here blocks: sends are begun and completed later, receives look first.  A
   look is two probes, since the first may only drive the library's progress.
 * All calls come from one thread.
+* A rank that dies costs only the messages from and to it.  Where the library tells of
+  it (ULFM, the fault tolerance of Open MPI 5 under ``mpirun --with-ft ulfm``), each
+  rank acknowledges that by itself (`MPI_Comm_ack_failed`) and goes on over the same
+  communicator.  `MPI_Comm_shrink` would wait for all, a suspended rank included.
 """
 
 import signal
@@ -30,41 +34,105 @@ MOST_AT_ONCE = 1000
 
 
 class Comm:
-    """This rank among the others."""
+    """This rank among the others.
 
-    def __init__(self, mpi: Any, world: "MPI.Intracomm") -> None:  # the module MPI
-        self._mpi = mpi
+    `heals`: whether the library tells of ranks that die, so that any other can go on.
+    `lost`: those of which it has told.
+    """
+
+    def __init__(
+        self, mpi: Any, world: "MPI.Intracomm", *, heals: bool = False
+    ) -> None:
+        self._mpi = mpi  # the module
         self._world = world
         self._status = mpi.Status()
-        self._sends: list[MPI.Request] = []
+        self._sends: list[tuple[int, MPI.Request]] = []
+        self._untold: list[int] = []
         self.rank: int = world.rank
         self.size: int = world.size
+        self.heals = heals
+        self.lost: set[int] = set()
+        world.Set_errhandler(mpi.ERRORS_RETURN)
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """The ranks that are not known to be dead, sorted."""
+        return tuple(rank for rank in range(self.size) if rank not in self.lost)
+
+    @property
+    def first(self) -> int:
+        """The lowest rank that is not known to be dead: the coordinator's."""
+        return next(rank for rank in range(self.size) if rank not in self.lost)
 
     def send(self, rank: int, message: Message) -> None:
         """Begin to send `message`; `receive` and `flush` complete it."""
-        self._sends.append(self._world.isend(message, rank))
+        if rank in self.lost:
+            return
+        try:
+            self._sends.append((rank, self._world.isend(message, rank)))
+        except self._mpi.Exception:
+            self._look_for_losses()
 
     def receive(self) -> list[tuple[int, Message]]:
         """The messages that have come, each with the rank that sent it."""
         received: list[tuple[int, Message]] = []
-        while self.has_message() and len(received) < MOST_AT_ONCE:
-            source = self._status.source
-            message = self._world.recv(source=source, tag=self._status.tag)
-            received.append((source, cast(Message, message)))
+        try:
+            while self._probe() and len(received) < MOST_AT_ONCE:
+                source = self._status.source
+                message = self._world.recv(source=source, tag=self._status.tag)
+                received.append((source, cast(Message, message)))
+        except self._mpi.Exception:
+            self._look_for_losses()
         if self._sends:
-            self._sends = [send for send in self._sends if not send.Test()]
+            self._complete_sends()
         return received
 
     def has_message(self) -> bool:
-        """Whether a message is there to receive."""
+        """Whether `receive` has something to do."""
+        try:
+            return self._probe()
+        except self._mpi.Exception:
+            return self.heals
+
+    def _probe(self) -> bool:
         probe, status = self._world.iprobe, self._status
         return probe(status=status) or probe(status=status)
+
+    def _complete_sends(self) -> None:
+        self._sends = [
+            (rank, send)
+            for rank, send in self._sends
+            if rank not in self.lost and not self._is_over(send)
+        ]
+
+    def _is_over(self, send: "MPI.Request") -> bool:
+        """Whether nothing more will become of it."""
+        try:
+            return send.Test()
+        except self._mpi.Exception:
+            self._look_for_losses()
+            return True
+
+    def _look_for_losses(self) -> None:
+        if not self.heals:
+            return  # the silence of a rank tells
+        failed = self._world.Get_failed()
+        ranks = self._mpi.Group.Translate_ranks(failed, None, self._world.group)
+        new = sorted(set(ranks) - self.lost) if failed.size else []
+        self._untold += new
+        self.lost.update(new)
+        self._world.Ack_failed()
+
+    def take_losses(self) -> list[int]:
+        """The ranks that have died since the last call, as far as the library tells."""
+        untold, self._untold = self._untold, []
+        return untold
 
     def flush(self, seconds: float) -> bool:
         """Wait at most `seconds` until all that was sent is out; whether it is."""
         until = time.monotonic() + seconds
         while self._sends and time.monotonic() < until:
-            self._sends = [send for send in self._sends if not send.Test()]
+            self._complete_sends()
             time.sleep(0.0005)
         return not self._sends
 
@@ -81,7 +149,7 @@ class Comm:
         signal.alarm(0)
 
     def abort(self, status: int) -> None:
-        """End all ranks at once: for a defect of ours only."""
+        """End all ranks at once: for a defect of ours, and for ranks that hang."""
         self._world.Abort(status)
 
 
@@ -113,7 +181,7 @@ def connect(
             mpi.Finalize()
             return None, _alone(environ, f"{library} says that there is one rank")
         return Comm(mpi, world), ""
-    return Comm(mpi, world.Dup()), ""
+    return Comm(mpi, world.Dup(), heals=_heals(mpi, environ)), ""
 
 
 def _load() -> Any:
@@ -124,6 +192,15 @@ def _load() -> Any:
     from mpi4py import MPI
 
     return MPI
+
+
+def _heals(mpi: Any, environ: Mapping[str, str]) -> bool:
+    """Whether this is Open MPI 5 under ``mpirun --with-ft ulfm``, which sets this."""
+    return (
+        mpi.get_vendor()[0] == "Open MPI"
+        and environ.get("OMPI_MCA_mpi_ft_enable") == "1"
+        and "PRTE_LAUNCHED" in environ
+    )
 
 
 def _would_abort(mpi: Any, environ: Mapping[str, str]) -> bool:

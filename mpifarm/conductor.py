@@ -8,15 +8,19 @@ rank's own workers are served meanwhile.
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from mpifarm.coordinator import (
+    MOST_LOST,
     Coordinator,
+    Effect,
     End,
+    NoteAttempt,
     NoteInLog,
     Phase,
     Send,
+    Tell,
     Transact,
 )
 from mpifarm.errors import StorageError
@@ -38,6 +42,39 @@ LOCK_HASTE_SECONDS = 1.0
 """How long the lock is tried each millisecond, as plain farmers do; then less often."""
 LOCK_WARNING_SECONDS = 30.0
 LOCK_SECONDS_AT_STOP = 3.0
+
+RETRY_SECONDS = 0.1
+"""Between two tries to write to a disk that fails."""
+
+
+class Patience:
+    """How long a disk that fails is tried again, `seconds` at the most.
+
+    `say` tells when it begins and when it has helped; `what` names what is written.
+    """
+
+    def __init__(self, what: str, seconds: float, say: Callable[[str], None]) -> None:
+        self.retry_at = 0.0
+        """Not before."""
+        self._what = what
+        self._seconds = seconds
+        self._say = say
+        self._since: float | None = None
+
+    def is_over(self, error: StorageError, now: float) -> bool:
+        """It has failed (again); whether to give up."""
+        if self._since is None:
+            self._since = now
+            if self._seconds > 0:
+                self._say(f"{error}; trying again for {self._seconds:g} s")
+        self.retry_at = now + RETRY_SECONDS
+        return now - self._since >= self._seconds
+
+    def note_success(self) -> None:
+        """It could be written."""
+        if self._since is not None:
+            self._since = None
+            self._say(f"{self._what} can be written again")
 
 
 class Conductor:
@@ -64,6 +101,9 @@ class Conductor:
         self._waiter = Waiter(self._signals.fd, probe)
         self._announced = coordinator.phase
         self._transaction: Transact | None = None
+        grace, say = coordinator.definition.grace, self._voice.say
+        self._patience = Patience("the workdir", grace, say)
+        self._beat_patience = Patience("the claim", grace, say)
         self._records: list[Recorded] = []
         """The results of the transaction."""
         self._wanted_since = 0.0
@@ -72,13 +112,22 @@ class Conductor:
         self._parent = os.getppid()
 
     def hear(self, message: ToCoordinator) -> None:
-        """What rank 0's own rank loop says."""
-        self.coordinator.on_message(0, message, self._clock.now)
+        """What this rank's own loop says."""
+        own = self.coordinator.crew.own
+        self.coordinator.on_message(own, message, self._clock.now)
+
+    def take_over(
+        self, loop: RankLoop, early: Sequence[tuple[int, ToCoordinator]]
+    ) -> None:
+        """Go on where a coordinator was lost; `early` is what ranks have said since."""
+        self.coordinator.on_mended(self._clock.now)
+        loop.rejoin(self._clock.now)
+        for rank, message in early:
+            self.coordinator.on_message(rank, message, self._clock.now)
 
     def run(self, loop: RankLoop, conclude: Callable[[], None]) -> None:
         """Until every rank has been told to leave; before that, once, `conclude`."""
         self._conclude = conclude
-        loop.join()
         while loop.phase is not RankPhase.LEFT:
             self._forgive(loop, self._clock.step())
             moved = self._listen(loop)
@@ -107,7 +156,10 @@ class Conductor:
         messages = self._comm.receive()
         for rank, message in messages:
             self.coordinator.on_message(rank, message, self._clock.now)  # type: ignore[arg-type]
-        return bool(signals or messages)
+        lost = self._comm.take_losses()
+        if lost:
+            self.coordinator.on_ranks_lost(lost, self._clock.now)
+        return bool(signals or messages or lost)
 
     # ---- out -----------------------------------------------------------------------
 
@@ -119,21 +171,30 @@ class Conductor:
             # Before the others are told to leave: they would wait for us in MPI.
             self._conclude()
         for effect in effects:
-            match effect:
-                case Send():
-                    self._send(loop, effect.rank, effect.message)
-                case Transact():
-                    self._begin(effect)
-                case NoteInLog():
-                    self.workdir.note_in_log(effect.taskid, effect.sentence)
-                case End():
-                    pass
-                case _:
-                    assert_never(effect)
+            self._do(loop, effect)
         return bool(effects)
 
+    def _do(self, loop: RankLoop, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self._send(loop, effect.rank, effect.message)
+            case Transact():
+                self._begin(effect)
+            case NoteInLog():
+                self.workdir.note_in_log(effect.taskid, effect.sentence)
+            case NoteAttempt():
+                self.tally.note_retry(effect.result)
+                record = self._record(effect.rank, effect.result)
+                self.workdir.note_attempts([record])
+            case Tell():
+                self._voice.say(effect.sentence)
+            case End():
+                pass
+            case _:
+                assert_never(effect)
+
     def _send(self, loop: RankLoop, rank: int, message: ToRank) -> None:
-        if rank == 0:
+        if rank == self.coordinator.crew.own:
             loop.on_message(message, self._clock.now)
         elif self._comm is not None:
             self._comm.send(rank, message)
@@ -146,7 +207,7 @@ class Conductor:
 
     def _transact(self) -> bool:
         """Try the lock; with it, do what waits for the disk."""
-        if self._transaction is None:
+        if self._transaction is None or self._clock.now < self._patience.retry_at:
             return False
         try:
             if not self.lock.try_acquire():
@@ -157,14 +218,17 @@ class Conductor:
             finally:
                 self.lock.release()
         except StorageError as error:
-            self._fail(error)
+            self._wanted_since = self._clock.now
+            if self._patience.is_over(error, self._clock.now):
+                self._fail(error)
         return True
 
     def _write(self, transaction: Transact) -> None:
-        self._transaction = None
         # A stop may have come while the lock was with another.
         take = transaction.take if self.coordinator.phase is Phase.WORKING else 0
         done = self.workdir.transact(self._records, transaction.give_back, take)
+        self._transaction = None
+        self._patience.note_success()
         empty = done.empty
         if take and empty and not done.taken:
             empty = not self.workdir.reclaim_dead()
@@ -196,8 +260,8 @@ class Conductor:
         self.tally.add(result)
         if result.outcome is Outcome.LOST:
             why = (
-                f"counts as failed: {result.attempt} times its worker was killed while "
-                "it ran (did it kill its parent, or did memory run out?)"
+                f"counts as failed: {MOST_LOST} times its worker or its rank was "
+                "killed while it ran (did it kill its parent, or did memory run out?)"
             )
             self._voice.say(f"task {result.taskid} {why}")
             self.workdir.note_in_log(result.taskid, why)
@@ -243,7 +307,11 @@ class Conductor:
         try:
             self.workdir.heartbeat()
         except StorageError as error:
-            self._fail(error)
+            self._heartbeat_at = self._clock.now + RETRY_SECONDS
+            if self._beat_patience.is_over(error, self._clock.now):
+                self._fail(error)
+        else:
+            self._beat_patience.note_success()
 
     def _look_around(self) -> None:
         if self.workdir.drain_requested():
@@ -291,7 +359,7 @@ class Conductor:
             waited = now - self._wanted_since
             patient = waited > LOCK_HASTE_SECONDS
             poll = LOCK_SLOW_POLL_SECONDS if patient else LOCK_POLL_SECONDS
-            self._waiter.wait((), poll)
+            self._waiter.wait((), max(poll, self._patience.retry_at - now))
             return
         wake_at = min(
             loop.wake_at(),

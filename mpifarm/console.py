@@ -100,6 +100,10 @@ class Console:
         self._show_at = time.monotonic() + first
         self._live = False
 
+    def speak_up(self) -> None:
+        """Say things from now on: the rank that spoke is lost."""
+        self._speaks = True
+
     def say(self, line: str) -> None:
         """A line that stays."""
         self.say_whole(f"{self._clear()}mpifarm: {line}\n")

@@ -19,7 +19,7 @@ from enum import Enum
 from signal import SIGUSR1, SIGUSR2, Signals
 from typing import assert_never
 
-from mpifarm.config import FarmDefinition
+from mpifarm.config import FarmDefinition, Policy
 from mpifarm.errors import InputError
 from mpifarm.messages import (
     Alive,
@@ -114,11 +114,26 @@ class NoteInLog:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteAttempt:
+    """An attempt on `rank` that failed, or made a checkpoint; the task runs again."""
+
+    rank: int
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Say a sentence to the user."""
+
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """All is on disk; every rank is told to leave in the same breath."""
 
 
-Effect = Send | Transact | NoteInLog | End
+Effect = Send | Transact | NoteInLog | NoteAttempt | Tell | End
 
 
 # ---- what is ------------------------------------------------------------------------
@@ -217,31 +232,55 @@ class RankRecord:
         return self.workers + ahead
 
 
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Who is there to run tasks."""
+
+    ranks: tuple[int, ...]
+    """The ids, in the launch, of the ranks that live."""
+    own: int = 0
+    """The rank on which the coordinator itself lives."""
+    workers: int = 1
+    """Workers that are expected on each."""
+    heals: bool = False
+    """Another rank can take over when this one is lost."""
+
+
 class Coordinator:
     """The decisions of rank 0.
 
     `commands` is the tasklist: ``commands[taskid]`` is the text of a task; it raises
-    `InputError` where a handler of the user's has none.  `size` is
-    the number of ranks, `workers` what each is expected to have, `timeout` the seconds
-    after `now` at which the farm stops by itself.  With `waits_for_others` it does not
-    end while other farms hold tasks.
+    `InputError` where a handler of the user's has none.  `timeout` is the seconds
+    after `now` at which the farm stops by itself, `deadline` the moment at which the
+    job ends.  With `waits_for_others` it does not end while other farms hold tasks.
+    `adopted` are tasks that this farm holds already, taken over from a coordinator
+    that was lost: ranks that `Rejoin` may have them.
     """
 
     def __init__(
         self,
         commands: Sequence[str],
         definition: FarmDefinition,
-        size: int,
-        workers: int,
+        crew: Crew,
         now: float,
-        timeout: float | None = None,
         *,
+        policy: Policy = Policy(),
+        timeout: float | None = None,
+        deadline: float | None = None,
         waits_for_others: bool = False,
+        adopted: Iterable[int] = (),
     ) -> None:
         self.commands = commands
         self.definition = definition
+        self.crew = crew
+        self.policy = policy
         self.phase = Phase.WORKING
-        self.ranks = {rank: RankRecord(rank) for rank in range(size)}
+        self.too_many_failures = False
+        """Whether the farm stops because of the tasks that failed."""
+        self.must_leave_alone = False
+        """Whether a rank that was given up may still be a member of MPI's world."""
+        self.quarantined: list[tuple[int, str, int]] = []
+        self.ranks = {rank: RankRecord(rank) for rank in crew.ranks}
         self.tasks: dict[int, TaskRecord] = {}
         self.queue: deque[TaskRecord] = deque()
         self.ended: deque[TaskRecord] = deque()
@@ -253,7 +292,7 @@ class Coordinator:
         """Why the farm stops or drains before the list is done, in words."""
         self.unrecorded: tuple[int, ...] = ()
         """Tasks whose results could not be recorded when the storage failed."""
-        self._first_take = size * workers
+        self._first_take = len(crew.ranks) * crew.workers
         self._stop_at = None if timeout is None else now + timeout
         self._timeout = timeout
         self._drain_at = float("-inf")
@@ -275,8 +314,8 @@ class Coordinator:
 
     def on_message(self, rank: int, message: ToCoordinator, now: float) -> None:
         """Take in what `rank` says; a rank that was given up is not heard."""
-        record = self.ranks[rank]
-        if record.state is RankState.LOST:
+        record = self.ranks.get(rank)
+        if record is None or record.state is RankState.LOST:
             return
         record.heard_at = now
         match message:
@@ -527,6 +566,16 @@ class Coordinator:
             raise AssertionError("no transaction is under way")
         return self.transaction
 
+    def on_ranks_lost(self, ranks: Iterable[int], now: float) -> None:
+        """MPI says that these are dead."""
+
+    def on_mended(self, now: float) -> None:
+        """All messages under way were lost; each other rank will say `Rejoin`."""
+
+    def silent_ranks(self) -> list[int]:
+        """Those that were given up because they were silent, and may yet live."""
+        return []
+
     def forgive_pause(self, seconds: float) -> None:
         """Rank 0 was suspended: it heard nothing because it could not."""
         for record in self.ranks.values():
@@ -538,12 +587,12 @@ class Coordinator:
             return
         for record in self.ranks.values():
             record.heard_at = min(record.heard_at, now)
-            silent = now - record.heard_at > SILENCE_SECONDS
-            if silent and record.rank > 0 and not record.settled:
+            silent = now - record.heard_at > self.policy.rank_timeout
+            if silent and record.rank != self.crew.own and not record.settled:
                 where = f" on {record.host}" if record.host else ""
                 self.on_stop(
                     f"rank {record.rank}{where} has not been heard for "
-                    f"{SILENCE_SECONDS:g} s",
+                    f"{self.policy.rank_timeout:g} s",
                     self.definition.grace,
                     now,
                     by_signal=False,
@@ -760,7 +809,7 @@ class Coordinator:
         """Ranks that were given up: MPI can't be left together with them."""
         ranks = self.ranks.values()
         lost = (record.rank for record in ranks if record.state is RankState.LOST)
-        return [rank for rank in lost if rank > 0]
+        return [rank for rank in lost if rank != self.crew.own]
 
     # ---- the invariants ------------------------------------------------------------
 

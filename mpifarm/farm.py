@@ -6,20 +6,37 @@ returns a status other than 0, as its last act after `MPI_Finalize`.
 """
 
 import os
+import signal
+import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
+from enum import Enum
 
-from mpifarm.comm import Comm, connect
+from mpifarm.comm import Comm, Message, connect
 from mpifarm.config import Settings
 from mpifarm.errors import ExitStatus, FarmError
 from mpifarm.launcher import command_environment, launched_rank, was_launched
-from mpifarm.messages import ToCoordinator
+from mpifarm.messages import (
+    Alive,
+    Leave,
+    PoolLost,
+    Stop,
+    Stopped,
+    ToCoordinator,
+    ToRank,
+)
 from mpifarm.pool import Pool
-from mpifarm.rank import RankLoop, RankParts, RankPhase
+from mpifarm.rank import SILENCE_SECONDS, RankLoop, RankParts, RankPhase
 from mpifarm.surroundings import Surroundings
 from mpifarm.waiting import Clock, Waiter
 
 FLUSH_SECONDS = 2.0
+ABORT_SECONDS = 10.0
+"""How long a rank waits to be ended by the coordinator's."""
+
+WITHDRAWN_SECONDS = 0.01
+"""Between two looks of a rank that only waits for the end."""
 
 
 def run_farm(settings: Settings, around: Surroundings) -> int:
@@ -60,14 +77,29 @@ def run_farm(settings: Settings, around: Surroundings) -> int:
 # ---- the other ranks ----------------------------------------------------------------
 
 
+class _Followed(Enum):
+    """How following rank 0 has ended."""
+
+    LEFT = "left"
+    """It said leave."""
+    FORSAKEN = "forsaken"
+    """It, or the launcher, is not heard any more."""
+    LEADS = "leads"
+    """It is lost, and this is the lowest rank now."""
+
+
 def _run_other_rank(parts: RankParts, comm: Comm) -> int:
     clock = Clock()
-
-    def send(message: ToCoordinator) -> None:
-        comm.send(0, message)
-
-    loop = parts.create_loop(send, clock.now)
-    if not _follow(loop, parts, comm, clock):
+    loop = parts.create_loop(lambda said: comm.send(comm.first, said), clock.now)
+    early: list[tuple[int, ToCoordinator]] = []
+    try:
+        followed = _follow(loop, parts, comm, clock, early)
+    except (Exception, SystemExit):  # noqa: BLE001 - a defect costs this rank alone
+        _withdraw(parts, comm)
+        followed = _Followed.LEFT
+    if followed is _Followed.LEADS:
+        return _run_rank_0(parts, loop, early)
+    if followed is _Followed.FORSAKEN:
         parts.around.voice.complain(
             f"rank {comm.rank} on {loop.host} has lost rank 0 or its launcher and "
             "ends; its commands are dead"
@@ -76,14 +108,25 @@ def _run_other_rank(parts: RankParts, comm: Comm) -> int:
         # Not an orderly end: with 0 from here hydra would return 0 for the whole farm.
         os._exit(ExitStatus.RUN_AGAIN)
     comm.flush(FLUSH_SECONDS)
-    if loop.ranks_lost:
+    if loop.aborts:
+        time.sleep(ABORT_SECONDS)
+    if loop.ranks_lost or comm.lost:
         os._exit(0)
     comm.finalize()
     return 0
 
 
-def _follow(loop: RankLoop, parts: RankParts, comm: Comm, clock: Clock) -> bool:
-    """Do what rank 0 says until it says leave; False if it is not heard any more."""
+def _follow(
+    loop: RankLoop,
+    parts: RankParts,
+    comm: Comm,
+    clock: Clock,
+    early: list[tuple[int, ToCoordinator]],
+) -> _Followed:
+    """Do what the lowest rank says until it says leave.
+
+    `early` takes what other ranks say to this one before it knows that it leads.
+    """
     signals = parts.around.signals
     waiter = Waiter(signals.fd, comm.has_message)
     parent = os.getppid()
@@ -93,18 +136,62 @@ def _follow(loop: RankLoop, parts: RankParts, comm: Comm, clock: Clock) -> bool:
         received = signals.take()
         for signum in received:
             loop.on_signal(signum, clock.now)
+        first = comm.first
         messages = comm.receive()
-        for _, message in messages:
-            loop.on_message(message, clock.now)  # type: ignore[arg-type]
+        if comm.take_losses() and comm.first != first:
+            if comm.first == comm.rank:
+                early += _to_coordinator(messages)
+                return _Followed.LEADS
+            loop.rejoin(clock.now)
+        early += _to_coordinator(messages)
+        for rank, message in messages:
+            # What a lost coordinator has said last, its successor doesn't know.
+            if rank == comm.first and isinstance(message, ToRank):
+                loop.on_message(message, clock.now)
         loop.step(clock.now)
         if loop.is_forsaken(clock.now) or os.getppid() != parent:
             loop.pool.kill()
-            return False
+            return _Followed.FORSAKEN
         if received or messages:
             waiter.restart()
         else:
             loop.wait(waiter, clock.now, loop.wake_at())
-    return True
+    return _Followed.LEFT
+
+
+def _to_coordinator(
+    messages: list[tuple[int, Message]],
+) -> list[tuple[int, ToCoordinator]]:
+    return [
+        (rank, message)
+        for rank, message in messages
+        if isinstance(message, ToCoordinator)
+    ]
+
+
+def _withdraw(parts: RankParts, comm: Comm) -> None:
+    """After a defect of ours: run nothing more, and hold nobody up.
+
+    Where a death is told, this process dies; else it stays to leave with the others.
+    """
+    parts.around.voice.complain(
+        f"a defect of mpifarm on rank {comm.rank}, which runs nothing more:\n"
+        f"{traceback.format_exc()}"
+    )
+    parts.pool.kill()
+    parts.pool.close()
+    if comm.heals:
+        os.kill(os.getpid(), signal.SIGKILL)
+    comm.send(0, PoolLost())
+    heard_at = time.monotonic()
+    while time.monotonic() < heard_at + SILENCE_SECONDS:
+        for _, message in comm.receive():
+            heard_at = time.monotonic()
+            if isinstance(message, Leave):
+                return
+            comm.send(0, Stopped() if isinstance(message, Stop) else Alive())
+        time.sleep(WITHDRAWN_SECONDS)
+    os._exit(ExitStatus.DEFECT)
 
 
 # ---- rank 0 -------------------------------------------------------------------------
@@ -124,23 +211,34 @@ def _run_alone(parts: RankParts, notice: str) -> int:
     return _run_rank_0(replace(parts, waits_for_others=True))
 
 
-def _run_rank_0(parts: RankParts) -> int:
-    # The workdir's side of a farm is imported on rank 0 alone.
-    from mpifarm.first_rank import farm_from_rank_0
+def _run_rank_0(
+    parts: RankParts,
+    loop: RankLoop | None = None,
+    early: Sequence[tuple[int, ToCoordinator]] = (),
+) -> int:
+    """Lead the farm; from its beginning, or with the `loop` of a rank that takes over.
 
-    comm, lost = parts.comm, False
+    `early`: what ranks have said to this one already.
+    """
+    # The workdir's side of a farm is imported on rank 0 alone.
+    from mpifarm.first_rank import Ended, farm_from_rank_0, take_over
+
+    comm = parts.comm
     try:
-        status, lost = farm_from_rank_0(parts)
+        ended = take_over(parts, loop, early) if loop else farm_from_rank_0(parts)
     except FarmError as error:
         parts.around.voice.complain(str(error))
-        status = error.exit_status
+        ended = Ended(error.exit_status)
         parts.dismiss()
     parts.pool.close()
     if comm is None:
-        return status
+        return ended.status
     comm.flush(FLUSH_SECONDS)
-    if lost:
+    if ended.silent:
+        # They may only hang, and keep the launcher waiting.
+        comm.abort(ended.status)
+    if ended.lost or comm.lost:
         # Ranks that don't answer would let MPI_Finalize hang; all is on disk.
-        os._exit(status)
+        os._exit(ended.status)
     comm.finalize()
-    return status
+    return ended.status

@@ -9,12 +9,12 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from mpifarm.classes import in_one_line
 from mpifarm.conductor import Conductor
 from mpifarm.config import FarmDefinition, RunnerDefinition
-from mpifarm.coordinator import Coordinator
+from mpifarm.coordinator import Coordinator, Crew
 from mpifarm.cpus import (
     binding_warning,
     cpus_of_machine,
@@ -23,8 +23,9 @@ from mpifarm.cpus import (
 )
 from mpifarm.errors import ExitStatus, FarmError, InputError, StorageError
 from mpifarm.lock import WorkdirLock, lock_paths
+from mpifarm.messages import ToCoordinator
 from mpifarm.plugins import find_handler, find_places, find_runner
-from mpifarm.rank import RankParts
+from mpifarm.rank import RankLoop, RankParts
 from mpifarm.report import FailedTask, Standing, Summary, Tally
 from mpifarm.runners import check_runner
 from mpifarm.signals import SignalInbox
@@ -47,32 +48,77 @@ CONCLUDE_SECONDS = 10.0
 """How long the end of a farm waits for the lock."""
 
 
-def farm_from_rank_0(parts: RankParts) -> tuple[ExitStatus, bool]:
-    """The whole farm; returns the exit status and whether ranks were lost.
+class Ended(NamedTuple):
+    """How a farm has ended, for the rank's last act."""
 
-    Raises InputError for what the user has to mend.
-    """
-    begun = time.monotonic()
-    settings, voice = parts.settings, parts.around.voice
+    status: ExitStatus
+    lost: bool = False
+    """Whether ranks were lost: MPI can't be left together with all."""
+    silent: bool = False
+    """Whether some of them may only hang."""
+
+
+def farm_from_rank_0(parts: RankParts) -> Ended:
+    """The whole farm; raises InputError for what the user has to mend."""
     runner, tasks = _read_definitions(parts)
     if len(tasks) == 0:
-        voice.say(f"{settings.tasklist} has no tasks")
+        parts.around.voice.say(f"{parts.settings.tasklist} has no tasks")
         parts.dismiss()
-        return ExitStatus.ALL_FINISHED, False
+        return Ended(ExitStatus.ALL_FINISHED)
+    conductor = _prepare(parts, tasks, runner, "")
+    for line in _opening(parts, conductor):
+        parts.around.voice.say(line)
+    _say_if(parts, _warn_of_binding(parts))
+    loop = parts.create_loop(conductor.hear, time.monotonic())
+    loop.join()
+    return _conduct(parts, conductor, loop)
+
+
+def take_over(
+    parts: RankParts, loop: RankLoop, early: Sequence[tuple[int, ToCoordinator]]
+) -> Ended:
+    """The rest of a farm whose coordinator was lost; this rank is the lowest now.
+
+    Its `loop` goes on.  `early`: what other ranks have said to this one already.
+    """
+    parts.around.voice.speak_up()
+    before = loop.definition
+    runner, tasks = _read_definitions(parts)
+    runner = before.runner if before else runner
+    conductor = _prepare(parts, tasks, runner, before.farm if before else "")
+    lost = sorted(parts.comm.lost) if parts.comm else []
+    parts.around.voice.say(
+        f"rank {lost[0]} is lost: rank {conductor.coordinator.crew.own} on {loop.host} "
+        f"leads from here, as farm {conductor.coordinator.definition.farm}"
+    )
+    loop.send_through(conductor.hear)
+    conductor.take_over(loop, early)
+    return _conduct(parts, conductor, loop)
+
+
+def _prepare(
+    parts: RankParts, tasks: TaskList, runner: RunnerDefinition, inherits: str
+) -> Conductor:
+    """Join the workdir; `inherits` names the farm whose claim is taken over, if any."""
+    settings = parts.settings
     definition = FarmDefinition(
         farm=secrets.token_hex(4),
         workdir=os.path.abspath(settings.workdir),
         runner=runner,
         grace=settings.grace,
+        limits=settings.limits,
     )
-    workdir, lock = _open_workdir(parts, tasks, definition, begun)
-    conductor = _create_conductor(parts, tasks, workdir, lock, definition, begun)
-    for line in _opening(parts, conductor):
-        voice.say(line)
-    _say_if(parts, _warn_of_binding(parts))
-    ending = Ending(conductor, parts, begun)
-    conductor.run(parts.create_loop(conductor.hear, time.monotonic()), ending.conclude)
-    return ending.status, bool(conductor.coordinator.lost_ranks())
+    workdir, lock = _open_workdir(parts, tasks, definition, inherits)
+    return _create_conductor(parts, tasks, workdir, lock, definition)
+
+
+def _conduct(parts: RankParts, conductor: Conductor, loop: RankLoop) -> Ended:
+    ending = Ending(conductor, parts)
+    conductor.run(loop, ending.conclude)
+    coordinator = conductor.coordinator
+    return Ended(
+        ending.status, bool(coordinator.lost_ranks()), bool(coordinator.silent_ranks())
+    )
 
 
 def _read_definitions(parts: RankParts) -> tuple[RunnerDefinition, TaskList]:
@@ -101,27 +147,36 @@ def _say_if(parts: RankParts, sentence: str) -> None:
 
 
 def _open_workdir(
-    parts: RankParts, tasks: TaskList, definition: FarmDefinition, begun: float
+    parts: RankParts, tasks: TaskList, definition: FarmDefinition, inherits: str
 ) -> tuple[JoinedWorkdir, WorkdirLock]:
     settings, around = parts.settings, parts.around
     area = lock_paths(settings.workdir, around.environ, settings.lock_area)
     sleep = HeedfulSleep(
         around.signals,
-        begun,
+        parts.begun,
         settings.timeout,
         lambda: around.voice.say(
             f"the lock ({', '.join(area)}) is held by another farmer; waiting for it"
         ),
     )
+    sleep.heeds = not inherits
     lock = WorkdirLock(area, sleep=sleep)
     make_root(definition.workdir)
     lock.probe()
     workdir: JoinedWorkdir
     if keeps_own_state(tasks, settings.workdir):
         own = cast(OwnStateList, tasks)
-        workdir = ForeignWorkdir.open(definition.workdir, own, lock, definition.farm)
+        workdir = ForeignWorkdir.open(
+            definition.workdir, own, lock, definition.farm, inherits=inherits
+        )
     else:
-        workdir = Workdir.open(definition.workdir, tasks.tasks, lock, definition.farm)
+        workdir = Workdir.open(
+            definition.workdir,
+            tasks.tasks,
+            lock,
+            definition.farm,
+            inherits=inherits,
+        )
     sleep.heeds = False
     return workdir, lock
 
@@ -184,6 +239,18 @@ class Commands(Sequence[str]):
         )
 
 
+def _on_the_monotonic_clock(epoch: float | None) -> float | None:
+    return None if epoch is None else time.monotonic() + epoch - time.time()
+
+
+def _crew(parts: RankParts) -> Crew:
+    workers = parts.settings.workers
+    if parts.comm is None:
+        return Crew((0,), 0, workers)
+    ranks = tuple(range(parts.comm.size))
+    return Crew(ranks, parts.comm.rank, workers, parts.comm.heals)
+
+
 def _size(parts: RankParts) -> int:
     return parts.comm.size if parts.comm else 1
 
@@ -194,19 +261,24 @@ def _create_conductor(
     workdir: JoinedWorkdir,
     lock: WorkdirLock,
     definition: FarmDefinition,
-    begun: float,
 ) -> Conductor:
-    settings, size = parts.settings, _size(parts)
+    settings = parts.settings
     coordinator = Coordinator(
         Commands(tasks, settings.handler),
         definition,
-        size,
-        settings.workers,
-        begun,
-        settings.timeout,
+        _crew(parts),
+        parts.begun,
+        policy=settings.policy,
+        timeout=settings.timeout,
+        deadline=_on_the_monotonic_clock(settings.policy.deadline),
         waits_for_others=parts.waits_for_others,
+        adopted=sorted(workdir.held),
     )
-    tally = Tally(begun)
+    if parts.comm:
+        lost = [*parts.comm.lost]
+        parts.comm.take_losses()
+        coordinator.on_ranks_lost(lost, time.monotonic())
+    tally = Tally(parts.begun)
     return Conductor(coordinator, workdir, lock, tally, parts)
 
 
@@ -245,11 +317,10 @@ class Ending:
     `status` is the exit status, once `conclude` was called.
     """
 
-    def __init__(self, conductor: Conductor, parts: RankParts, begun: float) -> None:
+    def __init__(self, conductor: Conductor, parts: RankParts) -> None:
         self.status = ExitStatus.RUN_AGAIN
         self._conductor = conductor
         self._parts = parts
-        self._begun = begun
         total = len(conductor.coordinator.commands)
         self._standing = Standing(total, 0, 0, 0, 0, is_counted=False)
         self._failed: list[FailedTask] = []
@@ -287,6 +358,8 @@ class Ending:
         self._failed = _failed_tasks(conductor, self._parts.settings.workdir, counts)
         if not storage_failed or counts.finished == counts.total:
             self.status = self._standing.exit_status
+        if conductor.coordinator.too_many_failures and not storage_failed:
+            self.status = ExitStatus.SOME_FAILED
         if left_nothing:
             return []
         note = "the tasks that this farm still held stand in its claim; the next start "
@@ -308,7 +381,7 @@ class Ending:
             tasklist=settings.tasklist,
             workdir=settings.workdir,
             ranks=_size(self._parts),
-            seconds=now - self._begun,
+            seconds=now - self._parts.begun,
             standing=self._standing,
             tally=tally,
             failed=self._failed,
@@ -317,6 +390,11 @@ class Ending:
             reason=coordinator.reason,
             notes=notes,
             keeps_own_state=isinstance(conductor.workdir, ForeignWorkdir),
+            lost=[
+                (rank, coordinator.ranks[rank].host)
+                for rank in coordinator.lost_ranks()
+            ],
+            quarantined=coordinator.quarantined,
         )
 
 
@@ -349,10 +427,6 @@ def _failed_tasks(
 
 def _notes_of(conductor: Conductor) -> list[str]:
     notes = []
-    lost = conductor.coordinator.lost_ranks()
-    if lost:
-        ranks = ", ".join(map(str, lost))
-        notes.append(f"ranks that did not answer and were given up: {ranks}")
     unrecorded = [
         taskid
         for taskid in conductor.coordinator.unrecorded

@@ -51,7 +51,9 @@ class Leave:
     """Nothing more will come: end the pool, finalize, exit 0."""
 
     ranks_lost: bool = False
-    """Ranks were given up: exit without `MPI_Finalize`, which would wait for them."""
+    """Ranks were lost: exit without `MPI_Finalize`, which would wait for them."""
+    aborts: bool = False
+    """Some of them may only hang: the coordinator's rank ends all that is left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import assert_never
 
 from mpifarm.comm import Comm
-from mpifarm.config import Settings
+from mpifarm.config import FarmDefinition, Settings
 from mpifarm.cpus import (
     cpus_of_rank,
     find_sharers,
@@ -35,6 +35,7 @@ from mpifarm.messages import (
     Ping,
     PoolLost,
     RankTrouble,
+    Rejoin,
     Report,
     SignalSeen,
     Stop,
@@ -99,12 +100,14 @@ class RankParts:
     """Of the commands."""
     waits_for_others: bool = False
     """Not to end while other farms hold tasks (of one launch that sees no ranks)."""
+    begun: float = field(default_factory=time.monotonic)
+    """When this process began, monotonic."""
 
     def create_loop(
         self, send: Callable[[ToCoordinator], None], now: float
     ) -> "RankLoop":
         """This rank's loop; `send` takes what it says to the coordinator."""
-        return RankLoop(
+        loop = RankLoop(
             rank=self.comm.rank if self.comm else 0,
             host=os.uname().nodename,
             workers=self.settings.workers,
@@ -115,6 +118,8 @@ class RankParts:
             allotment=find_allotment(self.settings, self.around.environ),
             first_worker=self._count_neighbours(),
         )
+        loop.keeps_results = self.comm is not None and self.comm.heals
+        return loop
 
     def _count_neighbours(self) -> int:
         """Workers that others of the launch have on this node, as they can't be asked.
@@ -188,8 +193,14 @@ class RankLoop:
         self.workers = workers
         self.pool = pool
         self.phase = RankPhase.JOINING
+        self.definition: FarmDefinition | None = None
+        """What the farm is; None until rank 0 has said it."""
+        self.keeps_results = False
+        """Whether results are kept until they are on disk, for another coordinator."""
         self.ranks_lost = False
         """Whether MPI can't be left together with all the others."""
+        self.aborts = False
+        """Whether the coordinator's rank will end this process."""
         self._environment = environment
         self._allotment = allotment or Allotment()
         self._first_worker = first_worker
@@ -198,6 +209,8 @@ class RankLoop:
         self._results: list[Result] = []
         self._returned: list[tuple[int, int]] = []
         self._lost: list[tuple[int, int]] = []
+        self._unrecorded: dict[tuple[int, int], Result] = {}
+        """Reported, and for all that is known not on disk yet."""
         self._reported_at = now
         self._ended_at = now
         self._fed_ahead = False
@@ -212,6 +225,37 @@ class RankLoop:
     def join(self) -> None:
         """Tell the coordinator that this rank is there."""
         self._send(Join(self.host, os.getpid(), self.workers))
+
+    def rejoin(self, now: float) -> None:
+        """Tell another coordinator than before all that is true here."""
+        self._heard_at = now
+        report = Report(
+            now,
+            (*self._unrecorded.values(), *self._results),
+            tuple(self._returned),
+            tuple(self._lost),
+        )
+        self._keep(self._results)
+        self._results, self._returned, self._lost = [], [], []
+        held = tuple(
+            (lease.taskid, lease.attempt) for lease in (*self._queue, *self.pool.leases)
+        )
+        welcomed = self.phase is not RankPhase.JOINING
+        self._send(Rejoin(self.host, os.getpid(), self.workers, welcomed, held, report))
+        self._repeat_phase()
+
+    def _repeat_phase(self) -> None:
+        """What the old coordinator had decided, in words that the new one knows."""
+        if self.phase is RankPhase.DRAINING:
+            self._send(SignalSeen(signal.SIGUSR2))
+        if self.phase in {RankPhase.STOPPING, RankPhase.STOPPED}:
+            self._send(SignalSeen(signal.SIGUSR1))
+        if self.phase is RankPhase.STOPPED:
+            self._send(Stopped())
+
+    def send_through(self, send: Callable[[ToCoordinator], None]) -> None:
+        """From now on, `send` takes what this rank says."""
+        self._send = send
 
     def on_message(self, message: ToRank, now: float) -> None:
         """Do what the coordinator says."""
@@ -228,9 +272,11 @@ class RankLoop:
             case Ping():
                 self._send(Alive())
             case Noted():
-                pass
+                for each in message.results:
+                    self._unrecorded.pop(each, None)
             case Leave():
                 self.ranks_lost = message.ranks_lost
+                self.aborts = message.aborts
                 self.pool.close()
                 self.phase = RankPhase.LEFT
             case _:
@@ -249,7 +295,7 @@ class RankLoop:
     def _start(self, welcome: Welcome) -> None:
         if self.phase is not RankPhase.JOINING:
             return  # a signal came first
-        definition = welcome.definition
+        definition = self.definition = welcome.definition
         self.pool.start(
             PoolDefinition(
                 workers=self.workers,
@@ -261,6 +307,8 @@ class RankLoop:
                 environment=self._environment,
                 node_worker=self._first_worker + welcome.node_worker,
                 allotment=self._allotment,
+                limits=definition.limits,
+                grace=definition.grace,
             )
         )
         self.phase = RankPhase.WORKING
@@ -434,6 +482,14 @@ class RankLoop:
         report = Report(
             now, tuple(self._results), tuple(self._returned), tuple(self._lost)
         )
+        self._keep(self._results)
         self._results, self._returned, self._lost = [], [], []
         self._reported_at = now
         self._send(report)
+
+    def _keep(self, results: list[Result]) -> None:
+        """For another coordinator, until this one says that they are on disk."""
+        if self.keeps_results:
+            self._unrecorded.update(
+                ((result.taskid, result.attempt), result) for result in results
+            )

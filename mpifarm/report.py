@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from signal import Signals
 from typing import NamedTuple
 
+from mpifarm.coordinator import MOST_LOST
 from mpifarm.errors import ExitStatus
 from mpifarm.task import Outcome, Result
 
@@ -76,6 +77,8 @@ class Tally:
     """Monotonic."""
     worker_count: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
+    retried: int = 0
+    """Attempts whose tasks ran again."""
     busy: float = 0.0
     """Seconds that workers spent in tasks."""
     statuses: dict[int, str] = field(default_factory=dict)
@@ -89,6 +92,11 @@ class Tally:
         failed = result.outcome is not Outcome.COMPLETED
         if failed and len(self.statuses) < MOST_STATUSES:
             self.statuses[result.taskid] = how_it_failed(result)
+
+    def note_retry(self, result: Result) -> None:
+        """Count an attempt whose task runs again."""
+        self.retried += 1
+        self.busy += result.seconds
 
     @property
     def ran(self) -> int:
@@ -112,9 +120,16 @@ class Tally:
 
 def how_it_failed(result: Result) -> str:
     """A failure in words."""
-    if result.outcome is Outcome.LOST:
-        return f"its worker was killed under it {result.attempt} times"
-    return status_in_words(result.status)
+    how = status_in_words(result.status)
+    match result.outcome:
+        case Outcome.LOST:
+            return f"its worker or its rank was killed under it {MOST_LOST} times"
+        case Outcome.TIMED_OUT:
+            return f"timed out after {duration_in_words(result.seconds)} ({how})"
+        case Outcome.OUT_OF_MEMORY:
+            return f"memory ran out ({how})"
+        case _:
+            return how
 
 
 def status_in_words(status: int) -> str:
@@ -125,6 +140,11 @@ def status_in_words(status: int) -> str:
         return f"killed by signal {-status} ({Signals(-status).name})"
     except ValueError:
         return f"killed by signal {-status}"
+
+
+def rank_in_words(rank: int, host: str) -> str:
+    """A rank, and where it is or was."""
+    return f"rank {rank} on {host}" if host else f"rank {rank}"
 
 
 def duration_in_words(seconds: float) -> str:
@@ -171,6 +191,10 @@ class Summary:
     notes: Sequence[str] = ()
     keeps_own_state: bool = False
     """Whether the tasklist does, and not the files of the workdir."""
+    lost: Sequence[tuple[int, str]] = ()
+    """(rank, host) of each rank that was lost; "" for a host that isn't known."""
+    quarantined: Sequence[tuple[int, str, int]] = ()
+    """(rank, host, tasks that ran again elsewhere) of each that got no more."""
 
     def lines(self) -> list[str]:
         """What is said at the end."""
@@ -186,6 +210,7 @@ class Summary:
                 f"{self.workdir}/toprocess, and the same command"
             )
         lines += self._lost_lines()
+        lines += self._rank_lines()
         lines += self.notes
         if self.reason:
             lines.append(f"ended early: {self.reason}")
@@ -205,6 +230,19 @@ class Summary:
             "the same command runs them, and what failed, again"
         )
         return [remedy]
+
+    def _rank_lines(self) -> list[str]:
+        """The ranks that fell out."""
+        lines = []
+        if self.lost:
+            ranks = ", ".join(rank_in_words(rank, host) for rank, host in self.lost)
+            lines.append(f"ranks that were lost: {ranks}; what they held ran elsewhere")
+        for rank, host, rerun in self.quarantined:
+            lines.append(
+                f"put out of use: {rank_in_words(rank, host)}, where tasks failed that "
+                f"succeed elsewhere; {rerun} of them ran again elsewhere"
+            )
+        return lines
 
     def _counts_line(self) -> str:
         standing = self.standing
@@ -247,12 +285,17 @@ class Summary:
             "this_farm": {
                 "ran": tally.ran,
                 "outcomes": {o.value: n for o, n in tally.outcomes.items()},
+                "attempts_that_ran_again": tally.retried,
                 "seconds": round(self.seconds, 3),
                 "tasks_per_second": round(self._rate(), 3),
                 "ranks": self.ranks,
                 "workers": tally.worker_count,
                 "busy_percent": round(100 * self.busy_share, 1),
             },
+            "lost": [{"rank": rank, "host": host} for rank, host in self.lost],
+            "quarantined": [
+                {"rank": rank, "host": host} for rank, host, _ in self.quarantined
+            ],
             "failed": [task._asdict() for task in self.failed],
             "notes": list(self.notes),
         }

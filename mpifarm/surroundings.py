@@ -19,6 +19,8 @@ class Voice:
     """The state of things, which the next one replaces."""
     complain: Callable[[str], None]
     """A line about a mistake or a defect, from any rank."""
+    speak_up: Callable[[], None] = lambda: None
+    """From now on this rank is the one that is heard."""
 
 
 @dataclass(frozen=True, slots=True)

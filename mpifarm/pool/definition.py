@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mpifarm.config import RunnerDefinition
+from mpifarm.config import RunnerDefinition, TaskLimits
 from mpifarm.task import Lease, Result
 
 if TYPE_CHECKING:  # the pool's parent imports it, not the rank
@@ -44,11 +44,15 @@ class PoolDefinition:
     node_worker: int = 0
     """The number of the first worker among all workers of the node."""
     allotment: Allotment = field(default_factory=Allotment)
+    limits: TaskLimits = TaskLimits()
+    grace: float = 2.0
+    """Seconds from the TERM at the end of a task's time limit to the KILL."""
 
 
 def encode_definition(definition: PoolDefinition) -> tuple[Any, ...]:
     """Plain values, for a frame."""
     runner, allotment = definition.runner, definition.allotment
+    limits = definition.limits
     return (
         definition.workers,
         definition.rank,
@@ -59,13 +63,15 @@ def encode_definition(definition: PoolDefinition) -> tuple[Any, ...]:
         dict(definition.environment),
         definition.node_worker,
         (allotment.threads, allotment.shares, dict(allotment.gpus)),
+        (limits.timeout, limits.memory, limits.checkpoint_signal),
+        definition.grace,
     )
 
 
 def parse_definition(values: tuple[Any, ...]) -> PoolDefinition:
     """What `encode_definition` encoded."""
-    *rest, runner, environment, node_worker, allotment = values
-    workers, rank, farm, workdir, logs = rest
+    *place, runner, environment, node_worker, allotment, limits, grace = values
+    workers, rank, farm, workdir, logs = place
     return PoolDefinition(
         workers,
         rank,
@@ -76,6 +82,8 @@ def parse_definition(values: tuple[Any, ...]) -> PoolDefinition:
         environment,
         node_worker,
         Allotment(*allotment),
+        TaskLimits(*limits),
+        grace,
     )
 
 

@@ -188,6 +188,11 @@ class Pool:
         """Leases in hand."""
         return sum(len(worker.given) for worker in self._workers)
 
+    @property
+    def leases(self) -> list[Lease]:
+        """What its workers have in hand."""
+        return [each.lease for worker in self._workers for each in worker.given]
+
     def vacancies(self, ahead: int) -> int:
         """How many more leases it takes if each worker may hold ``1 + ahead``."""
         if self._state is not _State.RUNNING:

@@ -91,8 +91,13 @@ class ForeignWorkdir(JoinedWorkdir):
         farm: str,
         clock: Callable[[], float] = time.time,
         machine: Machine | None = None,
+        *,
+        inherits: str = "",
     ) -> "ForeignWorkdir":
         """Join the workdir at `path`; takes the lock itself.
+
+        `inherits` names the farm whose coordinator was lost and whose place this one
+        takes: what it held is held by this one from the start.
 
         Raises `InputError` where the workdir can't be used, `StorageError` where the
         disk or the list gives way.
@@ -104,15 +109,18 @@ class ForeignWorkdir(JoinedWorkdir):
         workdir._ask_finished()
         workdir._failed = set(workdir._read_failed()) - workdir._finished
         with lock.hold(LOCK_TIMEOUT):
-            workdir._join(lock.paths, clock)
+            workdir._join(lock.paths, clock, inherits)
         return workdir
 
-    def _join(self, lock_paths: Sequence[str], clock: Callable[[], float]) -> None:
+    def _join(
+        self, lock_paths: Sequence[str], clock: Callable[[], float], inherits: str
+    ) -> None:
         self._member.judge_others(lock_paths, self._total)
         self._member.make_directories()
         self._member.enter(clock)
         try:
             self._timeline.mend()
+            self._adopt(inherits)
             self.reclaim_dead()
         except StorageError:
             if not self.held:
@@ -122,6 +130,14 @@ class ForeignWorkdir(JoinedWorkdir):
         except BaseException:
             self._member.claim.end()
             raise
+
+    def _adopt(self, farm: str) -> None:
+        """Hold what the lost coordinator of this farm held, unless others got it."""
+        claim = self._others.claims.get(farm)
+        if claim is not None and claim.damage is None:
+            self._others.look()
+            held = claim.journal.held.keys() - self._finished
+            self._member.adopt(claim, dict.fromkeys(held, 0))
 
     # ---- the list -------------------------------------------------------------------
 

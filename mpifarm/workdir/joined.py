@@ -57,6 +57,11 @@ class JoinedWorkdir(ABC):
     def reclaim_dead(self) -> int:
         """Have what dead farms held processed again; how many tasks.  Lock held."""
 
+    def note_attempts(self, results: Sequence[Recorded]) -> None:
+        """Tell of attempts whose tasks run again; without the lock."""
+        with suppress(StorageError):
+            self._append_attempts(results)
+
     def _append_attempts(self, results: Sequence[Recorded]) -> None:
         lines = [
             f"{r.taskid}\t{r.attempt}\t{r.status}\t{r.rank}\t{r.tid}\t"

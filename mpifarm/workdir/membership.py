@@ -6,7 +6,7 @@ main lock held.
 """
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from mpifarm.errors import InputError, StorageError
@@ -122,6 +122,19 @@ class Membership:
         self.claim.append(Event(done=taskids))
         self.claim.held.difference_update(taskids)
 
+    def adopt(self, claim: OtherClaim, held: Mapping[int, int]) -> None:
+        """Hold what the coordinator that was lost held; its claim goes.  Lock held.
+
+        `held` maps ids to the size of ``failed`` at their take.  That it is dead is
+        known, whatever its claim's lock says; if it only seems so, it finds its claim
+        gone and records nothing more.  A kill in between leaves the ids in both.
+        """
+        for size in sorted(set(held.values())):
+            ids = [taskid for taskid, taken_at in held.items() if taken_at == size]
+            self.claim.append(Event(take=ids, failed=size))
+        self.claim.held.update(held)
+        self.discard(claim)
+
     # ---- the others -----------------------------------------------------------------
 
     def inherit(self, take_back: Callable[[OtherClaim, int], int]) -> int:
@@ -140,7 +153,14 @@ class Membership:
         return requeued
 
     def remove(self, claim: OtherClaim, requeued: int) -> None:
-        """Remove the claim of a dead farm whose tasks are back.  Lock held.
+        """Remove the claim of a dead farm whose tasks are back.  Lock held."""
+        self.discard(claim)
+        self._notes.append(
+            f"{requeued} tasks taken back from the dead farm {_describe(claim)}"
+        )
+
+    def discard(self, claim: OtherClaim) -> None:
+        """Remove a claim that says nothing any more.  Lock held.
 
         Its temporary files go last: those that its journal names say "did not happen"
         as long as there is a journal.
@@ -149,9 +169,6 @@ class Membership:
         for path, _, _ in find_leftovers(self.paths, claim.farm):
             files.remove(path)
         del self.others.claims[claim.farm]
-        self._notes.append(
-            f"{requeued} tasks taken back from the dead farm {_describe(claim)}"
-        )
 
     def _tell_of(self, claim: OtherClaim, life: Life) -> None:
         if claim.damage is not None:

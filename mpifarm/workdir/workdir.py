@@ -106,8 +106,13 @@ class Workdir(JoinedWorkdir):
         farm: str,
         clock: Callable[[], float] = time.time,
         machine: Machine | None = None,
+        *,
+        inherits: str = "",
     ) -> "Workdir":
         """Join the workdir at `path`; takes the lock itself.
+
+        `inherits` names the farm whose coordinator was lost and whose place this one
+        takes: what it held is held by this one from the start.
 
         Raises `InputError`, with everything as it was, where the workdir can't be used
         or does not belong to this tasklist; `StorageError` where the disk gives way.
@@ -123,10 +128,12 @@ class Workdir(JoinedWorkdir):
             if files.find_content(paths.fingerprint) != snapshot.fingerprint:
                 # Another farm has begun meanwhile, perhaps with another list.
                 judgement = judge_snapshot(read_snapshot(paths), tasks, paths)
-            workdir._join(judgement, lock.paths)
+            workdir._join(judgement, lock.paths, inherits)
         return workdir
 
-    def _join(self, judgement: Judgement, lock_paths: Sequence[str]) -> None:
+    def _join(
+        self, judgement: Judgement, lock_paths: Sequence[str], inherits: str
+    ) -> None:
         """Lock held.  Judges what is left to judge before the first change."""
         self._start_ledgers(judgement)
         self._member.judge_others(lock_paths, len(self._tasks))
@@ -137,6 +144,7 @@ class Workdir(JoinedWorkdir):
         self._member.enter(self._clock)
         try:
             self._mend(judgement)
+            self._adopt(inherits)
             self.reclaim_dead()
             self._remove_orphans()
         except StorageError:
@@ -396,16 +404,28 @@ class Workdir(JoinedWorkdir):
         Its own journal says how far this has come, so that whoever goes on after a
         kill puts nothing twice.
         """
-        open_ids = {
-            taskid: size
-            for taskid, size in claim.journal.held.items()
-            if taskid not in self._finished
-        }
-        lost = sorted(open_ids.keys() - self._failed.find_younger(open_ids))
+        lost = sorted(self._find_open(claim))
         if lost:
             self._put_back(claim, descriptor, lost)
         self._member.remove(claim, len(lost))
         return len(lost)
+
+    def _find_open(self, claim: OtherClaim) -> dict[int, int]:
+        """What a claim holds and nothing is recorded of: id to `Event.failed`."""
+        held = {
+            taskid: size
+            for taskid, size in claim.journal.held.items()
+            if taskid not in self._finished
+        }
+        younger = self._failed.find_younger(held)
+        return {taskid: size for taskid, size in held.items() if taskid not in younger}
+
+    def _adopt(self, farm: str) -> None:
+        """Hold what the lost coordinator of this farm held, unless others got it."""
+        claim = self._others.claims.get(farm)
+        if claim is not None and claim.damage is None:
+            self._look()
+            self._member.adopt(claim, self._find_open(claim))
 
     def _put_back(self, claim: OtherClaim, descriptor: int, lost: list[int]) -> None:
         leftovers = find_leftovers(self.paths, claim.farm)

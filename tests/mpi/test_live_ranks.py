@@ -142,7 +142,7 @@ class LiveFarm:
 
     def run(self, parts):
         """This rank's part to its end; rank 0 gets (exit status, whether lost)."""
-        from mpifarm.farm import _follow
+        from mpifarm.farm import _follow, _Followed
         from mpifarm.first_rank import farm_from_rank_0
 
         if self.comm.rank == 0:
@@ -152,7 +152,7 @@ class LiveFarm:
                 dismiss(self.comm)
         clock = Clock()
         loop = parts.create_loop(lambda m: self.comm.send(0, m), clock.now)
-        assert _follow(loop, parts, self.comm, clock)
+        assert _follow(loop, parts, self.comm, clock, []) is _Followed.LEFT
         assert self.comm.flush(10)
         return None
 
@@ -219,7 +219,7 @@ def test_every_task_runs_once_and_every_rank_does_some(live_farm, signals):
     live_farm.write_list([f"quick {n}" for n in range(3000)])
     ended = live_farm.run(live_farm.parts(FakePool(), signals))
     if live_farm.comm.rank == 0:
-        assert ended == (ExitStatus.ALL_FINISHED, False)
+        assert ended == (ExitStatus.ALL_FINISHED, False, False)
         assert live_farm.ids("finished") == list(range(3000))
         assert live_farm.ranks_at_work() == set(range(live_farm.comm.size))
 
@@ -234,7 +234,7 @@ def test_commands_of_a_megabyte_reach_the_pools_of_all_ranks_whole(
     assert all(lease.command == commands[lease.taskid] for lease in pool.submitted)
     shares = world.gather([lease.taskid for lease in pool.submitted])
     if live_farm.comm.rank == 0:
-        assert ended == (ExitStatus.ALL_FINISHED, False)
+        assert ended == (ExitStatus.ALL_FINISHED, False, False)
         ran = [taskid for share in shares for taskid in share]
         assert sorted(ran) == list(range(len(commands)))
 
@@ -246,7 +246,7 @@ def test_real_pools_run_real_commands_on_every_rank(live_farm, signals):
     ended = live_farm.run(live_farm.parts(pool, signals))
     if live_farm.comm.rank == 0:
         pool.close()
-        assert ended == (ExitStatus.ALL_FINISHED, False)
+        assert ended == (ExitStatus.ALL_FINISHED, False, False)
         logs = {}
         for taskid in range(40):
             with open(f"{live_farm.workdir}/logs/log_{taskid}") as log:
@@ -260,14 +260,14 @@ def test_a_list_without_tasks_lets_every_rank_go(live_farm, signals, world):
     live_farm.write_list([])
     ended = live_farm.run(live_farm.parts(FakePool(), signals))
     if live_farm.comm.rank == 0:
-        assert ended == (ExitStatus.ALL_FINISHED, False)
+        assert ended == (ExitStatus.ALL_FINISHED, False, False)
 
 
 # ---- stops --------------------------------------------------------------------------
 
 
 def assert_all_given_back(farm, ended, count):
-    assert ended == (ExitStatus.RUN_AGAIN, False)
+    assert ended == (ExitStatus.RUN_AGAIN, False, False)
     assert farm.ids("toprocess") == list(range(count))
     assert not os.path.exists(farm.workdir + "/failed")
     assert find_violations(farm.workdir, ["long"] * count, in_hand=()) == []
@@ -315,7 +315,7 @@ def test_a_rank_that_never_answers_is_given_up_in_time_and_its_tasks_go_back(
     if comm.rank == 0:
         pool.look = signal_myself(pool.is_full, signal.SIGUSR1)
         begun = time.monotonic()
-        status, lost = live_farm.run(live_farm.parts(pool, signals, grace=0.5))
+        status, lost, _ = live_farm.run(live_farm.parts(pool, signals, grace=0.5))
         assert time.monotonic() - begun < 0.5 + 1 + 3
         assert lost
         assert_all_given_back(live_farm, (status, False), 50)
@@ -335,7 +335,7 @@ def test_a_rank_that_never_answers_is_given_up_in_time_and_its_tasks_go_back(
 def test_a_rank_that_does_not_hear_of_rank_0_any_more_kills_its_commands(
     live_farm, signals, world, monkeypatch
 ):
-    from mpifarm.farm import _follow
+    from mpifarm.farm import _follow, _Followed
 
     monkeypatch.setattr("mpifarm.rank.SILENCE_SECONDS", 0.5)
     comm, pool = live_farm.comm, FakePool()
@@ -349,7 +349,7 @@ def test_a_rank_that_does_not_hear_of_rank_0_any_more_kills_its_commands(
     else:
         clock = Clock()
         loop = parts.create_loop(lambda m: comm.send(0, m), clock.now)
-        assert not _follow(loop, parts, comm, clock)
+        assert _follow(loop, parts, comm, clock, []) is _Followed.FORSAKEN
         assert pool.submitted == [Lease(comm.rank, 1, "long")]
         assert pool.over
         assert not pool.running

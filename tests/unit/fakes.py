@@ -22,11 +22,14 @@ from typing import Any, NamedTuple, assert_never, overload
 from mpifarm.config import FarmDefinition, RunnerDefinition
 from mpifarm.coordinator import (
     Coordinator,
+    Crew,
     Effect,
     End,
+    NoteAttempt,
     NoteInLog,
     Phase,
     Send,
+    Tell,
     Transact,
 )
 from mpifarm.messages import (
@@ -35,6 +38,7 @@ from mpifarm.messages import (
     Drain,
     Join,
     Leave,
+    Noted,
     Ping,
     PoolLost,
     Report,
@@ -62,6 +66,11 @@ Seconds = Callable[[int], float]
 
 def define_farm(grace: float = 2.0) -> FarmDefinition:
     return FarmDefinition("f00d", "/scratch/list_workdir", RunnerDefinition(), grace)
+
+
+def crew_of(size: int, workers: int) -> Crew:
+    """Ranks 0 to `size` - 1; the coordinator lives on rank 0."""
+    return Crew(tuple(range(size)), workers=workers)
 
 
 class Clock:
@@ -219,6 +228,8 @@ class FakeRank:
             case Ping():
                 self.pings += 1
                 self.say(Alive())
+            case Noted():
+                pass
             case Leave():
                 self.left = True
             case _:
@@ -405,10 +416,9 @@ class SimulatedFarm:
         self.coordinator = Coordinator(
             Commands(tasks),
             define_farm(grace),
-            ranks,
-            workers,
+            crew_of(ranks, workers),
             START,
-            timeout,
+            timeout=timeout,
             waits_for_others=waits_for_others,
         )
         self.ranks = [FakeRank(self, rank, workers) for rank in range(ranks)]
@@ -477,7 +487,7 @@ class SimulatedFarm:
                 self._send(effect.rank, effect.message)
             case Transact():
                 self._transact(effect)
-            case NoteInLog():
+            case NoteInLog() | NoteAttempt() | Tell():
                 pass
             case End():
                 self.counts.ends += 1
