@@ -30,6 +30,9 @@ Message = ToRank | ToCoordinator
 FINALIZE_SECONDS = 10
 """`MPI_Finalize` waits for all ranks; one that hangs must not hang the others."""
 
+INITIALIZE_SECONDS = 300
+"""So does `MPI_Init`, in which a rank may have died."""
+
 MOST_AT_ONCE = 1000
 
 
@@ -173,7 +176,7 @@ def connect(
     with warnings.catch_warnings():
         # mpi4py warns of a launcher that doesn't fit; we say it with the remedy.
         warnings.simplefilter("ignore", RuntimeWarning)
-        mpi.Init_thread(mpi.THREAD_FUNNELED)
+        _initialize(mpi, can_hang=_heals(mpi, environ))
     world = mpi.COMM_WORLD
     if world.size == 1:
         if launched_size(environ) > 1:
@@ -182,6 +185,15 @@ def connect(
             return None, _alone(environ, f"{library} says that there is one rank")
         return Comm(mpi, world), ""
     return Comm(mpi, world.Dup(), heals=_heals(mpi, environ)), ""
+
+
+def _initialize(mpi: Any, *, can_hang: bool) -> None:
+    """Where the death of a rank does not end the others, it may leave them in here."""
+    if can_hang:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(INITIALIZE_SECONDS)
+    mpi.Init_thread(mpi.THREAD_FUNNELED)
+    signal.alarm(0)
 
 
 def _load() -> Any:

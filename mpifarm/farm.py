@@ -68,10 +68,22 @@ def run_farm(settings: Settings, around: Surroundings) -> int:
         around.voice.complain(f"a defect of mpifarm:\n{traceback.format_exc()}")
         pool.kill()
         if comm is not None:
-            comm.abort(ExitStatus.DEFECT)
+            _end_all(comm)
         return ExitStatus.DEFECT
     finally:
         pool.close()
+
+
+def _end_all(comm: Comm) -> None:
+    """After a defect on the rank that leads: nobody is to wait for it."""
+    if not comm.heals:
+        comm.abort(ExitStatus.DEFECT)
+    # Here, MPI_Abort would end this process alone.
+    for rank in comm.members:
+        if rank != comm.rank:
+            comm.send(rank, Leave(ranks_lost=True))
+    comm.flush(FLUSH_SECONDS)
+    os._exit(ExitStatus.DEFECT)
 
 
 # ---- the other ranks ----------------------------------------------------------------
@@ -108,7 +120,7 @@ def _run_other_rank(parts: RankParts, comm: Comm) -> int:
         # Not an orderly end: with 0 from here hydra would return 0 for the whole farm.
         os._exit(ExitStatus.RUN_AGAIN)
     comm.flush(FLUSH_SECONDS)
-    if loop.aborts:
+    if loop.aborts and not comm.heals:
         time.sleep(ABORT_SECONDS)
     if loop.ranks_lost or comm.lost:
         os._exit(0)
@@ -236,9 +248,22 @@ def _run_rank_0(
     comm.flush(FLUSH_SECONDS)
     if ended.silent:
         # They may only hang, and keep the launcher waiting.
+        _await_departures(comm, ended.silent)
         comm.abort(ended.status)
     if ended.lost or comm.lost:
         # Ranks that don't answer would let MPI_Finalize hang; all is on disk.
         os._exit(ended.status)
     comm.finalize()
     return ended.status
+
+
+def _await_departures(comm: Comm, silent: Sequence[int]) -> None:
+    """Wait until all but the `silent` are gone, where that can be known.
+
+    There, MPI_Abort ends those that hang only when no others are left.
+    """
+    until = time.monotonic() + FLUSH_SECONDS
+    leaving = set(comm.members) - {comm.rank, *silent}
+    while comm.heals and leaving - comm.lost and time.monotonic() < until:
+        comm.receive()
+        time.sleep(WITHDRAWN_SECONDS)

@@ -54,8 +54,8 @@ class Ended(NamedTuple):
     status: ExitStatus
     lost: bool = False
     """Whether ranks were lost: MPI can't be left together with all."""
-    silent: bool = False
-    """Whether some of them may only hang."""
+    silent: tuple[int, ...] = ()
+    """Those that may only hang."""
 
 
 def farm_from_rank_0(parts: RankParts) -> Ended:
@@ -116,9 +116,8 @@ def _conduct(parts: RankParts, conductor: Conductor, loop: RankLoop) -> Ended:
     ending = Ending(conductor, parts)
     conductor.run(loop, ending.conclude)
     coordinator = conductor.coordinator
-    return Ended(
-        ending.status, bool(coordinator.lost_ranks()), bool(coordinator.silent_ranks())
-    )
+    lost, silent = coordinator.lost_ranks(), coordinator.silent_ranks()
+    return Ended(ending.status, bool(lost), tuple(silent))
 
 
 def _read_definitions(parts: RankParts) -> tuple[RunnerDefinition, TaskList]:

@@ -82,6 +82,9 @@ JOINING_SECONDS = 1800.0
 """The same before the first word: rank 0 may have to wait for the lock, and a handler
 of the user's may look into thousands of files before it knows its tasks."""
 
+REFUSED_SECONDS = 0.2
+"""Between two tries of a task that got no log, or no runner."""
+
 DISMISS_SECONDS = 2.0
 
 KILLING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
@@ -217,6 +220,10 @@ class RankLoop:
         """Whether leases may wait in the pipes of workers."""
         self._heard_at = now
         self._kill_at = float("inf")
+        self._refused_since: float | None = None
+        """When leases began to be refused, with no task's end since."""
+        self._feed_at = float("-inf")
+        """Not before are workers given more."""
         self._mean = 0.0
         self._ended = 0
 
@@ -371,7 +378,9 @@ class RankLoop:
         """Look at the pool, feed it, report."""
         self._collect(now)
         self._recall_what_waits(now)
-        self._feed()
+        if now >= self._feed_at:
+            self._feed_at = float("-inf")
+            self._feed()
         self._return_what_waits(now)
         if now >= self._kill_at:
             self._kill()
@@ -406,6 +415,7 @@ class RankLoop:
             self._kill_at,
             report_at if self._has_news() else float("inf"),
             recall_at if self._fed_ahead else float("inf"),
+            self._feed_at if self._feed_at > 0 else float("inf"),
         )
 
     def _collect(self, now: float) -> None:
@@ -414,11 +424,12 @@ class RankLoop:
                 case Result():
                     self._results.append(event)
                     self._ended_at = now
+                    self._refused_since = None
                     self._note_duration(event.seconds)
                 case WorkerLost():
                     self._on_worker_lost(event)
                 case LeaseRefused():
-                    self._on_lease_refused(event)
+                    self._on_lease_refused(event, now)
                 case LeaseReturned():
                     self._queue.appendleft(event.lease)
                     if self.phase is RankPhase.DRAINING:
@@ -441,7 +452,16 @@ class RankLoop:
         if self.phase is RankPhase.DRAINING:
             self._return_queue()
 
-    def _on_lease_refused(self, event: LeaseRefused) -> None:
+    def _on_lease_refused(self, event: LeaseRefused, now: float) -> None:
+        """A disk that was full may not be so for long: try again for the grace time."""
+        since = self._refused_since = (
+            now if self._refused_since is None else self._refused_since
+        )
+        patience = self.definition.grace if self.definition else 0.0
+        if self.phase is RankPhase.WORKING and now - since < patience:
+            self._queue.appendleft(event.lease)
+            self._feed_at = now + REFUSED_SECONDS
+            return
         self._returned.append((event.lease.taskid, event.lease.attempt))
         self._send(RankTrouble(event.reason))
 

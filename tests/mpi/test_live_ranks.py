@@ -219,7 +219,7 @@ def test_every_task_runs_once_and_every_rank_does_some(live_farm, signals):
     live_farm.write_list([f"quick {n}" for n in range(3000)])
     ended = live_farm.run(live_farm.parts(FakePool(), signals))
     if live_farm.comm.rank == 0:
-        assert ended == (ExitStatus.ALL_FINISHED, False, False)
+        assert ended == (ExitStatus.ALL_FINISHED, False, ())
         assert live_farm.ids("finished") == list(range(3000))
         assert live_farm.ranks_at_work() == set(range(live_farm.comm.size))
 
@@ -234,7 +234,7 @@ def test_commands_of_a_megabyte_reach_the_pools_of_all_ranks_whole(
     assert all(lease.command == commands[lease.taskid] for lease in pool.submitted)
     shares = world.gather([lease.taskid for lease in pool.submitted])
     if live_farm.comm.rank == 0:
-        assert ended == (ExitStatus.ALL_FINISHED, False, False)
+        assert ended == (ExitStatus.ALL_FINISHED, False, ())
         ran = [taskid for share in shares for taskid in share]
         assert sorted(ran) == list(range(len(commands)))
 
@@ -246,7 +246,7 @@ def test_real_pools_run_real_commands_on_every_rank(live_farm, signals):
     ended = live_farm.run(live_farm.parts(pool, signals))
     if live_farm.comm.rank == 0:
         pool.close()
-        assert ended == (ExitStatus.ALL_FINISHED, False, False)
+        assert ended == (ExitStatus.ALL_FINISHED, False, ())
         logs = {}
         for taskid in range(40):
             with open(f"{live_farm.workdir}/logs/log_{taskid}") as log:
@@ -260,14 +260,14 @@ def test_a_list_without_tasks_lets_every_rank_go(live_farm, signals, world):
     live_farm.write_list([])
     ended = live_farm.run(live_farm.parts(FakePool(), signals))
     if live_farm.comm.rank == 0:
-        assert ended == (ExitStatus.ALL_FINISHED, False, False)
+        assert ended == (ExitStatus.ALL_FINISHED, False, ())
 
 
 # ---- stops --------------------------------------------------------------------------
 
 
 def assert_all_given_back(farm, ended, count):
-    assert ended == (ExitStatus.RUN_AGAIN, False, False)
+    assert ended == (ExitStatus.RUN_AGAIN, False, ())
     assert farm.ids("toprocess") == list(range(count))
     assert not os.path.exists(farm.workdir + "/failed")
     assert find_violations(farm.workdir, ["long"] * count, in_hand=()) == []

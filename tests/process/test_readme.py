@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import pytest
 
-from mpifarm.config import Settings
+from mpifarm.config import Policy, Settings, TaskLimits
 from mpifarm.errors import ExitStatus
 from mpifarm.report import MEANINGS
 from tests.support import ROOT, Child, clean_environment, find_launcher
@@ -367,7 +367,7 @@ def help_text():
 
 
 def _help_options(text: str) -> list[Option]:
-    section = text.partition("\noptions:\n")[2].partition("\n\n")[0]
+    section = text.partition("\noptions:\n")[2].partition("\nexit status:")[0]
     lines = re.findall(r"^  (-.*?)(?:  .*)?$", section, re.MULTILINE)
     return [_option(line.split(", ")) for line in lines]
 
@@ -375,36 +375,52 @@ def _help_options(text: str) -> list[Option]:
 OF_THE_HELP_ALONE = ({"--help", "-h"}, {"--version"})
 
 
-def test_a_table_of_options_has_those_of_the_help(help_text):
+def test_the_readme_has_the_options_of_the_help(help_text):
     options = _help_options(help_text)
     options = [option for option in options if option.names not in OF_THE_HELP_ALONE]
-    for document in DOCUMENTS:
-        for table in _tables(document.read_text()):
-            # the options of runners stand in tables of their own
-            if table[0][0] == "option" and _code(table[1][0])[0].startswith("-"):
-                _check_options(table[1:], options)
-
-
-def _check_options(rows: list[list[str]], options: list[Option]) -> None:
-    documented = [_option(_code(row[0])) for row in rows]
+    documented = _documented_options(README)
     for option in options:
         assert any(option.is_documented_as(other) for other in documented), option
     assert len(documented) == len(options)
 
 
-FIELDS = {"--proc": "workers", "--lock-area": "lock_area"}
+def test_other_pages_name_options_as_the_help_does(help_text):
+    options = _help_options(help_text)
+    for document in DOCUMENTS:
+        for other in _documented_options(document.read_text()):
+            assert any(option.is_documented_as(other) for option in options), other
+
+
+def _documented_options(text: str) -> list[Option]:
+    return [_option(_code(row[0])) for row in _option_rows(text)]
+
+
+def _option_rows(text: str) -> list[list[str]]:
+    """The rows of all tables of options of the command line."""
+    return [
+        row
+        for table in _tables(text)
+        # the options of runners and of subcommands stand in tables of their own
+        if table[0][0] == "option" and _code(table[1][0])[0].startswith("-")
+        for row in table[1:]
+    ]
+
+
+FIELDS = {"--proc": "workers"}
 """The setting that an option sets, where it has another name."""
 
 
 def test_the_defaults_of_the_readme_are_those_of_the_settings():
     settings = {
         field.name: field.default
-        for field in fields(Settings)
+        for of_settings in (Settings, TaskLimits, Policy)
+        for field in fields(of_settings)
         if field.default is not MISSING
     }
-    for option, _, default in _table(README, "option"):
+    for option, _, default in _option_rows(README):
         name = _code(option)[0].split()[0]
-        value = settings.get(FIELDS.get(name, name[2:]), MISSING)
+        words = name[2:].replace("-", "_")
+        value = settings.get(FIELDS.get(name, words), MISSING)
         if isinstance(value, bool):
             assert default == ("on" if value else "off")
         elif isinstance(value, int | float):
@@ -416,7 +432,7 @@ def test_the_defaults_of_the_readme_are_those_of_the_settings():
 
 
 def test_the_default_workdir_is_as_the_readme_says(desk):
-    default = next(row[2] for row in _table(README, "option") if "-w DIR" in row[0])
+    default = next(row[2] for row in _option_rows(README) if "-w DIR" in row[0])
     name = _code(default)[0].replace("<tasklist>", "tasks.txt")
     assert desk.run("mpifarm tasks.txt") == 0
     assert (desk.directory / name / "result.json").exists()

@@ -14,9 +14,11 @@ from mpifarm.messages import (
     Drain,
     Join,
     Leave,
+    Noted,
     Ping,
     PoolLost,
     RankTrouble,
+    Rejoin,
     Report,
     SignalSeen,
     Stop,
@@ -25,9 +27,10 @@ from mpifarm.messages import (
     ToRank,
     Welcome,
 )
-from mpifarm.pool import LeaseRefused, Pool, PoolDefinition, PoolUseless
+from mpifarm.pool import Pool, PoolDefinition, PoolUseless
 from mpifarm.rank import (
     RECALL_SECONDS,
+    REFUSED_SECONDS,
     REPORT_SECONDS,
     SILENCE_SECONDS,
     RankLoop,
@@ -42,6 +45,7 @@ from tests.unit.fakes import (
     FakeDisk,
     FakePool,
     Seconds,
+    crew_of,
     define_farm,
 )
 
@@ -345,13 +349,55 @@ def test_a_pool_whose_workers_die_at_their_birth_is_told_with_the_reason():
     assert rank.words(RankTrouble) == [RankTrouble("they die")]
 
 
-def test_a_lease_that_was_refused_is_returned_and_told_with_the_reason():
-    rank = Rank()
+def test_a_lease_that_was_refused_is_tried_again_for_the_grace_time():
+    rank = Rank(workers=1)
     rank.begin(1)
-    rank.pool._events.append(LeaseRefused(Lease(1, 1, "true"), "no licence"))
+    tries = len(rank.pool.begun)
+    for _ in range(3):
+        rank.pool.refuse("no room")
+        rank.step()
+        rank.step(1.01 * REFUSED_SECONDS)
+    assert len(rank.pool.begun) > tries + 1
+    assert rank.words(RankTrouble) == []
+    assert rank.returned == []
+
+
+def test_a_lease_that_is_refused_on_and_on_is_returned_and_told_with_the_reason():
+    rank = Rank(workers=1)
+    rank.begin(1)
+    rank.pool.refuse("no room")
+    rank.step()
+    assert rank.words(RankTrouble) == []
+    rank.step(define_farm().grace)
+    rank.pool.refuse("no room")
     rank.step()
     assert rank.returned == [(1, 1)]
-    assert rank.words(RankTrouble) == [RankTrouble("no licence")]
+    assert rank.words(RankTrouble) == [RankTrouble("no room")]
+
+
+def test_a_refusal_that_is_over_is_forgotten():
+    rank = Rank(workers=1)
+    rank.begin(1)
+    rank.pool.refuse("no room")
+    rank.step()
+    rank.step(REFUSED_SECONDS)
+    rank.pool.finish()
+    rank.step(define_farm().grace)
+    rank.assign(2)
+    rank.step()
+    rank.pool.refuse("no room")
+    rank.step()
+    assert rank.words(RankTrouble) == []
+
+
+def test_a_rank_that_waits_for_a_disk_does_not_spin():
+    rank = Rank(workers=1)
+    rank.begin(1)
+    rank.pool.refuse("no room")
+    rank.step()
+    assert rank.loop.wake_at() == rank.clock.now + REFUSED_SECONDS
+    rank.step(REFUSED_SECONDS)
+    assert rank.loop.wake_at() > rank.clock.now
 
 
 def test_a_lost_pool_is_told_and_later_tasks_are_returned():
@@ -570,7 +616,7 @@ class JoinedFarm:
         self.clock = Clock()
         self.disk = FakeDisk(tasks)
         self.coordinator = Coordinator(
-            Commands(tasks), define_farm(grace=0.5), ranks, 2, START
+            Commands(tasks), define_farm(grace=0.5), crew_of(ranks, 2), START
         )
         self.ranks = [Rank(2, seconds, rank) for rank in range(ranks)]
         self.ended = False
@@ -651,3 +697,66 @@ def test_a_signal_to_one_rank_ends_all_of_them(signum):
     assert farm.disk.find_unaccounted() == []
     assert 0 < len(farm.disk.records) < 200
     assert len(farm.disk.records) + farm.disk.left == 200
+
+
+# ---- another coordinator -----------------------------------------------------------
+
+
+def test_a_rank_tells_a_new_coordinator_what_it_holds_and_what_may_not_be_on_disk():
+    rank = Rank(workers=2)
+    rank.loop.keeps_results = True
+    rank.begin(1, 2, 3)
+    rank.pool.finish()
+    rank.step(REPORT_SECONDS)
+    rank.loop.rejoin(rank.clock.now)
+    (rejoin,) = rank.words(Rejoin)
+    assert rejoin.is_welcomed
+    assert [result.taskid for result in rejoin.report.results] == [1]
+    assert sorted(rejoin.leases) == [(2, 1), (3, 1)]
+
+
+def test_a_rank_keeps_no_result_that_is_noted():
+    rank = Rank(workers=1)
+    rank.loop.keeps_results = True
+    rank.begin(1, 2)
+    rank.pool.finish()
+    rank.step(REPORT_SECONDS)
+    rank.hear(Noted(((1, 1),)))
+    rank.loop.rejoin(rank.clock.now)
+    (rejoin,) = rank.words(Rejoin)
+    assert rejoin.report.results == ()
+
+
+def test_a_rank_that_nobody_can_succeed_keeps_no_results():
+    rank = Rank(workers=1)
+    rank.begin(1)
+    rank.pool.finish()
+    rank.step(REPORT_SECONDS)
+    rank.loop.rejoin(rank.clock.now)
+    (rejoin,) = rank.words(Rejoin)
+    assert rejoin.report.results == ()
+
+
+def test_a_rank_that_was_not_welcomed_says_so():
+    rank = Rank()
+    rank.loop.rejoin(rank.clock.now)
+    assert [word.is_welcomed for word in rank.words(Rejoin)] == [False]
+
+
+@pytest.mark.parametrize(
+    ("heard", "said"),
+    [
+        ([Drain()], [SignalSeen(SIGUSR2)]),
+        ([Stop(2.0)], [SignalSeen(SIGUSR1)]),
+        ([Stop(0.0)], [SignalSeen(SIGUSR1), Stopped()]),
+    ],
+)
+def test_what_the_old_coordinator_had_decided_the_new_one_learns(heard, said):
+    rank = Rank(workers=1)
+    rank.begin(1)
+    rank.hear(*heard)
+    rank.step()
+    rank.said.clear()
+    rank.loop.rejoin(rank.clock.now)
+    assert isinstance(rank.said[0], Rejoin)
+    assert rank.said[1:] == said

@@ -1,0 +1,290 @@
+"""Ranks that are killed, that hang, or in which mpifarm has a defect.
+
+Rules of this file: the MPI is that of the environment that runs pytest; what only an
+MPI that tells of dead ranks can do (`ulfm`) runs under Open MPI 5 alone.  Commands wait
+for a word of the test, and each start leaves a line, so that runs can be counted.
+"""
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.farm_driver import SLACK, FarmDriver, Part, assert_ends
+from tests.support import Launch, is_running, wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+RANKS = 4
+WORKERS = 2
+
+WAITS = (
+    "echo $MPIFARM_RANK >> started.$PROC_NUMBER; "
+    "while [ ! -e go ]; do sleep 0.02; done; echo $MPIFARM_RANK >> ended.$PROC_NUMBER"
+)
+
+BREAKS = """
+import os
+if os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")) == "{rank}":
+    import mpifarm.rank
+    step = mpifarm.rank.RankLoop.step
+    def break_in_mid_run(loop, now):
+        if os.path.exists("break"):
+            raise RuntimeError("broken on purpose")
+        step(loop, now)
+    mpifarm.rank.RankLoop.step = break_in_mid_run
+"""
+"""A defect in one rank, from the moment on at which there is a file ``break``."""
+
+
+@pytest.fixture
+def farm(tmp_path, farm_processes, farm_token):
+    return FarmDriver(tmp_path / "a place", farm_processes, farm_token)
+
+
+@pytest.fixture
+def ulfm(mpirun):
+    """An mpirun that tells its ranks of those that die."""
+
+    def launch(ranks: int, *args: str) -> Launch:
+        argv, env = mpirun(ranks, *args)
+        if not os.path.exists(os.path.join(os.path.dirname(argv[0]), "prterun")):
+            pytest.skip("only Open MPI 5 tells of ranks that die")
+        return Launch([argv[0], "--with-ft", "ulfm", *argv[1:]], env)
+
+    return launch
+
+
+def start(farm, mpirun, *options, tasks, busy):
+    """A farm of `tasks` tasks, once `busy` of them have begun."""
+    farm.write_list([WAITS] * tasks)
+    child = farm.start(mpirun(RANKS, *farm.argv("-n", str(WORKERS), *options)))
+    wait_until(lambda: len(starts(farm)) >= busy or child.has_ended())
+    return child
+
+
+def starts(farm, name="started"):
+    """For each task, the ranks on which it began, in their order."""
+    texts = {t: (farm.directory / f"{name}.{t}").read_text() for t in farm.marks(name)}
+    # A file is there a moment before its first line.
+    return {taskid: text.split() for taskid, text in texts.items() if text}
+
+
+def tasks_on(farm, rank):
+    """The tasks that `rank` has begun last."""
+    return {taskid for taskid, ranks in starts(farm).items() if ranks[-1] == str(rank)}
+
+
+def commands_on(farm, rank):
+    """The pids of the commands of a rank: their environment tells."""
+    found = []
+    for pid in farm.pids(Part.COMMAND):
+        try:
+            environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"MPIFARM_RANK={rank}".encode() in environ:
+            found.append(pid)
+    return found
+
+
+def lost_in(farm):
+    """The ranks that ``result.json`` calls lost."""
+    return [each["rank"] for each in json.loads(farm.result())["lost"]]
+
+
+# ---- killed -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("victim", [1, 3])
+def test_what_a_killed_rank_ran_begins_elsewhere_within_two_seconds(farm, ulfm, victim):
+    child = start(farm, ulfm, tasks=RANKS * WORKERS - 2, busy=RANKS * WORKERS - 2)
+    theirs, before = tasks_on(farm, victim), starts(farm)
+    commands = commands_on(farm, victim)
+    assert theirs
+    assert commands
+    farm.signal_rank(victim, signal.SIGKILL)
+    wait_until(lambda: not any(map(is_running, commands)), 5)
+    wait_until(lambda: any(len(starts(farm)[t]) == 2 for t in theirs), 2 + SLACK)
+    farm.allow()
+    assert_ends(child, 0)
+    farm.assert_all_finished()
+    again = {taskid for taskid, ranks in starts(farm).items() if len(ranks) > 1}
+    assert again == theirs
+    assert all(len(ranks) == 1 for t, ranks in before.items() if t not in theirs)
+    assert lost_in(farm) == [victim]
+    assert f"rank {victim}" in child.text()
+    attempts = {each.taskid: each.attempt for each in farm.attempts()}
+    assert all(attempts[taskid] == 2 for taskid in theirs)
+    farm.wait_until_gone()
+
+
+def test_all_ranks_but_one_may_die(farm, ulfm):
+    child = start(farm, ulfm, tasks=12, busy=RANKS * WORKERS)
+    for victim in (3, 1, 2):
+        farm.signal_rank(victim, signal.SIGKILL)
+    farm.allow()
+    assert_ends(child, 0)
+    farm.assert_all_finished()
+    assert sorted(lost_in(farm)) == [1, 2, 3]
+
+
+# ---- rank 0 killed ------------------------------------------------------------------
+
+
+def test_the_lowest_rank_leads_on_where_rank_0_was_killed(farm, ulfm):
+    child = start(farm, ulfm, tasks=30, busy=RANKS * WORKERS)
+    theirs = tasks_on(farm, 0)
+    others = starts(farm).keys() - theirs
+    farm.signal_rank(0, signal.SIGKILL)
+    wait_until(lambda: "leads from here" in child.text() or child.has_ended())
+    farm.allow()
+    assert_ends(child, 0)
+    farm.assert_all_finished()
+    runs = {taskid: len(ranks) for taskid, ranks in starts(farm).items()}
+    assert all(runs[taskid] == 1 for taskid in others)
+    assert all(runs[taskid] == 2 for taskid in theirs)
+    assert lost_in(farm) == [0]
+    farm.wait_until_gone()
+
+
+def test_results_that_rank_0_had_not_written_yet_are_not_lost_with_it(farm, ulfm):
+    child = start(farm, ulfm, tasks=RANKS * WORKERS, busy=RANKS * WORKERS)
+    theirs = tasks_on(farm, 0)
+    farm.allow()
+    wait_until(lambda: len(farm.marks("ended")) == RANKS * WORKERS)
+    farm.signal_rank(0, signal.SIGKILL)  # results wait for a quarter of a second
+    assert_ends(child, 0)
+    farm.assert_all_finished()
+    again = {taskid for taskid, ranks in starts(farm).items() if len(ranks) > 1}
+    assert again <= theirs
+
+
+def test_one_after_the_other_may_lead(farm, ulfm):
+    child = start(farm, ulfm, tasks=30, busy=RANKS * WORKERS)
+    for victim in (0, 1, 2):
+        told = child.text().count("leads from here")
+        farm.signal_rank(victim, signal.SIGKILL)
+        wait_until(lambda told=told: child.text().count("leads from here") > told)
+    farm.allow()
+    assert_ends(child, 0)
+    farm.assert_all_finished()
+    assert max(Counter(map(len, starts(farm).values()))) <= RANKS
+
+
+def test_a_new_coordinator_heeds_signals(farm, ulfm):
+    child = start(farm, ulfm, tasks=30, busy=RANKS * WORKERS)
+    farm.signal_rank(0, signal.SIGKILL)
+    wait_until(lambda: "leads from here" in child.text())
+    farm.signal_rank(3, signal.SIGUSR1)
+    assert_ends(child, 75)
+    farm.assert_sound()
+    assert farm.claims() == []
+    assert farm.failed() == []
+    assert farm.to_process() == farm.all_ids()
+    farm.wait_until_gone()
+
+
+def test_what_rank_0_had_been_told_to_drain_stays_drained(farm, ulfm):
+    child = start(farm, ulfm, tasks=30, busy=RANKS * WORKERS)
+    farm.signal_rank(2, signal.SIGUSR2)
+    wait_until(lambda: "nothing more is started" in child.text())
+    theirs = tasks_on(farm, 0)
+    farm.signal_rank(0, signal.SIGKILL)
+    wait_until(lambda: "leads from here" in child.text())
+    farm.allow()
+    assert_ends(child, 75)
+    farm.assert_sound()
+    assert len(farm.finished()) == RANKS * WORKERS - len(theirs)
+
+
+def test_rank_0_may_be_killed_as_the_farm_begins(farm, ulfm):
+    farm.write_list(["true"] * 20)
+    child = farm.start_unseen(ulfm(RANKS, *farm.argv("-n", "1")))
+    wait_until(lambda: "4 ranks" in child.text() or child.has_ended())
+    farm.signal_rank(0, signal.SIGKILL)
+    assert_ends(child, 0)
+    farm.assert_all_finished()
+    farm.wait_until_gone()
+
+
+# ---- hanging ------------------------------------------------------------------------
+
+
+def test_a_rank_that_hangs_is_given_up_and_does_not_hold_up_the_end(farm, mpirun):
+    child = start(
+        farm, mpirun, "--rank-timeout", "2", tasks=6, busy=RANKS * WORKERS - 2
+    )
+    theirs = tasks_on(farm, 2)
+    assert theirs
+    farm.signal_rank(2, signal.SIGSTOP)
+    wait_until(lambda: any(len(starts(farm)[t]) == 2 for t in theirs), 10)
+    farm.allow()
+    wait_until(farm.result, 30)
+    assert child.wait(30) in (0, 137), child.text()
+    farm.assert_all_finished()
+    assert lost_in(farm) == [2]
+    assert "rank 2" in child.text()
+    farm.wait_until_gone()
+
+
+def test_a_rank_that_wakes_up_too_late_is_told_to_go(farm, mpirun):
+    child = start(farm, mpirun, "--rank-timeout", "2", tasks=20, busy=RANKS * WORKERS)
+    theirs = tasks_on(farm, 2)
+    hanging = farm.find_rank(2)
+    farm.signal_rank(2, signal.SIGSTOP)
+    wait_until(lambda: "rank 2" in child.text(), 10)
+    farm.signal_rank(2, signal.SIGCONT)
+    wait_until(lambda: not is_running(hanging), 10)
+    farm.allow()
+    child.wait(30)
+    if child.wait(30) != 0:  # a launcher may end all with the rank
+        farm.wait_until_gone()
+        farm.run(mpirun(RANKS, *farm.argv("-n", str(WORKERS))), 0)
+    farm.assert_all_finished()
+    runs = {taskid: len(ranks) for taskid, ranks in starts(farm).items()}
+    assert all(runs[taskid] >= 2 for taskid in theirs)
+
+
+# ---- defects ------------------------------------------------------------------------
+
+
+def test_a_defect_in_one_rank_costs_that_rank_alone(farm, mpirun):
+    farm.write_list([WAITS] * 12)
+    (farm.directory / "sitecustomize.py").write_text(BREAKS.format(rank=2))
+    launch = mpirun(RANKS, *farm.argv("-n", str(WORKERS)))
+    path = f"{farm.directory}:{launch.env.get('PYTHONPATH', '')}"
+    child = farm.start(Launch(launch.argv, {**launch.env, "PYTHONPATH": path}))
+    wait_until(lambda: len(starts(farm)) == RANKS * WORKERS)
+    theirs = tasks_on(farm, 2)
+    (farm.directory / "break").touch()
+    wait_until(lambda: "broken on purpose" in child.text())
+    farm.allow()
+    assert_ends(child, 0)
+    farm.assert_all_finished()
+    again = {taskid for taskid, ranks in starts(farm).items() if len(ranks) > 1}
+    assert again == theirs
+    assert "a defect of mpifarm on rank 2" in child.text()
+    farm.wait_until_gone()
+
+
+def test_a_defect_on_rank_0_ends_the_farm_with_70(farm, mpirun):
+    farm.write_list([WAITS] * 12)
+    (farm.directory / "sitecustomize.py").write_text(BREAKS.format(rank=0))
+    launch = mpirun(RANKS, *farm.argv("-n", str(WORKERS)))
+    path = f"{farm.directory}:{launch.env.get('PYTHONPATH', '')}"
+    child = farm.start(Launch(launch.argv, {**launch.env, "PYTHONPATH": path}))
+    wait_until(lambda: len(starts(farm)) == RANKS * WORKERS)
+    begun = time.monotonic()
+    (farm.directory / "break").touch()
+    assert_ends(child, 70, 20)
+    assert time.monotonic() - begun < 20
+    farm.wait_until_gone()
+    (farm.directory / "break").unlink()
+    farm.allow()
+    farm.run(launch, 0)
+    farm.assert_all_finished()

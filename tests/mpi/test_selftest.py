@@ -1,0 +1,227 @@
+"""The self-test between ranks, under mpirun: it holds here, and its checks can fail.
+
+Rules of this file: other hosts and their defects are stand-ins, put into each rank by
+way of ``sitecustomize``: there a rank is a host of its own.
+"""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from tests.support import Launch, find_launcher, survivors, wait_until
+
+RANK = """
+import os
+rank = os.environ.get("PMI_RANK") or os.environ.get("OMPI_COMM_WORLD_RANK", "?")
+"""
+
+OWN_HOSTS = (
+    RANK
+    + """
+import socket
+socket.gethostname = lambda: "node" + rank
+"""
+)
+
+LOCAL_FLOCK = (
+    OWN_HOSTS
+    + """
+import fcntl
+real_flock, shadows = fcntl.flock, {}
+def flock(fd, operation):
+    if operation & fcntl.LOCK_UN:
+        return os.close(shadows.pop(fd)) if fd in shadows else None
+    path = os.readlink(f"/proc/self/fd/{fd}") + ".on." + rank
+    shadow = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        real_flock(shadow, operation)
+    except OSError:
+        os.close(shadow)
+        raise
+    shadows[fd] = shadow
+fcntl.flock = flock
+"""
+)
+"""flock that excludes only what runs on the same host, as with Lustre's localflock."""
+
+WRONG_CLOCK = (
+    OWN_HOSTS
+    + """
+import time
+real_utime = os.utime
+def utime(file):
+    when = time.time() - (100 if rank == "1" else 0)
+    real_utime(file, (when, when))
+os.utime = utime
+"""
+)
+
+LATE_NAMES = (
+    OWN_HOSTS
+    + """
+if rank == "1":
+    real_open, left = os.open, iter(range(4))
+    def open_what_was(path, flags, *mode, **others):
+        stale = str(path).endswith("named.beside") and not flags & os.O_CREAT
+        if stale and next(left, None) is not None:
+            path = os.devnull
+        return real_open(path, flags, *mode, **others)
+    os.open = open_what_was
+"""
+)
+
+DEAF = (
+    RANK
+    + """
+if rank == "2":
+    import signal
+    real_signal = signal.signal
+    def ignore_usr1(signum, handler):
+        return real_signal(signum, signal.SIG_IGN if signum == 10 else handler)
+    signal.signal = ignore_usr1
+"""
+)
+
+
+class SelfTest:
+    """Starts self-tests of some ranks in a directory, with a stand-in put into them."""
+
+    def __init__(self, directory, start, mpirun, path):
+        self.there = directory / "there"
+        self.there.mkdir()
+        self._site = directory / "site"
+        self._site.mkdir()
+        self._start, self._mpirun, self._path = start, mpirun, path
+
+    def __call__(self, *options, ranks=3, stand_in="", launch=None):
+        (self._site / "sitecustomize.py").write_text(stand_in)
+        path = os.pathsep.join(filter(None, [str(self._site), self._path]))
+        argv = [sys.executable, "-m", "mpifarm", "selftest", "--mpi", *options]
+        launched = launch(argv) if launch else self._mpirun(ranks, *argv)
+        launched.env["PYTHONPATH"] = path
+        return self._start(launched, cwd=self.there)
+
+
+@pytest.fixture
+def selftest(tmp_path, farm_processes, farm_environment, mpirun):
+    path = farm_environment.get("PYTHONPATH", "")
+    return SelfTest(tmp_path, farm_processes, mpirun, path)
+
+
+def lines_of(child, verdict):
+    return [
+        line.removeprefix(verdict).strip()
+        for line in child.text().splitlines()
+        if line.startswith(verdict + "  ")
+    ]
+
+
+def test_three_ranks_print_one_table_in_which_all_holds(selftest, farm_token):
+    child = selftest()
+    assert child.wait(30) == 0, child.text()
+    assert child.text().count("All that mpifarm promises holds here.") == 1
+    assert child.text().count("mpifarm selftest in") == 1
+    assert lines_of(child, "does not hold") == []
+    held = lines_of(child, "holds")
+    assert any("with MPI" in line for line in held)
+    assert any(
+        line.startswith("flock between this process and rank 1") for line in held
+    )
+    # one host: that is told
+    assert any(
+        "several hosts" in line for line in lines_of(child, "could not be tested")
+    )
+    assert list(selftest.there.iterdir()) == []
+    wait_until(lambda: not survivors(farm_token), 5)
+
+
+def test_each_other_host_is_compared_with_that_of_rank_0(selftest):
+    child = selftest(stand_in=OWN_HOSTS)
+    assert child.wait(30) == 0, child.text()
+    assert "3 on 3 hosts: node0 (1), node1 (1), node2 (1)" in child.text()
+    for rank in (1, 2):
+        assert (
+            f"flock between this process and rank {rank} on node{rank}" in child.text()
+        )
+        assert f"kill -9 of a process of rank {rank} on node{rank}" in child.text()
+
+
+BROKEN = [
+    (LOCAL_FLOCK, "flock between this process and rank 1 on node1", "--lock-area"),
+    (WRONG_CLOCK, "heartbeats between this process and rank 1 on node1", "NTP"),
+    (LATE_NAMES, "a name that was renamed is gone for rank 1 on node1", "lookupcache"),
+    (DEAF, "USR1 reaches a rank that waits in its loop with MPI", "--timeout"),
+]
+
+
+@pytest.mark.parametrize(
+    ("stand_in", "name", "remedy"), BROKEN, ids=["lock", "clock", "names", "signals"]
+)
+def test_what_does_not_hold_between_hosts_is_found(selftest, stand_in, name, remedy):
+    child = selftest(stand_in=stand_in)
+    assert child.wait(45) == 1, child.text()
+    broken = lines_of(child, "does not hold")
+    assert any(line.startswith(name) for line in broken), child.text()
+    assert remedy in child.text()
+    assert "not hold here:" in child.text().splitlines()[-1]
+    assert list(selftest.there.iterdir()) == []
+
+
+def test_node_local_locks_hold_on_each_node(selftest):
+    child = selftest(ranks=2, stand_in=LOCAL_FLOCK)
+    assert child.wait(30) == 1, child.text()
+    held = lines_of(child, "holds")
+    assert any("flock between this process and another process" in it for it in held)
+
+
+def test_ranks_that_do_not_see_each_other_are_found_with_the_remedy(
+    selftest, farm_environment
+):
+    launcher = find_launcher()
+    assert launcher is not None
+    foreign = "OMPI_COMM_WORLD" if launcher.mpi == "MPICH" else "PMI"
+    # the variables of another launcher than this MPI's own
+    claimed = {f"{foreign}_SIZE": "2", f"{foreign}_RANK": "0"}
+    env = {**farm_environment, **launcher.variables, **claimed}
+    child = selftest(launch=lambda argv: Launch(argv, env))
+    assert child.wait(30) == 1, child.text()
+    (broken,) = lines_of(child, "does not hold")
+    assert broken.startswith("MPI connects the ranks")
+    assert "Start it with the mpirun of the MPI library" in child.text()
+    # all else was tried nevertheless
+    assert any(line.startswith("CPUs") for line in lines_of(child, "measured"))
+
+
+def test_bad_input_is_told_once(selftest):
+    child = selftest("no-such")
+    assert child.wait(30) == 2, child.text()
+    told = [line for line in child.text().splitlines() if line.startswith("mpifarm:")]
+    assert len(told) == 1
+    assert "no-such is no directory" in told[0]
+
+
+def test_the_loss_of_a_rank_ends_in_time_and_leaves_nothing(selftest, farm_token):
+    child = selftest("--kill-a-rank", ranks=3)
+    # what the launcher makes of it is its affair; that it does not hang is ours
+    child.wait(30)
+    assert "Now rank 2 is killed." in child.text()
+    assert list(selftest.there.iterdir()) == []
+    wait_until(lambda: not survivors(farm_token), 10)
+
+
+def test_two_ranks_are_too_few_to_kill_one(selftest):
+    child = selftest("--kill-a-rank", ranks=2)
+    assert child.wait(30) == 0, child.text()
+    told = lines_of(child, "could not be tested")
+    assert any(line.startswith("the loss of a rank: only 2") for line in told)
+
+
+def test_a_stop_in_mid_run_leaves_nothing(selftest, farm_token):
+    child = selftest()
+    wait_until(lambda: "MPI connects" in child.text() or child.has_ended())
+    child.send_signal(signal.SIGTERM)
+    child.wait(30)
+    wait_until(lambda: not survivors(farm_token), 10)
+    assert list(selftest.there.iterdir()) == []
