@@ -7,7 +7,6 @@ ends.  A test's jobs are cancelled at its end, and what they have left is killed
 import getpass
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import uuid
@@ -19,12 +18,11 @@ from typing import NamedTuple, NoReturn
 import pytest
 
 from tests.farm_driver import FarmDriver
-from tests.slurm.batch import DEADLINE, Job, Slurm
+from tests.slurm.batch import Job, Slurm
 from tests.support import (
     TOKEN_VARIABLE,
     clean_environment,
     kill_survivors,
-    wait_until,
 )
 
 NODES = 18
@@ -57,11 +55,6 @@ SUBMISSIONS = {
 
 EARLY_LIST = [ENDS_SOON] * QUICK + [f'[ "$SLURM_RESTART_COUNT" ] || {{ {WAITS}; }}'] * 8
 """The tasks that wait don't in a job that was requeued."""
-
-SILENCED = ("-N", "3", "jobs/requeue.slurm", "tasks.txt", "-n", "2")
-"""What is submitted to lose one of its three ranks."""
-
-SILENCED_RANK = 2
 
 PROGRAMS = (
     *("slurmctld", "slurmd", "srun", "sbatch", "scancel", "scontrol", "squeue"),
@@ -162,9 +155,8 @@ class Early(NamedTuple):
 def begin_early(request):
     """They take more than a minute, so they begin before the first test."""
     wanted = {name for item in request.session.items for name in item.fixturenames}
-    for name in ("limited", "silenced"):
-        if name in wanted:
-            request.getfixturevalue(name)
+    if "limited" in wanted:
+        request.getfixturevalue("limited")
 
 
 @pytest.fixture(scope="session")
@@ -182,18 +174,6 @@ def limited(slurm_conf, tmp_path_factory) -> Iterator[dict[str, Early]]:
     yield jobs
     for early in jobs.values():
         early.end()
-
-
-@pytest.fixture(scope="session")
-def silenced(slurm_conf, tmp_path_factory) -> Iterator[Early]:
-    """The job of `SILENCED`: a rank was killed while all workers were busy."""
-    early = submit_early(slurm_conf, tmp_path_factory.mktemp("rank") / "2", *SILENCED)
-    farm = early.farm
-    wait_until(lambda: len(farm.marks("started")) == 3 * 2, DEADLINE)
-    wait_until(lambda: len(farm.finished()) == QUICK, DEADLINE)
-    farm.signal_rank(SILENCED_RANK, signal.SIGKILL)
-    yield early
-    early.end()
 
 
 @contextmanager

@@ -1,24 +1,73 @@
-"""A job that has lost one of its ranks, while the others and srun live on.
+"""Ranks that are killed while srun and the other ranks live on.
 
-Rules of this file: nobody is told of such a death, and the farm waits for a minute
-before it believes in it; so this job (`silenced`) lost its rank before the first test
-of all, and this file is one of the last.
+Rules of this file: nobody is told of such a death; the farm has to notice the silence.
 """
+
+import json
+import signal
+import sys
 
 import pytest
 
-from tests.slurm.conftest import SILENCED_RANK
+from tests.slurm.batch import DEADLINE
+from tests.slurm.conftest import ENDS_SOON
+from tests.support import wait_until
 
 pytestmark = pytest.mark.timeout(240)
 
-SILENCE_SECONDS = 150.0
-"""The job isn't waited for longer: a minute of silence, the requeueing, and more."""
+NODES = 3
+WORKERS = 2
+VICTIM = 2
+
+WAITS = (
+    "echo $MPIFARM_RANK >> started.$PROC_NUMBER; while [ ! -e go ]; do sleep 0.1; done"
+)
+
+OPTIONS = ("-n", str(WORKERS), "--rank-timeout", "3")
 
 
-def test_a_job_that_has_lost_one_rank_ends_by_itself_is_requeued_and_finishes(silenced):
-    farm, _, job = silenced
-    ended = job.assert_ends(0, SILENCE_SECONDS)
-    assert (ended.state, ended.restarts) == ("COMPLETED", 1)
-    assert f"rank {SILENCED_RANK} on " in job.text()
+def kill_a_rank(farm):
+    """When all workers are busy; the tasks that it had."""
+    wait_until(lambda: len(farm.marks("started")) == NODES * WORKERS, DEADLINE)
+    theirs = [t for t in farm.marks("started") if ranks_of(farm, t) == [str(VICTIM)]]
+    farm.signal_rank(VICTIM, signal.SIGKILL)
+    return theirs
+
+
+def ranks_of(farm, taskid):
+    """The ranks on which a task began."""
+    return (farm.directory / f"started.{taskid}").read_text().split()
+
+
+def lost_in(farm):
+    return [each["rank"] for each in json.loads(farm.result())["lost"]]
+
+
+def test_a_farm_goes_on_without_a_killed_rank_and_does_not_hang_at_its_end(farm, slurm):
+    farm.write_list([WAITS] * 3 * NODES)
+    argv = ["srun", "-N", str(NODES), "--mpi=pmi2", "-K0", sys.executable, "-m"]
+    child = farm.start_unseen(
+        [*argv, "mpifarm", "tasks.txt", *OPTIONS], env=slurm.environment
+    )
+    theirs = kill_a_rank(farm)
+    assert theirs
+    wait_until(lambda: f"rank {VICTIM} on " in child.text(), DEADLINE)
+    farm.allow()
+    assert child.wait() in (0, 137), child.text()
+    farm.assert_all_finished()
+    assert lost_in(farm) == [VICTIM]
+    assert all(len(ranks_of(farm, taskid)) == 2 for taskid in theirs)
+    assert json.loads(farm.result())["exit_status"] == 0
+    farm.wait_until_gone()
+
+
+def test_a_job_that_has_lost_one_rank_finishes_and_leaves_the_queue(farm, slurm):
+    farm.write_list([ENDS_SOON] * 10 + [WAITS] * 3 * NODES)
+    job = slurm.submit("-N", str(NODES), "jobs/requeue.slurm", "tasks.txt", *OPTIONS)
+    kill_a_rank(farm)
+    wait_until(lambda: f"rank {VICTIM} on " in job.text(), DEADLINE)
+    farm.allow()
+    ended = job.assert_ends(0, DEADLINE)
+    assert ended.state == "COMPLETED"
     farm.assert_all_finished()
     farm.wait_until_gone()
