@@ -142,15 +142,16 @@ def _follow(
     signals = parts.around.signals
     waiter = Waiter(signals.fd, comm.has_message)
     parent = os.getppid()
+    followed = 0
     loop.join()
     while loop.phase is not RankPhase.LEFT:
         loop.forgive_pause(clock.step())
         received = signals.take()
         for signum in received:
             loop.on_signal(signum, clock.now)
-        first = comm.first
         messages = comm.receive()
-        if comm.take_losses() and comm.first != first:
+        if comm.first != followed:
+            followed = comm.first
             if comm.first == comm.rank:
                 early += _to_coordinator(messages)
                 return _Followed.LEADS

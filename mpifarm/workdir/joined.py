@@ -28,6 +28,7 @@ class JoinedWorkdir(ABC):
         self.farm = farm
         self.notes: list[str] = []
         """Sentences for the user; the caller clears it."""
+        self._noted: list[Recorded] = []
         self._member = Membership(paths, farm, machine, self.notes)
         self._others = self._member.others
 
@@ -58,20 +59,21 @@ class JoinedWorkdir(ABC):
         """Have what dead farms held processed again; how many tasks.  Lock held."""
 
     def note_attempts(self, results: Sequence[Recorded]) -> None:
-        """Tell of attempts whose tasks run again; without the lock."""
-        with suppress(StorageError):
-            self._append_attempts(results)
+        """Tell of attempts whose tasks run again, together with the next results."""
+        self._noted += results
 
     def _append_attempts(self, results: Sequence[Recorded]) -> None:
+        """Lock held."""
         lines = [
             f"{r.taskid}\t{r.attempt}\t{r.status}\t{r.rank}\t{r.tid}\t"
             f"{r.started:.6f}\t{r.seconds:.6f}\t{self.farm}\n"
-            for r in results
+            for r in (*self._noted, *results)
         ]
-        new = not files.exists(self.paths.attempts)
-        header = ATTEMPTS_HEADER if new else b""
+        version = files.find_version(self.paths.attempts)
+        header = b"" if version and version.size else ATTEMPTS_HEADER
         content = header + "".join(lines).encode("ascii")
         files.append(self.paths.attempts, content, sync=False)
+        self._noted.clear()
 
     # ---- looking --------------------------------------------------------------------
 
@@ -130,4 +132,7 @@ class JoinedWorkdir(ABC):
         Removes the claim if it holds nothing, and returns whether; else it is left for
         the next start to take back.
         """
+        if self._noted:
+            with suppress(StorageError):
+                self._append_attempts(())
         return self._member.leave()

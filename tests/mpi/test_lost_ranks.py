@@ -164,6 +164,18 @@ def test_results_that_rank_0_had_not_written_yet_are_not_lost_with_it(farm, ulfm
     assert again <= theirs
 
 
+@pytest.mark.parametrize("victims", [(1, 0), (0, 1)])
+def test_rank_0_and_its_successor_may_die_at_one_moment(farm, ulfm, victims):
+    child = start(farm, ulfm, tasks=30, busy=RANKS * WORKERS)
+    for victim in victims:
+        farm.signal_rank(victim, signal.SIGKILL)
+    wait_until(lambda: "leads from here" in child.text() or child.has_ended())
+    farm.allow()
+    assert_ends(child, 0)
+    farm.assert_all_finished()
+    assert sorted(lost_in(farm)) == [0, 1]
+
+
 def test_one_after_the_other_may_lead(farm, ulfm):
     child = start(farm, ulfm, tasks=30, busy=RANKS * WORKERS)
     for victim in (0, 1, 2):
