@@ -61,6 +61,13 @@ _BOOLEAN_WORDS = _NO_WORDS | {"1", "true", "yes", "on"}
 _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 
 _EPILOG = """\
+also, each with --help of its own:
+  mpifarm check WORKDIR      what is true of a workdir; --repair puts it right
+  mpifarm retry WORKDIR      put failed tasks back, to run again
+  mpifarm selftest           what this cluster's file systems and MPI can do
+  mpifarm supervise -- srun ...
+                             start the farm again until the list is done
+
 exit status:
   0   all tasks of the list are finished
   1   nothing is left to do; some tasks failed

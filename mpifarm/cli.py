@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 SUBCOMMANDS = ("check", "retry", "selftest", "supervise")
 """Each is a module of that name with ``main(argv, console, environ) -> int``."""
 
+_FOR_EACH_RANK = ("selftest",)
+"""Under a launcher the others are the affair of the first rank alone."""
+
+_END_BY_SIGNALS = ("check", "retry")
+"""May be ended at any moment, so a signal does what it does to any program."""
+
 
 def main() -> None:
     """Run ``mpifarm`` and exit with its status (README, exit statuses)."""
@@ -57,8 +63,10 @@ def _run(
     from mpifarm.arguments import HelpAsked, parse_arguments
     from mpifarm.errors import InputError
 
-    if argv and argv[0] in SUBCOMMANDS and not os.path.isfile(argv[0]):
-        return _run_subcommand(argv, console)
+    if names_subcommand(argv):
+        if not first and argv[0] not in _FOR_EACH_RANK:
+            return 0
+        return _run_subcommand(argv, console, first=first)
     try:
         settings = parse_arguments(argv, os.environ)
     except HelpAsked as asked:
@@ -76,19 +84,51 @@ def _run(
     return run_farm(settings, Surroundings(os.environ, os.environb, signals, voice))
 
 
-def _run_subcommand(argv: list[str], console: "Console") -> int:
+def names_subcommand(argv: list[str]) -> bool:
+    """Whether a command line is that of a subcommand, and no farm's.
+
+    Where there is a file of that name, it is a tasklist, unless the next word is no
+    option: after its tasklist, a farm takes nothing else.  (``./check`` is always one.)
+    """
+    if not argv or argv[0] not in SUBCOMMANDS:
+        return False
+    after = argv[1] if len(argv) > 1 else "-"
+    return not os.path.isfile(argv[0]) or after == "--" or not after.startswith("-")
+
+
+def _restore_signals() -> None:
+    """What `SignalInbox.install` has changed, but for what the user has ignored."""
+    import signal
+
+    from mpifarm.signals import SIGNALS
+
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
+
+
+def _run_subcommand(argv: list[str], console: "Console", *, first: bool) -> int:
     from importlib import import_module
 
     from mpifarm.arguments import HelpAsked
-    from mpifarm.errors import FarmError
+    from mpifarm.errors import ExitStatus, FarmError, InputError
 
-    subcommand = import_module(f"mpifarm.{argv[0]}")
+    if argv[0] in _END_BY_SIGNALS:
+        _restore_signals()
     try:
+        subcommand = import_module(f"mpifarm.{argv[0]}")
         status: int = subcommand.main(argv[1:], console, os.environ)
     except HelpAsked as asked:
         console.say_whole(asked.text)
-        return 0
+        return ExitStatus.ALL_FINISHED
     except FarmError as error:
+        if isinstance(error, InputError) and not first:
+            return ExitStatus.ALL_FINISHED  # One sentence for the whole launch.
         console.complain(str(error))
         return error.exit_status
+    except Exception:  # noqa: BLE001 - a defect becomes 70 here alone
+        import traceback
+
+        console.complain(f"a defect of mpifarm:\n{traceback.format_exc()}")
+        return ExitStatus.DEFECT
     return status

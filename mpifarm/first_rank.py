@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 from mpifarm.classes import in_one_line
 from mpifarm.conductor import Conductor
-from mpifarm.config import FarmDefinition, RunnerDefinition
+from mpifarm.config import FarmDefinition, RunnerDefinition, Settings
 from mpifarm.coordinator import Coordinator, Crew
 from mpifarm.cpus import (
     binding_warning,
@@ -389,12 +389,29 @@ class Ending:
             reason=coordinator.reason,
             notes=notes,
             keeps_own_state=isinstance(conductor.workdir, ForeignWorkdir),
+            place=_place_in_words(settings),
             lost=[
                 (rank, coordinator.ranks[rank].host)
                 for rank in coordinator.lost_ranks()
             ],
             quarantined=coordinator.quarantined,
         )
+
+
+def _place_in_words(settings: Settings) -> str:
+    """How the user names this workdir to a subcommand."""
+    import shlex
+
+    from mpifarm.place import Place, words_of
+
+    place = Place(
+        settings.workdir,
+        settings.tasklist,
+        settings.handler,
+        settings.config,
+        settings.lock_area,
+    )
+    return shlex.join(words_of(place))
 
 
 def _standing(counts: Counts) -> Standing:

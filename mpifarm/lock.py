@@ -8,7 +8,9 @@ Rules of this file:
   lock area's and then the workdir's own: no two farms can wait for one another;
 - nothing here blocks in the kernel: every try is non-blocking, and they are polled;
 - between giving back and taking again at least 1 ms passes: plain farmers poll each
-  millisecond, and one that finds no gap for 10 s dies.
+  millisecond, and one that finds no gap for 10 s dies;
+- the name of a lock in /tmp can be foretold, so in a directory where everyone may write
+  nothing is opened that a stranger has put there, be it a link or a file.
 
 Of filelock it uses `lock_descriptor` on files opened here, not ``FileLock``: that one
 creates a missing directory (a workdir that vanished would come back, empty), refuses a
@@ -19,6 +21,7 @@ falls back to a soft lock, which excludes no plain farmer.
 import errno
 import os
 import pwd
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -44,6 +47,18 @@ _AREA_VARIABLES = ("SCRATCH", "TMP", "TMPDIR")
 _NO_FLOCK = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 """What ``flock`` answers where the file system has none."""
 
+_MOST_LINKS = 40
+"""As many links as Linux follows, path_resolution(7)."""
+
+_MOST_RACES = 10
+"""How often a file may come and go between our looking for it and making it."""
+
+_OPEN_FLAGS = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+"""O_NONBLOCK: a lease on the file would block the open, and so would a fifo."""
+
+_CREATION_MODE = 0o664
+"""Less the umask.  A lock that everyone may write, everyone could hold for ever."""
+
 _AREA_REMEDY = (
     "name a directory whose file system has file locking with --lock-area or $SCRATCH,"
     " the same for every farmer of this workdir"
@@ -53,20 +68,27 @@ _AREA_REMEDY = (
 # ---- which files --------------------------------------------------------------------
 
 
+_STRANGERS_REMEDY = (
+    "have it removed, or name a lock area where only you may write with --lock-area or"
+    " $SCRATCH, the same for every farmer of this workdir"
+)
+
+
 def lock_paths(
     workdir: str, environ: Mapping[str, str], lock_area: str | None
 ) -> tuple[str, ...]:
     """The lock files of `workdir`, symbolic links resolved: the area's, then its own.
 
     The area is `lock_area`, or else what PyTaskFarmer would choose from `environ`.
-    Raises InputError where the area is no directory or can't be written.
+    Raises InputError where the area is no directory or can't be written, or where a
+    stranger's link stands in place of the file.
     """
-    own = os.path.realpath(os.path.join(workdir, "lock"))
+    own = _resolved(os.path.join(workdir, "lock"))
     area, source = _find_area(environ, lock_area)
     if area is None:
         return (own,)
     # As PyTaskFarmer joins them: an empty area is the root directory.
-    in_area = os.path.realpath(f"{area}/{_area_file_name(workdir)}")
+    in_area = _resolved(f"{area}/{_area_file_name(workdir)}")
     _check_area(in_area, source)
     return (in_area,) if in_area == own else (in_area, own)
 
@@ -128,6 +150,8 @@ class WorkdirLock:
     ) -> None:
         self.paths = tuple(paths)
         self.without_flock: tuple[str, ...] = ()
+        # The workdir's own lock is the last.
+        self._workdir = os.path.dirname(self.paths[-1])
         self._clock = clock
         self._sleep = sleep
         self._descriptors: list[int] = []
@@ -151,7 +175,7 @@ class WorkdirLock:
         without: list[str] = []
         for path in self.paths:
             try:
-                usable.setdefault(_probe_flock(path), path)
+                usable.setdefault(_probe_flock(path, self._workdir), path)
             except OSError as error:
                 if error.errno not in _NO_FLOCK:
                     raise _probe_trouble(path, error) from error
@@ -226,7 +250,7 @@ class WorkdirLock:
 
     def _take_next(self, path: str) -> bool:
         try:
-            descriptor = _find_locked(path)
+            descriptor = _find_locked(path, self._workdir)
         except OSError as error:
             self.release()
             raise StorageError(_trouble(path, error)) from error
@@ -249,19 +273,19 @@ class WorkdirLock:
 # ---- one lock file ------------------------------------------------------------------
 
 
-def _find_locked(path: str) -> int | None:
+def _find_locked(path: str, workdir: str) -> int | None:
     """A descriptor that holds the lock of `path`, or None when another has it."""
     try:
-        return _find_locked_now(path)
+        return _find_locked_now(path, workdir)
     except OSError as error:
-        # ESTALE: another host has just replaced the file; EAGAIN: see O_NONBLOCK.
+        # ESTALE: another host has just replaced the file; EAGAIN: a lease on it.
         if error.errno in (errno.ESTALE, errno.EAGAIN):
             return None
         raise
 
 
-def _find_locked_now(path: str) -> int | None:
-    descriptor = _open_lock_file(path)
+def _find_locked_now(path: str, workdir: str) -> int | None:
+    descriptor = _open_lock_file(path, workdir)
     locked = False
     try:
         locked = lock_descriptor(descriptor, blocking=False) and _is_at(
@@ -273,9 +297,9 @@ def _find_locked_now(path: str) -> int | None:
             os.close(descriptor)
 
 
-def _probe_flock(path: str) -> tuple[int, int]:
+def _probe_flock(path: str, workdir: str) -> tuple[int, int]:
     """Which file `path` is, once ``flock`` has answered for it, be it "busy"."""
-    descriptor = _open_lock_file(path)
+    descriptor = _open_lock_file(path, workdir)
     try:
         lock_descriptor(descriptor, blocking=False)
         return _identity(os.fstat(descriptor))
@@ -283,13 +307,30 @@ def _probe_flock(path: str) -> tuple[int, int]:
         os.close(descriptor)
 
 
-def _open_lock_file(path: str) -> int:
-    # O_NONBLOCK: a lease on the file would block the open.  First without O_CREAT: in
-    # a sticky directory (/tmp) Linux refuses O_CREAT on a file of another user.
+def _open_lock_file(path: str, workdir: str) -> int:
+    """A descriptor of the lock file, which is made where it is not there yet.
+
+    Raises OSError, and `UnsafeLockError` for what a stranger may have put there.
+    """
+    end = _end_of_links(path)
+    descriptor = _open_or_create(end)
     try:
-        return os.open(path, os.O_RDWR | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CREAT, 0o666)
+        _refuse_unsafe_file(end, os.fstat(descriptor), workdir)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _open_or_create(path: str) -> int:
+    # First without O_CREAT: in a sticky directory (/tmp) Linux refuses O_CREAT on a
+    # file of another user.  Then with O_EXCL, which follows no link at all.
+    for _ in range(_MOST_RACES):
+        with suppress(FileNotFoundError):
+            return os.open(path, _OPEN_FLAGS)
+        with suppress(FileExistsError):  # another farmer was quicker
+            return os.open(path, _OPEN_FLAGS | os.O_CREAT | os.O_EXCL, _CREATION_MODE)
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
 
 
 def _is_at(descriptor: int, path: str) -> bool:
@@ -317,6 +358,117 @@ def _unlock_and_close(descriptor: int) -> None:
         os.close(descriptor)
 
 
+# ---- what strangers may have put there ----------------------------------------------
+
+
+class UnsafeLockError(OSError):
+    """What stands in place of a lock file may be another user's trap: one sentence."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(errno.EPERM, sentence)
+        self.sentence = sentence
+
+
+def _resolved(path: str) -> str:
+    """`path` without links; InputError for one that a stranger has put there."""
+    try:
+        end = _end_of_links(path)
+    except UnsafeLockError as error:
+        raise InputError(error.sentence) from error
+    except OSError:
+        end = path  # told when it is opened
+    return os.path.realpath(end)
+
+
+def _end_of_links(path: str) -> str:
+    """What the links lead to: there is a file, or nothing yet.
+
+    Plain farmers follow links, and so a link of the user's own is the same lock.
+    """
+    for _ in range(_MOST_LINKS):
+        target = _find_target(path)
+        if target is None:
+            return path
+        path = os.path.join(os.path.dirname(path), target)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+def _find_target(path: str) -> str | None:
+    """Where the link `path` leads, None if it is no link."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    if not stat.S_ISLNK(status.st_mode):
+        return None
+    directory = os.stat(os.path.dirname(path) or ".")
+    # Linux has this rule too, as fs.protected_symlinks, but not everywhere.
+    if _is_open_to_all(directory) and status.st_uid not in _safe_owners(directory):
+        raise UnsafeLockError(
+            f"the lock file {path} is a link that {_user_name(status.st_uid)} has put"
+            " into a directory where everyone may write: it is not followed; "
+            + _STRANGERS_REMEDY
+        )
+    return os.readlink(path)
+
+
+def _refuse_unsafe_file(path: str, status: os.stat_result, workdir: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsafeLockError(
+            f"the lock file {path} is no file ({_kind(status.st_mode)}): remove it"
+        )
+    directory = os.stat(os.path.dirname(path) or ".")
+    if not _is_open_to_all(directory):
+        return
+    owner = _user_name(status.st_uid)
+    if status.st_nlink > 1:
+        raise UnsafeLockError(
+            f"the lock file {path} of {owner} has a second name (a hard link), and is"
+            " in a directory where everyone may write: it is not used; "
+            + _STRANGERS_REMEDY
+        )
+    if status.st_uid in _safe_owners(directory):
+        return
+    if not _shares_workdir(status.st_uid, workdir):
+        raise UnsafeLockError(
+            f"the lock file {path} belongs to {owner}, who has no part in the workdir"
+            f" {workdir} and could replace it at any time: it is not used; "
+            + _STRANGERS_REMEDY
+        )
+
+
+def _is_open_to_all(directory: os.stat_result) -> bool:
+    return bool(directory.st_mode & stat.S_IWOTH)
+
+
+def _safe_owners(directory: os.stat_result) -> tuple[int, int]:
+    """We, and who could do anything in that directory anyway (in /tmp: root)."""
+    return os.geteuid(), directory.st_uid
+
+
+def _shares_workdir(uid: int, workdir: str) -> bool:
+    """Whether the workdir is that user's, or one that he may write as a group's."""
+    status = os.stat(workdir)
+    if uid == status.st_uid:
+        return True
+    if not status.st_mode & stat.S_IWGRP or _is_open_to_all(status):
+        return False
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return status.st_gid in os.getgrouplist(user.pw_name, user.pw_gid)
+
+
+def _kind(mode: int) -> str:
+    return {
+        stat.S_IFIFO: "a fifo",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }.get(stat.S_IFMT(mode), "something else")
+
+
 # ---- in words -----------------------------------------------------------------------
 
 
@@ -328,6 +480,8 @@ def _probe_trouble(path: str, error: OSError) -> FarmError:
 
 
 def _trouble(path: str, error: OSError) -> str:
+    if isinstance(error, UnsafeLockError):
+        return error.sentence
     if error.errno in (errno.EACCES, errno.EPERM):
         return _denied(path)
     if error.errno in (errno.ENOENT, errno.ENOTDIR):

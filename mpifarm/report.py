@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from signal import Signals
 from typing import NamedTuple
 
-from mpifarm.coordinator import MOST_LOST
 from mpifarm.errors import ExitStatus
 from mpifarm.task import Outcome, Result
 
@@ -123,7 +122,7 @@ def how_it_failed(result: Result) -> str:
     how = status_in_words(result.status)
     match result.outcome:
         case Outcome.LOST:
-            return f"its worker or its rank was killed under it {MOST_LOST} times"
+            return "its worker or its rank was killed under it, each time anew"
         case Outcome.TIMED_OUT:
             return f"timed out after {duration_in_words(result.seconds)} ({how})"
         case Outcome.OUT_OF_MEMORY:
@@ -191,6 +190,8 @@ class Summary:
     notes: Sequence[str] = ()
     keeps_own_state: bool = False
     """Whether the tasklist does, and not the files of the workdir."""
+    place: str = ""
+    """The words that name the workdir to a subcommand."""
     lost: Sequence[tuple[int, str]] = ()
     """(rank, host) of each rank that was lost; "" for a host that isn't known."""
     quarantined: Sequence[tuple[int, str, int]] = ()
@@ -206,8 +207,8 @@ class Summary:
             lines.append(f"failed: {unshown} more, see {self.workdir}/failed")
         if self.status is ExitStatus.SOME_FAILED and not self.keeps_own_state:
             lines.append(
-                f"to run what failed again: mv {self.workdir}/failed "
-                f"{self.workdir}/toprocess, and the same command"
+                f"to run what failed again: mpifarm retry {self.place}, and the same "
+                "command"
             )
         lines += self._lost_lines()
         lines += self._rank_lines()
@@ -226,8 +227,8 @@ class Summary:
             return [f"{lost} are in no farm's claim, and the tasklist has no more"]
         remedy = (
             f"{lost} are in no file: with a plain farmer, or lost by one that was "
-            f"killed.  If none is running any more: rm {self.workdir}/toprocess, and "
-            "the same command runs them, and what failed, again"
+            "killed.  If none is running any more: mpifarm check --repair "
+            f"--assume-idle {self.place}, and the same command"
         )
         return [remedy]
 

@@ -584,3 +584,97 @@ def test_the_locks_are_described_in_one_sentence(paths, clock):
     assert make(paths[1:], clock).describe() == (
         f"the lock of this workdir is flock on {paths[1]}"
     )
+
+
+# ---- what a stranger may have put into a directory where everyone may write ---------
+
+
+@pytest.fixture
+def open_area(area):
+    """As /tmp is."""
+    area.chmod(0o1777)
+    return area
+
+
+@pytest.fixture
+def as_a_stranger_to_them(monkeypatch):
+    """What this process has made now belongs to another user."""
+    monkeypatch.setattr(lock, "_safe_owners", lambda _directory: (-1, -1))
+    monkeypatch.setattr(lock, "_shares_workdir", lambda _uid, _workdir: False)
+    monkeypatch.setattr(lock, "_user_name", lambda _uid: "user eve")
+
+
+@pytest.mark.usefixtures("as_a_stranger_to_them")
+def test_a_strangers_link_in_the_area_is_bad_input_before_anything_is_opened(
+    workdir, open_area, tmp_path
+):
+    link = open_area / area_name(workdir)
+    link.symlink_to(tmp_path / "victim")
+    with pytest.raises(InputError, match="is a link that user eve has put") as caught:
+        lock_paths(str(workdir), {}, str(open_area))
+    assert str(link) in str(caught.value)
+    assert "--lock-area" in str(caught.value)
+    assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.usefixtures("as_a_stranger_to_them")
+def test_a_strangers_file_in_the_area_is_not_used(workdir, open_area, clock):
+    (open_area / "a_lock").write_text("a trap")
+    both = make([open_area / "a_lock", workdir / "lock"], clock)
+    with pytest.raises(InputError, match="user eve, who has no part in the workdir"):
+        both.probe()
+    with pytest.raises(StorageError, match="user eve"):
+        both.acquire(1.0)
+    assert (open_area / "a_lock").read_text() == "a trap"
+    assert open_files().isdisjoint({str(open_area / "a_lock")})
+
+
+@pytest.mark.usefixtures("as_a_stranger_to_them")
+def test_in_a_directory_that_only_friends_may_write_all_of_it_is_used(
+    workdir, area, clock
+):
+    (area / "target").touch()
+    (area / "a_lock").symlink_to(area / "target")
+    both = make([area / "a_lock", workdir / "lock"], clock)
+    both.probe()
+    clock.now += 1
+    assert both.try_acquire()
+
+
+def test_a_file_of_two_names_is_not_used_where_everyone_may_write(
+    workdir, open_area, tmp_path, clock
+):
+    (tmp_path / "victim").write_text("precious")
+    os.link(tmp_path / "victim", open_area / "a_lock")
+    with pytest.raises(InputError, match="hard link"):
+        make([open_area / "a_lock", workdir / "lock"], clock).probe()
+
+
+def test_a_fifo_in_place_of_a_lock_is_told_at_once(workdir, clock):
+    os.mkfifo(workdir / "lock")
+    with pytest.raises(InputError, match=r"is no file \(a fifo\)"):
+        make([workdir / "lock"], clock).probe()
+
+
+def test_links_that_lead_in_a_circle_are_told(workdir, clock):
+    (workdir / "lock").symlink_to(workdir / "other")
+    (workdir / "other").symlink_to(workdir / "lock")
+    with pytest.raises(InputError, match="symbolic links"):
+        make([workdir / "lock"], clock).probe()
+
+
+def test_a_lock_file_that_another_makes_at_the_same_moment_is_used(
+    workdir, clock, monkeypatch
+):
+    path, real_open = workdir / "lock", os.open
+
+    def open_second(name, flags, *mode):
+        if flags & os.O_CREAT and not path.exists():
+            os.close(real_open(name, os.O_CREAT, 0o600))
+        return real_open(name, flags, *mode)
+
+    monkeypatch.setattr(os, "open", open_second)
+    one = make([path], clock)
+    one.probe()
+    clock.now += 1
+    assert one.try_acquire()

@@ -174,7 +174,39 @@ def test_a_failed_task_names_how_it_failed_and_its_log():
 
 def test_a_task_whose_workers_were_killed_was_not_killed_itself():
     lost = result(7, status=-9)._replace(outcome=Outcome.LOST, attempt=3)
-    assert how_it_failed(lost) == "its worker was killed under it 3 times"
+    assert how_it_failed(lost) == (
+        "its worker or its rank was killed under it, each time anew"
+    )
+
+
+def test_a_failure_by_a_limit_names_the_limit():
+    late = result(7, status=-15)._replace(outcome=Outcome.TIMED_OUT, seconds=30.0)
+    assert how_it_failed(late) == (
+        "timed out after 30 s (killed by signal 15 (SIGTERM))"
+    )
+    large = result(7, status=1)._replace(outcome=Outcome.OUT_OF_MEMORY)
+    assert how_it_failed(large) == "memory ran out (exit status 1)"
+
+
+def test_the_summary_names_the_ranks_that_fell_out():
+    changes = {"lost": [(2, "n17"), (0, "")], "quarantined": [(3, "n18", 12)]}
+    lines = summary(**changes).lines()
+    assert "ranks that were lost: rank 2 on n17, rank 0; " in "\n".join(lines)
+    (line,) = [line for line in lines if line.startswith("put out of use")]
+    assert "rank 3 on n18" in line
+    assert "12 of them" in line
+    payload = summary(**changes).payload()
+    assert payload["lost"] == [{"rank": 2, "host": "n17"}, {"rank": 0, "host": ""}]
+    assert payload["quarantined"] == [{"rank": 3, "host": "n18"}]
+
+
+def test_attempts_whose_tasks_ran_again_are_counted_apart():
+    tally = Tally(started=0.0, worker_count=1)
+    tally.note_retry(result(1, status=1))
+    tally.add(result(1, status=0))
+    farm = summary(tally=tally).payload()["this_farm"]
+    assert isinstance(farm, dict)
+    assert (farm["ran"], farm["attempts_that_ran_again"]) == (1, 1)
 
 
 # ---- the summary --------------------------------------------------------------------
@@ -199,6 +231,7 @@ def summary(**changes: Any) -> Summary:
         "busy_share": 0.25,
         "status": ExitStatus.SOME_FAILED,
         "reason": "",
+        "place": "list.txt_workdir",
     }
     return Summary(**{**settings, **changes})
 
@@ -258,7 +291,7 @@ def test_the_result_file_is_json_whatever_the_names_are():
 
 def test_the_summary_tells_how_to_run_again_what_failed():
     (line,) = [line for line in summary().lines() if "again" in line]
-    assert "mv list.txt_workdir/failed list.txt_workdir/toprocess" in line
+    assert "mpifarm retry list.txt_workdir, and the same command" in line
 
 
 def test_a_list_that_could_not_be_counted_is_not_given_sums():
@@ -281,10 +314,11 @@ def test_the_summary_tells_how_to_run_what_a_plain_farmer_has_lost(standing, los
     lines = summary(standing=standing, status=ExitStatus.WITH_OTHERS, failed=[]).lines()
     (told,) = [line for line in lines if "in no file" in line] or [""]
     assert told.startswith(f"{lost} are in no file") == bool(lost)
-    assert ("rm list.txt_workdir/toprocess" in told) == bool(lost)
+    remedy = "mpifarm check --repair --assume-idle list.txt_workdir"
+    assert (remedy in told) == bool(lost)
 
 
 def test_remedies_by_files_are_not_told_where_a_list_keeps_its_own_state():
     for status in (ExitStatus.SOME_FAILED, ExitStatus.WITH_OTHERS):
         lines = summary(standing=LOST, status=status, keeps_own_state=True).lines()
-        assert not any(" mv " in line or " rm " in line for line in lines)
+        assert not any("mpifarm" in line for line in lines)

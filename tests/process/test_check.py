@@ -1,0 +1,141 @@
+"""``mpifarm check`` beside real farms and real PyTaskFarmers, that live or were killed.
+
+Rules of this file: a check is a process of its own, as a user starts it.
+"""
+
+import fcntl
+import os
+import signal
+import sys
+from contextlib import suppress
+
+import pytest
+
+from tests.process.farms import MPIFARM, snapshot
+from tests.support import wait_until
+
+SLOW = ["sleep 0.2"] * 40
+
+
+@pytest.fixture
+def mpifarm(farm_processes):
+    """Run a subcommand beside a place: its exit status, and what it has printed."""
+
+    def run(place, *words):
+        child = farm_processes(
+            [*MPIFARM, *words], env=place.environment, cwd=place.directory
+        )
+        return child.wait(30), child.text()
+
+    return run
+
+
+def test_a_farm_that_has_ended_leaves_a_workdir_that_is_well(create_place, mpifarm):
+    place = create_place(["true", "false", "true"])
+    assert place.run() == 1
+    before = snapshot(place.directory)
+    status, text = mpifarm(place, "check", "tasks.txt_workdir")
+    assert "2 finished, 1 failed, 0 to process" in text
+    assert "all is well" in text
+    assert status == 0
+    assert mpifarm(place, "check", "tasks.txt")[0] == 0
+    assert snapshot(place.directory) == before
+
+
+def test_a_farm_at_work_is_well_at_any_moment_and_a_repair_leaves_it_alone(
+    create_place, mpifarm
+):
+    place = create_place(["sleep 0.05"] * 200)
+    farm = place.start("--proc", "4")
+    wait_until(lambda: len(place.ids("finished")) > 3)
+    for words in ([], ["--repair"], []):
+        status, text = mpifarm(place, "check", "tasks.txt", *words)
+        assert status == 0, text
+        assert "is at work" in text or farm.has_ended()
+        assert "repair:" not in text
+    status, text = mpifarm(place, "check", "tasks.txt", "--repair", "--assume-idle")
+    assert status == 2 or farm.has_ended()
+    assert farm.wait() == 0
+    assert sorted(place.ids("finished")) == list(range(200))
+    assert place.violations() == []
+
+
+def test_what_a_killed_farm_held_goes_back(create_place, mpifarm):
+    place = create_place(SLOW)
+    farm = place.start("--proc", "4")
+    wait_until(lambda: len(place.ids("finished")) > 3)
+    place.kill(farm)
+    status, text = mpifarm(place, "check", "tasks.txt")
+    assert status == 1
+    assert "claims of dead farms" in text
+    status, text = mpifarm(place, "check", "tasks.txt", "--repair")
+    assert "taken back from the dead farm" in text
+    assert status == 0, text
+    assert place.claims() == []
+    known = place.ids("toprocess") + place.ids("finished")
+    assert sorted(known) == list(range(len(SLOW)))
+    assert place.violations() == []
+
+
+def test_what_a_killed_plain_farmer_lost_goes_back_if_the_user_vouches_for_it(
+    create_place, plain_farmer, mpifarm
+):
+    place = create_place(SLOW)
+    plain = place.start_plain(plain_farmer, "--proc", "4")
+    wait_until(lambda: len(place.ids("finished")) > 3)
+    status, text = mpifarm(place, "check", "tasks.txt")
+    assert (status, "in no file: with a plain farmer, or lost" in text) == (1, True)
+    place.kill(plain, "plain")
+    finished = place.ids("finished")
+    status, text = mpifarm(place, "check", "tasks.txt", "--repair")
+    assert (status, "--assume-idle: put back" in text) == (1, True)
+    status, text = mpifarm(place, "check", "tasks.txt", "--repair", "--assume-idle")
+    assert "were in no file" in text
+    assert status == 0, text
+    known = place.ids("toprocess") + place.ids("finished")
+    assert sorted(known) == list(range(len(SLOW)))
+    place.tasklist.write_text("sleep 0.2\n" * len(SLOW))
+    again = place.start_plain(plain_farmer, "--proc", "20")
+    assert again.wait(30) == 0
+    assert sorted(place.ids("finished")) == list(range(len(SLOW)))
+    assert place.ids("finished")[: len(finished)] == finished
+    assert mpifarm(place, "check", "tasks.txt")[0] == 0
+
+
+def test_of_many_ranks_one_checks(create_place, mpirun, farm_processes):
+    place = create_place(["true"])
+    assert place.run() == 0
+    launch = mpirun(3, sys.executable, "-m", "mpifarm", "check", str(place.workdir))
+    child = farm_processes(launch, cwd=place.directory)
+    assert child.wait(30) == 0
+    assert child.text().count("all is well") == 1
+
+
+def test_a_signal_ends_a_check_as_any_program(create_place, mpifarm, farm_processes):
+    place = create_place(["true"])
+    assert place.run() == 0
+    with (place.workdir / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        child = farm_processes(
+            [*MPIFARM, "check", "tasks.txt"], env=place.environment, cwd=place.directory
+        )
+        wait_until(lambda: "lock" in "".join(open_files(child.pid)))
+        child.send_signal(signal.SIGINT)
+        assert child.wait(3) == -signal.SIGINT
+
+
+def open_files(pid):
+    names = []
+    with suppress(OSError):
+        for each in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                names.append(os.readlink(f"/proc/{pid}/fd/{each}"))
+    return names
+
+
+def test_what_is_wrong_is_status_2_and_one_sentence(create_place, mpifarm):
+    place = create_place(["true"])
+    status, text = mpifarm(place, "check", "tasks.txt")
+    assert status == 2
+    assert text.startswith("mpifarm: there is no tasks.txt_workdir")
+    assert text.count("\n") == 1

@@ -1,0 +1,576 @@
+"""The self-test: it holds here, and each of its checks can fail.
+
+Rules of this file: a broken cluster is a stand-in for one system call.  Checks of the
+file system run in this process and a child of it; what a node does with signals and
+processes is tried in a self-test of its own, into which the stand-in is put by way of
+``sitecustomize``.
+"""
+
+import errno
+import fcntl
+import os
+import signal
+import sys
+import time
+from importlib import util
+
+import pytest
+
+from mpifarm.errors import InputError
+from mpifarm.selftest import command, storage
+from mpifarm.selftest.findings import (
+    Finding,
+    FromRank,
+    Verdict,
+    conclude,
+    guard,
+    in_words,
+    merge,
+)
+from mpifarm.selftest.parties import ChildParty, Party, PartyError, ask
+from tests.support import survivors, wait_until
+
+# ---- between two processes ----------------------------------------------------------
+
+
+@pytest.fixture
+def stage(tmp_path):
+    return storage.Stage(str(tmp_path), Party({}, None))
+
+
+@pytest.fixture
+def start_child():
+    """Make the other party, after the stand-in was put in place."""
+    started: list[ChildParty] = []
+
+    def start(party=None):
+        started.append(ChildParty(party or Party({}, None)))
+        return started[-1]
+
+    yield start
+    for child in started:
+        child.kill()
+
+
+def path_of(descriptor):
+    number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
+    return os.readlink(f"/proc/self/fd/{number}")
+
+
+SHARED = [
+    storage.check_flock,
+    storage.check_rename,
+    storage.check_old_name,
+    storage.check_exclusive_create,
+    storage.check_append,
+    storage.check_append_without_lock,
+    storage.check_heartbeat,
+    storage.check_whole_replacement,
+]
+
+
+@pytest.mark.parametrize("check", SHARED, ids=lambda check: check.__name__)
+def test_a_local_file_system_holds_what_two_processes_rely_on(
+    stage, start_child, check
+):
+    finding = check(stage, start_child())
+    assert finding.verdict is Verdict.HOLDS, finding
+    assert finding.follows == ""
+
+
+def test_a_lock_that_excludes_nobody_is_found(stage, start_child, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", lambda _fd, _operation: None)
+    finding = storage.check_flock(stage, start_child())
+    assert finding.verdict is Verdict.BROKEN
+    assert "both held it at once" in finding.seen
+    assert "--lock-area" in finding.follows
+
+
+def test_a_lock_that_excludes_in_one_direction_only_is_found(
+    stage, start_child, monkeypatch
+):
+    child = start_child()
+    monkeypatch.setattr(fcntl, "flock", lambda _fd, _operation: None)
+    finding = storage.check_flock(stage, child)
+    assert finding.verdict is Verdict.BROKEN
+    assert "both held it" in finding.seen or "one direction" in finding.seen
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_flock_is_found(stage, start_child, monkeypatch, code):
+    def refuse(_fd, _operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    finding = storage.check_flock(stage, start_child())
+    assert finding.verdict is Verdict.BROKEN
+    assert os.strerror(code) in finding.seen
+    assert "--lock-area" in finding.follows
+
+
+def test_a_lock_area_that_excludes_makes_up_for_a_workdir_that_does_not(
+    tmp_path, start_child, monkeypatch
+):
+    area = tmp_path / "area"
+    area.mkdir()
+    real = fcntl.flock
+
+    def only_in_area(descriptor, operation):
+        if path_of(descriptor).startswith(str(area)):
+            real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", only_in_area)
+    ours, theirs = (Party({}, str(area)) for _ in range(2))
+    finding = storage.check_flock(
+        storage.Stage(str(tmp_path), ours), start_child(theirs)
+    )
+    assert finding.verdict is Verdict.HOLDS
+    assert "both held it at once" in finding.seen
+    assert str(area) in finding.follows
+
+
+def test_a_lock_area_that_differs_does_no_harm_but_to_plain_farmers(
+    tmp_path, start_child
+):
+    areas = [tmp_path / "a", tmp_path / "b"]
+    for area in areas:
+        area.mkdir()
+    ours, theirs = (Party({"TMPDIR": str(area)}, None) for area in areas)
+    stage = storage.Stage(str(tmp_path), ours)
+    finding = storage.check_flock(stage, start_child(theirs))
+    assert finding.verdict is Verdict.HOLDS
+    assert f"flock in {areas[0]} does not exclude" in finding.seen
+    assert "PyTaskFarmers" in finding.follows
+
+
+def test_a_lock_area_of_one_alone_is_not_mistaken_for_the_workdirs(
+    tmp_path, start_child
+):
+    area = tmp_path / "a"
+    area.mkdir()
+    stage = storage.Stage(str(tmp_path), Party({"TMPDIR": str(area)}, None))
+    finding = storage.check_flock(stage, start_child(Party({}, None)))
+    assert finding.verdict is Verdict.HOLDS
+    assert finding.follows == ""
+
+
+def test_a_lock_is_free_when_its_holder_was_killed(stage, start_child):
+    child = start_child()
+    finding = storage.check_release_at_kill(stage, child, child.kill)
+    assert finding.verdict is Verdict.HOLDS
+
+
+def test_a_lock_that_outlives_its_holder_is_found(stage, start_child, monkeypatch):
+    held: dict[int, str] = {}
+    real_close = os.close
+
+    def release(descriptor):
+        if descriptor in held:
+            os.rmdir(held.pop(descriptor))
+
+    def flock(descriptor, operation):
+        if operation & fcntl.LOCK_UN:
+            release(descriptor)
+            return
+        marker = path_of(descriptor) + ".held"
+        try:
+            os.mkdir(marker)
+        except FileExistsError:
+            raise BlockingIOError(errno.EAGAIN, "held") from None
+        held[descriptor] = marker
+
+    def close(descriptor):
+        release(descriptor)
+        real_close(descriptor)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(os, "close", close)
+    monkeypatch.setattr(storage, "FREE_SECONDS", 0.2)
+    child = start_child()
+    finding = storage.check_release_at_kill(stage, child, child.kill)
+    assert finding.verdict is Verdict.BROKEN
+    assert "still taken" in finding.seen
+
+
+def test_what_cannot_be_told_without_a_lock_is_not_told(
+    stage, start_child, monkeypatch
+):
+    monkeypatch.setattr(fcntl, "flock", lambda _fd, _operation: None)
+    child = start_child()
+    finding = storage.check_release_at_kill(stage, child, child.kill)
+    assert finding.verdict is Verdict.UNTESTED
+
+
+def test_a_reader_that_sees_old_files_is_found(stage, start_child, monkeypatch):
+    real = os.rename
+    renamed: list[str] = []
+
+    def rename_once(source, target):
+        if not renamed:
+            real(source, target)
+        renamed.append(target)
+
+    monkeypatch.setattr(os, "rename", rename_once)
+    finding = storage.check_rename(stage, start_child())
+    assert finding.verdict is Verdict.BROKEN
+    assert "version 0" in finding.seen
+
+
+@pytest.mark.parametrize(("looks", "told"), [(3, "only after"), (10**9, "sees the")])
+def test_an_old_name_that_stays_is_found(stage, start_child, monkeypatch, looks, told):
+    monkeypatch.setattr(storage, "SEEN_SECONDS", 0.5)
+    real, left = os.open, iter(range(looks))
+
+    def open_what_was(path, flags, *mode):
+        stale = path.endswith("named.beside") and not flags & os.O_CREAT
+        if stale and next(left, None) is not None:
+            path = os.devnull
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", open_what_was)
+    finding = storage.check_old_name(stage, start_child())
+    assert finding.verdict is Verdict.BROKEN
+    assert told in finding.seen
+
+
+def test_a_rename_that_shows_an_empty_file_is_found(stage, start_child, monkeypatch):
+    real = os.rename
+
+    def rename_slowly(source, target):
+        open(target, "wb").close()
+        time.sleep(0.001)
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename_slowly)
+    # Whichever of the two is first, the reader has to read on while renames go on.
+    real_begin = ChildParty.begin
+
+    def begin_and_wait(child, *question):
+        real_begin(child, *question)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(ChildParty, "begin", begin_and_wait)
+    finding = storage.check_whole_replacement(stage, start_child())
+    assert finding.verdict is Verdict.BROKEN
+
+
+def strip_flag(monkeypatch, flag):
+    real = os.open
+
+    def open_without(path, flags, *mode):
+        return real(path, flags & ~flag, *mode)
+
+    monkeypatch.setattr(os, "open", open_without)
+
+
+def test_a_file_that_two_can_create_is_found(stage, start_child, monkeypatch):
+    strip_flag(monkeypatch, os.O_EXCL)
+    finding = storage.check_exclusive_create(stage, start_child())
+    assert finding.verdict is Verdict.BROKEN
+
+
+def test_appends_that_overwrite_each_other_are_found_and_are_no_promise_of_ours(
+    stage, start_child, monkeypatch
+):
+    strip_flag(monkeypatch, os.O_APPEND)
+    finding = storage.check_append_without_lock(stage, start_child())
+    assert finding.verdict is Verdict.BROKEN
+    assert "records are lost" in finding.seen
+    assert not finding.ours
+    assert "Your commands should not rely on" in conclude([finding])
+
+
+def test_appends_under_the_lock_that_are_lost_are_found(
+    stage, start_child, monkeypatch
+):
+    real = os.pwrite
+    # as where each host has its own idea of the size of the file
+    monkeypatch.setattr(os, "pwrite", lambda fd, text, _offset: real(fd, text, 0))
+    finding = storage.check_append(stage, start_child())
+    assert finding.verdict is Verdict.BROKEN
+    assert finding.ours
+
+
+@pytest.mark.parametrize("seconds", [-100, 100])
+def test_clocks_that_differ_by_more_than_a_heartbeat_bears_are_found(
+    stage, start_child, monkeypatch, seconds
+):
+    child = start_child()  # its clock is right
+    real = os.utime
+
+    def touch_wrongly(descriptor):
+        when = time.time() + seconds
+        real(descriptor, (when, when))
+
+    monkeypatch.setattr(os, "utime", touch_wrongly)
+    finding = storage.check_heartbeat(stage, child)
+    assert finding.verdict is Verdict.BROKEN
+    assert "NTP" in finding.follows
+
+
+def test_an_fsync_that_fails_is_found(stage, monkeypatch):
+    def fail(_descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    finding = guard(lambda: storage.check_fsync(stage), "fsync")
+    assert finding.verdict is Verdict.BROKEN
+    assert os.strerror(errno.EIO) in finding.seen
+
+
+@pytest.mark.parametrize(
+    "few",
+    [
+        {"f_bavail": 10, "f_favail": 10**6},
+        {"f_bavail": 10**9, "f_favail": 10},
+    ],
+)
+def test_a_file_system_that_is_nearly_full_is_found(stage, monkeypatch, few):
+    class Status:
+        f_frsize = 4096
+        f_files = 10**6
+        f_bavail = few["f_bavail"]
+        f_favail = few["f_favail"]
+
+    monkeypatch.setattr(os, "statvfs", lambda _path: Status)
+    assert storage.check_room(stage).verdict is Verdict.BROKEN
+
+
+def test_an_answer_that_comes_too_late_is_not_the_next_ones(start_child):
+    child = start_child()
+    child.begin("exists", "/")
+    assert isinstance(ask(child, "wall clock"), float)
+
+
+def test_a_helper_that_is_gone_is_an_error_and_no_hang(start_child):
+    child = start_child()
+    os.kill(child.pid, signal.SIGKILL)
+    with pytest.raises(PartyError):
+        ask(child, "wall clock")
+
+
+# ---- the mounts ---------------------------------------------------------------------
+
+MOUNTS = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:40 / /scratch rw,nosuid shared:2 - lustre 10.0.0.1@o2ib:/scratch rw,{lustre}
+31 22 0:41 / /home rw shared:3 master:1 - nfs4 server:/home rw,vers=4.2,{nfs}
+32 22 0:42 / /with\\040blank rw - beegfs beegfs_nodev rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/scratch/me/list", "lustre"),
+        ("/scratch2", "ext4"),
+        ("/home", "nfs4"),
+        ("/with blank/x", "beegfs"),
+    ],
+)
+def test_the_mount_of_a_path_is_the_longest_that_holds_it(path, kind):
+    found = storage.find_mount(path, MOUNTS.format(lustre="flock", nfs="hard"))
+    assert found is not None
+    assert found[0] == kind
+
+
+@pytest.mark.parametrize(
+    ("path", "lustre", "nfs", "told"),
+    [
+        ("/scratch", "localflock", "hard", "without flock"),
+        ("/scratch", "flock,lazystatfs", "hard", ""),
+        ("/home", "flock", "local_lock=all", "on one node only"),
+        ("/home", "flock", "nolock", "on one node only"),
+        ("/home", "flock", "local_lock=none", ""),
+        ("/with blank", "flock", "hard", "tuneUseGlobalFileLocks"),
+    ],
+)
+def test_mount_options_that_make_locks_local_are_told(path, lustre, nfs, told):
+    found = storage.find_mount(path, MOUNTS.format(lustre=lustre, nfs=nfs))
+    assert found is not None
+    warning = storage._mount_warning(found[0], found[2])
+    assert told in warning
+    assert bool(warning) == bool(told)
+
+
+# ---- in words -----------------------------------------------------------------------
+
+
+def test_of_several_ranks_the_worst_finding_is_told_with_its_host():
+    good = Finding("x", Verdict.HOLDS, "fine", weight=1)
+    bad = Finding("x", Verdict.BROKEN, "not fine")
+    slow = Finding("x", Verdict.HOLDS, "slow", weight=2)
+    told = merge({0: FromRank("a", [good]), 1: FromRank("b", [bad])})
+    assert [each.verdict for each in told] == [Verdict.BROKEN]
+    assert "rank 1 on b, the worst of 2" in in_words(told[0])
+    (told_slow,) = merge({0: FromRank("a", [good]), 1: FromRank("b", [slow])})
+    assert told_slow.seen.startswith("slow (rank 1")
+    (same,) = merge({0: FromRank("a", [good]), 1: FromRank("b", [good])})
+    assert same.seen == "fine (on all 2 ranks)"
+
+
+def test_the_conclusion_counts_what_is_broken_and_names_it():
+    fine = Finding("a", Verdict.HOLDS, "")
+    broken = [Finding(name, Verdict.BROKEN, "") for name in "bc"]
+    assert conclude([fine]) == "All that mpifarm promises holds here."
+    assert conclude([fine, *broken]) == "2 of our promises do not hold here: b; c."
+    assert "1 of our promises does not" in conclude(broken[:1])
+    assert "Not tested: d" in conclude([Finding("d", Verdict.UNTESTED, "")])
+
+
+# ---- the command --------------------------------------------------------------------
+
+
+class SelfTest:
+    """Starts self-tests in a directory, with a stand-in put into them."""
+
+    def __init__(self, directory, start, env):
+        self.there = directory / "there"
+        self.there.mkdir()
+        self._site = directory / "site"
+        self._site.mkdir()
+        self._start, self._env = start, env
+
+    def __call__(self, *options, stand_in=""):
+        (self._site / "sitecustomize.py").write_text(stand_in)
+        path = [str(self._site), self._env.get("PYTHONPATH", "")]
+        env = {**self._env, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+        argv = [sys.executable, "-m", "mpifarm", "selftest", *options]
+        return self._start(argv, env=env, cwd=self.there)
+
+
+@pytest.fixture
+def selftest(tmp_path, farm_processes, farm_environment):
+    return SelfTest(tmp_path, farm_processes, farm_environment)
+
+
+def lines_of(child, verdict):
+    return [
+        line.removeprefix(verdict.value).strip()
+        for line in child.text().splitlines()
+        if line.startswith(verdict.value + "  ")
+    ]
+
+
+def test_all_holds_on_this_machine_in_ten_seconds_and_nothing_stays(
+    selftest, farm_token
+):
+    begun = time.monotonic()
+    child = selftest()
+    assert child.wait(30) == 0, child.text()
+    assert time.monotonic() - begun < 10
+    assert child.text().endswith("All that mpifarm promises holds here.\n")
+    assert len(lines_of(child, Verdict.HOLDS)) >= 13
+    assert lines_of(child, Verdict.UNTESTED) == []
+    assert list(selftest.there.iterdir()) == []
+    wait_until(lambda: not survivors(farm_token), 5)
+
+
+NODE_STAND_INS = {
+    "USR1 reaches a rank": """
+import os
+real = os.kill
+os.kill = lambda pid, signum: None if signum == 10 else real(pid, signum)
+""",
+    "a signal to a rank leaves its commands alone": """
+import os
+real = os.posix_spawnp
+os.posix_spawnp = lambda *a, setsid, **k: real(*a, **k)
+""",
+    "a command is killed with its children": """
+import os
+os.killpg = lambda group, signum: os.kill(group, signum)
+""",
+    "processes that leave their command": """
+import mpifarm.processes
+mpifarm.processes.adopt_orphans = lambda: False
+""",
+}
+
+
+@pytest.mark.parametrize("name", NODE_STAND_INS)
+def test_a_node_that_breaks_a_promise_makes_status_1(selftest, farm_token, name):
+    child = selftest(stand_in=NODE_STAND_INS[name])
+    assert child.wait(30) == 1, child.text()
+    broken = lines_of(child, Verdict.BROKEN)
+    assert any(line.startswith(name) for line in broken), child.text()
+    assert "not hold here:" in child.text().splitlines()[-1]
+    assert list(selftest.there.iterdir()) == []
+    wait_until(lambda: not survivors(farm_token), 5)
+
+
+def test_a_flock_that_does_not_exclude_makes_status_1(selftest):
+    child = selftest(stand_in="import fcntl\nfcntl.flock = lambda fd, op: None\n")
+    assert child.wait(30) == 1, child.text()
+    assert any(line.startswith("flock") for line in lines_of(child, Verdict.BROKEN))
+    assert "--lock-area" in child.text()
+
+
+def test_the_lock_of_the_lock_area_is_tried_and_removed(selftest, tmp_path):
+    area = tmp_path / "area"
+    area.mkdir()
+    child = selftest("--lock-area", str(area), stand_in=NO_FLOCK_IN_THERE)
+    assert child.wait(30) == 0, child.text()
+    flock = [line for line in child.text().splitlines() if "  flock between" in line]
+    assert flock[0].startswith(Verdict.HOLDS.value), flock
+    assert f"{area}: all farms must have it" in child.text()
+    assert list(area.iterdir()) == []
+
+
+NO_FLOCK_IN_THERE = """
+import fcntl, os
+real = fcntl.flock
+def flock(fd, operation):
+    if "/there/" not in os.readlink(f"/proc/self/fd/{fd}"):
+        real(fd, operation)
+fcntl.flock = flock
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_selftest_that_is_stopped_leaves_nothing(selftest, farm_token, signum):
+    child = selftest()
+    wait_until(lambda: "fsync" in child.text() or child.has_ended())
+    child.send_signal(signum)
+    assert child.wait(10) in (75, 0), child.text()
+    assert list(selftest.there.iterdir()) == []
+    wait_until(lambda: not survivors(farm_token), 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["no-such"], "no-such is no directory"),
+        (["--proc", "0"], "--proc 0"),
+        (["--mpi"], "srun -N 2"),
+        (["--kill-a-rank"], "needs --mpi"),
+        (["--nonsense"], "--nonsense"),
+        (["--lock-area", "no-such"], "no-such"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(selftest, options, told):
+    child = selftest(*options)
+    assert child.wait(30) == 2, child.text()
+    assert told in child.text()
+    assert len(child.text().splitlines()) == 1
+    assert list(selftest.there.iterdir()) == []
+
+
+def test_without_mpi4py_mpi_is_told_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(util, "find_spec", lambda _name: None)
+    with pytest.raises(InputError, match="pip install"):
+        command._check_launch({"PMI_SIZE": "2", "PMI_RANK": "0"})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_that_may_not_be_written_is_bad_input(selftest):
+    selftest.there.chmod(0o555)
+    child = selftest()
+    assert child.wait(30) == 2, child.text()
+    assert "name one that you may write" in child.text()
+
+
+def test_help_is_printed(selftest):
+    child = selftest("--help")
+    assert child.wait(30) == 0
+    assert "--kill-a-rank" in child.text()
