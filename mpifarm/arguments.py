@@ -618,7 +618,9 @@ def _number(option: str) -> Callable[[str], int]:
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
-LEAST_MEMORY = 2**20
+LEAST_MEMORY = 2**26
+"""What Python and a worker need themselves, and more."""
+
 
 
 def _memory(word: str) -> int:
@@ -627,7 +629,9 @@ def _memory(word: str) -> int:
         raise _usage_error(f"--task-memory takes bytes, as 500M or 4G, not {word!r}")
     memory = int(float(found[1]) * _UNITS[found[2].upper()])
     if memory < LEAST_MEMORY:
-        raise _usage_error(f"--task-memory {word} is too little for any program")
+        raise _usage_error(
+            f"--task-memory {word} is too little: it takes 64M or more"
+        )
     return memory
 
 

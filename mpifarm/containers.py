@@ -221,7 +221,7 @@ class PodmanRunner(ContainerRunner):
         return [
             self.program,
             *(f"--module={module}" for module in self._modules),
-            *("run", "--rm", "--init", *_labels()),
+            *("run", "--rm", "--init", *_labels(), *_limits()),
             # No start-up of a network and no copy of the output for each task; 64 MB of
             # /dev/shm are too few for MPI; SELinux would forbid the mounted files.
             *("--network=host", "--ipc=host", "--log-driver=none"),
@@ -273,6 +273,16 @@ def _labels() -> list[str]:
         for label, name in labels.items()
         if name in environ
     ]
+
+
+def _limits() -> list[str]:
+    """A container isn't our child: it gets the limit for each process by its option.
+
+    Not by ``--memory``, which counts the container as a whole, and which a user who is
+    not root may set only where the system delegates that.
+    """
+    memory = processes.memory_limit()
+    return [] if memory is None else [f"--ulimit=data={memory}:{memory}"]
 
 
 def _find_program(names: Iterable[str]) -> str:

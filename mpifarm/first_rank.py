@@ -164,6 +164,11 @@ def _open_workdir(
     lock.probe()
     workdir: JoinedWorkdir
     if keeps_own_state(tasks, settings.workdir):
+        if settings.remap:
+            raise InputError(
+                "--remap changes mpifarm's own status files, and the handler "
+                f"{settings.handler!r} keeps its own state: leave the option out"
+            )
         own = cast(OwnStateList, tasks)
         workdir = ForeignWorkdir.open(
             definition.workdir, own, lock, definition.farm, inherits=inherits
@@ -175,6 +180,7 @@ def _open_workdir(
             lock,
             definition.farm,
             inherits=inherits,
+            remap=settings.remap,
         )
     sleep.heeds = False
     return workdir, lock

@@ -11,6 +11,7 @@ Rules of this file:
   `start_command` reads as soon as it knows the pid.
 - A command gets default signals, an empty signal mask, a session of its own, and no
   descriptor but 0, 1 and 2: all of ours are close-on-exec, and 0 is /dev/null.
+- What limits a command costs nothing where no limit is asked for.
 """
 
 import os
@@ -19,6 +20,8 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
+
+from mpifarm.errors import InputError
 
 STARTING = -1
 """What a slot says between the start of a command and the knowledge of its pid."""
@@ -42,6 +45,8 @@ _WAKING = (signal.SIGCHLD, signal.SIGIO)
 _LOOK_AGAIN = 5.0
 _GROUP_POLL = 0.002
 """Seconds between two looks at a group that is ending."""
+_ROOM = 2**24
+"""Bytes of memory that a worker may need beyond what it has when it is made."""
 
 
 class _Running:
@@ -54,6 +59,10 @@ class _Running:
         self.note_signal = 0
         self.note_leave = False
         self.terminated = False
+        self.ending_signal: int = signal.SIGTERM
+        self.memory_limit: int | None = None
+        """Bytes for each process of a command."""
+        self.peak_memory = 0
 
 
 _running = _Running()
@@ -78,6 +87,7 @@ def start_command(
     """
     slot = _running.slot
     _running.terminated = False
+    _running.peak_memory = 0
     slot[0] = STARTING
     try:
         pid = os.posix_spawnp(
@@ -116,14 +126,20 @@ def wait_command(pid: int) -> int:
             return _wait_with_group(pid)
     finally:
         slot[0] = 0
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return os.waitstatus_to_exitcode(_reap(pid))
 
 
-def terminate_command(signum: int) -> None:
+def choose_ending_signal(signum: int) -> None:
+    """From now on this is the signal with which `terminate_command` ends a command."""
+    _running.ending_signal = signum
+
+
+def terminate_command(signum: int | None = None) -> None:
     """Signal the group of this process's command, even one not quite started yet.
 
-    May be called in a signal handler.
+    With the chosen signal (TERM) if none is given.  May be called in a signal handler.
     """
+    signum = signum or _running.ending_signal
     pid = _running.slot[0]
     if pid > 0:
         _running.terminated = True
@@ -188,10 +204,72 @@ def _heed_notes() -> None:
 def _wait_with_group(pid: int) -> int:
     # The pid stays in the slot though it is reaped here: while a process of its group
     # lives the kernel gives it to nobody, and the slot is cleared one poll later.
-    status = os.waitpid(pid, 0)[1]
+    status = _reap(pid)
     while group_exists(pid):
         time.sleep(_GROUP_POLL)
     return os.waitstatus_to_exitcode(status)
+
+
+def _reap(pid: int) -> int:
+    """The wait status of a dead child; where memory is limited, its peak is noted."""
+    if _running.memory_limit is None:
+        return os.waitpid(pid, 0)[1]
+    _, status, usage = os.wait4(pid, 0)
+    _running.peak_memory = usage.ru_maxrss * 1024
+    return status
+
+
+# ---- memory: in a worker ------------------------------------------------------------
+
+
+def limit_memory(limit: int) -> int:
+    """Bytes that this process, and each that it starts, may have from now on.
+
+    Returns the limit that holds: one that the user has set (ulimit -d) may be lower.
+    The kernel counts what a process may write to and shares with nobody (RLIMIT_DATA).
+    It does not count address space that is only reserved: Go, Java and CUDA reserve
+    much more than they use, so RLIMIT_AS would end them at their start.
+
+    Raises InputError if this process itself has more, or needs it: soft and hard limit
+    are one, so that nobody lifts it, and a worker goes on after its commands.
+    """
+    import resource
+
+    own = _own_memory() + _ROOM
+    if limit < own:
+        raise InputError(
+            f"--task-memory is {limit >> 20} MB, and a worker itself needs"
+            f" {(own >> 20) + 1} MB: give more"
+        )
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    lower = limit if soft == resource.RLIM_INFINITY else min(limit, soft)
+    most = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (lower, most))
+    _running.memory_limit = lower
+    return lower
+
+
+def memory_limit() -> int | None:
+    """The bytes that each process of a command may have, if they are limited."""
+    return _running.memory_limit
+
+
+def peak_memory() -> int:
+    """Bytes that the largest process of the last command had in memory at its peak.
+
+    0 where nothing is known: it was not limited, or is somebody else's child.
+    """
+    import resource
+
+    # A child's begins with that of the worker, whose memory it shared until its exec.
+    own: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return _running.peak_memory if _running.peak_memory > own else 0
+
+
+def _own_memory() -> int:
+    """Bytes that the kernel counts of this process, about."""
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")
 
 
 # ---- groups and children ------------------------------------------------------------
@@ -223,6 +301,13 @@ def kill_process(pid: int, signum: int) -> None:
         os.kill(pid, signum)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def kill_together(pids: Collection[int]) -> None:
+    """KILL these; none goes on meanwhile: a shell would start its next command."""
+    for signum in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            kill_process(pid, signum)
 
 
 def await_group_end(pid: int, seconds: float) -> bool:
@@ -298,6 +383,19 @@ def environment_of(pid: int) -> bytes:
             return environ.read()
     except OSError:
         return b""
+
+
+def find_named(words: Collection[bytes]) -> list[int]:
+    """Living processes, but this one, that got all of ``NAME=value`` `words`.
+
+    Wherever they are: a container's, for one, are no descendants of who started it.
+    """
+    ours, wanted = os.getpid(), set(words)
+    return [
+        pid
+        for pid in _all_pids()
+        if pid != ours and wanted <= set(environment_of(pid).split(b"\0"))
+    ]
 
 
 def _kill_child(pid: int) -> None:

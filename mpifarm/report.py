@@ -119,6 +119,8 @@ class Tally:
 
 def how_it_failed(result: Result) -> str:
     """A failure in words."""
+    if result.note:
+        return result.note
     how = status_in_words(result.status)
     match result.outcome:
         case Outcome.LOST:
@@ -269,8 +271,12 @@ class Summary:
             f"({self._rate():.3g} tasks/s) with {tally.worker_count} "
             f"{'worker' if tally.worker_count == 1 else 'workers'} on {self.ranks} "
             f"{'rank' if self.ranks == 1 else 'ranks'}, "
-            f"{100 * self.busy_share:.0f} % of their time in tasks"
+            f"{100 * self.busy_share:.0f} % of their time in tasks{self._retried()}"
         )
+
+    def _retried(self) -> str:
+        again = self.tally.retried
+        return f"; {again} attempts more did not count and ran again" if again else ""
 
     def payload(self) -> dict[str, object]:
         """``result.json``, version 1."""

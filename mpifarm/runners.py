@@ -9,7 +9,6 @@ shell as well: so the message and the status (127, 126) are the shell's own.
 
 import errno
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
@@ -66,7 +65,10 @@ class Runner:
         raise NotImplementedError
 
     def terminate(self) -> None:
-        """End the command that is running, if one is; called from a signal handler."""
+        """End the command that is running, if one is; called from a signal handler.
+
+        At a stop that leaves it time, and when the task's time is over.
+        """
         raise NotImplementedError
 
 
@@ -74,8 +76,8 @@ class CommandRunner(Runner):
     """What the runners of mpifarm share: a task's environment, and how it is ended."""
 
     def terminate(self) -> None:
-        """TERM to the process group of the command."""
-        processes.terminate_command(signal.SIGTERM)
+        """TERM, or what is sent at a stop in its place, to the command's group."""
+        processes.terminate_command()
 
     def _environment_of(self, taskid: int) -> dict[bytes, bytes]:
         """The environment of a task, the same dict each time.

@@ -82,3 +82,5 @@ class Result(NamedTuple):
     started: float
     seconds: float
     ended: float
+    note: str = ""
+    """What the user can't read in the log: why there is none, for one."""

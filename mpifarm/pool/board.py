@@ -9,19 +9,34 @@ numbers, which never start again, so these words are never cleared.  The worker 
 the number of the lease that it begins and *then* looks what was recalled; the rank
 writes what it recalls and *then* looks what has begun.  So at least one of them sees
 the other, and no lease is both run and recalled.
+
+Two more are for tasks whose time is limited.  The worker writes when its task's run
+began; the parent writes that very number to say that the time is over, and the number
+negated to say that the grace time is as well.  So a verdict hits the run that it was
+meant for, or none.
 """
 
 import mmap
+import time
 from _thread import allocate_lock
+from enum import IntEnum
 
 CAPACITY = 4096
 """Workers that a pool can have.  Lines never touched cost no memory."""
 
-_COMMAND, _TASK, _BEGUN, _SERIAL, _RECALLED, _LINE = range(6)
-_CLEARED = (_COMMAND, _TASK, _BEGUN)
+_COMMAND, _TASK, _BEGUN, _SERIAL, _RECALLED, _SINCE, _VERDICT, _LINE = range(8)
+_CLEARED = (_COMMAND, _TASK, _BEGUN, _SINCE, _VERDICT)
 
 _fence = allocate_lock()
 """Taken between a write and a look: no processor moves one past the other there."""
+
+
+class Verdict(IntEnum):
+    """What the pool's parent says of the time that a run has taken, in its order."""
+
+    IN_TIME = 0
+    TERMINATE = 1
+    KILL = 2
 
 
 class BoardLine:
@@ -56,6 +71,31 @@ class BoardLine:
     def end_task(self) -> None:
         """The task has ended."""
         self._words[_TASK] = 0
+
+    @property
+    def since(self) -> int:
+        """When the run began whose time is limited, monotonic, in ns; or 0."""
+        return int(self._words[_SINCE])
+
+    def start_clock(self) -> None:
+        """A run begins whose time is limited."""
+        self._words[_SINCE] = time.monotonic_ns()
+
+    def stop_clock(self) -> None:
+        """The run has ended; a verdict over it is void."""
+        self._words[_SINCE] = 0
+
+    @property
+    def verdict(self) -> Verdict:
+        """What was said of the run that is under way."""
+        since, said = self._words[_SINCE], self._words[_VERDICT]
+        if not since or abs(said) != since:
+            return Verdict.IN_TIME
+        return Verdict.TERMINATE if said > 0 else Verdict.KILL
+
+    def say(self, verdict: Verdict, since: int) -> None:
+        """Say it of the run that began at `since`."""
+        self._words[_VERDICT] = -since if verdict is Verdict.KILL else since
 
     def has_recalled(self, serial: int) -> bool:
         """Whether the rank has taken this lease back before it was begun."""

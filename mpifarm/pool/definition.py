@@ -44,7 +44,7 @@ class PoolDefinition:
     node_worker: int = 0
     """The number of the first worker among all workers of the node."""
     allotment: Allotment = field(default_factory=Allotment)
-    limits: TaskLimits = TaskLimits()
+    limits: TaskLimits = field(default_factory=TaskLimits)
     grace: float = 2.0
     """Seconds from the TERM at the end of a task's time limit to the KILL."""
 
@@ -63,7 +63,7 @@ def encode_definition(definition: PoolDefinition) -> tuple[Any, ...]:
         dict(definition.environment),
         definition.node_worker,
         (allotment.threads, allotment.shares, dict(allotment.gpus)),
-        (limits.timeout, limits.memory, limits.checkpoint_signal),
+        (limits.timeout, limits.memory, int(limits.checkpoint_signal or 0) or None),
         definition.grace,
     )
 

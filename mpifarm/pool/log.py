@@ -23,11 +23,13 @@ class TaskLog:
         self.name = path
         self._text: TextIO | None = None
         self._fd = os.open(path, _FLAGS, 0o666)
-        if os.fstat(self._fd).st_size:
-            farm = os.environ.get("MPIFARM_FARM", "")
-            self._append_line(
-                f"started again, attempt {attempt} of farm {farm}, {_now_and_here()}"
-            )
+        try:
+            self._begin = os.fstat(self._fd).st_size
+            if self._begin:
+                self._say_again(attempt)
+        except OSError:
+            os.close(self._fd)
+            raise
 
     def fileno(self) -> int:
         """The descriptor; what was written as text before is in the file already."""
@@ -47,7 +49,22 @@ class TaskLog:
     def append_killed_line(self, signum: int) -> None:
         """Say that the command was killed by this signal."""
         self.flush()
-        self._append_line(f"killed by signal {signum}{_signal_name(signum)}")
+        self._say(f"killed by signal {signum}{_signal_name(signum)}")
+
+    def append_own_line(self, text: str) -> None:
+        """Say this of the attempt."""
+        self.flush()
+        self._say(text)
+
+    def read_end(self, most: int) -> bytes:
+        """The last bytes, at most so many, that this attempt has written."""
+        try:
+            with open(self.name, "rb", buffering=0) as written:
+                size = written.seek(0, os.SEEK_END)
+                written.seek(max(self._begin, size - most))
+                return written.read(most)
+        except OSError:
+            return b""
 
     def end(self) -> None:
         """Write what is buffered and close, whoever has closed it before."""
@@ -72,6 +89,13 @@ class TaskLog:
     def __exit__(self, *exception: object) -> None:
         self.flush()
 
+    def _say_again(self, attempt: int) -> None:
+        farm = os.environ.get("MPIFARM_FARM", "")
+        self._say(f"started again, attempt {attempt} of farm {farm}, {_now_and_here()}")
+
+    def _say(self, text: str) -> None:
+        _write_line(self._fd, self.name, text)
+
     def _text_file(self) -> TextIO:
         if self._text is None:
             self._text = open(  # noqa: SIM115 - closed by end()
@@ -83,22 +107,41 @@ class TaskLog:
             )
         return self._text
 
-    def _append_line(self, text: str) -> None:
-        line = f"=== mpifarm: {text} ===\n"
-        if not self._ends_with_newline():
-            line = "\n" + line
-        os.write(self._fd, line.encode("utf-8", "surrogateescape"))
 
-    def _ends_with_newline(self) -> bool:
-        size = os.fstat(self._fd).st_size
-        if not size:
-            return True
-        try:
-            with open(self.name, "rb", buffering=0) as written:
-                written.seek(size - 1)
-                return written.read(1) == b"\n"
-        except OSError:  # written by us but not readable, or not a plain file
-            return False
+def time_limit_line(seconds: float) -> str:
+    """What is said of a run that took too long."""
+    return f"ended after {seconds:g} s, the limit of --task-timeout"
+
+
+def append_own_line(path: str, text: str) -> None:
+    """Say this in a log whose own worker can't any more; nothing if there is none."""
+    try:
+        fd = os.open(path, os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        _write_line(fd, path, text)
+    finally:
+        os.close(fd)
+
+
+def _write_line(fd: int, path: str, text: str) -> None:
+    line = f"=== mpifarm: {text} ===\n"
+    if not _ends_with_newline(fd, path):
+        line = "\n" + line
+    os.write(fd, line.encode("utf-8", "surrogateescape"))
+
+
+def _ends_with_newline(fd: int, path: str) -> bool:
+    size = os.fstat(fd).st_size
+    if not size:
+        return True
+    try:
+        with open(path, "rb", buffering=0) as written:
+            written.seek(size - 1)
+            return written.read(1) == b"\n"
+    except OSError:  # written by us but not readable, or not a plain file
+        return False
 
 
 def _now_and_here() -> str:

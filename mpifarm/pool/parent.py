@@ -6,7 +6,8 @@ Rules of this file:
 - It lives as long as the rank holds the control socket: at its end everything dies.
 - A worker is *buried* before its pid is reaped: its task's processes are KILLed, then
   the rank is told.  Only then may the pid, and the task, be used again.
-- After `terminate`, `kill` or `close` no worker is started any more.
+- After `terminate`, `kill` or `close` no worker is started any more, and no run's time
+  is over any more: a stop has its own grace time.
 """
 
 import os
@@ -14,15 +15,20 @@ import select
 import signal
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpifarm import processes
 from mpifarm.pool.board import Board
 from mpifarm.pool.definition import CreateRunner, PoolDefinition, parse_definition
+from mpifarm.pool.log import append_own_line, time_limit_line
 from mpifarm.pool.wire import FrameReader, encode_frame
 from mpifarm.pool.worker import REMIND, TERMINATE, WorkerPlace, serve_as_worker
+
+if TYPE_CHECKING:  # imported where there is a limit
+    from mpifarm.pool.time_limit import TimeKeeper
 
 _BACK_OFF = 0.1
 _LONGEST_BACK_OFF = 10.0
@@ -59,6 +65,8 @@ class _Kinship(Enum):
 class _Child:
     pid: int
     lifeline: int
+    given_up: bool = False
+    """KILLed by us, for it was still at a run whose time was over."""
 
 
 def serve_as_parent(
@@ -89,6 +97,9 @@ class PoolParent:
         """When to start the worker `index`, monotonic."""
         self._back_off: dict[int, float] = {}
         self._leave_by = 0.0
+        self._time: TimeKeeper | None = None
+        self._writers: set[int] = set()
+        """Children that write into a log, and end."""
         self._death_notice = _watch_children()
 
     def serve(self) -> None:
@@ -97,6 +108,7 @@ class PoolParent:
             self._wait()
             self._bury_dead()
             self._start_due()
+            self._look_at_time()
 
     def _may_leave(self) -> bool:
         return self._phase is _Phase.LEAVING and (
@@ -120,9 +132,10 @@ class PoolParent:
             return 0.1
         if self._phase is _Phase.TERMINATING and self._children:
             return _REMIND_EVERY
-        if not self._due:
-            return None
-        return max(0.0, min(self._due.values()) - time.monotonic())
+        wake_at = [*self._due.values()]
+        if self._time is not None and self._phase is _Phase.SERVING:
+            wake_at.append(self._time.look_at / 1e9)
+        return max(0.0, min(wake_at) - time.monotonic()) if wake_at else None
 
     # ---- orders of the rank ---------------------------------------------------------
 
@@ -155,13 +168,17 @@ class PoolParent:
         # Here and not at launch: the rank is in MPI_Init meanwhile.
         processes.adopt_orphans()
         self._definition = definition
+        if definition.limits.timeout is not None:
+            from mpifarm.pool.time_limit import TimeKeeper
+
+            self._time = TimeKeeper(definition.limits.timeout, definition.grace)
         now = time.monotonic()
         self._due = dict.fromkeys(range(definition.workers), now)
 
     def _end(self, phase: _Phase) -> None:
         self._phase = phase
         for index in self._due:
-            self._tell_down(index, None)
+            self._tell_unborn(index)
         self._due = {}
 
     def _leave(self) -> None:
@@ -172,10 +189,11 @@ class PoolParent:
 
     def _tell_workers(self, word: bytes) -> None:
         for child in self._children.values():
-            try:
-                os.write(child.lifeline, word)
-            except OSError:  # it is dead, or has not listened for long
-                continue
+            self._tell_worker(child, word)
+
+    def _tell_worker(self, child: _Child, word: bytes) -> None:
+        with suppress(OSError):  # it is dead, or has not listened for long
+            os.write(child.lifeline, word)
 
     def _kill_workers(self) -> None:
         # The worker before its command: one that sees that end would start the next.
@@ -197,7 +215,7 @@ class PoolParent:
         try:
             self._fork_worker(index)
         except OSError:  # too many processes or descriptors: later, maybe
-            self._tell_down(index, None)
+            self._tell_unborn(index)
             self._plan_replacement(index, begun=0)
 
     def _fork_worker(self, index: int) -> None:
@@ -221,6 +239,41 @@ class PoolParent:
             self._children[index] = _Child(pid, held_end)
             self._tell(("up", index, pid), rank_end)
 
+    # ---- runs that take too long ----------------------------------------------------
+
+    def _look_at_time(self) -> None:
+        if self._time is None or self._phase is not _Phase.SERVING:
+            return
+        lines = {index: self._board.line(index) for index in self._children}
+        for index, measure in self._time.look(lines, time.monotonic_ns()):
+            child = self._children[index]
+            if measure is measure.REMIND:
+                self._tell_worker(child, REMIND)
+            else:
+                child.given_up = True
+                processes.kill_process(child.pid, signal.SIGKILL)
+
+    def _time_of_death(self, index: int, task: int | None) -> tuple[int | None, int]:
+        """The task that this dead worker was at, as the rank is to be told.
+
+        And the run time in ns, if it was a run whose time was over; otherwise 0.
+        """
+        line = self._board.line(index)
+        if task is not None and line.verdict:
+            self._note_in_log(task)
+            return task, time.monotonic_ns() - line.since
+        # It had ended that run at the last moment: the next one has hardly begun.
+        return None if self._children[index].given_up else task, 0
+
+    def _note_in_log(self, task: int) -> None:
+        """In a process of its own: nothing here may wait for the disk."""
+        assert self._definition is not None
+        path = os.path.join(self._definition.logs, f"log_{task}")
+        text = time_limit_line(self._definition.limits.timeout or 0.0)
+        with suppress(OSError):
+            writer = processes.fork_child(lambda: append_own_line(path, text))
+            self._writers.add(writer)
+
     # ---- death ----------------------------------------------------------------------
 
     def _bury_dead(self) -> None:
@@ -235,6 +288,7 @@ class PoolParent:
             self._bury(workers)
             if processes.find_dead_child(dead) is not None:
                 processes.reap_child(dead)
+                self._writers.discard(dead)
 
     def _bury(self, workers: dict[int, _Child]) -> None:
         """KILL what these dead workers were at, reap them, and tell the rank."""
@@ -248,10 +302,11 @@ class PoolParent:
             status = processes.reap_child(child.pid)
             if tasks[index] is not None:
                 _await_groups(child.pid, self._board.line(index).command)
+            task, nanoseconds = self._time_of_death(index, tasks[index])
             del self._children[index]
             os.close(child.lifeline)
             begun = self._board.line(index).begun
-            self._tell_down(index, status, tasks[index], begun)
+            self._tell(("down", index, status, task, begun, nanoseconds / 1e9))
             if self._phase is _Phase.SERVING:
                 self._plan_replacement(index, begun)
 
@@ -284,8 +339,8 @@ class PoolParent:
         The monitor of a Podman container, for one, bears no name of a task, but what
         runs in the container does.
         """
-        workers = {child.pid for child in self._children.values()}
-        found = [pid for pid in _children_of(os.getpid()) if pid not in workers]
+        ours = {child.pid for child in self._children.values()} | self._writers
+        found = [pid for pid in _children_of(os.getpid()) if pid not in ours]
         for pid in found:  # which grows meanwhile
             found.extend(_children_of(pid))
         return found
@@ -316,10 +371,8 @@ class PoolParent:
 
     # ---- to the rank ----------------------------------------------------------------
 
-    def _tell_down(
-        self, index: int, status: int | None, task: int | None = None, begun: int = 0
-    ) -> None:
-        self._tell(("down", index, status, task, begun))
+    def _tell_unborn(self, index: int) -> None:
+        self._tell(("down", index, None, None, 0, 0.0))
 
     def _tell(self, values: tuple[Any, ...], end: socket.socket | None = None) -> None:
         frame = encode_frame(values)

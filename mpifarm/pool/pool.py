@@ -40,7 +40,8 @@ _PIECE = 65536
 _RETURN = 1
 """Fields of a frame that tells of a lease that was recalled: its serial number."""
 _REFUSAL = 3
-"""Fields of a frame that tells of a lease that was refused; a result has six."""
+"""Fields of a frame that tells of a lease that was refused; a result has eight."""
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 _EARLY_DEATHS = 5
 """So many in a row, of each worker, and the pool is useless.
 
@@ -328,10 +329,10 @@ class Pool:
             raise RuntimeError(f"an end of task {values[0]}, not of {lease.taskid}")
         if len(values) == _REFUSAL:
             return LeaseRefused(lease, values[2])
-        taskid, attempt, status, started, seconds, ended = values
-        outcome = Outcome.COMPLETED if status == 0 else Outcome.FAILED
+        taskid, attempt, status, started, seconds, ended, outcome, note = values
         return Result(
-            taskid, attempt, outcome, status, worker.pid, started, seconds, ended
+            *(taskid, attempt, _OUTCOMES[outcome], status),
+            *(worker.pid, started, seconds, ended, note),
         )
 
     def _hang_up(self, worker: _Worker) -> None:
@@ -368,9 +369,9 @@ class Pool:
         match values:
             case ("up", index, pid):
                 self._take_up(self._workers[index], pid, self._ends.popleft())
-            case ("down", index, status, task, begun):
+            case ("down", index, status, task, begun, seconds):
                 worker = self._workers[index]
-                yield from self._take_down(worker, status, task)
+                yield from self._take_down(worker, status, task, seconds)
                 yield from self._note_early_death(worker, status, begun)
             case _:
                 raise RuntimeError(f"the pool's parent said {values!r}")
@@ -390,8 +391,9 @@ class Pool:
             self._flush(worker)
 
     def _take_down(
-        self, worker: _Worker, status: int | None, task: int | None
+        self, worker: _Worker, status: int | None, task: int | None, seconds: float
     ) -> Iterator[PoolEvent]:
+        """It died at this task; `seconds`: of a run whose time was over, or 0."""
         # It is dead: what it sent is all there, and read to the last byte before it
         # counts as lost.  (A child of a user's runner may still hold its socket.)
         worker.presence = _Presence.DOWN
@@ -401,8 +403,13 @@ class Pool:
         leases = tuple(each.lease for each in worker.given)
         worker.given.clear()
         worker.outgoing.clear()
-        if self._state is _State.RUNNING:
-            yield _worker_lost(leases, status, task)
+        if self._state is not _State.RUNNING:
+            return
+        if seconds and leases and leases[0].taskid == task:
+            yield _timed_out(leases[0], worker.pid, seconds)
+            leases = leases[1:]
+            task = None
+        yield _worker_lost(leases, status, task)
 
     def _note_early_death(
         self, worker: _Worker, status: int | None, begun: int
@@ -558,6 +565,15 @@ def _why_useless(status: int | None, runner: str) -> str:
     return (
         f"the workers on host {host} die before their first task ({manner}): see what "
         f"the runner {runner!r} does there when it is made"
+    )
+
+
+def _timed_out(lease: Lease, worker: int, seconds: float) -> Result:
+    """The result of a task that had to be ended together with its worker."""
+    outcome, started = Outcome.TIMED_OUT, time.time() - seconds
+    return Result(
+        *(lease.taskid, lease.attempt, outcome, -signal.SIGKILL),
+        *(worker, started, seconds, time.monotonic()),
     )
 
 

@@ -7,8 +7,11 @@ Rules of this file:
 - It ends when the rank has closed its side of the socket, and then exits 0.
 - The *lifeline* is a pipe whose other end the pool's parent holds.  SIGIO tells that
   something is in it: ``T`` means start nothing more and terminate what runs, a dot is
-  a reminder (Python may miss a signal right before a call that blocks), its end means
-  that the parent is dead, and so are we, with our command.
+  a reminder to look at the board too, where the verdict over the run's time stands
+  (Python may miss a signal right before a call that blocks), its end means that the
+  parent is dead, and so are we, with our command.
+- A run whose time is over is terminated, and what is left of it at the end of the grace
+  time is KILLed; who can't do that any more is KILLed by the parent.
 - A task's failure is a status; nothing that a runner raises ends the worker.
 - What a user's runner prints while it runs a task is in the task's log; mpifarm's own
   print nothing.
@@ -28,15 +31,17 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
 from mpifarm import processes
-from mpifarm.config import RunnerDefinition
+from mpifarm.config import RunnerDefinition, TaskLimits
 from mpifarm.errors import InputError
-from mpifarm.pool.board import BoardLine
+from mpifarm.pool import memory
+from mpifarm.pool.board import BoardLine, Verdict
 from mpifarm.pool.definition import CreateRunner, PoolDefinition
-from mpifarm.pool.log import TaskLog
+from mpifarm.pool.log import TaskLog, time_limit_line
 from mpifarm.pool.wire import FrameReader, encode_frame
+from mpifarm.task import Outcome
 
 if TYPE_CHECKING:
     from mpifarm.runners import Runner
@@ -80,10 +85,12 @@ def serve_as_worker(
     processes.calm_signals()
     processes.publish_command_in(place.line.command_slot)
     _set_environment(definition, place.index)
-    worker = Worker(definition.logs, place)
+    worker = Worker(definition, place)
     worker.watch_lifeline()
     try:
         worker.runner = create_runner(definition.runner)
+        # Now: it holds what the runner has loaded.
+        worker.memory = MemoryWitness(definition.limits)
     except BaseException as error:  # noqa: BLE001 - the user's class raises it
         worker.refuse_all(_why_no_runner(definition.runner, error))
     else:
@@ -130,21 +137,34 @@ class _RefusalError(Exception):
     """No task can run here; the text says why."""
 
 
+class _Ending(NamedTuple):
+    """How an attempt ended, as its worker sees it."""
+
+    status: int
+    outcome: Outcome
+    note: str = ""
+
+
 class Worker:
     """The loop of a worker, and what interrupts it."""
 
     runner: "Runner"
+    memory: "MemoryWitness"
 
-    def __init__(self, logs: str, place: WorkerPlace) -> None:
-        self._logs = logs
-        self._log_prefix = os.path.join(logs, "log_")
+    def __init__(self, definition: PoolDefinition, place: WorkerPlace) -> None:
+        self._logs = definition.logs
+        self._log_prefix = os.path.join(definition.logs, "log_")
+        self._name = b"MPIFARM_FARM=" + os.fsencode(definition.farm)
+        self._limits = definition.limits
         self._line = place.line
         self._leases = place.leases
         self._lifeline = place.lifeline
         self._ending = False
         self._in_runner = False
         self._was_terminated = False
-        """While a runner ran, that is."""
+        """By the farm's stop, while a runner ran."""
+        self._heeded = Verdict.IN_TIME
+        """What has been done about the time of the task's run."""
 
     def serve(self) -> None:
         """Run what comes, until told to end or nothing more can come."""
@@ -153,7 +173,7 @@ class Worker:
                 return
             started, begin = time.time(), time.monotonic()
             try:
-                status = self._run(taskid, attempt, command)
+                ending = self._run(taskid, attempt, command)
             except _RefusalError as refusal:
                 self._line.end_task()
                 self._refuse(taskid, attempt, str(refusal))
@@ -163,10 +183,16 @@ class Worker:
             else:
                 self._line.end_task()
             ended = time.monotonic()
-            if status is None:
+            if ending is None:
                 return
+            status, outcome, note = ending
             self._leases.sendall(
-                encode_frame((taskid, attempt, status, started, ended - begin, ended))
+                encode_frame(
+                    (
+                        *(taskid, attempt, status, started, ended - begin, ended),
+                        *(outcome.value, note),
+                    )
+                )
             )
 
     def refuse_all(self, reason: str) -> None:
@@ -188,8 +214,8 @@ class Worker:
                 else:
                     self._leases.sendall(encode_frame((serial,)))
 
-    def _run(self, taskid: int, attempt: int, command: str) -> int | None:
-        """The status of the task; None if it was not started after all.
+    def _run(self, taskid: int, attempt: int, command: str) -> _Ending | None:
+        """How the task ended; None if it was not started after all.
 
         Raises `_RefusalError` where the disk gives no log to any task.
         """
@@ -200,17 +226,52 @@ class Worker:
         except OSError as error:
             if error.errno in _OF_THE_DISK or not os.path.isdir(self._logs):
                 raise _RefusalError(f"can't write {path}: {error.strerror}") from error
-            return 1
+            note = f"not run: can't write {path}: {error.strerror}"
+            return _Ending(1, Outcome.FAILED, note)
         os.environ["PROC_NUMBER"] = os.environ["MPIFARM_TASK_ID"] = str(taskid)
         os.environ["MPIFARM_ATTEMPT"] = str(attempt)
-        status = self._run_with_log(taskid, command, log)
-        try:
-            if status is not None and status < 0 and not self._ending:
-                log.append_killed_line(-status)
+        status = self._run_in_time(taskid, command, log)
+        if status is None:
             log.end()
-        except (OSError, ValueError):  # the disk is full; the runner has closed it
-            return status or 1
-        return status
+            return None
+        outcome = Outcome.FAILED if status else Outcome.COMPLETED
+        try:
+            if (status or self._heeded) and not self._ending:
+                outcome = self._tell_failure(status, log)
+            log.end()
+        except (OSError, ValueError) as error:
+            # The disk is full; the runner has closed it.
+            note = f"can't write the end of {path}: {error}"
+            failed = outcome is Outcome.COMPLETED
+            return _Ending(status or 1, Outcome.FAILED if failed else outcome, note)
+        return _Ending(status, outcome)
+
+    def _tell_failure(self, status: int, log: TaskLog) -> Outcome:
+        """Why the task failed; a line in its log says so where it can't know."""
+        if self._heeded:
+            assert self._limits.timeout is not None
+            log.append_own_line(time_limit_line(self._limits.timeout))
+            return Outcome.TIMED_OUT
+        if status < 0:
+            log.append_killed_line(-status)
+        reason = self.memory.find_reason(status, log)
+        if reason is None:
+            return Outcome.FAILED
+        log.append_own_line(reason)
+        return Outcome.OUT_OF_MEMORY
+
+    def _run_in_time(self, taskid: int, command: str, log: TaskLog) -> int | None:
+        if self._limits.timeout is None:
+            return self._run_with_log(taskid, command, log)
+        self._heeded = Verdict.IN_TIME
+        self._line.start_clock()
+        try:
+            status = self._run_with_log(taskid, command, log)
+            if self._heeded and not self._ending:
+                self._end_rest(taskid)
+            return status
+        finally:
+            self._line.stop_clock()
 
     def _run_with_log(self, taskid: int, command: str, log: TaskLog) -> int | None:
         processes.forget_termination()
@@ -247,18 +308,99 @@ class Worker:
         if not told:
             processes.leave_with_command()
             return
-        if TERMINATE not in told:
-            return
-        self._ending = True
-        if self._in_runner:
-            self._terminate_runner()
+        if TERMINATE in told:
+            self._ending = True
+            if self._in_runner:
+                self._was_terminated = True
+                checkpoint = self._limits.checkpoint_signal
+                self._terminate_runner(checkpoint or signal.SIGTERM)
+        elif self._limits.timeout is not None and not self._ending:
+            self._heed(self._line.verdict)
 
-    def _terminate_runner(self) -> None:
-        self._was_terminated = True
+    def _heed(self, verdict: Verdict) -> None:
+        if verdict <= self._heeded or not (self._in_runner or self._heeded):
+            return  # or it has just ended by itself
+        self._heeded = verdict
+        if verdict is Verdict.TERMINATE:
+            self._terminate_runner(signal.SIGTERM)
+        else:
+            self._kill_run()
+
+    def _terminate_runner(self, signum: int) -> None:
+        processes.choose_ending_signal(signum)
         try:
             self.runner.terminate()
         except BaseException:  # noqa: BLE001 - the user's; a KILL follows if it must
             return
+
+    # ---- a run whose time is over ---------------------------------------------------
+
+    def _kill_run(self) -> None:
+        if self._in_runner:
+            processes.terminate_command(signal.SIGKILL)
+        processes.kill_together(self._rest_of(self._line.task))
+
+    def _end_rest(self, task: int) -> None:
+        """TERM to what the run has left, and KILL when the grace time is over."""
+        for pid in sorted(self._rest_of(task)):  # shells before what they started
+            processes.kill_process(pid, signal.SIGTERM)
+        pauses = iter(_GROUP_PAUSES)
+        looks = 2  # what is in the middle of its exec has no name: one more look
+        while looks:
+            rest = self._rest_of(task)
+            if rest and self._heeded is Verdict.KILL:
+                processes.kill_together(rest)
+            looks = 2 if rest else looks - 1
+            time.sleep(next(pauses, _GROUP_PAUSES[-1]))
+
+    def _rest_of(self, task: int | None) -> set[int]:
+        """What bears the task's name, and what a user's runner has here without one.
+
+        What bears another task's name was left by it, and is left alone.
+        """
+        name = b"MPIFARM_TASK_ID="
+        bearers = processes.find_named([self._name, b"%b%d" % (name, task or 0)])
+        if _is_our_own(self.runner):
+            return set(bearers)
+        others = {*_others_in_group(), *processes.children_of(os.getpid())}
+        nameless = {
+            pid
+            for pid in others
+            if processes.is_alive(pid) and name not in processes.environment_of(pid)
+        }
+        return {*bearers, *nameless}
+
+
+class MemoryWitness:
+    """Limits the memory, and tells whether it was memory that a failed command lacked.
+
+    Raises InputError if the limit is too little for the worker itself.
+    """
+
+    def __init__(self, limits: TaskLimits) -> None:
+        self._kills = memory.OomKills()
+        self._limit: int | None = None
+        self._option = "--task-memory"
+        if limits.memory is not None:
+            self._limit = processes.limit_memory(limits.memory)
+            if self._limit < limits.memory:
+                self._option = "ulimit -d"
+
+    def find_reason(self, status: int, log: TaskLog) -> str | None:
+        """The line for the log if it was; otherwise None."""
+        if status in memory.KILLED and self._kills.has_grown():
+            return "it was killed by the kernel, because the memory of the job ran out"
+        limit = self._limit
+        if limit is None:
+            return None
+        log.flush()
+        end = log.read_end(memory.LOG_END)
+        if not memory.has_met_limit(processes.peak_memory(), limit, end):
+            return None
+        return (
+            "it failed, and memory ran out: the limit is "
+            f"{memory.readable_size(limit)} for each process ({self._option})"
+        )
 
 
 def _is_our_own(runner: "Runner") -> bool:

@@ -13,14 +13,16 @@ the claim that names it.
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import socket
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mpifarm.errors import StorageError
 from mpifarm.workdir import files
@@ -30,7 +32,15 @@ FORMAT_VERSION = 1
 HEARTBEAT_LIMIT = 60.0
 """Seconds without a heartbeat after which a farm on another host counts as dead."""
 
+MOST_IDS = 4_000_000
+"""Ids that one claim may hold: more is damage, and would fill the memory."""
+_LONGEST = 15
+"""Digits of a number that makes sense; those of Python have no end."""
 _RANGES = re.compile(r"(?:[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*)?")
+_READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
+"""What strangers have put there, a fifo or a link, holds nobody up."""
+_NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ELOOP}
+"""Why a claim can't be opened, if that does not mean that the disk gives way."""
 _NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -76,6 +86,10 @@ class DamagedClaimError(ValueError):
     """A whole line of a claim can't be understood: nothing may be done with it."""
 
 
+class ClaimLostError(StorageError):
+    """This farm was taken for dead, or its workdir is gone: no use in trying again."""
+
+
 def encode_ids(taskids: Iterable[int]) -> str:
     """Ids as ranges, sorted."""
     ranges: list[str] = []
@@ -97,9 +111,12 @@ def parse_ids(text: object) -> list[int]:
     taskids: list[int] = []
     for part in text.split(",") if text else ():
         begin, _, last = part.partition("-")
-        if len(part) > 30 or int(last or begin) - int(begin) > 10**8:
+        if max(len(begin), len(last)) > _LONGEST:
             raise DamagedClaimError(f"no ranges of ids: {text!r:.60}")
-        taskids.extend(range(int(begin), int(last or begin) + 1))
+        ids = range(int(begin), int(last or begin) + 1)
+        if not ids or len(taskids) + len(ids) > MOST_IDS:
+            raise DamagedClaimError(f"no ranges of ids: {text!r:.60}")
+        taskids.extend(ids)
     return taskids
 
 
@@ -114,21 +131,50 @@ def parse_head(line: bytes) -> Head:
     try:
         record = json.loads(line)
         version = record["version"]
-        locks = tuple(LockFile(*lock[:3]) for lock in record["locks"])
-        head = Head(
-            farm=str(record["farm"]),
-            host=str(record["host"]),
-            boot_id=str(record["boot_id"]),
-            pid=int(record["pid"]),
-            process_start=int(record["process_start"]),
-            started=float(record["started"]),
-            locks=locks,
+        head = (
+            None
+            if version != FORMAT_VERSION
+            else Head(
+                farm=_word(record["farm"]),
+                host=_word(record["host"]),
+                boot_id=_word(record["boot_id"]),
+                pid=_number(record["pid"], least=1),
+                process_start=_number(record["process_start"]),
+                started=_time(record["started"]),
+                locks=tuple(map(_lock_file, record["locks"])),
+            )
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise DamagedClaimError("its first line can't be read") from error
-    if version != FORMAT_VERSION:
+    if head is None:
         raise DamagedClaimError(f"its format is version {version!r:.20}")
     return head
+
+
+def _word(value: Any) -> str:
+    # It is said to the user as it stands.
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 255:
+        raise TypeError
+    return value
+
+
+def _number(value: Any, least: int = 0) -> int:
+    if type(value) is not int or not least <= value < 10**20:
+        raise TypeError
+    return value
+
+
+def _time(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise TypeError
+    return float(value)
+
+
+def _lock_file(value: Any) -> LockFile:
+    path, device, inode = value[:3]
+    if not isinstance(path, str):
+        raise TypeError
+    return LockFile(path, _number(device), _number(inode))
 
 
 def encode_event(event: Event) -> bytes:
@@ -155,19 +201,28 @@ def parse_event(line: bytes) -> Event | None:
         record = json.loads(line)
     except ValueError:
         return None
+    except RecursionError as error:
+        raise DamagedClaimError("one of its lines is damaged") from error
     if not isinstance(record, dict):
         return None
-    via, failed = record.get("via"), record.get("failed", 0)
-    if not isinstance(failed, int) or not isinstance(via, int | None):
-        raise DamagedClaimError("one of its lines is damaged")
     return Event(
         take=parse_ids(record.get("take", "")),
         put=parse_ids(record.get("put", "")),
         done=parse_ids(record.get("done", "")),
         giving=parse_ids(record.get("giving", "")),
-        via=via,
-        failed=failed,
+        via=None if record.get("via") is None else _parse_number(record["via"], 1),
+        failed=_parse_number(record.get("failed", 0), 0),
     )
+
+
+def _parse_number(value: object, least: int) -> int:
+    try:
+        number = _number(value, least)
+    except TypeError as error:
+        raise DamagedClaimError("one of its lines is damaged") from error
+    if number >= 10**_LONGEST:
+        raise DamagedClaimError("one of its lines is damaged")
+    return number
 
 
 class Journal:
@@ -216,6 +271,8 @@ class Journal:
             self.held.pop(taskid, None)
         for taskid in event.take:
             self.held[taskid] = event.failed
+        if len(self.held) > MOST_IDS:
+            raise DamagedClaimError(f"it holds more than {MOST_IDS} tasks")
 
 
 # ---- dead or alive ------------------------------------------------------------------
@@ -238,10 +295,12 @@ class Machine:
 def find_process_start(pid: int) -> int | None:
     """From ``/proc/<pid>/stat``, fields 3 and 22 (proc_pid_stat(5))."""
     try:
-        stat = files.read_from(f"/proc/{pid}/stat")
+        line = files.read_from(f"/proc/{pid}/stat")
     except OSError:
         return None
-    fields = stat[stat.rindex(b")") + 2 :].split()
+    fields = line[line.rfind(b")") + 2 :].split()
+    if len(fields) < 20:  # it went while it was asked for
+        return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
@@ -307,10 +366,19 @@ def find_lock_files(paths: Iterable[str]) -> tuple[LockFile, ...]:
     found = []
     for path in paths:
         with suppress(FileNotFoundError):
-            status = os.stat(path)
+            status = _status_of(path)
             absolute = os.path.abspath(path)
             found.append(LockFile(absolute, status.st_dev, status.st_ino))
     return tuple(found)
+
+
+def _status_of(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise files.storage_error("read", path, error) from error
 
 
 def take_flock(descriptor: int) -> bool:
@@ -385,7 +453,7 @@ class OwnClaim:
         except OSError as error:
             raise files.storage_error("read", self.path, error) from error
         if not ours:
-            raise StorageError(
+            raise ClaimLostError(
                 f"the claim {self.path} is gone: another farm took this one for dead "
                 "and took its tasks over, or the workdir was removed"
             )
@@ -397,18 +465,24 @@ class OwnClaim:
     def append_step(self, event: Event, beside: str) -> None:
         """Add a step that will happen by the renaming of `beside`.
 
-        Where that fails, `beside` goes, but only if no trace of the step is left.
+        Where that fails, `beside` goes; or, if a trace of the step may be left, stays
+        as an empty file that says "did not happen": the next step is another one.
         """
-        before = self._size()
+        before = self._find_size()
         try:
             self.append(event)
         except StorageError:
-            if self._size() == before:
-                files.remove(beside)
+            files.empty(beside)
+            if before is not None and self._find_size() == before:
+                with suppress(StorageError):
+                    files.remove(beside)
             raise
 
-    def _size(self) -> int:
-        return os.fstat(self._descriptor).st_size
+    def _find_size(self) -> int | None:
+        try:
+            return os.fstat(self._descriptor).st_size
+        except OSError:
+            return None
 
     def beat(self) -> None:
         """The heartbeat: the modification time of the claim."""
@@ -417,7 +491,8 @@ class OwnClaim:
     def end(self) -> None:
         """Give up the lock; whoever comes next may judge the claim."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            with suppress(OSError):  # each line that matters was synced
+                os.close(self._descriptor)
             self._descriptor = -1
 
 
@@ -467,19 +542,32 @@ class OtherClaims:
     def _look_at(self, name: str) -> None:
         claim = self.claims.get(name) or self._meet(name)
         try:
-            with files.opened(claim.path, os.O_RDONLY) as descriptor:
+            with files.opened(claim.path, _READ_FLAGS) as descriptor:
                 status = os.fstat(descriptor)
                 if claim.inode not in (None, (status.st_dev, status.st_ino)):
                     claim = self._meet(name)
                 claim.inode = (status.st_dev, status.st_ino)
+                if not stat.S_ISREG(status.st_mode):
+                    claim.damage = "it is no file"
+                    return
                 content = files.read_descriptor(descriptor, claim.offset)
         except OSError as error:
-            raise files.storage_error("read", claim.path, error) from error
+            if error.errno != errno.ELOOP:
+                raise files.storage_error("read", claim.path, error) from error
+            claim.damage = "it is a link"
+            return
+        self._feed(claim, content)
+
+    def _feed(self, claim: OtherClaim, content: bytes) -> None:
         claim.offset += len(content)
         try:
             claim.journal.feed(content)
         except DamagedClaimError as error:
             claim.damage = str(error)
+        except StorageError:
+            # What came of its steps can't be told now: read it all again.
+            del self.claims[claim.farm]
+            raise
 
     def _meet(self, name: str) -> OtherClaim:
         def step_happened(step: int) -> bool:
@@ -508,9 +596,10 @@ def grasped(claim: OtherClaim, machine: Machine) -> Iterator[tuple[Life, int]]:
     Gives the descriptor along, by which its journal can be ended.
     """
     try:
-        descriptor = os.open(claim.path, os.O_RDWR | os.O_CLOEXEC)
+        flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(claim.path, flags)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EROFS):
+        if error.errno not in _NOT_OURS:
             raise files.storage_error("open", claim.path, error) from error
         yield Life.UNPROVEN, -1
         return
@@ -521,15 +610,18 @@ def grasped(claim: OtherClaim, machine: Machine) -> Iterator[tuple[Life, int]]:
 
 
 def _judge_open(claim: OtherClaim, descriptor: int, machine: Machine) -> Life:
-    if not take_flock(descriptor):
-        return Life.ALIVE
-    if claim.damage is not None or not is_at(descriptor, claim.path):
-        return Life.UNPROVEN
+    try:
+        if not take_flock(descriptor):
+            return Life.ALIVE
+        if claim.damage is not None or not is_at(descriptor, claim.path):
+            return Life.UNPROVEN
+        heartbeat = os.fstat(descriptor).st_mtime
+    except OSError as error:
+        raise files.storage_error("read", claim.path, error) from error
     if claim.journal.head is None:
         # Claims are created under the main lock, which we hold: its creator was killed
         # before the first line was whole, and so before it took anything.
         return Life.DEAD
-    heartbeat = os.fstat(descriptor).st_mtime
     return judge(claim.journal.head, heartbeat, os.path.dirname(claim.path), machine)
 
 

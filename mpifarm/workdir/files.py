@@ -2,7 +2,8 @@
 
 Rules of this file: every change that this package makes to the disk is made here, so
 that a test can end the farm between any two of them.  What can't be done raises
-`StorageError`, and leaves the file as it was.  The caller holds the lock.
+`StorageError`, and leaves the file as it was, as far as the disk still lets us; who
+writes it again later is told by the file what became of it.  The caller holds the lock.
 """
 
 import errno
@@ -20,7 +21,13 @@ _REMEDIES = {
     errno.ENOSPC: "; make room, then give the same command again",
     errno.EDQUOT: "; make room, then give the same command again",
     errno.ENOENT: "; was the workdir moved or removed?",
+    errno.ESTALE: "; was it removed or replaced on the file server?",
 }
+_NO_SYNC = {
+    *(errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EISDIR),
+    *(errno.EACCES, errno.EPERM),
+}
+"""What the sync of a directory says where the file system has none for them."""
 
 
 def storage_error(action: str, path: str, error: OSError) -> StorageError:
@@ -68,6 +75,16 @@ def find_content(path: str) -> bytes | None:
         raise storage_error("read", path, error) from error
 
 
+def find_rest(path: str, offset: int) -> bytes:
+    """What stands from `offset` on, nothing where there is no file."""
+    try:
+        return read_from(path, offset)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise storage_error("read", path, error) from error
+
+
 class Version(NamedTuple):
     """Tells one state of a file from another; times in ns."""
 
@@ -96,6 +113,16 @@ def find_version(path: str) -> Version | None:
     )
 
 
+def find_size(path: str) -> int:
+    """In bytes, 0 where there is no such file; raises `StorageError`."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise storage_error("read", path, error) from error
+
+
 # ---- appending ----------------------------------------------------------------------
 
 
@@ -114,16 +141,20 @@ def append(path: str, lines: bytes, *, sync: bool) -> int:
 
 def append_to(descriptor: int, path: str, lines: bytes, *, sync: bool) -> int:
     """`append` through a descriptor that is open already (a claim's)."""
-    size = os.fstat(descriptor).st_size
-    torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-    content = b"\n" + lines if torn else lines
+    size = -1
     try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        content = b"\n" + lines if torn else lines
         write_at(descriptor, size, content)
         if sync:
             os.fsync(descriptor)
+            if size == 0:
+                sync_directory(os.path.dirname(path))
     except OSError as error:
-        with suppress(OSError):
-            os.ftruncate(descriptor, size)
+        if size >= 0:
+            with suppress(OSError):
+                os.ftruncate(descriptor, size)
         raise storage_error("write", path, error) from error
     return size + len(content)
 
@@ -133,8 +164,24 @@ def write_at(descriptor: int, offset: int, content: Chunk) -> None:
     rest = memoryview(content)
     while rest:
         written = os.pwrite(descriptor, rest, offset)
+        if written == 0:  # else we would try for ever
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         offset += written
         rest = rest[written:]
+
+
+def write_again(path: str, offset: int, content: bytes) -> None:
+    """Write and sync what an append that failed was to write at `offset`.
+
+    Also what of it stands there: after a sync that failed, the kernel thinks that it is
+    on the disk, and would not write it a second time.
+    """
+    try:
+        with opened(path, os.O_RDWR) as descriptor:
+            write_at(descriptor, offset, content)
+            os.fsync(descriptor)
+    except OSError as error:
+        raise storage_error("write", path, error) from error
 
 
 def write_tail(path: str, offset: int, pieces: Sequence[bytes], old: bytes) -> None:
@@ -159,9 +206,23 @@ def _write_pieces(
             offset += len(piece) - 1
     except OSError:
         with suppress(OSError):
-            os.ftruncate(descriptor, begin)
-            write_at(descriptor, begin, old)
+            _cut_to(descriptor, begin, old)
         raise
+
+
+def _cut_to(descriptor: int, begin: int, old: bytes) -> None:
+    # Before the rest is cut off: there it needs no block, which a full disk lacks.
+    write_at(descriptor, begin, old)
+    os.ftruncate(descriptor, begin + len(old))
+
+
+def cut_back(path: str, begin: int, old: bytes) -> None:
+    """Let the file end in `old` at `begin` again, where `write_tail` could not."""
+    try:
+        with opened(path, os.O_RDWR) as descriptor:
+            _cut_to(descriptor, begin, old)
+    except OSError as error:
+        raise storage_error("write", path, error) from error
 
 
 # ---- replacing ----------------------------------------------------------------------
@@ -208,7 +269,36 @@ def rename(source: str, target: str) -> None:
 def replace(path: str, beside: str, content: bytes) -> None:
     """Replace `path` whole, by way of the temporary name `beside`."""
     write_beside(beside, (content,), like=path)
-    rename(beside, path)
+    try:
+        rename(beside, path)
+    except StorageError:
+        with suppress(OSError):
+            os.unlink(beside)
+        raise
+
+
+def empty(path: str) -> None:
+    """Give back the room of a file of which only the name has to stay."""
+    with suppress(OSError):
+        os.truncate(path, 0)
+
+
+def sync_directory(path: str) -> None:
+    """Have its names on the disk: made, renamed or removed ones.  Raises `OSError`."""
+    try:
+        with opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+            os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def settle_names(path: str) -> None:
+    """`sync_directory`, before a step that relies on it; raises `StorageError`."""
+    try:
+        sync_directory(path)
+    except OSError as error:
+        raise storage_error("write", path, error) from error
 
 
 # ---- directories and names ----------------------------------------------------------
@@ -223,6 +313,7 @@ def make_directory(path: str) -> bool:
     if not os.path.isdir(path):
         with suppress(FileExistsError):
             os.mkdir(path)
+            sync_directory(os.path.dirname(path))
             return True
     return False
 
@@ -252,5 +343,18 @@ def touch(descriptor: int, path: str) -> None:
 
 
 def exists(path: str) -> bool:
-    """Whether the name is there (a claim asks it of its steps)."""
-    return os.path.lexists(path)
+    """Whether the name is there (a claim asks it of its steps).
+
+    Raises `StorageError` where that can't be told: "gone" would mean that a step has
+    happened.  It is opened, not only asked for: NFS keeps answers for seconds.
+    """
+    try:
+        with opened(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW):
+            return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        is_refused = error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP)
+        if is_refused and os.path.lexists(path):
+            return True
+        raise storage_error("read", path, error) from error

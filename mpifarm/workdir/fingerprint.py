@@ -18,10 +18,13 @@ class Fingerprint(NamedTuple):
     """A tasklist of `total` tasks.
 
     `prefixes[k]` is the hash of its first ``(k + 1) * BLOCK`` tasks, the last of all.
+    Plain farmers at work may not know the tasks from `first_added` on: those were added
+    after the workdir was begun (where none were, it is the total).
     """
 
     total: int
     prefixes: tuple[str, ...]
+    first_added: int
 
 
 class Verdict(Enum):
@@ -32,30 +35,40 @@ class Verdict(Enum):
     EDITED = "edited"
 
 
-def take_fingerprint(tasks: Sequence[str], count: int | None = None) -> Fingerprint:
-    """The fingerprint of the first `count` tasks (default: all)."""
-    count = len(tasks) if count is None else count
+def take_fingerprint(
+    tasks: Sequence[str], first_added: int | None = None
+) -> Fingerprint:
+    """The fingerprint of a list; `first_added` is its length if nothing is said."""
+    total = len(tasks)
+    first_added = total if first_added is None else first_added
+    return Fingerprint(total, _hash_prefixes(tasks, total), first_added)
+
+
+def _hash_prefixes(tasks: Sequence[str], count: int) -> tuple[str, ...]:
+    """Of the first `count` tasks."""
     digest = hashlib.blake2b(digest_size=12)
     prefixes = []
     for begin in range(0, count, BLOCK):
         block = tasks[begin : min(begin + BLOCK, count)]
         digest.update("\n".join([*block, ""]).encode("utf-8", "surrogateescape"))
         prefixes.append(digest.hexdigest())
-    return Fingerprint(count, tuple(prefixes))
+    return tuple(prefixes)
 
 
 def compare(stored: Fingerprint, tasks: Sequence[str]) -> Verdict:
     """What has become of the tasklist since `stored` was taken."""
-    if stored.total > len(tasks) or stored != take_fingerprint(tasks, stored.total):
+    if stored.total > len(tasks):
+        return Verdict.EDITED
+    if stored.prefixes != _hash_prefixes(tasks, stored.total):
         return Verdict.EDITED
     return Verdict.SAME if stored.total == len(tasks) else Verdict.LINES_ADDED
 
 
 def find_edited_block(stored: Fingerprint, tasks: Sequence[str]) -> range:
     """The ids among which the first edit is."""
-    now = take_fingerprint(tasks, min(stored.total, len(tasks)))
+    now = _hash_prefixes(tasks, min(stored.total, len(tasks)))
     same = 0
-    for before, after in zip(stored.prefixes, now.prefixes, strict=False):
+    for before, after in zip(stored.prefixes, now, strict=False):
         if before != after:
             break
         same += 1
@@ -69,6 +82,7 @@ def encode_fingerprint(fingerprint: Fingerprint) -> bytes:
         "count": fingerprint.total,
         "block": BLOCK,
         "prefixes": fingerprint.prefixes,
+        "first_added": fingerprint.first_added,
     }
     return json.dumps(record).encode() + b"\n"
 
@@ -80,8 +94,11 @@ def parse_fingerprint(content: bytes) -> Fingerprint | None:
         if record["version"] != FORMAT_VERSION or record["block"] != BLOCK:
             return None
         count, prefixes = record["count"], tuple(record["prefixes"])
+        first_added = record.get("first_added", count)
     except (ValueError, TypeError, KeyError):
         return None
     if not isinstance(count, int) or len(prefixes) != -(-count // BLOCK):
         return None
-    return Fingerprint(count, prefixes)
+    if not isinstance(first_added, int) or not 0 <= first_added <= count:
+        return None
+    return Fingerprint(count, prefixes, first_added)

@@ -2,7 +2,8 @@
 
 Rules of this file: the list takes the lock in its own methods, so none of them is
 called with the lock held.  They are called one by one, and after each the claim says
-what it changed; a kill between the two leaves that one task to the list alone.  What
+what it changed; a kill between the two leaves that one task to the list alone, and so
+does a claim that can't be written: what the list has just given goes back to it.  What
 else a farm writes (claim, timeline, attempts, logs) it writes under the lock as ever.
 """
 
@@ -20,6 +21,7 @@ from mpifarm.workdir.claims import Event, Machine, OtherClaim, this_machine
 from mpifarm.workdir.joined import JoinedWorkdir
 from mpifarm.workdir.opening import judge_access
 from mpifarm.workdir.paths import WorkdirPaths
+from mpifarm.workdir.progress import Progress
 from mpifarm.workdir.records import Counts, HeldLock, Recorded, Survey, Transacted
 from mpifarm.workdir.timeline_file import TimelineFile
 from mpifarm.workdir.workdir import LOCK_TIMEOUT, MOST_FAILED_NAMED, make_root
@@ -78,6 +80,9 @@ class ForeignWorkdir(JoinedWorkdir):
         self._inherited: list[int] = []
         """What dead farms held: ours by our claim, and not handed out yet."""
         self._popped: list[int] = []
+        self._unclaimed: list[int] = []
+        """What the list gave us, and the claim does not say yet."""
+        self._progress = Progress()
         self._empty = False
         self._trouble: StorageError | None = None
         self._prepare_seconds = 0.0
@@ -151,7 +156,14 @@ class ForeignWorkdir(JoinedWorkdir):
             ) from error
 
     def _ask_finished(self) -> None:
-        self._finished.update(self._ask("get_finished") or ())
+        given = self._ask("get_finished")
+        try:
+            ids = [operator.index(taskid) for taskid in given or ()]
+        except TypeError as error:
+            raise StorageError(
+                f"the tasklist's own get_finished gave no task ids: {str(given)[:60]!r}"
+            ) from error
+        self._finished.update(taskid for taskid in ids if 0 <= taskid < self._total)
 
     def _read_failed(self) -> Iterator[int]:
         """Tasks whose last attempt failed: no list tells of them."""
@@ -161,7 +173,11 @@ class ForeignWorkdir(JoinedWorkdir):
             with suppress(ValueError):  # a torn line
                 taskid, _, status = line.split(b"\t")[:3]
                 last[int(taskid)] = int(status)
-        return (taskid for taskid, status in last.items() if status)
+        return (
+            taskid
+            for taskid, status in last.items()
+            if status and 0 <= taskid < self._total
+        )
 
     # ---- transactions ---------------------------------------------------------------
 
@@ -170,25 +186,37 @@ class ForeignWorkdir(JoinedWorkdir):
     ) -> None:
         """Have the list record, put back and pop, one by one, without the lock."""
         begun = time.perf_counter()
+        self._trouble = None
         try:
             for result in results:
                 self._record(result)
             self._put_back(give_back)
             if take <= 0:
-                inherited, self._inherited = self._inherited, []
-                self._put_back(inherited)
+                self._put_back(self._inherited)
+                self._inherited.clear()
+                self._return_unclaimed()
             self._pop(take, until=begun + POP_SECONDS)
         except StorageError as error:
             self._trouble = error
+            with suppress(StorageError):
+                self._return_unclaimed()
         self._prepare_seconds = time.perf_counter() - begun
 
     def _record(self, result: Recorded) -> None:
         taskid = result.taskid
-        if taskid not in self._finished:
-            status = 0 if result.finished else result.status or 1
-            self._ask("record_done_task", taskid, status)
-        (self._finished if result.finished else self._failed).add(taskid)
-        self._member.strike([taskid])
+        if self._progress.left("record", [taskid]):
+            if taskid not in self._finished:
+                status = 0 if result.finished else result.status or 1
+                self._ask("record_done_task", taskid, status)
+            (self._finished if result.finished else self._failed).add(taskid)
+            self._progress.note("record", [taskid])
+        self._strike(taskid)
+
+    def _strike(self, taskid: int) -> None:
+        # Once: the list may have given it to us again since.
+        if self._progress.left("strike", [taskid]):
+            self._member.strike([taskid])
+            self._progress.note("strike", [taskid])
 
     def _put_back(self, taskids: Sequence[int]) -> None:
         """Have the list take them.
@@ -196,21 +224,36 @@ class ForeignWorkdir(JoinedWorkdir):
         The claim says so before: another farm that gets one of them from the list at
         once must not think that it is still ours, for nobody else would get it then.
         """
-        if not taskids:
+        left = self._progress.left("strike", taskids)
+        if not left:
             return
-        self._member.claim.append(Event(giving=taskids))
-        for taskid in taskids:
-            if taskid not in self._finished:
-                self._ask("record_toprocess_task", taskid)
-                self._empty = False
-            self._member.strike([taskid])
+        self._member.claim.append(Event(giving=left))
+        for taskid in left:
+            if taskid not in self._finished and self._progress.left("put", [taskid]):
+                self._return(taskid)
+                self._progress.note("put", [taskid])
+            self._strike(taskid)
+
+    def _return(self, taskid: int) -> None:
+        self._ask("record_toprocess_task", taskid)
+        self._empty = False
+
+    def _return_unclaimed(self) -> None:
+        while self._unclaimed:
+            self._return(self._unclaimed[-1])
+            self._unclaimed.pop()
 
     def _pop(self, take: int, until: float) -> None:
         if take > 0:
             self._others.look()
         while len(self._popped) < take:
+            if self._unclaimed:
+                self._claim_given()
+                continue
             if self._inherited:
-                self._popped.append(self._inherited.pop())
+                taskid = self._inherited.pop()
+                if taskid in self._member.claim.held:
+                    self._popped.append(taskid)
                 continue
             if time.perf_counter() > until and self._popped:
                 return
@@ -220,8 +263,11 @@ class ForeignWorkdir(JoinedWorkdir):
                 return
             taskid = self._checked_id(given)
             if self._is_free(taskid):
-                self._hold([taskid])
-                self._popped.append(taskid)
+                self._unclaimed.append(taskid)
+
+    def _claim_given(self) -> None:
+        self._hold(self._unclaimed[-1:])
+        self._popped.append(self._unclaimed.pop())
 
     def _checked_id(self, given: Any) -> int:
         try:
@@ -252,14 +298,15 @@ class ForeignWorkdir(JoinedWorkdir):
     ) -> Transacted:
         """Tell what `prepare` got, and write the rest of it down.  Lock held."""
         begun = time.perf_counter()
-        trouble, self._trouble = self._trouble, None
-        if trouble is not None:
-            raise trouble
+        if self._trouble is not None:
+            # Until it was prepared again: the list may not have recorded the results.
+            raise self._trouble
         self._member.claim.check()
         self._others.look()
         if results:
-            self._timeline.append(results)
-            self._append_attempts(results)
+            self._progress.once("timeline", results, self._timeline.append)
+            self._progress.once("attempts", results, self._append_attempts)
+        self._progress.forget()
         taken, self._popped = self._popped, []
         empty = self._empty and not self._inherited
         seconds = time.perf_counter() - begun + self._prepare_seconds

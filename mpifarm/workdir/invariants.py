@@ -102,7 +102,7 @@ def _find_timeline_faults(paths: WorkdirPaths) -> Iterator[str]:
         return
     try:
         valid = isinstance(json.loads(content), list)
-    except ValueError:
+    except (ValueError, RecursionError):
         valid = False
     if not valid:
         yield f"{paths.timeline} is not a JSON array"

@@ -2,7 +2,8 @@
 
 Rules of this file: a look costs what came since the last one, never the whole file.
 The caller holds the lock.  Neither file is ever rewritten: other farms remember how
-far they have read.
+far they have read.  So an append that failed, and could not be taken back at once, is
+never taken back: others may have read a part of it; the next look brings it to its end.
 """
 
 import os
@@ -11,14 +12,26 @@ from typing import NamedTuple
 
 from mpifarm.errors import StorageError
 from mpifarm.workdir import files
+from mpifarm.workdir.records import Recorded
 from mpifarm.workdir.status import TornLine, encode_lines, judge_odd, parse_status
 
 
 class Look(NamedTuple):
-    """What others have appended since the last look."""
+    """What others have appended since the last look.
+
+    `own` are the ids of an append of ours that had failed, and stand there now.
+    """
 
     ids: list[int]
     odd: list[bytes]
+    own: list[int]
+
+
+class Debt(NamedTuple):
+    """An append that failed: behind `offset` the file may hold any part of it."""
+
+    offset: int
+    content: bytes
 
 
 class Ledger:
@@ -32,6 +45,7 @@ class Ledger:
         self._recorded = bytearray(len(tasks))
         self._offset = 0
         self._tail = b""
+        self._debt: Debt | None = None
 
     def __contains__(self, taskid: int) -> bool:
         return self._recorded[taskid] != 0
@@ -58,6 +72,7 @@ class Ledger:
 
     def look(self) -> Look:
         """Read what others have appended; raises `StorageError`."""
+        own = self._settle()
         try:
             content = self._read_on()
         except OSError as error:
@@ -67,7 +82,25 @@ class Ledger:
         self._tail = lines.tail
         ids = lines.ids + self._salvage(lines.odd)
         self.add(ids)
-        return Look(ids, lines.odd)
+        alien = [taskid for taskid in ids if taskid not in own]
+        return Look(alien, lines.odd, sorted(own))
+
+    def _settle(self) -> set[int]:
+        """Bring an append that failed to its end, if any of it is there; its ids.
+
+        Where others have appended behind a part of it, its whole lines count.
+        """
+        if self._debt is None:
+            return set()
+        offset, content = self._debt
+        there = files.find_rest(self.path, offset)
+        part = _common_beginning(there, content)
+        if part:
+            whole = content if len(part) == len(there) else part
+            files.write_again(self.path, offset, whole)
+            part = whole
+        self._debt = None
+        return set(parse_status(part, self._tasks).ids)
 
     def _read_on(self) -> bytes:
         try:
@@ -96,13 +129,21 @@ class Ledger:
         """What stands behind the last newline, as of the last look."""
         return self._tail
 
+    def record(self, results: Sequence[Recorded]) -> None:
+        """`append` the tasks of these."""
+        self.append([result.taskid for result in results])
+
     def append(self, taskids: Sequence[int]) -> None:
         """Record tasks, synced; with none, only end a torn last line.
 
-        Follows a `look` under the same lock.
+        Follows a `look` under the same lock.  Raises `StorageError`; the next look
+        then says which of them stand there all the same.
         """
         lines = encode_lines(taskids, self._tasks)
+        newline = b"\n" if self._tail else b""
+        self._debt = Debt(self._offset + len(self._tail), newline + lines)
         self._offset = files.append(self.path, lines, sync=True)
+        self._debt = None
         self.add(taskids)
         if self._tail:
             self.add(self._salvage([self._tail]))
@@ -110,30 +151,27 @@ class Ledger:
 
     def size(self) -> int:
         """Of the file, in bytes."""
-        try:
-            return os.stat(self.path).st_size
-        except FileNotFoundError:
-            return 0
-        except OSError as error:
-            raise files.storage_error("read", self.path, error) from error
+        return files.find_size(self.path)
 
     def find_younger(self, sizes: dict[int, int]) -> set[int]:
         """Those ids that were recorded when the file was past the size of each."""
         if not sizes:
             return set()
         begin = min(sizes.values())
-        try:
-            content = files.read_from(self.path, begin)
-        except FileNotFoundError:
-            return set()
-        except OSError as error:
-            raise files.storage_error("read", self.path, error) from error
         younger: set[int] = set()
         end = begin - 1
-        *lines, _ = content.split(b"\n")
+        *lines, _ = files.find_rest(self.path, begin).split(b"\n")
         for line in lines:
             end += len(line) + 1
             found = judge_odd(line, self._tasks, may_be_torn=True)
             ids = found.ids if isinstance(found, TornLine) else ()
             younger.update(taskid for taskid in ids if end > sizes.get(taskid, end))
         return younger
+
+
+def _common_beginning(left: bytes, right: bytes) -> bytes:
+    most = min(len(left), len(right))
+    if left[:most] == right[:most]:
+        return left[:most]
+    same = next(place for place in range(most) if left[place] != right[place])
+    return left[:same]

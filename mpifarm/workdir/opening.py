@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mpifarm.errors import InputError, StorageError
 from mpifarm.workdir import files
 from mpifarm.workdir.fingerprint import (
+    Fingerprint,
     Verdict,
     compare,
     encode_fingerprint,
@@ -23,9 +24,13 @@ from mpifarm.workdir.paths import WorkdirPaths
 from mpifarm.workdir.status import AlienLine, TornLine, judge_odd, parse_status
 
 REMEDY = (
-    "go on with the list as it was, or give the new list a workdir of its own "
-    "(--workdir)"
+    "go on with the list as it was, have the lines that were done found again by their "
+    "text (--remap), or give the new list a workdir of its own (--workdir)"
 )
+
+
+class EditedListError(InputError):
+    """The workdir was begun with another list; ``--remap`` can mend it."""
 
 
 class Snapshot(NamedTuple):
@@ -35,8 +40,11 @@ class Snapshot(NamedTuple):
     finished: bytes | None
     failed: bytes | None
     fingerprint: bytes | None
+    added: bytes | None
+    """Only read where the fingerprint does not say what is in it."""
     begun: bool
     """Whether any farmer has left a trace."""
+    is_half_remapped: bool
 
 
 class JudgedFile(NamedTuple):
@@ -60,6 +68,10 @@ class Judgement(NamedTuple):
     failed: JudgedFile
     fingerprint: bytes | None
     """What to write into its file, where that does not say it already."""
+    first_added: int
+    """The first id that plain farmers at work may not know; the total if none."""
+    grown_from: int | None
+    """How many tasks the list had, where lines were added since the last start."""
 
 
 def read_snapshot(paths: WorkdirPaths) -> Snapshot:
@@ -69,6 +81,8 @@ def read_snapshot(paths: WorkdirPaths) -> Snapshot:
         finished = files.find_content(paths.finished)
         failed = files.find_content(paths.failed)
         fingerprint = files.find_content(paths.fingerprint)
+        known = parse_fingerprint(fingerprint or b"") is not None
+        added = None if known else files.find_content(paths.added)
     except StorageError as error:
         raise InputError(str(error)) from error
     claims: list[str] = []
@@ -77,39 +91,64 @@ def read_snapshot(paths: WorkdirPaths) -> Snapshot:
     begun = bool(claims) or any(
         content is not None for content in (toprocess, finished, failed)
     )
-    return Snapshot(toprocess, finished, failed, fingerprint, begun)
+    return Snapshot(
+        toprocess,
+        finished,
+        failed,
+        fingerprint,
+        added,
+        begun,
+        is_half_remapped=os.path.lexists(paths.remap),
+    )
 
 
 def judge_snapshot(
     snapshot: Snapshot, tasks: Sequence[str], paths: WorkdirPaths
 ) -> Judgement:
     """Needs no lock: a million lines take a second.  Raises `InputError`."""
+    if snapshot.is_half_remapped:
+        raise EditedListError(
+            f"a --remap of {paths.root} was interrupted: give the same command with "
+            "--remap, and it goes on where it was"
+        )
     stored = parse_fingerprint(snapshot.fingerprint or b"")
     verdict = compare(stored, tasks) if stored else None
-    same = verdict is Verdict.SAME
-    if verdict is Verdict.LINES_ADDED and snapshot.begun and stored:
-        raise InputError(
-            f"lines were added to the tasklist since {paths.root} was begun: it had "
-            f"{stored.total} tasks, it has {len(tasks)} now; {REMEDY}"
+    begins_alike = verdict in (Verdict.SAME, Verdict.LINES_ADDED)
+    finished, failed, toprocess, added = [
+        judge_file(
+            path, content, tasks, list_is_same=begins_alike, keep_begun=keep_begun
         )
-    judged = [
-        judge_file(path, content, tasks, list_is_same=same, keep_begun=keep_begun)
         for path, content, keep_begun in (
             (paths.finished, snapshot.finished, False),
             (paths.failed, snapshot.failed, False),
             (paths.toprocess, snapshot.toprocess, True),
+            (paths.added, snapshot.added, False),
         )
     ]
-    if verdict is Verdict.EDITED and snapshot.begun and stored:
-        block = find_edited_block(stored, tasks)
-        raise InputError(
-            f"the tasklist was edited since {paths.root} was begun: it had "
-            f"{stored.total} tasks, it has {len(tasks)} now, and the first change is "
-            f"among the ids {block.start} to {block.stop - 1}; {REMEDY}"
-        )
-    finished, failed, toprocess = judged
-    fresh = None if same else encode_fingerprint(take_fingerprint(tasks))
-    return Judgement(snapshot, toprocess, finished, failed, fresh)
+    first_added, grown_from = min(added.ids, default=len(tasks)), None
+    if not snapshot.begun:
+        first_added = len(tasks)
+    elif stored is not None:
+        if verdict is Verdict.EDITED:
+            raise EditedListError(_describe_edit(stored, tasks, paths))
+        first_added = stored.first_added
+        grown_from = stored.total if verdict is Verdict.LINES_ADDED else None
+    same = stored and verdict is Verdict.SAME and stored.first_added == first_added
+    fresh = None if same else encode_fingerprint(take_fingerprint(tasks, first_added))
+    return Judgement(
+        snapshot, toprocess, finished, failed, fresh, first_added, grown_from
+    )
+
+
+def _describe_edit(
+    stored: Fingerprint, tasks: Sequence[str], paths: WorkdirPaths
+) -> str:
+    block = find_edited_block(stored, tasks)
+    return (
+        f"the tasklist was edited since {paths.root} was begun: it had "
+        f"{stored.total} tasks, it has {len(tasks)} now, and the first change is "
+        f"among the ids {block.start} to {block.stop - 1}; {REMEDY}"
+    )
 
 
 def judge_file(
@@ -131,7 +170,7 @@ def judge_file(
     ):
         found = judge_odd(line, tasks, may_be_torn=torn_allowed)
         if isinstance(found, AlienLine):
-            raise InputError(describe_alien(path, found, tasks))
+            raise EditedListError(describe_alien(path, found, tasks))
         begun = [found.begun] if keep_begun and found.begun is not None else []
         (tail_ids if line is lines.tail else ids).extend([*found.ids, *begun])
         notes.append(_describe_torn(path, line, found, begun))
@@ -202,6 +241,7 @@ def judge_access(paths: WorkdirPaths) -> None:
         _judge_mode(directory, os.R_OK | os.W_OK | os.X_OK)
     for file in (
         paths.toprocess,
+        paths.added,
         paths.finished,
         paths.failed,
         paths.timeline,

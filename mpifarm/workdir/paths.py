@@ -8,7 +8,7 @@ shared with plain farmers; all others are mpifarm's own, which those never look 
 import re
 from dataclasses import dataclass
 
-_BESIDE = re.compile(r"toprocess\.([A-Za-z0-9_-]+)\.([0-9]+)")
+_BESIDE = re.compile(r"toprocess\.([A-Za-z0-9_-]+)\.([0-9]{1,15})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,11 @@ class WorkdirPaths:
     def toprocess(self) -> str:
         """What is still to be processed; absent means everything."""
         return f"{self.root}/toprocess"
+
+    @property
+    def added(self) -> str:
+        """What is to be processed of the tasks that were added to a list in use."""
+        return f"{self.root}/added"
 
     @property
     def finished(self) -> str:
@@ -56,6 +61,11 @@ class WorkdirPaths:
     def fingerprint(self) -> str:
         """What the tasklist was when the workdir was begun."""
         return f"{self.root}/fingerprint.json"
+
+    @property
+    def remap(self) -> str:
+        """There while the workdir is being brought in line with an edited list."""
+        return f"{self.root}/remap.begun"
 
     @property
     def result(self) -> str:

@@ -54,6 +54,7 @@ class Survey(NamedTuple):
     held: frozenset[int]
     claimed: frozenset[int]
     toprocess: bytes | None
+    added: bytes | None = None
 
 
 class Counts(NamedTuple):

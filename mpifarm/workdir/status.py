@@ -100,6 +100,12 @@ def parse_line(line: bytes, tasks: Sequence[str]) -> int | None:
     return taskid if text == encode_text(tasks[taskid]) else None
 
 
+def is_beyond(line: bytes, tasks: Sequence[str]) -> bool:
+    """Whether the line has an id that the list does not have (yet)."""
+    taskid = find_id(line)
+    return taskid is not None and taskid >= len(tasks)
+
+
 # ---- lines that don't count as they are ---------------------------------------------
 
 
@@ -129,7 +135,8 @@ def judge_odd(
 def find_fused(line: bytes, tasks: Sequence[str]) -> TornLine | None:
     """A torn line and a whole one behind it, without a newline between them.
 
-    The whole one counts only where no other reading is possible.
+    The whole one counts only where no other reading is possible: ``112 cmd`` may be a
+    torn ``1`` before ``12 cmd``, or the line of a task that was added to the list.
     """
     readings = [
         (taskid, line[:start])
@@ -142,6 +149,8 @@ def find_fused(line: bytes, tasks: Sequence[str]) -> TornLine | None:
     if len(readings) > 1:
         return TornLine((), None)
     taskid, front = readings[0]
+    if b" " not in front and is_beyond(line, tasks):
+        return TornLine((), None)
     whole = parse_line(front, tasks)
     if whole is not None:
         return TornLine((whole, taskid), None)

@@ -17,6 +17,10 @@ PAGE = 4096
 SEPARATOR = b",\n"
 EMPTY = b"[]"
 _TAIL = 65536
+MOST_IN_VAIN = 1 << 24
+"""Characters that are read of what is no event, some 10 ns each."""
+COST_OF_NESTING = 1 << 13
+"""In characters: what it takes to find out that something is nested too deeply."""
 
 
 class Attempt(NamedTuple):
@@ -82,6 +86,19 @@ def cut_pieces(end: ArrayEnd, events: Sequence[bytes]) -> list[bytes]:
     return pieces
 
 
+def is_part(left: bytes, pieces: Sequence[bytes]) -> bool:
+    """Whether a file may end so where the writes of `cut_pieces` failed half-way.
+
+    They may have come to any byte, with the last ``]`` before or behind it, and the
+    first one may have been put back over their beginning.
+    """
+    whole = b"".join(piece[:-1] for piece in pieces) + b"]"
+    return left[:1] in (whole[:1], b"]") and (
+        whole[1:].startswith(left[1:])
+        or (left.endswith(b"]") and whole[1:].startswith(left[1:-1]))
+    )
+
+
 def ends_well(content: bytes) -> bool:
     """Whether a large array is whole, judged by its begin and its last event."""
     start = content.rfind(b'{"cat"', max(0, len(content) - _TAIL))
@@ -89,7 +106,7 @@ def ends_well(content: bytes) -> bool:
         return False
     try:
         json.loads(b"[" + content[start:])
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -104,21 +121,31 @@ def is_valid(content: bytes) -> bool:
         return True
     try:
         return isinstance(json.loads(content), list)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
 def salvage(content: bytes) -> list[bytes]:
-    """The events of a damaged array that are still whole."""
+    """The events of a damaged array that are still whole.
+
+    Where it is no timeline at all, the search is given up: nested brackets would be
+    read again from each of them on.
+    """
     text = content.decode("utf-8", "replace")
     decoder = json.JSONDecoder()
     events = []
+    in_vain = 0
     place = text.find("{")
-    while place >= 0:
+    while place >= 0 and in_vain < MOST_IN_VAIN:
         try:
             event, after = decoder.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            event, after = None, place + 1
+            # Such an error counts the lines before it, 32 characters as fast as one.
+            in_vain += error.pos - place + error.pos // 32
         except (ValueError, RecursionError):
             event, after = None, place + 1
+            in_vain += COST_OF_NESTING
         if isinstance(event, dict) and {"name", "ph", "ts"} <= event.keys():
             events.append(json.dumps(event).encode("ascii"))
         place = text.find("{", after)

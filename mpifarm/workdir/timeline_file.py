@@ -5,7 +5,9 @@ Rules of this file: `timeline` composes, this writes; the caller holds the lock.
 
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from mpifarm.errors import StorageError
 from mpifarm.workdir import files, timeline
 from mpifarm.workdir.paths import WorkdirPaths
 from mpifarm.workdir.records import Recorded
@@ -16,6 +18,14 @@ LARGE_TIMELINE = 256 * 1024
 
 MOST_SALVAGED = 4 * 1024 * 1024
 """Bytes that are taken apart under the lock, some 0.07 s each MiB."""
+
+
+class TornEnd(NamedTuple):
+    """An append that failed: from `offset` on the file may end in a part of it."""
+
+    path: str
+    offset: int
+    pieces: list[bytes]
 
 
 class TimelineFile:
@@ -29,27 +39,63 @@ class TimelineFile:
         self._texts = texts
         self._notes = notes
         self._path = paths.timeline
+        self._torn: TornEnd | None = None
 
     def append(self, results: Sequence[Recorded]) -> None:
-        """Append an event for each attempt."""
+        """Append an event for each attempt.
+
+        Raises `StorageError`: none of them stands there, or the next append begins
+        with taking them away.
+        """
+        self._cut_back()
         events = [timeline.encode_event(self._attempt(result)) for result in results]
         end = _find_end(self._path)
         if end is None:
             content = files.find_content(self._path)
             if content is None:
-                self._replace(self._path, events)
+                self._create(events)
                 return
-            self._rebuild(content)
+            self._rebuild(self._path, content)
             end = _find_end(self._path)
             assert end is not None
         pieces = timeline.cut_pieces(end, events)
-        files.write_tail(self._path, end.offset, pieces, b"]")
+        try:
+            files.write_tail(self._path, end.offset, pieces, b"]")
+        except StorageError:
+            self._torn = TornEnd(self._path, end.offset, pieces)
+            raise
+
+    def _create(self, events: Sequence[bytes]) -> None:
+        try:
+            self._replace(self._path, events)
+        except StorageError:
+            # The rename may have happened all the same.
+            self._torn = TornEnd(self._path, 1, [timeline.encode_timeline(events)[1:]])
+            raise
+
+    def _cut_back(self) -> None:
+        """Take back what an append that failed has left.
+
+        Where others have written behind it since, only mend what they left.
+        """
+        if self._torn is None:
+            return
+        path, offset, pieces = self._torn
+        left = files.find_rest(path, offset)
+        if not timeline.is_part(left, pieces):
+            self._mend(path)
+        elif left != b"]":
+            files.cut_back(path, offset, b"]")
+        self._torn = None
 
     def mend(self) -> None:
         """Move an invalid ``timeline.json`` aside, and rebuild it."""
-        content = files.find_content(self._path)
+        self._mend(self._path)
+
+    def _mend(self, path: str) -> None:
+        content = files.find_content(path)
         if content is not None and not timeline.is_valid(content):
-            self._rebuild(content)
+            self._rebuild(path, content)
 
     def leave_to_others(self) -> None:
         """From now on write to a file of our own.
@@ -78,19 +124,19 @@ class TimelineFile:
         beside = f"{path}.{self._farm}"
         files.replace(path, beside, timeline.encode_timeline(events))
 
-    def _rebuild(self, content: bytes) -> None:
+    def _rebuild(self, path: str, content: bytes) -> None:
         """Keep the invalid one for the user, and put its whole events in its place."""
         aside = self._paths.timeline_aside(self._farm)
         if len(content) > MOST_SALVAGED:
-            files.rename(self._path, aside)
-            self._replace(self._path, ())
-            self._notes.append(f"{self._path} was not valid JSON: it is {aside} now")
+            files.rename(path, aside)
+            self._replace(path, ())
+            self._notes.append(f"{path} was not valid JSON: it is {aside} now")
             return
         files.replace(aside, f"{aside}.new", content)
         events = timeline.salvage(content)
-        self._replace(self._path, events)
+        self._replace(path, events)
         self._notes.append(
-            f"{self._path} was not valid JSON: {len(events)} events were saved, "
+            f"{path} was not valid JSON: {len(events)} events were saved, "
             f"and the old file is {aside}"
         )
 

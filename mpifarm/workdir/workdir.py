@@ -9,9 +9,9 @@ depends on an order says which and why.
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from mpifarm.errors import InputError, StorageError
 from mpifarm.workdir import files
@@ -26,6 +26,7 @@ from mpifarm.workdir.claims import (
 from mpifarm.workdir.joined import JoinedWorkdir
 from mpifarm.workdir.ledger import Ledger
 from mpifarm.workdir.opening import (
+    EditedListError,
     JudgedFile,
     Judgement,
     judge_access,
@@ -34,6 +35,7 @@ from mpifarm.workdir.opening import (
     shorten,
 )
 from mpifarm.workdir.paths import WorkdirPaths
+from mpifarm.workdir.queues import AddedQueue, Queue, SharedQueue, Step, Steps
 from mpifarm.workdir.records import (
     Counts,
     HeldLock,
@@ -41,35 +43,18 @@ from mpifarm.workdir.records import (
     Survey,
     Transacted,
 )
-from mpifarm.workdir.status import encode_lines, parse_ids_only
-from mpifarm.workdir.timeline_file import TimelineFile
-from mpifarm.workdir.toprocess import (
-    AlienTaskError,
-    Plan,
-    mend_tail,
-    plan_toprocess,
+from mpifarm.workdir.status import (
+    encode_lines,
+    find_id,
+    is_beyond,
+    parse_ids_only,
 )
+from mpifarm.workdir.timeline_file import TimelineFile
+from mpifarm.workdir.toprocess import Plan, find_place, plan_toprocess
 
 LOCK_TIMEOUT = 60.0
 MOST_FAILED_NAMED = 10
-LARGE_TOPROCESS = 8 * 1024 * 1024
-"""Bytes of ``toprocess`` from which on reading it again takes too long for the lock."""
 _ORPHAN_FARM = re.compile(r"[0-9a-f]{8,}")
-
-
-class Prepared(NamedTuple):
-    """A new ``toprocess`` that was written outside the lock.
-
-    `content` is that of the old one, unless it is so large that its `version` alone
-    tells whether it was changed.
-    """
-
-    version: files.Version | None
-    content: bytes | None
-    give_back: tuple[int, ...]
-    take: int
-    plan: Plan
-    step: int
 
 
 class Workdir(JoinedWorkdir):
@@ -85,15 +70,23 @@ class Workdir(JoinedWorkdir):
     ) -> None:
         super().__init__(paths, farm, machine)
         self._tasks = tasks
+        self._machine = machine
         self._clock = clock
         self._finished = Ledger(paths.finished, tasks)
         self._failed = Ledger(paths.failed, tasks)
         self._joined_by_others = False
         self._timeline = TimelineFile(paths, farm, tasks, self.notes)
-        self._last_step = 0
-        self._prepared: Prepared | None = None
+        self._steps = Steps(paths, farm)
+        common = (tasks, self._steps, self._is_blocked)
+        self._toprocess = SharedQueue(
+            paths.toprocess, *common, self._plan_first, self._is_all_finished
+        )
+        self._added = AddedQueue(paths.added, *common)
+        self._first_added = len(tasks)
+        """From this id on, tasks go through ``added``."""
         self._prepare_seconds = 0.0
         self._stuck: StorageError | None = None
+        self._told: set[str] = set()
 
     # ---- joining --------------------------------------------------------------------
 
@@ -108,9 +101,11 @@ class Workdir(JoinedWorkdir):
         machine: Machine | None = None,
         *,
         inherits: str = "",
+        remap: bool = False,
     ) -> "Workdir":
         """Join the workdir at `path`; takes the lock itself.
 
+        `remap`: where the list was edited, find what was done by the lines' text.
         `inherits` names the farm whose coordinator was lost and whose place this one
         takes: what it held is held by this one from the start.
 
@@ -121,15 +116,39 @@ class Workdir(JoinedWorkdir):
         make_root(paths.root)
         judge_access(paths)
         workdir = cls(paths, tasks, farm, clock, machine or this_machine())
+        judgement = workdir._judge(lock, remap=remap and not inherits)
         with lock.hold(LOCK_TIMEOUT):
-            snapshot = read_snapshot(paths)
-        judgement = judge_snapshot(snapshot, tasks, paths)
-        with lock.hold(LOCK_TIMEOUT):
-            if files.find_content(paths.fingerprint) != snapshot.fingerprint:
+            if workdir._has_changed(judgement):
                 # Another farm has begun meanwhile, perhaps with another list.
                 judgement = judge_snapshot(read_snapshot(paths), tasks, paths)
             workdir._join(judgement, lock.paths, inherits)
         return workdir
+
+    def _judge(self, lock: HeldLock, *, remap: bool) -> Judgement:
+        """What is on the disk, in line with the list; where it isn't, `remap` it."""
+        while True:
+            with lock.hold(LOCK_TIMEOUT):
+                found = read_snapshot(self.paths)
+            try:
+                return judge_snapshot(found, self._tasks, self.paths)
+            except EditedListError:
+                if not remap:
+                    raise
+            self._remap(lock)
+
+    def _remap(self, lock: HeldLock) -> None:
+        from mpifarm.workdir.remap import remap_workdir
+
+        with lock.hold(LOCK_TIMEOUT):
+            sentence = remap_workdir(
+                self.paths, self._tasks, self._machine, self._clock()
+            )
+        self.notes.append(sentence)
+
+    def _has_changed(self, judgement: Judgement) -> bool:
+        before = judgement.snapshot.fingerprint
+        is_remapped = os.path.lexists(self.paths.remap)
+        return is_remapped or files.find_content(self.paths.fingerprint) != before
 
     def _join(
         self, judgement: Judgement, lock_paths: Sequence[str], inherits: str
@@ -138,6 +157,8 @@ class Workdir(JoinedWorkdir):
         self._start_ledgers(judgement)
         self._member.judge_others(lock_paths, len(self._tasks))
         self._member.make_directories()
+        # Before the fingerprint says that nothing is left to be added.
+        self._settle_added(judgement)
         if judgement.fingerprint is not None:
             beside = f"{self.paths.fingerprint}.{self.farm}"
             files.replace(self.paths.fingerprint, beside, judgement.fingerprint)
@@ -180,11 +201,72 @@ class Workdir(JoinedWorkdir):
         if files.find_content(self.paths.toprocess) != before:
             # A plain farmer has written it since, whole and sorted.
             return
-        beside = self._next_beside()
-        files.write_beside(
-            beside, (encode_lines(in_order, self._tasks),), like=self.paths.toprocess
+        self._replace_queue(self._toprocess, (encode_lines(in_order, self._tasks),))
+
+    def _replace_queue(self, queue: Queue, chunks: Sequence[files.Chunk]) -> None:
+        """While nobody but this start takes from it, and no claim tells of it."""
+        beside = self._steps.file(self._steps.begin())
+        files.write_beside(beside, chunks, like=queue.path)
+        files.rename(beside, queue.path)
+
+    # ---- lines that were added to the list ------------------------------------------
+
+    def _settle_added(self, judgement: Judgement) -> None:
+        """Let ``added`` hold what it should before this farm begins.
+
+        A kill in here changes nothing: until the fingerprint is replaced, the next
+        start does the same again, and nobody takes what it does not know.
+        """
+        self._first_added = judgement.first_added
+        if not judgement.snapshot.begun and os.path.isfile(self.paths.added):
+            files.remove(self.paths.added)  # of an earlier life of the workdir
+        if self._first_added == len(self._tasks):
+            return
+        known = judgement.grown_from
+        if not files.exists(self.paths.toprocess):
+            self._make_both_queues()
+        elif known is not None and self._is_taken_up(known, judgement.toprocess.ids):
+            self.notes.append(
+                "lines were added to the list, and other farmers have them"
+            )
+            return
+        elif known is not None:
+            self._add_lines(known)
+        if known is not None:
+            self.notes.append(_describe_added(len(self._tasks) - known))
+
+    def _make_both_queues(self) -> None:
+        """No ``toprocess`` means: every task is to be processed.
+
+        It has to be there from now on: a plain farmer that starts with the new list
+        would take its absence for all tasks.  So ``added`` comes first.
+        """
+        claimed = self._others.held_ids()
+        ids = [taskid for taskid in self._finished.missing() if taskid not in claimed]
+        place = bisect_left(ids, self._first_added)
+        for queue, its in ((self._added, ids[place:]), (self._toprocess, ids[:place])):
+            self._replace_queue(queue, (encode_lines(its, self._tasks),))
+
+    def _add_lines(self, known: int) -> None:
+        """Put the tasks behind the first `known` ones into ``added``."""
+        before = files.find_content(self.paths.added) or b""
+        place, _ = find_place(before, 0, known)
+        lines = encode_lines(range(known, len(self._tasks)), self._tasks)
+        self._replace_queue(self._added, (before[:place], lines))
+
+    def _is_taken_up(self, known: int, queued: Sequence[int]) -> bool:
+        """Whether plain farmers have the new tasks already.
+
+        They do where ``toprocess`` was missing when the first of them came that knew
+        the longer list.
+        """
+        content = files.find_content(self.paths.toprocess) or b""
+        last = find_id(content[content.rfind(b"\n", 0, -1) + 1 :])
+        return (
+            (last is not None and last >= known)
+            or any(taskid >= known for taskid in queued)
+            or any(map(self.has_record_of, range(known, len(self._tasks))))
         )
-        files.rename(beside, self.paths.toprocess)
 
     def _remove_orphans(self) -> None:
         """Remove temporary files whose claim is gone (killed while cleaning up)."""
@@ -198,34 +280,16 @@ class Workdir(JoinedWorkdir):
     def prepare(
         self, results: Sequence[Recorded], give_back: Sequence[int], take: int
     ) -> None:
-        """Write the next ``toprocess`` beside, without the lock.
+        """Write the next queues beside, without the lock.
 
         The next `transact` with the same arguments uses it, unless others have changed
         what it was made from.
         """
         self._discard_prepared()
         begun = time.perf_counter()
-        with suppress(StorageError):
-            self._prepare(tuple(give_back), take)
+        for queue, back in self._by_queue(give_back):
+            take -= queue.prepare(back, take)
         self._prepare_seconds = time.perf_counter() - begun
-
-    def _prepare(self, give_back: tuple[int, ...], take: int) -> None:
-        if not give_back and take <= 0:
-            return
-        version = files.find_version(self.paths.toprocess)
-        content = files.find_content(self.paths.toprocess)
-        plan = self._plan(content, give_back, take)
-        if plan.changed:
-            self._write_plan(plan)
-            large = version is not None and version.size > LARGE_TOPROCESS
-            self._prepared = Prepared(
-                version,
-                None if large else content,
-                give_back,
-                take,
-                plan,
-                self._last_step,
-            )
 
     def transact(
         self, results: Sequence[Recorded], give_back: Sequence[int], take: int
@@ -246,12 +310,26 @@ class Workdir(JoinedWorkdir):
         looks = (self._finished.look(), self._failed.look())
         self._others.look()
         for ledger, look in zip((self._finished, self._failed), looks, strict=True):
-            for line in look.odd:
-                text = shorten(line.decode("utf-8", "surrogateescape"))
-                self.notes.append(f"odd line in {ledger.path}: '{text}'")
+            self._tell_of_odd_lines(ledger, look.odd)
         if any(look.ids or look.odd for look in looks) and not self._joined_by_others:
             self._joined_by_others = True
             self._timeline.leave_to_others()
+
+    def _tell_of_odd_lines(self, ledger: Ledger, lines: Sequence[bytes]) -> None:
+        for line in lines:
+            if is_beyond(line, self._tasks):
+                self._tell_once(
+                    "lines were added to the tasklist while this farm works: it does "
+                    f"the first {len(self._tasks)} tasks, others do the rest"
+                )
+            else:
+                text = shorten(line.decode("utf-8", "surrogateescape"))
+                self.notes.append(f"odd line in {ledger.path}: '{text}'")
+
+    def _tell_once(self, sentence: str) -> None:
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self.notes.append(sentence)
 
     def _record(self, results: Sequence[Recorded]) -> None:
         """Record results; those that others have finished meanwhile are only struck.
@@ -271,35 +349,55 @@ class Workdir(JoinedWorkdir):
         self._append_attempts(results)
 
     def _exchange(self, give_back: Sequence[int], take: int) -> tuple[list[int], bool]:
-        """Put back and take, in one step via one new ``toprocess``.
+        """Put back and take, in one step for each queue via one new file of it.
 
-        The step happens by the rename; before it, the claim has told of it.
+        A step happens by the rename; before it, the claim has told of it.
         """
         gone = [taskid for taskid in give_back if taskid in self._finished]
         back = tuple(taskid for taskid in give_back if taskid not in self._finished)
         if gone:
             self._member.strike(gone)
-        if not back and take <= 0:
-            self._discard_prepared()
-            return [], self._toprocess_is_empty()
-        if self._stuck is not None:
+        if self._stuck is not None and (back or take > 0):
             raise self._stuck
-        plan = self._find_prepared_plan(back, take) or self._write_new_plan(back, take)
-        if plan.changed:
-            self._commit(plan, back)
-        return plan.taken, plan.empty
+        taken: list[int] = []
+        empty = True
+        for queue, ids in self._by_queue(back):
+            more, is_empty = self._settle(queue, ids, take - len(taken))
+            taken += more
+            empty &= is_empty
+        return taken, empty
 
-    def _commit(self, plan: Plan, back: tuple[int, ...]) -> None:
-        """Put the file of the last step in the place of ``toprocess``."""
-        step = self._last_step
-        beside = self.paths.toprocess_beside(self.farm, step)
+    def _by_queue(
+        self, give_back: Sequence[int]
+    ) -> Iterator[tuple[Queue, tuple[int, ...]]]:
+        """Each queue, in the order in which they are taken from, and what is its."""
+        first = self._first_added
+        yield self._toprocess, tuple(each for each in give_back if each < first)
+        if first < len(self._tasks):
+            yield self._added, tuple(each for each in give_back if each >= first)
+
+    def _settle(
+        self, queue: Queue, back: tuple[int, ...], take: int
+    ) -> tuple[list[int], bool]:
+        if not back and take <= 0:
+            queue.discard()
+            return [], queue.is_empty()
+        step = queue.settle(back, take)
+        if step.plan.changed:
+            self._commit(queue, step, back)
+        return step.plan.taken, step.plan.empty
+
+    def _commit(self, queue: Queue, step: Step, back: tuple[int, ...]) -> None:
+        """Put the file of a step in the place of the queue."""
+        plan, number = step
+        beside = self._steps.file(number)
         if plan.taken or back:
             event = Event(
-                take=plan.taken, put=back, via=step, failed=self._failed.size()
+                take=plan.taken, put=back, via=number, failed=self._failed.size()
             )
             self._member.claim.append_step(event, beside)
         try:
-            files.rename(beside, self.paths.toprocess)
+            files.rename(beside, queue.path)
         except StorageError as error:
             # The claim names the file, so it has to stay: it says "did not happen".
             self._stuck = error
@@ -307,74 +405,18 @@ class Workdir(JoinedWorkdir):
         self._member.claim.held.difference_update(back)
         self._member.claim.held.update(plan.taken)
 
-    def _find_prepared_plan(self, back: tuple[int, ...], take: int) -> Plan | None:
-        """The prepared plan if it is still right; its file is that of the last step."""
-        prepared = self._prepared
-        if prepared is None:
-            return None
-        plan = prepared.plan
-        fits = (
-            (prepared.give_back, prepared.take) == (back, take)
-            and not any(map(self._is_blocked, plan.taken))
-            # What was dropped may have been put back by its farm since.
-            and all(map(self._is_blocked, plan.dropped))
-            and self._is_unchanged(prepared)
-        )
-        if not fits:
-            self._discard_prepared()
-            return None
-        self._prepared = None
-        return plan
-
-    def _is_unchanged(self, prepared: Prepared) -> bool:
-        """Whether ``toprocess`` is still what the new one was made from."""
-        if files.find_version(self.paths.toprocess) != prepared.version:
-            return False
-        if prepared.version and prepared.version.size > LARGE_TOPROCESS:
-            # Nobody rewrites so much twice within one tick of the file's clock.
-            return True
-        return files.find_content(self.paths.toprocess) == prepared.content
-
-    def _write_new_plan(self, back: tuple[int, ...], take: int) -> Plan:
-        content = files.find_content(self.paths.toprocess)
-        plan = self._plan(content, back, take)
-        if plan.changed:
-            self._write_plan(plan)
-        return plan
-
-    def _plan(self, content: bytes | None, back: Sequence[int], take: int) -> Plan:
-        try:
-            if content is None:
-                return self._plan_first(back, take)
-            whole = mend_tail(content, self._tasks)
-            return plan_toprocess(whole, self._tasks, self._is_blocked, back, take)
-        except AlienTaskError as error:
-            raise StorageError(
-                f"a line of {self.paths.toprocess} is not of this tasklist (was the "
-                f"list edited while farmers work on it?): '{shorten(str(error))}'"
-            ) from error
-
     def _plan_first(self, back: Sequence[int], take: int) -> Plan:
         """No ``toprocess`` means: every task is to be processed."""
-        claimed = self._others.held_ids() | self._member.claim.held
-        ids = [taskid for taskid in self._finished.missing() if taskid not in claimed]
+        others = {each for each in self._others.held_ids() if each < self._first_added}
+        claimed = others | self._member.claim.held
+        ids = [
+            taskid
+            for taskid in self._finished.missing()
+            if taskid < self._first_added and taskid not in claimed
+        ]
         content = encode_lines(ids, self._tasks)
         plan = plan_toprocess(content, self._tasks, self._is_blocked, back, take)
-        dropped = [*plan.dropped, *self._others.held_ids()]
-        return plan._replace(changed=True, dropped=dropped)
-
-    def _write_plan(self, plan: Plan) -> None:
-        beside = self._next_beside()
-        files.write_beside(beside, plan.chunks, like=self.paths.toprocess)
-
-    def _next_beside(self) -> str:
-        self._last_step += 1
-        return self.paths.toprocess_beside(self.farm, self._last_step)
-
-    def _discard_prepared(self) -> None:
-        if self._prepared is not None:
-            step, self._prepared = self._prepared.step, None
-            files.remove(self.paths.toprocess_beside(self.farm, step))
+        return plan._replace(changed=True, dropped=[*plan.dropped, *others])
 
     def _is_blocked(self, taskid: int) -> bool:
         return (
@@ -383,13 +425,12 @@ class Workdir(JoinedWorkdir):
             or self._others.hold(taskid)
         )
 
-    def _toprocess_is_empty(self) -> bool:
-        try:
-            return os.stat(self.paths.toprocess).st_size == 0
-        except FileNotFoundError:
-            return self._finished.count == len(self._tasks)
-        except OSError as error:
-            raise files.storage_error("read", self.paths.toprocess, error) from error
+    def _is_all_finished(self) -> bool:
+        return self._finished.count == len(self._tasks)
+
+    def _discard_prepared(self) -> None:
+        self._toprocess.discard()
+        self._added.discard()
 
     # ---- claims ---------------------------------------------------------------------
 
@@ -407,7 +448,13 @@ class Workdir(JoinedWorkdir):
         lost = sorted(self._find_open(claim))
         if lost:
             self._put_back(claim, descriptor, lost)
-        self._member.remove(claim, len(lost))
+        if max(claim.journal.held, default=-1) >= len(self._tasks):
+            self._tell_once(
+                f"the dead farm {claim.farm} holds tasks that were added to the list "
+                "while this farm works: the next start takes them back"
+            )
+        else:
+            self._member.remove(claim, len(lost))
         return len(lost)
 
     def _find_open(self, claim: OtherClaim) -> dict[int, int]:
@@ -415,7 +462,7 @@ class Workdir(JoinedWorkdir):
         held = {
             taskid: size
             for taskid, size in claim.journal.held.items()
-            if taskid not in self._finished
+            if taskid < len(self._tasks) and taskid not in self._finished
         }
         younger = self._failed.find_younger(held)
         return {taskid: size for taskid, size in held.items() if taskid not in younger}
@@ -429,14 +476,19 @@ class Workdir(JoinedWorkdir):
 
     def _put_back(self, claim: OtherClaim, descriptor: int, lost: list[int]) -> None:
         leftovers = find_leftovers(self.paths, claim.farm)
-        steps = [claim.journal.last_step, *(step for _, _, step in leftovers)]
-        step = max(steps) + 1
-        beside = self.paths.toprocess_beside(claim.farm, step)
-        plan = self._plan(files.find_content(self.paths.toprocess), lost, 0)
-        files.write_beside(beside, plan.chunks, like=self.paths.toprocess)
-        line = encode_event(Event(put=lost, via=step))
-        files.append_to(descriptor, claim.path, line, sync=True)
-        files.rename(beside, self.paths.toprocess)
+        steps = Steps(self.paths, claim.farm)
+        steps.last = max([claim.journal.last_step, *(step for _, _, step in leftovers)])
+        for queue, ids in self._by_queue(lost):
+            if ids:
+                step = queue.put(steps, ids)
+                line = encode_event(Event(put=ids, via=step))
+                files.append_to(descriptor, claim.path, line, sync=True)
+                files.rename(steps.file(step), queue.path)
+
+    @property
+    def others_hold_tasks(self) -> bool:
+        """Whether a live claim of another farm holds any of this list's tasks."""
+        return any(taskid < len(self._tasks) for taskid in self._others.held_ids())
 
     # ---- looking, ending ------------------------------------------------------------
 
@@ -456,6 +508,7 @@ class Workdir(JoinedWorkdir):
             held=frozenset(self._member.claim.held),
             claimed=frozenset(self._others.held_ids()),
             toprocess=files.find_content(self.paths.toprocess),
+            added=files.find_content(self.paths.added),
         )
 
     def counts(self, survey: Survey) -> Counts:
@@ -464,10 +517,14 @@ class Workdir(JoinedWorkdir):
         total = len(self._tasks)
         queued = {
             taskid
-            for taskid in self._ids_queued(survey.toprocess)
+            for taskid in self._ids_queued(survey)
             if taskid < total and taskid not in finished
         }
-        claimed = {taskid for taskid in survey.claimed if taskid not in finished}
+        claimed = {
+            taskid
+            for taskid in survey.claimed
+            if taskid < total and taskid not in finished
+        }
         busy = survey.held | claimed
         queued -= busy
         failed = [
@@ -487,8 +544,13 @@ class Workdir(JoinedWorkdir):
             first_failed=tuple(sorted(failed)[:MOST_FAILED_NAMED]),
         )
 
-    def _ids_queued(self, content: bytes | None) -> Iterable[int]:
-        return range(len(self._tasks)) if content is None else parse_ids_only(content)
+    def _ids_queued(self, survey: Survey) -> Iterable[int]:
+        if survey.toprocess is None:
+            yield from range(self._first_added)
+        else:
+            yield from parse_ids_only(survey.toprocess)
+        if self._first_added < len(self._tasks):
+            yield from parse_ids_only(survey.added or b"")
 
     def close(self) -> bool:
         """Leave the workdir.  Lock held."""
@@ -497,6 +559,12 @@ class Workdir(JoinedWorkdir):
         finally:
             left_nothing = super().close()
         return left_nothing
+
+
+def _describe_added(count: int) -> str:
+    if count == 1:
+        return "1 task was added to the list since the last start: it runs too"
+    return f"{count} tasks were added to the list since the last start: they run too"
 
 
 def make_directories(path: str) -> Callable[[], None]:

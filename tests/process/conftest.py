@@ -5,6 +5,7 @@ Rules of this file: a fixture makes a place for a farm; what runs there the test
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,14 +34,17 @@ def create_place(
 def start_pool(
     tmp_path: Path, farm_environment: dict[str, str], farm_token: str
 ) -> Iterator[Callable[..., PoolDriver]]:
-    """Start a rank's pool: ``start_pool(workers=2, create_runner=None)``."""
+    """Start a rank's pool: ``start_pool(2, create_runner=None, limits=...)``."""
     started: list[PoolDriver] = []
 
     def start(
-        workers: int = 2, create_runner: CreateRunner | None = None
+        workers: int = 2,
+        create_runner: CreateRunner | None = None,
+        **definition: Any,
     ) -> PoolDriver:
         driver = PoolDriver(
-            tmp_path, farm_environment, farm_token, workers, create_runner
+            *(tmp_path, farm_environment, farm_token, workers, create_runner),
+            **definition,
         )
         started.append(driver)
         return driver

@@ -10,6 +10,7 @@ import signal
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mpifarm.pool import Pool, PoolDefinition, PoolEvent, WorkerLost
 from mpifarm.pool.definition import CreateRunner
@@ -28,6 +29,7 @@ class PoolDriver:
         token: str,
         workers: int = 2,
         create_runner: CreateRunner | None = None,
+        **definition: Any,
     ) -> None:
         self.logs = logs
         self.token = token
@@ -46,6 +48,7 @@ class PoolDriver:
                     os.fsencode(name): os.fsencode(value)
                     for name, value in environment.items()
                 },
+                **definition,
             )
         )
 

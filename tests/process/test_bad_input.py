@@ -279,14 +279,6 @@ def test_a_shortened_list_is_told(create_place):
     assert "only 2 tasks" in said
 
 
-def test_lines_added_at_the_end_are_told_as_such(create_place):
-    place = begun(create_place)
-    edit(place, *place.tasks, "echo new")
-    said = complaint(place)
-    assert "lines were added" in said
-    assert "--workdir" in said
-
-
 def test_an_edit_of_a_task_that_stands_in_no_file_is_found(create_place):
     place = begun(create_place)
     for name in ("finished", "failed", "toprocess"):

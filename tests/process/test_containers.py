@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.config import RunnerDefinition
+from mpifarm.config import RunnerDefinition, TaskLimits
 from mpifarm.runners import create_runner
+from mpifarm.task import Outcome
 from tests.process.pool_driver import PoolDriver
 from tests.support import TOKEN_VARIABLE
 
@@ -107,6 +108,7 @@ RUNNERS = {
     "podman": "PodmanRunner",
 }
 ALL = pytest.mark.parametrize("name", RUNNERS)
+NO_LIMITS = TaskLimits()
 
 
 class Runtime:
@@ -135,7 +137,7 @@ class Runtime:
         program.write_text(text or f"#!{sys.executable} -I\n{STAND_IN}")
         program.chmod(0o755)
 
-    def start(self, name, **options):
+    def start(self, name, limits=NO_LIMITS, **options):
         definition = RunnerDefinition(
             "box",
             f"mpifarm.containers.{RUNNERS[name]}",
@@ -147,6 +149,8 @@ class Runtime:
             self.token,
             workers=1,
             create_runner=lambda _: create_runner(definition),
+            limits=limits,
+            grace=0.3,
         )
         self.started.append(driver)
         return driver
@@ -284,6 +288,29 @@ def test_a_task_that_ignores_the_signal_dies_at_the_kill(runtime, name, is_asked
     driver.pool.kill()
     driver.collect_until(lambda: driver.pool.stopped, deadline=5)
     driver.collect_until(lambda: driver.commands() == [], deadline=1)
+
+
+@ALL
+def test_a_task_whose_time_is_over_dies_with_its_container_and_costs_no_worker(
+    runtime, name
+):
+    driver = runtime.start(name, limits=TaskLimits(timeout=1.0))
+    results = driver.run("trap '' TERM; sleep 1000 & sleep 1000; sleep 1000", "true")
+    outcomes = [results[taskid].outcome for taskid in (0, 1)]
+    assert outcomes == [Outcome.TIMED_OUT, Outcome.COMPLETED]
+    assert results[0].worker == results[1].worker
+    assert driver.commands() == []
+
+
+@ALL
+def test_processes_in_a_container_have_the_limit_of_memory(runtime, name):
+    driver = runtime.start(name, limits=TaskLimits(memory=200 * 2**20))
+    results = driver.run("ulimit -d", f"{sys.executable} -c 'bytearray(1 << 30)'")
+    assert driver.log(0) == "204800\n"
+    assert results[1].outcome is Outcome.OUT_OF_MEMORY
+    told = [word for words, _ in runtime.noted() for word in words if "ulimit=" in word]
+    limit = ["--ulimit=data=209715200:209715200"]
+    assert told == (2 * limit if name == "podman" else [])
 
 
 @ALL

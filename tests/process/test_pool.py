@@ -251,8 +251,13 @@ def test_a_log_says_which_signal_killed_the_command(pool):
 def test_a_log_that_cannot_be_opened_is_the_failure_of_its_task(pool):
     (pool.logs / "log_0").mkdir()
     (pool.logs / "log_1").symlink_to(pool.logs / "nowhere" / "else")
-    results = pool.run("true", "true", "true")
+    results = pool.run("touch ran", "touch ran", "true")
     assert [results[taskid].status for taskid in range(3)] == [1, 1, 0]
+    assert [results[taskid].note for taskid in range(3)] == [
+        f"not run: can't write {pool.logs}/log_0: Is a directory",
+        f"not run: can't write {pool.logs}/log_1: No such file or directory",
+        "",
+    ]
 
 
 def test_without_a_directory_for_logs_nothing_is_started_and_no_task_fails(pool):
@@ -277,8 +282,13 @@ def test_a_log_has_the_permissions_of_the_umask(start_pool):
 
 def test_a_log_on_a_full_disk_is_the_failure_of_its_task(pool):
     (pool.logs / "log_0").symlink_to("/dev/full")
-    results = pool.run("echo hi", "true")
-    assert [results[taskid].status for taskid in range(2)] == [1, 0]
+    (pool.logs / "log_1").symlink_to("/dev/full")
+    results = pool.run("echo hi", "kill -9 $$", "true")
+    assert [results[taskid].status for taskid in range(3)] == [1, -9, 0]
+    assert results[1].outcome is Outcome.FAILED
+    assert results[1].note == (
+        f"can't write the end of {pool.logs}/log_1: [Errno 28] No space left on device"
+    )
 
 
 # ---- runners ------------------------------------------------------------------------

@@ -292,6 +292,8 @@ def check_farm(command, desk):
 
 def _ranks_of(words: list[str]) -> int:
     """What -n of mpirun or -N of srun says."""
+    if "--" in words:  # of mpifarm supervise
+        words = words[words.index("--") + 1 :]
     if words[0] == "mpifarm":
         return 1
     return int(words[words.index("-n" if words[0] == "mpirun" else "-N") + 1])

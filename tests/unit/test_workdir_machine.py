@@ -27,12 +27,14 @@ from tests.unit.workdir_fakes import (
     full_disk,
 )
 
+MOST_TASKS = 20
 FARMS = st.sampled_from(["left", "right"])
 
 
 class SharedWorkdir(RuleBasedStateMachine):
     """Two mpifarms (which may be killed at any step, or find the disk full), one plain
-    farmer: a farm that does not run is started by the rule that needs it."""
+    farmer: a farm that does not run is started by the rule that needs it.  Lines are
+    added to the end of the list."""
 
     def __init__(self):
         super().__init__()
@@ -44,16 +46,20 @@ class SharedWorkdir(RuleBasedStateMachine):
         self.plain = PlainFarmer(self.site)
         self.farms: dict[str, Workdir] = {}
         self.recorded: set[int] = set()
+        self.settled = len(self.site.tasks)
+        """Tasks of the list as the last start has seen it; more are in no file yet."""
 
     def teardown(self):
         for workdir in self.farms.values():
             self.site.kill(workdir)
         last = self.site.open()
+        self.settled = len(self.site.tasks)
         while taken := last.transact((), (), 3).taken:
             assert not self.recorded & set(taken)
             last.transact([ended(taskid) for taskid in taken], (), 0)
         assert last.close()
         assert self.site.violations(self.plain.hand) == []
+        assert self.site.ids("added") == []
         assert not list((self.site.root / "claims").iterdir())
         assert not list(self.site.root.glob("toprocess.*"))
         for patch in self._patches:
@@ -63,6 +69,7 @@ class SharedWorkdir(RuleBasedStateMachine):
     def farm(self, name: str) -> Workdir:
         if name not in self.farms:
             self.farms[name] = self.site.open()
+            self.settled = len(self.site.tasks)
         return self.farms[name]
 
     @initialize(finished=st.sets(st.integers(0, 11), max_size=3))
@@ -102,6 +109,22 @@ class SharedWorkdir(RuleBasedStateMachine):
         ]
         fused = [taskid for each in judged for taskid in getattr(each, "ids", ())]
         return sorted({*lines.ids, *fused})
+
+    @precondition(lambda self: self.is_known() and len(self.site.tasks) < MOST_TASKS)
+    @rule(texts=st.lists(st.sampled_from(["new", "echo task 1", "1 new"]), max_size=3))
+    def lines_are_added(self, texts):
+        """Farms that work know the list as it was at their start."""
+        self.site.tasks += texts
+
+    def is_known(self) -> bool:
+        """Whether an mpifarm has seen the list before, and farmers have begun."""
+        names = ("fingerprint.json", "toprocess")
+        return all((self.site.root / name).exists() for name in names)
+
+    @precondition(lambda self: not self.plain.hand and self.is_known())
+    @rule()
+    def the_plain_farmer_is_started_again(self):
+        self.plain = PlainFarmer(self.site)
 
     @rule(name=FARMS, data=st.data())
     def a_farm_works(self, name, data):
@@ -165,7 +188,9 @@ class SharedWorkdir(RuleBasedStateMachine):
         if self.site.root.is_dir():
             # A plain farmer may pop what is finished: it puts such ids back itself.
             hand = self.plain.hand - set(self.finished())
-            violations = self.site.violations(hand)
+            new = range(self.settled, len(self.site.tasks))
+            unknown = {f"task {taskid} is lost: in no file" for taskid in new}
+            violations = set(self.site.violations(hand)) - unknown
             assert [each for each in violations if "timeline" not in each] == []
 
     @invariant()

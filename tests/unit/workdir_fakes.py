@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.workdir import Machine, Recorded, Workdir, files, find_violations
+from mpifarm.workdir import (
+    Machine,
+    Recorded,
+    Workdir,
+    WorkdirPaths,
+    files,
+    find_violations,
+)
+from mpifarm.workdir.claims import OtherClaims
 
 TASKS = [f"echo task {number}" for number in range(12)]
 
@@ -53,14 +61,20 @@ class Site:
 
         return Machine(host, boot, pid, find_start, lambda _: self.now)
 
-    def open(self, machine: Machine | None = None) -> Workdir:
+    def open(self, machine: Machine | None = None, *, remap: bool = False) -> Workdir:
         self.farms += 1
         machine = machine or self.machine(self.farms)
         lock = FakeLock(self.root / "lock")
         farm = f"{self.farms:08x}"
         try:
             return Workdir.open(
-                str(self.root), self.tasks, lock, farm, lambda: self.now, machine
+                str(self.root),
+                list(self.tasks),  # which may be edited while the farm works
+                lock,
+                farm,
+                lambda: self.now,
+                machine,
+                remap=remap,
             )
         except BaseException:
             self.dead.add(machine.pid)
@@ -84,7 +98,21 @@ class Site:
         (self.root / name).write_text(self.lines(ids))
 
     def violations(self, in_hand: Iterable[int] = ()) -> list[str]:
-        return find_violations(str(self.root), self.tasks, set(in_hand))
+        """What `find_violations` finds, and what is in ``added`` and elsewhere too."""
+        hand = set(in_hand)
+        added = set(self.ids("added")) - set(self.ids("finished"))
+        others = hand | set(self.ids("toprocess")) | self.claimed()
+        found = find_violations(str(self.root), self.tasks, hand)
+        in_added = {f"task {taskid} is lost: in no file" for taskid in added}
+        twice = [
+            f"task {taskid} is in added and elsewhere" for taskid in added & others
+        ]
+        return [each for each in found if each not in in_added] + twice
+
+    def claimed(self) -> set[int]:
+        claims = OtherClaims(WorkdirPaths(str(self.root)), farm="")
+        claims.look()
+        return claims.held_ids()
 
     def files(self) -> dict[str, bytes]:
         return {
@@ -95,18 +123,23 @@ class Site:
 
 
 class PlainFarmer:
-    """PyTaskFarmer's moves, as its ``task.py`` makes them."""
+    """PyTaskFarmer's moves, as its ``task.py`` makes them.
 
-    def __init__(self, site: Site) -> None:
+    It knows the first `known` tasks: those of the list when it was started.
+    """
+
+    def __init__(self, site: Site, known: int | None = None) -> None:
         self.site = site
+        self.known = len(site.tasks) if known is None else known
         self.hand: set[int] = set()
 
     def read(self) -> set[int]:
         if (self.site.root / "toprocess").exists():
             return set(self.site.ids("toprocess"))
-        return set(range(len(self.site.tasks)))
+        return set(range(self.known))
 
     def write(self, ids: set[int]) -> None:
+        assert max(ids, default=-1) < self.known, "it would die half-way through this"
         self.site.write("toprocess", sorted(ids))
 
     def pop(self) -> int | None:

@@ -1,0 +1,283 @@
+"""Disks that give way for a while: the farm holds its results and tries again.
+
+Rules of this file: a full disk is a small tmpfs, a read-only one a mount over the
+workdir, and only root can have them; what a file server answers comes from a stand-in
+(`failing.py`), which Python loads into the farm before anything else.
+"""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support import survivors, wait_until
+
+CAN_NOT = "; trying again for "
+CAN_AGAIN = "can be written again"
+
+STAND_IN = """\
+import errno, json, os
+
+CONTROL = os.environ["FARM_TEST_FAILING"]
+WORKDIR = os.environ["FARM_TEST_FAILING_IN"]
+
+
+def path_of(where, others):
+    if isinstance(where, int):
+        where = os.readlink(f"/proc/self/fd/{where}")
+    return os.fspath(where)
+
+
+def failing(name, call):
+    def fails(where, *others, **options):
+        if os.path.exists(CONTROL):
+            error, calls = json.load(open(CONTROL))
+            path = path_of(where, others)
+            if name in calls and path.startswith(WORKDIR) and "/logs" not in path:
+                number = getattr(errno, error)
+                raise OSError(number, os.strerror(number), path)
+        return call(where, *others, **options)
+
+    return fails
+
+
+for name in ("pwrite", "fsync", "rename", "open", "utime", "unlink", "ftruncate"):
+    setattr(os, name, failing(name, getattr(os, name)))
+"""
+
+WRITES = ["pwrite", "fsync", "rename", "utime", "unlink", "ftruncate"]
+
+
+def notes_ids(count, seconds=0.05):
+    """Commands that note their ids outside of the workdir."""
+    return [f"echo $PROC_NUMBER >> starts; sleep {seconds}"] * count
+
+
+def started(place):
+    return Counter(map(int, place.notes("starts")))
+
+
+def assert_it_went_on_as_if_nothing_had_been(place, farm, count):
+    assert farm.wait() == 0, farm.text()
+    assert farm.text().count(CAN_NOT) == 1, farm.text()
+    assert farm.text().count(CAN_AGAIN) == 1, farm.text()
+    assert "Traceback" not in farm.text()
+    assert started(place) == dict.fromkeys(range(count), 1)
+    assert sorted(place.ids("finished")) == list(range(count))
+    assert sorted(event["name"] for event in place.timeline()) == sorted(place.tasks)
+    assert place.violations() == []
+    assert place.claims() == []
+    assert not list(place.workdir.glob("toprocess.*"))
+
+
+def assert_it_stopped_and_the_next_start_finishes(place, farm, farm_token, count):
+    assert farm.wait() == 75, farm.text()
+    assert farm.text().count(CAN_NOT) == 1, farm.text()
+    assert "Traceback" not in farm.text()
+    assert "-" not in next(e for e in farm.text().splitlines() if "with others" in e)
+    wait_until(lambda: not survivors(farm_token), 5)
+    violations = [each for each in place.violations() if "timeline" not in each]
+    assert violations == []
+    assert place.content("failed") == b""
+    recorded, before = set(place.ids("finished")), started(place)
+    told = told_as_unrecorded(farm)
+    assert told
+    assert not told & recorded
+    assert place.run() == 0
+    again = set(started(place) - before)
+    assert not again & recorded
+    assert told <= again
+    assert sorted(place.ids("finished")) == list(range(count))
+    assert place.violations() == []
+    assert place.claims() == []
+
+
+def told_as_unrecorded(farm):
+    """The ids that the farm says could not be recorded, but for "and 5 more"."""
+    said = [e for e in farm.text().splitlines() if "could not be recorded" in e]
+    words = " ".join(e.partition(" and ")[0] for e in said).replace(",", "").split()
+    return {int(word) for word in words if word.isdigit()}
+
+
+# ---- what a file server answers -----------------------------------------------------
+
+
+class Server:
+    """The stand-in in a farm, and what it answers now."""
+
+    def __init__(self, place, directory):
+        directory.mkdir()
+        (directory / "sitecustomize.py").write_text(STAND_IN)
+        self._control = directory / "control"
+        path = os.pathsep.join(
+            filter(None, [str(directory), place.environment.get("PYTHONPATH")])
+        )
+        self.environment = {
+            "PYTHONPATH": path,
+            "FARM_TEST_FAILING": str(self._control),
+            "FARM_TEST_FAILING_IN": str(place.workdir),
+        }
+
+    def fail(self, error, calls):
+        beside = self._control.with_suffix(".new")
+        beside.write_text(json.dumps([error, calls]))
+        beside.rename(self._control)
+
+    def recover(self):
+        self._control.unlink()
+
+
+@pytest.fixture
+def create_server(tmp_path):
+    return lambda place: Server(place, tmp_path / "stand-in")
+
+
+FAILURES = [
+    ("EIO", WRITES),
+    ("EDQUOT", ["pwrite"]),
+    ("ESTALE", ["open"]),
+    ("EROFS", ["pwrite", "rename", "utime", "unlink", "ftruncate"]),
+    ("EIO", ["fsync"]),
+    ("ENOSPC", ["rename"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"), FAILURES, ids=[f"{e} at {len(c)}" for e, c in FAILURES]
+)
+def test_a_server_that_comes_back_in_time_is_told_and_no_more(
+    create_place, create_server, error, calls
+):
+    # a new toprocess is renamed only where more tasks are left than 2 s of work
+    count, seconds = (900, 0) if calls == ["rename"] else (60, 0.05)
+    place = create_place(notes_ids(count, seconds))
+    server = create_server(place)
+    farm = place.start("--proc", "4", "--grace", "20", env=server.environment)
+    wait_until(lambda: len(place.ids("finished")) >= 8)
+    server.fail(error, calls)
+    wait_until(lambda: CAN_NOT in farm.text() or farm.has_ended())
+    before = len(place.notes("starts"))
+    # its workers go on with what they have; the farm goes on trying
+    wait_until(lambda: len(place.notes("starts")) > before or farm.has_ended(), 1)
+    server.recover()
+    assert os.strerror(getattr(errno, error)) in farm.text()
+    assert_it_went_on_as_if_nothing_had_been(place, farm, count)
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [("EIO", WRITES), ("EDQUOT", ["pwrite"]), ("EIO", ["fsync", "ftruncate"])],
+    ids=["all", "quota", "sync"],
+)
+def test_a_server_that_does_not_come_back_stops_the_farm_with_75(
+    create_place, create_server, farm_token, error, calls
+):
+    place = create_place(notes_ids(60))
+    server = create_server(place)
+    farm = place.start("--proc", "4", "--grace", "1", env=server.environment)
+    wait_until(lambda: len(place.ids("finished")) >= 8)
+    begun = time.monotonic()
+    server.fail(error, calls)
+    assert farm.wait() == 75, farm.text()
+    assert time.monotonic() - begun < 8
+    server.recover()
+    assert_it_stopped_and_the_next_start_finishes(place, farm, farm_token, 60)
+
+
+# ---- real file systems --------------------------------------------------------------
+
+
+def mount(*arguments: str | Path) -> None:
+    command = ["mount", *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        pytest.skip(f"can't mount: {ended.stderr.strip()}")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 2 MiB."""
+    if os.getuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root can mount a tmpfs")
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", path)
+    yield path
+    while os.path.ismount(path):
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def place_on(create_place, disk, count):
+    place = create_place([f"{each} # {'a' * 300}" for each in notes_ids(count)])
+    (disk / "workdir").mkdir()
+    place.workdir.symlink_to(disk / "workdir")
+    return place
+
+
+def fill(disk):
+    """Leave no free block."""
+    with (disk / "filler").open("ab", buffering=0) as filler:
+        try:
+            while filler.write(b"x" * 4096):
+                pass
+        except OSError:
+            return
+
+
+def test_a_full_disk_that_gets_room_in_time_is_told_and_no_more(create_place, disk):
+    place = place_on(create_place, disk, 80)
+    farm = place.start("--proc", "4", "--grace", "20")
+    wait_until(lambda: len(place.ids("finished")) >= 8)
+    fill(disk)
+    wait_until(lambda: CAN_NOT in farm.text() or farm.has_ended())
+    (disk / "filler").unlink()
+    assert "No space left on device" in farm.text()
+    assert_it_went_on_as_if_nothing_had_been(place, farm, 80)
+
+
+def become_read_only(disk):
+    """What is open stays open, as when a server fences a client off."""
+    beside = disk.with_name("read-only")
+    beside.mkdir()
+    mount("--bind", disk, beside)
+    mount("-o", "remount,bind,ro", beside)
+    mount("--bind", beside, disk)
+    subprocess.run(["umount", "-l", str(beside)], check=True)
+
+
+def test_a_disk_that_is_read_only_for_a_while_is_told_and_no_more(create_place, disk):
+    place = place_on(create_place, disk, 80)
+    farm = place.start("--proc", "4", "--grace", "20")
+    wait_until(lambda: len(place.ids("finished")) >= 8)
+    become_read_only(disk)
+    wait_until(lambda: CAN_NOT in farm.text() or farm.has_ended())
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+    assert "Read-only file system" in farm.text()
+    assert farm.wait() in (0, 75), farm.text()
+    # a task whose log could not be made in between is no failure either
+    assert place.content("failed") == b""
+    if farm.wait() == 75:
+        assert place.run() == 0
+    assert sorted(place.ids("finished")) == list(range(80))
+    assert place.violations() == []
+
+
+def test_a_disk_that_is_read_only_from_the_start_is_told_in_one_sentence(
+    create_place, disk
+):
+    place = place_on(create_place, disk, 3)
+    become_read_only(disk)
+    farm = place.start()
+    assert farm.wait() == 2
+    assert len([e for e in farm.text().splitlines() if "Read-only" in e]) <= 1
+    assert "Traceback" not in farm.text()
+    assert not started(place)
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+    assert list((disk / "workdir").iterdir()) == []
+    assert place.run() == 0

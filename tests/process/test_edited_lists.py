@@ -1,0 +1,201 @@
+"""Lists that were edited between two starts, or while farmers work on them.
+
+Rules of this file: each command notes its own start, so that what ran, and how often,
+is known without asking a farmer.
+"""
+
+import signal
+from collections import Counter
+
+from tests.support import wait_until
+
+
+def create_list(create_place, count, seconds=0.0):
+    """Each command notes its id; it takes `seconds`."""
+    place = create_place()
+    place.script("mark", 'echo "$1" >> starts', f"exec sleep {seconds}")
+    write_list(place, range(count))
+    return place
+
+
+def write_list(place, names):
+    """The list with a line for each name, replaced as editors do it."""
+    beside = place.directory / "tasks.new"
+    mark = place.directory / "mark"
+    beside.write_text("".join(f"{mark} {name}\n" for name in names))
+    beside.rename(place.tasklist)
+
+
+def often(place):
+    """How often each name has been started."""
+    return Counter(place.notes("starts"))
+
+
+def each_once(names):
+    return Counter(map(str, names))
+
+
+# ---- lines added at the end ---------------------------------------------------------
+
+
+def test_lines_added_after_a_list_was_done_run_at_the_next_start(create_place):
+    place = create_list(create_place, 3)
+    assert place.run() == 0
+    write_list(place, range(5))
+    farm = place.start()
+    assert farm.wait() == 0
+    assert "2 tasks were added to the list since the last start: they run too" in (
+        farm.text()
+    )
+    assert often(place) == each_once(range(5))
+    assert sorted(place.ids("finished")) == [0, 1, 2, 3, 4]
+    assert place.result()["tasks"]["total"] == 5
+    assert place.violations() == []
+
+
+def test_a_farm_that_is_killed_while_it_does_them_loses_none(create_place):
+    place = create_list(create_place, 4, seconds=0.05)
+    assert place.run() == 0
+    write_list(place, range(30))
+    farm = place.start("--proc", "2")
+    place.await_notes("starts", 10)
+    place.kill(farm)
+    assert place.content("toprocess") == b""
+    assert place.run() == 0
+    assert sorted(place.ids("finished")) == list(range(30))
+    assert max(often(place).values()) <= 2
+    assert place.violations() == []
+
+
+def test_what_a_stop_gives_back_of_them_is_not_in_toprocess(create_place):
+    place = create_list(create_place, 2, seconds=0.05)
+    assert place.run() == 0
+    write_list(place, range(40))
+    farm = place.start("--proc", "2")
+    place.await_notes("starts", 10)
+    farm.send_signal(signal.SIGUSR1)
+    assert farm.wait(10) == 75
+    assert place.ids("toprocess") == []
+    assert len(place.ids("added")) >= 20
+    assert place.run() == 0
+    assert sorted(place.ids("finished")) == list(range(40))
+    assert place.violations() == []
+
+
+def test_lines_may_be_added_while_a_farm_works_and_a_second_one_does_them(create_place):
+    place = create_list(create_place, 60, seconds=0.05)
+    first = place.start("--proc", "2", name="first")
+    place.await_notes("starts", 5)
+    write_list(place, range(70))
+    second = place.start("--proc", "2", name="second")
+    assert first.wait() in (0, 3)
+    assert second.wait() in (0, 3)
+    assert place.run() == 0
+    assert often(place) == each_once(range(70))
+    assert "10 tasks were added" in second.text()
+    for farm in (first, second):
+        assert "odd line" not in farm.text()
+        assert "Traceback" not in farm.text()
+    assert place.violations() == []
+
+
+def test_a_plain_farmer_of_the_shorter_list_works_on_beside(create_place, plain_farmer):
+    place = create_list(create_place, 100, seconds=0.05)
+    # mpifarm has seen the list before it grows
+    early = place.start("--proc", "2", name="early")
+    place.await_notes("starts", 5)
+    early.send_signal(signal.SIGUSR1)
+    assert early.wait(10) == 75
+    began = often(place)
+    plain = place.start_plain(plain_farmer, "--proc", "2")
+    wait_until(lambda: len(often(place)) >= len(began) + 5)
+    write_list(place, range(130))
+    farm = place.start("--proc", "2")
+    wait_until(lambda: len(place.content("added")) > 0)
+    assert plain.wait() == 0
+    assert farm.wait() in (0, 3)
+    assert "Error" not in plain.text()
+    assert place.run() == 0
+    assert sorted(place.ids("finished")) == list(range(130))
+    twice = often(place) - each_once(range(130))
+    # what the first farm was stopped in
+    assert set(twice) <= set(began)
+    assert sum(twice.values()) <= 6
+    assert place.violations(alone=False) == []
+
+
+def test_a_plain_farmer_of_the_longer_list_leaves_the_added_ones_to_mpifarm(
+    create_place, plain_farmer
+):
+    place = create_list(create_place, 10, seconds=0.02)
+    farm = place.start("--proc", "1")
+    place.await_notes("starts", 2)
+    farm.send_signal(signal.SIGUSR1)
+    assert farm.wait(10) == 75
+    write_list(place, range(14))
+    drain = place.workdir / "drain"
+    drain.touch()
+    assert place.run() == 75
+    drain.unlink()
+    assert place.start_plain(plain_farmer, "--proc", "2").wait() == 0
+    assert sorted(place.ids("finished")) == list(range(10))
+    assert place.run() == 0
+    assert sorted(place.ids("finished")) == list(range(14))
+    assert place.violations() == []
+
+
+# ---- any other edit -----------------------------------------------------------------
+
+
+def test_remap_runs_only_what_is_new_or_was_changed(create_place):
+    place = create_list(create_place, 6)
+    assert place.run() == 0
+    write_list(place, ["front", 5, 1, 2, "changed", 4, "end"])
+    refused = place.start()
+    assert refused.wait() == 2
+    assert "--remap" in refused.text()
+    farm = place.start("--remap")
+    assert farm.wait() == 0
+    assert (
+        "--remap: of 7 lines now, 4 were finished before, 0 failed, 3 run; 2 that had "
+        "finished are not in the list any more"
+    ) in farm.text()
+    assert often(place) == each_once([*range(6), "front", "changed", "end"])
+    assert sorted(place.ids("finished")) == list(range(7))
+    assert len(place.attempts()) == 7
+    assert place.violations() == []
+    (kept,) = place.workdir.glob("before-remap-*")
+    assert len((kept / "finished").read_text().splitlines()) == 6
+    assert place.run() == 0
+
+
+def test_remap_keeps_each_log_with_its_task(create_place):
+    place = create_place(["echo one", "echo two", "echo three; exit 3"])
+    assert place.run() == 1
+    place.tasklist.write_text("echo three; exit 3\necho new\necho one\n")
+    assert place.run("--remap") == 1
+    assert [place.log(taskid) for taskid in range(3)] == ["three\n", "new\n", "one\n"]
+    assert place.ids("failed") == [0]
+
+
+def test_remap_of_a_list_that_was_not_edited_changes_nothing(create_place):
+    place = create_list(create_place, 3)
+    assert place.run() == 0
+    before = place.content("finished")
+    farm = place.start("--remap")
+    assert farm.wait() == 0
+    assert "--remap" not in farm.text()
+    assert place.content("finished") == before
+    assert not list(place.workdir.glob("before-remap-*"))
+
+
+def test_remap_is_refused_while_a_farm_works(create_place):
+    place = create_list(create_place, 4, seconds=5)
+    farm = place.start("--proc", "4")
+    place.await_notes("starts", 4)
+    write_list(place, ["front", *range(4)])
+    refused = place.start("--remap", name="refused")
+    assert refused.wait() == 2
+    assert "is at work there: end it first" in refused.text()
+    farm.send_signal(signal.SIGTERM)
+    assert farm.wait(10) == 75
