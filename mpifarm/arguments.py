@@ -622,16 +622,13 @@ LEAST_MEMORY = 2**26
 """What Python and a worker need themselves, and more."""
 
 
-
 def _memory(word: str) -> int:
     found = _MEMORY.fullmatch(word)
     if found is None:
         raise _usage_error(f"--task-memory takes bytes, as 500M or 4G, not {word!r}")
     memory = int(float(found[1]) * _UNITS[found[2].upper()])
     if memory < LEAST_MEMORY:
-        raise _usage_error(
-            f"--task-memory {word} is too little: it takes 64M or more"
-        )
+        raise _usage_error(f"--task-memory {word} is too little: it takes 64M or more")
     return memory
 
 

@@ -30,7 +30,7 @@ from mpifarm.rank import RankLoop, RankParts, RankPhase
 from mpifarm.report import Tally, progress_line
 from mpifarm.task import Outcome, Result
 from mpifarm.waiting import Clock, Waiter
-from mpifarm.workdir import JoinedWorkdir, Recorded
+from mpifarm.workdir import ClaimLostError, JoinedWorkdir, Recorded
 
 HEARTBEAT_SECONDS = 10.0
 LOOK_SECONDS = 1.0
@@ -63,6 +63,8 @@ class Patience:
 
     def is_over(self, error: StorageError, now: float) -> bool:
         """It has failed (again); whether to give up."""
+        if isinstance(error, ClaimLostError):
+            return True
         if self._since is None:
             self._since = now
             if self._seconds > 0:
@@ -203,6 +205,9 @@ class Conductor:
         self._transaction = transaction
         self._wanted_since = self._clock.now
         self._records = [self._record(*each) for each in transaction.results]
+        self._prepare(transaction)
+
+    def _prepare(self, transaction: Transact) -> None:
         self.workdir.prepare(self._records, transaction.give_back, transaction.take)
 
     def _transact(self) -> bool:
@@ -221,6 +226,8 @@ class Conductor:
             self._wanted_since = self._clock.now
             if self._patience.is_over(error, self._clock.now):
                 self._fail(error)
+            else:
+                self._prepare(self._transaction)
         return True
 
     def _write(self, transaction: Transact) -> None:
@@ -231,7 +238,7 @@ class Conductor:
         self._patience.note_success()
         empty = done.empty
         if take and empty and not done.taken:
-            empty = not self.workdir.reclaim_dead()
+            empty = not self._reclaim_dead()
         for rank, result in transaction.results:
             self._count(rank, result)
         self._clock.step()
@@ -242,6 +249,14 @@ class Conductor:
             others=self.workdir.others_hold_tasks,
             cost=done.seconds,
         )
+
+    def _reclaim_dead(self) -> int:
+        try:
+            return self.workdir.reclaim_dead()
+        except StorageError as error:
+            # The transaction itself is on disk, and the next start looks again.
+            self.workdir.notes.append(str(error))
+            return 0
 
     def _record(self, rank: int, result: Result) -> Recorded:
         return Recorded(
@@ -263,7 +278,6 @@ class Conductor:
                 f"counts as failed: {MOST_LOST} times its worker or its rank was "
                 "killed while it ran (did it kill its parent, or did memory run out?)"
             )
-            self._voice.say(f"task {result.taskid} {why}")
             self.workdir.note_in_log(result.taskid, why)
         if self._verbose:
             self._voice.say(

@@ -9,11 +9,12 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 from mpifarm.classes import in_one_line
 from mpifarm.conductor import Conductor
-from mpifarm.config import FarmDefinition, RunnerDefinition, Settings
+from mpifarm.config import FarmDefinition, Policy, RunnerDefinition, Settings
 from mpifarm.coordinator import Coordinator, Crew
 from mpifarm.cpus import (
     binding_warning,
@@ -244,6 +245,12 @@ class Commands(Sequence[str]):
         )
 
 
+def _policy(settings: Settings, workdir: JoinedWorkdir) -> Policy:
+    """The canary has sung where tasks have finished already."""
+    finished, _ = workdir.recorded
+    return replace(settings.policy, canary=0) if finished else settings.policy
+
+
 def _on_the_monotonic_clock(epoch: float | None) -> float | None:
     return None if epoch is None else time.monotonic() + epoch - time.time()
 
@@ -273,7 +280,7 @@ def _create_conductor(
         definition,
         _crew(parts),
         parts.begun,
-        policy=settings.policy,
+        policy=_policy(settings, workdir),
         timeout=settings.timeout,
         deadline=_on_the_monotonic_clock(settings.policy.deadline),
         waits_for_others=parts.waits_for_others,

@@ -220,6 +220,7 @@ class RankLoop:
         """Whether leases may wait in the pipes of workers."""
         self._heard_at = now
         self._kill_at = float("inf")
+        self._pool_gone = False
         self._refused_since: float | None = None
         """When leases began to be refused, with no task's end since."""
         self._feed_at = float("-inf")
@@ -253,6 +254,9 @@ class RankLoop:
 
     def _repeat_phase(self) -> None:
         """What the old coordinator had decided, in words that the new one knows."""
+        if self._pool_gone:
+            self._send(PoolLost())
+            return
         if self.phase is RankPhase.DRAINING:
             self._send(SignalSeen(signal.SIGUSR2))
         if self.phase in {RankPhase.STOPPING, RankPhase.STOPPED}:
@@ -469,6 +473,7 @@ class RankLoop:
         self._queue.clear()
         self._report(now)
         self.phase = RankPhase.STOPPED
+        self._pool_gone = True
         self._send(PoolLost())
 
     def _feed(self) -> None:

@@ -28,7 +28,9 @@ TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     TaskState.LEASED: frozenset(
         {TaskState.ENDED, TaskState.QUEUED, TaskState.RETURNING}
     ),
-    TaskState.ENDED: frozenset({TaskState.WRITING, TaskState.RETURNING}),
+    TaskState.ENDED: frozenset(
+        {TaskState.WRITING, TaskState.RETURNING, TaskState.QUEUED}
+    ),
     TaskState.WRITING: frozenset(),
     TaskState.RETURNING: frozenset(),
 }

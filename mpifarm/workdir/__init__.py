@@ -5,7 +5,7 @@ Rules of this package: rank 0 uses a `JoinedWorkdir`, which is a `Workdir`, or a
 parts.  All that is written is written in `files`.
 """
 
-from mpifarm.workdir.claims import Machine, this_machine
+from mpifarm.workdir.claims import ClaimLostError, Machine, this_machine
 from mpifarm.workdir.foreign import ForeignWorkdir, OwnStateList
 from mpifarm.workdir.invariants import find_violations
 from mpifarm.workdir.joined import JoinedWorkdir
@@ -20,6 +20,7 @@ from mpifarm.workdir.records import (
 from mpifarm.workdir.workdir import Workdir, make_directories, make_root
 
 __all__ = [
+    "ClaimLostError",
     "Counts",
     "ForeignWorkdir",
     "HeldLock",

@@ -95,10 +95,12 @@ def parse_fingerprint(content: bytes) -> Fingerprint | None:
             return None
         count, prefixes = record["count"], tuple(record["prefixes"])
         first_added = record.get("first_added", count)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    if not isinstance(count, int) or len(prefixes) != -(-count // BLOCK):
+    if type(count) is not int or count < 0 or len(prefixes) != -(-count // BLOCK):
         return None
-    if not isinstance(first_added, int) or not 0 <= first_added <= count:
+    if type(first_added) is not int or not 0 <= first_added <= count:
+        return None
+    if not all(isinstance(prefix, str) for prefix in prefixes):
         return None
     return Fingerprint(count, prefixes, first_added)

@@ -165,6 +165,7 @@ class Membership:
         Its temporary files go last: those that its journal names say "did not happen"
         as long as there is a journal.
         """
+        files.settle_names(self.paths.root)
         files.remove(claim.path)
         for path, _, _ in find_leftovers(self.paths, claim.farm):
             files.remove(path)
@@ -198,9 +199,11 @@ class Membership:
             if self.claim.held:
                 return False
             self.claim.check()
+            files.settle_names(self.paths.root)
             files.remove(self.claim.path)
-            for path, _, _ in find_leftovers(self.paths, self.farm):
-                files.remove(path)
+            with suppress(StorageError):  # The next start removes what is left.
+                for path, _, _ in find_leftovers(self.paths, self.farm):
+                    files.remove(path)
         finally:
             self.claim.end()
         return True

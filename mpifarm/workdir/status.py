@@ -36,6 +36,10 @@ class AlienLine(NamedTuple):
     text: str
 
 
+_MOST_DIGITS = 18
+"""Of an id; Python refuses to read numbers of more than 4 300."""
+
+
 def encode_text(text: str) -> bytes:
     """The text of a task as it stands in the files."""
     return text.encode("utf-8", "surrogateescape")
@@ -66,7 +70,7 @@ def parse_status(content: bytes, tasks: Sequence[str]) -> StatusLines:
         # isdecimal alone lets other scripts' digits and leading zeros through, which
         # the two conditions behind it sort out for next to nothing.
         if head.isdecimal() and head.isascii() and (head[0] != "0" or head == "0"):
-            taskid = int(head)
+            taskid = int(head[:_MOST_DIGITS])
             if taskid < count and tasks[taskid] == text:
                 ids.append(taskid)
                 continue
@@ -75,7 +79,7 @@ def parse_status(content: bytes, tasks: Sequence[str]) -> StatusLines:
     return StatusLines(ids, odd, tail)
 
 
-_LEADING_ID = re.compile(rb"^(?:0|[1-9][0-9]*)(?= )", re.MULTILINE)
+_LEADING_ID = re.compile(rb"^(?:0|[1-9][0-9]{0,17})(?= )", re.MULTILINE)
 
 
 def parse_ids_only(content: bytes) -> list[int]:
@@ -86,9 +90,14 @@ def parse_ids_only(content: bytes) -> list[int]:
 def find_id(line: bytes) -> int | None:
     """The id that a line begins with, if it begins with one and a space."""
     head, space, _ = line.partition(b" ")
-    if not space or not head.isdigit() or (head[:1] == b"0" and head != b"0"):
-        return None
-    return int(head)
+    return parse_id(head) if space else None
+
+
+def parse_id(digits: bytes) -> int | None:
+    """The number, if it is written as an id is."""
+    zeros = digits[:1] == b"0" and digits != b"0"
+    fits = digits.isdigit() and len(digits) <= _MOST_DIGITS
+    return int(digits) if fits and not zeros else None
 
 
 def parse_line(line: bytes, tasks: Sequence[str]) -> int | None:
@@ -163,21 +172,29 @@ def _whole_endings(line: bytes, tasks: Sequence[str]) -> list[tuple[int, int]]:
     space = line.find(b" ")
     while space >= 0:
         start = space
-        while start > 1 and line[start - 1 : start].isdigit():
+        least = max(1, space - _MOST_DIGITS)
+        while start > least and line[start - 1 : start].isdigit():
             start -= 1
-            taskid = parse_line(line[start:], tasks)
-            if taskid is not None:
+            taskid = parse_id(line[start:space])
+            if taskid is not None and _is_text_behind(line, space, taskid, tasks):
                 endings.append((start, taskid))
         space = line.find(b" ", space + 1)
     return endings
+
+
+def _is_text_behind(line: bytes, space: int, taskid: int, tasks: Sequence[str]) -> bool:
+    # A line of a million numbers must not be compared a million times.
+    length = len(line) - space - 1
+    most = 4 * len(tasks[taskid]) if taskid < len(tasks) else -1
+    return length <= most and encode_text(tasks[taskid]) == line[space + 1 :]
 
 
 def _is_beginning(line: bytes, tasks: Sequence[str]) -> bool:
     """Whether some task's line begins so, and goes on."""
     line = line.rstrip(b"\0")
     if b" " not in line:
-        zeros = line[:1] == b"0" and line != b"0"
-        return line.isdigit() and not zeros and int(line) < len(tasks)
+        taskid = parse_id(line)
+        return taskid is not None and taskid < len(tasks)
     taskid = _find_known_id(line, tasks)
     return taskid is not None and encode_line(taskid, tasks).startswith(line)
 

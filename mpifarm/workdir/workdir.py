@@ -12,6 +12,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from mpifarm.errors import InputError, StorageError
 from mpifarm.workdir import files
@@ -35,6 +36,7 @@ from mpifarm.workdir.opening import (
     shorten,
 )
 from mpifarm.workdir.paths import WorkdirPaths
+from mpifarm.workdir.progress import Progress
 from mpifarm.workdir.queues import AddedQueue, Queue, SharedQueue, Step, Steps
 from mpifarm.workdir.records import (
     Counts,
@@ -55,6 +57,14 @@ from mpifarm.workdir.toprocess import Plan, find_place, plan_toprocess
 LOCK_TIMEOUT = 60.0
 MOST_FAILED_NAMED = 10
 _ORPHAN_FARM = re.compile(r"[0-9a-f]{8,}")
+
+
+class OpenStep(NamedTuple):
+    """A step that was to happen by the renaming of `beside`: that file tells."""
+
+    beside: str
+    taken: list[int]
+    back: tuple[int, ...]
 
 
 class Workdir(JoinedWorkdir):
@@ -85,7 +95,11 @@ class Workdir(JoinedWorkdir):
         self._first_added = len(tasks)
         """From this id on, tasks go through ``added``."""
         self._prepare_seconds = 0.0
-        self._stuck: StorageError | None = None
+        self._progress = Progress()
+        self._open_step: OpenStep | None = None
+        self._taken: list[int] = []
+        """Taken by the transaction under way, and not told yet."""
+        self._met_others = False
         self._told: set[str] = set()
 
     # ---- joining --------------------------------------------------------------------
@@ -285,7 +299,8 @@ class Workdir(JoinedWorkdir):
         The next `transact` with the same arguments uses it, unless others have changed
         what it was made from.
         """
-        self._discard_prepared()
+        with suppress(StorageError):
+            self._discard_prepared()
         begun = time.perf_counter()
         for queue, back in self._by_queue(give_back):
             take -= queue.prepare(back, take)
@@ -296,24 +311,28 @@ class Workdir(JoinedWorkdir):
     ) -> Transacted:
         """Record results, put ids back, take up to `take` new ones.  Lock held."""
         begun = time.perf_counter()
-        self._member.check_held([*(each.taskid for each in results), *give_back])
+        ids = [*(each.taskid for each in results), *give_back]
+        self._member.check_held(self._progress.left("strike", ids))
         self._member.claim.check()
         self._look()
         self._record(results)
         taken, empty = self._exchange(give_back, take)
+        self._progress.forget()
         prepare_seconds, self._prepare_seconds = self._prepare_seconds, 0.0
         seconds = time.perf_counter() - begun
         return Transacted(taken, empty, seconds + prepare_seconds)
 
     def _look(self) -> None:
         """Learn what others have done."""
-        looks = (self._finished.look(), self._failed.look())
-        self._others.look()
-        for ledger, look in zip((self._finished, self._failed), looks, strict=True):
+        for ledger in (self._finished, self._failed):
+            look = ledger.look()
+            self._progress.note(ledger.path, look.own)
             self._tell_of_odd_lines(ledger, look.odd)
-        if any(look.ids or look.odd for look in looks) and not self._joined_by_others:
-            self._joined_by_others = True
+            self._met_others |= bool(look.ids or look.odd)
+        self._others.look()
+        if self._met_others and not self._joined_by_others:
             self._timeline.leave_to_others()
+            self._joined_by_others = True
 
     def _tell_of_odd_lines(self, ledger: Ledger, lines: Sequence[bytes]) -> None:
         for line in lines:
@@ -339,32 +358,33 @@ class Workdir(JoinedWorkdir):
         """
         if not results:
             return
-        self._timeline.append(results)
+        once = self._progress.once
+        once("timeline", results, self._timeline.append)
         new = [result for result in results if result.taskid not in self._finished]
         for ledger, is_finished in ((self._finished, True), (self._failed, False)):
-            ids = [result.taskid for result in new if result.finished is is_finished]
-            if ids:
-                ledger.append(ids)
-        self._member.strike([result.taskid for result in results])
-        self._append_attempts(results)
+            ended = [result for result in new if result.finished is is_finished]
+            once(ledger.path, ended, ledger.record)
+        self._strike([result.taskid for result in results])
+        once("attempts", results, self._append_attempts)
+
+    def _strike(self, taskids: Sequence[int]) -> None:
+        if left := self._progress.left("strike", taskids):
+            self._member.strike(left)
+            self._progress.note("strike", left)
 
     def _exchange(self, give_back: Sequence[int], take: int) -> tuple[list[int], bool]:
         """Put back and take, in one step for each queue via one new file of it.
 
         A step happens by the rename; before it, the claim has told of it.
         """
-        gone = [taskid for taskid in give_back if taskid in self._finished]
-        back = tuple(taskid for taskid in give_back if taskid not in self._finished)
-        if gone:
-            self._member.strike(gone)
-        if self._stuck is not None and (back or take > 0):
-            raise self._stuck
-        taken: list[int] = []
+        self._close_step()
+        left = self._progress.left("strike", give_back)
+        self._strike([taskid for taskid in left if taskid in self._finished])
+        back = [taskid for taskid in left if taskid not in self._finished]
         empty = True
         for queue, ids in self._by_queue(back):
-            more, is_empty = self._settle(queue, ids, take - len(taken))
-            taken += more
-            empty &= is_empty
+            empty &= self._settle(queue, ids, take - len(self._taken))
+        taken, self._taken = self._taken, []
         return taken, empty
 
     def _by_queue(
@@ -376,16 +396,15 @@ class Workdir(JoinedWorkdir):
         if first < len(self._tasks):
             yield self._added, tuple(each for each in give_back if each >= first)
 
-    def _settle(
-        self, queue: Queue, back: tuple[int, ...], take: int
-    ) -> tuple[list[int], bool]:
+    def _settle(self, queue: Queue, back: tuple[int, ...], take: int) -> bool:
+        """Put back and take; whether nothing is left in the queue then."""
         if not back and take <= 0:
             queue.discard()
-            return [], queue.is_empty()
+            return queue.is_empty()
         step = queue.settle(back, take)
         if step.plan.changed:
             self._commit(queue, step, back)
-        return step.plan.taken, step.plan.empty
+        return step.plan.empty
 
     def _commit(self, queue: Queue, step: Step, back: tuple[int, ...]) -> None:
         """Put the file of a step in the place of the queue."""
@@ -396,14 +415,29 @@ class Workdir(JoinedWorkdir):
                 take=plan.taken, put=back, via=number, failed=self._failed.size()
             )
             self._member.claim.append_step(event, beside)
-        try:
-            files.rename(beside, queue.path)
-        except StorageError as error:
-            # The claim names the file, so it has to stay: it says "did not happen".
-            self._stuck = error
-            raise
-        self._member.claim.held.difference_update(back)
-        self._member.claim.held.update(plan.taken)
+        self._open_step = OpenStep(beside, plan.taken, back)
+        files.rename(beside, queue.path)
+        self._end_step(self._open_step)
+
+    def _end_step(self, step: OpenStep) -> None:
+        """It has happened."""
+        self._open_step = None
+        self._member.claim.held.difference_update(step.back)
+        self._member.claim.held.update(step.taken)
+        self._progress.note("strike", step.back)
+        self._taken += step.taken
+
+    def _close_step(self) -> None:
+        """Find out what became of a step whose rename failed: it may have happened."""
+        step = self._open_step
+        if step is None:
+            return
+        if not files.exists(step.beside):
+            self._end_step(step)
+            return
+        # The claim names it: for as long as there is one, it says "did not happen".
+        files.empty(step.beside)
+        self._open_step = None
 
     def _plan_first(self, back: Sequence[int], take: int) -> Plan:
         """No ``toprocess`` means: every task is to be processed."""
@@ -525,7 +559,8 @@ class Workdir(JoinedWorkdir):
             for taskid in survey.claimed
             if taskid < total and taskid not in finished
         }
-        busy = survey.held | claimed
+        held = {taskid for taskid in survey.held if taskid not in finished}
+        busy = held | claimed
         queued -= busy
         failed = [
             taskid
@@ -538,8 +573,8 @@ class Workdir(JoinedWorkdir):
             finished=finished.count,
             failed=len(failed),
             toprocess=len(queued),
-            held=len(survey.held),
-            claimed=len(busy) - len(survey.held),
+            held=len(held),
+            claimed=len(busy) - len(held),
             elsewhere=total - known,
             first_failed=tuple(sorted(failed)[:MOST_FAILED_NAMED]),
         )
@@ -555,10 +590,14 @@ class Workdir(JoinedWorkdir):
     def close(self) -> bool:
         """Leave the workdir.  Lock held."""
         try:
-            self._discard_prepared()
-        finally:
-            left_nothing = super().close()
-        return left_nothing
+            with suppress(StorageError):
+                self._discard_prepared()
+            self._member.claim.check()
+            self._close_step()
+        except BaseException:
+            self._member.claim.end()
+            raise
+        return super().close()
 
 
 def _describe_added(count: int) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, assert_never, overload
 
-from mpifarm.config import FarmDefinition, RunnerDefinition
+from mpifarm.config import FarmDefinition, Policy, RunnerDefinition
 from mpifarm.coordinator import (
     Coordinator,
     Crew,
@@ -41,6 +41,7 @@ from mpifarm.messages import (
     Noted,
     Ping,
     PoolLost,
+    Rejoin,
     Report,
     SignalSeen,
     Stop,
@@ -49,7 +50,7 @@ from mpifarm.messages import (
     ToRank,
     Welcome,
 )
-from mpifarm.pool import PoolDefinition, PoolEvent, PoolGone, WorkerLost
+from mpifarm.pool import LeaseRefused, PoolDefinition, PoolEvent, PoolGone, WorkerLost
 from mpifarm.task import Lease, Outcome, Result
 
 REPORT_SECONDS = 0.02
@@ -68,9 +69,9 @@ def define_farm(grace: float = 2.0) -> FarmDefinition:
     return FarmDefinition("f00d", "/scratch/list_workdir", RunnerDefinition(), grace)
 
 
-def crew_of(size: int, workers: int) -> Crew:
+def crew_of(size: int, workers: int, *, heals: bool = False) -> Crew:
     """Ranks 0 to `size` - 1; the coordinator lives on rank 0."""
-    return Crew(tuple(range(size)), workers=workers)
+    return Crew(tuple(range(size)), workers=workers, heals=heals)
 
 
 class Clock:
@@ -204,6 +205,14 @@ class FakeRank:
         """Its commands are killed, it starts none."""
         self.silent = False
         """It neither hears nor says anything any more."""
+        self.killed = False
+        self.fails_all_in: float | None = None
+        """Seconds in which every task fails here, on a node that is broken."""
+        self.welcomed = False
+        self.unrecorded: dict[tuple[int, int], Result] = {}
+        """Reported, and for all that it knows not on disk."""
+        self.told: list[Lease] = []
+        """All leases that it got."""
         self.left = False
         self.most_leases = 0
         self.pings = 0
@@ -216,8 +225,9 @@ class FakeRank:
             return
         match message:
             case Welcome():
-                pass
+                self.welcomed = True
             case Assign():
+                self.told += message.leases
                 self._on_assign(message.leases)
             case Drain():
                 self.draining = True
@@ -229,7 +239,8 @@ class FakeRank:
                 self.pings += 1
                 self.say(Alive())
             case Noted():
-                pass
+                for each in message.results:
+                    self.unrecorded.pop(each, None)
             case Leave():
                 self.left = True
             case _:
@@ -295,8 +306,10 @@ class FakeRank:
 
     def _start(self, worker: int, lease: Lease) -> None:
         running = self.running[worker] = Running(lease, self.farm.now)
-        self.farm.note_start(lease)
-        seconds = self.farm.seconds(lease.taskid)
+        self.farm.note_start(lease, self)
+        seconds = self.fails_all_in
+        if seconds is None:
+            seconds = self.farm.seconds(lease.taskid)
 
         def end() -> None:
             if self.running.get(worker) is running and not self.silent:
@@ -307,7 +320,8 @@ class FakeRank:
     def _end(self, worker: int, status: int | None = None) -> None:
         running = self.running.pop(worker)
         if status is None:
-            status = self.farm.status(running.lease.taskid)
+            broken = self.fails_all_in is not None
+            status = 1 if broken else self.farm.status_of(running.lease)
         now = self.farm.now
         self.farm.note_end(running.lease, now)
         seconds = now - running.started
@@ -325,9 +339,28 @@ class FakeRank:
         if not (self.results or self.lost) or self.silent:
             return
         report = Report(self.farm.now, tuple(self.results), (), tuple(self.lost))
-        self.results, self.lost = [], []
+        self._keep()
         self.reported_at = self.farm.now
         self.say(report)
+
+    def _keep(self) -> None:
+        if self.farm.coordinator.crew.heals:
+            self.unrecorded |= {(r.taskid, r.attempt): r for r in self.results}
+        self.results, self.lost = [], []
+
+    def rejoin(self) -> None:
+        """Messages were lost: say all that is true here."""
+        results = (*self.unrecorded.values(), *self.results)
+        report = Report(self.farm.now, results, (), tuple(self.lost))
+        self._keep()
+        held = [*self.queue, *(each.lease for each in self.running.values())]
+        leases = tuple((lease.taskid, lease.attempt) for lease in held)
+        pid, welcomed = 100 + self.rank, self.welcomed
+        self.say(Rejoin("node", pid, self.workers, welcomed, leases, report))
+        if self.stopping or self.dead:
+            self.say(SignalSeen(signal.SIGUSR1))
+        if self.dead:
+            self.say(Stopped())
 
     # ---- what befalls it ---------------------------------------------------------
 
@@ -348,6 +381,14 @@ class FakeRank:
         self.dead = True
         self.report()
         self.say(PoolLost())
+
+    def die(self) -> None:
+        """It is killed, and its commands with it."""
+        for running in self.running.values():
+            self.farm.note_end(running.lease, self.farm.now)
+        self.running.clear()
+        self.queue.clear()
+        self.silent = self.killed = True
 
     def join(self) -> None:
         self.say(Join("node", 100 + self.rank, self.workers))
@@ -397,11 +438,20 @@ class SimulatedFarm:
         disk_seconds: float = 0.0,
         checked: bool = True,
         waits_for_others: bool = False,
+        policy: Policy | None = None,
+        deadline: float | None = None,
+        heals: bool = False,
     ) -> None:
         self.now = START
         self.random = random.Random(seed)
         self.seconds: Seconds = seconds if callable(seconds) else lambda _: seconds
         self.status: Callable[[int], int] = lambda _: 0
+        """How a task ends, whichever attempt."""
+        self.status_of: Callable[[Lease], int] = lambda t: self.status(t.taskid)
+        """How an attempt ends."""
+        self.told: list[str] = []
+        """What the user was told."""
+        self.noted: list[NoteAttempt] = []
         self.disk = FakeDisk(tasks)
         self.disk_seconds = disk_seconds
         self.disk_fails = False
@@ -416,15 +466,21 @@ class SimulatedFarm:
         self.coordinator = Coordinator(
             Commands(tasks),
             define_farm(grace),
-            crew_of(ranks, workers),
+            crew_of(ranks, workers, heals=heals),
             START,
+            policy=policy or Policy(),
             timeout=timeout,
+            deadline=deadline,
             waits_for_others=waits_for_others,
         )
         self.ranks = [FakeRank(self, rank, workers) for rank in range(ranks)]
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         self._arrivals: dict[tuple[int, bool], float] = {}
+        self._runs_on: dict[int, FakeRank] = {}
+        """Where a task was started last."""
+        self._age = 0
+        """Messages of an earlier age are lost."""
         for rank in self.ranks:
             self.at(START, rank.join)
 
@@ -487,8 +543,12 @@ class SimulatedFarm:
                 self._send(effect.rank, effect.message)
             case Transact():
                 self._transact(effect)
-            case NoteInLog() | NoteAttempt() | Tell():
+            case NoteInLog():
                 pass
+            case NoteAttempt():
+                self.noted.append(effect)
+            case Tell():
+                self.told.append(effect.sentence)
             case End():
                 self.counts.ends += 1
                 self.ended_at = self.now
@@ -513,6 +573,8 @@ class SimulatedFarm:
             self._finish(wanted)
 
     def _finish(self, wanted: Transact) -> None:
+        if self.coordinator.transaction is not wanted:
+            return  # who wanted it is dead
         if self.disk_fails:
             self.coordinator.on_storage_failed("the disk is full", self.now)
         else:
@@ -544,12 +606,24 @@ class SimulatedFarm:
         arrival = self.now + self.random.uniform(0.1, 1.0) * self.delay
         arrival = max(arrival, self._arrivals.get(way, 0.0))
         self._arrivals[way] = arrival
-        self.at(arrival, event)
+        age, coordinator = self._age, self.coordinator
+
+        def arrive() -> None:
+            within = way[0] == coordinator.crew.own and coordinator is self.coordinator
+            if age == self._age or within:
+                event()
+
+        self.at(arrival, arrive)
 
     # ---- the ledger --------------------------------------------------------------
 
-    def note_start(self, lease: Lease) -> None:
+    def note_start(self, lease: Lease, rank: FakeRank) -> None:
         self.started[lease.taskid, lease.attempt] += 1
+        other = self._runs_on.get(lease.taskid, rank)
+        self._runs_on[lease.taskid] = rank
+        if other is not rank and not other.silent:
+            runs = [each.lease.taskid for each in other.running.values()]
+            assert lease.taskid not in runs, f"{lease} runs on {other.rank} too"
 
     def note_end(self, lease: Lease, now: float) -> None:
         self.ends[lease.taskid, lease.attempt] = now
@@ -562,6 +636,47 @@ class SimulatedFarm:
 
     def signal(self, signum: int, rank: int = 0) -> None:
         self.ranks[rank].get_signal(signum)
+
+    def kill(self, rank: int, told_after: float | None = 0.1) -> None:
+        """A rank dies; MPI says so after some seconds, or never (None)."""
+        self.ranks[rank].die()
+        if told_after is not None:
+            self.after(told_after, lambda: self._tell_loss(rank))
+
+    def _tell_loss(self, rank: int) -> None:
+        if self.ended_at is None:
+            self.coordinator.on_ranks_lost([rank], self.now)
+            self.check()
+
+    def lose_messages(self) -> None:
+        """All that is under way is lost, and the ranks know it."""
+        self._age += 1
+        self.coordinator.on_mended(self.now)
+        self._rejoin_others()
+
+    def _rejoin_others(self) -> None:
+        for rank in self.ranks:
+            if rank.rank != self.coordinator.crew.own and not rank.silent:
+                rank.rejoin()
+
+    def lose_coordinator(self) -> None:
+        """Its rank dies, and the lowest that lives leads from here."""
+        old = self.coordinator
+        self.ranks[old.crew.own].die()
+        alive = [rank.rank for rank in self.ranks if not rank.silent]
+        crew = Crew(tuple(range(len(self.ranks))), alive[0], old.crew.workers, True)
+        self.coordinator = Coordinator(
+            old.commands,
+            old.definition,
+            crew,
+            self.now,
+            policy=old.policy,
+            adopted=sorted(self.disk.held),
+        )
+        self.coordinator.on_ranks_lost({*crew.ranks} - {*alive}, self.now)
+        self.lose_messages()
+        self.ranks[alive[0]].rejoin()
+        self.check()
 
     def hold_words_of(self, rank: int, seconds: float) -> None:
         """What this rank says from now on arrives only after so many seconds."""
@@ -648,6 +763,10 @@ class FakePool:
     def stopped(self) -> bool:
         return self.gone or (bool(self.calls) and not self.running and not self.busy)
 
+    @property
+    def leases(self) -> list[Lease]:
+        return [lease for hand in self.hands for lease in hand]
+
     # ---- what a test does ------------------------------------------------------------
 
     @property
@@ -674,6 +793,11 @@ class FakePool:
         self._started.pop(worker, None)
         running = leases[0] if leases else None
         self._events.append(WorkerLost(running, tuple(leases[1:]), -9))
+
+    def refuse(self, reason: str, worker: int = 0) -> None:
+        """The worker can't begin the task that it came to."""
+        self._started.pop(worker, None)
+        self._events.append(LeaseRefused(self.hands[worker].popleft(), reason))
 
     def lose_parent(self) -> None:
         """All are dead."""

@@ -118,6 +118,23 @@ OF_THE_TASK = {
     b"BASH_ENV": b"",
 }
 
+# ---- limits -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runner_class", ALL)
+def test_podman_alone_is_told_the_limit_that_others_inherit(
+    runtime: Runtime,
+    runner_class: type[ContainerRunner],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(runner_class("a"))
+    assert not [word for word in runtime.argv if "ulimit" in word]
+    monkeypatch.setattr(processes, "memory_limit", lambda: 500)
+    run(runner_class("a"))
+    told = [word for word in runtime.argv if "ulimit" in word]
+    assert told == (["--ulimit=data=500:500"] if runner_class is PodmanRunner else [])
+
+
 # ---- Shifter ------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mpifarm.config import Policy
 from mpifarm.coordinator import (
     ANSWER_SECONDS,
     ANSWER_SECONDS_AT_ONCE,
@@ -20,16 +21,18 @@ from mpifarm.coordinator import (
     MOST_LOST,
     NO_COMMAND,
     PING_SECONDS,
-    POLL_SECONDS,
     Coordinator,
     Effect,
     End,
+    NoteAttempt,
     NoteInLog,
     Phase,
     RankState,
     Send,
+    Tell,
     Transact,
 )
+from mpifarm.decisions.intake import POLL_SECONDS
 from mpifarm.errors import InputError
 from mpifarm.messages import (
     Assign,
@@ -44,12 +47,13 @@ from mpifarm.messages import (
     ToRank,
     Welcome,
 )
-from mpifarm.task import Lease, Outcome
+from mpifarm.task import Lease, Outcome, Result
 from tests.unit.fakes import (
     START,
     Clock,
     Commands,
     SimulatedFarm,
+    crew_of,
     define_farm,
     result_of,
 )
@@ -70,15 +74,27 @@ class Hand:
         workers: int = 2,
         timeout: float | None = None,
         grace: float = 2.0,
+        *,
+        heals: bool = False,
+        policy: Policy | None = None,
+        deadline: float | None = None,
     ) -> None:
         self.clock = Clock()
         self.coordinator = Coordinator(
-            Commands(tasks), define_farm(grace), size, workers, START, timeout
+            Commands(tasks),
+            define_farm(grace),
+            crew_of(size, workers, heals=heals),
+            START,
+            policy=policy or Policy(),
+            timeout=timeout,
+            deadline=deadline,
         )
         self.sent: list[tuple[int, ToRank]] = []
         self.transactions: list[Transact] = []
         self.ends = 0
         self.notes: list[NoteInLog] = []
+        self.noted: list[NoteAttempt] = []
+        self.told: list[str] = []
 
     def decide(self, after: float = 0.0) -> list[Effect]:
         now = self.clock.advance(after)
@@ -92,6 +108,10 @@ class Hand:
                     self.transactions.append(effect)
                 case NoteInLog():
                     self.notes.append(effect)
+                case NoteAttempt():
+                    self.noted.append(effect)
+                case Tell():
+                    self.told.append(effect.sentence)
                 case End():
                     self.ends += 1
         return effects
@@ -123,6 +143,12 @@ class Hand:
         now = self.clock.now
         results = tuple(result_of(lease, now, 1.0, status) for lease in leases)
         self.hear(rank, Report(now, results))
+
+    def failed_now(self, lease: Lease) -> Result:
+        return result_of(lease, self.clock.now, 1.0, status=1)
+
+    def report_of(self, *results: Result) -> Report:
+        return Report(self.clock.now, results)
 
     @property
     def recorded(self) -> list[int]:
@@ -451,7 +477,7 @@ def test_ranks_are_told_to_leave_mpi_alone_where_one_was_given_up():
     hand.write()
     assert hand.ends == 1
     leaves = [message for _, message in hand.sent if isinstance(message, Leave)]
-    assert leaves == [Leave(ranks_lost=True)] * 3
+    assert leaves == [Leave(ranks_lost=True, aborts=True)] * 3
 
 
 def test_a_lease_returned_unstarted_does_not_count_as_an_attempt():
@@ -970,10 +996,11 @@ def test_a_command_that_dies_of_the_signal_that_says_drain_runs_again(
 
 
 def test_a_rank_that_dies_unseen_does_not_leave_the_farm_waiting_for_ever():
-    farm = SimulatedFarm(100, ranks=3, workers=4, seconds=HOUR)
+    farm = SimulatedFarm(24, ranks=3, workers=4, seconds=HOUR)
     farm.run(1.0)
     farm.ranks[1].silent = True
-    farm.run(100.0)
-    assert farm.ended_at is not None
-    assert "rank 1" in farm.coordinator.reason
-    assert farm.disk.held == set()
+    farm.run()
+    assert sorted(farm.disk.records) == [*range(24)]
+    assert {record.rank for record in farm.disk.records.values()} == {0, 2}
+    assert farm.coordinator.silent_ranks() == [1]
+    assert farm.coordinator.reason == ""

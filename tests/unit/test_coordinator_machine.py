@@ -1,7 +1,8 @@
 """The coordinator under any order of events that hypothesis finds.
 
-Ranks obey the protocol but are slow, silent or repeat themselves; the disk is the
-ledger (`FakeDisk` raises at a task recorded or given back that isn't held).
+Ranks obey the protocol but are slow, silent, die or repeat themselves; messages are
+lost, the coordinator too; the disk is the ledger (`FakeDisk` raises at a task recorded
+or given back that isn't held).
 """
 
 from collections.abc import Sequence
@@ -18,11 +19,14 @@ from hypothesis.stateful import (
     rule,
 )
 
+from mpifarm.config import Policy
 from mpifarm.coordinator import (
     HOLD,
     Coordinator,
+    Crew,
     Effect,
     End,
+    NoteAttempt,
     Phase,
     RankState,
     Send,
@@ -34,15 +38,27 @@ from mpifarm.messages import (
     Drain,
     Join,
     Leave,
+    Noted,
     Ping,
     PoolLost,
+    RankTrouble,
+    Rejoin,
     Report,
     SignalSeen,
     Stop,
     Stopped,
+    Welcome,
 )
-from mpifarm.task import Lease
-from tests.unit.fakes import START, Clock, Commands, FakeDisk, define_farm, result_of
+from mpifarm.task import Lease, Outcome, Result
+from tests.unit.fakes import (
+    START,
+    Clock,
+    Commands,
+    FakeDisk,
+    crew_of,
+    define_farm,
+    result_of,
+)
 
 TASKS = 30
 WORKERS = 2
@@ -50,7 +66,18 @@ WORKERS = 2
 ranks = st.integers(0, 3)
 counts = st.integers(1, 3)
 seconds = st.sampled_from([0.0, 0.001, 0.05, 0.1, HOLD, 0.3, 0.6, 1.1, 6.0, 31.0])
-statuses = st.sampled_from([0, 1, -SIGTERM])
+statuses = st.sampled_from([0, 1, 75, -SIGTERM])
+
+policies = st.builds(
+    Policy,
+    retries=st.sampled_from([0, 0, 1, 3]),
+    retry_delay=st.sampled_from([0.0, 0.5, 40.0]),
+    max_failures=st.sampled_from([None, None, 2]),
+    requeue_status=st.sampled_from([None, 75]),
+    quarantine=st.sampled_from([0, 1, 2, 10]),
+    canary=st.sampled_from([0, 0, 2]),
+    rank_timeout=st.sampled_from([4.0, 60.0]),
+)
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -60,11 +87,19 @@ class FakeHand:
 
     def __init__(self) -> None:
         self.leases: list[Lease] = []
+        self.fresh: list[Lease] = []
+        """Of those, the ones that a loss of messages would take."""
+        self.unrecorded: dict[tuple[int, int], Result] = {}
+        self.welcomed = False
         self.stopping = False
         self.left = False
+        self.killed = False
+        self.mute = False
+        """It hangs: it neither hears nor says anything."""
 
     def take(self, count: int) -> list[Lease]:
         taken, self.leases = self.leases[:count], self.leases[count:]
+        self.fresh = []
         return taken
 
 
@@ -85,22 +120,42 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.stopped_by_signal_at: float | None = None
         self.ended: dict[tuple[int, int], float] = {}
         self.attempts: dict[int, int] = {}
+        self.ended_since: set[tuple[int, int]] = set()
+        """Attempts that ended under this coordinator."""
 
     @initialize(
         size=st.integers(1, 4),
         timeout=st.sampled_from([None, None, 5.0]),
         grace=st.sampled_from([0.0, 2.0]),
+        policy=policies,
+        deadline=st.sampled_from([None, None, START + 60.0]),
+        heals=st.booleans(),
     )
-    def begin(self, size: int, timeout: float | None, grace: float) -> None:
+    def begin(
+        self,
+        size: int,
+        timeout: float | None,
+        grace: float,
+        policy: Policy,
+        deadline: float | None,
+        heals: bool,
+    ) -> None:
         self.hands = [FakeHand() for _ in range(size)]
         self.coordinator = Coordinator(
-            Commands(TASKS), define_farm(grace), size, WORKERS, START, timeout
+            Commands(TASKS),
+            define_farm(grace),
+            crew_of(size, WORKERS, heals=heals),
+            START,
+            policy=policy,
+            timeout=timeout,
+            deadline=deadline,
         )
 
     # ---- what ranks say --------------------------------------------------------------
 
     def hear(self, rank: int, message: Any) -> None:
-        if self.ends == 0:
+        hand = self.hands[rank]
+        if self.ends == 0 and not hand.killed and not hand.mute:
             self.coordinator.on_message(rank, message, self.clock.now)
 
     def pick(self, rank: int) -> tuple[int, FakeHand]:
@@ -121,11 +176,22 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def commands_end(self, rank: int, count: int, status: int, age: float) -> None:
         rank, hand = self.pick(rank)
         ended = self.clock.now - age
+        results = self.end(hand, count, status, ended)
+        self.say(rank, Report(self.clock.now, results))
+
+    def end(
+        self, hand: FakeHand, count: int, status: int, ended: float
+    ) -> tuple[Result, ...]:
         leases = hand.take(count)
         for lease in leases:
-            self.ended[lease.taskid, lease.attempt] = ended
+            self.note_end(lease, ended)
         results = tuple(result_of(lease, ended, 0.1, status) for lease in leases)
-        self.say(rank, Report(self.clock.now, results))
+        hand.unrecorded |= {(r.taskid, r.attempt): r for r in results}
+        return results
+
+    def note_end(self, lease: Lease, ended: float) -> None:
+        self.ended[lease.taskid, lease.attempt] = ended
+        self.ended_since.add((lease.taskid, lease.attempt))
 
     @rule(rank=ranks, count=counts)
     def leases_are_returned(self, rank: int, count: int) -> None:
@@ -138,7 +204,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         rank, hand = self.pick(rank)
         leases = hand.take(count)
         for lease in leases:
-            self.ended[lease.taskid, lease.attempt] = self.clock.now
+            self.note_end(lease, self.clock.now)
         self.say(rank, Report(self.clock.now, lost=pairs_of(leases)))
 
     @precondition(lambda self: self.said)
@@ -146,6 +212,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def a_report_comes_again_or_from_another_rank(self, number: int, rank: int) -> None:
         _, report = self.said[number % len(self.said)]
         rank, hand = self.pick(rank)
+        if self.coordinator.limbo or self.coordinator.ranks[rank].is_gone:
+            return
         if {(t.taskid, t.attempt) for t in hand.leases} & pairs_in(report):
             return  # returned unstarted, and leased again under the same attempt
         before = self.standing()
@@ -178,9 +246,114 @@ class CoordinatorMachine(RuleBasedStateMachine):
         rank, _ = self.pick(rank)
         if self.coordinator.ranks[rank].state is RankState.LOST:
             return
-        if signum != SIGUSR2 and self.stopped_by_signal_at is None:
-            self.stopped_by_signal_at = self.clock.now
+        if not self.is_alive(rank) or self.coordinator.ranks[rank].is_gone:
+            return
+        if signum != SIGUSR2:
+            self.note_stop()
         self.hear(rank, SignalSeen(signum))
+
+    def note_stop(self) -> None:
+        if self.stopped_by_signal_at is None:
+            self.stopped_by_signal_at = self.clock.now
+
+    @rule(rank=ranks, luck=st.integers(0, 3))
+    def a_rank_is_in_trouble(self, rank: int, luck: int) -> None:
+        if luck == 0:
+            self.hear(self.pick(rank)[0], RankTrouble("no licence"))
+
+    # ---- losses ----------------------------------------------------------------------
+
+    def is_alive(self, rank: int) -> bool:
+        hand = self.hands[rank]
+        return not hand.killed and not hand.mute and not hand.left
+
+    @rule(rank=ranks, luck=st.integers(0, 2))
+    def a_rank_hangs(self, rank: int, luck: int) -> None:
+        rank, hand = self.pick(rank)
+        hand.mute = hand.mute or (luck == 0 and rank != self.coordinator.crew.own)
+
+    @rule(rank=ranks, luck=st.integers(0, 2))
+    def a_rank_that_hung_speaks_again(self, rank: int, luck: int) -> None:
+        """It runs on if it wasn't given up, and else it is told to leave."""
+        rank, hand = self.pick(rank)
+        if hand.mute and luck == 0 and self.ends == 0:
+            hand.mute = False
+            before = self.standing()
+            self.hear(rank, Alive())
+            if self.coordinator.ranks[rank].is_gone:
+                assert self.standing() == before
+                hand.mute = True
+
+    @rule(rank=ranks, luck=st.integers(0, 2))
+    def a_rank_dies(self, rank: int, luck: int) -> None:
+        rank, hand = self.pick(rank)
+        if luck or rank == self.coordinator.crew.own or self.ends or hand.killed:
+            return
+        self.kill(rank)
+        self.coordinator.on_ranks_lost([rank], self.clock.now)
+
+    def kill(self, rank: int) -> None:
+        hand = self.hands[rank]
+        for lease in hand.take(len(hand.leases)):
+            self.note_end(lease, self.clock.now)
+        hand.killed = True
+
+    @rule(rank=ranks, count=counts, drops=st.booleans())
+    def messages_are_lost(self, rank: int, count: int, drops: bool) -> None:
+        """Reports of a rank, and what was last said to all others."""
+        rank, hand = self.pick(rank)
+        own = self.coordinator.crew.own
+        if self.ends or not self.coordinator.crew.heals:
+            return
+        if rank != own and self.is_alive(rank):
+            self.end(hand, count, 0, self.clock.now)
+        self.coordinator.on_mended(self.clock.now)
+        for each, other in enumerate(self.hands):
+            if each != own:
+                self.rejoin(each, other.fresh if drops else [])
+
+    def rejoin(self, rank: int, dropped: Sequence[Lease] = ()) -> None:
+        hand = self.hands[rank]
+        if not self.is_alive(rank):
+            return
+        hand.leases = [lease for lease in hand.leases if lease not in dropped]
+        hand.fresh = []
+        report = Report(self.clock.now, tuple(hand.unrecorded.values()))
+        held = pairs_of(hand.leases)
+        said = Rejoin("node", 100 + rank, WORKERS, hand.welcomed, held, report)
+        self.hear(rank, said)
+        if hand.stopping:
+            self.hear(rank, SignalSeen(SIGUSR1))
+            self.note_stop()
+
+    @rule(luck=st.integers(0, 2))
+    def the_coordinator_dies(self, luck: int) -> None:
+        """Together with all that hang; the lowest that lives takes over."""
+        old = self.coordinator
+        alive = [r for r in range(len(self.hands)) if self.is_alive(r)]
+        heirs = [r for r in alive if r != old.crew.own and not old.ranks[r].is_gone]
+        if luck or self.ends or not heirs or not old.crew.heals:
+            return
+        for rank in {*range(len(self.hands))} - {*heirs}:
+            self.kill(rank)
+        self.pending = None
+        self.said.clear()
+        self.attempts.clear()
+        self.ended_since.clear()
+        crew = Crew(old.crew.ranks, heirs[0], WORKERS, heals=True)
+        self.coordinator = Coordinator(
+            old.commands,
+            old.definition,
+            crew,
+            self.clock.now,
+            policy=old.policy,
+            adopted=sorted(self.disk.held),
+        )
+        dead = {*crew.ranks} - {*heirs}
+        self.coordinator.on_ranks_lost(sorted(dead), self.clock.now)
+        self.coordinator.on_mended(self.clock.now)
+        for rank in heirs:
+            self.rejoin(rank)
 
     @rule()
     def a_drain_file_is_found(self) -> None:
@@ -234,6 +407,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
         match effect:
             case Send():
                 self.deliver(effect.rank, effect.message)
+            case NoteAttempt():
+                assert effect.result.outcome is not Outcome.COMPLETED
             case Transact():
                 assert self.pending is None, "two transactions at once"
                 self.judge_results(effect)
@@ -244,28 +419,50 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
     def deliver(self, rank: int, message: Any) -> None:
         hand = self.hands[rank]
-        assert not hand.left, f"{message} after Leave"
+        assert not hand.left or isinstance(message, Leave), f"{message} after Leave"
+        assert self.coordinator.ranks[rank].state is not RankState.DEAD
+        if isinstance(message, Leave):
+            hand.left = True
+        if not self.is_alive(rank):
+            return
         match message:
             case Assign():
                 for lease in message.leases:
                     self.judge_lease(lease)
                 hand.leases += message.leases
+                hand.fresh = [*message.leases]
+            case Welcome():
+                hand.welcomed = True
+            case Noted():
+                for each in message.results:
+                    hand.unrecorded.pop(each, None)
             case Stop():
                 hand.stopping = True
             case Ping():
                 self.coordinator.on_message(rank, Alive(), self.clock.now)
-            case Leave():
-                hand.left = True
             case Drain() | _:
                 pass
 
     def judge_lease(self, lease: Lease) -> None:
         assert lease.attempt >= self.attempts.get(lease.taskid, 1)
-        assert (lease.taskid, lease.attempt) not in self.ended, "an attempt comes again"
+        again = (lease.taskid, lease.attempt) in self.ended_since
+        assert not again, "an attempt comes again"
+        places = [
+            rank for rank, hand in enumerate(self.hands) if self.runs(rank, lease)
+        ]
+        assert places == [], f"{lease} is on {places}"
         self.attempts[lease.taskid] = lease.attempt
+
+    def runs(self, rank: int, lease: Lease) -> bool:
+        """Whether a rank that lives, and was not given up, has the task."""
+        gone = self.coordinator.ranks[rank].is_gone or not self.is_alive(rank)
+        taskids = [each.taskid for each in self.hands[rank].leases]
+        return not gone and lease.taskid in taskids
 
     def judge_results(self, wanted: Transact) -> None:
         for _, result in wanted.results:
+            if result.outcome is Outcome.LOST:
+                continue
             ended = self.ended[result.taskid, result.attempt]
             assert self.clock.now - ended >= HOLD - 1e-9
             if self.stopped_by_signal_at is not None:
@@ -274,7 +471,9 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def judge_end(self) -> None:
         assert self.pending is None
         assert self.coordinator.phase is Phase.LEAVING
-        assert all(self.hands[rank].left for rank in self.coordinator.ranks)
+        ranks = self.coordinator.ranks.values()
+        here = [r.rank for r in ranks if r.state is not RankState.DEAD]
+        assert all(self.hands[rank].left for rank in here)
         if not self.coordinator.storage_failed:
             assert self.disk.held == set()
             assert self.disk.find_unaccounted() == []

@@ -1,0 +1,328 @@
+"""The tasks that this farm holds: where each is, and how they go from place to place.
+
+Rules of this file:
+
+* A task is here from the moment it is taken out of ``toprocess`` until it is on disk
+  again; its state changes through `Holdings._move` alone, by `state.MOVES`.
+* What happens, and what is to become of the farm, is the coordinator's affair.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from mpifarm.config import Policy
+from mpifarm.decisions.attempts import Reruns
+from mpifarm.decisions.effects import Effect, NoteInLog, Send, Transact
+from mpifarm.decisions.gates import Canary
+from mpifarm.decisions.intake import Intake
+from mpifarm.decisions.limbo import Limbo
+from mpifarm.decisions.quarantine import Quarantine
+from mpifarm.decisions.state import MOVES, Crew, Phase, RankRecord, TaskRecord
+from mpifarm.errors import InputError
+from mpifarm.messages import Assign
+from mpifarm.task import Lease, Outcome, Result, TaskState
+
+HOLD = 0.25
+"""Seconds between the end of a command and the earliest record of it: a signal that
+stops the farm may have reached the command first, whose result then doesn't count."""
+
+COMMIT_INTERVAL = 0.1
+"""Seconds for which a result that may be recorded waits for others."""
+
+NO_COMMAND = 1
+"""The status of a task for which the handler has no command."""
+
+
+class Holdings:
+    """What the farm holds; `adopted` are tasks that it held before this began.
+
+    `commands` is the tasklist: ``commands[taskid]`` is the text of a task; it raises
+    `InputError` where a handler of the user's has none.
+    """
+
+    def __init__(
+        self,
+        commands: Sequence[str],
+        crew: Crew,
+        policy: Policy,
+        now: float,
+        *,
+        adopted: Iterable[int],
+        waits_for_others: bool,
+    ) -> None:
+        self.commands = commands
+        self.crew = crew
+        self.policy = policy
+        self.phase = Phase.WORKING
+        self.storage_failed = False
+        self.ranks = {rank: RankRecord(rank) for rank in crew.ranks}
+        self.tasks = {
+            taskid: TaskRecord(taskid, TaskState.LEASED, 1) for taskid in adopted
+        }
+        self.queue: deque[TaskRecord] = deque()
+        self.reruns = Reruns(crew.own)
+        self.ended: deque[TaskRecord] = deque()
+        self.returning: list[TaskRecord] = []
+        self.hungry: dict[int, None] = {}
+        self.transaction: Transact | None = None
+        self.limbo = Limbo(self.tasks)
+        self._rejoining: set[int] = set(crew.ranks) if self.tasks else set()
+        """Ranks that have yet to say what is true there; they get no leases."""
+        self._quarantine = Quarantine(policy.quarantine)
+        self._canary = Canary(policy.canary, len(self.tasks))
+        first = 0 if self.tasks else len(crew.ranks) * crew.workers
+        self._intake = Intake(first, now, waits_for_others=waits_for_others)
+        self._turn = 0
+        self._ended_last = float("-inf")
+        """When the last command ended, of all that have."""
+        self._outbox: list[Effect] = []
+
+    # ---- the moves ---------------------------------------------------------------
+
+    def _move(self, task: TaskRecord, state: TaskState) -> None:
+        if state not in MOVES[task.state]:
+            raise AssertionError(f"task {task.taskid}: {task.state} -> {state}")
+        task.state = state
+
+    def _find_leased(
+        self, record: RankRecord, taskid: int, attempt: int
+    ) -> TaskRecord | None:
+        task = self.tasks.get(taskid)
+        if (
+            task is None
+            or task.state is not TaskState.LEASED
+            or task.rank != record.rank
+            or task.attempt != attempt
+        ):
+            return None
+        return task
+
+    def _unlease_all(self, record: RankRecord) -> None:
+        for taskid in sorted(record.leases, reverse=True):
+            self._unlease(record, self.tasks[taskid])
+
+    def _unlease(self, record: RankRecord, task: TaskRecord) -> None:
+        """The task goes on at another place: another rank, or back on disk."""
+        record.leases.discard(task.taskid)
+        self._move(task, TaskState.QUEUED)
+        if self.phase is Phase.WORKING:
+            self._queue_first(task)
+        else:
+            self._give_back(task)
+
+    def _queue_first(self, task: TaskRecord) -> None:
+        if task.may_kill_ranks:
+            self.reruns.add(task, 0.0)
+        else:
+            self.queue.appendleft(task)
+
+    def _give_back(self, task: TaskRecord) -> None:
+        self._move(task, TaskState.RETURNING)
+        self.returning.append(task)
+
+    def _give_back_queue(self) -> None:
+        while self.queue:
+            self._give_back(self.queue.popleft())
+        for task in self.reruns.clear():
+            self._give_back(task)
+
+    def _give_back_recent(
+        self, since: float, is_void: Callable[[TaskRecord], bool]
+    ) -> None:
+        kept: deque[TaskRecord] = deque()
+        for task in self.ended:
+            if task.ended >= since and is_void(task):
+                self._give_back(task)
+            else:
+                kept.append(task)
+        self.ended = kept
+
+    def _fail(
+        self, record: RankRecord, task: TaskRecord, result: Result, now: float
+    ) -> None:
+        """It failed, and no other attempt can change that."""
+        task.past.is_final = True
+        record.leases.discard(task.taskid)
+        self._move(task, TaskState.ENDED)
+        task.result = result
+        task.ended = self._ended_last = now
+        self.ended.append(task)
+
+    def _result_of(self, task: TaskRecord) -> Result:
+        if task.result is None:
+            raise AssertionError(f"task {task.taskid} has ended without a result")
+        return task.result
+
+    # ---- handing out -------------------------------------------------------------
+
+    def _note_hunger(self, record: RankRecord) -> None:
+        if (
+            record.works
+            and record.rank not in self._rejoining
+            and record.room() > len(record.leases)
+        ):
+            self.hungry[record.rank] = None
+        else:
+            self.hungry.pop(record.rank, None)
+
+    def _assign(self, now: float) -> None:
+        """Hand out the queue; when it is short, in equal shares."""
+        if self.limbo:
+            return
+        if self.reruns and self.reruns.ripen(now):
+            self._assign_reruns(now)
+        hungry = list(self.hungry)
+        for place, rank in enumerate(hungry):
+            if not self.queue:
+                return
+            record = self.ranks[rank]
+            wanted = record.room() - len(record.leases) if record.works else 0
+            share = -(-len(self.queue) // (len(hungry) - place))
+            if wanted > 0:
+                count = min(wanted, share, len(self.queue))
+                self._lease(record, [self.queue.popleft() for _ in range(count)], now)
+            if wanted <= share:
+                self.hungry.pop(rank, None)
+
+    def _assign_reruns(self, now: float) -> None:
+        alone = self._quarantine.working == 1
+        hungry = [rank for rank in self.hungry if self.ranks[rank].works]
+        for place, rank in enumerate(hungry):
+            record = self.ranks[rank]
+            share = -(-self.reruns.count() // (len(hungry) - place))
+            wanted = min(share, record.room() - len(record.leases))
+            if wanted > 0:
+                tasks = self._pick_deadly(record, wanted, alone=alone)
+                rest = wanted - len(tasks)
+                tasks += self.reruns.take(rank, rest, now, alone=alone)
+                self._lease(record, tasks, now)
+                self._note_hunger(record)
+
+    def _pick_deadly(
+        self, record: RankRecord, most: int, *, alone: bool
+    ) -> list[TaskRecord]:
+        holds_one = any(self.tasks[each].may_kill_ranks for each in record.leases)
+        picked: list[TaskRecord] = []
+        idle = not self.queue and self._intake.is_empty
+        while len(picked) < most:
+            task = self.reruns.take_deadly(
+                record, holds_one=holds_one, alone=alone, idle=idle
+            )
+            if task is None:
+                break
+            picked.append(task)
+            holds_one = True
+        return picked
+
+    def _lease(
+        self, record: RankRecord, tasks: Sequence[TaskRecord], now: float
+    ) -> None:
+        leases = []
+        for task in tasks:
+            self._move(task, TaskState.LEASED)
+            task.attempt += 1
+            task.rank = record.rank
+            self._turn += 1
+            task.turn = self._turn
+            record.leases.add(task.taskid)
+            try:
+                command = self.commands[task.taskid]
+            except InputError as error:
+                self._on_no_command(record, task, str(error), now)
+            else:
+                leases.append(Lease(task.taskid, task.attempt, command))
+        if leases:
+            self._outbox.append(Send(record.rank, Assign(tuple(leases))))
+
+    def _on_no_command(
+        self, record: RankRecord, task: TaskRecord, why: str, now: float
+    ) -> None:
+        """The user's handler has no command for it: it has failed, before it ran."""
+        failed = Result(
+            task.taskid, task.attempt, Outcome.FAILED, NO_COMMAND, 0, 0.0, 0.0, now
+        )
+        self._outbox.append(NoteInLog(task.taskid, why))
+        self._fail(record, task, failed, now)
+
+    # ---- to and from the disk ----------------------------------------------------
+
+    def _take_count(self, now: float) -> int:
+        """How many more to take out of ``toprocess`` (0: none now)."""
+        if self.limbo or self._rests(now):
+            return 0
+        unmet, starving = self._hunger()
+        if not starving and self._intake.is_too_soon(now):
+            return 0
+        rate = sum(record.rate for record in self.ranks.values() if record.works)
+        ended = sum(record.ended for record in self.ranks.values())
+        take = self._intake.count(len(self.queue), unmet, rate, ended)
+        return self._canary.limit(take)
+
+    def _hunger(self) -> tuple[int, bool]:
+        """How many leases more the ranks could hold; whether a worker has none."""
+        unmet, starving = 0, False
+        for rank in self.hungry:
+            record = self.ranks[rank]
+            if record.works:
+                unmet += max(0, record.room() - len(record.leases))
+                starving = starving or len(record.leases) < record.workers
+        return unmet, starving and len(self.queue) < unmet
+
+    def _rests(self, now: float) -> bool:
+        """Whether ``toprocess`` was empty a moment ago, with no reason to look again.
+
+        The last look comes together with the last record.
+        """
+        if not self._intake.is_empty or now >= self._intake.poll_at:
+            return False
+        if len(self.ended) < len(self.tasks) or self._intake.others_hold:
+            return True
+        return bool(self.ended) and now < self._ended_last + HOLD
+
+    def _commit_due(self, now: float) -> bool:
+        return bool(self.ended) and self._commit_at() <= now
+
+    def _commit_at(self) -> float:
+        """When results will have waited for others long enough, or no others come."""
+        soonest = self.ended[0].ended + HOLD
+        enough = soonest + COMMIT_INTERVAL
+        if len(self.ended) < len(self.tasks):
+            return enough
+        return max(soonest, min(enough, self._ended_last + HOLD))
+
+    # ---- the invariants ----------------------------------------------------------
+
+    def find_violations(self) -> list[str]:
+        """What is wrong with this state, in words; used by tests after each step."""
+        found = []
+        streaks = self._quarantine.streaks.values()
+        suspects = [task for streak in streaks for task in streak.held]
+        places = [
+            (
+                TaskState.QUEUED,
+                [task.taskid for task in (*self.queue, *self.reruns)],
+            ),
+            (TaskState.ENDED, [task.taskid for task in (*self.ended, *suspects)]),
+            (
+                TaskState.LEASED,
+                [
+                    *(i for record in self.ranks.values() for i in record.leases),
+                    *self.limbo.found,
+                ],
+            ),
+        ]
+        for state, taskids in places:
+            there = sorted(t.taskid for t in self.tasks.values() if t.state is state)
+            if sorted(taskids) != there:
+                found.append(f"{state.value}: listed {sorted(taskids)}, are {there}")
+        moving = {t.taskid for t in self.tasks.values() if t.state in _MOVING}
+        named = {task.taskid for task in self.returning}
+        if self.transaction is not None:
+            named |= set(self.transaction.give_back)
+            named |= {result.taskid for _, result in self.transaction.results}
+        if not self.storage_failed and moving != named:
+            found.append(f"to the disk: {sorted(moving)}, listed {sorted(named)}")
+        return found
+
+
+_MOVING = frozenset({TaskState.WRITING, TaskState.RETURNING})
