@@ -30,10 +30,11 @@ export MPIFARM_TEST_PTF_0_1_0 := $(CURDIR)/$(VENVS)/ptf-0.1.0/bin/python
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help demo test check lint types format bench clean setup \
-	test-unit test-process test-mpi test-mpich test-openmpi test-fault test-slurm
+	test-unit test-process test-mpi test-mpich test-openmpi test-fault test-fault-long \
+	test-slurm
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' \
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' \
 		$(MAKEFILE_LIST)
 
 demo: $(MPICH)/.ready ## run some 200 real commands on 4 ranks, and tell what was done
@@ -76,8 +77,11 @@ test-mpi-%: $(MPICH)/.ready $(OPENMPI)/.ready ## inside that many ranks (test-mp
 	$(OPENMPI_ENVIRONMENT) $(OPENMPI)/bin/mpirun --bind-to none -n $* \
 		$(OPENMPI)/bin/python $(PYTEST_IN_RANKS)
 
-test-fault: $(MPICH)/.ready $(JUDGES) ## kill -9 of every part
+test-fault: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## faults, at random and at each write
 	$(MPICH)/bin/python -m pytest tests/fault
+
+test-fault-long: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## 200 seeds of them, and every write
+	FAULT_FULL=1 FAULT_RUNS=200 $(MPICH)/bin/python -m pytest tests/fault
 
 test-slurm: $(MPICH)/.ready $(JUDGES) ## a real Slurm of 18 nodes on this machine
 	$(MPICH)/bin/python -m pytest tests/slurm

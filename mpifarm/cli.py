@@ -66,7 +66,7 @@ def _run(
     if names_subcommand(argv):
         if not first and argv[0] not in _FOR_EACH_RANK:
             return 0
-        return _run_subcommand(argv, console, first=first)
+        return _run_subcommand(argv, signals, console, first=first)
     try:
         settings = parse_arguments(argv, os.environ)
     except HelpAsked as asked:
@@ -107,7 +107,9 @@ def _restore_signals() -> None:
             signal.signal(signum, signal.SIG_DFL)
 
 
-def _run_subcommand(argv: list[str], console: "Console", *, first: bool) -> int:
+def _run_subcommand(
+    argv: list[str], signals: SignalInbox, console: "Console", *, first: bool
+) -> int:
     from importlib import import_module
 
     from mpifarm.arguments import HelpAsked
@@ -117,7 +119,8 @@ def _run_subcommand(argv: list[str], console: "Console", *, first: bool) -> int:
         _restore_signals()
     try:
         subcommand = import_module(f"mpifarm.{argv[0]}")
-        status: int = subcommand.main(argv[1:], console, os.environ)
+        early = {"early": signals.take()} if argv[0] == "supervise" else {}
+        status: int = subcommand.main(argv[1:], console, os.environ, **early)
     except HelpAsked as asked:
         console.say_whole(asked.text)
         return ExitStatus.ALL_FINISHED

@@ -110,7 +110,9 @@ def _prepare(
         limits=settings.limits,
     )
     workdir, lock = _open_workdir(parts, tasks, definition, inherits)
-    return _create_conductor(parts, tasks, workdir, lock, definition)
+    return _create_conductor(
+        parts, tasks, workdir, lock, definition, takes_over=bool(inherits)
+    )
 
 
 def _conduct(parts: RankParts, conductor: Conductor, loop: RankLoop) -> Ended:
@@ -245,10 +247,11 @@ class Commands(Sequence[str]):
         )
 
 
-def _policy(settings: Settings, workdir: JoinedWorkdir) -> Policy:
-    """The canary has sung where tasks have finished already."""
-    finished, _ = workdir.recorded
-    return replace(settings.policy, canary=0) if finished else settings.policy
+def _policy(settings: Settings, workdir: JoinedWorkdir, *, takes_over: bool) -> Policy:
+    """That of the user; in a farm that goes on, the canary has sung already."""
+    if takes_over and workdir.recorded[0]:
+        return replace(settings.policy, canary=0)
+    return settings.policy
 
 
 def _on_the_monotonic_clock(epoch: float | None) -> float | None:
@@ -273,6 +276,8 @@ def _create_conductor(
     workdir: JoinedWorkdir,
     lock: WorkdirLock,
     definition: FarmDefinition,
+    *,
+    takes_over: bool,
 ) -> Conductor:
     settings = parts.settings
     coordinator = Coordinator(
@@ -280,7 +285,7 @@ def _create_conductor(
         definition,
         _crew(parts),
         parts.begun,
-        policy=_policy(settings, workdir),
+        policy=_policy(settings, workdir, takes_over=takes_over),
         timeout=settings.timeout,
         deadline=_on_the_monotonic_clock(settings.policy.deadline),
         waits_for_others=parts.waits_for_others,
@@ -402,6 +407,7 @@ class Ending:
             reason=coordinator.reason,
             notes=notes,
             keeps_own_state=isinstance(conductor.workdir, ForeignWorkdir),
+            launch=self._parts.around.environ.get("MPIFARM_LAUNCH", ""),
             place=_place_in_words(settings),
             lost=[
                 (rank, coordinator.ranks[rank].host)

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-- Nobody else forks, spawns, waits or kills.
+- Nobody else forks, spawns, waits or kills; `supervise` alone starts the launcher.
 - A process runs one command at a time.  Its pid stands in the process's *slot*, a word
   of shared memory, from right after its start until right before its pid is reaped: who
   KILLs the group named in a slot never hits a reused pid.  While a command is being

@@ -192,6 +192,8 @@ class Summary:
     notes: Sequence[str] = ()
     keeps_own_state: bool = False
     """Whether the tasklist does, and not the files of the workdir."""
+    launch: str = ""
+    """Which start of ``mpifarm supervise`` this is."""
     place: str = ""
     """The words that name the workdir to a subcommand."""
     lost: Sequence[tuple[int, str]] = ()
@@ -284,6 +286,7 @@ class Summary:
         return {
             "version": 1,
             "farm": self.farm,
+            "launch": self.launch,
             "tasklist": self.tasklist,
             "exit_status": self.status.value,
             "meaning": MEANINGS[self.status],

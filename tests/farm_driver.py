@@ -119,7 +119,8 @@ def _part_of(pid: int, seen: dict[int, _Sighting]) -> Part:
 
 
 def _is_farm(sight: _Sighting) -> bool:
-    return sight.argv[1:3] == [b"-m", b"mpifarm"]
+    is_mpifarm = sight.argv[1:3] == [b"-m", b"mpifarm"]
+    return is_mpifarm and sight.argv[3:4] != [b"supervise"]
 
 
 def send_signal(pids: Iterable[int], signum: int) -> None:

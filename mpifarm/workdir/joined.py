@@ -124,7 +124,11 @@ class JoinedWorkdir(ABC):
         """Replace ``result.json``."""
         content = json.dumps(payload, indent=2).encode("ascii") + b"\n"
         beside = f"{self.paths.result}.{self.farm}"
-        files.replace(self.paths.result, beside, content)
+        try:
+            files.replace(self.paths.result, beside, content)
+        except StorageError:
+            # This farm has no claim any more: one that starts may have cleaned up.
+            files.replace(self.paths.result, beside, content)
 
     def close(self) -> bool:
         """Leave the workdir.  Lock held.

@@ -285,9 +285,16 @@ class Workdir(JoinedWorkdir):
     def _remove_orphans(self) -> None:
         """Remove temporary files whose claim is gone (killed while cleaning up)."""
         for path, farm, _ in find_leftovers(self.paths):
-            known = farm == self.farm or farm in self._others.claims
-            if not known and _ORPHAN_FARM.fullmatch(farm):
-                files.remove(path)
+            self._remove_if_orphan(path, farm)
+        for name in os.listdir(self.paths.root):
+            stem, _, farm = name.rpartition(".json.")
+            if stem:
+                self._remove_if_orphan(f"{self.paths.root}/{name}", farm)
+
+    def _remove_if_orphan(self, path: str, farm: str) -> None:
+        known = farm == self.farm or farm in self._others.claims
+        if not known and _ORPHAN_FARM.fullmatch(farm):
+            files.remove(path)
 
     # ---- transactions ---------------------------------------------------------------
 

@@ -6,6 +6,7 @@ said, so that what a launcher does is known; the last tests have a real one.
 
 import signal
 import sys
+import time
 
 import pytest
 
@@ -200,14 +201,12 @@ def test_ctrl_c_reaches_the_launcher_once(supervise, tmp_path):
     counts = f"tell 75 'SIGINT was received'; exec {sys.executable} counts.py"
     child = supervise(counts, before=("bash", "-c", mkfifo, "bash"))
     wait_until((tmp_path / "ready").exists)
-    heard = tmp_path / "heard"
-    heard.touch()
-    for times in (1, 2, 3):
-        (tmp_path / "keys").write_bytes(b"\x03")
-        wait_until(lambda times=times: heard.read_text().count("INT") >= times)
+    (tmp_path / "keys").write_bytes(b"\x03")
+    wait_until((tmp_path / "heard").exists)
+    time.sleep(0.5)  # one that was passed on would have come by now
     (tmp_path / "go").touch()
     assert_ends(child, 75)
-    assert heard.read_text() == "INT\n" * 3
+    assert (tmp_path / "heard").read_text() == "INT\n"
 
 
 def test_under_nohup_a_hang_up_reaches_nobody(supervise, tmp_path):

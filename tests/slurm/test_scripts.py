@@ -12,6 +12,7 @@ from tests.support import wait_until
 SIZES = {
     "multinode": ("-N", "2"),
     "requeue": ("-N", "2"),
+    "supervised": ("-N", "2"),
     "chain": ("-N", "2"),
     "backfill": ("-c", "2"),
     "array": ("-c", "2"),

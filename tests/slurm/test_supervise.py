@@ -1,0 +1,157 @@
+"""``mpifarm supervise`` in a job: srun dies, ranks die, nodes go; the job goes on.
+
+Rules of this file: a node is taken away as an administrator takes it, with its slurmd
+killed or alive, and given back at the end of its test.  ``-K1`` has srun end when a
+rank does.
+"""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.farm_driver import Part, send_signal
+from tests.slurm.batch import DEADLINE, Slurm
+from tests.slurm.conftest import QUICK, WAITS
+from tests.support import TOKEN_VARIABLE, is_running, wait_until
+
+NODES = 3
+
+SUPERVISED = (
+    "exec python -m mpifarm supervise -- "
+    "srun --mpi=pmi2 {} python -m mpifarm tasks.txt -n 2"
+)
+
+JOB = ("-N", str(NODES), "--ntasks-per-node=1", "--exclusive", "--no-kill")
+
+
+def submit_busy(farm, slurm, *argv, ranks=NODES):
+    """A job whose workers all have a command that waits; the quick ones are done."""
+    farm.write_list(["true"] * QUICK + [WAITS] * 4 * ranks)
+    job = slurm.submit(*argv)
+    wait_until(lambda: len(farm.marks("started")) >= 2 * ranks, DEADLINE)
+    wait_until(lambda: len(farm.finished()) == QUICK, DEADLINE)
+    return job
+
+
+class Daemon:
+    """The slurmd of a node; ended by the pid in its own file."""
+
+    def __init__(self, slurm, node):
+        self._slurm = slurm
+        self._node = node
+        self._conf = Path(slurm.environment["SLURM_CONF"])
+
+    def kill(self):
+        pid = int((self._conf.parent / f"slurmd.{self._node}.pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not is_running(pid))
+
+    def start(self):
+        """It outlives the test, so it must not carry its token."""
+        environment = dict(self._slurm.environment)
+        del environment[TOKEN_VARIABLE]
+        path = os.pathsep.join([environment["PATH"], "/usr/sbin"])
+        program = shutil.which("slurmd", path=path) or "slurmd"
+        clean = Slurm(environment, self._slurm.directory)
+        clean.ask(program, "-f", str(self._conf), "-N", self._node)
+
+
+def nodes_of(slurm, job):
+    """The names of the job's nodes; the batch script runs on the first."""
+    names = job.fields()["NodeList"]
+    return slurm.ask("scontrol", "show", "hostnames", names).split()
+
+
+@pytest.fixture
+def take_away(slurm):
+    """Set a node to a state in which nothing is started there; until the test's end."""
+    taken = []
+
+    def take(node, state):
+        taken.append(node)
+        change = (f"NodeName={node}", f"State={state}", "Reason=test")
+        slurm.ask("scontrol", "update", *change)
+
+    yield take
+    slurm.cancel_all()
+    for node in taken:
+        # one that is down comes back by itself when its slurmd next reports
+        if slurm.ask("sinfo", "-h", "-n", node, "-o", "%t") not in ("idle", "alloc"):
+            slurm.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
+
+def test_a_farm_goes_on_without_a_node_whose_slurmd_is_dead(
+    farm, slurm, take_away, request
+):
+    job = submit_busy(farm, slurm, *JOB, "--wrap", SUPERVISED.format(""))
+    node = nodes_of(slurm, job)[-1]
+    daemon = Daemon(slurm, node)
+    daemon.kill()
+    request.addfinalizer(daemon.start)
+    take_away(node, "DOWN")  # as Slurm itself does after SlurmdTimeout
+    farm.allow()
+    job.assert_ends(0)
+    assert f"starting it again at once, without {node}\n" in job.text()
+    assert "2 ranks of 2 workers" in job.text()
+    farm.assert_all_finished()
+
+
+@pytest.mark.parametrize("size", ["", "-N 3", "-N 3 -n 3"])
+def test_a_farm_goes_on_without_a_node_that_has_gone_down(farm, slurm, take_away, size):
+    job = submit_busy(farm, slurm, *JOB, "--wrap", SUPERVISED.format(size))
+    node = nodes_of(slurm, job)[-1]
+    take_away(node, "DOWN")
+    farm.allow()
+    job.assert_ends(0)
+    assert f"starting it again at once, without {node}\n" in job.text()
+    assert "2 ranks of 2 workers" in job.text()
+    farm.assert_all_finished()
+    farm.wait_until_gone()
+
+
+def test_a_farm_that_loses_a_rank_goes_on_without_a_node_that_is_drained(
+    farm, slurm, take_away
+):
+    job = submit_busy(farm, slurm, *JOB, "--wrap", SUPERVISED.format("-K1 -N 3"))
+    node = nodes_of(slurm, job)[1]
+    take_away(node, "DRAIN")
+    farm.signal_rank(2, signal.SIGKILL)
+    wait_until(lambda: "starting it again" in job.text(), DEADLINE)
+    farm.allow()
+    job.assert_ends(0)
+    assert f"starting it again at once, without {node}\n" in job.text()
+    assert "2 ranks of 2 workers" in job.text()
+    farm.assert_all_finished()
+
+
+def test_a_farm_whose_srun_is_killed_goes_on_in_the_same_job(farm, slurm):
+    job = submit_busy(farm, slurm, *JOB, "--wrap", SUPERVISED.format(""))
+    # srun is two processes
+    send_signal(farm.pids(Part.LAUNCHER), signal.SIGKILL)
+    wait_until(lambda: "ending what the last srun has left" in job.text(), DEADLINE)
+    farm.allow()
+    job.assert_ends(0)
+    farm.assert_all_finished()
+
+
+@pytest.mark.parametrize(("line", "status"), [("true", 0), ("false", 1)])
+def test_the_exit_status_of_the_script_is_that_of_the_farm(farm, slurm, line, status):
+    farm.write_list(["true"] * 4 + [line])
+    job = slurm.submit("-N", "2", "jobs/supervised.slurm", "tasks.txt", "-n", "2")
+    job.assert_ends(status)
+    assert "mpifarm supervise:" not in job.text()
+    farm.assert_sound()
+
+
+def test_the_signal_before_the_time_limit_stops_the_farm_and_the_job(farm, slurm):
+    script = ("-N", str(NODES), "jobs/supervised.slurm", "tasks.txt", "-n", "2")
+    job = submit_busy(farm, slurm, *script)
+    job.scancel("--batch", "--signal=USR1")
+    job.assert_ends(75)
+    assert "SIGUSR1 was received" in job.text()
+    farm.wait_until_gone()
+    assert farm.to_process() == farm.all_ids()[QUICK:]
+    farm.assert_sound()
