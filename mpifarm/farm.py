@@ -16,7 +16,12 @@ from enum import Enum
 from mpifarm.comm import Comm, Message, connect
 from mpifarm.config import Settings
 from mpifarm.errors import ExitStatus, FarmError
-from mpifarm.launcher import command_environment, launched_rank, was_launched
+from mpifarm.launcher import (
+    command_environment,
+    find_step,
+    launched_rank,
+    was_launched,
+)
 from mpifarm.messages import (
     Alive,
     Leave,
@@ -27,6 +32,7 @@ from mpifarm.messages import (
     ToRank,
 )
 from mpifarm.pool import Pool
+from mpifarm.processes import start_unattended
 from mpifarm.rank import SILENCE_SECONDS, RankLoop, RankParts, RankPhase
 from mpifarm.surroundings import Surroundings
 from mpifarm.waiting import Clock, Waiter
@@ -250,6 +256,7 @@ def _run_rank_0(
     if ended.silent:
         # They may only hang, and keep the launcher waiting.
         _await_departures(comm, ended.silent)
+        _cancel_step(parts)
         comm.abort(ended.status)
     if ended.lost or comm.lost:
         # Ranks that don't answer would let MPI_Finalize hang; all is on disk.
@@ -268,3 +275,11 @@ def _await_departures(comm: Comm, silent: Sequence[int]) -> None:
     while comm.heals and leaving - comm.lost and time.monotonic() < until:
         comm.receive()
         time.sleep(WITHDRAWN_SECONDS)
+
+
+def _cancel_step(parts: RankParts) -> None:
+    """End what hangs where MPI_Abort would not: srun waits for all that it started."""
+    environ = parts.around.environ
+    step = find_step(environ)
+    if step and start_unattended(["scancel", "--signal=KILL", step], environ):
+        time.sleep(ABORT_SECONDS)  # it ends this process, too

@@ -33,7 +33,8 @@ _RANKS_OWN = re.compile(
 describe the farm's own step and not the job.  ``SLURM_JOB_ID`` and its like stay."""
 
 _USERS_OWN = re.compile(
-    rb"""OMPI_MCA_(?! orte_ | ess | pmix | num_procs | initial_wdir | cpu_type ) .*
+    rb"""OMPI_MCA_(?! orte_ | ess | pmix | num_procs | initial_wdir | cpu_type
+                  | mpi_ft_enable ) .*
     | (?: OMPI | PRTE )_ALLOW_RUN_AS_ROOT .*
     | MPIR_CVAR_ .*
     | MPI4PY_(?: LIBMPI | MPIABI )""",
@@ -66,6 +67,18 @@ def launched_rank(environ: Mapping[str, str]) -> int:
         if environ.get(name, "").isdecimal():
             return int(environ[name])
     return 0
+
+
+def find_step(environ: Mapping[str, str]) -> str:
+    """The job step whose ranks srun itself has started by PMI, as scancel names it.
+
+    Empty under other launchers, be they in a Slurm job.  There, `MPI_Abort` ends all.
+    """
+    job, step = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_STEP_ID", "")
+    is_sruns = environ.get("SLURM_MPI_TYPE") in {"pmi2", "cray_shasta"}
+    if not (job and step and is_sruns) or "HYDI_CONTROL_FD" in environ:
+        return ""
+    return f"{job}.{step}"
 
 
 def command_environment(environ: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

@@ -432,6 +432,15 @@ def _stat_words(pid: int) -> list[bytes]:
 # ---- processes of our own -----------------------------------------------------------
 
 
+def start_unattended(argv: list[str], env: Mapping[str, str]) -> bool:
+    """Start a program that nobody waits for; whether it could be started."""
+    try:
+        os.posix_spawnp(argv[0], argv, env)
+    except OSError:
+        return False
+    return True
+
+
 def fork_child(main: Callable[[], object]) -> int:
     """Fork; the child runs `main` and nothing else of ours, no exit handler either.
 

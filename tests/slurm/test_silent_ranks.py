@@ -26,11 +26,11 @@ WAITS = (
 OPTIONS = ("-n", str(WORKERS), "--rank-timeout", "3")
 
 
-def kill_a_rank(farm):
+def kill_a_rank(farm, signum=signal.SIGKILL):
     """When all workers are busy; the tasks that it had."""
     wait_until(lambda: len(farm.marks("started")) == NODES * WORKERS, DEADLINE)
     theirs = [t for t in farm.marks("started") if ranks_of(farm, t) == [str(VICTIM)]]
-    farm.signal_rank(VICTIM, signal.SIGKILL)
+    farm.signal_rank(VICTIM, signum)
     return theirs
 
 
@@ -43,13 +43,16 @@ def lost_in(farm):
     return [each["rank"] for each in json.loads(farm.result())["lost"]]
 
 
-def test_a_farm_goes_on_without_a_killed_rank_and_does_not_hang_at_its_end(farm, slurm):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_farm_goes_on_without_a_lost_rank_and_does_not_hang_at_its_end(
+    farm, slurm, signum
+):
     farm.write_list([WAITS] * 3 * NODES)
     argv = ["srun", "-N", str(NODES), "--mpi=pmi2", "-K0", sys.executable, "-m"]
     child = farm.start_unseen(
         [*argv, "mpifarm", "tasks.txt", *OPTIONS], env=slurm.environment
     )
-    theirs = kill_a_rank(farm)
+    theirs = kill_a_rank(farm, signum)
     assert theirs
     wait_until(lambda: f"rank {VICTIM} on " in child.text(), DEADLINE)
     farm.allow()

@@ -4,6 +4,7 @@ import pytest
 
 from mpifarm.launcher import (
     command_environment,
+    find_step,
     launched_rank,
     launched_size,
     was_launched,
@@ -60,6 +61,7 @@ OPENMPI = {
     "OMPI_MCA_cpu_type": "x86_64",
     "OMPI_MCA_initial_wdir": "/home/x",
     "OMPI_MCA_num_procs": "2",
+    "OMPI_MCA_mpi_ft_enable": "1",
     "OMPI_UNIVERSE_SIZE": "2",
     "OPAL_PREFIX": "/opt/openmpi",
     "OPAL_USER_PARAMS_GIVEN": "1",
@@ -189,3 +191,25 @@ def test_the_environment_that_was_given_is_not_changed():
     environ = in_bytes(HYDRA)
     command_environment(environ)
     assert environ == in_bytes(HYDRA)
+
+
+# ---- the step -----------------------------------------------------------------------
+
+STEP = {"SLURM_JOB_ID": "17", "SLURM_STEP_ID": "2", "SLURM_MPI_TYPE": "pmi2"}
+
+
+def test_the_step_of_ranks_that_srun_has_started_is_known():
+    assert find_step(STEP) == "17.2"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {**STEP, "HYDI_CONTROL_FD": "6"},
+        {**STEP, "SLURM_MPI_TYPE": "pmix"},
+        {"SLURM_JOB_ID": "17", "SLURM_MPI_TYPE": "pmi2"},
+    ],
+)
+def test_a_step_in_which_another_launcher_runs_is_not_ended(environ):
+    assert find_step(environ) == ""
