@@ -34,6 +34,9 @@ from mpifarm.errors import FarmError, InputError, StorageError
 POLL_SECONDS = 0.001
 """Between two tries, and at least from a release to the next taking."""
 
+DOUBT_SECONDS = 1.0
+"""How long an answer counts as "busy" that may only mean that a file was replaced."""
+
 PATIENCE_SECONDS = 0.25
 """How long `WorkdirLock.acquire` keeps the first lock while it waits for the second.
 
@@ -157,6 +160,7 @@ class WorkdirLock:
         self._descriptors: list[int] = []
         self._taken = self._released = float("-inf")
         self._busy = self.paths[0]
+        self._doubtful_since: float | None = None
 
     @property
     def held(self) -> bool:
@@ -252,12 +256,23 @@ class WorkdirLock:
         try:
             descriptor = _find_locked(path, self._workdir)
         except OSError as error:
+            if self._may_pass(error):
+                return False
             self.release()
             raise StorageError(_trouble(path, error)) from error
+        self._doubtful_since = None
         if descriptor is None:
             return False
         self._descriptors.append(descriptor)
         return True
+
+    def _may_pass(self, error: OSError) -> bool:
+        """ESTALE: another host has just replaced the file.  EAGAIN: a lease on it."""
+        if error.errno not in (errno.ESTALE, errno.EAGAIN):
+            return False
+        if self._doubtful_since is None:
+            self._doubtful_since = self._clock()
+        return self._clock() - self._doubtful_since < DOUBT_SECONDS
 
     def _give_up_after(self, deadline: float, timeout: float) -> None:
         now = self._clock()
@@ -275,16 +290,6 @@ class WorkdirLock:
 
 def _find_locked(path: str, workdir: str) -> int | None:
     """A descriptor that holds the lock of `path`, or None when another has it."""
-    try:
-        return _find_locked_now(path, workdir)
-    except OSError as error:
-        # ESTALE: another host has just replaced the file; EAGAIN: a lease on it.
-        if error.errno in (errno.ESTALE, errno.EAGAIN):
-            return None
-        raise
-
-
-def _find_locked_now(path: str, workdir: str) -> int | None:
     descriptor = _open_lock_file(path, workdir)
     locked = False
     try:

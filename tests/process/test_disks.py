@@ -80,7 +80,7 @@ def assert_it_stopped_and_the_next_start_finishes(place, farm, farm_token, count
     assert farm.wait() == 75, farm.text()
     assert farm.text().count(CAN_NOT) == 1, farm.text()
     assert "Traceback" not in farm.text()
-    assert "-" not in next(e for e in farm.text().splitlines() if "with others" in e)
+    assert not [e for e in farm.text().splitlines() if "with others" in e and "-" in e]
     wait_until(lambda: not survivors(farm_token), 5)
     violations = [each for each in place.violations() if "timeline" not in each]
     assert violations == []
@@ -88,11 +88,11 @@ def assert_it_stopped_and_the_next_start_finishes(place, farm, farm_token, count
     recorded, before = set(place.ids("finished")), started(place)
     told = told_as_unrecorded(farm)
     assert told
-    assert not told & recorded
     assert place.run() == 0
     again = set(started(place) - before)
     assert not again & recorded
-    assert told <= again
+    # a line that could not be synced may stand there all the same
+    assert told - recorded <= again
     assert sorted(place.ids("finished")) == list(range(count))
     assert place.violations() == []
     assert place.claims() == []
@@ -155,8 +155,8 @@ def test_a_server_that_comes_back_in_time_is_told_and_no_more(
     create_place, create_server, error, calls
 ):
     # a new toprocess is renamed only where more tasks are left than 2 s of work
-    count, seconds = (900, 0) if calls == ["rename"] else (60, 0.05)
-    place = create_place(notes_ids(count, seconds))
+    count = 320 if calls == ["rename"] else 160
+    place = create_place(notes_ids(count))
     server = create_server(place)
     farm = place.start("--proc", "4", "--grace", "20", env=server.environment)
     wait_until(lambda: len(place.ids("finished")) >= 8)
@@ -164,7 +164,7 @@ def test_a_server_that_comes_back_in_time_is_told_and_no_more(
     wait_until(lambda: CAN_NOT in farm.text() or farm.has_ended())
     before = len(place.notes("starts"))
     # its workers go on with what they have; the farm goes on trying
-    wait_until(lambda: len(place.notes("starts")) > before or farm.has_ended(), 1)
+    wait_until(lambda: len(place.notes("starts")) > before or farm.has_ended())
     server.recover()
     assert os.strerror(getattr(errno, error)) in farm.text()
     assert_it_went_on_as_if_nothing_had_been(place, farm, count)

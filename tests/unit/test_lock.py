@@ -12,7 +12,7 @@ import pytest
 
 from mpifarm import lock
 from mpifarm.errors import InputError, StorageError
-from mpifarm.lock import WorkdirLock, lock_paths
+from mpifarm.lock import DOUBT_SECONDS, WorkdirLock, lock_paths
 
 
 class Clock:
@@ -566,6 +566,18 @@ def test_storage_that_gives_way_is_no_bad_input(workdir, clock, fail_open, code)
     fail_open(code)
     with pytest.raises(StorageError, match="can't be used"):
         make([workdir / "lock"], clock).probe()
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EAGAIN])
+def test_an_answer_that_may_pass_is_an_error_when_it_does_not(
+    workdir, clock, fail_open, code
+):
+    lock = make([workdir / "lock"], clock)
+    fail_open(code)
+    assert not lock.try_acquire()
+    clock.now += DOUBT_SECONDS
+    with pytest.raises(StorageError, match="can't be used"):
+        lock.try_acquire()
 
 
 @pytest.mark.parametrize("code", [errno.ESTALE, errno.EAGAIN])

@@ -1,0 +1,433 @@
+"""What a farm of one rank does about tasks that fail, and about the end of its time.
+
+Rules of this file: commands write beside the tasklist what they did; a test waits for
+those lines, or for lines of the workdir, before it sends anything.  Times are compared
+in the one direction that a busy machine can't turn round.
+"""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support import wait_until
+
+NOTE = "echo $PROC_NUMBER >> begun"
+WAITS = f"{NOTE}; until [ -e go ]; do sleep 0.02; done"
+FOR_EVER = f"{NOTE}; exec sleep 60"
+
+MARGIN = 1.2
+"""Seconds before the deadline at which a farm with ``--grace 0.2`` ends its tasks."""
+
+
+def attempts_of(place, taskid):
+    """The number and the status of each attempt of a task, as ``attempts.tsv`` has."""
+    return [(a.attempt, a.status) for a in place.attempts() if a.taskid == taskid]
+
+
+def await_attempts(place, count, taskid=0):
+    """Wait until so many attempts of the task are on disk."""
+    path = place.workdir / "attempts.tsv"
+    wait_until(lambda: path.exists() and len(attempts_of(place, taskid)) >= count)
+
+
+def assert_settled(place, **expected):
+    """The ids of each file are these, and each task is in one place."""
+    found = {name: sorted(place.ids(name)) for name in expected}
+    assert found == {name: list(ids) for name, ids in expected.items()}
+    assert place.violations() == []
+    assert place.claims() == []
+
+
+def allow(place):
+    """Let the commands end that wait for the file ``go``."""
+    Path(place.directory, "go").touch()
+
+
+# ---- retries -------------------------------------------------------------------------
+
+SUCCEEDS_AT_LAST = "echo run $MPIFARM_ATTEMPT; [ $MPIFARM_ATTEMPT -ge 3 ] || exit 4"
+
+
+def test_a_task_that_fails_twice_and_then_succeeds_is_finished_once(create_place):
+    place = create_place([SUCCEEDS_AT_LAST, "true"])
+    farm = place.start("--retries", "2")
+    assert farm.wait() == 0
+    assert_settled(place, finished=[0, 1], failed=[], toprocess=[])
+    assert attempts_of(place, 0) == [(1, 4), (2, 4), (3, 0)]
+    assert attempts_of(place, 1) == [(1, 0)]
+    runs = [line for line in place.log(0).splitlines() if line.startswith("run")]
+    assert runs == ["run 1", "run 2", "run 3"]
+    assert place.result()["this_farm"]["attempts_that_ran_again"] == 2
+    assert "2 finished, 0 failed" in farm.text()
+
+
+def test_a_task_that_has_no_retry_left_is_failed_once(create_place):
+    place = create_place([SUCCEEDS_AT_LAST, "kill -9 $$; true", "true"])
+    farm = place.start("--retries", "1")
+    assert farm.wait() == 1
+    assert_settled(place, finished=[2], failed=[0, 1], toprocess=[])
+    assert attempts_of(place, 0) == [(1, 4), (2, 4)]
+    assert attempts_of(place, 1) == [(1, -9), (2, -9)]
+    assert farm.text().count("task 0: exit status 4") == 1
+    assert farm.text().count("task 1: ") == 1
+
+
+def test_without_retries_a_failed_task_runs_once(create_place):
+    place = create_place([SUCCEEDS_AT_LAST])
+    assert place.run() == 1
+    assert attempts_of(place, 0) == [(1, 4)]
+
+
+def test_the_delay_is_kept_between_a_failure_and_the_next_attempt(create_place):
+    place = create_place([SUCCEEDS_AT_LAST, "true"])
+    assert place.run("--retries", "2", "--retry-delay", "0.8") == 0
+    runs = [attempt for attempt in place.attempts() if attempt.taskid == 0]
+    ends = [attempt.started + attempt.seconds for attempt in runs]
+    waits = [after.started - end for end, after in zip(ends, runs[1:], strict=False)]
+    assert len(waits) == 2
+    # the clock of a file may be stepped by a millisecond
+    assert min(waits) >= 0.79
+
+
+def test_other_tasks_run_while_one_waits_for_its_retry(create_place):
+    place = create_place([SUCCEEDS_AT_LAST, "echo 1 >> ran", "echo 2 >> ran"])
+    options = ("--proc", "1", "--retries", "1", "--retry-delay", "60")
+    farm = place.start(*options)
+    place.await_notes("ran", 2)
+    wait_until(lambda: sorted(place.ids("finished")) == [1, 2])
+    assert not farm.has_ended()
+
+
+@pytest.mark.parametrize("neighbour", [[], [FOR_EVER]])
+def test_a_task_that_waits_for_its_retry_goes_back_at_a_stop(create_place, neighbour):
+    place = create_place(["exit 4", *neighbour])
+    farm = place.start("--retries", "2", "--retry-delay", "60")
+    await_attempts(place, 1)
+    farm.send_signal(signal.SIGUSR1)
+    assert farm.wait(20) == 75
+    assert_settled(place, finished=[], failed=[], toprocess=range(1 + len(neighbour)))
+
+
+def test_a_drain_does_not_wait_for_a_retry(create_place):
+    place = create_place(["exit 4", WAITS])
+    farm = place.start("--retries", "2", "--retry-delay", "60")
+    await_attempts(place, 1)
+    place.await_notes("begun", 1)
+    farm.send_signal(signal.SIGUSR2)
+    wait_until(lambda: "nothing more is started" in farm.text())
+    allow(place)
+    assert farm.wait(20) == 75
+    assert_settled(place, finished=[1], failed=[], toprocess=[0])
+
+
+def test_the_next_farm_gives_all_retries_again(create_place):
+    place = create_place(["exit 4"])
+    farm = place.start("--retries", "2", "--retry-delay", "60")
+    await_attempts(place, 1)
+    farm.send_signal(signal.SIGUSR1)
+    assert farm.wait(20) == 75
+    assert place.run("--retries", "2") == 1
+    assert attempts_of(place, 0) == [(1, 4), (1, 4), (2, 4), (3, 4)]
+    assert_settled(place, finished=[], failed=[0], toprocess=[])
+
+
+# ---- a limit for failures ------------------------------------------------------------
+
+
+def test_so_many_failures_stop_the_farm_and_the_next_start_goes_on(create_place):
+    rest = range(3, 9)
+    place = create_place(["exit 4"] * 3 + [WAITS] * 6)
+    farm = place.start("--proc", "2", "--max-failures", "3")
+    assert farm.wait(20) == 1
+    assert_settled(place, finished=[], failed=range(3), toprocess=rest)
+    assert place.result()["exit_status"] == 1
+    assert "--max-failures" in place.result()["reason"]
+    assert "--max-failures" in farm.text()
+    allow(place)
+    assert place.run() == 1
+    assert_settled(place, finished=rest, failed=range(3), toprocess=[])
+
+
+def test_fewer_failures_than_the_limit_stop_nothing(create_place):
+    place = create_place(["exit 4"] * 2 + ["true"] * 6)
+    assert place.run("--max-failures", "3") == 1
+    assert_settled(place, finished=range(2, 8), failed=[0, 1], toprocess=[])
+    assert "--max-failures" not in place.result()["reason"]
+
+
+def test_such_a_share_of_failures_stops_the_farm(create_place):
+    place = create_place(["true"] * 10 + ["exit 4"] * 10 + [FOR_EVER] * 4)
+    assert place.run("--proc", "2", "--max-failures", "50%") == 1
+    assert_settled(
+        *(place,), finished=range(10), failed=range(10, 20), toprocess=range(20, 24)
+    )
+
+
+def test_a_share_counts_when_twenty_have_ended(create_place):
+    place = create_place(["exit 4"] * 19)
+    assert place.run("--proc", "2", "--max-failures", "1%") == 1
+    assert_settled(place, finished=[], failed=range(19), toprocess=[])
+
+
+def test_a_smaller_share_of_failures_stops_nothing(create_place):
+    place = create_place(["true"] * 12 + ["exit 4"] * 10 + ["true"])
+    assert place.run("--proc", "1", "--max-failures", "50%") == 1
+    assert_settled(
+        *(place,), finished=[*range(12), 22], failed=range(12, 22), toprocess=[]
+    )
+
+
+def test_attempts_after_which_a_task_runs_again_are_no_failures(create_place):
+    place = create_place(["[ $MPIFARM_ATTEMPT -ge 2 ]"] * 6)
+    assert place.run("--retries", "1", "--max-failures", "3") == 0
+    assert_settled(place, finished=range(6), failed=[], toprocess=[])
+
+
+# ---- tasks that run in pieces --------------------------------------------------------
+
+
+def test_a_task_that_makes_checkpoints_runs_until_it_ends(create_place):
+    piece = "echo $MPIFARM_ATTEMPT >> pieces; [ $MPIFARM_ATTEMPT -ge 4 ] || exit 75"
+    place = create_place([piece])
+    assert place.run("--requeue-status", "75", "--max-failures", "1") == 0
+    assert place.notes("pieces") == ["1", "2", "3", "4"]
+    assert attempts_of(place, 0) == [(1, 75), (2, 75), (3, 75), (4, 0)]
+    assert_settled(place, finished=[0], failed=[], toprocess=[])
+
+
+def test_a_checkpoint_is_no_attempt_of_the_retries(create_place):
+    piece = "case $MPIFARM_ATTEMPT in 1|2) exit 75;; 3) exit 4;; 4) exit 75;; esac"
+    place = create_place([piece])
+    assert place.run("--requeue-status", "75", "--retries", "1") == 0
+    assert attempts_of(place, 0) == [(1, 75), (2, 75), (3, 4), (4, 75), (5, 0)]
+
+
+def test_without_the_option_no_status_asks_to_run_again(create_place):
+    place = create_place(["exit 75"])
+    assert place.run() == 1
+    assert attempts_of(place, 0) == [(1, 75)]
+    assert_settled(place, finished=[], failed=[0], toprocess=[])
+
+
+def test_a_task_that_made_a_checkpoint_goes_to_the_end_of_the_queue(create_place):
+    piece = f"{NOTE}; [ $MPIFARM_ATTEMPT -ge 2 ] || exit 75"
+    place = create_place([piece, *[f"{NOTE}; sleep 0.1"] * 8])
+    assert place.run("--proc", "1", "--requeue-status", "75") == 0
+    assert place.notes("begun") == [*map(str, range(9)), "0"]
+
+
+def test_a_task_that_asks_to_run_again_for_ever_is_failed_and_told(create_place):
+    place = create_place(["echo >> pieces; exit 75", "true"])
+    farm = place.start("--requeue-status", "75")
+    assert farm.wait(30) == 1
+    assert len(place.notes("pieces")) == 10
+    assert "task 0 counts as failed" in farm.text()
+    assert "10 times in a row" in farm.text()
+    assert_settled(place, finished=[1], failed=[0], toprocess=[])
+
+
+def test_a_checkpoint_in_a_drain_goes_back_into_toprocess(create_place):
+    place = create_place([f"{WAITS}; exit 75"])
+    farm = place.start("--requeue-status", "75")
+    place.await_notes("begun", 1)
+    farm.send_signal(signal.SIGUSR2)
+    wait_until(lambda: "nothing more is started" in farm.text())
+    allow(place)
+    assert farm.wait(20) == 75
+    assert place.notes("begun") == ["0"]
+    assert_settled(place, finished=[], failed=[], toprocess=[0])
+
+
+# ---- canaries ------------------------------------------------------------------------
+
+
+def test_nothing_else_is_started_when_the_canaries_fail(create_place):
+    place = create_place([f"{NOTE}; exit 4"] * 2 + [NOTE] * 4)
+    farm = place.start("--canary", "2")
+    assert farm.wait(20) == 1
+    assert sorted(place.notes("begun")) == ["0", "1"]
+    assert_settled(place, finished=[], failed=[0, 1], toprocess=range(2, 6))
+    assert place.result()["exit_status"] == 1
+    assert "canary" in place.result()["reason"]
+    assert "canary" in farm.text()
+    assert place.run() == 1
+    assert_settled(place, finished=range(2, 6), failed=[0, 1], toprocess=[])
+
+
+def test_all_tasks_run_when_one_canary_succeeds(create_place):
+    place = create_place(["exit 4", *[NOTE] * 5])
+    assert place.run("--canary", "2") == 1
+    assert_settled(place, finished=range(1, 6), failed=[0], toprocess=[])
+
+
+def test_the_others_wait_for_the_first_canary_alone(create_place):
+    """The second canary ends only when what comes after it has begun."""
+    other = f"{NOTE}; until grep -q 3 begun; do sleep 0.02; done"
+    place = create_place([f"{WAITS}", other, NOTE, NOTE])
+    farm = place.start("--canary", "2")
+    place.await_notes("begun", 2)
+    assert sorted(place.notes("begun")) == ["0", "1"]
+    allow(place)
+    assert farm.wait(20) == 0
+
+
+def test_a_canary_that_succeeds_at_its_retry_opens_the_gates(create_place):
+    place = create_place(["[ $MPIFARM_ATTEMPT -ge 2 ]", *["true"] * 4])
+    assert place.run("--canary", "1", "--retries", "1") == 0
+    assert_settled(place, finished=range(5), failed=[], toprocess=[])
+
+
+# ---- tasks that all fail, or kill their worker ---------------------------------------
+
+
+@pytest.mark.parametrize("quarantine", ["3", "off"])
+def test_a_list_of_which_everything_fails_ends_with_all_failed(
+    create_place, quarantine
+):
+    place = create_place(["exit 4"] * 40)
+    assert place.run("--quarantine", quarantine) == 1
+    assert_settled(place, finished=[], failed=range(40), toprocess=[])
+    assert place.counts() == dict.fromkeys(range(40), 1)
+    assert place.result()["quarantined"] == []
+
+
+def test_a_task_that_kills_its_worker_is_failed_after_three(create_place):
+    place = create_place(["echo >> lives; kill -9 $PPID; sleep 5", *["true"] * 6])
+    farm = place.start("--proc", "2")
+    assert farm.wait(30) == 1
+    assert len(place.notes("lives")) == 3
+    assert_settled(place, finished=range(1, 7), failed=[0], toprocess=[])
+    assert place.result()["this_farm"]["outcomes"]["lost"] == 1
+    assert "task 0: " in farm.text()
+
+
+# ---- the end of the job --------------------------------------------------------------
+
+
+def end_of_job(seconds):
+    """The time so many seconds from now, as a batch system writes it, and the same."""
+    moment = int(time.time() + seconds) + 1
+    return str(moment), moment
+
+
+@pytest.mark.parametrize("told_by", ["option", "Slurm"])
+def test_a_farm_ends_by_itself_before_its_job_does(create_place, told_by):
+    text, moment = end_of_job(3)
+    place = create_place(["true", *[FOR_EVER] * 4])
+    is_option = told_by == "option"
+    farm = place.start(
+        *("--proc", "2", "--grace", "0.2"),
+        *(("--deadline", text) if is_option else ()),
+        env={} if is_option else {"SLURM_JOB_END_TIME": text},
+    )
+    assert farm.wait(20) == 75
+    assert time.time() < moment
+    assert_settled(place, finished=[0], failed=[], toprocess=range(1, 5))
+    assert len(place.notes("begun")) >= 2
+    assert place.result()["exit_status"] == 75
+
+
+def test_nothing_is_started_that_is_known_to_take_too_long(create_place):
+    text, _ = end_of_job(30)
+    place = create_place([NOTE] * 4)
+    begun = time.monotonic()
+    farm = place.start("--deadline", text, "--task-time", "100", "--grace", "0.2")
+    assert farm.wait(20) == 75
+    assert time.monotonic() - begun < 20
+    assert place.notes("begun") == []
+    assert_settled(place, finished=[], failed=[], toprocess=range(4))
+    assert "--task-time" in farm.text()
+
+
+def test_what_was_started_in_time_may_finish(create_place):
+    """Each takes a tenth of what is said, so none is hit by the end."""
+    text, moment = end_of_job(3)
+    place = create_place([f"{NOTE}; sleep 0.1; echo $PROC_NUMBER >> ended"] * 200)
+    options = ("--deadline", text, "--task-time", "1", "--grace", "0.2", "-n", "1")
+    assert place.run(*options) == 75
+    assert time.time() < moment
+    ended = sorted(map(int, place.notes("ended")))
+    assert ended
+    assert place.notes("begun") == place.notes("ended")
+    rest = sorted(set(range(200)) - set(ended))
+    assert_settled(place, finished=ended, failed=[], toprocess=rest)
+
+
+def test_what_others_have_taken_tells_what_a_task_takes(create_place):
+    text, _ = end_of_job(5)
+    place = create_place(["sleep 2"] * 2 + [NOTE] * 4)
+    farm = place.start("--proc", "1", "--deadline", text, "--grace", "0.2")
+    assert farm.wait(20) == 75
+    finished = place.ids("finished")
+    assert finished
+    assert place.notes("begun") == []
+    rest = sorted(set(range(6)) - set(finished))
+    assert_settled(place, finished=finished, failed=[], toprocess=rest)
+
+
+def test_a_farm_that_has_no_time_starts_nothing_and_says_so(create_place):
+    place = create_place([NOTE] * 4)
+    farm = place.start("--deadline", str(int(time.time())))
+    assert farm.wait(20) == 75
+    assert place.notes("begun") == []
+    assert "deadline" in farm.text()
+    assert_settled(place, finished=[], failed=[], toprocess=range(4))
+
+
+def test_a_deadline_of_none_overrides_the_job(create_place):
+    place = create_place([NOTE] * 4)
+    end = {"SLURM_JOB_END_TIME": str(int(time.time()))}
+    assert place.run("--deadline", "none", env=end) == 0
+    assert_settled(place, finished=range(4), failed=[], toprocess=[])
+
+
+# ---- limits for each task ------------------------------------------------------------
+
+
+def how(place):
+    """How each failed task has ended, in the words of ``result.json``."""
+    return {each["taskid"]: each["how"] for each in place.result()["failed"]}
+
+
+def test_a_task_over_its_time_is_told_in_the_summary(create_place):
+    place = create_place(["exec sleep 60", "true"])
+    farm = place.start("--task-timeout", "0.3", "--grace", "0.2")
+    assert farm.wait(20) == 1
+    assert_settled(place, finished=[1], failed=[0], toprocess=[])
+    assert place.result()["this_farm"]["outcomes"] == {"completed": 1, "timed out": 1}
+    assert "timed out" in how(place)[0]
+    assert "task 0: timed out" in farm.text()
+    assert "=== mpifarm: ended after 0.3 s, the limit" in place.log(0)
+
+
+def test_a_task_over_its_time_has_its_retries(create_place):
+    place = create_place(["[ $MPIFARM_ATTEMPT -ge 2 ] || exec sleep 60"])
+    options = ("--task-timeout", "0.5", "--grace", "0.2", "--retries", "3")
+    assert place.run(*options) == 0
+    assert_settled(place, finished=[0], failed=[], toprocess=[])
+
+
+def test_a_task_out_of_memory_is_told_in_the_summary(create_place):
+    place = create_place(["python3 -c 'bytearray(500_000_000)'", "true"])
+    farm = place.start("--proc", "2", "--task-memory", "200M")
+    assert farm.wait(20) == 1
+    assert_settled(place, finished=[1], failed=[0], toprocess=[])
+    outcomes = place.result()["this_farm"]["outcomes"]
+    assert outcomes == {"completed": 1, "out of memory": 1}
+    assert "out of memory" in how(place)[0]
+    assert "task 0: out of memory" in farm.text()
+
+
+def test_a_stop_sends_the_checkpoint_signal_so_that_tasks_can_save(create_place):
+    saves = "trap 'echo $PROC_NUMBER >> saved; exit 3' USR1; trap '' TERM; "
+    place = create_place([saves + WAITS] * 2)
+    farm = place.start("--checkpoint-signal", "USR1", "--grace", "10")
+    place.await_notes("begun", 2)
+    farm.send_signal(signal.SIGUSR1)
+    assert farm.wait(30) == 75
+    assert sorted(place.notes("saved")) == ["0", "1"]
+    assert_settled(place, finished=[], failed=[], toprocess=[0, 1])
+    assert json.loads(place.content("result.json"))["exit_status"] == 75
