@@ -240,9 +240,14 @@ class Coordinator(Outcomes):
         record.host = message.host
         record.pid = message.pid
         record.workers = message.workers
-        self._number_workers(record)
+        # Should this coordinator be lost as well, it has to know which farm this was.
+        self._welcome(record)
         if record.state is RankState.JOINING:
             self._enter_rank(record, RankState.WORKING)
+        for taskid, attempt in message.leases:
+            if taskid not in self.tasks:
+                known = self._strays.get(taskid, 0)
+                self._strays[taskid] = max(known, attempt)
 
     def _requeue_unsent(self, record: RankRecord, held: set[tuple[int, int]]) -> None:
         """What it was to have and has not never reached it."""
@@ -480,6 +485,7 @@ class Coordinator(Outcomes):
             self._looked_last = empty and nothing_held
         for taskid in taken:
             task = self.tasks[taskid] = TaskRecord(taskid)
+            task.attempt = self._strays.pop(taskid, 0) if self._strays else 0
             self._looked_last = False
             if not self._canary.is_open:
                 self._canary.note_taken(1)
@@ -637,6 +643,8 @@ class Coordinator(Outcomes):
         if self.storage_failed:
             self._abandon()
         if self.tasks or self.transaction is not None:
+            return
+        if self._rejoining and self.phase is not Phase.STOPPING:
             return
         self._enter(Phase.LEAVING, self.reason)
         # Those given up too: they may only be late, and this rank itself may be one.

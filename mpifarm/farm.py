@@ -149,6 +149,7 @@ def _follow(
     waiter = Waiter(signals.fd, comm.has_message)
     parent = os.getppid()
     followed = 0
+    kept: list[tuple[int, Message]] = []
     loop.join()
     while loop.phase is not RankPhase.LEFT:
         loop.forgive_pause(clock.step())
@@ -163,10 +164,7 @@ def _follow(
                 return _Followed.LEADS
             loop.rejoin(clock.now)
         early += _to_coordinator(messages)
-        for rank, message in messages:
-            # What a lost coordinator has said last, its successor doesn't know.
-            if rank == comm.first and isinstance(message, ToRank):
-                loop.on_message(message, clock.now)
+        kept = _obey(loop, comm.first, [*kept, *messages], clock.now)
         loop.step(clock.now)
         if loop.is_forsaken(clock.now) or os.getppid() != parent:
             loop.pool.kill()
@@ -176,6 +174,23 @@ def _follow(
         else:
             loop.wait(waiter, clock.now, loop.wake_at())
     return _Followed.LEFT
+
+
+def _obey(
+    loop: RankLoop, leader: int, messages: list[tuple[int, Message]], now: float
+) -> list[tuple[int, Message]]:
+    """Do what the leader says; returns what its successor has said already.
+
+    What a lost leader has said last, its successor doesn't know: it doesn't count.
+    """
+    for rank, message in messages:
+        if rank == leader and isinstance(message, ToRank):
+            loop.on_message(message, now)
+    return [
+        (rank, message)
+        for rank, message in messages
+        if rank > leader and isinstance(message, ToRank)
+    ]
 
 
 def _to_coordinator(

@@ -304,9 +304,9 @@ class RankLoop:
         self._heard_at += seconds
 
     def _start(self, welcome: Welcome) -> None:
-        if self.phase is not RankPhase.JOINING:
-            return  # a signal came first
         definition = self.definition = welcome.definition
+        if self.phase is not RankPhase.JOINING:
+            return  # a signal came first, or another leads now
         self.pool.start(
             PoolDefinition(
                 workers=self.workers,

@@ -68,6 +68,8 @@ class Holdings:
         self.limbo = Limbo(self.tasks)
         self._rejoining: set[int] = set(crew.ranks) if self.tasks else set()
         """Ranks that have yet to say what is true there; they get no leases."""
+        self._strays: dict[int, int] = {}
+        """What ranks run though it isn't ours any more: the last attempt."""
         self._quarantine = Quarantine(policy.quarantine)
         self._canary = Canary(policy.canary, len(self.tasks))
         first = 0 if self.tasks else len(crew.ranks) * crew.workers

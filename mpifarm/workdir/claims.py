@@ -601,12 +601,21 @@ def grasped(claim: OtherClaim, machine: Machine) -> Iterator[tuple[Life, int]]:
     except OSError as error:
         if error.errno not in _NOT_OURS:
             raise files.storage_error("open", claim.path, error) from error
-        yield Life.UNPROVEN, -1
+        yield _judge_unwritable(claim), -1
         return
     try:
         yield _judge_open(claim, descriptor, machine), descriptor
     finally:
         os.close(descriptor)
+
+
+def _judge_unwritable(claim: OtherClaim) -> Life:
+    """Another user's: whether its lock is held can be seen where it can be read."""
+    try:
+        with files.opened(claim.path, _READ_FLAGS) as descriptor:
+            return Life.UNPROVEN if take_flock(descriptor) else Life.ALIVE
+    except OSError:  # NFS wants it open for writing
+        return Life.UNPROVEN
 
 
 def _judge_open(claim: OtherClaim, descriptor: int, machine: Machine) -> Life:

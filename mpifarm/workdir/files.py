@@ -358,3 +358,19 @@ def exists(path: str) -> bool:
         if is_refused and os.path.lexists(path):
             return True
         raise storage_error("read", path, error) from error
+
+
+def find_other_owner(path: str) -> str:
+    """The user who owns it; empty if that is us, or can't be told."""
+    try:
+        uid = os.stat(path).st_uid
+    except OSError:
+        return ""
+    if uid == os.geteuid():
+        return ""
+    import pwd  # for the few that share a workdir
+
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"

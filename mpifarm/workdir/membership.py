@@ -176,6 +176,8 @@ class Membership:
             why = f"can't be understood ({claim.damage}), and is left alone"
         elif life is Life.ALIVE:
             why = "is at work in this workdir too"
+        elif owner := files.find_other_owner(claim.path):
+            why = f"belongs to {owner}: its tasks are left for a farm of that user"
         else:
             why = "may be dead, but that is not certain: its tasks are left alone"
         note = f"farm {_describe(claim)} {why}"
@@ -186,7 +188,10 @@ class Membership:
     # ---- leaving --------------------------------------------------------------------
 
     def give_up(self) -> None:
-        """Have no claim after all: nothing was taken yet.  Lock held."""
+        """Have no claim after all, unless it was adopted.  Lock held."""
+        if self.claim.held:
+            self.claim.end()
+            return
         with suppress(StorageError):
             files.remove(self.claim.path)
 

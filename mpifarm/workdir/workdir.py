@@ -486,7 +486,8 @@ class Workdir(JoinedWorkdir):
         Its own journal says how far this has come, so that whoever goes on after a
         kill puts nothing twice.
         """
-        lost = sorted(self._find_open(claim))
+        # A successor that was killed as it took over has left its ids in two claims.
+        lost = sorted(self._find_open(claim).keys() - self._member.claim.held)
         if lost:
             self._put_back(claim, descriptor, lost)
         if max(claim.journal.held, default=-1) >= len(self._tasks):

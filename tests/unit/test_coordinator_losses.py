@@ -325,7 +325,7 @@ def test_a_stop_that_was_lost_is_said_again():
     before = len(hand.sent)
     hand.hear(1, rejoin((0, 1)))
     hand.decide()
-    assert [type(m).__name__ for _, m in hand.sent[before:]] == ["Stop"]
+    assert [type(m).__name__ for _, m in hand.sent[before:]] == ["Welcome", "Stop"]
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -1,0 +1,262 @@
+"""What rank 0 decides about tasks and ranks that fail, with whole farms of some ranks.
+
+Rules of this file: the MPI is that of the environment that runs pytest; what only an
+MPI that tells of dead ranks can do (`ulfm`) runs under Open MPI 5 alone.  Each start of
+a command leaves a line with its rank, so that runs can be counted.
+"""
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+
+import pytest
+
+from tests.farm_driver import FarmDriver, assert_ends
+from tests.support import Launch, wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+RANKS = 3
+WORKERS = 2
+
+NOTE = "echo $MPIFARM_RANK >> started.$PROC_NUMBER"
+WAITS = f"{NOTE}; while [ ! -e go ]; do sleep 0.02; done"
+
+FAILS_ON_1 = f"{NOTE}; [ $MPIFARM_RANK != 1 ] || exit 4; sleep 0.1"
+"""Fast where everything fails, slower where it succeeds."""
+
+KILL_RANK = r"""#!/bin/sh
+# The rank is the uppermost of the ancestors that are mpifarm itself.
+is_mpifarm() { tr '\0' ' ' < /proc/$1/cmdline | grep -q '^[^ ]* -m mpifarm '; }
+parent_of() { sed -n 's/^PPid:[^0-9]*//p' /proc/$1/status; }
+pid=$PPID
+until is_mpifarm $pid; do pid=$(parent_of $pid); done
+while is_mpifarm $pid; do rank=$pid; pid=$(parent_of $pid); done
+kill -9 $rank
+"""
+
+
+@pytest.fixture
+def farm(tmp_path, farm_processes, farm_token):
+    return FarmDriver(tmp_path / "a place", farm_processes, farm_token)
+
+
+@pytest.fixture
+def ulfm(mpirun):
+    """An mpirun that tells its ranks of those that die."""
+
+    def launch(ranks: int, *args: str) -> Launch:
+        argv, env = mpirun(ranks, *args)
+        if not os.path.exists(os.path.join(os.path.dirname(argv[0]), "prterun")):
+            pytest.skip("only Open MPI 5 tells of ranks that die")
+        return Launch([argv[0], "--with-ft", "ulfm", *argv[1:]], env)
+
+    return launch
+
+
+def launch_of(farm, mpirun, *options, ranks=RANKS):
+    return mpirun(ranks, *farm.argv("-n", str(WORKERS), *options))
+
+
+def starts(farm):
+    """For each task, the ranks on which it began, in their order."""
+    texts = {t: (farm.directory / f"started.{t}") for t in farm.marks("started")}
+    return {taskid: path.read_text().split() for taskid, path in texts.items()}
+
+
+def starts_by_rank(farm):
+    """How many commands began on each rank."""
+    return Counter(rank for ranks in starts(farm).values() for rank in ranks)
+
+
+def result_of(farm):
+    return json.loads(farm.result())
+
+
+def assert_settled(farm, *, finished, failed, to_process=()):
+    """The ids of each file are these, and each task is in one place."""
+    farm.assert_sound()
+    found = (farm.finished(), farm.failed(), farm.to_process())
+    assert found == (list(finished), list(failed), list(to_process))
+    assert farm.claims() == []
+
+
+# ---- retries -------------------------------------------------------------------------
+
+
+def test_a_failed_task_runs_again_on_another_rank(farm, mpirun):
+    farm.write_list([f"{NOTE}; [ $MPIFARM_ATTEMPT -ge 3 ]"] * 6)
+    farm.run(launch_of(farm, mpirun, "--retries", "2"), 0)
+    farm.assert_all_finished()
+    for ranks in starts(farm).values():
+        first, second, third = ranks
+        assert second not in (first, third)
+    numbers = sorted((a.taskid, a.attempt, a.status) for a in farm.attempts())
+    each = [(1, 1), (2, 1), (3, 0)]
+    assert numbers == [(taskid, *pair) for taskid in range(6) for pair in each]
+
+
+def test_a_signal_to_any_rank_puts_back_what_waits_for_its_retry(farm, mpirun):
+    farm.write_list([f"{NOTE}; exit 4"] * 2 + [WAITS] * 4)
+    options = ("--retries", "2", "--retry-delay", "60")
+    child = farm.start(launch_of(farm, mpirun, *options))
+    farm.wait_for_marks("started", 6)
+    farm.signal_rank(2, signal.SIGUSR1)
+    assert_ends(child, 75)
+    assert_settled(farm, finished=[], failed=[], to_process=range(6))
+
+
+def test_the_attempts_of_a_task_in_pieces_are_counted_over_all_ranks(farm, mpirun):
+    pieces = "echo $MPIFARM_ATTEMPT >> pieces.$PROC_NUMBER"
+    farm.write_list([f"{pieces}; [ $MPIFARM_ATTEMPT -ge 4 ] || exit 75"] * 6)
+    farm.run(launch_of(farm, mpirun, "--requeue-status", "75"), 0)
+    farm.assert_all_finished()
+    for taskid in range(6):
+        text = (farm.directory / f"pieces.{taskid}").read_text()
+        assert text.split() == ["1", "2", "3", "4"]
+
+
+# ---- failures that stop the farm -----------------------------------------------------
+
+
+def test_so_many_failures_stop_all_ranks(farm, mpirun):
+    farm.write_list(["exit 4"] * 3 + [WAITS] * 9)
+    launch = launch_of(farm, mpirun, "--max-failures", "3")
+    farm.run(launch, 1)
+    assert_settled(farm, finished=[], failed=range(3), to_process=range(3, 12))
+    assert "--max-failures" in result_of(farm)["reason"]
+    farm.allow()
+    farm.run(launch_of(farm, mpirun), 1)
+    assert_settled(farm, finished=range(3, 12), failed=range(3))
+
+
+def test_canaries_run_alone_and_keep_the_gates_closed_when_they_fail(farm, mpirun):
+    farm.write_list([f"{NOTE}; exit 4"] * 2 + [NOTE] * 10)
+    farm.run(launch_of(farm, mpirun, "--canary", "2"), 1)
+    assert farm.marks("started") == [0, 1]
+    assert_settled(farm, finished=[], failed=[0, 1], to_process=range(2, 12))
+
+
+def test_a_canary_that_succeeds_opens_the_gates_of_all_ranks(farm, mpirun):
+    farm.write_list(["exit 4", *[WAITS] * 11])
+    child = farm.start(launch_of(farm, mpirun, "--canary", "2"))
+    assert farm.wait_for_marks("started", 1) == [1]
+    farm.allow()
+    assert_ends(child, 1)
+    assert_settled(farm, finished=range(1, 12), failed=[0])
+
+
+# ---- ranks that fail everything ------------------------------------------------------
+
+
+def test_a_rank_that_fails_everything_gets_no_more_and_no_task_is_failed(farm, mpirun):
+    farm.write_list([FAILS_ON_1] * 80)
+    options = ("--quarantine", "3", "--max-failures", "1")
+    child = farm.start(launch_of(farm, mpirun, *options))
+    wait_until(lambda: "out of use" in child.text() or child.has_ended())
+    then = starts_by_rank(farm)["1"]
+    assert_ends(child, 0)
+    farm.assert_all_finished()
+    assert 3 <= then == starts_by_rank(farm)["1"] < 40
+    assert [each["rank"] for each in result_of(farm)["quarantined"]] == [1]
+    summary = child.text().partition("80 finished")[2]
+    assert "rank 1" in summary
+    finished_by = {a.rank for a in farm.attempts() if a.status == 0}
+    assert finished_by == {0, 2}
+
+
+def test_what_a_bad_rank_failed_costs_no_retry(farm, mpirun):
+    """Each second task fails once on a good rank: its one retry must be left."""
+    once = f"{FAILS_ON_1}; mkdir been.$PROC_NUMBER 2> /dev/null && exit 5; true"
+    farm.write_list([once, *[FAILS_ON_1] * 3] * 12)
+    farm.run(launch_of(farm, mpirun, "--quarantine", "3", "--retries", "1"), 0)
+    farm.assert_all_finished()
+    assert [each["rank"] for each in result_of(farm)["quarantined"]] == [1]
+
+
+def test_without_quarantine_a_bad_rank_fails_tasks(farm, mpirun):
+    farm.write_list([FAILS_ON_1] * 30)
+    farm.run(launch_of(farm, mpirun, "--quarantine", "off"), 1)
+    farm.assert_sound()
+    failed_on = {a.rank for a in farm.attempts() if a.status == 4}
+    assert failed_on == {1}
+    assert len(farm.failed()) >= 3
+    assert result_of(farm)["quarantined"] == []
+
+
+@pytest.mark.parametrize("count", [7, 90])
+def test_a_list_of_which_everything_fails_blames_no_rank(farm, mpirun, count):
+    farm.write_list(["exit 4"] * count)
+    farm.run(launch_of(farm, mpirun, "--quarantine", "3"), 1)
+    assert_settled(farm, finished=[], failed=range(count))
+    assert result_of(farm)["quarantined"] == []
+    assert Counter(a.taskid for a in farm.attempts()) == dict.fromkeys(range(count), 1)
+
+
+# ---- tasks that kill their rank ------------------------------------------------------
+
+POISON = f"{NOTE}; ./kill-rank; sleep 10"
+
+
+def write_poisoned_list(farm, commands):
+    farm.write_list(commands)
+    script = farm.directory / "kill-rank"
+    script.write_text(KILL_RANK)
+    script.chmod(0o755)
+
+
+def test_a_task_that_kills_its_ranks_is_failed_and_the_others_finish(farm, ulfm):
+    write_poisoned_list(farm, [WAITS] * 8 + [POISON] + [NOTE] * 20)
+    child = farm.start(launch_of(farm, ulfm, ranks=5))
+    wait_until(lambda: len(starts(farm).get(8, ())) >= 1)
+    farm.allow()
+    assert_ends(child, 1)
+    others = [taskid for taskid in farm.all_ids() if taskid != 8]
+    assert_settled(farm, finished=others, failed=[8])
+    assert len(starts(farm)[8]) == 3
+    assert len(result_of(farm)["lost"]) == 3
+    assert "task 8 counts as failed: 3 times" in child.text()
+    farm.wait_until_gone()
+
+
+def test_a_task_that_first_killed_rank_0_is_failed_by_its_successors(farm, ulfm):
+    """The first task that begins on rank 0 is the one that kills, wherever it runs."""
+    kills = (
+        f"{NOTE}; [ $MPIFARM_RANK = 0 ] && mkdir poison && touch poison/$PROC_NUMBER; "
+        "[ ! -e poison/$PROC_NUMBER ] || { ./kill-rank; sleep 10; }; sleep 0.1"
+    )
+    write_poisoned_list(farm, [kills] * 24)
+    child = farm.start(launch_of(farm, ulfm, ranks=5))
+    assert_ends(child, 1)
+    poison = int(os.listdir(farm.directory / "poison")[0])
+    others = [taskid for taskid in farm.all_ids() if taskid != poison]
+    assert_settled(farm, finished=others, failed=[poison])
+    assert starts(farm)[poison][0] == "0"
+    assert len(starts(farm)[poison]) == 3
+    assert "leads from here" in child.text()
+    farm.wait_until_gone()
+
+
+def test_what_may_kill_the_last_rank_runs_when_all_else_is_done(farm, ulfm):
+    """Two lost, and rank 0 alone is left: the others of the list come first."""
+    write_poisoned_list(farm, [POISON] + [f"{NOTE}; sleep 0.1"] * 30)
+    child = farm.start(launch_of(farm, ulfm))
+    child.wait(60)
+    assert farm.finished() == list(range(1, 31))
+    assert farm.failed() in ([], [0])
+
+
+# ---- the end of the job --------------------------------------------------------------
+
+
+def test_a_farm_of_several_ranks_ends_before_its_job_does(farm, mpirun):
+    farm.write_list([WAITS] * 20)
+    moment = int(time.time()) + 6
+    options = ("--deadline", str(moment), "--grace", "0.2")
+    child = farm.start(launch_of(farm, mpirun, *options))
+    assert_ends(child, 75)
+    assert time.time() < moment
+    assert farm.marks("started")
+    assert_settled(farm, finished=[], failed=[], to_process=range(20))
