@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from mpifarm.errors import ExitStatus, FarmError
 from mpifarm.launcher import launched_size, was_launched
 from mpifarm.messages import ToCoordinator, ToRank
 
@@ -34,6 +35,18 @@ INITIALIZE_SECONDS = 300
 """So does `MPI_Init`, in which a rank may have died."""
 
 MOST_AT_ONCE = 1000
+
+
+class BrokenLaunchError(FarmError):
+    """A rank died before all had met."""
+
+    exit_status = ExitStatus.RUN_AGAIN
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a rank was lost while the ranks were connecting; nothing was started: "
+            "give the same command again"
+        )
 
 
 class Comm:
@@ -162,7 +175,8 @@ def connect(
     """Initialize MPI if a launcher started this process.
 
     Returns the communicator, or None where this process is to farm alone, with a
-    sentence for the user if that isn't what the launch meant ("" otherwise).
+    sentence for the user if that isn't what the launch meant ("" otherwise).  Raises
+    `BrokenLaunchError`.
     """
     if not was_launched(environ):
         return None, ""
@@ -184,7 +198,11 @@ def connect(
             mpi.Finalize()
             return None, _alone(environ, f"{library} says that there is one rank")
         return Comm(mpi, world), ""
-    return Comm(mpi, world.Dup(), heals=_heals(mpi, environ)), ""
+    try:
+        dup = world.Dup()
+    except mpi.Exception as error:
+        raise BrokenLaunchError from error
+    return Comm(mpi, dup, heals=_heals(mpi, environ)), ""
 
 
 def _initialize(mpi: Any, *, can_hang: bool) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
 
-from mpifarm.comm import Comm, Message, connect
+from mpifarm.comm import BrokenLaunchError, Comm, Message, connect
 from mpifarm.config import Settings
 from mpifarm.errors import ExitStatus, FarmError
 from mpifarm.launcher import (
@@ -70,6 +70,10 @@ def run_farm(settings: Settings, around: Surroundings) -> int:
         if comm is None and was_launched(around.environ):
             return _run_alone(parts, notice)
         return _run_rank_0(parts)
+    except BrokenLaunchError as error:
+        around.voice.complain(str(error))
+        pool.kill()
+        os._exit(error.exit_status)
     except (Exception, SystemExit):  # noqa: BLE001 - a defect becomes 70 here alone
         around.voice.complain(f"a defect of mpifarm:\n{traceback.format_exc()}")
         pool.kill()

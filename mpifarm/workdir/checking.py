@@ -469,7 +469,7 @@ def _find_in_list(
 
 def _find_in_reading(contents: Contents) -> Iterator[Finding]:
     yield of_names(Kind.UNREAD, contents.unread)
-    yield Finding(Kind.UNLOCKED, not contents.locked)
+    yield Finding(Kind.UNLOCKED, int(not contents.locked))
 
 
 def _find_in_lines(sheets: _Sheets, tasks: Sequence[str]) -> Iterator[Finding]:

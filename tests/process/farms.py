@@ -82,6 +82,11 @@ class Place:
         """The exit status of an mpifarm that runs to its end."""
         return self.start(*options, **others).wait()
 
+    def run_words(self, *words: str) -> int:
+        """The exit status of an mpifarm with just these words, a subcommand first."""
+        argv = [*MPIFARM, *words]
+        return self._processes(argv, env=self.environment, cwd=self.directory).wait()
+
     def start_plain(
         self, plain_farmer: list[str], *options: str, name: str = "plain"
     ) -> Child:

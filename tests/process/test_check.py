@@ -4,10 +4,9 @@ Rules of this file: a check is a process of its own, as a user starts it.
 """
 
 import fcntl
-import os
 import signal
 import sys
-from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -119,18 +118,18 @@ def test_a_signal_ends_a_check_as_any_program(create_place, mpifarm, farm_proces
         child = farm_processes(
             [*MPIFARM, "check", "tasks.txt"], env=place.environment, cwd=place.directory
         )
-        wait_until(lambda: "lock" in "".join(open_files(child.pid)))
+        # First Python and a farm's own noting of signals heed it, then nobody.
+        wait_until(lambda: catches(child.pid, signal.SIGINT))
+        wait_until(lambda: not catches(child.pid, signal.SIGINT))
         child.send_signal(signal.SIGINT)
         assert child.wait(3) == -signal.SIGINT
 
 
-def open_files(pid):
-    names = []
-    with suppress(OSError):
-        for each in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):
-                names.append(os.readlink(f"/proc/{pid}/fd/{each}"))
-    return names
+def catches(pid, signum):
+    """Whether the process has a handler for the signal (proc_pid_status(5))."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) & 1 << signum - 1)
 
 
 def test_what_is_wrong_is_status_2_and_one_sentence(create_place, mpifarm):
