@@ -263,7 +263,7 @@ def _row(finding: Finding, judged: Judged) -> tuple[str, str, str, str]:
     remedy = words.remedy
     if finding.kind in _PROOF_NEEDED and not judged.list_is_same:
         remedy = "nothing: is it the right tasklist?"
-    return str(finding.number), words.what, _which(finding), remedy
+    return str(int(finding.number)), words.what, _which(finding), remedy
 
 
 MOST_SHOWN = 40

@@ -31,7 +31,7 @@ Message = ToRank | ToCoordinator
 FINALIZE_SECONDS = 10
 """`MPI_Finalize` waits for all ranks; one that hangs must not hang the others."""
 
-INITIALIZE_SECONDS = 300
+INITIALIZE_SECONDS = 120
 """So does `MPI_Init`, in which a rank may have died."""
 
 MOST_AT_ONCE = 1000
@@ -190,9 +190,11 @@ def connect(
     with warnings.catch_warnings():
         # mpi4py warns of a launcher that doesn't fit; we say it with the remedy.
         warnings.simplefilter("ignore", RuntimeWarning)
-        _initialize(mpi, can_hang=_heals(mpi, environ))
+        heals = _heals(mpi, environ)
+        _initialize(mpi, can_hang=heals)
     world = mpi.COMM_WORLD
     if world.size == 1:
+        signal.alarm(0)
         if launched_size(environ) > 1:
             library = mpi.get_vendor()[0]
             mpi.Finalize()
@@ -202,16 +204,19 @@ def connect(
         dup = world.Dup()
     except mpi.Exception as error:
         raise BrokenLaunchError from error
-    return Comm(mpi, dup, heals=_heals(mpi, environ)), ""
+    signal.alarm(0)
+    return Comm(mpi, dup, heals=heals), ""
 
 
 def _initialize(mpi: Any, *, can_hang: bool) -> None:
-    """Where the death of a rank does not end the others, it may leave them in here."""
+    """Where the death of a rank does not end the others, it may leave them in here.
+
+    The alarm is for `MPI_Comm_dup` as well, which waits for all.
+    """
     if can_hang:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(INITIALIZE_SECONDS)
     mpi.Init_thread(mpi.THREAD_FUNNELED)
-    signal.alarm(0)
 
 
 def _load() -> Any:

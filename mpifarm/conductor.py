@@ -68,7 +68,8 @@ class Patience:
         if self._since is None:
             self._since = now
             if self._seconds > 0:
-                self._say(f"{error}; trying again for {self._seconds:g} s")
+                said = str(error).partition("; make room")[0]
+                self._say(f"{said}; trying again for {self._seconds:g} s")
         self.retry_at = now + RETRY_SECONDS
         return now - self._since >= self._seconds
 
@@ -124,6 +125,7 @@ class Conductor:
         """Go on where a coordinator was lost; `early` is what ranks have said since."""
         self.coordinator.on_mended(self._clock.now)
         loop.rejoin(self._clock.now)
+        loop.lead()
         for rank, message in early:
             self.coordinator.on_message(rank, message, self._clock.now)
 
@@ -293,10 +295,12 @@ class Conductor:
     def _complain_of_lock(self) -> None:
         waited = self._clock.now - self._wanted_since
         if self.coordinator.phase is Phase.STOPPING and waited > LOCK_SECONDS_AT_STOP:
-            raise StorageError(
+            error = StorageError(
                 f"the lock ({', '.join(self.lock.paths)}) was held by another farmer "
                 f"for {waited:.0f} s; the next start puts this farm's tasks back"
             )
+            self._fail(error)
+            return
         if waited > LOCK_WARNING_SECONDS:
             self._wanted_since = self._clock.now
             self._voice.say(
@@ -362,6 +366,8 @@ class Conductor:
             what = f"nothing more is started, {running} still running"
         elif phase is Phase.STOPPING:
             what = f"{running} running, ended now, to run again"
+            if not self._running():
+                what = "nothing is running"
         else:
             return
         self._voice.say(f"{self.coordinator.reason}: {what}")

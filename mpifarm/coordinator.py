@@ -57,7 +57,7 @@ from mpifarm.messages import (
     ToRank,
     Welcome,
 )
-from mpifarm.task import Result
+from mpifarm.task import Result, TaskState
 
 __all__ = [
     "COMMIT_INTERVAL",
@@ -380,7 +380,10 @@ class Coordinator(Outcomes):
             why = f"has not been heard for {seconds:g} s and is given up"
         else:
             why = "has not come and is given up"
-        fate = fate_in_words(len(held), is_working=self.phase is Phase.WORKING)
+        if self.crew.own > 0 and state is RankState.DEAD and not has_come:
+            return  # it was lost before this rank led, and that was said
+        again = sum(self.tasks[t].state is not TaskState.ENDED for t in held)
+        fate = fate_in_words(again, is_working=self.phase is Phase.WORKING)
         self._outbox.append(Tell(f"{record.name} {why}; {fate}"))
 
     def _on_trouble(self, record: RankRecord, reason: str, now: float) -> None:
@@ -607,7 +610,7 @@ class Coordinator(Outcomes):
     def _add_work_times(self, times: list[float]) -> None:
         if self.hungry and not self.limbo:
             times.append(self.reruns.wake_at())
-            if not self._canary.is_exhausted:
+            if not (self._canary.is_exhausted or self._rejoining):
                 times.append(self._intake.poll_at)
         if self._quarantine.streaks:
             times.append(self._quarantine.wake_at)

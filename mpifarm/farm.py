@@ -71,7 +71,8 @@ def run_farm(settings: Settings, around: Surroundings) -> int:
             return _run_alone(parts, notice)
         return _run_rank_0(parts)
     except BrokenLaunchError as error:
-        around.voice.complain(str(error))
+        if launched_rank(around.environ) < 2:  # one or two of all say it
+            around.voice.complain(str(error))
         pool.kill()
         os._exit(error.exit_status)
     except (Exception, SystemExit):  # noqa: BLE001 - a defect becomes 70 here alone
@@ -124,7 +125,7 @@ def _run_other_rank(parts: RankParts, comm: Comm) -> int:
     if followed is _Followed.FORSAKEN:
         parts.around.voice.complain(
             f"rank {comm.rank} on {loop.host} has lost rank 0 or its launcher and "
-            "ends; its commands are dead"
+            "ends; its commands are dead.  Give the same command again"
         )
         parts.pool.close()
         # Not an orderly end: with 0 from here hydra would return 0 for the whole farm.

@@ -32,11 +32,13 @@ from mpifarm.runners import check_runner
 from mpifarm.signals import SignalInbox
 from mpifarm.tasklists import TaskList, keeps_own_state, open_tasklist
 from mpifarm.workdir import (
+    FAMILY,
     Counts,
     ForeignWorkdir,
     JoinedWorkdir,
     OwnStateList,
     Workdir,
+    WorkdirPaths,
     make_directories,
     make_root,
 )
@@ -63,6 +65,7 @@ def farm_from_rank_0(parts: RankParts) -> Ended:
     """The whole farm; raises InputError for what the user has to mend."""
     runner, tasks = _read_definitions(parts)
     if len(tasks) == 0:
+        _check_not_begun(parts.settings)
         parts.around.voice.say(f"{parts.settings.tasklist} has no tasks")
         parts.dismiss()
         return Ended(ExitStatus.ALL_FINISHED)
@@ -71,8 +74,19 @@ def farm_from_rank_0(parts: RankParts) -> Ended:
         parts.around.voice.say(line)
     _say_if(parts, _warn_of_binding(parts))
     loop = parts.create_loop(conductor.hear, time.monotonic())
+    loop.lead()
     loop.join()
     return _conduct(parts, conductor, loop)
+
+
+def _check_not_begun(settings: Settings) -> None:
+    """A list that has no tasks any more is an edited one."""
+    paths = WorkdirPaths(os.path.abspath(settings.workdir))
+    if os.path.exists(paths.fingerprint):
+        raise InputError(
+            f"{settings.tasklist} has no tasks, but {settings.workdir} was begun with "
+            "some: restore the list, or name another --workdir"
+        )
 
 
 def take_over(
@@ -87,14 +101,21 @@ def take_over(
     runner, tasks = _read_definitions(parts)
     runner = before.runner if before else runner
     conductor = _prepare(parts, tasks, runner, before.farm if before else "")
-    lost = sorted(parts.comm.lost) if parts.comm else []
+    own = conductor.coordinator.crew.own
+    before_it = list(range(own))
+    which = f"ranks {_listed(before_it)} are" if own > 1 else "rank 0 is"
     parts.around.voice.say(
-        f"rank {lost[0]} is lost: rank {conductor.coordinator.crew.own} on {loop.host} "
-        f"leads from here, as farm {conductor.coordinator.definition.farm}"
+        f"{which} lost: rank {own} on {loop.host} leads from here, as farm "
+        f"{conductor.coordinator.definition.farm}; what they ran runs again"
     )
     loop.send_through(conductor.hear)
     conductor.take_over(loop, early)
     return _conduct(parts, conductor, loop)
+
+
+def _listed(ranks: Sequence[int]) -> str:
+    *first, last = map(str, ranks)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _prepare(
@@ -103,7 +124,7 @@ def _prepare(
     """Join the workdir; `inherits` names the farm whose claim is taken over, if any."""
     settings = parts.settings
     definition = FarmDefinition(
-        farm=secrets.token_hex(4),
+        farm=inherits[:FAMILY] + secrets.token_hex(FAMILY // 2),
         workdir=os.path.abspath(settings.workdir),
         runner=runner,
         grace=settings.grace,

@@ -82,6 +82,10 @@ JOINING_SECONDS = 1800.0
 """The same before the first word: rank 0 may have to wait for the lock, and a handler
 of the user's may look into thousands of files before it knows its tasks."""
 
+TAKING_OVER_SECONDS = 300.0
+"""The same before the first word of a rank that takes over: it reads the list again,
+and may have to wait for the lock, twice."""
+
 REFUSED_SECONDS = 0.2
 """Between two tries of a task that got no log, or no runner."""
 
@@ -219,6 +223,8 @@ class RankLoop:
         self._fed_ahead = False
         """Whether leases may wait in the pipes of workers."""
         self._heard_at = now
+        self._awaits_leader = False
+        """Whether another rank leads now, of which nothing was heard yet."""
         self._kill_at = float("inf")
         self._pool_gone = False
         self._refused_since: float | None = None
@@ -237,6 +243,7 @@ class RankLoop:
     def rejoin(self, now: float) -> None:
         """Tell another coordinator than before all that is true here."""
         self._heard_at = now
+        self._awaits_leader = True
         report = Report(
             now,
             (*self._unrecorded.values(), *self._results),
@@ -268,9 +275,15 @@ class RankLoop:
         """From now on, `send` takes what this rank says."""
         self._send = send
 
+    def lead(self) -> None:
+        """The coordinator is here: no other will need the results of this rank."""
+        self.keeps_results = False
+        self._unrecorded.clear()
+
     def on_message(self, message: ToRank, now: float) -> None:
         """Do what the coordinator says."""
         self._heard_at = now
+        self._awaits_leader = False
         match message:
             case Welcome():
                 self._start(message)
@@ -396,8 +409,9 @@ class RankLoop:
 
     def is_forsaken(self, now: float) -> bool:
         """Rank 0 has not been heard for too long."""
-        joining = self.phase is RankPhase.JOINING
-        limit = JOINING_SECONDS if joining else SILENCE_SECONDS
+        limit = TAKING_OVER_SECONDS if self._awaits_leader else SILENCE_SECONDS
+        if self.phase is RankPhase.JOINING:
+            limit = JOINING_SECONDS
         return now - self._heard_at > limit
 
     def wait(self, waiter: Waiter, now: float, wake_at: float) -> None:

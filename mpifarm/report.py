@@ -124,7 +124,7 @@ def how_it_failed(result: Result) -> str:
     how = status_in_words(result.status)
     match result.outcome:
         case Outcome.LOST:
-            return "its worker or its rank was killed under it, each time anew"
+            return "its worker or its rank died each time that it ran"
         case Outcome.TIMED_OUT:
             return f"timed out after {duration_in_words(result.seconds)} ({how})"
         case Outcome.OUT_OF_MEMORY:
@@ -219,8 +219,13 @@ class Summary:
         lines += self.notes
         if self.reason:
             lines.append(f"ended early: {self.reason}")
-        lines.append(f"exit status {self.status.value}: {MEANINGS[self.status]}")
+        lines.append(f"exit status {self.status.value}: {self._meaning()}")
         return lines
+
+    def _meaning(self) -> str:
+        if self.status is ExitStatus.SOME_FAILED and self.standing.toprocess:
+            return "the farm stopped, for too much failed; tasks are left"
+        return MEANINGS[self.status]
 
     def _lost_lines(self) -> list[str]:
         """What may be done about tasks that no farm is known to have."""
@@ -241,7 +246,8 @@ class Summary:
         lines = []
         if self.lost:
             ranks = ", ".join(rank_in_words(rank, host) for rank, host in self.lost)
-            lines.append(f"ranks that were lost: {ranks}; what they held ran elsewhere")
+            fate = "runs again" if self.standing.toprocess else "ran elsewhere"
+            lines.append(f"ranks that were lost: {ranks}; what they held {fate}")
         for rank, host, rerun in self.quarantined:
             lines.append(
                 f"put out of use: {rank_in_words(rank, host)}, where tasks failed that "
@@ -278,7 +284,8 @@ class Summary:
 
     def _retried(self) -> str:
         again = self.tally.retried
-        return f"; {again} attempts more did not count and ran again" if again else ""
+        attempts = "attempt was" if again == 1 else "attempts were"
+        return f"; {again} more {attempts} not the last of their tasks" if again else ""
 
     def payload(self) -> dict[str, object]:
         """``result.json``, version 1."""
@@ -289,7 +296,7 @@ class Summary:
             "launch": self.launch,
             "tasklist": self.tasklist,
             "exit_status": self.status.value,
-            "meaning": MEANINGS[self.status],
+            "meaning": self._meaning(),
             "reason": self.reason,
             "tasks": standing._asdict(),
             "this_farm": {

@@ -141,7 +141,7 @@ def report(place: Place, wanted: Wanted, retried: Retried) -> list[str]:
         lines.append(f"to run them, if no farm is at work: {command}")
     else:
         all_of_them = wanted.ids is None and wanted.statuses is None
-        lines = ["nothing failed" if all_of_them else "no failed task is like that"]
+        lines = ["nothing failed" if all_of_them else "no failed task ended so"]
     if retried.held:
         repair = shlex.join(["mpifarm", "check", "--repair", *words_of(place)])
         lines.append(

@@ -250,7 +250,7 @@ class Holdings:
 
     def _take_count(self, now: float) -> int:
         """How many more to take out of ``toprocess`` (0: none now)."""
-        if self.limbo or self._rests(now):
+        if self.limbo or self._rejoining or self._rests(now):
             return 0
         unmet, starving = self._hunger()
         if not starving and self._intake.is_too_soon(now):

@@ -9,6 +9,7 @@ from mpifarm.workdir.claims import ClaimLostError, Machine, this_machine
 from mpifarm.workdir.foreign import ForeignWorkdir, OwnStateList
 from mpifarm.workdir.invariants import find_violations
 from mpifarm.workdir.joined import JoinedWorkdir
+from mpifarm.workdir.membership import FAMILY
 from mpifarm.workdir.paths import WorkdirPaths
 from mpifarm.workdir.records import (
     Counts,
@@ -20,6 +21,7 @@ from mpifarm.workdir.records import (
 from mpifarm.workdir.workdir import Workdir, make_directories, make_root
 
 __all__ = [
+    "FAMILY",
     "ClaimLostError",
     "Counts",
     "ForeignWorkdir",

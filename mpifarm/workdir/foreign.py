@@ -138,10 +138,9 @@ class ForeignWorkdir(JoinedWorkdir):
 
     def _adopt(self, farm: str) -> None:
         """Hold what the lost coordinator of this farm held, unless others got it."""
-        claim = self._others.claims.get(farm)
-        if claim is not None and claim.damage is None:
-            self._others.look()
-            held = claim.journal.held.keys() - self._finished
+        self._others.look()
+        for claim in self._member.find_ancestors(farm):
+            held = claim.journal.held.keys() - self._finished - self.held
             self._member.adopt(claim, dict.fromkeys(held, 0))
 
     # ---- the list -------------------------------------------------------------------

@@ -28,6 +28,9 @@ from mpifarm.workdir.claims import (
 from mpifarm.workdir.opening import REMEDY
 from mpifarm.workdir.paths import WorkdirPaths
 
+FAMILY = 8
+"""Characters of a farm's name that it has in common with all that lead it later."""
+
 
 class Membership:
     """This farm's place in a workdir, from its claim's creation to its removal.
@@ -121,6 +124,18 @@ class Membership:
         """These need no claim any more: what became of them is on disk."""
         self.claim.append(Event(done=taskids))
         self.claim.held.difference_update(taskids)
+
+    def find_ancestors(self, farm: str) -> list[OtherClaim]:
+        """The claims of all that led this farm before, as `farm` or after that.
+
+        Who led between `farm` and this one may have said nothing to anyone.
+        """
+        family = farm[:FAMILY]
+        return [
+            claim
+            for claim in self.others.claims.values()
+            if family and claim.farm.startswith(family) and claim.damage is None
+        ]
 
     def adopt(self, claim: OtherClaim, held: Mapping[int, int]) -> None:
         """Hold what the coordinator that was lost held; its claim goes.  Lock held.

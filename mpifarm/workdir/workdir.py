@@ -511,10 +511,12 @@ class Workdir(JoinedWorkdir):
 
     def _adopt(self, farm: str) -> None:
         """Hold what the lost coordinator of this farm held, unless others got it."""
-        claim = self._others.claims.get(farm)
-        if claim is not None and claim.damage is None:
-            self._look()
-            self._member.adopt(claim, self._find_open(claim))
+        self._look()
+        for claim in self._member.find_ancestors(farm):
+            held = self._find_open(claim)
+            for taskid in self._member.claim.held & held.keys():
+                del held[taskid]
+            self._member.adopt(claim, held)
 
     def _put_back(self, claim: OtherClaim, descriptor: int, lost: list[int]) -> None:
         leftovers = find_leftovers(self.paths, claim.farm)

@@ -176,6 +176,17 @@ def test_what_a_bad_rank_failed_costs_no_retry(farm, mpirun):
     assert [each["rank"] for each in result_of(farm)["quarantined"]] == [1]
 
 
+def test_a_bad_rank_is_judged_by_what_the_others_try_again(farm, mpirun):
+    """At the end of the list all that could tell of the others has failed once."""
+    others = "until [ $(cat started.* | grep -c '[02]') -ge 4 ]; do sleep 0.02; done"
+    once = "mkdir been.$PROC_NUMBER 2> /dev/null && exit 5; true"
+    command = f"{NOTE}; [ $MPIFARM_RANK != 1 ] || exit 4; {others}; sleep 1.1; {once}"
+    farm.write_list([command] * 6)
+    farm.run(launch_of(farm, mpirun, "--quarantine", "2", "--retries", "1"), 0)
+    farm.assert_all_finished()
+    assert [each["rank"] for each in result_of(farm)["quarantined"]] == [1]
+
+
 def test_without_quarantine_a_bad_rank_fails_tasks(farm, mpirun):
     farm.write_list([FAILS_ON_1] * 30)
     farm.run(launch_of(farm, mpirun, "--quarantine", "off"), 1)

@@ -174,9 +174,7 @@ def test_a_failed_task_names_how_it_failed_and_its_log():
 
 def test_a_task_whose_workers_were_killed_was_not_killed_itself():
     lost = result(7, status=-9)._replace(outcome=Outcome.LOST, attempt=3)
-    assert how_it_failed(lost) == (
-        "its worker or its rank was killed under it, each time anew"
-    )
+    assert how_it_failed(lost) == ("its worker or its rank died each time that it ran")
 
 
 def test_a_failure_by_a_limit_names_the_limit():
