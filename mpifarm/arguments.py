@@ -727,6 +727,12 @@ def _unexpected(extra: Sequence[str], words: Sequence[str]) -> InputError:
     for word in words:
         if f"-{word}" in (*OLD_OPTIONS, *NEW_OPTIONS):
             return _usage_error(f"{word} is not an option, did you mean -{word}?")
+    if len(words) > 1 and not os.path.exists(words[0]):
+        import difflib  # for mistakes only
+
+        near = difflib.get_close_matches(words[0], [*_OF_SUBCOMMANDS], n=1)
+        if near:
+            return _usage_error(f"{words[0]!r}: did you mean mpifarm {near[0]}?")
     for word in extra:
         if _looks_like_option(word):
             shown = word if word.isprintable() else repr(word)
@@ -741,8 +747,20 @@ _OTHERS_WORKERS = frozenset({"--workers", "--jobs", "-j", "--ntasks", "-P", "--n
 """What other tools call --proc."""
 
 
+_OF_SUBCOMMANDS = {
+    "check": ("--repair", "--assume-idle"),
+    "retry": ("--failed", "--ids", "--status"),
+    "selftest": ("--kill-a-rank",),
+    "supervise": ("--max-restarts",),
+}
+"""What the subcommands take, and a farm does not."""
+
+
 def _near(word: str, likeness: float) -> str:
     name = word.partition("=")[0]
+    for subcommand, its_options in _OF_SUBCOMMANDS.items():
+        if name in its_options:
+            return f"; mpifarm {subcommand} has one"
     if name in _OTHERS_WORKERS:
         return ", did you mean --proc?"
     options = (*OLD_OPTIONS, *NEW_OPTIONS)

@@ -329,7 +329,8 @@ class Coordinator(Outcomes):
         for result in report.results:
             task = self._find_leased(record, result.taskid, result.attempt)
             if task is not None:
-                ended = now - max(0.0, report.sent - result.ended)
+                ago = report.sent - result.ended
+                ended = now - ago if ago > 0.0 else now
                 record.note_duration(result.seconds)
                 self._on_result(record, task, result, ended)
         for taskid, attempt in report.returned:
@@ -380,6 +381,10 @@ class Coordinator(Outcomes):
             why = f"has not been heard for {seconds:g} s and is given up"
         else:
             why = "has not come and is given up"
+        if state is RankState.LOST:
+            # It stands there when the rank wakes, before it starts what it still has.
+            record.is_dismissed = True
+            self._outbox.append(Send(record.rank, Leave(ranks_lost=True)))
         if self.crew.own > 0 and state is RankState.DEAD and not has_come:
             return  # it was lost before this rank led, and that was said
         again = sum(self.tasks[t].state is not TaskState.ENDED for t in held)
@@ -488,7 +493,8 @@ class Coordinator(Outcomes):
             self._looked_last = empty and nothing_held
         for taskid in taken:
             task = self.tasks[taskid] = TaskRecord(taskid)
-            task.attempt = self._strays.pop(taskid, 0) if self._strays else 0
+            if self._strays:
+                task.attempt = self._strays.pop(taskid, 0)
             self._looked_last = False
             if not self._canary.is_open:
                 self._canary.note_taken(1)

@@ -227,6 +227,8 @@ def _withdraw(parts: RankParts, comm: Comm) -> None:
         for _, message in comm.receive():
             heard_at = time.monotonic()
             if isinstance(message, Leave):
+                if message.ranks_lost:
+                    os._exit(0)
                 return
             comm.send(0, Stopped() if isinstance(message, Stop) else Alive())
         time.sleep(WITHDRAWN_SECONDS)

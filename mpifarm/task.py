@@ -22,6 +22,9 @@ class TaskState(Enum):
     RETURNING = "returning"
     """It is being put back into ``toprocess``."""
 
+    # Each task looks its states up six times, and Enum's own is written in Python.
+    __hash__ = object.__hash__
+
 
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     TaskState.QUEUED: frozenset({TaskState.LEASED, TaskState.RETURNING}),

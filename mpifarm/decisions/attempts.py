@@ -127,6 +127,10 @@ class Reruns:
         """Tasks whose delay is over."""
         return len(self._deadly) + sum(map(len, self._avoiding.values()))
 
+    def count_deadly(self) -> int:
+        """Those that may kill ranks."""
+        return len(self._deadly)
+
     def wake_at(self) -> float:
         """When time alone lets one of them run."""
         times = [self._delayed[0][0]] if self._delayed else []
@@ -162,7 +166,7 @@ class Reruns:
         if not self._deadly:
             return None
         if alone:
-            return self._deadly.popleft()
+            return None if holds_one else self._deadly.popleft()
         if record.rank == self._own:
             return None
         if not holds_one:

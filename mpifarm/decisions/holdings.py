@@ -206,6 +206,8 @@ class Holdings:
         holds_one = any(self.tasks[each].may_kill_ranks for each in record.leases)
         picked: list[TaskRecord] = []
         idle = not self.queue and self._intake.is_empty
+        if alone and not (idle and len(self.tasks) == self.reruns.count_deadly()):
+            return []  # with the last rank all that is not on disk yet would be lost
         while len(picked) < most:
             task = self.reruns.take_deadly(
                 record, holds_one=holds_one, alone=alone, idle=idle
@@ -224,8 +226,7 @@ class Holdings:
             self._move(task, TaskState.LEASED)
             task.attempt += 1
             task.rank = record.rank
-            self._turn += 1
-            task.turn = self._turn
+            self._turn = task.turn = self._turn + 1
             record.leases.add(task.taskid)
             try:
                 command = self.commands[task.taskid]

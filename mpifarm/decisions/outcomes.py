@@ -75,7 +75,8 @@ class Outcomes(Holdings):
         self._move(task, TaskState.ENDED)
         task.result = result
         task.ended = ended
-        self._ended_last = max(self._ended_last, ended)
+        if ended > self._ended_last:  # noqa: PLR1730 - max() takes longer
+            self._ended_last = ended
         if self.phase is Phase.STOPPING:
             self._give_back(task)  # after our own TERM
         elif result.outcome is Outcome.COMPLETED:
@@ -192,7 +193,10 @@ class Outcomes(Holdings):
         """Nothing runs or will that could tell whether they are."""
         exhausted = self._intake.is_empty or self._canary.is_exhausted
         held = self._quarantine.held
-        return exhausted and 0 < held == len(self.tasks) - len(self.ended)
+        # what has ended may yet run again; whether it does is known when it is due
+        runs_again = self.policy.retries or self.policy.requeue_status is not None
+        done = 0 if runs_again else len(self.ended)
+        return exhausted and 0 < held == len(self.tasks) - done
 
     def _judge_streak(self, streak: Streak, now: float) -> None:
         record = self.ranks[streak.rank]

@@ -163,8 +163,9 @@ class RankRecord:
     def note_duration(self, seconds: float) -> None:
         """A task of its took `seconds`."""
         self.ended += 1
-        weight = max(0.05, 1 / self.ended)
-        self.mean += (max(seconds, 1e-4) - self.mean) * weight
+        weight = 0.05 if self.ended > 20 else 1 / self.ended
+        least = seconds if seconds > 1e-4 else 1e-4  # noqa: FURB136 - max() takes longer
+        self.mean += (least - self.mean) * weight
 
     def expect_long_tasks(self) -> None:
         """It gave leases back, since its tasks got longer: none ahead for now."""

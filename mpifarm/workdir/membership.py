@@ -170,8 +170,9 @@ class Membership:
     def remove(self, claim: OtherClaim, requeued: int) -> None:
         """Remove the claim of a dead farm whose tasks are back.  Lock held."""
         self.discard(claim)
+        tasks = "task" if requeued == 1 else "tasks"
         self._notes.append(
-            f"{requeued} tasks taken back from the dead farm {_describe(claim)}"
+            f"{requeued} {tasks} taken back from the dead farm {_describe(claim)}"
         )
 
     def discard(self, claim: OtherClaim) -> None:
