@@ -28,8 +28,11 @@ from tests.support import (
     plain_missing,
 )
 
-# Under nohup, HUP is ignored here and in every child; the tests say when it is.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Under nohup or behind "&" some signals are ignored, here and in every child; the tests
+# say themselves when one is to be.
+for _signum in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(_signum, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Mpirun = Callable[..., Launch]
 StartFarm = Callable[..., Child]
