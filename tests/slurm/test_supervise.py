@@ -127,10 +127,16 @@ def test_a_farm_that_loses_a_rank_goes_on_without_a_node_that_is_drained(
     farm.assert_all_finished()
 
 
+def name_of(pid):
+    """That of the program."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 def test_a_farm_whose_srun_is_killed_goes_on_in_the_same_job(farm, slurm):
     job = submit_busy(farm, slurm, *JOB, "--wrap", SUPERVISED.format(""))
     # srun is two processes
-    send_signal(farm.pids(Part.LAUNCHER), signal.SIGKILL)
+    sruns = [pid for pid in farm.pids(Part.LAUNCHER) if name_of(pid) == "srun"]
+    send_signal(sruns, signal.SIGKILL)
     wait_until(lambda: "ending what the last srun has left" in job.text(), DEADLINE)
     farm.allow()
     job.assert_ends(0)
