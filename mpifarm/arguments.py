@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from mpifarm import __version__
-from mpifarm.config import Policy, Settings, TaskLimits
+from mpifarm.config import LOG_KINDS, Policy, Settings, TaskLimits
 from mpifarm.errors import InputError
 
 OLD_OPTIONS = (
@@ -42,6 +42,7 @@ NEW_OPTIONS = (
     "--gpus",
     "--grace",
     "--lock-area",
+    "--logs",
     "--max-failures",
     "--mpi",
     "--quarantine",
@@ -63,6 +64,7 @@ _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 _EPILOG = """\
 also, each with --help of its own:
   mpifarm check WORKDIR      what is true of a workdir; --repair puts it right
+  mpifarm log WORKDIR ID     what a task has written; -f: and goes on to write
   mpifarm retry WORKDIR      put failed tasks back, to run again
   mpifarm selftest           what this cluster's file systems and MPI can do
   mpifarm supervise -- srun ...
@@ -134,6 +136,7 @@ def _settings(chosen: argparse.Namespace, environ: Mapping[str, str]) -> Setting
         config=chosen.config,
         bind=chosen.bind,
         gpus=chosen.gpus,
+        logs=chosen.logs,
         remap=chosen.remap,
         limits=TaskLimits(
             timeout=chosen.task_timeout or None,
@@ -398,6 +401,14 @@ def _add_new_arguments(parser: argparse.ArgumentParser) -> None:
         " every farmer (default: $SCRATCH, $TMP or $TMPDIR, as PyTaskFarmer)",
     )
     parser.add_argument(
+        "--logs",
+        metavar="all|packed|failed",
+        type=_logs,
+        default="all",
+        help="a log file for each task; or a few files for all, which 'mpifarm log'"
+        " reads; or log files of failed tasks alone (default: all)",
+    )
+    parser.add_argument(
         "--mpi",
         metavar="auto|off",
         type=_mpi,
@@ -593,6 +604,12 @@ def _mpi(word: str) -> str:
     return word
 
 
+def _logs(word: str) -> str:
+    if word not in LOG_KINDS:
+        raise _usage_error(f"--logs is 'all', 'packed' or 'failed', not {word!r}")
+    return word
+
+
 def _gpus(word: str) -> str:
     if word in ("auto", "none"):
         return word
@@ -749,6 +766,7 @@ _OTHERS_WORKERS = frozenset({"--workers", "--jobs", "-j", "--ntasks", "-P", "--n
 
 _OF_SUBCOMMANDS = {
     "check": ("--repair", "--assume-idle"),
+    "log": ("--attempt", "--follow"),
     "retry": ("--failed", "--ids", "--status"),
     "selftest": ("--kill-a-rank",),
     "supervise": ("--max-restarts",),

@@ -14,13 +14,13 @@ from mpifarm.signals import SignalInbox
 if TYPE_CHECKING:
     from mpifarm.console import Console
 
-SUBCOMMANDS = ("check", "retry", "selftest", "supervise")
+SUBCOMMANDS = ("check", "log", "retry", "selftest", "supervise")
 """Each is a module of that name with ``main(argv, console, environ) -> int``."""
 
 _FOR_EACH_RANK = ("selftest",)
 """Under a launcher the others are the affair of the first rank alone."""
 
-_END_BY_SIGNALS = ("check", "retry")
+_END_BY_SIGNALS = ("check", "log", "retry")
 """May be ended at any moment, so a signal does what it does to any program."""
 
 

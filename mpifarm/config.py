@@ -5,6 +5,10 @@ Rules of this file: frozen values only; whoever reads a setting may rely on it.
 
 from dataclasses import dataclass, field
 
+LOG_KINDS = ("all", "packed", "failed")
+"""What ``--logs`` may be: a file for each task; a few files for all tasks; a file for
+each task that failed."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskLimits:
@@ -68,6 +72,8 @@ class Settings:
     """Each worker gets its own share of the rank's CPUs."""
     gpus: str = "none"
     """``none``, ``auto`` or a number: how many GPUs the workers share."""
+    logs: str = "all"
+    """What is kept of the commands' output: one of `LOG_KINDS`."""
     remap: bool = False
     """Whether what was done is found by the text of the lines in an edited list."""
     limits: TaskLimits = TaskLimits()
@@ -109,3 +115,4 @@ class FarmDefinition:
     runner: RunnerDefinition
     grace: float
     limits: TaskLimits = TaskLimits()
+    logs: str = "all"

@@ -129,6 +129,7 @@ def _prepare(
         runner=runner,
         grace=settings.grace,
         limits=settings.limits,
+        logs=settings.logs,
     )
     workdir, lock = _open_workdir(parts, tasks, definition, inherits)
     return _create_conductor(

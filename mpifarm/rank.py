@@ -333,6 +333,7 @@ class RankLoop:
                 allotment=self._allotment,
                 limits=definition.limits,
                 grace=definition.grace,
+                kept_logs=definition.logs,
             )
         )
         self.phase = RankPhase.WORKING

@@ -47,6 +47,8 @@ class PoolDefinition:
     limits: TaskLimits = field(default_factory=TaskLimits)
     grace: float = 2.0
     """Seconds from the TERM at the end of a task's time limit to the KILL."""
+    kept_logs: str = "all"
+    """What is kept of the output, as in `config.LOG_KINDS`."""
 
 
 def encode_definition(definition: PoolDefinition) -> tuple[Any, ...]:
@@ -65,12 +67,13 @@ def encode_definition(definition: PoolDefinition) -> tuple[Any, ...]:
         (allotment.threads, allotment.shares, dict(allotment.gpus)),
         (limits.timeout, limits.memory, int(limits.checkpoint_signal or 0) or None),
         definition.grace,
+        definition.kept_logs,
     )
 
 
 def parse_definition(values: tuple[Any, ...]) -> PoolDefinition:
     """What `encode_definition` encoded."""
-    *place, runner, environment, node_worker, allotment, limits, grace = values
+    *place, runner, environment, node_worker, allotment, limits, grace, logged = values
     workers, rank, farm, workdir, logs = place
     return PoolDefinition(
         workers,
@@ -84,6 +87,7 @@ def parse_definition(values: tuple[Any, ...]) -> PoolDefinition:
         Allotment(*allotment),
         TaskLimits(*limits),
         grace,
+        logged,
     )
 
 

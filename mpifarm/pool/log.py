@@ -10,6 +10,8 @@ import signal
 import time
 from typing import Any, Self, TextIO
 
+from mpifarm.pool.definition import PoolDefinition
+
 _FLAGS = os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC
 
 
@@ -106,6 +108,33 @@ class TaskLog:
                 closefd=False,
             )
         return self._text
+
+
+class LogKeeper:
+    """Where the tasks of one worker, one at a time, have their logs.
+
+    This one has a file ``log_<id>`` in `directory` for each task.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._prefix = os.path.join(directory, "log_")
+
+    def path_of(self, taskid: int) -> str:
+        """The file to name where something is wrong with the log of this task."""
+        return f"{self._prefix}{taskid}"
+
+    def begin(self, taskid: int, attempt: int) -> TaskLog:
+        """The log of an attempt that begins; raises OSError where there is none."""
+        return TaskLog(self.path_of(taskid), attempt)
+
+    def end(self, log: TaskLog, *, failed: bool) -> None:
+        """The attempt has ended; raises OSError or ValueError, as `TaskLog.end`."""
+        log.end()
+
+
+def create_log_keeper(definition: PoolDefinition, worker: int) -> LogKeeper:
+    """The keeper for what a farm keeps (`PoolDefinition.kept_logs`)."""
+    return LogKeeper(definition.logs)
 
 
 def time_limit_line(seconds: float) -> str:

@@ -39,7 +39,7 @@ from mpifarm.errors import InputError
 from mpifarm.pool import memory
 from mpifarm.pool.board import BoardLine, Verdict
 from mpifarm.pool.definition import CreateRunner, PoolDefinition
-from mpifarm.pool.log import TaskLog, time_limit_line
+from mpifarm.pool.log import TaskLog, create_log_keeper, time_limit_line
 from mpifarm.pool.wire import FrameReader, encode_frame
 from mpifarm.task import Outcome
 
@@ -153,7 +153,7 @@ class Worker:
 
     def __init__(self, definition: PoolDefinition, place: WorkerPlace) -> None:
         self._logs = definition.logs
-        self._log_prefix = os.path.join(definition.logs, "log_")
+        self._keeper = create_log_keeper(definition, place.index)
         self._name = b"MPIFARM_FARM=" + os.fsencode(definition.farm)
         self._limits = definition.limits
         self._line = place.line
@@ -220,9 +220,9 @@ class Worker:
         Raises `_RefusalError` where the disk gives no log to any task.
         """
         self._line.begin_task(taskid)
-        path = f"{self._log_prefix}{taskid}"
+        path = self._keeper.path_of(taskid)
         try:
-            log = TaskLog(path, attempt)
+            log = self._keeper.begin(taskid, attempt)
         except OSError as error:
             if error.errno in _OF_THE_DISK or not os.path.isdir(self._logs):
                 raise _RefusalError(f"can't write {path}: {error.strerror}") from error
@@ -232,13 +232,13 @@ class Worker:
         os.environ["MPIFARM_ATTEMPT"] = str(attempt)
         status = self._run_in_time(taskid, command, log)
         if status is None:
-            log.end()
+            self._keeper.end(log, failed=True)
             return None
         outcome = Outcome.FAILED if status else Outcome.COMPLETED
         try:
             if (status or self._heeded) and not self._ending:
                 outcome = self._tell_failure(status, log)
-            log.end()
+            self._keeper.end(log, failed=outcome is not Outcome.COMPLETED)
         except (OSError, ValueError) as error:
             # The disk is full; the runner has closed it.
             note = f"can't write the end of {path}: {error}"
