@@ -75,6 +75,9 @@ class Runner:
 class CommandRunner(Runner):
     """What the runners of mpifarm share: a task's environment, and how it is ended."""
 
+    attempt: int | None = None
+    """Of the task that comes next, where its worker does not say so in `os.environ`."""
+
     def terminate(self) -> None:
         """TERM, or what is sent at a stop in its place, to the command's group."""
         processes.terminate_command()
@@ -82,10 +85,14 @@ class CommandRunner(Runner):
     def _environment_of(self, taskid: int) -> dict[bytes, bytes]:
         """The environment of a task, the same dict each time.
 
-        Reading `os.environb` whole takes 100 µs, so only what changes is read anew.
+        Reading `os.environb` whole takes 100 µs, so only what changes is set anew.
         """
         env = self._environment
         env[b"PROC_NUMBER"] = b"%d" % taskid
+        if self.attempt is not None:
+            env[b"MPIFARM_TASK_ID"] = env[b"PROC_NUMBER"]
+            env[b"MPIFARM_ATTEMPT"] = b"%d" % self.attempt
+            return env
         for name in REFRESHED:
             value = os.environb.get(name)
             if value is not None:

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from enum import Enum
+from heapq import heapify, heapreplace
 from typing import Any, NamedTuple
 
 from mpifarm import processes
@@ -97,6 +98,8 @@ class _Worker:
         """Of the last lease that it was given."""
         self.socket: socket.socket | None = None
         self.reader = FrameReader()
+        self.unsent: list[tuple[int, int, str, int]] = []
+        """Leases, each with its serial number, for the next frame."""
         self.outgoing = bytearray()
         self.watched_for_room = False
 
@@ -106,18 +109,19 @@ class _Worker:
 
     def give(self, lease: Lease) -> None:
         """Note it, and put it into what is to be sent."""
-        self.serial += 1
-        self.given.append(_Given(self.serial, lease))
-        self.outgoing += encode_frame((*lease, self.serial))
+        serial = self.serial = self.serial + 1
+        self.given.append(_Given(serial, lease))
+        self.unsent.append((*lease, serial))
+
+    def forget_unsent(self) -> None:
+        """Nothing more is to be sent to it."""
+        self.unsent = []
+        self.outgoing.clear()
 
     @property
-    def burden(self) -> tuple[bool, int, bool]:
+    def burden(self) -> tuple[int, bool, int]:
         """The smaller, the better to give it the next lease."""
-        return (
-            not self.takes_leases,
-            len(self.given),
-            self.presence is not _Presence.UP,
-        )
+        return len(self.given), self.presence is not _Presence.UP, self.index
 
 
 class Pool:
@@ -231,13 +235,17 @@ class Pool:
         """
         if self._state not in (_State.RUNNING, _State.LOST):
             raise RuntimeError(f"a lease for a pool that is {self._state.value}")
-        waiting = {worker.index for worker in self._workers if worker.outgoing}
+        workers = self._workers
+        able = [worker for worker in workers if worker.takes_leases] or workers
+        burdens = [worker.burden for worker in able]
+        heapify(burdens)
         for lease in leases:
-            min(self._workers, key=_burden).give(lease)
-        for worker in self._workers:
-            up = worker.presence is _Presence.UP
-            if up and worker.outgoing and worker.index not in waiting:
-                self._flush(worker)
+            count, is_late, index = burdens[0]
+            workers[index].give(lease)
+            heapreplace(burdens, (count + 1, is_late, index))
+        for worker in workers:
+            if worker.unsent and worker.presence is _Presence.UP:
+                self._send(worker)
 
     def recall(self) -> list[Lease]:
         """Take back the leases that no worker has begun, in their order.
@@ -252,7 +260,7 @@ class Pool:
     def _recall(self, worker: _Worker) -> list[_Given]:
         if worker.presence is _Presence.COMING:
             begun = 0  # nothing was sent to it yet
-            worker.outgoing.clear()
+            worker.forget_unsent()
         elif worker.presence is _Presence.UP and worker.given:
             begun = self._board.line(worker.index).recall(worker.serial)
         else:
@@ -278,6 +286,14 @@ class Pool:
         if self._state is _State.LOST:
             events.extend(self._settle_loss(time.monotonic()))
         return events
+
+    def _send(self, worker: _Worker) -> None:
+        """Send what it was given, behind what it had no room for."""
+        has_room = not worker.outgoing
+        worker.outgoing += encode_frame(tuple(worker.unsent))
+        worker.unsent = []
+        if has_room:
+            self._flush(worker)
 
     def _flush(self, worker: _Worker) -> None:
         assert worker.socket is not None
@@ -387,8 +403,8 @@ class Pool:
         self._epoll.register(fd, select.EPOLLIN)
         if self._state is not _State.RUNNING:
             _send_no_more(worker)
-        elif worker.outgoing:
-            self._flush(worker)
+        elif worker.unsent:
+            self._send(worker)
 
     def _take_down(
         self, worker: _Worker, status: int | None, task: int | None, seconds: float
@@ -402,7 +418,7 @@ class Pool:
         worker.presence = _Presence.DOWN
         leases = tuple(each.lease for each in worker.given)
         worker.given.clear()
-        worker.outgoing.clear()
+        worker.forget_unsent()
         if self._state is not _State.RUNNING:
             return
         if seconds and leases and leases[0].taskid == task:
@@ -534,10 +550,6 @@ class Pool:
                     processes.kill_group(command, signal.SIGKILL)
 
 
-def _burden(worker: _Worker) -> tuple[bool, int, bool]:
-    return worker.burden
-
-
 def _default_runner() -> CreateRunner:
     # Imported by the pool's parent: the rank itself goes on into MPI meanwhile.
     from mpifarm.runners import create_runner
@@ -546,7 +558,7 @@ def _default_runner() -> CreateRunner:
 
 
 def _send_no_more(worker: _Worker) -> None:
-    worker.outgoing.clear()
+    worker.forget_unsent()
     if worker.socket is not None:
         try:
             worker.socket.shutdown(socket.SHUT_WR)

@@ -29,7 +29,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
@@ -88,7 +88,7 @@ def serve_as_worker(
     worker = Worker(definition, place)
     worker.watch_lifeline()
     try:
-        worker.runner = create_runner(definition.runner)
+        worker.take_runner(create_runner(definition.runner))
         # Now: it holds what the runner has loaded.
         worker.memory = MemoryWitness(definition.limits)
     except BaseException as error:  # noqa: BLE001 - the user's class raises it
@@ -159,12 +159,22 @@ class Worker:
         self._line = place.line
         self._leases = place.leases
         self._lifeline = place.lifeline
+        self._is_own_runner = False
+        """Whether the runner is mpifarm's: it prints nothing, and starts commands."""
         self._ending = False
         self._in_runner = False
         self._was_terminated = False
         """By the farm's stop, while a runner ran."""
         self._heeded = Verdict.IN_TIME
         """What has been done about the time of the task's run."""
+
+    def take_runner(self, runner: "Runner") -> None:
+        """This one runs the tasks."""
+        self.runner = runner
+        self._is_own_runner = type(runner).__module__.startswith("mpifarm.")
+        if self._is_own_runner:
+            # Not where a user's code may do without: its system calls would fail.
+            processes.wake_regularly()
 
     def serve(self) -> None:
         """Run what comes, until told to end or nothing more can come."""
@@ -206,13 +216,14 @@ class Worker:
     def _each_lease(self) -> Iterator[tuple[int, int, str]]:
         reader = FrameReader()
         while piece := self._leases.recv(_PIECE):
-            for taskid, attempt, command, serial in reader.feed(piece):
-                if self._line.has_recalled(serial):
-                    continue
-                if self._line.begin_lease(serial):
-                    yield taskid, attempt, command
-                else:
-                    self._leases.sendall(encode_frame((serial,)))
+            for leases in reader.feed(piece):
+                for taskid, attempt, command, serial in leases:
+                    if self._line.has_recalled(serial):
+                        continue
+                    if self._line.begin_lease(serial):
+                        yield taskid, attempt, command
+                    else:
+                        self._leases.sendall(encode_frame((serial,)))
 
     def _run(self, taskid: int, attempt: int, command: str) -> _Ending | None:
         """How the task ended; None if it was not started after all.
@@ -228,8 +239,7 @@ class Worker:
                 raise _RefusalError(f"can't write {path}: {error.strerror}") from error
             note = f"not run: can't write {path}: {error.strerror}"
             return _Ending(1, Outcome.FAILED, note)
-        os.environ["PROC_NUMBER"] = os.environ["MPIFARM_TASK_ID"] = str(taskid)
-        os.environ["MPIFARM_ATTEMPT"] = str(attempt)
+        self._name_task(taskid, attempt)
         status = self._run_in_time(taskid, command, log)
         if status is None:
             self._keeper.end(log, failed=True)
@@ -245,6 +255,14 @@ class Worker:
             failed = outcome is Outcome.COMPLETED
             return _Ending(status or 1, Outcome.FAILED if failed else outcome, note)
         return _Ending(status, outcome)
+
+    def _name_task(self, taskid: int, attempt: int) -> None:
+        """Say to the runner, and so to the task, which it is."""
+        if self._is_own_runner:
+            self.runner.attempt = attempt  # type: ignore[attr-defined]
+            return
+        os.environ["PROC_NUMBER"] = os.environ["MPIFARM_TASK_ID"] = str(taskid)
+        os.environ["MPIFARM_ATTEMPT"] = str(attempt)
 
     def _tell_failure(self, status: int, log: TaskLog) -> Outcome:
         """Why the task failed; a line in its log says so where it can't know."""
@@ -281,7 +299,9 @@ class Worker:
             # one finds a runner to terminate.
             if self._ending:
                 return None
-            with nullcontext() if _is_our_own(self.runner) else _output_in(log):
+            if self._is_own_runner:
+                return self.runner.run(taskid, command, cast(TextIO, log))
+            with _output_in(log):
                 status = self.runner.run(taskid, command, cast(TextIO, log))
             return _checked(status, log)
         except BaseException:  # noqa: BLE001 - the user's class raises it
@@ -360,7 +380,7 @@ class Worker:
         """
         name = b"MPIFARM_TASK_ID="
         bearers = processes.find_named([self._name, b"%b%d" % (name, task or 0)])
-        if _is_our_own(self.runner):
+        if self._is_own_runner:
             return set(bearers)
         others = {*_others_in_group(), *processes.children_of(os.getpid())}
         nameless = {
@@ -401,10 +421,6 @@ class MemoryWitness:
             "it failed, and memory ran out: the limit is "
             f"{memory.readable_size(limit)} for each process ({self._option})"
         )
-
-
-def _is_our_own(runner: "Runner") -> bool:
-    return type(runner).__module__.startswith("mpifarm.")
 
 
 @contextmanager
