@@ -27,7 +27,8 @@ MOST_STARTS = 400
 WAKE_SECONDS = 1.0
 """Longest wait of a loop without a signal: a later wake is none."""
 
-PROMPT_SECONDS = 0.1
+PROMPT_SECONDS = 0.5
+"""A busy node takes its time; a signal that wakes nobody is found 0.9 s late."""
 
 END_SECONDS = 2.0
 
