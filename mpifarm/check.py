@@ -4,7 +4,7 @@ Rules of this file: arguments and words.  What is found `workdir.checking` says,
 is done about it `workdir.repairing`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mpifarm.arguments import SubcommandParser
@@ -201,7 +201,7 @@ def _read(place: Place, environ: Mapping[str, str]) -> tuple[Contents, str]:
         return examine(place.workdir, observer(), locked=False), str(error)
 
 
-def _texts(tasks: TaskList | None, contents: Contents, *, own: bool) -> list[str]:
+def _texts(tasks: TaskList | None, contents: Contents, *, own: bool) -> Sequence[str]:
     if own or tasks is None:
         return learn_tasks(contents)
     return tasks.tasks

@@ -95,6 +95,9 @@ ANSWER_SECONDS_AT_ONCE = 0.1
 
 DEFAULT_POLICY = Policy()
 
+_LISTENS = frozenset({Phase.WORKING, Phase.DRAINING})
+"""Where ranks that are silent are given up; a stop has its own times."""
+
 
 class Coordinator(Outcomes):
     """The decisions of rank 0.
@@ -142,6 +145,8 @@ class Coordinator(Outcomes):
         self._timeout = timeout
         self._ping_seconds = min(PING_SECONDS, policy.rank_timeout / 4)
         self._ping_at = now + self._ping_seconds
+        self._listen_at = now
+        """When to look which ranks are silent."""
         self._grace = 0.0
         self._answer_by = 0.0
         self._trouble = ""
@@ -200,7 +205,9 @@ class Coordinator(Outcomes):
 
     def _welcome(self, record: RankRecord) -> None:
         number = self._number_workers(record)
-        self._outbox.append(Send(record.rank, Welcome(self.definition, number)))
+        pace = self._pace.report_seconds
+        welcome = Welcome(self.definition, number, pace)
+        self._outbox.append(Send(record.rank, welcome))
 
     def _number_workers(self, record: RankRecord) -> int:
         """Its first worker, among those of its node; the same each time."""
@@ -218,8 +225,9 @@ class Coordinator(Outcomes):
             is_other = record.rank != self.crew.own
             if not record.is_gone and (is_other or record.rank in self._rejoining):
                 record.heard_at = now
+                record.is_asked = False
                 self._rejoining.add(record.rank)
-                self.hungry.pop(record.rank, None)
+                self.hungry.forget(record.rank)
 
     def _on_rejoin(self, record: RankRecord, message: Rejoin, now: float) -> None:
         is_expected = record.rank in self._rejoining
@@ -240,6 +248,7 @@ class Coordinator(Outcomes):
         record.host = message.host
         record.pid = message.pid
         record.workers = message.workers
+        self._census.note(record)
         # Should this coordinator be lost as well, it has to know which farm this was.
         self._welcome(record)
         if record.state is RankState.JOINING:
@@ -332,18 +341,22 @@ class Coordinator(Outcomes):
                 ago = report.sent - result.ended
                 ended = now - ago if ago > 0.0 else now
                 record.note_duration(result.seconds)
+                self._census.ended += 1
                 self._on_result(record, task, result, ended)
-        for taskid, attempt in report.returned:
+        if report.is_recall:
+            record.is_asked = False
+        for taskid, attempt in reversed(report.returned):  # to the front, in order
             task = self._find_leased(record, taskid, attempt)
             if task is not None:
                 task.attempt -= 1  # it wasn't started
                 self._unlease(record, task)
-        if report.returned:
+        if report.returned and not report.is_recall:
             record.expect_long_tasks()
         for taskid, attempt in report.lost:
             task = self._find_leased(record, taskid, attempt)
             if task is not None:
                 self._on_lease_lost(record, task, now)
+        self._census.note(record)
         self._note_hunger(record)
 
     def _settle(self, record: RankRecord, state: RankState) -> None:
@@ -443,6 +456,7 @@ class Coordinator(Outcomes):
         if self.phase is Phase.STOPPING:
             self._hasten(grace, now)
             return
+        self._stopped_at = now
         self._enter(Phase.STOPPING, reason)
         self._set_answer_by(grace, now)
         self._give_back_queue()
@@ -488,7 +502,7 @@ class Coordinator(Outcomes):
         for taskid in done.give_back:
             del self.tasks[taskid]
         if done.take:
-            self._intake.note(now, empty=empty, cost=cost, others=others)
+            self._note_taking(now, empty=empty, cost=cost, others=others)
             nothing_held = not self.tasks and not self._intake.others_hold
             self._looked_last = empty and nothing_held
         for taskid in taken:
@@ -502,6 +516,15 @@ class Coordinator(Outcomes):
                 self.queue.append(task)
             else:
                 self._give_back(task)
+
+    def _note_taking(
+        self, now: float, *, empty: bool, cost: float, others: bool
+    ) -> None:
+        is_news = empty != self._intake.is_empty
+        self._intake.note(now, empty=empty, cost=cost, others=others)
+        if is_news:
+            for rank in [*self.hungry]:
+                self._note_hunger(self.ranks[rank])
 
     def _note_results(self, results: Iterable[tuple[int, Result]]) -> None:
         """The ranks need not keep them for another coordinator."""
@@ -530,8 +553,9 @@ class Coordinator(Outcomes):
 
     def _heed_silence(self, now: float) -> None:
         """A rank that died unseen must not leave the farm waiting for ever."""
-        if self.phase not in {Phase.WORKING, Phase.DRAINING}:
+        if now < self._listen_at or self.phase not in _LISTENS:
             return
+        self._listen_at = now + self._ping_seconds / 4
         for record in self.ranks.values():
             record.heard_at = min(record.heard_at, now)
             patience = self.policy.rank_timeout
@@ -618,6 +642,7 @@ class Coordinator(Outcomes):
             times.append(self.reruns.wake_at())
             if not (self._canary.is_exhausted or self._rejoining):
                 times.append(self._intake.poll_at)
+        times.append(self._recalls.look_at)
         if self._quarantine.streaks:
             times.append(self._quarantine.wake_at)
 
@@ -626,8 +651,9 @@ class Coordinator(Outcomes):
         if self._looked_last and not self.tasks:
             self._leave_if_done()
             return
+        self._recall(now)
         self._transact(now, self._take_count(now))
-        if not any(record.may_work for record in self.ranks.values()):
+        if not self._census.can_work:
             why = f" ({self._trouble})" if self._trouble else ""
             self.on_stop(f"no rank is left that can run tasks{why}", 0.0, now)
 
@@ -657,10 +683,11 @@ class Coordinator(Outcomes):
             return
         self._enter(Phase.LEAVING, self.reason)
         # Those given up too: they may only be late, and this rank itself may be one.
-        leave = self._create_leave()
+        leave, own = self._create_leave(), self.crew.own
         self._outbox += [
             Send(record.rank, leave)
-            for record in self.ranks.values()
+            # its own last: that one waits for its pool
+            for record in sorted(self.ranks.values(), key=lambda r: r.rank == own)
             if record.state is not RankState.DEAD and not record.is_dismissed
         ]
         self._outbox.append(End())
@@ -697,7 +724,13 @@ class Coordinator(Outcomes):
     def _ping(self, now: float) -> None:
         if now >= self._ping_at and self.phase is not Phase.LEAVING:
             self._ping_at = now + self._ping_seconds
-            self._send_all(Ping())
+            since = now - self._ping_seconds
+            for record in self.ranks.values():
+                # What works hears of this one, and is heard, without a ping.
+                is_known = record.is_addressed and record.heard_at > since
+                record.is_addressed = False
+                if not (is_known or record.is_gone):
+                    self._outbox.append(Send(record.rank, Ping()))
 
     def _send_all(self, message: ToRank) -> None:
         for record in self.ranks.values():

@@ -5,10 +5,10 @@ before MPI is initialized; what only rank 0 needs is imported only there; rank 0
 returns a status other than 0, as its last act after `MPI_Finalize`.
 """
 
+import gc
 import os
 import signal
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
@@ -52,6 +52,7 @@ def run_farm(settings: Settings, around: Surroundings) -> int:
     told with their traceback and are status 70.
     """
     environment = command_environment(around.environb)
+    _keep_for_good()  # in the pool's parent and in workers a look would copy the pages
     try:
         pool = Pool.launch()
     except OSError as error:
@@ -64,6 +65,7 @@ def run_farm(settings: Settings, around: Surroundings) -> int:
         notice = ""
         if settings.mpi == "auto":
             comm, notice = connect(around.environ)
+            _keep_for_good()
         parts = RankParts(settings, around, pool, comm, environment)
         if comm is not None and comm.rank > 0:
             return _run_other_rank(parts, comm)
@@ -76,13 +78,29 @@ def run_farm(settings: Settings, around: Surroundings) -> int:
         pool.kill()
         os._exit(error.exit_status)
     except (Exception, SystemExit):  # noqa: BLE001 - a defect becomes 70 here alone
-        around.voice.complain(f"a defect of mpifarm:\n{traceback.format_exc()}")
+        around.voice.complain(f"a defect of mpifarm:\n{_traceback()}")
         pool.kill()
         if comm is not None:
             _end_all(comm)
         return ExitStatus.DEFECT
     finally:
         pool.close()
+
+
+def _keep_for_good() -> None:
+    """What is there by now stays: no collection of garbage looks at it any more.
+
+    The last look, at the interpreter's end, took longer than all else there.  Modules
+    of the user's own come later: at the end they are freed, and their files flushed.
+    """
+    gc.freeze()
+
+
+def _traceback() -> str:
+    """That of the exception that is being handled."""
+    import traceback  # for those who need it
+
+    return traceback.format_exc()
 
 
 def _end_all(comm: Comm) -> None:
@@ -215,7 +233,7 @@ def _withdraw(parts: RankParts, comm: Comm) -> None:
     """
     parts.around.voice.complain(
         f"a defect of mpifarm on rank {comm.rank}, which runs nothing more:\n"
-        f"{traceback.format_exc()}"
+        f"{_traceback()}"
     )
     parts.pool.kill()
     parts.pool.close()
@@ -264,6 +282,7 @@ def _run_rank_0(
     # The workdir's side of a farm is imported on rank 0 alone.
     from mpifarm.first_rank import Ended, farm_from_rank_0, take_over
 
+    _keep_for_good()
     comm = parts.comm
     try:
         ended = take_over(parts, loop, early) if loop else farm_from_rank_0(parts)

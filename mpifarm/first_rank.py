@@ -262,7 +262,8 @@ class Commands(Sequence[str]):
             why = in_one_line(error)
         else:
             if isinstance(command, str):
-                return command
+                # A string of a class of the user's own can't be sent to a worker.
+                return str.__str__(command)
             why = f"it is a {type(command).__name__}, not a text"
         raise InputError(
             f"the handler {self._handler!r} gave no command for task {taskid} ({why})"
@@ -476,10 +477,16 @@ def _failed_tasks(
         FailedTask(
             taskid,
             statuses.get(taskid, "failed in an earlier farm"),
-            f"{workdir}/logs/log_{taskid}",
+            _find_log(workdir, taskid, conductor.coordinator.definition.logs),
         )
         for taskid in [*statuses, *before][:MOST_FAILED_SHOWN]
     ]
+
+
+def _find_log(workdir: str, taskid: int, kept: str) -> str:
+    """The path of its log; empty where it is a part of other files, or not there."""
+    path = f"{workdir}/logs/log_{taskid}"
+    return path if kept != "packed" and os.path.lexists(path) else ""
 
 
 def _notes_of(conductor: Conductor) -> list[str]:

@@ -20,6 +20,9 @@ class Welcome:
     definition: FarmDefinition
     node_worker: int
     """The number of the rank's first worker among all workers of its node."""
+    report_seconds: float = 0.0
+    """Longest time for which a result waits for others before it is reported; the more
+    ranks there are, the longer.  0: the rank's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,16 @@ class Assign:
     """Run these."""
 
     leases: tuple[Lease, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Give back up to `count` leases that no worker can begin at once.
+
+    Each is answered by one `Report` with `is_recall`, which may name none.
+    """
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +108,8 @@ class Report:
     """(taskid, attempt) of each lease given back unstarted."""
     lost: tuple[tuple[int, int], ...] = ()
     """(taskid, attempt) of each lease whose worker was killed under it."""
+    is_recall: bool = False
+    """Whether it answers a `Recall`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +160,7 @@ class Stopped:
     """All commands of the rank are dead; it runs nothing and holds nothing."""
 
 
-ToRank = Welcome | Assign | Drain | Stop | Ping | Leave | Noted
+ToRank = Welcome | Assign | Recall | Drain | Stop | Ping | Leave | Noted
 ToCoordinator = (
     Join | Report | Rejoin | SignalSeen | Alive | RankTrouble | PoolLost | Stopped
 )

@@ -54,6 +54,8 @@ class _Running:
 
     def __init__(self) -> None:
         self.slot: memoryview = memoryview(array("q", [0]))
+        self.last = 0
+        """The pid of the task's command, after its end as well."""
         self.noted = False
         """One of the two notes below is set: the one test on the fast path."""
         self.note_signal = 0
@@ -107,7 +109,7 @@ def start_command(
         if _running.note_leave:
             leave_with_command()
         raise
-    slot[0] = pid
+    slot[0] = _running.last = pid
     if _running.noted:
         _heed_notes()
     return pid
@@ -153,6 +155,12 @@ def forget_termination() -> None:
     """A new task begins: what was meant for the one before does not hit its command."""
     _running.note_signal = 0
     _running.noted = _running.note_leave
+    _running.last = 0
+
+
+def last_command() -> int:
+    """The pid that the task's command has, or had; 0 if none was started here."""
+    return _running.last
 
 
 def leave_with_command() -> None:
@@ -286,6 +294,14 @@ def group_exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def group_of(pid: int) -> int:
+    """The process group of a process; 0 if it is gone."""
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return 0
 
 
 def kill_process(pid: int, signum: int) -> None:

@@ -35,6 +35,7 @@ from mpifarm.messages import (
     Ping,
     PoolLost,
     RankTrouble,
+    Recall,
     Rejoin,
     Report,
     SignalSeen,
@@ -59,7 +60,8 @@ from mpifarm.task import Lease, Result
 from mpifarm.waiting import Waiter
 
 REPORT_SECONDS = 0.02
-"""Longest time for which a result waits for others before it is reported."""
+"""Longest time for which a result waits for others before it is reported, as long as
+rank 0 hasn't said another."""
 
 PIPE_SECONDS = 0.04
 """Seconds of work that a worker gets beyond what it runs, when its tasks are short.
@@ -67,13 +69,17 @@ PIPE_SECONDS = 0.04
 Enough for the time in which a rank on a busy machine doesn't get a processor.
 """
 
-MOST_IN_PIPE = 16
+MOST_IN_PIPE = 64
 
 RECALL_SECONDS = 0.1
 """A rank in which no task has ended for so long recalls what waits in pipes."""
 
-RETURN_SECONDS = 1.0
-"""A rank in which no task has ended for so long gives back what waits for a worker."""
+IDLE_SECONDS = 0.01
+"""The same where a worker has nothing to do and nothing else waits for it."""
+
+RETURN_SECONDS = 0.5
+"""A rank in which no task has ended for so long, though by what its tasks took before
+some should have, gives back what waits for a worker: its turn was to come sooner."""
 
 SILENCE_SECONDS = 30.0
 """A rank that has not heard of rank 0 for so long kills its commands."""
@@ -219,6 +225,13 @@ class RankLoop:
         self._unrecorded: dict[tuple[int, int], Result] = {}
         """Reported, and for all that is known not on disk yet."""
         self._reported_at = now
+        self._report_seconds = REPORT_SECONDS
+        self._has_asked = False
+        """Whether rank 0 was told that a worker is idle, and has not answered."""
+        self._expects_answer = False
+        """Whether rank 0 may answer soon to what was said."""
+        self._is_recalled = False
+        """Whether rank 0 waits for the answer to a `Recall`."""
         self._ended_at = now
         self._fed_ahead = False
         """Whether leases may wait in the pipes of workers."""
@@ -243,6 +256,7 @@ class RankLoop:
     def rejoin(self, now: float) -> None:
         """Tell another coordinator than before all that is true here."""
         self._heard_at = now
+        self._has_asked = self._is_recalled = False
         self._awaits_leader = True
         report = Report(
             now,
@@ -289,6 +303,8 @@ class RankLoop:
                 self._start(message)
             case Assign():
                 self._on_assign(message, now)
+            case Recall():
+                self._on_recall(message.count)
             case Drain():
                 self._on_drain()
             case Stop():
@@ -318,6 +334,7 @@ class RankLoop:
 
     def _start(self, welcome: Welcome) -> None:
         definition = self.definition = welcome.definition
+        self._report_seconds = welcome.report_seconds or REPORT_SECONDS
         if self.phase is not RankPhase.JOINING:
             return  # a signal came first, or another leads now
         self.pool.start(
@@ -339,6 +356,7 @@ class RankLoop:
         self.phase = RankPhase.WORKING
 
     def _on_assign(self, message: Assign, now: float) -> None:
+        self._has_asked = False
         if self.phase is RankPhase.WORKING:
             if not self._queue:
                 self._ended_at = now
@@ -346,16 +364,26 @@ class RankLoop:
         else:
             self._returned += [(t.taskid, t.attempt) for t in message.leases]
 
+    def _on_recall(self, count: int) -> None:
+        """Other ranks have idle workers for what waits here."""
+        self._is_recalled = True
+        if self.phase is not RankPhase.WORKING:
+            return
+        if self._fed_ahead and count > len(self._queue):
+            self._recall()
+        spare = len(self._queue) - self.pool.vacancies(0)
+        self._return_last(max(0, min(count, spare)))
+
     def _on_drain(self) -> None:
         if self.phase is RankPhase.WORKING:
             self.phase = RankPhase.DRAINING
             self._recall()
             self._return_queue()
 
-    def _recall_what_waits(self, now: float) -> None:
-        """Tasks have got longer: another worker may be free for those in the pipes."""
-        if self._fed_ahead and now - self._ended_at > RECALL_SECONDS:
-            self._recall()
+    def _recall_at(self) -> float:
+        """When another worker of this rank may be free for what waits in a pipe."""
+        is_idle = not self._queue and self.pool.vacancies(0) > 0
+        return self._ended_at + (IDLE_SECONDS if is_idle else RECALL_SECONDS)
 
     def _recall(self) -> None:
         self._fed_ahead = False
@@ -364,15 +392,20 @@ class RankLoop:
             self._queue.extendleft(reversed(recalled))
             self._mean = max(self._mean, PIPE_SECONDS)  # none ahead for now
 
-    def _return_what_waits(self, now: float) -> None:
-        """Tasks have got longer: another rank may be free for those in the queue."""
-        if self._queue and now - self._ended_at > RETURN_SECONDS:
-            self._ended_at = now
-            self._return_queue()
+    def _return_at(self) -> float:
+        """When tasks have got so long that other ranks will be free sooner."""
+        if not self._ended:
+            return float("inf")  # nothing is known of how long they take
+        # Tasks that take equally long all end at once.
+        expected = max(1.5 * self._mean, 4 * self._mean / self.workers)
+        return self._ended_at + max(RETURN_SECONDS, expected)
 
     def _return_queue(self) -> None:
-        self._returned += [(lease.taskid, lease.attempt) for lease in self._queue]
-        self._queue.clear()
+        self._return_last(len(self._queue))
+
+    def _return_last(self, count: int) -> None:
+        last = [self._queue.pop() for _ in range(count)]
+        self._returned += [(lease.taskid, lease.attempt) for lease in reversed(last)]
 
     def _on_stop(self, grace: float, now: float) -> None:
         if self.phase is RankPhase.STOPPED:
@@ -395,11 +428,13 @@ class RankLoop:
     def step(self, now: float) -> None:
         """Look at the pool, feed it, report."""
         self._collect(now)
-        self._recall_what_waits(now)
+        if self._fed_ahead and now > self._recall_at():
+            self._recall()
         if now >= self._feed_at:
             self._feed_at = float("-inf")
             self._feed()
-        self._return_what_waits(now)
+        if self._queue and now > self._return_at():
+            self._return_queue()
         if now >= self._kill_at:
             self._kill()
         self._report_if_due(now)
@@ -417,23 +452,29 @@ class RankLoop:
 
     def wait(self, waiter: Waiter, now: float, wake_at: float) -> None:
         """Sleep until this rank's pool has something, or until `wake_at`."""
-        if self._coalesces():
-            waiter.coalesce()
+        if self._expects_answer:
+            self._expects_answer = False
+            waiter.restart()
+        work_ahead = self._work_ahead()
+        if work_ahead > 0.0:
+            waiter.coalesce(work_ahead / 2)
         else:
             waiter.wait(self.pool.read_fds(), wake_at - now)
 
-    def _coalesces(self) -> bool:
-        """Every worker has work ahead, so that nothing is lost by looking later."""
-        return self.phase is RankPhase.WORKING and self.pool.vacancies(1) == 0
+    def _work_ahead(self) -> float:
+        """Seconds for which each worker has work: nothing is lost by looking later."""
+        if self.phase is not RankPhase.WORKING or not self._fed_ahead:
+            return 0.0
+        return self.pool.least_ahead() * self._mean
 
     def wake_at(self) -> float:
         """When time alone makes `step` do something."""
-        report_at = self._reported_at + REPORT_SECONDS
-        recall_at = self._ended_at + RECALL_SECONDS
+        report_at = self._reported_at + self._report_seconds
         return min(
             self._kill_at,
             report_at if self._has_news() else float("inf"),
-            recall_at if self._fed_ahead else float("inf"),
+            self._recall_at() if self._fed_ahead else float("inf"),
+            self._return_at() if self._queue else float("inf"),
             self._feed_at if self._feed_at > 0 else float("inf"),
         )
 
@@ -510,20 +551,38 @@ class RankLoop:
         return bool(self._results or self._returned or self._lost)
 
     def _report_if_due(self, now: float) -> None:
-        if not self._has_news():
-            return
-        starving = not self._queue and self.pool.vacancies(0) > 0
-        if starving or self._returned or self._reported_at + REPORT_SECONDS <= now:
+        if self._is_recalled:
             self._report(now)
+        elif self._has_news():
+            due = self._reported_at + self._report_seconds <= now
+            if self._asks() or due or self._returned:
+                self._report(now)
+
+    def _asks(self) -> bool:
+        """Whether rank 0 should know at once that a worker is idle.
+
+        Of many ranks, each asks once, and then tells of others at the usual times:
+        rank 0 may have nothing for them, or much to do.
+        """
+        if self._queue or self._has_asked or self.pool.vacancies(0) == 0:
+            return False
+        self._has_asked = self._report_seconds > REPORT_SECONDS
+        return True
 
     def _report(self, now: float) -> None:
-        if not self._has_news():
+        if not (self._has_news() or self._is_recalled):
             return
         report = Report(
-            now, tuple(self._results), tuple(self._returned), tuple(self._lost)
+            now,
+            tuple(self._results),
+            tuple(self._returned),
+            tuple(self._lost),
+            self._is_recalled,
         )
         self._keep(self._results)
         self._results, self._returned, self._lost = [], [], []
+        self._is_recalled = False
+        self._expects_answer = True
         self._reported_at = now
         self._send(report)
 

@@ -7,6 +7,7 @@ command line's affair.  Times are in seconds; `now` is the monotonic clock.
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from shlex import quote
 from signal import Signals
 from typing import NamedTuple
 
@@ -57,15 +58,19 @@ class Standing(NamedTuple):
 
 
 class FailedTask(NamedTuple):
-    """A failed task, how it failed in words, and the path of its log."""
+    """A failed task, how it failed in words, and the path of its log.
+
+    The path is empty where the log is no file of its own: ``mpifarm log`` finds it.
+    """
 
     taskid: int
     how: str
     log: str
 
-    def in_words(self) -> str:
+    def in_words(self, workdir: str = "") -> str:
         """For a line of the summary."""
-        return f"task {self.taskid}: {self.how}, see {self.log}"
+        log = self.log or f"mpifarm log {workdir} {self.taskid}"
+        return f"task {self.taskid}: {self.how}, see {log}"
 
 
 @dataclass(slots=True)
@@ -205,7 +210,8 @@ class Summary:
         """What is said at the end."""
         standing = self.standing
         lines = [self._counts_line(), self._work_line()]
-        lines += [f"failed: {task.in_words()}" for task in self.failed]
+        workdir = quote(self.workdir)
+        lines += [f"failed: {task.in_words(workdir)}" for task in self.failed]
         unshown = standing.failed - len(self.failed)
         if unshown > 0:
             lines.append(f"failed: {unshown} more, see {self.workdir}/failed")

@@ -9,8 +9,10 @@ with a handler of the user's, is an InputError; an empty list is not wrong.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NoReturn, Protocol
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any, Final, NoReturn, Protocol, TextIO, overload
 
 from mpifarm.classes import check_options, import_class, in_one_line
 from mpifarm.config import HandlerDefinition
@@ -24,7 +26,7 @@ class TaskList(Protocol):
     with the options of the handler's INI section as keyword arguments, all strings.
     """
 
-    tasks: list[str]
+    tasks: Sequence[str]
     """The texts of the tasks by id, as the status files hold them.  For the same
     tasklist they must be the same at each start: they say which task is which."""
 
@@ -60,10 +62,9 @@ class ListTaskList(TaskList):
     def __init__(self, path: str, workdir: str) -> None:
         self.path = path
         self.workdir = workdir
-        text = _read_text(path)
-        if "\0" in text:
-            _check_no_nul(path, text)
-        self.tasks = parse_tasks(text)
+        texts = read_texts(path)
+        # A handler of the user's may change its list.
+        self.tasks = texts if _is_of_mpifarm(type(self)) else list(texts)
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -72,21 +73,90 @@ class ListTaskList(TaskList):
         return self.tasks[taskid]
 
 
-def parse_tasks(text: str) -> list[str]:
-    """The texts of the tasks, by id, in the text of a list, whose lines end in LF."""
-    return [
-        task
-        for line in text.split("\n")
-        if not line.startswith("#") and (task := line.strip())
-    ]
+class PackedTexts(Sequence[str]):
+    """The texts of a long list in one piece of memory: its own, and 8 bytes for each.
+
+    A text is made a str when it is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._content = bytearray()
+        """All texts, each with a newline behind it."""
+        self._ends = array("Q", [0])
+        """Behind 0, for each text how long it is together with those before it,
+        newlines not counted."""
+
+    def extend(self, texts: Sequence[str]) -> None:
+        """Add some at the end; none has a line break in it."""
+        encoded = "\n".join([*texts, ""]).encode("utf-8", "surrogateescape")
+        lengths = map(len, texts if encoded.isascii() else encoded.split(b"\n")[:-1])
+        ends = accumulate(lengths, initial=self._ends[-1])
+        next(ends)
+        self._content += encoded
+        self._ends.extend(ends)
+
+    def encoded_text(self, taskid: int) -> bytearray:
+        """One text as the files hold it; raises `IndexError` where there is none."""
+        end = self._ends[taskid + 1] + taskid
+        return self._content[self._ends[taskid] + taskid : end]
+
+    def encoded_texts(self, begin: int, end: int) -> memoryview:
+        """Those of a range of ids, each with a newline behind it."""
+        place = self._ends[begin] + begin
+        return memoryview(self._content)[place : self._ends[end] + end]
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, taskid: int, /) -> str: ...
+
+    @overload
+    def __getitem__(self, taskid: slice, /) -> Sequence[str]: ...
+
+    def __getitem__(self, taskid: int | slice, /) -> str | Sequence[str]:
+        if isinstance(taskid, slice):
+            return [self[each] for each in range(*taskid.indices(len(self)))]
+        if taskid < 0:
+            taskid += len(self)
+            if taskid < 0:
+                raise IndexError("there is no such task")
+        return self.encoded_text(taskid).decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        for begin in range(0, len(self), _BLOCK):
+            block = self.encoded_texts(begin, min(begin + _BLOCK, len(self)))
+            yield from str(block, "utf-8", "surrogateescape").split("\n")[:-1]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Sequence)
+            and len(self) == len(other)
+            and all(ours == theirs for ours, theirs in zip(self, other, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
 
-def _read_text(path: str) -> str:
-    # Opened in text mode: universal newlines make the line ends what they are for
-    # PyTaskFarmer (a lone CR is one).  No "utf-8-sig": it keeps a byte order mark too.
+_BLOCK: Final = 1000
+"""Texts that are made into strings at once."""
+
+_BLOCK_CHARACTERS: Final = 1 << 18
+"""Of a list, read at once."""
+
+
+def read_texts(path: str) -> PackedTexts:
+    """The texts of the tasks in a file; raises TasklistFileError."""
+    texts = PackedTexts()
+    number = 1
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-            return stream.read()
+        with _open_list(path) as stream:
+            while lines := stream.readlines(_BLOCK_CHARACTERS):
+                tasks = parse_tasks(lines)
+                if "\0" in "".join(tasks):
+                    _refuse_nul(path, lines, number)
+                texts.extend(tasks)
+                number += len(lines)
     except FileNotFoundError:
         reason = "there is no such file"
     except IsADirectoryError:
@@ -95,17 +165,35 @@ def _read_text(path: str) -> str:
         reason = "you have no permission to read it"
     except OSError as error:
         reason = error.strerror or str(error)
+    else:
+        return texts
     raise TasklistFileError(f"can't read the tasklist {path}: {reason}")
 
 
-def _check_no_nul(path: str, text: str) -> None:
-    """Raise TasklistFileError for a NUL byte in a task: no command can have one."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if "\0" in line and not line.startswith("#"):
-            raise TasklistFileError(
-                f"line {number} of the tasklist {path} has a NUL byte in it, which no"
-                " command can have: remove it, or save the file as UTF-8 text"
-            )
+def _open_list(path: str) -> TextIO:
+    # In text mode: universal newlines make the line ends what they are for
+    # PyTaskFarmer (a lone CR is one).  No "utf-8-sig": it keeps a byte order mark too.
+    return open(path, encoding="utf-8", errors="surrogateescape")
+
+
+def parse_tasks(lines: Iterable[str]) -> list[str]:
+    """The texts of the tasks in some lines of a list; only LF ends a line by now."""
+    return [
+        task for line in lines if not line.startswith("#") and (task := line.strip())
+    ]
+
+
+def _refuse_nul(path: str, lines: Sequence[str], first: int) -> NoReturn:
+    """Tell of the NUL byte in one of these lines; the number of the first is given."""
+    number = next(
+        number
+        for number, line in enumerate(lines, start=first)
+        if "\0" in line and not line.startswith("#")
+    )
+    raise TasklistFileError(
+        f"line {number} of the tasklist {path} has a NUL byte in it, which no"
+        " command can have: remove it, or save the file as UTF-8 text"
+    )
 
 
 # ---- from a definition to a tasklist -------------------------------------------------

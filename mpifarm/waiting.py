@@ -17,8 +17,8 @@ LONGEST_SECONDS = 1.0
 
 LEAST_SECONDS = MOST_SECONDS / 64
 
-COALESCE_SECONDS = 0.004
-"""Sleep of a rank whose workers all have work ahead."""
+COALESCE_SECONDS = 0.01
+"""Longest sleep of a rank whose workers all have work ahead."""
 
 PAUSE_SECONDS = 2.0
 """A step that took longer than this was a suspension (Ctrl-Z) of this process."""
@@ -49,14 +49,16 @@ class Waiter:
         until = time.monotonic() + seconds
         while seconds >= 0.0:
             readable, _, _ = select.select(fds, (), (), min(seconds, self._backoff))
+            if readable:
+                self.restart()
             if readable or self._probe():
                 return
             self._backoff = min(MOST_SECONDS, max(LEAST_SECONDS, 2 * self._backoff))
             seconds = until - time.monotonic()
 
-    def coalesce(self) -> None:
+    def coalesce(self, seconds: float) -> None:
         """Sleep a little whatever the workers do; a signal ends it."""
-        select.select((self._signal_fd,), (), (), COALESCE_SECONDS)
+        select.select((self._signal_fd,), (), (), min(seconds, COALESCE_SECONDS))
 
 
 class Clock:

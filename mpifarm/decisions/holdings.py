@@ -14,12 +14,15 @@ from mpifarm.config import Policy
 from mpifarm.decisions.attempts import Reruns
 from mpifarm.decisions.effects import Effect, NoteInLog, Send, Transact
 from mpifarm.decisions.gates import Canary
+from mpifarm.decisions.hunger import Census, Hunger
 from mpifarm.decisions.intake import Intake
 from mpifarm.decisions.limbo import Limbo
+from mpifarm.decisions.pace import Pace
 from mpifarm.decisions.quarantine import Quarantine
+from mpifarm.decisions.recalls import Recalls, share_ahead
 from mpifarm.decisions.state import MOVES, Crew, Phase, RankRecord, TaskRecord
 from mpifarm.errors import InputError
-from mpifarm.messages import Assign
+from mpifarm.messages import Assign, Recall
 from mpifarm.task import Lease, Outcome, Result, TaskState
 
 HOLD = 0.25
@@ -63,7 +66,7 @@ class Holdings:
         self.reruns = Reruns(crew.own)
         self.ended: deque[TaskRecord] = deque()
         self.returning: list[TaskRecord] = []
-        self.hungry: dict[int, None] = {}
+        self.hungry = Hunger()
         self.transaction: Transact | None = None
         self.limbo = Limbo(self.tasks)
         self._rejoining: set[int] = set(crew.ranks) if self.tasks else set()
@@ -74,6 +77,9 @@ class Holdings:
         self._canary = Canary(policy.canary, len(self.tasks))
         first = 0 if self.tasks else len(crew.ranks) * crew.workers
         self._intake = Intake(first, now, waits_for_others=waits_for_others)
+        self._census = Census(len(crew.ranks))
+        self._recalls = Recalls(len(crew.ranks))
+        self._pace = Pace(len(crew.ranks), crew.workers)
         self._turn = 0
         self._ended_last = float("-inf")
         """When the last command ended, of all that have."""
@@ -158,14 +164,30 @@ class Holdings:
     # ---- handing out -------------------------------------------------------------
 
     def _note_hunger(self, record: RankRecord) -> None:
-        if (
-            record.works
-            and record.rank not in self._rejoining
-            and record.room() > len(record.leases)
-        ):
-            self.hungry[record.rank] = None
+        wanted = 0
+        if record.works and record.rank not in self._rejoining:
+            wanted = self._room(record) - len(record.leases)
+        if wanted > 0:
+            self.hungry.note(record.rank, wanted, record.idle)
         else:
-            self.hungry.pop(record.rank, None)
+            self.hungry.forget(record.rank)
+
+    def _room(self, record: RankRecord) -> int:
+        """Leases that it may hold: the less is left for all, the fewer ahead."""
+        pace = self._pace
+        room = record.room(pace.ahead_seconds, pace.one_each_below)
+        if pace.one_each_at_first and not record.ended:
+            room = min(2 * record.workers, record.most_leases)
+        if room > record.workers and self._comes_nothing_more:
+            workers = record.workers
+            ahead = share_ahead(len(self.queue), workers, self._census.workers)
+            return min(room, workers + ahead)
+        return room
+
+    @property
+    def _comes_nothing_more(self) -> bool:
+        """Whether the queue is all that is left to hand out, as far as known."""
+        return self._intake.is_empty or self._canary.is_exhausted
 
     def _assign(self, now: float) -> None:
         """Hand out the queue; when it is short, in equal shares."""
@@ -173,18 +195,21 @@ class Holdings:
             return
         if self.reruns and self.reruns.ripen(now):
             self._assign_reruns(now)
-        hungry = list(self.hungry)
-        for place, rank in enumerate(hungry):
-            if not self.queue:
-                return
-            record = self.ranks[rank]
-            wanted = record.room() - len(record.leases) if record.works else 0
-            share = -(-len(self.queue) // (len(hungry) - place))
+        queue, hungry = self.queue, self.hungry
+        left = len(hungry)
+        while queue and left:
+            record = self.ranks[hungry.first]
+            wanted = self._room(record) - len(record.leases) if record.works else 0
+            share = -(-len(queue) // left)
             if wanted > 0:
-                count = min(wanted, share, len(self.queue))
-                self._lease(record, [self.queue.popleft() for _ in range(count)], now)
+                count = min(wanted, share)
+                self._lease(record, [queue.popleft() for _ in range(count)], now)
             if wanted <= share:
-                self.hungry.pop(rank, None)
+                hungry.forget(record.rank)
+            else:
+                hungry.note(record.rank, wanted - share, record.idle)
+                hungry.put_last(record.rank)
+            left -= 1
 
     def _assign_reruns(self, now: float) -> None:
         alone = self._quarantine.working == 1
@@ -192,7 +217,7 @@ class Holdings:
         for place, rank in enumerate(hungry):
             record = self.ranks[rank]
             share = -(-self.reruns.count() // (len(hungry) - place))
-            wanted = min(share, record.room() - len(record.leases))
+            wanted = min(share, self._room(record) - len(record.leases))
             if wanted > 0:
                 tasks = self._pick_deadly(record, wanted, alone=alone)
                 rest = wanted - len(tasks)
@@ -235,6 +260,7 @@ class Holdings:
             else:
                 leases.append(Lease(task.taskid, task.attempt, command))
         if leases:
+            record.is_addressed = True
             self._outbox.append(Send(record.rank, Assign(tuple(leases))))
 
     def _on_no_command(
@@ -247,29 +273,33 @@ class Holdings:
         self._outbox.append(NoteInLog(task.taskid, why))
         self._fail(record, task, failed, now)
 
+    # ---- calling back ------------------------------------------------------------
+
+    def _recall(self, now: float) -> None:
+        """Workers are idle, and others' leases wait: they are handed out again."""
+        idle = self.hungry.idle
+        if self.queue or not idle or self.limbo or self._rejoining:
+            self._recalls.rest()
+            return
+        more_may_come = not self._comes_nothing_more
+        if self._recalls.is_due(now, more_may_come=more_may_come):
+            records, workers = self.ranks.values(), self._census.workers
+            for record, count in self._recalls.pick(records, workers, now):
+                self._outbox.append(Send(record.rank, Recall(count)))
+
     # ---- to and from the disk ----------------------------------------------------
 
     def _take_count(self, now: float) -> int:
         """How many more to take out of ``toprocess`` (0: none now)."""
         if self.limbo or self._rejoining or self._rests(now):
             return 0
-        unmet, starving = self._hunger()
+        unmet = self.hungry.unmet
+        starving = self.hungry.idle > 0 and len(self.queue) < unmet
         if not starving and self._intake.is_too_soon(now):
             return 0
-        rate = sum(record.rate for record in self.ranks.values() if record.works)
-        ended = sum(record.ended for record in self.ranks.values())
-        take = self._intake.count(len(self.queue), unmet, rate, ended)
+        census = self._census
+        take = self._intake.count(len(self.queue), unmet, census.rate, census.ended)
         return self._canary.limit(take)
-
-    def _hunger(self) -> tuple[int, bool]:
-        """How many leases more the ranks could hold; whether a worker has none."""
-        unmet, starving = 0, False
-        for rank in self.hungry:
-            record = self.ranks[rank]
-            if record.works:
-                unmet += max(0, record.room() - len(record.leases))
-                starving = starving or len(record.leases) < record.workers
-        return unmet, starving and len(self.queue) < unmet
 
     def _rests(self, now: float) -> bool:
         """Whether ``toprocess`` was empty a moment ago, with no reason to look again.

@@ -19,6 +19,11 @@ POLL_SECONDS = 1.0
 MOST_STOCK = 8
 """Tasks taken ahead, at the most, for each that the farm has shown to get done."""
 
+MOST_AT_ONCE = 200_000
+"""Tasks of one taking, as long as that is enough for the time that it is to last: a
+farm of a million workers hands some out before it takes the next, and gives the lock
+to others in between."""
+
 
 class Intake:
     """What is known of ``toprocess``; `first` tasks are taken before any rank asks."""
@@ -58,4 +63,5 @@ class Intake:
         seconds = max(TAKE_SECONDS, TAKE_COST_FACTOR * self._cost)
         stock = min(shown, int(rate * seconds))
         first, self._first = self._first, 0
-        return max(0, first, unmet + stock - queued)
+        wanted = max(0, first, unmet + stock - queued)
+        return min(wanted, max(MOST_AT_ONCE, stock))

@@ -65,6 +65,7 @@ class Outcomes(Holdings):
         self._failures = FailureLimit(policy)
         self._walltime = Walltime(deadline, definition.grace, policy.task_time)
         self._drain_at = float("-inf")
+        self._stopped_at = float("inf")
 
     # ---- results -----------------------------------------------------------------
 
@@ -77,8 +78,8 @@ class Outcomes(Holdings):
         task.ended = ended
         if ended > self._ended_last:  # noqa: PLR1730 - max() takes longer
             self._ended_last = ended
-        if self.phase is Phase.STOPPING:
-            self._give_back(task)  # after our own TERM
+        if self.phase is Phase.STOPPING and ended > self._stopped_at - HOLD:
+            self._give_back(task)  # after our own TERM, or a signal
         elif result.outcome is Outcome.COMPLETED:
             self.ended.append(task)
             self._on_success(record, task.turn, result.seconds)
@@ -249,10 +250,10 @@ class Outcomes(Holdings):
         """It gets no more leases; what it did counts."""
         self._end_streak(record)
         self._enter_rank(record, state)
-        self.hungry.pop(record.rank, None)
+        self.hungry.forget(record.rank)
         self._rejoining.discard(record.rank)
 
     def _enter_rank(self, record: RankRecord, state: RankState) -> None:
         self._quarantine.working += state is RankState.WORKING
         self._quarantine.working -= record.works
-        record.state = state
+        self._census.enter(record, state)

@@ -12,6 +12,9 @@ from mpifarm.task import TRANSITIONS, Result, TaskState
 AHEAD_SECONDS = 0.25
 """Seconds of work that a rank gets beyond what its workers run."""
 
+ONE_AHEAD_SECONDS = 2.5
+"""A rank that ends a task within so long gets one ahead at least."""
+
 UNLIMITED = 1 << 30
 
 
@@ -22,6 +25,8 @@ class Phase(Enum):
     DRAINING = "draining"
     STOPPING = "stopping"
     LEAVING = "leaving"
+
+    __hash__ = object.__hash__  # Enum's own is written in Python
 
 
 PHASES: dict[Phase, frozenset[Phase]] = {
@@ -52,6 +57,8 @@ class RankState(Enum):
     """Given up because it was silent: nothing that it says counts."""
     DEAD = "dead"
     """MPI says so."""
+
+    __hash__ = object.__hash__
 
 
 GONE = frozenset({RankState.LOST, RankState.DEAD})
@@ -127,6 +134,12 @@ class RankRecord:
     """While it is on trial: none, or one."""
     is_dismissed: bool = False
     """It was given up, spoke again, and was told to leave."""
+    is_asked: bool = False
+    """It has not answered a `Recall` yet."""
+    is_addressed: bool = False
+    """It was given leases since the last ping."""
+    counted: tuple[int, float] = (0, 0.0)
+    """Its workers and its rate, as they stand in the census."""
 
     leases: set[int] = field(default_factory=set)
 
@@ -169,12 +182,27 @@ class RankRecord:
 
     def expect_long_tasks(self) -> None:
         """It gave leases back, since its tasks got longer: none ahead for now."""
-        self.mean = max(self.mean, 1.01 * AHEAD_SECONDS * self.workers)
+        self.mean = max(self.mean, 1.01 * ONE_AHEAD_SECONDS * self.workers)
 
-    def room(self) -> int:
-        """Leases that it could hold; grows with what it has shown to get done."""
-        ahead = min(int(self.rate * AHEAD_SECONDS), 2 * self.ended)
+    def room(self, seconds: float = AHEAD_SECONDS, one_each_below: float = 0.0) -> int:
+        """Leases that it could hold, with `seconds` of work ahead of what runs.
+
+        It grows with what the rank has shown to get done.  Where tasks take less than
+        `one_each_below` seconds, there is one for each worker at least.
+        """
+        ahead = 0
+        if self.mean:
+            rate = self.workers / self.mean
+            ahead = int(rate * seconds) or int(rate * ONE_AHEAD_SECONDS >= 1.0)
+            if ahead < self.workers and self.mean < one_each_below:
+                ahead = self.workers
+            ahead = min(ahead, 2 * self.ended)
         return min(self.workers + ahead, self.most_leases)
+
+    @property
+    def idle(self) -> int:
+        """Leases that workers of it could begin at once, as far as known."""
+        return max(0, min(self.workers, self.most_leases) - len(self.leases))
 
 
 @dataclass(frozen=True, slots=True)

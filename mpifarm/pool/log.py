@@ -1,13 +1,13 @@
-"""The log of a task: ``log_<id>``.
+"""The log of a task: ``log_<id>``, or what becomes a part of other files.
 
 Rules of this file: opened for append, so that nothing ever erases an earlier attempt's
 output; mpifarm's own lines in it look like ``=== mpifarm: ... ===`` and start at the
-start of a line.  Every error is an OSError and the task's own failure.
+start of a line.  Every error is an OSError, and the task's own failure where the file
+is the task's own.
 """
 
 import os
 import signal
-import time
 from typing import Any, Self, TextIO
 
 from mpifarm.pool.definition import PoolDefinition
@@ -21,14 +21,14 @@ class TaskLog:
     The text layer is made at the first use of it: most runners only take `fileno()`.
     """
 
-    def __init__(self, path: str, attempt: int) -> None:
+    def __init__(self, path: str, attempt: int, started: float | None = None) -> None:
         self.name = path
         self._text: TextIO | None = None
         self._fd = os.open(path, _FLAGS, 0o666)
         try:
             self._begin = os.fstat(self._fd).st_size
             if self._begin:
-                self._say_again(attempt)
+                self._say_again(attempt, started)
         except OSError:
             os.close(self._fd)
             raise
@@ -91,9 +91,12 @@ class TaskLog:
     def __exit__(self, *exception: object) -> None:
         self.flush()
 
-    def _say_again(self, attempt: int) -> None:
+    def _say_again(self, attempt: int, started: float | None) -> None:
+        from mpifarm.logfiles import encode_again  # for what runs a second time
+
         farm = os.environ.get("MPIFARM_FARM", "")
-        self._say(f"started again, attempt {attempt} of farm {farm}, {_now_and_here()}")
+        host = f"host {os.uname().nodename}"
+        self._say(encode_again(attempt, farm, started, host))
 
     def _say(self, text: str) -> None:
         _write_line(self._fd, self.name, text)
@@ -116,6 +119,10 @@ class LogKeeper:
     This one has a file ``log_<id>`` in `directory` for each task.
     """
 
+    is_shared = False
+    """Whether the files are all tasks' own: one that can't be written says nothing of
+    the task that was to begin."""
+
     def __init__(self, directory: str) -> None:
         self._prefix = os.path.join(directory, "log_")
 
@@ -131,10 +138,17 @@ class LogKeeper:
         """The attempt has ended; raises OSError or ValueError, as `TaskLog.end`."""
         log.end()
 
+    def close(self) -> None:
+        """The worker ends, and no attempt of it runs."""
+
 
 def create_log_keeper(definition: PoolDefinition, worker: int) -> LogKeeper:
     """The keeper for what a farm keeps (`PoolDefinition.kept_logs`)."""
-    return LogKeeper(definition.logs)
+    if definition.kept_logs == "all":
+        return LogKeeper(definition.logs)
+    from mpifarm.pool.scratch import create_scratch_keeper
+
+    return create_scratch_keeper(definition, worker)
 
 
 def time_limit_line(seconds: float) -> str:
@@ -142,16 +156,30 @@ def time_limit_line(seconds: float) -> str:
     return f"ended after {seconds:g} s, the limit of --task-timeout"
 
 
-def append_own_line(path: str, text: str) -> None:
-    """Say this in a log whose own worker can't any more; nothing if there is none."""
-    try:
-        fd = os.open(path, os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
+def note_in_log(definition: PoolDefinition, worker: int, task: int, text: str) -> None:
+    """Say this of the attempt at which a worker has died; raises OSError."""
+    path = os.path.join(definition.logs, f"log_{task}")
+    if definition.kept_logs == "all":
+        append_own_line(path, text)
         return
+    from mpifarm.pool.scratch import find_scratch_of
+
+    scratch = find_scratch_of(definition, worker, task)
+    if scratch is None or not append_own_line(scratch, text):
+        append_own_line(path, text, os.O_CREAT)
+
+
+def append_own_line(path: str, text: str, flags: int = 0) -> bool:
+    """Say this in a log whose own worker can't any more; False if there is none."""
+    try:
+        fd = os.open(path, os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC | flags, 0o666)
+    except OSError:
+        return False
     try:
         _write_line(fd, path, text)
     finally:
         os.close(fd)
+    return True
 
 
 def _write_line(fd: int, path: str, text: str) -> None:
@@ -171,10 +199,6 @@ def _ends_with_newline(fd: int, path: str) -> bool:
             return written.read(1) == b"\n"
     except OSError:  # written by us but not readable, or not a plain file
         return False
-
-
-def _now_and_here() -> str:
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S')}, host {os.uname().nodename}"
 
 
 def _signal_name(signum: int) -> str:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from mpifarm import processes
 from mpifarm.pool.board import Board
 from mpifarm.pool.definition import CreateRunner, PoolDefinition, parse_definition
-from mpifarm.pool.log import append_own_line, time_limit_line
+from mpifarm.pool.log import note_in_log, time_limit_line
 from mpifarm.pool.wire import FrameReader, encode_frame
 from mpifarm.pool.worker import REMIND, TERMINATE, WorkerPlace, serve_as_worker
 
@@ -260,18 +260,20 @@ class PoolParent:
         """
         line = self._board.line(index)
         if task is not None and line.verdict:
-            self._note_in_log(task)
+            self._note_in_log(index, task)
             return task, time.monotonic_ns() - line.since
         # It had ended that run at the last moment: the next one has hardly begun.
         return None if self._children[index].given_up else task, 0
 
-    def _note_in_log(self, task: int) -> None:
+    def _note_in_log(self, index: int, task: int) -> None:
         """In a process of its own: nothing here may wait for the disk."""
         assert self._definition is not None
-        path = os.path.join(self._definition.logs, f"log_{task}")
-        text = time_limit_line(self._definition.limits.timeout or 0.0)
+        definition = self._definition
+        text = time_limit_line(definition.limits.timeout or 0.0)
         with suppress(OSError):
-            writer = processes.fork_child(lambda: append_own_line(path, text))
+            writer = processes.fork_child(
+                lambda: note_in_log(definition, index, task, text)
+            )
             self._writers.add(writer)
 
     # ---- death ----------------------------------------------------------------------

@@ -208,6 +208,13 @@ class Pool:
             if worker.takes_leases
         )
 
+    def least_ahead(self) -> int:
+        """Leases that each worker has, at the least, beyond the one that it runs."""
+        if self._state is not _State.RUNNING:
+            return 0
+        able = [len(w.given) for w in self._workers if w.takes_leases]
+        return max(0, min(able, default=0) - 1)
+
     @property
     def stopped(self) -> bool:
         """All workers and their commands are dead, and there will be no others."""

@@ -27,7 +27,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -95,6 +94,7 @@ def serve_as_worker(
         worker.refuse_all(_why_no_runner(definition.runner, error))
     else:
         worker.serve()
+        worker.close()
 
 
 def _set_environment(definition: PoolDefinition, index: int) -> None:
@@ -205,6 +205,10 @@ class Worker:
                 )
             )
 
+    def close(self) -> None:
+        """Nothing more is run."""
+        self._keeper.close()
+
     def refuse_all(self, reason: str) -> None:
         """Give back what comes: none of it can run here."""
         for taskid, attempt, _ in self._each_lease():
@@ -235,7 +239,8 @@ class Worker:
         try:
             log = self._keeper.begin(taskid, attempt)
         except OSError as error:
-            if error.errno in _OF_THE_DISK or not os.path.isdir(self._logs):
+            blameless = self._keeper.is_shared or error.errno in _OF_THE_DISK
+            if blameless or not os.path.isdir(self._logs):
                 raise _RefusalError(f"can't write {path}: {error.strerror}") from error
             note = f"not run: can't write {path}: {error.strerror}"
             return _Ending(1, Outcome.FAILED, note)
@@ -486,6 +491,8 @@ def _group_of(pid: int) -> int:
 
 
 def _write_traceback(log: TaskLog) -> None:
+    import traceback  # for those who need it
+
     try:
         log.write(traceback.format_exc())
         log.flush()

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from mpifarm.logfiles import UNKEPT
 from mpifarm.workdir.fingerprint import (
     Fingerprint,
     Verdict,
@@ -423,7 +424,7 @@ class _Places:
         """What has ended and left no log."""
         if logs is not None:
             names = set(logs)
-            ended = self.finished | self.failed
+            ended = self.failed if UNKEPT in names else self.finished | self.failed
             missing = {taskid for taskid in ended if f"log_{taskid}" not in names}
             yield of_ids(Kind.LOG, missing)
 

@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from mpifarm.errors import StorageError
-from mpifarm.workdir import files, timeline
+from mpifarm.logfiles import DIRECTORIES
+from mpifarm.workdir import files
 from mpifarm.workdir.checking import ClaimView, Contents, Standing
 from mpifarm.workdir.claims import (
     HEARTBEAT_LIMIT,
@@ -26,13 +27,12 @@ from mpifarm.workdir.claims import (
     grasped,
     this_machine,
 )
+from mpifarm.workdir.outputs import list_kept_ids
 from mpifarm.workdir.paths import WorkdirPaths, parse_beside
+from mpifarm.workdir.timeline_file import is_valid_timeline
 
 TRIES = 5
 """How often files are read without the lock until they stay the same meanwhile."""
-
-LARGE_TIMELINE = 1 << 20
-"""Bytes from which on a timeline is judged by its two ends."""
 
 _FARM = "[0-9a-f]{8,}"
 _TEMPORARY = re.compile(
@@ -69,13 +69,25 @@ def examine(path: str, machine: Machine, *, locked: bool = True) -> Contents:
 
 
 def list_logs(path: str) -> list[str] | None:
-    """The names in the directory of the logs; None where it can't be listed."""
+    """The names in the directory of the logs; None where it can't be listed.
+
+    A task whose output is in another file there counts as if it had a ``log_<id>``.
+    """
+    logs = WorkdirPaths(path).logs
     try:
-        return os.listdir(WorkdirPaths(path).logs)
+        names = os.listdir(logs)
     except FileNotFoundError:
         return []
     except OSError:
         return None
+    if not {*DIRECTORIES}.isdisjoint(names):
+        names += [f"log_{taskid}" for taskid in list_kept_ids(logs)]
+    return names
+
+
+def find_claim(path: str, machine: Machine, farm: str) -> ClaimView | None:
+    """The claim of one farm, read without the lock; None where it has none."""
+    return _Reader(WorkdirPaths(path), machine, locked=False).read_claim(farm)
 
 
 class _Reader:
@@ -134,11 +146,13 @@ class _Reader:
         for name in self._list(self._paths.claims):
             if name.startswith("."):
                 continue
-            claim = self._read_claim(name)
+            claim = self.read_claim(name)
             if claim is not None:
                 yield claim
 
-    def _read_claim(self, name: str) -> ClaimView | None:
+    def read_claim(self, name: str) -> ClaimView | None:
+        """The claim of that name; None where there is none."""
+
         def step_happened(step: int) -> bool:
             return not files.exists(self._paths.toprocess_beside(name, step))
 
@@ -240,17 +254,3 @@ def _read_regular(path: str) -> bytes:
         if error.errno != errno.ELOOP:
             raise
     raise DamagedClaimError("it is no file")
-
-
-def is_valid_timeline(path: str) -> bool:
-    """Whether the file is a JSON array; of a large one only its ends are read."""
-    size = os.stat(path).st_size
-    if size > LARGE_TIMELINE:
-        with files.opened(path, os.O_RDONLY) as descriptor:
-            head = os.pread(descriptor, 64, 0)
-        if timeline.ends_well(head + files.read_from(path, size - (1 << 16))):
-            return True
-    try:
-        return timeline.is_valid(files.read_from(path))
-    except RecursionError:
-        return False

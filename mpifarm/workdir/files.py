@@ -14,7 +14,12 @@ from typing import NamedTuple
 
 from mpifarm.errors import StorageError
 
-Chunk = bytes | memoryview
+LARGE = 8 * 1024 * 1024
+"""Bytes from which on a file is read in parts: it takes too much memory, and to read
+it again takes too long for the lock."""
+
+BLOCK = 1 << 18
+"""Bytes of a large file that are read or copied at once."""
 
 
 _REMEDIES = {
@@ -99,11 +104,15 @@ def find_version(path: str) -> Version | None:
     """The state of the file now, opened for NFS; None where there is none."""
     try:
         with opened(path, os.O_RDONLY) as descriptor:
-            status = os.fstat(descriptor)
+            return _version_of(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise storage_error("read", path, error) from error
+
+
+def _version_of(descriptor: int) -> Version:
+    status = os.fstat(descriptor)
     return Version(
         status.st_dev,
         status.st_ino,
@@ -121,6 +130,211 @@ def find_size(path: str) -> int:
         return 0
     except OSError as error:
         raise storage_error("read", path, error) from error
+
+
+# ---- reading what is too large for the memory ---------------------------------------
+
+
+class ChangedError(StorageError):
+    """A file was changed while it was read."""
+
+
+class LargeFile:
+    """The content of an open file, of which parts are read as they are asked for.
+
+    It knows as much of `bytes` as composing a queue takes.  What can't be read raises
+    `StorageError`; so does a part that is not there any more.
+    """
+
+    def __init__(self, descriptor: int, path: str, size: int) -> None:
+        self.descriptor = descriptor
+        self.path = path
+        self._size = size
+        self._kept: dict[int, bytes] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        begin, end, _ = part.indices(self._size)
+        if end - begin > BLOCK:
+            return self._read(begin, end)
+        found = b""
+        while begin < end:
+            number, offset = divmod(begin, _KEPT_BLOCK)
+            piece = self._block(number)[offset : offset + end - begin]
+            found += piece
+            begin += len(piece)
+        return found
+
+    def find(self, mark: bytes, begin: int) -> int:
+        """Where that byte is first, from `begin` on; -1 if nowhere."""
+        while begin < self._size:
+            number, offset = divmod(begin, _KEPT_BLOCK)
+            found = self._block(number).find(mark, offset)
+            if found >= 0:
+                return number * _KEPT_BLOCK + found
+            begin = (number + 1) * _KEPT_BLOCK
+        return -1
+
+    def rfind(self, mark: bytes, begin: int, end: int) -> int:
+        """Where that byte is last, between the two; -1 if nowhere."""
+        while end > begin:
+            number = (end - 1) // _KEPT_BLOCK
+            start = number * _KEPT_BLOCK
+            found = self._block(number).rfind(mark, max(begin - start, 0), end - start)
+            if found >= 0:
+                return start + found
+            end = start
+        return -1
+
+    def _block(self, number: int) -> bytes:
+        block = self._kept.get(number)
+        if block is None:
+            if len(self._kept) >= _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+            begin = number * _KEPT_BLOCK
+            block = self._read(begin, min(begin + _KEPT_BLOCK, self._size))
+            self._kept[number] = block
+        return block
+
+    def _read(self, begin: int, end: int) -> bytes:
+        try:
+            return _read_part(self.descriptor, begin, end)
+        except OSError as error:
+            raise storage_error("read", self.path, error) from error
+
+
+_KEPT_BLOCK = 1 << 14
+_MOST_KEPT = 256
+"""Blocks of a `LargeFile`: to find many places in turn takes mostly the same ones."""
+
+
+def _read_part(descriptor: int, begin: int, end: int) -> bytes:
+    parts = []
+    while begin < end:
+        part = os.pread(descriptor, end - begin, begin)
+        if not part:
+            raise OSError(errno.ESTALE, "it got shorter while it was read")
+        parts.append(part)
+        begin += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+Content = bytes | LargeFile
+
+
+class Part(NamedTuple):
+    """Some bytes of a file, to be copied."""
+
+    source: LargeFile
+    begin: int
+    end: int
+
+
+Chunk = bytes | memoryview | Part
+
+
+def part_of(content: Content, begin: int, end: int) -> Chunk:
+    """That part, to be written elsewhere."""
+    if isinstance(content, bytes):
+        return memoryview(content)[begin:end]
+    return Part(content, begin, end)
+
+
+def bytes_of(chunk: Chunk) -> bytes:
+    """What is to be copied."""
+    if isinstance(chunk, Part):
+        return chunk.source[chunk.begin : chunk.end]
+    return bytes(chunk)
+
+
+def length_of(chunk: Chunk) -> int:
+    """In bytes."""
+    return chunk.end - chunk.begin if isinstance(chunk, Part) else len(chunk)
+
+
+@contextmanager
+def content_of(path: str) -> Iterator[tuple[Version | None, Content | None]]:
+    """A file's content, in memory unless it is large; None where there is no file.
+
+    Raises `StorageError`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None, None
+        return
+    except OSError as error:
+        raise storage_error("read", path, error) from error
+    try:
+        yield _take_content(descriptor, path)
+    finally:
+        with suppress(OSError):  # It was only read.
+            os.close(descriptor)
+
+
+def _take_content(descriptor: int, path: str) -> tuple[Version, Content]:
+    try:
+        version = _version_of(descriptor)
+        if version.size > LARGE:
+            return version, LargeFile(descriptor, path, version.size)
+        return version, read_descriptor(descriptor, 0)
+    except OSError as error:
+        raise storage_error("read", path, error) from error
+
+
+class Found(NamedTuple):
+    """A file as it was at one moment under the lock; `content` unless it is large."""
+
+    path: str
+    version: Version
+    content: bytes | None
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.version.size if self.content is None else len(self.content)
+
+    def blocks(self, *, appended: bool) -> Iterator[bytes]:
+        """All of it, block by block; it needs no lock.
+
+        `appended`: others only append to it; what they do meanwhile is left out.
+        Raises `ChangedError` where it is not any more what it was, `StorageError`.
+        """
+        if self.content is not None:
+            yield self.content
+            return
+        with content_of(self.path) as (version, content):
+            if version is None or version[:2] != self.version[:2]:
+                raise ChangedError(f"{self.path} was replaced while it was read")
+            if content is None or len(content) < self.size:
+                raise ChangedError(f"{self.path} got shorter while it was read")
+            for begin in range(0, self.size, BLOCK):
+                yield content[begin : min(begin + BLOCK, self.size)]
+            if not appended and find_version(self.path) != self.version:
+                raise ChangedError(f"{self.path} was changed while it was read")
+
+
+def find(path: str, *, whole: bool = False) -> Found | None:
+    """The file as it is now; None if there is none.  Raises `StorageError`.
+
+    `whole`: with its content even if it is large.
+    """
+    with content_of(path) as (version, content):
+        if version is None or content is None:
+            return None
+        if isinstance(content, bytes) or whole:
+            return Found(path, version, content[:])
+        return Found(path, version, None)
+
+
+def find_last_line(path: str) -> bytes:
+    """With its newline, if it has one; nothing where there is no line."""
+    with content_of(path) as (_, content):
+        if not content:
+            return b""
+        return content[content.rfind(b"\n", 0, len(content) - 1) + 1 :]
 
 
 # ---- appending ----------------------------------------------------------------------
@@ -159,7 +373,7 @@ def append_to(descriptor: int, path: str, lines: bytes, *, sync: bool) -> int:
     return size + len(content)
 
 
-def write_at(descriptor: int, offset: int, content: Chunk) -> None:
+def write_at(descriptor: int, offset: int, content: bytes | memoryview) -> None:
     """Write everything; raises `OSError` where only a part could be written."""
     rest = memoryview(content)
     while rest:
@@ -240,8 +454,7 @@ def write_beside(
         with opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
             offset = 0
             for chunk in chunks:
-                write_at(descriptor, offset, chunk)
-                offset += len(chunk)
+                offset += _write_chunk(descriptor, offset, chunk)
             if like is not None:
                 _copy_mode(descriptor, like)
             os.fsync(descriptor)
@@ -249,6 +462,24 @@ def write_beside(
         with suppress(OSError):
             os.unlink(path)
         raise storage_error("write", path, error) from error
+
+
+def _write_chunk(descriptor: int, offset: int, chunk: Chunk) -> int:
+    """Returns its length."""
+    if isinstance(chunk, Part):
+        _copy(chunk, descriptor, offset)
+    else:
+        write_at(descriptor, offset, chunk)
+    return length_of(chunk)
+
+
+def _copy(part: Part, descriptor: int, offset: int) -> None:
+    source, begin, end = part
+    while begin < end:
+        block = _read_part(source.descriptor, begin, min(begin + BLOCK, end))
+        write_at(descriptor, offset, block)
+        begin += len(block)
+        offset += len(block)
 
 
 def _copy_mode(descriptor: int, like: str) -> None:

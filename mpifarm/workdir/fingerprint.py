@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from mpifarm.workdir.status import encode_texts
+
 FORMAT_VERSION = 1
 BLOCK = 1000
 
@@ -49,8 +51,7 @@ def _hash_prefixes(tasks: Sequence[str], count: int) -> tuple[str, ...]:
     digest = hashlib.blake2b(digest_size=12)
     prefixes = []
     for begin in range(0, count, BLOCK):
-        block = tasks[begin : min(begin + BLOCK, count)]
-        digest.update("\n".join([*block, ""]).encode("utf-8", "surrogateescape"))
+        digest.update(encode_texts(begin, min(begin + BLOCK, count), tasks))
         prefixes.append(digest.hexdigest())
     return tuple(prefixes)
 

@@ -7,7 +7,7 @@ never taken back: others may have read a part of it; the next look brings it to 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from mpifarm.errors import StorageError
@@ -50,24 +50,32 @@ class Ledger:
     def __contains__(self, taskid: int) -> bool:
         return self._recorded[taskid] != 0
 
-    def missing(self) -> list[int]:
-        """The ids that don't stand in it."""
-        return [taskid for taskid, there in enumerate(self._recorded) if not there]
+    def missing(self) -> Iterator[int]:
+        """The ids that don't stand in it, in order."""
+        return _places_of(0, self._recorded)
 
-    def recorded(self) -> list[int]:
-        """The ids that stand in it."""
-        return [taskid for taskid, there in enumerate(self._recorded) if there]
+    def recorded(self) -> Iterator[int]:
+        """The ids that stand in it, in order."""
+        return _places_of(1, self._recorded)
 
-    def add(self, taskids: Sequence[int]) -> None:
+    def clear_in(self, flags: bytearray) -> None:
+        """Set the flags of those ids to 0; there is one for each task, 0 or 1."""
+        ours = int.from_bytes(self._recorded, "little")
+        left = int.from_bytes(flags, "little") & ~ours
+        flags[:] = left.to_bytes(len(flags), "little")
+
+    def add(self, taskids: Iterable[int]) -> None:
         """Note what is known to stand in the file."""
         recorded = self._recorded
         for taskid in taskids:
             self.count += not recorded[taskid]
             recorded[taskid] = 1
 
-    def start_behind(self, content: bytes, taskids: Sequence[int]) -> None:
-        """Begin behind the last newline of `content`, which says `taskids`."""
-        self._offset = content.rfind(b"\n") + 1
+    def start_behind(self, offset: int, taskids: Iterable[int]) -> None:
+        """Begin at `offset`, behind a newline; what stands before it says `taskids`."""
+        self.count = 0
+        self._recorded = bytearray(len(self._tasks))
+        self._offset = offset
         self.add(taskids)
 
     def look(self) -> Look:
@@ -80,7 +88,7 @@ class Ledger:
         lines = parse_status(content, self._tasks)
         self._offset += len(content) - len(lines.tail)
         self._tail = lines.tail
-        ids = lines.ids + self._salvage(lines.odd)
+        ids = [*lines.ids, *self._salvage(lines.odd)]
         self.add(ids)
         alien = [taskid for taskid in ids if taskid not in own]
         return Look(alien, lines.odd, sorted(own))
@@ -167,6 +175,14 @@ class Ledger:
             ids = found.ids if isinstance(found, TornLine) else ()
             younger.update(taskid for taskid in ids if end > sizes.get(taskid, end))
         return younger
+
+
+def _places_of(value: int, flags: bytearray) -> Iterator[int]:
+    begin = flags.find(value)
+    while begin >= 0:
+        end = flags.find(1 - value, begin)
+        yield from range(begin, len(flags) if end < 0 else end)
+        begin = flags.find(value, end) if end >= 0 else -1
 
 
 def _common_beginning(left: bytes, right: bytes) -> bytes:

@@ -1,12 +1,16 @@
 """Whether a workdir belongs to a tasklist: judged before anything in it is changed.
 
 Rules of this file: it reads, and raises `InputError` with one sentence that names the
-id, the file, what it was, what it is now and the remedy.  It writes nothing.
+id, the file, what it was, what it is now and the remedy.  It writes nothing.  Large
+files are read without the lock, block by block; where one changes meanwhile, all is
+read again.
 """
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
+from operator import lt
 from typing import NamedTuple
 
 from mpifarm.errors import InputError, StorageError
@@ -21,7 +25,14 @@ from mpifarm.workdir.fingerprint import (
     take_fingerprint,
 )
 from mpifarm.workdir.paths import WorkdirPaths
-from mpifarm.workdir.status import AlienLine, TornLine, judge_odd, parse_status
+from mpifarm.workdir.status import (
+    AlienLine,
+    Ids,
+    StatusLines,
+    TornLine,
+    judge_odd,
+    scan_status,
+)
 
 REMEDY = (
     "go on with the list as it was, have the lines that were done found again by their "
@@ -34,13 +45,13 @@ class EditedListError(InputError):
 
 
 class Snapshot(NamedTuple):
-    """The files as they were read under the lock; None where there is none."""
+    """The files as they were under the lock; None where there is none."""
 
-    toprocess: bytes | None
-    finished: bytes | None
-    failed: bytes | None
+    toprocess: files.Found | None
+    finished: files.Found | None
+    failed: files.Found | None
     fingerprint: bytes | None
-    added: bytes | None
+    added: files.Found | None
     """Only read where the fingerprint does not say what is in it."""
     begun: bool
     """Whether any farmer has left a trace."""
@@ -50,13 +61,16 @@ class Snapshot(NamedTuple):
 class JudgedFile(NamedTuple):
     """A status file: the ids that count, and what was wrong with some of its lines.
 
-    `tail_ids` are those of the last line, where that has no newline yet.
+    `tail_ids` are those of the last line, where that has no newline yet; `tail` is how
+    many bytes of it there are.
     """
 
-    ids: list[int]
+    ids: Ids
     tail_ids: list[int]
-    clean: bool
+    tail: int
     notes: list[str]
+    in_order: bool
+    """Whether nothing is wrong, and the ids are sorted, each once."""
 
 
 class Judgement(NamedTuple):
@@ -74,22 +88,25 @@ class Judgement(NamedTuple):
     """How many tasks the list had, where lines were added since the last start."""
 
 
-def read_snapshot(paths: WorkdirPaths) -> Snapshot:
-    """Read everything at once; the caller holds the lock.  Raises `InputError`."""
+def read_snapshot(paths: WorkdirPaths, *, whole: bool = False) -> Snapshot:
+    """Read everything at once; the caller holds the lock.  Raises `InputError`.
+
+    `whole`: with the content of the queues, however large they are.
+    """
     try:
-        toprocess = files.find_content(paths.toprocess)
-        finished = files.find_content(paths.finished)
-        failed = files.find_content(paths.failed)
+        toprocess = files.find(paths.toprocess, whole=whole)
+        finished = files.find(paths.finished)
+        failed = files.find(paths.failed)
         fingerprint = files.find_content(paths.fingerprint)
         known = parse_fingerprint(fingerprint or b"") is not None
-        added = None if known else files.find_content(paths.added)
+        added = None if known else files.find(paths.added, whole=whole)
     except StorageError as error:
         raise InputError(str(error)) from error
     claims: list[str] = []
     with suppress(FileNotFoundError):
         claims = os.listdir(paths.claims)
     begun = bool(claims) or any(
-        content is not None for content in (toprocess, finished, failed)
+        found is not None for found in (toprocess, finished, failed)
     )
     return Snapshot(
         toprocess,
@@ -105,7 +122,11 @@ def read_snapshot(paths: WorkdirPaths) -> Snapshot:
 def judge_snapshot(
     snapshot: Snapshot, tasks: Sequence[str], paths: WorkdirPaths
 ) -> Judgement:
-    """Needs no lock: a million lines take a second.  Raises `InputError`."""
+    """Needs no lock: a million lines take a second.
+
+    Raises `InputError`; `files.ChangedError` where a large file was changed meanwhile,
+    `StorageError` where one can't be read.
+    """
     if snapshot.is_half_remapped:
         raise EditedListError(
             f"a --remap of {paths.root} was interrupted: give the same command with "
@@ -115,13 +136,17 @@ def judge_snapshot(
     verdict = compare(stored, tasks) if stored else None
     begins_alike = verdict in (Verdict.SAME, Verdict.LINES_ADDED)
     finished, failed, toprocess, added = [
-        judge_file(
-            path, content, tasks, list_is_same=begins_alike, keep_begun=keep_begun
+        judge_lines(
+            path,
+            scan_status(found.blocks(appended=appended) if found else (), tasks),
+            tasks,
+            list_is_same=begins_alike,
+            keep_begun=path == paths.toprocess,
         )
-        for path, content, keep_begun in (
-            (paths.finished, snapshot.finished, False),
-            (paths.failed, snapshot.failed, False),
-            (paths.toprocess, snapshot.toprocess, True),
+        for path, found, appended in (
+            (paths.finished, snapshot.finished, True),
+            (paths.failed, snapshot.failed, True),
+            (paths.toprocess, snapshot.toprocess, False),
             (paths.added, snapshot.added, False),
         )
     ]
@@ -151,20 +176,19 @@ def _describe_edit(
     )
 
 
-def judge_file(
+def judge_lines(
     path: str,
-    content: bytes | None,
+    lines: StatusLines,
     tasks: Sequence[str],
     *,
     list_is_same: bool,
     keep_begun: bool,
 ) -> JudgedFile:
-    """Judge one status file.
+    """Judge what a status file says.
 
     `keep_begun`: whether a torn line counts where its id is whole (``toprocess``).
     """
-    lines = parse_status(content or b"", tasks)
-    ids, tail_ids, notes = list(lines.ids), list[int](), list[str]()
+    ids, tail_ids, notes = lines.ids, list[int](), list[str]()
     for line, torn_allowed in _odd_lines(
         lines.odd, lines.tail, list_is_same=list_is_same
     ):
@@ -174,7 +198,8 @@ def judge_file(
         begun = [found.begun] if keep_begun and found.begun is not None else []
         (tail_ids if line is lines.tail else ids).extend([*found.ids, *begun])
         notes.append(_describe_torn(path, line, found, begun))
-    return JudgedFile(ids, tail_ids, not notes, notes)
+    in_order = not notes and all(map(lt, ids, islice(ids, 1, None)))
+    return JudgedFile(ids, tail_ids, len(lines.tail), notes, in_order)
 
 
 def _odd_lines(

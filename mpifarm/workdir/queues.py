@@ -26,9 +26,6 @@ from mpifarm.workdir.toprocess import (
     plan_toprocess,
 )
 
-LARGE_QUEUE = 8 * 1024 * 1024
-"""Bytes of a queue from which on reading it again takes too long for the lock."""
-
 _ENOUGH_FOR_AN_ID = 64
 
 
@@ -100,14 +97,12 @@ class Queue(ABC):
         return 0
 
     def _prepare(self, give_back: tuple[int, ...], take: int) -> int:
-        version = files.find_version(self.path)
-        content = files.find_content(self.path)
-        plan = self.compose(content, give_back, take)
-        if plan.changed:
-            large = version is not None and version.size > LARGE_QUEUE
-            kept = None if large else content
-            step = self._write(plan)
-            self._prepared = Prepared(version, kept, give_back, take, step)
+        with files.content_of(self.path) as (version, content):
+            plan = self.compose(content, give_back, take)
+            if plan.changed:
+                kept = content if isinstance(content, bytes) else None
+                step = self._write(plan)
+                self._prepared = Prepared(version, kept, give_back, take, step)
         return len(plan.taken)
 
     # ---- lock held ------------------------------------------------------------------
@@ -117,8 +112,9 @@ class Queue(ABC):
         prepared = self._find_prepared(give_back, take)
         if prepared is not None:
             return prepared
-        plan = self.compose(files.find_content(self.path), give_back, take)
-        return self._write(plan) if plan.changed else Step(plan, 0)
+        with files.content_of(self.path) as (_, content):
+            plan = self.compose(content, give_back, take)
+            return self._write(plan) if plan.changed else Step(plan, 0)
 
     def discard(self) -> None:
         """Have nothing prepared any more."""
@@ -128,14 +124,15 @@ class Queue(ABC):
 
     def put(self, steps: Steps, taskids: Sequence[int]) -> int:
         """Write the content with these ids beside, as a step of `steps`."""
-        plan = self.compose(files.find_content(self.path), taskids, 0)
-        return self._write(plan, steps).number
+        with files.content_of(self.path) as (_, content):
+            plan = self.compose(content, taskids, 0)
+            return self._write(plan, steps).number
 
     def _write(self, plan: Plan, steps: Steps | None = None) -> Step:
         steps = steps or self._steps
         number = steps.begin()
         files.write_beside(steps.file(number), plan.chunks, like=self.path)
-        return Step(plan, number)
+        return Step(plan._replace(chunks=()), number)
 
     def _find_prepared(self, back: tuple[int, ...], take: int) -> Step | None:
         """What was prepared, if it is still right."""
@@ -160,7 +157,7 @@ class Queue(ABC):
         """Whether the file is still what the new one was made from."""
         if files.find_version(self.path) != prepared.version:
             return False
-        if prepared.version and prepared.version.size > LARGE_QUEUE:
+        if prepared.version and prepared.version.size > files.LARGE:
             # Nobody rewrites so much twice within one tick of the file's clock.
             return True
         return files.find_content(self.path) == prepared.content
@@ -168,7 +165,7 @@ class Queue(ABC):
     # ---- composing ------------------------------------------------------------------
 
     def compose(
-        self, content: bytes | None, give_back: Sequence[int], take: int
+        self, content: files.Content | None, give_back: Sequence[int], take: int
     ) -> Plan:
         """The next content; raises `StorageError` where the list was edited."""
         try:
@@ -181,7 +178,7 @@ class Queue(ABC):
 
     @abstractmethod
     def _compose(
-        self, content: bytes | None, give_back: Sequence[int], take: int
+        self, content: files.Content | None, give_back: Sequence[int], take: int
     ) -> Plan:
         """`compose`; raises `AlienTaskError`."""
 
@@ -211,7 +208,7 @@ class SharedQueue(Queue):
         self._is_all_done = is_all_done
 
     def _compose(
-        self, content: bytes | None, give_back: Sequence[int], take: int
+        self, content: files.Content | None, give_back: Sequence[int], take: int
     ) -> Plan:
         if content is None:
             return self._plan_absent(give_back, take)
@@ -228,7 +225,7 @@ class AddedQueue(Queue):
     """``added``: it may hold lines of a longer list, whose farm came later."""
 
     def _compose(
-        self, content: bytes | None, give_back: Sequence[int], take: int
+        self, content: files.Content | None, give_back: Sequence[int], take: int
     ) -> Plan:
         known, beyond = split_known(content or b"", len(self._tasks))
         plan = plan_toprocess(known, self._tasks, self._is_blocked, give_back, take)
@@ -249,7 +246,7 @@ class AddedQueue(Queue):
             raise files.storage_error("read", self.path, error) from error
 
 
-def split_known(content: bytes, total: int) -> tuple[bytes, bytes]:
+def split_known(content: files.Content, total: int) -> tuple[bytes, bytes]:
     """The lines of the first `total` ids, and those of the others."""
     place, _ = find_place(content, 0, total)
     return content[:place], content[place:]

@@ -6,6 +6,8 @@ Rules of this file: values only.
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
+from mpifarm.workdir.files import Found
+
 
 class HeldLock(Protocol):
     """What is asked of `mpifarm.lock.WorkdirLock`."""
@@ -53,8 +55,8 @@ class Survey(NamedTuple):
 
     held: frozenset[int]
     claimed: frozenset[int]
-    toprocess: bytes | None
-    added: bytes | None = None
+    toprocess: Found | None
+    added: Found | None = None
 
 
 class Counts(NamedTuple):

@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from mpifarm.errors import InputError
+from mpifarm.logfiles import renumber, renumber_slots
 from mpifarm.workdir import files
 from mpifarm.workdir.claims import (
     Life,
@@ -34,6 +35,7 @@ from mpifarm.workdir.fingerprint import (
     parse_fingerprint,
     take_fingerprint,
 )
+from mpifarm.workdir.outputs import find_record_files
 from mpifarm.workdir.paths import WorkdirPaths
 from mpifarm.workdir.status import encode_lines, find_id
 
@@ -284,18 +286,25 @@ def _group(number: int) -> str:
 def prepare(paths: WorkdirPaths, old: Old, moved: Moved, tasks: Sequence[str]) -> None:
     """Write the directory that says what is to be; its last rename decides."""
     beside = f"{paths.remap}.new"
+    packs = _encode_packs(paths, moved)
     for directory in ("", "/new", "/logs", "/claims"):
         _make(beside + directory)
     for name in _KEPT:
         _write(f"{beside}/{name}", files.find_content(f"{paths.root}/{name}"))
     for name, content in _encode_new(paths, moved, tasks).items():
         _write(f"{beside}/new/{name}", content, like=f"{paths.root}/{name}")
+    _write_packs(paths, beside, packs)
     numbers = _find_logs(paths)
     staying = {each for each, place in moved.recorded.items() if each == place}
     aside = [number for number in numbers if number not in staying]
     moves = [(each, moved.recorded[each]) for each in aside if each in moved.recorded]
     _write(f"{beside}/aside.json", json.dumps(aside).encode())
-    plan = {"moves": moves, "claims": old.claims, "found": describe(moved)}
+    plan = {
+        "moves": moves,
+        "claims": old.claims,
+        "packs": list(packs),
+        "found": describe(moved),
+    }
     _write(f"{beside}/plan.json", json.dumps(plan).encode())
     files.rename(beside, paths.remap)
 
@@ -329,6 +338,32 @@ def _encode_new(
         "attempts.tsv": None if attempts is None else _renumber(attempts, moved.places),
         "fingerprint.json": encode_fingerprint(take_fingerprint(tasks)),
     }
+
+
+def _encode_packs(paths: WorkdirPaths, moved: Moved) -> dict[str, bytes]:
+    """By their names in the logs' directory, the indexes and slots under new ids.
+
+    What they tell of stays where it is, also that of tasks that are gone.
+    """
+    packs = {}
+    for source in find_record_files(paths.logs):
+        content = files.find_content(f"{paths.logs}/{source}") or b""
+        encode = renumber if source.endswith(".index") else renumber_slots
+        packs[source] = encode(content, moved.recorded)
+    return packs
+
+
+def _write_packs(paths: WorkdirPaths, beside: str, packs: Mapping[str, bytes]) -> None:
+    for directory in {os.path.dirname(name) for name in packs}:
+        _make(f"{beside}/logs/{directory}")
+    for name, content in packs.items():
+        path = f"{paths.logs}/{name}"
+        _write(f"{beside}/logs/{name}", files.find_content(path))
+        _write(_new_pack(beside, name), content, like=path)
+
+
+def _new_pack(directory: str, name: str) -> str:
+    return f"{directory}/new/{name.replace('/', '-')}"
 
 
 def _renumber(attempts: bytes, places: Mapping[int, int]) -> bytes:
@@ -366,6 +401,8 @@ def carry_out(paths: WorkdirPaths, now: float) -> str:
     _set_logs_aside(paths, aside)
     for number, place in plan["moves"]:
         _rename_if_there(aside.log(number), paths.log(place))
+    for name in plan.get("packs", ()):
+        _rename_if_there(_new_pack(paths.remap, name), f"{paths.logs}/{name}")
     for farm in plan["claims"]:
         _rename_if_there(paths.claim(farm), aside.claim(farm))
         for path, _, _ in find_leftovers(paths, farm):

@@ -22,13 +22,13 @@ from mpifarm.workdir.checking import (
     judge,
 )
 from mpifarm.workdir.claims import Machine, encode_ids
-from mpifarm.workdir.examining import examine, is_valid_timeline
+from mpifarm.workdir.examining import examine
 from mpifarm.workdir.fingerprint import Verdict
 from mpifarm.workdir.mending import Mending, mend_ledger
 from mpifarm.workdir.paths import WorkdirPaths
 from mpifarm.workdir.records import HeldLock
 from mpifarm.workdir.status import encode_lines
-from mpifarm.workdir.timeline_file import MOST_SALVAGED
+from mpifarm.workdir.timeline_file import MOST_SALVAGED, is_valid_timeline
 from mpifarm.workdir.workdir import Workdir
 
 LOCK_SECONDS = 10.0

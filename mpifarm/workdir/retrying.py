@@ -168,7 +168,8 @@ def plan_moves(
 
 def _add(added: bytes, taskids: Sequence[int], tasks: Sequence[str]) -> bytes:
     """``added`` with these; lines of a longer list stay as they are."""
-    return b"".join(map(bytes, insert(added, 0, tasks, taskids))) if taskids else added
+    chunks = insert(added, 0, tasks, taskids) if taskids else [added]
+    return b"".join(map(files.bytes_of, chunks))
 
 
 def _judge_readiness(contents: Contents, judged: Judged, root: str) -> None:

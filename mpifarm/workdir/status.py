@@ -1,20 +1,39 @@
 """The lines of ``toprocess``, ``finished`` and ``failed``: ``<id> <text>``, newline.
 
-Rules of this file: bytes in, ids out; it opens nothing.  A line counts only when it
-ends in a newline and its text is that of its id in the tasklist.  What does not is
-*torn* (the writer was killed, or the disk full), *fused* (a plain farmer appended
-behind a torn line), or *alien*: from another tasklist, or this one before an edit.
+Rules of this file: bytes in, ids out; it opens nothing.  Lists and files of millions of
+lines are taken in blocks, and never made into as many Python objects.
+
+A line counts only when it ends in a newline and its text is that of its id in the
+tasklist.  What does not is *torn* (the writer was killed, or the disk full), *fused*
+(a plain farmer appended behind a torn line), or *alien*: from another tasklist, or
+this one before an edit.
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+Ids: TypeAlias = "array[int]"
+"""Ids of tasks, 4 bytes each."""
+
+
+@runtime_checkable
+class EncodedTexts(Protocol):
+    """A tasklist's texts where they are at hand as the files hold them."""
+
+    def encoded_text(self, taskid: int, /) -> bytes | bytearray:
+        """One text."""
+
+    def encoded_texts(self, begin: int, end: int, /) -> memoryview:
+        """Those of a range of ids, each with a newline behind it."""
 
 
 class StatusLines(NamedTuple):
     """What a status file says.  `tail` is what stands behind the last newline."""
 
-    ids: list[int]
+    ids: Ids
     odd: list[bytes]
     tail: bytes
 
@@ -52,7 +71,45 @@ def encode_line(taskid: int, tasks: Sequence[str]) -> bytes:
 
 def encode_lines(taskids: Iterable[int], tasks: Sequence[str]) -> bytes:
     """The lines of many tasks."""
-    return encode_text("".join([f"{taskid} {tasks[taskid]}\n" for taskid in taskids]))
+    return b"".join(encode_blocks(taskids, tasks))
+
+
+def encode_blocks(taskids: Iterable[int], tasks: Sequence[str]) -> Iterator[bytes]:
+    """The same piece by piece: for as many as there may be."""
+    left = iter(taskids)
+    encode = _find_encoder(tasks)
+    while block := list(islice(left, _LINES_OF_BLOCK)):
+        begin, end = block[0], block[0] + len(block)
+        if block == list(range(begin, end)):
+            yield _encode_range(begin, end, tasks)
+        else:
+            yield b"".join([b"%d %b\n" % (each, encode(each)) for each in block])  # type: ignore[str-format] # of a bytearray, too
+
+
+def _encode_range(begin: int, end: int, tasks: Sequence[str]) -> bytes:
+    if isinstance(tasks, EncodedTexts):
+        texts = bytes(tasks.encoded_texts(begin, end)).split(b"\n")
+    else:
+        texts = list(map(encode_text, tasks[begin:end]))
+    lines = zip(range(begin, end), texts, strict=False)
+    return b"".join([b"%d %b\n" % line for line in lines])
+
+
+def _find_encoder(tasks: Sequence[str]) -> Callable[[int], bytes | bytearray]:
+    if isinstance(tasks, EncodedTexts):
+        return tasks.encoded_text
+    return lambda taskid: encode_text(tasks[taskid])
+
+
+def encode_texts(begin: int, end: int, tasks: Sequence[str]) -> bytes | memoryview:
+    """The texts of a range of ids, each with a newline behind it."""
+    if isinstance(tasks, EncodedTexts):
+        return tasks.encoded_texts(begin, end)
+    return encode_text("\n".join([*tasks[begin:end], ""]))
+
+
+_LINES_OF_BLOCK = 1000
+_BYTES_OF_BLOCK = 1 << 17
 
 
 def parse_status(content: bytes, tasks: Sequence[str]) -> StatusLines:
@@ -60,31 +117,85 @@ def parse_status(content: bytes, tasks: Sequence[str]) -> StatusLines:
 
     Blank lines are neither.  Costs less than a microsecond a line.
     """
-    lines = content.decode("utf-8", "surrogateescape").split("\n")
-    tail = encode_text(lines.pop())
-    ids: list[int] = []
-    odd: list[bytes] = []
+    places = range(0, len(content), _BYTES_OF_BLOCK)
+    return scan_status(
+        (content[place : place + _BYTES_OF_BLOCK] for place in places), tasks
+    )
+
+
+def scan_status(blocks: Iterable[bytes], tasks: Sequence[str]) -> StatusLines:
+    """The same for a content that comes in blocks, cut anywhere."""
+    found = StatusLines(array("I"), [], b"")
+    for lines in cut_behind_lines(blocks):
+        if not lines.endswith(b"\n"):
+            return found._replace(tail=lines)
+        run = _find_run(lines, tasks)
+        if run:
+            found.ids.extend(run)
+        else:
+            _scan_lines(lines, tasks, found)
+    return found
+
+
+def cut_behind_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same content, cut behind newlines; last what stands behind the last one."""
+    rest = b""
+    for block in blocks:
+        cut = block.rfind(b"\n") + 1
+        if cut:
+            yield rest + block[:cut]
+            rest = block[cut:]
+        else:
+            rest += block
+    if rest:
+        yield rest
+
+
+def _find_run(lines: bytes, tasks: Sequence[str]) -> range | None:
+    """The ids, where they follow one another and all lines count."""
+    first = find_id(lines[: lines.index(b"\n")])
+    if first is None:
+        return None
+    run = range(first, first + lines.count(b"\n"))
+    if run.stop > len(tasks):
+        return None
+    last = lines[lines.rfind(b"\n", 0, -1) + 1 :]
+    if find_id(last) == run[-1] and _encode_range(run.start, run.stop, tasks) == lines:
+        return run
+    return None
+
+
+def _scan_lines(lines: bytes, tasks: Sequence[str], found: StatusLines) -> None:
     count = len(tasks)
-    for line in lines:
-        head, _, text = line.partition(" ")
-        # isdecimal alone lets other scripts' digits and leading zeros through, which
-        # the two conditions behind it sort out for next to nothing.
-        if head.isdecimal() and head.isascii() and (head[0] != "0" or head == "0"):
+    encode = _find_encoder(tasks)
+    ids, odd = found.ids, found.odd
+    for line in lines.split(b"\n"):
+        head, _, text = line.partition(b" ")
+        if head.isdigit() and (head[0] != _ZERO or head == b"0"):
             taskid = int(head[:_MOST_DIGITS])
-            if taskid < count and tasks[taskid] == text:
+            if taskid < count and encode(taskid) == text:
                 ids.append(taskid)
                 continue
         if line:
-            odd.append(encode_text(line))
-    return StatusLines(ids, odd, tail)
+            odd.append(line)
 
 
+_ZERO = ord("0")
 _LEADING_ID = re.compile(rb"^(?:0|[1-9][0-9]{0,17})(?= )", re.MULTILINE)
 
 
-def parse_ids_only(content: bytes) -> list[int]:
-    """The ids that lines begin with, their texts unread: for counting."""
-    return list(map(int, _LEADING_ID.findall(content)))
+def scan_ids(blocks: Iterable[bytes]) -> Iterator[Sequence[int]]:
+    """The ids that lines begin with, their texts unread: for counting.
+
+    Of a sorted file without repetitions, as a queue is.
+    """
+    for lines in cut_behind_lines(blocks):
+        first = find_id(lines[: lines.find(b"\n")])
+        last = find_id(lines[lines.rfind(b"\n", 0, -1) + 1 :])
+        if first is not None and last == first + lines.count(b"\n") - 1:
+            yield range(first, last + 1)
+        else:
+            yield list(map(int, _LEADING_ID.findall(lines)))
 
 
 def find_id(line: bytes) -> int | None:

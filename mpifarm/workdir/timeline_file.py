@@ -20,6 +20,10 @@ MOST_SALVAGED = 4 * 1024 * 1024
 """Bytes that are taken apart under the lock, some 0.07 s each MiB."""
 
 
+JUDGED_BY_ITS_ENDS = 1 << 20
+"""Bytes from which on a timeline is not read whole."""
+
+
 class TornEnd(NamedTuple):
     """An append that failed: from `offset` on the file may end in a part of it."""
 
@@ -93,9 +97,14 @@ class TimelineFile:
         self._mend(self._path)
 
     def _mend(self, path: str) -> None:
-        content = files.find_content(path)
-        if content is not None and not timeline.is_valid(content):
-            self._rebuild(path, content)
+        try:
+            if is_valid_timeline(path):
+                return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise files.storage_error("read", path, error) from error
+        self._rebuild(path, files.find_content(path) or b"")
 
     def leave_to_others(self) -> None:
         """From now on write to a file of our own.
@@ -139,6 +148,23 @@ class TimelineFile:
             f"{path} was not valid JSON: {len(events)} events were saved, "
             f"and the old file is {aside}"
         )
+
+
+def is_valid_timeline(path: str) -> bool:
+    """Whether the file is a JSON array; of a large one only its ends are read.
+
+    Raises `OSError`.
+    """
+    size = os.stat(path).st_size
+    if size > JUDGED_BY_ITS_ENDS:
+        with files.opened(path, os.O_RDONLY) as descriptor:
+            head = os.pread(descriptor, 64, 0)
+        if timeline.ends_well(head + files.read_from(path, size - (1 << 16))):
+            return True
+    try:
+        return timeline.is_valid(files.read_from(path))
+    except RecursionError:
+        return False
 
 
 def _find_end(path: str) -> timeline.ArrayEnd | None:

@@ -1,15 +1,15 @@
 """How a new ``toprocess`` is composed: ids put back, and a batch taken off its front.
 
-Rules of this file: bytes in, bytes out; it opens nothing.  Only the front is taken
+Rules of this file: content in, chunks out; it opens nothing.  Only the front is taken
 apart; the rest is copied as it is, so that Python's work grows with the batch and not
-with the list.  An id that the tasklist does not have never gets in: plain farmers
-die of it.
+with the list, and of a large file only a few parts are read.  An id that the tasklist
+does not have never gets in: plain farmers die of it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from mpifarm.workdir.files import Chunk
+from mpifarm.workdir.files import Chunk, Content, length_of, part_of
 from mpifarm.workdir.status import encode_line, find_id, parse_line
 
 
@@ -25,7 +25,7 @@ class Plan(NamedTuple):
 
     taken: list[int]
     dropped: list[int]
-    chunks: list[Chunk]
+    chunks: Iterable[Chunk]
     changed: bool
     empty: bool
 
@@ -38,15 +38,15 @@ class Front(NamedTuple):
     end: int
 
 
-def mend_tail(content: bytes, tasks: Sequence[str]) -> bytes:
+def mend_tail(content: Content, tasks: Sequence[str]) -> Content:
     """The content with its last line whole.
 
     Where a plain farmer was killed while it wrote, the last line is torn.  It counts if
     its id is whole (that farmer would have run it); else nobody can tell what it was.
     """
-    if not content or content.endswith(b"\n"):
+    if not content or content[len(content) - 1 :] == b"\n":
         return content
-    begin = content.rfind(b"\n") + 1
+    begin = content.rfind(b"\n", 0, len(content)) + 1
     taskid = find_id(content[begin:])
     if taskid is None or taskid >= len(tasks):
         return content[:begin]
@@ -57,7 +57,7 @@ def mend_tail(content: bytes, tasks: Sequence[str]) -> bytes:
 
 
 def plan_toprocess(
-    content: bytes,
+    content: Content,
     tasks: Sequence[str],
     is_blocked: Callable[[int], bool],
     give_back: Sequence[int],
@@ -80,7 +80,7 @@ def plan_toprocess(
 
 
 def read_front(
-    content: bytes,
+    content: Content,
     tasks: Sequence[str],
     is_blocked: Callable[[int], bool],
     take: int,
@@ -89,9 +89,9 @@ def read_front(
     taken: dict[int, None] = {}
     dropped: list[int] = []
     place = 0
-    while len(taken) < take and place < len(content):
-        end = content.index(b"\n", place)
-        line = content[place:end]
+    for line in _lines_of(content):
+        if len(taken) >= take:
+            break
         taskid = parse_line(line, tasks)
         if taskid is not None:
             if is_blocked(taskid):
@@ -100,32 +100,41 @@ def read_front(
                 taken[taskid] = None
         elif line:
             raise AlienTaskError(line.decode("utf-8", "backslashreplace"))
-        place = end + 1
+        place += len(line) + 1
     return Front(list(taken), dropped, place)
 
 
+def _lines_of(content: Content) -> Iterator[bytes]:
+    rest = b""
+    for begin in range(0, len(content), _WINDOW):
+        *lines, rest = (rest + content[begin : begin + _WINDOW]).split(b"\n")
+        yield from lines
+
+
+_WINDOW = 1 << 16
+
+
 def insert(
-    content: bytes, begin: int, tasks: Sequence[str], taskids: Sequence[int]
+    content: Content, begin: int, tasks: Sequence[str], taskids: Sequence[int]
 ) -> list[Chunk]:
     """The content from `begin` on, with the lines of `taskids` at their places."""
-    rest = memoryview(content)
     chunks: list[Chunk] = []
     place = begin
     next_id = -1
     for taskid in sorted(set(taskids)):
         if taskid >= next_id >= 0 or next_id < 0:
             there, found = find_place(content, place, taskid)
-            chunks.append(rest[place:there])
+            chunks.append(part_of(content, place, there))
             place = there
             next_id = _id_at(content, there) if there < len(content) else len(tasks)
             if found:
                 continue
         chunks.append(encode_line(taskid, tasks))
-    chunks.append(rest[place:])
-    return [chunk for chunk in chunks if len(chunk)]
+    chunks.append(part_of(content, place, len(content)))
+    return [chunk for chunk in chunks if length_of(chunk)]
 
 
-def find_place(content: bytes, begin: int, taskid: int) -> tuple[int, bool]:
+def find_place(content: Content, begin: int, taskid: int) -> tuple[int, bool]:
     """Where the line of `taskid` is, or belongs, from the line at `begin` on."""
     low, high = begin, len(content)
     while low < high:
@@ -136,15 +145,22 @@ def find_place(content: bytes, begin: int, taskid: int) -> tuple[int, bool]:
         if found == taskid:
             return start, True
         if found < taskid:
-            low = content.index(b"\n", start) + 1
+            low = _end_of_line(content, start) + 1
         else:
             high = start
     return low, False
 
 
-def _id_at(content: bytes, start: int) -> int:
-    line = content[start : content.index(b"\n", start)]
+def _id_at(content: Content, start: int) -> int:
+    line = content[start : _end_of_line(content, start)]
     taskid = find_id(line)
     if taskid is None:
         raise AlienTaskError(line.decode("utf-8", "backslashreplace"))
     return taskid
+
+
+def _end_of_line(content: Content, start: int) -> int:
+    end = content.find(b"\n", start)
+    if end < 0:
+        raise AlienTaskError("its last line has no end")
+    return end

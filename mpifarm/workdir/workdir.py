@@ -9,9 +9,12 @@ depends on an order says which and why.
 import os
 import re
 import time
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from heapq import merge
+from itertools import chain, filterfalse, islice, takewhile
 from typing import NamedTuple
 
 from mpifarm.errors import InputError, StorageError
@@ -46,16 +49,20 @@ from mpifarm.workdir.records import (
     Transacted,
 )
 from mpifarm.workdir.status import (
-    encode_lines,
+    encode_blocks,
     find_id,
     is_beyond,
-    parse_ids_only,
+    scan_ids,
 )
 from mpifarm.workdir.timeline_file import TimelineFile
-from mpifarm.workdir.toprocess import Plan, find_place, plan_toprocess
+from mpifarm.workdir.toprocess import Plan, find_place
 
 LOCK_TIMEOUT = 60.0
 MOST_FAILED_NAMED = 10
+TRIES_WITHOUT_LOCK = 3
+"""How often a large queue that others change is read without the lock at a start."""
+TRIES_TO_COUNT = 10
+"""How often a large queue is read that others change meanwhile."""
 _ORPHAN_FARM = re.compile(r"[0-9a-f]{8,}")
 
 
@@ -131,24 +138,35 @@ class Workdir(JoinedWorkdir):
         judge_access(paths)
         workdir = cls(paths, tasks, farm, clock, machine or this_machine())
         judgement = workdir._judge(lock, remap=remap and not inherits)
+        workdir._start_ledgers(judgement)
         with lock.hold(LOCK_TIMEOUT):
             if workdir._has_changed(judgement):
                 # Another farm has begun meanwhile, perhaps with another list.
                 judgement = judge_snapshot(read_snapshot(paths), tasks, paths)
+                workdir._start_ledgers(judgement)
             workdir._join(judgement, lock.paths, inherits)
         return workdir
 
     def _judge(self, lock: HeldLock, *, remap: bool) -> Judgement:
         """What is on the disk, in line with the list; where it isn't, `remap` it."""
         while True:
-            with lock.hold(LOCK_TIMEOUT):
-                found = read_snapshot(self.paths)
             try:
-                return judge_snapshot(found, self._tasks, self.paths)
+                return self._judge_once(lock)
             except EditedListError:
                 if not remap:
                     raise
             self._remap(lock)
+
+    def _judge_once(self, lock: HeldLock) -> Judgement:
+        for _ in range(TRIES_WITHOUT_LOCK):
+            with lock.hold(LOCK_TIMEOUT):
+                found = read_snapshot(self.paths)
+            with suppress(files.ChangedError):
+                return judge_snapshot(found, self._tasks, self.paths)
+        # Others write it all the time: so it has to fit into the memory.
+        with lock.hold(LOCK_TIMEOUT):
+            found = read_snapshot(self.paths, whole=True)
+        return judge_snapshot(found, self._tasks, self.paths)
 
     def _remap(self, lock: HeldLock) -> None:
         from mpifarm.workdir.remap import remap_workdir
@@ -168,7 +186,8 @@ class Workdir(JoinedWorkdir):
         self, judgement: Judgement, lock_paths: Sequence[str], inherits: str
     ) -> None:
         """Lock held.  Judges what is left to judge before the first change."""
-        self._start_ledgers(judgement)
+        for ledger in (self._finished, self._failed):
+            ledger.look()
         self._member.judge_others(lock_paths, len(self._tasks))
         self._member.make_directories()
         # Before the fingerprint says that nothing is left to be added.
@@ -190,13 +209,12 @@ class Workdir(JoinedWorkdir):
             raise
 
     def _start_ledgers(self, judgement: Judgement) -> None:
-        for ledger, content, judged in (
+        for ledger, found, judged in (
             (self._finished, judgement.snapshot.finished, judgement.finished),
             (self._failed, judgement.snapshot.failed, judgement.failed),
         ):
             # A last line without newline counts once `_mend` has ended it.
-            ledger.start_behind(content or b"", judged.ids)
-            ledger.look()
+            ledger.start_behind(found.size - judged.tail if found else 0, judged.ids)
 
     def _mend(self, judgement: Judgement) -> None:
         """End or replace torn lines, and tell of them."""
@@ -208,16 +226,16 @@ class Workdir(JoinedWorkdir):
         self._mend_toprocess(judgement.snapshot.toprocess, judgement.toprocess)
         self._timeline.mend()
 
-    def _mend_toprocess(self, before: bytes | None, judged: JudgedFile) -> None:
-        in_order = sorted({*judged.ids, *judged.tail_ids})
-        if judged.clean and judged.ids == in_order:
+    def _mend_toprocess(self, before: files.Found | None, judged: JudgedFile) -> None:
+        if before is None or judged.in_order:
             return
-        if files.find_content(self.paths.toprocess) != before:
+        if files.find(self.paths.toprocess) != before:
             # A plain farmer has written it since, whole and sorted.
             return
-        self._replace_queue(self._toprocess, (encode_lines(in_order, self._tasks),))
+        in_order = sorted({*judged.ids, *judged.tail_ids})
+        self._replace_queue(self._toprocess, encode_blocks(in_order, self._tasks))
 
-    def _replace_queue(self, queue: Queue, chunks: Sequence[files.Chunk]) -> None:
+    def _replace_queue(self, queue: Queue, chunks: Iterable[files.Chunk]) -> None:
         """While nobody but this start takes from it, and no claim tells of it."""
         beside = self._steps.file(self._steps.begin())
         files.write_beside(beside, chunks, like=queue.path)
@@ -256,17 +274,17 @@ class Workdir(JoinedWorkdir):
         would take its absence for all tasks.  So ``added`` comes first.
         """
         claimed = self._others.held_ids()
-        ids = [taskid for taskid in self._finished.missing() if taskid not in claimed]
+        ids = array("I", filterfalse(claimed.__contains__, self._finished.missing()))
         place = bisect_left(ids, self._first_added)
         for queue, its in ((self._added, ids[place:]), (self._toprocess, ids[:place])):
-            self._replace_queue(queue, (encode_lines(its, self._tasks),))
+            self._replace_queue(queue, encode_blocks(its, self._tasks))
 
     def _add_lines(self, known: int) -> None:
         """Put the tasks behind the first `known` ones into ``added``."""
         before = files.find_content(self.paths.added) or b""
         place, _ = find_place(before, 0, known)
-        lines = encode_lines(range(known, len(self._tasks)), self._tasks)
-        self._replace_queue(self._added, (before[:place], lines))
+        lines = encode_blocks(range(known, len(self._tasks)), self._tasks)
+        self._replace_queue(self._added, chain([before[:place]], lines))
 
     def _is_taken_up(self, known: int, queued: Sequence[int]) -> bool:
         """Whether plain farmers have the new tasks already.
@@ -274,11 +292,10 @@ class Workdir(JoinedWorkdir):
         They do where ``toprocess`` was missing when the first of them came that knew
         the longer list.
         """
-        content = files.find_content(self.paths.toprocess) or b""
-        last = find_id(content[content.rfind(b"\n", 0, -1) + 1 :])
+        last = find_id(files.find_last_line(self.paths.toprocess))
         return (
             (last is not None and last >= known)
-            or any(taskid >= known for taskid in queued)
+            or max(queued, default=-1) >= known
             or any(map(self.has_record_of, range(known, len(self._tasks))))
         )
 
@@ -450,14 +467,18 @@ class Workdir(JoinedWorkdir):
         """No ``toprocess`` means: every task is to be processed."""
         others = {each for each in self._others.held_ids() if each < self._first_added}
         claimed = others | self._member.claim.held
-        ids = [
-            taskid
-            for taskid in self._finished.missing()
-            if taskid < self._first_added and taskid not in claimed
-        ]
-        content = encode_lines(ids, self._tasks)
-        plan = plan_toprocess(content, self._tasks, self._is_blocked, back, take)
-        return plan._replace(changed=True, dropped=[*plan.dropped, *others])
+        missing = self._finished.missing()
+        known = takewhile(self._first_added.__gt__, missing)
+        free = filterfalse(claimed.__contains__, known) if claimed else known
+        taken = list(islice(free, max(take, 0)))
+        left = array("I", merge(free, sorted(set(back))) if back else free)
+        return Plan(
+            taken,
+            dropped=[*others],
+            chunks=encode_blocks(left, self._tasks),
+            changed=True,
+            empty=not left,
+        )
 
     def _is_blocked(self, taskid: int) -> bool:
         return (
@@ -551,19 +572,17 @@ class Workdir(JoinedWorkdir):
         return Survey(
             held=frozenset(self._member.claim.held),
             claimed=frozenset(self._others.held_ids()),
-            toprocess=files.find_content(self.paths.toprocess),
-            added=files.find_content(self.paths.added),
+            toprocess=files.find(self.paths.toprocess),
+            added=files.find(self.paths.added),
         )
 
     def counts(self, survey: Survey) -> Counts:
-        """Where all tasks were at a survey.  Needs no lock; looks at each task."""
+        """Where all tasks were at a survey.  Needs no lock; looks at each task.
+
+        Raises `StorageError` where a queue can't be read.
+        """
         finished = self._finished
         total = len(self._tasks)
-        queued = {
-            taskid
-            for taskid in self._ids_queued(survey)
-            if taskid < total and taskid not in finished
-        }
         claimed = {
             taskid
             for taskid in survey.claimed
@@ -571,31 +590,50 @@ class Workdir(JoinedWorkdir):
         }
         held = {taskid for taskid in survey.held if taskid not in finished}
         busy = held | claimed
-        queued -= busy
-        failed = [
+        queued = self._find_queued(survey)
+        for taskid in busy:
+            queued[taskid] = 0
+        elsewhere = (
             taskid
             for taskid in self._failed.recorded()
-            if taskid not in finished and taskid not in queued and taskid not in busy
-        ]
-        known = finished.count + len(failed) + len(queued) + len(busy)
+            if not queued[taskid] and taskid not in finished
+        )
+        failed = array("I", filterfalse(busy.__contains__, elsewhere))
+        toprocess = queued.count(1)
+        known = finished.count + len(failed) + toprocess + len(busy)
         return Counts(
             total=total,
             finished=finished.count,
             failed=len(failed),
-            toprocess=len(queued),
+            toprocess=toprocess,
             held=len(held),
             claimed=len(busy) - len(held),
             elsewhere=total - known,
-            first_failed=tuple(sorted(failed)[:MOST_FAILED_NAMED]),
+            first_failed=tuple(failed[:MOST_FAILED_NAMED]),
         )
 
-    def _ids_queued(self, survey: Survey) -> Iterable[int]:
+    def _find_queued(self, survey: Survey) -> bytearray:
+        """For each task whether it is in a queue, and not finished."""
+        total = len(self._tasks)
+        queued = bytearray(total)
+        for ids in self._ids_queued(survey):
+            if isinstance(ids, range):
+                known = range(ids.start, min(ids.stop, total))
+                queued[known.start : known.stop] = b"\1" * len(known)
+            else:
+                for taskid in ids:
+                    if taskid < total:
+                        queued[taskid] = 1
+        self._finished.clear_in(queued)
+        return queued
+
+    def _ids_queued(self, survey: Survey) -> Iterator[Sequence[int]]:
         if survey.toprocess is None:
-            yield from range(self._first_added)
+            yield range(self._first_added)
         else:
-            yield from parse_ids_only(survey.toprocess)
-        if self._first_added < len(self._tasks):
-            yield from parse_ids_only(survey.added or b"")
+            yield from _read_ids(survey.toprocess)
+        if self._first_added < len(self._tasks) and survey.added:
+            yield from _read_ids(survey.added)
 
     def close(self) -> bool:
         """Leave the workdir.  Lock held."""
@@ -608,6 +646,15 @@ class Workdir(JoinedWorkdir):
             self._member.claim.end()
             raise
         return super().close()
+
+
+def _read_ids(queue: files.Found) -> list[Sequence[int]]:
+    """Its ids; a large one that has changed since is read as it is now."""
+    for _ in range(TRIES_TO_COUNT):
+        with suppress(files.ChangedError):
+            return list(scan_ids(queue.blocks(appended=False)))
+        queue = files.find(queue.path) or queue
+    return list(scan_ids(queue.blocks(appended=False)))
 
 
 def _describe_added(count: int) -> str:

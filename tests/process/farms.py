@@ -120,7 +120,7 @@ class Place:
 
     @property
     def tasks(self) -> list[str]:
-        return ListTaskList(str(self.tasklist), str(self.workdir)).tasks
+        return list(ListTaskList(str(self.tasklist), str(self.workdir)).tasks)
 
     def content(self, name: str) -> bytes:
         """A file of the workdir, empty where there is none."""

@@ -40,6 +40,9 @@ OF_RANK_0 = {
 }
 """What belongs to the list, the workdir and their files."""
 
+OF_FILELOCK = {"decimal", "logging", "pathlib", "platform", "secrets", "urllib.parse"}
+"""What that one brings with it; the next version may need less."""
+
 OF_NOBODY = {
     "asyncio",
     "configparser",
@@ -115,6 +118,12 @@ def test_rank_0_alone_imports_what_list_workdir_and_lock_need(ranks):
     assert among(OF_RANK_0, other) == set()
     # or the names above would be out of date, and this test empty
     assert among(OF_RANK_0, first) == OF_RANK_0
+
+
+def test_another_rank_imports_nothing_of_what_the_lock_brings(ranks):
+    first, other = ranks
+    assert among(OF_FILELOCK, other) == set()
+    assert among(OF_FILELOCK, first) != set()
 
 
 @pytest.mark.parametrize("rank", [0, 1])

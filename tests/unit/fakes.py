@@ -41,6 +41,7 @@ from mpifarm.messages import (
     Noted,
     Ping,
     PoolLost,
+    Recall,
     Rejoin,
     Report,
     SignalSeen,
@@ -227,8 +228,9 @@ class FakeRank:
             case Welcome():
                 self.welcomed = True
             case Assign():
-                self.told += message.leases
                 self._on_assign(message.leases)
+            case Recall():
+                self._give_back(message.count)
             case Drain():
                 self.draining = True
                 self._return(self.queue)
@@ -239,14 +241,18 @@ class FakeRank:
                 self.pings += 1
                 self.say(Alive())
             case Noted():
-                for each in message.results:
-                    self.unrecorded.pop(each, None)
+                self._forget(message.results)
             case Leave():
                 self.left = True
             case _:
                 assert_never(message)
 
-    def _on_assign(self, leases: Iterable[Lease]) -> None:
+    def _forget(self, results: Iterable[tuple[int, int]]) -> None:
+        for each in results:
+            self.unrecorded.pop(each, None)
+
+    def _on_assign(self, leases: Sequence[Lease]) -> None:
+        self.told += leases
         if self.draining or self.dead:
             self._return(leases)
             return
@@ -259,6 +265,10 @@ class FakeRank:
         returned = tuple((lease.taskid, lease.attempt) for lease in leases)
         if returned:
             self.say(Report(self.farm.now, returned=returned))
+
+    def _give_back(self, count: int) -> None:
+        given = [self.queue.pop() for _ in range(min(count, len(self.queue)))]
+        self.report(tuple((lease.taskid, lease.attempt) for lease in given[::-1]))
 
     def _on_stop(self, grace: float) -> None:
         if self.dead:
@@ -335,10 +345,13 @@ class FakeRank:
         if self.stopping and not self.running:
             self._finish_stop()
 
-    def report(self) -> None:
-        if not (self.results or self.lost) or self.silent:
+    def report(self, returned: tuple[tuple[int, int], ...] | None = None) -> None:
+        """What has happened; with `returned`, as the answer to a recall."""
+        asked = returned is not None
+        if self.silent or not (self.results or self.lost or asked):
             return
-        report = Report(self.farm.now, tuple(self.results), (), tuple(self.lost))
+        told = tuple(self.results), returned or (), tuple(self.lost)
+        report = Report(self.farm.now, *told, is_recall=asked)
         self._keep()
         self.reported_at = self.farm.now
         self.say(report)
@@ -719,6 +732,11 @@ class FakePool:
         if not self.running:
             return 0
         return sum(max(0, 1 + ahead - len(hand)) for hand in self.hands)
+
+    def least_ahead(self) -> int:
+        if not self.running:
+            return 0
+        return max(0, min(map(len, self.hands), default=0) - 1)
 
     def submit(self, leases: Iterable[Lease]) -> None:
         assert self.running, "a lease for a pool that doesn't run"

@@ -42,6 +42,7 @@ from mpifarm.messages import (
     Ping,
     PoolLost,
     RankTrouble,
+    Recall,
     Rejoin,
     Report,
     SignalSeen,
@@ -96,6 +97,12 @@ class FakeHand:
         self.killed = False
         self.mute = False
         """It hangs: it neither hears nor says anything."""
+        self.asked = 0
+        """Leases that it was asked to give back, at the most."""
+
+    def forget(self, results: Pairs) -> None:
+        for each in results:
+            self.unrecorded.pop(each, None)
 
     def take(self, count: int) -> list[Lease]:
         taken, self.leases = self.leases[:count], self.leases[count:]
@@ -198,6 +205,17 @@ class CoordinatorMachine(RuleBasedStateMachine):
         rank, hand = self.pick(rank)
         leases = hand.take(count)
         self.say(rank, Report(self.clock.now, returned=pairs_of(leases)))
+
+    @precondition(lambda self: any(hand.asked for hand in self.hands))
+    @rule(has=counts)
+    def recalls_are_answered(self, has: int) -> None:
+        """With what isn't begun: all but `has` leases, which may be nothing."""
+        for rank, hand in enumerate(self.hands):
+            if hand.asked and self.is_alive(rank):
+                first = max(has, len(hand.leases) - hand.asked)
+                returned = pairs_of(hand.leases[first:])
+                hand.leases, hand.asked = hand.leases[:first], 0
+                self.hear(rank, Report(self.clock.now, (), returned, is_recall=True))
 
     @rule(rank=ranks, count=counts)
     def workers_are_lost(self, rank: int, count: int) -> None:
@@ -317,7 +335,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         if not self.is_alive(rank):
             return
         hand.leases = [lease for lease in hand.leases if lease not in dropped]
-        hand.fresh = []
+        hand.fresh, hand.asked = [], 0
         report = Report(self.clock.now, tuple(hand.unrecorded.values()))
         held = pairs_of(hand.leases)
         said = Rejoin("node", 100 + rank, WORKERS, hand.welcomed, held, report)
@@ -434,8 +452,10 @@ class CoordinatorMachine(RuleBasedStateMachine):
             case Welcome():
                 hand.welcomed = True
             case Noted():
-                for each in message.results:
-                    hand.unrecorded.pop(each, None)
+                hand.forget(message.results)
+            case Recall():
+                assert hand.asked == 0, "asked again without an answer"
+                hand.asked = message.count
             case Stop():
                 hand.stopping = True
             case Ping():

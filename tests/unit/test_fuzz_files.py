@@ -46,14 +46,14 @@ from mpifarm.workdir.fingerprint import (
     take_fingerprint,
 )
 from mpifarm.workdir.invariants import find_violations
-from mpifarm.workdir.opening import judge_file
+from mpifarm.workdir.opening import judge_lines
 from mpifarm.workdir.paths import WorkdirPaths, parse_beside
 from mpifarm.workdir.status import (
     encode_lines,
     judge_odd,
-    parse_ids_only,
     parse_line,
     parse_status,
+    scan_ids,
 )
 
 pytestmark = pytest.mark.timeout(60)
@@ -334,25 +334,24 @@ status_files = st.lists(pieces, max_size=12).map(b"".join)
 @example(b"1 " * 3000, True)
 def test_any_status_file_is_read_and_only_whole_lines_count(content, is_same):
     lines = parse_status(content, TASKS)
+    ids = list(lines.ids)
     assert all(0 <= taskid < len(TASKS) for taskid in lines.ids)
     whole = {
         line: i for i, line in enumerate(encode_lines(range(7), TASKS).split(b"\n"))
     }
-    assert lines.ids == [
-        whole[e] for e in content.split(b"\n")[:-1] if e and e in whole
-    ]
-    parse_ids_only(content)
+    assert ids == [whole[e] for e in content.split(b"\n")[:-1] if e and e in whole]
+    list(scan_ids([content]))
     for line in [*lines.odd, lines.tail]:
         parse_line(line, TASKS)
         judge_odd(line, TASKS, may_be_torn=is_same)
     try:
-        judged = judge_file(
-            "toprocess", content, TASKS, list_is_same=is_same, keep_begun=True
+        judged = judge_lines(
+            "toprocess", lines, TASKS, list_is_same=is_same, keep_begun=True
         )
     except InputError as error:
         said_in_short(error, 1000)
         return
-    assert set(lines.ids) <= set(judged.ids)
+    assert set(ids) <= set(judged.ids)
 
 
 @pytest.mark.timeout(30)
@@ -474,8 +473,8 @@ def test_any_tasklist_is_refused_or_comes_back_from_the_status_files(
         assert "\n" not in task
         assert "\r" not in task
     count = len(tasks)
-    lines = parse_status(encode_lines(range(count), tasks), tasks)
-    assert lines == (list(range(count)), [], b"")
+    ids, odd, tail = parse_status(encode_lines(range(count), tasks), tasks)
+    assert (list(ids), odd, tail) == (list(range(count)), [], b"")
     fingerprint = parse_fingerprint(encode_fingerprint(take_fingerprint(tasks)))
     assert fingerprint == take_fingerprint(tasks)
 
@@ -485,7 +484,7 @@ def test_a_line_of_megabytes_is_one_task(tmp_path):
     path.write_bytes(b"x" * 10_000_000 + b"\n")
     tasks = ListTaskList(str(path), "").tasks
     assert [len(task) for task in tasks] == [10_000_000]
-    assert parse_status(encode_lines([0], tasks), tasks).ids == [0]
+    assert list(parse_status(encode_lines([0], tasks), tasks).ids) == [0]
 
 
 ini_pieces = st.one_of(

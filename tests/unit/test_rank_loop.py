@@ -18,6 +18,7 @@ from mpifarm.messages import (
     Ping,
     PoolLost,
     RankTrouble,
+    Recall,
     Rejoin,
     Report,
     SignalSeen,
@@ -29,9 +30,11 @@ from mpifarm.messages import (
 )
 from mpifarm.pool import Pool, PoolDefinition, PoolUseless
 from mpifarm.rank import (
+    IDLE_SECONDS,
     RECALL_SECONDS,
     REFUSED_SECONDS,
     REPORT_SECONDS,
+    RETURN_SECONDS,
     SILENCE_SECONDS,
     RankLoop,
     RankPhase,
@@ -198,7 +201,7 @@ def test_short_tasks_are_put_into_the_workers_pipes_ahead():
     for _ in range(20):
         rank.step(0.001)
     assert rank.pool.busy > 2 * 5
-    assert rank.loop._coalesces()
+    assert rank.loop._work_ahead() > 0.0
 
 
 def test_long_tasks_are_not_put_ahead():
@@ -207,7 +210,7 @@ def test_long_tasks_are_not_put_ahead():
     for _ in range(300):
         rank.step(0.01)
         assert rank.pool.busy <= 2
-    assert not rank.loop._coalesces()
+    assert rank.loop._work_ahead() == 0.0
 
 
 def test_what_waits_behind_a_task_that_got_long_goes_to_a_worker_that_is_free():
@@ -302,6 +305,131 @@ def test_a_report_says_when_it_was_sent_by_the_clock_of_its_results():
     rank.step()
     (report,) = rank.words(Report)
     assert report.sent - report.results[0].ended == 0.5
+
+
+def test_a_rank_reports_as_often_as_rank_0_wants_it():
+    rank = Rank(workers=2)
+    rank.hear(Welcome(define_farm(), 0, report_seconds=2.0))
+    rank.assign(*range(10))
+    rank.step(3.0)
+    rank.pool.finish()
+    rank.step()
+    rank.pool.finish()
+    rank.step(1.9)
+    assert rank.reported == [0]
+    assert rank.loop.wake_at() == pytest.approx(rank.clock.now + 0.1)
+    rank.step(0.1)
+    assert rank.reported == [0, 2]
+
+
+def test_of_many_ranks_each_asks_once_for_its_idle_workers_until_something_comes():
+    rank = Rank(workers=3)
+    rank.hear(Welcome(define_farm(), 0, report_seconds=2.0))
+    rank.assign(1, 2, 3)
+    rank.step()
+    for worker in (0, 1):
+        rank.pool.finish(worker)
+        rank.step(0.01)
+    assert rank.reported == [1]
+    rank.assign(4)
+    rank.step()
+    assert rank.reported == [1, 2], "a worker is idle still"
+
+
+# ---- recalls ------------------------------------------------------------------------
+
+
+def answers(rank: Rank) -> list[list[int]]:
+    reports = [report for report in rank.words(Report) if report.is_recall]
+    return [[taskid for taskid, _ in report.returned] for report in reports]
+
+
+def test_a_recall_is_answered_with_the_last_that_wait():
+    rank = Rank(workers=2)
+    rank.begin(*range(10))
+    rank.hear(Recall(3))
+    rank.step()
+    assert answers(rank) == [[7, 8, 9]]
+    for worker in (0, 1):
+        rank.pool.finish(worker)
+        rank.step()
+    assert rank.begun == [0, 1, 2, 3]
+
+
+def test_a_recall_takes_what_waits_in_workers_pipes_as_well():
+    rank = Rank(workers=2, seconds=lambda t: 0.001 if t < 40 else 1e9)
+    rank.begin(*range(60))
+    for _ in range(40):
+        rank.step(0.001)
+    assert rank.pool.busy > 2
+    rank.hear(Recall(60))
+    rank.step()
+    ((*returned,),) = answers(rank)
+    assert sorted([*rank.begun, *returned]) == list(range(60))
+    assert rank.pool.busy == 2
+
+
+def test_a_recall_for_which_nothing_waits_is_answered_too():
+    rank = Rank(workers=2)
+    rank.begin(1, 2)
+    rank.hear(Recall(5))
+    rank.step()
+    assert answers(rank) == [[]]
+    rank.step(1.0)
+    assert len(answers(rank)) == 1
+
+
+def test_what_an_idle_worker_is_about_to_begin_is_not_given_back():
+    rank = Rank(workers=3)
+    rank.begin(1)
+    rank.assign(2, 3, 4)
+    rank.hear(Recall(5))
+    rank.step()
+    assert answers(rank) == [[4]]
+    assert rank.begun == [1, 2, 3]
+
+
+@pytest.mark.parametrize("word", [Drain(), Stop(2.0)])
+def test_a_recall_in_a_rank_that_ends_is_answered_with_nothing_more(word):
+    rank = Rank(workers=1)
+    rank.begin(1, 2, 3)
+    rank.hear(word, Recall(5))
+    rank.step()
+    drained = [(2, 1), (3, 1)] if word == Drain() else []
+    assert rank.returned == drained
+    assert len(answers(rank)) == 1
+
+
+def test_an_idle_worker_gets_what_waits_in_the_pipe_of_another():
+    rank = Rank(workers=2, seconds=lambda t: 1e9 if t == 20 else 0.002)
+    rank.begin(*range(30))
+    while 20 not in rank.begun or rank.pool.vacancies(0) == 0:
+        rank.step(0.001)
+    idle_since = rank.clock.now
+    while len(rank.begun) < 30:
+        rank.step(0.001)
+    assert rank.clock.now - idle_since < 2 * IDLE_SECONDS + 10 * 0.002
+
+
+def test_a_queue_that_does_not_move_is_given_back_before_anybody_asks():
+    rank = Rank(workers=1, seconds=lambda t: 1e9 if t == 30 else 0.01)
+    rank.begin(*range(40))
+    while 30 not in rank.begun:
+        rank.step(0.005)
+    rank.step(0.9 * RETURN_SECONDS)
+    assert rank.returned == []
+    rank.step(0.2 * RETURN_SECONDS)
+    assert [taskid for taskid, _ in rank.returned] == list(range(31, 40))
+    assert answers(rank) == []
+
+
+def test_tasks_that_take_equally_long_are_not_given_back_between_their_ends():
+    rank = Rank(workers=4, seconds=lambda _: 10.0)
+    rank.begin(*range(40))
+    for _ in range(600):
+        rank.step(0.1)
+    assert rank.returned == []
+    assert len(rank.reported) >= 20
 
 
 # ---- workers and pools that are lost ------------------------------------------------

@@ -1,19 +1,21 @@
 """Lines of status files: what counts, what is torn, what is fused, what is alien."""
 
+from itertools import chain
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mpifarm.errors import InputError
-from mpifarm.workdir.opening import judge_file
+from mpifarm.workdir.opening import judge_lines
 from mpifarm.workdir.status import (
     AlienLine,
     TornLine,
     encode_lines,
     judge_odd,
-    parse_ids_only,
     parse_line,
     parse_status,
+    scan_ids,
 )
 
 TASKS = [
@@ -39,14 +41,15 @@ texts = st.text(
 
 def test_what_is_encoded_is_parsed_again():
     content = encode_lines(range(len(TASKS)), TASKS)
-    assert parse_status(content, TASKS) == (list(range(len(TASKS))), [], b"")
-    assert parse_ids_only(content) == list(range(len(TASKS)))
+    ids, odd, tail = parse_status(content, TASKS)
+    assert (list(ids), odd, tail) == (list(range(len(TASKS))), [], b"")
+    assert list(chain(*scan_ids([content]))) == list(range(len(TASKS)))
 
 
 @given(st.lists(texts, min_size=1, max_size=20))
 def test_any_text_comes_back_as_its_id(tasks):
     content = encode_lines(range(len(tasks)), tasks)
-    assert parse_status(content, tasks).ids == list(range(len(tasks)))
+    assert list(parse_status(content, tasks).ids) == list(range(len(tasks)))
     for taskid, line in enumerate(content.split(b"\n")[:-1]):
         assert parse_line(line, tasks) == taskid
 
@@ -76,12 +79,14 @@ def test_any_text_comes_back_as_its_id(tasks):
     ],
 )
 def test_a_line_that_is_not_exactly_that_of_its_id_does_not_count(line):
-    assert parse_status(line + b"\n", TASKS) == ([], [line], b"")
+    ids, odd, tail = parse_status(line + b"\n", TASKS)
+    assert (list(ids), odd, tail) == ([], [line], b"")
     assert parse_line(line, TASKS) is None
 
 
 def test_a_last_line_without_newline_does_not_count_and_blank_ones_are_nothing():
-    assert parse_status(b"\n0 cmd\n\n5 x", TASKS) == ([0], [], b"5 x")
+    ids, odd, tail = parse_status(b"\n0 cmd\n\n5 x", TASKS)
+    assert (list(ids), odd, tail) == ([0], [], b"5 x")
 
 
 @pytest.mark.parametrize(
@@ -129,25 +134,51 @@ def test_a_line_of_another_list_is_alien(line, taskid):
 
 def test_a_short_line_inside_the_file_is_torn_only_if_the_list_is_proven_the_same():
     content = b"1 cmd\n5 x\n"
-    same = judge_file("finished", content, TASKS, list_is_same=True, keep_begun=False)
-    assert same.ids == [5]
+    same = judge_lines(
+        "finished",
+        parse_status(content, TASKS),
+        TASKS,
+        list_is_same=True,
+        keep_begun=False,
+    )
+    assert list(same.ids) == [5]
     assert len(same.notes) == 1
     with pytest.raises(InputError, match=r"task 1 is 'cmd' in finished.*'cmd arg'"):
-        judge_file("finished", content, TASKS, list_is_same=False, keep_begun=False)
+        judge_lines(
+            "finished",
+            parse_status(content, TASKS),
+            TASKS,
+            list_is_same=False,
+            keep_begun=False,
+        )
 
 
 def test_toprocess_keeps_a_torn_line_whose_id_is_whole():
-    torn = judge_file("t", b"5 x\n12 twe", TASKS, list_is_same=False, keep_begun=True)
-    assert (torn.ids, torn.tail_ids, torn.clean) == ([5], [12], False)
-    lost = judge_file("t", b"5 x\n12", TASKS, list_is_same=False, keep_begun=True)
-    assert (lost.ids, lost.tail_ids, lost.clean) == ([5], [], False)
+    torn = judge_lines(
+        "t",
+        parse_status(b"5 x\n12 twe", TASKS),
+        TASKS,
+        list_is_same=False,
+        keep_begun=True,
+    )
+    assert (list(torn.ids), torn.tail_ids, torn.in_order) == ([5], [12], False)
+    lost = judge_lines(
+        "t", parse_status(b"5 x\n12", TASKS), TASKS, list_is_same=False, keep_begun=True
+    )
+    assert (list(lost.ids), lost.tail_ids, lost.in_order) == ([5], [], False)
 
 
 @given(st.lists(texts, min_size=3, max_size=30, unique=True), st.data())
 def test_a_list_torn_anywhere_is_never_taken_for_an_edited_one(tasks, data):
     content = encode_lines(range(len(tasks)), tasks)
     cut = data.draw(st.integers(0, len(content)))
-    judged = judge_file("f", content[:cut], tasks, list_is_same=False, keep_begun=False)
+    judged = judge_lines(
+        "f",
+        parse_status(content[:cut], tasks),
+        tasks,
+        list_is_same=False,
+        keep_begun=False,
+    )
     whole = content[:cut].count(b"\n")
-    assert judged.ids == list(range(whole))
+    assert list(judged.ids) == list(range(whole))
     assert set(judged.tail_ids) <= {whole}

@@ -73,6 +73,16 @@ def test_what_is_given_back_stands_at_its_place_once(site, prepared):
     assert site.violations() == []
 
 
+def test_what_is_given_back_stands_in_a_toprocess_that_was_removed_too(site):
+    workdir = site.open()
+    workdir.transact((), (), 6)
+    (site.root / "toprocess").unlink()
+    assert workdir.transact([ended(5)], [4, 1], 2).taken == [6, 7]
+    assert site.ids("toprocess") == [1, 4, 8, 9, 10, 11]
+    assert workdir.held == {0, 2, 3, 6, 7}
+    assert site.violations() == []
+
+
 def test_what_is_given_back_is_not_taken_in_the_same_step(site):
     workdir = site.open()
     workdir.transact((), (), 3)
@@ -472,6 +482,14 @@ def test_what_no_file_has_is_elsewhere(site):
     workdir = site.open()
     workdir.transact((), (), 2)
     assert workdir.counts(workdir.survey())[:7] == (12, 0, 0, 9, 2, 0, 1)
+
+
+def test_what_a_farm_holds_and_toprocess_has_too_is_counted_once(site):
+    workdir = site.open()
+    workdir.transact((), (), 3)
+    workdir.transact([ended(2, 1)], (), 0)
+    PlainFarmer(site).requeue(1)
+    assert workdir.counts(workdir.survey())[:7] == (12, 0, 1, 9, 2, 0, 0)
 
 
 def test_drain_is_a_file_and_the_result_is_replaced_whole(site):

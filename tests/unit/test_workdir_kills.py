@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from mpifarm.errors import InputError, StorageError
-from mpifarm.workdir import Workdir
+from mpifarm.workdir import Workdir, files
 from tests.unit.workdir_fakes import (
+    SMALL_PARTS,
     TASKS,
     Killed,
     PlainFarmer,
@@ -297,6 +298,24 @@ def test_a_kill_before_any_step_leaves_every_task_in_one_place(
         if not struck:
             return
     pytest.fail("the operation never came to its end")
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        *(first_take, everything, everything_prepared, give_back_to_both),
+        *(start_behind_torn_lines, take_from_both_prepared, reclaim_for_both),
+    ],
+)
+def test_so_does_one_where_files_are_too_large_to_be_read_whole(
+    operation, half, sites, monkeypatch
+):
+    for name, value in SMALL_PARTS.items():
+        monkeypatch.setattr(files, name, value)
+    test_a_kill_before_any_step_leaves_every_task_in_one_place(
+        operation, half, sites, monkeypatch
+    )
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -24,6 +24,9 @@ from mpifarm.workdir.claims import OtherClaims
 
 TASKS = [f"echo task {number}" for number in range(12)]
 
+SMALL_PARTS = {"LARGE": 0, "BLOCK": 32, "_KEPT_BLOCK": 16, "_MOST_KEPT": 4}
+"""For `files`: every file that holds anything is large, and read in small parts."""
+
 
 class FakeLock:
     """Excludes nobody, and knows whether it is held."""

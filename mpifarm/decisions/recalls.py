@@ -1,0 +1,74 @@
+"""Leases that come back unstarted: no rank sits on them while workers are idle.
+
+Rules of this file:
+
+* Pure: time is an argument (seconds, monotonic).
+* A rank is asked again only when it has answered.
+* All that a rank has ahead comes back but a small share of what all have ahead: what
+  comes back waits on rank 0 for whoever is free first, so that no lease goes to and
+  fro between ranks.
+"""
+
+from collections.abc import Iterable
+
+from mpifarm.decisions.state import RankRecord
+
+PATIENCE_SECONDS = 0.01
+"""How long workers are idle before leases are recalled for them: results may be under
+way that let others begin them first."""
+
+PATIENCE_FOR_DISK_SECONDS = 0.2
+"""The same as long as ``toprocess`` may have more."""
+
+SECONDS_FOR_RANK = 2e-5
+"""The patience, for each rank of the farm: a look at all of them takes time."""
+
+
+def share_ahead(waiting: int, workers: int, all_workers: int) -> int:
+    """Of `waiting` leases, how many a rank may have ahead of what its workers run.
+
+    Half of its share: so leases go out in ever smaller portions, and what is left at
+    the end goes to whoever is free.
+    """
+    return waiting * workers // (2 * all_workers) if all_workers else 0
+
+
+class Recalls:
+    """What to ask back, and when; `ranks` is their number."""
+
+    def __init__(self, ranks: int) -> None:
+        self.look_at = float("inf")
+        """When time alone may make leases come back."""
+        self._patience = max(PATIENCE_SECONDS, SECONDS_FOR_RANK * ranks)
+        self._idle_since: float | None = None
+
+    def rest(self) -> None:
+        """No worker is idle, or something is there for it."""
+        self._idle_since = None
+        self.look_at = float("inf")
+
+    def is_due(self, now: float, *, more_may_come: bool) -> bool:
+        """Workers are idle; whether they have been for long enough."""
+        if self._idle_since is None:
+            self._idle_since = now
+            self.look_at = now + self._patience
+            if more_may_come:
+                self.look_at = now + max(self._patience, PATIENCE_FOR_DISK_SECONDS)
+        return now >= self.look_at
+
+    def pick(
+        self, records: Iterable[RankRecord], all_workers: int, now: float
+    ) -> list[tuple[RankRecord, int]]:
+        """The ranks that hold more than their workers run, and how much is to come."""
+        rich = [r for r in records if len(r.leases) > r.workers and not r.settled]
+        # Where no rank has anything ahead, none will before more was handed out.
+        self.look_at = now + self._patience if rich else float("inf")
+        ahead = sum(len(record.leases) - record.workers for record in rich)
+        asked = []
+        for record in rich:
+            keeps = share_ahead(ahead, record.workers, all_workers)
+            count = len(record.leases) - record.workers - keeps
+            if count > 0 and not record.is_asked:
+                record.is_asked = True
+                asked.append((record, count))
+        return asked

@@ -1,0 +1,359 @@
+"""``--logs packed`` and ``--logs failed``: logs that cost no new file for each task.
+
+Rules of this file:
+
+- A command writes into the *scratch* of its worker, which is empty when the command
+  starts.  It has no other file of ours: a script that says ``> /dev/stderr`` empties
+  what is its stderr, and would empty what earlier tasks have written, too.
+- When an attempt has ended, its output goes where it is kept, is recorded there, and
+  only then the scratch is emptied.  So it is found at any moment, also after a kill.
+- A large output, or one to which somebody goes on writing, is not copied: the scratch
+  itself is kept, and the worker begins a new one.
+- That something can't be kept where it should fails no task: it is kept as it is.
+- Nothing is created before the first task, and no file that was there is written to,
+  but those that the workers of one rank share (`logfiles`).
+"""
+
+import errno
+import os
+import time
+from contextlib import suppress
+
+from mpifarm import processes
+from mpifarm.logfiles import (
+    NO_RECORD,
+    PACKED,
+    SLOT,
+    UNKEPT,
+    RankFiles,
+    Record,
+    encode_record,
+    encode_slot,
+    parse_records,
+)
+from mpifarm.pool.definition import PoolDefinition
+from mpifarm.pool.log import LogKeeper, TaskLog
+
+MOST_COPIED = 1 << 20
+"""Bytes: to copy them takes less than to make a file, where that is slow."""
+
+_SHARED = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_APPEND = _SHARED | os.O_APPEND | os.O_WRONLY
+_OWN = _SHARED | os.O_EXCL | os.O_APPEND | os.O_WRONLY
+
+
+class ScratchLog(TaskLog):
+    """The log of an attempt that has the scratch for itself."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.name = path
+        self._text = None
+        self._fd = fd
+        self._begin = 0
+
+    def end(self) -> None:
+        """Write what is buffered; the scratch is not ours to close."""
+        text, self._text = self._text, None
+        if text is not None and not text.closed:
+            text.flush()
+
+
+class ScratchKeeper(LogKeeper):
+    """What both kinds share."""
+
+    is_shared = True
+
+    def __init__(self, definition: PoolDefinition, worker: int, kind: str) -> None:
+        super().__init__(definition.logs)
+        self._files = RankFiles(
+            f"{definition.logs}/{kind}", definition.farm, definition.rank
+        )
+        self._worker = worker
+        self._number = 0
+        self._fd = -1
+        self._slots = -1
+        self._path = self._files.scratch(worker, 0)
+        self._attempt = Record(0, 0, worker, 0.0, 0, 0, None)
+
+    def path_of(self, taskid: int) -> str:
+        """The scratch."""
+        return self._path
+
+    def begin(self, taskid: int, attempt: int) -> TaskLog:
+        """Note whose the scratch is from now on, and give it."""
+        if self._fd < 0:
+            self._open()
+        record = Record(
+            *(taskid, attempt, self._worker, time.time(), self._number, 0, None)
+        )
+        self._attempt = record
+        _write_at(self._slots, self._worker * SLOT, encode_slot(record))
+        return ScratchLog(self._path, self._fd)
+
+    def end(self, log: TaskLog, *, failed: bool) -> None:
+        """Keep what the attempt has written, or don't; the scratch is free again."""
+        try:
+            log.end()
+            size = os.lseek(self._fd, 0, os.SEEK_END)
+            self._keep(size, is_open=self._is_held_open(), failed=failed)
+        except (OSError, ValueError):
+            self._drop()
+            raise
+
+    def close(self) -> None:
+        """Take away what nobody needs any more."""
+        if self._slots < 0:
+            return
+        with suppress(OSError):
+            if self._fd >= 0:
+                os.unlink(self._path)
+                self._drop()
+            _write_at(self._slots, self._worker * SLOT, NO_RECORD)
+            # The last one sees no record; two that see none are no harm.
+            slots = os.pread(self._slots, os.fstat(self._slots).st_size, 0)
+            if next(parse_records(slots), None) is None:
+                os.unlink(self._files.running)
+        os.close(self._slots)
+        self._slots = -1
+
+    def _keep(self, size: int, *, is_open: bool, failed: bool) -> None:
+        """The attempt `self._attempt` has written so many bytes.
+
+        `is_open`: somebody may write more.
+        """
+        raise NotImplementedError
+
+    # ---- the scratch ----------------------------------------------------------------
+
+    def _open(self) -> None:
+        if self._slots < 0:
+            self._slots = self._open_in_directory(
+                self._files.running, _SHARED | os.O_RDWR
+            )
+            self._take_over()
+        self._create()
+
+    def _open_in_directory(self, path: str, flags: int) -> int:
+        try:
+            return os.open(path, flags, 0o666)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                os.mkdir(self._files.directory)
+            return os.open(path, flags, 0o666)
+
+    def _take_over(self) -> None:
+        """Keep what the worker in whose place this one came was at when it died."""
+        slot = os.pread(self._slots, SLOT, self._worker * SLOT)
+        record = next(parse_records(slot), None)
+        if record is None or record.file is None:
+            return
+        self._attempt, self._number = record, record.file
+        self._path = self._files.scratch(self._worker, record.file)
+        try:
+            self._fd = os.open(
+                self._path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
+        except OSError:
+            self._drop()
+            return
+        if size := os.lseek(self._fd, 0, os.SEEK_END):
+            self._keep(size, is_open=True, failed=True)
+        else:
+            os.unlink(self._path)
+            self._drop()
+
+    def _create(self) -> None:
+        while self._fd < 0:
+            self._path = self._files.scratch(self._worker, self._number)
+            try:
+                self._fd = os.open(self._path, _OWN, 0o666)
+            except FileExistsError:
+                self._number += 1
+
+    def _empty(self) -> None:
+        os.ftruncate(self._fd, 0)
+
+    def _drop(self) -> None:
+        """The scratch is not ours any more; the next attempt gets another."""
+        if self._fd >= 0:
+            with suppress(OSError):
+                os.close(self._fd)
+        self._fd = -1
+        self._number += 1
+
+    def _is_held_open(self) -> bool:
+        """Whether what the attempt has left running may write into the scratch.
+
+        A process that has left the session of its command is not found.
+        """
+        command = processes.last_command()
+        if command:
+            return processes.group_exists(command)
+        # A user's runner started it by itself; or it could not be started.
+        scratch = os.fstat(self._fd)
+        return any(_has_open(pid, scratch) for pid in _find_offspring())
+
+
+def _find_offspring() -> list[int]:
+    """Our children, and those of our group that were given to our parent."""
+    group = os.getpgrp()
+    try:
+        adopted = processes.children_of(os.getppid())
+        return [
+            *processes.children_of(os.getpid()),
+            *(pid for pid in adopted if processes.group_of(pid) == group),
+        ]
+    except OSError:
+        return []
+
+
+def _has_open(pid: int, file: os.stat_result) -> bool:
+    if pid == os.getpid():
+        return False
+    with suppress(OSError):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{fd}"), file):
+                    return True
+    return False
+
+
+def _write_at(fd: int, offset: int, line: bytes) -> None:
+    if os.pwrite(fd, line, offset) < len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# ---- the kinds ----------------------------------------------------------------------
+
+
+class PackedKeeper(ScratchKeeper):
+    """Keeps every output, in the pack of the rank or as a file of its own."""
+
+    def __init__(self, definition: PoolDefinition, worker: int) -> None:
+        super().__init__(definition, worker, PACKED)
+        self._reader = -1
+        self._pack = -1
+        self._index = -1
+        self._unwritten = b""
+        """Records that the disk has not taken yet."""
+
+    def close(self) -> None:
+        """Write what could not be written before, if that can be done now."""
+        if self._unwritten:
+            self._write_index()
+        super().close()
+
+    def _keep(self, size: int, *, is_open: bool, failed: bool) -> None:
+        offset = None
+        if not is_open and size <= MOST_COPIED:
+            offset = self._copy(size)
+        if offset is None:
+            self._record(self._attempt)
+            self._drop()
+            return
+        self._record(self._attempt._replace(file=None, offset=offset, length=size))
+        if size:
+            self._empty()
+
+    def _copy(self, size: int) -> int | None:
+        """Where it stands in the pack; None where it can't be there."""
+        if not size:
+            return 0
+        try:
+            if self._reader < 0:
+                self._reader = os.open(
+                    self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                )
+            if self._pack < 0:
+                self._pack = os.open(self._files.pack, _APPEND, 0o666)
+            content = os.pread(self._reader, size, 0)
+            if os.write(self._pack, content) < size:
+                return None  # nobody will look at the part
+            return os.lseek(self._pack, 0, os.SEEK_CUR) - size
+        except OSError:
+            return None
+
+    def _record(self, record: Record) -> None:
+        self._unwritten += encode_record(record)
+        self._write_index()
+
+    def _write_index(self) -> None:
+        """Whole records: of those that were torn none is cut in two by the next."""
+        with suppress(OSError):
+            if self._index < 0:
+                self._index = os.open(self._files.index, _APPEND, 0o666)
+            if os.write(self._index, self._unwritten) == len(self._unwritten):
+                self._unwritten = b""
+
+    def _drop(self) -> None:
+        if self._reader >= 0:
+            os.close(self._reader)
+        self._reader = -1
+        super()._drop()
+
+
+class FailedKeeper(ScratchKeeper):
+    """Keeps the outputs of what did not complete, each in its ``log_<id>``."""
+
+    def __init__(self, definition: PoolDefinition, worker: int) -> None:
+        super().__init__(definition, worker, UNKEPT)
+
+    def _keep(self, size: int, *, is_open: bool, failed: bool) -> None:
+        if failed:
+            self._move(is_open=is_open)
+        elif is_open:
+            os.unlink(self._path)
+            self._drop()
+        elif size:
+            self._empty()
+
+    def _move(self, *, is_open: bool) -> None:
+        log = f"{self._prefix}{self._attempt.taskid}"
+        if not os.path.lexists(log):
+            os.rename(self._path, log)
+            self._drop()
+            return
+        self._append_to(log)
+        if is_open:
+            os.unlink(self._path)
+            self._drop()
+        else:
+            self._empty()
+
+    def _append_to(self, log: str) -> None:
+        TaskLog(log, self._attempt.attempt, self._attempt.started).end()
+        source = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            # Not for append: the kernel copies into no such file.
+            target = os.open(log, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.lseek(target, 0, os.SEEK_END)
+                offset = 0
+                while copied := os.sendfile(target, source, offset, 1 << 30):
+                    offset += copied
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+
+
+def create_scratch_keeper(definition: PoolDefinition, worker: int) -> LogKeeper:
+    """The keeper for ``packed`` or ``failed``."""
+    if definition.kept_logs == "packed":
+        return PackedKeeper(definition, worker)
+    return FailedKeeper(definition, worker)
+
+
+def find_scratch_of(definition: PoolDefinition, worker: int, task: int) -> str | None:
+    """The scratch of a worker that has died at this task, if nobody has moved it."""
+    kind = PACKED if definition.kept_logs == "packed" else UNKEPT
+    files = RankFiles(f"{definition.logs}/{kind}", definition.farm, definition.rank)
+    try:
+        with open(files.running, "rb", buffering=0) as slots:
+            slots.seek(worker * SLOT)
+            record = next(parse_records(slots.read(SLOT)), None)
+    except OSError:
+        return None
+    if record is None or record.taskid != task:
+        return None
+    return files.place_of(record)

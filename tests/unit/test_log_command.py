@@ -1,0 +1,267 @@
+"""``mpifarm log``: what it shows of a directory, and what it says where it can't."""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from mpifarm import log
+from mpifarm.console import Console
+from mpifarm.errors import InputError
+from mpifarm.logfiles import RankFiles, Record, encode_record, encode_slot
+from mpifarm.workdir.checking import ClaimView, Standing
+from mpifarm.workdir.examining import examine
+from mpifarm.workdir.outputs import OutputReader, find_outputs, split_log
+
+
+def again(attempt: int, second: int = 0) -> bytes:
+    when = f"2026-11-23 12:00:{second:02}"
+    return (
+        f"=== mpifarm: started again, attempt {attempt} of farm f00dcafe, {when}, "
+        "host n1 ===\n"
+    ).encode()
+
+
+class Site:
+    """A tasklist of four tasks, of which a PyTaskFarmer has run the first two."""
+
+    def __init__(self, directory: Path) -> None:
+        self.tasklist = directory / "list"
+        self.tasklist.write_text("echo a\necho b\necho c\necho d\n")
+        self.root = directory / "list_workdir"
+        self.logs = self.root / "logs"
+        self.logs.mkdir(parents=True)
+        (self.root / "toprocess").write_text("2 echo c\n")
+        (self.root / "finished").write_text("0 echo a\n")
+        (self.root / "failed").write_text("1 echo b\n")
+
+    def pack(self, taskid: int, content: bytes, started: float = 1e9) -> None:
+        """An output of a farm that has ended."""
+        (self.logs / "packed").mkdir(exist_ok=True)
+        rank_files = RankFiles(str(self.logs / "packed"), "f00dcafe", 0)
+        offset = 0
+        with open(rank_files.pack, "ab") as pack:
+            offset = pack.tell()
+            pack.write(content)
+        with open(rank_files.index, "ab") as index:
+            record = Record(taskid, 1, 0, started, None, offset, len(content))
+            index.write(encode_record(record))
+
+    def main(self, *words: str) -> int:
+        return log.main([str(self.root), *words], Console(speaks=True), {})
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_open(tmp_path):
+    """Readers are left to the end of the process."""
+    yield
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}").startswith(str(tmp_path)):
+                os.close(int(fd))
+
+
+@pytest.fixture
+def site(tmp_path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.fixture
+def shown(capfd):
+    """What has been written to standard output since."""
+    return lambda: capfd.readouterr().out
+
+
+# ---- one log with several attempts --------------------------------------------------
+
+
+def test_a_log_is_split_where_attempts_begin(tmp_path):
+    path = tmp_path / "log_0"
+    path.write_bytes(b"one\n" + again(2, 1) + b"two\nmore\n" + again(3, 2))
+    first, second, third = split_log(str(path))
+    pieces = [OutputReader(each).read() for each in (first, second, third)]
+    assert pieces == [b"one\n", b"two\nmore\n", b""]
+    assert (second.head, second.attempt, third.attempt) == (again(2, 1), 2, 3)
+    assert first.started == second.started < third.started
+
+
+@pytest.mark.parametrize("shift", range(0, 200, 7))
+def test_attempts_are_found_wherever_a_large_log_is_cut(tmp_path, monkeypatch, shift):
+    monkeypatch.setattr("mpifarm.workdir.outputs.MOST_READ", 400)
+    monkeypatch.setattr("mpifarm.workdir.outputs._LONGEST_LINE", 150)
+    path = tmp_path / "log_0"
+    parts = [b"x" * (500 + shift) + b"\n", b"y" * 300 + b"\n", b"z\n" * shift]
+    path.write_bytes(parts[0] + again(2) + parts[1] + again(3) + parts[2])
+    assert [read_all(output) for output in split_log(str(path))] == parts
+
+
+def read_all(output) -> bytes:
+    reader, parts = OutputReader(output), []
+    while part := reader.read():
+        parts.append(part)
+    return b"".join(parts)
+
+
+def test_outputs_stand_in_the_order_of_their_starts(site):
+    site.pack(0, b"second\n", started=2e9)
+    site.pack(0, b"first\n", started=1e9)
+    (site.logs / "log_0").write_bytes(b"last\n")
+    os.utime(site.logs / "log_0", (3e9, 3e9))
+    outputs = find_outputs(str(site.logs), 0, split=True)
+    assert [read_all(each) for each in outputs] == [b"first\n", b"second\n", b"last\n"]
+
+
+# ---- what is shown ------------------------------------------------------------------
+
+
+def test_a_log_of_its_own_is_shown_as_it_is(site, shown):
+    (site.logs / "log_0").write_bytes(b"one\n" + again(2) + b"two")
+    assert site.main("0") == 0
+    assert shown() == (b"one\n" + again(2) + b"two").decode()
+
+
+def test_attempts_are_numbered_over_all_farms(site, shown):
+    site.pack(0, b"first", started=1e9)
+    site.pack(0, b"second\n", started=1e9 + 5)
+    for number, text in (("1", "first"), ("2", "second\n"), ("-2", "first")):
+        assert site.main("0", "--attempt", number) == 0
+        assert shown() == text
+    assert site.main("0") == 0
+    first, line, second = shown().splitlines()
+    assert (first, second) == ("first", "second")
+    assert line.startswith("=== mpifarm: started again, attempt 1 of farm f00dcafe, ")
+    assert time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1e9 + 5)) in line
+
+
+def test_several_tasks_get_a_heading_each_and_missing_ones_a_word(site, capfd):
+    site.pack(0, b"a")
+    site.pack(1, b"b\n")
+    assert site.main("0-2") == 1
+    out, err = capfd.readouterr()
+    assert out == "==> task 0 <==\na\n==> task 1 <==\nb\n"
+    assert "task 2 has not started yet" in err
+
+
+def test_a_scratch_that_its_worker_goes_on_with_is_not_anothers_output(site):
+    """Between the look at the slot and the reading the next task has begun."""
+    (site.logs / "packed").mkdir()
+    rank_files = RankFiles(str(site.logs / "packed"), "f00dcafe", 0)
+    scratch, slots = Path(rank_files.scratch(0, 0)), Path(rank_files.running)
+    scratch.write_bytes(b"of task 0, at length\n")
+    record = Record(0, 1, 0, 1e9, 0, 0, None)
+    slots.write_bytes(encode_slot(record))
+    (output,) = find_outputs(str(site.logs), 0, split=False)
+    reader = OutputReader(output)
+    assert reader.read() == b"of task 0, at length\n"
+    site.pack(0, b"of task 0, at length\nits end\n")
+    scratch.write_bytes(b"of task 1, which is much longer than that of task 0 was\n")
+    slots.write_bytes(encode_slot(record._replace(taskid=1, started=2e9)))
+    assert reader.read() == b"its end\n"
+    assert reader.read() == b""
+    assert reader.is_over
+
+
+def test_an_output_of_which_nothing_is_kept_ends_with_its_slot(site):
+    (site.logs / "unkept").mkdir()
+    rank_files = RankFiles(str(site.logs / "unkept"), "f00dcafe", 0)
+    scratch, slots = Path(rank_files.scratch(0, 0)), Path(rank_files.running)
+    scratch.write_bytes(b"of task 0\n")
+    record = Record(0, 1, 0, 1e9, 0, 0, None)
+    slots.write_bytes(encode_slot(record))
+    (output,) = find_outputs(str(site.logs), 0, split=False)
+    reader = OutputReader(output)
+    scratch.write_bytes(b"of task 1\n")
+    slots.write_bytes(encode_slot(record._replace(taskid=1, started=2e9)))
+    assert reader.read() == b""
+    assert reader.is_over
+
+
+# ---- what can't be shown ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("4",), "there is no task 4: .*list has 4 tasks, from 0 on"),
+        (("x",), "'x' is no id of a task: write a number"),
+        (("",), "'' is no id"),
+        (("3-1",), "is no id of a task"),
+        (("-1",), "'-1' is no id of a task"),
+        (("0", "--attempt", "0"), "--attempt takes 1, 2, ... or -1"),
+        (("0", "--attempt", "x"), "--attempt takes"),
+        (("0,1", "-f"), "--follow takes one id"),
+        (("0", "-f", "--attempt", "1"), "--follow takes one id"),
+        ((), "required: ID"),
+        (("0",), "task 0 has finished, and nothing of what it has written is there$"),
+        (("1",), "task 1 has failed, and nothing"),
+        (("2",), "task 2 has not started yet: it waits in toprocess"),
+        (("2", "-f"), "task 2 has not started yet: it waits in toprocess"),
+        (("3",), "task 3 is in no file"),
+        (("9" * 5000,), "is no id"),
+    ],
+)
+def test_what_cannot_be_shown_is_told_in_one_sentence(site, words, told):
+    with pytest.raises(InputError, match=told) as caught:
+        site.main(*words)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_finished_task_of_a_farm_that_kept_nothing_says_why(site):
+    (site.logs / "unkept").mkdir()
+    with pytest.raises(InputError, match=r"\(--logs failed keeps nothing of what comp"):
+        site.main("0")
+
+
+def test_a_place_that_is_no_workdir_is_told(tmp_path):
+    for directory in (tmp_path, tmp_path / "none"):
+        with pytest.raises(InputError, match="no workdir"):
+            log.main([str(directory), "0"], Console(speaks=True), {})
+
+
+def test_a_task_that_a_farm_has_taken_is_told_from_one_that_it_lost(site, monkeypatch):
+    def claimed(standing):
+        def look(*args, **others):
+            view = ClaimView("f00d", "on n1 (pid 7)", standing, *[frozenset({2})] * 2)
+            return examine(*args, **others)._replace(claims=(view,), toprocess=b"")
+
+        return look
+
+    monkeypatch.setattr(log, "examine", claimed(Standing.AT_WORK))
+    with pytest.raises(InputError, match=r"yet: farm f00d on n1 \(pid 7\) has taken"):
+        site.main("2")
+    monkeypatch.setattr(log, "examine", claimed(Standing.DEAD))
+    with pytest.raises(InputError, match="farm f00d had taken it and died"):
+        site.main("2", "-f")
+
+
+def test_an_output_that_is_gone_is_told(site):
+    site.pack(0, b"a\n")
+    (site.logs / "packed" / "f00dcafe.0.pack").unlink()
+    with pytest.raises(InputError, match=r"\.pack is gone, with what task 0"):
+        site.main("0")
+
+
+def test_an_attempt_that_is_not_there_is_told(site):
+    site.pack(0, b"a\n")
+    for number in ("2", "-2"):
+        with pytest.raises(InputError, match="there is 1 attempt of task 0"):
+            site.main("0", "--attempt", number)
+
+
+def test_without_a_reader_the_sink_stops():
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    sink = log.Sink(write_end)
+    with pytest.raises(BrokenPipeError):
+        sink.rest(10)
+    with pytest.raises(BrokenPipeError):
+        sink.write(b"x")
+    os.close(write_end)
+
+
+def test_a_place_may_be_named_by_its_tasklist(site, shown):
+    site.pack(0, b"a\n")
+    assert log.main([str(site.tasklist), "0"], Console(speaks=True), {}) == 0
+    assert shown() == "a\n"
