@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from io import FileIO
 from shlex import quote
 from typing import IO, Any, Final
@@ -186,7 +186,7 @@ class BasicRunner(CommandRunner):
         if self._shell_use == "always" or self._setup or not self._is_direct_allowed:
             return _leave_to_shell
         functions = _exported_functions(self._environment)
-        return lambda line: split_direct(line, functions)
+        return partial(split_direct, functions=functions)
 
     @cached_property
     def _is_direct_allowed(self) -> bool:

@@ -141,8 +141,13 @@ class _Ending(NamedTuple):
     """How an attempt ended, as its worker sees it."""
 
     status: int
-    outcome: Outcome
+    outcome: str
+    """The value of an `Outcome`."""
     note: str = ""
+
+
+_COMPLETED = Outcome.COMPLETED.value
+_SUCCESS = _Ending(0, _COMPLETED)
 
 
 class Worker:
@@ -156,6 +161,8 @@ class Worker:
         self._keeper = create_log_keeper(definition, place.index)
         self._name = b"MPIFARM_FARM=" + os.fsencode(definition.farm)
         self._limits = definition.limits
+        is_limited = definition.limits.timeout is not None
+        self._execute = self._run_in_time if is_limited else self._run_with_log
         self._line = place.line
         self._leases = place.leases
         self._lifeline = place.lifeline
@@ -200,7 +207,7 @@ class Worker:
                 encode_frame(
                     (
                         *(taskid, attempt, status, started, ended - begin, ended),
-                        *(outcome.value, note),
+                        *(outcome, note),
                     )
                 )
             )
@@ -235,31 +242,31 @@ class Worker:
         Raises `_RefusalError` where the disk gives no log to any task.
         """
         self._line.begin_task(taskid)
-        path = self._keeper.path_of(taskid)
         try:
             log = self._keeper.begin(taskid, attempt)
         except OSError as error:
+            path = self._keeper.path_of(taskid)
             blameless = self._keeper.is_shared or error.errno in _OF_THE_DISK
             if blameless or not os.path.isdir(self._logs):
                 raise _RefusalError(f"can't write {path}: {error.strerror}") from error
             note = f"not run: can't write {path}: {error.strerror}"
-            return _Ending(1, Outcome.FAILED, note)
+            return _Ending(1, Outcome.FAILED.value, note)
         self._name_task(taskid, attempt)
-        status = self._run_in_time(taskid, command, log)
+        status = self._execute(taskid, command, log)
         if status is None:
             self._keeper.end(log, failed=True)
             return None
-        outcome = Outcome.FAILED if status else Outcome.COMPLETED
+        ending = _Ending(status, Outcome.FAILED.value) if status else _SUCCESS
         try:
             if (status or self._heeded) and not self._ending:
-                outcome = self._tell_failure(status, log)
-            self._keeper.end(log, failed=outcome is not Outcome.COMPLETED)
+                ending = _Ending(status, self._tell_failure(status, log).value)
+            self._keeper.end(log, failed=ending is not _SUCCESS)
         except (OSError, ValueError) as error:
             # The disk is full; the runner has closed it.
-            note = f"can't write the end of {path}: {error}"
-            failed = outcome is Outcome.COMPLETED
-            return _Ending(status or 1, Outcome.FAILED if failed else outcome, note)
-        return _Ending(status, outcome)
+            note = f"can't write the end of {self._keeper.path_of(taskid)}: {error}"
+            outcome = Outcome.FAILED.value if ending is _SUCCESS else ending.outcome
+            return _Ending(status or 1, outcome, note)
+        return ending
 
     def _name_task(self, taskid: int, attempt: int) -> None:
         """Say to the runner, and so to the task, which it is."""
@@ -284,8 +291,6 @@ class Worker:
         return Outcome.OUT_OF_MEMORY
 
     def _run_in_time(self, taskid: int, command: str, log: TaskLog) -> int | None:
-        if self._limits.timeout is None:
-            return self._run_with_log(taskid, command, log)
         self._heeded = Verdict.IN_TIME
         self._line.start_clock()
         try:
