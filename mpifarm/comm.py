@@ -22,7 +22,8 @@ import signal
 import time
 import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import starmap
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -122,6 +123,9 @@ class Comm:
         self._mpi = mpi  # the module
         self._world = world
         self._status = mpi.Status()
+        self._look: Callable[[], bool] = partial(
+            world.Iprobe, mpi.ANY_SOURCE, mpi.ANY_TAG, self._status
+        )
         self._sends: deque[tuple[int, MPI.Request]] = deque()
         self._untold: list[int] = []
         self.rank: int = world.rank
@@ -174,8 +178,7 @@ class Comm:
             return self.heals
 
     def _probe(self) -> bool:
-        probe, status = self._world.iprobe, self._status
-        return probe(status=status) or probe(status=status)
+        return self._look() or self._look()
 
     def _complete_sends(self) -> None:
         for _ in range(min(len(self._sends), MOST_TESTED)):

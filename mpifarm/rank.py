@@ -454,7 +454,7 @@ class RankLoop:
         """Sleep until this rank's pool has something, or until `wake_at`."""
         if self._expects_answer:
             self._expects_answer = False
-            waiter.restart()
+            waiter.expect()
         work_ahead = self._work_ahead()
         if work_ahead > 0.0:
             waiter.coalesce(work_ahead / 2)

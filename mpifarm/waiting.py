@@ -9,13 +9,18 @@ import select
 import time
 from collections.abc import Callable, Sequence
 
-MOST_SECONDS = 0.005
+MOST_SECONDS = 0.006
 """Longest sleep of a rank that has to look for MPI messages."""
 
 LONGEST_SECONDS = 1.0
 """Longest wait; what is done now and then is done between two."""
 
 LEAST_SECONDS = MOST_SECONDS / 64
+
+EAGER_SECONDS = MOST_SECONDS / 8
+EAGER_LOOKS = 16
+"""How a rank waits that has asked for something: the answer is not to wait as long as
+the question did."""
 
 COALESCE_SECONDS = 0.01
 """Longest sleep of a rank whose workers all have work ahead."""
@@ -34,10 +39,17 @@ class Waiter:
         self._signal_fd = signal_fd
         self._probe = probe
         self._backoff = 0.0
+        self._eager = 0
+        """Looks until the pauses may get longer than `EAGER_SECONDS`."""
 
     def restart(self) -> None:
         """Something happened: more may follow at once."""
         self._backoff = 0.0
+
+    def expect(self) -> None:
+        """Something was asked of rank 0, which looks every `MOST_SECONDS`."""
+        self._backoff = 0.0
+        self._eager = EAGER_LOOKS
 
     def wait(self, read: Sequence[int], seconds: float) -> None:
         """Sleep until a descriptor is ready or a message there, at most `seconds`."""
@@ -46,15 +58,25 @@ class Waiter:
         if self._probe is None:
             select.select(fds, (), (), seconds)
             return
-        until = time.monotonic() + seconds
+        self._wait_and_probe(fds, seconds, self._probe)
+
+    def _wait_and_probe(
+        self, fds: Sequence[int], seconds: float, probe: Callable[[], bool]
+    ) -> None:
+        """Two hundred times a second, where nothing happens: every call here counts."""
+        until, backoff, nothing = time.monotonic() + seconds, self._backoff, ()
         while seconds >= 0.0:
-            readable, _, _ = select.select(fds, (), (), min(seconds, self._backoff))
-            if readable:
-                self.restart()
-            if readable or self._probe():
-                return
-            self._backoff = min(MOST_SECONDS, max(LEAST_SECONDS, 2 * self._backoff))
+            if select.select(fds, nothing, nothing, min(seconds, backoff))[0]:
+                backoff = 0.0
+                break
+            if probe():
+                break
+            if self._eager and backoff >= EAGER_SECONDS:
+                self._eager -= 1
+            elif backoff < MOST_SECONDS:
+                backoff = min(MOST_SECONDS, max(LEAST_SECONDS, 2 * backoff))
             seconds = until - time.monotonic()
+        self._backoff = backoff
 
     def coalesce(self, seconds: float) -> None:
         """Sleep a little whatever the workers do; a signal ends it."""
