@@ -145,6 +145,8 @@ class Coordinator(Outcomes):
         self._timeout = timeout
         self._ping_seconds = min(PING_SECONDS, policy.rank_timeout / 4)
         self._ping_at = now + self._ping_seconds
+        self._looked_at = now
+        """When signals and messages were looked for, the last time but one."""
         self._listen_at = now
         """When to look which ranks are silent."""
         self._grace = 0.0
@@ -451,12 +453,13 @@ class Coordinator(Outcomes):
         if self.phase is Phase.LEAVING:
             return
         self._end_streaks()
+        came = min(now, self._looked_at)  # at the earliest, however long a look took
         if by_signal:
-            self._give_back_recent(now - HOLD, lambda _: True)
+            self._give_back_recent(came - HOLD, lambda _: True)
         if self.phase is Phase.STOPPING:
             self._hasten(grace, now)
             return
-        self._stopped_at = now
+        self._stopped_at = came if by_signal else now
         self._enter(Phase.STOPPING, reason)
         self._set_answer_by(grace, now)
         self._give_back_queue()
@@ -617,6 +620,7 @@ class Coordinator(Outcomes):
             case _:
                 assert_never(self.phase)
         self._ping(now)
+        self._looked_at = now
         effects, self._outbox = self._outbox, []
         return effects
 

@@ -30,7 +30,7 @@ from mpifarm.rank import RankLoop, RankParts
 from mpifarm.report import FailedTask, Standing, Summary, Tally
 from mpifarm.runners import check_runner
 from mpifarm.signals import SignalInbox
-from mpifarm.tasklists import TaskList, keeps_own_state, open_tasklist
+from mpifarm.tasklists import ListTaskList, TaskList, keeps_own_state, open_tasklist
 from mpifarm.workdir import (
     FAMILY,
     Counts,
@@ -270,6 +270,13 @@ class Commands(Sequence[str]):
         )
 
 
+def _commands_of(tasks: TaskList, handler: str) -> Sequence[str]:
+    """What the runner gets; a list of mpifarm's own needs no checks."""
+    if type(tasks) is ListTaskList:
+        return tasks.tasks
+    return Commands(tasks, handler)
+
+
 def _policy(settings: Settings, workdir: JoinedWorkdir, *, takes_over: bool) -> Policy:
     """That of the user; in a farm that goes on, the canary has sung already."""
     if takes_over and workdir.recorded[0]:
@@ -304,7 +311,7 @@ def _create_conductor(
 ) -> Conductor:
     settings = parts.settings
     coordinator = Coordinator(
-        Commands(tasks, settings.handler),
+        _commands_of(tasks, settings.handler),
         definition,
         _crew(parts),
         parts.begun,

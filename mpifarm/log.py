@@ -62,6 +62,9 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         return _show_all(show, taskids, attempt, console)
     except BrokenPipeError:
         return ExitStatus.ALL_FINISHED
+    except OSError as error:
+        what = error.filename or "an output"
+        raise InputError(f"can't read {what}: {error.strerror}") from error
 
 
 def _show_all(

@@ -395,7 +395,10 @@ class RankLoop:
     def _return_at(self) -> float:
         """When tasks have got so long that other ranks will be free sooner."""
         if not self._ended:
-            return float("inf")  # nothing is known of how long they take
+            # Nothing is known of how long they take; but where a worker is missing,
+            # what was for it waits in vain.
+            is_short = self._refused_since is None and self.pool.busy < self.workers
+            return self._ended_at + RETURN_SECONDS if is_short else float("inf")
         # Tasks that take equally long all end at once.
         expected = max(1.5 * self._mean, 4 * self._mean / self.workers)
         return self._ended_at + max(RETURN_SECONDS, expected)

@@ -137,6 +137,10 @@ class PackedTexts(Sequence[str]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __add__(self, others: list[str]) -> list[str]:
+        """A list of these and others, as a user's handler may make it."""
+        return [*self, *others]
+
 
 _BLOCK: Final = 1000
 """Texts that are made into strings at once."""
@@ -291,7 +295,7 @@ def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
     if not needs_texts:
         return
     texts = getattr(tasks, "tasks", None)
-    if not isinstance(texts, list | tuple):
+    if not isinstance(texts, list | tuple | PackedTexts):
         raise InputError(
             f"{title} has no list of texts named tasks: {type(texts).__name__}"
         )

@@ -204,11 +204,8 @@ class Holdings:
             if wanted > 0:
                 count = min(wanted, share)
                 self._lease(record, [queue.popleft() for _ in range(count)], now)
-            if wanted <= share:
-                hungry.forget(record.rank)
-            else:
-                hungry.note(record.rank, wanted - share, record.idle)
-                hungry.put_last(record.rank)
+            self._note_hunger(record)  # some may have had no command
+            hungry.put_last(record.rank)
             left -= 1
 
     def _assign_reruns(self, now: float) -> None:
@@ -261,6 +258,7 @@ class Holdings:
                 leases.append(Lease(task.taskid, task.attempt, command))
         if leases:
             record.is_addressed = True
+            self._recalls.note_leases(now)
             self._outbox.append(Send(record.rank, Assign(tuple(leases))))
 
     def _on_no_command(

@@ -45,7 +45,8 @@ class Hunger:
 
     def put_last(self, rank: int) -> None:
         """Another's turn comes first."""
-        self._wants.move_to_end(rank)
+        if rank in self._wants:
+            self._wants.move_to_end(rank)
 
     def forget(self, rank: int) -> None:
         """It wants nothing, or gets nothing."""

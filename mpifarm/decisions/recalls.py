@@ -56,6 +56,11 @@ class Recalls:
                 self.look_at = now + max(self._patience, PATIENCE_FOR_DISK_SECONDS)
         return now >= self.look_at
 
+    def note_leases(self, now: float) -> None:
+        """Some were handed out: they may wait where they are now."""
+        if self._idle_since is not None:
+            self.look_at = min(self.look_at, now + self._patience)
+
     def pick(
         self, records: Iterable[RankRecord], all_workers: int, now: float
     ) -> list[tuple[RankRecord, int]]:

@@ -53,7 +53,8 @@ class ScratchLog(TaskLog):
 
     def end(self) -> None:
         """Write what is buffered; the scratch is not ours to close."""
-        text, self._text = self._text, None
+        # What still writes to this object must not reach the next attempt's output.
+        text, self._text, self._fd = self._text, None, -1
         if text is not None and not text.closed:
             text.flush()
 
@@ -72,6 +73,8 @@ class ScratchKeeper(LogKeeper):
         self._number = 0
         self._fd = -1
         self._slots = -1
+        self._seen: set[int] = set()
+        """Processes that did not have the scratch open; nor will they."""
         self._path = self._files.scratch(worker, 0)
         self._attempt = Record(0, 0, worker, 0.0, 0, 0, None)
 
@@ -94,14 +97,24 @@ class ScratchKeeper(LogKeeper):
         """Keep what the attempt has written, or don't; the scratch is free again."""
         try:
             log.end()
+        except (OSError, ValueError):
+            self._keep_or_drop(failed=True)
+            raise
+        self._keep_or_drop(failed=failed)
+
+    def _keep_or_drop(self, *, failed: bool) -> None:
+        try:
             size = os.lseek(self._fd, 0, os.SEEK_END)
             self._keep(size, is_open=self._is_held_open(), failed=failed)
-        except (OSError, ValueError):
+        except OSError:
             self._drop()
             raise
 
     def close(self) -> None:
         """Take away what nobody needs any more."""
+        if self._slots < 0 and os.path.exists(self._files.running):
+            with suppress(OSError):
+                self._open()  # the worker before this one may have died
         if self._slots < 0:
             return
         with suppress(OSError):
@@ -156,11 +169,12 @@ class ScratchKeeper(LogKeeper):
         except OSError:
             self._drop()
             return
-        if size := os.lseek(self._fd, 0, os.SEEK_END):
-            self._keep(size, is_open=True, failed=True)
-        else:
-            os.unlink(self._path)
-            self._drop()
+        with suppress(OSError):
+            if size := os.lseek(self._fd, 0, os.SEEK_END):
+                self._keep(size, is_open=True, failed=True)
+            else:
+                os.unlink(self._path)
+        self._drop()
 
     def _create(self) -> None:
         while self._fd < 0:
@@ -187,21 +201,20 @@ class ScratchKeeper(LogKeeper):
         A process that has left the session of its command is not found.
         """
         command = processes.last_command()
-        if command:
-            return processes.group_exists(command)
-        # A user's runner started it by itself; or it could not be started.
+        if command and processes.group_exists(command):
+            return True
+        # It has left its group (timeout does), or a user's runner started it.
+        before, self._seen = self._seen, {*_find_offspring()}
         scratch = os.fstat(self._fd)
-        return any(_has_open(pid, scratch) for pid in _find_offspring())
+        return any(_has_open(pid, scratch) for pid in self._seen - before)
 
 
 def _find_offspring() -> list[int]:
-    """Our children, and those of our group that were given to our parent."""
-    group = os.getpgrp()
+    """Our children, and our parent's: what our commands have left is given to it."""
     try:
-        adopted = processes.children_of(os.getppid())
         return [
             *processes.children_of(os.getpid()),
-            *(pid for pid in adopted if processes.group_of(pid) == group),
+            *processes.children_of(os.getppid()),
         ]
     except OSError:
         return []
@@ -237,10 +250,22 @@ class PackedKeeper(ScratchKeeper):
         self._unwritten = b""
         """Records that the disk has not taken yet."""
 
+    def begin(self, taskid: int, attempt: int) -> TaskLog:
+        """As ever; raises OSError while records wait for the disk."""
+        if self._unwritten:
+            self._write_index()
+            if self._unwritten:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if self._fd >= 0:
+                self._empty()
+        return super().begin(taskid, attempt)
+
     def close(self) -> None:
         """Write what could not be written before, if that can be done now."""
         if self._unwritten:
             self._write_index()
+            if self._unwritten:
+                return  # the scratch and its slot tell of it
         super().close()
 
     def _keep(self, size: int, *, is_open: bool, failed: bool) -> None:
@@ -252,7 +277,7 @@ class PackedKeeper(ScratchKeeper):
             self._drop()
             return
         self._record(self._attempt._replace(file=None, offset=offset, length=size))
-        if size:
+        if size and not self._unwritten:
             self._empty()
 
     def _copy(self, size: int) -> int | None:
@@ -324,13 +349,12 @@ class FailedKeeper(ScratchKeeper):
         TaskLog(log, self._attempt.attempt, self._attempt.started).end()
         source = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            # Not for append: the kernel copies into no such file.
-            target = os.open(log, os.O_WRONLY | os.O_CLOEXEC)
+            # For append, so not by the kernel: something may write on into the log.
+            target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
-                os.lseek(target, 0, os.SEEK_END)
-                offset = 0
-                while copied := os.sendfile(target, source, offset, 1 << 30):
-                    offset += copied
+                while piece := memoryview(os.read(source, MOST_COPIED)):
+                    while piece:
+                        piece = piece[os.write(target, piece) :]
             finally:
                 os.close(target)
         finally:

@@ -28,7 +28,6 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
@@ -168,6 +167,8 @@ class Worker:
         self._lifeline = place.lifeline
         self._is_own_runner = False
         """Whether the runner is mpifarm's: it prints nothing, and starts commands."""
+        self._null = -1
+        """Where a user's runner prints between two tasks."""
         self._ending = False
         self._in_runner = False
         self._was_terminated = False
@@ -177,11 +178,15 @@ class Worker:
 
     def take_runner(self, runner: "Runner") -> None:
         """This one runs the tasks."""
+        from mpifarm.runners import CommandRunner  # the rank does without
+
         self.runner = runner
         self._is_own_runner = type(runner).__module__.startswith("mpifarm.")
-        if self._is_own_runner:
+        if isinstance(runner, CommandRunner):
             # Not where a user's code may do without: its system calls would fail.
             processes.wake_regularly()
+        if not self._is_own_runner:
+            self._null = os.open(os.devnull, os.O_RDWR)
 
     def serve(self) -> None:
         """Run what comes, until told to end or nothing more can come."""
@@ -273,8 +278,9 @@ class Worker:
         if self._is_own_runner:
             self.runner.attempt = attempt  # type: ignore[attr-defined]
             return
-        os.environ["PROC_NUMBER"] = os.environ["MPIFARM_TASK_ID"] = str(taskid)
-        os.environ["MPIFARM_ATTEMPT"] = str(attempt)
+        number, variables = b"%d" % taskid, os.environb
+        variables[b"PROC_NUMBER"] = variables[b"MPIFARM_TASK_ID"] = number
+        variables[b"MPIFARM_ATTEMPT"] = b"%d" % attempt
 
     def _tell_failure(self, status: int, log: TaskLog) -> Outcome:
         """Why the task failed; a line in its log says so where it can't know."""
@@ -311,14 +317,34 @@ class Worker:
                 return None
             if self._is_own_runner:
                 return self.runner.run(taskid, command, cast(TextIO, log))
-            with _output_in(log):
-                status = self.runner.run(taskid, command, cast(TextIO, log))
-            return _checked(status, log)
+            return self._run_users(taskid, command, log)
         except BaseException:  # noqa: BLE001 - the user's class raises it
             _write_traceback(log)
             return 1
         finally:
             self._in_runner = False
+
+    def _run_users(self, taskid: int, command: str, log: TaskLog) -> int:
+        """Have all that a user's runner and its children print in the log.
+
+        Python's own streams are the log itself, so that what is written to either keeps
+        its order; the others are for those who took hold of them before.
+        """
+        streams = sys.stdout, sys.stderr
+        logfd, text = log.fileno(), cast(TextIO, log)
+        os.dup2(logfd, 1)
+        os.dup2(logfd, 2)
+        sys.stdout = sys.stderr = text
+        try:
+            return _checked(self.runner.run(taskid, command, text), log)
+        finally:
+            sys.stdout, sys.stderr = streams
+            try:
+                for stream in streams:
+                    stream.flush()
+            finally:
+                os.dup2(self._null, 1)
+                os.dup2(self._null, 2)
 
     # ---- the lifeline ---------------------------------------------------------------
 
@@ -433,31 +459,6 @@ class MemoryWitness:
         )
 
 
-@contextmanager
-def _output_in(log: TaskLog) -> Iterator[None]:
-    """Have all that this process and its children print in the log, for now.
-
-    Python's own streams are the log itself, so that what is written to either keeps
-    its order; the others are for those who took hold of them before.
-    """
-    streams = sys.stdout, sys.stderr
-    for fd in (1, 2):
-        os.dup2(log.fileno(), fd)
-    text = cast(TextIO, log)
-    try:
-        with redirect_stdout(text), redirect_stderr(text):
-            yield
-    finally:
-        try:
-            for stream in streams:
-                stream.flush()
-        finally:
-            null = os.open(os.devnull, os.O_RDWR)
-            for fd in (1, 2):
-                os.dup2(null, fd)
-            os.close(null)
-
-
 def _checked(status: object, log: TaskLog) -> int:
     if isinstance(status, int):
         return int(status)
@@ -484,15 +485,8 @@ def _others_in_group() -> list[int]:
     return [
         pid
         for pid in pids
-        if pid != ours and _group_of(pid) == ours and processes.is_alive(pid)
+        if pid != ours and processes.group_of(pid) == ours and processes.is_alive(pid)
     ]
-
-
-def _group_of(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except OSError:  # it is gone
-        return 0
 
 
 def _write_traceback(log: TaskLog) -> None:

@@ -579,7 +579,10 @@ class OtherClaims:
 
     def hold(self, taskid: int) -> bool:
         """Whether any of them holds the id."""
-        return any(claim.keeps(taskid) for claim in self.claims.values())
+        for claim in self.claims.values():  # noqa: SIM110 - any() takes three times as long
+            if claim.keeps(taskid):
+                return True
+        return False
 
     def held_ids(self) -> set[int]:
         """All ids that they hold."""

@@ -201,8 +201,14 @@ class LargeFile:
     def _read(self, begin: int, end: int) -> bytes:
         try:
             return _read_part(self.descriptor, begin, end)
+        except _ShorterError as error:
+            raise ChangedError(f"{self.path} {error.strerror}") from error
         except OSError as error:
             raise storage_error("read", self.path, error) from error
+
+
+class _ShorterError(OSError):
+    """What is to be read is not there any more."""
 
 
 _KEPT_BLOCK = 1 << 14
@@ -215,7 +221,7 @@ def _read_part(descriptor: int, begin: int, end: int) -> bytes:
     while begin < end:
         part = os.pread(descriptor, end - begin, begin)
         if not part:
-            raise OSError(errno.ESTALE, "it got shorter while it was read")
+            raise _ShorterError(errno.ESTALE, "got shorter while it was read")
         parts.append(part)
         begin += len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -239,7 +239,9 @@ class OutputReader:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         if self.output.source is not None:
             flags |= os.O_NOFOLLOW
-        self._descriptor = os.open(self.output.path, flags)
+        # Where no task has printed anything there is no pack.
+        path = self.output.path if self.output.length != 0 else os.devnull
+        self._descriptor = os.open(path, flags)
 
     def _read_piece(self) -> bytes:
         most, length = MOST_READ, self.output.length

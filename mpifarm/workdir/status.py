@@ -129,7 +129,7 @@ def scan_status(blocks: Iterable[bytes], tasks: Sequence[str]) -> StatusLines:
     for lines in cut_behind_lines(blocks):
         if not lines.endswith(b"\n"):
             return found._replace(tail=lines)
-        run = _find_run(lines, tasks)
+        run = find_run(lines, tasks)
         if run:
             found.ids.extend(run)
         else:
@@ -151,7 +151,7 @@ def cut_behind_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def _find_run(lines: bytes, tasks: Sequence[str]) -> range | None:
+def find_run(lines: bytes, tasks: Sequence[str]) -> range | None:
     """The ids, where they follow one another and all lines count."""
     first = find_id(lines[: lines.index(b"\n")])
     if first is None:

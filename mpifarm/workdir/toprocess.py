@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from mpifarm.workdir.files import Chunk, Content, length_of, part_of
-from mpifarm.workdir.status import encode_line, find_id, parse_line
+from mpifarm.workdir.status import (
+    cut_behind_lines,
+    encode_line,
+    find_id,
+    find_run,
+    parse_line,
+)
 
 
 class AlienTaskError(ValueError):
@@ -89,29 +95,35 @@ def read_front(
     taken: dict[int, None] = {}
     dropped: list[int] = []
     place = 0
-    for line in _lines_of(content):
-        if len(taken) >= take:
-            break
-        taskid = parse_line(line, tasks)
-        if taskid is not None:
-            if is_blocked(taskid):
-                dropped.append(taskid)
-            else:
-                taken[taskid] = None
-        elif line:
-            raise AlienTaskError(line.decode("utf-8", "backslashreplace"))
-        place += len(line) + 1
+    windows = range(0, len(content), _WINDOW)
+    for lines in cut_behind_lines(content[at : at + _WINDOW] for at in windows):
+        run = find_run(lines, tasks) if lines.endswith(b"\n") else None
+        pieces: Iterable[tuple[Sequence[int], int]] = _each(lines, tasks)
+        if run is not None and len(run) <= take - len(taken):
+            pieces = [(run, len(lines))]
+        for taskids, length in pieces:
+            if len(taken) >= take:
+                return Front(list(taken), dropped, place)
+            for taskid in taskids:
+                if is_blocked(taskid):
+                    dropped.append(taskid)
+                else:
+                    taken[taskid] = None
+            place += length
     return Front(list(taken), dropped, place)
 
 
-def _lines_of(content: Content) -> Iterator[bytes]:
-    rest = b""
-    for begin in range(0, len(content), _WINDOW):
-        *lines, rest = (rest + content[begin : begin + _WINDOW]).split(b"\n")
-        yield from lines
+def _each(lines: bytes, tasks: Sequence[str]) -> Iterator[tuple[Sequence[int], int]]:
+    """The id of each line, none of a blank one, and the bytes that it takes."""
+    for line in lines.split(b"\n")[:-1]:
+        taskid = parse_line(line, tasks)
+        if taskid is None and line:
+            raise AlienTaskError(line.decode("utf-8", "backslashreplace"))
+        yield () if taskid is None else (taskid,), len(line) + 1
 
 
-_WINDOW = 1 << 16
+_WINDOW = 1 << 13
+"""Bytes that are compared with the tasklist at once: fewer than a taking has."""
 
 
 def insert(

@@ -264,7 +264,8 @@ def test_what_ended_long_before_a_stop_counts_though_it_is_reported_after(
     """Of 10 000 ranks, one reports every two seconds."""
     hand = Hand(size=1)
     (lease,) = hand.begin(7)
-    now = hand.clock.advance(3.0)
+    hand.decide(3.0)
+    now = hand.clock.now
     hand.coordinator.on_signal(SIGUSR1, now)
     hand.decide()
     result = result_of(lease, now - ago, 1.0)

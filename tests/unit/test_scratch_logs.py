@@ -190,8 +190,10 @@ def test_records_that_the_disk_does_not_take_are_written_later(site):
     (site.logs / "packed").mkdir()
     index.mkdir()
     run(keeper, 0, b"a\n")
-    run(keeper, 1, b"b\n")
+    with pytest.raises(OSError, match="No space left"):
+        keeper.begin(1, 1)
     index.rmdir()
+    run(keeper, 1, b"b\n")
     keeper.close()
     assert (site.read(0), site.read(1)) == ([b"a\n"], [b"b\n"])
 
