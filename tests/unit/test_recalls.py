@@ -265,6 +265,7 @@ def test_what_ended_long_before_a_stop_counts_though_it_is_reported_after(
     hand = Hand(size=1)
     (lease,) = hand.begin(7)
     hand.decide(3.0)
+    hand.write(empty=True)
     now = hand.clock.now
     hand.coordinator.on_signal(SIGUSR1, now)
     hand.decide()
