@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from mpifarm.config import FarmDefinition
 from mpifarm.task import Lease, Result
 
+REPORT_SECONDS = 0.02
+"""Longest time for which a result waits for others before it is reported, where the
+ranks are few."""
+
 # ---- from the coordinator to a rank -------------------------------------------------
 
 
@@ -20,9 +24,9 @@ class Welcome:
     definition: FarmDefinition
     node_worker: int
     """The number of the rank's first worker among all workers of its node."""
-    report_seconds: float = 0.0
+    report_seconds: float = REPORT_SECONDS
     """Longest time for which a result waits for others before it is reported; the more
-    ranks there are, the longer.  0: the rank's own."""
+    ranks there are, the longer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from mpifarm.cpus import (
     threads_of_worker,
 )
 from mpifarm.messages import (
+    REPORT_SECONDS,
     Alive,
     Assign,
     Drain,
@@ -58,10 +59,6 @@ from mpifarm.pool import (
 from mpifarm.surroundings import Surroundings
 from mpifarm.task import Lease, Result
 from mpifarm.waiting import Waiter
-
-REPORT_SECONDS = 0.02
-"""Longest time for which a result waits for others before it is reported, as long as
-rank 0 hasn't said another."""
 
 PIPE_SECONDS = 0.04
 """Seconds of work that a worker gets beyond what it runs, when its tasks are short.
@@ -334,7 +331,7 @@ class RankLoop:
 
     def _start(self, welcome: Welcome) -> None:
         definition = self.definition = welcome.definition
-        self._report_seconds = welcome.report_seconds or REPORT_SECONDS
+        self._report_seconds = welcome.report_seconds
         if self.phase is not RankPhase.JOINING:
             return  # a signal came first, or another leads now
         self.pool.start(

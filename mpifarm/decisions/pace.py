@@ -5,10 +5,7 @@ many ranks say more in each, and have enough ahead to wait for the answers.
 """
 
 from mpifarm.decisions.state import AHEAD_SECONDS
-
-REPORT_SECONDS = 0.02
-"""Longest time for which a result waits for others before it is reported; the least of
-all farms."""
+from mpifarm.messages import REPORT_SECONDS
 
 REPORTS_PER_SECOND = 5000
 """That all ranks together send, at the most, as long as they have work ahead."""

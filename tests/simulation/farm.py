@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mpifarm.comm import MOST_AT_ONCE
 from mpifarm.config import FarmDefinition, RunnerDefinition
 from mpifarm.coordinator import Coordinator, Crew, Effect, End, Send, Transact
 from mpifarm.messages import Assign, Report, ToCoordinator, ToRank
@@ -21,9 +22,6 @@ from tests.simulation.busy import BusyTime
 from tests.simulation.costs import Costs
 from tests.simulation.ranks import ModelRank, Rank
 from tests.simulation.tasks import OneCommand
-
-MOST_AT_ONCE = 1000
-"""Messages that rank 0 receives in one round of its loop, as `mpifarm.comm` has it."""
 
 NEVER = float("inf")
 

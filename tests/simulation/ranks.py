@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
-from mpifarm.decisions.pace import REPORT_SECONDS
 from mpifarm.messages import (
+    REPORT_SECONDS,
     Alive,
     Assign,
     Drain,

@@ -1,11 +1,11 @@
 """What the unit tests share: nothing of one test is left open for the next.
 
 Rules of this file: a farm that a test "kills" leaves its claim open, as a dead process
-would not; it is closed here.
+would not; it is closed here, and so is what killed workers and readers leave.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +15,18 @@ import pytest
 @pytest.fixture(autouse=True)
 def close_claims_of_killed_farms() -> Iterator[None]:
     yield
+    _close(lambda path: "/claims/" in path)
+
+
+@pytest.fixture
+def nothing_stays_open(tmp_path: Path) -> Iterator[None]:
+    """Killed workers close nothing, and this process lives on."""
+    yield
+    _close(lambda path: path.startswith(str(tmp_path)))
+
+
+def _close(is_meant: Callable[[str], bool]) -> None:
     for descriptor in os.listdir("/proc/self/fd"):
         with suppress(OSError):
-            if "/claims/" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            if is_meant(os.readlink(f"/proc/self/fd/{descriptor}")):
                 os.close(int(descriptor))

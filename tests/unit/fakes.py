@@ -33,6 +33,7 @@ from mpifarm.coordinator import (
     Transact,
 )
 from mpifarm.messages import (
+    REPORT_SECONDS,
     Alive,
     Assign,
     Drain,
@@ -53,9 +54,6 @@ from mpifarm.messages import (
 )
 from mpifarm.pool import LeaseRefused, PoolDefinition, PoolEvent, PoolGone, WorkerLost
 from mpifarm.task import Lease, Outcome, Result
-
-REPORT_SECONDS = 0.02
-"""A rank's batching, as the rank loop has it."""
 
 START = 1000.0
 """The farm's clock at the start: monotonic clocks don't start at 0."""

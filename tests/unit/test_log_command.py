@@ -2,7 +2,6 @@
 
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,8 @@ from mpifarm.logfiles import RankFiles, Record, encode_record, encode_slot
 from mpifarm.workdir.checking import ClaimView, Standing
 from mpifarm.workdir.examining import examine
 from mpifarm.workdir.outputs import OutputReader, find_outputs, split_log
+
+pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
 
 def again(attempt: int, second: int = 0) -> bytes:
@@ -51,16 +52,6 @@ class Site:
 
     def main(self, *words: str) -> int:
         return log.main([str(self.root), *words], Console(speaks=True), {})
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_open(tmp_path):
-    """Readers are left to the end of the process."""
-    yield
-    for fd in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            if os.readlink(f"/proc/self/fd/{fd}").startswith(str(tmp_path)):
-                os.close(int(fd))
 
 
 @pytest.fixture

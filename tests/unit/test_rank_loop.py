@@ -10,6 +10,7 @@ import pytest
 
 from mpifarm.coordinator import Coordinator, Effect, End, NoteInLog, Send, Transact
 from mpifarm.messages import (
+    REPORT_SECONDS,
     Assign,
     Drain,
     Join,
@@ -33,7 +34,6 @@ from mpifarm.rank import (
     IDLE_SECONDS,
     RECALL_SECONDS,
     REFUSED_SECONDS,
-    REPORT_SECONDS,
     RETURN_SECONDS,
     SILENCE_SECONDS,
     RankLoop,

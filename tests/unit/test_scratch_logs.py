@@ -3,7 +3,6 @@
 import os
 import random
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,7 @@ from mpifarm.pool.definition import PoolDefinition
 from mpifarm.pool.log import LogKeeper, create_log_keeper, note_in_log
 from mpifarm.workdir.outputs import OutputReader, find_outputs, list_kept_ids
 
-
-@pytest.fixture(autouse=True)
-def nothing_stays_open(tmp_path):
-    """Killed workers close nothing, and this process lives on."""
-    yield
-    for fd in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            if os.readlink(f"/proc/self/fd/{fd}").startswith(str(tmp_path)):
-                os.close(int(fd))
+pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
 
 @pytest.fixture(autouse=True)
