@@ -465,6 +465,45 @@ def test_a_task_without_a_command_has_failed_and_the_others_run():
     assert (failed.outcome, failed.status) == (Outcome.FAILED, NO_COMMAND)
 
 
+class LaterCommands(Commands):
+    """A handler that has no command for the first two tasks."""
+
+    def __getitem__(self, taskid):
+        if taskid in (0, 1):
+            raise InputError("the handler gave no command")
+        return super().__getitem__(taskid)
+
+
+def test_a_rank_whose_tasks_all_had_no_command_gets_others():
+    hand = Hand()
+    hand.coordinator.commands = LaterCommands(10)
+    assert hand.begin(0, 1, empty=False) == []
+    for _ in range(20):
+        hand.decide(0.1)
+        if hand.coordinator.transaction:
+            hand.write(2, 3)
+        if hand.leases(0):
+            break
+    assert [lease.taskid for lease in hand.leases(0)] == [2, 3]
+
+
+def test_a_result_from_before_a_signal_that_was_heard_late_does_not_count():
+    hand = Hand(size=2)
+    (lease,) = hand.begin(7)
+    hand.decide(1.0)
+    hand.write(empty=True)
+    came = hand.clock.now + 0.01
+    hand.clock.advance(0.6)  # rank 0 wrote to a slow disk
+    hand.hear(0, SignalSeen(SIGUSR1))
+    hand.decide()
+    now = hand.clock.advance(0.1)
+    hand.hear(0, Report(now, (result_of(lease, came, 1.0),)))
+    hand.hear(0, Stopped())
+    hand.hear(1, Stopped())
+    hand.decide(0.01)
+    assert (hand.recorded, hand.given_back) == ([], [7])
+
+
 def test_ranks_are_told_to_leave_mpi_alone_where_one_was_given_up():
     hand = Hand(size=3)
     hand.begin(0)

@@ -154,6 +154,25 @@ def test_what_is_appended_meanwhile_is_left_out_or_told(tmp_path, small_parts):
         read(found, appended=False)
 
 
+@pytest.mark.parametrize("moment", [2, 8, 20])
+def test_a_start_reads_again_what_got_shorter_under_its_hands(
+    site, small_parts, monkeypatch, moment
+):
+    site.write("toprocess", range(40))
+    read_part, reads = files._read_part, []
+
+    def read(descriptor, begin, end):
+        reads.append(begin)
+        if len(reads) == moment:
+            site.write("toprocess", range(20))  # in place, as a PyTaskFarmer does
+        return read_part(descriptor, begin, end)
+
+    monkeypatch.setattr(files, "_read_part", read)
+    site.open()
+    assert len(reads) >= moment
+    assert site.ids("toprocess") == [*range(20)]
+
+
 @pytest.mark.parametrize(("tries", "needed"), [(10, 6), (3, 4)])
 def test_a_start_judges_again_what_changed_while_it_was_read(
     site, small_parts, monkeypatch, tries, needed

@@ -1,5 +1,6 @@
 """``mpifarm log``: what it shows of a directory, and what it says where it can't."""
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -231,6 +232,15 @@ def test_an_output_that_is_gone_is_told(site):
     site.pack(0, b"a\n")
     (site.logs / "packed" / "f00dcafe.0.pack").unlink()
     with pytest.raises(InputError, match=r"\.pack is gone, with what task 0"):
+        site.main("0")
+
+
+def test_an_output_that_may_not_be_read_is_told(site, monkeypatch):
+    def refuse(logs, taskid, *, split):
+        raise PermissionError(errno.EACCES, "Permission denied", f"{logs}/log_{taskid}")
+
+    monkeypatch.setattr(log, "find_outputs", refuse)
+    with pytest.raises(InputError, match=r"can't read .*/log_0: Permission denied"):
         site.main("0")
 
 

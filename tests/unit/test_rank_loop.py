@@ -213,6 +213,24 @@ def test_long_tasks_are_not_put_ahead():
     assert rank.loop._work_ahead() == 0.0
 
 
+class Crippled(FakePool):
+    """A pool of which no worker can be started."""
+
+    def vacancies(self, ahead: int) -> int:
+        return 0
+
+
+def test_what_waits_for_workers_that_cannot_be_started_goes_back():
+    rank = Rank(workers=2)
+    rank.pool = Crippled(rank.clock, never)
+    rank.loop.pool = cast(Pool, rank.pool)
+    rank.begin(0, 1)
+    rank.step(RETURN_SECONDS / 2)
+    assert rank.returned == []
+    rank.step(RETURN_SECONDS)
+    assert sorted(rank.returned) == [(0, 1), (1, 1)]
+
+
 def test_what_waits_behind_a_task_that_got_long_goes_to_a_worker_that_is_free():
     rank = Rank(workers=2, seconds=lambda t: 1e9 if t == 40 else 0.001)
     rank.begin(*range(60))

@@ -111,6 +111,28 @@ def test_a_rank_is_asked_again_when_its_answer_was_lost():
     assert len(recalls(hand)) == 2
 
 
+def test_leases_that_come_after_a_look_in_vain_are_recalled_as_well():
+    hand = Hand(tasks=1000, size=3, workers=2)
+    for rank, workers in ((0, 2), (1, 4), (2, 30)):
+        hand.hear(rank, Join(f"n{rank}", rank + 1, workers))
+    hand.decide()
+    hand.write(*range(5), empty=True)
+    for record in hand.coordinator.ranks.values():
+        record.ended, record.mean = 100, 0.5
+    hand.decide(0.05)
+    hand.decide(0.05)
+    assert recalls(hand) == []
+    hand.decide(1.1)  # another look at the list: tasks have come back to it
+    hand.write(*range(100, 120), empty=False)
+    for _ in range(20):
+        hand.decide(0.05)
+        if hand.coordinator.transaction:
+            hand.write(empty=True)
+    rich = [r for r in hand.coordinator.ranks.values() if len(r.leases) > r.workers]
+    assert {rank for rank, _ in recalls(hand)} == {record.rank for record in rich}
+    assert rich
+
+
 def test_as_long_as_the_list_may_have_more_it_is_looked_at_first():
     hand = rich_and_poor(empty=False)
     hand.decide(1.01 * PATIENCE_SECONDS)

@@ -2,7 +2,9 @@
 
 import os
 import random
+import resource
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -357,3 +359,96 @@ def test_slots_are_written_in_place(site):
     slots = (site.logs / "packed" / "f00dcafe.3.running").read_bytes()
     assert len(slots) == 3 * SLOT
     assert [record.taskid for record in parse_records(slots)] == [4]
+
+
+# ---- what may not reach another task's output ---------------------------------------
+
+
+def test_what_a_dead_worker_left_and_cannot_be_kept_is_in_no_other_log(site):
+    dead = site.keeper("failed")
+    os.write(dead.begin(7, 1).fileno(), b"of task 7\n")
+    (site.logs / "log_7").mkdir()
+    keeper = site.keeper("failed")
+    run(keeper, 8, b"of task 8\n", failed=True)
+    assert site.read(8) == [b"of task 8\n"]
+
+
+def test_what_a_dead_worker_left_is_kept_though_its_successor_has_no_task(site):
+    dead = site.keeper("failed")
+    os.write(dead.begin(7, 1).fileno(), b"of task 7\n")
+    site.keeper("failed").close()
+    assert site.names() == ["log_7"]
+    assert site.names("unkept") == []
+    assert site.read(7) == [b"of task 7\n"]
+
+
+@pytest.mark.parametrize("kind", ["all", "packed"])
+def test_a_log_that_a_runner_has_kept_reaches_no_later_output(site, kind):
+    keeper = site.keeper(kind)
+    first = keeper.begin(0, 1)
+    first.write("first\n")
+    keeper.end(first, failed=False)
+    second = keeper.begin(1, 1)
+    with suppress(OSError, ValueError):
+        first.write("late\n")
+        first.flush()
+    second.write("second\n")
+    keeper.end(second, failed=False)
+    assert site.read(1) == [b"second\n"]
+
+
+def test_what_is_still_written_behind_an_older_attempt_is_not_written_over(
+    site, monkeypatch
+):
+    keeper = site.keeper("failed")
+    run(keeper, 5, b"attempt 1\n", failed=True)
+    writer = os.open(site.logs / "log_5", os.O_WRONLY | os.O_APPEND)
+    read = os.read
+
+    def read_while_it_writes(descriptor: int, most: int) -> bytes:
+        os.write(writer, b"left behind\n")
+        return read(descriptor, most)
+
+    monkeypatch.setattr(os, "read", read_while_it_writes)
+    run(keeper, 5, b"attempt 2\n" * 3, attempt=2, failed=True)
+    monkeypatch.undo()
+    content = (site.logs / "log_5").read_bytes()
+    assert content.count(b"left behind\n") == 2
+    assert b"attempt 2\n" * 3 in content
+
+
+@pytest.mark.parametrize("kind", ["packed", "failed"])
+def test_what_is_on_the_disk_is_kept_though_the_rest_does_not_fit(site, kind):
+    keeper = site.keeper(kind)
+    log = keeper.begin(5, 1)
+    os.write(log.fileno(), b"there\n")
+    log.write("last words")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            keeper.end(log, failed=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    run(keeper, 6, b"other\n")
+    keeper.close()
+    assert site.read(5) == [b"there\n"]
+
+
+def test_tasks_that_print_nothing_have_an_empty_output(site):
+    keeper = site.keeper("packed")
+    run(keeper, 0, b"")
+    keeper.close()
+    assert site.names("packed") == ["f00dcafe.3.index"]
+    assert site.read(0) == [b""]
+
+
+def test_records_that_wait_for_the_disk_are_not_lost_with_their_worker(site):
+    keeper = site.keeper("packed")
+    index = site.logs / "packed" / "f00dcafe.3.index"
+    (site.logs / "packed").mkdir()
+    index.mkdir()
+    run(keeper, 0, b"a\n")
+    index.rmdir()
+    run(site.keeper("packed"), 1, b"b\n")  # the worker was killed, and has a successor
+    assert (site.read(0), site.read(1)) == ([b"a\n"], [b"b\n"])

@@ -289,6 +289,40 @@ class NoCommands(ListTaskList):
         raise LookupError(f"nothing for {self.tasks[taskid]}")
 
 
+def make_list(path, workdir):
+    return ListTaskList(path, workdir)
+
+
+class Borrows:
+    def __init__(self, path, workdir):
+        self.tasks = ListTaskList(path, workdir).tasks
+
+    def __len__(self):
+        return len(self.tasks)
+
+    def __getitem__(self, taskid):
+        return self.tasks[taskid]
+
+
+class AddsOne(Borrows):
+    def __init__(self, path, workdir):
+        self.tasks = ListTaskList(path, workdir).tasks + ["last"]  # noqa: RUF005
+
+
+@pytest.mark.parametrize(
+    ("python_class", "texts"),
+    [
+        (make_list, ["one", "two"]),
+        (Borrows, ["one", "two"]),
+        (AddsOne, ["one", "two", "last"]),
+    ],
+)
+def test_a_class_may_use_the_list_of_another(open_users, python_class, texts):
+    tasks = open_users(python_class)
+    assert [*tasks.tasks] == texts
+    assert [tasks[taskid] for taskid in range(len(texts))] == texts
+
+
 @pytest.mark.parametrize(
     "python_class", [Raises, Exits, ReadsAnother, LineBreaks, NoCommands]
 )
