@@ -504,8 +504,9 @@ class Coordinator(Outcomes):
             self._note_results(done.results)
         for taskid in done.give_back:
             del self.tasks[taskid]
+        is_news = empty != self._intake.is_empty and done.take > 0
         if done.take:
-            self._note_taking(now, empty=empty, cost=cost, others=others)
+            self._intake.note(now, empty=empty, cost=cost, others=others)
             nothing_held = not self.tasks and not self._intake.others_hold
             self._looked_last = empty and nothing_held
         for taskid in taken:
@@ -519,12 +520,10 @@ class Coordinator(Outcomes):
                 self.queue.append(task)
             else:
                 self._give_back(task)
+        self._renew_hunger(is_news=is_news)
 
-    def _note_taking(
-        self, now: float, *, empty: bool, cost: float, others: bool
-    ) -> None:
-        is_news = empty != self._intake.is_empty
-        self._intake.note(now, empty=empty, cost=cost, others=others)
+    def _renew_hunger(self, *, is_news: bool) -> None:
+        """What ranks may hold depends on whether there is more to come."""
         if is_news:
             for rank in [*self.hungry]:
                 self._note_hunger(self.ranks[rank])

@@ -33,6 +33,7 @@ from mpifarm.signals import SignalInbox
 from mpifarm.tasklists import ListTaskList, TaskList, keeps_own_state, open_tasklist
 from mpifarm.workdir import (
     FAMILY,
+    ChangedError,
     Counts,
     ForeignWorkdir,
     JoinedWorkdir,
@@ -400,7 +401,11 @@ class Ending:
         with conductor.lock.hold(timeout=patience):
             survey = workdir.survey()
             left_nothing = workdir.close()
-        counts = workdir.counts(survey)
+        try:
+            counts = workdir.counts(survey)
+        except ChangedError:  # plain farmers rewrite the queue where it stands
+            with conductor.lock.hold(timeout=patience):
+                counts = workdir.counts(workdir.survey())
         self._standing = _standing(counts)
         self._failed = _failed_tasks(conductor, self._parts.settings.workdir, counts)
         if not storage_failed or counts.finished == counts.total:

@@ -25,8 +25,14 @@ from mpifarm.place import (
 )
 from mpifarm.tasklists import TaskList
 from mpifarm.workdir import WorkdirPaths
-from mpifarm.workdir.checking import ClaimView, judge, learn_tasks
-from mpifarm.workdir.claims import DamagedClaimError, parse_ids
+from mpifarm.workdir.checking import (
+    ClaimView,
+    Contents,
+    Judged,
+    judge,
+    learn_tasks,
+)
+from mpifarm.workdir.claims import DamagedClaimError, encode_ids, parse_ids
 from mpifarm.workdir.examining import examine, find_claim, observer
 from mpifarm.workdir.outputs import Output, OutputReader, find_outputs
 
@@ -53,7 +59,10 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     taskids = _parse_taskids(chosen.ids)
     attempt = _parse_attempt(chosen.attempt)
     if chosen.follow and (len(taskids) > 1 or attempt is not None):
-        raise InputError("--follow takes one id, and follows its last attempt")
+        raise InputError(
+            "--follow takes one id, and no --attempt: it shows all attempts, and goes"
+            " on with the next"
+        )
     show = _Show(place, environ, Sink())
     try:
         if chosen.follow:
@@ -73,14 +82,20 @@ def _show_all(
     if len(taskids) == 1:
         show.task(taskids[0], attempt)
         return ExitStatus.ALL_FINISHED
-    status = ExitStatus.ALL_FINISHED
-    for taskid in taskids:
+    known, beyond = show.split_known(taskids)
+    silent: list[int] = []
+    complaints = [beyond] if beyond else []
+    for taskid in known:
+        heading = f"==> task {taskid} <==\n".encode()
         try:
-            show.task(taskid, attempt, heading=f"==> task {taskid} <==\n".encode())
+            if not show.outputs(taskid, attempt, heading):
+                silent.append(taskid)
         except InputError as error:
-            console.complain(str(error))
-            status = ExitStatus.SOME_FAILED
-    return status
+            complaints.append(str(error))
+    complaints += show.explain_all(silent)
+    for complaint in complaints:
+        console.complain(complaint)
+    return ExitStatus.SOME_FAILED if complaints else ExitStatus.ALL_FINISHED
 
 
 def _parse(argv: list[str]) -> Any:
@@ -108,7 +123,10 @@ def _parse_taskids(text: str) -> list[int]:
     except DamagedClaimError:
         taskids = []
     if not taskids:
-        raise InputError(f"{text!r:.60} is no id of a task: write a number, or 3,7-9")
+        raise InputError(
+            f"{text!r:.60} is no id of a task: write a number, or 3,7-9 (without"
+            " blanks, the smaller one of a range first)"
+        )
     return taskids
 
 
@@ -182,6 +200,40 @@ class Whereabouts(NamedTuple):
     """Whether any farm is at work."""
 
 
+class Survey:
+    """Where all tasks are, at one moment; `total` is how many the list has."""
+
+    def __init__(
+        self, contents: Contents, judged: Judged, total: int, *, has_own_state: bool
+    ) -> None:
+        self.total = total
+        self._contents = contents
+        self._judged = judged
+        self._has_own_state = has_own_state
+        self._finished = {*judged.finished.ids}
+        self._queued = {*judged.queued}
+        self._failed = {*judged.failed.ids}
+
+    def knows(self, taskid: int) -> bool:
+        """Whether there may be such a task."""
+        return self._has_own_state or taskid < self.total
+
+    def find(self, taskid: int) -> Whereabouts:
+        """Where a task is."""
+        claims = self._contents.claims
+        holder = next((each for each in claims if taskid in each.held), None)
+        at = At.NOWHERE
+        if taskid in self._finished:
+            at, holder = At.FINISHED, None
+        elif holder:
+            at = At.HELD
+        elif taskid in self._queued or self._contents.toprocess is None:
+            at = At.WAITING
+        elif taskid in self._failed:
+            at = At.FAILED
+        return Whereabouts(at, holder, any(each.may_live for each in claims))
+
+
 class _Show:
     """Shows outputs; knows the workdir."""
 
@@ -193,9 +245,14 @@ class _Show:
 
     def task(self, taskid: int, attempt: int | None, heading: bytes = b"") -> None:
         """All that is there now; raises `InputError` where nothing is."""
+        if not self.outputs(taskid, attempt, heading):
+            raise InputError(self._explain(taskid))
+
+    def outputs(self, taskid: int, attempt: int | None, heading: bytes) -> bool:
+        """All that is there now, if anything is."""
         readers = self._open(taskid, split=attempt is not None)
         if not readers:
-            raise InputError(self._explain(taskid))
+            return False
         try:
             wanted = readers if attempt is None else [_choose(readers, attempt, taskid)]
             for number, reader in enumerate(wanted):
@@ -203,6 +260,7 @@ class _Show:
                 heading = b""
         finally:
             _close(readers)
+        return True
 
     def _begin(self, reader: OutputReader, heading: bytes, *, is_first: bool) -> None:
         if heading:
@@ -243,16 +301,49 @@ class _Show:
 
     # ---- words ----------------------------------------------------------------------
 
+    def split_known(self, taskids: list[int]) -> tuple[list[int], str]:
+        """Those that the tasklist has, where there is one; and a word on the others."""
+        tasks = self._find_tasks()
+        if tasks is None or has_own_state(tasks, self._place):
+            return taskids, ""
+        known = [taskid for taskid in taskids if taskid < len(tasks)]
+        if len(known) == len(taskids):
+            return taskids, ""
+        names = encode_ids({*taskids} - {*known})
+        total = f"{self._place.tasklist} has {len(tasks)} tasks, from 0 on"
+        return known, f"there are no tasks {names}: {total}"
+
+    def explain_all(self, taskids: list[int]) -> list[str]:
+        """Why there is nothing of these, in few sentences."""
+        if not taskids:
+            return []
+        survey = self._survey()
+        by_reason: dict[str, list[int]] = {}
+        for taskid in taskids:
+            if survey.knows(taskid):
+                why = self._reason(survey.find(taskid))
+            else:
+                why = "has written nothing that is there, and no file knows it"
+            by_reason.setdefault(why, []).append(taskid)
+        return [
+            f"task {each[0]} {why}"
+            if len(each) == 1
+            else f"tasks {encode_ids(each)}: each {why}"
+            for why, each in by_reason.items()
+        ]
+
     def _explain(self, taskid: int) -> str:
-        found = self._look_up(taskid)
+        return f"task {taskid} {self._reason(self._look_up(taskid))}"
+
+    def _reason(self, found: Whereabouts) -> str:
         holder = found.holder
         if holder and not holder.may_live:
             return (
-                f"task {taskid} has written nothing that is there: farm {holder.farm}"
+                f"has written nothing that is there: farm {holder.farm}"
                 " had taken it and died; the next start takes it back"
             )
         farm = f"farm {holder.farm} {holder.where}" if holder else ""
-        sentence = f"task {taskid} {found.at.value.format(holder=farm)}"
+        sentence = found.at.value.format(holder=farm)
         unkept = f"{self._paths.logs}/{UNKEPT}"
         if found.at is At.FINISHED and os.path.isdir(unkept):
             sentence += " (--logs failed keeps nothing of what completed)"
@@ -260,26 +351,20 @@ class _Show:
 
     def _look_up(self, taskid: int) -> Whereabouts:
         """Raises `InputError` where there is no such task."""
+        survey = self._survey()
+        if not survey.knows(taskid):
+            raise InputError(_no_such_task(taskid, survey.total, self._place))
+        return survey.find(taskid)
+
+    def _survey(self) -> Survey:
         tasks = self._find_tasks()
         own = has_own_state(tasks, self._place)
         contents = examine(self._place.workdir, observer(), locked=False)
         if own:
             contents = contents._replace(toprocess=None, finished=None, failed=None)
         texts = learn_tasks(contents) if own or tasks is None else tasks.tasks
-        if taskid >= len(texts) and not own:
-            raise InputError(_no_such_task(taskid, len(texts), self._place))
         judged = judge(contents, texts, list_is_known=tasks is not None and not own)
-        holder = next((each for each in contents.claims if taskid in each.held), None)
-        at = At.NOWHERE
-        if taskid in judged.finished.ids:
-            at, holder = At.FINISHED, None
-        elif holder:
-            at = At.HELD
-        elif taskid in judged.queued or contents.toprocess is None:
-            at = At.WAITING
-        elif taskid in judged.failed.ids:
-            at = At.FAILED
-        return Whereabouts(at, holder, any(each.may_live for each in contents.claims))
+        return Survey(contents, judged, len(texts), has_own_state=own)
 
     def _find_tasks(self) -> TaskList | None:
         try:

@@ -372,6 +372,54 @@ def children_of(pid: int) -> list[int]:
         return [each for each in _all_pids() if _parent_of(each) == pid]
 
 
+class ChildrenWatch:
+    """Tells which children a process has got since the last look.
+
+    For who looks after every task: the file is opened once, and what is the same as
+    before is not taken apart.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._fd = -1
+        self._text: bytes | None = None
+        self._seen: set[int] = set()
+
+    def find_new(self) -> set[int]:
+        """Zombies too; raises OSError, after which nothing is open or known."""
+        try:
+            text = self._read()
+        except OSError:
+            self.forget()
+            raise
+        if text is not None and text == self._text:
+            return set()
+        before, self._text = self._seen, text
+        self._seen = set(
+            children_of(self._pid) if text is None else map(int, text.split())
+        )
+        return self._seen - before
+
+    def forget(self) -> None:
+        """Close what is open; the next look finds all children new."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._text, self._seen = -1, None, set()
+
+    def _read(self) -> bytes | None:
+        """The list as the kernel writes it; None where it has none."""
+        if self._fd < 0:
+            try:
+                path = f"/proc/{self._pid}/task/{self._pid}/children"
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+        text = b""
+        while piece := os.pread(self._fd, 65536, len(text)):
+            text += piece
+        return text
+
+
 def is_session_leader(pid: int) -> bool:
     """Whether the process has a session of its own."""
     try:

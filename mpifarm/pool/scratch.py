@@ -73,8 +73,11 @@ class ScratchKeeper(LogKeeper):
         self._number = 0
         self._fd = -1
         self._slots = -1
-        self._seen: set[int] = set()
-        """Processes that did not have the scratch open; nor will they."""
+        # What our commands have left is given to our parent.  A process that did not
+        # have the scratch open at one look will not have it at a later one.
+        self._relatives = [
+            processes.ChildrenWatch(pid) for pid in (os.getpid(), os.getppid())
+        ]
         self._path = self._files.scratch(worker, 0)
         self._attempt = Record(0, 0, worker, 0.0, 0, 0, None)
 
@@ -204,25 +207,20 @@ class ScratchKeeper(LogKeeper):
         if command and processes.group_exists(command):
             return True
         # It has left its group (timeout does), or a user's runner started it.
-        before, self._seen = self._seen, {*_find_offspring()}
-        scratch = os.fstat(self._fd)
-        return any(_has_open(pid, scratch) for pid in self._seen - before)
+        return any(_has_open(pid, self._fd) for pid in self._find_offspring())
+
+    def _find_offspring(self) -> set[int]:
+        found: set[int] = set()
+        for each in self._relatives:
+            with suppress(OSError):
+                found |= each.find_new()
+        return found
 
 
-def _find_offspring() -> list[int]:
-    """Our children, and our parent's: what our commands have left is given to it."""
-    try:
-        return [
-            *processes.children_of(os.getpid()),
-            *processes.children_of(os.getppid()),
-        ]
-    except OSError:
-        return []
-
-
-def _has_open(pid: int, file: os.stat_result) -> bool:
+def _has_open(pid: int, scratch: int) -> bool:
     if pid == os.getpid():
         return False
+    file = os.fstat(scratch)
     with suppress(OSError):
         for fd in os.listdir(f"/proc/{pid}/fd"):
             with suppress(OSError):

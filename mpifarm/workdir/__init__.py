@@ -6,6 +6,7 @@ parts.  All that is written is written in `files`.
 """
 
 from mpifarm.workdir.claims import ClaimLostError, Machine, this_machine
+from mpifarm.workdir.files import ChangedError
 from mpifarm.workdir.foreign import ForeignWorkdir, OwnStateList
 from mpifarm.workdir.invariants import find_violations
 from mpifarm.workdir.joined import JoinedWorkdir
@@ -22,6 +23,7 @@ from mpifarm.workdir.workdir import Workdir, make_directories, make_root
 
 __all__ = [
     "FAMILY",
+    "ChangedError",
     "ClaimLostError",
     "Counts",
     "ForeignWorkdir",

@@ -406,6 +406,8 @@ def is_at(descriptor: int, path: str) -> bool:
             return os.path.samestat(os.fstat(there), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise files.storage_error("open", path, error) from error
 
 
 # ---- the claim of this farm ---------------------------------------------------------
@@ -448,11 +450,7 @@ class OwnClaim:
 
     def check(self) -> None:
         """Raise `StorageError` unless this claim is still this farm's."""
-        try:
-            ours = is_at(self._descriptor, self.path)
-        except OSError as error:
-            raise files.storage_error("read", self.path, error) from error
-        if not ours:
+        if not is_at(self._descriptor, self.path):
             raise ClaimLostError(
                 f"the claim {self.path} is gone: another farm took this one for dead "
                 "and took its tasks over, or the workdir was removed"

@@ -192,8 +192,10 @@ def scan_ids(blocks: Iterable[bytes]) -> Iterator[Sequence[int]]:
     for lines in cut_behind_lines(blocks):
         first = find_id(lines[: lines.find(b"\n")])
         last = find_id(lines[lines.rfind(b"\n", 0, -1) + 1 :])
-        if first is not None and last == first + lines.count(b"\n") - 1:
-            yield range(first, last + 1)
+        count = lines.count(b"\n")
+        is_whole = b"\n\n" not in lines
+        if first is not None and last == first + count - 1 and is_whole:
+            yield range(first, first + count)
         else:
             yield list(map(int, _LEADING_ID.findall(lines)))
 

@@ -61,8 +61,6 @@ LOCK_TIMEOUT = 60.0
 MOST_FAILED_NAMED = 10
 TRIES_WITHOUT_LOCK = 3
 """How often a large queue that others change is read without the lock at a start."""
-TRIES_TO_COUNT = 10
-"""How often a large queue is read that others change meanwhile."""
 _ORPHAN_FARM = re.compile(r"[0-9a-f]{8,}")
 
 
@@ -579,7 +577,8 @@ class Workdir(JoinedWorkdir):
     def counts(self, survey: Survey) -> Counts:
         """Where all tasks were at a survey.  Needs no lock; looks at each task.
 
-        Raises `StorageError` where a queue can't be read.
+        Raises `StorageError` where a queue can't be read, `ChangedError` where others
+        have changed a large one meanwhile.
         """
         finished = self._finished
         total = len(self._tasks)
@@ -631,9 +630,9 @@ class Workdir(JoinedWorkdir):
         if survey.toprocess is None:
             yield range(self._first_added)
         else:
-            yield from _read_ids(survey.toprocess)
+            yield from scan_ids(survey.toprocess.blocks(appended=False))
         if self._first_added < len(self._tasks) and survey.added:
-            yield from _read_ids(survey.added)
+            yield from scan_ids(survey.added.blocks(appended=False))
 
     def close(self) -> bool:
         """Leave the workdir.  Lock held."""
@@ -646,15 +645,6 @@ class Workdir(JoinedWorkdir):
             self._member.claim.end()
             raise
         return super().close()
-
-
-def _read_ids(queue: files.Found) -> list[Sequence[int]]:
-    """Its ids; a large one that has changed since is read as it is now."""
-    for _ in range(TRIES_TO_COUNT):
-        with suppress(files.ChangedError):
-            return list(scan_ids(queue.blocks(appended=False)))
-        queue = files.find(queue.path) or queue
-    return list(scan_ids(queue.blocks(appended=False)))
 
 
 def _describe_added(count: int) -> str:

@@ -22,8 +22,6 @@ HEAD = (
     "| ranks | tasks | of | whole | steady | tail | rank 0 | messages/s | tasks/s "
     "| coordinator |\n|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
-ENOUGH = 0.97
-"""A rank 0 that is busy for this share of the time is the limit."""
 
 
 def main() -> None:
@@ -43,7 +41,11 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tests.simulation", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="tests.simulation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--ranks", type=int, nargs="+", default=[100])
     parser.add_argument("--workers", type=int, default=128)
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0])

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 @pytest.fixture(autouse=True)
 def nobody_writes(monkeypatch):
     """No command was started here, and nobody has an output open."""
-    monkeypatch.setattr(scratch, "_find_offspring", list)
+    monkeypatch.setattr(scratch.ScratchKeeper, "_find_offspring", lambda _: set())
     monkeypatch.setattr(processes, "last_command", lambda: 0)
 
 
@@ -158,7 +158,7 @@ def test_a_user_runners_child_that_has_the_output_open_is_found(site, monkeypatc
         os.read(read_end, 1)
         os._exit(0)
     os.close(read_end)
-    monkeypatch.setattr(scratch, "_find_offspring", lambda: [pid])
+    monkeypatch.setattr(scratch.ScratchKeeper, "_find_offspring", lambda _: {pid})
     try:
         keeper.end(log, failed=False)
     finally:
@@ -300,7 +300,7 @@ def test_a_death_between_the_record_and_the_emptying_doubles_nothing(site, monke
     run(keeper, 5, b"once\n")
     monkeypatch.undo()
     assert site.read(5) == [b"once\n"]
-    monkeypatch.setattr(scratch, "_find_offspring", list)
+    monkeypatch.setattr(scratch.ScratchKeeper, "_find_offspring", lambda _: set())
     run(site.keeper("packed"), 6, b"next\n")
     assert (site.read(5), site.read(6)) == ([b"once\n"], [b"next\n"])
 
