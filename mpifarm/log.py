@@ -8,8 +8,9 @@ closes it early has seen enough.
 import os
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from mpifarm.arguments import SubcommandParser
@@ -32,9 +33,15 @@ from mpifarm.workdir.checking import (
     judge,
     learn_tasks,
 )
-from mpifarm.workdir.claims import DamagedClaimError, encode_ids, parse_ids
+from mpifarm.workdir.claims import MOST_IDS, DamagedClaimError, encode_ids, parse_ids
 from mpifarm.workdir.examining import examine, find_claim, observer
-from mpifarm.workdir.outputs import Output, OutputReader, find_outputs
+from mpifarm.workdir.outputs import (
+    Output,
+    OutputReader,
+    Source,
+    find_outputs,
+    find_sources,
+)
 
 PAUSE = 0.1
 """Seconds between two looks at an output that is followed."""
@@ -45,10 +52,20 @@ ASK = 1.0
 tenth of the time at most."""
 TRIES = 5
 """How often outputs are looked for that move meanwhile."""
+AT_ONCE = 50_000
+"""Tasks whose records are looked for in one reading of the indexes: some 20 MB."""
+MOST_NAMES = 70
+"""Characters that the ids in a sentence take."""
+MOST_GAPS = 20
+"""Sentences on what can't be shown."""
 
 _DESCRIPTION = (
     "Print what tasks have written, all attempts of each in the order of their starts,"
     " whatever --logs the farms had; needs no MPI, and works while they run."
+)
+_EPILOG = (
+    "Exit status: 0; 2 if there is nothing to print, with the reason; of several tasks,"
+    " 1 if some, or all, had nothing."
 )
 
 
@@ -58,17 +75,11 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     place = find_place(chosen)
     taskids = _parse_taskids(chosen.ids)
     attempt = _parse_attempt(chosen.attempt)
-    if chosen.follow and (len(taskids) > 1 or attempt is not None):
-        raise InputError(
-            "--follow takes one id, and no --attempt: it shows all attempts, and goes"
-            " on with the next"
-        )
-    show = _Show(place, environ, Sink())
+    if chosen.follow:
+        _check_follow(taskids, attempt)
+    show = _Show(place, environ, Sink(), console)
     try:
-        if chosen.follow:
-            show.follow(taskids[0])
-            return ExitStatus.ALL_FINISHED
-        return _show_all(show, taskids, attempt, console)
+        return _show(show, taskids, attempt, follow=chosen.follow)
     except BrokenPipeError:
         return ExitStatus.ALL_FINISHED
     except OSError as error:
@@ -76,32 +87,25 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         raise InputError(f"can't read {what}: {error.strerror}") from error
 
 
-def _show_all(
-    show: "_Show", taskids: list[int], attempt: int | None, console: Console
-) -> int:
-    if len(taskids) == 1:
+def _show(
+    show: "_Show", taskids: list[int], attempt: int | None, *, follow: bool
+) -> ExitStatus:
+    if follow:
+        show.follow(taskids[0])
+    elif len(taskids) == 1:
         show.task(taskids[0], attempt)
-        return ExitStatus.ALL_FINISHED
-    known, beyond = show.split_known(taskids)
-    silent: list[int] = []
-    complaints = [beyond] if beyond else []
-    for taskid in known:
-        heading = f"==> task {taskid} <==\n".encode()
-        try:
-            if not show.outputs(taskid, attempt, heading):
-                silent.append(taskid)
-        except InputError as error:
-            complaints.append(str(error))
-    complaints += show.explain_all(silent)
-    for complaint in complaints:
-        console.complain(complaint)
-    return ExitStatus.SOME_FAILED if complaints else ExitStatus.ALL_FINISHED
+    elif not show.several(taskids, attempt):
+        return ExitStatus.SOME_FAILED
+    return ExitStatus.ALL_FINISHED
 
 
 def _parse(argv: list[str]) -> Any:
     parser = SubcommandParser("log", _DESCRIPTION)
+    parser.epilog = _EPILOG
     add_place_arguments(parser)
-    parser.add_argument("ids", metavar="ID", help="a task's id; or several, as 3,7-9")
+    parser.add_argument(
+        "ids", metavar="ID", nargs="+", help="a task's id; or several, as 3,7-9"
+    )
     parser.add_argument(
         "--attempt",
         metavar="N",
@@ -112,22 +116,55 @@ def _parse(argv: list[str]) -> Any:
         "--follow",
         "-f",
         action="store_true",
-        help="go on with what is being written, until the task has ended",
+        help="go on with what is being written, next attempts included, until the task"
+        " has ended or no live farm has it; one task only",
     )
     return parser.parse_args(argv)
 
 
-def _parse_taskids(text: str) -> list[int]:
-    try:
-        taskids = parse_ids(text.replace(" ", ""))
-    except DamagedClaimError:
-        taskids = []
-    if not taskids:
+def _parse_taskids(words: Sequence[str]) -> list[int]:
+    """The ids in the order in which they stand, each once."""
+    taskids: dict[int, None] = {}
+    for word in words:
+        part = word.replace(" ", "").strip(",")
+        try:
+            found = parse_ids(part)
+        except DamagedClaimError:
+            found = []
+        if not found:
+            raise InputError(_explain_ids(word, part))
+        taskids.update(dict.fromkeys(found))
+    return [*taskids]
+
+
+def _explain_ids(word: str, part: str) -> str:
+    """Why `word` names no tasks."""
+    count = 0
+    for each in part.split(","):
+        begin, dash, last = each.partition("-")
+        if not (_is_number(begin) and (_is_number(last) or not dash)):
+            return f"{word!r:.60} is no id of a task: write a number, or 3,7-9"
+        first, end = int(begin), int(last or begin)
+        if end < first:
+            return f"the range {each} ends before it begins: write {end}-{first}"
+        count += end - first + 1
+    return f"{word!r:.60} names {count} tasks: {MOST_IDS} at a time are the most"
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and text.isascii() and len(text) <= 15
+
+
+def _check_follow(taskids: list[int], attempt: int | None) -> None:
+    if len(taskids) > 1:
         raise InputError(
-            f"{text!r:.60} is no id of a task: write a number, or 3,7-9 (without"
-            " blanks, the smaller one of a range first)"
+            f"-f (--follow) follows one task, and these are {len(taskids)}: name one"
         )
-    return taskids
+    if attempt is not None:
+        raise InputError(
+            "-f (--follow) shows all attempts and goes on with the next: leave out"
+            " --attempt, or -f"
+        )
 
 
 def _parse_attempt(text: str | None) -> int | None:
@@ -189,6 +226,12 @@ class At(Enum):
     WAITING = "has not started yet: it waits in toprocess"
     FAILED = "has failed, and nothing of what it has written is there"
     NOWHERE = "is in no file (a plain farmer has it, or lost it), and has no log"
+    UNTOLD = "has written nothing that is there; what is done its tasklist knows"
+    """A tasklist that keeps its own state."""
+
+
+_NO_FARM = ", and no farm is at work: give the farm's command again to run it"
+_CTRL_C = "; this waits for it (Ctrl-C ends that)"
 
 
 class Whereabouts(NamedTuple):
@@ -214,6 +257,11 @@ class Survey:
         self._queued = {*judged.queued}
         self._failed = {*judged.failed.ids}
 
+    @property
+    def claims(self) -> tuple[ClaimView, ...]:
+        """Those of all farms."""
+        return self._contents.claims
+
     def knows(self, taskid: int) -> bool:
         """Whether there may be such a task."""
         return self._has_own_state or taskid < self.total
@@ -227,6 +275,8 @@ class Survey:
             at, holder = At.FINISHED, None
         elif holder:
             at = At.HELD
+        elif self._has_own_state:
+            at = At.UNTOLD
         elif taskid in self._queued or self._contents.toprocess is None:
             at = At.WAITING
         elif taskid in self._failed:
@@ -234,23 +284,132 @@ class Survey:
         return Whereabouts(at, holder, any(each.may_live for each in claims))
 
 
+class Gap(NamedTuple):
+    """Why something can't be shown: a sentence, without the tasks it is about."""
+
+    before: str
+    behind: str
+
+
+class GapError(InputError):
+    """Something of one task can't be shown."""
+
+    def __init__(self, gap: Gap, taskid: int) -> None:
+        super().__init__(f"{gap.before}task {taskid}{gap.behind}")
+        self.gap = gap
+
+
+class GoneError(GapError):
+    """It is gone from where it was: it may be elsewhere now."""
+
+
+class Gaps:
+    """What can't be shown of many tasks, in few sentences."""
+
+    def __init__(self) -> None:
+        self._ids: dict[Gap, list[int]] = {}
+
+    def note(self, gap: Gap, taskid: int) -> None:
+        """One more task to which it applies."""
+        self._ids.setdefault(gap, []).append(taskid)
+
+    def sentences(self) -> list[str]:
+        """One for each reason."""
+        found = [
+            f"{gap.before}{_name_tasks(ids)}{gap.behind}"
+            for gap, ids in self._ids.items()
+        ]
+        if len(found) > MOST_GAPS:
+            rest = [*self._ids.values()][MOST_GAPS:]
+            count = sum(map(len, rest))
+            found[MOST_GAPS:] = [f"so it is, or alike, with {count} tasks more"]
+        return found
+
+
+def _name_tasks(taskids: Sequence[int]) -> str:
+    if len(taskids) == 1:
+        return f"task {taskids[0]}"
+    names = encode_ids(taskids)
+    if len(names) > MOST_NAMES:
+        return f"each of {len(taskids)} tasks ({_shortened(names)})"
+    return f"each of the tasks {names}"
+
+
+def _shortened(names: str) -> str:
+    if len(names) <= MOST_NAMES:
+        return names
+    return names[: names.rindex(",", 0, MOST_NAMES)] + ",..."
+
+
 class _Show:
     """Shows outputs; knows the workdir."""
 
-    def __init__(self, place: Place, environ: Mapping[str, str], sink: Sink) -> None:
+    def __init__(
+        self, place: Place, environ: Mapping[str, str], sink: Sink, console: Console
+    ) -> None:
         self._place = place
         self._environ = environ
         self._sink = sink
+        self._console = console
         self._paths = WorkdirPaths(os.path.abspath(place.workdir))
+        self._unkept = f"{self._paths.logs}/{UNKEPT}"
+        self._doubtful: dict[int, Output] = {}
 
-    def task(self, taskid: int, attempt: int | None, heading: bytes = b"") -> None:
+    def task(self, taskid: int, attempt: int | None) -> None:
         """All that is there now; raises `InputError` where nothing is."""
-        if not self.outputs(taskid, attempt, heading):
+        if not self._show(taskid, attempt, b"", None):
             raise InputError(self._explain(taskid))
+        self._remark()
 
-    def outputs(self, taskid: int, attempt: int | None, heading: bytes) -> bool:
+    def several(self, taskids: list[int], attempt: int | None) -> bool:
+        """The same of many, each under a heading; whether there was some of each."""
+        known, beyond = self._split_known(taskids)
+        if beyond:
+            self._console.complain(beyond)
+        gaps = Gaps()
+        missed = self._show_each(known, attempt, gaps, is_last=False)
+        if missed:
+            survey = self._survey()
+            # What has ended by now had not begun, maybe, when it was looked for.
+            for taskid in self._show_each(missed, attempt, gaps, is_last=True):
+                gaps.note(self._find_gap(survey, taskid), taskid)
+        complaints = gaps.sentences()
+        for complaint in complaints:
+            self._console.complain(complaint)
+        self._remark()
+        return not (beyond or complaints)
+
+    def _show_each(
+        self, taskids: list[int], attempt: int | None, gaps: Gaps, *, is_last: bool
+    ) -> list[int]:
+        """Returns those of which nothing is there, or where it was a moment ago."""
+        missed = []
+        for begin in range(0, len(taskids), AT_ONCE):
+            some = taskids[begin : begin + AT_ONCE]
+            sources: dict[int, list[Source]] = {taskid: [] for taskid in some}
+            for source in find_sources(self._paths.logs, sources.keys()):
+                sources[source.record.taskid].append(source)
+            for taskid in some:
+                heading = f"==> task {taskid} <==\n".encode()
+                try:
+                    if not self._show(taskid, attempt, heading, sources.pop(taskid)):
+                        missed.append(taskid)
+                except GapError as error:
+                    if isinstance(error, GoneError) and not is_last:
+                        missed.append(taskid)
+                    else:
+                        gaps.note(error.gap, taskid)
+        return missed
+
+    def _show(
+        self,
+        taskid: int,
+        attempt: int | None,
+        heading: bytes,
+        sources: list[Source] | None,
+    ) -> bool:
         """All that is there now, if anything is."""
-        readers = self._open(taskid, split=attempt is not None)
+        readers = self._open(taskid, split=attempt is not None, sources=sources)
         if not readers:
             return False
         try:
@@ -258,6 +417,7 @@ class _Show:
             for number, reader in enumerate(wanted):
                 self._begin(reader, heading, is_first=not number)
                 heading = b""
+            self._note_doubt(taskid, readers)
         finally:
             _close(readers)
         return True
@@ -277,60 +437,54 @@ class _Show:
             came = True
         return came
 
-    def _open(self, taskid: int, *, split: bool) -> list[OutputReader]:
-        """All of them before any is shown: one that moves is looked for again."""
-        for left in reversed(range(TRIES)):
-            outputs = find_outputs(self._paths.logs, taskid, split=split)
+    def _open(
+        self, taskid: int, *, split: bool, sources: list[Source] | None = None
+    ) -> list[OutputReader]:
+        """All of them before any is shown: one that moves is looked for again.
+
+        With `sources` it isn't: each look reads all indexes.
+        """
+        for left in reversed(range(TRIES if sources is None else 1)):
             readers: list[OutputReader] = []
             try:
+                outputs = find_outputs(
+                    self._paths.logs, taskid, split=split, sources=sources
+                )
                 readers.extend(map(OutputReader, outputs))
             except FileNotFoundError as error:
                 _close(readers)
                 if not left:
-                    raise InputError(
-                        f"{error.filename} is gone, with what task {taskid} has written"
-                    ) from error
+                    gap = Gap(f"{error.filename} is gone, with the output of ", "")
+                    raise GoneError(gap, taskid) from error
             except OSError as error:
                 _close(readers)
-                raise InputError(
-                    f"can't read {error.filename}: {error.strerror}"
-                ) from error
+                gap = Gap(f"can't read {error.filename}: {error.strerror} (", ")")
+                raise GapError(gap, taskid) from error
             else:
                 return readers
         return []
 
     # ---- words ----------------------------------------------------------------------
 
-    def split_known(self, taskids: list[int]) -> tuple[list[int], str]:
+    def _split_known(self, taskids: list[int]) -> tuple[list[int], str]:
         """Those that the tasklist has, where there is one; and a word on the others."""
-        tasks = self._find_tasks()
+        tasks = self._tasks
         if tasks is None or has_own_state(tasks, self._place):
             return taskids, ""
         known = [taskid for taskid in taskids if taskid < len(tasks)]
         if len(known) == len(taskids):
             return taskids, ""
-        names = encode_ids({*taskids} - {*known})
+        beyond = {*taskids}.difference(known)
         total = f"{self._place.tasklist} has {len(tasks)} tasks, from 0 on"
-        return known, f"there are no tasks {names}: {total}"
+        if len(beyond) == 1:
+            return known, f"there is no task {encode_ids(beyond)}: {total}"
+        return known, f"there are no tasks {_shortened(encode_ids(beyond))}: {total}"
 
-    def explain_all(self, taskids: list[int]) -> list[str]:
-        """Why there is nothing of these, in few sentences."""
-        if not taskids:
-            return []
-        survey = self._survey()
-        by_reason: dict[str, list[int]] = {}
-        for taskid in taskids:
-            if survey.knows(taskid):
-                why = self._reason(survey.find(taskid))
-            else:
-                why = "has written nothing that is there, and no file knows it"
-            by_reason.setdefault(why, []).append(taskid)
-        return [
-            f"task {each[0]} {why}"
-            if len(each) == 1
-            else f"tasks {encode_ids(each)}: each {why}"
-            for why, each in by_reason.items()
-        ]
+    def _find_gap(self, survey: Survey, taskid: int) -> Gap:
+        """Why there is nothing of a task."""
+        if survey.knows(taskid):
+            return Gap("", f" {self._reason(survey.find(taskid))}")
+        return Gap("", " has written nothing that is there, and no file knows it")
 
     def _explain(self, taskid: int) -> str:
         return f"task {taskid} {self._reason(self._look_up(taskid))}"
@@ -344,10 +498,47 @@ class _Show:
             )
         farm = f"farm {holder.farm} {holder.where}" if holder else ""
         sentence = found.at.value.format(holder=farm)
-        unkept = f"{self._paths.logs}/{UNKEPT}"
-        if found.at is At.FINISHED and os.path.isdir(unkept):
+        if found.at is At.FINISHED and self._keeps_little:
             sentence += " (--logs failed keeps nothing of what completed)"
+        if found.at is At.WAITING and not found.may_start:
+            sentence += _NO_FARM
         return sentence
+
+    @cached_property
+    def _keeps_little(self) -> bool:
+        """Whether any farm here has had ``--logs failed``."""
+        return os.path.isdir(self._unkept)
+
+    def _note_doubt(self, taskid: int, readers: Iterable[OutputReader]) -> None:
+        """What is shown may be no output of the attempt that completed."""
+        if not self._keeps_little:
+            return
+        outputs = [reader.output for reader in readers]
+        if outputs and not any(
+            each.source and each.source.files.directory != self._unkept
+            for each in outputs
+        ):
+            self._doubtful[taskid] = outputs[-1]
+
+    def _remark(self) -> None:
+        """Say of what finished that only what went wrong before is there."""
+        if not self._doubtful:
+            return
+        survey = self._survey()
+        live = {claim.farm for claim in survey.claims if claim.may_live}
+        remarks = Gaps()
+        for taskid, output in self._doubtful.items():
+            if survey.find(taskid).at is not At.FINISHED or output.farm in live:
+                continue
+            # A log may be of another farm, which kept all.
+            may_be = "may be" if output.source is None else "is"
+            remark = (
+                f" has finished; what is shown {may_be} from before: of an attempt that"
+                " completed --logs failed keeps nothing"
+            )
+            remarks.note(Gap("", remark), taskid)
+        for sentence in remarks.sentences():
+            self._console.complain(sentence)
 
     def _look_up(self, taskid: int) -> Whereabouts:
         """Raises `InputError` where there is no such task."""
@@ -357,7 +548,7 @@ class _Show:
         return survey.find(taskid)
 
     def _survey(self) -> Survey:
-        tasks = self._find_tasks()
+        tasks = self._tasks
         own = has_own_state(tasks, self._place)
         contents = examine(self._place.workdir, observer(), locked=False)
         if own:
@@ -366,7 +557,8 @@ class _Show:
         judged = judge(contents, texts, list_is_known=tasks is not None and not own)
         return Survey(contents, judged, len(texts), has_own_state=own)
 
-    def _find_tasks(self) -> TaskList | None:
+    @cached_property
+    def _tasks(self) -> TaskList | None:
         try:
             return read_tasks(self._place, self._environ)
         except InputError:  # what is told of a task without its list will do
@@ -382,14 +574,25 @@ class _Show:
             raise InputError(self._explain(taskid))
         for number, reader in enumerate(readers):
             self._begin(reader, b"", is_first=not number)
+        self._say_what_it_waits_for(taskid, found, has_begun=bool(readers))
+        try:
+            self._follow_on(taskid, found, readers)
+            self._note_doubt(taskid, readers)
+        finally:
+            _close(readers)
+        self._say_what_is_left(taskid)
+        self._remark()
+
+    def _follow_on(
+        self, taskid: int, found: Whereabouts, readers: list[OutputReader]
+    ) -> None:
         ask_at = look_at = 0.0
         while True:
             # Before the last look at the output: what ends now was written before.
             has_ended = False
             now = time.monotonic()
             if now >= ask_at:
-                has_ended = not self._goes_on(taskid, found)
-                found = self._renewed(taskid, found)
+                found, has_ended = self._ask(taskid, found)
                 took = time.monotonic() - now
                 ask_at = now + took + max(ASK, 9 * took)
             came = bool(readers) and self._drain(readers[-1])
@@ -401,21 +604,55 @@ class _Show:
             if not came:
                 self._sink.rest(PAUSE)
 
+    def _say_what_it_waits_for(
+        self, taskid: int, found: Whereabouts, *, has_begun: bool
+    ) -> None:
+        """Silence would look like a command that hangs."""
+        if not self._may_begin(found) or (has_begun and found.at is At.HELD):
+            return
+        if not has_begun:
+            words = self._reason(found)
+        elif found.at is At.WAITING:
+            words = "waits in toprocess, to run again"
+        elif found.at is At.UNTOLD:
+            words = "may run again, as far as the files tell"
+        else:
+            words = "is in no file: a plain farmer has it, or lost it"
+        self._console.complain(f"task {taskid} {words}{_CTRL_C}")
+
+    def _say_what_is_left(self, taskid: int) -> None:
+        """Why nothing more comes, of a task that has not ended."""
+        found = self._look_up(taskid)
+        holder = found.holder
+        if holder and not holder.may_live:
+            self._console.complain(
+                f"task {taskid} has not ended: farm {holder.farm} had it and died; the"
+                " farm's command, given again, runs it again"
+            )
+        elif found.at is At.WAITING:
+            rest = "" if found.may_start else _NO_FARM
+            self._console.complain(
+                f"task {taskid} has not ended: it waits in toprocess{rest}"
+            )
+
     def _may_begin(self, found: Whereabouts) -> bool:
         if found.holder is not None:
             return found.holder.may_live
-        return found.at is At.NOWHERE or (found.at is At.WAITING and found.may_start)
+        if found.at in (At.WAITING, At.UNTOLD):
+            return found.may_start
+        return found.at is At.NOWHERE
 
-    def _goes_on(self, taskid: int, found: Whereabouts) -> bool:
-        """Whether the task may write more."""
+    def _ask(self, taskid: int, found: Whereabouts) -> tuple[Whereabouts, bool]:
+        """Where the task is now, and whether nothing more is to come of it."""
         if found.holder is None:
-            return self._may_begin(found)
+            # What ends between the two looks is shown before the third.
+            return self._look_up(taskid), not self._may_begin(found)
         claim = find_claim(self._place.workdir, observer(), found.holder.farm)
-        return claim is not None and claim.may_live and taskid in claim.held
-
-    def _renewed(self, taskid: int, found: Whereabouts) -> Whereabouts:
-        """A task that nobody had may have been taken meanwhile."""
-        return found if found.holder is not None else self._look_up(taskid)
+        if claim is not None and claim.may_live and taskid in claim.held:
+            return found, False
+        found = self._look_up(taskid)
+        runs_again = found.at in (At.HELD, At.WAITING) and self._may_begin(found)
+        return found, not runs_again
 
     def _show_new(self, taskid: int, readers: list[OutputReader]) -> bool:
         """Show attempts that have begun since; whether there are any."""
@@ -451,7 +688,7 @@ def _choose(readers: list[OutputReader], attempt: int, taskid: int) -> OutputRea
     if not -len(readers) <= place < len(readers):
         count = len(readers)
         are = "is 1 attempt" if count == 1 else f"are {count} attempts"
-        raise InputError(f"--attempt {attempt}: there {are} of task {taskid}")
+        raise GapError(Gap(f"--attempt {attempt}: there {are} of ", ""), taskid)
     return readers[place]
 
 

@@ -18,7 +18,7 @@ Below the directory of the logs there is ``packed`` (``--logs packed``) or ``unk
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,10 +84,15 @@ def encode_slot(record: Record) -> bytes:
     return encode_record(record)[:-1].ljust(SLOT - 1) + b"\n"
 
 
-def parse_records(content: bytes, taskid: int | None = None) -> Iterator[Record]:
-    """All whole records in an index, or in slots; or only those of one task."""
-    pattern = _RECORD if taskid is None else rb"@(%d)" % taskid + _REST
+def parse_records(
+    content: bytes, wanted: int | Container[int] | None = None
+) -> Iterator[Record]:
+    """All whole records in an index, or in slots; or those of one task, or some."""
+    pattern = rb"@(%d)" % wanted + _REST if isinstance(wanted, int) else _RECORD
+    some = None if isinstance(wanted, int) else wanted
     for match in re.finditer(pattern, content):
+        if some is not None and int(match[1]) not in some:
+            continue
         found, attempt, worker, started, file, offset, length = match.groups()
         yield Record(
             *(int(found), int(attempt), int(worker), float(started)),

@@ -8,7 +8,7 @@ for.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -62,14 +62,17 @@ class Source(NamedTuple):
 # ---- finding ------------------------------------------------------------------------
 
 
-def find_outputs(logs: str, taskid: int, *, split: bool) -> list[Output]:
+def find_outputs(
+    logs: str, taskid: int, *, split: bool, sources: Iterable[Source] | None = None
+) -> list[Output]:
     """The outputs of all attempts of a task, in the order of their starts.
 
     `split`: those in one ``log_<id>`` apart; else together, if there are no others.
+    `sources`: what `find_sources` has just found of this task, where it was asked.
     """
     outputs = [
         _output_of(source)
-        for source in find_sources(logs, taskid)
+        for source in (find_sources(logs, taskid) if sources is None else sources)
         # A slot may name a scratch that was moved away since; it is a log_<id> then.
         if not source.runs or os.path.lexists(source.files.place_of(source.record))
     ]
@@ -79,12 +82,15 @@ def find_outputs(logs: str, taskid: int, *, split: bool) -> list[Output]:
     return sorted(outputs, key=lambda output: output.started)
 
 
-def find_sources(logs: str, taskid: int | None = None) -> list[Source]:
-    """What slots and indexes know, of one task or of all; each attempt once."""
+def find_sources(logs: str, wanted: int | Container[int] | None = None) -> list[Source]:
+    """What slots and indexes know, of one task, of some or of all; each attempt once.
+
+    It reads all of them, whatever is wanted.
+    """
     found: dict[tuple[object, ...], Source] = {}
     for directory in DIRECTORIES:
         for kind in ("running", "index"):
-            for source in _read_sources(f"{logs}/{directory}", kind, taskid):
+            for source in _read_sources(f"{logs}/{directory}", kind, wanted):
                 found[source.key] = source
     return list(found.values())
 
@@ -110,7 +116,9 @@ def find_record_files(logs: str) -> list[str]:
     return found
 
 
-def _read_sources(directory: str, kind: str, taskid: int | None) -> Iterator[Source]:
+def _read_sources(
+    directory: str, kind: str, wanted: int | Container[int] | None
+) -> Iterator[Source]:
     try:
         names = sorted(os.listdir(directory))
     except OSError:
@@ -119,7 +127,7 @@ def _read_sources(directory: str, kind: str, taskid: int | None) -> Iterator[Sou
         rank_files = find_rank_files(directory, name, kind)
         if rank_files is not None:
             content = read_own(f"{directory}/{name}")
-            for record in parse_records(content, taskid):
+            for record in parse_records(content, wanted):
                 yield Source(rank_files, record, runs=kind == "running")
 
 

@@ -1,11 +1,14 @@
 """Claims: the journal's format, and who counts as dead."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpifarm.errors import StorageError
+from mpifarm.workdir import claims
 from mpifarm.workdir.claims import (
     DamagedClaimError,
     Event,
@@ -186,3 +189,12 @@ def test_the_clock_of_a_file_system_leaves_nothing_behind(tmp_path):
 )
 def test_two_farms_need_one_lock_file_in_common(ours, same_boot, shared):
     assert share_a_lock([ours], HEAD, same_boot=same_boot) is shared
+
+
+def test_a_claim_that_cannot_be_looked_at_is_a_storage_error(tmp_path):
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(StorageError, match="can't open"):
+            claims.is_at(descriptor, f"{tmp_path}/{'x' * 300}")
+    finally:
+        os.close(descriptor)

@@ -13,7 +13,12 @@ from mpifarm.errors import InputError
 from mpifarm.logfiles import RankFiles, Record, encode_record, encode_slot
 from mpifarm.workdir.checking import ClaimView, Standing
 from mpifarm.workdir.examining import examine
-from mpifarm.workdir.outputs import OutputReader, find_outputs, split_log
+from mpifarm.workdir.outputs import (
+    OutputReader,
+    find_outputs,
+    find_sources,
+    split_log,
+)
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
@@ -179,12 +184,13 @@ def test_an_output_of_which_nothing_is_kept_ends_with_its_slot(site):
         (("4",), "there is no task 4: .*list has 4 tasks, from 0 on"),
         (("x",), "'x' is no id of a task: write a number"),
         (("",), "'' is no id"),
-        (("3-1",), "is no id of a task"),
+        (("3-1",), "the range 3-1 ends before it begins: write 1-3"),
+        (("0-9999999",), "names 10000000 tasks: 4000000 at a time are the most"),
         (("-1",), "'-1' is no id of a task"),
         (("0", "--attempt", "0"), "--attempt takes 1, 2, ... or -1"),
         (("0", "--attempt", "x"), "--attempt takes"),
-        (("0,1", "-f"), "--follow takes one id"),
-        (("0", "-f", "--attempt", "1"), "--follow takes one id"),
+        (("0,1", "-f"), r"follows one task, and these are 2: name one"),
+        (("0", "-f", "--attempt", "1"), "leave out --attempt, or -f"),
         ((), "required: ID"),
         (("0",), "task 0 has finished, and nothing of what it has written is there$"),
         (("1",), "task 1 has failed, and nothing"),
@@ -231,12 +237,12 @@ def test_a_task_that_a_farm_has_taken_is_told_from_one_that_it_lost(site, monkey
 def test_an_output_that_is_gone_is_told(site):
     site.pack(0, b"a\n")
     (site.logs / "packed" / "f00dcafe.0.pack").unlink()
-    with pytest.raises(InputError, match=r"\.pack is gone, with what task 0"):
+    with pytest.raises(InputError, match=r"\.pack is gone, with the output of task 0"):
         site.main("0")
 
 
 def test_an_output_that_may_not_be_read_is_told(site, monkeypatch):
-    def refuse(logs, taskid, *, split):
+    def refuse(logs, taskid, *, split, sources):
         raise PermissionError(errno.EACCES, "Permission denied", f"{logs}/log_{taskid}")
 
     monkeypatch.setattr(log, "find_outputs", refuse)
@@ -266,3 +272,104 @@ def test_a_place_may_be_named_by_its_tasklist(site, shown):
     site.pack(0, b"a\n")
     assert log.main([str(site.tasklist), "0"], Console(speaks=True), {}) == 0
     assert shown() == "a\n"
+
+
+# ---- many tasks ---------------------------------------------------------------------
+
+
+def test_several_ids_may_be_several_words(site, shown):
+    site.pack(0, b"a\n")
+    site.pack(1, b"b\n")
+    for words in (("0", "1"), ("0,", "1"), ("0, 1",), ("0-1", "0")):
+        assert site.main(*words) == 0
+        assert shown() == "==> task 0 <==\na\n==> task 1 <==\nb\n"
+
+
+def test_indexes_are_not_read_for_each_of_many_tasks(site, shown, monkeypatch):
+    asked: list[object] = []
+    find = find_sources
+
+    def count(logs, wanted=None):
+        asked.append(wanted)
+        return find(logs, wanted)
+
+    monkeypatch.setattr(log, "find_sources", count)
+    monkeypatch.setattr("mpifarm.workdir.outputs.find_sources", count)
+    for taskid in range(4):
+        site.pack(taskid, b"%d\n" % taskid)
+    assert site.main("0-3") == 0
+    assert shown().splitlines()[1::2] == ["0", "1", "2", "3"]
+    assert len(asked) == 1
+
+
+def test_many_tasks_with_one_reason_get_one_sentence(site, capfd):
+    site.tasklist.write_text("echo\n" * 300)
+    lines = [f"{taskid} echo\n" for taskid in range(0, 300, 2)]
+    (site.root / "toprocess").write_text("".join(lines))
+    for name in ("finished", "failed"):
+        (site.root / name).write_text("")
+    assert site.main("0-310") == 1
+    beyond, waits, nowhere = capfd.readouterr().err.splitlines()
+    assert "there are no tasks 300-310: " in beyond
+    assert "each of 150 tasks (0,2,4," in waits
+    assert "waits in toprocess, and no farm is at work: give the farm's" in waits
+    assert "each of 150 tasks (1,3,5," in nowhere
+    assert max(map(len, (waits, nowhere))) < 300
+
+
+def test_a_pack_that_is_gone_is_told_once_for_all_tasks(site, capfd):
+    for taskid in range(4):
+        site.pack(taskid, b"x")
+    (site.logs / "packed" / "f00dcafe.0.pack").unlink()
+    assert site.main("0-3") == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.endswith(".pack is gone, with the output of each of the tasks 0-3")
+    assert site.main("0-3", "--attempt", "1") == 1
+
+
+def test_what_ends_while_many_are_shown_is_shown_as_well(site, shown, monkeypatch):
+    site.pack(0, b"a\n")
+
+    def end_meanwhile(*args, **others):
+        site.pack(1, b"b\n")
+        return examine(*args, **others)
+
+    monkeypatch.setattr(log, "examine", end_meanwhile)
+    assert site.main("0,1") == 0
+    assert shown() == "==> task 0 <==\na\n==> task 1 <==\nb\n"
+
+
+# ---- remarks ------------------------------------------------------------------------
+
+
+def test_what_went_wrong_before_a_task_finished_is_shown_with_a_remark(site, capfd):
+    (site.logs / "unkept").mkdir()
+    (site.logs / "log_0").write_text("before\n")
+    assert site.main("0") == 0
+    out, err = capfd.readouterr()
+    assert out == "before\n"
+    assert "task 0 has finished; what is shown may be from before" in err
+    site.pack(0, b"the end\n")
+    assert site.main("0") == 0
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("standing", [Standing.DEAD, None])
+def test_following_a_task_whose_farm_is_gone_says_what_to_do(
+    site, capfd, monkeypatch, standing
+):
+    (site.logs / "log_2").write_text("half\n")
+
+    def look(*args, **others):
+        view = ClaimView("f00d", "on n1", Standing.DEAD, *[frozenset({2})] * 2)
+        contents = examine(*args, **others)
+        return (
+            contents._replace(claims=(view,), toprocess=b"") if standing else contents
+        )
+
+    monkeypatch.setattr(log, "examine", look)
+    assert site.main("2", "-f") == 0
+    out, err = capfd.readouterr()
+    assert out == "half\n"
+    assert "task 2 has not ended: " in err
+    assert "given again, runs it" in err or "again to run it" in err

@@ -182,3 +182,7 @@ def test_a_list_torn_anywhere_is_never_taken_for_an_edited_one(tasks, data):
     whole = content[:cut].count(b"\n")
     assert list(judged.ids) == list(range(whole))
     assert set(judged.tail_ids) <= {whole}
+
+
+def test_blank_lines_stand_for_no_task_that_is_missing():
+    assert list(chain(*scan_ids([b"1 a\n\n3 c\n"]))) == [1, 3]
