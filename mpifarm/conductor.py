@@ -346,23 +346,19 @@ class Conductor:
             len(self.coordinator.commands),
             finished,
             failed,
-            self._running(),
+            self.coordinator.count_running(),
             self.tally.rate(self._clock.now),
         )
 
-    def _running(self) -> int:
-        ranks = self.coordinator.ranks.values()
-        return sum(min(len(rank.leases), rank.workers) for rank in ranks)
-
     def _announce(self) -> None:
         """Say at once what a signal, a drain file or a failure has begun."""
-        running = _count(self._running())
+        running = _count(self.coordinator.running_before)
         phase, self._announced = self.coordinator.phase, self.coordinator.phase
         if phase is Phase.DRAINING:
             what = f"nothing more is started, {running} still running"
         elif phase is Phase.STOPPING:
             what = f"{running} running, ended now, to run again"
-            if not self._running():
+            if not self.coordinator.running_before:
                 what = "nothing is running"
         else:
             return

@@ -135,6 +135,8 @@ class Coordinator(Outcomes):
         )
         self.reason = ""
         """Why the farm stops or drains before the list is done, in words."""
+        self.running_before = 0
+        """Tasks that ran when the phase began; it may have ended them at once."""
         self.too_many_failures = False
         """Whether the farm stops because of the tasks that failed."""
         self.unrecorded: tuple[int, ...] = ()
@@ -480,6 +482,12 @@ class Coordinator(Outcomes):
             raise AssertionError(f"phase {self.phase} -> {phase}")
         self.phase = phase
         self.reason = reason
+        self.running_before = self.count_running()
+
+    def count_running(self) -> int:
+        """Tasks that run now; of a rank's leases, at most as many as it has workers."""
+        ranks = self.ranks.values()
+        return sum(min(len(rank.leases), rank.workers) for rank in ranks)
 
     # ---- what happens: the disk --------------------------------------------------
 

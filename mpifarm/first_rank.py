@@ -51,6 +51,11 @@ TELL_SECONDS = 3.0
 CONCLUDE_SECONDS = 10.0
 """How long the end of a farm waits for the lock."""
 
+LEFT_IN_CLAIM = (
+    "the tasks that this farm still held stand in its claim; the next start takes them"
+    " back"
+)
+
 
 class Ended(NamedTuple):
     """How a farm has ended, for the rank's last act."""
@@ -379,7 +384,7 @@ class Ending:
         notes = _notes_of(conductor)
         storage_failed = conductor.coordinator.storage_failed
         try:
-            notes += self._count()
+            self._count(notes)
         except FarmError as error:
             self._do_without_count()
             if not storage_failed:
@@ -393,14 +398,16 @@ class Ending:
             if not storage_failed:
                 voice.complain(str(error))
 
-    def _count(self) -> list[str]:
+    def _count(self, notes: list[str]) -> None:
+        """Raises `FarmError`; what `notes` have got by then is true all the same."""
         conductor, workdir = self._conductor, self._conductor.workdir
         storage_failed = conductor.coordinator.storage_failed
         # A disk that has failed once isn't waited for again.
         patience = 0.5 if storage_failed else CONCLUDE_SECONDS
         with conductor.lock.hold(timeout=patience):
             survey = workdir.survey()
-            left_nothing = workdir.close()
+            if not workdir.close():
+                notes.append(LEFT_IN_CLAIM)
         try:
             counts = workdir.counts(survey)
         except ChangedError:  # plain farmers rewrite the queue where it stands
@@ -412,10 +419,6 @@ class Ending:
             self.status = self._standing.exit_status
         if conductor.coordinator.too_many_failures and not storage_failed:
             self.status = ExitStatus.SOME_FAILED
-        if left_nothing:
-            return []
-        note = "the tasks that this farm still held stand in its claim; the next start "
-        return [note + "takes them back"]
 
     def _do_without_count(self) -> None:
         finished, failed = self._conductor.workdir.recorded

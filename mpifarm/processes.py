@@ -296,6 +296,15 @@ def group_exists(pid: int) -> bool:
     return True
 
 
+def living_in_group(group: int) -> list[int]:
+    """The living processes of a group, other than its leader."""
+    return [
+        pid
+        for pid in _all_pids()
+        if pid != group and group_of(pid) == group and is_alive(pid)
+    ]
+
+
 def group_of(pid: int) -> int:
     """The process group of a process; 0 if it is gone."""
     try:

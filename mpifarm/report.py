@@ -173,8 +173,10 @@ def progress_line(
     done = min(total, finished + failed)
     parts = [f"{done}/{total} done", f"{failed} failed", f"{running} running"]
     if rate > 0:
-        left = duration_in_words((total - done) / rate)
-        parts += [f"{rate:.3g} tasks/s", f"{left} left"]
+        parts.append(f"{rate:.3g} tasks/s")
+        # The last ones take as long as they take, whatever the rate was.
+        if total - done > running:
+            parts.append(f"{duration_in_words((total - done) / rate)} left")
     return ", ".join(parts)
 
 

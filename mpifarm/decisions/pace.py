@@ -1,6 +1,6 @@
 """How often ranks report, and how much they get ahead: more, the more ranks there are.
 
-Rules of this file: pure.  A message costs rank 0 some 20 us whatever it carries; so
+Rules of this file: pure.  A message costs rank 0 some 10 us whatever it carries; so
 many ranks say more in each, and have enough ahead to wait for the answers.
 """
 

@@ -209,10 +209,17 @@ class Pool:
         )
 
     def least_ahead(self) -> int:
-        """Leases that each worker has, at the least, beyond the one that it runs."""
+        """Leases that each worker has, at the least, beyond the one that it runs.
+
+        What has not left this process entirely, since its pipe is full, counts as none.
+        """
         if self._state is not _State.RUNNING:
             return 0
-        able = [len(w.given) for w in self._workers if w.takes_leases]
+        able = [
+            0 if worker.outgoing else len(worker.given)
+            for worker in self._workers
+            if worker.takes_leases
+        ]
         return max(0, min(able, default=0) - 1)
 
     @property

@@ -418,7 +418,8 @@ class Worker:
         bearers = processes.find_named([self._name, b"%b%d" % (name, task or 0)])
         if self._is_own_runner:
             return set(bearers)
-        others = {*_others_in_group(), *processes.children_of(os.getpid())}
+        ours = os.getpid()
+        others = {*processes.living_in_group(ours), *processes.children_of(ours)}
         nameless = {
             pid
             for pid in others
@@ -471,22 +472,11 @@ def _end_group() -> None:
 
     What ignores that is KILLed by the pool's parent when the grace time is over.
     """
-    if _others_in_group():
+    if processes.living_in_group(os.getpid()):
         processes.kill_group(os.getpid(), signal.SIGTERM)  # lets us pass: calm_signals
     pauses = iter(_GROUP_PAUSES)
-    while _others_in_group():
+    while processes.living_in_group(os.getpid()):
         time.sleep(next(pauses, _GROUP_PAUSES[-1]))
-
-
-def _others_in_group() -> list[int]:
-    """Living processes that a runner has started in this session, and theirs."""
-    ours = os.getpid()
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [
-        pid
-        for pid in pids
-        if pid != ours and processes.group_of(pid) == ours and processes.is_alive(pid)
-    ]
 
 
 def _write_traceback(log: TaskLog) -> None:

@@ -227,7 +227,8 @@ class Workdir(JoinedWorkdir):
     def _mend_toprocess(self, before: files.Found | None, judged: JudgedFile) -> None:
         if before is None or judged.in_order:
             return
-        if files.find(self.paths.toprocess) != before:
+        is_whole = before.content is not None
+        if files.find(self.paths.toprocess, whole=is_whole) != before:
             # A plain farmer has written it since, whole and sorted.
             return
         in_order = sorted({*judged.ids, *judged.tail_ids})

@@ -67,8 +67,10 @@ def test_a_stop_kills_what_runs_and_puts_it_back(create_place, farm_token, signu
 def test_the_timeout_stops_as_usr1_does(create_place, farm_token):
     place = create_place(["true"] * 2 + [SLEEP] * 4)
     begun = time.monotonic()
-    assert place.run("--timeout", "1.5") == 75
+    farm = place.start("--timeout", "1.5")
+    assert farm.wait() == 75
     assert 1.5 <= time.monotonic() - begun < 1.5 + 1 + SLOW
+    assert "4 tasks running, ended now, to run again" in farm.text()
     assert_nothing_is_left(place, farm_token)
     assert place.ids("toprocess") == [2, 3, 4, 5]
     assert sorted(place.ids("finished")) == [0, 1]

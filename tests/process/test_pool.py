@@ -97,6 +97,15 @@ def test_the_pool_counts_what_it_has_in_hand(start_pool):
     assert not pool.stopped
 
 
+def test_what_its_pipe_has_no_room_for_is_not_ahead_of_a_worker(start_pool):
+    driver = start_pool(workers=1)
+    driver.submit("sleep 60", ": ahead")
+    driver.collect_until(driver.commands)
+    assert driver.pool.least_ahead() == 1
+    driver.submit(*[": " + "x" * 1_000_000] * 2, first=2)
+    assert driver.pool.least_ahead() == 0
+
+
 def test_commands_of_a_megabyte_pass_in_both_workers_without_blocking(pool):
     line = "echo " + "x" * 1_000_000 + " | wc -c"
     begin = time.monotonic()

@@ -230,6 +230,17 @@ def test_usr1_stops_with_the_grace_of_the_farm():
     assert [m for _, m in hand.sent if isinstance(m, Stop)] == [Stop(7.0)] * 2
 
 
+def test_a_stop_remembers_what_ran_when_it_began():
+    hand = Hand()
+    hand.begin(0)
+    running = hand.coordinator.count_running()
+    hand.hear(0, SignalSeen(SIGUSR1))
+    hand.hear(0, Stopped())
+    hand.decide()
+    assert hand.coordinator.running_before == running > 0
+    assert hand.coordinator.count_running() == 0
+
+
 def test_term_hastens_a_stop_under_way_and_a_second_term_changes_nothing():
     hand = Hand(grace=60.0)
     hand.begin(0)
@@ -868,6 +879,21 @@ def test_a_queue_too_short_for_the_hungry_ranks_is_shared_equally():
         hand.hear(rank, Join("node", rank, 8))
     hand.write(*range(10))
     assert [len(hand.leases(rank)) for rank in range(4)] == [3, 3, 2, 2]
+
+
+def test_what_comes_with_the_news_that_no_more_does_is_handed_out_ahead():
+    """What a rank may have ahead is a share of the queue, these tasks included."""
+    hand = Hand(size=2)
+    for rank in range(2):
+        hand.hear(rank, Join(f"node{rank}", rank, 2))
+    hand.decide()
+    for record in hand.coordinator.ranks.values():
+        record.ended, record.mean = 1000, 0.001  # it gets so much done
+    hand.write(0, 1, 2, 3)
+    hand.decide(0.2)
+    assert hand.coordinator.transaction
+    hand.write(*range(4, 24), empty=True)
+    assert min(len(hand.leases(rank)) for rank in range(2)) > 2
 
 
 def test_with_tasks_of_an_hour_no_rank_gets_more_than_its_workers_run():

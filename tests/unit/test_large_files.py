@@ -173,6 +173,21 @@ def test_a_start_reads_again_what_got_shorter_under_its_hands(
     assert site.ids("toprocess") == [*range(20)]
 
 
+def test_a_queue_that_had_to_be_read_in_one_piece_is_put_in_order(
+    site, small_parts, monkeypatch
+):
+    site.write("toprocess", reversed(range(40)))
+
+    def judge(snapshot, tasks, paths):
+        if snapshot.toprocess.content is None:
+            raise files.ChangedError("it changes whenever it is read in parts")
+        return judge_snapshot(snapshot, tasks, paths)
+
+    monkeypatch.setattr(workdir, "judge_snapshot", judge)
+    site.open()
+    assert site.ids("toprocess") == [*range(40)]
+
+
 @pytest.mark.parametrize(("tries", "needed"), [(10, 6), (3, 4)])
 def test_a_start_judges_again_what_changed_while_it_was_read(
     site, small_parts, monkeypatch, tries, needed

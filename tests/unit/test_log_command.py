@@ -10,6 +10,7 @@ import pytest
 from mpifarm import log
 from mpifarm.console import Console
 from mpifarm.errors import InputError
+from mpifarm.log.show import Sink
 from mpifarm.logfiles import RankFiles, Record, encode_record, encode_slot
 from mpifarm.workdir.checking import ClaimView, Standing
 from mpifarm.workdir.examining import examine
@@ -226,10 +227,10 @@ def test_a_task_that_a_farm_has_taken_is_told_from_one_that_it_lost(site, monkey
 
         return look
 
-    monkeypatch.setattr(log, "examine", claimed(Standing.AT_WORK))
+    monkeypatch.setattr("mpifarm.log.words.examine", claimed(Standing.AT_WORK))
     with pytest.raises(InputError, match=r"yet: farm f00d on n1 \(pid 7\) has taken"):
         site.main("2")
-    monkeypatch.setattr(log, "examine", claimed(Standing.DEAD))
+    monkeypatch.setattr("mpifarm.log.words.examine", claimed(Standing.DEAD))
     with pytest.raises(InputError, match="farm f00d had taken it and died"):
         site.main("2", "-f")
 
@@ -245,7 +246,7 @@ def test_an_output_that_may_not_be_read_is_told(site, monkeypatch):
     def refuse(logs, taskid, *, split, sources):
         raise PermissionError(errno.EACCES, "Permission denied", f"{logs}/log_{taskid}")
 
-    monkeypatch.setattr(log, "find_outputs", refuse)
+    monkeypatch.setattr("mpifarm.log.show.find_outputs", refuse)
     with pytest.raises(InputError, match=r"can't read .*/log_0: Permission denied"):
         site.main("0")
 
@@ -260,7 +261,7 @@ def test_an_attempt_that_is_not_there_is_told(site):
 def test_without_a_reader_the_sink_stops():
     read_end, write_end = os.pipe()
     os.close(read_end)
-    sink = log.Sink(write_end)
+    sink = Sink(write_end)
     with pytest.raises(BrokenPipeError):
         sink.rest(10)
     with pytest.raises(BrokenPipeError):
@@ -285,7 +286,9 @@ def test_several_ids_may_be_several_words(site, shown):
         assert shown() == "==> task 0 <==\na\n==> task 1 <==\nb\n"
 
 
-def test_indexes_are_not_read_for_each_of_many_tasks(site, shown, monkeypatch):
+@pytest.fixture
+def looks(monkeypatch):
+    """What has been asked for in the indexes, one entry for each reading of them."""
     asked: list[object] = []
     find = find_sources
 
@@ -293,13 +296,28 @@ def test_indexes_are_not_read_for_each_of_many_tasks(site, shown, monkeypatch):
         asked.append(wanted)
         return find(logs, wanted)
 
-    monkeypatch.setattr(log, "find_sources", count)
+    monkeypatch.setattr("mpifarm.log.show.find_sources", count)
     monkeypatch.setattr("mpifarm.workdir.outputs.find_sources", count)
+    return asked
+
+
+def test_indexes_are_not_read_for_each_of_many_tasks(site, shown, looks):
     for taskid in range(4):
         site.pack(taskid, b"%d\n" % taskid)
     assert site.main("0-3") == 0
     assert shown().splitlines()[1::2] == ["0", "1", "2", "3"]
-    assert len(asked) == 1
+    assert len(looks) == 1
+
+
+def test_a_pack_that_is_gone_costs_one_more_look_at_the_indexes(site, capfd, looks):
+    for taskid in range(50):
+        site.pack(taskid, b"x")
+    site.tasklist.write_text("echo\n" * 50)
+    (site.logs / "packed" / "f00dcafe.0.pack").unlink()
+    assert site.main("0-49") == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "gone, with the output of each of the tasks 0-49" in line
+    assert len(looks) == 2
 
 
 def test_many_tasks_with_one_reason_get_one_sentence(site, capfd):
@@ -334,7 +352,7 @@ def test_what_ends_while_many_are_shown_is_shown_as_well(site, shown, monkeypatc
         site.pack(1, b"b\n")
         return examine(*args, **others)
 
-    monkeypatch.setattr(log, "examine", end_meanwhile)
+    monkeypatch.setattr("mpifarm.log.words.examine", end_meanwhile)
     assert site.main("0,1") == 0
     assert shown() == "==> task 0 <==\na\n==> task 1 <==\nb\n"
 
@@ -367,7 +385,7 @@ def test_following_a_task_whose_farm_is_gone_says_what_to_do(
             contents._replace(claims=(view,), toprocess=b"") if standing else contents
         )
 
-    monkeypatch.setattr(log, "examine", look)
+    monkeypatch.setattr("mpifarm.log.words.examine", look)
     assert site.main("2", "-f") == 0
     out, err = capfd.readouterr()
     assert out == "half\n"

@@ -160,9 +160,14 @@ def test_without_a_rate_nobody_says_how_long_it_takes():
     assert line == "0/100 done, 0 failed, 8 running"
 
 
+def test_of_what_runs_already_the_rate_tells_nothing():
+    line = progress_line(total=100, finished=92, failed=0, running=8, rate=600.0)
+    assert line == "92/100 done, 0 failed, 8 running, 600 tasks/s"
+
+
 def test_more_done_than_there_is_leaves_no_time_below_zero():
     line = progress_line(total=10, finished=10, failed=2, running=0, rate=1.0)
-    assert line == "10/10 done, 2 failed, 0 running, 1 tasks/s, 0 s left"
+    assert line == "10/10 done, 2 failed, 0 running, 1 tasks/s"
 
 
 def test_a_failed_task_names_how_it_failed_and_its_log():

@@ -29,6 +29,21 @@ def test_the_model_of_a_rank_agrees_with_the_real_loop(kind, mean):
     assert model.ledger.received == pytest.approx(real.ledger.received, rel=0.3, abs=40)
 
 
+@pytest.mark.parametrize(("kind", "mean"), [("constant", 0.5), ("lognormal", 0.5)])
+def test_so_many_ranks_that_they_report_later_lose_no_time_by_it(kind, mean):
+    """The model of a rank agrees with the real loop, and both with what is possible."""
+    seconds = create_seconds(kind, mean)
+    ends = []
+    for create_rank in (ModelRank, LoopRank):
+        farm = BigFarm(1500, 150, 2, seconds, COSTS, create_rank=create_rank)
+        farm.run(200.0)
+        assert farm.ended
+        assert set(farm.recorded) == {1}
+        ends.append(farm.now)
+    assert ends[0] == pytest.approx(ends[1], rel=0.05)
+    assert max(ends) < 1.05 * best_makespan(seconds, 1500, 300) + 0.5
+
+
 def test_the_time_of_workers_is_the_time_of_their_tasks():
     farm = BigFarm(300, 3, 4, create_seconds("lognormal", 0.3), COSTS, slot=0.1)
     farm.run()
