@@ -382,7 +382,7 @@ def children_of(pid: int) -> list[int]:
 
 
 class ChildrenWatch:
-    """Tells which children a process has got since the last look.
+    """Tells which children a single-threaded process has got since the last look.
 
     For who looks after every task: the file is opened once, and what is the same as
     before is not taken apart.

@@ -73,7 +73,8 @@ def _parse(argv: list[str]) -> Any:
         "-f",
         action="store_true",
         help="go on with what is being written, next attempts included, until the task"
-        " has ended or no live farm has it; one task only",
+        " has ended or no live farm has it (one that is in no file is waited for until"
+        " Ctrl-C); one task only",
     )
     return parser.parse_args(argv)
 

@@ -59,7 +59,7 @@ def _say_what_it_waits_for(
     elif found.at is At.UNTOLD:
         sentence = "may run again, as far as the files tell"
     else:
-        sentence = "is in no file: a plain farmer has it, or lost it"
+        sentence = "is in no file: a PyTaskFarmer has it, or lost it"
     words.complain(f"task {taskid} {sentence}{_CTRL_C}")
 
 

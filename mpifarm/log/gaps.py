@@ -53,7 +53,9 @@ class Gaps:
         if len(found) > MOST_GAPS:
             rest = [*self._ids.values()][MOST_GAPS:]
             count = sum(map(len, rest))
-            found[MOST_GAPS:] = [f"so it is, or alike, with {count} tasks more"]
+            found[MOST_GAPS:] = [
+                f"the same, or the like, is true of {count} more tasks"
+            ]
         return found
 
 

@@ -79,11 +79,12 @@ class Show:
 
     def several(self, taskids: list[int], attempt: int | None) -> bool:
         """The same of many, each under a heading; whether there was some of each."""
-        known, beyond = self.words.split_known(taskids)
+        gaps = Gaps()
+        missed = self._show_each(taskids, attempt, gaps, is_last=False)
+        # A list may have got shorter since: what its tasks have left is shown.
+        missed, beyond = self.words.split_known(missed)
         if beyond:
             self.words.complain(beyond)
-        gaps = Gaps()
-        missed = self._show_each(known, attempt, gaps, is_last=False)
         if missed:
             survey = self.words.survey()
             # What has ended by now had not begun, maybe, when it was looked for.
@@ -107,8 +108,9 @@ class Show:
                 sources[source.record.taskid].append(source)
             for taskid in some:
                 heading = f"==> task {taskid} <==\n".encode()
+                known = _unless_old(sources.pop(taskid))
                 try:
-                    if not self._show(taskid, attempt, heading, sources.pop(taskid)):
+                    if not self._show(taskid, attempt, heading, known):
                         missed.append(taskid)
                 except GapError as error:
                     if isinstance(error, GoneError) and not is_last:
@@ -180,6 +182,15 @@ class Show:
             else:
                 return readers
         return []
+
+
+def _unless_old(sources: list[Source]) -> list[Source] | None:
+    """None where an attempt that ran has its output elsewhere by now: look again."""
+    is_old = any(
+        each.runs and not os.path.lexists(each.files.place_of(each.record))
+        for each in sources
+    )
+    return None if is_old else sources
 
 
 def close_all(readers: Iterable[OutputReader]) -> None:

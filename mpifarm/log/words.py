@@ -24,10 +24,15 @@ _WORDS = {
     At.HELD: "has not started yet: {holder} has taken it",
     At.WAITING: "has not started yet: it waits in toprocess",
     At.FAILED: "has failed, and nothing of what it has written is there",
-    At.NOWHERE: "is in no file (a plain farmer has it, or lost it), and has no log",
-    At.UNTOLD: "has written nothing that is there; what is done its tasklist knows",
+    At.NOWHERE: "is in no file (a PyTaskFarmer has it, or lost it), and has no log",
+    At.UNTOLD: (
+        "has written nothing that is there; whether it has run, only its tasklist knows"
+    ),
 }
-NO_FARM = ", and no farm is at work: give the farm's command again to run it"
+NO_FARM = (
+    ", and no farm is at work: give the farm's command again to run it"
+    " (unless a PyTaskFarmer is at work, which can't be seen)"
+)
 
 
 class Words:
@@ -81,6 +86,8 @@ class Words:
             )
         farm = f"farm {holder.farm} {holder.where}" if holder else ""
         sentence = _WORDS[found.at].format(holder=farm)
+        if found.at is At.HELD and self._keeps_little:
+            sentence += "; or it has just completed (--logs failed keeps nothing then)"
         if found.at is At.FINISHED and self._keeps_little:
             sentence += " (--logs failed keeps nothing of what completed)"
         if found.at is At.WAITING and not found.may_start:

@@ -201,7 +201,8 @@ class ScratchKeeper(LogKeeper):
     def _is_held_open(self) -> bool:
         """Whether what the attempt has left running may write into the scratch.
 
-        A process that has left the session of its command is not found.
+        Not found: what has left the group and was started by a process that lives on
+        elsewhere, or by a thread that lives; and what belongs to another user.
         """
         command = processes.last_command()
         if command and processes.group_exists(command):

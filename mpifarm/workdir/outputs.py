@@ -211,8 +211,6 @@ class OutputReader:
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self.is_over = False
-        """Whether no more can come."""
         self._at = 0
         self._index_read = 0
         self._descriptor = -1
@@ -237,10 +235,7 @@ class OutputReader:
         source = self.output.source
         if source is not None and source.runs:
             return self._read_running(source)
-        piece = self._read_piece()
-        if not piece and source is not None:
-            self.is_over = True
-        return piece
+        return self._read_piece()
 
     def _open(self) -> None:
         self.close()

@@ -158,7 +158,6 @@ def test_a_scratch_that_its_worker_goes_on_with_is_not_anothers_output(site):
     slots.write_bytes(encode_slot(record._replace(taskid=1, started=2e9)))
     assert reader.read() == b"its end\n"
     assert reader.read() == b""
-    assert reader.is_over
 
 
 def test_an_output_of_which_nothing_is_kept_ends_with_its_slot(site):
@@ -173,7 +172,6 @@ def test_an_output_of_which_nothing_is_kept_ends_with_its_slot(site):
     scratch.write_bytes(b"of task 1\n")
     slots.write_bytes(encode_slot(record._replace(taskid=1, started=2e9)))
     assert reader.read() == b""
-    assert reader.is_over
 
 
 # ---- what can't be shown ------------------------------------------------------------
@@ -211,6 +209,19 @@ def test_a_finished_task_of_a_farm_that_kept_nothing_says_why(site):
     (site.logs / "unkept").mkdir()
     with pytest.raises(InputError, match=r"\(--logs failed keeps nothing of what comp"):
         site.main("0")
+
+
+def test_a_task_that_is_held_may_just_have_completed_where_nothing_is_kept(
+    site, monkeypatch
+):
+    def look(*args, **others):
+        view = ClaimView("f00d", "on n1", Standing.AT_WORK, *[frozenset({2})] * 2)
+        return examine(*args, **others)._replace(claims=(view,), toprocess=b"")
+
+    monkeypatch.setattr("mpifarm.log.words.examine", look)
+    (site.logs / "unkept").mkdir()
+    with pytest.raises(InputError, match="has taken it; or it has just completed"):
+        site.main("2")
 
 
 def test_a_place_that_is_no_workdir_is_told(tmp_path):
@@ -355,6 +366,41 @@ def test_what_ends_while_many_are_shown_is_shown_as_well(site, shown, monkeypatc
     monkeypatch.setattr("mpifarm.log.words.examine", end_meanwhile)
     assert site.main("0,1") == 0
     assert shown() == "==> task 0 <==\na\n==> task 1 <==\nb\n"
+
+
+def test_an_attempt_whose_output_moves_while_others_are_shown_is_not_left_out(
+    site, shown, monkeypatch
+):
+    site.pack(1, b"failed first\n", started=1e9)
+    rank_files = RankFiles(str(site.logs / "packed"), "f00dcafe", 0)
+    scratch = Path(rank_files.scratch(0, 0))
+    scratch.write_bytes(b"second\n")
+    record = Record(1, 2, 0, 2e9, 0, 0, None)
+    Path(rank_files.running).write_bytes(encode_slot(record))
+
+    def end_after(logs, wanted=None):
+        found = find_sources(logs, wanted)
+        if scratch.exists():
+            site.pack(1, b"second\n", started=2e9)
+            scratch.unlink()
+            Path(rank_files.running).unlink()
+        return found
+
+    monkeypatch.setattr("mpifarm.log.show.find_sources", end_after)
+    assert site.main("0,1") == 1
+    heading, first, _, second = shown().splitlines()
+    assert (heading, first, second) == ("==> task 1 <==", "failed first", "second")
+
+
+def test_what_tasks_have_left_that_the_list_has_no_more_is_shown(site, capfd):
+    for taskid in (5, 6):
+        (site.logs / f"log_{taskid}").write_text(f"{taskid}\n")
+    assert site.main("5") == 0
+    capfd.readouterr()
+    assert site.main("5-7") == 1
+    out, err = capfd.readouterr()
+    assert out == "==> task 5 <==\n5\n==> task 6 <==\n6\n"
+    assert "there is no task 7: " in err
 
 
 # ---- remarks ------------------------------------------------------------------------
