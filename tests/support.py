@@ -182,9 +182,27 @@ def find_pids(token: str) -> Iterator[int]:
     entry = f"{TOKEN_VARIABLE}={token}".encode()
     for directory in Path("/proc").iterdir():
         pid = int(directory.name) if directory.name.isdigit() else os.getpid()
-        # a zombie has no environment any more, and is no survivor
-        if pid != os.getpid() and entry in _read(directory / "environ").split(b"\0"):
+        if pid != os.getpid() and entry in _environment(directory).split(b"\0"):
             yield pid
+
+
+def _environment(directory: Path) -> bytes:
+    """What the process got; empty for a zombie, which is no survivor.
+
+    In the middle of an exec there is none for a moment, and no process may be missed
+    for that; a thread of the kernel, which never has one, has no program either.
+    """
+    environment = b""
+    for _ in range(50):
+        environment = _read(directory / "environ")
+        if environment or not is_running(int(directory.name)):
+            break
+        try:
+            os.readlink(directory / "exe")
+        except OSError:
+            break
+        time.sleep(0.001)
+    return environment
 
 
 def survivors(token: str) -> list[Process]:

@@ -552,13 +552,21 @@ def test_terminate_before_a_task_does_not_reach_it(scratch: Scratch) -> None:
     assert scratch.run(runner, "sleep 0.1; x") == scratch.bash("sleep 0.1; x")
 
 
-@pytest.mark.parametrize("line", ["sleep 60", "sleep 60; x", "nosuch"])
+@pytest.mark.parametrize("line", ["sleep 60", "sleep 60; x", "nosuch || sleep 60"])
 def test_terminate_while_a_command_is_being_started_reaches_it(
     scratch: Scratch, line: str
 ) -> None:
     runner = BasicRunner()
     runner.terminate()
     assert scratch.run(runner, line).status == -signal.SIGTERM
+
+
+def test_terminate_while_nothing_can_be_started_for_long(scratch: Scratch) -> None:
+    """Bash may have said that there is no such command before the signal is there."""
+    runner = BasicRunner()
+    runner.terminate()
+    not_found = scratch.bash("nosuch").status
+    assert scratch.run(runner, "nosuch").status in (-signal.SIGTERM, not_found)
 
 
 def wait_for(condition: Callable[[], bool], deadline: float = 20.0) -> None:
