@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.leavings import leavings, remove
 from tests.support import (
     ROOT,
     TOKEN_VARIABLE,
@@ -36,6 +37,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Mpirun = Callable[..., Launch]
 StartFarm = Callable[..., Child]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leave_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Remove what the ranks and launchers that were killed have left, when all is over.
+
+    Where the tests run in ranks themselves, none of them kills any.
+    """
+    before = leavings()
+    yield
+    if not request.config.getoption("--with-mpi", default=False):
+        remove(leavings() - before)
 
 
 @pytest.fixture
