@@ -1,7 +1,7 @@
-"""What killed ranks and launchers leave behind: their MPI cleans up only where it ends.
+"""What killed ranks and launchers leave: their MPI cleans up only where it ends.
 
-Rules of this file: nothing is removed that another user owns, that was there before, that
-a living process uses, or that was made a moment ago, for one that is about to use it.
+Rules of this file: nothing is removed that another user owns, that was there before,
+that a living process uses, or that was made a moment ago, maybe for one that will.
 """
 
 import os
