@@ -60,7 +60,7 @@ from mpifarm.surroundings import Surroundings
 from mpifarm.task import Lease, Result
 from mpifarm.waiting import Waiter
 
-PIPE_SECONDS = 0.04
+PIPE_SECONDS = 0.08
 """Seconds of work that a worker gets beyond what it runs, when its tasks are short.
 
 Enough for the time in which a rank on a busy machine doesn't get a processor.

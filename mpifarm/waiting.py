@@ -22,7 +22,7 @@ EAGER_LOOKS = 16
 """How a rank waits that has asked for something: the answer is not to wait as long as
 the question did."""
 
-COALESCE_SECONDS = 0.01
+COALESCE_SECONDS = 0.02
 """Longest sleep of a rank whose workers all have work ahead."""
 
 PAUSE_SECONDS = 2.0

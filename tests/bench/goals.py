@@ -59,7 +59,7 @@ class Goal:
 
 
 def _ratio(value: float) -> str:
-    return f"{value:.2f}"
+    return f"{value:.3f}"
 
 
 def _times(value: float) -> str:

@@ -58,8 +58,8 @@ def test_a_goal_without_a_figure_is_not_reached():
 def test_the_table_says_of_each_goal_whether_it_is_reached():
     lines = table_of_goals(create_results())
     assert row_of(lines, "1 rank x 8 workers / limit")[1:] == [
-        "0.50",
-        "≥ 0.85",
+        "0.500",
+        "≥ 0.850",
         "**no**",
     ]
     assert row_of(lines, "tasks of 1 s")[1:] == ["99.5 %", "≥ 99 %", "yes"]
