@@ -38,11 +38,11 @@ def follow(show: Show, taskid: int) -> None:
         for number, reader in enumerate(readers):
             show.begin(reader, b"", is_first=not number)
         _say_what_it_waits_for(words, taskid, found, has_begun=bool(readers))
-        _Following(show, taskid, readers).run(found)
+        found = _Following(show, taskid, readers).run(found)
         words.note_doubt(taskid, outputs_of(readers))
     finally:
         close_all(readers)
-    _say_what_is_left(words, taskid)
+    _say_what_is_left(words, taskid, found)
     words.remark()
 
 
@@ -63,9 +63,8 @@ def _say_what_it_waits_for(
     words.complain(f"task {taskid} {sentence}{_CTRL_C}")
 
 
-def _say_what_is_left(words: Words, taskid: int) -> None:
+def _say_what_is_left(words: Words, taskid: int, found: Sighting) -> None:
     """Why nothing more comes, of a task that has not ended."""
-    found = words.look_up(taskid)
     holder = found.holder
     if holder and not holder.may_live:
         words.complain(
@@ -86,8 +85,8 @@ class _Following:
         self._taskid = taskid
         self._readers = readers
 
-    def run(self, found: Sighting) -> None:
-        """Until nothing more is to come."""
+    def run(self, found: Sighting) -> Sighting:
+        """Until nothing more is to come; returns where the task is then."""
         ask_at = look_at = 0.0
         while True:
             # Before the last look at the output: what ends now was written before.
@@ -102,7 +101,7 @@ class _Following:
                 look_at = now + LOOK
                 came = self._show_new() or came
             if has_ended:
-                return
+                return found
             if not came:
                 self._show.sink.rest(PAUSE)
 

@@ -17,6 +17,7 @@ from mpifarm.workdir.outputs import (
     Source,
     find_outputs,
     find_sources,
+    has_moved,
 )
 
 TRIES = 5
@@ -186,11 +187,7 @@ class Show:
 
 def _unless_old(sources: list[Source]) -> list[Source] | None:
     """None where an attempt that ran has its output elsewhere by now: look again."""
-    is_old = any(
-        each.runs and not os.path.lexists(each.files.place_of(each.record))
-        for each in sources
-    )
-    return None if is_old else sources
+    return None if any(map(has_moved, sources)) else sources
 
 
 def close_all(readers: Iterable[OutputReader]) -> None:

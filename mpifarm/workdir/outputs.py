@@ -73,13 +73,20 @@ def find_outputs(
     outputs = [
         _output_of(source)
         for source in (find_sources(logs, taskid) if sources is None else sources)
-        # A slot may name a scratch that was moved away since; it is a log_<id> then.
-        if not source.runs or os.path.lexists(source.files.place_of(source.record))
+        if not has_moved(source)
     ]
     log = f"{logs}/log_{taskid}"
     if os.path.isfile(log):
         outputs += split_log(log) if split or outputs else [_whole_log(log)]
     return sorted(outputs, key=lambda output: output.started)
+
+
+def has_moved(source: Source) -> bool:
+    """Whether a slot names a scratch that was moved away since.
+
+    What was in it is a ``log_<id>`` then, or in a pack.
+    """
+    return source.runs and not os.path.lexists(source.files.place_of(source.record))
 
 
 def find_sources(logs: str, wanted: int | Container[int] | None = None) -> list[Source]:
