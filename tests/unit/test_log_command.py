@@ -45,10 +45,16 @@ class Site:
         (self.root / "finished").write_text("0 echo a\n")
         (self.root / "failed").write_text("1 echo b\n")
 
-    def pack(self, taskid: int, content: bytes, started: float = 1e9) -> None:
+    def pack(
+        self,
+        taskid: int,
+        content: bytes,
+        started: float = 1e9,
+        directory: str = "packed",
+    ) -> None:
         """An output of a farm that has ended."""
-        (self.logs / "packed").mkdir(exist_ok=True)
-        rank_files = RankFiles(str(self.logs / "packed"), "f00dcafe", 0)
+        (self.logs / directory).mkdir(exist_ok=True)
+        rank_files = RankFiles(str(self.logs / directory), "f00dcafe", 0)
         offset = 0
         with open(rank_files.pack, "ab") as pack:
             offset = pack.tell()
@@ -416,6 +422,14 @@ def test_what_went_wrong_before_a_task_finished_is_shown_with_a_remark(site, cap
     site.pack(0, b"the end\n")
     assert site.main("0") == 0
     assert capfd.readouterr().err == ""
+
+
+def test_what_a_farm_that_keeps_little_has_of_a_finished_task_is_from_before(
+    site, capfd
+):
+    site.pack(0, b"killed\n", directory="unkept")
+    assert site.main("0") == 0
+    assert "what is shown is from before" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("standing", [Standing.DEAD, None])

@@ -40,6 +40,7 @@ from mpifarm.rank import (
     RankPhase,
 )
 from mpifarm.task import Lease
+from mpifarm.waiting import Waiter
 from mpifarm.workdir.workdir import LOCK_TIMEOUT
 from tests.unit.fakes import (
     START,
@@ -202,6 +203,26 @@ def test_short_tasks_are_put_into_the_workers_pipes_ahead():
         rank.step(0.001)
     assert rank.pool.busy > 2 * 5
     assert rank.loop._work_ahead() > 0.0
+
+
+def test_a_rank_sleeps_for_half_of_the_work_ahead_and_20_ms_at_most(monkeypatch):
+    slept = []
+    monkeypatch.setattr(
+        "mpifarm.waiting.select.select", lambda r, w, x, seconds: slept.append(seconds)
+    )
+    rank = Rank(workers=2, seconds=lambda _: 0.001)
+    rank.begin(*range(200))
+    waiter = Waiter(signal_fd=0, probe=None)
+    expected = []
+    for _ in range(150):
+        rank.step(0.001)
+        ahead = rank.loop._work_ahead()
+        if ahead > 0.0:
+            expected.append(min(ahead / 2, 0.02))
+            rank.loop.wait(waiter, 0.0, 1.0)
+    assert slept == expected
+    assert max(slept) == 0.02
+    assert min(slept) < 0.01
 
 
 def test_long_tasks_are_not_put_ahead():
