@@ -1,7 +1,7 @@
-"""The demo: farm some 200 real commands over the ranks of one ``mpirun``.
+"""The demo: farm 201 real commands over the ranks of one ``mpirun``.
 
-For each of many modules of Python's standard library: compress it, count its lines,
-check its syntax.  What is told at the end is read from the workdir.
+For each of many modules of Python's standard library, compress it, count its lines and
+check its syntax.  The report at the end is read from the workdir.
 
     python jobs/demo.py [--ranks 4] [--modules 67] [folder]
 """
@@ -17,13 +17,13 @@ from shlex import join, quote
 
 
 def find_modules(count: int) -> list[Path]:
-    """The `count` largest modules of the standard library."""
+    """Return the `count` largest modules of the standard library."""
     library = Path(sysconfig.get_path("stdlib"))
     return sorted(library.glob("*.py"), key=lambda m: (-m.stat().st_size, m))[:count]
 
 
 def commands(module: Path, folder: Path) -> Iterator[str]:
-    """Three for each module.  The first and the last need a shell."""
+    """Yield three commands for a module.  The first and the last need a shell."""
     source, compressed = quote(str(module)), folder / "gz" / f"{module.name}.gz"
     yield f"gzip -9 -c {source} > {quote(str(compressed))}"
     yield f"wc -lwc {source}"
@@ -33,7 +33,7 @@ def commands(module: Path, folder: Path) -> Iterator[str]:
 
 
 def write_tasklist(modules: list[Path], folder: Path) -> Path:
-    """Start afresh: an empty folder with a tasklist."""
+    """Replace the folder by an empty one with a tasklist.  Return the tasklist."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "gz").mkdir(parents=True)
     tasklist = folder / "tasks.txt"
@@ -43,7 +43,7 @@ def write_tasklist(modules: list[Path], folder: Path) -> Path:
 
 
 def farm(tasklist: Path, ranks: int) -> int:
-    """Run the tasklist under the MPI of this environment: mpirun's exit status."""
+    """Run the tasklist under this environment's MPI.  Return mpirun's exit status."""
     mpirun = shutil.which("mpirun", path=Path(sys.executable).parent) or "mpirun"
     program = [sys.executable, "-m", "mpifarm", str(tasklist), "-n", "2"]
     command = [mpirun, "-n", str(ranks), *program]
@@ -52,17 +52,17 @@ def farm(tasklist: Path, ranks: int) -> int:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The file's lines; none where there is no such file."""
+    """Return the lines of a file, none if it does not exist."""
     return path.read_text().splitlines() if path.exists() else []
 
 
 def total_size(paths: list[Path]) -> int:
-    """In bytes."""
+    """Return the size of all files in bytes."""
     return sum(path.stat().st_size for path in paths)
 
 
 def report(modules: list[Path], folder: Path, workdir: Path) -> None:
-    """Print what was done, and where the outputs are."""
+    """Print the numbers of tasks and results, and the places of the outputs."""
     tasks = len(lines_of(folder / "tasks.txt")) - 1
     finished, failed = lines_of(workdir / "finished"), lines_of(workdir / "failed")
     counted = [line.split(" ", 1)[0] for line in finished if " wc -lwc " in line]
@@ -82,7 +82,7 @@ workdir     {workdir}: finished, failed, logs, result.json, timeline.json""")
 
 
 def main() -> int:
-    """Run the demo; its exit status is mpirun's."""
+    """Run the demo.  Return mpirun's exit status."""
     parser = argparse.ArgumentParser(description="the demo of mpifarm")
     parser.add_argument("folder", nargs="?", default="demo", type=Path)
     parser.add_argument("--ranks", default=4, type=int)

@@ -1,7 +1,7 @@
 """mpifarm: run each command of a text file once, over MPI ranks.
 
-The design is drawn in ``docs/design.md``.  This module imports nothing, so that
-every rank of a large job starts from it at no cost.
+``docs/design.md`` describes the design.  This module imports nothing: every rank of a
+large job reads it, all at once and from one shared file system.
 """
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"

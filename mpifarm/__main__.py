@@ -1,15 +1,29 @@
-"""``python -m mpifarm``: see `mpifarm.cli`.
+"""``python -m mpifarm``: see `mpifarm.commands.main`.
 
-Rules of this file: Python has put the directory in which it was started before its own
-library.  There, where the user works, a ``copy.py`` or a ``signal.py`` may lie, and
-each rank would look there for each module; so it goes to the end, before all else.
+Rules of this file: a Python older than 3.11 must be able to read it.  Such a Python
+cannot read the other modules, so the version is checked before any of them is imported.
 """
 
 import sys
 
+if sys.version_info < (3, 11):  # noqa: UP036 - a checkout runs without any installer
+    import os
+
+    # Only the first rank prints the sentence: else it appears once for each rank.
+    ranks = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+    if next((os.environ[name] for name in ranks if name in os.environ), "0") == "0":
+        sys.stderr.write(
+            f"mpifarm: needs Python 3.11 or later, and {sys.executable} is "
+            f"{sys.version.split()[0]}: start it with another\n"
+        )
+    sys.exit(2)
+
 if not sys.flags.safe_path:
+    # `python -m` puts the current directory before the standard library.  The user's
+    # copy.py or signal.py there would be imported in place of Python's own, and each
+    # rank would search that directory, often on a shared disk, for each module.
     sys.path.append(sys.path.pop(0))
 
-from mpifarm.cli import main
+from mpifarm.commands.main import main
 
 main()

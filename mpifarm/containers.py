@@ -1,8 +1,8 @@
 """Runners that run each task in a container: Shifter, Apptainer, Podman.
 
-Rules of this file: the three take the same options and mean the same by them; each
-knows only what its own command line and environment look like.  A task gets the
-farm's variables inside, however clean the runtime makes its environment.
+Rules of this file: the three runners have the same options with the same meaning.  Each
+class only knows the command line and the environment of its runtime.  A task gets the
+farm's variables in the container, even if the runtime cleans the environment.
 """
 
 import os
@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import IO, Any, ClassVar, Final
 
-from mpifarm import processes
 from mpifarm.errors import InputError
-from mpifarm.gpus import VARIABLES
+from mpifarm.model.task import encode_text
 from mpifarm.runners import (
     ARGUMENT_LIMIT,
     BASH,
     COULD_NOT_START,
     CommandRunner,
     after_setup,
-    encode_text,
-    tell_start_failure,
+    log_start_failure,
 )
+from mpifarm.system import task_command
+from mpifarm.system.gpus import VARIABLES
 
 YES: Final = frozenset({"true", "yes", "on", "1"})
 NO: Final = frozenset({"false", "no", "off", "0", ""})
@@ -32,26 +32,26 @@ OF_THE_FARM: Final = (
     b"OMP_NUM_THREADS",
     *(name.encode() for name in VARIABLES),
 )
-"""What a task gets of its farm, beside the variables that begin with ``MPIFARM_``."""
+"""The farm's variables for a task, besides those that begin with ``MPIFARM_``."""
 
 
 class ContainerRunner(CommandRunner):
-    """What the container runners share; their options, all strings.
+    """The base class of the container runners, with their options, all strings.
 
-    `image`: as the runtime wants it.  `setup`: shell lines to be run in the container
-    before each task, in the same shell.  `volumes`: what to mount, each as the runtime
-    writes it (``/outside:/inside``), with blanks between.  `modules`: parts of the
-    runtime to be switched on, with blanks between.  `tempdir`: ``yes`` to run each task
-    in a temporary directory of its own, removed at its end.
+    `image`: the image, in the runtime's notation.  `setup`: shell lines that run in the
+    container before each task, in the same shell.  `volumes`: directories to mount,
+    each in the runtime's notation (``/outside:/inside``), separated by blanks.
+    `modules`: parts of the runtime to switch on, separated by blanks.  `tempdir`:
+    ``yes`` to run each task in a temporary directory of its own, removed at its end.
 
-    Raises InputError for a wrong option, and where the runtime is not installed.
+    Raises InputError for a wrong option, or if the runtime is not installed.
     """
 
     programs: ClassVar[tuple[str, ...]]
-    """Names of the runtime; the first that is found on PATH is used."""
+    """Names of the runtime's program; the first that is on PATH is used."""
 
     separators: ClassVar[str] = ""
-    """What a path that is to be mounted can't have in it: the runtime splits there."""
+    """Characters at which the runtime splits a path: no mounted path may have them."""
 
     def __init__(
         self,
@@ -85,21 +85,21 @@ class ContainerRunner(CommandRunner):
                 encode_text(word) for word in self._argv(directory)
             ]
             try:
-                pid = processes.start_command([*argv, "-c", line], env, logfd)
+                pid = task_command.start_command([*argv, "-c", line], env, logfd)
             except OSError as error:
-                return tell_start_failure(logfd, self.program, error)
-            return processes.wait_command(pid)
+                return log_start_failure(logfd, self.program, error)
+            return task_command.wait_command(pid)
 
     def _argv(self, directory: str | None) -> list[str]:
-        """The command line up to the shell, for a task in `directory`."""
+        """Return the command line up to the shell, for a task in `directory`."""
         raise NotImplementedError
 
     def _checked_image(self, image: str) -> str:
-        """As the runtime is given it; here a name, which the runtime looks up."""
+        """Return the image for the runtime; by default a name, as it is."""
         return image
 
     def _mounted(self, directory: str | None) -> list[str]:
-        """What is mounted beside the user's volumes, at the same path inside."""
+        """Return the paths that are mounted besides the user's volumes."""
         return [directory] if directory else []
 
     def _check_mounted(self) -> None:
@@ -115,13 +115,13 @@ class ContainerRunner(CommandRunner):
                     else "start mpifarm in another directory"
                 )
                 raise InputError(
-                    f"{self.program} can't mount {path}, for the {found[0]!r} in its"
-                    f" name: {remedy}"
+                    f"{self.program} can't mount {path}, because of the {found[0]!r} in"
+                    f" its name: {remedy}"
                 )
 
     @contextmanager
     def _directory_of_task(self) -> Iterator[str | None]:
-        """The task's temporary directory, if it is to have one."""
+        """Give the task's temporary directory, if it is to have one."""
         if not self._has_directories:
             yield None
             return
@@ -132,27 +132,29 @@ class ContainerRunner(CommandRunner):
         try:
             yield directory
         finally:
-            # Other users' files may be in it (Podman maps users): what can't be
-            # removed is no reason to fail the task.
+            # Errors are ignored: with Podman, which maps users, files of other users
+            # may be in it.  The task must not fail because of them.
             shutil.rmtree(directory, ignore_errors=True)
 
     @cached_property
     def _environment(self) -> dict[bytes, bytes]:
-        # Else the shell inside reads the host's start-up file at each task.
+        # Else the shell in the container reads the host's start-up file for each task.
         return {**super()._environment, b"BASH_ENV": b""}
 
     @cached_property
     def _passed(self) -> list[bytes]:
-        """Names of the variables that a task must have inside."""
+        """Names of the variables that a task must get in the container."""
+        numbers = [name for name, _ in self.numbers]
         return sorted(
             name
-            for name in self._environment
-            if name.startswith(b"MPIFARM_") or name in (*OF_THE_FARM, b"BASH_ENV")
+            for name in {*self._environment, *numbers}
+            if name.startswith(b"MPIFARM_")
+            or name in (*OF_THE_FARM, *numbers, b"BASH_ENV")
         )
 
 
 class ShifterRunner(ContainerRunner):
-    """``shifter``, with the command line that PyTaskFarmer makes.
+    """A runner for ``shifter``, with the same command line as in PyTaskFarmer 0.1.0.
 
     `modules` are Shifter's own (``cvmfs``, ``gpu``).  Shifter passes the environment.
     """
@@ -170,10 +172,11 @@ class ShifterRunner(ContainerRunner):
 
 
 class ApptainerRunner(ContainerRunner):
-    """``apptainer exec``, or ``singularity exec`` where that is installed.
+    """A runner for ``apptainer exec``, or ``singularity exec`` if that is installed.
 
-    `modules` are switches of it without their dashes (``nv cleanenv``).  An `image`
-    that is a path, of a file or a directory, has to be there, and may begin with ``~``.
+    `modules` are options of the runtime without their dashes (``nv cleanenv``).  An
+    `image` that is a path must be that of an existing file or directory, and may begin
+    with ``~``.
     """
 
     programs = ("apptainer", "singularity")
@@ -193,8 +196,8 @@ class ApptainerRunner(ContainerRunner):
         return _existing_image(image) if _is_path(image) else image
 
     def _environment_of(self, taskid: int) -> dict[bytes, bytes]:
-        # By these, for they reach a task in spite of --cleanenv and of what the image
-        # sets, and unlike "--env A=B,C=D" they may have commas in them.
+        # APPTAINERENV_NAME reaches a task in spite of --cleanenv and of the image's own
+        # variables.  Unlike "--env A=B,C=D", its value may have commas.
         env = super()._environment_of(taskid)
         for name, name_of_runtime in self._names_of_runtime:
             env[name_of_runtime] = env[name]
@@ -207,11 +210,11 @@ class ApptainerRunner(ContainerRunner):
 
 
 class PodmanRunner(ContainerRunner):
-    """``podman run``; `modules` are names of ``containers.conf`` modules.
+    """A runner for ``podman run``; `modules` are names of ``containers.conf`` modules.
 
-    Podman mounts nothing by itself: the current directory is mounted, and is where a
-    task runs if it has no temporary one.  The network and the shared memory are the
-    host's, as they are with the other runtimes.
+    The current directory is mounted, since Podman mounts nothing by itself.  A task
+    runs there unless it has a temporary directory.  Network and shared memory are the
+    host's, as with the other runtimes.
     """
 
     programs = ("podman",)
@@ -222,34 +225,35 @@ class PodmanRunner(ContainerRunner):
             self.program,
             *(f"--module={module}" for module in self._modules),
             *("run", "--rm", "--init", *_labels(), *_limits()),
-            # No start-up of a network and no copy of the output for each task; 64 MB of
-            # /dev/shm are too few for MPI; SELinux would forbid the mounted files.
+            # A network and a copy of the output would cost each task time.  Podman's
+            # /dev/shm of 64 MB is too small for MPI.  SELinux would forbid the mounted
+            # files.
             *("--network=host", "--ipc=host", "--log-driver=none"),
             "--security-opt=label=disable",
             *(f"--volume={path}:{path}" for path in self._mounted(directory)),
             *(f"--volume={volume}" for volume in self._volumes),
             f"--workdir={directory or os.getcwd()}",
-            # Without a value: podman takes it out of its own environment.
+            # Without a value: podman copies it from its own environment.
             *(f"--env={os.fsdecode(name)}" for name in self._passed),
-            # Else the shell is an argument of what the image has for an entrypoint.
+            # Else the shell would be an argument of the image's own entrypoint.
             *(f"--entrypoint={BASH}", self._image),
         ]
 
     def _mounted(self, directory: str | None) -> list[str]:
-        # Podman ends with an error where two mounts have one place.
+        # Podman fails if two mounts have the same path in the container.
         paths = [os.getcwd(), *super()._mounted(directory)]
         taken = {_place_of(volume) for volume in self._volumes}
         return [path for path in paths if path not in taken]
 
 
 def _place_of(volume: str) -> str:
-    """Where a volume ``/outside:/inside:options``, or ``/inside``, is mounted."""
+    """Return the mount point of a volume ``/outside:/inside:options``, ``/inside``."""
     fields = volume.split(":")
     return os.path.normpath(fields[1] if len(fields) > 1 else fields[0])
 
 
 def _is_path(image: str) -> bool:
-    """Not ``docker://alpine`` nor ``oci-archive:alpine.tar``, that is."""
+    """Return whether an image is a path, unlike ``docker://a`` or ``oci-archive:a``."""
     scheme, colon, _ = image.partition(":")
     return not colon or "/" in scheme
 
@@ -258,14 +262,14 @@ def _existing_image(path: str) -> str:
     there = os.path.expanduser(path)
     if not os.path.exists(there):
         raise InputError(
-            f"the image {path} is not there: name a file, the directory of a sandbox,"
+            f"the image {path} does not exist: name a file, the directory of a sandbox,"
             " or a source such as docker://alpine"
         )
     return there
 
 
 def _labels() -> list[str]:
-    """By which ``podman ps --filter`` tells what a container belongs to."""
+    """Return labels by which ``podman ps --filter`` finds the containers of a farm."""
     labels = {"farm": "MPIFARM_FARM", "task": "MPIFARM_TASK_ID"}
     environ = os.environ
     return [
@@ -276,12 +280,10 @@ def _labels() -> list[str]:
 
 
 def _limits() -> list[str]:
-    """A container isn't our child: it gets the limit for each process by its option.
-
-    Not by ``--memory``, which counts the container as a whole, and which a user who is
-    not root may set only where the system delegates that.
-    """
-    memory = processes.memory_limit()
+    """Return the option for the memory limit of each process."""
+    # By an option, since a container is not our child.  Not --memory: it counts the
+    # whole container, and most systems do not let users set it.
+    memory = task_command.memory_limit()
     return [] if memory is None else [f"--ulimit=data={memory}:{memory}"]
 
 
@@ -298,7 +300,8 @@ def _find_program(names: Iterable[str]) -> str:
 
 
 def _parsed_flag(option: str, word: str) -> bool:
-    """Also of True and False themselves, which Python code may pass."""
+    """Parse a yes or no; raises InputError."""
+    # str: code in Python may pass True or False.
     value = str(word).strip().lower()
     if value in YES | NO:
         return value in YES
@@ -308,5 +311,5 @@ def _parsed_flag(option: str, word: str) -> bool:
 def _too_long(size: int) -> bytes:
     return (
         f"mpifarm: can't start the task: its line of {size} bytes, with the setup, is"
-        f" longer than Linux takes ({ARGUMENT_LIMIT - 1}): put it into a script\n"
+        f" longer than Linux allows ({ARGUMENT_LIMIT - 1}): put it into a script\n"
     ).encode()

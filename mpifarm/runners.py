@@ -1,94 +1,101 @@
-"""Runners: what executes a task; the user's second plug-in point.
+"""Runners, which execute tasks; the user's second plug-in point.
 
-Rules of this file: a runner lives in a worker process and runs one task at a time;
-rank 0 makes one as well, only to check the options, so a constructor changes nothing.
-The default one does what ``/bin/bash -c line`` does, and leaves the shell out where
-nobody could tell (`shellwords`).  Whatever can't be started directly is given to the
-shell as well: so the message and the status (127, 126) are the shell's own.
+Rules of this file: a runner lives in a worker process and runs one task at a time.
+Rank 0 makes one as well, only to check its options, so a constructor changes nothing.
+The default runner does what ``/bin/bash -c line`` does, without the shell where the
+result is the same (`shell_split`).
 """
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
 from io import FileIO
 from shlex import quote
 from typing import IO, Any, Final
 
-from mpifarm import processes
-from mpifarm.classes import check_options, import_class, in_one_line
-from mpifarm.config import RunnerDefinition
 from mpifarm.errors import InputError
-from mpifarm.shellwords import split_direct
+from mpifarm.model.settings import RunnerDefinition
+from mpifarm.model.task import encode_text
+from mpifarm.plugins.loading import check_options, import_class, in_one_line, nearest
+from mpifarm.plugins.shell_split import split_direct
+from mpifarm.system import task_command
 
 BASH: Final = "/bin/bash"
 SH: Final = "/bin/sh"
 
 ARGUMENT_LIMIT: Final = 131_072
-"""Bytes of one argument of exec with its NUL (MAX_ARG_STRLEN, pages of 4 KiB)."""
+"""Bytes of one argument of exec with its NUL (MAX_ARG_STRLEN in execve(2), for pages of
+4 KiB)."""
 
 NOT_FOUND: Final = 127
-"""The status of a task whose program does not exist; as in a shell."""
+"""The status of a task whose program does not exist (POSIX, Shell Command Language
+2.8.2, "Exit Status for Commands")."""
 
 COULD_NOT_START: Final = 126
-"""The status of a task whose program exists and can't be started; as in a shell."""
+"""The status of a task whose program exists, but cannot be started (POSIX, as
+above)."""
 
 SHELL_USES: Final = ("auto", "always", "never")
-"""What the option `shell` of the default runner may be."""
+"""The values of the option `shell` of the default runner."""
 
 SHELL_SETTINGS: Final = (
-    b"BASH_ENV",  # read by bash before each line: may change PATH, limits, anything
-    b"SHELLOPTS",  # xtrace, noexec, keyword, ...
-    b"EXECIGNORE",  # programs which bash does not see on PATH
+    b"BASH_ENV",  # A file that bash reads first: it may change PATH, limits, anything.
+    b"SHELLOPTS",  # xtrace, noexec, keyword and the like.
+    b"EXECIGNORE",  # Programs that bash ignores on PATH.
 )
-"""Variables by which the user changes what bash makes of the plainest line."""
+"""Variables that change the effect of even the plainest line in bash."""
 
 REFRESHED: Final = (b"MPIFARM_TASK_ID", b"MPIFARM_ATTEMPT")
-"""Variables that the worker sets anew for each task, beside ``PROC_NUMBER``."""
+"""Variables, besides ``PROC_NUMBER``, that the worker sets for each task."""
 
 
 class Runner:
-    """What executes tasks, one at a time.  The API is PyTaskFarmer's.
+    """The base class of runners, with the API of PyTaskFarmer's.
 
-    A class of the user's derives from this one and has `run` and `terminate`; the
+    A class of the user derives from this one and has `run` and `terminate`.  The
     options of its definition are keyword arguments of its constructor, all strings.
     """
 
     def run(self, taskid: int, command: str, logfh: IO[Any]) -> int:
-        """Run a task to its end; its exit status, or -n if signal n killed it.
+        """Run a task to its end.  Return its exit status, or -n if signal n killed it.
 
-        `taskid` is the task's place in the tasklist from 0, `command` its text (bytes
-        that are not UTF-8 are lone surrogates, ``surrogateescape``).  Output goes to
-        `logfh`, a file with a descriptor, open for appending.
+        `taskid` is the task's place in the tasklist, from 0.  `command` is its text;
+        bytes that are not UTF-8 are lone surrogates in it (``surrogateescape``).
+        Output goes to `logfh`, a file with a descriptor, open for appending.
         """
         raise NotImplementedError
 
     def terminate(self) -> None:
-        """End the command that is running, if one is; called from a signal handler.
+        """End the running command, if any, and leave it time to clean up.
 
-        At a stop that leaves it time, and when the task's time is over.
+        It is called in a signal handler: at a stop of the farm, and at the time limit
+        of the task.
         """
         raise NotImplementedError
 
 
 class CommandRunner(Runner):
-    """What the runners of mpifarm share: a task's environment, and how it is ended."""
+    """The base class of mpifarm's own runners: environment and end of a task."""
 
     attempt: int | None = None
-    """Of the task that comes next, where its worker does not say so in `os.environ`."""
+    """The attempt of the next task, if its worker does not set it in `os.environ`."""
+
+    numbers: Sequence[tuple[bytes, int]] = ()
+    """More variables that hold the task's number, each with the number of task 0."""
 
     def terminate(self) -> None:
-        """TERM, or what is sent at a stop in its place, to the command's group."""
-        processes.terminate_command()
+        """Send TERM, or the farm's checkpoint signal, to the command's group."""
+        task_command.terminate_command()
 
     def _environment_of(self, taskid: int) -> dict[bytes, bytes]:
-        """The environment of a task, the same dict each time.
-
-        Reading `os.environb` whole takes 100 µs, so only what changes is set anew.
-        """
+        """Return the environment of a task, the same dict each time."""
+        # Only changed variables are set: a copy of `os.environb` takes 100 µs.
         env = self._environment
         env[b"PROC_NUMBER"] = b"%d" % taskid
+        for name, first in self.numbers:
+            env[name] = b"%d" % (taskid + first)
         if self.attempt is not None:
             env[b"MPIFARM_TASK_ID"] = env[b"PROC_NUMBER"]
             env[b"MPIFARM_ATTEMPT"] = b"%d" % self.attempt
@@ -101,20 +108,20 @@ class CommandRunner(Runner):
 
     @cached_property
     def _environment(self) -> dict[bytes, bytes]:
-        # Not before the first task: the worker has made os.environ right by then.
+        # At the first task, not before: by then the worker has set up os.environ.
         env = dict(os.environb)
         _mend_pwd(env)
         return env
 
 
 class BasicRunner(CommandRunner):
-    """Runs what the user wrote, as ``/bin/bash -c`` would.
+    """The default runner, which runs a line as ``/bin/bash -c`` does.
 
-    `shell`: ``auto``; ``always``, even where that makes no difference; or ``never``:
-    the words between blanks are a program and its arguments, as for PyTaskFarmer.
-    `setup`: lines that the shell runs before each task; where they fail the task does
-    not run, and their status is its status.  `cwd`: the directory in which tasks run.
-    ``env.NAME``: a variable of the tasks' environment.
+    `shell`: ``auto`` uses a shell for lines that need one, ``always`` for each line.
+    With ``never``, the words of a line are a program and its arguments, as in
+    PyTaskFarmer 0.1.0.  `setup`: lines that the shell runs before each task; if they
+    fail, the task does not run and gets their status.  `cwd`: the directory of the
+    tasks.  ``env.NAME``: a variable for the tasks.
 
     Raises InputError for a wrong option.
     """
@@ -128,20 +135,20 @@ class BasicRunner(CommandRunner):
         self._variables = _parsed_variables(variables)
 
     def run(self, taskid: int, command: str, logfh: IO[Any]) -> int:
-        """Run a line: directly where that is the same, else by a shell."""
+        """Run a line, without a shell if the result is the same."""
         logfh.flush()
         logfd = logfh.fileno()
         env = self._environment_of(taskid)
         argv = self._split(command)
         if argv is not None:
             try:
-                pid = processes.start_command(argv, env, logfd)
+                pid = task_command.start_command(argv, env, logfd)
             except OSError as error:
                 if self._shell_use == "never":
-                    return tell_start_failure(logfd, argv[0], error)
-                # The shell tries again, and says why in its own words.
+                    return log_start_failure(logfd, argv[0], error)
+                # The shell tries again: message and status (127, 126) are its own.
             else:
-                return processes.wait_command(pid)
+                return task_command.wait_command(pid)
         return self._run_by_shell(after_setup(self._setup, command), env, logfd)
 
     def _run_by_shell(self, command: str, env: dict[bytes, bytes], logfd: int) -> int:
@@ -153,34 +160,32 @@ class BasicRunner(CommandRunner):
                     line = self._line_that_reads(path)
                 pid = self._start_shell(line, env, logfd)
             except OSError as error:
-                return tell_start_failure(logfd, self._shell, error)
-            return processes.wait_command(pid)
+                return log_start_failure(logfd, self._shell, error)
+            return task_command.wait_command(pid)
 
     def _start_shell(self, line: bytes, env: dict[bytes, bytes], logfd: int) -> int:
         argv: list[bytes | str] = [self._shell, "-c", line]
         if line.startswith((b"-", b"+")):
-            argv.insert(2, "--")  # Else the shell takes the line for its own option.
-        return processes.start_command(argv, env, logfd)
+            argv.insert(2, "--")  # Else the shell reads the line as its own option.
+        return task_command.start_command(argv, env, logfd)
 
     def _line_that_reads(self, path: str) -> bytes:
-        """A line that does what the text in the file `path` says, in the same shell.
-
-        The blank in front keeps `eval` from taking a text such as "-x" for its option.
-        """
+        """Return a line that runs the text in the file `path` in the same shell."""
         read = "<" if self._shell == BASH else "cat "
+        # The blank after the quote: else `eval` reads a text "-x" as its own option.
         return os.fsencode(f'eval " $({read}{quote(path)})"')
 
     @cached_property
     def _environment(self) -> dict[bytes, bytes]:
         if self._cwd:
             os.chdir(self._cwd)
-        # Into our own environment: programs are looked for along its PATH.
+        # Into our own environment: its PATH is used to look up programs.
         os.environb.update(self._variables)
         return super()._environment
 
     @cached_property
     def _split(self) -> Callable[[str], "list[str] | list[bytes] | None"]:
-        """How a line is made an argv; None from it: a shell has to run the line."""
+        """The function that makes an argv of a line, or None if a shell must run it."""
         if self._shell_use == "never":
             return _split_literally
         if self._shell_use == "always" or self._setup or not self._is_direct_allowed:
@@ -191,7 +196,7 @@ class BasicRunner(CommandRunner):
     @cached_property
     def _is_direct_allowed(self) -> bool:
         env = self._environment
-        # Without PATH each shell has its own; bash expands a "~" in it at each search.
+        # Without PATH, shells have defaults of their own.  bash expands "~" in PATH.
         return b"~" not in env.get(b"PATH", b"~") and not any(
             env.get(name) for name in SHELL_SETTINGS
         )
@@ -202,19 +207,27 @@ class BasicRunner(CommandRunner):
 
 
 def create_runner(definition: RunnerDefinition) -> Runner:
-    """Make the runner that a definition names; InputError where there is no such class.
+    """Make the runner of a definition.
 
-    What the constructor raises comes through as it is: it is the user's own code.
+    Raises InputError if its class cannot be imported, and any error of the constructor,
+    which is code of the user.
     """
     runner: Runner = import_class(definition.python_class)(**definition.options)
     return runner
 
 
-def check_runner(definition: RunnerDefinition) -> None:
-    """Make one runner, to find what is wrong with its definition or the user's class.
+def has_shell(definition: RunnerDefinition) -> bool:
+    """Return whether a shell runs the lines that need one."""
+    if definition.python_class == RunnerDefinition().python_class:
+        return definition.options.get("shell") != "never"
+    return definition.python_class.startswith("mpifarm.containers.")
 
-    For rank 0, before anything is touched.  The built-in default costs nothing.
-    Raises InputError, which names the runner, its INI file and what is wrong.
+
+def check_runner(definition: RunnerDefinition) -> None:
+    """Check a definition and its class by making one runner.
+
+    It is called on rank 0 before any file is changed.  The built-in default costs
+    nothing.  Raises InputError with the names of the runner and of its INI file.
     """
     if definition == RunnerDefinition():
         return
@@ -233,7 +246,7 @@ def _check_options(runner_class: object, definition: RunnerDefinition) -> None:
         check_options(runner_class, definition.python_class, definition.options)
     except InputError as error:
         if isinstance(runner_class, type):
-            # A handler, say: what options it takes would lead the user astray.
+            # First the methods: of a handler, say, the options are not the problem.
             _check_methods(runner_class, definition.python_class)
         raise InputError(f"it {error}") from error
 
@@ -252,12 +265,12 @@ def _constructed(
 
 
 def _check_methods(runner: object, python_class: str) -> None:
-    """Raise InputError where `runner` (or its class) lacks what runs a task."""
+    """Raise InputError if `runner` (or its class) lacks `run` or `terminate`."""
     for name, unmade in (("run", Runner.run), ("terminate", Runner.terminate)):
         method = getattr(runner, name, None)
         if not callable(method) or getattr(method, "__func__", method) is unmade:
             raise InputError(
-                f"its class {python_class} is no runner: it has no method {name}()"
+                f"its class {python_class} is not a runner: it has no method {name}()"
             )
 
 
@@ -282,25 +295,32 @@ def _existing_directory(cwd: str) -> str:
     path = os.path.abspath(os.path.expanduser(cwd))
     if not os.path.isdir(path):
         raise InputError(
-            f"the option cwd is {cwd}, and {path} is no directory: "
+            f"the option cwd is {cwd}, and {path} is not a directory: "
             "create it, or name another"
         )
     return path
 
 
 def _parsed_variables(options: Mapping[str, str]) -> dict[bytes, bytes]:
-    """The variables that options ``env.NAME`` set; any other option is unknown."""
+    """Return the variables of the options ``env.NAME``.
+
+    Raises InputError for any other option.
+    """
     variables = {}
     for option, value in options.items():
         name = option.removeprefix("env.")
         if name == option:
             raise InputError(
-                f"there is no option {option}; there are shell, setup, cwd and env.NAME"
+                f"there is no option {option}"
+                f"{nearest(option, ('shell', 'setup', 'cwd'))}; there are shell, setup,"
+                " cwd and env.NAME"
             )
         if not name or "=" in name or "\0" in name + value:
-            raise InputError(f"the option {option} names no variable: write env.NAME")
+            raise InputError(
+                f"the option {option} does not name a variable: write env.NAME"
+            )
         if name == "PROC_NUMBER" or name.startswith("MPIFARM_"):
-            raise InputError(f"the option {option} can't be: the farm sets {name}")
+            raise InputError(f"the option {option} can't be set: the farm sets {name}")
         variables[encode_text(name)] = encode_text(value)
     return variables
 
@@ -309,19 +329,19 @@ def _parsed_variables(options: Mapping[str, str]) -> dict[bytes, bytes]:
 
 
 def after_setup(setup: str, command: str) -> str:
-    """A line that runs `setup` and then `command`, only if the setup ends with 0.
+    """Return a line that runs `setup`, and `command` if the setup ends with 0.
 
-    Otherwise its status is the setup's.  Where it means the same the line is
-    ``setup && command``, as PyTaskFarmer writes it.  It does not where `&&` would bind
-    to a part of either, or stand in a comment.
+    Otherwise its status is that of the setup.
     """
     setup = setup.strip()
     if not setup:
         return command
+    # As PyTaskFarmer writes it, unless `&&` would bind to a part of either, or be in a
+    # comment.
     if _ends_cleanly(setup) and _begins_plainly(command) and not _is_list(command):
         return f"{setup} && {command}"
-    # Not in braces: they would switch off a "set -e" of the setup.  The empty line is
-    # for a backslash at its end.
+    # Not in braces: they would switch off a "set -e" of the setup.  The empty line
+    # takes up a backslash at the end of the setup.
     return f"{setup}\n\ncase $? in 0) ;; *) exit $? ;; esac\n{command}"
 
 
@@ -330,21 +350,16 @@ def _ends_cleanly(setup: str) -> bool:
 
 
 def _begins_plainly(command: str) -> bool:
-    """Whether it is neither blank nor a comment, which may not follow an `&&`."""
+    """Return whether a command may follow `&&`: it is neither blank nor a comment."""
     text = command.lstrip()
     return text != "" and not text.startswith("#")
 
 
 def _is_list(command: str) -> bool:
-    """Whether it may be something else than pipelines joined by `&&`."""
+    """Return whether a command may be more than pipelines joined by `&&`."""
     for harmless in ("&&", ">&", "<&", "&>"):
         command = command.replace(harmless, "")
     return any(mark in command for mark in (";", "||", "&", "\n"))
-
-
-def encode_text(text: str) -> bytes:
-    """The bytes that `text` was read from (UTF-8, ``surrogateescape``)."""
-    return text.encode("utf-8", "surrogateescape")
 
 
 def _split_literally(line: str) -> list[bytes]:
@@ -352,11 +367,11 @@ def _split_literally(line: str) -> list[bytes]:
 
 
 def _leave_to_shell(line: str) -> None:
-    """None: no line is started directly."""
+    """Return None, so that a shell runs the line."""
 
 
-def tell_start_failure(logfd: int, program: bytes | str, error: OSError) -> int:
-    """Say in the log why a program was not started; the status of its task."""
+def log_start_failure(logfd: int, program: bytes | str, error: OSError) -> int:
+    """Write to the log why a program was not started.  Return the task's status."""
     reason = f"mpifarm: can't start {os.fsdecode(program)}: {error}\n"
     os.write(logfd, encode_text(reason))
     return NOT_FOUND if error.errno == errno.ENOENT else COULD_NOT_START
@@ -366,10 +381,8 @@ def tell_start_failure(logfd: int, program: bytes | str, error: OSError) -> int:
 
 
 def _exported_functions(env: dict[bytes, bytes]) -> frozenset[str]:
-    """Names of bash functions in an environment: ``BASH_FUNC_name%%=() {...``.
-
-    ``()`` instead of ``%%`` is what Red Hat's bash 4.2 writes.
-    """
+    """Return the names of the bash functions in an environment."""
+    # bash exports BASH_FUNC_name%%=() {...; Red Hat's bash 4.2 has () in place of %%.
     prefix, suffixes = b"BASH_FUNC_", (b"%%", b"()")
     return frozenset(
         os.fsdecode(name[len(prefix) : -len(suffixes[0])])
@@ -379,10 +392,8 @@ def _exported_functions(env: dict[bytes, bytes]) -> frozenset[str]:
 
 
 def _mend_pwd(env: dict[bytes, bytes]) -> None:
-    """Make PWD true, as each shell does at its start.
-
-    A launcher may change into a directory and leave PWD as it was.
-    """
+    """Correct PWD, as each shell does at its start."""
+    # A launcher may change into a directory and leave PWD as it was.
     pwd = env.get(b"PWD", b"")
     if not (pwd.startswith(b"/") and _is_here(pwd)):
         with suppress(OSError):  # The directory itself is gone.
@@ -401,9 +412,10 @@ def _is_here(path: bytes) -> bool:
 
 @contextmanager
 def _readable_path(text: bytes) -> Iterator[str]:
-    """A path under which a child can read `text`, with no descriptor inherited.
+    """Give a path under which a child can read `text`, without a descriptor.
 
-    In memory where the system can (Linux); else a temporary file, removed at the end.
+    It is a file in memory if the system has such (Linux), else a temporary file, which
+    is removed at the end.
     """
     file = _create_memory_file()
     if file is None:
@@ -419,7 +431,7 @@ def _readable_path(text: bytes) -> Iterator[str]:
 
 
 def _create_memory_file() -> FileIO | None:
-    """A file without a name (close-on-exec), or None where there is no such thing."""
+    """Create a file in memory (close-on-exec), or return None if that is impossible."""
     if not (hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")):
         return None
     try:

@@ -1,69 +1,76 @@
-"""Tasklists: what reads the user's list of tasks, and how a handler is made.
+"""Handlers, which read the user's tasklist; the user's first plug-in point.
 
-Rules of this file: a task's id is its place in the list, and ids and texts are exactly
-PyTaskFarmer's, for they are what a workdir is shared by; so lines and white space are
-what Python's text mode and `str.strip` make of them.  Bytes that are not UTF-8 stand in
-the texts as lone surrogates (``surrogateescape``).  Everything wrong with a list, or
-with a handler of the user's, is an InputError; an empty list is not wrong.
+Rules of this file: ids and texts are exactly PyTaskFarmer's, since farmers share a
+workdir by them.  A task's id is its place in the list.  Line ends are those of Python's
+text mode, and white space is that of `str.strip`.  Bytes that are not UTF-8 are lone
+surrogates in the texts (``surrogateescape``).  Each mistake in a list, or in a handler
+of the user, is an InputError; an empty list is not a mistake.
 """
 
 import os
 import re
-from array import array
+import shlex
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
-from typing import Any, Final, NoReturn, Protocol, TextIO, overload
+from typing import Any, BinaryIO, Final, NoReturn, Protocol, TextIO
 
-from mpifarm.classes import check_options, import_class, in_one_line
-from mpifarm.config import HandlerDefinition
 from mpifarm.errors import InputError
+from mpifarm.model.packed_texts import MARKS, PackedTexts
+from mpifarm.model.settings import HandlerDefinition
+from mpifarm.model.task import decode_text, encode_text
+from mpifarm.model.wording import counted
+from mpifarm.plugins.loading import check_options, import_class, in_one_line
+from mpifarm.plugins.shell_split import split_direct
+from mpifarm.system.regular_files import OddFileError, open_regular
 
 
 class TaskList(Protocol):
-    """What a handler makes of a tasklist; made and asked on rank 0 only.
+    """The tasks of a tasklist, as a handler has read them; it lives on rank 0 only.
 
     The constructor is called with the paths of the tasklist and of the workdir, and
     with the options of the handler's INI section as keyword arguments, all strings.
     """
 
     tasks: Sequence[str]
-    """The texts of the tasks by id, as the status files hold them.  For the same
-    tasklist they must be the same at each start: they say which task is which."""
+    """The texts of the tasks by id, as in the status files.  For the same tasklist they
+    must be the same at each start: a task is recognized by its id and its text."""
 
     def __len__(self) -> int:
-        """How many tasks there are."""
+        """Return the number of tasks."""
         ...
 
     def __getitem__(self, taskid: int, /) -> str:
-        """What the runner gets: the text, or a command made of it.
+        """Return the command for the runner: the text, or a command made of it.
 
-        Called once for each attempt, just before it is handed out, so it must be
-        quick.
+        It is called once for each attempt, just before the task is handed out, and must
+        be quick.
         """
         ...
 
 
 class OptionError(InputError):
-    """An option of a handler is wrong; told with the handler and its INI file."""
+    """A mistake in an option of a handler; the message gets its name and INI file."""
 
 
 class TasklistFileError(InputError):
-    """The tasklist itself is wrong, whatever handler reads it; told as it stands."""
+    """A mistake in the tasklist itself, whichever handler reads it."""
 
 
 class ListTaskList(TaskList):
-    """The default handler: one task a line; blank lines and ``#`` in column 0 are none.
+    """The default handler: one task a line, without blank lines and comments.
 
-    A handler of the user's is best a subclass: one that extends or replaces `tasks` in
-    its constructor, or makes the command of a text in ``__getitem__``.
-    Raises TasklistFileError: the file can't be read, or a task has a NUL byte in it.
+    A comment has its ``#`` in column 0.  A handler of the user is best a subclass.  It
+    extends or replaces `tasks` in its constructor, or makes the command of a text in
+    ``__getitem__``.
+
+    Raises TasklistFileError if the file cannot be read or a task has a NUL byte.
     """
 
     def __init__(self, path: str, workdir: str) -> None:
         self.path = path
         self.workdir = workdir
         texts = read_texts(path)
-        # A handler of the user's may change its list.
+        # A handler of the user may use any method of a list.
         self.tasks = texts if _is_of_mpifarm(type(self)) else list(texts)
 
     def __len__(self) -> int:
@@ -73,134 +80,195 @@ class ListTaskList(TaskList):
         return self.tasks[taskid]
 
 
-class PackedTexts(Sequence[str]):
-    """The texts of a long list in one piece of memory: its own, and 8 bytes for each.
+HEAD: Final = 1000
+TAIL: Final = 250
+"""The numbers of tasks at the beginning and at the end of a list that are checked."""
 
-    A text is made a str when it is asked for.
+MAX_REMARKS: Final = 1000
+
+_is_remark = re.compile(
+    rb"#(?:!|DISBATCH|SBATCH|PBS|BSUB|OAR|PJM|MSUB|COBALT|HQ|SWARM|flux:|FLUX:|\$ ?-)"
+).match
+"""Comments that are directives to other programs."""
+
+
+def end_ids(texts: Sequence[str]) -> Iterator[int]:
+    """Yield the ids of the first `HEAD` and the last `TAIL` tasks."""
+    yield from range(min(HEAD, len(texts)))
+    yield from range(max(HEAD, len(texts) - TAIL), len(texts))
+
+
+def is_plain(texts: PackedTexts) -> bool:
+    """Return whether nothing in a list seems to be for a shell or for another tool.
+
+    It costs little: it checks marks that the reading has found, and both ends.
     """
-
-    def __init__(self) -> None:
-        self._content = bytearray()
-        """All texts, each with a newline behind it."""
-        self._ends = array("Q", [0])
-        """Behind 0, for each text how long it is together with those before it,
-        newlines not counted."""
-
-    def extend(self, texts: Sequence[str]) -> None:
-        """Add some at the end; none has a line break in it."""
-        encoded = "\n".join([*texts, ""]).encode("utf-8", "surrogateescape")
-        lengths = map(len, texts if encoded.isascii() else encoded.split(b"\n")[:-1])
-        ends = accumulate(lengths, initial=self._ends[-1])
-        next(ends)
-        self._content += encoded
-        self._ends.extend(ends)
-
-    def encoded_text(self, taskid: int) -> bytearray:
-        """One text as the files hold it; raises `IndexError` where there is none."""
-        end = self._ends[taskid + 1] + taskid
-        return self._content[self._ends[taskid] + taskid : end]
-
-    def encoded_texts(self, begin: int, end: int) -> memoryview:
-        """Those of a range of ids, each with a newline behind it."""
-        place = self._ends[begin] + begin
-        return memoryview(self._content)[place : self._ends[end] + end]
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    @overload
-    def __getitem__(self, taskid: int, /) -> str: ...
-
-    @overload
-    def __getitem__(self, taskid: slice, /) -> Sequence[str]: ...
-
-    def __getitem__(self, taskid: int | slice, /) -> str | Sequence[str]:
-        if isinstance(taskid, slice):
-            return [self[each] for each in range(*taskid.indices(len(self)))]
-        if taskid < 0:
-            taskid += len(self)
-            if taskid < 0:
-                raise IndexError("there is no such task")
-        return self.encoded_text(taskid).decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        for begin in range(0, len(self), _BLOCK):
-            block = self.encoded_texts(begin, min(begin + _BLOCK, len(self)))
-            yield from str(block, "utf-8", "surrogateescape").split("\n")[:-1]
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Sequence)
-            and len(self) == len(other)
-            and all(ours == theirs for ours, theirs in zip(self, other, strict=True))
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __add__(self, others: list[str]) -> list[str]:
-        """A list of these and others, as a user's handler may make it."""
-        return [*self, *others]
+    if texts.remarks or texts.has_any(MARKS[1:]):
+        return False
+    ends = [texts[taskid] for taskid in end_ids(texts)]
+    return all(map(split_direct, ends)) and not any(map(_may_be_foreign, ends))
 
 
-_BLOCK: Final = 1000
-"""Texts that are made into strings at once."""
+_may_be_foreign = re.compile(
+    r"(?:module|ml|spack|conda|mamba)\s|.*\b(?:PYL_ID|srun)\b"
+).match
+"""Plain commands in lists that may be for another tool, or a script."""
 
-_BLOCK_CHARACTERS: Final = 1 << 18
-"""Of a list, read at once."""
+
+_BLOCK_BYTES: Final = 1 << 18
+"""Bytes of a list that are read at once."""
+
+_NOT_SIMPLE: Final = b"\r\x1c\x1d\x1e\x1f"
+"""Bytes that are line ends or white space in a str, but not in bytes."""
 
 
 def read_texts(path: str) -> PackedTexts:
-    """The texts of the tasks in a file; raises TasklistFileError."""
+    """Return the texts of the tasks in a file; raises TasklistFileError."""
     texts = PackedTexts()
     number = 1
     try:
         with _open_list(path) as stream:
-            while lines := stream.readlines(_BLOCK_CHARACTERS):
-                tasks = parse_tasks(lines)
-                if "\0" in "".join(tasks):
-                    _refuse_nul(path, lines, number)
-                texts.extend(tasks)
-                number += len(lines)
-    except FileNotFoundError:
-        reason = "there is no such file"
-    except IsADirectoryError:
-        reason = "it is a directory; name the file in it that lists the commands"
-    except PermissionError:
-        reason = "you have no permission to read it"
+            texts.version = version_of(stream.fileno())
+            # In bytes: for ten million lines it takes half the time.
+            while block := _read_block(stream.buffer):
+                number += _take_block(texts, block, path, number)
     except OSError as error:
-        reason = error.strerror or str(error)
+        why = _why_unread(error)
+        raise TasklistFileError(f"can't read the tasklist {path}: {why}") from error
+    return texts
+
+
+def _read_block(stream: BinaryIO) -> bytes:
+    """Read about `_BLOCK_BYTES`, up to the end of a line."""
+    block = stream.read(_BLOCK_BYTES)
+    return block if block.endswith(b"\n") else block + stream.readline()
+
+
+def _take_block(texts: PackedTexts, block: bytes, path: str, first: int) -> int:
+    """Add the tasks of a block.  Return its number of lines."""
+    before = len(texts)
+    if block.isascii() and not any(mark in block for mark in _NOT_SIMPLE):
+        lines = block.removesuffix(b"\n").split(b"\n")
+        texts.extend_encoded(_parse_simple(lines, block))
     else:
-        return texts
-    raise TasklistFileError(f"can't read the tasklist {path}: {reason}")
+        text = decode_text(block).replace("\r\n", "\n").replace("\r", "\n")
+        texts_of_lines = text.removesuffix("\n").split("\n")
+        lines = [*map(encode_text, texts_of_lines)]
+        texts.extend(parse_tasks(texts_of_lines))
+    if texts.has_mark(b"\0"):
+        _refuse_nul(path, [*map(decode_text, lines)], first)
+    if len(texts) - before < len(lines):
+        _keep_remarks(texts.remarks, lines, first)
+    return len(lines)
+
+
+def _parse_simple(lines: Sequence[bytes], block: bytes) -> list[bytes]:
+    """Return the tasks in lines whose white space is the same to bytes and to text."""
+    tasks = [*map(bytes.strip, lines)]
+    if b"#" not in block and all(tasks):
+        return tasks
+    return [
+        task
+        for line, task in zip(lines, tasks, strict=True)
+        if task and not line.startswith(b"#")
+    ]
+
+
+def _why_unread(error: OSError) -> str:
+    match error:
+        case FileNotFoundError():
+            return "there is no such file"
+        case OddFileError():
+            return _why_no_list(error.strerror or "")
+        case PermissionError():
+            return "you have no permission to read it"
+    return error.strerror or str(error)
+
+
+def _why_no_list(what: str) -> str:
+    if "directory" in what:
+        return f"{what}; name the file in it that lists the commands"
+    return f"{what}, and has to be a file"
+
+
+def _is_pipe(path: str) -> bool:
+    """Return whether `path` is the pipe of a shell's ``<(...)``, or standard input."""
+    # Such a pipe has a writer, and ends with it.  A named fifo may wait for one for
+    # ever.
+    return os.path.realpath(path).startswith("/proc/") and stat.S_ISFIFO(
+        os.stat(path).st_mode
+    )
+
+
+def version_of(fd: int) -> tuple[int, ...] | None:
+    """Return a value that changes with the content of a file, None for a pipe."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _open_list(path: str) -> TextIO:
-    # In text mode: universal newlines make the line ends what they are for
-    # PyTaskFarmer (a lone CR is one).  No "utf-8-sig": it keeps a byte order mark too.
-    return open(path, encoding="utf-8", errors="surrogateescape")
+    # As PyTaskFarmer opens it.  In text mode a lone CR ends a line, and without
+    # "utf-8-sig" a byte order mark stays in the first task.
+    if _is_pipe(path):
+        return open(path, encoding="utf-8", errors="surrogateescape")
+    descriptor = open_regular(path, os.O_RDONLY, follow=True)
+    return open(descriptor, encoding="utf-8", errors="surrogateescape")
 
 
 def parse_tasks(lines: Iterable[str]) -> list[str]:
-    """The texts of the tasks in some lines of a list; only LF ends a line by now."""
+    """Return the texts of the tasks in lines of a list, each with or without its LF."""
     return [
         task for line in lines if not line.startswith("#") and (task := line.strip())
     ]
 
 
+_UTF_16: Final = ("\udcff\udcfe", "\udcfe\udcff")
+"""The byte order marks of UTF-16, decoded with ``surrogateescape``."""
+
+
+def _keep_remarks(
+    remarks: list[tuple[int, str]], lines: Iterable[bytes], first: int
+) -> None:
+    for number, line in enumerate(lines, start=first):
+        if line.startswith(b"#") and len(remarks) < MAX_REMARKS and _is_remark(line):
+            remarks.append((number, decode_text(line).strip()))
+
+
+def find_line_numbers(path: str, taskids: Iterable[int]) -> dict[int, int]:
+    """Read the list again.  Return the line numbers of some tasks, from 1."""
+    wanted, numbers, taskid = set(taskids), dict[int, int](), 0
+    with _open_list(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if len(numbers) == len(wanted):
+                break
+            if parse_tasks([line]):
+                if taskid in wanted:
+                    numbers[taskid] = number
+                taskid += 1
+    return numbers
+
+
 def _refuse_nul(path: str, lines: Sequence[str], first: int) -> NoReturn:
-    """Tell of the NUL byte in one of these lines; the number of the first is given."""
+    """Raise TasklistFileError for a NUL byte in `lines`, numbered from `first`."""
     number = next(
         number
         for number, line in enumerate(lines, start=first)
         if "\0" in line and not line.startswith("#")
     )
+    if number == 1 and lines[0].startswith(_UTF_16):
+        raise TasklistFileError(
+            f"the tasklist {path} is UTF-16, as some editors save it: convert it"
+            f" (iconv -f UTF-16 -t UTF-8 {shlex.quote(path)} > new.txt)"
+        )
     raise TasklistFileError(
         f"line {number} of the tasklist {path} has a NUL byte in it, which no"
         " command can have: remove it, or save the file as UTF-8 text"
     )
 
 
-# ---- from a definition to a tasklist -------------------------------------------------
+# ---- reading with a handler ----------------------------------------------------------
 
 
 def open_tasklist(
@@ -209,12 +277,11 @@ def open_tasklist(
     workdir: str,
     make_workdir: Callable[[], Callable[[], None]],
 ) -> TaskList:
-    """Read the tasklist at `path` with that handler.
+    """Read the tasklist at `path` with the handler of a definition.
 
-    `make_workdir` is called just before the constructor of a class that is not
-    mpifarm's own, and not before all is checked that can be: those of PyTaskFarmer
-    find the workdir made, and may write into it.  It returns what takes back what it
-    made; that is called where the class turns out to be wrong.  Raises InputError.
+    `make_workdir` is called just before the constructor of a class of the user, which
+    may write into the workdir, as in PyTaskFarmer.  It returns a function that removes
+    the new workdir; that is called if the class fails.  Raises InputError.
     """
     title = _title(definition)
     handler = _find_class(definition, title)
@@ -245,7 +312,9 @@ def _find_class(definition: HandlerDefinition, title: str) -> Any:
     except InputError as error:
         raise InputError(f"{title} can't be made: {error}") from error
     if not callable(handler):
-        raise InputError(f"{title} names {definition.python_class}, which is no class")
+        raise InputError(
+            f"{title} names {definition.python_class}, which is not a class"
+        )
     if hasattr(handler, "run") and hasattr(handler, "terminate"):
         raise InputError(f"{title} names {definition.python_class}, which is a runner")
     return handler
@@ -285,7 +354,11 @@ def _check_options(handler: Any, definition: HandlerDefinition, title: str) -> N
 
 
 def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
-    """Raise InputError where a tasklist of the user's class is none."""
+    """Raise InputError for a tasklist of a user's class that can't be run.
+
+    It has to have a length.  With `needs_texts` its ``tasks`` has to be a sequence of
+    as many texts that a status file can hold, and task 0 to have a command.
+    """
     try:
         count = len(tasks)
     except (Exception, SystemExit) as error:
@@ -301,7 +374,7 @@ def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
         )
     if len(texts) != count:
         raise InputError(
-            f"{title} says that it has {count} tasks, but its list has {len(texts)}"
+            f"{title} says that it has {counted(count)}, but its list has {len(texts)}"
         )
     _check_texts(texts, title)
     if count:
@@ -309,7 +382,7 @@ def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
 
 
 def _check_texts(texts: Sequence[Any], title: str) -> None:
-    """Raise InputError for a text that a status file can't hold."""
+    """Raise InputError for a text that a status file cannot hold."""
     try:
         joined = "\0".join(texts)
         joined.encode("utf-8", "surrogateescape")
@@ -334,7 +407,7 @@ def _refuse_text(texts: Iterable[Any], title: str) -> NoReturn:
 
 def _problem_with(text: object) -> str:
     if not isinstance(text, str):
-        return f"is no str but {type(text).__name__}"
+        return f"is not a str but {type(text).__name__}"
     if _line_break.search(text):
         return "has a line break in it"
     if "\0" in text:
@@ -347,7 +420,7 @@ def _problem_with(text: object) -> str:
 
 
 def _check_command(tasks: TaskList, title: str) -> None:
-    """Raise InputError where a handler can't even make the first command."""
+    """Raise InputError if a handler cannot make the first command."""
     try:
         command: object = tasks[0]
     except (Exception, SystemExit) as error:
@@ -356,7 +429,7 @@ def _check_command(tasks: TaskList, title: str) -> None:
         ) from error
     if not isinstance(command, str):
         raise InputError(
-            f"{title} made a command of task 0 that is no str but"
+            f"{title} made a command of task 0 that is not a str but"
             f" {type(command).__name__}: {command!r}"
         )
 
@@ -367,18 +440,18 @@ STATE_METHODS: Final = (
     *("pop_task", "record_toprocess_task", "record_done_task", "get_finished"),
     *("read_toprocess", "write_toprocess", "read_finished", "lock", "unlock"),
 )
-"""The methods by which a TaskList of PyTaskFarmer keeps what is done."""
+"""The methods by which a TaskList of PyTaskFarmer 0.1.0 records the state of tasks."""
 
 STATE_FILES: Final = ("toprocess", "finished", "failed")
 
 
 def keeps_own_state(tasks: TaskList, workdir: str) -> bool:
-    """Whether what is to do and done is kept by the list's own methods alone.
+    """Return whether a list records the state of its tasks by methods of its own.
 
-    It is not where the list is mpifarm's, or has no such methods, or is one of
-    PyTaskFarmer's ListTaskList that leaves them and the files in `workdir` as they
-    are: then the files of the workdir say all.
+    Otherwise the status files in `workdir` hold the whole state.
     """
+    # A subclass of PyTaskFarmer's ListTaskList that changes neither its methods nor its
+    # files writes the status files, too.
     if isinstance(tasks, ListTaskList) or not hasattr(tasks, "pop_task"):
         return False
     base = _find_plain_base(type(tasks))
@@ -390,7 +463,7 @@ def keeps_own_state(tasks: TaskList, workdir: str) -> bool:
 
 
 def _find_plain_base(python_class: type) -> type | None:
-    """PyTaskFarmer's ListTaskList among the bases; that is not imported for it."""
+    """Return PyTaskFarmer's ListTaskList among the bases, without importing it."""
     for base in python_class.__mro__:
         if (base.__module__, base.__qualname__) == ("taskfarmer.task", "ListTaskList"):
             return base
@@ -411,7 +484,7 @@ def _is_in(workdir: str, tasks: TaskList, name: str) -> bool:
 
 
 def _has_lock_of(base: type, tasks: TaskList, workdir: str) -> bool:
-    """Whether the list takes the lock that the plain base would take."""
+    """Return whether the list uses the same lock file as its base in PyTaskFarmer."""
     plain: Any = object.__new__(base)
     base.__base__.__init__(plain, "", workdir)  # type: ignore[misc] # reads no file
     path = getattr(tasks, "path_lock", None)

@@ -1,13 +1,9 @@
 """The template handler: one command for all lines, such as ``gzip -9 {}``.
 
-Rules of this file: pure but for the reading of the list.  The replacement strings are
-GNU parallel's, and so is what they make of a line.  The quoting is not: each value is
-quoted for the place where it stands (outside quotes, in ``"..."``, in ``'...'``), so
-that the shell sees exactly the bytes of the line.  Where the shell's own reading is
-not certain, a template is refused, never guessed at.  Line continuations are taken out
-first, as by a shell, for what they join may be read in another way.  A command that
-could be started without a shell stays such a command wherever its values allow it
-(`shellwords`).
+Rules of this file: pure, apart from the reading of the list.  The replacement strings
+and their values are GNU parallel's.  The quoting is not: each value is quoted for its
+place (outside quotes, in ``"..."``, in ``'...'``), so that the shell gets exactly the
+bytes of the line.  A template that the shell may read in another way is refused.
 """
 
 import re
@@ -15,15 +11,15 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final, NamedTuple, NoReturn
 
-from mpifarm.shellwords import split_direct
+from mpifarm.plugins.shell_split import split_direct
 from mpifarm.tasklists import ListTaskList, OptionError
 
 
 class TemplateTaskList(ListTaskList):
-    """Makes a command of each line by a template: the option `command`.
+    """A handler that makes a command of each line by the option `command`, a template.
 
-    ``tasks[taskid]`` is the line, as it stands in the status files; ``[taskid]`` is
-    the command.  Raises InputError: as `ListTaskList`, or the template is wrong.
+    ``tasks[taskid]`` is the line, as in the status files; ``[taskid]`` is the command.
+    Raises InputError for a wrong template, and as `ListTaskList`.
     """
 
     def __init__(self, path: str, workdir: str, command: str) -> None:
@@ -34,39 +30,42 @@ class TemplateTaskList(ListTaskList):
         return self._template.render(self.tasks[taskid], taskid + 1)
 
 
-# ---- what the replacement strings mean -----------------------------------------------
+# ---- the values of replacement strings -----------------------------------------------
 
 
 def without_extension(value: str) -> str:
-    """``{.}``: less the last dot of the last part and what follows it."""
+    """Return ``{.}``: the value without the last dot and the text after it.
+
+    The dot must be in the last part of a path.
+    """
     return _extension.sub("", value)
 
 
 def last_part(value: str) -> str:
-    """``{/}``: what follows the last slash, which may be nothing."""
+    """Return ``{/}``: the text after the last slash, which may be empty."""
     return value.rpartition("/")[2]
 
 
 def directory_part(value: str) -> str:
-    """``{//}``: Perl's dirname, which knows ``a/`` as a name in ``.``."""
-    directory, name = _parted(value)
-    return directory if name else _parted(directory)[0]
+    """Return ``{//}``: Perl's dirname, for which ``a/`` is a name in ``.``."""
+    directory, name = _split_path(value)
+    return directory if name else _split_path(directory)[0]
 
 
-def _parted(value: str) -> tuple[str, str]:
+def _split_path(value: str) -> tuple[str, str]:
     head, slash, name = value.rpartition("/")
     return (head.rstrip("/") or slash or "."), name
 
 
 def last_part_without_extension(value: str) -> str:
-    """``{/.}``: both."""
+    """Return ``{/.}``: the last part without its extension."""
     return without_extension(last_part(value))
 
 
 _extension = re.compile(r"\.[^/.]*\Z")
 
 NUMBER: Final = "{#}"
-"""The task's number, from 1: its id and one."""
+"""The replacement string for the task's number from 1, which is its id plus 1."""
 
 REPLACEMENTS: Final[Mapping[str, Callable[[str], str]]] = {
     "{}": str,
@@ -75,15 +74,15 @@ REPLACEMENTS: Final[Mapping[str, Callable[[str], str]]] = {
     "{//}": directory_part,
     "{/.}": last_part_without_extension,
 }
-"""The replacement strings, `NUMBER` apart; from man parallel, and its source where
-that says more (``%Global::rpl`` of 20221122)."""
+"""The replacement strings, except `NUMBER`, with their functions: as in man parallel,
+and in its source where that says more (``%Global::rpl`` of 20221122)."""
 
 
 # ---- quoting -------------------------------------------------------------------------
 
 
 class Context(Enum):
-    """Where in the shell's reading of a template a replacement string stands."""
+    """The place of a replacement string in a template, as a shell reads it."""
 
     PLAIN = "a command that needs no shell"
     COMMAND = "outside quotes"
@@ -93,7 +92,7 @@ class Context(Enum):
 
 
 def quote_single(value: str) -> str:
-    """As a word of its own, in single quotes, as in any POSIX shell."""
+    """Return the value in single quotes, as one word for any POSIX shell."""
     return "'" + _escape_in_single(value) + "'"
 
 
@@ -125,25 +124,25 @@ _QUOTING: Final[Mapping[Context, Callable[[str], str]]] = {
 
 
 class Hole(NamedTuple):
-    """A replacement string, and where it stands."""
+    """A replacement string in a template, with its place."""
 
     name: str
     context: Context
 
     def fill(self, value: str, number: int) -> str:
-        """What stands there in the command of a line."""
+        """Return the quoted text for a line with that value and number."""
         text = str(number) if self.name == NUMBER else REPLACEMENTS[self.name](value)
         return _QUOTING[self.context](text)
 
 
 class Template:
-    """A command with holes."""
+    """A command with holes, into which each line's value is put."""
 
     def __init__(self, parts: list[str | Hole]) -> None:
         self.parts = parts
 
     def render(self, value: str, number: int) -> str:
-        """The command for a line; `number` counts the tasks from 1."""
+        """Return the command for a line; `number` counts the tasks from 1."""
         return "".join([
             part if isinstance(part, str) else part.fill(value, number)
             for part in self.parts
@@ -151,10 +150,10 @@ class Template:
 
 
 def parse_template(text: str) -> Template:
-    """Read a template; one without any replacement string gets `` {}`` at its end.
+    """Parse a template.  Without any replacement string, it gets `` {}`` at its end.
 
-    Raises InputError: it is empty, or its quotes are not closed, or a replacement
-    string stands where no quoting is known to be right.
+    Raises InputError if it is empty, if its quotes are not closed, or if a replacement
+    string is at a place where no quoting is certain to be right.
     """
     if "\0" in text or _loose_backslash.search(text):
         what = "a NUL byte in it" if "\0" in text else "a backslash at its end"
@@ -166,8 +165,8 @@ def parse_template(text: str) -> Template:
         if reading.has_comment:
             raise _wrong(
                 text,
-                "has no replacement string before its comment: write {} where the line"
-                " is to stand, and no # behind it",
+                "has no replacement string before its comment: write {} in place of the"
+                " line, before any #",
             )
         reading = _read(f"{reading.text} {{}}")
     return Template(_as_plain_if_possible(reading.parts))
@@ -179,12 +178,9 @@ def _wrong(text: str, what: str) -> OptionError:
 
 
 def _as_plain_if_possible(parts: list[str | Hole]) -> list[str | Hole]:
-    """The parts, with holes that leave plain values as they are, where that is right.
-
-    It is where the template could be started without a shell, and the name of the
-    program is not the value's: a shell takes a plain ``if`` or ``a=b`` for its own
-    there, and these only there.
-    """
+    """Return the parts, with plain values unquoted if the command needs no shell."""
+    # In the first word, a shell has its own meaning for plain values such as "if" or
+    # "a=b".  In other words it has none.
     before = parts[0] if isinstance(parts[0], str) else ""
     is_name_whole = "/" in before or len(f"{before}x".split()) > 1
     sample = "".join([part if isinstance(part, str) else "x" for part in parts])
@@ -196,7 +192,7 @@ def _as_plain_if_possible(parts: list[str | Hole]) -> list[str | Hole]:
     ]
 
 
-# ---- how a shell reads a template ----------------------------------------------------
+# ---- the shell's reading of a template -----------------------------------------------
 
 _HOLE: Final = r"\{(?:\#|\.|//?|/\.)?\}"
 
@@ -245,21 +241,21 @@ _CONTEXT_IN: Final = {"'": Context.SINGLE, '"': Context.DOUBLE}
 
 
 class _Reading:
-    """Reads a template from left to right, as a shell does."""
+    """The reading of a template from left to right, as a shell reads it."""
 
     def __init__(self, text: str) -> None:
         self.parts: list[str | Hole] = []
         self.has_comment = False
         self.joint = -1
-        """Where a line continuation stands, at which the reading has ended."""
+        """The place of a line continuation, at which the reading ends; else -1."""
         self.text = text
         self._at = 0
         self._kept = 0
-        """Where the text begins that is not in `parts` yet."""
+        """The end of the text that is in `parts`."""
         self._sure_until = len(text)
-        """Where a here-document begins, in which quotes mean something else."""
+        """The beginning of a here-document, in which quotes have another meaning."""
         self._open: list[str] = []
-        """What has to be closed yet, innermost last: ``'``, ``"``, ``$(``, ``(``."""
+        """Open marks, the innermost last: ``'``, ``"``, ``$(``, ``(``."""
         self._escaped_until = -1
         self._named_until = -1
 
@@ -272,7 +268,11 @@ class _Reading:
         return self._open[-1] if self._open else ""
 
     def read(self) -> None:
-        """Take the text apart, up to a line continuation; raises InputError."""
+        """Read the text into `parts`, to its end or to a line continuation.
+
+        At a continuation, set `joint` to its place.  Raises InputError for an unclosed
+        quote or bracket.
+        """
         while token := self._find_token():
             if token[0] == "\\\n":
                 self.joint = token.start()
@@ -295,7 +295,7 @@ class _Reading:
             case "hole":
                 self._add_hole(token)
             case "backslash" | "escape" | "variable":
-                self._note(token)
+                self._record(token)
             case "quote" | "substitution" | "parenthesis":
                 self._open_or_close(token)
             case "comment":
@@ -311,16 +311,16 @@ class _Reading:
             case "opaque":
                 self._pass_opaque(token)
 
-    def _note(self, token: re.Match[str]) -> None:
-        """Note what decides how the next character is read."""
+    def _record(self, token: re.Match[str]) -> None:
+        """Record a token on which the meaning of the next character depends."""
         match token.lastgroup:
             case "escape":
                 self._escaped_until = token.end()
             case "variable":
                 self._named_until = token.end()
             case "backslash":
-                # In double quotes it stands for itself before a brace, but would not
-                # before what the hole may become.
+                # In double quotes a backslash before a brace means itself, but before
+                # the value it could quote a character.
                 self._keep(token.end())
                 self.parts.append("\\")
 
@@ -331,27 +331,27 @@ class _Reading:
             self._open.pop()
         elif mark not in ("(", ")") or (mark == "(" and is_in_parentheses):
             self._open.append(mark)
-        # Other parentheses close nothing that matters: subshells, patterns of a case.
+        # Other parentheses do not matter: subshells, patterns of a case.
         if mark == "$(" and _esac.search(_joined(self.text[self._at :])):
-            # The ")" of a pattern would be taken for the end.
-            self._give_up(token.start(), "behind a case in $(...)")
+            # The ")" of a pattern would be read as the end of the substitution.
+            self._give_up(token.start(), "after a case in $(...)")
 
     def _add_hole(self, token: re.Match[str]) -> None:
         context = _CONTEXT_IN.get(self._innermost, Context.COMMAND)
-        is_behind_name = token.start() == self._named_until
+        is_after_name = token.start() == self._named_until
         self._keep(token.start())
-        if context is Context.DOUBLE and is_behind_name:
-            self.parts.append('""')  # Else the value is read as part of the name.
+        if context is Context.DOUBLE and is_after_name:
+            self.parts.append('""')  # Else the value would be part of the name.
         if context is Context.COMMAND and token[0] == NUMBER:
             is_descriptor = _descriptor.match(self.text, token.start())
-            if not is_behind_name and not is_descriptor:
-                context = Context.DIGITS  # So {1..{#}} is a sequence of numbers.
+            if not is_after_name and not is_descriptor:
+                context = Context.DIGITS  # Quoted, {1..{#}} would not be a sequence.
         self.parts.append(Hole(token[0], context))
         self._kept = token.end()
 
     def _pass_comment(self, token: re.Match[str]) -> None:
         if token.start() == self._escaped_until:
-            self._at = token.start() + 1  # "\ #" is within a word
+            self._at = token.start() + 1  # The # after "\ " is within a word.
         else:
             self.has_comment = True
 
@@ -363,20 +363,19 @@ class _Reading:
 
     def _pass_uncertain(self, token: re.Match[str]) -> None:
         if hole := _hole.match(self.text, token.end()):
-            self._refuse(hole[0], "behind a $")
-        self._give_up(token.start(), f"behind ${self.text[token.end()]}")
+            self._refuse(hole[0], "after a $")
+        self._give_up(token.start(), f"after ${self.text[token.end()]}")
 
     def _pass_read_twice(self, token: re.Match[str]) -> None:
-        # bash makes "&> word" of ">& word" when it has expanded the word, and then
-        # expands it again: quotes are gone by then.
+        # bash expands the word of ">& word", turns it into "&> word" and expands the
+        # word again, without its quotes.
         for hole in _hole.finditer(self.text, token.end()):
             if hole[0] != NUMBER:
                 raise _wrong(
                     self.text,
-                    f"has {hole[0]} behind >&, which bash reads twice: write &>"
-                    " instead",
+                    f"has {hole[0]} after >&, which bash reads twice: write &> instead",
                 )
-        self._give_up(token.start(), "behind >&")
+        self._give_up(token.start(), "after >&")
 
     def _pass_arithmetic(self, start: int) -> None:
         depth = 0
@@ -387,15 +386,15 @@ class _Reading:
             if depth == 0:
                 self._pass(start, token.end(), "in ((...))")
                 return
-        self._give_up(start, "behind ((")
+        self._give_up(start, "after ((")
 
     def _give_up(self, start: int, where: str) -> None:
-        """Only numbers may stand in all that follows."""
+        """Allow only numbers in the rest of the template."""
         self._pass(start, len(self.text), where)
         self._open.clear()
 
     def _pass(self, start: int, end: int, where: str) -> None:
-        """Only numbers may stand between: any shell reads a number as it is."""
+        """Allow only numbers between two places: they need no quotes anywhere."""
         for hole in _hole.finditer(self.text, start, end):
             if hole[0] != NUMBER:
                 self._refuse(hole[0], where)
@@ -408,11 +407,11 @@ class _Reading:
         raise _wrong(
             self.text,
             f"has {name} {where}, where no quoting is sure to be right:"
-            f" write f={name}; in front of all, and $f there",
+            f" begin the command with f={name}; and write $f there",
         )
 
     def _keep(self, end: int) -> None:
-        """The text up to `end` stays as it is."""
+        """Add the text up to `end` to the parts, unchanged."""
         if self._kept < end:
             self.parts.append(self.text[self._kept : end])
         self._kept = end
@@ -428,10 +427,11 @@ _loose_backslash = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 
 
 def _read(text: str) -> _Reading:
-    """Read a text without its line continuations; raises InputError.
+    """Read a template without its line continuations; raises InputError.
 
-    In single quotes, comments and here-documents they are none, and stay.
+    A backslash and newline in single quotes, comments and here-documents stays.
     """
+    # One continuation at a time: the joined text may be read in another way.
     while True:
         reading = _Reading(text)
         reading.read()

@@ -5,6 +5,7 @@ Rules of this file: a test gets a clean environment, starts processes only throu
 """
 
 import importlib.metadata
+import json
 import os
 import signal
 import sys
@@ -68,11 +69,17 @@ def farm_environment(farm_token: str) -> dict[str, str]:
 
 
 def _is_installed() -> bool:
-    """Whether the package is found without the checkout as current directory."""
+    """Whether the package is found without the checkout as current directory.
+
+    That of another checkout, installed to be edited, is not the one that is tested.
+    """
     try:
-        return importlib.metadata.distribution("mpifarm") is not None
+        found = importlib.metadata.distribution("mpifarm")
     except importlib.metadata.PackageNotFoundError:
         return False
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    is_editable = origin.get("dir_info", {}).get("editable", False)
+    return not is_editable or origin["url"] == ROOT.as_uri()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from mpifarm.workdir import find_violations
+from tests.invariants import find_violations
 from tests.support import Child, Launch, find_pids, survivors, wait_until
 
 SLACK = 2.0
@@ -33,7 +33,7 @@ class Part(Enum):
 
     LAUNCHER = "launcher"
     RANK = "rank"
-    PARENT = "pool's parent"
+    PARENT = "fork server"
     WORKER = "worker"
     COMMAND = "command"
 
@@ -97,7 +97,8 @@ def find_members(token: str) -> list[Member]:
 
 
 def _rank_of(sight: _Sighting) -> int:
-    names = [name for name in _RANK_VARIABLES if name in sight.environ]
+    # In the middle of its exec, a process has names without values.
+    names = [name for name in _RANK_VARIABLES if sight.environ.get(name)]
     return int(sight.environ[names[0]]) if names else 0
 
 
@@ -158,6 +159,12 @@ class FarmDriver:
         self.directory.mkdir(exist_ok=True)
         self.commands = list(commands)
         self.tasklist.write_text("".join(f"{command}\n" for command in self.commands))
+
+    def write_program(self, name: str, text: str) -> None:
+        """An executable that a command starts as ``./name``."""
+        program = self.directory / name
+        program.write_text(text)
+        program.chmod(0o755)
 
     def argv(self, *options: str) -> list[str]:
         """The command line of one process of a farm over the list."""

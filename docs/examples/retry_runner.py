@@ -4,7 +4,7 @@ from mpifarm.runners import BasicRunner
 
 
 class RetryRunner(BasicRunner):
-    """The default runner, with an option `tries` beside its own."""
+    """The default runner with one more option, `tries`."""
 
     def __init__(self, tries="3", **options):
         super().__init__(**options)
@@ -12,7 +12,7 @@ class RetryRunner(BasicRunner):
         self.is_terminated = False
 
     def run(self, taskid, command, logfh):
-        """Run it until it succeeds, at most so many times."""
+        """Run a command until it succeeds, at most `tries` times."""
         for attempt in range(1, self.tries + 1):
             status = super().run(taskid, command, logfh)
             if status == 0 or self.is_terminated:
@@ -21,6 +21,6 @@ class RetryRunner(BasicRunner):
         return status
 
     def terminate(self):
-        """End the try that is running, and begin no other."""
+        """End the running try, and begin no other."""
         self.is_terminated = True
         super().terminate()

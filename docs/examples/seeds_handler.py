@@ -10,9 +10,9 @@ from mpifarm.tasklists import ListTaskList, OptionError
 
 
 class SeedsTaskList(ListTaskList):
-    """Makes `count` tasks of each line; `niceness` is that of `nice`, and may be left.
+    """A handler that makes `count` tasks of each line, run with `niceness` (default 0).
 
-    All options come as text, as they stand in the INI file.
+    All options are text, as in the INI file.
     """
 
     def __init__(
@@ -21,8 +21,8 @@ class SeedsTaskList(ListTaskList):
         super().__init__(path, workdir)
         if not count.isdecimal():
             raise OptionError(f"count is {count!r}, which is no number")
-        # The texts of the tasks: what stands in the status files.  They say which task
-        # is which, so each start must make the same of the same tasklist.
+        # The texts of the tasks, as in the status files.  A task is recognized by its
+        # text, so each start must make the same texts of the same tasklist.
         self.tasks = [
             f"{line} --seed {seed}"
             for line in self.tasks
@@ -31,5 +31,5 @@ class SeedsTaskList(ListTaskList):
         self.niceness = niceness
 
     def __getitem__(self, taskid: int, /) -> str:
-        """What is run; it may differ from start to start."""
+        """Return the command of a task; it may differ from start to start."""
         return f"nice -n {self.niceness} {self.tasks[taskid]}"

@@ -1,9 +1,11 @@
 """A rank's worker processes.
 
-Rules of this package: the rank's side is `pool`, the fork server is `parent`, the
-processes that run tasks are `worker`; they share a `board` and talk in `wire` frames.
+Rules of this room: `client` is the rank's side, with a `worker_link` to each worker;
+`fork_server` forks the workers; `worker` runs tasks.  They share `shared_state` and
+talk in frames (`framing`).
 """
 
+from mpifarm.pool.client import Pool
 from mpifarm.pool.definition import (
     Allotment,
     LeaseRefused,
@@ -14,7 +16,6 @@ from mpifarm.pool.definition import (
     PoolUseless,
     WorkerLost,
 )
-from mpifarm.pool.pool import Pool
 
 __all__ = [
     "Allotment",

@@ -1,102 +1,107 @@
-"""What a pool is, and what it tells its rank.
+"""Vocabulary of the pool: its definition, and the events that its rank gets.
 
 Rules of this file: vocabulary only.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from mpifarm.config import RunnerDefinition, TaskLimits
-from mpifarm.task import Lease, Result
+from mpifarm.model.settings import RunnerDefinition, TaskLimits
+from mpifarm.model.task import Lease, Result
+from mpifarm.output.task_log import LogPlace
 
-if TYPE_CHECKING:  # the pool's parent imports it, not the rank
+if TYPE_CHECKING:  # the fork server imports it; the rank does without
     from mpifarm.runners import Runner
+
+T = TypeVar("T")
 
 CreateRunner = Callable[[RunnerDefinition], "Runner"]
 
 
 @dataclass(frozen=True)
 class Allotment:
-    """What the workers of a rank get of its CPUs and GPUs (`mpifarm.cpus`, `.gpus`)."""
+    """The CPUs and GPUs of a rank's workers (`system.cpus`, `system.gpus`)."""
 
     threads: int = 1
-    """``OMP_NUM_THREADS`` of a worker that isn't bound, unless the user has set it."""
+    """``OMP_NUM_THREADS`` of an unbound worker, unless the user has set it."""
     shares: tuple[tuple[int, ...], ...] = ()
-    """The CPUs of each worker; empty where none is bound."""
+    """The CPUs of each worker; empty where no worker is bound."""
     gpus: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """For each variable that names GPUs, the ids that go round among the workers."""
+    """GPU ids by the variable that names them; workers take them in turn."""
 
 
 @dataclass(frozen=True)
 class PoolDefinition:
-    """What the pool's parent needs to know before it forks the workers."""
+    """All that the fork server needs before it forks the workers."""
 
     workers: int
     rank: int
     farm: str
     workdir: str
     logs: str
-    """Directory of the tasks' logs."""
+    """Directory of the task logs."""
     runner: RunnerDefinition = field(default_factory=RunnerDefinition)
     environment: dict[bytes, bytes] = field(default_factory=dict)
-    """All that a command gets, but for the variables of the farm itself."""
+    """The environment of a command, without the variables of the farm itself."""
     node_worker: int = 0
-    """The number of the first worker among all workers of the node."""
+    """Number of the first worker among all workers of the node."""
     allotment: Allotment = field(default_factory=Allotment)
     limits: TaskLimits = field(default_factory=TaskLimits)
     grace: float = 2.0
     """Seconds from the TERM at the end of a task's time limit to the KILL."""
     kept_logs: str = "all"
-    """What is kept of the output, as in `config.LOG_KINDS`."""
+    """Which outputs are kept: one of `settings.LOG_KINDS`."""
+    id_variables: tuple[tuple[str, int], ...] = ()
+    """More variables that hold the task's number, each with its first number."""
+
+    @property
+    def log_place(self) -> LogPlace:
+        """Return where the workers keep the outputs of tasks."""
+        return LogPlace(self.logs, self.farm, self.rank, self.kept_logs)
 
 
 def encode_definition(definition: PoolDefinition) -> tuple[Any, ...]:
-    """Plain values, for a frame."""
-    runner, allotment = definition.runner, definition.allotment
-    limits = definition.limits
-    return (
-        definition.workers,
-        definition.rank,
-        definition.farm,
-        definition.workdir,
-        definition.logs,
-        (runner.name, runner.python_class, dict(runner.options), runner.source),
-        dict(definition.environment),
-        definition.node_worker,
-        (allotment.threads, allotment.shares, dict(allotment.gpus)),
-        (limits.timeout, limits.memory, int(limits.checkpoint_signal or 0) or None),
-        definition.grace,
-        definition.kept_logs,
-    )
+    """Encode a definition as plain values for a frame."""
+    return cast(tuple[Any, ...], _encode(definition))
 
 
 def parse_definition(values: tuple[Any, ...]) -> PoolDefinition:
-    """What `encode_definition` encoded."""
-    *place, runner, environment, node_worker, allotment, limits, grace, logged = values
-    workers, rank, farm, workdir, logs = place
-    return PoolDefinition(
-        workers,
-        rank,
-        farm,
-        workdir,
-        logs,
-        RunnerDefinition(*runner),
-        environment,
-        node_worker,
-        Allotment(*allotment),
-        TaskLimits(*limits),
-        grace,
-        logged,
+    """Parse the values that `encode_definition` has encoded."""
+    return _parse(PoolDefinition, values)
+
+
+# By the fields of the classes: a list of names here would forget the next field.
+
+
+def _encode(value: Any) -> Any:
+    if is_dataclass(value):
+        return tuple(_encode(getattr(value, each.name)) for each in fields(value))
+    if isinstance(value, Mapping):
+        return dict(value)
+    # `marshal` takes no signal, which is an int as well.
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return int(value) if is_number else value
+
+
+def _parse(kind: type[T], values: tuple[Any, ...]) -> T:
+    parts = zip(fields(cast(Any, kind)), values, strict=True)
+    return kind(
+        *(
+            _parse(each.type, value)
+            if isinstance(each.type, type) and is_dataclass(each.type)
+            else value
+            for each, value in parts
+        )
     )
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A worker died under its leases; it is being replaced.
+    """Death of a worker that had leases; the fork server starts another worker.
 
-    `running` had been started, `unstarted` had not.  `status` is how the worker died,
-    as in `subprocess`; None if unknown (it could not be forked).
+    `running` had been started, `unstarted` had not.  `status` is the exit status as in
+    `subprocess`; None if the worker could not be forked.
     """
 
     running: Lease | None
@@ -106,9 +111,9 @@ class WorkerLost:
 
 @dataclass(frozen=True, slots=True)
 class PoolUseless:
-    """Each worker died before its first task, or could not be forked, again and again.
+    """Every worker has died before its first task, several times in a row.
 
-    They are still being replaced.
+    The fork server goes on starting workers.
     """
 
     reason: str
@@ -116,15 +121,15 @@ class PoolUseless:
 
 @dataclass(frozen=True, slots=True)
 class PoolGone:
-    """The pool's parent was killed, and all workers with it; nothing runs any more."""
+    """Death of the fork server and with it of all workers; nothing runs any more."""
 
     leases: tuple[Lease, ...]
-    """What the workers had in hand, each worker's running one before its others."""
+    """The leases that workers held; each worker's running lease stands first."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRefused:
-    """There was no log for this lease (the disk), or no runner; it did not start."""
+    """A lease that could not start: the disk gives no log, or there is no runner."""
 
     lease: Lease
     reason: str

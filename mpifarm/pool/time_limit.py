@@ -1,32 +1,32 @@
-"""``--task-timeout``: which runs have taken too long, and who has to be told.
+"""``--task-timeout``: which runs have taken too long, and what is due for each.
 
-Rules of this file: it reads and writes the board, nothing else; time is an argument
-(monotonic, ns).  Only the pool's parent uses it, and only where there is a limit.
+Rules of this file: it reads and writes shared rows, nothing else; time is an argument
+(monotonic, ns).  Only the fork server uses it, and only where there is a limit.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from mpifarm.pool.board import BoardLine, Verdict
+from mpifarm.pool.shared_state import TimeVerdict, WorkerRow
 
 SECOND = 1_000_000_000
 
 LATE = 2 * SECOND
-"""Time after the grace time at which a worker is given up that is still at its run."""
+"""Time after the grace time at which a worker that is still at its run is KILLed."""
 
 REMIND = SECOND // 20
 """Time between two looks at a run whose time is over."""
 
 PAUSE = SECOND
-"""A look that is so late tells that this process was suspended, the tasks as well."""
+"""A look this late means that the fork server was suspended, and the tasks with it."""
 
 _LONGEST = 1e8
-"""Seconds, three years: who wants more wants none.  select() takes no more."""
+"""Seconds, three years.  select() takes no more; who wants more wants no limit."""
 
 
-class Measure(Enum):
-    """What is due for a run."""
+class TimeAction(Enum):
+    """What is due for a run whose time is over."""
 
     REMIND = "remind its worker of the verdict"
     KILL_WORKER = "kill its worker"
@@ -36,11 +36,11 @@ class Measure(Enum):
 class _Run:
     since: int
     forgiven: int = 0
-    """Time in which it was suspended."""
+    """Time in which the run was suspended."""
 
 
 class TimeKeeper:
-    """Looks at the runs of all workers."""
+    """Measures the runs of all workers."""
 
     def __init__(self, limit: float, grace: float) -> None:
         self._limit = int(min(limit, _LONGEST) * SECOND)
@@ -48,24 +48,24 @@ class TimeKeeper:
         self._runs: dict[int, _Run] = {}
         """By the index of the worker."""
         self.look_at = 0
-        """When to look again."""
+        """When to call `look` again."""
 
     def look(
-        self, lines: Mapping[int, BoardLine], now: int
-    ) -> list[tuple[int, Measure]]:
-        """Give verdicts; what is due, by the index of the worker."""
+        self, rows: Mapping[int, WorkerRow], now: int
+    ) -> list[tuple[int, TimeAction]]:
+        """Pass verdicts.  Return the actions due, each with its worker's index."""
         was_suspended = 0 < self.look_at < now - PAUSE
         suspended_at = self.look_at if was_suspended else now
-        # What begins right after this look is not over before that.
+        # A run that begins right after this look is not over before that.
         self.look_at = now + self._limit
         due = []
-        for index, line in lines.items():
-            run = self._find_run(index, line.since)
+        for index, row in rows.items():
+            run = self._find_run(index, row.since)
             if run is not None:
                 if run.since < suspended_at:
                     run.forgiven += now - suspended_at
-                due.append((index, self._judge(run, line, now)))
-        return [(index, measure) for index, measure in due if measure is not None]
+                due.append((index, self._check(run, row, now)))
+        return [(index, action) for index, action in due if action is not None]
 
     def _find_run(self, index: int, since: int) -> _Run | None:
         if not since:
@@ -75,11 +75,15 @@ class TimeKeeper:
             run = self._runs[index] = _Run(since)
         return run
 
-    def _judge(self, run: _Run, line: BoardLine, now: int) -> Measure | None:
+    def _check(self, run: _Run, row: WorkerRow, now: int) -> TimeAction | None:
+        """Pass the verdict on a run, and see that the next look comes in time."""
         over = now - run.since - run.forgiven - self._limit
         if over < 0:
             self.look_at = min(self.look_at, now - over)
             return None
         self.look_at = min(self.look_at, now + REMIND)
-        line.say(Verdict.KILL if over >= self._grace else Verdict.TERMINATE, run.since)
-        return Measure.KILL_WORKER if over >= self._grace + LATE else Measure.REMIND
+        is_kill_due = over >= self._grace
+        verdict = TimeVerdict.KILL if is_kill_due else TimeVerdict.TERMINATE
+        row.pass_verdict(verdict, run.since)
+        is_worker_stuck = over >= self._grace + LATE
+        return TimeAction.KILL_WORKER if is_worker_stuck else TimeAction.REMIND

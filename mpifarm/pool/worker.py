@@ -2,93 +2,112 @@
 
 Rules of this file:
 
-- One task at a time, in the order of the leases; a result is sent as it happens.
-- A lease that the rank has recalled is passed over (`board`).
-- It ends when the rank has closed its side of the socket, and then exits 0.
-- The *lifeline* is a pipe whose other end the pool's parent holds.  SIGIO tells that
-  something is in it: ``T`` means start nothing more and terminate what runs, a dot is
-  a reminder to look at the board too, where the verdict over the run's time stands
-  (Python may miss a signal right before a call that blocks), its end means that the
-  parent is dead, and so are we, with our command.
-- A run whose time is over is terminated, and what is left of it at the end of the grace
-  time is KILLed; who can't do that any more is KILLed by the parent.
+- One task at a time, in the order of the leases; a result is sent as soon as its task
+  has ended.
+- A lease that the rank has recalled is passed over (`shared_state`).
+- The worker exits with 0 when the rank has closed its side of the socket.
+- The *lifeline* is a pipe whose other end the fork server holds.  SIGIO tells that
+  bytes have come: ``T`` means start nothing more and terminate what runs; a dot is a
+  reminder, which has the worker look at the verdict on its run's time as well (Python
+  may miss a signal right before a call that blocks).  The end of the pipe means that
+  the fork server is dead: the worker then dies with its command.
+- A run whose time is over is terminated, and at the end of the grace time its rest is
+  KILLed.  A worker that can't do that any more is KILLed by the fork server.
 - A task's failure is a status; nothing that a runner raises ends the worker.
 - What a user's runner prints while it runs a task is in the task's log; mpifarm's own
   print nothing.
-- What can't run any task here (no log, no runner) is a lease's refusal, no failure.
-- A task that was terminated stays on the board: when the worker has exited, the pool's
-  parent KILLs what a user's runner has left of it, wherever that is.
+- Where no task can run at all (no log, no runner), leases are refused, not failed.
+- A terminated task stays in the worker's row: once the worker has exited, the fork
+  server KILLs what a user's runner has left of it, wherever that is.
+- Signal handlers run between any two lines.  So each attribute has one writer: the stop
+  is written by the handler alone, `_in_runner` by the loop alone.
 """
 
-import errno
 import fcntl
+import gc
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
-from mpifarm import processes
-from mpifarm.config import RunnerDefinition, TaskLimits
 from mpifarm.errors import InputError
-from mpifarm.pool import memory
-from mpifarm.pool.board import BoardLine, Verdict
+from mpifarm.model.settings import RunnerDefinition
+from mpifarm.model.task import LEFT_RUNNING, NOT_RUN, Outcome
+from mpifarm.output.keepers import create_log_keeper
+from mpifarm.output.task_log import (
+    TaskLog,
+    blames_one_task,
+    time_limit_line,
+)
 from mpifarm.pool.definition import CreateRunner, PoolDefinition
-from mpifarm.pool.log import TaskLog, create_log_keeper, time_limit_line
-from mpifarm.pool.wire import FrameReader, encode_frame
-from mpifarm.task import Outcome
+from mpifarm.pool.framing import FrameReader, encode_frame
+from mpifarm.pool.out_of_memory import OomDetector
+from mpifarm.pool.shared_state import TimeVerdict, WorkerRow
+from mpifarm.system import processes, task_command
+from mpifarm.system.patience import RETRY_SECONDS, is_of_the_disk
 
 if TYPE_CHECKING:
     from mpifarm.runners import Runner
 
 TERMINATE = b"T"
 REMIND = b"."
+PYTHONS_THRESHOLDS = (700, 10, 10)
+"""Thresholds of the garbage collector in any Python: a user's runner may leave large
+arrays in cycles."""
+LOG_TRIES = 5
+"""Attempts to open a log on a disk that fails, before its lease is refused."""
 _PIECE = 65536
 _GROUP_PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05)
-"""Seconds between two looks at what a runner has left; the last one again and again."""
-
-_OF_THE_DISK = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EROFS,
-        errno.EIO,
-        errno.ESTALE,
-        errno.EMFILE,
-        errno.ENFILE,
-    }
-)
-"""Errors at the opening of a log that say nothing of the task."""
+"""Seconds between two looks at what a runner has left; the last again and again."""
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerPlace:
-    """What a worker gets from the pool's parent."""
+class WorkerContext:
+    """The parts of a worker that the fork server makes for it."""
 
     index: int
-    line: BoardLine
+    row: WorkerRow
     leases: socket.socket
     lifeline: int
 
 
-def serve_as_worker(
-    definition: PoolDefinition, place: WorkerPlace, create_runner: CreateRunner
+class Stop(IntEnum):
+    """Whether the farm's stop has come, and when; later runs are not begun."""
+
+    NOT_ASKED = 0
+    BETWEEN_RUNS = 1
+    DURING_RUN = 2
+    """The run was terminated, and its runner may have left processes."""
+
+
+_TRANSITIONS = {
+    Stop.NOT_ASKED: {Stop.BETWEEN_RUNS, Stop.DURING_RUN},
+    # A stop that is repeated changes nothing.
+    Stop.BETWEEN_RUNS: {Stop.BETWEEN_RUNS},
+    Stop.DURING_RUN: {Stop.DURING_RUN},
+}
+
+
+def run_worker(
+    definition: PoolDefinition, context: WorkerContext, create_runner: CreateRunner
 ) -> None:
     """Be a worker until the rank wants no more; in a fresh fork."""
     os.setsid()
-    processes.close_descriptors_except({place.leases.fileno(), place.lifeline})
-    processes.calm_signals()
-    processes.publish_command_in(place.line.command_slot)
-    _set_environment(definition, place.index)
-    worker = Worker(definition, place)
+    processes.close_descriptors_except({context.leases.fileno(), context.lifeline})
+    processes.ignore_signals()
+    task_command.publish_command_in(context.row.command_slot)
+    _set_environment(definition, context.index)
+    worker = Worker(definition, context)
     worker.watch_lifeline()
     try:
         worker.take_runner(create_runner(definition.runner))
-        # Now: it holds what the runner has loaded.
-        worker.memory = MemoryWitness(definition.limits)
+        # Not before: the limit has to leave room for what the runner has loaded.
+        worker.memory = OomDetector(definition.limits)
     except BaseException as error:  # noqa: BLE001 - the user's class raises it
         worker.refuse_all(_why_no_runner(definition.runner, error))
     else:
@@ -108,15 +127,15 @@ def _set_environment(definition: PoolDefinition, index: int) -> None:
 
 
 def _take_allotment(definition: PoolDefinition, index: int) -> None:
-    """This worker's part of the rank's CPUs and GPUs; its commands inherit it."""
+    """Take this worker's part of the rank's CPUs and GPUs; its commands inherit it."""
     allotment, node_worker = definition.allotment, definition.node_worker + index
     if allotment.gpus:
-        from mpifarm.gpus import Gpus
+        from mpifarm.system.gpus import Gpus
 
         os.environ.update(Gpus(allotment.gpus).of_worker(node_worker))
     threads = allotment.threads
     if allotment.shares:
-        from mpifarm.cpus import bind_to
+        from mpifarm.system.cpus import bind_to
 
         share = allotment.shares[index]
         bind_to(share)
@@ -125,7 +144,7 @@ def _take_allotment(definition: PoolDefinition, index: int) -> None:
 
 
 def _why_no_runner(definition: RunnerDefinition, error: BaseException) -> str:
-    from mpifarm.classes import in_one_line  # for the few that need it
+    from mpifarm.plugins.loading import in_one_line  # few workers need it
 
     what = str(error) if isinstance(error, InputError) else in_one_line(error)
     host = os.uname().nodename
@@ -133,11 +152,11 @@ def _why_no_runner(definition: RunnerDefinition, error: BaseException) -> str:
 
 
 class _RefusalError(Exception):
-    """No task can run here; the text says why."""
+    """Raised where no task can run; the text says why."""
 
 
 class _Ending(NamedTuple):
-    """How an attempt ended, as its worker sees it."""
+    """The end of an attempt, as its worker sees it."""
 
     status: int
     outcome: str
@@ -150,60 +169,62 @@ _SUCCESS = _Ending(0, _COMPLETED)
 
 
 class Worker:
-    """The loop of a worker, and what interrupts it."""
+    """The loop of a worker, and the handler that interrupts it."""
 
     runner: "Runner"
-    memory: "MemoryWitness"
+    memory: OomDetector
 
-    def __init__(self, definition: PoolDefinition, place: WorkerPlace) -> None:
-        self._logs = definition.logs
-        self._keeper = create_log_keeper(definition, place.index)
+    def __init__(self, definition: PoolDefinition, context: WorkerContext) -> None:
+        self._keeper = create_log_keeper(definition.log_place, context.index)
         self._name = b"MPIFARM_FARM=" + os.fsencode(definition.farm)
+        self._numbers = [
+            (os.fsencode(name), first) for name, first in definition.id_variables
+        ]
         self._limits = definition.limits
         is_limited = definition.limits.timeout is not None
         self._execute = self._run_in_time if is_limited else self._run_with_log
-        self._line = place.line
-        self._leases = place.leases
-        self._lifeline = place.lifeline
+        self._row = context.row
+        self._leases = context.leases
+        self._lifeline = context.lifeline
         self._is_own_runner = False
         """Whether the runner is mpifarm's: it prints nothing, and starts commands."""
         self._null = -1
         """Where a user's runner prints between two tasks."""
-        self._ending = False
         self._in_runner = False
-        self._was_terminated = False
-        """By the farm's stop, while a runner ran."""
-        self._heeded = Verdict.IN_TIME
-        """What has been done about the time of the task's run."""
+        self._stop = Stop.NOT_ASKED
+        self._enforced = TimeVerdict.IN_TIME
+        """The verdict on the task's run that the worker has acted on; it only grows."""
 
     def take_runner(self, runner: "Runner") -> None:
-        """This one runs the tasks."""
+        """Have this runner run the tasks."""
         from mpifarm.runners import CommandRunner  # the rank does without
 
         self.runner = runner
         self._is_own_runner = type(runner).__module__.startswith("mpifarm.")
         if isinstance(runner, CommandRunner):
+            runner.numbers = self._numbers
             # Not where a user's code may do without: its system calls would fail.
-            processes.wake_regularly()
+            task_command.wake_regularly()
         if not self._is_own_runner:
+            gc.set_threshold(*PYTHONS_THRESHOLDS)
             self._null = os.open(os.devnull, os.O_RDWR)
 
     def serve(self) -> None:
-        """Run what comes, until told to end or nothing more can come."""
+        """Run the leases that come, until the stop or the end of the socket."""
         for taskid, attempt, command in self._each_lease():
-            if self._ending:
+            if self._stop:
                 return
             started, begin = time.time(), time.monotonic()
             try:
                 ending = self._run(taskid, attempt, command)
             except _RefusalError as refusal:
-                self._line.end_task()
+                self._row.end_task()
                 self._refuse(taskid, attempt, str(refusal))
                 continue
-            if self._was_terminated:
-                _end_group()
+            if self._stop is Stop.DURING_RUN:
+                _end_group()  # the task stays in the row: see the head of this file
             else:
-                self._line.end_task()
+                self._row.end_task()
             ended = time.monotonic()
             if ending is None:
                 return
@@ -218,11 +239,11 @@ class Worker:
             )
 
     def close(self) -> None:
-        """Nothing more is run."""
+        """Close the logs: the worker runs nothing more."""
         self._keeper.close()
 
     def refuse_all(self, reason: str) -> None:
-        """Give back what comes: none of it can run here."""
+        """Refuse each lease that comes: no task can run here."""
         for taskid, attempt, _ in self._each_lease():
             self._refuse(taskid, attempt, reason)
 
@@ -234,27 +255,26 @@ class Worker:
         while piece := self._leases.recv(_PIECE):
             for leases in reader.feed(piece):
                 for taskid, attempt, command, serial in leases:
-                    if self._line.has_recalled(serial):
+                    if self._row.has_recalled(serial):
                         continue
-                    if self._line.begin_lease(serial):
+                    if self._row.begin_lease(serial):
                         yield taskid, attempt, command
                     else:
                         self._leases.sendall(encode_frame((serial,)))
 
     def _run(self, taskid: int, attempt: int, command: str) -> _Ending | None:
-        """How the task ended; None if it was not started after all.
+        """Run a task.  Return how it ended; None if the stop came before its start.
 
         Raises `_RefusalError` where the disk gives no log to any task.
         """
-        self._line.begin_task(taskid)
+        self._row.begin_task(taskid)
         try:
-            log = self._keeper.begin(taskid, attempt)
+            log = self._begin_log(taskid, attempt)
         except OSError as error:
-            path = self._keeper.path_of(taskid)
-            blameless = self._keeper.is_shared or error.errno in _OF_THE_DISK
-            if blameless or not os.path.isdir(self._logs):
+            path = str(error.filename or self._keeper.path_of(taskid))
+            if self._keeper.is_shared or not blames_one_task(path):
                 raise _RefusalError(f"can't write {path}: {error.strerror}") from error
-            note = f"not run: can't write {path}: {error.strerror}"
+            note = f"{NOT_RUN}can't write {path}: {error.strerror}"
             return _Ending(1, Outcome.FAILED.value, note)
         self._name_task(taskid, attempt)
         status = self._execute(taskid, command, log)
@@ -262,29 +282,44 @@ class Worker:
             self._keeper.end(log, failed=True)
             return None
         ending = _Ending(status, Outcome.FAILED.value) if status else _SUCCESS
-        try:
-            if (status or self._heeded) and not self._ending:
-                ending = _Ending(status, self._tell_failure(status, log).value)
-            self._keeper.end(log, failed=ending is not _SUCCESS)
-        except (OSError, ValueError) as error:
-            # The disk is full; the runner has closed it.
-            note = f"can't write the end of {self._keeper.path_of(taskid)}: {error}"
-            outcome = Outcome.FAILED.value if ending is _SUCCESS else ending.outcome
-            return _Ending(status or 1, outcome, note)
+        # A command that traps TERM and exits 0 after its time limit has not completed.
+        # After a stop the status says nothing: the rank voids such results.
+        if (status or self._enforced) and not self._stop:
+            ending = _Ending(status, self._explain_failure(status, log).value)
+        self._keeper.end(log, failed=ending is not _SUCCESS)
+        if log.trouble:  # the disk's, which does not change how the run ended
+            return _Ending(status, ending.outcome, log.trouble)
+        if self._enforced or self._stop:
+            return ending
+        if task_command.has_left_processes():
+            return _Ending(status, ending.outcome, LEFT_RUNNING)
         return ending
 
+    def _begin_log(self, taskid: int, attempt: int) -> TaskLog:
+        """Open the log of a task; try again where the disk fails for a moment."""
+        for _ in range(LOG_TRIES - 1):
+            try:
+                return self._keeper.begin(taskid, attempt)
+            except OSError as error:
+                if not is_of_the_disk(error):
+                    raise
+            time.sleep(RETRY_SECONDS)
+        return self._keeper.begin(taskid, attempt)
+
     def _name_task(self, taskid: int, attempt: int) -> None:
-        """Say to the runner, and so to the task, which it is."""
+        """Tell the runner, and so the task, its number and attempt."""
         if self._is_own_runner:
             self.runner.attempt = attempt  # type: ignore[attr-defined]
             return
         number, variables = b"%d" % taskid, os.environb
         variables[b"PROC_NUMBER"] = variables[b"MPIFARM_TASK_ID"] = number
         variables[b"MPIFARM_ATTEMPT"] = b"%d" % attempt
+        for name, first in self._numbers:
+            variables[name] = b"%d" % (taskid + first)
 
-    def _tell_failure(self, status: int, log: TaskLog) -> Outcome:
-        """Why the task failed; a line in its log says so where it can't know."""
-        if self._heeded:
+    def _explain_failure(self, status: int, log: TaskLog) -> Outcome:
+        """Return the outcome of a failed task; append to its log what it can't know."""
+        if self._enforced:
             assert self._limits.timeout is not None
             log.append_own_line(time_limit_line(self._limits.timeout))
             return Outcome.TIMED_OUT
@@ -297,23 +332,24 @@ class Worker:
         return Outcome.OUT_OF_MEMORY
 
     def _run_in_time(self, taskid: int, command: str, log: TaskLog) -> int | None:
-        self._heeded = Verdict.IN_TIME
-        self._line.start_clock()
+        # In this order: a verdict of the clock's last run must not count for this one.
+        self._enforced = TimeVerdict.IN_TIME
+        self._row.start_clock()
         try:
             status = self._run_with_log(taskid, command, log)
-            if self._heeded and not self._ending:
+            if self._enforced and not self._stop:
                 self._end_rest(taskid)
             return status
         finally:
-            self._line.stop_clock()
+            self._row.stop_clock()
 
     def _run_with_log(self, taskid: int, command: str, log: TaskLog) -> int | None:
-        processes.forget_termination()
+        task_command.forget_termination()
         self._in_runner = True
         try:
-            # After `_in_runner` is set: a termination before is seen here, a later
-            # one finds a runner to terminate.
-            if self._ending:
+            # After `_in_runner` is set: a stop before that is seen here, a later one
+            # finds a runner to terminate.
+            if self._stop:
                 return None
             if self._is_own_runner:
                 return self.runner.run(taskid, command, cast(TextIO, log))
@@ -327,8 +363,9 @@ class Worker:
     def _run_users(self, taskid: int, command: str, log: TaskLog) -> int:
         """Have all that a user's runner and its children print in the log.
 
-        Python's own streams are the log itself, so that what is written to either keeps
-        its order; the others are for those who took hold of them before.
+        Python's own streams become the log itself, so that what is written to either
+        keeps its order.  Descriptors 1 and 2 are for code that holds on to the old
+        streams.
         """
         streams = sys.stdout, sys.stderr
         logfd, text = log.fileno(), cast(TextIO, log)
@@ -339,80 +376,92 @@ class Worker:
             return _checked(self.runner.run(taskid, command, text), log)
         finally:
             sys.stdout, sys.stderr = streams
-            try:
-                for stream in streams:
-                    stream.flush()
-            finally:
-                os.dup2(self._null, 1)
-                os.dup2(self._null, 2)
+            troubles = list(_flush(streams))
+            os.dup2(self._null, 1)
+            os.dup2(self._null, 2)
+            for trouble in troubles:
+                log.note_trouble(trouble)
+            if troubles:
+                # Into the null device: the next task's log must not get the rest.
+                list(_flush(streams))
 
     # ---- the lifeline ---------------------------------------------------------------
 
     def watch_lifeline(self) -> None:
-        """Have SIGIO interrupt whatever this process is at."""
+        """Have SIGIO interrupt whatever this process is doing."""
         signal.signal(signal.SIGIO, self._on_lifeline)
         fcntl.fcntl(self._lifeline, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(self._lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-        # What came before that made no signal.
+        # Bytes that came before that made no signal.
         self._on_lifeline(signal.SIGIO, None)
 
     def _on_lifeline(self, _signum: int, _frame: object) -> None:
         try:
-            told = os.read(self._lifeline, 64)
+            words = os.read(self._lifeline, 64)
         except BlockingIOError:
             return
-        if not told:
-            processes.leave_with_command()
+        if not words:
+            task_command.exit_with_command()
             return
-        if TERMINATE in told:
-            self._ending = True
-            if self._in_runner:
-                self._was_terminated = True
-                checkpoint = self._limits.checkpoint_signal
-                self._terminate_runner(checkpoint or signal.SIGTERM)
-        elif self._limits.timeout is not None and not self._ending:
-            self._heed(self._line.verdict)
+        if TERMINATE in words:
+            self._on_stop()
+        elif self._limits.timeout is not None and not self._stop:
+            self._enforce(self._row.verdict)
 
-    def _heed(self, verdict: Verdict) -> None:
-        if verdict <= self._heeded or not (self._in_runner or self._heeded):
-            return  # or it has just ended by itself
-        self._heeded = verdict
-        if verdict is Verdict.TERMINATE:
+    def _on_stop(self) -> None:
+        if not self._stop:
+            self._enter(Stop.DURING_RUN if self._in_runner else Stop.BETWEEN_RUNS)
+        if self._stop is Stop.DURING_RUN and self._in_runner:
+            checkpoint = self._limits.checkpoint_signal
+            self._terminate_runner(checkpoint or signal.SIGTERM)
+
+    def _enter(self, stop: Stop) -> None:
+        if stop not in _TRANSITIONS[self._stop]:
+            raise RuntimeError(f"a worker at {self._stop} can't get {stop}")
+        self._stop = stop
+
+    def _enforce(self, verdict: TimeVerdict) -> None:
+        if verdict <= self._enforced or not (self._in_runner or self._enforced):
+            return  # or the run has just ended by itself
+        self._enforced = verdict
+        if verdict is TimeVerdict.TERMINATE:
             self._terminate_runner(signal.SIGTERM)
         else:
             self._kill_run()
 
     def _terminate_runner(self, signum: int) -> None:
-        processes.choose_ending_signal(signum)
+        task_command.choose_ending_signal(signum)
         try:
             self.runner.terminate()
-        except BaseException:  # noqa: BLE001 - the user's; a KILL follows if it must
+        except BaseException:  # noqa: BLE001 - the user's; a KILL follows at need
             return
 
     # ---- a run whose time is over ---------------------------------------------------
 
     def _kill_run(self) -> None:
         if self._in_runner:
-            processes.terminate_command(signal.SIGKILL)
-        processes.kill_together(self._rest_of(self._line.task))
+            task_command.terminate_command(signal.SIGKILL)
+        processes.kill_together(self._rest_of(self._row.task))
 
     def _end_rest(self, task: int) -> None:
-        """TERM to what the run has left, and KILL when the grace time is over."""
-        for pid in sorted(self._rest_of(task)):  # shells before what they started
+        """Terminate what the run has left; KILL it when the grace time is over."""
+        # In the order of their pids, so shells before their children: a shell whose
+        # child ends first would start its next command.
+        for pid in sorted(self._rest_of(task)):
             processes.kill_process(pid, signal.SIGTERM)
         pauses = iter(_GROUP_PAUSES)
-        looks = 2  # what is in the middle of its exec has no name: one more look
+        looks = 2  # a process in the middle of its exec has no name: look once more
         while looks:
             rest = self._rest_of(task)
-            if rest and self._heeded is Verdict.KILL:
+            if rest and self._enforced is TimeVerdict.KILL:
                 processes.kill_together(rest)
             looks = 2 if rest else looks - 1
             time.sleep(next(pauses, _GROUP_PAUSES[-1]))
 
     def _rest_of(self, task: int | None) -> set[int]:
-        """What bears the task's name, and what a user's runner has here without one.
+        """Return the pids that bear the task's name, and nameless ones of its runner.
 
-        What bears another task's name was left by it, and is left alone.
+        A process that bears another task's name was left by that task, and stays.
         """
         name = b"MPIFARM_TASK_ID="
         bearers = processes.find_named([self._name, b"%b%d" % (name, task or 0)])
@@ -428,36 +477,13 @@ class Worker:
         return {*bearers, *nameless}
 
 
-class MemoryWitness:
-    """Limits the memory, and tells whether it was memory that a failed command lacked.
-
-    Raises InputError if the limit is too little for the worker itself.
-    """
-
-    def __init__(self, limits: TaskLimits) -> None:
-        self._kills = memory.OomKills()
-        self._limit: int | None = None
-        self._option = "--task-memory"
-        if limits.memory is not None:
-            self._limit = processes.limit_memory(limits.memory)
-            if self._limit < limits.memory:
-                self._option = "ulimit -d"
-
-    def find_reason(self, status: int, log: TaskLog) -> str | None:
-        """The line for the log if it was; otherwise None."""
-        if status in memory.KILLED and self._kills.has_grown():
-            return "it was killed by the kernel, because the memory of the job ran out"
-        limit = self._limit
-        if limit is None:
-            return None
-        log.flush()
-        end = log.read_end(memory.LOG_END)
-        if not memory.has_met_limit(processes.peak_memory(), limit, end):
-            return None
-        return (
-            "it failed, and memory ran out: the limit is "
-            f"{memory.readable_size(limit)} for each process ({self._option})"
-        )
+def _flush(streams: Iterable[TextIO]) -> Iterator[Exception]:
+    """Flush each stream; yield the errors."""
+    for stream in streams:
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            yield error
 
 
 def _checked(status: object, log: TaskLog) -> int:
@@ -468,19 +494,20 @@ def _checked(status: object, log: TaskLog) -> int:
 
 
 def _end_group() -> None:
-    """TERM to what a runner has left in our group, until nothing of it is left.
+    """Terminate what a runner has left in the worker's group, and wait for its end.
 
-    What ignores that is KILLed by the pool's parent when the grace time is over.
+    A process that ignores TERM is KILLed by the fork server after the grace time.
     """
     if processes.living_in_group(os.getpid()):
-        processes.kill_group(os.getpid(), signal.SIGTERM)  # lets us pass: calm_signals
+        # The worker is in this group, too; `ignore_signals` has it ignore the signal.
+        processes.kill_group(os.getpid(), signal.SIGTERM)
     pauses = iter(_GROUP_PAUSES)
     while processes.living_in_group(os.getpid()):
         time.sleep(next(pauses, _GROUP_PAUSES[-1]))
 
 
 def _write_traceback(log: TaskLog) -> None:
-    import traceback  # for those who need it
+    import traceback  # most workers need none
 
     try:
         log.write(traceback.format_exc())

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import mpifarm
 from tests.bench.contenders import find_openmpi, find_peer, first_line_of
-from tests.bench.goals import table_of_goals, table_of_rates
+from tests.bench.goals import table_of_goals, table_of_granularity, table_of_rates
 from tests.bench.measurements import FULL, ONLY_IN_FULL, SECTIONS, SHORT, Bench, Plan
 from tests.bench.results import Results, load, save
 from tests.bench.rounds import Scratch
@@ -189,6 +189,8 @@ def main() -> None:
     measure(args, results)
     print()
     print("\n".join(table_of_rates(results)))
+    print()
+    print("\n".join(table_of_granularity(results)))
     print()
     print("\n".join(table_of_goals(results)))
     print(f"\nall that took {time.monotonic() - began:.0f} s")

@@ -43,8 +43,8 @@ class Hold(NamedTuple):
 
 def watch(report: str, argv: list[str]) -> int:
     """Run mpifarm here; write how long it held the lock at most."""
-    from mpifarm.cli import main
-    from mpifarm.lock import WorkdirLock
+    from mpifarm.commands.main import main
+    from mpifarm.system.lock import WorkdirLock
 
     longest, since = Hold(), 0.0
     take, release = WorkdirLock._take_more, WorkdirLock.release

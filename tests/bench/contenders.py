@@ -84,8 +84,8 @@ def has_status_lines(folder: Path, tasks: int) -> bool:
 # ---- the limit ----------------------------------------------------------------------
 
 
-def limit(tasks: int, *, on_disk: bool = False) -> Contender:
-    return _loops("limit", tasks, [], LINE, on_disk=on_disk)
+def limit(tasks: int, name: str = "limit", *, on_disk: bool = False) -> Contender:
+    return _loops(name, tasks, [], LINE, on_disk=on_disk)
 
 
 def shell_limit(tasks: int) -> Contender:
@@ -198,15 +198,19 @@ def xargs(tasks: int) -> Contender | str:
     return Contender("xargs -P8 -n1", tasks, argv, command, stdin="numbers.txt")
 
 
-def gnu_parallel(tasks: int) -> Contender | str:
+def gnu_parallel(tasks: int, line: str = LINE) -> Contender | str:
     program = shutil.which("parallel")
     said = "" if program is None else first_line_of([program, "--version"])
     if program is None or not said.startswith("GNU parallel"):
         return "GNU parallel: not installed"
     argv = [program, "--jobs", "8", "--joblog", "joblog"]
     command = "parallel --jobs 8 --joblog joblog < tasks.txt"
-    name = "GNU parallel"
-    return Contender(name, tasks, argv, command, stdin="tasks.txt", is_done=has_joblog)
+    return Contender(
+        *("GNU parallel", tasks, argv, command),
+        stdin="tasks.txt",
+        line=line,
+        is_done=has_joblog,
+    )
 
 
 def pytaskfarmer(tasks: int) -> Contender | str:
@@ -235,13 +239,13 @@ def peer_missing(name: str) -> str:
     return f"{name}: not installed; make bench tries to"
 
 
-def hyperqueue(tasks: int) -> Contender | str:
+def hyperqueue(tasks: int, line: str = LINE) -> Contender | str:
     """Server, worker of eight cores and client in one, as its Python API has it."""
     python = find_peer("hyperqueue", "python")
     if python is None:
         return peer_missing("HyperQueue")
     script = str(ROOT / "tests" / "bench" / "hyperqueue_farm.py")
-    argv = [str(python), script, str(tasks)]
+    argv = [str(python), script, str(tasks), *line.split()]
     command = "python tests/bench/hyperqueue_farm.py TASKS"
     return Contender("HyperQueue", tasks, argv, command, is_done=has_outputs)
 

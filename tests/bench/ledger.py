@@ -54,7 +54,7 @@ class Look:
     recorded: int
 
 
-KINDS = ("rank 0", "other ranks", "pool's parents", "workers", "commands")
+KINDS = ("rank 0", "other ranks", "fork servers", "workers", "commands")
 
 
 def look(token: str, finished: Path) -> Look:
@@ -76,7 +76,7 @@ def look(token: str, finished: Path) -> Look:
 
 def _kind(pid: int, depth: int) -> str:
     if depth:
-        return "pool's parents" if depth == 1 else "workers"
+        return "fork servers" if depth == 1 else "workers"
     environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     rank = next((word for word in environ if word.startswith(b"PMI_RANK=")), b"=0")
     return "rank 0" if rank.endswith(b"=0") else "other ranks"
@@ -197,7 +197,7 @@ def open_logs(folder: Path) -> Callable[[int], None]:
 
 def frame_both_ways(count: int) -> None:
     """A lease to a worker and its result back, encoded and taken apart."""
-    from mpifarm.pool.wire import FrameReader, encode_frame
+    from mpifarm.pool.framing import FrameReader, encode_frame
 
     reader = FrameReader()
     result = (1, 1, 0, 1.7e9, 0.001, 1.7e4, "completed", "")
@@ -232,7 +232,7 @@ def append_to_files(folder: Path) -> Callable[[int], None]:
 
 def encode_events(count: int) -> None:
     """An event of the timeline for each."""
-    from mpifarm.workdir.timeline import Attempt, encode_event
+    from mpifarm.store.timeline import Attempt, encode_event
 
     for number in range(count):
         encode_event(Attempt("true", 4711, number, 1.7e9, 0.001234))
@@ -240,14 +240,20 @@ def encode_events(count: int) -> None:
 
 def coordinate(count: int) -> None:
     """All that the coordinator decides about so many tasks, on 8 ranks of 8 workers."""
-    from mpifarm.config import FarmDefinition, RunnerDefinition
-    from mpifarm.coordinator import Coordinator, Crew, Phase, Send, Transact
-    from mpifarm.messages import Assign, Join, Report
-    from mpifarm.task import Lease, Outcome, Result
+    from mpifarm.coordinator.coordinator import (
+        Coordinator,
+        Phase,
+        RankSet,
+        Send,
+        Transact,
+    )
+    from mpifarm.model.messages import Assign, Join, Report
+    from mpifarm.model.settings import FarmDefinition, RunnerDefinition
+    from mpifarm.model.task import Lease, Outcome, Result
 
     ranks, now, left = range(8), 1000.0, count
     definition = FarmDefinition("f00d", "/w", RunnerDefinition(), 2.0)
-    crew = Crew(tuple(ranks), 0, 8, False)
+    crew = RankSet(tuple(ranks), 0, 8, False)
     coordinator = Coordinator(["true"] * count, definition, crew, now)
     held: dict[int, list[Lease]] = {rank: [] for rank in ranks}
     for rank in ranks:
@@ -267,7 +273,8 @@ def coordinate(count: int) -> None:
             )
             leases.clear()
             if ended:
-                coordinator.on_message(rank, Report(now, ended), now)
+                said = Report(now, ended, sure=now)
+                coordinator.on_message(rank, said, now)
         now += 0.02
 
 
@@ -325,9 +332,9 @@ def _exchanged(_turn: int) -> str:
 
 def exchange() -> None:
     """In both of two ranks: reports to rank 0, in windows that it answers."""
-    from mpifarm.comm import connect
-    from mpifarm.messages import Alive, Ping, Report
-    from mpifarm.task import Outcome, Result
+    from mpifarm.model.messages import Alive, Ping, Report
+    from mpifarm.model.task import Outcome, Result
+    from mpifarm.transport.mpi import connect
 
     comm, _ = connect(os.environ)
     assert comm is not None

@@ -4,19 +4,24 @@ Rules of this file: standard library only.  All on a tmpfs, except for what is s
 be on disk.  `Plan` has the amounts; a section adds what it finds to the results.
 """
 
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.bench import contenders
 from tests.bench.contenders import SHELL_LINE, Contender, Site
 from tests.bench.farms import best_makespan, cpu_by_rank, farmed, gaps, running
+from tests.bench.granularity import SHARES, find_metg, find_shares, tasks_for
 from tests.bench.results import Results
-from tests.bench.rounds import Scratch, choose, run_rounds
+from tests.bench.rounds import Scratch, choose, run_once, run_rounds
 
 ONE_RANK = "mpifarm, 1 rank x 8"
+FEW = (4_000, 1_000)
+"""Tasks of short lists, at which start and end weigh."""
 IDLE_SECONDS = 10.0
 OUTPUT_BYTES = 100_000_000
 
@@ -38,6 +43,8 @@ class Plan:
     """How long a farm of 100 ms tasks, and one of 1 s tasks, shall take."""
     busy_runs: int
     starts: int
+    granularity_seconds: float
+    """How long a farm whose granularity is measured shall take."""
     outputs: int
     """Tasks that print 100 MB, in each round."""
 
@@ -55,6 +62,7 @@ SHORT = Plan(
     busy_seconds=(8.0, 16.0),
     busy_runs=1,
     starts=10,
+    granularity_seconds=1.0,
     outputs=5,
 )
 
@@ -71,6 +79,7 @@ FULL = Plan(
     busy_seconds=(30.0, 60.0),
     busy_runs=3,
     starts=20,
+    granularity_seconds=4.0,
     outputs=10,
 )
 
@@ -103,6 +112,11 @@ def with_tasks(tasks: int) -> str:
     return f"{ONE_RANK}, {tasks} tasks"
 
 
+def limit_with(tasks: int) -> str:
+    """The name of the limit with other than the usual number of tasks."""
+    return f"limit, {tasks} tasks"
+
+
 def sites() -> Iterator[Site | str]:
     yield contenders.find_mpich()
     yield contenders.find_openmpi()
@@ -119,6 +133,17 @@ def measure_limit(bench: Bench) -> None:
         for count in (2, 4)
     ]
     bench.rounds("limit", [contenders.limit(tasks), one_rank(tasks), *ranks])
+
+
+def measure_few(bench: Bench) -> None:
+    """Short lists, each beside a limit of as many tasks."""
+    asked: list[Contender | str] = []
+    for tasks in FEW:
+        asked += [
+            contenders.limit(tasks, limit_with(tasks)),
+            one_rank(tasks, name=with_tasks(tasks)),
+        ]
+    bench.rounds("few", asked)
 
 
 def measure_peers(bench: Bench) -> None:
@@ -213,6 +238,15 @@ def measure_start(bench: Bench) -> None:
                     bench.add(
                         f"last result to exit, {name}", done.ended - done.last_end
                     )
+    _measure_one_task(bench)
+
+
+def _measure_one_task(bench: Bench) -> None:
+    """From the command line to its exit, with one task in between."""
+    for _ in range(bench.plan.starts):
+        with farmed(one_rank(1), bench.scratch.memory) as done:
+            if done is not None:
+                bench.add("one task in all", done.ended - done.began)
 
 
 def measure_idle(bench: Bench) -> None:
@@ -293,8 +327,61 @@ def measure_skew(bench: Bench) -> None:
                 bench.add("skew, makespan / best", done.makespan / best)
 
 
+def measure_granularity(bench: Bench) -> None:
+    """METG of mpifarm and of two peers, each with eight workers."""
+    for create in _create_granular():
+        chosen = choose([create(1, "sleep 0")], bench.results)
+        if chosen:
+            shares = find_shares(_share_of_time(bench, create))
+            for least in SHARES:
+                name = f"METG({100 * least:.0f} %), {chosen[0].name}"
+                bench.add(name, find_metg(shares, least))
+
+
+def _create_granular() -> Iterator[Callable[[int, str], Contender | str]]:
+    yield lambda tasks, line: contenders.mpifarm(ONE_RANK, tasks, 8, line=line)
+    for site in sites():
+        for ranks in (2, 4):
+            yield partial(_create_ranks, site, ranks)
+    yield contenders.gnu_parallel
+    yield contenders.hyperqueue
+
+
+def _create_ranks(
+    site: Site | str, ranks: int, tasks: int, line: str
+) -> Contender | str:
+    return contenders.mpifarm_ranks(site, tasks, ranks, line=line)
+
+
+def _share_of_time(
+    bench: Bench, create: Callable[[int, str], Contender | str]
+) -> Callable[[float], float]:
+    def measure(seconds: float) -> float:
+        count = tasks_for(seconds, 8, bench.plan.granularity_seconds)
+        once, twice = (
+            _time(bench, create(n, f"sleep {seconds:g}")) for n in (count, 2 * count)
+        )
+        share = count * seconds / (8 * (twice - once))
+        print(f"  {1e3 * seconds:g} ms: {share:.1%}", flush=True)
+        return share
+
+    return measure
+
+
+def _time(bench: Bench, contender: Contender | str) -> float:
+    """Seconds of the whole program; nan where it failed."""
+    assert isinstance(contender, Contender)
+    folder = bench.scratch.folder_of(contender)
+    try:
+        run = run_once(contender, folder)
+    finally:
+        shutil.rmtree(folder)
+    return run.seconds if run else float("nan")
+
+
 SECTIONS: dict[str, Callable[[Bench], None]] = {
     "limit": measure_limit,
+    "few": measure_few,
     "peers": measure_peers,
     "shell": measure_shell,
     "disk": measure_disk,
@@ -304,6 +391,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "idle": measure_idle,
     "latency": measure_latency,
     "output": measure_output,
+    "granularity": measure_granularity,
     "skew": measure_skew,
 }
 

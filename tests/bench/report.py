@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.bench.goals import (
     PEERS,
     table_of_goals,
+    table_of_granularity,
     table_of_rates,
     times_with_as_many_tasks,
 )
@@ -40,8 +41,18 @@ def figures(results: Results, plot_name: str) -> list[str]:
     """All that stands between the marks."""
     lines = ["", f"![Commands started a second]({plot_name})", ""]
     lines += [*table_of_goals(results), "", *table_of_rates(results), ""]
-    lines += [*_same_counts(results), *_command_lines(results)]
+    lines += [*_granularity(results), *_same_counts(results), *_command_lines(results)]
     return [*lines, *_circumstances(results)]
+
+
+def _granularity(results: Results) -> Iterator[str]:
+    rows = table_of_granularity(results)
+    if rows:
+        yield "METG, the shortest task at which 8 workers spend that share of time in"
+        yield "tasks (`sleep`; start and end left out):"
+        yield ""
+        yield from rows
+        yield ""
 
 
 def _same_counts(results: Results) -> Iterator[str]:

@@ -3,7 +3,7 @@
     python -m tests.bench.startup [--python PYTHON] [--options=-I] [--rank 1] [--list]
 
 A thousand ranks read all that at once from one shared file system, so it is counted and
-not timed: each rank of a small farm runs under strace.  What its pool's parent and its
+not timed: each rank of a small farm runs under strace.  What its fork server and its
 workers open counts, what the commands open doesn't.
 
 Rules of this file: standard library and strace only.  The farm runs in the environment

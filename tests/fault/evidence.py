@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mpifarm.workdir import find_violations
+from tests.invariants import find_violations
 
 PLAIN = "plain"
 """The attempt of a run that no mpifarm has started."""
@@ -328,7 +328,7 @@ _EXPECTED = re.compile(
     r"toprocess|finished|failed|timeline\.json|logs|lock|claims|added"
     # of a farm beside others; what was damaged, kept aside
     r"|timeline\.[0-9a-f]+\.json|timeline\.invalid\.[0-9a-f]+\.json|attempts\.tsv"
-    r"|fingerprint\.json|result\.json"
+    r"|fingerprint\.json|result\.json|begun-in"
     # what a repair has kept
     r"|.+\.before-repair-.*"
 )

@@ -43,11 +43,8 @@ from tests.support import (
 TASKS = 500
 GRACE = "0.5"
 DISK_BYTES = 8 << 20
-MOST_RESUMES = 6
+MAX_RESUMES = 6
 PLAIN_DEADLINE = 8.0
-HUNG = 4.0
-"""Seconds, where a hang is nothing new."""
-
 ALL_JOINED = " workdir /"
 """What rank 0 says when all ranks are there."""
 
@@ -82,7 +79,7 @@ class Victim(Enum):
     RANK_0 = "rank 0"
     RANK = "a rank"
     WORKER = "a worker"
-    PARENT = "a pool's parent"
+    PARENT = "a fork server"
     LAUNCHER = "the launcher"
     PLAIN = "the plain farmer"
     NOBODY = "-"
@@ -327,9 +324,6 @@ class Harm:
     """Its rank or launcher was killed, or a signal came that it did not catch yet."""
     may_stop: bool = False
     """It was told to stop, or had to."""
-    may_hang: bool = False
-    """A rank was lost in the MPI_Init of Open MPI with ULFM: the others wait in theirs
-    for ever, where no signal and no clock of the farm's reaches them."""
 
 
 @dataclass
@@ -378,8 +372,7 @@ class Play:
         while not child.has_ended():
             if self._inflict(name, child) or self._pauses or self._pending:
                 quiet_since = time.monotonic()
-            patience = HUNG if self._harm.may_hang else FARM_DEADLINE
-            if time.monotonic() > quiet_since + patience:
+            if time.monotonic() > quiet_since + FARM_DEADLINE:
                 self._end_hanging(name, child)
             time.sleep(0.005)  # the grain of the schedule, nobody is waited for
         self._tell(f"{name} ended with {child.wait()}")
@@ -390,8 +383,7 @@ class Play:
     def _end_hanging(self, name: str, child: Child) -> None:
         members = self.stage.members(name)
         self._tell(f"{name} hangs: {members}")
-        if not self._harm.may_hang:
-            self.findings.append(f"{name} hangs: {members}")
+        self.findings.append(f"{name} hangs: {members}")
         child.end()
         send_signal([m.pid for m in members if m.part is Part.RANK], signal.SIGKILL)
 
@@ -454,7 +446,6 @@ class Play:
         ranks = (Victim.RANK, Victim.RANK_0, Victim.PARENT)
         if fault.victim in ranks and ALL_JOINED not in child.text():
             self._harm.is_broken = True
-            self._harm.may_hang |= self.scenario.kind is Kind.ULFM
 
     def _note_harm(self, fault: Fault, pid: int) -> None:
         harm = self._harm
@@ -575,7 +566,7 @@ class Play:
 
     def _resume_until_done(self) -> None:
         status = TO_GO_ON
-        for number in range(MOST_RESUMES):
+        for number in range(MAX_RESUMES):
             status = self._resume(f"resume-{number}")
             if self.findings:
                 return

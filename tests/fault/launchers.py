@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mpifarm.launcher import launched_rank
+from mpifarm.batch.launcher import launched_rank
 from tests.farm_driver import FarmDriver, Part, send_signal
 from tests.support import (
     OPENMPI_ENVIRONMENT,
@@ -53,7 +53,7 @@ LOOK_SECONDS = 1.5
 SURVIVAL_SECONDS = 3.0
 """A command that lives so long after the launcher's end is said to live on."""
 
-MOST_SECONDS = 100.0
+MAX_SECONDS = 100.0
 """After the fault; what runs then hangs."""
 
 
@@ -107,7 +107,7 @@ class Seen(NamedTuple):
 
     def cells(self) -> list[str]:
         """For a line of the table."""
-        seconds = "never" if self.seconds >= MOST_SECONDS else f"{self.seconds:.1f} s"
+        seconds = "never" if self.seconds >= MAX_SECONDS else f"{self.seconds:.1f} s"
         return [
             self.others,
             self.commands,
@@ -238,7 +238,7 @@ class Experiment:
         seconds = time.monotonic() - began
         if not has_ended_at_once:
             self._allow(set(range(RANKS)) - {rank})
-            ended_by(child, began + MOST_SECONDS)
+            ended_by(child, began + MAX_SECONDS)
             seconds = time.monotonic() - began
         lived = survivors_of(commands)
         status = str(child.process.returncode) if child.has_ended() else "-"
@@ -284,7 +284,7 @@ class Experiment:
 
     def _next_start(self) -> str:
         child = self.start()
-        if not ended_by(child, time.monotonic() + MOST_SECONDS):
+        if not ended_by(child, time.monotonic() + MAX_SECONDS):
             return "hangs"
         done = len(self.farm.finished()) == TASKS
         what = "finishes the list" if done else "does not finish"

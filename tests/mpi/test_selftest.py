@@ -94,6 +94,20 @@ if rank == "2":
 )
 
 
+IN_A_STEP = (
+    RANK
+    + """
+import sys
+site = os.path.dirname(__file__)
+path = site + ":" + os.environ["PATH"]
+os.environ.update(SLURM_JOB_ID="7", SLURM_STEP_ID="0", PATH=path)
+if rank != "?":
+    open(f"{site}/pid.{rank}", "w").write(f"{os.getpid()} ")
+"""
+)
+"""A step of Slurm's, in which `scancel` is the one beside this file."""
+
+
 class SelfTest:
     """Starts self-tests of some ranks in a directory, with a stand-in put into them."""
 
@@ -103,6 +117,12 @@ class SelfTest:
         self._site = directory / "site"
         self._site.mkdir()
         self._start, self._mpirun, self._path = start, mpirun, path
+
+    def install_scancel(self, ranks):
+        """Make a scancel that signals ranks, by a pattern of their numbers."""
+        scancel = self._site / "scancel"
+        scancel.write_text(f'#!/bin/sh\nkill -USR1 $(cat "${{0%/*}}"/pid.{ranks})\n')
+        scancel.chmod(0o755)
 
     def __call__(self, *options, ranks=3, stand_in="", launch=None):
         (self._site / "sitecustomize.py").write_text(stand_in)
@@ -185,6 +205,24 @@ def test_node_local_locks_hold_on_each_node(selftest):
     assert any("flock between this process and another process" in it for it in held)
 
 
+@pytest.mark.parametrize(
+    ("ranks", "status", "line"),
+    [
+        ("*", 0, "by scancel, after"),
+        ("0", 1, "by scancel; rank 1, 2 did not get it"),
+    ],
+)
+def test_a_signal_to_the_step_is_tried_where_it_can_be_sent(
+    selftest, ranks, status, line
+):
+    selftest.install_scancel(ranks)
+    child = selftest(stand_in=IN_A_STEP)
+    assert child.wait(30) == status, child.text()
+    name = "USR1 to the launcher or the step reaches all ranks: "
+    lines = lines_of(child, "does not hold" if status else "holds")
+    assert any(each.startswith(name + line) for each in lines), child.text()
+
+
 def test_ranks_that_do_not_see_each_other_are_found_with_the_remedy(
     selftest, farm_environment
 ):
@@ -198,7 +236,7 @@ def test_ranks_that_do_not_see_each_other_are_found_with_the_remedy(
     assert child.wait(30) == 1, child.text()
     (broken,) = lines_of(child, "does not hold")
     assert broken.startswith("MPI connects the ranks")
-    assert "Start it with the mpirun of the MPI library" in child.text()
+    assert "the mpirun of the MPI library that mpi4py uses" in child.text()
     # all else was tried nevertheless
     assert any(line.startswith("CPUs") for line in lines_of(child, "measured"))
 
@@ -208,7 +246,7 @@ def test_bad_input_is_told_once(selftest):
     assert child.wait(30) == 2, child.text()
     told = [line for line in child.text().splitlines() if line.startswith("mpifarm:")]
     assert len(told) == 1
-    assert "no-such is no directory" in told[0]
+    assert "no-such is not a directory" in told[0]
 
 
 def test_the_loss_of_a_rank_ends_in_time_and_leaves_nothing(selftest, farm_token):

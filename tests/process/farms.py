@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mpifarm.tasklists import ListTaskList
-from mpifarm.workdir import find_violations
+from tests.invariants import find_violations
 from tests.support import TOKEN_VARIABLE, Child, find_pids, wait_until
 
 MPIFARM = (sys.executable, "-m", "mpifarm")

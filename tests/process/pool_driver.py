@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mpifarm.model.task import Lease, Result
 from mpifarm.pool import Pool, PoolDefinition, PoolEvent, WorkerLost
 from mpifarm.pool.definition import CreateRunner
-from mpifarm.processes import children_of
-from mpifarm.task import Lease, Result
+from mpifarm.system.processes import children_of
 from tests.support import find_pids, is_running, wait_until
 
 
@@ -85,7 +85,7 @@ class PoolDriver:
 
     def worker_pids(self) -> list[int]:
         """The living workers."""
-        return [pid for pid in children_of(self.pool.parent) if _is_worker(pid)]
+        return [pid for pid in children_of(self.pool.fork_server) if _is_worker(pid)]
 
     def commands(self) -> list[int]:
         """Whatever runs of what tasks have started."""

@@ -57,6 +57,65 @@ def begun(create_place, finished=0, **others):
     return place
 
 
+# ---- what is no file -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["finished", "attempts.tsv", "logs", "lock"])
+def test_a_fifo_in_place_of_a_file(create_place, name):
+    place = create_place(LIST)
+    place.workdir.mkdir()
+    os.mkfifo(place.workdir / name)
+    assert f"{place.workdir}/{name}" in complaint(place)
+    words = [*MPIFARM, "check", str(place.tasklist)]
+    if name != "attempts.tsv":
+        assert f"{place.workdir}/{name}" in complaint(place, argv=words)
+
+
+def test_a_tasklist_that_is_a_fifo(create_place):
+    place = create_place(LIST)
+    place.tasklist.unlink()
+    os.mkfifo(place.tasklist)
+    assert "it is a fifo, and has to be a file" in complaint(place)
+
+
+# ---- escape sequences ----------------------------------------------------------------
+
+CLEAR = "\x1b[2J\x07"
+TOLD = r"\x1b[2J\x07"
+
+
+def test_no_escape_sequence_of_a_task_is_in_what_an_edited_list_is_told(create_place):
+    place = begun(create_place)
+    place.tasklist.write_text(f"true {CLEAR}\nexit 1 # b\ntrue # c\n")
+    said = complaint(place)
+    assert TOLD in said
+    assert said.strip().isprintable()
+
+
+def test_no_escape_sequence_of_a_name_is_told(create_place):
+    place = create_place(LIST)
+    config = place.directory / f"{CLEAR}.ini"
+    config.write_text("nonsense")
+    for options in (["--config", str(config)], ["-t", "mine"], ["-r", CLEAR]):
+        said = complaint(place, *options)
+        assert TOLD in said or options == ["-t", "mine"]
+        assert said.strip().isprintable()
+    place.tasklist = place.directory / f"{CLEAR}.txt"
+    assert TOLD in complaint(place)
+
+
+def test_garbage_in_finished_is_put_right_by_the_remedy_that_is_told(create_place):
+    place = begun(create_place)
+    with (place.workdir / "finished").open("ab") as finished:
+        finished.write(b"no line at all\n")
+    said = complaint(place)
+    assert "--remap" not in said
+    remedy = re.search(r"mpifarm (check --repair \S+) takes it out", said)
+    assert remedy is not None
+    place.run_words(*remedy[1].split())
+    assert place.run() == 1
+
+
 # ---- the tasklist --------------------------------------------------------------------
 
 
@@ -78,6 +137,16 @@ def test_a_tasklist_that_is_a_directory(create_place):
     place = create_place(LIST)
     said = complaint(place, argv=[*MPIFARM, str(place.directory)])
     assert "is a directory" in said
+
+
+@pytest.mark.parametrize("name", ["", "/failed"])
+def test_a_tasklist_that_is_a_workdir_or_a_file_of_one(create_place, name):
+    place = begun(create_place)
+    named = f"{place.workdir.name}{name}"
+    said = complaint(place, argv=[*MPIFARM, named])
+    assert said.startswith(f"mpifarm: {named} is ")
+    assert "mpifarm tasks.txt goes on" in said
+    assert "mpifarm retry tasks.txt_workdir puts back what failed" in said
 
 
 def test_a_tasklist_that_is_not_readable(create_place):

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from mpifarm.workdir import files
+from mpifarm.system import file_contents
 from tests.support import wait_until
 
 LINES = 110_000
@@ -17,7 +17,7 @@ RUN_AGAIN = 75
 def write_list(place, command: str) -> None:
     lines = (f"{command} {n} ".ljust(79, "x") + "\n" for n in range(LINES))
     place.tasklist.write_text("".join(lines))
-    assert place.tasklist.stat().st_size > files.LARGE
+    assert place.tasklist.stat().st_size > file_contents.LARGE
 
 
 @pytest.fixture

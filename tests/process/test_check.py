@@ -35,7 +35,7 @@ def test_a_farm_that_has_ended_leaves_a_workdir_that_is_well(create_place, mpifa
     before = snapshot(place.directory)
     status, text = mpifarm(place, "check", "tasks.txt_workdir")
     assert "2 finished, 1 failed, 0 to process" in text
-    assert "all is well" in text
+    assert "the workdir is in order" in text
     assert status == 0
     assert mpifarm(place, "check", "tasks.txt")[0] == 0
     assert snapshot(place.directory) == before
@@ -50,7 +50,7 @@ def test_a_farm_at_work_is_well_at_any_moment_and_a_repair_leaves_it_alone(
     for words in ([], ["--repair"], []):
         status, text = mpifarm(place, "check", "tasks.txt", *words)
         assert status == 0, text
-        assert "is at work" in text or farm.has_ended()
+        assert "is running" in text or farm.has_ended()
         assert "repair:" not in text
     status, text = mpifarm(place, "check", "tasks.txt", "--repair", "--assume-idle")
     assert status == 2 or farm.has_ended()
@@ -66,9 +66,9 @@ def test_what_a_killed_farm_held_goes_back(create_place, mpifarm):
     place.kill(farm)
     status, text = mpifarm(place, "check", "tasks.txt")
     assert status == 1
-    assert "claims of dead farms" in text
+    assert "claim of a dead farm" in text
     status, text = mpifarm(place, "check", "tasks.txt", "--repair")
-    assert "taken back from the dead farm" in text
+    assert "reclaimed from the dead farm" in text
     assert status == 0, text
     assert place.claims() == []
     known = place.ids("toprocess") + place.ids("finished")
@@ -83,13 +83,13 @@ def test_what_a_killed_plain_farmer_lost_goes_back_if_the_user_vouches_for_it(
     plain = place.start_plain(plain_farmer, "--proc", "4")
     wait_until(lambda: len(place.ids("finished")) > 3)
     status, text = mpifarm(place, "check", "tasks.txt")
-    assert (status, "in no file: with a plain farmer, or lost" in text) == (1, True)
+    assert (status, "in no file: a PyTaskFarmer's, or removed" in text) == (1, True)
     place.kill(plain, "plain")
     finished = place.ids("finished")
     status, text = mpifarm(place, "check", "tasks.txt", "--repair")
     assert (status, "--assume-idle: put back" in text) == (1, True)
     status, text = mpifarm(place, "check", "tasks.txt", "--repair", "--assume-idle")
-    assert "were in no file" in text
+    assert "put back what was in no file" in text
     assert status == 0, text
     known = place.ids("toprocess") + place.ids("finished")
     assert sorted(known) == list(range(len(SLOW)))
@@ -107,7 +107,7 @@ def test_of_many_ranks_one_checks(create_place, mpirun, farm_processes):
     launch = mpirun(3, sys.executable, "-m", "mpifarm", "check", str(place.workdir))
     child = farm_processes(launch, cwd=place.directory)
     assert child.wait(30) == 0
-    assert child.text().count("all is well") == 1
+    assert child.text().count("the workdir is in order") == 1
 
 
 def test_a_signal_ends_a_check_as_any_program(create_place, mpifarm, farm_processes):
@@ -136,5 +136,5 @@ def test_what_is_wrong_is_status_2_and_one_sentence(create_place, mpifarm):
     place = create_place(["true"])
     status, text = mpifarm(place, "check", "tasks.txt")
     assert status == 2
-    assert text.startswith("mpifarm: there is no tasks.txt_workdir")
+    assert text.startswith("mpifarm: no workdir tasks.txt_workdir")
     assert text.count("\n") == 1

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from mpifarm.processes import ChildrenWatch
+from mpifarm.system.processes import ChildrenWatch
 
 
 @pytest.fixture

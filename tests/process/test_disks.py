@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.test_bad_input import without_privileges
 from tests.support import survivors, wait_until
 
 CAN_NOT = "; trying again for "
@@ -160,11 +161,18 @@ def test_a_server_that_comes_back_in_time_is_told_and_no_more(
     server = create_server(place)
     farm = place.start("--proc", "4", "--grace", "20", env=server.environment)
     wait_until(lambda: len(place.ids("finished")) >= 8)
+    before = len(place.notes("starts"))
     server.fail(error, calls)
     wait_until(lambda: CAN_NOT in farm.text() or farm.has_ended())
-    before = len(place.notes("starts"))
-    # its workers go on with what they have; the farm goes on trying
-    wait_until(lambda: len(place.notes("starts")) > before or farm.has_ended())
+    # its workers go on with all that they have, which on a busy machine they may have
+    # done before the farm says so; the farm goes on trying
+    wait_until(
+        lambda: (
+            len(place.notes("starts")) > before
+            or len(place.notes("starts")) == count - len(place.ids("toprocess"))
+            or farm.has_ended()
+        )
+    )
     server.recover()
     assert os.strerror(getattr(errno, error)) in farm.text()
     assert_it_went_on_as_if_nothing_had_been(place, farm, count)
@@ -188,6 +196,50 @@ def test_a_server_that_does_not_come_back_stops_the_farm_with_75(
     assert time.monotonic() - begun < 8
     server.recover()
     assert_it_stopped_and_the_next_start_finishes(place, farm, farm_token, 60)
+
+
+# ---- logs that can't be written any more ---------------------------------------------
+
+
+def test_no_task_fails_when_logs_turn_unwritable(create_place):
+    place = create_place(notes_ids(150, 0.02))
+    options = ("--proc", "4", "--grace", "0.5")
+    farm = place.start(*options, before=without_privileges())
+    wait_until(lambda: len(place.ids("finished")) >= 8)
+    logs = place.workdir / "logs"
+    logs.chmod(0o555)
+    try:
+        assert farm.wait() == 75, farm.text()
+    finally:
+        logs.chmod(0o755)
+    assert "logs/log_" in farm.text()
+    assert "Permission denied" in farm.text()
+    assert place.content("failed") == b""
+    assert place.violations() == []
+    assert place.run() == 0
+    assert sorted(place.ids("finished")) == list(range(150))
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_a_log_whose_close_fails_is_no_failure_of_its_task(create_place):
+    # not /bin/echo, which looks at how its own close went
+    place = create_place(["echo one", "echo two; exit 0", "exit 7"])
+    (place.workdir / "logs").mkdir(parents=True)
+    logs = [place.workdir / "logs" / f"log_{number}" for number in (1, 2)]
+    paths = []
+    for log in logs:
+        log.touch()  # strace wants it there
+        paths += ["-P", str(log)]
+    inject = ["-e", "trace=close", "-e", "inject=close:error=EIO:when=1+"]
+    before = ("strace", "-qq", "-f", "-o", "/dev/null", *paths, *inject)
+    farm = place.start("--proc", "1", before=before)
+    assert farm.wait() == 1, farm.text()
+    assert sorted(place.ids("finished")) == [0, 1]
+    said = "the output of 2 tasks may not be whole: task 1: can't write the end of"
+    assert f"{said} {logs[0]}: Input/output error" in farm.text()
+    assert "task 2: exit status 7; can't write the end of" in farm.text()
+    told = json.loads(place.content("result.json"))
+    assert told["this_farm"]["outputs_not_whole"] == 2
 
 
 # ---- real file systems --------------------------------------------------------------

@@ -53,6 +53,35 @@ def test_lines_added_after_a_list_was_done_run_at_the_next_start(create_place):
     assert place.violations() == []
 
 
+def test_lines_that_are_added_while_the_farm_runs_are_told_and_left_to_the_next(
+    create_place,
+):
+    place = create_list(create_place, 3)
+    text = place.tasklist.read_text()
+    place.tasklist.write_text(f"{text}echo true >> {place.tasklist}\n")
+    farm = place.start("--proc", "1")
+    assert farm.wait() == 75
+    said = farm.text()
+    assert f"1 line was added to {place.tasklist} while the farm ran" in said
+    assert "all tasks of the list are finished" not in said
+    assert place.result()["exit_status"] == 75
+    assert place.run() == 0
+    assert sorted(place.ids("finished")) == [0, 1, 2, 3, 4]
+
+
+def test_a_list_that_is_edited_and_appended_to_meanwhile_is_not_done(create_place):
+    place = create_list(create_place, 3)
+    edit = "sed -i '1s/.*/true edited/; $a true appended'"
+    text = place.tasklist.read_text()
+    place.tasklist.write_text(f"{text}{edit} {place.tasklist}\n")
+    farm = place.start("--proc", "1")
+    assert farm.wait() == 75
+    assert "it has 1 task more now" in farm.text()
+    assert place.run() == 2
+    assert place.run("--remap") == 0
+    assert place.result()["tasks"]["finished"] == 5
+
+
 def test_a_farm_that_is_killed_while_it_does_them_loses_none(create_place):
     place = create_list(create_place, 4, seconds=0.05)
     assert place.run() == 0
@@ -88,13 +117,13 @@ def test_lines_may_be_added_while_a_farm_works_and_a_second_one_does_them(create
     place.await_notes("starts", 5)
     write_list(place, range(70))
     second = place.start("--proc", "2", name="second")
-    assert first.wait() in (0, 3)
+    assert first.wait() == 75  # what was added is not its own
     assert second.wait() in (0, 3)
     assert place.run() == 0
     assert often(place) == each_once(range(70))
     assert "10 tasks were added" in second.text()
     for farm in (first, second):
-        assert "odd line" not in farm.text()
+        assert "is of no task" not in farm.text()
         assert "Traceback" not in farm.text()
     assert place.violations() == []
 

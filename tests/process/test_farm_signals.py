@@ -70,7 +70,7 @@ def test_the_timeout_stops_as_usr1_does(create_place, farm_token):
     farm = place.start("--timeout", "1.5")
     assert farm.wait() == 75
     assert 1.5 <= time.monotonic() - begun < 1.5 + 1 + SLOW
-    assert "4 tasks running, ended now, to run again" in farm.text()
+    assert "4 tasks running, ended now and run again next time" in farm.text()
     assert_nothing_is_left(place, farm_token)
     assert place.ids("toprocess") == [2, 3, 4, 5]
     assert sorted(place.ids("finished")) == [0, 1]
@@ -323,11 +323,14 @@ def test_a_drain_starts_nothing_of_what_waits_behind_short_tasks(create_place):
     farm = place.start("--proc", "2")
     place.await_notes("begun", 2)
     farm.send_signal(signal.SIGUSR2)
-    wait_until(lambda: len(place.ids("toprocess")) == 14)
+    # all but the two that run; which two of the sixteen that are is not promised
+    wait_until(lambda: len(place.ids("toprocess") + place.ids("finished")) == 54)
     (place.directory / "go").touch()
     assert farm.wait(10) == 75
     assert len(place.notes("begun")) == 2
-    assert place.ids("toprocess") == list(range(42, 56))
+    returned = place.ids("toprocess")
+    assert sorted(returned + place.ids("finished")) == list(range(56))
+    assert len([taskid for taskid in returned if taskid >= 40]) == 14
 
 
 def test_a_worker_that_is_free_gets_what_waits_for_another(create_place):

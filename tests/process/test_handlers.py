@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.plugins import Places, find_runner
+from mpifarm.plugins.registry import SearchPath, find_runner
 from mpifarm.templates import NUMBER, REPLACEMENTS, parse_template
 from tests.process.farms import Place, snapshot
 from tests.support import ROOT, Child, wait_until
@@ -112,8 +112,9 @@ def test_other_ini_files_are_nobodys_concern(create_farm):
 def test_without_ini_files_configparser_is_not_even_imported(tmp_path):
     code = (
         "import sys\n"
-        "from mpifarm.plugins import find_handler, find_places, find_runner\n"
-        "places = find_places({'HOME': '.'}, None)\n"
+        "from mpifarm.plugins.registry import find_handler, find_runner\n"
+        "from mpifarm.plugins.registry import find_search_path\n"
+        "places = find_search_path({'HOME': '.'}, None)\n"
         "print(find_runner('default', places), find_handler('default', places))\n"
         "sys.exit('configparser' in sys.modules)\n"
     )
@@ -515,7 +516,7 @@ def test_options_are_those_that_pytaskfarmer_reads(plain_farmer, tmp_path):
         text=True,
     )
     theirs = json.loads(said.stdout)
-    places = Places(str(tmp_path), str(tmp_path), config=str(path))
+    places = SearchPath(str(tmp_path), str(tmp_path), config=str(path))
     assert theirs == {name: find_runner(name, places).options for name in ("a", "b c")}
     assert theirs["a"]["percent"] == "100% of /sw/v  # no comment"
 

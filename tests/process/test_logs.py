@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm import logfiles
-from mpifarm.workdir.outputs import OutputReader, find_outputs
+from mpifarm.output import records as logfiles
+from mpifarm.output.reader import OutputReader, find_outputs
 from tests.process.farms import MPIFARM, Place, StartProcess
 from tests.support import Child, wait_until
 
@@ -106,7 +106,7 @@ def test_with_logs_failed_there_are_those_of_failed_tasks_alone(create_place):
     (place.workdir / "logs" / "log_1").unlink()
     checking = place.start_words(*MPIFARM, "check", str(place.workdir))
     checking.wait()
-    assert "ended, and there is no log  1" in checking.text()
+    assert "ended, and without a log  1" in checking.text()
 
 
 def test_the_summary_names_a_command_that_prints_what_a_failed_task_wrote(create_place):
@@ -137,7 +137,7 @@ def test_retries_are_told_apart(create_place, kind):
         shown = show(place, "0", "--attempt", number).decode()
         assert shown.rstrip("\n") == f"attempt {number}"
     assert show(place, "0", "--attempt", "-1") == b"attempt 3"
-    assert b"there are 3 attempts" in show(place, "0", "--attempt", "4", status=2)
+    assert b"only 3 attempts of task 0" in show(place, "0", "--attempt", "4", status=2)
 
 
 @pytest.mark.parametrize(

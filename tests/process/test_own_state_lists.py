@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.farms import Place
+from tests.process.farms import MPIFARM, Place
 from tests.support import find_plain_python, plain_missing, wait_until
 
 QUEUE_OF_FILES = '''
@@ -142,7 +142,7 @@ def test_a_stop_puts_back_what_ran_and_the_next_start_finishes(create_own):
     assert done(place) == {n: [0] for n in range(6)}
 
 
-def test_what_a_killed_farm_held_is_run_by_the_next(create_own):
+def test_what_a_killed_farm_held_is_run_by_the_next(create_own, mpirun, farm_processes):
     place = create_own(["echo x >> began; test -e go || sleep 600"] * 6)
     farm = place.start("-t", "own", "-n", "2")
     place.await_notes("began", 2)
@@ -150,9 +150,14 @@ def test_what_a_killed_farm_held_is_run_by_the_next(create_own):
     assert len(place.claims()) == 1
     assert len(queued(place)) < 6
     (place.directory / "go").touch()
-    again = place.start("-t", "own")
+    ranks = mpirun(2, *MPIFARM, "-t", "own", "-n", "1", str(place.tasklist))
+    again = farm_processes(
+        ranks.argv, env={**ranks.env, **place.environment}, cwd=place.directory
+    )
     assert again.wait() == 0, again.text()
-    assert "taken back from the dead farm" in again.text()
+    assert "reclaimed from the dead farm" in again.text()
+    # No rank is waited for, as those of a lost coordinator are.
+    assert "given up" not in again.text()
     assert done(place) == {n: [0] for n in range(6)}
 
 

@@ -174,21 +174,24 @@ def test_fewer_failures_than_the_limit_stop_nothing(create_place):
 
 
 def test_such_a_share_of_failures_stops_the_farm(create_place):
-    place = create_place(["true"] * 10 + ["exit 4"] * 10 + [FOR_EVER] * 4)
-    assert place.run("--proc", "2", "--max-failures", "50%") == 1
+    place = create_place(["true"] * 10 + ["exit 4"] * 12 + [FOR_EVER] * 2)
+    farm = place.start("--proc", "2", "--max-failures", "50%")
+    assert farm.wait(20) == 1
+    assert "stops when 12 tasks have failed (--max-failures 50%" in farm.text()
     assert_settled(
-        *(place,), finished=range(10), failed=range(10, 20), toprocess=range(20, 24)
+        *(place,), finished=range(10), failed=range(10, 22), toprocess=[22, 23]
     )
 
 
-def test_a_share_counts_when_twenty_have_ended(create_place):
-    place = create_place(["exit 4"] * 19 + [WAITS])
-    farm = place.start("--proc", "2", "--max-failures", "1%")
-    wait_until(lambda: len(place.ids("failed")) == 19)
-    assert "--max-failures" not in farm.text()
-    allow(place)
+def test_no_more_fail_than_the_limit_and_what_was_running(create_place):
+    place = create_place(["false"] * 2000)
+    assert place.run("--proc", "8", "--max-failures", "20") == 1
+    assert 20 <= len(place.ids("failed")) <= 20 + 8
+    farm = place.start("--proc", "8", "--max-failures", "1%")
     assert farm.wait(20) == 1
-    assert_settled(place, finished=[19], failed=range(19), toprocess=[])
+    assert "20 of the list's 2000" in farm.text()
+    assert "that failed before this start do not count" in farm.text()
+    assert 40 <= len(place.ids("failed")) <= 40 + 16
 
 
 def test_a_smaller_share_of_failures_stops_nothing(create_place):
@@ -334,7 +337,7 @@ def end_of_job(seconds):
 
 @pytest.mark.parametrize("told_by", ["option", "Slurm"])
 def test_a_farm_ends_by_itself_before_its_job_does(create_place, told_by):
-    text, moment = end_of_job(3)
+    text, moment = end_of_job(5)  # the start alone takes 2 s on a busy machine
     place = create_place(["true", *[FOR_EVER] * 4])
     is_option = told_by == "option"
     farm = place.start(
@@ -345,7 +348,7 @@ def test_a_farm_ends_by_itself_before_its_job_does(create_place, told_by):
     assert farm.wait(20) == 75
     assert time.time() < moment
     assert_settled(place, finished=[0], failed=[], toprocess=range(1, 5))
-    assert len(place.notes("begun")) >= 2
+    assert place.notes("begun")
     assert place.result()["exit_status"] == 75
 
 
@@ -363,7 +366,7 @@ def test_nothing_is_started_that_is_known_to_take_too_long(create_place):
 
 def test_what_was_started_in_time_may_finish(create_place):
     """Each takes a tenth of what is said, so none is hit by the end."""
-    text, moment = end_of_job(3)
+    text, moment = end_of_job(6)  # the start alone takes 2 s on a busy machine
     place = create_place([f"{NOTE}; sleep 0.1; echo $PROC_NUMBER >> ended"] * 200)
     options = ("--deadline", text, "--task-time", "1", "--grace", "0.2", "-n", "1")
     assert place.run(*options) == 75
@@ -376,13 +379,14 @@ def test_what_was_started_in_time_may_finish(create_place):
 
 
 def test_what_others_have_taken_tells_what_a_task_takes(create_place):
-    end = (datetime.now(UTC) + timedelta(seconds=4.8)).isoformat()
-    place = create_place(["sleep 2", *[NOTE] * 4])
+    # the start may take 4 s, and two tasks one after the other never fit
+    end = (datetime.now(UTC) + timedelta(seconds=8.2)).isoformat()
+    place = create_place(["sleep 4", *[NOTE] * 4])
     farm = place.start("--proc", "1", "--deadline", end, "--grace", "0.2")
     assert farm.wait(20) == 75
     assert place.notes("begun") == []
     assert_settled(place, finished=[0], failed=[], toprocess=range(1, 5))
-    assert "90 % of the 1 that have finished" in farm.text()
+    assert "the only task that has finished took 4 s" in farm.text()
 
 
 def test_a_farm_that_has_no_time_starts_nothing_and_says_so(create_place):

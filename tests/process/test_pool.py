@@ -1,16 +1,19 @@
 """A rank's pool, with real workers and commands: what runs, in what, what is told."""
 
+import errno
+import gc
 import os
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from mpifarm.model.task import Lease, Outcome
 from mpifarm.pool import LeaseRefused, LeaseReturned, Pool, PoolDefinition
-from mpifarm.processes import start_command, wait_command
-from mpifarm.task import Lease, Outcome
+from mpifarm.system.task_command import start_command, wait_command
 from tests.support import is_running
 
 # ---- results ------------------------------------------------------------------------
@@ -45,7 +48,7 @@ def test_leases_go_to_the_worker_with_the_fewest_in_hand(start_pool):
 def test_leases_that_are_recalled_do_not_run_and_later_ones_do(start_pool):
     driver = start_pool(workers=1)
     driver.submit("echo began; sleep 0.5", *["echo ran"] * 9)
-    driver.collect_until(lambda: driver.log(0) or driver.pool._board.line(0).begun)
+    driver.collect_until(lambda: driver.log(0) or driver.pool._shared.row(0).begun)
     recalled = driver.pool.recall()
     assert [lease.taskid for lease in recalled] == list(range(1, 10))
     assert driver.pool.busy == 1
@@ -257,16 +260,16 @@ def test_a_log_says_which_signal_killed_the_command(pool):
     assert pool.log(1) == "half\n=== mpifarm: killed by signal 11 (SIGSEGV) ===\n"
 
 
-def test_a_log_that_cannot_be_opened_is_the_failure_of_its_task(pool):
+def test_no_task_fails_for_what_stands_in_place_of_its_log(pool, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
     (pool.logs / "log_0").mkdir()
-    (pool.logs / "log_1").symlink_to(pool.logs / "nowhere" / "else")
-    results = pool.run("touch ran", "touch ran", "true")
-    assert [results[taskid].status for taskid in range(3)] == [1, 1, 0]
-    assert [results[taskid].note for taskid in range(3)] == [
-        f"not run: can't write {pool.logs}/log_0: Is a directory",
-        f"not run: can't write {pool.logs}/log_1: No such file or directory",
-        "",
-    ]
+    (pool.logs / "log_1").symlink_to(victim)
+    os.mkfifo(pool.logs / "log_2")
+    results = pool.run("echo 0", "echo 1", "echo 2")
+    assert [results[taskid].status for taskid in range(3)] == [0, 0, 0]
+    assert [pool.log(taskid) for taskid in range(3)] == ["0\n", "1\n", "2\n"]
+    assert victim.read_text() == "precious"
 
 
 def test_without_a_directory_for_logs_nothing_is_started_and_no_task_fails(pool):
@@ -279,6 +282,35 @@ def test_without_a_directory_for_logs_nothing_is_started_and_no_task_fails(pool)
     assert "No such file" in event.reason
 
 
+def refuse_logs(number):
+    """Makes a runner, in a worker to which the disk gives no log any more."""
+
+    def create(definition):
+        real = os.open
+
+        def refuse(path, *others, **options):
+            if "log_" in str(path):
+                raise OSError(number, os.strerror(number), path)
+            return real(path, *others, **options)
+
+        os.open = refuse
+        return StubRunner(definition)
+
+    return create
+
+
+@pytest.mark.parametrize(
+    "name", ["EACCES", "EPERM", "EROFS", "ESTALE", "EIO", "ELOOP", "ENOTDIR", "ENOENT"]
+)
+def test_no_task_fails_for_logs_that_can_not_be_written(start_pool, name):
+    driver = start_pool(1, refuse_logs(getattr(errno, name)))
+    driver.submit("touch ran")
+    driver.collect_until(lambda: driver.events)
+    (event,) = driver.events
+    assert isinstance(event, LeaseRefused)
+    assert os.strerror(getattr(errno, name)) in event.reason
+
+
 def test_a_log_has_the_permissions_of_the_umask(start_pool):
     previous = os.umask(0o027)
     try:
@@ -289,15 +321,52 @@ def test_a_log_has_the_permissions_of_the_umask(start_pool):
     assert (driver.logs / "log_0").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_log_on_a_full_disk_is_the_failure_of_its_task(pool):
-    (pool.logs / "log_0").symlink_to("/dev/full")
-    (pool.logs / "log_1").symlink_to("/dev/full")
-    results = pool.run("echo hi", "kill -9 $$", "true")
-    assert [results[taskid].status for taskid in range(3)] == [1, -9, 0]
-    assert results[1].outcome is Outcome.FAILED
-    assert results[1].note == (
-        f"can't write the end of {pool.logs}/log_1: [Errno 28] No space left on device"
-    )
+def strike(name, number):
+    """Have a call of ``os`` fail on what is a log or a scratch."""
+    real = getattr(os, name)
+
+    def struck(what, *others, **options):
+        path = os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) else what
+        if "/log_" in path or "/unkept/" in path or "/packed/" in path:
+            if name == "close":
+                real(what)
+            raise OSError(number, os.strerror(number))
+        return real(what, *others, **options)
+
+    return struck
+
+
+class LateTroubleRunner:
+    """Runs ``close EIO echo``: from the end of the echo on, each close gives EIO."""
+
+    def __init__(self, definition):
+        pass
+
+    def run(self, taskid, command, logfh):
+        name, number, command = command.split(" ", 2)
+        status = subprocess.call(["bash", "-c", command], stdout=logfh.fileno())
+        setattr(os, name, strike(name, getattr(errno, number)))
+        return status
+
+    def terminate(self):
+        pass
+
+
+LATE_TROUBLES = [
+    *(("all", "close EIO"), ("all", "close ENOSPC"), ("all", "close EDQUOT")),
+    *(("packed", f"{name} EIO") for name in ("ftruncate", "lseek", "write", "pread")),
+    *(("failed", f"{name} EIO") for name in ("ftruncate", "lseek", "unlink")),
+]
+
+
+@pytest.mark.parametrize(("kept", "trouble"), LATE_TROUBLES)
+def test_no_trouble_after_the_run_changes_how_a_task_ended(start_pool, kept, trouble):
+    driver = start_pool(1, LateTroubleRunner, kept_logs=kept)
+    result = driver.run(f"{trouble} echo output")[0]
+    assert (result.status, result.outcome) == (0, Outcome.COMPLETED)
+    number = getattr(errno, trouble.split()[1])
+    told = f"can't write the end of {driver.logs}/log_0: {os.strerror(number)}"
+    assert result.note == (told if kept == "all" else "")
 
 
 # ---- runners ------------------------------------------------------------------------
@@ -322,6 +391,17 @@ def test_a_runner_that_raises_fails_its_task_with_the_traceback_in_the_log(start
     assert [results[taskid].status for taskid in range(5)] == [1, 1, 0, 1, 0]
     assert driver.log(0).startswith("Traceback (most recent call last):\n")
     assert driver.log(0).endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_garbage_of_a_users_runner_is_looked_for_as_often_as_in_any_python(start_pool):
+    as_in_any = gc.get_threshold()
+    gc.set_threshold(20_000)
+    try:
+        driver = start_pool(1, StubRunner)
+    finally:
+        gc.set_threshold(*as_in_any)
+    driver.run("print(__import__('gc').get_threshold()) or 0")
+    assert driver.log(0) == f"{as_in_any}\n"
 
 
 @pytest.mark.parametrize("value", ["None", "'0'", "1.5"])
@@ -356,13 +436,13 @@ def test_a_command_can_be_started_outside_a_worker(tmp_path):
 def test_a_pool_that_was_never_started_closes(farm_token):
     pool = Pool.launch()
     pool.close()
-    assert not is_running(pool.parent)
+    assert not is_running(pool.fork_server)
     pool.close()
 
 
-def test_close_ends_workers_and_parent_at_once(pool):
+def test_close_ends_workers_and_fork_server_at_once(pool):
     pool.run("true", "true")
-    pids = [pool.pool.parent, *pool.worker_pids()]
+    pids = [pool.pool.fork_server, *pool.worker_pids()]
     begin = time.monotonic()
     pool.pool.close()
     assert time.monotonic() - begin < 1
@@ -384,7 +464,7 @@ def test_close_kills_what_still_runs_and_never_hangs(pool):
 
 def test_a_thousand_idle_milliseconds_cost_nothing(pool):
     pool.run("true")
-    pids = [pool.pool.parent, *pool.worker_pids()]
+    pids = [pool.pool.fork_server, *pool.worker_pids()]
     before = sum(_ticks(pid) for pid in pids)
     end = time.monotonic() + 1
     while time.monotonic() < end:

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
+from mpifarm.model.task import Lease, Outcome
 from mpifarm.pool import PoolGone, PoolUseless, WorkerLost
-from mpifarm.processes import children_of
 from mpifarm.runners import BasicRunner
-from mpifarm.task import Lease, Outcome
+from mpifarm.system.processes import children_of
 from tests.support import find_pids, is_running, survivors, wait_until
 
 FAMILY = "sleep 1000 & sleep 1000 & wait"
@@ -63,6 +63,8 @@ def test_a_killed_worker_is_replaced(start_pool):
     driver.collect_until(lambda: len(driver.worker_pids()) == 2)
     assert set(driver.worker_pids()) != first
     assert len(driver.commands()) == 3, "the other worker's command lives on"
+    # its birth told: a lease before that would wait for the other one's command
+    driver.collect_until(lambda: driver.pool.idle == 1)
     assert driver.run("true", first=2)[2].status == 0
 
 
@@ -195,12 +197,13 @@ class SubprocessRunner:
         self.process.terminate()
 
 
-@pytest.mark.parametrize("victim", ["worker", "parent"])
+@pytest.mark.parametrize("victim", ["worker", "fork server"])
 def test_the_children_of_a_users_runner_die_with_the_worker(start_pool, victim):
     driver = start_pool(2, SubprocessRunner)
     driver.submit(FAMILY, FAMILY)
     driver.collect_until(lambda: len(driver.commands()) == 6)
-    for pid in driver.worker_pids() if victim == "worker" else [driver.pool.parent]:
+    fork_server = [driver.pool.fork_server]
+    for pid in driver.worker_pids() if victim == "worker" else fork_server:
         kill(pid)
     driver.collect_until(lambda: driver.events)
     driver.collect_until(lambda: not driver.commands(), deadline=2)
@@ -247,10 +250,10 @@ def test_workers_killed_at_random_moments_leave_no_command(start_pool):
     assert driver.commands() == []
 
 
-# ---- the parent is killed -----------------------------------------------------------
+# ---- the fork server is killed ------------------------------------------------------
 
 
-def test_workers_and_commands_die_with_the_pools_parent(start_pool):
+def test_workers_and_commands_die_with_the_fork_server(start_pool):
     driver = start_pool(workers=3)
     driver.submit(FAMILY, STUBBORN, first=0)
     driver.submit("true", "true", first=2)
@@ -258,7 +261,7 @@ def test_workers_and_commands_die_with_the_pools_parent(start_pool):
     driver.collect_until(lambda: driver.events)
     workers = driver.worker_pids()
     begin = time.monotonic()
-    kill(driver.pool.parent)
+    kill(driver.pool.fork_server)
     driver.collect_until(lambda: driver.pool.workers == 0)
     driver.collect_until(
         lambda: any(isinstance(event, PoolGone) for event in driver.events)
@@ -295,13 +298,13 @@ def test_a_worker_that_hears_nothing_is_killed_by_the_rank(start_pool):
     driver.collect_until(lambda: not driver.pool._workers[1].outgoing)
     workers = driver.worker_pids()
     time.sleep(0.2)  # it is in its runner, or else dies at once
-    kill(driver.pool.parent)
+    kill(driver.pool.fork_server)
     driver.collect_until(lambda: driver.events)
     driver.collect_until(lambda: all_gone(workers), deadline=2)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_parent_killed_at_a_random_moment_leaves_nothing(start_pool, seed):
+def test_the_fork_server_killed_at_a_random_moment_leaves_nothing(start_pool, seed):
     driver = start_pool(workers=3)
     driver.submit(*[FAMILY, "true", STUBBORN, "true", "echo; echo"] * 3)
     end = time.monotonic() + random.Random(seed).random() * 0.06
@@ -309,7 +312,7 @@ def test_the_parent_killed_at_a_random_moment_leaves_nothing(start_pool, seed):
     while time.monotonic() < end:
         driver.collect(0.001)
         workers.update(driver.worker_pids())
-    kill(driver.pool.parent)
+    kill(driver.pool.fork_server)
     driver.collect_until(lambda: driver.pool.stopped)
     driver.collect_until(lambda: not driver.commands(), deadline=3)
     driver.collect_until(lambda: all_gone(workers), deadline=3)
@@ -320,8 +323,8 @@ def test_the_parent_killed_at_a_random_moment_leaves_nothing(start_pool, seed):
 RANK = """
 import os, select, sys
 from mpifarm.pool import Pool, PoolDefinition
-from mpifarm.processes import children_of
-from mpifarm.task import Lease
+from mpifarm.system.processes import children_of
+from mpifarm.model.task import Lease
 
 pool = Pool.launch()
 logs = os.getcwd()
@@ -339,7 +342,7 @@ def test_a_rank_killed_at_a_random_moment_leaves_nothing(
     farm_processes, farm_token, seed
 ):
     rank = farm_processes([sys.executable, "-c", RANK, FAMILY, "true", STUBBORN])
-    # rank and parent at least
+    # rank and fork server at least
     wait_until(lambda: len(list(find_pids(farm_token))) >= 2)
     time.sleep(random.Random(seed).random() * 0.1)
     kill(rank.pid)
@@ -354,9 +357,9 @@ def test_any_one_process_of_a_pool_may_be_killed_first(
     source = random.Random(seed)
     rank = farm_processes([sys.executable, "-c", RANK, FAMILY, "true", STUBBORN])
     wait_until(lambda: len(list(find_pids(farm_token))) >= 5)
-    # its parent or a worker: what a killed command leaves running is the command's
-    (parent,) = children_of(rank.pid)
-    kill(source.choice([parent, *children_of(parent)]))
+    # its fork server or a worker: what a killed command leaves running is the command's
+    (server,) = children_of(rank.pid)
+    kill(source.choice([server, *children_of(server)]))
     time.sleep(source.random() * 0.01)
     kill(rank.pid)
     wait_until_nothing_is_left(farm_token)

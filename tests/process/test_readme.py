@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import pytest
 
-from mpifarm.config import Policy, Settings, TaskLimits
 from mpifarm.errors import ExitStatus
-from mpifarm.report import MEANINGS
+from mpifarm.farm.summary import MEANINGS
+from mpifarm.model.settings import Policy, Settings, TaskLimits
 from tests.support import ROOT, Child, clean_environment, find_launcher
 
 README = (ROOT / "README.md").read_text()
@@ -50,7 +50,7 @@ class Block(NamedTuple):
 
     @property
     def is_tasklist(self) -> bool:
-        return "holds one command a line" in " ".join(self.before.split())
+        return "has one command a line" in " ".join(self.before.split())
 
     def text(self) -> str:
         return "\n".join(self.lines) + "\n"
@@ -179,16 +179,6 @@ def _write_program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def _write_inputs(directory: Path) -> None:
-    """What the README's tasklist works on."""
-    (directory / "tasks.txt").write_text(_tasklist().text())
-    _write_program(directory / "simulate", '#!/bin/sh\necho "simulated $*"\n')
-    (directory / "out").mkdir()
-    (directory / "old").mkdir()
-    (directory / "old" / "1.tmp").write_text("")
-    (directory / "big file.dat").write_text("0" * 10_000)
-
-
 def _write_programs(directory: Path) -> str:
     """The PATH on which the commands are found."""
     programs, installed = directory / "bin", Path(sys.prefix, "bin")
@@ -221,7 +211,7 @@ def _has_slurm(nodes: int) -> bool:
 def desk(tmp_path, farm_environment, farm_processes):
     directory = tmp_path / "a desk"
     directory.mkdir()
-    _write_inputs(directory)
+    (directory / "tasks.txt").write_text(_tasklist().text())
     launcher = find_launcher()
     env = farm_environment | dict(launcher.variables if launcher else {})
     env["PATH"] = _write_programs(directory)
@@ -281,10 +271,12 @@ def check_farm(command, desk):
         return
     if words[0] != "mpifarm" and find_launcher() is None:
         pytest.skip(f"no MPI wheel in {sys.prefix}")
+    if words[1] in ("retry", "log"):
+        return  # in their order, below
     farm = desk.start(command)
-    assert farm.wait() == 0, farm.text()
+    assert farm.wait() == ExitStatus.SOME_FAILED, farm.text()
     result, ranks = desk.result(), _ranks_of(words)
-    assert result["exit_status"] == 0
+    assert result["exit_status"] == ExitStatus.SOME_FAILED
     assert result["this_farm"]["ranks"] == ranks
     assert result["this_farm"]["workers"] == ranks * DEFAULT_WORKERS
     _check_outputs(desk)
@@ -299,12 +291,21 @@ def _ranks_of(words: list[str]) -> int:
     return int(words[words.index("-n" if words[0] == "mpirun" else "-N") + 1])
 
 
+FAILS_ONCE = 7
+"""The task of the README's tasklist that does."""
+
+
 def _check_outputs(desk: Desk) -> None:
     """What the README's tasklist leaves when a shell runs it."""
-    simulated = sorted(path.name for path in (desk.directory / "out").iterdir())
-    assert simulated == ["1.txt", "2.txt"]
-    assert (desk.directory / "big file.dat.gz").exists()
-    assert list((desk.directory / "old").iterdir()) == []
+    assert (desk.workdir / "failed").read_text().startswith(f"{FAILS_ONCE} ")
+    logs = desk.workdir / "logs"
+    said = [(logs / f"log_{taskid}").read_text() for taskid in range(FAILS_ONCE + 1)]
+    assert said[0] == "pi is about 3.14159\n"
+    assert said[3] == "2262 primes.txt\n"
+    assert said[5].startswith("task 5: worker ")
+    assert said[6:] == ["nobody waited for me\n", "I fail once\n"]
+    primes = (desk.directory / "primes.txt").read_text().split()
+    assert (primes[0], primes[-1]) == ("2", "19997")
 
 
 CHECKS = {
@@ -322,6 +323,24 @@ def test_a_command_of_the_readme_does_what_it_says(command, desk):
     program = command.split()[0]
     assert program in CHECKS, f"no test knows what to do with {command!r}"
     CHECKS[program](command, desk)
+
+
+def test_what_failed_of_the_first_list_runs_again_as_the_readme_says(desk):
+    again = next(b for b in _blocks(README) if b.lines[0].startswith("mpifarm retry"))
+    assert "ends with status 1" in " ".join(again.before.split())
+    assert desk.run("mpifarm tasks.txt") == ExitStatus.SOME_FAILED
+    retry, farm, log = again.lines
+    for line in (retry, farm):
+        assert desk.run(line) == 0, line
+    assert desk.result()["tasks"]["finished"] == FAILS_ONCE + 1
+    told = desk.start(log)
+    assert told.wait() == 0
+    for words in ("pi is about 3.14159", "nobody waited for me", "but not twice"):
+        assert words in told.text()
+
+
+def test_the_first_list_is_the_one_in_the_repository():
+    assert _tasklist().text() == (ROOT / "jobs" / "tasks.txt").read_text()
 
 
 def test_the_first_screen_has_the_commands_for_a_fresh_machine():
@@ -347,7 +366,9 @@ class Option(NamedTuple):
 
     def is_documented_as(self, other: "Option") -> bool:
         """Whether a table may write it so: it need not tell what may be left out."""
-        allowed = {self.value.strip("[]")} | ({""} if "[" in self.value else set())
+        allowed = {self.value}
+        if self.value.startswith("["):
+            allowed = {self.value.strip("[]"), ""}
         return self.names == other.names and other.value in allowed
 
 
@@ -436,7 +457,7 @@ def test_the_defaults_of_the_readme_are_those_of_the_settings():
 def test_the_default_workdir_is_as_the_readme_says(desk):
     default = next(row[2] for row in _option_rows(README) if "-w DIR" in row[0])
     name = _code(default)[0].replace("<tasklist>", "tasks.txt")
-    assert desk.run("mpifarm tasks.txt") == 0
+    assert desk.run("mpifarm tasks.txt") == ExitStatus.SOME_FAILED
     assert (desk.directory / name / "result.json").exists()
 
 
@@ -524,7 +545,8 @@ def test_the_files_hold_what_the_readme_says(ended):
 
 
 def test_a_command_has_the_variables_that_the_readme_names(desk):
-    section = README.partition("## What a command gets")[2].partition("\n## ")[0]
+    after = README.partition("## The environment of a command")[2]
+    section = after.partition("\n## ")[0]
     named = re.findall(r"`([A-Z][A-Z_]+)`", section)
     assert named
     line = " && ".join(f"echo ${{{name}?}}" for name in named)

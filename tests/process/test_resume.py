@@ -356,20 +356,6 @@ def test_a_farm_whose_tasks_are_with_another_ends_with_3(create_place):
     assert len(place.notes("begun")) == 1
 
 
-def test_a_farm_takes_over_what_another_leaves_when_killed(create_place):
-    # the other looks for dead farms whenever it runs out of work
-    place = create_place(notes_ids(30, 0.2))
-    one = place.start("--proc", "4")
-    place.await_notes("starts", 4)
-    two = place.start("--proc", "2", name="two")
-    wait_until(lambda: len(place.claims()) == 2)
-    place.kill(one)
-    assert two.wait() == 0
-    assert sorted(place.ids("finished")) == list(range(30))
-    assert place.violations() == []
-    assert place.claims() == []
-
-
 def test_two_farms_with_locks_that_do_not_exclude_each_other_do_not_work_together(
     create_place,
 ):
@@ -397,3 +383,38 @@ def test_a_workdir_by_two_names_is_one(create_place):
     assert {one.wait(), two.wait()} <= {0, 3}
     assert started(place) == Counter(range(60))
     assert place.violations() == []
+
+
+# ---- from another directory ----------------------------------------------------------
+
+
+def test_a_resume_in_another_directory_stops_and_names_the_one_to_give(create_place):
+    place = create_place(["./count"] * 40)
+    place.script("count", "echo x >> counted")
+    drain = place.workdir / "drain"
+    place.workdir.mkdir()
+    drain.touch()
+    assert place.run() == 75
+    drain.unlink()
+    other = place.directory / "other"
+    other.mkdir()
+    place.directory, home = other, place.directory
+    farm = place.start()
+    assert farm.wait() == 75
+    said = farm.text()
+    assert f"WARNING: this list was begun in {home}, and its commands run" in said
+    assert f"to go on, give --chdir {home} with the same command\n" in said
+    assert "the same command again" not in said
+    assert place.ids("failed") == []
+    farm = place.start("--chdir", str(home))
+    assert farm.wait() == 0
+    assert "was begun in" not in farm.text()
+    assert len((home / "counted").read_text().split()) == 40
+
+
+def test_a_directory_to_run_in_that_is_not_there_is_the_users_mistake(create_place):
+    place = create_place(["true"])
+    farm = place.start("--chdir", "nowhere")
+    assert farm.wait() == 2
+    assert "can't run commands in nowhere" in farm.text()
+    assert not place.workdir.exists()

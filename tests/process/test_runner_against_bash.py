@@ -26,9 +26,10 @@ from typing import NamedTuple
 
 import pytest
 
-from mpifarm import processes, runners
+from mpifarm import runners
+from mpifarm.plugins.shell_split import SHELL_WORDS, split_direct
 from mpifarm.runners import ARGUMENT_LIMIT, BasicRunner, Runner
-from mpifarm.shellwords import SHELL_WORDS, split_direct
+from mpifarm.system import task_command
 
 pytestmark = pytest.mark.skipif(
     not os.access("/bin/bash", os.X_OK), reason="bash is what it is compared with"
@@ -548,7 +549,7 @@ def test_terminate_ends_the_command_and_what_it_started(
 def test_terminate_before_a_task_does_not_reach_it(scratch: Scratch) -> None:
     runner = BasicRunner()
     runner.terminate()
-    processes.forget_termination()
+    task_command.forget_termination()
     assert scratch.run(runner, "sleep 0.1; x") == scratch.bash("sleep 0.1; x")
 
 

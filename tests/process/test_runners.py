@@ -386,7 +386,7 @@ def test_only_a_users_runner_has_the_log_for_its_output_and_only_while_it_runs(
     os.mkfifo(go)
     is_users = create_runner is RunnerOfTheTest
     driver.submit(f"len(open('{go}').read())" if is_users else f"cat < {go}")
-    driver.collect_until(lambda: driver.pool._board.line(0).begun)
+    driver.collect_until(lambda: driver.pool._shared.row(0).begun)
     (worker,) = driver.worker_pids()
     expected = while_it_runs.format(log=driver.logs / "log_0")
     wait_until(lambda: outputs_of(worker) == {expected})
@@ -410,11 +410,16 @@ class ShellRunner(RunnerOfTheTest):
 
     def run(self, taskid, command, logfh):
         self.shell = subprocess.Popen(
-            ["/bin/bash", "-c", command],
+            # It begins when `terminate` knows of it.
+            ["/bin/bash", "-c", f"read -r; {command}"],
+            stdin=subprocess.PIPE,
             stdout=logfh,
             stderr=logfh,
             start_new_session=self.own_session,
         )
+        assert self.shell.stdin is not None
+        self.shell.stdin.write(b"\n")
+        self.shell.stdin.close()
         return self.shell.wait()
 
     def terminate(self):
@@ -851,7 +856,9 @@ def test_the_example_with_a_time_limit_ends_its_task_at_a_stop(create_example):
     (place.directory / "runners.ini").write_text(
         (EXAMPLES / "runners.ini").read_text().replace("seconds = 1", "seconds = 100")
     )
-    farm = place.start("--config", "runners.ini", "-r", "limited", "-n", "1")
+    farm = place.start(
+        "--config", "runners.ini", "-r", "limited", "-n", "1", "--grace", "20"
+    )
     place.await_notes("up", 1)
     farm.send_signal(signal.SIGUSR1)
     assert farm.wait() == 75, farm.text()

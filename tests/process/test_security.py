@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 
 from mpifarm.errors import InputError, StorageError
-from mpifarm.lock import WorkdirLock, lock_paths
-from mpifarm.processes import fork_child, reap_child
-from mpifarm.workdir import WorkdirPaths, this_machine
-from mpifarm.workdir.claims import Event, Head, OtherClaims, OwnClaim, grasped
+from mpifarm.output.task_log import TaskLog
+from mpifarm.store import WorkdirPaths, this_machine, validate_place
+from mpifarm.store.claim_journal import Event, Head
+from mpifarm.store.claims import OtherClaims, OwnClaim, grasped
+from mpifarm.store.validate import validate_access
+from mpifarm.system.lock import WorkdirLock, lock_paths
+from mpifarm.system.processes import fork_child, reap_child
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can play another user"
@@ -209,14 +212,14 @@ def test_a_fifo_is_told_and_does_not_hang_the_start(workdir, area):
     give(path)
     told = take(workdir, area)
     assert told.startswith("InputError")
-    assert "no file (a fifo)" in told
+    assert "not a regular file (a fifo)" in told
 
 
 def test_a_device_is_told(workdir, area):
     path = lock_path(workdir, area)
     os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
     path.chmod(0o666)
-    assert "no file (a device)" in take(workdir, area)
+    assert "not a regular file (a device)" in take(workdir, area)
 
 
 def test_a_lock_of_the_workdirs_owner_is_used_by_those_who_share_it(workdir, area):
@@ -312,6 +315,129 @@ def test_a_farm_refuses_a_planted_lock_and_touches_nothing(create_place, area):
     assert not (place.workdir / "toprocess").exists()
 
 
+# ---- links, and a workdir that a stranger has made ----------------------------------
+
+
+def run_as(place, uid, *options):
+    """A farm of that user, who has no other group."""
+    words = (f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+    return place.start(*options, before=("setpriv", *words))
+
+
+def test_a_link_in_a_workdir_that_a_group_shares_leads_to_nobodys_file(
+    create_place, reachable
+):
+    place = create_place(["echo stolen"])
+    give(place.directory, COLLEAGUE)
+    (place.workdir / "logs").mkdir(parents=True)
+    profile = reachable / "profile"
+    profile.write_text("precious\n")
+    give(profile, COLLEAGUE)
+    for directory in (place.workdir, place.workdir / "logs"):
+        os.chown(directory, COLLEAGUE, COLLEAGUE)
+        directory.chmod(0o2775)
+    log = place.workdir / "logs" / "log_0"
+    log.symlink_to(profile)
+    give(log)
+    farm = run_as(place, COLLEAGUE)
+    assert farm.wait() == 0, farm.text()
+    assert profile.read_text() == "precious\n"
+    assert log.read_text() == "stolen\n"
+    assert not log.is_symlink()
+
+
+@pytest.mark.parametrize("maker", ["stranger", "user", "root", "owner of the list"])
+def test_a_workdir_where_everyone_may_write_is_used_of_friends_alone(
+    create_place, reachable, area, maker
+):
+    makers = {"stranger": STRANGER, "user": COLLEAGUE, "root": 0}
+    place = create_place(["echo hello"])
+    os.chown(place.tasklist, 4711, 4711)
+    workdir = area / "workdir"
+    workdir.mkdir()
+    workdir.chmod(0o777)
+    os.chown(workdir, makers.get(maker, 4711), -1)
+    farm = run_as(place, COLLEAGUE, "--workdir", str(workdir))
+    if maker == "stranger":
+        assert farm.wait() == 2, farm.text()
+        assert f"the workdir {workdir} belongs to user {STRANGER}" in farm.text()
+        assert [*workdir.iterdir()] == []
+    else:
+        assert farm.wait() == 0, farm.text()
+
+
+def test_a_colleagues_log_that_we_may_not_write_is_kept_beside(reachable):
+    log = reachable / "log_1"
+    log.write_text("theirs")
+    log.chmod(0o644)
+    give(log)
+    give(reachable, COLLEAGUE)
+
+    def act():
+        own = TaskLog(str(log), 2)
+        own.write("ours")
+        own.end()
+
+    assert as_user(COLLEAGUE, act) == "returned None"
+    assert log.read_text() == "ours"
+    (kept,) = reachable.glob("log_1.before-*")
+    assert kept.read_text() == "theirs"
+
+
+def judge(workdir, tasklist=None):
+    def act():
+        validate_place(str(workdir), tasklist)
+        validate_access(WorkdirPaths(str(workdir)))
+
+    return as_user(COLLEAGUE, act)
+
+
+@pytest.mark.parametrize("name", ["workdir", "logs", "claims", "logs/packed"])
+@pytest.mark.parametrize(
+    ("owner", "is_used"),
+    [(0, True), (COLLEAGUE, True), (4711, True), (STRANGER, False)],
+)
+def test_a_directory_may_be_a_link_of_a_friend(reachable, name, owner, is_used):
+    shared, elsewhere = reachable / "shared", reachable / "elsewhere"
+    for directory in (shared, elsewhere):
+        (directory / "logs").mkdir(parents=True)
+        for each in (directory, directory / "logs"):
+            os.chown(each, 4711, COLLEAGUE)
+            each.chmod(0o2775)
+    workdir = shared / "workdir" if name == "workdir" else shared
+    link = workdir if name == "workdir" else workdir / name
+    if link.is_dir():
+        link.rmdir()
+    link.symlink_to(elsewhere)
+    give(link, owner)
+    told = judge(workdir)
+    if is_used:
+        assert told == "returned None"
+    else:
+        assert told.startswith("InputError")
+        assert f"{link} is a link of user {STRANGER}" in told
+
+
+def test_a_workdir_of_a_group_is_used_without_an_option(reachable):
+    workdir = reachable / "project" / "workdir"
+    workdir.mkdir(parents=True)
+    for directory in (workdir.parent, workdir):
+        os.chown(directory, STRANGER, COLLEAGUE)
+        directory.chmod(0o2775)
+    assert judge(workdir) == "returned None"
+
+
+@pytest.mark.parametrize("words", [["check"], ["log"], ["retry"]])
+def test_no_subcommand_uses_a_strangers_workdir(create_place, area, words):
+    place = create_place(["true"])
+    workdir = area / "workdir"
+    (workdir / "logs").mkdir(parents=True)
+    give(workdir)
+    after = ["0"] if words == ["log"] else []
+    argv = [*words, str(workdir), "--list", str(place.tasklist), *after]
+    assert place.run_words(*argv) == 2
+
+
 # ---- another user's claim -----------------------------------------------------------
 
 
@@ -339,10 +465,10 @@ def foreign_claim(reachable):
 def judge_as_stranger(paths):
     def act():
         others = OtherClaims(paths, "ours")
-        others.look()
+        others.poll()
         claim = others.claims["theirs"]
-        with grasped(claim, this_machine()) as (life, _):
-            return life.name, sorted(claim.journal.held)
+        with grasped(claim, this_machine()) as grasp:
+            return grasp.liveness.name, grasp.is_reclaimable, sorted(claim.journal.held)
 
     return as_user(STRANGER, act)
 
@@ -351,11 +477,11 @@ def test_the_claim_of_another_user_is_read_and_never_broken(foreign_claim):
     path = Path(foreign_claim.claim("theirs"))
     assert path.stat().st_mode & 0o022 == 0
     before = path.read_bytes()
-    assert judge_as_stranger(foreign_claim) == "returned ('UNPROVEN', [3, 4])"
+    assert judge_as_stranger(foreign_claim) == "returned ('DEAD', False, [3, 4])"
     assert path.read_bytes() == before
     # the same claim, were it ours to write, is that of a dead farm
     give(path)
-    assert judge_as_stranger(foreign_claim) == "returned ('DEAD', [3, 4])"
+    assert judge_as_stranger(foreign_claim) == "returned ('DEAD', True, [3, 4])"
 
 
 def test_a_claim_that_may_not_be_read_is_told_by_its_name(foreign_claim):

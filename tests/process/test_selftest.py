@@ -12,44 +12,42 @@ import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from importlib import util
 
 import pytest
 
-from mpifarm.errors import InputError
-from mpifarm.selftest import command, storage
-from mpifarm.selftest.findings import (
-    Finding,
-    FromRank,
-    Verdict,
+from mpifarm.commands.selftest import actions, command, storage
+from mpifarm.commands.selftest.findings import (
+    CheckResult,
+    RankFindings,
+    SelfTestFinding,
     conclude,
-    guard,
     in_words,
     merge,
+    run_check,
 )
-from mpifarm.selftest.parties import ChildParty, Party, PartyError, ask
+from mpifarm.commands.selftest.helpers import Helper, HelperError
+from mpifarm.commands.selftest.helpers import start_child as start_helper
+from mpifarm.errors import InputError
 from tests.support import survivors, wait_until
 
 # ---- between two processes ----------------------------------------------------------
 
 
 @pytest.fixture
-def stage(tmp_path):
-    return storage.Stage(str(tmp_path), Party({}, None))
+def stage(tmp_path, monkeypatch):
+    for name in ("SCRATCH", "TMP", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    yield storage.Stage(str(tmp_path))
+    actions.remove_locks()
 
 
 @pytest.fixture
 def start_child():
-    """Make the other party, after the stand-in was put in place."""
-    started: list[ChildParty] = []
-
-    def start(party=None):
-        started.append(ChildParty(party or Party({}, None)))
-        return started[-1]
-
-    yield start
-    for child in started:
-        child.kill()
+    """Make the other process, after the stand-in was put in place."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(start_helper())
 
 
 def path_of(descriptor):
@@ -74,14 +72,14 @@ def test_a_local_file_system_holds_what_two_processes_rely_on(
     stage, start_child, check
 ):
     finding = check(stage, start_child())
-    assert finding.verdict is Verdict.HOLDS, finding
+    assert finding.result is CheckResult.HOLDS, finding
     assert finding.follows == ""
 
 
 def test_a_lock_that_excludes_nobody_is_found(stage, start_child, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", lambda _fd, _operation: None)
     finding = storage.check_flock(stage, start_child())
-    assert finding.verdict is Verdict.BROKEN
+    assert finding.result is CheckResult.BROKEN
     assert "both held it at once" in finding.seen
     assert "--lock-area" in finding.follows
 
@@ -92,7 +90,7 @@ def test_a_lock_that_excludes_in_one_direction_only_is_found(
     child = start_child()
     monkeypatch.setattr(fcntl, "flock", lambda _fd, _operation: None)
     finding = storage.check_flock(stage, child)
-    assert finding.verdict is Verdict.BROKEN
+    assert finding.result is CheckResult.BROKEN
     assert "both held it" in finding.seen or "one direction" in finding.seen
 
 
@@ -103,13 +101,13 @@ def test_a_file_system_without_flock_is_found(stage, start_child, monkeypatch, c
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     finding = storage.check_flock(stage, start_child())
-    assert finding.verdict is Verdict.BROKEN
+    assert finding.result is CheckResult.BROKEN
     assert os.strerror(code) in finding.seen
     assert "--lock-area" in finding.follows
 
 
 def test_a_lock_area_that_excludes_makes_up_for_a_workdir_that_does_not(
-    tmp_path, start_child, monkeypatch
+    stage, tmp_path, start_child, monkeypatch
 ):
     area = tmp_path / "area"
     area.mkdir()
@@ -120,44 +118,44 @@ def test_a_lock_area_that_excludes_makes_up_for_a_workdir_that_does_not(
             real(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", only_in_area)
-    ours, theirs = (Party({}, str(area)) for _ in range(2))
-    finding = storage.check_flock(
-        storage.Stage(str(tmp_path), ours), start_child(theirs)
-    )
-    assert finding.verdict is Verdict.HOLDS
+    stage = stage._replace(lock_area=str(area))
+    finding = storage.check_flock(stage, start_child())
+    assert finding.result is CheckResult.HOLDS
     assert "both held it at once" in finding.seen
     assert str(area) in finding.follows
 
 
 def test_a_lock_area_that_differs_does_no_harm_but_to_plain_farmers(
-    tmp_path, start_child
+    stage, tmp_path, start_child, monkeypatch
 ):
     areas = [tmp_path / "a", tmp_path / "b"]
     for area in areas:
         area.mkdir()
-    ours, theirs = (Party({"TMPDIR": str(area)}, None) for area in areas)
-    stage = storage.Stage(str(tmp_path), ours)
-    finding = storage.check_flock(stage, start_child(theirs))
-    assert finding.verdict is Verdict.HOLDS
+    monkeypatch.setenv("TMPDIR", str(areas[1]))
+    child = start_child()
+    monkeypatch.setenv("TMPDIR", str(areas[0]))
+    finding = storage.check_flock(stage, child)
+    assert finding.result is CheckResult.HOLDS
     assert f"flock in {areas[0]} does not exclude" in finding.seen
     assert "PyTaskFarmers" in finding.follows
 
 
 def test_a_lock_area_of_one_alone_is_not_mistaken_for_the_workdirs(
-    tmp_path, start_child
+    stage, tmp_path, start_child, monkeypatch
 ):
     area = tmp_path / "a"
     area.mkdir()
-    stage = storage.Stage(str(tmp_path), Party({"TMPDIR": str(area)}, None))
-    finding = storage.check_flock(stage, start_child(Party({}, None)))
-    assert finding.verdict is Verdict.HOLDS
+    child = start_child()
+    monkeypatch.setenv("TMPDIR", str(area))
+    finding = storage.check_flock(stage, child)
+    assert finding.result is CheckResult.HOLDS
     assert finding.follows == ""
 
 
 def test_a_lock_is_free_when_its_holder_was_killed(stage, start_child):
     child = start_child()
-    finding = storage.check_release_at_kill(stage, child, child.kill)
-    assert finding.verdict is Verdict.HOLDS
+    finding = storage.check_release_at_kill(stage, child)
+    assert finding.result is CheckResult.HOLDS
 
 
 def test_a_lock_that_outlives_its_holder_is_found(stage, start_child, monkeypatch):
@@ -187,8 +185,8 @@ def test_a_lock_that_outlives_its_holder_is_found(stage, start_child, monkeypatc
     monkeypatch.setattr(os, "close", close)
     monkeypatch.setattr(storage, "FREE_SECONDS", 0.2)
     child = start_child()
-    finding = storage.check_release_at_kill(stage, child, child.kill)
-    assert finding.verdict is Verdict.BROKEN
+    finding = storage.check_release_at_kill(stage, child)
+    assert finding.result is CheckResult.BROKEN
     assert "still taken" in finding.seen
 
 
@@ -197,8 +195,8 @@ def test_what_cannot_be_told_without_a_lock_is_not_told(
 ):
     monkeypatch.setattr(fcntl, "flock", lambda _fd, _operation: None)
     child = start_child()
-    finding = storage.check_release_at_kill(stage, child, child.kill)
-    assert finding.verdict is Verdict.UNTESTED
+    finding = storage.check_release_at_kill(stage, child)
+    assert finding.result is CheckResult.UNTESTED
 
 
 def test_a_reader_that_sees_old_files_is_found(stage, start_child, monkeypatch):
@@ -212,7 +210,7 @@ def test_a_reader_that_sees_old_files_is_found(stage, start_child, monkeypatch):
 
     monkeypatch.setattr(os, "rename", rename_once)
     finding = storage.check_rename(stage, start_child())
-    assert finding.verdict is Verdict.BROKEN
+    assert finding.result is CheckResult.BROKEN
     assert "version 0" in finding.seen
 
 
@@ -229,7 +227,7 @@ def test_an_old_name_that_stays_is_found(stage, start_child, monkeypatch, looks,
 
     monkeypatch.setattr(os, "open", open_what_was)
     finding = storage.check_old_name(stage, start_child())
-    assert finding.verdict is Verdict.BROKEN
+    assert finding.result is CheckResult.BROKEN
     assert told in finding.seen
 
 
@@ -243,15 +241,15 @@ def test_a_rename_that_shows_an_empty_file_is_found(stage, start_child, monkeypa
 
     monkeypatch.setattr(os, "rename", rename_slowly)
     # Whichever of the two is first, the reader has to read on while renames go on.
-    real_begin = ChildParty.begin
+    real_begin = Helper.begin
 
     def begin_and_wait(child, *question):
         real_begin(child, *question)
         time.sleep(0.05)
 
-    monkeypatch.setattr(ChildParty, "begin", begin_and_wait)
+    monkeypatch.setattr(Helper, "begin", begin_and_wait)
     finding = storage.check_whole_replacement(stage, start_child())
-    assert finding.verdict is Verdict.BROKEN
+    assert finding.result is CheckResult.BROKEN
 
 
 def strip_flag(monkeypatch, flag):
@@ -266,7 +264,7 @@ def strip_flag(monkeypatch, flag):
 def test_a_file_that_two_can_create_is_found(stage, start_child, monkeypatch):
     strip_flag(monkeypatch, os.O_EXCL)
     finding = storage.check_exclusive_create(stage, start_child())
-    assert finding.verdict is Verdict.BROKEN
+    assert finding.result is CheckResult.BROKEN
 
 
 def test_appends_that_overwrite_each_other_are_found_and_are_no_promise_of_ours(
@@ -274,10 +272,10 @@ def test_appends_that_overwrite_each_other_are_found_and_are_no_promise_of_ours(
 ):
     strip_flag(monkeypatch, os.O_APPEND)
     finding = storage.check_append_without_lock(stage, start_child())
-    assert finding.verdict is Verdict.BROKEN
+    assert finding.result is CheckResult.BROKEN
     assert "records are lost" in finding.seen
-    assert not finding.ours
-    assert "Your commands should not rely on" in conclude([finding])
+    assert not finding.is_promised
+    assert "Your commands should not rely on" in conclude([finding.named("x")])
 
 
 def test_appends_under_the_lock_that_are_lost_are_found(
@@ -287,8 +285,8 @@ def test_appends_under_the_lock_that_are_lost_are_found(
     # as where each host has its own idea of the size of the file
     monkeypatch.setattr(os, "pwrite", lambda fd, text, _offset: real(fd, text, 0))
     finding = storage.check_append(stage, start_child())
-    assert finding.verdict is Verdict.BROKEN
-    assert finding.ours
+    assert finding.result is CheckResult.BROKEN
+    assert finding.is_promised
 
 
 @pytest.mark.parametrize("seconds", [-100, 100])
@@ -304,7 +302,7 @@ def test_clocks_that_differ_by_more_than_a_heartbeat_bears_are_found(
 
     monkeypatch.setattr(os, "utime", touch_wrongly)
     finding = storage.check_heartbeat(stage, child)
-    assert finding.verdict is Verdict.BROKEN
+    assert finding.result is CheckResult.BROKEN
     assert "NTP" in finding.follows
 
 
@@ -313,8 +311,8 @@ def test_an_fsync_that_fails_is_found(stage, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fsync", fail)
-    finding = guard(lambda: storage.check_fsync(stage), "fsync")
-    assert finding.verdict is Verdict.BROKEN
+    finding = run_check("fsync", lambda: storage.check_fsync(stage))
+    assert finding.result is CheckResult.BROKEN
     assert os.strerror(errno.EIO) in finding.seen
 
 
@@ -333,20 +331,20 @@ def test_a_file_system_that_is_nearly_full_is_found(stage, monkeypatch, few):
         f_favail = few["f_favail"]
 
     monkeypatch.setattr(os, "statvfs", lambda _path: Status)
-    assert storage.check_room(stage).verdict is Verdict.BROKEN
+    assert storage.check_room(stage).result is CheckResult.BROKEN
 
 
 def test_an_answer_that_comes_too_late_is_not_the_next_ones(start_child):
     child = start_child()
-    child.begin("exists", "/")
-    assert isinstance(ask(child, "wall clock"), float)
+    child.begin(os.getcwd)
+    assert isinstance(child.ask(time.time), float)
 
 
 def test_a_helper_that_is_gone_is_an_error_and_no_hang(start_child):
     child = start_child()
-    os.kill(child.pid, signal.SIGKILL)
-    with pytest.raises(PartyError):
-        ask(child, "wall clock")
+    child.die()
+    with pytest.raises(HelperError):
+        child.ask(time.time)
 
 
 # ---- the mounts ---------------------------------------------------------------------
@@ -371,7 +369,7 @@ MOUNTS = """\
 def test_the_mount_of_a_path_is_the_longest_that_holds_it(path, kind):
     found = storage.find_mount(path, MOUNTS.format(lustre="flock", nfs="hard"))
     assert found is not None
-    assert found[0] == kind
+    assert found.kind == kind
 
 
 @pytest.mark.parametrize(
@@ -388,7 +386,7 @@ def test_the_mount_of_a_path_is_the_longest_that_holds_it(path, kind):
 def test_mount_options_that_make_locks_local_are_told(path, lustre, nfs, told):
     found = storage.find_mount(path, MOUNTS.format(lustre=lustre, nfs=nfs))
     assert found is not None
-    warning = storage._mount_warning(found[0], found[2])
+    warning = storage.warn_of_mount(found)
     assert told in warning
     assert bool(warning) == bool(told)
 
@@ -397,25 +395,27 @@ def test_mount_options_that_make_locks_local_are_told(path, lustre, nfs, told):
 
 
 def test_of_several_ranks_the_worst_finding_is_told_with_its_host():
-    good = Finding("x", Verdict.HOLDS, "fine", weight=1)
-    bad = Finding("x", Verdict.BROKEN, "not fine")
-    slow = Finding("x", Verdict.HOLDS, "slow", weight=2)
-    told = merge({0: FromRank("a", [good]), 1: FromRank("b", [bad])})
-    assert [each.verdict for each in told] == [Verdict.BROKEN]
+    good = SelfTestFinding(CheckResult.HOLDS, "fine", weight=1, name="x")
+    bad = SelfTestFinding(CheckResult.BROKEN, "not fine", name="x")
+    slow = SelfTestFinding(CheckResult.HOLDS, "slow", weight=2, name="x")
+    told = merge({0: RankFindings("a", [good]), 1: RankFindings("b", [bad])})
+    assert [each.result for each in told] == [CheckResult.BROKEN]
     assert "rank 1 on b, the worst of 2" in in_words(told[0])
-    (told_slow,) = merge({0: FromRank("a", [good]), 1: FromRank("b", [slow])})
+    (told_slow,) = merge({0: RankFindings("a", [good]), 1: RankFindings("b", [slow])})
     assert told_slow.seen.startswith("slow (rank 1")
-    (same,) = merge({0: FromRank("a", [good]), 1: FromRank("b", [good])})
+    (same,) = merge({0: RankFindings("a", [good]), 1: RankFindings("b", [good])})
     assert same.seen == "fine (on all 2 ranks)"
 
 
 def test_the_conclusion_counts_what_is_broken_and_names_it():
-    fine = Finding("a", Verdict.HOLDS, "")
-    broken = [Finding(name, Verdict.BROKEN, "") for name in "bc"]
+    fine = SelfTestFinding(CheckResult.HOLDS, "", name="a")
+    broken = [SelfTestFinding(CheckResult.BROKEN, "", name=name) for name in "bc"]
     assert conclude([fine]) == "All that mpifarm promises holds here."
     assert conclude([fine, *broken]) == "2 of our promises do not hold here: b; c."
     assert "1 of our promises does not" in conclude(broken[:1])
-    assert "Not tested: d" in conclude([Finding("d", Verdict.UNTESTED, "")])
+    assert "Not tested: d" in conclude(
+        [SelfTestFinding(CheckResult.UNTESTED, "", name="d")]
+    )
 
 
 # ---- the command --------------------------------------------------------------------
@@ -460,8 +460,8 @@ def test_all_holds_on_this_machine_in_ten_seconds_and_nothing_stays(
     assert child.wait(30) == 0, child.text()
     assert time.monotonic() - begun < 10
     assert child.text().endswith("All that mpifarm promises holds here.\n")
-    assert len(lines_of(child, Verdict.HOLDS)) >= 13
-    assert lines_of(child, Verdict.UNTESTED) == []
+    assert len(lines_of(child, CheckResult.HOLDS)) >= 12
+    assert lines_of(child, CheckResult.UNTESTED) == []
     assert list(selftest.there.iterdir()) == []
     wait_until(lambda: not survivors(farm_token), 5)
 
@@ -472,19 +472,6 @@ import os
 real = os.kill
 os.kill = lambda pid, signum: None if signum == 10 else real(pid, signum)
 """,
-    "a signal to a rank leaves its commands alone": """
-import os
-real = os.posix_spawnp
-os.posix_spawnp = lambda *a, setsid, **k: real(*a, **k)
-""",
-    "a command is killed with its children": """
-import os
-os.killpg = lambda group, signum: os.kill(group, signum)
-""",
-    "processes that leave their command": """
-import mpifarm.processes
-mpifarm.processes.adopt_orphans = lambda: False
-""",
 }
 
 
@@ -492,7 +479,7 @@ mpifarm.processes.adopt_orphans = lambda: False
 def test_a_node_that_breaks_a_promise_makes_status_1(selftest, farm_token, name):
     child = selftest(stand_in=NODE_STAND_INS[name])
     assert child.wait(30) == 1, child.text()
-    broken = lines_of(child, Verdict.BROKEN)
+    broken = lines_of(child, CheckResult.BROKEN)
     assert any(line.startswith(name) for line in broken), child.text()
     assert "not hold here:" in child.text().splitlines()[-1]
     assert list(selftest.there.iterdir()) == []
@@ -502,7 +489,7 @@ def test_a_node_that_breaks_a_promise_makes_status_1(selftest, farm_token, name)
 def test_a_flock_that_does_not_exclude_makes_status_1(selftest):
     child = selftest(stand_in="import fcntl\nfcntl.flock = lambda fd, op: None\n")
     assert child.wait(30) == 1, child.text()
-    assert any(line.startswith("flock") for line in lines_of(child, Verdict.BROKEN))
+    assert any(line.startswith("flock") for line in lines_of(child, CheckResult.BROKEN))
     assert "--lock-area" in child.text()
 
 
@@ -512,7 +499,7 @@ def test_the_lock_of_the_lock_area_is_tried_and_removed(selftest, tmp_path):
     child = selftest("--lock-area", str(area), stand_in=NO_FLOCK_IN_THERE)
     assert child.wait(30) == 0, child.text()
     flock = [line for line in child.text().splitlines() if "  flock between" in line]
-    assert flock[0].startswith(Verdict.HOLDS.value), flock
+    assert flock[0].startswith(CheckResult.HOLDS.value), flock
     assert f"{area}: all farms must have it" in child.text()
     assert list(area.iterdir()) == []
 
@@ -540,7 +527,7 @@ def test_a_selftest_that_is_stopped_leaves_nothing(selftest, farm_token, signum)
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["no-such"], "no-such is no directory"),
+        (["no-such"], "no-such is not a directory"),
         (["--proc", "0"], "--proc 0"),
         (["--mpi"], "srun -N 2"),
         (["--kill-a-rank"], "needs --mpi"),
@@ -559,7 +546,7 @@ def test_bad_input_is_one_sentence_and_status_2(selftest, options, told):
 def test_without_mpi4py_mpi_is_told_how_to_get_it(monkeypatch):
     monkeypatch.setattr(util, "find_spec", lambda _name: None)
     with pytest.raises(InputError, match="pip install"):
-        command._check_launch({"PMI_SIZE": "2", "PMI_RANK": "0"})
+        command.check_launch({"PMI_SIZE": "2", "PMI_RANK": "0"})
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -4,8 +4,10 @@ Rules of this file: a full disk is a small tmpfs, which only root can mount, or 
 on the size of files, which everyone has.
 """
 
+import fcntl
 import os
 import shutil
+import signal
 import subprocess
 from collections import Counter
 from contextlib import suppress
@@ -259,9 +261,12 @@ def test_a_workdir_that_is_replaced_is_not_written_into(create_place, farm_token
     place = create_place(notes_ids(100))
     farm = place.start("--proc", "4")
     wait_until(lambda: len(place.ids("finished")) >= 4)
-    place.workdir.rename(place.directory / "moved")
-    place.workdir.mkdir()
-    (place.workdir / "logs").mkdir()
+    with (place.workdir / "lock").open("w") as lock:
+        # not while it writes: it would go on writing, into the new one
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        place.workdir.rename(place.directory / "moved")
+        place.workdir.mkdir()
+        (place.workdir / "logs").mkdir()
     assert_it_stopped(place, farm, farm_token)
     assert place.content("finished") == place.content("failed") == b""
     assert not (place.workdir / "toprocess").exists()
@@ -317,8 +322,6 @@ def test_a_claim_that_is_removed_stops_the_farm(create_place, farm_token):
 
 
 def test_a_lock_held_for_seconds_only_delays_the_farm(create_place):
-    import fcntl
-
     place = create_place(notes_ids(20, 0))
     place.workdir.mkdir()
     with (place.workdir / "lock").open("w") as lock:
@@ -335,9 +338,6 @@ def test_a_lock_held_for_seconds_only_delays_the_farm(create_place):
 def test_a_lock_that_nobody_gives_back_does_not_keep_a_farm_from_stopping(
     create_place, farm_token
 ):
-    import fcntl
-    import signal
-
     place = create_place(["echo $PROC_NUMBER >> starts; sleep 60"] * 4)
     farm = place.start()
     place.await_notes("starts", 4)
@@ -348,7 +348,9 @@ def test_a_lock_that_nobody_gives_back_does_not_keep_a_farm_from_stopping(
         assert farm.wait(10) == 75
         wait_until(lambda: not survivors(farm_token), 5)
     assert str(place.workdir / "lock") in farm.text()
-    again = place.start("--timeout", "0.5")
+    again = place.start()
+    place.await_notes("starts", 8)
+    again.send_signal(signal.SIGUSR1)
     assert again.wait() == 75
     assert place.ids("toprocess") == [0, 1, 2, 3]
     assert place.violations() == []

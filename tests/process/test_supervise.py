@@ -14,16 +14,17 @@ from tests.farm_driver import FarmDriver, Part, assert_ends, send_signal
 from tests.process.test_terminal import ON_A_TERMINAL
 from tests.support import is_running, wait_until
 
-MOST_ONE = ("--max-restarts", "1")
+MAX_ONE = ("--max-restarts", "1")
 
 SUPERVISE = (sys.executable, "-m", "mpifarm", "supervise")
 
 IN_HASTE = """
 import sys
-import mpifarm.supervise as supervise, mpifarm.supervision as supervision
+import mpifarm.commands.restart_policy as supervision
+import mpifarm.commands.supervise as supervise
 supervision.PAUSES = (0.1, 0.1)
 supervise.LOOK_AGAIN = supervise.END_SECONDS = 0.3
-from mpifarm.cli import main
+from mpifarm.commands.main import main
 main()
 """
 """The same without its long waits."""
@@ -79,6 +80,29 @@ def count_starts(directory):
     return len(list(directory.glob("starts.*")))
 
 
+# ---- what can't start ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [1, 16])
+def test_what_can_not_start_is_started_once_and_the_last_words_say_so(
+    supervise, tmp_path, status
+):
+    child = supervise(*[f"echo 'the MPI does not fit'; exit {status}"] * 2)
+    assert_ends(child, status)
+    assert count_starts(tmp_path) == 1
+    assert "no farm began, so it is not started again" in child.text()
+
+
+def test_a_farm_that_died_with_1_and_left_its_claim_is_started_again(supervise):
+    claim = "mkdir $workdir/claims; touch $workdir/claims/farm"
+    child = supervise(
+        f"{claim}; exit 1",
+        "tell 0; exit 0",
+        command=(sys.executable, "-c", IN_HASTE, "supervise"),
+    )
+    assert_ends(child, 0)
+
+
 # ---- what is started again -----------------------------------------------------------
 
 
@@ -88,9 +112,9 @@ def test_what_dies_is_started_again_until_the_list_is_done(supervise, tmp_path):
     again = "1 task was recorded in this run; starting it again at once"
     assert child.text().splitlines() == [
         "start 1",
-        f"mpifarm supervise: the launcher ended with 137, {again}",
+        f"mpifarm supervise: the launcher ended with status 137, {again}",
         "start 2",
-        f"mpifarm supervise: the launcher ended with 137, {again}",
+        f"mpifarm supervise: the launcher ended with status 137, {again}",
         "start 3",
     ]
 
@@ -100,12 +124,12 @@ def test_the_status_is_the_farms_own_where_the_launchers_is_another(
 ):
     child = supervise("tell 1; exit 137")
     assert_ends(child, 1)
-    assert "the launcher ended with 137, the farm with 1" in child.text()
+    assert "the launcher ended with status 137, the farm with status 1" in child.text()
     assert count_starts(tmp_path) == 1
 
 
 def test_an_old_result_is_not_taken_for_that_of_the_last_run(supervise, tmp_path):
-    child = supervise("record; tell 75; exit 75", "exit 9", options=MOST_ONE)
+    child = supervise("record; tell 75; exit 75", "exit 9", options=MAX_ONE)
     assert_ends(child, 9)
     assert count_starts(tmp_path) == 2
 
@@ -124,8 +148,8 @@ def test_it_is_given_up_when_nothing_gets_done_any_more(supervise, tmp_path):
     assert_ends(child, 137)
     assert count_starts(tmp_path) == 4
     assert child.text().splitlines()[-1] == (
-        "mpifarm supervise: the launcher ended with 137, 0 tasks were recorded in this "
-        "run; not started again, for nothing gets done any more"
+        "mpifarm supervise: the launcher ended with status 137, 0 tasks were recorded "
+        "in this run; not started again, because nothing gets done any more"
     )
 
 
@@ -133,7 +157,7 @@ def test_a_launcher_that_waits_for_a_rank_that_hangs_is_ended(supervise, tmp_pat
     command = (sys.executable, "-c", IN_HASTE, "supervise")
     child = supervise("tell 1; hang", command=command)
     assert_ends(child, 1)
-    assert "the launcher ended with 143, the farm with 1" in child.text()
+    assert "the launcher ended with status 143, the farm with status 1" in child.text()
     assert count_starts(tmp_path) == 1
 
 
@@ -162,7 +186,7 @@ def test_a_signal_is_passed_on_once_and_is_the_end(supervise, tmp_path, name):
     assert_ends(child, 75)
     assert (tmp_path / "heard").read_text() == f"{name}\n"
     assert count_starts(tmp_path) == 1
-    assert "not started again, as a signal came" in child.text()
+    assert "not started again, because a signal came" in child.text()
 
 
 def test_a_signal_that_comes_early_is_passed_on_when_a_launcher_can_hear_it(
@@ -235,7 +259,7 @@ def test_a_command_that_is_not_there_is_status_2_and_one_sentence(farm_processes
     child = farm_processes([*SUPERVISE, "--", "no-such-launcher", "tasks.txt"])
     assert_ends(child, 2)
     assert child.text().count("\n") == 1
-    assert "'no-such-launcher' can't be started" in child.text()
+    assert "cannot start 'no-such-launcher'" in child.text()
 
 
 def test_its_help_tells_of_it(farm_processes):
@@ -275,7 +299,7 @@ def launch(mpirun, farm):
     """A supervised farm of three ranks."""
     launched = mpirun(RANKS, *farm.argv("-n", "1"))
     # not as `-m mpifarm`, by which the driver tells ranks
-    supervise = [sys.executable, "-c", "from mpifarm.cli import main; main()"]
+    supervise = [sys.executable, "-c", "from mpifarm.commands.main import main; main()"]
     return launched._replace(argv=[*supervise, "supervise", "--", *launched.argv])
 
 

@@ -9,11 +9,12 @@ import time
 
 import pytest
 
-from mpifarm.config import TaskLimits
-from mpifarm.pool import LeaseRefused, WorkerLost, memory
+from mpifarm.model.settings import TaskLimits
+from mpifarm.model.task import Lease, Outcome
+from mpifarm.pool import LeaseRefused, WorkerLost
+from mpifarm.pool import out_of_memory as memory
 from mpifarm.pool.time_limit import LATE, SECOND
 from mpifarm.runners import BasicRunner
-from mpifarm.task import Lease, Outcome
 from tests.support import is_running
 
 TERM, KILL = -signal.SIGTERM, -signal.SIGKILL
@@ -111,7 +112,7 @@ def test_what_has_left_the_commands_session_does_not_outlive_its_time(timed_pool
     stubborn = "setsid bash -c \"trap '' TERM; while true; do sleep 0.01; done\" & "
     results = driver.run(stubborn + "sleep 1000", "true")
     assert ends(results)[0] == (Outcome.TIMED_OUT, TERM)
-    driver.collect_until(lambda: driver.commands() == [], deadline=1)
+    driver.collect_until(lambda: driver.commands() == [], deadline=5)
     assert results[0].worker == results[1].worker
 
 
@@ -349,13 +350,13 @@ def test_a_worker_without_a_task_is_not_measured(timed_pool):
     assert driver.losses() == []
 
 
-def test_the_parent_sleeps_while_no_time_is_over(timed_pool):
+def test_the_fork_server_sleeps_while_no_time_is_over(timed_pool):
     driver = timed_pool(timeout=50)
     driver.submit("sleep 1000")
     driver.collect_until(driver.commands)
 
     def switches():
-        status = f"/proc/{driver.pool.parent}/status"
+        status = f"/proc/{driver.pool.fork_server}/status"
         with open(status) as lines:
             return sum(int(line.split()[1]) for line in lines if "ctxt" in line)
 

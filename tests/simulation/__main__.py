@@ -4,6 +4,7 @@
     python -m tests.simulation --ranks 1000 10000 --seconds 10 60 --rounds 8
     python -m tests.simulation --limit --ranks 100 1000 10000
     python -m tests.simulation --tail               # the end of a list, 4 ranks
+    python -m tests.simulation --granularity --ranks 100 1000 10000 --workers 8
 
 `python -m tests.simulation.measure` finds the costs of this machine.
 """
@@ -12,6 +13,7 @@ import argparse
 import time
 from collections.abc import Callable
 
+from tests.bench.granularity import SHARES, find_metg, find_shares
 from tests.simulation.costs import Costs
 from tests.simulation.farm import BigFarm
 from tests.simulation.tasks import best_makespan, create_seconds
@@ -30,8 +32,12 @@ def main() -> None:
     if asked.tail:
         _show_tail()
         return
-    print(HEAD if not asked.limit else LIMIT_HEAD, flush=True)
+    head = GRANULARITY_HEAD if asked.granularity else HEAD
+    print(LIMIT_HEAD if asked.limit else head, flush=True)
     for ranks in asked.ranks:
+        if asked.granularity:
+            _show_granularity(ranks, asked.workers)
+            continue
         if asked.limit:
             _show_limit(ranks, asked.workers, asked.rounds)
             continue
@@ -60,6 +66,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--limit", action="store_true", help="rank 0's limit")
     parser.add_argument("--tail", action="store_true", help="ends of lists, 4 ranks")
+    parser.add_argument("--granularity", action="store_true", help="METG")
     return parser.parse_args()
 
 
@@ -110,7 +117,7 @@ LIMIT_TASKS = 400_000
 
 
 def _show_limit(ranks: int, workers: int, rounds: float) -> None:
-    """With tasks that are far too short, rank 0's rate is what it is."""
+    """Find rank 0's rate, with tasks that are far too short for it."""
     everyone = ranks * workers
     count = max(LIMIT_TASKS, int(everyone * rounds))
     seconds = create_seconds("lognormal", everyone / 100_000)
@@ -130,6 +137,38 @@ def _show_limit(ranks: int, workers: int, rounds: float) -> None:
         f"  <!-- rank 0 busy {did.busy / length:.1%} -->",
         flush=True,
     )
+
+
+# ---- the shortest tasks -------------------------------------------------------------
+
+GRANULARITY_HEAD = "| ranks | workers | METG(50 %) | METG(95 %) |\n|--:|--:|--:|--:|"
+
+FEWEST_TASKS = 20_000
+TASKS_EACH = 12
+"""Tasks for each worker, at the least: the first and the last of them don't count."""
+
+
+def _show_granularity(ranks: int, workers: int) -> None:
+    everyone = ranks * workers
+    longest = max(0.512, 2e-3 * everyone)
+    shares = find_shares(lambda seconds: _find_share(ranks, workers, seconds), longest)
+    found = [f"{1e3 * find_metg(shares, least):.3g} ms" for least in SHARES]
+    print(f"| {ranks} | {everyone} | {' | '.join(found)} |", flush=True)
+
+
+def _find_share(ranks: int, workers: int, seconds: float) -> float:
+    """Return time in tasks / worker time, in the middle third of the run."""
+    everyone = ranks * workers
+    count = max(FEWEST_TASKS, TASKS_EACH * everyone)
+    slot = max(0.01, seconds / 10)
+    farm = BigFarm(count, ranks, workers, lambda _: seconds, slot=slot)
+    farm.run()
+    _check(farm)
+    begin, end = farm.busy.last_end / 3, 2 * farm.busy.last_end / 3
+    length = farm.busy.seconds_between(begin, end)
+    if not length:
+        return float("nan")
+    return farm.busy.between(begin, end) / (everyone * length)
 
 
 # ---- the end of a list --------------------------------------------------------------

@@ -19,12 +19,12 @@ class BusyTime:
         self.last_end = 0.0
 
     def begin(self, now: float) -> None:
-        """A worker has begun a task."""
+        """Note that a worker has begun a task."""
         self._note(now, 1)
         self.total -= now
 
     def end(self, now: float) -> None:
-        """It has ended."""
+        """Note that a worker has ended its task."""
         self._note(now, -1)
         self.total += now
         self.last_end = max(self.last_end, now)
@@ -35,7 +35,7 @@ class BusyTime:
         self._parts[place] += sign * ((place + 1) * self._slot - now)
 
     def between(self, begin: float, end: float) -> float:
-        """Worker seconds spent in tasks in the whole slots of that time."""
+        """Return the worker seconds in tasks in the whole slots of that time."""
         first, last = self._slots(begin, end)
         busy, area = 0, 0.0
         for place in range(last):

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Of rank 0's processor, and of the way between ranks."""
+    """The costs of rank 0's processor, and of the way between ranks."""
 
     receive: float = 10e-6
     """A message that is received."""
     receive_result: float = 0.55e-6
-    """Each result in it."""
+    """Each result in a message that is received."""
     send: float = 9e-6
     """A message that is sent."""
     send_lease: float = 0.1e-6
-    """Each lease in it."""
+    """Each lease in a message that is sent."""
     step: float = 20e-6
     """One round of rank 0's loop, whatever it does."""
     transaction: float = 1.4e-3

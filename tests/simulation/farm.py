@@ -14,10 +14,17 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mpifarm.comm import MOST_AT_ONCE
-from mpifarm.config import FarmDefinition, RunnerDefinition
-from mpifarm.coordinator import Coordinator, Crew, Effect, End, Send, Transact
-from mpifarm.messages import Assign, Report, ToCoordinator, ToRank
+from mpifarm.coordinator.coordinator import (
+    Conclude,
+    Coordinator,
+    Effect,
+    RankSet,
+    Send,
+    Transact,
+)
+from mpifarm.model.messages import Assign, Report, ToCoordinator, ToRank
+from mpifarm.model.settings import FarmDefinition, RunnerDefinition
+from mpifarm.transport.mpi import MAX_AT_ONCE
 from tests.simulation.busy import BusyTime
 from tests.simulation.costs import Costs
 from tests.simulation.ranks import ModelRank, Rank
@@ -28,12 +35,12 @@ NEVER = float("inf")
 
 @dataclass
 class Ledger:
-    """What rank 0 has done until now."""
+    """The work of rank 0 until now."""
 
     busy: float = 0.0
-    """Seconds."""
+    """Seconds of work."""
     coordinator: float = 0.0
-    """Of these, in the coordinator."""
+    """Seconds of work in the coordinator."""
     received: int = 0
     sent: int = 0
     results: int = 0
@@ -42,13 +49,13 @@ class Ledger:
     recalls: int = 0
 
     def less(self, other: "Ledger") -> "Ledger":
-        """What it has done since `other`."""
+        """Return the work since `other`."""
         mine, its = vars(self), vars(other)
         return Ledger(**{name: mine[name] - its[name] for name in mine})
 
 
 class BigFarm:
-    """`tasks` of `seconds(taskid)` on so many `ranks` of `workers` each."""
+    """A farm: `tasks` of `seconds(taskid)` on `ranks` of `workers` each."""
 
     def __init__(
         self,
@@ -96,7 +103,7 @@ class BigFarm:
         self.coordinator = Coordinator(
             OneCommand(tasks),
             FarmDefinition("f00d", "/workdir", RunnerDefinition(), 2.0),
-            Crew(tuple(range(ranks)), workers=workers),
+            RankSet(tuple(range(ranks)), workers=workers),
             0.0,
         )
         self._workers = ranks * workers
@@ -119,7 +126,7 @@ class BigFarm:
     # ---- the run -----------------------------------------------------------------
 
     def run(self, until: float = NEVER) -> None:
-        """Until the farm has ended, or `until`."""
+        """Run until the farm has ended, or `until`."""
         gc.disable()  # the ranks' objects are not rank 0's affair
         try:
             if not self._has_begun:
@@ -149,7 +156,7 @@ class BigFarm:
         heapq.heappush(self._events, (moment, self._number, rank, message))
 
     def _run_world(self, until: float) -> None:
-        """The ranks do what they do until then."""
+        """Let the ranks do what they do until then."""
         events = self._events
         while events and events[0][0] <= until:
             self._run_rank()
@@ -168,7 +175,7 @@ class BigFarm:
         self._set_alarm(number)
 
     def _sleep(self) -> None:
-        """Until a message is there, or time alone makes rank 0 do something."""
+        """Sleep until a message is there, or time alone makes rank 0 do something."""
         wake_at = self.coordinator.wake_at(self.now)
         events = self._events
         while not self._inbox and events and events[0][0] <= wake_at:
@@ -185,7 +192,7 @@ class BigFarm:
     # ---- rank 0 ------------------------------------------------------------------
 
     def _step(self) -> bool:
-        """One round of its loop; whether anything was done."""
+        """Do one round of rank 0's loop; return whether anything was done."""
         before = self.now
         self._charge(self.costs.step)
         received = self._receive()
@@ -213,7 +220,7 @@ class BigFarm:
     def _receive(self) -> int:
         came: list[tuple[int, ToCoordinator]] = []
         inbox, costs, ledger = self._inbox, self.costs, self.ledger
-        while inbox and inbox[0][0] <= self.now and len(came) < MOST_AT_ONCE:
+        while inbox and inbox[0][0] <= self.now and len(came) < MAX_AT_ONCE:
             _, rank, message = inbox.popleft()
             came.append((rank, message))
             results = len(message.results) if isinstance(message, Report) else 0
@@ -238,7 +245,7 @@ class BigFarm:
                 self._send(effect.rank, effect.message)
             case Transact():
                 self._transact(effect)
-            case End():
+            case Conclude():
                 self.ended = True
             case _:
                 raise AssertionError(f"{effect} is no part of this simulation")
@@ -259,9 +266,9 @@ class BigFarm:
         costs, left = self.costs, self._left
         for _, result in wanted.results:
             self.recorded[result.taskid] += 1
-        self._back.extend(wanted.give_back)
+        self._back.extend(wanted.requeue)
         taken = [self._take_one() for _ in range(min(wanted.take, self._left))]
-        rewritten = left if wanted.take or wanted.give_back else 0
+        rewritten = left if wanted.take or wanted.requeue else 0
         taking = len(taken) * costs.take + rewritten * costs.rewrite_line
         self._charge(costs.transaction + taking + len(wanted.results) * costs.record)
         self.ledger.transactions += 1
@@ -294,7 +301,7 @@ class BigFarm:
     # ---- what came of it ---------------------------------------------------------
 
     def done_between(self, begin: float, end: float) -> tuple[float, Ledger]:
-        """Seconds in that time, and what rank 0 did in them."""
+        """Return the seconds in that time, and the work of rank 0 in them."""
         inside = [each for each in self.history if begin <= each[0] <= end]
         if len(inside) < 2:
             return self.now, self.ledger

@@ -14,13 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 
-from mpifarm.comm import Comm, Message, connect
-from mpifarm.launcher import was_launched
-from mpifarm.lock import WorkdirLock
-from mpifarm.messages import Alive, Assign, Report
-from mpifarm.report import Tally
-from mpifarm.task import Lease, Outcome, Result
-from mpifarm.workdir import Recorded, Workdir
+from mpifarm.batch.launcher import was_launched
+from mpifarm.farm.summary import Tally
+from mpifarm.model.messages import Alive, Assign, Report
+from mpifarm.model.task import Lease, Outcome, Result
+from mpifarm.store import FileStore, Recorded
+from mpifarm.system.lock import WorkdirLock
+from mpifarm.transport.mpi import Comm, Message, connect
 
 MESSAGES = 100
 SIZES = (1, 10, 100)
@@ -47,7 +47,7 @@ def _show(name: str, seconds: float) -> None:
 
 
 def result_of(taskid: int) -> Result:
-    """A result as they all are."""
+    """Return a result as they all are."""
     return Result(taskid, 1, Outcome.COMPLETED, 0, 4711, 1.7e9, 10.0, 1e5 + taskid)
 
 
@@ -70,7 +70,7 @@ def _measure_messages() -> None:
 def _measure(
     comm: Comm, inbox: list[object], what: str, message: Message, sender: int
 ) -> None:
-    """Rank 0's time for each such message that it sends or receives."""
+    """Show rank 0's time for each such message that it sends or receives."""
     measure = _time_sends if comm.rank == sender else _time_receives
     best = min(measure(comm, message, inbox) for _ in range(ROUNDS))
     if comm.rank == 0:
@@ -111,7 +111,7 @@ def _measure_disk(place: str, count: int) -> None:
     tasks = [f"./simulate --seed {each:060d}" for each in range(count)]
     root = f"{place}/w"
     lock = WorkdirLock((f"{root}/lock",))
-    workdir = Workdir.open(root, tasks, lock, "f00d")
+    workdir = FileStore.open(root, tasks, lock, "f00d")
     tally = Tally(0.0)
 
     def transact(results: Sequence[Result], take: int) -> list[int]:

@@ -1,9 +1,9 @@
-"""Ranks in virtual time: a cheap model of a rank's loop and pool, and the real loop.
+"""Ranks in virtual time: a cheap model of a rank's agent and pool, and the real agent.
 
-Rules of this file: `ModelRank` does what `mpifarm.rank` does with messages, reports and
-recalls, at some microseconds a task: its workers are one heap of ends.  That it agrees
-with the real loop is a test's affair (tests/unit/test_simulation.py), which runs the
-same farm with `LoopRank`s.
+Rules of this file: `ModelRank` does what `mpifarm.farm.agent` does with messages,
+reports and recalls, at some microseconds a task: its workers are one heap of ends.
+That it agrees with the real agent is a test's affair (see `test_simulation`), which
+runs the same farm with `AgentRank`s.
 """
 
 import heapq
@@ -11,25 +11,27 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
-from mpifarm.messages import (
+from mpifarm.farm.agent import Agent
+from mpifarm.farm.feeding import RETURN_SECONDS
+from mpifarm.farm.sureness import Sureness, find_wait
+from mpifarm.model.messages import (
     REPORT_SECONDS,
     Alive,
     Assign,
+    Committed,
     Drain,
     Join,
-    Leave,
-    Noted,
     Ping,
     Recall,
     Report,
+    Shutdown,
     Stop,
     ToCoordinator,
     ToRank,
     Welcome,
 )
+from mpifarm.model.task import Lease, Outcome, Result
 from mpifarm.pool import Pool
-from mpifarm.rank import RETURN_SECONDS, RankLoop
-from mpifarm.task import Lease, Outcome, Result
 from tests.simulation.busy import BusyTime
 from tests.unit.fakes import Clock, FakePool
 
@@ -57,7 +59,7 @@ class ModelRank:
         self.begun = 0
         """Tasks that its workers have begun."""
         self.returned = 0
-        """Leases that it gave back."""
+        """Leases that it returned."""
         self._free = self._workers = workers
         self._seconds = seconds
         self._say = say
@@ -70,12 +72,13 @@ class ModelRank:
         self._reported_at = 0.0
         self._report_seconds = REPORT_SECONDS
         self._has_asked = False
+        self._sureness = Sureness(find_wait(workers))
         self._ended_at = 0.0
         self._mean = 0.0
         self._ended = 0
 
     def join(self) -> None:
-        """The first message."""
+        """Say the first message."""
         self._say(Join("node", 1, self._workers))
 
     @property
@@ -105,14 +108,14 @@ class ModelRank:
                 self._report(now, returned, is_recall=True)
             case Ping():
                 self._say(Alive())
-            case Leave():
+            case Shutdown():
                 self.left = True
-            case Drain() | Stop() | Noted():
+            case Drain() | Stop() | Committed():
                 raise AssertionError(f"{message} is no part of this simulation")
         self._set_alarm()
 
     def wake(self, now: float) -> None:
-        """Time has come for what `wake_at` was about."""
+        """Do that for which `wake_at` was set."""
         self._advance(now)
         if self._queue and now >= self._return_at():
             self._report(now, self._pop(len(self._queue)))
@@ -122,10 +125,12 @@ class ModelRank:
                 if starving:
                     self._has_asked = self._report_seconds > REPORT_SECONDS
                 self._report(now)
+        elif self._confirm_at() <= now:
+            self._report(now)
         self._set_alarm()
 
     def _advance(self, now: float) -> None:
-        """What has ended until now, and what was begun in its place."""
+        """End what has ended until now, and begin what takes its place."""
         running = self._running
         while running and running[0][0] <= now:
             ended, seconds, lease = heapq.heappop(running)
@@ -169,7 +174,19 @@ class ModelRank:
     ) -> None:
         results, self._results = tuple(self._results), []
         self._reported_at = now
-        self._say(Report(now, results, returned, (), is_recall))
+        self._sureness.note_quiet(now)
+        self._sureness.note_reported(results)
+        self._say(Report(now, results, returned, (), is_recall, self._sureness.until))
+
+    def _confirm_at(self) -> float:
+        """Return when to say that results are sure, as `Agent` does."""
+        sureness = self._sureness
+        if not sureness.is_waiting:
+            return NEVER
+        regular = self._reported_at + self._report_seconds
+        if self._report_seconds > REPORT_SECONDS and (self._running or self._queue):
+            return max(sureness.first_at(), regular)
+        return min(max(sureness.first_at(), regular), sureness.last_at())
 
     def _set_alarm(self) -> None:
         ends = self._running[0][0] if self._running else NEVER
@@ -177,26 +194,27 @@ class ModelRank:
             due = self._reported_at + self._report_seconds
             self.wake_at = min(due, ends)
         else:
-            self.wake_at = ends
+            self.wake_at = min(ends, self._confirm_at())
         if self._queue:
             self.wake_at = min(self.wake_at, self._return_at())
 
 
-class LoopRank:
-    """The real loop of a rank with a pool without processes; it steps each `beat`."""
+class AgentRank:
+    """The real agent of a rank with a pool without processes; it steps each `beat`."""
 
     def __init__(
         self, workers: int, seconds: Seconds, say: Say, beat: float = 0.001
     ) -> None:
         self._clock = Clock(0.0)
         self.pool = FakePool(self._clock, seconds)
-        self.loop = RankLoop(1, "node", workers, cast(Pool, self.pool), {}, say, 0.0)
+        self.agent = Agent(1, "node", workers, cast(Pool, self.pool), {}, say, 0.0)
+        self.agent.reporter.sureness = Sureness(find_wait(workers))
         self.wake_at = 0.0
         self._beat = beat
 
     def join(self) -> None:
-        """The first message."""
-        self.loop.join()
+        """Say the first message."""
+        self.agent.join()
 
     @property
     def left(self) -> bool:
@@ -211,7 +229,7 @@ class LoopRank:
     @property
     def waiting(self) -> int:
         """Leases that wait for a worker, in workers' pipes too."""
-        held = len(self.loop._queue) + self.pool.busy
+        held = len(self.agent.feeder.queue) + self.pool.busy
         return held - sum(bool(hand) for hand in self.pool.hands)
 
     @property
@@ -222,13 +240,13 @@ class LoopRank:
     def hear(self, message: ToRank, now: float) -> None:
         """Do what the coordinator says."""
         self._clock.now = max(self._clock.now, now)
-        self.loop.on_message(message, self._clock.now)
+        self.agent.on_message(message, self._clock.now)
 
     def wake(self, now: float) -> None:
-        """A step."""
+        """Do a step."""
         self._clock.now = max(self._clock.now, now)
-        self.loop.step(self._clock.now)
+        self.agent.step(self._clock.now)
         self.wake_at = now + self._beat
 
 
-Rank = ModelRank | LoopRank
+Rank = ModelRank | AgentRank

@@ -1,7 +1,8 @@
 """A real Slurm for the tests of this directory: eighteen nodes on this machine.
 
-Rules of this file: one cluster for all tests; it ends with this process, however that
-ends.  A test's jobs are cancelled at its end, and what they have left is killed by pid.
+Rules of this file: one cluster for all tests, and a small one for those that ask on
+which node something runs; both end with this process, however that ends.  A test's jobs
+are cancelled at its end, and what they have left is killed by pid.
 """
 
 import getpass
@@ -17,6 +18,7 @@ from typing import NamedTuple, NoReturn
 
 import pytest
 
+from tests import required
 from tests.farm_driver import FarmDriver
 from tests.slurm.batch import Job, Slurm
 from tests.support import (
@@ -27,6 +29,9 @@ from tests.support import (
 
 NODES = 18
 CPUS = 4
+
+NAMED_NODES = 5
+"""A job on four of them, and one on a single node beside it."""
 
 QUICK = 10
 """Tasks that are done when a signal comes."""
@@ -42,10 +47,13 @@ GAP_NODES = ("n15", "n16")
 
 SRUN = "srun --mpi=pmi2 python -m mpifarm tasks.txt -n 2"
 
+PLAIN_JOB = ("-N", "2", "--ntasks-per-node=1", "--exclusive")
+
 SUBMISSIONS = {
     "signal to the ranks": ("-N", "2", "jobs/multinode.slurm", "tasks.txt", "-n", "2"),
     "signal to the shell": ("-c", "2", "jobs/array.slurm", "tasks.txt"),
-    "no signal": ("-N", "2", "--ntasks-per-node=1", "--exclusive", "--wrap", SRUN),
+    "by itself": (*PLAIN_JOB, "--wrap", SRUN),
+    "no signal": (*PLAIN_JOB, "--wrap", f"{SRUN} --deadline none"),
     "requeue": (
         *("--time=30", "--time-min=1", f"--nodelist={','.join(GAP_NODES)}"),
         *("jobs/requeue.slurm", "tasks.txt", "-n", "2"),
@@ -61,10 +69,6 @@ PROGRAMS = (
     "sinfo",
 )
 
-REQUIRED_VARIABLE = "MPIFARM_TEST_REQUIRED"
-"""What must not be missing, with blanks between.  Where `slurm` is one of the words,
-these tests fail without a Slurm."""
-
 
 def find_lack(programs: tuple[str, ...]) -> str:
     """What these tests want and this machine has not; "" if it has all."""
@@ -79,21 +83,36 @@ def find_lack(programs: tuple[str, ...]) -> str:
 
 def skip_where_allowed(lack: str) -> NoReturn:
     """CI says that it wants these tests, so there they don't vanish unseen."""
-    if "slurm" in os.environ.get(REQUIRED_VARIABLE, "").split():
-        pytest.fail(f"{lack}; but {REQUIRED_VARIABLE} has slurm", pytrace=False)
-    pytest.skip(lack)
+    required.skip_where_allowed("slurm", lack)
 
 
 @pytest.fixture(scope="session")
 def slurm_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The ``slurm.conf`` of the cluster."""
+    errors = tmp_path_factory.mktemp("slurm") / "errors.txt"
+    with hold_cluster(errors, NODES, CPUS) as conf:
+        yield conf
+
+
+@pytest.fixture(scope="session")
+def named_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """That of a second cluster: five nodes, each with a host name of its own."""
+    if os.geteuid() != 0:
+        skip_where_allowed("only root can give the nodes of a Slurm names of their own")
+    errors = tmp_path_factory.mktemp("named") / "errors.txt"
+    with hold_cluster(errors, NAMED_NODES, CPUS, "named") as conf:
+        yield conf
+
+
+@contextmanager
+def hold_cluster(errors: Path, *words: str | int) -> Iterator[str]:
+    """Run the script beside this file; yield the path of its ``slurm.conf``."""
     if lack := find_lack(PROGRAMS):
         skip_where_allowed(lack)
     script = str(Path(__file__).with_name("cluster"))
-    errors = tmp_path_factory.mktemp("slurm") / "errors.txt"
     with errors.open("wb") as stderr:
         cluster = subprocess.Popen(
-            [script, "hold", str(NODES), str(CPUS)],
+            [script, "hold", *map(str, words)],
             env=clean_environment(os.environ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

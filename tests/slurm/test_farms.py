@@ -4,6 +4,8 @@ Rules of this file: a command ends only when all ranks, or all farmers, have beg
 so each has had its share, however fast the others are.
 """
 
+import shlex
+import shutil
 import sys
 
 import pytest
@@ -53,6 +55,21 @@ def test_a_list_that_is_not_there_is_status_2_and_one_sentence(farm, slurm):
     assert not farm.workdir.exists()
 
 
+def test_where_slurm_can_not_enter_the_directory_no_task_runs_in_tmp(farm, slurm):
+    """The list is named in full, and its command is there whatever the directory."""
+    farm.write_list([f"touch '{farm.directory}/ran'"])
+    gone = farm.directory.parent / "gone"
+    argv = ("-m", "mpifarm", f"{farm.directory}/tasks.txt", "-n", "1")
+    child = farm.start_unseen(
+        ["srun", "-N", "2", f"--chdir={gone}", PMI2, sys.executable, *argv],
+        env={**slurm.environment, "PWD": str(gone)},
+    )
+    assert child.wait() == 2, child.text()
+    assert f"can't run commands in {gone}: Slurm could not enter it on" in child.text()
+    assert not (farm.directory / "ran").exists()
+    assert not farm.workdir.exists()
+
+
 @pytest.mark.parametrize(("line", "status"), [("true", 0), ("false", 1)])
 def test_eight_ranks_that_see_no_other_say_so_once_and_share_the_list(
     farm, slurm, line, status
@@ -61,12 +78,54 @@ def test_eight_ranks_that_see_no_other_say_so_once_and_share_the_list(
     ended, printed = run_farm(farm, slurm, "--mpi=none")
     assert ended == status, printed
     assert printed.count("WARNING") == 1, printed
+    own = ["srun", "--mpi=pmi2", "-N", str(NODES), *FARM]
+    assert line_behind(": srun ", printed) == shlex.join(own)
     ran = (farm.directory / "ran").read_text().split()
     assert sorted(map(int, ran)) == list(range(2 * NODES))
     farm.assert_sound()
     assert len(farm.finished() + farm.failed()) == len(farm.commands)
     assert len(farm.failed()) == status
     assert farm.claims() == []
+
+
+def line_behind(words, printed):
+    """The line that a WARNING ends in; `words` are before it, and its first."""
+    (warning,) = (each for each in printed.splitlines() if "WARNING" in each)
+    before, _, rest = warning.rpartition(words)
+    return words.split()[-1] + " " + rest if before else warning
+
+
+@pytest.mark.parametrize("start", ["", "srun --mpi=pmi2 -n 1 "])
+def test_nodes_without_a_rank_are_told_with_a_line_that_uses_all(farm, slurm, start):
+    farm.write_list(["true"] * 4)
+    size = ("-N", "3", "--ntasks-per-node=2")
+    job = slurm.submit(*size, "--wrap", f"{start}python -m mpifarm tasks.txt -n 1")
+    job.assert_ends(0)
+    assert "the job has 3 nodes, and this farm runs on 1;" in job.text()
+    line = line_behind("start it with srun ", job.text())
+    pasted = slurm.submit(*size, "--wrap", line)
+    pasted.assert_ends(0)
+    assert "3 ranks of 1 worker," in pasted.text()
+    assert "WARNING: the job has" not in pasted.text()
+
+
+def test_an_srun_that_waits_for_the_farm_is_told_and_what_is_told_to_write_runs(
+    farm, slurm
+):
+    def run(line, status):
+        farm.write_list([line])
+        words = "python -m mpifarm tasks.txt -n 1 --task-timeout 3"
+        job = slurm.submit("-N", "1", "--exclusive", "--wrap", f"srun {PMI2} {words}")
+        job.assert_ends(status)
+        return job.text()
+
+    told = run("srun -n1 true", 1)
+    assert "WARNING: line 1 of tasks.txt starts srun without --overlap" in told
+    assert "timed out" in told
+    instead = 'srun --overlap -N1 -w "$SLURMD_NODENAME"'
+    assert instead in told
+    shutil.rmtree(farm.workdir)
+    assert "WARNING" not in run(f"{instead} -n1 true", 0)
 
 
 # ---- a mix ---------------------------------------------------------------------------

@@ -66,15 +66,37 @@ def test_a_job_requeues_itself_until_the_list_is_done(farm, slurm):
     assert job.text().count("exit status 0") == 1
 
 
-def test_a_job_whose_run_recorded_nothing_is_not_requeued(farm, slurm):
+def record_nothing(farm):
+    """Let each start end with 75 at once."""
+    farm.workdir.mkdir(exist_ok=True)
+    (farm.workdir / "drain").touch()
+
+
+def test_a_job_is_requeued_three_times_when_its_runs_record_nothing(farm, slurm):
     write_stages(farm, 1)
+    record_nothing(farm)
     job = submit(slurm, "requeue")
-    wait_until_stuck(farm, 0)
-    job.scancel(*STOP)
-    assert job.assert_ends(75).restarts == 0
-    assert "not requeued, for this run recorded nothing" in job.text()
+    assert job.assert_ends(75).restarts == 3
+    assert "not requeued, because the last four runs recorded nothing" in job.text()
     farm.assert_sound()
     assert farm.to_process() == farm.all_ids()
+
+
+def test_what_a_run_records_gives_a_job_its_three_tries_again(farm, slurm):
+    write_stages(farm, 2)
+    let_go(farm, 0)
+    job = slurm.submit(
+        *("--comment=mine, idle=3", "-N", "2"),
+        *("jobs/requeue.slurm", "tasks.txt", "-n", "2"),
+    )
+    wait_until_stuck(farm, 1)
+    job.scancel(*STOP)
+    job.wait_until_restarted(1)
+    comment = slurm.ask("squeue", "-h", "-j", job.jobid, "-o", "%k")
+    assert comment.strip() == "mine, idle=0"
+    let_go(farm, 1)
+    job.assert_ends(0)
+    farm.assert_all_finished()
 
 
 def test_a_job_whose_ranks_were_killed_is_requeued(farm, slurm):
@@ -135,27 +157,27 @@ def test_a_link_is_like_the_one_before(farm, slurm):
     assert fields["Dependency"].startswith(f"afterany:{first.jobid}")
 
 
-def test_a_chain_ends_with_a_link_that_recorded_nothing(farm, slurm):
+def test_a_chain_ends_when_four_links_have_recorded_nothing(farm, slurm):
     write_stages(farm, 1)
-    job = submit(slurm, "chain")
-    wait_until_stuck(farm, 0)
-    job.scancel(*STOP)
-    job.assert_ends(75)
+    record_nothing(farm)
+    first = submit(slurm, "chain")
     wait_until(lambda: not slurm.queue(), DEADLINE)
+    later = [path.read_text() for path in farm.directory.glob("slurm-*.out")]
+    assert sum("exit status 75" in text for text in [first.text(), *later]) == 4
     farm.assert_sound()
     assert farm.to_process() == farm.all_ids()
 
 
-def test_a_chain_ends_after_a_link_that_was_killed_and_recorded_nothing(farm, slurm):
+def test_a_chain_ends_when_four_links_were_killed_that_recorded_nothing(farm, slurm):
     write_stages(farm, 1)
-    first = submit(slurm, "chain")
-    wait_until_stuck(farm, 0)
-    second = find_successor(slurm, first)
-    first.scancel("--signal=KILL")
-    second.assert_ends(75)
-    assert "its last link recorded nothing" in second.text()
+    link = slurm.submit(
+        *("--export=ALL,FARM_CHAIN_RECORDED=0,FARM_CHAIN_IDLE=3", "-N", "2"),
+        *("jobs/chain.slurm", "tasks.txt", "-n", "2"),
+    )
+    link.assert_ends(75)
+    assert "its last four links recorded nothing" in link.text()
     wait_until(lambda: not slurm.queue(), DEADLINE)
-    farm.assert_sound()
+    assert not farm.workdir.exists()
 
 
 # ---- an array of one job at a time ---------------------------------------------------

@@ -5,7 +5,8 @@ Rules of this file: it starts no Slurm.
 
 import pytest
 
-from tests.slurm.conftest import REQUIRED_VARIABLE, find_lack, skip_where_allowed
+from tests.required import REQUIRED_VARIABLE
+from tests.slurm.conftest import find_lack, skip_where_allowed
 
 
 def test_what_is_missing_is_named():

@@ -7,7 +7,7 @@ job is given on the command line, as its head says.
 import pytest
 
 from tests.slurm.batch import DEADLINE
-from tests.support import wait_until
+from tests.support import kill_survivors, wait_until
 
 SIZES = {
     "multinode": ("-N", "2"),
@@ -24,6 +24,12 @@ MEETS = (
     "until [ $(ls at.* | wc -l) -ge 3 ]; do sleep 0.1; done"
 )
 """Ends when three farms are at work."""
+
+WAITS = (
+    "echo $SLURM_ARRAY_TASK_ID > started.$PROC_NUMBER; "
+    "until [ -e go ]; do sleep 0.1; done"
+)
+"""Ends when the test says so."""
 
 
 @pytest.fixture(params=SIZES)
@@ -68,11 +74,63 @@ def test_each_node_of_the_job_is_a_rank_with_a_worker_for_each_cpu(farm, slurm):
 def test_the_tasks_of_an_array_share_the_list(farm, slurm):
     farm.write_list([MEETS] * 60)
     jobs = slurm.submit_array("1-3", "-c", "2", "jobs/array.slurm", "tasks.txt")
-    # 3: nothing was left while another still ran its last tasks
-    assert {job.wait().status for job in jobs} <= {0, 3}
+    for job in jobs:
+        job.assert_ends(0)
     farm.assert_all_finished()
     ran = (farm.directory / "ran").read_text().split()
     assert sorted(map(int, ran)) == farm.all_ids()
+
+
+def submit_array_and_what_follows(farm, slurm):
+    """An array of three, and a job that needs all of them; two have ended with 0.
+
+    Returns the last member, which has a task, and the job.
+    """
+    farm.write_list([MEETS] * 6 + [WAITS])
+    jobs = slurm.submit_array("1-3", "-c", "2", "jobs/array.slurm", "tasks.txt")
+    array = jobs[0].jobid.partition("_")[0]
+    after = slurm.submit(f"--dependency=afterok:{array}", "--wrap", "touch followed")
+    wait_until(lambda: farm.marks("started") == [6], DEADLINE)
+    (last,) = [job for job in jobs if has_started(farm, job)]
+    for job in jobs:
+        if job is not last:
+            job.assert_ends(0)
+            assert "with other farms of this job array, whose own" in job.text()
+    wait_until(lambda: farm.finished() == [0, 1, 2, 3, 4, 5], DEADLINE)
+    return last, after
+
+
+def has_started(farm, job):
+    """Whether the task that waits runs in this job."""
+    member = (farm.directory / "started.6").read_text().strip()
+    return job.jobid.endswith(f"_{member}")
+
+
+def test_what_needs_all_of_an_array_starts_when_all_tasks_are_finished(farm, slurm):
+    last, after = submit_array_and_what_follows(farm, slurm)
+    assert not (farm.directory / "followed").exists()
+    farm.allow()
+    last.assert_ends(0)
+    farm.assert_all_finished()
+    after.assert_ends(0)
+    assert (farm.directory / "followed").exists()
+
+
+@pytest.mark.parametrize("how", ["scancel", "kill -9"])
+def test_what_needs_all_of_an_array_never_starts_when_the_last_member_is_ended(
+    farm, slurm, how
+):
+    last, after = submit_array_and_what_follows(farm, slurm)
+    if how == "scancel":
+        last.scancel()
+    else:
+        kill_survivors(farm.token)
+    ended = last.wait()
+    assert ended.state in ("FAILED", "CANCELLED")
+    reason = "DependencyNeverSatisfied"
+    wait_until(lambda: after.fields()["Reason"] == reason, DEADLINE)
+    assert not (farm.directory / "followed").exists()
+    assert farm.finished() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("name", ["requeue", "chain"])

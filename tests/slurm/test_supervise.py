@@ -83,6 +83,20 @@ def take_away(slurm):
             slurm.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
 
+def test_a_farm_whose_mpi_does_not_fit_srun_is_started_once(farm, slurm):
+    """Debian's Open MPI 4 needs PMIx, and ends with 1 under PMI2."""
+    library = next(Path("/usr/lib").glob("*-linux-gnu/libmpi.so.40"), None)
+    if library is None:
+        pytest.skip("Debian's Open MPI is not installed")
+    farm.write_list(["true"] * 4)
+    command = f"export MPI4PY_LIBMPI={library}; {SUPERVISED.format('')}"
+    job = slurm.submit(*JOB, "--wrap", command)
+    job.assert_ends(1)
+    assert "no farm began, so it is not started again" in job.text()
+    assert job.text().count("mpifarm supervise:") == 1
+    assert farm.finished() == []
+
+
 def test_a_farm_goes_on_without_a_node_whose_slurmd_is_dead(
     farm, slurm, take_away, request
 ):
@@ -137,7 +151,9 @@ def test_a_farm_whose_srun_is_killed_goes_on_in_the_same_job(farm, slurm):
     # srun is two processes
     sruns = [pid for pid in farm.pids(Part.LAUNCHER) if name_of(pid) == "srun"]
     send_signal(sruns, signal.SIGKILL)
-    wait_until(lambda: "ending what the last srun has left" in job.text(), DEADLINE)
+    wait_until(
+        lambda: "ending steps that the last srun has left" in job.text(), DEADLINE
+    )
     farm.allow()
     job.assert_ends(0)
     farm.assert_all_finished()

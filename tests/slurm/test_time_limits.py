@@ -40,6 +40,17 @@ def test_a_job_that_is_told_in_time_ends_with_75_before_its_limit(limited, name)
     assert_next_submission_finishes(farm, slurm)
 
 
+def test_a_farm_that_nobody_tells_ends_by_itself_before_its_job_does(limited):
+    farm, slurm, job = limited["by itself"]
+    ended = job.assert_ends(75, LIMIT_SECONDS)
+    assert ended.state == "FAILED"  # and not TIMEOUT
+    assert "mpifarm: the job ends at " in job.text()
+    assert "the job ends in " in job.text()
+    assert_stopped(farm)
+    assert farm.to_process() == farm.all_ids()[QUICK:]
+    assert_next_submission_finishes(farm, slurm)
+
+
 def test_a_job_that_slurm_has_shortened_requeues_itself_and_finishes(limited):
     farm, _, job = limited["requeue"]
     fields = job.fields()

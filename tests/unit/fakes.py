@@ -16,47 +16,51 @@ import random
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, assert_never, overload
 
-from mpifarm.config import FarmDefinition, Policy, RunnerDefinition
-from mpifarm.coordinator import (
+from mpifarm.coordinator.coordinator import (
+    Conclude,
     Coordinator,
-    Crew,
     Effect,
-    End,
     NoteAttempt,
     NoteInLog,
     Phase,
+    RankSet,
     Send,
+    TakeNothing,
     Tell,
     Transact,
 )
-from mpifarm.messages import (
+from mpifarm.model.messages import (
     REPORT_SECONDS,
     Alive,
     Assign,
+    Committed,
     Drain,
     Join,
-    Leave,
-    Noted,
     Ping,
     PoolLost,
     Recall,
     Rejoin,
     Report,
-    SignalSeen,
+    Shutdown,
+    SignalReceived,
     Stop,
     Stopped,
     ToCoordinator,
     ToRank,
     Welcome,
 )
+from mpifarm.model.settings import FarmDefinition, Policy, RunnerDefinition
+from mpifarm.model.task import Lease, Outcome, Result
 from mpifarm.pool import LeaseRefused, PoolDefinition, PoolEvent, PoolGone, WorkerLost
-from mpifarm.task import Lease, Outcome, Result
 
 START = 1000.0
 """The farm's clock at the start: monotonic clocks don't start at 0."""
+
+WAIT = 0.05
+"""How long ranks wait until they are sure of a result."""
 
 KILLING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
@@ -68,13 +72,17 @@ def define_farm(grace: float = 2.0) -> FarmDefinition:
     return FarmDefinition("f00d", "/scratch/list_workdir", RunnerDefinition(), grace)
 
 
-def crew_of(size: int, workers: int, *, heals: bool = False) -> Crew:
-    """Ranks 0 to `size` - 1; the coordinator lives on rank 0."""
-    return Crew(tuple(range(size)), workers=workers, heals=heals)
+def rank_set_of(
+    size: int, workers: int, *, survives_rank_loss: bool = False
+) -> RankSet:
+    """Return ranks 0 to `size` - 1; the coordinator lives on rank 0."""
+    return RankSet(
+        tuple(range(size)), workers=workers, survives_rank_loss=survives_rank_loss
+    )
 
 
 class Clock:
-    """Stands still until a test moves it."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self, now: float = START) -> None:
         self.now = now
@@ -113,6 +121,11 @@ def result_of(
     )
 
 
+def sure_report(*told: Any, **more: Any) -> Report:
+    """A report of results that count at once."""
+    return replace(Report(*told, **more), sure=math.inf)
+
+
 # ---- the disk -----------------------------------------------------------------------
 
 
@@ -123,7 +136,7 @@ class Record(NamedTuple):
 
 
 class FakeDisk:
-    """``toprocess`` and what became of the tasks; other farmers may change the list."""
+    """A ``toprocess``, and the fate of its tasks; other farmers may change the list."""
 
     def __init__(self, count: int) -> None:
         self.toprocess = deque(range(count))
@@ -134,7 +147,7 @@ class FakeDisk:
         self.takes: list[float] = []
         """When each transaction that asked for tasks was done."""
         self.emptied_at: list[float] = []
-        """When each of them found nothing more."""
+        """When each such transaction found nothing more."""
         self.with_others = 0
         """Tasks that other farms hold."""
 
@@ -144,10 +157,10 @@ class FakeDisk:
             self._release(result.taskid)
             assert result.taskid not in self.records, f"{result.taskid} recorded twice"
             self.records[result.taskid] = Record(now, rank, result)
-        for taskid in wanted.give_back:
+        for taskid in wanted.requeue:
             self._release(taskid)
             self.given_back[taskid] += 1
-        self.toprocess.extend(wanted.give_back)
+        self.toprocess.extend(wanted.requeue)
         return self._take(wanted.take, now), not self.toprocess
 
     def _take(self, count: int, now: float) -> list[int]:
@@ -168,8 +181,11 @@ class FakeDisk:
     def left(self) -> int:
         return len(self.toprocess)
 
+    def count_failed(self) -> int:
+        return sum(record.result.status != 0 for record in self.records.values())
+
     def find_unaccounted(self) -> list[int]:
-        """Tasks taken that are not in the end recorded or given back as often."""
+        """Return tasks that were not recorded or requeued as often as taken."""
         return [
             taskid
             for taskid, times in self.taken.items()
@@ -184,6 +200,8 @@ class FakeDisk:
 class Running:
     lease: Lease
     started: float
+    fails: bool = False
+    """Whether it was begun on a node that is broken."""
 
 
 class FakeRank:
@@ -201,15 +219,20 @@ class FakeRank:
         self.draining = False
         self.stopping = False
         self.dead = False
-        """Its commands are killed, it starts none."""
+        """Whether its commands are killed, and it starts none."""
+        self.signalled_at = math.inf
+        """When a signal came that stops the farm."""
+        self.unsure_until = 0.0
+        """When all results are sure that have ended here."""
         self.silent = False
-        """It neither hears nor says anything any more."""
+        """Whether it neither hears nor says anything any more."""
         self.killed = False
+        self.pool_lost = False
         self.fails_all_in: float | None = None
         """Seconds in which every task fails here, on a node that is broken."""
         self.welcomed = False
         self.unrecorded: dict[tuple[int, int], Result] = {}
-        """Reported, and for all that it knows not on disk."""
+        """Results that it has reported, and that may not be on disk yet."""
         self.told: list[Lease] = []
         """All leases that it got."""
         self.left = False
@@ -219,7 +242,7 @@ class FakeRank:
     # ---- what it hears -----------------------------------------------------------
 
     def hear(self, message: ToRank) -> None:
-        assert not self.left, f"rank {self.rank} got {message} after Leave"
+        assert not self.left, f"rank {self.rank} got {message} after Shutdown"
         if self.silent:
             return
         match message:
@@ -234,13 +257,13 @@ class FakeRank:
                 self._return(self.queue)
                 self.queue.clear()
             case Stop():
-                self._on_stop(message.grace)
+                self._on_told_to_stop(message)
             case Ping():
                 self.pings += 1
                 self.say(Alive())
-            case Noted():
+            case Committed():
                 self._forget(message.results)
-            case Leave():
+            case Shutdown():
                 self.left = True
             case _:
                 assert_never(message)
@@ -268,15 +291,20 @@ class FakeRank:
         given = [self.queue.pop() for _ in range(min(count, len(self.queue)))]
         self.report(tuple((lease.taskid, lease.attempt) for lease in given[::-1]))
 
+    def _on_told_to_stop(self, message: Stop) -> None:
+        if message.by_signal and message.grace == 0:
+            self._void()
+        self._on_stop(message.grace)
+
     def _on_stop(self, grace: float) -> None:
         if self.dead:
             self.say(Stopped())
             return
         self.queue.clear()
+        self.draining = self.stopping = True
         if grace == 0:
             self._die()
             return
-        self.draining = self.stopping = True
         for worker in list(self.running):
             # some end at TERM, whatever their status, some must be killed
             if self.farm.random.random() < 0.5:
@@ -293,15 +321,43 @@ class FakeRank:
     def _finish_stop(self) -> None:
         if self.dead:
             return
-        self.dead = True
         self.report()
+        if self.farm.now < self.unsure_until and self.signalled_at == math.inf:
+            self.farm.at(self.unsure_until, self._finish_stop)
+            return
+        self.dead = True
+        self.confirm()
         self.say(Stopped())
+
+    @property
+    def sure(self) -> float:
+        """Until when no signal has come within the wait after the end of a command."""
+        return min(self.farm.now, self.signalled_at) - self.farm.wait
+
+    def _expect_sureness(self, now: float) -> None:
+        is_expected = self.unsure_until > now
+        self.unsure_until = now + self.farm.wait + 1e-6
+        if not is_expected:
+            self.farm.at(self.unsure_until, self.confirm)
+
+    def confirm(self) -> None:
+        """Say that what was reported is sure, and again when more is."""
+        if not self.silent and not self.left:
+            self.say(Report(self.farm.now, sure=self.sure))
+            if self.unsure_until > self.farm.now:
+                self.farm.at(self.unsure_until, self.confirm)
+
+    def _void(self) -> None:
+        self.signalled_at = min(self.signalled_at, self.farm.now)
+        self.results = [each for each in self.results if each.ended <= self.sure]
 
     def get_signal(self, signum: int) -> None:
         """The launcher signals this rank."""
-        self.say(SignalSeen(signum))
-        if signum in KILLING and not self.left and not self.silent:
-            self._on_stop(0.0)
+        self.say(SignalReceived(signum, self.sure))
+        if signum != signal.SIGUSR2 and not self.left and not self.silent:
+            self._void()
+            grace = 0.0 if signum in KILLING else self.farm.grace
+            self._on_stop(grace)
 
     # ---- its workers -------------------------------------------------------------
 
@@ -313,7 +369,8 @@ class FakeRank:
                 self._start(worker, self.queue.popleft())
 
     def _start(self, worker: int, lease: Lease) -> None:
-        running = self.running[worker] = Running(lease, self.farm.now)
+        broken = self.fails_all_in is not None
+        running = self.running[worker] = Running(lease, self.farm.now, broken)
         self.farm.note_start(lease, self)
         seconds = self.fails_all_in
         if seconds is None:
@@ -328,12 +385,13 @@ class FakeRank:
     def _end(self, worker: int, status: int | None = None) -> None:
         running = self.running.pop(worker)
         if status is None:
-            broken = self.fails_all_in is not None
-            status = 1 if broken else self.farm.status_of(running.lease)
+            status = 1 if running.fails else self.farm.status_of(running.lease)
         now = self.farm.now
         self.farm.note_end(running.lease, now)
         seconds = now - running.started
-        self.results.append(result_of(running.lease, now, seconds, status))
+        if not self.stopping:
+            self.results.append(result_of(running.lease, now, seconds, status))
+            self._expect_sureness(now)
         self._feed()
         if not self.queue:
             self.report()
@@ -344,34 +402,42 @@ class FakeRank:
             self._finish_stop()
 
     def report(self, returned: tuple[tuple[int, int], ...] | None = None) -> None:
-        """What has happened; with `returned`, as the answer to a recall."""
+        """Report what has happened; with `returned`, as the answer to a recall."""
         asked = returned is not None
         if self.silent or not (self.results or self.lost or asked):
             return
         told = tuple(self.results), returned or (), tuple(self.lost)
-        report = Report(self.farm.now, *told, is_recall=asked)
+        report = Report(self.farm.now, *told, is_recall=asked, sure=self.sure)
         self._keep()
         self.reported_at = self.farm.now
         self.say(report)
 
     def _keep(self) -> None:
-        if self.farm.coordinator.crew.heals:
+        if self.farm.coordinator.rank_set.survives_rank_loss:
             self.unrecorded |= {(r.taskid, r.attempt): r for r in self.results}
         self.results, self.lost = [], []
 
     def rejoin(self) -> None:
-        """Messages were lost: say all that is true here."""
+        """Say all that is true here, after messages were lost."""
         results = (*self.unrecorded.values(), *self.results)
-        report = Report(self.farm.now, results, (), tuple(self.lost))
+        report = Report(self.farm.now, results, (), tuple(self.lost), sure=self.sure)
         self._keep()
         held = [*self.queue, *(each.lease for each in self.running.values())]
         leases = tuple((lease.taskid, lease.attempt) for lease in held)
         pid, welcomed = 100 + self.rank, self.welcomed
         self.say(Rejoin("node", pid, self.workers, welcomed, leases, report))
-        if self.stopping or self.dead:
-            self.say(SignalSeen(signal.SIGUSR1))
-        if self.dead:
-            self.say(Stopped())
+        self._repeat_phase()
+
+    def _repeat_phase(self) -> None:
+        """Say what was decided, in words that another coordinator knows."""
+        if self.pool_lost:
+            self.say(PoolLost())
+        elif self.stopping or self.dead:
+            self.say(SignalReceived(signal.SIGUSR1))
+            if self.dead:
+                self.say(Stopped())
+        elif self.draining:
+            self.say(SignalReceived(signal.SIGUSR2))
 
     # ---- what befalls it ---------------------------------------------------------
 
@@ -389,12 +455,12 @@ class FakeRank:
             return
         self.running.clear()
         self.queue.clear()
-        self.dead = True
+        self.dead = self.pool_lost = True
         self.report()
         self.say(PoolLost())
 
     def die(self) -> None:
-        """It is killed, and its commands with it."""
+        """Kill the rank, and its commands with it."""
         for running in self.running.values():
             self.farm.note_end(running.lease, self.farm.now)
         self.running.clear()
@@ -409,7 +475,7 @@ class FakeRank:
             self.farm.post(self.rank, message)
 
     def signal_commands(self, signum: int, share: float) -> None:
-        """As under Slurm, the signal reaches the commands as well as the ranks."""
+        """Let the signal reach commands as well as the rank, as under Slurm."""
         for worker in list(self.running):
             if self.farm.random.random() < share and not self.silent:
                 trapped = self.farm.random.random() < 0.3
@@ -451,9 +517,13 @@ class SimulatedFarm:
         waits_for_others: bool = False,
         policy: Policy | None = None,
         deadline: float | None = None,
-        heals: bool = False,
+        survives_rank_loss: bool = False,
+        wait: float = WAIT,
     ) -> None:
         self.now = START
+        self.wait = wait
+        """By how much a signal may come later to a rank than to its commands."""
+        self.grace = grace
         self.random = random.Random(seed)
         self.seconds: Seconds = seconds if callable(seconds) else lambda _: seconds
         self.status: Callable[[int], int] = lambda _: 0
@@ -473,11 +543,11 @@ class SimulatedFarm:
         self.ends: dict[tuple[int, int], float] = {}
         """When each attempt ended, really."""
         self.ended_at: float | None = None
-        """When the coordinator said `End`."""
+        """When the coordinator said `Conclude`."""
         self.coordinator = Coordinator(
             Commands(tasks),
             define_farm(grace),
-            crew_of(ranks, workers, heals=heals),
+            rank_set_of(ranks, workers, survives_rank_loss=survives_rank_loss),
             START,
             policy=policy or Policy(),
             timeout=timeout,
@@ -505,7 +575,7 @@ class SimulatedFarm:
         heapq.heappush(self._events, (moment, self._number, event))
 
     def run(self, seconds: float = 1e6) -> None:
-        """Until the farm has ended and all is quiet, at most `seconds`."""
+        """Run until the farm has ended and all is quiet, at most `seconds`."""
         until = self.now + seconds
         wake_at = self._settle()
         while self.ended_at is None or self._events:
@@ -521,7 +591,7 @@ class SimulatedFarm:
             wake_at = self._settle()
 
     def _settle(self) -> float:
-        """Decide until nothing more is to be done; when to be woken."""
+        """Decide until nothing more is to be done; return when to be woken."""
         while self.ended_at is None:
             self.counts.decisions += 1
             effects = self.coordinator.decide(self.now)
@@ -536,7 +606,7 @@ class SimulatedFarm:
         wake_at = self.coordinator.wake_at(self.now)
         if wake_at > self.now:
             return wake_at
-        if self.coordinator.transaction is None:
+        if self.coordinator.table.transaction is None:
             self.counts.spins += 1
         return self.now + 0.001  # what a loop that spins takes at least
 
@@ -547,35 +617,36 @@ class SimulatedFarm:
     # ---- what the coordinator wants ----------------------------------------------
 
     def _perform(self, effect: Effect) -> None:
-        assert self.counts.ends == 0 or isinstance(effect, End), f"{effect} after End"
+        says_leave = isinstance(effect, Send) and isinstance(effect.message, Shutdown)
+        assert self.counts.ends == 0 or says_leave, f"{effect} after Conclude"
         self.counts.effects += 1
         match effect:
             case Send():
                 self._send(effect.rank, effect.message)
             case Transact():
                 self._transact(effect)
-            case NoteInLog():
+            case NoteInLog() | TakeNothing():
                 pass
             case NoteAttempt():
                 self.noted.append(effect)
             case Tell():
                 self.told.append(effect.sentence)
-            case End():
+            case Conclude():
                 self.counts.ends += 1
                 self.ended_at = self.now
-                assert self.coordinator.transaction is None
+                assert self.coordinator.table.transaction is None
                 assert self.coordinator.phase is Phase.LEAVING
             case _:
                 assert_never(effect)
 
     def _send(self, rank: int, message: ToRank) -> None:
-        if isinstance(message, Leave):
+        if isinstance(message, Shutdown):
             self.counts.leaves[rank] += 1
         wire = pickle.dumps(message)
         self._deliver((rank, True), lambda: self.ranks[rank].hear(pickle.loads(wire)))
 
     def _transact(self, wanted: Transact) -> None:
-        assert self.coordinator.transaction is wanted, "two transactions at once"
+        assert self.coordinator.table.transaction is wanted, "two transactions at once"
         self.counts.transactions += 1
         self.counts.takes += wanted.take > 0
         if self.disk_seconds:
@@ -584,7 +655,7 @@ class SimulatedFarm:
             self._finish(wanted)
 
     def _finish(self, wanted: Transact) -> None:
-        if self.coordinator.transaction is not wanted:
+        if self.coordinator.table.transaction is not wanted:
             return  # who wanted it is dead
         if self.disk_fails:
             self.coordinator.on_storage_failed("the disk is full", self.now)
@@ -602,7 +673,7 @@ class SimulatedFarm:
     # ---- the link ----------------------------------------------------------------
 
     def post(self, rank: int, message: ToCoordinator) -> None:
-        """A rank says something: it arrives later, in the order of its words."""
+        """Deliver what a rank says: later, in the order of its words."""
         wire = pickle.dumps(message)
 
         def arrive() -> None:
@@ -620,7 +691,9 @@ class SimulatedFarm:
         age, coordinator = self._age, self.coordinator
 
         def arrive() -> None:
-            within = way[0] == coordinator.crew.own and coordinator is self.coordinator
+            within = (
+                way[0] == coordinator.rank_set.own and coordinator is self.coordinator
+            )
             if age == self._age or within:
                 event()
 
@@ -640,7 +713,7 @@ class SimulatedFarm:
         self.ends[lease.taskid, lease.attempt] = now
 
     def age_at_record(self, record: Record) -> float:
-        """Seconds between the end of a command and its record."""
+        """Return the seconds between the end of a command and its record."""
         return record.at - self.ends[record.result.taskid, record.result.attempt]
 
     # ---- what befalls it ---------------------------------------------------------
@@ -649,7 +722,7 @@ class SimulatedFarm:
         self.ranks[rank].get_signal(signum)
 
     def kill(self, rank: int, told_after: float | None = 0.1) -> None:
-        """A rank dies; MPI says so after some seconds, or never (None)."""
+        """Kill a rank; MPI says so after some seconds, or never (None)."""
         self.ranks[rank].die()
         if told_after is not None:
             self.after(told_after, lambda: self._tell_loss(rank))
@@ -660,37 +733,41 @@ class SimulatedFarm:
             self.check()
 
     def lose_messages(self) -> None:
-        """All that is under way is lost, and the ranks know it."""
+        """Lose all that is under way, and let the ranks know it."""
         self._age += 1
         self.coordinator.on_mended(self.now)
         self._rejoin_others()
 
     def _rejoin_others(self) -> None:
         for rank in self.ranks:
-            if rank.rank != self.coordinator.crew.own and not rank.silent:
+            is_own = rank.rank == self.coordinator.rank_set.own
+            if not (is_own or rank.silent or rank.left):
                 rank.rejoin()
 
     def lose_coordinator(self) -> None:
-        """Its rank dies, and the lowest that lives leads from here."""
+        """Kill the coordinator's rank; the lowest that lives leads from here."""
         old = self.coordinator
-        self.ranks[old.crew.own].die()
-        alive = [rank.rank for rank in self.ranks if not rank.silent]
-        crew = Crew(tuple(range(len(self.ranks))), alive[0], old.crew.workers, True)
+        self.ranks[old.rank_set.own].die()
+        alive = [r.rank for r in self.ranks if not (r.silent or r.left)]
+        rank_set = RankSet(
+            tuple(range(len(self.ranks))), alive[0], old.rank_set.workers, True
+        )
         self.coordinator = Coordinator(
             old.commands,
             old.definition,
-            crew,
+            rank_set,
             self.now,
             policy=old.policy,
             adopted=sorted(self.disk.held),
         )
-        self.coordinator.on_ranks_lost({*crew.ranks} - {*alive}, self.now)
+        self.coordinator.note_failed_before(0, self.disk.count_failed())
+        self.coordinator.on_ranks_lost({*rank_set.ranks} - {*alive}, self.now)
         self.lose_messages()
         self.ranks[alive[0]].rejoin()
         self.check()
 
     def hold_words_of(self, rank: int, seconds: float) -> None:
-        """What this rank says from now on arrives only after so many seconds."""
+        """Let what this rank says from now on arrive only after so many seconds."""
         self._arrivals[rank, False] = self.now + seconds
 
 
@@ -803,7 +880,7 @@ class FakePool:
             self.hands[worker].clear()
 
     def lose_worker(self, worker: int = 0) -> None:
-        """It is killed, and replaced."""
+        """Kill a worker; another takes its place."""
         leases = [*self.hands[worker]]
         self.hands[worker].clear()
         self._started.pop(worker, None)
@@ -811,12 +888,12 @@ class FakePool:
         self._events.append(WorkerLost(running, tuple(leases[1:]), -9))
 
     def refuse(self, reason: str, worker: int = 0) -> None:
-        """The worker can't begin the task that it came to."""
+        """Let a worker refuse the task that it came to."""
         self._started.pop(worker, None)
         self._events.append(LeaseRefused(self.hands[worker].popleft(), reason))
 
-    def lose_parent(self) -> None:
-        """All are dead."""
+    def lose_fork_server(self) -> None:
+        """Kill the fork server, and all workers with it."""
         leases = tuple(lease for hand in self.hands for lease in hand)
         self.running, self.gone = False, True
         self.hands = []
@@ -834,7 +911,7 @@ class FakePool:
         return self._started[worker] + self._seconds(hand[0].taskid)
 
     def _end_leases(self) -> None:
-        """Nothing more is started; what was not begun is dropped."""
+        """Start nothing more, and drop what was not begun."""
         self.running = False
         for hand in self.hands:
             while len(hand) > 1:

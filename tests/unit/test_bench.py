@@ -9,9 +9,11 @@ from tests.bench.farms import Attempt, best_makespan, gaps
 from tests.bench.goals import (
     goals,
     table_of_goals,
+    table_of_granularity,
     table_of_rates,
     times_with_as_many_tasks,
 )
+from tests.bench.granularity import durations, find_metg, find_shares, tasks_for
 from tests.bench.measurements import ONE_RANK
 from tests.bench.plot import Bar, bar_chart
 from tests.bench.report import BEGIN, END, plot, replace_between_marks
@@ -116,3 +118,32 @@ def test_a_bar_is_as_long_as_its_value():
     )
     _, first, second = [float(rect.attrib["width"].rstrip("%")) for rect in rects]
     assert second == pytest.approx(first / 4)
+
+
+def test_the_granularity_is_where_the_share_of_time_in_tasks_falls_below():
+    shares = find_shares(lambda seconds: seconds / (seconds + 0.01))
+    assert find_metg(shares, 0.5) == pytest.approx(0.01, rel=0.1)
+    assert find_metg(shares, 0.95) == pytest.approx(0.19, rel=0.1)
+    assert shares[-1][1] < 0.5 <= shares[-2][1], "shorter ones are not tried"
+
+
+def test_a_share_that_was_never_reached_or_never_missed_has_no_granularity():
+    assert isnan(find_metg([(0.5, 0.4)], 0.5))
+    always = find_shares(lambda _: 0.99)
+    assert [seconds for seconds, _ in always] == [*durations()]
+    assert isnan(find_metg(always, 0.95))
+    assert find_shares(lambda _: float("nan"))[1:] == []
+
+
+def test_so_many_tasks_are_run_that_all_workers_are_busy():
+    assert tasks_for(0.1, 8, 4.0) == 320
+    assert tasks_for(10.0, 8, 4.0) == 8
+
+
+def test_the_page_shows_the_granularity_of_each_contender():
+    results = create_results()
+    assert table_of_granularity(results) == []
+    results.add_figures("METG(50 %), GNU parallel", [0.02])
+    results.add_figures("METG(95 %), GNU parallel", [0.2])
+    row = row_of(table_of_granularity(results), "GNU parallel")
+    assert row == ["GNU parallel", "20.0 ms", "200.0 ms"]

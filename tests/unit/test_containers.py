@@ -1,6 +1,6 @@
 """The container runners' options, command lines and environments; nothing is started.
 
-`Runtime` stands in for the owner of processes and notes what it is asked to start.
+`Runtime` replaces the owner of processes and records the commands that it is to start.
 """
 
 import errno
@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm import processes
-from mpifarm.config import RunnerDefinition
 from mpifarm.containers import (
     ApptainerRunner,
     ContainerRunner,
@@ -21,15 +19,17 @@ from mpifarm.containers import (
     ShifterRunner,
 )
 from mpifarm.errors import InputError
-from mpifarm.gpus import Gpus
+from mpifarm.model.settings import RunnerDefinition
 from mpifarm.runners import ARGUMENT_LIMIT, check_runner, create_runner
+from mpifarm.system import task_command
+from mpifarm.system.gpus import Gpus
 from tests.support import ROOT
 
 ALL = [ShifterRunner, ApptainerRunner, PodmanRunner]
 
 
 class Runtime:
-    """Notes the last command, and says what it is told to say."""
+    """A fake runtime that records the last command, and returns a given status."""
 
     def __init__(self) -> None:
         self.argv: list[str] = []
@@ -58,8 +58,8 @@ class Runtime:
 def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runtime:
     """All runtimes on PATH, a worker's environment, a directory for temporary ones."""
     runtime = Runtime()
-    monkeypatch.setattr(processes, "start_command", runtime.start)
-    monkeypatch.setattr(processes, "wait_command", runtime.wait)
+    monkeypatch.setattr(task_command, "start_command", runtime.start)
+    monkeypatch.setattr(task_command, "wait_command", runtime.wait)
     for name in os.environ:
         monkeypatch.delenv(name)
     (tmp_path / "bin").mkdir()
@@ -129,7 +129,7 @@ def test_podman_alone_is_told_the_limit_that_others_inherit(
 ) -> None:
     run(runner_class("a"))
     assert not [word for word in runtime.argv if "ulimit" in word]
-    monkeypatch.setattr(processes, "memory_limit", lambda: 500)
+    monkeypatch.setattr(task_command, "memory_limit", lambda: 500)
     run(runner_class("a"))
     told = [word for word in runtime.argv if "ulimit" in word]
     assert told == (["--ulimit=data=500:500"] if runner_class is PodmanRunner else [])
@@ -210,7 +210,7 @@ def test_an_image_of_apptainer_that_is_not_there_is_told(
     with pytest.raises(InputError) as caught:
         check_runner(RunnerDefinition("box", name, {"image": image}, "r.ini"))
     assert str(caught.value).startswith(
-        f"the runner 'box' in r.ini: the image {image} is not there: name a file, "
+        f"the runner 'box' in r.ini: the image {image} does not exist: name a file, "
     )
 
 
@@ -311,8 +311,8 @@ def test_a_temporary_directory_that_cannot_be_mounted_is_told_at_the_start(
     with pytest.raises(InputError) as caught:
         runner_class("a", tempdir="yes")
     assert str(caught.value) == (
-        f"{runner.program} can't mount {directory}, for the {mark!r} in its name: "
-        "set TMPDIR to another directory"
+        f"{runner.program} can't mount {directory}, because of the {mark!r} in"
+        " its name: set TMPDIR to another directory"
     )
     assert list(directory.iterdir()) == []
 
@@ -322,7 +322,9 @@ def test_podman_does_not_start_in_a_directory_that_it_cannot_mount(
 ) -> None:
     Path("run:1").mkdir()
     monkeypatch.chdir("run:1")
-    with pytest.raises(InputError, match="run:1, for the ':' in its name: start mpif"):
+    with pytest.raises(
+        InputError, match="run:1, because of the ':' in its name: start mpif"
+    ):
         PodmanRunner("a")
 
 

@@ -1,4 +1,4 @@
-"""The package's floors: who may import whom, and who owns what is outside."""
+"""The package's floors: imports between rooms, and the owners of outside things."""
 
 import ast
 from collections.abc import Iterator
@@ -13,60 +13,37 @@ PACKAGE = Path(mpifarm.__file__).parent
 FLOORS = {
     "": 0,  # mpifarm itself: the version
     "errors": 0,
-    "task": 1,
-    "classes": 1,
-    "config": 1,
-    "launcher": 2,
-    "logfiles": 2,
-    "messages": 2,
-    "processes": 2,
-    "shellwords": 2,
-    "signals": 2,
-    "slurm": 2,
-    "supervision": 2,
-    "waiting": 2,
-    "cpus": 3,
-    "decisions": 3,
-    "gpus": 3,
+    "batch": 0,
+    "model": 0,
+    "system": 1,
+    "plugins": 2,
     "runners": 3,
-    "surroundings": 3,
-    "arguments": 4,
-    "comm": 4,
-    "console": 4,
+    "tasklists": 3,
+    "output": 3,
+    "transport": 3,
+    "coordinator": 3,
     "containers": 4,
-    "coordinator": 4,
-    "lock": 4,
-    "plugins": 4,
+    "templates": 4,
+    "lists": 4,
     "pool": 4,
-    "report": 4,
-    "tasklists": 4,
-    "workdir": 4,
-    "place": 5,
-    "rank": 5,
-    "templates": 5,
-    "conductor": 6,
-    "first_rank": 7,
-    "check": 8,
-    "farm": 8,
-    "log": 8,
-    "retry": 8,
-    "selftest": 8,
-    "supervise": 8,
-    "cli": 9,
-    "__main__": 10,
+    "store": 4,
+    "audit": 5,
+    "farm": 5,
+    "commands": 6,
+    "__main__": 7,
 }
-"""A module imports only from lower floors; a package counts as one unit."""
+"""A room imports only from lower floors."""
 
 OWNERS = {
-    "mpi4py": {"comm"},
-    "filelock": {"lock"},
-    "subprocess": {"processes", "pool", "supervise"},
-    "multiprocessing": {"processes", "pool"},
-    "_posixsubprocess": {"processes", "pool"},
+    "mpi4py": {"transport.mpi"},
+    "filelock": {"system.lock"},
+    "subprocess": {"system.processes", "pool", "commands.supervise"},
+    "multiprocessing": {"system.processes", "pool"},
+    "_posixsubprocess": {"system.processes", "pool"},
     "pty": set(),
-    "argparse": {"arguments"},
+    "argparse": {"commands.options", "commands.subcommand"},
 }
-"""Who may import what; a module that is not named here is free for all."""
+"""The module or room that may import it; what is not named here is free for all."""
 
 STARTS_PROCESSES = {
     *("fork", "forkpty", "posix_spawn", "posix_spawnp", "popen", "system"),
@@ -74,17 +51,26 @@ STARTS_PROCESSES = {
     *("spawnl", "spawnle", "spawnlp", "spawnlpe"),
     *("spawnv", "spawnve", "spawnvp", "spawnvpe"),
 }
-"""Functions of `os` that are left to `processes` and the pool."""
+"""Functions of `os` that are left to `processes`, `task_command` and the pool."""
 
 
-def unit_of(path: Path) -> str:
-    """``pool`` for pool/worker.py, ``comm`` for comm.py."""
-    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "" if first == "__init__" else first
+def name_of(path: Path) -> str:
+    """Return ``pool.worker`` for pool/worker.py, ``pool`` for pool/__init__.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+SOURCES = {name_of(path): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+"""The text of each module, by its name."""
+
+
+def room_of(name: str) -> str:
+    """Return ``pool`` for ``pool.worker``."""
+    return name.split(".", maxsplit=1)[0]
 
 
 def imported_names(tree: ast.AST, package: str) -> Iterator[str]:
-    """Full names of all that is imported anywhere, in functions too."""
+    """Yield the full names of all imports, even in functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -94,97 +80,116 @@ def imported_names(tree: ast.AST, package: str) -> Iterator[str]:
             yield from (".".join([*parts, alias.name]) for alias in node.names)
 
 
-def imported_units(tree: ast.AST, package: str) -> Iterator[str]:
-    """Units of mpifarm among them."""
-    for name in imported_names(tree, package):
-        top, _, rest = name.partition(".")
+def package_of(name: str) -> str:
+    """Return the package in which a module's relative imports begin."""
+    is_package = any(other.startswith(f"{name}.") for other in SOURCES) or not name
+    return f"mpifarm.{name if is_package else name.rpartition('.')[0]}".rstrip(".")
+
+
+def imported_modules(name: str, source: str) -> set[str]:
+    """Return the modules of mpifarm that the module `name` imports."""
+    found = set()
+    for imported in imported_names(ast.parse(source), package_of(name)):
+        top, _, rest = imported.partition(".")
+        while top == "mpifarm" and rest not in SOURCES:
+            rest = rest.rpartition(".")[0]  # a name in a module
         if top == "mpifarm":
-            unit = rest.split(".")[0]
-            # `from mpifarm import __version__` imports the package itself
-            yield unit if unit in FLOORS else ""
+            found.add(rest)
+    return found - {name}
 
 
-def breaches(unit: str, source: str, package: str = "mpifarm") -> list[str]:
-    """What `source`, as a module of `unit`, does against the rules."""
-    tree = ast.parse(source)
+def breaches(name: str, source: str) -> list[str]:
+    """Return the breaches of the rules by `source`, as the module `name`."""
+    room, tree = room_of(name), ast.parse(source)
     found = [
-        f"{unit} imports {other}, which is no lower floor"
-        for other in imported_units(tree, package)
-        if other != unit and FLOORS[other] >= FLOORS[unit]
+        f"{name} imports {other}, which is on no lower floor"
+        for other in sorted(imported_modules(name, source))
+        if room_of(other) != room and FLOORS[room_of(other)] >= FLOORS[room]
     ]
-    for name in imported_names(tree, package):
-        top, _, rest = name.partition(".")
-        if unit not in OWNERS.get(top, {unit}):
-            found.append(f"{unit} imports {top}")
+    for imported in imported_names(tree, package_of(name)):
+        top, _, rest = imported.partition(".")
+        if not {name, room} & OWNERS.get(top, {name}):
+            found.append(f"{name} imports {top}")
         if top == "os" and rest in STARTS_PROCESSES:
-            found.append(f"{unit} imports os.{rest}")
+            found.append(f"{name} imports os.{rest}")
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(ast.Name("os"), attr) if attr in STARTS_PROCESSES:
-                found.append(f"{unit} uses os.{attr}")
-    if unit in ("processes", "pool"):
+                found.append(f"{name} uses os.{attr}")
+    if "pool" in (name, room) or name in ("system.processes", "system.task_command"):
         found = [breach for breach in found if " os." not in breach]
     return found
 
 
-SOURCES = sorted(PACKAGE.rglob("*.py"))
+def find_circle(arrows: dict[str, set[str]]) -> list[str]:
+    """Return modules that import each other around a circle, or nothing."""
+    arrows = {name: set(others) for name, others in arrows.items()}
+    while leaves := [name for name, others in arrows.items() if not others]:
+        for leaf in leaves:
+            del arrows[leaf]
+        for others in arrows.values():
+            others.difference_update(leaves)
+    return sorted(arrows)
 
 
-def module_id(path: Path) -> str:
-    return str(path.relative_to(PACKAGE))
+@pytest.mark.parametrize("name", SOURCES)
+def test_each_module_stands_on_a_floor(name):
+    assert room_of(name) in FLOORS
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_id)
-def test_each_module_stands_on_a_floor(path):
-    assert unit_of(path) in FLOORS
+@pytest.mark.parametrize("name", SOURCES)
+def test_each_module_keeps_to_its_floor_and_leaves_outside_things_to_their_owners(name):
+    assert breaches(name, SOURCES[name]) == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_id)
-def test_each_module_keeps_to_its_floor_and_leaves_outside_things_to_their_owners(path):
-    package = ".".join(["mpifarm", *path.relative_to(PACKAGE).parts[:-1]])
-    assert breaches(unit_of(path), path.read_text(), package) == []
+def test_each_floor_has_its_modules():
+    assert set(FLOORS) - set(map(room_of, SOURCES)) == set()
 
 
-def test_each_floor_has_its_module():
-    units = {unit_of(path) for path in SOURCES}
-    assert set(FLOORS) - units == set()
+def test_no_modules_import_each_other_around_a_circle():
+    arrows = {name: imported_modules(name, text) for name, text in SOURCES.items()}
+    assert find_circle(arrows) == []
+
+
+def test_a_circle_is_found():
+    assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["a", "b", "c"]
+    assert find_circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
 @pytest.mark.parametrize(
-    ("unit", "source", "package"),
+    ("name", "source"),
     [
-        ("task", "from mpifarm.messages import Assign", "mpifarm"),
-        ("task", "from mpifarm import messages", "mpifarm"),
-        ("task", "import mpifarm.cli", "mpifarm"),
-        ("task", "from . import cli", "mpifarm"),
-        ("task", "from .comm import Link", "mpifarm"),
-        ("pool", "from ..rank import Rank", "mpifarm.pool"),
-        ("pool", "from .. import farm", "mpifarm.pool"),
-        ("rank", "from mpifarm.farm import Farm", "mpifarm"),
-        ("farm", "def f():\n    import mpi4py", "mpifarm"),
-        ("farm", "from mpi4py import MPI", "mpifarm"),
-        ("workdir", "from filelock import FileLock", "mpifarm.workdir"),
-        ("runners", "import subprocess", "mpifarm"),
-        ("runners", "import os\nos.posix_spawn('/bin/true', ['true'], {})", "mpifarm"),
-        ("runners", "from os import fork", "mpifarm"),
+        ("model.task", "from mpifarm.coordinator.state import Phase"),
+        ("model.task", "from mpifarm import runners"),
+        ("model.task", "import mpifarm.commands.main"),
+        ("tasklists", "from . import containers"),
+        ("tasklists", "from .store import FileStore"),
+        ("pool", "from ..farm import Farm"),
+        ("pool.worker", "from .. import farm"),
+        ("farm.agent", "from mpifarm.commands.main import main"),
+        ("farm.process", "def f():\n    import mpi4py"),
+        ("farm.process", "from mpi4py import MPI"),
+        ("store.store", "from filelock import FileLock"),
+        ("runners", "import subprocess"),
+        ("runners", "import os\nos.posix_spawn('/bin/true', ['true'], {})"),
+        ("runners", "from os import fork"),
     ],
 )
-def test_a_breach_is_found(unit, source, package):
-    assert breaches(unit, source, package) != []
+def test_a_breach_is_found(name, source):
+    assert breaches(name, source) != []
 
 
 @pytest.mark.parametrize(
-    ("unit", "source", "package"),
+    ("name", "source"),
     [
         (
-            "cli",
-            "from mpifarm import __version__\nimport mpifarm.farm",
-            "mpifarm",
+            "commands.main",
+            "from mpifarm import __version__\nimport mpifarm.farm.process",
         ),
-        ("pool", "from mpifarm.pool.worker import x\nfrom . import y", "mpifarm.pool"),
-        ("pool", "from ..processes import start\nimport os\nos.fork()", "mpifarm.pool"),
-        ("comm", "from mpi4py import MPI", "mpifarm"),
+        ("pool", "from mpifarm.pool.worker import x\nfrom . import client"),
+        ("pool.worker", "from ..system.processes import start\nimport os\nos.fork()"),
+        ("transport.mpi", "from mpi4py import MPI"),
     ],
 )
-def test_what_is_allowed_is_no_breach(unit, source, package):
-    assert breaches(unit, source, package) == []
+def test_what_is_allowed_is_no_breach(name, source):
+    assert breaches(name, source) == []

@@ -1,12 +1,12 @@
-"""The runners' options, and how a definition becomes a runner; nothing is started."""
+"""The options of runners, and runners made of definitions; nothing is started."""
 
 import os
 from typing import Any
 
 import pytest
 
-from mpifarm.config import RunnerDefinition
 from mpifarm.errors import InputError
+from mpifarm.model.settings import RunnerDefinition
 from mpifarm.runners import (
     BasicRunner,
     Runner,
@@ -56,14 +56,14 @@ class VariableRunner(HalfRunner):
 
 
 class ForgetfulRunner(Runner):
-    """It derives from the base and leaves out `run`."""
+    """A runner that derives from the base and lacks `run`."""
 
     def terminate(self) -> None:
         pass
 
 
 class LateRunner:
-    """Its methods are those of what it is made around."""
+    """A runner that gets its methods from another object."""
 
     def __init__(self, image: str) -> None:
         self.inner = GoodRunner(image=image)
@@ -159,7 +159,7 @@ def test_an_exception_of_the_users_constructor_is_one_sentence_with_its_type() -
 
 def test_a_class_that_is_no_runner_is_told_with_the_method_it_lacks() -> None:
     assert complaint(definition("HalfRunner")).endswith(
-        "HalfRunner is no runner: it has no method terminate()"
+        "HalfRunner is not a runner: it has no method terminate()"
     )
     assert "terminate()" in complaint(definition("VariableRunner"))
     assert "run()" in complaint(definition("builtins.dict"))
@@ -168,8 +168,8 @@ def test_a_class_that_is_no_runner_is_told_with_the_method_it_lacks() -> None:
 def test_a_class_of_another_kind_is_no_runner_whatever_options_it_takes() -> None:
     dotted = "mpifarm.tasklists.ListTaskList"
     assert complaint(definition(dotted)) == (
-        f"the runner 'mine' in /etc/r.ini: its class {dotted} is no runner: it has no "
-        "method run()"
+        f"the runner 'mine' in /etc/r.ini: its class {dotted} is not a runner: it has"
+        " no method run()"
     )
 
 
@@ -219,16 +219,19 @@ def test_a_shell_is_used_where_needed_or_always_or_never(shell: str) -> None:
         ({"shell": "Auto"}, "the option shell is 'Auto': write auto, always or never"),
         ({"shell": ""}, "the option shell is ''"),
         ({"shell": "never", "setup": "x"}, "setup needs a shell, and shell = never"),
-        ({"Shell": "never"}, "no option Shell; there are shell, setup, cwd and env."),
+        (
+            {"Shell": "never"},
+            "no option Shell (did you mean shell?); there are shell, setup, cwd",
+        ),
         ({"env": "A=1"}, "there is no option env;"),
-        ({"env.": "1"}, "the option env. names no variable: write env.NAME"),
-        ({"env.A=B": "1"}, "env.A=B names no variable"),
-        ({"env.A": "a\0b"}, "env.A names no variable"),
-        ({"env.PROC_NUMBER": "1"}, "can't be: the farm sets PROC_NUMBER"),
-        ({"env.MPIFARM_RANK": "1"}, "can't be: the farm sets MPIFARM_RANK"),
+        ({"env.": "1"}, "the option env. does not name a variable: write env.NAME"),
+        ({"env.A=B": "1"}, "env.A=B does not name a variable"),
+        ({"env.A": "a\0b"}, "env.A does not name a variable"),
+        ({"env.PROC_NUMBER": "1"}, "can't be set: the farm sets PROC_NUMBER"),
+        ({"env.MPIFARM_RANK": "1"}, "can't be set: the farm sets MPIFARM_RANK"),
         ({"cwd": "no/such"}, "the option cwd is no/such, and "),
         ({"cwd": "~/no/such"}, "the option cwd is ~/no/such, and /home/of/me/no/such"),
-        ({"cwd": "/etc/passwd"}, "/etc/passwd is no directory: create it, or name"),
+        ({"cwd": "/etc/passwd"}, "/etc/passwd is not a directory: create it, or name"),
     ],
 )
 def test_a_wrong_option_is_told_with_its_remedy(

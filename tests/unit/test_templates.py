@@ -1,16 +1,16 @@
-"""The template handler: what its replacement strings mean, and how they are quoted.
+"""The template handler: the values of its replacement strings, and their quoting.
 
-Rules of this file: what a command is, is written out here; that a real bash and a real
-GNU parallel agree is shown in tests/process/test_templates_in_bash.py.
+Rules of this file: each command is written out here.  Comparisons with a real bash and
+a real GNU parallel are in tests/process/test_templates_in_bash.py.
 """
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpifarm.config import HandlerDefinition
 from mpifarm.errors import InputError
-from mpifarm.shellwords import split_direct
+from mpifarm.model.settings import HandlerDefinition
+from mpifarm.plugins.shell_split import split_direct
 from mpifarm.tasklists import open_tasklist
 from mpifarm.templates import TemplateTaskList, parse_template
 
@@ -203,17 +203,17 @@ def test_an_empty_command_is_told(template):
         ("p $(({} + 1))", "{} in ((...))"),
         ('p "$((1 + {}))"', "{} in ((...))"),
         ("for ((i=0; i<{}; i++)); do p; done", "{} in ((...))"),
-        ("p $(( $(q '') )) {}", "{} behind (("),
-        ("p ${v:-{}}", "{} behind ${"),
-        ('p "${v#\'}" {/}', "{/} behind ${"),
-        ("p $[1+{}]", "{} behind $["),
-        ("p ${}", "{} behind a $"),
-        ('p "${#}"', "{#} behind a $"),
+        ("p $(( $(q '') )) {}", "{} after (("),
+        ("p ${v:-{}}", "{} after ${"),
+        ('p "${v#\'}" {/}', "{/} after ${"),
+        ("p $[1+{}]", "{} after $["),
+        ("p ${}", "{} after a $"),
+        ('p "${#}"', "{#} after a $"),
         ("cat <<E\n{}\nE", "{} in a here-document"),
         ("cat <<E '\n' {}\nE", "{} in a here-document"),
-        ('p "$(case {} in a) q;; esac)"', "{} behind a case in $(...)"),
-        ('p "$(case a in a) q;; es\\\nac) {}"', "{} behind a case in $(...)"),
-        ('p "$(case a in a) q "\'";; es\\\nac) {}" \'', "{} behind a case in"),
+        ('p "$(case {} in a) q;; esac)"', "{} after a case in $(...)"),
+        ('p "$(case a in a) q;; es\\\nac) {}"', "{} after a case in $(...)"),
+        ('p "$(case a in a) q "\'";; es\\\nac) {}" \'', "{} after a case in"),
         ("cat <\\\n<E\n{}\nE", "{} in a here-document"),
         ("p $\\\n'{}'", "{} in $'...'"),
         ("p (\\\n({}))", "{} in ((...))"),
@@ -222,14 +222,14 @@ def test_an_empty_command_is_told(template):
 def test_a_place_without_a_sure_quoting_is_told_with_the_remedy(template, place):
     said = complaint(template)
     assert place in said
-    assert "write f={" in said
+    assert "begin the command with f={" in said
 
 
 @pytest.mark.parametrize(
     "template", ["p >& {}", "p >&x{/.}", 'p >& "{}"', "p >&\\\n{}", "p >&1{}", "p >&"]
 )
 def test_what_bash_reads_twice_is_told_with_the_remedy(template):
-    assert "behind >&, which bash reads twice: write &> instead" in complaint(template)
+    assert "after >&, which bash reads twice: write &> instead" in complaint(template)
     assert rendered("p >& $log.{#}") == "p >& $log.7"
 
 

@@ -1,0 +1,1 @@
+"""A workdir, audited and mended without a farm."""

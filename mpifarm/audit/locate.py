@@ -1,0 +1,67 @@
+"""Where one task is, and which farm has it, by the files of a workdir.
+
+Rules of this file: pure; contents in, locations out, and no words about them.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mpifarm.audit.audit import ClaimView, Contents, audit_contents, learn_tasks
+from mpifarm.store.task_map import Location, TaskMap
+
+
+class LocatedTask(NamedTuple):
+    """Where one task is, at one moment."""
+
+    location: Location
+    holder: ClaimView | None
+    """The claim of the farm that has it, be that alive or dead."""
+    may_start: bool
+    """Whether any farm is at work."""
+
+
+class TaskLocator:
+    """Where the tasks of a list are, at one moment.
+
+    `total` is how many the list has; it may have more than `tasks` knows, since lines
+    were added.  `has_own_state`: the tasklist keeps its own state, and the status
+    files say nothing.
+    """
+
+    def __init__(
+        self, contents: Contents, tasks: TaskMap, total: int, *, has_own_state: bool
+    ) -> None:
+        self.claims = contents.claims
+        self.total = total
+        self._tasks = tasks
+        self._all_run = contents.toprocess is None
+        self._has_own_state = has_own_state
+
+    def knows(self, taskid: int) -> bool:
+        """Return whether there may be such a task."""
+        return self._has_own_state or taskid < self.total
+
+    def locate(self, taskid: int) -> LocatedTask:
+        """Return where a task is."""
+        location, holder = self._tasks.find(taskid), None
+        if location is Location.CLAIMED:
+            holder = next(each for each in self.claims if taskid in each.held)
+        elif self._has_own_state:
+            location = Location.UNKNOWN
+        elif taskid >= self._tasks.total and self._all_run:
+            location = Location.QUEUED
+        may_start = any(each.may_live for each in self.claims)
+        return LocatedTask(location, holder, may_start)
+
+
+def locate_tasks(
+    contents: Contents, texts: Sequence[str] | None, *, has_own_state: bool
+) -> TaskLocator:
+    """Return where all tasks are; `texts` are the tasklist's, where that is known."""
+    if has_own_state:
+        contents = contents._replace(toprocess=None, finished=None, failed=None)
+    tasks = learn_tasks(contents) if texts is None else texts
+    audit = audit_contents(contents, tasks, list_is_known=texts is not None)
+    return TaskLocator(
+        contents, audit.locations, len(tasks), has_own_state=has_own_state
+    )

@@ -1,0 +1,246 @@
+"""Failed tasks go back to ``toprocess``.
+
+Rules of this file: into ``toprocess`` first, then out of ``failed``, each by one
+rename under the lock; between the two a task stands in both, which means that it is to
+be processed.  What a claim holds is not touched.
+"""
+
+import os
+import shlex
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from mpifarm.audit.audit import Audit, Contents, FindingKind, audit_contents
+from mpifarm.audit.ledger_rewrite import LedgerRewrite, rewrite_ledger
+from mpifarm.audit.snapshot import examine
+from mpifarm.errors import InputError, StorageError
+from mpifarm.model.id_ranges import name_ids
+from mpifarm.model.paths import WorkdirPaths, repair_staging_of
+from mpifarm.model.wording import agree, counted
+from mpifarm.store.farm_liveness import Machine
+from mpifarm.store.fingerprint import ListMatch
+from mpifarm.store.optimistic import write_optimistically
+from mpifarm.store.queue import insert
+from mpifarm.store.status_lines import encode_lines
+from mpifarm.store.task_map import Location
+from mpifarm.store.types import HeldLock
+from mpifarm.store.validate import describe_interrupted_remap
+from mpifarm.system import file_contents, files
+
+LOCK_SECONDS = 10.0
+"""How long a retry waits for the lock."""
+
+
+class Wanted(NamedTuple):
+    """Which of the failed tasks: all, or those that each condition lets through."""
+
+    ids: frozenset[int] | None = None
+    statuses: frozenset[int] | None = None
+    """As `attempts.tsv` has them: -n for a task that signal n has killed."""
+
+
+class Retried(NamedTuple):
+    """The result of a retry."""
+
+    moved: list[int]
+    held: list[int]
+    """Failed tasks that were left because a claim holds them."""
+    unknown: list[int]
+    """Failed tasks that were left because no attempt of theirs was recorded."""
+
+
+# ---- which --------------------------------------------------------------------------
+
+
+def read_last_statuses(content: bytes) -> dict[int, int]:
+    """Return the status of the last attempt of each task, from ``attempts.tsv``."""
+    last: dict[int, int] = {}
+    for line in content.split(b"\n")[:-1]:
+        fields = line.split(b"\t", 3)
+        try:
+            last[int(fields[0])] = int(fields[2])
+        except (ValueError, IndexError):
+            continue  # The header, or a torn line.
+    return last
+
+
+def spread_status(status: int) -> frozenset[int]:
+    """Return all statuses that mean the same: a shell says 137 for signal 9."""
+    if status < 0:
+        return frozenset({status, 128 - status})
+    return frozenset({status, 128 - status} if status > 128 else {status})
+
+
+def choose(wanted: Wanted, audit: Audit, statuses: dict[int, int]) -> Retried:
+    """Choose the tasks to be moved; raise `InputError` for an id that can't be."""
+    find = audit.locations.find
+    failed = {each for each in audit.failed.ids if find(each) is not Location.FINISHED}
+    if wanted.ids is not None:
+        _refuse(wanted.ids, failed, audit)
+        failed &= wanted.ids
+    unknown: set[int] = set()
+    if wanted.statuses is not None:
+        unknown = {taskid for taskid in failed if taskid not in statuses}
+        failed = {each for each in failed if statuses.get(each) in wanted.statuses}
+    held = {taskid for taskid in failed if find(taskid) is Location.CLAIMED}
+    return Retried(sorted(failed - held), sorted(held), sorted(unknown))
+
+
+_WHY = {
+    Location.FINISHED: "finished, and a finished task never runs again",
+    Location.CLAIMED: "with a farm",
+    Location.QUEUED: "still to be processed",
+    Location.NOWHERE: "in no file (mpifarm check says more)",
+}
+"""Why a task can't be run again."""
+
+
+def _refuse(ids: Collection[int], failed: set[int], audit: Audit) -> None:
+    """Raise `InputError` that names the ids that have not failed, and why."""
+    unknown = sorted(taskid for taskid in ids if taskid >= len(audit.tasks))
+    if unknown:
+        task = agree(len(unknown), "task", "tasks")
+        are = agree(len(unknown), "is", "are")
+        raise InputError(
+            f"{task} {name_ids(unknown)} {are} not in the list"
+            f" ({counted(len(audit.tasks))}); nothing was put back"
+        )
+    reasons: dict[str, list[int]] = {}
+    for taskid in sorted(ids):
+        location = audit.locations.find(taskid)
+        if taskid not in failed or location is Location.CLAIMED:
+            reasons.setdefault(_WHY[location], []).append(taskid)
+    if reasons:
+        told = "; ".join(f"{name_ids(ids)}: {why}" for why, ids in reasons.items())
+        raise InputError(
+            f"these can't run again, as they have not failed: {told}; leave them out"
+        )
+
+
+# ---- moving -------------------------------------------------------------------------
+
+
+class Moves(NamedTuple):
+    """The new contents of the files, made of the old ones.
+
+    Tasks that were added to the list go to ``added``: plain farmers die of an id that
+    they don't know.
+    """
+
+    retried: Retried
+    toprocess: bytes
+    added: bytes
+    failed: bytes
+
+
+def plan_moves(
+    contents: Contents,
+    tasks: Sequence[str],
+    wanted: Wanted,
+    statuses: dict[int, int],
+    root: str,
+) -> Moves:
+    """Plan the new files; raise `InputError` where nothing can be moved."""
+    audit = audit_contents(contents, tasks)
+    _validate_readiness(contents, audit, root)
+    assert audit.toprocess is not None
+    retried = choose(wanted, audit, statuses)
+    # A task that plain farmers have put into toprocess stays there.
+    first = audit.first_added
+    back = {each for each in retried.moved if each < first}
+    later = {*retried.moved} - back - {*audit.toprocess.ids}
+    rewrite = LedgerRewrite(
+        frozenset(retried.moved),
+        keep_last=True,
+        list_is_same=False,
+        keep_length=bool(contents.claims),
+    )
+    return Moves(
+        retried,
+        encode_lines(sorted({*audit.toprocess.ids, *back}), audit.tasks),
+        _add(contents.added or b"", sorted(later), audit.tasks),
+        rewrite_ledger(contents.failed or b"", audit.tasks, rewrite),
+    )
+
+
+def _add(added: bytes, taskids: Sequence[int], tasks: Sequence[str]) -> bytes:
+    """Return ``added`` with these tasks; lines of a longer list stay as they are."""
+    blocks = insert(added, 0, tasks, taskids) if taskids else [added]
+    return b"".join(map(file_contents.bytes_of, blocks))
+
+
+def _validate_readiness(contents: Contents, audit: Audit, root: str) -> None:
+    """Raise `InputError` where ``toprocess`` can't be added to."""
+    if contents.disk_failed:
+        raise StorageError(contents.unread[0])
+    if contents.unread:
+        raise InputError(contents.unread[0])
+    if contents.remap_begun:
+        raise InputError(describe_interrupted_remap(root))
+    if not contents.begun:
+        raise InputError(
+            f"nothing was begun in {root}, so no task has failed; or its tasklist "
+            "keeps its own state (then name the handler, -t)"
+        )
+    if audit.match is ListMatch.EDITED:
+        raise InputError(
+            f"the tasklist was edited since {root} was begun: name the list as it was "
+            "(--list FILE)"
+        )
+    if audit.toprocess is None:
+        raise InputError(
+            f"there is no toprocess in {root}, so every task that has not finished "
+            "runs at the next start, those that failed too: give the farm's command"
+            " again"
+        )
+    queues = (audit.toprocess, audit.added)
+    odd = any(each.odd for each in queues) or audit.failed.aliens
+    if odd or audit.find(FindingKind.UNSORTED):
+        raise InputError(
+            f"some lines in {root} are torn, in disorder, or not of the tasklist: "
+            f"{shlex.join(['mpifarm', 'check', root])} names them, and the remedy"
+        )
+
+
+def rehearse(path: str, tasks: Sequence[str], machine: Machine, wanted: Wanted) -> None:
+    """Raise the `InputError` that `retry` would, without the lock."""
+    paths = WorkdirPaths(os.path.abspath(path))
+    statuses = _read_statuses(paths)
+    plan_moves(examine(paths.root, machine), tasks, wanted, statuses, path)
+
+
+def _read_statuses(paths: WorkdirPaths) -> dict[int, int]:
+    return read_last_statuses(files.find_content(paths.attempts) or b"")
+
+
+def retry(
+    path: str, tasks: Sequence[str], lock: HeldLock, machine: Machine, wanted: Wanted
+) -> Retried:
+    """Requeue the wanted tasks, and return what was done."""
+    paths = WorkdirPaths(os.path.abspath(path))
+    statuses = _read_statuses(paths)
+
+    def compose(contents: Contents) -> tuple[Contents, Moves]:
+        return contents, plan_moves(contents, tasks, wanted, statuses, path)
+
+    _, moves = write_optimistically(
+        lock,
+        lambda: examine(paths.root, machine),
+        compose,
+        lambda change: _move(paths, *change),
+        is_current=lambda contents: examine(paths.root, machine) == contents,
+        is_needed=lambda change: bool(change[1].retried.moved),
+        seconds=LOCK_SECONDS,
+    )
+    return moves.retried
+
+
+def _move(paths: WorkdirPaths, contents: Contents, moves: Moves) -> None:
+    """Replace the files, ``toprocess`` first: a kill loses none.  Lock held."""
+    for path, before, content in (
+        (paths.toprocess, contents.toprocess, moves.toprocess),
+        (paths.added, contents.added or b"", moves.added),
+        (paths.failed, contents.failed, moves.failed),
+    ):
+        if content != before:
+            files.replace(path, repair_staging_of(path), content)

@@ -1,0 +1,16 @@
+"""The commands that a user types: the farm, and the subcommands."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+SUBCOMMANDS: Final[Mapping[str, Sequence[str]]] = {
+    "check": ("--repair", "--assume-idle"),
+    "log": ("--attempt", "--follow"),
+    "retry": ("--failed", "--ids", "--status"),
+    "selftest": ("--kill-a-rank",),
+    "supervise": ("--max-restarts",),
+}
+"""The subcommands, and the options of each that a farm does not have.
+
+Each is a module of this package with ``main(argv, console, environ) -> int``.
+"""

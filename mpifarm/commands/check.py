@@ -1,0 +1,360 @@
+"""``mpifarm check``: what is true of a workdir, as a table, and its repair.
+
+Rules of this file: arguments and words.  `mpifarm.audit.audit` finds what is wrong,
+`mpifarm.audit.repair` mends it.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mpifarm.audit.audit import (
+    NOTICES,
+    Audit,
+    AuditFinding,
+    ClaimView,
+    Contents,
+    FindingKind,
+    audit_contents,
+    learn_tasks,
+)
+from mpifarm.audit.repair import Repairer
+from mpifarm.audit.snapshot import examine, examine_whole, list_logs, observer
+from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.commands.target import (
+    add_target_arguments,
+    find_target,
+    patience_of,
+    probe_lock,
+    texts_of,
+)
+from mpifarm.errors import ExitStatus, FutileError, InputError, StorageError
+from mpifarm.model.id_ranges import name_ids
+from mpifarm.model.wording import counted
+from mpifarm.store import this_machine
+from mpifarm.store.fingerprint import ListMatch
+from mpifarm.store.target import (
+    Target,
+    find_existing_lock,
+    has_own_state,
+    read_tasks,
+    words_of,
+)
+from mpifarm.system.console import Console
+from mpifarm.system.patience import Patience, try_again
+from mpifarm.tasklists import TaskList
+
+LOCK_SECONDS = 5.0
+"""How long a check waits for the lock; then it reads without."""
+
+_DESCRIPTION = (
+    "Say what is finished, failed, left and wrong in a workdir, also while farms run."
+    "  Without --repair, change nothing.  Exit status: 0 the workdir is in order, 1"
+    " something is wrong (with --repair: is still wrong), 2 the command line or an"
+    " input is wrong."
+)
+
+
+class Row(NamedTuple):
+    """The words of a kind of finding: what it is, and what `--repair` does."""
+
+    what: str
+    remedy: str
+    one: str = ""
+    """`what` for a single one, if it differs."""
+
+
+_IDLE = "--assume-idle: "
+_NOTHING = "-"
+
+ROWS = {
+    FindingKind.REMAP_BEGUN: Row(
+        "a --remap was interrupted", "nothing: give the farm's command with --remap"
+    ),
+    FindingKind.LIST_EDITED: Row(
+        "the tasklist was edited since the workdir was begun",
+        "nothing: give the farm's command with --remap",
+    ),
+    FindingKind.LINES_ADDED: Row(
+        "notice: lines were added to the tasklist",
+        "nothing: the next start takes them up",
+    ),
+    FindingKind.FINGERPRINT: Row("the fingerprint is damaged", "is written anew"),
+    FindingKind.UNREAD: Row(
+        "could not be read", "nothing: its owner has to let you read it"
+    ),
+    FindingKind.UNLOCKED: Row("notice: read without the lock", _NOTHING),
+    FindingKind.TORN: Row(
+        "torn lines", "mended; what is recorded beyond doubt stays", one="torn line"
+    ),
+    FindingKind.NO_TASK: Row(
+        "lines that belong to no task", "taken out", one="line that belongs to no task"
+    ),
+    FindingKind.UNKNOWN_ID: Row(
+        "ids that the tasklist does not have",
+        "taken out",
+        one="id that the tasklist does not have",
+    ),
+    FindingKind.OTHER_TEXT: Row(
+        "lines with another text than the tasklist",
+        "taken out",
+        one="line with another text than the tasklist",
+    ),
+    FindingKind.QUEUED_FINISHED: Row(
+        "finished, and in toprocess too", "taken out of toprocess"
+    ),
+    FindingKind.QUEUED_HELD: Row(
+        "claimed by a farm that runs, and in toprocess", "taken out of toprocess"
+    ),
+    FindingKind.HELD_TWICE: Row("in the claims of two farms", "nothing"),
+    FindingKind.HELD_UNKNOWN: Row("claimed, and not in the tasklist", "nothing"),
+    FindingKind.FINISHED_TWICE: Row("more than once in finished", "one line stays"),
+    FindingKind.QUEUED_TWICE: Row(
+        "more than once in toprocess or added", "one line stays"
+    ),
+    FindingKind.UNSORTED: Row("notice: toprocess is not sorted", "sorted"),
+    FindingKind.FAILED_FINISHED: Row(
+        "notice: failed once, finished later", "taken out of failed"
+    ),
+    FindingKind.FAILED_QUEUED: Row(
+        "notice: failed, and to be processed again", "taken out of failed"
+    ),
+    FindingKind.FAILED_TWICE: Row("notice: more than once in failed", "one line stays"),
+    FindingKind.NOWHERE: Row(
+        "in no file: a PyTaskFarmer's, or removed", _IDLE + "put back"
+    ),
+    FindingKind.CLAIM_DEAD: Row(
+        "claims of dead farms", "the tasks go back", one="claim of a dead farm"
+    ),
+    FindingKind.CLAIM_DAMAGED: Row(
+        "claims that can't be understood",
+        _IDLE + "moved aside",
+        one="claim that can't be understood",
+    ),
+    FindingKind.CLAIM_UNSURE: Row(
+        "notice: claims of farms elsewhere that may run",
+        "nothing: check again in a minute",
+        one="notice: claim of a farm elsewhere that may run",
+    ),
+    FindingKind.LEFTOVER: Row(
+        "temporary files that nobody needs",
+        "removed",
+        one="temporary file that nobody needs",
+    ),
+    FindingKind.TIMELINE: Row("not valid JSON", "rebuilt from its whole events"),
+    FindingKind.LOG: Row("notice: ended, and without a log", _NOTHING),
+    FindingKind.DRAIN: Row(
+        "notice: a drain file keeps farms from starting", "nothing: remove the file"
+    ),
+}
+"""The words of each kind of finding."""
+
+_PROOF_NEEDED = {FindingKind.NO_TASK, FindingKind.UNKNOWN_ID, FindingKind.OTHER_TEXT}
+"""Repaired only if the fingerprint says that the tasklist is still the same."""
+
+
+def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
+    """Run ``mpifarm check``.  Raise `InputError` and `StorageError`."""
+    chosen = _parse(argv)
+    patience = patience_of(console.print_error)
+    target = try_again(lambda: find_target(chosen), patience)
+    tasks = try_again(lambda: read_tasks(target, environ), patience)
+    if chosen.repair:
+        idle = chosen.assume_idle
+        repairer = _create_repairer(target, tasks, console, assume_idle=idle)
+        try_again(lambda: _repair(repairer, target, environ), patience)
+    contents, trouble = _read(target, environ, patience)
+    own = has_own_state(tasks, target)
+    if own:
+        contents = contents._replace(toprocess=None, finished=None, failed=None)
+    audit = audit_contents(
+        contents,
+        _texts(tasks, contents, own=own),
+        list_is_known=tasks is not None and not own,
+        logs=_list_logs(target, patience),
+    )
+    for line in report(target, contents, audit, trouble, own=own):
+        console.print_text(line + "\n")
+    if contents.disk_failed:
+        return ExitStatus.RUN_AGAIN
+    return ExitStatus.ALL_FINISHED if audit.clean else ExitStatus.SOME_FAILED
+
+
+def _parse(argv: list[str]) -> Any:
+    parser = SubcommandParser("check", _DESCRIPTION)
+    add_target_arguments(parser)
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="mend what can be proven, and keep a copy of each changed file; farms may"
+        " run meanwhile",
+    )
+    parser.add_argument(
+        "--assume-idle",
+        action="store_true",
+        help="with --repair: you know that no farmer runs here; put tasks that are in"
+        " no file back into toprocess",
+    )
+    chosen = parser.parse_args(argv)
+    if chosen.assume_idle and not chosen.repair:
+        raise InputError("--assume-idle needs --repair: alone it changes nothing")
+    return chosen
+
+
+def _create_repairer(
+    target: Target, tasks: TaskList | None, console: Console, *, assume_idle: bool
+) -> Repairer:
+    return Repairer(
+        target.workdir,
+        texts_of(tasks, target, f"a repair of {target.workdir}"),
+        this_machine(),
+        lambda line: console.print_line(f"repair: {line}"),
+        assume_idle=assume_idle,
+    )
+
+
+def _repair(repairer: Repairer, target: Target, environ: Mapping[str, str]) -> None:
+    repairer.run(probe_lock(target, environ, repairer.rehearse))
+
+
+def _read(
+    target: Target, environ: Mapping[str, str], patience: Patience
+) -> tuple[Contents, str]:
+    """Return the contents, and why they were read without the lock, "" if with it.
+
+    If the disk goes on failing, the contents are what could be read.
+    """
+    try:
+        return try_again(lambda: _read_locked(target, environ), patience), ""
+    except FutileError as error:  # the lock is held for long
+        return examine(target.workdir, observer(), locked=False), str(error)
+    except StorageError:
+        return examine(target.workdir, observer(), locked=False), ""
+
+
+def _read_locked(target: Target, environ: Mapping[str, str]) -> Contents:
+    lock = find_existing_lock(target, environ)
+    if lock is None:
+        return examine_whole(target.workdir, observer())
+    with lock.hold(LOCK_SECONDS):
+        return examine_whole(target.workdir, observer())
+
+
+def _list_logs(target: Target, patience: Patience) -> list[str] | None:
+    try:
+        return try_again(lambda: list_logs(target.workdir), patience)
+    except StorageError:
+        return None
+
+
+def _texts(tasks: TaskList | None, contents: Contents, *, own: bool) -> Sequence[str]:
+    if own or tasks is None:
+        return learn_tasks(contents)
+    return tasks.tasks
+
+
+# ---- in words -----------------------------------------------------------------------
+
+
+def report(
+    target: Target, contents: Contents, audit: Audit, trouble: str, *, own: bool
+) -> list[str]:
+    """Return the lines of the whole report."""
+    lines = [_where(target, audit, own=own)]
+    lines += [
+        f"  farm {each.farm} {each.where} is running" for each in _at_work(contents)
+    ]
+    if trouble:
+        lines.append(f"  {trouble}; so what is written just now may look wrong")
+    lines += table(audit)
+    found = sum(finding.kind not in NOTICES for finding in audit.findings)
+    lines.append(_conclude(target, audit, found))
+    return lines
+
+
+def _at_work(contents: Contents) -> list[ClaimView]:
+    return [each for each in contents.claims if each.liveness.is_at_work]
+
+
+def _where(target: Target, audit: Audit, *, own: bool) -> str:
+    if own:
+        return f"{target.workdir}: its tasklist keeps the state of its tasks itself"
+    at = audit.locations.count()
+    lost = len(audit.nowhere)
+    known = f"{counted(at.total)} of {target.tasklist}"
+    if target.tasklist is None:
+        known = (
+            f"{counted(at.total)} in its files (to compare them with the tasklist,"
+            " add --list FILE)"
+        )
+    if audit.match is ListMatch.EDITED:
+        return f"{target.workdir}: {known}, which was edited since it was begun"
+    return (
+        f"{target.workdir}: {known}:\n  {at.finished} finished, {at.failed} failed, "
+        f"{at.queued} to process, {at.claimed} claimed, {lost} in no file"
+    )
+
+
+def table(audit: Audit) -> list[str]:
+    """Return a head and a line for each kind of finding, or nothing."""
+    if not audit.findings:
+        return []
+    rows = [("count", "what", "which", "--repair")]
+    rows += [_row(finding, audit) for finding in audit.findings]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return [
+        f"  {count:>{widths[0]}}  {what:{widths[1]}}  {which:{widths[2]}}  {remedy}"
+        for count, what, which, remedy in rows
+    ]
+
+
+def _row(finding: AuditFinding, audit: Audit) -> tuple[str, str, str, str]:
+    words = ROWS[finding.kind]
+    remedy = words.remedy
+    if finding.kind in _PROOF_NEEDED and not audit.list_is_same:
+        remedy = "nothing: is it the right tasklist?"
+    what = words.one if finding.number == 1 and words.one else words.what
+    return str(int(finding.number)), what, _which(finding), remedy
+
+
+MAX_SHOWN = 40
+"""Characters of the names or ids of a finding."""
+
+
+def _which(finding: AuditFinding) -> str:
+    if finding.ids:
+        return name_ids(finding.ids, MAX_SHOWN)
+    names = ", ".join(
+        name.encode("utf-8", "backslashreplace").decode() for name in finding.names
+    )
+    shown = "".join(each if each.isprintable() else "?" for each in names)
+    return shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 1] + "…"
+
+
+def _conclude(target: Target, audit: Audit, found: int) -> str:
+    if not found:
+        failed = audit.locations.count().failed
+        return f"the workdir is in order{_failed(target, failed)}"
+    if audit.match is ListMatch.EDITED:
+        return "the tasklist was edited: it cannot tell which tasks were done"
+    kinds = counted(found, "kind of finding", "kinds of findings")
+    return f"{kinds}{_hint(target, audit)}"
+
+
+def _hint(target: Target, audit: Audit) -> str:
+    """Return the command that does what the last column says, "" if it says nothing."""
+    rows = (_row(each, audit) for each in audit.findings if each.kind not in NOTICES)
+    if all(remedy.startswith(("nothing", _NOTHING, _IDLE)) for *_, remedy in rows):
+        return ""
+    repair = shlex.join(["mpifarm", "check", "--repair", *words_of(target)])
+    return f"; {repair} does what the last column says"
+
+
+def _failed(target: Target, count: int) -> str:
+    """Return how to run failed tasks again, "" if no task failed."""
+    if not count:
+        return ""
+    retry = shlex.join(["mpifarm", "retry", *words_of(target)])
+    which = "" if target.tasklist else " (FILE is the tasklist)"
+    failed = counted(count, "task has", "tasks have")
+    return f"; {failed} failed; to run them again: {retry}{which}"

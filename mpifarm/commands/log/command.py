@@ -1,0 +1,136 @@
+"""The command line of ``mpifarm log``.
+
+Rules of this file: nothing is printed before all arguments are checked.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mpifarm.commands.log.explain import Explainer
+from mpifarm.commands.log.follow import follow
+from mpifarm.commands.log.printer import Printer, Sink
+from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.commands.target import add_target_arguments, find_target, patience_of
+from mpifarm.errors import ExitStatus, InputError
+from mpifarm.model.id_ranges import MAX_IDS, IdRangesError, parse_ids
+from mpifarm.system.console import Console
+from mpifarm.system.patience import as_storage_error, try_again
+
+_DESCRIPTION = (
+    "Print what tasks have written, all attempts of a task in the order of their"
+    " starts, whatever --logs the farms had, also while farms run."
+)
+_EPILOG = (
+    "Exit status: 0 all was printed, 1 of several tasks some, or all, have no output, 2"
+    " the task has no output, or the command line is wrong."
+)
+
+
+def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
+    """Run ``mpifarm log``.  Raise `InputError` and `StorageError`."""
+    chosen = _parse(argv)
+    patience = patience_of(console.print_error)
+    target = try_again(lambda: find_target(chosen), patience)
+    taskids = _parse_taskids(chosen.ids)
+    attempt = _parse_attempt(chosen.attempt)
+    if chosen.follow:
+        _check_follow(taskids, attempt)
+    printer = Printer(Explainer(target, environ, console), Sink())
+    try:
+        return _print(printer, taskids, attempt, follows=chosen.follow)
+    except BrokenPipeError:
+        return ExitStatus.ALL_FINISHED
+    except OSError as error:
+        if trouble := as_storage_error(error):
+            raise trouble from error
+        what = error.filename or "an output"
+        raise InputError(f"can't read {what}: {error.strerror}") from error
+
+
+def _print(
+    printer: Printer, taskids: list[int], attempt: int | None, *, follows: bool
+) -> ExitStatus:
+    if follows:
+        follow(printer, taskids[0])
+    elif len(taskids) == 1:
+        printer.print_task(taskids[0], attempt)
+    elif not printer.print_tasks(taskids, attempt):
+        return ExitStatus.SOME_FAILED
+    return ExitStatus.ALL_FINISHED
+
+
+def _parse(argv: list[str]) -> Any:
+    parser = SubcommandParser("log", _DESCRIPTION)
+    parser.epilog = _EPILOG
+    add_target_arguments(parser, after="ID")
+    parser.add_argument(
+        "ids", metavar="ID", nargs="+", help="the id of a task, or of several, as 3,7-9"
+    )
+    parser.add_argument(
+        "--attempt",
+        metavar="N",
+        help="print only the N-th attempt, -1 is the last; the attempts of all farms"
+        " count",
+    )
+    parser.add_argument(
+        "--follow",
+        "-f",
+        action="store_true",
+        help="go on with what one task writes, until the task has ended or no farm that"
+        " runs has it; a task in no file is followed until Ctrl-C",
+    )
+    return parser.parse_args(argv)
+
+
+def _parse_taskids(words: Sequence[str]) -> list[int]:
+    """Return the ids in the order of the words, each once."""
+    taskids: dict[int, None] = {}
+    for word in words:
+        part = word.replace(" ", "").strip(",")
+        try:
+            found = parse_ids(part)
+        except IdRangesError:
+            found = []
+        if not found:
+            raise InputError(_explain_ids(word, part))
+        taskids.update(dict.fromkeys(found))
+    return [*taskids]
+
+
+def _explain_ids(word: str, part: str) -> str:
+    """Return why `word` names no tasks."""
+    count = 0
+    for each in part.split(","):
+        begin, dash, last = each.partition("-")
+        if not (_is_number(begin) and (_is_number(last) or not dash)):
+            return f"{word!r:.60} is not the id of a task: write a number, or 3,7-9"
+        first, end = int(begin), int(last or begin)
+        if end < first:
+            return f"the range {each} ends before it begins: write {end}-{first}"
+        count += end - first + 1
+    return f"{word!r:.60} names {count} tasks, and {MAX_IDS} at a time are the most"
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and text.isascii() and len(text) <= 15
+
+
+def _check_follow(taskids: list[int], attempt: int | None) -> None:
+    if len(taskids) > 1:
+        raise InputError(
+            f"-f (--follow) follows one task, and {len(taskids)} are named: name one"
+        )
+    if attempt is not None:
+        raise InputError(
+            "-f (--follow) shows all attempts and goes on with the next: leave out"
+            " --attempt, or -f"
+        )
+
+
+def _parse_attempt(text: str | None) -> int | None:
+    if text is None:
+        return None
+    digits = text.removeprefix("-")
+    if not (digits.isdecimal() and digits.isascii()) or not int(digits[:9]):
+        raise InputError(f"--attempt takes 1, 2, ... or -1 for the last, not {text!r}")
+    return int(text[:9])

@@ -1,0 +1,183 @@
+"""Why a task has no output, or why its output may not be all.
+
+Rules of this file: it reads the workdir without the lock, and prints on standard error
+alone.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import TypeVar
+
+from mpifarm.audit.locate import LocatedTask, TaskLocator, locate_tasks
+from mpifarm.audit.snapshot import examine_whole, observer
+from mpifarm.commands.log.gaps import MAX_NAMES, Gap, Gaps
+from mpifarm.commands.target import patience_of
+from mpifarm.errors import FarmError, InputError
+from mpifarm.model.id_ranges import name_ids
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.wording import agree, counted
+from mpifarm.output.reader import Output
+from mpifarm.store.target import Target, has_own_state, read_tasks
+from mpifarm.store.task_map import Location
+from mpifarm.system import files
+from mpifarm.system.console import Console
+from mpifarm.system.patience import try_again
+from mpifarm.tasklists import TaskList
+
+T = TypeVar("T")
+
+_WORDS = {
+    Location.FINISHED: "has finished, and has no output",
+    Location.CLAIMED: "has not started yet: {holder} has taken it",
+    Location.QUEUED: "has not started yet: it waits in toprocess",
+    Location.FAILED: "has failed, and has no output",
+    Location.NOWHERE: (
+        "has no log, and is in no file (a PyTaskFarmer may have taken it)"
+    ),
+    Location.UNKNOWN: (
+        "has no output here; only its tasklist knows whether it has run"
+    ),
+}
+NO_FARM = ", and no farm is running: give the farm's command again to run it"
+
+
+class Explainer:
+    """What the list and the workdir say of a task."""
+
+    def __init__(
+        self, target: Target, environ: Mapping[str, str], console: Console
+    ) -> None:
+        self.target = target
+        paths = WorkdirPaths(os.path.abspath(target.workdir))
+        self.logs = paths.logs
+        self._environ = environ
+        self._console = console
+        self._patience = patience_of(console.print_error)
+        self._unkept = paths.unkept_logs
+        self._doubtful: dict[int, Output] = {}
+
+    def patiently(self, act: Callable[[], T]) -> T:
+        """Return what `act` returns; call it again for a while if the disk fails."""
+        return try_again(act, self._patience)
+
+    def complain(self, sentence: str) -> None:
+        """Print a sentence on standard error."""
+        self._console.print_error(sentence)
+
+    def split_known(self, taskids: list[int]) -> tuple[list[int], str]:
+        """Return the ids that the tasklist has, and a sentence about the other ids."""
+        tasks = self._tasks
+        if tasks is None or has_own_state(tasks, self.target):
+            return taskids, ""
+        known = [taskid for taskid in taskids if taskid < len(tasks)]
+        if len(known) == len(taskids):
+            return taskids, ""
+        beyond = {*taskids}.difference(known)
+        total = f"{self.target.tasklist} has {counted(len(tasks))}, from 0 on"
+        is_no = agree(len(beyond), "is no task", "are no tasks")
+        return known, f"there {is_no} {name_ids(beyond, MAX_NAMES)}: {total}"
+
+    def find_gap(self, locator: TaskLocator, taskid: int) -> Gap:
+        """Return why a task has no output, without its id."""
+        if locator.knows(taskid):
+            return Gap("", f" {self.reason(locator.locate(taskid))}")
+        return Gap("", " has no output, and no file of the workdir knows it")
+
+    def explain(self, taskid: int) -> str:
+        """Return why a task has no output; raise `InputError` for an unknown task."""
+        return f"task {taskid} {self.reason(self.locate(taskid))}"
+
+    def reason(self, found: LocatedTask) -> str:
+        """Return why a task has no output, as the rest of a sentence."""
+        holder = found.holder
+        if holder and not holder.may_live:
+            return (
+                f"has no output here: farm {holder.farm}"
+                " had taken it and died; the next start takes it back"
+            )
+        farm = f"farm {holder.farm} {holder.where}" if holder else ""
+        sentence = _WORDS[found.location].format(holder=farm)
+        if found.location is Location.CLAIMED and self._keeps_little:
+            sentence += "; or it has just completed (--logs failed keeps nothing then)"
+        if found.location is Location.FINISHED and self._keeps_little:
+            sentence += " (--logs failed keeps nothing of what completed)"
+        if found.location is Location.QUEUED and not found.may_start:
+            sentence += NO_FARM
+        return sentence
+
+    def locate(self, taskid: int) -> LocatedTask:
+        """Return where a task is; raise `InputError` if there is no such task."""
+        locator = self.locator()
+        if not locator.knows(taskid):
+            raise InputError(_no_such_task(taskid, locator.total, self.target))
+        return locator.locate(taskid)
+
+    def locator(self) -> TaskLocator:
+        """Return where all tasks are now."""
+        tasks = self._tasks
+        own = has_own_state(tasks, self.target)
+        contents = self.patiently(
+            lambda: examine_whole(self.target.workdir, observer(), locked=False)
+        )
+        texts = None if own or tasks is None else tasks.tasks
+        return locate_tasks(contents, texts, has_own_state=own)
+
+    @cached_property
+    def _tasks(self) -> TaskList | None:
+        try:
+            return self.patiently(lambda: read_tasks(self.target, self._environ))
+        except FarmError:  # the files say enough of a task
+            return None
+
+    # ---- an output may be of an earlier attempt --------------------------------------
+
+    @cached_property
+    def _keeps_little(self) -> bool:
+        """Whether any farm of this workdir has had ``--logs failed``."""
+        return self.patiently(lambda: files.is_directory(self._unkept))
+
+    def note_doubt(self, taskid: int, outputs: Iterable[Output]) -> None:
+        """Note a task of which only failed attempts have left an output."""
+        if not self._keeps_little:
+            return
+        shown = [*outputs]
+        if shown and not any(
+            each.source and each.source.files.directory != self._unkept
+            for each in shown
+        ):
+            self._doubtful[taskid] = shown[-1]
+
+    def report_doubts(self) -> None:
+        """Say of finished tasks that only the output of failed attempts is there."""
+        if not self._doubtful:
+            return
+        locator = self.locator()
+        live = {claim.farm for claim in locator.claims if claim.may_live}
+        remarks = Gaps()
+        for taskid, output in self._doubtful.items():
+            if (
+                locator.locate(taskid).location is not Location.FINISHED
+                or output.farm in live
+            ):
+                continue
+            # A log may be of another farm, which kept all.
+            may_be = "may be" if output.source is None else "is"
+            remark = (
+                f" has finished; what is shown {may_be} from before: of an attempt that"
+                " completed --logs failed keeps nothing"
+            )
+            remarks.note(Gap("", remark), taskid)
+        for sentence in remarks.sentences():
+            self._console.print_error(sentence)
+
+
+def _no_such_task(taskid: int, total: int, target: Target) -> str:
+    if target.tasklist is None:
+        return (
+            f"task {taskid} has no output, and no file of {target.workdir} knows it (to"
+            " name the tasklist, add --list FILE)"
+        )
+    return (
+        f"there is no task {taskid}: {target.tasklist} has {counted(total)}, from 0 on"
+    )

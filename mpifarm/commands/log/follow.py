@@ -1,0 +1,164 @@
+"""``mpifarm log -f``: the output of one task while it is written.
+
+Rules of this file: the output is polled often.  Where the task is, is asked seldom,
+because that reads the whole workdir.
+"""
+
+import time
+
+from mpifarm.audit.locate import LocatedTask
+from mpifarm.audit.snapshot import find_claim, observer
+from mpifarm.commands.log.explain import NO_FARM, Explainer
+from mpifarm.commands.log.printer import Printer, close_all, outputs_of
+from mpifarm.errors import InputError
+from mpifarm.output.reader import Output, OutputReader, find_outputs
+from mpifarm.store.task_map import Location
+
+OUTPUT_SECONDS = 0.1
+"""Between two polls of the output."""
+ATTEMPT_SECONDS = 0.5
+"""Between two searches for a new attempt."""
+TASK_SECONDS = 1.0
+"""At least, between two questions where the task is; they take a tenth of the time at
+most."""
+
+_CTRL_C = "; this waits for it (Ctrl-C ends that)"
+
+
+def follow(printer: Printer, taskid: int) -> None:
+    """Print the output of a task until the task has ended.
+
+    Raise `InputError` if there is no output, and none will come.
+    """
+    explainer = printer.explainer
+    found = explainer.locate(taskid)
+    readers = printer.open_outputs(taskid, split=False)
+    try:
+        if not (readers or _may_begin(found)):
+            raise InputError(explainer.explain(taskid))
+        for number, reader in enumerate(readers):
+            printer.begin_attempt(reader, b"", is_first=not number)
+        _report_waiting(explainer, taskid, found, has_begun=bool(readers))
+        found = _Following(printer, taskid, readers).run(found)
+        explainer.note_doubt(taskid, outputs_of(readers))
+    finally:
+        close_all(readers)
+    _report_unfinished(explainer, taskid, found)
+    explainer.report_doubts()
+
+
+def _report_waiting(
+    explainer: Explainer, taskid: int, found: LocatedTask, *, has_begun: bool
+) -> None:
+    """Say what the command waits for: silence would look as if it hangs."""
+    if not _may_begin(found) or (has_begun and found.location is Location.CLAIMED):
+        return
+    if not has_begun:
+        sentence = explainer.reason(found)
+    elif found.location is Location.QUEUED:
+        sentence = "waits in toprocess, to run again"
+    elif found.location is Location.UNKNOWN:
+        sentence = "may run again, as far as the files tell"
+    else:
+        sentence = "is in no file: a PyTaskFarmer may be running it"
+    explainer.complain(f"task {taskid} {sentence}{_CTRL_C}")
+
+
+def _report_unfinished(explainer: Explainer, taskid: int, found: LocatedTask) -> None:
+    """Say why nothing more comes of a task that has not ended."""
+    holder = found.holder
+    if holder and not holder.may_live:
+        explainer.complain(
+            f"task {taskid} has not ended: farm {holder.farm} had it and died; the"
+            " farm's command, given again, runs it again"
+        )
+    elif found.location is Location.QUEUED:
+        rest = "" if found.may_start else NO_FARM
+        explainer.complain(f"task {taskid} has not ended: it waits in toprocess{rest}")
+
+
+class _Following:
+    """The loop that prints one task; `readers` are those of its attempts so far."""
+
+    def __init__(
+        self, printer: Printer, taskid: int, readers: list[OutputReader]
+    ) -> None:
+        self._printer = printer
+        self._explainer = printer.explainer
+        self._taskid = taskid
+        self._readers = readers
+
+    def run(self, found: LocatedTask) -> LocatedTask:
+        """Print until nothing more will come.  Return where the task is then."""
+        ask_at = search_at = 0.0
+        while True:
+            # Asked before the output is read: what a task has written when it ends, is
+            # read then.
+            has_ended = False
+            now = time.monotonic()
+            if now >= ask_at:
+                found, has_ended = self._ask(found)
+                took = time.monotonic() - now
+                ask_at = now + took + max(TASK_SECONDS, 9 * took)
+            came = bool(self._readers) and self._printer.print_new(self._readers[-1])
+            if has_ended or (not came and now >= search_at):
+                search_at = now + ATTEMPT_SECONDS
+                came = self._print_new_attempts() or came
+            if has_ended:
+                return found
+            if not came:
+                self._printer.sink.wait(OUTPUT_SECONDS)
+
+    def _ask(self, found: LocatedTask) -> tuple[LocatedTask, bool]:
+        """Return where the task is, and whether nothing more will come of it."""
+        explainer, taskid = self._explainer, self._taskid
+        if found.holder is None:
+            # If it ends between two questions, its output is printed before the next.
+            return explainer.locate(taskid), not _may_begin(found)
+        claim = find_claim(explainer.target.workdir, observer(), found.holder.farm)
+        if claim is not None and claim.may_live and taskid in claim.held:
+            return found, False
+        found = explainer.locate(taskid)
+        runs_again = found.location in (
+            Location.CLAIMED,
+            Location.QUEUED,
+        ) and _may_begin(found)
+        return found, not runs_again
+
+    def _find_outputs(self) -> list[Output]:
+        logs = self._explainer.logs
+        return self._explainer.patiently(
+            lambda: find_outputs(logs, self._taskid, split=False)
+        )
+
+    def _print_new_attempts(self) -> bool:
+        """Print attempts that have begun since.  Return whether there are any."""
+        readers = self._readers
+        known = {_key_of(reader.output) for reader in readers}
+        came = False
+        for output in self._find_outputs():
+            is_known = _key_of(output) in known or any(
+                reader.reads(output.path) for reader in readers if not output.source
+            )
+            if is_known:
+                continue
+            try:
+                reader = OutputReader(output)
+            except OSError:  # it has just moved: the next search finds it
+                continue
+            self._printer.begin_attempt(reader, b"", is_first=not readers)
+            readers.append(reader)
+            came = True
+        return came
+
+
+def _may_begin(found: LocatedTask) -> bool:
+    if found.holder is not None:
+        return found.holder.may_live
+    if found.location in (Location.QUEUED, Location.UNKNOWN):
+        return found.may_start
+    return found.location is Location.NOWHERE
+
+
+def _key_of(output: Output) -> tuple[object, ...]:
+    return output.source.key if output.source else (output.path,)

@@ -1,0 +1,67 @@
+"""Why outputs can't be printed, in few sentences for many tasks.
+
+Rules of this file: pure.  Each reason stands once, with the ids of its tasks.
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from mpifarm.errors import InputError
+from mpifarm.model.id_ranges import name_ids
+from mpifarm.model.wording import counted
+
+MAX_NAMES = 70
+"""Characters of the ids in a sentence."""
+MAX_GAPS = 20
+"""Sentences about one command."""
+
+
+class Gap(NamedTuple):
+    """A sentence about tasks, without their ids."""
+
+    before: str
+    after: str
+
+
+class GapError(InputError):
+    """An output of one task can't be printed."""
+
+    def __init__(self, gap: Gap, taskid: int) -> None:
+        super().__init__(f"{gap.before}task {taskid}{gap.after}")
+        self.gap = gap
+
+
+class GoneError(GapError):
+    """The output is gone from where it was: it may be elsewhere now."""
+
+
+class Gaps:
+    """The reasons why outputs of many tasks can't be printed."""
+
+    def __init__(self) -> None:
+        self._ids: dict[Gap, list[int]] = {}
+
+    def note(self, gap: Gap, taskid: int) -> None:
+        """Add a task to a reason."""
+        self._ids.setdefault(gap, []).append(taskid)
+
+    def sentences(self) -> list[str]:
+        """Return a sentence for each reason."""
+        found = [
+            f"{gap.before}{_name_tasks(ids)}{gap.after}"
+            for gap, ids in self._ids.items()
+        ]
+        if len(found) > MAX_GAPS:
+            rest = [*self._ids.values()][MAX_GAPS:]
+            count = sum(map(len, rest))
+            found[MAX_GAPS:] = [f"the like is true of {counted(count, 'more task')}"]
+        return found
+
+
+def _name_tasks(taskids: Collection[int]) -> str:
+    if len(taskids) == 1:
+        return f"task {name_ids(taskids)}"
+    names = name_ids(taskids, MAX_NAMES)
+    if names.endswith("…"):
+        return f"each of {counted(len(taskids))} ({names})"
+    return f"each of the tasks {names}"

@@ -1,0 +1,240 @@
+"""Outputs of one task, or of many, on standard output.
+
+Rules of this file: bytes are printed as they are.  A reader who closes standard output
+early has seen enough.
+"""
+
+import os
+import select
+from collections.abc import Container, Iterable
+from contextlib import suppress
+
+from mpifarm.commands.log.explain import Explainer
+from mpifarm.commands.log.gaps import Gap, GapError, Gaps, GoneError
+from mpifarm.errors import InputError
+from mpifarm.model.paths import log_path
+from mpifarm.model.wording import counted
+from mpifarm.output.reader import (
+    Output,
+    OutputReader,
+    Source,
+    find_kind_of_log,
+    find_outputs,
+    find_sources,
+    has_moved,
+)
+
+TRIES = 5
+"""How often outputs that move meanwhile are searched for."""
+AT_ONCE = 50_000
+"""Tasks whose records are found in one reading of the indexes; they take 20 MB."""
+
+
+class Sink:
+    """Standard output, for bytes."""
+
+    def __init__(self, descriptor: int = 1) -> None:
+        self._descriptor = descriptor
+        self._ends_line = True
+
+    def write(self, content: bytes) -> None:
+        """Write all; raise BrokenPipeError if nobody reads, else `InputError`."""
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[self._write_some(rest) :]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise InputError(f"can't write the output: {error.strerror}") from error
+        if content:
+            self._ends_line = content.endswith(b"\n")
+
+    def write_line(self, line: bytes) -> None:
+        """Write a line of ours at the start of a line."""
+        self.write(line if self._ends_line else b"\n" + line)
+
+    def wait(self, seconds: float) -> None:
+        """Wait; raise BrokenPipeError if nobody reads any more."""
+        poll = select.poll()
+        poll.register(self._descriptor, 0)
+        if poll.poll(seconds * 1000):
+            raise BrokenPipeError
+
+    def _write_some(self, content: memoryview) -> int:
+        try:
+            return os.write(self._descriptor, content)
+        except BlockingIOError:  # another program has made the terminal or pipe so
+            select.select((), (self._descriptor,), ())
+            return 0
+
+
+class Printer:
+    """Prints the outputs of tasks to a sink."""
+
+    def __init__(self, explainer: Explainer, sink: Sink) -> None:
+        self.explainer = explainer
+        self.sink = sink
+
+    def print_task(self, taskid: int, attempt: int | None) -> None:
+        """Print what a task has written; raise `InputError` if that is nothing."""
+        if not self._print(taskid, attempt, b"", None):
+            raise InputError(self.explainer.explain(taskid))
+        self.explainer.report_doubts()
+
+    def print_tasks(self, taskids: list[int], attempt: int | None) -> bool:
+        """Print tasks, each under a heading.  Return whether each had an output."""
+        gaps = Gaps()
+        missed = self._print_each(taskids, attempt, gaps, is_last=False)
+        # The list may have got shorter since: the outputs of its tasks are printed.
+        missed, beyond = self.explainer.split_known(missed)
+        if beyond:
+            self.explainer.complain(beyond)
+        if missed:
+            locator = self.explainer.locator()
+            # A task may have begun and ended since it was searched for.
+            for taskid in self._print_each(missed, attempt, gaps, is_last=True):
+                gaps.note(self.explainer.find_gap(locator, taskid), taskid)
+        complaints = gaps.sentences()
+        for complaint in complaints:
+            self.explainer.complain(complaint)
+        self.explainer.report_doubts()
+        return not (beyond or complaints)
+
+    def _print_each(
+        self, taskids: list[int], attempt: int | None, gaps: Gaps, *, is_last: bool
+    ) -> list[int]:
+        """Print tasks, each under its heading; return those to be searched for again.
+
+        `gaps` notes tasks with a part of their output missing; where this `is_last`,
+        also those whose output is gone.
+        """
+        missed = []
+        for begin in range(0, len(taskids), AT_ONCE):
+            some = taskids[begin : begin + AT_ONCE]
+            sources: dict[int, list[Source]] = {taskid: [] for taskid in some}
+            for source in self._find_sources(sources.keys()):
+                sources[source.record.taskid].append(source)
+            for taskid in some:
+                heading = f"==> task {taskid} <==\n".encode()
+                known = self._unless_old(sources.pop(taskid))
+                try:
+                    if not self._print(taskid, attempt, heading, known):
+                        missed.append(taskid)
+                except GapError as error:
+                    if isinstance(error, GoneError) and not is_last:
+                        missed.append(taskid)
+                    else:
+                        gaps.note(error.gap, taskid)
+        return missed
+
+    def _unless_old(self, sources: list[Source]) -> list[Source] | None:
+        """Return None if an output has moved by now, and has to be found again."""
+        moved = self.explainer.patiently(lambda: any(map(has_moved, sources)))
+        return None if moved else sources
+
+    def _print(
+        self,
+        taskid: int,
+        attempt: int | None,
+        heading: bytes,
+        sources: list[Source] | None,
+    ) -> bool:
+        """Print what a task has written.  Return whether that is anything."""
+        readers = self.open_outputs(taskid, split=attempt is not None, sources=sources)
+        if not readers:
+            return False
+        try:
+            wanted = readers if attempt is None else [_choose(readers, attempt, taskid)]
+            for number, reader in enumerate(wanted):
+                self.begin_attempt(reader, heading, is_first=not number)
+                heading = b""
+            self.explainer.note_doubt(taskid, outputs_of(readers))
+            self._report_odd_log(taskid)
+        finally:
+            close_all(readers)
+        return True
+
+    def _report_odd_log(self, taskid: int) -> None:
+        """Say that no log stands in the place of a log."""
+        with suppress(OSError):  # the output has been printed
+            if what := find_kind_of_log(self.explainer.logs, taskid):
+                path = log_path(self.explainer.logs, taskid)
+                self.explainer.complain(f"{path} is {what}, and is not shown")
+
+    def begin_attempt(
+        self, reader: OutputReader, heading: bytes, *, is_first: bool
+    ) -> None:
+        """Print what an attempt has written, after the lines that come before it."""
+        if heading:
+            self.sink.write_line(heading)
+        if not is_first:
+            self.sink.write_line(reader.output.head)
+        self.print_new(reader)
+
+    def print_new(self, reader: OutputReader) -> bool:
+        """Print what is new.  Return whether anything is."""
+        came = False
+        while piece := self.explainer.patiently(reader.read):
+            self.sink.write(piece)
+            came = True
+        return came
+
+    def _find_sources(self, wanted: Container[int]) -> list[Source]:
+        return self.explainer.patiently(
+            lambda: find_sources(self.explainer.logs, wanted)
+        )
+
+    def open_outputs(
+        self, taskid: int, *, split: bool, sources: list[Source] | None = None
+    ) -> list[OutputReader]:
+        """Open all outputs of a task before one is printed.
+
+        An output that moves meanwhile is searched for again, but not with `sources`:
+        each search reads all indexes.
+        """
+        return self.explainer.patiently(
+            lambda: self._open_outputs(taskid, split=split, sources=sources)
+        )
+
+    def _open_outputs(
+        self, taskid: int, *, split: bool, sources: list[Source] | None
+    ) -> list[OutputReader]:
+        for left in reversed(range(TRIES if sources is None else 1)):
+            readers: list[OutputReader] = []
+            try:
+                outputs = find_outputs(
+                    self.explainer.logs, taskid, split=split, sources=sources
+                )
+                readers.extend(map(OutputReader, outputs))
+            except FileNotFoundError as error:
+                close_all(readers)
+                if not left:
+                    gap = Gap(f"{error.filename} is gone, with the output of ", "")
+                    raise GoneError(gap, taskid) from error
+            except OSError as error:
+                close_all(readers)
+                gap = Gap(f"can't read {error.filename}: {error.strerror} (", ")")
+                raise GapError(gap, taskid) from error
+            else:
+                return readers
+        return []
+
+
+def close_all(readers: Iterable[OutputReader]) -> None:
+    """Close all readers."""
+    for reader in readers:
+        reader.close()
+
+
+def _choose(readers: list[OutputReader], attempt: int, taskid: int) -> OutputReader:
+    place = attempt - 1 if attempt > 0 else attempt
+    if not -len(readers) <= place < len(readers):
+        count = counted(len(readers), "attempt")
+        raise GapError(Gap(f"--attempt {attempt}: only {count} of ", ""), taskid)
+    return readers[place]
+
+
+def outputs_of(readers: Iterable[OutputReader]) -> list[Output]:
+    """Return the outputs of readers."""
+    return [reader.output for reader in readers]

@@ -1,0 +1,160 @@
+"""The command line: arguments in, lines and an exit status out.
+
+Rules of this file: `main` notes signals before it imports anything more.  It leaves by
+`sys.exit`, because MPICH tells its launcher of the end in a function that runs at exit,
+and the launcher kills all ranks if one rank ends without.
+"""
+
+import gc
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from mpifarm.commands import SUBCOMMANDS
+from mpifarm.system.signals import SignalInbox
+
+if TYPE_CHECKING:
+    from mpifarm.system.console import Console
+
+_ON_EACH_RANK = ("selftest",)
+"""Under a launcher the other subcommands run on the first rank alone."""
+
+_GARBAGE_THRESHOLDS = (20_000, 20, 20)
+"""Hardly any garbage in cycles is made here.  To search for it as often as Python does
+took a tenth of a start, and of rank 0's time with short tasks."""
+
+_END_BY_SIGNALS = ("check", "log", "retry")
+"""They may be ended at any moment: a signal does what it does to any program."""
+
+
+def main() -> None:
+    """Run ``mpifarm`` and exit with its status (README, exit statuses)."""
+    signals = SignalInbox()
+    signals.install()
+    gc.set_threshold(*_GARBAGE_THRESHOLDS)
+    status = run(sys.argv[1:], signals)
+    signals.ignore()
+    sys.exit(status)
+
+
+def run(argv: list[str], signals: SignalInbox) -> int:
+    """Run the whole command.  Return the exit status of this process."""
+    from mpifarm.batch.launcher import launched_rank, was_launched
+    from mpifarm.system.console import Console
+
+    first = launched_rank(os.environ) == 0
+    # Open MPI puts a terminal of its own between the first rank and a log file.
+    live = not was_launched(os.environ) or _parent_has_terminal()
+    console = Console(prints=first, is_terminal=live)
+    try:
+        return _run(argv, signals, console, first=first)
+    finally:
+        console.close()
+
+
+def _parent_has_terminal() -> bool:
+    """Return whether the launcher, if it is our parent, writes to a terminal."""
+    try:
+        stdout = os.readlink(f"/proc/{os.getppid()}/fd/1")
+    except OSError:
+        return False
+    return stdout.startswith(("/dev/pts/", "/dev/tty"))
+
+
+def _run(
+    argv: list[str], signals: SignalInbox, console: "Console", *, first: bool
+) -> int:
+    from mpifarm.commands.options import HelpAsked, parse_arguments
+    from mpifarm.errors import InputError
+
+    argv = spell_out(argv)
+    if names_subcommand(argv):
+        if not first and argv[0] not in _ON_EACH_RANK:
+            return 0
+        return _run_subcommand(argv, signals, console, first=first)
+    try:
+        settings = parse_arguments(argv, os.environ)
+    except HelpAsked as asked:
+        console.print_text(asked.text)
+        return 0
+    except InputError as error:
+        # One sentence and one status for the whole launch.
+        if first:
+            console.print_error(str(error))
+        return error.exit_status if first else 0
+    from mpifarm.farm.context import ProcessContext, UserOutput
+    from mpifarm.farm.process import run_farm
+
+    output = UserOutput(
+        console.print_line, console.show_progress, console.print_error, console.unmute
+    )
+    return run_farm(settings, ProcessContext(os.environ, os.environb, signals, output))
+
+
+def spell_out(argv: list[str]) -> list[str]:
+    """Return the options for ``help``, ``help check`` and ``version``, else `argv`.
+
+    If there is a file of that name, it is a list.
+    """
+    if not argv or os.path.isfile(argv[0]):
+        return argv
+    match argv:
+        case ["help" | "version" as word]:
+            return [f"--{word}"]
+        case ["help", subcommand] if subcommand in SUBCOMMANDS:
+            return [subcommand, "--help"]
+    return argv
+
+
+def names_subcommand(argv: list[str]) -> bool:
+    """Return whether a command line is that of a subcommand, and not of a farm.
+
+    If there is a file of that name, it is a tasklist, unless a word that is not an
+    option follows: after its tasklist, a farm takes options alone.  (``./check`` is
+    always a tasklist.)
+    """
+    if not argv or argv[0] not in SUBCOMMANDS:
+        return False
+    after = argv[1] if len(argv) > 1 else "-"
+    return not os.path.isfile(argv[0]) or after == "--" or not after.startswith("-")
+
+
+def _restore_signals() -> None:
+    """Undo `SignalInbox.install`, except for signals that the user has ignored."""
+    import signal
+
+    from mpifarm.system.signals import SIGNALS
+
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
+
+
+def _run_subcommand(
+    argv: list[str], signals: SignalInbox, console: "Console", *, first: bool
+) -> int:
+    from importlib import import_module
+
+    from mpifarm.commands.options import HelpAsked
+    from mpifarm.errors import ExitStatus, FarmError, InputError
+
+    if argv[0] in _END_BY_SIGNALS:
+        _restore_signals()
+    try:
+        subcommand = import_module(f"mpifarm.commands.{argv[0]}")
+        early = {"early": signals.take()} if argv[0] == "supervise" else {}
+        status: int = subcommand.main(argv[1:], console, os.environ, **early)
+    except HelpAsked as asked:
+        console.print_text(asked.text)
+        return ExitStatus.ALL_FINISHED
+    except FarmError as error:
+        if isinstance(error, InputError) and not first:
+            return ExitStatus.ALL_FINISHED  # One sentence for the whole launch.
+        console.print_error(str(error))
+        return error.exit_status
+    except Exception:  # noqa: BLE001 - a defect becomes 70 here alone
+        import traceback
+
+        console.print_error(f"a defect of mpifarm:\n{traceback.format_exc()}")
+        return ExitStatus.DEFECT
+    return status

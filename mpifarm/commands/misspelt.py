@@ -1,0 +1,270 @@
+"""What to say of words in a command line that mean nothing to mpifarm.
+
+Rules of this file: pure, except that it asks whether files exist; imported for mistakes
+only.  A word of another tool gets the sentence that says what does the same here.  A
+near spelling is offered only if the word is really near.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Final
+
+from mpifarm.commands import SUBCOMMANDS
+
+NEAR = 0.65
+"""How alike two names have to be, without their dashes: grade and grace are, setup and
+help are not, restart and retries are not."""
+
+NEAR_WITHOUT_DASHES = 0.8
+"""How alike a word without dashes has to be: hello is not meant to be --help."""
+
+MAX_NEAR = 4
+
+DASHES: Final = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
+"""What word processors and PDFs make of a hyphen."""
+
+
+def _by_name(table: Mapping[str, str]) -> Mapping[str, str]:
+    """Return `table` with a row for each name in a key."""
+    return {name: said for names, said in table.items() for name in names.split()}
+
+
+COMMANDS_OF_OTHERS: Final = _by_name({
+    "status stat info progress state ps show watch top monitor summary dashboard": (
+        "mpifarm check LIST says what is finished, failed and left, also while farms"
+        " run"
+    ),
+    "stats statistics report history timing profile": (
+        "LIST_workdir/result.json has the last farm's figures, attempts.tsv a line for"
+        " each attempt, and mpifarm check LIST says what is finished, failed and left"
+    ),
+    "submit sbatch qsub bsub queue enqueue": (
+        "submit a job script that farms the list: sbatch jobs/requeue.slurm LIST, or"
+        " see docs/batch-systems.md"
+    ),
+    "run start launch exec execute farm go process resume restart continue": (
+        "give the list alone, mpifarm LIST; the same command goes on where the last"
+        " one stopped"
+    ),
+    "stop cancel kill abort terminate pause drain": (
+        "to stop now, send USR1 to any rank (scancel -s USR1 JOB); to finish what runs"
+        " and start nothing more, make a file named drain in the workdir"
+    ),
+    "rerun requeue redo reset rescue": (
+        "mpifarm retry LIST puts failed tasks back, and the same farm runs them"
+    ),
+    "logs output outputs results cat tail stdout": (
+        "mpifarm log LIST ID prints what a task has written"
+    ),
+    "repair fix fsck verify validate recover": (
+        "mpifarm check LIST says what is wrong in a workdir, and --repair mends it"
+    ),
+    "test doctor diagnose": "mpifarm selftest tests this cluster's disks and MPI",
+    "clean clear purge delete remove rm": (
+        "a workdir is a plain directory: rm -r LIST_workdir, once no farm runs there"
+    ),
+    "init setup create new server worker workers alloc": (
+        "nothing is prepared or kept running: mpifarm LIST makes the workdir and starts"
+    ),
+    "add append push": "append lines to LIST: the next start runs them",
+    "usage": "mpifarm --help",
+})  # fmt: skip
+"""Subcommands of other tools, and what does the same here."""
+
+_AGAIN = (
+    "none is needed: the same command goes on where the last one stopped, and mpifarm"
+    " retry LIST puts failed tasks back"
+)
+_LAUNCHER = (
+    "it belongs to the program that starts the ranks: give it to sbatch, srun or"
+    " mpirun, before python -m mpifarm"
+)
+_LIST = "the list needs no option: mpifarm LIST"
+
+OPTIONS_OF_OTHERS: Final = _by_name({
+    "--jobs -j --workers --worker -P --max-procs --np -np --nproc --nprocs --processes"
+    " --num-workers --cores": (
+        "--proc N (-n N) is the number of tasks at one time on each rank"
+    ),
+    "--resume --restart --continue --resume-failed --rerun --requeue": _AGAIN,
+    "--retry-failed --rerun-failed": "mpifarm retry LIST puts failed tasks back",
+    "--joblog --job-log --logfile --log-file --report": (
+        "attempts.tsv in the workdir has a line for each attempt"
+    ),
+    "--results --output -o --outputdir --output-dir --error --stdout --stderr"
+    " --keep-order -k --tag --group --ungroup -u --line-buffer --lb": (
+        "each task's output is in the workdir, logs/log_ID, and mpifarm log LIST ID"
+        " prints it"
+    ),
+    "--halt --halt-on-error --fail-fast --exit-on-error --stop-on-error --bail": (
+        "--max-failures 1 stops the farm at the first failed task"
+    ),
+    "--eta --bar --progress --status": (
+        "the farm shows its progress anyway, and mpifarm check LIST shows it elsewhere"
+    ),
+    "--dry-run --dryrun --dry_run --no-run --just-print": (
+        "mpifarm check LIST says what is finished and left, and --canary 4 runs four"
+        " tasks before any other"
+    ),
+    "--setup --prolog --prologue --pre --init --env --module --source --preamble": (
+        "give a runner a setup, which runs before each task (docs/runners.md), or write"
+        " it into the job script, before mpifarm"
+    ),
+    "--wd --cwd --directory --cd -D": (
+        "--chdir DIR is where the commands run, --workdir DIR where progress and logs"
+        " are kept"
+    ),
+    "--arg-file --a -a --file -f --input --taskfile --task-file --commands"
+    " --command-file --joblist --list -i": _LIST,
+    "--quiet -q --silent": "redirect what the farm prints: > farm.log",
+    "--debug": "-v prints a line for each task",
+    "--shuf --shuffle --randomize --random": (
+        "tasks start in the order of the list: shuf LIST > shuffled.txt"
+    ),
+    "--memory --mem-per-task --memfree": "--task-memory BYTES limits each task",
+    "--time-limit --job-timeout": (
+        "--task-timeout SECONDS is for each task, --timeout SECONDS for the farm"
+    ),
+    "--sshlogin --sshloginfile -S --slf --hosts --host -H --hostfile --machinefile"
+    " --ntasks -N --nodes --ntasks-per-node --tasks-per-node --cpus-per-task -c"
+    " --bind-to --map-by --cpu-bind --overlap --oversubscribe --exclusive --partition"
+    " -p --account -A --qos --walltime --mem --mem-per-cpu --nodelist --exclude"
+    " --job-name -J --array --constraint --gres": _LAUNCHER,
+})  # fmt: skip
+"""Options of other tools, and what does the same here."""
+
+
+def explain_dash(words: Iterable[str]) -> str:
+    """Return what to say of a word that begins with a dash other than ``-``, or ""."""
+    for word in words:
+        if word and word[0] in DASHES and not os.path.exists(word):
+            return f"{word} begins with a dash that is not '-': type it anew"
+    return ""
+
+
+def explain_command(word: str) -> str:
+    """Return what to say of a subcommand of another tool, or ""."""
+    if word.lower() not in COMMANDS_OF_OTHERS:
+        return ""
+    return (
+        f"mpifarm has no {_shown(word)}, and no file of that name is here:"
+        f" {COMMANDS_OF_OTHERS[word.lower()]}"
+    )
+
+
+def explain_words(
+    words: Sequence[str], extra: Sequence[str], tasklist: str, options: Sequence[str]
+) -> str:
+    """Return what to say of `extra`, the words that mean nothing in a farm's `words`.
+
+    `tasklist` is the word taken for the list, `options` are all options of a farm.
+    """
+    if why := explain_dash(words):
+        return why
+    for word in words:
+        if f"-{word}" in options:
+            return f"{word} is not an option, did you mean -{word}?"
+    for word in extra:
+        if len(word) > 1 and word.startswith("-") and " " not in word:
+            return f"there is no option {_shown(word)}{_explain_option(word, options)}"
+    return _explain_surplus([tasklist, *extra], options)
+
+
+def explain_extra(program: str, extra: Sequence[str], options: Sequence[str]) -> str:
+    """Return what to say of `extra`, words that mean nothing to a subcommand.
+
+    `program` is the name of the subcommand, `options` are its own options.
+    """
+    if why := explain_dash(extra):
+        return why
+    for word in extra:
+        if len(word) > 1 and word.startswith("-"):
+            name = word.partition("=")[0]
+            if name in {"-w", "--workdir"}:
+                return (
+                    f"{program} has no option {_shown(word)}: give the workdir in place"
+                    " of the list, and the list with --list FILE"
+                )
+            near = [*_find_near(name, options)]
+            meant = f", did you mean {_either(near)}?" if near else ""
+            return f"{program} has no option {_shown(word)}{meant}"
+    return f"{extra[0]!r} is one word too many for {program}"
+
+
+def _explain_option(word: str, options: Sequence[str]) -> str:
+    name = word.partition("=")[0]
+    for subcommand, its_options in SUBCOMMANDS.items():
+        if name in its_options:
+            return f"; mpifarm {subcommand} has one"
+    for known in (name, name[:2]):  # -j8 is -j 8
+        if known in OPTIONS_OF_OTHERS:
+            return f": {OPTIONS_OF_OTHERS[known]}"
+    near = [*_find_near(name, options)]
+    if name.lstrip("-") in SUBCOMMANDS:
+        near.append(f"mpifarm {name.lstrip('-')}")
+    return f", did you mean {_either(near)}?" if near else ""
+
+
+def _find_near(
+    name: str, options: Sequence[str], cutoff: float = NEAR
+) -> Iterator[str]:
+    """Yield the options that `name` misspells or shortens."""
+    shortened = [each for each in options if len(name) > 3 and each.startswith(name)]
+    bare = [each.lstrip("-") for each in options]
+    alike = get_close_matches(name.lstrip("-"), bare, n=1, cutoff=cutoff)
+    yield from [*dict.fromkeys([*(f"--{each}" for each in alike), *shortened])][
+        :MAX_NEAR
+    ]
+
+
+def _either(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _explain_surplus(lists: Sequence[str], options: Sequence[str]) -> str:
+    """Return what to say of several words where one list may stand."""
+    first, second = lists[:2]
+    if os.path.exists(" ".join(lists)):
+        return f"quote a name that has spaces in it: {' '.join(lists)!r}"
+    why = "" if os.path.exists(first) else _explain_first(first, second)
+    if why:
+        return why
+    meant = f"--{second.partition('=')[0]}"
+    near = [*_find_near(meant, options, NEAR_WITHOUT_DASHES)]
+    if near and not os.path.exists(second):
+        rest = f", did you mean {near[0]}?"
+    else:
+        rest = ": quote a name that has spaces in it"
+    return f"{second!r} is one word too many, because a farm has one tasklist{rest}"
+
+
+def _explain_first(first: str, second: str) -> str:
+    """Return what the word before a second one was meant to be, or "".
+
+    `first` may be a subcommand that comes too late, another program or a misspelt
+    subcommand.  If `second` is a file, it is taken for the list.
+    """
+    if first in SUBCOMMANDS:
+        return f"a subcommand stands first: mpifarm {first} ..."
+    if why := explain_command(first):
+        return why
+    if near := get_close_matches(first, [*SUBCOMMANDS], n=1):
+        return f"{first!r}: did you mean mpifarm {near[0]}?"
+    looks_so = first.replace("-", "").isalnum()
+    if not looks_so or not os.path.exists(second):
+        return ""
+    return (
+        f"there is no subcommand {_shown(first)}, only {_listed(SUBCOMMANDS)}; a list"
+        f" alone is farmed: mpifarm {_shown(second)}"
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}"
+
+
+def _shown(word: str) -> str:
+    return word if word.isprintable() else repr(word)

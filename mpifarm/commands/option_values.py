@@ -1,0 +1,240 @@
+"""The words after a farm's options, and the values that they become.
+
+Rules of this file: pure but for the number of CPUs.  A word that is no value is a
+ValueError, or an InputError if more can be said than what the option takes.
+"""
+
+import math
+import os
+import re
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from mpifarm.errors import InputError
+from mpifarm.model.settings import LOG_KINDS
+
+NO_WORDS = frozenset({"", "0", "false", "no", "off"})
+
+
+def usage_error(sentence: str) -> InputError:
+    """Return the error for a mistake in the command line of a farm."""
+    return InputError(f"{sentence} (mpifarm --help tells more)")
+
+
+class Kind(NamedTuple):
+    """How the word after an option becomes a value.
+
+    `parse` raises ValueError for a word that is no value; `takes` says what the option
+    takes, and `hint` what may be wrong.
+    """
+
+    parse: Callable[[str], Any]
+    takes: str = ""
+    hint: str = ""
+
+
+def parse_seconds(word: str) -> float:
+    """Return seconds, 0 or more."""
+    seconds = float(word)
+    if not 0 <= seconds < math.inf:
+        raise ValueError(word)
+    return seconds
+
+
+def parse_whole(word: str, least: int = 0) -> int:
+    """Return the whole number that is written in the digits 0 to 9 alone."""
+    if not (word.isdecimal() and word.isascii()) or int(word) < least:
+        raise ValueError(word)
+    return int(word)
+
+
+def one_of(words: Sequence[str]) -> Kind:
+    """Return the kind of value that is one of `words`."""
+
+    def parse(word: str) -> str:
+        if word not in words:
+            raise ValueError(word)
+        return word
+
+    *first, last = (repr(word) for word in words)
+    return Kind(parse, f"{', '.join(first)} or {last}")
+
+
+def parse_tasklist(word: str) -> str:
+    """Return the name of the tasklist; raise InputError if it is empty."""
+    if not word:
+        raise usage_error(
+            "the tasklist's name is empty: is a variable in your job script not set?"
+        )
+    return word
+
+
+MAX_WORKERS = 4096
+"""On one rank: as many as the pool can tell apart."""
+
+
+def parse_workers(word: str) -> int:
+    """Return the number of workers of ``--proc``; 'auto': of the CPUs of the rank.
+
+    Raise InputError for 0, for too many, and for mpirun's ``-np``.
+    """
+    if word == "auto":
+        return usable_cpus()
+    if word == "p":
+        raise usage_error(
+            "-np is mpirun's: write -n N for the tasks at one time on each rank"
+        )
+    workers = int(word)
+    if workers < 1:
+        raise usage_error(f"--proc {workers} would run nothing: it takes 1 or more")
+    if workers > MAX_WORKERS:
+        raise usage_error(f"--proc {workers} is too many: {MAX_WORKERS} at the most")
+    return workers
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use (its affinity; launchers set it)."""
+    return len(os.sched_getaffinity(0))
+
+
+def parse_mpi(word: str) -> str:
+    """Return the word; raise InputError for a value of srun's option of that name."""
+    if word.startswith("pm"):
+        raise usage_error(
+            f"--mpi={word} is srun's: give it to srun, before python -m mpifarm"
+        )
+    return str(one_of(("auto", "off")).parse(word))
+
+
+def parse_id_variable(word: str) -> tuple[str, int]:
+    """Return the name of a variable and the number that the first task gets."""
+    from mpifarm.lists.task_numbers import parse_id_variable  # for the few that need it
+
+    return parse_id_variable(word)
+
+
+def parse_gpus(word: str) -> str:
+    """Return ``auto``, ``none`` or the number of GPUs."""
+    if word in ("auto", "none"):
+        return word
+    if not parse_whole(word):
+        raise usage_error(
+            f"--gpus {word} would share nothing: it takes 1 or more, or 'none'"
+        )
+    return str(int(word))
+
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_MEMORY = r"([0-9]+(?:\.[0-9]+)?)([KMGTkmgt]?)(?:[iI]?[bB])?"
+MIN_MEMORY = 2**26
+"""Bytes; Python and a worker need less themselves."""
+
+
+def parse_memory(word: str) -> int:
+    """Return bytes."""
+    found = re.fullmatch(_MEMORY, word)
+    if found is None:
+        raise ValueError(word)
+    memory = int(float(found[1]) * _UNITS[found[2].upper()])
+    if memory < MIN_MEMORY:
+        raise usage_error(f"--task-memory {word} is too little: it takes 64M or more")
+    return memory
+
+
+def parse_signal(word: str) -> int:
+    """Return the number of a signal that a command can catch."""
+    name = word.upper().removeprefix("SIG")
+    number = int(name) if name.isdecimal() and name.isascii() else 0
+    for each in {*signal.Signals} - {signal.SIGKILL, signal.SIGSTOP}:
+        if each.name == f"SIG{name}" or each.value == number:
+            return int(each)
+    raise ValueError(word)
+
+
+def parse_max_failures(word: str) -> tuple[int | None, float | None]:
+    """Return a number of tasks, or a share of the list from 0 to 1."""
+    if not word.endswith("%"):
+        count = int(word)
+        if count >= 1:
+            return count, None
+    elif 0 < (share := float(word.removesuffix("%"))) <= 100:
+        return None, share / 100
+    raise ValueError(word)
+
+
+def parse_requeue_status(word: str) -> int:
+    """Return an exit status, 1 to 255."""
+    status = parse_whole(word, least=1)
+    if status > 255:
+        raise ValueError(word)
+    return status
+
+
+MIN_RANK_TIMEOUT = 2.0
+"""Seconds for which a busy rank may be silent."""
+
+
+def parse_rank_timeout(word: str) -> float:
+    """Return seconds; raise InputError if a busy rank may be silent for as long."""
+    seconds = parse_seconds(word)
+    if seconds < MIN_RANK_TIMEOUT:
+        raise usage_error(
+            f"--rank-timeout {word} is too short: a busy rank may be silent for"
+            f" {MIN_RANK_TIMEOUT:g} s"
+        )
+    return seconds
+
+
+def parse_deadline(word: str) -> float:
+    """Return seconds since the epoch; ``inf`` for none."""
+    if word == "none":
+        return math.inf
+    if word.isdecimal() and word.isascii():
+        return float(word)
+    from datetime import datetime  # for those who ask for it
+
+    try:
+        return datetime.fromisoformat(word).timestamp()
+    except OverflowError as error:
+        raise ValueError(word) from error
+
+
+def parse_verbose(word: str) -> bool:
+    """Return False for a word that says no."""
+    return word.lower() not in NO_WORDS
+
+
+def parse_quarantine(word: str) -> int:
+    """Return a number of failures, 0 for ``off``."""
+    return 0 if word == "off" else parse_whole(word, least=1)
+
+
+ANY = Kind(str)
+NAME = Kind(str, "a name")
+"""Of a file or directory; an empty one comes from a variable that is not set."""
+SECONDS = Kind(parse_seconds, "seconds, 0 or more")
+SECONDS_OR_NEVER = Kind(lambda word: parse_seconds(word) or None, SECONDS.takes)
+"""0 is never, as for PyTaskFarmer's alarm(0)."""
+NUMBER = Kind(parse_whole, "a number, 0 or more")
+VERBOSE = Kind(parse_verbose)
+WORKERS = Kind(
+    parse_workers,
+    "a number or 'auto'",
+    ": without a number it stands last, or before another option",
+)
+GPUS = Kind(parse_gpus, "'auto', 'none' or a number of GPUs")
+LOGS = one_of(LOG_KINDS)
+MPI = Kind(parse_mpi, "'auto' or 'off'", ": is its value missing?")
+ID_VARIABLE = Kind(parse_id_variable)
+MEMORY = Kind(parse_memory, "bytes, as 500M or 4G")
+SIGNAL = Kind(parse_signal, "a signal that a command can catch, as USR1")
+STATUS = Kind(parse_requeue_status, "a status, 1 to 255")
+MAX_FAILURES = Kind(
+    parse_max_failures, "a number of tasks, 1 or more, or a share as 5%"
+)
+QUARANTINE = Kind(parse_quarantine, "a number, 1 or more, or 'off'")
+RANK_TIMEOUT = Kind(parse_rank_timeout, SECONDS.takes)
+DEADLINE = Kind(
+    parse_deadline, "seconds since 1970, a time as 2026-12-31T23:59, or 'none'"
+)

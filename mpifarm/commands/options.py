@@ -1,0 +1,544 @@
+"""The command line of a farm: one table of its options, and `Settings` made from it.
+
+Rules of this file: a command line that PyTaskFarmer 0.1.0 takes means the same here,
+abbreviations included, whatever options are added; no other option can be shortened.
+Defaults stand in `mpifarm.model.settings` and nowhere else.  A mistake is an InputError
+of one sentence that names the word and the remedy.  Nothing is printed and nothing
+exits: ``--help`` and ``--version`` raise `HelpAsked`, because only one rank may print.
+
+The one exception from the first rule: ``-v False`` and the like mean "no".
+PyTaskFarmer takes any word as yes, and then makes no use of it.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, NoReturn
+
+from mpifarm import __version__
+from mpifarm.commands.option_values import (
+    ANY,
+    DEADLINE,
+    GPUS,
+    ID_VARIABLE,
+    LOGS,
+    MAX_FAILURES,
+    MEMORY,
+    MPI,
+    NAME,
+    NO_WORDS,
+    NUMBER,
+    QUARANTINE,
+    RANK_TIMEOUT,
+    SECONDS,
+    SECONDS_OR_NEVER,
+    SIGNAL,
+    STATUS,
+    VERBOSE,
+    WORKERS,
+    Kind,
+    parse_tasklist,
+    usage_error,
+)
+from mpifarm.errors import InputError
+from mpifarm.model.settings import Policy, Settings, TaskLimits
+
+_EPILOG = """\
+subcommands, each with a --help of its own:
+  mpifarm check WORKDIR      say what is finished, failed, left and wrong
+  mpifarm log WORKDIR ID     print what a task has written
+  mpifarm retry WORKDIR      put failed tasks back, so that they run again
+  mpifarm selftest           test the file systems and the MPI of this cluster
+  mpifarm supervise -- srun ...
+                             start the farm again when its launcher dies
+
+exit status:
+  0   all tasks of the list are finished
+  1   nothing is left to do; some tasks failed
+      (or --max-failures or --canary stopped the farm: tasks are left)
+  2   the command line or an input is wrong; nothing was started
+  3   nothing is left to start; some tasks are with another farm, or in no file
+  70  a defect of mpifarm
+  75  tasks are left: give the same command again to go on
+
+signals, sent to any rank, act on the whole farm:
+  USR1       stop: end the running tasks, put them back, exit 75 (as --timeout)
+  TERM, INT, HUP
+             stop without the grace time; a second INT ends the farm at once
+  USR2       drain: start no more tasks, finish the running ones
+             (a file named "drain" in the workdir does the same)
+
+The same command, given again, goes on where the last one stopped.
+"""
+
+
+class HelpAsked(Exception):  # noqa: N818 - it is not an error
+    """The user asked for `text` (help or version): print it and exit 0."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+def parse_arguments(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """Return the settings that `argv` (without the program's name) asks for.
+
+    Of `environ` count ``COLUMNS``, for the width of the help, and
+    ``SLURM_JOB_END_TIME``, the deadline.  Raise HelpAsked for ``--help`` and
+    ``--version``, InputError for a command line that is wrong.
+    """
+    chosen = _chosen(_make_parser(environ), list(_expanded(argv)))
+    if chosen.handler == "default" and not os.path.exists(chosen.tasklist):
+        _check_is_list(chosen.tasklist)
+    if not chosen.workdir:
+        _check_has_name(chosen.tasklist)
+    return _settings(chosen, environ)
+
+
+def _check_is_list(tasklist: str) -> None:
+    """Raise InputError if the word in the list's place is a command's."""
+    from mpifarm.commands.misspelt import (  # for mistakes only
+        explain_command,
+        explain_dash,
+    )
+
+    if why := explain_dash([tasklist]) or explain_command(tasklist):
+        raise usage_error(why)
+
+
+def _check_has_name(tasklist: str) -> None:
+    """Raise InputError if the list is a pipe: no workdir can be named after it."""
+    if tasklist == "-" and not os.path.exists(tasklist):
+        raise usage_error("a list from a pipe is /dev/stdin, with --workdir DIR")
+    if tasklist.startswith(("/dev/fd/", "/dev/stdin", "/proc/")):
+        raise usage_error(
+            f"the list {tasklist} has no name of its own to name its workdir after: add"
+            " --workdir DIR, and the same DIR when you give the command again"
+        )
+
+
+def _chosen(parser: "_Parser", words: Sequence[str]) -> argparse.Namespace:
+    chosen, extra = parser.parse_known_args(list(_separated(words)))
+    if not extra:
+        return chosen
+    # PyTaskFarmer takes the WORD of "-v WORD LIST" as the value of -v, whatever it is.
+    with suppress(InputError):
+        as_before, extra_as_before = parser.parse_known_args(list(_attached(words)))
+        if not extra_as_before:
+            return as_before
+    from mpifarm.commands.misspelt import explain_words  # for mistakes only
+
+    raise usage_error(explain_words(words, extra, chosen.tasklist, LONG_NAMES))
+
+
+def _settings(chosen: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    values = vars(chosen)
+    if chosen.workers is None:  # --proc without a number
+        values["workers"] = os.cpu_count() or 1
+    values["workdir"] = chosen.workdir or chosen.tasklist + "_workdir"
+    values["id_variables"] = tuple(dict(chosen.id_variables or ()).items())
+    policy = _part_of(values, "policy.")
+    policy["max_failures"], policy["max_failed_share"] = policy["max_failures"] or (
+        None,
+        None,
+    )
+    if policy["deadline"] is None:
+        policy["deadline"] = _deadline_of_job(environ)
+    limits = TaskLimits(**_part_of(values, "limits."))
+    return Settings(**values, limits=limits, policy=Policy(**policy))
+
+
+def _part_of(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Take the values whose names begin with `prefix`, and return them without it."""
+    names = [name for name in values if name.startswith(prefix)]
+    return {name.removeprefix(prefix): values.pop(name) for name in names}
+
+
+def _deadline_of_job(environ: Mapping[str, str]) -> float | None:
+    end = environ.get("SLURM_JOB_END_TIME", "")
+    return float(end) if end.isdecimal() and end.isascii() else None
+
+
+# ---- the words before argparse sees them --------------------------------------------
+
+_BOOLEAN_WORDS = NO_WORDS | {"1", "true", "yes", "on"}
+_NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
+
+
+def _expanded(argv: Sequence[str]) -> Iterator[str]:
+    """Yield `argv` with each abbreviated option of PyTaskFarmer's spelt out."""
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            yield word
+            break
+        name, equals, value = word.partition("=")
+        yield (_full_name(name) + equals + value) if word.startswith("--") else word
+    yield from words
+
+
+def _full_name(name: str) -> str:
+    """Return the option of PyTaskFarmer's that `name` abbreviates, else `name`.
+
+    No option of ours can be shortened: the next one may begin alike, and a job script
+    would then mean another option than before.
+    """
+    if name in LONG_NAMES:
+        return name
+    meant = [option for option in OLD_NAMES if option.startswith(name)]
+    if len(meant) > 1:
+        raise usage_error(f"{name} can mean {' or '.join(meant)}: spell it out")
+    return meant[0] if meant else name
+
+
+def _separated(words: Sequence[str]) -> Iterator[str]:
+    """Yield `words`, each bare ``-v`` with a value: the next word if it is one."""
+    return _with_verbose_values(words, lambda word: word.lower() in _BOOLEAN_WORDS)
+
+
+def _attached(words: Sequence[str]) -> Iterator[str]:
+    """Yield `words`, each bare ``-v`` with a value: the next word, whatever it is."""
+    return _with_verbose_values(words, lambda word: not _looks_like_option(word))
+
+
+def _with_verbose_values(
+    words: Sequence[str], is_value: Callable[[str], bool]
+) -> Iterator[str]:
+    waiting = list(reversed(words))
+    while waiting:
+        word = waiting.pop()
+        if word == "--":
+            yield word
+            break
+        if word in ("-v", "--verbose"):
+            takes_next = bool(waiting) and is_value(waiting[-1])
+            word = "--verbose=" + (waiting.pop() if takes_next else "1")
+        yield word
+    yield from reversed(waiting)
+
+
+def _looks_like_option(word: str) -> bool:
+    """Return whether argparse takes the word for an option and not for a value."""
+    if not word.startswith("-") or word == "-" or " " in word:
+        return False
+    return _NEGATIVE_NUMBER.fullmatch(word) is None
+
+
+# ---- the table ----------------------------------------------------------------------
+
+
+class Option(NamedTuple):
+    """One option of a farm.
+
+    `names` are separated by a blank, the long one first; `field` is the field of
+    `Settings` that it sets, which has its default; a `kind` of None is a flag.
+    """
+
+    names: str
+    field: str
+    kind: Kind | None
+    metavar: str | None
+    help: str
+    is_old: bool = False
+    """Whether it is PyTaskFarmer's: it may be abbreviated."""
+    more: Mapping[str, Any] = {}
+    """For argparse."""
+
+    @property
+    def long_name(self) -> str:
+        """Return the first of the names."""
+        return self.names.split()[0]
+
+
+class _AskForHelp(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        raise HelpAsked(parser.format_help())
+
+
+class _AskForVersion(argparse.Action):
+    def __call__(self, *_: Any) -> NoReturn:
+        raise HelpAsked(f"mpifarm {__version__}\n")
+
+
+HELP: Final = Option(
+    "--help -h", "", None, None, "show this and exit", is_old=True,
+    more={"nargs": 0, "action": _AskForHelp, "default": argparse.SUPPRESS},
+)  # fmt: skip
+
+OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
+    "options": (
+        Option(
+            "--proc -n", "workers", WORKERS, "N",
+            "tasks that run at one time on each rank (default: %(default)s); 'auto':"
+            " one for each CPU that the rank may use; without N: all CPUs of the"
+            " machine",
+            is_old=True, more={"nargs": "?"},
+        ),
+        Option(
+            "--timeout", "timeout", SECONDS_OR_NEVER, "SECONDS",
+            "stop the farm after this time, put running tasks back, and exit 75"
+            " (default: 0, never)",
+            is_old=True,
+        ),
+        Option(
+            "--workdir -w", "workdir", NAME, "DIR",
+            "where progress and logs are kept (default: <tasklist>_workdir)",
+            is_old=True, more={"default": None},
+        ),
+        Option(
+            "--verbose -v", "verbose", VERBOSE, "[BOOL]",
+            "print a line for each task",
+            is_old=True,
+        ),
+        Option(
+            "--runner -r", "runner", ANY, "NAME",
+            "the runner that runs the commands, by its name in an INI file (default:"
+            " %(default)s)",
+            is_old=True,
+        ),
+        Option(
+            "--tasklist -t", "handler", ANY, "HANDLER",
+            "the handler that reads the tasklist, by its name in an INI file (default:"
+            " %(default)s)",
+            is_old=True,
+        ),
+        HELP,
+        Option(
+            "--version", "", None, None, "show the version and exit",
+            more={"nargs": 0, "action": _AskForVersion, "default": argparse.SUPPRESS},
+        ),
+        Option(
+            "--config", "config", NAME, "FILE",
+            "an INI file of runners and handlers; it is read before those in"
+            " ~/.config/mpifarm and ~/.pytaskfarmer",
+        ),
+        Option(
+            "--chdir", "chdir", NAME, "DIR",
+            "where the commands run (default: where mpifarm was started)",
+        ),
+        Option(
+            "--bind", "bind", None, None,
+            "give each worker its own share of the rank's CPUs",
+        ),
+        Option(
+            "--gpus", "gpus", GPUS, "auto|N|none",
+            "give each worker one of N GPUs, round robin; 'auto': one of those that"
+            " the rank was given (default: none, nothing is changed)",
+        ),
+        Option(
+            "--grace", "grace", SECONDS, "SECONDS",
+            "time from TERM to KILL for running tasks when the farm stops (default:"
+            " %(default)g)",
+        ),
+        Option(
+            "--logs", "logs", LOGS, "all|packed|failed",
+            "all: a log file for each task; packed: a few files for all tasks, read by"
+            " 'mpifarm log'; failed: a log file for each failed task (default:"
+            " %(default)s)",
+        ),
+        Option(
+            "--lock-area", "lock_area", NAME, "DIR",
+            "where to put the lock file if the workdir's file system has no locks; the"
+            " same for every farmer (default: $SCRATCH, $TMP or $TMPDIR, as"
+            " PyTaskFarmer)",
+        ),
+        Option(
+            "--remap", "remap", None, None,
+            "the tasklist was edited: find finished tasks by the text of their lines",
+        ),
+        Option(
+            "--as-is", "as_is", None, None,
+            "run the list even if it looks like a script, or like one for another tool",
+        ),
+        Option(
+            "--id-variable", "id_variables", ID_VARIABLE, "NAME[=FIRST]",
+            "give each task its number in this variable too, such as SGE_TASK_ID; the"
+            " first task gets FIRST (default: the first number of the tool that has"
+            " this variable)",
+            more={"action": "append", "default": None},
+        ),
+        Option(
+            "--in-array", "in_array", None, None,
+            "in a job array that shares the list: exit 0 if all tasks that are left"
+            " run in other jobs of the array",
+        ),
+        Option(
+            "--span-nodes", "span_nodes", None, None,
+            "let an MPI program in a task use other nodes of the job (default: its"
+            " ranks start on the node of the task)",
+        ),
+        Option(
+            "--mpi", "mpi", MPI, "auto|off",
+            "'off': this process is a farm of its own, even under a launcher",
+        ),
+    ),
+    "for each task": (
+        Option(
+            "--task-timeout", "limits.timeout", SECONDS_OR_NEVER, "SECONDS",
+            "end a task that takes longer, by TERM, then KILL after --grace; it counts"
+            ' as failed, "timed out" (default: 0, never)',
+        ),
+        Option(
+            "--task-memory", "limits.memory", MEMORY, "BYTES",
+            "memory that each process of a task may have, as 500M or 4G; the kernel"
+            " refuses more (RLIMIT_DATA)",
+        ),
+        Option(
+            "--checkpoint-signal", "limits.checkpoint_signal", SIGNAL,
+            "SIG",
+            "when the farm stops, send running tasks this signal and not TERM, so that"
+            " they can save their work; KILL follows after --grace",
+        ),
+        Option(
+            "--retries", "policy.retries", NUMBER, "N",
+            "run a failed task up to N times more, on another rank if there is one"
+            " (default: %(default)s)",
+        ),
+        Option(
+            "--retry-delay", "policy.retry_delay", SECONDS, "SECONDS",
+            "wait this long before a failed task runs again (default: %(default)g)",
+        ),
+        Option(
+            "--requeue-status", "policy.requeue_status", STATUS, "N",
+            "run a task again that exits with N: it has written a checkpoint (default:"
+            " no status does that)",
+        ),
+    ),
+    "for the farm": (
+        Option(
+            "--max-failures", "policy.max_failures", MAX_FAILURES, "N|P%",
+            "stop the farm and exit 1 when N tasks, or P percent of the list, have"
+            " failed",
+        ),
+        Option(
+            "--canary", "policy.canary", NUMBER, "N",
+            "run the first N tasks alone, and the others only if one of the N succeeds",
+        ),
+        Option(
+            "--quarantine", "policy.quarantine", QUARANTINE, "K|off",
+            "give a rank no tasks for a while when K in a row failed there fast, while"
+            " tasks succeed on other ranks; they run again elsewhere (default:"
+            " %(default)s)",
+        ),
+        Option(
+            "--rank-timeout", "policy.rank_timeout", RANK_TIMEOUT, "SECONDS",
+            "give up a rank that has sent nothing for this long (default: %(default)g)",
+        ),
+        Option(
+            "--deadline", "policy.deadline", DEADLINE, "TIME",
+            "when the job ends: seconds since 1970, 2026-12-31T23:59, or 'none'; the"
+            " farm ends before (default: as Slurm, PBS or LSF says)",
+        ),
+        Option(
+            "--task-time", "policy.task_time", SECONDS, "SECONDS",
+            "how long a task takes: start none that can't end before the deadline"
+            " (default: as long as the tasks so far)",
+        ),
+    ),
+}  # fmt: skip
+"""All options, under the heads that the help has for them."""
+
+_ALL: Final = [option for group in OPTIONS.values() for option in group]
+LONG_NAMES: Final = tuple(option.long_name for option in _ALL)
+OLD_NAMES: Final = tuple(option.long_name for option in _ALL if option.is_old)
+"""PyTaskFarmer's: a word that abbreviates one of them goes on meaning it."""
+
+
+# ---- the parser ---------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises an InputError; argparse's prints pages and exits."""
+
+    color = False
+    """Python 3.14 would colour the help, and the help may go into a file."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str]
+    ) -> tuple[argparse.Namespace, list[str]]:
+        # Our kinds raise InputError.  What comes here is a value that is missing, a
+        # value that is too many, or (older Pythons: `error`) no tasklist.
+        try:
+            return super().parse_known_args(args)
+        except argparse.ArgumentError as error:
+            if error.argument_name is None:
+                self.error(error.message)
+            raise _wrong_count(error.argument_name) from error
+
+    def error(self, message: str) -> NoReturn:
+        raise usage_error("no tasklist is given: name the file that lists the commands")
+
+
+def _make_parser(environ: Mapping[str, str]) -> _Parser:
+    columns = environ.get("COLUMNS", "")
+    wide = int(columns) if columns.isdecimal() else 80
+    # Narrower tears words apart, and nobody likes to read wider lines; argparse itself
+    # leaves two columns free.
+    width = min(max(wide, 60), 100) - 2
+    parser = _Parser(
+        prog="mpifarm",
+        usage="mpifarm [options] tasklist\n"
+        "       mpirun ... python -m mpifarm [options] tasklist",
+        description="Run every command of a list once, over the ranks of an MPI job or"
+        " on this\nmachine alone, and keep its output and its outcome.",
+        epilog=_EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=28, width=width
+        ),
+        allow_abbrev=False,
+        add_help=False,
+        exit_on_error=False,
+    )
+    parser.color = False
+    parser.add_argument(
+        "tasklist",
+        type=parse_tasklist,
+        help="a text file of commands, one a line; a line that begins with # is a"
+        " comment",
+    )
+    for title, group in OPTIONS.items():
+        into = parser if title == "options" else parser.add_argument_group(title)
+        for option in group:
+            add_option(into, option)
+    return parser
+
+
+_DEFAULTS = Settings(tasklist="", workdir="")
+
+
+def add_option(into: argparse._ActionsContainer, option: Option) -> None:
+    """Add an option of the table to a parser."""
+    words: dict[str, Any] = {"help": option.help}
+    if option.field:
+        words |= {"dest": option.field, "default": attrgetter(option.field)(_DEFAULTS)}
+    if option.kind is None:
+        words |= {"action": "store_true"}
+    else:
+        words |= {"metavar": option.metavar, "type": partial(_parse_value, option)}
+    into.add_argument(*option.names.split(), **{**words, **option.more})
+
+
+def _parse_value(option: Option, word: str) -> Any:
+    """Return the value that `word` is for `option`; raise InputError for no value."""
+    assert option.kind is not None
+    if option.kind is NAME and not word:
+        raise usage_error(
+            f"the {option.metavar} of {option.long_name} is empty: is a variable in"
+            " your job script not set?"
+        )
+    try:
+        return option.kind.parse(word)
+    except ValueError:
+        sentence = f"{option.long_name} takes {option.kind.takes}, not {word!r}"
+        raise usage_error(sentence + option.kind.hint) from None
+
+
+def _wrong_count(names: str) -> InputError:
+    """Return the error for "--workdir/-w" without a value, "--bind" with one."""
+    (option,) = (each for each in _ALL if each.long_name == names.partition("/")[0])
+    needs = "takes no value" if option.kind is None else "needs a value after it"
+    return usage_error(f"{names} {needs}")

@@ -1,0 +1,317 @@
+"""The decisions of ``mpifarm supervise``: whether to start a farm again, and when.
+
+Rules of this file: no I/O and no clock.  A launcher's exit status is believed only if
+the farm itself has not said how it ended (``result.json``).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+from mpifarm.errors import ExitStatus
+from mpifarm.model.wording import agree, counted
+
+BARREN_RUNS = 3
+"""Runs in a row in which nothing was recorded, after which the farm is given up."""
+
+NEVER_BEGAN = frozenset({1, 16})
+"""Statuses of launchers whose ranks could not start: 1 of srun and mpirun (an MPI that
+does not fit the launcher, too few slots, a Python without mpifarm), 16 of MPICH under
+PMIx."""
+
+PAUSES = (1.0, 10.0)
+"""Seconds to wait after the first and the second such run."""
+
+PAUSES_FOR_SLURM = (5.0, 60.0, 240.0)
+"""The pauses in an allocation in which runs have recorded something.  Slurm may take
+its ``SlurmdTimeout``, 300 s, to notice that a node has died; until then it starts ranks
+there, in vain."""
+
+CLAIM_SECONDS = 65.0
+"""Seconds until the tasks of a farm that died on another host can be reclaimed."""
+
+_ASKED = re.compile(
+    r"SIG\w+ was received|the timeout of|the workdir has a file 'drain'"
+    r"|the job ends in|the end of the job"
+    r"|the first (\d+ commands|command) could not be started"
+)
+"""How reasons in ``result.json`` begin that the user wanted, or for which another start
+would end the same way."""
+
+_BY_SIGNAL = re.compile(r"SIG\w+ was received")
+
+
+# ---- what is known of a run ----------------------------------------------------------
+
+
+class FarmResult(NamedTuple):
+    """The ``result.json`` of a farm."""
+
+    farm: str
+    launch: str
+    """`LAUNCH_VARIABLE` as the farm found it, "" if the launcher did not pass it on."""
+    status: int
+    reason: str
+    left: int
+    """Tasks that are neither finished nor failed."""
+    claimed: int
+    """Of these: held by other farms that live, or may live."""
+    lost: tuple[str, ...] = ()
+    """Hosts that lost a rank."""
+    quarantined: tuple[str, ...] = ()
+    """Hosts on which tasks failed that succeeded elsewhere."""
+
+
+class Records(NamedTuple):
+    """What a workdir has on record."""
+
+    tasks: int
+    """Lines of ``finished`` and ``failed``."""
+    size: int
+    """Bytes of these two and of ``attempts.tsv``; they only grow."""
+
+
+class Run(NamedTuple):
+    """One run of the command, when it is over."""
+
+    status: int
+    """The launcher's exit status, as a shell has it: 128 + n if signal n ended it."""
+    result: FarmResult | None
+    """What the farm of this run has said; None if it could not."""
+    moved: bool
+    """Whether anything was recorded, even an attempt that is not a task's last."""
+    recorded: int
+    """Tasks that were recorded."""
+    left_nothing: bool
+    """Whether no task waits in the workdir, and no farm has left a claim."""
+    stop_asked: bool = False
+    """Whether a signal has told the supervisor to stop."""
+    begun: bool = True
+    """Whether a farm has left a trace in the workdir, even a claim alone."""
+
+
+class RestartDecision(Enum):
+    """What to do after a run, and why."""
+
+    OVER = "over"
+    """End: the farm ended as a farm ends, or as it was told to."""
+    BROKEN = "broken"
+    """Start again: ranks or the launcher died."""
+    CLAIM_LEFT = "claim left"
+    """Start again a bit later: then the tasks of a farm that died can be reclaimed."""
+    NEVER_BEGAN = "never began"
+    """End: the launcher could not start the farm, and will not the next time."""
+    STUCK = "stuck"
+    """End: ranks die, and nothing gets done."""
+    ENOUGH = "enough"
+    """End: the farm was started again as often as it may."""
+
+
+@dataclass(slots=True)
+class RestartPolicy:
+    """Takes in run after run, and decides after each."""
+
+    max_restarts: int | None = None
+    knows_workdir: bool = True
+    in_allocation: bool = False
+    restarts: int = 0
+    barren: int = 0
+    """Runs in a row in which nothing was recorded."""
+    has_moved: bool = False
+    has_begun: bool = False
+    has_broken: bool = False
+    """Whether ranks or the launcher of the last run died."""
+
+    def decide(self, run: Run) -> RestartDecision:
+        """Record a run.  Return what to do after it."""
+        self.has_moved = self.has_moved or run.moved
+        self.barren = 0 if run.moved else self.barren + 1
+        had_broken, self.has_broken = self.has_broken, False
+        if run.stop_asked:
+            return RestartDecision.OVER
+        if had_broken and _is_with_others(run.result):
+            return self._unless_enough(RestartDecision.CLAIM_LEFT)
+        if self._is_over(run):
+            return RestartDecision.OVER
+        if self._could_not_start(run):
+            return RestartDecision.NEVER_BEGAN
+        self.has_broken = True
+        most = len(PAUSES_FOR_SLURM) + 1 if self._is_patient() else BARREN_RUNS
+        if self.barren >= most:
+            return RestartDecision.STUCK
+        return self._unless_enough(RestartDecision.BROKEN)
+
+    def _could_not_start(self, run: Run) -> bool:
+        """Return whether no farm has ever begun, and none will.
+
+        If a farm has begun before, a node may have died, and the next farm can't start
+        there.
+        """
+        self.has_begun = self.has_begun or run.begun
+        return not self.has_begun and run.status in NEVER_BEGAN
+
+    def pause_after(self, decision: RestartDecision) -> float:
+        """Return the seconds to wait before the next start."""
+        if decision is RestartDecision.CLAIM_LEFT:
+            return CLAIM_SECONDS
+        if not self.barren:
+            return 0.0
+        pauses = PAUSES_FOR_SLURM if self._is_patient() else PAUSES
+        return pauses[min(self.barren, len(pauses)) - 1]
+
+    def _is_patient(self) -> bool:
+        return self.in_allocation and self.has_moved
+
+    def _unless_enough(self, decision: RestartDecision) -> RestartDecision:
+        if self.max_restarts is not None and self.restarts >= self.max_restarts:
+            return RestartDecision.ENOUGH
+        self.restarts += 1
+        return decision
+
+    def _is_over(self, run: Run) -> bool:
+        if run.result is None:
+            return self._is_over_by_status(run)
+        if run.result.status != ExitStatus.RUN_AGAIN:
+            return run.result.status != ExitStatus.DEFECT
+        # A launcher that has lost one rank sends TERM or USR1 to the others.
+        if was_killed(run.status) and _BY_SIGNAL.match(run.result.reason):
+            return False
+        return bool(_ASKED.match(run.result.reason))
+
+    def _is_over_by_status(self, run: Run) -> bool:
+        """Return whether a run is over that left no ``result.json``, by its status.
+
+        Status 2 always is.  Where the workdir is known, 0 is if nothing is left;
+        where it isn't, 0, 1, 3 and 75 are: they are a farm's own.
+        """
+        if run.status == ExitStatus.BAD_INPUT:
+            return True
+        if not self.knows_workdir:
+            return run.status in (
+                ExitStatus.ALL_FINISHED,
+                ExitStatus.SOME_FAILED,
+                ExitStatus.WITH_OTHERS,
+                ExitStatus.RUN_AGAIN,
+            )
+        return run.status == ExitStatus.ALL_FINISHED and run.left_nothing
+
+
+def _is_with_others(result: FarmResult | None) -> bool:
+    """Return whether only tasks that other farms hold, alive or dead, are left."""
+    return (
+        result is not None
+        and result.status == ExitStatus.WITH_OTHERS
+        and result.claimed > 0
+    )
+
+
+def was_killed(status: int) -> bool:
+    """Return whether a launcher's status is none that a stopped farm gives it.
+
+    Launchers that lost a rank were seen to end with 9, 14, 134, 137 and 255.  Open
+    MPI's mpirun ends with 1 if it was signalled itself.
+    """
+    ordinary = (
+        ExitStatus.ALL_FINISHED,
+        ExitStatus.SOME_FAILED,
+        ExitStatus.RUN_AGAIN,
+    )
+    return status not in ordinary
+
+
+def is_of_launch(
+    result: FarmResult | None, launch: str, before: FarmResult | None
+) -> bool:
+    """Return whether the farm of this launch has written the result.
+
+    `before` is the result that stood there before; it counts if the launcher has not
+    passed `LAUNCH_VARIABLE` on to the rank that writes.
+    """
+    if result is None:
+        return False
+    if result.launch:
+        return result.launch == launch
+    return before is None or result.farm != before.farm
+
+
+def exit_status_of(run: Run) -> int:
+    """Return the farm's own status if it has one, else the launcher's."""
+    return run.status if run.result is None else run.result.status
+
+
+def parse_result(payload: Any) -> FarmResult:
+    """Return what ``result.json`` says.  Raise LookupError, TypeError or ValueError."""
+    tasks = payload["tasks"]
+    return FarmResult(
+        str(payload["farm"]),
+        str(payload.get("launch", "")),
+        int(payload["exit_status"]),
+        str(payload["reason"]),
+        int(tasks["toprocess"]) + int(tasks["elsewhere"]),
+        int(tasks["claimed"]),
+        _hosts(payload.get("lost", ())),
+        _hosts(payload.get("quarantined", ())),
+    )
+
+
+def _hosts(ranks: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(rank["host"]) for rank in ranks))
+
+
+# ---- what is said --------------------------------------------------------------------
+
+
+def describe_run(
+    decision: RestartDecision, run: Run, pause: float, excluded: Sequence[str]
+) -> str:
+    """Return what to say after a run, "" if the farm has said it all."""
+    what_next = _describe_decision(decision, run, pause, excluded)
+    result = run.result
+    if not what_next and (result is None or result.status == run.status):
+        return ""
+    return "; ".join(filter(None, [_describe_end(run), what_next]))
+
+
+def _describe_decision(
+    decision: RestartDecision, run: Run, pause: float, excluded: Sequence[str]
+) -> str:
+    """Return what comes next, "" if nothing does."""
+    when = f"in {pause:g} s" if pause else "at once"
+    without = f", without {', '.join(excluded)}" if excluded else ""
+    match decision:
+        case RestartDecision.OVER:
+            return "not started again, because a signal came" if run.stop_asked else ""
+        case RestartDecision.BROKEN:
+            return f"starting it again {when}{without}"
+        case RestartDecision.CLAIM_LEFT:
+            return (
+                f"starting it again {when}, to take back what a farm that has died"
+                f" still holds{without}"
+            )
+        case RestartDecision.NEVER_BEGAN:
+            return (
+                "no farm began, so it is not started again: the launcher has said above"
+                " why (an MPI that does not fit it, for example)"
+            )
+        case RestartDecision.STUCK:
+            return "not started again, because nothing gets done any more"
+        case RestartDecision.ENOUGH:
+            return "not started again, because --max-restarts is reached"
+
+
+def _describe_end(run: Run) -> str:
+    """Return how a run ended, and how far it got."""
+    result = run.result
+    ended = f"the launcher ended with status {run.status}"
+    if result is not None:
+        same = result.status == run.status
+        reason = f" ({result.reason})" if result.reason else ""
+        ended = "the farm ended" if same else f"{ended}, the farm"
+        ended += f" with status {result.status}{reason}"
+    done = f"{counted(run.recorded, 'task was', 'tasks were')} recorded"
+    left = (
+        f" and {result.left} {agree(result.left, 'is', 'are')} left" if result else ""
+    )
+    return f"{ended}, {done} in this run{left}"

@@ -1,0 +1,155 @@
+"""``mpifarm retry``: failed tasks go back into toprocess.
+
+Rules of this file: arguments and words; `mpifarm.audit.retry` moves the tasks.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mpifarm.audit.retry import (
+    Retried,
+    Wanted,
+    rehearse,
+    retry,
+    spread_status,
+)
+from mpifarm.audit.snapshot import observer
+from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.commands.target import (
+    add_target_arguments,
+    find_target,
+    patience_of,
+    probe_lock,
+    texts_of,
+)
+from mpifarm.errors import ExitStatus, InputError
+from mpifarm.model.id_ranges import IdRangesError, name_ids, parse_ids
+from mpifarm.model.wording import counted
+from mpifarm.store.target import (
+    Target,
+    farm_words_of,
+    read_tasks,
+    words_of,
+)
+from mpifarm.system.console import Console
+from mpifarm.system.patience import try_again
+
+_DESCRIPTION = (
+    "Put failed tasks back into toprocess, so that the farms that run now, or the next"
+    " one, run them again.  Without --ids and --status: all failed tasks."
+)
+
+
+def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
+    """Run ``mpifarm retry``.  Raise `InputError` and `StorageError`."""
+    chosen = _parse(argv)
+    patience = patience_of(console.print_error)
+    target = try_again(lambda: find_target(chosen), patience)
+    wanted = Wanted(_parse_ids(chosen.ids), _parse_statuses(chosen.status))
+    tasks = try_again(lambda: read_tasks(target, environ), patience)
+    texts = texts_of(tasks, target, f"a retry in {target.workdir}")
+    retried = try_again(lambda: _retry(target, texts, environ, wanted), patience)
+    for line in report(target, wanted, retried):
+        console.print_line(line)
+    return ExitStatus.ALL_FINISHED
+
+
+def _retry(
+    target: Target, texts: Sequence[str], environ: Mapping[str, str], wanted: Wanted
+) -> Retried:
+    lock = probe_lock(
+        target, environ, lambda: rehearse(target.workdir, texts, observer(), wanted)
+    )
+    return retry(target.workdir, texts, lock, observer(), wanted)
+
+
+def _parse(argv: list[str]) -> Any:
+    parser = SubcommandParser("retry", _DESCRIPTION)
+    add_target_arguments(parser)
+    parser.add_argument(
+        "--failed",
+        action="store_true",
+        help="all failed tasks (the default)",
+    )
+    parser.add_argument(
+        "--ids", metavar="IDS", help="only these tasks, as 3,7-9; each must have failed"
+    )
+    parser.add_argument(
+        "--status",
+        metavar="STATUS",
+        help="only tasks whose last attempt ended with this status, as 1 or 2,137;"
+        " -9 and 137 both mean killed by signal 9",
+    )
+    return parser.parse_args(_joined(argv))
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """Return `argv` with ``--status -9,-15`` as one word: -9 looks like an option."""
+    words: list[str] = []
+    for word in argv:
+        if (
+            words
+            and words[-1] == "--status"
+            and word[:1] == "-"
+            and word[1:2].isdigit()
+        ):
+            words[-1] = f"--status={word}"
+        else:
+            words.append(word)
+    return words
+
+
+def _parse_ids(text: str | None) -> frozenset[int] | None:
+    if text is None:
+        return None
+    try:
+        ids = parse_ids(text.replace(" ", ""))
+    except IdRangesError:
+        ids = []
+    ranges = (each.partition("-")[::2] for each in text.split(","))
+    if not ids or any(last and int(last) < int(first) for first, last in ranges):
+        raise InputError(f"--ids takes ids and ranges, as 3,7-9, not {text!r:.60}")
+    return frozenset(ids)
+
+
+def _parse_statuses(text: str | None) -> frozenset[int] | None:
+    if text is None:
+        return None
+    statuses: set[int] = set()
+    for word in text.split(","):
+        number = word.strip().removeprefix("-")
+        if not (number.isdecimal() and number.isascii()) or int(number[:9]) > 255:
+            raise InputError(
+                f"--status takes exit statuses, as 1 or 137, not {text!r:.60}"
+            )
+        if not int(number):
+            raise InputError("no task has failed with exit status 0")
+        statuses |= spread_status(int(word))
+    return frozenset(statuses)
+
+
+def report(target: Target, wanted: Wanted, retried: Retried) -> list[str]:
+    """Return what was done, and how to go on."""
+    count = len(retried.moved)
+    if count:
+        command = shlex.join(["mpifarm", *farm_words_of(target)])
+        lines = [f"{counted(count)} put back into toprocess: {name_ids(retried.moved)}"]
+        lines.append(f"if no farm is running, start one: {command}")
+    else:
+        all_of_them = wanted.ids is None and wanted.statuses is None
+        lines = [
+            "no task has failed" if all_of_them else "no failed task has that status"
+        ]
+    if retried.held:
+        repair = shlex.join(["mpifarm", "check", "--repair", *words_of(target)])
+        lines.append(
+            f"not put back, because a farm has claimed them: {name_ids(retried.held)}"
+            f" (if the farm is dead, run: {repair})"
+        )
+    if retried.unknown:
+        lines.append(
+            "not put back, because attempts.tsv has no status for them (another farmer"
+            f" ran them): {name_ids(retried.unknown)}"
+        )
+    return lines

@@ -1,0 +1,51 @@
+"""The parser of a subcommand's command line.
+
+Rules of this file: a mistake is an InputError of one sentence; nothing is printed.
+"""
+
+import argparse
+import re
+from typing import Any, Final, NoReturn
+
+from mpifarm.commands.options import HELP, add_option
+from mpifarm.errors import InputError
+
+
+class SubcommandParser(argparse.ArgumentParser):
+    """The parser of a subcommand: raises InputError and HelpAsked, prints nothing."""
+
+    def __init__(self, name: str, description: str) -> None:
+        super().__init__(
+            prog=f"mpifarm {name}",
+            description=description,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        self.color = False
+        add_option(self, HELP)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the choices; raise InputError for a word that means nothing."""
+        chosen, extra = self.parse_known_args(args, namespace)
+        if extra:
+            from mpifarm.commands.misspelt import explain_extra  # for mistakes only
+
+            options = [*self._option_string_actions]
+            self.error(explain_extra(self.prog, extra, options))
+        return chosen
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError, in plainer words than argparse's `message`."""
+        for pattern, words in _PLAINER:
+            if found := re.fullmatch(pattern, message):
+                names = (name.replace(", ", " and ") for name in found.groups())
+                message = words.format(*names, program=self.prog)
+        raise InputError(f"{message} ({self.prog} --help tells more)")
+
+
+_PLAINER: Final = (
+    ("the following arguments are required: (.*)", "{program} needs {0} after it"),
+    ("argument (.*): expected one argument", "{0} needs a value after it"),
+    ("argument (.*): ignored explicit argument .*", "{0} takes no value"),
+)
+"""Patterns of argparse's messages, and our words.  Compiled for mistakes only."""

@@ -1,0 +1,151 @@
+"""The workdir and the tasklist that the arguments of a subcommand name.
+
+Rules of this file: it finds and reads, and creates nothing.  A mistake is an InputError
+of one sentence.  A disk that fails is a StorageError, which `patience_of` lets pass for
+a while.
+"""
+
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.errors import InputError
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.strangers import validate_contents, validate_place
+from mpifarm.store.target import (
+    SUFFIX,
+    Target,
+    find_existing_lock,
+    find_lock,
+    find_tasklist_of,
+    has_own_state,
+)
+from mpifarm.system import files
+from mpifarm.system.lock import WorkdirLock
+from mpifarm.system.patience import COMMAND_SECONDS, Patience
+from mpifarm.tasklists import TaskList
+
+_NAMES = {
+    "workdir": "the workdir",
+    "tasklist": "--list",
+    "config": "--config",
+    "lock_area": "--lock-area",
+}
+"""The attributes of what the user may name, in words."""
+
+
+def add_target_arguments(parser: SubcommandParser, *, after: str = "") -> None:
+    """Add the arguments by which a workdir and its tasklist are named.
+
+    `after` stands after the workdir in an example.  ``--list`` is not ``--tasklist``,
+    because that names the handler, here as in a farm's command line.
+    """
+    parser.add_argument(
+        "workdir", metavar="WORKDIR", help="the workdir, or its tasklist"
+    )
+    parser.add_argument(
+        "--list",
+        metavar="FILE",
+        dest="tasklist",
+        help="the tasklist (default: the workdir's name without _workdir)",
+    )
+    parser.add_argument(
+        "--tasklist",
+        "-t",
+        metavar="HANDLER",
+        dest="handler",
+        default="default",
+        help="the --tasklist that the farm was given",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="the --config that the farm was given"
+    )
+    parser.add_argument(
+        "--lock-area", metavar="DIR", help="the --lock-area that the farm was given"
+    )
+    parser.set_defaults(example=f"{parser.prog} DIR {after}".rstrip())
+
+
+def patience_of(complain: Callable[[str], None]) -> Patience:
+    """Return how long a subcommand tries a disk that fails."""
+    return Patience("the disk", COMMAND_SECONDS, complain, "can be used again")
+
+
+def find_target(chosen: Any) -> Target:
+    """Return what `chosen`, by `add_target_arguments`, names; raise `InputError`."""
+    for name, what in _NAMES.items():
+        if getattr(chosen, name) == "":
+            raise InputError(f"the name of {what} is empty: is a variable not set?")
+    workdir, tasklist = chosen.workdir, chosen.tasklist
+    if files.is_file(workdir):
+        workdir, tasklist = _find_workdir(workdir, tasklist, chosen.example)
+    elif not files.is_there(workdir) and files.is_directory(workdir + SUFFIX):
+        workdir += SUFFIX  # the list is gone
+    _check_workdir(workdir)
+    if tasklist is None:
+        tasklist = find_tasklist_of(workdir)
+    validate_place(workdir, tasklist)
+    validate_contents(WorkdirPaths(os.path.abspath(workdir)))
+    return Target(workdir, tasklist, chosen.handler, chosen.config, chosen.lock_area)
+
+
+def _find_workdir(named: str, tasklist: str | None, example: str) -> tuple[str, str]:
+    """Return the workdir and its tasklist for a user who has named the tasklist."""
+    if tasklist is not None:
+        raise InputError(
+            f"{named} is not a directory: give the workdir with --list {tasklist}"
+        )
+    workdir = named + SUFFIX
+    if not files.is_directory(workdir):
+        raise InputError(
+            f"no workdir {workdir}: no farm has run this list.  If you used --workdir"
+            f" DIR, run: {example} --list {shlex.quote(named)}"
+        )
+    return workdir, named
+
+
+def _check_workdir(workdir: str) -> None:
+    """Raise `InputError` if no farmer has begun the directory."""
+    if not files.is_directory(workdir):
+        raise InputError(
+            f"no workdir {workdir}: name a workdir, or the tasklist of one"
+        )
+    paths = WorkdirPaths(workdir)
+    marks = (
+        *(paths.toprocess, paths.finished, paths.failed, paths.logs),
+        *(paths.claims, paths.fingerprint, paths.timeline, paths.lock),
+    )
+    if not files.is_permitted(workdir, os.R_OK | os.X_OK):
+        raise InputError(f"cannot read the workdir {workdir}: ask its owner")
+    if not any(map(files.is_there, marks)):
+        raise InputError(
+            f"{workdir} is not a workdir: it has neither status files nor logs"
+        )
+
+
+def texts_of(tasks: TaskList | None, target: Target, what: str) -> Sequence[str]:
+    """Return the tasks of the list; raise `InputError` if `what` is impossible."""
+    if tasks is None:
+        raise InputError(f"{what} needs the tasklist: add --list FILE")
+    if has_own_state(tasks, target):
+        raise InputError(
+            f"{what} is impossible: the tasklist handler {target.handler!r} keeps the"
+            " state of the tasks itself"
+        )
+    return tasks.tasks
+
+
+def probe_lock(
+    target: Target, environ: Mapping[str, str], rehearse: Callable[[], object]
+) -> WorkdirLock:
+    """Return the lock of a workdir for a change, after `rehearse` if it is new.
+
+    Without lock files no farm runs: then a mistake is reported before they are made.
+    """
+    lock = find_lock(target, environ)
+    if find_existing_lock(target, environ) is None:
+        rehearse()
+    lock.probe()
+    return lock

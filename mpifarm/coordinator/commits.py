@@ -1,0 +1,115 @@
+"""When results go to disk, and which tasks run again in place of being recorded.
+
+Rules of this file:
+
+* At most one `Transact` is under way; what comes up meanwhile goes into the next.
+* Whether a failed task runs again is decided when its result is due, not before: until
+  then its rank may turn out to be at fault (`rank_use`).
+"""
+
+from collections.abc import Iterable, Sequence
+
+from mpifarm.coordinator.effects import NoteAttempt, Post, Send, Tell
+from mpifarm.coordinator.limits import FailureLimit
+from mpifarm.coordinator.retries import Sequel, count_attempt
+from mpifarm.coordinator.state import FarmState, TaskRecord
+from mpifarm.coordinator.task_table import TaskTable, result_of
+from mpifarm.model.messages import Committed
+from mpifarm.model.task import Outcome, Result
+
+COMMIT_INTERVAL = 0.1
+"""Seconds for which a result that counts waits for others, to go to disk together."""
+
+
+class Commits:
+    """The transactions of the farm, and the attempts that end without a record."""
+
+    def __init__(
+        self, farm: FarmState, table: TaskTable, failures: FailureLimit, post: Post
+    ) -> None:
+        self._farm = farm
+        self._table = table
+        self._failures = failures
+        self._post = post
+
+    def due_at(self) -> float:
+        """Return when ended tasks have waited for long enough, or no others come."""
+        table = self._table
+        if len(table.ended) < len(table.tasks):
+            return table.ended[0].due + COMMIT_INTERVAL
+        return float("-inf")
+
+    def wake_at(self) -> float:
+        """Return when time alone may begin a transaction."""
+        table = self._table
+        if table.ended and table.transaction is None and not table.storage_failed:
+            return self.due_at()
+        return float("inf")
+
+    def begin(self, now: float, take: int) -> None:
+        """Begin a transaction, unless one is under way or there is nothing to do."""
+        table = self._table
+        if table.transaction is not None or table.storage_failed:
+            return
+        is_due = bool(table.ended) and self.due_at() <= now
+        if not (is_due or table.requeuing or take):
+            return
+        results = tuple(self._pick_results(now))
+        if results or table.requeuing or take:
+            self._post(table.begin_transaction(results, take))
+
+    def _pick_results(self, now: float) -> Iterable[tuple[int, Result]]:
+        """Empty the list of ended tasks; yield (rank, result) of each one to record.
+
+        A failed task that may run again is queued for that in place of being yielded.
+        """
+        ended, counts = self._table.ended, self._failures.counts
+        while ended:
+            task = ended.popleft()
+            result = task.result or result_of(task)
+            failed = result.outcome is not Outcome.COMPLETED
+            if failed and self._runs_again(task, result, now):
+                continue
+            self._table.write(task)
+            if counts:
+                self._failures.note(task.taskid, failed=failed)
+            yield task.rank, result
+
+    def _runs_again(self, task: TaskRecord, result: Result, now: float) -> bool:
+        """Give a task that did not complete another attempt, if it may have one."""
+        sequel, why = count_attempt(self._farm.policy, task, result)
+        if why:
+            self._post(Tell(why))
+        if sequel is Sequel.FAILED:
+            return False
+        self.note_attempt(task)
+        if not self._farm.is_working:
+            self._table.requeue(task)
+        elif sequel is Sequel.GOES_ON and not task.may_kill_ranks:
+            self._table.go_on(task)
+        else:
+            self._table.retry(task, now, self._farm.policy.retry_delay)
+        return True
+
+    def note_attempt(self, task: TaskRecord) -> None:
+        """Have an attempt noted whose task runs again; its rank can forget it."""
+        result = result_of(task)
+        self._post(NoteAttempt(task.rank, result))
+        self.acknowledge(task.rank, [(result.taskid, result.attempt)])
+
+    def acknowledge_results(self, results: Iterable[tuple[int, Result]]) -> None:
+        """Tell ranks which results are on disk, (rank, result) each."""
+        if not self._farm.rank_set.survives_rank_loss:
+            return
+        by_rank: dict[int, list[tuple[int, int]]] = {}
+        for rank, result in results:
+            by_rank.setdefault(rank, []).append((result.taskid, result.attempt))
+        for rank, recorded in by_rank.items():
+            self.acknowledge(rank, recorded)
+
+    def acknowledge(self, rank: int, attempts: Sequence[tuple[int, int]]) -> None:
+        """Tell a rank that no other coordinator will need these (taskid, attempt)."""
+        farm = self._farm
+        needs = farm.rank_set.survives_rank_loss and rank != farm.rank_set.own
+        if needs and attempts and not farm.ranks[rank].is_gone:
+            self._post(Send(rank, Committed(tuple(attempts))))

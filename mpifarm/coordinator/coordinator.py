@@ -1,0 +1,435 @@
+"""What rank 0 decides: events go to the members that they concern, effects come out.
+
+Rules of this file:
+
+* Pure: events come in (``on_...``), effects go out (`Coordinator.decide`), time is an
+  argument (seconds, monotonic).  No I/O, no clock, no MPI; a test plays a thousand
+  ranks, lost ranks and signals in milliseconds.
+* Here is which event goes to which member, and in which order they act (`decide`).
+  The members decide: each has a module of its own, is given the members that it may
+  use, and posts effects.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from signal import SIGTERM, SIGUSR1, SIGUSR2, Signals
+from typing import assert_never
+
+from mpifarm.coordinator.commits import COMMIT_INTERVAL, Commits
+from mpifarm.coordinator.dispatch import NO_COMMAND, Dispatcher
+from mpifarm.coordinator.effects import (
+    Conclude,
+    Effect,
+    NoteAttempt,
+    NoteInLog,
+    Send,
+    TakeNothing,
+    Tell,
+    Transact,
+)
+from mpifarm.coordinator.ending import Ending
+from mpifarm.coordinator.failover import Failover
+from mpifarm.coordinator.limits import Limits
+from mpifarm.coordinator.liveness import Liveness
+from mpifarm.coordinator.prefetch import Prefetch
+from mpifarm.coordinator.quarantine import OutOfUse, Quarantine
+from mpifarm.coordinator.rank_use import RankUse
+from mpifarm.coordinator.results import Results, died_of_drain
+from mpifarm.coordinator.retries import MAX_LOST
+from mpifarm.coordinator.state import (
+    FarmState,
+    Phase,
+    RankRecord,
+    RankSet,
+    RankState,
+)
+from mpifarm.coordinator.stop_reasons import StopReasons
+from mpifarm.coordinator.task_table import TaskTable
+from mpifarm.coordinator.unlocated import Unlocated
+from mpifarm.coordinator.walltime import Walltime
+from mpifarm.model.messages import (
+    Alive,
+    Join,
+    PoolLost,
+    RankUnusable,
+    Rejoin,
+    Report,
+    SignalReceived,
+    Stopped,
+    ToCoordinator,
+)
+from mpifarm.model.settings import FarmDefinition, Policy
+
+__all__ = [
+    "COMMIT_INTERVAL",
+    "MAX_LOST",
+    "NO_COMMAND",
+    "Conclude",
+    "Coordinator",
+    "Effect",
+    "NoteAttempt",
+    "NoteInLog",
+    "Phase",
+    "RankSet",
+    "RankState",
+    "Send",
+    "TakeNothing",
+    "Tell",
+    "Transact",
+]
+
+DEFAULT_POLICY = Policy()
+
+
+class Coordinator:
+    """The decisions of rank 0.
+
+    `commands` is the tasklist: ``commands[taskid]`` is the text of a task; it raises
+    `InputError` where a handler of the user's has none.  `timeout` is the seconds
+    after `now` at which the farm stops by itself, `deadline` the moment at which the
+    job ends.  With `waits_for_others` it does not end while other farms hold tasks.
+    `adopted` are tasks that this farm holds already, taken over from a coordinator
+    that was lost: ranks that `Rejoin` may have them.
+    """
+
+    def __init__(
+        self,
+        commands: Sequence[str],
+        definition: FarmDefinition,
+        rank_set: RankSet,
+        now: float,
+        *,
+        policy: Policy = DEFAULT_POLICY,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        waits_for_others: bool = False,
+        adopted: Iterable[int] = (),
+    ) -> None:
+        self.definition = definition
+        self.rank_set = rank_set
+        self.policy = policy
+        self._effects: list[Effect] = []
+        self._post = self._effects.append
+        self._looked_last = False
+        """Whether ``toprocess`` was empty at the last look, when nothing was held."""
+
+        held = [*adopted]
+        walltime = Walltime(deadline, definition.grace, policy.task_time)
+        self._farm = farm = FarmState.begin(rank_set, policy)
+        self.limits = limits = Limits(policy, len(commands), len(held), walltime)
+        self.table = table = TaskTable(farm, limits.failures, held)
+        self.unlocated = Unlocated(held, rank_set.ranks if held else ())
+        self.quarantine = Quarantine(policy.quarantine)
+        first = 0 if held else len(rank_set.ranks) * rank_set.workers
+        self.prefetch = Prefetch(limits, first, now, waits_for_others=waits_for_others)
+        self.dispatcher = Dispatcher(
+            *(farm, table, limits, self.quarantine, self.unlocated),
+            *(self.prefetch, commands, self._post),
+        )
+        self.commits = Commits(farm, table, limits.failures, self._post)
+        self.rank_use = RankUse(
+            *(farm, table, self.dispatcher, self.commits, self.quarantine),
+            *(limits.trial, self.unlocated, self._post),
+        )
+        self.results = Results(
+            *(farm, table, self.dispatcher, self.rank_use, self.quarantine),
+            *(limits, self.unlocated, self._post),
+        )
+        self.liveness = Liveness(
+            *(farm, table, self.dispatcher, self.rank_use, self.results),
+            *(definition, self._post, now),
+        )
+        self.failover = Failover(
+            *(farm, table, self.unlocated, self.dispatcher, self.commits),
+            *(self.rank_use, self.results, self.liveness, now),
+        )
+        self.ending = Ending(
+            *(farm, table, limits.trial, self.commits, self.rank_use),
+            *(self.liveness, self.failover, definition.grace, self._post),
+        )
+        self.stop_reasons = StopReasons(
+            *(farm, table, limits, self.dispatcher, self.rank_use),
+            *(self.results, self.ending, timeout, now),
+        )
+
+    # ---- what others read --------------------------------------------------------
+
+    @property
+    def phase(self) -> Phase:
+        """The phase of the farm."""
+        return self._farm.phase
+
+    @property
+    def commands(self) -> Sequence[str]:
+        """The tasklist."""
+        return self.dispatcher.commands
+
+    @property
+    def ranks(self) -> dict[int, RankRecord]:
+        """Return what is known of each rank."""
+        return self._farm.ranks
+
+    @property
+    def storage_failed(self) -> bool:
+        """Return whether nothing can be recorded any more."""
+        return self.table.storage_failed
+
+    @property
+    def quarantined(self) -> dict[int, OutOfUse]:
+        """Ranks that were put out of use, and have not been cleared since."""
+        return self.rank_use.out_of_use
+
+    @property
+    def reason(self) -> str:
+        """Return why the farm stops or drains before the list is done, in words."""
+        return self.ending.reason
+
+    @property
+    def too_many_failures(self) -> bool:
+        """Return whether the farm stops because of the tasks that failed."""
+        return self.stop_reasons.too_many_failures
+
+    @property
+    def stopped_because(self) -> str:
+        """Return what is said of a stop because of failures."""
+        return self.stop_reasons.stopped_because
+
+    @property
+    def way_on(self) -> str:
+        """Return how to go on where the same command again would not do."""
+        return self.stop_reasons.way_on
+
+    @property
+    def unrecorded(self) -> tuple[int, ...]:
+        """Tasks whose results could not be recorded when the storage failed."""
+        return self.ending.unrecorded
+
+    @property
+    def limits_failures(self) -> bool:
+        """Return whether the farm stops when so many tasks have failed."""
+        return self.limits.failures.counts
+
+    @property
+    def must_leave_alone(self) -> bool:
+        """Return whether leaving MPI would wait for ranks that were given up."""
+        return self.liveness.must_leave_alone
+
+    def lost_ranks(self) -> list[int]:
+        """Return the other ranks that died or were given up."""
+        return self.liveness.lost_ranks()
+
+    def silent_ranks(self) -> list[int]:
+        """Return the ranks that were given up while silent: they may yet live."""
+        return self.liveness.silent_ranks()
+
+    def count_running(self) -> int:
+        """Return how many tasks run: of a rank's leases, one for each worker."""
+        return self._farm.count_running()
+
+    def find_violations(self) -> list[str]:
+        """Return what is wrong with the tasks, in words; tests ask after each step."""
+        streaks = self.quarantine.streaks.values()
+        suspects = [task for streak in streaks for task in streak.held]
+        held = [*suspects, *self.limits.trial.held]
+        return self.table.find_violations(held, self.unlocated.tasks.keys())
+
+    # ---- before ranks have come --------------------------------------------------
+
+    def try_place(self, explain: Callable[[int], str], way_on: str) -> None:
+        """Begin with a few tasks; stop if none of them can be started.
+
+        `explain` gives the reason for so many; `way_on` is how to go on then.
+        """
+        self.limits.trial.arm(explain, way_on)
+
+    def note_failed_before(self, before: int, own: int = 0) -> str:
+        """Take in how many tasks failed before; return what to say of the limit.
+
+        `own` failed since this start, under a coordinator that was lost.
+        """
+        self.limits.failures.note_before(before, own)
+        return self.limits.failures.describe()
+
+    def expect_deadline(self) -> None:
+        """Be told later, by `on_deadline`, when the job ends."""
+        self.limits.walltime.expect_deadline()
+
+    def on_deadline(self, deadline: float) -> None:
+        """Take in when the job ends; `inf` where that is not known, or never."""
+        self.limits.walltime.set_deadline(deadline)
+
+    # ---- what happens: ranks -----------------------------------------------------
+
+    def on_message(self, rank: int, message: ToCoordinator, now: float) -> None:
+        """Take in what `rank` says; a rank that was given up is not heard."""
+        record = self._farm.ranks.get(rank)
+        if record is None or record.is_gone:
+            self.liveness.on_message_of_lost(record, message)
+            return
+        record.heard_at = now
+        match message:
+            case Alive():
+                pass
+            case Join():
+                self.liveness.on_join(record, message)
+            case Rejoin():
+                self.failover.on_rejoin(record, message, now)
+                self.ending.repeat_phase(record)
+            case Report():
+                self.results.on_report(record, message, now)
+            case SignalReceived():
+                self._on_signal_received(record, message, now)
+            case RankUnusable():
+                self.stop_reasons.on_rank_unusable(record, message.reason, now)
+            case PoolLost():
+                self.rank_use.settle(record, RankState.STOPPED)
+            case Stopped():
+                self.rank_use.settle(record, RankState.STOPPED)
+            case _:
+                assert_never(message)
+
+    def on_mended(self, now: float) -> None:
+        """Await a `Rejoin` of each other rank: all messages under way were lost."""
+        self.failover.on_mended(now)
+
+    def on_ranks_lost(self, ranks: Iterable[int], now: float) -> None:
+        """Take in which ranks are dead, as MPI says; nothing more is sent to them."""
+        for rank in ranks:
+            record = self.ranks.get(rank)
+            if record is not None and rank != self.rank_set.own:
+                self.liveness.lose(record, RankState.DEAD, now)
+        dead = {rank for rank, r in self.ranks.items() if r.state is RankState.DEAD}
+        self._effects[:] = [
+            effect
+            for effect in self._effects
+            if not isinstance(effect, Send) or effect.rank not in dead
+        ]
+
+    # ---- what happens: signals ---------------------------------------------------
+
+    def _on_signal_received(
+        self, record: RankRecord, message: SignalReceived, now: float
+    ) -> None:
+        """Heed a signal to a rank; it may have come to its commands before."""
+        if message.sure > record.sure:
+            self.table.note_sure(record, message.sure, now)
+        self.on_signal(message.signum, now)
+        if message.signum == SIGUSR2:
+            record.is_drained = True
+            self.table.void_unsure(record, died_of_drain)
+        elif self.phase is Phase.STOPPING:
+            record.is_void = True
+            self.table.void_unsure(record, lambda _: True)
+
+    def on_signal(self, signum: int, now: float) -> None:
+        """Do what a signal to any rank means (design.md, Signals)."""
+        reason = f"{Signals(signum).name} was received"
+        if signum == SIGUSR1:
+            self.ending.stop(reason, self.definition.grace, now)
+        elif signum == SIGUSR2:
+            self.on_drain(reason)
+        else:
+            self.ending.stop(reason, 0.0, now)
+
+    def on_launcher_gone(self, now: float) -> None:
+        """Stop: what the launcher has started is to end with it."""
+        self._post(Tell("the launcher is gone"))
+        self.on_signal(SIGTERM, now)
+
+    def on_drain(self, reason: str) -> None:
+        """Start nothing more, finish what runs."""
+        self.ending.drain(reason)
+
+    # ---- what happens: the disk --------------------------------------------------
+
+    def on_transacted(
+        self,
+        taken: Sequence[int],
+        now: float,
+        *,
+        empty: bool,
+        cost: float,
+        others: bool = False,
+    ) -> None:
+        """Take in that the transaction is on disk; `taken` are ours now.
+
+        `empty`: ``toprocess`` has nothing more for us.  `cost` is what the rewriting
+        of it took, in seconds.  `others`: other farms hold tasks.
+        """
+        table, prefetch = self.table, self.prefetch
+        done = table.finish_transaction()
+        self.commits.acknowledge_results(done.results)
+        is_news = empty != prefetch.is_empty and done.take > 0
+        if done.take:
+            prefetch.note(now, empty=empty, cost=cost, others=others)
+            holds_nothing = not table.tasks and not prefetch.others_hold
+            self._looked_last = empty and holds_nothing and not taken
+        table.take(taken)
+        self.limits.note_taken(len(taken), now)
+        if is_news:
+            # What ranks may hold depends on whether there is more to come.
+            self.dispatcher.update_all_demand()
+
+    def on_storage_failed(self, reason: str, now: float) -> None:
+        """Stop: nothing can be recorded; the claim on disk keeps what is held."""
+        self.table.fail_storage()
+        self.ending.stop_with_grace(reason, now)
+
+    def forgive_pause(self, seconds: float) -> None:
+        """Wait longer for all ranks: rank 0 was suspended and could hear nothing."""
+        self.failover.forgive_pause(seconds)
+        self.liveness.forgive_pause(seconds)
+
+    # ---- what follows ------------------------------------------------------------
+
+    def decide(self, now: float) -> list[Effect]:
+        """Return all that is to be done now."""
+        self.stop_reasons.check_time(now)
+        self.liveness.give_up_silent(now)
+        if self.unlocated.is_pending:
+            self.failover.locate(now)
+        if self.quarantine.streaks:
+            self.rank_use.assess_streaks(now)
+        if self.quarantine.pauses:
+            self.rank_use.try_again(now)
+        self.stop_reasons.check_failures(now)
+        phase = self._farm.phase
+        match phase:
+            case Phase.WORKING:
+                self._work(now)
+            case Phase.DRAINING:
+                self.ending.advance_drain(now)
+            case Phase.STOPPING:
+                self.ending.advance_stop(now)
+            case Phase.LEAVING:
+                pass
+            case _:
+                assert_never(phase)
+        self.liveness.ping(now)
+        effects = self._effects.copy()
+        self._effects.clear()
+        return effects
+
+    def wake_at(self, now: float) -> float:
+        """Return when time alone may make `decide` do something next."""
+        phase = self._farm.phase
+        if phase is Phase.LEAVING:
+            return float("inf")
+        wake_at = min(
+            self.liveness.ping_at,
+            self.commits.wake_at(),
+            self.failover.wake_at(),
+            self.stop_reasons.wake_at(),
+            self.ending.wake_at(),
+        )
+        if phase is Phase.WORKING:
+            wake_at = min(wake_at, self.dispatcher.wake_at(), self.rank_use.wake_at())
+        return max(now, wake_at)
+
+    def _work(self, now: float) -> None:
+        self.dispatcher.assign(now)
+        if self._looked_last and not self.table.tasks:
+            self.ending.leave_if_done()
+            return
+        self.dispatcher.recall(now)
+        self.commits.begin(now, self.dispatcher.count_to_take(now))
+        self.stop_reasons.check_ranks(now)

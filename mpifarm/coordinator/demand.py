@@ -1,0 +1,54 @@
+"""Which ranks could hold more leases.
+
+Rules of this file: pure.  A farm has 10 000 ranks, and a decision comes with each
+message: nothing here looks at all of them; sums are kept by differences.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+
+class Demand:
+    """The ranks that could hold more leases, in the order in which they came to.
+
+    `unmet` is how many leases more they could hold, `idle` how many of those a worker
+    could begin at once.
+    """
+
+    def __init__(self) -> None:
+        self.unmet = 0
+        self.idle = 0
+        self._wants: OrderedDict[int, tuple[int, int]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._wants)
+
+    def __len__(self) -> int:
+        return len(self._wants)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._wants)
+
+    @property
+    def first(self) -> int:
+        """The rank whose turn it is."""
+        return next(iter(self._wants))
+
+    def note(self, rank: int, wanted: int, idle: int) -> None:
+        """Record how many leases more a rank could hold, without changing its turn."""
+        before_wanted, before_idle = self._wants.get(rank, (0, 0))
+        self._wants[rank] = (wanted, idle)
+        self.unmet += wanted - before_wanted
+        self.idle += idle - before_idle
+
+    def put_last(self, rank: int) -> None:
+        """Let all others that wait have their turn before `rank`."""
+        if rank in self._wants:
+            self._wants.move_to_end(rank)
+
+    def forget(self, rank: int) -> None:
+        """Drop a rank that wants nothing, or gets nothing."""
+        if rank in self._wants:
+            wanted, idle = self._wants.pop(rank)
+            self.unmet -= wanted
+            self.idle -= idle

@@ -1,0 +1,241 @@
+"""Which rank gets which tasks, how many are taken ahead, and what ranks return.
+
+Rules of this file: how many leases a rank may hold is `ahead`'s answer, how many tasks
+to take is `prefetch`'s, what to ask back is `stealing`'s; here they meet the tasks.
+"""
+
+from collections.abc import Sequence
+
+from mpifarm.coordinator.ahead import LeaseRoom
+from mpifarm.coordinator.capacity import Capacity
+from mpifarm.coordinator.demand import Demand
+from mpifarm.coordinator.effects import NoteInLog, Post, Send
+from mpifarm.coordinator.limits import Limits
+from mpifarm.coordinator.pacing import ReportPacing
+from mpifarm.coordinator.prefetch import Prefetch
+from mpifarm.coordinator.quarantine import Quarantine
+from mpifarm.coordinator.state import UNLIMITED, FarmState, RankRecord, TaskRecord
+from mpifarm.coordinator.stealing import Recalls
+from mpifarm.coordinator.task_table import TaskTable
+from mpifarm.coordinator.unlocated import Unlocated
+from mpifarm.errors import InputError
+from mpifarm.model.messages import Assign, Recall
+from mpifarm.model.task import Lease, Outcome, Result
+
+NO_COMMAND = 1
+"""The status of a task for which the handler has no command."""
+
+
+class Dispatcher:
+    """Hands queued tasks to ranks, and has them returned where others could begin them.
+
+    `commands` is the tasklist: ``commands[taskid]`` is the text of a task; it raises
+    `InputError` where a handler of the user's has none.
+    """
+
+    def __init__(
+        self,
+        farm: FarmState,
+        table: TaskTable,
+        limits: Limits,
+        quarantine: Quarantine,
+        unlocated: Unlocated,
+        prefetch: Prefetch,
+        commands: Sequence[str],
+        post: Post,
+    ) -> None:
+        ranks = len(farm.rank_set.ranks)
+        self.demand = Demand()
+        self.capacity = Capacity(ranks)
+        self.pacing = ReportPacing(ranks)
+        self.room = LeaseRoom(
+            *(farm.rank_set, self.pacing, self.capacity),
+            *(limits.failures, prefetch, table.queue),
+        )
+        self.recalls = Recalls(ranks)
+        self._farm = farm
+        self._table = table
+        self._limits = limits
+        self._failures = limits.failures
+        self._quarantine = quarantine
+        self._unlocated = unlocated
+        self.prefetch = prefetch
+        self.commands = commands
+        self._post = post
+        self._allowed = UNLIMITED
+        """Leases that may go out yet, by the limit of failures."""
+
+    # ---- demand ------------------------------------------------------------------
+
+    def update_demand(self, record: RankRecord) -> None:
+        """Find how many leases more a rank could hold."""
+        wanted = 0
+        if record.works and record.rank not in self._unlocated.awaited:
+            wanted = self.room.of(record) - len(record.leases)
+        if wanted > 0:
+            self.demand.note(record.rank, wanted, record.idle)
+        else:
+            self.demand.forget(record.rank)
+
+    def update_all_demand(self) -> None:
+        """Find again how many leases more each rank could hold that could hold any."""
+        for rank in [*self.demand]:
+            self.update_demand(self._farm.ranks[rank])
+
+    # ---- handing out -------------------------------------------------------------
+
+    def assign(self, now: float) -> None:
+        """Hand out the queue; when it is short, in equal shares."""
+        if self._unlocated.tasks:
+            return
+        table, demand = self._table, self.demand
+        self._allowed = UNLIMITED
+        if self._failures.counts:
+            self._allowed = self.count_allowed()
+        if table.retry_queue and table.retry_queue.ripen(now):
+            self._assign_retries(now)
+        queue, left = table.queue, len(demand)
+        while queue and left and self._allowed > 0:
+            record = self._farm.ranks[demand.first]
+            wanted = self.room.of(record) - len(record.leases) if record.works else 0
+            share = -(-len(queue) // left)
+            if wanted > 0:
+                count = min(wanted, share, self._allowed)
+                self._lease(record, [queue.popleft() for _ in range(count)], now)
+            self.update_demand(record)  # some may have had no command
+            demand.put_last(record.rank)
+            left -= 1
+
+    def count_leased(self) -> int:
+        """Return how many tasks are with ranks: all but those that are elsewhere."""
+        held = self._quarantine.held + len(self._limits.trial.held)
+        return self._table.count_leased(held)
+
+    def count_allowed(self) -> int:
+        """Return how many leases more may go out by the limit of failures."""
+        return self._failures.allow(
+            self.count_leased(), self.capacity.workers, self._quarantine.held
+        )
+
+    def _assign_retries(self, now: float) -> None:
+        alone = self._quarantine.working == 1
+        retry_queue, ranks = self._table.retry_queue, self._farm.ranks
+        wanting = [rank for rank in self.demand if ranks[rank].works]
+        for place, rank in enumerate(wanting):
+            record = ranks[rank]
+            share = -(-retry_queue.count() // (len(wanting) - place))
+            room = self.room.of(record) - len(record.leases)
+            wanted = min(share, room, self._allowed)
+            if wanted > 0:
+                tasks = self._pick_deadly(record, wanted)
+                rest = wanted - len(tasks)
+                tasks += retry_queue.take(rank, rest, now, alone=alone)
+                self._lease(record, tasks, now)
+                self.update_demand(record)
+
+    def _pick_deadly(self, record: RankRecord, most: int) -> list[TaskRecord]:
+        """Take up to `most` that may kill the rank."""
+        table = self._table
+        idle = not table.queue and self.prefetch.nothing_more_comes
+        is_own = record.rank == self._farm.rank_set.own
+        if is_own and not (idle and self._must_risk(record)):
+            return []
+        holds_one = any(table.tasks[each].may_kill_ranks for each in record.leases)
+        picked: list[TaskRecord] = []
+        while len(picked) < most:
+            task = table.retry_queue.take_deadly(holds_one=holds_one, idle=idle)
+            if task is None:
+                break
+            picked.append(task)
+            holds_one = True
+        return picked
+
+    def _must_risk(self, own: RankRecord) -> bool:
+        """Return whether only the coordinator's rank can run what may kill ranks.
+
+        All results are to be on disk before, since they would be lost with the rank.
+        """
+        table = self._table
+        if table.ended or table.unsure or table.transaction is not None:
+            return False
+        deadly = all(table.tasks[each].may_kill_ranks for each in own.leases)
+        return deadly and not self._quarantine.count_free_without(own.rank)
+
+    def _lease(
+        self, record: RankRecord, tasks: Sequence[TaskRecord], now: float
+    ) -> None:
+        self._allowed -= len(tasks)
+        self._table.lease(record, tasks)
+        leases = []
+        for task in tasks:
+            try:
+                command = self.commands[task.taskid]
+            except InputError as error:
+                self._on_no_command(record, task, str(error), now)
+            else:
+                leases.append(Lease(task.taskid, task.attempt, command))
+        if leases:
+            record.is_addressed = True
+            self.recalls.note_leases(now)
+            self._post(Send(record.rank, Assign(tuple(leases))))
+
+    def _on_no_command(
+        self, record: RankRecord, task: TaskRecord, why: str, now: float
+    ) -> None:
+        """Fail a task, before it ran, for which the user's handler has no command."""
+        failed = Result(
+            task.taskid, task.attempt, Outcome.FAILED, NO_COMMAND, 0, 0.0, 0.0, now
+        )
+        self._post(NoteInLog(task.taskid, why))
+        self._table.fail(record, task, failed, now)
+
+    # ---- having leases returned --------------------------------------------------
+
+    def recall(self, now: float) -> None:
+        """Have leases returned that wait on ranks, while workers elsewhere are idle."""
+        recalls = self.recalls
+        if self._table.queue or not self.demand.idle or self._unlocated.is_pending:
+            recalls.rest()
+            return
+        more_may_come = not self.prefetch.nothing_more_comes
+        if recalls.is_due(now, more_may_come=more_may_come):
+            records, workers = self._farm.ranks.values(), self.capacity.workers
+            for record, count in recalls.pick(records, workers, now):
+                self._post(Send(record.rank, Recall(count)))
+
+    # ---- taking ahead ------------------------------------------------------------
+
+    def count_to_take(self, now: float) -> int:
+        """Return how many more tasks to take out of ``toprocess`` (0: none now)."""
+        if self._unlocated.is_pending or self._rests(now):
+            return 0
+        queued, unmet = len(self._table.queue), self.demand.unmet
+        is_starving = self.demand.idle > 0 and queued < unmet
+        if not is_starving and self.prefetch.is_too_soon(now):
+            return 0
+        capacity = self.capacity
+        return self.prefetch.count(queued, unmet, capacity.rate, capacity.ended)
+
+    def _rests(self, now: float) -> bool:
+        """Return whether ``toprocess`` was empty a moment ago.
+
+        Only the last record is a reason to look at once: the last look comes with it.
+        """
+        prefetch, table = self.prefetch, self._table
+        if not prefetch.is_empty or now >= prefetch.poll_at:
+            return False
+        return len(table.ended) < len(table.tasks) or prefetch.others_hold
+
+    def has_work_for_returns(self) -> bool:
+        """Return whether there is a task for a rank that is tried again."""
+        is_waiting = bool(self._table.queue or self._table.retry_queue)
+        return is_waiting or not self.prefetch.nothing_more_comes
+
+    def wake_at(self) -> float:
+        """Return when time alone may let leases go out or come back."""
+        wake_at, unlocated = self.recalls.look_at, self._unlocated
+        if self.demand and not unlocated.tasks:
+            wake_at = min(wake_at, self._table.retry_queue.wake_at())
+            if not (self._limits.is_shut or unlocated.awaited):
+                wake_at = min(wake_at, self.prefetch.poll_at)
+        return wake_at

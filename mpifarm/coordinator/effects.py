@@ -1,0 +1,76 @@
+"""What the coordinator wants done: a closed union, taken apart by the leader.
+
+Rules of this file: frozen values that say all they mean; nothing here decides.  The
+members of the coordinator `Post` effects, and none of them sees what others posted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mpifarm.model.messages import ToRank
+from mpifarm.model.task import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A message to a rank."""
+
+    rank: int
+    message: ToRank
+
+
+@dataclass(frozen=True, slots=True)
+class Transact:
+    """Changes of the workdir to make under one taking of the lock.
+
+    `results` are recorded, `requeue` go back into ``toprocess``, and then up to `take`
+    tasks are taken out of it.
+    """
+
+    results: tuple[tuple[int, Result], ...]
+    """(rank, result) of each attempt to record."""
+    requeue: tuple[int, ...]
+    take: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoteInLog:
+    """A sentence of our own to write into the log of a task."""
+
+    taskid: int
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoteAttempt:
+    """An attempt on `rank` that failed, or made a checkpoint; the task runs again."""
+
+    rank: int
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """A sentence for the user."""
+
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeNothing:
+    """Let the transaction under way take no tasks: the farm starts none any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conclude:
+    """Count what is on disk, give the claim up, tell the user how the farm went.
+
+    It comes once, before each rank is sent `Shutdown`: a rank that has got that waits
+    for this one in MPI.
+    """
+
+
+Effect = Send | Transact | TakeNothing | NoteInLog | NoteAttempt | Tell | Conclude
+
+Post = Callable[[Effect], None]
+"""Adds an effect to those that `Coordinator.decide` returns next, in order."""

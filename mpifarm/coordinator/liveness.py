@@ -1,0 +1,216 @@
+"""Which ranks are there: they join, are pinged, fall silent, and are lost.
+
+Rules of this file: pure; time is an argument (seconds, monotonic).  A rank that was
+given up is not heard any more, even if it lives.
+"""
+
+from mpifarm.coordinator.dispatch import Dispatcher
+from mpifarm.coordinator.effects import Post, Send, Tell
+from mpifarm.coordinator.rank_use import RankUse
+from mpifarm.coordinator.results import Results
+from mpifarm.coordinator.retries import fate_in_words
+from mpifarm.coordinator.state import (
+    FarmState,
+    Phase,
+    RankRecord,
+    RankState,
+    TaskState,
+)
+from mpifarm.coordinator.task_table import TaskTable
+from mpifarm.model.messages import (
+    Alive,
+    Join,
+    Ping,
+    Rejoin,
+    Shutdown,
+    ToCoordinator,
+    ToRank,
+    Welcome,
+)
+from mpifarm.model.settings import FarmDefinition
+
+PING_SECONDS = 5.0
+"""Between two pings; less where ranks are given up early (a fourth of that time)."""
+
+JOIN_SECONDS = 600.0
+"""A rank that has not come by then is given up: thousands of nodes that import from
+one cold file system take minutes."""
+
+_LISTENS = frozenset({Phase.WORKING, Phase.DRAINING})
+"""Phases in which silent ranks are given up; a stop has its own times."""
+
+
+class Liveness:
+    """The ranks that come, are there, and are lost."""
+
+    def __init__(
+        self,
+        farm: FarmState,
+        table: TaskTable,
+        dispatcher: Dispatcher,
+        rank_use: RankUse,
+        results: Results,
+        definition: FarmDefinition,
+        post: Post,
+        now: float,
+    ) -> None:
+        self._farm = farm
+        self._table = table
+        self._dispatcher = dispatcher
+        self._rank_use = rank_use
+        self._results = results
+        self._definition = definition
+        self._post = post
+        self._ping_seconds = min(PING_SECONDS, farm.policy.rank_timeout / 4)
+        self.ping_at = now + self._ping_seconds
+        """When to ping next."""
+        self._listen_at = now
+        """When to look which ranks are silent."""
+        self._node_workers: dict[str, int] = {}
+        """Workers by host, of the ranks that have joined."""
+
+    # ---- ranks come --------------------------------------------------------------
+
+    def on_join(self, record: RankRecord, message: Join | Rejoin) -> None:
+        """Let a rank work that has come."""
+        self.note_place(record, message)
+        if not record.may_work or not self._farm.is_working:
+            return
+        self._rank_use.enter(record, RankState.WORKING)
+        self.welcome(record)
+        self._dispatcher.update_demand(record)
+
+    def note_place(self, record: RankRecord, message: Join | Rejoin) -> None:
+        """Record where a rank is."""
+        record.host = message.host
+        record.pid = message.pid
+        record.workers = message.workers
+
+    def welcome(self, record: RankRecord) -> None:
+        """Tell a rank what the farm is, and the number of its first worker."""
+        number = self._number_workers(record)
+        report_seconds = self._dispatcher.pacing.report_seconds
+        welcome = Welcome(self._definition, number, report_seconds)
+        self._post(Send(record.rank, welcome))
+
+    def _number_workers(self, record: RankRecord) -> int:
+        """Return the number of a rank's first worker on its node; it stays the same."""
+        if record.node_worker is None:
+            record.node_worker = self._node_workers.get(record.host, 0)
+            self._node_workers[record.host] = record.node_worker + record.workers
+        return record.node_worker
+
+    # ---- ranks are silent --------------------------------------------------------
+
+    def ping(self, now: float) -> None:
+        """Ping all ranks of which nothing was heard, or that heard nothing, of late."""
+        if now < self.ping_at or self._farm.phase is Phase.LEAVING:
+            return
+        self.ping_at = now + self._ping_seconds
+        since = now - self._ping_seconds
+        for record in self._farm.ranks.values():
+            # What works hears of this one, and is heard, without a ping.
+            is_known = record.is_addressed and record.heard_at > since
+            record.is_addressed = False
+            if not (is_known or record.is_gone):
+                self._post(Send(record.rank, Ping()))
+
+    def give_up_silent(self, now: float) -> None:
+        """Give up ranks that are silent for too long: they may have died unseen."""
+        farm = self._farm
+        if now < self._listen_at or farm.phase not in _LISTENS:
+            return
+        self._listen_at = now + self._ping_seconds / 4
+        for record in farm.ranks.values():
+            record.heard_at = min(record.heard_at, now)
+            patience = farm.policy.rank_timeout
+            if record.state is RankState.JOINING:
+                patience = max(patience, JOIN_SECONDS)
+            is_silent = now - record.heard_at > patience
+            if is_silent and record.rank != farm.rank_set.own and not record.settled:
+                self.lose(record, RankState.LOST, now)
+
+    def forgive_pause(self, seconds: float) -> None:
+        """Wait longer for all ranks: rank 0 was suspended and could hear nothing."""
+        for record in self._farm.ranks.values():
+            record.heard_at += seconds
+
+    # ---- ranks are lost ----------------------------------------------------------
+
+    def lose(self, record: RankRecord, state: RankState, now: float) -> None:
+        """Let the farm go on without a rank, and tell what becomes of its tasks."""
+        if record.is_gone:
+            self._rank_use.enter(record, state)
+            return
+        has_come = record.state is not RankState.JOINING
+        self._rank_use.leave(record, state)
+        held = self._table.pick_held(record)
+        for task in held:
+            self._results.on_rank_lost(record, task, now)
+        if state is RankState.LOST:
+            # It stands there when the rank wakes, before it starts what it still has.
+            self._dismiss(record)
+        is_dead = state is RankState.DEAD
+        if self._farm.rank_set.own > 0 and is_dead and not has_come:
+            return  # it was lost before this rank led, and that was said
+        again = sum(task.state is not TaskState.ENDED for task in held)
+        why = self._explain_loss(record, has_come=has_come, now=now)
+        fate = fate_in_words(again, is_working=self._farm.is_working)
+        self._post(Tell(f"{record.name} {why}; {fate}"))
+
+    def _explain_loss(self, record: RankRecord, *, has_come: bool, now: float) -> str:
+        if record.state is RankState.DEAD:
+            return "is lost (it was killed, or its node failed)"
+        if not has_come:
+            return "did not connect and is given up"
+        seconds = min(self._farm.policy.rank_timeout, now - record.heard_at)
+        return f"has not been heard for {seconds:g} s and is given up"
+
+    def _dismiss(self, record: RankRecord) -> None:
+        record.is_dismissed = True
+        leave = Shutdown(ranks_lost=True, farm_goes_on=True)
+        self._post(Send(record.rank, leave))
+
+    def on_message_of_lost(
+        self, record: RankRecord | None, message: ToCoordinator
+    ) -> None:
+        """Tell a rank once to leave that was given up and speaks after all."""
+        if record is None or record.rank == self._farm.rank_set.own:
+            return
+        if record.state is not RankState.LOST:
+            return
+        # What was said before a `Rejoin` was lost.
+        if isinstance(message, Rejoin) or not record.is_dismissed:
+            self._dismiss(record)
+        elif isinstance(message, Alive):
+            # It stays until the farm's end, and asks whether the farm still is.
+            self._post(Send(record.rank, Ping()))
+
+    # ---- all ranks ---------------------------------------------------------------
+
+    def send_all(self, message: ToRank) -> None:
+        """Send a message to each rank that is not gone."""
+        for record in self._farm.ranks.values():
+            if not record.is_gone:
+                self._post(Send(record.rank, message))
+
+    def are_all_settled(self) -> bool:
+        """Return whether nothing more will come from any rank at a stop."""
+        return all(record.settled for record in self._farm.ranks.values())
+
+    @property
+    def must_leave_alone(self) -> bool:
+        """Return whether leaving MPI would wait for ranks that were given up."""
+        return bool(self.silent_ranks())
+
+    def lost_ranks(self) -> list[int]:
+        """Return the other ranks that died or were given up."""
+        own = self._farm.rank_set.own
+        others = (r for r in self._farm.ranks.values() if r.rank != own)
+        return [record.rank for record in others if record.is_gone]
+
+    def silent_ranks(self) -> list[int]:
+        """Return the ranks that were given up while silent: they may yet live."""
+        ranks = self._farm.ranks
+        lost = self.lost_ranks()
+        return [rank for rank in lost if ranks[rank].state is RankState.LOST]

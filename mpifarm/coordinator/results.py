@@ -1,0 +1,185 @@
+"""What a finished attempt means: it counts, it is suspect, or its task goes elsewhere.
+
+Rules of this file:
+
+* An answer counts only with the rank and the attempt that the task has now: a late or
+  repeated one changes nothing.
+* What counts is recorded when its rank is sure that no signal ended the command
+  (`Report.sure`).
+"""
+
+from signal import SIGUSR2
+
+from mpifarm.coordinator.ahead import expect_long_tasks
+from mpifarm.coordinator.dispatch import Dispatcher
+from mpifarm.coordinator.effects import Post, Tell
+from mpifarm.coordinator.limits import NOT_FOUND, Limits
+from mpifarm.coordinator.quarantine import Quarantine
+from mpifarm.coordinator.rank_use import RankUse
+from mpifarm.coordinator.retries import (
+    MAX_LOST,
+    is_checkpoint,
+    is_final,
+    poison_in_words,
+)
+from mpifarm.coordinator.state import (
+    FarmState,
+    Phase,
+    RankRecord,
+    TaskRecord,
+    TaskState,
+)
+from mpifarm.coordinator.task_table import TaskTable, result_of
+from mpifarm.coordinator.unlocated import Unlocated
+from mpifarm.model.messages import Report
+from mpifarm.model.task import Outcome, Result
+
+
+class Results:
+    """Decides what happens to a finished attempt."""
+
+    def __init__(
+        self,
+        farm: FarmState,
+        table: TaskTable,
+        dispatcher: Dispatcher,
+        rank_use: RankUse,
+        quarantine: Quarantine,
+        limits: Limits,
+        unlocated: Unlocated,
+        post: Post,
+    ) -> None:
+        self._farm = farm
+        self._table = table
+        self._dispatcher = dispatcher
+        self._rank_use = rank_use
+        self._quarantine = quarantine
+        self._limits = limits
+        self._unlocated = unlocated
+        self._post = post
+
+    def on_report(self, record: RankRecord, report: Report, now: float) -> None:
+        """Take in what has ended on a rank, what it returns, and what it lost."""
+        table = self._table
+        if self._unlocated.tasks:
+            self._unlocated.note_report(record.rank, report, now)
+        table.note_sure(record, report.sure, now)
+        for result in report.results:
+            task = table.find_leased(record, result.taskid, result.attempt)
+            if task is not None:
+                ago = report.sent - result.ended
+                ended = now - ago if ago > 0.0 else now
+                record.note_duration(result.seconds)
+                self._dispatcher.capacity.ended += 1
+                self.on_result(record, task, result, ended)
+        if report.is_recall:
+            record.is_asked = False
+        for taskid, attempt in reversed(report.returned):  # to the front, in order
+            task = table.find_leased(record, taskid, attempt)
+            if task is not None:
+                table.release_unstarted(record, task)
+        if report.returned and not report.is_recall:
+            expect_long_tasks(record)
+        for taskid, attempt in report.lost:
+            task = table.find_leased(record, taskid, attempt)
+            if task is not None:
+                self.on_lease_lost(record, task, now)
+        self._dispatcher.capacity.update(record)
+        self._dispatcher.update_demand(record)
+
+    # ---- what has ended ----------------------------------------------------------
+
+    def on_result(
+        self, record: RankRecord, task: TaskRecord, result: Result, ended: float
+    ) -> None:
+        """Take in how an attempt ended, at `ended` by the coordinator's clock."""
+        self._table.end(record, task, result, ended)
+        if record.is_void and result.ended > record.sure:
+            self._table.requeue(task)
+        elif result.outcome is Outcome.COMPLETED:
+            self._table.keep(task)
+            self._on_success(record, task.turn, result.seconds)
+        elif record.is_drained and died_of_drain(task):
+            self._table.requeue(task)
+        else:
+            self._on_failure(record, task, result)
+
+    def _on_success(self, record: RankRecord, turn: int, seconds: float) -> None:
+        limits = self._limits
+        limits.canary.is_open = True
+        if not limits.trial.is_open:
+            self.open_trial()
+        self._quarantine.note_success(record, seconds, turn)
+        if record.rank in self._quarantine.streaks:
+            self._rank_use.clear(record, "a task succeeded there")
+        if limits.walltime.learns:
+            limits.walltime.note(seconds)
+
+    def _on_failure(self, record: RankRecord, task: TaskRecord, result: Result) -> None:
+        """Let a failure count, unless the directory or the rank is suspect."""
+        farm, limits = self._farm, self._limits
+        if not limits.trial.is_open and farm.is_working:
+            if result.status in NOT_FOUND:
+                limits.trial.held.append(task)
+                return
+            self.open_trial()
+        self._expect_failure(task, result)
+        if not farm.is_working or is_checkpoint(farm.policy, result):
+            self._rank_use.end_streak(record)
+            self._table.keep(task)
+            return
+        for certain in self._quarantine.note_failure(record, task, result.seconds):
+            self._table.keep(certain)
+        if record.works and self._quarantine.has_returned(record.rank):
+            why = "a task that failed there did not fail fast"
+            self._rank_use.clear(record, why)
+
+    def _expect_failure(self, task: TaskRecord, result: Result) -> None:
+        failures = self._limits.failures
+        if failures.counts and is_final(self._farm.policy, task, result):
+            failures.expect(task.taskid)
+
+    def open_trial(self) -> None:
+        """Let all tasks out: the directory is right, and what was not found failed."""
+        for task in self._limits.trial.open():
+            self._expect_failure(task, result_of(task))
+            self._table.keep(task)
+        self._dispatcher.update_all_demand()
+
+    # ---- what was lost -----------------------------------------------------------
+
+    def on_lease_lost(
+        self,
+        record: RankRecord,
+        task: TaskRecord,
+        now: float,
+        *,
+        with_rank: bool = False,
+    ) -> None:
+        """Run a task elsewhere that lost its worker, or fail one that kills them."""
+        task.lost += 1
+        if with_rank:
+            task.past.ranks_lost += 1
+        if task.lost < MAX_LOST or self._farm.phase is Phase.STOPPING:
+            self._table.release(record, task)
+            return
+        self._post(Tell(poison_in_words(task, task.lost)))
+        lost = Result(
+            task.taskid, task.attempt, Outcome.LOST, -9, 0, 0.0, 0.0, ended=now
+        )
+        self._table.fail(record, task, lost, now)
+
+    def on_rank_lost(self, record: RankRecord, task: TaskRecord, now: float) -> None:
+        """Run a task elsewhere that the lost rank had."""
+        if task.state is TaskState.ENDED:  # it was not what killed the rank
+            self._table.release(record, task)
+        else:
+            self.on_lease_lost(record, task, now, with_rank=True)
+
+
+def died_of_drain(task: TaskRecord) -> bool:
+    """Return whether the signal that says drain has ended the command.
+
+    Slurm delivers it to the commands as well.
+    """
+    return result_of(task).status in {-SIGUSR2, 128 + SIGUSR2}

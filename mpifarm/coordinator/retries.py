@@ -1,0 +1,200 @@
+"""What becomes of an attempt that failed, and where a task waits for its next one.
+
+Rules of this file: pure; time is an argument (seconds, monotonic).  `count_attempt`
+alone says whether a task runs again; `RetryQueue` alone says on which rank.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from enum import Enum
+
+from mpifarm.coordinator.state import TaskRecord
+from mpifarm.model.settings import Policy
+from mpifarm.model.task import Outcome, Result
+from mpifarm.model.wording import counted
+
+MAX_LOST = 3
+"""Attempts of one task that may lose their worker or rank before it is failed."""
+
+MAX_CHECKPOINTS = 1000
+"""Times in one farm that a task may ask to run again."""
+
+MAX_FAST_CHECKPOINTS = 10
+"""The same in a row, of attempts that took less than `FAST_CHECKPOINT_SECONDS`."""
+
+FAST_CHECKPOINT_SECONDS = 1.0
+
+PATIENCE_SECONDS = 10.0
+"""How long a failed task waits for another rank to have room, before it may run on
+the rank on which it failed."""
+
+
+class Sequel(Enum):
+    """The fate of a task whose attempt did not complete."""
+
+    FAILED = "failed"
+    AGAIN = "again"
+    """The task runs once more, for the attempt that failed."""
+    GOES_ON = "goes on"
+    """The task made a checkpoint, and goes on from there."""
+
+
+def is_checkpoint(policy: Policy, result: Result) -> bool:
+    """Return whether the task has ended so as to run again."""
+    return (
+        policy.requeue_status is not None
+        and result.outcome is Outcome.FAILED
+        and result.status == policy.requeue_status
+    )
+
+
+def is_final(policy: Policy, task: TaskRecord, result: Result) -> bool:
+    """Return whether `count_attempt` will say that the task failed; change nothing."""
+    if result.outcome is Outcome.LOST or task.past.is_final:
+        return True
+    if is_checkpoint(policy, result):
+        past = task.past
+        is_fast = result.seconds < FAST_CHECKPOINT_SECONDS
+        return past.checkpoints + 1 >= MAX_CHECKPOINTS or (
+            is_fast and past.fast_checkpoints + 1 >= MAX_FAST_CHECKPOINTS
+        )
+    return task.past.failures >= policy.retries
+
+
+def count_attempt(
+    policy: Policy, task: TaskRecord, result: Result
+) -> tuple[Sequel, str]:
+    """Count an attempt that did not complete, and return what becomes of its task.
+
+    The second value is a sentence if the user has to know why, else it is empty.
+    """
+    if result.outcome is Outcome.LOST or task.past.is_final:
+        return Sequel.FAILED, ""
+    if is_checkpoint(policy, result):
+        return _count_checkpoint(task, result)
+    if task.past.failures >= policy.retries:
+        return Sequel.FAILED, ""
+    task.past.failures += 1
+    return Sequel.AGAIN, ""
+
+
+def _count_checkpoint(task: TaskRecord, result: Result) -> tuple[Sequel, str]:
+    past = task.past
+    past.checkpoints += 1
+    is_fast = result.seconds < FAST_CHECKPOINT_SECONDS
+    past.fast_checkpoints = past.fast_checkpoints + 1 if is_fast else 0
+    asked = f"it ended with status {result.status}, which asks to run again,"
+    if past.fast_checkpoints >= MAX_FAST_CHECKPOINTS:
+        how = f"{MAX_FAST_CHECKPOINTS} times in a row within a second"
+    elif past.checkpoints >= MAX_CHECKPOINTS:
+        how = f"{MAX_CHECKPOINTS} times"
+    else:
+        return Sequel.GOES_ON, ""
+    return Sequel.FAILED, f"task {task.taskid} counts as failed: {asked} {how}"
+
+
+class RetryQueue:
+    """The tasks that wait for another attempt, each with a rank that it avoids.
+
+    Tasks that may kill ranks are kept apart: two of them are not given to one rank,
+    since both would seem guilty when the rank is lost.
+    """
+
+    def __init__(self) -> None:
+        self._delayed: list[tuple[float, int, TaskRecord]] = []
+        self._avoiding: dict[int, deque[tuple[float, TaskRecord]]] = {}
+        """By the rank to avoid: since when each waits, longest first."""
+        self._deadly: deque[TaskRecord] = deque()
+        self._number = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._delayed or self._avoiding or self._deadly)
+
+    def __iter__(self) -> Iterator[TaskRecord]:
+        yield from (task for _, _, task in self._delayed)
+        for waiting in self._avoiding.values():
+            yield from (task for _, task in waiting)
+        yield from self._deadly
+
+    def add(self, task: TaskRecord, now: float, delay: float = 0.0) -> None:
+        """Let a task wait for `delay` seconds, then for a rank other than its last."""
+        if delay > 0:
+            self._number += 1
+            heapq.heappush(self._delayed, (now + delay, self._number, task))
+        elif task.may_kill_ranks:
+            self._deadly.append(task)
+        else:
+            self._avoiding.setdefault(task.rank, deque()).append((now, task))
+
+    def clear(self) -> list[TaskRecord]:
+        """Drop all tasks and return them."""
+        tasks = [*self]
+        self._delayed, self._avoiding = [], {}
+        self._deadly.clear()
+        return tasks
+
+    def ripen(self, now: float) -> bool:
+        """Let tasks run whose delay is over; return whether any task may run."""
+        while self._delayed and self._delayed[0][0] <= now:
+            self.add(heapq.heappop(self._delayed)[2], now)
+        return bool(self._avoiding or self._deadly)
+
+    def __len__(self) -> int:
+        return len(self._delayed) + self.count()
+
+    def count(self) -> int:
+        """Return how many tasks may run now."""
+        return len(self._deadly) + sum(map(len, self._avoiding.values()))
+
+    def wake_at(self) -> float:
+        """Return when time alone lets a task run that may not run now."""
+        times = [self._delayed[0][0]] if self._delayed else []
+        times += [
+            waiting[0][0] + PATIENCE_SECONDS for waiting in self._avoiding.values()
+        ]
+        return min(times, default=float("inf"))
+
+    def take(
+        self, rank: int, most: int, now: float, *, alone: bool
+    ) -> list[TaskRecord]:
+        """Take up to `most` tasks for a rank; when it works `alone`, all suit it."""
+        taken: list[TaskRecord] = []
+        for avoided in [*self._avoiding]:
+            waiting = self._avoiding[avoided]
+            while len(taken) < most and waiting:
+                patient = now - waiting[0][0] < PATIENCE_SECONDS
+                if avoided == rank and patient and not alone:
+                    break
+                taken.append(waiting.popleft()[1])
+            if not waiting:
+                del self._avoiding[avoided]
+        return taken
+
+    def take_deadly(self, *, holds_one: bool, idle: bool) -> TaskRecord | None:
+        """Take a task that may kill its rank; return None if none suits this rank.
+
+        `holds_one`: the rank has such a task already.  `idle`: there is nothing else to
+        do, so a task that was lost once, maybe through another, may go with another.
+        """
+        if not self._deadly:
+            return None
+        if not holds_one or (idle and self._deadly[0].past.ranks_lost == 1):
+            return self._deadly.popleft()
+        return None
+
+
+def poison_in_words(task: TaskRecord, lost: int) -> str:
+    """Return why a task counts as failed that was lost so often."""
+    ranks = task.past.ranks_lost
+    what = "its rank" if ranks == lost else "its worker or its rank"
+    return f"task {task.taskid} counts as failed: {lost} times {what} was lost under it"
+
+
+def fate_in_words(count: int, *, is_working: bool) -> str:
+    """Return what becomes of the tasks of a lost rank."""
+    if count == 0:
+        return "it had no task"
+    if is_working:
+        return f"its {counted(count, 'task runs', 'tasks run')} again elsewhere"
+    return f"its {counted(count)} will run again"

@@ -1,0 +1,378 @@
+"""The tasks that this farm holds: the place of each, and its way from place to place.
+
+Rules of this file:
+
+* A task is here from the moment it is taken out of ``toprocess`` until it is on disk
+  again.
+* Nothing else changes a task's state.  Each move is a method here; it changes the state
+  by `MOVES`, together with the facts that belong to it (`TaskRecord`) and with the list
+  in which the task stands, so that they can't disagree.
+* Why a task moves is decided elsewhere.
+"""
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+from mpifarm.coordinator.effects import Transact
+from mpifarm.coordinator.limits import FailureLimit
+from mpifarm.coordinator.retries import RetryQueue
+from mpifarm.coordinator.state import (
+    MOVES,
+    FarmState,
+    RankRecord,
+    TaskRecord,
+    TaskState,
+)
+from mpifarm.model.task import Result
+
+
+class TaskTable:
+    """All tasks of this farm; `adopted` are those that it held before this began.
+
+    Adopted tasks may be leased to any rank, as any attempt.
+    """
+
+    def __init__(
+        self, farm: FarmState, failures: FailureLimit, adopted: Iterable[int]
+    ) -> None:
+        self.tasks = {
+            taskid: TaskRecord(taskid, TaskState.LEASED, 1) for taskid in adopted
+        }
+        self.queue: deque[TaskRecord] = deque()
+        """Tasks for whichever rank is next."""
+        self.retry_queue = RetryQueue()
+        """Tasks for a rank that suits them."""
+        self.ended: deque[TaskRecord] = deque()
+        """Tasks whose results count, and wait for others to go to disk with."""
+        self.unsure = 0
+        """Tasks whose results don't count yet (`RankRecord.unsure`), of all ranks."""
+        self.requeuing: list[TaskRecord] = []
+        """Tasks that go back into ``toprocess`` with the next transaction."""
+        self.transaction: Transact | None = None
+        """The transaction that is under way."""
+        self.storage_failed = False
+        """Whether nothing can be recorded any more."""
+        self.foreign_attempts: dict[int, int] = {}
+        """The last attempt of tasks that ranks run though the farm holds them no more.
+
+        Where one of them is taken again, its attempts are counted on from there.
+        """
+        self.turn = 0
+        """The number of leases so far."""
+        self._farm = farm
+        self._failures = failures
+
+    def find_leased(
+        self, record: RankRecord, taskid: int, attempt: int
+    ) -> TaskRecord | None:
+        """Return the task if it is leased to this rank as this attempt, else None."""
+        task = self.tasks.get(taskid)
+        if (
+            task is None
+            or task.state is not TaskState.LEASED
+            or task.rank != record.rank
+            or task.attempt != attempt
+        ):
+            return None
+        return task
+
+    def count_leased(self, held: int) -> int:
+        """Return how many tasks are with ranks; `held` have ended and are held back."""
+        here = len(self.queue) + len(self.ended) + len(self.requeuing)
+        moving = self.transaction
+        if moving:
+            here += len(moving.results) + len(moving.requeue)
+        return len(self.tasks) - here - len(self.retry_queue) - held - self.unsure
+
+    # ---- from the disk to a rank -------------------------------------------------
+
+    def take(self, taskids: Iterable[int]) -> None:
+        """Hold tasks that were taken out of ``toprocess``."""
+        tasks, foreign = self.tasks, self.foreign_attempts
+        is_working = self._farm.is_working
+        for taskid in taskids:
+            task = tasks[taskid] = TaskRecord(taskid)
+            if foreign:
+                task.attempt = foreign.pop(taskid, 0)
+            if is_working:
+                self.queue.append(task)
+            else:
+                self.requeue(task)
+
+    def lease(self, record: RankRecord, tasks: Iterable[TaskRecord]) -> None:
+        """Hand tasks to a rank, each as its next attempt."""
+        rank, leases, turn = record.rank, record.leases, self.turn
+        for task in tasks:
+            self._move(task, TaskState.LEASED)
+            task.attempt += 1
+            task.rank = rank
+            turn += 1
+            task.turn = turn
+            leases.add(task.taskid)
+        self.turn = turn
+
+    def locate(self, record: RankRecord, task: TaskRecord, attempt: int) -> None:
+        """Set the rank and the attempt of an adopted task."""
+        task.rank, task.attempt = record.rank, attempt
+        record.leases.add(task.taskid)
+
+    # ---- from a rank to another place --------------------------------------------
+
+    def end(
+        self, record: RankRecord, task: TaskRecord, result: Result, ended: float
+    ) -> None:
+        """End a task's attempt; the caller says next what its result is worth."""
+        record.leases.discard(task.taskid)
+        self._move(task, TaskState.ENDED)
+        task.result = result
+        task.ended = ended
+
+    def fail(
+        self, record: RankRecord, task: TaskRecord, result: Result, now: float
+    ) -> None:
+        """Fail a task for good: no other attempt can change that."""
+        task.past.is_final = True
+        self._failures.expect(task.taskid)
+        self.end(record, task, result, now)
+        task.due = now
+        self.ended.append(task)
+
+    def release(self, record: RankRecord, task: TaskRecord) -> None:
+        """Take a task from its rank, to go on elsewhere; a result is dropped.
+
+        It is queued first, or requeued where the farm hands out no more.
+        """
+        record.leases.discard(task.taskid)
+        self._drop_result(task)
+        self._move(task, TaskState.QUEUED)
+        if self._farm.is_working:
+            self._queue_first(task)
+        else:
+            self.requeue(task)
+
+    def release_unstarted(self, record: RankRecord, task: TaskRecord) -> None:
+        """Take a task from its rank that was not begun: the attempt isn't counted."""
+        task.attempt -= 1
+        self.release(record, task)
+
+    def release_all(self, record: RankRecord) -> None:
+        """Take all tasks from a rank, those with results that don't count yet, too."""
+        for task in self.pick_held(record):
+            self.release(record, task)
+
+    def pick_held(self, record: RankRecord) -> list[TaskRecord]:
+        """Return all that is to be released with a rank, the last id first.
+
+        What was unsure there is in no list until it is released.
+        """
+        unsure = {task.taskid for task in self._take_unsure(record)}
+        held = sorted(record.leases | unsure, reverse=True)
+        return [self.tasks[taskid] for taskid in held]
+
+    # ---- a result counts when its rank is sure of it -----------------------------
+
+    def keep(self, task: TaskRecord) -> None:
+        """Let the result of a task be recorded, once its rank is sure of it."""
+        result = task.result
+        if result is None:
+            raise _no_result(task)
+        record = self._farm.ranks[task.rank]
+        if result.ended <= record.sure:
+            task.due = task.ended
+            self.ended.append(task)
+        else:
+            self.unsure += 1
+            record.unsure.append(task)
+
+    def note_sure(self, record: RankRecord, sure: float, now: float) -> None:
+        """Let all results count that ended until `sure` on a rank.
+
+        The rank has got no signal that may have ended commands before that.
+        """
+        record.sure = sure
+        unsure = record.unsure
+        while unsure and result_of(unsure[0]).ended <= sure:
+            task = unsure.popleft()
+            self.unsure -= 1
+            task.due = now
+            self.ended.append(task)
+
+    def void_unsure(
+        self, record: RankRecord, is_void: Callable[[TaskRecord], bool]
+    ) -> None:
+        """Requeue what isn't sure and `is_void`: a signal has come to the rank.
+
+        It may have come to these commands first.
+        """
+        for task in self._take_unsure(record):
+            if is_void(task):
+                self.requeue(task)
+            else:
+                self.unsure += 1
+                record.unsure.append(task)
+
+    def _take_unsure(self, record: RankRecord) -> Iterable[TaskRecord]:
+        unsure, record.unsure = record.unsure, deque()
+        self.unsure -= len(unsure)
+        return unsure
+
+    # ---- another attempt ---------------------------------------------------------
+
+    def go_on(self, task: TaskRecord) -> None:
+        """Queue an ended task whose next attempt suits every rank."""
+        self._drop_result(task)
+        self._move(task, TaskState.QUEUED)
+        self.queue.append(task)
+
+    def retry(self, task: TaskRecord, now: float, delay: float) -> None:
+        """Queue an ended task for another rank, after `delay` seconds."""
+        self._drop_result(task)
+        self._move(task, TaskState.QUEUED)
+        self.retry_queue.add(task, now, delay)
+
+    def retry_first(self, task: TaskRecord) -> None:
+        """Queue an ended task before all others."""
+        self._drop_result(task)
+        self._move(task, TaskState.QUEUED)
+        self._queue_first(task)
+
+    def _queue_first(self, task: TaskRecord) -> None:
+        if task.may_kill_ranks:
+            self.retry_queue.add(task, 0.0)
+        else:
+            self.queue.appendleft(task)
+
+    # ---- to the disk -------------------------------------------------------------
+
+    def requeue(self, task: TaskRecord) -> None:
+        """Put a task back into ``toprocess`` with the next transaction."""
+        self._drop_result(task)
+        self._move(task, TaskState.REQUEUING)
+        self.requeuing.append(task)
+
+    def requeue_waiting(self) -> None:
+        """Requeue all that waits for a rank."""
+        while self.queue:
+            self.requeue(self.queue.popleft())
+        for task in self.retry_queue.clear():
+            self.requeue(task)
+
+    def write(self, task: TaskRecord) -> None:
+        """Let the result of an ended task go to disk with the next transaction."""
+        self._move(task, TaskState.WRITING)
+
+    def begin_transaction(
+        self, results: tuple[tuple[int, Result], ...], take: int
+    ) -> Transact:
+        """Begin a transaction with `results` and all that is to be requeued."""
+        requeue = tuple(task.taskid for task in self.requeuing)
+        self.requeuing = []
+        self.transaction = Transact(results, requeue, take)
+        return self.transaction
+
+    def finish_transaction(self) -> Transact:
+        """Drop the tasks that are on disk now, and return what was done."""
+        done, self.transaction = self.transaction, None
+        if done is None:
+            raise AssertionError("no transaction is under way")
+        for _, result in done.results:
+            del self.tasks[result.taskid]
+        for taskid in done.requeue:
+            del self.tasks[taskid]
+        return done
+
+    def fail_storage(self) -> None:
+        """Begin no more transactions: the one that is under way has failed."""
+        self.transaction = None
+        self.storage_failed = True
+
+    def abandon(self) -> tuple[int, ...]:
+        """Drop all tasks, and return those whose results were not recorded."""
+        unrecorded = sorted(task.taskid for task in self.tasks.values() if task.result)
+        self.tasks.clear()
+        self.ended.clear()
+        for record in self._farm.ranks.values():
+            self._take_unsure(record)
+        self.requeuing = []
+        return tuple(unrecorded)
+
+    # ---- the moves ---------------------------------------------------------------
+
+    def _move(self, task: TaskRecord, state: TaskState) -> None:
+        if state not in MOVES[task.state]:
+            raise AssertionError(f"task {task.taskid}: {task.state} -> {state}")
+        task.state = state
+
+    def _drop_result(self, task: TaskRecord) -> None:
+        # A failure counts by the limit as soon as it is known: not when it's dropped.
+        if task.result is not None:
+            self._failures.forget(task.taskid)
+            task.result = None
+
+    # ---- the invariants ----------------------------------------------------------
+
+    def find_violations(
+        self, held: Iterable[TaskRecord], unlocated: Collection[int]
+    ) -> list[str]:
+        """Return what is wrong with the table, in words; tests ask after each step.
+
+        `held` are ended tasks that are held back, `unlocated` may be on any rank.
+        """
+        there: dict[TaskState, list[int]] = {state: [] for state in TaskState}
+        for task in self.tasks.values():
+            there[task.state].append(task.taskid)
+        found = [
+            f"{state.value}: listed {sorted(listed)}, are {sorted(there[state])}"
+            for state, listed in self._lists(held, unlocated)
+            if sorted(listed) != sorted(there[state])
+        ]
+        unsure = sum(len(record.unsure) for record in self._farm.ranks.values())
+        if self.unsure != unsure:
+            found.append(f"unsure: {self.unsure} are counted, are {unsure}")
+        for task in self.tasks.values():
+            found += self._find_wrong_facts(task, unlocated)
+        return found
+
+    def _lists(
+        self, held: Iterable[TaskRecord], unlocated: Iterable[int]
+    ) -> Iterator[tuple[TaskState, list[int]]]:
+        """Yield each state with the tasks that stand in its lists."""
+        ranks = self._farm.ranks.values()
+        leased = [taskid for record in ranks for taskid in record.leases]
+        unsure = [task for record in ranks for task in record.unsure]
+        yield TaskState.QUEUED, ids_of([*self.queue, *self.retry_queue])
+        yield TaskState.LEASED, [*leased, *unlocated]
+        yield TaskState.ENDED, ids_of([*self.ended, *held, *unsure])
+        if not self.storage_failed:  # the transaction that named the others failed
+            done = self.transaction or Transact((), (), 0)
+            yield TaskState.WRITING, [result.taskid for _, result in done.results]
+            yield TaskState.REQUEUING, [*ids_of(self.requeuing), *done.requeue]
+
+    def _find_wrong_facts(
+        self, task: TaskRecord, unlocated: Collection[int]
+    ) -> list[str]:
+        """Compare a task's facts with its state."""
+        has_result = task.state in {TaskState.ENDED, TaskState.WRITING}
+        if has_result != (task.result is not None):
+            return [f"task {task.taskid} is {task.state.value} with {task.result}"]
+        is_leased = task.state is TaskState.LEASED and task.taskid not in unlocated
+        record = self._farm.ranks.get(task.rank)
+        if is_leased and (record is None or task.taskid not in record.leases):
+            return [f"task {task.taskid} is not among the leases of rank {task.rank}"]
+        return []
+
+
+def result_of(task: TaskRecord) -> Result:
+    """Return the result of a task that has ended."""
+    if task.result is None:
+        raise _no_result(task)
+    return task.result
+
+
+def ids_of(tasks: Iterable[TaskRecord]) -> list[int]:
+    """Return the ids of `tasks`."""
+    return [task.taskid for task in tasks]
+
+
+def _no_result(task: TaskRecord) -> AssertionError:
+    return AssertionError(f"task {task.taskid} has ended without a result")

@@ -1,0 +1,446 @@
+"""What each rank does, rank 0 included.
+
+Rules of this file: the agent takes messages of the coordinator in (`on_message`), and
+says what happened through `send`.  Which leases go to workers when is `feeding`, what
+is reported when is `reporting`; here is where the rank is on its way (`RankPhase`), and
+events are handed on.  The one thing that a rank decides alone is to kill its commands
+when rank 0 is not heard any more.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from enum import Enum
+from typing import assert_never
+
+from mpifarm.farm.feeding import REFUSED_SECONDS, Feeder
+from mpifarm.farm.reporting import Reporter
+from mpifarm.farm.shared_directories import SharedDirectories
+from mpifarm.model.messages import (
+    Alive,
+    Assign,
+    Committed,
+    Drain,
+    Join,
+    Ping,
+    PoolLost,
+    RankUnusable,
+    Recall,
+    Rejoin,
+    Shutdown,
+    SignalReceived,
+    Stop,
+    Stopped,
+    ToCoordinator,
+    ToRank,
+    Welcome,
+)
+from mpifarm.model.settings import FarmDefinition
+from mpifarm.model.task import Lease, Result
+from mpifarm.pool import (
+    Allotment,
+    LeaseRefused,
+    LeaseReturned,
+    Pool,
+    PoolDefinition,
+    PoolGone,
+    PoolUseless,
+    WorkerLost,
+)
+from mpifarm.system.event_loop import Waiter
+
+SILENCE_SECONDS = 30.0
+"""A rank that has not heard of the leading rank for so long kills its commands."""
+
+JOINING_SECONDS = 1800.0
+"""The same before the first message: rank 0 may have to wait for the lock, and a
+handler of the user's may look into thousands of files before it knows its tasks."""
+
+TAKING_OVER_SECONDS = 300.0
+"""The same before the first message of a rank that takes over: it reads the list
+again, and may have to wait for the lock, twice."""
+
+KILLING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+
+class RankPhase(Enum):
+    """Where a rank is on its way; it only goes forward, by `RANK_PHASES`."""
+
+    JOINING = "joining"
+    WORKING = "working"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    """Its commands are ended; what had ended before is still to be sure."""
+    STOPPED = "stopped"
+    LOSING_POOL = "losing pool"
+    """As stopping, but its pool is gone: nothing will ever run here again."""
+    POOL_LOST = "pool lost"
+    LEFT = "left"
+
+    __hash__ = object.__hash__  # Enum's own is written in Python
+
+
+_END = frozenset({RankPhase.STOPPING, RankPhase.LOSING_POOL, RankPhase.LEFT})
+
+RANK_PHASES: dict[RankPhase, frozenset[RankPhase]] = {
+    RankPhase.JOINING: _END | {RankPhase.WORKING},
+    RankPhase.WORKING: _END | {RankPhase.DRAINING},
+    RankPhase.DRAINING: _END,
+    RankPhase.STOPPING: frozenset(
+        {RankPhase.STOPPED, RankPhase.LOSING_POOL, RankPhase.LEFT}
+    ),
+    RankPhase.STOPPED: frozenset({RankPhase.LOSING_POOL, RankPhase.LEFT}),
+    RankPhase.LOSING_POOL: frozenset({RankPhase.POOL_LOST, RankPhase.LEFT}),
+    RankPhase.POOL_LOST: frozenset({RankPhase.LEFT}),
+    RankPhase.LEFT: frozenset(),
+}
+"""Every change of phase that may happen."""
+
+ENDING = frozenset({RankPhase.STOPPING, RankPhase.LOSING_POOL})
+"""Nothing is begun, and something is still to be reported."""
+
+ENDED = frozenset({RankPhase.STOPPED, RankPhase.POOL_LOST})
+"""Nothing runs, and all is reported."""
+
+
+class Agent:
+    """One rank: it feeds its pool, reports, and goes from phase to phase."""
+
+    def __init__(
+        self,
+        rank: int,
+        host: str,
+        workers: int,
+        pool: Pool,
+        environment: dict[bytes, bytes],
+        send: Callable[[ToCoordinator], None],
+        now: float,
+        allotment: Allotment | None = None,
+        first_worker: int = 0,
+    ) -> None:
+        self.rank = rank
+        self.host = host
+        self.workers = workers
+        self.pool = pool
+        self.phase = RankPhase.JOINING
+        self.feeder = Feeder(pool, workers, now)
+        self.reporter = Reporter(self.feeder, now)
+        self.definition: FarmDefinition | None = None
+        """What the farm is; None until rank 0 has said it."""
+        self.shared_directories = SharedDirectories()
+        """What this host must share with rank 0 before tasks begin here."""
+        self.leave = Shutdown()
+        """How rank 0 has said to leave."""
+        self._environment = environment
+        self._allotment = allotment or Allotment()
+        self._first_worker = first_worker
+        self._send = send
+        self._heard_at = now
+        self._silence_seconds = SILENCE_SECONDS
+        """For how long the leader may be silent."""
+        self._kill_at = float("inf")
+
+    def _enter(self, phase: RankPhase) -> None:
+        if phase is self.phase:
+            return
+        if phase not in RANK_PHASES[self.phase]:
+            raise AssertionError(f"phase {self.phase} -> {phase}")
+        self.phase = phase
+
+    # ---- joining and leading ---------------------------------------------------------
+
+    def join(self) -> None:
+        """Tell the coordinator that this rank has come."""
+        self._send(Join(self.host, os.getpid(), self.workers))
+
+    def rejoin(self, now: float) -> None:
+        """Tell another coordinator than before all that this rank holds and knows."""
+        self._heard_at = now
+        self._silence_seconds = TAKING_OVER_SECONDS
+        report = self.reporter.create_full_report(now)
+        held = tuple(self.feeder.held)
+        welcomed = self.phase is not RankPhase.JOINING
+        self._send(Rejoin(self.host, os.getpid(), self.workers, welcomed, held, report))
+        if self.shared_directories.fault:
+            self._send(RankUnusable(self.shared_directories.fault))
+        self._repeat_phase()
+
+    def _repeat_phase(self) -> None:
+        """Say what the old coordinator had decided, in words that the new one knows."""
+        match self.phase:
+            case RankPhase.LOSING_POOL | RankPhase.POOL_LOST:
+                self._send(PoolLost())
+            case RankPhase.DRAINING:
+                self._send(SignalReceived(signal.SIGUSR2))
+            case RankPhase.STOPPING:
+                self._send(SignalReceived(signal.SIGUSR1))
+            case RankPhase.STOPPED:
+                self._send(SignalReceived(signal.SIGUSR1))
+                self._send(Stopped())
+            case RankPhase.JOINING | RankPhase.WORKING | RankPhase.LEFT:
+                pass
+            case _:
+                assert_never(self.phase)
+
+    def send_through(self, send: Callable[[ToCoordinator], None]) -> None:
+        """Say everything through `send` from now on."""
+        self._send = send
+
+    def lead(self) -> None:
+        """Keep no results for another coordinator: it is on this rank."""
+        self.reporter.forget_kept()
+
+    # ---- messages --------------------------------------------------------------------
+
+    def on_message(self, message: ToRank, now: float) -> None:
+        """Do what the coordinator says."""
+        self._heard_at = now
+        self._silence_seconds = SILENCE_SECONDS
+        match message:
+            case Welcome():
+                self._start(message)
+            case Assign():
+                self._on_assign(message, now)
+            case Recall():
+                self._on_recall(message.count)
+            case Drain():
+                self._on_drain()
+            case Stop():
+                self._on_told_to_stop(message, now)
+            case Ping():
+                self._send(Alive())
+            case Committed():
+                self.reporter.note_committed(message.results)
+            case Shutdown():
+                self.leave = message
+                self.pool.close()
+                self._enter(RankPhase.LEFT)
+            case _:
+                assert_never(message)
+
+    def _start(self, welcome: Welcome) -> None:
+        definition = self.definition = welcome.definition
+        self.reporter.report_seconds = welcome.report_seconds
+        if self.phase is not RankPhase.JOINING:
+            return  # a signal came first, or another leads now
+        self.pool.start(
+            PoolDefinition(
+                workers=self.workers,
+                rank=self.rank,
+                farm=definition.farm,
+                workdir=definition.workdir,
+                logs=os.path.join(definition.workdir, "logs"),
+                runner=definition.runner,
+                environment=self._environment,
+                node_worker=self._first_worker + welcome.node_worker,
+                allotment=self._allotment,
+                limits=definition.limits,
+                grace=definition.grace,
+                kept_logs=definition.logs,
+                id_variables=definition.id_variables,
+            )
+        )
+        self._enter(RankPhase.WORKING)
+
+    def _on_assign(self, message: Assign, now: float) -> None:
+        self.reporter.note_assigned()
+        if self.phase is RankPhase.WORKING and not self.shared_directories.fault:
+            self.feeder.accept(message.leases, now)
+            self.reporter.sureness.note_leases(message.leases)
+        else:
+            self.reporter.note_returned(message.leases)
+
+    def _on_recall(self, count: int) -> None:
+        """Return what waits here: other ranks have idle workers for it."""
+        self.reporter.note_recall()
+        if self.phase is RankPhase.WORKING:
+            self.reporter.note_returned(self.feeder.pop_spare(count))
+
+    def _on_drain(self) -> None:
+        if self.phase is RankPhase.WORKING:
+            self._enter(RankPhase.DRAINING)
+            self.feeder.recall()
+            self._return_queue()
+
+    def _return_queue(self) -> None:
+        self.reporter.note_returned(self.feeder.pop_all())
+
+    def _on_told_to_stop(self, message: Stop, now: float) -> None:
+        if message.by_signal and message.grace == 0:
+            self.reporter.void()  # the launcher's KILL may be close behind
+        elif message.by_signal:
+            self.reporter.void_launched()
+        self._on_stop(message.grace, now)
+
+    # ---- signals and stops -----------------------------------------------------------
+
+    def on_signal(self, signum: int, now: float) -> None:
+        """Report a signal to rank 0, and do at once what the whole farm will do.
+
+        The commands may have got the signal first.  So from here on nothing of what
+        has ended here gets sure, and nothing that ends later is reported.
+        """
+        self._send(SignalReceived(signum, self.reporter.sureness.until))
+        if self.phase is RankPhase.LEFT:
+            return
+        if signum == signal.SIGUSR2:
+            self._on_drain()
+            return
+        self.reporter.void()
+        grace = self.definition.grace if self.definition else 0.0
+        self._on_stop(0.0 if signum in KILLING_SIGNALS else grace, now)
+
+    def _on_stop(self, grace: float, now: float) -> None:
+        if self.phase in ENDED:
+            self._send(Stopped())
+            return
+        if self.phase is RankPhase.LEFT:
+            return
+        if self.phase is not RankPhase.LOSING_POOL:
+            self._enter(RankPhase.STOPPING)
+        is_first = self.reporter.stop_counting(now)
+        self.feeder.queue.clear()
+        if grace > 0:
+            if is_first:
+                self.pool.terminate()
+            self._kill_at = min(self._kill_at, now + grace)
+        else:
+            self._kill()
+
+    def _kill(self) -> None:
+        self._kill_at = float("inf")
+        self.pool.kill()
+
+    def forgive_pause(self, seconds: float) -> None:
+        """Take in that this process was suspended: it could hear nothing."""
+        self._heard_at += seconds
+
+    def is_forsaken(self, now: float) -> bool:
+        """Return whether the leader has not been heard for too long."""
+        is_joining = self.phase is RankPhase.JOINING
+        limit = JOINING_SECONDS if is_joining else self._silence_seconds
+        return now - self._heard_at > limit
+
+    # ---- the loop's step -------------------------------------------------------------
+
+    def step(self, now: float) -> None:
+        """Collect what the pool has done, feed it, report.
+
+        `now` was read before the signals were looked for.  A signal that the kernel
+        had for this process by then has had its handler run: such a look is a system
+        call.  So `on_signal` has told of it.
+        """
+        feeder = self.feeder
+        self._collect(now)
+        self.reporter.sureness.note_quiet(now)
+        if feeder.is_fed_ahead and now > feeder.recall_at():
+            feeder.recall()
+        if now >= feeder.feed_at:
+            feeder.feed_at = float("-inf")
+            if self.shared_directories.is_sure or self._shares_all(now):
+                feeder.feed()
+        if feeder.queue and now > feeder.return_at():
+            self._return_queue()
+        if now >= self._kill_at:
+            self._kill()
+        if self.reporter.is_due(now):
+            self._report(now)
+        if self.phase in ENDING and self.pool.stopped:
+            self._finish_stop(now)
+
+    def _report(self, now: float) -> None:
+        report = self.reporter.create_report(now)
+        if report is not None:
+            self._send(report)
+
+    def _finish_stop(self, now: float) -> None:
+        """Report that nothing runs here, once all that ended before is sure."""
+        self._report(now)
+        if self.reporter.sureness.is_waiting:
+            return
+        if self.phase is RankPhase.LOSING_POOL:
+            self._enter(RankPhase.POOL_LOST)
+            self._send(PoolLost())
+        else:
+            self._enter(RankPhase.STOPPED)
+            self._send(Stopped())
+
+    def _shares_all(self, now: float) -> bool:
+        """Look what is shared with rank 0.  Return whether tasks may begin.
+
+        Where they never may, rank 0 is told, and gets what waits here.
+        """
+        if self.definition is None or self.shared_directories.fault:
+            return False
+        if self.shared_directories.check(self.definition, self.host, now):
+            return True
+        if self.shared_directories.fault:
+            self._return_queue()
+            self._send(RankUnusable(self.shared_directories.fault))
+        else:
+            self.feeder.feed_at = now + REFUSED_SECONDS
+        return False
+
+    # ---- the pool --------------------------------------------------------------------
+
+    def _collect(self, now: float) -> None:
+        for event in self.pool.collect():
+            match event:
+                case Result():
+                    self.reporter.note_result(event)
+                    self.feeder.note_end(event.seconds, now)
+                case WorkerLost():
+                    if event.running is not None:
+                        self.reporter.note_lost(event.running)
+                    self._put_back(event.unstarted)
+                case LeaseRefused():
+                    self._on_lease_refused(event, now)
+                case LeaseReturned():
+                    self._put_back((event.lease,))
+                case PoolUseless():
+                    self._send(RankUnusable(event.reason))
+                case PoolGone():
+                    self.feeder.queue.clear()
+                    self._enter(RankPhase.LOSING_POOL)
+                case _:
+                    assert_never(event)
+
+    def _put_back(self, leases: tuple[Lease, ...]) -> None:
+        self.feeder.put_back(leases)
+        if self.phase is RankPhase.DRAINING:
+            self._return_queue()
+
+    def _on_lease_refused(self, event: LeaseRefused, now: float) -> None:
+        patience = self.definition.grace if self.definition else 0.0
+        if self.phase is not RankPhase.WORKING:
+            patience = 0.0
+        if not self.feeder.try_again(event.lease, now, patience):
+            self.reporter.note_returned((event.lease,))
+            self._send(RankUnusable(event.reason))
+
+    # ---- sleeping --------------------------------------------------------------------
+
+    def wait(self, waiter: Waiter, now: float, wake_at: float) -> None:
+        """Sleep until this rank's pool has something, or until `wake_at`."""
+        if self.reporter.take_expectation():
+            waiter.expect()
+        work_ahead = self.work_ahead()
+        if work_ahead > 0.0:
+            waiter.coalesce(work_ahead / 2)
+        else:
+            waiter.wait(self.pool.read_fds(), wake_at - now)
+
+    def work_ahead(self) -> float:
+        """Return for how many seconds nothing is lost by looking later."""
+        return self.feeder.work_ahead() if self.phase is RankPhase.WORKING else 0.0
+
+    def wake_at(self) -> float:
+        """Return when time alone makes `step` do something."""
+        feeder = self.feeder
+        return min(
+            self._kill_at,
+            self.reporter.next_at(),
+            feeder.recall_at() if feeder.is_fed_ahead else float("inf"),
+            feeder.return_at() if feeder.queue else float("inf"),
+            feeder.feed_at if feeder.feed_at > 0 else float("inf"),
+        )

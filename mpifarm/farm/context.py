@@ -1,0 +1,154 @@
+"""What a rank is given at its start: by its process, by the launch, by the user.
+
+Rules of this file: what is put together here stays the same for the whole farm.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mpifarm.batch.launcher import is_in_job
+from mpifarm.farm.agent import Agent
+from mpifarm.farm.shared_directories import SharedDirectories, find_missing
+from mpifarm.farm.sureness import Sureness, find_wait
+from mpifarm.model.messages import Shutdown, ToCoordinator
+from mpifarm.model.settings import FarmDefinition, Settings
+from mpifarm.pool import Allotment, Pool
+from mpifarm.system.cpus import (
+    count_on_node,
+    cpus_of_rank,
+    find_sharers,
+    place_on_node,
+    read_cores,
+    share_out,
+    threads_of_worker,
+)
+from mpifarm.system.signals import SignalInbox
+from mpifarm.transport.mpi import Comm
+
+if TYPE_CHECKING:
+    from mpifarm.farm.trace import Trace
+
+DISMISS_SECONDS = 2.0
+"""How long rank 0 hears the others out where no farm comes about."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserOutput:
+    """Where a farm's messages to the user go."""
+
+    say: Callable[[str], None]
+    """Print a line that stays; only the first rank is heard."""
+    show: Callable[[str], None]
+    """Show the state of the farm, which the next call replaces."""
+    complain: Callable[[str], None]
+    """Print a line about a mistake or a defect, from any rank."""
+    speak_up: Callable[[], None] = lambda: None
+    """Have this rank heard from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessContext:
+    """What a farm has from its process: environment, signals, output."""
+
+    environ: Mapping[str, str]
+    environb: Mapping[bytes, bytes]
+    signals: SignalInbox
+    output: UserOutput
+
+
+@dataclass(frozen=True, slots=True)
+class RankContext:
+    """The parts that each rank has from the start."""
+
+    settings: Settings
+    process: ProcessContext
+    pool: Pool
+    comm: Comm | None
+    """None on a rank that farms alone."""
+    environment: dict[bytes, bytes]
+    """The environment of the commands."""
+    fault: str = ""
+    """Why no command can run on this rank; "" if nothing is wrong."""
+    trace: "Trace | None" = None
+    """Where all that happens on this rank is written; None without a trace."""
+    waits_for_others: bool = False
+    """Whether not to end while other farms hold tasks: those of the same launch,
+    in which no rank sees another."""
+    begun: float = field(default_factory=time.monotonic)
+    """When this process began (monotonic)."""
+
+    def create_agent(self, send: Callable[[ToCoordinator], None], now: float) -> Agent:
+        """Return the agent of this rank, which sends to the coordinator by `send`."""
+        agent = Agent(
+            rank=self.comm.rank if self.comm else 0,
+            host=os.uname().nodename,
+            workers=self.settings.workers,
+            pool=self.pool,
+            environment=self.environment,
+            send=send,
+            now=now,
+            allotment=find_allotment(self.settings, self.process.environ),
+            first_worker=self._count_neighbours(),
+        )
+        commands = self.settings.workers * count_on_node(self.process.environ)
+        in_job = is_in_job(self.process.environ)
+        agent.reporter.sureness = Sureness(find_wait(commands, in_job=in_job))
+        agent.shared_directories = SharedDirectories(self._find_missing)
+        survives = self.comm is not None and self.comm.survives_rank_loss
+        agent.reporter.keeps_results = survives
+        if self.trace is not None:
+            self.trace.watch_agent(agent, send)
+        return agent
+
+    @property
+    def size(self) -> int:
+        """How many ranks the farm was started with."""
+        return self.comm.size if self.comm else 1
+
+    def _find_missing(self, definition: FarmDefinition, host: str) -> str:
+        return self.fault or find_missing(definition, host)
+
+    def _count_neighbours(self) -> int:
+        """Return how many workers other ranks of the launch have on this node.
+
+        They are counted, as they can't be asked.  Where this rank is one of several,
+        rank 0 numbers the workers (`Welcome`).
+        """
+        if self.comm is not None:
+            return 0
+        return place_on_node(self.process.environ) * self.settings.workers
+
+    def dismiss(self) -> None:
+        """Send the other ranks away, on rank 0, when no farm comes about.
+
+        They wait for a first message.  What they have said is received: some MPIs
+        complain of messages left over.
+        """
+        if self.comm is None:
+            return
+        others = set(range(1, self.comm.size))
+        for rank in others:
+            self.comm.send(rank, Shutdown())
+        until = time.monotonic() + DISMISS_SECONDS
+        while others and time.monotonic() < until:
+            others -= {rank for rank, _ in self.comm.receive()}
+            time.sleep(0.001)
+
+
+def find_allotment(settings: Settings, environ: Mapping[str, str]) -> Allotment:
+    """Return what each worker of this rank gets; called when all ranks have started."""
+    sharers = find_sharers(environ)
+    cpus = cpus_of_rank()
+    shares: tuple[tuple[int, ...], ...] = ()
+    gpus: dict[str, tuple[str, ...]] = {}
+    if settings.bind:
+        shares = share_out(read_cores(cpus), settings.workers, sharers)
+    if settings.gpus != "none":
+        from mpifarm.system.gpus import find_gpus  # for those who ask for it
+
+        gpus = find_gpus(settings.gpus, environ).lists
+    threads = threads_of_worker(len(cpus), settings.workers, sharers)
+    return Allotment(threads, shares, gpus)

@@ -1,0 +1,110 @@
+"""Where the commands of a farm run: ``--chdir``, and where the list was begun.
+
+Rules of this file: a directory is told from another by what it is, not by its name: a
+list that is resumed through a symbolic link is resumed where it was.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from shlex import quote
+
+from mpifarm.model.settings import RunnerDefinition, Settings
+from mpifarm.model.wording import agree
+
+
+def enter_directory(settings: Settings) -> tuple[Settings, str]:
+    """Go where ``--chdir`` says; return the settings from there, and what was wrong.
+
+    All else that the command line names is named from where mpifarm was started.
+    """
+    if settings.chdir is None:
+        return settings, ""
+    here = os.getcwd()
+    try:
+        os.chdir(settings.chdir)
+    except OSError as error:
+        return settings, f"can't run commands in {settings.chdir}: {error.strerror}"
+    os.environ["PWD"] = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)  # the user's classes are where they were
+    return _named_from(settings, here), ""
+
+
+def _named_from(settings: Settings, here: str) -> Settings:
+    def path_of(name: str | None) -> str | None:
+        return None if name is None else os.path.join(here, name)
+
+    tasklist = os.path.join(here, settings.tasklist)
+    return replace(
+        settings,
+        # What is no file is a name that only its handler understands.
+        tasklist=tasklist if os.path.exists(tasklist) else settings.tasklist,
+        workdir=os.path.join(here, settings.workdir),
+        config=path_of(settings.config),
+        lock_area=path_of(settings.lock_area),
+    )
+
+
+def find_not_entered(here: str, environ: Mapping[str, str]) -> str:
+    """Return the directory that Slurm could not enter on this node; "" if it could.
+
+    It says so, and starts its processes in /tmp (slurmstepd, "going to /tmp instead").
+    """
+    if "SLURM_JOB_ID" in environ and here == os.path.realpath("/tmp"):  # noqa: S108
+        for name in ("PWD", "SLURM_SUBMIT_DIR"):
+            wanted = environ.get(name, "")
+            if wanted and not os.access(wanted, os.X_OK):
+                return wanted
+    return ""
+
+
+def explain_not_entered(wanted: str, host: str) -> str:
+    """Return why no command can run where Slurm has gone to /tmp."""
+    return (
+        f"can't run commands in {_shown(wanted)}: Slurm could not enter it on {host},"
+        " and went to /tmp; start where all nodes can go, or say with --chdir where"
+        " the commands run"
+    )
+
+
+def runs_anywhere(runner: RunnerDefinition) -> bool:
+    """Return whether the commands run in the same directory wherever mpifarm starts."""
+    cwd = runner.options.get("cwd", "")
+    return cwd.startswith(("/", "~"))
+
+
+def is_other(begun: str, here: str) -> bool:
+    """Return whether `begun` is another directory than `here`, and still there."""
+    try:
+        return not os.path.samefile(begun, here)
+    except OSError:
+        return False  # the place has moved with all that is in it
+
+
+def warn_of_other(begun: str, here: str) -> str:
+    """Return what to say at the start in another directory than before."""
+    return (
+        f"WARNING: this list was begun in {_shown(begun)}, and its commands run in"
+        f" {_shown(here)} now: give --chdir {quote(_shown(begun))} if they name files"
+        " from there"
+    )
+
+
+def explain_not_found(count: int, begun: str) -> str:
+    """Return why a farm ends that found no command."""
+    which = agree(count, "the first command", f"the first {count} commands")
+    return (
+        f"{which} could not be started (status 126 or 127), and the list was begun in"
+        f" {_shown(begun)}: no failure is recorded; {go_on_there(begun)}"
+    )
+
+
+def go_on_there(begun: str) -> str:
+    """Return how a farm that found no command goes on."""
+    return f"give --chdir {quote(_shown(begun))} with the same command"
+
+
+def _shown(path: str) -> str:
+    return path if path.isprintable() else repr(path)

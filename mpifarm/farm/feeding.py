@@ -1,0 +1,170 @@
+"""The leases of a rank on their way to its workers, and those that go back unstarted.
+
+Rules of this file: it decides by the times of the rank's own tasks how many leases a
+worker gets ahead, when those come back out of the workers' pipes, and when those that
+wait go back to rank 0.  It sends nothing.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+from mpifarm.model.task import Lease
+from mpifarm.pool import Pool
+
+PIPE_SECONDS = 0.12
+"""Seconds of work that a worker gets beyond what it runs, when its tasks are short.
+
+Enough for the time in which a rank on a busy machine doesn't get a processor.
+"""
+
+MAX_IN_PIPE = 96
+
+RECALL_SECONDS = 0.1
+"""A rank in which no task has ended for so long recalls what waits in pipes."""
+
+IDLE_SECONDS = 0.01
+"""The same where a worker has nothing to do and nothing else waits for it."""
+
+RETURN_SECONDS = 0.5
+"""A rank in which no task has ended for so long, though by what its tasks took before
+some should have, returns what waits for a worker: its turn was to come sooner."""
+
+REFUSED_SECONDS = 0.2
+"""Between two tries of a task that got no log, or no runner."""
+
+
+class Feeder:
+    """The leases that wait on a rank, and how its workers are kept fed ahead."""
+
+    def __init__(self, pool: Pool, workers: int, now: float) -> None:
+        self.queue: deque[Lease] = deque()
+        """Leases that no worker has."""
+        self.is_fed_ahead = False
+        """Whether leases may wait in the pipes of workers."""
+        self.feed_at = float("-inf")
+        """Workers get no leases before that."""
+        self._pool = pool
+        self._workers = workers
+        self._ended_at = now
+        """When a task ended last, or work came to an idle rank."""
+        self._refused_since: float | None = None
+        """When leases began to be refused, with no task's end since."""
+        self._mean, self._ended = 0.0, 0
+
+    # ---- in ------------------------------------------------------------------------
+
+    def accept(self, leases: Iterable[Lease], now: float) -> None:
+        """Queue new leases."""
+        if not self.queue:
+            self._ended_at = now
+        self.queue.extend(leases)
+
+    def note_end(self, seconds: float, now: float) -> None:
+        """Take the `seconds` of a task that has ended into the mean time of tasks.
+
+        It also ends a time in which leases were refused.
+        """
+        self._ended_at = now
+        self._refused_since = None
+        self._ended += 1
+        self._mean += (seconds - self._mean) * max(0.05, 1 / self._ended)
+
+    def put_back(self, leases: Iterable[Lease]) -> None:
+        """Queue leases again, first of all: their worker has not begun them."""
+        self.queue.extendleft(reversed([*leases]))
+
+    def try_again(self, lease: Lease, now: float, patience: float) -> bool:
+        """Queue a lease again that its worker refused, for `patience` seconds.
+
+        A disk that was full may not be so for long.  Return False as those are over.
+        """
+        if self._refused_since is None:
+            self._refused_since = now
+        if now - self._refused_since >= patience:
+            return False
+        self.queue.appendleft(lease)
+        self.feed_at = now + REFUSED_SECONDS
+        return True
+
+    # ---- to the workers --------------------------------------------------------------
+
+    def feed(self) -> None:
+        """Submit what the workers have room for."""
+        if not self.queue:
+            return
+        ahead = self._ahead()
+        count = min(len(self.queue), self._pool.vacancies(ahead))
+        if count:
+            self.is_fed_ahead = self.is_fed_ahead or ahead > 0
+            self._pool.submit([self.queue.popleft() for _ in range(count)])
+
+    def _ahead(self) -> int:
+        """Return how many leases a worker's pipe gets beyond the one that it runs."""
+        if self._mean == 0.0 or 2 * self._mean > PIPE_SECONDS:
+            return 0
+        return min(MAX_IN_PIPE, 1 + int(PIPE_SECONDS / self._mean))
+
+    def work_ahead(self) -> float:
+        """Return for how many seconds each worker has work: a look may come so late."""
+        return self._pool.least_ahead() * self._mean if self.is_fed_ahead else 0.0
+
+    def recall_at(self) -> float:
+        """Return when another worker may be free for what waits in a pipe."""
+        is_idle = not self.queue and self._pool.vacancies(0) > 0
+        return self._ended_at + (IDLE_SECONDS if is_idle else RECALL_SECONDS)
+
+    def recall(self) -> None:
+        """Queue again, first of all, what waits in the workers' pipes.
+
+        Until tasks are seen to be short again, workers get none ahead.
+        """
+        self.is_fed_ahead = False
+        recalled = self._pool.recall()
+        if recalled:
+            self.put_back(recalled)
+            self._mean = max(self._mean, PIPE_SECONDS)  # none ahead for now
+
+    # ---- back to rank 0 --------------------------------------------------------------
+
+    def return_at(self) -> float:
+        """Return when tasks have got so long that other ranks will be free sooner."""
+        if not self._ended:
+            # Nothing is known of how long they take; but where a worker is missing,
+            # what was for it waits in vain.
+            is_short = self._refused_since is None and self._pool.busy < self._workers
+            return self._ended_at + RETURN_SECONDS if is_short else float("inf")
+        # Tasks that take equally long all end at once.
+        expected = max(1.5 * self._mean, 4 * self._mean / self._workers)
+        return self._ended_at + max(RETURN_SECONDS, expected)
+
+    def pop_all(self) -> list[Lease]:
+        """Remove all leases from the queue; return them."""
+        return self._pop_last(len(self.queue))
+
+    def pop_spare(self, count: int) -> list[Lease]:
+        """Remove up to `count` leases that no worker can begin at once; return them."""
+        if self.is_fed_ahead and count > len(self.queue):
+            self.recall()
+        spare = len(self.queue) - self._pool.vacancies(0)
+        return self._pop_last(max(0, min(count, spare)))
+
+    def _pop_last(self, count: int) -> list[Lease]:
+        return [self.queue.pop() for _ in range(count)][::-1]
+
+    # ---- what is ---------------------------------------------------------------------
+
+    @property
+    def is_starving(self) -> bool:
+        """Whether a worker has nothing to do, and nothing waits for it."""
+        return not self.queue and self._pool.vacancies(0) > 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether something runs or waits here."""
+        return bool(self._pool.busy or self.queue)
+
+    @property
+    def held(self) -> list[tuple[int, int]]:
+        """(taskid, attempt) of each lease that has not ended."""
+        leases = (*self.queue, *self._pool.leases)
+        return [(lease.taskid, lease.attempt) for lease in leases]

@@ -1,0 +1,239 @@
+"""The end of a farm: what is on disk is counted, the claim given up, and all said.
+
+Rules of this file: what is said at the end is what is on disk then.
+"""
+
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mpifarm.errors import ExitStatus, FarmError
+from mpifarm.farm.context import RankContext
+from mpifarm.farm.leader import Leader
+from mpifarm.farm.summary import FailedTask, ListCounts, Summary
+from mpifarm.lists.growth import explain_change, find_change
+from mpifarm.model.packed_texts import PackedTexts
+from mpifarm.model.settings import Settings
+from mpifarm.model.wording import agree
+from mpifarm.store import ChangedError, Counts, CustomStore, WorkdirPaths
+
+MAX_FAILED_SHOWN = 10
+MAX_UNRECORDED_SHOWN = 10
+
+CONCLUDE_SECONDS = 10.0
+"""How long the end of a farm waits for the lock."""
+
+CONCLUDE_SECONDS_ON_BAD_DISK = 0.5
+"""The same where the disk has failed: it was waited for once already."""
+
+LEFT_IN_CLAIM = (
+    "the tasks that this farm still held stand in its claim; the next start takes them"
+    " back"
+)
+
+
+class FarmEnd(NamedTuple):
+    """How a farm has ended, for the rank's last act."""
+
+    status: ExitStatus
+    lost: bool = False
+    """Whether ranks were lost: MPI can't be left together with all."""
+    silent: tuple[int, ...] = ()
+    """Those that may only hang."""
+
+
+class Conclusion:
+    """What is done once, when all is on disk and before the ranks leave.
+
+    `status` is the exit status, once `conclude` was called.
+    """
+
+    def __init__(self, leader: Leader, context: RankContext) -> None:
+        self.status = ExitStatus.RUN_AGAIN
+        self._leader = leader
+        self._context = context
+        total = len(leader.coordinator.commands)
+        self._counts = ListCounts(total, 0, 0, 0, 0, is_counted=False)
+        self._failed: list[FailedTask] = []
+
+    def conclude(self) -> None:
+        """Count, give the claim up, say how it went, write ``result.json``."""
+        leader, output = self._leader, self._context.process.output
+        notes = _list_unrecorded(leader)
+        storage_failed = leader.coordinator.storage_failed
+        try:
+            self._count(notes)
+        except FarmError as error:
+            self._do_without_count()
+            if not storage_failed:
+                notes.append(str(error))
+        self._look_at_list(notes)
+        summary = self._create_summary(notes)
+        for line in summary.lines():
+            output.say(line)
+        try:
+            leader.store.write_result(summary.payload())
+        except FarmError as error:
+            if not storage_failed:
+                output.complain(str(error))
+
+    def find_end(self) -> FarmEnd:
+        """Return how the farm has ended."""
+        coordinator = self._leader.coordinator
+        silent = tuple(coordinator.silent_ranks())
+        return FarmEnd(self.status, bool(coordinator.lost_ranks()), silent)
+
+    def _count(self, notes: list[str]) -> None:
+        """Count the list and give the claim up; add to `notes` what to say of it.
+
+        Raises `FarmError`; what `notes` have got by then is true all the same.
+        """
+        leader, store = self._leader, self._leader.store
+        storage_failed = leader.coordinator.storage_failed
+        patience = CONCLUDE_SECONDS
+        if storage_failed:
+            patience = CONCLUDE_SECONDS_ON_BAD_DISK
+        in_array = self._context.settings.in_array
+        with leader.lock.hold(timeout=patience):
+            survey = store.survey(in_array=in_array)
+            if not store.close():
+                notes.append(LEFT_IN_CLAIM)
+        try:
+            counts = store.counts(survey)
+        except ChangedError:  # plain farmers rewrite the queue where it stands
+            with leader.lock.hold(timeout=patience):
+                counts = store.counts(store.survey(in_array=in_array))
+        self._counts = _count_list(counts)
+        self._failed = _find_failed(leader, self._context.settings.workdir, counts)
+        if not storage_failed or counts.finished == counts.total:
+            self.status = self._find_status()
+        if leader.coordinator.too_many_failures and not storage_failed:
+            self.status = ExitStatus.SOME_FAILED
+
+    def _find_status(self) -> ExitStatus:
+        """Return the exit status that the counts mean in this job."""
+        in_array = self._context.settings.in_array
+        if in_array and self._counts.is_in_good_hands:
+            return ExitStatus.ALL_FINISHED
+        return self._counts.exit_status
+
+    def _look_at_list(self, notes: list[str]) -> None:
+        """Add a note of lines that came meanwhile: the farm does the list as it was."""
+        coordinator, path = self._leader.coordinator, self._context.settings.tasklist
+        texts = coordinator.commands
+        if not isinstance(texts, PackedTexts):
+            return
+        change = find_change(path, texts)
+        if sentence := explain_change(path, change):
+            notes.append(sentence)
+        if change.added and not coordinator.too_many_failures:
+            self.status = ExitStatus.RUN_AGAIN
+
+    def _do_without_count(self) -> None:
+        finished, failed = self._leader.store.recorded
+        self._counts = self._counts._replace(finished=finished, failed=failed)
+        if finished == self._counts.total:
+            self.status = ExitStatus.ALL_FINISHED
+
+    def _create_summary(self, notes: Sequence[str]) -> Summary:
+        leader, settings = self._leader, self._context.settings
+        coordinator, tally = leader.coordinator, leader.tally
+        tally.worker_count = sum(rank.workers for rank in coordinator.ranks.values())
+        now = time.monotonic()
+        return Summary(
+            farm=coordinator.definition.farm,
+            tasklist=settings.tasklist,
+            workdir=settings.workdir,
+            ranks=self._context.size,
+            seconds=now - self._context.begun,
+            counts=self._counts,
+            tally=tally,
+            failed=self._failed,
+            busy_share=tally.busy_share(now),
+            status=self.status,
+            reason=coordinator.reason,
+            stopped_because=coordinator.stopped_because,
+            way_on=_find_way_on(leader),
+            makes_checkpoints=settings.policy.requeue_status is not None,
+            notes=notes,
+            keeps_own_state=isinstance(leader.store, CustomStore),
+            launch=self._context.process.environ.get("MPIFARM_LAUNCH", ""),
+            place=_name_workdir(settings),
+            lost=[
+                (rank, coordinator.ranks[rank].host)
+                for rank in coordinator.lost_ranks()
+            ],
+            quarantined=[*coordinator.quarantined.values()],
+        )
+
+
+def _find_way_on(leader: Leader) -> str:
+    """Return how to go on where the same command again would not do; "" if it does."""
+    if leader.store.drain_requested():
+        drain = shlex.quote(leader.store.paths.drain)
+        return f"remove {drain}, and give the same command again"
+    return leader.coordinator.way_on
+
+
+def _name_workdir(settings: Settings) -> str:
+    """Return how the user names this workdir to a subcommand."""
+    from mpifarm.store.target import Target, words_of
+
+    target = Target(
+        settings.workdir,
+        settings.tasklist,
+        settings.handler,
+        settings.config,
+        settings.lock_area,
+    )
+    return shlex.join(words_of(target))
+
+
+def _count_list(counts: Counts) -> ListCounts:
+    return ListCounts(
+        total=counts.total,
+        finished=counts.finished,
+        failed=counts.failed,
+        toprocess=counts.toprocess + counts.held,
+        elsewhere=counts.claimed + counts.elsewhere,
+        claimed=counts.claimed,
+        in_array=counts.in_array,
+    )
+
+
+def _find_failed(leader: Leader, workdir: str, counts: Counts) -> list[FailedTask]:
+    """Return the first that failed in this farm, then those of other farms."""
+    statuses = leader.tally.statuses
+    before = [taskid for taskid in counts.first_failed if taskid not in statuses]
+    return [
+        FailedTask(
+            taskid,
+            statuses.get(taskid, "failed in another farm"),
+            _find_log(workdir, taskid, leader.coordinator.definition.logs),
+        )
+        for taskid in [*statuses, *before][:MAX_FAILED_SHOWN]
+    ]
+
+
+def _find_log(workdir: str, taskid: int, kept: str) -> str:
+    """Return the path of the log; "" if it is a part of other files, or not there."""
+    path = WorkdirPaths(workdir).log(taskid)
+    return path if kept != "packed" and os.path.lexists(path) else ""
+
+
+def _list_unrecorded(leader: Leader) -> list[str]:
+    """Return the note of results that could not be recorded; none if all were."""
+    unrecorded = [
+        taskid
+        for taskid in leader.coordinator.unrecorded
+        if not leader.store.has_record_of(taskid)
+    ]
+    if not unrecorded:
+        return []
+    shown = ", ".join(map(str, unrecorded[:MAX_UNRECORDED_SHOWN]))
+    rest = len(unrecorded) - MAX_UNRECORDED_SHOWN
+    more = f" and {rest} more" if rest > 0 else ""
+    what = agree(len(unrecorded), "task", "tasks")
+    return [f"could not be recorded, will run again: {what} {shown}{more}"]

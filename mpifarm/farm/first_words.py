@@ -1,0 +1,136 @@
+"""What the user is told when a farm begins: what it is, and what may go wrong.
+
+Rules of this file: it finds out and words.  A list that would silently run wrongly is
+an `InputError`, before anything is changed.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from mpifarm.errors import InputError
+from mpifarm.farm.context import RankContext
+from mpifarm.farm.directory import (
+    explain_not_found,
+    go_on_there,
+    is_other,
+    runs_anywhere,
+    warn_of_other,
+)
+from mpifarm.farm.leader import Leader
+from mpifarm.farm.unused_options import find_unused
+from mpifarm.model.packed_texts import PackedTexts
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.settings import RunnerDefinition, Settings
+from mpifarm.model.wording import counted
+from mpifarm.plugins.registry import find_idle_sections, find_search_path
+from mpifarm.runners import has_shell
+from mpifarm.system.cpus import (
+    binding_warning,
+    cpus_of_machine,
+    cpus_of_rank,
+    find_sharers,
+)
+from mpifarm.system.files import is_there
+from mpifarm.tasklists import ListTaskList, TaskList, is_plain
+
+
+def describe_farm(context: RankContext, leader: Leader) -> Sequence[str]:
+    """Return the first lines: the list, the ranks, the lock."""
+    definition = leader.coordinator.definition
+    workers = context.settings.workers
+    total = len(leader.coordinator.commands)
+    finished, failed = leader.store.recorded
+    before = f", {finished} finished and {failed} failed before"
+    what = (
+        f"farm {definition.farm}: {counted(total)} of "
+        f"{context.settings.tasklist}{before if finished or failed else ''}"
+    )
+    ranks = f"{counted(context.size, 'rank')} of {counted(workers, 'worker')}"
+    where = f"{ranks}, workdir {definition.workdir}"
+    return what, where, leader.lock.describe()
+
+
+def describe_limit(leader: Leader) -> str:
+    """Hand on how many failed before; return what to say of --max-failures, or ""."""
+    _, failed_before = leader.store.recorded
+    return leader.coordinator.note_failed_before(failed_before)
+
+
+def warn_of_unused(context: RankContext, runner: RunnerDefinition) -> Iterator[str]:
+    """Yield what to say of options and INI sections that change nothing."""
+    settings, environ = context.settings, context.process.environ
+    yield from find_unused(settings, runner, environ)
+    search_path = find_search_path(environ, settings.config)
+    yield from find_idle_sections(search_path, settings.runner, settings.handler)
+
+
+def warn_of_binding(context: RankContext) -> str:
+    """Return the warning of more workers than CPUs, or ""; other ranks are alike."""
+    environ = context.process.environ
+    return binding_warning(
+        environ,
+        len(cpus_of_rank()),
+        context.settings.workers,
+        cpus_of_machine(),
+        find_sharers(environ),
+    )
+
+
+def warn_of_directory(leader: Leader) -> str:
+    """Return what to say of a list that was begun in another directory, or "".
+
+    Its first tasks are a trial there: the farm stops if no command is found.
+    """
+    definition = leader.coordinator.definition
+    if runs_anywhere(definition.runner):
+        return ""
+    begun = leader.store.note_place(definition.directory)
+    if not begun or not is_other(begun, definition.directory):
+        return ""
+    leader.coordinator.try_place(
+        lambda count: explain_not_found(count, begun), go_on_there(begun)
+    )
+    return warn_of_other(begun, definition.directory)
+
+
+def check_list(context: RankContext, runner: RunnerDefinition, tasks: TaskList) -> None:
+    """Raise `InputError` for a list that would silently run wrongly.
+
+    Where the workdir was begun with it, a warning is all: no chain of jobs breaks.
+    """
+    settings = context.settings
+    if settings.as_is or type(tasks) is not ListTaskList or not has_shell(runner):
+        return
+    texts = tasks.tasks
+    if not isinstance(texts, PackedTexts) or is_plain(texts):
+        return
+    from mpifarm.lists.foreign_lists import AS_IS, RUNS
+    from mpifarm.lists.foreign_lists import check_list as check_texts
+    from mpifarm.lists.line_faults import LineChecker
+
+    given = [name for name, _ in settings.id_variables]
+    checker = LineChecker.of_runner(
+        runner.options, context.environment, given, lambda: _holds_all_cpus(context)
+    )
+    for sentence, is_certain in check_texts(texts, settings.tasklist, checker):
+        if is_certain and not _is_begun(settings):
+            raise InputError(f"{sentence}; {AS_IS}")
+        context.process.output.say(f"WARNING: {sentence}; {RUNS}")
+
+
+def _holds_all_cpus(context: RankContext) -> bool:
+    """Return whether an srun in a task would wait for CPUs of the farm's own step."""
+    from mpifarm.batch.launch_lines import find_farm_words
+    from mpifarm.batch.step_cpus import holds_all_cpus, is_overlapping
+    from mpifarm.system.processes import command_lines
+
+    if not holds_all_cpus(context.process.environ):
+        return False
+    return not is_overlapping(command_lines("srun"), find_farm_words(sys.orig_argv))
+
+
+def _is_begun(settings: Settings) -> bool:
+    paths = WorkdirPaths(os.path.abspath(settings.workdir))
+    files = (paths.fingerprint, paths.toprocess, paths.finished, paths.failed)
+    return any(map(is_there, files))

@@ -1,0 +1,299 @@
+"""Rank 0's loop: carries out what the coordinator decides, on disk and to ranks.
+
+Rules of this file: it decides nothing.  What happens goes to the coordinator as an
+event; the coordinator's effects are carried out in their order.
+"""
+
+import os
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import assert_never
+
+from mpifarm.coordinator.coordinator import (
+    MAX_LOST,
+    Conclude,
+    Coordinator,
+    Effect,
+    NoteAttempt,
+    NoteInLog,
+    Phase,
+    Send,
+    TakeNothing,
+    Tell,
+    Transact,
+)
+from mpifarm.errors import StorageError
+from mpifarm.farm.agent import Agent, RankPhase
+from mpifarm.farm.context import RankContext
+from mpifarm.farm.job_end import LOOK_SECONDS as ANSWER_LOOK_SECONDS
+from mpifarm.farm.job_end import JobEnd
+from mpifarm.farm.summary import Tally, describe_result, progress_line
+from mpifarm.farm.transactions import Heartbeat, StoreWriter, Written
+from mpifarm.model.messages import ToCoordinator, ToRank
+from mpifarm.model.task import Outcome, Result
+from mpifarm.store import Recorded, Store
+from mpifarm.system.event_loop import Clock, Waiter
+from mpifarm.system.lock import WorkdirLock
+
+LOOK_SECONDS = 1.0
+"""Time between two looks for a ``drain`` file and for the launcher."""
+
+KILLED_TOO_OFTEN = (
+    f"counts as failed: {MAX_LOST} times its worker or its rank was killed while it "
+    "ran (did it kill its parent, or did memory run out?)"
+)
+
+
+class Leader:
+    """The loop of the leading rank, from the first task to the last record.
+
+    `clock` and `waiter` are the machine's where none are given.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        store: Store,
+        lock: WorkdirLock,
+        tally: Tally,
+        context: RankContext,
+        job_end: JobEnd,
+        clock: Clock | None = None,
+        waiter: Waiter | None = None,
+    ) -> None:
+        self.coordinator = coordinator
+        self.store = store
+        self.lock = lock
+        self.tally = tally
+        self._job_end = job_end
+        self._comm = context.comm
+        self._signals = context.process.signals
+        self._output = context.process.output
+        self._verbose = context.settings.verbose
+        self._clock = clock or Clock()
+        probe = context.comm.has_message if context.comm else None
+        self._waiter = waiter or Waiter(self._signals.fd, probe)
+        grace, say, now = (
+            coordinator.definition.grace,
+            self._output.say,
+            self._clock.now,
+        )
+        self._writer = StoreWriter(store, lock, grace, say)
+        self._heartbeat = Heartbeat(store, now, grace, say)
+        self._look_at = now
+        self._answer_at = now if job_end.is_open else float("inf")
+        self._parent = os.getppid()
+        self._describe_hosts: Callable[[Collection[str]], str] | None = None
+        self._conclude: Callable[[], None] = lambda: None
+
+    def watch_hosts(self, describe: Callable[[Collection[str]], str]) -> None:
+        """Print what `describe` returns for the hosts, once all ranks have joined."""
+        if self._comm is not None:
+            self._describe_hosts = describe
+
+    def hear(self, message: ToCoordinator) -> None:
+        """Hand a message of this rank's own agent to the coordinator."""
+        own = self.coordinator.rank_set.own
+        self.coordinator.on_message(own, message, self._clock.now)
+
+    def take_over(
+        self, agent: Agent, early: Sequence[tuple[int, ToCoordinator]]
+    ) -> None:
+        """Go on where a coordinator was lost; `early` is what ranks have said since."""
+        self.coordinator.on_mended(self._clock.now)
+        agent.rejoin(self._clock.now)
+        agent.lead()
+        for rank, message in early:
+            self.coordinator.on_message(rank, message, self._clock.now)
+
+    def run(self, agent: Agent, conclude: Callable[[], None]) -> None:
+        """Run until each rank was told to leave; before that, once, call `conclude`."""
+        self._conclude = conclude
+        while agent.phase is not RankPhase.LEFT:
+            self._forgive_pause(agent, self._clock.step())
+            moved = self._listen(agent)
+            agent.step(self._clock.now)
+            moved |= self._perform_effects(agent)
+            moved |= self._write()
+            self._do_what_is_due()
+            if moved:
+                self._waiter.restart()
+            else:
+                self._wait(agent)
+
+    def _forgive_pause(self, agent: Agent, seconds: float) -> None:
+        """Take in for how long this process was suspended (0: it was not)."""
+        agent.forgive_pause(seconds)
+        self.coordinator.forgive_pause(seconds)
+
+    # ---- events ----------------------------------------------------------------------
+
+    def _listen(self, agent: Agent) -> bool:
+        signals = self._signals.take()
+        for signum in signals:
+            agent.on_signal(signum, self._clock.now)
+        if self._comm is None:
+            return bool(signals)
+        messages = self._comm.receive()
+        for rank, message in messages:
+            self.coordinator.on_message(rank, message, self._clock.now)  # type: ignore[arg-type]
+        lost = self._comm.take_losses()
+        if lost:
+            self.coordinator.on_ranks_lost(lost, self._clock.now)
+        return bool(signals or messages or lost)
+
+    # ---- effects ---------------------------------------------------------------------
+
+    def _perform_effects(self, agent: Agent) -> bool:
+        effects = self.coordinator.decide(self._clock.now)
+        for effect in effects:
+            self._perform(agent, effect)
+        return bool(effects)
+
+    def _perform(self, agent: Agent, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self._send(agent, effect.rank, effect.message)
+            case Transact():
+                records = [self._record(*each) for each in effect.results]
+                self._writer.begin(effect, records, self._clock.now)
+            case TakeNothing():
+                self._writer.take_nothing()
+            case NoteInLog():
+                self.store.note_in_log(effect.taskid, effect.sentence)
+            case NoteAttempt():
+                self.tally.note_retry(effect.result)
+                record = self._record(effect.rank, effect.result)
+                self.store.note_attempts([record])
+            case Tell():
+                self._output.say(effect.sentence)
+            case Conclude():
+                self._conclude()
+            case _:
+                assert_never(effect)
+
+    def _send(self, agent: Agent, rank: int, message: ToRank) -> None:
+        if rank == self.coordinator.rank_set.own:
+            agent.on_message(message, self._clock.now)
+        elif self._comm is not None:
+            self._comm.send(rank, message)
+
+    def _record(self, rank: int, result: Result) -> Recorded:
+        is_finished = result.outcome is Outcome.COMPLETED
+        started = result.started or time.time()  # 0: nobody lived to tell
+        return Recorded(  # by place: names take twice as long, and each task comes here
+            *(result.taskid, is_finished, started, result.seconds),
+            *(self.coordinator.ranks[rank].pid, result.worker),
+            *(result.attempt, result.status, rank),
+        )
+
+    # ---- the disk --------------------------------------------------------------------
+
+    def _write(self) -> bool:
+        """Write the transaction that waits, if the lock can be had."""
+        is_stopping = self.coordinator.phase is Phase.STOPPING
+        match self._writer.write(self._clock.now, is_stopping=is_stopping):
+            case None:
+                return False
+            case Written() as written:
+                self._note_written(written)
+            case StorageError() as error:
+                self._fail(error)
+        return True
+
+    def _note_written(self, written: Written) -> None:
+        for rank, result in written.transaction.results:
+            self._count(rank, result)
+        self._clock.step()
+        done = written.transacted
+        self.coordinator.on_transacted(
+            done.taken,
+            self._clock.now,
+            empty=done.empty,
+            others=self.store.others_hold_tasks,
+            cost=done.seconds,
+        )
+
+    def _count(self, rank: int, result: Result) -> None:
+        self.tally.add(result)
+        if result.outcome is Outcome.LOST:
+            self.store.note_in_log(result.taskid, KILLED_TOO_OFTEN)
+        if self._verbose:
+            self._output.say(describe_result(rank, result))
+
+    def _fail(self, error: StorageError) -> None:
+        self._writer.drop()
+        self.coordinator.on_storage_failed(str(error), self._clock.now)
+
+    # ---- time ------------------------------------------------------------------------
+
+    def _do_what_is_due(self) -> None:
+        """Do what is due by time alone, and print the notes of the store."""
+        now = self._clock.now
+        if now >= self._heartbeat.due_at and (error := self._heartbeat.beat(now)):
+            self._fail(error)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self._look_around()
+        if now >= self._answer_at:
+            self._look_for_job_end()
+        while self.store.notes:
+            self._output.say(self.store.notes.pop(0))
+
+    def _look_for_job_end(self) -> None:
+        """Look whether the batch system has said when the job ends."""
+        self._answer_at = self._clock.now + ANSWER_LOOK_SECONDS
+        if self._job_end.poll(self._clock.now):
+            self._answer_at = float("inf")
+            self.coordinator.on_deadline(self._job_end.deadline)
+            for sentence in self._job_end.take_news():
+                self._output.say(sentence)
+
+    def _look_around(self) -> None:
+        if self.store.drain_requested():
+            drain = self.store.paths.drain
+            self.coordinator.on_drain(
+                f"the workdir has a file 'drain' (to go on, remove {drain})"
+            )
+        if self._comm is not None and os.getppid() != self._parent:
+            self._parent = os.getppid()
+            self.coordinator.on_launcher_gone(self._clock.now)
+        if self._describe_hosts is not None:
+            self._look_at_hosts(self._describe_hosts)
+        self._output.show(self.progress())
+
+    def _look_at_hosts(self, describe: Callable[[Collection[str]], str]) -> None:
+        hosts = {record.host for record in self.coordinator.ranks.values()}
+        if "" in hosts:
+            return  # of a rank that has not joined
+        self._describe_hosts = None
+        if sentence := describe(hosts):
+            self._output.say(sentence)
+
+    def progress(self) -> str:
+        """Return the state of the farm in one line."""
+        finished, failed = self.store.recorded
+        rate = self.tally.rate(self._clock.now)
+        return progress_line(
+            len(self.coordinator.commands),
+            finished,
+            failed,
+            self.coordinator.count_running(),
+            rate,
+            self.tally.list_rate(rate, finished + failed),
+        )
+
+    def _wait(self, agent: Agent) -> None:
+        now = self._clock.now
+        if self._writer.is_waiting:
+            # The lock is with another farmer, or the disk fails.
+            self._waiter.wait((), self._writer.poll_seconds(now))
+            return
+        wake_at = min(
+            agent.wake_at(),
+            self.coordinator.wake_at(now),
+            self._look_at,
+            self._heartbeat.due_at,
+            self._answer_at,
+        )
+        agent.wait(self._waiter, now, wake_at)

@@ -1,0 +1,302 @@
+"""What rank 0 does before the first task: read the input, join the workdir.
+
+Rules of this file: all that can be wrong with the input is found before anything is
+changed, as an `InputError`.  A disk that fails is tried again for the grace time.
+"""
+
+import math
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+from mpifarm.batch.arrays import find_array
+from mpifarm.errors import FutileError, InputError
+from mpifarm.farm.context import RankContext
+from mpifarm.farm.directory import (
+    explain_not_entered,
+    find_not_entered,
+    runs_anywhere,
+)
+from mpifarm.model.paths import STATUS_FILES
+from mpifarm.model.settings import FarmDefinition, RunnerDefinition, Settings
+from mpifarm.plugins.loading import in_one_line
+from mpifarm.plugins.registry import find_handler, find_runner, find_search_path
+from mpifarm.runners import check_runner
+from mpifarm.store import (
+    FAMILY,
+    CustomStore,
+    FileStore,
+    OwnStateList,
+    Store,
+    WorkdirPaths,
+    make_directories,
+    make_root,
+    validate_place,
+)
+from mpifarm.system.files import is_there
+from mpifarm.system.lock import WorkdirLock, lock_paths
+from mpifarm.system.patience import Patience, try_again
+from mpifarm.system.signals import SignalInbox
+from mpifarm.tasklists import ListTaskList, TaskList, keeps_own_state, open_tasklist
+
+T = TypeVar("T")
+
+TELL_SECONDS = 3.0
+"""Of sleep, while the start waits for the lock, before the user is told."""
+
+
+class OpenedFarm(NamedTuple):
+    """A workdir that was joined, and what the farm in it is."""
+
+    store: Store
+    lock: WorkdirLock
+    definition: FarmDefinition
+
+
+class Opening:
+    """A start of a farm, or of one that goes on elsewhere, on a disk that may fail.
+
+    What fails is tried again as a whole for the grace time: no lock is held between two
+    tries, and a kill at any step of a try is harmless, so its failure is, too.
+    """
+
+    def __init__(self, context: RankContext, *, takes_over: bool = False) -> None:
+        self._context = context
+        self._takes_over = takes_over
+        settings, process = context.settings, context.process
+        self._lock_names = ""
+        self._sleep = StartSleep(
+            process.signals, context.begun, settings.timeout, self._tell_of_lock
+        )
+        self._sleep.may_end_start = not takes_over
+        self._patience = Patience(
+            "the disk", settings.grace, process.output.say, "can be used again"
+        )
+
+    def _tell_of_lock(self) -> None:
+        self._context.process.output.say(
+            f"the lock ({self._lock_names}) is held by another farmer; waiting for it"
+        )
+
+    def patiently(self, act: Callable[[], T]) -> T:
+        """Return what `act` returns; call it again for a while if the disk fails."""
+        return try_again(act, self._patience, self._sleep.pause)
+
+    def read_definitions(self) -> tuple[RunnerDefinition, TaskList]:
+        """Return what runs the tasks, and the tasks."""
+        return self.patiently(lambda: _read_definitions(self._context))
+
+    def join(
+        self, tasks: TaskList, runner: RunnerDefinition, inherits: str = ""
+    ) -> OpenedFarm:
+        """Join the workdir; `inherits` names the farm whose claim is taken over."""
+        farms = [inherits]
+
+        def try_to_join() -> OpenedFarm:
+            # A try that failed may have left its claim, which the next one inherits.
+            before = farms[-1]
+            farm = before[:FAMILY] + secrets.token_hex(FAMILY // 2)
+            farms.append(farm)
+            return self._join(tasks, self._define(farm, runner), before)
+
+        opened = self.patiently(try_to_join)
+        # From here on a signal is the leader's.
+        self._sleep.may_end_start = False
+        return opened
+
+    def _define(self, farm: str, runner: RunnerDefinition) -> FarmDefinition:
+        settings = self._context.settings
+        return FarmDefinition(
+            farm=farm,
+            workdir=os.path.abspath(settings.workdir),
+            runner=runner,
+            grace=settings.grace,
+            limits=settings.limits,
+            logs=settings.logs,
+            id_variables=settings.id_variables,
+            directory="" if runs_anywhere(runner) else _find_directory(self._context),
+        )
+
+    def _join(
+        self, tasks: TaskList, definition: FarmDefinition, inherits: str
+    ) -> OpenedFarm:
+        settings, process = self._context.settings, self._context.process
+        area = lock_paths(settings.workdir, process.environ, settings.lock_area)
+        self._lock_names = ", ".join(area)
+        lock = WorkdirLock(area, sleep=self._sleep)
+        make_root(definition.workdir)
+        lock.probe()
+        if keeps_own_state(tasks, settings.workdir):
+            store = self._join_custom(tasks, definition, lock, inherits)
+            return OpenedFarm(store, lock, definition)
+        file_store = FileStore.open(
+            definition.workdir,
+            tasks.tasks,
+            lock,
+            definition.farm,
+            predecessor=inherits,
+            remap=settings.remap and not self._takes_over,
+            array=find_array(process.environ),
+        )
+        return OpenedFarm(file_store, lock, definition)
+
+    def _join_custom(
+        self,
+        tasks: object,
+        definition: FarmDefinition,
+        lock: WorkdirLock,
+        inherits: str,
+    ) -> Store:
+        settings = self._context.settings
+        if settings.remap:
+            raise InputError(
+                "--remap changes mpifarm's own status files, and the handler "
+                f"{settings.handler!r} keeps its own state: leave the option out"
+            )
+        own = cast(OwnStateList, tasks)
+        return CustomStore.open(
+            definition.workdir, own, lock, definition.farm, predecessor=inherits
+        )
+
+
+class StartSleep:
+    """How the start waits for the lock and the disk: a signal or the timeout ends it.
+
+    `tell` is called once, when it has taken `TELL_SECONDS`.
+    """
+
+    def __init__(
+        self,
+        signals: SignalInbox,
+        begun: float,
+        timeout: float | None,
+        tell: Callable[[], None],
+    ) -> None:
+        self.may_end_start = True
+        """Whether signals and the timeout end the start."""
+        self._signals = signals
+        self._ends = math.inf if timeout is None else begun + timeout
+        self._slept = 0.0
+        self._tell = tell
+
+    def __call__(self, seconds: float) -> None:
+        """Sleep; raise `FutileError` where the start is to end."""
+        time.sleep(seconds)
+        before, self._slept = self._slept, self._slept + seconds
+        if before <= TELL_SECONDS < self._slept and self.may_end_start:
+            self._tell()
+        self._check("while waiting for the lock, which another farmer holds")
+
+    def pause(self, seconds: float) -> None:
+        """Sleep between two tries to use the disk; raise `FutileError` likewise."""
+        time.sleep(seconds)
+        self._check("while the disk could not be used")
+
+    def _check(self, when: str) -> None:
+        if self.may_end_start and self._signals.any_noted:
+            raise FutileError(f"stopped by a signal {when}; nothing was started")
+        if self.may_end_start and time.monotonic() > self._ends:
+            raise FutileError(f"--timeout was over {when}; nothing was started")
+
+
+# ---- the input ----------------------------------------------------------------------
+
+
+def _find_directory(context: RankContext) -> str:
+    """Return the directory in which the commands run.
+
+    Raise `InputError` if it is gone, or is not the one that the job was to enter.
+    """
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        raise InputError(
+            f"can't run commands in the current directory ({error.strerror}): go to "
+            "one that is there, or name it with --chdir"
+        ) from error
+    if context.settings.chdir is None:
+        wanted = find_not_entered(here, context.process.environ)
+        if wanted:
+            raise InputError(explain_not_entered(wanted, os.uname().nodename))
+    return here
+
+
+def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]:
+    settings, process = context.settings, context.process
+    search_path = find_search_path(process.environ, settings.config)
+    runner = find_runner(settings.runner, search_path)
+    handler = find_handler(settings.handler, search_path)
+    check_runner(runner)
+    if settings.gpus != "none":
+        from mpifarm.system.gpus import check_gpus
+
+        if warning := check_gpus(settings.gpus, process.environ):
+            process.output.say(warning)
+    _refuse_workdir(settings)
+    validate_place(settings.workdir, settings.tasklist)
+    tasks = open_tasklist(
+        handler,
+        settings.tasklist,
+        settings.workdir,
+        lambda: make_directories(settings.workdir),
+    )
+    return runner, tasks
+
+
+def _refuse_workdir(settings: Settings) -> None:
+    """Raise `InputError` where a workdir, or a file of one, is named as the list."""
+    path = settings.tasklist
+    looks_so = os.path.isdir(path) or os.path.basename(path) in STATUS_FILES
+    if settings.handler == "default" and looks_so:
+        from mpifarm.store.target import refuse_as_list
+
+        refuse_as_list(path)
+
+
+def check_not_begun(settings: Settings) -> None:
+    """Raise `InputError` if a list has no tasks any more: it was edited."""
+    paths = WorkdirPaths(os.path.abspath(settings.workdir))
+    if is_there(paths.fingerprint):
+        raise InputError(
+            f"{settings.tasklist} has no tasks, but {settings.workdir} was begun with "
+            "some: restore the list, or name another --workdir"
+        )
+
+
+# ---- the commands -------------------------------------------------------------------
+
+
+class CheckedCommands(Sequence[str]):
+    """The commands of a handler of the user's, by task id, each checked."""
+
+    def __init__(self, tasks: TaskList, handler: str) -> None:
+        self._tasks = tasks
+        self._handler = handler
+        self._count = len(tasks)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, taskid: Any) -> Any:
+        """Return the command; raise `InputError` where the handler has none."""
+        try:
+            command = self._tasks[taskid]
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code
+            why = in_one_line(error)
+        else:
+            if isinstance(command, str):
+                # A string of a class of the user's own can't be sent to a worker.
+                return str.__str__(command)
+            why = f"it is a {type(command).__name__}, not a text"
+        raise InputError(
+            f"the handler {self._handler!r} gave no command for task {taskid} ({why})"
+        )
+
+
+def find_commands(tasks: TaskList, handler: str) -> Sequence[str]:
+    """Return the commands by task id; a list of mpifarm's own needs no checks."""
+    if type(tasks) is ListTaskList:
+        return tasks.tasks
+    return CheckedCommands(tasks, handler)

@@ -1,0 +1,185 @@
+"""What a rank has to tell rank 0 of its leases, and when.
+
+Rules of this file: results are told in batches, as soon as rank 0 can hand out others
+for them, and again as *sure* later (`sureness`).  It sends nothing: `create_report`
+returns the message.
+"""
+
+from collections.abc import Iterable
+
+from mpifarm.farm.feeding import Feeder
+from mpifarm.farm.sureness import Sureness
+from mpifarm.model.messages import REPORT_SECONDS, Report
+from mpifarm.model.task import Lease, Result
+
+
+class Reporter:
+    """The results, returned and lost leases of which rank 0 does not know yet."""
+
+    def __init__(self, feeder: Feeder, now: float) -> None:
+        self.sureness = Sureness()
+        """Which results no signal has ended."""
+        self.keeps_results = False
+        """Whether results are kept until they are on disk, for another coordinator."""
+        self.report_seconds = REPORT_SECONDS
+        """For how long a result may wait for others."""
+        self._feeder = feeder
+        self._results: list[Result] = []
+        self._returned: list[tuple[int, int]] = []
+        self._lost: list[tuple[int, int]] = []
+        self._unrecorded: dict[tuple[int, int], Result] = {}
+        """Reported, and for all that is known not on disk yet."""
+        self._counts_until = float("inf")
+        """When this rank began to end its commands; what ends later runs again."""
+        self._reported_at = now
+        self._has_asked = False
+        """Whether rank 0 was told that a worker is idle, and has not answered."""
+        self._expects_answer = False
+        """Whether rank 0 may answer soon to what was said."""
+        self._is_recalled = False
+        """Whether rank 0 waits for the answer to a `Recall`."""
+
+    # ---- in --------------------------------------------------------------------------
+
+    def note_result(self, result: Result) -> None:
+        """Note a result, unless our own TERM or a signal may have caused it."""
+        self.sureness.note_end(result)
+        if result.ended <= self._counts_until and self.sureness.may_count(result):
+            self._results.append(result)
+
+    def note_returned(self, leases: Iterable[Lease]) -> None:
+        """Note leases that go back unstarted."""
+        self._returned += [(lease.taskid, lease.attempt) for lease in leases]
+
+    def note_lost(self, lease: Lease) -> None:
+        """Note a lease whose worker died under it."""
+        self._lost.append((lease.taskid, lease.attempt))
+
+    def note_recall(self) -> None:
+        """Note that rank 0 waits for what was returned, be it nothing."""
+        self._is_recalled = True
+
+    def note_assigned(self) -> None:
+        """Note that rank 0 has answered: it may be asked again."""
+        self._has_asked = False
+
+    def note_committed(self, results: Iterable[tuple[int, int]]) -> None:
+        """Note that these results are on disk: no other coordinator needs them."""
+        for each in results:
+            self._unrecorded.pop(each, None)
+
+    def stop_counting(self, now: float) -> bool:
+        """Count nothing that ends later; return whether this is the first such call."""
+        is_first = self._counts_until == float("inf")
+        self._counts_until = min(self._counts_until, now)
+        return is_first
+
+    def void(self) -> None:
+        """Drop what isn't sure by now: rank 0 has its leases, and they run again."""
+        self.sureness.void()
+        self._drop_void()
+
+    def void_launched(self) -> None:
+        """Drop what a signal to another rank may have ended."""
+        self.sureness.void_launched()
+        self._drop_void()
+
+    def _drop_void(self) -> None:
+        self._results = [*filter(self.sureness.may_count, self._results)]
+
+    def forget_kept(self) -> None:
+        """Keep no results any more: the coordinator is on this rank."""
+        self.keeps_results = False
+        self._unrecorded.clear()
+
+    # ---- when ------------------------------------------------------------------------
+
+    def is_due(self, now: float) -> bool:
+        """Return whether to report now."""
+        if self._is_recalled:
+            return True
+        if self._has_news():
+            due = self._reported_at + self.report_seconds <= now
+            return self._asks() or due or bool(self._returned)
+        return self._confirm_at() <= now
+
+    def next_at(self) -> float:
+        """Return when time alone makes a report due."""
+        if self._has_news():
+            return self._reported_at + self.report_seconds
+        return self._confirm_at()
+
+    def _has_news(self) -> bool:
+        return bool(self._results or self._returned or self._lost)
+
+    def _asks(self) -> bool:
+        """Return whether rank 0 should know at once that a worker is idle.
+
+        Of many ranks, each asks once, and then tells of others at the usual times:
+        rank 0 may have nothing for them, or much to do.
+        """
+        feeder = self._feeder
+        if feeder.queue or self._has_asked or not feeder.is_starving:
+            return False
+        self._has_asked = self.report_seconds > REPORT_SECONDS
+        return True
+
+    def _confirm_at(self) -> float:
+        """Return when to say that what was reported is sure.
+
+        As soon as all of it is, if that is not too often for rank 0; else together
+        with others.
+        """
+        sureness = self.sureness
+        if not sureness.is_waiting:
+            return float("inf")
+        regular = self._reported_at + self.report_seconds
+        if self.report_seconds > REPORT_SECONDS and self._feeder.has_work:
+            return max(sureness.first_at(), regular)
+        return max(sureness.first_at(), min(regular, sureness.last_at()))
+
+    def take_expectation(self) -> bool:
+        """Return whether an answer may come soon, once for each report."""
+        expects, self._expects_answer = self._expects_answer, False
+        return expects
+
+    # ---- out -------------------------------------------------------------------------
+
+    def create_report(self, now: float) -> Report | None:
+        """Return all that is to be said, as said from now on; None if it is nothing."""
+        if not (self._has_news() or self._is_recalled or self.sureness.has_news):
+            return None
+        report = Report(
+            now,
+            tuple(self._results),
+            tuple(self._returned),
+            tuple(self._lost),
+            self._is_recalled,
+            self.sureness.until,
+        )
+        self._note_reported()
+        self._is_recalled = False
+        self._expects_answer = True
+        self._reported_at = now
+        return report
+
+    def create_full_report(self, now: float) -> Report:
+        """Return all that another coordinator has to know, as said from now on."""
+        self._has_asked = self._is_recalled = False
+        report = Report(
+            now,
+            (*self._unrecorded.values(), *self._results),
+            tuple(self._returned),
+            tuple(self._lost),
+            sure=self.sureness.until,
+        )
+        self._note_reported()
+        return report
+
+    def _note_reported(self) -> None:
+        self.sureness.note_reported(self._results)
+        if self.keeps_results:  # until this coordinator says that they are on disk
+            self._unrecorded.update(
+                ((result.taskid, result.attempt), result) for result in self._results
+            )
+        self._results, self._returned, self._lost = [], [], []

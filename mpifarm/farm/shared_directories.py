@@ -1,0 +1,92 @@
+"""What a host shares with rank 0: asked on each rank, before tasks are tried there.
+
+Rules of this file: one look costs a few system calls, for a thousand ranks look at
+once; nothing is opened.
+"""
+
+import os
+from collections.abc import Callable
+from shlex import quote
+
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.settings import FarmDefinition
+
+LOOK_SECONDS = 2.0
+"""A host gets so long, or the grace time, to see what rank 0 has written: the caches of
+a network file system may be behind."""
+
+
+class SharedDirectories:
+    """What a rank knows of what it shares with rank 0.
+
+    `find_missing` is asked; without one, nothing can be missing.
+    """
+
+    def __init__(
+        self, find_missing: Callable[[FarmDefinition, str], str] | None = None
+    ) -> None:
+        self.is_sure = find_missing is None
+        """Whether all is there: nobody need look any more."""
+        self.fault = ""
+        """What is missing for good; no task can begin here then."""
+        self._find_missing = find_missing
+        self._until = float("inf")
+
+    def check(self, definition: FarmDefinition, host: str, now: float) -> bool:
+        """Look again, and return whether tasks may begin."""
+        missing = self._find_missing(definition, host) if self._find_missing else ""
+        self.is_sure = not missing
+        self._until = min(self._until, now + max(LOOK_SECONDS, definition.grace))
+        if missing and now >= self._until:
+            self.fault = missing
+        return self.is_sure
+
+
+def find_missing(definition: FarmDefinition, host: str) -> str:
+    """Return a sentence on what `host`, this host, does not share with rank 0, or "".
+
+    Looked for are the farm's claim, by which a node's own directory of the workdir's
+    name is told apart, and `definition.directory`, where the commands run; this process
+    has to be in it.  The sentence names the remedy.
+    """
+    claim = WorkdirPaths(definition.workdir).claim(definition.farm)
+    if _is_missing(claim):
+        mark = os.path.relpath(claim, definition.workdir)
+        return (
+            f"the workdir is not shared: {host} does not see {mark} in"
+            f" {definition.workdir}, where rank 0 has put it; use a directory that all"
+            " nodes share (--workdir)"
+        )
+    if definition.directory and _is_missing(definition.directory):
+        return (
+            f"{host} does not have {definition.directory}, where the commands run on"
+            " rank 0; use a directory that all nodes share (--chdir)"
+        )
+    if definition.directory and _is_elsewhere(definition.directory):
+        return (
+            f"on {host}, commands would run in another directory than on rank 0, where"
+            f" they run in {definition.directory}: give --chdir"
+            f" {quote(definition.directory)}"
+        )
+    return ""
+
+
+def _is_elsewhere(directory: str) -> bool:
+    """Return whether this process runs in another directory than `directory`.
+
+    A launcher that could not enter it may have started the rank there all the same.
+    """
+    try:
+        return not os.path.samefile(".", directory)
+    except OSError:
+        return False
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # a disk that fails is told where it fails a task's log
+        return False
+    return False

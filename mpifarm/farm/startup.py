@@ -1,0 +1,197 @@
+"""Rank 0's part of a farm, put together: open it, lead it, and say how it has ended.
+
+Rules of this file: the order of things on rank 0 stands here.  A rank that takes over
+goes the same way, from its own beginning.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from mpifarm.coordinator.coordinator import Coordinator, RankSet
+from mpifarm.errors import ExitStatus, InputError
+from mpifarm.farm.agent import Agent
+from mpifarm.farm.context import RankContext
+from mpifarm.farm.finish import Conclusion, FarmEnd
+from mpifarm.farm.first_words import (
+    check_list,
+    describe_farm,
+    describe_limit,
+    warn_of_binding,
+    warn_of_directory,
+    warn_of_unused,
+)
+from mpifarm.farm.idle_nodes import IdleNodes
+from mpifarm.farm.job_end import JobEnd
+from mpifarm.farm.leader import Leader
+from mpifarm.farm.opening import (
+    OpenedFarm,
+    Opening,
+    check_not_begun,
+    find_commands,
+)
+from mpifarm.farm.summary import Tally
+from mpifarm.model.messages import ToCoordinator
+from mpifarm.model.settings import Policy, Settings
+from mpifarm.store import Store
+from mpifarm.tasklists import TaskList
+
+
+def lead_farm(context: RankContext) -> FarmEnd:
+    """Run a whole farm from rank 0; raise InputError for what the user has to mend."""
+    if context.fault:
+        raise InputError(context.fault)
+    opening = Opening(context)
+    runner, tasks = opening.read_definitions()
+    opening.patiently(lambda: check_list(context, runner, tasks))
+    if len(tasks) == 0:
+        opening.patiently(lambda: check_not_begun(context.settings))
+        _say(context, f"{context.settings.tasklist} has no tasks")
+        context.dismiss()
+        return FarmEnd(ExitStatus.ALL_FINISHED)
+    warnings = opening.patiently(lambda: [*warn_of_unused(context, runner)])
+    with _asked_job_end(context) as job_end:
+        opened = opening.join(tasks, runner)
+        leader = _create_leader(
+            context, tasks, opened, job_end, context.settings.policy
+        )
+        _say(context, *describe_farm(context, leader), *warnings)
+        _say(context, describe_limit(leader))
+        _say(context, warn_of_directory(leader))
+        _say(context, warn_of_binding(context))
+        idle_nodes = IdleNodes(context, tasks)
+        _say(context, idle_nodes.warn_at_start())
+        leader.watch_hosts(idle_nodes.warn_of_hosts)
+        _say(context, *job_end.take_news())
+        agent = context.create_agent(leader.hear, time.monotonic())
+        agent.lead()
+        agent.join()
+        return _run_to_the_end(context, leader, agent)
+
+
+def take_over(
+    context: RankContext, agent: Agent, early: Sequence[tuple[int, ToCoordinator]]
+) -> FarmEnd:
+    """Run the rest of a farm whose coordinator was lost: this rank is the lowest now.
+
+    Its `agent` goes on.  `early`: what other ranks have said to this one already.
+    """
+    context.process.output.speak_up()
+    known = agent.definition
+    opening = Opening(context, takes_over=known is not None)
+    runner, tasks = opening.read_definitions()
+    if known is not None:
+        runner = known.runner
+    with _asked_job_end(context) as job_end:
+        opened = opening.join(tasks, runner, known.farm if known else "")
+        policy = context.settings.policy
+        if known is not None:
+            policy = _policy_of_rest(context.settings, opened.store)
+        held = sorted(opened.store.held)
+        leader = _create_leader(context, tasks, opened, job_end, policy, held)
+        opening.patiently(lambda: _count_failures_on(leader))
+        _say(context, _describe_loss(leader, agent.host), *job_end.take_news())
+        agent.send_through(leader.hear)
+        leader.take_over(agent, early)
+        return _run_to_the_end(context, leader, agent)
+
+
+@contextmanager
+def _asked_job_end(context: RankContext) -> Iterator[JobEnd]:
+    """Ask the batch system when the job ends, for as long as the farm lasts."""
+    job_end = JobEnd(context.settings.policy.deadline, context.process.environ)
+    try:
+        yield job_end
+    finally:
+        job_end.close()
+
+
+def _say(context: RankContext, *sentences: str) -> None:
+    for sentence in sentences:
+        if sentence:
+            context.process.output.say(sentence)
+
+
+def _run_to_the_end(context: RankContext, leader: Leader, agent: Agent) -> FarmEnd:
+    conclusion = Conclusion(leader, context)
+    leader.run(agent, conclusion.conclude)
+    return conclusion.find_end()
+
+
+# ---- the leader ---------------------------------------------------------------------
+
+
+def _create_leader(
+    context: RankContext,
+    tasks: TaskList,
+    opened: OpenedFarm,
+    job_end: JobEnd,
+    policy: Policy,
+    adopted: Sequence[int] = (),
+) -> Leader:
+    settings, store = context.settings, opened.store
+    coordinator = Coordinator(
+        find_commands(tasks, settings.handler),
+        opened.definition,
+        _find_rank_set(context),
+        context.begun,
+        policy=policy,
+        timeout=settings.timeout,
+        deadline=job_end.deadline,
+        waits_for_others=context.waits_for_others,
+        adopted=adopted,
+    )
+    if context.trace is not None:
+        context.trace.watch_coordinator(coordinator)
+    if context.comm:
+        lost = [*context.comm.lost]
+        context.comm.take_losses()
+        coordinator.on_ranks_lost(lost, time.monotonic())
+    if job_end.is_open:
+        coordinator.expect_deadline()
+    tally = Tally(context.begun, done_before=sum(store.recorded))
+    return Leader(coordinator, store, opened.lock, tally, context, job_end)
+
+
+def _find_rank_set(context: RankContext) -> RankSet:
+    comm, workers = context.comm, context.settings.workers
+    if comm is None:
+        return RankSet((0,), 0, workers)
+    return RankSet((*range(comm.size),), comm.rank, workers, comm.survives_rank_loss)
+
+
+# ---- where a coordinator was lost ---------------------------------------------------
+
+
+def _policy_of_rest(settings: Settings, store: Store) -> Policy:
+    """Return the policy of a farm that goes on: its canary may have sung already."""
+    if store.recorded[0]:
+        return replace(settings.policy, canary=0)
+    return settings.policy
+
+
+def _count_failures_on(leader: Leader) -> None:
+    """Tell a new coordinator how many tasks failed, for its limit of failures.
+
+    Those of this farm, under whichever rank, count apart from those of earlier farms.
+    """
+    coordinator, store = leader.coordinator, leader.store
+    if coordinator.limits_failures:
+        own = store.count_failed_here(len(coordinator.commands))
+        coordinator.note_failed_before(max(0, store.recorded[1] - own), own)
+
+
+def _describe_loss(leader: Leader, host: str) -> str:
+    own = leader.coordinator.rank_set.own
+    which = f"ranks {_listed(range(own))} are" if own > 1 else "rank 0 is"
+    they = "they" if own > 1 else "it"
+    return (
+        f"{which} lost: rank {own} on {host} leads from here, as farm "
+        f"{leader.coordinator.definition.farm}; what {they} ran runs again"
+    )
+
+
+def _listed(ranks: Sequence[int]) -> str:
+    *first, last = map(str, ranks)
+    return f"{', '.join(first)} and {last}" if first else last

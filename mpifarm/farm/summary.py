@@ -1,0 +1,440 @@
+"""What a farm says about itself: the live line, the summary, and ``result.json``.
+
+Rules of this file: it words and counts, and writes nothing.  Times are in seconds;
+`now` is the monotonic clock.
+"""
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from shlex import quote
+from signal import Signals
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpifarm.errors import ExitStatus
+from mpifarm.model.task import LEFT_RUNNING, NOT_RUN, Outcome, Result
+from mpifarm.model.wording import agree, counted, duration_in_words
+
+if TYPE_CHECKING:
+    from mpifarm.coordinator.quarantine import OutOfUse
+
+MEANINGS = {
+    ExitStatus.ALL_FINISHED: "all tasks of the list are finished",
+    ExitStatus.SOME_FAILED: "nothing is left to do; some tasks failed",
+    ExitStatus.BAD_INPUT: "the command line or an input is wrong",
+    ExitStatus.WITH_OTHERS: (
+        "nothing is left to start; some tasks are with another farm, or in no file"
+    ),
+    ExitStatus.DEFECT: "a defect of mpifarm",
+    ExitStatus.RUN_AGAIN: "tasks are left: give the same command again to go on",
+}
+"""The exit statuses in words."""
+
+MAX_STATUSES = 10_000
+MAX_LEFT_SHOWN = 10
+RATE_SECONDS = 10.0
+
+
+class ListCounts(NamedTuple):
+    """How many tasks of the list are where, whichever farm ran them."""
+
+    total: int
+    finished: int
+    failed: int
+    toprocess: int
+    elsewhere: int
+    """Tasks with other farmers, or in no file."""
+    claimed: int = 0
+    """Of the tasks elsewhere: held by other farms that live, or may."""
+    is_counted: bool = True
+    """Whether all could be counted; if not, `toprocess` and `elsewhere` are 0."""
+    in_array: int = 0
+    """Of the claimed tasks: held by living farms of the same job array."""
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """The status that tells a job script of these counts."""
+        if self.toprocess:
+            return ExitStatus.RUN_AGAIN
+        if self.finished == self.total:
+            return ExitStatus.ALL_FINISHED
+        if self.finished + self.failed == self.total:
+            return ExitStatus.SOME_FAILED
+        return ExitStatus.WITH_OTHERS
+
+    @property
+    def is_in_good_hands(self) -> bool:
+        """Whether all that is left is with living farms of the same job array.
+
+        Nothing may have failed either: then one of them could end with 0 though no
+        task of the list will ever be run again.
+        """
+        is_left = self.exit_status is ExitStatus.WITH_OTHERS
+        return is_left and not self.failed and self.elsewhere == self.in_array
+
+
+class FailedTask(NamedTuple):
+    """A failed task, how it failed in words, and the path of its log.
+
+    The path is empty where the log is no file of its own: ``mpifarm log`` finds it.
+    """
+
+    taskid: int
+    how: str
+    log: str
+
+    def in_words(self, workdir: str = "") -> str:
+        """Return the task as a line of the summary has it."""
+        log = self.log or f"mpifarm log {workdir} {self.taskid}"
+        return f"task {self.taskid}: {self.how}, see {log}"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What this farm has done."""
+
+    started: float
+    """Monotonic."""
+    worker_count: int = 0
+    done_before: int = 0
+    """Tasks of the list that had ended when this farm began."""
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    retried: int = 0
+    """Attempts whose tasks ran again."""
+    busy: float = 0.0
+    """Seconds that workers spent in tasks."""
+    cut_short: int = 0
+    """Tasks with an output that could not be kept whole."""
+    first_cut: str = ""
+    """The first of them, and why."""
+    left_running: int = 0
+    """Tasks that ended before processes that they had started."""
+    first_left: list[int] = field(default_factory=list)
+    """The first of them, at most `MAX_LEFT_SHOWN`."""
+    statuses: dict[int, str] = field(default_factory=dict)
+    """How tasks failed, in words; the first `MAX_STATUSES`."""
+    _recent: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def add(self, result: Result) -> None:
+        """Count a recorded result."""
+        self.outcomes[result.outcome] += 1
+        self.busy += result.seconds
+        if result.note == LEFT_RUNNING:
+            self.left_running += 1
+            if len(self.first_left) < MAX_LEFT_SHOWN:
+                self.first_left.append(result.taskid)
+        elif result.note and not result.note.startswith(NOT_RUN):
+            self.cut_short += 1
+            self.first_cut = self.first_cut or f"task {result.taskid}: {result.note}"
+        failed = result.outcome is not Outcome.COMPLETED
+        if failed and len(self.statuses) < MAX_STATUSES:
+            self.statuses[result.taskid] = how_it_failed(result)
+
+    def note_retry(self, result: Result) -> None:
+        """Count an attempt whose task runs again."""
+        self.retried += 1
+        self.busy += result.seconds
+
+    @property
+    def ran(self) -> int:
+        """Attempts that were recorded."""
+        return self.outcomes.total()
+
+    def rate(self, now: float) -> float:
+        """Return the tasks recorded per second over the last `RATE_SECONDS`."""
+        self._recent.append((now, self.ran))
+        while now - self._recent[0][0] > RATE_SECONDS and len(self._recent) > 2:
+            self._recent.popleft()
+        then, ran = self._recent[0] if len(self._recent) > 1 else (self.started, 0)
+        seconds = now - then
+        return (self.ran - ran) / seconds if seconds > 0 else 0.0
+
+    def list_rate(self, rate: float, done: int) -> float:
+        """Return the tasks per second of all farms; this one does `rate` of them.
+
+        `done` is how many of the list have ended by now, whoever ran them.
+        """
+        grown = done - self.done_before
+        return rate * max(1.0, grown / self.ran) if self.ran else rate
+
+    def busy_share(self, now: float) -> float:
+        """Return the share of the workers' time that went into tasks, 0 to 1."""
+        available = self.worker_count * (now - self.started)
+        return min(1.0, self.busy / available) if available > 0 else 0.0
+
+
+def how_it_failed(result: Result) -> str:
+    """Return a failure in words."""
+    if result.note.startswith(NOT_RUN):
+        return result.note
+    how = _how_it_ended(result)
+    return f"{how}; {result.note}" if result.note else how
+
+
+def _how_it_ended(result: Result) -> str:
+    how = status_in_words(result.status)
+    match result.outcome:
+        case Outcome.LOST:
+            return "its worker or its rank died each time that it ran"
+        case Outcome.TIMED_OUT:
+            return f"timed out after {duration_in_words(result.seconds)} ({how})"
+        case Outcome.OUT_OF_MEMORY:
+            return f"memory ran out ({how})"
+        case _:
+            return how
+
+
+def describe_result(rank: int, result: Result) -> str:
+    """Return the line of a recorded result (``--verbose``)."""
+    return (
+        f"task={result.taskid} attempt={result.attempt} rank={rank} "
+        f"worker={result.worker} outcome={result.outcome.value} "
+        f"status={result.status} seconds={result.seconds:.3f}"
+    )
+
+
+def status_in_words(status: int) -> str:
+    """Return a status, as `subprocess` has it, in words."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by signal {-status} ({Signals(-status).name})"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+def rank_in_words(rank: int, host: str) -> str:
+    """Return the words that name a rank, and its host if that is known."""
+    return f"rank {rank} on {host}" if host else f"rank {rank}"
+
+
+def progress_line(
+    total: int,
+    finished: int,
+    failed: int,
+    running: int,
+    rate: float,
+    list_rate: float,
+) -> str:
+    """Return one line: done of total, failed, running, tasks/s, time left.
+
+    `rate` is that of this farm, `list_rate` that of all farms on the list.
+    """
+    done = min(total, finished + failed)
+    parts = [f"{done}/{total} done", f"{failed} failed", f"{running} running"]
+    if rate > 0:
+        parts.append(f"{rate:.3g} tasks/s")
+        # The last ones take as long as they take, whatever the rate was.
+        if total - done > running:
+            parts.append(f"{duration_in_words((total - done) / list_rate)} left")
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The end of a farm, for the summary and for ``result.json``."""
+
+    farm: str
+    tasklist: str
+    workdir: str
+    ranks: int
+    seconds: float
+    counts: ListCounts
+    tally: Tally
+    failed: Sequence[FailedTask]
+    """The first of all that failed."""
+    busy_share: float
+    status: ExitStatus
+    reason: str
+    stopped_because: str = ""
+    """Why it stopped because of failures."""
+    way_on: str = ""
+    """How to go on where the same command again would not do."""
+    makes_checkpoints: bool = False
+    """Whether a status says that a task made one."""
+    notes: Sequence[str] = ()
+    keeps_own_state: bool = False
+    """Whether the tasklist does, and not the files of the workdir."""
+    launch: str = ""
+    """Which start of ``mpifarm supervise`` this is."""
+    place: str = ""
+    """The words that name the workdir to a subcommand."""
+    lost: Sequence[tuple[int, str]] = ()
+    """(rank, host) of each rank that was lost; "" for a host that isn't known."""
+    quarantined: "Sequence[OutOfUse]" = ()
+    """Ranks that got no more tasks."""
+
+    def lines(self) -> list[str]:
+        """Return the lines of the summary."""
+        counts = self.counts
+        lines = [self._counts_line(), self._work_line()]
+        workdir = quote(self.workdir)
+        lines += [f"failed: {task.in_words(workdir)}" for task in self.failed]
+        unshown = counts.failed - len(self.failed)
+        if unshown > 0:
+            lines.append(f"failed: {unshown} more, see {self.workdir}/failed")
+        if self.status is ExitStatus.SOME_FAILED and not self.keeps_own_state:
+            lines.append(
+                f"to run what failed again: mpifarm retry {self.place}, and the same "
+                "command"
+            )
+        lines += self._lost_lines()
+        lines += self._rank_lines()
+        lines += self._output_lines()
+        lines += self._left_lines()
+        lines += self.notes
+        if self.reason:
+            lines.append(f"ended early: {self.reason}")
+        lines.append(f"exit status {self.status.value}: {self._meaning()}")
+        return lines
+
+    def _meaning(self) -> str:
+        if self.status is ExitStatus.SOME_FAILED and self.counts.toprocess:
+            left = counted(self.counts.toprocess, "task is", "tasks are")
+            return f"stopped because {self.stopped_because}; {left} left to process"
+        if self.status is ExitStatus.RUN_AGAIN and self.way_on:
+            return f"tasks are left: to go on, {self.way_on}"
+        if self.status is ExitStatus.ALL_FINISHED and self.counts.in_array:
+            left = counted(self.counts.in_array, "task is", "tasks are")
+            return (
+                f"nothing is left to start; {left} with other farms "
+                "of this job array, whose own status says how they end"
+            )
+        return MEANINGS[self.status]
+
+    def _lost_lines(self) -> list[str]:
+        """Return what may be done about tasks that no farm is known to have."""
+        lost = self.counts.elsewhere - self.counts.claimed
+        if self.status is not ExitStatus.WITH_OTHERS or lost <= 0:
+            return []
+        are = counted(lost, "task is", "tasks are")
+        if self.keeps_own_state:
+            where = f"{are} in no farm's claim, and the handler offers no more"
+            return [f"{where}: look into the state that it keeps"]
+        remedy = (
+            f"{are} in no file: taken by a PyTaskFarmer (at work, or killed), or "
+            "removed by hand.  Once nothing works on this list any more, give mpifarm "
+            f"check --repair --assume-idle {self.place}, then the same command"
+        )
+        return [remedy]
+
+    def _left_lines(self) -> list[str]:
+        """Return what to say of tasks that have left something in the background."""
+        left, first = self.tally.left_running, sorted(self.tally.first_left)
+        if not left:
+            return []
+        shown = ", ".join(map(str, first))
+        more = ", …" if left > len(first) else ""
+        line = (
+            f"{counted(left)} ended while processes started there still ran, for "
+            f"which nothing waits: task {shown}{more}"
+        )
+        return [line]
+
+    def _rank_lines(self) -> list[str]:
+        """Return what to say of ranks that were lost or put out of use."""
+        lines = []
+        if self.lost:
+            ranks = ", ".join(rank_in_words(rank, host) for rank, host in self.lost)
+            fate = "runs again" if self.counts.toprocess else "ran elsewhere"
+            lines.append(f"ranks that were lost: {ranks}; what they held {fate}")
+        lines += [
+            f"put out of use: {rank_in_words(each.rank, each.host)}: {each.why}"
+            for each in self.quarantined
+        ]
+        return lines
+
+    def _output_lines(self) -> list[str]:
+        """Return what to say of outputs that may not be whole, whatever the outcome."""
+        tally = self.tally
+        if not tally.cut_short:
+            return []
+        which = counted(tally.cut_short)
+        return [f"the output of {which} may not be whole: {tally.first_cut}"]
+
+    def _counts_line(self) -> str:
+        counts = self.counts
+        if not counts.is_counted:
+            return (
+                f"{counts.finished} finished and {counts.failed} failed were "
+                f"recorded, of {counted(counts.total)}; the rest can't be counted now"
+            )
+        return (
+            f"{counts.finished} finished, {counts.failed} failed, "
+            f"{counts.toprocess} to process, {counts.elsewhere} with others; "
+            f"{counted(counts.total)} in all"
+        )
+
+    def _work_line(self) -> str:
+        tally = self.tally
+        if not tally.ran:
+            left = self.status is ExitStatus.RUN_AGAIN
+            what = "recorded nothing" if left else "had nothing to run"
+            return f"this farm {what}, in {duration_in_words(self.seconds)}"
+        workers, ranks = (
+            counted(tally.worker_count, "worker"),
+            counted(self.ranks, "rank"),
+        )
+        return (
+            f"this farm ran {counted(tally.ran)} in {duration_in_words(self.seconds)} "
+            f"({self._rate():.3g} tasks/s) with {workers} on {ranks}, "
+            f"{100 * self.busy_share:.0f} % of their time in tasks{self._retried()}"
+        )
+
+    def _retried(self) -> str:
+        again = self.tally.retried
+        if not again:
+            return ""
+        attempts = counted(again, "more attempt")
+        if not self.makes_checkpoints:
+            return f"; {attempts} failed and {agree(again, 'was', 'were')} retried"
+        end = agree(again, "its task runs", "their tasks run")
+        return f"; {attempts} failed or made a checkpoint: {end} again"
+
+    def payload(self) -> dict[str, object]:
+        """Return the content of ``result.json``: its keys are for users' scripts."""
+        counts, tally = self.counts, self.tally
+        return {
+            "version": 1,
+            "farm": self.farm,
+            "launch": self.launch,
+            "tasklist": self.tasklist,
+            "exit_status": self.status.value,
+            "meaning": self._meaning(),
+            "reason": self.reason,
+            "tasks": {
+                "total": counts.total,
+                "finished": counts.finished,
+                "failed": counts.failed,
+                "toprocess": counts.toprocess,
+                "elsewhere": counts.elsewhere,
+                "claimed": counts.claimed,
+                "is_counted": counts.is_counted,
+                "in_array": counts.in_array,
+            },
+            "this_farm": {
+                "ran": tally.ran,
+                "outcomes": {o.value: n for o, n in tally.outcomes.items()},
+                "attempts_that_ran_again": tally.retried,
+                "outputs_not_whole": tally.cut_short,
+                "left_processes_running": tally.left_running,
+                "seconds": round(self.seconds, 3),
+                "tasks_per_second": round(self._rate(), 3),
+                "ranks": self.ranks,
+                "workers": tally.worker_count,
+                "busy_percent": round(100 * self.busy_share, 1),
+            },
+            "lost": [{"rank": rank, "host": host} for rank, host in self.lost],
+            "quarantined": [
+                {"rank": each.rank, "host": each.host, "why": each.why}
+                for each in self.quarantined
+            ],
+            "failed": [
+                {"taskid": task.taskid, "how": task.how, "log": task.log}
+                for task in self.failed
+            ],
+            "notes": list(self.notes),
+        }
+
+    def _rate(self) -> float:
+        return self.tally.ran / self.seconds if self.seconds > 0 else 0.0

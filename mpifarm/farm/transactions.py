@@ -1,0 +1,151 @@
+"""What rank 0 writes to the workdir: transactions, and the claim's heartbeat.
+
+Rules of this file: the lock is never waited for.  It is tried in each step while a
+transaction waits, so that signals, messages and this rank's own workers are served
+meanwhile.  A disk that fails is tried again for the grace time.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from mpifarm.coordinator.effects import Transact
+from mpifarm.errors import StorageError
+from mpifarm.farm.lock_wait import WARNING_SECONDS, LockVerdict, LockWait
+from mpifarm.store import Recorded, Store, Transacted
+from mpifarm.system.lock import WorkdirLock
+from mpifarm.system.patience import RETRY_SECONDS, Patience
+
+HEARTBEAT_SECONDS = 10.0
+"""Other hosts take a claim that was not touched for long for that of a dead farm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A transaction that is on disk."""
+
+    transaction: Transact
+    transacted: Transacted
+
+
+class StoreWriter:
+    """The writer of one transaction at a time, as soon as the lock can be had.
+
+    A method that returns a `StorageError` has given the workdir up.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        lock: WorkdirLock,
+        grace: float,
+        say: Callable[[str], None],
+    ) -> None:
+        self.lock_wait = LockWait()
+        self._store = store
+        self._lock = lock
+        self._say = say
+        self._patience = Patience("the workdir", grace, say)
+        self._transaction: Transact | None = None
+        self._records: Sequence[Recorded] = ()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a transaction waits for the lock or the disk."""
+        return self._transaction is not None
+
+    def begin(
+        self, transaction: Transact, records: Sequence[Recorded], now: float
+    ) -> None:
+        """Accept a transaction; `records` are its results as the store has them."""
+        self._transaction, self._records = transaction, records
+        self.lock_wait.begin(now)
+        self._prepare(transaction)
+
+    def take_nothing(self) -> None:
+        """Have the transaction that waits, if there is one, take no tasks."""
+        if self._transaction is not None:
+            self._transaction = replace(self._transaction, take=0)
+
+    def drop(self) -> None:
+        """Forget the transaction that waits."""
+        self._transaction = None
+
+    def _prepare(self, transaction: Transact) -> None:
+        self._store.prepare(self._records, transaction.requeue, transaction.take)
+
+    def write(self, now: float, *, is_stopping: bool) -> Written | StorageError | None:
+        """Try the lock, and with it write what waits; None: it waits on."""
+        transaction = self._transaction
+        if transaction is None or now < self._patience.retry_at:
+            return None
+        try:
+            if not self._lock.try_acquire():
+                return self._complain_of_lock(now, is_stopping=is_stopping)
+            try:
+                transacted = self._store.transact_or_reclaim(
+                    self._records, transaction.requeue, transaction.take
+                )
+            finally:
+                self._lock.release()
+        except StorageError as error:
+            return self._retry_or_give_up(transaction, error, now)
+        self._transaction = None
+        self._patience.note_success()
+        return Written(transaction, transacted)
+
+    def _retry_or_give_up(
+        self, transaction: Transact, error: StorageError, now: float
+    ) -> StorageError | None:
+        self.lock_wait.begin(now)
+        if self._patience.is_over(error, now):
+            self._transaction = None
+            return error
+        self._prepare(transaction)
+        return None
+
+    def _complain_of_lock(
+        self, now: float, *, is_stopping: bool
+    ) -> StorageError | None:
+        waited = self.lock_wait.waited(now)
+        lock = f"the lock ({', '.join(self._lock.paths)})"
+        match self.lock_wait.assess(now, is_stopping=is_stopping):
+            case LockVerdict.WARN:
+                self._say(
+                    f"{lock} has been held by another farmer for "
+                    f"{WARNING_SECONDS:.0f} s; still trying"
+                )
+            case LockVerdict.GIVE_UP:
+                self._transaction = None
+                return StorageError(
+                    f"{lock} was held by another farmer for {waited:.0f} s; the next "
+                    "start puts this farm's tasks back"
+                )
+            case LockVerdict.TRY_AGAIN:
+                pass
+        return None
+
+    def poll_seconds(self, now: float) -> float:
+        """Return how long to sleep until the transaction is to be tried again."""
+        return max(self.lock_wait.poll_seconds(now), self._patience.retry_at - now)
+
+
+class Heartbeat:
+    """The sign to other hosts that this farm lives."""
+
+    def __init__(
+        self, store: Store, now: float, grace: float, say: Callable[[str], None]
+    ) -> None:
+        self.due_at = now + HEARTBEAT_SECONDS
+        self._store = store
+        self._patience = Patience("the claim", grace, say)
+
+    def beat(self, now: float) -> StorageError | None:
+        """Touch the claim; return an error as the workdir is given up."""
+        self.due_at = now + HEARTBEAT_SECONDS
+        try:
+            self._store.heartbeat()
+        except StorageError as error:
+            self.due_at = now + RETRY_SECONDS
+            return error if self._patience.is_over(error, now) else None
+        self._patience.note_success()
+        return None

@@ -1,0 +1,1 @@
+"""Vocabulary: tasks, messages between ranks, settings, and the wording of numbers."""

@@ -1,0 +1,56 @@
+"""Ids of tasks as ranges: ``0-99,105`` in files and arguments, ``0-99, 105`` in words.
+
+Rules of this file: pure; it imports nothing of mpifarm.
+"""
+
+import re
+from collections.abc import Iterable
+
+MAX_IDS = 4_000_000
+"""Ids that one text may name: a longer text is damaged, and would fill the memory."""
+_MAX_DIGITS = 15
+"""Digits of the largest number that is accepted: Python's numbers have no limit."""
+_RANGES = re.compile(r"(?:[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*)?")
+
+
+class IdRangesError(ValueError):
+    """A text that does not consist of ranges of ids."""
+
+
+def encode_ids(taskids: Iterable[int]) -> str:
+    """Return ids as ranges, sorted: ``0-99,105``."""
+    ranges: list[str] = []
+    begin = last = -2
+    for taskid in [*sorted(taskids), -1]:
+        if taskid == last + 1 and taskid >= 0:
+            last = taskid
+            continue
+        if begin >= 0:
+            ranges.append(str(begin) if begin == last else f"{begin}-{last}")
+        begin = last = taskid
+    return ",".join(ranges)
+
+
+def parse_ids(text: object) -> list[int]:
+    """Return the ids of a text of ranges; raises `IdRangesError`."""
+    if not isinstance(text, str) or not _RANGES.fullmatch(text):
+        raise IdRangesError(f"no ranges of ids: {text!r:.60}")
+    taskids: list[int] = []
+    for part in text.split(",") if text else ():
+        begin, _, last = part.partition("-")
+        if max(len(begin), len(last)) > _MAX_DIGITS:
+            raise IdRangesError(f"no ranges of ids: {text!r:.60}")
+        ids = range(int(begin), int(last or begin) + 1)
+        if not ids or len(taskids) + len(ids) > MAX_IDS:
+            raise IdRangesError(f"no ranges of ids: {text!r:.60}")
+        taskids.extend(ids)
+    return taskids
+
+
+def name_ids(taskids: Iterable[int], most: int = 60) -> str:
+    """Return ids for a sentence: ``0-99, 105``, in `most` characters with the comma.
+
+    An ellipsis replaces the ids that do not fit.
+    """
+    text = encode_ids(taskids).replace(",", ", ")
+    return text if len(text) <= most else text[:most].rpartition(",")[0] + ", …"

@@ -1,0 +1,193 @@
+"""Messages between the coordinator and the ranks.
+
+Rules of this file: two closed unions, one for each direction.  A message is a frozen
+value and refers to no object of its sender.  Rank 0's own agent gets and sends the same
+messages, without MPI.
+"""
+
+from dataclasses import dataclass
+
+from mpifarm.model.settings import FarmDefinition
+from mpifarm.model.task import Lease, Result
+
+REPORT_SECONDS = 0.02
+"""Longest time for which a result waits for others before it is reported, where the
+ranks are few."""
+
+# ---- from the coordinator to a rank -------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The answer to `Join`: the definition of the farm.  The rank starts its pool."""
+
+    definition: FarmDefinition
+    node_worker: int
+    """The number of the rank's first worker among all workers of its node."""
+    report_seconds: float = REPORT_SECONDS
+    """Longest time for which a result waits for others before it is reported; the more
+    ranks there are, the longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """New leases for the rank to run."""
+
+    leases: tuple[Lease, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """A request to return up to `count` leases that no worker can begin at once.
+
+    The rank answers each recall by one `Report` with `is_recall`, which may return no
+    lease at all.
+    """
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """An order to start nothing more, return unstarted leases, and finish the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """An order to end all commands: TERM, then KILL after `grace` seconds (0: at once).
+
+    `by_signal`: whether a signal to some rank caused the stop.
+    """
+
+    grace: float
+    by_signal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A sign of life from the coordinator, to be answered by `Alive`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """The last message to a rank: end the pool, finalize MPI, exit with 0."""
+
+    ranks_lost: bool = False
+    """Ranks were lost: exit without `MPI_Finalize`, which would wait for them."""
+    aborts: bool = False
+    """A lost rank may only hang: the coordinator's rank ends by `MPI_Abort`."""
+    farm_goes_on: bool = False
+    """This rank alone was given up, and must stay until the others have ended.
+
+    Most launchers end all ranks as soon as the first one exits.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Results that are on disk: no coordinator needs them from this rank again.
+
+    Sent only where another rank can become the coordinator
+    (`Comm.survives_rank_loss`).
+    """
+
+    results: tuple[tuple[int, int], ...]
+    """(taskid, attempt) of each."""
+
+
+# ---- from a rank to the coordinator -------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The first message of a rank: its host, its process, its number of workers."""
+
+    host: str
+    pid: int
+    """The pid of the rank's process."""
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Results, returned leases and lost leases of a rank since its last report.
+
+    `sent` is the rank's monotonic clock at the moment of sending, in seconds; the
+    `ended` of the results is of the same clock.
+
+    A rank reports a result at once, so that it gets the next lease.  The result counts
+    only when the `sure` of this or a later report has passed its `ended`.
+    """
+
+    sent: float
+    results: tuple[Result, ...] = ()
+    returned: tuple[tuple[int, int], ...] = ()
+    """(taskid, attempt) of each lease that the rank returns unstarted."""
+    lost: tuple[tuple[int, int], ...] = ()
+    """(taskid, attempt) of each lease whose worker was killed under it."""
+    is_recall: bool = False
+    """Whether this report answers a `Recall`."""
+    sure: float = float("-inf")
+    """The time, by the rank's clock, up to which ends of commands count.
+
+    No command that ended before was ended by a signal that stops the farm: the rank
+    would have got that signal, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejoin:
+    """The first message of a rank after another rank was lost: its whole state.
+
+    All messages that were under way at that moment are gone, in both directions, and
+    the coordinator may be on another rank.
+    """
+
+    host: str
+    pid: int
+    workers: int
+    is_welcomed: bool
+    """Whether the rank has got its `Welcome`; if not, this message is its `Join`."""
+    leases: tuple[tuple[int, int], ...]
+    """(taskid, attempt) of each lease that the rank holds and has not reported."""
+    report: Report
+    """All results that may not be on disk yet, reported before or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalReceived:
+    """A signal that the rank got; the coordinator decides what follows.
+
+    The rank's commands may have got the signal earlier.  If it stops the farm, results
+    that ended after `sure` (as in `Report`) are void.
+    """
+
+    signum: int
+    sure: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The answer to a ping."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankUnusable:
+    """The rank can run no task (no log, no runner): each one would fail there."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLost:
+    """The rank's pool is gone (its fork server was killed): no task runs there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The answer to `Stop`: no command of the rank is alive, and it holds no lease."""
+
+
+ToRank = Welcome | Assign | Recall | Drain | Stop | Ping | Shutdown | Committed
+ToCoordinator = (
+    Join | Report | Rejoin | SignalReceived | Alive | RankUnusable | PoolLost | Stopped
+)

@@ -1,0 +1,134 @@
+"""The settings of a farm, as checked once by the command line.
+
+Rules of this file: frozen values only.  A setting was checked before it got here, and
+is not checked again.
+"""
+
+from dataclasses import dataclass, field
+
+LOG_KINDS = ("all", "packed", "failed")
+"""The values of ``--logs``: a file for each task, a few files for all tasks, or a file
+for each task that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLimits:
+    """The limits of each command, and the signal that a stop sends to it."""
+
+    timeout: float | None = None
+    """Seconds from the command's start to TERM; KILL comes the grace time later."""
+    memory: int | None = None
+    """Bytes of private memory that each process of a command may have."""
+    checkpoint_signal: int | None = None
+    """The signal that a stop sends in place of TERM; KILL comes a grace time later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules for tasks that fail, ranks that fail, and the end of the job."""
+
+    retries: int = 0
+    """Attempts beyond the first that a failed task gets."""
+    retry_delay: float = 0.0
+    """Seconds between a failure and the next attempt."""
+    max_failures: int | None = None
+    """Failed tasks at which the farm stops."""
+    max_failed_share: float | None = None
+    """Failed tasks at which the farm stops, as a share (0 to 1) of the list."""
+    requeue_status: int | None = None
+    """The exit status of a task that made a checkpoint and is to run again."""
+    quarantine: int = 10
+    """Fast failures in a row after which a rank gets no more tasks, while other ranks
+    succeed (0: never)."""
+    canary: int = 0
+    """Tasks to run before any other; one of them has to succeed (0: none)."""
+    deadline: float | None = None
+    """The end of the job in seconds since the epoch: `inf` if it has none, None if the
+    batch system is to be asked."""
+    task_time: float | None = None
+    """Seconds that a task takes; None: estimated from the tasks that have ended."""
+    rank_timeout: float = 60.0
+    """Seconds of silence after which a rank is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The checked command line.  Times are in seconds."""
+
+    tasklist: str
+    """Path of the tasklist as the user gave it."""
+    workdir: str
+    """Path of the workdir as the user gave it, or its default beside the tasklist."""
+    workers: int = 8
+    """Workers on this rank (``--proc``)."""
+    timeout: float | None = None
+    verbose: bool = False
+    runner: str = "default"
+    handler: str = "default"
+    grace: float = 2.0
+    lock_area: str | None = None
+    mpi: str = "auto"
+    config: str | None = None
+    """Path of an INI file that names runners and handlers (``--config``)."""
+    bind: bool = False
+    """Each worker gets its own share of the rank's CPUs."""
+    gpus: str = "none"
+    """How many GPUs the workers share: ``none``, ``auto`` or a number."""
+    logs: str = "all"
+    """How the commands' output is kept: one of `LOG_KINDS`."""
+    span_nodes: bool = False
+    """Whether a launcher in a task may take other nodes of the job."""
+    as_is: bool = False
+    """Whether a list runs as it stands, even if it seems written for another tool."""
+    id_variables: tuple[tuple[str, int], ...] = ()
+    """More variables that hold a task's number, each with the number of task 0."""
+    chdir: str | None = None
+    """The directory of the commands (``--chdir``); None: where mpifarm was started."""
+    remap: bool = False
+    """Whether finished tasks of an edited list are found by the text of their lines."""
+    in_array: bool = False
+    """Whether tasks held by living farms of the same job array count as done."""
+    limits: TaskLimits = TaskLimits()
+    policy: Policy = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerDefinition:
+    """The class and options of the runner, read by rank 0, used by all ranks."""
+
+    name: str = "default"
+    python_class: str = "mpifarm.runners.BasicRunner"
+    options: dict[str, str] = field(default_factory=dict)
+    """Keyword arguments of the class."""
+    source: str = ""
+    """The INI file with the definition, for messages; empty for a built-in one."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerDefinition:
+    """The class and options by which rank 0 reads the tasklist."""
+
+    name: str = "default"
+    python_class: str = "mpifarm.tasklists.ListTaskList"
+    options: dict[str, str] = field(default_factory=dict)
+    """Keyword arguments of the class, after `path` and `workdir`."""
+    source: str = ""
+    """The INI file with the definition, for messages; empty for a built-in one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FarmDefinition:
+    """The part of the settings that rank 0 sends to each rank before the first task."""
+
+    farm: str
+    """The farm's random id."""
+    workdir: str
+    """Absolute path."""
+    runner: RunnerDefinition
+    grace: float
+    limits: TaskLimits = TaskLimits()
+    logs: str = "all"
+    id_variables: tuple[tuple[str, int], ...] = ()
+    """As in `Settings`."""
+    directory: str = ""
+    """The directory of the commands on rank 0; empty: each rank keeps its own."""

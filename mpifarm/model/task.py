@@ -1,0 +1,81 @@
+"""A task handed to a rank, and the ends of an attempt.
+
+Rules of this file: vocabulary only; it imports nothing of mpifarm.  The place of a task
+in a farm (`mpifarm.coordinator.state.TaskState`) is another thing than its `Outcome`.
+"""
+
+from enum import Enum
+from typing import NamedTuple
+
+LAUNCHED_WAIT = 1.35
+"""Seconds after which a rank is sure of a command that starts processes through a
+launcher.  Another daemon than the rank's may signal such processes, and does so at
+another moment, even on the same node."""
+
+
+class Outcome(Enum):
+    """The end of an attempt."""
+
+    COMPLETED = "completed"
+    """The command ended with status 0."""
+    FAILED = "failed"
+    """The command ended with another status, by a signal, or could not be started."""
+    TIMED_OUT = "timed out"
+    """The command took longer than ``--task-timeout``."""
+    OUT_OF_MEMORY = "out of memory"
+    """The command failed, and had reached the limit of ``--task-memory``."""
+    INTERRUPTED = "interrupted"
+    """The farm's own stop ended the command."""
+    LOST = "lost"
+    """The worker or the rank died while the command ran."""
+
+
+def encode_text(text: str) -> bytes:
+    """Return the bytes from which a task's text was read."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def decode_text(text: bytes | bytearray) -> str:
+    """Return the text of a task; bytes that are not UTF-8 become lone surrogates."""
+    return text.decode("utf-8", "surrogateescape")
+
+
+class Lease(NamedTuple):
+    """A task handed to a rank.
+
+    `taskid` is the task's place in the tasklist, from 0.  `attempt` counts from 1 in
+    each farm.  `command` is the text of the task; bytes that are not UTF-8 stand in it
+    as lone surrogates (``surrogateescape``).
+    """
+
+    taskid: int
+    attempt: int
+    command: str
+
+
+NOT_RUN = "not run: "
+"""The beginning of the note of a task that was not started."""
+
+LEFT_RUNNING = "processes that it has started still ran when it ended"
+"""The note of a task that left processes in the background."""
+
+
+class Result(NamedTuple):
+    """The outcome of one attempt.
+
+    `status` is the exit status, or ``-n`` for a command killed by signal n, as in
+    `subprocess`.  `worker` is the pid of the worker process.  `started` is wall clock
+    in seconds since the epoch, `seconds` the run time, and `ended` the monotonic clock
+    of the worker's machine in seconds.
+    """
+
+    taskid: int
+    attempt: int
+    outcome: Outcome
+    status: int
+    worker: int
+    started: float
+    seconds: float
+    ended: float
+    note: str = ""
+    """Facts that are not in the log: why there is none, or why it is incomplete."""

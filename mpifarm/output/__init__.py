@@ -1,0 +1,1 @@
+"""The outputs of tasks: how they are kept, and read back."""

@@ -1,0 +1,1 @@
+"""Plug-ins: runners and handlers that INI files name."""

@@ -1,0 +1,529 @@
+"""Definitions of runners and handlers in INI files, found by name.
+
+Rules of this file: rank 0 reads the files, and all ranks use its definitions.  An INI
+file is read as PyTaskFarmer reads it (RunnerManager.load and TaskListManager.load in
+PyTaskFarmer 0.1.0), with these differences:
+
+- A file without the wanted name, or after the file that has it, may be broken.
+- A broken file that seems to have the name is an error: the next definition of the name
+  would run every task wrongly.
+- Without INI files, configparser is not imported: each start would wait for it.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mpifarm.errors import InputError, StorageError
+from mpifarm.model.settings import HandlerDefinition, RunnerDefinition
+from mpifarm.system.patience import is_of_the_disk
+from mpifarm.system.regular_files import open_regular
+
+if TYPE_CHECKING:
+    import configparser
+    from configparser import ConfigParser
+
+OWN_CLASSES: Final[Mapping[str, str]] = {
+    "taskfarmer.runners.BasicRunner": "mpifarm.runners.BasicRunner",
+    "taskfarmer.runners.ShifterRunner": "mpifarm.containers.ShifterRunner",
+    "taskfarmer.task.ListTaskList": "mpifarm.tasklists.ListTaskList",
+    "taskfarmer.tasks.ListTaskList": "mpifarm.tasklists.ListTaskList",
+}
+"""The classes of PyTaskFarmer in INI files, and the classes of mpifarm in their place.
+
+PyTaskFarmer's manual spells ``taskfarmer.task`` as ``taskfarmer.tasks``.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPath:
+    """The places of INI files."""
+
+    home: str
+    config_home: str
+    """The directory of the settings of the user's programs; ours is ``mpifarm`` in it.
+    """
+    directory: str = "."
+    config: str | None = None
+    """The file of ``--config``."""
+
+
+def find_search_path(environ: Mapping[str, str], config: str | None) -> SearchPath:
+    """Return the places of INI files by ``HOME`` and ``XDG_CONFIG_HOME``."""
+    home = environ.get("HOME") or os.path.expanduser("~")
+    config_home = environ.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(config_home):  # As in the XDG Base Directory Specification.
+        config_home = os.path.join(home, ".config")
+    return SearchPath(home, config_home, config=config)
+
+
+def find_runner(name: str, search_path: SearchPath) -> RunnerDefinition:
+    """Return the definition of a runner; raises InputError, StorageError."""
+    section = _find(_RUNNER, name, search_path)
+    if section is None:
+        return RunnerDefinition(name)
+    return RunnerDefinition(name, section.python_class, section.options, section.source)
+
+
+def find_handler(name: str, search_path: SearchPath) -> HandlerDefinition:
+    """Return the definition of a tasklist handler; raises InputError, StorageError."""
+    section = _find(_HANDLER, name, search_path)
+    if section is None:
+        return HandlerDefinition(name)
+    return HandlerDefinition(
+        name, section.python_class, section.options, section.source
+    )
+
+
+# ---- the two kinds -------------------------------------------------------------------
+
+
+class _PluginKind(NamedTuple):
+    """A kind of plug-in: runner or handler."""
+
+    title: str
+    key: str
+    """The key of a section of this kind; its value names the class."""
+    option: str
+    plain_directory: str
+    """PyTaskFarmer's directory of INI files of this kind."""
+    is_local: bool
+    """Whether INI files of the current directory count."""
+
+
+_RUNNER: Final = _PluginKind(
+    "runner", "Runner", "--runner", "runners.d", is_local=False
+)
+_HANDLER: Final = _PluginKind(
+    "tasklist handler", "TaskList", "--tasklist", "tasklists.d", is_local=True
+)
+_OTHER: Final = {_RUNNER: _HANDLER, _HANDLER: _RUNNER}
+_CLASS_KEYS: Final = frozenset({_RUNNER.key, _HANDLER.key})
+_BUILT_IN: Final = "default"
+
+
+class _Section(NamedTuple):
+    """A section with the wanted definition."""
+
+    python_class: str
+    options: dict[str, str]
+    source: str
+    """The file, with the section names if ``[DEFAULT]`` has a part in the
+    definition."""
+
+
+# ---- the search ----------------------------------------------------------------------
+
+
+def _find(kind: _PluginKind, name: str, search_path: SearchPath) -> _Section | None:
+    """Return the section with the definition, None for the built-in default."""
+    _check_name(kind, name)
+    if search_path.config is not None:
+        parser = _read_config(search_path.config)
+        if _defines(parser, name, kind):
+            return _read_section(parser, name, kind, search_path.config)
+        if parser.has_section(name):
+            _refuse_misspelt(parser, name, kind, search_path.config)
+    search = _Search(kind, search_path)
+    for path in search.paths():
+        parsed = search.find_parser(path, name)
+        if parsed is not None and _defines(parsed, name, kind):
+            return _read_section(parsed, name, kind, path)
+    if name != _BUILT_IN:
+        raise search.not_found(name)
+    search.check_built_in()
+    return None
+
+
+def _check_name(kind: _PluginKind, name: str) -> None:
+    """Raise InputError for a name that no section with a class can have."""
+    if name == "DEFAULT":
+        raise InputError(
+            f"{kind.option} DEFAULT does not name a {kind.title}: [DEFAULT] in an INI"
+            f" file has keys for all its sections; did you mean {_BUILT_IN!r}?"
+        )
+    if not name.strip():
+        raise InputError(
+            f"{kind.option} {name!r} does not name a {kind.title}: give the name of its"
+            f" section in an INI file, or {_BUILT_IN}"
+        )
+
+
+def _refuse_misspelt(
+    parser: "ConfigParser", name: str, kind: _PluginKind, path: str
+) -> None:
+    """Raise InputError for a section that has the name, but its key misspelt.
+
+    Without the error, a definition in another file would run every task wrongly.
+    """
+    if _is_hollow(parser, name):
+        raise InputError(_defines_nothing(parser, name, path))
+    if other := _near_key(parser, name, kind.key):
+        raise InputError(
+            f"section [{name}] of {path} defines no {kind.title}: write {kind.key}"
+            f" instead of {other}"
+        )
+
+
+@dataclass
+class _Search:
+    """The INI files of a kind, the first of them having precedence."""
+
+    kind: _PluginKind
+    search_path: SearchPath
+    broken: dict[str, str] = field(default_factory=dict)
+    """The error of each unreadable file or directory, by its path."""
+
+    def paths(self) -> Iterator[str]:
+        """Yield the INI files, without that of ``--config``."""
+        yield from self._paths_in(self._directories())
+
+    def _directories(self) -> Iterator[str]:
+        if self.kind.is_local:
+            yield self.search_path.directory
+        yield os.path.join(self.search_path.config_home, "mpifarm")
+        yield self._plain_directory(self.kind)
+
+    def _plain_directory(self, kind: _PluginKind) -> str:
+        return os.path.join(
+            self.search_path.home, ".pytaskfarmer", kind.plain_directory
+        )
+
+    def _paths_in(self, directories: Iterable[str]) -> Iterator[str]:
+        for directory in directories:
+            try:
+                names = os.listdir(directory)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                _raise_if_disk_failed(directory, error)
+                self.broken[directory] = f"{directory}: {error.strerror}"
+                continue
+            # The last name has precedence.  In PyTaskFarmer, too, a later file wins; it
+            # reads them in glob's order, which is arbitrary, and without hidden files.
+            for name in sorted(names, reverse=True):
+                if name.endswith(".ini") and not name.startswith("."):
+                    yield os.path.normpath(os.path.join(directory, name))
+
+    def find_parser(self, path: str, name: str) -> "ConfigParser | None":
+        """Parse a file that may have a section of that name.  Return None for others.
+
+        Raises InputError for a broken file that seems to have the section.
+        """
+        # Checked in the bytes first: most INI files here belong to other programs.
+        header = f"[{name}]".encode("utf-8", "surrogateescape")
+        try:
+            content = _read(path)
+        except OSError as error:
+            _raise_if_disk_failed(path, error)
+            return None
+        if header not in content or self.kind.key.encode() not in content:
+            return None
+        try:
+            return _parse(path, content)
+        except _BrokenFileError as error:
+            raise InputError(
+                f"can't tell what the {self.kind.title} {name!r} is: {error}"
+            ) from error
+
+    def check_built_in(self) -> None:
+        """Raise InputError for a user's section [default] that defines nothing."""
+        for path, parser in self.own_parsers().items():
+            if parser.has_section(_BUILT_IN) and _is_hollow(parser, _BUILT_IN):
+                raise InputError(_defines_nothing(parser, _BUILT_IN, path))
+
+    def own_parsers(self) -> "dict[str, ConfigParser]":
+        """Return the parsed files that are for mpifarm alone, by their paths."""
+        parsers = {}
+        if self.search_path.config is not None:
+            parsers[self.search_path.config] = _read_config(self.search_path.config)
+        own = os.path.join(self.search_path.config_home, "mpifarm")
+        return parsers | self._parsers_of(self._paths_in([own]))
+
+    # ---- names that no file defines ----
+
+    def not_found(self, name: str) -> InputError:
+        """Return the error for a name that no file defines."""
+        parsers = self._all_parsers()
+        known = {_BUILT_IN} | {
+            section
+            for parser in parsers.values()
+            for section in parser.sections()
+            if _defines(parser, section, self.kind)
+        }
+        names = ", ".join([_BUILT_IN, *sorted(known - {_BUILT_IN})])
+        sentence = (
+            f"there is no {self.kind.title} {name!r} for {self.kind.option}, only:"
+            f" {names}"
+        )
+        if self.broken:
+            also = "; it may be in what can't be read: "
+            return InputError(sentence + also + "; ".join(self.broken.values()))
+        return InputError(f"{sentence}; {self._remedy(name, known, parsers)}")
+
+    def _all_parsers(self) -> "dict[str, ConfigParser]":
+        parsers = {}
+        if self.search_path.config is not None:
+            parsers[self.search_path.config] = _read_config(self.search_path.config)
+        return parsers | self._parsers_of(self.paths())
+
+    def _parsers_of(self, paths: Iterable[str]) -> "dict[str, ConfigParser]":
+        parsers = {}
+        for path in paths:
+            try:
+                parsers[path] = _parse(path, _read(path))
+            except (OSError, _BrokenFileError) as error:
+                self.broken[path] = _in_words(path, error)
+        return parsers
+
+    def _remedy(
+        self, name: str, known: Iterable[str], parsers: "Mapping[str, ConfigParser]"
+    ) -> str:
+        key = self.kind.key
+        for path, parser in parsers.items():
+            if parser.has_section(name) and (other := _near_key(parser, name, key)):
+                return f"in section [{name}] of {path}, write {key} instead of {other}"
+        if elsewhere := self._find_elsewhere(name):
+            return elsewhere
+        for path, parser in parsers.items():
+            if parser.has_section(name):
+                return f"section [{name}] of {path} has no key {key}"
+        return self._guess(name, known)
+
+    def _guess(self, name: str, known: Iterable[str]) -> str:
+        """Return a remedy for a name of which no file has a section."""
+        key, config = self.kind.key, self.search_path.config
+        if self.kind is _HANDLER and name.isdecimal():
+            return (
+                "--task and --ta are short for --tasklist: spell out --task-timeout,"
+                " --task-time or --task-memory if one is meant"
+            )
+        from difflib import get_close_matches
+
+        if near := get_close_matches(name, sorted(known), n=1):
+            return f"did you mean {near[0]!r}?"
+        if config is not None:
+            return f"{config} has no section [{name}] with {key}"
+        own = os.path.join(self.search_path.config_home, "mpifarm")
+        return (
+            f"define it as [{name}] with {key} = package.module.Class in an .ini file"
+            f" in {own}, or name its file with --config"
+        )
+
+    def _find_elsewhere(self, name: str) -> str:
+        """Return the place where the name is defined but not searched, or ""."""
+        other = _Search(_OTHER[self.kind], self.search_path)
+        for parser in other._all_parsers().values():
+            if _defines(parser, name, other.kind):
+                title = other.kind.title
+                return f"{name} is a {title}: {other.kind.option} {name}"
+        directories = [self.search_path.directory, self._plain_directory(other.kind)]
+        for path, parser in other._parsers_of(other._paths_in(directories)).items():
+            if _defines(parser, name, self.kind):
+                return f"{path} has it, but is not looked at without --config {path}"
+        return ""
+
+
+def _near_key(parser: "ConfigParser", name: str, key: str) -> str:
+    """Return the key of a section that is a misspelt `key`, "" if there is none."""
+    from difflib import get_close_matches
+
+    keys = {each.lower(): each for each in parser[name]}
+    near = get_close_matches(key.lower(), keys, n=1, cutoff=0.75)
+    return keys[near[0]] if near else ""
+
+
+def _is_hollow(parser: "ConfigParser", name: str) -> bool:
+    """Return whether a section defines neither a runner nor a handler."""
+    return not _CLASS_KEYS & {*parser[name]}
+
+
+def _defines_nothing(parser: "ConfigParser", name: str, path: str) -> str:
+    """Return the sentence about a hollow section, with its remedy."""
+    return f"section [{name}] of {path} defines nothing: {_missing_key(parser, name)}"
+
+
+def _missing_key(parser: "ConfigParser", name: str) -> str:
+    """Return the remedy for a section that defines nothing."""
+    for key in sorted(_CLASS_KEYS):
+        if other := _near_key(parser, name, key):
+            return f"write {key} instead of {other}"
+    return (
+        "for a runner, add the line Runner = mpifarm.runners.BasicRunner; for a"
+        " handler, TaskList = package.module.Class"
+    )
+
+
+# ---- sections and files without effect -----------------------------------------------
+
+
+def find_idle_sections(
+    search_path: SearchPath, runner: str, handler: str
+) -> Iterator[str]:
+    """Yield a warning for each section and ``--config`` file that has no effect.
+
+    Where ``--config`` lacks the runner or the handler, also yield where it is from.
+
+    `runner` and `handler` are the names in use.  Raises InputError.
+    """
+    for path, parser in _Search(_RUNNER, search_path).own_parsers().items():
+        for name in parser.sections():
+            if _is_hollow(parser, name):
+                yield f"WARNING: {_defines_nothing(parser, name, path)}"
+    if search_path.config is not None:
+        used = ((runner, _RUNNER), (handler, _HANDLER))
+        parser = _read_config(search_path.config)
+        if not any(_defines(parser, name, kind) for name, kind in used):
+            yield _warn_of_idle_config(search_path.config, parser)
+        for name, kind in used:
+            if name != _BUILT_IN and not _defines(parser, name, kind):
+                yield _describe_source(kind, name, search_path)
+
+
+def _describe_source(kind: _PluginKind, name: str, search_path: SearchPath) -> str:
+    """Return a sentence with the source of a name that ``--config`` does not define."""
+    section = _find(kind, name, search_path)
+    source = section.source if section else _BUILT_IN
+    return (
+        f"the {kind.title} {name} is that of {source}: {search_path.config} has no"
+        f" section [{name}] with {kind.key}"
+    )
+
+
+def _warn_of_idle_config(config: str, parser: "ConfigParser") -> str:
+    defined = [
+        f"{kind.option} {name}"
+        for kind in (_RUNNER, _HANDLER)
+        for name in parser.sections()
+        if _defines(parser, name, kind)
+    ]
+    why = f" without {' or '.join(defined)}"
+    if not defined:
+        why = ": no section of it defines a runner or a handler"
+    return f"WARNING: --config {config} has no effect{why}"
+
+
+# ---- reading -------------------------------------------------------------------------
+
+
+class _BrokenFileError(Exception):
+    """A fault of an INI file, with its place."""
+
+
+def _read(path: str) -> bytes:
+    """Return the content of a file; raises `OSError`."""
+    # Regular files only: a fifo could block for ever.
+    with open(open_regular(path, os.O_RDONLY, follow=True), "rb") as stream:
+        return stream.read()
+
+
+def _read_config(path: str) -> "ConfigParser":
+    """Parse the file of ``--config``; raises InputError if it is missing or broken."""
+    try:
+        return _parse(path, _read(path))
+    except (OSError, _BrokenFileError) as error:
+        raise InputError(
+            f"can't read the file of --config: {_in_words(path, error)}"
+        ) from error
+
+
+def _raise_if_disk_failed(path: str, error: OSError) -> None:
+    """Raise `StorageError` if the disk has failed: the file may have the definition."""
+    if is_of_the_disk(error):
+        raise StorageError(f"can't read {path}: {error.strerror}") from error
+
+
+def _in_words(path: str, error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return f"{path}: {reason}" if reason else str(error)
+
+
+def _parse(path: str, content: bytes) -> "ConfigParser":
+    """Parse an INI file as PyTaskFarmer does; raises `_BrokenFileError`."""
+    import configparser
+    import io
+
+    parser = configparser.ConfigParser()
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    # newline=None: the same line ends as in a file that is opened as text.
+    stream = io.StringIO(_decode(path, content), newline=None)
+    try:
+        parser.read_file(stream, path)
+    except configparser.Error as error:
+        lines = stream.getvalue().split("\n")
+        raise _BrokenFileError(_place_of(error, path, lines)) from error
+    return parser
+
+
+def _decode(path: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _BrokenFileError(f"{path}, line {line}: is not UTF-8") from error
+
+
+def _place_of(error: "configparser.Error", path: str, lines: Sequence[str]) -> str:
+    """Return the place and the kind of a fault in a file, in one line."""
+    import configparser
+
+    match error:
+        case configparser.MissingSectionHeaderError(lineno=line):
+            what = f"{error.line.strip()!r} is before the first [section]"
+        case configparser.DuplicateSectionError(lineno=line, section=section):
+            what = f"a second section [{section}]"
+        case configparser.DuplicateOptionError(lineno=line):
+            what = f"a second {error.option} in section [{error.section}]"
+        case configparser.ParsingError(errors=[(line, _), *_]):
+            what = f"{lines[line - 1].strip()!r} is not of the form key = value"
+        case _:
+            line, what = 0, " ".join(str(error).split())
+    return f"{path}, line {line}: {what}" if line else f"{path}: {what}"
+
+
+def _defines(parser: "ConfigParser", name: str, kind: _PluginKind) -> bool:
+    return parser.has_section(name) and kind.key in parser[name]
+
+
+def _read_section(
+    parser: "ConfigParser", name: str, kind: _PluginKind, path: str
+) -> _Section:
+    """Return a section's class and options; raises InputError for a stray ``%``."""
+    from configparser import InterpolationError
+
+    values: dict[str, str] = {}
+    for key in parser[name]:
+        try:
+            values[key] = parser[name][key]
+        except InterpolationError as error:
+            section = "DEFAULT" if _is_of_default(parser, name, key) else name
+            raise InputError(
+                f"{path}, section [{section}], key {key}: {_percent_fault(error)}"
+            ) from error
+    named = values[kind.key]
+    options = {key: value for key, value in values.items() if key not in _CLASS_KEYS}
+    has_part = any(_is_of_default(parser, name, key) for key in values)
+    source = f"{path}, sections [{name}] and [DEFAULT]" if has_part else path
+    return _Section(OWN_CLASSES.get(named, named), options, source)
+
+
+def _is_of_default(parser: "ConfigParser", name: str, key: str) -> bool:
+    """Return whether a section's key and value are those of ``[DEFAULT]``."""
+    defaults = parser.defaults()
+    return key in defaults and parser.get(name, key, raw=True) == defaults[key]
+
+
+def _percent_fault(error: "configparser.InterpolationError") -> str:
+    """Return the fault of a value with a percent sign, and its remedy."""
+    from configparser import InterpolationMissingOptionError
+
+    if isinstance(error, InterpolationMissingOptionError):
+        return (
+            f"there is no key {error.reference!r} for %({error.reference})s, and"
+            " if none is meant: write %% for a percent sign"
+        )
+    return (
+        "a % there begins a reference such as %(name)s, and this one can't be"
+        " resolved: write %% for a percent sign"
+    )

@@ -1,0 +1,56 @@
+"""The counting of tasks by their locations, for the report of a farm.
+
+Rules of this file: it counts what a `Survey` has seen under the lock, without the lock.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from mpifarm.store.ledger import Ledger
+from mpifarm.store.status_lines import scan_ids
+from mpifarm.store.task_map import Location, TaskMap
+from mpifarm.store.types import Counts, Survey
+
+MAX_FAILED_NAMED = 10
+
+
+def count_tasks(
+    survey: Survey, finished: Ledger, failed: Ledger, first_added: int
+) -> Counts:
+    """Count the tasks of a list at a survey.
+
+    Tasks from `first_added` on go through ``added``.  Raises `StorageError` where a
+    queue can't be read, `ChangedError` where others have changed a large one meanwhile.
+    """
+    tasks = TaskMap(
+        len(finished.flags),
+        finished=finished.flags,
+        claimed=survey.held | survey.claimed,
+        queued=_ids_queued(survey, first_added, len(finished.flags)),
+        failed=failed.flags,
+    )
+    counts = tasks.count()
+    held = sum(taskid not in finished for taskid in survey.held)
+    in_array = survey.claimed & survey.in_array
+    return Counts(
+        total=counts.total,
+        finished=counts.finished,
+        failed=counts.failed,
+        toprocess=counts.queued,
+        held=held,
+        claimed=counts.claimed - held,
+        elsewhere=counts.nowhere,
+        first_failed=tuple(islice(tasks.ids_at(Location.FAILED), MAX_FAILED_NAMED)),
+        in_array=sum(tasks.find(each) is Location.CLAIMED for each in in_array),
+    )
+
+
+def _ids_queued(
+    survey: Survey, first_added: int, total: int
+) -> Iterator[Sequence[int]]:
+    if survey.toprocess is None:
+        yield range(first_added)
+    else:
+        yield from scan_ids(survey.toprocess.blocks(appended=False))
+    if first_added < total and survey.added:
+        yield from scan_ids(survey.added.blocks(appended=False))

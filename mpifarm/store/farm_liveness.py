@@ -1,0 +1,135 @@
+"""The liveness of a claim's farm: the one answer, for farms and for subcommands.
+
+Rules of this file: a fact that is not known counts for the farm's life.  A farm holds
+an exclusive ``flock`` on its claim, and touches it every 10 s (its heartbeat).
+"""
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from mpifarm.model.paths import clock_file
+from mpifarm.store.claim_journal import Head
+from mpifarm.system import files
+
+HEARTBEAT_LIMIT = 60.0
+"""Seconds without a heartbeat after which a farm on another host counts as dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a farm runs, and how it learns what else runs there."""
+
+    host: str
+    boot_id: str
+    pid: int
+    find_process_start: Callable[[int], int | None]
+    """When a process started, in ticks since boot; None if there is none.  A zombie
+    counts as none: it has ended."""
+    read_file_clock: Callable[[str], float]
+    """The time of the file system of a directory, in seconds since the epoch."""
+
+
+def find_process_start(pid: int) -> int | None:
+    """Read ``/proc/<pid>/stat``, fields 3 and 22 (proc_pid_stat(5))."""
+    try:
+        line = files.read_from(f"/proc/{pid}/stat")
+    except OSError:
+        return None
+    fields = line[line.rfind(b")") + 2 :].split()
+    if len(fields) < 20:  # it went while it was asked for
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def read_file_clock(directory: str) -> float:
+    """Return the time of a file system: on a file server, the server's clock."""
+    path = clock_file(directory, os.getpid())
+    try:
+        with files.opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
+            files.touch(descriptor, path)
+            return os.fstat(descriptor).st_mtime
+    except OSError as error:
+        raise files.storage_error("write", path, error) from error
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
+
+
+def this_machine() -> Machine:
+    """Return the machine of this process."""
+    try:
+        boot_id = files.read_from("/proc/sys/kernel/random/boot_id").decode().strip()
+    except OSError:
+        boot_id = ""
+    return Machine(
+        socket.gethostname(), boot_id, os.getpid(), find_process_start, read_file_clock
+    )
+
+
+class ClaimLock(Enum):
+    """The state of the ``flock`` on a claim, as far as it is known."""
+
+    HELD = "held"
+    """By another process."""
+    TAKEN = "taken"
+    """By this process, just now."""
+    UNTRIED = "untried"
+    """Nobody tried, or the answer proves nothing."""
+
+
+class FarmLiveness(Enum):
+    """The state of a claim's farm, as far as it is known."""
+
+    HOLDS_LOCK = "holds the lock of its claim"
+    RUNNING = "its process runs"
+    UNCERTAIN = "may be at work"
+    """The farm is on another machine, and had a heartbeat within the limit."""
+    DEAD = "dead"
+    DAMAGED = "damaged"
+    """Its claim can't be understood, and no process is known to own it."""
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the farm is alive for certain."""
+        return self in (FarmLiveness.HOLDS_LOCK, FarmLiveness.RUNNING)
+
+    @property
+    def may_live(self) -> bool:
+        """Whether the tasks of the farm must not be touched."""
+        return self.is_at_work or self is FarmLiveness.UNCERTAIN
+
+
+class ClaimEvidence(NamedTuple):
+    """The facts by which a farm is taken for alive or dead.
+
+    `head` is None where the claim has none that can be read.  `find_age` returns the
+    seconds since the last heartbeat, by the clock of the file system.
+    """
+
+    head: Head | None
+    is_damaged: bool
+    lock: ClaimLock
+    find_age: Callable[[], float]
+
+
+def assess_liveness(evidence: ClaimEvidence, machine: Machine) -> FarmLiveness:
+    """Return whether the farm of a claim is alive, as `machine` can know it."""
+    head, is_damaged, lock, find_age = evidence
+    if lock is ClaimLock.HELD:
+        return FarmLiveness.HOLDS_LOCK
+    gone = FarmLiveness.DAMAGED if is_damaged else FarmLiveness.DEAD
+    if head is None:
+        # Claims are created under the main lock, which the taker of `lock` holds: so
+        # the creator was killed before its first line was whole, and took nothing.
+        is_gone = is_damaged or lock is ClaimLock.TAKEN
+        return gone if is_gone else FarmLiveness.UNCERTAIN
+    if machine.boot_id and head.boot_id == machine.boot_id:
+        start = machine.find_process_start(head.pid)
+        runs = start is not None and start == head.process_start
+        return FarmLiveness.RUNNING if runs else gone
+    return FarmLiveness.UNCERTAIN if find_age() <= HEARTBEAT_LIMIT else gone

@@ -1,0 +1,382 @@
+"""The workdir of a farm with PyTaskFarmer's status files: joining it, and its parts.
+
+Rules of this file: it knows neither MPI nor processes.  A method that says "lock held"
+is called with the lock held, and keeps no shared file open beyond it.  A kill between
+any two steps is harmless because of their order; each function that depends on an
+order says which and why.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from mpifarm.errors import StorageError
+from mpifarm.model.paths import WorkdirPaths, is_farm_id, staging_of
+from mpifarm.model.wording import counted
+from mpifarm.store.added_lines import AddedLines
+from mpifarm.store.claim_journal import Event, encode_event
+from mpifarm.store.claims import OtherClaim, find_leftovers
+from mpifarm.store.counting import count_tasks
+from mpifarm.store.directories import make_root
+from mpifarm.store.farm_liveness import Machine, this_machine
+from mpifarm.store.ledger import Ledger, Ledgers
+from mpifarm.store.optimistic import write_optimistically
+from mpifarm.store.queue import Steps
+from mpifarm.store.queue_pair import QueuePair
+from mpifarm.store.status_lines import ParsedStatus, encode_blocks, is_beyond
+from mpifarm.store.store import Store
+from mpifarm.store.timeline_file import TimelineFile
+from mpifarm.store.transaction import Transactions
+from mpifarm.store.types import Counts, HeldLock, Recorded, Survey, Transacted
+from mpifarm.store.validate import (
+    EditedListError,
+    Snapshot,
+    Validation,
+    read_snapshot,
+    shorten,
+    validate_access,
+    validate_snapshot,
+)
+from mpifarm.system import file_contents, files
+
+LOCK_TIMEOUT = 60.0
+
+
+class FileStore(Store):
+    """A workdir with PyTaskFarmer's status files, and this farm's part in it."""
+
+    def __init__(
+        self,
+        paths: WorkdirPaths,
+        tasks: Sequence[str],
+        farm: str,
+        clock: Callable[[], float],
+        machine: Machine,
+    ) -> None:
+        super().__init__(paths, farm, machine)
+        self._tasks = tasks
+        self._machine = machine
+        self._clock = clock
+        finished = Ledger(paths.finished, tasks)
+        self._ledgers = Ledgers(finished, Ledger(paths.failed, tasks))
+        self._timeline = TimelineFile(paths, farm, tasks, self.notes)
+        self._queues = QueuePair(paths, tasks, finished, self._member)
+        self._added_lines = AddedLines(
+            paths, tasks, self._queues, self._ledgers, self._others
+        )
+        self._transactions = Transactions(
+            self._member,
+            self._queues,
+            self._ledgers,
+            self._timeline,
+            self._append_attempts,
+        )
+        self._met_others = False
+        self._joined_by_others = False
+        self._reported: set[str] = set()
+
+    # ---- joining --------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        path: str,
+        tasks: Sequence[str],
+        lock: HeldLock,
+        farm: str,
+        clock: Callable[[], float] = time.time,
+        machine: Machine | None = None,
+        *,
+        predecessor: str = "",
+        remap: bool = False,
+        array: str = "",
+    ) -> "FileStore":
+        """Join the workdir at `path`; take the lock for it.
+
+        `remap`: where the list was edited, find finished tasks by their texts.
+        `predecessor` names the farm that this one takes over, since its coordinator was
+        lost: this farm holds that one's tasks from the start.  `array` names the job
+        array of this farm, for its other members.
+
+        Raises `InputError`, with everything as it was, where the workdir can't be used
+        or does not belong to this tasklist; `StorageError` where the disk gives way.
+        """
+        paths = WorkdirPaths(os.path.abspath(path))
+        make_root(paths.root)
+        validate_access(paths)
+        workdir = cls(paths, tasks, farm, clock, machine or this_machine())
+        workdir._member.array = array
+        while True:
+            try:
+                workdir._enter(lock, predecessor)
+            except EditedListError:
+                if not remap:
+                    raise
+                workdir._remap(lock)
+            else:
+                return workdir
+
+    def _enter(self, lock: HeldLock, predecessor: str) -> None:
+        """Validate the workdir, then join it."""
+        write_optimistically(
+            lock,
+            lambda: read_snapshot(self.paths),
+            self._validate,
+            lambda validation: self._join(validation, lock.paths, predecessor),
+            is_current=self._is_current,
+            read_whole=lambda: read_snapshot(self.paths, whole=True),
+            seconds=LOCK_TIMEOUT,
+        )
+
+    def _validate(self, snapshot: Snapshot) -> Validation:
+        validation = validate_snapshot(snapshot, self._tasks, self.paths)
+        self._start_ledgers(validation)
+        return validation
+
+    def _is_current(self, snapshot: Snapshot) -> bool:
+        """Return whether no other farm has started since, perhaps with another list.
+
+        What farms have recorded and taken since, this one learns as it joins.
+        """
+        if files.is_there(self.paths.remap):
+            return False
+        return files.find_content(self.paths.fingerprint) == snapshot.fingerprint
+
+    def _remap(self, lock: HeldLock) -> None:
+        from mpifarm.store.remap import remap_workdir
+
+        with lock.hold(LOCK_TIMEOUT):
+            sentence = remap_workdir(
+                self.paths, self._tasks, self._machine, self._clock()
+            )
+        self.notes.append(sentence)
+
+    def _join(
+        self, validation: Validation, lock_paths: Sequence[str], predecessor: str
+    ) -> None:
+        """Check the other farms, create the claim, mend the workdir.  Lock held.
+
+        Added lines and the fingerprint are written before the claim; then torn lines
+        are mended, `predecessor` is taken over, and dead farms are reclaimed.
+        """
+        for ledger in self._ledgers:
+            ledger.poll()
+        self._member.validate_others(lock_paths, len(self._tasks))
+        self._member.make_directories()
+        # This comes first: the fingerprint says that nothing is left to be added.
+        if sentence := self._added_lines.settle(validation):
+            self.notes.append(sentence)
+        if validation.fingerprint is not None:
+            staging = staging_of(self.paths.fingerprint, self.farm)
+            files.replace(self.paths.fingerprint, staging, validation.fingerprint)
+        self._member.enter(self._clock)
+        try:
+            self._mend(validation)
+            self._take_over(predecessor)
+            self.reclaim_dead()
+            self._remove_orphans()
+        except (StorageError, OSError):
+            self._member.give_up()
+            raise
+        except BaseException:
+            self._member.claim.end()
+            raise
+
+    def _start_ledgers(self, validation: Validation) -> None:
+        for ledger, found, parsed in (
+            (self._ledgers.finished, validation.snapshot.finished, validation.finished),
+            (self._ledgers.failed, validation.snapshot.failed, validation.failed),
+        ):
+            # A last line without newline counts once `_mend` has ended it.
+            ledger.start_behind(
+                found.size - parsed.tail_size if found else 0, parsed.ids
+            )
+
+    def _mend(self, validation: Validation) -> None:
+        """End or replace torn lines, and note them for the user."""
+        self.notes.extend(validation.notes)
+        for ledger in self._ledgers:
+            if ledger.tail:
+                ledger.append(())
+        self._mend_toprocess(validation.snapshot.toprocess, validation.toprocess)
+        self._timeline.mend()
+
+    def _mend_toprocess(
+        self, before: file_contents.FileState | None, parsed: ParsedStatus
+    ) -> None:
+        if before is None or parsed.is_in_order:
+            return
+        is_whole = before.content is not None
+        if file_contents.find_state(self.paths.toprocess, whole=is_whole) != before:
+            # A plain farmer has written the file since, whole and sorted.
+            return
+        in_order = sorted({*parsed.ids, *parsed.tail_ids})
+        queues = self._queues
+        queues.replace(queues.toprocess, encode_blocks(in_order, self._tasks))
+
+    def _remove_orphans(self) -> None:
+        """Remove staging files whose claim is gone: a farm was killed as it left."""
+        for path, farm, _ in find_leftovers(self.paths):
+            self._remove_if_orphan(path, farm)
+        for name in files.find_names(self.paths.root):
+            stem, _, farm = name.rpartition(".")
+            if stem.endswith(".json") or stem == os.path.basename(self.paths.begun_in):
+                self._remove_if_orphan(self.paths.file(name), farm)
+
+    def _remove_if_orphan(self, path: str, farm: str) -> None:
+        known = farm == self.farm or farm in self._others.claims
+        if not known and is_farm_id(farm):
+            files.remove(path)
+
+    # ---- transactions ---------------------------------------------------------------
+
+    def prepare(
+        self, results: Sequence[Recorded], requeue: Sequence[int], take: int
+    ) -> None:
+        """Write the staging files of the next queues, without the lock.
+
+        The next `transact` with the same arguments uses them, unless others have
+        changed what they were made from.
+        """
+        self._transactions.prepare(requeue, take)
+
+    def transact(
+        self, results: Sequence[Recorded], requeue: Sequence[int], take: int
+    ) -> Transacted:
+        """Record results, requeue ids, take up to `take` new ones.  Lock held."""
+        begun = time.perf_counter()
+        self._transactions.check(results, requeue)
+        self._poll()
+        return self._transactions.carry_out(results, requeue, take, begun)
+
+    def _poll(self) -> None:
+        """Read what others have done."""
+        for ledger, appended in self._transactions.poll_ledgers():
+            self._report_odd_lines(ledger, appended.odd)
+            self._met_others |= bool(appended.ids or appended.odd)
+        self._others.poll()
+        if self._met_others and not self._joined_by_others:
+            self._timeline.leave_to_others()
+            self._joined_by_others = True
+
+    def _report_odd_lines(self, ledger: Ledger, lines: Sequence[bytes]) -> None:
+        for line in lines:
+            if is_beyond(line, self._tasks):
+                self._report_once(
+                    "lines were added to the tasklist while this farm works: it does "
+                    f"the first {counted(len(self._tasks))}, others do the rest"
+                )
+            else:
+                text = shorten(line.decode("utf-8", "surrogateescape"))
+                self.notes.append(f"a line of {ledger.path} is of no task: '{text}'")
+
+    def _report_once(self, sentence: str) -> None:
+        if sentence not in self._reported:
+            self._reported.add(sentence)
+            self.notes.append(sentence)
+
+    # ---- claims ---------------------------------------------------------------------
+
+    def reclaim_dead(self) -> int:
+        """Reclaim what dead farms held; return how many tasks.  Lock held."""
+        self._poll()
+        return self._member.reclaim_dead(self._reclaim)
+
+    def _reclaim(self, claim: OtherClaim, descriptor: int) -> int:
+        """Requeue what a dead farm held, and remove its claim; return how many tasks.
+
+        The dead farm's journal says how far this has come, so that the farm that goes
+        on after a kill requeues nothing twice.
+        """
+        # A rank that was killed as it took over has left its ids in two claims.
+        lost = sorted(self._find_open(claim).keys() - self._member.claim.held)
+        if lost:
+            self._requeue_held(claim, descriptor, lost)
+        if max(claim.journal.held, default=-1) >= len(self._tasks):
+            self._report_once(
+                f"the dead farm {claim.farm} holds tasks that were added to the list "
+                "while this farm works: the next start reclaims them"
+            )
+        else:
+            self._member.remove(claim, len(lost))
+        return len(lost)
+
+    def _find_open(self, claim: OtherClaim) -> dict[int, int]:
+        """Return the tasks of a claim that must run again: id to `Event.failed`."""
+        held = {
+            taskid: size
+            for taskid, size in claim.journal.held.items()
+            if taskid < len(self._tasks) and taskid not in self._ledgers.finished
+        }
+        settled = self._ledgers.failed.find_settled(held)
+        return {taskid: size for taskid, size in held.items() if taskid not in settled}
+
+    def _take_over(self, farm: str) -> None:
+        """Hold what the lost coordinator of this farm held, unless others got it."""
+        self._poll()
+        for claim in self._member.find_predecessors(farm):
+            held = self._find_open(claim)
+            for taskid in self._member.claim.held & held.keys():
+                del held[taskid]
+            self._member.take_over(claim, held)
+
+    def _requeue_held(
+        self, claim: OtherClaim, descriptor: int, lost: list[int]
+    ) -> None:
+        leftovers = find_leftovers(self.paths, claim.farm)
+        steps = Steps(self.paths, claim.farm)
+        steps.last = max([claim.journal.last_step, *(step for _, _, step in leftovers)])
+        for queue, ids in self._queues.divide(lost):
+            if ids:
+                step = queue.put(steps, ids)
+                line = encode_event(Event(put=ids, step=step))
+                files.append_to(descriptor, claim.path, line, sync=True)
+                files.rename(steps.file(step), queue.path)
+
+    @property
+    def others_hold_tasks(self) -> bool:
+        """Whether a live claim of another farm holds any of this list's tasks."""
+        return any(taskid < len(self._tasks) for taskid in self._others.held_ids())
+
+    # ---- counting, ending -----------------------------------------------------------
+
+    def has_record_of(self, taskid: int) -> bool:
+        """Return whether ``finished`` or ``failed`` had the task at the last poll."""
+        return self._ledgers.have(taskid)
+
+    @property
+    def recorded(self) -> tuple[int, int]:
+        """How many tasks ``finished`` and ``failed`` had at the last poll."""
+        return self._ledgers.finished.count, self._ledgers.failed.count
+
+    def survey(self, *, in_array: bool = False) -> Survey:
+        """Return what `counts` needs.  Lock held."""
+        self._poll()
+        return Survey(
+            held=frozenset(self._member.claim.held),
+            claimed=frozenset(self._others.held_ids()),
+            toprocess=file_contents.find_state(self.paths.toprocess),
+            added=file_contents.find_state(self.paths.added),
+            in_array=frozenset(self._member.held_in_array() if in_array else ()),
+        )
+
+    def counts(self, survey: Survey) -> Counts:
+        """Count where all tasks were at a survey.  Needs no lock.
+
+        Raises `StorageError` where a queue can't be read, `ChangedError` where others
+        have changed a large one meanwhile.
+        """
+        return count_tasks(survey, *self._ledgers, self._queues.first_added)
+
+    def close(self) -> bool:
+        """Leave the workdir.  Lock held."""
+        try:
+            with suppress(StorageError):
+                self._queues.discard_prepared()
+            self._member.claim.check()
+            self._transactions.close_step()
+        except BaseException:
+            self._member.claim.end()
+            raise
+        return super().close()

@@ -1,0 +1,107 @@
+"""The fingerprint of a tasklist: how a later start knows that it is still the same.
+
+Rules of this file: it opens nothing.  The hash of each prefix of 1 000 tasks tells
+"lines were added at the end" from "the list was edited", and about where.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from mpifarm.store.status_lines import encode_texts
+
+FORMAT_VERSION = 1
+BLOCK = 1000
+
+
+class Fingerprint(NamedTuple):
+    """A tasklist of `total` tasks.
+
+    `prefixes[k]` is the hash of its first ``(k + 1) * BLOCK`` tasks, the last of all.
+    Plain farmers at work may not know the tasks from `first_added` on: those were added
+    after the workdir was begun (where none were, it is the total).
+    """
+
+    total: int
+    prefixes: tuple[str, ...]
+    first_added: int
+
+
+class ListMatch(Enum):
+    """The comparison of a tasklist with the one that the workdir was begun with."""
+
+    SAME = "same"
+    LINES_ADDED = "lines were added at the end"
+    EDITED = "edited"
+
+
+def take_fingerprint(
+    tasks: Sequence[str], first_added: int | None = None
+) -> Fingerprint:
+    """Return the fingerprint of a list; `first_added` is its length by default."""
+    total = len(tasks)
+    first_added = total if first_added is None else first_added
+    return Fingerprint(total, _hash_prefixes(tasks, total), first_added)
+
+
+def _hash_prefixes(tasks: Sequence[str], count: int) -> tuple[str, ...]:
+    """Return the hashes of the prefixes of the first `count` tasks."""
+    digest = hashlib.blake2b(digest_size=12)
+    prefixes = []
+    for begin in range(0, count, BLOCK):
+        digest.update(encode_texts(begin, min(begin + BLOCK, count), tasks))
+        prefixes.append(digest.hexdigest())
+    return tuple(prefixes)
+
+
+def compare(stored: Fingerprint, tasks: Sequence[str]) -> ListMatch:
+    """Return what has become of the tasklist since `stored` was taken."""
+    if stored.total > len(tasks):
+        return ListMatch.EDITED
+    if stored.prefixes != _hash_prefixes(tasks, stored.total):
+        return ListMatch.EDITED
+    return ListMatch.SAME if stored.total == len(tasks) else ListMatch.LINES_ADDED
+
+
+def find_edited_block(stored: Fingerprint, tasks: Sequence[str]) -> range:
+    """Return the ids among which the first edit is."""
+    now = _hash_prefixes(tasks, min(stored.total, len(tasks)))
+    same = 0
+    for before, after in zip(stored.prefixes, now, strict=False):
+        if before != after:
+            break
+        same += 1
+    return range(same * BLOCK, max(min((same + 1) * BLOCK, stored.total), same * BLOCK))
+
+
+def encode_fingerprint(fingerprint: Fingerprint) -> bytes:
+    """Return the content of ``fingerprint.json``."""
+    record = {
+        "version": FORMAT_VERSION,
+        "count": fingerprint.total,
+        "block": BLOCK,
+        "prefixes": fingerprint.prefixes,
+        "first_added": fingerprint.first_added,
+    }
+    return json.dumps(record).encode() + b"\n"
+
+
+def parse_fingerprint(content: bytes) -> Fingerprint | None:
+    """Parse the file; return None where it is damaged, or of an unknown format."""
+    try:
+        record = json.loads(content)
+        if record["version"] != FORMAT_VERSION or record["block"] != BLOCK:
+            return None
+        count, prefixes = record["count"], tuple(record["prefixes"])
+        first_added = record.get("first_added", count)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if type(count) is not int or count < 0 or len(prefixes) != -(-count // BLOCK):
+        return None
+    if type(first_added) is not int or not 0 <= first_added <= count:
+        return None
+    if not all(isinstance(prefix, str) for prefix in prefixes):
+        return None
+    return Fingerprint(count, prefixes, first_added)

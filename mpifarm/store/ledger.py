@@ -1,0 +1,201 @@
+"""``finished`` and ``failed`` as this farm knows them: read on, and appended to.
+
+Rules of this file: a poll costs what came since the last one, never the whole file.
+The caller holds the lock.  A farm never rewrites either file: others remember how
+far they have read.  So an append that failed, and could not be taken back at once, is
+never taken back: others may have read a part of it; the next poll brings it to its end.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from mpifarm.errors import StorageError
+from mpifarm.store.status_lines import (
+    TornLine,
+    classify_odd,
+    encode_lines,
+    parse_status,
+)
+from mpifarm.store.task_map import find_settled
+from mpifarm.store.types import Recorded
+from mpifarm.system import files
+
+
+class Appended(NamedTuple):
+    """The lines that others have appended since the last poll.
+
+    `odd` are the lines that do not count as they are.  `own` are the ids of an append
+    of this farm that had failed, and stand there now.
+    """
+
+    ids: list[int]
+    odd: list[bytes]
+    own: list[int]
+
+
+class PendingAppend(NamedTuple):
+    """An append that failed: behind `offset` the file may have any part of it."""
+
+    offset: int
+    content: bytes
+
+
+class Ledger:
+    """One of the files ``finished`` and ``failed``."""
+
+    def __init__(self, path: str, tasks: Sequence[str]) -> None:
+        self.path = path
+        self.count = 0
+        """How many tasks the file has, each counted once."""
+        self._tasks = tasks
+        self._recorded = bytearray(len(tasks))
+        self._offset = 0
+        self._tail = b""
+        self._tail_ids: Sequence[int] = ()
+        self._pending: PendingAppend | None = None
+
+    def __contains__(self, taskid: int) -> bool:
+        return self._recorded[taskid] != 0
+
+    def missing(self) -> Iterator[int]:
+        """Yield the ids that the file does not have, in order."""
+        flags = self._recorded
+        begin = flags.find(0)
+        while begin >= 0:
+            end = flags.find(1, begin)
+            yield from range(begin, len(flags) if end < 0 else end)
+            begin = flags.find(0, end) if end >= 0 else -1
+
+    @property
+    def flags(self) -> bytearray:
+        """For each task whether the file has it: 1 or 0.  Not to be changed."""
+        return self._recorded
+
+    def add(self, taskids: Iterable[int]) -> None:
+        """Note that the file has these tasks."""
+        recorded = self._recorded
+        for taskid in taskids:
+            self.count += not recorded[taskid]
+            recorded[taskid] = 1
+
+    def start_behind(self, offset: int, taskids: Iterable[int]) -> None:
+        """Begin at `offset`, behind a newline; the file has `taskids` before it."""
+        self.count = 0
+        self._recorded = bytearray(len(self._tasks))
+        self._offset = offset
+        self.add(taskids)
+
+    def poll(self) -> Appended:
+        """Return what others have appended; raises `StorageError`."""
+        own = self._settle()
+        try:
+            content = self._read_on()
+        except OSError as error:
+            raise files.storage_error("read", self.path, error) from error
+        parsed = parse_status(content, self._tasks, list_is_same=True)
+        self._offset += len(content) - parsed.tail_size
+        self._tail = parsed.tail.line if parsed.tail else b""
+        self._tail_ids = parsed.tail_ids
+        self.add(parsed.ids)
+        theirs = [taskid for taskid in parsed.ids if taskid not in own]
+        return Appended(theirs, [each.line for each in parsed.odd], sorted(own))
+
+    def _settle(self) -> set[int]:
+        """Bring a pending append to its end if any of it is there; return its ids.
+
+        Where others have appended behind a part of it, the whole lines of it count.
+        """
+        if self._pending is None:
+            return set()
+        offset, content = self._pending
+        there = files.find_rest(self.path, offset)
+        part = _common_beginning(there, content)
+        if part:
+            whole = content if len(part) == len(there) else part
+            files.write_again(self.path, offset, whole)
+            part = whole
+        self._pending = None
+        return set(parse_status(part, self._tasks, list_is_same=True).ids)
+
+    def _read_on(self) -> bytes:
+        try:
+            with files.opened(self.path, os.O_RDONLY) as descriptor:
+                size = os.fstat(descriptor).st_size
+                content = files.read_descriptor(descriptor, self._offset)
+        except FileNotFoundError:
+            size, content = 0, b""
+        if size < self._offset:
+            raise StorageError(
+                f"{self.path} got shorter while the farm was running: "
+                "somebody removed or replaced it"
+            )
+        return content
+
+    @property
+    def tail(self) -> bytes:
+        """The bytes behind the last newline, as of the last poll."""
+        return self._tail
+
+    def record(self, results: Sequence[Recorded]) -> None:
+        """Append the tasks of these results."""
+        self.append([result.taskid for result in results])
+
+    def append(self, taskids: Sequence[int]) -> None:
+        """Record tasks, synced; with none, only end a torn last line.
+
+        Follows a `poll` under the same lock.  Raises `StorageError`; the next poll
+        then says which of them stand there all the same.
+        """
+        lines = encode_lines(taskids, self._tasks)
+        newline = b"\n" if self._tail else b""
+        self._pending = PendingAppend(self._offset + len(self._tail), newline + lines)
+        self._offset = files.append(self.path, lines, sync=True)
+        self._pending = None
+        self.add(taskids)
+        if self._tail:
+            self.add(self._tail_ids)
+            self._tail = b""
+
+    def size(self) -> int:
+        """Return the size of the file, in bytes."""
+        return files.find_size(self.path)
+
+    def find_settled(self, takes: Mapping[int, int]) -> set[int]:
+        """Return the tasks of a claim that were recorded here after their takes.
+
+        `takes` maps their ids to the size of this file at the take.
+        """
+        if not takes:
+            return set()
+        begin = min(takes.values())
+        content = files.find_rest(self.path, begin)
+        return find_settled(self._ids_and_ends(content, begin), takes)
+
+    def _ids_and_ends(self, content: bytes, begin: int) -> Iterator[tuple[int, int]]:
+        end = begin - 1
+        *lines, _ = content.split(b"\n")
+        for line in lines:
+            end += len(line) + 1
+            found = classify_odd(line, self._tasks, may_be_torn=True)
+            if isinstance(found, TornLine):
+                yield from ((taskid, end) for taskid in found.ids)
+
+
+class Ledgers(NamedTuple):
+    """Both ledgers of a workdir."""
+
+    finished: Ledger
+    failed: Ledger
+
+    def have(self, taskid: int) -> bool:
+        """Return whether either file had the task at the last poll."""
+        return taskid in self.finished or taskid in self.failed
+
+
+def _common_beginning(left: bytes, right: bytes) -> bytes:
+    most = min(len(left), len(right))
+    if left[:most] == right[:most]:
+        return left[:most]
+    same = next(place for place in range(most) if left[place] != right[place])
+    return left[:same]

@@ -1,0 +1,61 @@
+"""The progress of a transaction that failed: given again, it goes on from there.
+
+Rules of this file: values only.  A step is noted when all of it is on the disk, so a
+step that failed half-way is done again; its writer looks at what is there.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum, auto
+
+from mpifarm.store.types import Recorded
+
+
+class TransactionStep(Enum):
+    """The steps of a transaction for one task, in their order."""
+
+    TIMELINE = auto()
+    """An event in the timeline."""
+    FINISHED = auto()
+    """A line in ``finished``."""
+    FAILED = auto()
+    """A line in ``failed``."""
+    RECORD = auto()
+    """The record of a tasklist that keeps its own state."""
+    REQUEUE = auto()
+    """The return to a tasklist that keeps its own state."""
+    RELEASE = auto()
+    """The claim does not hold the task any more."""
+    ATTEMPTS = auto()
+    """A line in ``attempts.tsv``."""
+
+
+class Progress:
+    """Which steps of the transaction under way are done, and for which tasks."""
+
+    def __init__(self) -> None:
+        self._done: dict[TransactionStep, set[int]] = {}
+
+    def left(self, step: TransactionStep, taskids: Iterable[int]) -> list[int]:
+        """Return the tasks for which the step is not done yet."""
+        done = self._done.get(step, ())
+        return [taskid for taskid in taskids if taskid not in done]
+
+    def note(self, step: TransactionStep, taskids: Iterable[int]) -> None:
+        """Note that the step is done for these tasks."""
+        self._done.setdefault(step, set()).update(taskids)
+
+    def once(
+        self,
+        step: TransactionStep,
+        results: Sequence[Recorded],
+        write: Callable[[Sequence[Recorded]], object],
+    ) -> None:
+        """Call `write` with the results for which the step is not done yet."""
+        left = set(self.left(step, [result.taskid for result in results]))
+        if left:
+            write([result for result in results if result.taskid in left])
+            self.note(step, left)
+
+    def forget(self) -> None:
+        """Forget all steps: the transaction is done."""
+        self._done.clear()

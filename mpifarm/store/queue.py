@@ -1,0 +1,419 @@
+"""The queues: the files ``toprocess`` and ``added``, whose tasks are to be run.
+
+Rules of this file: a queue is replaced whole, by the rename of a staging file whose
+step the farm's claim has named before.  Plain farmers die of an id in ``toprocess``
+that their list does not have.  So tasks that are added to the end of a list in use go
+through ``added``, which only mpifarm knows, and are requeued there for as long as the
+workdir lives.  A farm that knows the shorter list leaves the other lines there alone.
+
+Composing the next content takes content in and gives chunks out.  Only the front is
+taken apart; the rest is copied as it is, so that Python's work grows with the batch and
+not with the list, and of a large file only a few parts are read.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from mpifarm.errors import StorageError
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.status_lines import (
+    cut_behind_lines,
+    encode_line,
+    find_id,
+    find_run,
+    parse_line,
+)
+from mpifarm.store.validate import shorten
+from mpifarm.system import file_contents, files
+from mpifarm.system.file_contents import Chunk, Content, length_of, part_of
+
+_ENOUGH_FOR_AN_ID = 64
+
+
+class AlienTaskError(ValueError):
+    """A line of ``toprocess`` is not of this tasklist."""
+
+
+class Plan(NamedTuple):
+    """A new ``toprocess``, and what is left out of it.
+
+    `dropped` are ids that were met and must not run.
+    """
+
+    taken: list[int]
+    dropped: list[int]
+    chunks: Iterable[Chunk]
+    changed: bool
+    empty: bool
+
+
+class Front(NamedTuple):
+    """The ids read off the front of a queue, up to the byte `end`."""
+
+    taken: list[int]
+    dropped: list[int]
+    end: int
+
+
+class Steps:
+    """The numbered steps of one farm: the staging file of each becomes a queue."""
+
+    def __init__(self, paths: WorkdirPaths, farm: str) -> None:
+        self.last = 0
+        self._paths = paths
+        self._farm = farm
+
+    def begin(self) -> int:
+        """Begin a step, and return its number."""
+        self.last += 1
+        return self.last
+
+    def file(self, step: int) -> str:
+        """Return the staging file of a step."""
+        return self._paths.queue_staging(self._farm, step)
+
+
+class Step(NamedTuple):
+    """The next content of a queue, and the number of the step that stages it."""
+
+    plan: Plan
+    number: int
+
+
+class Prepared(NamedTuple):
+    """A step that was written outside the lock.
+
+    `content` is that of the old file, unless it is so large that its `version` alone
+    tells whether it was changed.
+    """
+
+    version: file_contents.Version | None
+    content: bytes | None
+    requeue: tuple[int, ...]
+    take: int
+    step: Step
+
+
+class Queue(ABC):
+    """A queue, for a farm that knows `tasks`."""
+
+    def __init__(
+        self,
+        path: str,
+        tasks: Sequence[str],
+        steps: Steps,
+        is_blocked: Callable[[int], bool],
+    ) -> None:
+        self.path = path
+        self._tasks = tasks
+        self._steps = steps
+        self._is_blocked = is_blocked
+        self._prepared: Prepared | None = None
+
+    # ---- without the lock -----------------------------------------------------------
+
+    def prepare(self, requeue: tuple[int, ...], take: int) -> int:
+        """Write the staging file for the next `settle`; return how many ids that takes.
+
+        It never fails: `settle` raises what went wrong.
+        """
+        with suppress(StorageError):
+            if requeue or take > 0:
+                return self._prepare(requeue, take)
+        return 0
+
+    def _prepare(self, requeue: tuple[int, ...], take: int) -> int:
+        with file_contents.content_of(self.path) as (version, content):
+            plan = self.compose(content, requeue, take)
+            if plan.changed:
+                kept = content if isinstance(content, bytes) else None
+                step = self._write(plan)
+                self._prepared = Prepared(version, kept, requeue, take, step)
+        return len(plan.taken)
+
+    # ---- lock held ------------------------------------------------------------------
+
+    def settle(self, requeue: tuple[int, ...], take: int) -> Step:
+        """Write the next content to a staging file if it differs; return the step."""
+        prepared = self._find_prepared(requeue, take)
+        if prepared is not None:
+            return prepared
+        with file_contents.content_of(self.path) as (_, content):
+            plan = self.compose(content, requeue, take)
+            return self._write(plan) if plan.changed else Step(plan, 0)
+
+    def discard(self) -> None:
+        """Remove the staging file that was prepared."""
+        if self._prepared is not None:
+            number, self._prepared = self._prepared.step.number, None
+            files.remove(self._steps.file(number))
+
+    def put(self, steps: Steps, taskids: Sequence[int]) -> int:
+        """Write the content with these ids to the staging file of a step of `steps`."""
+        with file_contents.content_of(self.path) as (_, content):
+            plan = self.compose(content, taskids, 0)
+            return self._write(plan, steps).number
+
+    def _write(self, plan: Plan, steps: Steps | None = None) -> Step:
+        steps = steps or self._steps
+        number = steps.begin()
+        blocks = file_contents.blocks_of(plan.chunks)
+        files.write_staging_file(steps.file(number), blocks, like=self.path)
+        return Step(plan._replace(chunks=()), number)
+
+    def _find_prepared(self, back: tuple[int, ...], take: int) -> Step | None:
+        """Return the step that was prepared, if it is still right."""
+        prepared = self._prepared
+        if prepared is None:
+            return None
+        plan = prepared.step.plan
+        fits = (
+            (prepared.requeue, prepared.take) == (back, take)
+            and not any(map(self._is_blocked, plan.taken))
+            # A task that was dropped may have been requeued by its farm since.
+            and all(map(self._is_blocked, plan.dropped))
+            and self._is_unchanged(prepared)
+        )
+        if not fits:
+            self.discard()
+            return None
+        self._prepared = None
+        return prepared.step
+
+    def _is_unchanged(self, prepared: Prepared) -> bool:
+        """Return whether the file is still the one that the new one was made from."""
+        if file_contents.find_version(self.path) != prepared.version:
+            return False
+        if prepared.version and prepared.version.size > file_contents.LARGE:
+            # Nobody rewrites so much twice within one tick of the file's clock.
+            return True
+        return files.find_content(self.path) == prepared.content
+
+    # ---- composing ------------------------------------------------------------------
+
+    def compose(
+        self, content: Content | None, requeue: Sequence[int], take: int
+    ) -> Plan:
+        """Plan the next content; raise `StorageError` where the list was edited."""
+        try:
+            return self._compose(content, requeue, take)
+        except AlienTaskError as error:
+            raise StorageError(
+                f"a line of {self.path} is not of this tasklist (was the list edited "
+                f"while farmers work on it?): '{shorten(str(error))}'"
+            ) from error
+
+    @abstractmethod
+    def _compose(
+        self, content: Content | None, requeue: Sequence[int], take: int
+    ) -> Plan:
+        """Plan the next content; raise `AlienTaskError`."""
+
+    @abstractmethod
+    def is_empty(self) -> bool:
+        """Return whether the queue has nothing that this farm may run."""
+
+
+class SharedQueue(Queue):
+    """``toprocess``, which plain farmers read and write too.
+
+    Where the file is absent, `plan_absent` plans the first content, and `is_all_done`
+    says whether no task is left.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        tasks: Sequence[str],
+        steps: Steps,
+        is_blocked: Callable[[int], bool],
+        plan_absent: Callable[[Sequence[int], int], Plan],
+        is_all_done: Callable[[], bool],
+    ) -> None:
+        super().__init__(path, tasks, steps, is_blocked)
+        self._plan_absent = plan_absent
+        self._is_all_done = is_all_done
+
+    def _compose(
+        self, content: Content | None, requeue: Sequence[int], take: int
+    ) -> Plan:
+        if content is None:
+            return self._plan_absent(requeue, take)
+        whole = mend_tail(content, self._tasks)
+        return plan_toprocess(whole, self._tasks, self._is_blocked, requeue, take)
+
+    def is_empty(self) -> bool:
+        """Return whether the queue is empty; if it is absent, whether all is done."""
+        version = file_contents.find_version(self.path)
+        return self._is_all_done() if version is None else version.size == 0
+
+
+class AddedQueue(Queue):
+    """``added``: it may hold lines of a longer list, whose farm came later."""
+
+    def _compose(
+        self, content: Content | None, requeue: Sequence[int], take: int
+    ) -> Plan:
+        known, beyond = split_known(content or b"", len(self._tasks))
+        plan = plan_toprocess(known, self._tasks, self._is_blocked, requeue, take)
+        return plan._replace(chunks=[*plan.chunks, beyond]) if beyond else plan
+
+    def is_empty(self) -> bool:
+        """Return whether no line of the list that this farm knows is in the queue."""
+        taskid = find_id(self._read_beginning())
+        return taskid is None or taskid >= len(self._tasks)
+
+    def _read_beginning(self) -> bytes:
+        try:
+            with files.opened(self.path, os.O_RDONLY) as descriptor:
+                return os.pread(descriptor, _ENOUGH_FOR_AN_ID, 0)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise files.storage_error("read", self.path, error) from error
+
+
+def split_known(content: Content, total: int) -> tuple[bytes, bytes]:
+    """Return the lines of the first `total` ids, and the other lines."""
+    place, _ = find_place(content, 0, total)
+    return content[:place], content[place:]
+
+
+# ---- composing the next content ------------------------------------------------------
+
+
+def mend_tail(content: Content, tasks: Sequence[str]) -> Content:
+    """Return the content with its last line whole.
+
+    Where a plain farmer was killed while it wrote, the last line is torn.  It counts if
+    its id is whole (that farmer would have run it); else it is unknown and dropped.
+    """
+    if not content or content[len(content) - 1 :] == b"\n":
+        return content
+    begin = content.rfind(b"\n", 0, len(content)) + 1
+    taskid = find_id(content[begin:])
+    if taskid is None or taskid >= len(tasks):
+        return content[:begin]
+    line = encode_line(taskid, tasks)
+    if not line.startswith(content[begin:]):
+        raise AlienTaskError(content[begin:].decode("utf-8", "backslashreplace"))
+    return content[:begin] + line
+
+
+def plan_toprocess(
+    content: Content,
+    tasks: Sequence[str],
+    is_blocked: Callable[[int], bool],
+    requeue: Sequence[int],
+    take: int,
+) -> Plan:
+    """Compose the next ``toprocess`` out of `content` (whole lines, sorted by id).
+
+    Ids that must not run (`is_blocked`) are dropped where they are met.  What is given
+    back is not taken in the same step.
+    """
+    front = read_front(content, tasks, is_blocked, take)
+    chunks = insert(content, front.end, tasks, requeue)
+    return Plan(
+        taken=front.taken,
+        dropped=front.dropped,
+        chunks=chunks,
+        changed=front.end > 0 or bool(requeue),
+        empty=not chunks,
+    )
+
+
+def read_front(
+    content: Content,
+    tasks: Sequence[str],
+    is_blocked: Callable[[int], bool],
+    take: int,
+) -> Front:
+    """Take up to `take` ids that may run off the front."""
+    taken: dict[int, None] = {}
+    dropped: list[int] = []
+    place = 0
+    windows = range(0, len(content), _WINDOW)
+    for lines in cut_behind_lines(content[at : at + _WINDOW] for at in windows):
+        run = find_run(lines, tasks) if lines.endswith(b"\n") else None
+        pieces: Iterable[tuple[Sequence[int], int]] = _each(lines, tasks)
+        if run is not None and len(run) <= take - len(taken):
+            pieces = [(run, len(lines))]
+        for taskids, length in pieces:
+            if len(taken) >= take:
+                return Front(list(taken), dropped, place)
+            for taskid in taskids:
+                if is_blocked(taskid):
+                    dropped.append(taskid)
+                else:
+                    taken[taskid] = None
+            place += length
+    return Front(list(taken), dropped, place)
+
+
+def _each(lines: bytes, tasks: Sequence[str]) -> Iterator[tuple[Sequence[int], int]]:
+    """Yield the id of each line (none of a blank one) and the line's length."""
+    for line in lines.split(b"\n")[:-1]:
+        taskid = parse_line(line, tasks)
+        if taskid is None and line:
+            raise AlienTaskError(line.decode("utf-8", "backslashreplace"))
+        yield () if taskid is None else (taskid,), len(line) + 1
+
+
+_WINDOW = 1 << 13
+"""Bytes that are compared with the tasklist at once: fewer than a taking has."""
+
+
+def insert(
+    content: Content, begin: int, tasks: Sequence[str], taskids: Sequence[int]
+) -> list[Chunk]:
+    """Return the content from `begin` on, with the lines of `taskids` put in."""
+    chunks: list[Chunk] = []
+    place = begin
+    next_id = -1
+    for taskid in sorted(set(taskids)):
+        if taskid >= next_id >= 0 or next_id < 0:
+            there, found = find_place(content, place, taskid)
+            chunks.append(part_of(content, place, there))
+            place = there
+            next_id = _id_at(content, there) if there < len(content) else len(tasks)
+            if found:
+                continue
+        chunks.append(encode_line(taskid, tasks))
+    chunks.append(part_of(content, place, len(content)))
+    return [chunk for chunk in chunks if length_of(chunk)]
+
+
+def find_place(content: Content, begin: int, taskid: int) -> tuple[int, bool]:
+    """Return where the line of `taskid` is or belongs, and whether it is there."""
+    low, high = begin, len(content)
+    while low < high:
+        middle = (low + high) // 2
+        newline = content.rfind(b"\n", low, middle)
+        start = low if newline < 0 else newline + 1
+        found = _id_at(content, start)
+        if found == taskid:
+            return start, True
+        if found < taskid:
+            low = _end_of_line(content, start) + 1
+        else:
+            high = start
+    return low, False
+
+
+def _id_at(content: Content, start: int) -> int:
+    line = content[start : _end_of_line(content, start)]
+    taskid = find_id(line)
+    if taskid is None:
+        raise AlienTaskError(line.decode("utf-8", "backslashreplace"))
+    return taskid
+
+
+def _end_of_line(content: Content, start: int) -> int:
+    end = content.find(b"\n", start)
+    if end < 0:
+        raise AlienTaskError("its last line has no end")
+    return end

@@ -1,0 +1,87 @@
+"""Both queues of a workdir, for one farm: which task goes through which.
+
+Rules of this file: the queue of a task follows from its id alone.  Nothing here names a
+step in a claim: `replace` is for the start, when no claim names a step of this farm.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import merge
+from itertools import filterfalse, islice, takewhile
+
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.ledger import Ledger
+from mpifarm.store.membership import Membership
+from mpifarm.store.queue import AddedQueue, Plan, Queue, SharedQueue, Steps
+from mpifarm.store.status_lines import encode_blocks
+from mpifarm.system import file_contents, files
+
+
+class QueuePair:
+    """The queues ``toprocess`` and ``added``, in the order of taking."""
+
+    def __init__(
+        self,
+        paths: WorkdirPaths,
+        tasks: Sequence[str],
+        finished: Ledger,
+        member: Membership,
+    ) -> None:
+        self.steps = Steps(paths, member.farm)
+        common = (tasks, self.steps, self._is_blocked)
+        self.toprocess = SharedQueue(
+            paths.toprocess, *common, self._plan_first, self._is_all_finished
+        )
+        self.added = AddedQueue(paths.added, *common)
+        self.first_added = len(tasks)
+        """From this id on, tasks go through ``added``."""
+        self._tasks = tasks
+        self._finished = finished
+        self._member = member
+        self._others = member.others
+
+    def divide(self, taskids: Sequence[int]) -> Iterator[tuple[Queue, tuple[int, ...]]]:
+        """Yield each queue with the ids that go through it, in the order of taking."""
+        first = self.first_added
+        yield self.toprocess, tuple(each for each in taskids if each < first)
+        if first < len(self._tasks):
+            yield self.added, tuple(each for each in taskids if each >= first)
+
+    def replace(self, queue: Queue, chunks: Iterable[file_contents.Chunk]) -> None:
+        """Replace a queue that only this start writes, and that no claim names."""
+        staging = self.steps.file(self.steps.begin())
+        blocks = file_contents.blocks_of(chunks)
+        files.write_staging_file(staging, blocks, like=queue.path)
+        files.rename(staging, queue.path)
+
+    def discard_prepared(self) -> None:
+        """Remove the staging files that were prepared and not used."""
+        self.toprocess.discard()
+        self.added.discard()
+
+    def _plan_first(self, back: Sequence[int], take: int) -> Plan:
+        """Plan the first ``toprocess``: its absence means that all tasks are to run."""
+        others = {each for each in self._others.held_ids() if each < self.first_added}
+        claimed = others | self._member.claim.held
+        missing = self._finished.missing()
+        known = takewhile(self.first_added.__gt__, missing)
+        free = filterfalse(claimed.__contains__, known) if claimed else known
+        taken = list(islice(free, max(take, 0)))
+        left = array("I", merge(free, sorted(set(back))) if back else free)
+        return Plan(
+            taken,
+            dropped=[*others],
+            chunks=encode_blocks(left, self._tasks),
+            changed=True,
+            empty=not left,
+        )
+
+    def _is_blocked(self, taskid: int) -> bool:
+        return (
+            taskid in self._finished
+            or taskid in self._member.claim.held
+            or self._others.hold(taskid)
+        )
+
+    def _is_all_finished(self) -> bool:
+        return self._finished.count == len(self._tasks)

@@ -1,0 +1,410 @@
+"""The lines of ``toprocess``, ``finished`` and ``failed``: ``<id> <text>``, newline.
+
+Rules of this file: bytes in, ids out; it opens nothing.  Lists and files of millions of
+lines are taken in blocks, and never made into as many Python objects.
+
+A line *counts* when it ends in a newline and its text is that of its id in the
+tasklist.  Any other line is *odd*:
+
+- *torn*: the beginning of a task's line, since its writer was killed or the disk full.
+  It records nothing; but in ``toprocess`` it counts if its id is whole, because a
+  plain farmer reads no more than the id.
+- *fused*: a torn line with a whole one behind it, which a plain farmer appended.  The
+  whole one counts where no other reading is possible.
+- *alien*: of another tasklist, or of this one before an edit.
+
+Who mends a torn line: each mpifarm that appends to ``finished`` or ``failed`` ends a
+last line without newline first (`Ledger.append`), the start of a farm rewrites
+``toprocess`` (`FileStore`), each step of a queue drops or completes the last line of
+its file (`queue.mend_tail`), ``check --repair`` takes torn lines out of all files
+(`audit.repair`).  `parse_status` alone says which lines are torn.
+"""
+
+import re
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from operator import lt
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from mpifarm.model.task import encode_text
+
+Ids: TypeAlias = "array[int]"
+"""Ids of tasks, 4 bytes each."""
+
+
+@runtime_checkable
+class EncodedTexts(Protocol):
+    """A tasklist's texts where they are at hand as the files hold them."""
+
+    def encoded_text(self, taskid: int, /) -> bytes | bytearray:
+        """Return one text."""
+
+    def encoded_texts(self, begin: int, end: int, /) -> memoryview:
+        """Return those of a range of ids, each with a newline behind it."""
+
+
+class TornLine(NamedTuple):
+    """A torn or fused line, and the ids that it records beyond doubt.
+
+    `begun` is the id of the torn part, where that id is whole.
+    """
+
+    ids: tuple[int, ...]
+    begun: int | None
+
+
+class AlienLine(NamedTuple):
+    """A line that is not of this tasklist.  `taskid` is None where it has none."""
+
+    taskid: int | None
+    text: str
+
+
+class OddLine(NamedTuple):
+    """A line that does not count as it is, and what it is."""
+
+    line: bytes
+    found: TornLine | AlienLine
+
+
+class ParsedStatus(NamedTuple):
+    """The content of a status file: the one answer, for farms and for subcommands.
+
+    `ids` are those that count, each as often as the file has it: first those of whole
+    lines, in their order, then those of odd ones.  The last line, where it has no
+    newline, is kept apart: `tail_ids` will count when it is ended.
+    """
+
+    ids: Ids
+    odd: list[OddLine]
+    tail: OddLine | None
+    tail_ids: Sequence[int]
+
+    @property
+    def tail_size(self) -> int:
+        """The bytes behind the last newline."""
+        return len(self.tail.line) if self.tail else 0
+
+    @property
+    def torn(self) -> int:
+        """The number of torn and fused lines, without the last one."""
+        return sum(isinstance(each.found, TornLine) for each in self.odd)
+
+    @property
+    def aliens(self) -> list[AlienLine]:
+        """The alien lines, without the last one."""
+        return [each.found for each in self.odd if isinstance(each.found, AlienLine)]
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether no line is odd, and the ids are sorted, each once."""
+        is_whole = not (self.odd or self.tail)
+        return is_whole and all(map(lt, self.ids, islice(self.ids, 1, None)))
+
+    def ended(self) -> "ParsedStatus":
+        """Return what the file says when its last line is ended by a newline."""
+        tail = [self.tail] if self.tail else []
+        ids = array("I", [*self.ids, *self.tail_ids])
+        return ParsedStatus(ids, [*self.odd, *tail], None, ())
+
+    def without_tail(self) -> "ParsedStatus":
+        """Return what the file says when its last line is still being written."""
+        return self._replace(tail=None, tail_ids=())
+
+
+_MAX_DIGITS = 18
+"""Digits of an id; Python refuses to read numbers of more than 4 300."""
+
+
+def encode_line(taskid: int, tasks: Sequence[str]) -> bytes:
+    """Return the line of one task, with its newline."""
+    return encode_text(f"{taskid} {tasks[taskid]}\n")
+
+
+def encode_lines(taskids: Iterable[int], tasks: Sequence[str]) -> bytes:
+    """Return the lines of many tasks."""
+    return b"".join(encode_blocks(taskids, tasks))
+
+
+def encode_blocks(taskids: Iterable[int], tasks: Sequence[str]) -> Iterator[bytes]:
+    """Yield the lines of many tasks block by block."""
+    left = iter(taskids)
+    encode = _find_encoder(tasks)
+    while block := list(islice(left, _LINES_OF_BLOCK)):
+        begin, end = block[0], block[0] + len(block)
+        if block == list(range(begin, end)):
+            yield _encode_range(begin, end, tasks)
+        else:
+            yield b"".join([b"%d %b\n" % (each, encode(each)) for each in block])  # type: ignore[str-format] # of a bytearray, too
+
+
+def _encode_range(begin: int, end: int, tasks: Sequence[str]) -> bytes:
+    if isinstance(tasks, EncodedTexts):
+        texts = bytes(tasks.encoded_texts(begin, end)).split(b"\n")
+    else:
+        texts = list(map(encode_text, tasks[begin:end]))
+    lines = zip(range(begin, end), texts, strict=False)
+    return b"".join([b"%d %b\n" % line for line in lines])
+
+
+def _find_encoder(tasks: Sequence[str]) -> Callable[[int], bytes | bytearray]:
+    if isinstance(tasks, EncodedTexts):
+        return tasks.encoded_text
+    return lambda taskid: encode_text(tasks[taskid])
+
+
+def encode_texts(begin: int, end: int, tasks: Sequence[str]) -> bytes | memoryview:
+    """Return the texts of a range of ids, each with a newline behind it."""
+    if isinstance(tasks, EncodedTexts):
+        return tasks.encoded_texts(begin, end)
+    return encode_text("\n".join([*tasks[begin:end], ""]))
+
+
+_LINES_OF_BLOCK = 1000
+_BYTES_OF_BLOCK = 1 << 17
+
+
+def parse_status(
+    content: bytes | Iterable[bytes],
+    tasks: Sequence[str],
+    *,
+    list_is_same: bool,
+    counts_begun: bool = False,
+) -> ParsedStatus:
+    """Parse a status file, whole or in blocks that are cut anywhere.
+
+    `list_is_same`: whether a line within the file may be torn.  It may if an mpifarm
+    has ended it with a newline, and then a fingerprint proves that the list is still
+    the same.  `counts_begun`: whether a torn line counts whose
+    id is whole, as in ``toprocess``.
+    """
+    ids, lines, rest = scan_status(content, tasks)
+    odd = [_classify(line, tasks, may_be_torn=list_is_same) for line in lines]
+    tail = _classify(rest, tasks, may_be_torn=True) if rest else None
+    total = len(tasks)
+    for each in odd:
+        ids.extend(ids_of_odd(each, total, counts_begun=counts_begun))
+    tail_ids = ids_of_odd(tail, total, counts_begun=counts_begun) if tail else ()
+    return ParsedStatus(ids, odd, tail, tail_ids)
+
+
+def _classify(line: bytes, tasks: Sequence[str], *, may_be_torn: bool) -> OddLine:
+    return OddLine(line, classify_odd(line, tasks, may_be_torn=may_be_torn))
+
+
+def ids_of_odd(odd: OddLine, total: int, *, counts_begun: bool) -> Sequence[int]:
+    """Return the ids for which an odd line counts; `total` is that of the tasklist."""
+    found = odd.found
+    if isinstance(found, TornLine):
+        has_begun = counts_begun and found.begun is not None
+        return (*found.ids, found.begun or 0) if has_begun else found.ids
+    has_id = found.taskid is not None and found.taskid < total
+    return (found.taskid or 0,) if counts_begun and has_id else ()
+
+
+def find_empty_status() -> ParsedStatus:
+    """Return what an empty status file says."""
+    return ParsedStatus(array("I"), [], None, ())
+
+
+def scan_status(
+    content: bytes | Iterable[bytes], tasks: Sequence[str]
+) -> tuple[Ids, list[bytes], bytes]:
+    """Tell the lines that count from the odd ones, and from the last without newline.
+
+    Blank lines are neither.  It costs less than a microsecond a line.
+    """
+    blocks = _cut(content) if isinstance(content, bytes) else content
+    ids, odd = array("I"), list[bytes]()
+    for lines in cut_behind_lines(blocks):
+        if not lines.endswith(b"\n"):
+            return ids, odd, lines
+        run = find_run(lines, tasks)
+        if run:
+            ids.extend(run)
+        else:
+            _scan_lines(lines, tasks, ids, odd)
+    return ids, odd, b""
+
+
+def _cut(content: bytes) -> Iterator[bytes]:
+    for place in range(0, len(content), _BYTES_OF_BLOCK):
+        yield content[place : place + _BYTES_OF_BLOCK]
+
+
+def cut_behind_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the content cut behind newlines; last, the rest without one."""
+    rest = b""
+    for block in blocks:
+        cut = block.rfind(b"\n") + 1
+        if cut:
+            yield rest + block[:cut]
+            rest = block[cut:]
+        else:
+            rest += block
+    if rest:
+        yield rest
+
+
+def find_run(lines: bytes, tasks: Sequence[str]) -> range | None:
+    """Return the ids if they follow one another and all lines count, else None."""
+    first = find_id(lines[: lines.index(b"\n")])
+    if first is None:
+        return None
+    run = range(first, first + lines.count(b"\n"))
+    if run.stop > len(tasks):
+        return None
+    last = lines[lines.rfind(b"\n", 0, -1) + 1 :]
+    if find_id(last) == run[-1] and _encode_range(run.start, run.stop, tasks) == lines:
+        return run
+    return None
+
+
+def _scan_lines(lines: bytes, tasks: Sequence[str], ids: Ids, odd: list[bytes]) -> None:
+    count = len(tasks)
+    encode = _find_encoder(tasks)
+    for line in lines.split(b"\n"):
+        head, _, text = line.partition(b" ")
+        if head.isdigit() and (head[0] != _ZERO or head == b"0"):
+            taskid = int(head[:_MAX_DIGITS])
+            if taskid < count and encode(taskid) == text:
+                ids.append(taskid)
+                continue
+        if line:
+            odd.append(line)
+
+
+_ZERO = ord("0")
+_LEADING_ID = re.compile(rb"^(?:0|[1-9][0-9]{0,17})(?= )", re.MULTILINE)
+
+
+def scan_ids(blocks: Iterable[bytes]) -> Iterator[Sequence[int]]:
+    """Yield the ids that lines begin with, their texts unread: for counting.
+
+    Of a sorted file without repetitions, as a queue is.
+    """
+    for lines in cut_behind_lines(blocks):
+        first = find_id(lines[: lines.find(b"\n")])
+        last = find_id(lines[lines.rfind(b"\n", 0, -1) + 1 :])
+        count = lines.count(b"\n")
+        is_whole = b"\n\n" not in lines
+        if first is not None and last == first + count - 1 and is_whole:
+            yield range(first, first + count)
+        else:
+            yield list(map(int, _LEADING_ID.findall(lines)))
+
+
+def find_id(line: bytes) -> int | None:
+    """Return the id that a line begins with, if a space follows it."""
+    head, space, _ = line.partition(b" ")
+    return parse_id(head) if space else None
+
+
+def parse_id(digits: bytes) -> int | None:
+    """Return the number, if it is written as an id is."""
+    zeros = digits[:1] == b"0" and digits != b"0"
+    fits = digits.isdigit() and len(digits) <= _MAX_DIGITS
+    return int(digits) if fits and not zeros else None
+
+
+def parse_line(line: bytes, tasks: Sequence[str]) -> int | None:
+    """Return the id of a line that counts; None where it does not."""
+    taskid = find_id(line)
+    if taskid is None or taskid >= len(tasks):
+        return None
+    text = line[line.index(b" ") + 1 :]
+    return taskid if text == encode_text(tasks[taskid]) else None
+
+
+def is_beyond(line: bytes, tasks: Sequence[str]) -> bool:
+    """Return whether the line has an id that the list does not have (yet)."""
+    taskid = find_id(line)
+    return taskid is not None and taskid >= len(tasks)
+
+
+# ---- lines that don't count as they are ---------------------------------------------
+
+
+def classify_odd(
+    line: bytes, tasks: Sequence[str], *, may_be_torn: bool
+) -> TornLine | AlienLine:
+    """Tell a torn or fused line from one that is not of this tasklist.
+
+    `may_be_torn`: whether the line may end too early; at the end of a file it may.
+    """
+    if not line.strip(b"\0"):
+        return TornLine((), None)
+    if (whole := parse_line(line, tasks)) is not None:
+        return TornLine((whole,), None)
+    if may_be_torn and _is_beginning(line, tasks):
+        return TornLine((), _find_known_id(line, tasks))
+    fused = find_fused(line, tasks)
+    if fused is not None:
+        return fused
+    taskid = find_id(line)
+    text = line if taskid is None else line[line.index(b" ") + 1 :]
+    return AlienLine(taskid, text.decode("utf-8", "surrogateescape"))
+
+
+def find_fused(line: bytes, tasks: Sequence[str]) -> TornLine | None:
+    """Return a torn line with a whole one behind it; None for any other line.
+
+    The whole one counts only where no other reading is possible: ``112 cmd`` may be a
+    torn ``1`` before ``12 cmd``, or the line of a task that was added to the list.
+    """
+    readings = [
+        (taskid, line[:start])
+        for start, taskid in _whole_endings(line, tasks)
+        if _is_beginning(line[:start], tasks)
+        or parse_line(line[:start], tasks) is not None
+    ]
+    if not readings:
+        return None
+    if len(readings) > 1:
+        return TornLine((), None)
+    taskid, front = readings[0]
+    if b" " not in front and is_beyond(line, tasks):
+        return TornLine((), None)
+    whole = parse_line(front, tasks)
+    if whole is not None:
+        return TornLine((whole, taskid), None)
+    return TornLine((taskid,), _find_known_id(front, tasks))
+
+
+def _whole_endings(line: bytes, tasks: Sequence[str]) -> list[tuple[int, int]]:
+    """Return place and id of each ending of the line that is a whole line."""
+    endings = []
+    space = line.find(b" ")
+    while space >= 0:
+        start = space
+        least = max(1, space - _MAX_DIGITS)
+        while start > least and line[start - 1 : start].isdigit():
+            start -= 1
+            taskid = parse_id(line[start:space])
+            if taskid is not None and _is_text_behind(line, space, taskid, tasks):
+                endings.append((start, taskid))
+        space = line.find(b" ", space + 1)
+    return endings
+
+
+def _is_text_behind(line: bytes, space: int, taskid: int, tasks: Sequence[str]) -> bool:
+    # A line of a million numbers must not be compared a million times.
+    length = len(line) - space - 1
+    most = 4 * len(tasks[taskid]) if taskid < len(tasks) else -1
+    return length <= most and encode_text(tasks[taskid]) == line[space + 1 :]
+
+
+def _is_beginning(line: bytes, tasks: Sequence[str]) -> bool:
+    """Return whether some task's line begins so, and goes on."""
+    line = line.rstrip(b"\0")
+    if b" " not in line:
+        taskid = parse_id(line)
+        return taskid is not None and taskid < len(tasks)
+    taskid = _find_known_id(line, tasks)
+    return taskid is not None and encode_line(taskid, tasks).startswith(line)
+
+
+def _find_known_id(line: bytes, tasks: Sequence[str]) -> int | None:
+    taskid = find_id(line)
+    return taskid if taskid is not None and taskid < len(tasks) else None

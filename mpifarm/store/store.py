@@ -1,0 +1,195 @@
+"""A workdir that a farm has joined: what `FileStore` and `CustomStore` have in common.
+
+Rules of this file: a method that says "lock held" is called with the lock held; one
+that says "without the lock" must not be.
+"""
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+
+from mpifarm.errors import StorageError
+from mpifarm.model.paths import WorkdirPaths, staging_of
+from mpifarm.store.farm_liveness import Machine
+from mpifarm.store.membership import FAMILY, Membership
+from mpifarm.store.types import Counts, Recorded, Survey, Transacted
+from mpifarm.system import file_contents, files
+
+ATTEMPTS_HEADER = b"taskid\tattempt\tstatus\trank\tworker\tstarted\tseconds\tfarm\n"
+
+
+class Store(ABC):
+    """A workdir that this farm has joined."""
+
+    def __init__(self, paths: WorkdirPaths, farm: str, machine: Machine) -> None:
+        self.paths = paths
+        self.farm = farm
+        self.notes: list[str] = []
+        """Sentences for the user; the caller clears it."""
+        self._noted: list[Recorded] = []
+        self._member = Membership(paths, farm, machine, self.notes)
+        self._others = self._member.others
+
+    # ---- transactions ---------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(
+        self, results: Sequence[Recorded], requeue: Sequence[int], take: int
+    ) -> None:
+        """Do what can be done without the lock for the next `transact`.
+
+        It never fails: `transact` raises what went wrong.
+        """
+
+    @abstractmethod
+    def transact(
+        self, results: Sequence[Recorded], requeue: Sequence[int], take: int
+    ) -> Transacted:
+        """Record results, requeue ids, take up to `take` new ones.  Lock held.
+
+        Raises `ValueError` for an id that this farm does not hold, `StorageError`
+        where something could not be written: what had been done until then stands,
+        and the same results may be given again.
+        """
+
+    def transact_or_reclaim(
+        self, results: Sequence[Recorded], requeue: Sequence[int], take: int
+    ) -> Transacted:
+        """Transact; where nothing is left to take, reclaim what dead farms held.
+
+        Lock held.  Raises what `transact` raises.
+        """
+        done = self.transact(results, requeue, take)
+        if not take or done.taken or not done.empty:
+            return done
+        return done._replace(empty=not self._try_to_reclaim())
+
+    def _try_to_reclaim(self) -> int:
+        try:
+            return self.reclaim_dead()
+        except StorageError as error:
+            # The transaction itself is on disk, and the next start looks again.
+            self.notes.append(str(error))
+            return 0
+
+    @abstractmethod
+    def reclaim_dead(self) -> int:
+        """Reclaim what dead farms held; return how many tasks.  Lock held."""
+
+    def note_attempts(self, results: Sequence[Recorded]) -> None:
+        """Note attempts whose tasks run again; the next results record them."""
+        self._noted += results
+
+    def _append_attempts(self, results: Sequence[Recorded]) -> None:
+        """Append rows to ``attempts.tsv``.  Lock held."""
+        lines = [
+            f"{r.taskid}\t{r.attempt}\t{r.status}\t{r.rank}\t{r.tid}\t"
+            f"{r.started:.6f}\t{r.seconds:.6f}\t{self.farm}\n"
+            for r in (*self._noted, *results)
+        ]
+        version = file_contents.find_version(self.paths.attempts)
+        header = b"" if version and version.size else ATTEMPTS_HEADER
+        content = header + "".join(lines).encode("ascii")
+        files.append(self.paths.attempts, content, sync=False)
+        self._noted.clear()
+
+    # ---- counting -------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def recorded(self) -> tuple[int, int]:
+        """How many tasks have finished and failed, as far as is known."""
+
+    @abstractmethod
+    def has_record_of(self, taskid: int) -> bool:
+        """Return whether the task has finished or failed, as far as is known."""
+
+    @abstractmethod
+    def survey(self, *, in_array: bool = False) -> Survey:
+        """Return what `counts` needs.  Lock held.
+
+        `in_array`: whether to ask what living farms of the same job array hold.
+        """
+
+    @abstractmethod
+    def counts(self, survey: Survey) -> Counts:
+        """Count where all tasks were at a survey.  Without the lock."""
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The ids that this farm holds."""
+        return frozenset(self._member.claim.held)
+
+    def count_failed_here(self, total: int) -> int:
+        """Return how many of the list's `total` tasks have failed under this farm.
+
+        Those count, too, that have failed while another rank led it.
+        """
+        last: dict[int, int] = {}
+        family = self.farm[:FAMILY].encode()
+        for line in (files.find_content(self.paths.attempts) or b"").splitlines():
+            with suppress(ValueError):  # the header, or a torn line
+                taskid, _, status, *_, farm = line.split(b"\t")
+                if farm.startswith(family):
+                    last[int(taskid)] = int(status)
+        failed = {taskid for taskid, status in last.items() if status}
+        known = failed.intersection(range(total)) - self.held
+        return sum(map(self.has_record_of, known))
+
+    @property
+    def others_hold_tasks(self) -> bool:
+        """Whether a live claim of another farm holds any, as of the last poll."""
+        return bool(self._others.held_ids())
+
+    def drain_requested(self) -> bool:
+        """Return whether the user has put a file ``drain`` into the workdir."""
+        return os.path.exists(self.paths.drain)
+
+    # ---- writing --------------------------------------------------------------------
+
+    def heartbeat(self) -> None:
+        """Tell other hosts that this farm lives; the caller does so every 10 s."""
+        self._member.claim.beat()
+
+    def note_in_log(self, taskid: int, sentence: str) -> None:
+        """Write a line of our own into the log of a task that runs no more."""
+        line = f"=== mpifarm: {sentence} ===\n".encode()
+        with suppress(StorageError):
+            files.append(self.paths.log(taskid), line, sync=False)
+
+    def note_place(self, directory: str) -> str:
+        """Note where the commands run; return where they ran first, or "".
+
+        What can't be read or written is not known: nothing depends on it.
+        """
+        with suppress(StorageError):
+            begun = files.find_content(self.paths.begun_in) or b""
+            if begun.endswith(b"\n"):
+                return os.fsdecode(begun[:-1])
+            staging = staging_of(self.paths.begun_in, self.farm)
+            content = os.fsencode(directory) + b"\n"
+            files.replace(self.paths.begun_in, staging, content)
+        return ""
+
+    def write_result(self, payload: dict[str, object]) -> None:
+        """Replace ``result.json``."""
+        content = json.dumps(payload, indent=2).encode("ascii") + b"\n"
+        staging = staging_of(self.paths.result, self.farm)
+        try:
+            files.replace(self.paths.result, staging, content)
+        except StorageError:
+            # This farm has no claim any more: one that starts may have cleaned up.
+            files.replace(self.paths.result, staging, content)
+
+    def close(self) -> bool:
+        """Leave the workdir.  Lock held.
+
+        Removes the claim if it holds nothing, and returns whether; else it is left for
+        the next start to take back.
+        """
+        if self._noted:
+            with suppress(StorageError):
+                self._append_attempts(())
+        return self._member.leave()

@@ -1,0 +1,120 @@
+"""Files that another user may have put in the place of a workdir, or into it.
+
+Rules of this file: it changes nothing; a file that must not be used is an `InputError`
+that names the file, its owner and the remedy.  This is a first check, so that all is
+reported before anything begins: the code that opens a file checks it again.
+"""
+
+import os
+import pwd
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+
+from mpifarm.errors import InputError
+from mpifarm.model.paths import WorkdirPaths, parse_queue_staging
+from mpifarm.system import files
+from mpifarm.system.regular_files import kind_in_words
+
+_MAX_LINKS = 40
+"""As many links as Linux follows, path_resolution(7)."""
+
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, PermissionError)
+"""Errors that the code that uses the file reports; all others may pass."""
+
+_WHOSE = "who is neither you, root nor the owner of"
+
+
+def validate_place(workdir: str, tasklist: str | None) -> None:
+    """Raise `InputError` for a workdir that is a stranger's; it need not exist.
+
+    A stranger's is one where everyone may write, and that neither the user, nor root,
+    nor the tasklist's owner has made.
+    """
+    root = os.path.abspath(workdir)
+    _validate_links(root, "workdir")
+    with suppress(*_NOT_THERE):
+        status = os.stat(root)
+        above = os.stat(os.path.dirname(os.path.realpath(root)))
+        friends = {*_friends(), _owner_of(tasklist)} if tasklist else _friends()
+        if above.st_mode & stat.S_IWOTH and status.st_uid not in friends:
+            raise InputError(
+                f"the workdir {workdir} belongs to {user_name(status.st_uid)}, {_WHOSE}"
+                " the tasklist, and stands where everyone may write: it is not used;"
+                " name another workdir, where only you or your group may write"
+            )
+
+
+def validate_contents(paths: WorkdirPaths) -> None:
+    """Raise `FarmError` for a file or directory that a farm can't open."""
+    for directory in _directories(paths):
+        _validate_links(directory, "directory")
+        if files.is_there(directory) and not files.is_directory(directory):
+            raise InputError(
+                f"{directory} is not a directory: remove it, or use another workdir"
+            )
+    for path in _files(paths):
+        with suppress(*_NOT_THERE):
+            validate_file(path)
+
+
+def validate_file(path: str) -> None:
+    """Raise `UnfitFileError` for what is no regular file."""
+    if what := kind_in_words(os.lstat(path).st_mode):
+        raise files.unfit_file_error(path, f"it is {what}")
+
+
+def _directories(paths: WorkdirPaths) -> Iterator[str]:
+    yield paths.logs
+    yield paths.claims
+    yield paths.packed_logs
+    yield paths.unkept_logs
+
+
+def _files(paths: WorkdirPaths) -> Iterator[str]:
+    yield from (paths.toprocess, paths.added, paths.finished, paths.failed)
+    yield from (paths.timeline, paths.attempts, paths.fingerprint, paths.result)
+    yield from (paths.begun_in, paths.drain, paths.lock)
+    with suppress(*_NOT_THERE):
+        for name in os.listdir(paths.root):
+            if parse_queue_staging(name):
+                yield paths.file(name)
+
+
+def _validate_links(path: str, what: str) -> None:
+    """Raise `InputError` for a link of a stranger, which may lead anywhere."""
+    for _ in range(_MAX_LINKS):
+        try:
+            status = os.lstat(path)
+            if not stat.S_ISLNK(status.st_mode):
+                return
+            above = os.path.dirname(path)
+            if status.st_uid not in {*_friends(), _owner_of(above)}:
+                raise InputError(
+                    f"the {what} {path} is a link of {user_name(status.st_uid)},"
+                    f" {_WHOSE} {above}: it is not followed; have it removed, or name"
+                    " another workdir"
+                )
+            path = os.path.join(above, os.readlink(path))
+        except OSError:
+            return  # The code that uses it reports this.
+
+
+def _friends() -> Collection[int]:
+    return {os.geteuid(), 0}
+
+
+def _owner_of(path: str) -> int:
+    """Return the owner's uid; -1, which nobody has, if it can't be told."""
+    try:
+        return os.stat(path).st_uid
+    except _NOT_THERE:
+        return -1
+
+
+def user_name(uid: int) -> str:
+    """Return a user in words."""
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"

@@ -1,0 +1,157 @@
+"""``timeline.json``: one JSON array of Chrome trace events, as PyTaskFarmer writes it.
+
+Rules of this file: it only composes and takes apart; `FileStore` writes.  The array is
+valid JSON whenever the lock is free.  It is appended to in place, over its final ``]``:
+each piece ends in ``]`` again, and stays within one page of the file, since the kernel
+copies page by page and a kill comes between two pages.  To get from one page into the
+next a piece has to cross; that one holds a single event.  A kill at that moment, or a
+power cut, leaves an array without its end, which the next start mends.
+"""
+
+import json
+from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii
+from typing import NamedTuple
+
+PAGE = 4096
+SEPARATOR = b",\n"
+EMPTY = b"[]"
+_TAIL = 65536
+MAX_IN_VAIN = 1 << 24
+"""Characters that are read of what is no event, some 10 ns each."""
+COST_OF_NESTING = 1 << 13
+"""In characters: what it takes to find out that something is nested too deeply."""
+
+
+class Attempt(NamedTuple):
+    """An attempt in the timeline; times in seconds since the epoch."""
+
+    text: str
+    pid: int
+    tid: int
+    started: float
+    seconds: float
+
+
+class ArrayEnd(NamedTuple):
+    """Where the final ``]`` is, and whether no event stands before it."""
+
+    offset: int
+    empty: bool
+
+
+def encode_event(attempt: Attempt) -> bytes:
+    """Return one event; ``ts`` and ``dur`` are µs."""
+    return (
+        f'{{"cat": "task", "name": {encode_basestring_ascii(attempt.text)}, '
+        f'"pid": {attempt.pid}, "tid": {attempt.tid}, '
+        f'"ts": {float(attempt.started) * 1e6!r}, '
+        f'"dur": {float(attempt.seconds) * 1e6!r}, '
+        '"ph": "X", "args": {}}'
+    ).encode("ascii")
+
+
+def find_end(tail: bytes, offset: int) -> ArrayEnd | None:
+    """Return the end of the array, by the last bytes of the file, from `offset` on.
+
+    None where the file does not end as an array of events does.
+    """
+    content = tail.rstrip()
+    before = content[:-1].rstrip()
+    if content[-1:] != b"]" or before[-1:] not in (b"}", b"["):
+        return None
+    return ArrayEnd(offset + len(content) - 1, before[-1:] == b"[")
+
+
+def cut_pieces(end: ArrayEnd, events: Sequence[bytes]) -> list[bytes]:
+    """Return the writes that append the events; each starts on the last ``]``."""
+    pieces: list[bytes] = []
+    piece = bytearray()
+    offset, first = end.offset, end.empty
+    for event in events:
+        addition = event if first else SEPARATOR + event
+        room = PAGE - offset % PAGE
+        if piece and len(piece) + len(addition) + 1 > room:
+            pieces.append(bytes(piece) + b"]")
+            offset += len(piece)
+            piece.clear()
+        piece += addition
+        first = False
+        if len(piece) + 1 > PAGE - offset % PAGE:
+            pieces.append(bytes(piece) + b"]")
+            offset += len(piece)
+            piece.clear()
+    if piece:
+        pieces.append(bytes(piece) + b"]")
+    return pieces
+
+
+def is_part(left: bytes, pieces: Sequence[bytes]) -> bool:
+    """Return whether a file may end so if the writes of `cut_pieces` failed.
+
+    They may have come to any byte, with the last ``]`` before or behind it, and the
+    first one may have been put back over their beginning.
+    """
+    whole = b"".join(piece[:-1] for piece in pieces) + b"]"
+    return left[:1] in (whole[:1], b"]") and (
+        whole[1:].startswith(left[1:])
+        or (left.endswith(b"]") and whole[1:].startswith(left[1:-1]))
+    )
+
+
+def ends_well(content: bytes) -> bool:
+    """Return whether a large array is whole, by its begin and its last event."""
+    start = content.rfind(b'{"cat"', max(0, len(content) - _TAIL))
+    if not content.lstrip().startswith(b"[") or start < 0:
+        return False
+    try:
+        json.loads(b"[" + content[start:])
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def is_valid(content: bytes) -> bool:
+    """Return whether the content is one JSON array.
+
+    A large one (a million events take seconds to parse, under the lock) is parsed
+    only when its end looks wrong.
+    """
+    if len(content) > 1 << 20 and ends_well(content):
+        return True
+    try:
+        return isinstance(json.loads(content), list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def salvage(content: bytes) -> list[bytes]:
+    """Return the events of a damaged array that are still whole.
+
+    Where it is no timeline at all, the search is given up: nested brackets would be
+    read again from each of them on.
+    """
+    text = content.decode("utf-8", "replace")
+    decoder = json.JSONDecoder()
+    events = []
+    in_vain = 0
+    place = text.find("{")
+    while place >= 0 and in_vain < MAX_IN_VAIN:
+        try:
+            event, after = decoder.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            event, after = None, place + 1
+            # Such an error counts the lines before it, 32 characters as fast as one.
+            in_vain += error.pos - place + error.pos // 32
+        except (ValueError, RecursionError):
+            event, after = None, place + 1
+            in_vain += COST_OF_NESTING
+        if isinstance(event, dict) and {"name", "ph", "ts"} <= event.keys():
+            events.append(json.dumps(event).encode("ascii"))
+        place = text.find("{", after)
+    return events
+
+
+def encode_timeline(events: Sequence[bytes]) -> bytes:
+    """Return a whole array."""
+    return b"[" + SEPARATOR.join(events) + b"]"

@@ -1,0 +1,180 @@
+"""``timeline.json`` on the disk: appended to, mended, left to others.
+
+Rules of this file: `timeline` composes, this writes; the caller holds the lock.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mpifarm.errors import StorageError
+from mpifarm.model.paths import WorkdirPaths, copy_staging_of, staging_of
+from mpifarm.model.wording import counted
+from mpifarm.store import timeline
+from mpifarm.store.types import Recorded
+from mpifarm.system import files
+
+LARGE_TIMELINE = 256 * 1024
+"""Bytes of ``timeline.json`` that plain farmers shall not have to read at each task."""
+
+
+MAX_SALVAGED = 4 * 1024 * 1024
+"""Bytes that are taken apart under the lock, some 0.07 s each MiB."""
+
+
+JUDGED_BY_ITS_ENDS = 1 << 20
+"""Bytes from which on a timeline is not read whole."""
+
+
+class TornEnd(NamedTuple):
+    """An append that failed: from `offset` on the file may end in a part of it."""
+
+    path: str
+    offset: int
+    pieces: list[bytes]
+
+
+class TimelineFile:
+    """The timeline of one farm; `notes` takes sentences for the user."""
+
+    def __init__(
+        self, paths: WorkdirPaths, farm: str, texts: Sequence[str], notes: list[str]
+    ) -> None:
+        self._paths = paths
+        self._farm = farm
+        self._texts = texts
+        self._notes = notes
+        self._path = paths.timeline
+        self._torn: TornEnd | None = None
+
+    def append(self, results: Sequence[Recorded]) -> None:
+        """Append an event for each attempt.
+
+        Raises `StorageError`: none of them stands there, or the next append begins
+        with taking them away.
+        """
+        self._cut_back()
+        events = [timeline.encode_event(self._attempt(result)) for result in results]
+        end = _find_end(self._path)
+        if end is None:
+            content = files.find_content(self._path)
+            if content is None:
+                self._create(events)
+                return
+            self._rebuild(self._path, content)
+            end = _find_end(self._path)
+            assert end is not None
+        pieces = timeline.cut_pieces(end, events)
+        try:
+            files.write_tail(self._path, end.offset, pieces, b"]")
+        except StorageError:
+            self._torn = TornEnd(self._path, end.offset, pieces)
+            raise
+
+    def _create(self, events: Sequence[bytes]) -> None:
+        try:
+            self._replace(self._path, events)
+        except StorageError:
+            # The rename may have happened all the same.
+            self._torn = TornEnd(self._path, 1, [timeline.encode_timeline(events)[1:]])
+            raise
+
+    def _cut_back(self) -> None:
+        """Take back what an append that failed has left.
+
+        Where others have written behind it since, only mend what they left.
+        """
+        if self._torn is None:
+            return
+        path, offset, pieces = self._torn
+        left = files.find_rest(path, offset)
+        if not timeline.is_part(left, pieces):
+            self._mend(path)
+        elif left != b"]":
+            files.cut_back(path, offset, b"]")
+        self._torn = None
+
+    def mend(self) -> None:
+        """Move an invalid ``timeline.json`` aside, and rebuild it."""
+        self._mend(self._path)
+
+    def _mend(self, path: str) -> None:
+        try:
+            if is_valid_timeline(path):
+                return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise files.storage_error("read", path, error) from error
+        self._rebuild(path, files.find_content(path) or b"")
+
+    def leave_to_others(self) -> None:
+        """Write to a file of this farm's own from now on.
+
+        Plain farmers read ``timeline.json`` at each task, so it has to be small.
+        """
+        self._path = self._paths.timeline_of(self._farm)
+        try:
+            size = os.lstat(self._paths.timeline).st_size
+        except OSError:
+            return
+        if size > LARGE_TIMELINE:
+            files.rename(self._paths.timeline, self._path)
+            self._replace(self._paths.timeline, ())
+
+    def _attempt(self, result: Recorded) -> timeline.Attempt:
+        return timeline.Attempt(
+            self._texts[result.taskid],
+            result.pid,
+            result.tid,
+            result.started,
+            result.seconds,
+        )
+
+    def _replace(self, path: str, events: Sequence[bytes]) -> None:
+        staging = staging_of(path, self._farm)
+        files.replace(path, staging, timeline.encode_timeline(events))
+
+    def _rebuild(self, path: str, content: bytes) -> None:
+        """Keep the invalid one for the user, and put its whole events in its place."""
+        aside = self._paths.timeline_aside(self._farm)
+        if len(content) > MAX_SALVAGED:
+            files.rename(path, aside)
+            self._replace(path, ())
+            self._notes.append(f"{path} was not valid JSON: it is {aside} now")
+            return
+        files.replace(aside, copy_staging_of(aside), content)
+        events = timeline.salvage(content)
+        self._replace(path, events)
+        self._notes.append(
+            f"{path} was not valid JSON: saved {counted(len(events), 'event')} of "
+            f"it, and the old file is {aside}"
+        )
+
+
+def is_valid_timeline(path: str) -> bool:
+    """Return whether the file is a JSON array; read only the ends of a large one.
+
+    Raises `OSError`.
+    """
+    size = os.lstat(path).st_size
+    if size > JUDGED_BY_ITS_ENDS:
+        with files.opened(path, os.O_RDONLY) as descriptor:
+            head = os.pread(descriptor, 64, 0)
+        if timeline.ends_well(head + files.read_from(path, size - (1 << 16))):
+            return True
+    try:
+        return timeline.is_valid(files.read_from(path))
+    except RecursionError:
+        return False
+
+
+def _find_end(path: str) -> timeline.ArrayEnd | None:
+    try:
+        size = os.lstat(path).st_size
+        offset = max(0, size - 64)
+        return timeline.find_end(files.read_from(path, offset), offset)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise files.storage_error("read", path, error) from error

@@ -1,0 +1,214 @@
+"""The transactions of a farm: results recorded, tasks requeued and taken.
+
+Rules of this file: all but `prepare` is called with the lock held.  A kill between any
+two steps is harmless because of their order; each function that depends on an order
+says which and why.  A transaction that raised stays open: given again, it goes on
+behind the last step that is on the disk.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mpifarm.errors import StorageError
+from mpifarm.store.claim_journal import Event
+from mpifarm.store.ledger import Appended, Ledger, Ledgers
+from mpifarm.store.membership import Membership
+from mpifarm.store.progress import Progress, TransactionStep
+from mpifarm.store.queue import Queue, Step
+from mpifarm.store.queue_pair import QueuePair
+from mpifarm.store.timeline_file import TimelineFile
+from mpifarm.store.types import Recorded, Transacted
+from mpifarm.system import files
+
+
+class OpenStep(NamedTuple):
+    """A step of a queue that happens by the rename of `staging`.
+
+    Where the rename failed, the step has happened if the staging file is gone.
+    """
+
+    staging: str
+    taken: list[int]
+    back: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class OpenTransaction:
+    """The done part of a transaction that has not returned yet."""
+
+    progress: Progress = field(default_factory=Progress)
+    taken: list[int] = field(default_factory=list)
+    """Tasks that the claim holds, and that the caller does not know of yet."""
+    step: OpenStep | None = None
+    """The step whose rename was begun, until it is known whether it has happened."""
+    prepare_seconds: float = 0.0
+
+    def end_step(self, held: set[int]) -> None:
+        """Note that the open step has happened; change `held`, the ids of the claim."""
+        step, self.step = self.step, None
+        assert step is not None
+        held.difference_update(step.back)
+        held.update(step.taken)
+        self.progress.note(TransactionStep.RELEASE, step.back)
+        self.taken += step.taken
+
+
+class Transactions:
+    """The transactions of one farm, one after the other.
+
+    `append_attempts` writes rows of ``attempts.tsv``.
+    """
+
+    def __init__(
+        self,
+        member: Membership,
+        queues: QueuePair,
+        ledgers: Ledgers,
+        timeline: TimelineFile,
+        append_attempts: Callable[[Sequence[Recorded]], None],
+    ) -> None:
+        self._member = member
+        self._queues = queues
+        self._ledgers = ledgers
+        self._ledger_steps = (
+            (ledgers.finished, TransactionStep.FINISHED),
+            (ledgers.failed, TransactionStep.FAILED),
+        )
+        self._timeline = timeline
+        self._append_attempts = append_attempts
+        self._open = OpenTransaction()
+
+    # ---- without the lock -----------------------------------------------------------
+
+    def prepare(self, requeue: Sequence[int], take: int) -> None:
+        """Write the staging files of the next queues.
+
+        `carry_out` with the same arguments uses them, unless others have changed what
+        they were made from.
+        """
+        with suppress(StorageError):
+            self._queues.discard_prepared()
+        begun = time.perf_counter()
+        for queue, back in self._queues.divide(requeue):
+            take -= queue.prepare(back, take)
+        self._open.prepare_seconds = time.perf_counter() - begun
+
+    # ---- lock held ------------------------------------------------------------------
+
+    def check(self, results: Sequence[Recorded], requeue: Sequence[int]) -> None:
+        """Raise `ValueError` for a task that this farm does not hold, or twice.
+
+        Raise `ClaimLostError` where the claim is not this farm's any more.
+        """
+        ids = [*(each.taskid for each in results), *requeue]
+        left = self._open.progress.left(TransactionStep.RELEASE, ids)
+        self._member.check_held(left)
+        self._member.claim.check()
+
+    def poll_ledgers(self) -> Iterator[tuple[Ledger, Appended]]:
+        """Poll each ledger, and yield it with the lines appended since the last poll.
+
+        An append of this farm that had failed, and stands there now, counts as done.
+        """
+        for ledger, step in self._ledger_steps:
+            appended = ledger.poll()
+            self._open.progress.note(step, appended.own)
+            yield ledger, appended
+
+    def carry_out(
+        self,
+        results: Sequence[Recorded],
+        requeue: Sequence[int],
+        take: int,
+        begun: float,
+    ) -> Transacted:
+        """Record results, requeue ids, take up to `take` new ones.
+
+        Follows `check` and `poll_ledgers` under the same lock.  `begun` is the time of
+        `time.perf_counter` from which the transaction's duration is measured.
+        """
+        self._record(results)
+        empty = self._exchange(requeue, take)
+        done, self._open = self._open, OpenTransaction()
+        seconds = time.perf_counter() - begun
+        return Transacted(done.taken, empty, seconds + done.prepare_seconds)
+
+    def _record(self, results: Sequence[Recorded]) -> None:
+        """Record results, except of tasks that others have finished meanwhile.
+
+        Timeline first (an event of an attempt that runs again is still true), then the
+        results; only then may the claim release the tasks.
+        """
+        if not results:
+            return
+        once = self._open.progress.once
+        once(TransactionStep.TIMELINE, results, self._timeline.append)
+        finished = self._ledgers.finished
+        new = [result for result in results if result.taskid not in finished]
+        for ledger, step in self._ledger_steps:
+            is_finished = ledger is finished
+            ended = [result for result in new if result.finished is is_finished]
+            once(step, ended, ledger.record)
+        self._release([result.taskid for result in results])
+        once(TransactionStep.ATTEMPTS, results, self._append_attempts)
+
+    def _release(self, taskids: Sequence[int]) -> None:
+        progress = self._open.progress
+        if left := progress.left(TransactionStep.RELEASE, taskids):
+            self._member.release(left)
+            progress.note(TransactionStep.RELEASE, left)
+
+    def _exchange(self, requeue: Sequence[int], take: int) -> bool:
+        """Requeue and take, in one step for each queue.
+
+        Return whether the queues are empty.  A step happens by a rename; before it, the
+        claim has named the step.
+        """
+        self.close_step()
+        finished = self._ledgers.finished
+        left = self._open.progress.left(TransactionStep.RELEASE, requeue)
+        self._release([taskid for taskid in left if taskid in finished])
+        back = [taskid for taskid in left if taskid not in finished]
+        empty = True
+        for queue, ids in self._queues.divide(back):
+            empty &= self._settle(queue, ids, take - len(self._open.taken))
+        return empty
+
+    def _settle(self, queue: Queue, back: tuple[int, ...], take: int) -> bool:
+        """Requeue and take; return whether the queue is empty then."""
+        if not back and take <= 0:
+            queue.discard()
+            return queue.is_empty()
+        step = queue.settle(back, take)
+        if step.plan.changed:
+            self._commit(queue, step, back)
+        return step.plan.empty
+
+    def _commit(self, queue: Queue, step: Step, back: tuple[int, ...]) -> None:
+        """Put the staging file of a step in the place of the queue."""
+        plan, number = step
+        staging = self._queues.steps.file(number)
+        if plan.taken or back:
+            failed = self._ledgers.failed.size()
+            event = Event(take=plan.taken, put=back, step=number, failed=failed)
+            self._member.claim.append_step(event, staging)
+        # Before the rename: where that raises, it may have happened all the same.
+        self._open.step = OpenStep(staging, plan.taken, back)
+        files.rename(staging, queue.path)
+        self._open.end_step(self._member.claim.held)
+
+    def close_step(self) -> None:
+        """Find out whether a step whose rename failed has happened, and settle it."""
+        step = self._open.step
+        if step is None:
+            return
+        if not files.exists(step.staging):
+            self._open.end_step(self._member.claim.held)
+            return
+        # The claim names the step: as long as its staging file exists, readers of the
+        # claim know that the step did not happen.
+        files.truncate(step.staging)
+        self._open.step = None

@@ -1,0 +1,81 @@
+"""The values that a store takes and returns.
+
+Rules of this file: values only.
+"""
+
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+from mpifarm.system.file_contents import FileState
+
+
+class HeldLock(Protocol):
+    """The part of `mpifarm.system.lock.WorkdirLock` that a store needs."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The lock files."""
+
+    def hold(self, timeout: float) -> AbstractContextManager[object]:
+        """Take the lock for a while; `timeout` in seconds."""
+
+
+class Recorded(NamedTuple):
+    """An attempt that has ended and is to be recorded.
+
+    `started` is in seconds since the epoch, `pid` is the rank's process, `tid` the
+    worker's.
+    """
+
+    taskid: int
+    finished: bool
+    started: float
+    seconds: float
+    pid: int
+    tid: int
+    attempt: int
+    status: int
+    rank: int
+
+
+class Transacted(NamedTuple):
+    """The result of a transaction.
+
+    `empty`: nothing is left to take.  `seconds`: how long it took, its preparation
+    outside the lock included.
+    """
+
+    taken: list[int]
+    empty: bool
+    seconds: float
+
+
+class Survey(NamedTuple):
+    """The workdir at one moment under the lock; counting it takes no lock."""
+
+    held: frozenset[int]
+    claimed: frozenset[int]
+    toprocess: FileState | None
+    added: FileState | None = None
+    in_array: frozenset[int] = frozenset()
+    """Held by living farms of the same job array."""
+
+
+class Counts(NamedTuple):
+    """Where the tasks of the list are; `total` is the sum of the other numbers."""
+
+    total: int
+    finished: int
+    failed: int
+    """Failed, and not to be processed again."""
+    toprocess: int
+    held: int
+    """Held by this farm."""
+    claimed: int
+    """Held by other farms."""
+    elsewhere: int
+    """In no file: with a plain farmer, or lost by one."""
+    first_failed: tuple[int, ...]
+    """The lowest ids among the failed, at most `MAX_FAILED_NAMED`."""
+    in_array: int = 0
+    """The claimed tasks that living farms of the same job array hold."""

@@ -1,0 +1,284 @@
+"""The validation of a workdir: does it belong to a tasklist?  Nothing is changed yet.
+
+Rules of this file: it reads, and raises `InputError` with one sentence that names the
+id, the file, what it was, what it is now and the remedy.  It writes nothing.  Large
+files are read without the lock, block by block; where one changes meanwhile, all is
+read again.
+"""
+
+import os
+import shlex
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mpifarm.errors import InputError, StorageError
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.wording import counted
+from mpifarm.store.fingerprint import (
+    Fingerprint,
+    ListMatch,
+    compare,
+    encode_fingerprint,
+    find_edited_block,
+    parse_fingerprint,
+    take_fingerprint,
+)
+from mpifarm.store.status_lines import AlienLine, ParsedStatus, ids_of_odd, parse_status
+from mpifarm.store.strangers import validate_contents
+from mpifarm.system import file_contents, files
+from mpifarm.system.patience import is_of_the_disk
+
+REMEDY = (
+    "go on with the list as it was, have the lines that were done found again by their "
+    "text (--remap), or give the new list a workdir of its own (--workdir)"
+)
+
+
+class EditedListError(InputError):
+    """The workdir was begun with another list; ``--remap`` can mend it."""
+
+
+class Snapshot(NamedTuple):
+    """The files as they were under the lock; None where there is none."""
+
+    toprocess: file_contents.FileState | None
+    finished: file_contents.FileState | None
+    failed: file_contents.FileState | None
+    fingerprint: bytes | None
+    added: file_contents.FileState | None
+    """Only read where the fingerprint does not say what is in it."""
+    begun: bool
+    """Whether any farmer has left a trace."""
+    is_half_remapped: bool
+
+
+class Validation(NamedTuple):
+    """A workdir that belongs to the tasklist."""
+
+    snapshot: Snapshot
+    toprocess: ParsedStatus
+    finished: ParsedStatus
+    failed: ParsedStatus
+    notes: list[str]
+    """A sentence on each torn line."""
+    fingerprint: bytes | None
+    """The new content of its file; None where that is right already."""
+    first_added: int
+    """The first id that plain farmers at work may not know; the total if none."""
+    grown_from: int | None
+    """How many tasks the list had, where lines were added since the last start."""
+
+
+def read_snapshot(paths: WorkdirPaths, *, whole: bool = False) -> Snapshot:
+    """Read everything at once; the caller holds the lock.
+
+    Raises `InputError`, and `StorageError` where the disk gives way.
+
+    `whole`: with the content of the queues, however large they are.
+    """
+    try:
+        toprocess = file_contents.find_state(paths.toprocess, whole=whole)
+        finished = file_contents.find_state(paths.finished)
+        failed = file_contents.find_state(paths.failed)
+        fingerprint = files.find_content(paths.fingerprint)
+        known = parse_fingerprint(fingerprint or b"") is not None
+        added = None if known else file_contents.find_state(paths.added, whole=whole)
+        claims = files.find_names(paths.claims)
+        is_half_remapped = files.is_there(paths.remap)
+    except StorageError as error:
+        if is_of_the_disk(error):
+            raise
+        raise InputError(str(error)) from error
+    begun = bool(claims) or any(
+        found is not None for found in (toprocess, finished, failed)
+    )
+    return Snapshot(
+        toprocess,
+        finished,
+        failed,
+        fingerprint,
+        added,
+        begun,
+        is_half_remapped,
+    )
+
+
+def validate_snapshot(
+    snapshot: Snapshot, tasks: Sequence[str], paths: WorkdirPaths
+) -> Validation:
+    """Validate a workdir.  Needs no lock: a million lines take a second.
+
+    Raises `InputError`; `files.ChangedError` where a large file was changed meanwhile,
+    `StorageError` where one can't be read.
+    """
+    if snapshot.is_half_remapped:
+        raise EditedListError(describe_interrupted_remap(paths.root))
+    stored = parse_fingerprint(snapshot.fingerprint or b"")
+    match = compare(stored, tasks) if stored else None
+    begins_alike = match in (ListMatch.SAME, ListMatch.LINES_ADDED)
+    notes: dict[str, list[str]] = {}
+    finished, failed, toprocess, added = [
+        _validate_file(path, found, tasks, notes, list_is_same=begins_alike)
+        for path, found in (
+            (paths.finished, snapshot.finished),
+            (paths.failed, snapshot.failed),
+            (paths.toprocess, snapshot.toprocess),
+            (paths.added, snapshot.added),
+        )
+    ]
+    del notes[paths.added]  # Nobody mends it at a start.
+    first_added, grown_from = min(added.ids, default=len(tasks)), None
+    if not snapshot.begun:
+        first_added = len(tasks)
+    elif stored is not None:
+        if match is ListMatch.EDITED:
+            raise EditedListError(_describe_edit(stored, tasks, paths))
+        first_added = stored.first_added
+        grown_from = stored.total if match is ListMatch.LINES_ADDED else None
+    same = stored and match is ListMatch.SAME and stored.first_added == first_added
+    fresh = None if same else encode_fingerprint(take_fingerprint(tasks, first_added))
+    told = [note for each in notes.values() for note in each]
+    return Validation(
+        snapshot, toprocess, finished, failed, told, fresh, first_added, grown_from
+    )
+
+
+def _validate_file(
+    path: str,
+    found: file_contents.FileState | None,
+    tasks: Sequence[str],
+    notes: dict[str, list[str]],
+    *,
+    list_is_same: bool,
+) -> ParsedStatus:
+    """Parse a file, and put the sentences on its torn lines into `notes`."""
+    name = os.path.basename(path)
+    blocks = found.blocks(appended=name in ("finished", "failed")) if found else ()
+    is_toprocess = name == "toprocess"
+    parsed = parse_status(
+        blocks, tasks, list_is_same=list_is_same, counts_begun=is_toprocess
+    )
+    notes[path] = validate_lines(
+        path, parsed, tasks, list_is_same=list_is_same, counts_begun=is_toprocess
+    )
+    return parsed
+
+
+def describe_interrupted_remap(root: str) -> str:
+    """Return the sentence on a workdir whose ``--remap`` was interrupted."""
+    return (
+        f"a --remap of {root} was interrupted: give the farm's command again with "
+        "--remap, and it goes on where it was"
+    )
+
+
+def _describe_edit(
+    stored: Fingerprint, tasks: Sequence[str], paths: WorkdirPaths
+) -> str:
+    block = find_edited_block(stored, tasks)
+    return (
+        f"the tasklist was edited since {paths.root} was begun: it had "
+        f"{counted(stored.total)}, it has {len(tasks)} now, and the first change is "
+        f"among the ids {block.start} to {block.stop - 1}; {REMEDY}"
+    )
+
+
+def validate_lines(
+    path: str,
+    parsed: ParsedStatus,
+    tasks: Sequence[str],
+    *,
+    list_is_same: bool,
+    counts_begun: bool = False,
+) -> list[str]:
+    """Return a sentence on each torn line of a status file.
+
+    Raises `InputError` for an alien line.
+    """
+    notes = []
+    for odd in (*parsed.odd, *([parsed.tail] if parsed.tail else [])):
+        if isinstance(odd.found, AlienLine):
+            if list_is_same:
+                raise InputError(_describe_garbage(path, odd.found))
+            raise EditedListError(describe_alien(path, odd.found, tasks))
+        ids = ids_of_odd(odd, len(tasks), counts_begun=counts_begun)
+        notes.append(_describe_torn(path, odd.line, ids))
+    return notes
+
+
+def describe_alien(path: str, found: AlienLine, tasks: Sequence[str]) -> str:
+    """Return the sentence on a line that is not of this tasklist."""
+    if found.taskid is None:
+        text = shorten(found.text)
+        return f"a line of {path} is not of this tasklist: '{text}'; {REMEDY}"
+    was = shorten(found.text)
+    if found.taskid >= len(tasks):
+        now = f"the tasklist has only {counted(len(tasks))}"
+    else:
+        was, text = _from_the_difference(found.text, tasks[found.taskid])
+        now = f"in the tasklist it is '{text}'"
+    return (
+        f"the tasklist was edited since the workdir was begun: task {found.taskid} is "
+        f"'{was}' in {path}, and {now}; {REMEDY}"
+    )
+
+
+def _describe_garbage(path: str, found: AlienLine) -> str:
+    """Return the sentence for a list that is known to be as it was."""
+    number = "" if found.taskid is None else f"{found.taskid} "
+    return (
+        f"a line of {path} is of no task, though the tasklist is the same as before: "
+        f"'{shorten(number + found.text)}'; mpifarm check --repair "
+        f"{shlex.quote(os.path.dirname(path))} takes it out"
+    )
+
+
+def _from_the_difference(was: str, now: str, before: int = 30) -> tuple[str, str]:
+    """Return both texts short enough for a message, with their difference."""
+    places = range(min(len(was), len(now)))
+    same = next((place for place in places if was[place] != now[place]), len(places))
+    if same <= before:
+        return shorten(was), shorten(now)
+    start = same - before
+    return "…" + shorten(was[start:]), "…" + shorten(now[start:])
+
+
+def _describe_torn(path: str, line: bytes, taskids: Sequence[int]) -> str:
+    text = shorten(line.decode("utf-8", "surrogateescape"))
+    if taskids:
+        which = ", ".join(map(str, sorted({*taskids})))
+        return f"a torn line of {path} was read as task {which}: '{text}'"
+    return f"a torn line of {path} does not count: '{text}'"
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    """Return a text for a message, not too long; the console makes it printable."""
+    plain = text.encode("utf-8", "backslashreplace").decode()
+    return plain if len(plain) <= limit else plain[: limit - 1] + "…"
+
+
+def validate_access(paths: WorkdirPaths) -> None:
+    """Raise `FarmError` if anything that is there could not be used later.
+
+    Raises `StorageError` where the disk does not answer.
+    """
+    validate_contents(paths)
+    for directory in (paths.logs, paths.claims):
+        _validate_mode(directory, os.R_OK | os.W_OK | os.X_OK)
+    for file in (
+        paths.toprocess,
+        paths.added,
+        paths.finished,
+        paths.failed,
+        paths.timeline,
+        paths.attempts,
+    ):
+        _validate_mode(file, os.R_OK | os.W_OK)
+
+
+def _validate_mode(path: str, mode: int) -> None:
+    if files.is_there(path) and not files.is_permitted(path, mode):
+        raise InputError(
+            f"{path} can't be read and written: change its permissions, or use another "
+            "workdir"
+        )

@@ -1,0 +1,1 @@
+"""The machine: processes, signals, files, locks, the console, CPUs and GPUs."""

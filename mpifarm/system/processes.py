@@ -1,0 +1,488 @@
+"""The owner of processes: fork, start, signal, reap, and look them up in /proc.
+
+Rules of this file: no other module forks, spawns, waits for or kills a process, with
+two exceptions.  `task_command` does so with the command of a worker, and `supervise`
+starts the launcher.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+_REAP_SECONDS = 0.2
+"""Seconds that `Inquiry` waits for a killed program.  A program that a dead file server
+holds cannot even be killed."""
+_MAX_OUTPUT = 2**20
+"""Bytes that `Inquiry` collects."""
+SETTABLE_SIGNALS = tuple(
+    int(signum)
+    for signum in signal.valid_signals()
+    if signum not in (signal.SIGKILL, signal.SIGSTOP)
+)
+_DEFECTS = (
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGABRT,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+)
+"""Signals that a process gets for its own defects.  If a handler returned from one, the
+same instruction would raise it again, for ever."""
+GROUP_POLL = 0.002
+"""Seconds between two looks at a group that is ending."""
+
+
+# ---- groups and children ------------------------------------------------------------
+
+
+def kill_group(pid: int, signum: int) -> bool:
+    """Signal the process group `pid`.  Return False if it is gone or not ours."""
+    try:
+        os.killpg(pid, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def group_exists(pid: int) -> bool:
+    """Return whether the process group has a process, even a zombie."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def living_in_group(group: int) -> list[int]:
+    """Return the pids of a group's living processes, without its leader."""
+    return [
+        pid
+        for pid in _all_pids()
+        if pid != group and group_of(pid) == group and is_alive(pid)
+    ]
+
+
+def name_of(pid: int) -> str:
+    """Return the name of a process's program, "" if the process is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
+            return stream.read().rstrip("\n")
+    except OSError:
+        return ""
+
+
+def group_of(pid: int) -> int:
+    """Return the process group of a process, 0 if the process is gone."""
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return 0
+
+
+def kill_process(pid: int, signum: int) -> None:
+    """Signal one process, if it still exists and is ours."""
+    try:
+        os.kill(pid, signum)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def kill_with_session(pid: int) -> None:
+    """KILL a process, and its whole group if the process leads a session."""
+    if is_session_leader(pid):
+        kill_group(pid, signal.SIGKILL)
+    kill_process(pid, signal.SIGKILL)
+
+
+def kill_together(pids: Collection[int]) -> None:
+    """KILL several processes, all stopped first.
+
+    Else a shell could start its next command while another process is killed.
+    """
+    for signum in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            kill_process(pid, signum)
+
+
+def await_group_end(pid: int, seconds: float) -> bool:
+    """Reap our children in a group until it is gone.  Return False after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        _reap_group(pid)
+        if not group_exists(pid):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(GROUP_POLL)
+
+
+def find_dead_child(pid: int | None = None) -> int | None:
+    """Return the pid of a dead child (or of `pid`, if dead) without reaping it."""
+    kind, wanted = (os.P_ALL, 0) if pid is None else (os.P_PID, pid)
+    try:
+        dead = os.waitid(kind, wanted, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if dead is None else dead.si_pid
+
+
+def reap_child(pid: int) -> int | None:
+    """Wait for a child.  Return its status as in `subprocess`, None if not ours."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return None
+
+
+def reap_child_within(pid: int, seconds: float) -> bool:
+    """Wait up to `seconds` for a child.  Return whether it is gone."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return True
+        except ChildProcessError:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(GROUP_POLL)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the children of a single-threaded process, including zombies."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as children:
+            return [int(word) for word in children.read().split()]
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return [each for each in _all_pids() if _parent_of(each) == pid]
+
+
+class ChildrenWatch:
+    """Finds new children of a single-threaded process, at little cost for each task.
+
+    The file of the kernel is opened once, and parsed only if its text has changed.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._fd = -1
+        self._text: bytes | None = None
+        self._seen: set[int] = set()
+
+    def find_new(self) -> set[int]:
+        """Return the children since the last call, including zombies.
+
+        Raises OSError; after that nothing is open and no child is known.
+        """
+        try:
+            text = self._read()
+        except OSError:
+            self.forget()
+            raise
+        if text is not None and text == self._text:
+            return set()
+        before, self._text = self._seen, text
+        self._seen = set(
+            children_of(self._pid) if text is None else map(int, text.split())
+        )
+        return self._seen - before
+
+    def forget(self) -> None:
+        """Close the kernel's file.  The next `find_new` returns all children."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._text, self._seen = -1, None, set()
+
+    def _read(self) -> bytes | None:
+        """Return the kernel's list of children, None if the kernel has no such list."""
+        if self._fd < 0:
+            try:
+                path = f"/proc/{self._pid}/task/{self._pid}/children"
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+        text = b""
+        while piece := os.pread(self._fd, 65536, len(text)):
+            text += piece
+        return text
+
+
+def is_session_leader(pid: int) -> bool:
+    """Return whether the process has a session of its own."""
+    try:
+        return os.getsid(pid) == pid
+    except OSError:
+        return False
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether the process exists and is not a zombie."""
+    return _stat_words(pid)[:1] not in ([], [b"Z"], [b"X"])
+
+
+def environment_of(pid: int) -> bytes:
+    """Return the environment that a process was started with, NUL-separated.
+
+    Return b"" if the process is gone or not ours.
+    """
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            return environ.read()
+    except OSError:
+        return b""
+
+
+def find_named(words: Collection[bytes]) -> list[int]:
+    """Return the living processes, except this one, that have all these ``NAME=value``.
+
+    `words` were in the environment with which a process was started.
+    """
+    # All of /proc: processes in a container may not descend from the process that
+    # started it.
+    ours, wanted = os.getpid(), set(words)
+    return [
+        pid
+        for pid in _all_pids()
+        if pid != ours and wanted <= set(environment_of(pid).split(b"\0"))
+    ]
+
+
+def command_lines(name: str) -> list[list[str]]:
+    """Return the command line of each program `name` that this user runs here."""
+    found = []
+    for pid in _all_pids():
+        try:
+            if os.stat(f"/proc/{pid}").st_uid != os.getuid():
+                continue
+            with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+                words = os.fsdecode(cmdline.read()).split("\0")[:-1]
+        except OSError:  # it is gone
+            continue
+        if words and os.path.basename(words[0]) == name:
+            found.append(words)
+    return found
+
+
+def _reap_group(pid: int) -> None:
+    try:
+        while os.waitpid(-pid, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+
+
+def _all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _parent_of(pid: int) -> int:
+    return int([*_stat_words(pid), b"0", b"0"][1])
+
+
+def _stat_words(pid: int) -> list[bytes]:
+    """Return a process's state, its parent and so on (proc(5), "stat"); [] if gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()
+    except OSError:
+        return []
+
+
+# ---- processes of our own -----------------------------------------------------------
+
+
+def start_unattended(argv: list[str], env: Mapping[str, str]) -> bool:
+    """Start a program that is not waited for.  Return whether it could be started."""
+    try:
+        os.posix_spawnp(argv[0], argv, env)
+    except OSError:
+        return False
+    return True
+
+
+class Inquiry:
+    """A running program whose output is collected without waiting for it.
+
+    The output is that of stdout and stderr, up to `_MAX_OUTPUT` bytes.
+    """
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        """Start the program; raises OSError."""
+        self._output = b""
+        self._fd, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            os.set_blocking(write, True)
+            self._pid = _spawn_alone(argv, env, write)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        finally:
+            os.close(write)
+
+    def collect(self) -> str | None:
+        """Return the output once the program has ended, None until then."""
+        while len(self._output) < _MAX_OUTPUT:
+            try:
+                piece = os.read(self._fd, 65536)
+            except BlockingIOError:
+                return None
+            if not piece:
+                break
+            self._output += piece
+        self.end()
+        return self._output.decode("utf-8", "replace")
+
+    def end(self) -> None:
+        """Kill the program if it still runs, and forget it."""
+        if self._fd < 0:
+            return
+        os.close(self._fd)
+        self._fd = -1
+        kill_group(self._pid, signal.SIGKILL)
+        reap_child_within(self._pid, _REAP_SECONDS)
+
+
+def _spawn_alone(argv: Sequence[str], env: Mapping[str, str], output: int) -> int:
+    """Start a program in its own session, with `output` as 1 and 2.  Return its pid."""
+    # A launcher does not return while any process holds a descriptor of the rank's.
+    inherited = [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2]
+    return os.posix_spawnp(
+        argv[0],
+        list(argv),
+        env,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, output, 1),
+            (os.POSIX_SPAWN_DUP2, output, 2),
+            *((os.POSIX_SPAWN_CLOSE, fd) for fd in inherited),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=SETTABLE_SIGNALS,
+    )
+
+
+def fork_child(main: Callable[[], object]) -> int:
+    """Fork a child that runs `main` and exits: 0, or 70 if `main` raises."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 70
+    try:
+        main()
+        status = 0
+    finally:
+        # Without exit handlers: mpi4py would finalize MPI in the child of a rank.
+        os._exit(status)
+
+
+def begin_session() -> None:
+    """Become the leader of a new session, with /dev/null as 0, 1 and 2."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+    _renew_streams()
+
+
+def _renew_streams() -> None:
+    """Put Python's own streams on the descriptors 0, 1 and 2.
+
+    The launcher may have put the rank's streams elsewhere.  Such a descriptor is closed
+    here, and is soon that of another file, into which a print would go.
+    """
+    # Kept for ever: a stream that is collected would close that other file.
+    _old_streams.extend((sys.stdin, sys.stdout, sys.stderr))
+    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115 - for good
+    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+
+
+_old_streams: list[object] = []
+
+
+def close_descriptors_except(kept: Collection[int]) -> None:
+    """Close every descriptor from 3 on that is not in `kept`.
+
+    A rank inherits descriptors of its launcher, and the launcher does not return while
+    any process holds one of them.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            try:
+                os.close(int(name))
+            except OSError:  # the descriptor of listdir itself
+                continue
+
+
+def ignore_signals() -> None:
+    """Ignore, by handlers, each signal that usually ends or reaches a rank.
+
+    Not by SIG_IGN: a program that a user's runner starts would inherit that.  The two
+    signals that Python ignores, PIPE and XFSZ, get handlers for the same reason.
+    """
+    signal.set_wakeup_fd(-1)
+    usual = {
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+    }
+    for defect in _DEFECTS:
+        signal.signal(defect, signal.SIG_DFL)
+    for signum in set(SETTABLE_SIGNALS) - set(_DEFECTS):
+        if signum in usual or signal.getsignal(signum) is not signal.SIG_DFL:
+            signal.signal(signum, ignore_signal)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def adopt_orphans() -> bool:
+    """Become the parent of all orphaned descendants (Linux).  Return whether it worked.
+
+    So a command is found even if its worker was killed before the pid was published.
+    """
+    try:
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        return bool(libc.prctl(36, 1, 0, 0, 0) == 0)  # PR_SET_CHILD_SUBREAPER
+    except (ImportError, OSError, AttributeError):
+        return False
+
+
+def drop_signal_stack() -> None:
+    """Disable the signal stack of faulthandler.
+
+    It has room for few signals at a time, and a farm may get many at once.  The kernel
+    ends a process whose signal stack overflows by SIGSEGV.
+    """
+    if "faulthandler" not in sys.modules:
+        return
+    try:
+        import ctypes
+    except ImportError:
+        return
+
+    class Stack(ctypes.Structure):
+        _fields_ = (
+            ("start", ctypes.c_void_p),
+            ("flags", ctypes.c_int),
+            ("size", ctypes.c_size_t),
+        )
+
+    disabled = Stack(None, 2, 0)  # SS_DISABLE
+    ctypes.CDLL(None).sigaltstack(ctypes.byref(disabled), None)
+
+
+def ignore_signal(signum: int, frame: object) -> None:
+    """Do nothing, as the handler of a signal without effect."""

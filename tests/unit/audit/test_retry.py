@@ -1,0 +1,271 @@
+"""Failed tasks go back to ``toprocess``, and a kill in between loses none."""
+
+import os
+from collections.abc import Iterable
+
+import pytest
+
+from mpifarm.audit.audit import audit_contents
+from mpifarm.audit.retry import Retried, Wanted, retry, spread_status
+from mpifarm.audit.snapshot import examine
+from mpifarm.errors import InputError
+from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
+from tests.unit.store_fakes import (
+    TASKS,
+    FakeLock,
+    Killed,
+    Site,
+    ended,
+    interference,
+)
+
+ALL = list(range(len(TASKS)))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def site(tmp_path):
+    """0 and 1 are finished; 2, 3 and 4 failed; all others are to be processed."""
+    return create_site(Site(tmp_path / "site"))
+
+
+def create_site(site: Site) -> Site:
+    site.write("toprocess", ALL[5:])
+    site.write("finished", [0, 1])
+    site.write("failed", [4, 2, 3])
+    (site.root / "attempts.tsv").write_text(
+        "taskid\tattempt\tstatus\trank\tworker\tstarted\tseconds\tfarm\n"
+        "2\t1\t137\t0\t1\t1.0\t1.0\tx\n"
+        "3\t1\t1\t0\t1\t1.0\t1.0\tx\n"
+        "3\t2\t-9\t0\t1\t1.0\t1.0\tx\n"
+        "2\t1"
+    )
+    return site
+
+
+def run_again(
+    site: Site, ids: Iterable[int] | None = None, status: int | None = None
+) -> Retried:
+    wanted = Wanted(
+        None if ids is None else frozenset(ids),
+        None if status is None else spread_status(status),
+    )
+    lock = FakeLock(site.root / "lock")
+    return retry(str(site.root), site.tasks, lock, site.machine(0), wanted)
+
+
+def failed(site: Site) -> list[int]:
+    lines = (site.root / "failed").read_text().split("\n")
+    return [int(line.split()[0]) for line in lines if line]
+
+
+def test_all_that_failed_go_back(site):
+    assert run_again(site).moved == [2, 3, 4]
+    assert site.ids("toprocess") == ALL[2:]
+    assert (site.root / "failed").read_text() == ""
+    assert site.violations() == []
+
+
+def test_only_the_named_ones_go_back(site):
+    assert run_again(site, [2, 4]).moved == [2, 4]
+    assert site.ids("toprocess") == [2, 4, *ALL[5:]]
+    assert site.ids("failed") == [3]
+
+
+@pytest.mark.parametrize("status", [137, -9])
+def test_a_status_of_a_shell_and_the_signal_itself_are_the_same(site, status):
+    retried = run_again(site, status=status)
+    assert retried.moved == [2, 3]
+    assert retried.unknown == [4]
+    assert site.ids("failed") == [4]
+
+
+def test_the_last_attempt_counts(site):
+    assert run_again(site, status=1).moved == []
+    assert site.ids("failed") == [4, 2, 3]
+
+
+def test_ids_and_status_together_narrow_it_down(site):
+    assert run_again(site, [3, 4], status=137).moved == [3]
+
+
+@pytest.mark.parametrize(
+    ("taskid", "why"),
+    [
+        (0, "0: finished"),
+        (5, "5: still to be processed"),
+        (12, r"^task 12 is not in the list \(12 tasks\); nothing was put back$"),
+        (11, "11: in no file"),
+    ],
+)
+def test_an_id_that_has_not_failed_is_named_and_nothing_is_done(site, taskid, why):
+    site.write("toprocess", ALL[5:11])
+    before = site.files()
+    with pytest.raises(InputError, match=why):
+        run_again(site, [2, taskid])
+    assert site.files() == before
+
+
+def test_several_ids_that_the_list_does_not_have_are_named(site):
+    with pytest.raises(InputError, match=r"^tasks 12-14, 500 are not in the list"):
+        run_again(site, [0, 2, 12, 13, 14, 500])
+
+
+def test_what_failed_and_finished_later_is_finished(site):
+    site.write("finished", [0, 1, 2])
+    assert run_again(site).moved == [3, 4]
+    with pytest.raises(InputError, match="2: finished"):
+        run_again(site, [2])
+
+
+def test_nothing_failed_is_no_error(site):
+    site.write("failed", [])
+    before = site.files()
+    assert run_again(site) == Retried([], [], [])
+    assert site.files() == before
+
+
+def test_a_workdir_without_toprocess_is_told(site):
+    (site.root / "toprocess").unlink()
+    with pytest.raises(InputError, match="there is no toprocess"):
+        run_again(site)
+
+
+def test_a_workdir_that_was_never_begun_is_told(tmp_path):
+    site = Site(tmp_path / "new")
+    site.root.mkdir()
+    with pytest.raises(InputError, match="nothing was begun"):
+        run_again(site)
+
+
+@pytest.mark.parametrize("name", ["toprocess", "failed"])
+def test_lines_of_another_list_are_told_and_nothing_is_done(site, name):
+    with (site.root / name).open("a") as stream:
+        stream.write("3 echo other\n")
+    before = site.files()
+    with pytest.raises(InputError, match="mpifarm check"):
+        run_again(site)
+    assert site.files() == before
+
+
+def test_an_edited_list_is_told(site):
+    assert site.open().close()
+    site.tasks[7] = "echo other"
+    with pytest.raises(InputError, match="edited"):
+        run_again(site)
+
+
+def test_a_farm_at_work_takes_them_up_and_reads_on(site):
+    workdir = site.open()
+    assert workdir.transact((), (), 9).taken == ALL[5:]
+    size = (site.root / "failed").stat().st_size
+    assert run_again(site, [2, 4]).moved == [2, 4]
+    # A farm remembers how far it has read: nothing may move.
+    assert (site.root / "failed").stat().st_size == size
+    assert failed(site) == [3]
+    taken = workdir.transact([ended(5), ended(6, 1)], (), 9).taken
+    assert taken == [2, 4]
+    workdir.transact([ended(2, 1), ended(4)], (), 0)
+    assert failed(site) == [3, 6, 2]
+    assert workdir.notes == []
+
+
+def test_what_a_farm_that_dies_has_taken_again_is_not_taken_for_recorded(site):
+    workdir = site.open()
+    run_again(site)
+    assert workdir.transact((), (), 3).taken == [2, 3, 4]
+    workdir.transact([ended(2, 1)], (), 0)
+    site.kill(workdir)
+    site.open()
+    assert site.ids("toprocess") == ALL[3:]
+    assert failed(site) == [2]
+
+
+def test_what_a_farm_has_claimed_is_left_alone(site):
+    site.write("toprocess", ALL[4:])
+    workdir = site.open()
+    assert workdir.transact((), (), 1).taken == [4]
+    retried = run_again(site)
+    assert retried.moved == [2, 3]
+    assert retried.held == [4]
+    with pytest.raises(InputError, match="4: with a farm"):
+        run_again(site, [4])
+
+
+def test_a_task_that_was_added_to_the_list_goes_where_plain_farmers_dont_read(site):
+    fingerprint = take_fingerprint(TASKS, 8)
+    (site.root / "fingerprint.json").write_bytes(encode_fingerprint(fingerprint))
+    site.write("toprocess", ALL[5:8])
+    site.write("added", [8, 11])
+    site.write("failed", [9, 2, 3, 4, 10])
+    assert run_again(site, [3, 9]).moved == [3, 9]
+    assert site.ids("toprocess") == [3, 5, 6, 7]
+    assert site.ids("added") == [8, 9, 11]
+    assert site.ids("failed") == [2, 4, 10]
+    workdir = site.open()
+    assert workdir.transact((), (), 20).taken == [3, 5, 6, 7, 8, 9, 11]
+
+
+def test_an_interrupted_remap_is_told(site):
+    (site.root / "remap.begun").mkdir()
+    with pytest.raises(InputError, match="--remap"):
+        run_again(site)
+
+
+def test_the_next_retry_leaves_no_gaps(site):
+    workdir = site.open()
+    run_again(site, [4])
+    assert (site.root / "failed").read_text().startswith("\n")
+    assert workdir.close()
+    run_again(site, [2])
+    assert (site.root / "failed").read_text() == site.lines([3])
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("at_work", [False, True])
+def test_a_kill_at_any_step_loses_none_and_the_next_retry_completes_it(
+    tmp_path, monkeypatch, half, at_work
+):
+    for at in range(1, 50):
+        site = create_site(Site(tmp_path / f"site {at}"))
+        if at_work:
+            site.open()
+        struck = False
+        with interference(monkeypatch, at, Killed(), half=half):
+            try:
+                run_again(site)
+            except Killed:
+                struck = True
+        audit = audit_contents(examine(str(site.root), site.machine(0)), site.tasks)
+        assert audit.locations.count().nowhere == 0
+        assert set(audit.failed.ids) | audit.queued == set(ALL[2:])
+        run_again(site)
+        assert site.ids("toprocess") == ALL[2:]
+        assert failed(site) == []
+        if not struck:
+            assert at > 4
+            return
+    pytest.fail("the retry never came to its end")
+
+
+def test_a_retry_is_composed_anew_when_the_files_change_meanwhile(site, monkeypatch):
+    from mpifarm.audit import retry as retrying
+
+    calls: list[object] = []
+    plain = retrying.plan_moves
+
+    def plan(*args: object) -> object:
+        if not calls:
+            site.write("toprocess", ALL[7:])
+            with (site.root / "failed").open("a") as stream:
+                stream.write(site.lines([5]))
+        calls.append(args)
+        return plain(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(retrying, "plan_moves", plan)
+    assert run_again(site).moved == [2, 3, 4, 5]
+    assert site.ids("toprocess") == [2, 3, 4, 5, *ALL[7:]]

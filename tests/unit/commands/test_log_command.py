@@ -1,0 +1,480 @@
+"""``mpifarm log``: what it shows of a directory, and what it says where it can't."""
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from mpifarm.audit.audit import ClaimView
+from mpifarm.audit.snapshot import examine
+from mpifarm.commands import log
+from mpifarm.commands.log.printer import Sink
+from mpifarm.errors import InputError
+from mpifarm.output.reader import (
+    OutputReader,
+    find_outputs,
+    find_sources,
+    split_log,
+)
+from mpifarm.output.records import RankFiles, Record, encode_record, encode_slot
+from mpifarm.store.farm_liveness import FarmLiveness
+from mpifarm.system.console import Console
+
+pytestmark = pytest.mark.usefixtures("nothing_stays_open")
+
+
+def again(attempt: int, second: int = 0) -> bytes:
+    when = f"2026-11-23 12:00:{second:02}"
+    return (
+        f"=== mpifarm: started again, attempt {attempt} of farm f00dcafe, {when}, "
+        "host n1 ===\n"
+    ).encode()
+
+
+class Site:
+    """A tasklist of four tasks, of which a PyTaskFarmer has run the first two."""
+
+    def __init__(self, directory: Path) -> None:
+        self.tasklist = directory / "list"
+        self.tasklist.write_text("echo a\necho b\necho c\necho d\n")
+        self.root = directory / "list_workdir"
+        self.logs = self.root / "logs"
+        self.logs.mkdir(parents=True)
+        (self.root / "toprocess").write_text("2 echo c\n")
+        (self.root / "finished").write_text("0 echo a\n")
+        (self.root / "failed").write_text("1 echo b\n")
+
+    def pack(
+        self,
+        taskid: int,
+        content: bytes,
+        started: float = 1e9,
+        directory: str = "packed",
+    ) -> None:
+        """An output of a farm that has ended."""
+        (self.logs / directory).mkdir(exist_ok=True)
+        rank_files = RankFiles(str(self.logs / directory), "f00dcafe", 0)
+        offset = 0
+        with open(rank_files.pack, "ab") as pack:
+            offset = pack.tell()
+            pack.write(content)
+        with open(rank_files.index, "ab") as index:
+            record = Record(taskid, 1, 0, started, None, offset, len(content))
+            index.write(encode_record(record))
+
+    def main(self, *words: str) -> int:
+        return log.main([str(self.root), *words], Console(prints=True), {})
+
+
+@pytest.fixture
+def site(tmp_path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.fixture
+def shown(capfd):
+    """What has been written to standard output since."""
+    return lambda: capfd.readouterr().out
+
+
+# ---- one log with several attempts --------------------------------------------------
+
+
+def test_a_log_is_split_where_attempts_begin(tmp_path):
+    path = tmp_path / "log_0"
+    path.write_bytes(b"one\n" + again(2, 1) + b"two\nmore\n" + again(3, 2))
+    first, second, third = split_log(str(path))
+    pieces = [OutputReader(each).read() for each in (first, second, third)]
+    assert pieces == [b"one\n", b"two\nmore\n", b""]
+    assert (second.head, second.attempt, third.attempt) == (again(2, 1), 2, 3)
+    assert first.started == second.started < third.started
+
+
+@pytest.mark.parametrize("shift", range(0, 200, 7))
+def test_attempts_are_found_wherever_a_large_log_is_cut(tmp_path, monkeypatch, shift):
+    monkeypatch.setattr("mpifarm.output.reader.MAX_READ", 400)
+    monkeypatch.setattr("mpifarm.output.reader._LONGEST_LINE", 150)
+    path = tmp_path / "log_0"
+    parts = [b"x" * (500 + shift) + b"\n", b"y" * 300 + b"\n", b"z\n" * shift]
+    path.write_bytes(parts[0] + again(2) + parts[1] + again(3) + parts[2])
+    assert [read_all(output) for output in split_log(str(path))] == parts
+
+
+def read_all(output) -> bytes:
+    reader, parts = OutputReader(output), []
+    while part := reader.read():
+        parts.append(part)
+    return b"".join(parts)
+
+
+def test_outputs_stand_in_the_order_of_their_starts(site):
+    site.pack(0, b"second\n", started=2e9)
+    site.pack(0, b"first\n", started=1e9)
+    (site.logs / "log_0").write_bytes(b"last\n")
+    os.utime(site.logs / "log_0", (3e9, 3e9))
+    outputs = find_outputs(str(site.logs), 0, split=True)
+    assert [read_all(each) for each in outputs] == [b"first\n", b"second\n", b"last\n"]
+
+
+# ---- what is shown ------------------------------------------------------------------
+
+
+def test_a_log_of_its_own_is_shown_as_it_is(site, shown):
+    (site.logs / "log_0").write_bytes(b"one\n" + again(2) + b"two")
+    assert site.main("0") == 0
+    assert shown() == (b"one\n" + again(2) + b"two").decode()
+
+
+@pytest.mark.parametrize("kind", ["a link", "a fifo"])
+@pytest.mark.parametrize("words", [["0"], ["0", "1"], ["0", "--attempt", "1"]])
+def test_what_stands_in_the_place_of_a_log_hides_no_packed_one(
+    site, capfd, kind, words
+):
+    site.pack(0, b"packed\n")
+    site.pack(1, b"other\n")
+    victim, odd = site.root / "victim", site.logs / "log_0"
+    victim.write_text("precious")
+    if kind == "a link":
+        odd.symlink_to(victim)
+    else:
+        os.mkfifo(odd)
+    assert site.main(*words) == 0
+    shown, told = capfd.readouterr()
+    assert "packed\n" in shown
+    assert "precious" not in shown
+    assert f"{odd} is {kind}, and is not shown" in told
+
+
+def test_attempts_are_numbered_over_all_farms(site, shown):
+    site.pack(0, b"first", started=1e9)
+    site.pack(0, b"second\n", started=1e9 + 5)
+    for number, text in (("1", "first"), ("2", "second\n"), ("-2", "first")):
+        assert site.main("0", "--attempt", number) == 0
+        assert shown() == text
+    assert site.main("0") == 0
+    first, line, second = shown().splitlines()
+    assert (first, second) == ("first", "second")
+    assert line.startswith("=== mpifarm: started again, attempt 1 of farm f00dcafe, ")
+    assert time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1e9 + 5)) in line
+
+
+def test_several_tasks_get_a_heading_each_and_missing_ones_a_word(site, capfd):
+    site.pack(0, b"a")
+    site.pack(1, b"b\n")
+    assert site.main("0-2") == 1
+    out, err = capfd.readouterr()
+    assert out == "==> task 0 <==\na\n==> task 1 <==\nb\n"
+    assert "task 2 has not started yet" in err
+
+
+def test_a_scratch_that_its_worker_goes_on_with_is_not_anothers_output(site):
+    """Between the look at the slot and the reading the next task has begun."""
+    (site.logs / "packed").mkdir()
+    rank_files = RankFiles(str(site.logs / "packed"), "f00dcafe", 0)
+    scratch, slots = Path(rank_files.scratch(0, 0)), Path(rank_files.running)
+    scratch.write_bytes(b"of task 0, at length\n")
+    record = Record(0, 1, 0, 1e9, 0, 0, None)
+    slots.write_bytes(encode_slot(record))
+    (output,) = find_outputs(str(site.logs), 0, split=False)
+    reader = OutputReader(output)
+    assert reader.read() == b"of task 0, at length\n"
+    site.pack(0, b"of task 0, at length\nits end\n")
+    scratch.write_bytes(b"of task 1, which is much longer than that of task 0 was\n")
+    slots.write_bytes(encode_slot(record._replace(taskid=1, started=2e9)))
+    assert reader.read() == b"its end\n"
+    assert reader.read() == b""
+
+
+def test_an_output_of_which_nothing_is_kept_ends_with_its_slot(site):
+    (site.logs / "unkept").mkdir()
+    rank_files = RankFiles(str(site.logs / "unkept"), "f00dcafe", 0)
+    scratch, slots = Path(rank_files.scratch(0, 0)), Path(rank_files.running)
+    scratch.write_bytes(b"of task 0\n")
+    record = Record(0, 1, 0, 1e9, 0, 0, None)
+    slots.write_bytes(encode_slot(record))
+    (output,) = find_outputs(str(site.logs), 0, split=False)
+    reader = OutputReader(output)
+    scratch.write_bytes(b"of task 1\n")
+    slots.write_bytes(encode_slot(record._replace(taskid=1, started=2e9)))
+    assert reader.read() == b""
+
+
+# ---- what can't be shown ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("4",), "there is no task 4: .*list has 4 tasks, from 0 on"),
+        (("x",), "'x' is not the id of a task: write a number"),
+        (("",), "'' is not the id"),
+        (("3-1",), "the range 3-1 ends before it begins: write 1-3"),
+        (("0-9999999",), "names 10000000 tasks, and 4000000 at a time are the most"),
+        (("-1",), "'-1' is not the id of a task"),
+        (("0", "--attempt", "0"), "--attempt takes 1, 2, ... or -1"),
+        (("0", "--attempt", "x"), "--attempt takes"),
+        (("0,1", "-f"), r"follows one task, and 2 are named: name one"),
+        (("0", "-f", "--attempt", "1"), "leave out --attempt, or -f"),
+        ((), "needs ID after it"),
+        (("0",), "task 0 has finished, and has no output$"),
+        (("1",), "task 1 has failed, and has no output"),
+        (("2",), "task 2 has not started yet: it waits in toprocess"),
+        (("2", "-f"), "task 2 has not started yet: it waits in toprocess"),
+        (("3",), "task 3 has no log, and is in no file"),
+        (("9" * 5000,), "is not the id"),
+    ],
+)
+def test_what_cannot_be_shown_is_told_in_one_sentence(site, words, told):
+    with pytest.raises(InputError, match=told) as caught:
+        site.main(*words)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_finished_task_of_a_farm_that_kept_nothing_says_why(site):
+    (site.logs / "unkept").mkdir()
+    with pytest.raises(InputError, match=r"\(--logs failed keeps nothing of what comp"):
+        site.main("0")
+
+
+def test_a_task_that_is_held_may_just_have_completed_where_nothing_is_kept(
+    site, monkeypatch
+):
+    def look(*args, **others):
+        view = ClaimView(
+            "f00d", "on n1", FarmLiveness.HOLDS_LOCK, *[frozenset({2})] * 2
+        )
+        return examine(*args, **others)._replace(claims=(view,), toprocess=b"")
+
+    monkeypatch.setattr("mpifarm.commands.log.explain.examine_whole", look)
+    (site.logs / "unkept").mkdir()
+    with pytest.raises(InputError, match="has taken it; or it has just completed"):
+        site.main("2")
+
+
+def test_a_place_that_is_no_workdir_is_told(tmp_path):
+    for directory in (tmp_path, tmp_path / "none"):
+        with pytest.raises(InputError, match=r"no workdir|not a workdir"):
+            log.main([str(directory), "0"], Console(prints=True), {})
+
+
+def test_a_task_that_a_farm_has_taken_is_told_from_one_that_it_lost(site, monkeypatch):
+    def claimed(liveness):
+        def look(*args, **others):
+            view = ClaimView("f00d", "on n1 (pid 7)", liveness, *[frozenset({2})] * 2)
+            return examine(*args, **others)._replace(claims=(view,), toprocess=b"")
+
+        return look
+
+    monkeypatch.setattr(
+        "mpifarm.commands.log.explain.examine_whole", claimed(FarmLiveness.HOLDS_LOCK)
+    )
+    with pytest.raises(InputError, match=r"yet: farm f00d on n1 \(pid 7\) has taken"):
+        site.main("2")
+    monkeypatch.setattr(
+        "mpifarm.commands.log.explain.examine_whole", claimed(FarmLiveness.DEAD)
+    )
+    with pytest.raises(InputError, match="farm f00d had taken it and died"):
+        site.main("2", "-f")
+
+
+def test_an_output_that_is_gone_is_told(site):
+    site.pack(0, b"a\n")
+    (site.logs / "packed" / "f00dcafe.0.pack").unlink()
+    with pytest.raises(InputError, match=r"\.pack is gone, with the output of task 0"):
+        site.main("0")
+
+
+def test_an_output_that_may_not_be_read_is_told(site, monkeypatch):
+    def refuse(logs, taskid, *, split, sources):
+        raise PermissionError(errno.EACCES, "Permission denied", f"{logs}/log_{taskid}")
+
+    monkeypatch.setattr("mpifarm.commands.log.printer.find_outputs", refuse)
+    with pytest.raises(InputError, match=r"can't read .*/log_0: Permission denied"):
+        site.main("0")
+
+
+def test_an_attempt_that_is_not_there_is_told(site):
+    site.pack(0, b"a\n")
+    for number in ("2", "-2"):
+        with pytest.raises(InputError, match="only 1 attempt of task 0"):
+            site.main("0", "--attempt", number)
+
+
+def test_without_a_reader_the_sink_stops():
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    sink = Sink(write_end)
+    with pytest.raises(BrokenPipeError):
+        sink.wait(10)
+    with pytest.raises(BrokenPipeError):
+        sink.write(b"x")
+    os.close(write_end)
+
+
+def test_a_place_may_be_named_by_its_tasklist(site, shown):
+    site.pack(0, b"a\n")
+    assert log.main([str(site.tasklist), "0"], Console(prints=True), {}) == 0
+    assert shown() == "a\n"
+
+
+# ---- many tasks ---------------------------------------------------------------------
+
+
+def test_several_ids_may_be_several_words(site, shown):
+    site.pack(0, b"a\n")
+    site.pack(1, b"b\n")
+    for words in (("0", "1"), ("0,", "1"), ("0, 1",), ("0-1", "0")):
+        assert site.main(*words) == 0
+        assert shown() == "==> task 0 <==\na\n==> task 1 <==\nb\n"
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """What has been asked for in the indexes, one entry for each reading of them."""
+    asked: list[object] = []
+    find = find_sources
+
+    def count(logs, wanted=None):
+        asked.append(wanted)
+        return find(logs, wanted)
+
+    monkeypatch.setattr("mpifarm.commands.log.printer.find_sources", count)
+    monkeypatch.setattr("mpifarm.output.reader.find_sources", count)
+    return asked
+
+
+def test_indexes_are_not_read_for_each_of_many_tasks(site, shown, looks):
+    for taskid in range(4):
+        site.pack(taskid, b"%d\n" % taskid)
+    assert site.main("0-3") == 0
+    assert shown().splitlines()[1::2] == ["0", "1", "2", "3"]
+    assert len(looks) == 1
+
+
+def test_a_pack_that_is_gone_costs_one_more_look_at_the_indexes(site, capfd, looks):
+    for taskid in range(50):
+        site.pack(taskid, b"x")
+    site.tasklist.write_text("echo\n" * 50)
+    (site.logs / "packed" / "f00dcafe.0.pack").unlink()
+    assert site.main("0-49") == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "gone, with the output of each of the tasks 0-49" in line
+    assert len(looks) == 2
+
+
+def test_many_tasks_with_one_reason_get_one_sentence(site, capfd):
+    site.tasklist.write_text("echo\n" * 300)
+    lines = [f"{taskid} echo\n" for taskid in range(0, 300, 2)]
+    (site.root / "toprocess").write_text("".join(lines))
+    for name in ("finished", "failed"):
+        (site.root / name).write_text("")
+    assert site.main("0-310") == 1
+    beyond, waits, nowhere = capfd.readouterr().err.splitlines()
+    assert "there are no tasks 300-310: " in beyond
+    assert "each of 150 tasks (0, 2, 4," in waits
+    assert "waits in toprocess, and no farm is running: give the farm's" in waits
+    assert "each of 150 tasks (1, 3, 5," in nowhere
+    assert max(map(len, (waits, nowhere))) < 300
+
+
+def test_a_pack_that_is_gone_is_told_once_for_all_tasks(site, capfd):
+    for taskid in range(4):
+        site.pack(taskid, b"x")
+    (site.logs / "packed" / "f00dcafe.0.pack").unlink()
+    assert site.main("0-3") == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.endswith(".pack is gone, with the output of each of the tasks 0-3")
+    assert site.main("0-3", "--attempt", "1") == 1
+
+
+def test_what_ends_while_many_are_shown_is_shown_as_well(site, shown, monkeypatch):
+    site.pack(0, b"a\n")
+
+    def end_meanwhile(*args, **others):
+        site.pack(1, b"b\n")
+        return examine(*args, **others)
+
+    monkeypatch.setattr("mpifarm.commands.log.explain.examine_whole", end_meanwhile)
+    assert site.main("0,1") == 0
+    assert shown() == "==> task 0 <==\na\n==> task 1 <==\nb\n"
+
+
+def test_an_attempt_whose_output_moves_while_others_are_shown_is_not_left_out(
+    site, shown, monkeypatch
+):
+    site.pack(1, b"failed first\n", started=1e9)
+    rank_files = RankFiles(str(site.logs / "packed"), "f00dcafe", 0)
+    scratch = Path(rank_files.scratch(0, 0))
+    scratch.write_bytes(b"second\n")
+    record = Record(1, 2, 0, 2e9, 0, 0, None)
+    Path(rank_files.running).write_bytes(encode_slot(record))
+
+    def end_after(logs, wanted=None):
+        found = find_sources(logs, wanted)
+        if scratch.exists():
+            site.pack(1, b"second\n", started=2e9)
+            scratch.unlink()
+            Path(rank_files.running).unlink()
+        return found
+
+    monkeypatch.setattr("mpifarm.commands.log.printer.find_sources", end_after)
+    assert site.main("0,1") == 1
+    heading, first, _, second = shown().splitlines()
+    assert (heading, first, second) == ("==> task 1 <==", "failed first", "second")
+
+
+def test_what_tasks_have_left_that_the_list_has_no_more_is_shown(site, capfd):
+    for taskid in (5, 6):
+        (site.logs / f"log_{taskid}").write_text(f"{taskid}\n")
+    assert site.main("5") == 0
+    capfd.readouterr()
+    assert site.main("5-7") == 1
+    out, err = capfd.readouterr()
+    assert out == "==> task 5 <==\n5\n==> task 6 <==\n6\n"
+    assert "there is no task 7: " in err
+
+
+# ---- remarks ------------------------------------------------------------------------
+
+
+def test_what_went_wrong_before_a_task_finished_is_shown_with_a_remark(site, capfd):
+    (site.logs / "unkept").mkdir()
+    (site.logs / "log_0").write_text("before\n")
+    assert site.main("0") == 0
+    out, err = capfd.readouterr()
+    assert out == "before\n"
+    assert "task 0 has finished; what is shown may be from before" in err
+    site.pack(0, b"the end\n")
+    assert site.main("0") == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_what_a_farm_that_keeps_little_has_of_a_finished_task_is_from_before(
+    site, capfd
+):
+    site.pack(0, b"killed\n", directory="unkept")
+    assert site.main("0") == 0
+    assert "what is shown is from before" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("liveness", [FarmLiveness.DEAD, None])
+def test_following_a_task_whose_farm_is_gone_says_what_to_do(
+    site, capfd, monkeypatch, liveness
+):
+    (site.logs / "log_2").write_text("half\n")
+
+    def look(*args, **others):
+        view = ClaimView("f00d", "on n1", FarmLiveness.DEAD, *[frozenset({2})] * 2)
+        contents = examine(*args, **others)
+        return (
+            contents._replace(claims=(view,), toprocess=b"") if liveness else contents
+        )
+
+    monkeypatch.setattr("mpifarm.commands.log.explain.examine_whole", look)
+    assert site.main("2", "-f") == 0
+    out, err = capfd.readouterr()
+    assert out == "half\n"
+    assert "task 2 has not ended: " in err
+    assert "given again, runs it" in err or "again to run it" in err

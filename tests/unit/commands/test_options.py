@@ -1,0 +1,506 @@
+"""The command line: PyTaskFarmer's own means the same; mistakes are one sentence."""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import io
+import os
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from mpifarm import __version__
+from mpifarm.commands import SUBCOMMANDS, misspelt
+from mpifarm.commands.options import (
+    LONG_NAMES,
+    OLD_NAMES,
+    OPTIONS,
+    HelpAsked,
+    parse_arguments,
+)
+from mpifarm.errors import ExitStatus, InputError
+from mpifarm.model.settings import Policy, Settings, TaskLimits
+
+CPUS = 48
+USABLE = 6
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """A machine of 48 CPUs, of which this process may use 6."""
+    monkeypatch.setattr(os, "cpu_count", lambda: CPUS)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(USABLE)))
+
+
+def parsed(*argv: str) -> Settings:
+    return parse_arguments(argv, {})
+
+
+def mistake(*argv: str) -> str:
+    with pytest.raises(InputError) as caught:
+        parsed(*argv)
+    assert caught.value.exit_status == ExitStatus.BAD_INPUT
+    return str(caught.value)
+
+
+def wanted(tasklist: str = "tasks.txt", **others: object) -> Settings:
+    others.setdefault("workdir", f"{tasklist}_workdir")
+    return Settings(tasklist=tasklist, **others)  # type: ignore[arg-type]
+
+
+# Command lines as users of PyTaskFarmer have them in their job scripts.
+OLD_COMMAND_LINES = [
+    ("tasks.txt", wanted()),
+    ("--proc 4 tasks.txt", wanted(workers=4)),
+    ("--proc=4 tasks.txt", wanted(workers=4)),
+    ("-n 4 tasks.txt", wanted(workers=4)),
+    ("-n4 tasks.txt", wanted(workers=4)),
+    ("tasks.txt --proc", wanted(workers=CPUS)),
+    ("tasks.txt -n", wanted(workers=CPUS)),
+    ("--proc -v 1 tasks.txt", wanted(workers=CPUS, verbose=True)),
+    ("--proc auto tasks.txt", wanted(workers=USABLE)),
+    ("--timeout 60 tasks.txt", wanted(timeout=60.0)),
+    ("--timeout 0 tasks.txt", wanted(timeout=None)),
+    ("--timeout=1700 -w out tasks.txt", wanted(timeout=1700.0, workdir="out")),
+    ("-w out tasks.txt", wanted(workdir="out")),
+    ("--workdir /scratch/run1 tasks.txt", wanted(workdir="/scratch/run1")),
+    ("tasks.txt --workdir out", wanted(workdir="out")),
+    ("-v 1 tasks.txt", wanted(verbose=True)),
+    ("-v tasks.txt", wanted(verbose=True)),
+    ("-v1 tasks.txt", wanted(verbose=True)),
+    ("tasks.txt -v", wanted(verbose=True)),
+    ("-v -n 2 tasks.txt", wanted(verbose=True, workers=2)),
+    ("-v -- tasks.txt", wanted(verbose=True)),
+    ("--verbose True tasks.txt", wanted(verbose=True)),
+    ("--verbose=1 tasks.txt", wanted(verbose=True)),
+    ("--verbose tasks.txt", wanted(verbose=True)),
+    ("tasks.txt --verbose True", wanted(verbose=True)),
+    ("-v False tasks.txt", wanted(verbose=False)),
+    ("-v 2 tasks.txt", wanted(verbose=True)),
+    ("-v very tasks.txt", wanted(verbose=True)),
+    ("-v -1 tasks.txt", wanted(verbose=True)),
+    ("-verbose tasks.txt", wanted(verbose=True)),
+    ("-r docker tasks.txt", wanted(runner="docker")),
+    ("--runner shifter tasks.txt", wanted(runner="shifter")),
+    ("-t db tasks.txt", wanted(handler="db")),
+    ("--tasklist db tasks.txt", wanted(handler="db")),
+    ("--task db tasks.txt", wanted(handler="db")),
+    ("--ta db tasks.txt", wanted(handler="db")),
+    ("--time 5 tasks.txt", wanted(timeout=5.0)),
+    ("--ti=5 tasks.txt", wanted(timeout=5.0)),
+    ("--w out tasks.txt", wanted(workdir="out")),
+    ("--work=out tasks.txt", wanted(workdir="out")),
+    ("--p 3 tasks.txt", wanted(workers=3)),
+    ("--r docker tasks.txt", wanted(runner="docker")),
+    ("--v 1 tasks.txt", wanted(verbose=True)),
+    ("--ver tasks.txt", wanted(verbose=True)),
+    ("--verb 1 tasks.txt", wanted(verbose=True)),
+    ("-n 1 -n 2 tasks.txt", wanted(workers=2)),
+    ("-- -odd-name", wanted("-odd-name")),
+    ("-n 64 --timeout 1700 -w w -v 1 -r r -t t list", wanted(
+        "list",
+        workers=64, timeout=1700.0, workdir="w", verbose=True, runner="r", handler="t",
+    )),
+]  # fmt: skip
+
+NEW_COMMAND_LINES = [
+    ("--timeout 1.5 tasks.txt", wanted(timeout=1.5)),
+    ("--grace 10 tasks.txt", wanted(grace=10.0)),
+    ("--grace 0 tasks.txt", wanted(grace=0.0)),
+    ("--lock-area /locks tasks.txt", wanted(lock_area="/locks")),
+    ("--mpi off tasks.txt", wanted(mpi="off")),
+    ("--mpi=auto tasks.txt", wanted(mpi="auto")),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), OLD_COMMAND_LINES)
+def test_an_old_command_line_goes_on_working(line, expected):
+    assert parsed(*line.split()) == expected
+
+
+@pytest.mark.parametrize(("line", "expected"), NEW_COMMAND_LINES)
+def test_the_new_options_are_read(line, expected):
+    assert parsed(*line.split()) == expected
+
+
+def test_names_with_spaces_and_bytes_that_are_not_utf8_stay_as_they_are():
+    assert parsed("my tasks \udcff", "-w", "-out dir").workdir == "-out dir"
+    assert parsed("my tasks \udcff").workdir == "my tasks \udcff_workdir"
+
+
+def test_all_cpus_are_one_where_nobody_knows_how_many_there_are(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert parsed("tasks.txt", "-n").workers == 1
+
+
+# ---- against PyTaskFarmer's own parser ----------------------------------------------
+
+
+def whole(least: int):
+    """PyTaskFarmer's `int`, without the numbers that it accepts and then dies of."""
+
+    def parse(word: str) -> int:
+        if int(word) < least:
+            raise ValueError(word)
+        return int(word)
+
+    return parse
+
+
+def pytaskfarmer_parser() -> argparse.ArgumentParser:
+    """The parser of PyTaskFarmer 0.1.0 (0.0.1 has the same)."""
+    parser = argparse.ArgumentParser(description="Simple task queue")
+    parser.add_argument("tasklist", metavar="List", type=str)
+    parser.add_argument(
+        "--proc", "-n", metavar="Processes", type=whole(1), nargs="?", default=8
+    )
+    parser.add_argument("--timeout", type=whole(0), default=None)
+    parser.add_argument("--workdir", "-w", required=False, default=None)
+    parser.add_argument(
+        "--verbose", "-v", type=bool, dest="verb", required=False, default=False
+    )
+    parser.add_argument("--runner", "-r", default="default")
+    parser.add_argument("--tasklist", "-t", default="default", dest="tasklisthandler")
+    return parser
+
+
+def find_old_reading(argv: Sequence[str]) -> argparse.Namespace | None:
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            return pytaskfarmer_parser().parse_args(list(argv))
+        except SystemExit:
+            return None
+
+
+def as_settings(old: argparse.Namespace) -> Settings:
+    return Settings(
+        tasklist=old.tasklist,
+        workdir=old.tasklist + "_workdir" if old.workdir is None else old.workdir,
+        workers=CPUS if old.proc is None else old.proc,
+        timeout=float(old.timeout) if old.timeout else None,
+        verbose=old.verb,
+        runner=old.runner,
+        handler=old.tasklisthandler,
+    )
+
+
+SHORTENED = ["--proc", "--timeout", "--workdir", "--verbose", "--runner", "--tasklist"]
+OPTION_WORDS = ["-n", "-w", "-v", "-r", "-t"] + [
+    name[:length] for name in SHORTENED for length in range(3, len(name) + 1)
+]
+VALUES = ["1", "4", "60", "True", "word", "tasks.txt", "off", "-1", "-", "a b", "-x y"]
+WHOLE_OPTIONS = {  # options with values that suit them, so that many lines are accepted
+    ("-n", "--p", "--proc"): ["1", "64", " 4 ", "0_2"],
+    ("--ti", "--timeout"): ["0", "60", "1800"],
+    ("-w", "-v", "-r", "-t", *OPTION_WORDS[5:]): VALUES,
+}
+WHOLE_OPTION = st.sampled_from(list(WHOLE_OPTIONS)).flatmap(
+    lambda names: st.tuples(
+        st.sampled_from(names), st.sampled_from(WHOLE_OPTIONS[names])
+    )
+)
+WORDS = st.one_of(
+    st.sampled_from(OPTION_WORDS + VALUES).map(lambda word: [word]),
+    WHOLE_OPTION.map(list),
+    WHOLE_OPTION.map(list),
+    WHOLE_OPTION.map(lambda option: ["=".join(option)]),
+    WHOLE_OPTION.filter(lambda option: len(option[0]) == 2).map(
+        lambda option: ["".join(option)]
+    ),
+)
+
+
+def joined(groups: list[list[str]]) -> list[str]:
+    return [word for group in groups for word in group]
+
+
+@settings(max_examples=300, deadline=None)
+@example(["-v", "word", "tasks.txt"])
+@example(["-v", "-1", "tasks.txt"])
+@example(["-v", "off", "-v", "word", "tasks.txt"])
+@given(
+    st.builds(
+        lambda before, after: joined([*before, ["list.txt"], *after]),
+        st.lists(WORDS, max_size=3),
+        st.lists(WORDS, max_size=2),
+    )
+)
+def test_what_pytaskfarmer_accepts_means_the_same(argv):
+    old = find_old_reading(argv)
+    assume(old is not None)
+    assert old is not None
+    assume(old.tasklist != "-")  # refused: users mean a pipe by it
+    new = parse_arguments(argv, {})
+    # "no" was yes to PyTaskFarmer, which made no use of it.
+    assert new.verbose in {old.verb, False}
+    old.verb = new.verbose
+    assert new == as_settings(old)
+
+
+@given(st.lists(st.one_of(WORDS, st.lists(st.one_of(
+    st.text(max_size=8), st.text("-=hnvtx1 ", max_size=6),
+    st.sampled_from(["--", "--mpi", "--grace", "--lock", "--version", "-h", "--prock"]),
+), max_size=2)), max_size=5).map(joined))  # fmt: skip
+def test_any_words_are_settings_or_one_sentence(argv):
+    told = told_of(argv)
+    assert "\n" not in told
+    assert told == "" or told.endswith("(mpifarm --help tells more)")
+    assert len(told) < 220 + sum(len(repr(word)) for word in argv)
+
+
+def told_of(argv: Sequence[str]) -> str:
+    """The sentence about a mistake, and none where there is no mistake."""
+    try:
+        assert isinstance(parse_arguments(argv, {}), Settings)
+    except HelpAsked:
+        return ""
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+# ---- mistakes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("", "no tasklist"),
+        ("-v 1", "no tasklist"),
+        ("-n 0 tasks.txt", "--proc 0"),
+        ("--proc -4 tasks.txt", "--proc -4"),
+        ("--proc four tasks.txt", "'four'"),
+        ("--proc tasks.txt", "'tasks.txt'"),
+        ("--timeout -5 tasks.txt", "'-5'"),
+        ("--timeout nan tasks.txt", "'nan'"),
+        ("--timeout inf tasks.txt", "'inf'"),
+        ("--timeout soon tasks.txt", "'soon'"),
+        ("--grace -1 tasks.txt", "--grace"),
+        ("--grace nan tasks.txt", "--grace"),
+        ("--mpi on tasks.txt", "'on'"),
+        ("tasks.txt -w", "--workdir"),
+        ("tasks.txt --timeout -v", "--timeout"),
+        ("--prock 4 tasks.txt", "did you mean --proc?"),
+        ("--time-out=4 tasks.txt", "did you mean --timeout?"),
+        ("--log-area /x tasks.txt", "did you mean --lock-area?"),
+        ("-timeout 60 tasks.txt", "did you mean --timeout?"),
+        ("-workdir out tasks.txt", "did you mean --workdir?"),
+        ("tasks.txt proc 4", "did you mean --proc?"),
+        ("tasks.txt proc=4", "did you mean --proc?"),
+        ("--zzz tasks.txt", "no option --zzz"),
+        ("-x tasks.txt", "no option -x"),
+        ("--t 5 tasks.txt", "--timeout or --tasklist"),
+        ("one.txt two.txt", "'two.txt'"),
+        ("echo hello", "quote a name"),
+        ("\u2014proc 4 tasks.txt", "\u2014proc begins with a dash that is not '-'"),
+        ("tasks.txt \u2013v", "\u2013v begins with a dash"),
+        ("\u2014help", "\u2014help begins with a dash"),
+        ("-v one.txt -v two.txt", "'two.txt'"),
+        ("--version=2 tasks.txt", "takes no value"),
+        ("--help=me tasks.txt", "takes no value"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence_that_names_it_and_the_help(line, named):
+    sentence = mistake(*line.split())
+    assert named in sentence
+    assert sentence.endswith("(mpifarm --help tells more)")
+    assert "\n" not in sentence
+    assert len(sentence) < 200
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (
+            "--retry 3 tasks.txt",
+            "did you mean --retries, --retry-delay or mpifarm retry?",
+        ),
+        ("--gr=.5 tasks.txt", "no option --gr=.5, did you mean --grace?"),
+        ("--lock /locks tasks.txt", "did you mean --lock-area?"),
+        ("--max 3 tasks.txt", "did you mean --max-failures?"),
+        ("--check tasks.txt", "did you mean --checkpoint-signal or mpifarm check?"),
+        ("--vers tasks.txt", "did you mean --version?"),
+        ("--task-t 3 tasks.txt", "did you mean --task-time or --task-timeout?"),
+    ],
+)
+def test_only_the_options_of_pytaskfarmer_can_be_shortened(line, named):
+    assert named in mistake(*line.split())
+
+
+OPTIONS_OF_OTHERS = [
+    ("--resume tasks.txt", "the same command goes on"),
+    ("--restart tasks.txt", "the same command goes on"),
+    ("--joblog log tasks.txt", "attempts.tsv"),
+    ("--halt soon,fail=1 tasks.txt", "--max-failures 1"),
+    ("--halt=now,fail=1 tasks.txt", "--max-failures 1"),
+    ("-j 4 tasks.txt", "--proc N"),
+    ("-j4 tasks.txt", "--proc N"),
+    ("--jobs 4 tasks.txt", "--proc N"),
+    ("-np 4 tasks.txt", "-np is mpirun's"),
+    ("--eta tasks.txt", "the farm shows its progress"),
+    ("--setup x tasks.txt", "docs/runners.md"),
+    ("--mpi=pmix tasks.txt", "--mpi=pmix is srun's"),
+    ("--nodes 4 tasks.txt", "it belongs to the program that starts the ranks"),
+    ("-N4 tasks.txt", "it belongs to the program that starts the ranks"),
+    ("--dry-run tasks.txt", "mpifarm check LIST"),
+    ("--repair tasks.txt", "mpifarm check has one"),
+]
+
+
+@pytest.mark.parametrize(("line", "named"), OPTIONS_OF_OTHERS)
+def test_an_option_of_another_tool_is_answered_by_what_does_the_same(line, named):
+    sentence = mistake(*line.split())
+    assert named in sentence
+    assert "did you mean" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("status tasks.txt", "mpifarm has no status"),
+        ("status tasks.txt", "mpifarm check LIST"),
+        ("status", "mpifarm check LIST"),
+        ("-n 4 status tasks.txt", "mpifarm check LIST"),
+        ("submit tasks.txt", "sbatch jobs/requeue.slurm LIST"),
+        ("stats tasks.txt", "result.json"),
+        ("run tasks.txt", "give the list alone"),
+        ("resume", "give the list alone"),
+        ("cancel", "USR1"),
+        ("logs tasks.txt", "mpifarm log LIST ID"),
+        ("usage", "mpifarm --help"),
+        ("-n 4 check tasks.txt", "a subcommand stands first: mpifarm check"),
+        ("chekc tasks.txt", "did you mean mpifarm check?"),
+    ],
+)
+def test_a_subcommand_of_another_tool_is_answered_by_what_serves_the_need(
+    line, named, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert named in mistake(*line.split())
+
+
+def test_an_unknown_subcommand_before_a_list_that_is_there_is_told_with_all_there_are(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks.txt").touch()
+    sentence = mistake("frobnicate", "tasks.txt")
+    assert "there is no subcommand frobnicate, only check, log, retry" in sentence
+    assert "mpifarm tasks.txt" in sentence
+
+
+def test_a_name_with_spaces_that_is_there_is_to_be_quoted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my tasks.txt").touch()
+    assert "quote a name that has spaces in it: 'my tasks.txt'" in mistake(
+        "my", "tasks.txt"
+    )
+
+
+@pytest.mark.parametrize("name", ["status", "submit", "run", "help"])
+def test_a_list_that_is_named_as_a_subcommand_of_others_is_a_list(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    assert parsed(name) == wanted(name)
+
+
+def test_no_word_of_another_tool_is_one_of_ours():
+    own = {*LONG_NAMES, "-n", "-w", "-v", "-r", "-t", "-h"}
+    assert not own & set(misspelt.OPTIONS_OF_OTHERS)
+    assert not set(SUBCOMMANDS) & set(misspelt.COMMANDS_OF_OTHERS)
+
+
+def test_each_setting_but_the_list_is_set_by_one_option():
+    set_by = [option.field for group in OPTIONS.values() for option in group]
+    parts = {"limits": TaskLimits, "policy": Policy}
+    wanted = [name for name in names_of(Settings) if name not in {"tasklist", *parts}]
+    for part, of_part in parts.items():
+        wanted += [f"{part}.{name}" for name in names_of(of_part)]
+    wanted.remove("policy.max_failed_share")  # --max-failures sets two
+    assert sorted(filter(None, set_by)) == sorted(wanted)
+
+
+def names_of(of_settings: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(of_settings)]
+
+
+@pytest.mark.parametrize(
+    ("subcommand", "option"),
+    [(name, option) for name, options in SUBCOMMANDS.items() for option in options],
+)
+def test_an_option_of_a_subcommand_is_in_its_help(subcommand, option):
+    module = importlib.import_module(f"mpifarm.commands.{subcommand}")
+    with pytest.raises(HelpAsked) as asked:
+        module.main(["--help"], None, {})
+    assert option in asked.value.text
+    assert option not in LONG_NAMES
+
+
+@pytest.mark.parametrize("path", ["/dev/fd/63", "/dev/stdin", "/proc/self/fd/0"])
+def test_a_list_from_a_pipe_needs_a_workdir_that_is_named(path):
+    assert "add --workdir DIR" in mistake(path)
+    assert parsed(path, "-w", "x").workdir == "x"
+    assert "a list from a pipe is /dev/stdin, with --workdir DIR" in mistake("-")
+
+
+@pytest.mark.parametrize(
+    "argv", [("",), ("-w", "", "t"), ("--lock-area=", "t"), ("t", "--workdir=")]
+)
+def test_an_empty_name_is_told_as_a_variable_that_is_not_set(argv):
+    assert "is a variable in your job script not set?" in mistake(*argv)
+
+
+def test_a_mistake_before_the_question_for_help_does_not_hide_the_help():
+    with pytest.raises(HelpAsked):
+        parsed("--prock", "4", "-h")
+
+
+def test_tasks_may_span_nodes_when_asked_to():
+    assert parsed("tasks.txt") == wanted(span_nodes=False)
+    assert parsed("--span-nodes", "tasks.txt") == wanted(span_nodes=True)
+    assert "--span-nodes takes no value" in mistake("--span-nodes=2", "tasks.txt")
+
+
+# ---- help and version ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["-h", "--help", "--h", "--he"])
+def test_help_is_a_text_for_the_caller_to_print(word, capsys):
+    with pytest.raises(HelpAsked) as asked:
+        parsed(word)
+    for option in LONG_NAMES:
+        assert option in asked.value.text
+    assert capsys.readouterr() == ("", "")
+
+
+def test_help_tells_every_exit_status_and_signal():
+    with pytest.raises(HelpAsked) as asked:
+        parsed("-h")
+    for status in ExitStatus:
+        assert f"\n  {status:<4}" in asked.value.text
+    for signal in ("USR1", "USR2", "TERM", "INT", "HUP"):
+        assert signal in asked.value.text
+
+
+@pytest.mark.parametrize("columns", ["", "80", "0", "nonsense", "7", "²", "61"])
+def test_help_fits_the_terminal_is_ascii_and_has_no_colours(columns):
+    with pytest.raises(HelpAsked) as asked:
+        parse_arguments(["-h"], {"COLUMNS": columns, "FORCE_COLOR": "1"})
+    assert not [line for line in asked.value.text.splitlines() if len(line) >= 80]
+    assert asked.value.text.isascii()
+    assert "\x1b" not in asked.value.text
+
+
+def test_version_is_a_text_for_the_caller_to_print():
+    with pytest.raises(HelpAsked, match=f"mpifarm {__version__}\n"):
+        parsed("--version")
+
+
+def test_the_options_of_pytaskfarmer_are_the_table_by_which_abbreviations_go():
+    old = {o for a in pytaskfarmer_parser()._actions for o in a.option_strings}
+    assert {option for option in old if option.startswith("--")} == set(OLD_NAMES)

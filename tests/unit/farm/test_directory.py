@@ -1,0 +1,110 @@
+"""Where commands run: --chdir, and what is said where a list was begun elsewhere."""
+
+import os
+import sys
+
+import pytest
+
+from mpifarm.commands.options import parse_arguments
+from mpifarm.farm.directory import (
+    enter_directory,
+    explain_not_entered,
+    explain_not_found,
+    find_not_entered,
+    go_on_there,
+    is_other,
+    runs_anywhere,
+    warn_of_other,
+)
+from mpifarm.model.settings import RunnerDefinition
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A directory to be started in; all that a farm changes is put back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PWD", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "there").mkdir()
+    (tmp_path / "tasks.txt").touch()
+    return tmp_path
+
+
+def entered(*words):
+    return enter_directory(parse_arguments([*words], {}))
+
+
+def test_without_chdir_nothing_changes(here):
+    settings, fault = entered("tasks.txt")
+    assert (settings.tasklist, fault) == ("tasks.txt", "")
+    assert os.getcwd() == str(here)
+
+
+def test_all_but_the_commands_is_named_from_where_mpifarm_was_started(here):
+    words = ("--chdir", "there", "--config", "a.ini", "--lock-area", "/l", "tasks.txt")
+    settings, fault = entered(*words)
+    assert fault == ""
+    assert os.getcwd() == os.environ["PWD"] == f"{here}/there"
+    assert settings.tasklist == f"{here}/tasks.txt"
+    assert settings.workdir == f"{here}/tasks.txt_workdir"
+    assert (settings.config, settings.lock_area) == (f"{here}/a.ini", "/l")
+    assert str(here) in sys.path
+
+
+def test_a_directory_that_is_not_there_is_told_and_not_entered(here):
+    _, fault = entered("--chdir", "nowhere", "tasks.txt")
+    assert fault == "can't run commands in nowhere: No such file or directory"
+    assert os.getcwd() == str(here)
+
+
+def test_another_spelling_of_a_directory_is_not_another(here):
+    (here / "link").symlink_to("there")
+    assert not is_other(f"{here}/there", f"{here}/link")
+    assert not is_other(f"{here}/gone", f"{here}/there")
+    assert is_other(f"{here}/there", str(here))
+
+
+@pytest.mark.parametrize(
+    ("cwd", "fixed"), [("/data", True), ("~/x", True), ("x", False)]
+)
+def test_a_runner_with_a_directory_of_its_own_runs_anywhere_the_same(cwd, fixed):
+    assert runs_anywhere(RunnerDefinition("x", options={"cwd": cwd})) == fixed
+    assert not runs_anywhere(RunnerDefinition())
+
+
+SLURM = {"SLURM_JOB_ID": "7"}
+
+
+@pytest.mark.parametrize("name", ["PWD", "SLURM_SUBMIT_DIR"])
+@pytest.mark.parametrize("wanted", ["there/no", "closed"])
+def test_a_directory_that_slurm_could_not_enter_is_known(here, name, wanted):
+    (here / "closed").touch()  # nobody may enter it, root neither
+    environ = {**SLURM, "PWD": "/tmp", name: f"{here}/{wanted}"}
+    assert find_not_entered("/tmp", environ) == f"{here}/{wanted}"
+    assert find_not_entered(str(here), environ) == ""
+    del environ["SLURM_JOB_ID"]
+    assert find_not_entered("/tmp", environ) == ""
+
+
+def test_who_starts_in_tmp_is_where_he_wants_to_be(here):
+    environ = {**SLURM, "PWD": "/tmp", "SLURM_SUBMIT_DIR": str(here)}
+    assert find_not_entered("/tmp", environ) == ""
+    assert find_not_entered("/tmp", SLURM) == ""
+    said = explain_not_entered("/home/a", "n3")
+    assert said.startswith(
+        "can't run commands in /home/a: Slurm could not enter it on n3"
+    )
+    assert "--chdir" in said
+
+
+def test_the_sentences_name_both_directories_and_the_option():
+    said = warn_of_other("/a b", "/c")
+    assert said.startswith("WARNING: this list was begun in /a b")
+    assert "--chdir '/a b'" in said
+    assert "\x1b" not in warn_of_other("/a\x1b[1m", "/c")
+    why = explain_not_found(10, "/a")
+    assert why.startswith("the first 10 commands could not be started")
+    assert "no failure is recorded" in why
+    assert why.endswith(go_on_there("/a"))
+    assert explain_not_found(1, "/a").startswith("the first command could not be")
+    assert go_on_there("/a b") == "give --chdir '/a b' with the same command"

@@ -1,0 +1,385 @@
+"""One rank of a farm: how it follows the leading rank, and how its process ends."""
+
+import os
+from collections.abc import Callable
+from signal import SIGUSR1
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mpifarm.errors import ExitStatus, InputError
+from mpifarm.farm import process
+from mpifarm.farm.agent import SILENCE_SECONDS, Agent, RankPhase
+from mpifarm.farm.context import RankContext
+from mpifarm.farm.finish import FarmEnd
+from mpifarm.farm.process import _follow, _Followed
+from mpifarm.model.messages import (
+    Alive,
+    Join,
+    Ping,
+    Rejoin,
+    Shutdown,
+    SignalReceived,
+    Stop,
+    Welcome,
+)
+from mpifarm.model.settings import Settings
+from tests.unit.fakes import START, Clock, FakePool, define_farm
+
+Messages = list[tuple[int, Any]]
+
+
+class EndedError(Exception):
+    """The process has ended with this status."""
+
+
+class ScriptedComm:
+    """The other ranks: each `receive` brings the next messages and losses."""
+
+    def __init__(self, rank: int, size: int = 4, *, survives: bool = True) -> None:
+        self.rank = rank
+        self.size = size
+        self.survives_rank_loss = survives
+        self.lost: set[int] = set()
+        self.script: list[tuple[Messages, set[int]]] = []
+        self.sent: Messages = []
+        self.calls: list[str] = []
+
+    def then(self, *messages: tuple[int, Any], lost: tuple[int, ...] = ()) -> None:
+        self.script.append(([*messages], {*lost}))
+
+    @property
+    def first(self) -> int:
+        return self.members[0]
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        return tuple(sorted({*range(self.size)} - self.lost))
+
+    def has_message(self) -> bool:
+        return True
+
+    def receive(self) -> Messages:
+        if not self.script:
+            return []
+        messages, lost = self.script.pop(0)
+        self.lost |= lost
+        return messages
+
+    def send(self, rank: int, message: Any) -> None:
+        self.sent.append((rank, message))
+
+    def flush(self, seconds: float) -> bool:
+        self.calls.append("flush")
+        return True
+
+    def finalize(self) -> None:
+        self.calls.append("finalize")
+
+    def abort(self, status: int) -> None:
+        self.calls.append(f"abort {status:d}")
+
+    def said(self, kind: type) -> list[int]:
+        """To whom messages of this kind were sent."""
+        return [rank for rank, message in self.sent if isinstance(message, kind)]
+
+
+class StepClock(Clock):
+    """Each pass of the loop takes a second."""
+
+    def step(self) -> float:
+        self.advance(1.0)
+        assert self.now < START + 5000.0, "it follows for ever"
+        return 0.0
+
+
+class SilentPool(FakePool):
+    def read_fds(self) -> list[int]:
+        return []
+
+
+class FollowingRank:
+    """A rank that follows others, which are scripted."""
+
+    def __init__(self, rank: int) -> None:
+        self.comm = ScriptedComm(rank)
+        self.clock = StepClock()
+        self.pool = SilentPool(self.clock)
+        self.signals: list[int] = []
+        self.early: Messages = []
+        pool: Any = self.pool
+        comm = self.comm
+        self.agent = Agent(
+            *(rank, "node", 2, pool, {}),
+            *(lambda said: comm.send(comm.first, said), self.clock.now),
+        )
+
+    def follow(self) -> _Followed:
+        read, write = os.pipe()
+        signals = SimpleNamespace(fd=read, take=self._take_signals)
+        context: Any = SimpleNamespace(process=SimpleNamespace(signals=signals))
+        comm: Any = self.comm
+        clock: Any = self.clock
+        try:
+            return _follow(self.agent, context, comm, clock, self.early)
+        finally:
+            os.close(read)
+            os.close(write)
+
+    def _take_signals(self) -> list[int]:
+        signals, self.signals = self.signals, []
+        return signals
+
+
+WELCOME = Welcome(define_farm(), 0)
+
+
+def test_a_rank_does_what_rank_0_says_until_it_is_told_to_leave():
+    rank = FollowingRank(2)
+    rank.comm.then((0, WELCOME))
+    rank.comm.then((0, Ping()))
+    rank.comm.then((0, Shutdown()))
+    assert rank.follow() is _Followed.LEFT
+    assert rank.comm.said(Join) == [0]
+    assert rank.comm.said(Alive) == [0]
+    assert rank.pool.calls == ["start", "close"]
+
+
+def test_a_signal_is_told_to_the_leading_rank():
+    rank = FollowingRank(2)
+    rank.signals = [SIGUSR1]
+    rank.comm.then((0, Shutdown()))
+    rank.follow()
+    assert rank.comm.said(SignalReceived) == [0]
+
+
+def test_what_a_lost_rank_said_last_does_not_count():
+    rank = FollowingRank(2)
+    rank.comm.then((0, WELCOME))
+    rank.comm.then((0, Stop(0.0)), (0, Shutdown()), lost=(0,))
+    rank.comm.then((1, Shutdown()))
+    assert rank.follow() is _Followed.LEFT
+    assert rank.comm.said(Rejoin) == [1]
+    assert rank.pool.calls == ["start", "close"]
+
+
+def test_what_a_successor_says_before_the_loss_is_known_is_kept_until_then():
+    rank = FollowingRank(3)
+    rank.comm.then((0, WELCOME))
+    rank.comm.then((1, Ping()), (2, Shutdown()))
+    rank.comm.then()
+    rank.comm.then(lost=(0,))
+    rank.comm.then(lost=(1,))
+    assert rank.follow() is _Followed.LEFT
+    assert rank.comm.said(Rejoin) == [1, 2]
+    assert rank.comm.said(Alive) == [1]
+
+
+def test_a_rank_that_does_not_lead_is_not_obeyed():
+    rank = FollowingRank(2)
+    rank.comm.then((1, Shutdown()), (3, Shutdown()))
+    rank.comm.then((0, WELCOME))
+    rank.comm.then((0, Shutdown()))
+    assert rank.follow() is _Followed.LEFT
+    assert rank.pool.calls == ["start", "close"]
+
+
+def test_the_lowest_rank_leads_and_knows_what_others_have_said_to_it():
+    rank = FollowingRank(1)
+    rank.comm.then((0, WELCOME), (3, Alive()))
+    rank.comm.then((2, Alive()), (0, Stop(0.0)), lost=(0,))
+    assert rank.follow() is _Followed.LEADS
+    assert rank.early == [(3, Alive()), (2, Alive())]
+    assert rank.agent.phase is RankPhase.WORKING
+    assert rank.comm.said(Rejoin) == []
+
+
+def test_a_rank_that_hears_nothing_for_long_kills_its_commands():
+    rank = FollowingRank(2)
+    rank.comm.then((0, WELCOME))
+    assert rank.follow() is _Followed.FORSAKEN
+    assert rank.pool.calls == ["start", "kill"]
+    assert rank.clock.now - START == pytest.approx(SILENCE_SECONDS + 2.0)
+
+
+def test_a_successor_gets_longer_to_say_its_first_word():
+    rank = FollowingRank(2)
+    rank.comm.then((0, WELCOME))
+    rank.comm.then(lost=(0,))
+    assert rank.follow() is _Followed.FORSAKEN
+    assert rank.clock.now - START == pytest.approx(303.0)
+
+
+def test_a_rank_whose_launcher_is_gone_kills_its_commands(monkeypatch):
+    rank = FollowingRank(2)
+    rank.comm.then((0, WELCOME))
+    parents = iter([7, 7, 7])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents, 1))
+    assert rank.follow() is _Followed.FORSAKEN
+    assert rank.pool.calls == ["start", "kill"]
+    assert rank.clock.now - START < 5.0
+
+
+# ---- how a process ends -------------------------------------------------------------
+
+
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The statuses with which a process has ended without more ado."""
+    statuses: list[int] = []
+
+    def end(status: int) -> None:
+        statuses.append(status)
+        raise EndedError
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(process, "_keep_for_good", lambda: None)
+    return statuses
+
+
+class EndingRank:
+    """The context of a rank whose farm has ended."""
+
+    def __init__(self, comm: ScriptedComm | None, environ: Any = None) -> None:
+        self.said: list[str] = []
+        self.pool = FakePool(Clock())
+        pool: Any = self.pool
+        output: Any = SimpleNamespace(complain=self.said.append)
+        surroundings: Any = SimpleNamespace(output=output, environ=environ or {})
+        any_comm: Any = comm
+        self.context = RankContext(
+            Settings("list", "list_workdir"), surroundings, pool, any_comm, {}
+        )
+
+
+def lead_to(monkeypatch: Any, end: FarmEnd | Exception) -> list[RankContext]:
+    """Have the farm end like this; return the contexts that led one."""
+    led: list[RankContext] = []
+
+    def lead_farm(context: RankContext) -> FarmEnd:
+        led.append(context)
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    monkeypatch.setattr("mpifarm.farm.startup.lead_farm", lead_farm)
+    return led
+
+
+def test_rank_0_returns_the_status_after_all_have_left_mpi(exits, monkeypatch):
+    comm = ScriptedComm(0)
+    rank = EndingRank(comm)
+    lead_to(monkeypatch, FarmEnd(ExitStatus.SOME_FAILED))
+    assert process._run_rank_0(rank.context) == ExitStatus.SOME_FAILED
+    assert comm.calls == ["flush", "finalize"]
+    assert rank.pool.calls == ["close"]
+    assert exits == []
+
+
+def test_rank_0_alone_returns_the_status(exits, monkeypatch):
+    rank = EndingRank(None)
+    lead_to(monkeypatch, FarmEnd(ExitStatus.RUN_AGAIN))
+    assert process._run_rank_0(rank.context) == ExitStatus.RUN_AGAIN
+    assert rank.pool.calls == ["close"]
+
+
+@pytest.mark.parametrize("told_by_mpi", [False, True])
+def test_rank_0_waits_for_no_rank_that_was_lost(exits, monkeypatch, told_by_mpi):
+    comm = ScriptedComm(0)
+    lead_to(monkeypatch, FarmEnd(ExitStatus.ALL_FINISHED, lost=not told_by_mpi))
+    comm.lost = {2} if told_by_mpi else set()
+    with pytest.raises(EndedError):
+        process._run_rank_0(EndingRank(comm).context)
+    assert exits == [ExitStatus.ALL_FINISHED]
+    assert comm.calls == ["flush"]
+
+
+def test_rank_0_ends_ranks_that_only_hang(exits, monkeypatch):
+    comm = ScriptedComm(0, survives=False)
+    lead_to(monkeypatch, FarmEnd(ExitStatus.RUN_AGAIN, lost=True, silent=(3,)))
+    with pytest.raises(EndedError):
+        process._run_rank_0(EndingRank(comm).context)
+    assert comm.calls == ["flush", "abort 75"]
+    assert exits == [ExitStatus.RUN_AGAIN]
+
+
+def test_a_mistake_of_the_user_is_told_and_sends_the_others_away(exits, monkeypatch):
+    comm = ScriptedComm(0)
+    comm.then((1, Join("node", 1, 2)), (2, Join("node", 2, 2)), (3, Alive()))
+    rank = EndingRank(comm)
+    lead_to(monkeypatch, InputError("no such list"))
+    assert process._run_rank_0(rank.context) == ExitStatus.BAD_INPUT
+    assert rank.said == ["no such list"]
+    assert comm.said(Shutdown) == [1, 2, 3]
+    assert comm.calls[-1] == "finalize"
+
+
+def run_other_rank(
+    monkeypatch: Any, comm: ScriptedComm, followed: _Followed, leave: Shutdown
+) -> Callable[[], int]:
+    """Return what runs a rank whose following ends like this."""
+    monkeypatch.setattr(process, "_follow", lambda *args: followed)
+    agent = SimpleNamespace(leave=leave, host="node")
+    monkeypatch.setattr(RankContext, "create_agent", lambda *args: agent)
+    monkeypatch.setattr(process, "ABORT_SECONDS", 0.0)
+    any_comm: Any = comm
+    return lambda: process._run_other_rank(EndingRank(comm).context, any_comm)
+
+
+def test_another_rank_leaves_mpi_with_all_and_returns_0(exits, monkeypatch):
+    comm = ScriptedComm(2)
+    assert run_other_rank(monkeypatch, comm, _Followed.LEFT, Shutdown())() == 0
+    assert comm.calls == ["flush", "finalize"]
+
+
+@pytest.mark.parametrize(
+    "leave", [Shutdown(ranks_lost=True), Shutdown(ranks_lost=True, aborts=True)]
+)
+def test_another_rank_waits_for_no_rank_that_was_lost(exits, monkeypatch, leave):
+    comm = ScriptedComm(2)
+    with pytest.raises(EndedError):
+        run_other_rank(monkeypatch, comm, _Followed.LEFT, leave)()
+    assert exits == [0]
+    assert comm.calls == ["flush"]
+
+
+def test_a_rank_that_knows_of_a_loss_does_not_finalize_either(exits, monkeypatch):
+    comm = ScriptedComm(2)
+    comm.lost = {1}
+    with pytest.raises(EndedError):
+        run_other_rank(monkeypatch, comm, _Followed.LEFT, Shutdown())()
+    assert exits == [0]
+
+
+def test_a_forsaken_rank_ends_with_75(exits, monkeypatch):
+    comm = ScriptedComm(2)
+    with pytest.raises(EndedError):
+        run_other_rank(monkeypatch, comm, _Followed.FORSAKEN, Shutdown())()
+    assert exits == [ExitStatus.RUN_AGAIN]
+    assert comm.calls == []
+
+
+def test_of_ranks_that_see_no_other_the_first_alone_returns_a_status_and_waits(
+    exits, monkeypatch
+):
+    led = lead_to(monkeypatch, FarmEnd(ExitStatus.SOME_FAILED))
+    others = EndingRank(None, {"PMI_RANK": "3", "PMI_SIZE": "4"})
+    assert process._run_alone(others.context, "a notice") == 0
+    first = EndingRank(None, {"PMI_RANK": "0", "PMI_SIZE": "4"})
+    assert process._run_alone(first.context, "a notice") == ExitStatus.SOME_FAILED
+    assert (others.said, first.said) == ([], ["a notice"])
+    assert [context.waits_for_others for context in led] == [False, True]
+
+
+def test_a_defect_on_the_leading_rank_ends_all(exits):
+    comm: Any = ScriptedComm(0, survives=False)
+    with pytest.raises(EndedError):
+        process._end_all(comm)
+    assert comm.calls[0] == "abort 70"
+    comm = ScriptedComm(1, survives=True)
+    comm.lost = {0}
+    with pytest.raises(EndedError):
+        process._end_all(comm)
+    assert comm.sent == [(rank, Shutdown(ranks_lost=True)) for rank in (2, 3)]
+    assert exits == [ExitStatus.DEFECT, ExitStatus.DEFECT]

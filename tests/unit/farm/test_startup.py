@@ -1,0 +1,239 @@
+"""The order of things on rank 0: at a beginning, and where a rank takes over."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mpifarm.coordinator.coordinator import Coordinator, RankSet
+from mpifarm.errors import ExitStatus, InputError
+from mpifarm.farm import startup
+from mpifarm.farm.finish import FarmEnd
+from mpifarm.farm.opening import OpenedFarm
+from mpifarm.model.messages import Alive, Rejoin, Report
+from mpifarm.model.settings import Policy, RunnerDefinition, Settings
+from tests.unit.fakes import define_farm
+
+RUNNER = RunnerDefinition("of the user")
+LIST = ["true"] * 6
+
+
+class FakeLeader:
+    """Stands in for the loop: what it was made of, and what was done with it."""
+
+    made: "list[FakeLeader]"
+
+    def __init__(
+        self, coordinator: Coordinator, store: Any, lock: Any, *others: Any
+    ) -> None:
+        self.coordinator = coordinator
+        self.store = store
+        self.lock = lock
+        self.calls: list[Any] = []
+        self.made.append(self)
+
+    def hear(self, message: Any) -> None:
+        self.calls.append(message)
+
+    def take_over(self, agent: Any, early: Any) -> None:
+        self.calls.append(("take over", early))
+
+    def run(self, agent: Any, conclude: Callable[[], None]) -> None:
+        self.calls.append("run")
+
+
+class FakeOpening:
+    """Stands in for the list and the workdir."""
+
+    def __init__(self, start: "Started", *, takes_over: bool = False) -> None:
+        self.start = start
+        start.order.append(f"open, takes over: {takes_over}")
+
+    def patiently(self, act: Callable[[], Any]) -> Any:
+        return act()
+
+    def read_definitions(self) -> Any:
+        self.start.order.append("read")
+        return RUNNER, self.start.tasks
+
+    def join(self, tasks: Any, runner: Any, inherits: str = "") -> OpenedFarm:
+        self.start.order.append(f"join after {inherits!r} with {runner.name}")
+        store: Any = self.start.store
+        lock: Any = None
+        return OpenedFarm(store, lock, define_farm())
+
+
+class Started:
+    """A rank of which the list, the workdir and the loop are stand-ins."""
+
+    def __init__(self, monkeypatch: Any, rank: int = 0, **policy: Any) -> None:
+        self.order: list[str] = []
+        self.tasks = LIST
+        self.store = SimpleNamespace(
+            held={3, 1}, recorded=(2, 4), count_failed_here=lambda total: 3
+        )
+        self.trace: Any = SimpleNamespace(watch_coordinator=self._watch)
+        output = SimpleNamespace(
+            say=self.order.append, speak_up=lambda: self.order.append("speak up")
+        )
+        self.comm: Any = SimpleNamespace(
+            size=4,
+            rank=rank,
+            lost={*range(rank)},
+            survives_rank_loss=True,
+            take_losses=list,
+        )
+        self.context: Any = SimpleNamespace(
+            settings=Settings("list", "list_workdir", policy=Policy(**policy)),
+            process=SimpleNamespace(output=output, environ={}),
+            comm=self.comm,
+            trace=self.trace,
+            fault="",
+            begun=0.0,
+            waits_for_others=False,
+            dismiss=lambda: self.order.append("dismiss"),
+        )
+        FakeLeader.made = []
+        monkeypatch.setattr(startup, "Leader", FakeLeader)
+        monkeypatch.setattr(
+            *(startup, "Opening"), lambda context, **named: FakeOpening(self, **named)
+        )
+        monkeypatch.setattr(startup, "find_commands", lambda tasks, handler: tasks)
+        monkeypatch.setattr(startup, "Conclusion", self._conclusion)
+
+    def _watch(self, coordinator: Any) -> None:
+        self.order.append("watch")
+
+    def _conclusion(self, leader: Any, context: Any) -> Any:
+        end = FarmEnd(ExitStatus.ALL_FINISHED)
+        return SimpleNamespace(conclude=lambda: None, find_end=lambda: end)
+
+    def create_agent(self, *, is_welcomed: bool = True) -> Any:
+        return SimpleNamespace(
+            host="node1",
+            definition=define_farm() if is_welcomed else None,
+            send_through=self._send_through,
+        )
+
+    def _send_through(self, send: Any) -> None:
+        self.order.append("send through the leader")
+        send(Alive())
+
+    def take_over(self, *, is_welcomed: bool = True) -> FakeLeader:
+        agent = self.create_agent(is_welcomed=is_welcomed)
+        early: Any = [(2, Rejoin("node2", 7, 2, True, (), Report(1.0)))]
+        end = startup.take_over(self.context, agent, early)
+        assert end == FarmEnd(ExitStatus.ALL_FINISHED)
+        (leader,) = FakeLeader.made
+        assert leader.calls == [Alive(), ("take over", early), "run"]
+        return leader
+
+
+def test_a_rank_takes_over_in_this_order(monkeypatch):
+    start = Started(monkeypatch, rank=1)
+    start.take_over()
+    assert start.order == [
+        "speak up",
+        "open, takes over: True",
+        "read",
+        f"join after '{define_farm().farm}' with {define_farm().runner.name}",
+        "watch",
+        (
+            "rank 0 is lost: rank 1 on node1 leads from here, as farm f00d; what it"
+            " ran runs again"
+        ),
+        "send through the leader",
+    ]
+
+
+def test_a_rank_that_knew_of_no_farm_yet_begins_one(monkeypatch):
+    start = Started(monkeypatch, rank=2)
+    start.take_over(is_welcomed=False)
+    assert start.order[1:4] == [
+        "open, takes over: False",
+        "read",
+        "join after '' with of the user",
+    ]
+    assert any(
+        "ranks 0 and 1 are lost: rank 2 on node1" in each for each in start.order
+    )
+
+
+def test_what_the_lost_coordinator_held_is_where_its_ranks_say(monkeypatch):
+    leader = Started(monkeypatch, rank=1).take_over()
+    assert sorted(leader.coordinator.table.tasks) == [1, 3]
+    assert leader.coordinator.lost_ranks() == [0]
+    assert leader.coordinator.rank_set == RankSet((0, 1, 2, 3), 1, 8, True)
+
+
+def test_failures_go_on_counting(monkeypatch):
+    leader = Started(monkeypatch, rank=1, max_failures=3).take_over()
+    assert leader.coordinator.limits_failures
+    leader.coordinator.decide(1.0)
+    assert leader.coordinator.too_many_failures, "three failed here, one before"
+
+
+@pytest.mark.parametrize(("finished", "canary"), [(0, 2), (1, 0)])
+def test_a_canary_sings_once_in_a_farm(finished, canary):
+    settings = Settings("list", "list_workdir", policy=Policy(canary=2, retries=3))
+    store: Any = SimpleNamespace(recorded=(finished, 0))
+    policy = startup._policy_of_rest(settings, store)
+    assert policy == Policy(canary=canary, retries=3)
+
+
+# ---- a beginning --------------------------------------------------------------------
+
+
+def test_a_fault_of_the_rank_is_told_before_anything_is_read(monkeypatch):
+    start = Started(monkeypatch)
+    start.context.fault = "can't run commands in /gone"
+    with pytest.raises(InputError, match="/gone"):
+        startup.lead_farm(start.context)
+    assert start.order == []
+
+
+def test_a_list_without_tasks_sends_the_others_away(monkeypatch):
+    start = Started(monkeypatch)
+    start.tasks = []
+    monkeypatch.setattr(startup, "check_not_begun", lambda settings: None)
+    end = startup.lead_farm(start.context)
+    assert end == FarmEnd(ExitStatus.ALL_FINISHED)
+    assert start.order[-2:] == ["list has no tasks", "dismiss"]
+    assert FakeLeader.made == []
+
+
+def test_a_farm_begins_in_this_order(monkeypatch):
+    start = Started(monkeypatch)
+    for name in ("check_list", "warn_of_unused"):
+        monkeypatch.setattr(startup, name, lambda context, *others: [])
+    for name in ("describe_limit", "warn_of_directory", "warn_of_binding"):
+        monkeypatch.setattr(startup, name, lambda of, name=name: name)
+    monkeypatch.setattr(startup, "describe_farm", lambda *of: ["the farm", "the ranks"])
+    idle_nodes = SimpleNamespace(warn_at_start=lambda: "", warn_of_hosts="hosts")
+    monkeypatch.setattr(startup, "IdleNodes", lambda context, tasks: idle_nodes)
+    monkeypatch.setattr(
+        *(FakeLeader, "watch_hosts"),
+        lambda leader, describe: start.order.append(f"watch {describe}"),
+        raising=False,
+    )
+    start.context.create_agent = lambda send, now: SimpleNamespace(
+        lead=lambda: start.order.append("lead"), join=lambda: start.order.append("join")
+    )
+    end = startup.lead_farm(start.context)
+    assert end == FarmEnd(ExitStatus.ALL_FINISHED)
+    assert start.order == [
+        "open, takes over: False",
+        "read",
+        "join after '' with of the user",
+        "watch",
+        "the farm",
+        "the ranks",
+        "describe_limit",
+        "warn_of_directory",
+        "warn_of_binding",
+        "watch hosts",
+        "lead",
+        "join",
+    ]
+    assert FakeLeader.made[0].calls == ["run"]

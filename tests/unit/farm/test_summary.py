@@ -1,0 +1,409 @@
+"""What a farm says about itself."""
+
+import json
+from typing import Any
+
+import pytest
+
+from mpifarm.coordinator.quarantine import OutOfUse
+from mpifarm.errors import ExitStatus
+from mpifarm.farm.summary import (
+    MAX_STATUSES,
+    MEANINGS,
+    RATE_SECONDS,
+    FailedTask,
+    ListCounts,
+    Summary,
+    Tally,
+    how_it_failed,
+    progress_line,
+    status_in_words,
+)
+from mpifarm.model.task import LEFT_RUNNING, Lease, Outcome
+from tests.unit.fakes import result_of
+
+
+def result(taskid: int = 0, seconds: float = 1.0, status: int = 0) -> Any:
+    return result_of(Lease(taskid, 1, "x"), 0.0, seconds, status)
+
+
+# ---- the exit status ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counts", "status"),
+    [
+        (ListCounts(5, 5, 0, 0, 0), ExitStatus.ALL_FINISHED),
+        (ListCounts(0, 0, 0, 0, 0), ExitStatus.ALL_FINISHED),
+        (ListCounts(5, 4, 1, 0, 0), ExitStatus.SOME_FAILED),
+        (ListCounts(5, 0, 5, 0, 0), ExitStatus.SOME_FAILED),
+        (ListCounts(5, 4, 0, 1, 0), ExitStatus.RUN_AGAIN),
+        (ListCounts(5, 2, 1, 1, 1), ExitStatus.RUN_AGAIN),
+        (ListCounts(5, 4, 0, 0, 1), ExitStatus.WITH_OTHERS),
+        (ListCounts(5, 3, 1, 0, 1), ExitStatus.WITH_OTHERS),
+    ],
+)
+def test_the_exit_status_says_what_is_left(counts, status):
+    assert counts.exit_status is status
+
+
+def test_the_exit_statuses_are_those_that_job_scripts_know():
+    assert {status.name: status.value for status in ExitStatus} == {
+        "ALL_FINISHED": 0,
+        "SOME_FAILED": 1,
+        "BAD_INPUT": 2,
+        "WITH_OTHERS": 3,
+        "DEFECT": 70,
+        "RUN_AGAIN": 75,
+    }
+    assert MEANINGS.keys() == set(ExitStatus)
+
+
+# ---- the tally ----------------------------------------------------------------------
+
+
+def test_a_tally_counts_outcomes_and_keeps_the_statuses_of_failures():
+    tally = Tally(started=100.0)
+    for taskid, status in enumerate([0, 3, 0, -9]):
+        tally.add(result(taskid, status=status))
+    assert tally.ran == 4
+    assert tally.outcomes == {Outcome.COMPLETED: 2, Outcome.FAILED: 2}
+    assert tally.statuses == {1: "exit status 3", 3: "killed by signal 9 (SIGKILL)"}
+
+
+def test_tasks_that_left_something_running_are_counted_and_the_first_are_named():
+    tally = Tally(started=0.0)
+    for taskid in (5, 3, *range(20, 40)):
+        tally.add(result(taskid)._replace(note=LEFT_RUNNING))
+    tally.add(result(7))
+    assert (tally.left_running, tally.cut_short) == (22, 0)
+    told = "\n".join(summary(tally=tally).lines())
+    assert "22 tasks ended while processes started there still ran" in told
+    assert "waits: task 3, 5, 20, 21, 22, 23, 24, 25, 26, 27, …" in told
+    payload: Any = summary(tally=tally).payload()
+    assert payload["this_farm"]["left_processes_running"] == 22
+
+
+def test_a_failed_task_that_left_something_running_says_so():
+    failed = result(status=3)._replace(note=LEFT_RUNNING)
+    assert how_it_failed(failed) == f"exit status 3; {LEFT_RUNNING}"
+
+
+def test_a_tally_does_not_grow_with_the_number_of_failures():
+    tally = Tally(started=100.0)
+    for taskid in range(3 * MAX_STATUSES):
+        tally.add(result(taskid, status=1))
+    assert len(tally.statuses) == MAX_STATUSES
+    assert tally.ran == 3 * MAX_STATUSES
+
+
+def test_the_rate_is_that_of_the_last_seconds():
+    tally = Tally(started=0.0)
+    for second in range(1, 101):
+        for _ in range(5 if second <= 50 else 2):
+            tally.add(result())
+        rate = tally.rate(float(second))
+        if second == 50:
+            assert rate == pytest.approx(5.0)
+    assert tally.rate(100.0) == pytest.approx(2.0)
+    assert len(tally._recent) < 3 * RATE_SECONDS
+
+
+def test_the_first_rate_is_that_since_the_start():
+    tally = Tally(started=100.0)
+    for _ in range(30):
+        tally.add(result())
+    assert tally.rate(103.0) == pytest.approx(10.0)
+
+
+def test_a_rate_without_time_is_none():
+    tally = Tally(started=100.0)
+    assert tally.rate(100.0) == 0.0
+    assert tally.rate(100.0) == 0.0
+
+
+def test_the_busy_share_is_of_the_time_of_all_workers():
+    tally = Tally(started=100.0, worker_count=4)
+    tally.add(result(seconds=20.0))
+    assert tally.busy_share(110.0) == pytest.approx(0.5)
+    assert tally.busy_share(101.0) == 1.0
+    assert tally.busy_share(100.0) == 0.0
+    assert Tally(started=100.0).busy_share(110.0) == 0.0
+
+
+# ---- words --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (0, "exit status 0"),
+        (127, "exit status 127"),
+        (-9, "killed by signal 9 (SIGKILL)"),
+        (-15, "killed by signal 15 (SIGTERM)"),
+        (-41, "killed by signal 41"),
+        (-999, "killed by signal 999"),
+    ],
+)
+def test_statuses_in_words(status, words):
+    assert status_in_words(status) == words
+
+
+def test_the_progress_line_says_what_is_done_and_how_long_it_takes():
+    line = progress_line(
+        total=100, finished=40, failed=10, running=8, rate=0.5, list_rate=0.5
+    )
+    assert line == "50/100 done, 10 failed, 8 running, 0.5 tasks/s, 1:40 min left"
+
+
+def test_the_time_left_is_that_of_all_farms_on_the_list():
+    tally = Tally(started=0.0, done_before=100)
+    for _ in range(10):
+        tally.add(result())
+    rate = tally.rate(10.0)
+    assert rate == pytest.approx(1.0)
+    assert tally.list_rate(rate, done=110) == pytest.approx(1.0)
+    assert tally.list_rate(rate, done=180) == pytest.approx(8.0)
+    # retry has put back what had failed
+    assert tally.list_rate(rate, done=60) == pytest.approx(1.0)
+    line = progress_line(1000, 180, 0, 4, rate, list_rate=8.0)
+    assert line == "180/1000 done, 0 failed, 4 running, 1 tasks/s, 1:42 min left"
+
+
+def test_a_farm_that_has_run_nothing_knows_no_rate():
+    assert Tally(started=0.0).list_rate(0.0, done=50) == 0.0
+
+
+def test_without_a_rate_nobody_says_how_long_it_takes():
+    line = progress_line(
+        total=100, finished=0, failed=0, running=8, rate=0.0, list_rate=0.0
+    )
+    assert line == "0/100 done, 0 failed, 8 running"
+
+
+def test_of_what_runs_already_the_rate_tells_nothing():
+    line = progress_line(
+        total=100, finished=92, failed=0, running=8, rate=600.0, list_rate=600.0
+    )
+    assert line == "92/100 done, 0 failed, 8 running, 600 tasks/s"
+
+
+def test_more_done_than_there_is_leaves_no_time_below_zero():
+    line = progress_line(
+        total=10, finished=10, failed=2, running=0, rate=1.0, list_rate=1.0
+    )
+    assert line == "10/10 done, 2 failed, 0 running, 1 tasks/s"
+
+
+def test_a_failed_task_names_how_it_failed_and_its_log():
+    how = how_it_failed(result(7, status=-15))
+    assert FailedTask(7, how, "w/logs/log_7").in_words() == (
+        "task 7: killed by signal 15 (SIGTERM), see w/logs/log_7"
+    )
+
+
+def test_a_task_whose_workers_were_killed_was_not_killed_itself():
+    lost = result(7, status=-9)._replace(outcome=Outcome.LOST, attempt=3)
+    assert how_it_failed(lost) == ("its worker or its rank died each time that it ran")
+
+
+def test_a_failure_by_a_limit_names_the_limit():
+    late = result(7, status=-15)._replace(outcome=Outcome.TIMED_OUT, seconds=30.0)
+    assert how_it_failed(late) == (
+        "timed out after 30 s (killed by signal 15 (SIGTERM))"
+    )
+    large = result(7, status=1)._replace(outcome=Outcome.OUT_OF_MEMORY)
+    assert how_it_failed(large) == "memory ran out (exit status 1)"
+
+
+def test_an_output_that_may_not_be_whole_is_told_apart_from_how_its_task_ended():
+    tally = Tally(0.0)
+    for taskid, status in ((3, 0), (4, 7)):
+        cut = result(taskid, status=status)._replace(note="can't write the end of log")
+        tally.add(cut)
+    lines = "\n".join(summary(tally=tally).lines())
+    assert (
+        "the output of 2 tasks may not be whole: task 3: can't write the end" in lines
+    )
+    assert tally.outcomes[Outcome.COMPLETED] == 1
+    assert tally.statuses == {4: "exit status 7; can't write the end of log"}
+    unrun = result(5, status=1)._replace(note="not run: no log")
+    assert how_it_failed(unrun) == "not run: no log"
+
+
+OUT = OutOfUse(3, "n18", "14 tasks in a row failed there")
+
+
+def test_the_summary_names_the_ranks_that_fell_out():
+    changes = {"lost": [(2, "n17"), (0, "")], "quarantined": [OUT]}
+    lines = summary(**changes).lines()
+    assert "ranks that were lost: rank 2 on n17, rank 0; " in "\n".join(lines)
+    assert "put out of use: rank 3 on n18: 14 tasks in a row failed there" in lines
+    payload = summary(**changes).payload()
+    assert payload["lost"] == [{"rank": 2, "host": "n17"}, {"rank": 0, "host": ""}]
+    assert payload["quarantined"] == [OUT._asdict()]
+
+
+def test_attempts_whose_tasks_ran_again_are_counted_apart():
+    tally = Tally(started=0.0, worker_count=1)
+    tally.note_retry(result(1, status=1))
+    tally.add(result(1, status=0))
+    farm = summary(tally=tally).payload()["this_farm"]
+    assert isinstance(farm, dict)
+    assert (farm["ran"], farm["attempts_that_ran_again"]) == (1, 1)
+
+
+# ---- the summary --------------------------------------------------------------------
+
+
+def summary(**changes: Any) -> Summary:
+    tally = Tally(started=0.0, worker_count=8)
+    for taskid in range(6):
+        tally.add(result(taskid, status=taskid // 4))
+    settings: dict[str, Any] = {
+        "farm": "f00d",
+        "tasklist": "list.txt",
+        "workdir": "list.txt_workdir",
+        "ranks": 2,
+        "seconds": 3.0,
+        "counts": ListCounts(12, 9, 3, 0, 0),
+        "tally": tally,
+        "failed": [
+            FailedTask(4, "exit status 1", "log_4"),
+            FailedTask(5, "exit status 1", "log_5"),
+        ],
+        "busy_share": 0.25,
+        "status": ExitStatus.SOME_FAILED,
+        "reason": "",
+        "place": "list.txt_workdir",
+    }
+    return Summary(**{**settings, **changes})
+
+
+def test_the_summary_says_what_is_finished_failed_left_and_the_exit_status():
+    lines = summary().lines()
+    assert lines[0] == (
+        "9 finished, 3 failed, 0 to process, 0 with others; 12 tasks in all"
+    )
+    assert "ran 6 tasks in 3 s (2 tasks/s) with 8 workers on 2 ranks, 25 %" in lines[1]
+    assert lines[-1] == "exit status 1: nothing is left to do; some tasks failed"
+
+
+def test_the_summary_names_the_first_failures_and_counts_the_others():
+    lines = summary().lines()
+    assert "failed: task 4: exit status 1, see log_4" in lines
+    assert "failed: 1 more, see list.txt_workdir/failed" in lines
+    assert not [line for line in summary(failed=[]).lines() if "task 4" in line]
+
+
+def test_the_summary_says_why_a_farm_ended_early_and_what_is_to_be_known():
+    lines = summary(reason="SIGUSR1 was received", notes=["rank 3 was lost"]).lines()
+    assert "ended early: SIGUSR1 was received" in lines
+    assert "rank 3 was lost" in lines
+    assert not [line for line in summary().lines() if "ended early" in line]
+
+
+@pytest.mark.parametrize(("left", "said"), [(1, "1 task is"), (7, "7 tasks are")])
+def test_what_is_left_after_too_many_failures_may_have_been_tried(left, said):
+    because = "none of the first 3 tasks (--canary) succeeded"
+    counts = ListCounts(12, 2, 3, left, 0)
+    lines = summary(counts=counts, stopped_because=because).lines()
+    assert lines[-1] == (
+        f"exit status 1: stopped because {because}; {said} left to process"
+    )
+
+
+def test_where_the_same_command_would_not_do_the_end_says_what_does():
+    again = {"status": ExitStatus.RUN_AGAIN, "way_on": "remove d, and …"}
+    assert summary(**again).lines()[-1] == (
+        "exit status 75: tasks are left: to go on, remove d, and …"
+    )
+    assert summary(way_on="remove d, and …").lines()[-1].endswith("some tasks failed")
+
+
+@pytest.mark.parametrize(
+    ("count", "checkpoints", "said"),
+    [
+        (1, False, "1 more attempt failed and was retried"),
+        (8, False, "8 more attempts failed and were retried"),
+        (1, True, "1 more attempt failed or made a checkpoint: its task runs again"),
+        (8, True, "8 more attempts failed or made a checkpoint: their tasks run again"),
+    ],
+)
+def test_attempts_that_were_not_the_last_are_told(count, checkpoints, said):
+    tally = Tally(started=0.0, worker_count=1)
+    tally.add(result(0))
+    for _ in range(count):
+        tally.note_retry(result(1, status=1))
+    lines = summary(tally=tally, makes_checkpoints=checkpoints).lines()
+    assert lines[1].endswith(f"; {said}")
+
+
+def test_one_rank_is_no_ranks():
+    assert "on 1 rank," in summary(ranks=1).lines()[1]
+
+
+def test_a_farm_that_took_no_time_has_a_summary():
+    assert summary(seconds=0.0).lines()
+    assert summary(seconds=0.0).payload()
+
+
+def test_the_result_file_is_json_whatever_the_names_are():
+    payload = summary(workdir="caf\udce9", tasklist="\udcff").payload()
+    text = json.dumps(payload)
+    assert json.loads(text) == payload
+    assert payload["version"] == 1
+    assert payload["exit_status"] == 1
+    assert payload["tasks"] == {
+        "total": 12,
+        "finished": 9,
+        "failed": 3,
+        "toprocess": 0,
+        "elsewhere": 0,
+        "claimed": 0,
+        "is_counted": True,
+        "in_array": 0,
+    }
+    farm = payload["this_farm"]
+    assert isinstance(farm, dict)
+    assert farm["outcomes"] == {"completed": 4, "failed": 2}
+    assert farm["busy_percent"] == 25.0
+
+
+def test_the_summary_tells_how_to_run_again_what_failed():
+    (line,) = [line for line in summary().lines() if "again" in line]
+    assert "mpifarm retry list.txt_workdir, and the same command" in line
+
+
+def test_a_list_that_could_not_be_counted_is_not_given_sums():
+    counts = ListCounts(12, 3, 1, 0, 0, is_counted=False)
+    first = summary(counts=counts).lines()[0]
+    assert first == (
+        "3 finished and 1 failed were recorded, of 12 tasks; the rest can't be counted "
+        "now"
+    )
+
+
+LOST = ListCounts(20, 16, 0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("counts", "lost"),
+    [
+        (LOST, "4 tasks are"),
+        (LOST._replace(claimed=3), "1 task is"),
+        (LOST._replace(claimed=4), ""),
+    ],
+)
+def test_the_summary_tells_how_to_run_what_a_plain_farmer_has_lost(counts, lost):
+    lines = summary(counts=counts, status=ExitStatus.WITH_OTHERS, failed=[]).lines()
+    (told,) = [line for line in lines if " in no file:" in line] or [""]
+    assert told.startswith(f"{lost} in no file") == bool(lost)
+    remedy = "mpifarm check --repair --assume-idle list.txt_workdir"
+    assert (remedy in told) == bool(lost)
+
+
+def test_remedies_by_files_are_not_told_where_a_list_keeps_its_own_state():
+    for status in (ExitStatus.SOME_FAILED, ExitStatus.WITH_OTHERS):
+        lines = summary(counts=LOST, status=status, keeps_own_state=True).lines()
+        assert not any("mpifarm" in line for line in lines)

@@ -1,0 +1,83 @@
+"""The names in a workdir: each is made and parsed in one place."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpifarm.model.paths import (
+    RemapPaths,
+    WorkdirPaths,
+    clock_file,
+    copy_staging_of,
+    is_clock_file,
+    is_timeline,
+    log_name,
+    name_before_repair,
+    parse_log_name,
+    parse_queue_staging,
+    parse_staging,
+    repair_staging_of,
+    staging_of,
+)
+
+PATHS = WorkdirPaths("/w")
+FARM = "0123abcd"
+
+
+def name_of(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def test_no_two_files_of_a_workdir_have_one_name():
+    kinds = (WorkdirPaths, RemapPaths)
+    for kind in kinds:
+        names = [n for n in dir(kind) if isinstance(getattr(kind, n), property)]
+        paths = [getattr(kind("/w"), name) for name in names]
+        assert len({*paths}) == len(paths)
+        assert all(path.startswith("/w/") for path in paths)
+
+
+@given(st.integers(0, 10**9), st.text(max_size=8))
+def test_a_log_is_known_by_its_name(taskid, other):
+    assert parse_log_name(log_name(taskid)) == taskid
+    found = parse_log_name(f"log_{other}")
+    assert found is None or log_name(found) == f"log_{other}"
+
+
+@given(st.integers(1, 10**14))
+def test_the_staging_file_of_a_queue_tells_farm_and_step(step):
+    assert parse_queue_staging(name_of(PATHS.queue_staging(FARM, step))) == (FARM, step)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        PATHS.result,
+        PATHS.fingerprint,
+        PATHS.begun_in,
+        PATHS.timeline,
+        PATHS.timeline_of("89abcdef"),
+    ],
+)
+def test_a_staging_file_tells_its_farm(path):
+    assert parse_staging(name_of(staging_of(path, FARM))) == frozenset({FARM})
+    assert parse_staging(name_of(path)) is None
+
+
+def test_what_a_killed_repair_leaves_is_known():
+    copy = PATHS.file(name_before_repair("failed", "20260101T000000-2"))
+    for path in (copy_staging_of(copy), repair_staging_of(PATHS.failed)):
+        assert parse_staging(name_of(path)) == frozenset()
+    aside = copy_staging_of(PATHS.timeline_aside(FARM))
+    assert parse_staging(name_of(aside)) == frozenset({FARM})
+    assert parse_staging(name_of(copy)) is None
+
+
+def test_timelines_that_have_to_be_valid_are_known():
+    for path in (PATHS.timeline, PATHS.timeline_of(FARM)):
+        assert is_timeline(name_of(path))
+    assert not is_timeline(name_of(PATHS.timeline_aside(FARM)))
+
+
+def test_a_file_for_the_clock_is_known():
+    assert is_clock_file(name_of(clock_file(PATHS.claims, 7)))

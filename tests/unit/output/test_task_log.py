@@ -1,0 +1,125 @@
+"""A task's log: what stands in it, whoever writes, and what is no reason to fail."""
+
+import errno
+import os
+
+import pytest
+
+from mpifarm.output import task_log
+from mpifarm.output.task_log import TaskLog, append_own_line, blames_one_task
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "log_0"
+
+
+def test_a_log_that_this_user_may_not_write_is_moved_out_of_the_way(path, monkeypatch):
+    path.write_text("another user's\n")
+    path.chmod(0o444)
+
+    def refuse(path: str, flags: int) -> int:
+        raise PermissionError(errno.EACCES, "no", path)
+
+    monkeypatch.setattr(task_log, "open_regular", refuse)
+    log = TaskLog(str(path), 1)
+    log.write("own\n")
+    log.end()
+    (kept,) = path.parent.glob("log_0.before-*")
+    assert (kept.read_text(), path.read_text()) == ("another user's\n", "own\n")
+
+
+def test_what_comes_and_goes_in_its_place_is_an_error_at_last(path, monkeypatch):
+    path.write_text("")
+    monkeypatch.setattr(task_log, "_find_log", lambda _: None)
+    with pytest.raises(OSError, match="comes and goes"):
+        TaskLog(str(path), 1)
+
+
+def test_text_and_what_a_command_writes_keep_their_order(path):
+    log = TaskLog(str(path), 1)
+    log.write("text\n")
+    os.write(log.fileno(), b"command\n")
+    log.write("more\n")
+    log.append_own_line("a line")
+    log.end()
+    assert path.read_text() == "text\ncommand\nmore\n=== mpifarm: a line ===\n"
+
+
+def test_mpifarms_own_lines_begin_at_the_start_of_a_line(path):
+    log = TaskLog(str(path), 1)
+    log.append_own_line("first")
+    log.write("half")
+    log.append_killed_line(15)
+    log.end()
+    assert append_own_line(str(path), "last")
+    assert path.read_text().splitlines() == [
+        "=== mpifarm: first ===",
+        "half",
+        "=== mpifarm: killed by signal 15 (SIGTERM) ===",
+        "=== mpifarm: last ===",
+    ]
+
+
+def test_a_real_time_signal_has_no_name(path):
+    log = TaskLog(str(path), 1)
+    log.append_killed_line(40)
+    log.end()
+    assert path.read_text() == "=== mpifarm: killed by signal 40 ===\n"
+
+
+def test_a_line_in_a_log_that_is_not_there_is_not_written(path):
+    assert not append_own_line(str(path), "a line")
+    assert not path.exists()
+    assert append_own_line(str(path), "a line", os.O_CREAT)
+
+
+@pytest.mark.parametrize(
+    ("most", "end"), [(100, b"second\n"), (4, b"ond\n"), (7, b"second\n")]
+)
+def test_the_end_of_a_log_is_that_of_this_attempt(path, most, end, monkeypatch):
+    monkeypatch.setenv("MPIFARM_FARM", "f0")
+    path.write_text("first\n")
+    log = TaskLog(str(path), 2)
+    own_line = path.read_bytes().partition(b"\n")[2]
+    assert own_line.startswith(b"=== mpifarm: started again, attempt 2 of farm f0, ")
+    os.write(log.fileno(), b"second\n")
+    assert log.read_end(most) == (own_line + end)[-most:]
+    log.end()
+
+
+def test_the_first_trouble_is_the_one_that_is_told(path):
+    log = TaskLog(str(path), 1)
+    log.note_trouble(OSError(errno.ENOSPC, "full"))
+    log.note_trouble(ValueError("closed"), "read")
+    log.end()
+    assert log.trouble == f"can't write the end of {path}: full"
+
+
+def test_a_log_whose_descriptor_a_runner_has_closed_ends_with_trouble(path):
+    log = TaskLog(str(path), 1)
+    os.close(log.fileno())
+    log.append_own_line("lost")
+    log.end()
+    assert "Bad file descriptor" in log.trouble
+
+
+def test_one_log_is_to_blame_if_another_can_be_made_beside_it(path):
+    assert not blames_one_task(str(path)), "there is nothing that could be to blame"
+    path.mkdir()
+    assert blames_one_task(str(path))
+    assert [each.name for each in path.parent.iterdir()] == ["log_0"]
+    assert not blames_one_task(str(path.parent / "missing" / "log_0"))
+
+
+def test_a_log_that_takes_no_line_is_not_left_open(path, monkeypatch):
+    path.write_text("first\n")
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(task_log, "_write_line", fail)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="full"):
+        TaskLog(str(path), 2)
+    assert len(os.listdir("/proc/self/fd")) == before

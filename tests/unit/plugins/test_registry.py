@@ -1,0 +1,532 @@
+"""INI files, read as by PyTaskFarmer; messages name the place of a mistake."""
+
+import pytest
+
+from mpifarm.errors import InputError
+from mpifarm.model.settings import HandlerDefinition, RunnerDefinition
+from mpifarm.plugins.registry import (
+    OWN_CLASSES,
+    SearchPath,
+    find_handler,
+    find_idle_sections,
+    find_runner,
+    find_search_path,
+)
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Make a home and a current directory without INI files."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "here").mkdir()
+    return SearchPath(
+        home=str(tmp_path / "home"),
+        config_home=str(tmp_path / "home" / ".config"),
+        directory=str(tmp_path / "here"),
+    )
+
+
+OWN = "home/.config/mpifarm/own.ini"
+PLAIN_RUNNERS = "home/.pytaskfarmer/runners.d/plain.ini"
+PLAIN_HANDLERS = "home/.pytaskfarmer/tasklists.d/plain.ini"
+HERE = "here/local.ini"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a file below the test's directory.  Return its path."""
+
+    def write_file(name, content):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return write_file
+
+
+def with_config(places, path):
+    return SearchPath(places.home, places.config_home, places.directory, config=path)
+
+
+def runner_complaint(places, name="x"):
+    with pytest.raises(InputError) as caught:
+        find_runner(name, places)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def handler_complaint(places, name="x"):
+    with pytest.raises(InputError) as caught:
+        find_handler(name, places)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- what is in a file ---------------------------------------------------------------
+
+
+def test_default_is_always_there(places):
+    assert find_runner("default", places) == RunnerDefinition()
+    assert find_handler("default", places) == HandlerDefinition()
+
+
+def test_the_keys_beside_the_class_are_the_options_with_their_case(places, write):
+    path = write(PLAIN_RUNNERS, "[x]\nRunner = a.B\nimage = i\nsetUp=s  # t\nE :\n")
+    assert find_runner("x", places) == RunnerDefinition(
+        "x", "a.B", {"image": "i", "setUp": "s  # t", "E": ""}, path
+    )
+
+
+def test_a_file_may_define_several(places, write):
+    path = write(
+        PLAIN_HANDLERS,
+        "[a]\nTaskList = m.A\n\n; comment\n[other]\nk = v\n[b]\nTaskList = m.B\nk=1\n",
+    )
+    assert find_handler("a", places) == HandlerDefinition("a", "m.A", {}, path)
+    assert find_handler("b", places) == HandlerDefinition("b", "m.B", {"k": "1"}, path)
+    assert "only: default, a, b" in handler_complaint(places)
+
+
+def test_interpolation_is_pytaskfarmers(places, write):
+    write(
+        OWN,
+        "[DEFAULT]\nbase = /sw\n[x]\nRunner = a.%(kind)s\nkind = B\n"
+        "share = 50%% of %(base)s\n",
+    )
+    found = find_runner("x", places)
+    assert found.python_class == "a.B"
+    assert found.options == {"kind": "B", "share": "50% of /sw", "base": "/sw"}
+
+
+def test_a_value_may_go_on_in_lines_that_are_indented(places, write):
+    write(OWN, "[x]\nTaskList = a.B\ncommand = one &&\n  two {}\n")
+    assert find_handler("x", places).options == {"command": "one &&\ntwo {}"}
+
+
+def test_a_class_for_all_sections_may_stand_in_DEFAULT(places, write):  # noqa: N802
+    write(OWN, "[DEFAULT]\nRunner = a.B\n[x]\nimage = i\n")
+    assert find_runner("x", places).options == {"image": "i"}
+
+
+def test_a_section_may_define_a_runner_and_a_handler(places, write):
+    write(OWN, "[x]\nRunner = a.R\nTaskList = a.T\nk = v\n")
+    runner, handler = find_runner("x", places), find_handler("x", places)
+    assert (runner.python_class, runner.options) == ("a.R", {"k": "v"})
+    assert (handler.python_class, handler.options) == ("a.T", {"k": "v"})
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
+@pytest.mark.parametrize("begin", ["", "\ufeff"])
+def test_line_ends_and_a_byte_order_mark_make_no_difference(places, write, begin, end):
+    write(OWN, begin + end.join(["[été]", "Runner = a.B", "k = é", ""]))
+    assert find_runner("été", places).options == {"k": "é"}
+
+
+@pytest.mark.parametrize(("written", "meant"), OWN_CLASSES.items())
+def test_pytaskfarmers_classes_mean_mpifarms(places, write, written, meant):
+    write(OWN, f"[x]\nRunner = {written}\nTaskList = {written}\n")
+    assert find_runner("x", places).python_class == meant
+    assert find_handler("x", places).python_class == meant
+
+
+def test_other_classes_of_pytaskfarmer_are_meant_as_written(places, write):
+    write(OWN, "[x]\nTaskList = taskfarmer.atlas.TransformTaskList\n")
+    found = find_handler("x", places)
+    assert found.python_class == "taskfarmer.atlas.TransformTaskList"
+
+
+# ---- which file ----------------------------------------------------------------------
+
+
+RUNNER = "[x]\nRunner = m.{}\n[default]\nRunner = d.{}\n"
+HANDLER = "[x]\nTaskList = m.{}\n[default]\nTaskList = d.{}\n"
+
+
+@pytest.mark.parametrize("name", ["x", "default"])
+def test_the_order_for_handlers(places, write, tmp_path, name):
+    config = write("conf.ini", HANDLER.replace("{}", "Config"))
+    write(HERE, HANDLER.replace("{}", "Here"))
+    write(OWN, HANDLER.replace("{}", "Own"))
+    write(PLAIN_HANDLERS, HANDLER.replace("{}", "Plain"))
+    assert find_handler(name, with_config(places, config)).python_class[2:] == "Config"
+    for path, kind in [(HERE, "Here"), (OWN, "Own"), (PLAIN_HANDLERS, "Plain")]:
+        found = find_handler(name, places)
+        assert found.python_class[2:] == kind
+        assert found.source == str(tmp_path / path)
+        (tmp_path / path).unlink()
+
+
+@pytest.mark.parametrize("name", ["x", "default"])
+def test_the_order_for_runners(places, write, tmp_path, name):
+    config = write("conf.ini", RUNNER.replace("{}", "Config"))
+    write(OWN, RUNNER.replace("{}", "Own"))
+    write(PLAIN_RUNNERS, RUNNER.replace("{}", "Plain"))
+    assert find_runner(name, with_config(places, config)).python_class[2:] == "Config"
+    for path, kind in [(OWN, "Own"), (PLAIN_RUNNERS, "Plain")]:
+        assert find_runner(name, places).python_class[2:] == kind
+        (tmp_path / path).unlink()
+
+
+def test_runners_are_not_looked_for_where_only_handlers_are(places, write):
+    write(HERE, RUNNER)
+    write(PLAIN_HANDLERS, RUNNER)
+    assert "only: default" in runner_complaint(places)
+    assert find_runner("default", places) == RunnerDefinition()
+
+
+def test_the_last_file_of_a_directory_wins(places, write):
+    write("home/.config/mpifarm/a.ini", "[x]\nRunner = m.First\n")
+    write("home/.config/mpifarm/b.ini", "[x]\nRunner = m.Last\n")
+    write("home/.config/mpifarm/c.ini", "[y]\nRunner = m.Other\n")
+    assert find_runner("x", places).python_class == "m.Last"
+
+
+@pytest.mark.parametrize("name", [".hidden.ini", "x.ini~", "x.conf", "ini"])
+def test_only_files_that_end_in_ini_are_read(places, write, name):
+    write(f"home/.config/mpifarm/{name}", "[x]\nRunner = m.A\n")
+    assert "only: default" in runner_complaint(places)
+
+
+def test_a_section_of_the_config_file_without_the_key_is_skipped(places, write):
+    write(OWN, "[x]\nRunner = m.Own\n")
+    config = write("conf.ini", "[x]\nTaskList = m.T\n")
+    assert find_runner("x", with_config(places, config)).python_class == "m.Own"
+
+
+def test_the_places_are_those_of_the_environment():
+    environ = {"HOME": "/h"}
+    assert find_search_path(environ, "c") == SearchPath("/h", "/h/.config", ".", "c")
+    environ["XDG_CONFIG_HOME"] = "/x"
+    assert find_search_path(environ, None) == SearchPath("/h", "/x", ".", None)
+    environ["XDG_CONFIG_HOME"] = "relative"
+    assert find_search_path(environ, None).config_home == "/h/.config"
+
+
+def test_a_path_in_the_current_directory_is_told_as_one_writes_it(
+    places, write, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path / "here")
+    write(HERE, HANDLER)
+    here = SearchPath(places.home, places.config_home)
+    assert find_handler("x", here).source == "local.ini"
+
+
+# ---- what is wrong -------------------------------------------------------------------
+
+
+BROKEN = [
+    (b"Runner = a.B\n[x]\n", "line 1: 'Runner = a.B' is before the first"),
+    (b"[x]\nk = 1\n\n[x]\n", "line 4: a second section [x]"),
+    (b"[x]\nRunner = a\nk = 1\nk = 2\n", "line 4: a second k in section [x]"),
+    (b"[x]\nRunner = a.B\nonly words\n", "line 3: 'only words' is not of"),
+    (b"[x]\n= v\n", "line 2: '= v' is not of"),
+    (b"[x]\nRunner = a.B\nk = caf\xe9\n", "line 3: is not UTF-8"),
+    ("[x]\nRunner = a.B\n".encode("utf-16"), "line 1: is not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("content", "told"), BROKEN)
+def test_a_broken_file_is_told_with_its_line_where_nothing_is_found(
+    places, write, content, told
+):
+    path = write(OWN, content)
+    said = runner_complaint(places, "y")
+    assert "there is no runner 'y' for --runner, only: default" in said
+    assert f"{path}, {told}" in said
+
+
+SEEM_TO_HAVE_IT = [
+    (content, told)
+    for content, told in BROKEN
+    if b"[x]" in content and b"Runner" in content
+]
+
+
+@pytest.mark.parametrize(("content", "told"), SEEM_TO_HAVE_IT)
+@pytest.mark.parametrize("name", ["x", "default"])
+@pytest.mark.parametrize("place", [OWN, "home/.pytaskfarmer/runners.d/zz.ini"])
+def test_a_broken_file_that_seems_to_have_the_name_is_not_passed_over(
+    places, write, content, told, name, place
+):
+    header = f"[{name}]".encode()
+    write(PLAIN_RUNNERS, header + b"\nRunner = m.Plain\n")
+    path = write(place, content.replace(b"[x]", header))
+    said = runner_complaint(places, name)
+    assert said.startswith(f"can't tell what the runner {name!r} is: {path}, ")
+    assert told.replace("[x]", f"[{name}]") in said
+
+
+@pytest.mark.parametrize(("content", "told"), SEEM_TO_HAVE_IT)
+def test_a_broken_file_behind_the_one_that_has_it_is_nobodys_concern(
+    places, write, content, told
+):
+    write(OWN, "[x]\nRunner = m.Own\n")
+    write("home/.config/mpifarm/first.ini", content)
+    write(PLAIN_RUNNERS, content)
+    assert find_runner("x", places).python_class == "m.Own"
+
+
+@pytest.mark.parametrize(("content", "told"), BROKEN)
+def test_a_broken_config_file_is_told_in_any_case(places, write, content, told):
+    write(OWN, "[x]\nRunner = m.Own\n")
+    path = write("conf.ini", content)
+    for name in ("x", "default"):
+        said = runner_complaint(with_config(places, path), name)
+        assert said.startswith(f"can't read the file of --config: {path}, {told}")
+
+
+@pytest.mark.parametrize(("content", "told"), BROKEN)
+def test_a_broken_file_that_does_not_have_the_name_is_nobodys_concern(
+    places, write, content, told
+):
+    write(OWN, content)
+    write(PLAIN_RUNNERS, "[y]\nRunner = m.Plain\n")
+    assert find_runner("y", places).python_class == "m.Plain"
+    assert find_runner("default", places) == RunnerDefinition()
+
+
+def test_a_missing_config_file_is_told(places):
+    said = handler_complaint(with_config(places, "no/such.ini"), "default")
+    assert "--config: no/such.ini: No such file or directory" in said
+
+
+def test_a_directory_as_config_file_is_told(places, tmp_path):
+    assert "it is a directory" in runner_complaint(with_config(places, str(tmp_path)))
+
+
+def test_what_is_not_a_file_is_told_where_nothing_is_found(places, tmp_path):
+    (tmp_path / "here" / "x.ini").mkdir()
+    (tmp_path / "here" / "y.ini").symlink_to("nowhere")
+    said = handler_complaint(places)
+    assert "x.ini: it is a directory" in said
+    assert "y.ini: No such file" in said
+    assert find_handler("default", places) == HandlerDefinition()
+
+
+def test_a_broken_file_that_redefines_default_is_not_passed_over(places, write):
+    path = write(HERE, "[default]\nTaskList = a.B\nnonsense\n")
+    said = handler_complaint(places, "default")
+    assert said.startswith("can't tell what the tasklist handler 'default' is: ")
+    assert f"{path}, line 3" in said
+    assert find_runner("default", places) == RunnerDefinition()
+
+
+def test_a_broken_file_of_another_program_leaves_default_alone(places, write):
+    write(HERE, "[default]\nnonsense\n")
+    assert find_handler("default", places) == HandlerDefinition()
+
+
+@pytest.mark.parametrize("value", ["100% sure", "%(none)s", "%(k)s", "%d.png", "50%"])
+def test_a_percent_sign_that_is_none_is_told_with_the_remedy(places, write, value):
+    path = write(OWN, f"[y]\nRunner = a.B\n[x]\nRunner = a.B\nk = {value}\n")
+    said = runner_complaint(places)
+    assert said.startswith(f"{path}, section [x], key k: ")
+    assert "write %%" in said
+    assert find_runner("y", places).python_class == "a.B"
+
+
+def test_a_reference_to_no_key_is_told_with_that_key(places, write):
+    write(OWN, "[x]\nRunner = a.B\nimage = %(nope)s.sif\n")
+    assert "key image: there is no key 'nope' for %(nope)s" in runner_complaint(places)
+
+
+def test_what_is_from_DEFAULT_is_told_so(places, write):  # noqa: N802
+    path = write(OWN, "[DEFAULT]\nk = 50%\n[x]\nRunner = a.B\n[y]\nRunner = a\nk=1\n")
+    assert runner_complaint(places).startswith(f"{path}, section [DEFAULT], key k: ")
+    assert find_runner("y", places).source == path
+    write(OWN, "[DEFAULT]\nk = 1\n[x]\nRunner = a.B\n")
+    assert find_runner("x", places).source == f"{path}, sections [x] and [DEFAULT]"
+
+
+def test_names_that_are_near_are_proposed(places, write):
+    write(OWN, "[shifter]\nRunner = a.B\n[shell]\nRunner = a.B\n")
+    said = runner_complaint(places, "shiftr")
+    assert "only: default, shell, shifter; did you mean 'shifter'?" in said
+    assert "did you mean 'default'?" in runner_complaint(places, "deflaut")
+
+
+def test_a_name_like_no_other_is_told_with_how_to_define_it(places):
+    said = handler_complaint(places, "athena")
+    assert "there is no tasklist handler 'athena' for --tasklist, only: default" in said
+    assert "[athena] with TaskList = " in said
+    assert f"{places.config_home}/mpifarm" in said
+    assert "--config" in said
+
+
+@pytest.mark.parametrize("key", ["runner", "RUNNER"])
+def test_a_key_in_the_wrong_case_is_told(places, write, key):
+    path = write(OWN, f"[x]\n{key} = a.B\n")
+    said = runner_complaint(places)
+    assert f"in section [x] of {path}, write Runner instead of {key}" in said
+
+
+def test_a_section_without_a_class_is_told(places, write):
+    path = write(HERE, "[x]\nimage = i\n")
+    said = handler_complaint(places)
+    assert f"section [x] of {path} has no key TaskList" in said
+
+
+@pytest.mark.parametrize("path", ["conf.ini", OWN, PLAIN_RUNNERS])
+def test_a_runner_that_is_asked_for_as_a_handler_is_told(places, write, path):
+    written = write(path, "[x]\nRunner = a.B\n")
+    known = with_config(places, written) if path == "conf.ini" else places
+    assert handler_complaint(known).endswith("; x is a runner: --runner x")
+
+
+@pytest.mark.parametrize("path", [HERE, OWN, PLAIN_HANDLERS])
+def test_a_handler_that_is_asked_for_as_a_runner_is_told(places, write, path):
+    write(path, "[x]\nTaskList = a.B\n")
+    said = runner_complaint(places)
+    assert said.endswith("; x is a tasklist handler: --tasklist x")
+
+
+@pytest.mark.parametrize("path", [HERE, PLAIN_HANDLERS])
+def test_a_runner_where_only_handlers_are_looked_for_is_told_with_its_file(
+    places, write, path
+):
+    write("here/broken.ini", "nonsense")
+    written = write(path, "[x]\nRunner = a.B\n")
+    said = runner_complaint(places)
+    assert said.endswith(f"; {written} has it, but is not looked at without --config"
+                         f" {written}")  # fmt: skip
+    assert "Runner = " in runner_complaint(places, "zzzz")
+
+
+def test_a_name_that_the_config_file_does_not_have_is_told(places, write):
+    path = write("e.ini", "[y]\nRunner = a.B\n")
+    said = runner_complaint(with_config(places, path), "other")
+    assert said.endswith(f"only: default, y; {path} has no section [other] with Runner")
+
+
+def test_the_default_section_of_a_file_is_no_runner(places, write):
+    write(OWN, "[DEFAULT]\nRunner = a.B\n")
+    said = runner_complaint(places, "DEFAULT")
+    assert said.startswith(
+        "--runner DEFAULT does not name a runner: [DEFAULT] in an INI file"
+    )
+    assert "did you mean 'default'?" in said
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_name_of_nothing_is_told(places, name):
+    said = handler_complaint(places, name)
+    assert said.startswith(f"--tasklist {name!r} does not name a tasklist handler: ")
+
+
+# ---- sections that define nothing ----------------------------------------------------
+
+CONFIG = "mine.ini"
+
+
+@pytest.mark.parametrize(
+    ("section", "remedy"),
+    [
+        (
+            "setup = module load gcc",
+            "add the line Runner = mpifarm.runners.BasicRunner",
+        ),
+        ("Runer = mpifarm.runners.BasicRunner", "write Runner instead of Runer"),
+        ("runner = mpifarm.runners.BasicRunner", "write Runner instead of runner"),
+        ("Task_List = a.B", "write TaskList instead of Task_List"),
+        ("", "add the line Runner ="),
+    ],
+)
+def test_a_default_that_defines_nothing_is_refused_in_files_of_mpifarms_own(
+    places, write, section, remedy
+):
+    path = write(OWN, f"[default]\n{section}\n")
+    for said in (
+        runner_complaint(places, "default"),
+        handler_complaint(places, "default"),
+    ):
+        assert f"section [default] of {path} defines nothing" in said
+        assert remedy in said
+    config = write(CONFIG, f"[default]\n{section}\n")
+    said = runner_complaint(with_config(places, config), "default")
+    assert f"section [default] of {config} defines nothing" in said
+
+
+def test_a_default_of_the_other_kind_or_of_pytaskfarmers_defines_nothing_wrong(
+    places, write
+):
+    write(OWN, "[default]\nTaskList = a.B\n")
+    write(PLAIN_RUNNERS, "[default]\nsetup = x\n")
+    write(HERE, "[default]\nverbose = 1\n")
+    assert find_runner("default", places) == RunnerDefinition("default")
+
+
+def test_each_section_of_mpifarms_own_files_that_defines_nothing_is_told(places, write):
+    own = write(OWN, "[slow]\nRuner = x.Y\n")
+    config = write(CONFIG, "[runner]\nsetup = x\n[reco]\nRunner = a.B\n")
+    write(PLAIN_RUNNERS, "[hollow]\nsetup = x\n")
+    write(HERE, "[hollow]\nsetup = x\n")
+    first, second = find_idle_sections(with_config(places, config), "reco", "default")
+    assert first.startswith(f"WARNING: section [runner] of {config} defines nothing")
+    assert second.startswith(f"WARNING: section [slow] of {own} defines nothing")
+    assert second.endswith("write Runner instead of Runer")
+
+
+def test_a_config_that_nothing_is_taken_from_is_told_with_the_options_that_would(
+    places, write
+):
+    config = write(CONFIG, "[reco]\nRunner = a.B\n[db]\nTaskList = a.C\n")
+    places = with_config(places, config)
+    (told,) = find_idle_sections(places, "default", "default")
+    assert told == (
+        f"WARNING: --config {config} has no effect without --runner reco or"
+        " --tasklist db"
+    )
+    assert list(find_idle_sections(places, "reco", "default")) == []
+    assert list(find_idle_sections(places, "default", "db")) == []
+    empty = with_config(places, write(CONFIG, ""))
+    (told,) = find_idle_sections(empty, "default", "default")
+    assert told.endswith(
+        "has no effect: no section of it defines a runner or a handler"
+    )
+
+
+def test_a_number_for_a_handler_is_told_as_what_task_is_short_for(places):
+    assert "--task and --ta are short for --tasklist" in handler_complaint(places, "3")
+
+
+@pytest.mark.parametrize(
+    ("section", "why"),
+    [
+        ("Tasklist = a.B", "defines nothing: write TaskList instead of Tasklist"),
+        ("runner = a.B", "defines nothing: write Runner instead of runner"),
+        ("setup = x", "defines nothing: for a runner, add the line Runner ="),
+    ],
+)
+def test_a_section_of_config_that_defines_nothing_is_refused_for_no_other_files(
+    places, write, section, why
+):
+    write(HERE, "[conv]\nTaskList = other.B\n")
+    write(OWN, "[conv]\nRunner = other.B\n")
+    config = write(CONFIG, f"[conv]\n{section}\n")
+    places = with_config(places, config)
+    for said in (handler_complaint(places, "conv"), runner_complaint(places, "conv")):
+        assert said.startswith(f"section [conv] of {config} {why}")
+
+
+def test_a_misspelt_key_beside_one_of_the_other_kind_is_refused(places, write):
+    write(HERE, "[conv]\nTaskList = other.B\n")
+    config = write(CONFIG, "[conv]\nRunner = a.B\nTasklist = a.C\n")
+    places = with_config(places, config)
+    assert handler_complaint(places, "conv") == (
+        f"section [conv] of {config} defines no tasklist handler: write TaskList"
+        " instead of Tasklist"
+    )
+    assert find_runner("conv", places).source == config
+
+
+def test_what_comes_from_another_file_than_that_of_config_is_told_with_it(
+    places, write
+):
+    here = write(HERE, "[db]\nTaskList = a.C\n")
+    config = write(CONFIG, "[reco]\nRunner = a.B\n")
+    (told,) = find_idle_sections(with_config(places, config), "reco", "db")
+    assert told == (
+        f"the tasklist handler db is that of {here}: {config} has no section [db] with"
+        " TaskList"
+    )

@@ -1,0 +1,253 @@
+"""Claims: the journal's format, and who counts as dead."""
+
+import json
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpifarm.errors import StorageError
+from mpifarm.model.id_ranges import IdRangesError, encode_ids, parse_ids
+from mpifarm.store import claims
+from mpifarm.store.claim_journal import (
+    DamagedClaimError,
+    Event,
+    Head,
+    Journal,
+    LockFile,
+    encode_event,
+    encode_head,
+    parse_event,
+    parse_head,
+)
+from mpifarm.store.claims import share_a_lock
+from mpifarm.store.farm_liveness import (
+    ClaimEvidence,
+    ClaimLock,
+    FarmLiveness,
+    Machine,
+    assess_liveness,
+    find_process_start,
+    read_file_clock,
+    this_machine,
+)
+
+HEAD = Head("f1", "node1", "boot1", 42, 5042, 1000.5, (LockFile("/w/lock", 1, 2),))
+
+
+def journal_of(*events: Event, pending: tuple[int, ...] = ()) -> Journal:
+    journal = Journal(lambda step: step not in pending)
+    journal.feed(encode_head(HEAD) + b"".join(map(encode_event, events)))
+    return journal
+
+
+@given(st.sets(st.integers(0, 300)))
+def test_ids_come_back_from_their_ranges(taskids):
+    assert parse_ids(encode_ids(taskids)) == sorted(taskids)
+
+
+def test_ten_thousand_ids_in_a_row_are_a_short_line():
+    assert encode_ids([*range(10_000), 10_005]) == "0-9999,10005"
+
+
+@pytest.mark.parametrize(
+    "text", ["1-", "-1", "1,,2", "a", "1 2", "0-99999999999", "9" * 40, 7, None, ["1"]]
+)
+def test_what_is_no_range_of_ids_is_refused(text):
+    with pytest.raises(IdRangesError):
+        parse_ids(text)
+
+
+def test_a_head_comes_back_and_unknown_keys_are_ignored():
+    assert parse_head(encode_head(HEAD)) == HEAD
+    record = json.loads(encode_head(HEAD)) | {"colour": "red"}
+    assert parse_head(json.dumps(record).encode()) == HEAD
+
+
+@pytest.mark.parametrize(
+    "change", [{"version": 2}, {"pid": "x"}, {"locks": 3}, {"locks": [[1]]}]
+)
+def test_a_head_that_is_not_understood_is_damage(change):
+    record = json.loads(encode_head(HEAD)) | change
+    with pytest.raises(DamagedClaimError):
+        parse_head(json.dumps(record).encode())
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b'{"take": "0-9", "via', b"12", b"\0\0"])
+def test_a_torn_event_never_happened(line):
+    assert parse_event(line) is None
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"take": "x"}', b'{"put": 3}', b'{"via": "1"}', b'{"failed": null}']
+)
+def test_a_whole_event_that_is_not_understood_is_damage(line):
+    with pytest.raises(DamagedClaimError):
+        parse_event(line)
+
+
+def test_an_event_comes_back_and_unknown_events_change_nothing():
+    event = Event(take=[1, 2], put=[3], done=[4], giving=[5], step=7, failed=99)
+    assert parse_event(encode_event(event)) == event
+    assert parse_event(b'{"dance": "1-3"}') == Event([], [], [], [])
+
+
+def test_a_journal_adds_up():
+    journal = journal_of(
+        Event(take=range(10), step=1, failed=5),
+        Event(done=[0, 1]),
+        Event(take=[20], put=[2, 3], step=2, failed=8),
+    )
+    assert journal.held == {4: 5, 5: 5, 6: 5, 7: 5, 8: 5, 9: 5, 20: 8}
+    assert journal.last_step == 2
+
+
+def test_a_step_whose_file_is_still_there_has_not_happened():
+    events = (Event(take=[1, 2], step=1), Event(take=[3], put=[1], step=2))
+    assert set(journal_of(*events, pending=(2,)).held) == {1, 2}
+    assert set(journal_of(*events, pending=(1, 2)).held) == set()
+
+
+def test_a_step_that_happens_later_is_seen_at_the_next_look():
+    pending = {1}
+    journal = Journal(lambda step: step not in pending)
+    journal.feed(encode_head(HEAD) + encode_event(Event(take=[1], step=1)))
+    assert not journal.held
+    pending.clear()
+    journal.feed(encode_event(Event(done=[9])))
+    assert set(journal.held) == {1}
+
+
+@given(st.integers(0, 400))
+def test_a_journal_read_in_two_parts_is_the_same(cut):
+    content = encode_head(HEAD) + encode_event(Event(take=[1, 2], step=1))
+    content += encode_event(Event(done=[2]))
+    journal = Journal(lambda _: True)
+    journal.feed(content[:cut])
+    journal.feed(content[cut:])
+    assert (journal.head, set(journal.held)) == (HEAD, {1})
+
+
+def test_what_follows_a_torn_line_counts():
+    torn = encode_event(Event(take=[5], step=2))[:-6]
+    journal = Journal(lambda _: True)
+    journal.feed(encode_head(HEAD) + encode_event(Event(take=[1, 2], step=1)))
+    journal.feed(torn + b"\n" + encode_event(Event(put=[2], step=3)))
+    assert set(journal.held) == {1}
+
+
+# ---- dead or alive ------------------------------------------------------------------
+
+
+def machine(start: int | None, boot: str = "boot1") -> Machine:
+    return Machine("node9", boot, 1, lambda _: start, lambda _: 0.0)
+
+
+def evidence(
+    head: Head | None = HEAD,
+    lock: ClaimLock = ClaimLock.TAKEN,
+    *,
+    is_damaged: bool = False,
+    age: float = 0.0,
+) -> ClaimEvidence:
+    return ClaimEvidence(head, is_damaged, lock, lambda: age)
+
+
+EACH_LOCK = pytest.mark.parametrize("lock", [ClaimLock.TAKEN, ClaimLock.UNTRIED])
+
+
+@EACH_LOCK
+def test_on_the_same_boot_the_process_decides_whatever_the_heartbeat(lock):
+    assert assess_liveness(evidence(lock=lock), machine(None)) is FarmLiveness.DEAD
+    old = evidence(lock=lock, age=1e9)
+    assert assess_liveness(old, machine(5042)) is FarmLiveness.RUNNING
+
+
+@EACH_LOCK
+def test_a_process_of_the_same_number_that_started_later_is_another(lock):
+    assert assess_liveness(evidence(lock=lock), machine(9999)) is FarmLiveness.DEAD
+
+
+@EACH_LOCK
+@pytest.mark.parametrize(
+    ("age", "liveness"),
+    [
+        (59.0, FarmLiveness.UNCERTAIN),
+        (60.0, FarmLiveness.UNCERTAIN),
+        (60.5, FarmLiveness.DEAD),
+    ],
+)
+def test_elsewhere_the_heartbeat_decides_whatever_processes_run_here(
+    age, liveness, lock
+):
+    here = machine(None, boot="boot2")
+    assert assess_liveness(evidence(lock=lock, age=age), here) is liveness
+
+
+def test_without_a_boot_id_nothing_counts_as_the_same_machine():
+    head = HEAD._replace(boot_id="")
+    here = machine(None, boot="")
+    assert assess_liveness(evidence(head), here) is FarmLiveness.UNCERTAIN
+
+
+@pytest.mark.parametrize("is_damaged", [True, False])
+@pytest.mark.parametrize("head", [HEAD, None])
+def test_who_holds_the_lock_of_a_claim_lives_whatever_it_says(head, is_damaged):
+    held = evidence(head, ClaimLock.HELD, is_damaged=is_damaged, age=1e9)
+    assert assess_liveness(held, machine(None)) is FarmLiveness.HOLDS_LOCK
+
+
+@EACH_LOCK
+@pytest.mark.parametrize("boot", ["boot1", "boot2"])
+@pytest.mark.parametrize("head", [HEAD, None])
+def test_a_damaged_claim_is_never_that_of_a_dead_farm(head, boot, lock):
+    damaged = evidence(head, lock, is_damaged=True, age=1e9)
+    assert assess_liveness(damaged, machine(None, boot)) is FarmLiveness.DAMAGED
+    if head is not None:
+        fresh = damaged._replace(find_age=lambda: 0.0)
+        assert assess_liveness(fresh, machine(5042, boot)).may_live
+
+
+def test_a_claim_without_a_head_is_dead_only_under_its_lock():
+    here = machine(5042)
+    assert assess_liveness(evidence(None), here) is FarmLiveness.DEAD
+    untried = evidence(None, ClaimLock.UNTRIED)
+    assert assess_liveness(untried, here) is FarmLiveness.UNCERTAIN
+
+
+def test_the_machine_of_this_process_knows_it():
+    here = this_machine()
+    assert here.find_process_start(here.pid) is not None
+    assert find_process_start(2**22 + 1) is None
+
+
+def test_the_clock_of_a_file_system_leaves_nothing_behind(tmp_path):
+    (tmp_path / "file").touch()
+    behind = (tmp_path / "file").stat().st_mtime
+    assert abs(read_file_clock(str(tmp_path)) - behind) < 5
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "same_boot", "shared"),
+    [
+        (LockFile("/w/lock", 1, 2), True, True),
+        (LockFile("/link/lock", 1, 2), True, True),
+        (LockFile("/w/lock", 3, 2), True, False),
+        (LockFile("/mnt/w/lock", 3, 2), False, True),
+        (LockFile("/w/lock", 1, 7), False, False),
+        (LockFile("/tmp/abc_lock", 1, 2), False, False),
+    ],
+)
+def test_two_farms_need_one_lock_file_in_common(ours, same_boot, shared):
+    assert share_a_lock([ours], HEAD, same_boot=same_boot) is shared
+
+
+def test_a_claim_that_cannot_be_looked_at_is_a_storage_error(tmp_path):
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(StorageError, match="can't open"):
+            claims.is_at(descriptor, f"{tmp_path}/{'x' * 300}")
+    finally:
+        os.close(descriptor)

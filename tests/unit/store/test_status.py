@@ -1,0 +1,178 @@
+"""Lines of status files: what counts, what is torn, what is fused, what is alien."""
+
+from itertools import chain
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpifarm.errors import InputError
+from mpifarm.store.status_lines import (
+    AlienLine,
+    TornLine,
+    classify_odd,
+    encode_lines,
+    parse_line,
+    parse_status,
+    scan_ids,
+    scan_status,
+)
+from mpifarm.store.validate import validate_lines
+
+TASKS = [
+    "cmd",
+    "cmd arg",
+    "sleep 1",
+    "echo é",
+    "echo \udcff",
+    "x",
+    "a  b",
+    "echo\x0bvt \u2028 ls",
+    "x",
+    "1 x",
+    "ten",
+    "eleven",
+    "twelve",
+]
+
+texts = st.text(
+    st.characters(blacklist_characters="\r\n", blacklist_categories=["Cs"]), min_size=1
+).filter(lambda text: text.strip() == text)
+
+
+def test_what_is_encoded_is_parsed_again():
+    content = encode_lines(range(len(TASKS)), TASKS)
+    ids, odd, tail = scan_status(content, TASKS)
+    assert (list(ids), odd, tail) == (list(range(len(TASKS))), [], b"")
+    assert list(chain(*scan_ids([content]))) == list(range(len(TASKS)))
+
+
+@given(st.lists(texts, min_size=1, max_size=20))
+def test_any_text_comes_back_as_its_id(tasks):
+    content = encode_lines(range(len(tasks)), tasks)
+    assert list(scan_status(content, tasks)[0]) == list(range(len(tasks)))
+    for taskid, line in enumerate(content.split(b"\n")[:-1]):
+        assert parse_line(line, tasks) == taskid
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"0",
+        b"0 ",
+        b"0 cm",
+        b"0  cmd",
+        b"0 cmd ",
+        b"00 cmd",
+        b"+0 cmd",
+        b"-1 twelve",
+        b" 0 cmd",
+        b"0\tcmd",
+        b"0_0 cmd",
+        "٠ cmd".encode(),
+        b"13 twelve",
+        b"99999999999999999999 x",
+        b"cmd",
+        b"3 echo e",
+        b"4 echo \xfe",
+        b"0 cmd\r",
+        b"0 cmd\0",
+    ],
+)
+def test_a_line_that_is_not_exactly_that_of_its_id_does_not_count(line):
+    ids, odd, tail = scan_status(line + b"\n", TASKS)
+    assert (list(ids), odd, tail) == ([], [line], b"")
+    assert parse_line(line, TASKS) is None
+
+
+def test_a_last_line_without_newline_does_not_count_and_blank_ones_are_nothing():
+    ids, odd, tail = scan_status(b"\n0 cmd\n\n5 x", TASKS)
+    assert (list(ids), odd, tail) == ([0], [], b"5 x")
+
+
+@pytest.mark.parametrize(
+    ("line", "ids", "begun"),
+    [
+        (b"1", (), None),
+        (b"1 ", (), 1),
+        (b"1 cmd a", (), 1),
+        (b"3 echo \xc3", (), 3),
+        (b"2 sleep 1", (2,), None),
+        (b"\0\0\0\0", (), None),
+        (b"0 cmd5 x", (0, 5), None),
+        (b"1 cmd ar2 sleep 1", (2,), 1),
+        (b"3 echo \xc30 cmd", (0,), 3),
+        (b"12 twel12 twelve", (12,), 12),
+    ],
+)
+def test_torn_and_fused_lines_give_what_is_beyond_doubt(line, ids, begun):
+    assert classify_odd(line, TASKS, may_be_torn=True) == TornLine(ids, begun)
+
+
+def test_a_fused_line_with_two_readings_counts_for_none():
+    # A torn "1" before the line of 29, or a torn "12" before that of 9.
+    tasks = ["same"] * 30
+    assert classify_odd(b"129 same", tasks, may_be_torn=True) == TornLine((), None)
+    assert classify_odd(b"1 sa29 same", tasks, may_be_torn=True) == TornLine((29,), 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "taskid"),
+    [
+        (b"0 other", 0),
+        (b"1 cmd argument", 1),
+        (b"13 new", 13),
+        (b"text", None),
+        (b"-1 twelve", None),
+        (b"0 cmdx", 0),
+    ],
+)
+def test_a_line_of_another_list_is_alien(line, taskid):
+    found = classify_odd(line, TASKS, may_be_torn=True)
+    assert isinstance(found, AlienLine)
+    assert found.taskid == taskid
+
+
+def parse(content, tasks=TASKS, *, list_is_same=False, counts_begun=False):
+    """What the file says, and the sentences on its torn lines; or `InputError`."""
+    how = {"list_is_same": list_is_same, "counts_begun": counts_begun}
+    parsed = parse_status(content, tasks, **how)
+    return parsed, validate_lines("finished", parsed, tasks, **how)
+
+
+def test_a_short_line_inside_the_file_is_torn_only_if_the_list_is_proven_the_same():
+    content = b"1 cmd\n5 x\n"
+    same, notes = parse(content, list_is_same=True)
+    assert list(same.ids) == [5]
+    assert same.torn == 1
+    assert len(notes) == 1
+    with pytest.raises(InputError, match=r"task 1 is 'cmd' in finished.*'cmd arg'"):
+        parse(content)
+
+
+def test_toprocess_keeps_a_torn_line_whose_id_is_whole():
+    torn, _ = parse(b"5 x\n12 twe", counts_begun=True)
+    assert (list(torn.ids), [*torn.tail_ids], torn.is_in_order) == ([5], [12], False)
+    lost, _ = parse(b"5 x\n12", counts_begun=True)
+    assert (list(lost.ids), [*lost.tail_ids], lost.is_in_order) == ([5], [], False)
+
+
+def test_a_last_line_counts_when_it_is_ended_and_not_while_it_is_written():
+    parsed, _ = parse(b"5 x\n2 sleep 1")
+    assert (list(parsed.ids), list(parsed.ended().ids)) == ([5], [5, 2])
+    assert (parsed.ended().torn, parsed.ended().tail) == (1, None)
+    assert parsed.without_tail() == parse(b"5 x\n")[0]
+
+
+@given(st.lists(texts, min_size=3, max_size=30, unique=True), st.data())
+def test_a_list_torn_anywhere_is_never_taken_for_an_edited_one(tasks, data):
+    content = encode_lines(range(len(tasks)), tasks)
+    cut = data.draw(st.integers(0, len(content)))
+    parsed, _ = parse(content[:cut], tasks)
+    whole = content[:cut].count(b"\n")
+    assert list(parsed.ids) == list(range(whole))
+    assert {*parsed.tail_ids} <= {whole}
+
+
+def test_blank_lines_stand_for_no_task_that_is_missing():
+    assert list(chain(*scan_ids([b"1 a\n\n3 c\n"]))) == [1, 3]

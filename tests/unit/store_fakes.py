@@ -1,0 +1,242 @@
+"""What the workdir's tests play with: a lock, machines, a plain farmer, and a killer.
+
+Rules of this file: no process, no sleep.  A farm is "killed" by an exception that
+nothing catches, in place of one step on the file system.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+import pytest
+
+from mpifarm.store import FAMILY, FileStore, Machine, Recorded, WorkdirPaths
+from mpifarm.store.claims import OtherClaims
+from mpifarm.system import file_contents, files
+from mpifarm.system import regular_files as regular
+from tests.invariants import find_violations
+
+TASKS = [f"echo task {number}" for number in range(12)]
+
+SMALL_PARTS = {"LARGE": 0, "BLOCK": 32, "_KEPT_BLOCK": 16, "_MAX_KEPT": 4}
+"""For `file_contents`: every file with a byte is large, and read in small parts."""
+
+
+class FakeLock:
+    """Excludes nobody, and knows whether it is held."""
+
+    def __init__(self, *paths: Path) -> None:
+        self.paths = tuple(map(str, paths))
+        self.held = False
+
+    @contextmanager
+    def hold(self, timeout: float = 60) -> Iterator[None]:
+        assert not self.held
+        assert timeout > 0
+        for path in self.paths:
+            Path(path).touch()
+        self.held = True
+        try:
+            yield
+        finally:
+            self.held = False
+
+
+class Site:
+    """A workdir, and the farms that come and go in it."""
+
+    def __init__(self, root: Path, tasks: Sequence[str] = TASKS) -> None:
+        self.root = root
+        self.tasks = list(tasks)
+        self.now = 1000.0
+        self.dead: set[int] = set()
+        self.farms = 0
+
+    def machine(self, pid: int, host: str = "node1", boot: str = "boot1") -> Machine:
+        def find_start(of: int) -> int | None:
+            return None if of in self.dead else 5000 + of
+
+        return Machine(host, boot, pid, find_start, lambda _: self.now)
+
+    def open(
+        self,
+        machine: Machine | None = None,
+        *,
+        remap: bool = False,
+        predecessor: str = "",
+    ) -> FileStore:
+        self.farms += 1
+        machine = machine or self.machine(self.farms)
+        lock = FakeLock(self.root / "lock")
+        farm = f"{predecessor[:FAMILY]}{self.farms:08x}"
+        try:
+            return FileStore.open(
+                str(self.root),
+                list(self.tasks),  # which may be edited while the farm works
+                lock,
+                farm,
+                lambda: self.now,
+                machine,
+                predecessor=predecessor,
+                remap=remap,
+            )
+        except BaseException:
+            self.dead.add(machine.pid)
+            raise
+
+    def kill(self, workdir: FileStore) -> None:
+        self.dead.add(workdir._member._machine.pid)
+        workdir._member.claim.end()
+
+    def ids(self, name: str) -> list[int]:
+        path = self.root / name
+        if not path.exists():
+            return []
+        return [int(line.split()[0]) for line in path.read_text().splitlines()]
+
+    def lines(self, ids: Iterable[int]) -> str:
+        return "".join(f"{taskid} {self.tasks[taskid]}\n" for taskid in ids)
+
+    def write(self, name: str, ids: Iterable[int]) -> None:
+        self.root.mkdir(exist_ok=True)
+        (self.root / name).write_text(self.lines(ids))
+
+    def violations(self, in_hand: Iterable[int] = ()) -> list[str]:
+        """What `find_violations` finds, and what is in ``added`` and elsewhere too."""
+        hand = set(in_hand)
+        added = set(self.ids("added")) - set(self.ids("finished"))
+        others = hand | set(self.ids("toprocess")) | self.claimed()
+        found = find_violations(str(self.root), self.tasks, hand)
+        in_added = {f"task {taskid} is lost: in no file" for taskid in added}
+        twice = [
+            f"task {taskid} is in added and elsewhere" for taskid in added & others
+        ]
+        return [each for each in found if each not in in_added] + twice
+
+    def claimed(self) -> set[int]:
+        claims = OtherClaims(WorkdirPaths(str(self.root)), farm="")
+        claims.poll()
+        return claims.held_ids()
+
+    def files(self) -> dict[str, bytes]:
+        return {
+            str(path.relative_to(self.root)): path.read_bytes()
+            for path in sorted(self.root.rglob("*"))
+            if path.is_file() and path.name != "lock"
+        }
+
+
+class PlainFarmer:
+    """PyTaskFarmer's moves, as its ``task.py`` makes them.
+
+    It knows the first `known` tasks: those of the list when it was started.
+    """
+
+    def __init__(self, site: Site, known: int | None = None) -> None:
+        self.site = site
+        self.known = len(site.tasks) if known is None else known
+        self.hand: set[int] = set()
+
+    def read(self) -> set[int]:
+        if (self.site.root / "toprocess").exists():
+            return set(self.site.ids("toprocess"))
+        return set(range(self.known))
+
+    def write(self, ids: set[int]) -> None:
+        assert max(ids, default=-1) < self.known, "it would die half-way through this"
+        self.site.write("toprocess", sorted(ids))
+
+    def pop(self) -> int | None:
+        ids = self.read()
+        if not ids:
+            return None
+        taskid = ids.pop()
+        self.write(ids)
+        self.hand.add(taskid)
+        return taskid
+
+    def requeue(self, taskid: int) -> None:
+        self.write(self.read() | {taskid})
+        self.hand.discard(taskid)
+
+    def record(self, taskid: int, status: int) -> None:
+        name = "failed" if status else "finished"
+        with (self.site.root / name).open("a") as stream:
+            stream.write(self.site.lines([taskid]))
+        self.hand.discard(taskid)
+
+
+class Killed(BaseException):
+    """The farm is gone, at this very step."""
+
+
+class Interference:
+    """Stands in for ``os`` in `files`: counts the steps that change the disk.
+
+    At step `at`, `strike` happens in its place; a write can happen by half before.
+    """
+
+    CHANGES = frozenset(
+        {"pwrite", "fsync", "rename", "unlink", "ftruncate", "mkdir", "utime", "fchmod"}
+    )
+
+    def __init__(self, at: int, strike: BaseException, *, half: bool) -> None:
+        self.steps = 0
+        self._at = at
+        self._strike = strike
+        self._half = half
+
+    def __getattr__(self, name: str) -> object:
+        value = getattr(os, name)
+        return self._counted(name, value) if name in self.CHANGES else value
+
+    def _counted(self, name: str, call: Callable[..., int]) -> Callable[..., int]:
+        def counted(*args: object) -> int:
+            self.steps += 1
+            if self.steps == self._at:
+                if self._half and name == "pwrite":
+                    descriptor, content, offset = args
+                    assert isinstance(content, memoryview)
+                    call(descriptor, content[: len(content) // 2], offset)
+                raise self._strike
+            return call(*args)
+
+        return counted
+
+    def open(self, path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT and not os.path.lexists(path):
+            self.steps += 1
+            if self.steps == self._at:
+                raise self._strike
+        return os.open(path, flags, mode)
+
+
+@contextmanager
+def instead_of_os(stand_in: object, *others: ModuleType) -> Iterator[None]:
+    """For all that touches the files of a workdir, and for `others`."""
+    with ExitStack() as patched:
+        for module in (files, file_contents, regular, *others):
+            patched.enter_context(mock.patch.object(module, "os", stand_in))
+        yield
+
+
+@contextmanager
+def interference(
+    _patch: pytest.MonkeyPatch, at: int, strike: BaseException, *, half: bool
+) -> Iterator[None]:
+    with instead_of_os(Interference(at, strike, half=half)):
+        yield
+
+
+def full_disk() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def ended(taskid: int, status: int = 0, attempt: int = 1) -> Recorded:
+    return Recorded(
+        taskid, status == 0, 1_700_000_000.5, 0.25, 77, 78, attempt, status, 0
+    )
