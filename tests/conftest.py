@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.leavings import leavings, remove
 from tests.support import (
@@ -35,6 +36,14 @@ from tests.support import (
 for _signum in (signal.SIGHUP, signal.SIGQUIT):
     signal.signal(_signum, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Property tests play the same examples in every run: a red run comes from a change.
+# RANDOM_EXAMPLES=20000 (`make test-long`) draws that many new ones.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile(
+    "random", max_examples=int(os.environ.get("RANDOM_EXAMPLES", "100"))
+)
+settings.load_profile("random" if "RANDOM_EXAMPLES" in os.environ else "fixed")
 
 Mpirun = Callable[..., Launch]
 StartFarm = Callable[..., Child]

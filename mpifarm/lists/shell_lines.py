@@ -400,6 +400,8 @@ class _Reader:
             self._define_function(level)
         elif word in ("coproc", "in"):
             raise UnsureError
+        else:
+            level.last = word  # A ! or a time alone is a command: "a && !" is complete.
 
     def _read_test(self) -> None:
         """Read up to the ``]]``; operators before it do not end a command."""

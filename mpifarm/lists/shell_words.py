@@ -315,13 +315,21 @@ class WordReader:
         """Read a character or an expansion.  Return the change of depth: 1, -1 or 0."""
         match self.next():
             case "$":
-                self._read_dollar(is_quoted=True)
+                self._read_dollar_in_arithmetic()
                 return 0
             case "'" | '"' | "`" | "\\":
                 raise UnsureError
             case char:
                 self.at += 1
                 return {"(": 1, ")": -1}.get(char, 0)
+
+    def _read_dollar_in_arithmetic(self) -> None:
+        try:
+            self._read_dollar(is_quoted=True)
+        except UnfinishedError as error:
+            if str(error) == "${":
+                raise UnsureError from None  # bash looks for the )) first.
+            raise
 
     def _bare_name(self, name: str, end: int) -> list[Expansion]:
         """Return the name in an arithmetic expression, unless that may set it."""
