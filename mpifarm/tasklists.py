@@ -42,14 +42,17 @@ class TaskList(Protocol):
     def __getitem__(self, taskid: int, /) -> str:
         """Return the command for the runner: the text, or a command made of it.
 
-        It is called once for each attempt, just before the task is handed out, and must
-        be quick.
+        Called once for each attempt, just before the task is handed out.  A slow method
+        delays all ranks.
         """
         ...
 
 
 class OptionError(InputError):
-    """A mistake in an option of a handler; the message gets its name and INI file."""
+    """A mistake in an option of a handler.
+
+    `open_tasklist` puts the names of the handler and of its INI file before the text.
+    """
 
 
 class TasklistFileError(InputError):
@@ -85,6 +88,7 @@ TAIL: Final = 250
 """The numbers of tasks at the beginning and at the end of a list that are checked."""
 
 MAX_REMARKS: Final = 1000
+"""The number of directives in comments that are kept of a list."""
 
 _is_remark = re.compile(
     rb"#(?:!|DISBATCH|SBATCH|PBS|BSUB|OAR|PJM|MSUB|COBALT|HQ|SWARM|flux:|FLUX:|\$ ?-)"
@@ -93,7 +97,7 @@ _is_remark = re.compile(
 
 
 def end_ids(texts: Sequence[str]) -> Iterator[int]:
-    """Yield the ids of the first `HEAD` and the last `TAIL` tasks."""
+    """Yield the ids of the first `HEAD` and the last `TAIL` tasks, each once."""
     yield from range(min(HEAD, len(texts)))
     yield from range(max(HEAD, len(texts) - TAIL), len(texts))
 
@@ -101,7 +105,8 @@ def end_ids(texts: Sequence[str]) -> Iterator[int]:
 def is_plain(texts: PackedTexts) -> bool:
     """Return whether nothing in a list seems to be for a shell or for another tool.
 
-    It costs little: it checks marks that the reading has found, and both ends.
+    Only the marks and remarks that the reading has kept are checked, and the tasks at
+    both ends.
     """
     if texts.remarks or texts.has_any(MARKS[1:]):
         return False
@@ -123,7 +128,10 @@ _NOT_SIMPLE: Final = b"\r\x1c\x1d\x1e\x1f"
 
 
 def read_texts(path: str) -> PackedTexts:
-    """Return the texts of the tasks in a file; raises TasklistFileError."""
+    """Return the texts of the tasks in a file, with its version and its remarks.
+
+    Raises TasklistFileError if the file cannot be read, or for a NUL byte in a task.
+    """
     texts = PackedTexts()
     number = 1
     try:
@@ -139,13 +147,16 @@ def read_texts(path: str) -> PackedTexts:
 
 
 def _read_block(stream: BinaryIO) -> bytes:
-    """Read about `_BLOCK_BYTES`, up to the end of a line."""
+    """Read about `_BLOCK_BYTES`, up to the end of a line; b"" at the file's end."""
     block = stream.read(_BLOCK_BYTES)
     return block if block.endswith(b"\n") else block + stream.readline()
 
 
 def _take_block(texts: PackedTexts, block: bytes, path: str, first: int) -> int:
-    """Add the tasks of a block.  Return its number of lines."""
+    """Add the tasks and remarks of a block to `texts`.  Return its number of lines.
+
+    `first` is the number of its first line.  Raises TasklistFileError for a NUL byte.
+    """
     before = len(texts)
     if block.isascii() and not any(mark in block for mark in _NOT_SIMPLE):
         lines = block.removesuffix(b"\n").split(b"\n")
@@ -231,13 +242,20 @@ _UTF_16: Final = ("\udcff\udcfe", "\udcfe\udcff")
 def _keep_remarks(
     remarks: list[tuple[int, str]], lines: Iterable[bytes], first: int
 ) -> None:
+    """Add the directives among `lines` to `remarks`, up to `MAX_REMARKS` in all.
+
+    `first` is the number of the first line.
+    """
     for number, line in enumerate(lines, start=first):
         if line.startswith(b"#") and len(remarks) < MAX_REMARKS and _is_remark(line):
             remarks.append((number, decode_text(line).strip()))
 
 
 def find_line_numbers(path: str, taskids: Iterable[int]) -> dict[int, int]:
-    """Read the list again.  Return the line numbers of some tasks, from 1."""
+    """Read the list again.  Return the line numbers of some tasks, from 1.
+
+    A task that the file no longer has is left out.  Raises OSError.
+    """
     wanted, numbers, taskid = set(taskids), dict[int, int](), 0
     with _open_list(path) as stream:
         for number, line in enumerate(stream, start=1):
@@ -304,6 +322,9 @@ def _title(definition: HandlerDefinition) -> str:
     return f"the tasklist handler {definition.name!r}{where}"
 
 
+_NAME_IT: Final = "name the class of a handler after TaskList ="
+
+
 def _find_class(definition: HandlerDefinition, title: str) -> Any:
     if definition.python_class == "mpifarm.tasklists.ListTaskList":
         return ListTaskList
@@ -313,10 +334,14 @@ def _find_class(definition: HandlerDefinition, title: str) -> Any:
         raise InputError(f"{title} can't be made: {error}") from error
     if not callable(handler):
         raise InputError(
-            f"{title} names {definition.python_class}, which is not a class"
+            f"{title} names {definition.python_class}, which is not a class: {_NAME_IT}"
         )
     if hasattr(handler, "run") and hasattr(handler, "terminate"):
-        raise InputError(f"{title} names {definition.python_class}, which is a runner")
+        raise InputError(
+            f"{title} names {definition.python_class}, which is a runner: write"
+            " Runner = in place of TaskList =, and give --runner"
+            f" {shlex.quote(definition.name)}, or {_NAME_IT}"
+        )
     return handler
 
 
@@ -356,25 +381,29 @@ def _check_options(handler: Any, definition: HandlerDefinition, title: str) -> N
 def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
     """Raise InputError for a tasklist of a user's class that can't be run.
 
-    It has to have a length.  With `needs_texts` its ``tasks`` has to be a sequence of
-    as many texts that a status file can hold, and task 0 to have a command.
+    The list has to have a length.  With `needs_texts`, its ``tasks`` has to be a
+    sequence of that many texts, each fit for a status file, and task 0 has to have a
+    command.
     """
     try:
         count = len(tasks)
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"{title} can't tell how many tasks it has: {in_one_line(error)}"
+            f"{title} can't tell how many tasks it has: {in_one_line(error)}; let its"
+            " __len__() return their number"
         ) from error
     if not needs_texts:
         return
     texts = getattr(tasks, "tasks", None)
     if not isinstance(texts, list | tuple | PackedTexts):
         raise InputError(
-            f"{title} has no list of texts named tasks: {type(texts).__name__}"
+            f"{title} has no list of texts named tasks: {type(texts).__name__}; set"
+            " self.tasks to a list of str in its constructor"
         )
     if len(texts) != count:
         raise InputError(
-            f"{title} says that it has {counted(count)}, but its list has {len(texts)}"
+            f"{title} says that it has {counted(count)}, but its list has {len(texts)}:"
+            " let its __len__() return len(self.tasks)"
         )
     _check_texts(texts, title)
     if count:
@@ -400,7 +429,8 @@ def _refuse_text(texts: Iterable[Any], title: str) -> NoReturn:
         if problem := _problem_with(text):
             raise InputError(
                 f"{title} made a text of task {taskid} that {problem}:"
-                f" {str(text)[:80]!r}"
+                f" {str(text)[:80]!r}; put one line of UTF-8 text into self.tasks for"
+                " each task"
             )
     raise AssertionError("all texts are fit")
 
@@ -425,12 +455,14 @@ def _check_command(tasks: TaskList, title: str) -> None:
         command: object = tasks[0]
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"{title} can't make the command of task 0: {in_one_line(error)}"
+            f"{title} can't make the command of task 0: {in_one_line(error)}; correct"
+            " its __getitem__()"
         ) from error
     if not isinstance(command, str):
         raise InputError(
             f"{title} made a command of task 0 that is not a str but"
-            f" {type(command).__name__}: {command!r}"
+            f" {type(command).__name__}: {command!r}; let its __getitem__() return one"
+            " line for the shell"
         )
 
 
@@ -448,7 +480,8 @@ STATE_FILES: Final = ("toprocess", "finished", "failed")
 def keeps_own_state(tasks: TaskList, workdir: str) -> bool:
     """Return whether a list records the state of its tasks by methods of its own.
 
-    Otherwise the status files in `workdir` hold the whole state.
+    Else the status files in `workdir` hold the whole state.  A list without
+    ``pop_task`` has no such methods.
     """
     # A subclass of PyTaskFarmer's ListTaskList that changes neither its methods nor its
     # files writes the status files, too.

@@ -5,6 +5,7 @@ transaction waits, so that signals, messages and this rank's own workers are ser
 meanwhile.  A disk that fails is tried again for the grace time.
 """
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -112,7 +113,8 @@ class StoreWriter:
             case LockVerdict.WARN:
                 self._say(
                     f"{lock} has been held by another farmer for "
-                    f"{WARNING_SECONDS:.0f} s; still trying"
+                    f"{WARNING_SECONDS:.0f} s; still trying: if it hangs, end it (to "
+                    f"find it, on its host: fuser -v {shlex.join(self._lock.paths)})"
                 )
             case LockVerdict.GIVE_UP:
                 self._transaction = None

@@ -42,11 +42,10 @@ class SearchPath:
 
     home: str
     config_home: str
-    """The directory of the settings of the user's programs; ours is ``mpifarm`` in it.
-    """
+    """The directory of all programs' settings, with mpifarm's in ``mpifarm``."""
     directory: str = "."
     config: str | None = None
-    """The file of ``--config``."""
+    """The file of ``--config``; None without that option."""
 
 
 def find_search_path(environ: Mapping[str, str], config: str | None) -> SearchPath:
@@ -59,7 +58,11 @@ def find_search_path(environ: Mapping[str, str], config: str | None) -> SearchPa
 
 
 def find_runner(name: str, search_path: SearchPath) -> RunnerDefinition:
-    """Return the definition of a runner; raises InputError, StorageError."""
+    """Return the definition of a runner, or the built-in one for ``default``.
+
+    Raises InputError if no INI file defines `name`, or one that may is broken, and
+    StorageError if the disk fails.
+    """
     section = _find(_RUNNER, name, search_path)
     if section is None:
         return RunnerDefinition(name)
@@ -67,7 +70,10 @@ def find_runner(name: str, search_path: SearchPath) -> RunnerDefinition:
 
 
 def find_handler(name: str, search_path: SearchPath) -> HandlerDefinition:
-    """Return the definition of a tasklist handler; raises InputError, StorageError."""
+    """Return the definition of a tasklist handler, or the built-in one for ``default``.
+
+    Raises as `find_runner`.
+    """
     section = _find(_HANDLER, name, search_path)
     if section is None:
         return HandlerDefinition(name)
@@ -117,7 +123,11 @@ class _Section(NamedTuple):
 
 
 def _find(kind: _PluginKind, name: str, search_path: SearchPath) -> _Section | None:
-    """Return the section with the definition, None for the built-in default."""
+    """Return the section with the definition, None for the built-in default.
+
+    The file of ``--config`` comes first.  Raises InputError if no file defines `name`,
+    or one that may is broken, and StorageError if the disk fails.
+    """
     _check_name(kind, name)
     if search_path.config is not None:
         parser = _read_config(search_path.config)
@@ -153,7 +163,7 @@ def _check_name(kind: _PluginKind, name: str) -> None:
 def _refuse_misspelt(
     parser: "ConfigParser", name: str, kind: _PluginKind, path: str
 ) -> None:
-    """Raise InputError for a section that has the name, but its key misspelt.
+    """Raise InputError for a section whose key is misspelt or missing.
 
     Without the error, a definition in another file would run every task wrongly.
     """
@@ -176,7 +186,10 @@ class _Search:
     """The error of each unreadable file or directory, by its path."""
 
     def paths(self) -> Iterator[str]:
-        """Yield the INI files, without that of ``--config``."""
+        """Yield the INI files in the order of precedence, without that of ``--config``.
+
+        Raises StorageError if the disk fails.
+        """
         yield from self._paths_in(self._directories())
 
     def _directories(self) -> Iterator[str]:
@@ -191,6 +204,7 @@ class _Search:
         )
 
     def _paths_in(self, directories: Iterable[str]) -> Iterator[str]:
+        """Yield the INI files in directories; note an unreadable one in `broken`."""
         for directory in directories:
             try:
                 names = os.listdir(directory)
@@ -207,9 +221,10 @@ class _Search:
                     yield os.path.normpath(os.path.join(directory, name))
 
     def find_parser(self, path: str, name: str) -> "ConfigParser | None":
-        """Parse a file that may have a section of that name.  Return None for others.
+        """Parse a file that may define `name`.  Return None for any other file.
 
-        Raises InputError for a broken file that seems to have the section.
+        An unreadable file is passed over.  Raises InputError for a broken file that
+        seems to define `name`, StorageError if the disk fails.
         """
         # Checked in the bytes first: most INI files here belong to other programs.
         header = f"[{name}]".encode("utf-8", "surrogateescape")
@@ -224,17 +239,22 @@ class _Search:
             return _parse(path, content)
         except _BrokenFileError as error:
             raise InputError(
-                f"can't tell what the {self.kind.title} {name!r} is: {error}"
+                f"can't tell what the {self.kind.title} {name!r} is: {error}; correct"
+                " the file"
             ) from error
 
     def check_built_in(self) -> None:
-        """Raise InputError for a user's section [default] that defines nothing."""
+        """Raise InputError for a section [default] of mpifarm that defines nothing."""
         for path, parser in self.own_parsers().items():
             if parser.has_section(_BUILT_IN) and _is_hollow(parser, _BUILT_IN):
                 raise InputError(_defines_nothing(parser, _BUILT_IN, path))
 
     def own_parsers(self) -> "dict[str, ConfigParser]":
-        """Return the parsed files that are for mpifarm alone, by their paths."""
+        """Return the parsed files that are for mpifarm alone, by their paths.
+
+        A broken file of ``--config`` raises InputError; a broken one in mpifarm's own
+        directory is noted in `broken`, and left out.
+        """
         parsers = {}
         if self.search_path.config is not None:
             parsers[self.search_path.config] = _read_config(self.search_path.config)
@@ -244,7 +264,10 @@ class _Search:
     # ---- names that no file defines ----
 
     def not_found(self, name: str) -> InputError:
-        """Return the error for a name that no file defines."""
+        """Return the error for a name that no file defines, with a remedy.
+
+        All INI files are read; the unreadable ones are named in place of the remedy.
+        """
         parsers = self._all_parsers()
         known = {_BUILT_IN} | {
             section
@@ -269,6 +292,7 @@ class _Search:
         return parsers | self._parsers_of(self.paths())
 
     def _parsers_of(self, paths: Iterable[str]) -> "dict[str, ConfigParser]":
+        """Parse files; note each that cannot be read in `broken`, and leave it out."""
         parsers = {}
         for path in paths:
             try:
@@ -335,7 +359,7 @@ def _near_key(parser: "ConfigParser", name: str, key: str) -> str:
 
 
 def _is_hollow(parser: "ConfigParser", name: str) -> bool:
-    """Return whether a section defines neither a runner nor a handler."""
+    """Return whether a section has neither the key of a runner nor of a handler."""
     return not _CLASS_KEYS & {*parser[name]}
 
 
@@ -363,9 +387,9 @@ def find_idle_sections(
 ) -> Iterator[str]:
     """Yield a warning for each section and ``--config`` file that has no effect.
 
-    Where ``--config`` lacks the runner or the handler, also yield where it is from.
-
-    `runner` and `handler` are the names in use.  Raises InputError.
+    If ``--config`` does not define the runner or the handler, also yield a sentence
+    with the file that does.  `runner` and `handler` are the names in use.  Raises
+    InputError if the file of ``--config`` is missing or broken.
     """
     for path, parser in _Search(_RUNNER, search_path).own_parsers().items():
         for name in parser.sections():
@@ -412,7 +436,7 @@ class _BrokenFileError(Exception):
 
 
 def _read(path: str) -> bytes:
-    """Return the content of a file; raises `OSError`."""
+    """Return the content of a regular file; raises `OSError`, also for any other."""
     # Regular files only: a fifo could block for ever.
     with open(open_regular(path, os.O_RDONLY, follow=True), "rb") as stream:
         return stream.read()
@@ -423,8 +447,13 @@ def _read_config(path: str) -> "ConfigParser":
     try:
         return _parse(path, _read(path))
     except (OSError, _BrokenFileError) as error:
+        remedy = (
+            "correct the file, or leave --config out"
+            if isinstance(error, _BrokenFileError)
+            else "name a file that you can read, or leave --config out"
+        )
         raise InputError(
-            f"can't read the file of --config: {_in_words(path, error)}"
+            f"can't read the file of --config: {_in_words(path, error)}; {remedy}"
         ) from error
 
 
@@ -465,7 +494,10 @@ def _decode(path: str, content: bytes) -> str:
 
 
 def _place_of(error: "configparser.Error", path: str, lines: Sequence[str]) -> str:
-    """Return the place and the kind of a fault in a file, in one line."""
+    """Return the place and the kind of a fault in a file, in one line.
+
+    `lines` are the lines of the file, and `path` is its name.
+    """
     import configparser
 
     match error:
@@ -489,7 +521,11 @@ def _defines(parser: "ConfigParser", name: str, kind: _PluginKind) -> bool:
 def _read_section(
     parser: "ConfigParser", name: str, kind: _PluginKind, path: str
 ) -> _Section:
-    """Return a section's class and options; raises InputError for a stray ``%``."""
+    """Return a section's class and options, with those of ``[DEFAULT]``.
+
+    A class of PyTaskFarmer becomes mpifarm's (`OWN_CLASSES`).  Raises InputError for a
+    stray ``%``.
+    """
     from configparser import InterpolationError
 
     values: dict[str, str] = {}

@@ -7,6 +7,7 @@ never taken back: others may have read a part of it; the next poll brings it to 
 """
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -127,8 +128,9 @@ class Ledger:
             size, content = 0, b""
         if size < self._offset:
             raise StorageError(
-                f"{self.path} got shorter while the farm was running: "
-                "somebody removed or replaced it"
+                f"{self.path} got shorter while the farm was running: somebody removed "
+                "or replaced it; put it back, or see which tasks are lost: mpifarm "
+                f"check {shlex.quote(os.path.dirname(self.path))}"
             )
         return content
 

@@ -460,7 +460,9 @@ def test_a_runner_is_no_handler_and_told_before_it_is_made(tmp_path):
     with pytest.raises(InputError) as caught:
         open_tasklist(definition, str(tmp_path), "workdir", never)
     assert str(caught.value) == (
-        f"the tasklist handler 'p' in h.ini names {runner}, which is a runner"
+        f"the tasklist handler 'p' in h.ini names {runner}, which is a runner: write"
+        " Runner = in place of TaskList =, and give --runner p, or name the class of a"
+        " handler after TaskList ="
     )
 
 
@@ -471,15 +473,17 @@ def test_a_name_that_is_no_class_is_told(open_users):
 @pytest.mark.parametrize(
     ("texts", "told"),
     [
+        (["a", 1], "'1'; put one line of UTF-8 text into self.tasks for each task"),
         (["a", 1], "of task 1 that is not a str but int"),
         (["a", b"b"], "of task 1 that is not a str but bytes"),
         (["a\nb", "c"], "of task 0 that has a line break"),
         (["a", "c\r"], "of task 1 that has a line break"),
         (["a", "\0"], "of task 1 that has a NUL byte"),
         (["\ud800", "b"], "of task 0 that can't be written as UTF-8"),
+        (["a"], "its list has 1: let its __len__() return len(self.tasks)"),
         (["a"], "says that it has 2 tasks, but its list has 1"),
         ({0: "a", 1: "b"}, "no list of texts named tasks: dict"),
-        (None, "no list of texts named tasks: NoneType"),
+        (None, "named tasks: NoneType; set self.tasks to a list of str"),
     ],
 )
 def test_texts_that_a_status_file_can_not_hold_are_told(

@@ -391,6 +391,7 @@ def test_a_lock_that_others_hold_for_long_is_told_and_waited_for():
     farm.lock.busy_until = START + 100.0
     assert 100.0 < farm.run() < 105.0
     assert [round(moment) for moment in farm.told("still trying")] == [30, 60, 90]
+    assert farm.told("on its host: fuser -v ")
     assert sorted(farm.store.records) == [*range(6)]
 
 

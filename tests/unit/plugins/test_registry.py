@@ -274,6 +274,7 @@ def test_a_broken_config_file_is_told_in_any_case(places, write, content, told):
     for name in ("x", "default"):
         said = runner_complaint(with_config(places, path), name)
         assert said.startswith(f"can't read the file of --config: {path}, {told}")
+        assert said.endswith("; correct the file, or leave --config out")
 
 
 @pytest.mark.parametrize(("content", "told"), BROKEN)

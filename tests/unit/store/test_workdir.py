@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
@@ -365,8 +366,9 @@ def test_a_finished_that_gets_shorter_stops_the_farm(site):
     site.write("finished", [0, 1])
     workdir = site.open()
     site.write("finished", [0])
-    with pytest.raises(StorageError, match="got shorter"):
+    with pytest.raises(StorageError, match="got shorter") as caught:
         workdir.transact((), (), 1)
+    assert str(caught.value).endswith(f": mpifarm check {quote(str(site.root))}")
 
 
 def test_after_a_failed_rename_the_next_try_goes_on(site, monkeypatch):
