@@ -72,7 +72,11 @@ class ContainerRunner(CommandRunner):
         self._check_mounted()
 
     def run(self, taskid: int, command: str, logfh: IO[Any]) -> int:
-        """Run a line by the container's ``/bin/bash -c``."""
+        """Run a line by the container's ``/bin/bash -c``.  Return its exit status.
+
+        The status is 126 or 127, with the reason in the log, if the line is too long or
+        the runtime does not start.
+        """
         logfh.flush()
         logfd = logfh.fileno()
         line = encode_text(after_setup(self._setup, command))
@@ -91,18 +95,28 @@ class ContainerRunner(CommandRunner):
             return task_command.wait_command(pid)
 
     def _argv(self, directory: str | None) -> list[str]:
-        """Return the command line up to the shell, for a task in `directory`."""
+        """Return the command line up to the shell, for a task in `directory`.
+
+        `directory` is the temporary directory of the task, None if it has none.
+        """
         raise NotImplementedError
 
     def _checked_image(self, image: str) -> str:
-        """Return the image for the runtime; by default a name, as it is."""
+        """Return the image as the runtime gets it, which is unchanged by default.
+
+        Raises InputError for an image that does not exist.
+        """
         return image
 
     def _mounted(self, directory: str | None) -> list[str]:
-        """Return the paths that are mounted besides the user's volumes."""
+        """Return the paths that are mounted besides the user's volumes.
+
+        `directory` is the temporary directory of the task, None if it has none.
+        """
         return [directory] if directory else []
 
     def _check_mounted(self) -> None:
+        """Raise InputError for a path that the runtime would split at a separator."""
         import tempfile
 
         directory = tempfile.gettempdir() if self._has_directories else None
@@ -121,7 +135,10 @@ class ContainerRunner(CommandRunner):
 
     @contextmanager
     def _directory_of_task(self) -> Iterator[str | None]:
-        """Give the task's temporary directory, if it is to have one."""
+        """Make the task's temporary directory, and remove it at the end.
+
+        Give None, and make nothing, without the option `tempdir`.
+        """
         if not self._has_directories:
             yield None
             return
@@ -143,7 +160,7 @@ class ContainerRunner(CommandRunner):
 
     @cached_property
     def _passed(self) -> list[bytes]:
-        """Names of the variables that a task must get in the container."""
+        """The names of the variables that a task must get in the container, sorted."""
         numbers = [name for name, _ in self.numbers]
         return sorted(
             name
@@ -280,7 +297,7 @@ def _labels() -> list[str]:
 
 
 def _limits() -> list[str]:
-    """Return the option for the memory limit of each process."""
+    """Return the option for the memory limit of each process, [] without a limit."""
     # By an option, since a container is not our child.  Not --memory: it counts the
     # whole container, and most systems do not let users set it.
     memory = task_command.memory_limit()
@@ -300,7 +317,7 @@ def _find_program(names: Iterable[str]) -> str:
 
 
 def _parsed_flag(option: str, word: str) -> bool:
-    """Parse a yes or no; raises InputError."""
+    """Return whether a word means yes; raises InputError if it means neither."""
     # str: code in Python may pass True or False.
     value = str(word).strip().lower()
     if value in YES | NO:

@@ -70,8 +70,8 @@ class Runner:
     def terminate(self) -> None:
         """End the running command, if any, and leave it time to clean up.
 
-        It is called in a signal handler: at a stop of the farm, and at the time limit
-        of the task.
+        Called in a signal handler: at a stop of the farm, and at the time limit of the
+        task.
         """
         raise NotImplementedError
 
@@ -80,7 +80,7 @@ class CommandRunner(Runner):
     """The base class of mpifarm's own runners: environment and end of a task."""
 
     attempt: int | None = None
-    """The attempt of the next task, if its worker does not set it in `os.environ`."""
+    """The attempt of the next task; None if the worker sets it in `os.environ`."""
 
     numbers: Sequence[tuple[bytes, int]] = ()
     """More variables that hold the task's number, each with the number of task 0."""
@@ -90,7 +90,10 @@ class CommandRunner(Runner):
         task_command.terminate_command()
 
     def _environment_of(self, taskid: int) -> dict[bytes, bytes]:
-        """Return the environment of a task, the same dict each time."""
+        """Set a task's variables in the runner's environment.  Return that dict.
+
+        Each call returns the same dict: the next task's variables replace these.
+        """
         # Only changed variables are set: a copy of `os.environb` takes 100 µs.
         env = self._environment
         env[b"PROC_NUMBER"] = b"%d" % taskid
@@ -135,7 +138,11 @@ class BasicRunner(CommandRunner):
         self._variables = _parsed_variables(variables)
 
     def run(self, taskid: int, command: str, logfh: IO[Any]) -> int:
-        """Run a line, without a shell if the result is the same."""
+        """Run a line, without a shell if the result is the same.
+
+        Return its exit status.  The status is 126 or 127, with the reason in the log,
+        if the program or the shell does not start.
+        """
         logfh.flush()
         logfd = logfh.fileno()
         env = self._environment_of(taskid)
@@ -177,6 +184,11 @@ class BasicRunner(CommandRunner):
 
     @cached_property
     def _environment(self) -> dict[bytes, bytes]:
+        """The environment of the tasks.
+
+        At the first use, this process changes into `cwd`, and sets the variables of the
+        options in `os.environb`.
+        """
         if self._cwd:
             os.chdir(self._cwd)
         # Into our own environment: its PATH is used to look up programs.
@@ -185,7 +197,7 @@ class BasicRunner(CommandRunner):
 
     @cached_property
     def _split(self) -> Callable[[str], "list[str] | list[bytes] | None"]:
-        """The function that makes an argv of a line, or None if a shell must run it."""
+        """The function that returns the argv of a line, None for one for a shell."""
         if self._shell_use == "never":
             return _split_literally
         if self._shell_use == "always" or self._setup or not self._is_direct_allowed:
@@ -217,7 +229,10 @@ def create_runner(definition: RunnerDefinition) -> Runner:
 
 
 def has_shell(definition: RunnerDefinition) -> bool:
-    """Return whether a shell runs the lines that need one."""
+    """Return whether a shell runs the lines that need one.
+
+    Return False for a class of the user, which may do anything with a line.
+    """
     if definition.python_class == RunnerDefinition().python_class:
         return definition.options.get("shell") != "never"
     return definition.python_class.startswith("mpifarm.containers.")
@@ -226,8 +241,9 @@ def has_shell(definition: RunnerDefinition) -> bool:
 def check_runner(definition: RunnerDefinition) -> None:
     """Check a definition and its class by making one runner.
 
-    It is called on rank 0 before any file is changed.  The built-in default costs
-    nothing.  Raises InputError with the names of the runner and of its INI file.
+    Rank 0 does this before any file is changed.  The built-in default is not checked.
+    Raises InputError with the names of the runner and of its INI file, also for an
+    exception of the constructor.
     """
     if definition == RunnerDefinition():
         return
@@ -304,7 +320,8 @@ def _existing_directory(cwd: str) -> str:
 def _parsed_variables(options: Mapping[str, str]) -> dict[bytes, bytes]:
     """Return the variables of the options ``env.NAME``.
 
-    Raises InputError for any other option.
+    Raises InputError for any other option, for a name that no variable can have, and
+    for a variable that the farm sets.
     """
     variables = {}
     for option, value in options.items():
@@ -331,7 +348,7 @@ def _parsed_variables(options: Mapping[str, str]) -> dict[bytes, bytes]:
 def after_setup(setup: str, command: str) -> str:
     """Return a line that runs `setup`, and `command` if the setup ends with 0.
 
-    Otherwise its status is that of the setup.
+    Else the line's status is that of the setup.  An empty setup changes nothing.
     """
     setup = setup.strip()
     if not setup:
@@ -371,7 +388,10 @@ def _leave_to_shell(line: str) -> None:
 
 
 def log_start_failure(logfd: int, program: bytes | str, error: OSError) -> int:
-    """Write to the log why a program was not started.  Return the task's status."""
+    """Write to the log why a program was not started.  Return the task's status.
+
+    The status is 127 if the program does not exist, else 126.
+    """
     reason = f"mpifarm: can't start {os.fsdecode(program)}: {error}\n"
     os.write(logfd, encode_text(reason))
     return NOT_FOUND if error.errno == errno.ENOENT else COULD_NOT_START
@@ -392,7 +412,7 @@ def _exported_functions(env: dict[bytes, bytes]) -> frozenset[str]:
 
 
 def _mend_pwd(env: dict[bytes, bytes]) -> None:
-    """Correct PWD, as each shell does at its start."""
+    """Set PWD in `env` unless it is right, as each shell does at its start."""
     # A launcher may change into a directory and leave PWD as it was.
     pwd = env.get(b"PWD", b"")
     if not (pwd.startswith(b"/") and _is_here(pwd)):
@@ -414,8 +434,8 @@ def _is_here(path: bytes) -> bool:
 def _readable_path(text: bytes) -> Iterator[str]:
     """Give a path under which a child can read `text`, without a descriptor.
 
-    It is a file in memory if the system has such (Linux), else a temporary file, which
-    is removed at the end.
+    The path is of a file in memory if the system has such files (Linux), else of a
+    temporary file.  Both are gone at the end.
     """
     file = _create_memory_file()
     if file is None:

@@ -47,7 +47,7 @@ def last_part(value: str) -> str:
 
 
 def directory_part(value: str) -> str:
-    """Return ``{//}``: Perl's dirname, for which ``a/`` is a name in ``.``."""
+    """Return ``{//}``: Perl's dirname, "." without a slash, and for ``a/``."""
     directory, name = _split_path(value)
     return directory if name else _split_path(directory)[0]
 
@@ -130,7 +130,7 @@ class Hole(NamedTuple):
     context: Context
 
     def fill(self, value: str, number: int) -> str:
-        """Return the quoted text for a line with that value and number."""
+        """Return the hole's text for a value and a number, quoted for its place."""
         text = str(number) if self.name == NUMBER else REPLACEMENTS[self.name](value)
         return _QUOTING[self.context](text)
 
@@ -152,8 +152,8 @@ class Template:
 def parse_template(text: str) -> Template:
     """Parse a template.  Without any replacement string, it gets `` {}`` at its end.
 
-    Raises InputError if it is empty, if its quotes are not closed, or if a replacement
-    string is at a place where no quoting is certain to be right.
+    Raises OptionError if the text is empty, has a NUL byte or an unclosed quote, or if
+    a replacement string is at a place where no quoting is certain to be right.
     """
     if "\0" in text or _loose_backslash.search(text):
         what = "a NUL byte in it" if "\0" in text else "a backslash at its end"
@@ -178,7 +178,10 @@ def _wrong(text: str, what: str) -> OptionError:
 
 
 def _as_plain_if_possible(parts: list[str | Hole]) -> list[str | Hole]:
-    """Return the parts, with plain values unquoted if the command needs no shell."""
+    """Return the parts, with holes that leave plain values unquoted.
+
+    If the command needs a shell for plain values, too, return `parts` unchanged.
+    """
     # In the first word, a shell has its own meaning for plain values such as "if" or
     # "a=b".  In other words it has none.
     before = parts[0] if isinstance(parts[0], str) else ""
@@ -270,8 +273,8 @@ class _Reading:
     def read(self) -> None:
         """Read the text into `parts`, to its end or to a line continuation.
 
-        At a continuation, set `joint` to its place.  Raises InputError for an unclosed
-        quote or bracket.
+        At a continuation, set `joint` to its place.  Raises OptionError for an unclosed
+        quote or bracket, and for a hole that cannot be quoted.
         """
         while token := self._find_token():
             if token[0] == "\\\n":
@@ -286,11 +289,13 @@ class _Reading:
             raise _wrong(self.text, f"has an unclosed {self._open[-1]}")
 
     def _find_token(self) -> re.Match[str] | None:
+        """Return the next token; None at the end, or where a here-document begins."""
         pattern = _SEEN_IN.get(self._innermost, _in_command)
         token = pattern.search(self.text, self._at)
         return token if token and token.start() < self._sure_until else None
 
     def _take(self, token: re.Match[str]) -> None:
+        """Act on a token: add its text or hole to `parts`, or change the open marks."""
         match token.lastgroup:
             case "hole":
                 self._add_hole(token)
@@ -389,12 +394,18 @@ class _Reading:
         self._give_up(start, "after ((")
 
     def _give_up(self, start: int, where: str) -> None:
-        """Allow only numbers in the rest of the template."""
+        """Close all marks, and allow only numbers in the rest of the template.
+
+        Raises OptionError for another hole there; `where` says where that is.
+        """
         self._pass(start, len(self.text), where)
         self._open.clear()
 
     def _pass(self, start: int, end: int, where: str) -> None:
-        """Allow only numbers between two places: they need no quotes anywhere."""
+        """Add the text between two places to the parts, with numbers for its holes.
+
+        A number needs no quotes anywhere.  Raises OptionError for any other hole.
+        """
         for hole in _hole.finditer(self.text, start, end):
             if hole[0] != NUMBER:
                 self._refuse(hole[0], where)
@@ -411,7 +422,7 @@ class _Reading:
         )
 
     def _keep(self, end: int) -> None:
-        """Add the text up to `end` to the parts, unchanged."""
+        """Add the text from the last part up to `end` to the parts, unchanged."""
         if self._kept < end:
             self.parts.append(self.text[self._kept : end])
         self._kept = end
@@ -427,7 +438,7 @@ _loose_backslash = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 
 
 def _read(text: str) -> _Reading:
-    """Read a template without its line continuations; raises InputError.
+    """Read a template without its line continuations; raises OptionError.
 
     A backslash and newline in single quotes, comments and here-documents stays.
     """

@@ -11,7 +11,10 @@ _PBS_MEMBER = re.compile(r"([^\[]+)\[\d+\](.*)")
 
 
 def find_array(environ: Mapping[str, str]) -> str:
-    """Return a name for the job array of this process; "" outside of one."""
+    """Return a name for the job array of this process; "" outside of a job array.
+
+    Return "", too, for a name that has 200 characters or cannot be printed.
+    """
     found = _find_array(environ)
     return found if found.isprintable() and len(found) < 200 else ""
 

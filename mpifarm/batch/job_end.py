@@ -22,7 +22,7 @@ class Question(NamedTuple):
     job: str
     """The job in words."""
     argv: tuple[str, ...]
-    """The command; empty if there is none."""
+    """The command; () if the batch system cannot be asked."""
     parse: Callable[[str, float], float | None]
     """Takes the answer and the time of the question; returns the end of the job, `inf`
     for a job without a limit, None if the answer does not tell."""
@@ -31,7 +31,7 @@ class Question(NamedTuple):
 def find_question(environ: Mapping[str, str]) -> Question | None:
     """Return the question for the end of this process's job, or None outside of a job.
 
-    For a batch system that cannot be asked (Grid Engine), the question has no command.
+    For Grid Engine, which cannot be asked, the question has no command.
     """
     if job := environ.get("SLURM_JOB_ID") or environ.get("SLURM_JOBID", ""):
         return _ask_slurm(job)
@@ -68,7 +68,10 @@ _LEFT = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)")
 
 
 def parse_squeue(text: str, asked: float, *, job: str = "") -> float | None:
-    """Parse lines ``<job>|<time left>|<end>`` of squeue (``--format=%A|%L|%e``)."""
+    """Parse lines ``<job>|<time left>|<end>`` of squeue (``--format=%A|%L|%e``).
+
+    Return the end as in `Question.parse`, for `job` alone if it has a line of its own.
+    """
     rows = [line.strip().split("|") for line in text.splitlines()]
     rows = [row for row in rows if len(row) == 3]
     # The last task of an array has the array's number as its own: asked for that,
@@ -110,6 +113,7 @@ def _earliest(moments: Iterable[float | None]) -> float | None:
 def parse_qstat(text: str, asked: float) -> float | None:
     """Parse the lines ``<attribute> = <value>`` that ``qstat -f`` prints of one job.
 
+    Return the end as in `Question.parse`: `inf` for a running job without a walltime.
     The start is ``stime`` in OpenPBS and PBS Professional, and ``start_time`` in
     Torque, which prints the seconds that are left, too.
     """
@@ -134,7 +138,7 @@ def _read_attributes(text: str) -> dict[str, str]:
 
 
 def _parse_duration(text: str) -> float | None:
-    """Parse ``[[[days:]hours:]minutes:]seconds``."""
+    """Return the seconds of ``[[[days:]hours:]minutes:]seconds``, else None."""
     parts = text.split(":")
     if len(parts) > 4 or not all(map(_is_number, parts)):
         return None
@@ -154,7 +158,8 @@ _CTIME = re.compile(r"\w{3} (\w{3}) +(\d+) (\d+):(\d+):(\d+) (\d{4})")
 
 
 def _parse_ctime(text: str) -> float | None:
-    """Parse ``Sun Nov 29 14:32:10 2026`` by hand: `strptime` follows the locale."""
+    """Parse ``Sun Nov 29 14:32:10 2026``, local time; None for any other text."""
+    # By hand: `strptime` expects the names of the user's locale.
     found = _CTIME.fullmatch(text)
     if not found or found[1] not in _MONTHS:
         return None
@@ -186,9 +191,9 @@ def _ask_lsf(job: str, index: str) -> Question:
 def parse_bjobs(text: str, asked: float) -> float | None:
     """Parse a ``finish_time`` of LSF, such as ``Nov 29 14:32 L``.
 
-    ``-`` means a job without a limit.  L and X mark the run limit, at which LSF kills
-    the job; E marks an estimate, which counts as unknown.  Of an end without a year,
-    the year nearest to now is taken.
+    Return the end as in `Question.parse`.  ``-`` means a job without a limit.  L and X
+    mark the run limit, at which LSF kills the job; E marks an estimate, which counts as
+    unknown.  An end without a year gets the year that puts it nearest to `asked`.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if lines == ["-"]:

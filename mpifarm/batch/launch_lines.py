@@ -25,7 +25,10 @@ _SUPERVISED = re.compile(r"--job-name=mpifarm-[0-9a-f]+$")
 
 
 def find_farm_words(original: Sequence[str]) -> list[str]:
-    """Return the words that the user typed for one rank, out of ``sys.orig_argv``."""
+    """Return the words that the user typed for one rank, out of ``sys.orig_argv``.
+
+    The words begin with the interpreter, or with the script ``mpifarm``.
+    """
     # The kernel has put the interpreter before the script `mpifarm` (its #! line).
     if len(original) > 1 and os.path.basename(original[1]) == "mpifarm":
         return list(original[1:])
@@ -44,8 +47,9 @@ def correct_srun(
     """Return the srun line of this step with ``--mpi=`` set to `pmi`.
 
     `words` is the command line of the farm; `running` holds the command line of each
-    srun on this node.  The srun of this step is among them only on the node of the
-    batch script.  Elsewhere the line is made from the variables of the step.
+    srun on this node.  The srun of this step runs only on the node of the batch script.
+    Elsewhere the line is made from the variables of the step.  The line begins with
+    ``mpifarm supervise --`` if that has started the farm.
     """
     typed = find_own_line(running, words)
     supervise = ["mpifarm", "supervise", "--"] if "MPIFARM_LAUNCH" in environ else []
@@ -75,7 +79,7 @@ def find_own_line(
 
 
 def correct_mpirun(prefix: str, count: int, words: Sequence[str]) -> str:
-    """Return the line with the mpiexec beside this Python, or "" if there is none."""
+    """Return the line with the mpiexec of `prefix`, "" if that has no mpiexec."""
     program = f"{prefix}/bin/mpiexec"
     if not os.access(program, os.X_OK):
         return ""
@@ -97,7 +101,8 @@ def count_nodes(
 ) -> JobNodes | None:
     """Count the nodes of the job, and of a farm with that many `ranks`.
 
-    `hosts` are the lines of ``PBS_NODEFILE``.  Return None if the job is unknown.
+    `hosts` are the lines of ``PBS_NODEFILE``.  A farm that srun did not start counts as
+    one rank on each node.  Return None if the nodes of the job are unknown.
     """
     job = _count_job_nodes(environ, hosts)
     if job is None:
@@ -114,6 +119,7 @@ def is_by_mpirun(environ: Mapping[str, str]) -> bool:
 
 
 def _count_job_nodes(environ: Mapping[str, str], hosts: Iterable[str]) -> int | None:
+    """Return the number of nodes of the job, None if no batch system tells it."""
     for name in ("SLURM_JOB_NUM_NODES", "SLURM_NNODES", "NHOSTS"):
         if environ.get(name, "").isdecimal():
             return int(environ[name])
@@ -124,7 +130,7 @@ def _count_job_nodes(environ: Mapping[str, str], hosts: Iterable[str]) -> int | 
 
 
 def starts_programs_elsewhere(commands: Iterable[str]) -> bool:
-    """Return whether a command calls a program that may use other nodes (srun, ssh)."""
+    """Return whether a command names a program that may use other nodes (srun, ssh)."""
     return any(
         names_launcher(command)
         or any(os.path.basename(word) in _ELSEWHERE for word in _WORD.findall(command))

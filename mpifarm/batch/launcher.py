@@ -86,7 +86,7 @@ _JOBS = (
     "OAR_JOB_ID",
     "_CONDOR_SLOT",
 )
-"""One of them is set in a job of a batch system."""
+"""Variables of batch systems: in any job, at least one is set."""
 
 _OWN_NODE_ONLY = {
     b"HYDRA_RMK": b"user",
@@ -97,8 +97,8 @@ _OWN_NODE_ONLY = {
 }
 """Variables that keep the launchers of MPICH and of Open MPI 4 and 5 on their own node.
 
-Else they would ask the batch system for nodes, and start their daemons through it,
-where these wait for CPUs that the farm holds."""
+Else the launchers would ask the batch system for nodes, and start their daemons through
+it, where the daemons wait for CPUs that the farm holds."""
 
 
 _LAUNCHERS = re.compile(
@@ -163,8 +163,9 @@ def command_environment(
 ) -> dict[bytes, bytes]:
     """Return `environ` without the variables that would make a command a rank.
 
-    In a farm that was launched, a launcher in a command starts its ranks on the node of
-    the command, unless `span_nodes`.  Variables that the user has set for that stay.
+    If the farm was launched, and not with `span_nodes`, also leave out the variables of
+    the farm's nodes, and in a batch job add variables that keep a launcher in a command
+    on the command's node.  A variable of that name that the user has set stays.
     """
     spans = span_nodes or not _holds_nodes(environ)
     kept = {
@@ -188,13 +189,16 @@ def _without(
 
 
 def _find_own_node_only(environ: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
-    """Return `_OWN_NODE_ONLY` in a job of a batch system, and nothing outside."""
+    """Return `_OWN_NODE_ONLY` in a job of a batch system, {} outside of a job."""
     known = {os.fsdecode(name): "" for name in environ}
     return _OWN_NODE_ONLY if is_in_job(known) else {}
 
 
 def _holds_nodes(environ: Mapping[bytes, bytes]) -> bool:
-    """Return whether the farm is a step of its own, and so holds CPUs of the job."""
+    """Return whether a launcher started the farm, which then holds CPUs of the job.
+
+    The shell that salloc starts looks like a launched step, and holds no CPU.
+    """
     known = {os.fsdecode(name): os.fsdecode(environ[name]) for name in environ}
     if known.get("SLURM_STEP_ID") == INTERACTIVE_STEP:
         del known["SLURM_STEP_ID"]
@@ -203,6 +207,6 @@ def _holds_nodes(environ: Mapping[bytes, bytes]) -> bool:
 
 
 def is_of_the_rank(name: str) -> bool:
-    """Return whether the variable belongs to the rank, and commands do not get it."""
+    """Return whether a variable is the rank's own, so that commands do not get it."""
     encoded = name.encode("utf-8", "surrogateescape")
     return bool(_RANKS_OWN.fullmatch(encoded)) and not _USERS_OWN.fullmatch(encoded)

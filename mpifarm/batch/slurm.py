@@ -106,7 +106,8 @@ def parse_states(text: str) -> NodeStates:
 def without_missing(states: NodeStates, present: Collection[str]) -> NodeStates:
     """Return `states` with each node that is not `present` among the gone ones.
 
-    Without any `present` node, nothing is known of the job, and nothing changes.
+    `present` are the nodes that the job has now; empty means unknown, and changes
+    nothing.
     """
     if not present:
         return states
@@ -121,7 +122,10 @@ def parse_steps(text: str, name: str) -> list[str]:
 
 
 def name_step(words: Sequence[str], name: str) -> list[str]:
-    """Return `words` with this ``--job-name`` for srun, unless srun has one already."""
+    """Return `words` with the job name `name` for srun.
+
+    Words without srun, or with a job name already, stay as they are.
+    """
     srun = find_srun(words)
     if srun is None or any(o.name == "job-name" for o in _options(words, srun + 1)):
         return list(words)
@@ -129,7 +133,7 @@ def name_step(words: Sequence[str], name: str) -> list[str]:
 
 
 def node_of_host(host: str, nodes: Iterable[str]) -> str | None:
-    """Return the node of `nodes` that is called `host`, or None.
+    """Return the one of `nodes` that is called `host`, None if none is.
 
     Slurm's name of a node may be the host's name without its domain.
     """
@@ -161,8 +165,10 @@ def exclude_nodes(
 ) -> list[str]:
     """Return `words`, a command line with srun, changed to avoid the `excluded` nodes.
 
-    `job_nodes` is the number of nodes of the allocation, 0 outside of one.  A command
-    line that names its nodes (``--nodelist``) stays as it is.
+    `job_nodes` is the number of nodes of the allocation, 0 outside of an allocation.
+    In an allocation, ``--nodes`` and ``--ntasks`` are lowered to the nodes that are
+    left.  A command line without srun, or that names its nodes (``--nodelist``), stays
+    as it is.
     """
     srun = find_srun(words)
     if srun is None or not excluded:
@@ -209,7 +215,10 @@ def set_option(words: Sequence[str], name: str, value: str) -> list[str]:
 def _sizes(
     values: Mapping[str, str], job_nodes: int, left: int, environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return ``nodes``, and ``ntasks`` if srun was given one, for the nodes `left`."""
+    """Return the options ``nodes`` and, if it has to shrink, ``ntasks`` for srun.
+
+    `left` is the number of nodes that are left of `job_nodes`.
+    """
     wanted = values.get("nodes") or environ.get("SLURM_JOB_NUM_NODES", "")
     found = _NODE_COUNT.fullmatch(wanted)
     least = int(found[1]) if found else job_nodes
@@ -223,7 +232,7 @@ def _sizes(
 
 
 def _options(words: Sequence[str], at: int) -> Iterator[_Option]:
-    """Yield the options of srun, up to the program that it starts."""
+    """Yield the options of srun from the word `at` on, up to the program."""
     while (
         at < len(words) and words[at].startswith("-") and words[at] not in ("-", "--")
     ):

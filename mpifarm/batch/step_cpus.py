@@ -29,7 +29,10 @@ _SHARING = frozenset({"overlap", "oversubscribe", "share", "s", "jobid"})
 
 
 def holds_all_cpus(environ: Mapping[str, str]) -> bool:
-    """Return whether srun started this process in a step with all CPUs of the job."""
+    """Return whether srun started this process in a step with all CPUs of the job.
+
+    Return False for a step with ``SLURM_OVERLAP``, which holds no CPU for itself.
+    """
     step = environ.get("SLURM_STEP_ID", "")
     if not step.isdecimal() or step == INTERACTIVE_STEP or is_by_mpirun(environ):
         return False
@@ -47,13 +50,16 @@ def is_overlapping(running: Iterable[Sequence[str]], words: Sequence[str]) -> bo
     """Return whether srun started the farm of these `words` with ``--overlap``.
 
     `running` holds the command line of each srun on this node: no variable of the step
-    tells that option.
+    tells that option.  Return False if the farm's srun is not on this node.
     """
     return "overlap" in read_srun(find_own_line(running, words)).options
 
 
 def waits_for_cpus(words: Sequence[str]) -> bool:
-    """Return whether a command is an srun that waits until CPUs are in no step."""
+    """Return whether a command is an srun that waits for CPUs that no step holds.
+
+    `words` may begin with wrappers, such as ``env`` or ``timeout``.
+    """
     words = _without_wrapper(words)
     if not words or words[0].rpartition("/")[2] != "srun":
         return False

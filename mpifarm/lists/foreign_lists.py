@@ -31,17 +31,21 @@ class LineWarning(NamedTuple):
     taskid: int | None
     """None for a comment line; then `line` is known."""
     line: int = 0
+    """The number of the line from 1; 0 until it is known."""
 
 
 def find_foreign(texts: PackedTexts, checker: LineChecker) -> list[LineWarning]:
-    """Return a warning for the first line with each kind of fault."""
+    """Return a warning for the first line with each kind of fault.
+
+    A second line with an open quote makes that fault certain.
+    """
     found: dict[str, LineWarning] = {}
     for each in (*_find_in_remarks(texts.remarks), *_find_in_texts(texts, checker)):
         kind = each.fault.kind
         first = found.setdefault(kind, each)
         if kind == QUOTE and first.taskid != each.taskid:
             # One open quote may be a slip, and its task fails with a message.  Between
-            # two of them are lines that run, though they are text.
+            # two open quotes are lines that run, though they are text.
             found[kind] = first._replace(fault=first.fault._replace(is_certain=True))
     return list(found.values())
 
@@ -84,7 +88,10 @@ class _SameDollars:
         begins."""
 
     def has_only_known(self, block: bytes) -> bool:
-        """Return whether `_VARIABLE` finds nothing in a block; else learn from it."""
+        """Return whether `_VARIABLE` surely finds nothing in a block.
+
+        If not, learn harmless beginnings from the block.
+        """
         known = self._known
         if known and sum(map(block.count, known)) == block.count(b"$"):
             return True
@@ -110,6 +117,10 @@ _MARKED: Final = (
 
 
 def _find_in_texts(texts: PackedTexts, checker: LineChecker) -> Iterator[LineWarning]:
+    """Yield a warning for each fault at the ends of a list and in marked blocks.
+
+    A line may be checked, and its faults yielded, more than once.
+    """
     for taskid in end_ids(texts):
         for fault in checker.faults_of(texts[taskid]):
             yield LineWarning(fault, taskid)
@@ -169,7 +180,8 @@ def check_list(
 ) -> list[tuple[str, bool]]:
     """Return the warnings about a list as sentences, each with whether it is certain.
 
-    A list with an uncertain warning may be right.
+    Read the list at `path` again for line numbers.  A list with an uncertain warning
+    may be right.  A script that is not for a shell gets one sentence in all.
     """
     if language := find_language(texts):
         return [(_language_sentence(language, path), True)]
@@ -217,7 +229,8 @@ def describe(
 ) -> list[tuple[str, bool]]:
     """Return a sentence for each warning, with whether it is certain.
 
-    Warnings that mark the list as a script share one sentence.
+    Certain ones come first.  Two or more warnings that mark the list as a script share
+    one sentence, and so does one in a list with a ``#!`` line (`begins_as_script`).
     """
     ordered = sorted(warnings, key=lambda each: each.line)
     of_script = [each for each in ordered if each.fault.is_of_script]

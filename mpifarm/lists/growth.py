@@ -14,7 +14,7 @@ from mpifarm.tasklists import TasklistFileError, read_texts, version_of
 
 
 class Change(NamedTuple):
-    """The difference between a list now and when it was read."""
+    """The difference between a list now and as a farm has read it."""
 
     added: int = 0
     """The number of new tasks."""
@@ -25,7 +25,9 @@ class Change(NamedTuple):
 def find_change(path: str, texts: PackedTexts) -> Change:
     """Return the change of the list since `texts` were read from it.
 
-    A list that is gone or cannot be read counts as unchanged.
+    The file is read again only if its version has changed.  A list that is gone, cannot
+    be read or came from a pipe counts as unchanged.  A last line without newline is not
+    counted as new: it may be half written.
     """
     if texts.version is None or _find_version(path) in (None, texts.version):
         return Change()
@@ -35,13 +37,13 @@ def find_change(path: str, texts: PackedTexts) -> Change:
         return Change()
     count, before = len(now), len(texts)
     if count > before and not _ends_whole(path):
-        count -= 1  # The last line may be half written.
+        count -= 1  # An editor or a script may still be writing it.
     is_edited = len(now) < before or not _begins_with(now, texts)
     return Change(max(0, count - before), is_edited)
 
 
 def explain_change(path: str, change: Change) -> str:
-    """Return the sentence about a change, "" for none."""
+    """Return the sentence about a change, with its remedy; "" if nothing changed."""
     if change.is_edited:
         return _explain_edit(path, change.added)
     if not change.added:
@@ -62,6 +64,7 @@ def _explain_edit(path: str, added: int) -> str:
 
 
 def _find_version(path: str) -> tuple[int, ...] | None:
+    """Return the version of a list, None if it is gone or cannot be opened."""
     # Opened: NFS answers a plain stat from its cache.
     with suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -34,9 +34,10 @@ _FILLERS: Final = {"SGE_TASK_ID": b"undefined", "LSB_JOBINDEX": b"0"}
 
 
 QUOTE: Final = "quote"
-
+"""The kind of the fault of an open quote."""
 
 CONDORS: Final = ("Process", "ProcId", "Cluster", "ClusterId")
+"""Macros of HTCondor, which a list has as ``$(Process)``."""
 
 
 class Fault(NamedTuple):
@@ -63,6 +64,7 @@ def fault_of_script(kind: str, what: str, *, is_certain: bool = True) -> Fault:
 _digits = re.compile(r"[0-9]+")
 _is_plain = re.compile(r"[A-Za-z0-9_./:,@%+\- \t]*").fullmatch
 MAX_SHAPES: Final = 20_000
+"""Different lines whose faults are remembered: a long list must not fill the memory."""
 
 
 class LineChecker:
@@ -107,7 +109,10 @@ class LineChecker:
         return cls(environment, setup, [*given, *own], holds_cpus)
 
     def faults_of(self, text: str) -> tuple[Fault, ...]:
-        """Return the faults of a line."""
+        """Return the faults of a line, () if it has none or is not understood.
+
+        The faults are those of the first line seen that differs only in digits.
+        """
         shape = _digits.sub("0", text)
         faults = self._seen.get(shape)
         if faults is None:
@@ -117,6 +122,7 @@ class LineChecker:
         return faults
 
     def _check(self, text: str) -> Iterator[Fault]:
+        """Yield the faults of a line: one that spoils the whole line, or all others."""
         if dialect := _find_dialect(text):
             yield dialect
             return
@@ -138,7 +144,10 @@ class LineChecker:
                 yield _WAITING
 
     def _waits_for_cpus(self, reading: Reading) -> bool:
-        """Return whether the line starts an srun that waits until the farm ends."""
+        """Return whether the line starts an srun that waits until the farm ends.
+
+        The batch system is asked (`holds_cpus`) at the first srun that may wait.
+        """
         set_here = self._given | self._set_before | reading.names | reading.prefixed
         if "SLURM_OVERLAP" in set_here or b"SLURM_OVERLAP" in self._environment:
             return False
@@ -152,7 +161,10 @@ class LineChecker:
     # ---- variables ----
 
     def is_missing(self, name: str) -> bool:
-        """Return whether other tools set this variable, and no task here gets it."""
+        """Return whether other tools set a variable that no task here gets.
+
+        A task number that only says "not an array" counts as missing.
+        """
         if name not in self._missing:
             self._missing[name] = self._find_missing(name)
         return self._missing[name]
@@ -166,6 +178,10 @@ class LineChecker:
         return name in KNOWN_NUMBERS or bool(_find_setter(name))
 
     def _find_variables(self, text: str, reading: Reading) -> Iterator[Fault]:
+        """Yield a fault for each use of a variable or macro that no task gets.
+
+        The fault is uncertain if the line, or a file read before, may set the variable.
+        """
         for word in sorted(set(CONDORS).intersection(reading.substituted)):
             yield _of_condor(f"$({word})")
         inner = [_inner_of(command) for command in reading.commands]
@@ -221,7 +237,7 @@ _SHELLS = re.compile(r"(?:/(?:usr/)?bin/)?(?:ba|da|k|z)?sh")
 
 
 def _inner_of(command: Command) -> Reading:
-    """Read the ``-c`` argument of a shell, if the command is a shell."""
+    """Return the reading of the ``-c`` argument of a shell, else an empty one."""
     values = [word.value for word in command.words[:3]]
     if len(values) == 3 and _SHELLS.fullmatch(command.name) and values[1] == "-c":
         inner = read_line(values[2] or "")
@@ -245,7 +261,7 @@ def _may_set(reading: Reading) -> bool:
 
 
 def _asks_for(name: str, text: str) -> bool:
-    """Return whether the line tests the variable, and so may work without it."""
+    """Return whether the line tests whether the variable `name` is set."""
     test = rf"(?:(?<![\w$])\[|\btest\b)[^];&|]*\$\{{?{name}\b"
     return re.search(test, text) is not None
 
@@ -349,7 +365,10 @@ _CHECKED_FIRST_WORDS: Final = (
 
 
 def _find_state(reading: Reading) -> Fault | None:
-    """Return the fault of a line that only changes the state of its shell, or None."""
+    """Return the fault of a line that only changes the state of its shell, or None.
+
+    A line that only waits or defines a function has this fault, too.
+    """
     commands = reading.commands
     if reading.has_compound:
         what = "only defines a function"

@@ -63,7 +63,11 @@ class Reading:
 
 
 def read_line(text: str) -> Reading:
-    """Read a line as bash does; costs about 10 µs."""
+    """Read a line as bash does, in about 10 µs.
+
+    A line that ends early (`unfinished`, `stray`) is read up to there.  One that the
+    reader is not sure of has `is_sure` False and nothing else.
+    """
     reading = Reading()
     try:
         _Reader(text, reading).read_list("")
@@ -165,7 +169,10 @@ class _Reader:
     # ---- lists of commands ----------------------------------------------------------
 
     def read_list(self, end: str) -> None:
-        """Read commands up to the end of the text, or up to the ``)`` that is `end`."""
+        """Read commands up to the end of the text, or behind the ``)`` that is `end`.
+
+        `end` is "" or ``)``.  Raises UnfinishedError, StrayError or UnsureError.
+        """
         level = _Level()
         while True:
             self._words.skip_blanks()
@@ -185,6 +192,10 @@ class _Reader:
             self._on_operator(level, found.group())
 
     def _end_list(self, level: _Level) -> None:
+        """End the last command of a list, and record what the whole line is.
+
+        Raises UnfinishedError if a construct or an operator needs more.
+        """
         if level.opened:
             raise UnfinishedError(level.opened[0])
         if level.is_empty and (level.last in _JOINTS or level.needs_body):
@@ -197,6 +208,10 @@ class _Reader:
             self._reading.only_defines = count == level.commands_within
 
     def _end_command(self, level: _Level, operator: str) -> None:
+        """Record the command of `level` and its assignments, and begin the next one.
+
+        `operator` ends the command; "" at the end of a list.
+        """
         command = level.command
         found = (_SETTING.fullmatch(each.raw) for each in command.assignments)
         names = self._reading.prefixed if command.words else self._reading.names
@@ -273,7 +288,10 @@ class _Reader:
         self._depth -= 1
 
     def _read_backticked(self, text: str) -> None:
-        """Read the commands of a text that stood in backticks."""
+        """Record the expansions and names of a text that stood in backticks.
+
+        Raises UnsureError unless the text is complete.
+        """
         read = read_line(text)
         if not read.is_sure or read.unfinished or read.stray or read.has_heredoc:
             raise UnsureError
@@ -342,6 +360,11 @@ class _Reader:
             raise UnsureError
 
     def _record_name(self, word: Word, *, is_env: bool) -> None:
+        """Record that the line may set the variable that a word names, if any.
+
+        `is_env`: whether the word is an argument of ``env``, which sets variables for
+        its own program only.
+        """
         found = _SETTING.fullmatch(word.raw)
         if found is not None:
             is_for_program = is_env and "=" in word.raw
@@ -383,6 +406,7 @@ class _Reader:
         level.last = word
 
     def _check_open(self, level: _Level, word: str, allowed: tuple[str, ...]) -> None:
+        """Raise StrayError or UnsureError unless an `allowed` keyword is open."""
         if not level.opened:
             raise StrayError(word)
         if level.opened[-1] not in allowed:
@@ -404,7 +428,7 @@ class _Reader:
             level.last = word  # A ! or a time alone is a command: "a && !" is complete.
 
     def _read_test(self) -> None:
-        """Read up to the ``]]``; operators before it do not end a command."""
+        """Read behind the ``]]``; operators before it do not end a command."""
         while True:
             self._words.skip_blanks()
             if self._words.is_at_end():

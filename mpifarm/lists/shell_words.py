@@ -38,7 +38,7 @@ class UnfinishedError(Exception):
 
 
 class StrayError(Exception):
-    """A line with the end of a construct that it has not begun."""
+    """A line with the end of a construct that it has not begun, the error's text."""
 
 
 _BLANKS = re.compile(r"[ \t]*")
@@ -58,9 +58,13 @@ _SPECIAL: Final = frozenset("0123456789@*#?$!-")
 class WordReader:
     """A reader of one text, from left to right; `at` is its place.
 
-    It adds to `expansions`, to `names` (variables that words set) and to `substituted`
-    (the text of each substitution).  `read_commands` reads the commands of a
-    substitution up to its parenthesis, `read_backticked` those of a text in backticks.
+    The reader adds to `expansions`, to `names` (variables that words set) and to
+    `substituted` (the text of each substitution).  `read_commands` reads the commands
+    of a substitution up to its parenthesis, `read_backticked` the commands of a text in
+    backticks.
+
+    Each method that reads moves `at` behind what it has read, and raises UnsureError or
+    UnfinishedError.
     """
 
     def __init__(
@@ -88,7 +92,7 @@ class WordReader:
         return self.at >= len(self.text)
 
     def next(self) -> str:
-        """Return the next character, a blank at the end of the text."""
+        """Return the next character, a blank at the end; `at` stays."""
         return self.text[self.at] if self.at < len(self.text) else " "
 
     def skip_blanks(self) -> None:
@@ -116,7 +120,10 @@ class WordReader:
         )
 
     def _read_part(self, parts: list[str | None]) -> bool:
-        """Read a quote or an expansion.  Return False at the end of the word."""
+        """Read a quote or an expansion, and add its value to `parts`.
+
+        The value of an expansion is None.  Return False at the end of the word.
+        """
         match self.next():
             case "\\":
                 self._need(2, "\\")
@@ -153,7 +160,10 @@ class WordReader:
         return place
 
     def _read_double(self) -> list[str | None]:
-        """Read up to the closing double quote.  Return the parts before it."""
+        """Read up to the closing double quote.  Return the parts before the quote.
+
+        An expansion is None among the parts.
+        """
         parts: list[str | None] = []
         while True:
             self._need(1, '"')
@@ -180,7 +190,10 @@ class WordReader:
     # ---- expansions -----------------------------------------------------------------
 
     def _read_dollar(self, *, is_quoted: bool) -> str | None:
-        """Read a ``$``.  Return its text if it is not an expansion, else None."""
+        """Read a ``$`` and the expansion that it begins.  Return None for that.
+
+        Else return the text that stands for the ``$``: "" before a double quote.
+        """
         following = self.text[self.at + 1 : self.at + 2]
         name = _NAME.match(self.text, self.at + 1)
         if name is not None:
@@ -223,12 +236,14 @@ class WordReader:
         self._read_substitution()
 
     def _read_substitution(self) -> None:
+        """Read the commands of a ``$(…)`` or ``<(…)`` from behind its parenthesis."""
         self._substitutions += 1
         start = self.at
         self._read_commands()
         self._substituted.append(self.text[start : self.at - 1])
 
     def _read_backticks(self) -> None:
+        """Read a text in backticks, and the commands in it."""
         end = self.at + 1
         while end < len(self.text) and self.text[end] != "`":
             end += 2 if self.text[end] == "\\" else 1
@@ -240,7 +255,7 @@ class WordReader:
         self.at = end + 1
 
     def _read_braced(self, *, is_quoted: bool) -> None:
-        """Read the rest of a ``${…}``, after its brace."""
+        """Read the rest of a ``${…}``, after its brace; record the variable."""
         is_length = self.next() == "#" and self.text[self.at + 1 : self.at + 2] != "}"
         is_indirect = self.next() == "!"
         self.at += is_length or is_indirect
@@ -263,6 +278,7 @@ class WordReader:
                 self._names.add(found.group(1))
 
     def _skip_to_brace(self, *, is_quoted: bool) -> None:
+        """Read behind the closing brace; expansions before it are recorded."""
         while True:
             self._need(1, "${")
             match self.next():
@@ -284,7 +300,11 @@ class WordReader:
                     self.at += 1
 
     def read_arithmetic(self) -> None:
-        """Read from after a ``((`` to its ``))``, in which names are variables."""
+        """Read from after a ``((`` behind its ``))``; record the variables in between.
+
+        Names without ``$`` are variables.  They are left out if the expression may skip
+        a part of itself.
+        """
         start, depth, bare = self.at, 2, list[Expansion]()
         while depth:
             self._need(1, "((")
@@ -304,7 +324,10 @@ class WordReader:
             self._expansions += bare
 
     def _read_old_arithmetic(self) -> None:
-        """Read ``$[…]``, the old form of ``$((…))``, which must set no variable."""
+        """Read ``$[…]``, the old form of ``$((…))``; record its variables.
+
+        Raises UnsureError if the expression may set a variable.
+        """
         found = _OLD_ARITHMETIC.match(self.text, self.at)
         if found is None:
             raise UnsureError
@@ -332,7 +355,10 @@ class WordReader:
             raise
 
     def _bare_name(self, name: str, end: int) -> list[Expansion]:
-        """Return the name in an arithmetic expression, unless that may set it."""
+        """Return the use of a name, which ends at `end`, in an arithmetic expression.
+
+        If the expression may set the variable, add the name to `names`, and return [].
+        """
         is_set = re.compile(r"[ \t]*(?:[-+*/%&|^]|<<|>>)?=(?!=)|[ \t]*(?:\+\+|--)")
         before = self.text[: self.at].rstrip()
         if is_set.match(self.text, end) or before.endswith(("++", "--")):
@@ -342,6 +368,6 @@ class WordReader:
 
 
 def plain_names(calculation: str) -> list[Expansion]:
-    """Return the variables of an arithmetic expression that sets no variable."""
+    """Return the variables that an arithmetic expression uses; it must set none."""
     words = re.findall(r"\w+", calculation, re.ASCII)
     return [Expansion(word) for word in words if not word[0].isdigit()]

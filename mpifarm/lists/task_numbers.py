@@ -42,8 +42,8 @@ _PATTERN = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=([0-9]{1,9}))?")
 def parse_id_variable(word: str) -> tuple[str, int]:
     """Parse ``NAME`` or ``NAME=FIRST``.  Return the name and the first number.
 
-    Without FIRST, the number is that of the tool that sets the variable, else 0.
-    Raises InputError for another form, or a name that no task may get.
+    Without FIRST, the number is that of `KNOWN_NUMBERS`, 0 for any other name.  Raises
+    InputError for another form, or a name that no task may get.
     """
     found = _PATTERN.fullmatch(word)
     if found is None:

@@ -18,7 +18,10 @@ class IdRangesError(ValueError):
 
 
 def encode_ids(taskids: Iterable[int]) -> str:
-    """Return ids as ranges, sorted: ``0-99,105``."""
+    """Return ids as ranges, sorted: ``0-99,105``; "" for no ids.
+
+    Each id must be there once only.
+    """
     ranges: list[str] = []
     begin = last = -2
     for taskid in [*sorted(taskids), -1]:
@@ -32,7 +35,10 @@ def encode_ids(taskids: Iterable[int]) -> str:
 
 
 def parse_ids(text: object) -> list[int]:
-    """Return the ids of a text of ranges; raises `IdRangesError`."""
+    """Return the ids of a text of ranges, in its order; "" has none.
+
+    Raises `IdRangesError` for anything else, and for more than `MAX_IDS` ids.
+    """
     if not isinstance(text, str) or not _RANGES.fullmatch(text):
         raise IdRangesError(f"no ranges of ids: {text!r:.60}")
     taskids: list[int] = []

@@ -40,8 +40,8 @@ class Assign:
 class Recall:
     """A request to return up to `count` leases that no worker can begin at once.
 
-    The rank answers each recall by one `Report` with `is_recall`, which may return no
-    lease at all.
+    The rank answers each recall by one `Report` with `is_recall`, even if it returns no
+    lease.
     """
 
     count: int
@@ -85,7 +85,7 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Results that are on disk: no coordinator needs them from this rank again.
+    """Results that are on disk: the rank need not keep them for another coordinator.
 
     Sent only where another rank can become the coordinator
     (`Comm.survives_rank_loss`).

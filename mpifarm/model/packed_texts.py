@@ -39,11 +39,11 @@ class PackedTexts(Sequence[str]):
         numbers and texts of the first `tasklists.MAX_REMARKS` lines."""
 
     def extend(self, texts: Sequence[str]) -> None:
-        """Append texts, which must have no line breaks."""
+        """Append texts without line breaks, and note the `MARKS` in them."""
         self.extend_encoded([encode_text(text) for text in texts])
 
     def extend_encoded(self, texts: Sequence[bytes]) -> None:
-        """Append encoded texts, which must have no line breaks."""
+        """Append encoded texts without line breaks, and note the `MARKS` in them."""
         encoded = b"\n".join([*texts, b""])
         # Now, while the texts are in the processor's cache: later it takes twice as
         # long.
@@ -55,7 +55,7 @@ class PackedTexts(Sequence[str]):
         self._ends.extend(ends)
 
     def has_mark(self, mark: bytes) -> bool:
-        """Return whether a text of the last addition has this one of the `MARKS`."""
+        """Return whether a text of the last `extend` has `mark`, one of `MARKS`."""
         return bool(self._parts) and mark in self._parts[-1][1]
 
     def has_any(self, marks: bytes) -> bool:
@@ -63,19 +63,28 @@ class PackedTexts(Sequence[str]):
         return any(mark in found for _, found in self._parts for mark in marks)
 
     def blocks_with(self, mark: bytes) -> Iterator[tuple[int, bytes]]:
-        """Yield the first id and the encoded texts of each part with that mark."""
+        """Yield first id and encoded texts of each part that has `mark` in it.
+
+        A part is the texts of one `extend`, each text followed by a newline.
+        """
         ends = [begin for begin, _ in self._parts[1:]] + [len(self)]
         for (begin, marks), end in zip(self._parts, ends, strict=True):
             if mark in marks:
                 yield begin, bytes(self.encoded_texts(begin, end))
 
     def encoded_text(self, taskid: int) -> bytearray:
-        """Return an encoded text; raises `IndexError`."""
+        """Return an encoded text; `taskid` must not be negative.
+
+        Raises `IndexError` for an id beyond the list.
+        """
         end = self._ends[taskid + 1] + taskid
         return self._content[self._ends[taskid] + taskid : end]
 
     def encoded_texts(self, begin: int, end: int) -> memoryview:
-        """Return the encoded texts of a range of ids, each followed by a newline."""
+        """Return the encoded texts of the ids from `begin` to `end` - 1, with newlines.
+
+        The memory is the list's own: it cannot grow while the result lives.
+        """
         place = self._ends[begin] + begin
         return memoryview(self._content)[place : self._ends[end] + end]
 

@@ -20,8 +20,8 @@ LOCK_NAME = "lock"
 LOG_PREFIX = "log_"
 PACKED = "packed"
 UNKEPT = "unkept"
-"""A directory that stays when it is empty: by it, a check knows that finished tasks may
-have no logs."""
+"""The directory of ``--logs failed``.  It stays when it is empty: by it, a check knows
+that finished tasks may have no logs."""
 
 _FARM = "[0-9a-f]{8,}"
 # Not compiled here: most ranks use none of the patterns.
@@ -99,7 +99,7 @@ class WorkdirPaths:
 
     @property
     def unkept_logs(self) -> str:
-        """The directory of outputs that go when their tasks complete."""
+        """The directory of outputs that are removed when their tasks complete."""
         return f"{self.logs}/{UNKEPT}"
 
     @property
@@ -124,7 +124,7 @@ class WorkdirPaths:
 
     @property
     def drain(self) -> str:
-        """A file by which the user drains the farms."""
+        """A file that the user creates to drain the farms."""
         return f"{self.root}/drain"
 
     def claim(self, farm: str) -> str:
@@ -215,7 +215,7 @@ def log_name(taskid: int) -> str:
 
 
 def parse_log_name(name: str) -> int | None:
-    """Return the task of a name that `log_name` makes, None for other names."""
+    """Return the task of a name that `log_name` makes, None for any other name."""
     number = name.removeprefix(LOG_PREFIX)
     taskid = int(number) if number.isascii() and number.isdigit() else -1
     return taskid if log_name(taskid) == name else None
@@ -252,13 +252,19 @@ def is_clock_file(name: str) -> bool:
 
 
 def parse_queue_staging(name: str) -> tuple[str, int] | None:
-    """Return farm and step of a name that `WorkdirPaths.queue_staging` makes."""
+    """Return farm and step of a name that `WorkdirPaths.queue_staging` makes.
+
+    Return None for any other name.
+    """
     match = re.fullmatch(_QUEUE_STAGING, name)
     return (match[1], int(match[2])) if match else None
 
 
 def parse_staging(name: str) -> frozenset[str] | None:
-    """Return the farms in the name of a staging file, None for other names."""
+    """Return the farms in the name of a staging file, none for one of a repair.
+
+    Return None for a name that is not of a staging file, or of one of a queue.
+    """
     match = re.fullmatch(_STAGING, name)
     return frozenset(filter(None, match.groups())) if match else None
 
@@ -274,5 +280,8 @@ def is_farm_id(text: str) -> bool:
 
 
 def is_timeline(name: str) -> bool:
-    """Return whether the file `name` is a timeline that has to be valid JSON."""
+    """Return whether the file `name` is a timeline that has to be valid JSON.
+
+    One that was moved aside because it is invalid is not.
+    """
     return re.fullmatch(_TIMELINE, name) is not None

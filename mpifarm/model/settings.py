@@ -79,7 +79,7 @@ class Settings:
     span_nodes: bool = False
     """Whether a launcher in a task may take other nodes of the job."""
     as_is: bool = False
-    """Whether a list runs as it stands, even if it seems written for another tool."""
+    """Whether a list runs without a check of whether it is for another tool."""
     id_variables: tuple[tuple[str, int], ...] = ()
     """More variables that hold a task's number, each with the number of task 0."""
     chdir: str | None = None

@@ -31,7 +31,7 @@ class Outcome(Enum):
 
 
 def encode_text(text: str) -> bytes:
-    """Return the bytes from which a task's text was read."""
+    """Return the bytes from which the text of a task was read."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -78,4 +78,5 @@ class Result(NamedTuple):
     seconds: float
     ended: float
     note: str = ""
-    """Facts that are not in the log: why there is none, or why it is incomplete."""
+    """Facts that are not in the log, such as why there is no log; "" if there are none.
+    """

@@ -7,7 +7,7 @@ Rules of this file: pure; it imports nothing of mpifarm.
 def counted(number: int, noun: str = "task", plural: str = "") -> str:
     """Return a number with its noun: ``1 task``, ``2 tasks``.
 
-    `plural` is for what is more than a noun: ``counted(2, "task is", "tasks are")``.
+    `plural` is by default `noun` with an s: ``counted(2, "task is", "tasks are")``.
     """
     return f"{number} {agree(number, noun, plural or noun + 's')}"
 
@@ -18,7 +18,7 @@ def agree(number: int, singular: str, plural: str) -> str:
 
 
 def duration_in_words(seconds: float) -> str:
-    """Return a duration of `seconds` in words: 4.2 s, 3:07 min, 12:00:05 h."""
+    """Return a duration of `seconds` in words: 4.2 s, 85 s, 3:07 min, 12:00:05 h."""
     if seconds < 10:
         return f"{seconds:.2g} s"
     if seconds < 100:

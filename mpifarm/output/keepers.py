@@ -21,7 +21,12 @@ def create_log_keeper(place: LogPlace, worker: int) -> LogKeeper:
 
 
 def note_in_log(place: LogPlace, worker: int, task: int, text: str) -> None:
-    """Append `text` to the log of a task whose worker has died; raise OSError."""
+    """Append a line of mpifarm's to the output of a task whose worker has died.
+
+    With ``--logs packed`` or ``failed`` the line goes into the scratch of the worker,
+    or without one into ``log_<id>``.  Nothing is written where a log cannot be opened.
+    Raises OSError for a write that fails.
+    """
     path = log_path(place.directory, task)
     if place.kind == "all":
         append_own_line(path, text)

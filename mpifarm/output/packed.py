@@ -53,7 +53,7 @@ class ScratchLog(TaskLog):
         self._begin = 0
 
     def end(self) -> None:
-        """Write what is buffered; the keeper closes the scratch."""
+        """Write buffered text, and let go of the scratch, which the keeper closes."""
         # A thread that still writes to this object must not reach the next output.
         if self._text is not None:
             self._end_text(self._text)
@@ -82,11 +82,15 @@ class ScratchKeeper(LogKeeper):
         self._attempt = Record(0, 0, worker, 0.0, 0, 0, None)
 
     def path_of(self, taskid: int) -> str:
-        """Return the path of the scratch."""
+        """Return the path of the worker's scratch, the same for each task."""
         return self._path
 
     def begin(self, taskid: int, attempt: int) -> TaskLog:
-        """Record in the slot whose the scratch is, and return its log."""
+        """Write the attempt into the worker's slot, and return its log, the scratch.
+
+        The first call opens slots and scratch, and keeps the output of a worker that
+        died before this one.  Raises OSError.
+        """
         if self._fd < 0:
             self._open()
         record = Record(
@@ -99,7 +103,11 @@ class ScratchKeeper(LogKeeper):
         return ScratchLog(self._path, self._fd)
 
     def end(self, log: TaskLog, *, failed: bool) -> None:
-        """Keep what the attempt has written, if it is kept, and free the scratch."""
+        """Close the log, and keep or drop the output; then free the scratch.
+
+        If that fails, the scratch itself keeps the output, and the error is the log's
+        `trouble`.
+        """
         log.end()
         try:
             size = os.lseek(self._fd, 0, os.SEEK_END)
@@ -113,7 +121,10 @@ class ScratchKeeper(LogKeeper):
             self._drop()
 
     def close(self) -> None:
-        """Remove the scratch and the worker's slot; the last worker, the slots."""
+        """Keep a dead predecessor's output, remove the scratch, clear the slot.
+
+        The last worker of the rank removes the file of the slots.  Errors are ignored.
+        """
         if self._slots < 0 and os.path.exists(self._files.running):
             with suppress(OSError):
                 self._open()  # keeps the output of a predecessor that died, if any
@@ -143,6 +154,7 @@ class ScratchKeeper(LogKeeper):
     # ---- the scratch ----------------------------------------------------------------
 
     def _open(self) -> None:
+        """Open the slots, keep a predecessor's output, create a scratch."""
         if self._slots < 0:
             self._slots = self._open_in_directory(
                 self._files.running, os.O_CREAT | os.O_RDWR
@@ -151,6 +163,7 @@ class ScratchKeeper(LogKeeper):
         self._create()
 
     def _open_in_directory(self, path: str, flags: int) -> int:
+        """Open a file, and make its directory before if that is missing."""
         try:
             return open_regular(path, flags)
         except FileNotFoundError:
@@ -159,7 +172,10 @@ class ScratchKeeper(LogKeeper):
             return open_regular(path, flags)
 
     def _keep_of_predecessor(self) -> None:
-        """Keep the output of the attempt at which the worker before this one died."""
+        """Keep the output of the attempt at which the worker before this one died.
+
+        An empty scratch is removed.
+        """
         slot = os.pread(self._slots, SLOT, self._worker * SLOT)
         record = next(parse_records(slot), None)
         if record is None or record.file is None:
@@ -179,6 +195,7 @@ class ScratchKeeper(LogKeeper):
         self._drop()
 
     def _create(self) -> None:
+        """Create a scratch, unless there is one, under the next free number."""
         while self._fd < 0:
             self._path = self._files.scratch(self._worker, self._number)
             try:
@@ -187,7 +204,7 @@ class ScratchKeeper(LogKeeper):
                 self._number += 1
 
     def _empty(self) -> None:
-        """Empty the scratch, whose content is kept elsewhere or not wanted."""
+        """Empty the scratch, or remove it if that fails."""
         try:
             os.ftruncate(self._fd, 0)
         except OSError:
@@ -220,6 +237,7 @@ class ScratchKeeper(LogKeeper):
         return any(_has_open(pid, self._fd) for pid in self._find_offspring())
 
     def _find_offspring(self) -> set[int]:
+        """Return the new children of worker and fork server since the last call."""
         found: set[int] = set()
         for each in self._relatives:
             with suppress(OSError):
@@ -228,6 +246,7 @@ class ScratchKeeper(LogKeeper):
 
 
 def _has_open(pid: int, scratch: int) -> bool:
+    """Return whether a process has the scratch open; False for this process."""
     if pid == os.getpid():
         return False
     file = os.fstat(scratch)
@@ -245,7 +264,7 @@ def _write_at(fd: int, offset: int, line: bytes) -> None:
 
 
 def _full_disk(path: str | None = None) -> OSError:
-    """Return the error that a write means which takes only a part."""
+    """Return the error for a write that the disk has taken only a part of."""
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
 
@@ -265,7 +284,10 @@ class PackedKeeper(ScratchKeeper):
         self._why_unwritten = _full_disk()
 
     def begin(self, taskid: int, attempt: int) -> TaskLog:
-        """Begin an attempt; raise OSError while records wait for the disk."""
+        """Write the records that wait for the disk, then begin an attempt.
+
+        Raises OSError if records still wait.
+        """
         if self._unwritten:
             self._write_index()
             if self._unwritten:
@@ -276,7 +298,10 @@ class PackedKeeper(ScratchKeeper):
         return super().begin(taskid, attempt)
 
     def close(self) -> None:
-        """Write the records that wait for the disk, then clean up if none is left."""
+        """Write the records that wait for the disk, then clean up.
+
+        If records still wait, leave scratch and slot as they are.
+        """
         if self._unwritten:
             self._write_index()
             if self._unwritten:
@@ -298,7 +323,10 @@ class PackedKeeper(ScratchKeeper):
             self._empty()
 
     def _copy(self, size: int) -> int | None:
-        """Append the output to the pack.  Return its offset; None if that failed."""
+        """Append the output to the pack.  Return its offset, None if that failed.
+
+        An output of 0 bytes is not copied.
+        """
         if not size:
             return 0
         try:
@@ -356,6 +384,7 @@ class FailedKeeper(ScratchKeeper):
             self._empty()
 
     def _move(self, *, is_open: bool) -> None:
+        """Make the scratch the task's log, or append it to a log that exists."""
         log = f"{self._prefix}{self._attempt.taskid}"
         if not os.path.lexists(log):
             os.rename(self._path, log)
@@ -384,7 +413,10 @@ class FailedKeeper(ScratchKeeper):
 
 
 def find_scratch_of(place: LogPlace, worker: int, task: int) -> str | None:
-    """Return the scratch of a worker that died at this task, if it was not moved."""
+    """Return the path that the slot of a dead worker names for its task's output.
+
+    Return None if the slot is unreadable, empty, or names another task.
+    """
     kind = PACKED if place.kind == "packed" else UNKEPT
     files = RankFiles(f"{place.directory}/{kind}", place.farm, place.rank)
     try:

@@ -27,6 +27,7 @@ from mpifarm.system.patience import is_of_the_disk
 from mpifarm.system.regular_files import OddFileError, kind_in_words, open_regular
 
 MAX_READ = 1 << 20
+"""Bytes that are read at once."""
 _LONGEST_LINE = 4096
 """Bytes that mpifarm's own line in a log has at most."""
 
@@ -34,8 +35,9 @@ _LONGEST_LINE = 4096
 class Output(NamedTuple):
     """The output of one attempt, and where it is.
 
-    `head` is mpifarm's line before it, empty before the first of a log.  `length` is in
-    bytes, None for the rest of the file.  `source` is None in a ``log_<id>``.
+    `started` is in seconds since the epoch.  `head` is mpifarm's line before the
+    output, empty before the first of a log.  `length` is in bytes, None for the rest of
+    the file.  `source` is None in a ``log_<id>``.
     """
 
     started: float
@@ -57,7 +59,7 @@ class Source(NamedTuple):
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Return what the records of one attempt in slot and index share."""
+        """The farm, rank and key of the record, the same in slot and index."""
         return self.files.farm, self.files.rank, self.record.key
 
 
@@ -73,7 +75,8 @@ def find_outputs(
     there are no outputs elsewhere.  `sources`: the answer of `find_sources`, where the
     caller has just asked for it.
 
-    Raises `OddFileError` where ``log_<id>`` is not a file and no other output is there.
+    Raises `OddFileError` where ``log_<id>`` is not a file and no other output is there,
+    OSError where the log cannot be read, `StorageError` where the disk fails.
     """
     outputs = [
         _output_of(source)
@@ -90,9 +93,9 @@ def find_outputs(
 
 
 def find_kind_of_log(logs: str, taskid: int) -> str | None:
-    """Return "" if ``log_<id>`` is a file, else its kind ("a link").
+    """Return the kind of an irregular ``log_<id>`` ("a link"), "" if it is regular.
 
-    None if there is none.
+    Return None if nothing has that name.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         return kind_in_words(os.lstat(log_path(logs, taskid)).st_mode)
@@ -100,9 +103,10 @@ def find_kind_of_log(logs: str, taskid: int) -> str | None:
 
 
 def has_moved(source: Source) -> bool:
-    """Return whether a slot names a scratch that was moved away since.
+    """Return whether a slot names a scratch that is gone: the output has moved.
 
-    Its content is in a ``log_<id>`` then, or in a pack.
+    The output is in a ``log_<id>`` then, or in a pack.  A record of an index never has
+    moved.
     """
     return source.is_slot and not files.is_there(source.files.place_of(source.record))
 
@@ -110,7 +114,8 @@ def has_moved(source: Source) -> bool:
 def find_sources(logs: str, wanted: int | Container[int] | None = None) -> list[Source]:
     """Return the sources of the wanted tasks (None: of all), each attempt once.
 
-    It reads all slots and indexes, however few tasks are wanted.
+    All slots and indexes are read, however few tasks are wanted.  Raises `StorageError`
+    where the disk fails.
     """
     found: dict[tuple[object, ...], Source] = {}
     for directory in DIRECTORIES:
@@ -123,12 +128,15 @@ def find_sources(logs: str, wanted: int | Container[int] | None = None) -> list[
 
 
 def list_kept_ids(logs: str) -> set[int]:
-    """Return the tasks that have outputs in files shared by tasks."""
+    """Return the tasks with outputs in shared files; raises `StorageError`."""
     return {source.record.taskid for source in find_sources(logs)}
 
 
 def find_record_files(logs: str) -> list[str]:
-    """Return the names of all indexes and slots, below the directory of the logs."""
+    """Return the paths of all indexes and slots, relative to the directory `logs`.
+
+    Raises `StorageError` where the disk fails.
+    """
     found = []
     for directory in DIRECTORIES:
         names = _find_names(f"{logs}/{directory}")
@@ -196,10 +204,10 @@ def _whole_log(path: str) -> Output:
 
 
 def split_log(path: str) -> list[Output]:
-    """Return the attempts in a ``log_<id>``.
+    """Return the attempts in a ``log_<id>``; raises OSError.
 
-    The start of the first is not recorded: it gets that of the second, or if it is
-    alone, the time of the file's last change.
+    The start of the first attempt is not recorded.  It gets the start of the second, or
+    the time of the file's last change if it is the only one.
     """
     first = _whole_log(path)
     attempts = [first]
@@ -213,7 +221,7 @@ def split_log(path: str) -> list[Output]:
 
 
 def _find_later_attempts(path: str) -> Iterator[Output]:
-    """Yield all attempts but the first, each without its length."""
+    """Yield all attempts in a log but the first, each with `length` None."""
     done = 0
     for offset, piece in _overlapping_pieces(path):
         for line in find_again_lines(piece):
@@ -239,9 +247,10 @@ def _overlapping_pieces(path: str) -> Iterator[tuple[int, bytes]]:
 
 
 class OutputReader:
-    """Reads the output of one attempt, which may grow and move meanwhile.
+    """A reader of the output of one attempt, which may grow and move meanwhile.
 
-    Raises FileNotFoundError where the output has just moved: then find it again.
+    `output` says where the output is now.  The constructor and `read` raise OSError:
+    FileNotFoundError where the output has just moved, and has to be found again.
     """
 
     def __init__(self, output: Output) -> None:
@@ -252,13 +261,13 @@ class OutputReader:
         self._open()
 
     def close(self) -> None:
-        """Close the file that is being read."""
+        """Close the file; a second call does nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
 
     def reads(self, path: str) -> bool:
-        """Return whether the file of that name is the one that is being read."""
+        """Return whether the open file has the name `path`; False if that is gone."""
         try:
             named = os.lstat(path)
         except OSError:
@@ -266,7 +275,10 @@ class OutputReader:
         return os.path.samestat(named, os.fstat(self._descriptor))
 
     def read(self) -> bytes:
-        """Return the bytes that have come since; b"" if there are none now."""
+        """Return the bytes that have come since, at most `MAX_READ`; b"" if none have.
+
+        If the attempt has ended, go on in the file that has its output now.
+        """
         source = self.output.source
         if source is not None and source.is_slot:
             return self._read_running(source)
@@ -293,7 +305,10 @@ class OutputReader:
     # ---- an attempt that runs -------------------------------------------------------
 
     def _read_running(self, source: Source) -> bytes:
-        """Read on in a scratch, which the attempt may have left meanwhile."""
+        """Read on in a scratch; settle an output that the attempt has left there.
+
+        A scratch that its command has emptied is read from its beginning.
+        """
         before = self._at
         piece = self._read_piece()
         try:
@@ -314,6 +329,7 @@ class OutputReader:
         return piece
 
     def _look_for_end(self, source: Source) -> tuple[bool, Record | None]:
+        """Return whether the attempt has ended, and its record in the index, if any."""
         key, taskid = source.record.key, source.record.taskid
         slots = parse_records(read_own(source.files.running), taskid)
         has_slot = any(record.key == key for record in slots)
@@ -325,7 +341,11 @@ class OutputReader:
         return not has_slot, None
 
     def _settle(self, source: Source, record: Record | None) -> None:
-        """Go on where the output of an attempt that has ended is now."""
+        """Set `output` to the place of an ended attempt's output, and open its file.
+
+        A scratch that no other attempt gets stays open.  Without any trace of the
+        output, `output` becomes empty.
+        """
         if record is not None:
             output = _output_of(Source(source.files, record, is_slot=False))
         elif not self.reads(self.output.path):
@@ -347,6 +367,7 @@ class OutputReader:
             self._at = 0
 
     def _find_in_log(self, source: Source) -> Output | None:
+        """Return the attempt in its ``log_<id>``, None if that does not have it."""
         logs = os.path.dirname(source.files.directory)
         log = log_path(logs, source.record.taskid)
         wanted = source.files.farm, source.record.attempt

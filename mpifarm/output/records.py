@@ -64,7 +64,10 @@ class Record(NamedTuple):
 
     @property
     def key(self) -> tuple[int, int, int, float]:
-        """Return what all records of one attempt share, within a rank of a farm."""
+        """The task, attempt, worker and start, the same in all records of an attempt.
+
+        Another rank or farm may have the same key.
+        """
         return self.taskid, self.attempt, self.worker, self.started
 
 
@@ -85,7 +88,10 @@ def encode_slot(record: Record) -> bytes:
 def parse_records(
     content: bytes, wanted: int | Container[int] | None = None
 ) -> Iterator[Record]:
-    """Yield the whole records of an index or of slots; only those of `wanted` tasks."""
+    """Yield the whole records of an index or of slots; torn ones are left out.
+
+    `wanted`: an id or ids of tasks, to which the records are limited; None for all.
+    """
     pattern = rb"@(%d)" % wanted + _REST if isinstance(wanted, int) else _RECORD
     some = None if isinstance(wanted, int) else wanted
     for match in re.finditer(pattern, content):
@@ -99,7 +105,11 @@ def parse_records(
 
 
 def renumber(content: bytes, places: Mapping[int, int]) -> bytes:
-    """Return an index with the records of the tasks in `places`, under new ids."""
+    """Return an index with the records of the tasks in `places`, under new ids.
+
+    `places` maps old ids to new ones.  Records of other tasks, and torn ones, are left
+    out.
+    """
     return b"".join(
         encode_record(record._replace(taskid=places[record.taskid]))
         for record in parse_records(content)
@@ -108,7 +118,10 @@ def renumber(content: bytes, places: Mapping[int, int]) -> bytes:
 
 
 def renumber_slots(content: bytes, places: Mapping[int, int]) -> bytes:
-    """Return slots with the records of the tasks in `places`, under new ids."""
+    """Return slots with the records of the tasks in `places`, under new ids.
+
+    Each record keeps its slot.  The slots of other tasks, and torn ones, are empty.
+    """
     slots = [NO_RECORD] * -(-len(content) // SLOT)
     for number in range(len(slots)):
         slot = content[number * SLOT : (number + 1) * SLOT]
@@ -145,32 +158,35 @@ class RankFiles:
 
     @property
     def running(self) -> str:
-        """Return the path of the slots."""
+        """The path of the slots."""
         return f"{self._stem}.running"
 
     @property
     def index(self) -> str:
-        """Return the path of the index: a record for each attempt that has ended."""
+        """The path of the index: a record for each attempt that has ended."""
         return f"{self._stem}.index"
 
     @property
     def pack(self) -> str:
-        """Return the path of the pack: the outputs that the index names."""
+        """The path of the pack: the outputs that the index names."""
         return f"{self._stem}.pack"
 
     def scratch(self, worker: int, number: int) -> str:
-        """Return the path of a worker's scratch of this number."""
+        """Return the path of the scratch `number` of a worker."""
         return f"{self._stem}.{worker}.{number}"
 
     def place_of(self, record: Record) -> str:
-        """Return the path of the file that has the output."""
+        """Return the path of the file that has a record's output: pack or scratch."""
         if record.file is None:
             return self.pack
         return self.scratch(record.worker, record.file)
 
 
 def find_rank_files(directory: str, name: str, kind: str) -> RankFiles | None:
-    """Return the files of the rank whose slots or index (`kind`) `name` is."""
+    """Return the files of the rank of whose files one has this `name`, else None.
+
+    `kind` is the ending of the name without its dot: ``running`` or ``index``.
+    """
     stem, dot, last = name.rpartition(".")
     match = re.fullmatch(_OF_RANK, stem) if dot and last == kind else None
     return RankFiles(directory, match["farm"], int(match["rank"])) if match else None
@@ -182,14 +198,17 @@ def find_rank_files(directory: str, name: str, kind: str) -> RankFiles | None:
 def encode_again(attempt: int, farm: str, started: float | None, where: str) -> str:
     """Encode the text of mpifarm's line before an attempt that is not a log's first.
 
-    `started` is in seconds since the epoch, None for now.
+    `started` is in seconds since the epoch, None for now.  `where` names the host.
     """
     when = time.strftime(_WHEN, time.localtime(started))
     return f"started again, attempt {attempt} of farm {farm}, {when}, {where}"
 
 
 class Again(NamedTuple):
-    """A line before an attempt, and where it stands; `started` is to the second."""
+    """A line before an attempt, at the bytes from `begin` to `end` of a log.
+
+    `started` is in seconds since the epoch, to the second; 0 if the time is impossible.
+    """
 
     begin: int
     end: int

@@ -38,14 +38,19 @@ class LogPlace(NamedTuple):
 
 
 class TaskLog:
-    """The `logfh` of a runner: it has all that a text file has.
+    """The `logfh` of a runner, with all attributes of a text file.
 
-    The text layer is made at its first use: most runners only take `fileno()`.
+    Opening an earlier attempt's log appends a line about this attempt.  The text layer
+    is made at its first use: most runners only take `fileno()`.
+
+    `started` is in seconds since the epoch, None for now.  The constructor raises
+    OSError.
     """
 
     def __init__(self, path: str, attempt: int, started: float | None = None) -> None:
         self.name = path
         self.trouble = ""
+        """The first error behind the run, as words for the user; "" without one."""
         self._text: TextIO | None = None
         self._fd, self._begin = _open_log(path)
         try:
@@ -56,14 +61,14 @@ class TaskLog:
             raise
 
     def fileno(self) -> int:
-        """Return the descriptor, after a flush."""
+        """Flush the text layer, and return the descriptor."""
         # So that text written before stands before what a command writes.
         if self._text is not None:
             self._text.flush()
         return self._fd
 
     def write(self, text: str) -> int:
-        """Write text as UTF-8 with ``surrogateescape``."""
+        """Write text as UTF-8 with ``surrogateescape``; return its length."""
         return self._text_file().write(text)
 
     def flush(self) -> None:
@@ -72,11 +77,11 @@ class TaskLog:
             self._text.flush()
 
     def append_killed_line(self, signum: int) -> None:
-        """Append the line on a killed command; keep trouble for the user."""
+        """Append the line on a killed command; keep an error as `trouble`."""
         self.append_own_line(f"killed by signal {signum}{_signal_name(signum)}")
 
     def append_own_line(self, text: str) -> None:
-        """Append mpifarm's own line on the attempt; keep trouble for the user."""
+        """Flush, then append mpifarm's own line; keep an error as `trouble`."""
         try:
             self.flush()
             self._write_line(text)
@@ -84,20 +89,29 @@ class TaskLog:
             self.note_trouble(error)
 
     def note_trouble(self, error: Exception, what: str = "write the end of") -> None:
-        """Keep the first trouble for the user."""
+        """Set `trouble` to a sentence about an error, unless there is one already.
+
+        `what` is the verb of the sentence with its object.
+        """
         if not self.trouble:
             why = error.strerror if isinstance(error, OSError) else str(error)
             self.trouble = f"can't {what} {self.name}: {why}"
 
     def close(self) -> None:
-        """Close the text layer, for runners; keep trouble for the user."""
+        """Close the text layer, for runners; keep an error as `trouble`.
+
+        The descriptor stays open until `end`.
+        """
         try:
             self._text_file().close()
         except (OSError, ValueError) as error:
             self.note_trouble(error)
 
     def read_end(self, most: int) -> bytes:
-        """Return the last bytes, `most` at most, that this attempt has written."""
+        """Return the last bytes, `most` at most, that this attempt has written.
+
+        Return b"" if the log cannot be read.
+        """
         try:
             with open(open_regular(self.name, os.O_RDONLY), "rb", 0) as written:
                 size = written.seek(0, os.SEEK_END)
@@ -107,7 +121,10 @@ class TaskLog:
             return b""
 
     def end(self) -> None:
-        """Write what is buffered and close, even if a runner has closed it before."""
+        """Write buffered text and close the descriptor; keep an error as `trouble`.
+
+        A second call, or one after a runner's `close`, does no harm.
+        """
         fd = self._fd
         if self._text is not None:
             self._end_text(self._text)
@@ -126,7 +143,7 @@ class TaskLog:
             self.note_trouble(error)
 
     def __getattr__(self, name: str) -> Any:
-        """Return any other attribute of a text file."""
+        """Make the text layer if needed, and return its attribute `name`."""
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self._text_file(), name)
@@ -166,10 +183,11 @@ class TaskLog:
 
 
 def _open_log(path: str) -> tuple[int, int]:
-    """Create a log, or open that of an earlier attempt; move away what is no log.
+    """Create a log, or open the one of an earlier attempt.
 
-    Return its descriptor and its size in bytes (0: it is new).  Raise OSError if other
-    processes keep getting in the way.
+    Move or remove a file in its place that is not a log.  Return the log's descriptor
+    and its size in bytes, 0 for a new log.  Raises OSError, also if other processes
+    keep getting in the way.
     """
     for _ in range(_MAX_RACES):
         try:
@@ -183,7 +201,11 @@ def _open_log(path: str) -> tuple[int, int]:
 
 
 def _find_log(path: str) -> tuple[int, int] | None:
-    """Open the log of an earlier attempt; None if there is none (any more)."""
+    """Open the log of an earlier attempt for appending.
+
+    Return its descriptor and its size in bytes, None if there is no such log.  A file
+    that is not a log, or that this user cannot open, is moved or removed.
+    """
     try:
         descriptor = open_regular(path, _APPEND)
     except FileNotFoundError:
@@ -203,7 +225,10 @@ def _find_log(path: str) -> tuple[int, int] | None:
 
 
 def _make_way(path: str, error: OSError) -> None:
-    """Move or remove what stands in the place of a log; raise `error` if that fails."""
+    """Move a directory or an unreadable file away from a log's place; remove others.
+
+    Raises `error` if that fails.
+    """
     try:
         if isinstance(error, PermissionError) or os.path.isdir(path):
             # It may be another user's output: keep it.
@@ -215,7 +240,10 @@ def _make_way(path: str, error: OSError) -> None:
 
 
 def blames_one_task(path: str) -> bool:
-    """Return whether only this log can't be opened: a file beside it can be made."""
+    """Return whether only this log cannot be opened: it exists, others can be made.
+
+    Make and remove a file beside it to find out.
+    """
     beside = os.path.join(os.path.dirname(path), f".log.{os.getpid()}")
     try:
         os.lstat(path)
@@ -240,15 +268,18 @@ class LogKeeper:
         self._prefix = f"{directory}/{LOG_PREFIX}"
 
     def path_of(self, taskid: int) -> str:
-        """Return the file to name in a message on the log of this task."""
+        """Return the path of the file to name in a message about a task's log."""
         return f"{self._prefix}{taskid}"
 
     def begin(self, taskid: int, attempt: int) -> TaskLog:
-        """Return the log of an attempt that begins; raise OSError if there is none."""
+        """Open the log of an attempt that begins; raises OSError."""
         return TaskLog(self.path_of(taskid), attempt)
 
     def end(self, log: TaskLog, *, failed: bool) -> None:
-        """Keep the log of an ended attempt; an error is the log's `trouble`."""
+        """Close the log of an ended attempt; an error becomes the log's `trouble`.
+
+        `failed`: whether the attempt's output has to be kept in any case.
+        """
         log.end()
 
     def close(self) -> None:
@@ -261,7 +292,11 @@ def time_limit_line(seconds: float) -> str:
 
 
 def append_own_line(path: str, text: str, flags: int = 0) -> bool:
-    """Append a line to the log of a dead worker's task.  Return False without one."""
+    """Append a line to the log of a dead worker's task.  Return whether it was opened.
+
+    `flags` are further flags of `os.open`, such as O_CREAT.  Raises OSError for a write
+    that fails.
+    """
     try:
         fd = open_regular(path, _APPEND | flags)
     except OSError:
@@ -281,6 +316,7 @@ def _write_line(fd: int, path: str, text: str) -> None:
 
 
 def _ends_with_newline(fd: int, path: str) -> bool:
+    """Return whether a log is empty or ends with a newline; False if unreadable."""
     size = os.fstat(fd).st_size
     if not size:
         return True

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def import_class(dotted: str) -> Any:
     """Import the class of a dotted name such as ``package.module.Class``.
 
-    Modules are searched as by Python (``PYTHONPATH``), then in the current directory.
-    Raises InputError.
+    Modules are searched as by Python (``PYTHONPATH``), then in the current directory,
+    which is added to `sys.path`.  Raises InputError, also for an exception of the
+    imported module.
     """
     if _never_in_name.search(dotted):
         raise InputError(
@@ -58,6 +59,7 @@ _never_in_name = re.compile(r"""["'\s;#]""")
 
 
 def _remedy(error: BaseException) -> str:
+    """Return the end of a sentence about a module that is not found, else ""."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
     package, _, module = error.name.rpartition(".")
@@ -69,7 +71,10 @@ def _remedy(error: BaseException) -> str:
 
 
 def _guess(package: str, module: str) -> str:
-    """Return a question with the module that may be meant, "" if none is similar."""
+    """Return a question with the module that may be meant, "" if none is similar.
+
+    The module is looked for in the directories of `package`.
+    """
     from difflib import get_close_matches
     from pkgutil import iter_modules
 
@@ -80,7 +85,10 @@ def _guess(package: str, module: str) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return an exception of the user's code as words, with its place in that code."""
+    """Return an exception of the user's code as one line: type, text, place.
+
+    The place is left out if mpifarm's own code raised the exception.
+    """
     text = " ".join(str(error).split())
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -115,7 +123,8 @@ def check_options(
 ) -> None:
     """Raise InputError for options that are missing, or that the class does not take.
 
-    `given` are words for the positional arguments before the options.
+    `given` are words for the positional arguments before the options, which the class
+    has to take, too.  A class whose signature Python cannot tell passes.
     """
     from inspect import signature
 
@@ -149,6 +158,10 @@ def nearest(option: str, options: Iterable[str]) -> str:
 def _find_taken(
     parameters: "list[Parameter]", dotted: str, given: Sequence[str]
 ) -> _AcceptedOptions:
+    """Return the options behind the `given` arguments of a constructor.
+
+    Raises InputError if the constructor takes fewer positional arguments than `given`.
+    """
     positional = [
         each
         for each in parameters

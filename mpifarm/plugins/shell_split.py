@@ -58,7 +58,7 @@ def split_direct(
 
     The argv, with its program looked up in PATH, gives the same output and status as
     ``/bin/bash -c line``.  `functions` are the names of the shell functions in the
-    environment.  It costs about 1 µs, for every task.
+    environment.  A call takes about 1 µs: every task has one.
     """
     if _is_plain(line) is None:
         return None
@@ -76,7 +76,7 @@ def split_direct(
 
 
 def _stand_in(words: list[str]) -> list[str] | None:
-    """Return the argv of a program that does the same as the builtin, or None."""
+    """Return the argv of the program that replaces a builtin, None without one."""
     name, *arguments = words
     if name not in STAND_INS or any(word[0] == "-" for word in arguments):
         return None
