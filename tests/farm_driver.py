@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from tests.invariants import find_violations
 from tests.support import Child, Launch, find_pids, survivors, wait_until
+from tests.workdir_files import WorkdirFiles
 
 SLACK = 2.0
 """Seconds that a launcher and a busy machine get beyond what is promised."""
@@ -50,16 +51,6 @@ class Member(NamedTuple):
     rank: int
     task: int | None
     """Of a command: the task that it is or belongs to."""
-
-
-class Attempt(NamedTuple):
-    """A line of ``attempts.tsv``."""
-
-    taskid: int
-    attempt: int
-    status: int
-    rank: int
-    worker: int
 
 
 # ---- processes ----------------------------------------------------------------------
@@ -134,7 +125,7 @@ def send_signal(pids: Iterable[int], signum: int) -> None:
 # ---- the farm -----------------------------------------------------------------------
 
 
-class FarmDriver:
+class FarmDriver(WorkdirFiles):
     """A tasklist in a directory of its own, and the farms over it, one after another.
 
     `start_process` is the fixture `farm_processes`, `token` what its children carry.
@@ -152,7 +143,7 @@ class FarmDriver:
         """The next list is in this directory."""
         self.directory = directory
         self.tasklist = directory / "tasks.txt"
-        self.workdir = directory / "tasks.txt_workdir"
+        super().__init__(directory / "tasks.txt_workdir")
 
     def write_list(self, commands: Iterable[str]) -> None:
         """The tasklist; a command finds its task id in ``$PROC_NUMBER``."""
@@ -256,46 +247,24 @@ class FarmDriver:
 
     # ---- its workdir ----------------------------------------------------------------
 
-    def recorded(self, name: str) -> list[int]:
-        """The ids in one of the status files, as often as they stand there."""
-        path = self.workdir / name
-        if not path.exists():
-            return []
-        return [int(line.split(b" ")[0]) for line in path.read_bytes().splitlines()]
-
     def finished(self) -> list[int]:
-        return sorted(self.recorded("finished"))
+        return sorted(self.ids("finished"))
 
     def failed(self) -> list[int]:
-        return sorted(self.recorded("failed"))
+        return sorted(self.ids("failed"))
 
     def to_process(self) -> list[int]:
         """The ids in ``toprocess``; all, where there is none yet."""
         if not (self.workdir / "toprocess").exists():
             return self.all_ids()
-        return sorted(self.recorded("toprocess"))
+        return sorted(self.ids("toprocess"))
 
     def all_ids(self) -> list[int]:
         return list(range(len(self.commands)))
 
-    def claims(self) -> list[str]:
-        """The names of the claims that farms hold or have left."""
-        path = self.workdir / "claims"
-        return sorted(os.listdir(path)) if path.exists() else []
-
-    def attempts(self) -> list[Attempt]:
-        """The lines of ``attempts.tsv`` below its head."""
-        lines = (self.workdir / "attempts.tsv").read_text().splitlines()[1:]
-        return [Attempt(*map(int, line.split("\t")[:5])) for line in lines]
-
-    def ranks_at_work(self) -> set[int]:
-        """The ranks that have run a task whose result is on disk."""
-        return {attempt.rank for attempt in self.attempts()}
-
     def result(self) -> str:
         """``result.json``; empty while there is none."""
-        path = self.workdir / "result.json"
-        return path.read_text() if path.exists() else ""
+        return self.content("result.json").decode()
 
     def assert_sound(self) -> None:
         """Nothing is lost, nothing is in two places: the invariant checker says so."""

@@ -21,6 +21,7 @@ from tests.support import (
     find_plain_python,
     plain_missing,
 )
+from tests.workdir_files import WorkdirFiles
 
 LINE = "true"
 SHELL_LINE = "true $HOME; :"
@@ -50,8 +51,7 @@ class Contender:
 
 def has_finished(folder: Path, tasks: int) -> bool:
     """Whether a farmer has written each task to ``finished``."""
-    lines = (folder / "workdir" / "finished").read_text().splitlines()
-    return len({line.split(" ")[0] for line in lines}) == tasks
+    return len({*WorkdirFiles(folder / "workdir").ids("finished")}) == tasks
 
 
 def has_finished_with_logs(folder: Path, tasks: int) -> bool:

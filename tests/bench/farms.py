@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 from tests.bench.contenders import Contender
 from tests.bench.rounds import LONGEST_SECONDS, environment, prepare
@@ -25,20 +24,7 @@ from tests.support import (
     kill_survivors,
     survivors,
 )
-
-
-class Attempt(NamedTuple):
-    """A line of attempts.tsv; times in seconds, `started` since the epoch."""
-
-    taskid: int
-    rank: int
-    worker: int
-    started: float
-    seconds: float
-
-    @property
-    def ended(self) -> float:
-        return self.started + self.seconds
+from tests.workdir_files import Attempt, WorkdirFiles
 
 
 @dataclass(frozen=True)
@@ -92,7 +78,8 @@ def farmed(
             _tell_end(contender, folder, status)
             yield None
         else:
-            yield Farmed(folder, began, ended, read_attempts(folder))
+            attempts = WorkdirFiles(folder / "workdir").attempts()
+            yield Farmed(folder, began, ended, attempts)
     finally:
         shutil.rmtree(folder)
 
@@ -156,16 +143,6 @@ def _sleepers(token: str) -> int:
     """Tasks that run."""
     commands = [process.command.partition(" ")[0] for process in survivors(token)]
     return sum(Path(program).name == "sleep" for program in commands)
-
-
-def read_attempts(folder: Path) -> list[Attempt]:
-    lines = (folder / "workdir" / "attempts.tsv").read_text().splitlines()[1:]
-    attempts = []
-    for line in lines:
-        taskid, _, _, rank, worker, started, seconds, _ = line.split("\t")
-        ids = int(taskid), int(rank), int(worker)
-        attempts.append(Attempt(*ids, float(started), float(seconds)))
-    return attempts
 
 
 def best_makespan(attempts: Sequence[Attempt], workers: int) -> float:

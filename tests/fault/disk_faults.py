@@ -29,6 +29,7 @@ from typing import NamedTuple, Self
 from tests.fault.faulty_disk import Call, Fault, FaultyDisk
 from tests.invariants import find_violations
 from tests.support import ROOT, clean_environment, wait_until
+from tests.workdir_files import WorkdirFiles
 
 DEADLINE = 60.0
 """Seconds for a command of some short tasks on a busy machine."""
@@ -56,7 +57,7 @@ def line_of(number: int) -> str:
 LINES = tuple(map(line_of, range(TASKS)))
 
 
-class Place:
+class Place(WorkdirFiles):
     """A directory with the list and the workdir, perhaps on a faulty disk.
 
     `there` is where commands find it, `truth` where it is without any fault.
@@ -66,19 +67,10 @@ class Place:
         self.there = there
         self.truth = truth
         self.runs = outside / "runs"
-
-    @property
-    def workdir(self) -> Path:
-        return self.truth / WORKDIR
+        super().__init__(truth / WORKDIR)
 
     def lines(self) -> list[str]:
         return (self.truth / LIST).read_text().splitlines()
-
-    def recorded(self, name: str = "finished") -> list[int]:
-        """The ids in a status file, as often as they stand there."""
-        path = self.workdir / name
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        return [int(line.split()[0]) for line in lines if line]
 
     def ran(self) -> Counter[int]:
         """How often each task was begun."""
@@ -137,12 +129,12 @@ def _leave_begun(place: Place) -> None:
 def _leave_dead(place: Place) -> None:
     """Killed, with a claim of what was running."""
     _stop_when_early_are_done(place, lambda pid: os.killpg(pid, signal.SIGKILL))
-    assert os.listdir(place.workdir / "claims")
+    assert place.claims()
 
 
 def _stop_when_early_are_done(place: Place, stop: Callable[[int], None]) -> None:
     process = place.start(*farm(), rest="sleep 1000")
-    wait_until(lambda: len(place.recorded()) == EARLY)
+    wait_until(lambda: len(place.ids("finished")) == EARLY)
     wait_until(lambda: len(place.ran()) == TASKS)
     stop(process.pid)
     process.communicate(timeout=DEADLINE)
@@ -392,7 +384,7 @@ class Theatre:
 
     def _strike(self, strike: Strike, disk: FaultyDisk, place: Place) -> Verdict:
         play = PLAYS[strike.play]
-        before = {*place.recorded()}, place.ran()
+        before = {*place.ids("finished")}, place.ran()
         disk.inject(strike.fault)
         status, said = place.run(*play.argv)
         struck = bool(disk.struck())
@@ -403,7 +395,7 @@ class Theatre:
         if play.state in _MENDED and status != ENDED:
             # It has done nothing, or a part: what is left of it comes first.
             place.run(*play.argv)
-        recorded = {*place.recorded()}, place.ran()
+        recorded = {*place.ids("finished")}, place.ran()
         last, again = place.run(*play.then)
         findings += [*judge_finished(place, last)]
         if strike.play != "remap":
@@ -442,11 +434,11 @@ def judge_finished(place: Place, status: int) -> Iterator[str]:
     if status != ENDED:
         yield f"the farm after it ended with {status}"
     lines = place.lines()
-    finished = place.recorded()
+    finished = place.ids("finished")
     if sorted(finished) != [*range(len(lines))]:
         yield f"finished holds {sorted(finished)}"
     yield from find_violations(str(place.workdir), lines, ())
-    if left := sorted(os.listdir(place.workdir / "claims")):
+    if left := place.claims():
         yield f"claims were left: {left}"
     if never := set(range(len(lines))) - place.ran().keys():
         yield f"tasks never ran: {never}"

@@ -16,7 +16,6 @@ A run's lines, in ``runs/<id>``::
 
 import fcntl
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.invariants import find_violations
+from tests.workdir_files import ATTEMPTS_HEAD, WorkdirFiles, split_attempts
 
 PLAIN = "plain"
 """The attempt of a run that no mpifarm has started."""
@@ -111,7 +111,7 @@ class Allowance:
     """A disk was full."""
 
 
-class Scene:
+class Scene(WorkdirFiles):
     """A directory with the list, the tasks' script and their evidence.
 
     The workdir is ``tasks.txt_workdir`` beside the list, which may be a mount point.
@@ -121,7 +121,7 @@ class Scene:
         self.directory = directory
         self.tasks = tasks
         self.tasklist = directory / "tasks.txt"
-        self.workdir = directory / "tasks.txt_workdir"
+        super().__init__(directory / "tasks.txt_workdir")
 
     def build(self) -> None:
         """Write the list and the script."""
@@ -133,9 +133,7 @@ class Scene:
 
     def recorded(self, name: str) -> list[int]:
         """The ids of the whole lines of a status file, as often as they stand there."""
-        known = {f"{i} {task.line}".encode(): i for i, task in enumerate(self.tasks)}
-        lines = self._content(name).split(b"\n")[:-1]
-        return [known[line] for line in lines if line in known]
+        return self.ids(name, [task.line for task in self.tasks])
 
     def take_snapshot(self, moment: float) -> Snapshot:
         """What is recorded now; `moment` must be later than that."""
@@ -172,10 +170,6 @@ class Scene:
 
     def _ids(self) -> set[int]:
         return set(range(len(self.tasks)))
-
-    def _content(self, name: str) -> bytes:
-        path = self.workdir / name
-        return path.read_bytes() if path.exists() else b""
 
     # ---- judges ---------------------------------------------------------------------
 
@@ -258,11 +252,10 @@ class Scene:
         for path in sorted(self.workdir.iterdir()):
             if not _EXPECTED.fullmatch(path.name):
                 yield f"{path.name} was left in the workdir"
-        claims = os.listdir(self.workdir / "claims")
-        if claims:
+        if claims := self.claims():
             yield f"claims were left: {claims}"
-        if self._content("toprocess"):
-            yield f"toprocess still holds {self._content('toprocess')[:200]!r}"
+        if self.content("toprocess"):
+            yield f"toprocess still holds {self.content('toprocess')[:200]!r}"
 
     def _judge_lock(self) -> Iterator[str]:
         with (self.workdir / "lock").open("rb") as lock:
@@ -270,7 +263,7 @@ class Scene:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield "the lock is held"
-        if self._content("lock"):
+        if self.content("lock"):
             yield "somebody wrote to the lock file"
 
     def _judge_timelines(self) -> Iterator[str]:
@@ -286,13 +279,12 @@ class Scene:
                     yield f"{path.name} holds what is no event"
 
     def _judge_attempts(self) -> Iterator[str]:
-        head, *lines = self._content("attempts.tsv").decode().splitlines() or [""]
-        if not head.startswith("taskid\tattempt\tstatus\t"):
-            yield f"attempts.tsv has no head: {head!r}"
-        for line in lines:
-            if not _ATTEMPT.fullmatch(line):
-                yield f"attempts.tsv has a line that is none: {line!r}"
-        if not self._content("attempts.tsv").endswith(b"\n"):
+        content = self.content("attempts.tsv")
+        if not content.startswith(ATTEMPTS_HEAD.encode()):
+            yield f"attempts.tsv has no head: {content[:200]!r}"
+        for line in split_attempts(content)[1]:
+            yield f"attempts.tsv has a line that is none: {line!r}"
+        if not content.endswith(b"\n"):
             yield "attempts.tsv ends in mid-line"
 
     def _judge_logs(self) -> Iterator[str]:
@@ -306,7 +298,7 @@ class Scene:
 
     def _judge_result(self, status: int) -> Iterator[str]:
         try:
-            result = json.loads(self._content("result.json"))
+            result = json.loads(self.content("result.json"))
         except ValueError as error:
             yield f"result.json is no JSON: {error}"
             return
@@ -335,8 +327,6 @@ _EXPECTED = re.compile(
 
 _AGAIN = re.compile(rb"^=== mpifarm: started again, .* ===\n", re.MULTILINE)
 """What stands in a log between the outputs of two attempts."""
-
-_ATTEMPT = re.compile(r"\d+\t\d+\t-?\d+\t\d+\t\d+\t\d+\.\d+\t\d+\.\d+\t\S+")
 
 
 def counted(ids: Collection[int]) -> str:

@@ -108,11 +108,6 @@ class Stage:
             return [f"{name} has left orphans: {orphans}"]
         return []
 
-    def claims(self) -> list[str]:
-        """The claims that are there."""
-        path = self.scene.workdir / "claims"
-        return os.listdir(path) if path.exists() else []
-
     def judge_survivors(self) -> list[str]:
         """A sentence where any process is left."""
         left = survivors(self.token)

@@ -174,5 +174,5 @@ def test_a_log_that_can_never_be_opened_fails_its_own_task_alone(theatre):
         disk.inject(Fault("open", r"/logs/log_5$", "EIO", count=0))
         status, said = place.run(*farm())
         assert status == 1, said
-        assert place.recorded("failed") == [5]
+        assert place.ids("failed") == [5]
         assert "not run: can't write" in said

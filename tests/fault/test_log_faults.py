@@ -6,6 +6,7 @@ import pytest
 
 from tests.fault.faulty_disk import Fault
 from tests.process.farms import MPIFARM
+from tests.workdir_files import WorkdirFiles
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -28,9 +29,7 @@ def run(disk, farm_environment, *options):
 
 
 def ids(disk, name):
-    path = disk.backing / "list_workdir" / name
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {int(line.split()[0]) for line in lines}
+    return {*WorkdirFiles(disk.backing / "list_workdir").ids(name)}
 
 
 def write_list(disk):

@@ -82,7 +82,7 @@ class Theatre:
             before = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
             launch = stage.alone(*OPTIONS, before=[*before, "-e", inject])
             findings = play(stage, launch, "struck")
-            if stage.scene.is_done() and not stage.claims():
+            if stage.scene.is_done() and not stage.scene.claims():
                 return None
             findings += resume(stage, torn=False)
             verdict = told(findings, f"{call} {n}", stage)

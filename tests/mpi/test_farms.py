@@ -141,9 +141,7 @@ def test_two_farms_under_mpirun_share_a_list(farm, mpirun):
     farm.assert_all_finished()
     ran = (farm.directory / "ran").read_text().split()
     assert sorted(map(int, ran)) == farm.all_ids()
-    text = (farm.workdir / "attempts.tsv").read_text()
-    farms = {line.split("\t")[-1] for line in text.splitlines()[1:]}
-    assert len(farms) == 2
+    assert len({attempt.farm for attempt in farm.attempts()}) == 2
 
 
 # ---- exit statuses ------------------------------------------------------------------

@@ -34,6 +34,7 @@ from mpifarm.pool import Pool
 from mpifarm.system.event_loop import Clock
 from mpifarm.system.signals import SIGNALS, SignalInbox
 from tests.invariants import find_violations
+from tests.workdir_files import WorkdirFiles
 
 pytestmark = [pytest.mark.mpi(min_size=3), pytest.mark.timeout(60)]
 
@@ -165,13 +166,9 @@ class LiveFarm:
             with open(self.directory + "/tasks.txt", "w") as tasklist:
                 tasklist.writelines(f"{command}\n" for command in commands)
 
-    def ids(self, name):
-        with open(f"{self.workdir}/{name}") as lines:
-            return sorted(int(line.split()[0]) for line in lines)
-
-    def ranks_at_work(self):
-        with open(self.workdir + "/attempts.tsv") as lines:
-            return {int(line.split("\t")[3]) for line in list(lines)[1:]}
+    @property
+    def files(self):
+        return WorkdirFiles(self.workdir)
 
 
 @pytest.fixture
@@ -224,8 +221,8 @@ def test_every_task_runs_once_and_every_rank_does_some(live_farm, signals):
     ended = live_farm.run(live_farm.context(FakePool(), signals))
     if live_farm.comm.rank == 0:
         assert ended == (ExitStatus.ALL_FINISHED, False, ())
-        assert live_farm.ids("finished") == list(range(3000))
-        assert live_farm.ranks_at_work() == set(range(live_farm.comm.size))
+        assert sorted(live_farm.files.ids("finished")) == list(range(3000))
+        assert live_farm.files.ranks_at_work() == set(range(live_farm.comm.size))
 
 
 def test_commands_of_a_megabyte_reach_the_pools_of_all_ranks_whole(
@@ -257,7 +254,9 @@ def test_real_pools_run_real_commands_on_every_rank(live_farm, signals):
                 logs[taskid] = log.read().split()
         assert [int(words[0]) for words in logs.values()] == list(range(40))
         ranks = {int(words[1]) for words in logs.values()}
-        assert ranks == set(range(live_farm.comm.size)) == live_farm.ranks_at_work()
+        assert (
+            ranks == set(range(live_farm.comm.size)) == live_farm.files.ranks_at_work()
+        )
 
 
 def test_a_list_without_tasks_lets_every_rank_go(live_farm, signals, world):
@@ -272,7 +271,7 @@ def test_a_list_without_tasks_lets_every_rank_go(live_farm, signals, world):
 
 def assert_all_given_back(farm, ended, count):
     assert ended == (ExitStatus.RUN_AGAIN, False, ())
-    assert farm.ids("toprocess") == list(range(count))
+    assert farm.files.ids("toprocess") == list(range(count))
     assert not os.path.exists(farm.workdir + "/failed")
     assert find_violations(farm.workdir, ["long"] * count, in_hand=()) == []
 

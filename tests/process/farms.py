@@ -10,14 +10,15 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mpifarm.tasklists import ListTaskList
 from tests.invariants import find_violations
 from tests.support import TOKEN_VARIABLE, Child, find_pids, wait_until
+from tests.workdir_files import WorkdirFiles
 
 MPIFARM = (sys.executable, "-m", "mpifarm")
 
@@ -28,19 +29,7 @@ NAME_VARIABLE = "FARM_TEST_NAME"
 """Tells the processes of one farm, its commands among them, from another's."""
 
 
-class Attempt(NamedTuple):
-    """A line of ``attempts.tsv``."""
-
-    taskid: int
-    attempt: int
-    status: int
-    rank: int
-    worker: int
-    started: float
-    seconds: float
-
-
-class Place:
+class Place(WorkdirFiles):
     """A tasklist in a directory of its own, and the workdir beside it.
 
     Each element of `commands` is a line, ended by a newline; `content` is the whole
@@ -58,7 +47,7 @@ class Place:
     ) -> None:
         self.directory = directory
         self.tasklist = directory / "tasks.txt"
-        self.workdir = directory / "tasks.txt_workdir"
+        super().__init__(directory / "tasks.txt_workdir")
         self._processes = processes
         self.environment = dict(env)
         lines = b"".join(_as_bytes(command) + b"\n" for command in commands)
@@ -122,18 +111,9 @@ class Place:
     def tasks(self) -> list[str]:
         return list(ListTaskList(str(self.tasklist), str(self.workdir)).tasks)
 
-    def content(self, name: str) -> bytes:
-        """A file of the workdir, empty where there is none."""
-        try:
-            return (self.workdir / name).read_bytes()
-        except FileNotFoundError:
-            return b""
-
-    def ids(self, name: str) -> list[int]:
+    def ids(self, name: str, tasks: Sequence[str] | None = None) -> list[int]:
         """The ids of the lines of a status file that count, in their order."""
-        known = {_as_bytes(f"{i} {text}"): i for i, text in enumerate(self.tasks)}
-        lines = self.content(name).split(b"\n")[:-1]
-        return [known[line] for line in lines if line in known]
+        return super().ids(name, self.tasks if tasks is None else tasks)
 
     def counts(self) -> Counter[int]:
         """How often each id stands in ``finished`` and ``failed`` together."""
@@ -149,15 +129,6 @@ class Place:
     def timeline(self) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = json.loads(self.content("timeline.json"))
         return events
-
-    def attempts(self) -> list[Attempt]:
-        _, *lines = self.content("attempts.tsv").decode().splitlines()
-        return [_parse_attempt(line) for line in lines]
-
-    def claims(self) -> list[str]:
-        with suppress(FileNotFoundError):
-            return os.listdir(self.workdir / "claims")
-        return []
 
     def violations(self, *, alone: bool = True) -> list[str]:
         """Broken promises; `alone`: no plain farmer has had a hand in it."""
@@ -187,19 +158,6 @@ def _as_bytes(command: Command) -> bytes:
         command
         if isinstance(command, bytes)
         else command.encode("utf-8", "surrogateescape")
-    )
-
-
-def _parse_attempt(line: str) -> Attempt:
-    taskid, attempt, status, rank, worker, started, seconds, _farm = line.split("\t")
-    return Attempt(
-        int(taskid),
-        int(attempt),
-        int(status),
-        int(rank),
-        int(worker),
-        float(started),
-        float(seconds),
     )
 
 

@@ -20,6 +20,7 @@ from mpifarm.plugins.registry import SearchPath, find_runner
 from mpifarm.templates import NUMBER, REPLACEMENTS, parse_template
 from tests.process.farms import Place, snapshot
 from tests.support import ROOT, Child, wait_until
+from tests.workdir_files import parse_ids
 
 EXAMPLES = ROOT / "docs" / "examples"
 
@@ -392,8 +393,7 @@ def assert_all_transformed(place: Place, count: int) -> None:
     assert outputs(place) == {
         f"RDO.{n}.root": f"{n}.HITS.root: all:x; y\n" for n in range(count)
     }
-    recorded = place.content("finished").splitlines()
-    assert sorted(int(line.split()[0]) for line in recorded) == list(range(count))
+    assert sorted(parse_ids(place.content("finished"))) == list(range(count))
     assert place.content("failed") == b""
 
 

@@ -30,8 +30,7 @@ def start_and_await_failure(place, *options):
     An attempt after which a task runs again is written with the next results.
     """
     farm = place.start("--retries", "2", "--retry-delay", "60", *options)
-    path = place.workdir / "attempts.tsv"
-    wait_until(lambda: path.exists() and attempts_of(place, 0))
+    wait_until(lambda: attempts_of(place, 0))
     assert attempts_of(place, 0) == [(1, 4)]
     return farm
 

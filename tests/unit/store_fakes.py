@@ -19,6 +19,7 @@ from mpifarm.store.claims import OtherClaims
 from mpifarm.system import file_contents, files
 from mpifarm.system import regular_files as regular
 from tests.invariants import find_violations
+from tests.workdir_files import WorkdirFiles
 
 TASKS = [f"echo task {number}" for number in range(12)]
 
@@ -46,10 +47,11 @@ class FakeLock:
             self.held = False
 
 
-class Site:
+class Site(WorkdirFiles):
     """A workdir, and the farms that come and go in it."""
 
     def __init__(self, root: Path, tasks: Sequence[str] = TASKS) -> None:
+        super().__init__(root)
         self.root = root
         self.tasks = list(tasks)
         self.now = 1000.0
@@ -91,12 +93,6 @@ class Site:
     def kill(self, workdir: FileStore) -> None:
         self.dead.add(workdir._member._machine.pid)
         workdir._member.claim.end()
-
-    def ids(self, name: str) -> list[int]:
-        path = self.root / name
-        if not path.exists():
-            return []
-        return [int(line.split()[0]) for line in path.read_text().splitlines()]
 
     def lines(self, ids: Iterable[int]) -> str:
         return "".join(f"{taskid} {self.tasks[taskid]}\n" for taskid in ids)

@@ -5,7 +5,7 @@ from math import isnan
 
 import pytest
 
-from tests.bench.farms import Attempt, best_makespan, gaps
+from tests.bench.farms import best_makespan, gaps
 from tests.bench.goals import (
     goals,
     table_of_goals,
@@ -18,6 +18,7 @@ from tests.bench.measurements import ONE_RANK
 from tests.bench.plot import Bar, bar_chart
 from tests.bench.report import BEGIN, END, plot, replace_between_marks
 from tests.bench.results import Results, Run, load, save
+from tests.workdir_files import Attempt
 
 
 def create_results() -> Results:
@@ -80,18 +81,22 @@ def test_the_rates_stand_beside_their_spread_and_cpu_time():
 
 def test_the_best_makespan_gives_each_task_in_order_to_who_is_free_first():
     seconds = [3.0, 1.0, 1.0, 5.0]
-    attempts = [Attempt(i, 0, 0, 0.0, long) for i, long in enumerate(seconds)]
+    attempts = [Attempt(i, seconds=long) for i, long in enumerate(seconds)]
     assert best_makespan(attempts, 2) == pytest.approx(7.0)
     assert best_makespan(attempts, 4) == pytest.approx(5.0)
 
 
 def test_a_gap_is_between_two_tasks_of_one_worker():
+    def attempt(taskid, rank, worker, started, seconds):
+        where = {"rank": rank, "worker": worker}
+        return Attempt(taskid, **where, started=started, seconds=seconds)
+
     attempts = [
-        Attempt(0, 1, 7, 10.0, 1.0),
-        Attempt(2, 1, 7, 11.5, 1.0),
-        Attempt(1, 1, 8, 10.0, 9.0),
-        Attempt(3, 0, 9, 10.0, 0.1),
-        Attempt(4, 0, 9, 15.0, 0.1),
+        attempt(0, 1, 7, 10.0, 1.0),
+        attempt(2, 1, 7, 11.5, 1.0),
+        attempt(1, 1, 8, 10.0, 9.0),
+        attempt(3, 0, 9, 10.0, 0.1),
+        attempt(4, 0, 9, 15.0, 0.1),
     ]
     assert gaps(attempts, lambda rank: rank == 1) == [0.5]
 

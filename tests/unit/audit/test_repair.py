@@ -269,18 +269,13 @@ def test_torn_lines_are_mended_and_what_they_record_stays(site, content, ids, cl
         assert FindingKind.TORN in kinds(audit)
     else:
         assert FindingKind.TORN not in kinds(audit)
-        assert sorted(site_finished(site)) == ids
+        assert sorted(site.ids("finished")) == ids
     if workdir is not None:
         grown = len((site.root / "finished").read_bytes()) - len(content)
         assert grown == (not content.endswith("\n"))
         # The farm reads on, and nothing that it has read has moved.
         workdir.transact([ended(2)], (), 0)
-        assert 2 in site_finished(site)
-
-
-def site_finished(site: Site) -> list[int]:
-    lines = (site.root / "finished").read_text().split("\n")
-    return [int(line.split()[0]) for line in lines if line]
+        assert 2 in site.ids("finished")
 
 
 def test_lines_of_another_list_are_taken_out_where_the_list_is_proven(site):

@@ -18,6 +18,7 @@ from tests.unit.store_fakes import (
     ended,
     interference,
 )
+from tests.workdir_files import Attempt, format_attempts
 
 ALL = list(range(len(TASKS)))
 
@@ -37,13 +38,9 @@ def create_site(site: Site) -> Site:
     site.write("toprocess", ALL[5:])
     site.write("finished", [0, 1])
     site.write("failed", [4, 2, 3])
-    (site.root / "attempts.tsv").write_text(
-        "taskid\tattempt\tstatus\trank\tworker\tstarted\tseconds\tfarm\n"
-        "2\t1\t137\t0\t1\t1.0\t1.0\tx\n"
-        "3\t1\t1\t0\t1\t1.0\t1.0\tx\n"
-        "3\t2\t-9\t0\t1\t1.0\t1.0\tx\n"
-        "2\t1"
-    )
+    ended = Attempt(2, status=137), Attempt(3, status=1), Attempt(3, 2, -9)
+    torn = Attempt(2).line[:3]
+    (site.root / "attempts.tsv").write_text(format_attempts(*ended) + torn)
     return site
 
 
@@ -56,11 +53,6 @@ def run_again(
     )
     lock = FakeLock(site.root / "lock")
     return retry(str(site.root), site.tasks, lock, site.machine(0), wanted)
-
-
-def failed(site: Site) -> list[int]:
-    lines = (site.root / "failed").read_text().split("\n")
-    return [int(line.split()[0]) for line in lines if line]
 
 
 def test_all_that_failed_go_back(site):
@@ -166,11 +158,11 @@ def test_a_farm_at_work_takes_them_up_and_reads_on(site):
     assert run_again(site, [2, 4]).moved == [2, 4]
     # A farm remembers how far it has read: nothing may move.
     assert (site.root / "failed").stat().st_size == size
-    assert failed(site) == [3]
+    assert site.ids("failed") == [3]
     taken = workdir.transact([ended(5), ended(6, 1)], (), 9).taken
     assert taken == [2, 4]
     workdir.transact([ended(2, 1), ended(4)], (), 0)
-    assert failed(site) == [3, 6, 2]
+    assert site.ids("failed") == [3, 6, 2]
     assert workdir.notes == []
 
 
@@ -182,7 +174,7 @@ def test_what_a_farm_that_dies_has_taken_again_is_not_taken_for_recorded(site):
     site.kill(workdir)
     site.open()
     assert site.ids("toprocess") == ALL[3:]
-    assert failed(site) == [2]
+    assert site.ids("failed") == [2]
 
 
 def test_what_a_farm_has_claimed_is_left_alone(site):
@@ -245,7 +237,7 @@ def test_a_kill_at_any_step_loses_none_and_the_next_retry_completes_it(
         assert set(audit.failed.ids) | audit.queued == set(ALL[2:])
         run_again(site)
         assert site.ids("toprocess") == ALL[2:]
-        assert failed(site) == []
+        assert site.ids("failed") == []
         if not struck:
             assert at > 4
             return

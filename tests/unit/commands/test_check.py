@@ -24,6 +24,7 @@ from mpifarm.store.target import Target, farm_words_of, words_of
 from mpifarm.system.console import Console
 from tests.process.farms import snapshot
 from tests.unit.store_fakes import Site
+from tests.workdir_files import Attempt, format_attempts
 
 Main = Callable[..., tuple[int, str]]
 ALL = range(12)
@@ -375,7 +376,7 @@ def test_a_place_is_named_by_words_that_find_it_again():
     ],
 )
 def test_a_retry_can_be_narrowed_down(site, run, words, moved):
-    (site.root / "attempts.tsv").write_text("1\t1\t-9\t0\t1\t1\t1\tx\n")
+    (site.root / "attempts.tsv").write_text(format_attempts(Attempt(1, status=-9)))
     _, text = run(retry, site.root, *words)
     assert ("put back" in text) == moved
     assert (1 in site.ids("toprocess")) == moved

@@ -22,6 +22,7 @@ from mpifarm.store.timeline import cut_pieces, find_end, is_part
 from mpifarm.system import files
 from tests.unit.store.test_custom_store import Farms
 from tests.unit.store_fakes import PlainFarmer, Site, ended, instead_of_os
+from tests.workdir_files import split_attempts
 
 MAX_CALLS = 300
 TRIES = 12
@@ -194,8 +195,8 @@ def assert_same_contents(site, model, at):
 
 
 def whole_attempts(contents):
-    lines = contents.pop("attempts.tsv").splitlines(keepends=True)
-    return {line for line in lines if line.endswith(b"0000001\n")}
+    attempts, _ = split_attempts(contents.pop("attempts.tsv"))
+    return {attempt for attempt in attempts if attempt.farm.endswith("0000001")}
 
 
 def assert_it_can_be_ended(site, workdir):

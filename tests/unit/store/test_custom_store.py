@@ -17,6 +17,7 @@ from tests.unit.store_fakes import (
     full_disk,
     interference,
 )
+from tests.workdir_files import Attempt, format_attempts
 
 LOCK_TAKEN = "a method of the list was called with the lock held"
 
@@ -144,7 +145,7 @@ def test_the_farms_own_files_are_written_as_ever(farms):
     farms.transact(workdir, [ended(11, 3)])
     root = farms.site.root
     assert json.loads((root / "timeline.json").read_text())[0]["name"] == TASKS[11]
-    assert (root / "attempts.tsv").read_text().splitlines()[1].startswith("11\t1\t3\t")
+    assert [each[:3] for each in farms.site.attempts()] == [(11, 1, 3)]
     assert not (root / "toprocess").exists()
     assert not (root / "fingerprint.json").exists()
 
@@ -387,7 +388,7 @@ def test_failures_of_earlier_farms_are_known_from_their_attempts(farms):
     farms.transact(first, [ended(11), ended(10, 1), ended(9, 2)])
     farms.close(first)
     with (farms.site.root / "attempts.tsv").open("a") as torn:
-        torn.write("8\t1")
+        torn.write(Attempt(8).line[:3])
     second = farms.open()
     assert second.recorded == (1, 2)
     farms.list.record_toprocess_task(9)
@@ -417,8 +418,9 @@ def test_finished_tasks_and_attempts_that_the_list_does_not_have_count_for_nothi
 ):
     monkeypatch.setattr(farms.list, "get_finished", lambda: [1, -1, 99])
     farms.site.root.mkdir()
-    lines = "head\n99\t1\t5\n-3\t1\t5\n2\t1\t5\n" + "9" * 5000 + "\t1\t5\n"
-    (farms.site.root / "attempts.tsv").write_text(lines)
+    attempts = [Attempt(taskid, status=5) for taskid in (99, -3, 2)]
+    text = format_attempts(*attempts) + "9" * 5000 + attempts[0].line
+    (farms.site.root / "attempts.tsv").write_text(text)
     assert farms.open().recorded == (1, 1)
 
 

@@ -24,6 +24,7 @@ from tests.unit.store_fakes import (
     full_disk,
     instead_of_os,
 )
+from tests.workdir_files import ATTEMPTS_HEAD
 
 MAX_STEPS = 200
 
@@ -43,7 +44,7 @@ def begin(site: Site) -> None:
     """0 to 3 have finished, 4 and 5 failed, the rest is queued; each has its log."""
     workdir = site.open()
     workdir.transact((), (), 6)
-    workdir.transact([ended(taskid, taskid > 3) for taskid in range(6)], (), 0)
+    workdir.transact([ended(taskid, int(taskid > 3)) for taskid in range(6)], (), 0)
     for taskid in range(6):
         (site.root / "logs" / f"log_{taskid}").write_text(site.tasks[taskid])
     assert workdir.close()
@@ -70,8 +71,7 @@ def assert_all_is_in_line(site: Site) -> None:
     assert site.violations() == []
     for taskid, content in logs(site).items():
         assert content == site.tasks[taskid]
-    rows = (site.root / "attempts.tsv").read_text().splitlines()[1:]
-    assert {int(row.split("\t")[0]) for row in rows} <= set(range(len(site.tasks)))
+    assert {each.taskid for each in site.attempts()} <= set(range(len(site.tasks)))
 
 
 # ---- what becomes of it -------------------------------------------------------------
@@ -120,9 +120,8 @@ def test_attempts_follow_their_tasks(site):
     begin(site)
     site.tasks[0:2] = ["new"]
     site.open(remap=True)
-    rows = (site.root / "attempts.tsv").read_text().splitlines()
-    assert rows[0].startswith("taskid\tattempt\tstatus")
-    assert [row.split("\t")[0] for row in rows[1:]] == ["1", "2", "3", "4"]
+    assert site.content("attempts.tsv").startswith(ATTEMPTS_HEAD.encode())
+    assert [each.taskid for each in site.attempts()] == [1, 2, 3, 4]
 
 
 def test_duplicates_are_matched_by_their_order(site):

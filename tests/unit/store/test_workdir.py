@@ -21,6 +21,7 @@ from mpifarm.store.fingerprint import (
 from mpifarm.system import files
 from tests.invariants import find_violations
 from tests.unit.store_fakes import TASKS, FakeLock, PlainFarmer, Site, ended
+from tests.workdir_files import ATTEMPTS_HEAD, Attempt
 
 
 @pytest.fixture
@@ -104,7 +105,8 @@ def test_a_farm_knows_what_has_failed_under_it_when_another_rank_led_it(site):
     first.note_attempts([ended(4, 3)])  # and it runs again
     first.transact([ended(2, 1), ended(3)], (), 0)
     with (site.root / "attempts.tsv").open("a") as torn:
-        torn.write(f"99\t1\t1\t0\t0\t0\t0\t{first.farm}\n5\t1")
+        attempt = Attempt(99, status=1, farm=first.farm)
+        torn.write(attempt.line + Attempt(5).line[:3])
     site.kill(first)
     second = site.open(predecessor=first.farm)
     second.transact([ended(5, 1)], (), 0)
@@ -253,13 +255,9 @@ def test_results_go_to_finished_and_failed_with_their_events_and_attempts(site):
     assert (site.root / "failed").read_text() == site.lines([2])
     events = json.loads((site.root / "timeline.json").read_text())
     assert [event["name"] for event in events] == [TASKS[0], TASKS[2], TASKS[1]]
-    rows = (site.root / "attempts.tsv").read_text().splitlines()
-    assert rows[0].split("\t")[:3] == ["taskid", "attempt", "status"]
-    assert [row.split("\t")[:3] for row in rows[1:]] == [
-        ["0", "1", "0"],
-        ["2", "1", "-9"],
-        ["1", "1", "0"],
-    ]
+    assert site.content("attempts.tsv").startswith(ATTEMPTS_HEAD.encode())
+    attempts = [(each.taskid, each.status) for each in site.attempts()]
+    assert attempts == [(0, 0), (2, -9), (1, 0)]
     assert not workdir.held
 
 
