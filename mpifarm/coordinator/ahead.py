@@ -28,7 +28,7 @@ LONG_ROUND_SECONDS = 0.05
 
 
 class LeaseRoom:
-    """The number of leases that each rank may hold; `queue` waits for a rank."""
+    """The number of leases that each rank may hold; `queue` is the tasks of no rank."""
 
     def __init__(
         self,
@@ -51,7 +51,11 @@ class LeaseRoom:
         """Whether each worker has a task ahead before its rank has ended any."""
 
     def of(self, record: RankRecord) -> int:
-        """Return how many leases a rank may hold: the less is left, the fewer ahead."""
+        """Return how many leases a rank may hold, with those that wait for its workers.
+
+        Fewer wait when the rank is on trial, the limit of failures is near, or little
+        is left.
+        """
         workers = record.workers
         if self.one_each_at_first and not record.ended:
             room = 2 * workers
@@ -72,7 +76,7 @@ class LeaseRoom:
     def _ahead_by_rate(self, record: RankRecord) -> int:
         """Return how many leases are worth `ReportPacing.ahead_seconds` on this rank.
 
-        They are no more than twice what the rank has shown to get done.
+        At most twice as many as the rank has ended; 0 before its first result.
         """
         if not record.mean:
             return 0
@@ -86,15 +90,16 @@ class LeaseRoom:
 def share_ahead(waiting: int, workers: int, all_workers: int) -> int:
     """Return how many of `waiting` leases a rank may have ahead of its workers.
 
-    The answer is half of its share: so leases go out in ever smaller portions, and what
-    is left at the end goes to whoever is free.
+    The answer is half of the rank's share by workers: so leases go out in ever smaller
+    portions, and the last go to whichever rank is free.  0 if there are no workers.
     """
     return waiting * workers // (2 * all_workers) if all_workers else 0
 
 
 def expect_long_tasks(record: RankRecord) -> None:
-    """Give a rank nothing ahead for now: it returned leases, as its tasks got longer.
+    """Raise the mean run time of a rank, so that it gets nothing ahead for now.
 
-    What the rank reports from now on changes that.
+    The rank returned leases because its tasks got longer; later results correct the
+    mean.
     """
     record.mean = max(record.mean, 1.01 * ONE_AHEAD_SECONDS * record.workers)

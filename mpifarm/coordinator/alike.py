@@ -44,7 +44,10 @@ class Recent:
         self.count = min(self.window, self.count + 1)
 
     def share_since(self, turn: int, shown: int) -> float:
-        """Return the share that failed fast since the first with a later `turn` did."""
+        """Return the share of fast failures since the first after `turn`.
+
+        Running tasks count as tried.  0 if fewer than `shown` failed fast since then.
+        """
         failed = sum(each > turn for each in self.turns)
         if failed < shown:
             return 0.0
@@ -70,7 +73,7 @@ class Alike:
         """The number of ranks by their share, in steps; a share of 0 is not kept."""
 
     def note_failed_fast(self, record: RankRecord, task: TaskRecord) -> None:
-        """Record a fast failure; the rank's results are counted with it."""
+        """Record a fast failure; the rank's results are counted from its first on."""
         recent = self.recent.get(record.rank)
         if recent is None:
             window = max(FEWEST, WORKERS_TIMES * record.workers)
@@ -86,7 +89,10 @@ class Alike:
         self._count(record, recent)
 
     def note_other(self, record: RankRecord) -> None:
-        """Record a result that is no fast failure."""
+        """Record a result that is no fast failure, if the rank has fast failures.
+
+        Drop the rank when its last fast failure has left the window.
+        """
         recent = self.recent.get(record.rank)
         if recent is None:
             return
@@ -98,6 +104,7 @@ class Alike:
     def _count(self, record: RankRecord, recent: Recent) -> None:
         # What runs has not failed fast yet: without it, the failures, which come first,
         # would be all that a rank with long tasks has shown.
+        """Move the rank to its new share in `_ranks_at`."""
         recent.running = min(record.workers, len(record.leases))
         tried = recent.count + recent.running
         failed = recent.bits.bit_count()
@@ -108,7 +115,7 @@ class Alike:
             recent.step = step
 
     def forget(self, rank: int) -> None:
-        """Leave a rank out of account."""
+        """Drop the counts of a rank, if it has any."""
         recent = self.recent.pop(rank, None)
         if recent is not None:
             self._ranks_at[recent.step] -= 1
@@ -122,7 +129,11 @@ class Alike:
             self.forget(rank)
 
     def median_without(self, rank: int, others: int) -> float:
-        """Return the share that most of the `others` of `rank` reach, 0 < share < 1."""
+        """Return the share of fast failures that most of the `others` of `rank` reach.
+
+        The middle of a step stands for the step: so 0 < share < 1, also if nothing
+        failed.
+        """
         own = self.recent.get(rank)
         left = others // 2 + 1
         for step in range(STEPS, 0, -1):
@@ -132,9 +143,10 @@ class Alike:
         return 0.5 / (STEPS + 1)
 
     def fails_on_most_since(self, turn: int, share: float, rank: int, of: int) -> bool:
-        """Return whether `share` of what was handed out since then fails on most ranks.
+        """Return whether `share` of the tasks leased after `turn` fails on most ranks.
 
-        Only the ranks other than `rank` count, of which there are `of`.
+        Only fast failures count, and only ranks other than `rank`, of which there are
+        `of`.
         """
         failing = sum(
             recent.share_since(turn, self._shown) >= share

@@ -8,9 +8,10 @@ from mpifarm.model.wording import counted
 
 
 def announce(phase: Phase, reason: str, running: int) -> str:
-    """Return what to say as the farm enters `phase` with so many tasks running.
+    """Return the sentence for the user as the farm enters `phase`.
 
-    "" where the summary, which follows at once, says it.
+    `running` is the number of tasks that run.  "" for LEAVING: the summary follows at
+    once.
     """
     match phase:
         case Phase.DRAINING:

@@ -33,21 +33,28 @@ class Commits:
         self._post = post
 
     def due_at(self) -> float:
-        """Return when ended tasks have waited for long enough, or no others come."""
+        """Return when the first of the ended tasks is due; `-inf` if all have ended.
+
+        Only for a table with ended tasks.
+        """
         table = self._table
         if len(table.ended) < len(table.tasks):
             return table.ended[0].due + COMMIT_INTERVAL
         return float("-inf")
 
     def wake_at(self) -> float:
-        """Return when time alone may begin a transaction."""
+        """Return when results are due; `inf` if none waits, or none may be written."""
         table = self._table
         if table.ended and table.transaction is None and not table.storage_failed:
             return self.due_at()
         return float("inf")
 
     def begin(self, now: float, take: int) -> None:
-        """Begin a transaction, unless one is under way or there is nothing to do."""
+        """Queue due failures that may run again; post a `Transact` of all else due.
+
+        Do nothing while a transaction is under way, after the storage failed, or if no
+        result is due, no task is to be requeued, and `take` is 0.
+        """
         table = self._table
         if table.transaction is not None or table.storage_failed:
             return
@@ -59,7 +66,7 @@ class Commits:
             self._post(table.begin_transaction(results, take))
 
     def _pick_results(self, now: float) -> Iterable[tuple[int, Result]]:
-        """Empty the list of ended tasks; yield (rank, result) of each one to record.
+        """Empty the list of ended tasks; yield (rank, result) of each task to record.
 
         A failed task that may run again is queued for that in place of being yielded.
         """
@@ -76,7 +83,11 @@ class Commits:
             yield task.rank, result
 
     def _runs_again(self, task: TaskRecord, result: Result, now: float) -> bool:
-        """Give a task that did not complete another attempt, if it may have one."""
+        """Count an attempt that did not complete; queue its task if it may run again.
+
+        Return whether the task runs again.  A farm that ends requeues it in place of
+        queueing.
+        """
         sequel, why = count_attempt(self._farm.policy, task, result)
         if why:
             self._post(Tell(why))
@@ -92,13 +103,16 @@ class Commits:
         return True
 
     def note_attempt(self, task: TaskRecord) -> None:
-        """Have an attempt noted whose task runs again; its rank can forget it."""
+        """Post `NoteAttempt` for a task that runs again; let its rank forget it."""
         result = result_of(task)
         self._post(NoteAttempt(task.rank, result))
         self.acknowledge(task.rank, [(result.taskid, result.attempt)])
 
     def acknowledge_results(self, results: Iterable[tuple[int, Result]]) -> None:
-        """Tell ranks which results are on disk, (rank, result) each."""
+        """Tell each rank which of its results, (rank, result) each, are on disk.
+
+        Nothing is sent where no other rank could take over.
+        """
         if not self._farm.rank_set.survives_rank_loss:
             return
         by_rank: dict[int, list[tuple[int, int]]] = {}
@@ -108,7 +122,10 @@ class Commits:
             self.acknowledge(rank, recorded)
 
     def acknowledge(self, rank: int, attempts: Sequence[tuple[int, int]]) -> None:
-        """Tell a rank that no other coordinator will need these (taskid, attempt)."""
+        """Tell a rank that no other coordinator will need these (taskid, attempt).
+
+        Nothing is sent to the own rank or a gone one, or where no rank could take over.
+        """
         farm = self._farm
         needs = farm.rank_set.survives_rank_loss and rank != farm.rank_set.own
         if needs and attempts and not farm.ranks[rank].is_gone:

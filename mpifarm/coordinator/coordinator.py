@@ -83,12 +83,12 @@ DEFAULT_POLICY = Policy()
 class Coordinator:
     """The decisions of rank 0.
 
-    `commands` is the tasklist: ``commands[taskid]`` is the text of a task; it raises
-    `InputError` where a handler of the user's has none.  `timeout` is the seconds
-    after `now` at which the farm stops by itself, `deadline` the moment at which the
-    job ends.  With `waits_for_others` it does not end while other farms hold tasks.
-    `adopted` are tasks that this farm holds already, taken over from a coordinator
-    that was lost: ranks that `Rejoin` may have them.
+    `commands` is the tasklist: ``commands[taskid]`` is the text of a task, and raises
+    `InputError` for a task that a handler of the user's does not know.  `timeout` is
+    the seconds after `now` at which the farm stops by itself, `deadline` the moment at
+    which the job ends.  With `waits_for_others` the farm does not end while other farms
+    hold tasks.  `adopted` are tasks that this farm holds already, taken over from a
+    coordinator that was lost: ranks that `Rejoin` may have them.
     """
 
     def __init__(
@@ -165,22 +165,22 @@ class Coordinator:
 
     @property
     def ranks(self) -> dict[int, RankRecord]:
-        """Return what is known of each rank."""
+        """The record of each rank, by rank."""
         return self._farm.ranks
 
     @property
     def storage_failed(self) -> bool:
-        """Return whether nothing can be recorded any more."""
+        """Return whether writing to the workdir failed: nothing is recorded since."""
         return self.table.storage_failed
 
     @property
     def quarantined(self) -> dict[int, OutOfUse]:
-        """Ranks that were put out of use, and have not been cleared since."""
+        """The ranks that are out of use, by rank, until they are cleared."""
         return self.rank_use.out_of_use
 
     @property
     def reason(self) -> str:
-        """Return why the farm stops or drains before the list is done, in words."""
+        """Return why the farm stops or drains early, in words; empty if it does not."""
         return self.ending.reason
 
     @property
@@ -190,35 +190,35 @@ class Coordinator:
 
     @property
     def stopped_because(self) -> str:
-        """Return what is said of a stop because of failures."""
+        """Return the summary's words for a stop because of failures."""
         return self.stop_reasons.stopped_because
 
     @property
     def way_on(self) -> str:
-        """Return how to go on where the same command again would not do."""
+        """Return how to go on where the same command would stop again; "" otherwise."""
         return self.stop_reasons.way_on
 
     @property
     def unrecorded(self) -> tuple[int, ...]:
-        """Tasks whose results could not be recorded when the storage failed."""
+        """Tasks whose results were lost to failed storage; empty unless it failed."""
         return self.ending.unrecorded
 
     @property
     def limits_failures(self) -> bool:
-        """Return whether the farm stops when so many tasks have failed."""
+        """Return whether the number of failed tasks is limited."""
         return self.limits.failures.counts
 
     @property
     def must_leave_alone(self) -> bool:
-        """Return whether leaving MPI would wait for ranks that were given up."""
+        """Return whether a rank given up may live: leaving MPI would wait for it."""
         return self.liveness.must_leave_alone
 
     def lost_ranks(self) -> list[int]:
-        """Return the other ranks that died or were given up."""
+        """Return the ranks, without the own one, that died or were given up."""
         return self.liveness.lost_ranks()
 
     def silent_ranks(self) -> list[int]:
-        """Return the ranks that were given up while silent: they may yet live."""
+        """Return the other ranks that were given up and are not known to be dead."""
         return self.liveness.silent_ranks()
 
     def count_running(self) -> int:
@@ -226,7 +226,7 @@ class Coordinator:
         return self._farm.count_running()
 
     def find_violations(self) -> list[str]:
-        """Return what is wrong with the tasks, in words; tests ask after each step."""
+        """Return the broken invariants of the tasks, in words; [] if none is."""
         streaks = self.quarantine.streaks.values()
         suspects = [task for streak in streaks for task in streak.held]
         held = [*suspects, *self.limits.trial.held]
@@ -235,32 +235,37 @@ class Coordinator:
     # ---- before ranks have come --------------------------------------------------
 
     def try_place(self, explain: Callable[[int], str], way_on: str) -> None:
-        """Begin with a few tasks; stop if none of them can be started.
+        """Take only a few tasks until the command of one is found to exist.
 
-        `explain` gives the reason for so many; `way_on` is how to go on then.
+        If none of the commands is found, the farm stops: `explain` then gives the
+        reason for so many tasks, and `way_on` says how to go on.
         """
         self.limits.trial.arm(explain, way_on)
 
     def note_failed_before(self, before: int, own: int = 0) -> str:
-        """Take in how many tasks failed before; return what to say of the limit.
+        """Set how many tasks failed before; return a sentence on the limit, or "".
 
-        `own` failed since this start, under a coordinator that was lost.
+        `before` this start: not counted.  `own`: since, under a coordinator that was
+        lost.
         """
         self.limits.failures.note_before(before, own)
         return self.limits.failures.describe()
 
     def expect_deadline(self) -> None:
-        """Be told later, by `on_deadline`, when the job ends."""
+        """Begin to learn what tasks take, since `on_deadline` will be called later."""
         self.limits.walltime.expect_deadline()
 
     def on_deadline(self, deadline: float) -> None:
-        """Take in when the job ends; `inf` where that is not known, or never."""
+        """Set when the job ends; `inf` if the end is unknown, or there is none."""
         self.limits.walltime.set_deadline(deadline)
 
     # ---- what happens: ranks -----------------------------------------------------
 
     def on_message(self, rank: int, message: ToCoordinator, now: float) -> None:
-        """Take in what `rank` says; a rank that was given up is not heard."""
+        """Note that `rank` was heard, and act on its message.
+
+        A rank that is gone is not heard: at most, it is told again to leave.
+        """
         record = self._farm.ranks.get(rank)
         if record is None or record.is_gone:
             self.liveness.on_message_of_lost(record, message)
@@ -292,7 +297,10 @@ class Coordinator:
         self.failover.on_mended(now)
 
     def on_ranks_lost(self, ranks: Iterable[int], now: float) -> None:
-        """Take in which ranks are dead, as MPI says; nothing more is sent to them."""
+        """Give up ranks that MPI says are dead, and drop the messages posted for them.
+
+        The coordinator's own rank is never given up.
+        """
         for rank in ranks:
             record = self.ranks.get(rank)
             if record is not None and rank != self.rank_set.own:
@@ -309,7 +317,7 @@ class Coordinator:
     def _on_signal_received(
         self, record: RankRecord, message: SignalReceived, now: float
     ) -> None:
-        """Heed a signal to a rank; it may have come to its commands before."""
+        """Act on a signal to a rank; void results that the signal may have caused."""
         if message.sure > record.sure:
             self.table.note_sure(record, message.sure, now)
         self.on_signal(message.signum, now)
@@ -321,7 +329,7 @@ class Coordinator:
             self.table.void_unsure(record, lambda _: True)
 
     def on_signal(self, signum: int, now: float) -> None:
-        """Do what a signal to any rank means (design.md, Signals)."""
+        """Stop with grace on USR1, drain on USR2, stop at once on any other signal."""
         reason = f"{Signals(signum).name} was received"
         if signum == SIGUSR1:
             self.ending.stop(reason, self.definition.grace, now)
@@ -331,12 +339,12 @@ class Coordinator:
             self.ending.stop(reason, 0.0, now)
 
     def on_launcher_gone(self, now: float) -> None:
-        """Stop: what the launcher has started is to end with it."""
+        """Tell the user that the launcher is gone, and stop as on TERM."""
         self._post(Tell("the launcher is gone"))
         self.on_signal(SIGTERM, now)
 
     def on_drain(self, reason: str) -> None:
-        """Start nothing more, finish what runs."""
+        """Start nothing more and finish what runs; no effect unless working."""
         self.ending.drain(reason)
 
     # ---- what happens: the disk --------------------------------------------------
@@ -350,10 +358,12 @@ class Coordinator:
         cost: float,
         others: bool = False,
     ) -> None:
-        """Take in that the transaction is on disk; `taken` are ours now.
+        """Finish the transaction, which is on disk now, and hold the `taken` tasks.
 
-        `empty`: ``toprocess`` has nothing more for us.  `cost` is what the rewriting
-        of it took, in seconds.  `others`: other farms hold tasks.
+        `empty`: ``toprocess`` has nothing more for us.  `cost`: seconds that rewriting
+        ``toprocess`` took.  `others`: other farms hold tasks.  If the transaction was
+        to take nothing, these three are ignored.  Raise AssertionError if none is under
+        way.
         """
         table, prefetch = self.table, self.prefetch
         done = table.finish_transaction()
@@ -370,19 +380,22 @@ class Coordinator:
             self.dispatcher.update_all_demand()
 
     def on_storage_failed(self, reason: str, now: float) -> None:
-        """Stop: nothing can be recorded; the claim on disk keeps what is held."""
+        """Drop the transaction, begin no other, and stop with grace.
+
+        Tasks that are held stay in the claim on disk.
+        """
         self.table.fail_storage()
         self.ending.stop_with_grace(reason, now)
 
     def forgive_pause(self, seconds: float) -> None:
-        """Wait longer for all ranks: rank 0 was suspended and could hear nothing."""
+        """Give all ranks `seconds` more: rank 0 was suspended and heard nothing."""
         self.failover.forgive_pause(seconds)
         self.liveness.forgive_pause(seconds)
 
     # ---- what follows ------------------------------------------------------------
 
     def decide(self, now: float) -> list[Effect]:
-        """Return all that is to be done now."""
+        """Advance the farm to `now`; empty the list of posted effects and return it."""
         self.stop_reasons.check_time(now)
         self.liveness.give_up_silent(now)
         if self.unlocated.is_pending:
@@ -410,7 +423,7 @@ class Coordinator:
         return effects
 
     def wake_at(self, now: float) -> float:
-        """Return when time alone may make `decide` do something next."""
+        """Return when `decide` may have to act without an event; `inf` once leaving."""
         phase = self._farm.phase
         if phase is Phase.LEAVING:
             return float("inf")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 class Demand:
-    """The ranks that could hold more leases, in the order in which they came to.
+    """The ranks that could hold more leases, in the order of their turns.
 
     `unmet` is how many leases more they could hold, `idle` how many of those a worker
     could begin at once.
@@ -31,23 +31,23 @@ class Demand:
 
     @property
     def first(self) -> int:
-        """The rank whose turn it is."""
+        """The rank whose turn it is; StopIteration if no rank waits."""
         return next(iter(self._wants))
 
     def note(self, rank: int, wanted: int, idle: int) -> None:
-        """Record how many leases more a rank could hold, without changing its turn."""
+        """Record how many leases more a rank could hold; a new rank is last in turn."""
         before_wanted, before_idle = self._wants.get(rank, (0, 0))
         self._wants[rank] = (wanted, idle)
         self.unmet += wanted - before_wanted
         self.idle += idle - before_idle
 
     def put_last(self, rank: int) -> None:
-        """Let all others that wait have their turn before `rank`."""
+        """Put `rank` behind all others that wait, if it waits."""
         if rank in self._wants:
             self._wants.move_to_end(rank)
 
     def forget(self, rank: int) -> None:
-        """Drop a rank that wants nothing, or gets nothing."""
+        """Drop a rank and its counts, if it waits."""
         if rank in self._wants:
             wanted, idle = self._wants.pop(rank)
             self.unmet -= wanted

@@ -27,10 +27,10 @@ NO_COMMAND = 1
 
 
 class Dispatcher:
-    """Hands queued tasks to ranks, and has them returned where others could begin them.
+    """Hands queued tasks to ranks, and recalls leases that idle workers could begin.
 
-    `commands` is the tasklist: ``commands[taskid]`` is the text of a task; it raises
-    `InputError` where a handler of the user's has none.
+    `commands` is the tasklist: ``commands[taskid]`` is the text of a task, and raises
+    `InputError` for a task that a handler of the user's does not know.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Dispatcher:
     # ---- demand ------------------------------------------------------------------
 
     def update_demand(self, record: RankRecord) -> None:
-        """Find how many leases more a rank could hold."""
+        """Record how many leases more a rank could hold; drop its demand if none."""
         wanted = 0
         if record.works and record.rank not in self._unlocated.awaited:
             wanted = self.room.of(record) - len(record.leases)
@@ -78,14 +78,18 @@ class Dispatcher:
             self.demand.forget(record.rank)
 
     def update_all_demand(self) -> None:
-        """Find again how many leases more each rank could hold that could hold any."""
+        """Update the demand of each rank that has any."""
         for rank in [*self.demand]:
             self.update_demand(self._farm.ranks[rank])
 
     # ---- handing out -------------------------------------------------------------
 
     def assign(self, now: float) -> None:
-        """Hand out the queue; when it is short, in equal shares."""
+        """Lease tasks to ranks in turn: retries first, then the queue.
+
+        A short queue goes out in equal shares.  Nothing goes out while tasks are
+        unlocated, and no more than the limit of failures allows.
+        """
         if self._unlocated.tasks:
             return
         table, demand = self._table, self.demand
@@ -107,17 +111,18 @@ class Dispatcher:
             left -= 1
 
     def count_leased(self) -> int:
-        """Return how many tasks are with ranks: all but those that are elsewhere."""
+        """Return how many tasks are leased to ranks and have not ended."""
         held = self._quarantine.held + len(self._limits.trial.held)
         return self._table.count_leased(held)
 
     def count_allowed(self) -> int:
-        """Return how many leases more may go out by the limit of failures."""
+        """Return how many leases more the limit of failures allows; may be negative."""
         return self._failures.allow(
             self.count_leased(), self.capacity.workers, self._quarantine.held
         )
 
     def _assign_retries(self, now: float) -> None:
+        """Lease tasks that may run again, in equal shares, to ranks that suit them."""
         alone = self._quarantine.working == 1
         retry_queue, ranks = self._table.retry_queue, self._farm.ranks
         wanting = [rank for rank in self.demand if ranks[rank].works]
@@ -134,7 +139,10 @@ class Dispatcher:
                 self.update_demand(record)
 
     def _pick_deadly(self, record: RankRecord, most: int) -> list[TaskRecord]:
-        """Take up to `most` that may kill the rank."""
+        """Take up to `most` tasks that may kill the rank out of the retry queue.
+
+        The coordinator's rank gets some only if it must (`_must_risk`).
+        """
         table = self._table
         idle = not table.queue and self.prefetch.nothing_more_comes
         is_own = record.rank == self._farm.rank_set.own
@@ -151,9 +159,9 @@ class Dispatcher:
         return picked
 
     def _must_risk(self, own: RankRecord) -> bool:
-        """Return whether only the coordinator's rank can run what may kill ranks.
+        """Return whether only the coordinator's rank can run tasks that may kill ranks.
 
-        All results are to be on disk before, since they would be lost with the rank.
+        False until all results are on disk: they would be lost with the rank.
         """
         table = self._table
         if table.ended or table.unsure or table.transaction is not None:
@@ -164,6 +172,7 @@ class Dispatcher:
     def _lease(
         self, record: RankRecord, tasks: Sequence[TaskRecord], now: float
     ) -> None:
+        """Lease tasks to a rank, post the `Assign`, fail tasks without a command."""
         self._allowed -= len(tasks)
         self._table.lease(record, tasks)
         leases = []
@@ -182,7 +191,7 @@ class Dispatcher:
     def _on_no_command(
         self, record: RankRecord, task: TaskRecord, why: str, now: float
     ) -> None:
-        """Fail a task, before it ran, for which the user's handler has no command."""
+        """Note `why` in the log of a task, and fail it: the handler has no command."""
         failed = Result(
             task.taskid, task.attempt, Outcome.FAILED, NO_COMMAND, 0, 0.0, 0.0, now
         )
@@ -192,7 +201,10 @@ class Dispatcher:
     # ---- having leases returned --------------------------------------------------
 
     def recall(self, now: float) -> None:
-        """Have leases returned that wait on ranks, while workers elsewhere are idle."""
+        """Ask ranks for leases that wait there, once workers elsewhere idle for long.
+
+        No rank is asked while tasks are queued or unlocated.
+        """
         recalls = self.recalls
         if self._table.queue or not self.demand.idle or self._unlocated.is_pending:
             recalls.rest()
@@ -206,7 +218,10 @@ class Dispatcher:
     # ---- taking ahead ------------------------------------------------------------
 
     def count_to_take(self, now: float) -> int:
-        """Return how many more tasks to take out of ``toprocess`` (0: none now)."""
+        """Return how many more tasks to take out of ``toprocess`` (0: none now).
+
+        The first answer that is not 0 also uses up the prefetch's `first`.
+        """
         if self._unlocated.is_pending or self._rests(now):
             return 0
         queued, unmet = len(self._table.queue), self.demand.unmet
@@ -217,9 +232,9 @@ class Dispatcher:
         return self.prefetch.count(queued, unmet, capacity.rate, capacity.ended)
 
     def _rests(self, now: float) -> bool:
-        """Return whether ``toprocess`` was empty a moment ago.
+        """Return whether ``toprocess`` was empty a moment ago, so that a look can wait.
 
-        Only the last record is a reason to look at once: the last look comes with it.
+        It can't wait for the last record: one transaction records and looks.
         """
         prefetch, table = self.prefetch, self._table
         if not prefetch.is_empty or now >= prefetch.poll_at:
@@ -227,12 +242,12 @@ class Dispatcher:
         return len(table.ended) < len(table.tasks) or prefetch.others_hold
 
     def has_work_for_returns(self) -> bool:
-        """Return whether there is a task for a rank that is tried again."""
+        """Return whether a rank that is tried again would have a task, now or later."""
         is_waiting = bool(self._table.queue or self._table.retry_queue)
         return is_waiting or not self.prefetch.nothing_more_comes
 
     def wake_at(self) -> float:
-        """Return when time alone may let leases go out or come back."""
+        """Return when time alone may let leases go out or come back; `inf` if never."""
         wake_at, unlocated = self.recalls.look_at, self._unlocated
         if self.demand and not unlocated.tasks:
             wake_at = min(wake_at, self._table.retry_queue.wake_at())

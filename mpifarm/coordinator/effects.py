@@ -58,12 +58,12 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class TakeNothing:
-    """Let the transaction under way take no tasks: the farm starts none any more."""
+    """The order that the transaction under way take no tasks: the farm starts none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conclude:
-    """Count what is on disk, give the claim up, tell the user how the farm went.
+    """The order to count what is on disk, give the claim up, and tell the outcome.
 
     It comes once, before each rank is sent `Shutdown`: a rank that has got that waits
     for this one in MPI.

@@ -71,7 +71,10 @@ class Ending:
     # ---- the phases --------------------------------------------------------------
 
     def drain(self, reason: str) -> None:
-        """Start nothing more, finish what runs."""
+        """Enter DRAINING: requeue waiting tasks, and tell all ranks to start no more.
+
+        Do nothing unless the farm is working.
+        """
         if not self._farm.is_working:
             return
         self._rank_use.end_streaks()
@@ -82,9 +85,11 @@ class Ending:
     def stop(
         self, reason: str, grace: float, now: float, *, by_signal: bool = True
     ) -> None:
-        """Kill what runs and requeue it; hasten a stop that is under way.
+        """Enter STOPPING: requeue waiting tasks, and have all ranks end what runs.
 
-        What each rank reports that ended before counts, once the rank is sure of it.
+        Commands have `grace` seconds.  A result that ended before counts once its rank
+        is sure of it.  A stop under way keeps its reason; only a shorter `grace` or the
+        first signal is passed on.  No effect if the farm is leaving.
         """
         phase = self._farm.phase
         if phase is Phase.LEAVING:
@@ -100,11 +105,14 @@ class Ending:
         self._stop_all(grace, now, by_signal=by_signal)
 
     def stop_with_grace(self, reason: str, now: float) -> None:
-        """Stop for a reason of the farm's own, with its grace time."""
+        """Stop, with the farm's grace time, for a reason that is no signal."""
         self.stop(reason, self._farm_grace, now, by_signal=False)
 
     def repeat_phase(self, record: RankRecord) -> None:
-        """Tell one rank what all were told: it may have been lost on its way."""
+        """Send one rank the message of the phase again: the first may have been lost.
+
+        Nothing is sent while the farm is working.
+        """
         phase = self._farm.phase
         match phase:
             case Phase.WORKING:
@@ -120,6 +128,7 @@ class Ending:
         self._post(Send(record.rank, message))
 
     def _stop_all(self, grace: float, now: float, *, by_signal: bool) -> None:
+        """Set the grace and the time to answer, and send `Stop` to all ranks."""
         at_once = by_signal and grace == 0  # the launcher's KILL may be close behind
         wait = ANSWER_SECONDS_AT_ONCE if at_once else ANSWER_SECONDS
         self._grace, self._by_signal = grace, by_signal
@@ -128,11 +137,16 @@ class Ending:
         self._liveness.send_all(Stop(grace, by_signal))
 
     def _requeue_waiting(self) -> None:
+        """Requeue tasks that wait for a rank or are held for the directory's trial."""
         self._table.requeue_waiting()
         for task in self._trial.open():
             self._table.requeue(task)
 
     def _enter(self, phase: Phase, reason: str) -> None:
+        """Set phase and reason, cancel a taking that is under way, and tell the user.
+
+        Raise AssertionError if `PHASES` has no such change.
+        """
         farm = self._farm
         if phase not in PHASES[farm.phase]:
             raise AssertionError(f"phase {farm.phase} -> {phase}")
@@ -148,17 +162,20 @@ class Ending:
     # ---- the way out -------------------------------------------------------------
 
     def wake_at(self) -> float:
-        """Return when time alone may bring a stop to its end."""
+        """Return when ranks that do not answer a stop are given up, else `inf`."""
         is_stopping = self._farm.phase is Phase.STOPPING
         return self._answer_by if is_stopping else float("inf")
 
     def advance_drain(self, now: float) -> None:
-        """Record what has ended, and leave when all has."""
+        """Begin a transaction if results are due, and leave when no task is held."""
         self._commits.begin(now, take=0)
         self.leave_if_done()
 
     def advance_stop(self, now: float) -> None:
-        """Requeue what the ranks had as they stop, and leave when all have."""
+        """Give up late ranks, record and requeue; leave once all ranks have settled.
+
+        Without grace, nothing is written before all have settled.
+        """
         if now >= self._answer_by:
             for record in self._farm.ranks.values():
                 if not record.settled:
@@ -172,7 +189,11 @@ class Ending:
             self.leave_if_done()
 
     def leave_if_done(self) -> None:
-        """Tell all ranks to leave, once nothing is held any more."""
+        """Enter LEAVING and send all ranks `Shutdown`, once no task is held.
+
+        After the storage failed, drop all tasks first and note those `unrecorded`.
+        Wait for ranks that have yet to rejoin, but not in a stop.
+        """
         farm, table = self._farm, self._table
         if table.storage_failed:
             # What is held stays in the claim; results without a record are told.

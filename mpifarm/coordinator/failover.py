@@ -51,22 +51,25 @@ class Failover:
 
     @property
     def awaits_ranks(self) -> bool:
-        """Return whether ranks have yet to say what they have."""
+        """Return whether ranks have yet to `Rejoin`."""
         return bool(self._unlocated.awaited)
 
     def wake_at(self) -> float:
-        """Return when ranks are given up that have said nothing."""
+        """Return when ranks that have not rejoined are given up; `inf` in a stop."""
         awaits = self._unlocated.awaited and self._farm.phase is not Phase.STOPPING
         return self._rejoin_by if awaits else float("inf")
 
     def forgive_pause(self, seconds: float) -> None:
-        """Wait longer for all ranks: rank 0 was suspended and could hear nothing."""
+        """Let ranks rejoin `seconds` later: rank 0 was suspended and heard nothing."""
         self._rejoin_by += seconds
 
     # ---- what ranks say ----------------------------------------------------------
 
     def on_mended(self, now: float) -> None:
-        """Await a `Rejoin` of each other rank: all messages under way were lost."""
+        """Await a `Rejoin` of each other rank: all messages under way were lost.
+
+        Until then these ranks get no leases.  They count as heard now.
+        """
         own, awaited = self._farm.rank_set.own, self._unlocated.awaited
         self._rejoin_by = now + REJOIN_SECONDS
         for record in self._farm.ranks.values():
@@ -78,11 +81,14 @@ class Failover:
                 self._dispatcher.demand.forget(record.rank)
 
     def on_rejoin(self, record: RankRecord, message: Rejoin, now: float) -> None:
-        """Take in all that is true on a rank."""
+        """Await the rank no more; take in its place, its report and its leases.
+
+        If the rank was awaited, release the leases that it turns out not to hold.
+        """
         is_expected = record.rank in self._unlocated.awaited
         self._unlocated.awaited.discard(record.rank)
         if message.is_welcomed:
-            self._take_over(record, message)
+            self._adopt_rank(record, message)
         else:
             self._liveness.on_join(record, message)
         self._results.on_report(record, message.report, now)
@@ -92,8 +98,12 @@ class Failover:
         self._acknowledge_recorded(record, message.report)
         self._dispatcher.update_demand(record)
 
-    def _take_over(self, record: RankRecord, message: Rejoin) -> None:
-        """Let a rank work that another coordinator had welcomed."""
+    def _adopt_rank(self, record: RankRecord, message: Rejoin) -> None:
+        """Put a rank to work, and welcome it, that another coordinator had welcomed.
+
+        Note the attempts of its leases that this farm does not hold
+        (`foreign_attempts`).
+        """
         self._liveness.note_place(record, message)
         self._dispatcher.capacity.update(record)
         # Should this coordinator be lost as well, it has to know which farm this was.
@@ -106,14 +116,14 @@ class Failover:
                 foreign[taskid] = max(foreign.get(taskid, 0), attempt)
 
     def _release_unsent(self, record: RankRecord, held: set[tuple[int, int]]) -> None:
-        """Release leases that never reached the rank: it does not hold them."""
+        """Release the rank's leases that are not `held`: they never reached it."""
         for taskid in sorted(record.leases, reverse=True):
             task = self._table.tasks[taskid]
             if (taskid, task.attempt) not in held:
                 self._table.release_unstarted(record, task)
 
     def _acknowledge_recorded(self, record: RankRecord, report: Report) -> None:
-        """Tell a rank which of its results are on disk, or needed by nobody."""
+        """Tell a rank to forget its results of tasks that this farm does not hold."""
         tasks = self._table.tasks
         recorded = [
             (result.taskid, result.attempt)
@@ -125,9 +135,9 @@ class Failover:
     # ---- what follows ------------------------------------------------------------
 
     def locate(self, now: float) -> None:
-        """Give up ranks that say nothing; locate all tasks once all ranks have spoken.
+        """Give up ranks that are late; once all have spoken, locate all tasks.
 
-        What no rank has is nowhere, and runs again.
+        A task that no rank has runs again.  In a stop, nothing happens here.
         """
         if self._farm.phase is Phase.STOPPING:
             return  # what a rank has is requeued when the rank has stopped
@@ -144,6 +154,7 @@ class Failover:
             self._dispatcher.update_demand(record)
 
     def _locate(self, task: TaskRecord, seen: LastSeen | None, now: float) -> None:
+        """Put a task where it was last seen; act on a result or loss seen there."""
         if seen is None or self._is_gone_with_rank(seen):
             self._locate_lost(task, seen, now)
             return
@@ -160,7 +171,10 @@ class Failover:
                 self._table.release_unstarted(record, task)
 
     def _locate_lost(self, task: TaskRecord, seen: LastSeen | None, now: float) -> None:
-        """Run a task again that no rank has which lives, or is sure how it ended."""
+        """Run a task again that no living rank has, or of whose end no rank was sure.
+
+        The loss counts against the task unless its command had ended.
+        """
         own = self._farm.ranks[self._farm.rank_set.own]
         self._table.locate(own, task, task.attempt)
         if seen is None or seen.seen_as is SeenAs.HELD:
@@ -169,9 +183,10 @@ class Failover:
             self._table.release(own, task)  # it had ended: it did not kill the rank
 
     def _is_gone_with_rank(self, seen: LastSeen) -> bool:
-        """Return whether the rank has stopped that had the task.
+        """Return whether nothing can come of a task any more, as its rank has settled.
 
-        Nothing more can come of it, or of a result of which the rank was not sure.
+        False if the rank was sure of the result, or said that it lost or returned the
+        task.
         """
         record = self._farm.ranks[seen.rank]
         is_sure = seen.result is not None and seen.result.ended <= record.sure
@@ -181,11 +196,11 @@ class Failover:
         return record.settled and is_open
 
     def requeue_unlocated(self) -> None:
-        """Requeue the tasks of which it was not said where they are."""
+        """Requeue all tasks that are not located yet."""
         for taskid in self._unlocated.clear():
             self._table.requeue(self._table.tasks[taskid])
 
     def abandon(self) -> None:
-        """Await nothing more."""
+        """Forget the tasks that are not located, and await no rank."""
         self._unlocated.clear()
         self._unlocated.awaited.clear()

@@ -22,9 +22,9 @@ NOT_FOUND = frozenset({126, 127})
 
 
 class Canary:
-    """The gate behind the first `count` tasks: one that succeeds opens it.
+    """The gate behind the first `count` tasks: a success opens the gate.
 
-    `taken` of them were taken before this coordinator began.
+    `taken` of the tasks were taken before this coordinator began.
     """
 
     def __init__(self, count: int, taken: int) -> None:
@@ -37,16 +37,16 @@ class Canary:
         return take if self.is_open else min(take, self._left)
 
     def note_taken(self, count: int) -> None:
-        """Count tasks that were taken."""
+        """Count tasks that were taken: so many fewer may pass the closed gate."""
         self._left = max(0, self._left - count)
 
     @property
     def is_exhausted(self) -> bool:
-        """Return whether all that may be taken before the gate opens were."""
+        """Return whether the gate is closed and all that may pass it were taken."""
         return not self.is_open and self._left == 0
 
     def why(self) -> str:
-        """Return the reason for the end, when all have ended and none succeeded."""
+        """Return the reason for a stop because all of the first tasks failed."""
         if self._count == 1:
             return "the first task (--canary 1) failed"
         return f"none of the first {self._count} tasks (--canary) succeeded"
@@ -55,16 +55,16 @@ class Canary:
 class DirectoryTrial:
     """The gate behind the first tasks in another directory than before.
 
-    A task opens it that ends otherwise than a command that is not found, or that runs
-    on: a command that is not found ends at once.  Until then such ends are held.
+    A task opens the gate if it runs on, or ends otherwise than a command that is not
+    found, which ends at once.  Until then tasks that end so are held.
     """
 
     def __init__(self) -> None:
         self.is_open = True
         self.explain: Callable[[int], str] = str
-        """The reason for the end where none of so many could be started."""
+        """Returns the reason for a stop where none of so many could be started."""
         self.way_on = ""
-        """How to go on then."""
+        """How to go on after such a stop."""
         self.held: list[TaskRecord] = []
         """Tasks whose commands were not found; none of them is recorded yet."""
         self._left = 0
@@ -72,7 +72,7 @@ class DirectoryTrial:
         """When the commands that run by then count as found."""
 
     def arm(self, explain: Callable[[int], str], way_on: str) -> None:
-        """Let `TRIAL_TASKS` tasks out, and no more before one of them was found."""
+        """Close the gate: let `TRIAL_TASKS` tasks out until a command is found."""
         self.is_open, self._left = False, TRIAL_TASKS
         self.explain, self.way_on = explain, way_on
 
@@ -81,20 +81,20 @@ class DirectoryTrial:
         return take if self.is_open else min(take, self._left)
 
     def note_taken(self, count: int, now: float) -> None:
-        """Count tasks that were taken."""
+        """Count tasks that were taken; with the last of the trial, set `opens_at`."""
         self._left = max(0, self._left - count)
         if self._left == 0:
             self.opens_at = now + TRIAL_SECONDS
 
     def open(self) -> list[TaskRecord]:
-        """Let all tasks out; return those that were held."""
+        """Open the gate, hold no task any more, and return the tasks that were held."""
         self.is_open = True
         held, self.held = self.held, []
         return held
 
     @property
     def is_exhausted(self) -> bool:
-        """Return whether all that may be taken before the gate opens were."""
+        """Return whether the gate is closed and all that may pass it were taken."""
         return not self.is_open and self._left == 0
 
 
@@ -122,31 +122,34 @@ class FailureLimit:
         """Tasks that have failed and have no record yet."""
 
     def note_before(self, before: int, own: int) -> None:
-        """Take in how many failed before this start, and since, as another led it."""
+        """Set how many tasks failed `before` this start, and how many since (`own`).
+
+        Only those since then count; another leader may have counted them.
+        """
         self.failed_before, self._failed = before, own
 
     def expect(self, taskid: int) -> None:
-        """Count a failure that is to be recorded."""
+        """Count the failure of a task from now on, before it is recorded."""
         self._expected.add(taskid)
 
     def forget(self, taskid: int) -> None:
-        """Count the task no more: it runs again."""
+        """Count the failure no more that was expected of a task: it runs again."""
         self._expected.discard(taskid)
 
     def note(self, taskid: int, *, failed: bool) -> None:
-        """Count the result of a task that is going to be recorded."""
+        """Count the result of a task as it is recorded, no longer as expected."""
         self._failed += failed
         self._expected.discard(taskid)
 
     @property
     def left(self) -> int:
-        """Return how many more may fail; negative where some may not count yet."""
+        """Return how many more tasks may fail; negative while suspects are over it."""
         return self._most - self._failed - len(self._expected)
 
     def allow(self, leased: int, workers: int, suspects: int) -> int:
-        """Return how many more leases may go out, with so many out.
+        """Return how many more leases may go out, with `leased` out; may be negative.
 
-        Of the failures so far, `suspects` may be their rank's fault and run again.
+        `suspects` of the failures so far may be their rank's fault and run again.
         """
         left = self.left
         if left + suspects <= 0:
@@ -154,7 +157,7 @@ class FailureLimit:
         return (max(left, workers) if left > 0 else workers + left) - leased
 
     def describe(self) -> str:
-        """Return what the user should know of the limit at the start; "" if nothing."""
+        """Return a sentence on the limit for the farm's start; "" if none is needed."""
         if not self.counts or not (self._of_list or self.failed_before):
             return ""
         most = counted(self._most, "task has", "tasks have")
@@ -164,7 +167,10 @@ class FailureLimit:
         )
 
     def why(self) -> str:
-        """Return why the farm has to stop; empty if it has not."""
+        """Return why the farm has to stop, in words; "" while it has not.
+
+        Only for a farm with a limit (`counts`).
+        """
         if self._failed < self._most:
             return ""
         failed = counted(self._failed, "task has", "tasks have")
@@ -180,7 +186,7 @@ class FailureLimit:
 
 
 class Limits:
-    """The gates before the first tasks, the limit of failures, the end of the job.
+    """The gates before the first tasks, the limit of failures, and the end of the job.
 
     `total` is the length of the list; `taken` tasks are held already.
     """
@@ -195,7 +201,7 @@ class Limits:
 
     @property
     def is_shut(self) -> bool:
-        """Return whether nothing is taken before the first tasks have ended well."""
+        """Return whether a gate lets no more tasks out for now."""
         return self.canary.is_exhausted or self.trial.is_exhausted
 
     def limit(self, take: int) -> int:
@@ -203,7 +209,7 @@ class Limits:
         return self.trial.limit(self.canary.limit(take))
 
     def note_taken(self, count: int, now: float) -> None:
-        """Count tasks that were taken."""
+        """Count tasks that were taken, at each gate that is closed."""
         if not self.canary.is_open:
             self.canary.note_taken(count)
         if not self.trial.is_open and count:

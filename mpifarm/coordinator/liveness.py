@@ -41,7 +41,7 @@ _LISTENS = frozenset({Phase.WORKING, Phase.DRAINING})
 
 
 class Liveness:
-    """The ranks that come, are there, and are lost."""
+    """The coming, the silence and the loss of ranks."""
 
     def __init__(
         self,
@@ -72,7 +72,10 @@ class Liveness:
     # ---- ranks come --------------------------------------------------------------
 
     def on_join(self, record: RankRecord, message: Join | Rejoin) -> None:
-        """Let a rank work that has come."""
+        """Note where a rank is; welcome it and put it to work, unless the farm ends.
+
+        A rank that was put out of use stays so.
+        """
         self.note_place(record, message)
         if not record.may_work or not self._farm.is_working:
             return
@@ -81,20 +84,20 @@ class Liveness:
         self._dispatcher.update_demand(record)
 
     def note_place(self, record: RankRecord, message: Join | Rejoin) -> None:
-        """Record where a rank is."""
+        """Record host, process id and number of workers of a rank."""
         record.host = message.host
         record.pid = message.pid
         record.workers = message.workers
 
     def welcome(self, record: RankRecord) -> None:
-        """Tell a rank what the farm is, and the number of its first worker."""
+        """Send a rank the farm's definition, its first worker's number and its pace."""
         number = self._number_workers(record)
         report_seconds = self._dispatcher.pacing.report_seconds
         welcome = Welcome(self._definition, number, report_seconds)
         self._post(Send(record.rank, welcome))
 
     def _number_workers(self, record: RankRecord) -> int:
-        """Return the number of a rank's first worker on its node; it stays the same."""
+        """Give the rank's workers numbers on its node, once; return the first number."""
         if record.node_worker is None:
             record.node_worker = self._node_workers.get(record.host, 0)
             self._node_workers[record.host] = record.node_worker + record.workers
@@ -103,7 +106,7 @@ class Liveness:
     # ---- ranks are silent --------------------------------------------------------
 
     def ping(self, now: float) -> None:
-        """Ping all ranks of which nothing was heard, or that heard nothing, of late."""
+        """Ping, once an interval, each rank that was not heard or was sent no lease."""
         if now < self.ping_at or self._farm.phase is Phase.LEAVING:
             return
         self.ping_at = now + self._ping_seconds
@@ -116,7 +119,11 @@ class Liveness:
                 self._post(Send(record.rank, Ping()))
 
     def give_up_silent(self, now: float) -> None:
-        """Give up ranks that are silent for too long: they may have died unseen."""
+        """Lose ranks that are silent for too long: they may have died unseen.
+
+        Nothing happens in a stop, which has its own times, or before the next look is
+        due.
+        """
         farm = self._farm
         if now < self._listen_at or farm.phase not in _LISTENS:
             return
@@ -131,14 +138,18 @@ class Liveness:
                 self.lose(record, RankState.LOST, now)
 
     def forgive_pause(self, seconds: float) -> None:
-        """Wait longer for all ranks: rank 0 was suspended and could hear nothing."""
+        """Give all ranks `seconds` more: rank 0 was suspended and heard nothing."""
         for record in self._farm.ranks.values():
             record.heard_at += seconds
 
     # ---- ranks are lost ----------------------------------------------------------
 
     def lose(self, record: RankRecord, state: RankState, now: float) -> None:
-        """Let the farm go on without a rank, and tell what becomes of its tasks."""
+        """Put a rank into `state`, LOST or DEAD; run its tasks elsewhere, and tell.
+
+        A LOST rank is told to leave.  For a rank that is gone already, only the state
+        changes.
+        """
         if record.is_gone:
             self._rank_use.enter(record, state)
             return
@@ -159,6 +170,7 @@ class Liveness:
         self._post(Tell(f"{record.name} {why}; {fate}"))
 
     def _explain_loss(self, record: RankRecord, *, has_come: bool, now: float) -> str:
+        """Return the words for a loss; a silence is told in seconds."""
         if record.state is RankState.DEAD:
             return "is lost (it was killed, or its node failed)"
         if not has_come:
@@ -167,6 +179,7 @@ class Liveness:
         return f"has not been heard for {seconds:g} s and is given up"
 
     def _dismiss(self, record: RankRecord) -> None:
+        """Tell a lost rank to leave, while the farm goes on."""
         record.is_dismissed = True
         leave = Shutdown(ranks_lost=True, farm_goes_on=True)
         self._post(Send(record.rank, leave))
@@ -174,7 +187,10 @@ class Liveness:
     def on_message_of_lost(
         self, record: RankRecord | None, message: ToCoordinator
     ) -> None:
-        """Tell a rank once to leave that was given up and speaks after all."""
+        """Tell a LOST rank that speaks to leave, once; answer its later questions.
+
+        Say nothing to the own rank, a dead one, or a rank that is not known (None).
+        """
         if record is None or record.rank == self._farm.rank_set.own:
             return
         if record.state is not RankState.LOST:
@@ -195,22 +211,22 @@ class Liveness:
                 self._post(Send(record.rank, message))
 
     def are_all_settled(self) -> bool:
-        """Return whether nothing more will come from any rank at a stop."""
+        """Return whether all ranks have stopped or are gone."""
         return all(record.settled for record in self._farm.ranks.values())
 
     @property
     def must_leave_alone(self) -> bool:
-        """Return whether leaving MPI would wait for ranks that were given up."""
+        """Return whether a rank given up may live: leaving MPI would wait for it."""
         return bool(self.silent_ranks())
 
     def lost_ranks(self) -> list[int]:
-        """Return the other ranks that died or were given up."""
+        """Return the ranks, without the own one, that died or were given up."""
         own = self._farm.rank_set.own
         others = (r for r in self._farm.ranks.values() if r.rank != own)
         return [record.rank for record in others if record.is_gone]
 
     def silent_ranks(self) -> list[int]:
-        """Return the ranks that were given up while silent: they may yet live."""
+        """Return the other ranks that were given up and are not known to be dead."""
         ranks = self._farm.ranks
         lost = self.lost_ranks()
         return [rank for rank in lost if ranks[rank].state is RankState.LOST]

@@ -28,7 +28,7 @@ to others in between."""
 
 
 class Prefetch:
-    """The state of ``toprocess``; `first` tasks are taken before any rank asks."""
+    """The takings from ``toprocess``; `first` tasks are taken before any rank asks."""
 
     def __init__(
         self, limits: Limits, first: int, now: float, *, waits_for_others: bool
@@ -47,11 +47,15 @@ class Prefetch:
 
     @property
     def nothing_more_comes(self) -> bool:
-        """Return whether the queue is all that is left to hand out, as far as known."""
+        """Return whether ``toprocess`` was empty, or a gate lets no more tasks out."""
         return self.is_empty or self._limits.is_shut
 
     def note(self, now: float, *, empty: bool, cost: float, others: bool) -> None:
-        """Record a taking out of ``toprocess``; `cost` is what it took, in seconds."""
+        """Record a taking that cost `cost` seconds; the next look is then due later.
+
+        `empty`: ``toprocess`` has nothing more for us.  `others`: other farms hold
+        tasks.
+        """
         self.is_empty = empty
         self.others_hold = others and self._waits_for_others
         self.poll_at = now + POLL_SECONDS
@@ -59,13 +63,13 @@ class Prefetch:
         self._cost = cost
 
     def is_too_soon(self, now: float) -> bool:
-        """Return whether only workers with nothing to do are a reason to take more."""
+        """Return whether the last taking was less than `TAKE_INTERVAL` ago."""
         return now < self._took_at + TAKE_INTERVAL
 
     def count(self, queued: int, unmet: int, rate: float, ended: int) -> int:
-        """Return how many more tasks to take.
+        """Return how many more tasks to take (0: none now); `first` counts only once.
 
-        `queued` tasks wait for a rank, and ranks could hold `unmet` more leases; they
+        `queued` tasks wait for a rank, and ranks could hold `unmet` more leases.  Ranks
         have got `ended` tasks done, and get `rate` done in a second.
         """
         shown = MAX_STOCK * ended

@@ -134,7 +134,10 @@ class Quarantine:
         """Moving mean."""
 
     def enter(self, record: RankRecord, state: RankState) -> None:
-        """Count `record` as what it is going to be."""
+        """Count the working ranks anew: `record` is about to enter `state`.
+
+        Drop the counts in `alike` of a rank that works no more.
+        """
         if record.works and state is not RankState.WORKING:
             self.working -= 1
             self.alike.forget(record.rank)
@@ -142,13 +145,16 @@ class Quarantine:
             self.working += 1
 
     def count_free_without(self, rank: int) -> int:
-        """Return how many ranks but `rank`, which works, get tasks as they like."""
+        """Return how many working ranks other than `rank` are not on trial.
+
+        `rank` itself has to be working.
+        """
         streak = self.streaks.get(rank)
         is_on_trial = streak is not None and streak.is_on_trial
         return self.working - self.trials - (not is_on_trial)
 
     def note_success(self, record: RankRecord, seconds: float, turn: int) -> None:
-        """Learn from a task that succeeded on `record`."""
+        """Record the `turn` of a success, and its `seconds` in the moving mean."""
         if record.rank in self.alike.recent:
             self.alike.note_other(record)
         if turn > self._success_turn:  # noqa: PLR1730 - max() takes longer
@@ -162,9 +168,11 @@ class Quarantine:
     def note_failure(
         self, record: RankRecord, task: TaskRecord, seconds: float
     ) -> list[TaskRecord]:
-        """Record a failure, and return the tasks whose failure is not suspect now.
+        """Record a failure; return the tasks whose failure counts now, if any.
 
-        These may be earlier ones, too; a suspect task is held back.
+        A fast failure is held back; enough in a row put the rank on trial, without
+        leases.  Any other failure ends the streak.  So does each one on a rank that
+        does not work, or works alone.
         """
         if not self.most or self.working < 2 or not record.works:
             return [*self.end(record), task]
@@ -187,6 +195,7 @@ class Quarantine:
         return []
 
     def _extend(self, streak: Streak, task: TaskRecord, seconds: float) -> None:
+        """Hold a failed task back in the streak, and set a time for the next probe."""
         streak.count += 1
         streak.longest = max(streak.longest, seconds)
         streak.latest = max(streak.latest, task.ended)
@@ -206,11 +215,15 @@ class Quarantine:
         return self._share_of_others(streak) >= SHARE_OF_TASKS
 
     def _share_of_others(self, streak: Streak) -> float:
+        """Forget old failures; return the share that fails fast on most other ranks."""
         self.alike.expire(streak.latest)
         return self.alike.median_without(streak.rank, self.working - 1)
 
     def _is_telling(self, streak: Streak) -> bool:
-        """Return whether tasks succeed elsewhere, and the streak is no chance."""
+        """Return whether tasks succeed elsewhere, and the streak is no chance.
+
+        Always true of a rank that is tried again.
+        """
         if streak.returns:
             return True
         return self._success_turn > streak.turn and not self._may_be_chance(streak)
@@ -221,13 +234,17 @@ class Quarantine:
         return streak.count * log(share) > self.most * log(SHARE_OF_CHANCE)
 
     def _due(self, streak: Streak) -> float:
+        """Return when to assess a streak; `inf` if it waits for a result."""
         if not streak.is_on_trial:
             return streak.latest + STREAK_SECONDS if streak.held else float("inf")
         holds = streak.acquit_at < float("inf")
         return streak.acquit_at if holds else streak.probe_at
 
     def end(self, record: RankRecord) -> list[TaskRecord]:
-        """End the streak of a rank, and return the tasks that were held back."""
+        """End the streak of a rank, lift its limit of leases, return the held tasks.
+
+        [] if there is no streak.
+        """
         streak = self.streaks.pop(record.rank, None)
         if streak is None:
             return []
@@ -237,27 +254,34 @@ class Quarantine:
         return streak.held
 
     def find_due(self, now: float) -> list[Streak]:
-        """Return the streaks to assess now: all on trial, and those that went quiet."""
+        """Return the streaks to assess now: all on trial, and those that went quiet.
+
+        [] before `wake_at` if no rank is on trial.
+        """
         if not self.trials and now < self.wake_at:
             return []
         streaks = self.streaks.values()
         return [each for each in streaks if each.is_on_trial or self._due(each) <= now]
 
     def release(self, streak: Streak) -> list[TaskRecord]:
-        """Return the tasks of a quiet streak that were held back; go on counting."""
+        """Hold nothing of a quiet streak back, and return its tasks; go on counting."""
         held, streak.held = streak.held, []
         self.held -= len(held)
         return held
 
     def set_timer(self) -> None:
-        """Find when the next streak is due, after all that were due were assessed."""
+        """Set `wake_at` to the next streak's time, once all due streaks were assessed."""
         due = map(self._due, self.streaks.values())
         self.wake_at = min(due, default=float("inf"))
 
     def assess(
         self, streak: Streak, record: RankRecord, now: float
     ) -> QuarantineVerdict | None:
-        """Return what a trial ends with, if it does."""
+        """Return the verdict on a streak on trial; None as long as the trial goes on.
+
+        While the rank has leases, only time is measured: a task that runs on acquits.
+        With PROBE, the rank is allowed one lease.
+        """
         if record.leases:
             if streak.acquit_at == float("inf"):
                 streak.acquit_at = now + FAST_SECONDS + 2 * streak.longest
@@ -275,11 +299,11 @@ class Quarantine:
         return None
 
     def _blame(self, streak: Streak) -> QuarantineVerdict:
-        """Return whose fault a streak is that chance did not make.
+        """Return the verdict on a streak that chance did not make.
 
         A block of tasks that fail is over when tasks succeed again, and may be a small
-        part of what the other ranks have shown of late: so only the tasks count that
-        were handed out since the streak began.
+        part of the other ranks' last results: so only the tasks count that were handed
+        out since the streak began.
         """
         if streak.returns:
             return QuarantineVerdict.STILL_OUT
@@ -289,6 +313,7 @@ class Quarantine:
         return QuarantineVerdict.OUT_OF_USE
 
     def _probe(self, streak: Streak, record: RankRecord) -> None:
+        """Allow the rank one lease, and double the time to the next probe."""
         record.most_leases = 1
         streak.is_probing = True
         streak.probe_at = float("inf")
@@ -297,7 +322,7 @@ class Quarantine:
     # ---- the way back ------------------------------------------------------------
 
     def pause(self, rank: int, longest: float, now: float) -> float:
-        """Begin or prolong the time out of use of `rank`; return its seconds."""
+        """Begin a rank's time out of use, or one twice as long; return its seconds."""
         pause = self.pauses.get(rank)
         if pause is None:
             pause = self.pauses[rank] = Pause(longest, now + FIRST_PAUSE)
@@ -315,12 +340,15 @@ class Quarantine:
         return [rank for rank, each in self.pauses.items() if each.probe_at <= now]
 
     def return_at(self) -> float:
-        """Return when the next rank out of use may be tried."""
+        """Return when the next rank out of use may be tried; `inf` if none waits."""
         times = (pause.probe_at for pause in self.pauses.values())
         return min(times, default=float("inf"))
 
     def try_again(self, record: RankRecord, turn: int) -> None:
-        """Put a rank that was out of use on trial, with one task."""
+        """Put a rank that was out of use on trial, and allow it one lease.
+
+        `turn` is that of the last lease: only later tasks count in the trial.
+        """
         pause = self.pauses[record.rank]
         pause.probe_at = float("inf")
         streak = Streak(record.rank, turn, longest=pause.longest, returns=True)

@@ -58,7 +58,10 @@ class RankUse:
     # ---- states ------------------------------------------------------------------
 
     def enter(self, record: RankRecord, state: RankState) -> None:
-        """Put a rank into `state`, and count it as what it is then."""
+        """Set the state of a rank, and count its workers and rate as in that state.
+
+        Raise AssertionError if `RANK_MOVES` has no such change.
+        """
         if state not in RANK_MOVES[record.state]:
             raise AssertionError(f"rank {record.rank}: {record.state} -> {state}")
         capacity = self._dispatcher.capacity
@@ -69,9 +72,9 @@ class RankUse:
         capacity.update(record)
 
     def leave(self, record: RankRecord, state: RankState) -> None:
-        """Put a rank into a `state` in which it gets none; what is held back counts.
+        """Count the failures held back for a rank; put it into a `state` for no leases.
 
-        Its leases stay with it: `settle` releases them.
+        The leases that the rank has stay with it: `settle` releases them.
         """
         self.end_streak(record)
         for task in [each for each in self._trial.held if each.rank == record.rank]:
@@ -84,18 +87,24 @@ class RankUse:
         self._unlocated.awaited.discard(record.rank)
 
     def settle(self, record: RankRecord, state: RankState) -> None:
-        """Put a rank that runs nothing any more into `state`; release its tasks."""
+        """Put a rank that runs nothing any more into `state`; release its tasks.
+
+        Failures held back for the rank count first.
+        """
         self.leave(record, state)
         self._table.release_all(record)
 
     def put_out_of_use(self, record: RankRecord, why: str, fate: str = "") -> None:
-        """Give a rank no more tasks, and tell why and what becomes of what it had."""
+        """Give a rank no more tasks; tell `why`, and the `fate` of its tasks.
+
+        The first `MAX_TOLD` such sentences are told.
+        """
         self.leave(record, RankState.OUT_OF_USE)
         self.out_of_use[record.rank] = OutOfUse(record.rank, record.host, why)
         self._tell(f"{record.name} is put out of use: {why}{fate}")
 
     def give_up(self, record: RankRecord, why: str) -> None:
-        """Put a rank out of use for good."""
+        """Put a rank out of use for good: no task is tried there any more."""
         self._quarantine.pauses.pop(record.rank, None)
         if record.state is not RankState.OUT_OF_USE:
             self.put_out_of_use(record, why)
@@ -108,14 +117,17 @@ class RankUse:
     # ---- streaks of failures -----------------------------------------------------
 
     def clear(self, record: RankRecord, why: str) -> None:
-        """End the streak of a rank in its favour; what it failed counts as failed."""
+        """End the streak of a rank in its favour: its held failures count.
+
+        If it was out of use for a time, tell the user that it is in use again.
+        """
         self.end_streak(record)
         if self._quarantine.pauses.pop(record.rank, None):
             del self.out_of_use[record.rank]
             self._tell(f"{record.name} is in use again: {why}")
 
     def end_streak(self, record: RankRecord) -> None:
-        """Hold nothing of a rank back any more."""
+        """Let the failures held back for a rank count, and lift its limit of leases."""
         if record.rank in self._quarantine.streaks:
             for task in self._quarantine.end(record):
                 self._table.keep(task)
@@ -123,14 +135,14 @@ class RankUse:
             self._dispatcher.update_demand(record)
 
     def end_streaks(self) -> None:
-        """Hold nothing of any rank back any more."""
+        """Let all failures that are held back count, and lift the limits of leases."""
         for rank in [*self._quarantine.streaks]:
             self.end_streak(self._farm.ranks[rank])
 
     def end_streaks_without_end(self) -> None:
-        """Hold nothing back where the limit of failures lets no more leases go out.
+        """End all streaks if no lease is out and the limit of failures allows no more.
 
-        Once none is out either, nothing can tell whether a suspect rank is to blame.
+        Nothing can then tell whether a suspect rank is to blame.
         """
         dispatcher = self._dispatcher
         if (
@@ -141,7 +153,10 @@ class RankUse:
             self.end_streaks()
 
     def assess_streaks(self, now: float) -> None:
-        """Do what the streaks of the ranks ask for now."""
+        """Assess the streaks that are due, and carry the verdicts out.
+
+        If only suspect tasks are left, end all streaks.
+        """
         quarantine = self._quarantine
         due = quarantine.find_due(now)
         for streak in due:
@@ -154,7 +169,7 @@ class RankUse:
                 self.end_streak(self._farm.ranks[streak.rank])
 
     def _only_suspects_left(self) -> bool:
-        """Return whether nothing runs, or will, that could tell who is at fault."""
+        """Return whether only suspect tasks are left, so that nothing can tell more."""
         table, policy, held = self._table, self._farm.policy, self._quarantine.held
         # What has ended may yet run again; whether it does is known when it is due.
         runs_again = policy.retries or policy.requeue_status is not None
@@ -163,6 +178,7 @@ class RankUse:
         return nothing_comes and 0 < held == len(table.tasks) - done
 
     def _assess(self, streak: Streak, now: float) -> None:
+        """Carry out the verdict on a trial; let the tasks of a quiet streak count."""
         record = self._farm.ranks[streak.rank]
         if not streak.is_on_trial:
             for task in self._quarantine.release(streak):
@@ -185,7 +201,7 @@ class RankUse:
                 self.leave(record, RankState.OUT_OF_USE)
 
     def _quarantine_rank(self, record: RankRecord, streak: Streak, now: float) -> None:
-        """Put a rank out of use for a time; what it failed runs again elsewhere."""
+        """Put a rank out of use for a time; queue its suspect tasks again, and tell."""
         count = self._retry_suspects(record)
         known = (
             f"{counted(streak.count)} in a row failed there within "
@@ -197,7 +213,7 @@ class RankUse:
         self.put_out_of_use(record, known, then)
 
     def _retry_suspects(self, record: RankRecord) -> int:
-        """Queue what a rank failed, with no failure counted; return how many."""
+        """End the streak; queue its tasks first, as if not failed; return how many."""
         suspects = self._quarantine.end(record)
         for task in reversed(suspects):
             self._commits.note_attempt(task)
@@ -207,7 +223,10 @@ class RankUse:
     # ---- the way back ------------------------------------------------------------
 
     def try_again(self, now: float) -> None:
-        """Give one task to each rank whose time out of use is over."""
+        """Put ranks whose time out of use is over to work, on trial with one task.
+
+        Nothing happens unless the farm works and has tasks for them.
+        """
         if not self._farm.is_working or not self._dispatcher.has_work_for_returns():
             return
         for rank in self._quarantine.find_due_returns(now):
@@ -217,7 +236,7 @@ class RankUse:
             self._dispatcher.update_demand(record)
 
     def wake_at(self) -> float:
-        """Return when time alone may change the use of a rank."""
+        """Return when time alone may change the use of a rank; `inf` if never."""
         quarantine, wake_at = self._quarantine, float("inf")
         if quarantine.streaks:
             wake_at = quarantine.wake_at

@@ -59,7 +59,11 @@ class Results:
         self._post = post
 
     def on_report(self, record: RankRecord, report: Report, now: float) -> None:
-        """Take in what has ended on a rank, what it returns, and what it lost."""
+        """Take in the results of a rank, and the leases that it returns or has lost.
+
+        Answers for leases that the rank does not have are ignored.  The rank's capacity
+        and demand are updated.
+        """
         table = self._table
         if self._unlocated.tasks:
             self._unlocated.note_report(record.rank, report, now)
@@ -92,7 +96,11 @@ class Results:
     def on_result(
         self, record: RankRecord, task: TaskRecord, result: Result, ended: float
     ) -> None:
-        """Take in how an attempt ended, at `ended` by the coordinator's clock."""
+        """End an attempt; decide whether it counts, is suspect, or is requeued.
+
+        It is requeued if a signal may have ended it.  `ended`: by the coordinator's
+        clock.
+        """
         self._table.end(record, task, result, ended)
         if record.is_void and result.ended > record.sure:
             self._table.requeue(task)
@@ -105,6 +113,7 @@ class Results:
             self._on_failure(record, task, result)
 
     def _on_success(self, record: RankRecord, turn: int, seconds: float) -> None:
+        """Open the gates of the first tasks, clear the rank, learn the run time."""
         limits = self._limits
         limits.canary.is_open = True
         if not limits.trial.is_open:
@@ -116,7 +125,10 @@ class Results:
             limits.walltime.note(seconds)
 
     def _on_failure(self, record: RankRecord, task: TaskRecord, result: Result) -> None:
-        """Let a failure count, unless the directory or the rank is suspect."""
+        """Let a failure count, unless the directory or the rank is suspect.
+
+        A suspect failure is held back.
+        """
         farm, limits = self._farm, self._limits
         if not limits.trial.is_open and farm.is_working:
             if result.status in NOT_FOUND:
@@ -135,12 +147,13 @@ class Results:
             self._rank_use.clear(record, why)
 
     def _expect_failure(self, task: TaskRecord, result: Result) -> None:
+        """Count a failure towards the limit, if any, unless the task runs again."""
         failures = self._limits.failures
         if failures.counts and is_final(self._farm.policy, task, result):
             failures.expect(task.taskid)
 
     def open_trial(self) -> None:
-        """Let all tasks out: the directory is right, and what was not found failed."""
+        """Open the directory's gate; let the commands that were not found fail."""
         for task in self._limits.trial.open():
             self._expect_failure(task, result_of(task))
             self._table.keep(task)
@@ -156,7 +169,10 @@ class Results:
         *,
         with_rank: bool = False,
     ) -> None:
-        """Run a task elsewhere that lost its worker, or fail one that kills them."""
+        """Count a lost attempt; run the task elsewhere, or fail it after `MAX_LOST`.
+
+        `with_rank`: the rank was lost too.  A failure is told; in a stop there is none.
+        """
         task.lost += 1
         if with_rank:
             task.past.ranks_lost += 1
@@ -170,7 +186,7 @@ class Results:
         self._table.fail(record, task, lost, now)
 
     def on_rank_lost(self, record: RankRecord, task: TaskRecord, now: float) -> None:
-        """Run a task elsewhere that the lost rank had."""
+        """Run a task of a lost rank elsewhere; count the loss unless it had ended."""
         if task.state is TaskState.ENDED:  # it was not what killed the rank
             self._table.release(record, task)
         else:
@@ -178,8 +194,8 @@ class Results:
 
 
 def died_of_drain(task: TaskRecord) -> bool:
-    """Return whether the signal that says drain has ended the command.
+    """Return whether the signal for drain, USR2, has ended the command of a task.
 
-    Slurm delivers it to the commands as well.
+    Slurm delivers that signal to the commands as well.
     """
     return result_of(task).status in {-SIGUSR2, 128 + SIGUSR2}

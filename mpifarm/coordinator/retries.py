@@ -41,7 +41,7 @@ class Sequel(Enum):
 
 
 def is_checkpoint(policy: Policy, result: Result) -> bool:
-    """Return whether the task has ended so as to run again."""
+    """Return whether an attempt failed with the status that asks for another one."""
     return (
         policy.requeue_status is not None
         and result.outcome is Outcome.FAILED
@@ -50,7 +50,7 @@ def is_checkpoint(policy: Policy, result: Result) -> bool:
 
 
 def is_final(policy: Policy, task: TaskRecord, result: Result) -> bool:
-    """Return whether `count_attempt` will say that the task failed; change nothing."""
+    """Return whether `count_attempt` will say that the task failed; count nothing."""
     if result.outcome is Outcome.LOST or task.past.is_final:
         return True
     if is_checkpoint(policy, result):
@@ -65,9 +65,9 @@ def is_final(policy: Policy, task: TaskRecord, result: Result) -> bool:
 def count_attempt(
     policy: Policy, task: TaskRecord, result: Result
 ) -> tuple[Sequel, str]:
-    """Count an attempt that did not complete, and return what becomes of its task.
+    """Count an attempt that did not complete; return (fate of its task, reason).
 
-    The second value is a sentence if the user has to know why, else it is empty.
+    The reason is a sentence for the user, or "" if the user need not know why.
     """
     if result.outcome is Outcome.LOST or task.past.is_final:
         return Sequel.FAILED, ""
@@ -118,7 +118,7 @@ class RetryQueue:
         yield from self._deadly
 
     def add(self, task: TaskRecord, now: float, delay: float = 0.0) -> None:
-        """Let a task wait for `delay` seconds, then for a rank other than its last."""
+        """Queue a task: for `delay` seconds, then for a rank other than its last."""
         if delay > 0:
             self._number += 1
             heapq.heappush(self._delayed, (now + delay, self._number, task))
@@ -128,14 +128,14 @@ class RetryQueue:
             self._avoiding.setdefault(task.rank, deque()).append((now, task))
 
     def clear(self) -> list[TaskRecord]:
-        """Drop all tasks and return them."""
+        """Empty the queue, and return its tasks."""
         tasks = [*self]
         self._delayed, self._avoiding = [], {}
         self._deadly.clear()
         return tasks
 
     def ripen(self, now: float) -> bool:
-        """Let tasks run whose delay is over; return whether any task may run."""
+        """End the delays that are over; return whether any task may run."""
         while self._delayed and self._delayed[0][0] <= now:
             self.add(heapq.heappop(self._delayed)[2], now)
         return bool(self._avoiding or self._deadly)
@@ -148,7 +148,10 @@ class RetryQueue:
         return len(self._deadly) + sum(map(len, self._avoiding.values()))
 
     def wake_at(self) -> float:
-        """Return when time alone lets a task run that may not run now."""
+        """Return when time alone lets a task run that may not run now; `inf` if never.
+
+        The time may be in the past: such a task waits for a rank with room.
+        """
         times = [self._delayed[0][0]] if self._delayed else []
         times += [
             waiting[0][0] + PATIENCE_SECONDS for waiting in self._avoiding.values()
@@ -158,7 +161,11 @@ class RetryQueue:
     def take(
         self, rank: int, most: int, now: float, *, alone: bool
     ) -> list[TaskRecord]:
-        """Take up to `most` tasks for a rank; when it works `alone`, all suit it."""
+        """Remove and return up to `most` tasks that suit `rank`.
+
+        A task that failed there waits `PATIENCE_SECONDS` for another rank, unless
+        `alone`: no other rank works.
+        """
         taken: list[TaskRecord] = []
         for avoided in [*self._avoiding]:
             waiting = self._avoiding[avoided]
@@ -172,10 +179,11 @@ class RetryQueue:
         return taken
 
     def take_deadly(self, *, holds_one: bool, idle: bool) -> TaskRecord | None:
-        """Take a task that may kill its rank; return None if none suits this rank.
+        """Remove and return a task that may kill its rank; None if none suits.
 
         `holds_one`: the rank has such a task already.  `idle`: there is nothing else to
-        do, so a task that was lost once, maybe through another, may go with another.
+        do, so a task that was lost once, maybe because of another task, may share a
+        rank.
         """
         if not self._deadly:
             return None
@@ -185,14 +193,14 @@ class RetryQueue:
 
 
 def poison_in_words(task: TaskRecord, lost: int) -> str:
-    """Return why a task counts as failed that was lost so often."""
+    """Return the sentence for a task that counts as failed, after `lost` losses."""
     ranks = task.past.ranks_lost
     what = "its rank" if ranks == lost else "its worker or its rank"
     return f"task {task.taskid} counts as failed: {lost} times {what} was lost under it"
 
 
 def fate_in_words(count: int, *, is_working: bool) -> str:
-    """Return what becomes of the tasks of a lost rank."""
+    """Return the fate of the `count` tasks of a rank that is lost or out of use."""
     if count == 0:
         return "it had no task"
     if is_working:

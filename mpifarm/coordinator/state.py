@@ -16,7 +16,7 @@ UNLIMITED = 1 << 30
 
 
 class Phase(Enum):
-    """The phase of the farm; it only goes forward, by `PHASES`."""
+    """The phase of the farm; each change goes forward, by `PHASES`."""
 
     WORKING = "working"
     DRAINING = "draining"
@@ -114,7 +114,7 @@ class History:
     ranks_lost: int = 0
     """Ranks that were lost while they held the task."""
     is_final: bool = False
-    """Whether no other attempt can end otherwise."""
+    """Whether the task fails whatever its policy of retries says."""
 
 
 @dataclass(slots=True)
@@ -131,7 +131,7 @@ class TaskRecord:
     lost: int = 0
     """Attempts that lost their worker or their rank."""
     rank: int = -1
-    """The rank that has the task, or had it last."""
+    """The rank that has the task, or had it last; -1: none yet."""
     turn: int = 0
     """The place of its lease among all leases of the farm; later ones are greater."""
     result: Result | None = None
@@ -145,7 +145,7 @@ class TaskRecord:
 
     @property
     def past(self) -> History:
-        """The history of the task, which begins here if it has none."""
+        """Create the history of the task if it has none, then return it."""
         if self.history is None:
             self.history = History()
         return self.history
@@ -165,7 +165,7 @@ class RankRecord:
     host: str = ""
     pid: int = 0
     heard_at: float = float("inf")
-    """When the rank last said anything."""
+    """When the rank last said anything; `inf` until `Liveness` first looks."""
     workers: int = 0
     node_worker: int | None = None
     """The number of its first worker on its node, once the rank was told."""
@@ -182,7 +182,7 @@ class RankRecord:
     is_addressed: bool = False
     """Whether the rank was given leases since the last ping."""
     counted: tuple[int, float] = (0, 0.0)
-    """Its workers and its rate, as `Capacity` has counted them."""
+    """(workers, rate) of the rank as they stand in the sums of `Capacity`."""
     sure: float = float("-inf")
     """What ended there until then, by its own clock, counts (`Report.sure`)."""
     is_void: bool = False
@@ -204,36 +204,36 @@ class RankRecord:
 
     @property
     def may_work(self) -> bool:
-        """Return whether the rank takes leases, now or when it has come."""
+        """Return whether the rank takes leases, now or once it has joined."""
         return self.state in {RankState.JOINING, RankState.WORKING}
 
     @property
     def is_gone(self) -> bool:
-        """Return whether nothing that the rank says counts any more."""
+        """Return whether the rank is lost or dead: nothing from it counts any more."""
         return self.state in GONE
 
     @property
     def settled(self) -> bool:
-        """Return whether nothing more will come from the rank at a stop."""
+        """Return whether the rank has stopped or is gone: no stop awaits it."""
         return self.state in SETTLED
 
     @property
     def rate(self) -> float:
-        """Tasks that the rank gets done in a second, as far as known."""
+        """Tasks that the workers of the rank finish in a second; 0 while unknown."""
         return self.workers / self.mean if self.mean else 0.0
 
     @property
     def name(self) -> str:
-        """The name of the rank in sentences."""
+        """The name of the rank in sentences, with its host once that is known."""
         return f"rank {self.rank} on {self.host}" if self.host else f"rank {self.rank}"
 
     @property
     def idle(self) -> int:
-        """Leases that workers of the rank could begin at once, as far as known."""
+        """Leases that workers of the rank could begin at once, within `most_leases`."""
         return max(0, min(self.workers, self.most_leases) - len(self.leases))
 
     def note_duration(self, seconds: float) -> None:
-        """Count a task of the rank that took `seconds`."""
+        """Count a result of the rank, and move its `mean` towards `seconds`."""
         self.ended += 1
         weight = 0.05 if self.ended > 20 else 1 / self.ended
         least = seconds if seconds > 1e-4 else 1e-4  # noqa: FURB136 - max() takes longer
@@ -249,9 +249,9 @@ class RankSet:
     own: int = 0
     """The rank on which the coordinator itself lives."""
     workers: int = 1
-    """Workers that are expected on each."""
+    """Workers that are expected on each rank."""
     survives_rank_loss: bool = False
-    """Whether another rank can take over when the coordinator's is lost."""
+    """Whether another rank can take over when the coordinator's rank is lost."""
 
 
 @dataclass(slots=True)
@@ -266,12 +266,12 @@ class FarmState:
 
     @classmethod
     def begin(cls, rank_set: RankSet, policy: Policy) -> "FarmState":
-        """Return the state of a farm none of whose ranks has come yet."""
+        """Return the state of a working farm whose ranks have all yet to join."""
         ranks = {rank: RankRecord(rank) for rank in rank_set.ranks}
         return cls(rank_set, policy, ranks)
 
     def count_running(self) -> int:
-        """Return how many tasks run: of a rank's leases, one for each worker."""
+        """Return how many tasks run: of each rank's leases, one for each worker."""
         ranks = self.ranks.values()
         return sum(min(len(rank.leases), rank.workers) for rank in ranks)
 

@@ -35,12 +35,12 @@ class Recalls:
         self._idle_since: float | None = None
 
     def rest(self) -> None:
-        """Stop waiting: no worker is idle, or something is there for it."""
+        """Stop the wait: no worker is idle, or tasks are there for the idle ones."""
         self._idle_since = None
         self.look_at = float("inf")
 
     def is_due(self, now: float, *, more_may_come: bool) -> bool:
-        """Note that workers are idle, and return whether they have been for long."""
+        """Start the wait when workers become idle; return whether it is over."""
         if self._idle_since is None:
             self._idle_since = now
             self.look_at = now + self._patience
@@ -49,14 +49,18 @@ class Recalls:
         return now >= self.look_at
 
     def note_leases(self, now: float) -> None:
-        """Look soon at leases that were handed out: they may wait where they are."""
+        """Look soon at leases handed out while workers idle: they may wait there."""
         if self._idle_since is not None:
             self.look_at = min(self.look_at, now + self._patience)
 
     def pick(
         self, records: Iterable[RankRecord], all_workers: int, now: float
     ) -> list[tuple[RankRecord, int]]:
-        """Mark ranks that are to return leases as asked; return them, and how many."""
+        """Mark ranks as asked that are to return leases; return each with the number.
+
+        `look_at` is set to the next look: `inf` if no rank has more leases than
+        workers.
+        """
         rich = [r for r in records if len(r.leases) > r.workers and not r.settled]
         # Where no rank has anything ahead, none will before more was handed out.
         self.look_at = now + self._patience if rich else float("inf")

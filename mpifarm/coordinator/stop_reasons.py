@@ -53,7 +53,7 @@ class StopReasons:
         """What the last rank said that can't run tasks."""
 
     def wake_at(self) -> float:
-        """Return when time alone may end the farm, or the trial of the directory."""
+        """Return when time alone may end the farm or open its gate; `inf` if never."""
         limits, phase, wake_at = self._limits, self._farm.phase, self._stop_at
         if phase is not Phase.STOPPING:
             wake_at = min(wake_at, limits.walltime.stop_at)
@@ -64,7 +64,7 @@ class StopReasons:
     # ---- time --------------------------------------------------------------------
 
     def check_time(self, now: float) -> None:
-        """Stop when the timeout is over; drain or stop before the end of the job."""
+        """Stop at the timeout or near the job's end; drain if no task would finish."""
         if now >= self._stop_at:
             self._stop_at = float("inf")
             reason = f"the timeout of {self._timeout:g} s is over"
@@ -85,7 +85,10 @@ class StopReasons:
     # ---- failures ----------------------------------------------------------------
 
     def check_failures(self, now: float) -> None:
-        """Stop where too many tasks failed, or all of the first."""
+        """Stop if too many tasks failed, or all of the first; then check the trial.
+
+        Streaks that nothing can end any more are ended first: their failures count.
+        """
         limits, table = self._limits, self._table
         why, because = "", self.stopped_because
         if limits.failures.counts:
@@ -101,7 +104,7 @@ class StopReasons:
             self._check_trial(now)
 
     def _check_trial(self, now: float) -> None:
-        """Stop where none of the first commands was found; go on where they run."""
+        """Stop at once if no first command was found; open the gate if they run on."""
         trial, table = self._limits.trial, self._table
         all_held = 0 < len(trial.held) == len(table.tasks)
         none_found = all_held and self._dispatcher.prefetch.nothing_more_comes
@@ -115,7 +118,10 @@ class StopReasons:
     # ---- ranks -------------------------------------------------------------------
 
     def on_rank_unusable(self, record: RankRecord, reason: str, now: float) -> None:
-        """Go on without a rank that can run no task; stop where no other can."""
+        """Give up a rank that can run no task; stop if no other rank takes leases.
+
+        No effect in a stop.
+        """
         if self._farm.phase is Phase.STOPPING:
             return
         others = (r for r in self._farm.ranks.values() if r is not record)
@@ -126,7 +132,7 @@ class StopReasons:
             self._ending.stop_with_grace(reason, now)
 
     def check_ranks(self, now: float) -> None:
-        """Stop where no rank is left that can run tasks."""
+        """Stop at once if no rank takes leases, or will."""
         if not self._dispatcher.capacity.can_work:
             said = self._unusable_because
             why = f" ({said})" if said else ""

@@ -27,7 +27,7 @@ from mpifarm.model.task import Result
 
 
 class TaskTable:
-    """All tasks of this farm; `adopted` are those that it held before this began.
+    """The tasks that this farm holds; `adopted` are those of a lost coordinator.
 
     Adopted tasks may be leased to any rank, as any attempt.
     """
@@ -77,7 +77,7 @@ class TaskTable:
         return task
 
     def count_leased(self, held: int) -> int:
-        """Return how many tasks are with ranks; `held` have ended and are held back."""
+        """Return how many tasks are leased; `held` have ended and are held back."""
         here = len(self.queue) + len(self.ended) + len(self.requeuing)
         moving = self.transaction
         if moving:
@@ -87,7 +87,7 @@ class TaskTable:
     # ---- from the disk to a rank -------------------------------------------------
 
     def take(self, taskids: Iterable[int]) -> None:
-        """Hold tasks that were taken out of ``toprocess``."""
+        """Hold and queue tasks out of ``toprocess``; requeue them if the farm ends."""
         tasks, foreign = self.tasks, self.foreign_attempts
         is_working = self._farm.is_working
         for taskid in taskids:
@@ -112,7 +112,7 @@ class TaskTable:
         self.turn = turn
 
     def locate(self, record: RankRecord, task: TaskRecord, attempt: int) -> None:
-        """Set the rank and the attempt of an adopted task."""
+        """Set the rank and attempt of an adopted task, now among the rank's leases."""
         task.rank, task.attempt = record.rank, attempt
         record.leases.add(task.taskid)
 
@@ -121,7 +121,7 @@ class TaskTable:
     def end(
         self, record: RankRecord, task: TaskRecord, result: Result, ended: float
     ) -> None:
-        """End a task's attempt; the caller says next what its result is worth."""
+        """Record how an attempt ended; the caller decides what the result is worth."""
         record.leases.discard(task.taskid)
         self._move(task, TaskState.ENDED)
         task.result = result
@@ -130,7 +130,7 @@ class TaskTable:
     def fail(
         self, record: RankRecord, task: TaskRecord, result: Result, now: float
     ) -> None:
-        """Fail a task for good: no other attempt can change that."""
+        """End a task as failed, due at once: no other attempt can change that."""
         task.past.is_final = True
         self._failures.expect(task.taskid)
         self.end(record, task, result, now)
@@ -138,9 +138,9 @@ class TaskTable:
         self.ended.append(task)
 
     def release(self, record: RankRecord, task: TaskRecord) -> None:
-        """Take a task from its rank, to go on elsewhere; a result is dropped.
+        """Take a task from its rank, drop its result, and queue it before all others.
 
-        It is queued first, or requeued where the farm hands out no more.
+        A farm that hands out no more requeues it.
         """
         record.leases.discard(task.taskid)
         self._drop_result(task)
@@ -151,7 +151,7 @@ class TaskTable:
             self.requeue(task)
 
     def release_unstarted(self, record: RankRecord, task: TaskRecord) -> None:
-        """Take a task from its rank that was not begun: the attempt isn't counted."""
+        """Take a task from its rank that was not begun; uncount the attempt."""
         task.attempt -= 1
         self.release(record, task)
 
@@ -161,9 +161,9 @@ class TaskTable:
             self.release(record, task)
 
     def pick_held(self, record: RankRecord) -> list[TaskRecord]:
-        """Return all that is to be released with a rank, the last id first.
+        """Empty the rank's list of unsure tasks; return all its tasks, last id first.
 
-        What was unsure there is in no list until it is released.
+        The caller has to `release` each of them.
         """
         unsure = {task.taskid for task in self._take_unsure(record)}
         held = sorted(record.leases | unsure, reverse=True)
@@ -172,7 +172,7 @@ class TaskTable:
     # ---- a result counts when its rank is sure of it -----------------------------
 
     def keep(self, task: TaskRecord) -> None:
-        """Let the result of a task be recorded, once its rank is sure of it."""
+        """Let a result go to disk if its rank is sure of it, else once its rank is."""
         result = task.result
         if result is None:
             raise _no_result(task)
@@ -185,7 +185,7 @@ class TaskTable:
             record.unsure.append(task)
 
     def note_sure(self, record: RankRecord, sure: float, now: float) -> None:
-        """Let all results count that ended until `sure` on a rank.
+        """Set until when a rank is sure; let the results count that ended until then.
 
         The rank has got no signal that may have ended commands before that.
         """
@@ -200,9 +200,9 @@ class TaskTable:
     def void_unsure(
         self, record: RankRecord, is_void: Callable[[TaskRecord], bool]
     ) -> None:
-        """Requeue what isn't sure and `is_void`: a signal has come to the rank.
+        """Requeue unsure tasks that are `is_void`: a signal has come to the rank.
 
-        It may have come to these commands first.
+        The signal may have come to their commands first.
         """
         for task in self._take_unsure(record):
             if is_void(task):
@@ -212,6 +212,7 @@ class TaskTable:
                 record.unsure.append(task)
 
     def _take_unsure(self, record: RankRecord) -> Iterable[TaskRecord]:
+        """Empty the rank's list of unsure tasks, uncount them, and return them."""
         unsure, record.unsure = record.unsure, deque()
         self.unsure -= len(unsure)
         return unsure
@@ -219,24 +220,25 @@ class TaskTable:
     # ---- another attempt ---------------------------------------------------------
 
     def go_on(self, task: TaskRecord) -> None:
-        """Queue an ended task whose next attempt suits every rank."""
+        """Drop the result of an ended task, and queue it last, for any rank."""
         self._drop_result(task)
         self._move(task, TaskState.QUEUED)
         self.queue.append(task)
 
     def retry(self, task: TaskRecord, now: float, delay: float) -> None:
-        """Queue an ended task for another rank, after `delay` seconds."""
+        """Drop an ended task's result; queue it for another rank after `delay` s."""
         self._drop_result(task)
         self._move(task, TaskState.QUEUED)
         self.retry_queue.add(task, now, delay)
 
     def retry_first(self, task: TaskRecord) -> None:
-        """Queue an ended task before all others."""
+        """Drop the result of an ended task, and queue it before all others."""
         self._drop_result(task)
         self._move(task, TaskState.QUEUED)
         self._queue_first(task)
 
     def _queue_first(self, task: TaskRecord) -> None:
+        """Queue a task first; if it may kill ranks, add it to the retry queue."""
         if task.may_kill_ranks:
             self.retry_queue.add(task, 0.0)
         else:
@@ -245,13 +247,13 @@ class TaskTable:
     # ---- to the disk -------------------------------------------------------------
 
     def requeue(self, task: TaskRecord) -> None:
-        """Put a task back into ``toprocess`` with the next transaction."""
+        """Drop a task's result; the next transaction puts the task into ``toprocess``."""
         self._drop_result(task)
         self._move(task, TaskState.REQUEUING)
         self.requeuing.append(task)
 
     def requeue_waiting(self) -> None:
-        """Requeue all that waits for a rank."""
+        """Requeue all tasks that wait for a rank, those to be tried again, too."""
         while self.queue:
             self.requeue(self.queue.popleft())
         for task in self.retry_queue.clear():
@@ -264,14 +266,17 @@ class TaskTable:
     def begin_transaction(
         self, results: tuple[tuple[int, Result], ...], take: int
     ) -> Transact:
-        """Begin a transaction with `results` and all that is to be requeued."""
+        """Begin and return a transaction of `results` and all tasks to be requeued."""
         requeue = tuple(task.taskid for task in self.requeuing)
         self.requeuing = []
         self.transaction = Transact(results, requeue, take)
         return self.transaction
 
     def finish_transaction(self) -> Transact:
-        """Drop the tasks that are on disk now, and return what was done."""
+        """Drop the tasks that are on disk now; return the transaction that is finished.
+
+        Raise AssertionError if none is under way.
+        """
         done, self.transaction = self.transaction, None
         if done is None:
             raise AssertionError("no transaction is under way")
@@ -287,7 +292,7 @@ class TaskTable:
         self.storage_failed = True
 
     def abandon(self) -> tuple[int, ...]:
-        """Drop all tasks, and return those whose results were not recorded."""
+        """Drop all tasks; return the ids of those whose results are not recorded."""
         unrecorded = sorted(task.taskid for task in self.tasks.values() if task.result)
         self.tasks.clear()
         self.ended.clear()
@@ -299,6 +304,7 @@ class TaskTable:
     # ---- the moves ---------------------------------------------------------------
 
     def _move(self, task: TaskRecord, state: TaskState) -> None:
+        """Set a task's state; raise AssertionError if `MOVES` has no such move."""
         if state not in MOVES[task.state]:
             raise AssertionError(f"task {task.taskid}: {task.state} -> {state}")
         task.state = state
@@ -314,9 +320,9 @@ class TaskTable:
     def find_violations(
         self, held: Iterable[TaskRecord], unlocated: Collection[int]
     ) -> list[str]:
-        """Return what is wrong with the table, in words; tests ask after each step.
+        """Return each contradiction between tasks and lists, in words; tests ask.
 
-        `held` are ended tasks that are held back, `unlocated` may be on any rank.
+        `held` are ended tasks that are held back; `unlocated` ones may be on any rank.
         """
         there: dict[TaskState, list[int]] = {state: [] for state in TaskState}
         for task in self.tasks.values():
@@ -363,7 +369,7 @@ class TaskTable:
 
 
 def result_of(task: TaskRecord) -> Result:
-    """Return the result of a task that has ended."""
+    """Return the result of a task that has ended; AssertionError if it has none."""
     if task.result is None:
         raise _no_result(task)
     return task.result

@@ -44,11 +44,11 @@ class Unlocated:
 
     @property
     def is_pending(self) -> bool:
-        """Return whether anything is still to be said."""
+        """Return whether a task is not located, or a rank has yet to rejoin."""
         return bool(self.tasks or self.awaited)
 
     def note_leases(self, rank: int, leases: Iterable[tuple[int, int]]) -> None:
-        """Record what `rank` holds, (taskid, attempt) each, and forget what it held."""
+        """Record what `rank` holds, (taskid, attempt) each, in place of earlier words."""
         for taskid, seen in self.tasks.items():
             if seen and seen.rank == rank and seen.seen_as is SeenAs.HELD:
                 self.tasks[taskid] = None
@@ -56,7 +56,7 @@ class Unlocated:
             self._note(taskid, LastSeen(rank, attempt, SeenAs.HELD))
 
     def note_report(self, rank: int, report: Report, now: float) -> None:
-        """Record what `rank` reports of these tasks."""
+        """Record what `rank` reports of unlocated tasks: results, returns, losses."""
         for result in report.results:
             ended = now - max(0.0, report.sent - result.ended)
             seen = LastSeen(rank, result.attempt, SeenAs.ENDED, result, ended)
@@ -74,7 +74,7 @@ class Unlocated:
             self.tasks[taskid] = seen
 
     def clear(self) -> dict[int, LastSeen | None]:
-        """Forget all tasks, and return the last that was known of each."""
+        """Forget all tasks; return where each was last seen (None: nowhere)."""
         tasks, self.tasks = self.tasks, {}
         return tasks
 

@@ -28,7 +28,7 @@ def margin(grace: float) -> float:
 class Walltime:
     """The times after which nothing is started, and at which the farm stops.
 
-    `task_time`: seconds that a task takes, if the user has said so.
+    `task_time`: seconds that a task takes, if the user has said so, else None.
     """
 
     def __init__(
@@ -47,24 +47,27 @@ class Walltime:
         """Of how many tasks `_expected` is."""
 
     def expect_deadline(self) -> None:
-        """Learn what tasks take, since the end of the job is being asked for."""
+        """Set `learns`, unless the user gave a task time: a deadline may come."""
         self.learns = self._task_time is None
 
     def set_deadline(self, deadline: float) -> None:
-        """Let the job end at `deadline`; `inf` where it has no end."""
+        """Set the end of the job (`inf`: none), and with it `stop_at` and `learns`."""
         self.deadline = deadline
         self.stop_at = deadline - self._margin
         self.learns = math.isfinite(deadline) and self._task_time is None
 
     def note(self, seconds: float) -> None:
-        """Learn that a task finished after so long."""
+        """Count a task that finished in `seconds`."""
         place = math.ceil(math.log(max(seconds, SHORTEST) / SHORTEST) / STEP)
         self._counts[place] = self._counts.get(place, 0) + 1
         self._ended += 1
         self._longest = max(self._longest, seconds)
 
     def expected(self) -> float:
-        """Return the seconds that a task takes; 0 as long as that is not known."""
+        """Return the seconds that a task takes: 9 in 10 took no more; 0 while unknown.
+
+        A time that the user gave is returned as it is.
+        """
         if self._task_time is not None:
             return self._task_time
         if self._ended > 1.01 * self._expected_of:
@@ -85,7 +88,7 @@ class Walltime:
         return self.stop_at - AHEAD_SECONDS - self.expected()
 
     def is_too_late(self, now: float) -> bool:
-        """Return whether to start nothing more."""
+        """Return whether a task started now would not finish; False if unknown."""
         # the longest first: it costs nothing
         if (
             now + AHEAD_SECONDS + max(self._longest, self._task_time or 0)
@@ -95,7 +98,7 @@ class Walltime:
         return self.expected() > 0 and now > self.start_until()
 
     def why_drain(self, now: float) -> str:
-        """Return why nothing is started any more."""
+        """Return the reason for starting nothing more, in words."""
         left = f"the job ends in {duration_in_words(self.deadline - now)}"
         took = duration_in_words(self.expected())
         if self._task_time is not None:
@@ -108,7 +111,7 @@ class Walltime:
         )
 
     def why_stop(self, now: float) -> str:
-        """Return why what runs is ended now."""
+        """Return the reason for ending now what runs, in words."""
         if now >= self.deadline:
             return "the end of the job (--deadline) has come"
         return f"the job ends in {duration_in_words(self.deadline - now)}"
