@@ -97,7 +97,7 @@ class Liveness:
         self._post(Send(record.rank, welcome))
 
     def _number_workers(self, record: RankRecord) -> int:
-        """Give the rank's workers numbers on its node, once; return the first number."""
+        """Assign a rank's workers their numbers on its node, once; return the first."""
         if record.node_worker is None:
             record.node_worker = self._node_workers.get(record.host, 0)
             self._node_workers[record.host] = record.node_worker + record.workers

@@ -270,7 +270,7 @@ class Quarantine:
         return held
 
     def set_timer(self) -> None:
-        """Set `wake_at` to the next streak's time, once all due streaks were assessed."""
+        """Set `wake_at` to the next streak's time; only after all due were assessed."""
         due = map(self._due, self.streaks.values())
         self.wake_at = min(due, default=float("inf"))
 

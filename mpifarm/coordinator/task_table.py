@@ -247,7 +247,7 @@ class TaskTable:
     # ---- to the disk -------------------------------------------------------------
 
     def requeue(self, task: TaskRecord) -> None:
-        """Drop a task's result; the next transaction puts the task into ``toprocess``."""
+        """Drop a task's result, and requeue the task with the next transaction."""
         self._drop_result(task)
         self._move(task, TaskState.REQUEUING)
         self.requeuing.append(task)

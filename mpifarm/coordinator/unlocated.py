@@ -48,7 +48,7 @@ class Unlocated:
         return bool(self.tasks or self.awaited)
 
     def note_leases(self, rank: int, leases: Iterable[tuple[int, int]]) -> None:
-        """Record what `rank` holds, (taskid, attempt) each, in place of earlier words."""
+        """Forget what `rank` held; record what it holds, (taskid, attempt) each."""
         for taskid, seen in self.tasks.items():
             if seen and seen.rank == rank and seen.seen_as is SeenAs.HELD:
                 self.tasks[taskid] = None
