@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+Environment = Mapping[str, str] | Mapping[bytes, bytes]
+
 _REAP_SECONDS = 0.2
 """Seconds that `Inquiry` waits for a killed program.  A program that a dead file server
 holds cannot even be killed."""
@@ -312,7 +314,7 @@ class Inquiry:
     The output is that of stdout and stderr, up to `_MAX_OUTPUT` bytes.
     """
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(self, argv: Sequence[str], env: Environment) -> None:
         """Start the program; raises OSError."""
         self._output = b""
         self._fd, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -348,7 +350,7 @@ class Inquiry:
         reap_child_within(self._pid, _REAP_SECONDS)
 
 
-def _spawn_alone(argv: Sequence[str], env: Mapping[str, str], output: int) -> int:
+def _spawn_alone(argv: Sequence[str], env: Environment, output: int) -> int:
     """Start a program in its own session, with `output` as 1 and 2.  Return its pid."""
     # A launcher does not return while any process holds a descriptor of the rank's.
     inherited = [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2]

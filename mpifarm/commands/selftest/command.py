@@ -6,38 +6,31 @@ is known, so that a check that hangs is the one after the last line.
 """
 
 import os
-import re
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any
+from socket import gethostname
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from mpifarm.batch.launcher import launched_rank, launched_size, was_launched
-from mpifarm.commands.selftest import node, storage
-from mpifarm.commands.selftest.actions import remove_locks
+from mpifarm.batch.launcher import launched_rank, was_launched
+from mpifarm.commands.selftest import node, ranks, storage
+from mpifarm.commands.selftest.calls import Ranks, serve
 from mpifarm.commands.selftest.findings import (
+    CheckResult,
     SelfTestFinding,
-    broken,
-    broken_promises,
     conclude,
-    holds,
     in_words,
+    names_of,
     run_check,
     untested,
 )
-from mpifarm.commands.selftest.helpers import Helper, start_child
-from mpifarm.commands.selftest.storage import Stage
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.model.settings import Settings
 from mpifarm.model.wording import counted
 from mpifarm.system.console import Console
 from mpifarm.system.signals import SignalInbox
-
-if TYPE_CHECKING:
-    from mpifarm.commands.selftest.ranks import Ranks
-    from mpifarm.transport.mpi import Comm
 
 MIN_RANKS_TO_KILL_ONE = 3
 
@@ -64,8 +57,11 @@ class _Stopped(BaseException):
     """TERM, INT or HUP came: clean up and go."""
 
 
-def run(argv: Sequence[str], console: Console, environ: Mapping[str, str]) -> int:
-    """Run the whole self-test on this rank.  Return its exit status."""
+def main(argv: Sequence[str], console: Console, environ: Mapping[str, str]) -> int:
+    """Run ``mpifarm selftest`` on this rank.  Return 0 if all promises hold, else 1.
+
+    Raise InputError for a wrong command line.
+    """
     is_first = launched_rank(environ) == 0
     try:
         chosen = _parse(argv)
@@ -77,14 +73,20 @@ def run(argv: Sequence[str], console: Console, environ: Mapping[str, str]) -> in
         return ExitStatus.ALL_FINISHED  # one sentence for the whole launch
     if not (is_first or chosen.mpi):
         return ExitStatus.ALL_FINISHED  # one table for the whole launch
+    inbox = SignalInbox()
+    inbox.install()
     try:
-        with ExitStack() as stack:
-            return _Test(chosen, console, environ, stack).run(is_first=is_first)
+        _raise_stopped_at_signals()
+        if is_first:
+            return _FirstRank(chosen, console, environ, inbox).run()
+        return _follow(chosen.proc, environ, inbox)
     except _Stopped:
         if not is_first:
             time.sleep(LEAVE_SECONDS)
         console.print_error("the self-test was stopped by a signal")
         return ExitStatus.RUN_AGAIN
+    finally:
+        storage.remove_locks()  # some are in the lock area
 
 
 def _parse(argv: Sequence[str]) -> Any:
@@ -156,113 +158,75 @@ def _raise_stopped_at_signals() -> None:
             signal.signal(signum, stop)
 
 
-@contextmanager
-def _own_directory(parent: str) -> Iterator[str]:
-    from tempfile import mkdtemp
-
+def _make_directory(parent: str) -> TemporaryDirectory[str]:
     try:
-        directory = mkdtemp(prefix=".mpifarm-selftest-", dir=os.path.abspath(parent))
+        return TemporaryDirectory(
+            prefix=".mpifarm-selftest-",
+            dir=os.path.abspath(parent),
+            ignore_cleanup_errors=True,
+        )
     except OSError as error:
         raise InputError(
             f"can't make a directory in {parent}: {error.strerror}; name one that you"
             " may write"
         ) from error
-    try:
-        yield directory
-    finally:
-        rmtree(directory, ignore_errors=True)
 
 
-class _Test:
-    """The self-test on one rank; `stack` removes what it makes."""
+def _follow(workers: int, environ: Mapping[str, str], inbox: SignalInbox) -> int:
+    """Be another rank than the first."""
+    own = [*node.check_node(environ, workers)]
+    comm, _ = ranks.connect(environ)
+    if comm is not None and serve(comm, inbox, ranks.find(comm, inbox, own)):
+        comm.finalize()
+    return ExitStatus.ALL_FINISHED
+
+
+class _FirstRank:
+    """The self-test on the rank that makes files and prints."""
 
     def __init__(
         self,
         chosen: Any,
         console: Console,
         environ: Mapping[str, str],
-        stack: ExitStack,
+        inbox: SignalInbox,
     ) -> None:
         self._chosen = chosen
         self._console = console
         self._environ = environ
-        self._stack = stack
-        self._inbox = SignalInbox()
+        self._inbox = inbox
         self._findings: list[SelfTestFinding] = []
 
-    def run(self, *, is_first: bool) -> int:
-        """Return the exit status of this rank."""
-        self._inbox.install()
-        _raise_stopped_at_signals()
-        self._stack.callback(remove_locks)  # some are in the lock area
-        if not is_first:
-            return self._follow(self._stack.enter_context(start_child()))
-        directory = self._stack.enter_context(_own_directory(self._chosen.directory))
-        stage = Stage(directory, self._chosen.lock_area)
-        stage.lock.files()  # what is wrong with a lock area is bad input
-        # It ends before the directory does, into which it may write.
-        child = self._stack.enter_context(start_child())
-        return self._lead(stage, child)
+    def run(self) -> int:
+        """Return the exit status."""
+        with _make_directory(self._chosen.directory) as directory:
+            stage = storage.Stage(directory, self._chosen.lock_area)
+            stage.lock_files()  # what is wrong with a lock area is bad input
+            where = os.path.dirname(directory)
+            self._console.print_text(f"mpifarm selftest in {where}\n\n")
+            self._add(storage.check_alone(stage))
+            own = [*node.check_node(self._environ, self._chosen.proc)]
+            if not (self._chosen.mpi and self._run_ranks(stage, own)):
+                self._add([*own, ranks.check_hosts([gethostname()])])
+                self._conclude()
+        return 1 if names_of(self._findings, CheckResult.BROKEN) else 0
 
-    def _add(self, findings: Iterable[SelfTestFinding]) -> None:
-        """Print findings as they come, and keep them."""
-        for finding in findings:
-            self._findings.append(finding)
-            self._console.print_text(in_words(finding))
-
-    def _conclude(self) -> int:
-        self._console.print_text(f"\n{conclude(self._findings)}\n")
-        return 1 if broken_promises(self._findings) else 0
-
-    # ---- the first rank -------------------------------------------------------------
-
-    def _lead(self, stage: Stage, child: Helper) -> int:
-        where = os.path.dirname(stage.directory)
-        self._console.print_text(f"mpifarm selftest in {where}\n\n")
-        own = [*node.check_node(self._environ, self._chosen.proc)]
-        if not self._chosen.mpi:
-            self._add([node.check_wake(child, self._inbox), *own])
-        self._add(storage.check_alone(stage, child))
-        self._add(storage.check_shared(stage, child))
-        with start_child() as victim:
-            self._add([storage.check_release(stage, victim)])
-        if not self._chosen.mpi:
-            return self._conclude()
-        comm, finding = connect(self._environ)
+    def _run_ranks(self, stage: storage.Stage, own: Sequence[SelfTestFinding]) -> bool:
+        """Check between the ranks, to the end.  Return False if MPI sees none."""
+        comm, finding = ranks.connect(self._environ)
         self._add([finding])
         if comm is None:
-            self._add(own)
-            return self._conclude()
-        return self._lead_ranks(stage, child, comm, own)
-
-    def _lead_ranks(
-        self,
-        stage: Stage,
-        child: Helper,
-        comm: "Comm",
-        own: Sequence[SelfTestFinding],
-    ) -> int:
-        from mpifarm.commands.selftest import ranks
-
-        others = ranks.Ranks(comm, self._inbox)
-        found = ranks.collect(others, ranks.find(comm, child, self._inbox, own))
-        name = "USR1 to the launcher or the step reaches all ranks"
-        check = ranks.check_step_signal
-        # Before children are killed: they count signals.
-        self._add([run_check(name, lambda: check(others, child, self._environ))])
-        self._add(ranks.check_ranks(stage, others, found))
-        lost = None
-        if self._chosen.kill_a_rank:
-            lost = self._lose_rank(others, stage)
-        status = self._conclude()
+            return False
+        others = Ranks(comm, self._inbox)
+        self._add(ranks.check_ranks(stage, others, self._inbox, own, self._environ))
+        lost = self._lose_rank(others, stage) if self._chosen.kill_a_rank else None
+        self._conclude()
         if others.leave(lost):
             comm.finalize()
-        return status
+        return True
 
-    def _lose_rank(self, others: "Ranks", stage: Stage) -> int | None:
+    def _lose_rank(self, others: Ranks, stage: storage.Stage) -> int | None:
         """Kill the last rank and return it; do nothing if there are too few ranks."""
-        from mpifarm.commands.selftest import ranks
-
         last = others.comm.size - 1
         if others.comm.size < MIN_RANKS_TO_KILL_ONE:
             seen = f"only {counted(last + 1, 'rank')}: it takes {MIN_RANKS_TO_KILL_ONE}"
@@ -275,55 +239,14 @@ class _Test:
         )
         rmtree(stage.directory, ignore_errors=True)  # the launcher may kill this rank
         name = "the other ranks go on when one is killed"
-        self._add([run_check(name, lambda: ranks.check_loss(others))])
+        self._add([run_check(name, ranks.check_loss, others)])
         return last
 
-    # ---- the other ranks ------------------------------------------------------------
+    def _add(self, findings: Iterable[SelfTestFinding]) -> None:
+        """Print findings as they come, and keep them."""
+        for finding in findings:
+            self._findings.append(finding)
+            self._console.print_text(in_words(finding))
 
-    def _follow(self, child: Helper) -> int:
-        own = [*node.check_node(self._environ, self._chosen.proc)]
-        comm, _ = connect(self._environ)
-        if comm is not None:
-            from mpifarm.commands.selftest import ranks
-
-            if ranks.serve(comm, child, self._inbox, own):
-                comm.finalize()
-        return ExitStatus.ALL_FINISHED
-
-
-# ---- the launch ---------------------------------------------------------------------
-
-
-def connect(environ: Mapping[str, str]) -> "tuple[Comm | None, SelfTestFinding]":
-    """Connect the ranks.  Return how they were started, too."""
-    from mpifarm.transport import mpi
-
-    name = "MPI connects the ranks"
-    comm, notice = mpi.connect(environ)
-    launcher = f"{name_launcher(environ)}, {launched_size(environ)} processes"
-    if comm is None:
-        seen = f"started by {launcher}, and MPI sees one"
-        return None, broken(seen, notice).named(name)
-    seen = f"{comm.size} ranks by {launcher}; {_find_library()}"
-    if comm.survives_rank_loss:
-        seen += "; it tells of ranks that die"
-    return comm, holds(seen).named(name)
-
-
-def name_launcher(environ: Mapping[str, str]) -> str:
-    """Return what started this rank, by the variables that it sets."""
-    if "OMPI_COMM_WORLD_SIZE" in environ:
-        return "mpirun of Open MPI"
-    if "MPI_LOCALNRANKS" in environ:
-        return "mpiexec of MPICH (hydra)"
-    if "SLURM_STEP_NUM_TASKS" in environ:
-        return f"srun (--mpi={environ.get('SLURM_MPI_TYPE', '?')})"
-    return "an MPI launcher"
-
-
-def _find_library() -> str:
-    """Return the MPI library that is loaded, as this process has mapped it."""
-    with suppress(OSError), open("/proc/self/maps", encoding="utf-8") as maps:
-        if found := re.search(r"/.*/lib(mpi|mpich)\.so.*", maps.read()):
-            return found[0]
-    return "the MPI library could not be seen"
+    def _conclude(self) -> None:
+        self._console.print_text(f"\n{conclude(self._findings)}\n")

@@ -6,9 +6,13 @@ Rules of this file: it words and counts; it tests nothing and prints nothing.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
+from typing import NamedTuple, TypeVarTuple
 
 from mpifarm.errors import FarmError
 from mpifarm.model.wording import counted
+
+Ts = TypeVarTuple("Ts")
 
 
 class CheckResult(Enum):
@@ -34,43 +38,26 @@ class SelfTestFinding:
     """The consequence for a farm and the remedy; "" if there is none."""
     weight: float = 0.0
     """Of the same finding on several ranks the heaviest is shown."""
-    is_promised: bool = True
-    """False for what mpifarm does not need, and commands may rely on."""
     name: str = ""
 
     def named(self, name: str) -> "SelfTestFinding":
         """Return the finding with its name."""
         return replace(self, name=name)
 
-    def as_unpromised(self) -> "SelfTestFinding":
-        """Return the finding as one on which only commands rely."""
-        return replace(self, is_promised=False)
+
+holds = partial(SelfTestFinding, CheckResult.HOLDS)
+broken = partial(SelfTestFinding, CheckResult.BROKEN)
+measured = partial(SelfTestFinding, CheckResult.MEASURED)
+"""A finding that promises nothing."""
+untested = partial(SelfTestFinding, CheckResult.UNTESTED)
 
 
-def holds(seen: str, follows: str = "", weight: float = 0.0) -> SelfTestFinding:
-    """Return the finding that a promise holds."""
-    return SelfTestFinding(CheckResult.HOLDS, seen, follows, weight)
-
-
-def broken(seen: str, follows: str = "") -> SelfTestFinding:
-    """Return the finding that a promise does not hold."""
-    return SelfTestFinding(CheckResult.BROKEN, seen, follows)
-
-
-def measured(seen: str, follows: str = "", weight: float = 0.0) -> SelfTestFinding:
-    """Return a finding that promises nothing."""
-    return SelfTestFinding(CheckResult.MEASURED, seen, follows, weight)
-
-
-def untested(seen: str, follows: str = "") -> SelfTestFinding:
-    """Return the finding that a check could not be made, and why."""
-    return SelfTestFinding(CheckResult.UNTESTED, seen, follows)
-
-
-def run_check(name: str, check: Callable[[], SelfTestFinding]) -> SelfTestFinding:
+def run_check(
+    name: str, check: Callable[[*Ts], SelfTestFinding], *arguments: *Ts
+) -> SelfTestFinding:
     """Return the finding of a check; an error of it is a promise that is broken."""
     try:
-        return check().named(name)
+        return check(*arguments).named(name)
     except (OSError, FarmError) as error:
         return broken(str(error)).named(name)
 
@@ -83,8 +70,7 @@ def in_words(finding: SelfTestFinding) -> str:
     return line
 
 
-@dataclass(frozen=True, slots=True)
-class RankFindings:
+class RankFindings(NamedTuple):
     """The findings of one rank, and its host."""
 
     host: str
@@ -117,29 +103,17 @@ def _worry(finding: SelfTestFinding) -> tuple[int, float]:
     return _WORRY.index(finding.result), finding.weight
 
 
-def broken_promises(findings: Sequence[SelfTestFinding]) -> list[str]:
-    """Return the names of mpifarm's promises that do not hold here."""
-    return [
-        finding.name
-        for finding in findings
-        if finding.result is CheckResult.BROKEN and finding.is_promised
-    ]
+def names_of(findings: Sequence[SelfTestFinding], result: CheckResult) -> list[str]:
+    """Return the names of the findings with that result."""
+    return [finding.name for finding in findings if finding.result is result]
 
 
 def conclude(findings: Sequence[SelfTestFinding]) -> str:
     """Return the last line of the table."""
     text = "All that mpifarm promises holds here."
-    if promises := broken_promises(findings):
+    if promises := names_of(findings, CheckResult.BROKEN):
         count = counted(len(promises), "of our promises does", "of our promises do")
         text = f"{count} not hold here: {'; '.join(promises)}."
-    untested = [each.name for each in findings if each.result is CheckResult.UNTESTED]
-    if untested:
-        text += f"  Not tested: {'; '.join(untested)}."
-    others = [
-        each.name
-        for each in findings
-        if each.result is CheckResult.BROKEN and not each.is_promised
-    ]
-    if others:
-        text += f"  Your commands should not rely on: {'; '.join(others)}."
+    if names := names_of(findings, CheckResult.UNTESTED):
+        text += f"  Not tested: {'; '.join(names)}."
     return text

@@ -1,14 +1,15 @@
-"""The checks of one node: a signal to a rank, its CPUs, how fast things start there.
+"""The checks of one rank by itself: its CPUs, the start of Python, a signal to it.
 
-Rules of this file: commands are started as a worker starts them.  A signal is only sent
-to this process, never to a group that others may be in.
+Rules of this file: a signal is only sent to this process, never to a group that others
+may be in.
 """
 
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from threading import Timer
 
 from mpifarm.batch.launcher import command_environment
 from mpifarm.commands.selftest.findings import (
@@ -18,15 +19,11 @@ from mpifarm.commands.selftest.findings import (
     measured,
     run_check,
 )
-from mpifarm.commands.selftest.helpers import Helper, send_signal
-from mpifarm.errors import FarmError
 from mpifarm.model.wording import counted
-from mpifarm.system import cpus, processes, task_command
+from mpifarm.system import cpus, processes
 from mpifarm.system.event_loop import Waiter
 from mpifarm.system.signals import SignalInbox
-
-RATE_SECONDS = 0.25
-MAX_STARTS = 400
+from mpifarm.transport.mpi import Comm
 
 WAKE_SECONDS = 1.0
 """Longest wait of a loop without a signal: what ends a wait later was no signal."""
@@ -35,6 +32,7 @@ PROMPT_SECONDS = 0.5
 """A busy node is slow; a signal that wakes nobody is found 0.9 s late."""
 
 SLOW_START_SECONDS = 5.0
+POLL_SECONDS = 0.005
 
 SIGNAL_REMEDY = (
     "farms here don't stop by USR1: give --timeout, shorter than the job's time limit"
@@ -43,33 +41,29 @@ SIGNAL_REMEDY = (
 
 def check_node(environ: Mapping[str, str], workers: int) -> Iterator[SelfTestFinding]:
     """Yield the findings of one rank by itself."""
-    yield run_check("starts of a process", check_start_rate)
     yield run_check("start of Python", check_python_start)
-    yield run_check("CPUs of a rank", lambda: check_cpus(environ, workers))
+    yield run_check("CPUs of a rank", check_cpus, environ, workers)
 
 
-def check_wake(
-    helper: Helper, inbox: SignalInbox, probe: Callable[[], bool] | None = None
-) -> SelfTestFinding:
-    """Return whether USR1 reaches a rank that waits; `probe` looks for MPI messages."""
-    name = "USR1 reaches a rank that waits in its loop"
-    name += " with MPI" if probe else ""
-    return run_check(name, lambda: check_signal_wakes(helper, inbox, probe))
-
-
-def check_signal_wakes(
-    helper: Helper, inbox: SignalInbox, probe: Callable[[], bool] | None
-) -> SelfTestFinding:
+def check_wake(inbox: SignalInbox, comm: Comm) -> SelfTestFinding:
     """Return whether a USR1 ends the wait of a rank's loop at once."""
+    sent: list[float] = []
+
+    def send() -> None:
+        sent.append(time.monotonic())
+        processes.kill_process(os.getpid(), signal.SIGUSR1)
+
     inbox.take()
-    waiter = Waiter(inbox.fd, probe)
-    helper.begin(send_signal, os.getpid(), int(signal.SIGUSR1), 0.1)
+    waiter = Waiter(inbox.fd, comm.has_message)
+    sender = Timer(0.1, send)
+    sender.start()
     begun = time.monotonic()
     while not inbox.any_noted and time.monotonic() - begun < WAKE_SECONDS:
         waiter.wait([], WAKE_SECONDS)
         waiter.restart()
     woken = time.monotonic()
-    late = woken - helper.end()
+    sender.join()
+    late = woken - sent[0]
     if signal.SIGUSR1 not in inbox.take():
         return broken("it never came", SIGNAL_REMEDY)
     if late > PROMPT_SECONDS:
@@ -77,21 +71,14 @@ def check_signal_wakes(
     return holds(f"after {late * 1000:.2g} ms", weight=late)
 
 
-def check_start_rate() -> SelfTestFinding:
-    """Measure how many commands a second one process starts and waits for."""
-    count, begun = 0, time.monotonic()
-    while count < MAX_STARTS and time.monotonic() - begun < RATE_SECONDS:
-        seconds_of(["/bin/true"])
-        count += 1
-    rate = count / (time.monotonic() - begun)
-    return measured(f"{rate:.0f} a second, one after the other", weight=-rate)
-
-
 def check_python_start() -> SelfTestFinding:
     """Measure how long Python and mpifarm take to start here."""
-    bare = seconds_of([sys.executable, "-S", "-c", ""])
+    begun = time.monotonic()
+    run_program([sys.executable, "-S", "-c", ""])
+    bare = time.monotonic() - begun
     program = "import mpifarm.farm.process, mpifarm.farm.startup"
-    whole = seconds_of([sys.executable, "-c", program])
+    run_program([sys.executable, "-c", program])
+    whole = time.monotonic() - begun - bare
     seen = f"{bare:.2f} s; with mpifarm {whole:.2f} s, from {sys.prefix}"
     follows = (
         "each rank waits that long at the start: have the environment on a file system"
@@ -100,27 +87,15 @@ def check_python_start() -> SelfTestFinding:
     return measured(seen, follows if whole > SLOW_START_SECONDS else "", whole)
 
 
-def seconds_of(argv: Sequence[str], *statuses: int) -> float:
-    """Return how long a command takes; raise FarmError for an unexpected status.
-
-    Expected are 0 and `statuses`, as `subprocess` has them (-n: killed by signal n).
-    """
-    begun = time.monotonic()
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+def run_program(argv: Sequence[str]) -> str:
+    """Run a program that is no rank to its end.  Return what it has printed."""
+    program = processes.Inquiry(argv, command_environment(os.environb))
     try:
-        pid = task_command.start_command(argv, command_environment(os.environb), null)
-    finally:
-        os.close(null)
-    try:
-        status = task_command.wait_command(pid)
-    except BaseException:  # a signal ends the self-test
-        if pid in processes.children_of(os.getpid()):  # else the pid may be another's
-            processes.kill_group(pid, signal.SIGKILL)
-            processes.reap_child(pid)
-        raise
-    if status not in (0, *statuses):
-        raise FarmError(f"{' '.join(argv)} ended with status {status}")
-    return time.monotonic() - begun
+        while (output := program.collect()) is None:
+            time.sleep(POLL_SECONDS)
+    finally:  # a signal ends the self-test
+        program.end()
+    return output
 
 
 def check_cpus(environ: Mapping[str, str], workers: int) -> SelfTestFinding:
@@ -131,4 +106,4 @@ def check_cpus(environ: Mapping[str, str], workers: int) -> SelfTestFinding:
     if sharers.count > 1:
         seen += f", in common with {counted(sharers.count - 1, 'more rank')}"
     follows = cpus.binding_warning(environ, len(own), workers, total, sharers)
-    return measured(seen, follows, weight=-len(own))
+    return measured(seen, follows, -len(own))

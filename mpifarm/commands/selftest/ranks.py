@@ -1,20 +1,25 @@
-"""The checks between ranks: rank 0 asks, the others act.
+"""The checks between ranks: rank 0 asks, the others answer.
 
-Rules of this file: messages go through `mpifarm.transport.mpi` and are waited for as a
-farm waits for them.  Rank 0 compares itself with the first rank of each other host, and
-with rank 1 where there is one host.  Children of a rank are from before `MPI_Init`.
+Rules of this file: rank 0 compares its file system with the first rank of each other
+host.  Nothing is forked after `MPI_Init`.
 """
 
+import re
 import signal
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from shutil import which
 from socket import gethostname
 from statistics import median
-from typing import Any, NamedTuple, cast
 
-from mpifarm.commands.selftest import storage
+from mpifarm.batch.launcher import launched_size
+from mpifarm.commands.selftest.calls import (
+    CallError,
+    Rank,
+    Ranks,
+    count_signals,
+)
 from mpifarm.commands.selftest.findings import (
     RankFindings,
     SelfTestFinding,
@@ -22,32 +27,20 @@ from mpifarm.commands.selftest.findings import (
     holds,
     measured,
     merge,
+    run_check,
     untested,
 )
-from mpifarm.commands.selftest.helpers import (
-    PATIENCE_SECONDS,
-    Helper,
-    HelperError,
-    Question,
-    Reply,
-    answer,
-    count_signals,
-    signals_seen,
-)
-from mpifarm.commands.selftest.node import SIGNAL_REMEDY, check_wake, seconds_of
+from mpifarm.commands.selftest.node import SIGNAL_REMEDY, check_wake, run_program
+from mpifarm.commands.selftest.sharing import check_shared
 from mpifarm.commands.selftest.storage import Stage
 from mpifarm.model.wording import counted
-from mpifarm.system.event_loop import Waiter
 from mpifarm.system.signals import SignalInbox
-from mpifarm.transport.mpi import Comm
+from mpifarm.transport import mpi
 
 MAX_HOSTS = 4
 """Other hosts that rank 0 compares itself with: the whole takes half a minute."""
 
-ROUND_TRIPS = 30
-
-SILENT_SECONDS = 120.0
-"""A rank that has not been asked for so long leaves."""
+ROUND_TRIPS = 5
 
 TELLING_SKEW = 1.0
 """Seconds by which clocks may differ before a user notices."""
@@ -56,139 +49,84 @@ SIGNAL_SECONDS = 3.0
 LOSS_SECONDS = 3.0
 
 
-class Leave(NamedTuple):
-    """From rank 0: the test is over.  Without a lost rank, not all can finalize."""
-
-    can_finalize: bool
+# ---- the launch ---------------------------------------------------------------------
 
 
-class Order(NamedTuple):
-    """From rank 0: answer this question, or let your child answer it."""
+def connect(environ: Mapping[str, str]) -> tuple[mpi.Comm | None, SelfTestFinding]:
+    """Connect the ranks.  Return how they were started, too."""
+    name = "MPI connects the ranks"
+    comm, notice = mpi.connect(environ)
+    launcher = f"{name_launcher(environ)}, {launched_size(environ)} processes"
+    if comm is None:
+        seen = f"started by {launcher}, and MPI sees one"
+        return None, broken(seen, notice).named(name)
+    seen = f"{comm.size} ranks by {launcher}; {_find_library()}"
+    if comm.survives_rank_loss:
+        seen += "; it tells of ranks that die"
+    return comm, holds(seen).named(name)
 
-    question: Question
-    is_for_child: bool
+
+def name_launcher(environ: Mapping[str, str]) -> str:
+    """Return what started this rank, by the variables that it sets."""
+    if "OMPI_COMM_WORLD_SIZE" in environ:
+        return "mpirun of Open MPI"
+    if "MPI_LOCALNRANKS" in environ:
+        return "mpiexec of MPICH (hydra)"
+    if "SLURM_STEP_NUM_TASKS" in environ:
+        return f"srun (--mpi={environ.get('SLURM_MPI_TYPE', '?')})"
+    return "an MPI launcher"
 
 
-# ---- the other ranks ----------------------------------------------------------------
+def _find_library() -> str:
+    """Return the MPI library that is loaded, as this process has mapped it."""
+    with suppress(OSError), open("/proc/self/maps", encoding="utf-8") as maps:
+        if found := re.search(r"/.*/lib(mpi|mpich)\.so.*", maps.read()):
+            return found[0]
+    return "the MPI library could not be seen"
 
 
 def find(
-    comm: Comm, child: Helper, inbox: SignalInbox, findings: Sequence[SelfTestFinding]
+    comm: mpi.Comm, inbox: SignalInbox, findings: Sequence[SelfTestFinding]
 ) -> RankFindings:
     """Return what a rank finds by itself; `findings` are from before `MPI_Init`."""
-    woken = check_wake(child, inbox, comm.has_message)
+    name = "USR1 reaches a rank that waits in its loop with MPI"
+    woken = run_check(name, check_wake, inbox, comm)
     return RankFindings(gethostname(), (*findings, woken))
 
 
-def serve(
-    comm: Comm, child: Helper, inbox: SignalInbox, findings: Sequence[SelfTestFinding]
-) -> bool:
-    """Send what this rank finds, then answer.  Return whether it can finalize."""
-    waiter = Waiter(inbox.fd, comm.has_message)
-    _send(comm, 0, Reply(0, find(comm, child, inbox, findings)))
-    heard = time.monotonic()
-    while time.monotonic() - heard < SILENT_SECONDS:
-        signals_seen.extend(inbox.take())
-        for _, message in cast(Any, comm.receive()):
-            if isinstance(message, Leave):
-                return message.can_finalize
-            _send(comm, 0, _answer(message, child))
-            heard = time.monotonic()
-            waiter.restart()
-        waiter.wait([], 1.0)
-    return False
-
-
-def _answer(order: Order, child: Helper) -> Reply:
-    number, function, arguments = order.question
-    if order.is_for_child:
-        function, arguments = child.ask, (function, *arguments)
-    return answer(Question(number, function, arguments))
-
-
-def _send(comm: Comm, rank: int, message: Order | Leave | Reply) -> None:
-    comm.send(rank, cast(Any, message))  # these never meet the messages of a farm
-
-
-# ---- rank 0's side ------------------------------------------------------------------
-
-
-class Ranks:
-    """The other ranks, as rank 0 reaches them."""
-
-    def __init__(self, comm: Comm, inbox: SignalInbox) -> None:
-        numbers = range(1, comm.size)
-        self.comm = comm
-        self.helpers = {rank: self._helper(rank, is_child=False) for rank in numbers}
-        self.children = {rank: self._helper(rank, is_child=True) for rank in numbers}
-        self._waiter = Waiter(inbox.fd, comm.has_message)
-        self._inbox = inbox
-        self._replies: dict[int, deque[Reply]] = {rank: deque() for rank in numbers}
-
-    def _helper(self, rank: int, *, is_child: bool) -> Helper:
-        return Helper(
-            f"{'a process of ' if is_child else ''}rank {rank}",
-            lambda question: self._send(rank, Order(question, is_child)),
-            lambda seconds: self._receive(rank, seconds),
-        )
-
-    def _send(self, rank: int, message: Order | Leave) -> None:
-        _send(self.comm, rank, message)
-        self._waiter.restart()
-
-    def _receive(self, rank: int, seconds: float) -> Reply | None:
-        """Return the next reply of a rank, None if it is late."""
-        deadline = time.monotonic() + seconds
-        while not self._replies[rank]:
-            for source, reply in cast(Any, self.comm.receive()):
-                self._replies[source].append(reply)
-            if self._replies[rank]:
-                break
-            if time.monotonic() > deadline:
-                return None
-            self.note_signals()
-            self._waiter.wait([], 0.1)
-        return self._replies[rank].popleft()
-
-    def note_signals(self) -> None:
-        """Note which signals have come to rank 0."""
-        signals_seen.extend(self._inbox.take())
-
-    def leave(self, lost: int | None = None) -> bool:
-        """Let all ranks go but the lost one.  Return whether all can finalize."""
-        can_finalize = lost is None or self.comm.survives_rank_loss
-        for rank in self.helpers:
-            if rank != lost:
-                self._send(rank, Leave(can_finalize))
-        self.comm.flush(PATIENCE_SECONDS)
-        return can_finalize
-
-
-def collect(ranks: Ranks, own: RankFindings) -> dict[int, RankFindings]:
-    """Return what every rank finds; a rank that doesn't answer has no host."""
-    found = {0: own}
-    for rank, helper in ranks.helpers.items():
-        try:
-            of_rank = found[rank] = helper.end(PATIENCE_SECONDS)
-        except HelperError as error:
-            silent = broken(str(error)).named("a rank answers")
-            found[rank] = RankFindings("?", (silent,))
-        else:
-            helper.name += f" on {of_rank.host}"
-            ranks.children[rank].name += f" on {of_rank.host}"
-    return found
+# ---- what rank 0 finds of all -------------------------------------------------------
 
 
 def check_ranks(
-    stage: Stage, ranks: Ranks, found: Mapping[int, RankFindings]
+    stage: Stage,
+    ranks: Ranks,
+    inbox: SignalInbox,
+    own: Sequence[SelfTestFinding],
+    environ: Mapping[str, str],
 ) -> Iterator[SelfTestFinding]:
     """Yield the findings of all ranks, merged, and of those between them."""
+    found = _collect(ranks, find(ranks.comm, inbox, own))
+    name = "USR1 to the launcher or the step reaches all ranks"
+    yield run_check(name, check_step_signal, ranks, environ)
     yield check_hosts([of_rank.host for of_rank in found.values()])
     yield from merge(found)
-    yield from check_messages(ranks)
+    if ranks.others:
+        yield from check_messages(ranks)
     for rank in choose_partners(found):
-        yield from storage.check_shared(stage, ranks.helpers[rank])
-        yield storage.check_release(stage, ranks.children[rank])
+        yield from check_shared(stage, ranks.others[rank])
+
+
+def _collect(ranks: Ranks, own: RankFindings) -> dict[int, RankFindings]:
+    """Return what every rank finds; a rank that doesn't answer has no host."""
+    found = {0: own}
+    for number, rank in ranks.others.items():
+        try:
+            found[number] = rank.end()
+            rank.name += f" on {found[number].host}"
+        except CallError as error:
+            silent = broken(str(error)).named("a rank answers")
+            found[number] = RankFindings("?", (silent,))
+    return found
 
 
 def check_hosts(hosts: Sequence[str]) -> SelfTestFinding:
@@ -197,28 +135,29 @@ def check_hosts(hosts: Sequence[str]) -> SelfTestFinding:
     seen = f"{len(hosts)} on {counted(len(set(hosts)), 'host')}: {counts}"
     if len(set(hosts)) > 1:
         return measured(seen).named("ranks")
-    follows = "nothing was tried between two nodes: run it on two (srun -N 2)"
+    follows = (
+        "nothing was tried between two nodes: srun -N 2 python -m mpifarm selftest"
+        " --mpi does that"
+    )
     return untested(seen, follows).named("ranks on several hosts")
 
 
 def choose_partners(found: Mapping[int, RankFindings]) -> list[int]:
-    """Return the first rank of each other host, or rank 1 if there is one host only."""
+    """Return the first rank of each other host."""
     first: dict[str, int] = {}
     for rank in sorted(found):
         first.setdefault(found[rank].host, rank)
-    partners = [rank for host, rank in first.items() if rank and host != "?"]
-    return partners[:MAX_HOSTS] or [rank for rank in (1,) if rank in found]
+    return [rank for host, rank in first.items() if rank and host != "?"][:MAX_HOSTS]
 
 
 def check_messages(ranks: Ranks) -> Iterator[SelfTestFinding]:
     """Measure round trips and the clocks of all ranks."""
-    if not ranks.helpers:
-        return
-    count = max(3, ROUND_TRIPS // max(1, ranks.comm.size // 16))
     trips, skews = [], []
-    for rank, helper in ranks.helpers.items():
-        trips.append((median(_round_trip(helper) for _ in range(count)), rank))
-        skews.append((_skew(helper), rank))
+    for number, rank in ranks.others.items():
+        answers = [_ask_time(rank) for _ in range(ROUND_TRIPS)]
+        trips.append((median(trip for trip, _ in answers), number))
+        # The quickest answer tells most of the clock.
+        skews.append((min(answers)[1], number))
     longest, slow = max(trips)
     middle = median(trip for trip, _ in trips)
     yield measured(
@@ -233,64 +172,43 @@ def check_messages(ranks: Ranks) -> Iterator[SelfTestFinding]:
     ).named("clocks of the nodes differ")
 
 
-def _round_trip(helper: Helper) -> float:
-    begun = time.monotonic()
-    helper.ask(time.time)
-    return time.monotonic() - begun
-
-
-def _skew(helper: Helper) -> float:
-    """Return the rank's clock less ours, from the quickest of three answers."""
-    answers: list[tuple[float, float]] = []
-    for _ in range(3):
-        begun = time.time()
-        theirs = helper.ask(time.time)
-        ended = time.time()
-        answers.append((ended - begun, theirs - (begun + ended) / 2))
-    return min(answers)[1]
+def _ask_time(rank: Rank) -> tuple[float, float]:
+    """Return the seconds of a round trip, and the rank's clock less ours."""
+    begun = time.time()
+    theirs = rank.ask(time.time)
+    ended = time.time()
+    return ended - begun, theirs - (begun + ended) / 2
 
 
 # ---- a signal to all ----------------------------------------------------------------
 
 
-def check_step_signal(
-    ranks: Ranks, child: Helper, environ: Mapping[str, str]
-) -> SelfTestFinding:
+def check_step_signal(ranks: Ranks, environ: Mapping[str, str]) -> SelfTestFinding:
     """Return what a USR1 to the whole step reaches, if it can be sent from within."""
     step = [environ.get(f"SLURM_{part}_ID", "") for part in ("JOB", "STEP")]
     scancel = which("scancel")
     if not all(step) or scancel is None:
         return untested("not to be sent from within; each rank had a USR1 of its own")
-    before = _count_signals(ranks, child)
+    before = _count_signals(ranks)
     begun = time.monotonic()
-    # If the signal reaches all that descends from the step, scancel gets it too.
-    seconds_of([scancel, "--signal=USR1", ".".join(step)], -signal.SIGUSR1)
-    missed = [*range(ranks.comm.size)]
-    after = before
+    told = run_program([scancel, "--signal=USR1", ".".join(step)]).strip()
+    missed = [*before]
     while missed and time.monotonic() - begun < SIGNAL_SECONDS:
         time.sleep(0.05)
-        after = _count_signals(ranks, child)
-        missed = [rank for rank in missed if after[rank][0] <= before[rank][0]]
+        after = _count_signals(ranks)
+        missed = [rank for rank in missed if after[rank] <= before[rank]]
     if missed:
         which_ranks = ", ".join(map(str, missed))
         seen = f"by scancel; rank {which_ranks} did not get it"
-        return broken(seen, SIGNAL_REMEDY)
-    commands = sum(now[1] > was[1] for was, now in zip(before, after, strict=True))
-    return holds(
-        f"by scancel, after {time.monotonic() - begun:.1f} s; it also came to what"
-        f" {commands} of {counted(len(after), 'rank')} run in sessions of their own"
-    )
+        return broken(f"{seen} ({told})" if told else seen, SIGNAL_REMEDY)
+    return holds(f"by scancel, after {time.monotonic() - begun:.1f} s")
 
 
-def _count_signals(ranks: Ranks, child: Helper) -> list[tuple[int, int]]:
-    """Return for each rank how many signals came to it and to its child."""
+def _count_signals(ranks: Ranks) -> dict[int, int]:
+    """Return how many signals came to each rank."""
     ranks.note_signals()
-    own = count_signals(), child.ask(count_signals)
-    theirs = [
-        (helper.ask(count_signals), ranks.children[rank].ask(count_signals))
-        for rank, helper in ranks.helpers.items()
-    ]
-    return [own, *theirs]
+    theirs = {number: rank.ask(count_signals) for number, rank in ranks.others.items()}
+    return {0: count_signals(), **theirs}
 
 
 # ---- the loss of a rank -------------------------------------------------------------
@@ -298,15 +216,15 @@ def _count_signals(ranks: Ranks, child: Helper) -> list[tuple[int, int]]:
 
 def check_loss(ranks: Ranks) -> SelfTestFinding:
     """Kill the last rank with -9; return whether the others go on."""
-    *others, victim = ranks.helpers
-    ranks.helpers[victim].begin(signal.raise_signal, signal.SIGKILL)
+    *others, victim = ranks.others
+    ranks.others[victim].begin(signal.raise_signal, signal.SIGKILL)
     begun = time.monotonic()
     losses: list[int] = []
     while time.monotonic() - begun < LOSS_SECONDS and not losses:
         try:
             for rank in others:
-                ranks.helpers[rank].ask(time.time)
-        except HelperError as error:
+                ranks.others[rank].ask(time.time)
+        except CallError as error:
             follows = "a farm ends with the rank: start it under mpifarm supervise"
             return broken(str(error), follows)
         time.sleep(0.05)

@@ -22,7 +22,6 @@ LOADERS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml", "jsonpi
 """Modules that make more than plain values of what they read."""
 
 MAY_LOAD = {
-    ("commands/selftest/helpers.py", "pickle"),
     ("pool/framing.py", "marshal"),
     ("transport/mpi.py", "marshal"),
     ("transport/mpi.py", "pickle"),
