@@ -1,8 +1,8 @@
 """The workdir: status files, claims, timeline; the only owner of them.
 
 Rules of this package: rank 0 uses a `Store`, which is a `FileStore`, or a
-`CustomStore` for a tasklist that keeps its own state; the other modules are their
-parts.  All that is written is written in `files`.
+`CustomStore` for a tasklist that keeps its own state.  The other modules are parts of
+these two.  Only `system.files` writes.
 """
 
 from mpifarm.model.paths import WorkdirPaths

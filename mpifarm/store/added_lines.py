@@ -22,7 +22,7 @@ from mpifarm.system import file_contents, files
 
 
 class AddedLines:
-    """The tasks behind those of the first start, as one start finds them."""
+    """The tasks that were added behind those of the first start."""
 
     def __init__(
         self,
@@ -39,13 +39,15 @@ class AddedLines:
         self._others = others
 
     def settle(self, validation: Validation) -> str:
-        """Write ``added`` as it has to be before this farm begins.
+        """Write the queues as they have to be before this farm begins.
 
-        Return a sentence for the user, or "" where no lines are new.
+        Set `QueuePair.first_added`, remove an ``added`` of an earlier life of the
+        workdir, and put new tasks into ``added``.  Return a sentence for the user, ""
+        if no lines are new.  Raises `StorageError`.
         """
         self._queues.first_added = validation.first_added
         if not validation.snapshot.begun and files.is_there(self._paths.added):
-            files.remove(self._paths.added)  # of an earlier life of the workdir
+            files.remove(self._paths.added)
         if validation.first_added == len(self._tasks):
             return ""
         known = validation.grown_from
@@ -71,17 +73,17 @@ class AddedLines:
         queues.replace(queues.toprocess, encode_blocks(ids[:place], self._tasks))
 
     def _add_lines(self, known: int) -> None:
-        """Put the tasks behind the first `known` ones into ``added``."""
+        """Replace ``added`` by its ids below `known` and all tasks from `known` on."""
         before = files.find_content(self._paths.added) or b""
         place, _ = find_place(before, 0, known)
         lines = encode_blocks(range(known, len(self._tasks)), self._tasks)
         self._queues.replace(self._queues.added, chain([before[:place]], lines))
 
     def _is_taken_up(self, known: int, queued: Sequence[int]) -> bool:
-        """Return whether plain farmers have the new tasks already.
+        """Return whether plain farmers have the tasks from `known` on already.
 
-        They have if ``toprocess`` was missing when the first plain farmer started that
-        knew the longer list.
+        `queued` are ids in ``toprocess``.  Plain farmers have the new tasks if
+        ``toprocess`` was missing when the first one started that knew the longer list.
         """
         last = find_id(file_contents.find_last_line(self._paths.toprocess))
         return (

@@ -1,4 +1,4 @@
-"""The format of a claim: an append-only journal of what a farm holds.
+"""The format of a claim: an append-only journal of the tasks that a farm holds.
 
 Rules of this file: it opens nothing.  A journal has one JSON object a line, the head
 first; unknown keys and events are ignored, and a line that is no whole JSON object was
@@ -17,7 +17,7 @@ from mpifarm.model.id_ranges import MAX_IDS, IdRangesError, encode_ids, parse_id
 
 FORMAT_VERSION = 1
 _MAX_NUMBER = 10**15
-"""No step and no size of a file has as many digits."""
+"""Larger than the number of any step, and than the size of any file in bytes."""
 
 
 class LockFile(NamedTuple):
@@ -29,9 +29,10 @@ class LockFile(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The first line of a claim.  `process_start` is in clock ticks since boot.
+    """The first line of a claim.
 
-    `array` names the job array of the farm; "" outside of one, and in older claims.
+    `process_start` is in clock ticks since boot, `started` in seconds since the epoch.
+    `array` names the job array of the farm, "" outside of an array and in older claims.
     """
 
     farm: str
@@ -50,10 +51,12 @@ class Head(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A line behind the head.  `failed` is the size of ``failed`` at the take.
+    """A line behind the head: the ids taken, put back to a queue, or done.
 
-    `giving`: the farm is about to return these to a tasklist that keeps its own state.
-    From here on other farms may have them; but if this farm dies, perhaps none has.
+    `step` names the step of a queue by which the event happens, None without one.
+    `failed` is the size of ``failed`` at the take, in bytes.  `giving` are ids that the
+    farm is about to return to a tasklist that keeps its own state: from here on other
+    farms may have them, or, if this farm dies, none.
     """
 
     take: Sequence[int] = ()
@@ -65,7 +68,7 @@ class Event(NamedTuple):
 
 
 class DamagedClaimError(ValueError):
-    """A whole line of a claim can't be understood: nothing may be done with it."""
+    """A whole line that can't be understood, in a claim that has to be left alone."""
 
 
 def encode_head(head: Head) -> bytes:
@@ -75,7 +78,7 @@ def encode_head(head: Head) -> bytes:
 
 
 def parse_head(line: bytes) -> Head:
-    """Parse the first line; raise `DamagedClaimError`, also for an unknown version."""
+    """Parse the first line; raises `DamagedClaimError`, also for an unknown version."""
     try:
         record = json.loads(line)
         version = record["version"]
@@ -145,7 +148,10 @@ def encode_event(event: Event) -> bytes:
 
 
 def parse_event(line: bytes) -> Event | None:
-    """Parse a line; return None for a torn one, raise `DamagedClaimError`."""
+    """Parse a line behind the head; return None for a torn line.
+
+    Raises `DamagedClaimError` for a whole line with wrong values.
+    """
     try:
         record = json.loads(line)
     except ValueError:
@@ -184,8 +190,10 @@ def _parse_number(value: object, least: int) -> int:
 class Journal:
     """The sum of the lines of a claim.
 
-    `held` maps each id that the farm holds to the size of ``failed`` at its take;
-    `giving` are those among them that others may have meanwhile.
+    `head` is None until it was read.  `held` maps each id that the farm holds to the
+    size of ``failed`` at its take, in bytes.  `giving` are the ids that others may have
+    meanwhile.  `last_step` is the number of the last step that the claim names.
+
     `step_happened` returns for the number of a step whether its staging file is gone.
     """
 
@@ -199,7 +207,11 @@ class Journal:
         self._rest = b""
 
     def feed(self, content: bytes) -> None:
-        """Read on; a last line without its newline waits for the rest."""
+        """Read on, and apply events that now have happened.
+
+        A last line without newline waits for its rest, an event for its step.  Raises
+        `DamagedClaimError`, and what `step_happened` raises.
+        """
         *lines, self._rest = (self._rest + content).split(b"\n")
         self._apply_all(self._pending)
         for line in lines:
@@ -214,6 +226,7 @@ class Journal:
             self._apply(event)
 
     def _apply(self, event: Event) -> None:
+        """Apply an event; if its step has not happened, only `done` and `giving`."""
         for taskid in event.done:
             self.held.pop(taskid, None)
         self.giving.difference_update(event.done)

@@ -35,12 +35,12 @@ from mpifarm.system import files
 from mpifarm.system.regular_files import OddFileError
 
 _NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ELOOP}
-"""Why a claim can't be opened, if that does not mean that the disk gives way."""
+"""Errors at the opening of a claim that do not mean that the disk has failed."""
 _NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class ClaimLostError(FutileError):
-    """This farm was taken for dead, or its workdir is gone: no use in trying again."""
+    """The loss of this farm's claim: it was taken for dead, or its workdir is gone."""
 
 
 # ---- locks ---------------------------------------------------------------------------
@@ -49,8 +49,8 @@ class ClaimLostError(FutileError):
 def share_a_lock(ours: Iterable[LockFile], head: Head, *, same_boot: bool) -> bool:
     """Return whether two farms take a lock file in common.
 
-    A device number means something on one machine only; from another one, the file
-    has the same inode number and name.
+    `same_boot`: whether both run on one machine.  From another machine a file has
+    another device number, so that inode number and name are compared.
     """
     if same_boot:
         theirs = {(lock.device, lock.inode) for lock in head.locks}
@@ -60,7 +60,10 @@ def share_a_lock(ours: Iterable[LockFile], head: Head, *, same_boot: bool) -> bo
 
 
 def find_lock_files(paths: Iterable[str]) -> tuple[LockFile, ...]:
-    """Return the lock files as they are now; the lock is held, so they exist."""
+    """Return the lock files that exist, which are all if the lock is held.
+
+    Raises `StorageError`.
+    """
     found = []
     for path in paths:
         with suppress(FileNotFoundError):
@@ -80,9 +83,10 @@ def _status_of(path: str) -> os.stat_result:
 
 
 def take_flock(descriptor: int) -> bool:
-    """Try to take the exclusive lock, and return whether it could be taken.
+    """Try to take the exclusive ``flock``, without waiting.  Return whether it is ours.
 
-    Where the file system has no such lock, the answer proves nothing: return True.
+    Return True, too, on a file system without such locks, where the answer proves
+    nothing.  Raises OSError.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,9 +99,9 @@ def take_flock(descriptor: int) -> bool:
 
 
 def is_at(descriptor: int, path: str) -> bool:
-    """Return whether the open file is still the one that bears the name.
+    """Return whether `path` still names the open file; raises `StorageError`.
 
-    The file is opened, since NFS answers for names out of a cache for seconds.
+    `path` is opened, since NFS answers for names out of a cache for seconds.
     """
     try:
         with files.opened(path, os.O_RDONLY) as there:
@@ -114,8 +118,11 @@ def is_at(descriptor: int, path: str) -> bool:
 class OwnClaim:
     """This farm's claim, from its creation to its removal.
 
-    The descriptor stays open for life: it carries the lock that says "alive".  No other
-    program writes this file.
+    `held` are the ids that the claim holds.  The descriptor stays open for life: it
+    carries the lock that says "alive".  No other program writes this file.
+
+    The constructor creates the file, locks it and writes its head.  Raises
+    `StorageError`.
     """
 
     def __init__(self, paths: WorkdirPaths, head: Head) -> None:
@@ -147,7 +154,7 @@ class OwnClaim:
         files.append_to(self._descriptor, self.path, encode_head(head), sync=True)
 
     def check(self) -> None:
-        """Raise `StorageError` unless this claim is still this farm's."""
+        """Raise `ClaimLostError` unless the claim's file is still this farm's."""
         if not is_at(self._descriptor, self.path):
             raise ClaimLostError(
                 f"the claim {self.path} is gone: another farm took this one for dead "
@@ -155,14 +162,18 @@ class OwnClaim:
             )
 
     def append(self, event: Event, *, sync: bool = True) -> None:
-        """Add an event; the caller changes `held` when the event has happened."""
+        """Append an event to the file; raises `StorageError`.
+
+        `held` stays: the caller changes it when the event has happened.
+        """
         files.append_to(self._descriptor, self.path, encode_event(event), sync=sync)
 
     def append_step(self, event: Event, staging: str) -> None:
-        """Add a step that will happen by the renaming of `staging`.
+        """Append and sync the event of a step that happens by the rename of `staging`.
 
-        If that fails, remove `staging`; or, where a part of the event may be in the
-        claim, leave it empty: it says that the step did not happen.
+        If that fails, remove `staging` and raise `StorageError`.  If a part of the
+        event may be in the claim, leave `staging` there, but empty: its presence says
+        that the step did not happen.
         """
         before = self._find_size()
         try:
@@ -181,11 +192,17 @@ class OwnClaim:
             return None
 
     def beat(self) -> None:
-        """Touch the claim: its modification time is the heartbeat."""
+        """Set the claim's modification time, the heartbeat, to now.
+
+        Raises `StorageError`.
+        """
         files.touch(self._descriptor, self.path)
 
     def end(self) -> None:
-        """Give up the lock of the claim, so that other farms may assess it."""
+        """Close the file, and with it give up the claim's lock.
+
+        Other farms may take this one for dead from now on.  A second call does nothing.
+        """
         if self._descriptor >= 0:
             with suppress(OSError):  # each line that matters was synced
                 os.close(self._descriptor)
@@ -197,7 +214,11 @@ class OwnClaim:
 
 @dataclass(slots=True)
 class OtherClaim:
-    """Another farm's claim, as far as it was read."""
+    """Another farm's claim, as far as it was read.
+
+    `offset` is the end of the read part in bytes, `inode` the device and inode of the
+    file.  `damage` says in words why the claim cannot be understood, None if it can.
+    """
 
     farm: str
     path: str
@@ -207,7 +228,7 @@ class OtherClaim:
     damage: str | None = None
 
     def describe(self) -> str:
-        """Return farm, host and pid, in words."""
+        """Return farm, host and pid in words, the farm alone without a head."""
         head = self.journal.head
         return f"{self.farm} {head.where}" if head else self.farm
 
@@ -225,7 +246,10 @@ class OtherClaims:
     claims: dict[str, OtherClaim] = field(default_factory=dict)
 
     def poll(self) -> None:
-        """Read on in all claims; raise `StorageError`."""
+        """Update `claims`: meet new ones, read on in known ones, forget removed ones.
+
+        Raises `StorageError`.
+        """
         names = files.find_names(self.paths.claims)
         there = {
             name for name in names if name != self.farm and not name.startswith(".")
@@ -236,6 +260,7 @@ class OtherClaims:
             self._poll_one(name)
 
     def _poll_one(self, name: str) -> None:
+        """Read on in a claim, or from its beginning if the file is another one."""
         claim = self.claims.get(name) or self._meet(name)
         try:
             with files.opened(claim.path, os.O_RDONLY) as descriptor:
@@ -263,6 +288,8 @@ class OtherClaims:
             raise
 
     def _meet(self, name: str) -> OtherClaim:
+        """Add an unread claim to `claims`, in place of one of the same name."""
+
         def step_happened(step: int) -> bool:
             return not files.exists(self.paths.queue_staging(name, step))
 
@@ -271,14 +298,14 @@ class OtherClaims:
         return claim
 
     def hold(self, taskid: int) -> bool:
-        """Return whether any of the farms holds the id."""
+        """Return whether a farm holds the id, and is not requeueing it now."""
         for claim in self.claims.values():  # noqa: SIM110 - any() takes three times as long
             if claim.keeps(taskid):
                 return True
         return False
 
     def held_ids(self) -> set[int]:
-        """Return all ids that the farms hold."""
+        """Return all ids that the farms hold, also those that they requeue now."""
         held: set[int] = set()
         for claim in self.claims.values():
             held.update(claim.journal.held)
@@ -304,7 +331,8 @@ class Grasp(NamedTuple):
 def grasped(claim: OtherClaim, machine: Machine) -> Iterator[Grasp]:
     """Assess the farm of a claim; hold the claim's lock meanwhile, if it is free.
 
-    The main lock is held: a farm that starts takes the lock of its claim under it.
+    The main lock has to be held, under which a farm that starts takes the lock of its
+    claim.  Raises `StorageError`.
     """
     try:
         flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -321,7 +349,7 @@ def grasped(claim: OtherClaim, machine: Machine) -> Iterator[Grasp]:
 
 
 def _try_read_only(claim: OtherClaim) -> ClaimLock:
-    """Return whether the lock of another user's claim is held, if that can be seen."""
+    """Return `HELD` if the lock of another user's claim is held, else `UNTRIED`."""
     try:
         with files.opened(claim.path, os.O_RDONLY) as descriptor:
             return ClaimLock.UNTRIED if take_flock(descriptor) else ClaimLock.HELD
@@ -346,7 +374,10 @@ def _assess_open(claim: OtherClaim, descriptor: int, machine: Machine) -> Grasp:
 def assess_untaken(
     claim: OtherClaim, machine: Machine, lock: ClaimLock = ClaimLock.UNTRIED
 ) -> FarmLiveness:
-    """Assess the farm of a claim whose lock this process has not got."""
+    """Assess the farm of a claim whose lock this process has not taken.
+
+    A claim that cannot be looked at is `UNCERTAIN`.
+    """
     try:
         return _assess(claim, machine, lock, lambda: os.stat(claim.path).st_mtime)
     except OSError:
@@ -372,7 +403,10 @@ def _assess(
 def find_leftovers(
     paths: WorkdirPaths, farm: str | None = None
 ) -> list[tuple[str, str, int]]:
-    """Return path, farm and step of the staging files of one farm, or of all."""
+    """Return path, farm and step of each staging file of a queue, sorted by name.
+
+    `farm` limits them to one farm; None means all.  Raises `StorageError`.
+    """
     try:
         names = os.listdir(paths.root)
     except OSError as error:

@@ -1,6 +1,6 @@
 """The counting of tasks by their locations, for the report of a farm.
 
-Rules of this file: it counts what a `Survey` has seen under the lock, without the lock.
+Rules of this file: a `Survey` is made under the lock, and counted without the lock.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,8 @@ def count_tasks(
     """Count the tasks of a list at a survey.
 
     Tasks from `first_added` on go through ``added``.  Raises `StorageError` where a
-    queue can't be read, `ChangedError` where others have changed a large one meanwhile.
+    queue cannot be read, `ChangedError` where others have changed a large queue since
+    the survey.
     """
     tasks = TaskMap(
         len(finished.flags),
@@ -48,6 +49,7 @@ def count_tasks(
 def _ids_queued(
     survey: Survey, first_added: int, total: int
 ) -> Iterator[Sequence[int]]:
+    """Yield the ids to be processed; without ``toprocess`` all tasks are."""
     if survey.toprocess is None:
         yield range(first_added)
     else:

@@ -1,10 +1,10 @@
 """A workdir whose tasklist keeps its own state, by its own pop and records.
 
-Rules of this file: the list takes the lock in its own methods, so none of them is
-called with the lock held.  They are called one by one, and after each the claim says
-what it changed; a kill between the two leaves that one task to the list alone, and so
-does a claim that can't be written: what the list has just given goes back to it.  What
-else a farm writes (claim, timeline, attempts, logs) it writes under the lock as ever.
+Rules of this file: the list takes the lock in its own methods, so no method of the list
+is called with the lock held.  The methods are called one by one, and after each call
+the claim records the change.  A kill in between leaves that one task to the list alone.
+A task that the list has just given goes back to the list if the claim can't be written.
+Timeline and attempts are written under the lock, as in any workdir.
 """
 
 import operator
@@ -32,7 +32,7 @@ from mpifarm.store.validate import validate_access
 from mpifarm.system import files
 
 POP_SECONDS = 0.1
-"""Seconds that one transaction pops at most: signals wait meanwhile."""
+"""Seconds that one transaction pops tasks at most: signals wait meanwhile."""
 
 
 class OwnStateList(Protocol):
@@ -41,20 +41,23 @@ class OwnStateList(Protocol):
     def __len__(self) -> int: ...
 
     def get_finished(self) -> list[int] | None:
-        """Return the ids of the finished tasks; None where the list can't tell."""
+        """Return the ids of the finished tasks, None if the list does not know them."""
 
     def pop_task(self) -> int | None:
-        """Take a task out of those to be processed; None when there is none."""
+        """Take out a task to be processed.  Return its id, None if there is none."""
 
     def record_toprocess_task(self, taskid: int) -> None:
-        """Put a task back."""
+        """Put a task back to those to be processed."""
 
     def record_done_task(self, taskid: int, returncode: int) -> None:
-        """Record how a task ended."""
+        """Record the end of a task, with its exit status (0: finished)."""
 
 
 class Texts(Sequence[str]):
-    """The texts of tasks for the timeline: of ``tasks`` if the list has it."""
+    """The texts of tasks for the timeline, ``task <id>`` where the list has no text.
+
+    The texts are those in ``tasks`` if the list has that, else the list's own items.
+    """
 
     def __init__(self, tasks: Any) -> None:
         self._tasks = getattr(tasks, "tasks", tasks)
@@ -104,13 +107,13 @@ class CustomStore(Store):
         *,
         predecessor: str = "",
     ) -> "CustomStore":
-        """Join the workdir at `path`; take the lock for it.
+        """Make the workdir at `path` if needed, ask the list, take the lock, and join.
 
         `predecessor` names the farm that this one takes over, since its coordinator was
-        lost: this farm holds that one's tasks from the start.
+        lost: this farm holds that one's tasks from the start ("": none).
 
-        Raises `InputError` where the workdir can't be used, `StorageError` where the
-        disk or the list gives way.
+        Raises `InputError` if the workdir cannot be used; `StorageError` where the disk
+        or the list fails, or the lock cannot be had in `LOCK_TIMEOUT` seconds.
         """
         paths = WorkdirPaths(os.path.abspath(path))
         make_root(paths.root)
@@ -125,6 +128,10 @@ class CustomStore(Store):
     def _join(
         self, lock_paths: Sequence[str], clock: Callable[[], float], predecessor: str
     ) -> None:
+        """Check the other farms, create the claim, reclaim dead farms.  Lock held.
+
+        If that fails, the claim is removed unless it holds tasks.
+        """
         self._member.validate_others(lock_paths, self._total)
         self._member.make_directories()
         self._member.enter(clock)
@@ -140,7 +147,11 @@ class CustomStore(Store):
             raise
 
     def _take_over(self, farm: str) -> None:
-        """Hold what the lost coordinator of this farm held, unless others got it."""
+        """Put the tasks of the lost coordinator `farm` into this farm's claim.
+
+        Finished tasks are left out, and claims that were taken over are removed.  ""
+        names no farm.
+        """
         self._others.poll()
         for claim in self._member.find_predecessors(farm):
             held = claim.journal.held.keys() - self._finished - self.held
@@ -158,6 +169,10 @@ class CustomStore(Store):
             ) from error
 
     def _ask_finished(self) -> None:
+        """Ask the list for the finished tasks, and add them to those that are known.
+
+        Raises `StorageError` if the list fails or does not return ids.
+        """
         given = self._ask("get_finished")
         try:
             ids = [operator.index(taskid) for taskid in given or ()]
@@ -170,7 +185,8 @@ class CustomStore(Store):
     def _read_failed(self) -> Iterator[int]:
         """Return the tasks whose last row in ``attempts.tsv`` is of a failure.
 
-        A tasklist with its own state can't tell which tasks failed.
+        A tasklist with its own state does not tell failed tasks.  Raises
+        `StorageError`.
         """
         content = files.find_content(self.paths.attempts) or b""
         last: dict[int, int] = {}
@@ -189,7 +205,12 @@ class CustomStore(Store):
     def prepare(
         self, results: Sequence[Recorded], requeue: Sequence[int], take: int
     ) -> None:
-        """Have the list record, requeue and pop, one by one, without the lock."""
+        """Have the list record, requeue and pop tasks one by one, without the lock.
+
+        The claim follows each change.  With `take` 0, reclaimed tasks go back to the
+        list, too.  Popping ends after `POP_SECONDS`.  An error is kept for `transact`,
+        and tasks that no claim holds go back to the list.
+        """
         begun = time.perf_counter()
         self._trouble = None
         try:
@@ -208,6 +229,7 @@ class CustomStore(Store):
         self._prepare_seconds = time.perf_counter() - begun
 
     def _record(self, result: Recorded) -> None:
+        """Have the list record a result, then release the task, each at most once."""
         taskid = result.taskid
         if self._progress.left(TransactionStep.RECORD, [taskid]):
             if taskid not in self._finished:
@@ -224,10 +246,11 @@ class CustomStore(Store):
             self._progress.note(TransactionStep.RELEASE, [taskid])
 
     def _requeue(self, taskids: Sequence[int]) -> None:
-        """Return the tasks to the list.
+        """Put tasks back to the list, and release them from the claim.
 
-        The claim says so before: another farm that gets a task from the list at once
-        must not think that this farm still holds it, or no farm would run the task.
+        Finished tasks are released only.  The claim names the tasks before: another
+        farm that gets a task from the list at once must not believe that this farm
+        still holds the task, or no farm would run it.
         """
         left = self._progress.left(TransactionStep.RELEASE, taskids)
         if not left:
@@ -246,11 +269,16 @@ class CustomStore(Store):
         self._empty = False
 
     def _requeue_unclaimed(self) -> None:
+        """Put tasks that this claim does not hold yet back to the list."""
         while self._unclaimed:
             self._requeue_one(self._unclaimed[-1])
             self._unclaimed.pop()
 
     def _pop(self, take: int, until: float) -> None:
+        """Get up to `take` tasks, reclaimed ones first, and hold them in the claim.
+
+        After the time `until` (`time.perf_counter`), stop if there is one at least.
+        """
         if take > 0:
             self._others.poll()
         while len(self._popped) < take:
@@ -277,6 +305,7 @@ class CustomStore(Store):
         self._popped.append(self._unclaimed.pop())
 
     def _checked_id(self, given: Any) -> int:
+        """Return the id that the list has given; raise `StorageError` for no id."""
         try:
             taskid = operator.index(given)  # numpy's integers as well
         except TypeError:
@@ -289,6 +318,7 @@ class CustomStore(Store):
         return taskid
 
     def _is_free(self, taskid: int) -> bool:
+        """Return whether a task is unfinished, and no claim holds it."""
         if taskid in self._finished or taskid in self._member.claim.held:
             return False
         if self._others.hold(taskid):
@@ -296,6 +326,7 @@ class CustomStore(Store):
         return not self._others.hold(taskid)
 
     def _hold(self, taskids: Sequence[int]) -> None:
+        """Put tasks into this farm's claim; they do not count as failed any more."""
         self._member.claim.append(Event(take=taskids))
         self._member.claim.held.update(taskids)
         self._failed.difference_update(taskids)
@@ -303,7 +334,10 @@ class CustomStore(Store):
     def transact(
         self, results: Sequence[Recorded], requeue: Sequence[int], take: int
     ) -> Transacted:
-        """Return what `prepare` got, and write the rest down.  Lock held."""
+        """Write timeline and attempts, and return the tasks of `prepare`.  Lock held.
+
+        Raise the error of the last `prepare`, if any, as `Store.transact` does.
+        """
         begun = time.perf_counter()
         if self._trouble is not None:
             # Until it was prepared again: the list may not have recorded the results.
@@ -324,12 +358,19 @@ class CustomStore(Store):
         return Transacted(taken, empty, seconds)
 
     def reclaim_dead(self) -> int:
-        """Take over what dead farms held; how many tasks.  Lock held."""
+        """Put the tasks of dead farms into this claim, remove theirs.  Lock held.
+
+        Return the number of tasks, which the next `prepare` takes or gives to the list.
+        """
         self._others.poll()
         return self._member.reclaim_dead(self._reclaim)
 
     def _reclaim(self, claim: OtherClaim, _descriptor: int) -> int:
-        """Hold what a dead farm held: a kill in between leaves it in both claims."""
+        """Hold the tasks of a dead farm, and remove its claim.  Return their number.
+
+        Tasks that are finished or held by another farm are left out.  A kill in between
+        leaves the tasks in both claims.
+        """
         held = claim.journal.held.keys() - self._finished - self._member.claim.held
         held = {taskid for taskid in held if not self._is_with_another(taskid, claim)}
         if held:
@@ -347,7 +388,7 @@ class CustomStore(Store):
 
     @property
     def recorded(self) -> tuple[int, int]:
-        """How many tasks have finished and failed, as far as this farm knows."""
+        """The numbers of finished and of failed tasks, as far as this farm knows."""
         return len(self._finished), len(self._failed - self._finished)
 
     def has_record_of(self, taskid: int) -> bool:
@@ -355,15 +396,19 @@ class CustomStore(Store):
         return taskid in self._finished or taskid in self._failed
 
     def survey(self, *, in_array: bool = False) -> Survey:
-        """Return what the claims say; they know of no job array here.  Lock held."""
+        """Poll the claims, and return the ids in them.  Lock held.
+
+        `in_array` has no effect: claims of such a list name no job array.
+        """
         self._others.poll()
         return Survey(self.held, frozenset(self._others.held_ids()), None)
 
     def counts(self, survey: Survey) -> Counts:
-        """Count where all tasks were, by the list and `survey`.  Without the lock.
+        """Count the tasks by the list and `survey`, without the lock.
 
-        Finished ones are asked of the list; failed ones are those that this farm knows
-        of; the rest counts as queued until the list has no more, then as elsewhere.
+        The list is asked for the finished tasks.  The failed ones are those that this
+        farm knows of.  All others count as queued until the list gives no more, then as
+        elsewhere.  Raises `StorageError` if the list fails.
         """
         self._ask_finished()
         finished = self._finished

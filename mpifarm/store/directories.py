@@ -13,10 +13,10 @@ from mpifarm.system import files
 
 
 def make_directories(path: str) -> Callable[[], None]:
-    """Make the directories that PyTaskFarmer makes before it reads a tasklist.
+    """Make the workdir `path` and its ``logs``, as PyTaskFarmer does at its start.
 
-    Return a function that removes those of them that were made here and are empty.
-    Raises `InputError`.
+    Return a function that removes the directories that this call has made, if they are
+    empty.  Raises `InputError`, with nothing left behind.
     """
     paths = WorkdirPaths(os.path.abspath(path))
     made = [paths.root] if make_root(paths.root) else []
@@ -36,9 +36,9 @@ def _remove_empty(directories: Sequence[str]) -> None:
 
 
 def make_root(root: str) -> bool:
-    """Make the directory `root` if it is not there, and return whether it was not.
+    """Make the workdir `root` unless it exists.  Return whether this call made it.
 
-    Raises `InputError`.
+    Raises `InputError`, also for a workdir that is not a directory or not writable.
     """
     try:
         is_new = files.make_directory(root)

@@ -22,20 +22,26 @@ HEARTBEAT_LIMIT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where a farm runs, and how it learns what else runs there."""
+    """The host of a farm, with its means to look up processes and the time.
+
+    `boot_id` is "" if it is unknown.
+    """
 
     host: str
     boot_id: str
     pid: int
     find_process_start: Callable[[int], int | None]
-    """When a process started, in ticks since boot; None if there is none.  A zombie
-    counts as none: it has ended."""
+    """Returns the start of a process in ticks since boot, None if it does not live."""
     read_file_clock: Callable[[str], float]
-    """The time of the file system of a directory, in seconds since the epoch."""
+    """Returns the time of a directory's file system, in seconds since the epoch."""
 
 
 def find_process_start(pid: int) -> int | None:
-    """Read ``/proc/<pid>/stat``, fields 3 and 22 (proc_pid_stat(5))."""
+    """Return the start of a process, in clock ticks since boot.
+
+    Return None for a process that does not exist, and for a zombie, which has ended.
+    """
+    # Fields 3 (state) and 22 (starttime) of proc_pid_stat(5).
     try:
         line = files.read_from(f"/proc/{pid}/stat")
     except OSError:
@@ -47,7 +53,11 @@ def find_process_start(pid: int) -> int | None:
 
 
 def read_file_clock(directory: str) -> float:
-    """Return the time of a file system: on a file server, the server's clock."""
+    """Return the time of a file system, in seconds since the epoch.
+
+    On a file server that is the server's clock, the one of heartbeats.  Make, touch and
+    remove a file in `directory` for that.  Raises `StorageError`.
+    """
     path = clock_file(directory, os.getpid())
     try:
         with files.opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
@@ -75,11 +85,11 @@ class ClaimLock(Enum):
     """The state of the ``flock`` on a claim, as far as it is known."""
 
     HELD = "held"
-    """By another process."""
+    """Another process holds the lock."""
     TAKEN = "taken"
-    """By this process, just now."""
+    """This process has just taken the lock."""
     UNTRIED = "untried"
-    """Nobody tried, or the answer proves nothing."""
+    """This process did not try, or the answer proves nothing."""
 
 
 class FarmLiveness(Enum):
@@ -91,7 +101,7 @@ class FarmLiveness(Enum):
     """The farm is on another machine, and had a heartbeat within the limit."""
     DEAD = "dead"
     DAMAGED = "damaged"
-    """Its claim can't be understood, and no process is known to own it."""
+    """The claim cannot be understood, and no process is known to own the claim."""
 
     @property
     def is_at_work(self) -> bool:
@@ -107,8 +117,9 @@ class FarmLiveness(Enum):
 class ClaimEvidence(NamedTuple):
     """The facts by which a farm is taken for alive or dead.
 
-    `head` is None where the claim has none that can be read.  `find_age` returns the
-    seconds since the last heartbeat, by the clock of the file system.
+    `head` is None if the claim has no head that can be read.  `find_age` returns the
+    seconds since the last heartbeat, by the clock of the file system; it writes a file
+    there.
     """
 
     head: Head | None
@@ -118,7 +129,11 @@ class ClaimEvidence(NamedTuple):
 
 
 def assess_liveness(evidence: ClaimEvidence, machine: Machine) -> FarmLiveness:
-    """Return whether the farm of a claim is alive, as `machine` can know it."""
+    """Return the liveness of a claim's farm, as `machine` can know it.
+
+    The claim's lock decides first, then on the same boot the farm's process, else the
+    age of its heartbeat.  Raises what `find_age` raises.
+    """
     head, is_damaged, lock, find_age = evidence
     if lock is ClaimLock.HELD:
         return FarmLiveness.HOLDS_LOCK

@@ -41,6 +41,7 @@ from mpifarm.store.validate import (
 from mpifarm.system import file_contents, files
 
 LOCK_TIMEOUT = 60.0
+"""Seconds that a start waits for the lock, each time that it takes the lock."""
 
 
 class FileStore(Store):
@@ -92,15 +93,16 @@ class FileStore(Store):
         remap: bool = False,
         array: str = "",
     ) -> "FileStore":
-        """Join the workdir at `path`; take the lock for it.
+        """Make the workdir at `path` if needed, take the lock, and join.
 
-        `remap`: where the list was edited, find finished tasks by their texts.
+        `remap`: if the list was edited, bring the workdir in line by the tasks' texts.
         `predecessor` names the farm that this one takes over, since its coordinator was
-        lost: this farm holds that one's tasks from the start.  `array` names the job
-        array of this farm, for its other members.
+        lost: this farm holds that one's tasks from the start ("": none).  `array` names
+        the job array of this farm, for its other members ("": none).
 
-        Raises `InputError`, with everything as it was, where the workdir can't be used
-        or does not belong to this tasklist; `StorageError` where the disk gives way.
+        Raises `InputError`, with every file as it was, if the workdir cannot be used or
+        does not belong to this tasklist; `StorageError` where the disk fails or the
+        lock cannot be had in `LOCK_TIMEOUT` seconds.
         """
         paths = WorkdirPaths(os.path.abspath(path))
         make_root(paths.root)
@@ -118,7 +120,10 @@ class FileStore(Store):
                 return workdir
 
     def _enter(self, lock: HeldLock, predecessor: str) -> None:
-        """Validate the workdir, then join it."""
+        """Validate the workdir without the lock, then join it under the lock.
+
+        Raises `EditedListError` if ``--remap`` may help.
+        """
         write_optimistically(
             lock,
             lambda: read_snapshot(self.paths),
@@ -130,14 +135,16 @@ class FileStore(Store):
         )
 
     def _validate(self, snapshot: Snapshot) -> Validation:
+        """Validate a snapshot, and start the ledgers behind its lines."""
         validation = validate_snapshot(snapshot, self._tasks, self.paths)
         self._start_ledgers(validation)
         return validation
 
     def _is_current(self, snapshot: Snapshot) -> bool:
-        """Return whether no other farm has started since, perhaps with another list.
+        """Return whether no other farm has started since the snapshot.
 
-        What farms have recorded and taken since, this one learns as it joins.
+        Such a farm may have another list.  Tasks that farms have recorded or taken
+        since are read at the joining.
         """
         if files.is_there(self.paths.remap):
             return False
@@ -157,8 +164,10 @@ class FileStore(Store):
     ) -> None:
         """Check the other farms, create the claim, mend the workdir.  Lock held.
 
-        Added lines and the fingerprint are written before the claim; then torn lines
-        are mended, `predecessor` is taken over, and dead farms are reclaimed.
+        Added lines and the fingerprint are written before the claim.  Then torn lines
+        are mended, `predecessor` is taken over, dead farms are reclaimed, and orphaned
+        staging files are removed.  If that fails, the claim is removed unless it holds
+        tasks.
         """
         for ledger in self._ledgers:
             ledger.poll()
@@ -184,6 +193,7 @@ class FileStore(Store):
             raise
 
     def _start_ledgers(self, validation: Validation) -> None:
+        """Start both ledgers behind the last whole line that was validated."""
         for ledger, found, parsed in (
             (self._ledgers.finished, validation.snapshot.finished, validation.finished),
             (self._ledgers.failed, validation.snapshot.failed, validation.failed),
@@ -194,7 +204,10 @@ class FileStore(Store):
             )
 
     def _mend(self, validation: Validation) -> None:
-        """End or replace torn lines, and note them for the user."""
+        """End torn lines, sort ``toprocess``, rebuild an invalid timeline.
+
+        Notes for the user name each torn line.
+        """
         self.notes.extend(validation.notes)
         for ledger in self._ledgers:
             if ledger.tail:
@@ -205,6 +218,10 @@ class FileStore(Store):
     def _mend_toprocess(
         self, before: file_contents.FileState | None, parsed: ParsedStatus
     ) -> None:
+        """Replace a ``toprocess`` that has odd lines or is not sorted.
+
+        A file that others have changed since `before` is left alone.
+        """
         if before is None or parsed.is_in_order:
             return
         is_whole = before.content is not None
@@ -236,22 +253,29 @@ class FileStore(Store):
     ) -> None:
         """Write the staging files of the next queues, without the lock.
 
-        The next `transact` with the same arguments uses them, unless others have
-        changed what they were made from.
+        The next `transact` with the same arguments uses these files, unless others have
+        changed the queues since.  Errors are left to `transact`.
         """
         self._transactions.prepare(requeue, take)
 
     def transact(
         self, results: Sequence[Recorded], requeue: Sequence[int], take: int
     ) -> Transacted:
-        """Record results, requeue ids, take up to `take` new ones.  Lock held."""
+        """Poll the files, record results, requeue ids, take new ones.  Lock held.
+
+        Raises as `Store.transact`.
+        """
         begun = time.perf_counter()
         self._transactions.check(results, requeue)
         self._poll()
         return self._transactions.carry_out(results, requeue, take, begun)
 
     def _poll(self) -> None:
-        """Read what others have done."""
+        """Read the ledgers and claims; note odd lines for the user.
+
+        At the first lines of another farmer, this farm leaves ``timeline.json`` to
+        others.
+        """
         for ledger, appended in self._transactions.poll_ledgers():
             self._report_odd_lines(ledger, appended.odd)
             self._met_others |= bool(appended.ids or appended.odd)
@@ -279,15 +303,19 @@ class FileStore(Store):
     # ---- claims ---------------------------------------------------------------------
 
     def reclaim_dead(self) -> int:
-        """Reclaim what dead farms held; return how many tasks.  Lock held."""
+        """Poll, requeue the tasks of dead farms, remove their claims.  Lock held.
+
+        Return the number of requeued tasks.  Notes for the user name the farms.
+        """
         self._poll()
         return self._member.reclaim_dead(self._reclaim)
 
     def _reclaim(self, claim: OtherClaim, descriptor: int) -> int:
-        """Requeue what a dead farm held, and remove its claim; return how many tasks.
+        """Requeue the tasks of a dead farm, and remove its claim.  Return their number.
 
-        The dead farm's journal says how far this has come, so that the farm that goes
-        on after a kill requeues nothing twice.
+        `descriptor` is open for writing to the claim.  Each requeued task is written
+        into the dead farm's journal, so that after a kill the next farm requeues
+        nothing twice.  A claim with tasks behind the end of this farm's list stays.
         """
         # A rank that was killed as it took over has left its ids in two claims.
         lost = sorted(self._find_open(claim).keys() - self._member.claim.held)
@@ -313,7 +341,11 @@ class FileStore(Store):
         return {taskid: size for taskid, size in held.items() if taskid not in settled}
 
     def _take_over(self, farm: str) -> None:
-        """Hold what the lost coordinator of this farm held, unless others got it."""
+        """Put the tasks of the lost coordinator `farm` into this farm's claim.
+
+        Tasks that others have recorded or hold are left out, and claims that were taken
+        over are removed.  "" names no farm: only poll.
+        """
         self._poll()
         for claim in self._member.find_predecessors(farm):
             held = self._find_open(claim)
@@ -324,6 +356,11 @@ class FileStore(Store):
     def _requeue_held(
         self, claim: OtherClaim, descriptor: int, lost: list[int]
     ) -> None:
+        """Put the `lost` tasks of a dead farm into their queues.
+
+        The dead farm's journal names each step before its rename: a reader of the claim
+        then knows by the staging file whether the step has happened.
+        """
         leftovers = find_leftovers(self.paths, claim.farm)
         steps = Steps(self.paths, claim.farm)
         steps.last = max([claim.journal.last_step, *(step for _, _, step in leftovers)])
@@ -336,7 +373,7 @@ class FileStore(Store):
 
     @property
     def others_hold_tasks(self) -> bool:
-        """Whether a live claim of another farm holds any of this list's tasks."""
+        """Whether a claim of another farm holds a task of this list, as last polled."""
         return any(taskid < len(self._tasks) for taskid in self._others.held_ids())
 
     # ---- counting, ending -----------------------------------------------------------
@@ -347,11 +384,11 @@ class FileStore(Store):
 
     @property
     def recorded(self) -> tuple[int, int]:
-        """How many tasks ``finished`` and ``failed`` had at the last poll."""
+        """The numbers of tasks in ``finished`` and ``failed`` at the last poll."""
         return self._ledgers.finished.count, self._ledgers.failed.count
 
     def survey(self, *, in_array: bool = False) -> Survey:
-        """Return what `counts` needs.  Lock held."""
+        """Poll, and return the state of the workdir for `counts`.  Lock held."""
         self._poll()
         return Survey(
             held=frozenset(self._member.claim.held),
@@ -362,15 +399,19 @@ class FileStore(Store):
         )
 
     def counts(self, survey: Survey) -> Counts:
-        """Count where all tasks were at a survey.  Needs no lock.
+        """Count the tasks by their places at a survey, without the lock.
 
-        Raises `StorageError` where a queue can't be read, `ChangedError` where others
-        have changed a large one meanwhile.
+        Raises `StorageError` where a queue cannot be read, `ChangedError` where others
+        have changed a large queue since.
         """
         return count_tasks(survey, *self._ledgers, self._queues.first_added)
 
     def close(self) -> bool:
-        """Leave the workdir.  Lock held."""
+        """Remove prepared files, settle an open step, leave the workdir.  Lock held.
+
+        Return whether the claim was removed.  Raises `ClaimLostError` if the claim is
+        not this farm's any more, `StorageError`; its lock is released in any case.
+        """
         try:
             with suppress(StorageError):
                 self._queues.discard_prepared()

@@ -1,4 +1,4 @@
-"""The fingerprint of a tasklist: how a later start knows that it is still the same.
+"""The fingerprint of a tasklist, by which a later start knows an edited list.
 
 Rules of this file: it opens nothing.  The hash of each prefix of 1 000 tasks tells
 "lines were added at the end" from "the list was edited", and about where.
@@ -14,14 +14,15 @@ from mpifarm.store.status_lines import encode_texts
 
 FORMAT_VERSION = 1
 BLOCK = 1000
+"""Tasks by which each prefix is longer than the one before."""
 
 
 class Fingerprint(NamedTuple):
     """A tasklist of `total` tasks.
 
-    `prefixes[k]` is the hash of its first ``(k + 1) * BLOCK`` tasks, the last of all.
-    Plain farmers at work may not know the tasks from `first_added` on: those were added
-    after the workdir was begun (where none were, it is the total).
+    `prefixes[k]` is the hash of the first ``(k + 1) * BLOCK`` tasks, the last prefix
+    that of all tasks.  `first_added` is the first id that was added after the workdir
+    was begun, so that plain farmers at work may not know it; `total` if none was.
     """
 
     total: int
@@ -30,7 +31,7 @@ class Fingerprint(NamedTuple):
 
 
 class ListMatch(Enum):
-    """The comparison of a tasklist with the one that the workdir was begun with."""
+    """The difference of a tasklist from the one that the workdir was begun with."""
 
     SAME = "same"
     LINES_ADDED = "lines were added at the end"
@@ -57,7 +58,7 @@ def _hash_prefixes(tasks: Sequence[str], count: int) -> tuple[str, ...]:
 
 
 def compare(stored: Fingerprint, tasks: Sequence[str]) -> ListMatch:
-    """Return what has become of the tasklist since `stored` was taken."""
+    """Compare a tasklist with the fingerprint `stored` of an earlier start."""
     if stored.total > len(tasks):
         return ListMatch.EDITED
     if stored.prefixes != _hash_prefixes(tasks, stored.total):
@@ -66,7 +67,7 @@ def compare(stored: Fingerprint, tasks: Sequence[str]) -> ListMatch:
 
 
 def find_edited_block(stored: Fingerprint, tasks: Sequence[str]) -> range:
-    """Return the ids among which the first edit is."""
+    """Return the block of ids with the first edit; it is empty if nothing differs."""
     now = _hash_prefixes(tasks, min(stored.total, len(tasks)))
     same = 0
     for before, after in zip(stored.prefixes, now, strict=False):

@@ -26,8 +26,9 @@ from mpifarm.system import files
 class Appended(NamedTuple):
     """The lines that others have appended since the last poll.
 
-    `odd` are the lines that do not count as they are.  `own` are the ids of an append
-    of this farm that had failed, and stand there now.
+    `ids` are the tasks of lines that count, `odd` the lines that do not count as they
+    are.  `own` are ids of an append of this farm that had failed, and that the file has
+    now all the same; `ids` has none of these.
     """
 
     ids: list[int]
@@ -48,7 +49,7 @@ class Ledger:
     def __init__(self, path: str, tasks: Sequence[str]) -> None:
         self.path = path
         self.count = 0
-        """How many tasks the file has, each counted once."""
+        """The number of tasks in the file, each counted once."""
         self._tasks = tasks
         self._recorded = bytearray(len(tasks))
         self._offset = 0
@@ -70,7 +71,7 @@ class Ledger:
 
     @property
     def flags(self) -> bytearray:
-        """For each task whether the file has it: 1 or 0.  Not to be changed."""
+        """A byte for each task, 1 if the file has the task.  Not to be changed."""
         return self._recorded
 
     def add(self, taskids: Iterable[int]) -> None:
@@ -81,14 +82,21 @@ class Ledger:
             recorded[taskid] = 1
 
     def start_behind(self, offset: int, taskids: Iterable[int]) -> None:
-        """Begin at `offset`, behind a newline; the file has `taskids` before it."""
+        """Forget all that was read, and read on from `offset`, behind a newline.
+
+        `taskids` are the tasks that the file has before `offset`.
+        """
         self.count = 0
         self._recorded = bytearray(len(self._tasks))
         self._offset = offset
         self.add(taskids)
 
     def poll(self) -> Appended:
-        """Return what others have appended; raises `StorageError`."""
+        """Settle an append that failed, read on, return the lines of others.
+
+        The tasks of all lines count from now on.  Raises `StorageError` if the file
+        cannot be read or written, or is shorter than before.
+        """
         own = self._settle()
         try:
             content = self._read_on()
@@ -103,9 +111,10 @@ class Ledger:
         return Appended(theirs, [each.line for each in parsed.odd], sorted(own))
 
     def _settle(self) -> set[int]:
-        """Bring a pending append to its end if any of it is there; return its ids.
+        """Complete a failed append of which the file has a part, and forget it.
 
-        Where others have appended behind a part of it, the whole lines of it count.
+        Return the ids that the file has of it.  If others have appended behind a part,
+        that part alone is kept, and its whole lines count.
         """
         if self._pending is None:
             return set()
@@ -120,6 +129,7 @@ class Ledger:
         return set(parse_status(part, self._tasks, list_is_same=True).ids)
 
     def _read_on(self) -> bytes:
+        """Return the bytes behind the last poll's; a file that is missing is empty."""
         try:
             with files.opened(self.path, os.O_RDONLY) as descriptor:
                 size = os.fstat(descriptor).st_size
@@ -140,14 +150,15 @@ class Ledger:
         return self._tail
 
     def record(self, results: Sequence[Recorded]) -> None:
-        """Append the tasks of these results."""
+        """Append the tasks of these results, as `append` does."""
         self.append([result.taskid for result in results])
 
     def append(self, taskids: Sequence[int]) -> None:
-        """Record tasks, synced; with none, only end a torn last line.
+        """End a torn last line, append the lines of `taskids`, and sync the file.
 
-        Follows a `poll` under the same lock.  Raises `StorageError`; the next poll
-        then says which of them stand there all the same.
+        The tasks count from now on, also those of the torn line.  A `poll` under the
+        same lock must come before.  Raises `StorageError`: the next poll then settles
+        the lines that are in the file all the same.
         """
         lines = encode_lines(taskids, self._tasks)
         newline = b"\n" if self._tail else b""
@@ -160,13 +171,14 @@ class Ledger:
             self._tail = b""
 
     def size(self) -> int:
-        """Return the size of the file, in bytes."""
+        """Return the file's size in bytes, 0 without a file; raises `StorageError`."""
         return files.find_size(self.path)
 
     def find_settled(self, takes: Mapping[int, int]) -> set[int]:
         """Return the tasks of a claim that were recorded here after their takes.
 
-        `takes` maps their ids to the size of this file at the take.
+        `takes` maps the ids of the claim to the size of this file at each take, in
+        bytes.  The file is read again from the first take on.  Raises `StorageError`.
         """
         if not takes:
             return set()
@@ -175,6 +187,7 @@ class Ledger:
         return find_settled(self._ids_and_ends(content, begin), takes)
 
     def _ids_and_ends(self, content: bytes, begin: int) -> Iterator[tuple[int, int]]:
+        """Yield each id that the file has from `begin` on, and its line's end in it."""
         end = begin - 1
         *lines, _ = content.split(b"\n")
         for line in lines:

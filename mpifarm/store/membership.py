@@ -27,13 +27,13 @@ from mpifarm.store.validate import REMEDY
 from mpifarm.system import files
 
 FAMILY = 8
-"""Characters of a farm's name that it has in common with all that lead it later."""
+"""Characters of a farm's name that stay the same when another rank leads the farm."""
 
 
 class Membership:
     """This farm's place in a workdir, from its claim's creation to its removal.
 
-    `notes` takes sentences for the user.
+    `claim` exists from `enter` on.  `notes` takes sentences for the user.
     """
 
     claim: OwnClaim
@@ -45,7 +45,7 @@ class Membership:
         self.farm = farm
         self.others = OtherClaims(paths, farm)
         self.array = ""
-        """The job array that this farm is a member of."""
+        """The name of this farm's job array, "" outside of an array."""
         self._machine = machine
         self._notes = notes
         self._locks: tuple[LockFile, ...] = ()
@@ -54,9 +54,10 @@ class Membership:
     # ---- joining --------------------------------------------------------------------
 
     def validate_others(self, lock_paths: Sequence[str], total: int) -> None:
-        """Raise `InputError` if a live farm can't be worked with.  Lock held.
+        """Note the lock files, poll the claims, and check them.  Lock held.
 
-        `total` is the number of tasks in the list.
+        Raises `InputError` if a claim has a task behind the `total` of the list, or if
+        a farm that may live takes other locks.
         """
         self._locks = find_lock_files(lock_paths)
         self.others.poll()
@@ -89,7 +90,10 @@ class Membership:
             )
 
     def make_directories(self) -> None:
-        """Make the directories of a workdir; raise `InputError`, `StorageError`."""
+        """Make the directories of logs and claims, unless they exist.
+
+        Raises `InputError`, `StorageError`.
+        """
         for directory in (self.paths.logs, self.paths.claims):
             try:
                 files.make_directory(directory)
@@ -97,7 +101,7 @@ class Membership:
                 raise _unusable(directory, error) from error
 
     def enter(self, clock: Callable[[], float]) -> None:
-        """Create this farm's claim.  Lock held."""
+        """Create this farm's claim; raises `StorageError`.  Lock held."""
         self.claim = OwnClaim(self.paths, self._make_head(clock()))
 
     def _make_head(self, started: float) -> Head:
@@ -116,20 +120,24 @@ class Membership:
     # ---- what this farm holds -------------------------------------------------------
 
     def check_held(self, taskids: Sequence[int]) -> None:
-        """Raise `ValueError` for an id that this farm does not hold, or twice."""
+        """Raise `ValueError` for an id that this farm does not hold, or given twice."""
         alien = set(taskids) - self.claim.held
         if alien or len(set(taskids)) != len(taskids):
             raise ValueError(f"not held, or twice: {sorted(alien)[:10]}")
 
     def release(self, taskids: Sequence[int]) -> None:
-        """Release tasks from the claim: what became of them is on disk."""
+        """Release tasks, whose results are on disk, from the claim.
+
+        Raises `StorageError`.
+        """
         self.claim.append(Event(done=taskids))
         self.claim.held.difference_update(taskids)
 
     def find_predecessors(self, farm: str) -> list[OtherClaim]:
-        """Return the claims of all that led this farm before, as `farm` or later.
+        """Return the claims of all ranks that led this farm before, `farm` or later.
 
-        A rank that led in between may have sent nothing before it died.
+        A rank that led in between may have sent nothing before it died.  "" is no farm,
+        and damaged claims are left out.
         """
         family = farm[:FAMILY]
         return [
@@ -139,12 +147,12 @@ class Membership:
         ]
 
     def take_over(self, claim: OtherClaim, held: Mapping[int, int]) -> None:
-        """Hold what the lost coordinator held, and remove its claim.  Lock held.
+        """Hold the tasks of the lost coordinator, and remove its claim.  Lock held.
 
-        `held` maps ids to the size of ``failed`` at their take.  The other ranks know
-        that the coordinator is lost, whatever the lock of its claim says; if it only
-        seems so, it finds its claim gone and records nothing more.  A kill in between
-        leaves the ids in both claims.
+        `held` maps ids to the size of ``failed`` at their take, in bytes.  The other
+        ranks know that the coordinator is lost, even if the lock of its claim is held;
+        a coordinator that only seemed lost finds its claim gone and records nothing
+        more.  A kill in between leaves the ids in both claims.
         """
         for size in sorted(set(held.values())):
             ids = [taskid for taskid, taken_at in held.items() if taken_at == size]
@@ -155,10 +163,11 @@ class Membership:
     # ---- the others -----------------------------------------------------------------
 
     def reclaim_dead(self, reclaim: Callable[[OtherClaim, int], int]) -> int:
-        """Call `reclaim` for each dead farm's claim; return the sum of its answers.
+        """Call `reclaim` for each dead farm's claim.  Return the sum of its answers.
 
         Lock held.  `reclaim` gets the descriptor of the claim, too, which can be
-        written to and holds the claim's lock.  Each live farm is reported once.
+        written to and holds the claim's lock.  A note for the user names each other
+        farm, once.
         """
         requeued = 0
         for claim in list(self.others.claims.values()):
@@ -172,7 +181,7 @@ class Membership:
     def held_in_array(self) -> set[int]:
         """Return the ids that living farms of this job array hold.  Lock held.
 
-        A farm that only may live does not count.
+        A farm that only may live does not count.  Outside of an array, return no ids.
         """
         held: set[int] = set()
         for claim in self.others.claims.values():
@@ -185,7 +194,10 @@ class Membership:
         return held
 
     def remove(self, claim: OtherClaim, requeued: int) -> None:
-        """Remove the claim of a dead farm whose tasks are back.  Lock held."""
+        """Remove the claim of a dead farm, and note that for the user.  Lock held.
+
+        `requeued` is the number of its tasks that were reclaimed.
+        """
         self.discard(claim)
         self._notes.append(
             f"{counted(requeued)} reclaimed from the dead farm {claim.describe()}"
@@ -194,9 +206,9 @@ class Membership:
     def discard(self, claim: OtherClaim) -> None:
         """Remove a claim with its staging files, and forget it.  Lock held.
 
-        What it held is by now in a queue, in another claim or recorded.  The staging
-        files go last: while a journal names one, its presence says that the step did
-        not happen.
+        The tasks of the claim have to be in a queue, in another claim or recorded.  The
+        staging files go last: while a journal names one, its presence says that the
+        step did not happen.  Raises `StorageError`.
         """
         files.sync_names(self.paths.root)
         files.remove(claim.path)
@@ -221,7 +233,10 @@ class Membership:
     # ---- leaving --------------------------------------------------------------------
 
     def give_up(self) -> None:
-        """Remove this farm's claim, unless it holds tasks already.  Lock held."""
+        """Remove this farm's claim unless it holds tasks, and give up its lock.
+
+        Lock held.  An error of the disk is ignored.
+        """
         try:
             if not self.claim.held:
                 with suppress(StorageError):
@@ -230,9 +245,10 @@ class Membership:
             self.claim.end()
 
     def leave(self) -> bool:
-        """Remove the claim if it holds nothing, and return whether.  Lock held.
+        """Remove the claim if it holds no task, and return whether.  Lock held.
 
-        Else leave the claim: the next start reclaims its tasks.
+        Else the claim stays, and the next start reclaims its tasks.  The claim's lock
+        is given up in any case.  Raises `ClaimLostError`, `StorageError`.
         """
         try:
             if self.claim.held:

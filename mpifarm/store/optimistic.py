@@ -1,7 +1,7 @@
 """A change whose content takes long to compose: composed without the lock.
 
-Rules of this file: a change is applied under the lock, and only if what it was made
-from is still current.  A farm's start, a repair and a retry are such changes.
+Rules of this file: a change is applied under the lock, and only if the files that it
+was made from are unchanged.  A farm's start, a repair and a retry are such changes.
 (`Queue.prepare` and `Queue.settle` do the same in two calls.)
 """
 
@@ -12,7 +12,7 @@ from mpifarm.store.types import HeldLock
 from mpifarm.system.file_contents import ChangedError
 
 TRIES_WITHOUT_LOCK = 3
-"""How often a change is composed without the lock before it is composed with it."""
+"""Tries to compose a change without the lock, before it is composed under the lock."""
 
 S = TypeVar("S")
 C = TypeVar("C")
@@ -31,10 +31,12 @@ def write_optimistically(
 ) -> C:
     """Compose a change out of what `read` returns, apply it, and return it.
 
-    `read`, `is_current` and `apply` are called with the lock held, for which this
-    waits at most `seconds`; `apply` only if the change `is_needed`.  `compose` may
-    raise `ChangedError` where it reads on in a large file that others have changed;
-    `read_whole` reads that file, too.  Raises what the functions raise.
+    `read`, `is_current` and `apply` are called with the lock held; each wait for the
+    lock takes `seconds` at most.  A change that is not needed (`is_needed`) is
+    returned, and not applied.  `compose` may raise `ChangedError` if others have
+    changed a large file that it reads.  After `TRIES_WITHOUT_LOCK` tries, `read_whole`
+    (by default `read`), `compose` and `apply` are called under one lock.  Raises what
+    the functions and the lock raise.
     """
     for _ in range(TRIES_WITHOUT_LOCK):
         with lock.hold(seconds):

@@ -1,4 +1,4 @@
-"""The progress of a transaction that failed: given again, it goes on from there.
+"""The progress of a transaction that failed, from which a second try goes on.
 
 Rules of this file: values only.  A step is noted when all of it is on the disk, so a
 step that failed half-way is done again; its writer looks at what is there.
@@ -30,7 +30,7 @@ class TransactionStep(Enum):
 
 
 class Progress:
-    """Which steps of the transaction under way are done, and for which tasks."""
+    """The steps of the transaction under way that are done, with their tasks."""
 
     def __init__(self) -> None:
         self._done: dict[TransactionStep, set[int]] = {}
@@ -50,7 +50,10 @@ class Progress:
         results: Sequence[Recorded],
         write: Callable[[Sequence[Recorded]], object],
     ) -> None:
-        """Call `write` with the results for which the step is not done yet."""
+        """Call `write` with the results for which the step is not done, and note them.
+
+        Nothing is called if the step is done for all, nor noted if `write` raises.
+        """
         left = set(self.left(step, [result.taskid for result in results]))
         if left:
             write([result for result in results if result.taskid in left])

@@ -31,16 +31,19 @@ from mpifarm.system import file_contents, files
 from mpifarm.system.file_contents import Chunk, Content, length_of, part_of
 
 _ENOUGH_FOR_AN_ID = 64
+"""Bytes of the beginning of a queue in which its first id is whole."""
 
 
 class AlienTaskError(ValueError):
-    """A line of ``toprocess`` is not of this tasklist."""
+    """A line of a queue that is not of this tasklist, the error's text."""
 
 
 class Plan(NamedTuple):
-    """A new ``toprocess``, and what is left out of it.
+    """The next content of a queue, in `chunks`, and the ids that it leaves out.
 
-    `dropped` are ids that were met and must not run.
+    `taken` are ids that the farm gets, `dropped` ids that were met and must not run.
+    `changed`: whether the content differs from the present one.  `empty`: whether the
+    next content has no line of this farm's list.
     """
 
     taken: list[int]
@@ -51,7 +54,10 @@ class Plan(NamedTuple):
 
 
 class Front(NamedTuple):
-    """The ids read off the front of a queue, up to the byte `end`."""
+    """The ids read off the front of a queue, up to the byte `end`.
+
+    `taken` are ids to run, `dropped` ids that must not run.
+    """
 
     taken: list[int]
     dropped: list[int]
@@ -59,7 +65,10 @@ class Front(NamedTuple):
 
 
 class Steps:
-    """The numbered steps of one farm: the staging file of each becomes a queue."""
+    """The numbered steps of one farm: the staging file of each becomes a queue.
+
+    `last` is the number of the last step, 0 before the first.
+    """
 
     def __init__(self, paths: WorkdirPaths, farm: str) -> None:
         self.last = 0
@@ -77,17 +86,20 @@ class Steps:
 
 
 class Step(NamedTuple):
-    """The next content of a queue, and the number of the step that stages it."""
+    """The next content of a queue, and the number of the step that stages it.
+
+    The number is 0, and there is no staging file, if the content does not change.
+    """
 
     plan: Plan
     number: int
 
 
 class Prepared(NamedTuple):
-    """A step that was written outside the lock.
+    """A step that was written outside the lock, for `requeue` and `take`.
 
-    `content` is that of the old file, unless it is so large that its `version` alone
-    tells whether it was changed.
+    `content` is that of the old file; None for one that is missing, or so large that
+    `version` alone tells whether it has changed.
     """
 
     version: file_contents.Version | None
@@ -98,7 +110,11 @@ class Prepared(NamedTuple):
 
 
 class Queue(ABC):
-    """A queue, for a farm that knows `tasks`."""
+    """A queue, for a farm that knows `tasks`.
+
+    `is_blocked` returns whether a task must not run: it is finished, or held by a
+    claim.
+    """
 
     def __init__(
         self,
@@ -116,9 +132,9 @@ class Queue(ABC):
     # ---- without the lock -----------------------------------------------------------
 
     def prepare(self, requeue: tuple[int, ...], take: int) -> int:
-        """Write the staging file for the next `settle`; return how many ids that takes.
+        """Write the staging file for the next `settle`.  Return how many ids it takes.
 
-        It never fails: `settle` raises what went wrong.
+        Return 0 if there is nothing to do or the disk fails: `settle` then raises.
         """
         with suppress(StorageError):
             if requeue or take > 0:
@@ -137,7 +153,12 @@ class Queue(ABC):
     # ---- lock held ------------------------------------------------------------------
 
     def settle(self, requeue: tuple[int, ...], take: int) -> Step:
-        """Write the next content to a staging file if it differs; return the step."""
+        """Return the step to the next content, which has its staging file.
+
+        Use the file of `prepare` if its arguments and the queue are unchanged, else
+        remove that file and write another.  Nothing is written if the content does not
+        change.  Raises `StorageError`.
+        """
         prepared = self._find_prepared(requeue, take)
         if prepared is not None:
             return prepared
@@ -146,18 +167,22 @@ class Queue(ABC):
             return self._write(plan) if plan.changed else Step(plan, 0)
 
     def discard(self) -> None:
-        """Remove the staging file that was prepared."""
+        """Remove the staging file of `prepare`, if any; raises `StorageError`."""
         if self._prepared is not None:
             number, self._prepared = self._prepared.step.number, None
             files.remove(self._steps.file(number))
 
     def put(self, steps: Steps, taskids: Sequence[int]) -> int:
-        """Write the content with these ids to the staging file of a step of `steps`."""
+        """Write the content with `taskids` in it to a staging file of `steps`.
+
+        Return the step's number.  The queue itself stays.  Raises `StorageError`.
+        """
         with file_contents.content_of(self.path) as (_, content):
             plan = self.compose(content, taskids, 0)
             return self._write(plan, steps).number
 
     def _write(self, plan: Plan, steps: Steps | None = None) -> Step:
+        """Begin a step, and write the plan's chunks to its staging file."""
         steps = steps or self._steps
         number = steps.begin()
         blocks = file_contents.blocks_of(plan.chunks)
@@ -165,7 +190,10 @@ class Queue(ABC):
         return Step(plan._replace(chunks=()), number)
 
     def _find_prepared(self, back: tuple[int, ...], take: int) -> Step | None:
-        """Return the step that was prepared, if it is still right."""
+        """Return the prepared step if it is still right, and forget it.
+
+        Remove the staging file of a step that is not, and return None.
+        """
         prepared = self._prepared
         if prepared is None:
             return None
@@ -184,7 +212,7 @@ class Queue(ABC):
         return prepared.step
 
     def _is_unchanged(self, prepared: Prepared) -> bool:
-        """Return whether the file is still the one that the new one was made from."""
+        """Return whether the queue is as it was when the step was prepared."""
         if file_contents.find_version(self.path) != prepared.version:
             return False
         if prepared.version and prepared.version.size > file_contents.LARGE:
@@ -197,7 +225,11 @@ class Queue(ABC):
     def compose(
         self, content: Content | None, requeue: Sequence[int], take: int
     ) -> Plan:
-        """Plan the next content; raise `StorageError` where the list was edited."""
+        """Plan the next content, without `take` ids at the front, and with `requeue`.
+
+        `content` is None if the queue is missing.  Raises `StorageError`, also if the
+        list was edited.
+        """
         try:
             return self._compose(content, requeue, take)
         except AlienTaskError as error:
@@ -210,18 +242,21 @@ class Queue(ABC):
     def _compose(
         self, content: Content | None, requeue: Sequence[int], take: int
     ) -> Plan:
-        """Plan the next content; raise `AlienTaskError`."""
+        """Plan as `compose` does; raise `AlienTaskError` if the list was edited."""
 
     @abstractmethod
     def is_empty(self) -> bool:
-        """Return whether the queue has nothing that this farm may run."""
+        """Return whether the queue has no task of this farm's list.
+
+        Raises `StorageError`.
+        """
 
 
 class SharedQueue(Queue):
     """``toprocess``, which plain farmers read and write too.
 
-    Where the file is absent, `plan_absent` plans the first content, and `is_all_done`
-    says whether no task is left.
+    If the file is absent, `plan_absent` plans the first content, and `is_all_done`
+    returns whether no task is left.
     """
 
     def __init__(
@@ -252,7 +287,7 @@ class SharedQueue(Queue):
 
 
 class AddedQueue(Queue):
-    """``added``: it may hold lines of a longer list, whose farm came later."""
+    """``added``, which may have lines of a longer list, whose farm came later."""
 
     def _compose(
         self, content: Content | None, requeue: Sequence[int], take: int
@@ -288,8 +323,9 @@ def split_known(content: Content, total: int) -> tuple[bytes, bytes]:
 def mend_tail(content: Content, tasks: Sequence[str]) -> Content:
     """Return the content with its last line whole.
 
-    Where a plain farmer was killed while it wrote, the last line is torn.  It counts if
-    its id is whole (that farmer would have run it); else it is unknown and dropped.
+    A plain farmer that was killed while it wrote has left the last line torn.  That
+    line is completed if its id is whole, and else dropped, since its task is unknown.
+    Raises `AlienTaskError` for a line of another list.
     """
     if not content or content[len(content) - 1 :] == b"\n":
         return content
@@ -310,10 +346,10 @@ def plan_toprocess(
     requeue: Sequence[int],
     take: int,
 ) -> Plan:
-    """Compose the next ``toprocess`` out of `content` (whole lines, sorted by id).
+    """Plan the next content of a queue out of `content` (whole lines, sorted by id).
 
-    Ids that must not run (`is_blocked`) are dropped where they are met.  What is given
-    back is not taken in the same step.
+    Ids that must not run (`is_blocked`) are dropped at the front that is read.  Ids of
+    `requeue` are not taken in the same step.  Raises `AlienTaskError`.
     """
     front = read_front(content, tasks, is_blocked, take)
     chunks = insert(content, front.end, tasks, requeue)
@@ -332,7 +368,10 @@ def read_front(
     is_blocked: Callable[[int], bool],
     take: int,
 ) -> Front:
-    """Take up to `take` ids that may run off the front."""
+    """Return up to `take` ids from the front that may run, and the dropped ones.
+
+    Raises `AlienTaskError` for a line of another list.
+    """
     taken: dict[int, None] = {}
     dropped: list[int] = []
     place = 0
@@ -364,13 +403,16 @@ def _each(lines: bytes, tasks: Sequence[str]) -> Iterator[tuple[Sequence[int], i
 
 
 _WINDOW = 1 << 13
-"""Bytes that are compared with the tasklist at once: fewer than a taking has."""
+"""Bytes that are compared with the tasklist at once: fewer than one take has."""
 
 
 def insert(
     content: Content, begin: int, tasks: Sequence[str], taskids: Sequence[int]
 ) -> list[Chunk]:
-    """Return the content from `begin` on, with the lines of `taskids` put in."""
+    """Return the content from `begin` on, with the lines of `taskids` in their places.
+
+    An id that the content has is not put in again.  Raises `AlienTaskError`.
+    """
     chunks: list[Chunk] = []
     place = begin
     next_id = -1
@@ -388,7 +430,11 @@ def insert(
 
 
 def find_place(content: Content, begin: int, taskid: int) -> tuple[int, bool]:
-    """Return where the line of `taskid` is or belongs, and whether it is there."""
+    """Return the index at which the line of `taskid` is or belongs, and which of both.
+
+    The second value is True if the line is there.  The search starts at `begin`; the
+    lines must be sorted.  Raises `AlienTaskError` for a line without an id.
+    """
     low, high = begin, len(content)
     while low < high:
         middle = (low + high) // 2

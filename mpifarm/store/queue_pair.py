@@ -1,4 +1,4 @@
-"""Both queues of a workdir, for one farm: which task goes through which.
+"""Both queues of a workdir, for one farm.
 
 Rules of this file: the queue of a task follows from its id alone.  Nothing here names a
 step in a claim: `replace` is for the start, when no claim names a step of this farm.
@@ -41,14 +41,20 @@ class QueuePair:
         self._others = member.others
 
     def divide(self, taskids: Sequence[int]) -> Iterator[tuple[Queue, tuple[int, ...]]]:
-        """Yield each queue with the ids that go through it, in the order of taking."""
+        """Yield each queue with its ids among `taskids`, in the order of taking.
+
+        ``added`` is left out if the list has no added tasks.
+        """
         first = self.first_added
         yield self.toprocess, tuple(each for each in taskids if each < first)
         if first < len(self._tasks):
             yield self.added, tuple(each for each in taskids if each >= first)
 
     def replace(self, queue: Queue, chunks: Iterable[file_contents.Chunk]) -> None:
-        """Replace a queue that only this start writes, and that no claim names."""
+        """Write and rename a staging file in place of a queue, as a start may do.
+
+        Raises `StorageError`.
+        """
         staging = self.steps.file(self.steps.begin())
         blocks = file_contents.blocks_of(chunks)
         files.write_staging_file(staging, blocks, like=queue.path)
@@ -60,7 +66,10 @@ class QueuePair:
         self.added.discard()
 
     def _plan_first(self, back: Sequence[int], take: int) -> Plan:
-        """Plan the first ``toprocess``: its absence means that all tasks are to run."""
+        """Plan the first ``toprocess``, whose absence means that all tasks are to run.
+
+        Tasks that are finished or held by a claim are left out.
+        """
         others = {each for each in self._others.held_ids() if each < self.first_added}
         claimed = others | self._member.claim.held
         missing = self._finished.missing()

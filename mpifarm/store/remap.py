@@ -38,7 +38,7 @@ from mpifarm.system import files
 
 MAX_IDS_NAMED = 5
 RECORDED = (Location.FINISHED, Location.FAILED)
-"""Where a task is whose outputs and attempts go with it."""
+"""Locations of a task whose outputs and attempts move to its new id."""
 _KEPT = (
     "finished",
     "failed",
@@ -48,7 +48,7 @@ _KEPT = (
     "fingerprint.json",
 )
 _NEW = ("finished", "failed", "attempts.tsv", "toprocess", "fingerprint.json")
-"""In the order in which they take their places."""
+"""The files that are replaced, in this order."""
 
 
 class OldTask(NamedTuple):
@@ -61,7 +61,8 @@ class OldTask(NamedTuple):
 class Old(NamedTuple):
     """The workdir as it was: the tasks by their lines, and the ids without a text.
 
-    `total` is how many tasks the old list had, at least.
+    `claimed` are the ids in `claims`, which are names of dead farms.  The old list had
+    `total` tasks at least.
     """
 
     known: dict[OldTask, Location]
@@ -74,10 +75,10 @@ class Old(NamedTuple):
 class Moved(NamedTuple):
     """The places of the old tasks in the new list.
 
-    `locations` has a `Location` for each task of the new list; those that neither
-    finished nor failed run.  `places` maps each old id to
-    its new one, and `recorded` those among them that finished or failed.  `gone` is how
-    many had finished and are not in the new list.
+    `locations` has a `Location` for each task of the new list; a task that has neither
+    finished nor failed runs.  `places` maps old ids to new ones, `recorded` only those
+    of tasks that have finished or failed.  `gone` is the number of finished tasks that
+    the new list does not have.
     """
 
     locations: bytearray
@@ -89,11 +90,11 @@ class Moved(NamedTuple):
 def remap_workdir(
     paths: WorkdirPaths, tasks: Sequence[str], machine: Machine, now: float
 ) -> str:
-    """Bring the workdir in line with `tasks`; return a sentence for the user.
+    """Bring the workdir in line with `tasks`.  Return a sentence for the user.
 
-    Where an earlier one was interrupted, only that one is brought to its end.  `now` is
-    in seconds since the epoch.  Raises `InputError`, with nothing changed, where it
-    can't be done safely, `StorageError` where the disk gives way.
+    If an earlier ``--remap`` was interrupted, only complete that one.  `now` is in
+    seconds since the epoch.  Raises `InputError`, with nothing changed, if a farm may
+    be at work or a plain farmer may have tasks; `StorageError` where the disk fails.
     """
     if not files.is_there(paths.remap):
         old = read_old(paths, machine)
@@ -107,7 +108,10 @@ def remap_workdir(
 
 
 def read_old(paths: WorkdirPaths, machine: Machine) -> Old:
-    """Read all that is known of the old list's tasks; raises `InputError`."""
+    """Read all that is known of the old list's tasks.
+
+    Raises `InputError` if a farm may be alive, `StorageError` where the disk fails.
+    """
     claims = read_dead_claims(paths, machine)
     held: dict[int, int] = {}
     for claim in claims:
@@ -148,7 +152,7 @@ def read_old(paths: WorkdirPaths, machine: Machine) -> Old:
 
 
 def read_lines(content: bytes) -> Iterator[tuple[OldTask, int]]:
-    """Yield each whole line that has an id, and where it ends."""
+    """Yield each whole line that has an id, and the line's end in bytes."""
     end = 0
     *lines, _ = content.split(b"\n")
     for line in lines:
@@ -158,7 +162,7 @@ def read_lines(content: bytes) -> Iterator[tuple[OldTask, int]]:
 
 
 def read_tail(content: bytes) -> Iterator[OldTask]:
-    """Yield the last line, where it has an id and no newline."""
+    """Yield the last line if it has an id and no newline."""
     yield from _parse(content[content.rfind(b"\n") + 1 :])
 
 
@@ -170,7 +174,7 @@ def _parse(line: bytes) -> Iterator[OldTask]:
 
 
 def read_dead_claims(paths: WorkdirPaths, machine: Machine) -> list[OtherClaim]:
-    """Return all claims; raise `InputError` where a farm of one may be alive."""
+    """Return all claims; raises `InputError` if the farm of any may be alive."""
     others = OtherClaims(paths, farm="")
     others.poll()
     for claim in others.claims.values():
@@ -187,7 +191,10 @@ def read_dead_claims(paths: WorkdirPaths, machine: Machine) -> list[OtherClaim]:
 
 
 def refuse_lost(paths: WorkdirPaths, old: Old) -> None:
-    """Raise `InputError` if a plain farmer may be running some of the tasks."""
+    """Raise `InputError` if tasks of the old list are in no file.
+
+    A plain farmer may run such tasks.  Without ``toprocess`` there are none.
+    """
     if not old.has_queue:
         return
     known = {task.taskid for task in old.known} | old.claimed
@@ -207,7 +214,11 @@ def refuse_lost(paths: WorkdirPaths, old: Old) -> None:
 
 
 def match_texts(known: Mapping[OldTask, Location], tasks: Sequence[str]) -> Moved:
-    """Match tasks by text: the k-th old one of a text is the k-th new one."""
+    """Match tasks by text: the k-th old one of a text is the k-th new one.
+
+    Torn texts are left out.  An old id with two texts has no new id, but its locations
+    count.
+    """
     first, following = _chain_equal_texts(tasks)
     locations = bytearray(len(tasks))
     places: dict[int, int] = {}
@@ -247,9 +258,9 @@ def _chain_equal_texts(tasks: Sequence[str]) -> tuple[dict[str, int], list[int]]
 
 
 def _without_torn(ordered: Sequence[OldTask]) -> Iterator[OldTask]:
-    """Leave out each text that is the beginning of another one of the same id.
+    """Yield the tasks without each text that begins another text of the same id.
 
-    Among sorted texts the next one begins so if any does.
+    Among sorted texts, the next one begins with such a text if any does.
     """
     for place, task in enumerate(ordered):
         after = ordered[place + 1] if place + 1 < len(ordered) else None
@@ -263,7 +274,7 @@ def _without_torn(ordered: Sequence[OldTask]) -> Iterator[OldTask]:
 
 
 def describe(moved: Moved) -> str:
-    """Describe a ``--remap``: how many lines count on, run, and are gone."""
+    """Return a sentence about the numbers of lines that count, run, and are gone."""
     finished, failed = map(moved.locations.count, (Location.FINISHED, Location.FAILED))
     count = len(moved.locations)
     run = count - finished - failed
@@ -287,7 +298,11 @@ def _group(number: int) -> str:
 
 
 def prepare(paths: WorkdirPaths, old: Old, moved: Moved, tasks: Sequence[str]) -> None:
-    """Write the directory that says what is to be; its last rename decides."""
+    """Write the new files, copies of the old ones and the plan; then decide.
+
+    All goes into one directory, whose rename at the end decides.  Raises
+    `StorageError`.
+    """
     staged = RemapPaths(paths.remap_staging)
     packs = _encode_packs(paths, moved)
     for directory in (staged.root, staged.new_directory, staged.logs, staged.claims):
@@ -320,7 +335,7 @@ def _make(directory: str) -> None:
 
 
 def _write(path: str, content: bytes | None, *, like: str | None = None) -> None:
-    """Write the whole file, or remove it where `content` is None."""
+    """Write a whole file, with the permissions of `like`; None removes the file."""
     if content is None:
         files.remove(path)
     else:
@@ -330,6 +345,7 @@ def _write(path: str, content: bytes | None, *, like: str | None = None) -> None
 def _encode_new(
     paths: WorkdirPaths, moved: Moved, tasks: Sequence[str]
 ) -> dict[str, bytes | None]:
+    """Return the contents of the files of `_NEW` by name, None for no such file."""
     attempts = files.find_content(paths.attempts)
     ids: dict[Location, list[int]] = {each: [] for each in Location}
     for taskid, location in enumerate(moved.locations):
@@ -369,7 +385,7 @@ def _write_packs(
 
 
 def _renumber(attempts: bytes, places: Mapping[int, int]) -> bytes:
-    """Return the rows of the tasks that are still there, under their new ids."""
+    """Return the header and the rows of tasks in `places`, under their new ids."""
     header, *rows = attempts.splitlines(keepends=True) or [b""]
     kept = [header]
     for row in rows:
@@ -381,7 +397,7 @@ def _renumber(attempts: bytes, places: Mapping[int, int]) -> bytes:
 
 
 def _find_logs(paths: WorkdirPaths) -> list[int]:
-    """Return the ids that have a log."""
+    """Return the ids that have a ``log_<id>``, sorted."""
     found = map(parse_log_name, files.find_names(paths.logs))
     return sorted(taskid for taskid in found if taskid is not None)
 
@@ -390,7 +406,11 @@ def _find_logs(paths: WorkdirPaths) -> list[int]:
 
 
 def carry_out(paths: WorkdirPaths, now: float) -> str:
-    """Do what the plan says, as far as it is not done; return a sentence."""
+    """Take the remaining steps of the plan.  Return a sentence for the user.
+
+    Each step may be taken again after a kill.  At the end the directory of the plan
+    becomes that of the old files, named after `now`.  Raises `StorageError`.
+    """
     aside = RemapPaths(paths.remap)
     plan = json.loads(files.find_content(aside.plan) or b"")
     _set_logs_aside(paths, aside)
@@ -413,9 +433,9 @@ def carry_out(paths: WorkdirPaths, now: float) -> str:
 
 
 def _set_logs_aside(paths: WorkdirPaths, aside: RemapPaths) -> None:
-    """Move all logs away whose id means another task now.
+    """Move all logs away whose id means another task now, then remove their list.
 
-    Only while the list of them is there: afterwards a log of that name is a new one.
+    Without that list, do nothing: a log of such a name is a new one.
     """
     content = files.find_content(aside.aside)
     if content is None:

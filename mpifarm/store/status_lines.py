@@ -7,10 +7,10 @@ A line *counts* when it ends in a newline and its text is that of its id in the
 tasklist.  Any other line is *odd*:
 
 - *torn*: the beginning of a task's line, since its writer was killed or the disk full.
-  It records nothing; but in ``toprocess`` it counts if its id is whole, because a
+  A torn line records nothing; but in ``toprocess`` it counts if its id is whole: a
   plain farmer reads no more than the id.
-- *fused*: a torn line with a whole one behind it, which a plain farmer appended.  The
-  whole one counts where no other reading is possible.
+- *fused*: a torn line with a whole line behind it, which a plain farmer appended.  The
+  whole line counts where no other reading is possible.
 - *alien*: of another tasklist, or of this one before an edit.
 
 Who mends a torn line: each mpifarm that appends to ``finished`` or ``failed`` ends a
@@ -35,19 +35,19 @@ Ids: TypeAlias = "array[int]"
 
 @runtime_checkable
 class EncodedTexts(Protocol):
-    """A tasklist's texts where they are at hand as the files hold them."""
+    """A tasklist that has its texts encoded, as the status files hold them."""
 
     def encoded_text(self, taskid: int, /) -> bytes | bytearray:
-        """Return one text."""
+        """Return the text of a task, without a newline."""
 
     def encoded_texts(self, begin: int, end: int, /) -> memoryview:
-        """Return those of a range of ids, each with a newline behind it."""
+        """Return the texts of a range of ids, each followed by a newline."""
 
 
 class TornLine(NamedTuple):
     """A torn or fused line, and the ids that it records beyond doubt.
 
-    `begun` is the id of the torn part, where that id is whole.
+    `begun` is the id of the torn part, None if that id is torn itself.
     """
 
     ids: tuple[int, ...]
@@ -55,14 +55,14 @@ class TornLine(NamedTuple):
 
 
 class AlienLine(NamedTuple):
-    """A line that is not of this tasklist.  `taskid` is None where it has none."""
+    """A line that is not of this tasklist; `taskid` is None for one without an id."""
 
     taskid: int | None
     text: str
 
 
 class OddLine(NamedTuple):
-    """A line that does not count as it is, and what it is."""
+    """A line that does not count as it is, without its newline, and its kind."""
 
     line: bytes
     found: TornLine | AlienLine
@@ -71,9 +71,9 @@ class OddLine(NamedTuple):
 class ParsedStatus(NamedTuple):
     """The content of a status file: the one answer, for farms and for subcommands.
 
-    `ids` are those that count, each as often as the file has it: first those of whole
-    lines, in their order, then those of odd ones.  The last line, where it has no
-    newline, is kept apart: `tail_ids` will count when it is ended.
+    `ids` are the tasks that count, each as often as in the file: first those of whole
+    lines, in their order, then those of odd lines.  `tail` is the last line if it has
+    no newline, else None.  `tail_ids` count when a newline ends the tail.
     """
 
     ids: Ids
@@ -83,7 +83,7 @@ class ParsedStatus(NamedTuple):
 
     @property
     def tail_size(self) -> int:
-        """The bytes behind the last newline."""
+        """The number of bytes behind the last newline."""
         return len(self.tail.line) if self.tail else 0
 
     @property
@@ -103,13 +103,13 @@ class ParsedStatus(NamedTuple):
         return is_whole and all(map(lt, self.ids, islice(self.ids, 1, None)))
 
     def ended(self) -> "ParsedStatus":
-        """Return what the file says when its last line is ended by a newline."""
+        """Return the content as it is when a newline ends the last line."""
         tail = [self.tail] if self.tail else []
         ids = array("I", [*self.ids, *self.tail_ids])
         return ParsedStatus(ids, [*self.odd, *tail], None, ())
 
     def without_tail(self) -> "ParsedStatus":
-        """Return what the file says when its last line is still being written."""
+        """Return the content as it is while the last line is still being written."""
         return self._replace(tail=None, tail_ids=())
 
 
@@ -174,10 +174,10 @@ def parse_status(
 ) -> ParsedStatus:
     """Parse a status file, whole or in blocks that are cut anywhere.
 
-    `list_is_same`: whether a line within the file may be torn.  It may if an mpifarm
-    has ended it with a newline, and then a fingerprint proves that the list is still
-    the same.  `counts_begun`: whether a torn line counts whose
-    id is whole, as in ``toprocess``.
+    `list_is_same`: whether a line within the file may be torn, and not only the last
+    one.  An mpifarm may have ended a torn line with a newline; then a fingerprint
+    proves that the list is still the same.  `counts_begun`: whether a torn line with a
+    whole id counts, as in ``toprocess``.
     """
     ids, lines, rest = scan_status(content, tasks)
     odd = [_classify(line, tasks, may_be_torn=list_is_same) for line in lines]
@@ -194,7 +194,11 @@ def _classify(line: bytes, tasks: Sequence[str], *, may_be_torn: bool) -> OddLin
 
 
 def ids_of_odd(odd: OddLine, total: int, *, counts_begun: bool) -> Sequence[int]:
-    """Return the ids for which an odd line counts; `total` is that of the tasklist."""
+    """Return the ids for which an odd line counts.
+
+    `total` is the number of tasks in the list.  With `counts_begun`, a torn or alien
+    line counts for its id if the list has that id, as in `parse_status`.
+    """
     found = odd.found
     if isinstance(found, TornLine):
         has_begun = counts_begun and found.begun is not None
@@ -204,16 +208,16 @@ def ids_of_odd(odd: OddLine, total: int, *, counts_begun: bool) -> Sequence[int]
 
 
 def find_empty_status() -> ParsedStatus:
-    """Return what an empty status file says."""
+    """Return the content of an empty status file."""
     return ParsedStatus(array("I"), [], None, ())
 
 
 def scan_status(
     content: bytes | Iterable[bytes], tasks: Sequence[str]
 ) -> tuple[Ids, list[bytes], bytes]:
-    """Tell the lines that count from the odd ones, and from the last without newline.
+    """Return the ids of lines that count, the odd lines, and the rest without newline.
 
-    Blank lines are neither.  It costs less than a microsecond a line.
+    Blank lines are left out.  A line takes less than a microsecond.
     """
     blocks = _cut(content) if isinstance(content, bytes) else content
     ids, odd = array("I"), list[bytes]()
@@ -234,7 +238,7 @@ def _cut(content: bytes) -> Iterator[bytes]:
 
 
 def cut_behind_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the content cut behind newlines; last, the rest without one."""
+    """Yield the content in pieces that end with a newline; last, the rest without."""
     rest = b""
     for block in blocks:
         cut = block.rfind(b"\n") + 1
@@ -248,7 +252,10 @@ def cut_behind_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def find_run(lines: bytes, tasks: Sequence[str]) -> range | None:
-    """Return the ids if they follow one another and all lines count, else None."""
+    """Return the ids if they follow one another and all lines count, else None.
+
+    `lines` must end with a newline.
+    """
     first = find_id(lines[: lines.index(b"\n")])
     if first is None:
         return None
@@ -262,6 +269,7 @@ def find_run(lines: bytes, tasks: Sequence[str]) -> range | None:
 
 
 def _scan_lines(lines: bytes, tasks: Sequence[str], ids: Ids, odd: list[bytes]) -> None:
+    """Add the id of each line that counts to `ids`, and any other line to `odd`."""
     count = len(tasks)
     encode = _find_encoder(tasks)
     for line in lines.split(b"\n"):
@@ -280,9 +288,9 @@ _LEADING_ID = re.compile(rb"^(?:0|[1-9][0-9]{0,17})(?= )", re.MULTILINE)
 
 
 def scan_ids(blocks: Iterable[bytes]) -> Iterator[Sequence[int]]:
-    """Yield the ids that lines begin with, their texts unread: for counting.
+    """Yield the ids that lines begin with, without a look at their texts: for counting.
 
-    Of a sorted file without repetitions, as a queue is.
+    The file must be sorted and without repetitions, as a queue is.
     """
     for lines in cut_behind_lines(blocks):
         first = find_id(lines[: lines.find(b"\n")])
@@ -296,20 +304,20 @@ def scan_ids(blocks: Iterable[bytes]) -> Iterator[Sequence[int]]:
 
 
 def find_id(line: bytes) -> int | None:
-    """Return the id that a line begins with, if a space follows it."""
+    """Return the id that a line begins with; None unless a space follows the id."""
     head, space, _ = line.partition(b" ")
     return parse_id(head) if space else None
 
 
 def parse_id(digits: bytes) -> int | None:
-    """Return the number, if it is written as an id is."""
+    """Return the number that digits mean; None if an id is not written so."""
     zeros = digits[:1] == b"0" and digits != b"0"
     fits = digits.isdigit() and len(digits) <= _MAX_DIGITS
     return int(digits) if fits and not zeros else None
 
 
 def parse_line(line: bytes, tasks: Sequence[str]) -> int | None:
-    """Return the id of a line that counts; None where it does not."""
+    """Return the id of a line, without its newline; None if the line does not count."""
     taskid = find_id(line)
     if taskid is None or taskid >= len(tasks):
         return None
@@ -318,7 +326,7 @@ def parse_line(line: bytes, tasks: Sequence[str]) -> int | None:
 
 
 def is_beyond(line: bytes, tasks: Sequence[str]) -> bool:
-    """Return whether the line has an id that the list does not have (yet)."""
+    """Return whether a line has an id behind the last of the list."""
     taskid = find_id(line)
     return taskid is not None and taskid >= len(tasks)
 
@@ -329,9 +337,10 @@ def is_beyond(line: bytes, tasks: Sequence[str]) -> bool:
 def classify_odd(
     line: bytes, tasks: Sequence[str], *, may_be_torn: bool
 ) -> TornLine | AlienLine:
-    """Tell a torn or fused line from one that is not of this tasklist.
+    """Return a torn, fused or whole line as `TornLine`, any other as `AlienLine`.
 
-    `may_be_torn`: whether the line may end too early; at the end of a file it may.
+    `may_be_torn`: whether the line may end too early, as at the end of a file.  Bytes
+    0, which a crash of the host leaves, count as torn.
     """
     if not line.strip(b"\0"):
         return TornLine((), None)
@@ -348,10 +357,10 @@ def classify_odd(
 
 
 def find_fused(line: bytes, tasks: Sequence[str]) -> TornLine | None:
-    """Return a torn line with a whole one behind it; None for any other line.
+    """Return a line that has a whole one behind a torn or whole one, else None.
 
-    The whole one counts only where no other reading is possible: ``112 cmd`` may be a
-    torn ``1`` before ``12 cmd``, or the line of a task that was added to the list.
+    The ids count only where no other reading is possible: ``112 cmd`` may be a torn
+    ``1`` before ``12 cmd``, or the line of a task that was added to the list.
     """
     readings = [
         (taskid, line[:start])
@@ -373,7 +382,7 @@ def find_fused(line: bytes, tasks: Sequence[str]) -> TornLine | None:
 
 
 def _whole_endings(line: bytes, tasks: Sequence[str]) -> list[tuple[int, int]]:
-    """Return place and id of each ending of the line that is a whole line."""
+    """Return index and id of each ending of the line that is a whole line itself."""
     endings = []
     space = line.find(b" ")
     while space >= 0:
@@ -396,7 +405,10 @@ def _is_text_behind(line: bytes, space: int, taskid: int, tasks: Sequence[str]) 
 
 
 def _is_beginning(line: bytes, tasks: Sequence[str]) -> bool:
-    """Return whether some task's line begins so, and goes on."""
+    """Return whether some task's line, with its newline, begins with `line`.
+
+    Bytes 0 at the end of `line` are left out.
+    """
     line = line.rstrip(b"\0")
     if b" " not in line:
         taskid = parse_id(line)

@@ -1,4 +1,4 @@
-"""A workdir that a farm has joined: what `FileStore` and `CustomStore` have in common.
+"""A workdir that a farm has joined: the common part of `FileStore` and `CustomStore`.
 
 Rules of this file: a method that says "lock held" is called with the lock held; one
 that says "without the lock" must not be.
@@ -38,9 +38,9 @@ class Store(ABC):
     def prepare(
         self, results: Sequence[Recorded], requeue: Sequence[int], take: int
     ) -> None:
-        """Do what can be done without the lock for the next `transact`.
+        """Prepare the next `transact`, which has to get the same arguments.
 
-        It never fails: `transact` raises what went wrong.
+        Without the lock.  Never raises: `transact` raises the error.
         """
 
     @abstractmethod
@@ -49,17 +49,18 @@ class Store(ABC):
     ) -> Transacted:
         """Record results, requeue ids, take up to `take` new ones.  Lock held.
 
-        Raises `ValueError` for an id that this farm does not hold, `StorageError`
-        where something could not be written: what had been done until then stands,
-        and the same results may be given again.
+        Raises `ValueError` for an id that this farm does not hold, `StorageError` if a
+        write fails.  The steps before that stay done, and the same arguments may be
+        given again.
         """
 
     def transact_or_reclaim(
         self, results: Sequence[Recorded], requeue: Sequence[int], take: int
     ) -> Transacted:
-        """Transact; where nothing is left to take, reclaim what dead farms held.
+        """Transact; if no task is left to take, reclaim the tasks of dead farms.
 
-        Lock held.  Raises what `transact` raises.
+        Lock held.  Reclaimed tasks make `empty` False, and are taken by the next call.
+        Raises what `transact` raises; an error of the reclaiming becomes a note.
         """
         done = self.transact(results, requeue, take)
         if not take or done.taken or not done.empty:
@@ -76,14 +77,17 @@ class Store(ABC):
 
     @abstractmethod
     def reclaim_dead(self) -> int:
-        """Reclaim what dead farms held; return how many tasks.  Lock held."""
+        """Reclaim the tasks of dead farms.  Return their number.  Lock held."""
 
     def note_attempts(self, results: Sequence[Recorded]) -> None:
-        """Note attempts whose tasks run again; the next results record them."""
+        """Keep attempts whose tasks run again, for ``attempts.tsv``.
+
+        The next `transact` with results writes their rows, or else `close`.
+        """
         self._noted += results
 
     def _append_attempts(self, results: Sequence[Recorded]) -> None:
-        """Append rows to ``attempts.tsv``.  Lock held."""
+        """Append rows to ``attempts.tsv``, noted attempts first.  Lock held."""
         lines = [
             f"{r.taskid}\t{r.attempt}\t{r.status}\t{r.rank}\t{r.tid}\t"
             f"{r.started:.6f}\t{r.seconds:.6f}\t{self.farm}\n"
@@ -100,7 +104,7 @@ class Store(ABC):
     @property
     @abstractmethod
     def recorded(self) -> tuple[int, int]:
-        """How many tasks have finished and failed, as far as is known."""
+        """The numbers of finished and of failed tasks, as far as they are known."""
 
     @abstractmethod
     def has_record_of(self, taskid: int) -> bool:
@@ -108,14 +112,17 @@ class Store(ABC):
 
     @abstractmethod
     def survey(self, *, in_array: bool = False) -> Survey:
-        """Return what `counts` needs.  Lock held.
+        """Poll, and return the state of the workdir for `counts`.  Lock held.
 
-        `in_array`: whether to ask what living farms of the same job array hold.
+        `in_array`: whether to find the tasks of living farms of the same job array.
         """
 
     @abstractmethod
     def counts(self, survey: Survey) -> Counts:
-        """Count where all tasks were at a survey.  Without the lock."""
+        """Count the tasks by their places at a survey.  Without the lock.
+
+        Raises `StorageError` and `ChangedError`.
+        """
 
     @property
     def held(self) -> frozenset[int]:
@@ -125,7 +132,8 @@ class Store(ABC):
     def count_failed_here(self, total: int) -> int:
         """Return how many of the list's `total` tasks have failed under this farm.
 
-        Those count, too, that have failed while another rank led it.
+        Failures while another rank led the farm count, too.  A task that has finished
+        since, or that this farm holds, does not.  Raises `StorageError`.
         """
         last: dict[int, int] = {}
         family = self.farm[:FAMILY].encode()
@@ -140,7 +148,7 @@ class Store(ABC):
 
     @property
     def others_hold_tasks(self) -> bool:
-        """Whether a live claim of another farm holds any, as of the last poll."""
+        """Whether a claim of another farm holds a task, as last polled."""
         return bool(self._others.held_ids())
 
     def drain_requested(self) -> bool:
@@ -150,19 +158,25 @@ class Store(ABC):
     # ---- writing --------------------------------------------------------------------
 
     def heartbeat(self) -> None:
-        """Tell other hosts that this farm lives; the caller does so every 10 s."""
+        """Touch the claim, so that other hosts know that this farm lives.
+
+        To be called every 10 s.  Raises `StorageError`.
+        """
         self._member.claim.beat()
 
     def note_in_log(self, taskid: int, sentence: str) -> None:
-        """Write a line of our own into the log of a task that runs no more."""
+        """Append a line of mpifarm's to ``log_<id>``, of a task that runs no more.
+
+        Errors are ignored.
+        """
         line = f"=== mpifarm: {sentence} ===\n".encode()
         with suppress(StorageError):
             files.append(self.paths.log(taskid), line, sync=False)
 
     def note_place(self, directory: str) -> str:
-        """Note where the commands run; return where they ran first, or "".
+        """Return the directory in which the commands ran first.
 
-        What can't be read or written is not known: nothing depends on it.
+        If none is recorded, record `directory`, and return "".  Errors are ignored.
         """
         with suppress(StorageError):
             begun = files.find_content(self.paths.begun_in) or b""
@@ -174,7 +188,7 @@ class Store(ABC):
         return ""
 
     def write_result(self, payload: dict[str, object]) -> None:
-        """Replace ``result.json``."""
+        """Replace ``result.json``; raises `StorageError` if a second try fails, too."""
         content = json.dumps(payload, indent=2).encode("ascii") + b"\n"
         staging = staging_of(self.paths.result, self.farm)
         try:
@@ -184,10 +198,10 @@ class Store(ABC):
             files.replace(self.paths.result, staging, content)
 
     def close(self) -> bool:
-        """Leave the workdir.  Lock held.
+        """Write the noted attempts, and leave the workdir.  Lock held.
 
-        Removes the claim if it holds nothing, and returns whether; else it is left for
-        the next start to take back.
+        Remove the claim if it holds no task, and return whether.  Else the claim stays,
+        and the next start reclaims its tasks.
         """
         if self._noted:
             with suppress(StorageError):

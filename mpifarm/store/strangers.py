@@ -17,7 +17,7 @@ from mpifarm.system import files
 from mpifarm.system.regular_files import kind_in_words
 
 _MAX_LINKS = 40
-"""As many links as Linux follows, path_resolution(7)."""
+"""The number of links that Linux follows, path_resolution(7)."""
 
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, PermissionError)
 """Errors that the code that uses the file reports; all others may pass."""
@@ -26,10 +26,11 @@ _WHOSE = "who is neither you, root nor the owner of"
 
 
 def validate_place(workdir: str, tasklist: str | None) -> None:
-    """Raise `InputError` for a workdir that is a stranger's; it need not exist.
+    """Raise `InputError` for the workdir of a stranger, or a stranger's link to one.
 
-    A stranger's is one where everyone may write, and that neither the user, nor root,
-    nor the tasklist's owner has made.
+    Such a workdir stands where everyone may write, and belongs neither to the user, nor
+    to root, nor to the owner of `tasklist` (None: unknown).  A workdir that does not
+    exist passes.
     """
     root = os.path.abspath(workdir)
     _validate_links(root, "workdir")
@@ -46,7 +47,10 @@ def validate_place(workdir: str, tasklist: str | None) -> None:
 
 
 def validate_contents(paths: WorkdirPaths) -> None:
-    """Raise `FarmError` for a file or directory that a farm can't open."""
+    """Raise `FarmError` for a directory or file in a workdir that a farm cannot use.
+
+    It is a stranger's link, not a directory, or not a regular file.  Missing ones pass.
+    """
     for directory in _directories(paths):
         _validate_links(directory, "directory")
         if files.is_there(directory) and not files.is_directory(directory):
@@ -59,7 +63,7 @@ def validate_contents(paths: WorkdirPaths) -> None:
 
 
 def validate_file(path: str) -> None:
-    """Raise `UnfitFileError` for what is no regular file."""
+    """Raise `UnfitFileError` unless `path` is a regular file, OSError if it is gone."""
     if what := kind_in_words(os.lstat(path).st_mode):
         raise files.unfit_file_error(path, f"it is {what}")
 
@@ -82,7 +86,11 @@ def _files(paths: WorkdirPaths) -> Iterator[str]:
 
 
 def _validate_links(path: str, what: str) -> None:
-    """Raise `InputError` for a link of a stranger, which may lead anywhere."""
+    """Follow links from `path`; raise `InputError` for a link of a stranger.
+
+    Such a link may lead anywhere.  Errors of the system are left to the code that uses
+    `path`.
+    """
     for _ in range(_MAX_LINKS):
         try:
             status = os.lstat(path)
@@ -105,7 +113,7 @@ def _friends() -> Collection[int]:
 
 
 def _owner_of(path: str) -> int:
-    """Return the owner's uid; -1, which nobody has, if it can't be told."""
+    """Return the uid of a file's owner, -1, which nobody has, if that is unknown."""
     try:
         return os.stat(path).st_uid
     except _NOT_THERE:
@@ -113,7 +121,7 @@ def _owner_of(path: str) -> int:
 
 
 def user_name(uid: int) -> str:
-    """Return a user in words."""
+    """Return ``user <name>``, or ``user <uid>`` for a user without a name here."""
     try:
         return f"user {pwd.getpwuid(uid).pw_name}"
     except KeyError:

@@ -1,7 +1,7 @@
 """A workdir with its tasklist: the words that name it, the tasks, the lock.
 
-Rules of this file: it finds and reads, and creates nothing.  What is wrong is an
-InputError of one sentence.
+Rules of this file: it finds and reads, and creates nothing but a workdir (`find_lock`).
+A mistake is an InputError of one sentence.
 """
 
 import os
@@ -22,7 +22,10 @@ SUFFIX = "_workdir"
 
 
 class Target(NamedTuple):
-    """A workdir and its tasklist; `tasklist` is None where it can't be found."""
+    """A workdir and its tasklist, with the options that a farm there was given.
+
+    `tasklist` is None if it cannot be found.
+    """
 
     workdir: str
     tasklist: str | None
@@ -31,82 +34,91 @@ class Target(NamedTuple):
     lock_area: str | None = None
 
 
-def words_of(place: Target) -> list[str]:
+def words_of(target: Target) -> list[str]:
     """Return the words by which a subcommand's command line names the target.
 
-    Where its tasklist is not known, ``FILE`` stands for that.
+    ``FILE`` stands for a tasklist that is not known.
     """
-    words = [place.workdir]
-    if place.workdir.rstrip("/") != f"{place.tasklist}{SUFFIX}":
-        words += ["--list", place.tasklist or "FILE"]
-    return words + _options_of(place)
+    words = [target.workdir]
+    if target.workdir.rstrip("/") != f"{target.tasklist}{SUFFIX}":
+        words += ["--list", target.tasklist or "FILE"]
+    return words + _options_of(target)
 
 
-def farm_words_of(place: Target) -> list[str]:
-    """Return the words of a farm's command line that farms the target."""
-    words = _options_of(place)
-    if place.workdir.rstrip("/") != f"{place.tasklist}{SUFFIX}":
-        words += ["--workdir", place.workdir]
-    return [*words, place.tasklist or "FILE"]
+def farm_words_of(target: Target) -> list[str]:
+    """Return the words by which a farm's command line names the target.
+
+    ``FILE`` stands for a tasklist that is not known.
+    """
+    words = _options_of(target)
+    if target.workdir.rstrip("/") != f"{target.tasklist}{SUFFIX}":
+        words += ["--workdir", target.workdir]
+    return [*words, target.tasklist or "FILE"]
 
 
-def _options_of(place: Target) -> list[str]:
+def _options_of(target: Target) -> list[str]:
     words: list[str] = []
-    if place.config is not None:
-        words += ["--config", place.config]
-    if place.handler != "default":
-        words += ["-t", place.handler]
-    if place.lock_area is not None:
-        words += ["--lock-area", place.lock_area]
+    if target.config is not None:
+        words += ["--config", target.config]
+    if target.handler != "default":
+        words += ["-t", target.handler]
+    if target.lock_area is not None:
+        words += ["--lock-area", target.lock_area]
     return words
 
 
-def read_tasks(place: Target, environ: Mapping[str, str]) -> TaskList | None:
-    """Return the tasks; None where no tasklist is known.  Raises `InputError`."""
-    if place.tasklist is None:
-        return None
-    handler = find_handler(place.handler, find_search_path(environ, place.config))
-    return open_tasklist(handler, place.tasklist, place.workdir, lambda: lambda: None)
+def read_tasks(target: Target, environ: Mapping[str, str]) -> TaskList | None:
+    """Read the tasks with their handler; return None if no tasklist is known.
 
-
-def has_own_state(tasks: TaskList | None, place: Target) -> bool:
-    """Return whether the tasklist keeps its own state, apart from files."""
-    return tasks is not None and keeps_own_state(tasks, place.workdir)
-
-
-def find_lock(place: Target, environ: Mapping[str, str]) -> WorkdirLock:
-    """Return the lock that a farm would take; a probe of it makes its files.
-
-    Raises `InputError` where the workdir could not be written to.
+    Raises `InputError`, and `StorageError` where the disk fails.
     """
-    root = os.path.abspath(place.workdir)
+    if target.tasklist is None:
+        return None
+    handler = find_handler(target.handler, find_search_path(environ, target.config))
+    return open_tasklist(handler, target.tasklist, target.workdir, lambda: lambda: None)
+
+
+def has_own_state(tasks: TaskList | None, target: Target) -> bool:
+    """Return whether the tasklist keeps its own state, apart from files."""
+    return tasks is not None and keeps_own_state(tasks, target.workdir)
+
+
+def find_lock(target: Target, environ: Mapping[str, str]) -> WorkdirLock:
+    """Return the lock that a farm would take, not yet taken; its probe makes files.
+
+    Make the workdir if it is missing.  Raises `InputError` if a farm could not write to
+    the workdir, `StorageError` where the disk fails.
+    """
+    root = os.path.abspath(target.workdir)
     make_root(root)
     validate_access(WorkdirPaths(root))
-    return WorkdirLock(lock_paths(place.workdir, environ, place.lock_area))
+    return WorkdirLock(lock_paths(target.workdir, environ, target.lock_area))
 
 
-def find_existing_lock(place: Target, environ: Mapping[str, str]) -> WorkdirLock | None:
-    """Return the lock as far as it is there; None where none was ever taken."""
-    paths = lock_paths(place.workdir, environ, place.lock_area)
+def find_existing_lock(
+    target: Target, environ: Mapping[str, str]
+) -> WorkdirLock | None:
+    """Return a lock of the lock files that exist, None if there is none."""
+    paths = lock_paths(target.workdir, environ, target.lock_area)
     there = [path for path in paths if files.is_there(path)]
     return WorkdirLock(there) if there else None
 
 
 def find_tasklist_of(workdir: str) -> str | None:
-    """Return the tasklist whose name a workdir bears, or None if it is not there."""
+    """Return the file that a workdir is named after, None if it does not exist."""
     path = workdir.rstrip("/")
     tasklist = path.removesuffix(SUFFIX)
     return tasklist if tasklist != path and files.is_file(tasklist) else None
 
 
 def refuse_as_list(path: str) -> None:
-    """Raise `InputError` where a workdir, or a file in one, is named as the list."""
+    """Raise `InputError` if `path`, given as a list, is a workdir or a file in one."""
     is_directory = files.is_directory(path)
     workdir = path if is_directory else os.path.dirname(path) or os.getcwd()
     if _is_workdir(workdir):
-        place = Target(workdir, find_tasklist_of(workdir))
-        farm = shlex.join(["mpifarm", *farm_words_of(place)])
-        retry = shlex.join(["mpifarm", "retry", *words_of(place)])
+        target = Target(workdir, find_tasklist_of(workdir))
+        farm = shlex.join(["mpifarm", *farm_words_of(target)])
+        retry = shlex.join(["mpifarm", "retry", *words_of(target)])
         what = "the workdir" if is_directory else "a file in the workdir"
         raise InputError(
             f"{path} is {what} of a list, and no list: {farm} goes on with the list,"
@@ -115,6 +127,6 @@ def refuse_as_list(path: str) -> None:
 
 
 def _is_workdir(path: str) -> bool:
-    """Return whether the directory looks like a workdir."""
+    """Return whether a directory is named after a list, or has a fingerprint."""
     has_list = find_tasklist_of(path) is not None
     return has_list or files.is_there(WorkdirPaths(path).fingerprint)

@@ -14,10 +14,10 @@ Source: TypeAlias = bytearray | Iterable[int]
 
 
 class Location(IntEnum):
-    """Where a task is; of several that apply, the greatest counts."""
+    """The place of a task; of several that apply, the greatest counts."""
 
     NOWHERE = 0
-    """In no file: a plain farmer has it, or lost it."""
+    """In no file: a plain farmer runs the task, or has lost it."""
     FAILED = 1
     """In ``failed``."""
     QUEUED = 2
@@ -27,7 +27,7 @@ class Location(IntEnum):
     FINISHED = 4
     """In ``finished``."""
     UNKNOWN = -1
-    """Only its tasklist knows, which keeps its own state."""
+    """Known only to a tasklist that keeps its own state."""
 
 
 class TaskCounts(NamedTuple):
@@ -44,7 +44,7 @@ class TaskCounts(NamedTuple):
 class TaskMap:
     """The location of each task of a list of `total` tasks.
 
-    Each source may name ids beyond the list: those are left out.
+    Ids beyond the list are left out; a bytearray of flags has just `total` bytes.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class TaskMap:
         self._locations[:] = (others | named * location).to_bytes(self.total, "little")
 
     def find(self, taskid: int) -> Location:
-        """Return the location of a task; that of an id beyond the list is nowhere."""
+        """Return the location of a task, `NOWHERE` for an id beyond the list."""
         known = taskid < self.total
         return Location(self._locations[taskid]) if known else Location.NOWHERE
 
@@ -98,7 +98,7 @@ class TaskMap:
             place = self._locations.find(location, place + 1)
 
     def count(self) -> TaskCounts:
-        """Return how many tasks are at each location."""
+        """Count the tasks at each location."""
         return TaskCounts(
             self.total,
             self._locations.count(Location.FINISHED),
@@ -114,8 +114,8 @@ def find_settled(
 ) -> set[int]:
     """Return the tasks of a dead farm's claim that failed under that farm.
 
-    `failed` has id and end (in bytes) of each line of ``failed``; `takes` maps each id
-    of the claim to the size of ``failed`` at its take.  A line that is younger than
-    the take settles the task: it is failed, and does not run again.
+    `failed` has id and end (in bytes) of each line of ``failed``.  `takes` maps each id
+    of the claim to the size of ``failed`` at its take, in bytes.  A line behind that
+    size is younger than the take: the task has failed, and does not run again.
     """
     return {taskid for taskid, end in failed if end > takes.get(taskid, end)}

@@ -1,11 +1,11 @@
 """``timeline.json``: one JSON array of Chrome trace events, as PyTaskFarmer writes it.
 
-Rules of this file: it only composes and takes apart; `FileStore` writes.  The array is
+Rules of this file: it only composes and parses; `timeline_file` writes.  The array is
 valid JSON whenever the lock is free.  It is appended to in place, over its final ``]``:
 each piece ends in ``]`` again, and stays within one page of the file, since the kernel
-copies page by page and a kill comes between two pages.  To get from one page into the
-next a piece has to cross; that one holds a single event.  A kill at that moment, or a
-power cut, leaves an array without its end, which the next start mends.
+copies page by page and a kill comes between two pages.  Only a piece of a single event
+crosses into the next page.  A kill at that moment, or a power cut, leaves an array
+without its end, which the next start mends.
 """
 
 import json
@@ -18,13 +18,16 @@ SEPARATOR = b",\n"
 EMPTY = b"[]"
 _TAIL = 65536
 MAX_IN_VAIN = 1 << 24
-"""Characters that are read of what is no event, some 10 ns each."""
+"""Characters outside of events after which `salvage` gives up; each takes 10 ns."""
 COST_OF_NESTING = 1 << 13
-"""In characters: what it takes to find out that something is nested too deeply."""
+"""The time to find a value nested too deeply, in characters of `MAX_IN_VAIN`."""
 
 
 class Attempt(NamedTuple):
-    """An attempt in the timeline; times in seconds since the epoch."""
+    """An attempt in the timeline.
+
+    `started` is in seconds since the epoch, `seconds` the run time.
+    """
 
     text: str
     pid: int
@@ -34,7 +37,7 @@ class Attempt(NamedTuple):
 
 
 class ArrayEnd(NamedTuple):
-    """Where the final ``]`` is, and whether no event stands before it."""
+    """The offset of the final ``]`` in bytes; `empty`: no event is before it."""
 
     offset: int
     empty: bool
@@ -52,9 +55,9 @@ def encode_event(attempt: Attempt) -> bytes:
 
 
 def find_end(tail: bytes, offset: int) -> ArrayEnd | None:
-    """Return the end of the array, by the last bytes of the file, from `offset` on.
+    """Return the end of the array; `tail` is the end of the file from `offset` on.
 
-    None where the file does not end as an array of events does.
+    Return None if the file does not end as an array of events does.
     """
     content = tail.rstrip()
     before = content[:-1].rstrip()
@@ -64,7 +67,10 @@ def find_end(tail: bytes, offset: int) -> ArrayEnd | None:
 
 
 def cut_pieces(end: ArrayEnd, events: Sequence[bytes]) -> list[bytes]:
-    """Return the writes that append the events; each starts on the last ``]``."""
+    """Return the writes that append the events, each over the last ``]`` before it.
+
+    A write stays within a page of the file, unless its single event is too long.
+    """
     pieces: list[bytes] = []
     piece = bytearray()
     offset, first = end.offset, end.empty
@@ -87,10 +93,10 @@ def cut_pieces(end: ArrayEnd, events: Sequence[bytes]) -> list[bytes]:
 
 
 def is_part(left: bytes, pieces: Sequence[bytes]) -> bool:
-    """Return whether a file may end so if the writes of `cut_pieces` failed.
+    """Return whether a file may end in `left` if the writes `pieces` failed.
 
-    They may have come to any byte, with the last ``]`` before or behind it, and the
-    first one may have been put back over their beginning.
+    The writes may have come to any byte, with a ``]`` before or behind that byte, and a
+    ``]`` may have been put back over their beginning.
     """
     whole = b"".join(piece[:-1] for piece in pieces) + b"]"
     return left[:1] in (whole[:1], b"]") and (
@@ -100,7 +106,7 @@ def is_part(left: bytes, pieces: Sequence[bytes]) -> bool:
 
 
 def ends_well(content: bytes) -> bool:
-    """Return whether a large array is whole, by its begin and its last event."""
+    """Return whether an array is whole, by its beginning and its last event alone."""
     start = content.rfind(b'{"cat"', max(0, len(content) - _TAIL))
     if not content.lstrip().startswith(b"[") or start < 0:
         return False
@@ -114,8 +120,8 @@ def ends_well(content: bytes) -> bool:
 def is_valid(content: bytes) -> bool:
     """Return whether the content is one JSON array.
 
-    A large one (a million events take seconds to parse, under the lock) is parsed
-    only when its end looks wrong.
+    A large array (a million events take seconds to parse, under the lock) is parsed
+    only if its ends look wrong.
     """
     if len(content) > 1 << 20 and ends_well(content):
         return True
@@ -126,10 +132,10 @@ def is_valid(content: bytes) -> bool:
 
 
 def salvage(content: bytes) -> list[bytes]:
-    """Return the events of a damaged array that are still whole.
+    """Return the encoded events of a damaged array that are still whole.
 
-    Where it is no timeline at all, the search is given up: nested brackets would be
-    read again from each of them on.
+    After `MAX_IN_VAIN` characters the search is given up: in a file that is not a
+    timeline, nested brackets would be read again from each bracket on.
     """
     text = content.decode("utf-8", "replace")
     decoder = json.JSONDecoder()
@@ -153,5 +159,5 @@ def salvage(content: bytes) -> list[bytes]:
 
 
 def encode_timeline(events: Sequence[bytes]) -> bytes:
-    """Return a whole array."""
+    """Return the content of a whole ``timeline.json`` with encoded `events`."""
     return b"[" + SEPARATOR.join(events) + b"]"

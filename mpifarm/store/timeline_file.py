@@ -15,19 +15,21 @@ from mpifarm.store.types import Recorded
 from mpifarm.system import files
 
 LARGE_TIMELINE = 256 * 1024
-"""Bytes of ``timeline.json`` that plain farmers shall not have to read at each task."""
+"""Bytes of ``timeline.json`` above which plain farmers, which read the file at each
+task, get a new one."""
 
 
 MAX_SALVAGED = 4 * 1024 * 1024
-"""Bytes that are taken apart under the lock, some 0.07 s each MiB."""
+"""Bytes of the largest invalid timeline whose events are saved, which takes 0.07 s a
+MiB under the lock."""
 
 
 JUDGED_BY_ITS_ENDS = 1 << 20
-"""Bytes from which on a timeline is not read whole."""
+"""Bytes above which only the ends of a timeline are checked."""
 
 
 class TornEnd(NamedTuple):
-    """An append that failed: from `offset` on the file may end in a part of it."""
+    """An append that failed: from `offset` on, the file may have a part of `pieces`."""
 
     path: str
     offset: int
@@ -48,10 +50,10 @@ class TimelineFile:
         self._torn: TornEnd | None = None
 
     def append(self, results: Sequence[Recorded]) -> None:
-        """Append an event for each attempt.
+        """Take back a failed append, then append an event for each attempt.
 
-        Raises `StorageError`: none of them stands there, or the next append begins
-        with taking them away.
+        A timeline that does not end as one is moved aside and rebuilt.  Raises
+        `StorageError`: no event is in the file then, or the next call removes them.
         """
         self._cut_back()
         events = [timeline.encode_event(self._attempt(result)) for result in results]
@@ -80,9 +82,9 @@ class TimelineFile:
             raise
 
     def _cut_back(self) -> None:
-        """Take back what an append that failed has left.
+        """Remove the part that a failed append has left in the file.
 
-        Where others have written behind it since, only mend what they left.
+        If others have written behind that part since, only rebuild an invalid file.
         """
         if self._torn is None:
             return
@@ -95,7 +97,10 @@ class TimelineFile:
         self._torn = None
 
     def mend(self) -> None:
-        """Move an invalid ``timeline.json`` aside, and rebuild it."""
+        """Move an invalid timeline aside, rebuild it, and note that for the user.
+
+        A valid or missing timeline stays as it is.  Raises `StorageError`.
+        """
         self._mend(self._path)
 
     def _mend(self, path: str) -> None:
@@ -111,7 +116,8 @@ class TimelineFile:
     def leave_to_others(self) -> None:
         """Write to a file of this farm's own from now on.
 
-        Plain farmers read ``timeline.json`` at each task, so it has to be small.
+        A large ``timeline.json`` becomes that file, and an empty one takes its place:
+        plain farmers read it at each task.  Raises `StorageError`.
         """
         self._path = self._paths.timeline_of(self._farm)
         try:
@@ -136,7 +142,11 @@ class TimelineFile:
         files.replace(path, staging, timeline.encode_timeline(events))
 
     def _rebuild(self, path: str, content: bytes) -> None:
-        """Keep the invalid one for the user, and put its whole events in its place."""
+        """Move an invalid timeline aside, and put its whole events in its place.
+
+        The events of a timeline above `MAX_SALVAGED` bytes are not saved.  A note tells
+        the user.
+        """
         aside = self._paths.timeline_aside(self._farm)
         if len(content) > MAX_SALVAGED:
             files.rename(path, aside)
@@ -153,9 +163,9 @@ class TimelineFile:
 
 
 def is_valid_timeline(path: str) -> bool:
-    """Return whether the file is a JSON array; read only the ends of a large one.
+    """Return whether the file is a JSON array.
 
-    Raises `OSError`.
+    A large file whose ends are those of a timeline is not read whole.  Raises OSError.
     """
     size = os.lstat(path).st_size
     if size > JUDGED_BY_ITS_ENDS:
@@ -170,6 +180,7 @@ def is_valid_timeline(path: str) -> bool:
 
 
 def _find_end(path: str) -> timeline.ArrayEnd | None:
+    """Return the end of the array, None without a file or where it has no such end."""
     try:
         size = os.lstat(path).st_size
         offset = max(0, size - 64)

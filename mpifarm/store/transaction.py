@@ -27,7 +27,8 @@ from mpifarm.system import files
 class OpenStep(NamedTuple):
     """A step of a queue that happens by the rename of `staging`.
 
-    Where the rename failed, the step has happened if the staging file is gone.
+    `taken` are ids that the farm gets, `back` ids that return to the queue.  If the
+    rename failed, the step has happened if the staging file is gone.
     """
 
     staging: str
@@ -47,7 +48,10 @@ class OpenTransaction:
     prepare_seconds: float = 0.0
 
     def end_step(self, held: set[int]) -> None:
-        """Note that the open step has happened; change `held`, the ids of the claim."""
+        """Close the open step, which has happened, and change `held` by its ids.
+
+        `held` are the ids of the claim.  The ids that went back count as released.
+        """
         step, self.step = self.step, None
         assert step is not None
         held.difference_update(step.back)
@@ -84,10 +88,10 @@ class Transactions:
     # ---- without the lock -----------------------------------------------------------
 
     def prepare(self, requeue: Sequence[int], take: int) -> None:
-        """Write the staging files of the next queues.
+        """Remove staging files of an earlier call, and write those of the next queues.
 
-        `carry_out` with the same arguments uses them, unless others have changed what
-        they were made from.
+        `carry_out` with the same arguments uses these files, unless others have changed
+        the queues since.  Errors are left to `carry_out`.
         """
         with suppress(StorageError):
             self._queues.discard_prepared()
@@ -99,9 +103,10 @@ class Transactions:
     # ---- lock held ------------------------------------------------------------------
 
     def check(self, results: Sequence[Recorded], requeue: Sequence[int]) -> None:
-        """Raise `ValueError` for a task that this farm does not hold, or twice.
+        """Raise `ValueError` for a task that this farm does not hold, or given twice.
 
-        Raise `ClaimLostError` where the claim is not this farm's any more.
+        Tasks that an unfinished transaction has released pass.  Raises `ClaimLostError`
+        if the claim is not this farm's any more.
         """
         ids = [*(each.taskid for each in results), *requeue]
         left = self._open.progress.left(TransactionStep.RELEASE, ids)
@@ -111,7 +116,8 @@ class Transactions:
     def poll_ledgers(self) -> Iterator[tuple[Ledger, Appended]]:
         """Poll each ledger, and yield it with the lines appended since the last poll.
 
-        An append of this farm that had failed, and stands there now, counts as done.
+        An append of this farm that had failed, and that the ledger has all the same,
+        counts as done.  Raises `StorageError`.
         """
         for ledger, step in self._ledger_steps:
             appended = ledger.poll()
@@ -127,8 +133,10 @@ class Transactions:
     ) -> Transacted:
         """Record results, requeue ids, take up to `take` new ones.
 
-        Follows `check` and `poll_ledgers` under the same lock.  `begun` is the time of
-        `time.perf_counter` from which the transaction's duration is measured.
+        `check` and `poll_ledgers` must come before, under the same lock.  `begun` is
+        the time of `time.perf_counter` from which the transaction's duration is
+        measured.  Raises `StorageError`: the transaction stays open then, and goes on
+        when it is given again.
         """
         self._record(results)
         empty = self._exchange(requeue, take)
@@ -137,10 +145,11 @@ class Transactions:
         return Transacted(done.taken, empty, seconds + done.prepare_seconds)
 
     def _record(self, results: Sequence[Recorded]) -> None:
-        """Record results, except of tasks that others have finished meanwhile.
+        """Record results, and release their tasks from the claim.
 
-        Timeline first (an event of an attempt that runs again is still true), then the
-        results; only then may the claim release the tasks.
+        A task that others have finished meanwhile gets no line in a ledger.  Timeline
+        first (an event of an attempt that runs again is still true), then the ledgers,
+        and only then may the claim release the tasks.
         """
         if not results:
             return
@@ -162,10 +171,11 @@ class Transactions:
             progress.note(TransactionStep.RELEASE, left)
 
     def _exchange(self, requeue: Sequence[int], take: int) -> bool:
-        """Requeue and take, in one step for each queue.
+        """Settle an open step, then requeue and take, in one step for each queue.
 
-        Return whether the queues are empty.  A step happens by a rename; before it, the
-        claim has named the step.
+        Return whether the queues are empty.  A finished task is released, and not
+        requeued.  A step happens by a rename, before which the claim has named the
+        step.
         """
         self.close_step()
         finished = self._ledgers.finished
@@ -178,7 +188,10 @@ class Transactions:
         return empty
 
     def _settle(self, queue: Queue, back: tuple[int, ...], take: int) -> bool:
-        """Requeue and take; return whether the queue is empty then."""
+        """Requeue and take in one queue.  Return whether the queue is empty then.
+
+        With nothing to do, remove the prepared staging file.
+        """
         if not back and take <= 0:
             queue.discard()
             return queue.is_empty()
@@ -188,7 +201,11 @@ class Transactions:
         return step.plan.empty
 
     def _commit(self, queue: Queue, step: Step, back: tuple[int, ...]) -> None:
-        """Put the staging file of a step in the place of the queue."""
+        """Name a step in the claim, and rename its staging file to the queue.
+
+        Then the claim's ids and the taken tasks change.  A step that takes and requeues
+        nothing is not named.
+        """
         plan, number = step
         staging = self._queues.steps.file(number)
         if plan.taken or back:
@@ -201,7 +218,11 @@ class Transactions:
         self._open.end_step(self._member.claim.held)
 
     def close_step(self) -> None:
-        """Find out whether a step whose rename failed has happened, and settle it."""
+        """Settle a step whose rename failed, if there is one.
+
+        The step has happened if its staging file is gone.  Else empty that file, and
+        forget the step.  Raises `StorageError`.
+        """
         step = self._open.step
         if step is None:
             return

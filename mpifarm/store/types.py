@@ -17,14 +17,17 @@ class HeldLock(Protocol):
         """The lock files."""
 
     def hold(self, timeout: float) -> AbstractContextManager[object]:
-        """Take the lock for a while; `timeout` in seconds."""
+        """Hold the lock in a ``with`` block, for which this waits `timeout` seconds.
+
+        Raises StorageError if the lock cannot be had in that time.
+        """
 
 
 class Recorded(NamedTuple):
     """An attempt that has ended and is to be recorded.
 
-    `started` is in seconds since the epoch, `pid` is the rank's process, `tid` the
-    worker's.
+    `started` is in seconds since the epoch, `seconds` the run time.  `pid` is the
+    rank's process, `tid` the worker's.  `status` is as in `model.task.Result`.
     """
 
     taskid: int
@@ -41,8 +44,8 @@ class Recorded(NamedTuple):
 class Transacted(NamedTuple):
     """The result of a transaction.
 
-    `empty`: nothing is left to take.  `seconds`: how long it took, its preparation
-    outside the lock included.
+    `taken` are the ids of the new tasks.  `empty`: no queue has a task left.  `seconds`
+    is the time that the transaction took, with its preparation outside the lock.
     """
 
     taken: list[int]
@@ -51,7 +54,10 @@ class Transacted(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """The workdir at one moment under the lock; counting it takes no lock."""
+    """The workdir at one moment under the lock, to be counted without the lock.
+
+    `held` are the ids of this farm, `claimed` those of other farms.
+    """
 
     held: frozenset[int]
     claimed: frozenset[int]
@@ -62,7 +68,10 @@ class Survey(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Where the tasks of the list are; `total` is the sum of the other numbers."""
+    """The numbers of tasks by their places.
+
+    `total` is the sum of the numbers from `finished` to `elsewhere`.
+    """
 
     total: int
     finished: int

@@ -39,17 +39,18 @@ class EditedListError(InputError):
 
 
 class Snapshot(NamedTuple):
-    """The files as they were under the lock; None where there is none."""
+    """The files of a workdir as they were under the lock; None for a missing one."""
 
     toprocess: file_contents.FileState | None
     finished: file_contents.FileState | None
     failed: file_contents.FileState | None
     fingerprint: bytes | None
     added: file_contents.FileState | None
-    """Only read where the fingerprint does not say what is in it."""
+    """Read only if there is no valid fingerprint, which tells the added tasks."""
     begun: bool
-    """Whether any farmer has left a trace."""
+    """Whether any farmer has left a claim or a status file."""
     is_half_remapped: bool
+    """Whether a ``--remap`` was interrupted."""
 
 
 class Validation(NamedTuple):
@@ -62,19 +63,18 @@ class Validation(NamedTuple):
     notes: list[str]
     """A sentence on each torn line."""
     fingerprint: bytes | None
-    """The new content of its file; None where that is right already."""
+    """The new content of ``fingerprint.json``; None if the file is right already."""
     first_added: int
     """The first id that plain farmers at work may not know; the total if none."""
     grown_from: int | None
-    """How many tasks the list had, where lines were added since the last start."""
+    """The number of tasks before lines were added since the last start, else None."""
 
 
 def read_snapshot(paths: WorkdirPaths, *, whole: bool = False) -> Snapshot:
-    """Read everything at once; the caller holds the lock.
+    """Read the files of a workdir; the caller holds the lock.
 
-    Raises `InputError`, and `StorageError` where the disk gives way.
-
-    `whole`: with the content of the queues, however large they are.
+    `whole`: read the content of the queues, however large they are.  Raises
+    `InputError` for a file that cannot be read, `StorageError` where the disk fails.
     """
     try:
         toprocess = file_contents.find_state(paths.toprocess, whole=whole)
@@ -106,10 +106,11 @@ def read_snapshot(paths: WorkdirPaths, *, whole: bool = False) -> Snapshot:
 def validate_snapshot(
     snapshot: Snapshot, tasks: Sequence[str], paths: WorkdirPaths
 ) -> Validation:
-    """Validate a workdir.  Needs no lock: a million lines take a second.
+    """Check that a workdir belongs to `tasks`: a second for a million lines, unlocked.
 
-    Raises `InputError`; `files.ChangedError` where a large file was changed meanwhile,
-    `StorageError` where one can't be read.
+    Raises `EditedListError` if it does not, or if a ``--remap`` was interrupted;
+    `InputError` for a line of no task; `ChangedError` if others have changed a large
+    file since the snapshot; `StorageError` if a file cannot be read.
     """
     if snapshot.is_half_remapped:
         raise EditedListError(describe_interrupted_remap(paths.root))
@@ -151,7 +152,10 @@ def _validate_file(
     *,
     list_is_same: bool,
 ) -> ParsedStatus:
-    """Parse a file, and put the sentences on its torn lines into `notes`."""
+    """Parse a file, and put sentences about its torn lines into `notes`, by its path.
+
+    Raises `InputError` for an alien line.
+    """
     name = os.path.basename(path)
     blocks = found.blocks(appended=name in ("finished", "failed")) if found else ()
     is_toprocess = name == "toprocess"
@@ -165,7 +169,7 @@ def _validate_file(
 
 
 def describe_interrupted_remap(root: str) -> str:
-    """Return the sentence on a workdir whose ``--remap`` was interrupted."""
+    """Return the sentence about an interrupted ``--remap``, with the remedy."""
     return (
         f"a --remap of {root} was interrupted: give the farm's command again with "
         "--remap, and it goes on where it was"
@@ -191,9 +195,9 @@ def validate_lines(
     list_is_same: bool,
     counts_begun: bool = False,
 ) -> list[str]:
-    """Return a sentence on each torn line of a status file.
+    """Return a sentence about each torn line of a status file.
 
-    Raises `InputError` for an alien line.
+    Raises `InputError` for an alien line: `EditedListError` unless `list_is_same`.
     """
     notes = []
     for odd in (*parsed.odd, *([parsed.tail] if parsed.tail else [])):
@@ -207,7 +211,7 @@ def validate_lines(
 
 
 def describe_alien(path: str, found: AlienLine, tasks: Sequence[str]) -> str:
-    """Return the sentence on a line that is not of this tasklist."""
+    """Return the sentence about an alien line: the list was edited; with remedies."""
     if found.taskid is None:
         text = shorten(found.text)
         return f"a line of {path} is not of this tasklist: '{text}'; {REMEDY}"
@@ -224,7 +228,7 @@ def describe_alien(path: str, found: AlienLine, tasks: Sequence[str]) -> str:
 
 
 def _describe_garbage(path: str, found: AlienLine) -> str:
-    """Return the sentence for a list that is known to be as it was."""
+    """Return the sentence about an alien line of a list that was not edited."""
     number = "" if found.taskid is None else f"{found.taskid} "
     return (
         f"a line of {path} is of no task, though the tasklist is the same as before: "
@@ -234,7 +238,10 @@ def _describe_garbage(path: str, found: AlienLine) -> str:
 
 
 def _from_the_difference(was: str, now: str, before: int = 30) -> tuple[str, str]:
-    """Return both texts short enough for a message, with their difference."""
+    """Return both texts short enough for a message, with their first difference.
+
+    `before` characters in front of the difference stay; an ellipsis marks a cut.
+    """
     places = range(min(len(was), len(now)))
     same = next((place for place in places if was[place] != now[place]), len(places))
     if same <= before:
@@ -252,15 +259,18 @@ def _describe_torn(path: str, line: bytes, taskids: Sequence[int]) -> str:
 
 
 def shorten(text: str, limit: int = 80) -> str:
-    """Return a text for a message, not too long; the console makes it printable."""
+    """Return a text in `limit` characters at most, cut by an ellipsis.
+
+    Lone surrogates become escapes.  Control characters stay: the console escapes them.
+    """
     plain = text.encode("utf-8", "backslashreplace").decode()
     return plain if len(plain) <= limit else plain[: limit - 1] + "…"
 
 
 def validate_access(paths: WorkdirPaths) -> None:
-    """Raise `FarmError` if anything that is there could not be used later.
+    """Raise `FarmError` if a farm could not use a file or directory of the workdir.
 
-    Raises `StorageError` where the disk does not answer.
+    A missing one passes.  Raises `StorageError` where the disk does not answer.
     """
     validate_contents(paths)
     for directory in (paths.logs, paths.claims):
