@@ -33,7 +33,7 @@ from mpifarm.model.messages import (
 from mpifarm.model.task import Lease, Outcome, Result
 from mpifarm.pool import Pool
 from tests.simulation.busy import BusyTime
-from tests.unit.fakes import Clock, FakePool
+from tests.unit.virtual_rank import Clock, FakePool
 
 Say = Callable[[ToCoordinator], None]
 Seconds = Callable[[int], float]

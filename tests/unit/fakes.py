@@ -1,4 +1,4 @@
-"""A farm in virtual time: a clock that tests move, fake ranks, disk and link.
+"""A farm in virtual time: real agents, and fakes of what is between and below them.
 
 Rules of this file:
 
@@ -13,9 +13,8 @@ import heapq
 import math
 import pickle
 import random
-import signal
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, assert_never, overload
 
@@ -33,39 +32,19 @@ from mpifarm.coordinator.coordinator import (
     Transact,
 )
 from mpifarm.model.messages import (
-    REPORT_SECONDS,
-    Alive,
     Assign,
-    Committed,
-    Drain,
-    Join,
     Ping,
-    PoolLost,
-    Recall,
-    Rejoin,
     Report,
     Shutdown,
-    SignalReceived,
-    Stop,
-    Stopped,
     ToCoordinator,
     ToRank,
-    Welcome,
 )
 from mpifarm.model.settings import FarmDefinition, Policy, RunnerDefinition
-from mpifarm.model.task import Lease, Outcome, Result
-from mpifarm.pool import LeaseRefused, PoolDefinition, PoolEvent, PoolGone, WorkerLost
-
-START = 1000.0
-"""The farm's clock at the start: monotonic clocks don't start at 0."""
+from mpifarm.model.task import Lease, Result
+from tests.unit.virtual_rank import START, FakePool, Seconds, VirtualRank
 
 WAIT = 0.05
 """How long ranks wait until they are sure of a result."""
-
-KILLING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-
-Seconds = Callable[[int], float]
-"""The run time of a task."""
 
 
 def define_farm(grace: float = 2.0) -> FarmDefinition:
@@ -79,20 +58,6 @@ def rank_set_of(
     return RankSet(
         tuple(range(size)), workers=workers, survives_rank_loss=survives_rank_loss
     )
-
-
-class Clock:
-    """A clock that stands still until a test moves it."""
-
-    def __init__(self, now: float = START) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> float:
-        self.now += seconds
-        return self.now
 
 
 class Commands(Sequence[str]):
@@ -110,15 +75,6 @@ class Commands(Sequence[str]):
     def __getitem__(self, taskid: slice) -> Sequence[str]: ...
     def __getitem__(self, taskid: int | slice) -> str | Sequence[str]:
         return f"run {taskid}"
-
-
-def result_of(
-    lease: Lease, ended: float, seconds: float = 1.0, status: int = 0
-) -> Result:
-    outcome = Outcome.COMPLETED if status == 0 else Outcome.FAILED
-    return Result(
-        lease.taskid, lease.attempt, outcome, status, 4711, 1.7e9, seconds, ended
-    )
 
 
 def sure_report(*told: Any, **more: Any) -> Report:
@@ -196,290 +152,134 @@ class FakeDisk:
 # ---- the ranks ----------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Running:
-    lease: Lease
-    started: float
-    fails: bool = False
-    """Whether it was begun on a node that is broken."""
+class FarmPool(FakePool):
+    """The pool of a rank of a simulated farm, whose ledger it keeps."""
+
+    def __init__(self, farm: "SimulatedFarm", rank: "FakeRank") -> None:
+        super().__init__(farm, self._find_seconds, self._find_status)
+        self._farm = farm
+        self._rank = rank
+
+    def _find_seconds(self, taskid: int) -> float:
+        broken = self._rank.fails_all_in
+        return self._farm.seconds(taskid) if broken is None else broken
+
+    def _find_status(self, lease: Lease) -> int:
+        is_broken = self._rank.fails_all_in is not None
+        return 1 if is_broken else self._farm.status_of(lease)
+
+    def note_begin(self, lease: Lease, now: float) -> None:
+        self._farm.note_start(lease, self._rank)
+
+    def note_end(self, lease: Lease, now: float) -> None:
+        self._farm.ends[lease.taskid, lease.attempt] = now
+
+    def terminate(self) -> None:
+        """Some end at TERM, whatever their status, some must be killed."""
+        super().terminate()
+        luck = self._farm.random
+        for worker in self.at_work:
+            if luck.random() < 0.5:
+                self.end_after(worker, luck.uniform(1e-4, 0.01), luck.choice([0, -15]))
 
 
-class FakeRank:
-    """A rank as the messages describe it: workers that run leases, batched reports."""
+class FakeRank(VirtualRank):
+    """A rank of a simulated farm: what it was told, and what befalls it."""
+
+    pool: FarmPool
 
     def __init__(self, farm: "SimulatedFarm", rank: int, workers: int) -> None:
         self.farm = farm
-        self.rank = rank
-        self.workers = workers
-        self.running: dict[int, Running] = {}
-        self.queue: deque[Lease] = deque()
-        self.results: list[Result] = []
-        self.lost: list[tuple[int, int]] = []
-        self.reported_at = 0.0
-        self.draining = False
-        self.stopping = False
-        self.dead = False
-        """Whether its commands are killed, and it starts none."""
-        self.signalled_at = math.inf
-        """When a signal came that stops the farm."""
-        self.unsure_until = 0.0
-        """When all results are sure that have ended here."""
         self.silent = False
         """Whether it neither hears nor says anything any more."""
         self.killed = False
-        self.pool_lost = False
         self.fails_all_in: float | None = None
         """Seconds in which every task fails here, on a node that is broken."""
-        self.welcomed = False
-        self.unrecorded: dict[tuple[int, int], Result] = {}
-        """Results that it has reported, and that may not be on disk yet."""
         self.told: list[Lease] = []
         """All leases that it got."""
-        self.left = False
         self.most_leases = 0
         self.pings = 0
-
-    # ---- what it hears -----------------------------------------------------------
-
-    def hear(self, message: ToRank) -> None:
-        assert not self.left, f"rank {self.rank} got {message} after Shutdown"
-        if self.silent:
-            return
-        match message:
-            case Welcome():
-                self.welcomed = True
-            case Assign():
-                self._on_assign(message.leases)
-            case Recall():
-                self._give_back(message.count)
-            case Drain():
-                self.draining = True
-                self._return(self.queue)
-                self.queue.clear()
-            case Stop():
-                self._on_told_to_stop(message)
-            case Ping():
-                self.pings += 1
-                self.say(Alive())
-            case Committed():
-                self._forget(message.results)
-            case Shutdown():
-                self.left = True
-            case _:
-                assert_never(message)
-
-    def _forget(self, results: Iterable[tuple[int, int]]) -> None:
-        for each in results:
-            self.unrecorded.pop(each, None)
-
-    def _on_assign(self, leases: Sequence[Lease]) -> None:
-        self.told += leases
-        if self.draining or self.dead:
-            self._return(leases)
-            return
-        self.queue.extend(leases)
-        held = len(self.queue) + len(self.running) + len(self.results)
-        self.most_leases = max(self.most_leases, held)
-        self._feed()
-
-    def _return(self, leases: Iterable[Lease]) -> None:
-        returned = tuple((lease.taskid, lease.attempt) for lease in leases)
-        if returned:
-            self.say(Report(self.farm.now, returned=returned))
-
-    def _give_back(self, count: int) -> None:
-        given = [self.queue.pop() for _ in range(min(count, len(self.queue)))]
-        self.report(tuple((lease.taskid, lease.attempt) for lease in given[::-1]))
-
-    def _on_told_to_stop(self, message: Stop) -> None:
-        if message.by_signal and message.grace == 0:
-            self._void()
-        self._on_stop(message.grace)
-
-    def _on_stop(self, grace: float) -> None:
-        if self.dead:
-            self.say(Stopped())
-            return
-        self.queue.clear()
-        self.draining = self.stopping = True
-        if grace == 0:
-            self._die()
-            return
-        for worker in list(self.running):
-            # some end at TERM, whatever their status, some must be killed
-            if self.farm.random.random() < 0.5:
-                self._end(worker, status=self.farm.random.choice([0, -15]))
-        if not self.running:
-            self._finish_stop()
-        self.farm.after(grace, self._die)
-
-    def _die(self) -> None:
-        if not self.dead:
-            self.running.clear()
-            self._finish_stop()
-
-    def _finish_stop(self) -> None:
-        if self.dead:
-            return
-        self.report()
-        if self.farm.now < self.unsure_until and self.signalled_at == math.inf:
-            self.farm.at(self.unsure_until, self._finish_stop)
-            return
-        self.dead = True
-        self.confirm()
-        self.say(Stopped())
-
-    @property
-    def sure(self) -> float:
-        """Until when no signal has come within the wait after the end of a command."""
-        return min(self.farm.now, self.signalled_at) - self.farm.wait
-
-    def _expect_sureness(self, now: float) -> None:
-        is_expected = self.unsure_until > now
-        self.unsure_until = now + self.farm.wait + 1e-6
-        if not is_expected:
-            self.farm.at(self.unsure_until, self.confirm)
-
-    def confirm(self) -> None:
-        """Say that what was reported is sure, and again when more is."""
-        if not self.silent and not self.left:
-            self.say(Report(self.farm.now, sure=self.sure))
-            if self.unsure_until > self.farm.now:
-                self.farm.at(self.unsure_until, self.confirm)
-
-    def _void(self) -> None:
-        self.signalled_at = min(self.signalled_at, self.farm.now)
-        self.results = [each for each in self.results if each.ended <= self.sure]
-
-    def get_signal(self, signum: int) -> None:
-        """The launcher signals this rank."""
-        self.say(SignalReceived(signum, self.sure))
-        if signum != signal.SIGUSR2 and not self.left and not self.silent:
-            self._void()
-            grace = 0.0 if signum in KILLING else self.farm.grace
-            self._on_stop(grace)
-
-    # ---- its workers -------------------------------------------------------------
-
-    def _feed(self) -> None:
-        for worker in range(self.workers):
-            if not self.queue:
-                return
-            if worker not in self.running:
-                self._start(worker, self.queue.popleft())
-
-    def _start(self, worker: int, lease: Lease) -> None:
-        broken = self.fails_all_in is not None
-        running = self.running[worker] = Running(lease, self.farm.now, broken)
-        self.farm.note_start(lease, self)
-        seconds = self.fails_all_in
-        if seconds is None:
-            seconds = self.farm.seconds(lease.taskid)
-
-        def end() -> None:
-            if self.running.get(worker) is running and not self.silent:
-                self._end(worker)
-
-        self.farm.after(seconds, end)
-
-    def _end(self, worker: int, status: int | None = None) -> None:
-        running = self.running.pop(worker)
-        if status is None:
-            status = 1 if running.fails else self.farm.status_of(running.lease)
-        now = self.farm.now
-        self.farm.note_end(running.lease, now)
-        seconds = now - running.started
-        if not self.stopping:
-            self.results.append(result_of(running.lease, now, seconds, status))
-            self._expect_sureness(now)
-        self._feed()
-        if not self.queue:
-            self.report()
-        else:
-            due = self.reported_at + REPORT_SECONDS - now
-            self.farm.after(max(0.0, due), self.report)
-        if self.stopping and not self.running:
-            self._finish_stop()
-
-    def report(self, returned: tuple[tuple[int, int], ...] | None = None) -> None:
-        """Report what has happened; with `returned`, as the answer to a recall."""
-        asked = returned is not None
-        if self.silent or not (self.results or self.lost or asked):
-            return
-        told = tuple(self.results), returned or (), tuple(self.lost)
-        report = Report(self.farm.now, *told, is_recall=asked, sure=self.sure)
-        self._keep()
-        self.reported_at = self.farm.now
-        self.say(report)
-
-    def _keep(self) -> None:
-        if self.farm.coordinator.rank_set.survives_rank_loss:
-            self.unrecorded |= {(r.taskid, r.attempt): r for r in self.results}
-        self.results, self.lost = [], []
-
-    def rejoin(self) -> None:
-        """Say all that is true here, after messages were lost."""
-        results = (*self.unrecorded.values(), *self.results)
-        report = Report(self.farm.now, results, (), tuple(self.lost), sure=self.sure)
-        self._keep()
-        held = [*self.queue, *(each.lease for each in self.running.values())]
-        leases = tuple((lease.taskid, lease.attempt) for lease in held)
-        pid, welcomed = 100 + self.rank, self.welcomed
-        self.say(Rejoin("node", pid, self.workers, welcomed, leases, report))
-        self._repeat_phase()
-
-    def _repeat_phase(self) -> None:
-        """Say what was decided, in words that another coordinator knows."""
-        if self.pool_lost:
-            self.say(PoolLost())
-        elif self.stopping or self.dead:
-            self.say(SignalReceived(signal.SIGUSR1))
-            if self.dead:
-                self.say(Stopped())
-        elif self.draining:
-            self.say(SignalReceived(signal.SIGUSR2))
-
-    # ---- what befalls it ---------------------------------------------------------
-
-    def lose_worker(self) -> None:
-        """A worker is killed under its task; another takes its place."""
-        if self.running and not self.dead and not self.silent:
-            lease = self.running.pop(min(self.running)).lease
-            self.farm.note_end(lease, self.farm.now)
-            self.lost.append((lease.taskid, lease.attempt))
-            self._feed()
-            self.report()
-
-    def lose_pool(self) -> None:
-        if self.dead or self.silent:
-            return
-        self.running.clear()
-        self.queue.clear()
-        self.dead = self.pool_lost = True
-        self.report()
-        self.say(PoolLost())
-
-    def die(self) -> None:
-        """Kill the rank, and its commands with it."""
-        for running in self.running.values():
-            self.farm.note_end(running.lease, self.farm.now)
-        self.running.clear()
-        self.queue.clear()
-        self.silent = self.killed = True
-
-    def join(self) -> None:
-        self.say(Join("node", 100 + self.rank, self.workers))
+        self._alarm = math.inf
+        super().__init__(rank, workers, FarmPool(farm, self), farm, self.say, farm.wait)
+        rank_set = farm.coordinator.rank_set
+        self.agent.reporter.keeps_results = (
+            rank_set.survives_rank_loss and rank != rank_set.own
+        )
 
     def say(self, message: ToCoordinator) -> None:
         if not self.silent:
             self.farm.post(self.rank, message)
 
+    def hear(self, *messages: ToRank) -> None:
+        assert not self.left, f"rank {self.rank} got {messages} after Shutdown"
+        if self.silent:
+            return
+        for message in messages:
+            if isinstance(message, Assign):
+                self.told += message.leases
+            self.pings += isinstance(message, Ping)
+        super().hear(*messages)
+        self.step()
+        held = len(self.agent.feeder.queue) + self.pool.busy
+        self.most_leases = max(self.most_leases, held)
+
+    def get_signal(self, signum: int) -> None:
+        """The launcher signals this rank."""
+        if not self.silent:
+            super().get_signal(signum)
+            self.step()
+
+    def step(self) -> None:
+        if self.silent or self.left:
+            return
+        super().step()
+        wake_at = self.wake_at()
+        if wake_at != self._alarm:
+            self._alarm = wake_at
+            if wake_at < math.inf:
+                self.farm.at(wake_at, lambda: self._wake(wake_at))
+
+    def _wake(self, due: float) -> None:
+        if due == self._alarm:  # else it was to be woken at another time
+            self._alarm = math.inf
+            self.step()
+
+    @property
+    def running(self) -> list[Lease]:
+        return [*self.pool.at_work.values()]
+
+    # ---- what befalls it ---------------------------------------------------------
+
+    def rejoin(self) -> None:
+        """Say all that is true here, after messages were lost."""
+        self.agent.rejoin(self.farm.now)
+        if self.rank == self.farm.coordinator.rank_set.own:
+            self.agent.lead()
+        self.step()
+
+    def lose_worker(self) -> None:
+        """A worker is killed under its task; another takes its place."""
+        if self.pool.running and self.running and not self.silent:
+            self.pool.lose_worker(min(self.pool.at_work))
+            self.step()
+
+    def lose_pool(self) -> None:
+        if not (self.pool.gone or self.silent or self.left):
+            self.pool.lose_fork_server()
+            self.step()
+
+    def die(self) -> None:
+        """Kill the rank, and its commands with it."""
+        self.pool.kill()
+        self.silent = self.killed = True
+
     def signal_commands(self, signum: int, share: float) -> None:
         """Let the signal reach commands as well as the rank, as under Slurm."""
-        for worker in list(self.running):
-            if self.farm.random.random() < share and not self.silent:
-                trapped = self.farm.random.random() < 0.3
-                self._end(worker, status=0 if trapped else -signum)
+        luck = self.farm.random
+        for worker in self.pool.at_work:
+            if luck.random() < share and not self.silent:
+                trapped = luck.random() < 0.3
+                self.pool.finish(worker, status=0 if trapped else -signum)
 
 
 # ---- the farm -----------------------------------------------------------------------
@@ -563,7 +363,7 @@ class SimulatedFarm:
         self._age = 0
         """Messages of an earlier age are lost."""
         for rank in self.ranks:
-            self.at(START, rank.join)
+            self.at(START, rank.agent.join)
 
     # ---- time --------------------------------------------------------------------
 
@@ -706,11 +506,8 @@ class SimulatedFarm:
         other = self._runs_on.get(lease.taskid, rank)
         self._runs_on[lease.taskid] = rank
         if other is not rank and not other.silent:
-            runs = [each.lease.taskid for each in other.running.values()]
+            runs = [each.taskid for each in other.running]
             assert lease.taskid not in runs, f"{lease} runs on {other.rank} too"
-
-    def note_end(self, lease: Lease, now: float) -> None:
-        self.ends[lease.taskid, lease.attempt] = now
 
     def age_at_record(self, record: Record) -> float:
         """Return the seconds between the end of a command and its record."""
@@ -769,150 +566,3 @@ class SimulatedFarm:
     def hold_words_of(self, rank: int, seconds: float) -> None:
         """Let what this rank says from now on arrive only after so many seconds."""
         self._arrivals[rank, False] = self.now + seconds
-
-
-# ---- a pool -------------------------------------------------------------------------
-
-
-class FakePool:
-    """A pool without processes: its tasks take virtual time, or end when told.
-
-    It is as strict as `mpifarm.pool.Pool`: leases only while it runs, and a worker
-    loses all its leases with its life.
-    """
-
-    def __init__(self, clock: Clock, seconds: Seconds = lambda _: math.inf) -> None:
-        self.definition: PoolDefinition | None = None
-        self.calls: list[str] = []
-        self.hands: list[deque[Lease]] = []
-        self.begun: list[Lease] = []
-        """Leases whose commands were started, in order."""
-        self.running = False
-        self.gone = False
-        self._clock = clock
-        self._seconds = seconds
-        self._started: dict[int, float] = {}
-        self._events: list[PoolEvent] = []
-
-    # ---- what the rank calls ---------------------------------------------------------
-
-    def start(self, definition: PoolDefinition) -> None:
-        assert not self.calls, f"started after {self.calls}"
-        self.calls.append("start")
-        self.definition = definition
-        self.hands = [deque() for _ in range(definition.workers)]
-        self.running = True
-
-    def vacancies(self, ahead: int) -> int:
-        if not self.running:
-            return 0
-        return sum(max(0, 1 + ahead - len(hand)) for hand in self.hands)
-
-    def least_ahead(self) -> int:
-        if not self.running:
-            return 0
-        return max(0, min(map(len, self.hands), default=0) - 1)
-
-    def submit(self, leases: Iterable[Lease]) -> None:
-        assert self.running, "a lease for a pool that doesn't run"
-        for lease in leases:
-            self._give(lease)
-
-    def _give(self, lease: Lease) -> None:
-        worker = min(range(len(self.hands)), key=lambda w: len(self.hands[w]))
-        self.hands[worker].append(lease)
-        self._begin(worker, self._clock.now)
-
-    def recall(self) -> list[Lease]:
-        recalled: list[Lease] = []
-        for hand in self.hands:
-            waiting = [*hand][1:]
-            recalled += waiting
-            while len(hand) > 1:
-                hand.pop()
-        return recalled if self.running else []
-
-    def collect(self) -> list[PoolEvent]:
-        for worker in range(len(self.hands)):
-            while (end := self._end_of(worker)) <= self._clock.now:
-                self.finish(worker, ended=end)
-        events, self._events = self._events, []
-        return events
-
-    def terminate(self) -> None:
-        self.calls.append("terminate")
-        self._end_leases()
-
-    def kill(self) -> None:
-        self.calls.append("kill")
-        self._end_leases()
-        self.hands = [deque() for _ in self.hands]
-
-    def close(self) -> None:
-        self.calls.append("close")
-        self._end_leases()
-
-    @property
-    def stopped(self) -> bool:
-        return self.gone or (bool(self.calls) and not self.running and not self.busy)
-
-    @property
-    def leases(self) -> list[Lease]:
-        return [lease for hand in self.hands for lease in hand]
-
-    # ---- what a test does ------------------------------------------------------------
-
-    @property
-    def busy(self) -> int:
-        return sum(map(len, self.hands))
-
-    def finish(
-        self, worker: int = 0, status: int = 0, ended: float | None = None
-    ) -> None:
-        """The command that this worker runs ends."""
-        lease = self.hands[worker].popleft()
-        now = self._clock.now if ended is None else ended
-        seconds = now - self._started.pop(worker)
-        self._events.append(result_of(lease, now, seconds, status))
-        if self.running:
-            self._begin(worker, now)
-        else:
-            self.hands[worker].clear()
-
-    def lose_worker(self, worker: int = 0) -> None:
-        """Kill a worker; another takes its place."""
-        leases = [*self.hands[worker]]
-        self.hands[worker].clear()
-        self._started.pop(worker, None)
-        running = leases[0] if leases else None
-        self._events.append(WorkerLost(running, tuple(leases[1:]), -9))
-
-    def refuse(self, reason: str, worker: int = 0) -> None:
-        """Let a worker refuse the task that it came to."""
-        self._started.pop(worker, None)
-        self._events.append(LeaseRefused(self.hands[worker].popleft(), reason))
-
-    def lose_fork_server(self) -> None:
-        """Kill the fork server, and all workers with it."""
-        leases = tuple(lease for hand in self.hands for lease in hand)
-        self.running, self.gone = False, True
-        self.hands = []
-        self._events.append(PoolGone(leases))
-
-    def _begin(self, worker: int, now: float) -> None:
-        if self.hands[worker] and worker not in self._started:
-            self._started[worker] = now
-            self.begun.append(self.hands[worker][0])
-
-    def _end_of(self, worker: int) -> float:
-        hand = self.hands[worker]
-        if not hand or worker not in self._started:
-            return math.inf
-        return self._started[worker] + self._seconds(hand[0].taskid)
-
-    def _end_leases(self) -> None:
-        """Start nothing more, and drop what was not begun."""
-        self.running = False
-        for hand in self.hands:
-            while len(hand) > 1:
-                hand.pop()

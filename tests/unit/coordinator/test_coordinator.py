@@ -50,16 +50,14 @@ from mpifarm.model.messages import (
 from mpifarm.model.settings import Policy
 from mpifarm.model.task import Lease, Outcome, Result
 from tests.unit.fakes import (
-    START,
     WAIT,
-    Clock,
     Commands,
     SimulatedFarm,
     define_farm,
     rank_set_of,
-    result_of,
     sure_report,
 )
+from tests.unit.virtual_rank import START, Clock, result_of
 
 LATEST_RECORD = 0.2
 HOUR = 3600.0

@@ -34,14 +34,13 @@ from mpifarm.model.settings import Policy
 from mpifarm.model.task import Lease, Outcome
 from tests.unit.coordinator.test_coordinator import Hand
 from tests.unit.fakes import (
-    START,
     Commands,
     SimulatedFarm,
     define_farm,
     rank_set_of,
-    result_of,
     sure_report,
 )
+from tests.unit.virtual_rank import START, result_of
 
 HOUR = 3600.0
 
@@ -512,7 +511,8 @@ def test_ranks_are_told_what_is_on_disk_where_another_may_take_over(retries):
     farm = SimulatedFarm(50, 3, 2, seconds=0.3, survives_rank_loss=True, policy=policy)
     farm.status = lambda taskid: taskid % 2
     farm.run()
-    assert [len(rank.unrecorded) for rank in farm.ranks[1:]] == [0, 0]
+    full = [rank.agent.reporter.create_full_report(0.0) for rank in farm.ranks]
+    assert [report.results for report in full] == [(), (), ()]
     assert farm.ranks[1].told
 
 

@@ -52,16 +52,8 @@ from mpifarm.model.messages import (
 )
 from mpifarm.model.settings import Policy
 from mpifarm.model.task import Lease, Outcome, Result
-from tests.unit.fakes import (
-    START,
-    WAIT,
-    Clock,
-    Commands,
-    FakeDisk,
-    define_farm,
-    rank_set_of,
-    result_of,
-)
+from tests.unit.fakes import WAIT, Commands, FakeDisk, define_farm, rank_set_of
+from tests.unit.virtual_rank import START, Clock, result_of
 
 TASKS = 30
 WORKERS = 2

@@ -21,7 +21,8 @@ from mpifarm.model.settings import Policy
 from mpifarm.model.task import Outcome, Result
 from tests.unit.coordinator.test_coordinator import Hand, SomeCommands
 from tests.unit.coordinator.test_losses import assert_all_is_accounted_for
-from tests.unit.fakes import START, SimulatedFarm
+from tests.unit.fakes import SimulatedFarm
+from tests.unit.virtual_rank import START
 
 HOUR = 3600.0
 

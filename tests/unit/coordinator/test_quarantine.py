@@ -22,7 +22,8 @@ from mpifarm.model.settings import Policy
 from mpifarm.model.task import Lease
 from tests.unit.coordinator.test_coordinator import Hand
 from tests.unit.coordinator.test_losses import assert_all_is_accounted_for
-from tests.unit.fakes import START, FakeRank, SimulatedFarm, result_of, sure_report
+from tests.unit.fakes import FakeRank, SimulatedFarm, sure_report
+from tests.unit.virtual_rank import START, result_of
 
 HOUR = 3600.0
 
@@ -308,7 +309,7 @@ def test_a_rank_is_tried_again_for_what_was_lost_with_another():
     farm = a_farm(6, Policy(quarantine=2), ranks=3, workers=1)
 
     def seconds(taskid: int) -> float:
-        own = [running.lease.taskid for running in farm.ranks[0].running.values()]
+        own = [lease.taskid for lease in farm.ranks[0].running]
         return 500.0 if taskid in own else 1.0
 
     farm.seconds = seconds

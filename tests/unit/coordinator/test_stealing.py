@@ -26,7 +26,8 @@ from tests.simulation.farm import BigFarm
 from tests.simulation.ranks import AgentRank, ModelRank
 from tests.simulation.tasks import best_makespan
 from tests.unit.coordinator.test_coordinator import Hand
-from tests.unit.fakes import SimulatedFarm, result_of, sure_report
+from tests.unit.fakes import SimulatedFarm, sure_report
+from tests.unit.virtual_rank import result_of
 
 COSTS = Costs(coordinator=10e-6)
 """The same at each run."""
@@ -200,8 +201,9 @@ def test_many_ranks_report_less_often_and_have_more_ahead():
 
 def test_a_rank_that_works_is_not_pinged_and_one_that_is_quiet_is():
     farm = SimulatedFarm(100_000, 2, 2, lambda _: 0.05, checked=False)
-    farm.ranks[1].hear = lambda message: None  # type: ignore[method-assign]
-    farm.run(31.0)
+    farm.run(1.0)
+    farm.ranks[1].silent = True
+    farm.run(30.0)
     assert farm.ranks[0].pings == 0
     quiet = SimulatedFarm(4, ranks=2, workers=2, seconds=100.0)
     quiet.run(31.0)

@@ -11,7 +11,7 @@ from mpifarm.coordinator.task_table import TaskTable, result_of
 from mpifarm.model.settings import Policy
 from mpifarm.model.task import Lease
 from tests.unit.fakes import rank_set_of
-from tests.unit.fakes import result_of as ended_as
+from tests.unit.virtual_rank import result_of as ended_as
 
 POLICY = Policy(max_failures=5)
 

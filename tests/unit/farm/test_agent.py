@@ -1,7 +1,6 @@
 """One rank's loop, with a pool without processes and a clock that the test moves."""
 
 import os
-import pickle
 from collections.abc import Callable
 from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 from types import SimpleNamespace
@@ -9,15 +8,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from mpifarm.coordinator.coordinator import (
-    Conclude,
-    Coordinator,
-    Effect,
-    NoteInLog,
-    Send,
-    Transact,
-)
-from mpifarm.farm.agent import RANK_PHASES, SILENCE_SECONDS, Agent, RankPhase
+from mpifarm.farm.agent import RANK_PHASES, SILENCE_SECONDS, RankPhase
 from mpifarm.farm.feeding import (
     IDLE_SECONDS,
     RECALL_SECONDS,
@@ -25,7 +16,7 @@ from mpifarm.farm.feeding import (
     RETURN_SECONDS,
 )
 from mpifarm.farm.shared_directories import LOOK_SECONDS, SharedDirectories
-from mpifarm.farm.sureness import Sureness, find_wait
+from mpifarm.farm.sureness import find_wait
 from mpifarm.model.messages import (
     REPORT_SECONDS,
     Assign,
@@ -43,33 +34,22 @@ from mpifarm.model.messages import (
     Stop,
     Stopped,
     ToCoordinator,
-    ToRank,
     Welcome,
 )
 from mpifarm.model.task import LAUNCHED_WAIT, Lease
 from mpifarm.pool import Pool, PoolDefinition, PoolUseless
 from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.system.event_loop import Waiter
-from tests.unit.fakes import (
-    START,
-    Clock,
-    Commands,
-    FakeDisk,
-    FakePool,
-    Seconds,
-    define_farm,
-    rank_set_of,
-)
+from tests.unit.fakes import define_farm
+from tests.unit.virtual_rank import START, Clock, FakePool, Seconds, VirtualRank, never
 
 Word = TypeVar("Word")
 
 
-def never(_taskid: int) -> float:
-    return float("inf")
+class Rank(VirtualRank):
+    """A rank that a test moves, and what it said."""
 
-
-class Rank:
-    """An agent, its fake pool, and what it said."""
+    clock: Clock
 
     def __init__(
         self,
@@ -78,34 +58,19 @@ class Rank:
         rank: int = 3,
         wait: float = 0.0,
     ):
-        self.clock = Clock()
-        self.pool = FakePool(self.clock, seconds)
+        clock = Clock()
         self.said: list[ToCoordinator] = []
         self.on_word: Callable[[ToCoordinator], None] = lambda _: None
-        self.agent = Agent(
-            rank=rank,
-            host="node3",
-            workers=workers,
-            pool=cast(Pool, self.pool),
-            environment={b"HOME": b"/home/x"},
-            send=self._send,
-            now=self.clock.now,
-        )
-        self.agent.reporter.sureness = Sureness(wait)
+        pool = FakePool(clock, seconds)
+        super().__init__(rank, workers, pool, clock, self._send, wait, host="node3")
 
     def _send(self, message: ToCoordinator) -> None:
         self.said.append(message)
         self.on_word(message)
 
-    def hear(self, *messages: ToRank) -> None:
-        for message in messages:
-            self.agent.on_message(message, self.clock.now)
-
     def step(self, after: float = 0.0) -> None:
-        self.agent.step(self.clock.advance(after))
-
-    def get_signal(self, signum: int) -> None:
-        self.agent.on_signal(signum, self.clock.now)
+        self.clock.advance(after)
+        super().step()
 
     def begin(self, *taskids: int) -> None:
         """It has joined, runs, and has been given these tasks."""
@@ -993,99 +958,6 @@ def test_a_pause_of_this_process_is_no_silence():
     rank.agent.forgive_pause(1000.0)
     assert not rank.agent.is_forsaken(rank.clock.now + SILENCE_SECONDS - 1)
     assert rank.agent.is_forsaken(rank.clock.now + SILENCE_SECONDS + 1)
-
-
-# ---- with a real coordinator --------------------------------------------------------
-
-
-class JoinedFarm:
-    """A real coordinator and real agents, joined by a link that serialises."""
-
-    def __init__(self, tasks: int, ranks: int, seconds: Seconds) -> None:
-        self.clock = Clock()
-        self.disk = FakeDisk(tasks)
-        self.coordinator = Coordinator(
-            Commands(tasks), define_farm(grace=0.5), rank_set_of(ranks, 2), START
-        )
-        self.ranks = [Rank(2, seconds, rank, wait=0.05) for rank in range(ranks)]
-        self.ended = False
-        for number, rank in enumerate(self.ranks):
-            rank.clock = rank.pool._clock = self.clock
-            rank.on_word = self._carrier(number)
-            rank.agent.join()
-
-    def _carrier(self, rank: int) -> Callable[[ToCoordinator], None]:
-        def carry(message: ToCoordinator) -> None:
-            said: Any = pickle.loads(pickle.dumps(message))
-            self.coordinator.on_message(rank, said, self.clock.now)
-            assert self.coordinator.find_violations() == []
-
-        return carry
-
-    def run(self, seconds: float) -> None:
-        until = self.clock.now + seconds
-        while not self.ended and self.clock.now < until:
-            self.clock.advance(0.002)
-            for rank in self.ranks:
-                rank.step()
-            for effect in self.coordinator.decide(self.clock.now):
-                self._perform(effect)
-            assert self.coordinator.find_violations() == []
-
-    def _perform(self, effect: Effect) -> None:
-        match effect:
-            case Send():
-                message: Any = pickle.loads(pickle.dumps(effect.message))
-                self.ranks[effect.rank].hear(message)
-            case Transact():
-                now = self.clock.now
-                taken, empty = self.disk.transact(effect, now)
-                self.coordinator.on_transacted(taken, now, empty=empty, cost=0.0)
-            case NoteInLog():
-                pass
-            case Conclude():
-                self.ended = True
-
-
-def test_agents_and_coordinator_finish_a_list_together():
-    farm = JoinedFarm(300, 3, lambda taskid: 0.001 * (taskid % 40))
-    farm.run(10.0)
-    assert farm.ended
-    assert sorted(farm.disk.records) == list(range(300))
-    assert {rank.agent.phase for rank in farm.ranks} == {RankPhase.LEFT}
-    assert sum(len(rank.begun) for rank in farm.ranks) == 300
-
-
-def test_a_worker_that_dies_once_costs_one_more_attempt():
-    farm = JoinedFarm(20, 2, lambda _: 0.3)
-    farm.run(0.4)
-    farm.ranks[1].pool.lose_worker()
-    farm.run(10.0)
-    assert sorted(farm.disk.records) == list(range(20))
-    attempts = sorted(r.result.attempt for r in farm.disk.records.values())
-    assert attempts == [1] * 19 + [2]
-
-
-def test_a_pool_that_is_lost_leaves_its_tasks_to_the_others():
-    farm = JoinedFarm(20, 2, lambda _: 0.3)
-    farm.run(0.4)
-    farm.ranks[0].pool.lose_fork_server()
-    farm.run(20.0)
-    assert farm.ended
-    assert sorted(farm.disk.records) == list(range(20))
-
-
-@pytest.mark.parametrize("signum", [SIGUSR1, SIGUSR2, SIGTERM])
-def test_a_signal_to_one_rank_ends_all_of_them(signum):
-    farm = JoinedFarm(200, 3, lambda taskid: 0.1 + 0.01 * (taskid % 7))
-    farm.run(1.0)
-    farm.ranks[2].get_signal(signum)
-    farm.run(3.0)
-    assert farm.ended
-    assert farm.disk.held == set()
-    assert farm.disk.find_unaccounted() == []
-    assert 0 < len(farm.disk.records) < 200
-    assert len(farm.disk.records) + farm.disk.left == 200
 
 
 # ---- another coordinator -----------------------------------------------------------

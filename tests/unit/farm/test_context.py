@@ -9,7 +9,8 @@ from mpifarm.farm.context import RankContext
 from mpifarm.farm.sureness import Sureness, find_wait
 from mpifarm.model.messages import Alive, Join, Shutdown
 from mpifarm.model.settings import Settings
-from tests.unit.fakes import Clock, FakePool, define_farm
+from tests.unit.fakes import define_farm
+from tests.unit.virtual_rank import Clock, FakePool
 
 
 def context_of(comm: Any = None, environ: Any = None, fault: str = "") -> RankContext:

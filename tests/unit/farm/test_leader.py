@@ -21,7 +21,8 @@ from mpifarm.farm.transactions import HEARTBEAT_SECONDS, StoreWriter, Written
 from mpifarm.model.messages import Join, Ping, Rejoin, Shutdown, Stop, ToRank
 from mpifarm.model.settings import Policy, Settings
 from mpifarm.store import Recorded, Transacted
-from tests.unit.fakes import START, Clock, Commands, FakePool, define_farm, rank_set_of
+from tests.unit.fakes import Commands, define_farm, rank_set_of
+from tests.unit.virtual_rank import START, Clock, FakePool
 
 LONGEST_FARM = 1000.0
 """Virtual seconds after which a farm that has not ended is a failure."""
@@ -53,9 +54,6 @@ class LoopPool(FakePool):
 
     def read_fds(self) -> list[int]:
         return [7]
-
-    def next_end(self) -> float:
-        return min(map(self._end_of, range(len(self.hands))), default=math.inf)
 
 
 class LoopWaiter:

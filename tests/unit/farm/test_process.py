@@ -25,7 +25,8 @@ from mpifarm.model.messages import (
     Welcome,
 )
 from mpifarm.model.settings import Settings
-from tests.unit.fakes import START, Clock, FakePool, define_farm
+from tests.unit.fakes import define_farm
+from tests.unit.virtual_rank import START, Clock, FakePool
 
 Messages = list[tuple[int, Any]]
 

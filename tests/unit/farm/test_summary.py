@@ -20,7 +20,7 @@ from mpifarm.farm.summary import (
     status_in_words,
 )
 from mpifarm.model.task import LEFT_RUNNING, Lease, Outcome
-from tests.unit.fakes import result_of
+from tests.unit.virtual_rank import result_of
 
 
 def result(taskid: int = 0, seconds: float = 1.0, status: int = 0) -> Any:

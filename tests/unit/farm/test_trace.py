@@ -13,7 +13,8 @@ from mpifarm.farm.agent import Agent
 from mpifarm.farm.trace import Trace
 from mpifarm.model.messages import Join, Rejoin, Report, ToCoordinator
 from mpifarm.pool import Pool
-from tests.unit.fakes import Clock, Commands, FakePool, define_farm, rank_set_of
+from tests.unit.fakes import Commands, define_farm, rank_set_of
+from tests.unit.virtual_rank import Clock, FakePool
 
 TIMED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} (.*)\n")
 

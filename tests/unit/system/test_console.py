@@ -24,7 +24,7 @@ from mpifarm.system.console import (
     PATIENCE_SECONDS,
     Console,
 )
-from tests.unit.fakes import Clock
+from tests.unit.virtual_rank import Clock
 
 DEADLINE = 3.0
 

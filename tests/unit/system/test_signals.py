@@ -9,7 +9,7 @@ import pytest
 
 from mpifarm.system import signals
 from mpifarm.system.signals import SECOND_INT_SECONDS, SIGNALS, SignalInbox
-from tests.unit.fakes import Clock
+from tests.unit.virtual_rank import Clock
 
 
 class Exited(BaseException):
