@@ -15,7 +15,7 @@ from mpifarm.audit.retry import (
     spread_status,
 )
 from mpifarm.audit.snapshot import observer
-from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import (
     add_target_arguments,
     find_target,
@@ -24,7 +24,7 @@ from mpifarm.commands.target import (
     texts_of,
 )
 from mpifarm.errors import ExitStatus, InputError
-from mpifarm.model.id_ranges import IdRangesError, name_ids, parse_ids
+from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.wording import counted
 from mpifarm.store.target import (
     Target,
@@ -46,7 +46,8 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     chosen = _parse(argv)
     patience = patience_of(console.print_error)
     target = try_again(lambda: find_target(chosen), patience)
-    wanted = Wanted(_parse_ids(chosen.ids), _parse_statuses(chosen.status))
+    ids = None if chosen.ids is None else frozenset(parse_id_word(chosen.ids))
+    wanted = Wanted(ids, _parse_statuses(chosen.status))
     tasks = try_again(lambda: read_tasks(target, environ), patience)
     texts = texts_of(tasks, target, f"a retry in {target.workdir}")
     retried = try_again(lambda: _retry(target, texts, environ, wanted), patience)
@@ -98,19 +99,6 @@ def _joined(argv: list[str]) -> list[str]:
         else:
             words.append(word)
     return words
-
-
-def _parse_ids(text: str | None) -> frozenset[int] | None:
-    if text is None:
-        return None
-    try:
-        ids = parse_ids(text.replace(" ", ""))
-    except IdRangesError:
-        ids = []
-    ranges = (each.partition("-")[::2] for each in text.split(","))
-    if not ids or any(last and int(last) < int(first) for first, last in ranges):
-        raise InputError(f"--ids takes ids and ranges, as 3,7-9, not {text!r:.60}")
-    return frozenset(ids)
 
 
 def _parse_statuses(text: str | None) -> frozenset[int] | None:

@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 
 from mpifarm.commands.options import HELP, add_option
 from mpifarm.errors import InputError
+from mpifarm.model.id_ranges import NO_ID, IdRangesError, parse_ids
 
 
 class SubcommandParser(argparse.ArgumentParser):
@@ -49,3 +50,15 @@ _PLAINER: Final = (
     ("argument (.*): ignored explicit argument .*", "{0} takes no value"),
 )
 """Patterns of argparse's messages, and our words.  Compiled for mistakes only."""
+
+
+def parse_id_word(word: str) -> list[int]:
+    """Return the ids that a word names, as 3,7-9; raise InputError if it names none."""
+    text = word.replace(" ", "").strip(",")
+    try:
+        ids = parse_ids(text)
+    except IdRangesError as error:
+        raise InputError(str(error)) from error
+    if not ids:
+        raise InputError(NO_ID.format(word))
+    return ids

@@ -5,16 +5,21 @@ Rules of this file: pure; it imports nothing of mpifarm.
 
 import re
 from collections.abc import Iterable
+from itertools import chain
 
 MAX_IDS = 4_000_000
 """Ids that one text may name: a longer text is damaged, and would fill the memory."""
 _MAX_DIGITS = 15
 """Digits of the largest number that is accepted: Python's numbers have no limit."""
-_RANGES = re.compile(r"(?:[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*)?")
+_NUMBER = f"[0-9]{{1,{_MAX_DIGITS}}}"
+_RANGE = f"{_NUMBER}(?:-{_NUMBER})?"
+_RANGES = re.compile(f"(?:{_RANGE}(?:,{_RANGE})*)?")
+
+NO_ID = "{!r:.60} is not the id of a task: write a number, or 3,7-9"
 
 
 class IdRangesError(ValueError):
-    """A text that does not consist of ranges of ids."""
+    """A text that does not consist of ranges of ids, and why."""
 
 
 def encode_ids(taskids: Iterable[int]) -> str:
@@ -40,17 +45,26 @@ def parse_ids(text: object) -> list[int]:
     Raises `IdRangesError` for anything else, and for more than `MAX_IDS` ids.
     """
     if not isinstance(text, str) or not _RANGES.fullmatch(text):
-        raise IdRangesError(f"no ranges of ids: {text!r:.60}")
-    taskids: list[int] = []
-    for part in text.split(",") if text else ():
-        begin, _, last = part.partition("-")
-        if max(len(begin), len(last)) > _MAX_DIGITS:
-            raise IdRangesError(f"no ranges of ids: {text!r:.60}")
-        ids = range(int(begin), int(last or begin) + 1)
-        if not ids or len(taskids) + len(ids) > MAX_IDS:
-            raise IdRangesError(f"no ranges of ids: {text!r:.60}")
-        taskids.extend(ids)
-    return taskids
+        raise IdRangesError(NO_ID.format(text))
+    ranges = [_parse_range(part) for part in text.split(",")] if text else []
+    count = sum(map(len, ranges))
+    if count > MAX_IDS:
+        raise IdRangesError(
+            f"{text!r:.60} names {count} tasks, and {MAX_IDS} at a time are the most"
+        )
+    return [*chain.from_iterable(ranges)]
+
+
+def _parse_range(text: str) -> range:
+    begin, _, end = text.partition("-")
+    first = last = int(begin)
+    if end:
+        last = int(end)
+    if last < first:
+        raise IdRangesError(
+            f"the range {text} ends before it begins: write {last}-{first}"
+        )
+    return range(first, last + 1)
 
 
 def name_ids(taskids: Iterable[int], most: int = 60) -> str:

@@ -174,7 +174,7 @@ def _parse_ids(text: object) -> list[int]:
     try:
         return parse_ids(text)
     except IdRangesError as error:
-        raise DamagedClaimError(str(error)) from error
+        raise DamagedClaimError(f"no ranges of ids: {text!r:.60}") from error
 
 
 def _parse_number(value: object, least: int) -> int:

@@ -3,16 +3,16 @@
 Rules of this file: nothing is printed before all arguments are checked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from mpifarm.commands.log.explain import Explainer
 from mpifarm.commands.log.follow import follow
 from mpifarm.commands.log.printer import Printer, Sink
-from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import add_target_arguments, find_target, patience_of
 from mpifarm.errors import ExitStatus, InputError
-from mpifarm.model.id_ranges import MAX_IDS, IdRangesError, parse_ids
 from mpifarm.system.console import Console
 from mpifarm.system.patience import as_storage_error, try_again
 
@@ -31,7 +31,8 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     chosen = _parse(argv)
     patience = patience_of(console.print_error)
     target = try_again(lambda: find_target(chosen), patience)
-    taskids = _parse_taskids(chosen.ids)
+    # In the order of the words, each once.
+    taskids = [*dict.fromkeys(chain.from_iterable(map(parse_id_word, chosen.ids)))]
     attempt = _parse_attempt(chosen.attempt)
     if chosen.follow:
         _check_follow(taskids, attempt)
@@ -80,39 +81,6 @@ def _parse(argv: list[str]) -> Any:
         " runs has it; a task in no file is followed until Ctrl-C",
     )
     return parser.parse_args(argv)
-
-
-def _parse_taskids(words: Sequence[str]) -> list[int]:
-    """Return the ids in the order of the words, each once."""
-    taskids: dict[int, None] = {}
-    for word in words:
-        part = word.replace(" ", "").strip(",")
-        try:
-            found = parse_ids(part)
-        except IdRangesError:
-            found = []
-        if not found:
-            raise InputError(_explain_ids(word, part))
-        taskids.update(dict.fromkeys(found))
-    return [*taskids]
-
-
-def _explain_ids(word: str, part: str) -> str:
-    """Return why `word` names no tasks."""
-    count = 0
-    for each in part.split(","):
-        begin, dash, last = each.partition("-")
-        if not (_is_number(begin) and (_is_number(last) or not dash)):
-            return f"{word!r:.60} is not the id of a task: write a number, or 3,7-9"
-        first, end = int(begin), int(last or begin)
-        if end < first:
-            return f"the range {each} ends before it begins: write {end}-{first}"
-        count += end - first + 1
-    return f"{word!r:.60} names {count} tasks, and {MAX_IDS} at a time are the most"
-
-
-def _is_number(text: str) -> bool:
-    return text.isdecimal() and text.isascii() and len(text) <= 15
 
 
 def _check_follow(taskids: list[int], attempt: int | None) -> None:

@@ -125,18 +125,15 @@ class _Following:
         ) and _may_begin(found)
         return found, not runs_again
 
-    def _find_outputs(self) -> list[Output]:
-        logs = self._explainer.logs
-        return self._explainer.patiently(
-            lambda: find_outputs(logs, self._taskid, split=False)
-        )
-
     def _print_new_attempts(self) -> bool:
         """Print attempts that have begun since.  Return whether there are any."""
-        readers = self._readers
+        readers, logs = self._readers, self._explainer.logs
+        outputs = self._explainer.patiently(
+            lambda: find_outputs(logs, self._taskid, split=False)
+        )
         known = {_key_of(reader.output) for reader in readers}
         came = False
-        for output in self._find_outputs():
+        for output in outputs:
             is_known = _key_of(output) in known or any(
                 reader.reads(output.path) for reader in readers if not output.source
             )

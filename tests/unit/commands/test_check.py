@@ -385,10 +385,10 @@ def test_a_retry_can_be_narrowed_down(site, run, words, moved):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--ids", "3-1x"], "--ids takes ids and ranges"),
-        (["--ids", ""], "--ids takes ids and ranges"),
-        (["--ids", "9-1"], "--ids takes ids and ranges"),
-        (["--ids", "1,9-1"], "--ids takes ids and ranges"),
+        (["--ids", "3-1x"], "'3-1x' is not the id of a task"),
+        (["--ids", ""], "'' is not the id of a task"),
+        (["--ids", "9-1"], "the range 9-1 ends before it begins: write 1-9"),
+        (["--ids", "1,9-1"], "the range 9-1 ends before it begins"),
         (["--ids", "0"], "0: finished"),
         (["--status", "x"], "--status takes exit statuses"),
         (["--status", "0"], "no task has failed with exit status 0"),
