@@ -1,9 +1,9 @@
-"""The audit of a workdir: where its tasks are, and what is wrong with its files.
+"""The audit of a workdir: the locations of its tasks, and the faults of its files.
 
-Rules of this file: contents in, findings out; it opens nothing, and nothing that other
-programs may have written makes it raise.  A state in which a running farm may leave
-the files when it frees the lock is no finding.  `store.task_map` says where a task is
-that several files name.
+Rules of this file: contents in, findings out; it opens nothing, and no content of a
+file makes it raise.  A state in which a running farm may leave the files when it frees
+the lock is not a finding.  `store.task_map` gives the location of a task that several
+files name.
 """
 
 from array import array
@@ -33,7 +33,11 @@ from mpifarm.store.task_map import Location, TaskMap
 
 
 class ClaimView(NamedTuple):
-    """A claim as it was read; `where` is host and pid, in words."""
+    """A claim as it was read.
+
+    `where` is host and pid in words, "" if they are unknown; `held` are the ids of the
+    claim.
+    """
 
     farm: str
     where: str
@@ -49,7 +53,7 @@ class ClaimView(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """The contents of a workdir at one moment; None where there is no such file."""
+    """The contents of a workdir at one moment; None for a missing or unread file."""
 
     toprocess: bytes | None
     finished: bytes | None
@@ -61,18 +65,19 @@ class Contents(NamedTuple):
     """Names of temporary files that nobody will rename any more."""
     invalid_timelines: tuple[str, ...] = ()
     drain: bool = False
+    """Whether there is a file ``drain``."""
     unread: tuple[str, ...] = ()
-    """A sentence for each thing that is there and could not be read."""
+    """A sentence for each file or directory that could not be read."""
     locked: bool = True
-    """Whether it was read with the lock held, or nobody can have held it."""
+    """Whether the lock was held at the reading, or nobody can have held the lock."""
     remap_begun: bool = False
     """Whether a ``--remap`` was interrupted: then the files are of two lists."""
     disk_failed: bool = False
-    """Whether something is in `unread` for a reason that may pass."""
+    """Whether the disk has failed at a file in `unread`: that may pass."""
 
     @property
     def begun(self) -> bool:
-        """Whether any farmer has left a trace of a task."""
+        """Whether any farmer has left a claim or a status file."""
         files = (self.toprocess, self.finished, self.failed)
         return bool(self.claims) or any(content is not None for content in files)
 
@@ -126,11 +131,14 @@ NOTICES = frozenset(
         FindingKind.DRAIN,
     }
 )
-"""The findings that harm nothing: a workdir that has no others is clean."""
+"""The findings that harm nothing: a workdir without any other finding is clean."""
 
 
 class AuditFinding(NamedTuple):
-    """All that was found of one kind: tasks have `ids`, other things `names`."""
+    """All that was found of one kind: tasks have `ids`, files and the like `names`.
+
+    `number` is the number of tasks or things, 0 if there is no finding.
+    """
 
     kind: FindingKind
     number: int
@@ -142,19 +150,19 @@ class Audit(NamedTuple):
     """The state of a workdir, and the findings about it.
 
     `tasks` are those that the workdir was begun with, or has taken up since.  Tasks
-    from `first_added` on are processed by way of ``added``.
+    from `first_added` on go through ``added``.  `toprocess` is None without that file.
     """
 
     tasks: Sequence[str]
     first_added: int
     match: ListMatch | None
-    """How the list compares with the fingerprint; None where there is none."""
+    """The comparison of list and fingerprint; None if either is unknown."""
     toprocess: ParsedStatus | None
     added: ParsedStatus
     finished: ParsedStatus
     failed: ParsedStatus
     nowhere: frozenset[int]
-    """The tasks in no file; empty where not all files could be read."""
+    """The tasks in no file; empty if any file could not be read."""
     findings: list[AuditFinding]
     locations: TaskMap
 
@@ -174,7 +182,7 @@ class Audit(NamedTuple):
         return all(finding.kind in NOTICES for finding in self.findings)
 
     def find(self, kind: FindingKind) -> AuditFinding | None:
-        """Return the finding of a kind; None where there is none."""
+        """Return the finding of a kind, None if there is no such finding."""
         return next((each for each in self.findings if each.kind is kind), None)
 
 
@@ -183,10 +191,14 @@ class Audit(NamedTuple):
 UNKNOWN_TEXT = "\n"
 """The text of a task that no file has; no line can be equal to it."""
 MAX_LEARNED = 10**8
+"""Tasks that are learned at most: a damaged id must not fill the memory."""
 
 
 def learn_tasks(contents: Contents) -> list[str]:
-    """Return the tasks that the files tell of, where there is no tasklist."""
+    """Return the tasks that the files name, for a workdir without its tasklist.
+
+    The text of a task that only a claim or the fingerprint counts is `UNKNOWN_TEXT`.
+    """
     texts: dict[int, str] = {}
     files = (contents.toprocess, contents.added, contents.failed, contents.finished)
     for content in files:
@@ -204,6 +216,7 @@ def learn_tasks(contents: Contents) -> list[str]:
 
 
 def _find_learnable(line: bytes) -> int | None:
+    """Return the id of a line, None without one or from `MAX_LEARNED` on."""
     head = line.partition(b" ")[0]
     taskid = find_id(line) if len(head) < 10 else None
     return taskid if taskid is not None and taskid < MAX_LEARNED else None
@@ -222,8 +235,8 @@ def audit_contents(
     """Audit the contents of a workdir.
 
     `list_is_known`: whether `tasks` were read from the tasklist; else `learn_tasks`
-    made them.  `logs` are the names in the directory of the logs, None where they
-    could not be listed.
+    made them, and they are not compared with the fingerprint.  `logs` are the names in
+    the directory of the logs; None: not looked at.
     """
     total = len(tasks)
     stored = parse_fingerprint(contents.fingerprint or b"")
@@ -236,7 +249,7 @@ def audit_contents(
         known = (taskid for taskid in added.ids if taskid < stored.total)
         added = added._replace(ids=array("I", known))
     if first_added >= len(tasks) or contents.toprocess is None:
-        # It is of an earlier life of the workdir: nobody reads it.
+        # Then `added` is of an earlier life of the workdir: nobody reads it.
         added = find_empty_status()
     parsed = _Files(*_parse_files(contents, tasks, match), added)
     places = _Places(contents, len(tasks), parsed)
@@ -274,7 +287,10 @@ class _Files(NamedTuple):
 def _parse_files(
     contents: Contents, tasks: Sequence[str], match: ListMatch | None
 ) -> tuple[ParsedStatus | None, ParsedStatus, ParsedStatus]:
-    """Return what ``toprocess``, ``finished`` and ``failed`` say."""
+    """Parse ``toprocess`` (None: missing), ``finished`` and ``failed``.
+
+    A last line without newline counts only if the lock was held.
+    """
     same = match in (ListMatch.SAME, ListMatch.LINES_ADDED)
     toprocess, finished, failed = [
         parse_status(
@@ -296,7 +312,7 @@ def _parse_files(
 
 
 class _Places:
-    """The ids that each file names: what is in two of them, or in none."""
+    """The ids that each file names, with those in two files or in none."""
 
     def __init__(self, contents: Contents, total: int, parsed: _Files) -> None:
         self._total = total
@@ -330,7 +346,8 @@ class _Places:
     def find_all(self, *, trust_ids: bool) -> Iterator[AuditFinding]:
         """Yield findings about tasks recorded twice, in two places, or in none.
 
-        `trust_ids`: ids mean the tasks of this list; else none is called unknown.
+        `trust_ids`: whether ids mean the tasks of this list.  If not, no task is called
+        unknown or in no file.
         """
         yield of_ids(FindingKind.FINISHED_TWICE, _repeated(self._parsed.finished.ids))
         yield of_ids(FindingKind.HELD_TWICE, self._held_twice - self.finished)
@@ -357,7 +374,11 @@ class _Places:
         )
 
     def find_without_log(self, logs: Collection[str] | None) -> Iterator[AuditFinding]:
-        """Yield a finding about tasks that have ended and left no log."""
+        """Yield a finding about tasks that have ended and left no log.
+
+        `logs` are the names of all logs; None: nothing is known, and found.  If any
+        farm had ``--logs failed``, finished tasks need no log.
+        """
         if logs is not None:
             names = set(logs)
             ended = self.failed if UNKEPT in names else self.finished | self.failed
@@ -366,18 +387,18 @@ class _Places:
 
 
 def _is_sorted(parsed: ParsedStatus) -> bool:
-    """Return whether the ids are sorted, or the file is to be mended anyway."""
+    """Return whether the ids are sorted; True for a file that has odd lines anyway."""
     return bool(parsed.odd) or list(parsed.ids) == sorted(parsed.ids)
 
 
 def of_ids(kind: FindingKind, taskids: Iterable[int]) -> AuditFinding:
-    """Return a finding about tasks."""
+    """Return a finding about tasks, sorted; its number may be 0."""
     ids = tuple(sorted(taskids))
     return AuditFinding(kind, len(ids), ids)
 
 
 def of_names(kind: FindingKind, names: Iterable[str]) -> AuditFinding:
-    """Return a finding about files, or other things with names."""
+    """Return a finding about files, or other things with names; it may have none."""
     found = tuple(names)
     return AuditFinding(kind, len(found), names=found)
 
@@ -393,7 +414,7 @@ def _repeated(taskids: Iterable[int]) -> set[int]:
 def _find_in_list(
     contents: Contents, stored: Fingerprint | None, match: ListMatch | None, total: int
 ) -> Iterator[AuditFinding]:
-    """Yield findings about the list; `total` is how many tasks it has now."""
+    """Yield findings about the list, which has `total` tasks now."""
     yield AuditFinding(
         FindingKind.REMAP_BEGUN, contents.remap_begun, names=("remap.begun",)
     )

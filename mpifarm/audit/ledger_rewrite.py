@@ -1,9 +1,9 @@
 """The rewriting of ``finished`` and ``failed``: lines taken out, parted and ended.
 
-Rules of this file: bytes in, bytes out; it opens nothing.  A farm at work remembers
-how far it has read ``finished`` and ``failed``, and a claim how long ``failed`` was.
-So as long as there is any claim no byte of them moves: a line that goes leaves its
-length in newlines, which every reader skips.
+Rules of this file: bytes in, bytes out; it opens nothing.  A farm at work remembers the
+place up to which it has read ``finished`` and ``failed``, and a claim the length of
+``failed``.  So as long as there is any claim no byte of these files moves: a line that
+goes leaves its length in newlines, which every reader skips.
 """
 
 from collections.abc import Collection, Sequence
@@ -33,7 +33,11 @@ class LedgerRewrite(NamedTuple):
 def rewrite_ledger(
     content: bytes, tasks: Sequence[str], rewrite: LedgerRewrite
 ) -> bytes:
-    """Return the new content of a ledger; the same if nothing is to be changed."""
+    """Return the new content of a ledger.
+
+    Besides the lines of `rewrite.drop`, all but one of the lines of each task go.  Torn
+    and fused lines are parted, and the last line is ended.
+    """
     if not content:
         return content
     *lines, tail = content.split(b"\n")
@@ -51,9 +55,9 @@ def rewrite_ledger(
 
 
 class _Part(NamedTuple):
-    """A piece of a line, without the newline that will end it.
+    """A piece of a line, without the newline that will end the piece.
 
-    `taskid` is None for what is of no task: it stays as it is.
+    `taskid` is None for a piece of no task, which stays as it is.
     """
 
     taskid: int | None
@@ -70,7 +74,10 @@ def _blank(length: int) -> bytes:
 def _take_apart(
     line: bytes, tasks: Sequence[str], rewrite: LedgerRewrite, *, may_be_torn: bool
 ) -> _Parts:
-    """Return the parts of one line: each task that it records is one."""
+    """Return the parts of one line: one for each task that the line records.
+
+    A part of newlines fills the rest if no byte may move.
+    """
     taskid = parse_line(line, tasks)
     if taskid is not None or not line:
         return [_Part(taskid, line)]
@@ -80,7 +87,7 @@ def _take_apart(
         return [gone if rewrite.list_is_same else _Part(None, line)]
     wholes = [encode_line(each, tasks)[:-1] for each in found.ids]
     if len(wholes) > 1 and rewrite.keep_length:
-        # There is no room for the newline between them.
+        # There is no room for a newline between the two.
         return [_Part(None, line)]
     parts = [_Part(each, whole) for each, whole in zip(found.ids, wholes, strict=True)]
     if not parts:
@@ -93,7 +100,7 @@ def _take_apart(
 
 
 def _drop(lines: list[_Parts], rewrite: LedgerRewrite) -> None:
-    """Take out what is to go, and all but one of the lines of each task."""
+    """Blank the parts of tasks in `drop`, and all but one part of each other task."""
     seen: set[int] = set()
     for parts in reversed(lines) if rewrite.keep_last else lines:
         places = range(len(parts))

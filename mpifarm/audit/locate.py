@@ -1,4 +1,4 @@
-"""Where one task is, and which farm has it, by the files of a workdir.
+"""The location of one task, and its farm, by the files of a workdir.
 
 Rules of this file: pure; contents in, locations out, and no words about them.
 """
@@ -11,20 +11,20 @@ from mpifarm.store.task_map import Location, TaskMap
 
 
 class LocatedTask(NamedTuple):
-    """Where one task is, at one moment."""
+    """The location of one task, at one moment."""
 
     location: Location
     holder: ClaimView | None
-    """The claim of the farm that has it, be that alive or dead."""
+    """The claim that holds the task, of a farm alive or dead; None without a claim."""
     may_start: bool
-    """Whether any farm is at work."""
+    """Whether any farm of the workdir is alive, or may be."""
 
 
 class TaskLocator:
-    """Where the tasks of a list are, at one moment.
+    """The locations of the tasks of a list, at one moment.
 
-    `total` is how many the list has; it may have more than `tasks` knows, since lines
-    were added.  `has_own_state`: the tasklist keeps its own state, and the status
+    `total` is the number of tasks in the list, which may be more than `tasks` has, if
+    lines were added.  `has_own_state`: the tasklist keeps its own state, and the status
     files say nothing.
     """
 
@@ -38,11 +38,14 @@ class TaskLocator:
         self._has_own_state = has_own_state
 
     def knows(self, taskid: int) -> bool:
-        """Return whether there may be such a task."""
+        """Return whether the list has the task; True for a list with its own state."""
         return self._has_own_state or taskid < self.total
 
     def locate(self, taskid: int) -> LocatedTask:
-        """Return where a task is."""
+        """Return the location of a task, `NOWHERE` for an unknown one.
+
+        A task of a list with its own state is `UNKNOWN`, unless a claim holds it.
+        """
         location, holder = self._tasks.find(taskid), None
         if location is Location.CLAIMED:
             holder = next(each for each in self.claims if taskid in each.held)
@@ -57,7 +60,10 @@ class TaskLocator:
 def locate_tasks(
     contents: Contents, texts: Sequence[str] | None, *, has_own_state: bool
 ) -> TaskLocator:
-    """Return where all tasks are; `texts` are the tasklist's, where that is known."""
+    """Return the locations of all tasks.
+
+    `texts` are the tasks of the list; None: the files tell as many as they name.
+    """
     if has_own_state:
         contents = contents._replace(toprocess=None, finished=None, failed=None)
     tasks = learn_tasks(contents) if texts is None else texts

@@ -1,9 +1,9 @@
-"""The repair of a workdir: what can be proven, and what the user vouches for.
+"""The repair of a workdir: all that can be proven, or that the user vouches for.
 
-Rules of this file: everything is written under the lock, whole and then renamed, after
-a copy of what was there.  Each step may be the last: what it leaves, a check finds and
-the next repair goes on with.  What a claim of a farm that may live holds is not
-touched, and what a start of a farm can put right is left to its own code.
+Rules of this file: every file is written under the lock, whole and then renamed, after
+a copy of the old file.  Each step may be the last: a check finds what is left, and the
+next repair goes on.  Tasks in a claim of a farm that may live are not touched.  Faults
+that the start of a farm mends are left to the code of that start.
 """
 
 import os
@@ -43,10 +43,10 @@ from mpifarm.store.validate import describe_interrupted_remap
 from mpifarm.system import files
 
 LOCK_SECONDS = 10.0
-"""How long a repair waits for the lock."""
+"""Seconds that a repair waits for the lock, each time that it takes the lock."""
 
 MAX_ROUNDS = 5
-"""A round can make another one useful: when dead claims are gone, more may move."""
+"""Rounds of a repair: when a round has removed dead claims, the next may do more."""
 
 
 class Change(NamedTuple):
@@ -65,9 +65,11 @@ class Repair(NamedTuple):
     damaged: tuple[str, ...] = ()
     """Farms whose claims are moved aside."""
     timelines: tuple[str, ...] = ()
+    """Names of invalid timelines, which are rebuilt."""
     leftovers: tuple[str, ...] = ()
+    """Names of temporary files, which are removed."""
     start_needed: bool = False
-    """Whether the rest is done by the start of a farm."""
+    """Whether a farm has to start and leave: it reclaims dead claims."""
 
 
 # ---- what is to be done -------------------------------------------------------------
@@ -105,9 +107,13 @@ def plan_repair(contents: Contents, audit: Audit, *, assume_idle: bool) -> Repai
 def _plan_queue(
     name: str, contents: Contents, audit: Audit, *, assume_idle: bool
 ) -> Change | None:
-    """Plan the new ``toprocess`` or ``added``: sorted, and each id once.
+    """Plan the new ``toprocess`` or ``added``: sorted, each id once.
 
-    A task that is in both stays in ``toprocess``, where plain farmers look.
+    Finished tasks, and tasks of a farm that may live, are taken out.  With
+    `assume_idle`, tasks in no file are put back.  A task that is in both queues stays
+    in ``toprocess``, which plain farmers read.
+
+    Return None if the file is right, absent, or must not be touched.
     """
     parsed, tasks = audit.toprocess, audit.tasks
     if parsed is None or (parsed.aliens and not audit.list_is_same):
@@ -141,13 +147,14 @@ def _plan_queue(
 
 
 def _why(*parts: tuple[object, str]) -> str:
-    """Return the words of those parts that hold."""
+    """Return the words of each part whose first value is true, with commas."""
     return ", ".join(words for holds, words in parts if holds)
 
 
 def _plan_ledger(
     name: str, before: bytes | None, contents: Contents, audit: Audit
 ) -> Change | None:
+    """Plan the new ``finished`` or ``failed``; None if the file is right or absent."""
     parsed = audit.finished if name == "finished" else audit.failed
     if before is None:
         return None
@@ -179,8 +186,8 @@ def _plan_ledger(
 def _find_superseded(audit: Audit) -> set[int]:
     """Return failed tasks that have finished since, or are to be processed again.
 
-    Tasks of a claim are left: the age of a line of ``failed`` says which tasks of a
-    dead farm have failed under it.
+    Tasks of a claim are left out: the age of a line of ``failed`` says whether a task
+    of a dead farm has failed under that farm.
     """
     over = {Location.FINISHED}
     if audit.toprocess is not None:
@@ -192,9 +199,11 @@ def _find_superseded(audit: Audit) -> set[int]:
 
 
 class Repairer:
-    """Repairs the workdir at `path`; `say` takes a line for each thing done.
+    """A repair of the workdir at `path`.
 
-    `wall` gives the wall clock, for the names of the copies.
+    `say` takes a line for each change.  `assume_idle`: the user vouches that no farmer
+    is at work.  `wall` returns the wall clock, for the names of the copies.  `farm` is
+    the name under which a start joins, by default a random one.
     """
 
     def __init__(
@@ -219,10 +228,11 @@ class Repairer:
         self._has_started = False
 
     def run(self, lock: HeldLock) -> None:
-        """Repair all that can be; raise `InputError` with everything as it was.
+        """Repair all that can be repaired, in up to `MAX_ROUNDS` rounds.
 
-        `StorageError` where the disk or the lock gives way: what was done until then
-        stands, each part of it is whole, and the next run goes on with it.
+        Raises `InputError`, with nothing changed, if a repair is impossible.  Raises
+        `StorageError` where the disk fails or the lock cannot be had: the changes until
+        then are whole, and the next run goes on from there.
         """
         self._lock = lock
         for _ in range(MAX_ROUNDS):
@@ -230,11 +240,11 @@ class Repairer:
                 return
 
     def rehearse(self) -> None:
-        """Raise the `InputError` that `run` would, without the lock."""
+        """Raise the error that `run` would, without the lock; change nothing."""
         self._plan(self._examine())
 
     def _repair_once(self) -> bool:
-        """Do one round, and return whether there may be more to do."""
+        """Repair once, and start a farm if needed.  Return whether there was work."""
         nothing = Repair()
         repair = write_optimistically(
             self._lock,
@@ -255,6 +265,10 @@ class Repairer:
         return examine(self._paths.root, reader)
 
     def _plan(self, contents: Contents) -> Repair:
+        """Audit the contents, and plan a round, with one start of a farm in all.
+
+        From now on this repair knows only the tasks that the workdir has taken up.
+        """
         audit = audit_contents(contents, self._tasks)
         self._refuse(contents, audit)
         # Lines that were added since are the affair of the next farm.
@@ -265,6 +279,7 @@ class Repairer:
         return repair
 
     def _refuse(self, contents: Contents, audit: Audit) -> None:
+        """Raise `InputError` or `StorageError` if the contents prove too little."""
         root = self._paths.root
         if contents.disk_failed:
             raise StorageError(contents.unread[0])
@@ -286,7 +301,10 @@ class Repairer:
     # ---- under the lock -------------------------------------------------------------
 
     def _apply(self, repair: Repair) -> None:
-        """Carry out a round.  Each step may be the last, if it is killed."""
+        """Carry out a round, with a line for the user for each change.  Lock held.
+
+        After a kill, each step may be the last.
+        """
         for farm in repair.damaged:
             self._set_aside(farm)
         for change in repair.changes:
@@ -310,6 +328,7 @@ class Repairer:
         self._say(f"{change.name}: {change.why} (as it was: {copy})")
 
     def _mend_timeline(self, name: str) -> None:
+        """Copy and rebuild a timeline, unless it is valid by now."""
         path = self._paths.file(name)
         if is_valid_timeline(path):
             return
@@ -329,7 +348,7 @@ class Repairer:
                 self._keep_copy(name, content)
 
     def _keep_copy(self, name: str, content: bytes) -> str:
-        """Copy a file under a name of the copy's own, once; return that name."""
+        """Copy a file, once in this repair.  Return the name of the copy."""
         if name not in self._copies:
             copy = self._free_name(name)
             kept = self._paths.file(copy)
@@ -340,6 +359,7 @@ class Repairer:
         return self._copies[name]
 
     def _free_name(self, name: str) -> str:
+        """Return an unused name for the copy of a file."""
         stamp = time.strftime("%Y%m%dT%H%M%S", time.localtime(self._wall()))
         name = name_before_repair(name, stamp)
         free, number = name, 1
@@ -357,7 +377,10 @@ class Repairer:
     # ---- what a start of a farm does ------------------------------------------------
 
     def _start_farm(self) -> None:
-        """Join the workdir as a farm, which reclaims dead claims, and leave it."""
+        """Join the workdir as a farm, which reclaims dead claims, and leave it.
+
+        A start that is impossible is told to the user, and not tried again.
+        """
         # One that failed may have left its claim, which this one takes over.
         before, self._farm = self._farm, self._farm[:FAMILY] + os.urandom(4).hex()
         try:
@@ -381,7 +404,7 @@ class Repairer:
 
 
 def _refuse_idle(contents: Contents, root: str) -> None:
-    """Raise `InputError` where a farm may be running."""
+    """Raise `InputError` if a farm may be running in the workdir `root`."""
     for claim in contents.claims:
         if claim.may_live:
             is_sure = claim.liveness.is_at_work

@@ -1,8 +1,8 @@
 """Failed tasks go back to ``toprocess``.
 
 Rules of this file: into ``toprocess`` first, then out of ``failed``, each by one
-rename under the lock; between the two a task stands in both, which means that it is to
-be processed.  What a claim holds is not touched.
+rename under the lock; between the two a task is in both, which means that it is to be
+processed.  Tasks in a claim are not touched.
 """
 
 import os
@@ -28,32 +28,36 @@ from mpifarm.store.validate import describe_interrupted_remap
 from mpifarm.system import file_contents, files
 
 LOCK_SECONDS = 10.0
-"""How long a retry waits for the lock."""
+"""Seconds that a retry waits for the lock, each time that it takes the lock."""
 
 
 class Wanted(NamedTuple):
-    """Which of the failed tasks: all, or those that each condition lets through."""
+    """The wanted failed tasks: those that meet each condition that is not None."""
 
     ids: frozenset[int] | None = None
     statuses: frozenset[int] | None = None
-    """As `attempts.tsv` has them: -n for a task that signal n has killed."""
+    """Statuses of last attempts as in `attempts.tsv`: -n for a death by signal n."""
 
 
 class Retried(NamedTuple):
     """The result of a retry."""
 
     moved: list[int]
+    """Tasks that are put back."""
     held: list[int]
     """Failed tasks that were left because a claim holds them."""
     unknown: list[int]
-    """Failed tasks that were left because no attempt of theirs was recorded."""
+    """Failed tasks that were left because ``attempts.tsv`` has no status for them."""
 
 
 # ---- which --------------------------------------------------------------------------
 
 
 def read_last_statuses(content: bytes) -> dict[int, int]:
-    """Return the status of the last attempt of each task, from ``attempts.tsv``."""
+    """Return the status of each task's last attempt; `content` is ``attempts.tsv``.
+
+    A row that is torn is passed over.
+    """
     last: dict[int, int] = {}
     for line in content.split(b"\n")[:-1]:
         fields = line.split(b"\t", 3)
@@ -65,14 +69,17 @@ def read_last_statuses(content: bytes) -> dict[int, int]:
 
 
 def spread_status(status: int) -> frozenset[int]:
-    """Return all statuses that mean the same: a shell says 137 for signal 9."""
+    """Return all statuses that mean the same: -9 and 137 both are signal 9."""
     if status < 0:
         return frozenset({status, 128 - status})
     return frozenset({status, 128 - status} if status > 128 else {status})
 
 
 def choose(wanted: Wanted, audit: Audit, statuses: dict[int, int]) -> Retried:
-    """Choose the tasks to be moved; raise `InputError` for an id that can't be."""
+    """Choose the tasks to be moved; `statuses` are those of last attempts.
+
+    Raises `InputError` for a wanted id that has not failed, or that a claim holds.
+    """
     find = audit.locations.find
     failed = {each for each in audit.failed.ids if find(each) is not Location.FINISHED}
     if wanted.ids is not None:
@@ -92,11 +99,14 @@ _WHY = {
     Location.QUEUED: "still to be processed",
     Location.NOWHERE: "in no file (mpifarm check says more)",
 }
-"""Why a task can't be run again."""
+"""The reasons why a task can't be run again, by its location."""
 
 
 def _refuse(ids: Collection[int], failed: set[int], audit: Audit) -> None:
-    """Raise `InputError` that names the ids that have not failed, and why."""
+    """Raise `InputError` with the ids that cannot run again, and the reasons.
+
+    Do nothing if all have failed and no claim holds any.
+    """
     unknown = sorted(taskid for taskid in ids if taskid >= len(audit.tasks))
     if unknown:
         task = agree(len(unknown), "task", "tasks")
@@ -123,8 +133,8 @@ def _refuse(ids: Collection[int], failed: set[int], audit: Audit) -> None:
 class Moves(NamedTuple):
     """The new contents of the files, made of the old ones.
 
-    Tasks that were added to the list go to ``added``: plain farmers die of an id that
-    they don't know.
+    Tasks that were added to the list go to ``added``: plain farmers die of an unknown
+    id in ``toprocess``.
     """
 
     retried: Retried
@@ -140,7 +150,10 @@ def plan_moves(
     statuses: dict[int, int],
     root: str,
 ) -> Moves:
-    """Plan the new files; raise `InputError` where nothing can be moved."""
+    """Plan the new files; `root` names the workdir in messages.
+
+    Raises `InputError` if tasks cannot be moved, `StorageError` if the disk has failed.
+    """
     audit = audit_contents(contents, tasks)
     _validate_readiness(contents, audit, root)
     assert audit.toprocess is not None
@@ -164,13 +177,13 @@ def plan_moves(
 
 
 def _add(added: bytes, taskids: Sequence[int], tasks: Sequence[str]) -> bytes:
-    """Return ``added`` with these tasks; lines of a longer list stay as they are."""
+    """Return the content of ``added`` with `taskids`; all other lines stay."""
     blocks = insert(added, 0, tasks, taskids) if taskids else [added]
     return b"".join(map(file_contents.bytes_of, blocks))
 
 
 def _validate_readiness(contents: Contents, audit: Audit, root: str) -> None:
-    """Raise `InputError` where ``toprocess`` can't be added to."""
+    """Raise `InputError` or `StorageError` unless ``toprocess`` can be added to."""
     if contents.disk_failed:
         raise StorageError(contents.unread[0])
     if contents.unread:
@@ -203,7 +216,7 @@ def _validate_readiness(contents: Contents, audit: Audit, root: str) -> None:
 
 
 def rehearse(path: str, tasks: Sequence[str], machine: Machine, wanted: Wanted) -> None:
-    """Raise the `InputError` that `retry` would, without the lock."""
+    """Raise the error that `retry` would, without the lock; change nothing."""
     paths = WorkdirPaths(os.path.abspath(path))
     statuses = _read_statuses(paths)
     plan_moves(examine(paths.root, machine), tasks, wanted, statuses, path)
@@ -216,7 +229,11 @@ def _read_statuses(paths: WorkdirPaths) -> dict[int, int]:
 def retry(
     path: str, tasks: Sequence[str], lock: HeldLock, machine: Machine, wanted: Wanted
 ) -> Retried:
-    """Requeue the wanted tasks, and return what was done."""
+    """Requeue the wanted tasks of the workdir `path`.  Return the moved and left ones.
+
+    Raises `InputError`, with nothing changed, if tasks cannot be moved; `StorageError`
+    where the disk fails or the lock cannot be had in `LOCK_SECONDS`.
+    """
     paths = WorkdirPaths(os.path.abspath(path))
     statuses = _read_statuses(paths)
 
@@ -236,7 +253,7 @@ def retry(
 
 
 def _move(paths: WorkdirPaths, contents: Contents, moves: Moves) -> None:
-    """Replace the files, ``toprocess`` first: a kill loses none.  Lock held."""
+    """Replace the changed files, ``toprocess`` first: a kill loses no task."""
     for path, before, content in (
         (paths.toprocess, contents.toprocess, moves.toprocess),
         (paths.added, contents.added or b"", moves.added),

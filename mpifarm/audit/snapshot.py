@@ -38,19 +38,22 @@ from mpifarm.system.patience import is_of_the_disk
 from mpifarm.system.regular_files import OddFileError
 
 TRIES = 5
-"""How often files are read without the lock until they stay the same meanwhile."""
+"""Readings without the lock, after the first, until two in a row are the same."""
 
 
 def observer() -> Machine:
-    """Return this machine with a clock that needs no file: a reading writes nothing."""
+    """Return this machine with the local clock in place of the file system's.
+
+    A reading must write nothing, and the file system's clock needs a file.
+    """
     return replace(this_machine(), read_file_clock=lambda _: time.time())
 
 
 def examine(path: str, machine: Machine, *, locked: bool = True) -> Contents:
-    """Read the workdir at `path`.
+    """Read the workdir at `path`; a file that cannot be read is noted in `unread`.
 
-    `locked`: the caller holds the lock, or nobody can.  Without it, what is written
-    meanwhile is read again, a few times.
+    `locked`: the caller holds the lock, or nobody can.  Without the lock, all is read
+    again, up to `TRIES` times, until nothing has changed.
     """
     paths = WorkdirPaths(os.path.abspath(path))
     contents = _Reader(paths, machine, locked=locked).read()
@@ -62,9 +65,9 @@ def examine(path: str, machine: Machine, *, locked: bool = True) -> Contents:
 
 
 def list_logs(path: str) -> list[str] | None:
-    """Return the names in the directory of the logs; None where it can't be listed.
+    """Return the names in the directory of the logs, None if they cannot be listed.
 
-    A task whose output is in another file there counts as if it had a ``log_<id>``.
+    A task whose output is in a file shared by tasks counts as if it had a ``log_<id>``.
     Raises `StorageError` where the disk fails.
     """
     logs = WorkdirPaths(path).logs
@@ -88,7 +91,7 @@ def examine_whole(path: str, machine: Machine, *, locked: bool = True) -> Conten
 
 
 def find_claim(path: str, machine: Machine, farm: str) -> ClaimView | None:
-    """Read the claim of one farm without the lock; return None where it has none."""
+    """Read the claim of one farm without the lock; return None without a claim."""
     return _Reader(WorkdirPaths(path), machine, locked=False).read_claim(farm)
 
 
@@ -103,7 +106,10 @@ class _Reader:
         self._disk_failed = False
 
     def read(self) -> Contents:
-        """Read everything, in the order in which tasks move."""
+        """Read all files, in the order in which tasks move on through them.
+
+        So a task that moves on meanwhile is seen twice rather than never.
+        """
         paths = self._paths
         toprocess = self._find_content(paths.toprocess)
         added = self._find_content(paths.added)
@@ -129,6 +135,7 @@ class _Reader:
         )
 
     def _note_unread(self, error: OSError | StorageError, sentence: str = "") -> None:
+        """Note an error, in its own words or a `sentence`, as a thing not read."""
         self._unread.append(sentence or str(error))
         self._disk_failed |= is_of_the_disk(error)
 
@@ -157,7 +164,10 @@ class _Reader:
                 yield claim
 
     def read_claim(self, name: str) -> ClaimView | None:
-        """Return the claim of that name; None where there is none."""
+        """Return the claim of the farm `name`, None if that has no claim.
+
+        A claim that cannot be read or understood has the tasks that were read of it.
+        """
 
         def step_happened(step: int) -> bool:
             return not files.exists(self._paths.queue_staging(name, step))
@@ -199,7 +209,7 @@ class _Reader:
     def _find_leftovers(self, names: list[str], farms: set[str]) -> Iterator[str]:
         for name in names:
             if step := parse_queue_staging(name):
-                # Those of a claim go with it.
+                # Staging files of a claim go when the claim goes.
                 known = step[0] in farms or not is_farm_id(step[0])
             elif (named := parse_staging(name)) is not None:
                 known = not farms.isdisjoint(named)
@@ -213,7 +223,10 @@ class _Reader:
                 yield os.path.relpath(path, self._paths.root)
 
     def _is_left(self, name: str) -> bool:
-        """Return whether no farm can be writing the file just now."""
+        """Return whether no farm can be writing a temporary file just now.
+
+        Without the lock, no file is sure to be left but an old one of ``result.json``.
+        """
         if not is_result_staging(name):
             return self._locked
         # A farm writes its result last of all, without lock and claim.
@@ -235,7 +248,7 @@ class _Reader:
 
 
 def _read_regular(path: str) -> bytes:
-    """Read a file; raise `DamagedClaimError` for a link, a fifo or the like."""
+    """Read a file; raises `DamagedClaimError` for a link or a fifo, else OSError."""
     try:
         return files.read_from(path)
     except OddFileError as error:

@@ -1,7 +1,7 @@
-"""``mpifarm check``: what is true of a workdir, as a table, and its repair.
+"""``mpifarm check``: the state of a workdir as a table, and its repair.
 
-Rules of this file: arguments and words.  `mpifarm.audit.audit` finds what is wrong,
-`mpifarm.audit.repair` mends it.
+Rules of this file: arguments and words.  `mpifarm.audit.audit` finds faults, and
+`mpifarm.audit.repair` mends them.
 """
 
 import shlex
@@ -45,7 +45,7 @@ from mpifarm.system.patience import Patience, try_again
 from mpifarm.tasklists import TaskList
 
 LOCK_SECONDS = 5.0
-"""How long a check waits for the lock; then it reads without."""
+"""Seconds that a check waits for the lock; then it reads without the lock."""
 
 _DESCRIPTION = (
     "Say what is finished, failed, left and wrong in a workdir, also while farms run."
@@ -56,7 +56,7 @@ _DESCRIPTION = (
 
 
 class Row(NamedTuple):
-    """The words of a kind of finding: what it is, and what `--repair` does."""
+    """The words of a kind of finding: the fault, and the effect of ``--repair``."""
 
     what: str
     remedy: str
@@ -154,7 +154,11 @@ _PROOF_NEEDED = {FindingKind.NO_TASK, FindingKind.UNKNOWN_ID, FindingKind.OTHER_
 
 
 def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
-    """Run ``mpifarm check``.  Raise `InputError` and `StorageError`."""
+    """Run ``mpifarm check``: repair if asked, then print the report.
+
+    Return the exit status: 0 if the workdir is in order, 1 if not, 75 if the disk
+    fails.  Raises `InputError` and `StorageError`.
+    """
     chosen = _parse(argv)
     patience = patience_of(console.print_error)
     target = try_again(lambda: find_target(chosen), patience)
@@ -220,9 +224,9 @@ def _repair(repairer: Repairer, target: Target, environ: Mapping[str, str]) -> N
 def _read(
     target: Target, environ: Mapping[str, str], patience: Patience
 ) -> tuple[Contents, str]:
-    """Return the contents, and why they were read without the lock, "" if with it.
+    """Read the workdir.  Return its contents and, if the lock was not free, why.
 
-    If the disk goes on failing, the contents are what could be read.
+    If the disk goes on failing, return the readable contents and "".
     """
     try:
         return try_again(lambda: _read_locked(target, environ), patience), ""
@@ -259,7 +263,11 @@ def _texts(tasks: TaskList | None, contents: Contents, *, own: bool) -> Sequence
 def report(
     target: Target, contents: Contents, audit: Audit, trouble: str, *, own: bool
 ) -> list[str]:
-    """Return the lines of the whole report."""
+    """Return the lines of the whole report.
+
+    `trouble` says why the lock was not held, "" if it was.  `own`: the list keeps its
+    own state.
+    """
     lines = [_where(target, audit, own=own)]
     lines += [
         f"  farm {each.farm} {each.where} is running" for each in _at_work(contents)
@@ -296,7 +304,7 @@ def _where(target: Target, audit: Audit, *, own: bool) -> str:
 
 
 def table(audit: Audit) -> list[str]:
-    """Return a head and a line for each kind of finding, or nothing."""
+    """Return a head and a line for each kind of finding, [] without findings."""
     if not audit.findings:
         return []
     rows = [("count", "what", "which", "--repair")]
@@ -322,6 +330,7 @@ MAX_SHOWN = 40
 
 
 def _which(finding: AuditFinding) -> str:
+    """Return the ids or names of a finding in `MAX_SHOWN` printable characters."""
     if finding.ids:
         return name_ids(finding.ids, MAX_SHOWN)
     names = ", ".join(
@@ -342,7 +351,7 @@ def _conclude(target: Target, audit: Audit, found: int) -> str:
 
 
 def _hint(target: Target, audit: Audit) -> str:
-    """Return the command that does what the last column says, "" if it says nothing."""
+    """Return the command to repair, "" if no row has a repair without --assume-idle."""
     rows = (_row(each, audit) for each in audit.findings if each.kind not in NOTICES)
     if all(remedy.startswith(("nothing", _NOTHING, _IDLE)) for *_, remedy in rows):
         return ""
@@ -351,7 +360,7 @@ def _hint(target: Target, audit: Audit) -> str:
 
 
 def _failed(target: Target, count: int) -> str:
-    """Return how to run failed tasks again, "" if no task failed."""
+    """Return the command that runs failed tasks again, "" if no task failed."""
     if not count:
         return ""
     retry = shlex.join(["mpifarm", "retry", *words_of(target)])

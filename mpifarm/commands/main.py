@@ -1,8 +1,8 @@
 """The command line: arguments in, lines and an exit status out.
 
-Rules of this file: `main` notes signals before it imports anything more.  It leaves by
-`sys.exit`, because MPICH tells its launcher of the end in a function that runs at exit,
-and the launcher kills all ranks if one rank ends without.
+Rules of this file: `main` notes signals before it imports anything more.  The process
+ends by `sys.exit`, because MPICH tells its launcher of the end in a function that runs
+at exit: the launcher kills all ranks if one rank ends without that.
 """
 
 import gc
@@ -17,18 +17,21 @@ if TYPE_CHECKING:
     from mpifarm.system.console import Console
 
 _ON_EACH_RANK = ("selftest",)
-"""Under a launcher the other subcommands run on the first rank alone."""
+"""Subcommands that run on each rank; under a launcher all others run on the first."""
 
 _GARBAGE_THRESHOLDS = (20_000, 20, 20)
-"""Hardly any garbage in cycles is made here.  To search for it as often as Python does
-took a tenth of a start, and of rank 0's time with short tasks."""
+"""Thresholds for `gc`.  There is hardly any garbage in cycles.  The search at Python's
+own thresholds took a tenth of a start, and of rank 0's time with short tasks."""
 
 _END_BY_SIGNALS = ("check", "log", "retry")
-"""They may be ended at any moment: a signal does what it does to any program."""
+"""Subcommands that may be ended at any moment, so that signals have their defaults."""
 
 
 def main() -> None:
-    """Run ``mpifarm`` and exit with its status (README, exit statuses)."""
+    """Install the signal handlers, run ``mpifarm``, and exit with its status.
+
+    The statuses are in the README.  Signals during the exit are ignored.
+    """
     signals = SignalInbox()
     signals.install()
     gc.set_threshold(*_GARBAGE_THRESHOLDS)
@@ -38,7 +41,10 @@ def main() -> None:
 
 
 def run(argv: list[str], signals: SignalInbox) -> int:
-    """Run the whole command.  Return the exit status of this process."""
+    """Run a farm or a subcommand.  Return the exit status of this process.
+
+    Errors are printed, on the first rank alone where each rank would print the same.
+    """
     from mpifarm.batch.launcher import launched_rank, was_launched
     from mpifarm.system.console import Console
 
@@ -94,7 +100,7 @@ def _run(
 def spell_out(argv: list[str]) -> list[str]:
     """Return the options for ``help``, ``help check`` and ``version``, else `argv`.
 
-    If there is a file of that name, it is a list.
+    A word that names a file is a list, and stays.
     """
     if not argv or os.path.isfile(argv[0]):
         return argv
@@ -109,9 +115,8 @@ def spell_out(argv: list[str]) -> list[str]:
 def names_subcommand(argv: list[str]) -> bool:
     """Return whether a command line is that of a subcommand, and not of a farm.
 
-    If there is a file of that name, it is a tasklist, unless a word that is not an
-    option follows: after its tasklist, a farm takes options alone.  (``./check`` is
-    always a tasklist.)
+    A word that names a file is a tasklist, unless a word that is not an option follows:
+    after its tasklist, a farm takes options alone.  (``./check`` is always a tasklist.)
     """
     if not argv or argv[0] not in SUBCOMMANDS:
         return False

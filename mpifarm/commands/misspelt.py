@@ -1,7 +1,7 @@
-"""What to say of words in a command line that mean nothing to mpifarm.
+"""Sentences about words in a command line that mean nothing to mpifarm.
 
 Rules of this file: pure, except that it asks whether files exist; imported for mistakes
-only.  A word of another tool gets the sentence that says what does the same here.  A
+only.  A word of another tool gets the sentence with mpifarm's word for the same.  A
 near spelling is offered only if the word is really near.
 """
 
@@ -13,16 +13,16 @@ from typing import Final
 from mpifarm.commands import SUBCOMMANDS
 
 NEAR = 0.65
-"""How alike two names have to be, without their dashes: grade and grace are, setup and
-help are not, restart and retries are not."""
+"""The least likeness of two names without their dashes: grade and grace are alike,
+setup and help are not, restart and retries are not."""
 
 NEAR_WITHOUT_DASHES = 0.8
-"""How alike a word without dashes has to be: hello is not meant to be --help."""
+"""The least likeness for a word without dashes: hello is not meant to be --help."""
 
 MAX_NEAR = 4
 
 DASHES: Final = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
-"""What word processors and PDFs make of a hyphen."""
+"""Characters that word processors and PDFs make of a hyphen."""
 
 
 def _by_name(table: Mapping[str, str]) -> Mapping[str, str]:
@@ -70,7 +70,7 @@ COMMANDS_OF_OTHERS: Final = _by_name({
     "add append push": "append lines to LIST: the next start runs them",
     "usage": "mpifarm --help",
 })  # fmt: skip
-"""Subcommands of other tools, and what does the same here."""
+"""Subcommands of other tools, with a sentence about the same in mpifarm."""
 
 _AGAIN = (
     "none is needed: the same command goes on where the last one stopped, and mpifarm"
@@ -132,11 +132,11 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     " -p --account -A --qos --walltime --mem --mem-per-cpu --nodelist --exclude"
     " --job-name -J --array --constraint --gres": _LAUNCHER,
 })  # fmt: skip
-"""Options of other tools, and what does the same here."""
+"""Options of other tools, with a sentence about the same in mpifarm."""
 
 
 def explain_dash(words: Iterable[str]) -> str:
-    """Return what to say of a word that begins with a dash other than ``-``, or ""."""
+    """Return a sentence about a word with a wrong dash in front, "" without such."""
     for word in words:
         if word and word[0] in DASHES and not os.path.exists(word):
             return f"{word} begins with a dash that is not '-': type it anew"
@@ -144,7 +144,7 @@ def explain_dash(words: Iterable[str]) -> str:
 
 
 def explain_command(word: str) -> str:
-    """Return what to say of a subcommand of another tool, or ""."""
+    """Return a sentence about a subcommand of another tool, "" for any other word."""
     if word.lower() not in COMMANDS_OF_OTHERS:
         return ""
     return (
@@ -156,7 +156,7 @@ def explain_command(word: str) -> str:
 def explain_words(
     words: Sequence[str], extra: Sequence[str], tasklist: str, options: Sequence[str]
 ) -> str:
-    """Return what to say of `extra`, the words that mean nothing in a farm's `words`.
+    """Return a sentence about `extra`, the words that mean nothing in a farm's `words`.
 
     `tasklist` is the word taken for the list, `options` are all options of a farm.
     """
@@ -172,7 +172,7 @@ def explain_words(
 
 
 def explain_extra(program: str, extra: Sequence[str], options: Sequence[str]) -> str:
-    """Return what to say of `extra`, words that mean nothing to a subcommand.
+    """Return a sentence about `extra`, words that mean nothing to a subcommand.
 
     `program` is the name of the subcommand, `options` are its own options.
     """
@@ -193,6 +193,7 @@ def explain_extra(program: str, extra: Sequence[str], options: Sequence[str]) ->
 
 
 def _explain_option(word: str, options: Sequence[str]) -> str:
+    """Return the end of a sentence about an unknown option, "" if nothing is near."""
     name = word.partition("=")[0]
     for subcommand, its_options in SUBCOMMANDS.items():
         if name in its_options:
@@ -224,7 +225,7 @@ def _either(names: Sequence[str]) -> str:
 
 
 def _explain_surplus(lists: Sequence[str], options: Sequence[str]) -> str:
-    """Return what to say of several words where one list may stand."""
+    """Return a sentence about several words in the place of one list."""
     first, second = lists[:2]
     if os.path.exists(" ".join(lists)):
         return f"quote a name that has spaces in it: {' '.join(lists)!r}"
@@ -241,7 +242,7 @@ def _explain_surplus(lists: Sequence[str], options: Sequence[str]) -> str:
 
 
 def _explain_first(first: str, second: str) -> str:
-    """Return what the word before a second one was meant to be, or "".
+    """Return a sentence about the first of two words that stand for a list, or "".
 
     `first` may be a subcommand that comes too late, another program or a misspelt
     subcommand.  If `second` is a file, it is taken for the list.

@@ -1,7 +1,8 @@
 """The words after a farm's options, and the values that they become.
 
-Rules of this file: pure but for the number of CPUs.  A word that is no value is a
-ValueError, or an InputError if more can be said than what the option takes.
+Rules of this file: pure but for the number of CPUs.  Each ``parse_`` function raises
+ValueError for a wrong word; the caller then says which values the option takes.  It
+raises InputError where it has more to say.
 """
 
 import math
@@ -15,18 +16,20 @@ from mpifarm.errors import InputError
 from mpifarm.model.settings import LOG_KINDS
 
 NO_WORDS = frozenset({"", "0", "false", "no", "off"})
+"""Words after ``-v`` that mean no, in lower case."""
 
 
 def usage_error(sentence: str) -> InputError:
-    """Return the error for a mistake in the command line of a farm."""
+    """Return the error for a mistake in a farm's command line, pointing to --help."""
     return InputError(f"{sentence} (mpifarm --help tells more)")
 
 
 class Kind(NamedTuple):
-    """How the word after an option becomes a value.
+    """The kind of value that an option takes.
 
-    `parse` raises ValueError for a word that is no value; `takes` says what the option
-    takes, and `hint` what may be wrong.
+    `parse` makes the value of the word after the option, and raises ValueError or
+    InputError for a wrong word.  `takes` names the right values in the message about a
+    ValueError, and `hint` is the end of that message.
     """
 
     parse: Callable[[str], Any]
@@ -35,7 +38,7 @@ class Kind(NamedTuple):
 
 
 def parse_seconds(word: str) -> float:
-    """Return seconds, 0 or more."""
+    """Return a number of seconds, 0 or more, and finite."""
     seconds = float(word)
     if not 0 <= seconds < math.inf:
         raise ValueError(word)
@@ -43,7 +46,7 @@ def parse_seconds(word: str) -> float:
 
 
 def parse_whole(word: str, least: int = 0) -> int:
-    """Return the whole number that is written in the digits 0 to 9 alone."""
+    """Return a whole number, `least` or more, of the digits 0 to 9 alone."""
     if not (word.isdecimal() and word.isascii()) or int(word) < least:
         raise ValueError(word)
     return int(word)
@@ -71,13 +74,14 @@ def parse_tasklist(word: str) -> str:
 
 
 MAX_WORKERS = 4096
-"""On one rank: as many as the pool can tell apart."""
+"""Workers of one rank: the pool can tell no more apart."""
 
 
 def parse_workers(word: str) -> int:
-    """Return the number of workers of ``--proc``; 'auto': of the CPUs of the rank.
+    """Return the number of workers of ``--proc``, 1 to `MAX_WORKERS`.
 
-    Raise InputError for 0, for too many, and for mpirun's ``-np``.
+    ``auto`` means the number of CPUs of this process.  Raises InputError for 0, for too
+    many, and for mpirun's ``-np``.
     """
     if word == "auto":
         return usable_cpus()
@@ -94,12 +98,12 @@ def parse_workers(word: str) -> int:
 
 
 def usable_cpus() -> int:
-    """Return how many CPUs this process may use (its affinity; launchers set it)."""
+    """Return the number of CPUs in this process's affinity, which launchers set."""
     return len(os.sched_getaffinity(0))
 
 
 def parse_mpi(word: str) -> str:
-    """Return the word; raise InputError for a value of srun's option of that name."""
+    """Return ``auto`` or ``off``; raises InputError for a value of srun's ``--mpi``."""
     if word.startswith("pm"):
         raise usage_error(
             f"--mpi={word} is srun's: give it to srun, before python -m mpifarm"
@@ -108,14 +112,17 @@ def parse_mpi(word: str) -> str:
 
 
 def parse_id_variable(word: str) -> tuple[str, int]:
-    """Return the name of a variable and the number that the first task gets."""
+    """Return the name of a variable and the number that the first task gets.
+
+    Raises InputError as `lists.task_numbers.parse_id_variable`.
+    """
     from mpifarm.lists.task_numbers import parse_id_variable  # for the few that need it
 
     return parse_id_variable(word)
 
 
 def parse_gpus(word: str) -> str:
-    """Return ``auto``, ``none`` or the number of GPUs."""
+    """Return ``auto``, ``none`` or a number of GPUs; raises InputError for 0."""
     if word in ("auto", "none"):
         return word
     if not parse_whole(word):
@@ -128,11 +135,14 @@ def parse_gpus(word: str) -> str:
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _MEMORY = r"([0-9]+(?:\.[0-9]+)?)([KMGTkmgt]?)(?:[iI]?[bB])?"
 MIN_MEMORY = 2**26
-"""Bytes; Python and a worker need less themselves."""
+"""The lowest limit in bytes: Python and a worker need less themselves."""
 
 
 def parse_memory(word: str) -> int:
-    """Return bytes."""
+    """Return the bytes of ``500M``, ``4G`` and the like, in powers of 1024.
+
+    Raises InputError for less than `MIN_MEMORY`.
+    """
     found = re.fullmatch(_MEMORY, word)
     if found is None:
         raise ValueError(word)
@@ -143,7 +153,7 @@ def parse_memory(word: str) -> int:
 
 
 def parse_signal(word: str) -> int:
-    """Return the number of a signal that a command can catch."""
+    """Return the number of a signal, named or numbered, that a command can catch."""
     name = word.upper().removeprefix("SIG")
     number = int(name) if name.isdecimal() and name.isascii() else 0
     for each in {*signal.Signals} - {signal.SIGKILL, signal.SIGSTOP}:
@@ -153,7 +163,7 @@ def parse_signal(word: str) -> int:
 
 
 def parse_max_failures(word: str) -> tuple[int | None, float | None]:
-    """Return a number of tasks, or a share of the list from 0 to 1."""
+    """Return a number of tasks and None, or None and a share of the list (0 to 1)."""
     if not word.endswith("%"):
         count = int(word)
         if count >= 1:
@@ -176,7 +186,7 @@ MIN_RANK_TIMEOUT = 2.0
 
 
 def parse_rank_timeout(word: str) -> float:
-    """Return seconds; raise InputError if a busy rank may be silent for as long."""
+    """Return seconds; raises InputError below `MIN_RANK_TIMEOUT`."""
     seconds = parse_seconds(word)
     if seconds < MIN_RANK_TIMEOUT:
         raise usage_error(
@@ -187,12 +197,15 @@ def parse_rank_timeout(word: str) -> float:
 
 
 def parse_deadline(word: str) -> float:
-    """Return seconds since the epoch; ``inf`` for none."""
+    """Return the seconds since the epoch of a number or a local time.
+
+    ``none`` means `inf`: the job has no end.
+    """
     if word == "none":
         return math.inf
     if word.isdecimal() and word.isascii():
         return float(word)
-    from datetime import datetime  # for those who ask for it
+    from datetime import datetime  # only for users of --deadline
 
     try:
         return datetime.fromisoformat(word).timestamp()
@@ -201,7 +214,7 @@ def parse_deadline(word: str) -> float:
 
 
 def parse_verbose(word: str) -> bool:
-    """Return False for a word that says no."""
+    """Return False for a word of `NO_WORDS`, True for any other."""
     return word.lower() not in NO_WORDS
 
 
@@ -212,10 +225,10 @@ def parse_quarantine(word: str) -> int:
 
 ANY = Kind(str)
 NAME = Kind(str, "a name")
-"""Of a file or directory; an empty one comes from a variable that is not set."""
+"""The name of a file or directory; an empty one comes from an unset variable."""
 SECONDS = Kind(parse_seconds, "seconds, 0 or more")
 SECONDS_OR_NEVER = Kind(lambda word: parse_seconds(word) or None, SECONDS.takes)
-"""0 is never, as for PyTaskFarmer's alarm(0)."""
+"""Seconds; 0 means never (None), as for PyTaskFarmer's alarm(0)."""
 NUMBER = Kind(parse_whole, "a number, 0 or more")
 VERBOSE = Kind(parse_verbose)
 WORKERS = Kind(

@@ -77,7 +77,7 @@ The same command, given again, goes on where the last one stopped.
 
 
 class HelpAsked(Exception):  # noqa: N818 - it is not an error
-    """The user asked for `text` (help or version): print it and exit 0."""
+    """A request for help or version: the catcher prints `text` and exits with 0."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -88,8 +88,9 @@ def parse_arguments(argv: Sequence[str], environ: Mapping[str, str]) -> Settings
     """Return the settings that `argv` (without the program's name) asks for.
 
     Of `environ` count ``COLUMNS``, for the width of the help, and
-    ``SLURM_JOB_END_TIME``, the deadline.  Raise HelpAsked for ``--help`` and
-    ``--version``, InputError for a command line that is wrong.
+    ``SLURM_JOB_END_TIME``, the deadline unless ``--deadline`` is given.  The list need
+    not exist.  Raises HelpAsked for ``--help`` and ``--version``, InputError for a
+    wrong command line.
     """
     chosen = _chosen(_make_parser(environ), list(_expanded(argv)))
     if chosen.handler == "default" and not os.path.exists(chosen.tasklist):
@@ -100,7 +101,10 @@ def parse_arguments(argv: Sequence[str], environ: Mapping[str, str]) -> Settings
 
 
 def _check_is_list(tasklist: str) -> None:
-    """Raise InputError if the word in the list's place is a command's."""
+    """Raise InputError if a missing list has the name of another tool's subcommand.
+
+    A name that begins with a dash other than ``-`` is refused, too.
+    """
     from mpifarm.commands.misspelt import (  # for mistakes only
         explain_command,
         explain_dash,
@@ -122,6 +126,7 @@ def _check_has_name(tasklist: str) -> None:
 
 
 def _chosen(parser: "_Parser", words: Sequence[str]) -> argparse.Namespace:
+    """Parse the words; raise InputError for words that mean nothing."""
     chosen, extra = parser.parse_known_args(list(_separated(words)))
     if not extra:
         return chosen
@@ -136,6 +141,7 @@ def _chosen(parser: "_Parser", words: Sequence[str]) -> argparse.Namespace:
 
 
 def _settings(chosen: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    """Make settings of parsed options; some defaults depend on list, CPUs and job."""
     values = vars(chosen)
     if chosen.workers is None:  # --proc without a number
         values["workers"] = os.cpu_count() or 1
@@ -153,12 +159,16 @@ def _settings(chosen: argparse.Namespace, environ: Mapping[str, str]) -> Setting
 
 
 def _part_of(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Take the values whose names begin with `prefix`, and return them without it."""
+    """Remove the values whose names begin with `prefix`, and return them.
+
+    The names lose the prefix.
+    """
     names = [name for name in values if name.startswith(prefix)]
     return {name.removeprefix(prefix): values.pop(name) for name in names}
 
 
 def _deadline_of_job(environ: Mapping[str, str]) -> float | None:
+    """Return the end of the Slurm job in seconds since the epoch, None if unknown."""
     end = environ.get("SLURM_JOB_END_TIME", "")
     return float(end) if end.isdecimal() and end.isascii() else None
 
@@ -184,8 +194,9 @@ def _expanded(argv: Sequence[str]) -> Iterator[str]:
 def _full_name(name: str) -> str:
     """Return the option of PyTaskFarmer's that `name` abbreviates, else `name`.
 
-    No option of ours can be shortened: the next one may begin alike, and a job script
-    would then mean another option than before.
+    No option of mpifarm's own can be shortened: the next one may begin alike, and a job
+    script would then mean another option than before.  Raises InputError if `name`
+    abbreviates two options.
     """
     if name in LONG_NAMES:
         return name
@@ -234,8 +245,9 @@ def _looks_like_option(word: str) -> bool:
 class Option(NamedTuple):
     """One option of a farm.
 
-    `names` are separated by a blank, the long one first; `field` is the field of
-    `Settings` that it sets, which has its default; a `kind` of None is a flag.
+    `names` are separated by a blank, the long one first.  `field` is the field of
+    `Settings` that the option sets, and whose default it has.  An option of `kind` None
+    is a flag, without a value.
     """
 
     names: str
@@ -244,13 +256,13 @@ class Option(NamedTuple):
     metavar: str | None
     help: str
     is_old: bool = False
-    """Whether it is PyTaskFarmer's: it may be abbreviated."""
+    """Whether the option is PyTaskFarmer's, and may be abbreviated."""
     more: Mapping[str, Any] = {}
-    """For argparse."""
+    """More arguments for argparse's `add_argument`."""
 
     @property
     def long_name(self) -> str:
-        """Return the first of the names."""
+        """The first of the names."""
         return self.names.split()[0]
 
 
@@ -445,7 +457,7 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
 _ALL: Final = [option for group in OPTIONS.values() for option in group]
 LONG_NAMES: Final = tuple(option.long_name for option in _ALL)
 OLD_NAMES: Final = tuple(option.long_name for option in _ALL if option.is_old)
-"""PyTaskFarmer's: a word that abbreviates one of them goes on meaning it."""
+"""PyTaskFarmer's options: a word that abbreviates one keeps its meaning."""
 
 
 # ---- the parser ---------------------------------------------------------------------
@@ -460,7 +472,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str]
     ) -> tuple[argparse.Namespace, list[str]]:
-        # Our kinds raise InputError.  What comes here is a value that is missing, a
+        # The kinds raise InputError.  An ArgumentError is a value that is missing, a
         # value that is too many, or (older Pythons: `error`) no tasklist.
         try:
             return super().parse_known_args(args)
@@ -511,7 +523,7 @@ _DEFAULTS = Settings(tasklist="", workdir="")
 
 
 def add_option(into: argparse._ActionsContainer, option: Option) -> None:
-    """Add an option of the table to a parser."""
+    """Add an option of the table to a parser, with the default of its field."""
     words: dict[str, Any] = {"help": option.help}
     if option.field:
         words |= {"dest": option.field, "default": attrgetter(option.field)(_DEFAULTS)}
@@ -523,7 +535,7 @@ def add_option(into: argparse._ActionsContainer, option: Option) -> None:
 
 
 def _parse_value(option: Option, word: str) -> Any:
-    """Return the value that `word` is for `option`; raise InputError for no value."""
+    """Return the value that `word` means for `option`; raises InputError."""
     assert option.kind is not None
     if option.kind is NAME and not word:
         raise usage_error(
@@ -538,7 +550,10 @@ def _parse_value(option: Option, word: str) -> Any:
 
 
 def _wrong_count(names: str) -> InputError:
-    """Return the error for "--workdir/-w" without a value, "--bind" with one."""
+    """Return the error for an option without its value, or a flag with a value.
+
+    `names` are argparse's, as "--workdir/-w".
+    """
     (option,) = (each for each in _ALL if each.long_name == names.partition("/")[0])
     needs = "takes no value" if option.kind is None else "needs a value after it"
     return usage_error(f"{names} {needs}")

@@ -1,7 +1,7 @@
 """The decisions of ``mpifarm supervise``: whether to start a farm again, and when.
 
 Rules of this file: no I/O and no clock.  A launcher's exit status is believed only if
-the farm itself has not said how it ended (``result.json``).
+the farm itself has left no ``result.json``.
 """
 
 import re
@@ -14,7 +14,7 @@ from mpifarm.errors import ExitStatus
 from mpifarm.model.wording import agree, counted
 
 BARREN_RUNS = 3
-"""Runs in a row in which nothing was recorded, after which the farm is given up."""
+"""Runs in a row without any record, after which the farm is given up."""
 
 NEVER_BEGAN = frozenset({1, 16})
 """Statuses of launchers whose ranks could not start: 1 of srun and mpirun (an MPI that
@@ -22,10 +22,10 @@ does not fit the launcher, too few slots, a Python without mpifarm), 16 of MPICH
 PMIx."""
 
 PAUSES = (1.0, 10.0)
-"""Seconds to wait after the first and the second such run."""
+"""Seconds to wait after the first and the second run without any record."""
 
 PAUSES_FOR_SLURM = (5.0, 60.0, 240.0)
-"""The pauses in an allocation in which runs have recorded something.  Slurm may take
+"""The same pauses in an allocation in which a run has left a record.  Slurm may take
 its ``SlurmdTimeout``, 300 s, to notice that a node has died; until then it starts ranks
 there, in vain."""
 
@@ -37,8 +37,8 @@ _ASKED = re.compile(
     r"|the job ends in|the end of the job"
     r"|the first (\d+ commands|command) could not be started"
 )
-"""How reasons in ``result.json`` begin that the user wanted, or for which another start
-would end the same way."""
+"""Beginnings of reasons in ``result.json`` that the user wanted, or for which another
+start would end the same way."""
 
 _BY_SIGNAL = re.compile(r"SIG\w+ was received")
 
@@ -47,7 +47,7 @@ _BY_SIGNAL = re.compile(r"SIG\w+ was received")
 
 
 class FarmResult(NamedTuple):
-    """The ``result.json`` of a farm."""
+    """The part of a farm's ``result.json`` that decides about a restart."""
 
     farm: str
     launch: str
@@ -57,7 +57,7 @@ class FarmResult(NamedTuple):
     left: int
     """Tasks that are neither finished nor failed."""
     claimed: int
-    """Of these: held by other farms that live, or may live."""
+    """Tasks that other farms hold, which live or may live."""
     lost: tuple[str, ...] = ()
     """Hosts that lost a rank."""
     quarantined: tuple[str, ...] = ()
@@ -65,12 +65,12 @@ class FarmResult(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What a workdir has on record."""
+    """The amount of records in a workdir."""
 
     tasks: int
     """Lines of ``finished`` and ``failed``."""
     size: int
-    """Bytes of these two and of ``attempts.tsv``; they only grow."""
+    """Bytes of ``finished``, ``failed`` and ``attempts.tsv``, which only grow."""
 
 
 class Run(NamedTuple):
@@ -79,7 +79,7 @@ class Run(NamedTuple):
     status: int
     """The launcher's exit status, as a shell has it: 128 + n if signal n ended it."""
     result: FarmResult | None
-    """What the farm of this run has said; None if it could not."""
+    """The result of this run's farm; None if the farm left none."""
     moved: bool
     """Whether anything was recorded, even an attempt that is not a task's last."""
     recorded: int
@@ -93,7 +93,7 @@ class Run(NamedTuple):
 
 
 class RestartDecision(Enum):
-    """What to do after a run, and why."""
+    """A decision after a run, with its reason."""
 
     OVER = "over"
     """End: the farm ended as a farm ends, or as it was told to."""
@@ -111,7 +111,7 @@ class RestartDecision(Enum):
 
 @dataclass(slots=True)
 class RestartPolicy:
-    """Takes in run after run, and decides after each."""
+    """The decision after each run, by all runs so far."""
 
     max_restarts: int | None = None
     knows_workdir: bool = True
@@ -125,7 +125,7 @@ class RestartPolicy:
     """Whether ranks or the launcher of the last run died."""
 
     def decide(self, run: Run) -> RestartDecision:
-        """Record a run.  Return what to do after it."""
+        """Record a run, and count a restart.  Return the decision after the run."""
         self.has_moved = self.has_moved or run.moved
         self.barren = 0 if run.moved else self.barren + 1
         had_broken, self.has_broken = self.has_broken, False
@@ -144,10 +144,9 @@ class RestartPolicy:
         return self._unless_enough(RestartDecision.BROKEN)
 
     def _could_not_start(self, run: Run) -> bool:
-        """Return whether no farm has ever begun, and none will.
+        """Note whether a farm has begun.  Return whether none ever has, and none will.
 
-        If a farm has begun before, a node may have died, and the next farm can't start
-        there.
+        If a farm has begun before, a node may have died, and another start may succeed.
         """
         self.has_begun = self.has_begun or run.begun
         return not self.has_begun and run.status in NEVER_BEGAN
@@ -165,12 +164,14 @@ class RestartPolicy:
         return self.in_allocation and self.has_moved
 
     def _unless_enough(self, decision: RestartDecision) -> RestartDecision:
+        """Count a restart, and return `decision`; `ENOUGH` if no restart is left."""
         if self.max_restarts is not None and self.restarts >= self.max_restarts:
             return RestartDecision.ENOUGH
         self.restarts += 1
         return decision
 
     def _is_over(self, run: Run) -> bool:
+        """Return whether a run ended as a farm ends, and needs no restart."""
         if run.result is None:
             return self._is_over_by_status(run)
         if run.result.status != ExitStatus.RUN_AGAIN:
@@ -181,10 +182,10 @@ class RestartPolicy:
         return bool(_ASKED.match(run.result.reason))
 
     def _is_over_by_status(self, run: Run) -> bool:
-        """Return whether a run is over that left no ``result.json``, by its status.
+        """Return whether a run without ``result.json`` needs no restart, by its status.
 
-        Status 2 always is.  Where the workdir is known, 0 is if nothing is left;
-        where it isn't, 0, 1, 3 and 75 are: they are a farm's own.
+        Status 2 never needs one.  In a known workdir, 0 needs none if nothing is left.
+        In an unknown one, 0, 1, 3 and 75 need none: they are a farm's own statuses.
         """
         if run.status == ExitStatus.BAD_INPUT:
             return True
@@ -208,7 +209,7 @@ def _is_with_others(result: FarmResult | None) -> bool:
 
 
 def was_killed(status: int) -> bool:
-    """Return whether a launcher's status is none that a stopped farm gives it.
+    """Return whether a launcher's status is one that no stopped farm gives it.
 
     Launchers that lost a rank were seen to end with 9, 14, 134, 137 and 255.  Open
     MPI's mpirun ends with 1 if it was signalled itself.
@@ -224,10 +225,10 @@ def was_killed(status: int) -> bool:
 def is_of_launch(
     result: FarmResult | None, launch: str, before: FarmResult | None
 ) -> bool:
-    """Return whether the farm of this launch has written the result.
+    """Return whether the farm of the start `launch` has written the result.
 
-    `before` is the result that stood there before; it counts if the launcher has not
-    passed `LAUNCH_VARIABLE` on to the rank that writes.
+    If the launcher has not passed `LAUNCH_VARIABLE` on to the rank that writes, the
+    farm must be another than in `before`, the result before that start.
     """
     if result is None:
         return False
@@ -242,7 +243,10 @@ def exit_status_of(run: Run) -> int:
 
 
 def parse_result(payload: Any) -> FarmResult:
-    """Return what ``result.json`` says.  Raise LookupError, TypeError or ValueError."""
+    """Parse the JSON value of a ``result.json``.
+
+    Raises LookupError, TypeError, ValueError or AttributeError for another value.
+    """
     tasks = payload["tasks"]
     return FarmResult(
         str(payload["farm"]),
@@ -266,7 +270,11 @@ def _hosts(ranks: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 def describe_run(
     decision: RestartDecision, run: Run, pause: float, excluded: Sequence[str]
 ) -> str:
-    """Return what to say after a run, "" if the farm has said it all."""
+    """Return the sentence about a run and the next start.
+
+    `pause` is in seconds, `excluded` are the nodes that the next start leaves out.
+    Return "" if there is no next start, and the farm has said all.
+    """
     what_next = _describe_decision(decision, run, pause, excluded)
     result = run.result
     if not what_next and (result is None or result.status == run.status):
@@ -277,7 +285,7 @@ def describe_run(
 def _describe_decision(
     decision: RestartDecision, run: Run, pause: float, excluded: Sequence[str]
 ) -> str:
-    """Return what comes next, "" if nothing does."""
+    """Return the clause about the next start, "" after a farm's own end."""
     when = f"in {pause:g} s" if pause else "at once"
     without = f", without {', '.join(excluded)}" if excluded else ""
     match decision:
@@ -302,7 +310,7 @@ def _describe_decision(
 
 
 def _describe_end(run: Run) -> str:
-    """Return how a run ended, and how far it got."""
+    """Return the clauses about the end of a run, and its records."""
     result = run.result
     ended = f"the launcher ended with status {run.status}"
     if result is not None:

@@ -42,7 +42,10 @@ _DESCRIPTION = (
 
 
 def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
-    """Run ``mpifarm retry``.  Raise `InputError` and `StorageError`."""
+    """Run ``mpifarm retry``: requeue failed tasks, and print the result.
+
+    Return 0, even if no task was wanted.  Raises `InputError` and `StorageError`.
+    """
     chosen = _parse(argv)
     patience = patience_of(console.print_error)
     target = try_again(lambda: find_target(chosen), patience)
@@ -118,7 +121,7 @@ def _parse_statuses(text: str | None) -> frozenset[int] | None:
 
 
 def report(target: Target, wanted: Wanted, retried: Retried) -> list[str]:
-    """Return what was done, and how to go on."""
+    """Return the lines about the moved and the left tasks, with the next command."""
     count = len(retried.moved)
     if count:
         command = shlex.join(["mpifarm", *farm_words_of(target)])

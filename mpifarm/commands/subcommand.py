@@ -26,7 +26,10 @@ class SubcommandParser(argparse.ArgumentParser):
         add_option(self, HELP)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Return the choices; raise InputError for a word that means nothing."""
+        """Return the choices; raises InputError for a wrong or unknown word.
+
+        Raises HelpAsked for ``--help``.
+        """
         chosen, extra = self.parse_known_args(args, namespace)
         if extra:
             from mpifarm.commands.misspelt import explain_extra  # for mistakes only
@@ -49,7 +52,7 @@ _PLAINER: Final = (
     ("argument (.*): expected one argument", "{0} needs a value after it"),
     ("argument (.*): ignored explicit argument .*", "{0} takes no value"),
 )
-"""Patterns of argparse's messages, and our words.  Compiled for mistakes only."""
+"""Patterns of argparse's messages, and plainer words.  Compiled for mistakes only."""
 
 
 def parse_id_word(word: str) -> list[int]:

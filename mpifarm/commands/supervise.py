@@ -1,8 +1,8 @@
 """``mpifarm supervise -- COMMAND``: start a farm again when its ranks or launcher die.
 
-Rules of this file: `restart_policy` decides what to do after a run, nothing is decided
-here.  Signals are waited for, never handled: so none comes between a poll and a wait,
-and the kernel says who sent it.
+Rules of this file: `restart_policy` decides after each run, nothing is decided here.
+Signals are waited for, never handled: so none comes between a poll and a wait, and the
+kernel tells the sender.
 """
 
 import math
@@ -52,30 +52,32 @@ if TYPE_CHECKING:
     from mpifarm.system.console import Console
 
 DEAF_SECONDS = 5.0
-"""For so long a launcher loses a signal, or dies of it."""
+"""Seconds after its start in which a launcher loses a signal, or dies of one."""
 
 LONG_RUN = 60.0
-"""Seconds after which a run is taken to have recorded something, if nobody knows."""
+"""Seconds after which a run in an unknown workdir counts as having left a record."""
 
 END_SECONDS = 30.0
-"""A launcher gets so long to end after its farm, then TERM, …"""
+"""Seconds that a launcher gets to end after its farm; then it gets TERM."""
 
 KILL_SECONDS = 10.0
-"""… and so much later KILL."""
+"""Seconds between that TERM and KILL."""
 
 LAUNCH_VARIABLE = "MPIFARM_LAUNCH"
-"""Its value is new for each start, and comes back in ``result.json``: other farms may
-work on the same list."""
+"""The variable that marks a start.  Each start has another value, which comes back in
+``result.json``: other farms may work on the same list."""
 
 ANSWER_SECONDS = 30.0
+"""Seconds that a program of Slurm gets to answer."""
 LOOK_AGAIN = 5.0
+"""Seconds between two looks at whether the farm has ended."""
 
 # ---- the workdir ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class FarmFiles:
-    """The files that tell how a run went, of a workdir that need not exist yet."""
+    """The files that tell the result of a run, in a workdir that may not exist yet."""
 
     workdir: str
 
@@ -85,7 +87,7 @@ class FarmFiles:
         return WorkdirPaths(self.workdir)
 
     def read_result(self) -> FarmResult | None:
-        """Return ``result.json``, None if it can't be read."""
+        """Return ``result.json``, None if it is missing or cannot be read."""
         import json  # for the one process that supervises
 
         try:
@@ -95,13 +97,13 @@ class FarmFiles:
             return None
 
     def read_records(self) -> Records:
-        """Return what is on record now."""
+        """Count recorded tasks and bytes; an unreadable file counts as empty."""
         ended = (self.paths.finished, self.paths.failed)
         sizes = map(_size_of, (*ended, self.paths.attempts))
         return Records(sum(map(_count_lines, ended)), sum(sizes))
 
     def read_claims(self) -> frozenset[str]:
-        """Return the farms that have a claim, alive or dead."""
+        """Return the farms that have a claim, alive or dead; none if unreadable."""
         try:
             return frozenset(os.listdir(self.paths.claims))
         except OSError:
@@ -134,9 +136,10 @@ def _count_lines(path: str) -> int:
 
 
 def find_farm(words: Sequence[str], environ: Mapping[str, str]) -> FarmFiles | None:
-    """Return the workdir of the farm that a command line starts, None if unknown.
+    """Return the workdir of the farm that a command line starts.
 
-    The farm's own arguments are the words after ``mpifarm``.
+    The farm's own arguments are the words after ``mpifarm``.  Return None if no word is
+    ``mpifarm``, if its arguments are wrong, or if the list does not exist.
     """
     for place, word in enumerate(words):
         if os.path.basename(word) != "mpifarm":
@@ -154,7 +157,10 @@ def find_farm(words: Sequence[str], environ: Mapping[str, str]) -> FarmFiles | N
 
 
 class SignalWaiter:
-    """The signals to this process; from now on they wait until they are asked for."""
+    """The signals to this process, blocked from now on until `wait` takes them.
+
+    `early` are signals that came before.  `stop_asked`: whether any signal has come.
+    """
 
     def __init__(self, early: Sequence[int] = ()) -> None:
         # nohup has them ignored, and that stays so.
@@ -169,20 +175,25 @@ class SignalWaiter:
         """Whether a launcher gets Ctrl-C as we do, from the terminal."""
 
     def wait(self, seconds: float) -> int | None:
-        """Return the next signal to pass on, None if none comes within `seconds`.
+        """Wait for a signal, and set `stop_asked`.  Return the signal to pass on.
 
-        The death of a child ends the wait as well.
+        Return None if no signal comes within `seconds`, if a child has died, or if the
+        launcher got the signal from the terminal, too.
         """
         came = signal.sigtimedwait(self._passed | {signal.SIGCHLD}, max(0.0, seconds))
         if came is None or came.si_signo == signal.SIGCHLD:
             return None
         self.stop_asked = True
-        # The kernel sends what the terminal sends, and the launcher got that too.
+        # The kernel sends the signals of the terminal, to the launcher as well.
         return None if self.has_terminal and came.si_code > 0 else came.si_signo
 
 
 class Launcher:
-    """The command while it runs, with our own stdin, stdout and stderr."""
+    """The command while it runs, with this process's stdin, stdout and stderr.
+
+    The constructor starts the command, and raises OSError.  `shares_group`: the command
+    runs in this process's group, as it must to read from a terminal.
+    """
 
     def __init__(
         self, words: Sequence[str], environ: Mapping[str, str], *, shares_group: bool
@@ -201,7 +212,12 @@ class Launcher:
         )
 
     def run(self, signals: SignalWaiter, has_farm_ended: Callable[[], bool]) -> int:
-        """Wait for its end.  Return its status as a shell has it."""
+        """Wait for the command's end, and pass signals on to it.
+
+        USR1 and USR2 wait until `DEAF_SECONDS` after the start.  If `has_farm_ended`
+        returns True and the command goes on, it gets TERM, then KILL.  Return its
+        status as a shell has it: 128 + n if signal n ended it.
+        """
         while self._process.poll() is None:
             now = time.monotonic()
             self._pass_on_what_waits(now)
@@ -228,7 +244,10 @@ class Launcher:
             self._waiting.clear()
 
     def _end_if_late(self, now: float) -> None:
-        """End a launcher that waits for a rank which hangs, and was given up."""
+        """End a launcher that still waits `END_SECONDS` after its farm's end.
+
+        Such a launcher waits for a rank that hangs, and that the farm has given up.
+        """
         self._late_at = min(self._late_at, now + END_SECONDS)
         if now >= self._late_at + KILL_SECONDS:
             self._process.kill()
@@ -241,9 +260,10 @@ def _unblock_signals() -> None:
 
 
 def ask_slurm(nodes: str, job: str = "") -> NodeStates:
-    """Return the states of nodes, as nodes of `job` if that is given.
+    """Ask Slurm for the states of `nodes`, a list in Slurm's notation.
 
-    There are none if Slurm can't be asked.
+    Nodes that `job` does not have any more count as gone; "" means no job.  Return no
+    states if Slurm cannot be asked.
     """
     states = parse_states(_ask((*SINFO, f"--nodes={nodes}")))
     present = _ask((*SQUEUE, f"--jobs={job}")).strip() if job else ""
@@ -252,7 +272,7 @@ def ask_slurm(nodes: str, job: str = "") -> NodeStates:
 
 
 def _ask(words: Sequence[str]) -> str:
-    """Return what a command prints, "" if it fails."""
+    """Return the output of a command, "" if it fails or takes `ANSWER_SECONDS`."""
     try:
         answer = subprocess.run(
             words,
@@ -268,9 +288,9 @@ def _ask(words: Sequence[str]) -> str:
 
 
 def end_steps(job: str, name: str) -> Sequence[str]:
-    """End the steps of this name.  Return which they were.
+    """End the steps called `name` of a Slurm job.  Return their ids.
 
-    An srun that was killed leaves its ranks alive: they hold the nodes, and may hang.
+    An srun that was killed leaves its ranks alive, which hold the nodes and may hang.
     """
     steps = parse_steps(_ask((*STEPS, f"--jobs={job}")), name)
     if steps:
@@ -282,7 +302,7 @@ def end_steps(job: str, name: str) -> Sequence[str]:
 
 
 class Nodes:
-    """The nodes to stay away from, as options of srun; none without an srun."""
+    """The nodes to leave out at the next start, for a command with an srun."""
 
     def __init__(self, words: Sequence[str], environ: Mapping[str, str]) -> None:
         self._words = list(words)
@@ -294,20 +314,27 @@ class Nodes:
 
     @property
     def in_allocation(self) -> bool:
-        """Return whether the command runs in a job of Slurm's."""
+        """Whether the command has an srun that runs in a job of Slurm."""
         return (
             bool(self._job and self._job_nodes) and find_srun(self._words) is not None
         )
 
     def note(self, result: FarmResult | None) -> None:
-        """Note hosts: that lost a rank, for the next start; quarantined, for good."""
+        """Note the hosts of a result that are to be left out.
+
+        Hosts that lost a rank replace those of the run before.  Quarantined hosts stay
+        for good.
+        """
         self._lost = () if result is None else result.lost
         self._quarantined |= dict.fromkeys(() if result is None else result.quarantined)
 
     def next_words(
         self, ask: Callable[[str, str], NodeStates] = ask_slurm
     ) -> tuple[list[str], Sequence[str]]:
-        """Return the command line for the next start, and the nodes left out in it."""
+        """Ask Slurm, and return the next command line and the nodes that it leaves out.
+
+        Without an srun, or if no node would be left, leave out none.
+        """
         named = [*self._quarantined, *self._lost]
         in_job = self._job_nodes
         asked = in_job or ",".join(host.partition(".")[0] for host in named)
@@ -324,7 +351,10 @@ class Nodes:
 
 
 def choose_excluded(states: NodeStates, named: Sequence[str]) -> Sequence[str]:
-    """Return the nodes to leave out; only those that are gone, if no other is left."""
+    """Return the nodes to leave out: gone, suspect, or `named` (hosts).
+
+    If no node would be left, return only those that are gone.
+    """
     shunned = {node_of_host(host, states.known) for host in named} | states.suspect
     excluded = [n for n in states.known if n in states.gone or n in shunned]
     if len(excluded) < len(states.known):
@@ -343,8 +373,9 @@ def main(
 ) -> int:
     """Run ``mpifarm supervise``.  Return the exit status of the last farm.
 
-    `early` are signals that came before this was called.  Raise InputError for a wrong
-    command line.
+    From now on all signals of a farm are blocked.  `early` are signals that came
+    before.  Raises InputError for a wrong command line, or if a launcher has started
+    this process.
     """
     max_restarts, words = _parse(argv)
     if launched_size(environ) > 1:
@@ -414,7 +445,11 @@ class Supervisor:
         )
 
     def run(self) -> int:
-        """Run the command again and again.  Return the exit status of the last run."""
+        """Run the command until the policy ends it.  Return the last exit status.
+
+        Return 75 if a signal came before a start.  Each end, start and left-out node is
+        printed.  Raises InputError if the command cannot be started.
+        """
         if self._signals.stop_asked:
             self._say("stopped by a signal before the start: nothing was started")
             return ExitStatus.RUN_AGAIN
@@ -440,6 +475,7 @@ class Supervisor:
                 words = self._choose_nodes()
 
     def _end_steps(self) -> None:
+        """End the Slurm steps that the last srun has left, and print their ids."""
         if not self._nodes.in_allocation:
             return
         steps = end_steps(self._environ["SLURM_JOB_ID"], step_name(self._launch))
@@ -453,6 +489,7 @@ class Supervisor:
         return words
 
     def _run_once(self, words: Sequence[str]) -> Run:
+        """Run the command to its end.  Return the facts about that run."""
         launch = self._launch = os.urandom(4).hex()
         before, result_before = self._read_records(), self._read_result()
         claims = self._read_claims()
@@ -474,6 +511,7 @@ class Supervisor:
         )
 
     def _start(self, words: Sequence[str], launch: str) -> Launcher:
+        """Start the command with its mark `launch`; raises InputError."""
         environ = {**self._environ, LAUNCH_VARIABLE: launch}
         if self._nodes.in_allocation:
             words = name_step(words, step_name(launch))
@@ -487,7 +525,7 @@ class Supervisor:
             ) from None
 
     def _has_ended(self, launch: str) -> bool:
-        """Return whether the farm has ended, even if its launcher still waits."""
+        """Return whether the farm of this start has written its result."""
         result = self._read_result()
         return result is not None and result.launch == launch
 
@@ -501,6 +539,7 @@ class Supervisor:
         return self._farm.read_claims() if self._farm else frozenset()
 
     def _is_stopped_within(self, seconds: float) -> bool:
+        """Sleep for `seconds` or until a signal.  Return whether any has come."""
         until = time.monotonic() + seconds
         while not self._signals.stop_asked:
             left = until - time.monotonic()
@@ -514,5 +553,5 @@ class Supervisor:
 
 
 def step_name(launch: str) -> str:
-    """Return the name of a step, by which it is found again."""
+    """Return the name of the Slurm step of one start, for ``--job-name``."""
     return f"mpifarm-{launch}"

@@ -33,7 +33,7 @@ _NAMES = {
     "config": "--config",
     "lock_area": "--lock-area",
 }
-"""The attributes of what the user may name, in words."""
+"""The arguments that are names of files or directories, in words."""
 
 
 def add_target_arguments(parser: SubcommandParser, *, after: str = "") -> None:
@@ -69,12 +69,19 @@ def add_target_arguments(parser: SubcommandParser, *, after: str = "") -> None:
 
 
 def patience_of(complain: Callable[[str], None]) -> Patience:
-    """Return how long a subcommand tries a disk that fails."""
+    """Return the limit to which a subcommand tries a failing disk again.
+
+    `complain` gets a sentence at the first failure, and at the success after that.
+    """
     return Patience("the disk", COMMAND_SECONDS, complain, "can be used again")
 
 
 def find_target(chosen: Any) -> Target:
-    """Return what `chosen`, by `add_target_arguments`, names; raise `InputError`."""
+    """Return the workdir and list that `chosen` names (`add_target_arguments`).
+
+    The user may name the list in place of the workdir.  Raises `InputError` if there is
+    no such workdir, or if a farm could not use it; `StorageError` where the disk fails.
+    """
     for name, what in _NAMES.items():
         if getattr(chosen, name) == "":
             raise InputError(f"the name of {what} is empty: is a variable not set?")
@@ -107,7 +114,7 @@ def _find_workdir(named: str, tasklist: str | None, example: str) -> tuple[str, 
 
 
 def _check_workdir(workdir: str) -> None:
-    """Raise `InputError` if no farmer has begun the directory."""
+    """Raise `InputError` unless `workdir` is a readable directory that a farm began."""
     if not files.is_directory(workdir):
         raise InputError(
             f"no workdir {workdir}: name a workdir, or the tasklist of one"
@@ -126,7 +133,10 @@ def _check_workdir(workdir: str) -> None:
 
 
 def texts_of(tasks: TaskList | None, target: Target, what: str) -> Sequence[str]:
-    """Return the tasks of the list; raise `InputError` if `what` is impossible."""
+    """Return the texts of the tasks, which the action `what` needs.
+
+    Raises `InputError` if the list is unknown (None) or keeps its own state.
+    """
     if tasks is None:
         raise InputError(f"{what} needs the tasklist: add --list FILE")
     if has_own_state(tasks, target):
@@ -140,9 +150,11 @@ def texts_of(tasks: TaskList | None, target: Target, what: str) -> Sequence[str]
 def probe_lock(
     target: Target, environ: Mapping[str, str], rehearse: Callable[[], object]
 ) -> WorkdirLock:
-    """Return the lock of a workdir for a change, after `rehearse` if it is new.
+    """Make the lock files of a workdir if needed.  Return the lock, not yet taken.
 
-    Without lock files no farm runs: then a mistake is reported before they are made.
+    Without lock files no farm runs: then `rehearse` is called first, so that a mistake
+    is reported before the files are made.  Raises `InputError`, `StorageError`, and
+    what `rehearse` raises.
     """
     lock = find_lock(target, environ)
     if find_existing_lock(target, environ) is None:

@@ -1,4 +1,4 @@
-"""``mpifarm log``: what tasks have written, while farms run or after them.
+"""``mpifarm log``: the outputs of tasks, while farms run or after them.
 
 Rules of this package: it changes nothing.  `mpifarm.output.reader` finds outputs,
 `mpifarm.audit.locate` finds tasks; here are the arguments (`command`), the order in

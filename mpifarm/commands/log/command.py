@@ -27,7 +27,11 @@ _EPILOG = (
 
 
 def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
-    """Run ``mpifarm log``.  Raise `InputError` and `StorageError`."""
+    """Run ``mpifarm log``: print the outputs of tasks.  Return the exit status.
+
+    The status is 0, too, if the reader of standard output has closed it.  Raises
+    `InputError` and `StorageError`.
+    """
     chosen = _parse(argv)
     patience = patience_of(console.print_error)
     target = try_again(lambda: find_target(chosen), patience)

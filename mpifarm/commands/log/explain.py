@@ -1,4 +1,4 @@
-"""Why a task has no output, or why its output may not be all.
+"""The reasons why a task has no output, or why its output may not be all.
 
 Rules of this file: it reads the workdir without the lock, and prints on standard error
 alone.
@@ -43,7 +43,10 @@ NO_FARM = ", and no farm is running: give the farm's command again to run it"
 
 
 class Explainer:
-    """What the list and the workdir say of a task."""
+    """An explainer of missing outputs, by the list and the workdir of `target`.
+
+    Its methods raise `StorageError` if the disk goes on failing.
+    """
 
     def __init__(
         self, target: Target, environ: Mapping[str, str], console: Console
@@ -58,7 +61,7 @@ class Explainer:
         self._doubtful: dict[int, Output] = {}
 
     def patiently(self, act: Callable[[], T]) -> T:
-        """Return what `act` returns; call it again for a while if the disk fails."""
+        """Call `act`, again for a while if the disk fails.  Return its value."""
         return try_again(act, self._patience)
 
     def complain(self, sentence: str) -> None:
@@ -66,7 +69,10 @@ class Explainer:
         self._console.print_error(sentence)
 
     def split_known(self, taskids: list[int]) -> tuple[list[int], str]:
-        """Return the ids that the tasklist has, and a sentence about the other ids."""
+        """Return the ids that the tasklist has, and a sentence about the other ids.
+
+        Return all ids and "" if there are no others, or the list is unknown.
+        """
         tasks = self._tasks
         if tasks is None or has_own_state(tasks, self.target):
             return taskids, ""
@@ -79,17 +85,20 @@ class Explainer:
         return known, f"there {is_no} {name_ids(beyond, MAX_NAMES)}: {total}"
 
     def find_gap(self, locator: TaskLocator, taskid: int) -> Gap:
-        """Return why a task has no output, without its id."""
+        """Return the reason why a task has no output, without its id."""
         if locator.knows(taskid):
             return Gap("", f" {self.reason(locator.locate(taskid))}")
         return Gap("", " has no output, and no file of the workdir knows it")
 
     def explain(self, taskid: int) -> str:
-        """Return why a task has no output; raise `InputError` for an unknown task."""
+        """Read the workdir, and return a sentence about a task without output.
+
+        Raises `InputError` for an unknown task.
+        """
         return f"task {taskid} {self.reason(self.locate(taskid))}"
 
     def reason(self, found: LocatedTask) -> str:
-        """Return why a task has no output, as the rest of a sentence."""
+        """Return the reason why a task has no output, as the rest of a sentence."""
         holder = found.holder
         if holder and not holder.may_live:
             return (
@@ -107,14 +116,17 @@ class Explainer:
         return sentence
 
     def locate(self, taskid: int) -> LocatedTask:
-        """Return where a task is; raise `InputError` if there is no such task."""
+        """Read the workdir, and return the location of a task.
+
+        Raises `InputError` if there is no such task.
+        """
         locator = self.locator()
         if not locator.knows(taskid):
             raise InputError(_no_such_task(taskid, locator.total, self.target))
         return locator.locate(taskid)
 
     def locator(self) -> TaskLocator:
-        """Return where all tasks are now."""
+        """Read the workdir without the lock, and return the locations of all tasks."""
         tasks = self._tasks
         own = has_own_state(tasks, self.target)
         contents = self.patiently(
@@ -127,7 +139,7 @@ class Explainer:
     def _tasks(self) -> TaskList | None:
         try:
             return self.patiently(lambda: read_tasks(self.target, self._environ))
-        except FarmError:  # the files say enough of a task
+        except FarmError:  # Without the list, the files still tell enough of a task.
             return None
 
     # ---- an output may be of an earlier attempt --------------------------------------
@@ -138,7 +150,10 @@ class Explainer:
         return self.patiently(lambda: files.is_directory(self._unkept))
 
     def note_doubt(self, taskid: int, outputs: Iterable[Output]) -> None:
-        """Note a task of which only failed attempts have left an output."""
+        """Keep a task for `report_doubts` if only failed attempts may have outputs.
+
+        `outputs` are the shown ones.  Without any ``--logs failed``, do nothing.
+        """
         if not self._keeps_little:
             return
         shown = [*outputs]
@@ -149,7 +164,10 @@ class Explainer:
             self._doubtful[taskid] = shown[-1]
 
     def report_doubts(self) -> None:
-        """Say of finished tasks that only the output of failed attempts is there."""
+        """Print a warning for each noted task that has finished.
+
+        Its output may be of failed attempts alone.
+        """
         if not self._doubtful:
             return
         locator = self.locator()

@@ -1,7 +1,7 @@
 """``mpifarm log -f``: the output of one task while it is written.
 
-Rules of this file: the output is polled often.  Where the task is, is asked seldom,
-because that reads the whole workdir.
+Rules of this file: the output is polled often.  The location of the task is asked for
+seldom, because that reads the whole workdir.
 """
 
 import time
@@ -15,20 +15,22 @@ from mpifarm.output.reader import Output, OutputReader, find_outputs
 from mpifarm.store.task_map import Location
 
 OUTPUT_SECONDS = 0.1
-"""Between two polls of the output."""
+"""Seconds between two polls of the output."""
 ATTEMPT_SECONDS = 0.5
-"""Between two searches for a new attempt."""
+"""Seconds between two searches for a new attempt."""
 TASK_SECONDS = 1.0
-"""At least, between two questions where the task is; they take a tenth of the time at
-most."""
+"""Seconds at least between two searches for the task; all searches take a tenth of the
+time at most."""
 
 _CTRL_C = "; this waits for it (Ctrl-C ends that)"
 
 
 def follow(printer: Printer, taskid: int) -> None:
-    """Print the output of a task until the task has ended.
+    """Print the output of a task until the task has ended, or no living farm has it.
 
-    Raise `InputError` if there is no output, and none will come.
+    Remarks on standard error say why the command waits, or why the task has not ended.
+    Raises `InputError` if there is no output, and none will come; BrokenPipeError if
+    the reader of standard output has closed it.
     """
     explainer = printer.explainer
     found = explainer.locate(taskid)
@@ -50,7 +52,10 @@ def follow(printer: Printer, taskid: int) -> None:
 def _report_waiting(
     explainer: Explainer, taskid: int, found: LocatedTask, *, has_begun: bool
 ) -> None:
-    """Say what the command waits for: silence would look as if it hangs."""
+    """Print the reason why the command waits: silence would look as if it hangs.
+
+    Print nothing if it does not wait, or a running attempt is shown.
+    """
     if not _may_begin(found) or (has_begun and found.location is Location.CLAIMED):
         return
     if not has_begun:
@@ -65,7 +70,7 @@ def _report_waiting(
 
 
 def _report_unfinished(explainer: Explainer, taskid: int, found: LocatedTask) -> None:
-    """Say why nothing more comes of a task that has not ended."""
+    """Print the reason why nothing more comes of a task that has not ended, if any."""
     holder = found.holder
     if holder and not holder.may_live:
         explainer.complain(
@@ -78,7 +83,7 @@ def _report_unfinished(explainer: Explainer, taskid: int, found: LocatedTask) ->
 
 
 class _Following:
-    """The loop that prints one task; `readers` are those of its attempts so far."""
+    """The loop that prints one task; `readers` are of its attempts so far, and grow."""
 
     def __init__(
         self, printer: Printer, taskid: int, readers: list[OutputReader]
@@ -89,11 +94,11 @@ class _Following:
         self._readers = readers
 
     def run(self, found: LocatedTask) -> LocatedTask:
-        """Print until nothing more will come.  Return where the task is then."""
+        """Print until nothing more will come.  Return the last location of the task."""
         ask_at = search_at = 0.0
         while True:
-            # Asked before the output is read: what a task has written when it ends, is
-            # read then.
+            # Asked before the output is read: so all output of a task that has ended by
+            # now is still read.
             has_ended = False
             now = time.monotonic()
             if now >= ask_at:
@@ -110,10 +115,13 @@ class _Following:
                 self._printer.sink.wait(OUTPUT_SECONDS)
 
     def _ask(self, found: LocatedTask) -> tuple[LocatedTask, bool]:
-        """Return where the task is, and whether nothing more will come of it."""
+        """Return the location of the task, and whether no more output will come.
+
+        While its claim lives, only that claim is read.
+        """
         explainer, taskid = self._explainer, self._taskid
         if found.holder is None:
-            # If it ends between two questions, its output is printed before the next.
+            # The end counts one question late: output until then is printed first.
             return explainer.locate(taskid), not _may_begin(found)
         claim = find_claim(explainer.target.workdir, observer(), found.holder.farm)
         if claim is not None and claim.may_live and taskid in claim.held:
@@ -126,7 +134,7 @@ class _Following:
         return found, not runs_again
 
     def _print_new_attempts(self) -> bool:
-        """Print attempts that have begun since.  Return whether there are any."""
+        """Open and print new attempts.  Return whether there are any."""
         readers, logs = self._readers, self._explainer.logs
         outputs = self._explainer.patiently(
             lambda: find_outputs(logs, self._taskid, split=False)
@@ -150,6 +158,7 @@ class _Following:
 
 
 def _may_begin(found: LocatedTask) -> bool:
+    """Return whether an attempt of the task may run, or begin by itself."""
     if found.holder is not None:
         return found.holder.may_live
     if found.location in (Location.QUEUED, Location.UNKNOWN):

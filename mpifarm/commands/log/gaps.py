@@ -1,6 +1,6 @@
-"""Why outputs can't be printed, in few sentences for many tasks.
+"""The reasons why outputs can't be printed, in few sentences for many tasks.
 
-Rules of this file: pure.  Each reason stands once, with the ids of its tasks.
+Rules of this file: pure.  Each reason is given once, with the ids of its tasks.
 """
 
 from collections.abc import Collection
@@ -13,18 +13,18 @@ from mpifarm.model.wording import counted
 MAX_NAMES = 70
 """Characters of the ids in a sentence."""
 MAX_GAPS = 20
-"""Sentences about one command."""
+"""Sentences that one command prints at most, and one about all other tasks."""
 
 
 class Gap(NamedTuple):
-    """A sentence about tasks, without their ids."""
+    """A sentence about tasks: the words before and after their ids."""
 
     before: str
     after: str
 
 
 class GapError(InputError):
-    """An output of one task can't be printed."""
+    """An output of one task that can't be printed, with the reason `gap`."""
 
     def __init__(self, gap: Gap, taskid: int) -> None:
         super().__init__(f"{gap.before}task {taskid}{gap.after}")
@@ -32,7 +32,7 @@ class GapError(InputError):
 
 
 class GoneError(GapError):
-    """The output is gone from where it was: it may be elsewhere now."""
+    """An output that is gone from its place, and may be elsewhere now."""
 
 
 class Gaps:
@@ -46,7 +46,7 @@ class Gaps:
         self._ids.setdefault(gap, []).append(taskid)
 
     def sentences(self) -> list[str]:
-        """Return a sentence for each reason."""
+        """Return a sentence for each reason, `MAX_GAPS` and one at most."""
         found = [
             f"{gap.before}{_name_tasks(ids)}{gap.after}"
             for gap, ids in self._ids.items()

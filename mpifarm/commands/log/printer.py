@@ -25,7 +25,7 @@ from mpifarm.output.reader import (
 )
 
 TRIES = 5
-"""How often outputs that move meanwhile are searched for."""
+"""Searches for outputs that move meanwhile, before they count as gone."""
 AT_ONCE = 50_000
 """Tasks whose records are found in one reading of the indexes; they take 20 MB."""
 
@@ -38,7 +38,10 @@ class Sink:
         self._ends_line = True
 
     def write(self, content: bytes) -> None:
-        """Write all; raise BrokenPipeError if nobody reads, else `InputError`."""
+        """Write all bytes, however long the reader takes.
+
+        Raises BrokenPipeError if nobody reads any more, InputError for another error.
+        """
         rest = memoryview(content)
         try:
             while rest:
@@ -51,11 +54,11 @@ class Sink:
             self._ends_line = content.endswith(b"\n")
 
     def write_line(self, line: bytes) -> None:
-        """Write a line of ours at the start of a line."""
+        """Write a line, after a newline if the last output has no newline."""
         self.write(line if self._ends_line else b"\n" + line)
 
     def wait(self, seconds: float) -> None:
-        """Wait; raise BrokenPipeError if nobody reads any more."""
+        """Sleep for `seconds`; raises BrokenPipeError as soon as nobody reads."""
         poll = select.poll()
         poll.register(self._descriptor, 0)
         if poll.poll(seconds * 1000):
@@ -70,20 +73,32 @@ class Sink:
 
 
 class Printer:
-    """Prints the outputs of tasks to a sink."""
+    """A printer of the outputs of tasks to a sink.
+
+    Its methods raise BrokenPipeError if nobody reads any more, `StorageError` if the
+    disk goes on failing.
+    """
 
     def __init__(self, explainer: Explainer, sink: Sink) -> None:
         self.explainer = explainer
         self.sink = sink
 
     def print_task(self, taskid: int, attempt: int | None) -> None:
-        """Print what a task has written; raise `InputError` if that is nothing."""
+        """Print all outputs of a task, or that of one attempt.
+
+        `attempt` counts from 1, or from -1 backwards.  Raises `InputError` if there is
+        no output or attempt.
+        """
         if not self._print(taskid, attempt, b"", None):
             raise InputError(self.explainer.explain(taskid))
         self.explainer.report_doubts()
 
     def print_tasks(self, taskids: list[int], attempt: int | None) -> bool:
-        """Print tasks, each under a heading.  Return whether each had an output."""
+        """Print tasks, each under a heading.  Return whether each had an output.
+
+        `attempt` is as in `print_task`.  Reasons for missing outputs go to standard
+        error.
+        """
         gaps = Gaps()
         missed = self._print_each(taskids, attempt, gaps, is_last=False)
         # The list may have got shorter since: the outputs of its tasks are printed.
@@ -104,10 +119,11 @@ class Printer:
     def _print_each(
         self, taskids: list[int], attempt: int | None, gaps: Gaps, *, is_last: bool
     ) -> list[int]:
-        """Print tasks, each under its heading; return those to be searched for again.
+        """Print tasks, each under its heading.  Return the tasks without output.
 
-        `gaps` notes tasks with a part of their output missing; where this `is_last`,
-        also those whose output is gone.
+        `gaps` notes tasks with an unreadable output, or without the attempt.  A task
+        whose output has just gone is returned, too, but noted in the last search
+        (`is_last`).
         """
         missed = []
         for begin in range(0, len(taskids), AT_ONCE):
@@ -129,7 +145,7 @@ class Printer:
         return missed
 
     def _unless_old(self, sources: list[Source]) -> list[Source] | None:
-        """Return None if an output has moved by now, and has to be found again."""
+        """Return `sources`; None if an output has moved, and has to be found again."""
         moved = self.explainer.patiently(lambda: any(map(has_moved, sources)))
         return None if moved else sources
 
@@ -140,7 +156,10 @@ class Printer:
         heading: bytes,
         sources: list[Source] | None,
     ) -> bool:
-        """Print what a task has written.  Return whether that is anything."""
+        """Print the outputs of a task.  Return whether there are any.
+
+        Raises `GapError` if one cannot be read, or there is no such attempt.
+        """
         readers = self.open_outputs(taskid, split=attempt is not None, sources=sources)
         if not readers:
             return False
@@ -156,7 +175,7 @@ class Printer:
         return True
 
     def _report_odd_log(self, taskid: int) -> None:
-        """Say that no log stands in the place of a log."""
+        """Print a remark if ``log_<id>`` is not a regular file."""
         with suppress(OSError):  # the output has been printed
             if what := find_kind_of_log(self.explainer.logs, taskid):
                 path = log_path(self.explainer.logs, taskid)
@@ -165,7 +184,10 @@ class Printer:
     def begin_attempt(
         self, reader: OutputReader, heading: bytes, *, is_first: bool
     ) -> None:
-        """Print what an attempt has written, after the lines that come before it."""
+        """Print the output of an attempt, after its heading and its own first line.
+
+        `heading` may be empty.  The first attempt has no line of its own.
+        """
         if heading:
             self.sink.write_line(heading)
         if not is_first:
@@ -173,7 +195,7 @@ class Printer:
         self.print_new(reader)
 
     def print_new(self, reader: OutputReader) -> bool:
-        """Print what is new.  Return whether anything is."""
+        """Print the output since the last call.  Return whether there is any."""
         came = False
         while piece := self.explainer.patiently(reader.read):
             self.sink.write(piece)
@@ -188,10 +210,11 @@ class Printer:
     def open_outputs(
         self, taskid: int, *, split: bool, sources: list[Source] | None = None
     ) -> list[OutputReader]:
-        """Open all outputs of a task before one is printed.
+        """Open all outputs of a task before one is printed; [] if there are none.
 
         An output that moves meanwhile is searched for again, but not with `sources`:
-        each search reads all indexes.
+        each search reads all indexes.  Raises `GoneError` if an output stays gone,
+        `GapError` if one cannot be read.  The caller closes the readers.
         """
         return self.explainer.patiently(
             lambda: self._open_outputs(taskid, split=split, sources=sources)
@@ -228,6 +251,7 @@ def close_all(readers: Iterable[OutputReader]) -> None:
 
 
 def _choose(readers: list[OutputReader], attempt: int, taskid: int) -> OutputReader:
+    """Return the reader of attempt 1, 2, …, or -1 (the last); raises `GapError`."""
     place = attempt - 1 if attempt > 0 else attempt
     if not -len(readers) <= place < len(readers):
         count = counted(len(readers), "attempt")
@@ -236,5 +260,5 @@ def _choose(readers: list[OutputReader], attempt: int, taskid: int) -> OutputRea
 
 
 def outputs_of(readers: Iterable[OutputReader]) -> list[Output]:
-    """Return the outputs of readers."""
+    """Return the outputs of readers, as they are now."""
     return [reader.output for reader in readers]
