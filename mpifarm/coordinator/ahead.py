@@ -20,8 +20,8 @@ ROUND_SECONDS = 1e-5
 """Rank 0's time for each worker, at the least, when the tasks of all end at once."""
 
 ROUND_SHARE = 0.02
-"""Of a task's run time that may be lost so; where it would be more, each worker gets a
-task ahead."""
+"""The share of a task's run time that a round may cost; where it would cost more, each
+worker gets a task ahead."""
 
 LONG_ROUND_SECONDS = 0.05
 """Where a round takes so long, the first tasks may end all at once, too."""

@@ -12,10 +12,11 @@ from mpifarm.coordinator.state import RankRecord, TaskRecord
 
 FEWEST = 32
 WORKERS_TIMES = 4
-"""The last results of a rank that count: so many, or so many for each worker."""
+"""The number of a rank's last results that count: the greater of `FEWEST` and
+`WORKERS_TIMES` for each worker."""
 
 FORGET_SECONDS = 60.0
-"""So long after its last fast failure those of a rank count no more."""
+"""Seconds after a rank's last fast failure, after which none of them counts."""
 
 STEPS = 16
 """Shares are counted in so many steps."""
@@ -34,7 +35,7 @@ class Recent:
     step: int = 0
     """The share of fast failures, in steps, as it is counted."""
     running: int = 0
-    """Tasks that the rank was running then."""
+    """Tasks that the rank was running when `step` was set."""
     turns: deque[int] = field(default_factory=deque)
     """`TaskRecord.turn` of the fast failures."""
 

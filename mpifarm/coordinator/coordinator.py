@@ -305,6 +305,7 @@ class Coordinator:
             record = self.ranks.get(rank)
             if record is not None and rank != self.rank_set.own:
                 self.liveness.lose(record, RankState.DEAD, now)
+        # A send to a dead rank would never complete.
         dead = {rank for rank, r in self.ranks.items() if r.state is RankState.DEAD}
         self._effects[:] = [
             effect

@@ -66,7 +66,7 @@ class Ending:
         self._by_signal = False
         """Whether a signal to some rank stops the farm."""
         self._answer_by = 0.0
-        """When ranks are given up that have not stopped by then."""
+        """When ranks that have not stopped are given up."""
 
     # ---- the phases --------------------------------------------------------------
 

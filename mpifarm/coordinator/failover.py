@@ -21,7 +21,7 @@ from mpifarm.coordinator.unlocated import LastSeen, SeenAs, Unlocated
 from mpifarm.model.messages import Rejoin, Report
 
 REJOIN_SECONDS = 10.0
-"""A rank that has not said by then what it has, after others were lost, is given up."""
+"""Seconds after which a rank that has not rejoined, after a loss, is given up."""
 
 
 class Failover:
@@ -117,6 +117,7 @@ class Failover:
 
     def _release_unsent(self, record: RankRecord, held: set[tuple[int, int]]) -> None:
         """Release the rank's leases that are not `held`: they never reached it."""
+        # The last first: each is queued before all others, so the order stays.
         for taskid in sorted(record.leases, reverse=True):
             task = self._table.tasks[taskid]
             if (taskid, task.attempt) not in held:

@@ -30,11 +30,11 @@ from mpifarm.model.messages import (
 from mpifarm.model.settings import FarmDefinition
 
 PING_SECONDS = 5.0
-"""Between two pings; less where ranks are given up early (a fourth of that time)."""
+"""Seconds between two pings; less where ranks are given up early (a fourth of that)."""
 
 JOIN_SECONDS = 600.0
-"""A rank that has not come by then is given up: thousands of nodes that import from
-one cold file system take minutes."""
+"""Seconds after which a rank that has not joined is given up: thousands of nodes that
+import from one cold file system take minutes."""
 
 _LISTENS = frozenset({Phase.WORKING, Phase.DRAINING})
 """Phases in which silent ranks are given up; a stop has its own times."""
@@ -65,7 +65,7 @@ class Liveness:
         self.ping_at = now + self._ping_seconds
         """When to ping next."""
         self._listen_at = now
-        """When to look which ranks are silent."""
+        """When to look for silent ranks next."""
         self._node_workers: dict[str, int] = {}
         """Workers by host, of the ranks that have joined."""
 
@@ -129,6 +129,7 @@ class Liveness:
             return
         self._listen_at = now + self._ping_seconds / 4
         for record in farm.ranks.values():
+            # A rank that never spoke is timed from the first look on.
             record.heard_at = min(record.heard_at, now)
             patience = farm.policy.rank_timeout
             if record.state is RankState.JOINING:
@@ -150,7 +151,7 @@ class Liveness:
         A LOST rank is told to leave.  For a rank that is gone already, only the state
         changes.
         """
-        if record.is_gone:
+        if record.is_gone:  # given up before: its tasks are elsewhere already
             self._rank_use.enter(record, state)
             return
         has_come = record.state is not RankState.JOINING

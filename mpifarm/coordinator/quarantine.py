@@ -76,7 +76,7 @@ class Streak:
 
     rank: int
     turn: int
-    """Of the first of them (`TaskRecord.turn`)."""
+    """`TaskRecord.turn` of the first failure."""
     count: int = 0
     longest: float = 0.0
     """Seconds of the longest failure."""
@@ -99,7 +99,7 @@ class Pause:
     """The time that a rank is out of use."""
 
     longest: float
-    """Seconds of the longest of the failures that led to it."""
+    """Seconds of the longest failure that led to the pause."""
     probe_at: float
     seconds: float = FIRST_PAUSE
 
@@ -124,14 +124,14 @@ class Quarantine:
         """Results held back."""
         self.trials = 0
         self.wake_at = float("inf")
-        """When time alone may change something; it may be too early."""
+        """When time alone may change something, or a time before that."""
         self.pauses: dict[int, Pause] = {}
         """Ranks that are out of use for a time, or are tried again."""
         self.alike = Alike(min(SHOWN, most))
         self._success_turn = 0
         """Of all tasks that succeeded, the turn of the one handed out last."""
         self._success_seconds = 0.0
-        """Moving mean."""
+        """Moving mean of the seconds that successes take."""
 
     def enter(self, record: RankRecord, state: RankState) -> None:
         """Count the working ranks anew: `record` is about to enter `state`.

@@ -215,7 +215,7 @@ class RankUse:
     def _retry_suspects(self, record: RankRecord) -> int:
         """End the streak; queue its tasks first, as if not failed; return how many."""
         suspects = self._quarantine.end(record)
-        for task in reversed(suspects):
+        for task in reversed(suspects):  # to the front, in order
             self._commits.note_attempt(task)
             self._table.retry_first(task)
         return len(suspects)

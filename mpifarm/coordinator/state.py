@@ -235,6 +235,7 @@ class RankRecord:
     def note_duration(self, seconds: float) -> None:
         """Count a result of the rank, and move its `mean` towards `seconds`."""
         self.ended += 1
+        # The plain mean of the first 20; then the mean follows tasks that change.
         weight = 0.05 if self.ended > 20 else 1 / self.ended
         least = seconds if seconds > 1e-4 else 1e-4  # noqa: FURB136 - max() takes longer
         self.mean += (least - self.mean) * weight

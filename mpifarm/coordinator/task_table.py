@@ -166,6 +166,7 @@ class TaskTable:
         The caller has to `release` each of them.
         """
         unsure = {task.taskid for task in self._take_unsure(record)}
+        # The last first: each is queued before all others, so the order stays.
         held = sorted(record.leases | unsure, reverse=True)
         return [self.tasks[taskid] for taskid in held]
 

@@ -22,7 +22,7 @@ class SeenAs(Enum):
 
 
 class LastSeen(NamedTuple):
-    """The last that is known of a task that is not located yet."""
+    """The last news of a task that is not located yet."""
 
     rank: int
     attempt: int

@@ -10,7 +10,7 @@ from mpifarm.coordinator.pacing import AHEAD_SECONDS
 from mpifarm.model.wording import duration_in_words
 
 SHARE = 0.9
-"""Of the finished tasks took at most what a task is expected to take."""
+"""The share of finished tasks that took no more than a task is expected to take."""
 
 SHORTEST_END_SECONDS = 2.0
 LONGEST_END_SECONDS = 10.0
@@ -44,7 +44,7 @@ class Walltime:
         self._longest = 0.0
         self._expected = 0.0
         self._expected_of = 0
-        """Of how many tasks `_expected` is."""
+        """The number of tasks from which `_expected` was found."""
 
     def expect_deadline(self) -> None:
         """Set `learns`, unless the user gave a task time: a deadline may come."""

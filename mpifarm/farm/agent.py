@@ -64,7 +64,7 @@ KILLING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 class RankPhase(Enum):
-    """Where a rank is on its way; it only goes forward, by `RANK_PHASES`."""
+    """The phase of a rank; each change goes forward, by `RANK_PHASES`."""
 
     JOINING = "joining"
     WORKING = "working"
@@ -104,7 +104,7 @@ ENDED = frozenset({RankPhase.STOPPED, RankPhase.POOL_LOST})
 
 
 class Agent:
-    """One rank: it feeds its pool, reports, and goes from phase to phase."""
+    """The agent of one rank, which feeds its pool, reports, and has a phase."""
 
     def __init__(
         self,
@@ -126,11 +126,11 @@ class Agent:
         self.feeder = Feeder(pool, workers, now)
         self.reporter = Reporter(self.feeder, now)
         self.definition: FarmDefinition | None = None
-        """What the farm is; None until rank 0 has said it."""
+        """The farm's definition; None until rank 0 has sent it."""
         self.shared_directories = SharedDirectories()
-        """What this host must share with rank 0 before tasks begin here."""
+        """The directories that this host has to share with rank 0."""
         self.leave = Shutdown()
-        """How rank 0 has said to leave."""
+        """The `Shutdown` of rank 0, once it has come."""
         self._environment = environment
         self._allotment = allotment or Allotment()
         self._first_worker = first_worker
@@ -141,6 +141,7 @@ class Agent:
         self._kill_at = float("inf")
 
     def _enter(self, phase: RankPhase) -> None:
+        """Set the phase; raise AssertionError for a change not in `RANK_PHASES`."""
         if phase is self.phase:
             return
         if phase not in RANK_PHASES[self.phase]:
@@ -150,11 +151,14 @@ class Agent:
     # ---- joining and leading ---------------------------------------------------------
 
     def join(self) -> None:
-        """Tell the coordinator that this rank has come."""
+        """Send the coordinator a `Join`: this rank has come."""
         self._send(Join(self.host, os.getpid(), self.workers))
 
     def rejoin(self, now: float) -> None:
-        """Tell another coordinator than before all that this rank holds and knows."""
+        """Send another coordinator all that this rank holds and knows, and its phase.
+
+        The new leader may be silent for `TAKING_OVER_SECONDS`.
+        """
         self._heard_at = now
         self._silence_seconds = TAKING_OVER_SECONDS
         report = self.reporter.create_full_report(now)
@@ -166,7 +170,7 @@ class Agent:
         self._repeat_phase()
 
     def _repeat_phase(self) -> None:
-        """Say what the old coordinator had decided, in words that the new one knows."""
+        """Send messages by which a new coordinator learns the phase of this rank."""
         match self.phase:
             case RankPhase.LOSING_POOL | RankPhase.POOL_LOST:
                 self._send(PoolLost())
@@ -183,17 +187,17 @@ class Agent:
                 assert_never(self.phase)
 
     def send_through(self, send: Callable[[ToCoordinator], None]) -> None:
-        """Say everything through `send` from now on."""
+        """Send all messages through `send` from now on."""
         self._send = send
 
     def lead(self) -> None:
-        """Keep no results for another coordinator: it is on this rank."""
+        """Drop the results kept for another coordinator: it is on this rank now."""
         self.reporter.forget_kept()
 
     # ---- messages --------------------------------------------------------------------
 
     def on_message(self, message: ToRank, now: float) -> None:
-        """Do what the coordinator says."""
+        """Note that the leader was heard, and do what its message says."""
         self._heard_at = now
         self._silence_seconds = SILENCE_SECONDS
         match message:
@@ -219,6 +223,7 @@ class Agent:
                 assert_never(message)
 
     def _start(self, welcome: Welcome) -> None:
+        """Take in the farm's definition; start the pool unless a stop came first."""
         definition = self.definition = welcome.definition
         self.reporter.report_seconds = welcome.report_seconds
         if self.phase is not RankPhase.JOINING:
@@ -243,6 +248,7 @@ class Agent:
         self._enter(RankPhase.WORKING)
 
     def _on_assign(self, message: Assign, now: float) -> None:
+        """Queue the leases, or return them if no task may begin here."""
         self.reporter.note_assigned()
         if self.phase is RankPhase.WORKING and not self.shared_directories.fault:
             self.feeder.accept(message.leases, now)
@@ -251,12 +257,13 @@ class Agent:
             self.reporter.note_returned(message.leases)
 
     def _on_recall(self, count: int) -> None:
-        """Return what waits here: other ranks have idle workers for it."""
+        """Return up to `count` waiting leases, maybe none: other workers are idle."""
         self.reporter.note_recall()
         if self.phase is RankPhase.WORKING:
             self.reporter.note_returned(self.feeder.pop_spare(count))
 
     def _on_drain(self) -> None:
+        """Return all leases that no worker has begun; no effect unless working."""
         if self.phase is RankPhase.WORKING:
             self._enter(RankPhase.DRAINING)
             self.feeder.recall()
@@ -275,10 +282,11 @@ class Agent:
     # ---- signals and stops -----------------------------------------------------------
 
     def on_signal(self, signum: int, now: float) -> None:
-        """Report a signal to rank 0, and do at once what the whole farm will do.
+        """Send the signal to rank 0, and do at once what the whole farm will do.
 
-        The commands may have got the signal first.  So from here on nothing of what
-        has ended here gets sure, and nothing that ends later is reported.
+        USR2 drains; any other signal ends the commands.  These may have got the signal
+        first: so nothing of what has ended here gets sure any more, and nothing that
+        ends later is reported.
         """
         self._send(SignalReceived(signum, self.reporter.sureness.until))
         if self.phase is RankPhase.LEFT:
@@ -291,6 +299,10 @@ class Agent:
         self._on_stop(0.0 if signum in KILLING_SIGNALS else grace, now)
 
     def _on_stop(self, grace: float, now: float) -> None:
+        """End the commands within `grace` seconds, a shorter time than before if given.
+
+        A rank that has stopped says so again; one that has left does nothing.
+        """
         if self.phase in ENDED:
             self._send(Stopped())
             return
@@ -301,7 +313,7 @@ class Agent:
         is_first = self.reporter.stop_counting(now)
         self.feeder.queue.clear()
         if grace > 0:
-            if is_first:
+            if is_first:  # again, it would disturb commands that clean up
                 self.pool.terminate()
             self._kill_at = min(self._kill_at, now + grace)
         else:
@@ -312,7 +324,7 @@ class Agent:
         self.pool.kill()
 
     def forgive_pause(self, seconds: float) -> None:
-        """Take in that this process was suspended: it could hear nothing."""
+        """Count the leader as heard `seconds` later: this process was suspended."""
         self._heard_at += seconds
 
     def is_forsaken(self, now: float) -> bool:
@@ -324,11 +336,11 @@ class Agent:
     # ---- the loop's step -------------------------------------------------------------
 
     def step(self, now: float) -> None:
-        """Collect what the pool has done, feed it, report.
+        """Take in the pool's events, then feed, recall, return, kill and report if due.
 
-        `now` was read before the signals were looked for.  A signal that the kernel
-        had for this process by then has had its handler run: such a look is a system
-        call.  So `on_signal` has told of it.
+        `now` was read before the signals were looked for.  A signal that the kernel had
+        for this process by then has had its handler run: such a look is a system call.
+        So `on_signal` has told of it.
         """
         feeder = self.feeder
         self._collect(now)
@@ -354,7 +366,7 @@ class Agent:
             self._send(report)
 
     def _finish_stop(self, now: float) -> None:
-        """Report that nothing runs here, once all that ended before is sure."""
+        """Report, and enter the last phase once all results are sure; tell rank 0."""
         self._report(now)
         if self.reporter.sureness.is_waiting:
             return
@@ -366,9 +378,10 @@ class Agent:
             self._send(Stopped())
 
     def _shares_all(self, now: float) -> bool:
-        """Look what is shared with rank 0.  Return whether tasks may begin.
+        """Look at the shared directories; return whether tasks may begin.
 
-        Where they never may, rank 0 is told, and gets what waits here.
+        If they never may, return the queue and tell rank 0; else look again a little
+        later.
         """
         if self.definition is None or self.shared_directories.fault:
             return False
@@ -384,6 +397,7 @@ class Agent:
     # ---- the pool --------------------------------------------------------------------
 
     def _collect(self, now: float) -> None:
+        """Hand each event of the pool to the reporter and the feeder."""
         for event in self.pool.collect():
             match event:
                 case Result():
@@ -411,6 +425,11 @@ class Agent:
             self._return_queue()
 
     def _on_lease_refused(self, event: LeaseRefused, now: float) -> None:
+        """Queue a refused lease again, for the grace time of the farm at most.
+
+        After that, or unless working, return the lease, and tell rank 0 that nothing
+        runs here.
+        """
         patience = self.definition.grace if self.definition else 0.0
         if self.phase is not RankPhase.WORKING:
             patience = 0.0
@@ -421,7 +440,11 @@ class Agent:
     # ---- sleeping --------------------------------------------------------------------
 
     def wait(self, waiter: Waiter, now: float, wake_at: float) -> None:
-        """Sleep until this rank's pool has something, or until `wake_at`."""
+        """Sleep until a signal, a message, an event of the pool, or the time `wake_at`.
+
+        While all workers have work ahead, sleep for half of that time, whatever the
+        pool does.
+        """
         if self.reporter.take_expectation():
             waiter.expect()
         work_ahead = self.work_ahead()
@@ -431,11 +454,11 @@ class Agent:
             waiter.wait(self.pool.read_fds(), wake_at - now)
 
     def work_ahead(self) -> float:
-        """Return for how many seconds nothing is lost by looking later."""
+        """Return for how many seconds all workers have work; 0 unless working."""
         return self.feeder.work_ahead() if self.phase is RankPhase.WORKING else 0.0
 
     def wake_at(self) -> float:
-        """Return when time alone makes `step` do something."""
+        """Return when time alone makes `step` do something; `inf` if never."""
         feeder = self.feeder
         return min(
             self._kill_at,

@@ -37,7 +37,7 @@ DISMISS_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class UserOutput:
-    """Where a farm's messages to the user go."""
+    """The outlets of a farm's messages to the user."""
 
     say: Callable[[str], None]
     """Print a line that stays; only the first rank is heard."""
@@ -51,7 +51,7 @@ class UserOutput:
 
 @dataclass(frozen=True, slots=True)
 class ProcessContext:
-    """What a farm has from its process: environment, signals, output."""
+    """The environment, signals and output of the process, for its farm."""
 
     environ: Mapping[str, str]
     environb: Mapping[bytes, bytes]
@@ -81,7 +81,10 @@ class RankContext:
     """When this process began (monotonic)."""
 
     def create_agent(self, send: Callable[[ToCoordinator], None], now: float) -> Agent:
-        """Return the agent of this rank, which sends to the coordinator by `send`."""
+        """Create the agent of this rank, which sends through `send`, and watch it.
+
+        It is watched where there is a trace.
+        """
         agent = Agent(
             rank=self.comm.rank if self.comm else 0,
             host=os.uname().nodename,
@@ -112,9 +115,9 @@ class RankContext:
         return self.fault or find_missing(definition, host)
 
     def _count_neighbours(self) -> int:
-        """Return how many workers other ranks of the launch have on this node.
+        """Return how many workers lower ranks of the launch have on this node.
 
-        They are counted, as they can't be asked.  Where this rank is one of several,
+        They are counted, as ranks without MPI can't ask each other.  0 with MPI: there
         rank 0 numbers the workers (`Welcome`).
         """
         if self.comm is not None:
@@ -122,9 +125,9 @@ class RankContext:
         return place_on_node(self.process.environ) * self.settings.workers
 
     def dismiss(self) -> None:
-        """Send the other ranks away, on rank 0, when no farm comes about.
+        """Send `Shutdown` to the other ranks, on rank 0, when no farm comes about.
 
-        They wait for a first message.  What they have said is received: some MPIs
+        Then wait up to `DISMISS_SECONDS` for a message of each, and drop it: some MPIs
         complain of messages left over.
         """
         if self.comm is None:
@@ -139,7 +142,10 @@ class RankContext:
 
 
 def find_allotment(settings: Settings, environ: Mapping[str, str]) -> Allotment:
-    """Return what each worker of this rank gets; called when all ranks have started."""
+    """Return the threads, CPUs and GPUs of this rank's workers.
+
+    To be called when all ranks have started: only then can they be counted.
+    """
     sharers = find_sharers(environ)
     cpus = cpus_of_rank()
     shares: tuple[tuple[int, ...], ...] = ()

@@ -15,9 +15,10 @@ from mpifarm.model.wording import agree
 
 
 def enter_directory(settings: Settings) -> tuple[Settings, str]:
-    """Go where ``--chdir`` says; return the settings from there, and what was wrong.
+    """Change the directory to ``--chdir``; return new settings, and the fault or "".
 
-    All else that the command line names is named from where mpifarm was started.
+    Other paths of the command line are made to count from where mpifarm was started,
+    which joins `sys.path`; PWD is set.  Without ``--chdir``, nothing changes.
     """
     if settings.chdir is None:
         return settings, ""
@@ -33,6 +34,8 @@ def enter_directory(settings: Settings) -> tuple[Settings, str]:
 
 
 def _named_from(settings: Settings, here: str) -> Settings:
+    """Return the settings with all their paths counted from `here`."""
+
     def path_of(name: str | None) -> str | None:
         return None if name is None else os.path.join(here, name)
 
@@ -50,7 +53,7 @@ def _named_from(settings: Settings, here: str) -> Settings:
 def find_not_entered(here: str, environ: Mapping[str, str]) -> str:
     """Return the directory that Slurm could not enter on this node; "" if it could.
 
-    It says so, and starts its processes in /tmp (slurmstepd, "going to /tmp instead").
+    Slurm then starts its processes in /tmp (slurmstepd, "going to /tmp instead").
     """
     if "SLURM_JOB_ID" in environ and here == os.path.realpath("/tmp"):  # noqa: S108
         for name in ("PWD", "SLURM_SUBMIT_DIR"):
@@ -76,7 +79,7 @@ def runs_anywhere(runner: RunnerDefinition) -> bool:
 
 
 def is_other(begun: str, here: str) -> bool:
-    """Return whether `begun` is another directory than `here`, and still there."""
+    """Return whether `begun` is another directory than `here`; False if it is gone."""
     try:
         return not os.path.samefile(begun, here)
     except OSError:
@@ -84,7 +87,7 @@ def is_other(begun: str, here: str) -> bool:
 
 
 def warn_of_other(begun: str, here: str) -> str:
-    """Return what to say at the start in another directory than before."""
+    """Return the warning at the start in another directory than before."""
     return (
         f"WARNING: this list was begun in {_shown(begun)}, and its commands run in"
         f" {_shown(here)} now: give --chdir {quote(_shown(begun))} if they name files"
@@ -93,7 +96,7 @@ def warn_of_other(begun: str, here: str) -> str:
 
 
 def explain_not_found(count: int, begun: str) -> str:
-    """Return why a farm ends that found no command."""
+    """Return why a farm ends whose first `count` commands were not found."""
     which = agree(count, "the first command", f"the first {count} commands")
     return (
         f"{which} could not be started (status 126 or 127), and the list was begun in"
@@ -102,7 +105,7 @@ def explain_not_found(count: int, begun: str) -> str:
 
 
 def go_on_there(begun: str) -> str:
-    """Return how a farm that found no command goes on."""
+    """Return how to go on after a farm that found no command."""
     return f"give --chdir {quote(_shown(begun))} with the same command"
 
 

@@ -42,7 +42,7 @@ class Feeder:
         self.is_fed_ahead = False
         """Whether leases may wait in the pipes of workers."""
         self.feed_at = float("-inf")
-        """Workers get no leases before that."""
+        """When workers may get leases again; `-inf`: now."""
         self._pool = pool
         self._workers = workers
         self._ended_at = now
@@ -54,7 +54,11 @@ class Feeder:
     # ---- in ------------------------------------------------------------------------
 
     def accept(self, leases: Iterable[Lease], now: float) -> None:
-        """Queue new leases."""
+        """Queue new leases.
+
+        If none waited, the times after which leases are recalled and returned begin
+        anew.
+        """
         if not self.queue:
             self._ended_at = now
         self.queue.extend(leases)
@@ -70,13 +74,14 @@ class Feeder:
         self._mean += (seconds - self._mean) * max(0.05, 1 / self._ended)
 
     def put_back(self, leases: Iterable[Lease]) -> None:
-        """Queue leases again, first of all: their worker has not begun them."""
+        """Queue leases before all others again: their worker has not begun them."""
         self.queue.extendleft(reversed([*leases]))
 
     def try_again(self, lease: Lease, now: float, patience: float) -> bool:
-        """Queue a lease again that its worker refused, for `patience` seconds.
+        """Queue a refused lease again, and feed nothing for `REFUSED_SECONDS`.
 
-        A disk that was full may not be so for long.  Return False as those are over.
+        A disk that was full may not be so for long.  Return False, with the lease not
+        queued, if leases have been refused for `patience` seconds without a task's end.
         """
         if self._refused_since is None:
             self._refused_since = now
@@ -89,7 +94,7 @@ class Feeder:
     # ---- to the workers --------------------------------------------------------------
 
     def feed(self) -> None:
-        """Submit what the workers have room for."""
+        """Submit as many leases to the pool as its workers have room for."""
         if not self.queue:
             return
         ahead = self._ahead()
@@ -99,24 +104,24 @@ class Feeder:
             self._pool.submit([self.queue.popleft() for _ in range(count)])
 
     def _ahead(self) -> int:
-        """Return how many leases a worker's pipe gets beyond the one that it runs."""
+        """Return how many leases a pipe gets beyond the one that runs (0: none)."""
         if self._mean == 0.0 or 2 * self._mean > PIPE_SECONDS:
             return 0
         return min(MAX_IN_PIPE, 1 + int(PIPE_SECONDS / self._mean))
 
     def work_ahead(self) -> float:
-        """Return for how many seconds each worker has work: a look may come so late."""
+        """Return for how many seconds each worker has work; 0 if none is fed ahead."""
         return self._pool.least_ahead() * self._mean if self.is_fed_ahead else 0.0
 
     def recall_at(self) -> float:
-        """Return when another worker may be free for what waits in a pipe."""
+        """Return when to recall leases: another worker may be free for them then."""
         is_idle = not self.queue and self._pool.vacancies(0) > 0
         return self._ended_at + (IDLE_SECONDS if is_idle else RECALL_SECONDS)
 
     def recall(self) -> None:
-        """Queue again, first of all, what waits in the workers' pipes.
+        """Queue the leases in the workers' pipes again, before all others.
 
-        Until tasks are seen to be short again, workers get none ahead.
+        Workers get none ahead until tasks are seen to be short again.
         """
         self.is_fed_ahead = False
         recalled = self._pool.recall()
@@ -127,7 +132,10 @@ class Feeder:
     # ---- back to rank 0 --------------------------------------------------------------
 
     def return_at(self) -> float:
-        """Return when tasks have got so long that other ranks will be free sooner."""
+        """Return when the queue goes back; `inf` while that can't be known.
+
+        By then tasks have got so long that other ranks will be free sooner.
+        """
         if not self._ended:
             # Nothing is known of how long they take; but where a worker is missing,
             # what was for it waits in vain.
@@ -142,13 +150,17 @@ class Feeder:
         return self._pop_last(len(self.queue))
 
     def pop_spare(self, count: int) -> list[Lease]:
-        """Remove up to `count` leases that no worker can begin at once; return them."""
+        """Remove and return up to `count` leases that no worker can begin at once.
+
+        If the queue has too few, leases are recalled from the pipes first.
+        """
         if self.is_fed_ahead and count > len(self.queue):
             self.recall()
         spare = len(self.queue) - self._pool.vacancies(0)
         return self._pop_last(max(0, min(count, spare)))
 
     def _pop_last(self, count: int) -> list[Lease]:
+        """Remove and return the last `count` leases of the queue, in their order."""
         return [self.queue.pop() for _ in range(count)][::-1]
 
     # ---- what is ---------------------------------------------------------------------

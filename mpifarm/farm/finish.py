@@ -35,19 +35,19 @@ LEFT_IN_CLAIM = (
 
 
 class FarmEnd(NamedTuple):
-    """How a farm has ended, for the rank's last act."""
+    """The end of a farm, for the rank's last act."""
 
     status: ExitStatus
     lost: bool = False
     """Whether ranks were lost: MPI can't be left together with all."""
     silent: tuple[int, ...] = ()
-    """Those that may only hang."""
+    """Lost ranks that may yet live, and hang."""
 
 
 class Conclusion:
-    """What is done once, when all is on disk and before the ranks leave.
+    """The last acts of a farm, when all is on disk and before the ranks leave.
 
-    `status` is the exit status, once `conclude` was called.
+    `status` is the exit status, RUN_AGAIN before `conclude` was called.
     """
 
     def __init__(self, leader: Leader, context: RankContext) -> None:
@@ -59,7 +59,10 @@ class Conclusion:
         self._failed: list[FailedTask] = []
 
     def conclude(self) -> None:
-        """Count, give the claim up, say how it went, write ``result.json``."""
+        """Count the list, give the claim up, print the summary, write ``result.json``.
+
+        A disk that fails is told, never raised.
+        """
         leader, output = self._leader, self._context.process.output
         notes = _list_unrecorded(leader)
         storage_failed = leader.coordinator.storage_failed
@@ -80,15 +83,15 @@ class Conclusion:
                 output.complain(str(error))
 
     def find_end(self) -> FarmEnd:
-        """Return how the farm has ended."""
+        """Return the exit status, and which ranks are lost or silent."""
         coordinator = self._leader.coordinator
         silent = tuple(coordinator.silent_ranks())
         return FarmEnd(self.status, bool(coordinator.lost_ranks()), silent)
 
     def _count(self, notes: list[str]) -> None:
-        """Count the list and give the claim up; add to `notes` what to say of it.
+        """Count the list, give the claim up, set the status; add to `notes`.
 
-        Raises `FarmError`; what `notes` have got by then is true all the same.
+        Raises `FarmError`; the `notes` added by then are true all the same.
         """
         leader, store = self._leader, self._leader.store
         storage_failed = leader.coordinator.storage_failed
@@ -120,7 +123,10 @@ class Conclusion:
         return self._counts.exit_status
 
     def _look_at_list(self, notes: list[str]) -> None:
-        """Add a note of lines that came meanwhile: the farm does the list as it was."""
+        """Note lines that came meanwhile, and let the status ask for another start.
+
+        The farm has done the list as it was at its beginning.
+        """
         coordinator, path = self._leader.coordinator, self._context.settings.tasklist
         texts = coordinator.commands
         if not isinstance(texts, PackedTexts):
@@ -132,6 +138,7 @@ class Conclusion:
             self.status = ExitStatus.RUN_AGAIN
 
     def _do_without_count(self) -> None:
+        """Take the numbers that the store knows, as the list can't be counted."""
         finished, failed = self._leader.store.recorded
         self._counts = self._counts._replace(finished=finished, failed=failed)
         if finished == self._counts.total:
@@ -204,7 +211,7 @@ def _count_list(counts: Counts) -> ListCounts:
 
 
 def _find_failed(leader: Leader, workdir: str, counts: Counts) -> list[FailedTask]:
-    """Return the first that failed in this farm, then those of other farms."""
+    """Return up to `MAX_FAILED_SHOWN` failed tasks, those of this farm first."""
     statuses = leader.tally.statuses
     before = [taskid for taskid in counts.first_failed if taskid not in statuses]
     return [
@@ -218,13 +225,13 @@ def _find_failed(leader: Leader, workdir: str, counts: Counts) -> list[FailedTas
 
 
 def _find_log(workdir: str, taskid: int, kept: str) -> str:
-    """Return the path of the log; "" if it is a part of other files, or not there."""
+    """Return the path of a task's log; "" if it has no file of its own."""
     path = WorkdirPaths(workdir).log(taskid)
     return path if kept != "packed" and os.path.lexists(path) else ""
 
 
 def _list_unrecorded(leader: Leader) -> list[str]:
-    """Return the note of results that could not be recorded; none if all were."""
+    """Return a note that names results without a record; [] if all were recorded."""
     unrecorded = [
         taskid
         for taskid in leader.coordinator.unrecorded

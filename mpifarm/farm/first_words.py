@@ -52,13 +52,13 @@ def describe_farm(context: RankContext, leader: Leader) -> Sequence[str]:
 
 
 def describe_limit(leader: Leader) -> str:
-    """Hand on how many failed before; return what to say of --max-failures, or ""."""
+    """Tell the coordinator how many tasks failed before; describe its limit, or ""."""
     _, failed_before = leader.store.recorded
     return leader.coordinator.note_failed_before(failed_before)
 
 
 def warn_of_unused(context: RankContext, runner: RunnerDefinition) -> Iterator[str]:
-    """Yield what to say of options and INI sections that change nothing."""
+    """Yield a warning for each option or INI section that changes nothing."""
     settings, environ = context.settings, context.process.environ
     yield from find_unused(settings, runner, environ)
     search_path = find_search_path(environ, settings.config)
@@ -78,9 +78,9 @@ def warn_of_binding(context: RankContext) -> str:
 
 
 def warn_of_directory(leader: Leader) -> str:
-    """Return what to say of a list that was begun in another directory, or "".
+    """Note where commands run; return a warning if the list was begun elsewhere, or "".
 
-    Its first tasks are a trial there: the farm stops if no command is found.
+    With a warning, the first tasks are a trial: the farm stops if no command is found.
     """
     definition = leader.coordinator.definition
     if runs_anywhere(definition.runner):
@@ -97,7 +97,9 @@ def warn_of_directory(leader: Leader) -> str:
 def check_list(context: RankContext, runner: RunnerDefinition, tasks: TaskList) -> None:
     """Raise `InputError` for a list that would silently run wrongly.
 
-    Where the workdir was begun with it, a warning is all: no chain of jobs breaks.
+    A fault that is not certain is only told, and so is each fault in a workdir that was
+    begun: no chain of jobs breaks.  ``--as-is``, a handler's own list, and a runner
+    without a shell are not checked.
     """
     settings = context.settings
     if settings.as_is or type(tasks) is not ListTaskList or not has_shell(runner):
@@ -131,6 +133,7 @@ def _holds_all_cpus(context: RankContext) -> bool:
 
 
 def _is_begun(settings: Settings) -> bool:
+    """Return whether the workdir has a fingerprint or a status file."""
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     files = (paths.fingerprint, paths.toprocess, paths.finished, paths.failed)
     return any(map(is_there, files))

@@ -28,7 +28,7 @@ TASKS_READ = 200
 
 
 class IdleNodes:
-    """What a farm knows of the nodes of its job, and says of those that idle."""
+    """The nodes of the job that idle, and the warnings of them."""
 
     def __init__(self, context: RankContext, tasks: TaskList) -> None:
         self._context = context
@@ -36,13 +36,13 @@ class IdleNodes:
         self._nodes = None if self._may_be_meant(tasks) else self._count()
 
     def warn_at_start(self) -> str:
-        """Return the warning of what is certain before any rank has joined, or ""."""
+        """Return the warning that needs no answer of a rank, or ""."""
         return self._describe(self._nodes) if self._nodes else ""
 
     def warn_of_hosts(self, hosts: Collection[str]) -> str:
-        """Return the warning of what the `hosts` of all ranks tell beyond that, or "".
+        """Return the warning that only the `hosts` of all ranks lead to, or "".
 
-        What srun starts is known from the start; mpirun may put all on one node.
+        srun's nodes are known from the start, but mpirun may put all ranks on one node.
         """
         nodes = self._nodes
         if nodes is None or nodes.used < nodes.job or not is_by_mpirun(self._environ):
@@ -50,6 +50,7 @@ class IdleNodes:
         return self._describe(JobNodes(nodes.job, len(hosts)))
 
     def _may_be_meant(self, tasks: TaskList) -> bool:
+        """Return whether nodes may idle on purpose, or are told of elsewhere."""
         names = ("MPIFARM_TASK_ID", "MPIFARM_LAUNCH")
         if self._context.settings.span_nodes or any(n in self._environ for n in names):
             return True
@@ -59,10 +60,10 @@ class IdleNodes:
         return starts_programs_elsewhere(commands[:TASKS_READ])
 
     def _is_split(self) -> bool:
-        """Return whether the ranks don't see each other; they have the line for that.
+        """Return whether the ranks don't see each other; they are told a line for that.
 
-        A second one beside it would not say which to take.  Where ``--mpi off`` splits
-        them, one of them speaks.
+        A second line beside that would not say which to take.  Where ``--mpi off``
+        splits the ranks, the first of them still warns.
         """
         if self._context.comm is not None or launched_size(self._environ) == 1:
             return False
@@ -73,7 +74,7 @@ class IdleNodes:
         return count_nodes(self._environ, ranks, self._read_hosts())
 
     def _read_hosts(self) -> list[str]:
-        """Return the lines of ``PBS_NODEFILE``, if there is such a file."""
+        """Return the lines of the file ``PBS_NODEFILE``; [] if there is none."""
         path = self._environ.get("PBS_NODEFILE", "")
         try:
             with open(path, encoding="utf-8", errors="replace") as hosts:
@@ -82,6 +83,7 @@ class IdleNodes:
             return []
 
     def _describe(self, nodes: JobNodes) -> str:
+        """Return the warning of idle nodes, with a line over all of them, or ""."""
         if nodes.used >= nodes.job:
             return ""
         comm, words = self._context.comm, find_farm_words(sys.orig_argv)

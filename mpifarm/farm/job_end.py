@@ -23,10 +23,10 @@ _DAY = 86400.0
 
 
 class JobEnd:
-    """What is known of the end of the job.
+    """The end of the job, as given or as the batch system is asked for it.
 
-    `deadline` is what the user or the environment has said, in seconds since the
-    epoch: `inf` if there is no end, None if the batch system is to be asked.
+    `deadline` is given by the user or the environment, in seconds since the epoch:
+    `inf` if there is no end.  If it is None, the constructor starts a question.
     """
 
     def __init__(self, deadline: float | None, environ: Mapping[str, str]) -> None:
@@ -48,18 +48,21 @@ class JobEnd:
 
     @property
     def deadline(self) -> float:
-        """The end, monotonic; `inf` where it is not known (yet), or never comes."""
+        """The end, monotonic seconds; `inf` if it never comes or is not known yet."""
         if self._known is None:
             return math.inf
         return time.monotonic() + self._known - time.time()
 
     def take_news(self) -> list[str]:
-        """Return the sentences that the user has not heard yet."""
+        """Return the sentences for the user, each once."""
         news, self._untold = self._untold, []
         return news
 
     def poll(self, now: float) -> bool:
-        """Take in the answer if it has come; return whether all is known now."""
+        """Take in the answer if it has come; return whether no answer is awaited now.
+
+        After `ANSWER_SECONDS` the end counts as unknown.
+        """
         if self._inquiry is None or self._question is None:
             return True
         text = self._inquiry.collect()
@@ -77,12 +80,13 @@ class JobEnd:
         return True
 
     def close(self) -> None:
-        """End the question to the batch system."""
+        """Kill the program that asks the batch system, if one runs."""
         if self._inquiry is not None:
             self._inquiry.end()
             self._inquiry = None
 
     def _ask(self, question: Question, environ: Mapping[str, str]) -> None:
+        """Start the question; if that fails, note that the end is unknown."""
         self._question = question
         if not question.argv:
             self._tell_unknown("mpifarm does not ask this batch system")
@@ -125,7 +129,7 @@ def describe_time(end: float, now: float) -> str:
 
 
 def _first_line(text: str) -> str:
-    """Return the first line that has something, fit for a terminal."""
+    """Return the first line that is not blank, fit for a terminal."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return "an empty answer"

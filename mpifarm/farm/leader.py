@@ -47,7 +47,7 @@ KILLED_TOO_OFTEN = (
 class Leader:
     """The loop of the leading rank, from the first task to the last record.
 
-    `clock` and `waiter` are the machine's where none are given.
+    `clock` and `waiter` default to the machine's.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Leader:
         self._conclude: Callable[[], None] = lambda: None
 
     def watch_hosts(self, describe: Callable[[Collection[str]], str]) -> None:
-        """Print what `describe` returns for the hosts, once all ranks have joined."""
+        """Print `describe` of the hosts once all have joined; no effect without MPI."""
         if self._comm is not None:
             self._describe_hosts = describe
 
@@ -99,7 +99,10 @@ class Leader:
     def take_over(
         self, agent: Agent, early: Sequence[tuple[int, ToCoordinator]]
     ) -> None:
-        """Go on where a coordinator was lost; `early` is what ranks have said since."""
+        """Have all ranks rejoin, this one first; then hand `early` to the coordinator.
+
+        `early` are the messages that ranks have sent to this rank already.
+        """
         self.coordinator.on_mended(self._clock.now)
         agent.rejoin(self._clock.now)
         agent.lead()
@@ -107,7 +110,7 @@ class Leader:
             self.coordinator.on_message(rank, message, self._clock.now)
 
     def run(self, agent: Agent, conclude: Callable[[], None]) -> None:
-        """Run until each rank was told to leave; before that, once, call `conclude`."""
+        """Run until this rank's agent has left; call `conclude` once before that."""
         self._conclude = conclude
         while agent.phase is not RankPhase.LEFT:
             self._forgive_pause(agent, self._clock.step())
@@ -122,13 +125,14 @@ class Leader:
                 self._wait(agent)
 
     def _forgive_pause(self, agent: Agent, seconds: float) -> None:
-        """Take in for how long this process was suspended (0: it was not)."""
+        """Tell agent and coordinator how long this process was suspended (0: not)."""
         agent.forgive_pause(seconds)
         self.coordinator.forgive_pause(seconds)
 
     # ---- events ----------------------------------------------------------------------
 
     def _listen(self, agent: Agent) -> bool:
+        """Hand on signals, messages and lost ranks; return whether any came."""
         signals = self._signals.take()
         for signum in signals:
             agent.on_signal(signum, self._clock.now)
@@ -145,6 +149,7 @@ class Leader:
     # ---- effects ---------------------------------------------------------------------
 
     def _perform_effects(self, agent: Agent) -> bool:
+        """Carry out what the coordinator decides; return whether that was anything."""
         effects = self.coordinator.decide(self._clock.now)
         for effect in effects:
             self._perform(agent, effect)
@@ -190,7 +195,10 @@ class Leader:
     # ---- the disk --------------------------------------------------------------------
 
     def _write(self) -> bool:
-        """Write the transaction that waits, if the lock can be had."""
+        """Write the transaction that waits, if the lock can be had.
+
+        Return whether it was written, or given up; both are told to the coordinator.
+        """
         is_stopping = self.coordinator.phase is Phase.STOPPING
         match self._writer.write(self._clock.now, is_stopping=is_stopping):
             case None:
@@ -204,7 +212,7 @@ class Leader:
     def _note_written(self, written: Written) -> None:
         for rank, result in written.transaction.results:
             self._count(rank, result)
-        self._clock.step()
+        self._clock.step()  # a slow write is no suspension, and what follows is later
         done = written.transacted
         self.coordinator.on_transacted(
             done.taken,
@@ -222,6 +230,7 @@ class Leader:
             self._output.say(describe_result(rank, result))
 
     def _fail(self, error: StorageError) -> None:
+        """Drop the transaction, and tell the coordinator that the storage failed."""
         self._writer.drop()
         self.coordinator.on_storage_failed(str(error), self._clock.now)
 
@@ -241,7 +250,7 @@ class Leader:
             self._output.say(self.store.notes.pop(0))
 
     def _look_for_job_end(self) -> None:
-        """Look whether the batch system has said when the job ends."""
+        """Hand on the job's end if the batch system has answered; else look later."""
         self._answer_at = self._clock.now + ANSWER_LOOK_SECONDS
         if self._job_end.poll(self._clock.now):
             self._answer_at = float("inf")
@@ -250,6 +259,7 @@ class Leader:
                 self._output.say(sentence)
 
     def _look_around(self) -> None:
+        """Look for a file ``drain``, the launcher and new hosts; show the progress."""
         if self.store.drain_requested():
             drain = self.store.paths.drain
             self.coordinator.on_drain(
@@ -271,7 +281,7 @@ class Leader:
             self._output.say(sentence)
 
     def progress(self) -> str:
-        """Return the state of the farm in one line."""
+        """Return the live line, and sample the rate of tasks for the next one."""
         finished, failed = self.store.recorded
         rate = self.tally.rate(self._clock.now)
         return progress_line(
@@ -284,6 +294,7 @@ class Leader:
         )
 
     def _wait(self, agent: Agent) -> None:
+        """Sleep until an event, or until something is due."""
         now = self._clock.now
         if self._writer.is_waiting:
             # The lock is with another farmer, or the disk fails.

@@ -19,7 +19,7 @@ disk keeps what this farm holds."""
 
 
 class LockVerdict(Enum):
-    """What to do about a lock that could not be had."""
+    """The answer to a lock that could not be had."""
 
     TRY_AGAIN = "try again"
     WARN = "warn"
@@ -28,7 +28,7 @@ class LockVerdict(Enum):
 
 
 class LockWait:
-    """The wait for the lock: since when, and what follows from that."""
+    """The wait for the lock: its beginning, and its consequences."""
 
     def __init__(self) -> None:
         self._since = 0.0
@@ -38,11 +38,14 @@ class LockWait:
         self._since = now
 
     def waited(self, now: float) -> float:
-        """Return the seconds since the lock is wanted, or since the last warning."""
+        """Return the seconds since `begin`, or since the last warning."""
         return now - self._since
 
     def assess(self, now: float, *, is_stopping: bool) -> LockVerdict:
-        """Return what to do, as the lock is in use by another farmer."""
+        """Return what to do while another farmer holds the lock.
+
+        With WARN, the time to the next warning, and to giving up, begins anew.
+        """
         if is_stopping and self.waited(now) > SECONDS_AT_STOP:
             return LockVerdict.GIVE_UP
         if self.waited(now) > WARNING_SECONDS:

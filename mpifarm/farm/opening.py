@@ -56,10 +56,11 @@ class OpenedFarm(NamedTuple):
 
 
 class Opening:
-    """A start of a farm, or of one that goes on elsewhere, on a disk that may fail.
+    """The start of a farm, or of its rest under a new leader, on a disk that may fail.
 
-    What fails is tried again as a whole for the grace time: no lock is held between two
-    tries, and a kill at any step of a try is harmless, so its failure is, too.
+    An act that fails is tried again as a whole for the grace time: no lock is held
+    between two tries, and a kill at any step of a try is harmless, so its failure is,
+    too.
     """
 
     def __init__(self, context: RankContext, *, takes_over: bool = False) -> None:
@@ -81,17 +82,28 @@ class Opening:
         )
 
     def patiently(self, act: Callable[[], T]) -> T:
-        """Return what `act` returns; call it again for a while if the disk fails."""
+        """Call `act`, again for the grace time while the disk fails; return its result.
+
+        Raise StorageError after that, and FutileError if a signal or the timeout comes
+        first.
+        """
         return try_again(act, self._patience, self._sleep.pause)
 
     def read_definitions(self) -> tuple[RunnerDefinition, TaskList]:
-        """Return what runs the tasks, and the tasks."""
+        """Return the runner's definition and the list, both checked.
+
+        Raise InputError.  A handler may make the directories of the workdir.
+        """
         return self.patiently(lambda: _read_definitions(self._context))
 
     def join(
         self, tasks: TaskList, runner: RunnerDefinition, inherits: str = ""
     ) -> OpenedFarm:
-        """Join the workdir; `inherits` names the farm whose claim is taken over."""
+        """Join the workdir as a new farm; `inherits` names the farm that it takes over.
+
+        From then on signals and the timeout no longer end the start: they are the
+        leader's.
+        """
         farms = [inherits]
 
         def try_to_join() -> OpenedFarm:
@@ -149,6 +161,7 @@ class Opening:
         lock: WorkdirLock,
         inherits: str,
     ) -> Store:
+        """Join a workdir whose handler keeps its own state; InputError for --remap."""
         settings = self._context.settings
         if settings.remap:
             raise InputError(
@@ -162,9 +175,10 @@ class Opening:
 
 
 class StartSleep:
-    """How the start waits for the lock and the disk: a signal or the timeout ends it.
+    """The sleeps of a start that waits for the lock or the disk.
 
-    `tell` is called once, when it has taken `TELL_SECONDS`.
+    A signal or the timeout ends them.  `tell` is called once, when the sleeps for the
+    lock have taken `TELL_SECONDS`.
     """
 
     def __init__(
@@ -182,7 +196,7 @@ class StartSleep:
         self._tell = tell
 
     def __call__(self, seconds: float) -> None:
-        """Sleep; raise `FutileError` where the start is to end."""
+        """Sleep for the lock; raise `FutileError` after a signal or at the timeout."""
         time.sleep(seconds)
         before, self._slept = self._slept, self._slept + seconds
         if before <= TELL_SECONDS < self._slept and self.may_end_start:
@@ -224,6 +238,7 @@ def _find_directory(context: RankContext) -> str:
 
 
 def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]:
+    """Read and check runner, handler, GPUs and list; say the warning about GPUs."""
     settings, process = context.settings, context.process
     search_path = find_search_path(process.environ, settings.config)
     runner = find_runner(settings.runner, search_path)
@@ -256,7 +271,7 @@ def _refuse_workdir(settings: Settings) -> None:
 
 
 def check_not_begun(settings: Settings) -> None:
-    """Raise `InputError` if a list has no tasks any more: it was edited."""
+    """Raise `InputError` if the workdir of a list without tasks was begun with some."""
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     if is_there(paths.fingerprint):
         raise InputError(
@@ -296,7 +311,7 @@ class CheckedCommands(Sequence[str]):
 
 
 def find_commands(tasks: TaskList, handler: str) -> Sequence[str]:
-    """Return the commands by task id; a list of mpifarm's own needs no checks."""
+    """Return the commands by task id; those of a handler are checked one by one."""
     if type(tasks) is ListTaskList:
         return tasks.tasks
     return CheckedCommands(tasks, handler)

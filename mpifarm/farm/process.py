@@ -59,8 +59,9 @@ IDLE_SECONDS = 0.5
 def run_farm(settings: Settings, process: ProcessContext) -> int:
     """Run one rank of a farm to its end.  Return the exit status of the process.
 
-    It raises nothing: the user's mistakes are told and are status 2, our defects are
-    told with their traceback and are status 70.
+    Nothing is raised: the user's mistakes are told and are status 2, our defects are
+    told with their traceback and are status 70.  Where MPI can't be left in order, the
+    process ends here (`os._exit`).
     """
     trace_path = _find_trace_path(process)
     settings, fault = enter_directory(settings)
@@ -120,7 +121,7 @@ def _find_trace_path(process: ProcessContext) -> str:
 
 
 def _open_trace(path: str, rank: int) -> "tuple[Trace | None, str]":
-    """Return the trace of this rank, or why it can't be written."""
+    """Return (trace of this rank or None, why it can't be written or "")."""
     if not path:
         return None, ""
     from mpifarm.farm.trace import Trace  # for those who ask for it
@@ -135,7 +136,7 @@ def _open_trace(path: str, rank: int) -> "tuple[Trace | None, str]":
 
 
 def _keep_for_good() -> None:
-    """Have no collection of garbage look at what exists by now.
+    """Exempt all objects that exist by now from the collection of garbage.
 
     The last collection, at the interpreter's end, took longer than all else there.
     Modules of the user's own come later: at the end they are freed, and their files
@@ -152,7 +153,7 @@ def _traceback() -> str:
 
 
 def _end_all(comm: Comm) -> None:
-    """End all ranks after a defect on the leading rank: none is to wait for it."""
+    """End all ranks, and this process, after a defect on the leading rank."""
     if not comm.survives_rank_loss:
         comm.abort(ExitStatus.DEFECT)
     # Here, MPI_Abort would end this process alone.
@@ -178,6 +179,10 @@ class _Followed(Enum):
 
 
 def _run_other_rank(context: RankContext, comm: Comm) -> int:
+    """Follow the leading rank to the end; lead the farm if this rank takes over.
+
+    Return the exit status, or end the process where MPI can't be left in order.
+    """
     clock = Clock()
     agent = context.create_agent(lambda said: comm.send(comm.first, said), clock.now)
     early: list[tuple[int, ToCoordinator]] = []
@@ -208,9 +213,10 @@ def _run_other_rank(context: RankContext, comm: Comm) -> int:
 
 
 def _stay_idle(comm: Comm, clock: Clock) -> NoReturn:
-    """Run nothing until rank 0 ends all ranks: a launcher would end all with this one.
+    """Run nothing, and exit when rank 0 or the launcher is not heard any more.
 
-    No signal ends it either: the farm may be stopping in an orderly way.
+    An earlier exit would have a launcher end all ranks.  No signal ends this process
+    either: the farm may be stopping in an orderly way.
     """
     parent = os.getppid()
     heard_at = asked_at = clock.now
@@ -234,7 +240,8 @@ def _follow(
 ) -> _Followed:
     """Do what the lowest living rank says; return how following it has ended.
 
-    `early` gets what other ranks say to this one before it knows that it leads.
+    `early` gets what other ranks say to this one before it knows that it leads.  A rank
+    that is forsaken has killed its commands.
     """
     signals = context.process.signals
     waiter = Waiter(signals.fd, comm.has_message)
@@ -270,9 +277,10 @@ def _follow(
 def _obey(
     agent: Agent, leader: int, messages: list[tuple[int, Message]], now: float
 ) -> list[tuple[int, Message]]:
-    """Do what the leading rank says.  Return what its successor has said already.
+    """Let the agent do what the leading rank says.  Return messages of higher ranks.
 
-    The last words of a lost rank don't count: its successor doesn't know them.
+    A successor may have sent these already.  The last words of a lost rank are dropped:
+    its successor doesn't know them.
     """
     for rank, message in messages:
         if rank == leader and isinstance(message, ToRank):
@@ -287,6 +295,7 @@ def _obey(
 def _to_coordinator(
     messages: list[tuple[int, Message]],
 ) -> list[tuple[int, ToCoordinator]]:
+    """Return the messages that are for a coordinator."""
     return [
         (rank, message)
         for rank, message in messages
@@ -295,10 +304,10 @@ def _to_coordinator(
 
 
 def _withdraw(context: RankContext, comm: Comm) -> None:
-    """Run nothing more, after a defect of ours, and hold no other rank up.
+    """Tell a defect, kill the commands, and run nothing more on this rank.
 
-    Where MPI tells of a death, this process dies; else it stays to leave with the
-    others.
+    Where MPI tells of a death, this process dies.  Else it answers rank 0 until it is
+    told to leave, and returns, or exits if ranks are lost or rank 0 is silent.
     """
     context.process.output.complain(
         f"a defect of mpifarm on rank {comm.rank}, which runs nothing more:\n"
@@ -346,7 +355,8 @@ def _run_rank_0(
 ) -> int:
     """Lead the farm from its beginning, or with the `agent` of a rank that takes over.
 
-    `early`: what ranks have said to this one already.
+    `early`: messages that ranks have sent to this one already.  A `FarmError` is told,
+    and gives the exit status.  Where ranks were lost, the process ends here.
     """
     # A thousand ranks import from one file system: the workdir's side on rank 0 alone.
     from mpifarm.farm.finish import FarmEnd
@@ -377,7 +387,7 @@ def _run_rank_0(
 
 
 def _await_departures(comm: Comm, silent: Sequence[int]) -> None:
-    """Wait until all but the `silent` are gone, where that can be known.
+    """Wait up to `FLUSH_SECONDS` for all ranks but the `silent` to go, if MPI tells.
 
     There, MPI_Abort ends those that hang only when no others are left.
     """
@@ -389,7 +399,10 @@ def _await_departures(comm: Comm, silent: Sequence[int]) -> None:
 
 
 def _cancel_step(context: RankContext) -> None:
-    """End what hangs where MPI_Abort would not: srun waits for all that it started."""
+    """Have Slurm KILL this job step, if there is one, this process with it.
+
+    MPI_Abort would not end ranks that hang: srun waits for all that it started.
+    """
     environ = context.process.environ
     step = find_step(environ)
     if step and start_unattended(["scancel", "--signal=KILL", step], environ):

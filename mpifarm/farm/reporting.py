@@ -28,7 +28,7 @@ class Reporter:
         self._returned: list[tuple[int, int]] = []
         self._lost: list[tuple[int, int]] = []
         self._unrecorded: dict[tuple[int, int], Result] = {}
-        """Reported, and for all that is known not on disk yet."""
+        """Results that were reported and, as far as known, are not on disk yet."""
         self._counts_until = float("inf")
         """When this rank began to end its commands; what ends later runs again."""
         self._reported_at = now
@@ -42,7 +42,10 @@ class Reporter:
     # ---- in --------------------------------------------------------------------------
 
     def note_result(self, result: Result) -> None:
-        """Note a result, unless our own TERM or a signal may have caused it."""
+        """Note the end of a command, and its result unless a signal may have caused it.
+
+        Our own TERM is such a signal: nothing counts after `stop_counting`.
+        """
         self.sureness.note_end(result)
         if result.ended <= self._counts_until and self.sureness.may_count(result):
             self._results.append(result)
@@ -56,7 +59,7 @@ class Reporter:
         self._lost.append((lease.taskid, lease.attempt))
 
     def note_recall(self) -> None:
-        """Note that rank 0 waits for what was returned, be it nothing."""
+        """Note that rank 0 waits for an answer, even if nothing is returned."""
         self._is_recalled = True
 
     def note_assigned(self) -> None:
@@ -64,18 +67,18 @@ class Reporter:
         self._has_asked = False
 
     def note_committed(self, results: Iterable[tuple[int, int]]) -> None:
-        """Note that these results are on disk: no other coordinator needs them."""
+        """Forget the kept results that are on disk: no other coordinator needs them."""
         for each in results:
             self._unrecorded.pop(each, None)
 
     def stop_counting(self, now: float) -> bool:
-        """Count nothing that ends later; return whether this is the first such call."""
+        """Count no result that ends after `now`; return whether this call is first."""
         is_first = self._counts_until == float("inf")
         self._counts_until = min(self._counts_until, now)
         return is_first
 
     def void(self) -> None:
-        """Drop what isn't sure by now: rank 0 has its leases, and they run again."""
+        """Drop results that aren't sure by now: rank 0 lets their tasks run again."""
         self.sureness.void()
         self._drop_void()
 
@@ -88,14 +91,14 @@ class Reporter:
         self._results = [*filter(self.sureness.may_count, self._results)]
 
     def forget_kept(self) -> None:
-        """Keep no results any more: the coordinator is on this rank."""
+        """Drop the kept results, and keep none: the coordinator is on this rank."""
         self.keeps_results = False
         self._unrecorded.clear()
 
     # ---- when ------------------------------------------------------------------------
 
     def is_due(self, now: float) -> bool:
-        """Return whether to report now."""
+        """Return whether to report now; note it if that asks rank 0 for work."""
         if self._is_recalled:
             return True
         if self._has_news():
@@ -104,7 +107,7 @@ class Reporter:
         return self._confirm_at() <= now
 
     def next_at(self) -> float:
-        """Return when time alone makes a report due."""
+        """Return when time alone makes a report due; `inf` if nothing is to be said."""
         if self._has_news():
             return self._reported_at + self.report_seconds
         return self._confirm_at()
@@ -115,8 +118,8 @@ class Reporter:
     def _asks(self) -> bool:
         """Return whether rank 0 should know at once that a worker is idle.
 
-        Of many ranks, each asks once, and then tells of others at the usual times:
-        rank 0 may have nothing for them, or much to do.
+        Of many ranks, each asks once: this is noted, and later news come at the usual
+        times.  Rank 0 may have nothing for them, or much to do.
         """
         feeder = self._feeder
         if feeder.queue or self._has_asked or not feeder.is_starving:
@@ -125,10 +128,10 @@ class Reporter:
         return True
 
     def _confirm_at(self) -> float:
-        """Return when to say that what was reported is sure.
+        """Return when to say that reported results are sure; `inf` if none waits.
 
-        As soon as all of it is, if that is not too often for rank 0; else together
-        with others.
+        As soon as all of them are, if that is not too often for rank 0; else together
+        with other news.
         """
         sureness = self.sureness
         if not sureness.is_waiting:
@@ -139,14 +142,14 @@ class Reporter:
         return max(sureness.first_at(), min(regular, sureness.last_at()))
 
     def take_expectation(self) -> bool:
-        """Return whether an answer may come soon, once for each report."""
+        """Return whether rank 0 may answer soon, once for each report."""
         expects, self._expects_answer = self._expects_answer, False
         return expects
 
     # ---- out -------------------------------------------------------------------------
 
     def create_report(self, now: float) -> Report | None:
-        """Return all that is to be said, as said from now on; None if it is nothing."""
+        """Return the news, as said from now on; None if there are none."""
         if not (self._has_news() or self._is_recalled or self.sureness.has_news):
             return None
         report = Report(
@@ -164,7 +167,10 @@ class Reporter:
         return report
 
     def create_full_report(self, now: float) -> Report:
-        """Return all that another coordinator has to know, as said from now on."""
+        """Return all that another coordinator has to know, kept results too, as said.
+
+        No recall or request of the old coordinator is open any more.
+        """
         self._has_asked = self._is_recalled = False
         report = Report(
             now,
@@ -177,6 +183,7 @@ class Reporter:
         return report
 
     def _note_reported(self) -> None:
+        """Empty the news, and keep its results where another rank may take over."""
         self.sureness.note_reported(self._results)
         if self.keeps_results:  # until this coordinator says that they are on disk
             self._unrecorded.update(

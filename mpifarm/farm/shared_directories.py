@@ -17,9 +17,9 @@ a network file system may be behind."""
 
 
 class SharedDirectories:
-    """What a rank knows of what it shares with rank 0.
+    """The answer to whether this host shares all directories with rank 0.
 
-    `find_missing` is asked; without one, nothing can be missing.
+    `find_missing` returns what is missing, in words, or "".  Without that, nothing is.
     """
 
     def __init__(
@@ -33,7 +33,11 @@ class SharedDirectories:
         self._until = float("inf")
 
     def check(self, definition: FarmDefinition, host: str, now: float) -> bool:
-        """Look again, and return whether tasks may begin."""
+        """Look again, set `is_sure`, and return it: whether tasks may begin.
+
+        What is missing for `LOOK_SECONDS`, or the grace time if longer, is set as the
+        `fault`.
+        """
         missing = self._find_missing(definition, host) if self._find_missing else ""
         self.is_sure = not missing
         self._until = min(self._until, now + max(LOOK_SECONDS, definition.grace))
@@ -43,7 +47,7 @@ class SharedDirectories:
 
 
 def find_missing(definition: FarmDefinition, host: str) -> str:
-    """Return a sentence on what `host`, this host, does not share with rank 0, or "".
+    """Return a sentence on a directory that `host`, this host, does not share, or "".
 
     Looked for are the farm's claim, by which a node's own directory of the workdir's
     name is told apart, and `definition.directory`, where the commands run; this process
@@ -74,7 +78,7 @@ def find_missing(definition: FarmDefinition, host: str) -> str:
 def _is_elsewhere(directory: str) -> bool:
     """Return whether this process runs in another directory than `directory`.
 
-    A launcher that could not enter it may have started the rank there all the same.
+    A launcher that could not enter that may have started the rank all the same.
     """
     try:
         return not os.path.samefile(".", directory)
@@ -83,6 +87,7 @@ def _is_elsewhere(directory: str) -> bool:
 
 
 def _is_missing(path: str) -> bool:
+    """Return whether there is no such path; False if the disk fails."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

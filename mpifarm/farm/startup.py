@@ -39,7 +39,10 @@ from mpifarm.tasklists import TaskList
 
 
 def lead_farm(context: RankContext) -> FarmEnd:
-    """Run a whole farm from rank 0; raise InputError for what the user has to mend."""
+    """Run a whole farm from rank 0; raise InputError for what the user has to mend.
+
+    A list without tasks is told, and the other ranks are sent away.
+    """
     if context.fault:
         raise InputError(context.fault)
     opening = Opening(context)
@@ -75,7 +78,8 @@ def take_over(
 ) -> FarmEnd:
     """Run the rest of a farm whose coordinator was lost: this rank is the lowest now.
 
-    Its `agent` goes on.  `early`: what other ranks have said to this one already.
+    Its `agent` goes on, and its output is heard from now on.  `early`: messages that
+    other ranks have sent to this one already.
     """
     context.process.output.speak_up()
     known = agent.definition
@@ -114,6 +118,7 @@ def _say(context: RankContext, *sentences: str) -> None:
 
 
 def _run_to_the_end(context: RankContext, leader: Leader, agent: Agent) -> FarmEnd:
+    """Run the leader to the farm's last act, and return how the farm has ended."""
     conclusion = Conclusion(leader, context)
     leader.run(agent, conclusion.conclude)
     return conclusion.find_end()
@@ -130,6 +135,7 @@ def _create_leader(
     policy: Policy,
     adopted: Sequence[int] = (),
 ) -> Leader:
+    """Create the leader and its coordinator, which is told of ranks lost by now."""
     settings, store = context.settings, opened.store
     coordinator = Coordinator(
         find_commands(tasks, settings.handler),
@@ -165,14 +171,14 @@ def _find_rank_set(context: RankContext) -> RankSet:
 
 
 def _policy_of_rest(settings: Settings, store: Store) -> Policy:
-    """Return the policy of a farm that goes on: its canary may have sung already."""
+    """Return the policy of a farm that goes on: no canary if a task has finished."""
     if store.recorded[0]:
         return replace(settings.policy, canary=0)
     return settings.policy
 
 
 def _count_failures_on(leader: Leader) -> None:
-    """Tell a new coordinator how many tasks failed, for its limit of failures.
+    """Tell a new coordinator how many tasks failed, if it limits that.
 
     Those of this farm, under whichever rank, count apart from those of earlier farms.
     """

@@ -36,7 +36,7 @@ RATE_SECONDS = 10.0
 
 
 class ListCounts(NamedTuple):
-    """How many tasks of the list are where, whichever farm ran them."""
+    """The numbers of the list's tasks by place, whichever farm ran them."""
 
     total: int
     finished: int
@@ -53,7 +53,7 @@ class ListCounts(NamedTuple):
 
     @property
     def exit_status(self) -> ExitStatus:
-        """The status that tells a job script of these counts."""
+        """The exit status by which a job script learns of these counts."""
         if self.toprocess:
             return ExitStatus.RUN_AGAIN
         if self.finished == self.total:
@@ -91,7 +91,7 @@ class FailedTask(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """What this farm has done."""
+    """The work of this farm, in numbers."""
 
     started: float
     """Monotonic."""
@@ -106,17 +106,17 @@ class Tally:
     cut_short: int = 0
     """Tasks with an output that could not be kept whole."""
     first_cut: str = ""
-    """The first of them, and why."""
+    """The first task with such an output, and why."""
     left_running: int = 0
     """Tasks that ended before processes that they had started."""
     first_left: list[int] = field(default_factory=list)
-    """The first of them, at most `MAX_LEFT_SHOWN`."""
+    """The first such tasks, at most `MAX_LEFT_SHOWN`."""
     statuses: dict[int, str] = field(default_factory=dict)
     """How tasks failed, in words; the first `MAX_STATUSES`."""
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
 
     def add(self, result: Result) -> None:
-        """Count a recorded result."""
+        """Count a recorded result, its seconds, its note, and how it failed."""
         self.outcomes[result.outcome] += 1
         self.busy += result.seconds
         if result.note == LEFT_RUNNING:
@@ -131,17 +131,20 @@ class Tally:
             self.statuses[result.taskid] = how_it_failed(result)
 
     def note_retry(self, result: Result) -> None:
-        """Count an attempt whose task runs again."""
+        """Count an attempt whose task runs again, and its seconds."""
         self.retried += 1
         self.busy += result.seconds
 
     @property
     def ran(self) -> int:
-        """Attempts that were recorded."""
+        """Results that were recorded."""
         return self.outcomes.total()
 
     def rate(self, now: float) -> float:
-        """Return the tasks recorded per second over the last `RATE_SECONDS`."""
+        """Return the tasks recorded per second in the last `RATE_SECONDS`.
+
+        Each call adds a sample, from which later calls count.
+        """
         self._recent.append((now, self.ran))
         while now - self._recent[0][0] > RATE_SECONDS and len(self._recent) > 2:
             self._recent.popleft()
@@ -150,9 +153,9 @@ class Tally:
         return (self.ran - ran) / seconds if seconds > 0 else 0.0
 
     def list_rate(self, rate: float, done: int) -> float:
-        """Return the tasks per second of all farms; this one does `rate` of them.
+        """Return the tasks per second of all farms; this farm does `rate` of them.
 
-        `done` is how many of the list have ended by now, whoever ran them.
+        `done` is how many of the list have ended by now, whichever farm ran them.
         """
         grown = done - self.done_before
         return rate * max(1.0, grown / self.ran) if self.ran else rate
@@ -164,7 +167,7 @@ class Tally:
 
 
 def how_it_failed(result: Result) -> str:
-    """Return a failure in words."""
+    """Return how an attempt failed, in words, with its note."""
     if result.note.startswith(NOT_RUN):
         return result.note
     how = _how_it_ended(result)
@@ -216,9 +219,10 @@ def progress_line(
     rate: float,
     list_rate: float,
 ) -> str:
-    """Return one line: done of total, failed, running, tasks/s, time left.
+    """Return the live line: done of total, failed, running, tasks/s, time left.
 
-    `rate` is that of this farm, `list_rate` that of all farms on the list.
+    `rate` is that of this farm, `list_rate` that of all farms on the list.  At a rate
+    of 0, or while only running tasks are left, the end of the line is left out.
     """
     done = min(total, finished + failed)
     parts = [f"{done}/{total} done", f"{failed} failed", f"{running} running"]
@@ -242,21 +246,21 @@ class Summary:
     counts: ListCounts
     tally: Tally
     failed: Sequence[FailedTask]
-    """The first of all that failed."""
+    """The first failed tasks."""
     busy_share: float
     status: ExitStatus
     reason: str
     stopped_because: str = ""
-    """Why it stopped because of failures."""
+    """The words for a stop because of failures."""
     way_on: str = ""
-    """How to go on where the same command again would not do."""
+    """How to go on where the same command would stop again; else empty."""
     makes_checkpoints: bool = False
-    """Whether a status says that a task made one."""
+    """Whether there is an exit status by which a task tells of a checkpoint."""
     notes: Sequence[str] = ()
     keeps_own_state: bool = False
-    """Whether the tasklist does, and not the files of the workdir."""
+    """Whether the tasklist keeps the state of tasks, not the files of the workdir."""
     launch: str = ""
-    """Which start of ``mpifarm supervise`` this is."""
+    """The start of ``mpifarm supervise`` that this is; empty without one."""
     place: str = ""
     """The words that name the workdir to a subcommand."""
     lost: Sequence[tuple[int, str]] = ()
@@ -265,7 +269,7 @@ class Summary:
     """Ranks that got no more tasks."""
 
     def lines(self) -> list[str]:
-        """Return the lines of the summary."""
+        """Return the lines of the summary, in their order."""
         counts = self.counts
         lines = [self._counts_line(), self._work_line()]
         workdir = quote(self.workdir)
@@ -303,7 +307,7 @@ class Summary:
         return MEANINGS[self.status]
 
     def _lost_lines(self) -> list[str]:
-        """Return what may be done about tasks that no farm is known to have."""
+        """Return the remedy for tasks that no farm is known to have, if any."""
         lost = self.counts.elsewhere - self.counts.claimed
         if self.status is not ExitStatus.WITH_OTHERS or lost <= 0:
             return []
@@ -319,7 +323,7 @@ class Summary:
         return [remedy]
 
     def _left_lines(self) -> list[str]:
-        """Return what to say of tasks that have left something in the background."""
+        """Return the line on tasks that left processes in the background, if any."""
         left, first = self.tally.left_running, sorted(self.tally.first_left)
         if not left:
             return []
@@ -332,7 +336,7 @@ class Summary:
         return [line]
 
     def _rank_lines(self) -> list[str]:
-        """Return what to say of ranks that were lost or put out of use."""
+        """Return the lines on ranks that were lost or put out of use."""
         lines = []
         if self.lost:
             ranks = ", ".join(rank_in_words(rank, host) for rank, host in self.lost)
@@ -345,7 +349,7 @@ class Summary:
         return lines
 
     def _output_lines(self) -> list[str]:
-        """Return what to say of outputs that may not be whole, whatever the outcome."""
+        """Return the line on outputs that may not be whole, whatever the outcome."""
         tally = self.tally
         if not tally.cut_short:
             return []

@@ -44,33 +44,37 @@ def find_wait(commands: int, *, in_job: bool = True) -> float:
 
 
 class Sureness:
-    """What a rank knows of its results: which are sure, and which never will be."""
+    """The results of one rank: which are sure, and which never will be."""
 
     def __init__(self, wait: float = LONGEST_WAIT) -> None:
         self.until = -math.inf
-        """What ended until then is sure."""
+        """Results that ended until then are sure."""
         self._wait = wait
         self._void_after = math.inf
-        """What ended later never will be: a signal has come."""
+        """Results that ended later never get sure; `inf` before a signal."""
         self._unsure: deque[float] = deque()
-        """When those ended that were reported and aren't sure yet."""
+        """The ends of reported results that aren't sure yet."""
         self._launching: set[tuple[int, int]] = set()
         """(taskid, attempt) of commands that start processes through a launcher."""
         self._launched: list[float] = []
-        """When those of them ended that aren't sure yet."""
+        """The ends of such commands that aren't sure yet."""
         self._is_signalled = False
         """Whether a signal to some rank stops the farm."""
 
     # ---- what happens ----------------------------------------------------------------
 
     def note_leases(self, leases: Iterable[Lease]) -> None:
-        """Note which of these commands start processes through a launcher."""
+        """Remember the commands that start processes through a launcher."""
         for taskid, attempt, command in leases:
             if names_launcher(command):
                 self._launching.add((taskid, attempt))
 
     def note_end(self, result: Result) -> None:
-        """Note that a command has ended."""
+        """Remember when a command has ended that started processes through a launcher.
+
+        After a signal to another rank, its result never gets sure, nor does a later
+        one.
+        """
         if self._launching and result[:2] in self._launching:
             self._launching.discard(result[:2])
             self._launched.append(result.ended)
@@ -78,7 +82,11 @@ class Sureness:
                 self._void_launched()
 
     def note_quiet(self, now: float) -> None:
-        """Note that no signal had come to this rank until `now`, or that one has."""
+        """Set `until` to a wait before `now`: no signal had come to this rank by `now`.
+
+        A command that started processes through a launcher holds `until` back for
+        `LAUNCHED_WAIT`.  After a signal, `until` stays where it was.
+        """
         sure = min(now - self._wait, self._void_after)
         if self._launched:
             self._launched = [x for x in self._launched if x + LAUNCHED_WAIT > now]
@@ -87,22 +95,23 @@ class Sureness:
         self.until = sure
 
     def note_reported(self, results: Iterable[Result]) -> None:
-        """Note that rank 0 was told these results, and `until`."""
+        """Note which of these results, told to rank 0, are still to get sure."""
         unsure = self._unsure
         unsure.extend([result.ended for result in results])
         while unsure and unsure[0] <= self.until:
             unsure.popleft()
 
     def void(self) -> None:
-        """Note a signal to this rank: what isn't sure by now never will be."""
+        """Note a signal to this rank: results that aren't sure by now never will be."""
         self._void_after = min(self._void_after, self.until)
 
     def void_launched(self) -> None:
-        """Note a signal to another rank, on whose node launched processes may be."""
+        """Note a signal to another rank: it may end processes launched from here."""
         self._is_signalled = True
         self._void_launched()
 
     def _void_launched(self) -> None:
+        """Make the end of the first launched command, and all later, never sure."""
         if self._launched:
             first = math.nextafter(min(self._launched), 0.0)
             self._void_after = min(self._void_after, first)
@@ -124,11 +133,11 @@ class Sureness:
         return bool(self._unsure) and self._unsure[0] <= self.until
 
     def first_at(self) -> float:
-        """Return when the first that waits gets sure."""
+        """Return when the first reported result gets sure; only while one waits."""
         return self._sure_at(self._unsure[0])
 
     def last_at(self) -> float:
-        """Return when the last that waits gets sure."""
+        """Return when the last reported result gets sure; only while one waits."""
         return self._sure_at(self._unsure[-1])
 
     def _sure_at(self, ended: float) -> float:

@@ -56,7 +56,7 @@ class Trace:
             handler.close()
 
     def write(self, event: str, names: Iterable[tuple[str, object]] = ()) -> None:
-        """Write one line: what happens, and its names."""
+        """Write a line: the event, then its names and values."""
         words = [event, *(f"{name}={_show(value)}" for name, value in names)]
         self._logger.info("%s", " ".join(words))
 
@@ -72,7 +72,7 @@ class Trace:
     # ---- the agent -------------------------------------------------------------------
 
     def watch_agent(self, agent: Agent, send: Callable[[ToCoordinator], None]) -> None:
-        """Write what the agent of this rank, which sends by `send`, hears and does."""
+        """Write, from now on, what an agent, which sends by `send`, hears and does."""
         rank: Names = [("rank", agent.rank)]
         through = agent.send_through
 
@@ -101,6 +101,7 @@ class Trace:
         self._watch_pool(agent.pool, rank)
 
     def _watch_pool(self, pool: Any, rank: Names) -> None:
+        """Write, from now on, the leases into the pool and the events out of it."""
         collect, submit = pool.collect, pool.submit
 
         def collect_and_write() -> Sequence[object]:
@@ -120,7 +121,7 @@ class Trace:
     def _create_phase_note(
         self, part: str, owner: Any, names: Names
     ) -> Callable[[], None]:
-        """Return what writes the phase of `owner` if it is another than the last."""
+        """Return a function that writes the phase of `owner` if it has changed."""
         known = [owner.phase]
 
         def note() -> None:
@@ -133,7 +134,7 @@ class Trace:
     # ---- the coordinator -------------------------------------------------------------
 
     def watch_coordinator(self, coordinator: Any) -> None:
-        """Write every ``on_...`` of a coordinator, every effect and every phase."""
+        """Write, from now on, a coordinator's every ``on_...``, effect and phase."""
         note_phase = self._create_phase_note("coordinator", coordinator, [])
         for name in dir(coordinator):
             if name.startswith("on_"):
@@ -154,7 +155,7 @@ class Trace:
     def _create_event_note(
         self, event: str, method: Callable[..., object]
     ) -> Callable[..., None]:
-        """Return what writes a call of `method`, which takes in `event`."""
+        """Return a function that writes a call of `method`, which takes in `event`."""
         if event == "message":
             return lambda rank, message, now: self._write_value(
                 "coordinator in", message, [("rank", rank)]
@@ -210,10 +211,7 @@ def _after(method: Callable[..., Any], note: Callable[[], None]) -> Callable[...
 
 
 def _lines_of(name: str, values: Names) -> Iterator[tuple[str, Names]]:
-    """Yield the line of a message, event or effect, then those of the tasks in it.
-
-    Each is (what it is, its names).
-    """
+    """Yield (title, names) of a message, event or effect, then of each task in it."""
     own: Names = []
     below: list[tuple[str, Names]] = []
     for field, value in values:
@@ -241,7 +239,7 @@ def _fields_of(value: Any) -> Names:
 
 
 def _names_of_task(value: object) -> Names:
-    """Return what names a task in a message; [] if `value` is none."""
+    """Return the names by which a message names a task; [] if `value` is no task."""
     match value:
         case Result():
             names = ("task", "attempt", "outcome", "status", "seconds", "ended")

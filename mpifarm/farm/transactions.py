@@ -57,13 +57,13 @@ class StoreWriter:
     def begin(
         self, transaction: Transact, records: Sequence[Recorded], now: float
     ) -> None:
-        """Accept a transaction; `records` are its results as the store has them."""
+        """Accept a transaction with its `records`; write what needs no lock yet."""
         self._transaction, self._records = transaction, records
         self.lock_wait.begin(now)
         self._prepare(transaction)
 
     def take_nothing(self) -> None:
-        """Have the transaction that waits, if there is one, take no tasks."""
+        """Have the transaction that waits, if any, take no tasks."""
         if self._transaction is not None:
             self._transaction = replace(self._transaction, take=0)
 
@@ -75,7 +75,11 @@ class StoreWriter:
         self._store.prepare(self._records, transaction.requeue, transaction.take)
 
     def write(self, now: float, *, is_stopping: bool) -> Written | StorageError | None:
-        """Try the lock, and with it write what waits; None: it waits on."""
+        """Try the lock; with it, write the transaction that waits.
+
+        None: none waits, or it waits on for the lock or the disk.  Another farmer that
+        holds the lock for long is told.  A `StorageError`: the transaction is given up.
+        """
         transaction = self._transaction
         if transaction is None or now < self._patience.retry_at:
             return None
@@ -97,6 +101,7 @@ class StoreWriter:
     def _retry_or_give_up(
         self, transaction: Transact, error: StorageError, now: float
     ) -> StorageError | None:
+        """Prepare another try; give up, and return the error, after the grace time."""
         self.lock_wait.begin(now)
         if self._patience.is_over(error, now):
             self._transaction = None
@@ -107,6 +112,7 @@ class StoreWriter:
     def _complain_of_lock(
         self, now: float, *, is_stopping: bool
     ) -> StorageError | None:
+        """Tell of a lock held for long; in a stop, give up and return the error."""
         waited = self.lock_wait.waited(now)
         lock = f"the lock ({', '.join(self._lock.paths)})"
         match self.lock_wait.assess(now, is_stopping=is_stopping):
@@ -127,7 +133,7 @@ class StoreWriter:
         return None
 
     def poll_seconds(self, now: float) -> float:
-        """Return how long to sleep until the transaction is to be tried again."""
+        """Return how many seconds to sleep before the transaction is tried again."""
         return max(self.lock_wait.poll_seconds(now), self._patience.retry_at - now)
 
 
@@ -142,7 +148,10 @@ class Heartbeat:
         self._patience = Patience("the claim", grace, say)
 
     def beat(self, now: float) -> StorageError | None:
-        """Touch the claim; return an error as the workdir is given up."""
+        """Touch the claim, and set when to do so next.
+
+        Return the error once the disk has failed for the grace time, else None.
+        """
         self.due_at = now + HEARTBEAT_SECONDS
         try:
             self._store.heartbeat()

@@ -45,7 +45,7 @@ _CLOSE_PATIENCE = 2.0
 
 
 class PoolState(Enum):
-    """Where a pool is in its life."""
+    """The state of a pool; each change follows `_TRANSITIONS`."""
 
     LAUNCHED = "launched"
     """The fork server is there, and no worker yet."""
@@ -105,7 +105,7 @@ class Pool:
         """Fork the fork server: before MPI is there, from a single-threaded rank.
 
         `create_runner` is called in each worker; the default is that of
-        `mpifarm.runners`.
+        `mpifarm.runners`.  Raises OSError if the fork fails.
         """
         shared = SharedState()
         ours, theirs = socket.socketpair()
@@ -116,7 +116,10 @@ class Pool:
         return cls(fork_server, ours, shared)
 
     def start(self, definition: PoolDefinition) -> None:
-        """Have the workers forked.  Return at once; leases wait for the workers."""
+        """Have the workers forked.  Return at once; leases wait for the workers.
+
+        Raises ValueError for a wrong number of workers, RuntimeError at a second call.
+        """
         if not 1 <= definition.workers <= CAPACITY:
             raise ValueError(f"a pool has 1 to {CAPACITY} workers")
         self._enter(PoolState.RUNNING)
@@ -128,6 +131,7 @@ class Pool:
         self._order("start", encode_definition(definition))
 
     def _enter(self, state: PoolState) -> None:
+        """Set the state; raise RuntimeError if `_TRANSITIONS` has no such change."""
         if state not in _TRANSITIONS[self._state]:
             raise RuntimeError(f"a pool that is {self._state} can't get {state}")
         self._state = state
@@ -146,23 +150,26 @@ class Pool:
 
     @property
     def idle(self) -> int:
-        """Return how many workers hold no lease."""
+        """Return how many workers hold no lease; 0 unless the pool is running."""
         if self._state is not PoolState.RUNNING:
             return 0
         return sum(worker.takes_leases and not worker.held for worker in self._workers)
 
     @property
     def busy(self) -> int:
-        """Return how many leases the workers hold."""
+        """Return how many leases the workers hold, also those not sent yet."""
         return sum(len(worker.held) for worker in self._workers)
 
     @property
     def leases(self) -> list[Lease]:
-        """Return the leases that the workers hold."""
+        """Return the leases that the workers hold, each worker's in their order."""
         return [each.lease for worker in self._workers for each in worker.held]
 
     def vacancies(self, ahead: int) -> int:
-        """Return how many more leases fit if each worker may hold ``1 + ahead``."""
+        """Return how many more leases fit if each worker may hold ``1 + ahead``.
+
+        0 unless the pool is running.
+        """
         if self._state is not PoolState.RUNNING:
             return 0
         return sum(
@@ -174,7 +181,8 @@ class Pool:
     def least_ahead(self) -> int:
         """Return how many leases each worker has, at least, beyond the one it runs.
 
-        A worker whose pipe is full counts as one without: its leases are still here.
+        A worker whose pipe is full counts as one without: its leases are still here.  0
+        unless the pool is running.
         """
         if self._state is not PoolState.RUNNING:
             return 0
@@ -205,7 +213,7 @@ class Pool:
     def read_fds(self) -> list[int]:
         """Return descriptors that get readable when `collect` has something to do.
 
-        Room to send is something to do, too.
+        Room to send is something to do, too.  [] once the pool is closed.
         """
         return [] if self._state is PoolState.CLOSED else [self._epoll.fileno()]
 
@@ -214,7 +222,8 @@ class Pool:
     def submit(self, leases: Iterable[Lease]) -> None:
         """Give each lease to the worker that holds the fewest, and send them.
 
-        Workers that take no leases get some only if there are no others.
+        Workers that take no leases get some only if there are no others.  Raises
+        RuntimeError before `start`, and once the pool is ending, gone or closed.
         """
         if self._state not in _TAKES_LEASES:
             raise RuntimeError(f"a lease for a pool that is {self._state.value}")
@@ -235,7 +244,8 @@ class Pool:
     def recall(self) -> list[Lease]:
         """Take back the leases that no worker has begun, in their order.
 
-        A lease that a worker is just beginning comes back as `LeaseReturned`.
+        A lease that a worker is just beginning comes back as `LeaseReturned`.  []
+        unless the pool is running.
         """
         if self._state is not PoolState.RUNNING:
             return []
@@ -244,7 +254,10 @@ class Pool:
     # ---- collecting -----------------------------------------------------------------
 
     def collect(self) -> list[PoolEvent]:
-        """Return the events since the last call, without blocking."""
+        """Return the events since the last call, and send what has waited for room.
+
+        Does not block.  Settles the loss of the fork server, too.
+        """
         events: list[PoolEvent] = []
         if self._state is PoolState.CLOSED:
             return events
@@ -290,6 +303,7 @@ class Pool:
                 raise RuntimeError(f"the fork server said {notice!r}")
 
     def _on_up(self, worker: WorkerLink, pid: int, fd: int) -> None:
+        """Connect to a new worker; send its leases, or their end if the pool ends."""
         worker.connect(pid, fd)
         self._by_fd[fd] = worker
         if self._state is not PoolState.RUNNING:
@@ -320,6 +334,7 @@ class Pool:
     def _on_early_death(
         self, worker: WorkerLink, status: int | None, begun: int
     ) -> Iterator[PoolUseless]:
+        """Count the death; report the pool useless if all workers die early."""
         worker.count_death(begun)
         is_running = self._state is PoolState.RUNNING
         if is_running and all(each.dies_early for each in self._workers):
@@ -330,13 +345,14 @@ class Pool:
     def terminate(self) -> None:
         """Have workers start nothing more, terminate their runners, report, and exit.
 
-        A second call terminates again what still runs.
+        A second call terminates again what still runs.  Leases not sent yet are
+        dropped.
         """
         self._end_leases()
         self._order("terminate")
 
     def kill(self) -> None:
-        """KILL all commands and workers, now."""
+        """KILL all commands and workers, now; leases not sent yet are dropped."""
         self._end_leases()
         self._order("kill")
         self._kill_orphans()
@@ -344,7 +360,7 @@ class Pool:
     def close(self) -> None:
         """Let idle workers and the fork server exit, then kill what still runs.
 
-        Blocks for a moment; never for long.
+        Blocks for a moment; for three times `_CLOSE_PATIENCE` at most.
         """
         if self._state is PoolState.CLOSED:
             return
@@ -363,17 +379,20 @@ class Pool:
         self._epoll.close()
 
     def _await_stop(self, deadline: float) -> None:
+        """Collect, and drop, events until the pool has stopped, or until `deadline`."""
         while not self.stopped and (left := deadline - time.monotonic()) > 0:
             select.select(self.read_fds(), (), (), min(left, 0.1))
             self.collect()
 
     def _end_leases(self) -> None:
+        """Enter ENDING from an earlier state: workers exit after what they run."""
         if self._state in _BEFORE_THE_END:
             self._enter(PoolState.ENDING)
             for worker in self._workers:
                 worker.send_no_more()
 
     def _order(self, *order: Any) -> None:
+        """Send the fork server an order; no effect if it is dead."""
         try:
             self._control.sendall(encode_frame(order))
         except OSError:
@@ -382,13 +401,17 @@ class Pool:
     # ---- loss of the fork server ----------------------------------------------------
 
     def _lose_fork_server(self) -> None:
+        """Enter ORPHANED, and reap the fork server: its control socket has ended."""
         self._epoll.unregister(self._control)
         self._orphaned_at = time.monotonic()
         self._enter(PoolState.ORPHANED)
         processes.reap_child_within(self._fork_server, 0.0)
 
     def _settle_loss(self, now: float) -> Iterator[PoolGone]:
-        """Report what the loss costs, once the workers are dead as well."""
+        """Report `PoolGone` once the workers are dead as well; KILL those that live on.
+
+        Nothing happens before that, for three times `_ORPHAN_PATIENCE` at most.
+        """
         waited = now - self._orphaned_at
         if self._connected and waited > _ORPHAN_PATIENCE:
             self._kill_orphans()
@@ -405,7 +428,7 @@ class Pool:
     def _kill_orphans(self) -> None:
         """KILL, once, workers that did not notice the death of the fork server.
 
-        They may be in native code, say.
+        They may be in native code, say.  No effect unless the pool is ORPHANED.
         """
         if self._state is not PoolState.ORPHANED:
             return
@@ -441,6 +464,7 @@ def _default_runner() -> CreateRunner:
 
 
 def _why_useless(status: int | None, runner: str) -> str:
+    """Return why no worker begins a task; without `status`, none can be forked."""
     host = os.uname().nodename
     if status is None:
         return (
@@ -466,6 +490,7 @@ def _timed_out(lease: Lease, worker: int, seconds: float) -> Result:
 def _worker_lost(
     leases: tuple[Lease, ...], status: int | None, task: int | None
 ) -> WorkerLost:
+    """Return the event of a worker's death; `task` is the task that it ran, if any."""
     if leases and leases[0].taskid == task:
         return WorkerLost(leases[0], leases[1:], status)
     return WorkerLost(None, leases, status)

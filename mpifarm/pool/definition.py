@@ -62,7 +62,7 @@ class PoolDefinition:
 
 
 def encode_definition(definition: PoolDefinition) -> tuple[Any, ...]:
-    """Encode a definition as plain values for a frame."""
+    """Encode a definition, with all fields of its dataclasses, as values of a frame."""
     return cast(tuple[Any, ...], _encode(definition))
 
 

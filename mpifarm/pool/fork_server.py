@@ -46,7 +46,7 @@ _ORPHAN_PAUSES = (0.001,) * 10 + (0.01,) * 10
 
 
 class ServerState(Enum):
-    """Where the fork server is in its life."""
+    """The state of the fork server; each change follows `_TRANSITIONS`."""
 
     SERVING = "serving"
     ENDING = "ending"
@@ -79,7 +79,7 @@ _TRANSITIONS = {
 
 
 class _Origin(Enum):
-    """Where an orphan comes from."""
+    """The origin of an orphan."""
 
     TASK = "a task whose worker is dead"
     ELSEWHERE = "elsewhere"
@@ -98,7 +98,10 @@ class _Child:
 def run_fork_server(
     control: socket.socket, shared: SharedState, create_runner: CreateRunner
 ) -> None:
-    """Be the fork server until the rank is gone; in a fresh fork."""
+    """Be the fork server until the rank is gone; in a fresh fork.
+
+    Takes a session of its own, and closes all descriptors but `control`.
+    """
     processes.begin_session()
     processes.close_descriptors_except({control.fileno()})
     processes.drop_signal_stack()
@@ -144,6 +147,7 @@ class ForkServer:
         """Children that write into a log, and end."""
 
     def _enter(self, state: ServerState) -> None:
+        """Set the state; raise RuntimeError if `_TRANSITIONS` has no such change."""
         if state not in _TRANSITIONS[self._state]:
             raise RuntimeError(f"a server that is {self._state} can't get {state}")
         self._state = state
@@ -162,6 +166,10 @@ class ForkServer:
         )
 
     def _wait(self) -> None:
+        """Sleep until an order, a death or a time that is due; follow the orders.
+
+        While terminating, remind the workers whenever no order has come.
+        """
         sources: list[Any] = [self._death_notice]
         if self._state is not ServerState.EXITING:
             sources.append(self._control)
@@ -175,6 +183,7 @@ class ForkServer:
             self._write_to_workers(REMIND)
 
     def _patience(self) -> float | None:
+        """Return for how many seconds to sleep; None: until something happens."""
         if self._state is ServerState.EXITING:
             return 0.1
         if self._state is ServerState.TERMINATING and self._children:
@@ -187,6 +196,7 @@ class ForkServer:
     # ---- orders of the rank ---------------------------------------------------------
 
     def _read_orders(self) -> None:
+        """Follow the orders that have come; begin to exit if the rank is gone."""
         try:
             piece = self._control.recv(65536)
         except ConnectionError:
@@ -223,6 +233,7 @@ class ForkServer:
         self._start_at = dict.fromkeys(range(definition.workers), now)
 
     def _end(self, state: ServerState) -> None:
+        """Enter `state`, and report workers that wait for their start as down."""
         self._enter(state)
         # The rank counts a pool as stopped when it knows each worker to be down.
         for index in self._start_at:
@@ -230,6 +241,7 @@ class ForkServer:
         self._start_at = {}
 
     def _begin_exit(self) -> None:
+        """KILL all workers; exit when they are dead, or `_EXIT_PATIENCE` s later."""
         self._enter(ServerState.EXITING)
         self._start_at = {}
         self._exit_by = time.monotonic() + _EXIT_PATIENCE
@@ -244,6 +256,7 @@ class ForkServer:
             os.write(child.lifeline, word)
 
     def _kill_workers(self) -> None:
+        """KILL each worker, then its command."""
         for index, child in self._children.items():
             # The worker before its command, whose end would have it start the next.
             processes.kill_process(child.pid, signal.SIGKILL)
@@ -260,6 +273,7 @@ class ForkServer:
             self._start_worker(index)
 
     def _start_worker(self, index: int) -> None:
+        """Fork a worker; if that fails, report it as down and plan the next try."""
         try:
             self._fork_worker(index)
         except OSError:  # too many processes or descriptors: later, maybe
@@ -289,6 +303,10 @@ class ForkServer:
             self._report(("up", index, pid), rank_end)
 
     def _plan_replacement(self, index: int, begun: int) -> None:
+        """Set when a worker starts in place of one that had `begun` so many tasks.
+
+        At once, but later each time if it had begun none.
+        """
         if begun:
             self._back_off.pop(index, None)
             self._start_at[index] = time.monotonic()
@@ -301,6 +319,7 @@ class ForkServer:
     # ---- runs that take too long ----------------------------------------------------
 
     def _enforce_time_limit(self) -> None:
+        """Remind workers whose time is over; KILL those that don't end their runs."""
         if self._time is None or self._state is not ServerState.SERVING:
             return
         rows = {index: self._shared.row(index) for index in self._children}
@@ -323,7 +342,7 @@ class ForkServer:
         return time.monotonic_ns() - row.since
 
     def _note_time_limit(self, index: int, task: int) -> None:
-        """Append the line on the time limit to the log of a dead worker's task."""
+        """Append the line on the time limit to a task's log, by a child process."""
         assert self._definition is not None
         place = self._definition.log_place
         text = time_limit_line(self._definition.limits.timeout or 0.0)
@@ -335,6 +354,7 @@ class ForkServer:
     # ---- death ----------------------------------------------------------------------
 
     def _reap_dead(self) -> None:
+        """Reap all dead children; workers before orphans."""
         while (dead := processes.find_dead_child()) is not None:
             # Workers before orphans: an orphan may be the command of a worker that is
             # not reaped yet, and a row must not outlive the pid that stands in it.
@@ -367,6 +387,7 @@ class ForkServer:
     def _end_child(
         self, index: int, child: _Child, status: int | None, task: int | None
     ) -> None:
+        """Report a reaped worker's death, free its lifeline, plan its replacement."""
         nanoseconds = self._find_overrun(index)
         if nanoseconds and task is not None:
             self._note_time_limit(index, task)
@@ -417,6 +438,7 @@ class ForkServer:
         return found
 
     def _find_origin(self, orphan: int, tasks: set[int]) -> _Origin:
+        """Return whether an orphan is of one of these tasks, by its environment."""
         environment = processes.environment_of(orphan)
         if not environment:
             alive = processes.is_alive(orphan)
@@ -436,6 +458,7 @@ class ForkServer:
         self._report(("down", index, None, None, 0, 0.0))
 
     def _report(self, notice: tuple[Any, ...], fd: socket.socket | None = None) -> None:
+        """Send a notice, with a descriptor if given; no effect if the rank is gone."""
         frame = encode_frame(notice)
         try:
             if fd is None:

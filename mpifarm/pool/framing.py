@@ -13,19 +13,22 @@ _LENGTH = struct.Struct("<I")
 
 
 def encode_frame(values: tuple[Any, ...]) -> bytes:
-    """Encode a tuple of numbers, strings, bytes, tuples, dicts and None."""
+    """Encode a tuple of numbers, strings, bytes, tuples, dicts and None.
+
+    Raises ValueError for another kind of value.
+    """
     body = marshal.dumps(values)
     return _LENGTH.pack(len(body)) + body
 
 
 class FrameReader:
-    """Puts whole frames together from bytes that come in any pieces."""
+    """A reader that puts whole frames together from bytes that come in any pieces."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, piece: bytes) -> list[tuple[Any, ...]]:
-        """Add a piece.  Return the frames that it completes."""
+        """Add a piece.  Return the frames that are complete now, and forget them."""
         buffer = self._buffer
         buffer += piece
         frames = []

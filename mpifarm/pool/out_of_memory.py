@@ -53,7 +53,7 @@ def has_met_limit(peak: int, limit: int, log_end: bytes) -> bool:
 
 
 def tells_of_memory(log_end: bytes) -> bool:
-    """Return whether a line says that memory ran out."""
+    """Return whether a line says that memory ran out, and not a GPU's."""
     lines = log_end.lower().splitlines()
     return any(
         any(word in line for word in WORDS)
@@ -71,18 +71,22 @@ def readable_size(size: int) -> str:
 
 
 class OomKills:
-    """Counts the processes of our own cgroup that the kernel killed for memory."""
+    """The count of processes of our own cgroup that the kernel killed for memory."""
 
     def __init__(self) -> None:
         self._path = find_oom_file()
         self._count = self._read()
 
     def has_grown(self) -> bool:
-        """Count anew.  Return whether the count has grown since the last call."""
+        """Count anew.  Return whether the count has grown since the last call.
+
+        False where the kernel does not say.
+        """
         before, self._count = self._count, self._read()
         return before is not None and self._count is not None and self._count > before
 
     def _read(self) -> int | None:
+        """Return the count, or None where the kernel does not say."""
         if self._path is None:
             return None
         try:
@@ -102,7 +106,10 @@ def parse_oom_kills(content: bytes) -> int | None:
 
 
 def find_oom_file() -> str | None:
-    """Return the file of our own cgroup (version 2 or 1) that counts OOM kills."""
+    """Return the file of our own cgroup (version 2 or 1) that counts OOM kills.
+
+    None if there is no such cgroup.
+    """
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as file:
             cgroups = file.read()
@@ -137,9 +144,10 @@ def parse_oom_file(cgroups: str, mounts: str) -> str | None:
 
 
 class OomDetector:
-    """Limits the memory of commands, and tells which failed for want of it.
+    """The limit of the commands' memory, and the evidence of those that met it.
 
-    Raises InputError if the limit is too little for the worker itself.
+    Creating one sets the limit on this process, and raises InputError if the limit is
+    too little for the worker itself.
     """
 
     def __init__(self, limits: TaskLimits) -> None:
@@ -152,7 +160,10 @@ class OomDetector:
                 self._option = "ulimit -d"
 
     def find_reason(self, status: int, log: TaskLog) -> str | None:
-        """Return the line for the log if memory ran out; otherwise None."""
+        """Flush the log; return the line for it if memory ran out, otherwise None.
+
+        `status` is that of a failed command, as in `subprocess`.
+        """
         if status in KILLED and self._kills.has_grown():
             return "it was killed by the kernel, because the memory of the job ran out"
         limit = self._limit

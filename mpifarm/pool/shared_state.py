@@ -53,7 +53,7 @@ class WorkerRow:
 
     @property
     def task(self) -> int | None:
-        """Return the id of the task that the worker runs."""
+        """Return the id of the task that the worker runs; None if it runs none."""
         word = self._words[_TASK]
         return word - 1 if word else None
 
@@ -63,7 +63,7 @@ class WorkerRow:
         return int(self._words[_BEGUN])
 
     def begin_task(self, taskid: int) -> None:
-        """Record that the worker runs this task from here on."""
+        """Count one more task begun, and record that the worker runs this one."""
         words = self._words
         words[_BEGUN] += 1
         words[_TASK] = taskid + 1
@@ -78,7 +78,7 @@ class WorkerRow:
         return int(self._words[_SINCE])
 
     def start_clock(self) -> None:
-        """Record that a run begins whose time is limited."""
+        """Record that a run begins now whose time is limited."""
         self._words[_SINCE] = time.monotonic_ns()
 
     def stop_clock(self) -> None:
@@ -87,7 +87,7 @@ class WorkerRow:
 
     @property
     def verdict(self) -> TimeVerdict:
-        """Return the verdict on the current run."""
+        """Return the verdict on the current run; IN_TIME if there is none."""
         since, word = self._words[_SINCE], self._words[_VERDICT]
         if not since or abs(word) != since:  # no run, or another than the one meant
             return TimeVerdict.IN_TIME
@@ -102,7 +102,10 @@ class WorkerRow:
         return serial <= self._words[_RECALLED]
 
     def begin_lease(self, serial: int) -> bool:
-        """Begin a lease.  Return False if the rank is recalling it: then return it."""
+        """Record the lease as begun.  Return False if the rank is recalling it.
+
+        Such a lease has to be returned, not run.
+        """
         self._words[_SERIAL] = serial
         with _fence:
             pass
@@ -116,7 +119,7 @@ class WorkerRow:
         return int(self._words[_SERIAL])
 
     def clear(self) -> None:
-        """Make the row ready for a new worker."""
+        """Make the row ready for a new worker; the serial numbers stay."""
         for word in _CLEARED:
             self._words[word] = 0
 

@@ -26,7 +26,7 @@ _LONGEST = 1e8
 
 
 class TimeAction(Enum):
-    """What is due for a run whose time is over."""
+    """The act that is due for a run whose time is over."""
 
     REMIND = "remind its worker of the verdict"
     KILL_WORKER = "kill its worker"
@@ -40,7 +40,7 @@ class _Run:
 
 
 class TimeKeeper:
-    """Measures the runs of all workers."""
+    """The times of all workers' runs; `limit` and `grace` are in seconds."""
 
     def __init__(self, limit: float, grace: float) -> None:
         self._limit = int(min(limit, _LONGEST) * SECOND)
@@ -53,7 +53,10 @@ class TimeKeeper:
     def look(
         self, rows: Mapping[int, WorkerRow], now: int
     ) -> list[tuple[int, TimeAction]]:
-        """Pass verdicts.  Return the actions due, each with its worker's index."""
+        """Pass verdicts.  Return the actions due, each with its worker's index.
+
+        Set `look_at`.  Time in which the fork server was suspended does not count.
+        """
         was_suspended = 0 < self.look_at < now - PAUSE
         suspended_at = self.look_at if was_suspended else now
         # A run that begins right after this look is not over before that.
@@ -68,6 +71,7 @@ class TimeKeeper:
         return [(index, action) for index, action in due if action is not None]
 
     def _find_run(self, index: int, since: int) -> _Run | None:
+        """Return the run that began at `since`, noted if it is new; None for 0."""
         if not since:
             return None
         run = self._runs.get(index)
@@ -76,7 +80,10 @@ class TimeKeeper:
         return run
 
     def _check(self, run: _Run, row: WorkerRow, now: int) -> TimeAction | None:
-        """Pass the verdict on a run, and see that the next look comes in time."""
+        """Pass the verdict on a run, and see that the next look comes in time.
+
+        Return what its worker needs; None while the run is in time.
+        """
         over = now - run.since - run.forgiven - self._limit
         if over < 0:
             self.look_at = min(self.look_at, now - over)

@@ -96,7 +96,10 @@ _TRANSITIONS = {
 def run_worker(
     definition: PoolDefinition, context: WorkerContext, create_runner: CreateRunner
 ) -> None:
-    """Be a worker until the rank wants no more; in a fresh fork."""
+    """Be a worker until the rank wants no more; in a fresh fork.
+
+    Without a runner, refuse each lease.
+    """
     os.setsid()
     processes.close_descriptors_except({context.leases.fileno(), context.lifeline})
     processes.ignore_signals()
@@ -127,7 +130,10 @@ def _set_environment(definition: PoolDefinition, index: int) -> None:
 
 
 def _take_allotment(definition: PoolDefinition, index: int) -> None:
-    """Take this worker's part of the rank's CPUs and GPUs; its commands inherit it."""
+    """Take this worker's part of the rank's CPUs and GPUs; its commands inherit it.
+
+    A user's own OMP_NUM_THREADS stays.
+    """
     allotment, node_worker = definition.allotment, definition.node_worker + index
     if allotment.gpus:
         from mpifarm.system.gpus import Gpus
@@ -144,6 +150,7 @@ def _take_allotment(definition: PoolDefinition, index: int) -> None:
 
 
 def _why_no_runner(definition: RunnerDefinition, error: BaseException) -> str:
+    """Return the sentence for a runner that can't be made, with the error in it."""
     from mpifarm.plugins.loading import in_one_line  # few workers need it
 
     what = str(error) if isinstance(error, InputError) else in_one_line(error)
@@ -196,7 +203,12 @@ class Worker:
         """The verdict on the task's run that the worker has acted on; it only grows."""
 
     def take_runner(self, runner: "Runner") -> None:
-        """Have this runner run the tasks."""
+        """Have this runner run the tasks.
+
+        A user's runner gets Python's own thresholds of garbage collection, and prints
+        into the null device between tasks.  With one that starts commands, waits are
+        interrupted regularly.
+        """
         from mpifarm.runners import CommandRunner  # the rank does without
 
         self.runner = runner
@@ -210,7 +222,10 @@ class Worker:
             self._null = os.open(os.devnull, os.O_RDWR)
 
     def serve(self) -> None:
-        """Run the leases that come, until the stop or the end of the socket."""
+        """Run the leases that come, and send each result, until the stop or the end.
+
+        The end is that of the socket.  Leases that can't be run are refused.
+        """
         for taskid, attempt, command in self._each_lease():
             if self._stop:
                 return
@@ -251,6 +266,7 @@ class Worker:
         self._leases.sendall(encode_frame((taskid, attempt, reason)))
 
     def _each_lease(self) -> Iterator[tuple[int, int, str]]:
+        """Yield the leases that come, until the socket ends; return those recalled."""
         reader = FrameReader()
         while piece := self._leases.recv(_PIECE):
             for leases in reader.feed(piece):
@@ -265,7 +281,8 @@ class Worker:
     def _run(self, taskid: int, attempt: int, command: str) -> _Ending | None:
         """Run a task.  Return how it ended; None if the stop came before its start.
 
-        Raises `_RefusalError` where the disk gives no log to any task.
+        A log that fails for this task alone fails the task.  Raises `_RefusalError`
+        where the disk gives no log to any task.
         """
         self._row.begin_task(taskid)
         try:
@@ -296,7 +313,10 @@ class Worker:
         return ending
 
     def _begin_log(self, taskid: int, attempt: int) -> TaskLog:
-        """Open the log of a task; try again where the disk fails for a moment."""
+        """Open the log of a task, in up to `LOG_TRIES` tries if the disk fails.
+
+        Raises OSError.
+        """
         for _ in range(LOG_TRIES - 1):
             try:
                 return self._keeper.begin(taskid, attempt)
@@ -333,6 +353,7 @@ class Worker:
 
     def _run_in_time(self, taskid: int, command: str, log: TaskLog) -> int | None:
         # In this order: a verdict of the clock's last run must not count for this one.
+        """Run a task with its clock on; if its time was over, end what it has left."""
         self._enforced = TimeVerdict.IN_TIME
         self._row.start_clock()
         try:
@@ -344,6 +365,7 @@ class Worker:
             self._row.stop_clock()
 
     def _run_with_log(self, taskid: int, command: str, log: TaskLog) -> int | None:
+        """Run a task; None: the stop came first.  A runner that raises is status 1."""
         task_command.forget_termination()
         self._in_runner = True
         try:
@@ -361,7 +383,7 @@ class Worker:
             self._in_runner = False
 
     def _run_users(self, taskid: int, command: str, log: TaskLog) -> int:
-        """Have all that a user's runner and its children print in the log.
+        """Run a task by a user's runner, and have all that it prints in the log.
 
         Python's own streams become the log itself, so that what is written to either
         keeps its order.  Descriptors 1 and 2 are for code that holds on to the old
@@ -388,7 +410,10 @@ class Worker:
     # ---- the lifeline ---------------------------------------------------------------
 
     def watch_lifeline(self) -> None:
-        """Have SIGIO interrupt whatever this process is doing."""
+        """Have SIGIO interrupt whatever this process is doing.
+
+        Words that have come before are obeyed at once.
+        """
         signal.signal(signal.SIGIO, self._on_lifeline)
         fcntl.fcntl(self._lifeline, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(self._lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
@@ -396,6 +421,10 @@ class Worker:
         self._on_lifeline(signal.SIGIO, None)
 
     def _on_lifeline(self, _signum: int, _frame: object) -> None:
+        """Obey the words that have come; at the end of the lifeline, die.
+
+        The words are a stop, or a reminder of the verdict on the run's time.
+        """
         try:
             words = os.read(self._lifeline, 64)
         except BlockingIOError:
@@ -409,6 +438,7 @@ class Worker:
             self._enforce(self._row.verdict)
 
     def _on_stop(self) -> None:
+        """Note the stop, once; terminate the runner if it is running."""
         if not self._stop:
             self._enter(Stop.DURING_RUN if self._in_runner else Stop.BETWEEN_RUNS)
         if self._stop is Stop.DURING_RUN and self._in_runner:
@@ -416,11 +446,13 @@ class Worker:
             self._terminate_runner(checkpoint or signal.SIGTERM)
 
     def _enter(self, stop: Stop) -> None:
+        """Set the stop; raise RuntimeError if `_TRANSITIONS` has no such change."""
         if stop not in _TRANSITIONS[self._stop]:
             raise RuntimeError(f"a worker at {self._stop} can't get {stop}")
         self._stop = stop
 
     def _enforce(self, verdict: TimeVerdict) -> None:
+        """Terminate or KILL the run by a verdict that is more than the last one."""
         if verdict <= self._enforced or not (self._in_runner or self._enforced):
             return  # or the run has just ended by itself
         self._enforced = verdict
@@ -430,6 +462,7 @@ class Worker:
             self._kill_run()
 
     def _terminate_runner(self, signum: int) -> None:
+        """Let the runner terminate its task, by `signum` if it starts commands."""
         task_command.choose_ending_signal(signum)
         try:
             self.runner.terminate()
@@ -439,6 +472,7 @@ class Worker:
     # ---- a run whose time is over ---------------------------------------------------
 
     def _kill_run(self) -> None:
+        """KILL the command, if it runs, and all that bears the task's name."""
         if self._in_runner:
             task_command.terminate_command(signal.SIGKILL)
         processes.kill_together(self._rest_of(self._row.task))
@@ -487,6 +521,7 @@ def _flush(streams: Iterable[TextIO]) -> Iterator[Exception]:
 
 
 def _checked(status: object, log: TaskLog) -> int:
+    """Return the status of a user's runner; 1, with a line in the log, if no number."""
     if isinstance(status, int):
         return int(status)
     log.write(f"=== mpifarm: the runner returned {status!r}, not a number ===\n")
@@ -507,6 +542,7 @@ def _end_group() -> None:
 
 
 def _write_traceback(log: TaskLog) -> None:
+    """Write the traceback of the present exception into the log, if that can be."""
     import traceback  # most workers need none
 
     try:

@@ -35,7 +35,7 @@ The pauses of the fork server between them make that 1.5 seconds.
 
 
 class WorkerState(Enum):
-    """Where a worker is in its life; it is connected exactly while it is `UP`."""
+    """The state of a worker; it is connected exactly while it is `UP`."""
 
     STARTING = "starting"
     UP = "up"
@@ -81,6 +81,7 @@ class WorkerLink:
         """Deaths in a row before a first task."""
 
     def _enter(self, state: WorkerState) -> None:
+        """Set the state; raise RuntimeError if `_TRANSITIONS` has no such change."""
         if state not in _TRANSITIONS[self.state]:
             raise RuntimeError(f"a worker that is {self.state} can't get {state}")
         self.state = state
@@ -92,7 +93,10 @@ class WorkerLink:
 
     @property
     def load(self) -> tuple[int, bool, int]:
-        """Return a sort key: the worker with the least gets the next lease."""
+        """Return a sort key: the worker with the least gets the next lease.
+
+        By leases held, then connected workers first, then by index.
+        """
         return len(self.held), self.state is not WorkerState.UP, self.index
 
     @property
@@ -113,13 +117,13 @@ class WorkerLink:
         self._epoll.register(fd, select.EPOLLIN)
 
     def hang_up(self) -> None:
-        """Close the socket of a worker that is connected."""
+        """Close the socket of a worker, and enter HUNG_UP, if it is connected."""
         if self._socket is not None:
             self._disconnect(self._socket)
             self._enter(WorkerState.HUNG_UP)
 
     def take_down(self) -> tuple[Lease, ...]:
-        """End the life of a worker that is dead.  Return the leases that it held."""
+        """End the life of a dead worker.  Return, and drop, the leases that it held."""
         if self._socket is not None:
             self._disconnect(self._socket)
         self._enter(WorkerState.DOWN)
@@ -129,7 +133,7 @@ class WorkerLink:
         return leases
 
     def count_death(self, begun: int) -> None:
-        """Count a death of a worker that had begun this number of tasks."""
+        """Count a death before a first task; one after `begun` tasks ends the count."""
         self._early_deaths = 0 if begun else self._early_deaths + 1
 
     def _disconnect(self, connection: socket.socket) -> None:
@@ -140,13 +144,16 @@ class WorkerLink:
     # ---- leases out -----------------------------------------------------------------
 
     def give(self, lease: Lease) -> None:
-        """Add a lease to those that `send` sends."""
+        """Add a lease to the held ones, for the next `send`."""
         serial = self._serial = self._serial + 1
         self.held.append(_HeldLease(serial, lease))
         self.unsent.append((*lease, serial))
 
     def send(self) -> None:
-        """Send the unsent leases, behind the bytes that the socket had no room for."""
+        """Send the unsent leases, behind the bytes that the socket had no room for.
+
+        What it has no room for now waits for `send_more`.
+        """
         is_first = not self.outgoing
         self.outgoing += encode_frame(tuple(self.unsent))
         self.unsent = []
@@ -165,7 +172,8 @@ class WorkerLink:
     def recall(self) -> list[Lease]:
         """Take back the leases that the worker has not begun, in their order.
 
-        A lease that it is just beginning comes back as `LeaseReturned`.
+        A lease that it is just beginning comes back as `LeaseReturned`.  [] for a
+        worker that is dead or hung up.
         """
         if self.state is WorkerState.STARTING:
             begun = 0  # nothing was sent to it yet
@@ -194,6 +202,7 @@ class WorkerLink:
         self.outgoing.clear()
 
     def _flush(self) -> None:
+        """Send as much as the socket takes; drop all of it if the worker is dead."""
         assert self._socket is not None
         try:
             sent = self._socket.send(self.outgoing)
@@ -239,6 +248,11 @@ class WorkerLink:
             yield LeaseReturned(self.held.popleft().lease)
 
     def _on_end(self, values: tuple[Any, ...]) -> Result | LeaseRefused:
+        """Return the event of a lease that has ended or was refused; hold it no more.
+
+        Raises RuntimeError if the worker names another lease than the first that it
+        holds.
+        """
         lease = self.held.popleft().lease
         if (lease.taskid, lease.attempt) != values[:2]:
             raise RuntimeError(f"an end of task {values[0]}, not of {lease.taskid}")

@@ -49,7 +49,10 @@ _LINES = "\n\t"
 
 
 class Stream:
-    """A descriptor that is written to without blocking."""
+    """A descriptor that is written to without blocking.
+
+    After the first error it is broken: all later text is dropped.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = _reopen_without_blocking(fd)
@@ -57,7 +60,10 @@ class Stream:
         self._broken = False
 
     def write(self, text: str) -> None:
-        """Write as much as the reader takes at once, and keep the rest."""
+        """Write as much as the reader takes at once, and keep the rest.
+
+        Text beyond `MAX_KEPT` kept bytes is dropped.
+        """
         if not self._broken and len(self._kept) < MAX_KEPT:
             self._kept += text.encode("utf-8", "backslashreplace")
         self.flush(0.0)
@@ -93,6 +99,7 @@ def _reopen_without_blocking(fd: int) -> int:
 
 
 def _columns_of(fd: int) -> int:
+    """Return the width of a terminal; 80 if it is unknown."""
     try:
         return os.get_terminal_size(fd).columns or 80
     except OSError:
@@ -100,7 +107,7 @@ def _columns_of(fd: int) -> int:
 
 
 class Console:
-    """Standard output and error of this process; no output unless it `prints`.
+    """The standard output and error of this process; only errors unless it `prints`.
 
     With `is_terminal` False there is no live line, even if `out` is a terminal.
     """
@@ -122,7 +129,7 @@ class Console:
         self._prints = True
 
     def print_line(self, line: str) -> None:
-        """Print a line that stays, with the prefix "mpifarm: "."""
+        """Remove the live line, and print a line that stays, after "mpifarm: "."""
         self._write(f"{self._clear()}mpifarm: {printable(line)}\n")
 
     def print_text(self, text: str) -> None:
@@ -134,7 +141,10 @@ class Console:
             self._out.write(text)
 
     def show_progress(self, line: str) -> None:
-        """Print the state of the farm: a live line on a terminal, rarely in a log."""
+        """Print the state of the farm, if it is time: a live line, or a line in a log.
+
+        Every `LIVE_SECONDS` on a terminal, every `LOG_SECONDS` in a log.
+        """
         now = time.monotonic()
         if now < self._show_at:
             return
@@ -149,18 +159,18 @@ class Console:
     def print_error(self, line: str) -> None:
         """Print a mistake or a defect to standard error, on any rank.
 
-        A defect has several lines, with a traceback.
+        The live line is removed.  A defect has several lines, with a traceback.
         """
         if clear := self._clear():
             self._out.write(clear)
         self._err.write(f"mpifarm: {printable(line, _LINES)}\n")
 
     def close(self) -> None:
-        """Wait up to `PATIENCE_SECONDS` for slow readers of kept text."""
+        """Write kept text, waiting up to `PATIENCE_SECONDS` for each slow reader."""
         self._out.flush(PATIENCE_SECONDS)
         self._err.flush(PATIENCE_SECONDS)
 
     def _clear(self) -> str:
-        """Return the escape sequence that removes the live line, "" without one."""
+        """Forget the live line; return the sequence that removes it, "" without one."""
         live, self._live = self._live, False
         return "\r\x1b[K" if live else ""

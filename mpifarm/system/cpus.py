@@ -65,7 +65,7 @@ def threads_of_worker(cpus: int, workers: int, sharers: Sharers = ALONE) -> int:
 
 
 def bind_to(share: Collection[int]) -> None:
-    """Bind this process, and all that it starts, to these CPUs."""
+    """Bind this process, and all that it starts, to these CPUs, if the kernel may."""
     # The kernel refuses if a changed cgroup has taken the CPUs away.
     with suppress(OSError):
         os.sched_setaffinity(0, share)
@@ -82,7 +82,7 @@ def cpus_of_rank() -> frozenset[int]:
 
 
 def cpus_of_machine() -> int:
-    """Return the number of CPUs of the machine."""
+    """Return the number of CPUs of the machine that are online."""
     return os.sysconf("SC_NPROCESSORS_ONLN")
 
 
@@ -132,7 +132,8 @@ def find_sharers(
     """Find the ranks of our launch on this node that may use the same CPUs.
 
     `environ` is the environment of this process.  To be called after `MPI_Init`, when
-    all ranks have started: only then do all of them get the same answer.
+    all ranks have started: only then do all of them get the same answer.  Without a
+    launcher, the answer is `ALONE`.
     """
     return _find_ranks(environ, pid or os.getpid(), proc, with_our_cpus=True)
 
@@ -142,7 +143,8 @@ def place_on_node(
 ) -> int:
     """Return the number of lower ranks of our launch on this node, on any CPUs.
 
-    For ranks that cannot ask each other.  See `find_sharers` for when to call it.
+    For ranks that cannot ask each other; 0 without a launcher.  See `find_sharers` for
+    when to call it.
     """
     return _find_ranks(environ, pid or os.getpid(), proc, with_our_cpus=False).place
 
@@ -150,13 +152,17 @@ def place_on_node(
 def count_on_node(
     environ: Mapping[str, str], pid: int | None = None, proc: str = "/proc"
 ) -> int:
-    """Return the number of ranks of our launch on this node, on any CPUs."""
+    """Return the number of ranks of our launch on this node, on any CPUs.
+
+    1 without a launcher.  See `find_sharers` for when to call it.
+    """
     return _find_ranks(environ, pid or os.getpid(), proc, with_our_cpus=False).count
 
 
 def _find_ranks(
     environ: Mapping[str, str], own: int, proc: str, *, with_our_cpus: bool
 ) -> Sharers:
+    """Return this rank's place among the ranks of the node, and their number."""
     if not was_launched(environ):
         return ALONE
     # The ranks of a node are children of one process of the launcher (mpirun, prted,
@@ -196,6 +202,7 @@ class _Process(NamedTuple):
 
 
 def _read_process(pid: int, proc: str) -> _Process:
+    """Return parent and CPUs of a process; 0 and "" if it is gone."""
     lines = _read(f"{proc}/{pid}/status").splitlines()
     fields = {
         name: value.strip() for name, _, value in (x.partition(":") for x in lines)

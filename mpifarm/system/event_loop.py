@@ -52,7 +52,10 @@ class Waiter:
         self._eager = EAGER_LOOKS
 
     def wait(self, read: Sequence[int], seconds: float) -> None:
-        """Sleep up to `seconds`, until a descriptor is ready or a message is there."""
+        """Sleep up to `seconds`, until a descriptor is ready or a message is there.
+
+        Never longer than `LONGEST_SECONDS`.
+        """
         fds = [self._signal_fd, *read]
         seconds = max(0.0, min(seconds, LONGEST_SECONDS))
         if self._probe is None:
@@ -63,7 +66,10 @@ class Waiter:
     def _wait_and_probe(
         self, fds: Sequence[int], seconds: float, probe: Callable[[], bool]
     ) -> None:
-        """Sleep as `wait`, with probes; each call here costs 200 times a second."""
+        """Sleep as `wait`, with probes between ever longer sleeps.
+
+        What a call here costs is paid 200 times a second.
+        """
         until, backoff, nothing = time.monotonic() + seconds, self._backoff, ()
         while seconds >= 0.0:
             if select.select(fds, nothing, nothing, min(seconds, backoff))[0]:
@@ -79,7 +85,10 @@ class Waiter:
         self._backoff = backoff
 
     def coalesce(self, seconds: float) -> None:
-        """Sleep up to `seconds`, whatever workers do; a signal ends the sleep."""
+        """Sleep up to `seconds`, `COALESCE_SECONDS` at most, whatever workers do.
+
+        A signal ends the sleep.
+        """
         select.select((self._signal_fd,), (), (), min(seconds, COALESCE_SECONDS))
 
 
@@ -90,7 +99,7 @@ class Clock:
         self.now = time.monotonic()
 
     def step(self) -> float:
-        """Read the clock.  Return the seconds for which the loop was suspended."""
+        """Read the clock.  Return how many seconds the loop was suspended, else 0."""
         before, self.now = self.now, time.monotonic()
         gap = self.now - before
         return gap if gap > PAUSE_SECONDS else 0.0

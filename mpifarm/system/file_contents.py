@@ -64,7 +64,7 @@ class LargeFile:
 
     It has those methods of `bytes` that the composition of a queue needs.  A part that
     cannot be read raises `StorageError`, one that does not exist any more
-    `ChangedError`.
+    `ChangedError`.  The caller keeps `descriptor` open.
     """
 
     def __init__(self, descriptor: int, path: str, size: int) -> None:
@@ -89,7 +89,7 @@ class LargeFile:
         return found
 
     def find(self, mark: bytes, begin: int) -> int:
-        """Return the first index of that byte from `begin` on, or -1."""
+        """Return the first index of the byte `mark` from `begin` on, or -1."""
         while begin < self._size:
             number, offset = divmod(begin, _KEPT_BLOCK)
             found = self._block(number).find(mark, offset)
@@ -99,7 +99,7 @@ class LargeFile:
         return -1
 
     def rfind(self, mark: bytes, begin: int, end: int) -> int:
-        """Return the last index of that byte between `begin` and `end`, or -1."""
+        """Return the last index of the byte `mark` between `begin` and `end`, or -1."""
         while end > begin:
             number = (end - 1) // _KEPT_BLOCK
             start = number * _KEPT_BLOCK
@@ -110,6 +110,7 @@ class LargeFile:
         return -1
 
     def _block(self, number: int) -> bytes:
+        """Return a block, read unless it is kept; keep it, and drop the oldest kept."""
         block = self._kept.get(number)
         if block is None:
             if len(self._kept) >= _MAX_KEPT:
@@ -139,6 +140,7 @@ same blocks."""
 
 
 def _read_part(descriptor: int, begin: int, end: int) -> bytes:
+    """Read bytes; raise `_ShorterError` if the file ends before `end`, or OSError."""
     parts = []
     while begin < end:
         part = os.pread(descriptor, end - begin, begin)
@@ -180,7 +182,7 @@ def bytes_of(chunk: Chunk) -> bytes:
 def blocks_of(chunks: Iterable[Chunk]) -> Iterator[Block]:
     """Yield the bytes of all chunks, those of a `Part` in blocks of `BLOCK` bytes.
 
-    Raises `OSError` if a part cannot be read.
+    Raises `OSError` if a part cannot be read or does not exist any more.
     """
     for chunk in chunks:
         if isinstance(chunk, Part):
@@ -206,7 +208,8 @@ def length_of(chunk: Chunk) -> int:
 def content_of(path: str) -> Iterator[tuple[Version | None, Content | None]]:
     """Give a file's version and content, or (None, None) if it does not exist.
 
-    The content is in memory unless the file is large.  Raises `StorageError`.
+    The content is in memory unless the file is large; then it holds for the ``with``
+    block only.  Raises `StorageError`.
     """
     try:
         descriptor = open_regular(path, os.O_RDONLY)
@@ -223,6 +226,7 @@ def content_of(path: str) -> Iterator[tuple[Version | None, Content | None]]:
 
 
 def _take_content(descriptor: int, path: str) -> tuple[Version, Content]:
+    """Return version and content of an open file; raises `StorageError`."""
     try:
         version = _version_of(descriptor)
         if version.size > LARGE:
@@ -250,8 +254,9 @@ class FileState(NamedTuple):
     def blocks(self, *, appended: bool) -> Iterator[bytes]:
         """Yield the content of that moment block by block, without the lock.
 
-        `appended`: the file is only ever appended to, and may have grown since.
-        Raises `ChangedError` if the file has changed otherwise, `StorageError`.
+        `appended`: the file is only ever appended to, and may have grown since.  Raises
+        `ChangedError` if the file has changed otherwise, which may show after the last
+        block; raises `StorageError` if it cannot be read.
         """
         if self.content is not None:
             yield self.content

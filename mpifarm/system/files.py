@@ -129,7 +129,8 @@ def find_size(path: str) -> int:
 def append(path: str, lines: bytes, *, sync: bool) -> int:
     """Append whole lines, and sync them if `sync`.  Return the new size in bytes.
 
-    Raises `StorageError`, and then takes back the part that was written, if possible.
+    A line that others have left torn is ended first.  Raises `StorageError`, and then
+    takes back the part that was written, if possible.
     """
     try:
         with opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
@@ -139,7 +140,10 @@ def append(path: str, lines: bytes, *, sync: bool) -> int:
 
 
 def append_to(descriptor: int, path: str, lines: bytes, *, sync: bool) -> int:
-    """Append whole lines to an open file, as `append` does."""
+    """Append whole lines to an open file, as `append` does.
+
+    `path` names the file in errors.  A new file's directory is synced, too.
+    """
     size = -1
     try:
         size = os.fstat(descriptor).st_size
@@ -215,6 +219,7 @@ def _write_pieces(
 def _cut_to(descriptor: int, begin: int, old: bytes) -> None:
     # First write, then truncate: there is a block for `old` now, and a full disk has
     # no other.
+    """Write `old` at `begin`, and end the file after it; raises OSError."""
     write_at(descriptor, begin, old)
     os.ftruncate(descriptor, begin + len(old))
 
@@ -240,7 +245,8 @@ def write_staging_file(
     """Write and sync a file that a later rename puts in its place.
 
     It gets the permissions of the file `like`: users who share a workdir through a
-    group must still be able to write the file.  Raises `StorageError`.
+    group must still be able to write the file.  Raises `StorageError`, with the file
+    removed.
     """
     try:
         with opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
@@ -258,6 +264,7 @@ def write_staging_file(
 
 
 def _copy_mode(descriptor: int, like: str) -> None:
+    """Give an open file the permissions of `like`, if that is there and allowed."""
     with suppress(OSError):
         mode = os.lstat(like).st_mode & 0o777
         if os.fstat(descriptor).st_mode & 0o777 != mode:
@@ -265,7 +272,7 @@ def _copy_mode(descriptor: int, like: str) -> None:
 
 
 def rename(source: str, target: str) -> None:
-    """Rename `source` to `target`; raises `StorageError`."""
+    """Rename `source` to `target`, replacing it; raises `StorageError`."""
     try:
         os.rename(source, target)
     except OSError as error:
@@ -275,7 +282,7 @@ def rename(source: str, target: str) -> None:
 def replace(path: str, staging: str, content: bytes) -> None:
     """Replace `path` by a file with `content`, by way of the staging file `staging`.
 
-    Raises `StorageError`.
+    Raises `StorageError`, with the staging file removed, if possible.
     """
     write_staging_file(staging, (content,), like=path)
     try:
@@ -295,7 +302,10 @@ def truncate(path: str) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Sync a directory: its new, renamed and removed names.  Raises `OSError`."""
+    """Sync a directory: its new, renamed and removed names.  Raises `OSError`.
+
+    A file system that cannot sync a directory is not an error.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -319,9 +329,10 @@ def sync_names(path: str) -> None:
 
 
 def make_directory(path: str) -> bool:
-    """Make a directory unless it exists.  Return whether it was made by this call.
+    """Make a directory, unless it exists, and sync its parent.
 
-    Raises `OSError`, and `StorageError` if the disk fails.
+    Return whether it was made by this call.  Raises `OSError`, and `StorageError` if
+    the disk fails.
     """
     # On a read-only file system, mkdir of an existing directory may answer EROFS.
     if not is_directory(path):
@@ -360,7 +371,7 @@ def touch(descriptor: int, path: str) -> None:
 
 
 def exists(path: str) -> bool:
-    """Return whether a claim's step file exists.
+    """Return whether a claim's step file exists, of whatever kind.
 
     Raises `StorageError` if that is unknown: without its file, a step has happened.
     """
@@ -380,7 +391,10 @@ def exists(path: str) -> bool:
 
 
 def is_there(path: str) -> bool:
-    """Return whether a name exists, of any kind of file; raises `StorageError`."""
+    """Return whether a name exists, of any kind of file; raises `StorageError`.
+
+    A name that this process may not look up counts as missing.
+    """
     # Not `os.path.lexists`: it returns False when the disk fails.
     return _find_status(path, os.lstat) is not None
 
@@ -388,7 +402,8 @@ def is_there(path: str) -> bool:
 def is_directory(path: str) -> bool:
     """Return whether `path` is a directory, or a link to one.
 
-    Raises `StorageError`.
+    False for a name that may not be looked up.  Raises `StorageError` if the disk
+    fails.
     """
     status = _find_status(path, os.stat)
     return status is not None and stat.S_ISDIR(status.st_mode)
@@ -397,7 +412,8 @@ def is_directory(path: str) -> bool:
 def is_file(path: str) -> bool:
     """Return whether `path` is a regular file, or a link to one.
 
-    Raises `StorageError`.
+    False for a name that may not be looked up.  Raises `StorageError` if the disk
+    fails.
     """
     status = _find_status(path, os.stat)
     return status is not None and stat.S_ISREG(status.st_mode)
@@ -417,6 +433,10 @@ def is_permitted(path: str, mode: int) -> bool:
 def _find_status(
     path: str, ask: Callable[[str], os.stat_result]
 ) -> os.stat_result | None:
+    """Return the status that `ask` gives, None if there is no such file for us.
+
+    Raises `StorageError` if the disk fails.
+    """
     try:
         return ask(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -441,7 +461,7 @@ def find_names(path: str) -> list[str]:
 
 
 def find_other_owner(path: str) -> str:
-    """Return the owner of `path` as "user NAME", "" if it is us or unknown."""
+    """Return the owner of `path` as "user NAME", "" if that is us or unknown."""
     try:
         uid = os.stat(path).st_uid
     except OSError:

@@ -51,7 +51,8 @@ def find_gpus(setting: str, environ: Mapping[str, str], root: str = "/") -> Gpus
     """Return the GPUs that the workers of this rank share.
 
     `setting` is ``auto``, ``none`` or a number, `environ` the rank's environment, and
-    `root` the directory in which /dev and /sys are.
+    `root` the directory in which /dev and /sys are.  A number without any variable
+    counts GPUs from 0, whether they exist or not.
     """
     if setting == "none":
         return Gpus()
@@ -89,7 +90,7 @@ def check_gpus(setting: str, environ: Mapping[str, str], root: str = "/") -> str
 
 
 def _given(environ: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Return the ids in each variable that is set."""
+    """Return the ids in each variable that is set; of an empty variable, none."""
     return {name: _ids(environ[name]) for name in (ROCR, HIP, CUDA) if name in environ}
 
 
@@ -166,6 +167,7 @@ def _count_amd(root: str) -> int:
 
 
 def _names(directory: str) -> list[str]:
+    """Return the names in a directory; [] if it can't be read."""
     try:
         return os.listdir(directory)
     except OSError:
@@ -173,6 +175,7 @@ def _names(directory: str) -> list[str]:
 
 
 def _read_number(path: str) -> int:
+    """Return the number in a file; 0 if it can't be read."""
     try:
         with open(path, "rb") as file:
             return int(file.read())

@@ -87,9 +87,10 @@ def lock_paths(
 ) -> tuple[str, ...]:
     """Return the lock files of `workdir`, the lock area's first, with links resolved.
 
-    The area is `lock_area`, or else the one that PyTaskFarmer chooses from `environ`.
-    Raises InputError if the area is not a writable directory, or if a stranger's link
-    is in place of the lock file.
+    The area is `lock_area`, or else the one that PyTaskFarmer chooses from `environ`;
+    without an area, the workdir's own lock is the only one.  Raises InputError if the
+    area is not a writable directory, or if a link that may not be followed is in place
+    of a lock file; raises StorageError if the disk fails.
     """
     own = _own_lock(workdir)
     area, source = _find_area(environ, lock_area)
@@ -134,6 +135,7 @@ def _area_file_name(workdir: str) -> str:
 
 
 def _check_area(path: str, source: str) -> None:
+    """Raise InputError if a lock area can't be used; `source` names the option."""
     area = os.path.dirname(path)
     status = _find_status(area)
     if status is None:
@@ -230,7 +232,8 @@ class WorkdirLock:
         """Take all locks or none, without waiting.  Return whether they are held.
 
         Return False within 1 ms after the last release, too.  Raises StorageError if a
-        lock file cannot be opened or locked any more.
+        lock file cannot be opened or locked any more, RuntimeError if the locks are
+        held already.
         """
         if not self._take_more():
             self.release()
@@ -239,7 +242,8 @@ class WorkdirLock:
     def acquire(self, timeout: float) -> None:
         """Take all locks, polling each ms; raises StorageError after `timeout` seconds.
 
-        It is a `FutileError` if other farmers held a lock for all that time.
+        It is a `FutileError` if other farmers held a lock for all that time.  Raises
+        RuntimeError if the locks are held already.
         """
         deadline = self._clock() + timeout
         try:
@@ -260,7 +264,7 @@ class WorkdirLock:
 
     @contextmanager
     def hold(self, timeout: float) -> Iterator[None]:
-        """Hold all locks for the time of a ``with`` block, after `acquire`."""
+        """Hold all locks for the time of a ``with`` block; raises as `acquire` does."""
         self.acquire(timeout)
         try:
             yield
@@ -292,6 +296,10 @@ class WorkdirLock:
         return True
 
     def _take_next(self, path: str) -> bool:
+        """Take one more lock.  Return False if another process holds it.
+
+        Raises StorageError, after the release of all locks, if the file can't be used.
+        """
         try:
             descriptor = _find_locked(path, self._workdir)
         except OSError as error:
@@ -315,6 +323,7 @@ class WorkdirLock:
         return self._clock() - self._doubtful_since < DOUBT_SECONDS
 
     def _give_up_after(self, deadline: float, timeout: float) -> None:
+        """Raise FutileError at the deadline; release all after `PATIENCE_SECONDS`."""
         now = self._clock()
         if now >= deadline:
             raise FutileError(
@@ -379,6 +388,7 @@ def _open_lock_file(path: str, workdir: str) -> int:
 def _open_or_create(path: str) -> int:
     # First without O_CREAT: in a sticky directory (/tmp) Linux refuses O_CREAT on a
     # file of another user.  Then with O_EXCL, which follows no link at all.
+    """Open a file, or create it; raises OSError, EAGAIN if others race for it."""
     for _ in range(_MAX_RACES):
         with suppress(FileNotFoundError):
             return os.open(path, _OPEN_FLAGS)
@@ -476,6 +486,7 @@ def _refuse_odd_file(path: str) -> None:
 
 
 def _refuse_unsafe_file(path: str, status: os.stat_result, workdir: str) -> None:
+    """Raise `UnsafeLockError` for an open file that may be a stranger's trap."""
     if what := kind_in_words(status.st_mode):
         raise UnsafeLockError(
             f"the lock file {path} is not a regular file ({what}): remove it"
@@ -537,6 +548,7 @@ def _probe_error(path: str, error: OSError) -> FarmError:
 
 
 def _explain(path: str, error: OSError) -> str:
+    """Return the sentence for an error of a lock file, with a remedy."""
     if isinstance(error, UnsafeLockError):
         return error.sentence
     if error.errno in (errno.EACCES, errno.EPERM):

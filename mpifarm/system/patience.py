@@ -46,7 +46,7 @@ class Patience:
     """The limit, in `seconds`, for which a failing disk is tried again.
 
     `say` gets a sentence at the first failure and at the success after it; `what` names
-    the file or directory in these sentences.
+    the file or directory in the second, which ends with `helped`.
     """
 
     def __init__(
@@ -65,7 +65,11 @@ class Patience:
         self._since: float | None = None
 
     def is_over(self, error: StorageError, now: float) -> bool:
-        """Record a failure at the time `now`.  Return whether to give up."""
+        """Record a failure at the time `now`.  Return whether to give up.
+
+        Set `retry_at`, and tell the user of the first failure.  A `FutileError` is
+        always given up.
+        """
         if isinstance(error, FutileError):
             return True
         if self._since is None:
@@ -77,7 +81,10 @@ class Patience:
         return now - self._since >= self._seconds
 
     def note_success(self) -> None:
-        """Record a success: the next failure starts the time anew."""
+        """Record a success, and tell the user if a failure came before.
+
+        The next failure starts the time anew.
+        """
         if self._since is not None:
             self._since = None
             self._say(f"{self._what} {self._helped}")
@@ -92,7 +99,8 @@ def try_again(
     """Call `act`, again while the disk fails.  Return its result.
 
     Raises `StorageError` when the patience is over, `InputError` for an action that the
-    system refuses the user, and any other error of `act` as it is.
+    system refuses the user, and any other error of `act`, as FileNotFoundError, as it
+    is.
     """
     while True:
         try:

@@ -51,7 +51,7 @@ def kill_group(pid: int, signum: int) -> bool:
 
 
 def group_exists(pid: int) -> bool:
-    """Return whether the process group has a process, even a zombie."""
+    """Return whether the process group has a process, even a zombie or not ours."""
     try:
         os.killpg(pid, 0)
     except ProcessLookupError:
@@ -88,7 +88,7 @@ def group_of(pid: int) -> int:
 
 
 def kill_process(pid: int, signum: int) -> None:
-    """Signal one process, if it still exists and is ours."""
+    """Signal one process; no effect if it is gone or not ours."""
     try:
         os.kill(pid, signum)
     except (ProcessLookupError, PermissionError):
@@ -135,7 +135,10 @@ def find_dead_child(pid: int | None = None) -> int | None:
 
 
 def reap_child(pid: int) -> int | None:
-    """Wait for a child.  Return its status as in `subprocess`, None if not ours."""
+    """Wait for a child, without end.  Return its status as in `subprocess`.
+
+    Return None if it is not our child.
+    """
     try:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     except ChildProcessError:
@@ -143,7 +146,7 @@ def reap_child(pid: int) -> int | None:
 
 
 def reap_child_within(pid: int, seconds: float) -> bool:
-    """Wait up to `seconds` for a child.  Return whether it is gone."""
+    """Wait up to `seconds` for a child, and reap it.  Return whether it is gone."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -157,7 +160,10 @@ def reap_child_within(pid: int, seconds: float) -> bool:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a single-threaded process, including zombies."""
+    """Return the children of a single-threaded process, including zombies.
+
+    Raises ProcessLookupError if the process ends meanwhile.
+    """
     try:
         with open(f"/proc/{pid}/task/{pid}/children", "rb") as children:
             return [int(word) for word in children.read().split()]
@@ -166,7 +172,7 @@ def children_of(pid: int) -> list[int]:
 
 
 class ChildrenWatch:
-    """Finds new children of a single-threaded process, at little cost for each task.
+    """The new children of a single-threaded process, found at little cost for a task.
 
     The file of the kernel is opened once, and parsed only if its text has changed.
     """
@@ -216,7 +222,7 @@ class ChildrenWatch:
 
 
 def is_session_leader(pid: int) -> bool:
-    """Return whether the process has a session of its own."""
+    """Return whether the process leads a session; False if it is gone."""
     try:
         return os.getsid(pid) == pid
     except OSError:
@@ -256,7 +262,10 @@ def find_named(words: Collection[bytes]) -> list[int]:
 
 
 def command_lines(name: str) -> list[list[str]]:
-    """Return the command line of each program `name` that this user runs here."""
+    """Return the command line of each program `name` that this user runs here.
+
+    `name` is compared with the last part of the first word.
+    """
     found = []
     for pid in _all_pids():
         try:
@@ -284,6 +293,7 @@ def _all_pids() -> list[int]:
 
 
 def _parent_of(pid: int) -> int:
+    """Return the parent of a process; 0 if the process is gone."""
     return int([*_stat_words(pid), b"0", b"0"][1])
 
 
@@ -328,7 +338,10 @@ class Inquiry:
             os.close(write)
 
     def collect(self) -> str | None:
-        """Return the output once the program has ended, None until then."""
+        """Return the output once the program has ended, None until then.
+
+        At the end, or at `_MAX_OUTPUT` bytes, the program is killed and forgotten.
+        """
         while len(self._output) < _MAX_OUTPUT:
             try:
                 piece = os.read(self._fd, 65536)
@@ -341,7 +354,7 @@ class Inquiry:
         return self._output.decode("utf-8", "replace")
 
     def end(self) -> None:
-        """Kill the program if it still runs, and forget it."""
+        """Kill the program, if it still runs, and reap it; forget it."""
         if self._fd < 0:
             return
         os.close(self._fd)
@@ -371,7 +384,10 @@ def _spawn_alone(argv: Sequence[str], env: Environment, output: int) -> int:
 
 
 def fork_child(main: Callable[[], object]) -> int:
-    """Fork a child that runs `main` and exits: 0, or 70 if `main` raises."""
+    """Fork a child that runs `main` and exits: 0, or 70 if `main` raises.
+
+    Return its pid.  Raises OSError if the fork fails.
+    """
     pid = os.fork()
     if pid:
         return pid
@@ -430,6 +446,8 @@ def ignore_signals() -> None:
 
     Not by SIG_IGN: a program that a user's runner starts would inherit that.  The two
     signals that Python ignores, PIPE and XFSZ, get handlers for the same reason.
+    Signals for defects, and CHLD, get the default action; no signal is blocked any
+    more.
     """
     signal.set_wakeup_fd(-1)
     usual = {
@@ -463,7 +481,7 @@ def adopt_orphans() -> bool:
 
 
 def drop_signal_stack() -> None:
-    """Disable the signal stack of faulthandler.
+    """Disable the signal stack of faulthandler, if that was imported.
 
     It has room for few signals at a time, and a farm may get many at once.  The kernel
     ends a process whose signal stack overflows by SIGSEGV.

@@ -62,6 +62,10 @@ def open_regular(
 
 
 def _open_otherwise(path: str, flags: int, mode: int, error: OSError) -> int:
+    """Raise `OddFileError` if `path` is no regular file, or wait for a lease's end.
+
+    Return a descriptor after the lease; raise `error` for any other reason.
+    """
     found = 0
     with suppress(OSError):
         look = os.lstat if flags & os.O_NOFOLLOW else os.stat
@@ -76,5 +80,6 @@ def _open_otherwise(path: str, flags: int, mode: int, error: OSError) -> int:
 
 
 def _refuse(path: str, mode: int, error: OSError | None = None) -> NoReturn:
+    """Raise `OddFileError` for a file of this `mode`."""
     number = error.errno if error and error.errno else 22
     raise OddFileError(number, f"it is {kind_in_words(mode)}", path) from error

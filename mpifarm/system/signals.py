@@ -52,7 +52,7 @@ class SignalInbox:
         return bool(self._received)
 
     def take(self) -> list[int]:
-        """Return the signals since the last call."""
+        """Return the signals since the last call; the descriptor is unreadable then."""
         # The descriptor first: a signal between the two lines then wakes once more.
         # The other way round, it would be in the list and wake nobody.
         self.clear_wakeup()
@@ -70,6 +70,7 @@ class SignalInbox:
         self._received.append(signum)
 
     def _note_int(self) -> None:
+        """End the process at a second Ctrl-C."""
         now = time.monotonic()
         if not self._first_int:
             self._first_int = now

@@ -78,7 +78,8 @@ def start_command(
     """Start a command with its output in `logfd`.  Return its pid.
 
     A program without a slash is looked up in the PATH of *this* process, not of `env`.
-    Raises OSError if it cannot be started, ValueError for a NUL byte.
+    A signal or exit that was asked for meanwhile follows at once.  Raises OSError if it
+    cannot be started, ValueError for a NUL byte.
     """
     slot = _running.slot
     _running.terminated = False
@@ -133,8 +134,9 @@ def choose_ending_signal(signum: int) -> None:
 def terminate_command(signum: int | None = None) -> None:
     """Signal the group of this process's command, even while it is being started.
 
-    The default is the signal of `choose_ending_signal`, else TERM.  A signal handler
-    may call this.
+    The default is the signal of `choose_ending_signal`, else TERM.  Without a command,
+    the signal is kept for the next, until `forget_termination`.  A signal handler may
+    call this.
     """
     signum = signum or _running.ending_signal
     pid = _running.slot[0]
@@ -147,7 +149,7 @@ def terminate_command(signum: int | None = None) -> None:
 
 
 def forget_termination() -> None:
-    """Forget a pending signal: it was for the last task, and a new one begins."""
+    """Forget a signal that is kept, and the last command: a new task begins."""
     _running.note_signal = 0
     _running.noted = _running.note_exit
     _running.last = 0
@@ -162,7 +164,7 @@ def has_left_processes() -> bool:
     """Return whether processes of the task's command live on after its end.
 
     Processes that have made a session of their own are not seen.  It costs one system
-    call if no process is left.
+    call if no process is left, and `_SRUN_SECONDS` if an srun seems to be.
     """
     pid = _running.last
     if not pid or not group_exists(pid):
@@ -177,7 +179,8 @@ def has_left_processes() -> bool:
 def exit_with_command() -> None:
     """KILL the command's group and all other children, and exit.
 
-    Returns only while a command is being started: then `start_command` calls this.
+    The own group dies too, if this process leads it.  Returns only while a command is
+    being started: then `start_command` calls this.
     """
     pid = _running.slot[0]
     if pid == STARTING:
@@ -205,6 +208,7 @@ def wake_regularly() -> None:
 
 
 def _obey_notes() -> None:
+    """Exit, or signal the command, as was asked for while it was being started."""
     if _running.note_exit:
         exit_with_command()
     if _running.note_signal:
@@ -216,6 +220,7 @@ def _obey_notes() -> None:
 def _wait_with_group(pid: int) -> int:
     # The pid stays in the slot though it is reaped here: while a process of its group
     # lives the kernel gives it to nobody, and the slot is cleared one poll later.
+    """Reap the command, wait for the end of its group.  Return its status."""
     status = _reap(pid)
     while group_exists(pid):
         time.sleep(GROUP_POLL)

@@ -1,1 +1,1 @@
-"""How ranks talk to each other."""
+"""The talk between ranks."""

@@ -1,4 +1,4 @@
-"""Whether the ranks of this node live while they connect, where MPI does not tell.
+"""The watch over the ranks of this node while they connect, where MPI does not tell.
 
 Under ``mpirun --with-ft ulfm`` the death of a rank does not end the others, and in
 `MPI_Init` they would wait for it without end: the fault tolerance begins after that.
@@ -51,7 +51,11 @@ class RankCount:
         self._missed = 0
 
     def is_broken(self, count: int, now: float) -> bool:
-        """Record a count.  Return whether a rank has died."""
+        """Record a count.  Return whether a rank has died.
+
+        It has if no rank came for `STALL_SECONDS` before all were there, or if one is
+        missing twice in a row after that.
+        """
         if count > self._largest:
             self._largest, self._grew_at = count, now
         self._missed = self._missed + 1 if count < self._expected else 0
@@ -73,12 +77,16 @@ def find_daemon(pid: int, proc: str = "/proc") -> int | None:
 
 
 def _find_parent(pid: int, proc: str) -> int:
+    """Return the parent of `pid`; raise OSError if the process is gone."""
     with open(f"{proc}/{pid}/stat") as stream:
         return int(stream.read().rpartition(")")[2].split()[1])
 
 
 def count_children(pid: int, proc: str = "/proc") -> int | None:
-    """Return how many children a process has; None where the kernel does not say."""
+    """Return how many children a process has; None where the kernel does not say.
+
+    Threads that end meanwhile are left out.
+    """
     found = 0
     try:
         for thread in os.listdir(f"{proc}/{pid}/task"):
@@ -97,7 +105,7 @@ def _children(proc: str, pid: int, thread: str) -> str:
 
 
 class _Watch:
-    """Counts the ranks of this node until all are connected or one is missing."""
+    """The count of this node's ranks, until all are connected or one is missing."""
 
     def __init__(self, environ: Mapping[str, str], give_up: Callable[[], None]) -> None:
         self._give_up = give_up
@@ -109,7 +117,10 @@ class _Watch:
         self.connected = threading.Event()
 
     def run(self) -> None:
-        """Count; call `give_up` if a rank has died, or too much time has passed."""
+        """Count until all ranks are connected, or call `give_up`.
+
+        That is called once a rank has died, or too much time has passed.
+        """
         while not self.connected.wait(LOOK_SECONDS):
             if self._is_broken(time.monotonic()):
                 if not self.connected.wait(self._turn * _TURN_SECONDS):
@@ -117,6 +128,7 @@ class _Watch:
                 return
 
     def _is_broken(self, now: float) -> bool:
+        """Count once.  Return whether a rank has died or too much time has passed."""
         count = None if self._daemon is None else count_children(self._daemon)
         if count is None:
             return now - self._begun > BLIND_SECONDS
@@ -125,9 +137,10 @@ class _Watch:
 
 @contextmanager
 def watched(environ: Mapping[str, str], give_up: Callable[[], None]) -> Iterator[None]:
-    """Call `give_up` in a thread if the ranks of this node can't connect any more.
+    """Watch, in a thread, the ranks of this node while a ``with`` block connects them.
 
-    The body must leave the interpreter to that thread; `give_up` ends the process.
+    The thread calls `give_up`, which ends the process, if they can't connect any more.
+    The block must leave the interpreter to that thread.
     """
     watch = _Watch(environ, give_up)
     thread = threading.Thread(target=watch.run, daemon=True)

@@ -83,7 +83,7 @@ def encode_message(message: Message) -> EncodedMessage:
 
 
 def parse_message(tag: int, content: bytes | bytearray) -> Message:
-    """Parse the bytes of a message that a rank of this farm has encoded."""
+    """Parse the bytes of a message that a rank of this farm has encoded under `tag`."""
     if tag == _PICKLED:
         return cast(Message, pickle.loads(content))  # noqa: S301
     fields = marshal.loads(content)  # noqa: S302 - see the head of this file
@@ -114,7 +114,7 @@ class Comm:
     """This rank's connection to the other ranks.
 
     `survives_rank_loss`: whether the library reports deaths of ranks, so that the
-    others can go on.  `lost`: the ranks whose deaths it has reported.
+    others can go on.  `lost`: the ranks whose deaths were reported.
     """
 
     def __init__(
@@ -150,7 +150,10 @@ class Comm:
         return str(self._mpi.get_vendor()[0])
 
     def send(self, rank: int, message: Message) -> None:
-        """Begin to send `message`; later calls of `receive` and `flush` complete it."""
+        """Begin to send `message`; later calls of `receive` and `flush` complete it.
+
+        A message to a dead rank is dropped, and so is one that MPI refuses.
+        """
         if rank in self.lost:
             return  # a send to a dead rank never completes
         try:
@@ -161,7 +164,10 @@ class Comm:
             self._acknowledge_losses()
 
     def receive(self) -> list[tuple[int, Message]]:
-        """Return the messages that have come, each with the rank that sent it."""
+        """Return up to `MAX_AT_ONCE` messages that have come, each with its sender.
+
+        Test earlier sends for completion, and note ranks whose deaths MPI reports.
+        """
         received: list[tuple[int, Message]] = []
         try:
             while self._probe() and len(received) < MAX_AT_ONCE:
@@ -178,7 +184,7 @@ class Comm:
         return received
 
     def has_message(self) -> bool:
-        """Return whether `receive` has something to do."""
+        """Return whether `receive` has something to do: a message, or a death."""
         try:
             return self._probe()
         except self._mpi.Exception:
@@ -189,13 +195,14 @@ class Comm:
         return self._probe_once() or self._probe_once()
 
     def _complete_sends(self) -> None:
+        """Drop sends that are over, of up to `MAX_TESTED` that are tested."""
         for _ in range(min(len(self._sends), MAX_TESTED)):
             rank, send = self._sends.popleft()
             if rank not in self.lost and not self._is_over(send):
                 self._sends.append((rank, send))
 
     def _is_over(self, send: "MPI.Request") -> bool:
-        """Return whether a send is complete, or has failed for good."""
+        """Return whether a send is complete, or has failed for good and is noted."""
         try:
             return send.Test()
         except self._mpi.Exception:
@@ -203,6 +210,7 @@ class Comm:
             return True
 
     def _acknowledge_losses(self) -> None:
+        """Note new deaths in `lost`, and acknowledge them, where MPI reports them."""
         if not self.survives_rank_loss:
             return  # here a rank is lost when it is silent for long (`--rank-timeout`)
         failed = self._world.Get_failed()
@@ -214,7 +222,7 @@ class Comm:
         self._world.Ack_failed()
 
     def take_losses(self) -> list[int]:
-        """Return the ranks whose deaths were reported since the last call."""
+        """Return the ranks whose deaths were noted since the last call."""
         untold, self._unreported = self._unreported, []
         return untold
 
@@ -240,7 +248,7 @@ class Comm:
         signal.alarm(0)
 
     def abort(self, status: int) -> None:
-        """End all ranks at once: after a defect of ours, and where ranks hang."""
+        """End all ranks with `status`, at once: after a defect, or where ranks hang."""
         self._world.Abort(status)
 
 
@@ -254,9 +262,9 @@ def connect(
     """Initialize MPI if a launcher started this process.
 
     Return the communicator and "".  Where this process is to farm alone, return None
-    and a sentence for the user, which is "" if the launch meant that.  Where a rank
-    died meanwhile, raise `BrokenLaunchError` or call `give_up`, perhaps in a thread;
-    `give_up` ends the process.
+    and a sentence for the user, which is "" if the launch meant that or another process
+    says it.  Where a rank died meanwhile, raise `BrokenLaunchError` or call `give_up`,
+    perhaps in a thread; `give_up` ends the process.
     """
     if not was_launched(environ):
         return None, ""
@@ -295,7 +303,10 @@ def _initialize(mpi: Any) -> "MPI.Intracomm":
 
 
 def _own_world(mpi: Any) -> "MPI.Intracomm":
-    """Return a communicator of all ranks for our messages; all ranks call this."""
+    """Return a communicator of all ranks for our messages; all ranks call this.
+
+    Raise `BrokenLaunchError` if a rank has died.
+    """
     world: MPI.Intracomm = mpi.COMM_WORLD
     try:
         return world.Dup() if world.size > 1 else world
@@ -306,7 +317,10 @@ def _own_world(mpi: Any) -> "MPI.Intracomm":
 def _initialize_watched(
     mpi: Any, environ: Mapping[str, str], give_up: Callable[[FarmError], None]
 ) -> "MPI.Intracomm":
-    """Initialize MPI where the death of a rank does not end the other ranks."""
+    """Initialize MPI where the death of a rank does not end the other ranks.
+
+    Call `give_up`, or raise `BrokenLaunchError`, if a rank dies meanwhile.
+    """
     from mpifarm.transport.connecting import watched
 
     # `MPI_Init` and `MPI_Comm_dup` wait for all ranks: for a dead one without end.
@@ -316,7 +330,7 @@ def _initialize_watched(
 
 
 def _initialize_unlocked(mpi: Any) -> None:
-    """Initialize MPI and let other threads run meanwhile."""
+    """Initialize MPI and let other threads run meanwhile; raise `BrokenLaunchError`."""
     # Not by mpi4py, whose call keeps the interpreter locked: then no thread could end
     # this process with a status of ours.
     import ctypes
@@ -334,6 +348,7 @@ def _initialize_unlocked(mpi: Any) -> None:
 
 
 def _load() -> Any:
+    """Import MPI without initializing it."""
     import mpi4py
 
     mpi4py.rc.initialize = False
@@ -363,9 +378,10 @@ def _would_abort(mpi: Any, environ: Mapping[str, str]) -> bool:
 
 
 def _explain_alone(environ: Mapping[str, str], why: str, vendor: str = "") -> str:
-    """Return the sentence for a process that farms alone; "" but in one of a launch.
+    """Return the sentence for a process that farms alone because of `why`.
 
-    `vendor` names the MPI library; it is "" where none could be loaded.
+    Of the processes of one launch, only the first has one, the others "".  `vendor`
+    names the MPI library; it is "" where none could be loaded.
     """
     count = launched_size(environ)
     if count == 1:
