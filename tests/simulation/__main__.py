@@ -198,7 +198,7 @@ def _show_tail() -> None:
         farm.run()
         _check(farm)
         best, took = best_makespan(seconds, count, 8), farm.busy.last_end
-        back = sum(getattr(rank, "returned", 0) for rank in farm.ranks)
+        back = sum(rank.returned for rank in farm.ranks)
         print(
             f"| {name} | {best:.2f} s | {took:.2f} s | {took / best - 1:.1%} | {back} |"
         )

@@ -27,8 +27,9 @@ from mpifarm.model.settings import FarmDefinition, RunnerDefinition
 from mpifarm.transport.mpi import MAX_AT_ONCE
 from tests.simulation.busy import BusyTime
 from tests.simulation.costs import Costs
-from tests.simulation.ranks import ModelRank, Rank
+from tests.simulation.ranks import BigFarmRank, CountingPool
 from tests.simulation.tasks import OneCommand
+from tests.unit.virtual_rank import Clock
 
 NEVER = float("inf")
 
@@ -67,7 +68,6 @@ class BigFarm:
         *,
         slot: float = 1.0,
         seed: int = 0,
-        create_rank: Callable[..., Rank] = ModelRank,
     ) -> None:
         self.costs = costs or Costs()
         self.now = 0.0
@@ -92,13 +92,12 @@ class BigFarm:
         self._events: list[tuple[float, int, int, ToRank | None]] = []
         self._inbox: deque[tuple[float, int, ToCoordinator]] = deque()
         self._number = 0
-        self._world = 0.0
+        self._world = Clock(0.0)
         """The time of the rank that is at work."""
         self._heard_at = [0.0] * ranks
         self._wakes = [NEVER] * ranks
         self.ranks = [
-            self._create_rank(each, workers, seconds, create_rank)
-            for each in range(ranks)
+            self._create_rank(each, workers, seconds) for each in range(ranks)
         ]
         self.coordinator = Coordinator(
             OneCommand(tasks),
@@ -109,19 +108,15 @@ class BigFarm:
         self._workers = ranks * workers
 
     def _create_rank(
-        self,
-        rank: int,
-        workers: int,
-        seconds: Callable[[int], float],
-        create: Callable[..., Rank],
-    ) -> Rank:
-        def say(message: ToCoordinator) -> None:
-            way = self.costs.way if rank else 0.0
-            self._inbox.append((self._world + way, rank, message))
+        self, rank: int, workers: int, seconds: Callable[[int], float]
+    ) -> BigFarmRank:
+        way, world = self.costs.way if rank else 0.0, self._world
 
-        if create is ModelRank:
-            return create(workers, seconds, say, self.busy)
-        return create(workers, seconds, say)
+        def say(message: ToCoordinator) -> None:
+            self._inbox.append((world.now + way, rank, message))
+
+        pool = CountingPool(world, seconds, self.busy)
+        return BigFarmRank(rank, workers, pool, world, say)
 
     # ---- the run -----------------------------------------------------------------
 
@@ -141,11 +136,11 @@ class BigFarm:
     def _begin(self) -> None:
         self._has_begun = True
         for number, rank in enumerate(self.ranks):
-            rank.join()
+            rank.agent.join()
             self._set_alarm(number)
 
     def _set_alarm(self, rank: int) -> None:
-        wake_at = self.ranks[rank].wake_at
+        wake_at = self.ranks[rank].wake_at()
         if wake_at != self._wakes[rank]:
             self._wakes[rank] = wake_at
             if wake_at < NEVER:
@@ -163,13 +158,14 @@ class BigFarm:
 
     def _run_rank(self) -> None:
         moment, _, number, message = heapq.heappop(self._events)
-        self._world = moment
+        self._world.now = moment
         rank = self.ranks[number]
         if message is not None:
-            rank.hear(message, moment)
+            rank.hear(message)
+            rank.step()
         elif moment == self._wakes[number]:
             self._wakes[number] = NEVER
-            rank.wake(moment)
+            rank.step()
         else:
             return  # it was to be woken at another time
         self._set_alarm(number)

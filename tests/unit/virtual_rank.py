@@ -8,7 +8,6 @@ Rules of this file:
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import NamedTuple, Protocol, cast
@@ -79,6 +78,9 @@ class _Run(NamedTuple):
     status: int
 
 
+_BEGINNING = _Run(math.inf, 0, 0, 0.0, 0)
+
+
 class FakePool:
     """A pool without processes: its tasks take virtual time, or end when told.
 
@@ -94,7 +96,7 @@ class FakePool:
     ) -> None:
         self.definition: PoolDefinition | None = None
         self.calls: list[str] = []
-        self.hands: list[deque[Lease]] = []
+        self.hands: list[list[Lease]] = []
         self.busy = 0
         """Leases that the workers hold."""
         self.begun: list[Lease] = []
@@ -125,7 +127,7 @@ class FakePool:
         assert not self.calls, f"started after {self.calls}"
         self.calls.append("start")
         self.definition = definition
-        self.hands = [deque() for _ in range(definition.workers)]
+        self.hands = [[] for _ in range(definition.workers)]
         self._idle = [*range(definition.workers)]
         self.running = True
 
@@ -199,6 +201,11 @@ class FakePool:
         """The lease that each worker runs."""
         return {worker: self.hands[worker][0] for worker in sorted(self._runs)}
 
+    @property
+    def runs(self) -> int:
+        """How many commands run."""
+        return len(self._runs)
+
     def next_end(self) -> float:
         """When the next command ends by itself."""
         ends = self._ends
@@ -255,12 +262,11 @@ class FakePool:
 
     def _begin(self, worker: int, now: float) -> None:
         lease = self.hands[worker][0]
-        self._number += 1
-        self._runs[worker] = run = _Run(math.inf, self._number, worker, now, 0)
+        self._runs[worker] = _BEGINNING  # `_seconds` may ask what runs here
         self.note_begin(lease, now)
         ends, status = now + self._seconds(lease.taskid), self._status(lease)
-        if self._runs.get(worker) is run:  # else the rank has died of it
-            self._set_end(run._replace(ends=ends, status=status))
+        self._number += 1
+        self._set_end(_Run(ends, self._number, worker, now, status))
 
     def _set_end(self, run: _Run) -> None:
         self._runs[run.worker] = run
@@ -269,21 +275,20 @@ class FakePool:
 
     def _pop(self, worker: int) -> Lease:
         """Take the first lease of a worker, who may be idle then."""
-        lease = self.hands[worker].popleft()
+        lease = self.hands[worker].pop(0)
         self.busy -= 1
         if not self.hands[worker]:
             heappush(self._idle, worker)
         return lease
 
-    def _drop(self, leases: deque[Lease]) -> None:
+    def _drop(self, leases: list[Lease]) -> None:
         self.busy -= len(leases)
         leases.clear()
 
     def _drop_waiting(self) -> list[Lease]:
-        dropped = [lease for hand in self.hands for lease in [*hand][1:]]
+        dropped = [lease for hand in self.hands for lease in hand[1:]]
         for hand in self.hands:
-            while len(hand) > 1:
-                hand.pop()
+            del hand[1:]
         self.busy -= len(dropped)
         return dropped
 
@@ -297,7 +302,7 @@ class FakePool:
         for worker, lease in self.at_work.items():
             del self._runs[worker]
             self.note_end(lease, self._clock.now)
-        self.hands = [deque() for _ in self.hands]
+        self.hands = [[] for _ in self.hands]
         self.busy = 0
 
 

@@ -23,7 +23,6 @@ from mpifarm.model.messages import (
 )
 from tests.simulation.costs import Costs
 from tests.simulation.farm import BigFarm
-from tests.simulation.ranks import AgentRank, ModelRank
 from tests.simulation.tasks import best_makespan
 from tests.unit.coordinator.test_coordinator import Hand
 from tests.unit.fakes import SimulatedFarm, sure_report
@@ -242,19 +241,17 @@ def random_list(seed: int) -> tuple[int, list[float]]:
     return chance.randint(2, 6), lengths
 
 
-@pytest.mark.parametrize("create_rank", [ModelRank, AgentRank])
 @pytest.mark.parametrize("seed", range(25))
-def test_no_lease_waits_anywhere_while_a_worker_is_idle(create_rank, seed):
+def test_no_lease_waits_anywhere_while_a_worker_is_idle(seed):
     ranks, lengths = random_list(seed)
     farm = WatchedFarm(
         *(len(lengths), ranks, 2, lengths.__getitem__, COSTS),
         seed=seed,
-        create_rank=create_rank,
     )
     farm.run(200.0)
     assert farm.ended
     assert set(farm.recorded) == {1}
-    assert sum(rank.begun for rank in farm.ranks) == len(lengths), "one ran twice"
+    assert sum(rank.pool.tasks for rank in farm.ranks) == len(lengths), "one ran twice"
     assert farm.longest < 0.3
     best = best_makespan(lengths.__getitem__, len(lengths), 2 * ranks)
     assert farm.now < 1.05 * best + 1.5
@@ -265,16 +262,13 @@ def test_leases_do_not_go_to_and_fro(seed):
     ranks, lengths = random_list(seed)
     farm = BigFarm(len(lengths), ranks, 2, lengths.__getitem__, COSTS, seed=seed)
     farm.run(200.0)
-    returned = sum(getattr(rank, "returned", 0) for rank in farm.ranks)
+    returned = sum(rank.returned for rank in farm.ranks)
     assert returned <= len(lengths) / 2
 
 
-@pytest.mark.parametrize("create_rank", [ModelRank, AgentRank])
-def test_a_long_task_at_the_end_begins_as_soon_as_it_could(create_rank):
+def test_a_long_task_at_the_end_begins_as_soon_as_it_could():
     lengths = [0.01] * 2000 + [20.0]
-    farm = BigFarm(
-        *(len(lengths), 4, 2, lengths.__getitem__, COSTS), create_rank=create_rank
-    )
+    farm = BigFarm(len(lengths), 4, 2, lengths.__getitem__, COSTS)
     farm.run(100.0)
     best = best_makespan(lengths.__getitem__, len(lengths), 8)
     assert farm.now < 1.05 * best
