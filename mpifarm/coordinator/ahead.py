@@ -51,10 +51,10 @@ class LeaseRoom:
         """Whether each worker has a task ahead before its rank has ended any."""
 
     def of(self, record: RankRecord) -> int:
-        """Return how many leases a rank may hold, with those that wait for its workers.
+        """Return how many leases a rank may hold: for its workers, and ahead of them.
 
-        Fewer wait when the rank is on trial, the limit of failures is near, or little
-        is left.
+        Fewer are ahead when the rank is on trial, the limit of failures is near, or
+        little is left.
         """
         workers = record.workers
         if self.one_each_at_first and not record.ended:

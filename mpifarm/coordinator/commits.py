@@ -103,7 +103,10 @@ class Commits:
         return True
 
     def note_attempt(self, task: TaskRecord) -> None:
-        """Post `NoteAttempt` for a task that runs again; let its rank forget it."""
+        """Post `NoteAttempt` for a task that runs again, and acknowledge the attempt.
+
+        Raise AssertionError if the task's result was dropped before.
+        """
         result = result_of(task)
         self._post(NoteAttempt(task.rank, result))
         self.acknowledge(task.rank, [(result.taskid, result.attempt)])

@@ -180,7 +180,7 @@ class Coordinator:
 
     @property
     def reason(self) -> str:
-        """Return why the farm stops or drains early, in words; empty if it does not."""
+        """Return why the farm stops or drains early, in words; "" otherwise."""
         return self.ending.reason
 
     @property
@@ -200,7 +200,7 @@ class Coordinator:
 
     @property
     def unrecorded(self) -> tuple[int, ...]:
-        """Tasks whose results were lost to failed storage; empty unless it failed."""
+        """Tasks whose results the failed storage did not take; () if nothing failed."""
         return self.ending.unrecorded
 
     @property
@@ -252,7 +252,7 @@ class Coordinator:
         return self.limits.failures.describe()
 
     def expect_deadline(self) -> None:
-        """Begin to learn what tasks take, since `on_deadline` will be called later."""
+        """Begin to measure tasks, since `on_deadline` will tell later of a deadline."""
         self.limits.walltime.expect_deadline()
 
     def on_deadline(self, deadline: float) -> None:
@@ -345,7 +345,7 @@ class Coordinator:
         self.on_signal(SIGTERM, now)
 
     def on_drain(self, reason: str) -> None:
-        """Start nothing more and finish what runs; no effect unless working."""
+        """Start nothing more and finish running tasks; no effect unless working."""
         self.ending.drain(reason)
 
     # ---- what happens: the disk --------------------------------------------------
@@ -396,7 +396,10 @@ class Coordinator:
     # ---- what follows ------------------------------------------------------------
 
     def decide(self, now: float) -> list[Effect]:
-        """Advance the farm to `now`; empty the list of posted effects and return it."""
+        """Advance the farm to `now`; return the effects that are due, in their order.
+
+        Each effect is returned once, those posted by earlier events first.
+        """
         self.stop_reasons.check_time(now)
         self.liveness.give_up_silent(now)
         if self.unlocated.is_pending:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 class Demand:
     """The ranks that could hold more leases, in the order of their turns.
 
-    `unmet` is how many leases more they could hold, `idle` how many of those a worker
-    could begin at once.
+    `unmet` is how many leases more the ranks could hold together, `idle` how many of
+    these leases a worker could begin at once.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Demand:
 
     @property
     def first(self) -> int:
-        """The rank whose turn it is; StopIteration if no rank waits."""
+        """The rank whose turn is next; raises StopIteration if no rank waits."""
         return next(iter(self._wants))
 
     def note(self, rank: int, wanted: int, idle: int) -> None:
@@ -42,12 +42,12 @@ class Demand:
         self.idle += idle - before_idle
 
     def put_last(self, rank: int) -> None:
-        """Put `rank` behind all others that wait, if it waits."""
+        """Put `rank` behind all others that wait; no effect if `rank` does not wait."""
         if rank in self._wants:
             self._wants.move_to_end(rank)
 
     def forget(self, rank: int) -> None:
-        """Drop a rank and its counts, if it waits."""
+        """Drop a rank and its counts; no effect if the rank does not wait."""
         if rank in self._wants:
             wanted, idle = self._wants.pop(rank)
             self.unmet -= wanted

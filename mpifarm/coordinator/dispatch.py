@@ -191,7 +191,7 @@ class Dispatcher:
     def _on_no_command(
         self, record: RankRecord, task: TaskRecord, why: str, now: float
     ) -> None:
-        """Note `why` in the log of a task, and fail it: the handler has no command."""
+        """Note `why` in a task's log, and fail the task: the handler has no command."""
         failed = Result(
             task.taskid, task.attempt, Outcome.FAILED, NO_COMMAND, 0, 0.0, 0.0, now
         )

@@ -63,7 +63,7 @@ class TakeNothing:
 
 @dataclass(frozen=True, slots=True)
 class Conclude:
-    """The order to count what is on disk, give the claim up, and tell the outcome.
+    """The order to count the list, give the claim up, and tell the user the outcome.
 
     It comes once, before each rank is sent `Shutdown`: a rank that has got that waits
     for this one in MPI.

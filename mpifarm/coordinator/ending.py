@@ -85,7 +85,7 @@ class Ending:
     def stop(
         self, reason: str, grace: float, now: float, *, by_signal: bool = True
     ) -> None:
-        """Enter STOPPING: requeue waiting tasks, and have all ranks end what runs.
+        """Enter STOPPING: requeue waiting tasks, and have all ranks end their commands.
 
         Commands have `grace` seconds.  A result that ended before counts once its rank
         is sure of it.  A stop under way keeps its reason; only a shorter `grace` or the
@@ -191,8 +191,8 @@ class Ending:
     def leave_if_done(self) -> None:
         """Enter LEAVING and send all ranks `Shutdown`, once no task is held.
 
-        After the storage failed, drop all tasks first and note those `unrecorded`.
-        Wait for ranks that have yet to rejoin, but not in a stop.
+        After the storage failed, drop all tasks first, and set `unrecorded`.  Ranks
+        that have yet to rejoin are waited for, but not in a stop.
         """
         farm, table = self._farm, self._table
         if table.storage_failed:

@@ -99,7 +99,7 @@ class Failover:
         self._dispatcher.update_demand(record)
 
     def _adopt_rank(self, record: RankRecord, message: Rejoin) -> None:
-        """Put a rank to work, and welcome it, that another coordinator had welcomed.
+        """Welcome a rank anew that another coordinator had welcomed; put it to work.
 
         Note the attempts of its leases that this farm does not hold
         (`foreign_attempts`).
@@ -116,7 +116,7 @@ class Failover:
                 foreign[taskid] = max(foreign.get(taskid, 0), attempt)
 
     def _release_unsent(self, record: RankRecord, held: set[tuple[int, int]]) -> None:
-        """Release the rank's leases that are not `held`: they never reached it."""
+        """Release the rank's leases that are not `held`: they were lost on the way."""
         # The last first: each is queued before all others, so the order stays.
         for taskid in sorted(record.leases, reverse=True):
             task = self._table.tasks[taskid]

@@ -42,7 +42,7 @@ class Canary:
 
     @property
     def is_exhausted(self) -> bool:
-        """Return whether the gate is closed and all that may pass it were taken."""
+        """Return whether the gate is closed, and no task is left that may pass."""
         return not self.is_open and self._left == 0
 
     def why(self) -> str:
@@ -94,16 +94,16 @@ class DirectoryTrial:
 
     @property
     def is_exhausted(self) -> bool:
-        """Return whether the gate is closed and all that may pass it were taken."""
+        """Return whether the gate is closed, and no task is left that may pass."""
         return not self.is_open and self._left == 0
 
 
 class FailureLimit:
-    """The limit of tasks that fail, and the number of leases that it allows.
+    """The limit of tasks that fail, and the number of leases that the limit allows.
 
-    The promise: at most the limit, and what ran at that moment, one for each worker.
-    So a failure counts from its arrival on (`expect`), though it is recorded later, or
-    not at all, and what is out may all fail without breaking the promise.
+    The promise: at most the limit, and the tasks that ran at that moment, one for each
+    worker.  So a failure counts from its arrival on (`expect`), though it is recorded
+    later, or not at all, and all leases may fail without breaking the promise.
     """
 
     def __init__(self, policy: Policy, total: int) -> None:
@@ -124,26 +124,29 @@ class FailureLimit:
     def note_before(self, before: int, own: int) -> None:
         """Set how many tasks failed `before` this start, and how many since (`own`).
 
-        Only those since then count; another leader may have counted them.
+        `own` alone counts towards the limit: a rank that takes over goes on from there.
         """
         self.failed_before, self._failed = before, own
 
     def expect(self, taskid: int) -> None:
-        """Count the failure of a task from now on, before it is recorded."""
+        """Count a task's failure from now on, though its record comes later."""
         self._expected.add(taskid)
 
     def forget(self, taskid: int) -> None:
-        """Count the failure no more that was expected of a task: it runs again."""
+        """Uncount the expected failure of a task, if any: the task runs again."""
         self._expected.discard(taskid)
 
     def note(self, taskid: int, *, failed: bool) -> None:
-        """Count the result of a task as it is recorded, no longer as expected."""
+        """Count the result of a task that is recorded now, in place of `expect`."""
         self._failed += failed
         self._expected.discard(taskid)
 
     @property
     def left(self) -> int:
-        """Return how many more tasks may fail; negative while suspects are over it."""
+        """Return how many more tasks may fail; negative if too many did.
+
+        Suspect failures, which may not count in the end, are counted.
+        """
         return self._most - self._failed - len(self._expected)
 
     def allow(self, leased: int, workers: int, suspects: int) -> int:
@@ -167,7 +170,7 @@ class FailureLimit:
         )
 
     def why(self) -> str:
-        """Return why the farm has to stop, in words; "" while it has not.
+        """Return why the farm has to stop, in words; "" below the limit.
 
         Only for a farm with a limit (`counts`).
         """

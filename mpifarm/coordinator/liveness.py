@@ -74,7 +74,7 @@ class Liveness:
     def on_join(self, record: RankRecord, message: Join | Rejoin) -> None:
         """Note where a rank is; welcome it and put it to work, unless the farm ends.
 
-        A rank that was put out of use stays so.
+        A rank that was put out of use, or has stopped, stays so.
         """
         self.note_place(record, message)
         if not record.may_work or not self._farm.is_working:

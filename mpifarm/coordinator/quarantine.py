@@ -206,6 +206,7 @@ class Quarantine:
             streak.probe_at = streak.latest + streak.probe_seconds
 
     def _begin_trial(self, streak: Streak) -> None:
+        """Put a streak on trial, and set the time of its first probe."""
         streak.is_on_trial = True
         streak.probe_at = streak.latest + streak.probe_seconds
         self.trials += 1
@@ -234,7 +235,7 @@ class Quarantine:
         return streak.count * log(share) > self.most * log(SHARE_OF_CHANCE)
 
     def _due(self, streak: Streak) -> float:
-        """Return when to assess a streak; `inf` if it waits for a result."""
+        """Return when to assess a streak; `inf` if only a result changes anything."""
         if not streak.is_on_trial:
             return streak.latest + STREAK_SECONDS if streak.held else float("inf")
         holds = streak.acquit_at < float("inf")

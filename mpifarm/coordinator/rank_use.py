@@ -30,7 +30,7 @@ MAX_TOLD = 10
 
 
 class RankUse:
-    """The states of the ranks, and the effects of what `Quarantine` finds."""
+    """The states of the ranks, and the effects of the verdicts of `Quarantine`."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class RankUse:
         capacity.update(record)
 
     def leave(self, record: RankRecord, state: RankState) -> None:
-        """Count the failures held back for a rank; put it into a `state` for no leases.
+        """Take a rank out of work into `state`; count the failures held back for it.
 
         The leases that the rank has stay with it: `settle` releases them.
         """
@@ -110,6 +110,7 @@ class RankUse:
             self.put_out_of_use(record, why)
 
     def _tell(self, sentence: str) -> None:
+        """Tell the user a sentence, unless `MAX_TOLD` were told before."""
         self._times_told += 1
         if self._times_told <= MAX_TOLD:
             self._post(Tell(sentence))

@@ -36,7 +36,7 @@ from mpifarm.model.task import Outcome, Result
 
 
 class Results:
-    """Decides what happens to a finished attempt."""
+    """The decisions on finished attempts, and on leases that were lost."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class Results:
         *,
         with_rank: bool = False,
     ) -> None:
-        """Count a lost attempt; run the task elsewhere, or fail it after `MAX_LOST`.
+        """Count a lost attempt; queue its task again, or fail the task at `MAX_LOST`.
 
         `with_rank`: the rank was lost too.  A failure is told; in a stop there is none.
         """
@@ -186,7 +186,10 @@ class Results:
         self._table.fail(record, task, lost, now)
 
     def on_rank_lost(self, record: RankRecord, task: TaskRecord, now: float) -> None:
-        """Run a task of a lost rank elsewhere; count the loss unless it had ended."""
+        """Queue a task of a lost rank again.
+
+        Count the loss if the command still ran.
+        """
         if task.state is TaskState.ENDED:  # it was not what killed the rank
             self._table.release(record, task)
         else:

@@ -80,6 +80,7 @@ def count_attempt(
 
 
 def _count_checkpoint(task: TaskRecord, result: Result) -> tuple[Sequel, str]:
+    """Count a checkpoint, and return as `count_attempt`: too many fail the task."""
     past = task.past
     past.checkpoints += 1
     is_fast = result.seconds < FAST_CHECKPOINT_SECONDS

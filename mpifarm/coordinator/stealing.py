@@ -40,7 +40,7 @@ class Recalls:
         self.look_at = float("inf")
 
     def is_due(self, now: float, *, more_may_come: bool) -> bool:
-        """Start the wait when workers become idle; return whether it is over."""
+        """Start the wait when workers become idle; return whether the wait is over."""
         if self._idle_since is None:
             self._idle_since = now
             self.look_at = now + self._patience

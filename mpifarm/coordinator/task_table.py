@@ -173,7 +173,10 @@ class TaskTable:
     # ---- a result counts when its rank is sure of it -----------------------------
 
     def keep(self, task: TaskRecord) -> None:
-        """Let a result go to disk if its rank is sure of it, else once its rank is."""
+        """Let a result go to disk, at once or as soon as its rank is sure of it.
+
+        Raise AssertionError if the task has no result.
+        """
         result = task.result
         if result is None:
             raise _no_result(task)
@@ -239,7 +242,7 @@ class TaskTable:
         self._queue_first(task)
 
     def _queue_first(self, task: TaskRecord) -> None:
-        """Queue a task first; if it may kill ranks, add it to the retry queue."""
+        """Queue a task before all others, or for a retry if it may kill ranks."""
         if task.may_kill_ranks:
             self.retry_queue.add(task, 0.0)
         else:
@@ -254,7 +257,7 @@ class TaskTable:
         self.requeuing.append(task)
 
     def requeue_waiting(self) -> None:
-        """Requeue all tasks that wait for a rank, those to be tried again, too."""
+        """Requeue all tasks that wait for a rank, also those to be tried again."""
         while self.queue:
             self.requeue(self.queue.popleft())
         for task in self.retry_queue.clear():
@@ -288,7 +291,7 @@ class TaskTable:
         return done
 
     def fail_storage(self) -> None:
-        """Begin no more transactions: the one that is under way has failed."""
+        """Drop the transaction that is under way, and begin no more."""
         self.transaction = None
         self.storage_failed = True
 
@@ -312,6 +315,7 @@ class TaskTable:
 
     def _drop_result(self, task: TaskRecord) -> None:
         # A failure counts by the limit as soon as it is known: not when it's dropped.
+        """Drop a task's result, if any, and its failure from the limit."""
         if task.result is not None:
             self._failures.forget(task.taskid)
             task.result = None

@@ -48,7 +48,10 @@ class Unlocated:
         return bool(self.tasks or self.awaited)
 
     def note_leases(self, rank: int, leases: Iterable[tuple[int, int]]) -> None:
-        """Forget what `rank` held; record what it holds, (taskid, attempt) each."""
+        """Replace the leases known of `rank` by these, (taskid, attempt) each.
+
+        Only tasks that are not located yet are noted.
+        """
         for taskid, seen in self.tasks.items():
             if seen and seen.rank == rank and seen.seen_as is SeenAs.HELD:
                 self.tasks[taskid] = None
@@ -56,7 +59,7 @@ class Unlocated:
             self._note(taskid, LastSeen(rank, attempt, SeenAs.HELD))
 
     def note_report(self, rank: int, report: Report, now: float) -> None:
-        """Record what `rank` reports of unlocated tasks: results, returns, losses."""
+        """Note what a report of `rank` says of tasks that are not located yet."""
         for result in report.results:
             ended = now - max(0.0, report.sent - result.ended)
             seen = LastSeen(rank, result.attempt, SeenAs.ENDED, result, ended)
@@ -67,6 +70,7 @@ class Unlocated:
             self._note(taskid, LastSeen(rank, attempt, SeenAs.LOST))
 
     def _note(self, taskid: int, seen: LastSeen) -> None:
+        """Note news of an unlocated task, unless other news of it supersede them."""
         if taskid not in self.tasks:
             return
         known = self.tasks[taskid]
@@ -80,6 +84,7 @@ class Unlocated:
 
 
 def _supersedes(seen: LastSeen, known: LastSeen) -> bool:
+    """Return whether `seen` is later news of a task than `known`."""
     if seen.attempt != known.attempt:
         return seen.attempt > known.attempt
     # An attempt that was returned unstarted may have gone to another rank.

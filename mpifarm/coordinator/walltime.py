@@ -21,7 +21,7 @@ SHORTEST = 1e-3
 
 
 def margin(grace: float) -> float:
-    """Return how many seconds before the end of the job the farm stops what runs."""
+    """Return how many seconds before the end of the job the farm stops all commands."""
     return grace + min(LONGEST_END_SECONDS, max(SHORTEST_END_SECONDS, 2 * grace))
 
 
@@ -76,6 +76,7 @@ class Walltime:
         return self._expected
 
     def _quantile(self) -> float:
+        """Return the seconds in which the share `SHARE` of the tasks has finished."""
         wanted = math.ceil(SHARE * self._ended)
         for place in sorted(self._counts):
             wanted -= self._counts[place]
@@ -111,7 +112,7 @@ class Walltime:
         )
 
     def why_stop(self, now: float) -> str:
-        """Return the reason for ending now what runs, in words."""
+        """Return the reason for stopping all commands now, in words."""
         if now >= self.deadline:
             return "the end of the job (--deadline) has come"
         return f"the job ends in {duration_in_words(self.deadline - now)}"

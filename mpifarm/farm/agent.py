@@ -191,13 +191,16 @@ class Agent:
         self._send = send
 
     def lead(self) -> None:
-        """Drop the results kept for another coordinator: it is on this rank now."""
+        """Drop the results kept for another coordinator, and keep no more.
+
+        The coordinator is on this rank now.
+        """
         self.reporter.forget_kept()
 
     # ---- messages --------------------------------------------------------------------
 
     def on_message(self, message: ToRank, now: float) -> None:
-        """Note that the leader was heard, and do what its message says."""
+        """Note that the leader was heard, and carry out its message."""
         self._heard_at = now
         self._silence_seconds = SILENCE_SECONDS
         match message:
@@ -273,6 +276,7 @@ class Agent:
         self.reporter.note_returned(self.feeder.pop_all())
 
     def _on_told_to_stop(self, message: Stop, now: float) -> None:
+        """Void results that the signal of a stop may have caused, then stop."""
         if message.by_signal and message.grace == 0:
             self.reporter.void()  # the launcher's KILL may be close behind
         elif message.by_signal:
@@ -282,11 +286,11 @@ class Agent:
     # ---- signals and stops -----------------------------------------------------------
 
     def on_signal(self, signum: int, now: float) -> None:
-        """Send the signal to rank 0, and do at once what the whole farm will do.
+        """Send the signal to rank 0; drain, or end the commands, before rank 0 says so.
 
         USR2 drains; any other signal ends the commands.  These may have got the signal
-        first: so nothing of what has ended here gets sure any more, and nothing that
-        ends later is reported.
+        first: so a result that isn't sure by now never gets sure, and a later one is
+        not reported.
         """
         self._send(SignalReceived(signum, self.reporter.sureness.until))
         if self.phase is RankPhase.LEFT:
@@ -320,6 +324,7 @@ class Agent:
             self._kill()
 
     def _kill(self) -> None:
+        """KILL all commands and workers, once."""
         self._kill_at = float("inf")
         self.pool.kill()
 
@@ -420,6 +425,7 @@ class Agent:
                     assert_never(event)
 
     def _put_back(self, leases: tuple[Lease, ...]) -> None:
+        """Queue unstarted leases again; while draining, return the whole queue."""
         self.feeder.put_back(leases)
         if self.phase is RankPhase.DRAINING:
             self._return_queue()

@@ -81,9 +81,9 @@ class RankContext:
     """When this process began (monotonic)."""
 
     def create_agent(self, send: Callable[[ToCoordinator], None], now: float) -> Agent:
-        """Create the agent of this rank, which sends through `send`, and watch it.
+        """Create the agent of this rank, which sends through `send`.
 
-        It is watched where there is a trace.
+        Where there is a trace, it watches the agent.
         """
         agent = Agent(
             rank=self.comm.rank if self.comm else 0,

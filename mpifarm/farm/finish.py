@@ -177,7 +177,7 @@ class Conclusion:
 
 
 def _find_way_on(leader: Leader) -> str:
-    """Return how to go on where the same command again would not do; "" if it does."""
+    """Return how to go on where the same command would stop again; "" otherwise."""
     if leader.store.drain_requested():
         drain = shlex.quote(leader.store.paths.drain)
         return f"remove {drain}, and give the same command again"

@@ -23,7 +23,7 @@ _DAY = 86400.0
 
 
 class JobEnd:
-    """The end of the job, as given or as the batch system is asked for it.
+    """The end of the job: given, or asked of the batch system.
 
     `deadline` is given by the user or the environment, in seconds since the epoch:
     `inf` if there is no end.  If it is None, the constructor starts a question.
@@ -59,9 +59,9 @@ class JobEnd:
         return news
 
     def poll(self, now: float) -> bool:
-        """Take in the answer if it has come; return whether no answer is awaited now.
+        """Take in the answer if it has come; return whether the wait for it is over.
 
-        After `ANSWER_SECONDS` the end counts as unknown.
+        After `ANSWER_SECONDS` without an answer the end counts as unknown.
         """
         if self._inquiry is None or self._question is None:
             return True

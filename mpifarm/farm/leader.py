@@ -149,13 +149,14 @@ class Leader:
     # ---- effects ---------------------------------------------------------------------
 
     def _perform_effects(self, agent: Agent) -> bool:
-        """Carry out what the coordinator decides; return whether that was anything."""
+        """Carry out the coordinator's decisions; return whether there were any."""
         effects = self.coordinator.decide(self._clock.now)
         for effect in effects:
             self._perform(agent, effect)
         return bool(effects)
 
     def _perform(self, agent: Agent, effect: Effect) -> None:
+        """Carry out one effect."""
         match effect:
             case Send():
                 self._send(agent, effect.rank, effect.message)
@@ -178,6 +179,7 @@ class Leader:
                 assert_never(effect)
 
     def _send(self, agent: Agent, rank: int, message: ToRank) -> None:
+        """Send a message to a rank, or hand it to this rank's own agent."""
         if rank == self.coordinator.rank_set.own:
             agent.on_message(message, self._clock.now)
         elif self._comm is not None:
@@ -210,6 +212,7 @@ class Leader:
         return True
 
     def _note_written(self, written: Written) -> None:
+        """Count the results on disk, and tell the coordinator what was written."""
         for rank, result in written.transaction.results:
             self._count(rank, result)
         self._clock.step()  # a slow write is no suspension, and what follows is later
@@ -223,6 +226,7 @@ class Leader:
         )
 
     def _count(self, rank: int, result: Result) -> None:
+        """Tally a recorded result; note in its log that a task was lost too often."""
         self.tally.add(result)
         if result.outcome is Outcome.LOST:
             self.store.note_in_log(result.taskid, KILLED_TOO_OFTEN)
@@ -237,7 +241,10 @@ class Leader:
     # ---- time ------------------------------------------------------------------------
 
     def _do_what_is_due(self) -> None:
-        """Do what is due by time alone, and print the notes of the store."""
+        """Touch the claim, look around and ask for answers, each if it is time.
+
+        Print the notes of the store.
+        """
         now = self._clock.now
         if now >= self._heartbeat.due_at and (error := self._heartbeat.beat(now)):
             self._fail(error)

@@ -48,7 +48,7 @@ TELL_SECONDS = 3.0
 
 
 class OpenedFarm(NamedTuple):
-    """A workdir that was joined, and what the farm in it is."""
+    """A workdir that was joined, with its lock, and the definition of its farm."""
 
     store: Store
     lock: WorkdirLock
@@ -99,10 +99,11 @@ class Opening:
     def join(
         self, tasks: TaskList, runner: RunnerDefinition, inherits: str = ""
     ) -> OpenedFarm:
-        """Join the workdir as a new farm; `inherits` names the farm that it takes over.
+        """Join the workdir as a new farm, and take over the farm `inherits`, if any.
 
         From then on signals and the timeout no longer end the start: they are the
-        leader's.
+        leader's.  Each try joins as another farm, which takes over the one of the try
+        before.
         """
         farms = [inherits]
 
@@ -134,6 +135,7 @@ class Opening:
     def _join(
         self, tasks: TaskList, definition: FarmDefinition, inherits: str
     ) -> OpenedFarm:
+        """Make the workdir, probe the lock, and join by files or a handler's state."""
         settings, process = self._context.settings, self._context.process
         area = lock_paths(settings.workdir, process.environ, settings.lock_area)
         self._lock_names = ", ".join(area)
@@ -209,6 +211,7 @@ class StartSleep:
         self._check("while the disk could not be used")
 
     def _check(self, when: str) -> None:
+        """Raise `FutileError` if a signal or the timeout is to end the start."""
         if self.may_end_start and self._signals.any_noted:
             raise FutileError(f"stopped by a signal {when}; nothing was started")
         if self.may_end_start and time.monotonic() > self._ends:
@@ -221,7 +224,8 @@ class StartSleep:
 def _find_directory(context: RankContext) -> str:
     """Return the directory in which the commands run.
 
-    Raise `InputError` if it is gone, or is not the one that the job was to enter.
+    Raise `InputError` if the directory is gone, or is not the one that the job was to
+    enter.
     """
     try:
         here = os.getcwd()

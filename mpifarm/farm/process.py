@@ -389,7 +389,7 @@ def _run_rank_0(
 def _await_departures(comm: Comm, silent: Sequence[int]) -> None:
     """Wait up to `FLUSH_SECONDS` for all ranks but the `silent` to go, if MPI tells.
 
-    There, MPI_Abort ends those that hang only when no others are left.
+    There, MPI_Abort ends ranks that hang only when no others are left.
     """
     until = time.monotonic() + FLUSH_SECONDS
     leaving = set(comm.members) - {comm.rank, *silent}
@@ -399,7 +399,7 @@ def _await_departures(comm: Comm, silent: Sequence[int]) -> None:
 
 
 def _cancel_step(context: RankContext) -> None:
-    """Have Slurm KILL this job step, if there is one, this process with it.
+    """Have Slurm KILL this job step, and so this process; no effect elsewhere.
 
     MPI_Abort would not end ranks that hang: srun waits for all that it started.
     """

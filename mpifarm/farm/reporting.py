@@ -55,7 +55,7 @@ class Reporter:
         self._returned += [(lease.taskid, lease.attempt) for lease in leases]
 
     def note_lost(self, lease: Lease) -> None:
-        """Note a lease whose worker died under it."""
+        """Note a lease that ended with its worker's death."""
         self._lost.append((lease.taskid, lease.attempt))
 
     def note_recall(self) -> None:
@@ -63,7 +63,7 @@ class Reporter:
         self._is_recalled = True
 
     def note_assigned(self) -> None:
-        """Note that rank 0 has answered: it may be asked again."""
+        """Note that rank 0 has answered: this rank may ask again."""
         self._has_asked = False
 
     def note_committed(self, results: Iterable[tuple[int, int]]) -> None:
@@ -83,7 +83,7 @@ class Reporter:
         self._drop_void()
 
     def void_launched(self) -> None:
-        """Drop what a signal to another rank may have ended."""
+        """Drop results that a signal to another rank may have caused."""
         self.sureness.void_launched()
         self._drop_void()
 

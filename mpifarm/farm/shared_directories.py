@@ -19,7 +19,8 @@ a network file system may be behind."""
 class SharedDirectories:
     """The answer to whether this host shares all directories with rank 0.
 
-    `find_missing` returns what is missing, in words, or "".  Without that, nothing is.
+    `find_missing` returns a sentence on a missing directory, or "".  Without
+    `find_missing`, all are there.
     """
 
     def __init__(
@@ -33,10 +34,10 @@ class SharedDirectories:
         self._until = float("inf")
 
     def check(self, definition: FarmDefinition, host: str, now: float) -> bool:
-        """Look again, set `is_sure`, and return it: whether tasks may begin.
+        """Look again; set `is_sure`, and return it: whether tasks may begin.
 
-        What is missing for `LOOK_SECONDS`, or the grace time if longer, is set as the
-        `fault`.
+        A directory that is missing for `LOOK_SECONDS`, or the grace time if longer, is
+        set as the `fault`.
         """
         missing = self._find_missing(definition, host) if self._find_missing else ""
         self.is_sure = not missing

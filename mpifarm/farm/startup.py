@@ -178,9 +178,10 @@ def _policy_of_rest(settings: Settings, store: Store) -> Policy:
 
 
 def _count_failures_on(leader: Leader) -> None:
-    """Tell a new coordinator how many tasks failed, if it limits that.
+    """Tell a new coordinator how many tasks failed, if their number is limited.
 
-    Those of this farm, under whichever rank, count apart from those of earlier farms.
+    Failures of this farm, under whichever rank, count apart from those of earlier
+    farms.
     """
     coordinator, store = leader.coordinator, leader.store
     if coordinator.limits_failures:

@@ -74,7 +74,7 @@ class ListCounts(NamedTuple):
 
 
 class FailedTask(NamedTuple):
-    """A failed task, how it failed in words, and the path of its log.
+    """A failed task, the failure in words, and the path of its log.
 
     The path is empty where the log is no file of its own: ``mpifarm log`` finds it.
     """
@@ -84,7 +84,11 @@ class FailedTask(NamedTuple):
     log: str
 
     def in_words(self, workdir: str = "") -> str:
-        """Return the task as a line of the summary has it."""
+        """Return the task's line of the summary.
+
+        Without a path of the log, the line names the command that finds the log in
+        `workdir`.
+        """
         log = self.log or f"mpifarm log {workdir} {self.taskid}"
         return f"task {self.taskid}: {self.how}, see {log}"
 
@@ -116,7 +120,7 @@ class Tally:
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
 
     def add(self, result: Result) -> None:
-        """Count a recorded result, its seconds, its note, and how it failed."""
+        """Count a recorded result, its seconds, its note and, in words, its failure."""
         self.outcomes[result.outcome] += 1
         self.busy += result.seconds
         if result.note == LEFT_RUNNING:
@@ -293,6 +297,7 @@ class Summary:
         return lines
 
     def _meaning(self) -> str:
+        """Return the exit status in words, as it came about in this farm."""
         if self.status is ExitStatus.SOME_FAILED and self.counts.toprocess:
             left = counted(self.counts.toprocess, "task is", "tasks are")
             return f"stopped because {self.stopped_because}; {left} left to process"

@@ -26,7 +26,7 @@ NOT_WRITTEN = frozenset({"now", "command", "started", "worker"})
 
 
 class TraceFormatter(logging.Formatter):
-    """A line with its time, as ISO 8601 has it."""
+    """The format of a line, with its time as ISO 8601 has it."""
 
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03d"

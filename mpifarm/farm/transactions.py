@@ -57,7 +57,7 @@ class StoreWriter:
     def begin(
         self, transaction: Transact, records: Sequence[Recorded], now: float
     ) -> None:
-        """Accept a transaction with its `records`; write what needs no lock yet."""
+        """Accept a transaction and its `records`; write the parts that need no lock."""
         self._transaction, self._records = transaction, records
         self.lock_wait.begin(now)
         self._prepare(transaction)

@@ -57,7 +57,10 @@ def _warn(option: str, why: str) -> str:
 
 
 def _runs_commands(runner: RunnerDefinition) -> bool:
-    """Return whether the runner ends its tasks by the signal that it is told."""
+    """Return whether the runner ends its tasks by the signal that the worker names.
+
+    Raises InputError if its class can't be imported.
+    """
     if runner == RunnerDefinition():
         return True
     python_class = import_class(runner.python_class)

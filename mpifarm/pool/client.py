@@ -274,6 +274,7 @@ class Pool:
         return events
 
     def _read_control(self) -> Iterator[PoolEvent]:
+        """Yield the events of the fork server's notices; at the end, note its loss."""
         try:
             piece, fds, _, _ = socket.recv_fds(
                 self._control,

@@ -223,6 +223,7 @@ class ForkServer:
 
     def _start(self, definition: PoolDefinition) -> None:
         # Here and not at launch: the rank is in MPI_Init meanwhile.
+        """Adopt orphans, and plan the start of all workers for now."""
         processes.adopt_orphans()
         self._definition = definition
         if definition.limits.timeout is not None:
@@ -281,6 +282,7 @@ class ForkServer:
             self._plan_replacement(index, begun=0)
 
     def _fork_worker(self, index: int) -> None:
+        """Fork a worker with its socket and lifeline; report it up.  Raises OSError."""
         assert self._definition is not None
         definition, row = self._definition, self._shared.row(index)
         # Before the fork: later it would wipe out what the worker has written.
@@ -410,10 +412,11 @@ class ForkServer:
             processes.kill_group(command, signal.SIGKILL)
 
     def _kill_orphans(self, tasks: set[int]) -> None:
-        """KILL what belongs to these tasks and is in no group that is known.
+        """KILL processes of these tasks that are in no group that is known.
 
-        That is a command whose pid its worker had no time to publish, and what has left
-        its session.  Other orphans were left running by earlier tasks, and stay.
+        Such is a command whose pid its worker had no time to publish, and a process
+        that has left its session.  Other orphans were left running by earlier tasks,
+        and stay.
         """
         for pause in _ORPHAN_PAUSES:
             origins = {pid: self._find_origin(pid, tasks) for pid in self._orphans()}

@@ -119,6 +119,7 @@ def run_worker(
 
 
 def _set_environment(definition: PoolDefinition, index: int) -> None:
+    """Replace the environment by the commands', with the variables of this worker."""
     os.environ.clear()
     os.environb.update(definition.environment)
     os.environ["MPIFARM_RANK"] = str(definition.rank)
@@ -338,7 +339,7 @@ class Worker:
             variables[name] = b"%d" % (taskid + first)
 
     def _explain_failure(self, status: int, log: TaskLog) -> Outcome:
-        """Return the outcome of a failed task; append to its log what it can't know."""
+        """Append to a failed task's log why the command died; return the outcome."""
         if self._enforced:
             assert self._limits.timeout is not None
             log.append_own_line(time_limit_line(self._limits.timeout))

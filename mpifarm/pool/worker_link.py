@@ -152,7 +152,7 @@ class WorkerLink:
     def send(self) -> None:
         """Send the unsent leases, behind the bytes that the socket had no room for.
 
-        What it has no room for now waits for `send_more`.
+        Bytes that the socket has no room for now wait for `send_more`.
         """
         is_first = not self.outgoing
         self.outgoing += encode_frame(tuple(self.unsent))

@@ -56,7 +56,7 @@ def _version_of(descriptor: int) -> Version:
 
 
 class ChangedError(StorageError):
-    """A file that was changed while it was read."""
+    """The error of a file that was changed while it was read."""
 
 
 class LargeFile:

@@ -205,6 +205,7 @@ def write_tail(path: str, offset: int, pieces: Sequence[bytes], old: bytes) -> N
 def _write_pieces(
     descriptor: int, offset: int, pieces: Sequence[bytes], old: bytes
 ) -> None:
+    """Write the pieces; if that fails, restore `old` if possible, and raise OSError."""
     begin = offset
     try:
         for piece in pieces:

@@ -203,7 +203,7 @@ class WorkdirLock:
         return len(self._descriptors) == len(self.paths)
 
     def probe(self) -> None:
-        """Create each lock file, and check that ``flock`` works on it; once at start.
+        """Create each lock file, and check that ``flock`` works; once at the start.
 
         Drops a path whose file system has no ``flock``, if another remains, and the
         second of two paths to one file, which we would lock twice and so wait for

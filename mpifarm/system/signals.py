@@ -65,6 +65,7 @@ class SignalInbox:
             os.read(self.fd, 4096)
 
     def _note(self, signum: int, _frame: object) -> None:
+        """Keep a signal; the second Ctrl-C ends the process."""
         if signum == signal.SIGINT:
             self._note_int()
         self._received.append(signum)
