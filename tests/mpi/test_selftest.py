@@ -93,6 +93,17 @@ if rank == "2":
 """
 )
 
+SILENT = (
+    RANK
+    + """
+if rank == "0":
+    from mpifarm.commands.selftest import calls
+    calls.PATIENCE_SECONDS = 3.0
+if rank == "2":
+    import socket, time
+    socket.gethostname = lambda: time.sleep(11) or "late"
+"""
+)
 
 IN_A_STEP = (
     RANK
@@ -193,6 +204,16 @@ def test_what_does_not_hold_between_hosts_is_found(selftest, stand_in, name, rem
     assert remedy in child.text()
     assert "not hold here:" in child.text()  # Open MPI has the last word
     assert list(selftest.there.iterdir()) == []
+
+
+def test_a_rank_that_does_not_answer_is_told_and_the_others_are_tested(selftest):
+    child = selftest(stand_in=SILENT)
+    assert child.wait(45) == 1, child.text()
+    (broken,) = lines_of(child, "does not hold")
+    assert broken.startswith("a rank answers: rank 2 did not answer")
+    assert "ranks on several hosts: 2 on 1 host" in child.text()
+    assert "messages: round trip of rank 0 and another" in child.text()
+    assert "not hold here:" in child.text()
 
 
 def test_node_local_locks_hold_on_each_node(selftest):

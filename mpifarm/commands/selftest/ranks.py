@@ -40,6 +40,9 @@ from mpifarm.transport import mpi
 MAX_HOSTS = 4
 """Other hosts that rank 0 compares itself with: the whole takes half a minute."""
 
+NO_HOST = "?"
+"""In place of the host of a rank that does not answer."""
+
 ROUND_TRIPS = 5
 
 TELLING_SKEW = 1.0
@@ -108,11 +111,12 @@ def check_ranks(
     found = _collect(ranks, find(ranks.comm, inbox, own))
     name = "USR1 to the launcher or the step reaches all ranks"
     yield run_check(name, check_step_signal, ranks, environ)
-    yield check_hosts([of_rank.host for of_rank in found.values()])
+    hosts = {rank: each.host for rank, each in found.items() if each.host != NO_HOST}
+    yield check_hosts([*hosts.values()])
     yield from merge(found)
-    if ranks.others:
-        yield from check_messages(ranks)
-    for rank in choose_partners(found):
+    if answering := {rank: ranks.others[rank] for rank in hosts if rank}:
+        yield from check_messages(answering)
+    for rank in choose_partners(hosts):
         yield from check_shared(stage, ranks.others[rank])
 
 
@@ -125,7 +129,7 @@ def _collect(ranks: Ranks, own: RankFindings) -> dict[int, RankFindings]:
             rank.name += f" on {found[number].host}"
         except CallError as error:
             silent = broken(str(error)).named("a rank answers")
-            found[number] = RankFindings("?", (silent,))
+            found[number] = RankFindings(NO_HOST, (silent,))
     return found
 
 
@@ -142,18 +146,18 @@ def check_hosts(hosts: Sequence[str]) -> SelfTestFinding:
     return untested(seen, follows).named("ranks on several hosts")
 
 
-def choose_partners(found: Mapping[int, RankFindings]) -> list[int]:
-    """Return the first rank of each other host."""
+def choose_partners(hosts: Mapping[int, str]) -> list[int]:
+    """Return the first rank of each other host; `hosts` are by rank."""
     first: dict[str, int] = {}
-    for rank in sorted(found):
-        first.setdefault(found[rank].host, rank)
-    return [rank for host, rank in first.items() if rank and host != "?"][:MAX_HOSTS]
+    for rank, host in sorted(hosts.items()):
+        first.setdefault(host, rank)
+    return [rank for rank in first.values() if rank][:MAX_HOSTS]
 
 
-def check_messages(ranks: Ranks) -> Iterator[SelfTestFinding]:
-    """Measure round trips and the clocks of all ranks."""
+def check_messages(others: Mapping[int, Rank]) -> Iterator[SelfTestFinding]:
+    """Measure round trips and the clocks of all ranks that answer."""
     trips, skews = [], []
-    for number, rank in ranks.others.items():
+    for number, rank in others.items():
         answers = [_ask_time(rank) for _ in range(ROUND_TRIPS)]
         trips.append((median(trip for trip, _ in answers), number))
         # The quickest answer tells most of the clock.
