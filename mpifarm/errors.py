@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class ExitStatus(IntEnum):
-    """The exit statuses of a farm; 70 and 75 are those of BSD's sysexits.h."""
+    """The exit statuses of a farm; 70 and 75 are from BSD's sysexits.h."""
 
     ALL_FINISHED = 0
     SOME_FAILED = 1
@@ -51,6 +51,6 @@ class FutileError(StorageError):
 
 
 class UnfitFileError(FutileError):
-    """A link, directory, fifo or socket where the workdir needs a regular file."""
+    """A link, directory, fifo or socket in place of a regular file of the workdir."""
 
     exit_status = ExitStatus.BAD_INPUT

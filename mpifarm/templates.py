@@ -396,7 +396,7 @@ class _Reading:
     def _give_up(self, start: int, where: str) -> None:
         """Close all marks, and allow only numbers in the rest of the template.
 
-        Raises OptionError for another hole there; `where` says where that is.
+        Raises OptionError for another hole in that rest, which `where` describes.
         """
         self._pass(start, len(self.text), where)
         self._open.clear()

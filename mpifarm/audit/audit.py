@@ -149,7 +149,7 @@ class AuditFinding(NamedTuple):
 class Audit(NamedTuple):
     """The state of a workdir, and the findings about it.
 
-    `tasks` are those that the workdir was begun with, or has taken up since.  Tasks
+    `tasks` are the tasks that the workdir was begun with, or has taken up since.  Tasks
     from `first_added` on go through ``added``.  `toprocess` is None without that file.
     """
 
@@ -312,7 +312,7 @@ def _parse_files(
 
 
 class _Places:
-    """The ids that each file names, with those in two files or in none."""
+    """The ids that each file names, and the ids in two files or in none."""
 
     def __init__(self, contents: Contents, total: int, parsed: _Files) -> None:
         self._total = total

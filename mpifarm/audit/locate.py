@@ -45,6 +45,7 @@ class TaskLocator:
         """Return the location of a task, `NOWHERE` for an unknown one.
 
         A task of a list with its own state is `UNKNOWN`, unless a claim holds it.
+        Without ``toprocess``, a task that the workdir has not taken up yet is `QUEUED`.
         """
         location, holder = self._tasks.find(taskid), None
         if location is Location.CLAIMED:

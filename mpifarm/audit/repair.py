@@ -231,7 +231,7 @@ class Repairer:
         """Repair all that can be repaired, in up to `MAX_ROUNDS` rounds.
 
         Raises `InputError`, with nothing changed, if a repair is impossible.  Raises
-        `StorageError` where the disk fails or the lock cannot be had: the changes until
+        `StorageError` if the disk fails or the lock cannot be had: the changes until
         then are whole, and the next run goes on from there.
         """
         self._lock = lock

@@ -32,7 +32,7 @@ LOCK_SECONDS = 10.0
 
 
 class Wanted(NamedTuple):
-    """The wanted failed tasks: those that meet each condition that is not None."""
+    """The conditions of the wanted failed tasks; None means no such condition."""
 
     ids: frozenset[int] | None = None
     statuses: frozenset[int] | None = None
@@ -76,7 +76,7 @@ def spread_status(status: int) -> frozenset[int]:
 
 
 def choose(wanted: Wanted, audit: Audit, statuses: dict[int, int]) -> Retried:
-    """Choose the tasks to be moved; `statuses` are those of last attempts.
+    """Choose the tasks to be moved; `statuses` has the last status of each task.
 
     Raises `InputError` for a wanted id that has not failed, or that a claim holds.
     """
@@ -232,7 +232,7 @@ def retry(
     """Requeue the wanted tasks of the workdir `path`.  Return the moved and left ones.
 
     Raises `InputError`, with nothing changed, if tasks cannot be moved; `StorageError`
-    where the disk fails or the lock cannot be had in `LOCK_SECONDS`.
+    if the disk fails or the lock cannot be had in `LOCK_SECONDS`.
     """
     paths = WorkdirPaths(os.path.abspath(path))
     statuses = _read_statuses(paths)

@@ -68,7 +68,7 @@ def list_logs(path: str) -> list[str] | None:
     """Return the names in the directory of the logs, None if they cannot be listed.
 
     A task whose output is in a file shared by tasks counts as if it had a ``log_<id>``.
-    Raises `StorageError` where the disk fails.
+    Raises `StorageError` if the disk fails.
     """
     logs = WorkdirPaths(path).logs
     try:

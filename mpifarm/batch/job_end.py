@@ -46,7 +46,7 @@ def find_question(environ: Mapping[str, str]) -> Question | None:
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ` without the variables that change what squeue prints."""
+    """Return `environ` without the variables that change the output of squeue."""
     return {
         name: value
         for name, value in environ.items()

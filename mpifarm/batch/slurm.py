@@ -57,7 +57,7 @@ _SUSPECT = ("drain", "drng", "failg", "maint")
 
 
 class NodeStates(NamedTuple):
-    """The nodes of a job, and those of them that are gone or suspect."""
+    """The nodes of a job, with the gone and the suspect ones among them."""
 
     known: tuple[str, ...]
     """All nodes that Slurm was asked for."""

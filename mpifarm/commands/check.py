@@ -351,7 +351,7 @@ def _conclude(target: Target, audit: Audit, found: int) -> str:
 
 
 def _hint(target: Target, audit: Audit) -> str:
-    """Return the command to repair, "" if no row has a repair without --assume-idle."""
+    """Return a clause with the repair's command, "" if a plain one mends nothing."""
     rows = (_row(each, audit) for each in audit.findings if each.kind not in NOTICES)
     if all(remedy.startswith(("nothing", _NOTHING, _IDLE)) for *_, remedy in rows):
         return ""
@@ -360,7 +360,7 @@ def _hint(target: Target, audit: Audit) -> str:
 
 
 def _failed(target: Target, count: int) -> str:
-    """Return the command that runs failed tasks again, "" if no task failed."""
+    """Return a clause with the command to run failed tasks again, "" if none failed."""
     if not count:
         return ""
     retry = shlex.join(["mpifarm", "retry", *words_of(target)])

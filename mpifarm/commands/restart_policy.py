@@ -125,7 +125,7 @@ class RestartPolicy:
     """Whether ranks or the launcher of the last run died."""
 
     def decide(self, run: Run) -> RestartDecision:
-        """Record a run, and count a restart.  Return the decision after the run."""
+        """Record a run, and count the restart if one follows.  Return the decision."""
         self.has_moved = self.has_moved or run.moved
         self.barren = 0 if run.moved else self.barren + 1
         had_broken, self.has_broken = self.has_broken, False

@@ -322,8 +322,7 @@ class Nodes:
     def note(self, result: FarmResult | None) -> None:
         """Note the hosts of a result that are to be left out.
 
-        Hosts that lost a rank replace those of the run before.  Quarantined hosts stay
-        for good.
+        Hosts that lost a rank count for the next start, quarantined hosts for good.
         """
         self._lost = () if result is None else result.lost
         self._quarantined |= dict.fromkeys(() if result is None else result.quarantined)
@@ -353,7 +352,7 @@ class Nodes:
 def choose_excluded(states: NodeStates, named: Sequence[str]) -> Sequence[str]:
     """Return the nodes to leave out: gone, suspect, or `named` (hosts).
 
-    If no node would be left, return only those that are gone.
+    If no node would be left, return only the gone ones.
     """
     shunned = {node_of_host(host, states.known) for host in named} | states.suspect
     excluded = [n for n in states.known if n in states.gone or n in shunned]
@@ -489,7 +488,11 @@ class Supervisor:
         return words
 
     def _run_once(self, words: Sequence[str]) -> Run:
-        """Run the command to its end.  Return the facts about that run."""
+        """Start the command under a new mark, and wait for its end.
+
+        Return the facts about the run, as far as the workdir is known.  Raises
+        InputError if the command cannot be started.
+        """
         launch = self._launch = os.urandom(4).hex()
         before, result_before = self._read_records(), self._read_result()
         claims = self._read_claims()

@@ -80,7 +80,7 @@ def find_target(chosen: Any) -> Target:
     """Return the workdir and list that `chosen` names (`add_target_arguments`).
 
     The user may name the list in place of the workdir.  Raises `InputError` if there is
-    no such workdir, or if a farm could not use it; `StorageError` where the disk fails.
+    no such workdir, or if a farm could not use it; `StorageError` if the disk fails.
     """
     for name, what in _NAMES.items():
         if getattr(chosen, name) == "":
@@ -99,7 +99,11 @@ def find_target(chosen: Any) -> Target:
 
 
 def _find_workdir(named: str, tasklist: str | None, example: str) -> tuple[str, str]:
-    """Return the workdir and its tasklist for a user who has named the tasklist."""
+    """Return the workdir of the tasklist `named`, and that tasklist.
+
+    `tasklist` is the value of ``--list``.  Raises `InputError` for both, or without a
+    workdir.
+    """
     if tasklist is not None:
         raise InputError(
             f"{named} is not a directory: give the workdir with --list {tasklist}"

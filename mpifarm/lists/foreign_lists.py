@@ -1,10 +1,10 @@
 """Warnings about a list that was written for another tool, or as a script.
 
-Rules of this file: pure; the texts of a list in, warnings out.  A million lines must
-cost little.  So patterns over the bytes choose the lines that are checked, and only in
-blocks of the list that have one of the marks in `_MARKED`.  Faults without a mark
-(``do``, ``cd``, ``export``) are found at both ends of the list, where a script has
-them.
+Rules of this file: the texts of a list in, warnings out; only `check_list` reads a
+file, for line numbers.  A million lines must cost little.  So patterns over the bytes
+choose the lines that are checked, and only in blocks of the list that have one of the
+marks in `_MARKED`.  Faults without a mark (``do``, ``cd``, ``export``) are found at
+both ends of the list, where a script has them.
 """
 
 import re
@@ -180,8 +180,9 @@ def check_list(
 ) -> list[tuple[str, bool]]:
     """Return the warnings about a list as sentences, each with whether it is certain.
 
-    Read the list at `path` again for line numbers.  A list with an uncertain warning
-    may be right.  A script that is not for a shell gets one sentence in all.
+    Read the list at `path` again for line numbers; raises OSError.  A list with an
+    uncertain warning may be right.  A script that is not for a shell gets one sentence
+    in all.
     """
     if language := find_language(texts):
         return [(_language_sentence(language, path), True)]

@@ -41,7 +41,7 @@ CONDORS: Final = ("Process", "ProcId", "Cluster", "ClusterId")
 
 
 class Fault(NamedTuple):
-    """A reason why a line hardly does what its author meant."""
+    """A reason why a line hardly has the effect that its author meant."""
 
     kind: str
     what: str
@@ -111,7 +111,7 @@ class LineChecker:
     def faults_of(self, text: str) -> tuple[Fault, ...]:
         """Return the faults of a line, () if it has none or is not understood.
 
-        The faults are those of the first line seen that differs only in digits.
+        A line that differs from an earlier one only in digits has the same faults.
         """
         shape = _digits.sub("0", text)
         faults = self._seen.get(shape)

@@ -192,7 +192,7 @@ class _Reader:
             self._on_operator(level, found.group())
 
     def _end_list(self, level: _Level) -> None:
-        """End the last command of a list, and record what the whole line is.
+        """End the last command of a list, and record facts about the whole line.
 
         Raises UnfinishedError if a construct or an operator needs more.
         """

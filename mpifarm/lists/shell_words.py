@@ -30,7 +30,7 @@ class Word(NamedTuple):
 
 
 class UnsureError(Exception):
-    """A text of which the reader does not know how bash reads it."""
+    """A text that bash may read in another way than the reader."""
 
 
 class UnfinishedError(Exception):
@@ -63,7 +63,7 @@ class WordReader:
     of a substitution up to its parenthesis, `read_backticked` the commands of a text in
     backticks.
 
-    Each method that reads moves `at` behind what it has read, and raises UnsureError or
+    Each method that reads moves `at` behind the read text, and raises UnsureError or
     UnfinishedError.
     """
 
@@ -255,7 +255,10 @@ class WordReader:
         self.at = end + 1
 
     def _read_braced(self, *, is_quoted: bool) -> None:
-        """Read the rest of a ``${…}``, after its brace; record the variable."""
+        """Read the rest of a ``${…}``, after its brace, and record its variables.
+
+        A word after ``:-`` and the like is read, and its expansions are left out.
+        """
         is_length = self.next() == "#" and self.text[self.at + 1 : self.at + 2] != "}"
         is_indirect = self.next() == "!"
         self.at += is_length or is_indirect

@@ -155,7 +155,7 @@ class Rejoin:
 
 @dataclass(frozen=True, slots=True)
 class SignalReceived:
-    """A signal that the rank got; the coordinator decides what follows.
+    """A signal that the rank got; the coordinator decides on the consequence.
 
     The rank's commands may have got the signal earlier.  If it stops the farm, results
     that ended after `sure` (as in `Report`) are void.

@@ -10,7 +10,7 @@ from mpifarm.output.task_log import LogKeeper, LogPlace, append_own_line
 
 
 def create_log_keeper(place: LogPlace, worker: int) -> LogKeeper:
-    """Return a worker's keeper for what the farm keeps of its outputs."""
+    """Return the keeper of a worker's outputs, by the kind that the farm keeps."""
     if place.kind == "all":
         return LogKeeper(place.directory)
     from mpifarm.output.packed import FailedKeeper, PackedKeeper

@@ -211,13 +211,13 @@ class ScratchKeeper(LogKeeper):
             self._remove()  # the next attempt must not begin behind this output
 
     def _remove(self) -> None:
-        """Delete the scratch if possible, and let go of it."""
+        """Close the scratch, and delete the file if possible."""
         with suppress(OSError):
             os.unlink(self._path)
         self._drop()
 
     def _drop(self) -> None:
-        """Let go of the scratch: the next attempt gets another file."""
+        """Close the scratch, and leave the file: the next attempt gets another one."""
         if self._fd >= 0:
             with suppress(OSError):
                 os.close(self._fd)
@@ -227,8 +227,8 @@ class ScratchKeeper(LogKeeper):
     def _is_held_open(self) -> bool:
         """Return whether a process that the attempt left may write into the scratch.
 
-        Not found are processes of another user, and those that have left the group and
-        were started by a process or a thread that lives on elsewhere.
+        Two kinds are not found: processes of another user, and processes that have left
+        the group and were started by a process or thread that lives on elsewhere.
         """
         command = task_command.last_command()
         if command and processes.group_exists(command):

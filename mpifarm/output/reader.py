@@ -33,7 +33,7 @@ _LONGEST_LINE = 4096
 
 
 class Output(NamedTuple):
-    """The output of one attempt, and where it is.
+    """The output of one attempt, as a place in a file.
 
     `started` is in seconds since the epoch.  `head` is mpifarm's line before the
     output, empty before the first of a log.  `length` is in bytes, None for the rest of
@@ -72,11 +72,11 @@ def find_outputs(
     """Return the outputs of all attempts of a task, in the order of their starts.
 
     `split`: return the attempts of a ``log_<id>`` one by one; else as one output, if
-    there are no outputs elsewhere.  `sources`: the answer of `find_sources`, where the
-    caller has just asked for it.
+    there are no outputs elsewhere.  `sources`: the answer of `find_sources`, if the
+    caller has it already.
 
-    Raises `OddFileError` where ``log_<id>`` is not a file and no other output is there,
-    OSError where the log cannot be read, `StorageError` where the disk fails.
+    Raises `OddFileError` if ``log_<id>`` is not a file and there is no other output,
+    OSError if the log cannot be read, `StorageError` if the disk fails.
     """
     outputs = [
         _output_of(source)
@@ -105,8 +105,8 @@ def find_kind_of_log(logs: str, taskid: int) -> str | None:
 def has_moved(source: Source) -> bool:
     """Return whether a slot names a scratch that is gone: the output has moved.
 
-    The output is in a ``log_<id>`` then, or in a pack.  A record of an index never has
-    moved.
+    The output is in a ``log_<id>`` then, or in a pack.  The place of a record in an
+    index stays.  Raises `StorageError`.
     """
     return source.is_slot and not files.is_there(source.files.place_of(source.record))
 
@@ -115,7 +115,7 @@ def find_sources(logs: str, wanted: int | Container[int] | None = None) -> list[
     """Return the sources of the wanted tasks (None: of all), each attempt once.
 
     All slots and indexes are read, however few tasks are wanted.  Raises `StorageError`
-    where the disk fails.
+    if the disk fails.
     """
     found: dict[tuple[object, ...], Source] = {}
     for directory in DIRECTORIES:
@@ -135,7 +135,7 @@ def list_kept_ids(logs: str) -> set[int]:
 def find_record_files(logs: str) -> list[str]:
     """Return the paths of all indexes and slots, relative to the directory `logs`.
 
-    Raises `StorageError` where the disk fails.
+    Raises `StorageError` if the disk fails.
     """
     found = []
     for directory in DIRECTORIES:
@@ -160,9 +160,9 @@ def _read_sources(
 
 
 def _find_names(directory: str) -> list[str]:
-    """Return the sorted names in a directory; none where it can't be listed.
+    """Return the sorted names in a directory, [] if it cannot be listed.
 
-    Raises `StorageError` where the disk fails.
+    Raises `StorageError` if the disk fails.
     """
     try:
         return sorted(os.listdir(directory))
@@ -175,7 +175,7 @@ def _find_names(directory: str) -> list[str]:
 def read_own(path: str, offset: int = 0) -> bytes:
     """Return one of mpifarm's own files from `offset` on; b"" if it can't be read.
 
-    Raises `StorageError` where the disk fails.
+    Raises `StorageError` if the disk fails.
     """
     try:
         return files.read_from(path, offset)
@@ -249,8 +249,8 @@ def _overlapping_pieces(path: str) -> Iterator[tuple[int, bytes]]:
 class OutputReader:
     """A reader of the output of one attempt, which may grow and move meanwhile.
 
-    `output` says where the output is now.  The constructor and `read` raise OSError:
-    FileNotFoundError where the output has just moved, and has to be found again.
+    `output` has the present place of the output.  The constructor and `read` raise
+    OSError: FileNotFoundError if the output has just moved, and has to be found again.
     """
 
     def __init__(self, output: Output) -> None:
@@ -329,7 +329,10 @@ class OutputReader:
         return piece
 
     def _look_for_end(self, source: Source) -> tuple[bool, Record | None]:
-        """Return whether the attempt has ended, and its record in the index, if any."""
+        """Return whether the attempt has ended, and its record in the index, if any.
+
+        The index is read on from the place of the last call.
+        """
         key, taskid = source.record.key, source.record.taskid
         slots = parse_records(read_own(source.files.running), taskid)
         has_slot = any(record.key == key for record in slots)

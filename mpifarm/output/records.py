@@ -47,7 +47,7 @@ _AGAIN = (
 
 
 class Record(NamedTuple):
-    """An attempt, and where its output is.
+    """An attempt, and the place of its output.
 
     `started` is in seconds since the epoch, to the microsecond.  `file` is the number
     of the worker's scratch, None for the rank's pack.  `length` is in bytes, None for

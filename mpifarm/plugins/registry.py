@@ -49,7 +49,10 @@ class SearchPath:
 
 
 def find_search_path(environ: Mapping[str, str], config: str | None) -> SearchPath:
-    """Return the places of INI files by ``HOME`` and ``XDG_CONFIG_HOME``."""
+    """Return the places of INI files by ``HOME`` and ``XDG_CONFIG_HOME``.
+
+    A relative ``XDG_CONFIG_HOME`` is ignored; the default is ``.config`` in the home.
+    """
     home = environ.get("HOME") or os.path.expanduser("~")
     config_home = environ.get("XDG_CONFIG_HOME", "")
     if not os.path.isabs(config_home):  # As in the XDG Base Directory Specification.
@@ -281,7 +284,7 @@ class _Search:
             f" {names}"
         )
         if self.broken:
-            also = "; it may be in what can't be read: "
+            also = "; it may be in a file that can't be read, and has to be mended: "
             return InputError(sentence + also + "; ".join(self.broken.values()))
         return InputError(f"{sentence}; {self._remedy(name, known, parsers)}")
 
@@ -336,7 +339,10 @@ class _Search:
         )
 
     def _find_elsewhere(self, name: str) -> str:
-        """Return the place where the name is defined but not searched, or ""."""
+        """Return a remedy for a name that is defined in another place or kind, or "".
+
+        All files of the other kind, and of directories that are not searched, are read.
+        """
         other = _Search(_OTHER[self.kind], self.search_path)
         for parser in other._all_parsers().values():
             if _defines(parser, name, other.kind):
@@ -521,7 +527,7 @@ def _defines(parser: "ConfigParser", name: str, kind: _PluginKind) -> bool:
 def _read_section(
     parser: "ConfigParser", name: str, kind: _PluginKind, path: str
 ) -> _Section:
-    """Return a section's class and options, with those of ``[DEFAULT]``.
+    """Return a section's class and options, some of which may be from ``[DEFAULT]``.
 
     A class of PyTaskFarmer becomes mpifarm's (`OWN_CLASSES`).  Raises InputError for a
     stray ``%``.
@@ -545,7 +551,7 @@ def _read_section(
 
 
 def _is_of_default(parser: "ConfigParser", name: str, key: str) -> bool:
-    """Return whether a section's key and value are those of ``[DEFAULT]``."""
+    """Return whether a section has a key, with its value, from ``[DEFAULT]``."""
     defaults = parser.defaults()
     return key in defaults and parser.get(name, key, raw=True) == defaults[key]
 

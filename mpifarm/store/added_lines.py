@@ -22,7 +22,7 @@ from mpifarm.system import file_contents, files
 
 
 class AddedLines:
-    """The tasks that were added behind those of the first start."""
+    """The tasks that were added to the list since the first start."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class AddedLines:
         return "" if known is None else _describe_added(len(self._tasks) - known)
 
     def _make_both_queues(self) -> None:
-        """Write both queues where there is no ``toprocess``: all tasks are to run."""
+        """Write both queues out of all unfinished tasks that no other farm holds."""
         claimed = self._others.held_ids()
         missing = self._ledgers.finished.missing()
         ids = array("I", filterfalse(claimed.__contains__, missing))

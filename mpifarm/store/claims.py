@@ -315,7 +315,7 @@ class OtherClaims:
 class Grasp(NamedTuple):
     """The liveness of a claim's farm, and the claim's descriptor.
 
-    The descriptor is -1 where this process must not write to the claim.
+    The descriptor is -1 if this process must not write to the claim.
     """
 
     liveness: FarmLiveness

@@ -47,7 +47,7 @@ class OwnStateList(Protocol):
         """Take out a task to be processed.  Return its id, None if there is none."""
 
     def record_toprocess_task(self, taskid: int) -> None:
-        """Put a task back to those to be processed."""
+        """Put a task back, so that `pop_task` gives it again."""
 
     def record_done_task(self, taskid: int, returncode: int) -> None:
         """Record the end of a task, with its exit status (0: finished)."""
@@ -160,7 +160,7 @@ class CustomStore(Store):
     # ---- the list -------------------------------------------------------------------
 
     def _ask(self, method: str, *arguments: object) -> Any:
-        """Call a method of the list; raise `StorageError` for whatever it raises."""
+        """Call a method of the list; raise `StorageError` for any exception of it."""
         try:
             return getattr(self._tasks, method)(*arguments)
         except (Exception, SystemExit) as error:
@@ -169,7 +169,7 @@ class CustomStore(Store):
             ) from error
 
     def _ask_finished(self) -> None:
-        """Ask the list for the finished tasks, and add them to those that are known.
+        """Ask the list for the finished tasks, and remember them.
 
         Raises `StorageError` if the list fails or does not return ids.
         """
@@ -318,7 +318,10 @@ class CustomStore(Store):
         return taskid
 
     def _is_free(self, taskid: int) -> bool:
-        """Return whether a task is unfinished, and no claim holds it."""
+        """Return whether a task is unfinished, and in no claim.
+
+        If another claim holds the task, the claims are read again first.
+        """
         if taskid in self._finished or taskid in self._member.claim.held:
             return False
         if self._others.hold(taskid):

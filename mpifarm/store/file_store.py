@@ -101,7 +101,7 @@ class FileStore(Store):
         the job array of this farm, for its other members ("": none).
 
         Raises `InputError`, with every file as it was, if the workdir cannot be used or
-        does not belong to this tasklist; `StorageError` where the disk fails or the
+        does not belong to this tasklist; `StorageError` if the disk fails or the
         lock cannot be had in `LOCK_TIMEOUT` seconds.
         """
         paths = WorkdirPaths(os.path.abspath(path))
@@ -218,7 +218,7 @@ class FileStore(Store):
     def _mend_toprocess(
         self, before: file_contents.FileState | None, parsed: ParsedStatus
     ) -> None:
-        """Replace a ``toprocess`` that has odd lines or is not sorted.
+        """Sort ``toprocess``, and drop its odd lines, if it has any or is unsorted.
 
         A file that others have changed since `before` is left alone.
         """

@@ -90,7 +90,7 @@ def encode_fingerprint(fingerprint: Fingerprint) -> bytes:
 
 
 def parse_fingerprint(content: bytes) -> Fingerprint | None:
-    """Parse the file; return None where it is damaged, or of an unknown format."""
+    """Parse ``fingerprint.json``; return None if it is damaged or of another format."""
     try:
         record = json.loads(content)
         if record["version"] != FORMAT_VERSION or record["block"] != BLOCK:

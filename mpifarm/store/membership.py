@@ -196,7 +196,7 @@ class Membership:
     def remove(self, claim: OtherClaim, requeued: int) -> None:
         """Remove the claim of a dead farm, and note that for the user.  Lock held.
 
-        `requeued` is the number of its tasks that were reclaimed.
+        `requeued` is the number of its reclaimed tasks.  Raises `StorageError`.
         """
         self.discard(claim)
         self._notes.append(

@@ -94,7 +94,7 @@ def remap_workdir(
 
     If an earlier ``--remap`` was interrupted, only complete that one.  `now` is in
     seconds since the epoch.  Raises `InputError`, with nothing changed, if a farm may
-    be at work or a plain farmer may have tasks; `StorageError` where the disk fails.
+    be at work or a plain farmer may have tasks; `StorageError` if the disk fails.
     """
     if not files.is_there(paths.remap):
         old = read_old(paths, machine)
@@ -110,7 +110,7 @@ def remap_workdir(
 def read_old(paths: WorkdirPaths, machine: Machine) -> Old:
     """Read all that is known of the old list's tasks.
 
-    Raises `InputError` if a farm may be alive, `StorageError` where the disk fails.
+    Raises `InputError` if a farm may be alive, `StorageError` if the disk fails.
     """
     claims = read_dead_claims(paths, machine)
     held: dict[int, int] = {}
@@ -174,7 +174,7 @@ def _parse(line: bytes) -> Iterator[OldTask]:
 
 
 def read_dead_claims(paths: WorkdirPaths, machine: Machine) -> list[OtherClaim]:
-    """Return all claims; raises `InputError` if the farm of any may be alive."""
+    """Return all claims; raises `InputError` unless all their farms surely are dead."""
     others = OtherClaims(paths, farm="")
     others.poll()
     for claim in others.claims.values():
@@ -363,7 +363,7 @@ def _encode_new(
 def _encode_packs(paths: WorkdirPaths, moved: Moved) -> dict[str, bytes]:
     """Return the indexes and slots of packed logs under the new ids, by name.
 
-    The outputs themselves stay where they are, also those of tasks that are gone.
+    The outputs themselves stay in their places, even if their tasks are gone.
     """
     packs = {}
     for source in find_record_files(paths.logs):

@@ -359,7 +359,7 @@ def classify_odd(
 def find_fused(line: bytes, tasks: Sequence[str]) -> TornLine | None:
     """Return a line that has a whole one behind a torn or whole one, else None.
 
-    The ids count only where no other reading is possible: ``112 cmd`` may be a torn
+    The ids count only if no other reading is possible: ``112 cmd`` may be a torn
     ``1`` before ``12 cmd``, or the line of a task that was added to the list.
     """
     readings = [

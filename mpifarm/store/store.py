@@ -130,10 +130,11 @@ class Store(ABC):
         return frozenset(self._member.claim.held)
 
     def count_failed_here(self, total: int) -> int:
-        """Return how many of the list's `total` tasks have failed under this farm.
+        """Count the list's tasks whose last attempt under this farm has failed.
 
-        Failures while another rank led the farm count, too.  A task that has finished
-        since, or that this farm holds, does not.  Raises `StorageError`.
+        Attempts while another rank led the farm count, too.  A task that this farm
+        holds, or that has no record yet, is left out.  `total` is the number of tasks
+        in the list.  Raises `StorageError`.
         """
         last: dict[int, int] = {}
         family = self.farm[:FAMILY].encode()

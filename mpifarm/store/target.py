@@ -70,7 +70,7 @@ def _options_of(target: Target) -> list[str]:
 def read_tasks(target: Target, environ: Mapping[str, str]) -> TaskList | None:
     """Read the tasks with their handler; return None if no tasklist is known.
 
-    Raises `InputError`, and `StorageError` where the disk fails.
+    Raises `InputError`, and `StorageError` if the disk fails.
     """
     if target.tasklist is None:
         return None
@@ -87,7 +87,7 @@ def find_lock(target: Target, environ: Mapping[str, str]) -> WorkdirLock:
     """Return the lock that a farm would take, not yet taken; its probe makes files.
 
     Make the workdir if it is missing.  Raises `InputError` if a farm could not write to
-    the workdir, `StorageError` where the disk fails.
+    the workdir, `StorageError` if the disk fails.
     """
     root = os.path.abspath(target.workdir)
     make_root(root)

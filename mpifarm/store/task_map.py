@@ -98,7 +98,7 @@ class TaskMap:
             place = self._locations.find(location, place + 1)
 
     def count(self) -> TaskCounts:
-        """Count the tasks at each location."""
+        """Return the number of tasks at each location."""
         return TaskCounts(
             self.total,
             self._locations.count(Location.FINISHED),

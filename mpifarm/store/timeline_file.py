@@ -180,7 +180,7 @@ def is_valid_timeline(path: str) -> bool:
 
 
 def _find_end(path: str) -> timeline.ArrayEnd | None:
-    """Return the end of the array, None without a file or where it has no such end."""
+    """Return the end of the array, None if there is no file or no such end."""
     try:
         size = os.lstat(path).st_size
         offset = max(0, size - 64)

@@ -88,7 +88,7 @@ class Transactions:
     # ---- without the lock -----------------------------------------------------------
 
     def prepare(self, requeue: Sequence[int], take: int) -> None:
-        """Remove staging files of an earlier call, and write those of the next queues.
+        """Remove old staging files, and write the next queues into new ones.
 
         `carry_out` with the same arguments uses these files, unless others have changed
         the queues since.  Errors are left to `carry_out`.

@@ -56,7 +56,7 @@ class Transacted(NamedTuple):
 class Survey(NamedTuple):
     """The workdir at one moment under the lock, to be counted without the lock.
 
-    `held` are the ids of this farm, `claimed` those of other farms.
+    `held` are the ids of this farm's claim, `claimed` the ids of other claims.
     """
 
     held: frozenset[int]

@@ -74,7 +74,7 @@ def read_snapshot(paths: WorkdirPaths, *, whole: bool = False) -> Snapshot:
     """Read the files of a workdir; the caller holds the lock.
 
     `whole`: read the content of the queues, however large they are.  Raises
-    `InputError` for a file that cannot be read, `StorageError` where the disk fails.
+    `InputError` for a file that cannot be read, `StorageError` if the disk fails.
     """
     try:
         toprocess = file_contents.find_state(paths.toprocess, whole=whole)
@@ -270,7 +270,7 @@ def shorten(text: str, limit: int = 80) -> str:
 def validate_access(paths: WorkdirPaths) -> None:
     """Raise `FarmError` if a farm could not use a file or directory of the workdir.
 
-    A missing one passes.  Raises `StorageError` where the disk does not answer.
+    A missing one passes.  Raises `StorageError` if the disk does not answer.
     """
     validate_contents(paths)
     for directory in (paths.logs, paths.claims):

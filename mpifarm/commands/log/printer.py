@@ -86,8 +86,8 @@ class Printer:
     def print_task(self, taskid: int, attempt: int | None) -> None:
         """Print all outputs of a task, or that of one attempt.
 
-        `attempt` counts from 1, or from -1 backwards.  Raises `InputError` if there is
-        no output or attempt.
+        `attempt` counts from 1, or from -1 backwards.  Remarks on the output go to
+        standard error.  Raises `InputError` if there is no output or attempt.
         """
         if not self._print(taskid, attempt, b"", None):
             raise InputError(self.explainer.explain(taskid))
