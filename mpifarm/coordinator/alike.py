@@ -103,9 +103,9 @@ class Alike:
             del self.recent[record.rank]
 
     def _count(self, record: RankRecord, recent: Recent) -> None:
+        """Move the rank to its new share in `_ranks_at`."""
         # What runs has not failed fast yet: without it, the failures, which come first,
         # would be all that a rank with long tasks has shown.
-        """Move the rank to its new share in `_ranks_at`."""
         recent.running = min(record.workers, len(record.leases))
         tried = recent.count + recent.running
         failed = recent.bits.bit_count()

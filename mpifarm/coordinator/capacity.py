@@ -21,7 +21,7 @@ class Capacity:
         """Results that ranks have reported."""
 
     def update(self, record: RankRecord) -> None:
-        """Count a rank again: its state, workers or run times may have changed."""
+        """Count a rank anew in the sums: its state, workers or run times may differ."""
         workers, rate = (record.workers, record.rate) if record.works else (0, 0.0)
         before_workers, before_rate = record.counted
         if workers != before_workers or rate != before_rate:

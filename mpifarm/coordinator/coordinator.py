@@ -359,7 +359,7 @@ class Coordinator:
         cost: float,
         others: bool = False,
     ) -> None:
-        """Finish the transaction, which is on disk now, and hold the `taken` tasks.
+        """Finish the transaction, which is on disk; tell ranks; hold the `taken` tasks.
 
         `empty`: ``toprocess`` has nothing more for us.  `cost`: seconds that rewriting
         ``toprocess`` took.  `others`: other farms hold tasks.  If the transaction was

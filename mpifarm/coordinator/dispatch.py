@@ -141,7 +141,8 @@ class Dispatcher:
     def _pick_deadly(self, record: RankRecord, most: int) -> list[TaskRecord]:
         """Take up to `most` tasks that may kill the rank out of the retry queue.
 
-        The coordinator's rank gets some only if it must (`_must_risk`).
+        A rank gets one at a time, or more once nothing else is left.  The coordinator's
+        rank gets some only if it must (`_must_risk`).
         """
         table = self._table
         idle = not table.queue and self.prefetch.nothing_more_comes
@@ -220,7 +221,7 @@ class Dispatcher:
     def count_to_take(self, now: float) -> int:
         """Return how many more tasks to take out of ``toprocess`` (0: none now).
 
-        The first answer that is not 0 also uses up the prefetch's `first`.
+        The prefetch's `first` tasks count in one answer, and are used up by it.
         """
         if self._unlocated.is_pending or self._rests(now):
             return 0

@@ -68,7 +68,8 @@ class Failover:
     def on_mended(self, now: float) -> None:
         """Await a `Rejoin` of each other rank: all messages under way were lost.
 
-        Until then these ranks get no leases.  They count as heard now.
+        Until then these ranks get no leases.  They count as heard now, and no recall is
+        open.
         """
         own, awaited = self._farm.rank_set.own, self._unlocated.awaited
         self._rejoin_by = now + REJOIN_SECONDS

@@ -67,10 +67,11 @@ class Prefetch:
         return now < self._took_at + TAKE_INTERVAL
 
     def count(self, queued: int, unmet: int, rate: float, ended: int) -> int:
-        """Return how many more tasks to take (0: none now); `first` counts only once.
+        """Return how many more tasks to take (0: none now), and use `first` up.
 
         `queued` tasks wait for a rank, and ranks could hold `unmet` more leases.  Ranks
-        have got `ended` tasks done, and get `rate` done in a second.
+        have got `ended` tasks done, and get `rate` done in a second.  As long as
+        `queued` is enough, `first` stays.
         """
         shown = MAX_STOCK * ended
         if queued > unmet + min(shown, int(rate * TAKE_SECONDS / 2)):

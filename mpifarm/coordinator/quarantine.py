@@ -348,7 +348,7 @@ class Quarantine:
     def try_again(self, record: RankRecord, turn: int) -> None:
         """Put a rank that was out of use on trial, and allow it one lease.
 
-        `turn` is that of the last lease: only later tasks count in the trial.
+        `turn` is that of the last lease of the farm.
         """
         pause = self.pauses[record.rank]
         pause.probe_at = float("inf")

@@ -171,7 +171,8 @@ class Results:
     ) -> None:
         """Count a lost attempt; queue its task again, or fail the task at `MAX_LOST`.
 
-        `with_rank`: the rank was lost too.  A failure is told; in a stop there is none.
+        `with_rank`: the rank was lost too.  A failure is told to the user.  In a stop
+        the task is never failed, only released.
         """
         task.lost += 1
         if with_rank:

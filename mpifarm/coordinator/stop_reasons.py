@@ -64,7 +64,10 @@ class StopReasons:
     # ---- time --------------------------------------------------------------------
 
     def check_time(self, now: float) -> None:
-        """Stop at the timeout or near the job's end; drain if no task would finish."""
+        """Stop at the timeout or near the job's end; drain if no task would finish.
+
+        There is no drain once no task waits and ``toprocess`` is empty.
+        """
         if now >= self._stop_at:
             self._stop_at = float("inf")
             reason = f"the timeout of {self._timeout:g} s is over"

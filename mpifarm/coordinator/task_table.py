@@ -130,7 +130,10 @@ class TaskTable:
     def fail(
         self, record: RankRecord, task: TaskRecord, result: Result, now: float
     ) -> None:
-        """End a task as failed, due at once: no other attempt can change that."""
+        """Record a final failure, due at once, and count it towards the limit.
+
+        No other attempt follows, and the rank need not be sure of this result.
+        """
         task.past.is_final = True
         self._failures.expect(task.taskid)
         self.end(record, task, result, now)
@@ -314,8 +317,8 @@ class TaskTable:
         task.state = state
 
     def _drop_result(self, task: TaskRecord) -> None:
-        # A failure counts by the limit as soon as it is known: not when it's dropped.
         """Drop a task's result, if any, and its failure from the limit."""
+        # A failure counts by the limit as soon as it is known: not when it's dropped.
         if task.result is not None:
             self._failures.forget(task.taskid)
             task.result = None

@@ -66,7 +66,10 @@ def warn_of_unused(context: RankContext, runner: RunnerDefinition) -> Iterator[s
 
 
 def warn_of_binding(context: RankContext) -> str:
-    """Return the warning of more workers than CPUs, or ""; other ranks are alike."""
+    """Return the warning of more workers than CPUs on this rank, or "".
+
+    Other ranks are taken to be alike.
+    """
     environ = context.process.environ
     return binding_warning(
         environ,

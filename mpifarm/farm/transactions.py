@@ -101,7 +101,10 @@ class StoreWriter:
     def _retry_or_give_up(
         self, transaction: Transact, error: StorageError, now: float
     ) -> StorageError | None:
-        """Prepare another try; give up, and return the error, after the grace time."""
+        """Prepare another try, or give up after the grace time and return the error.
+
+        The wait for the lock begins anew.
+        """
         self.lock_wait.begin(now)
         if self._patience.is_over(error, now):
             self._transaction = None

@@ -110,7 +110,7 @@ def run_fork_server(
 
 
 def _watch_children() -> int:
-    """Return a descriptor that gets readable when a child has died."""
+    """Handle SIGCHLD; return a descriptor that gets readable when a child has died."""
     notice, write_end = os.pipe()
     os.set_blocking(write_end, False)
     os.set_blocking(notice, False)
@@ -222,8 +222,8 @@ class ForkServer:
                 raise ValueError(f"unknown order {order!r}")
 
     def _start(self, definition: PoolDefinition) -> None:
-        # Here and not at launch: the rank is in MPI_Init meanwhile.
         """Adopt orphans, and plan the start of all workers for now."""
+        # Here and not at launch: the rank is in MPI_Init meanwhile.
         processes.adopt_orphans()
         self._definition = definition
         if definition.limits.timeout is not None:

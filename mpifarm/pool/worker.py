@@ -98,7 +98,8 @@ def run_worker(
 ) -> None:
     """Be a worker until the rank wants no more; in a fresh fork.
 
-    Without a runner, refuse each lease.
+    Session, descriptors, signals and environment become the worker's own.  Without a
+    runner, refuse each lease.
     """
     os.setsid()
     processes.close_descriptors_except({context.leases.fileno(), context.lifeline})
@@ -353,8 +354,8 @@ class Worker:
         return Outcome.OUT_OF_MEMORY
 
     def _run_in_time(self, taskid: int, command: str, log: TaskLog) -> int | None:
-        # In this order: a verdict of the clock's last run must not count for this one.
         """Run a task with its clock on; if its time was over, end what it has left."""
+        # In this order: a verdict of the clock's last run must not count for this one.
         self._enforced = TimeVerdict.IN_TIME
         self._row.start_clock()
         try:

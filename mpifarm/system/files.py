@@ -218,9 +218,9 @@ def _write_pieces(
 
 
 def _cut_to(descriptor: int, begin: int, old: bytes) -> None:
+    """Write `old` at `begin`, and end the file after it; raises OSError."""
     # First write, then truncate: there is a block for `old` now, and a full disk has
     # no other.
-    """Write `old` at `begin`, and end the file after it; raises OSError."""
     write_at(descriptor, begin, old)
     os.ftruncate(descriptor, begin + len(old))
 

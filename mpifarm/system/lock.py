@@ -386,9 +386,9 @@ def _open_lock_file(path: str, workdir: str) -> int:
 
 
 def _open_or_create(path: str) -> int:
+    """Open a file, or create it; raises OSError, EAGAIN if others race for it."""
     # First without O_CREAT: in a sticky directory (/tmp) Linux refuses O_CREAT on a
     # file of another user.  Then with O_EXCL, which follows no link at all.
-    """Open a file, or create it; raises OSError, EAGAIN if others race for it."""
     for _ in range(_MAX_RACES):
         with suppress(FileNotFoundError):
             return os.open(path, _OPEN_FLAGS)

@@ -37,8 +37,9 @@ def open_regular(
 ) -> int:
     """Open a regular file and return its descriptor, which no program inherits.
 
-    `follow`: also follow a link to one.  Raises `OddFileError` for another kind of
-    file, else `OSError`.
+    `follow`: also follow a link to one.  O_TRUNC is obeyed once the file is known to be
+    regular.  Waits while another program has a lease on the file.  Raises
+    `OddFileError` for another kind of file, else `OSError`.
     """
     careful = _CAREFUL & ~os.O_NOFOLLOW if follow else _CAREFUL
     # Truncated below, once it is known to be a regular file.

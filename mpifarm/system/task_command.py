@@ -218,9 +218,9 @@ def _obey_notes() -> None:
 
 
 def _wait_with_group(pid: int) -> int:
+    """Reap the command, wait for the end of its group.  Return its status."""
     # The pid stays in the slot though it is reaped here: while a process of its group
     # lives the kernel gives it to nobody, and the slot is cleared one poll later.
-    """Reap the command, wait for the end of its group.  Return its status."""
     status = _reap(pid)
     while group_exists(pid):
         time.sleep(GROUP_POLL)
