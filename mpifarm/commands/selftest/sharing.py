@@ -1,6 +1,6 @@
 """The checks of the file system between rank 0 and a rank on another host.
 
-Rules of this file: as of `storage`.  A function without a leading ``check_`` is one
+Rules of this file: those of `storage`.  A public function without ``check_`` is one
 that the other rank can be asked for.
 """
 
