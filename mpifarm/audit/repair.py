@@ -226,6 +226,7 @@ class Repairer:
         self._farm = farm or os.urandom(4).hex()
         self._copies: dict[str, str] = {}
         self._has_started = False
+        """Whether a farm was started: a second start would mend nothing more."""
 
     def run(self, lock: HeldLock) -> None:
         """Repair all that can be repaired, in up to `MAX_ROUNDS` rounds.

@@ -36,6 +36,7 @@ def main() -> None:
     signals.install()
     gc.set_threshold(*_GARBAGE_THRESHOLDS)
     status = run(sys.argv[1:], signals)
+    # A signal during Python's exit would end this rank with another status.
     signals.ignore()
     sys.exit(status)
 

@@ -114,13 +114,17 @@ class RestartPolicy:
     """The decision after each run, by all runs so far."""
 
     max_restarts: int | None = None
+    """The limit of restarts; None: none."""
     knows_workdir: bool = True
     in_allocation: bool = False
     restarts: int = 0
+    """Starts after the first."""
     barren: int = 0
     """Runs in a row in which nothing was recorded."""
     has_moved: bool = False
+    """Whether any run has left a record."""
     has_begun: bool = False
+    """Whether any farm has begun."""
     has_broken: bool = False
     """Whether ranks or the launcher of the last run died."""
 

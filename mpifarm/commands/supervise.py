@@ -200,8 +200,11 @@ class Launcher:
     ) -> None:
         self._begun = time.monotonic()
         self._waiting: list[int] = []
+        """Signals that the launcher would lose, or die of, now."""
         self._look_at = self._begun + LOOK_AGAIN
+        """The time of the next look at whether the farm has ended."""
         self._late_at = math.inf
+        """The time from which a launcher is late to end after its farm."""
         # In a group of its own, a signal to our group comes once, through us.  From a
         # terminal only the group in the foreground may read, so there it is ours.
         self._process = subprocess.Popen(

@@ -70,8 +70,11 @@ class ScratchKeeper(LogKeeper):
         self._files = RankFiles(f"{place.directory}/{kind}", place.farm, place.rank)
         self._worker = worker
         self._number = 0
+        """The number of the scratch, or of the next one."""
         self._fd = -1
+        """The descriptor of the scratch; -1: there is none."""
         self._slots = -1
+        """The descriptor of the slots; -1: not open."""
         # Orphans of commands become children of the fork server, this process's parent.
         # Only new ones are looked at: a process that did not have the scratch open at
         # one look will not have it at a later one.
@@ -80,6 +83,7 @@ class ScratchKeeper(LogKeeper):
         ]
         self._path = self._files.scratch(worker, 0)
         self._attempt = Record(0, 0, worker, 0.0, 0, 0, None)
+        """The last attempt that had the scratch."""
 
     def path_of(self, taskid: int) -> str:
         """Return the path of the worker's scratch, the same for each task."""
@@ -282,6 +286,7 @@ class PackedKeeper(ScratchKeeper):
         self._unwritten = b""
         """Records that the disk has not taken yet."""
         self._why_unwritten = _full_disk()
+        """The error of the last write of these records."""
 
     def begin(self, taskid: int, attempt: int) -> TaskLog:
         """Write the records that wait for the disk, then begin an attempt.

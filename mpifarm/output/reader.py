@@ -256,7 +256,9 @@ class OutputReader:
     def __init__(self, output: Output) -> None:
         self.output = output
         self._at = 0
+        """Bytes of the output that were read."""
         self._index_read = 0
+        """Bytes of the index without a record of this attempt."""
         self._descriptor = -1
         self._open()
 

@@ -52,6 +52,7 @@ class TaskLog:
         self.trouble = ""
         """The first error behind the run, as words for the user; "" without one."""
         self._text: TextIO | None = None
+        # The size before this attempt: `read_end` shows nothing of earlier attempts.
         self._fd, self._begin = _open_log(path)
         try:
             if self._begin:

@@ -204,7 +204,9 @@ class Journal:
         self.last_step = 0
         self._step_happened = step_happened
         self._pending: list[Event] = []
+        """Events whose step has not happened yet."""
         self._rest = b""
+        """A last line without its newline."""
 
     def feed(self, content: bytes) -> None:
         """Read on, and apply events that now have happened.

@@ -88,11 +88,14 @@ class CustomStore(Store):
         self._reclaimed: list[int] = []
         """Tasks of dead farms that this claim holds, and that were not taken yet."""
         self._popped: list[int] = []
+        """Tasks that this claim holds, and that the next `transact` returns."""
         self._unclaimed: list[int] = []
         """Tasks that the list has given, and that this claim does not hold yet."""
         self._progress = Progress()
         self._empty = False
+        """Whether the list had no task when it was asked last."""
         self._trouble: StorageError | None = None
+        """The error of the last `prepare`."""
         self._prepare_seconds = 0.0
 
     @classmethod

@@ -74,8 +74,11 @@ class FileStore(Store):
             self._append_attempts,
         )
         self._met_others = False
+        """Whether another farmer has recorded tasks while this farm ran."""
         self._joined_by_others = False
+        """Whether this farm has left ``timeline.json`` to others."""
         self._reported: set[str] = set()
+        """Sentences that the user need not read twice."""
 
     # ---- joining --------------------------------------------------------------------
 

@@ -53,9 +53,12 @@ class Ledger:
         self._tasks = tasks
         self._recorded = bytearray(len(tasks))
         self._offset = 0
+        """The end of the last whole line that was read, in bytes."""
         self._tail = b""
         self._tail_ids: Sequence[int] = ()
+        """Tasks that count as soon as a newline ends the tail."""
         self._pending: PendingAppend | None = None
+        """An append that failed, until the next poll settles it."""
 
     def __contains__(self, taskid: int) -> bool:
         return self._recorded[taskid] != 0

@@ -50,6 +50,7 @@ class Membership:
         self._notes = notes
         self._locks: tuple[LockFile, ...] = ()
         self._reported: set[str] = set()
+        """Sentences about farms that the user need not read twice."""
 
     # ---- joining --------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ from mpifarm.system import files
 MAX_IDS_NAMED = 5
 RECORDED = (Location.FINISHED, Location.FAILED)
 """Locations of a task whose outputs and attempts move to its new id."""
-_KEPT = (
+_KEPT = (  # Copied, so that the user can go back to the old list.
     "finished",
     "failed",
     "toprocess",
@@ -422,6 +422,7 @@ def carry_out(paths: WorkdirPaths, now: float) -> str:
         _rename_if_there(paths.claim(farm), aside.claim(farm))
         for path, _, _ in find_leftovers(paths, farm):
             files.remove(path)
+    # A new `toprocess` has the added tasks, too.
     files.remove(paths.added)
     for name in _NEW:
         _rename_if_there(aside.new(name), paths.file(name))

@@ -29,6 +29,7 @@ class Store(ABC):
         self.notes: list[str] = []
         """Sentences for the user; the caller clears it."""
         self._noted: list[Recorded] = []
+        """Attempts that have no row in ``attempts.tsv`` yet."""
         self._member = Membership(paths, farm, machine, self.notes)
         self._others = self._member.others
 

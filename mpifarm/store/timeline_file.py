@@ -47,6 +47,7 @@ class TimelineFile:
         self._texts = texts
         self._notes = notes
         self._path = paths.timeline
+        """The file of the next append: this farm's own, once others have joined."""
         self._torn: TornEnd | None = None
 
     def append(self, results: Sequence[Recorded]) -> None:
