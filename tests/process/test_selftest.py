@@ -196,6 +196,25 @@ def test_a_lock_excludes_and_is_free_when_its_holder_was_killed(stage):
     assert "after kill -9" in finding.seen
 
 
+def test_a_workdir_without_flock_is_told_where_a_lock_area_makes_up_for_it(
+    stage, tmp_path, monkeypatch
+):
+    area = tmp_path / "area"
+    area.mkdir()
+    real = fcntl.flock
+
+    def only_in_area(descriptor, operation):
+        if not path_of(descriptor).startswith(str(area)):
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", only_in_area)
+    finding = storage.check_lock(stage._replace(lock_area=str(area)))
+    assert finding.result is CheckResult.HOLDS
+    assert f"there is no flock for {tmp_path}/lock" in finding.follows
+    assert "all farms must have the same lock area" in finding.follows
+
+
 def test_a_lock_that_excludes_nobody_on_the_node_is_found(stage, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", lambda _fd, _operation: None)
     finding = storage.check_lock(stage)
