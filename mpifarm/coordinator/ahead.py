@@ -14,7 +14,7 @@ from mpifarm.coordinator.prefetch import Prefetch
 from mpifarm.coordinator.state import RankRecord, RankSet
 
 ONE_AHEAD_SECONDS = 2.5
-"""A rank that ends a task within so long gets one ahead at least."""
+"""Seconds within which a rank that ends a task gets one lease ahead at least."""
 
 ROUND_SECONDS = 1e-5
 """Rank 0's time for each worker, at the least, when the tasks of all end at once."""
@@ -24,7 +24,7 @@ ROUND_SHARE = 0.02
 worker gets a task ahead."""
 
 LONG_ROUND_SECONDS = 0.05
-"""Where a round takes so long, the first tasks may end all at once, too."""
+"""Seconds of a round from which on the first tasks may end all at once, too."""
 
 
 class LeaseRoom:

@@ -16,10 +16,10 @@ WORKERS_TIMES = 4
 `WORKERS_TIMES` for each worker."""
 
 FORGET_SECONDS = 60.0
-"""Seconds after a rank's last fast failure, after which none of them counts."""
+"""Seconds after which the fast failures of a rank no longer count, from the last on."""
 
 STEPS = 16
-"""Shares are counted in so many steps."""
+"""Steps in which shares are counted."""
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Alike:
 
     def __init__(self, shown: int) -> None:
         self.recent: OrderedDict[int, Recent] = OrderedDict()
-        """Of ranks on which something failed fast, the longest ago first."""
+        """Results of ranks on which something failed fast, the longest ago first."""
         self._shown = shown
         self._ranks_at = [0] * (STEPS + 1)
         """The number of ranks by their share, in steps; a share of 0 is not kept."""

@@ -30,7 +30,7 @@ ANSWER_SECONDS = 0.5
 """Seconds beyond the grace time after which a silent rank is given up at a stop."""
 
 ANSWER_SECONDS_AT_ONCE = 0.1
-"""The same at a stop without grace, where the launcher's KILL is close behind."""
+"""The same seconds at a stop without grace: the launcher's KILL is close behind."""
 
 
 class Ending:

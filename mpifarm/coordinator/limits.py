@@ -15,7 +15,7 @@ TRIAL_TASKS = 10
 """Tasks that tell whether a directory is the right one."""
 
 TRIAL_SECONDS = 5.0
-"""A command that is not found has ended after so long."""
+"""Seconds within which a command that is not found has ended."""
 
 NOT_FOUND = frozenset({126, 127})
 """The statuses of a shell for a command that can't be run, or is not there."""

@@ -12,7 +12,7 @@ REPORTS_PER_SECOND = 5000
 
 
 AHEAD_SECONDS = 0.5
-"""Seconds of work that a rank of a small farm gets beyond what its workers run."""
+"""Seconds of work that a rank of a small farm gets beyond its running tasks."""
 
 
 class ReportPacing:
@@ -23,4 +23,4 @@ class ReportPacing:
         later = self.report_seconds - REPORT_SECONDS
         # Leases come only with the answer to a report.
         self.ahead_seconds = AHEAD_SECONDS + 2 * later
-        """Seconds of work that a rank gets beyond what its workers run."""
+        """Seconds of work that a rank gets beyond its running tasks."""

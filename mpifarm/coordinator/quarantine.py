@@ -30,13 +30,13 @@ from mpifarm.coordinator.alike import Alike
 from mpifarm.coordinator.state import UNLIMITED, RankRecord, RankState, TaskRecord
 
 FAST_SECONDS = 1.0
-"""Attempts below are fast."""
+"""Seconds below which an attempt is fast."""
 
 FAST_SHARE = 0.1
-"""... and those below this share of what successes take."""
+"""The share of the mean seconds of successes below which an attempt is fast, too."""
 
 STREAK_SECONDS = 3.0
-"""Failures are held back for so long, unless the rank goes on failing."""
+"""Seconds for which failures are held back, unless the rank goes on failing."""
 
 SHOWN = 3
 """Fast failures among its last results (or as many as the streak needs, if fewer) that
@@ -55,7 +55,8 @@ LONGEST_PAUSE = 600.0
 
 FIRST_PROBE_SECONDS = 1.0
 LONGEST_PROBE_SECONDS = 60.0
-"""Between the single tasks of a rank on trial, which no other's results explain."""
+"""Seconds between the single tasks of a rank on trial, if no other rank's results
+explain its failures; twice as long each time."""
 
 
 class QuarantineVerdict(Enum):
@@ -129,7 +130,7 @@ class Quarantine:
         """Ranks that are out of use for a time, or are tried again."""
         self.alike = Alike(min(SHOWN, most))
         self._success_turn = 0
-        """Of all tasks that succeeded, the turn of the one handed out last."""
+        """The turn of the last task that succeeded, in the order of handing out."""
         self._success_seconds = 0.0
         """Moving mean of the seconds that successes take."""
 

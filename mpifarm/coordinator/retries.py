@@ -21,13 +21,13 @@ MAX_CHECKPOINTS = 1000
 """Times in one farm that a task may ask to run again."""
 
 MAX_FAST_CHECKPOINTS = 10
-"""The same in a row, of attempts that took less than `FAST_CHECKPOINT_SECONDS`."""
+"""Times in a row that a task may ask after less than `FAST_CHECKPOINT_SECONDS`."""
 
 FAST_CHECKPOINT_SECONDS = 1.0
 
 PATIENCE_SECONDS = 10.0
-"""How long a failed task waits for another rank to have room, before it may run on
-the rank on which it failed."""
+"""Seconds for which a failed task waits for another rank to have room, before it may
+run on the rank on which it failed."""
 
 
 class Sequel(Enum):

@@ -184,10 +184,10 @@ class RankRecord:
     counted: tuple[int, float] = (0, 0.0)
     """(workers, rate) of the rank as they stand in the sums of `Capacity`."""
     sure: float = float("-inf")
-    """What ended there until then, by its own clock, counts (`Report.sure`)."""
+    """Results that ended there until then, by its own clock, count (`Report.sure`)."""
     is_void: bool = False
-    """Whether the rank got a signal that stops the farm: what isn't sure by then never
-    will be."""
+    """Whether the rank got a signal that stops the farm: a result that isn't sure by
+    then never will be."""
     is_drained: bool = False
     """Whether the rank got the signal that says drain; its commands may have died of
     it."""

@@ -15,14 +15,14 @@ from mpifarm.coordinator.ahead import share_ahead
 from mpifarm.coordinator.state import RankRecord
 
 PATIENCE_SECONDS = 0.01
-"""How long workers are idle before leases are recalled for them: results may be under
-way that let others begin them first."""
+"""Seconds for which workers are idle before leases are recalled for them: results may
+be under way, after which the leases can begin where they are."""
 
 PATIENCE_FOR_DISK_SECONDS = 0.2
-"""How long workers are idle before that as long as ``toprocess`` may have more."""
+"""The same seconds while ``toprocess`` may have more tasks."""
 
 SECONDS_FOR_RANK = 2e-5
-"""The patience, for each rank of the farm: a look at all of them takes time."""
+"""Seconds of patience for each rank of the farm: a look at all of them takes time."""
 
 
 class Recalls:

@@ -37,9 +37,9 @@ class StopReasons:
         self.too_many_failures = False
         """Whether the farm stops because of the tasks that failed."""
         self.stopped_because = "too many tasks failed"
-        """What is said of a stop because of failures."""
+        """The summary's words for a stop because of failures."""
         self.way_on = ""
-        """How to go on where the same command again would not do."""
+        """How to go on where the same command would stop again; else empty."""
         self._farm = farm
         self._table = table
         self._limits = limits
@@ -50,7 +50,7 @@ class StopReasons:
         self._timeout = timeout
         self._stop_at = float("inf") if timeout is None else now + timeout
         self._unusable_because = ""
-        """What the last rank said that can't run tasks."""
+        """The reason of the last rank that can't run tasks."""
 
     def wake_at(self) -> float:
         """Return when time alone may end the farm or open its gate; `inf` if never."""

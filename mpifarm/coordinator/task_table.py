@@ -53,9 +53,9 @@ class TaskTable:
         self.storage_failed = False
         """Whether nothing can be recorded any more."""
         self.foreign_attempts: dict[int, int] = {}
-        """The last attempt of tasks that ranks run though the farm holds them no more.
+        """The last attempt, by id, of tasks that ranks run and the farm holds no more.
 
-        Where one of them is taken again, its attempts are counted on from there.
+        If such a task is taken again, its attempts are counted on from there.
         """
         self.turn = 0
         """The number of leases so far."""

@@ -37,7 +37,7 @@ class Walltime:
         self._margin = margin(grace)
         self._task_time = task_time
         self.learns = False
-        """Whether to call `note` with what tasks take."""
+        """Whether to call `note` with the seconds of each finished task."""
         self.set_deadline(math.inf if deadline is None else deadline)
         self._counts: dict[int, int] = {}
         self._ended = 0

@@ -50,15 +50,16 @@ from mpifarm.pool import (
 from mpifarm.system.event_loop import Waiter
 
 SILENCE_SECONDS = 30.0
-"""A rank that has not heard of the leading rank for so long kills its commands."""
+"""Seconds without a word of the leading rank after which a rank kills its commands."""
 
 JOINING_SECONDS = 1800.0
-"""The same before the first message: rank 0 may have to wait for the lock, and a
-handler of the user's may look into thousands of files before it knows its tasks."""
+"""Seconds of silence before the first message: rank 0 may have to wait for the lock,
+and a handler of the user's may look into thousands of files before it knows its
+tasks."""
 
 TAKING_OVER_SECONDS = 300.0
-"""The same before the first message of a rank that takes over: it reads the list
-again, and may have to wait for the lock, twice."""
+"""Seconds of silence before the first message of a rank that takes over: it reads the
+list again, and may have to wait for the lock, twice."""
 
 KILLING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
@@ -70,7 +71,7 @@ class RankPhase(Enum):
     WORKING = "working"
     DRAINING = "draining"
     STOPPING = "stopping"
-    """Its commands are ended; what had ended before is still to be sure."""
+    """Its commands are being ended; results from before have yet to be sure."""
     STOPPED = "stopped"
     LOSING_POOL = "losing pool"
     """As stopping, but its pool is gone: nothing will ever run here again."""
@@ -137,7 +138,7 @@ class Agent:
         self._send = send
         self._heard_at = now
         self._silence_seconds = SILENCE_SECONDS
-        """For how long the leader may be silent."""
+        """Seconds for which the leader may be silent."""
         self._kill_at = float("inf")
 
     def _enter(self, phase: RankPhase) -> None:

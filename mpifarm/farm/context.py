@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mpifarm.farm.trace import Trace
 
 DISMISS_SECONDS = 2.0
-"""How long rank 0 hears the others out where no farm comes about."""
+"""Seconds for which rank 0 receives messages where no farm comes about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,10 @@ class RankContext:
     fault: str = ""
     """Why no command can run on this rank; "" if nothing is wrong."""
     trace: "Trace | None" = None
-    """Where all that happens on this rank is written; None without a trace."""
+    """The trace of all that happens on this rank; None without one."""
     waits_for_others: bool = False
-    """Whether not to end while other farms hold tasks: those of the same launch,
-    in which no rank sees another."""
+    """Whether the farm waits while other farms hold tasks: those of the same launch, in
+    which no rank sees another."""
     begun: float = field(default_factory=time.monotonic)
     """When this process began (monotonic)."""
 

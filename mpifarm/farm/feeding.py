@@ -20,17 +20,18 @@ Enough for the time in which a rank on a busy machine doesn't get a processor.
 MAX_IN_PIPE = 96
 
 RECALL_SECONDS = 0.1
-"""A rank in which no task has ended for so long recalls what waits in pipes."""
+"""Seconds without a task's end after which a rank recalls leases from pipes."""
 
 IDLE_SECONDS = 0.01
-"""The same where a worker has nothing to do and nothing else waits for it."""
+"""The same seconds where a worker is idle and the rank's queue is empty."""
 
 RETURN_SECONDS = 0.5
-"""A rank in which no task has ended for so long, though by what its tasks took before
-some should have, returns what waits for a worker: its turn was to come sooner."""
+"""Seconds without a task's end, at least, after which a rank returns waiting leases, if
+by the tasks before some should have ended: the turn of these leases was to come
+sooner."""
 
 REFUSED_SECONDS = 0.2
-"""Between two tries of a task that got no log, or no runner."""
+"""Seconds between two tries of a task that got no log, or no runner."""
 
 
 class Feeder:

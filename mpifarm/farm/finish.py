@@ -23,10 +23,10 @@ MAX_FAILED_SHOWN = 10
 MAX_UNRECORDED_SHOWN = 10
 
 CONCLUDE_SECONDS = 10.0
-"""How long the end of a farm waits for the lock."""
+"""Seconds for which the end of a farm waits for the lock."""
 
 CONCLUDE_SECONDS_ON_BAD_DISK = 0.5
-"""The same where the disk has failed: it was waited for once already."""
+"""The same seconds where the disk has failed: it was waited for once already."""
 
 LEFT_IN_CLAIM = (
     "the tasks that this farm still held stand in its claim; the next start takes them"

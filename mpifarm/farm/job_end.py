@@ -13,10 +13,10 @@ from mpifarm.model.wording import duration_in_words
 from mpifarm.system.processes import Inquiry
 
 ANSWER_SECONDS = 60.0
-"""After so long without an answer the end of the job counts as unknown."""
+"""Seconds without an answer after which the end of the job counts as unknown."""
 
 LOOK_SECONDS = 0.05
-"""Time between two looks for the answer."""
+"""Seconds between two looks for the answer."""
 
 _MAX_REASON = 120
 _DAY = 86400.0

@@ -36,7 +36,7 @@ from mpifarm.system.event_loop import Clock, Waiter
 from mpifarm.system.lock import WorkdirLock
 
 LOOK_SECONDS = 1.0
-"""Time between two looks for a ``drain`` file and for the launcher."""
+"""Seconds between two looks for a ``drain`` file and for the launcher."""
 
 KILLED_TOO_OFTEN = (
     f"counts as failed: {MAX_LOST} times its worker or its rank was killed while it "

@@ -8,14 +8,15 @@ from enum import Enum
 POLL_SECONDS = 0.001
 SLOW_POLL_SECONDS = 0.005
 HASTE_SECONDS = 1.0
-"""How long the lock is tried each millisecond, as plain farmers do; then less often."""
+"""Seconds for which the lock is tried each millisecond, as plain farmers do; then less
+often."""
 
 WARNING_SECONDS = 30.0
-"""Between two warnings that another farmer holds the lock."""
+"""Seconds between two warnings that another farmer holds the lock."""
 
 SECONDS_AT_STOP = 3.0
-"""How long a farm that stops waits: the launcher's KILL may be near, and the claim on
-disk keeps what this farm holds."""
+"""Seconds for which a farm that stops waits: the launcher's KILL may be near, and the
+claim on disk keeps the tasks of this farm."""
 
 
 class LockVerdict(Enum):

@@ -44,7 +44,7 @@ from mpifarm.tasklists import ListTaskList, TaskList, keeps_own_state, open_task
 T = TypeVar("T")
 
 TELL_SECONDS = 3.0
-"""Of sleep, while the start waits for the lock, before the user is told."""
+"""Seconds that the start sleeps for the lock before the user is told."""
 
 
 class OpenedFarm(NamedTuple):

@@ -47,13 +47,13 @@ TRACE_VARIABLE = "MPIFARM_TRACE"
 
 FLUSH_SECONDS = 2.0
 ABORT_SECONDS = 10.0
-"""How long a rank waits for the leading rank to end all ranks."""
+"""Seconds for which a rank waits for the leading rank to end all ranks."""
 
 WITHDRAWN_SECONDS = 0.01
-"""Sleep between two looks of a rank that only waits for the end."""
+"""Seconds between two looks of a rank that only waits for the end."""
 
 IDLE_SECONDS = 0.5
-"""Sleep between two looks of a rank that the farm has given up."""
+"""Seconds between two looks of a rank that the farm has given up."""
 
 
 def run_farm(settings: Settings, process: ProcessContext) -> int:

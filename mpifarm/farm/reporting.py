@@ -22,7 +22,7 @@ class Reporter:
         self.keeps_results = False
         """Whether results are kept until they are on disk, for another coordinator."""
         self.report_seconds = REPORT_SECONDS
-        """For how long a result may wait for others."""
+        """Seconds for which a result may wait for other results."""
         self._feeder = feeder
         self._results: list[Result] = []
         self._returned: list[tuple[int, int]] = []
@@ -30,12 +30,12 @@ class Reporter:
         self._unrecorded: dict[tuple[int, int], Result] = {}
         """Results that were reported and, as far as known, are not on disk yet."""
         self._counts_until = float("inf")
-        """When this rank began to end its commands; what ends later runs again."""
+        """When this rank began to end its commands; later results are dropped."""
         self._reported_at = now
         self._has_asked = False
         """Whether rank 0 was told that a worker is idle, and has not answered."""
         self._expects_answer = False
-        """Whether rank 0 may answer soon to what was said."""
+        """Whether rank 0 may answer the last report soon."""
         self._is_recalled = False
         """Whether rank 0 waits for the answer to a `Recall`."""
 

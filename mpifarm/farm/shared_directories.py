@@ -12,8 +12,8 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import FarmDefinition
 
 LOOK_SECONDS = 2.0
-"""A host gets so long, or the grace time, to see what rank 0 has written: the caches of
-a network file system may be behind."""
+"""Seconds that a host gets, or the grace time if longer, to see the files of rank 0:
+the caches of a network file system may be behind."""
 
 
 class SharedDirectories:
@@ -29,7 +29,7 @@ class SharedDirectories:
         self.is_sure = find_missing is None
         """Whether all is there: nobody need look any more."""
         self.fault = ""
-        """What is missing for good; no task can begin here then."""
+        """The sentence on a directory that is missing for good; else empty."""
         self._find_missing = find_missing
         self._until = float("inf")
 

@@ -45,11 +45,11 @@ class ListCounts(NamedTuple):
     elsewhere: int
     """Tasks with other farmers, or in no file."""
     claimed: int = 0
-    """Of the tasks elsewhere: held by other farms that live, or may."""
+    """Tasks elsewhere that are held by other farms, which live, or may."""
     is_counted: bool = True
     """Whether all could be counted; if not, `toprocess` and `elsewhere` are 0."""
     in_array: int = 0
-    """Of the claimed tasks: held by living farms of the same job array."""
+    """Claimed tasks that are held by living farms of the same job array."""
 
     @property
     def exit_status(self) -> ExitStatus:
@@ -116,7 +116,7 @@ class Tally:
     first_left: list[int] = field(default_factory=list)
     """The first such tasks, at most `MAX_LEFT_SHOWN`."""
     statuses: dict[int, str] = field(default_factory=dict)
-    """How tasks failed, in words; the first `MAX_STATUSES`."""
+    """The words for the failure of each task, by id; the first `MAX_STATUSES`."""
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
 
     def add(self, result: Result) -> None:

@@ -25,12 +25,12 @@ there are, the later."""
 
 MIN_WAIT_OUTSIDE = 0.02
 WAIT_FOR_COMMAND_OUTSIDE = 0.004
-"""The same outside of a batch job, where no daemon signals commands, and only somebody
-who names them all to one ``kill``, the rank last."""
+"""The same outside of a batch job, where no daemon signals commands, only somebody who
+names commands and rank to one ``kill``, the rank last."""
 
 
 _ROUNDING = 1e-6
-"""Who looks so much later finds that `now` minus the wait has passed the end."""
+"""Seconds added to a look, so that `now` minus the wait has passed the end."""
 
 
 def find_wait(commands: int, *, in_job: bool = True) -> float:

@@ -17,7 +17,8 @@ from mpifarm.system.lock import WorkdirLock
 from mpifarm.system.patience import RETRY_SECONDS, Patience
 
 HEARTBEAT_SECONDS = 10.0
-"""Other hosts take a claim that was not touched for long for that of a dead farm."""
+"""Seconds between two touches of the claim: other hosts take a claim that was not
+touched for long for that of a dead farm."""
 
 
 @dataclass(frozen=True, slots=True)

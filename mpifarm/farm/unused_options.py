@@ -15,7 +15,7 @@ from mpifarm.plugins.loading import import_class
 from mpifarm.runners import CommandRunner
 
 _JOB_VARIABLES: Final = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
-"""By one of them a process knows that it is in a job, whose end may be known."""
+"""Variables by which a process knows that it is in a job, whose end may be known."""
 
 
 def find_unused(

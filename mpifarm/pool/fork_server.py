@@ -36,13 +36,13 @@ _BACK_OFF = 0.1
 twice as long after each further death."""
 _MAX_BACK_OFF = 10.0
 _DEATH_PATIENCE = 0.5
-"""Seconds to wait for what was KILLed to be gone, for each worker."""
+"""Seconds to wait, for each worker, until the KILLed processes are gone."""
 _REMIND_SECONDS = 0.05
 _EXIT_PATIENCE = 5.0
 """Seconds after which the fork server exits even if a worker does not die (NFS)."""
 
 _ORPHAN_PAUSES = (0.001,) * 10 + (0.01,) * 10
-"""Seconds between two looks for orphans: a look finds only what is there just then."""
+"""Seconds between two looks for orphans: a look finds only those of that moment."""
 
 
 class ServerState(Enum):
@@ -84,7 +84,7 @@ class _Origin(Enum):
     TASK = "a task whose worker is dead"
     ELSEWHERE = "elsewhere"
     UNKNOWN = "unknown"
-    """It is in the middle of its exec, or has an empty environment."""
+    """The orphan is in the middle of its exec, or has an empty environment."""
 
 
 @dataclass

@@ -63,7 +63,7 @@ LOG_TRIES = 5
 """Attempts to open a log on a disk that fails, before its lease is refused."""
 _PIECE = 65536
 _GROUP_PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05)
-"""Seconds between two looks at what a runner has left; the last again and again."""
+"""Seconds between two looks at processes that a runner has left; the last repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class Worker:
         self._is_own_runner = False
         """Whether the runner is mpifarm's: it prints nothing, and starts commands."""
         self._null = -1
-        """Where a user's runner prints between two tasks."""
+        """The descriptor to which a user's runner prints between two tasks."""
         self._in_runner = False
         self._stop = Stop.NOT_ASKED
         self._enforced = TimeVerdict.IN_TIME

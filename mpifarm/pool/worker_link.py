@@ -76,7 +76,7 @@ class WorkerLink:
         self._socket: socket.socket | None = None
         self._reader = FrameReader()
         self._serial = 0
-        """Of the last lease that the worker was given."""
+        """The serial number of the last lease that the worker was given."""
         self._early_deaths = 0
         """Deaths in a row before a first task."""
 

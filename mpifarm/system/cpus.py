@@ -198,7 +198,7 @@ def _seat(environ: Mapping[str, str]) -> _Seat:
 class _Process(NamedTuple):
     parent: int
     cpus: str
-    """As the kernel lists them."""
+    """The CPUs that the process may use, as the kernel lists them."""
 
 
 def _read_process(pid: int, proc: str) -> _Process:

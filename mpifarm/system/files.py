@@ -57,7 +57,7 @@ def unfit_file_error(path: str, what: str) -> UnfitFileError:
 
 @contextmanager
 def opened(path: str, flags: int, mode: int = 0o666) -> Iterator[int]:
-    """Open the regular file `path` for the time of a `with` block (never inherited).
+    """Open the regular file `path` for a ``with`` block (never inherited).
 
     Raises `OddFileError` if `path` is not a regular file, else `OSError`.
     """
