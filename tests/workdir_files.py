@@ -7,21 +7,33 @@ a reader by itself.  No other file of the tests knows the columns of ``attempts.
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Attempt(NamedTuple):
-    """A line of ``attempts.tsv``; times in seconds, `started` since 1970."""
+    """A line of ``attempts.tsv``; times in seconds, `started` since 1970.
+
+    `status` is -n where signal n ended the command: the file has 128 + n and n.
+    """
 
     taskid: int
     attempt: int = 1
     status: int = 0
     rank: int = 0
-    worker: int = 1
+    worker: int = 0
+    pid: int = 1
     started: float = 1.0
     seconds: float = 1.0
     farm: str = "x"
+    outcome: str = ""
+    host: str = "n1"
+    user_seconds: str = "0.01"
+    system_seconds: str = "0.02"
+    peak_memory: str = ""
+    output_bytes: str = "0"
+    command: str = "true"
 
     @property
     def ended(self) -> float:
@@ -30,11 +42,30 @@ class Attempt(NamedTuple):
     @property
     def line(self) -> str:
         """The line with its newline."""
-        return "\t".join(map(str, self)) + "\n"
+        signal = max(-self.status, 0)
+        begun = datetime.fromtimestamp(self.started, UTC)
+        cells = self._asdict() | {
+            "status": 128 + signal if signal else self.status,
+            "signal": signal,
+            "outcome": self.outcome or ("failed" if self.status else "completed"),
+            "started": f"{begun:%Y-%m-%dT%H:%M:%S}.{begun.microsecond // 1000:03d}Z",
+        }
+        return "\t".join(str(cells[name]) for name in ATTEMPTS_COLUMNS) + "\n"
+
+    @property
+    def old_line(self) -> str:
+        """The line as mpifarm 0.4.0 writes it, with its newline."""
+        cells = (self.taskid, self.attempt, self.status, self.rank, self.pid)
+        rest = (f"{self.started:.6f}", f"{self.seconds:.6f}", self.farm)
+        return "\t".join(map(str, (*cells, *rest))) + "\n"
 
 
-ATTEMPTS_HEAD = "\t".join(Attempt._fields) + "\n"
-_COLUMNS = tuple(Attempt.__annotations__.values())
+ATTEMPTS_COLUMNS = (
+    "taskid attempt outcome status signal host rank worker pid started seconds "
+    "user_seconds system_seconds peak_memory output_bytes farm command"
+).split()
+ATTEMPTS_HEAD = "\t".join(ATTEMPTS_COLUMNS) + "\n"
+OLD_ATTEMPTS_HEAD = "taskid\tattempt\tstatus\trank\tworker\tstarted\tseconds\tfarm\n"
 
 
 def format_attempts(*attempts: Attempt) -> str:
@@ -46,13 +77,26 @@ def split_attempts(content: bytes) -> tuple[list[Attempt], list[str]]:
     """Return the attempts, and the whole lines that are neither one nor the head."""
     attempts, odd = [], []
     for line in content.decode().split("\n")[:-1]:
-        cells = line.split("\t")
         try:
-            values = [read(cell) for read, cell in zip(_COLUMNS, cells, strict=True)]
-            attempts.append(Attempt(*values))
+            attempts.append(_parse_attempt(line))
         except ValueError:
             odd += [line] if f"{line}\n" != ATTEMPTS_HEAD else []
     return attempts, odd
+
+
+def _parse_attempt(line: str) -> Attempt:
+    cells: dict[str, Any] = dict(
+        zip(ATTEMPTS_COLUMNS, line.split("\t"), strict=True)
+    )
+    for name in ("taskid", "attempt", "status", "signal", "rank", "pid"):
+        cells[name] = int(cells[name])
+    cells["worker"] = int(cells["worker"] or -1)
+    cells["seconds"] = float(cells["seconds"])
+    cells["started"] = datetime.fromisoformat(cells["started"]).timestamp()
+    if signal := cells.pop("signal"):
+        assert cells["status"] == 128 + signal
+        cells["status"] = -signal
+    return Attempt(**cells)
 
 
 def parse_ids(content: bytes, tasks: Sequence[str] | None = None) -> list[int]:

@@ -8,6 +8,7 @@ processed.  Tasks in a claim are not touched.
 import os
 import shlex
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from mpifarm.audit.audit import Audit, Contents, FindingKind, audit_contents
@@ -17,6 +18,7 @@ from mpifarm.errors import InputError, StorageError
 from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.paths import WorkdirPaths, repair_staging_of
 from mpifarm.model.wording import agree, counted
+from mpifarm.store.attempts import Column, read_attempts_content, split_rows
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.optimistic import write_optimistically
@@ -36,7 +38,7 @@ class Wanted(NamedTuple):
 
     ids: frozenset[int] | None = None
     statuses: frozenset[int] | None = None
-    """Statuses of last attempts as in `attempts.tsv`: -n for a death by signal n."""
+    """As `read_last_statuses` has them."""
 
 
 class Retried(NamedTuple):
@@ -54,17 +56,16 @@ class Retried(NamedTuple):
 
 
 def read_last_statuses(content: bytes) -> dict[int, int]:
-    """Return the status of each task's last attempt; `content` is ``attempts.tsv``.
+    """Return the status of the last attempt of each task, from ``attempts.tsv``.
 
-    A row that is torn is passed over.
+    It is -n where signal n ended the command.
     """
     last: dict[int, int] = {}
-    for line in content.split(b"\n")[:-1]:
-        fields = line.split(b"\t", 3)
-        try:
-            last[int(fields[0])] = int(fields[2])
-        except (ValueError, IndexError):
-            continue  # The header, or a torn line.
+    for fields in split_rows(content):
+        with suppress(ValueError):
+            signal = int(fields[Column.SIGNAL])
+            status = -signal if signal else int(fields[Column.STATUS])
+            last[int(fields[Column.TASKID])] = status
     return last
 
 
@@ -223,7 +224,7 @@ def rehearse(path: str, tasks: Sequence[str], machine: Machine, wanted: Wanted) 
 
 
 def _read_statuses(paths: WorkdirPaths) -> dict[int, int]:
-    return read_last_statuses(files.find_content(paths.attempts) or b"")
+    return read_last_statuses(read_attempts_content(paths))
 
 
 def retry(

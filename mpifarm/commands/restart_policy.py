@@ -70,7 +70,7 @@ class Records(NamedTuple):
     tasks: int
     """Lines of ``finished`` and ``failed``."""
     size: int
-    """Bytes of ``finished``, ``failed`` and ``attempts.tsv``, which only grow."""
+    """Bytes of ``finished``, ``failed`` and the attempts; the sum only grows."""
 
 
 class Run(NamedTuple):

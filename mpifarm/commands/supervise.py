@@ -99,7 +99,8 @@ class FarmFiles:
     def read_records(self) -> Records:
         """Count recorded tasks and bytes; an unreadable file counts as empty."""
         ended = (self.paths.finished, self.paths.failed)
-        sizes = map(_size_of, (*ended, self.paths.attempts))
+        attempts = (self.paths.first_attempts, self.paths.attempts)
+        sizes = map(_size_of, (*ended, *attempts))
         return Records(sum(map(_count_lines, ended)), sum(sizes))
 
     def read_claims(self) -> frozenset[str]:

@@ -187,11 +187,12 @@ class Leader:
 
     def _record(self, rank: int, result: Result) -> Recorded:
         is_finished = result.outcome is Outcome.COMPLETED
-        started = result.started or time.time()  # 0: nobody lived to tell
-        return Recorded(  # by place: names take twice as long, and each task comes here
-            *(result.taskid, is_finished, started, result.seconds),
-            *(self.coordinator.ranks[rank].pid, result.worker),
-            *(result.attempt, result.status, rank),
+        if not result.started:  # nobody lived to tell
+            result = result._replace(started=time.time())
+        record = self.coordinator.ranks[rank]
+        # By place: names take twice as long, and each task comes here.
+        return Recorded(
+            result.taskid, is_finished, result, rank, record.pid, record.host
         )
 
     # ---- the disk --------------------------------------------------------------------

@@ -113,6 +113,11 @@ class WorkdirPaths:
         return f"{self.root}/attempts.tsv"
 
     @property
+    def first_attempts(self) -> str:
+        """The lines of attempts that were written up to version 0.4.0."""
+        return f"{self.root}/attempts.1.tsv"
+
+    @property
     def fingerprint(self) -> str:
         """The identity of the tasklist at the beginning of the workdir."""
         return f"{self.root}/fingerprint.json"

@@ -64,9 +64,9 @@ class Result(NamedTuple):
     """The outcome of one attempt.
 
     `status` is the exit status, or ``-n`` for a command killed by signal n, as in
-    `subprocess`.  `worker` is the pid of the worker process.  `started` is wall clock
-    in seconds since the epoch, `seconds` the run time, and `ended` the monotonic clock
-    of the worker's machine in seconds.
+    `subprocess`.  `worker` is the pid of the worker process, 0 where no worker had the
+    task.  `started` is wall clock in seconds since the epoch, `seconds` the run time,
+    and `ended` the monotonic clock of the worker's machine in seconds.
     """
 
     taskid: int
@@ -80,3 +80,13 @@ class Result(NamedTuple):
     note: str = ""
     """Facts that are not in the log, such as why there is no log; "" if there are none.
     """
+    worker_index: int | None = None
+    """The index of the worker on its rank; None where no worker had the task."""
+    user_seconds: float | None = None
+    """CPU time of the command and of the processes that it has waited for; None, as
+    for the next three, if nobody saw the command end."""
+    system_seconds: float | None = None
+    peak_memory: int | None = None
+    """Bytes of the command's largest process; 0 if it was not larger than its
+    worker."""
+    output_bytes: int | None = None

@@ -50,7 +50,7 @@ class ScratchLog(TaskLog):
         self.trouble = ""
         self._text = None
         self._fd = fd
-        self._begin = 0
+        self._begin = self._output_begin = 0
 
     def end(self) -> None:
         """Write buffered text, and let go of the scratch, which the keeper closes."""

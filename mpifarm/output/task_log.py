@@ -15,6 +15,7 @@ import errno
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple, Self, TextIO
 
 from mpifarm.model.paths import LOG_PREFIX
@@ -54,9 +55,12 @@ class TaskLog:
         self._text: TextIO | None = None
         # The size before this attempt: `read_end` shows nothing of earlier attempts.
         self._fd, self._begin = _open_log(path)
+        self._output_begin = 0
+        """Size of the log before the first byte of the attempt's own output."""
         try:
             if self._begin:
                 self._write_again_line(attempt, started)
+                self._output_begin = os.fstat(self._fd).st_size
         except OSError:
             os.close(self._fd)
             raise
@@ -107,6 +111,13 @@ class TaskLog:
             self._text_file().close()
         except (OSError, ValueError) as error:
             self.note_trouble(error)
+
+    def output_bytes(self) -> int:
+        """Return how many bytes the attempt has written so far; 0 if unknown."""
+        with suppress(OSError, ValueError):  # `end` reports it
+            self.flush()
+            return max(os.fstat(self._fd).st_size - self._output_begin, 0)
+        return 0
 
     def read_end(self, most: int) -> bytes:
         """Return the last bytes, `most` at most, that this attempt has written.

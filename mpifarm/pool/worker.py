@@ -48,6 +48,7 @@ from mpifarm.pool.definition import CreateRunner, PoolDefinition
 from mpifarm.pool.framing import FrameReader, encode_frame
 from mpifarm.pool.out_of_memory import OomDetector
 from mpifarm.pool.shared_state import TimeVerdict, WorkerRow
+from mpifarm.pool.usage import UNKNOWN, CommandMeter, ProcessMeter, Usage
 from mpifarm.system import processes, task_command
 from mpifarm.system.patience import RETRY_SECONDS, is_of_the_disk
 
@@ -203,6 +204,9 @@ class Worker:
         self._stop = Stop.NOT_ASKED
         self._enforced = TimeVerdict.IN_TIME
         """The verdict on the task's run that the worker has acted on; it only grows."""
+        self._meter: CommandMeter | ProcessMeter = CommandMeter()
+        self._usage: Usage | None = None
+        """What the current task has used, once its run is over."""
 
     def take_runner(self, runner: "Runner") -> None:
         """Have this runner run the tasks.
@@ -220,6 +224,7 @@ class Worker:
             # Not where a user's code may do without: its system calls would fail.
             task_command.wake_regularly()
         if not self._is_own_runner:
+            self._meter = ProcessMeter()
             gc.set_threshold(*PYTHONS_THRESHOLDS)
             self._null = os.open(os.devnull, os.O_RDWR)
 
@@ -250,7 +255,7 @@ class Worker:
                 encode_frame(
                     (
                         *(taskid, attempt, status, started, ended - begin, ended),
-                        *(outcome, note),
+                        *(outcome, note, *(self._usage or UNKNOWN)),
                     )
                 )
             )
@@ -287,6 +292,7 @@ class Worker:
         where the disk gives no log to any task.
         """
         self._row.begin_task(taskid)
+        self._usage = None
         try:
             log = self._begin_log(taskid, attempt)
         except OSError as error:
@@ -296,10 +302,12 @@ class Worker:
             note = f"{NOT_RUN}can't write {path}: {error.strerror}"
             return _Ending(1, Outcome.FAILED.value, note)
         self._name_task(taskid, attempt)
+        self._meter.begin()
         status = self._execute(taskid, command, log)
         if status is None:
             self._keeper.end(log, failed=True)
             return None
+        self._usage = self._meter.read(log)
         ending = _Ending(status, Outcome.FAILED.value) if status else _SUCCESS
         # A command that traps TERM and exits 0 after its time limit has not completed.
         # After a stop the status says nothing: the rank voids such results.

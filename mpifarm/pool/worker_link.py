@@ -25,7 +25,7 @@ _PIECE = 65536
 _RETURN = 1
 """Fields of the frame by which a worker returns a recalled lease: its serial number."""
 _REFUSAL = 3
-"""Fields of the frame by which a worker refuses a lease; a result has eight."""
+"""Fields of the frame by which a worker refuses a lease; a result has twelve."""
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 _MAX_EARLY_DEATHS = 5
 """Deaths in a row before a first task after which a worker counts as useless.
@@ -258,8 +258,8 @@ class WorkerLink:
             raise RuntimeError(f"an end of task {values[0]}, not of {lease.taskid}")
         if len(values) == _REFUSAL:
             return LeaseRefused(lease, values[2])
-        taskid, attempt, status, started, seconds, ended, outcome, note = values
+        taskid, attempt, status, started, seconds, ended, outcome, note, *usage = values
         return Result(
             *(taskid, attempt, _OUTCOMES[outcome], status),
-            *(self.pid, started, seconds, ended, note),
+            *(self.pid, started, seconds, ended, note, self.index, *usage),
         )

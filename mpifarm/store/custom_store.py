@@ -18,6 +18,12 @@ from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.wording import counted
 from mpifarm.plugins.loading import in_one_line
+from mpifarm.store.attempts import (
+    COMPLETED,
+    Column,
+    read_attempts_content,
+    split_rows,
+)
 from mpifarm.store.claim_journal import Event
 from mpifarm.store.claims import OtherClaim
 from mpifarm.store.counting import MAX_FAILED_NAMED
@@ -29,7 +35,6 @@ from mpifarm.store.store import Store
 from mpifarm.store.timeline_file import TimelineFile
 from mpifarm.store.types import Counts, HeldLock, Recorded, Survey, Transacted
 from mpifarm.store.validate import validate_access
-from mpifarm.system import files
 
 POP_SECONDS = 0.1
 """Seconds that one transaction pops tasks at most: signals wait meanwhile."""
@@ -79,10 +84,11 @@ class CustomStore(Store):
     def __init__(
         self, paths: WorkdirPaths, tasks: OwnStateList, farm: str, machine: Machine
     ) -> None:
-        super().__init__(paths, farm, machine)
+        texts = Texts(tasks)
+        super().__init__(paths, texts, farm, machine)
         self._tasks = tasks
         self._total = len(tasks)
-        self._timeline = TimelineFile(paths, farm, Texts(tasks), self.notes)
+        self._timeline = TimelineFile(paths, farm, texts, self.notes)
         self._finished: set[int] = set()
         self._failed: set[int] = set()
         self._reclaimed: list[int] = []
@@ -142,6 +148,7 @@ class CustomStore(Store):
             self._timeline.mend()
             self._take_over(predecessor)
             self.reclaim_dead()
+            self._begin_attempts()
         except (StorageError, OSError):
             self._member.give_up()
             raise
@@ -191,16 +198,14 @@ class CustomStore(Store):
         A tasklist with its own state does not tell failed tasks.  Raises
         `StorageError`.
         """
-        content = files.find_content(self.paths.attempts) or b""
-        last: dict[int, int] = {}
-        for line in content.splitlines()[1:]:
-            with suppress(ValueError):  # a torn line
-                taskid, _, status = line.split(b"\t")[:3]
-                last[int(taskid)] = int(status)
+        ended = {
+            int(fields[Column.TASKID]): fields[Column.OUTCOME]
+            for fields in split_rows(read_attempts_content(self.paths))
+        }
         return (
             taskid
-            for taskid, status in last.items()
-            if status and 0 <= taskid < self._total
+            for taskid, outcome in ended.items()
+            if outcome != COMPLETED and taskid < self._total
         )
 
     # ---- transactions ---------------------------------------------------------------
@@ -236,7 +241,7 @@ class CustomStore(Store):
         taskid = result.taskid
         if self._progress.left(TransactionStep.RECORD, [taskid]):
             if taskid not in self._finished:
-                status = 0 if result.finished else result.status or 1
+                status = 0 if result.finished else result.result.status or 1
                 self._ask("record_done_task", taskid, status)
             (self._finished if result.finished else self._failed).add(taskid)
             self._progress.note(TransactionStep.RECORD, [taskid])
@@ -355,7 +360,7 @@ class CustomStore(Store):
                 TransactionStep.TIMELINE, results, self._timeline.append
             )
             self._progress.once(
-                TransactionStep.ATTEMPTS, results, self._append_attempts
+                TransactionStep.ATTEMPTS, results, self._attempts.append
             )
         self._progress.forget()
         taken, self._popped = self._popped, []

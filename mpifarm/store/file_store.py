@@ -55,7 +55,7 @@ class FileStore(Store):
         clock: Callable[[], float],
         machine: Machine,
     ) -> None:
-        super().__init__(paths, farm, machine)
+        super().__init__(paths, tasks, farm, machine)
         self._tasks = tasks
         self._machine = machine
         self._clock = clock
@@ -71,7 +71,7 @@ class FileStore(Store):
             self._queues,
             self._ledgers,
             self._timeline,
-            self._append_attempts,
+            self._attempts.append,
         )
         self._met_others = False
         """Whether another farmer has recorded tasks while this farm ran."""
@@ -187,6 +187,7 @@ class FileStore(Store):
             self._mend(validation)
             self._take_over(predecessor)
             self.reclaim_dead()
+            self._begin_attempts()
             self._remove_orphans()
         except (StorageError, OSError):
             self._member.give_up()
@@ -239,9 +240,10 @@ class FileStore(Store):
         """Remove staging files whose claim is gone: a farm was killed as it left."""
         for path, farm, _ in find_leftovers(self.paths):
             self._remove_if_orphan(path, farm)
+        begun_in = os.path.basename(self.paths.begun_in)
         for name in files.find_names(self.paths.root):
             stem, _, farm = name.rpartition(".")
-            if stem.endswith(".json") or stem == os.path.basename(self.paths.begun_in):
+            if stem.endswith((".json", ".tsv")) or stem == begun_in:
                 self._remove_if_orphan(self.paths.file(name), farm)
 
     def _remove_if_orphan(self, path: str, farm: str) -> None:

@@ -45,9 +45,17 @@ _KEPT = (  # Copied, so that the user can go back to the old list.
     "toprocess",
     "added",
     "attempts.tsv",
+    "attempts.1.tsv",
     "fingerprint.json",
 )
-_NEW = ("finished", "failed", "attempts.tsv", "toprocess", "fingerprint.json")
+_NEW = (
+    "finished",
+    "failed",
+    "attempts.1.tsv",
+    "attempts.tsv",
+    "toprocess",
+    "fingerprint.json",
+)
 """The files that are replaced, in this order."""
 
 
@@ -346,7 +354,6 @@ def _encode_new(
     paths: WorkdirPaths, moved: Moved, tasks: Sequence[str]
 ) -> dict[str, bytes | None]:
     """Return the contents of the files of `_NEW` by name, None for no such file."""
-    attempts = files.find_content(paths.attempts)
     ids: dict[Location, list[int]] = {each: [] for each in Location}
     for taskid, location in enumerate(moved.locations):
         ids[Location(location)].append(taskid)
@@ -355,7 +362,8 @@ def _encode_new(
         "finished": encode_lines(ids[Location.FINISHED], tasks),
         "failed": encode_lines(ids[Location.FAILED], tasks),
         "toprocess": encode_lines(run, tasks),
-        "attempts.tsv": None if attempts is None else _renumber(attempts, moved.places),
+        "attempts.1.tsv": _renumber(paths.first_attempts, moved.places),
+        "attempts.tsv": _renumber(paths.attempts, moved.places),
         "fingerprint.json": encode_fingerprint(take_fingerprint(tasks)),
     }
 
@@ -384,16 +392,22 @@ def _write_packs(
         _write(staged.new_records(name), content, like=path)
 
 
-def _renumber(attempts: bytes, places: Mapping[int, int]) -> bytes:
-    """Return the header and the rows of tasks in `places`, under their new ids."""
-    header, *rows = attempts.splitlines(keepends=True) or [b""]
+def _renumber(path: str, places: Mapping[int, int]) -> bytes | None:
+    """Return the header and the rows of tasks in `places`, under their new ids.
+
+    Return None where there is no such file.
+    """
+    content = files.find_content(path)
+    if content is None:
+        return None
+    header, *rows = content.split(b"\n")
     kept = [header]
     for row in rows:
         taskid, tab, rest = row.partition(b"\t")
         place = places.get(int(taskid)) if tab and taskid.isdigit() else None
         if place is not None:
             kept.append(b"%d\t%s" % (place, rest))
-    return b"".join(kept)
+    return b"\n".join([*kept, b""])
 
 
 def _find_logs(paths: WorkdirPaths) -> list[int]:

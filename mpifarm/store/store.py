@@ -12,24 +12,24 @@ from contextlib import suppress
 
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths, staging_of
+from mpifarm.store.attempts import COMPLETED, AttemptsFile, Column, split_rows
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.membership import FAMILY, Membership
 from mpifarm.store.types import Counts, Recorded, Survey, Transacted
-from mpifarm.system import file_contents, files
-
-ATTEMPTS_HEADER = b"taskid\tattempt\tstatus\trank\tworker\tstarted\tseconds\tfarm\n"
+from mpifarm.system import files
 
 
 class Store(ABC):
     """A workdir that this farm has joined."""
 
-    def __init__(self, paths: WorkdirPaths, farm: str, machine: Machine) -> None:
+    def __init__(
+        self, paths: WorkdirPaths, texts: Sequence[str], farm: str, machine: Machine
+    ) -> None:
         self.paths = paths
         self.farm = farm
         self.notes: list[str] = []
         """Sentences for the user; the caller clears it."""
-        self._noted: list[Recorded] = []
-        """Attempts that have no row in ``attempts.tsv`` yet."""
+        self._attempts = AttemptsFile(paths, farm, texts)
         self._member = Membership(paths, farm, machine, self.notes)
         self._others = self._member.others
 
@@ -85,20 +85,15 @@ class Store(ABC):
 
         The next `transact` with results writes their rows, or else `close`.
         """
-        self._noted += results
+        self._attempts.note(results)
 
-    def _append_attempts(self, results: Sequence[Recorded]) -> None:
-        """Append rows to ``attempts.tsv``, noted attempts first.  Lock held."""
-        lines = [
-            f"{r.taskid}\t{r.attempt}\t{r.status}\t{r.rank}\t{r.tid}\t"
-            f"{r.started:.6f}\t{r.seconds:.6f}\t{self.farm}\n"
-            for r in (*self._noted, *results)
-        ]
-        version = file_contents.find_version(self.paths.attempts)
-        header = b"" if version and version.size else ATTEMPTS_HEADER
-        content = header + "".join(lines).encode("ascii")
-        files.append(self.paths.attempts, content, sync=False)
-        self._noted.clear()
+    def _begin_attempts(self) -> None:
+        """Choose the format of ``attempts.tsv``.  Lock held.
+
+        A disk that fails leaves the file as it is: its lines are no results.
+        """
+        with suppress(StorageError):
+            self._attempts.begin(beside_others=bool(self._others.claims))
 
     # ---- counting -------------------------------------------------------------------
 
@@ -137,14 +132,14 @@ class Store(ABC):
         holds, or that has no record yet, is left out.  `total` is the number of tasks
         in the list.  Raises `StorageError`.
         """
-        last: dict[int, int] = {}
         family = self.farm[:FAMILY].encode()
-        for line in (files.find_content(self.paths.attempts) or b"").splitlines():
-            with suppress(ValueError):  # the header, or a torn line
-                taskid, _, status, *_, farm = line.split(b"\t")
-                if farm.startswith(family):
-                    last[int(taskid)] = int(status)
-        failed = {taskid for taskid, status in last.items() if status}
+        content = files.find_content(self.paths.attempts) or b""
+        ended = {
+            int(fields[Column.TASKID]): fields[Column.OUTCOME]
+            for fields in split_rows(content)
+            if fields[Column.FARM].startswith(family)
+        }
+        failed = {taskid for taskid, outcome in ended.items() if outcome != COMPLETED}
         known = failed.intersection(range(total)) - self.held
         return sum(map(self.has_record_of, known))
 
@@ -205,7 +200,6 @@ class Store(ABC):
         Remove the claim if it holds no task, and return whether.  Else the claim stays,
         and the next start reclaims its tasks.
         """
-        if self._noted:
-            with suppress(StorageError):
-                self._append_attempts(())
+        with suppress(StorageError):
+            self._attempts.append()
         return self._member.leave()

@@ -129,13 +129,13 @@ class TimelineFile:
             files.rename(self._paths.timeline, self._path)
             self._replace(self._paths.timeline, ())
 
-    def _attempt(self, result: Recorded) -> timeline.Attempt:
+    def _attempt(self, recorded: Recorded) -> timeline.Attempt:
         return timeline.Attempt(
-            self._texts[result.taskid],
-            result.pid,
-            result.tid,
-            result.started,
-            result.seconds,
+            self._texts[recorded.taskid],
+            recorded.pid,
+            recorded.result.worker,
+            recorded.result.started,
+            recorded.result.seconds,
         )
 
     def _replace(self, path: str, events: Sequence[bytes]) -> None:

@@ -6,6 +6,7 @@ Rules of this file: values only.
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
+from mpifarm.model.task import Result
 from mpifarm.system.file_contents import FileState
 
 
@@ -26,19 +27,15 @@ class HeldLock(Protocol):
 class Recorded(NamedTuple):
     """An attempt that has ended and is to be recorded.
 
-    `started` is in seconds since the epoch, `seconds` the run time.  `pid` is the
-    rank's process, `tid` the worker's.  `status` is as in `model.task.Result`.
+    `pid` is the process of the rank.
     """
 
     taskid: int
     finished: bool
-    started: float
-    seconds: float
-    pid: int
-    tid: int
-    attempt: int
-    status: int
+    result: Result
     rank: int
+    pid: int
+    host: str
 
 
 class Transacted(NamedTuple):

@@ -282,6 +282,7 @@ def validate_access(paths: WorkdirPaths) -> None:
         paths.failed,
         paths.timeline,
         paths.attempts,
+        paths.first_attempts,
     ):
         _validate_mode(file, os.R_OK | os.W_OK)
 

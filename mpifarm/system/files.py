@@ -110,6 +110,17 @@ def find_rest(path: str, offset: int) -> bytes:
         raise storage_error("read", path, error) from error
 
 
+def find_start(path: str, most: int) -> bytes:
+    """Return the first bytes of a file, `most` at most; b"" if there is none."""
+    try:
+        with opened(path, os.O_RDONLY) as descriptor:
+            return os.pread(descriptor, most, 0)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise storage_error("read", path, error) from error
+
+
 def find_size(path: str) -> int:
     """Return a file's size in bytes, 0 if it does not exist; raises `StorageError`."""
     try:

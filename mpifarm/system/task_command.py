@@ -18,6 +18,7 @@ import signal
 import time
 from array import array
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mpifarm.errors import InputError
 from mpifarm.system.processes import (
@@ -31,6 +32,9 @@ from mpifarm.system.processes import (
     living_in_group,
     name_of,
 )
+
+if TYPE_CHECKING:
+    from resource import struct_rusage
 
 STARTING = -1
 """The slot's value between the start of a command and the knowledge of its pid."""
@@ -58,7 +62,10 @@ class _Running:
         self.ending_signal: int = signal.SIGTERM
         self.memory_limit: int | None = None
         """Bytes for each process of a command."""
-        self.peak_memory = 0
+        self.usage: struct_rusage | None = None
+        """What the command has used, once it is reaped."""
+        self.own_peak = 0
+        """This process's own peak memory as of the last look, in KiB."""
 
 
 _running = _Running()
@@ -83,7 +90,7 @@ def start_command(
     """
     slot = _running.slot
     _running.terminated = False
-    _running.peak_memory = 0
+    _running.usage = None
     slot[0] = STARTING
     try:
         pid = os.posix_spawnp(
@@ -228,14 +235,8 @@ def _wait_with_group(pid: int) -> int:
 
 
 def _reap(pid: int) -> int:
-    """Reap a dead child and, with a memory limit, record its peak.  Return its status.
-
-    The status is that of `os.waitpid`.
-    """
-    if _running.memory_limit is None:
-        return os.waitpid(pid, 0)[1]
-    _, status, usage = os.wait4(pid, 0)
-    _running.peak_memory = usage.ru_maxrss * 1024
+    """Reap a dead child and record its usage.  Return its status as `os.waitpid`."""
+    _, status, _running.usage = os.wait4(pid, 0)
     return status
 
 
@@ -273,16 +274,38 @@ def memory_limit() -> int | None:
     return _running.memory_limit
 
 
+def forget_usage() -> None:
+    """Forget the last command's usage: a new task begins, and may start none."""
+    _running.usage = None
+
+
+def usage_of_command() -> "struct_rusage | None":
+    """Return what the last command has used (getrusage(2)); None if none has ended."""
+    return _running.usage
+
+
 def peak_memory() -> int:
     """Return the peak memory of the last command's largest process in bytes.
 
-    Return 0 if it is unknown: without a limit, or for a child of another process.
+    Return 0 if it is unknown: not larger than this process, or no child of it.
     """
-    import resource
+    usage = _running.usage
+    return peak_above_own(usage.ru_maxrss) if usage is not None else 0
 
-    # Until its exec, a child shares the worker's memory, and its peak begins there.
-    own: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return _running.peak_memory if _running.peak_memory > own else 0
+
+def peak_above_own(kibibytes: int) -> int:
+    """Return a child's peak in bytes, 0 if it is not above this process's own.
+
+    Until its exec a child shares this process's memory, and its peak begins there
+    (``setmax_mm_hiwater_rss`` in Linux, fs/exec.c).
+    """
+    if kibibytes <= _running.own_peak:
+        return 0
+    from resource import RUSAGE_SELF, getrusage
+
+    # It only grows: most commands are below what it was at an earlier look.
+    _running.own_peak = getrusage(RUSAGE_SELF).ru_maxrss
+    return kibibytes * 1024 if kibibytes > _running.own_peak else 0
 
 
 def _own_memory() -> int:

@@ -153,13 +153,10 @@ def _record(result: Result) -> Recorded:
     return Recorded(
         taskid=result.taskid,
         finished=result.outcome is Outcome.COMPLETED,
-        started=result.started,
-        seconds=result.seconds,
-        pid=1,
-        tid=result.worker,
-        attempt=result.attempt,
-        status=result.status,
+        result=result,
         rank=3,
+        pid=1,
+        host="n1",
     )
 
 

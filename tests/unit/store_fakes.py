@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 
+from mpifarm.model.task import Outcome, Result
 from mpifarm.store import FAMILY, FileStore, Machine, Recorded, WorkdirPaths
 from mpifarm.store.claims import OtherClaims
 from mpifarm.system import file_contents, files
@@ -233,6 +234,7 @@ def full_disk() -> OSError:
 
 
 def ended(taskid: int, status: int = 0, attempt: int = 1) -> Recorded:
-    return Recorded(
-        taskid, status == 0, 1_700_000_000.5, 0.25, 77, 78, attempt, status, 0
-    )
+    outcome = Outcome.FAILED if status else Outcome.COMPLETED
+    started = 1_700_000_000.5
+    result = Result(taskid, attempt, outcome, status, 78, started, 0.25, 9.0)
+    return Recorded(taskid, status == 0, result, 0, 77, "n1")

@@ -126,7 +126,7 @@ class FakeStore:
 
     @property
     def recorded(self) -> tuple[int, int]:
-        finished = sum(each.status == 0 for each in self.records.values())
+        finished = sum(each.result.status == 0 for each in self.records.values())
         return finished, len(self.records) - finished
 
     def prepare(
@@ -354,7 +354,7 @@ def test_an_attempt_that_is_retried_is_noted_and_counted():
     farm = LedFarm(2, seconds=2.0, policy=Policy(retries=1))
     farm.at(0.5, lambda: farm.pool.finish(0, status=9))
     farm.run()
-    assert [(each.attempt, each.status) for each in farm.store.attempts] == [(1, 9)]
+    assert [each.result[1:4:2] for each in farm.store.attempts] == [(1, 9)]
     assert farm.tally.retried == 1
     assert farm.store.recorded == (2, 0)
 

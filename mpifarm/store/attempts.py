@@ -1,0 +1,328 @@
+"""``attempts.tsv``: a line for each attempt that has ended, in two formats.
+
+Rules of this file:
+
+- Format 2 is `COLUMNS`.  Versions up to 0.4.0 wrote format 1, `FIRST_COLUMNS`.  The
+  number of its fields tells the format of a line, wherever the line stands.
+- A farm that begins alone moves lines of format 1 to ``attempts.1.tsv``.  Beside
+  another farm, which may be an older one, the file stays as it is.
+- No field has a tab, a line end or another control character, and none begins with a
+  quote: pandas, DuckDB and Miller read the file without options.
+- The caller holds the lock where it writes.
+"""
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+from mpifarm.model.paths import WorkdirPaths, staging_of
+from mpifarm.model.task import Outcome
+from mpifarm.store.types import Recorded
+from mpifarm.system import file_contents, files
+
+
+class Column(IntEnum):
+    """The columns of format 2, by their places."""
+
+    TASKID = 0
+    ATTEMPT = 1
+    OUTCOME = 2
+    STATUS = 3
+    SIGNAL = 4
+    HOST = 5
+    RANK = 6
+    WORKER = 7
+    PID = 8
+    STARTED = 9
+    SECONDS = 10
+    USER_SECONDS = 11
+    SYSTEM_SECONDS = 12
+    PEAK_MEMORY = 13
+    OUTPUT_BYTES = 14
+    FARM = 15
+    COMMAND = 16
+
+
+COLUMNS: Final = tuple(column.name.lower() for column in Column)
+FIRST_COLUMNS: Final = (
+    *("taskid", "attempt", "status", "rank", "worker", "started", "seconds", "farm"),
+)
+"""Format 1: `worker` is a pid, `started` seconds since the epoch, and `status` -n for
+signal n."""
+
+COMPLETED: Final = Outcome.COMPLETED.value.encode()
+"""The outcome of an attempt that has not failed."""
+
+HEADER: Final = "\t".join(COLUMNS).encode() + b"\n"
+FIRST_HEADER: Final = "\t".join(FIRST_COLUMNS).encode() + b"\n"
+
+_LAST_LINES = 4096
+"""Bytes at the end of the file by which it is known who has written last."""
+
+_ODD = re.compile('[\x00-\x1f\\\\\x7f\ud800-\udfff]|^["\']')
+_NAMED: Final = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_ESCAPED = re.compile(rb"\\(?:([\\tnr])|x([0-9a-f]{2}))")
+_MEANT: Final = {b"\\": b"\\", b"t": b"\t", b"n": b"\n", b"r": b"\r"}
+
+
+class Attempt(NamedTuple):
+    """A line of either format; what format 1 does not have is None, or ""."""
+
+    taskid: int
+    attempt: int
+    """Counted from 1 in each farm."""
+    outcome: str
+    """One of `mpifarm.model.task.Outcome`, in words."""
+    status: int
+    """As ``$?`` in a shell: 128 + n where signal n ended the command."""
+    signal: int
+    """The signal that ended the command, 0 for none."""
+    host: str
+    rank: int
+    worker: int | None
+    """The index of the worker on its rank."""
+    pid: int
+    """Of the worker process."""
+    started: float
+    """Seconds since the epoch."""
+    seconds: float
+    user_seconds: float | None
+    system_seconds: float | None
+    """CPU time of the command and of what it has waited for."""
+    peak_memory: int | None
+    """Bytes of the largest process of the command; None if it was not larger than its
+    worker, or if nobody saw it end."""
+    output_bytes: int | None
+    farm: str
+    command: bytes | None
+
+
+# ---- text ---------------------------------------------------------------------------
+
+
+def escape(text: str) -> str:
+    r"""Return a text for a field: control characters and ``\`` stand as escapes.
+
+    A byte that is not UTF-8 (a lone surrogate), and a quote at the beginning,
+    become ``\xHH``.
+    """
+    if _ODD.search(text) is None:
+        return text
+    return _ODD.sub(_escaped, text)
+
+
+def _escaped(found: "re.Match[str]") -> str:
+    char = found.group()
+    return _NAMED.get(char) or f"\\x{ord(char) & 0xFF:02x}"
+
+
+def unescape(field: bytes) -> bytes:
+    """Return the text of a field as it was read from the tasklist."""
+    return _ESCAPED.sub(_meant, field) if b"\\" in field else field
+
+
+def _meant(found: "re.Match[bytes]") -> bytes:
+    name, number = found.groups()
+    return _MEANT[name] if name else bytes.fromhex(number.decode())
+
+
+# ---- reading ------------------------------------------------------------------------
+
+
+def split_rows(content: bytes) -> Iterator[list[bytes]]:
+    """Yield the fields of each whole line, in the order of `COLUMNS`.
+
+    Headers and lines that are torn or odd are passed over.  What format 1 does not
+    have is empty.
+    """
+    for line in content.split(b"\n")[:-1]:
+        fields = line.split(b"\t")
+        if not fields[0].isdigit():
+            continue
+        if len(fields) == len(COLUMNS):
+            yield fields
+        elif len(fields) == len(FIRST_COLUMNS):
+            with suppress(ValueError):
+                yield _from_first(fields)
+
+
+def _from_first(fields: list[bytes]) -> list[bytes]:
+    taskid, attempt, status, rank, pid, started, seconds, farm = fields
+    number = int(status)
+    signal = max(-number, 0)
+    outcome = Outcome.FAILED if number else Outcome.COMPLETED
+    return [
+        *(taskid, attempt, outcome.value.encode()),
+        *(b"%d" % (128 + signal if signal else number), b"%d" % signal),
+        *(b"", rank, b"", pid, encode_time(float(started)).encode(), seconds),
+        *(b"", b"", b"", b"", farm, b""),
+    ]
+
+
+def parse_row(fields: Sequence[bytes]) -> Attempt:
+    """Parse the fields of a line of `split_rows`; raise ValueError for an odd one."""
+    taskid, attempt, outcome, status, signal, host, rank, worker = fields[:8]
+    pid, started, seconds, user, system, peak, output, farm, command = fields[8:]
+    return Attempt(
+        taskid=int(taskid),
+        attempt=int(attempt),
+        outcome=outcome.decode(),
+        status=int(status),
+        signal=int(signal),
+        host=host.decode("utf-8", "surrogateescape"),
+        rank=int(rank),
+        worker=int(worker) if worker else None,
+        pid=int(pid),
+        started=parse_time(started),
+        seconds=float(seconds),
+        user_seconds=float(user) if user else None,
+        system_seconds=float(system) if system else None,
+        peak_memory=int(peak) if peak else None,
+        output_bytes=int(output) if output else None,
+        farm=farm.decode("ascii", "replace"),
+        command=unescape(command) or None,
+    )
+
+
+def read_attempts_content(paths: WorkdirPaths) -> bytes:
+    """Return both files, the older first; raise `StorageError`."""
+    first = files.find_content(paths.first_attempts) or b""
+    return first + (files.find_content(paths.attempts) or b"")
+
+
+def read_attempts(paths: WorkdirPaths) -> Iterator[Attempt]:
+    """Yield the attempts of a workdir in the order of their lines.
+
+    Raises `StorageError`.
+    """
+    for fields in split_rows(read_attempts_content(paths)):
+        with suppress(ValueError):
+            yield parse_row(fields)
+
+
+def encode_time(seconds: float) -> str:
+    """Return a time since the epoch in ISO 8601, in UTC and to a ms."""
+    whole, ms = divmod(int(seconds * 1000), 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{ms:03d}Z"
+
+
+def parse_time(field: bytes) -> float:
+    """Return seconds since the epoch; raise ValueError."""
+    return datetime.fromisoformat(field.decode()).timestamp()
+
+
+# ---- writing ------------------------------------------------------------------------
+
+
+class AttemptsFile:
+    """The attempts of one farm on their way into ``attempts.tsv``."""
+
+    def __init__(self, paths: WorkdirPaths, farm: str, texts: Sequence[str]) -> None:
+        self._paths = paths
+        self._farm = farm
+        self._texts = texts
+        self._noted: list[Recorded] = []
+        self._is_first_format = False
+        self._second = (-1, "")
+        """The second of the last line, and its text: most lines have the same."""
+
+    def begin(self, *, beside_others: bool) -> None:
+        """Choose the format; alone, move lines of format 1 to ``attempts.1.tsv``.
+
+        Raises `StorageError`: then the lines stay, and those of this farm are alike.
+        """
+        begins_with_first = self._begins_with(FIRST_HEADER)
+        self._is_first_format = begins_with_first
+        if beside_others or not (begins_with_first or self._ends_in_first()):
+            return
+        content = files.find_content(self._paths.attempts) or b""
+        first, second = _divide(content)
+        before = files.find_content(self._paths.first_attempts) or FIRST_HEADER
+        # A kill between the two replacements leaves these lines in both files.
+        if not before.endswith(first):
+            self._replace(self._paths.first_attempts, before + first)
+        self._replace(self._paths.attempts, HEADER + second)
+        self._is_first_format = False
+
+    def _begins_with(self, header: bytes) -> bool:
+        return files.find_start(self._paths.attempts, len(header)) == header
+
+    def _ends_in_first(self) -> bool:
+        size = files.find_size(self._paths.attempts)
+        end = files.find_rest(self._paths.attempts, max(0, size - _LAST_LINES))
+        lines = end.split(b"\n")
+        return len(lines) > 1 and lines[-2].count(b"\t") == len(FIRST_COLUMNS) - 1
+
+    def _replace(self, path: str, content: bytes) -> None:
+        files.replace(path, staging_of(path, self._farm), content)
+
+    def note(self, results: Sequence[Recorded]) -> None:
+        """Note attempts whose tasks run again; the next `append` writes them."""
+        self._noted += results
+
+    def append(self, results: Sequence[Recorded] = ()) -> None:
+        """Append a line for each attempt noted, then for each of these results.
+
+        Raises `StorageError`.
+        """
+        encode = self._encode_first if self._is_first_format else self._encode
+        lines = [encode(each) for each in (*self._noted, *results)]
+        if not lines:
+            return
+        version = file_contents.find_version(self._paths.attempts)
+        header = b"" if version and version.size else HEADER
+        content = header + "".join(lines).encode("utf-8")
+        files.append(self._paths.attempts, content, sync=False)
+        self._noted.clear()
+
+    def _encode(self, recorded: Recorded) -> str:
+        taskid, _, result, rank, _, host = recorded
+        status = result.status
+        signal = -status if status < 0 else 0
+        second, ms = divmod(int(result.started * 1000), 1000)
+        if second != self._second[0]:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second, text
+        usage = "\t\t\t"
+        if result.user_seconds is not None:
+            usage = (
+                f"{result.user_seconds:.6f}\t{result.system_seconds:.6f}\t"
+                f"{result.peak_memory or ''}\t{_or_empty(result.output_bytes)}"
+            )
+        return (
+            f"{taskid}\t{result.attempt}\t{result.outcome.value}\t"
+            f"{128 + signal if signal else status}\t{signal}\t{host}\t{rank}\t"
+            f"{_or_empty(result.worker_index)}\t{result.worker}\t"
+            f"{self._second[1]}.{ms:03d}Z\t{result.seconds:.6f}\t{usage}\t"
+            f"{self._farm}\t{escape(self._texts[taskid])}\n"
+        )
+
+    def _encode_first(self, recorded: Recorded) -> str:
+        result = recorded.result
+        return (
+            f"{recorded.taskid}\t{result.attempt}\t{result.status}\t{recorded.rank}\t"
+            f"{result.worker}\t{result.started:.6f}\t{result.seconds:.6f}\t"
+            f"{self._farm}\n"
+        )
+
+
+def _or_empty(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _divide(content: bytes) -> tuple[bytes, bytes]:
+    """Return the lines of format 1, then those of format 2, without headers."""
+    first, second = [], []
+    for line in content.split(b"\n"):
+        fields = line.count(b"\t") + 1
+        if not line[:1].isdigit():
+            continue
+        if fields == len(FIRST_COLUMNS):
+            first.append(line + b"\n")
+        elif fields == len(COLUMNS):
+            second.append(line + b"\n")
+    return b"".join(first), b"".join(second)
