@@ -60,10 +60,25 @@ class Attempt(NamedTuple):
         return "\t".join(map(str, (*cells, *rest))) + "\n"
 
 
-ATTEMPTS_COLUMNS = (
-    "taskid attempt outcome status signal host rank worker pid started seconds "
-    "user_seconds system_seconds peak_memory output_bytes farm command"
-).split()
+ATTEMPTS_COLUMNS = [
+    "taskid",
+    "attempt",
+    "outcome",
+    "status",
+    "signal",
+    "host",
+    "rank",
+    "worker",
+    "pid",
+    "started",
+    "seconds",
+    "user_seconds",
+    "system_seconds",
+    "peak_memory",
+    "output_bytes",
+    "farm",
+    "command",
+]
 ATTEMPTS_HEAD = "\t".join(ATTEMPTS_COLUMNS) + "\n"
 OLD_ATTEMPTS_HEAD = "taskid\tattempt\tstatus\trank\tworker\tstarted\tseconds\tfarm\n"
 
@@ -85,9 +100,7 @@ def split_attempts(content: bytes) -> tuple[list[Attempt], list[str]]:
 
 
 def _parse_attempt(line: str) -> Attempt:
-    cells: dict[str, Any] = dict(
-        zip(ATTEMPTS_COLUMNS, line.split("\t"), strict=True)
-    )
+    cells: dict[str, Any] = dict(zip(ATTEMPTS_COLUMNS, line.split("\t"), strict=True))
     for name in ("taskid", "attempt", "status", "signal", "rank", "pid"):
         cells[name] = int(cells[name])
     cells["worker"] = int(cells["worker"] or -1)

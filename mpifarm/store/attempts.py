@@ -13,7 +13,7 @@ Rules of this file:
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import IntEnum
@@ -63,7 +63,7 @@ FIRST_HEADER: Final = "\t".join(FIRST_COLUMNS).encode() + b"\n"
 _LAST_LINES = 4096
 """Bytes at the end of the file by which it is known who has written last."""
 
-_ODD = re.compile('[\x00-\x1f\\\\\x7f\ud800-\udfff]|^["\']')
+_ODD = re.compile("[\x00-\x1f\\\\\x7f\ud800-\udfff]|^[\"']")
 _NAMED: Final = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _ESCAPED = re.compile(rb"\\(?:([\\tnr])|x([0-9a-f]{2}))")
 _MEANT: Final = {b"\\": b"\\", b"t": b"\t", b"n": b"\n", b"r": b"\r"}
@@ -202,6 +202,15 @@ def read_attempts(paths: WorkdirPaths) -> Iterator[Attempt]:
     for fields in split_rows(read_attempts_content(paths)):
         with suppress(ValueError):
             yield parse_row(fields)
+
+
+def last_outcomes(rows: Iterable[Sequence[bytes]]) -> dict[int, bytes]:
+    """Return the outcome of the last attempt of each task in these rows, as bytes."""
+    last = {}
+    for fields in rows:
+        with suppress(ValueError):
+            last[int(fields[Column.TASKID])] = fields[Column.OUTCOME]
+    return last
 
 
 def encode_time(seconds: float) -> str:

@@ -20,7 +20,7 @@ from mpifarm.model.wording import counted
 from mpifarm.plugins.loading import in_one_line
 from mpifarm.store.attempts import (
     COMPLETED,
-    Column,
+    last_outcomes,
     read_attempts_content,
     split_rows,
 )
@@ -198,10 +198,7 @@ class CustomStore(Store):
         A tasklist with its own state does not tell failed tasks.  Raises
         `StorageError`.
         """
-        ended = {
-            int(fields[Column.TASKID]): fields[Column.OUTCOME]
-            for fields in split_rows(read_attempts_content(self.paths))
-        }
+        ended = last_outcomes(split_rows(read_attempts_content(self.paths)))
         return (
             taskid
             for taskid, outcome in ended.items()

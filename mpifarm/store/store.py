@@ -12,7 +12,13 @@ from contextlib import suppress
 
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths, staging_of
-from mpifarm.store.attempts import COMPLETED, AttemptsFile, Column, split_rows
+from mpifarm.store.attempts import (
+    COMPLETED,
+    AttemptsFile,
+    Column,
+    last_outcomes,
+    split_rows,
+)
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.membership import FAMILY, Membership
 from mpifarm.store.types import Counts, Recorded, Survey, Transacted
@@ -134,11 +140,11 @@ class Store(ABC):
         """
         family = self.farm[:FAMILY].encode()
         content = files.find_content(self.paths.attempts) or b""
-        ended = {
-            int(fields[Column.TASKID]): fields[Column.OUTCOME]
+        ended = last_outcomes(
+            fields
             for fields in split_rows(content)
             if fields[Column.FARM].startswith(family)
-        }
+        )
         failed = {taskid for taskid, outcome in ended.items() if outcome != COMPLETED}
         known = failed.intersection(range(total)) - self.held
         return sum(map(self.has_record_of, known))

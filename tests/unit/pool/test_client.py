@@ -30,6 +30,10 @@ FORK_SERVER = 4000
 """Pids are made up: nothing here is ever signalled."""
 
 
+USAGE = (0.25, 0.125, 1 << 20, 77)
+"""What a task has used: user and system time, peak memory, bytes of output."""
+
+
 class Site:
     """A pool, and the other ends of its sockets."""
 
@@ -95,7 +99,9 @@ class Site:
 
     def finish(self, index: int, taskid: int, status: int = 0) -> None:
         outcome = Outcome.FAILED if status else Outcome.COMPLETED
-        self.report(index, taskid, 1, status, 1e9, 0.5, 990.0, outcome.value, "a note")
+        self.report(
+            index, taskid, 1, status, 1e9, 0.5, 990.0, outcome.value, "a note", *USAGE
+        )
 
     # ---- as the rank ----------------------------------------------------------------
 
@@ -319,7 +325,9 @@ def test_a_result_is_told_with_all_that_the_worker_knows(start):
     site.up(0)
     site.submit(7)
     site.finish(0, 7, status=3)
-    expected = Result(7, 1, Outcome.FAILED, 3, 100, 1e9, 0.5, 990.0, "a note")
+    expected = Result(
+        7, 1, Outcome.FAILED, 3, 100, 1e9, 0.5, 990.0, "a note", 0, *USAGE
+    )
     assert site.collect() == [expected]
 
 

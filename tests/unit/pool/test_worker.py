@@ -175,7 +175,7 @@ def test_a_result_has_the_times_of_its_run(start, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(time, "time", lambda: 1.7e9)
     (result,) = site.serve("exit 3")
-    assert result == (0, 1, 3, 1.7e9, 2.5, 102.5, FAILED, "")
+    assert result[:8] == (0, 1, 3, 1.7e9, 2.5, 102.5, FAILED, "")
 
 
 def test_the_row_names_the_task_while_it_runs(start):
