@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -61,7 +62,7 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def recorded(taskid: int, status: int = 0, **more: object) -> Recorded:
+def recorded(taskid: int, status: int = 0, **more: Any) -> Recorded:
     outcome = Outcome.FAILED if status else Outcome.COMPLETED
     result = Result(taskid, 1, outcome, status, 4711, 1.7e9 + 0.25, 0.5, 9.0)
     return Recorded(taskid, not status, result._replace(**more), 3, 77, "n7")
@@ -86,7 +87,7 @@ def test_a_line_has_all_that_is_known_of_the_attempt(site):
 
 
 def test_what_is_unknown_is_empty_and_not_zero(site):
-    no_time = {"user_seconds": 0.0, "system_seconds": 0.0}
+    no_time: dict[str, Any] = {"user_seconds": 0.0, "system_seconds": 0.0}
     site.begin().append([recorded(1), recorded(2, peak_memory=0, **no_time)])
     unseen, small = split_attempts(site.read().encode())[0]
     assert (unseen.user_seconds, unseen.output_bytes, unseen.worker) == ("", "", -1)
