@@ -1,0 +1,56 @@
+"""Vocabulary: a failed attempt, and a group of attempts that failed alike.
+
+Rules of this file: vocabulary only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+TAIL = 4096
+"""Bytes at the end of a log that are read for the cause."""
+
+
+class Failure(NamedTuple):
+    """A failed attempt.
+
+    `outcome` is that of ``attempts.tsv``, in words; `status` what a shell's ``$?``
+    would be (128+n for signal n); `signal` the number or 0; `tail` the last bytes of
+    the task's log; `started` in seconds since the epoch; `peak_memory` in bytes.
+    """
+
+    taskid: int
+    outcome: str
+    status: int
+    signal: int = 0
+    host: str = ""
+    command: str = ""
+    tail: bytes = b""
+    started: float = 0.0
+    seconds: float = 0.0
+    peak_memory: int | None = None
+
+
+class Example(NamedTuple):
+    """One attempt of a group: its task, its host, its last lines."""
+
+    taskid: int
+    host: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Attempts that failed of one cause."""
+
+    cause: str
+    """The cause in one line, with the hosts if they are to blame."""
+    tasks: tuple[int, ...]
+    """Ids, sorted; one that failed twice of this cause stands here once."""
+    count: int
+    """Attempts."""
+    hosts: Mapping[str, int]
+    """Attempts on each host, the largest number first."""
+    blamed: tuple[str, ...]
+    """Hosts on which these failures are concentrated."""
+    example: Example
