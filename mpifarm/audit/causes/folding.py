@@ -4,6 +4,7 @@ Rules of this file: pure functions of texts.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
@@ -28,20 +29,43 @@ _LABELS = re.compile(
 )
 """Labels before a line: times, ranks, hosts with pids."""
 
-_FOLDS = (
-    (re.compile(r"0x[0-9a-fA-F]+"), WILD),
-    (re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"), WILD),
-    (re.compile(r"\b(?=[a-f]*\d)[0-9a-f]{7,}\b", re.IGNORECASE), WILD),
-    (re.compile(r"\btmp[\w.]{4,}"), WILD),
-    (
-        re.compile(r"(?<![\w.])(?:~|\.{1,2})?/[\w.+@%=,~#:-]*(?:/[\w.+@%=,~#:-]*)*"),
-        WILD,
-    ),
-    (re.compile(r"\b[\w.+@%=~-]+(?:/[\w.+@%=~-]+)+\.\w+"), WILD),
-    (re.compile(r"[-+]?\d[\d.,:_]*(?:e[-+]?\d+)?", re.IGNORECASE), "#"),
-    (re.compile(r"#\s?[kmgtp]i?b(?:ytes)?\b", re.IGNORECASE), "#"),
-    (re.compile(r"#(?:[-:.,x#]*#)+"), "#"),
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
+_ID = re.compile(
+    r"\b(?:[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|"
+    r"(?=[a-fA-F]*\d)[0-9a-fA-F]{7,})\b"
 )
+_TEMPORARY = re.compile(r"\btmp[\w.]{4,}")
+_PATH = re.compile(
+    r"(?<![\w.])(?:~|\.{1,2})?/[\w.+@%=,~#:/-]*|"
+    r"[\w.+@%=~-]+(?:/[\w.+@%=~-]+)+\.\w+"
+)
+_NUMBER = re.compile(r"[-+]?\d+(?:[.,:_]\d+)*(?:[eE][-+]?\d+)?")
+_SIZE = re.compile(r"#[kKMGTP]i?[bB]?\b")
+_NUMBERS = re.compile(r"#(?:[-:.,x#]*#)+")
+_UNITS = {"B", "bytes", *(f"{size}{i}B" for size in "kKMGTP" for i in ("", "i"))}
+_MAX_WORDS = 50_000
+_WORDS: dict[str, str] = {}
+"""Folded words: programs use the same again and again."""
+
+
+_PREFIX = re.compile(
+    r"(?:exception in thread \"[^\"]*\" +|caused by: +|\w*error: +"
+    r"(?=(?:[a-z_]\w*\.)*\w+(?:error|exception)\b))+",
+    re.IGNORECASE,
+)
+"""What stands before the exception that tells."""
+_FRAME = " \t|*=#!>"
+"""Letters around a message in a box or under a rule."""
+_SIGNS = {"*", "#"}
+
+
+def strip_frame(text: str) -> str:
+    """Return a message without its box, and without exceptions that only pass it on."""
+    if "\ufffd" in text:
+        text = " ".join(text.replace("\ufffd", "").split())
+    text = text.strip(_FRAME)
+    match = _PREFIX.match(text)
+    return text[match.end() :] if match else text
 
 
 def find_label_end(line: bytes) -> int:
@@ -52,9 +76,41 @@ def find_label_end(line: bytes) -> int:
 
 def fold(text: str) -> Tokens:
     """Return the words of a line; numbers, ids, addresses, paths, times are folded."""
-    for pattern, sign in _FOLDS:
-        text = pattern.sub(sign, text)
-    return tuple(text.split()[:MAX_TOKENS])
+    words: list[str] = []
+    last = ""
+    for word in text.split():
+        folded = word if word.isalpha() else fold_word(word)
+        # A list of numbers is one thing, however long; so are 3.5 GiB and 20 MiB.
+        if folded != last or folded not in _SIGNS:
+            if last != "#" or folded.rstrip(".,;)") not in _UNITS:
+                words.append(folded)
+                last = folded
+            if len(words) == MAX_TOKENS:
+                break
+    return tuple(words)
+
+
+def fold_word(word: str) -> str:
+    """Return a word with what varies in it replaced by a sign."""
+    folded = _WORDS.get(word)
+    if folded is None:
+        if len(_WORDS) >= _MAX_WORDS:
+            _WORDS.clear()
+        folded = _WORDS[word] = _fold_word(word)
+    return folded
+
+
+def _fold_word(word: str) -> str:
+    if "/" in word:
+        word = _PATH.sub(WILD, word)
+    if "tmp" in word:
+        word = _TEMPORARY.sub(WILD, word)
+    if not any(map(str.isdigit, word)):
+        return word
+    if "0x" in word:
+        word = _ADDRESS.sub(WILD, word)
+    word = _NUMBER.sub("#", _ID.sub(WILD, word))
+    return _NUMBERS.sub("#", _SIZE.sub("#", word))
 
 
 def fold_name(name: str) -> str:
@@ -84,28 +140,23 @@ def _common(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def common_text(texts: Iterable[str]) -> tuple[str, float]:
-    """Return what texts have in common, and the share of its words that are whole.
+    """Return what texts have in common, and how much of them that is, from 0 to 1.
 
     Where they differ stands ``*``, beside the letters that they share there:
-    ``No module named 'nump*'``.
+    ``No module named 'nump*'``.  Texts of one length are compared: the most frequent.
     """
-    words: list[str] | None = None
-    for text in texts:
-        other = text.split()
-        words = other if words is None else _unite(words, other)
-    if not words:
+    lists = [text.split() for text in texts]
+    if not lists:
         return "", 0.0
+    lengths = Counter(map(len, lists))
+    length, number = lengths.most_common(1)[0]
+    words: list[str] = []
+    for others in lists:
+        if len(others) == length:
+            pairs = zip(words or others, others, strict=True)
+            words = [unite_words(word, its) for word, its in pairs]
     whole = sum(1 for word in words if WILD not in word)
-    return " ".join(words), whole / len(words)
-
-
-def _unite(one: list[str], other: list[str]) -> list[str]:
-    if len(one) == len(other):
-        pairs = zip(one, other, strict=True)
-        return [word if word == its else unite_words(word, its) for word, its in pairs]
-    front = _common(one, other)
-    back = _common(one[front:][::-1], other[front:][::-1])
-    return [*one[:front], WILD, *one[len(one) - back :]]
+    return " ".join(words), whole / max(1, length) * number / len(lists)
 
 
 def unite_words(one: str, other: str) -> str:

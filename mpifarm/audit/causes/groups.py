@@ -33,15 +33,19 @@ MAX_GROUPS = 20
 """Groups for the user, with that of all other causes."""
 OTHER_CAUSES = "other causes"
 
+_MAX_HEADS = 300
 _MAX_ENTRIES = 300
 """Entries of a head that are kept apart while failures come in."""
-_OWN_SHARE = 0.25
+_MAX_ALIKE = 5
+"""Entries with which a further one is compared."""
+_OWN_SHARE = 0.3
 """An entry with this share of those alike is a cause by itself."""
 _MIN_SHARE = 0.05
 """Last lines of fewer failures that ended alike are chance, no message."""
-_MAX_SAMPLES = 20
+_MAX_SAMPLES = 40
+"""Lines of a bin that are compared for the words of its cause."""
 _MAX_EXAMPLES = 2000
-_MAX_CAUSE = 160
+_MAX_CAUSE = 120
 """Letters of a cause."""
 
 _CAUSE_OF_OUTCOME = {
@@ -68,7 +72,7 @@ class _Bin:
     tasks: dict[str, list[int]] = field(default_factory=dict)
     """By host."""
     samples: list[str] = field(default_factory=list)
-    """Telling lines, no two the same."""
+    """The first telling lines."""
     examples: dict[str, Failure] = field(default_factory=dict)
     """By host."""
 
@@ -81,8 +85,7 @@ class _Bin:
         """Add what another holds."""
         for host, tasks in other.tasks.items():
             self.tasks.setdefault(host, []).extend(tasks)
-        new = [text for text in other.samples if text not in self.samples]
-        self.samples += new[: max(2, _MAX_SAMPLES - len(self.samples))]
+        self.samples += other.samples[: max(2, _MAX_SAMPLES - len(self.samples))]
         for host, example in other.examples.items():
             self.examples.setdefault(host, example)
 
@@ -92,7 +95,9 @@ class _Bin:
         return _Bin(
             {host: tasks for host, tasks in self.tasks.items() if host in wanted},
             self.samples,
-            {host: each for host, each in self.examples.items() if host in wanted},
+            examples={
+                host: each for host, each in self.examples.items() if host in wanted
+            },
         )
 
 
@@ -112,17 +117,14 @@ class CauseGrouper:
         self._reader = LineReader()
         self._heads: dict[Head, dict[Tokens, _Bin]] = {}
         self._causes: dict[Head, KnownCause] = {}
+        self._alike: dict[Head, list[Tokens]] = {}
+        """Some entries by head, length and first word."""
         self._examples = 0
 
     def add(self, failure: Failure) -> None:
         """Add a failure."""
         head, entry, telling = self._classify(failure)
-        entries = self._heads.setdefault(head, {})
-        if entry not in entries and len(entries) >= _MAX_ENTRIES:
-            entry = _find_alike(entry, entries)
-        found = entries.get(entry)
-        if found is None:
-            found = entries[entry] = _Bin()
+        found = self._find_bin(head, entry)
         of_host = found.tasks.get(failure.host)
         if of_host is None:
             found.tasks[failure.host] = [failure.taskid]
@@ -132,9 +134,26 @@ class CauseGrouper:
         else:
             of_host.append(failure.taskid)
         if telling is not None and len(found.samples) < _MAX_SAMPLES:
-            text = telling.text
-            if text not in found.samples:
-                found.samples.append(text)
+            found.samples.append(telling.text)
+
+    def _find_bin(self, head: Head, entry: Tokens) -> _Bin:
+        """Return the bin of an entry; of one that is alike, where there are many."""
+        entries = self._heads.get(head)
+        if entries is None:
+            if len(self._heads) >= _MAX_HEADS:
+                head, entry = ("line", ""), _REST
+            entries = self._heads.setdefault(head, {})
+        found = entries.get(entry)
+        if found is None:
+            place = (*head, str(len(entry)), *entry[:1])
+            alike = self._alike.setdefault(place, [])
+            if len(entries) >= _MAX_ENTRIES:
+                likes = (each for each in alike if similarity(each, entry) >= ALIKE)
+                entry = next(likes, _REST)
+            elif len(alike) < _MAX_ALIKE:
+                alike.append(entry)
+            found = entries.setdefault(entry, _Bin())
+        return found
 
     def groups(
         self, ran: Mapping[str, int] | None = None, most: int = MAX_GROUPS
@@ -193,12 +212,10 @@ class CauseGrouper:
     def _place(self, telling: Telling, failure: Failure) -> tuple[Head, Tokens]:
         """Return the head and the entry of a line that tells the cause."""
         cause = telling.line.cause
-        if cause is None:
-            tokens = telling.tokens
-            first = next((word for word in tokens if word[0] not in "*#"), "")
-            return ("line", first), tokens
-        if cause is known.MISSING_FILE and failure.status == 127:
+        if failure.status == 127 and _is_missing_command(telling):
             cause = known.COMMAND_NOT_FOUND
+        if cause is None:
+            return ("line", telling.exception), telling.tokens
         if not cause.subjects:
             return self._know(cause), ()
         subject = cause.find_subject(telling.text)
@@ -225,13 +242,14 @@ class CauseGrouper:
                 clusters.append([(entry, bin_)])
         bins = [part for cluster in clusters for part in _part(cluster)]
         cause = self._causes.get(head)
-        return [_Cause(_word(bin_, cause), bin_) for bin_ in bins]
-
-
-def _find_alike(entry: Tokens, entries: Iterable[Tokens]) -> Tokens:
-    """Return an entry that is like this one, where there are too many already."""
-    alike = (other for other in entries if similarity(other, entry) >= ALIKE)
-    return next(alike, _REST)
+        causes: dict[str, _Cause] = {}
+        for bin_ in bins:
+            words = _word(bin_, cause)
+            if words in causes:
+                causes[words].bin.merge(bin_)
+            else:
+                causes[words] = _Cause(words, bin_)
+        return list(causes.values())
 
 
 def _part(cluster: list[tuple[Tokens, _Bin]]) -> list[_Bin]:
@@ -278,11 +296,11 @@ def _word(bin_: _Bin, cause: KnownCause | None) -> str:
     text, whole = common_text(bin_.samples)
     if cause is None:
         return text
-    if text and whole >= 0.5 and cause.tells(text):
-        return text
-    names = {cause.find_subject(sample) or "" for sample in bin_.samples}
-    name, _ = common_text(name.rpartition("/")[2] for name in names if name)
-    return f"{cause.words}: {name}" if name.strip(WILD) else cause.words
+    names = {cause.find_subject(sample) or "" for sample in bin_.samples} - {""}
+    name, _ = common_text(name.rstrip("/").rpartition("/")[2] for name in names)
+    if name.strip(WILD):
+        return f"{cause.words}: {name}"
+    return text if whole >= 0.75 and cause.tells(text) else cause.words
 
 
 def _divide_by_host(cause: _Cause, ran: Mapping[str, int]) -> list[_Cause]:
@@ -316,11 +334,18 @@ def _make_group(cause: _Cause) -> Group:
     )
 
 
+def _is_missing_command(telling: Telling) -> bool:
+    """Return whether a shell may have said so, where its status says that it has."""
+    return telling.line.cause is known.MISSING_FILE or "not found" in telling.text
+
+
 # ---- the end of an attempt ----------------------------------------------------------
 
 
 def _cause_of_end(failure: Failure) -> KnownCause | None:
     """Return the cause that status and signal alone tell."""
+    if failure.outcome != "failed":
+        return None
     number = failure.signal or max(0, failure.status - 128)
     if number == signal.SIGKILL:
         return known.KILLED
@@ -338,22 +363,21 @@ def _lines_of(failure: Failure) -> int:
 def _words_of_end(failure: Failure) -> str:
     """Return outcome, status and signal of an attempt in words."""
     status, number = failure.status, failure.signal
+    if failure.outcome != "failed":
+        return failure.outcome
     if number:
-        words = f"killed by signal {number}{_signal_name(number)}"
-    elif status == 126:
-        words = "the command cannot be executed (126)"
-    elif status == 127:
-        words = "command not found (127)"
-    else:
-        hint = _signal_name(status - 128) if status > 128 else ""
-        words = f"exit status {status}{hint}"
-    return words if failure.outcome == "failed" else f"{failure.outcome}: {words}"
+        return f"killed by signal {number}{_signal_name(number)}"
+    if status == 126:
+        return "the command cannot be executed (126)"
+    if status == 127:
+        return "command not found (127)"
+    return f"exit status {status}{_signal_name(status - 128)}"
 
 
 def _signal_name(number: int) -> str:
     try:
         return f" ({signal.Signals(number).name})"
-    except ValueError:
+    except ValueError:  # a real-time signal, or none
         return ""
 
 

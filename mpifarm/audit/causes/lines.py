@@ -6,10 +6,13 @@ of most logs cost one look-up.
 """
 
 import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from mpifarm.audit.causes.failure import TAIL
-from mpifarm.audit.causes.folding import Tokens, find_label_end, fold
-from mpifarm.audit.causes.known import KnownCause, Weight, may_tell, weigh
+from mpifarm.audit.causes.folding import Tokens, find_label_end, fold, strip_frame
+from mpifarm.audit.causes.known import KnownCause, Weight
+from mpifarm.audit.causes.words import find_exception, weigh
 
 MAX_LINES = 120
 """Lines that are looked at."""
@@ -29,18 +32,30 @@ _OWN = b"=== mpifarm: "
 _AGAIN = b"=== mpifarm: started again, "
 _INDENT = (b" ", b"\t")
 _FRAME_LINE = re.compile(rb"\s+File \".*\", line \d+")
+_STACK_ROW = re.compile(rb"\s*(?:\[ ?\d+\] |#\d+:? |at |@ )\S+(?:\(| in |\[0x|$)")
+"""A row of a stack trace of Java, Julia, gdb, Open MPI or JavaScript."""
 _HEADER_WORDS = "Traceback (most recent call last)"
 _CHAINED = (b"During handling of the above", b"The above exception was")
+
+
+# Names of their own: a member of an enum takes four times as long to find.
+_NOTHING, _END, _CRASH, _CAUSE = (
+    *(Weight.NOTHING, Weight.END, Weight.CRASH),
+    Weight.CAUSE,
+)
 
 
 class Line:
     """What is known of a line, as far as its digits do not matter."""
 
-    __slots__ = ("cause", "is_frame", "is_header", "is_indented", "tokens", "weight")
+    __slots__ = (
+        *("cause", "exception", "is_frame", "is_header", "is_indented", "is_loud"),
+        *("tokens", "weight"),
+    )
 
     def __init__(
         self,
-        weight: Weight = Weight.NOTHING,
+        weight: Weight = _NOTHING,
         cause: KnownCause | None = None,
         *,
         is_indented: bool = False,
@@ -54,9 +69,15 @@ class Line:
         """Whether it names a place in a Python traceback."""
         self.is_header = is_header
         """Whether a Python traceback begins here."""
+        self.is_loud = weight > _NOTHING or is_frame or is_header
+        """Whether it is more than a line like others."""
         self.tokens: Tokens | None = None
+        self.exception = ""
+        """The class of the exception, if the tokens are known."""
 
 
+_EMPTY = Line()
+"""A line without text, and mpifarm's own."""
 _PLAIN = Line()
 _INDENTED = Line(is_indented=True)
 _FRAME = Line(is_indented=True, is_frame=True)
@@ -65,20 +86,22 @@ _HEADER = Line(is_header=True)
 
 def read_line(raw: bytes) -> Line:
     """Return what is known of a line."""
-    if not may_tell(raw[:MAX_LINE]):
-        if raw[:1] not in _INDENT:
-            raw = raw[find_label_end(raw) :]
-        if raw[:1] not in _INDENT:
-            return _PLAIN
-        return _FRAME if _FRAME_LINE.match(raw) else _INDENTED
-    raw = raw[find_label_end(raw) :]
-    if _FRAME_LINE.match(raw):
+    raw = raw[:MAX_LINE]
+    if not raw or raw.isspace() or raw.startswith(_OWN):
+        return _EMPTY
+    is_indented = raw[:1] in _INDENT
+    if not is_indented:
+        raw = raw[find_label_end(raw) :]
+        is_indented = raw[:1] in _INDENT
+    if is_indented and _FRAME_LINE.match(raw):
         return _FRAME
     text = decode_line(raw)
     if _HEADER_WORDS in text:
         return _HEADER
-    weight, cause = weigh(text.strip())
-    return Line(weight, cause, is_indented=text[:1] in {" ", "\t"})
+    weight, cause = weigh(strip_frame(text))
+    if not weight or _STACK_ROW.match(raw):
+        return _INDENTED if is_indented else _PLAIN
+    return Line(weight, cause, is_indented=is_indented)
 
 
 def clean_tail(tail: bytes) -> bytes:
@@ -97,7 +120,13 @@ def clean_tail(tail: bytes) -> bytes:
 
 def decode_line(line: bytes) -> str:
     """Return a line as text, without control characters."""
-    return _CONTROLS.sub("", line[:MAX_LINE].decode("utf-8", "replace"))
+    text = line[:MAX_LINE].decode("utf-8", "replace")
+    return text if text.isprintable() else _CONTROLS.sub("", text)
+
+
+def read_text(raw: bytes) -> str:
+    """Return a line without labels and frames."""
+    return strip_frame(decode_line(raw[find_label_end(raw) :]))
 
 
 def last_lines(tail: bytes, most: int = 8) -> tuple[str, ...]:
@@ -109,26 +138,55 @@ def last_lines(tail: bytes, most: int = 8) -> tuple[str, ...]:
 class Telling:
     """The line of a log that tells the cause."""
 
-    __slots__ = ("line", "raw", "weight")
+    __slots__ = ("_below", "_raw", "line", "weight")
 
-    def __init__(self, line: Line, raw: bytes, weight: Weight) -> None:
+    def __init__(
+        self, line: Line, weight: Weight, raw: bytes, below: Sequence[bytes]
+    ) -> None:
         self.line = line
-        self.raw = raw
         self.weight = weight
+        self._raw = raw
+        self._below = below
+        """The lines that follow, the nearest last."""
 
     @property
     def text(self) -> str:
-        """The line with its digits, for the user."""
-        return decode_line(self.raw[find_label_end(self.raw) :]).strip()
+        """The line with its digits; with the next one if that is its message."""
+        text = read_text(self._raw)
+        if not text.endswith(":"):
+            return text
+        message = next(filter(None, map(read_text, self._below[:-4:-1])), "")
+        return f"{text} {message}".rstrip()
 
     @property
     def tokens(self) -> Tokens:
         """The line's folded words."""
-        if self.line.weight is Weight.NOTHING:  # many lines share it
-            return fold(self.text)
-        if self.line.tokens is None:
-            self.line.tokens = fold(self.text)
+        self._learn()
+        assert self.line.tokens is not None
         return self.line.tokens
+
+    @property
+    def exception(self) -> str:
+        """The class of the exception with which the line begins, if it does."""
+        self._learn()
+        return self.line.exception
+
+    def _learn(self) -> None:
+        """Fold the line, if that has not been done."""
+        if self.line.tokens is not None:
+            return
+        text = self.text
+        # Many plain lines share one object, and a title has its message elsewhere.
+        if not self.line.weight or text != read_text(self._raw):
+            self.line = Line(self.line.weight, self.line.cause)
+        self.line.tokens = fold(text)
+        self.line.exception = find_exception(text)
+
+
+def _is_same(raws: Sequence[bytes]) -> bool:
+    """Return whether the last two lines differ in their labels alone."""
+    one, other = raws[-1], raws[-2]
+    return one[find_label_end(one) :] == other[find_label_end(other) :]
 
 
 class LineReader:
@@ -153,47 +211,76 @@ class _Search:
     def __init__(self, known: dict[bytes, Line], tail: bytes) -> None:
         self._known = known
         self._tail = tail
-        self._keys = tail.translate(None, _DIGITS).split(b"\n")
+        self._end = len(tail)
+        """The end of what has not been looked at."""
         self._raws: list[bytes] = []
+        """What has been looked at, the last line first."""
         self._best: Line | None = None
         self._best_at = 0
-        self._weight = Weight.NOTHING
+        self._weight = _NOTHING
+        self._passed = 0
+        """Lines since the best."""
         self._outer: int | None = None
         """The nearest line below that is not indented."""
         self._in_traceback = False
 
     def run(self, most: int) -> Telling | None:
         """Return the telling line."""
-        for at in range(len(self._keys) - 1, -1, -1):
-            key = self._keys[at]
-            if not key or key.isspace() or key.startswith(_OWN):
-                continue
-            line = self._known.get(key)
-            if line is None:
-                line = self._known[key] = read_line(self._raw(at))
-            most -= 1
-            if self._meets(line, at) or not most:
-                break
+        for line in islice(self._walk(), most):
+            if line.is_loud or self._best is None:
+                if self._meets(line):
+                    break
+            else:
+                self._passed += 1
+                if self._passed > NEAR and self._is_sure():
+                    break
+            if not line.is_indented:
+                self._outer = len(self._raws) - 1
         if self._best is None:
             return None
-        return Telling(self._best, self._raw(self._best_at), self._weight)
+        at = self._best_at
+        return Telling(self._best, self._weight, self._raws[at], self._raws[:at])
 
-    def _meets(self, line: Line, at: int) -> bool:
+    def _walk(self) -> Iterator[Line]:
+        """Yield the lines with text, the last one first."""
+        tail, raws, known = self._tail, self._raws, self._known
+        below: bytes | None = None
+        while self._end >= 0:
+            begin = tail.rfind(b"\n", 0, self._end) + 1
+            raw = tail[begin : self._end]
+            self._end = begin - 1
+            raws.append(raw)
+            key = raw.translate(None, _DIGITS)
+            if key == below and _is_same(raws):
+                continue  # ranks that say the same, one below the other, say it once
+            line = known.get(key)
+            if line is None:
+                line = read_line(raw)
+                if len(key) <= MAX_LINE:
+                    known[key] = line
+            if line is not _EMPTY:
+                below = key
+                yield line
+
+    def _is_sure(self) -> bool:
+        """Return whether the best line is far enough from what is above."""
+        return self._weight >= _END and not self._in_traceback
+
+    def _meets(self, line: Line) -> bool:
         """Weigh a line.  Return whether no line above can tell more."""
         if line.is_frame:
             self._take_exception()
         elif line.is_header:
-            return not self._is_chained(at)
+            return not self._is_chained()
         elif not self._in_traceback and (
             self._best is None or line.weight > self._weight
         ):
-            self._best, self._best_at, self._weight = line, at, line.weight
-        if not line.is_indented:
-            self._outer = at
-        if self._weight is Weight.CAUSE:
-            return True
-        is_far = self._best_at - at > NEAR and self._weight >= Weight.END
-        return is_far and not self._in_traceback
+            self._take(line, len(self._raws) - 1, line.weight)
+        return self._weight is _CAUSE
+
+    def _take(self, line: Line, at: int, weight: Weight) -> None:
+        self._best, self._best_at, self._weight = line, at, weight
+        self._passed = 0
 
     def _take_exception(self) -> None:
         """Take the line below the places of a traceback, unless a better is known."""
@@ -201,16 +288,12 @@ class _Search:
         self._in_traceback = True
         if at is None:
             return
-        line = read_line(self._raw(at))
-        weight = max(line.weight, Weight.CRASH)
+        line = read_line(self._raws[at])
+        weight = max(line.weight, _CRASH)
         if weight > self._weight or (is_first and weight == self._weight):
-            self._best, self._best_at, self._weight = line, at, weight
+            self._take(line, at, weight)
 
-    def _is_chained(self, at: int) -> bool:
-        above = [key for key in self._keys[max(0, at - 4) : at] if key.strip()]
-        return bool(above) and any(words in above[-1] for words in _CHAINED)
-
-    def _raw(self, at: int) -> bytes:
-        if not self._raws:
-            self._raws = self._tail.split(b"\n")
-        return self._raws[at]
+    def _is_chained(self) -> bool:
+        """Return whether the traceback that begins here follows from another."""
+        above = self._tail[: max(0, self._end)].rstrip().rpartition(b"\n")[2]
+        return any(words in above for words in _CHAINED)

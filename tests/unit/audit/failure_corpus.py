@@ -120,7 +120,8 @@ def fortran(w: Writer) -> Planted:
     if w.random.random() < 0.6:
         text = (
             f"At line {w.number(900)} of file "
-            f"{w.pick('../src/', '')}read_{w.word()}.f90 (unit = {w.number(99)}, file = '{w.path()}')\n"
+            f"{w.pick('../src/', '')}read_{w.word()}.f90 (unit = {w.number(99)}, "
+            f"file = '{w.path()}')\n"
             "Fortran runtime error: End of file\n"
         )
         if w.random.random() < 0.6:
@@ -157,7 +158,8 @@ def cuda(w: Writer) -> Planted:
                 f"torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate "
                 f"{gib} {w.pick('GiB', 'MiB')}. GPU {w.number(4) - 1} has a total "
                 f"capacty of 39.39 GiB of which {w.number(900)}.56 MiB is free. "
-                f"Process {w.number()} has 14.52 GiB memory in use. Of the allocated memory "
+                f"Process {w.number()} has 14.52 GiB memory in use. Of the "
+                f"allocated memory "
                 f"{gib} GiB is allocated by PyTorch",
             ),
         )
@@ -179,7 +181,8 @@ def cuda(w: Writer) -> Planted:
                 w,
                 "tensorflow.python.framework.errors_impl.ResourceExhaustedError: OOM "
                 f"when allocating tensor with shape[{w.number()},{w.number()}] and "
-                "type float on /job:localhost/replica:0/task:0/device:GPU:0 by allocator "
+                "type float on /job:localhost/replica:0/task:0/device:GPU:0 by "
+                "allocator "
                 "GPU_0_bfc [Op:Conv2D]",
             ),
         )
@@ -187,7 +190,8 @@ def cuda(w: Writer) -> Planted:
         return failed(
             1,
             f"CUDA error at {w.path('.cu')}:{w.number()} "
-            f'code=2(cudaErrorMemoryAllocation) "cudaMalloc(&d_{w.word()}, {w.number()})" \n',
+            f'code=2(cudaErrorMemoryAllocation) "cudaMalloc(&d_{w.word()}, '
+            f'{w.number()})" \n',
         )
     if kind == 4:
         return failed(
@@ -286,7 +290,8 @@ def licence(w: Writer) -> Planted:
             "\nDiagnostic Information:\nFeature: MATLAB \nLicense path: "
             f"{w.path('.lic')} \nLicensing error: -15,570. System Error: 115\n",
             "License checkout failed.\nLicense Manager Error -4\nMaximum number of "
-            "users for MATLAB reached. Try again later.\nTo see a list of current users use "
+            "users for MATLAB reached. Try again later.\nTo see a list of current "
+            "users use "
             "the lmstat utility or contact your License Administrator.\n",
             "ANSYS LICENSE MANAGER ERROR:Request name cfd_solve_level2 does not exist "
             "in the licensing pool.\nCannot connect to license server system.\n The "
@@ -365,7 +370,8 @@ def segmentation_fault(w: Writer) -> Planted:  # noqa: PLR0911 - one for each to
         if w.random.random() < 0.5:
             text += (
                 f"mpirun noticed that process rank {w.number(64)} with PID "
-                f"{w.number()} on node {w.host} exited on signal 11 (Segmentation fault).\n"
+                f"{w.number()} on node {w.host} exited on signal 11 (Segmentation "
+                f"fault).\n"
             )
         return failed(139, text)
     if kind == 5:
