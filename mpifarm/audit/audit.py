@@ -239,6 +239,63 @@ def audit_contents(
     the directory of the logs; None: not looked at.
     """
     total = len(tasks)
+    parsed = parse_contents(contents, tasks, list_is_known=list_is_known)
+    places = _Places(contents, parsed)
+    trust_ids = parsed.match is not ListMatch.EDITED and not contents.remap_begun
+    findings = [
+        *_find_in_list(contents, parsed.stored, parsed.match, total),
+        *_find_in_reading(contents),
+        *_find_in_lines(parsed),
+        *places.find_all(trust_ids=trust_ids),
+        *_find_in_claims(contents.claims),
+        *_find_files(contents),
+        *places.find_without_log(logs),
+    ]
+    return Audit(
+        parsed.tasks,
+        parsed.first_added,
+        parsed.match,
+        parsed.toprocess,
+        parsed.added,
+        parsed.finished,
+        parsed.failed,
+        places.nowhere,
+        [finding for finding in findings if finding.number],
+        places.locations,
+    )
+
+
+class ParsedContents(NamedTuple):
+    """The status files of a workdir, and the list that they are of.
+
+    `tasks`, `first_added`, `match` and `toprocess` are as in `Audit`.
+    """
+
+    tasks: Sequence[str]
+    first_added: int
+    stored: Fingerprint | None
+    match: ListMatch | None
+    toprocess: ParsedStatus | None
+    finished: ParsedStatus
+    failed: ParsedStatus
+    added: ParsedStatus
+
+    @property
+    def by_name(self) -> dict[str, ParsedStatus]:
+        """The files that are there, by their names."""
+        files = {
+            "toprocess": self.toprocess,
+            "finished": self.finished,
+            "failed": self.failed,
+            "added": self.added,
+        }
+        return {name: each for name, each in files.items() if each}
+
+
+def parse_contents(
+    contents: Contents, tasks: Sequence[str], *, list_is_known: bool
+) -> ParsedContents:
+    """Parse the status files; the arguments are those of `audit_contents`."""
     stored = parse_fingerprint(contents.fingerprint or b"")
     match = compare(stored, tasks) if stored and list_is_known else None
     # A start that was killed may have begun to take up what was added to the list.
@@ -251,37 +308,8 @@ def audit_contents(
     if first_added >= len(tasks) or contents.toprocess is None:
         # Then `added` is of an earlier life of the workdir: nobody reads it.
         added = find_empty_status()
-    parsed = _Files(*_parse_files(contents, tasks, match), added)
-    places = _Places(contents, len(tasks), parsed)
-    trust_ids = match is not ListMatch.EDITED and not contents.remap_begun
-    findings = [
-        *_find_in_list(contents, stored, match, total),
-        *_find_in_reading(contents),
-        *_find_in_lines(parsed, tasks),
-        *places.find_all(trust_ids=trust_ids),
-        *_find_in_claims(contents.claims),
-        *_find_files(contents),
-        *places.find_without_log(logs),
-    ]
-    return Audit(
-        tasks,
-        first_added,
-        match,
-        parsed.toprocess,
-        parsed.added,
-        parsed.finished,
-        parsed.failed,
-        places.nowhere,
-        [finding for finding in findings if finding.number],
-        places.locations,
-    )
-
-
-class _Files(NamedTuple):
-    toprocess: ParsedStatus | None
-    finished: ParsedStatus
-    failed: ParsedStatus
-    added: ParsedStatus
+    files = _parse_files(contents, tasks, match)
+    return ParsedContents(tasks, first_added, stored, match, *files, added)
 
 
 def _parse_files(
@@ -314,8 +342,8 @@ def _parse_files(
 class _Places:
     """The ids that each file names, and the ids in two files or in none."""
 
-    def __init__(self, contents: Contents, total: int, parsed: _Files) -> None:
-        self._total = total
+    def __init__(self, contents: Contents, parsed: ParsedContents) -> None:
+        self._total = total = len(parsed.tasks)
         self._parsed = parsed
         self.finished = set(parsed.finished.ids)
         self.failed = set(parsed.failed.ids)
@@ -431,15 +459,12 @@ def _find_in_reading(contents: Contents) -> Iterator[AuditFinding]:
     yield AuditFinding(FindingKind.UNLOCKED, int(not contents.locked))
 
 
-def _find_in_lines(parsed: _Files, tasks: Sequence[str]) -> Iterator[AuditFinding]:
-    torn = [
-        (name, each.torn)
-        for name, each in parsed._asdict().items()
-        if each and each.torn
-    ]
+def _find_in_lines(parsed: ParsedContents) -> Iterator[AuditFinding]:
+    files, tasks = parsed.by_name, parsed.tasks
+    torn = [(name, each.torn) for name, each in files.items() if each.torn]
     names = tuple(f"{name} ({count})" for name, count in torn)
     yield AuditFinding(FindingKind.TORN, sum(count for _, count in torn), names=names)
-    aliens = [alien for each in parsed if each for alien in each.aliens]
+    aliens = [alien for each in files.values() for alien in each.aliens]
     of_no_task = [alien.text for alien in aliens if alien.taskid is None]
     yield of_names(FindingKind.NO_TASK, of_no_task)
     ids = [alien.taskid for alien in aliens if alien.taskid is not None]

@@ -13,7 +13,7 @@ Rules of this file:
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import IntEnum
@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 
 from mpifarm.model.paths import WorkdirPaths, staging_of
 from mpifarm.model.task import Outcome
+from mpifarm.store.status_lines import cut_behind_lines
 from mpifarm.store.types import Recorded
 from mpifarm.system import file_contents, files
 
@@ -62,6 +63,8 @@ FIRST_HEADER: Final = "\t".join(FIRST_COLUMNS).encode() + b"\n"
 
 _LAST_LINES = 4096
 """Bytes at the end of the file by which it is known who has written last."""
+
+_BYTES_AT_ONCE = 1 << 20
 
 _ODD = re.compile("[\x00-\x1f\\\\\x7f\ud800-\udfff]|^[\"']")
 _NAMED: Final = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
@@ -211,6 +214,74 @@ def last_outcomes(rows: Iterable[Sequence[bytes]]) -> dict[int, bytes]:
         with suppress(ValueError):
             last[int(fields[Column.TASKID])] = fields[Column.OUTCOME]
     return last
+
+
+class LastAttempts:
+    """The last attempt of each task, of which only what is asked for is parsed.
+
+    `lines` maps the id of a task to the line of its last attempt, of either format.
+    """
+
+    def __init__(self, lines: dict[int, bytes]) -> None:
+        self.lines = lines
+
+    def field(self, taskid: int, column: Column) -> bytes:
+        """Return a field of a task's last attempt, b"" if there is none."""
+        line = self.lines.get(taskid)
+        if line is None:
+            return b""
+        if line.count(b"\t") == len(COLUMNS) - 1:
+            return line.split(b"\t", column + 1)[column]
+        row = next(split_rows(line + b"\n"), None)
+        return row[column] if row else b""
+
+    def find(self, taskid: int) -> Attempt | None:
+        """Return a task's last attempt, None if there is none or its line is odd."""
+        line = self.lines.get(taskid)
+        if line is None:
+            return None
+        with suppress(ValueError):
+            return next(map(parse_row, split_rows(line + b"\n")), None)
+        return None
+
+
+_TABS: Final = frozenset({len(COLUMNS) - 1, len(FIRST_COLUMNS) - 1})
+
+
+def read_last_attempts(
+    paths: WorkdirPaths, wanted: Iterable[int] | None = None
+) -> LastAttempts:
+    """Read the last attempts of the wanted tasks (None: of all), without the lock.
+
+    Raises `StorageError`.
+    """
+    heads = None if wanted is None else {b"%d" % taskid for taskid in wanted}
+    last: dict[bytes, bytes] = {}
+    if heads or heads is None:
+        for path in (paths.first_attempts, paths.attempts):
+            for lines in cut_behind_lines(_blocks_of(path)):
+                _note_last(lines, heads, last)
+    return LastAttempts({int(head): line for head, line in last.items()})
+
+
+def _note_last(
+    content: bytes, heads: Container[bytes] | None, last: dict[bytes, bytes]
+) -> None:
+    """Put each line whose first field is among `heads` (None: any id) into `last`."""
+    # A partial line at the end is not split off: it is being written, or was torn.
+    lines = content.split(b"\n")[:-1]
+    found = [(line[: line.find(b"\t")], line) for line in lines]
+    if heads is not None:
+        found = [each for each in found if each[0] in heads]
+    last.update(
+        [each for each in found if each[0].isdigit() and each[1].count(b"\t") in _TABS]
+    )
+
+
+def _blocks_of(path: str) -> Iterator[bytes]:
+    with file_contents.content_of(path) as (_, content):
+        for begin in range(0, len(content or b""), _BYTES_AT_ONCE):
+            yield (content or b"")[begin : begin + _BYTES_AT_ONCE]
 
 
 def encode_time(seconds: float) -> str:

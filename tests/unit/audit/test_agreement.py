@@ -1,7 +1,7 @@
 """Where is a task?  All who answer say the same of any workdir.
 
-Those are the audit (`check`, repair), `retry`, `log`, a farm at its start and at its
-end, `--remap`, and the invariants of the tests.
+Those are the audit (`check`, repair), the view (`ls`), `retry`, `log`, a farm
+at its start and at its end, `--remap`, and the invariants of the tests.
 """
 
 import os
@@ -20,11 +20,13 @@ from mpifarm.audit.audit import Audit, FindingKind, audit_contents
 from mpifarm.audit.locate import locate_tasks
 from mpifarm.audit.retry import Wanted, retry
 from mpifarm.audit.snapshot import examine
+from mpifarm.audit.view import State, read_view
 from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store.claim_journal import Event, Head, encode_event, encode_head
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.remap import remap_workdir
+from mpifarm.store.target import Target
 from mpifarm.store.task_map import Location
 from tests.invariants import find_violations
 from tests.unit.store_fakes import FakeLock, Site
@@ -200,6 +202,33 @@ def test_retry_moves_what_failed_unless_it_is_finished_or_claimed(given):
         for taskid in ALL:
             is_moved = taskid in done.moved
             assert after[taskid] is (Location.QUEUED if is_moved else before[taskid])
+
+
+STATES = {
+    Location.FINISHED: State.FINISHED,
+    Location.FAILED: State.FAILED,
+    Location.QUEUED: State.WAITING,
+    Location.CLAIMED: State.ORPHANED,
+    Location.NOWHERE: State.NOWHERE,
+}
+"""The farms of all claims are dead."""
+
+
+@calm
+@given(workdirs)
+def test_the_view_follows_the_table(given):
+    with tempfile.TemporaryDirectory() as directory:
+        site = sites(given, directory)
+        tasklist = Path(directory) / "list"
+        tasklist.write_text("".join(f"{text}\n" for text in TASKS))
+        target = Target(str(site.root), str(tasklist))
+        view = read_view(target, {}, site.machine(1))
+        expected = [STATES[expected_location(given, taskid)] for taskid in ALL]
+        assert [view.state(taskid) for taskid in ALL] == expected
+        for state in State:
+            ids = [taskid for taskid in ALL if expected[taskid] is state]
+            assert view.ids_in(state) == ids
+            assert view.counts[state] == len(ids)
 
 
 def is_removed_queue(given: Workdir) -> bool:

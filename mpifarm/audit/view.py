@@ -1,0 +1,320 @@
+"""One cheap reading of a workdir, without the lock, for commands that only look.
+
+Rules of this file: it creates, touches and locks nothing, and waits for nobody.  Farms
+may write meanwhile: a last line that has no newline yet does not count, and files of
+which tasks seem to be missing are read again.  `store.task_map` says where a task is.
+
+How to use it::
+
+    view = read_view(target, environ)     # the list, the status files, the claims
+    view.total, view.counts               # the number of tasks, and of each State
+    view.state(taskid)                    # its State
+    view.ids_in(State.FAILED)             # the ids in these states, in order
+    view.text(taskid)                     # its command, "" if nobody knows it
+    view.holder(taskid)                   # the claim that holds the task, or None
+    view.live_farms                       # the claims of farms that live, or may
+    view.running                          # where each running task runs, since when
+    view.read_attempts(ids)               # the last attempts of some tasks, or of all
+    view.warnings()                       # sentences for standard error
+
+`read_attempts` returns a `store.attempts.LastAttempts`: `field` parses one column of
+one task's last attempt, `find` the whole `Attempt`.  `is_of` says whether an attempt
+explains the state of its task: a plain farmer, which writes no attempts, may have run
+the task since.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import Final, NamedTuple
+
+from mpifarm.audit.audit import (
+    UNKNOWN_TEXT,
+    ClaimView,
+    Contents,
+    ParsedContents,
+    learn_tasks,
+    parse_contents,
+)
+from mpifarm.audit.snapshot import TRIES, glance, observer
+from mpifarm.errors import StorageError
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.attempts import COMPLETED, LastAttempts, read_last_attempts
+from mpifarm.store.farm_liveness import Machine
+from mpifarm.store.fingerprint import ListMatch
+from mpifarm.store.target import Target, has_own_state, read_tasks
+from mpifarm.store.task_map import Location, TaskMap
+
+
+class State(Enum):
+    """The state of a task, as a user is told it."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    RUNNING = "running"
+    """A farm that lives says where the task runs."""
+    CLAIMED = "claimed"
+    """A farm that lives has taken the task: it runs, or is about to."""
+    ORPHANED = "orphaned"
+    """A farm had taken the task, and died; the next start takes the task back."""
+    WAITING = "waiting"
+    NOWHERE = "nowhere"
+    """In no file: a plain farmer runs the task, or has lost it."""
+    UNKNOWN = "unknown"
+    """Known only to a tasklist that keeps its own state."""
+
+
+_STATES: Final = {
+    Location.FINISHED: State.FINISHED,
+    Location.FAILED: State.FAILED,
+    Location.QUEUED: State.WAITING,
+    Location.NOWHERE: State.NOWHERE,
+}
+"""The states of the locations that status files tell."""
+
+PAUSE: Final = 0.01
+"""Seconds until files of which tasks seem to be missing are read again."""
+
+UNFINISHED: Final = (State.RUNNING, State.CLAIMED, State.ORPHANED, State.WAITING)
+
+
+class RunningTask(NamedTuple):
+    """The place of a running task, and the time of its start since the epoch."""
+
+    taskid: int
+    farm: str
+    host: str
+    rank: int
+    worker: int | None
+    pid: int
+    started: float
+
+
+def read_running(
+    paths: WorkdirPaths, claims: Iterable[ClaimView]
+) -> dict[int, RunningTask]:
+    """Return the places of tasks that run now, by their ids.
+
+    No farm writes them down yet: so far there are none.
+    """
+    del paths, claims
+    return {}
+
+
+class View:
+    """The state of a workdir, as it was read at one moment.
+
+    `tasks` are the texts of the list, or those that the files have; `list_is_known`
+    says which.  `match` compares list and fingerprint, None if either is unknown.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        contents: Contents,
+        tasks: Sequence[str],
+        *,
+        list_is_known: bool,
+        has_own_state: bool,
+    ) -> None:
+        self.target = target
+        self.paths = WorkdirPaths(os.path.abspath(target.workdir))
+        self.tasks = tasks
+        self.list_is_known = list_is_known
+        self.has_own_state = has_own_state
+        self.claims = contents.claims
+        self.is_draining = contents.drain
+        self.remap_begun = contents.remap_begun
+        self.unread = contents.unread
+        parsed = parse_contents(contents, tasks, list_is_known=list_is_known)
+        self.match = parsed.match
+        self.odd_lines = sum(len(each.odd) for each in parsed.by_name.values())
+        self._locations = _locate(contents, parsed)
+
+    # ---- states ---------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        """The number of tasks, with those that were added to the list since."""
+        return len(self.tasks)
+
+    def state(self, taskid: int) -> State:
+        """Return the state of a task, `NOWHERE` for an id that the list does not have.
+
+        A task that the workdir has not taken up yet waits for the next start.
+        """
+        location = self._locations.find(taskid)
+        if location is Location.CLAIMED:
+            return self._state_of_claimed(taskid)
+        if not 0 <= taskid < self.total:
+            return State.NOWHERE
+        if self.has_own_state:
+            return State.UNKNOWN
+        return _STATES[location] if taskid < self._locations.total else State.WAITING
+
+    def _state_of_claimed(self, taskid: int) -> State:
+        if taskid in self.running:
+            return State.RUNNING
+        holder = self.holder(taskid)
+        return State.CLAIMED if holder and holder.may_live else State.ORPHANED
+
+    def ids_in(self, *states: State) -> list[int]:
+        """Return the ids of the tasks in these states, in order."""
+        wanted = {*states}
+        if wanted.issuperset(State):
+            return [*range(self.total)]
+        found = list[int]()
+        if not self.has_own_state:
+            for location, state in _STATES.items():
+                if state in wanted:
+                    found += self._locations.ids_at(location)
+            if State.WAITING in wanted:
+                found += range(self._locations.total, self.total)
+        elif State.UNKNOWN in wanted:
+            found += [each for each in range(self.total) if each not in self._holders]
+        if not wanted.isdisjoint((State.RUNNING, State.CLAIMED, State.ORPHANED)):
+            claimed = self._locations.ids_at(Location.CLAIMED)
+            found += [each for each in claimed if self.state(each) in wanted]
+        return sorted(found)
+
+    @cached_property
+    def counts(self) -> Mapping[State, int]:
+        """The number of tasks in each state."""
+        at = self._locations.count()
+        counts = dict.fromkeys(State, 0)
+        for taskid in self._locations.ids_at(Location.CLAIMED):
+            counts[self._state_of_claimed(taskid)] += 1
+        if self.has_own_state:
+            return counts | {State.UNKNOWN: self.total - at.claimed}
+        return counts | {
+            State.FINISHED: at.finished,
+            State.FAILED: at.failed,
+            State.WAITING: at.queued + self.total - at.total,
+            State.NOWHERE: at.nowhere,
+        }
+
+    # ---- tasks and farms ------------------------------------------------------------
+
+    def text(self, taskid: int) -> str:
+        """Return the command of a task, "" if the list and the files do not have it."""
+        text = self.tasks[taskid] if 0 <= taskid < self.total else ""
+        return "" if text == UNKNOWN_TEXT else text
+
+    @cached_property
+    def _holders(self) -> dict[int, ClaimView]:
+        # A farm that may live is named, where a dead one had the task before.
+        dead_first = sorted(self.claims, key=lambda claim: claim.may_live)
+        return {taskid: claim for claim in dead_first for taskid in claim.held}
+
+    def holder(self, taskid: int) -> ClaimView | None:
+        """Return the claim that holds a task, of a farm alive or dead."""
+        return self._holders.get(taskid)
+
+    @property
+    def live_farms(self) -> list[ClaimView]:
+        """The claims of farms that are alive, or may be."""
+        return [claim for claim in self.claims if claim.may_live]
+
+    @cached_property
+    def running(self) -> dict[int, RunningTask]:
+        """The places of tasks that run now, by their ids."""
+        return read_running(self.paths, self.live_farms)
+
+    def read_attempts(self, taskids: Iterable[int] | None = None) -> LastAttempts:
+        """Read the last attempts of these tasks (None: of all).
+
+        Raises `StorageError`.  Few tasks take less time and memory than all.
+        """
+        return read_last_attempts(self.paths, taskids)
+
+    def warnings(self) -> Iterator[str]:
+        """Yield a sentence for each reason why the states may not be right."""
+        yield from self.unread
+        if self.remap_begun:
+            yield "a --remap was interrupted: give the farm's command with --remap"
+        elif self.match is ListMatch.EDITED:
+            yield (
+                f"{self.target.tasklist} was edited since {self.target.workdir} was"
+                " begun: its ids may mean other tasks now"
+            )
+
+
+def is_of(state: State, outcome: bytes) -> bool:
+    """Return whether an attempt with this outcome explains the state of its task.
+
+    An attempt of a task that waits or runs is one from before.
+    """
+    if state is State.FINISHED:
+        return outcome == COMPLETED
+    return state is not State.FAILED or outcome != COMPLETED
+
+
+def _locate(contents: Contents, parsed: ParsedContents) -> TaskMap:
+    total = len(parsed.tasks)
+    toprocess = range(total) if parsed.toprocess is None else parsed.toprocess.ids
+    return TaskMap(
+        total,
+        finished=parsed.finished.ids,
+        claimed=[taskid for claim in contents.claims for taskid in claim.held],
+        queued=(toprocess, parsed.added.ids),
+        failed=parsed.failed.ids,
+    )
+
+
+# ---- reading ------------------------------------------------------------------------
+
+
+def read_view(
+    target: Target, environ: Mapping[str, str], machine: Machine | None = None
+) -> View:
+    """Read the tasklist, the status files and the claims.
+
+    `machine` judges which farms live; by default that of this process.  Raises
+    `InputError` if the list cannot be used, `StorageError` if the disk fails.
+    """
+    tasks = read_tasks(target, environ)
+    own = has_own_state(tasks, target)
+    reader = _Reader(
+        target,
+        None if own or tasks is None else tasks.tasks,
+        machine or observer(),
+        has_own_state=own,
+    )
+    view = reader.read()
+    for _ in range(TRIES):
+        # A file of a plain farmer that is just being written has less than all lines,
+        # and a task that was just put back may have been in no file that was read.
+        if not view.counts[State.NOWHERE]:
+            break
+        time.sleep(PAUSE)
+        before, view = view, reader.read()
+        if view.counts == before.counts:
+            break
+    return view
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    target: Target
+    texts: Sequence[str] | None
+    machine: Machine
+    has_own_state: bool = field(kw_only=True)
+
+    def read(self) -> View:
+        contents = glance(self.target.workdir, self.machine)
+        if contents.disk_failed:
+            raise StorageError(contents.unread[0])
+        if self.has_own_state:
+            contents = contents._replace(toprocess=None, finished=None, failed=None)
+        known = self.texts is not None
+        tasks = learn_tasks(contents) if self.texts is None else self.texts
+        return View(
+            self.target,
+            contents,
+            tasks,
+            list_is_known=known,
+            has_own_state=self.has_own_state,
+        )
