@@ -10,24 +10,24 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.farm_driver import FarmDriver, Mpirun
 from tests.leavings import leavings, remove
 from tests.support import (
     ROOT,
     TOKEN_VARIABLE,
-    Child,
     Launch,
     Launcher,
+    Processes,
     clean_environment,
     find_debian_openmpi,
     find_launcher,
     find_plain_python,
-    kill_survivors,
     plain_missing,
 )
 
@@ -44,9 +44,6 @@ settings.register_profile(
     "random", max_examples=int(os.environ.get("RANDOM_EXAMPLES", "100"))
 )
 settings.load_profile("random" if "RANDOM_EXAMPLES" in os.environ else "fixed")
-
-Mpirun = Callable[..., Launch]
-StartFarm = Callable[..., Child]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -93,33 +90,20 @@ def _is_installed() -> bool:
 
 @pytest.fixture
 def farm_processes(
-    tmp_path: Path, farm_environment: dict[str, str], farm_token: str
-) -> Iterator[StartFarm]:
-    """Start a process in its own session: ``farm_processes(argv, env=..., cwd=...)``.
+    tmp_path: Path, farm_environment: dict[str, str]
+) -> Iterator[Processes]:
+    """Start a process: ``farm_processes(argv, env=..., cwd=...)``."""
+    processes = Processes(tmp_path, farm_environment)
+    yield processes
+    processes.end()
 
-    Takes a `Launch` as well.  `env` is the whole environment, `farm_environment` when
-    there is none.
-    """
-    started: list[Child] = []
 
-    def start(
-        command: Launch | list[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: Path = tmp_path,
-    ) -> Child:
-        if not isinstance(command, Launch):
-            command = Launch(command, dict(farm_environment if env is None else env))
-        output = tmp_path / f"output-{len(started)}.txt"
-        child = Child(command, cwd, output)
-        started.append(child)
-        return child
-
-    yield start
-    for child in started:
-        child.end()
-    # ranks and commands have sessions of their own
-    kill_survivors(farm_token)
+@pytest.fixture
+def farm(
+    tmp_path: Path, farm_processes: Processes, farm_environment: dict[str, str]
+) -> FarmDriver:
+    """A directory for a tasklist, and farms of one process over it."""
+    return FarmDriver(tmp_path / "a place", farm_processes, farm_environment)
 
 
 @pytest.fixture

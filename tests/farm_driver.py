@@ -3,20 +3,33 @@
 Rules of this file: a process is told by the test's token, its place in a farm by its
 ancestry; nothing is ended but what carries the token.  Files are read as anyone can
 read them, without mpifarm's own readers, but for the invariant checker.
+
+All farms of tests are started here, but for those that a batch system starts
+(`tests/slurm/batch.py`), those whose start is measured (`tests/bench`), and those on a
+disk that fails, whose list must be reached around the faults (`disk_faults.Place`).
 """
 
+import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.invariants import find_violations
-from tests.support import Child, Launch, find_pids, survivors, wait_until
+from tests.support import (
+    TOKEN_VARIABLE,
+    Child,
+    Launch,
+    find_pids,
+    survivors,
+    wait_until,
+)
 from tests.workdir_files import WorkdirFiles
 
 SLACK = 2.0
@@ -78,12 +91,13 @@ def _see(pid: int) -> _Sighting | None:
     )
 
 
-def find_members(token: str) -> list[Member]:
-    """The processes of the farms that carry `token`."""
+def find_members(token: str, name: str = "") -> list[Member]:
+    """The processes of the farms that carry `token`; of one, if it has a `name`."""
     seen = {pid: sight for pid in find_pids(token) if (sight := _see(pid))}
     return [
         Member(pid, sight.parent, _part_of(pid, seen), _rank_of(sight), _task_of(sight))
         for pid, sight in seen.items()
+        if not name or sight.environ.get(NAME_VARIABLE.encode()) == name.encode()
     ]
 
 
@@ -124,77 +138,161 @@ def send_signal(pids: Iterable[int], signum: int) -> None:
 
 # ---- the farm -----------------------------------------------------------------------
 
+MPIFARM = (sys.executable, "-m", "mpifarm")
+
+NAME_VARIABLE = "FARM_TEST_NAME"
+"""Tells the processes of one farm, its commands among them, from another's."""
+
+StartProcess = Callable[..., Child]
+Mpirun = Callable[..., Launch]
+Command = str | bytes
+
 
 class FarmDriver(WorkdirFiles):
     """A tasklist in a directory of its own, and the farms over it, one after another.
 
-    `start_process` is the fixture `farm_processes`, `token` what its children carry.
+    `start_process` is the fixture `farm_processes`, `environment` what its children
+    get.  `under` puts a farm under a launcher: it takes the number of ranks and the
+    command line; without one a farm is one process.  `options` are those of each farm.
     """
 
     def __init__(
-        self, directory: Path, start_process: Callable[..., Child], token: str
+        self,
+        directory: Path,
+        start_process: StartProcess,
+        environment: Mapping[str, str],
+        under: Mpirun | None = None,
+        ranks: int = 1,
+        options: Sequence[str] = (),
     ) -> None:
-        self.token = token
-        self.commands: list[str] = []
+        self.environment = dict(environment)
+        self.token = environment[TOKEN_VARIABLE]
+        self.under = under or self.alone
+        self.ranks = ranks
+        self.options = options
         self._start_process = start_process
+        super().__init__(directory / "tasks.txt_workdir")
         self.move_to(directory)
 
     def move_to(self, directory: Path) -> None:
         """The next list is in this directory."""
+        self.workdir = directory / "tasks.txt_workdir"
         self.directory = directory
         self.tasklist = directory / "tasks.txt"
-        super().__init__(directory / "tasks.txt_workdir")
+        directory.mkdir(exist_ok=True)
 
-    def write_list(self, commands: Iterable[str]) -> None:
-        """The tasklist; a command finds its task id in ``$PROC_NUMBER``."""
-        self.directory.mkdir(exist_ok=True)
-        self.commands = list(commands)
-        self.tasklist.write_text("".join(f"{command}\n" for command in self.commands))
+    def write_list(self, commands: Iterable[Command]) -> None:
+        """Each command is a line; it finds its task id in ``$PROC_NUMBER``."""
+        lines = (
+            each if isinstance(each, bytes) else os.fsencode(each) for each in commands
+        )
+        self.tasklist.write_bytes(b"".join(line + b"\n" for line in lines))
 
-    def write_program(self, name: str, text: str) -> None:
-        """An executable that a command starts as ``./name``."""
+    @property
+    def tasks(self) -> list[str]:
+        """The texts of the tasks that are in the list now."""
+        content = self.tasklist.read_text("utf-8", "surrogateescape")
+        lines = [line for line in content.split("\n") if not line.startswith("#")]
+        return [line.strip() for line in lines if line.strip()]
+
+    def write_program(self, name: str, text: str) -> Path:
+        """Write an executable that a command starts as ``./name``."""
         program = self.directory / name
         program.write_text(text)
         program.chmod(0o755)
+        return program
 
-    def argv(self, *options: str) -> list[str]:
-        """The command line of one process of a farm over the list."""
-        return [sys.executable, "-m", "mpifarm", self.tasklist.name, *options]
+    def script(self, name: str, *lines: str) -> Path:
+        """Write a shell script that runs in the directory of the list."""
+        text = "\n".join(["#!/bin/sh", f"cd {self.directory}", *lines, ""])
+        return self.write_program(name, text)
 
-    def start(self, launch: Launch | list[str], **kwargs: object) -> Child:
-        """Start a farm; returns when it has a rank, or has ended."""
-        child = self._start_until_seen(launch, **kwargs)
-        while child.has_ended() and NO_LAUNCH in child.text():
-            child = self._start_until_seen(launch, **kwargs)
-        return child
+    # ---- starting farms -------------------------------------------------------------
 
-    def _start_until_seen(self, launch: Launch | list[str], **kwargs: object) -> Child:
-        child = self.start_unseen(launch, **kwargs)
-        wait_until(lambda: child.has_ended() or self._has_rank(child.pid))
-        return child
+    def start(
+        self,
+        *options: str,
+        under: Mpirun | None = None,
+        ranks: int | None = None,
+        before: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        name: str = "farm",
+    ) -> Child:
+        """Start a farm, and return at once.
+
+        `before` is put in front of the command line of each rank, `env` is added to
+        the environment, and `name` tells this farm from others.
+        """
+        argv = [*before, *MPIFARM, *self.options, *options, str(self.tasklist)]
+        launch = (under or self.under)(ranks or self.ranks, *argv)
+        return self.start_command(launch, env=env, name=name)
+
+    def alone(self, _ranks: int, *argv: str) -> Launch:
+        """The launcher of a farm of one process: none."""
+        return Launch(list(argv), self.environment)
+
+    def start_command(
+        self,
+        command: Launch | Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        name: str = "",
+    ) -> Child:
+        """Start any command beside the list, and return at once."""
+        if not isinstance(command, Launch):
+            command = Launch(list(command), self.environment)
+        environment = {**command.env, NAME_VARIABLE: name, **(env or {})}
+        launch = Launch(command.argv, environment)
+        return self._start_process(launch, cwd=self.directory)
+
+    def start_plain(
+        self, plain_farmer: list[str], *options: str, name: str = "plain"
+    ) -> Child:
+        """Start a PyTaskFarmer on the list."""
+        argv = [*plain_farmer, *options, str(self.tasklist)]
+        return self.start_command(argv, name=name)
+
+    def launch(self, *options: str, **others: Any) -> Child:
+        """Start a farm; return when it has a rank, or has ended."""
+        return self.await_rank(lambda: self.start(*options, **others))
+
+    def await_rank(self, start: Callable[[], Child]) -> Child:
+        """Start, again if the launcher fails; return when there is a rank or an end."""
+        while True:
+            child = start()
+            wait_until(lambda: child.has_ended() or self._has_rank(child.pid))  # noqa: B023 - called here alone
+            if not (child.has_ended() and NO_LAUNCH in child.text()):
+                return child
 
     def _has_rank(self, launcher: int) -> bool:
         members = self.members_under(launcher)
         return any(member.part is Part.RANK for member in members)
 
-    def start_unseen(self, launch: Launch | list[str], **kwargs: object) -> Child:
-        """Start a farm, and return at once."""
-        return self._start_process(launch, cwd=self.directory, **kwargs)
+    def run(self, *options: str, **others: Any) -> int:
+        """Return the exit status of a farm that runs to its end."""
+        return self.start(*options, **others).wait()
 
-    def run(self, launch: Launch | list[str], status: int) -> None:
-        """A farm to its end, which must be with `status`."""
-        assert_ends(self.start(launch), status)
+    def run_words(self, *words: str) -> int:
+        """Return the exit status of mpifarm with these words, a subcommand first."""
+        return self.start_command([*MPIFARM, *words]).wait()
+
+    def finish(self, *options: str, status: int = 0, **others: Any) -> None:
+        """Run a farm to its end, which must be with `status`."""
+        assert_ends(self.launch(*options, **others), status)
 
     # ---- its processes --------------------------------------------------------------
 
-    def members(self, *parts: Part) -> list[Member]:
-        """Its processes that are one of `parts` (all, if none are given)."""
-        members = find_members(self.token)
+    def members(self, *parts: Part, name: str = "") -> list[Member]:
+        """Return the processes that are one of `parts` (all, if none are given).
+
+        With `name`, only those of this farm.
+        """
+        members = find_members(self.token, name)
         return [member for member in members if not parts or member.part in parts]
 
-    def pids(self, *parts: Part) -> list[int]:
-        """The pids of those."""
-        return [member.pid for member in self.members(*parts)]
+    def pids(self, *parts: Part, name: str = "") -> list[int]:
+        """Return the pids of those."""
+        return [member.pid for member in self.members(*parts, name=name)]
 
     def members_under(self, pid: int) -> list[Member]:
         """A process and all that it has started, but for what has lost its parent."""
@@ -230,6 +328,17 @@ class FarmDriver(WorkdirFiles):
         while pids := self.pids(Part.LAUNCHER, *FARM_PARTS):
             send_signal(pids, signal.SIGKILL)
 
+    def kill(self, child: Child, name: str = "farm") -> None:
+        """KILL all processes of a farmer and its commands, until none is left."""
+        while pids := self.pids(name=name):
+            send_signal(pids, signal.SIGKILL)
+        child.wait(5)
+
+    def signal_all(self, child: Child, signum: int, name: str = "farm") -> None:
+        """The signal to them all, as a batch system sends it; the rank gets it last."""
+        send_signal(sorted({*self.pids(name=name)} - {child.pid}, reverse=True), signum)
+        child.send_signal(signum)
+
     # ---- what commands leave --------------------------------------------------------
 
     def marks(self, name: str) -> list[int]:
@@ -245,7 +354,22 @@ class FarmDriver(WorkdirFiles):
         """Let the commands end that wait for the file ``go``."""
         (self.directory / "go").touch()
 
+    def notes(self, name: str) -> list[str]:
+        """Return the lines of a file that commands have written beside the list."""
+        with suppress(FileNotFoundError):
+            return (self.directory / name).read_text().splitlines()
+        return []
+
+    def await_notes(self, name: str, count: int, deadline: float = 30) -> list[str]:
+        """Wait until that file has so many lines."""
+        wait_until(lambda: len(self.notes(name)) >= count, deadline)
+        return self.notes(name)
+
     # ---- its workdir ----------------------------------------------------------------
+
+    def ids(self, name: str, tasks: Sequence[str] | None = None) -> list[int]:
+        """Return the ids of the lines of a status file that count, in their order."""
+        return super().ids(name, self.tasks if tasks is None else tasks)
 
     def finished(self) -> list[int]:
         return sorted(self.ids("finished"))
@@ -254,29 +378,61 @@ class FarmDriver(WorkdirFiles):
         return sorted(self.ids("failed"))
 
     def to_process(self) -> list[int]:
-        """The ids in ``toprocess``; all, where there is none yet."""
+        """Return the ids in ``toprocess``; all, where there is none yet."""
         if not (self.workdir / "toprocess").exists():
             return self.all_ids()
         return sorted(self.ids("toprocess"))
 
     def all_ids(self) -> list[int]:
-        return list(range(len(self.commands)))
+        return list(range(len(self.tasks)))
 
-    def result(self) -> str:
-        """``result.json``; empty while there is none."""
-        return self.content("result.json").decode()
+    def counts(self) -> Counter[int]:
+        """Return how often each id stands in ``finished`` and ``failed`` together."""
+        return Counter(self.ids("finished") + self.ids("failed"))
+
+    def log(self, taskid: int) -> str:
+        return self.content(f"logs/log_{taskid}").decode("utf-8", "surrogateescape")
+
+    def has_result(self) -> bool:
+        return (self.workdir / "result.json").exists()
+
+    def result(self) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads(self.content("result.json"))
+        return result
+
+    def lost_ranks(self) -> list[int]:
+        """Return the ranks that ``result.json`` calls lost."""
+        return [each["rank"] for each in self.result()["lost"]]
+
+    def timeline(self) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = json.loads(self.content("timeline.json"))
+        return events
+
+    def violations(self, *, alone: bool = True) -> list[str]:
+        """Broken promises; `alone`: no plain farmer has had a hand in it."""
+        return find_violations(str(self.workdir), self.tasks, () if alone else None)
 
     def assert_sound(self) -> None:
         """Nothing is lost, nothing is in two places: the invariant checker says so."""
-        assert find_violations(str(self.workdir), self.commands, in_hand=()) == []
+        violations = self.violations()
+        assert not violations, violations
+
+    def assert_settled(
+        self,
+        finished: Iterable[int] = (),
+        failed: Iterable[int] = (),
+        to_process: Iterable[int] = (),
+    ) -> None:
+        """The ids of each file are these, and no farm holds a task."""
+        self.assert_sound()
+        found = self.finished(), self.failed(), self.to_process()
+        expected = list(finished), list(failed), list(to_process)
+        assert found == expected, found
+        assert self.claims() == [], self.claims()
 
     def assert_all_finished(self) -> None:
         """Every task is recorded as finished, once, and nothing else is left."""
-        self.assert_sound()
-        assert self.finished() == self.all_ids()
-        assert self.failed() == []
-        assert self.to_process() == []
-        assert self.claims() == []
+        self.assert_settled(finished=self.all_ids())
 
 
 def assert_ends(child: Child, status: int, deadline: float = 60.0) -> None:

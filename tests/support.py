@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,3 +277,62 @@ class Child:
         if not self.has_ended():
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
+
+
+class Processes:
+    """Starts processes in sessions of their own: ``start(argv, env=..., cwd=...)``.
+
+    Takes a `Launch` as well.  `env` is the whole environment, `environment` when there
+    is none; all must have the same token.  What they print goes to ``output-N.txt``
+    in the directory.
+    """
+
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+        self.children: list[Child] = []
+        self._directory = directory
+        self._environment = environment
+
+    def __call__(
+        self,
+        command: Launch | list[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Child:
+        if not isinstance(command, Launch):
+            command = Launch(command, dict(self._environment if env is None else env))
+        output = self._directory / f"output-{len(self.children)}.txt"
+        self.children.append(Child(command, cwd or self._directory, output))
+        return self.children[-1]
+
+    def end(self) -> None:
+        """End them and all that carries their token: ranks have their own sessions."""
+        for child in self.children:
+            child.end()
+        kill_survivors(self._environment[TOKEN_VARIABLE])
+
+
+def environment_of(pid: int) -> list[bytes]:
+    """The entries with which a process was started; none where it is gone."""
+    return _read(Path(f"/proc/{pid}/environ")).split(b"\0")
+
+
+def snapshot(directory: Path, *, but: Iterable[str] = ()) -> dict[str, object]:
+    """Every path below a directory, with what would tell that it was touched."""
+    left_out = {directory / name for name in but}
+    return {
+        str(path.relative_to(directory)): _state_of(path)
+        for path in [directory, *directory.rglob("*")]
+        if path not in left_out
+    }
+
+
+def _state_of(path: Path) -> object:
+    status = path.lstat()
+    content = path.read_bytes() if path.is_file() else None
+    return (
+        status.st_mode,
+        status.st_ino,
+        content,
+        status.st_mtime_ns if content is not None else None,
+    )

@@ -144,7 +144,7 @@ class WorkdirFiles:
     def attempts(self) -> list[Attempt]:
         """The attempts, if nothing else is in ``attempts.tsv``."""
         attempts, odd = split_attempts(self.content("attempts.tsv"))
-        assert not odd
+        assert not odd, odd
         return attempts
 
     def ranks_at_work(self) -> set[int]:

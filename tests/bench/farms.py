@@ -20,6 +20,8 @@ from tests.bench.contenders import Contender
 from tests.bench.rounds import LONGEST_SECONDS, environment, prepare
 from tests.support import (
     TOKEN_VARIABLE,
+    Child,
+    Launch,
     find_pids,
     kill_survivors,
     survivors,
@@ -116,22 +118,13 @@ def started(
     """Its process, the token of all its processes, and when it was started."""
     token = uuid.uuid4().hex
     env = {**environment(folder), **contender.variables, TOKEN_VARIABLE: token}
-    with (folder / "said.txt").open("wb") as out:
-        began = time.time()
-        process = subprocess.Popen(
-            contender.argv,
-            cwd=folder,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    began = time.time()
+    child = Child(Launch(contender.argv, env), folder, folder / "said.txt")
     try:
-        yield process, token, began
+        yield child.process, token, began
     finally:
         kill_survivors(token)
-        process.wait()
+        child.end()
 
 
 def _tell_end(contender: Contender, folder: Path, status: int | None) -> None:

@@ -13,10 +13,10 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +26,17 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple, Self
 
+from tests.farm_driver import FARM_PARTS, MPIFARM, Part, find_members
 from tests.fault.faulty_disk import Call, Fault, FaultyDisk
 from tests.invariants import find_violations
-from tests.support import ROOT, clean_environment, wait_until
+from tests.support import (
+    ROOT,
+    TOKEN_VARIABLE,
+    Child,
+    Launch,
+    clean_environment,
+    wait_until,
+)
 from tests.workdir_files import WorkdirFiles
 
 DEADLINE = 60.0
@@ -43,7 +51,6 @@ EARLY = 4
 
 LIST = "tasks.txt"
 WORKDIR = "tasks.txt_workdir"
-PYTHON = (sys.executable, "-m", "mpifarm")
 OPTIONS = ("--mpi", "off", "--proc", "2", "--grace", "2")
 
 
@@ -60,6 +67,8 @@ LINES = tuple(map(line_of, range(TASKS)))
 class Place(WorkdirFiles):
     """A directory with the list and the workdir, perhaps on a faulty disk.
 
+    Not a `FarmDriver`, which finds list and workdir where its farms run: here a test
+    that looks there would use up the faults.
     `there` is where commands find it, `truth` where it is without any fault.
     """
 
@@ -67,6 +76,7 @@ class Place(WorkdirFiles):
         self.there = there
         self.truth = truth
         self.runs = outside / "runs"
+        self.token = uuid.uuid4().hex
         super().__init__(truth / WORKDIR)
 
     def lines(self) -> list[str]:
@@ -78,40 +88,38 @@ class Place(WorkdirFiles):
             return Counter()
         return Counter(map(int, self.runs.read_text().split()))
 
-    def start(self, *argv: str, rest: str = "true") -> subprocess.Popen[str]:
+    def start(self, *argv: str, rest: str = "true") -> Child:
         environment = {
             **clean_environment(os.environ),
             "PYTHONPATH": str(ROOT),
             "RUNS": str(self.runs),
+            TOKEN_VARIABLE: self.token,
             "REST": rest,
         }
-        return subprocess.Popen(
-            argv,
-            cwd=self.there,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        launch = Launch([*argv], environment)
+        return Child(launch, self.there, self.runs.with_name("said"))
 
     def run(self, *argv: str, rest: str = "true") -> tuple[int, str]:
         """A command to its end: its exit status, and what it said."""
-        process = self.start(*argv, rest=rest)
+        child = self.start(*argv, rest=rest)
         try:
-            said, _ = process.communicate(timeout=DEADLINE)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            said, _ = process.communicate()
-            return 124, f"{said}\n(it did not end within {DEADLINE:g} s)"
-        return process.returncode, said
+            self.await_end(child)
+            return child.wait(), child.text()
+        except AssertionError as error:
+            return 124, str(error)
+        finally:
+            child.end()
+
+    def await_end(self, child: Child) -> None:
+        """Wait until the farm is gone; commands may outlive a kill of all else."""
+        child.wait(DEADLINE)
+        parts = (*FARM_PARTS, Part.LAUNCHER)
+        wait_until(lambda: not any(m.part in parts for m in find_members(self.token)))
 
 
 def farm(*options: str) -> tuple[str, ...]:
     """The command line of a farm."""
-    return (*PYTHON, LIST, *OPTIONS, *options)
+    return (*MPIFARM, LIST, *OPTIONS, *options)
 
 
 # ---- states -------------------------------------------------------------------------
@@ -133,11 +141,11 @@ def _leave_dead(place: Place) -> None:
 
 
 def _stop_when_early_are_done(place: Place, stop: Callable[[int], None]) -> None:
-    process = place.start(*farm(), rest="sleep 1000")
+    child = place.start(*farm(), rest="sleep 1000")
     wait_until(lambda: len(place.ids("finished")) == EARLY)
     wait_until(lambda: len(place.ran()) == TASKS)
-    stop(process.pid)
-    process.communicate(timeout=DEADLINE)
+    stop(child.pid)
+    place.await_end(child)
 
 
 def _leave_failed(place: Place) -> None:
@@ -241,10 +249,10 @@ PLAYS: Mapping[str, Play] = {
     "longer": Play("longer", farm(), _FARM),
     "remap": Play("edited", farm("--remap"), _FARM, farm("--remap")),
     "packed": Play("begun", farm("--logs", "packed"), _FARM),
-    "check": Play("dead", (*PYTHON, "check", WORKDIR), _CHECK),
-    "repair": Play("damaged", (*PYTHON, "check", "--repair", WORKDIR), _CHECK),
-    "retry": Play("failed", (*PYTHON, "retry", WORKDIR), _TOOL),
-    "log": Play("begun", (*PYTHON, "log", WORKDIR, "0"), _TOOL),
+    "check": Play("dead", (*MPIFARM, "check", WORKDIR), _CHECK),
+    "repair": Play("damaged", (*MPIFARM, "check", "--repair", WORKDIR), _CHECK),
+    "retry": Play("failed", (*MPIFARM, "retry", WORKDIR), _TOOL),
+    "log": Play("begun", (*MPIFARM, "log", WORKDIR, "0"), _TOOL),
 }
 
 NAMES = r"^/place/"

@@ -21,21 +21,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.farm_driver import NO_LAUNCH, Member, Part, send_signal
+from tests.farm_driver import MPIFARM, NO_LAUNCH, Member, Mpirun, Part, send_signal
 from tests.fault.evidence import Allowance, Task, counted
 from tests.fault.stage import FARM_DEADLINE, Stage
 from tests.support import (
-    OPENMPI_ENVIRONMENT,
     ROOT,
     Child,
     Launch,
+    find_launcher,
     find_plain_python,
     is_running,
 )
@@ -227,8 +227,6 @@ def _plan_second_farm(rng: random.Random, moment: float) -> list[Fault]:
 
 # ---- launchers ----------------------------------------------------------------------
 
-_OPENMPI_OPTIONS = ("--oversubscribe", "--bind-to", "none")
-
 
 def find_programs(kind: Kind) -> Path | None:
     """Where the Python and the launcher for this kind of farm are, if they are."""
@@ -252,22 +250,22 @@ def missing(scenario: Scenario) -> str:
     return ""
 
 
-def launch_farm(kind: Kind, stage: Stage, options: Sequence[str]) -> Launch:
-    """The command line and environment of a farm of this kind."""
+def launcher_of(kind: Kind, environment: Mapping[str, str]) -> Mpirun | None:
+    """The launcher of farms of this kind; None for one process."""
+    if kind is Kind.ALONE:
+        return None
     programs = find_programs(kind)
     assert programs is not None
-    farm = [str(programs / "python"), "-m", "mpifarm", "tasks.txt", *options]
-    environment = stage.environment
-    match kind:
-        case Kind.ALONE:
-            return Launch([*farm, "--mpi", "off"], environment)
-        case Kind.MPICH:
-            return Launch([str(programs / "mpiexec"), "-n", "3", *farm], environment)
-        case _:
-            recovers = kind is Kind.ULFM
-            ranks = ["--with-ft", "ulfm", "-n", "4"] if recovers else ["-n", "3"]
-            mpirun = [str(programs / "mpirun"), *_OPENMPI_OPTIONS, *ranks]
-            return Launch([*mpirun, *farm], {**environment, **OPENMPI_ENVIRONMENT})
+    launcher = find_launcher(programs.parent)
+    assert launcher is not None
+    ulfm = ("--with-ft", "ulfm") if kind is Kind.ULFM else ()
+    launcher = replace(launcher, options=(*launcher.options, *ulfm))
+
+    def launch(_ranks: int, _python: str, *words: str) -> Launch:
+        ranks = 4 if kind is Kind.ULFM else 3
+        return launcher(environment, ranks, str(programs / "python"), *words)
+
+    return launch
 
 
 # ---- a small disk -------------------------------------------------------------------
@@ -286,9 +284,9 @@ def small_disk(path: Path) -> Iterator[bool]:
             subprocess.run(["umount", str(path)], check=True)
 
 
-def _succeeds(argv: list[str], env: Mapping[str, str] | None = None) -> bool:
+def _succeeds(argv: list[str]) -> bool:
     try:
-        ended = subprocess.run(argv, env=env, capture_output=True, check=False)
+        ended = subprocess.run(argv, capture_output=True, check=False)
     except OSError:
         return False
     return ended.returncode == 0
@@ -350,9 +348,7 @@ class Play:
 
     def run(self) -> list[str]:
         """Play it to its end; what is wrong."""
-        self._launch = launch_farm(
-            self.scenario.kind, self.stage, self.scenario.options
-        )
+        self._under = launcher_of(self.scenario.kind, self.stage.environment)
         while self._pending and not self.stage.scene.is_done() and not self.findings:
             self._play_farm()
         self._end_faults()
@@ -366,7 +362,8 @@ class Play:
         name = f"farm-{self._farms}"
         self._farms += 1
         self._harm = Harm()
-        child = self.stage.resume(self._launch, name)
+        options = self.scenario.options
+        child = self.stage.start(*options, name=name, under=self._under)
         self._tell(f"{name} starts")
         quiet_since = time.monotonic()
         while not child.has_ended():
@@ -410,8 +407,9 @@ class Play:
             case Deed.FILL_DISK if self.has_disk:
                 self._fill_disk(fault)
             case Deed.JOIN_FARM:
-                launch = self.stage.alone("--proc", "2", "--grace", GRACE)
-                self._beside.append(("second", self.stage.start(launch, "second")))
+                options = ("--proc", "2", "--grace", GRACE)
+                child = self.stage.start(*options, name="second")
+                self._beside.append(("second", child))
             case Deed.JOIN_PLAIN:
                 self._join_plain()
 
@@ -504,9 +502,9 @@ class Play:
         python = find_plain_python("0.1.0")
         self.allowed.plain_runs = True
         argv = [str(python), str(python and python.parent / "pytaskfarmer.py")]
-        launch = Launch([*argv, "--proc", "2", "tasks.txt"], self.stage.environment)
         name = f"plain-{len(self._beside)}"
-        self._beside.append((name, self.stage.start(launch, name)))
+        child = self.stage.farm.start_plain(argv, "--proc", "2", name=name)
+        self._beside.append((name, child))
 
     def _send_to_plain(self, signum: int) -> None:
         """Its workers die with it; its commands don't, and are let end."""
@@ -578,9 +576,9 @@ class Play:
         self.findings += self._judge_check()
 
     def _resume(self, name: str) -> int:
-        kind = self.scenario.kind if self.scenario.resumes_as_begun else Kind.ALONE
+        under = self._under if self.scenario.resumes_as_begun else None
         options = ("--proc", "4", "--grace", GRACE)
-        child = self.stage.resume(launch_farm(kind, self.stage, options), name)
+        child = self.stage.start(*options, name=name, under=under)
         status = child.wait(FARM_DEADLINE)
         self._tell(f"{name} ended with {status}")
         self.findings += self.stage.await_end(name, 5.0)
@@ -604,28 +602,15 @@ class Play:
 
     def _bring_back_lost(self) -> None:
         """What a plain farmer had when it was killed is in no file."""
-        found = self._check("--repair", "--assume-idle")
-        if found is None:
-            self._tell("toprocess is removed: a plain farmer has lost tasks")
-            self.allowed.failures_run_again = True
-            (self.stage.scene.workdir / "toprocess").unlink()
+        self._check("--repair", "--assume-idle")
 
-    def _check(self, *options: str) -> str | None:
-        """What ``mpifarm check`` has found; None where there is no such subcommand."""
-        mpifarm = [sys.executable, "-m", "mpifarm", "check"]
-        if not _succeeds([*mpifarm, "--help"], self.stage.environment):
-            return None
-        checked = subprocess.run(
-            [*mpifarm, *options, "tasks.txt_workdir"],
-            cwd=self.stage.scene.directory,
-            env=self.stage.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        said = checked.stdout + checked.stderr
-        self._tell(f"check {' '.join(options)}: {checked.returncode}\n{said}")
-        return said if checked.returncode else ""
+    def _check(self, *options: str) -> str:
+        """What ``mpifarm check`` has found."""
+        argv = [*MPIFARM, "check", *options, "tasks.txt_workdir"]
+        child = self.stage.farm.start_command(argv, name="check")
+        status = child.wait()
+        self._tell(f"check {' '.join(options)}: {status}\n{child.text()}")
+        return child.text() if status else ""
 
     def _judge_check(self) -> Iterator[str]:
         found = self._check()

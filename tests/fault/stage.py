@@ -6,25 +6,22 @@ same time; what it has started it ends, by pid.
 
 import os
 import signal
-import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from tests.farm_driver import Member, find_members
+from tests.farm_driver import FarmDriver, Member, Mpirun
 from tests.fault.evidence import Scene, Snapshot, Task
-from tests.process.farms import NAME_VARIABLE, environment_of
 from tests.support import (
     ROOT,
     TOKEN_VARIABLE,
     Child,
-    Launch,
+    Processes,
     clean_environment,
-    kill_survivors,
     survivors,
     wait_until,
 )
@@ -42,11 +39,11 @@ class Stage:
         self.scene.build()
         self.snapshots: list[Snapshot] = []
         self.token = uuid.uuid4().hex
-        self.environment = clean_environment(os.environ)
-        self.environment[TOKEN_VARIABLE] = self.token
         # this tree, whatever is installed
-        self.environment["PYTHONPATH"] = str(ROOT)
-        self._children: list[Child] = []
+        own = {TOKEN_VARIABLE: self.token, "PYTHONPATH": str(ROOT)}
+        self.environment = clean_environment(os.environ) | own
+        self._processes = Processes(directory, self.environment)
+        self.farm = FarmDriver(directory, self._processes, self.environment)
 
     def __enter__(self) -> Self:
         return self
@@ -57,44 +54,24 @@ class Stage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for child in self._children:
-            child.end()
-        kill_survivors(self.token)
+        self._processes.end()
 
-    def start(self, launch: Launch, name: str) -> Child:
-        """Start a farmer; its processes carry the `name`."""
-        output = self.scene.directory / f"output-{len(self._children)}.{name}.txt"
-        environment = {**launch.env, NAME_VARIABLE: name}
-        child = Child(Launch(launch.argv, environment), self.scene.directory, output)
-        self._children.append(child)
-        return child
+    def start(
+        self, *options: str, name: str, under: Mpirun | None = None, **others: Any
+    ) -> Child:
+        """Start a farm of one process, or `under` another launcher.
 
-    def alone(
-        self,
-        *options: str,
-        before: Sequence[str] = (),
-        variables: Mapping[str, str] | None = None,
-    ) -> Launch:
-        """A farm of one process; `before` is put in front of its command line."""
-        argv = [sys.executable, "-m", "mpifarm", self.scene.tasklist.name]
-        env = {**self.environment, **(variables or {})}
-        return Launch([*before, *argv, "--mpi", "off", *options], env)
-
-    def resume(self, launch: Launch, name: str) -> Child:
-        """Start a farm that nothing happens to, with a snapshot from before it."""
-        self.take_snapshot()
-        return self.start(launch, name)
-
-    def take_snapshot(self) -> None:
-        """What is recorded now must not run again."""
+        What is recorded now must not run again.
+        """
         snapshot = self.scene.take_snapshot(time.time())
         self.snapshots.append(snapshot._replace(moment=time.time()))
+        if under is None:
+            options = ("--mpi", "off", *options)
+        return self.farm.start(*options, name=name, under=under, **others)
 
     def members(self, name: str) -> list[Member]:
         """The processes of a farmer."""
-        mark = f"{NAME_VARIABLE}={name}".encode()
-        found = find_members(self.token)
-        return [member for member in found if mark in environment_of(member.pid)]
+        return self.farm.members(name=name)
 
     def await_end(self, name: str, deadline: float) -> list[str]:
         """Sentences about the processes of a farmer that live on after it; they end."""
@@ -118,5 +95,5 @@ class Stage:
         return "\n".join(
             f"--- {child.output.name}: {child.process.returncode}\n"
             + "\n".join(child.text().splitlines()[-25:])
-            for child in self._children
+            for child in self._processes.children
         )

@@ -11,11 +11,11 @@ import time
 
 import pytest
 
+from tests.farm_driver import MPIFARM, assert_ends
 from tests.fault.disk_faults import (
     KINDS,
     OPTIONS,
     PLAYS,
-    PYTHON,
     WORKDIR,
     Theatre,
     farm,
@@ -123,7 +123,7 @@ def test_a_start_that_can_read_nothing_of_a_file_is_75_after_the_grace_time(
 def test_a_subcommand_that_can_read_nothing_of_a_file_is_75(theatre, argv, path):
     with theatre.stage("failed") as (disk, place):
         disk.inject(Fault("getattr|open|read", path, "EIO", count=0))
-        status, said = place.run(*PYTHON, *argv)
+        status, said = place.run(*MPIFARM, *argv)
         assert status == 75, said
         assert "; trying again for 2 s" in said
 
@@ -131,27 +131,26 @@ def test_a_subcommand_that_can_read_nothing_of_a_file_is_75(theatre, argv, path)
 def test_a_start_goes_on_when_the_disk_does(theatre):
     with theatre.stage("begun") as (disk, place):
         disk.inject(Fault("open", r"/finished$", "EIO", count=0))
-        process = place.start(*farm("--grace", "30"))
+        child = place.start(*farm("--grace", "30"))
         wait_until(disk.struck)
         disk.heal()
-        said, _ = process.communicate(timeout=60)
-        assert process.returncode == 0, said
-        assert "the disk can be used again" in said
+        assert_ends(child, 0)
+        assert "the disk can be used again" in child.text()
 
 
 def test_while_a_start_tries_again_others_get_the_lock(theatre):
     with theatre.stage("begun") as (disk, place):
         disk.inject(Fault("open", r"/finished$", "EIO", count=0))
-        process = place.start(*farm("--grace", "60"))
+        child = place.start(*farm("--grace", "60"))
         wait_until(disk.struck)
         for _ in range(3):
             with (place.there / WORKDIR / "lock").open("rb+") as lock:
                 wait_until(lambda: takes(lock), 0.5)
                 fcntl.flock(lock, fcntl.LOCK_UN)
-        process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=10)
-        assert process.returncode == 75, said
-        assert "stopped by a signal while the disk could not be used" in said
+        child.send_signal(signal.SIGTERM)
+        assert_ends(child, 75, deadline=10)
+        told = "stopped by a signal while the disk could not be used"
+        assert told in child.text()
 
 
 def takes(lock):
@@ -164,7 +163,7 @@ def takes(lock):
 
 def test_a_list_that_is_not_there_is_still_the_users_mistake(theatre):
     with theatre.stage("fresh") as (_, place):
-        status, said = place.run(*PYTHON, "no-list", *OPTIONS)
+        status, said = place.run(*MPIFARM, "no-list", *OPTIONS)
         assert status == 2
         assert "can't read the tasklist no-list" in said
 

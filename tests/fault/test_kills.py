@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from tests.farm_driver import FarmDriver, Part, assert_ends, send_signal
+from tests.farm_driver import Part, assert_ends, send_signal
 from tests.support import is_running, survivors, wait_until
 
 pytestmark = pytest.mark.timeout(240)
@@ -33,18 +33,14 @@ SHORT = (
 LONG = "touch started.$PROC_NUMBER; [ -e go ] || { sleep 1000 & sleep 1000; }"
 
 
-@pytest.fixture
-def farm(tmp_path, farm_processes, farm_token):
-    return FarmDriver(tmp_path / "list-0", farm_processes, farm_token)
-
-
 @pytest.fixture(params=["alone", "mpirun"])
-def launch(request, farm):
-    """How a farm is started: one process, or four ranks."""
-    argv = farm.argv("-n", str(WORKERS))
-    if request.param == "alone":
-        return argv
-    return request.getfixturevalue("mpirun")(RANKS, *argv)
+def farm(request, farm):
+    """Farms of one process, or of four ranks."""
+    farm.move_to(farm.directory.with_name("list-0"))
+    farm.options = ("-n", str(WORKERS))
+    if request.param == "mpirun":
+        farm.under, farm.ranks = request.getfixturevalue("mpirun"), RANKS
+    return farm
 
 
 @pytest.fixture
@@ -61,17 +57,16 @@ def write_next_list(farm):
 
 def overlaps(farm):
     """Tasks of which two attempts ran at once."""
-    path = farm.directory / "overlap"
-    return path.read_text().split() if path.exists() else []
+    return farm.notes("overlap")
 
 
 def is_done(farm):
     return len(farm.finished()) == TASKS
 
 
-def resume_until_done(farm, launch):
+def resume_until_done(farm):
     for _ in range(3):
-        child = farm.start(launch)
+        child = farm.launch()
         status = child.wait()
         assert status in (0, 75), child.text()
         if status == 0:
@@ -86,7 +81,7 @@ def wait_for_victims(farm, child, part):
     return farm.members(part)
 
 
-def kill_in_rounds(farm, launch, rng, kill):
+def kill_in_rounds(farm, rng, kill):
     """Farms, killed one after the other until there were `KILLS`; each list to its end.
 
     ``kill(child)`` says how many it has killed.
@@ -94,7 +89,7 @@ def kill_in_rounds(farm, launch, rng, kill):
     kills = 0
     write_next_list(farm)
     while kills < KILLS:
-        child = farm.start_unseen(launch)
+        child = farm.start()
         time.sleep(rng.uniform(0.05, 0.9))  # the moment of the kill
         kills += kill(child)
         child.wait(30)
@@ -102,20 +97,20 @@ def kill_in_rounds(farm, launch, rng, kill):
         farm.assert_sound()
         if is_done(farm):
             # killed after its last record, it may have left its claim to the next start
-            resume_until_done(farm, launch)
+            resume_until_done(farm)
             write_next_list(farm)
-    resume_until_done(farm, launch)
+    resume_until_done(farm)
 
 
 # ---- at random moments --------------------------------------------------------------
 
 
-def test_farms_whose_workers_are_killed_finish_every_task_once(farm, launch, rng):
+def test_farms_whose_workers_are_killed_finish_every_task_once(farm, rng):
     kills = 0
     while kills < KILLS:
         write_next_list(farm)
         hits: Counter[int | None] = Counter()
-        child = farm.start(launch)
+        child = farm.launch()
         wait_for_victims(farm, child, Part.WORKER)
         while not child.has_ended() and kills < KILLS:
             kills += kill_a_worker(farm, rng, hits)
@@ -147,7 +142,7 @@ def kill_a_worker(farm, rng, hits):
     return 1
 
 
-def test_farms_whose_pools_parents_are_killed_finish_every_task_once(farm, launch, rng):
+def test_farms_whose_pools_parents_are_killed_finish_every_task_once(farm, rng):
     def kill(child):
         parents = sorted(p.pid for p in wait_for_victims(farm, child, Part.PARENT))
         # under mpirun the other ranks go on
@@ -159,43 +154,43 @@ def test_farms_whose_pools_parents_are_killed_finish_every_task_once(farm, launc
         assert child.wait(30) in ((0, 75) if len(parents) < RANKS else (0,))
         return len(victims)
 
-    kill_in_rounds(farm, launch, rng, kill)
+    kill_in_rounds(farm, rng, kill)
     assert overlaps(farm) == []
 
 
-def test_farms_of_which_a_rank_is_killed_are_resumed_without_loss(farm, launch, rng):
+def test_farms_of_which_a_rank_is_killed_are_resumed_without_loss(farm, rng):
     def kill(child):
         ranks = wait_for_victims(farm, child, Part.RANK)
         send_signal([rng.choice(sorted(r.pid for r in ranks))] if ranks else [], 9)
         return bool(ranks)
 
-    kill_in_rounds(farm, launch, rng, kill)
+    kill_in_rounds(farm, rng, kill)
     assert overlaps(farm) == []
 
 
-def test_farms_that_are_killed_whole_are_resumed_without_loss(farm, launch, rng):
+def test_farms_that_are_killed_whole_are_resumed_without_loss(farm, rng):
     def kill(child):
         wait_for_victims(farm, child, Part.RANK)
         farm.kill_all_but_commands()
         return True
 
-    kill_in_rounds(farm, launch, rng, kill)
+    kill_in_rounds(farm, rng, kill)
 
 
 # ---- what dies with what ------------------------------------------------------------
 
 
-def start_with_long_commands(farm, launch, count):
+def start_with_long_commands(farm, count):
     farm.write_list([LONG] * count)
-    child = farm.start(launch)
+    child = farm.launch()
     # each is a shell and its two children
     wait_until(lambda: len(farm.pids(Part.COMMAND)) == 3 * count)
     farm.wait_for_marks("started", count)
     return child
 
 
-def test_commands_die_with_their_worker_and_run_again(farm, launch):
-    child = start_with_long_commands(farm, launch, 3)
+def test_commands_die_with_their_worker_and_run_again(farm):
+    child = start_with_long_commands(farm, 3)
     members = farm.members()
     by_pid = {member.pid: member for member in members}
     commands = [member for member in members if member.part is Part.COMMAND]
@@ -215,7 +210,7 @@ def test_commands_die_with_their_worker_and_run_again(farm, launch):
     farm.signal_rank(0, signal.SIGUSR1)
     assert_ends(child, 75)
     farm.allow()
-    farm.run(launch, 0)
+    farm.finish()
     farm.assert_all_finished()
     attempts = {attempt.taskid: attempt.attempt for attempt in farm.attempts()}
     assert attempts == dict.fromkeys(farm.all_ids(), 1), "each farm counts its own"
@@ -240,8 +235,8 @@ def descends(member, ancestor, by_pid):
     ],
     ids=lambda parts: "+".join(part.value for part in parts),
 )
-def test_no_command_outlives_two_of_the_three_that_could_end_it(farm, launch, parts):
-    child = start_with_long_commands(farm, launch, 3)
+def test_no_command_outlives_two_of_the_three_that_could_end_it(farm, parts):
+    child = start_with_long_commands(farm, 3)
     members = farm.members()
     for part in parts:
         send_signal([m.pid for m in members if m.part is part], signal.SIGKILL)
@@ -251,13 +246,14 @@ def test_no_command_outlives_two_of_the_three_that_could_end_it(farm, launch, pa
     farm.assert_sound()
     assert farm.finished() == farm.failed() == []
     farm.allow()
-    farm.run(launch, 0)
+    farm.finish()
     farm.assert_all_finished()
 
 
-def test_a_farm_goes_on_after_the_pools_of_three_of_four_ranks_are_lost(farm, mpirun):
+@pytest.mark.parametrize("farm", ["mpirun"], indirect=True)
+def test_a_farm_goes_on_after_the_pools_of_three_of_four_ranks_are_lost(farm):
     farm.write_list(SHORT.format(5) for _ in range(100))
-    child = farm.start(mpirun(RANKS, *farm.argv("-n", "2")))
+    child = farm.launch("-n", "2")
     wait_until(lambda: len(farm.members(Part.WORKER)) == 2 * RANKS)
     parents = farm.members(Part.PARENT)
     assert len(parents) == RANKS
@@ -268,24 +264,24 @@ def test_a_farm_goes_on_after_the_pools_of_three_of_four_ranks_are_lost(farm, mp
     assert survivors(farm.token) == []
 
 
-def test_a_start_right_after_a_kill_takes_everything_back(farm, launch):
-    start_with_long_commands(farm, launch, 3)
+def test_a_start_right_after_a_kill_takes_everything_back(farm):
+    start_with_long_commands(farm, 3)
     farm.kill_all_but_commands()
     # the one kill that can leave commands alive: of all who could end them at once
     left = farm.pids(Part.COMMAND)
     farm.allow()
-    farm.run(launch, 0)
+    farm.finish()
     farm.assert_all_finished()
     send_signal(left, signal.SIGKILL)
     farm.wait_until_gone(5)
 
 
-def test_a_farm_takes_over_what_a_killed_one_beside_it_held(farm, launch):
+def test_a_farm_takes_over_what_a_killed_one_beside_it_held(farm):
     waits = "touch started.$PROC_NUMBER; while [ ! -e go ]; do sleep 0.05; done"
     farm.write_list([waits] * 40)
-    killed = farm.start(launch)
+    killed = farm.launch()
     farm.wait_for_marks("started", WORKERS)
-    other = farm.start(launch)
+    other = farm.launch()
     farm.wait_for_marks("started", 2 * WORKERS)
     members = farm.members_under(killed.pid)
     commands = [member.pid for member in members if member.part is Part.COMMAND]
@@ -298,11 +294,9 @@ def test_a_farm_takes_over_what_a_killed_one_beside_it_held(farm, launch):
     farm.wait_until_gone(5)
 
 
-def test_a_task_that_kills_its_own_worker_fails_in_the_end_and_the_rest_goes_on(
-    farm, launch
-):
+def test_a_task_that_kills_its_own_worker_fails_in_the_end_and_the_rest_goes_on(farm):
     farm.write_list(["kill -9 $PPID; sleep 1000", *["sleep 0.05"] * 30])
-    farm.run(launch, 1)
+    farm.finish(status=1)
     assert farm.failed() == [0]
     assert farm.finished() == farm.all_ids()[1:]
     farm.assert_sound()

@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
+from tests.farm_driver import MPIFARM
 from tests.fault.faulty_disk import Fault
-from tests.process.farms import MPIFARM
 from tests.workdir_files import WorkdirFiles
 
 pytestmark = pytest.mark.timeout(120)

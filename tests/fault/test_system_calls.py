@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fault.evidence import Allowance, Task
 from tests.fault.stage import FARM_DEADLINE, Stage
-from tests.support import ROOT, Launch
+from tests.support import ROOT
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -63,8 +64,7 @@ class Theatre:
                     "STRIKE_PART": part,
                     "STRIKE_NOTES": f"{notes}-{number}",
                 }
-                launch = stage.alone(*OPTIONS, variables=variables)
-                findings += play(stage, launch, f"struck-{number}")
+                findings += play(stage, f"struck-{number}", env=variables)
                 # the last deed of the schedule, or the farm ended before
                 if not Path(f"{notes}-{number}.{schedule.split(',')[-1]}").exists():
                     return None
@@ -80,8 +80,7 @@ class Theatre:
         with self.open_stage() as stage:
             inject = f"inject={call}:signal=KILL:when={n}"
             before = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
-            launch = stage.alone(*OPTIONS, before=[*before, "-e", inject])
-            findings = play(stage, launch, "struck")
+            findings = play(stage, "struck", before=[*before, "-e", inject])
             if stage.scene.is_done() and not stage.scene.claims():
                 return None
             findings += resume(stage, torn=False)
@@ -101,16 +100,16 @@ def told(findings: list[str], title: str, stage: Stage) -> list[str]:
     return [f"=== {title}", *findings, stage.outputs() if len(findings) else ""]
 
 
-def play(stage: Stage, launch: Launch, name: str) -> list[str]:
+def play(stage: Stage, name: str, **others: Any) -> list[str]:
     """A farm to its end, whatever that is; nothing of it may live on."""
-    child = stage.resume(launch, name)
+    child = stage.start(*OPTIONS, name=name, **others)
     child.wait(FARM_DEADLINE)
     return stage.await_end(name, 10.0)
 
 
 def resume(stage: Stage, *, torn: bool) -> list[str]:
     """A farm that nothing happens to puts all right."""
-    child = stage.resume(stage.alone(*OPTIONS), "resume")
+    child = stage.start(*OPTIONS, name="resume")
     status = child.wait(FARM_DEADLINE)
     findings = stage.await_end("resume", 5.0) + stage.judge_survivors()
     allowed = Allowance(torn_attempts=torn)
@@ -208,7 +207,7 @@ def count_calls(theatre, call):
     with theatre.open_stage() as stage:
         trace = stage.scene.directory / "trace"
         before = ["strace", "-qq", "-o", str(trace), "-e", f"trace={call}"]
-        child = stage.start(stage.alone(*OPTIONS, before=before), "traced")
+        child = stage.start(*OPTIONS, name="traced", before=before)
         assert child.wait(FARM_DEADLINE) in ENDS, child.text()
         calls = re.findall(rf"^{call}\(.*", trace.read_text(), re.MULTILINE)
     return [n for n, line in enumerate(calls, 1) if "O_RDONLY" not in line]

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.farm_driver import Mpirun
+from tests.support import Launch
+
 HERE = Path(__file__).parent
 
 
@@ -78,3 +81,16 @@ def pytest_collection_modifyitems(
 
 def _is_its_skip(mark: pytest.Mark) -> bool:
     return mark.name == "skip" and "--with-mpi" in str(mark.kwargs.get("reason"))
+
+
+@pytest.fixture
+def ulfm(mpirun: Mpirun) -> Mpirun:
+    """An mpirun that tells its ranks of those that die."""
+
+    def launch(ranks: int, *args: str) -> Launch:
+        argv, env = mpirun(ranks, *args)
+        if not os.path.exists(os.path.join(os.path.dirname(argv[0]), "prterun")):
+            pytest.skip("only Open MPI 5 tells of ranks that die")
+        return Launch([argv[0], "--with-ft", "ulfm", *argv[1:]], env)
+
+    return launch

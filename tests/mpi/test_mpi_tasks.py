@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.farm_driver import FarmDriver
 from tests.support import (
     OPENMPI_ENVIRONMENT,
     ROOT,
@@ -31,11 +30,6 @@ JOBS = {
 COUNT = "from mpi4py import MPI; print(MPI.COMM_WORLD.allreduce(1), flush=True)"
 
 
-@pytest.fixture
-def farm(tmp_path, farm_processes, farm_token):
-    return FarmDriver(tmp_path / "a place", farm_processes, farm_token)
-
-
 def find_starts() -> list[list[str]]:
     """Command lines that start two ranks, one by each MPI that is here."""
     starts = []
@@ -51,7 +45,6 @@ def find_starts() -> list[list[str]]:
 
 def write_job(directory: Path, starts: list[list[str]]) -> list[str]:
     """A task for each start, and what the batch system would have written."""
-    directory.mkdir()
     (directory / "count.py").write_text(COUNT)
     (directory / "nodes").write_text("\n".join(NODES.split()) + "\n")
     (directory / "hosts").write_text("no-node-1 2 main@no-node-1 UNDEFINED\n")
@@ -67,8 +60,9 @@ def write_job(directory: Path, starts: list[list[str]]) -> list[str]:
 def assert_each_task_has_two_ranks(farm, mpirun, job):
     starts = find_starts()
     farm.write_list(write_job(farm.directory, starts))
-    farm.run(mpirun(2, "env", *JOBS[job].split(), *farm.argv("-n", "2")), 0)
-    logs = [(farm.workdir / "logs" / f"log_{i}").read_text() for i in farm.all_ids()]
+    job = ["env", *JOBS[job].split()]
+    farm.finish("-n", "2", under=mpirun, ranks=2, before=job)
+    logs = [farm.log(taskid) for taskid in farm.all_ids()]
     assert [log.split()[-2:] for log in logs] == [["2", "2"]] * len(starts), logs
 
 

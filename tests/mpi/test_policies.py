@@ -5,7 +5,6 @@ MPI that tells of dead ranks can do (`ulfm`) runs under Open MPI 5 alone.  Each 
 a command leaves a line with its rank, so that runs can be counted.
 """
 
-import json
 import os
 import signal
 import time
@@ -13,8 +12,8 @@ from collections import Counter
 
 import pytest
 
-from tests.farm_driver import FarmDriver, assert_ends
-from tests.support import Launch, wait_until
+from tests.farm_driver import assert_ends
+from tests.support import wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -39,25 +38,9 @@ kill -9 $rank
 
 
 @pytest.fixture
-def farm(tmp_path, farm_processes, farm_token):
-    return FarmDriver(tmp_path / "a place", farm_processes, farm_token)
-
-
-@pytest.fixture
-def ulfm(mpirun):
-    """An mpirun that tells its ranks of those that die."""
-
-    def launch(ranks: int, *args: str) -> Launch:
-        argv, env = mpirun(ranks, *args)
-        if not os.path.exists(os.path.join(os.path.dirname(argv[0]), "prterun")):
-            pytest.skip("only Open MPI 5 tells of ranks that die")
-        return Launch([argv[0], "--with-ft", "ulfm", *argv[1:]], env)
-
-    return launch
-
-
-def launch_of(farm, mpirun, *options, ranks=RANKS):
-    return mpirun(ranks, *farm.argv("-n", str(WORKERS), *options))
+def farm(farm, mpirun):
+    farm.under, farm.ranks, farm.options = mpirun, RANKS, ("-n", str(WORKERS))
+    return farm
 
 
 def starts(farm):
@@ -71,24 +54,12 @@ def starts_by_rank(farm):
     return Counter(rank for ranks in starts(farm).values() for rank in ranks)
 
 
-def result_of(farm):
-    return json.loads(farm.result())
-
-
-def assert_settled(farm, *, finished, failed, to_process=()):
-    """The ids of each file are these, and each task is in one place."""
-    farm.assert_sound()
-    found = (farm.finished(), farm.failed(), farm.to_process())
-    assert found == (list(finished), list(failed), list(to_process))
-    assert farm.claims() == []
-
-
 # ---- retries -------------------------------------------------------------------------
 
 
-def test_a_failed_task_runs_again_on_another_rank(farm, mpirun):
+def test_a_failed_task_runs_again_on_another_rank(farm):
     farm.write_list([f"{NOTE}; [ $MPIFARM_ATTEMPT -ge 3 ]"] * 6)
-    farm.run(launch_of(farm, mpirun, "--retries", "2"), 0)
+    farm.finish("--retries", "2")
     farm.assert_all_finished()
     for ranks in starts(farm).values():
         first, second, third = ranks
@@ -98,20 +69,20 @@ def test_a_failed_task_runs_again_on_another_rank(farm, mpirun):
     assert numbers == [(taskid, *pair) for taskid in range(6) for pair in each]
 
 
-def test_a_signal_to_any_rank_puts_back_what_waits_for_its_retry(farm, mpirun):
+def test_a_signal_to_any_rank_puts_back_what_waits_for_its_retry(farm):
     farm.write_list([f"{NOTE}; exit 4"] * 2 + [WAITS] * 4)
     options = ("--retries", "2", "--retry-delay", "60")
-    child = farm.start(launch_of(farm, mpirun, *options))
+    child = farm.launch(*options)
     farm.wait_for_marks("started", 6)
     farm.signal_rank(2, signal.SIGUSR1)
     assert_ends(child, 75)
-    assert_settled(farm, finished=[], failed=[], to_process=range(6))
+    farm.assert_settled(to_process=range(6))
 
 
-def test_the_attempts_of_a_task_in_pieces_are_counted_over_all_ranks(farm, mpirun):
+def test_the_attempts_of_a_task_in_pieces_are_counted_over_all_ranks(farm):
     pieces = "echo $MPIFARM_ATTEMPT >> pieces.$PROC_NUMBER"
     farm.write_list([f"{pieces}; [ $MPIFARM_ATTEMPT -ge 4 ] || exit 75"] * 6)
-    farm.run(launch_of(farm, mpirun, "--requeue-status", "75"), 0)
+    farm.finish("--requeue-status", "75")
     farm.assert_all_finished()
     for taskid in range(6):
         text = (farm.directory / f"pieces.{taskid}").read_text()
@@ -121,88 +92,87 @@ def test_the_attempts_of_a_task_in_pieces_are_counted_over_all_ranks(farm, mpiru
 # ---- failures that stop the farm -----------------------------------------------------
 
 
-def test_so_many_failures_stop_all_ranks(farm, mpirun):
+def test_so_many_failures_stop_all_ranks(farm):
     farm.write_list(["exit 4"] * 3 + [WAITS] * 9)
-    launch = launch_of(farm, mpirun, "--max-failures", "3")
-    farm.run(launch, 1)
-    assert_settled(farm, finished=[], failed=range(3), to_process=range(3, 12))
-    assert "--max-failures" in result_of(farm)["reason"]
+    farm.finish("--max-failures", "3", status=1)
+    farm.assert_settled(failed=range(3), to_process=range(3, 12))
+    assert "--max-failures" in farm.result()["reason"]
     farm.allow()
-    farm.run(launch_of(farm, mpirun), 1)
-    assert_settled(farm, finished=range(3, 12), failed=range(3))
+    farm.finish(status=1)
+    farm.assert_settled(finished=range(3, 12), failed=range(3))
 
 
-def test_canaries_run_alone_and_keep_the_gates_closed_when_they_fail(farm, mpirun):
+def test_canaries_run_alone_and_keep_the_gates_closed_when_they_fail(farm):
     farm.write_list([f"{NOTE}; exit 4"] * 2 + [NOTE] * 10)
-    farm.run(launch_of(farm, mpirun, "--canary", "2"), 1)
+    farm.finish("--canary", "2", status=1)
     assert farm.marks("started") == [0, 1]
-    assert_settled(farm, finished=[], failed=[0, 1], to_process=range(2, 12))
+    farm.assert_settled(failed=[0, 1], to_process=range(2, 12))
 
 
-def test_a_canary_that_succeeds_opens_the_gates_of_all_ranks(farm, mpirun):
+def test_a_canary_that_succeeds_opens_the_gates_of_all_ranks(farm):
     farm.write_list(["exit 4", *[WAITS] * 11])
-    child = farm.start(launch_of(farm, mpirun, "--canary", "2"))
+    child = farm.launch("--canary", "2")
     assert farm.wait_for_marks("started", 1) == [1]
     farm.allow()
     assert_ends(child, 1)
-    assert_settled(farm, finished=range(1, 12), failed=[0])
+    farm.assert_settled(finished=range(1, 12), failed=[0])
 
 
 # ---- ranks that fail everything ------------------------------------------------------
 
 
-def test_a_rank_that_fails_everything_gets_no_more_and_no_task_is_failed(farm, mpirun):
+def test_a_rank_that_fails_everything_gets_no_more_and_no_task_is_failed(farm):
     farm.write_list([FAILS_ON_1] * 80)
     options = ("--quarantine", "3", "--max-failures", "1")
-    child = farm.start(launch_of(farm, mpirun, *options))
+    child = farm.launch(*options)
     wait_until(lambda: "out of use" in child.text() or child.has_ended())
     then = starts_by_rank(farm)["1"]
     assert_ends(child, 0)
     farm.assert_all_finished()
     assert 3 <= then == starts_by_rank(farm)["1"] < 40
-    assert [each["rank"] for each in result_of(farm)["quarantined"]] == [1]
+    assert [each["rank"] for each in farm.result()["quarantined"]] == [1]
     summary = child.text().partition("80 finished")[2]
     assert "rank 1" in summary
     finished_by = {a.rank for a in farm.attempts() if a.status == 0}
     assert finished_by == {0, 2}
 
 
-def test_what_a_bad_rank_failed_costs_no_retry(farm, mpirun):
+def test_what_a_bad_rank_failed_costs_no_retry(farm):
     """Each second task fails once on a good rank: its one retry must be left."""
     once = f"{FAILS_ON_1}; mkdir been.$PROC_NUMBER 2> /dev/null && exit 5; true"
     farm.write_list([once, *[FAILS_ON_1] * 3] * 12)
-    farm.run(launch_of(farm, mpirun, "--quarantine", "3", "--retries", "1"), 0)
+    farm.finish("--quarantine", "3", "--retries", "1")
     farm.assert_all_finished()
-    assert [each["rank"] for each in result_of(farm)["quarantined"]] == [1]
+    assert [each["rank"] for each in farm.result()["quarantined"]] == [1]
 
 
-def test_a_bad_rank_is_judged_by_what_the_others_try_again(farm, mpirun):
+def test_a_bad_rank_is_judged_by_what_the_others_try_again(farm):
     """At the end of the list all that could tell of the others has failed once."""
     others = "until [ $(cat started.* | grep -c '[02]') -ge 4 ]; do sleep 0.02; done"
     once = "mkdir been.$PROC_NUMBER 2> /dev/null && exit 5; true"
     command = f"{NOTE}; [ $MPIFARM_RANK != 1 ] || exit 4; {others}; sleep 1.1; {once}"
     farm.write_list([command] * 6)
-    farm.run(launch_of(farm, mpirun, "--quarantine", "2", "--retries", "1"), 0)
+    farm.finish("--quarantine", "2", "--retries", "1")
     farm.assert_all_finished()
-    assert [each["rank"] for each in result_of(farm)["quarantined"]] == [1]
+    assert [each["rank"] for each in farm.result()["quarantined"]] == [1]
 
 
-def test_without_quarantine_a_bad_rank_fails_tasks(farm, mpirun):
+def test_without_quarantine_a_bad_rank_fails_tasks(farm):
     farm.write_list([FAILS_ON_1] * 30)
-    farm.run(launch_of(farm, mpirun, "--quarantine", "off"), 1)
+    farm.finish("--quarantine", "off", status=1)
     farm.assert_sound()
     failed_on = {a.rank for a in farm.attempts() if a.status == 4}
     assert failed_on == {1}
     assert len(farm.failed()) >= 3
-    assert result_of(farm)["quarantined"] == []
+    assert farm.result()["quarantined"] == []
 
 
 @pytest.mark.parametrize("count", [7, 90])
-def test_a_list_of_which_everything_fails_blames_no_rank(farm, mpirun, count):
+def test_a_list_of_which_everything_fails_blames_no_rank(farm, count):
     farm.write_list(["exit 4"] * count)
-    farm.run(launch_of(farm, mpirun, "--quarantine", "3"), 1)
-    assert_settled(farm, finished=[], failed=range(count))
-    assert result_of(farm)["quarantined"] == []
+    farm.finish("--quarantine", "3", status=1)
+    farm.assert_settled(failed=range(count))
+    assert farm.result()["quarantined"] == []
     assert Counter(a.taskid for a in farm.attempts()) == dict.fromkeys(range(count), 1)
 
 
@@ -216,13 +186,13 @@ exit 1
 """
 
 
-def test_four_licences_for_24_workers_put_no_rank_out_of_use(farm, mpirun):
+def test_four_licences_for_24_workers_put_no_rank_out_of_use(farm):
     farm.write_list(["./take-a-seat"] * 60)
     farm.write_program("take-a-seat", SEATS)
-    child = farm.start(mpirun(3, *farm.argv("-n", "8", "--retries", "10")))
+    child = farm.launch("-n", "8", "--retries", "10")
     assert child.wait(60) in (0, 1)
     assert "out of use" not in child.text()
-    assert result_of(farm)["quarantined"] == []
+    assert farm.result()["quarantined"] == []
 
 
 # ---- tasks that kill their rank ------------------------------------------------------
@@ -237,14 +207,14 @@ def write_poisoned_list(farm, commands):
 
 def test_a_task_that_kills_its_ranks_is_failed_and_the_others_finish(farm, ulfm):
     write_poisoned_list(farm, [WAITS] * 8 + [POISON] + [NOTE] * 20)
-    child = farm.start(launch_of(farm, ulfm, ranks=5))
+    child = farm.launch(under=ulfm, ranks=5)
     wait_until(lambda: len(starts(farm).get(8, ())) >= 1)
     farm.allow()
     assert_ends(child, 1)
     others = [taskid for taskid in farm.all_ids() if taskid != 8]
-    assert_settled(farm, finished=others, failed=[8])
+    farm.assert_settled(finished=others, failed=[8])
     assert len(starts(farm)[8]) == 3
-    assert len(result_of(farm)["lost"]) == 3
+    assert len(farm.lost_ranks()) == 3
     assert "task 8 counts as failed: 3 times" in child.text()
     farm.wait_until_gone()
 
@@ -256,11 +226,11 @@ def test_a_task_that_first_killed_rank_0_is_failed_by_its_successors(farm, ulfm)
         "[ ! -e poison/$PROC_NUMBER ] || { ./kill-rank; sleep 10; }; sleep 0.1"
     )
     write_poisoned_list(farm, [kills] * 24)
-    child = farm.start(launch_of(farm, ulfm, ranks=5))
+    child = farm.launch(under=ulfm, ranks=5)
     assert_ends(child, 1)
     poison = int(os.listdir(farm.directory / "poison")[0])
     others = [taskid for taskid in farm.all_ids() if taskid != poison]
-    assert_settled(farm, finished=others, failed=[poison])
+    farm.assert_settled(finished=others, failed=[poison])
     assert starts(farm)[poison][0] == "0"
     assert len(starts(farm)[poison]) == 3
     assert "leads from here" in child.text()
@@ -270,7 +240,7 @@ def test_a_task_that_first_killed_rank_0_is_failed_by_its_successors(farm, ulfm)
 def test_what_may_kill_the_last_rank_runs_when_all_else_is_done(farm, ulfm):
     """Two lost, and rank 0 alone is left: the others of the list come first."""
     write_poisoned_list(farm, [POISON] + [f"{NOTE}; sleep 0.1"] * 30)
-    child = farm.start(launch_of(farm, ulfm))
+    child = farm.launch(under=ulfm)
     child.wait(60)
     assert farm.finished() == list(range(1, 31))
     assert farm.failed() in ([], [0])
@@ -279,15 +249,15 @@ def test_what_may_kill_the_last_rank_runs_when_all_else_is_done(farm, ulfm):
 # ---- the end of the job --------------------------------------------------------------
 
 
-def test_a_farm_of_several_ranks_ends_before_its_job_does(farm, mpirun):
+def test_a_farm_of_several_ranks_ends_before_its_job_does(farm):
     farm.write_list([WAITS] * 20)
     moment = int(time.time()) + 6
     options = ("--deadline", str(moment), "--grace", "0.2")
-    child = farm.start(launch_of(farm, mpirun, *options))
+    child = farm.launch(*options)
     assert_ends(child, 75)
     assert time.time() < moment
     assert farm.marks("started")
-    assert_settled(farm, finished=[], failed=[], to_process=range(20))
+    farm.assert_settled(to_process=range(20))
 
 
 ENDS_AT_THE_SECOND_QUESTION = """\
@@ -302,20 +272,17 @@ echo "    stime = $(LC_ALL=C date '+%a %b %e %H:%M:%S %Y')"
 
 def test_a_rank_that_takes_over_asks_when_the_job_ends(farm, ulfm):
     farm.write_list([WAITS] * 20)
-    qstat = farm.directory / "bin" / "qstat"
-    qstat.parent.mkdir()
-    qstat.write_text(ENDS_AT_THE_SECOND_QUESTION)
-    qstat.chmod(0o755)
-    argv, environ = launch_of(farm, ulfm, "--grace", "0.2", ranks=3)
-    path = f"{qstat.parent}:{environ['PATH']}"
-    child = farm.start(Launch(argv, {**environ, "PBS_JOBID": "7.server", "PATH": path}))
+    farm.write_program("qstat", ENDS_AT_THE_SECOND_QUESTION)
+    path = f"{farm.directory}:{farm.environment['PATH']}"
+    env = {"PBS_JOBID": "7.server", "PATH": path}
+    child = farm.launch("--grace", "0.2", under=ulfm, env=env)
     wait_until(lambda: len(farm.marks("started")) >= 3)
     wait_until(lambda: "the job ends at" in child.text())
     farm.signal_rank(0, signal.SIGKILL)
     assert_ends(child, 75)
     assert "leads from here" in child.text()
     assert child.text().count("the job ends at") == 2
-    assert_settled(farm, finished=[], failed=[], to_process=range(20))
+    farm.assert_settled(to_process=range(20))
 
 
 # ---- ranks that do not share the workdir ---------------------------------------------
@@ -330,14 +297,13 @@ exec "$@"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-def test_a_rank_that_does_not_see_the_workdir_is_told_and_runs_nothing(farm, mpirun):
+def test_a_rank_that_does_not_see_the_workdir_is_told_and_runs_nothing(farm):
     farm.write_list([WAITS] * 20)
     wrapper = farm.directory.parent / "own disk"
     wrapper.write_text(OWN_DISK)
     wrapper.chmod(0o755)
-    launch = mpirun(RANKS, str(wrapper), *farm.argv("-n", str(WORKERS)))
-    launch.env["FARM_PLACE"] = str(farm.directory)
-    child = farm.start(launch)
+    env = {"FARM_PLACE": str(farm.directory)}
+    child = farm.launch(before=[str(wrapper)], env=env)
     why = "is put out of use: the workdir is not shared: "
     wait_until(lambda: why in child.text() or child.has_ended())
     farm.allow()

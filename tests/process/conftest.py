@@ -3,31 +3,48 @@
 Rules of this file: a fixture makes a place for a farm; what runs there the test says.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mpifarm.pool.definition import CreateRunner
-from tests.process.farms import Place, StartProcess
+from tests.farm_driver import MPIFARM, Command, FarmDriver
 from tests.process.pool_driver import PoolDriver
-
-CreatePlace = Callable[..., Place]
+from tests.support import Processes
 
 
 @pytest.fixture
 def create_place(
-    tmp_path: Path, farm_processes: StartProcess, farm_environment: dict[str, str]
-) -> CreatePlace:
+    tmp_path: Path, farm_processes: Processes, farm_environment: dict[str, str]
+) -> Callable[..., FarmDriver]:
     """Write a tasklist: ``create_place(["true", "false"])``, or ``content=b"..."``."""
 
-    def create(*args: object, name: str = "here", **others: object) -> Place:
-        directory = tmp_path / name
-        directory.mkdir(exist_ok=True)
-        return Place(directory, farm_processes, farm_environment, *args, **others)  # type: ignore[arg-type]
+    def create(
+        commands: Iterable[Command] = (),
+        *,
+        content: bytes | None = None,
+        name: str = "here",
+    ) -> FarmDriver:
+        place = FarmDriver(tmp_path / name, farm_processes, farm_environment)
+        place.write_list(commands)
+        if content is not None:
+            place.tasklist.write_bytes(content)
+        return place
 
     return create
+
+
+@pytest.fixture
+def mpifarm() -> Callable[..., tuple[int, str]]:
+    """Run a subcommand beside a place: its exit status, and what it has printed."""
+
+    def run(place: FarmDriver, *words: str) -> tuple[int, str]:
+        child = place.start_command([*MPIFARM, *words])
+        return child.wait(30), child.text()
+
+    return run
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from tests.process.farms import MPIFARM, snapshot
+from tests.farm_driver import MPIFARM
+from tests.support import snapshot
 
 LIST = ["true", "echo b", "echo c"]
 LOCK = "tasks.txt_workdir/lock"
@@ -53,7 +54,7 @@ def begun(create_place, finished=0, **others):
     """A place whose farm has run; its task 1 has failed."""
     place = create_place(["true", "exit 1 # b", "true # c"], **others)
     assert place.run() == 1
-    assert sorted(place.ids("finished")) == [0, 2]
+    assert place.finished() == [0, 2]
     return place
 
 
@@ -393,7 +394,7 @@ def test_an_edited_list_is_told_beside_a_farm_that_works(create_place):
     assert "edited" in other.text()
     assert files == [place.content(n) for n in ("toprocess", "finished", "failed")]
     place.tasklist.write_bytes(before)
-    (place.directory / "go").touch()
+    place.allow()
     assert farm.wait() == 0
 
 

@@ -38,7 +38,7 @@ def test_a_long_list_is_stopped_gone_on_with_and_checked(place):
         assert done >= starts
         assert place.result()["tasks"]["finished"] == done
         assert queued(place) == LINES - done
-        assert place.violations() == []
+        place.assert_sound()
     assert place.run_words("check", str(place.workdir)) == 0
 
 
@@ -50,7 +50,7 @@ def test_a_long_list_goes_on_where_a_killed_farm_was(place):
     assert place.run("--timeout", "1") == RUN_AGAIN
     assert place.claims() == []
     assert queued(place) == LINES - len(set(place.ids("finished")))
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_a_plain_farmer_gets_its_share_of_a_long_list(create_place, plain_farmer):

@@ -5,28 +5,12 @@ Rules of this file: a check is a process of its own, as a user starts it.
 
 import fcntl
 import signal
-import sys
 from pathlib import Path
 
-import pytest
-
-from tests.process.farms import MPIFARM, snapshot
-from tests.support import wait_until
+from tests.farm_driver import MPIFARM
+from tests.support import snapshot, wait_until
 
 SLOW = ["sleep 0.2"] * 40
-
-
-@pytest.fixture
-def mpifarm(farm_processes):
-    """Run a subcommand beside a place: its exit status, and what it has printed."""
-
-    def run(place, *words):
-        child = farm_processes(
-            [*MPIFARM, *words], env=place.environment, cwd=place.directory
-        )
-        return child.wait(30), child.text()
-
-    return run
 
 
 def test_a_farm_that_has_ended_leaves_a_workdir_that_is_well(create_place, mpifarm):
@@ -55,8 +39,8 @@ def test_a_farm_at_work_is_well_at_any_moment_and_a_repair_leaves_it_alone(
     status, text = mpifarm(place, "check", "tasks.txt", "--repair", "--assume-idle")
     assert status == 2 or farm.has_ended()
     assert farm.wait() == 0
-    assert sorted(place.ids("finished")) == list(range(200))
-    assert place.violations() == []
+    assert place.finished() == list(range(200))
+    place.assert_sound()
 
 
 def test_what_a_killed_farm_held_goes_back(create_place, mpifarm):
@@ -73,7 +57,7 @@ def test_what_a_killed_farm_held_goes_back(create_place, mpifarm):
     assert place.claims() == []
     known = place.ids("toprocess") + place.ids("finished")
     assert sorted(known) == list(range(len(SLOW)))
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_what_a_killed_plain_farmer_lost_goes_back_if_the_user_vouches_for_it(
@@ -96,28 +80,25 @@ def test_what_a_killed_plain_farmer_lost_goes_back_if_the_user_vouches_for_it(
     place.tasklist.write_text("sleep 0.2\n" * len(SLOW))
     again = place.start_plain(plain_farmer, "--proc", "20")
     assert again.wait(30) == 0
-    assert sorted(place.ids("finished")) == list(range(len(SLOW)))
+    assert place.finished() == list(range(len(SLOW)))
     assert place.ids("finished")[: len(finished)] == finished
     assert mpifarm(place, "check", "tasks.txt")[0] == 0
 
 
-def test_of_many_ranks_one_checks(create_place, mpirun, farm_processes):
+def test_of_many_ranks_one_checks(create_place, mpirun):
     place = create_place(["true"])
     assert place.run() == 0
-    launch = mpirun(3, sys.executable, "-m", "mpifarm", "check", str(place.workdir))
-    child = farm_processes(launch, cwd=place.directory)
+    child = place.start_command(mpirun(3, *MPIFARM, "check", str(place.workdir)))
     assert child.wait(30) == 0
     assert child.text().count("the workdir is in order") == 1
 
 
-def test_a_signal_ends_a_check_as_any_program(create_place, mpifarm, farm_processes):
+def test_a_signal_ends_a_check_as_any_program(create_place):
     place = create_place(["true"])
     assert place.run() == 0
     with (place.workdir / "lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        child = farm_processes(
-            [*MPIFARM, "check", "tasks.txt"], env=place.environment, cwd=place.directory
-        )
+        child = place.start_command([*MPIFARM, "check", "tasks.txt"])
         # First Python and a farm's own noting of signals heed it, then nobody.
         wait_until(lambda: catches(child.pid, signal.SIGINT))
         wait_until(lambda: not catches(child.pid, signal.SIGINT))

@@ -360,7 +360,7 @@ def test_a_farm_runs_its_tasks_in_the_containers_of_an_ini_file(
     assert place.ids("failed") == [1]
     assert len(runtime.noted()) == 2
     assert list(runtime.tmp.iterdir()) == []
-    assert place.violations() == []
+    place.assert_sound()
 
 
 # ---- a real container ----------------------------------------------------------------

@@ -70,9 +70,9 @@ def assert_it_went_on_as_if_nothing_had_been(place, farm, count):
     assert farm.text().count(CAN_AGAIN) == 1, farm.text()
     assert "Traceback" not in farm.text()
     assert started(place) == dict.fromkeys(range(count), 1)
-    assert sorted(place.ids("finished")) == list(range(count))
+    assert place.finished() == list(range(count))
     assert sorted(event["name"] for event in place.timeline()) == sorted(place.tasks)
-    assert place.violations() == []
+    place.assert_sound()
     assert place.claims() == []
     assert not list(place.workdir.glob("toprocess.*"))
 
@@ -94,9 +94,7 @@ def assert_it_stopped_and_the_next_start_finishes(place, farm, farm_token, count
     assert not again & recorded
     # a line that could not be synced may stand there all the same
     assert told - recorded <= again
-    assert sorted(place.ids("finished")) == list(range(count))
-    assert place.violations() == []
-    assert place.claims() == []
+    place.assert_all_finished()
 
 
 def told_as_unrecorded(farm):
@@ -215,9 +213,9 @@ def test_no_task_fails_when_logs_turn_unwritable(create_place):
     assert "logs/log_" in farm.text()
     assert "Permission denied" in farm.text()
     assert place.content("failed") == b""
-    assert place.violations() == []
+    place.assert_sound()
     assert place.run() == 0
-    assert sorted(place.ids("finished")) == list(range(150))
+    assert place.finished() == list(range(150))
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -234,7 +232,7 @@ def test_a_log_whose_close_fails_is_no_failure_of_its_task(create_place):
     before = ("strace", "-qq", "-f", "-o", "/dev/null", *paths, *inject)
     farm = place.start("--proc", "1", before=before)
     assert farm.wait() == 1, farm.text()
-    assert sorted(place.ids("finished")) == [0, 1]
+    assert place.finished() == [0, 1]
     said = "the output of 2 tasks may not be whole: task 1: can't write the end of"
     assert f"{said} {logs[0]}: Input/output error" in farm.text()
     assert "task 2: exit status 7; can't write the end of" in farm.text()
@@ -316,8 +314,8 @@ def test_a_disk_that_is_read_only_for_a_while_is_told_and_no_more(create_place, 
     assert place.content("failed") == b""
     if farm.wait() == 75:
         assert place.run() == 0
-    assert sorted(place.ids("finished")) == list(range(80))
-    assert place.violations() == []
+    assert place.finished() == list(range(80))
+    place.assert_sound()
 
 
 def test_a_disk_that_is_read_only_from_the_start_is_told_in_one_sentence(

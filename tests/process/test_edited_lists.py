@@ -48,9 +48,9 @@ def test_lines_added_after_a_list_was_done_run_at_the_next_start(create_place):
         farm.text()
     )
     assert often(place) == each_once(range(5))
-    assert sorted(place.ids("finished")) == [0, 1, 2, 3, 4]
+    assert place.finished() == [0, 1, 2, 3, 4]
     assert place.result()["tasks"]["total"] == 5
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_lines_that_are_added_while_the_farm_runs_are_told_and_left_to_the_next(
@@ -66,7 +66,7 @@ def test_lines_that_are_added_while_the_farm_runs_are_told_and_left_to_the_next(
     assert "all tasks of the list are finished" not in said
     assert place.result()["exit_status"] == 75
     assert place.run() == 0
-    assert sorted(place.ids("finished")) == [0, 1, 2, 3, 4]
+    assert place.finished() == [0, 1, 2, 3, 4]
 
 
 def test_a_list_that_is_edited_and_appended_to_meanwhile_is_not_done(create_place):
@@ -91,9 +91,9 @@ def test_a_farm_that_is_killed_while_it_does_them_loses_none(create_place):
     place.kill(farm)
     assert place.content("toprocess") == b""
     assert place.run() == 0
-    assert sorted(place.ids("finished")) == list(range(30))
+    assert place.finished() == list(range(30))
     assert max(often(place).values()) <= 2
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_what_a_stop_gives_back_of_them_is_not_in_toprocess(create_place):
@@ -107,8 +107,8 @@ def test_what_a_stop_gives_back_of_them_is_not_in_toprocess(create_place):
     assert place.ids("toprocess") == []
     assert len(place.ids("added")) >= 20
     assert place.run() == 0
-    assert sorted(place.ids("finished")) == list(range(40))
-    assert place.violations() == []
+    assert place.finished() == list(range(40))
+    place.assert_sound()
 
 
 def test_lines_may_be_added_while_a_farm_works_and_a_second_one_does_them(create_place):
@@ -125,7 +125,7 @@ def test_lines_may_be_added_while_a_farm_works_and_a_second_one_does_them(create
     for farm in (first, second):
         assert "is of no task" not in farm.text()
         assert "Traceback" not in farm.text()
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_a_plain_farmer_of_the_shorter_list_works_on_beside(create_place, plain_farmer):
@@ -145,7 +145,7 @@ def test_a_plain_farmer_of_the_shorter_list_works_on_beside(create_place, plain_
     assert farm.wait() in (0, 3)
     assert "Error" not in plain.text()
     assert place.run() == 0
-    assert sorted(place.ids("finished")) == list(range(130))
+    assert place.finished() == list(range(130))
     twice = often(place) - each_once(range(130))
     # what the first farm was stopped in
     assert set(twice) <= set(began)
@@ -167,10 +167,10 @@ def test_a_plain_farmer_of_the_longer_list_leaves_the_added_ones_to_mpifarm(
     assert place.run() == 75
     drain.unlink()
     assert place.start_plain(plain_farmer, "--proc", "2").wait() == 0
-    assert sorted(place.ids("finished")) == list(range(10))
+    assert place.finished() == list(range(10))
     assert place.run() == 0
-    assert sorted(place.ids("finished")) == list(range(14))
-    assert place.violations() == []
+    assert place.finished() == list(range(14))
+    place.assert_sound()
 
 
 # ---- any other edit -----------------------------------------------------------------
@@ -190,9 +190,9 @@ def test_remap_runs_only_what_is_new_or_was_changed(create_place):
         "finished are not in the list any more"
     ) in farm.text()
     assert often(place) == each_once([*range(6), "front", "changed", "end"])
-    assert sorted(place.ids("finished")) == list(range(7))
+    assert place.finished() == list(range(7))
     assert len(place.attempts()) == 7
-    assert place.violations() == []
+    place.assert_sound()
     (kept,) = place.workdir.glob("before-remap-*")
     assert len((kept / "finished").read_text().splitlines()) == 6
     assert place.run() == 0

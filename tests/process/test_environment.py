@@ -114,7 +114,7 @@ def test_a_farm_with_closed_standard_descriptors_works(create_place, closed):
     assert place.log(0) == "a\nb\n"
     assert place.log(1).strip() == "0"
     assert place.log(2).split() == ["0", "1", "2", "3"]
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_a_closed_stdout_is_not_written_into_a_file_of_the_farm(create_place):

@@ -33,7 +33,7 @@ def test_every_task_runs_once_and_is_recorded_once(create_place, count):
     begun = time.time()
     assert place.run() == 0
     ended = time.time()
-    assert sorted(place.ids("finished")) == list(range(count))
+    assert place.finished() == list(range(count))
     assert place.content("failed") == b""
     assert is_settled(place)
     attempts = place.attempts()
@@ -120,7 +120,7 @@ def test_an_id_that_is_in_no_file_is_told_by_exit_status_3(create_place):
     (place.workdir / "toprocess").write_text("0 true\n1 true\n3 true\n")
     farm = place.start()
     assert farm.wait() == 3
-    assert sorted(place.ids("finished")) == [0, 1, 3]
+    assert place.finished() == [0, 1, 3]
     assert place.result()["tasks"]["elsewhere"] == 1
     # 3 says more than 1: whoever reads it must not take the list for done
     assert "exit status 3" in farm.text()
@@ -220,7 +220,7 @@ def test_bytes_that_are_not_utf_8_pass_unchanged(create_place):
 def test_a_command_that_does_not_exist_fails_with_127_and_a_reason(create_place):
     place = create_place(["no_such_command_here", "./nor/here", "true"])
     assert place.run() == 1
-    assert sorted(place.ids("failed")) == [0, 1]
+    assert place.failed() == [0, 1]
     assert {a.status for a in place.attempts() if a.taskid < 2} == {127}
     assert "not found" in place.log(0)
     assert "No such file or directory" in place.log(1)
@@ -282,7 +282,7 @@ def test_a_task_that_kills_its_parent_fails_after_three_tries(create_place):
     place = create_place_with_a_killer(create_place)
     assert place.run("--proc", "2") == 1
     assert place.ids("failed") == [5]
-    assert sorted(place.ids("finished")) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert place.finished() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
     assert len(set(place.notes("tried"))) == 3
     assert is_settled(place)
 

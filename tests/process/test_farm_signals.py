@@ -11,8 +11,8 @@ from collections import Counter
 
 import pytest
 
-from tests.process.farms import environment_of, kill_if_there
-from tests.support import is_running, survivors, wait_until
+from tests.farm_driver import send_signal
+from tests.support import environment_of, is_running, survivors, wait_until
 
 SLOW = 1.5
 """Seconds of a busy machine that a deadline of the design is stretched by here."""
@@ -31,7 +31,7 @@ def start_and_await(place, count, *options):
 
 def assert_nothing_is_left(place, farm_token):
     wait_until(lambda: not survivors(farm_token), 3)
-    assert place.violations() == []
+    place.assert_sound()
     assert place.claims() == []
     assert not list(place.workdir.glob("toprocess.*"))
 
@@ -53,10 +53,10 @@ def stop(farm, signum, deadline):
 def test_a_stop_kills_what_runs_and_puts_it_back(create_place, farm_token, signum):
     place = create_place(["true"] * 2 + [SLEEP] * 6 + ["true"] * 3)
     farm = start_and_await(place, 4, "--proc", "4")
-    wait_until(lambda: sorted(place.ids("finished")) == [0, 1])
+    wait_until(lambda: place.finished() == [0, 1])
     stop(farm, signum, 1.0)
     assert_nothing_is_left(place, farm_token)
-    assert sorted(place.ids("finished")) == [0, 1]
+    assert place.finished() == [0, 1]
     assert place.content("failed") == b""
     assert place.ids("toprocess") == list(range(2, 11))
     assert place.result()["exit_status"] == 75
@@ -73,7 +73,7 @@ def test_the_timeout_stops_as_usr1_does(create_place, farm_token):
     assert "4 tasks running, ended now and run again next time" in farm.text()
     assert_nothing_is_left(place, farm_token)
     assert place.ids("toprocess") == [2, 3, 4, 5]
-    assert sorted(place.ids("finished")) == [0, 1]
+    assert place.finished() == [0, 1]
     assert "timeout" in place.result()["reason"]
 
 
@@ -164,9 +164,9 @@ def test_a_stop_before_the_first_command_leaves_everything_to_do(create_place):
     wait_until(place.workdir.exists)
     farm.send_signal(signal.SIGUSR1)
     assert farm.wait(10) == 75
-    assert place.violations() == []
+    place.assert_sound()
     assert place.run() == 0
-    assert sorted(place.ids("finished")) == list(range(50))
+    assert place.finished() == list(range(50))
 
 
 @pytest.mark.parametrize("after", [0.0, 0.03, 0.1, 0.2])
@@ -180,7 +180,7 @@ def test_a_signal_right_at_the_start_ends_it_in_order_or_by_that_signal(
     # before our first line of Python runs, nobody can catch it
     assert farm.wait(10) in (75, 0, -signal.SIGUSR1)
     assert place.run() == 0
-    assert place.violations() == []
+    place.assert_sound()
 
 
 # ---- the signal that reaches the commands as well ------------------------------------
@@ -211,7 +211,7 @@ def test_a_command_that_ends_with_0_half_done_is_not_booked(
     farm = start_and_await(place, 4)
     # the commands get it well before the farm does
     for pid in map(int, place.notes("begun")):
-        kill_if_there(pid, signum)
+        send_signal([pid], signum)
     place.await_notes("halves", 4)
     farm.send_signal(signum)
     assert farm.wait(10) == 75
@@ -309,12 +309,12 @@ def test_a_drain_finishes_what_runs_and_starts_nothing_more(create_place, how):
         (place.workdir / "drain").touch()
     # it looks for the file once a second, and shows nothing while it drains
     time.sleep(0.3 if how == "USR2" else 2)
-    (place.directory / "go").touch()
+    place.allow()
     assert farm.wait(10) == 75
-    assert sorted(place.ids("finished")) == [0, 1]
+    assert place.finished() == [0, 1]
     assert place.ids("toprocess") == [2, 3, 4, 5]
     assert len(place.notes("begun")) == 2
-    assert place.violations() == []
+    place.assert_sound()
     assert {"USR2": "USR2", "file": "drain"}[how] in place.result()["reason"]
 
 
@@ -325,7 +325,7 @@ def test_a_drain_starts_nothing_of_what_waits_behind_short_tasks(create_place):
     farm.send_signal(signal.SIGUSR2)
     # all but the two that run; which two of the sixteen that are is not promised
     wait_until(lambda: len(place.ids("toprocess") + place.ids("finished")) == 54)
-    (place.directory / "go").touch()
+    place.allow()
     assert farm.wait(10) == 75
     assert len(place.notes("begun")) == 2
     returned = place.ids("toprocess")
@@ -337,7 +337,7 @@ def test_a_worker_that_is_free_gets_what_waits_for_another(create_place):
     place = create_place(["true"] * 40 + [WAITS] * 4)
     farm = place.start("--proc", "4")
     place.await_notes("begun", 4, deadline=5)
-    (place.directory / "go").touch()
+    place.allow()
     assert farm.wait(10) == 0
 
 
@@ -346,7 +346,7 @@ def test_a_drain_of_the_last_tasks_ends_with_their_status(create_place):
     farm = start_waiting_for_go(place, 2)
     farm.send_signal(signal.SIGUSR2)
     time.sleep(0.1)
-    (place.directory / "go").touch()
+    place.allow()
     assert farm.wait(10) == 1
     assert (place.ids("finished"), place.ids("failed")) == ([0], [1])
 
@@ -386,8 +386,8 @@ def test_a_suspended_farm_goes_on_as_it_was(create_place):
     os.kill(farm.pid, signal.SIGCONT)
     assert farm.wait() == 0
     assert Counter(map(int, place.notes("begun"))) == Counter(range(30))
-    assert sorted(place.ids("finished")) == list(range(30))
-    assert place.violations() == []
+    assert place.finished() == list(range(30))
+    place.assert_sound()
 
 
 def read_stat(pid):
@@ -412,9 +412,9 @@ def test_nohup_keeps_a_farm_from_a_hangup(create_place):
     place.await_notes("begun", 1)
     farm.send_signal(signal.SIGHUP)
     time.sleep(0.3)
-    (place.directory / "go").touch()
+    place.allow()
     assert farm.wait(10) == 0
-    assert sorted(place.ids("finished")) == [0, 1]
+    assert place.finished() == [0, 1]
 
 
 # ---- kill -9 -------------------------------------------------------------------------

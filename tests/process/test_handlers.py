@@ -18,8 +18,8 @@ import pytest
 
 from mpifarm.plugins.registry import SearchPath, find_runner
 from mpifarm.templates import NUMBER, REPLACEMENTS, parse_template
-from tests.process.farms import Place, snapshot
-from tests.support import ROOT, Child, wait_until
+from tests.farm_driver import FarmDriver
+from tests.support import ROOT, Child, snapshot, wait_until
 from tests.workdir_files import parse_ids
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -37,8 +37,8 @@ PLACES = {
 def create_farm(create_place, tmp_path):
     """A tasklist with an empty home; the lines, and INI files by their paths."""
 
-    def create(lines, **ini: str) -> Place:
-        place: Place = create_place(lines)
+    def create(lines, **ini: str) -> FarmDriver:
+        place: FarmDriver = create_place(lines)
         (tmp_path / "home").mkdir()
         place.environment["HOME"] = str(tmp_path / "home")
         place.environment.pop("XDG_CONFIG_HOME", None)
@@ -49,7 +49,7 @@ def create_farm(create_place, tmp_path):
     return create
 
 
-def write_ini(place: Place, name: str, content: str) -> Path:
+def write_ini(place: FarmDriver, name: str, content: str) -> Path:
     path = place.directory.parent / PLACES[name]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
@@ -67,7 +67,7 @@ def finish(farm: Child, status: int = 0) -> str:
     return farm.text()
 
 
-def complaint(place: Place, *options: str) -> str:
+def complaint(place: FarmDriver, *options: str) -> str:
     """The one sentence with which a farm refuses, that has touched nothing."""
     before = snapshot(place.directory)
     said = finish(place.start(*options), 2)
@@ -143,7 +143,7 @@ def test_files_of_any_name_go_through_a_template(create_farm):
         with open(directory + b"/in/" + name, "wb") as file:
             file.write(b"of " + name)
     finish(place.start("-t", "mine"))
-    assert sorted(place.ids("finished")) == list(range(len(names)))
+    assert place.finished() == list(range(len(names)))
     for number, name in enumerate(names, start=1):
         stem = name.rpartition(b".")[0]
         with open(directory + b"/out/%d-" % number + stem, "rb") as file:
@@ -278,7 +278,7 @@ def with_taskfarmer(plain_farmer):
     """Give a place PyTaskFarmer's package, of one version after the other."""
     [package] = Path(plain_farmer[0]).parent.parent.glob("lib/python*/site-packages")
 
-    def give(place: Place) -> None:
+    def give(place: FarmDriver) -> None:
         known = place.environment.get("PYTHONPATH")
         parts = [str(place.directory), *([known] if known else []), str(package)]
         place.environment["PYTHONPATH"] = os.pathsep.join(parts)
@@ -308,7 +308,7 @@ def test_a_subclass_of_pytaskfarmers_list_runs_unchanged(create_farm, with_taskf
     with_taskfarmer(place)
     (place.directory / "loud.py").write_text(OWN_SUBCLASS)
     finish(place.start("-t", "loud"))
-    assert sorted(place.ids("finished")) == list(range(20))
+    assert place.finished() == list(range(20))
     assert place.log(7) == "the: task 7\n"
 
 
@@ -362,8 +362,10 @@ with_transforms = pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=Tr
 def create_transforms(create_farm, with_taskfarmer):
     """A list of input files for PyTaskFarmer's own handler of ATLAS transforms."""
 
-    def create(count: int) -> Place:
-        place: Place = create_farm([f"{n}.HITS.root" for n in range(count)], plain=DIGI)
+    def create(count: int) -> FarmDriver:
+        place: FarmDriver = create_farm(
+            [f"{n}.HITS.root" for n in range(count)], plain=DIGI
+        )
         with_taskfarmer(place)
         write_transform(place)
         runners = Path(place.environment["HOME"], ".pytaskfarmer", "runners.d")
@@ -375,7 +377,7 @@ def create_transforms(create_farm, with_taskfarmer):
     return create
 
 
-def write_transform(place: Place) -> None:
+def write_transform(place: FarmDriver) -> None:
     programs = place.directory / "bin"
     programs.mkdir()
     for name, script in {"Reco_tf.py": TRANSFORM, "rsync": RSYNC}.items():
@@ -384,12 +386,12 @@ def write_transform(place: Place) -> None:
     place.environment["PATH"] = f"{programs}:{place.environment['PATH']}"
 
 
-def outputs(place: Place) -> dict[str, str]:
+def outputs(place: FarmDriver) -> dict[str, str]:
     """What the transforms have put into the output directory of the workdir."""
     return {path.name: path.read_text() for path in place.workdir.glob("output/*")}
 
 
-def assert_all_transformed(place: Place, count: int) -> None:
+def assert_all_transformed(place: FarmDriver, count: int) -> None:
     assert outputs(place) == {
         f"RDO.{n}.root": f"{n}.HITS.root: all:x; y\n" for n in range(count)
     }
@@ -408,7 +410,7 @@ def test_pytaskfarmers_transforms_run_and_go_on(create_transforms):
     farm.send_signal(signal.SIGUSR1)
     finish(farm, 75)
     assert len(place.notes("ran")) == 4
-    (place.directory / "go").touch()
+    place.allow()
     finish(place.start("-t", "digi", "-r", "bash"))
     assert_all_transformed(place, 12)
     assert Counter(place.notes("ran")) == {f"{n}.HITS.root": 1 for n in range(12)}
@@ -423,7 +425,7 @@ def test_pytaskfarmer_joins_the_workdir_of_its_own_handler(
     place.await_notes("began", 2)
     farm = place.start("-t", "digi", "-n", "2")
     place.await_notes("began", 4)
-    (place.directory / "go").touch()
+    place.allow()
     finish(plain)
     assert farm.wait() in (0, 3), farm.text()
     finish(place.start("-t", "digi"))
@@ -436,7 +438,7 @@ def test_pytaskfarmer_joins_the_workdir_of_its_own_handler(
 def test_the_same_need_is_a_few_lines_for_the_template_handler(create_farm):
     place = create_farm([f"{n}.HITS.root" for n in range(3)])
     write_transform(place)
-    (place.directory / "go").touch()
+    place.allow()
     shutil.copy(EXAMPLES / "transform.ini", place.directory)
     finish(place.start("-t", "digi"))
     assert outputs(place) == {

@@ -71,7 +71,7 @@ def test_a_farm_asks_its_batch_system_once_and_ends_before_the_job_does(place, n
     farm = place.start(*OPTIONS, env=env)
     assert farm.wait(20) == 75
     assert place.ids("failed") == []
-    assert place.violations() == []
+    place.assert_sound()
     assert len(place.notes("asked")) == 1
     assert "mpifarm: the job ends at " in farm.text()
     assert "ended early: the job ends in " in farm.text()
@@ -119,9 +119,9 @@ def test_an_answer_without_an_end_is_told_and_the_farm_goes_on(
     place = create_place(["until [ -e go ]; do sleep 0.02; done"] * 4)
     farm = place.start(env={**SLURM, **fake(place, "squeue", script)})
     wait_until(lambda: words in farm.text())
-    (place.directory / "go").touch()
+    place.allow()
     assert farm.wait() == 0
-    assert sorted(place.ids("finished")) == [0, 1, 2, 3]
+    assert place.finished() == [0, 1, 2, 3]
 
 
 def test_a_missing_command_is_told_with_the_remedy(create_place):

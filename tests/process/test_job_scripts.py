@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.farm_driver import FarmDriver, Part, assert_ends, send_signal
+from tests.farm_driver import Part, assert_ends, send_signal
 from tests.support import OPENMPI_ENVIRONMENT, ROOT, Launch, find_launcher
 
 JOBS = ROOT / "jobs"
@@ -52,13 +52,6 @@ def test_it_begins_with_how_to_start_it(script):
 
 
 # ---- farms ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def farm(tmp_path, farm_processes, farm_token):
-    driver = FarmDriver(tmp_path / "a place", farm_processes, farm_token)
-    driver.directory.mkdir()
-    return driver
 
 
 def pbs(nodes: Path) -> dict[str, str]:
@@ -125,7 +118,7 @@ def create_launch(name, farm, farm_environment):
 @pytest.mark.parametrize(("line", "status"), [("true", 0), ("false", 1)])
 def test_its_exit_status_is_that_of_the_farm(farm, launch, line, status):
     farm.write_list(["true"] * 8 + [line])
-    child = farm.start_unseen(launch)
+    child = farm.start_command(launch)
     assert_ends(child, status)
     ranks = "1 rank of" if "local.sh" in launch.argv[1] else f"{RANKS} ranks of"
     assert ranks in child.text()
@@ -133,20 +126,20 @@ def test_its_exit_status_is_that_of_the_farm(farm, launch, line, status):
 
 
 def test_a_list_that_is_not_there_is_status_2(farm, launch):
-    assert_ends(farm.start_unseen(launch), 2)
+    assert_ends(farm.start_command(launch), 2)
     assert not farm.workdir.exists()
 
 
 def test_usr1_to_it_stops_the_farm_and_the_next_start_goes_on(farm, launch):
     farm.write_list([WAITS] * 4)
-    child = farm.start_unseen(launch)
+    child = farm.start_command(launch)
     farm.wait_for_marks("started", 2)
     child.send_signal(signal.SIGUSR1)
     assert_ends(child, 75)
     farm.wait_until_gone()
     assert farm.to_process() == farm.all_ids()
     farm.allow()
-    assert_ends(farm.start_unseen(launch), 0)
+    assert_ends(farm.start_command(launch), 0)
     farm.assert_all_finished()
 
 
@@ -157,8 +150,8 @@ def test_usr1_just_before_the_script_knows_its_mpirun_ends_the_job(
     farm.write_list([WAITS] * 4)
     early = farm.directory / "signals-too-early"
     early.write_text(SIGNALS_TOO_EARLY)
-    argv, environment = create_launch(name, farm, farm_environment)
-    child = farm.start_unseen(Launch(argv, {**environment, "BASH_ENV": str(early)}))
+    launch = create_launch(name, farm, farm_environment)
+    child = farm.start_command(launch, env={"BASH_ENV": str(early)})
     assert_ends(child, 75)
     farm.wait_until_gone()
     assert farm.failed() == []
@@ -200,19 +193,18 @@ def test_a_job_whose_ranks_were_all_killed_is_75_though_its_mpirun_says_0(
 ):
     farm.write_list([WAITS] * 4)
     launch = hide_deaths(farm, create_launch(name, farm, farm_environment))
-    child = farm.start_unseen(launch)
+    child = farm.start_command(launch)
     farm.wait_for_marks("started", 2)
     send_signal(farm.pids(Part.RANK), signal.SIGKILL)
     assert_ends(child, 75)
     assert f"{name}: the farm was killed before its end" in child.text()
     farm.wait_until_gone()
     farm.allow()
-    assert_ends(farm.start_unseen(launch), 0)
+    assert_ends(farm.start_command(launch), 0)
     farm.assert_all_finished()
 
 
 @pytest.mark.parametrize("name", ["multinode.pbs", "multinode.lsf"])
 def test_a_list_without_tasks_is_no_farm_that_was_killed(farm, farm_environment, name):
-    farm.directory.mkdir(exist_ok=True)
     farm.tasklist.write_text("# nothing yet\n\n")
-    assert_ends(farm.start_unseen(create_launch(name, farm, farm_environment)), 0)
+    assert_ends(farm.start_command(create_launch(name, farm, farm_environment)), 0)

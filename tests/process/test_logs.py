@@ -9,41 +9,25 @@ import pytest
 
 from mpifarm.output import records as logfiles
 from mpifarm.output.reader import OutputReader, find_outputs
-from tests.process.farms import MPIFARM, Place, StartProcess
+from tests.farm_driver import MPIFARM, FarmDriver
 from tests.support import Child, wait_until
 
 KINDS = ("all", "packed", "failed")
 
 
-def show(place: "LogPlace", *words: str, status: int = 0) -> bytes:
+def show(place: FarmDriver, *words: str, status: int = 0) -> bytes:
     """What ``mpifarm log`` prints; with its complaints, which there are none of."""
     child = start_log(place, *words)
     assert child.wait() == status, child.text()
     return child.output.read_bytes()
 
 
-def start_log(place: "LogPlace", *words: str) -> Child:
+def start_log(place: FarmDriver, *words: str) -> Child:
     argv = [*MPIFARM, "log", str(place.workdir), *words]
-    return place.start_words(*argv)
+    return place.start_command(argv)
 
 
-class LogPlace(Place):
-    """A place where `mpifarm log` is started as well."""
-
-    def start_words(self, *argv: str) -> Child:
-        start: StartProcess = self._processes
-        return start(list(argv), env=self.environment, cwd=self.directory)
-
-
-@pytest.fixture
-def create_place(tmp_path, farm_processes, farm_environment):
-    def create(commands):
-        return LogPlace(tmp_path, farm_processes, farm_environment, commands)
-
-    return create
-
-
-def names(place: Place, directory: str = "") -> list[str]:
+def names(place: FarmDriver, directory: str = "") -> list[str]:
     path = place.workdir / "logs" / directory
     return sorted(each.name for each in path.iterdir() if each.is_file())
 
@@ -82,7 +66,7 @@ def test_packed_logs_are_a_few_files_and_the_workdir_is_clean(create_place):
     endings = [name.rpartition(".")[2] for name in names(place, "packed")]
     assert endings == ["index", "pack"]
     assert place.run_words("check", str(place.workdir)) == 0
-    child = place.start_words(*MPIFARM, "check", str(place.workdir))
+    child = place.start_command([*MPIFARM, "check", str(place.workdir)])
     child.wait()
     assert "no log" not in child.text()
     assert show(place, "137") == b"137\n"
@@ -100,11 +84,11 @@ def test_with_logs_failed_there_are_those_of_failed_tasks_alone(create_place):
     assert b"--logs failed keeps nothing of what completed" in show(
         place, "0", status=2
     )
-    checking = place.start_words(*MPIFARM, "check", str(place.workdir))
+    checking = place.start_command([*MPIFARM, "check", str(place.workdir)])
     assert checking.wait() == 0
     assert "no log" not in checking.text()
     (place.workdir / "logs" / "log_1").unlink()
-    checking = place.start_words(*MPIFARM, "check", str(place.workdir))
+    checking = place.start_command([*MPIFARM, "check", str(place.workdir)])
     checking.wait()
     assert "ended, and without a log  1" in checking.text()
 
@@ -115,7 +99,7 @@ def test_the_summary_names_a_command_that_prints_what_a_failed_task_wrote(create
     assert child.wait() == 1
     (line,) = [line for line in child.text().splitlines() if "exit status 3" in line]
     words = line.partition("see mpifarm ")[2].split()
-    shown = place.start_words(*MPIFARM, *words)
+    shown = place.start_command([*MPIFARM, *words])
     assert shown.wait() == 0
     assert shown.output.read_bytes() == b"so bad\n"
 
@@ -170,7 +154,7 @@ def test_what_a_killed_farm_was_at_is_still_there(create_place, kind):
     place.kill(child)
     before = show(place, "0")
     assert before.startswith(b"begun by ")
-    (place.directory / "go").touch()
+    place.allow()
     assert place.run("--logs", kind) == 0
     after = show(place, "0")
     assert after.startswith(before)
@@ -312,7 +296,7 @@ def await_end(log: Child, text: str) -> None:
     wait_until(lambda: log.text().endswith(text))
 
 
-def has_output(place: Place, taskid: int) -> bool:
+def has_output(place: FarmDriver, taskid: int) -> bool:
     return bool(find_outputs(str(place.workdir / "logs"), taskid, split=False))
 
 
@@ -340,7 +324,7 @@ def test_a_task_that_has_not_begun_is_waited_for(create_place):
     wait_until(lambda: has_output(place, 0))
     assert b"task 1 has not started yet" in show(place, "1", status=2)
     log = start_log(place, "1", "-f")
-    (place.directory / "go").touch()
+    place.allow()
     assert farm.wait() == 0
     assert log.wait(15) == 0
     assert log.output.read_bytes() == b"here\n"
@@ -364,7 +348,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(create_place):
     assert place.run("--logs", "packed") == 0
     words = " ".join([*MPIFARM, "log", str(place.workdir), "0"])
     script = f"{words} | head -c 5 | wc -c; echo ${{PIPESTATUS[0]}}"
-    child = place.start_words("bash", "-c", script)
+    child = place.start_command(["bash", "-c", script])
     child.wait()
     assert child.text().split() == ["5", "0"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.farms import MPIFARM, Place
+from tests.farm_driver import MPIFARM, FarmDriver
 from tests.support import find_plain_python, plain_missing, wait_until
 
 QUEUE_OF_FILES = '''
@@ -76,8 +76,8 @@ def find_packages() -> Path:
 def create_own(create_place, tmp_path):
     """A place whose handler ``own`` is a queue of files."""
 
-    def create(commands: list[str]) -> Place:
-        place: Place = create_place(commands)
+    def create(commands: list[str]) -> FarmDriver:
+        place: FarmDriver = create_place(commands)
         home = tmp_path / "home"
         (home / ".pytaskfarmer" / "tasklists.d").mkdir(parents=True)
         (home / ".pytaskfarmer" / "tasklists.d" / "own.ini").write_text(
@@ -100,7 +100,7 @@ def create_own(create_place, tmp_path):
     return create
 
 
-def done(place: Place) -> dict[int, list[int]]:
+def done(place: FarmDriver) -> dict[int, list[int]]:
     """Exit statuses by id, as the list has recorded them."""
     records: dict[int, list[int]] = {}
     for line in place.content("done").decode().splitlines():
@@ -109,7 +109,7 @@ def done(place: Place) -> dict[int, list[int]]:
     return records
 
 
-def queued(place: Place) -> list[int]:
+def queued(place: FarmDriver) -> list[int]:
     return sorted(int(name) for name in os.listdir(place.workdir / "queue"))
 
 
@@ -137,7 +137,7 @@ def test_a_stop_puts_back_what_ran_and_the_next_start_finishes(create_own):
     assert farm.wait() == 75, farm.text()
     assert done(place) == {}
     assert queued(place) == list(range(6))
-    (place.directory / "go").touch()
+    place.allow()
     assert place.run("-t", "own") == 0
     assert done(place) == {n: [0] for n in range(6)}
 
@@ -149,7 +149,7 @@ def test_what_a_killed_farm_held_is_run_by_the_next(create_own, mpirun, farm_pro
     place.kill(farm)
     assert len(place.claims()) == 1
     assert len(queued(place)) < 6
-    (place.directory / "go").touch()
+    place.allow()
     ranks = mpirun(2, *MPIFARM, "-t", "own", "-n", "1", str(place.tasklist))
     again = farm_processes(
         ranks.argv, env={**ranks.env, **place.environment}, cwd=place.directory
@@ -181,7 +181,7 @@ def test_a_plain_farmer_with_the_same_handler_shares_the_list(create_own, plain_
     assert 0 < by_plain < 60
 
 
-def break_list(place: Place, old: str, new: str) -> None:
+def break_list(place: FarmDriver, old: str, new: str) -> None:
     module = place.directory / "queues.py"
     text = module.read_text()
     assert old in text

@@ -76,7 +76,7 @@ def assert_mpifarm_kept_its_promises(place):
 
 
 def assert_nothing_is_lost(place, count):
-    assert sorted(place.ids("finished")) == list(range(count))
+    assert place.finished() == list(range(count))
     assert place.content("failed") == b""
     assert place.content("toprocess") == b""
 
@@ -217,11 +217,11 @@ def test_a_finished_task_that_a_plain_farmer_puts_back_never_runs_again(
     if not {0, 1} & set(place.ids("toprocess")):
         # its idle worker does so most of the time
         (place.workdir / "toprocess").write_text(f"1 {ends} 1\n2 {waits} 2\n")
-    (place.directory / "go").touch()
+    place.allow()
     assert place.run() == 0
     assert sorted(place.notes("starts")) == ["0", "1", "2", "2"]
-    assert sorted(place.ids("finished")) == [0, 1, 2]
-    assert place.violations() == []
+    assert place.finished() == [0, 1, 2]
+    place.assert_sound()
 
 
 def test_a_plain_farmer_goes_on_where_mpifarm_was_stopped(create_place, plain_farmer):

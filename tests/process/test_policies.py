@@ -8,7 +8,6 @@ in the one direction that a busy machine can't turn round.
 import signal
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -35,26 +34,6 @@ def start_and_await_failure(place, *options):
     return farm
 
 
-def ids_in(place, name):
-    """The ids of a status file; ``toprocess`` is not made before a task is taken."""
-    if name == "toprocess" and not (place.workdir / name).exists():
-        return list(range(len(place.tasks)))
-    return sorted(place.ids(name))
-
-
-def assert_settled(place, **expected):
-    """The ids of each file are these, and each task is in one place."""
-    found = {name: ids_in(place, name) for name in expected}
-    assert found == {name: list(ids) for name, ids in expected.items()}
-    assert place.violations() == []
-    assert place.claims() == []
-
-
-def allow(place):
-    """Let the commands end that wait for the file ``go``."""
-    Path(place.directory, "go").touch()
-
-
 # ---- retries -------------------------------------------------------------------------
 
 SUCCEEDS_AT_LAST = "echo run $MPIFARM_ATTEMPT; [ $MPIFARM_ATTEMPT -ge 3 ] || exit 4"
@@ -64,7 +43,7 @@ def test_a_task_that_fails_twice_and_then_succeeds_is_finished_once(create_place
     place = create_place([SUCCEEDS_AT_LAST, "true"])
     farm = place.start("--retries", "2")
     assert farm.wait() == 0
-    assert_settled(place, finished=[0, 1], failed=[], toprocess=[])
+    place.assert_settled(finished=[0, 1])
     assert attempts_of(place, 0) == [(1, 4), (2, 4), (3, 0)]
     assert attempts_of(place, 1) == [(1, 0)]
     runs = [line for line in place.log(0).splitlines() if line.startswith("run")]
@@ -77,17 +56,11 @@ def test_a_task_that_has_no_retry_left_is_failed_once(create_place):
     place = create_place([SUCCEEDS_AT_LAST, "kill -9 $$; true", "true"])
     farm = place.start("--retries", "1")
     assert farm.wait() == 1
-    assert_settled(place, finished=[2], failed=[0, 1], toprocess=[])
+    place.assert_settled(finished=[2], failed=[0, 1])
     assert attempts_of(place, 0) == [(1, 4), (2, 4)]
     assert attempts_of(place, 1) == [(1, -9), (2, -9)]
     assert farm.text().count("task 0: exit status 4") == 1
     assert farm.text().count("task 1: ") == 1
-
-
-def test_without_retries_a_failed_task_runs_once(create_place):
-    place = create_place([SUCCEEDS_AT_LAST])
-    assert place.run() == 1
-    assert attempts_of(place, 0) == [(1, 4)]
 
 
 def test_the_delay_is_kept_between_a_failure_and_the_next_attempt(create_place):
@@ -106,7 +79,7 @@ def test_other_tasks_run_while_one_waits_for_its_retry(create_place):
     options = ("--proc", "1", "--retries", "1", "--retry-delay", "60")
     farm = place.start(*options)
     place.await_notes("ran", 2)
-    wait_until(lambda: sorted(place.ids("finished")) == [1, 2])
+    wait_until(lambda: place.finished() == [1, 2])
     assert not farm.has_ended()
 
 
@@ -119,12 +92,12 @@ ENDS_LATER = "until [ -e begun ]; do sleep 0.02; done; sleep 0.2"
 def test_a_task_that_waits_for_its_retry_goes_back_at_a_stop(create_place, neighbours):
     place = create_place([FAILS, *[ENDS_LATER] * 3, *neighbours])
     farm = start_and_await_failure(place, "--proc", "2")
-    wait_until(lambda: sorted(place.ids("finished")) == [1, 2, 3])
+    wait_until(lambda: place.finished() == [1, 2, 3])
     place.await_notes("begun", 1 + len(neighbours))
     farm.send_signal(signal.SIGUSR1)
     assert farm.wait(20) == 75
     rest = [0, *range(4, 4 + len(neighbours))]
-    assert_settled(place, finished=[1, 2, 3], failed=[], toprocess=rest)
+    place.assert_settled(finished=[1, 2, 3], to_process=rest)
 
 
 def test_a_drain_does_not_wait_for_a_retry(create_place):
@@ -133,9 +106,9 @@ def test_a_drain_does_not_wait_for_a_retry(create_place):
     place.await_notes("begun", 2)
     farm.send_signal(signal.SIGUSR2)
     wait_until(lambda: "nothing more is started" in farm.text())
-    allow(place)
+    place.allow()
     assert farm.wait(20) == 75
-    assert_settled(place, finished=[1, 2, 3, 4], failed=[], toprocess=[0])
+    place.assert_settled(finished=[1, 2, 3, 4], to_process=[0])
 
 
 def test_the_next_farm_gives_all_retries_again(create_place):
@@ -145,7 +118,7 @@ def test_the_next_farm_gives_all_retries_again(create_place):
     assert farm.wait(20) == 75
     assert place.run("--retries", "2") == 1
     assert attempts_of(place, 0) == [(1, 4), (1, 4), (2, 4), (3, 4)]
-    assert_settled(place, finished=[1, 2, 3], failed=[0], toprocess=[])
+    place.assert_settled(finished=[1, 2, 3], failed=[0])
 
 
 # ---- a limit for failures ------------------------------------------------------------
@@ -156,20 +129,13 @@ def test_so_many_failures_stop_the_farm_and_the_next_start_goes_on(create_place)
     place = create_place(["exit 4"] * 3 + [WAITS] * 6)
     farm = place.start("--proc", "2", "--max-failures", "3")
     assert farm.wait(20) == 1
-    assert_settled(place, finished=[], failed=range(3), toprocess=rest)
+    place.assert_settled(failed=range(3), to_process=rest)
     assert place.result()["exit_status"] == 1
     assert "--max-failures" in place.result()["reason"]
     assert "--max-failures" in farm.text()
-    allow(place)
+    place.allow()
     assert place.run() == 1
-    assert_settled(place, finished=rest, failed=range(3), toprocess=[])
-
-
-def test_fewer_failures_than_the_limit_stop_nothing(create_place):
-    place = create_place(["exit 4"] * 2 + ["true"] * 6)
-    assert place.run("--max-failures", "3") == 1
-    assert_settled(place, finished=range(2, 8), failed=[0, 1], toprocess=[])
-    assert "--max-failures" not in place.result()["reason"]
+    place.assert_settled(finished=rest, failed=range(3))
 
 
 def test_such_a_share_of_failures_stops_the_farm(create_place):
@@ -177,9 +143,7 @@ def test_such_a_share_of_failures_stops_the_farm(create_place):
     farm = place.start("--proc", "2", "--max-failures", "50%")
     assert farm.wait(20) == 1
     assert "stops when 12 tasks have failed (--max-failures 50%" in farm.text()
-    assert_settled(
-        *(place,), finished=range(10), failed=range(10, 22), toprocess=[22, 23]
-    )
+    place.assert_settled(finished=range(10), failed=range(10, 22), to_process=[22, 23])
 
 
 def test_no_more_fail_than_the_limit_and_what_was_running(create_place):
@@ -193,20 +157,6 @@ def test_no_more_fail_than_the_limit_and_what_was_running(create_place):
     assert 40 <= len(place.ids("failed")) <= 40 + 16
 
 
-def test_a_smaller_share_of_failures_stops_nothing(create_place):
-    place = create_place(["true"] * 12 + ["exit 4"] * 10 + ["true"])
-    assert place.run("--proc", "1", "--max-failures", "50%") == 1
-    assert_settled(
-        *(place,), finished=[*range(12), 22], failed=range(12, 22), toprocess=[]
-    )
-
-
-def test_attempts_after_which_a_task_runs_again_are_no_failures(create_place):
-    place = create_place(["[ $MPIFARM_ATTEMPT -ge 2 ]"] * 6)
-    assert place.run("--retries", "1", "--max-failures", "3") == 0
-    assert_settled(place, finished=range(6), failed=[], toprocess=[])
-
-
 # ---- tasks that run in pieces --------------------------------------------------------
 
 
@@ -216,7 +166,7 @@ def test_a_task_that_makes_checkpoints_runs_until_it_ends(create_place):
     assert place.run("--requeue-status", "75", "--max-failures", "1") == 0
     assert place.notes("pieces") == ["1", "2", "3", "4"]
     assert attempts_of(place, 0) == [(1, 75), (2, 75), (3, 75), (4, 0)]
-    assert_settled(place, finished=[0], failed=[], toprocess=[])
+    place.assert_settled(finished=[0])
 
 
 def test_a_checkpoint_is_no_attempt_of_the_retries(create_place):
@@ -230,7 +180,7 @@ def test_without_the_option_no_status_asks_to_run_again(create_place):
     place = create_place(["exit 75"])
     assert place.run() == 1
     assert attempts_of(place, 0) == [(1, 75)]
-    assert_settled(place, finished=[], failed=[0], toprocess=[])
+    place.assert_settled(failed=[0])
 
 
 def test_a_task_that_made_a_checkpoint_goes_to_the_end_of_the_queue(create_place):
@@ -247,7 +197,7 @@ def test_a_task_that_asks_to_run_again_for_ever_is_failed_and_told(create_place)
     assert len(place.notes("pieces")) == 10
     assert "task 0 counts as failed" in farm.text()
     assert "10 times in a row" in farm.text()
-    assert_settled(place, finished=[1], failed=[0], toprocess=[])
+    place.assert_settled(finished=[1], failed=[0])
 
 
 def test_a_checkpoint_in_a_drain_goes_back_into_toprocess(create_place):
@@ -256,10 +206,10 @@ def test_a_checkpoint_in_a_drain_goes_back_into_toprocess(create_place):
     place.await_notes("begun", 1)
     farm.send_signal(signal.SIGUSR2)
     wait_until(lambda: "nothing more is started" in farm.text())
-    allow(place)
+    place.allow()
     assert farm.wait(20) == 75
     assert place.notes("begun") == ["0"]
-    assert_settled(place, finished=[], failed=[], toprocess=[0])
+    place.assert_settled(to_process=[0])
 
 
 # ---- canaries ------------------------------------------------------------------------
@@ -270,18 +220,12 @@ def test_nothing_else_is_started_when_the_canaries_fail(create_place):
     farm = place.start("--canary", "2")
     assert farm.wait(20) == 1
     assert sorted(place.notes("begun")) == ["0", "1"]
-    assert_settled(place, finished=[], failed=[0, 1], toprocess=range(2, 6))
+    place.assert_settled(failed=[0, 1], to_process=range(2, 6))
     assert place.result()["exit_status"] == 1
     assert "canary" in place.result()["reason"]
     assert "canary" in farm.text()
     assert place.run() == 1
-    assert_settled(place, finished=range(2, 6), failed=[0, 1], toprocess=[])
-
-
-def test_all_tasks_run_when_one_canary_succeeds(create_place):
-    place = create_place(["exit 4", *[NOTE] * 5])
-    assert place.run("--canary", "2") == 1
-    assert_settled(place, finished=range(1, 6), failed=[0], toprocess=[])
+    place.assert_settled(finished=range(2, 6), failed=[0, 1])
 
 
 def test_the_others_wait_for_the_first_canary_alone(create_place):
@@ -291,28 +235,17 @@ def test_the_others_wait_for_the_first_canary_alone(create_place):
     farm = place.start("--canary", "2")
     place.await_notes("begun", 2)
     assert sorted(place.notes("begun")) == ["0", "1"]
-    allow(place)
+    place.allow()
     assert farm.wait(20) == 0
 
 
 def test_a_canary_that_succeeds_at_its_retry_opens_the_gates(create_place):
     place = create_place(["[ $MPIFARM_ATTEMPT -ge 2 ]", *["true"] * 4])
     assert place.run("--canary", "1", "--retries", "1") == 0
-    assert_settled(place, finished=range(5), failed=[], toprocess=[])
+    place.assert_settled(finished=range(5))
 
 
-# ---- tasks that all fail, or kill their worker ---------------------------------------
-
-
-@pytest.mark.parametrize("quarantine", ["3", "off"])
-def test_a_list_of_which_everything_fails_ends_with_all_failed(
-    create_place, quarantine
-):
-    place = create_place(["exit 4"] * 40)
-    assert place.run("--quarantine", quarantine) == 1
-    assert_settled(place, finished=[], failed=range(40), toprocess=[])
-    assert place.counts() == dict.fromkeys(range(40), 1)
-    assert place.result()["quarantined"] == []
+# ---- tasks that kill their worker ----------------------------------------------------
 
 
 def test_a_task_that_kills_its_worker_is_failed_after_three(create_place):
@@ -320,7 +253,7 @@ def test_a_task_that_kills_its_worker_is_failed_after_three(create_place):
     farm = place.start("--proc", "2")
     assert farm.wait(30) == 1
     assert len(place.notes("lives")) == 3
-    assert_settled(place, finished=range(1, 7), failed=[0], toprocess=[])
+    place.assert_settled(finished=range(1, 7), failed=[0])
     assert place.result()["this_farm"]["outcomes"]["lost"] == 1
     assert "task 0: " in farm.text()
 
@@ -346,7 +279,7 @@ def test_a_farm_ends_by_itself_before_its_job_does(create_place, told_by):
     )
     assert farm.wait(20) == 75
     assert time.time() < moment
-    assert_settled(place, finished=[0], failed=[], toprocess=range(1, 5))
+    place.assert_settled(finished=[0], to_process=range(1, 5))
     assert place.notes("begun")
     assert place.result()["exit_status"] == 75
 
@@ -359,7 +292,7 @@ def test_nothing_is_started_that_is_known_to_take_too_long(create_place):
     assert farm.wait(20) == 75
     assert time.monotonic() - begun < 20
     assert place.notes("begun") == []
-    assert_settled(place, finished=[], failed=[], toprocess=range(4))
+    place.assert_settled(to_process=range(4))
     assert "--task-time" in farm.text()
 
 
@@ -374,7 +307,7 @@ def test_what_was_started_in_time_may_finish(create_place):
     assert ended
     assert place.notes("begun") == place.notes("ended")
     rest = sorted(set(range(200)) - set(ended))
-    assert_settled(place, finished=ended, failed=[], toprocess=rest)
+    place.assert_settled(finished=ended, to_process=rest)
 
 
 def test_what_others_have_taken_tells_what_a_task_takes(create_place):
@@ -384,7 +317,7 @@ def test_what_others_have_taken_tells_what_a_task_takes(create_place):
     farm = place.start("--proc", "1", "--deadline", end, "--grace", "0.2")
     assert farm.wait(20) == 75
     assert place.notes("begun") == []
-    assert_settled(place, finished=[0], failed=[], toprocess=range(1, 5))
+    place.assert_settled(finished=[0], to_process=range(1, 5))
     assert "the only task that has finished took 4 s" in farm.text()
 
 
@@ -394,14 +327,14 @@ def test_a_farm_that_has_no_time_starts_nothing_and_says_so(create_place):
     assert farm.wait(20) == 75
     assert place.notes("begun") == []
     assert "deadline" in farm.text()
-    assert_settled(place, finished=[], failed=[], toprocess=range(4))
+    place.assert_settled(to_process=range(4))
 
 
 def test_a_deadline_of_none_overrides_the_job(create_place):
     place = create_place([NOTE] * 4)
     end = {"SLURM_JOB_END_TIME": str(int(time.time()))}
     assert place.run("--deadline", "none", env=end) == 0
-    assert_settled(place, finished=range(4), failed=[], toprocess=[])
+    place.assert_settled(finished=range(4))
 
 
 # ---- limits for each task ------------------------------------------------------------
@@ -416,7 +349,7 @@ def test_a_task_over_its_time_is_told_in_the_summary(create_place):
     place = create_place(["exec sleep 60", "true"])
     farm = place.start("--task-timeout", "0.3", "--grace", "0.2")
     assert farm.wait(20) == 1
-    assert_settled(place, finished=[1], failed=[0], toprocess=[])
+    place.assert_settled(finished=[1], failed=[0])
     assert place.result()["this_farm"]["outcomes"] == {"completed": 1, "timed out": 1}
     assert "timed out" in how(place)[0]
     assert "task 0: timed out" in farm.text()
@@ -427,14 +360,14 @@ def test_a_task_over_its_time_has_its_retries(create_place):
     place = create_place(["[ $MPIFARM_ATTEMPT -ge 2 ] || exec sleep 60"])
     options = ("--task-timeout", "0.5", "--grace", "0.2", "--retries", "3")
     assert place.run(*options) == 0
-    assert_settled(place, finished=[0], failed=[], toprocess=[])
+    place.assert_settled(finished=[0])
 
 
 def test_a_task_out_of_memory_is_told_in_the_summary(create_place):
     place = create_place(["python3 -c 'bytearray(500_000_000)'", "true"])
     farm = place.start("--proc", "2", "--task-memory", "200M")
     assert farm.wait(20) == 1
-    assert_settled(place, finished=[1], failed=[0], toprocess=[])
+    place.assert_settled(finished=[1], failed=[0])
     outcomes = place.result()["this_farm"]["outcomes"]
     assert outcomes == {"completed": 1, "out of memory": 1}
     assert "memory ran out" in how(place)[0]
@@ -449,5 +382,5 @@ def test_a_stop_sends_the_checkpoint_signal_so_that_tasks_can_save(create_place)
     farm.send_signal(signal.SIGUSR1)
     assert farm.wait(30) == 75
     assert sorted(place.notes("saved")) == ["0", "1"]
-    assert_settled(place, finished=[], failed=[], toprocess=[0, 1])
+    place.assert_settled(to_process=[0, 1])
     assert place.result()["exit_status"] == 75

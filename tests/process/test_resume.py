@@ -29,7 +29,7 @@ def await_a_start(place, farm, before):
 
 
 def finished_and_failed(place):
-    return sorted(place.ids("finished")), sorted(place.ids("failed"))
+    return place.finished(), place.failed()
 
 
 # ---- after an end in order -----------------------------------------------------------
@@ -44,7 +44,7 @@ def test_a_finished_list_runs_nothing_again(create_place):
     assert place.content("finished") == finished
     assert place.content("timeline.json") == timeline
     assert len(place.attempts()) == 20
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_nothing_finished_runs_again_after_stop_upon_stop(create_place):
@@ -61,11 +61,11 @@ def test_nothing_finished_runs_again_after_stop_upon_stop(create_place):
         status = farm.wait(10)
         again = {i for i, n in (started(place) - once).items() if n}
         assert not again & before, "finished tasks were started again"
-        assert place.violations() == []
+        place.assert_sound()
         before, rounds = set(place.ids("finished")), rounds + 1
     assert status == 0
     assert rounds > 2
-    assert sorted(place.ids("finished")) == list(range(70))
+    assert place.finished() == list(range(70))
 
 
 def test_a_second_attempt_keeps_the_log_of_the_first(create_place):
@@ -77,7 +77,7 @@ def test_a_second_attempt_keeps_the_log_of_the_first(create_place):
     wait_until(lambda: place.log(0))
     farm.send_signal(signal.SIGUSR1)
     assert farm.wait(10) == 75
-    (place.directory / "go").touch()
+    place.allow()
     assert place.run() == 0
     lines = place.log(0).splitlines()
     assert lines[0] == lines[-2] == "first words"
@@ -93,7 +93,7 @@ def test_the_line_of_a_second_attempt_stands_on_its_own(create_place):
     wait_until(lambda: place.log(0))
     farm.send_signal(signal.SIGTERM)
     assert farm.wait(10) == 75
-    (place.directory / "go").touch()
+    place.allow()
     assert place.run() == 0
     first, second, third = place.log(0).splitlines()
     assert (first, third) == ("half", "half")
@@ -116,10 +116,10 @@ def test_after_kill_9_of_all_the_next_start_takes_the_claim_back(create_place):
     assert again.wait() == 0
     assert "dead farm" in again.text()
     assert not set(started(place) - before) & finished
-    assert sorted(place.ids("finished")) == list(range(120))
+    assert place.finished() == list(range(120))
     assert max(started(place).values()) == 2
     assert place.claims() == []
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_kill_upon_kill_loses_nothing_and_books_nothing_twice(create_place):
@@ -133,10 +133,10 @@ def test_kill_upon_kill_loses_nothing_and_books_nothing_twice(create_place):
         place.kill(farm)
         assert not set(started(place) - once) & finished
         finished = set(place.ids("finished"))
-        assert place.violations() == []
+        place.assert_sound()
     assert place.run() == 0
-    assert sorted(place.ids("finished")) == list(range(100))
-    assert place.violations() == []
+    assert place.finished() == list(range(100))
+    place.assert_sound()
 
 
 def test_a_kill_of_the_rank_alone_is_made_right_as_well(create_place, farm_token):
@@ -147,8 +147,8 @@ def test_a_kill_of_the_rank_alone_is_made_right_as_well(create_place, farm_token
     # at once: the pool of the dead one may still be there
     again = place.start("--proc", "8")
     assert again.wait() == 0
-    assert sorted(place.ids("finished")) == list(range(60))
-    assert place.violations() == []
+    assert place.finished() == list(range(60))
+    place.assert_sound()
     wait_until(lambda: not survivors(farm_token), 5)
 
 
@@ -158,7 +158,7 @@ def test_a_zombie_farm_is_dead(create_place):
     farm = place.start()
     place.await_notes("begun", 1)
     os.kill(farm.pid, signal.SIGKILL)
-    (place.directory / "go").touch()
+    place.allow()
     assert place.run() == 0
     assert farm.process.returncode is None
 
@@ -182,8 +182,8 @@ def test_toprocess_that_lists_finished_tasks_runs_the_others(create_place):
     )
     assert place.run() == 0
     assert started(place) == Counter([1, 3])
-    assert sorted(place.ids("finished")) == [0, 1, 2, 3]
-    assert place.violations() == []
+    assert place.finished() == [0, 1, 2, 3]
+    place.assert_sound()
 
 
 def test_a_finished_task_put_back_while_a_farm_works_does_not_run_again(create_place):
@@ -195,7 +195,7 @@ def test_a_finished_task_put_back_while_a_farm_works_does_not_run_again(create_p
     assert farm.wait() == 0
     assert started(place)[done] == 1
     assert place.content("toprocess") == b""
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def put_back_as_a_plain_farmer(place, taskid):
@@ -214,7 +214,7 @@ def test_no_toprocess_means_all_that_is_not_finished(create_place):
     write(place, finished=b"1 %s\n" % place.tasks[1].encode())
     assert place.run() == 0
     assert started(place) == Counter([0, 2, 3])
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_an_empty_toprocess_means_nothing(create_place):
@@ -252,7 +252,7 @@ def test_a_torn_line_of_finished_finishes_nothing_else(create_place, finished, r
     assert place.content("finished").endswith(b"\n")
     assert place.run() == 1
     assert {attempt.taskid for attempt in place.attempts()} == runs
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_a_torn_line_of_failed_is_mended(create_place):
@@ -291,7 +291,7 @@ def test_a_timeline_that_is_no_json_is_mended_and_kept(create_place, timeline):
     write(place, **{"timeline.json": timeline})
     assert place.run() == 1
     assert len(place.timeline()) == len(LIST)
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_torn_files_of_the_farm_itself_are_no_trouble(create_place):
@@ -322,9 +322,7 @@ def test_farms_that_start_in_the_same_moment_share_a_new_workdir(create_place):
     # 3: done for itself, while another still has some
     assert {farm.wait() for farm in farms} <= {0, 3}
     assert started(place) == Counter(range(120))
-    assert sorted(place.ids("finished")) == list(range(120))
-    assert place.violations() == []
-    assert place.claims() == []
+    place.assert_all_finished()
     assert place.run() == 0
 
 
@@ -339,7 +337,7 @@ def test_a_second_farm_joins_and_takes_its_share(create_place):
     assert len(farms) == 2
     assert min(farms.values()) >= 10
     assert len(place.attempts()) == 80
-    assert place.violations() == []
+    place.assert_sound()
     assert "is at work" in two.text()
 
 
@@ -348,7 +346,7 @@ def test_a_farm_whose_tasks_are_with_another_ends_with_3(create_place):
     one = place.start()
     place.await_notes("begun", 1)
     assert place.run(name="two") == 3
-    (place.directory / "go").touch()
+    place.allow()
     assert one.wait() == 0
     assert len(place.notes("begun")) == 1
 
@@ -367,7 +365,7 @@ def test_two_farms_with_locks_that_do_not_exclude_each_other_do_not_work_togethe
     ]
     assert {farm.wait() for farm in farms} <= {0, 3}
     assert started(place) == Counter(range(40))
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_a_workdir_by_two_names_is_one(create_place):
@@ -379,7 +377,7 @@ def test_a_workdir_by_two_names_is_one(create_place):
     two = place.start("--proc", "2", "--workdir", str(alias), name="two")
     assert {one.wait(), two.wait()} <= {0, 3}
     assert started(place) == Counter(range(60))
-    assert place.violations() == []
+    place.assert_sound()
 
 
 # ---- from another directory ----------------------------------------------------------

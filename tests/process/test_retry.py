@@ -1,25 +1,9 @@
 """``mpifarm retry`` beside real farms: what failed runs again, and only that."""
 
-import sys
 from pathlib import Path
 
-import pytest
-
-from tests.process.farms import MPIFARM
+from tests.farm_driver import MPIFARM
 from tests.support import wait_until
-
-
-@pytest.fixture
-def mpifarm(farm_processes):
-    """Run a subcommand beside a place: its exit status, and what it has printed."""
-
-    def run(place, *words):
-        child = farm_processes(
-            [*MPIFARM, *words], env=place.environment, cwd=place.directory
-        )
-        return child.wait(30), child.text()
-
-    return run
 
 
 def test_failed_tasks_run_again_and_only_they(create_place, mpifarm):
@@ -32,9 +16,9 @@ def test_failed_tasks_run_again_and_only_they(create_place, mpifarm):
     assert "mpifarm tasks.txt\n" in text
     assert place.run() == 1
     assert sorted(place.notes("ran")) == ["0", "1", "1"]
-    assert sorted(place.ids("finished")) == [0, 1]
+    assert place.finished() == [0, 1]
     assert place.ids("failed") == [2]
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_the_status_of_the_last_attempt_chooses(create_place, mpifarm):
@@ -56,9 +40,9 @@ def test_a_farm_at_work_takes_them_up(create_place, mpifarm):
     assert status == 0, text
     Path(place.directory, "done").touch()
     assert farm.wait() == 0
-    assert sorted(place.ids("finished")) == [0, 1, 2]
+    assert place.finished() == [0, 1, 2]
     assert place.ids("failed") == []
-    assert place.violations() == []
+    place.assert_sound()
     assert mpifarm(place, "check", "tasks.txt")[0] == 0
 
 
@@ -69,7 +53,7 @@ def test_plain_farmers_take_them_up(create_place, plain_farmer, mpifarm):
     Path(place.directory, "ready").touch()
     assert mpifarm(place, "retry", "tasks.txt")[0] == 0
     assert place.start_plain(plain_farmer).wait(30) == 0
-    assert sorted(place.ids("finished")) == [0, 1]
+    assert place.finished() == [0, 1]
     assert place.content("failed") == b""
 
 
@@ -86,10 +70,9 @@ def test_an_id_that_has_not_failed_is_status_2_and_nothing_is_touched(
     assert place.ids("failed") == [1]
 
 
-def test_of_many_ranks_one_retries(create_place, mpirun, farm_processes):
+def test_of_many_ranks_one_retries(create_place, mpirun):
     place = create_place(["false"])
     assert place.run() == 1
-    launch = mpirun(3, sys.executable, "-m", "mpifarm", "retry", str(place.workdir))
-    child = farm_processes(launch, cwd=place.directory)
+    child = place.start_command(mpirun(3, *MPIFARM, "retry", str(place.workdir)))
     assert child.wait(30) == 0
     assert child.text().count("put back into toprocess") == 1

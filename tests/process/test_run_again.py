@@ -10,4 +10,4 @@ def test_failed_tasks_moved_to_toprocess_run_again_and_only_they(create_place):
     (place.workdir / "failed").rename(place.workdir / "toprocess")
     assert place.run() == 0
     assert sorted(Path(place.directory, "ran").read_text().split()) == ["0", "1", "1"]
-    assert place.violations() == []
+    place.assert_sound()

@@ -589,10 +589,10 @@ def test_a_task_that_crashes_its_runner_fails_after_three_workers(create_own):
     place = create_own(["a", "b", "c"], "Runner = my_classes.Crashing", "when = b")
     assert place.run(*OWN, "-n", "2") == 1
     assert place.ids("failed") == [1]
-    assert sorted(place.ids("finished")) == [0, 2]
+    assert place.finished() == [0, 2]
     assert place.notes("notes").count("1 b") == 3
     assert place.log(2) == "did c\n"
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_a_runner_that_can_be_made_on_rank_0_alone_stops_the_farm(create_own):
@@ -602,7 +602,7 @@ def test_a_runner_that_can_be_made_on_rank_0_alone_stops_the_farm(create_own):
     assert "the runner 'own' can't be made on host " in farm.text()
     assert "FileExistsError" in farm.text()
     assert place.counts() == {}
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_a_runner_that_kills_its_worker_when_it_is_made_stops_the_farm(create_own):
@@ -615,7 +615,7 @@ def test_a_runner_that_kills_its_worker_when_it_is_made_stops_the_farm(create_ow
         farm.text()
     )
     assert place.counts() == {}
-    assert place.violations() == []
+    place.assert_sound()
     assert place.pids() == []
 
 
@@ -794,7 +794,7 @@ def test_at_a_stop_nothing_is_left_of_what_such_a_class_has_started(
     assert time.monotonic() - begin < 4
     assert place.pids() == []
     assert place.counts() == {}
-    assert place.violations() == []
+    place.assert_sound()
 
 
 # ---- the examples of the documents ---------------------------------------------------

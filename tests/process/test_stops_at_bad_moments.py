@@ -17,7 +17,7 @@ def test_a_farm_of_many_workers_that_are_slow_to_die_ends_at_term(
     assert farm.wait(10) == 75
     wait_until(lambda: not survivors(farm_token), deadline=10)
     assert sorted(place.ids("toprocess")) == list(range(64))
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_a_signal_ends_a_start_that_waits_for_the_lock(create_place):

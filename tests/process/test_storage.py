@@ -43,9 +43,7 @@ def assert_the_next_start_finishes(place, count):
     status = place.run()
     assert status == 0
     assert not set(started(place) - before) & finished
-    assert sorted(place.ids("finished")) == list(range(count))
-    assert place.violations() == []
-    assert place.claims() == []
+    place.assert_all_finished()
 
 
 def remove(directory):
@@ -128,7 +126,7 @@ def test_a_disk_that_fills_up_stops_the_farm_and_damages_nothing(
     disk.fill()
     assert_it_stopped(place, farm, farm_token)
     assert "No space left on device" in farm.text()
-    assert place.violations() == []
+    place.assert_sound()
     assert place.content("failed") == b""
     disk.clear()
     assert_the_next_start_finishes(place, 200)
@@ -168,7 +166,7 @@ def test_a_disk_that_is_full_from_the_start_is_told_in_one_sentence(
     assert "No space left on device" in farm.text()
     assert "Traceback" not in farm.text()
     assert not started(place)
-    assert place.violations() == []
+    place.assert_sound()
     disk.clear()
     assert_the_next_start_finishes(place, 3)
 
@@ -185,7 +183,7 @@ def test_a_full_disk_that_gets_room_during_the_stop_keeps_the_promises(
     wait_until(lambda: "ended now" in farm.text() or farm.has_ended())
     disk.clear()
     assert_it_stopped(place, farm, farm_token)
-    assert place.violations() == []
+    place.assert_sound()
     assert_the_next_start_finishes(place, 60)
 
 
@@ -198,7 +196,7 @@ def test_a_task_without_a_log_for_lack_of_inodes_is_not_booked_as_failed(
     farm = place.start("--proc", "4")
     assert_it_stopped(place, farm, farm_token)
     assert place.content("failed") == b""
-    assert place.violations() == []
+    place.assert_sound()
     disk.change("nr_inodes=400")
     assert_the_next_start_finishes(place, 80)
 
@@ -223,7 +221,7 @@ def test_a_file_that_can_not_grow_is_cut_back_to_whole_lines(
     assert "File too large" in farm.text()
     assert "Traceback" not in farm.text()
     wait_until(lambda: not survivors(farm_token), 5)
-    assert place.violations() == []
+    place.assert_sound()
     for name in ("finished", "failed", "toprocess"):
         assert place.content(name)[-1:] in (b"", b"\n")
     assert_the_next_start_finishes(place, 60)
@@ -252,7 +250,7 @@ def test_a_workdir_that_is_moved_away_can_be_moved_back(create_place, farm_token
     assert_it_stopped(place, farm, farm_token)
     assert not place.workdir.exists()
     moved.rename(place.workdir)
-    assert place.violations() == []
+    place.assert_sound()
     assert place.content("failed") == b""
     assert_the_next_start_finishes(place, 100)
 
@@ -304,7 +302,7 @@ def test_what_stands_in_a_file_is_not_told_as_unrecorded(create_place, farm_toke
     wait_until(lambda: not survivors(farm_token), 5)
     told = told_as_unrecorded(farm)
     assert not told & {*place.ids("finished"), *place.ids("failed")}
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_a_claim_that_is_removed_stops_the_farm(create_place, farm_token):
@@ -332,7 +330,7 @@ def test_a_lock_held_for_seconds_only_delays_the_farm(create_place):
         assert not farm.has_ended()
         assert not place.claims()
     assert farm.wait() == 0
-    assert place.violations() == []
+    place.assert_sound()
 
 
 def test_a_lock_that_nobody_gives_back_does_not_keep_a_farm_from_stopping(
@@ -353,4 +351,4 @@ def test_a_lock_that_nobody_gives_back_does_not_keep_a_farm_from_stopping(
     again.send_signal(signal.SIGUSR1)
     assert again.wait() == 75
     assert place.ids("toprocess") == [0, 1, 2, 3]
-    assert place.violations() == []
+    place.assert_sound()

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.farm_driver import FarmDriver, Part, assert_ends, send_signal
+from tests.farm_driver import Part, assert_ends, send_signal
 from tests.process.test_terminal import ON_A_TERMINAL
 from tests.support import is_running, wait_until
 
@@ -290,23 +290,23 @@ RANKS = 3
 
 
 @pytest.fixture
-def farm(tmp_path, farm_processes, farm_token):
-    return FarmDriver(tmp_path / "a place", farm_processes, farm_token)
-
-
-@pytest.fixture
-def launch(mpirun, farm):
-    """A supervised farm of three ranks."""
-    launched = mpirun(RANKS, *farm.argv("-n", "1"))
+def farm(farm, mpirun):
+    """Supervised farms of three ranks."""
     # not as `-m mpifarm`, by which the driver tells ranks
     supervise = [sys.executable, "-c", "from mpifarm.commands.main import main; main()"]
-    return launched._replace(argv=[*supervise, "supervise", "--", *launched.argv])
+
+    def launch(ranks, *argv):
+        launched = mpirun(ranks, *argv)
+        return launched._replace(argv=[*supervise, "supervise", "--", *launched.argv])
+
+    farm.under, farm.ranks, farm.options = launch, RANKS, ("-n", "1")
+    return farm
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_farm_that_loses_a_rank_finishes_its_list(farm, launch, rank):
+def test_a_farm_that_loses_a_rank_finishes_its_list(farm, rank):
     farm.write_list(["true"] * 4 + [WAITS] * 8)
-    child = farm.start_unseen(launch)
+    child = farm.start()
     farm.wait_for_marks("started", RANKS)
     wait_until(lambda: len(farm.finished()) == 4)
     farm.signal_rank(rank, signal.SIGKILL)
@@ -317,9 +317,9 @@ def test_a_farm_that_loses_a_rank_finishes_its_list(farm, launch, rank):
     farm.wait_until_gone()
 
 
-def test_a_farm_whose_launcher_is_killed_finishes_its_list(farm, launch):
+def test_a_farm_whose_launcher_is_killed_finishes_its_list(farm):
     farm.write_list(["true"] * 4 + [WAITS] * 8)
-    child = farm.start_unseen(launch)
+    child = farm.start()
     farm.wait_for_marks("started", RANKS)
     wait_until(lambda: len(farm.finished()) == 4)
     supervisor = child.pid

@@ -106,7 +106,7 @@ def test_ctrl_c_stops_the_farm_and_its_commands(
     type_keys(b"\x03")
     assert farm.wait(10) == 75
     assert place.ids("toprocess") == [0, 1, 2, 3]
-    assert place.violations() == []
+    place.assert_sound()
     wait_until(lambda: not survivors(farm_token), 3)
 
 
@@ -140,7 +140,7 @@ def test_a_terminal_that_nobody_reads_does_not_hold_up_the_farm(
     before = (sys.executable, "-c", WITH_STDOUT_AT, silent_terminal, descriptor)
     farm = place.start("--verbose", before=before)
     assert farm.wait(30) == 0
-    assert sorted(place.ids("finished")) == list(range(2000))
+    assert place.finished() == list(range(2000))
 
 
 # ---- a file --------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_a_reader_that_leaves_does_not_end_the_farm(create_place):
     farm = place.start(before=before)
     assert farm.wait() == 0
     assert farm.text().count("\n") == 1
-    assert sorted(place.ids("finished")) == list(range(400))
+    assert place.finished() == list(range(400))
 
 
 def test_a_reader_that_was_never_there_does_not_end_the_farm(create_place):
@@ -204,7 +204,7 @@ def test_a_pipe_that_nobody_reads_does_not_hold_up_the_farm(create_place, redire
         before = through(f'exec "$@" {redirection}')
         assert place.run("--verbose", before=before) == 0
         assert time.monotonic() - begun < 30
-        assert sorted(place.ids("finished")) == list(range(1500))
+        assert place.finished() == list(range(1500))
     finally:
         os.close(reader)
 
@@ -223,7 +223,7 @@ def test_a_slow_reader_gets_whole_lines(create_place):
 def test_a_full_disk_under_the_log_does_not_end_the_farm(create_place):
     place = create_place(["true"] * 5)
     assert place.run(before=through('exec "$@" > /dev/full 2>&1')) == 0
-    assert sorted(place.ids("finished")) == list(range(5))
+    assert place.finished() == list(range(5))
 
 
 def test_an_error_is_told_on_stderr_though_stdout_is_gone(create_place):

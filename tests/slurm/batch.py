@@ -6,11 +6,11 @@ status is what Slurm has recorded.
 
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support import ROOT, wait_until
+from tests.support import ROOT, Launch, wait_until
 
 JOBS = ROOT / "jobs"
 
@@ -125,6 +125,15 @@ class Slurm:
         )
         assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
+
+    def srun(self, *options: str) -> Callable[..., Launch]:
+        """A launcher of farms: a rank on each node, without a batch script."""
+
+        def launch(nodes: int, *argv: str) -> Launch:
+            words = ["srun", "-N", str(nodes), *options, *argv]
+            return Launch(words, self.environment)
+
+        return launch
 
     def submit(self, *argv: str) -> Job:
         """``sbatch`` with these arguments; ``jobs/…`` is the project's own script."""

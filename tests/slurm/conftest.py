@@ -131,14 +131,6 @@ def hold_cluster(errors: Path, *words: str | int) -> Iterator[str]:
 
 
 @pytest.fixture
-def farm(tmp_path, farm_processes, farm_token):
-    """A tasklist, where jobs find it as ``tasks.txt``."""
-    driver = FarmDriver(tmp_path / "a place", farm_processes, farm_token)
-    driver.directory.mkdir()
-    return driver
-
-
-@pytest.fixture
 def slurm(slurm_conf, farm_environment, farm) -> Iterator[Slurm]:
     """The cluster; jobs run beside the tasklist of `farm`."""
     slurm = create_slurm(slurm_conf, farm_environment, farm.directory)
@@ -207,10 +199,9 @@ def reserved_soon(slurm: Slurm, nodes: tuple[str, ...]) -> Iterator[None]:
 
 def submit_early(conf: str, directory: Path, *argv: str) -> Early:
     """``sbatch`` with a list and a token of its own."""
-    token = uuid.uuid4().hex
-    farm = FarmDriver(directory, start_nothing, token)
+    environment = clean_environment(os.environ) | {TOKEN_VARIABLE: uuid.uuid4().hex}
+    farm = FarmDriver(directory, start_nothing, environment)
     farm.write_list(EARLY_LIST)
-    environment = clean_environment(os.environ) | {TOKEN_VARIABLE: token}
     slurm = create_slurm(conf, environment, directory)
     return Early(farm, slurm, slurm.submit(*argv))
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.support import find_plain_python, plain_missing
+from tests.support import Launch, find_plain_python, plain_missing
 
 NODES = 8
 
@@ -27,8 +27,8 @@ PMI2 = "--mpi=pmi2"
 
 def run_farm(farm, slurm, *options, nodes=NODES):
     """srun to its end: its exit status, and what it printed."""
-    argv = ["srun", "-N", str(nodes), *options, *FARM]
-    child = farm.start_unseen(argv, env=slurm.environment)
+    words = ("srun", "-N", str(nodes), *options, *FARM)
+    child = farm.start_command(Launch([*words], slurm.environment))
     return child.wait(), child.text()
 
 
@@ -59,11 +59,8 @@ def test_where_slurm_can_not_enter_the_directory_no_task_runs_in_tmp(farm, slurm
     """The list is named in full, and its command is there whatever the directory."""
     farm.write_list([f"touch '{farm.directory}/ran'"])
     gone = farm.directory.parent / "gone"
-    argv = ("-m", "mpifarm", f"{farm.directory}/tasks.txt", "-n", "1")
-    child = farm.start_unseen(
-        ["srun", "-N", "2", f"--chdir={gone}", PMI2, sys.executable, *argv],
-        env={**slurm.environment, "PWD": str(gone)},
-    )
+    under = slurm.srun(f"--chdir={gone}", PMI2)
+    child = farm.start("-n", "1", under=under, ranks=2, env={"PWD": str(gone)})
     assert child.wait() == 2, child.text()
     assert f"can't run commands in {gone}: Slurm could not enter it on" in child.text()
     assert not (farm.directory / "ran").exists()
@@ -83,7 +80,7 @@ def test_eight_ranks_that_see_no_other_say_so_once_and_share_the_list(
     ran = (farm.directory / "ran").read_text().split()
     assert sorted(map(int, ran)) == list(range(2 * NODES))
     farm.assert_sound()
-    assert len(farm.finished() + farm.failed()) == len(farm.commands)
+    assert len(farm.finished() + farm.failed()) == len(farm.tasks)
     assert len(farm.failed()) == status
     assert farm.claims() == []
 

@@ -157,12 +157,11 @@ def jobs(named_conf, tmp_path_factory) -> Iterator[dict[int, Early]]:
 def submit_job(conf: str, directory: Path, nodes: int) -> Early:
     """``sbatch`` with a list and a token of its own."""
     write_job(directory, nodes)
-    token = uuid.uuid4().hex
-    environment = clean_environment(os.environ) | {TOKEN_VARIABLE: token}
+    environment = clean_environment(os.environ) | {TOKEN_VARIABLE: uuid.uuid4().hex}
     slurm = create_slurm(conf, {**environment, **OPENMPI_ENVIRONMENT}, directory)
     size = ("-N", str(nodes), "--ntasks-per-node=1", f"--cpus-per-task={CPUS}")
     job = slurm.submit(*size, "job")
-    return Early(FarmDriver(directory, start_nothing, token), slurm, job)
+    return Early(FarmDriver(directory, start_nothing, environment), slurm, job)
 
 
 def assert_all_succeeded(early: Early, workdir: str) -> list[list[list[str]]]:

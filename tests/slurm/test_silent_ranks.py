@@ -3,9 +3,7 @@
 Rules of this file: nobody is told of such a death; the farm has to notice the silence.
 """
 
-import json
 import signal
-import sys
 
 import pytest
 
@@ -39,20 +37,13 @@ def ranks_of(farm, taskid):
     return (farm.directory / f"started.{taskid}").read_text().split()
 
 
-def lost_in(farm):
-    return [each["rank"] for each in json.loads(farm.result())["lost"]]
-
-
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.timeout(240)
 def test_a_farm_goes_on_without_a_lost_rank_and_does_not_hang_at_its_end(
     farm, slurm, signum
 ):
     farm.write_list([WAITS] * 3 * NODES)
-    argv = ["srun", "-N", str(NODES), "--mpi=pmi2", "-K0", sys.executable, "-m"]
-    child = farm.start_unseen(
-        [*argv, "mpifarm", "tasks.txt", *OPTIONS], env=slurm.environment
-    )
+    child = farm.start(*OPTIONS, under=slurm.srun("--mpi=pmi2", "-K0"), ranks=NODES)
     theirs = kill_a_rank(farm, signum)
     assert theirs
     wait_until(lambda: f"rank {VICTIM} on " in child.text(), DEADLINE)
@@ -60,9 +51,9 @@ def test_a_farm_goes_on_without_a_lost_rank_and_does_not_hang_at_its_end(
     # Slurm waits 30 s (KillWait) before it kills a rank that is suspended.
     assert child.wait(150) in (0, 137), child.text()
     farm.assert_all_finished()
-    assert lost_in(farm) == [VICTIM]
+    assert farm.lost_ranks() == [VICTIM]
     assert all(len(ranks_of(farm, taskid)) == 2 for taskid in theirs)
-    assert json.loads(farm.result())["exit_status"] == 0
+    assert farm.result()["exit_status"] == 0
     farm.wait_until_gone()
 
 

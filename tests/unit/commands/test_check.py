@@ -22,7 +22,7 @@ from mpifarm.store.farm_liveness import find_process_start
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.target import Target, farm_words_of, words_of
 from mpifarm.system.console import Console
-from tests.process.farms import snapshot
+from tests.support import snapshot
 from tests.unit.store_fakes import Site
 from tests.workdir_files import Attempt, format_attempts
 
