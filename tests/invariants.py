@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 from mpifarm.model.paths import WorkdirPaths
-from mpifarm.store.claims import OtherClaims
 from mpifarm.store.status_lines import AlienLine, ParsedStatus, parse_status
 from mpifarm.system import files
+from tests.workdir_files import WorkdirFiles
 
 
 def find_violations(
@@ -39,7 +39,7 @@ def _find_all(
         "is in finished more than once",
     )
     queued = _read_queued(paths, tasks)
-    claimed = _read_claimed(paths)
+    claimed = WorkdirFiles(paths.root).held()
     places = Counter(set(queued) - set(finished))
     for ids in claimed.values():
         places.update(ids - set(finished))
@@ -73,15 +73,9 @@ def _parse(path: str, tasks: Sequence[str]) -> ParsedStatus:
 
 def _read_queued(paths: WorkdirPaths, tasks: Sequence[str]) -> Collection[int]:
     if not files.exists(paths.toprocess):
-        claimed = set().union(*_read_claimed(paths).values())
+        claimed = set().union(*WorkdirFiles(paths.root).held().values())
         return [taskid for taskid in range(len(tasks)) if taskid not in claimed]
     return _parse(paths.toprocess, tasks).ids
-
-
-def _read_claimed(paths: WorkdirPaths) -> dict[str, set[int]]:
-    claims = OtherClaims(paths, farm="")
-    claims.poll()
-    return {claim.farm: set(claim.journal.held) for claim in claims.claims.values()}
 
 
 def _find_alien_lines(paths: WorkdirPaths, tasks: Sequence[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ Rules of this file: standard library only, and none of mpifarm's readers: no tes
 a reader by itself.  No other file of the tests knows the columns of ``attempts.tsv``.
 """
 
+import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -124,6 +125,15 @@ def parse_ids(content: bytes, tasks: Sequence[str] | None = None) -> list[int]:
     return [known[line] for line in lines if line in known]
 
 
+def parse_ranges(text: str) -> set[int]:
+    """Return the ids of ``0-99,105``."""
+    ids: set[int] = set()
+    for part in text.split(",") if text else ():
+        first, _, last = part.partition("-")
+        ids.update(range(int(first), int(last or first) + 1))
+    return ids
+
+
 class WorkdirFiles:
     """What is in a workdir, which need not be there yet."""
 
@@ -136,6 +146,24 @@ class WorkdirFiles:
             return (self.workdir / name).read_bytes()
         except FileNotFoundError:
             return b""
+
+    def held(self) -> dict[str, set[int]]:
+        """The ids that each claim holds."""
+        return {farm: self._held_by(farm) for farm in self.claims()}
+
+    def _held_by(self, farm: str) -> set[int]:
+        held: set[int] = set()
+        for line in self.content(f"claims/{farm}").split(b"\n")[1:-1]:
+            try:
+                event = json.loads(line)
+            except ValueError:  # a torn line: it never happened
+                continue
+            held -= parse_ranges(event.get("done", ""))
+            staging = f"toprocess.{farm}.{event.get('via')}"
+            if not (self.workdir / staging).exists():
+                held -= parse_ranges(event.get("put", ""))
+                held |= parse_ranges(event.get("take", ""))
+        return held
 
     def ids(self, name: str, tasks: Sequence[str] | None = None) -> list[int]:
         """The ids in a status file; see `parse_ids`."""

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.support import ROOT, find_launcher
+from tests.workdir_files import WorkdirFiles
 
 pytestmark = pytest.mark.skipif(find_launcher() is None, reason="no MPI wheel")
 
@@ -31,10 +32,6 @@ def demo(tmp_path, farm_environment, farm_processes):
     return start
 
 
-def _lines(path):
-    return path.read_text().splitlines()
-
-
 def _numbers(text, row):
     """The numbers of the line of the report that begins with the word `row`."""
     (line,) = re.findall(rf"^{row} +(.*)$", text, re.MULTILINE)
@@ -47,7 +44,7 @@ def test_the_demo_finishes_and_tells_what_is_in_the_workdir(demo, tmp_path):
     said, folder = child.text(), tmp_path / "a demo"
     workdir = folder / "tasks.txt_workdir"
 
-    assert len(_lines(workdir / "finished")) == TASKS
+    assert len(WorkdirFiles(workdir).ids("finished")) == TASKS
     assert _numbers(said, "commands") == [TASKS, 0, TASKS]
     logs = [(workdir / "logs" / f"log_{i}").read_text() for i in range(1, TASKS, 3)]
     counted = sum(int(log.split()[0]) for log in logs)

@@ -15,8 +15,7 @@ from unittest import mock
 import pytest
 
 from mpifarm.model.task import Outcome, Result
-from mpifarm.store import FAMILY, FileStore, Machine, Recorded, WorkdirPaths
-from mpifarm.store.claims import OtherClaims
+from mpifarm.store import FAMILY, FileStore, Machine, Recorded
 from mpifarm.system import file_contents, files
 from mpifarm.system import regular_files as regular
 from tests.invariants import find_violations
@@ -115,9 +114,7 @@ class Site(WorkdirFiles):
         return [each for each in found if each not in in_added] + twice
 
     def claimed(self) -> set[int]:
-        claims = OtherClaims(WorkdirPaths(str(self.root)), farm="")
-        claims.poll()
-        return claims.held_ids()
+        return set().union(*self.held().values())
 
     def files(self) -> dict[str, bytes]:
         return {
