@@ -1,14 +1,15 @@
-"""The coordinator under any order of events that hypothesis finds.
+"""The coordinator and the agents of its ranks under any order of events.
 
-Ranks obey the protocol but are slow, silent, die or repeat themselves; messages are
-lost, the coordinator too; the disk is the ledger (`FakeDisk` raises at a task recorded
-or given back that isn't held).
+Hypothesis finds the order.  Ranks are slow, silent, die or repeat themselves; messages
+are under way and get lost, the coordinator too; the disk is the ledger (`FakeDisk`
+raises at a task recorded or given back that isn't held).
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
+from enum import Enum
 from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -35,33 +36,37 @@ from mpifarm.coordinator.coordinator import (
 from mpifarm.model.messages import (
     Alive,
     Assign,
-    Committed,
-    Drain,
-    Join,
-    Ping,
-    PoolLost,
     RankUnusable,
-    Recall,
-    Rejoin,
     Report,
     Shutdown,
-    SignalReceived,
     Stop,
-    Stopped,
-    Welcome,
+    ToCoordinator,
+    ToRank,
 )
 from mpifarm.model.settings import Policy
-from mpifarm.model.task import Lease, Outcome, Result
-from tests.unit.fakes import WAIT, Commands, FakeDisk, define_farm, rank_set_of
-from tests.unit.virtual_rank import START, Clock, result_of
+from mpifarm.model.task import Lease, Outcome
+from tests.unit.fakes import (
+    WAIT,
+    Commands,
+    FakeDisk,
+    define_farm,
+    rank_set_of,
+)
+from tests.unit.virtual_rank import START, Clock, FakePool, VirtualRank
 
 TASKS = 30
 WORKERS = 2
 
 ranks = st.integers(0, 3)
 counts = st.integers(1, 3)
+sometimes = st.integers(0, 3).map(lambda number: number == 2)
+rarely = st.integers(0, 7).map(lambda number: number == 5)
+"""What ends the farm is rare: else no farm gets to anything."""
+
 seconds = st.sampled_from([0.0, 0.001, 0.05, 0.1, 0.25, 0.3, 0.6, 1.1, 6.0, 31.0])
 statuses = st.sampled_from([0, 1, 75, -SIGTERM])
+
+signals = st.sampled_from([SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGHUP])
 
 policies = st.builds(
     Policy,
@@ -71,40 +76,75 @@ policies = st.builds(
     requeue_status=st.sampled_from([None, 75]),
     quarantine=st.sampled_from([0, 1, 2, 10]),
     canary=st.sampled_from([0, 0, 2]),
-    rank_timeout=st.sampled_from([4.0, 60.0]),
+    rank_timeout=st.sampled_from([1.0, 4.0, 60.0]),
 )
 
-Pairs = tuple[tuple[int, int], ...]
+
+class Pace(Enum):
+    """What happens before the next event."""
+
+    PROMPT = "messages arrive, rank 0 acts, the disk is done, results get sure"
+    FAST = "messages arrive"
+    SLOW = "nothing"
 
 
-class FakeHand:
-    """What one rank really holds, as the messages have told it."""
+Note = Callable[[Lease, float], None]
 
-    def __init__(self) -> None:
-        self.leases: list[Lease] = []
-        self.fresh: list[Lease] = []
-        """Of those, the ones that a loss of messages would take."""
-        self.unrecorded: dict[tuple[int, int], Result] = {}
-        self.welcomed = False
-        self.stopping = False
-        self.left = False
+
+class LedgerPool(FakePool):
+    """A pool that tells when a command ends."""
+
+    def __init__(self, clock: Clock, note: Note) -> None:
+        super().__init__(clock)
+        self._note = note
+
+    def note_end(self, lease: Lease, now: float) -> None:
+        self._note(lease, now)
+
+
+class Rank(VirtualRank):
+    """A rank, with the messages that are under way to it and from it."""
+
+    pool: LedgerPool
+
+    def __init__(self, rank: int, clock: Clock, note: Note) -> None:
+        self.inbox: deque[ToRank] = deque()
+        self.outbox: deque[ToCoordinator] = deque()
+        pool = LedgerPool(clock, note)
+        super().__init__(rank, WORKERS, pool, clock, self.outbox.append, WAIT)
+        self.has_joined = False
+        self.is_told_to_leave = False
         self.killed = False
         self.mute = False
         """It hangs: it neither hears nor says anything."""
         self.signalled_at = float("inf")
         """When a signal came to it that stops the farm."""
-        self.ended_last = 0.0
-        self.asked = 0
-        """Leases that it was asked to give back, at the most."""
 
-    def forget(self, results: Pairs) -> None:
-        for each in results:
-            self.unrecorded.pop(each, None)
+    @property
+    def is_alive(self) -> bool:
+        return not self.killed and not self.mute and not self.left
 
-    def take(self, count: int) -> list[Lease]:
-        taken, self.leases = self.leases[:count], self.leases[count:]
-        self.fresh = []
-        return taken
+    @property
+    def sure(self) -> float:
+        """Until when no command that ended was ended by a signal."""
+        return min(self.clock.now, self.signalled_at) - WAIT
+
+    @property
+    def taskids(self) -> set[int]:
+        """The tasks that run or wait here, or are on their way."""
+        held = {taskid for taskid, _ in self.agent.feeder.held}
+        coming = [m.leases for m in self.inbox if isinstance(m, Assign)]
+        return held | {lease.taskid for leases in coming for lease in leases}
+
+    def hear(self, *messages: ToRank) -> None:
+        for message in messages:
+            if isinstance(message, Stop) and message.by_signal and not message.grace:
+                self.signalled_at = min(self.signalled_at, self.clock.now)
+        super().hear(*messages)
+
+    def finish_some(self, count: int, status: int) -> None:
+        for worker in [*self.pool.at_work][:count]:
+            self.pool.finish(worker, status)
 
 
 class CoordinatorMachine(RuleBasedStateMachine):
@@ -117,7 +157,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.disk = FakeDisk(TASKS)
         self.pending: Transact | None = None
-        self.hands: list[FakeHand] = []
+        self.ranks: list[Rank] = []
+        self.pace = Pace.PROMPT
         self.said: list[tuple[int, Report]] = []
         self.ends = 0
         self.last_effects: list[Effect] = []
@@ -127,12 +168,14 @@ class CoordinatorMachine(RuleBasedStateMachine):
         """Attempts that ended under this coordinator."""
 
     @initialize(
-        size=st.integers(1, 4),
-        timeout=st.sampled_from([None, None, 5.0]),
+        size=st.sampled_from([3, 2, 4, 1]),
+        timeout=st.sampled_from([None, None, None, 5.0]),
         grace=st.sampled_from([0.0, 2.0]),
         policy=policies,
-        deadline=st.sampled_from([None, None, START + 60.0]),
+        deadline=st.sampled_from([None, None, None, START + 60.0]),
         survives_rank_loss=st.booleans(),
+        pace=st.sampled_from([Pace.PROMPT, Pace.FAST, Pace.SLOW]),
+        joined=st.sampled_from([4, 2, 1, 0]),
     )
     def begin(
         self,
@@ -142,8 +185,11 @@ class CoordinatorMachine(RuleBasedStateMachine):
         policy: Policy,
         deadline: float | None,
         survives_rank_loss: bool,
+        pace: Pace,
+        joined: int,
     ) -> None:
-        self.hands = [FakeHand() for _ in range(size)]
+        self.pace = pace
+        self.ranks = [Rank(each, self.clock, self.note_end) for each in range(size)]
         self.coordinator = Coordinator(
             Commands(TASKS),
             define_farm(grace),
@@ -153,223 +199,206 @@ class CoordinatorMachine(RuleBasedStateMachine):
             timeout=timeout,
             deadline=deadline,
         )
-
-    # ---- what ranks say --------------------------------------------------------------
-
-    def hear(self, rank: int, message: Any) -> None:
-        hand = self.hands[rank]
-        if self.ends == 0 and not hand.killed and not hand.mute:
-            self.coordinator.on_message(rank, message, self.clock.now)
-
-    def sure(self, hand: FakeHand) -> float:
-        """Until when a rank is sure of what has ended there."""
-        return min(self.clock.now, hand.signalled_at) - WAIT
-
-    def pick(self, rank: int) -> tuple[int, FakeHand]:
-        rank %= len(self.hands)
-        return rank, self.hands[rank]
-
-    @rule(rank=ranks)
-    def a_rank_joins(self, rank: int) -> None:
-        rank, _ = self.pick(rank)
-        if self.coordinator.ranks[rank].state is RankState.JOINING:
-            self.hear(rank, Join("node", 100 + rank, WORKERS))
-
-    def say(self, rank: int, report: Report) -> None:
-        self.said.append((rank, report))
-        self.hear(rank, report)
-
-    @rule(rank=ranks, count=counts, status=statuses, age=st.sampled_from([0.0, 0.01]))
-    def commands_end(self, rank: int, count: int, status: int, age: float) -> None:
-        rank, hand = self.pick(rank)
-        ended = self.clock.now - age
-        results = self.end(hand, count, status, ended)
-        self.say(rank, Report(self.clock.now, results, sure=self.sure(hand)))
-
-    @rule(rank=ranks)
-    def a_rank_gets_sure(self, rank: int) -> None:
-        rank, hand = self.pick(rank)
-        self.hear(rank, Report(self.clock.now, sure=self.sure(hand)))
-
-    def end(
-        self, hand: FakeHand, count: int, status: int, ended: float
-    ) -> tuple[Result, ...]:
-        leases = hand.take(count)
-        for lease in leases:
-            self.note_end(lease, ended)
-        if hand.stopping:
-            return ()
-        hand.ended_last = max(hand.ended_last, ended)
-        results = tuple(result_of(lease, ended, 0.1, status) for lease in leases)
-        hand.unrecorded |= {(r.taskid, r.attempt): r for r in results}
-        return results
+        for rank in self.ranks[1:]:
+            rank.agent.reporter.keeps_results = survives_rank_loss
+        for rank in self.ranks[:joined]:
+            self.a_rank_joins(rank.rank)
 
     def note_end(self, lease: Lease, ended: float) -> None:
         self.ended[lease.taskid, lease.attempt] = ended
         self.ended_since.add((lease.taskid, lease.attempt))
 
-    @rule(rank=ranks, count=counts)
-    def leases_are_returned(self, rank: int, count: int) -> None:
-        rank, hand = self.pick(rank)
-        leases = hand.take(count)
-        returned, sure = pairs_of(leases), self.sure(hand)
-        self.say(rank, Report(self.clock.now, returned=returned, sure=sure))
+    # ---- the link --------------------------------------------------------------------
 
-    @precondition(lambda self: any(hand.asked for hand in self.hands))
-    @rule(has=counts)
-    def recalls_are_answered(self, has: int) -> None:
-        """With what isn't begun: all but `has` leases, which may be nothing."""
-        for rank, hand in enumerate(self.hands):
-            if hand.asked and self.is_alive(rank):
-                first = max(has, len(hand.leases) - hand.asked)
-                returned = pairs_of(hand.leases[first:])
-                hand.leases, hand.asked = hand.leases[:first], 0
-                told = Report(self.clock.now, (), returned, is_recall=True)
-                self.hear(rank, replace(told, sure=self.sure(hand)))
+    def pick(self, rank: int) -> Rank:
+        """Let arrive what does before the next event, and return the rank."""
+        if self.pace is not Pace.SLOW:
+            self.carry()
+        if self.pace is Pace.PROMPT:
+            for _ in range(3):
+                self.clock.advance(WAIT)
+                self.carry()
+                self.act()
+                self.write()
+            self.carry()
+        return self.ranks[rank % len(self.ranks)]
+
+    def carry(self) -> None:
+        """Let everything arrive."""
+        while any(self.move(rank, 100) for rank in self.ranks):
+            pass
+
+    def move(self, rank: Rank, count: int) -> bool:
+        """Let up to `count` messages each way arrive; return whether there were any."""
+        if rank.killed or rank.mute:
+            return False
+        is_some = bool(rank.inbox or rank.outbox)
+        for _ in range(min(count, len(rank.inbox))):
+            rank.hear(rank.inbox.popleft())
+        rank.step()
+        for _ in range(min(count, len(rank.outbox))):
+            self.hear(rank.rank, rank.outbox.popleft())
+        return is_some
+
+    def hear(self, rank: int, message: ToCoordinator) -> None:
+        if self.ends == 0:
+            if isinstance(message, Report):
+                self.said.append((rank, message))
+            self.coordinator.on_message(rank, message, self.clock.now)
+
+    @rule(rank=ranks, count=counts)
+    def some_messages_arrive(self, rank: int, count: int) -> None:
+        self.move(self.pick(rank), count)
+
+    @property
+    def own(self) -> Rank:
+        return self.ranks[self.coordinator.rank_set.own]
+
+    # ---- what befalls ranks ----------------------------------------------------------
+
+    @rule(rank=ranks)
+    def a_rank_joins(self, rank: int) -> None:
+        joining = self.pick(rank)
+        if joining.is_alive and not joining.has_joined:
+            joining.has_joined = True
+            joining.agent.join()
+
+    @rule(rank=ranks, count=counts, status=statuses)
+    def commands_end(self, rank: int, count: int, status: int) -> None:
+        self.pick(rank).finish_some(count, status)
 
     @rule(rank=ranks, count=counts)
     def workers_are_lost(self, rank: int, count: int) -> None:
-        rank, hand = self.pick(rank)
-        leases = hand.take(count)
-        for lease in leases:
-            self.note_end(lease, self.clock.now)
-        lost, sure = pairs_of(leases), self.sure(hand)
-        self.say(rank, Report(self.clock.now, lost=lost, sure=sure))
+        losing = self.pick(rank)
+        if losing.pool.running:
+            for worker in [*losing.pool.at_work][:count]:
+                losing.pool.lose_worker(worker)
+
+    @rule(rank=ranks, happens=sometimes)
+    def a_task_is_refused(self, rank: int, happens: bool) -> None:
+        pool = self.pick(rank).pool
+        if happens and pool.running and pool.at_work:
+            pool.refuse("no room", min(pool.at_work))
 
     @precondition(lambda self: self.said)
     @rule(number=st.integers(0, 50), rank=ranks)
     def a_report_comes_again_or_from_another_rank(self, number: int, rank: int) -> None:
+        speaking = self.pick(rank)
         _, report = self.said[number % len(self.said)]
-        rank, hand = self.pick(rank)
-        if self.coordinator.unlocated.tasks or self.coordinator.ranks[rank].is_gone:
+        record, tasks = self.coordinator.ranks[speaking.rank], self.coordinator.table
+        if self.coordinator.unlocated.tasks or record.is_gone:
             return
-        if {(t.taskid, t.attempt) for t in hand.leases} & pairs_in(report):
+        if {(t, tasks.tasks[t].attempt) for t in record.leases} & pairs_in(report):
             return  # returned unstarted, and leased again under the same attempt
         before = self.standing()
-        self.hear(rank, replace(report, sure=self.sure(hand)))
+        again = replace(report, sure=record.sure, is_recall=False)
+        self.coordinator.on_message(speaking.rank, again, self.clock.now)
         assert self.standing() == before
 
     def standing(self) -> object:
         records = self.coordinator.table.tasks.values()
         return [(t.taskid, t.state, t.attempt, t.lost, t.rank) for t in records]
 
-    @rule(rank=ranks)
-    def a_pool_is_lost(self, rank: int) -> None:
-        rank, hand = self.pick(rank)
-        if not hand.stopping:
-            hand.stopping = True
-            hand.leases.clear()
-            self.hear(rank, PoolLost())
+    @rule(rank=ranks, happens=rarely)
+    def a_pool_is_lost(self, rank: int, happens: bool) -> None:
+        losing = self.pick(rank)
+        if happens and losing.is_alive and not losing.pool.gone:
+            losing.pool.lose_fork_server()
 
-    @rule(rank=ranks)
-    def a_rank_has_stopped(self, rank: int) -> None:
-        rank, hand = self.pick(rank)
-        is_sure = hand.ended_last <= self.sure(hand)
-        if hand.stopping and (is_sure or hand.signalled_at <= self.clock.now):
-            hand.leases.clear()
-            self.hear(rank, Report(self.clock.now, sure=self.sure(hand)))
-            self.hear(rank, Stopped())
+    @rule(rank=ranks, signum=signals, happens=rarely)
+    def a_signal_comes(self, rank: int, signum: int, happens: bool) -> None:
+        signalled = self.pick(rank)
+        if happens and signalled.is_alive:
+            if signum != SIGUSR2:
+                signalled.signalled_at = min(signalled.signalled_at, self.clock.now)
+            signalled.get_signal(signum)
 
-    @rule(
-        rank=ranks, signum=st.sampled_from([SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGHUP])
-    )
-    def a_signal_comes(self, rank: int, signum: int) -> None:
-        rank, hand = self.pick(rank)
-        if self.coordinator.ranks[rank].state is RankState.LOST:
-            return
-        if not self.is_alive(rank) or self.coordinator.ranks[rank].is_gone:
-            return
-        if signum != SIGUSR2:
-            hand.signalled_at = min(hand.signalled_at, self.clock.now)
-            hand.stopping = True
-        self.hear(rank, SignalReceived(signum, self.sure(hand)))
-
-    @rule(rank=ranks, luck=st.integers(0, 3))
-    def a_rank_is_in_trouble(self, rank: int, luck: int) -> None:
-        if luck == 0:
-            self.hear(self.pick(rank)[0], RankUnusable("no licence"))
+    @rule(rank=ranks, happens=rarely)
+    def a_rank_is_in_trouble(self, rank: int, happens: bool) -> None:
+        troubled = self.pick(rank)
+        if happens and troubled.is_alive:
+            troubled.outbox.append(RankUnusable("no licence"))
 
     # ---- losses ----------------------------------------------------------------------
 
-    def is_alive(self, rank: int) -> bool:
-        hand = self.hands[rank]
-        return not hand.killed and not hand.mute and not hand.left
+    @rule(rank=ranks, happens=sometimes, seconds=seconds)
+    def a_rank_hangs(self, rank: int, happens: bool, seconds: float) -> None:
+        hanging = self.pick(rank)
+        if happens and hanging is not self.own:
+            hanging.mute = True
+            self.time_passes(seconds)
+            self.decide()  # others have answered, and are not given up
 
-    @rule(rank=ranks, luck=st.integers(0, 2))
-    def a_rank_hangs(self, rank: int, luck: int) -> None:
-        rank, hand = self.pick(rank)
-        hand.mute = hand.mute or (luck == 0 and rank != self.coordinator.rank_set.own)
-
-    @rule(rank=ranks, luck=st.integers(0, 2))
-    def a_rank_that_hung_speaks_again(self, rank: int, luck: int) -> None:
+    @rule(rank=ranks, happens=sometimes)
+    def a_rank_that_hung_speaks_again(self, rank: int, happens: bool) -> None:
         """It runs on if it wasn't given up, and else it is told to leave."""
-        rank, hand = self.pick(rank)
-        if hand.mute and luck == 0 and self.ends == 0:
-            hand.mute = False
-            before = self.standing()
-            self.hear(rank, Alive())
-            if self.coordinator.ranks[rank].is_gone:
-                assert self.standing() == before
-                hand.mute = True
-
-    @rule(rank=ranks, luck=st.integers(0, 2))
-    def a_rank_dies(self, rank: int, luck: int) -> None:
-        rank, hand = self.pick(rank)
-        if luck or rank == self.coordinator.rank_set.own or self.ends or hand.killed:
+        late = self.pick(rank)
+        is_gone = self.coordinator.ranks[late.rank].is_gone
+        if not late.mute or late.killed or self.ends or not (happens or is_gone):
             return
-        self.kill(rank)
-        self.coordinator.on_ranks_lost([rank], self.clock.now)
+        before = self.standing()
+        late.mute = False
+        if is_gone:
+            late.outbox.append(Alive())
+            self.move(late, 100)
+            assert self.standing() == before
+            late.mute = True
 
-    def kill(self, rank: int) -> None:
-        hand = self.hands[rank]
-        for lease in hand.take(len(hand.leases)):
-            self.note_end(lease, self.clock.now)
-        hand.killed = True
+    @rule(rank=ranks, happens=rarely)
+    def a_rank_dies(self, rank: int, happens: bool) -> None:
+        dying = self.pick(rank)
+        if not happens or dying is self.own or self.ends or dying.killed:
+            return
+        self.kill(dying)
+        self.coordinator.on_ranks_lost([dying.rank], self.clock.now)
 
-    @rule(rank=ranks, count=counts, drops=st.booleans())
-    def messages_are_lost(self, rank: int, count: int, drops: bool) -> None:
-        """Reports of a rank, and what was last said to all others."""
-        rank, hand = self.pick(rank)
-        own = self.coordinator.rank_set.own
+    def kill(self, rank: Rank) -> None:
+        rank.pool.kill()
+        rank.killed = True
+
+    @rule(rank=ranks, count=counts)
+    def messages_are_lost(self, rank: int, count: int) -> None:
+        """What is under way, and so what has just happened on a rank."""
         if self.ends or not self.coordinator.rank_set.survives_rank_loss:
             return
-        if rank != own and self.is_alive(rank):
-            self.end(hand, count, 0, self.clock.now)
+        self.ranks[rank % len(self.ranks)].finish_some(count, 0)
+        for each in self.ranks:
+            if each.is_alive and each is not self.own:
+                each.step()
         self.coordinator.on_mended(self.clock.now)
-        for each, other in enumerate(self.hands):
-            if each != own:
-                self.rejoin(each, other.fresh if drops else [])
+        self.rejoin([each for each in self.ranks if each is not self.own])
 
-    def rejoin(self, rank: int, dropped: Sequence[Lease] = ()) -> None:
-        hand = self.hands[rank]
-        if not self.is_alive(rank):
-            return
-        hand.leases = [lease for lease in hand.leases if lease not in dropped]
-        hand.fresh, hand.asked = [], 0
-        results, sure = tuple(hand.unrecorded.values()), self.sure(hand)
-        report = Report(self.clock.now, results, sure=sure)
-        held = pairs_of(hand.leases)
-        said = Rejoin("node", 100 + rank, WORKERS, hand.welcomed, held, report)
-        self.hear(rank, said)
-        if hand.stopping:
-            self.hear(rank, SignalReceived(SIGUSR1))
+    def rejoin(self, ranks: list[Rank]) -> None:
+        """Have all messages lost, and these ranks say what is true there."""
+        for rank in ranks:
+            rank.inbox.clear()
+            rank.outbox.clear()
+            if rank.is_alive and rank.has_joined:
+                rank.agent.rejoin(self.clock.now)
 
-    @rule(luck=st.integers(0, 2))
-    def the_coordinator_dies(self, luck: int) -> None:
+    @rule(happens=sometimes, pace=st.sampled_from(Pace))
+    def the_coordinator_dies(self, happens: bool, pace: Pace) -> None:
         """Together with all that hang; the lowest that lives takes over."""
         old = self.coordinator
-        alive = [r for r in range(len(self.hands)) if self.is_alive(r)]
-        heirs = [r for r in alive if r != old.rank_set.own and not old.ranks[r].is_gone]
-        if luck or self.ends or not heirs or not old.rank_set.survives_rank_loss:
+        heirs = [
+            rank
+            for rank in self.ranks
+            if rank.is_alive
+            and rank is not self.own
+            and not old.ranks[rank.rank].is_gone
+        ]
+        can = self.ends == 0 and heirs and old.rank_set.survives_rank_loss
+        if not (happens and can):
             return
-        for rank in {*range(len(self.hands))} - {*heirs}:
+        dead = [rank for rank in self.ranks if rank not in heirs]
+        for rank in dead:
             self.kill(rank)
         self.pending = None
         self.said.clear()
         self.attempts.clear()
         self.ended_since.clear()
         rank_set = RankSet(
-            old.rank_set.ranks, heirs[0], WORKERS, survives_rank_loss=True
+            old.rank_set.ranks, heirs[0].rank, WORKERS, survives_rank_loss=True
         )
         self.coordinator = Coordinator(
             old.commands,
@@ -379,15 +408,15 @@ class CoordinatorMachine(RuleBasedStateMachine):
             policy=old.policy,
             adopted=sorted(self.disk.held),
         )
-        dead = {*rank_set.ranks} - {*heirs}
-        self.coordinator.on_ranks_lost(sorted(dead), self.clock.now)
+        self.coordinator.on_ranks_lost([rank.rank for rank in dead], self.clock.now)
         self.coordinator.on_mended(self.clock.now)
-        for rank in heirs:
-            self.rejoin(rank)
+        self.pace = pace
+        self.rejoin(heirs)
+        heirs[0].agent.lead()
 
-    @rule()
-    def a_drain_file_is_found(self) -> None:
-        if self.ends == 0:
+    @rule(happens=rarely)
+    def a_drain_file_is_found(self, happens: bool) -> None:
+        if happens and self.ends == 0:
             self.coordinator.on_drain("a file")
 
     # ---- time and disk ---------------------------------------------------------------
@@ -395,10 +424,17 @@ class CoordinatorMachine(RuleBasedStateMachine):
     @rule(seconds=seconds)
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
+        for rank in self.ranks:
+            if rank.is_alive:
+                rank.step()
         self.decide()
 
     @rule()
     def decide(self) -> None:
+        self.pick(0)
+        self.act()
+
+    def act(self) -> None:
         if self.ends == 0:
             self.last_effects = self.coordinator.decide(self.clock.now)
             for effect in self.last_effects:
@@ -406,18 +442,32 @@ class CoordinatorMachine(RuleBasedStateMachine):
             if self.ends:
                 self.judge_leave()
 
+    @rule(count=counts, status=statuses)
+    def all_goes_well(self, count: int, status: int) -> None:
+        """Commands end everywhere, and what follows has the time that it needs."""
+        for rank in self.ranks:
+            if rank.is_alive:
+                rank.finish_some(count, status)
+        for _ in range(4):
+            self.time_passes(WAIT)
+            self.write()
+
     @precondition(lambda self: self.pending is not None)
     @rule()
     def the_transaction_is_on_disk(self) -> None:
-        assert self.pending is not None
+        self.write()
+
+    def write(self) -> None:
+        if self.pending is None:
+            return
         wanted, self.pending = self.pending, None
         taken, empty = self.disk.transact(wanted, self.clock.now)
         self.coordinator.on_transacted(taken, self.clock.now, empty=empty, cost=0.01)
 
     @precondition(lambda self: self.pending is not None)
-    @rule(luck=st.integers(0, 9))
-    def the_transaction_fails(self, luck: int) -> None:
-        if luck == 0:
+    @rule(happens=rarely)
+    def the_transaction_fails(self, happens: bool) -> None:
+        if happens:
             self.pending = None
             self.coordinator.on_storage_failed("the disk is full", self.clock.now)
 
@@ -439,7 +489,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         assert self.ends == 0 or says_leave, f"{effect} after Conclude"
         match effect:
             case Send():
-                self.deliver(effect.rank, effect.message)
+                self.send(effect.rank, effect.message)
             case NoteAttempt():
                 assert effect.result.outcome is not Outcome.COMPLETED
             case Transact():
@@ -450,67 +500,41 @@ class CoordinatorMachine(RuleBasedStateMachine):
                 self.judge_end()
                 self.ends += 1
 
-    def deliver(self, rank: int, message: Any) -> None:
-        hand = self.hands[rank]
-        assert not hand.left or isinstance(message, Shutdown), (
-            f"{message} after Shutdown"
-        )
-        assert self.coordinator.ranks[rank].state is not RankState.DEAD
-        if isinstance(message, Shutdown):
-            hand.left = True
-        if not self.is_alive(rank):
-            return
-        match message:
-            case Assign():
-                for lease in message.leases:
-                    self.judge_lease(lease)
-                hand.leases += message.leases
-                hand.fresh = [*message.leases]
-            case Welcome():
-                hand.welcomed = True
-            case Committed():
-                hand.forget(message.results)
-            case Recall():
-                assert hand.asked == 0, "asked again without an answer"
-                hand.asked = message.count
-            case Stop():
-                self.stop(hand, message)
-            case Ping():
-                self.coordinator.on_message(rank, Alive(), self.clock.now)
-            case Drain() | _:
-                pass
-
-    def stop(self, hand: FakeHand, message: Stop) -> None:
-        hand.stopping = True
-        if message.by_signal and message.grace == 0:
-            hand.signalled_at = min(hand.signalled_at, self.clock.now)
+    def send(self, number: int, message: ToRank) -> None:
+        rank = self.ranks[number]
+        state = self.coordinator.ranks[number].state
+        assert state is not RankState.DEAD
+        last = isinstance(message, Shutdown) or state is RankState.LOST
+        assert last or not rank.is_told_to_leave, f"{message} after Shutdown"
+        if isinstance(message, Assign):
+            for lease in message.leases:
+                self.judge_lease(lease)
+        rank.is_told_to_leave |= isinstance(message, Shutdown)
+        rank.inbox.append(message)
 
     def judge_lease(self, lease: Lease) -> None:
         assert lease.attempt >= self.attempts.get(lease.taskid, 1)
         again = (lease.taskid, lease.attempt) in self.ended_since
         assert not again, "an attempt comes again"
-        places = [
-            rank for rank, hand in enumerate(self.hands) if self.runs(rank, lease)
-        ]
+        places = [rank.rank for rank in self.ranks if self.runs(rank, lease)]
         assert places == [], f"{lease} is on {places}"
         self.attempts[lease.taskid] = lease.attempt
 
-    def runs(self, rank: int, lease: Lease) -> bool:
+    def runs(self, rank: Rank, lease: Lease) -> bool:
         """Whether a rank that lives, and was not given up, has the task."""
-        gone = self.coordinator.ranks[rank].is_gone or not self.is_alive(rank)
-        taskids = [each.taskid for each in self.hands[rank].leases]
-        return not gone and lease.taskid in taskids
+        gone = self.coordinator.ranks[rank.rank].is_gone or not rank.is_alive
+        return not gone and lease.taskid in rank.taskids
 
     def judge_results(self, wanted: Transact) -> None:
         for rank, result in wanted.results:
             if result.outcome is not Outcome.LOST:
                 ended = self.ended[result.taskid, result.attempt]
-                assert ended <= self.sure(self.hands[rank])
+                assert ended <= self.ranks[rank].sure
 
     def judge_end(self) -> None:
         assert self.pending is None
         assert self.coordinator.phase is Phase.LEAVING
-        assert not self.hands[self.coordinator.rank_set.own].left
+        assert not self.own.is_told_to_leave
         if not self.coordinator.storage_failed:
             assert self.disk.held == set()
             assert self.disk.find_unaccounted() == []
@@ -518,42 +542,39 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def judge_leave(self) -> None:
         ranks = self.coordinator.ranks.values()
         here = [r.rank for r in ranks if r.state is not RankState.DEAD]
-        assert all(self.hands[rank].left for rank in here)
+        assert all(self.ranks[rank].is_told_to_leave for rank in here)
 
     # ---- what must hold --------------------------------------------------------------
 
     @invariant()
     def nothing_is_wrong_with_the_state(self) -> None:
-        if self.hands:
+        if self.ranks:
             assert self.coordinator.find_violations() == []
 
     @invariant()
     def the_coordinator_knows_what_the_disk_knows(self) -> None:
-        if self.hands and not self.coordinator.storage_failed:
+        if self.ranks and not self.coordinator.storage_failed:
             assert self.coordinator.table.tasks.keys() == self.disk.held
 
     @invariant()
     def nobody_is_woken_in_the_past(self) -> None:
-        if self.hands:
+        if self.ranks:
             assert self.coordinator.wake_at(self.clock.now) >= self.clock.now
 
     def teardown(self) -> None:
         """Whatever came before, a signal ends the farm though nobody answers."""
-        if self.hands and self.ends == 0:
+        if self.ranks and self.ends == 0:
             self.end_by_signal()
 
     def end_by_signal(self) -> None:
+        for rank in self.ranks:
+            rank.mute = True
         self.coordinator.on_signal(SIGTERM, self.clock.now)
         for _ in range(20):
             self.time_passes(0.2)
-            if self.pending is not None:
-                self.the_transaction_is_on_disk()
+            self.write()
         assert self.ends == 1
         assert Conclude() in self.last_effects
-
-
-def pairs_of(leases: Sequence[Lease]) -> Pairs:
-    return tuple((lease.taskid, lease.attempt) for lease in leases)
 
 
 def pairs_in(report: Report) -> set[tuple[int, int]]:
@@ -562,7 +583,7 @@ def pairs_in(report: Report) -> set[tuple[int, int]]:
 
 
 CoordinatorMachine.TestCase.settings = settings(
-    max_examples=120,
+    max_examples=300,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
