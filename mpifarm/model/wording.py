@@ -28,3 +28,53 @@ def duration_in_words(seconds: float) -> str:
     return (
         f"{hours}:{minute:02}:{second:02} h" if hours else f"{minute}:{second:02} min"
     )
+
+
+ROUGH = (
+    (10, 1, "s"),
+    (60, 5, "s"),
+    (20 * 60, 60, "min"),
+    (60 * 60, 5 * 60, "min"),
+    (10 * 3600, 10 * 60, "h"),
+    (48 * 3600, 3600, "h"),
+    (10 * 86400, 12 * 3600, "days"),
+)
+"""Durations below so many seconds are rounded to so many, and said in this unit."""
+
+SECONDS_OF = {"s": 1, "min": 60, "h": 3600, "days": 86400}
+
+
+def time_left_in_words(low: float, likely: float, high: float) -> str:
+    """Return a time left: ``about 2 h 10 min left, 1 h 50 to 2 h 40``.
+
+    All are seconds; the end is expected between `low` and `high`.
+    """
+    number, unit = _roughly(likely)
+    words = f"about {number} {unit} left"
+    first, last = _roughly(low), _roughly(high)
+    if first == last:
+        return words
+    if first[1] == last[1] and " " not in first[0] + last[0]:
+        return f"{words}, {first[0]} to {last[0]} {last[1]}"
+    return f"{words}, {_in_short(*first)} to {_in_short(*last)}"
+
+
+def _roughly(seconds: float) -> tuple[str, str]:
+    """Return a duration, rounded, as a number and its unit: 40 s, 2 h 10 min."""
+    for below, step, unit in ROUGH:
+        rounded = step * max(1, round(seconds / step))
+        if rounded < below:
+            return _with_unit(rounded, unit)
+    return _with_unit(86400 * round(seconds / 86400), "days")
+
+
+def _with_unit(seconds: int, unit: str) -> tuple[str, str]:
+    hours, rest = divmod(seconds, 3600)
+    if unit == "h" and rest:
+        return f"{hours} h {rest // 60}", "min"
+    return f"{seconds / SECONDS_OF[unit]:.6g}", unit
+
+
+def _in_short(number: str, unit: str) -> str:
+    """Return ``1 h 50`` for 1 h 50 min, and other durations with their unit."""
+    return number if " " in number else f"{number} {unit}"

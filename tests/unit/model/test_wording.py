@@ -3,7 +3,12 @@
 import pytest
 
 from mpifarm.coordinator.walltime import Walltime
-from mpifarm.model.wording import agree, counted, duration_in_words
+from mpifarm.model.wording import (
+    agree,
+    counted,
+    duration_in_words,
+    time_left_in_words,
+)
 
 
 def test_one_is_not_many():
@@ -51,3 +56,20 @@ def test_the_time_that_tasks_take_is_told_as_people_say_it(seconds, told):
         walltime.note(each)
     said = walltime.why_drain(6_400.0)
     assert said == f"the job ends in 1:00:00 h, and {told}"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        ((6600, 7800, 9600), "about 2 h 10 min left, 1 h 50 to 2 h 40"),
+        ((30, 41, 57), "about 40 s left, 30 to 55 s"),
+        ((0.0, 0.01, 0.9), "about 1 s left"),
+        ((50, 100, 200), "about 2 min left, 50 s to 3 min"),
+        ((3000, 3570, 4800), "about 1 h left, 50 min to 1 h 20"),
+        ((3540, 3600, 7200), "about 1 h left, 1 to 2 h"),
+        ((35_000, 35_999, 40_000), "about 10 h left, 9 h 40 to 11 h"),
+        ((104_000, 190_000, 1e6), "about 2 days left, 29 h to 12 days"),
+    ],
+)
+def test_the_time_left_is_told_as_people_say_it(seconds, words):
+    assert time_left_in_words(*seconds) == words
