@@ -15,6 +15,8 @@
   `unlocated`.
 * `limits` and `walltime`: what keeps the farm from taking or starting tasks?
 * `stop_reasons`: why does the farm stop by itself?
+* `time_left`: when will the list be done?  With `lifetimes` (what does a task take?),
+  `list_order` (and along the list?), `running_ages` and `list_end`.
 * `ending`: how does it drain, stop and leave?  With `announcement`.
 
 `state` and `effects` are the vocabulary.
