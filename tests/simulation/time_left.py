@@ -18,7 +18,6 @@ from mpifarm.model.messages import Report, ToCoordinator
 from tests.simulation.costs import Costs
 from tests.simulation.farm import BigFarm
 from tests.simulation.lists import KINDS, create_list, five_lists
-from tests.simulation.ranks import ModelRank
 from tests.simulation.replay import Listener, Look, Replay, Replayed
 
 LOOKS = 40
@@ -169,12 +168,9 @@ class WatchedFarm(BigFarm):
     def look(self) -> TimeLeft | None:
         """Return what is shown now."""
         begins = [
-            end - seconds
-            for rank in self.ranks
-            if isinstance(rank, ModelRank)
-            for end, seconds, _ in rank._running
+            run.started for rank in self.ranks for run in rank.pool._runs.values()
         ]
-        waiting = len(self.recorded) - sum(rank.begun for rank in self.ranks)
+        waiting = len(self.recorded) - sum(rank.pool.tasks for rank in self.ranks)
         return self.watcher.estimator.estimate(
             *(self.now, waiting, self._workers),
             RunningAges(begins).at(self.now),
