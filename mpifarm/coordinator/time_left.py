@@ -131,12 +131,13 @@ class TimeLeftEstimator:
             self._took += seconds
 
     def estimate(
-        self, now: float, waiting: int, workers: int, ages: Ages
+        self, now: float, waiting: int, workers: int, ages: Ages, share: float = 1.0
     ) -> TimeLeft | None:
         """Return the time left; None if nothing is known yet, or nobody works.
 
         `waiting`: the tasks that have not begun.  `ages`: of what runs
-        (`RunningAges.at`).
+        (`RunningAges.at`).  `share`: how much of what waits this farm will take, if
+        other farms are on the list.
         """
         running = sum(count for _, count in ages)
         if not waiting and not running:
@@ -148,7 +149,9 @@ class TimeLeftEstimator:
             return None
         if waiting:
             used = workers * self._use.share
-            return estimate_waiting(outlook, waiting, used, ages)
+            outlook = replace(outlook, waiting=share * outlook.waiting)
+            ours = max(1, round(share * waiting))
+            return estimate_waiting(outlook, ours, used, ages)
         return estimate_running(outlook, ages)
 
     def _look_out(

@@ -105,6 +105,16 @@ def test_lost_workers_make_it_longer():
     assert after.likely == pytest.approx(2 * before.likely, rel=0.1)
 
 
+def test_what_other_farms_take_is_not_waited_for():
+    """Half of what waits goes to a farm beside this one."""
+    estimator = estimator_of([10.0] * 40, 1000)
+    alone = estimator.estimate(45.0, 950, 10, [(5.0, 10)])
+    beside = estimator.estimate(45.0, 950, 10, [(5.0, 10)], share=0.5)
+    assert alone is not None
+    assert beside is not None
+    assert beside.likely == pytest.approx(alone.likely / 2, rel=0.05)
+
+
 def test_attempts_of_earlier_farms_count_from_the_begin():
     estimator = TimeLeftEstimator(100)
     for place in range(50):
