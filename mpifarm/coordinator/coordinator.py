@@ -21,6 +21,7 @@ from mpifarm.coordinator.effects import (
     Effect,
     NoteAttempt,
     NoteInLog,
+    NoteRunning,
     Send,
     TakeNothing,
     Tell,
@@ -35,6 +36,7 @@ from mpifarm.coordinator.quarantine import OutOfUse, Quarantine
 from mpifarm.coordinator.rank_use import RankUse
 from mpifarm.coordinator.results import Results, died_of_drain
 from mpifarm.coordinator.retries import MAX_LOST
+from mpifarm.coordinator.running import Located, RunningTasks
 from mpifarm.coordinator.state import (
     FarmState,
     Phase,
@@ -53,6 +55,7 @@ from mpifarm.model.messages import (
     RankUnusable,
     Rejoin,
     Report,
+    Running,
     SignalReceived,
     Stopped,
     ToCoordinator,
@@ -68,6 +71,7 @@ __all__ = [
     "Effect",
     "NoteAttempt",
     "NoteInLog",
+    "NoteRunning",
     "Phase",
     "RankSet",
     "RankState",
@@ -117,6 +121,8 @@ class Coordinator:
         self._farm = farm = FarmState.begin(rank_set, policy)
         self.limits = limits = Limits(policy, len(commands), len(held), walltime)
         self.table = table = TaskTable(farm, limits.failures, held)
+        ranks = len(rank_set.ranks)
+        self.running = RunningTasks(table, ranks, verbose=definition.verbose)
         self.unlocated = Unlocated(held, rank_set.ranks if held else ())
         self.quarantine = Quarantine(policy.quarantine)
         first = 0 if held else len(rank_set.ranks) * rank_set.workers
@@ -132,11 +138,11 @@ class Coordinator:
         )
         self.results = Results(
             *(farm, table, self.dispatcher, self.rank_use, self.quarantine),
-            *(limits, self.unlocated, self._post),
+            *(limits, self.unlocated, self.running, self._post),
         )
         self.liveness = Liveness(
             *(farm, table, self.dispatcher, self.rank_use, self.results),
-            *(definition, self._post, now),
+            *(self.running, definition, self._post, now),
         )
         self.failover = Failover(
             *(farm, table, self.unlocated, self.dispatcher, self.commits),
@@ -225,6 +231,10 @@ class Coordinator:
         """Return how many tasks run: of a rank's leases, one for each worker."""
         return self._farm.count_running()
 
+    def find_running(self) -> list[Located]:
+        """Return the tasks that are known to run, the longest-running first."""
+        return self.running.find_longest()
+
     def find_violations(self) -> list[str]:
         """Return the broken invariants of the tasks, in words; [] if none is."""
         streaks = self.quarantine.streaks.values()
@@ -281,16 +291,20 @@ class Coordinator:
                 self.ending.repeat_phase(record)
             case Report():
                 self.results.on_report(record, message, now)
+            case Running():
+                self._on_running(record, message)
             case SignalReceived():
                 self._on_signal_received(record, message, now)
             case RankUnusable():
                 self.stop_reasons.on_rank_unusable(record, message.reason, now)
-            case PoolLost():
-                self.rank_use.settle(record, RankState.STOPPED)
-            case Stopped():
+            case PoolLost() | Stopped():
                 self.rank_use.settle(record, RankState.STOPPED)
             case _:
                 assert_never(message)
+
+    def _on_running(self, record: RankRecord, message: Running) -> None:
+        if tasks := self.running.note(record, message):
+            self._post(NoteRunning(record.rank, tasks))
 
     def on_mended(self, now: float) -> None:
         """Await a `Rejoin` of each other rank: all messages under way were lost."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mpifarm.model.messages import ToRank
-from mpifarm.model.task import Result
+from mpifarm.model.task import Result, RunningTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,14 @@ class NoteAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteRunning:
+    """Tasks that run on `rank`, of which it has told for the first time."""
+
+    rank: int
+    tasks: tuple[RunningTask, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """A sentence for the user."""
 
@@ -70,7 +78,16 @@ class Conclude:
     """
 
 
-Effect = Send | Transact | TakeNothing | NoteInLog | NoteAttempt | Tell | Conclude
+Effect = (
+    Send
+    | Transact
+    | TakeNothing
+    | NoteInLog
+    | NoteAttempt
+    | NoteRunning
+    | Tell
+    | Conclude
+)
 
 Post = Callable[[Effect], None]
 """Adds an effect to those that `Coordinator.decide` returns next, in order."""

@@ -9,6 +9,7 @@ from mpifarm.coordinator.effects import Post, Send, Tell
 from mpifarm.coordinator.rank_use import RankUse
 from mpifarm.coordinator.results import Results
 from mpifarm.coordinator.retries import fate_in_words
+from mpifarm.coordinator.running import RunningTasks
 from mpifarm.coordinator.state import (
     FarmState,
     Phase,
@@ -50,6 +51,7 @@ class Liveness:
         dispatcher: Dispatcher,
         rank_use: RankUse,
         results: Results,
+        running: RunningTasks,
         definition: FarmDefinition,
         post: Post,
         now: float,
@@ -59,6 +61,7 @@ class Liveness:
         self._dispatcher = dispatcher
         self._rank_use = rank_use
         self._results = results
+        self._running = running
         self._definition = definition
         self._post = post
         self._ping_seconds = min(PING_SECONDS, farm.policy.rank_timeout / 4)
@@ -93,7 +96,10 @@ class Liveness:
         """Send a rank the farm's definition, its first worker's number and its pace."""
         number = self._number_workers(record)
         report_seconds = self._dispatcher.pacing.report_seconds
-        welcome = Welcome(self._definition, number, report_seconds)
+        welcome = Welcome(
+            *(self._definition, number, report_seconds),
+            *(self._running.seconds, self._running.most),
+        )
         self._post(Send(record.rank, welcome))
 
     def _number_workers(self, record: RankRecord) -> int:

@@ -8,11 +8,11 @@ Rules of this file:
   (`Report.sure`).
 """
 
-from signal import SIGUSR2
+from signal import SIGKILL, SIGUSR2
 
 from mpifarm.coordinator.ahead import expect_long_tasks
 from mpifarm.coordinator.dispatch import Dispatcher
-from mpifarm.coordinator.effects import Post, Tell
+from mpifarm.coordinator.effects import NoteAttempt, Post, Tell
 from mpifarm.coordinator.limits import NOT_FOUND, Limits
 from mpifarm.coordinator.quarantine import Quarantine
 from mpifarm.coordinator.rank_use import RankUse
@@ -22,6 +22,7 @@ from mpifarm.coordinator.retries import (
     is_final,
     poison_in_words,
 )
+from mpifarm.coordinator.running import RunningTasks
 from mpifarm.coordinator.state import (
     FarmState,
     Phase,
@@ -47,6 +48,7 @@ class Results:
         quarantine: Quarantine,
         limits: Limits,
         unlocated: Unlocated,
+        running: RunningTasks,
         post: Post,
     ) -> None:
         self._farm = farm
@@ -56,6 +58,7 @@ class Results:
         self._quarantine = quarantine
         self._limits = limits
         self._unlocated = unlocated
+        self._running = running
         self._post = post
 
     def on_report(self, record: RankRecord, report: Report, now: float) -> None:
@@ -69,7 +72,7 @@ class Results:
             self._unlocated.note_report(record.rank, report, now)
         table.note_sure(record, report.sure, now)
         for result in report.results:
-            task = table.find_leased(record, result.taskid, result.attempt)
+            task = table.find_leased(record.rank, result.taskid, result.attempt)
             if task is not None:
                 ago = report.sent - result.ended
                 ended = now - ago if ago > 0.0 else now
@@ -79,13 +82,13 @@ class Results:
         if report.is_recall:
             record.is_asked = False
         for taskid, attempt in reversed(report.returned):  # to the front, in order
-            task = table.find_leased(record, taskid, attempt)
+            task = table.find_leased(record.rank, taskid, attempt)
             if task is not None:
                 table.release_unstarted(record, task)
         if report.returned and not report.is_recall:
             expect_long_tasks(record)
         for taskid, attempt in report.lost:
-            task = table.find_leased(record, taskid, attempt)
+            task = table.find_leased(record.rank, taskid, attempt)
             if task is not None:
                 self.on_lease_lost(record, task, now)
         self._dispatcher.capacity.update(record)
@@ -177,14 +180,30 @@ class Results:
         task.lost += 1
         if with_rank:
             task.past.ranks_lost += 1
-        if task.lost < MAX_LOST or self._farm.phase is Phase.STOPPING:
+        if self._farm.phase is Phase.STOPPING:
+            self._table.release(record, task)
+            return
+        lost = self._describe_lost(task, now)
+        if task.lost < MAX_LOST:
+            # A lost rank may have held the lease without running it.
+            if lost.worker_index is not None or not with_rank:
+                self._post(NoteAttempt(record.rank, lost))
             self._table.release(record, task)
             return
         self._post(Tell(poison_in_words(task, task.lost)))
-        lost = Result(
-            task.taskid, task.attempt, Outcome.LOST, -9, 0, 0.0, 0.0, ended=now
-        )
         self._table.fail(record, task, lost, now)
+
+    def _describe_lost(self, task: TaskRecord, now: float) -> Result:
+        """Return the result of an attempt that nobody saw end."""
+        known = self._running.find(task.taskid, task.attempt)
+        started, worker = 0.0, None
+        if known is not None:
+            started, worker = known.task.started, known.task.worker_index
+        return Result(
+            *(task.taskid, task.attempt, Outcome.LOST, -SIGKILL, 0),
+            *(started, 0.0, now),
+            worker_index=worker,
+        )
 
     def on_rank_lost(self, record: RankRecord, task: TaskRecord, now: float) -> None:
         """Queue a task of a lost rank again.

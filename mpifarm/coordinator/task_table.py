@@ -62,15 +62,13 @@ class TaskTable:
         self._farm = farm
         self._failures = failures
 
-    def find_leased(
-        self, record: RankRecord, taskid: int, attempt: int
-    ) -> TaskRecord | None:
+    def find_leased(self, rank: int, taskid: int, attempt: int) -> TaskRecord | None:
         """Return the task if it is leased to this rank as this attempt, else None."""
         task = self.tasks.get(taskid)
         if (
             task is None
             or task.state is not TaskState.LEASED
-            or task.rank != record.rank
+            or task.rank != rank
             or task.attempt != attempt
         ):
             return None

@@ -9,12 +9,14 @@ when rank 0 is not heard any more.
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import assert_never
 
 from mpifarm.farm.feeding import REFUSED_SECONDS, Feeder
 from mpifarm.farm.reporting import Reporter
+from mpifarm.farm.running import RunningWatch
 from mpifarm.farm.shared_directories import SharedDirectories
 from mpifarm.model.messages import (
     Alive,
@@ -130,6 +132,8 @@ class Agent:
         """The farm's definition; None until rank 0 has sent it."""
         self.shared_directories = SharedDirectories()
         """The directories that this host has to share with rank 0."""
+        self.running = RunningWatch(pool)
+        """What runs here, for rank 0."""
         self.leave = Shutdown()
         """The `Shutdown` of rank 0, once it has come."""
         self._environment = environment
@@ -163,6 +167,7 @@ class Agent:
         self._heard_at = now
         self._silence_seconds = TAKING_OVER_SECONDS
         report = self.reporter.create_full_report(now)
+        self.running.forget()
         held = tuple(self.feeder.held)
         welcomed = self.phase is not RankPhase.JOINING
         self._send(Rejoin(self.host, os.getpid(), self.workers, welcomed, held, report))
@@ -206,7 +211,7 @@ class Agent:
         self._silence_seconds = SILENCE_SECONDS
         match message:
             case Welcome():
-                self._start(message)
+                self._start(message, now)
             case Assign():
                 self._on_assign(message, now)
             case Recall():
@@ -226,7 +231,7 @@ class Agent:
             case _:
                 assert_never(message)
 
-    def _start(self, welcome: Welcome) -> None:
+    def _start(self, welcome: Welcome, now: float) -> None:
         """Take in the farm's definition; start the pool unless a stop came first."""
         definition = self.definition = welcome.definition
         self.reporter.report_seconds = welcome.report_seconds
@@ -249,6 +254,7 @@ class Agent:
                 id_variables=definition.id_variables,
             )
         )
+        self.running.begin(welcome.running_seconds, welcome.max_running, now)
         self._enter(RankPhase.WORKING)
 
     def _on_assign(self, message: Assign, now: float) -> None:
@@ -363,8 +369,14 @@ class Agent:
             self._kill()
         if self.reporter.is_due(now):
             self._report(now)
+        if now >= self.running.look_at:
+            self._tell_running(now)
         if self.phase in ENDING and self.pool.stopped:
             self._finish_stop(now)
+
+    def _tell_running(self, now: float) -> None:
+        if news := self.running.find_news(now, time.time()):
+            self._send(news)
 
     def _report(self, now: float) -> None:
         report = self.reporter.create_report(now)
@@ -473,4 +485,5 @@ class Agent:
             feeder.recall_at() if feeder.is_fed_ahead else float("inf"),
             feeder.return_at() if feeder.queue else float("inf"),
             feeder.feed_at if feeder.feed_at > 0 else float("inf"),
+            self.running.look_at if feeder.has_work else float("inf"),
         )

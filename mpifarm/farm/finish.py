@@ -76,6 +76,7 @@ class Conclusion:
         summary = self._create_summary(notes)
         for line in summary.lines():
             output.say(line)
+        leader.write_state(self.status.value)
         try:
             leader.store.write_result(summary.payload())
         except FarmError as error:

@@ -16,6 +16,7 @@ from mpifarm.coordinator.coordinator import (
     Effect,
     NoteAttempt,
     NoteInLog,
+    NoteRunning,
     Phase,
     Send,
     TakeNothing,
@@ -25,13 +26,16 @@ from mpifarm.coordinator.coordinator import (
 from mpifarm.errors import StorageError
 from mpifarm.farm.agent import Agent, RankPhase
 from mpifarm.farm.context import RankContext
+from mpifarm.farm.farm_state import FarmStates
 from mpifarm.farm.job_end import LOOK_SECONDS as ANSWER_LOOK_SECONDS
 from mpifarm.farm.job_end import JobEnd
-from mpifarm.farm.summary import Tally, describe_result, progress_line
+from mpifarm.farm.summary import Tally, progress_line
+from mpifarm.farm.task_lines import TaskLines
 from mpifarm.farm.transactions import Heartbeat, StoreWriter, Written
 from mpifarm.model.messages import ToCoordinator, ToRank
 from mpifarm.model.task import Outcome, Result
 from mpifarm.store import Recorded, Store
+from mpifarm.store.farm_file import FarmFile
 from mpifarm.system.event_loop import Clock, Waiter
 from mpifarm.system.lock import WorkdirLock
 
@@ -69,7 +73,10 @@ class Leader:
         self._comm = context.comm
         self._signals = context.process.signals
         self._output = context.process.output
-        self._verbose = context.settings.verbose
+        self._task_lines: TaskLines | None = None
+        if context.settings.verbose:
+            commands, say = coordinator.commands, self._output.say
+            self._task_lines = TaskLines(commands, self._find_host, say)
         self._clock = clock or Clock()
         probe = context.comm.has_message if context.comm else None
         self._waiter = waiter or Waiter(self._signals.fd, probe)
@@ -81,8 +88,12 @@ class Leader:
         self._writer = StoreWriter(store, lock, grace, say)
         self._heartbeat = Heartbeat(store, now, grace, say)
         self._look_at = now
+        self._rate = 0.0
+        """Tasks per second, as of the last look."""
         self._answer_at = now if job_end.is_open else float("inf")
         self._parent = os.getppid()
+        self._states = FarmStates(coordinator, store, context)
+        self._farm_file = FarmFile(store.paths, coordinator.definition.farm, now)
         self._describe_hosts: Callable[[Collection[str]], str] | None = None
         self._conclude: Callable[[], None] = lambda: None
 
@@ -171,6 +182,9 @@ class Leader:
                 self.tally.note_retry(effect.result)
                 record = self._record(effect.rank, effect.result)
                 self.store.note_attempts([record])
+            case NoteRunning():
+                if self._task_lines is not None:
+                    self._task_lines.note_running(effect.rank, effect.tasks)
             case Tell():
                 self._output.say(effect.sentence)
             case Conclude():
@@ -194,6 +208,9 @@ class Leader:
         return Recorded(
             result.taskid, is_finished, result, rank, record.pid, record.host
         )
+
+    def _find_host(self, rank: int) -> str:
+        return self.coordinator.ranks[rank].host
 
     # ---- the disk --------------------------------------------------------------------
 
@@ -231,8 +248,8 @@ class Leader:
         self.tally.add(result)
         if result.outcome is Outcome.LOST:
             self.store.note_in_log(result.taskid, KILLED_TOO_OFTEN)
-        if self._verbose:
-            self._output.say(describe_result(rank, result))
+        if self._task_lines is not None:
+            self._task_lines.note_end(rank, result)
 
     def _fail(self, error: StorageError) -> None:
         """Drop the transaction, and tell the coordinator that the storage failed."""
@@ -254,8 +271,16 @@ class Leader:
             self._look_around()
         if now >= self._answer_at:
             self._look_for_job_end()
+        if now >= self._farm_file.due_at:
+            self.write_state()
         while self.store.notes:
             self._output.say(self.store.notes.pop(0))
+
+    def write_state(self, exit_status: int | None = None) -> None:
+        """Write what this farm says of itself, at its end with its exit status."""
+        begun = time.perf_counter()
+        state = self._states.describe(self._rate, exit_status)
+        self._farm_file.write(state, time.perf_counter() - begun, self._clock.now)
 
     def _look_for_job_end(self) -> None:
         """Hand on the job's end if the batch system has answered; else look later."""
@@ -291,7 +316,7 @@ class Leader:
     def progress(self) -> str:
         """Return the live line, and sample the rate of tasks for the next one."""
         finished, failed = self.store.recorded
-        rate = self.tally.rate(self._clock.now)
+        rate = self._rate = self.tally.rate(self._clock.now)
         return progress_line(
             len(self.coordinator.commands),
             finished,
@@ -314,5 +339,6 @@ class Leader:
             self._look_at,
             self._heartbeat.due_at,
             self._answer_at,
+            self._farm_file.due_at,
         )
         agent.wait(self._waiter, now, wake_at)

@@ -129,6 +129,7 @@ class Opening:
             limits=settings.limits,
             logs=settings.logs,
             id_variables=settings.id_variables,
+            verbose=settings.verbose,
             directory="" if runs_anywhere(runner) else _find_directory(self._context),
         )
 

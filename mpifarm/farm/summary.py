@@ -135,7 +135,9 @@ class Tally:
             self.statuses[result.taskid] = how_it_failed(result)
 
     def note_retry(self, result: Result) -> None:
-        """Count an attempt whose task runs again, and its seconds."""
+        """Count an attempt whose task runs again, unless it was lost."""
+        if result.outcome is Outcome.LOST:
+            return
         self.retried += 1
         self.busy += result.seconds
 
@@ -189,15 +191,6 @@ def _how_it_ended(result: Result) -> str:
             return f"memory ran out ({how})"
         case _:
             return how
-
-
-def describe_result(rank: int, result: Result) -> str:
-    """Return the line of a recorded result (``--verbose``)."""
-    return (
-        f"task={result.taskid} attempt={result.attempt} rank={rank} "
-        f"worker={result.worker} outcome={result.outcome.value} "
-        f"status={result.status} seconds={result.seconds:.3f}"
-    )
 
 
 def status_in_words(status: int) -> str:

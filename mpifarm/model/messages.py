@@ -8,11 +8,17 @@ messages, without MPI.
 from dataclasses import dataclass
 
 from mpifarm.model.settings import FarmDefinition
-from mpifarm.model.task import Lease, Result
+from mpifarm.model.task import Lease, Result, RunningTask
 
 REPORT_SECONDS = 0.02
 """Longest time for which a result waits for others before it is reported, where the
 ranks are few."""
+
+RUNNING_SECONDS = 5.0
+"""Seconds between two looks of a rank at what runs there, where the ranks are few."""
+
+MAX_RUNNING = 10_000
+"""How many running tasks rank 0 knows of, those that have run longest."""
 
 # ---- from the coordinator to a rank -------------------------------------------------
 
@@ -27,6 +33,10 @@ class Welcome:
     report_seconds: float = REPORT_SECONDS
     """Longest time for which a result waits for others before it is reported; the more
     ranks there are, the longer."""
+    running_seconds: float = RUNNING_SECONDS
+    """Seconds between two looks at what runs on the rank (`Running`)."""
+    max_running: int = MAX_RUNNING
+    """How many running tasks the rank tells of, those that have run longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +145,13 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """Tasks that run on the rank and that it has not told of before."""
+
+    tasks: tuple[RunningTask, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Rejoin:
     """The first message of a rank after another rank was lost: its whole state.
 
@@ -189,5 +206,13 @@ class Stopped:
 
 ToRank = Welcome | Assign | Recall | Drain | Stop | Ping | Shutdown | Committed
 ToCoordinator = (
-    Join | Report | Rejoin | SignalReceived | Alive | RankUnusable | PoolLost | Stopped
+    Join
+    | Report
+    | Running
+    | Rejoin
+    | SignalReceived
+    | Alive
+    | RankUnusable
+    | PoolLost
+    | Stopped
 )

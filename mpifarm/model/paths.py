@@ -108,6 +108,15 @@ class WorkdirPaths:
         return f"{self.root}/claims"
 
     @property
+    def farms(self) -> str:
+        """The directory of what farms say of themselves."""
+        return f"{self.root}/farms"
+
+    def farm(self, farm: str) -> str:
+        """Return what a farm says of itself: its ranks, and what runs where."""
+        return f"{self.farms}/{farm}.json"
+
+    @property
     def attempts(self) -> str:
         """One line for each attempt, with its exit status."""
         return f"{self.root}/attempts.tsv"

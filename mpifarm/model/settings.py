@@ -132,3 +132,5 @@ class FarmDefinition:
     """As in `Settings`."""
     directory: str = ""
     """The directory of the commands on rank 0; empty: each rank keeps its own."""
+    verbose: bool = False
+    """Whether the user is told of each task that begins."""

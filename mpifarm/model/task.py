@@ -53,6 +53,15 @@ class Lease(NamedTuple):
     command: str
 
 
+class RunningTask(NamedTuple):
+    """A task that a worker runs, since `started` (seconds since the epoch)."""
+
+    taskid: int
+    attempt: int
+    worker_index: int
+    started: float
+
+
 NOT_RUN = "not run: "
 """The beginning of the note of a task that was not started."""
 

@@ -21,7 +21,7 @@ from enum import Enum
 from heapq import heapify, heapreplace
 from typing import Any
 
-from mpifarm.model.task import Lease, Outcome, Result
+from mpifarm.model.task import Lease, Outcome, Result, RunningTask
 from mpifarm.pool.definition import (
     CreateRunner,
     PoolDefinition,
@@ -340,6 +340,16 @@ class Pool:
         is_running = self._state is PoolState.RUNNING
         if is_running and all(each.dies_early for each in self._workers):
             yield PoolUseless(_why_useless(status, self._runner))
+
+    def running_tasks(self) -> list[RunningTask]:
+        """Return what the workers run; costs about a microsecond for each worker."""
+        if self._state is not PoolState.RUNNING:
+            return []
+        return [
+            running
+            for worker in self._workers
+            if (running := worker.find_running()) is not None
+        ]
 
     # ---- the end --------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from enum import IntEnum
 CAPACITY = 4096
 """Workers that a pool can have.  Rows never touched cost no memory."""
 
-_COMMAND, _TASK, _BEGUN, _SERIAL, _RECALLED, _SINCE, _VERDICT, _ROW = range(8)
+_COMMAND, _TASK, _BEGUN, _SERIAL, _RECALLED, _SINCE, _VERDICT, _STARTED, _ROW = range(9)
 _CLEARED = (_COMMAND, _TASK, _BEGUN, _SINCE, _VERDICT)
 
 _fence = allocate_lock()
@@ -62,15 +62,30 @@ class WorkerRow:
         """Return how many tasks the worker has begun."""
         return int(self._words[_BEGUN])
 
-    def begin_task(self, taskid: int) -> None:
-        """Count one more task begun, and record that the worker runs this one."""
+    def begin_task(self, taskid: int, started: float) -> None:
+        """Count one more task begun, and record that the worker runs this one.
+
+        `started` is in seconds since the epoch.
+        """
         words = self._words
         words[_BEGUN] += 1
+        words[_STARTED] = int(started * 1000)  # First: `find_running` reads it last.
         words[_TASK] = taskid + 1
 
     def end_task(self) -> None:
         """Record that the task has ended."""
         self._words[_TASK] = 0
+
+    def find_running(self) -> tuple[int, float] | None:
+        """Return the task that the worker runs, and its start (epoch, seconds).
+
+        None if it runs none, or has begun another task during this look.
+        """
+        task = self._words[_TASK]
+        started = self._words[_STARTED]
+        if not task or self._words[_TASK] != task:
+            return None
+        return task - 1, started / 1000
 
     @property
     def since(self) -> int:

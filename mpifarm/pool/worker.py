@@ -238,7 +238,7 @@ class Worker:
                 return
             started, begin = time.time(), time.monotonic()
             try:
-                ending = self._run(taskid, attempt, command)
+                ending = self._run(taskid, attempt, command, started)
             except _RefusalError as refusal:
                 self._row.end_task()
                 self._refuse(taskid, attempt, str(refusal))
@@ -285,13 +285,15 @@ class Worker:
                     else:
                         self._leases.sendall(encode_frame((serial,)))
 
-    def _run(self, taskid: int, attempt: int, command: str) -> _Ending | None:
+    def _run(
+        self, taskid: int, attempt: int, command: str, started: float
+    ) -> _Ending | None:
         """Run a task.  Return how it ended; None if the stop came before its start.
 
         A log that fails for this task alone fails the task.  Raises `_RefusalError`
         where the disk gives no log to any task.
         """
-        self._row.begin_task(taskid)
+        self._row.begin_task(taskid, started)
         self._usage = None
         try:
             log = self._begin_log(taskid, attempt)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any, NamedTuple
 
-from mpifarm.model.task import Lease, Outcome, Result
+from mpifarm.model.task import Lease, Outcome, Result, RunningTask
 from mpifarm.pool.definition import LeaseRefused, LeaseReturned
 from mpifarm.pool.framing import FrameReader, encode_frame
 from mpifarm.pool.shared_state import WorkerRow
@@ -140,6 +140,17 @@ class WorkerLink:
         self._epoll.unregister(connection)
         connection.close()
         self._socket = None
+
+    def find_running(self) -> RunningTask | None:
+        """Return the task that the worker runs; None if none, or not known now."""
+        running = self.row.find_running() if self.held else None
+        if running is None:
+            return None
+        taskid, started = running
+        lease = self.held[0].lease
+        if lease.taskid != taskid:
+            return None  # its result is in the socket
+        return RunningTask(taskid, lease.attempt, self.index, started)
 
     # ---- leases out -----------------------------------------------------------------
 

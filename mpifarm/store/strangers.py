@@ -71,6 +71,7 @@ def validate_file(path: str) -> None:
 def _directories(paths: WorkdirPaths) -> Iterator[str]:
     yield paths.logs
     yield paths.claims
+    yield paths.farms
     yield paths.packed_logs
     yield paths.unkept_logs
 

@@ -307,6 +307,18 @@ def replace(path: str, staging: str, content: bytes) -> None:
         raise
 
 
+def replace_unsynced(path: str, staging: str, content: bytes) -> None:
+    """Replace a file of which an older state does no harm; raises `OSError`."""
+    try:
+        with opened(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+            write_at(descriptor, 0, content)
+        os.rename(staging, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(staging)
+        raise
+
+
 def truncate(path: str) -> None:
     """Truncate a file of which only the name is needed; errors are ignored."""
     with suppress(OSError), opened(path, os.O_WRONLY) as descriptor:

@@ -24,6 +24,7 @@ from mpifarm.coordinator.coordinator import (
     Effect,
     NoteAttempt,
     NoteInLog,
+    NoteRunning,
     Phase,
     RankSet,
     Send,
@@ -425,7 +426,7 @@ class SimulatedFarm:
                 self._send(effect.rank, effect.message)
             case Transact():
                 self._transact(effect)
-            case NoteInLog() | TakeNothing():
+            case NoteInLog() | NoteRunning() | TakeNothing():
                 pass
             case NoteAttempt():
                 self.noted.append(effect)

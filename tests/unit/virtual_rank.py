@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, cast
 from mpifarm.farm.agent import Agent, RankPhase
 from mpifarm.farm.sureness import Sureness
 from mpifarm.model.messages import ToCoordinator, ToRank
-from mpifarm.model.task import Lease, Outcome, Result
+from mpifarm.model.task import Lease, Outcome, Result, RunningTask
 from mpifarm.pool import (
     LeaseRefused,
     Pool,
@@ -161,6 +161,13 @@ class FakePool:
         self.busy += 1
         if len(self.hands[worker]) == 1:
             self._begin(worker, self._clock.now)
+
+    def running_tasks(self) -> list[RunningTask]:
+        return [
+            RunningTask(hand[0].taskid, hand[0].attempt, worker, run.started)
+            for worker, hand in enumerate(self.hands)
+            if hand and (run := self._runs.get(worker)) is not None
+        ]
 
     def recall(self) -> list[Lease]:
         return self._drop_waiting() if self.running else []

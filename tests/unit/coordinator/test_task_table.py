@@ -59,7 +59,7 @@ def test_a_lease_has_a_rank_an_attempt_and_a_turn():
     assert farm.ranks[1].leases == {3, 4}
     assert (second.rank, second.attempt) == (1, 1)
     assert second.turn > first.turn
-    assert table.find_leased(farm.ranks[1], 4, 1) is second
+    assert table.find_leased(1, 4, 1) is second
     assert violations(table) == []
 
 
@@ -71,7 +71,7 @@ def test_an_answer_of_another_rank_attempt_or_task_finds_no_lease(
 ):
     farm, table = create_table()
     lease(table, farm, 3)
-    assert table.find_leased(farm.ranks[rank], taskid, attempt) is None
+    assert table.find_leased(rank, taskid, attempt) is None
 
 
 def test_a_result_counts_when_its_rank_is_sure_of_it():

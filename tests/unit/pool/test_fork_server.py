@@ -131,7 +131,7 @@ class Site:
 
     def begin(self, index: int, task: int, command: int = 0) -> None:
         row = self.shared.row(index)
-        row.begin_task(task)
+        row.begin_task(task, 1.7e9)
         row.command_slot[0] = command
 
     def die(self, *pids: int) -> None:

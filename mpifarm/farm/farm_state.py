@@ -1,0 +1,81 @@
+"""What a farm says of itself in ``farms/<farm>.json``, put together.
+
+Rules of this file: it only reads, and its cost does not grow with the list.
+"""
+
+import os
+import sys
+import time
+from typing import Any
+
+from mpifarm import __version__
+from mpifarm.batch.job import find_job
+from mpifarm.coordinator.coordinator import Coordinator
+from mpifarm.farm.context import RankContext
+from mpifarm.store import Store
+from mpifarm.store.attempts import encode_time
+
+
+class FarmStates:
+    """The states of one farm, one after the other."""
+
+    def __init__(
+        self, coordinator: Coordinator, store: Store, context: RankContext
+    ) -> None:
+        self._coordinator = coordinator
+        self._store = store
+        settings, environ = context.settings, context.process.environ
+        job = find_job(environ)
+        self._constant = {
+            "farm": coordinator.definition.farm,
+            "version": __version__,
+            "command": ["mpifarm", *sys.argv[1:]],
+            "directory": os.getcwd(),
+            "tasklist": os.path.abspath(settings.tasklist),
+            "workdir": os.path.abspath(settings.workdir),
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+            "job": None if job is None else {"system": job[0], "id": job[1]},
+            "started": encode_time(time.time() - (time.monotonic() - context.begun)),
+        }
+
+    def describe(self, rate: float, exit_status: int | None = None) -> dict[str, Any]:
+        """Return the state now; `rate` is in tasks per second.
+
+        `exit_status`: that of a farm that has ended.
+        """
+        coordinator, (finished, failed) = self._coordinator, self._store.recorded
+        return {
+            **self._constant,
+            "written": encode_time(time.time()),
+            "phase": "ended" if exit_status is not None else coordinator.phase.value,
+            "reason": coordinator.reason,
+            "exit_status": exit_status,
+            "counts": {
+                "total": len(coordinator.commands),
+                "finished": finished,
+                "failed": failed,
+                "running": coordinator.count_running(),
+            },
+            "rate": rate,
+            "ranks": [
+                {
+                    "rank": each.rank,
+                    "host": each.host,
+                    "pid": each.pid,
+                    "workers": each.workers,
+                    "state": each.state.value,
+                }
+                for each in coordinator.ranks.values()
+            ],
+            "running": [
+                {
+                    "task": each.task.taskid,
+                    "attempt": each.task.attempt,
+                    "rank": each.rank,
+                    "worker": each.task.worker_index,
+                    "started": encode_time(each.task.started),
+                }
+                for each in coordinator.find_running()
+            ],
+        }

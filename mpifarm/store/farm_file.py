@@ -1,0 +1,76 @@
+"""``farms/<farm>.json``: what a farm says of itself, for those who look.
+
+Rules of this file: no farm depends on it, so a disk that fails is never told.  It is
+replaced whole, without the lock and without a sync, and stays when the farm has ended
+or died.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from mpifarm.errors import StorageError
+from mpifarm.model.paths import WorkdirPaths, is_farm_id, staging_of
+from mpifarm.system import files
+
+FORMAT = 1
+FIRST_SECONDS = 1.0
+"""Seconds from the farm's start to the first state on disk."""
+MIN_SECONDS = 5.0
+"""Seconds between two states of a small farm."""
+MAX_SHARE = 0.005
+"""Share of rank 0's time that it may take."""
+
+
+class FarmFile:
+    """The file of one farm, and when it is due."""
+
+    def __init__(self, paths: WorkdirPaths, farm: str, now: float) -> None:
+        self.due_at = now + FIRST_SECONDS
+        """When to write the next state (monotonic)."""
+        self._directory = paths.farms
+        self._path = paths.farm(farm)
+        self._staging = staging_of(self._path, farm)
+        self._is_there = False
+
+    def write(self, state: Mapping[str, Any], cost: float, now: float) -> None:
+        """Replace the file; set when the next state is due.
+
+        `cost`: seconds that it took to put the state together.
+        """
+        begun = time.perf_counter()
+        content = json.dumps({"format": FORMAT, **state}).encode("ascii") + b"\n"
+        with suppress(OSError):
+            if not self._is_there:
+                files.make_directory(self._directory)
+                self._is_there = True
+            files.replace_unsynced(self._path, self._staging, content)
+        cost += time.perf_counter() - begun
+        self.due_at = now + max(MIN_SECONDS, cost / MAX_SHARE)
+
+
+def read_farm_files(paths: WorkdirPaths) -> Iterator[dict[str, Any]]:
+    """Yield the states of all farms that have left one, in no order.
+
+    What can't be read, or is of no format that is known, is passed over.
+    """
+    with suppress(OSError):
+        for name in sorted(os.listdir(paths.farms)):
+            stem, dot, rest = name.partition(".")
+            if dot and rest == "json" and is_farm_id(stem):
+                state = _read_state(paths.farm(stem))
+                if state is not None:
+                    yield state
+
+
+def _read_state(path: str) -> dict[str, Any] | None:
+    try:
+        state = json.loads(files.find_content(path) or b"")
+    except (OSError, ValueError, RecursionError, StorageError):
+        return None
+    if isinstance(state, dict) and state.get("format") == FORMAT:
+        return state
+    return None
