@@ -160,9 +160,14 @@ def test_verbose_gives_a_line_for_each_task(create_place):
     place = create_place(["true", "exit 3", "kill -9 $$"])
     farm = place.start("--verbose")
     assert farm.wait() == 1
-    lines = [line for line in farm.text().splitlines() if "task=" in line]
-    assert len(lines) == 3
-    assert any("task=1 attempt=1 rank=0" in e and "status=3" in e for e in lines)
+    host = os.uname().nodename
+    lines = [line for line in farm.text().splitlines() if f" on {host}, worker" in line]
+    assert len(lines) == 6
+    [begun, ended] = [line for line in lines if "task 1 " in line]
+    assert re.search(r"task 1 began at \d\d:\d\d:\d\d on .*, worker \d: exit 3$", begun)
+    assert re.search(
+        r"task 1 failed \(exit status 3\) after .* s on .*, worker \d$", ended
+    )
 
 
 def test_a_command_with_control_characters_does_not_reach_the_terminal(create_place):

@@ -18,6 +18,7 @@ from mpifarm.coordinator.coordinator import (
     Conclude,
     Coordinator,
     Effect,
+    NoteRunning,
     RankSet,
     Send,
     Transact,
@@ -243,6 +244,8 @@ class BigFarm:
                 self._transact(effect)
             case Conclude():
                 self.ended = True
+            case NoteRunning():
+                pass
             case _:
                 raise AssertionError(f"{effect} is no part of this simulation")
 

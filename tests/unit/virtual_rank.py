@@ -64,7 +64,8 @@ def result_of(
 ) -> Result:
     outcome = Outcome.COMPLETED if status == 0 else Outcome.FAILED
     return Result(
-        lease.taskid, lease.attempt, outcome, status, 4711, 1.7e9, seconds, ended
+        *(lease.taskid, lease.attempt, outcome, status, 4711, 1.7e9, seconds, ended),
+        worker_index=3,
     )
 
 

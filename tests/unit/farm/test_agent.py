@@ -317,7 +317,7 @@ def test_a_result_waits_for_no_longer_than_the_report_interval():
 def test_a_rank_without_news_has_nothing_to_wake_for():
     rank = Rank()
     rank.begin(1)
-    assert rank.agent.wake_at() == float("inf")
+    assert rank.agent.wake_at() == rank.agent.running.look_at
     rank.step(100.0)
     assert rank.words(Report) == []
 

@@ -122,6 +122,7 @@ class ConcludedFarm:
         commands: Sequence[str] | None = None,
     ) -> None:
         self.said: list[str] = []
+        self.states: list[int] = []
         lock = self.lock = BusyLock(locks)
         self.workdir = ChangingWorkdir(
             lock, changes, left_nothing=left_nothing, counts=counts, drains=drains
@@ -139,6 +140,7 @@ class ConcludedFarm:
             store=self.workdir,
             lock=lock,
             tally=Tally(0.0),
+            write_state=self.states.append,
         )
         output = SimpleNamespace(say=self.said.append, complain=self.said.append)
         context: Any = SimpleNamespace(

@@ -19,6 +19,7 @@ from mpifarm.farm.leader import Leader
 from mpifarm.farm.summary import Tally
 from mpifarm.farm.transactions import HEARTBEAT_SECONDS, StoreWriter, Written
 from mpifarm.model.messages import Join, Ping, Rejoin, Shutdown, Stop, ToRank
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Policy, Settings
 from mpifarm.store import Recorded, Transacted
 from tests.unit.fakes import Commands, define_farm, rank_set_of
@@ -106,7 +107,7 @@ class FakeStore:
     """A workdir in memory, which is changed with the lock held only."""
 
     def __init__(self, count: int, clock: LoopClock, lock: FakeLock) -> None:
-        self.paths = SimpleNamespace(drain="/here/drain")
+        self.paths = WorkdirPaths("/here")
         self.toprocess = [*range(count)]
         self.held: set[int] = set()
         self.records: dict[int, Recorded] = {}
@@ -255,8 +256,11 @@ class LedFarm:
             comm=self.comm,
             settings=Settings("list", "list_workdir", verbose=verbose),
             process=SimpleNamespace(
-                signals=SimpleNamespace(fd=0, take=self._take_signals), output=output
+                signals=SimpleNamespace(fd=0, take=self._take_signals),
+                output=output,
+                environ={},
             ),
+            begun=START,
         )
         store: Any = self.store
         lock: Any = self.lock
@@ -340,7 +344,10 @@ def test_the_last_rank_to_be_told_to_leave_is_the_leaders_own():
 def test_each_result_is_told_where_that_is_asked_for():
     farm = LedFarm(2, verbose=True)
     farm.run()
-    assert len(farm.told("attempt=1 rank=0 worker=4711 outcome=completed")) == 2
+    for taskid in (0, 1):
+        [begun] = farm.told(f"task {taskid} began at")
+        [ended] = farm.told(f"task {taskid} finished after 1 s on node0, worker")
+        assert begun <= ended
 
 
 def test_the_state_is_shown_each_second():

@@ -485,7 +485,7 @@ def test_a_pool_is_not_useless_while_one_worker_is_at_work(start):
     for _ in range(4):
         die_early(site, 1)
     site.up(0)
-    site.shared.row(0).begin_task(5)
+    site.shared.row(0).begin_task(5, 1.7e9)
     assert die_early(site, 1) == []
 
 
@@ -685,7 +685,7 @@ def test_a_command_that_is_left_is_killed_if_it_is_of_the_task(
     site.up(0)
     site.submit(7)
     row = site.shared.row(0)
-    row.begin_task(7)
+    row.begin_task(7, 1.7e9)
     row.command_slot[0] = 555
     monkeypatch.setattr(processes, "environment_of", lambda pid: environment)
     site.sockets[0].close()

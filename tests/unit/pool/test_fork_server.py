@@ -190,7 +190,7 @@ def test_a_new_worker_finds_a_row_without_anything_of_the_one_before(site):
 def test_a_worker_that_had_begun_a_task_is_replaced_at_once(site):
     site.start(2)
     row = site.shared.row(0)
-    row.begin_task(7)
+    row.begin_task(7, 1.7e9)
     row.end_task()
     site.die(101)
     assert site.notices() == [("down", 0, -9, None, 1, 0.0)]
@@ -212,7 +212,7 @@ def test_workers_that_die_before_a_task_are_replaced_at_growing_intervals(site):
         site.server._start_due()
     expected = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
     assert waits == pytest.approx(expected)
-    site.shared.row(0).begin_task(7)
+    site.shared.row(0).begin_task(7, 1.7e9)
     site.shared.row(0).end_task()
     site.notices()
     site.die(site.next_pid)
@@ -540,7 +540,7 @@ def test_a_worker_that_was_killed_at_the_next_run_had_hardly_begun_it(timed):
     row = timed.shared.row(0)
     row.stop_clock()
     row.end_task()
-    row.begin_task(8)
+    row.begin_task(8, 1.7e9)
     timed.die(101)
     assert timed.notices() == [("down", 0, -9, None, 2, 0.0)]
     assert timed.server._writers == set()

@@ -28,7 +28,7 @@ def test_a_lease_that_was_recalled_is_not_begun(row):
 
 def test_the_next_worker_of_a_line_knows_what_was_recalled(row):
     row.begin_lease(7)
-    row.begin_task(5)
+    row.begin_task(5, 1.7e9)
     row.recall(9)
     row.clear()
     assert (row.task, row.begun, row.command) == (None, 0, 0)

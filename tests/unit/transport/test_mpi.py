@@ -17,6 +17,7 @@ from mpifarm.model.messages import (
     Recall,
     Rejoin,
     Report,
+    Running,
     Shutdown,
     SignalReceived,
     Stop,
@@ -26,7 +27,7 @@ from mpifarm.model.messages import (
     Welcome,
 )
 from mpifarm.model.settings import FarmDefinition, RunnerDefinition
-from mpifarm.model.task import Lease, Outcome, Result
+from mpifarm.model.task import Lease, Outcome, Result, RunningTask
 from mpifarm.transport.mpi import encode_message, parse_message
 
 ODD = "\udcff\udc80 no UTF-8, \u00a0, \x01, 𝄞 and ' \" \\ $HOME"
@@ -65,6 +66,7 @@ OTHERS = [
     Shutdown(ranks_lost=True),
     Committed(((1, 2),)),
     Join("host", 17, 8),
+    Running((RunningTask(2**40, 1, 127, 1.7e9 + 0.25),)),
     Rejoin("host", 17, 8, True, ((1, 2),), REPORT),
     SignalReceived(10, 1.25),
     Alive(),
