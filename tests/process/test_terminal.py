@@ -222,7 +222,7 @@ def test_a_slow_reader_gets_whole_lines(create_place):
     lines = farm.text().splitlines()
     assert all(line.startswith("mpifarm: ") for line in lines)
     assert "exit status 0" in lines[-1]
-    assert len([line for line in lines if "task=" in line]) == 1500
+    assert len([line for line in lines if " finished after " in line]) == 1500
 
 
 def test_a_full_disk_under_the_log_does_not_end_the_farm(create_place):
