@@ -119,6 +119,14 @@ def fold_name(name: str) -> str:
     return re.sub(r"\d+", "#", name)
 
 
+def find_detail(line: Tokens) -> Tokens:
+    """Return the words behind the last colon, all where there is none."""
+    for place in range(len(line) - 1, 0, -1):
+        if line[place - 1].endswith(":"):
+            return line[place:]
+    return line
+
+
 def similarity(one: Tokens, other: Tokens) -> float:
     """Return the share of words that two lines have in common, from 0 to 1.
 

@@ -21,6 +21,7 @@ from mpifarm.audit.causes.folding import (
     WILD,
     Tokens,
     common_text,
+    find_detail,
     fold_name,
     similarity,
 )
@@ -51,6 +52,10 @@ _MAX_CAUSE = 120
 _CAUSE_OF_OUTCOME = {
     "timed out": known.TIME_LIMIT,
     "out of memory": known.OUT_OF_MEMORY,
+}
+_WORDS_OF_OUTCOME = {
+    "lost": "lost: the worker or the rank died",
+    "interrupted": "interrupted: the farm stopped",
 }
 _WITH_LOG = {"failed", "not run"}
 """Outcomes whose reason stands in the log."""
@@ -189,7 +194,8 @@ class CauseGrouper:
         if cause is not None:
             return self._know(cause), (), None
         if failure.outcome not in _WITH_LOG:
-            return ("ended", failure.outcome), (), None
+            words = _WORDS_OF_OUTCOME.get(failure.outcome, failure.outcome)
+            return ("ended", words), (), None
         telling = self._reader.find_telling(failure.tail, _lines_of(failure))
         if telling is not None and telling.weight > Weight.END:
             return *self._place(telling, failure), telling
@@ -253,12 +259,22 @@ class CauseGrouper:
 
 
 def _part(cluster: list[tuple[Tokens, _Bin]]) -> list[_Bin]:
-    """Return the bins of entries that are alike: large ones, and one of all others."""
+    """Return the bins of entries that are alike: large ones, and one of all others.
+
+    What differs before the last colon is the place, not the cause.
+    """
     total = sum(bin_.count for _, bin_ in cluster)
+    by_detail: dict[Tokens, _Bin] = {}
+    for entry, bin_ in cluster:
+        detail = find_detail(entry)
+        if detail in by_detail:
+            by_detail[detail].merge(bin_)
+        else:
+            by_detail[detail] = bin_
     parts: list[_Bin] = []
     rest: _Bin | None = None
-    for entry, bin_ in cluster:
-        if entry and bin_.count >= _OWN_SHARE * total:
+    for detail, bin_ in by_detail.items():
+        if detail and bin_.count >= _OWN_SHARE * total:
             parts.append(bin_)
         elif rest is None:
             rest = bin_

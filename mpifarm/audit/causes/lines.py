@@ -32,8 +32,12 @@ _OWN = b"=== mpifarm: "
 _AGAIN = b"=== mpifarm: started again, "
 _INDENT = (b" ", b"\t")
 _FRAME_LINE = re.compile(rb"\s+File \".*\", line \d+")
-_STACK_ROW = re.compile(rb"\s*(?:\[ ?\d+\] |#\d+:? |at |@ )\S+(?:\(| in |\[0x|$)")
+_STACK_ROW = re.compile(
+    rb"(?:\S+ ERROR: )?\s*(?:\[ ?\d+\] |#\d+:? |at |@ )\S+(?:\(| in |\[0x|$)"
+)
 """A row of a stack trace of Java, Julia, gdb, Open MPI or JavaScript."""
+_TITLE = "terminate called after throwing"
+"""C++ says in the next line what was thrown."""
 _HEADER_WORDS = "Traceback (most recent call last)"
 _CHAINED = (b"During handling of the above", b"The above exception was")
 
@@ -153,9 +157,11 @@ class Telling:
     def text(self) -> str:
         """The line with its digits; with the next one if that is its message."""
         text = read_text(self._raw)
-        if not text.endswith(":"):
+        if not text.endswith(":") and not text.startswith(_TITLE):
             return text
-        message = next(filter(None, map(read_text, self._below[:-4:-1])), "")
+        # Another rank may say the title in between.
+        below = (read_text(raw) for raw in self._below[:-6:-1])
+        message = next((other for other in below if other not in {"", text}), "")
         return f"{text} {message}".rstrip()
 
     @property
@@ -179,8 +185,8 @@ class Telling:
         # Many plain lines share one object, and a title has its message elsewhere.
         if not self.line.weight or text != read_text(self._raw):
             self.line = Line(self.line.weight, self.line.cause)
-        self.line.tokens = fold(text)
-        self.line.exception = find_exception(text)
+        self.line.exception, message = find_exception(text)
+        self.line.tokens = fold(message)
 
 
 def _is_same(raws: Sequence[bytes]) -> bool:
@@ -220,7 +226,8 @@ class _Search:
         self._weight = _NOTHING
         self._passed = 0
         """Lines since the best."""
-        self._outer: int | None = None
+        self._outer: Line | None = None
+        self._outer_at = 0
         """The nearest line below that is not indented."""
         self._in_traceback = False
 
@@ -235,7 +242,7 @@ class _Search:
                 if self._passed > NEAR and self._is_sure():
                     break
             if not line.is_indented:
-                self._outer = len(self._raws) - 1
+                self._outer, self._outer_at = line, len(self._raws) - 1
         if self._best is None:
             return None
         at = self._best_at
@@ -268,15 +275,24 @@ class _Search:
 
     def _meets(self, line: Line) -> bool:
         """Weigh a line.  Return whether no line above can tell more."""
+        self._passed += 1
         if line.is_frame:
             self._take_exception()
         elif line.is_header:
             return not self._is_chained()
         elif not self._in_traceback and (
-            self._best is None or line.weight > self._weight
+            self._best is None or line.weight > self._weight or self._goes_on(line)
         ):
             self._take(line, len(self._raws) - 1, line.weight)
         return self._weight is _CAUSE
+
+    def _goes_on(self, line: Line) -> bool:
+        """Return whether the best line only goes on with the complaint of this one."""
+        if line.weight < _END or line.weight != self._weight or self._passed > 1:
+            return False
+        above, below = self._raws[-1], self._raws[self._best_at]
+        speaker = above.translate(None, _DIGITS).partition(b": ")[0]
+        return below.translate(None, _DIGITS).startswith(speaker + b": ")
 
     def _take(self, line: Line, at: int, weight: Weight) -> None:
         self._best, self._best_at, self._weight = line, at, weight
@@ -284,14 +300,13 @@ class _Search:
 
     def _take_exception(self) -> None:
         """Take the line below the places of a traceback, unless a better is known."""
-        at, is_first = self._outer, not self._in_traceback
+        line, is_first = self._outer, not self._in_traceback
         self._in_traceback = True
-        if at is None:
+        if line is None:
             return
-        line = read_line(self._raws[at])
         weight = max(line.weight, _CRASH)
         if weight > self._weight or (is_first and weight == self._weight):
-            self._take(line, at, weight)
+            self._take(line, self._outer_at, weight)
 
     def _is_chained(self) -> bool:
         """Return whether the traceback that begins here follows from another."""

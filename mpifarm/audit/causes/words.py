@@ -129,8 +129,11 @@ _METRIC = re.compile(
     r"(?:errors?|failed|failures?)\s*[:=(]*\s*[-+]?\d[-+.\d e]*%?\)?\s*$"
 )
 _EXCEPTION = re.compile(
-    r"(?:[a-z_][\w$]*\.)*_*[a-z]\w*(?:error|exception|interrupt)(?::|\s|$)"
+    r"(?:[a-z_][\w$]*\.)*_*[a-z]\w*(?:error|exception|interrupt)(?::|\s|$)",
+    re.IGNORECASE,
 )
+_RULE = re.compile(r"[-=*_~#]{8}")
+"""A line that divides others, with a title or without."""
 
 
 def weigh(text: str) -> tuple[Weight, KnownCause | None]:
@@ -155,6 +158,8 @@ def weigh(text: str) -> tuple[Weight, KnownCause | None]:
 
 
 def _weigh_unknown(text: str, meaning: int) -> Weight:
+    if _RULE.search(text):
+        return Weight.NOTHING
     if meaning & RUNTIME or _EXCEPTION.match(text):
         return Weight.CRASH
     if meaning & CONSEQUENCE:
@@ -164,10 +169,15 @@ def _weigh_unknown(text: str, meaning: int) -> Weight:
     return Weight.NOTHING if _METRIC.search(text) else Weight.COMPLAINT
 
 
-def find_exception(text: str) -> str:
-    """Return the class of the exception with which a line begins, else nothing."""
-    match = _EXCEPTION.match(text.lower())
-    return match[0].rstrip(": ").rpartition(".")[2] if match else ""
+def find_exception(text: str) -> tuple[str, str]:
+    """Return the class of the exception with which a line begins, and what follows.
+
+    The class is without its module, and empty if the line begins with none.
+    """
+    match = _EXCEPTION.match(text)
+    if match is None:
+        return "", text
+    return match[0].rstrip(": ").rpartition(".")[2], text[match.end() :]
 
 
 def _find_known(text: str, found: list[str], meaning: int) -> KnownCause | None:
