@@ -404,10 +404,6 @@ class FarmDriver(WorkdirFiles):
         """Return the ranks that ``result.json`` calls lost."""
         return [each["rank"] for each in self.result()["lost"]]
 
-    def timeline(self) -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = json.loads(self.content("timeline.json"))
-        return events
-
     def violations(self, *, alone: bool = True) -> list[str]:
         """Broken promises; `alone`: no plain farmer has had a hand in it."""
         return find_violations(str(self.workdir), self.tasks, () if alone else None)

@@ -175,6 +175,15 @@ class WorkdirFiles:
         assert not odd, odd
         return attempts
 
+    def events(self, name: str = "timeline.json") -> list[dict[str, Any]]:
+        """All events of a timeline, with its names and counters."""
+        events: list[dict[str, Any]] = json.loads(self.content(name))
+        return events
+
+    def timeline(self, name: str = "timeline.json") -> list[dict[str, Any]]:
+        """The events of attempts in a timeline."""
+        return [event for event in self.events(name) if event["ph"] == "X"]
+
     def ranks_at_work(self) -> set[int]:
         """The ranks that have run a task whose result is on disk."""
         return {attempt.rank for attempt in self.attempts()}

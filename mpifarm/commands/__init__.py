@@ -9,6 +9,7 @@ SUBCOMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "retry": ("--failed", "--ids", "--status"),
     "selftest": ("--kill-a-rank",),
     "supervise": ("--max-restarts",),
+    "timeline": (),
 }
 """The subcommands, and the options of each that a farm does not have.
 

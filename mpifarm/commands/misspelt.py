@@ -68,6 +68,10 @@ COMMANDS_OF_OTHERS: Final = _by_name({
         "nothing is prepared or kept running: mpifarm LIST makes the workdir and starts"
     ),
     "add append push": "append lines to LIST: the next start runs them",
+    "trace traces perfetto chrome gantt": (
+        "mpifarm timeline LIST -o FILE writes which worker ran which task when, for"
+        " https://ui.perfetto.dev"
+    ),
     "usage": "mpifarm --help",
 })  # fmt: skip
 """Subcommands of other tools, with a sentence about the same in mpifarm."""

@@ -55,6 +55,8 @@ subcommands, each with a --help of its own:
   mpifarm selftest           test the file systems and the MPI of this cluster
   mpifarm supervise -- srun ...
                              start the farm again when its launcher dies
+  mpifarm timeline WORKDIR -o FILE
+                             merge all timelines into one file, for Perfetto
 
 exit status:
   0   all tasks of the list are finished

@@ -85,6 +85,7 @@ class Leader:
             self._output.say,
             self._clock.now,
         )
+        store.count_in_timeline(coordinator.count_running)
         self._writer = StoreWriter(store, lock, grace, say)
         self._heartbeat = Heartbeat(store, now, grace, say)
         self._look_at = now

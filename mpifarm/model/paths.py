@@ -27,6 +27,10 @@ _FARM = "[0-9a-f]{8,}"
 # Not compiled here: most ranks use none of the patterns.
 _QUEUE_STAGING = r"toprocess\.([A-Za-z0-9_-]+)\.([0-9]{1,15})"
 _TIMELINE = r"timeline(?:\.(?!invalid\.)[A-Za-z0-9_-]+)?\.json"
+_TIMELINE_ASIDE = (
+    rf"timeline\.invalid\.{_FARM}\.json"
+    r"|timeline(?:\.[A-Za-z0-9_-]+)?\.json\.before-repair-[0-9T-]+"
+)
 _STAGING = rf"""(?x)
        (?: result\.json | fingerprint\.json | begun-in
            | timeline (?:\.{_FARM})? \.json )
@@ -299,3 +303,22 @@ def is_timeline(name: str) -> bool:
     One that was moved aside because it is invalid is not.
     """
     return re.fullmatch(_TIMELINE, name) is not None
+
+
+def is_timeline_aside(name: str) -> bool:
+    """Return whether the file `name` is an invalid timeline that was moved aside."""
+    return re.fullmatch(_TIMELINE_ASIDE, name) is not None
+
+
+def is_own_name(name: str) -> bool:
+    """Return whether `name`, in a workdir, is that of a file or directory of farms."""
+    paths = WorkdirPaths("")
+    names = (getattr(paths, each) for each in dir(WorkdirPaths))
+    known = {each[1:].partition("/")[0] for each in names if isinstance(each, str)}
+    return (
+        name in known - {""}
+        or name.startswith(("timeline.", "before-remap-", "claim-"))
+        or parse_queue_staging(name) is not None
+        or parse_staging(name) is not None
+        or ".before-repair-" in name
+    )

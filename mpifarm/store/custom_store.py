@@ -32,7 +32,6 @@ from mpifarm.store.farm_liveness import Machine, this_machine
 from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.store.progress import Progress, TransactionStep
 from mpifarm.store.store import Store
-from mpifarm.store.timeline_file import TimelineFile
 from mpifarm.store.types import Counts, HeldLock, Recorded, Survey, Transacted
 from mpifarm.store.validate import validate_access
 
@@ -87,8 +86,6 @@ class CustomStore(Store):
         texts = Texts(tasks)
         super().__init__(paths, texts, farm, machine)
         self._tasks = tasks
-        self._total = len(tasks)
-        self._timeline = TimelineFile(paths, farm, texts, self.notes)
         self._finished: set[int] = set()
         self._failed: set[int] = set()
         self._reclaimed: list[int] = []

@@ -26,7 +26,6 @@ from mpifarm.store.queue import Steps
 from mpifarm.store.queue_pair import QueuePair
 from mpifarm.store.status_lines import ParsedStatus, encode_blocks, is_beyond
 from mpifarm.store.store import Store
-from mpifarm.store.timeline_file import TimelineFile
 from mpifarm.store.transaction import Transactions
 from mpifarm.store.types import Counts, HeldLock, Recorded, Survey, Transacted
 from mpifarm.store.validate import (
@@ -55,13 +54,12 @@ class FileStore(Store):
         clock: Callable[[], float],
         machine: Machine,
     ) -> None:
-        super().__init__(paths, tasks, farm, machine)
+        super().__init__(paths, tasks, farm, machine, clock)
         self._tasks = tasks
         self._machine = machine
         self._clock = clock
         finished = Ledger(paths.finished, tasks)
         self._ledgers = Ledgers(finished, Ledger(paths.failed, tasks))
-        self._timeline = TimelineFile(paths, farm, tasks, self.notes)
         self._queues = QueuePair(paths, tasks, finished, self._member)
         self._added_lines = AddedLines(
             paths, tasks, self._queues, self._ledgers, self._others

@@ -6,8 +6,9 @@ that says "without the lock" must not be.
 
 import json
 import os
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mpifarm.errors import StorageError
@@ -21,6 +22,7 @@ from mpifarm.store.attempts import (
 )
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.membership import FAMILY, Membership
+from mpifarm.store.timeline_file import TimelineFile
 from mpifarm.store.types import Counts, Recorded, Survey, Transacted
 from mpifarm.system import files
 
@@ -29,7 +31,12 @@ class Store(ABC):
     """A workdir that this farm has joined."""
 
     def __init__(
-        self, paths: WorkdirPaths, texts: Sequence[str], farm: str, machine: Machine
+        self,
+        paths: WorkdirPaths,
+        texts: Sequence[str],
+        farm: str,
+        machine: Machine,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.paths = paths
         self.farm = farm
@@ -38,6 +45,10 @@ class Store(ABC):
         self._attempts = AttemptsFile(paths, farm, texts)
         self._member = Membership(paths, farm, machine, self.notes)
         self._others = self._member.others
+        self._total = len(texts)
+        self._timeline = TimelineFile(
+            paths, farm, texts, self.notes, self._count_waiting, clock
+        )
 
     # ---- transactions ---------------------------------------------------------------
 
@@ -87,11 +98,24 @@ class Store(ABC):
         """Reclaim the tasks of dead farms.  Return their number.  Lock held."""
 
     def note_attempts(self, results: Sequence[Recorded]) -> None:
-        """Keep attempts whose tasks run again, for ``attempts.tsv``.
+        """Keep attempts whose tasks run again, for timeline and ``attempts.tsv``.
 
-        The next `transact` with results writes their rows, or else `close`.
+        The next `transact` with results writes them, or else `close`.
         """
+        self._timeline.note(results)
         self._attempts.note(results)
+
+    def count_in_timeline(self, count_running: Callable[[], int]) -> None:
+        """Have the timeline count tasks; `count_running` returns how many run now."""
+        self._timeline.count_running = count_running
+
+    def _count_waiting(self, running: int) -> int:
+        """Count the tasks that nobody has begun, as far as this farm knows.
+
+        `running` tasks run in this farm.
+        """
+        elsewhere = len(self._others.held_ids())
+        return self._total - sum(self.recorded) - elsewhere - running
 
     def _begin_attempts(self) -> None:
         """Choose the format of ``attempts.tsv``.  Lock held.
@@ -201,11 +225,13 @@ class Store(ABC):
             files.replace(self.paths.result, staging, content)
 
     def close(self) -> bool:
-        """Write the noted attempts, and leave the workdir.  Lock held.
+        """Write noted attempts and last counters, and leave the workdir.  Lock held.
 
         Remove the claim if it holds no task, and return whether.  Else the claim stays,
         and the next start reclaims its tasks.
         """
+        with suppress(StorageError):
+            self._timeline.close()
         with suppress(StorageError):
             self._attempts.append()
         return self._member.leave()

@@ -1,6 +1,8 @@
 """``timeline.json``: one JSON array of Chrome trace events, as PyTaskFarmer writes it.
 
-Rules of this file: it only composes and parses; `timeline_file` writes.  The array is
+Rules of this file: it only composes and parses; `timeline_file` writes.  `tracks` has
+the processes and threads of the events.  Each event begins with its category, and has
+``name``, ``ph`` and ``ts``: by these a damaged array is known.  The array is
 valid JSON whenever the lock is free.  It is appended to in place, over its final ``]``:
 each piece ends in ``]`` again, and stays within one page of the file, since the kernel
 copies page by page and a kill comes between two pages.  Only a piece of a single event
@@ -11,7 +13,10 @@ without its end, which the next start mends.
 import json
 from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from mpifarm.model.task import Outcome
+from mpifarm.store.types import Recorded
 
 PAGE = 4096
 SEPARATOR = b",\n"
@@ -23,17 +28,51 @@ COST_OF_NESTING = 1 << 13
 """The time to find a value nested too deeply, in characters of `MAX_IN_VAIN`."""
 
 
-class Attempt(NamedTuple):
-    """An attempt in the timeline.
+COLOURS: Final = {
+    Outcome.FAILED: "terrible",
+    Outcome.TIMED_OUT: "bad",
+    Outcome.OUT_OF_MEMORY: "black",
+    Outcome.LOST: "grey",
+    Outcome.INTERRUPTED: "yellow",
+}
+"""Names of colours of the Trace Event Format: red, orange, ...  An attempt that
+completed has none: viewers choose its colour by its name."""
 
-    `started` is in seconds since the epoch, `seconds` the run time.
+
+class Kind(NamedTuple):
+    """The parts of an event that follow from the outcome of its attempt."""
+
+    head: str
+    """Up to the value of ``name``."""
+    end: str
+    """Behind ``dur``, up to the value of the first argument."""
+    outcome: str
+    """The argument ``outcome``, with the next key."""
+
+
+def _kind_of(outcome: Outcome) -> Kind:
+    colour = COLOURS.get(outcome)
+    categories = f"task,{outcome.value}" if colour else "task"
+    cname = f', "cname": "{colour}"' if colour else ""
+    return Kind(
+        f'{{"cat": "{categories}", "name": ',
+        f', "ph": "X"{cname}, "args": {{"taskid": ',
+        f', "outcome": "{outcome.value}", "status": ',
+    )
+
+
+_KINDS: Final = {outcome: _kind_of(outcome) for outcome in Outcome}
+_COMPLETED: Final = _KINDS[Outcome.COMPLETED]
+
+
+class Track(NamedTuple):
+    """The row of a worker in a viewer, encoded for its events.
+
+    `place` has ``pid`` and ``tid``, `host` is a JSON string.
     """
 
-    text: str
-    pid: int
-    tid: int
-    started: float
-    seconds: float
+    place: str
+    host: str
 
 
 class ArrayEnd(NamedTuple):
@@ -43,14 +82,40 @@ class ArrayEnd(NamedTuple):
     empty: bool
 
 
-def encode_event(attempt: Attempt) -> bytes:
-    """Return one event; ``ts`` and ``dur`` are µs."""
+def encode_event(text: str, track: Track, recorded: Recorded) -> bytes:
+    """Return the event of an attempt; ``ts`` and ``dur`` are µs.
+
+    `text` is that of the task.  The argument ``status`` is as ``$?`` in a shell.
+    """
+    result = recorded.result
+    outcome, status = result.outcome, result.status
+    # An enum is hashed by Python code.
+    kind = _COMPLETED if outcome is Outcome.COMPLETED else _KINDS[outcome]
+    signal = -status if status < 0 else 0
     return (
-        f'{{"cat": "task", "name": {encode_basestring_ascii(attempt.text)}, '
-        f'"pid": {attempt.pid}, "tid": {attempt.tid}, '
-        f'"ts": {float(attempt.started) * 1e6!r}, '
-        f'"dur": {float(attempt.seconds) * 1e6!r}, '
-        '"ph": "X", "args": {}}'
+        f"{kind.head}{encode_basestring_ascii(text)}, {track.place}, "
+        f'"ts": {float(result.started) * 1e6!r}, '
+        f'"dur": {float(result.seconds) * 1e6!r}{kind.end}'
+        f'{recorded.taskid}, "attempt": {result.attempt}{kind.outcome}'
+        f'{128 + signal if signal else status}, "signal": {signal}, '
+        f'"host": {track.host}}}}}'
+    ).encode("ascii")
+
+
+def encode_name(kind: str, place: str, arguments: dict[str, object]) -> bytes:
+    """Return a metadata event, such as ``process_name``; `place` is as in `Track`."""
+    # With a time, which the format does not ask for, but `salvage` does.
+    return (
+        f'{{"cat": "__metadata", "name": "{kind}", {place}, "ts": 0, "ph": "M", '
+        f'"args": {json.dumps(arguments)}}}'
+    ).encode("ascii")
+
+
+def encode_counter(place: str, now: float, values: dict[str, int]) -> bytes:
+    """Return an event with the numbers of tasks at the time `now`, in seconds."""
+    return (
+        f'{{"cat": "count", "name": "tasks", {place}, "ts": {now * 1e6!r}, "ph": "C", '
+        f'"args": {json.dumps(values)}}}'
     ).encode("ascii")
 
 

@@ -4,13 +4,15 @@ Rules of this file: `timeline` composes, this writes; the caller holds the lock.
 """
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths, copy_staging_of, staging_of
 from mpifarm.model.wording import counted
 from mpifarm.store import timeline
+from mpifarm.store.tracks import Tracks
 from mpifarm.store.types import Recorded
 from mpifarm.system import files
 
@@ -28,6 +30,10 @@ JUDGED_BY_ITS_ENDS = 1 << 20
 """Bytes above which only the ends of a timeline are checked."""
 
 
+COUNTER_SECONDS = 1.0
+"""The least time between two events of the counters."""
+
+
 class TornEnd(NamedTuple):
     """An append that failed: from `offset` on, the file may have a part of `pieces`."""
 
@@ -37,42 +43,113 @@ class TornEnd(NamedTuple):
 
 
 class TimelineFile:
-    """The timeline of one farm; `notes` takes sentences for the user."""
+    """The timeline of one farm; `notes` takes sentences for the user.
+
+    `count_waiting` returns how many tasks of the list nobody has begun, as far as this
+    farm knows.
+    """
 
     def __init__(
-        self, paths: WorkdirPaths, farm: str, texts: Sequence[str], notes: list[str]
+        self,
+        paths: WorkdirPaths,
+        farm: str,
+        texts: Sequence[str],
+        notes: list[str],
+        count_waiting: Callable[[int], int] = lambda running: 0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self.count_running: Callable[[], int] | None = None
+        """The number of tasks that run now; None: there are no counters."""
         self._paths = paths
         self._farm = farm
         self._texts = texts
         self._notes = notes
+        self._count_waiting = count_waiting
+        self._clock = clock
         self._path = paths.timeline
         """The file of the next append: this farm's own, once others have joined."""
+        self._tracks = Tracks(farm)
+        self._noted: list[Recorded] = []
+        self._counted_at = 0.0
+        """The time of the last counters, 0 before the first."""
         self._torn: TornEnd | None = None
+
+    def note(self, results: Sequence[Recorded]) -> None:
+        """Note attempts whose tasks run again; the next `append` writes their events.
+
+        `close` writes those that are left.
+        """
+        self._noted += results
 
     def append(self, results: Sequence[Recorded]) -> None:
         """Take back a failed append, then append an event for each attempt.
 
-        A timeline that does not end as one is moved aside and rebuilt.  Raises
+        Attempts that were noted come first, the counters last, if it is time.  A
+        timeline that does not end as one is moved aside and rebuilt.  Raises
         `StorageError`: no event is in the file then, or the next call removes them.
         """
+        self._append([*self._noted, *results], len(results))
+
+    def close(self) -> None:
+        """Append the attempts that were noted, and the last counters if there are any.
+
+        Raises `StorageError`.
+        """
+        if self._noted or self._counted_at:
+            self._append(self._noted, 0, is_last=True)
+
+    def _append(
+        self, attempts: Sequence[Recorded], ended: int, *, is_last: bool = False
+    ) -> None:
+        """Append events.  The last `ended` attempts have no record yet."""
         self._cut_back()
-        events = [timeline.encode_event(self._attempt(result)) for result in results]
         end = _find_end(self._path)
         if end is None:
             content = files.find_content(self._path)
-            if content is None:
-                self._create(events)
-                return
-            self._rebuild(self._path, content)
-            end = _find_end(self._path)
-            assert end is not None
+            if content is not None:
+                self._rebuild(self._path, content)
+                end = _find_end(self._path)
+                assert end is not None
+        # Not before: a file that is new or rebuilt may be without the names.
+        if end is None:
+            self._tracks = Tracks(self._farm)
+        now = self._clock()
+        events = self._encode(attempts, ended, now, is_last=is_last)
+        if end is None:
+            self._create(events)
+        else:
+            self._write(end, events)
+        self._tracks.names.clear()
+        self._noted.clear()
+
+    def _write(self, end: timeline.ArrayEnd, events: Sequence[bytes]) -> None:
         pieces = timeline.cut_pieces(end, events)
         try:
             files.write_tail(self._path, end.offset, pieces, b"]")
         except StorageError:
             self._torn = TornEnd(self._path, end.offset, pieces)
             raise
+
+    def _encode(
+        self, attempts: Sequence[Recorded], ended: int, now: float, *, is_last: bool
+    ) -> list[bytes]:
+        """Return the events of attempts, after new names and before the counters."""
+        texts, find = self._texts, self._tracks.find
+        events = [
+            timeline.encode_event(texts[each.taskid], find(each), each)
+            for each in attempts
+        ]
+        is_due = abs(now - self._counted_at) >= COUNTER_SECONDS
+        if self.count_running is not None and (is_due or is_last):
+            self._counted_at = now
+            events.append(self._encode_counters(self.count_running(), ended, now))
+        return [*self._tracks.names, *events]
+
+    def _encode_counters(self, running: int, ended: int, now: float) -> bytes:
+        waiting = max(self._count_waiting(running) - ended, 0)
+        place = self._tracks.place_of_counters()
+        values = {"running": running, "waiting": waiting}
+        return timeline.encode_counter(place, now, values)
 
     def _create(self, events: Sequence[bytes]) -> None:
         try:
@@ -124,19 +201,12 @@ class TimelineFile:
         try:
             size = os.lstat(self._paths.timeline).st_size
         except OSError:
-            return
+            size = 0
+        # The farm's own file, if it is new, has no names yet.
+        self._tracks = Tracks(self._farm)
         if size > LARGE_TIMELINE:
             files.rename(self._paths.timeline, self._path)
             self._replace(self._paths.timeline, ())
-
-    def _attempt(self, recorded: Recorded) -> timeline.Attempt:
-        return timeline.Attempt(
-            self._texts[recorded.taskid],
-            recorded.pid,
-            recorded.result.worker,
-            recorded.result.started,
-            recorded.result.seconds,
-        )
 
     def _replace(self, path: str, events: Sequence[bytes]) -> None:
         staging = staging_of(path, self._farm)
@@ -148,6 +218,7 @@ class TimelineFile:
         The events of a timeline above `MAX_SALVAGED` bytes are not saved.  A note tells
         the user.
         """
+        self._tracks = Tracks(self._farm)
         aside = self._paths.timeline_aside(self._farm)
         if len(content) > MAX_SALVAGED:
             files.rename(path, aside)

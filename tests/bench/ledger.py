@@ -232,10 +232,17 @@ def append_to_files(folder: Path) -> Callable[[int], None]:
 
 def encode_events(count: int) -> None:
     """An event of the timeline for each."""
-    from mpifarm.store.timeline import Attempt, encode_event
+    from mpifarm.model.task import Outcome, Result
+    from mpifarm.store.timeline import encode_event
+    from mpifarm.store.tracks import Tracks
+    from mpifarm.store.types import Recorded
 
+    tracks = Tracks("0123abcd")
+    times = (1.7e9, 0.001234, 1.0)
     for number in range(count):
-        encode_event(Attempt("true", 4711, number, 1.7e9, 0.001234))
+        result = Result(number, 1, Outcome.COMPLETED, 0, 4711, *times, worker_index=0)
+        recorded = Recorded(number, True, result, 0, 4710, "n1")
+        encode_event("true", tracks.find(recorded), recorded)
 
 
 def coordinate(count: int) -> None:

@@ -44,7 +44,8 @@ def test_every_task_runs_once_and_is_recorded_once(create_place, count):
     events = place.timeline()
     assert [event["name"] for event in events] == ["true"] * count
     assert all(begun * 1e6 <= e["ts"] <= ended * 1e6 for e in events)
-    assert {(e["cat"], e["ph"], len(e["args"])) for e in events} == {("task", "X", 0)}
+    assert {(e["cat"], e["args"]["outcome"]) for e in events} == {("task", "completed")}
+    assert [e["args"]["taskid"] for e in events] == [a.taskid for a in attempts]
     assert len(list((place.workdir / "logs").iterdir())) == count
 
 

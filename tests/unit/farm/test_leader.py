@@ -130,6 +130,9 @@ class FakeStore:
         finished = sum(each.result.status == 0 for each in self.records.values())
         return finished, len(self.records) - finished
 
+    def count_in_timeline(self, count_running: Callable[[], int]) -> None:
+        """There is no timeline."""
+
     def prepare(
         self, results: Sequence[Recorded], give_back: Sequence[int], take: int
     ) -> None:

@@ -1,6 +1,5 @@
 """A workdir whose tasks a list of the user's keeps by itself."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -144,7 +143,7 @@ def test_the_farms_own_files_are_written_as_ever(farms):
     farms.transact(workdir, take=1)
     farms.transact(workdir, [ended(11, 3)])
     root = farms.site.root
-    assert json.loads((root / "timeline.json").read_text())[0]["name"] == TASKS[11]
+    assert farms.site.timeline()[0]["name"] == TASKS[11]
     assert [each[:3] for each in farms.site.attempts()] == [(11, 1, 3)]
     assert not (root / "toprocess").exists()
     assert not (root / "fingerprint.json").exists()

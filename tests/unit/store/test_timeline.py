@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpifarm.errors import StorageError
+from mpifarm.model.task import Outcome, Result
 from mpifarm.store.timeline import (
     PAGE,
-    Attempt,
     cut_pieces,
+    encode_counter,
     encode_event,
     encode_timeline,
     ends_well,
@@ -19,14 +20,33 @@ from mpifarm.store.timeline import (
     is_valid,
     salvage,
 )
+from mpifarm.store.tracks import FIRST_SPARE, Tracks
+from mpifarm.store.types import Recorded
 from mpifarm.system import files
 
 
-def event(text: str = "echo") -> bytes:
-    return encode_event(Attempt(text, 10, 11, 1_700_000_000.25, 0.5))
+def recorded(
+    outcome: Outcome = Outcome.COMPLETED,
+    status: int = 0,
+    *,
+    rank: int = 3,
+    pid: int = 10,
+    host: str = "n17",
+    worker: int = 11,
+    index: int | None = 5,
+) -> Recorded:
+    result = Result(
+        *(7, 2, outcome, status, worker, 1_700_000_000.25, 0.5, 1.0), worker_index=index
+    )
+    return Recorded(7, outcome is Outcome.COMPLETED, result, rank, pid, host)
 
 
-def test_an_event_has_pytaskfarmers_fields():
+def event(text: str = "echo", attempt: Recorded | None = None) -> bytes:
+    attempt = attempt or recorded()
+    return encode_event(text, Tracks("0123abcd").find(attempt), attempt)
+
+
+def test_an_event_has_pytaskfarmers_fields_and_tells_the_attempt():
     assert json.loads(event("echo 'é' \udcff \"x\"")) == {
         "cat": "task",
         "name": "echo 'é' \udcff \"x\"",
@@ -35,8 +55,89 @@ def test_an_event_has_pytaskfarmers_fields():
         "ts": 1_700_000_000.25 * 1e6,
         "dur": 0.5e6,
         "ph": "X",
-        "args": {},
+        "args": {
+            "taskid": 7,
+            "attempt": 2,
+            "outcome": "completed",
+            "status": 0,
+            "signal": 0,
+            "host": "n17",
+        },
     }
+
+
+def test_attempts_that_failed_are_told_apart_by_category_and_colour():
+    failed = [outcome for outcome in Outcome if outcome is not Outcome.COMPLETED]
+    events = [json.loads(event("x", recorded(outcome, -9))) for outcome in failed]
+    for outcome, each in zip(failed, events, strict=True):
+        assert each["cat"] == f"task,{outcome.value}"
+        assert each["args"]["outcome"] == outcome.value
+        assert (each["args"]["status"], each["args"]["signal"]) == (137, 9)
+    assert len({each["cname"] for each in events}) == len(failed)
+
+
+# ---- processes and threads ----------------------------------------------------------
+
+
+def names_of(tracks: Tracks) -> list[tuple[str, int, int, str]]:
+    """The names: kind, pid, tid, name."""
+    events = [json.loads(each) for each in tracks.names]
+    return [
+        (each["name"], each["pid"], each["tid"], each["args"]["name"])
+        for each in events
+        if "name" in each["args"]
+    ]
+
+
+def test_ranks_and_workers_are_named_once():
+    tracks = Tracks("0123abcd")
+    first = tracks.find(recorded())
+    assert tracks.find(recorded()) == first
+    tracks.find(recorded(worker=12, index=6))
+    assert names_of(tracks) == [
+        ("process_name", 10, 10, "rank 3 on n17"),
+        ("thread_name", 10, 11, "worker 5"),
+        ("thread_name", 10, 12, "worker 6"),
+    ]
+
+
+def test_a_worker_and_its_successor_are_one_thread():
+    tracks = Tracks("0123abcd")
+    assert tracks.find(recorded()) == tracks.find(recorded(worker=99))
+
+
+def test_equal_pids_of_different_hosts_become_different_numbers():
+    tracks = Tracks("0123abcd")
+    for rank in range(50):
+        tracks.find(recorded(rank=rank, host=f"n{rank}"))
+    processes = [pid for kind, pid, _, _ in names_of(tracks) if kind == "process_name"]
+    threads = [tid for kind, _, tid, _ in names_of(tracks) if kind == "thread_name"]
+    assert len({*processes, *threads}) == 100
+    assert processes[0] == 10
+    assert all(FIRST_SPARE < pid < 1 << 28 for pid in processes[1:])
+
+
+def test_an_attempt_without_a_worker_has_a_thread_of_its_own():
+    tracks = Tracks("0123abcd")
+    tracks.find(recorded(Outcome.LOST, worker=0, index=None))
+    (_, process, _, _), (_, pid, tid, name) = names_of(tracks)
+    assert (pid, name) == (process, "no worker")
+    assert tid > FIRST_SPARE
+
+
+def test_names_and_counters_are_events_that_a_salvage_keeps():
+    tracks = Tracks("0123abcd")
+    tracks.find(recorded())
+    place = tracks.place_of_counters()
+    counter = encode_counter(place, 12.5, {"running": 3, "waiting": 4})
+    whole = [*tracks.names, counter]
+    assert all(each.startswith(b'{"cat"') for each in whole)
+    assert salvage(encode_timeline(whole)[:-1]) == whole
+    assert json.loads(counter)["args"] == {"running": 3, "waiting": 4}
+    assert json.loads(counter)["pid"] < 1 << 29
+
+
+# ---- the array ----------------------------------------------------------------------
 
 
 @given(
@@ -100,7 +201,7 @@ def test_a_torn_event_whose_text_ends_like_an_array_is_still_damage():
         (lambda whole: whole[:-1], 3),
         (lambda whole: whole[:-20], 2),
         (lambda whole: b"\0" * 40 + whole[40:], 2),
-        (lambda whole: whole[:200] + b"\0" * 20 + whole[220:], 2),
+        (lambda whole: whole[:100] + b"\0" * 20 + whole[120:], 2),
         (lambda _: b"", 0),
         (lambda _: b"{" * 5000, 0),
         (lambda whole: whole + whole, 6),

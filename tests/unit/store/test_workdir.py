@@ -253,7 +253,7 @@ def test_results_go_to_finished_and_failed_with_their_events_and_attempts(site):
     workdir.transact([ended(0), ended(2, -9), ended(1)], (), 0)
     assert (site.root / "finished").read_text() == site.lines([0, 1])
     assert (site.root / "failed").read_text() == site.lines([2])
-    events = json.loads((site.root / "timeline.json").read_text())
+    events = site.timeline()
     assert [event["name"] for event in events] == [TASKS[0], TASKS[2], TASKS[1]]
     assert site.content("attempts.tsv").startswith(ATTEMPTS_HEAD.encode())
     attempts = [(each.taskid, each.status) for each in site.attempts()]
@@ -397,7 +397,8 @@ def test_a_farm_alone_leaves_a_complete_timeline(site):
     for _ in range(4):
         taken = workdir.transact((), (), 3).taken
         workdir.transact([ended(taskid) for taskid in taken], (), 0)
-    assert len(json.loads((site.root / "timeline.json").read_text())) == 12
+    assert len(site.timeline()) == 12
+    assert len(site.events()) == 12 + 3
     assert not list(site.root.glob("timeline.*.json"))
 
 
@@ -412,9 +413,50 @@ def test_once_others_record_the_events_go_to_a_file_of_the_farms_own(site, large
     PlainFarmer(site).record(9, 0)
     workdir.transact([ended(1)], (), 0)
     workdir.transact([ended(2)], (), 0)
-    own = json.loads((site.root / f"timeline.{workdir.farm}.json").read_text())
-    assert [event["name"] for event in own] == TASKS[0 if large else 1 : 3]
-    assert len(json.loads(path.read_text())) == (0 if large else 1)
+    own = f"timeline.{workdir.farm}.json"
+    names = [event["name"] for event in site.timeline(own)]
+    assert names == TASKS[0 if large else 1 : 3]
+    assert len(site.timeline()) == (0 if large else 1)
+    kinds = {event["name"] for event in site.events(own) if event["ph"] == "M"}
+    assert kinds == {"process_name", "process_sort_index", "thread_name"}
+
+
+def test_attempts_whose_tasks_run_again_are_in_the_timeline(site):
+    workdir = site.open()
+    workdir.transact((), (), 2)
+    workdir.note_attempts([ended(0, 7)])
+    workdir.transact([ended(1)], (), 0)
+    workdir.note_attempts([ended(0, 8)])
+    workdir.close()
+    statuses = [event["args"]["status"] for event in site.timeline()]
+    assert statuses == [7, 0, 8]
+
+
+def test_running_and_waiting_tasks_are_counted_once_a_second_and_at_the_end(site):
+    def counters():
+        return [each["args"] for each in site.events() if each["ph"] == "C"]
+
+    workdir = site.open()
+    running = 3
+    workdir.count_in_timeline(lambda: running)
+    workdir.transact((), (), 5)
+    for taskid in (0, 1):
+        workdir.transact([ended(taskid)], (), 0)
+    assert counters() == [{"running": 3, "waiting": 8}]
+    site.now += 1
+    workdir.transact([ended(2)], (), 0)
+    running = 0
+    workdir.transact((), [3, 4], 0)
+    workdir.close()
+    last = {"running": 0, "waiting": 9}
+    assert counters()[1:] == [{"running": 3, "waiting": 6}, last]
+
+
+def test_a_farm_that_records_nothing_leaves_the_timeline_as_it_is(site):
+    workdir = site.open()
+    workdir.count_in_timeline(lambda: 0)
+    workdir.close()
+    assert not (site.root / "timeline.json").exists()
 
 
 def test_an_invalid_timeline_is_moved_aside_and_its_events_are_saved(site):

@@ -1,0 +1,197 @@
+"""All timelines of a workdir in one: numbers, what is damaged, what is there twice."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpifarm.audit import timelines
+from mpifarm.audit.timelines import MergedTimeline, find_timelines
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.task import Outcome, Result
+from mpifarm.store.timeline import encode_event, encode_timeline
+from mpifarm.store.tracks import Tracks
+from mpifarm.store.types import Recorded
+
+FARM, OTHER = "0123abcd", "89abcdef"
+
+
+def farm_events(
+    farm: str, host: str = "n1", pid: int = 10, taskids: Iterable[int] = (0, 1)
+) -> list[bytes]:
+    """Names and attempts as a farm of one rank and one worker writes them."""
+    tracks = Tracks(farm)
+    tracks.place_of_counters()
+    events = []
+    for taskid in taskids:
+        result = Result(
+            *(taskid, 1, Outcome.COMPLETED, 0, pid + 1, 1e9 + taskid, 0.5, 1.0),
+            worker_index=0,
+        )
+        attempt = Recorded(taskid, True, result, 0, pid, host)
+        track = tracks.find(attempt)
+        events.append(encode_event(f"{farm} {taskid}", track, attempt))
+    return [*tracks.names, *events]
+
+
+def plain_event(name: str, pid: int = 10, tid: int = 11) -> bytes:
+    """An event as PyTaskFarmer writes it."""
+    event = {"cat": "task", "name": name, "pid": pid, "tid": tid, "ts": 1e15}
+    return json.dumps(event | {"dur": 5e5, "ph": "X", "args": {}}).encode()
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return WorkdirPaths(str(tmp_path))
+
+
+def write(path: str, events: list[bytes]) -> None:
+    Path(path).write_bytes(encode_timeline(events))
+
+
+def merge(paths: WorkdirPaths) -> list[dict[str, Any]]:
+    merged = MergedTimeline(paths, find_timelines(paths))
+    events: list[dict[str, Any]] = json.loads(b"".join(merged.blocks()))
+    assert merged.events == len(attempts_of(events))
+    return events
+
+
+def attempts_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event for event in events if event["ph"] == "X"]
+
+
+def pids(events: list[dict[str, Any]], beginning: str) -> set[int]:
+    return {e["pid"] for e in attempts_of(events) if e["name"].startswith(beginning)}
+
+
+def process_names(events: list[dict[str, Any]]) -> dict[int, str]:
+    found = [e for e in events if e["name"] == "process_name"]
+    named = {event["pid"]: event["args"]["name"] for event in found}
+    assert len(named) == len(found)
+    return named
+
+
+def test_all_kinds_of_timelines_are_found(paths):
+    names = {
+        os.path.basename(path)
+        for path in (
+            paths.timeline,
+            paths.timeline_of(FARM),
+            paths.timeline_aside(FARM),
+            paths.file("timeline.json.before-repair-20260101T000000"),
+        )
+    }
+    for name in (*names, "timeline.json.0123abcd", "result.json", "toprocess"):
+        Path(paths.file(name)).touch()
+    assert set(find_timelines(paths)) == names
+
+
+def test_events_of_one_file_keep_their_numbers(paths):
+    events = farm_events(FARM)
+    write(paths.timeline, events)
+    assert merge(paths) == [json.loads(each) for each in events]
+
+
+@pytest.mark.parametrize("host", ["n1", "n2"])
+def test_equal_pids_of_two_farms_become_two_numbers(paths, host):
+    write(paths.timeline, [*farm_events(FARM), *farm_events(OTHER, host)])
+    events = merge(paths)
+    (first,), (second,) = pids(events, FARM), pids(events, OTHER)
+    assert first != second
+    named = process_names(events)
+    assert named[first] == "rank 0 on n1"
+    assert named[second] == f"rank 0 on {host}"
+    assert len({each["tid"] for each in attempts_of(events)}) == 2
+
+
+def test_equal_pids_of_a_farm_and_a_plain_farmer_become_two_numbers(paths):
+    write(paths.timeline, [plain_event("plain 1"), plain_event("plain 2")])
+    write(paths.timeline_of(FARM), farm_events(FARM))
+    events = merge(paths)
+    assert len(pids(events, "plain")) == 1
+    assert pids(events, "plain") != pids(events, FARM)
+
+
+def test_a_farm_that_left_the_common_file_is_one_process_with_one_name(paths):
+    write(paths.timeline, farm_events(FARM))
+    write(paths.timeline_of(FARM), farm_events(FARM, taskids=(2, 3)))
+    events = merge(paths)
+    assert len(pids(events, FARM)) == 1
+    assert sorted(process_names(events).values()) == [f"farm {FARM}", "rank 0 on n1"]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 120, 400])
+def test_the_whole_events_of_a_torn_timeline_are_kept(paths, cut, monkeypatch):
+    monkeypatch.setattr(timelines, "TRY_SECONDS", 0)
+    events = farm_events(FARM, taskids=range(5))
+    content = encode_timeline(events)[:-cut]
+    Path(paths.timeline).write_bytes(content)
+    found = merge(paths)
+    whole = [each for each in events if each in content]
+    assert found == [json.loads(each) for each in whole]
+    assert len(whole) >= len(events) - 2
+
+
+def test_a_hole_in_a_timeline_costs_its_events_alone(paths):
+    events = farm_events(FARM, taskids=range(50))
+    content = encode_timeline(events)
+    hole = content.index(events[20]) + 30
+    Path(paths.timeline).write_bytes(
+        content[:hole] + b"\0" * 4096 + content[hole + 4096 :]
+    )
+    found = [event["name"] for event in attempts_of(merge(paths))]
+    assert set(found) < {f"{FARM} {taskid}" for taskid in range(50)}
+    assert len(found) > 25
+
+
+def test_saved_events_of_a_timeline_aside_are_there_once(paths):
+    events = farm_events(FARM)
+    Path(paths.timeline_aside(OTHER)).write_bytes(encode_timeline(events)[:-30])
+    write(paths.timeline, [*events[:-1], plain_event("later")])
+    names = [event["name"] for event in attempts_of(merge(paths))]
+    assert sorted(names) == [f"{FARM} 0", "later"]
+
+
+def test_events_are_read_across_chunks(paths, monkeypatch):
+    events = farm_events(FARM, taskids=range(40))
+    write(paths.timeline, [*events, plain_event("é" * 300)])
+    expected = merge(paths)
+    monkeypatch.setattr(timelines, "CHUNK", 61)
+    monkeypatch.setattr(timelines, "BLOCK", 100)
+    assert merge(paths) == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"[1, 2]", b"x", b'[{"a": 1}]'])
+def test_what_has_no_events_adds_none(paths, content, monkeypatch):
+    monkeypatch.setattr(timelines, "TRY_SECONDS", 0)
+    Path(paths.timeline).write_bytes(content)
+    assert merge(paths) == []
+
+
+def test_the_search_in_a_file_that_is_no_timeline_ends(paths, monkeypatch):
+    monkeypatch.setattr(timelines, "TRY_SECONDS", 0)
+    monkeypatch.setattr(timelines, "MAX_IN_VAIN", 1000)
+    Path(paths.timeline).write_bytes(b'[{"a":' * 2000)
+    merged = MergedTimeline(paths, find_timelines(paths))
+    assert json.loads(b"".join(merged.blocks())) == []
+    (note,) = merged.notes
+    assert "timeline.json is damaged" in note
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"name": "x", "ph": "X", "ts": 1},
+        {"name": "x", "ph": "X", "ts": 1, "pid": "p", "args": {}},
+        {"name": "x", "ph": "X", "ts": 1, "pid": 1, "tid": None, "args": {}},
+        {"name": "x", "ph": "X", "ts": 1, "pid": 1, "args": {"host": [1], "farm": {}}},
+        {"name": ["x"], "ph": 7, "ts": None, "pid": 1, "tid": 2, "args": []},
+    ],
+)
+def test_events_of_other_forms_are_kept_as_they_are(paths, event):
+    Path(paths.timeline).write_text(json.dumps([event]))
+    merged = MergedTimeline(paths, find_timelines(paths))
+    assert json.loads(b"".join(merged.blocks())) == [event]
