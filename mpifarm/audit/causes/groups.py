@@ -10,7 +10,7 @@ Rules of this file: pure; the memory is bounded but for the ids.
 """
 
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,24 +86,28 @@ class _Bin:
         """Attempts."""
         return sum(map(len, self.tasks.values()))
 
-    def merge(self, other: "_Bin") -> None:
-        """Add what another holds."""
-        for host, tasks in other.tasks.items():
-            self.tasks.setdefault(host, []).extend(tasks)
-        self.samples += other.samples[: max(2, _MAX_SAMPLES - len(self.samples))]
-        for host, example in other.examples.items():
-            self.examples.setdefault(host, example)
-
     def take(self, hosts: Iterable[str]) -> "_Bin":
         """Return what is of some hosts."""
         wanted = set(hosts)
         return _Bin(
             {host: tasks for host, tasks in self.tasks.items() if host in wanted},
             self.samples,
-            examples={
-                host: each for host, each in self.examples.items() if host in wanted
-            },
+            {host: each for host, each in self.examples.items() if host in wanted},
         )
+
+
+def _unite(bins: Sequence[_Bin]) -> _Bin:
+    """Return what several bins hold; those stay as they are."""
+    if len(bins) == 1:
+        return bins[0]
+    united = _Bin()
+    for each in bins:
+        for host, tasks in each.tasks.items():
+            united.tasks.setdefault(host, []).extend(tasks)
+        left = max(2, _MAX_SAMPLES - len(united.samples))
+        united.samples += each.samples[:left]
+        united.examples = each.examples | united.examples
+    return united
 
 
 @dataclass(slots=True)
@@ -180,10 +184,9 @@ class CauseGrouper:
         causes = [part for cause in causes for part in _divide_by_host(cause, ran)]
         causes.sort(key=lambda cause: (-cause.bin.count, cause.words))
         if len(causes) > most:
-            rest = _Cause(f"{OTHER_CAUSES} ({len(causes) - most + 1} kinds)", _Bin())
-            for cause in causes[most - 1 :]:
-                rest.bin.merge(cause.bin)
-            causes[most - 1 :] = [rest]
+            rest = causes[most - 1 :]
+            words = f"{OTHER_CAUSES} ({len(rest)} kinds)"
+            causes[most - 1 :] = [_Cause(words, _unite([each.bin for each in rest]))]
         return [_make_group(cause) for cause in causes]
 
     # ---- one failure ----------------------------------------------------------------
@@ -238,24 +241,13 @@ class CauseGrouper:
         """Return the causes of a head: entries that are alike are united."""
         if head[0] == "ended":
             return _divide_ended(head, entries)
-        clusters: list[list[tuple[Tokens, _Bin]]] = []
-        for entry, bin_ in sorted(entries.items(), key=lambda item: -item[1].count):
-            for cluster in clusters:
-                if head[0] == "known" or similarity(cluster[0][0], entry) >= ALIKE:
-                    cluster.append((entry, bin_))
-                    break
-            else:
-                clusters.append([(entry, bin_)])
+        clusters = _find_alike(entries, 0.0 if head[0] == "known" else ALIKE)
         bins = [part for cluster in clusters for part in _part(cluster)]
         cause = self._causes.get(head)
-        causes: dict[str, _Cause] = {}
+        by_words: dict[str, list[_Bin]] = {}
         for bin_ in bins:
-            words = _word(bin_, cause)
-            if words in causes:
-                causes[words].bin.merge(bin_)
-            else:
-                causes[words] = _Cause(words, bin_)
-        return list(causes.values())
+            by_words.setdefault(_word(bin_, cause), []).append(bin_)
+        return [_Cause(words, _unite(same)) for words, same in by_words.items()]
 
 
 def _part(cluster: list[tuple[Tokens, _Bin]]) -> list[_Bin]:
@@ -263,60 +255,58 @@ def _part(cluster: list[tuple[Tokens, _Bin]]) -> list[_Bin]:
 
     What differs before the last colon is the place, not the cause.
     """
-    total = sum(bin_.count for _, bin_ in cluster)
-    by_detail: dict[Tokens, _Bin] = {}
+    by_detail: dict[Tokens, list[_Bin]] = {}
     for entry, bin_ in cluster:
-        detail = find_detail(entry)
-        if detail in by_detail:
-            by_detail[detail].merge(bin_)
-        else:
-            by_detail[detail] = bin_
-    parts: list[_Bin] = []
-    rest: _Bin | None = None
-    for detail, bin_ in by_detail.items():
-        if detail and bin_.count >= _OWN_SHARE * total:
-            parts.append(bin_)
-        elif rest is None:
-            rest = bin_
-        else:
-            rest.merge(bin_)
-    return parts if rest is None else [*parts, rest]
+        by_detail.setdefault(find_detail(entry), []).append(bin_)
+    bins = {detail: _unite(same) for detail, same in by_detail.items()}
+    least = _OWN_SHARE * sum(bin_.count for bin_ in bins.values())
+    large = [bin_ for detail, bin_ in bins.items() if detail and bin_.count >= least]
+    rest = [bin_ for bin_ in bins.values() if bin_ not in large]
+    return [*large, _unite(rest)] if rest else large
 
 
 def _divide_ended(head: Head, entries: dict[Tokens, _Bin]) -> list[_Cause]:
     """Return the causes of failures without a message: frequent last lines."""
-    total = sum(bin_.count for bin_ in entries.values())
-    clusters: list[tuple[Tokens, _Bin]] = []
+    least = _MIN_SHARE * sum(bin_.count for bin_ in entries.values())
+    causes: list[_Cause] = []
+    silent: list[_Bin] = []
+    for cluster in _find_alike(entries, ALIKE):
+        bin_ = _unite([found for _, found in cluster])
+        text, whole = common_text(bin_.samples)
+        if cluster[0][0] and whole >= 0.5 and bin_.count >= least:
+            causes.append(_Cause(_shorten(f"{head[-1]}; last line: {text}"), bin_))
+        else:
+            silent.append(bin_)
+    return [*causes, _Cause(head[-1], _unite(silent))] if silent else causes
+
+
+def _find_alike(
+    entries: Mapping[Tokens, _Bin], alike: float
+) -> list[list[tuple[Tokens, _Bin]]]:
+    """Return entries that are alike side by side, the largest first."""
+    clusters: list[list[tuple[Tokens, _Bin]]] = []
     for entry, bin_ in sorted(entries.items(), key=lambda item: -item[1].count):
-        for tokens, cluster in clusters:
-            if similarity(tokens, entry) >= ALIKE:
-                cluster.merge(bin_)
+        for cluster in clusters:
+            if similarity(cluster[0][0], entry) >= alike:
+                cluster.append((entry, bin_))
                 break
         else:
-            clusters.append((entry, bin_))
-    causes = []
-    silent = _Bin()
-    for entry, bin_ in clusters:
-        text, whole = common_text(bin_.samples)
-        if entry and whole >= 0.5 and bin_.count >= _MIN_SHARE * total:
-            causes.append(_Cause(f"{head[-1]}; last line: {text}", bin_))
-        else:
-            silent.merge(bin_)
-    if silent.tasks:
-        causes.append(_Cause(head[-1], silent))
-    return causes
+            clusters.append([(entry, bin_)])
+    return clusters
 
 
 def _word(bin_: _Bin, cause: KnownCause | None) -> str:
     """Return the cause of a bin in words: what its lines have in common, if enough."""
     text, whole = common_text(bin_.samples)
     if cause is None:
-        return text
+        return _shorten(text)
     names = {cause.find_subject(sample) or "" for sample in bin_.samples} - {""}
     name, _ = common_text(name.rstrip("/").rpartition("/")[2] for name in names)
     if name.strip(WILD):
-        return f"{cause.words}: {name}"
-    return text if whole >= 0.75 and cause.tells(text) else cause.words
+        return _shorten(f"{cause.words}: {name}")
+    if cause.weight is Weight.CAUSE and whole >= 0.75 and cause.tells(text):
+        return _shorten(text)
+    return cause.words
 
 
 def _divide_by_host(cause: _Cause, ran: Mapping[str, int]) -> list[_Cause]:
@@ -338,16 +328,21 @@ def _divide_by_host(cause: _Cause, ran: Mapping[str, int]) -> list[_Cause]:
 def _make_group(cause: _Cause) -> Group:
     tasks = cause.bin.tasks
     hosts = sorted(tasks, key=lambda host: (-len(tasks[host]), host))
-    example = next(iter(cause.bin.examples.values()))
-    words = cause.words
+    # Those of some hosts were not kept, where there are very many.
+    first = Failure(tasks[hosts[0]][0], "", 0, host=hosts[0])
+    example = next(iter(cause.bin.examples.values()), first)
     return Group(
-        words if len(words) <= _MAX_CAUSE else words[: _MAX_CAUSE - 1] + "…",
+        cause.words,
         tuple(sorted({taskid for ids in tasks.values() for taskid in ids})),
         cause.bin.count,
         {host: len(tasks[host]) for host in hosts if host},
         cause.blamed,
         Example(example.taskid, example.host, last_lines(example.tail)),
     )
+
+
+def _shorten(words: str) -> str:
+    return words if len(words) <= _MAX_CAUSE else words[: _MAX_CAUSE - 1] + "…"
 
 
 def _is_missing_command(telling: Telling) -> bool:

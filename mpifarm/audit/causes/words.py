@@ -49,6 +49,7 @@ WORDS = {
         *("end of error message", "errors are fatal", "help message"),
         *("error messages", "error log", "backtrace", "stack trace"),
         *("compilation failed in", "execution halted", "if you believe"),
+        *("may have caused other processes", "prterun has exited"),
         *("for more information", "reported by process"),
     ),
     RUNTIME: (

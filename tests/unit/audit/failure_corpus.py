@@ -254,6 +254,13 @@ def mpi(w: Writer) -> Planted:
         "You may or may not see output from other processes, depending on\n"
         f"exactly when Open MPI kills them.\n{rule}\n"
     )
+    if w.random.random() < 0.4:
+        text += (
+            f"{rule}\nprterun has exited due to process rank {rank} with PID 0 on node "
+            f'{w.host} calling\n"abort". This may have caused other processes in the '
+            "application to be\nterminated by signals sent by prterun (as reported "
+            f"here).\n{rule}\n"
+        )
     return failed(code % 256, text)
 
 

@@ -10,7 +10,7 @@ import pytest
 from mpifarm.audit.causes import known, words
 from mpifarm.audit.causes.failure import TAIL, Failure
 from mpifarm.audit.causes.folding import common_text, fold
-from mpifarm.audit.causes.groups import encode_groups, group_failures
+from mpifarm.audit.causes.groups import CauseGrouper, encode_groups, group_failures
 from mpifarm.audit.causes.hosts import find_blamed
 from mpifarm.audit.causes.lines import LineReader, last_lines
 from mpifarm.model.id_ranges import parse_ids
@@ -101,6 +101,11 @@ JAVA = (
 )
 RANKS = "[rank0]: ERROR: no atoms\n[rank1]: ERROR: no atoms\n"
 ABORT = "MPI_ABORT was invoked on rank 1\nwith errorcode 1.\n"
+PRTERUN = (
+    "prterun has exited due to process rank 0 with PID 0 on node vm calling\n"
+    '"abort". This may have caused other processes in the application to be\n'
+    "terminated by signals sent by prterun (as reported here).\n"
+)
 AGAIN = "=== mpifarm: started again, attempt 2 of farm f, host n1 ===\n"
 BARS = " 50%|#####     | 1/2\r 99%|###\r"
 
@@ -128,7 +133,8 @@ TOLD = [
     ("ERROR: no atoms\nWARNING: error in b\n", 1, "ERROR: no atoms"),
     ("ERROR: no atoms\nexiting\nmake: *** [all] Error 2\n", 1, "ERROR: no atoms"),
     (RANKS + ABORT, 1, "ERROR: no atoms"),
-    (ABORT, 1, "MPI_ABORT was invoked on rank 1"),
+    (ABORT, 1, "the program called MPI_Abort"),
+    (ABORT + PRTERUN, 1, "the program called MPI_Abort"),
     ("std::bad_alloc\n", 134, "std::bad_alloc"),
     ("CUDA error: out of memory\n", 1, "CUDA error: out of memory"),
     ("ERROR: no atoms\nERROR: giving up\n", 1, "ERROR: no atoms"),
@@ -368,6 +374,20 @@ def test_the_order_of_failures_does_not_matter_to_the_causes():
     assert Counter(group.tasks for group in forwards) == Counter(
         group.tasks for group in backwards
     )
+
+
+def test_the_groups_can_be_asked_for_twice():
+    grouper = CauseGrouper()
+    for _, failure in make_corpus(SECOND, each=20):
+        grouper.add(failure)
+    assert grouper.groups() == grouper.groups()
+
+
+def test_the_hosts_to_blame_stand_behind_a_long_cause():
+    text = f"ERROR: {'no atoms ' * 40}\n"
+    failures = [make_failure(n, text, host="n001") for n in range(99)]
+    (group,) = group_failures(failures, {"n001": 99, "n002": 99})
+    assert group.cause.endswith("…, on n001 only")
 
 
 def test_many_different_messages_are_grouped_with_bounded_memory():
