@@ -5,6 +5,7 @@ stopped loses or runs twice is its own affair (docs/protocol.md); where none is
 stopped, nothing at all may be lost or run twice.
 """
 
+import json
 import signal
 from collections import Counter
 from contextlib import suppress
@@ -234,6 +235,37 @@ def test_a_plain_farmer_goes_on_where_mpifarm_was_stopped(create_place, plain_fa
     assert_nothing_is_lost(place, 80)
     assert len(place.timeline()) == 80
     assert place.run() == 0
+
+
+def test_the_timelines_of_both_become_one_with_names_and_numbers_of_each(
+    create_place, plain_farmer
+):
+    place = create_list(create_place, SHORTER)
+    # The first farm is alone: the plain one has to keep its names and counts.
+    farm = place.start("--proc", WORKERS)
+    place.await_notes("starts", 30)
+    farm.send_signal(signal.SIGTERM)
+    assert farm.wait(10) == 75
+    before = place.events()
+    assert {event["ph"] for event in before} == {"M", "X", "C"}
+    plain = place.start_plain(plain_farmer, "--proc", "2")
+    wait_until(lambda: len(place.ids("finished")) > 50)
+    farm = place.start("--proc", WORKERS)
+    assert farm.wait(60) in (0, 3)
+    assert plain.wait(60) == 0
+    assert place.events()[: len(before)] == before
+    assert list(place.workdir.glob("timeline.*.json"))
+    merged = place.directory / "all.json"
+    assert place.run_words("timeline", str(place.workdir), "-o", str(merged)) == 0
+    events = json.loads(merged.read_text())
+    attempts = [event for event in events if event["ph"] == "X"]
+    assert sorted(each["name"] for each in attempts) == sorted(place.tasks)
+    names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    by_mpifarm = [event for event in attempts if event["args"]]
+    assert len(by_mpifarm) == len(place.attempts())
+    assert {names[event["pid"]].split(" on ")[0] for event in by_mpifarm} == {"rank 0"}
+    assert not names.keys() & {e["pid"] for e in attempts if not e["args"]}
+    assert len({event["pid"] for event in attempts}) == 3
 
 
 def test_mpifarm_goes_on_where_a_plain_farmer_was_stopped(create_place, plain_farmer):

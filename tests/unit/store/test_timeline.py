@@ -163,6 +163,29 @@ def test_the_array_is_valid_after_each_piece(before, lengths, blanks):
     assert json.loads(content)[before:] == [json.loads(each) for each in events]
 
 
+@given(st.integers(1, 3), st.lists(st.integers(0, 5000), min_size=1, max_size=4))
+def test_a_kill_at_any_byte_of_an_append_costs_no_event_before_it(before, lengths):
+    tracks = Tracks("0123abcd")
+    track = tracks.find(recorded())
+    old = [event()] * before
+    new = [encode_event("x" * length, track, recorded()) for length in lengths]
+    counter = encode_counter(tracks.place_of_counters(), 12.5, {"running": 1})
+    content = encode_timeline(old)
+    end = find_end(content, 0)
+    assert end is not None
+    events = [*old, *tracks.names, *new, counter]
+    offset, sure = end.offset, before
+    for piece in cut_pieces(end, [*tracks.names, *new, counter]):
+        for length in {0, 1, 2, len(piece) // 2, len(piece) - 1}:
+            found = salvage(content[:offset] + piece[:length])
+            assert found == events[: len(found)]
+            assert len(found) >= sure
+        content = content[:offset] + piece
+        offset += len(piece) - 1
+        sure = len(json.loads(content))
+    assert salvage(content) == events
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"[", b"{}", b"[1]", b'[{"a": 1', b"[{},", b"]", b"x]", b"[{}]\0"]
 )
