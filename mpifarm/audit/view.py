@@ -14,6 +14,7 @@ How to use it::
     view.holder(taskid)                   # the claim that holds the task, or None
     view.live_farms                       # the claims of farms that live, or may
     view.running                          # where each running task runs, since when
+    view.last_failed(5)                   # the ids that failed last
     view.read_attempts(ids)               # the last attempts of some tasks, or of all
     view.warnings()                       # sentences for standard error
 
@@ -39,6 +40,7 @@ from mpifarm.audit.audit import (
     learn_tasks,
     parse_contents,
 )
+from mpifarm.audit.farms import read_claimed
 from mpifarm.audit.snapshot import TRIES, glance, observer
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths
@@ -89,8 +91,10 @@ class RunningTask(NamedTuple):
     host: str
     rank: int
     worker: int | None
-    pid: int
+    pid: int | None
+    """Of the worker process; None, because no farm tells of it."""
     started: float
+    attempt: int | None = None
 
 
 def read_running(
@@ -98,10 +102,17 @@ def read_running(
 ) -> dict[int, RunningTask]:
     """Return the places of tasks that run now, by their ids.
 
-    No farm writes them down yet: so far there are none.
+    The farms of `claims` tell of them in ``farms/``: of tasks that have run for some
+    seconds, and of those that have run longest if there are more than 10 000.
     """
-    del paths, claims
-    return {}
+    return {
+        each.taskid: RunningTask(
+            *(each.taskid, farm.farm, each.host, each.rank, each.worker, None),
+            *(each.started, each.attempt),
+        )
+        for farm in read_claimed(paths, claims)
+        for each in farm.find_running()
+    }
 
 
 class View:
@@ -133,6 +144,7 @@ class View:
         self.match = parsed.match
         self.odd_lines = sum(len(each.odd) for each in parsed.by_name.values())
         self._locations = _locate(contents, parsed)
+        self._failed = parsed.failed.ids
 
     # ---- states ---------------------------------------------------------------------
 
@@ -195,6 +207,16 @@ class View:
             State.WAITING: at.queued + self.total - at.total,
             State.NOWHERE: at.nowhere,
         }
+
+    def last_failed(self, count: int) -> list[int]:
+        """Return the failed tasks that were recorded last, the last one first."""
+        found = dict[int, None]()
+        for taskid in reversed(self._failed):
+            if len(found) == count:
+                break
+            if self.state(taskid) is State.FAILED:
+                found[taskid] = None
+        return [*found]
 
     # ---- tasks and farms ------------------------------------------------------------
 

@@ -57,18 +57,28 @@ def read_farm_files(paths: WorkdirPaths) -> Iterator[dict[str, Any]]:
 
     What can't be read, or is of no format that is known, is passed over.
     """
-    with suppress(OSError):
-        for name in sorted(os.listdir(paths.farms)):
-            stem, dot, rest = name.partition(".")
-            if dot and rest == "json" and is_farm_id(stem):
-                state = _read_state(paths.farm(stem))
-                if state is not None:
-                    yield state
+    for farm in list_farm_files(paths):
+        state = read_farm_file(paths, farm)
+        if state is not None:
+            yield state
 
 
-def _read_state(path: str) -> dict[str, Any] | None:
+def list_farm_files(paths: WorkdirPaths) -> list[str]:
+    """Return the farms that have left a state, first the one that wrote last."""
+    found = []
+    with suppress(OSError), os.scandir(paths.farms) as entries:
+        for entry in entries:
+            farm, dot, rest = entry.name.partition(".")
+            if dot and rest == "json" and is_farm_id(farm):
+                with suppress(OSError):
+                    found.append((entry.stat(follow_symlinks=False).st_mtime, farm))
+    return [farm for _, farm in sorted(found, reverse=True)]
+
+
+def read_farm_file(paths: WorkdirPaths, farm: str) -> dict[str, Any] | None:
+    """Return the state of a farm, None if it can't be read or is of another format."""
     try:
-        state = json.loads(files.find_content(path) or b"")
+        state = json.loads(files.find_content(paths.farm(farm)) or b"")
     except (OSError, ValueError, RecursionError, StorageError):
         return None
     if isinstance(state, dict) and state.get("format") == FORMAT:

@@ -1,0 +1,131 @@
+"""Which farms live, which died, and what each said of itself last."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mpifarm.audit.audit import ClaimView
+from mpifarm.audit.farms import SILENT_SECONDS, Life, read_farms
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.farm_liveness import FarmLiveness
+from tests.farm_states import write_farm
+
+NOW = 1_790_000_000.0
+FARM = "0123abcd89ab"
+
+
+@pytest.fixture
+def paths(tmp_path):
+    (tmp_path / "claims").mkdir()
+    return WorkdirPaths(str(tmp_path))
+
+
+def claim(farm, liveness, *held):
+    return ClaimView(farm, "", liveness, frozenset(held), frozenset(held))
+
+
+def beat(paths, farm, when):
+    Path(paths.claim(farm)).touch()
+    os.utime(paths.claim(farm), (when, when))
+
+
+def test_a_claim_says_whether_its_farm_lives_and_the_file_what_it_does(paths):
+    write_farm(paths, FARM, written=NOW - 8, running={5: (1, 3, NOW - 100)})
+    beat(paths, FARM, NOW - 4)
+    (farm,) = read_farms(paths, [claim(FARM, FarmLiveness.RUNNING, 5)], NOW)
+    assert (farm.life, farm.heard) == (Life.LIVES, NOW - 4)
+    assert farm.report
+    assert farm.report.job == ("slurm", "4711")
+    (task,) = farm.find_running()
+    assert (task.taskid, task.host, task.rank, task.worker) == (5, "n2", 1, 3)
+    assert task.started == NOW - 100
+
+
+@pytest.mark.parametrize(
+    ("liveness", "age", "life"),
+    [
+        (FarmLiveness.HOLDS_LOCK, 1, Life.LIVES),
+        (FarmLiveness.RUNNING, SILENT_SECONDS + 1, Life.SILENT),
+        (FarmLiveness.UNCERTAIN, 1, Life.UNCERTAIN),
+        (FarmLiveness.DEAD, 1, Life.DIED),
+        (FarmLiveness.DAMAGED, 1, Life.DIED),
+    ],
+)
+def test_the_life_of_a_farm(paths, liveness, age, life):
+    write_farm(paths, FARM, written=NOW - age)
+    (farm,) = read_farms(paths, [claim(FARM, liveness)], NOW)
+    assert (farm.life, farm.heard) == (life, NOW - age)
+
+
+def test_a_task_that_the_claim_no_longer_holds_runs_no_more(paths):
+    write_farm(paths, FARM, written=NOW, running={5: (1, 3, NOW), 6: (1, 4, NOW)})
+    (farm,) = read_farms(paths, [claim(FARM, FarmLiveness.RUNNING, 6)], NOW)
+    assert [each.taskid for each in farm.find_running()] == [6]
+
+
+def test_without_a_claim_a_farm_has_ended_or_died(paths):
+    write_farm(paths, "aaaaaaaa01", written=NOW - 90, exit_status=1)
+    write_farm(paths, "bbbbbbbb01", written=NOW - 50)
+    found = {each.farm: each.life for each in read_farms(paths, [], NOW)}
+    assert found == {"aaaaaaaa01": Life.ENDED, "bbbbbbbb01": Life.DIED}
+
+
+def test_a_farm_that_another_rank_leads_now_did_not_die(paths):
+    write_farm(paths, "aaaaaaaa01", written=NOW - 90)
+    write_farm(paths, "aaaaaaaa02", written=NOW - 5)
+    claims = [
+        claim("aaaaaaaa01", FarmLiveness.DEAD),
+        claim("aaaaaaaa02", FarmLiveness.RUNNING),
+    ]
+    found = {each.farm: each.life for each in read_farms(paths, claims, NOW)}
+    assert found == {"aaaaaaaa02": Life.LIVES}
+    assert [each.farm for each in read_farms(paths, [], NOW)] == ["aaaaaaaa02"]
+
+
+def test_a_farm_without_a_file_has_its_claim_alone(paths):
+    beat(paths, FARM, NOW - 3)
+    (farm,) = read_farms(paths, [claim(FARM, FarmLiveness.RUNNING, 1)], NOW)
+    assert (farm.life, farm.heard, farm.report) == (Life.LIVES, NOW - 3, None)
+    assert [*farm.find_running()] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ranks": 7},
+        {"started": "yesterday"},
+        {"started": None},
+        {"counts": []},
+        {"rate": float("nan")},
+        {"host": ["n1"]},
+        {"exit_status": "no"},
+        {"job": "4711"},
+    ],
+)
+def test_a_file_with_odd_values_counts_as_none(paths, change):
+    write_farm(paths, FARM, written=NOW, **change)
+    assert read_farms(paths, [], NOW) == []
+
+
+def test_odd_entries_are_left_out(paths):
+    write_farm(paths, FARM, written=NOW, running={5: (1, 3, NOW)}, time_left=7)
+    path = Path(paths.farm(FARM))
+    state = json.loads(path.read_text())
+    state["running"] += [None, {}, {"task": "x"}, {"task": 6, "started": "soon"}]
+    state["ranks"] += [{"rank": 9}]
+    path.write_text(json.dumps(state))
+    (farm,) = read_farms(paths, [], NOW)
+    assert farm.report
+    assert [each.taskid for each in farm.report.running] == [5]
+    assert len(farm.report.ranks) == 2
+    assert farm.report.time_left is None
+
+
+def test_the_time_left_is_read_if_a_farm_tells_it(paths):
+    left = {"low": 60, "likely": 90.5, "high": 120}
+    write_farm(paths, FARM, written=NOW, time_left=left)
+    (farm,) = read_farms(paths, [], NOW)
+    assert farm.report
+    assert farm.report.time_left == (60.0, 90.5, 120.0)
