@@ -27,7 +27,7 @@ the task since.
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -299,12 +299,10 @@ def read_view(
     """
     tasks = read_tasks(target, environ)
     own = has_own_state(tasks, target)
-    reader = _Reader(
-        target,
-        None if own or tasks is None else tasks.tasks,
-        machine or observer(),
-        has_own_state=own,
-    )
+    texts = None if own or tasks is None else tasks.tasks
+    # A list that keeps its own state may make commands at a cost: they are not asked.
+    least = len(tasks) if own and tasks is not None else 0
+    reader = _Reader(target, texts, machine or observer(), own, least)
     view = reader.read()
     for _ in range(TRIES):
         # A file of a plain farmer that is just being written has less than all lines,
@@ -320,10 +318,13 @@ def read_view(
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
+    """A reader of one workdir; without `texts` there are `least` tasks or more."""
+
     target: Target
     texts: Sequence[str] | None
     machine: Machine
-    has_own_state: bool = field(kw_only=True)
+    has_own_state: bool
+    least: int
 
     def read(self) -> View:
         contents = glance(self.target.workdir, self.machine)
@@ -331,12 +332,14 @@ class _Reader:
             raise StorageError(contents.unread[0])
         if self.has_own_state:
             contents = contents._replace(toprocess=None, finished=None, failed=None)
-        known = self.texts is not None
-        tasks = learn_tasks(contents) if self.texts is None else self.texts
+        tasks = self.texts
+        if tasks is None:
+            learned = learn_tasks(contents)
+            tasks = learned + [UNKNOWN_TEXT] * (self.least - len(learned))
         return View(
             self.target,
             contents,
             tasks,
-            list_is_known=known,
+            list_is_known=self.texts is not None,
             has_own_state=self.has_own_state,
         )

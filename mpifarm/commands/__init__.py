@@ -5,7 +5,12 @@ from typing import Final
 
 SUBCOMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "check": ("--repair", "--assume-idle"),
-    "log": ("--attempt", "--follow"),
+    "joblog": ("--gnu",),
+    "log": ("--attempt", "--follow", "--failed", "--last"),
+    "ls": (
+        *("--failed", "--finished", "--running", "--waiting", "--slowest", "--host"),
+        *("--longer-than", "--status", "--ids", "--json"),
+    ),
     "retry": ("--failed", "--ids", "--status"),
     "selftest": ("--kill-a-rank",),
     "supervise": ("--max-restarts",),

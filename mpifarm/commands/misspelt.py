@@ -31,15 +31,23 @@ def _by_name(table: Mapping[str, str]) -> Mapping[str, str]:
 
 
 COMMANDS_OF_OTHERS: Final = _by_name({
-    "status stat info progress state ps show watch top monitor summary dashboard": (
+    "status stat info progress state watch top monitor summary dashboard": (
         "mpifarm check LIST says what is finished, failed and left, also while farms"
-        " run"
+        " run, and mpifarm ls LIST --running which tasks farms have taken"
     ),
-    "stats statistics report history timing profile": (
+    "ps list tasks jobs queue squeue qstat show find filter dir": (
+        "mpifarm ls LIST lists the tasks, and --failed, --running, --waiting or"
+        " --slowest 10 some of them"
+    ),
+    "stats statistics report timing profile": (
         "LIST_workdir/result.json has the last farm's figures, attempts.tsv a line for"
-        " each attempt, and mpifarm check LIST says what is finished, failed and left"
+        " each attempt, and mpifarm ls LIST --slowest 10 the slowest tasks"
     ),
-    "submit sbatch qsub bsub queue enqueue": (
+    "history accounting sacct attempts job-log": (
+        "attempts.tsv in the workdir has a line for each attempt, and mpifarm joblog"
+        " LIST --gnu prints them as GNU parallel does"
+    ),
+    "submit sbatch qsub bsub enqueue": (
         "submit a job script that farms the list: sbatch jobs/requeue.slurm LIST, or"
         " see docs/batch-systems.md"
     ),
@@ -54,8 +62,9 @@ COMMANDS_OF_OTHERS: Final = _by_name({
     "rerun requeue redo reset rescue": (
         "mpifarm retry LIST puts failed tasks back, and the same farm runs them"
     ),
-    "logs output outputs results cat tail stdout": (
-        "mpifarm log LIST ID prints what a task has written"
+    "logs output outputs results cat tail stdout errors": (
+        "mpifarm log LIST ID prints what a task has written, and mpifarm log LIST"
+        " --failed what failed tasks have"
     ),
     "repair fix fsck verify validate recover": (
         "mpifarm check LIST says what is wrong in a workdir, and --repair mends it"
@@ -94,7 +103,8 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     "--resume --restart --continue --resume-failed --rerun --requeue": _AGAIN,
     "--retry-failed --rerun-failed": "mpifarm retry LIST puts failed tasks back",
     "--joblog --job-log --logfile --log-file --report": (
-        "attempts.tsv in the workdir has a line for each attempt"
+        "attempts.tsv in the workdir has a line for each attempt, and mpifarm joblog"
+        " LIST --gnu prints them as GNU parallel does"
     ),
     "--results --output -o --outputdir --output-dir --error --stdout --stderr"
     " --keep-order -k --tag --group --ungroup -u --line-buffer --lb": (

@@ -50,7 +50,10 @@ from mpifarm.model.settings import Policy, Settings, TaskLimits
 _EPILOG = """\
 subcommands, each with a --help of its own:
   mpifarm check WORKDIR      say what is finished, failed, left and wrong
+  mpifarm ls WORKDIR         list the tasks: state, status, host, time, command
   mpifarm log WORKDIR ID     print what a task has written
+  mpifarm joblog WORKDIR --gnu
+                             print the attempts in GNU parallel's format
   mpifarm retry WORKDIR      put failed tasks back, so that they run again
   mpifarm selftest           test the file systems and the MPI of this cluster
   mpifarm supervise -- srun ...

@@ -12,9 +12,9 @@ from mpifarm.audit.retry import (
     Wanted,
     rehearse,
     retry,
-    spread_status,
 )
 from mpifarm.audit.snapshot import observer
+from mpifarm.commands.statuses import join_statuses, parse_statuses
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import (
     add_target_arguments,
@@ -85,39 +85,16 @@ def _parse(argv: list[str]) -> Any:
         help="only tasks whose last attempt ended with this status, as 1 or 2,137;"
         " -9 and 137 both mean killed by signal 9",
     )
-    return parser.parse_args(_joined(argv))
-
-
-def _joined(argv: list[str]) -> list[str]:
-    """Return `argv` with ``--status -9,-15`` as one word: -9 looks like an option."""
-    words: list[str] = []
-    for word in argv:
-        if (
-            words
-            and words[-1] == "--status"
-            and word[:1] == "-"
-            and word[1:2].isdigit()
-        ):
-            words[-1] = f"--status={word}"
-        else:
-            words.append(word)
-    return words
+    return parser.parse_args(join_statuses(argv))
 
 
 def _parse_statuses(text: str | None) -> frozenset[int] | None:
     if text is None:
         return None
-    statuses: set[int] = set()
-    for word in text.split(","):
-        number = word.strip().removeprefix("-")
-        if not (number.isdecimal() and number.isascii()) or int(number[:9]) > 255:
-            raise InputError(
-                f"--status takes exit statuses, as 1 or 137, not {text!r:.60}"
-            )
-        if not int(number):
-            raise InputError("no task has failed with exit status 0")
-        statuses |= spread_status(int(word))
-    return frozenset(statuses)
+    statuses = parse_statuses(text)
+    if 0 in statuses:
+        raise InputError("no task has failed with exit status 0")
+    return statuses
 
 
 def report(target: Target, wanted: Wanted, retried: Retried) -> list[str]:

@@ -286,6 +286,18 @@ class OutputReader:
             return self._read_running(source)
         return self._read_piece()
 
+    def skip(self, most: int) -> None:
+        """Pass over all but the last `most` bytes of the output of an ended attempt.
+
+        The output of an attempt that runs may move at any moment: it is read whole.
+        """
+        source, length = self.output.source, self.output.length
+        if source is not None and source.is_slot:
+            return
+        if length is None:
+            length = os.fstat(self._descriptor).st_size - self.output.offset
+        self._at = max(self._at, length - most)
+
     def _open(self) -> None:
         self.close()
         if self.output.length == 0:

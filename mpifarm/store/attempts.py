@@ -13,7 +13,7 @@ Rules of this file:
 
 import re
 import time
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import IntEnum
@@ -207,6 +207,16 @@ def read_attempts(paths: WorkdirPaths) -> Iterator[Attempt]:
             yield parse_row(fields)
 
 
+def read_rows(paths: WorkdirPaths) -> Iterator[list[bytes]]:
+    """Yield the fields of each attempt, as `split_rows` does, block by block.
+
+    Raises `StorageError`.
+    """
+    for path in (paths.first_attempts, paths.attempts):
+        for lines in cut_behind_lines(_blocks_of(path)):
+            yield from split_rows(lines)
+
+
 def last_outcomes(rows: Iterable[Sequence[bytes]]) -> dict[int, bytes]:
     """Return the outcome of the last attempt of each task in these rows, as bytes."""
     last = {}
@@ -219,21 +229,27 @@ def last_outcomes(rows: Iterable[Sequence[bytes]]) -> dict[int, bytes]:
 class LastAttempts:
     """The last attempt of each task, of which only what is asked for is parsed.
 
-    `lines` maps the id of a task to the line of its last attempt, of either format.
+    `lines` maps the id of a task to the line of its last attempt.  `are_plain`: all
+    lines are of format 2.
     """
 
-    def __init__(self, lines: dict[int, bytes]) -> None:
+    def __init__(self, lines: dict[int, bytes], *, are_plain: bool = False) -> None:
         self.lines = lines
+        self._are_plain = are_plain
 
     def field(self, taskid: int, column: Column) -> bytes:
         """Return a field of a task's last attempt, b"" if there is none."""
+        fields = self.fields(taskid, column)
+        return fields[column] if fields else b""
+
+    def fields(self, taskid: int, column: Column) -> list[bytes]:
+        """Return at least the fields up to `column`, [] if there is no attempt."""
         line = self.lines.get(taskid)
         if line is None:
-            return b""
-        if line.count(b"\t") == len(COLUMNS) - 1:
-            return line.split(b"\t", column + 1)[column]
-        row = next(split_rows(line + b"\n"), None)
-        return row[column] if row else b""
+            return []
+        if self._are_plain or line.count(b"\t") == _TABS:
+            return line.split(b"\t", column + 1)
+        return next(split_rows(line + b"\n"), [])
 
     def find(self, taskid: int) -> Attempt | None:
         """Return a task's last attempt, None if there is none or its line is odd."""
@@ -245,7 +261,9 @@ class LastAttempts:
         return None
 
 
-_TABS: Final = frozenset({len(COLUMNS) - 1, len(FIRST_COLUMNS) - 1})
+_TABS: Final = len(COLUMNS) - 1
+_MAX_DIGITS: Final = 18
+_TABS_OF_ANY: Final = frozenset({_TABS, len(FIRST_COLUMNS) - 1})
 
 
 def read_last_attempts(
@@ -255,26 +273,55 @@ def read_last_attempts(
 
     Raises `StorageError`.
     """
-    heads = None if wanted is None else {b"%d" % taskid for taskid in wanted}
-    last: dict[bytes, bytes] = {}
-    if heads or heads is None:
+    reader = _LastReader(None if wanted is None else {*wanted})
+    if reader.wanted != set():
         for path in (paths.first_attempts, paths.attempts):
             for lines in cut_behind_lines(_blocks_of(path)):
-                _note_last(lines, heads, last)
-    return LastAttempts({int(head): line for head, line in last.items()})
+                reader.feed(lines)
+    return LastAttempts(reader.last, are_plain=reader.are_plain)
 
 
-def _note_last(
-    content: bytes, heads: Container[bytes] | None, last: dict[bytes, bytes]
-) -> None:
-    """Put each line whose first field is among `heads` (None: any id) into `last`."""
-    # A partial line at the end is not split off: it is being written, or was torn.
-    lines = content.split(b"\n")[:-1]
-    found = [(line[: line.find(b"\t")], line) for line in lines]
-    if heads is not None:
-        found = [each for each in found if each[0] in heads]
-    last.update(
-        [each for each in found if each[0].isdigit() and each[1].count(b"\t") in _TABS]
+class _LastReader:
+    """A reader of last attempts: a microsecond for each line."""
+
+    def __init__(self, wanted: set[int] | None) -> None:
+        self.wanted = wanted
+        self.last: dict[int, bytes] = {}
+        self.are_plain = True
+
+    def feed(self, content: bytes) -> None:
+        """Note the lines of a block that ends with a newline.
+
+        What is behind the last newline is being written, or was torn, and is left out.
+        """
+        lines = content.removeprefix(HEADER).split(b"\n")[:-1]
+        taskids = _find_plain_ids(lines)
+        if taskids is None:
+            lines = [line for line in lines if _is_attempt(line)]
+            taskids = [int(line[: line.find(b"\t")]) for line in lines]
+            self.are_plain = False
+        pairs = zip(taskids, lines, strict=True)
+        if self.wanted is None:
+            self.last.update(pairs)
+        else:
+            wanted = self.wanted
+            self.last.update([each for each in pairs if each[0] in wanted])
+
+
+def _find_plain_ids(lines: Sequence[bytes]) -> list[int] | None:
+    """Return the ids if all lines are of format 2, else None."""
+    heads = [line[: line.find(b"\t")] for line in lines]
+    # For all lines at once, because one by one takes longer than all the rest.
+    if b"".join(heads).isdigit() and {line.count(b"\t") for line in lines} == {_TABS}:
+        with suppress(ValueError):  # an empty field, or one of thousands of digits
+            return [*map(int, heads)]
+    return None
+
+
+def _is_attempt(line: bytes) -> bool:
+    head = line.partition(b"\t")[0]
+    return (
+        head.isdigit() and len(head) < _MAX_DIGITS and line.count(b"\t") in _TABS_OF_ANY
     )
 
 

@@ -4,13 +4,12 @@ Rules of this file: bytes are printed as they are.  A reader who closes standard
 early has seen enough.
 """
 
-import os
-import select
 from collections.abc import Container, Iterable
 from contextlib import suppress
 
 from mpifarm.commands.log.explain import Explainer
 from mpifarm.commands.log.gaps import Gap, GapError, Gaps, GoneError
+from mpifarm.commands.sink import Sink
 from mpifarm.errors import InputError
 from mpifarm.model.paths import log_path
 from mpifarm.model.wording import counted
@@ -30,58 +29,24 @@ AT_ONCE = 50_000
 """Tasks whose records are found in one reading of the indexes; they take 20 MB."""
 
 
-class Sink:
-    """Standard output, for bytes."""
-
-    def __init__(self, descriptor: int = 1) -> None:
-        self._descriptor = descriptor
-        self._ends_line = True
-
-    def write(self, content: bytes) -> None:
-        """Write all bytes, however long the reader takes.
-
-        Raises BrokenPipeError if nobody reads any more, InputError for another error.
-        """
-        rest = memoryview(content)
-        try:
-            while rest:
-                rest = rest[self._write_some(rest) :]
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise InputError(f"can't write the output: {error.strerror}") from error
-        if content:
-            self._ends_line = content.endswith(b"\n")
-
-    def write_line(self, line: bytes) -> None:
-        """Write a line, after a newline if the last output has no newline."""
-        self.write(line if self._ends_line else b"\n" + line)
-
-    def wait(self, seconds: float) -> None:
-        """Sleep for `seconds`; raises BrokenPipeError as soon as nobody reads."""
-        poll = select.poll()
-        poll.register(self._descriptor, 0)
-        if poll.poll(seconds * 1000):
-            raise BrokenPipeError
-
-    def _write_some(self, content: memoryview) -> int:
-        try:
-            return os.write(self._descriptor, content)
-        except BlockingIOError:  # another program has made the terminal or pipe so
-            select.select((), (self._descriptor,), ())
-            return 0
+MAX_TAIL = 1 << 20
+"""Bytes that are printed at most of an output of which the last lines are wanted."""
 
 
 class Printer:
     """A printer of the outputs of tasks to a sink.
 
-    Its methods raise BrokenPipeError if nobody reads any more, `StorageError` if the
-    disk goes on failing.
+    `last`: print so many lines at the end of each task's last attempt, and no other
+    attempt; None: print all.  Its methods raise BrokenPipeError if nobody reads any
+    more, `StorageError` if the disk goes on failing.
     """
 
-    def __init__(self, explainer: Explainer, sink: Sink) -> None:
+    def __init__(
+        self, explainer: Explainer, sink: Sink, last: int | None = None
+    ) -> None:
         self.explainer = explainer
         self.sink = sink
+        self._last = last
 
     def print_task(self, taskid: int, attempt: int | None) -> None:
         """Print all outputs of a task, or that of one attempt.
@@ -165,14 +130,31 @@ class Printer:
             return False
         try:
             wanted = readers if attempt is None else [_choose(readers, attempt, taskid)]
-            for number, reader in enumerate(wanted):
-                self.begin_attempt(reader, heading, is_first=not number)
-                heading = b""
+            if self._last is None:
+                self._print_all(wanted, heading)
+            else:
+                self._print_last_lines(wanted[-1], heading, self._last)
             self.explainer.note_doubt(taskid, outputs_of(readers))
             self._report_odd_log(taskid)
         finally:
             close_all(readers)
         return True
+
+    def _print_all(self, readers: list[OutputReader], heading: bytes) -> None:
+        for number, reader in enumerate(readers):
+            self.begin_attempt(reader, heading, is_first=not number)
+            heading = b""
+
+    def _print_last_lines(
+        self, reader: OutputReader, heading: bytes, count: int
+    ) -> None:
+        reader.skip(MAX_TAIL)
+        tail = b""
+        while piece := self.explainer.patiently(reader.read):
+            tail = (tail + piece)[-MAX_TAIL:]
+        if heading:
+            self.sink.write_line(heading)
+        self.sink.write(last_lines(tail, count))
 
     def _report_odd_log(self, taskid: int) -> None:
         """Print a remark if ``log_<id>`` is not a regular file."""
@@ -242,6 +224,16 @@ class Printer:
             else:
                 return readers
         return []
+
+
+def last_lines(content: bytes, count: int) -> bytes:
+    """Return the last lines of an output, of which the very last may have no end."""
+    place = len(content) - content.endswith(b"\n")
+    for _ in range(count):
+        place = content.rfind(b"\n", 0, place)
+        if place < 0:
+            return content
+    return content[place + 1 :]
 
 
 def close_all(readers: Iterable[OutputReader]) -> None:

@@ -259,8 +259,9 @@ def test_only_the_wanted_attempts_are_kept(site):
 
 def test_a_torn_or_odd_line_hides_no_whole_one(site):
     whole = Attempt(2, status=3)
-    odd = "2\t1\tfailed\n" + whole.line[:40]
-    (site.root / "attempts.tsv").write_text(format_attempts(whole) + odd)
+    odd = ["2\t1\tfailed\n", "\n", "7" * 5000 + "\t" * 16 + "\n", "\t" * 16 + "\n"]
+    odd += [OLD_ATTEMPTS_HEAD, whole.line[:40]]
+    (site.root / "attempts.tsv").write_text(format_attempts(whole) + "".join(odd))
     assert found(look(site).read_attempts(), 2).status == 3
 
 

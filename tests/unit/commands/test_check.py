@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mpifarm.audit.audit import NOTICES, FindingKind
-from mpifarm.commands import check, log, retry
+from mpifarm.commands import check, joblog, log, ls, retry
 from mpifarm.commands.main import names_subcommand, spell_out
 from mpifarm.commands.options import HelpAsked
 from mpifarm.errors import InputError
@@ -239,6 +239,11 @@ def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_touched(
         (check, "x y", "'y' is one word too many for mpifarm check"),
         (log, "x", "mpifarm log needs ID after it"),
         (log, "", "mpifarm log needs WORKDIR and ID after it"),
+        (log, "x 3 --failed", "--failed stands in place of ids"),
+        (log, "x 3 --fialed", "log has no option --fialed, did you mean --failed?"),
+        (ls, "x --slow 3", "ls has no option --slow, did you mean --slowest?"),
+        (ls, "x --ids --json", "--json: not allowed with argument --ids"),
+        (joblog, "x", "mpifarm joblog needs --gnu"),
         (check, "x --list", "--list needs a value after it"),
         (check, "x --repair=yes", "--repair takes no value"),
     ],

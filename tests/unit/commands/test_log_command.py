@@ -10,7 +10,7 @@ import pytest
 from mpifarm.audit.audit import ClaimView
 from mpifarm.audit.snapshot import examine
 from mpifarm.commands import log
-from mpifarm.commands.log.printer import Sink
+from mpifarm.commands.sink import Sink
 from mpifarm.errors import InputError
 from mpifarm.output.reader import (
     OutputReader,
@@ -217,6 +217,11 @@ def test_an_output_of_which_nothing_is_kept_ends_with_its_slot(site):
         (("0", "--attempt", "x"), "--attempt takes"),
         (("0,1", "-f"), r"follows one task, and 2 are named: name one"),
         (("0", "-f", "--attempt", "1"), "leave out --attempt, or -f"),
+        (("0", "-f", "--last", "1"), "leave out --last"),
+        (("-f", "--failed"), "follows one task: name it, without --failed"),
+        (("0", "--failed"), "--failed stands in place of ids"),
+        (("0", "--last", "0"), "--last takes a number of lines, 1 or more, not '0'"),
+        (("0", "--last", "x"), "--last takes"),
         ((), "needs ID after it"),
         (("0",), "task 0 has finished, and has no output$"),
         (("1",), "task 1 has failed, and has no output"),
@@ -478,3 +483,74 @@ def test_following_a_task_whose_farm_is_gone_says_what_to_do(
     assert out == "half\n"
     assert "task 2 has not ended: " in err
     assert "given again, runs it" in err or "again to run it" in err
+
+
+# ---- failed tasks, last lines -------------------------------------------------------
+
+
+def test_failed_shows_the_outputs_of_all_failed_tasks(site, shown):
+    (site.root / "failed").write_text("1 echo b\n3 echo d\n")
+    for taskid in range(4):
+        site.pack(taskid, f"{taskid}\n".encode())
+    assert site.main("--failed") == 0
+    assert shown() == "==> task 1 <==\n1\n==> task 3 <==\n3\n"
+
+
+def test_one_failed_task_has_its_heading_too(site, shown):
+    site.pack(1, b"x\n")
+    assert site.main("--failed") == 0
+    assert shown() == "==> task 1 <==\nx\n"
+
+
+def test_a_failed_task_without_output_is_told(site, capfd):
+    assert site.main("--failed") == 1
+    assert capfd.readouterr() == ("", "mpifarm: task 1 has failed, and has no output\n")
+
+
+def test_where_no_task_has_failed_that_is_said(site, capfd):
+    (site.root / "failed").unlink()
+    assert site.main("--failed", "--last", "3") == 0
+    assert capfd.readouterr() == ("", "mpifarm: no task has failed\n")
+
+
+@pytest.mark.parametrize(
+    ("output", "count", "end"),
+    [
+        ("a\nb\nc\n", "2", "b\nc\n"),
+        ("a\nb\nc", "2", "b\nc"),
+        ("a\n\n\n", "1", "\n"),
+        ("a\n", "5", "a\n"),
+        ("", "5", ""),
+        ("10 %\r20 %\rend", "1", "10 %\r20 %\rend"),
+        ("a\nb", "999999999", "a\nb"),
+    ],
+)
+def test_last_shows_the_last_lines(site, shown, output, count, end):
+    site.pack(0, b"another\n")
+    site.pack(1, output.encode())
+    assert site.main("1", "--last", count) == 0
+    assert shown() == end
+    site.logs.joinpath("log_2").write_text(output)
+    assert site.main("2", "--last", count) == 0
+    assert shown() == end
+
+
+def test_last_shows_the_last_attempt_alone(site, shown):
+    site.pack(1, b"1\n2\n", started=1e9)
+    site.pack(1, b"3\n4\n5\n", started=2e9)
+    assert site.main("--failed", "--last", "2") == 0
+    assert shown() == "==> task 1 <==\n4\n5\n"
+    assert site.main("1", "--last", "1", "--attempt", "1") == 0
+    assert shown() == "2\n"
+
+
+def test_of_a_huge_output_only_the_end_is_read(site, shown):
+    log_of_2 = site.logs / "log_2"
+    with log_of_2.open("wb") as stream:
+        stream.truncate(1 << 32)
+        stream.seek(0, os.SEEK_END)
+        stream.write(b"\nend\n")
+    before = time.monotonic()
+    assert site.main("2", "--last", "1") == 0
+    assert time.monotonic() - before < 5
+    assert shown() == "end\n"

@@ -373,6 +373,10 @@ def test_an_option_of_another_tool_is_answered_by_what_does_the_same(line, named
         ("usage", "mpifarm --help"),
         ("-n 4 check tasks.txt", "a subcommand stands first: mpifarm check"),
         ("chekc tasks.txt", "did you mean mpifarm check?"),
+        ("ps tasks.txt", "mpifarm ls LIST"),
+        ("list tasks.txt", "mpifarm ls LIST"),
+        ("queue", "mpifarm ls LIST"),
+        ("history tasks.txt", "mpifarm joblog LIST --gnu"),
     ],
 )
 def test_a_subcommand_of_another_tool_is_answered_by_what_serves_the_need(
@@ -388,7 +392,7 @@ def test_an_unknown_subcommand_before_a_list_that_is_there_is_told_with_all_ther
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tasks.txt").touch()
     sentence = mistake("frobnicate", "tasks.txt")
-    assert "there is no subcommand frobnicate, only check, log, retry" in sentence
+    assert "there is no subcommand frobnicate, only check, joblog, log" in sentence
     assert "mpifarm tasks.txt" in sentence
 
 

@@ -1,0 +1,347 @@
+"""``mpifarm ls``: the tasks of a workdir as a table, as ids, or as JSON.
+
+Rules of this file: arguments and words; `mpifarm.audit.selection` chooses the tasks.
+"""
+
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from mpifarm.audit.selection import Conditions, Selection, select
+from mpifarm.audit.view import State, View, is_of, read_view
+from mpifarm.commands.sink import write_all
+from mpifarm.commands.statuses import join_statuses, parse_statuses
+from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.commands.table import TableColumn, find_width, format_table
+from mpifarm.commands.target import add_target_arguments, find_target, patience_of
+from mpifarm.errors import ExitStatus, InputError
+from mpifarm.model.id_ranges import encode_ids
+from mpifarm.model.task import Outcome, decode_text
+from mpifarm.model.wording import counted
+from mpifarm.store.attempts import (
+    COMPLETED,
+    Attempt,
+    Column,
+    LastAttempts,
+    encode_time,
+    parse_time,
+    unescape,
+)
+from mpifarm.system.console import Console
+from mpifarm.system.patience import try_again
+
+_DESCRIPTION = (
+    "List the tasks of a workdir, also while farms run: the id, the state and the"
+    " command of each, and how, where and when its last attempt ran.  Several options"
+    " choose the tasks that fulfil all of them; --failed --waiting together choose both"
+    " kinds."
+)
+_EPILOG = (
+    "States: finished; failed; running (known to run now); claimed (a farm that lives"
+    " has taken it: it runs, or is about to); waiting; orphaned (its farm has died, and"
+    " the next start takes it back); nowhere (a PyTaskFarmer has it, or has lost it)."
+    '  Example: mpifarm retry LIST --ids "$(mpifarm ls LIST --failed --status 3'
+    ' --ids)".  Exit status: 0 tasks were listed, 1 no task is such, 2 the command line'
+    " is wrong."
+)
+
+_STATES: Final = {
+    "failed": frozenset({State.FAILED}),
+    "finished": frozenset({State.FINISHED}),
+    "running": frozenset({State.RUNNING, State.CLAIMED}),
+    "waiting": frozenset({State.WAITING, State.ORPHANED}),
+}
+"""The states that each option chooses."""
+
+NARROW = 100
+"""Columns of a terminal below which times have no year."""
+
+_STYLES: Final = {
+    "failed": "red",
+    "finished": "green",
+    "running": "cyan",
+    "claimed": "cyan",
+    "orphaned": "yellow",
+    "nowhere": "yellow",
+}
+_COLUMNS: Final = (
+    TableColumn("id", is_number=True),
+    TableColumn("state", styles=_STYLES),
+    TableColumn("outcome"),
+    TableColumn("status", is_number=True),
+    TableColumn("host"),
+    TableColumn("seconds", is_number=True),
+    TableColumn("started"),
+    TableColumn("command"),
+)
+
+
+def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
+    """Run ``mpifarm ls``.  Return 0, or 1 if there is no such task.
+
+    Raises `InputError` and `StorageError`.
+    """
+    chosen = _parse(argv)
+    wanted = _conditions(chosen)
+    patience = patience_of(console.print_error)
+    target = try_again(lambda: find_target(chosen), patience)
+    view = try_again(lambda: read_view(target, environ), patience)
+    _refuse_unknown(view, wanted)
+    now = time.time()
+    selection = try_again(
+        lambda: select(view, wanted, now, with_attempts=not chosen.ids), patience
+    )
+    for warning in view.warnings():
+        console.print_error(warning)
+    if not selection.taskids:
+        console.print_error(_none_found(view, wanted))
+    if chosen.ids:
+        pieces = iter([f"{encode_ids(selection.taskids)}\n"])
+    elif chosen.json:
+        pieces = _format_json(view, selection, now)
+    else:
+        width = find_width()
+        is_narrow = width is not None and width < NARROW
+        rows = _Rows(view, selection.attempts, now, is_narrow=is_narrow)
+        pieces = format_table(_COLUMNS, map(rows.row, selection.taskids), width)
+    if selection.taskids or chosen.json:
+        write_all(piece.encode("utf-8", "backslashreplace") for piece in pieces)
+    return ExitStatus.ALL_FINISHED if selection.taskids else ExitStatus.SOME_FAILED
+
+
+# ---- arguments ----------------------------------------------------------------------
+
+
+def _parse(argv: list[str]) -> Any:
+    parser = SubcommandParser("ls", _DESCRIPTION)
+    parser.epilog = _EPILOG
+    add_target_arguments(parser)
+    for name, what in (
+        ("failed", "only tasks that have failed"),
+        ("finished", "only tasks that have finished"),
+        ("running", "only tasks that farms have taken: running and claimed ones"),
+        ("waiting", "only tasks that are still to run: waiting and orphaned ones"),
+    ):
+        parser.add_argument(f"--{name}", action="store_true", help=what)
+    parser.add_argument(
+        "--slowest",
+        metavar="N",
+        help="only the N tasks whose last attempts took longest, the longest first",
+    )
+    parser.add_argument(
+        "--host",
+        metavar="HOST",
+        help="only tasks whose last attempt was on this host; a pattern may match"
+        " several: 'node0*'",
+    )
+    parser.add_argument(
+        "--longer-than",
+        metavar="TIME",
+        help="only tasks whose last attempt took longer: seconds, or as 90s, 5m, 1.5h",
+    )
+    parser.add_argument(
+        "--status",
+        metavar="STATUS",
+        help="only tasks whose last attempt ended with this status, as 1 or 2,137;"
+        " -9 and 137 both mean killed by signal 9",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--ids",
+        action="store_true",
+        help="print only the ids, as 3,7-9, for --ids of mpifarm retry",
+    )
+    form.add_argument("--json", action="store_true", help="print JSON, for programs")
+    return parser.parse_args(join_statuses(argv))
+
+
+def _conditions(chosen: Any) -> Conditions:
+    states = [states for name, states in _STATES.items() if getattr(chosen, name)]
+    if chosen.host == "":
+        raise InputError("--host needs the name of a host: is a variable not set?")
+    return Conditions(
+        frozenset().union(*states) if states else None,
+        chosen.host,
+        None if chosen.longer_than is None else parse_duration(chosen.longer_than),
+        None if chosen.status is None else parse_statuses(chosen.status),
+        None if chosen.slowest is None else _parse_count(chosen.slowest),
+    )
+
+
+_DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(s|m|min|h|d|)"
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds that a word as 90, 90s, 5m or 1.5h means.
+
+    Raises `InputError`.
+    """
+    match = re.fullmatch(_DURATION, text.strip())
+    if match is None:
+        raise InputError(
+            "--longer-than takes seconds, or a time as 90s, 5m or 1.5h, not"
+            f" {text!r:.60}"
+        )
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _parse_count(text: str) -> int:
+    if not (text.isdecimal() and text.isascii()) or not int(text[:9]):
+        raise InputError(
+            f"--slowest takes a number of tasks, 1 or more, not {text!r:.60}"
+        )
+    return int(text[:9])
+
+
+def _refuse_unknown(view: View, wanted: Conditions) -> None:
+    """Raise `InputError` for states that only the tasklist itself knows."""
+    if view.has_own_state and wanted.states is not None:
+        raise InputError(
+            f"the tasklist handler {view.target.handler!r} keeps the state of the tasks"
+            " itself: leave out --failed, --finished, --running and --waiting"
+        )
+
+
+def _none_found(view: View, wanted: Conditions) -> str:
+    if not view.total:
+        return f"{view.target.workdir} has no tasks"
+    total = counted(view.total)
+    sentence = f"none of {total} is such" if view.total > 1 else "the task is not such"
+    if wanted.need_attempts and not view.read_attempts().lines:
+        sentence += ": attempts.tsv has no attempts, because no mpifarm has run any"
+    return sentence
+
+
+# ---- rows ---------------------------------------------------------------------------
+
+
+class _Rows:
+    """The cells of the table, of each task."""
+
+    def __init__(
+        self, view: View, attempts: LastAttempts, now: float, *, is_narrow: bool
+    ) -> None:
+        self._view = view
+        self._attempts = attempts
+        self._now = now
+        self._form = "%m-%d %H:%M:" if is_narrow else "%Y-%m-%d %H:%M:"
+        self._minutes: dict[bytes, str] = {}
+        """Local times to the minute: most tasks share theirs with others."""
+
+    def row(self, taskid: int) -> tuple[str, ...]:
+        """Return the cells of a task."""
+        state = self._view.state(taskid)
+        text = self._view.text(taskid)
+        if place := self._view.running.get(taskid):
+            seconds, started = self._now - place.started, encode_time(place.started)
+            time_of_start = self._time(started.encode())
+            cells: Sequence[str] = ("", "", place.host, f"{seconds:.1f}", time_of_start)
+        else:
+            # Not the whole attempt: there may be a million rows.
+            last = Column.SECONDS if text else Column.COMMAND
+            fields = self._attempts.fields(taskid, last)
+            cells = self._cells(state, fields)
+            if not text and fields:
+                text = decode_text(unescape(fields[Column.COMMAND]))
+        return (str(taskid), state.value, *cells, text)
+
+    def _cells(self, state: State, fields: list[bytes]) -> tuple[str, ...]:
+        if not fields or not is_of(state, fields[Column.OUTCOME]):
+            return ("", "", "", "", "")
+        try:
+            return (
+                outcome_in_words(fields[Column.OUTCOME], fields[Column.SIGNAL], state),
+                str(int(fields[Column.STATUS])),
+                decode_text(fields[Column.HOST]),
+                f"{float(fields[Column.SECONDS]):.1f}",
+                self._time(fields[Column.STARTED]),
+            )
+        except ValueError:  # an odd line, which is no attempt
+            return ("", "", "", "", "")
+
+    def _time(self, field: bytes) -> str:
+        """Return the local time of a start; raise ValueError for no time."""
+        minute = self._minutes.get(field[:16])
+        if minute is None:
+            local = time.localtime(parse_time(field))
+            minute = time.strftime(self._form, local)
+            self._minutes[field[:16]] = minute
+        return minute + field[17:19].decode("ascii")
+
+
+def outcome_in_words(outcome: bytes, signum: bytes, state: State) -> str:
+    """Return the end of an attempt in words, "" if the state of its task says it.
+
+    Raises ValueError for an odd field.
+    """
+    if signum != b"0" and outcome == FAILED:
+        return f"killed by {name_signal(int(signum))}"
+    return "" if outcome == _SAID.get(state) else outcome.decode()
+
+
+FAILED: Final = Outcome.FAILED.value.encode()
+_SAID: Final = {State.FINISHED: COMPLETED, State.FAILED: FAILED}
+
+
+def name_signal(number: int) -> str:
+    """Return the name of a signal, as SIGKILL; ``signal 40`` for one without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+# ---- JSON ---------------------------------------------------------------------------
+
+
+def _format_json(view: View, selection: Selection, now: float) -> Iterator[str]:
+    """Yield a JSON object, with one task a line."""
+    head = {
+        "workdir": view.target.workdir,
+        "list": view.target.tasklist,
+        "total": view.total,
+        "counts": {state.value: count for state, count in view.counts.items()},
+    }
+    yield f'{json.dumps(head)[:-1]}, "tasks": ['
+    before = "\n"
+    for taskid in selection.taskids:
+        attempt = selection.attempts.find(taskid)
+        yield f"{before}{json.dumps(_object(view, taskid, attempt, now))}"
+        before = ",\n"
+    yield "\n]}\n"
+
+
+_OF_ATTEMPT: Final = (
+    *("attempt", "outcome", "status", "signal", "host", "rank", "worker", "pid"),
+    *("started", "seconds", "user_seconds", "system_seconds", "peak_memory"),
+    *("output_bytes", "farm"),
+)
+"""The keys that are null where they are unknown."""
+
+
+def _object(
+    view: View, taskid: int, attempt: Attempt | None, now: float
+) -> dict[str, Any]:
+    state, text = view.state(taskid), view.text(taskid)
+    found: dict[str, Any] = {"id": taskid, "state": state.value}
+    found |= dict.fromkeys(_OF_ATTEMPT)
+    if not text and attempt and attempt.command:
+        text = decode_text(attempt.command)
+    if place := view.running.get(taskid):
+        known = place._asdict()
+        found |= {name: known[name] for name in _OF_ATTEMPT if name in known}
+        found["seconds"] = round(now - place.started, 3)
+    elif attempt and is_of(state, attempt.outcome.encode()):
+        found |= {name: getattr(attempt, name) for name in _OF_ATTEMPT}
+        found["host"] = attempt.host or None
+    holder = view.holder(taskid)
+    found["claimed_by"] = holder.farm if holder and state in _CLAIMED else None
+    found["command"] = text
+    return found
+
+
+_CLAIMED: Final = (State.RUNNING, State.CLAIMED, State.ORPHANED)

@@ -1,0 +1,179 @@
+"""Tables on standard output: aligned text, by rich in colours on a terminal.
+
+Rules of this file: each cell is escaped here, so that no control character of a task
+reaches the terminal.  Without rich, and for everyone but a terminal, a table is plain
+text.  Rows may come without end: the widths are those of the first ones.
+"""
+
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import NamedTuple, Protocol
+
+from mpifarm.system.console import printable
+
+ROWS_MEASURED = 10_000
+"""The rows at the beginning by which the widths of the columns are chosen."""
+ROWS_OF_RICH = 500
+"""The rows above which a table is plain: rich takes a ms for each."""
+_LEAST_OF_LAST = 16
+"""The characters that the last column gets at least, however narrow the terminal."""
+_GAP = "  "
+
+
+class TableColumn(NamedTuple):
+    """A column; `is_number`: aligned to the right.  `styles` maps cells to rich's."""
+
+    name: str
+    is_number: bool = False
+    styles: dict[str, str] = {}  # noqa: RUF012 - nobody changes it
+
+
+def find_width(descriptor: int = 1) -> int | None:
+    """Return the columns of the terminal, None if `descriptor` is not a terminal."""
+    if not os.isatty(descriptor):
+        return None
+    try:
+        return os.get_terminal_size(descriptor).columns or 80
+    except OSError:
+        return 80
+
+
+def format_table(
+    columns: Sequence[TableColumn], rows: Iterable[Sequence[str]], width: int | None
+) -> Iterator[str]:
+    """Yield the text of a table, line by line, each with its newline.
+
+    `width` is that of the terminal: the last column, which is the longest, is shortened
+    to it.  None: nothing is shortened.  A column without any cell is left out, unless
+    the table is long.
+    """
+    escaped = map(_escape, rows)
+    first = list(islice(escaped, ROWS_MEASURED))
+    is_long = len(first) == ROWS_MEASURED
+    if not is_long:
+        columns, first = _without_empty(columns, first)
+    lines = _align(columns, chain(first, escaped), _measure(columns, first, width))
+    color = _find_colors() if width is not None and len(first) <= ROWS_OF_RICH else None
+    for number, cells in enumerate(lines):
+        if color is None:
+            yield f"{_GAP.join(cells).rstrip()}\n"
+        else:
+            yield color(columns, cells, is_head=not number)
+
+
+def _escape(row: Sequence[str]) -> Sequence[str]:
+    # All cells at once, because most are printable, and there may be a million rows.
+    return row if "".join(row).isprintable() else tuple(map(printable, row))
+
+
+def _without_empty(
+    columns: Sequence[TableColumn], rows: list[Sequence[str]]
+) -> tuple[Sequence[TableColumn], list[Sequence[str]]]:
+    """Return columns and rows without the columns that have no text in any row."""
+    places = range(len(columns) - 1)
+    kept = [place for place in places if any(row[place] for row in rows)]
+    kept.append(len(columns) - 1)
+    return (
+        [columns[place] for place in kept],
+        [tuple(row[place] for place in kept) for row in rows],
+    )
+
+
+def _measure(
+    columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], width: int | None
+) -> list[int | None]:
+    """Return the width of each column, None for a last one of any width."""
+    cells = [[column.name for column in columns], *rows]
+    places = range(len(columns) - 1)
+    widths = [max(width_of(row[place]) for row in cells) for place in places]
+    if width is None:
+        return [*widths, None]
+    left = width - sum(widths) - len(_GAP) * len(widths)
+    return [*widths, max(_LEAST_OF_LAST, left)]
+
+
+def _align(
+    columns: Sequence[TableColumn],
+    rows: Iterable[Sequence[str]],
+    widths: Sequence[int | None],
+) -> Iterator[list[str]]:
+    """Yield the cells of the head, then of each row, padded or shortened."""
+    *sizes, last = widths
+    numbers = [column.is_number for column in columns]
+    for row in chain([[column.name for column in columns]], rows):
+        cells = [
+            _pad(cell, size, is_number=is_number)
+            for cell, size, is_number in zip(row[:-1], sizes, numbers, strict=False)
+        ]
+        cells.append(row[-1] if last is None else shorten(row[-1], last))
+        yield cells
+
+
+def _pad(text: str, size: int | None, *, is_number: bool) -> str:
+    size = size or 0
+    if text.isascii():
+        return text.rjust(size) if is_number else text.ljust(size)
+    spaces = " " * (size - width_of(text))
+    return spaces + text if is_number else text + spaces
+
+
+def width_of(text: str) -> int:
+    """Return the columns that a printable text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_width_of_character, text))
+
+
+def _width_of_character(char: str) -> int:
+    if unicodedata.combining(char):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def shorten(text: str, width: int) -> str:
+    """Return a printable text in `width` columns, with an ellipsis if it was cut."""
+    if width_of(text) <= width:
+        return text
+    kept = text[: width - 1]
+    while width_of(kept) > width - 1:
+        kept = kept[:-1]
+    return f"{kept}…"
+
+
+# ---- rich ---------------------------------------------------------------------------
+
+
+class _Color(Protocol):
+    def __call__(
+        self, columns: Sequence[TableColumn], cells: Sequence[str], *, is_head: bool
+    ) -> str:
+        """Return a line, with its newline."""
+
+
+def _find_colors() -> _Color | None:
+    """Return the function that colors a line by rich, None if rich is not here.
+
+    rich obeys ``NO_COLOR`` and ``TERM``.
+    """
+    try:
+        from rich.console import Console
+        from rich.text import Text
+    except ImportError:
+        return None
+    console = Console(force_terminal=True, highlight=False)
+
+    def color(
+        columns: Sequence[TableColumn], cells: Sequence[str], *, is_head: bool
+    ) -> str:
+        line = Text(no_wrap=True, overflow="ignore", end="\n")
+        for place, (column, cell) in enumerate(zip(columns, cells, strict=True)):
+            style = "bold" if is_head else column.styles.get(cell.strip(), "")
+            line.append(_GAP if place else "").append(cell, style)
+        line.rstrip()
+        with console.capture() as capture:
+            console.print(line, crop=False)
+        return str(capture.get())
+
+    return color

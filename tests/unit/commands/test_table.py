@@ -1,0 +1,100 @@
+"""Tables: aligned, in the width of the terminal, and with nothing that controls it."""
+
+import builtins
+
+import pytest
+
+from mpifarm.commands import table
+from mpifarm.commands.table import TableColumn, format_table, shorten, width_of
+
+COLUMNS = (
+    TableColumn("id", is_number=True),
+    TableColumn("state", styles={"failed": "red"}),
+    TableColumn("host"),
+    TableColumn("command"),
+)
+ROWS = [("7", "failed", "", "echo a"), ("10", "finished", "", "echo b" * 9)]
+
+
+@pytest.fixture
+def without_rich(monkeypatch):
+    real = builtins.__import__
+
+    def fail(name, *others, **named):
+        if name.startswith("rich"):
+            raise ImportError(name)
+        return real(name, *others, **named)
+
+    monkeypatch.setattr(builtins, "__import__", fail)
+
+
+def lines(*arguments):
+    return "".join(format_table(*arguments)).splitlines()
+
+
+def test_columns_are_aligned_and_empty_ones_left_out():
+    assert lines(COLUMNS, ROWS, None) == [
+        "id  state     command",
+        " 7  failed    echo a",
+        f"10  finished  {'echo b' * 9}",
+    ]
+
+
+def test_the_last_column_is_cut_to_the_terminal(without_rich):
+    shown = lines(COLUMNS, ROWS, 40)
+    assert shown[2] == f"10  finished  {('echo b' * 9)[:25]}…"
+    assert len(shown[2]) == 40
+
+
+def test_on_a_narrow_terminal_the_command_keeps_some_characters(without_rich):
+    assert lines(COLUMNS, ROWS, 10)[2].endswith("  echo becho bech…")
+
+
+def test_control_characters_are_shown():
+    assert lines(COLUMNS, [("1", "\x1b[2J", "", "\r\n")], None)[1] == (
+        r" 1  \x1b[2J  \r\n"
+    )
+
+
+def test_a_table_without_rows_has_its_last_column_alone():
+    assert lines(COLUMNS, [], None) == ["command"]
+
+
+def test_long_tables_come_row_by_row(monkeypatch):
+    monkeypatch.setattr(table, "ROWS_MEASURED", 2)
+    taken = []
+
+    def rows():
+        for number in range(5):
+            taken.append(number)
+            yield str(number), "x", "", "y"
+
+    pieces = format_table(COLUMNS, rows(), None)
+    assert next(pieces) == "id  state  host  command\n"
+    assert taken == [0, 1]
+    assert [*pieces] == [f" {number}  x            y\n" for number in range(5)]
+
+
+def test_wide_characters_take_two_columns():
+    assert width_of("a漢") == 3
+    assert width_of("e\u0301") == 1
+    assert shorten("漢漢漢", 6) == "漢漢漢"
+    assert shorten("漢漢漢", 5) == "漢漢…"
+    assert shorten("漢漢漢", 4) == "漢…"
+
+
+def test_rich_colours_cells_on_a_terminal_and_leaves_the_layout(monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    coloured = lines(COLUMNS, ROWS, 40)
+    assert "\x1b[31mfailed" in coloured[1]
+    monkeypatch.setattr(table, "ROWS_OF_RICH", 0)
+    for plain, line in zip(lines(COLUMNS, ROWS, 40), coloured, strict=True):
+        text = line
+        for code in ("\x1b[1m", "\x1b[31m", "\x1b[0m"):
+            text = text.replace(code, "")
+        assert text.rstrip() == plain
+    monkeypatch.setattr(table, "ROWS_OF_RICH", 500)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[31m" not in "".join(lines(COLUMNS, ROWS, 40))
