@@ -40,9 +40,10 @@ _DESCRIPTION = (
     " kinds."
 )
 _EPILOG = (
-    "States: finished; failed; running (known to run now); claimed (a farm that lives"
-    " has taken it: it runs, or is about to); waiting; orphaned (its farm has died, and"
-    " the next start takes it back); nowhere (a PyTaskFarmer has it, or has lost it)."
+    "States: finished; failed; running (its farm says so); claimed (a farm that lives"
+    " has taken it: it is about to run, or has just begun); waiting; orphaned (its farm"
+    " has died, and the next start takes it back); nowhere (a PyTaskFarmer has it, or"
+    " has lost it)."
     '  Example: mpifarm retry LIST --ids "$(mpifarm ls LIST --failed --status 3'
     ' --ids)".  Exit status: 0 tasks were listed, 1 no task is such, 2 the command line'
     " is wrong."
@@ -236,10 +237,11 @@ class _Rows:
         """Return the cells of a task."""
         state = self._view.state(taskid)
         text = self._view.text(taskid)
-        if place := self._view.running.get(taskid):
-            seconds, started = self._now - place.started, encode_time(place.started)
-            time_of_start = self._time(started.encode())
-            cells: Sequence[str] = ("", "", place.host, f"{seconds:.1f}", time_of_start)
+        if state is State.RUNNING:
+            place = self._view.running[taskid]
+            started = self._time(encode_time(place.started).encode())
+            seconds = f"{self._now - place.started:.1f}"
+            cells: Sequence[str] = ("", "", place.host, seconds, started)
         else:
             # Not the whole attempt: there may be a million rows.
             last = Column.SECONDS if text else Column.COMMAND
@@ -331,7 +333,8 @@ def _object(
     found |= dict.fromkeys(_OF_ATTEMPT)
     if not text and attempt and attempt.command:
         text = decode_text(attempt.command)
-    if place := view.running.get(taskid):
+    if state is State.RUNNING:
+        place = view.running[taskid]
         known = place._asdict()
         found |= {name: known[name] for name in _OF_ATTEMPT if name in known}
         found["seconds"] = round(now - place.started, 3)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpifarm.audit.timelines import MergedTimeline, find_timelines
-from mpifarm.commands.log.printer import Sink
+from mpifarm.commands.sink import Sink
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.target import add_target_arguments, find_target, patience_of
 from mpifarm.errors import ExitStatus, InputError

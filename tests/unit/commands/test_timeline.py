@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpifarm.commands import timeline
-from mpifarm.commands.log.printer import Sink
+from mpifarm.commands.sink import Sink
 from mpifarm.errors import InputError
 from mpifarm.system.console import Console
 
