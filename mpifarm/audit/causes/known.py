@@ -90,7 +90,7 @@ OUT_OF_MEMORY = KnownCause(
     "out of memory",
     (
         *("out of memory", "outofmemory", "oom kill", "oom killed"),
-        *("memoryerror", "bad alloc", "cannot allocate"),
+        *("memoryerror", "arraymemoryerror", "bad alloc", "cannot allocate"),
         *("can't allocate", "unable to allocate", "could not allocate"),
         *("failed to allocate", "error allocating", "memory allocation of"),
         *("allocation failed", "memory exhausted", "insufficient memory"),

@@ -54,7 +54,7 @@ class Line:
 
     __slots__ = (
         *("cause", "exception", "is_frame", "is_header", "is_indented", "is_loud"),
-        *("tokens", "weight"),
+        *("text", "tokens", "weight"),
     )
 
     def __init__(
@@ -75,6 +75,8 @@ class Line:
         """Whether a Python traceback begins here."""
         self.is_loud = weight > _NOTHING or is_frame or is_header
         """Whether it is more than a line like others."""
+        self.text = ""
+        """One such line, if it is a message by itself."""
         self.tokens: Tokens | None = None
         self.exception = ""
         """The class of the exception, if the tokens are known."""
@@ -102,10 +104,18 @@ def read_line(raw: bytes) -> Line:
     text = decode_line(raw)
     if _HEADER_WORDS in text:
         return _HEADER
-    weight, cause = weigh(strip_frame(text))
+    text = strip_frame(text)
+    weight, cause = weigh(text)
     if not weight or _STACK_ROW.match(raw):
         return _INDENTED if is_indented else _PLAIN
-    return Line(weight, cause, is_indented=is_indented)
+    line = Line(weight, cause, is_indented=is_indented)
+    line.text = "" if is_title(text) else text
+    return line
+
+
+def is_title(text: str) -> bool:
+    """Return whether the message is in the next line."""
+    return text.endswith(":") or text.startswith(_TITLE)
 
 
 def clean_tail(tail: bytes) -> bytes:
@@ -157,7 +167,7 @@ class Telling:
     def text(self) -> str:
         """The line with its digits; with the next one if that is its message."""
         text = read_text(self._raw)
-        if not text.endswith(":") and not text.startswith(_TITLE):
+        if not is_title(text):
             return text
         # Another rank may say the title in between.
         below = (read_text(raw) for raw in self._below[:-6:-1])
@@ -181,10 +191,11 @@ class Telling:
         """Fold the line, if that has not been done."""
         if self.line.tokens is not None:
             return
-        text = self.text
-        # Many plain lines share one object, and a title has its message elsewhere.
-        if not self.line.weight or text != read_text(self._raw):
+        text = self.line.text
+        if not text:
+            # Many plain lines share one object, and a title has its message elsewhere.
             self.line = Line(self.line.weight, self.line.cause)
+            text = self.text
         self.line.exception, message = find_exception(text)
         self.line.tokens = fold(message)
 

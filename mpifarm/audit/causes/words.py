@@ -73,8 +73,6 @@ WORDS = {
     LICENCE: ("license", "licence", "licensing", "licensed"),
     LINE_KILLED: ("killed",),
 }
-_INSIDE = ("error", "exception", "memoryerror")
-"""Words that count as parts of others as well."""
 MAX_WARNING = 60
 """Letters at the begin of a line among which a warning says that it is one."""
 
@@ -144,10 +142,10 @@ def weigh(text: str) -> tuple[Weight, KnownCause | None]:
         lowered = _URL.sub("", lowered)
     text = normalise(lowered)
     found = _WORD.findall(text)
-    found += [word for word in _INSIDE if word in text]
-    if not found:
+    # These count as parts of words as well.
+    meaning = COMPLAINT if "error" in text or "exception" in text else 0
+    if not found and not meaning:
         return Weight.NOTHING, None
-    meaning = 0
     for word in found:
         meaning |= _MEANINGS.get(word, 0)
     if meaning & WARNING and _WARNING.search(text, 0, MAX_WARNING):
@@ -182,8 +180,7 @@ def find_exception(text: str) -> tuple[str, str]:
 
 
 def _find_known(text: str, found: list[str], meaning: int) -> KnownCause | None:
-    places = {place for word in found for place in _CAUSES.get(word, ())}
-    for place in sorted(places):
+    for place in sorted({place for word in found for place in _CAUSES.get(word, ())}):
         if _fits(KNOWN[place], text):
             return KNOWN[place]
     if meaning & LICENCE and _LICENCE_TROUBLE.search(text):
