@@ -28,7 +28,10 @@ this package                            100 %       92 %
 So what counts is which line tells and what is known, not the miner.  Drain3 would add
 two more packages, all three in fixed old versions (its last release is of 2022), and
 0.2 s of imports, for what is `folding.similarity` here; it compares lines of one length
-only.  100 000 failures take 1.8 to 2.3 s on that core, whatever the length of the logs.
+only.
+
+100 000 failures of the first corpus, no two the same, take 2.1 to 2.6 s of a core that
+others use as well, whether their logs are short or 4 KiB of a long one.
 
 The second corpus was written when the program was done, which had 76 % of it then: a
 title has its message in the next line, stack rows, boxes and wrappers tell nothing.
