@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,18 @@ def test_events_are_read_across_chunks(paths, monkeypatch):
     monkeypatch.setattr(timelines, "CHUNK", 61)
     monkeypatch.setattr(timelines, "BLOCK", 100)
     assert merge(paths) == expected
+
+
+def test_a_file_that_a_plain_farmer_writes_now_is_awaited(paths, monkeypatch):
+    content = encode_timeline([plain_event(f"plain {number}") for number in range(9)])
+    Path(paths.timeline).write_bytes(content[:500])
+
+    def write_the_rest(_seconds: float) -> None:
+        with Path(paths.timeline).open("r+b") as file:
+            file.write(content)
+
+    monkeypatch.setattr(time, "sleep", write_the_rest)
+    assert len(attempts_of(merge(paths))) == 9
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"[1, 2]", b"x", b'[{"a": 1}]'])
