@@ -455,6 +455,11 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
             "how long a task takes: start none that can't end before the deadline"
             " (default: as long as the tasks so far)",
         ),
+        Option(
+            "--durations", "durations", NAME, "FILE",
+            "how long each task takes, for the time left: lines of a task's number and"
+            " its seconds, or attempts.tsv of another workdir of this list",
+        ),
     ),
 }  # fmt: skip
 """All options, under the heads that the help has for them."""

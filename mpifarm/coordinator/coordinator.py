@@ -29,6 +29,7 @@ from mpifarm.coordinator.effects import (
 )
 from mpifarm.coordinator.ending import Ending
 from mpifarm.coordinator.failover import Failover
+from mpifarm.coordinator.forecast import Forecast
 from mpifarm.coordinator.limits import Limits
 from mpifarm.coordinator.liveness import Liveness
 from mpifarm.coordinator.prefetch import Prefetch
@@ -123,6 +124,7 @@ class Coordinator:
         self.table = table = TaskTable(farm, limits.failures, held)
         ranks = len(rank_set.ranks)
         self.running = RunningTasks(table, ranks, verbose=definition.verbose)
+        self.forecast = Forecast(farm, self.running, len(commands), now)
         self.unlocated = Unlocated(held, rank_set.ranks if held else ())
         self.quarantine = Quarantine(policy.quarantine)
         first = 0 if held else len(rank_set.ranks) * rank_set.workers
@@ -138,7 +140,7 @@ class Coordinator:
         )
         self.results = Results(
             *(farm, table, self.dispatcher, self.rank_use, self.quarantine),
-            *(limits, self.unlocated, self.running, self._post),
+            *(limits, self.unlocated, self.forecast, self._post),
         )
         self.liveness = Liveness(
             *(farm, table, self.dispatcher, self.rank_use, self.results),

@@ -193,6 +193,8 @@ def find_order(ended: PlaceBlocks, total: int) -> Order:
         if recent.count < FEWEST:
             recent.add(blocks[behind])
         order = Order(recent, since=in_order[behind][0])
+    if count < FEWEST_ON_SLOPE:
+        return order
     slope, rest = _fit_slope(blocks, total, floor)
     value = _criterion(rest + floor, count, 3)
     if value < best - MARGIN and rest <= UNEXPLAINED * alike:
@@ -202,6 +204,9 @@ def find_order(ended: PlaceBlocks, total: int) -> Order:
 
 FEWEST = 6
 """Fewer tasks show no order; and so many are behind a step, at the least."""
+
+FEWEST_ON_SLOPE = 16
+"""Fewer tasks show no slope that goes on: 1.1, 1.2, ... 1.6 s are no sorted list."""
 
 UNEXPLAINED = 0.25
 """Another model than `alike` leaves at the most so much of the variance.

@@ -13,6 +13,7 @@ from signal import SIGKILL, SIGUSR2
 from mpifarm.coordinator.ahead import expect_long_tasks
 from mpifarm.coordinator.dispatch import Dispatcher
 from mpifarm.coordinator.effects import NoteAttempt, Post, Tell
+from mpifarm.coordinator.forecast import Forecast
 from mpifarm.coordinator.limits import NOT_FOUND, Limits
 from mpifarm.coordinator.quarantine import Quarantine
 from mpifarm.coordinator.rank_use import RankUse
@@ -22,7 +23,6 @@ from mpifarm.coordinator.retries import (
     is_final,
     poison_in_words,
 )
-from mpifarm.coordinator.running import RunningTasks
 from mpifarm.coordinator.state import (
     FarmState,
     Phase,
@@ -48,7 +48,7 @@ class Results:
         quarantine: Quarantine,
         limits: Limits,
         unlocated: Unlocated,
-        running: RunningTasks,
+        forecast: Forecast,
         post: Post,
     ) -> None:
         self._farm = farm
@@ -58,7 +58,7 @@ class Results:
         self._quarantine = quarantine
         self._limits = limits
         self._unlocated = unlocated
-        self._running = running
+        self._forecast = forecast
         self._post = post
 
     def on_report(self, record: RankRecord, report: Report, now: float) -> None:
@@ -78,6 +78,7 @@ class Results:
                 ended = now - ago if ago > 0.0 else now
                 record.note_duration(result.seconds)
                 self._dispatcher.capacity.ended += 1
+                self._forecast.note_ended(result)
                 self.on_result(record, task, result, ended)
         if report.is_recall:
             record.is_asked = False
@@ -195,7 +196,7 @@ class Results:
 
     def _describe_lost(self, task: TaskRecord, now: float) -> Result:
         """Return the result of an attempt that nobody saw end."""
-        known = self._running.find(task.taskid, task.attempt)
+        known = self._forecast.running.find(task.taskid, task.attempt)
         started, worker = 0.0, None
         if known is not None:
             started, worker = known.task.started, known.task.worker_index

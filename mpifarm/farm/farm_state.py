@@ -11,6 +11,7 @@ from typing import Any
 from mpifarm import __version__
 from mpifarm.batch.job import find_job
 from mpifarm.coordinator.coordinator import Coordinator
+from mpifarm.coordinator.list_end import TimeLeft
 from mpifarm.farm.context import RankContext
 from mpifarm.store import Store
 from mpifarm.store.attempts import encode_time
@@ -39,7 +40,12 @@ class FarmStates:
             "started": encode_time(time.time() - (time.monotonic() - context.begun)),
         }
 
-    def describe(self, rate: float, exit_status: int | None = None) -> dict[str, Any]:
+    def describe(
+        self,
+        rate: float,
+        time_left: TimeLeft | None,
+        exit_status: int | None = None,
+    ) -> dict[str, Any]:
         """Return the state now; `rate` is in tasks per second.
 
         `exit_status`: that of a farm that has ended.
@@ -58,6 +64,7 @@ class FarmStates:
                 "running": coordinator.count_running(),
             },
             "rate": rate,
+            "time_left": None if time_left is None else time_left._asdict(),
             "ranks": [
                 {
                     "rank": each.rank,

@@ -31,9 +31,11 @@ from mpifarm.farm.job_end import LOOK_SECONDS as ANSWER_LOOK_SECONDS
 from mpifarm.farm.job_end import JobEnd
 from mpifarm.farm.summary import Tally, progress_line
 from mpifarm.farm.task_lines import TaskLines
+from mpifarm.farm.time_left import TimeLeftLook
 from mpifarm.farm.transactions import Heartbeat, StoreWriter, Written
 from mpifarm.model.messages import ToCoordinator, ToRank
 from mpifarm.model.task import Outcome, Result
+from mpifarm.model.wording import time_left_in_words
 from mpifarm.store import Recorded, Store
 from mpifarm.store.farm_file import FarmFile
 from mpifarm.system.event_loop import Clock, Waiter
@@ -89,6 +91,7 @@ class Leader:
         self._writer = StoreWriter(store, lock, grace, say)
         self._heartbeat = Heartbeat(store, now, grace, say)
         self._look_at = now
+        self._time_left = TimeLeftLook(coordinator, store, tally)
         self._rate = 0.0
         """Tasks per second, as of the last look."""
         self._answer_at = now if job_end.is_open else float("inf")
@@ -280,7 +283,8 @@ class Leader:
     def write_state(self, exit_status: int | None = None) -> None:
         """Write what this farm says of itself, at its end with its exit status."""
         begun = time.perf_counter()
-        state = self._states.describe(self._rate, exit_status)
+        left = self._time_left.find(self._clock.now)
+        state = self._states.describe(self._rate, left, exit_status)
         self._farm_file.write(state, time.perf_counter() - begun, self._clock.now)
 
     def _look_for_job_end(self) -> None:
@@ -318,13 +322,14 @@ class Leader:
         """Return the live line, and sample the rate of tasks for the next one."""
         finished, failed = self.store.recorded
         rate = self._rate = self.tally.rate(self._clock.now)
+        left = self._time_left.find(self._clock.now)
         return progress_line(
             len(self.coordinator.commands),
             finished,
             failed,
             self.coordinator.count_running(),
             rate,
-            self.tally.list_rate(rate, finished + failed),
+            "" if left is None else time_left_in_words(*left),
         )
 
     def _wait(self, agent: Agent) -> None:

@@ -5,8 +5,8 @@ goes the same way, from its own beginning.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from mpifarm.coordinator.coordinator import Coordinator, RankSet
@@ -53,12 +53,14 @@ def lead_farm(context: RankContext) -> FarmEnd:
         _say(context, f"{context.settings.tasklist} has no tasks")
         context.dismiss()
         return FarmEnd(ExitStatus.ALL_FINISHED)
+    durations = _read_durations(context)
     warnings = opening.patiently(lambda: [*warn_of_unused(context, runner)])
     with _asked_job_end(context) as job_end:
         opened = opening.join(tasks, runner)
         leader = _create_leader(
             context, tasks, opened, job_end, context.settings.policy
         )
+        leader.coordinator.forecast.expect(durations)
         _say(context, *describe_farm(context, leader), *warnings)
         _say(context, describe_limit(leader))
         _say(context, warn_of_directory(leader))
@@ -97,8 +99,19 @@ def take_over(
         opening.patiently(lambda: _count_failures_on(leader))
         _say(context, _describe_loss(leader, agent.host), *job_end.take_news())
         agent.send_through(leader.hear)
+        with suppress(InputError):  # it has been read before, and is only a help
+            leader.coordinator.forecast.expect(_read_durations(context))
         leader.take_over(agent, early)
         return _run_to_the_end(context, leader, agent)
+
+
+def _read_durations(context: RankContext) -> Mapping[int, float]:
+    path = context.settings.durations
+    if path is None:
+        return {}
+    from mpifarm.lists.durations import read_durations  # for those who have a file
+
+    return read_durations(path)
 
 
 @contextmanager

@@ -158,13 +158,13 @@ class Tally:
         seconds = now - then
         return (self.ran - ran) / seconds if seconds > 0 else 0.0
 
-    def list_rate(self, rate: float, done: int) -> float:
-        """Return the tasks per second of all farms; this farm does `rate` of them.
+    def share(self, done: int) -> float:
+        """Return the share of the tasks that end which this farm runs, 0 to 1.
 
         `done` is how many of the list have ended by now, whichever farm ran them.
         """
         grown = done - self.done_before
-        return rate * max(1.0, grown / self.ran) if self.ran else rate
+        return min(1.0, self.ran / grown) if self.ran and grown > 0 else 1.0
 
     def busy_share(self, now: float) -> float:
         """Return the share of the workers' time that went into tasks, 0 to 1."""
@@ -214,20 +214,19 @@ def progress_line(
     failed: int,
     running: int,
     rate: float,
-    list_rate: float,
+    time_left: str,
 ) -> str:
     """Return the live line: done of total, failed, running, tasks/s, time left.
 
-    `rate` is that of this farm, `list_rate` that of all farms on the list.  At a rate
-    of 0, or while only running tasks are left, the end of the line is left out.
+    `rate` is that of this farm; at 0 it is left out.  `time_left` is in words, "" if it
+    is not known.
     """
     done = min(total, finished + failed)
     parts = [f"{done}/{total} done", f"{failed} failed", f"{running} running"]
     if rate > 0:
         parts.append(f"{rate:.3g} tasks/s")
-        # The last ones take as long as they take, whatever the rate was.
-        if total - done > running:
-            parts.append(f"{duration_in_words((total - done) / list_rate)} left")
+    if time_left and total > done:
+        parts.append(time_left)
     return ", ".join(parts)
 
 

@@ -86,6 +86,8 @@ class Settings:
     """The directory of the commands (``--chdir``); None: where mpifarm was started."""
     remap: bool = False
     """Whether finished tasks of an edited list are found by the text of their lines."""
+    durations: str | None = None
+    """Path of a file that says how long tasks take (``--durations``)."""
     in_array: bool = False
     """Whether tasks held by living farms of the same job array count as done."""
     limits: TaskLimits = TaskLimits()

@@ -197,6 +197,18 @@ def read_attempts_content(paths: WorkdirPaths) -> bytes:
     return first + (files.find_content(paths.attempts) or b"")
 
 
+def read_last_rows(paths: WorkdirPaths, most: int) -> Iterator[list[bytes]]:
+    """Yield the rows in the last `most` bytes of ``attempts.tsv``; see `split_rows`.
+
+    Raises `StorageError`.
+    """
+    begin = max(0, files.find_size(paths.attempts) - most)
+    content = files.find_rest(paths.attempts, begin)
+    if begin:
+        content = content.partition(b"\n")[2]
+    return split_rows(content)
+
+
 def read_attempts(paths: WorkdirPaths) -> Iterator[Attempt]:
     """Yield the attempts of a workdir in the order of their lines.
 

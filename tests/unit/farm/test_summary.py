@@ -150,49 +150,34 @@ def test_statuses_in_words(status, words):
 
 
 def test_the_progress_line_says_what_is_done_and_how_long_it_takes():
-    line = progress_line(
-        total=100, finished=40, failed=10, running=8, rate=0.5, list_rate=0.5
-    )
-    assert line == "50/100 done, 10 failed, 8 running, 0.5 tasks/s, 1:40 min left"
+    line = progress_line(100, 40, 10, 8, 0.5, "about 2 min left")
+    assert line == "50/100 done, 10 failed, 8 running, 0.5 tasks/s, about 2 min left"
 
 
-def test_the_time_left_is_that_of_all_farms_on_the_list():
-    tally = Tally(started=0.0, done_before=100)
-    for _ in range(10):
-        tally.add(result())
-    rate = tally.rate(10.0)
-    assert rate == pytest.approx(1.0)
-    assert tally.list_rate(rate, done=110) == pytest.approx(1.0)
-    assert tally.list_rate(rate, done=180) == pytest.approx(8.0)
-    # retry has put back what had failed
-    assert tally.list_rate(rate, done=60) == pytest.approx(1.0)
-    line = progress_line(1000, 180, 0, 4, rate, list_rate=8.0)
-    assert line == "180/1000 done, 0 failed, 4 running, 1 tasks/s, 1:42 min left"
+def test_without_a_rate_the_time_left_is_said_all_the_same():
+    line = progress_line(100, 0, 0, 8, 0.0, "about 2 h left")
+    assert line == "0/100 done, 0 failed, 8 running, about 2 h left"
 
 
-def test_a_farm_that_has_run_nothing_knows_no_rate():
-    assert Tally(started=0.0).list_rate(0.0, done=50) == 0.0
-
-
-def test_without_a_rate_nobody_says_how_long_it_takes():
-    line = progress_line(
-        total=100, finished=0, failed=0, running=8, rate=0.0, list_rate=0.0
-    )
+def test_what_is_not_known_is_left_out():
+    line = progress_line(100, 0, 0, 8, 0.0, "")
     assert line == "0/100 done, 0 failed, 8 running"
 
 
-def test_of_what_runs_already_the_rate_tells_nothing():
-    line = progress_line(
-        total=100, finished=92, failed=0, running=8, rate=600.0, list_rate=600.0
-    )
-    assert line == "92/100 done, 0 failed, 8 running, 600 tasks/s"
-
-
-def test_more_done_than_there_is_leaves_no_time_below_zero():
-    line = progress_line(
-        total=10, finished=10, failed=2, running=0, rate=1.0, list_rate=1.0
-    )
+def test_more_done_than_there_is_leaves_no_time():
+    line = progress_line(10, 10, 2, 0, 1.0, "about 1 s left")
     assert line == "10/10 done, 2 failed, 0 running, 1 tasks/s"
+
+
+def test_the_share_of_a_farm_is_what_it_has_done_of_all_that_was_done_since():
+    tally = Tally(started=0.0, done_before=100)
+    assert tally.share(done=150) == 1.0
+    for _ in range(10):
+        tally.add(result())
+    assert tally.share(done=110) == 1.0
+    assert tally.share(done=180) == pytest.approx(1 / 8)
+    # retry has put back what had failed
+    assert tally.share(done=60) == 1.0
 
 
 def test_a_failed_task_names_how_it_failed_and_its_log():

@@ -1,0 +1,74 @@
+"""The time left, looked at as often as its cost allows, and what it learns from files.
+
+Rules of this file: at most half a percent of rank 0's time.
+"""
+
+import time
+
+from mpifarm.coordinator.coordinator import Coordinator, Phase
+from mpifarm.coordinator.list_end import TimeLeft
+from mpifarm.errors import StorageError
+from mpifarm.farm.summary import Tally
+from mpifarm.store import Store
+from mpifarm.store.attempts import COMPLETED, Column, read_last_rows
+
+MIN_SECONDS = 1.0
+"""Seconds between two looks."""
+MAX_SHARE = 0.005
+"""Share of rank 0's time that looks may take."""
+MAX_EARLIER = 1 << 20
+"""Bytes of earlier attempts that are read: some ten thousand."""
+
+
+class TimeLeftLook:
+    """The last look at the time left, and when the next one is due."""
+
+    def __init__(self, coordinator: Coordinator, store: Store, tally: Tally) -> None:
+        self._coordinator = coordinator
+        self._store = store
+        self._tally = tally
+        self._due_at = float("-inf")
+        self._seen_at = 0.0
+        self._seen: TimeLeft | None = None
+        self._has_read_earlier = False
+
+    def find(self, now: float) -> TimeLeft | None:
+        """Return the time left at `now` (monotonic); None if nothing is known.
+
+        Between two looks it is that of the last one, less the time since.
+        """
+        if self._coordinator.phase is not Phase.WORKING:
+            return None
+        if now >= self._due_at:
+            self._look(now)
+        if self._seen is None:
+            return None
+        since = now - self._seen_at
+        return TimeLeft(*(max(0.0, seconds - since) for seconds in self._seen))
+
+    def _look(self, now: float) -> None:
+        begun = time.perf_counter()
+        if not self._has_read_earlier:
+            self._has_read_earlier = True
+            self._learn_from_earlier()
+        done = sum(self._store.recorded)
+        self._seen = self._coordinator.forecast.estimate(
+            now, time.time(), done, self._tally.share(done)
+        )
+        self._seen_at = now
+        cost = time.perf_counter() - begun
+        self._due_at = now + max(MIN_SECONDS, cost / MAX_SHARE)
+
+    def _learn_from_earlier(self) -> None:
+        """Learn from the last attempts of earlier farms, if the disk lets."""
+        if not self._tally.done_before:
+            return
+        farm = self._coordinator.definition.farm.encode()
+        try:
+            rows = [*read_last_rows(self._store.paths, MAX_EARLIER)]
+        except StorageError:
+            return
+        for fields in rows:
+            if fields[Column.OUTCOME] == COMPLETED and fields[Column.FARM] != farm:
+                taskid, seconds = int(fields[0]), float(fields[Column.SECONDS])
+                self._coordinator.forecast.note_earlier(taskid, seconds)

@@ -1,0 +1,79 @@
+"""`Forecast`: what the farm knows of its tasks, on its way to the estimator."""
+
+import pytest
+
+from mpifarm.coordinator.forecast import Forecast
+from mpifarm.coordinator.running import RunningTasks
+from mpifarm.coordinator.state import RankState
+from mpifarm.model.messages import Running
+from mpifarm.model.task import Lease, RunningTask
+from tests.unit.coordinator.test_task_table import create_table, lease
+from tests.unit.virtual_rank import result_of
+
+WALL = 1.7e9
+
+
+class Site:
+    """Two ranks of two workers, and a list of 100 tasks."""
+
+    def __init__(self):
+        self.farm, self.table = create_table()
+        self.running = RunningTasks(self.table, 2, verbose=False)
+        self.forecast = Forecast(self.farm, self.running, 100, 0.0)
+        for record in self.farm.ranks.values():
+            record.workers = 2
+            record.state = RankState.WORKING
+
+    def end(self, *taskids, seconds=10.0):
+        for taskid in taskids:
+            result = result_of(Lease(taskid, 1, "true"), 0.0)
+            self.forecast.note_ended(result._replace(seconds=seconds))
+
+    def likely(self, now, done, share=1.0):
+        estimate = self.forecast.estimate(now, WALL + now, done, share)
+        return None if estimate is None else estimate.likely
+
+
+@pytest.fixture
+def site():
+    return Site()
+
+
+def test_before_anything_has_ended_nothing_is_known(site):
+    lease(site.table, site.farm, 0, 1)
+    assert site.likely(1.0, 0) is None
+
+
+def test_tasks_that_are_alike_take_what_is_left_of_them_over_the_workers(site):
+    lease(site.table, site.farm, 8, 9)
+    site.end(*range(8))
+    assert site.likely(20.0, 8) == pytest.approx(92 * 10 / 4, rel=0.25)
+
+
+def test_what_others_do_makes_the_time_left_shorter(site):
+    lease(site.table, site.farm, 8, 9)
+    site.end(*range(8))
+    alone, shared = site.likely(20.0, 8), site.likely(20.0, 8, share=0.5)
+    assert shared == pytest.approx(alone / 2, rel=0.25)
+
+
+def test_durations_that_are_known_count_before_anything_has_ended(site):
+    site.forecast.expect({**dict.fromkeys(range(100), 60.0), 10**9: 1.0})
+    lease(site.table, site.farm, 0, 1)
+    assert site.likely(1.0, 0) == pytest.approx(100 * 60 / 4, rel=0.25)
+
+
+def test_attempts_of_earlier_farms_count(site):
+    for taskid in range(50):
+        site.forecast.note_earlier(taskid, 20.0)
+    site.forecast.note_earlier(10**9, 20.0)
+    lease(site.table, site.farm, 50, 51)
+    assert site.likely(1.0, 50) == pytest.approx(50 * 20 / 4, rel=0.25)
+
+
+def test_at_the_end_what_runs_longest_is_waited_for(site):
+    lease(site.table, site.farm, 98, 99)
+    site.end(*range(98))
+    told = RunningTask(98, 1, 0, WALL + 240.0), RunningTask(99, 1, 1, WALL + 249.0)
+    site.running.note(site.farm.ranks[1], Running(told))
+    assert site.likely(250.0, 98) <= 10.0
