@@ -1,0 +1,157 @@
+"""``attempts.tsv`` of real farms: what it says, who reads it, and an older mpifarm."""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pytest
+
+from tests.support import ROOT, wait_until
+from tests.workdir_files import ATTEMPTS_COLUMNS, OLD_ATTEMPTS_HEAD
+
+OLD_COMMIT = "164f6ff"
+"""mpifarm 0.4.0, which writes format 1."""
+
+ODD = [
+    b"true 'a\tb'",
+    b'"/bin/echo" "quoted first"',
+    b"'/bin/echo' 'also first'",
+    rb"echo back\\slash \t \n",
+    b"true \xff\x80 latin",
+    "true ünïcode, ;|".encode(),
+    b"true \x1b[31m",
+    b"exit 7",
+    b"kill -9 $$",
+]
+
+
+def test_pandas_and_duckdb_read_it_as_it_is(create_place):
+    place = create_place(ODD)
+    assert place.run() == 1
+    path = place.workdir / "attempts.tsv"
+    expected = {attempt.taskid: attempt for attempt in place.attempts()}
+    assert {*expected} == {*range(len(ODD))}
+
+    frame = pd.read_csv(path, sep="\t")
+    assert [*frame.columns] == ATTEMPTS_COLUMNS
+    table: Any = duckdb.sql(f"SELECT * FROM '{path}'")
+    assert table.columns == ATTEMPTS_COLUMNS
+    by_pandas = {row.taskid: (row.signal, row.command) for row in frame.itertuples()}
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.fetchall()]
+    by_duckdb = {row["taskid"]: (row["signal"], row["command"]) for row in rows}
+    assert by_pandas == by_duckdb
+    assert by_pandas == {
+        taskid: (max(-each.status, 0), each.command)
+        for taskid, each in expected.items()
+    }
+    assert frame.seconds.dtype.kind == "f"
+    assert str(table.types[ATTEMPTS_COLUMNS.index("started")]).startswith("TIMESTAMP")
+
+
+@pytest.mark.parametrize("logs", ["all", "packed", "failed"])
+def test_what_a_task_has_used_is_told(create_place, logs):
+    python = sys.executable
+    place = create_place(
+        [
+            f"{python} -c 'x = bytearray(300_000_000)'",
+            f"{python} -c 'while __import__(\"time\").process_time() < 0.3: pass'",
+            "printf 12345; printf 678 >&2",
+            "sleep 0.3",
+        ]
+    )
+    place.finish("--logs", logs)
+    large, busy, wordy, idle = sorted(place.attempts())
+    assert 300_000_000 < int(large.peak_memory) < 500_000_000
+    assert 0.3 <= float(busy.user_seconds) + float(busy.system_seconds) < 3
+    assert wordy.output_bytes == "8"
+    assert (idle.peak_memory, idle.output_bytes) == ("", "0")
+    assert float(idle.user_seconds) < 0.2
+    assert idle.seconds >= 0.3
+    assert {attempt.host for attempt in (large, busy)} == {os.uname().nodename}
+
+
+def test_the_output_of_a_second_attempt_is_its_own(create_place):
+    place = create_place(["printf abc; exit $((1 - PASS))"])
+    assert place.run(env={"PASS": "0"}) == 1
+    place.run_words("retry", str(place.tasklist))
+    place.finish(env={"PASS": "1"})
+    assert [each.output_bytes for each in place.attempts()] == ["3", "3"]
+
+
+def test_a_task_whose_worker_is_killed_has_a_line_for_each_attempt(create_place):
+    place = create_place(["kill -9 $PPID; sleep 60"])
+    assert place.run() == 1
+    attempts = place.attempts()
+    assert {each.outcome for each in attempts} == {"lost"}
+    assert [each.attempt for each in attempts] == [1, 2, 3]
+
+
+# ---- an older mpifarm -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def old_mpifarm(tmp_path_factory):
+    """The directory of a real mpifarm 0.4.0, out of the history."""
+    command = ["git", "-C", str(ROOT), "archive", OLD_COMMIT, "mpifarm"]
+    archived = subprocess.run(command, capture_output=True, check=False)
+    if archived.returncode:
+        pytest.skip("the history of this checkout does not have mpifarm 0.4.0")
+    directory = tmp_path_factory.mktemp("old")
+    with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as archive:
+        archive.extractall(directory, filter="data")
+    return directory
+
+
+def farm_of(directory):
+    """Environment in which ``-m mpifarm`` is that of a directory."""
+    return {"PYTHONPATH": str(directory)}
+
+
+def test_a_new_farm_goes_on_after_an_old_one(create_place, old_mpifarm):
+    place = create_place(["true", "true", "exit $CODE"])
+    old = farm_of(old_mpifarm) | {"CODE": "3"}
+    assert place.run(env=old) == 1
+    assert place.content("attempts.tsv").decode().startswith(OLD_ATTEMPTS_HEAD)
+    # its statuses are known to the commands of today
+    assert place.run_words("retry", str(place.tasklist), "--status", "3") == 0
+    place.finish(env={"CODE": "0"})
+    assert place.content("attempts.1.tsv").decode().count("\n") == 4
+    assert [each.taskid for each in place.attempts()] == [2]
+
+
+def test_an_old_farm_goes_on_after_a_new_one(create_place, old_mpifarm):
+    place = create_place(["true", "true", "exit $CODE"])
+    assert place.run(env={"CODE": "3"}) == 1
+    place.run_words("retry", str(place.tasklist))
+    old = farm_of(old_mpifarm) | {"CODE": "0"}
+    place.finish(env=old)
+    lines = place.content("attempts.tsv").decode().splitlines()
+    assert [line.count("\t") for line in lines] == [16, 16, 16, 16, 7]
+    # and the next new one tells them apart again
+    place.finish()
+    assert len(place.attempts()) == 3
+    assert place.content("attempts.1.tsv").decode().count("\n") == 2
+
+
+def test_a_new_farm_beside_an_old_one_writes_what_the_old_one_writes(
+    create_place, old_mpifarm
+):
+    place = create_place(
+        [f"touch ran.{i}; while [ ! -e go ]; do sleep 0.05; done" for i in range(4)]
+    )
+    old = place.start("-n", "2", env=farm_of(old_mpifarm))
+    wait_until(lambda: len([*place.directory.glob("ran.*")]) == 2, 30)
+    (place.workdir / "attempts.tsv").write_text(OLD_ATTEMPTS_HEAD)
+    new = place.start("-n", "2")
+    wait_until(lambda: len([*place.directory.glob("ran.*")]) == 4, 30)
+    (place.directory / "go").touch()
+    assert old.wait() == 0
+    assert new.wait() in (0, 3)
+    lines = place.content("attempts.tsv").decode().splitlines()
+    assert [line.count("\t") for line in lines] == [7] * 5
+    assert not (place.workdir / "attempts.1.tsv").exists()
