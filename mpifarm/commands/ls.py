@@ -97,7 +97,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     )
     for warning in view.warnings():
         console.print_error(warning)
-    if not selection.taskids:
+    if not (selection.taskids or chosen.json):
         console.print_error(_none_found(view, wanted))
     if chosen.ids:
         pieces = iter([f"{encode_ids(selection.taskids)}\n"])
