@@ -18,6 +18,7 @@ from hypothesis import settings
 
 from tests.farm_driver import FarmDriver, Mpirun
 from tests.leavings import leavings, remove
+from tests.recorded_terminal import Recorder
 from tests.support import (
     ROOT,
     TOKEN_VARIABLE,
@@ -69,6 +70,7 @@ def farm_environment(farm_token: str) -> dict[str, str]:
     """A clean environment: no lock area but the workdir's, no launcher's variables."""
     env = clean_environment(os.environ)
     env[TOKEN_VARIABLE] = farm_token
+    env["TERM"] = "xterm"
     if not _is_installed():
         env["PYTHONPATH"] = str(ROOT)
     return env
@@ -104,6 +106,14 @@ def farm(
 ) -> FarmDriver:
     """A directory for a tasklist, and farms of one process over it."""
     return FarmDriver(tmp_path / "a place", farm_processes, farm_environment)
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """A terminal of 80 columns that records what is written to it."""
+    recorder = Recorder()
+    yield recorder
+    recorder.close()
 
 
 @pytest.fixture

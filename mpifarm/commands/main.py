@@ -48,29 +48,22 @@ def run(argv: list[str], signals: SignalInbox) -> int:
     """
     from mpifarm.batch.launcher import launched_rank, was_launched
     from mpifarm.system.console import Console
+    from mpifarm.system.destination import find_destination
 
     first = launched_rank(os.environ) == 0
-    # Open MPI puts a terminal of its own between the first rank and a log file.
-    live = not was_launched(os.environ) or _parent_has_terminal()
-    console = Console(prints=first, is_terminal=live)
+    is_launched = was_launched(os.environ)
+    place = find_destination(1, is_launched=is_launched)
+    console = Console(prints=first, place=place)
     try:
         return _run(argv, signals, console, first=first)
     finally:
         console.close()
 
 
-def _parent_has_terminal() -> bool:
-    """Return whether the launcher, if it is our parent, writes to a terminal."""
-    try:
-        stdout = os.readlink(f"/proc/{os.getppid()}/fd/1")
-    except OSError:
-        return False
-    return stdout.startswith(("/dev/pts/", "/dev/tty"))
-
-
 def _run(
     argv: list[str], signals: SignalInbox, console: "Console", *, first: bool
 ) -> int:
+    from mpifarm.batch.launcher import was_launched
     from mpifarm.commands.options import HelpAsked, parse_arguments
     from mpifarm.errors import InputError
 
@@ -91,11 +84,23 @@ def _run(
         return error.exit_status if first else 0
     from mpifarm.farm.context import ProcessContext, UserOutput
     from mpifarm.farm.process import run_farm
+    from mpifarm.system.destination import find_destination
 
+    progress = "off" if settings.quiet else settings.progress
+    errors = find_destination(2, is_launched=was_launched(os.environ))
+    console.begin_farm(progress, errors)
     output = UserOutput(
-        console.print_line, console.show_progress, console.print_error, console.unmute
+        say=console.print_line,
+        mention=_keep_quiet if settings.quiet else console.print_line,
+        show=console.show_progress,
+        complain=console.print_error,
+        speak_up=console.unmute,
     )
     return run_farm(settings, ProcessContext(os.environ, os.environb, signals, output))
+
+
+def _keep_quiet(_: str) -> None:
+    """Print nothing (``--quiet``)."""
 
 
 def spell_out(argv: list[str]) -> list[str]:

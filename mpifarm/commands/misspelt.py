@@ -114,7 +114,7 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     "--halt --halt-on-error --fail-fast --exit-on-error --stop-on-error --bail": (
         "--max-failures 1 stops the farm at the first failed task"
     ),
-    "--eta --bar --progress --status": (
+    "--eta --bar --status": (
         "the farm shows its progress anyway, and mpifarm check LIST shows it elsewhere"
     ),
     "--dry-run --dryrun --dry_run --no-run --just-print": (
@@ -131,7 +131,7 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     ),
     "--arg-file --a -a --file -f --input --taskfile --task-file --commands"
     " --command-file --joblist --list -i": _LIST,
-    "--quiet -q --silent": "redirect what the farm prints: > farm.log",
+    "-q --silent": "--quiet prints warnings and errors alone",
     "--debug": "-v prints a line for each task",
     "--shuf --shuffle --randomize --random": (
         "tasks start in the order of the list: shuf LIST > shuffled.txt"

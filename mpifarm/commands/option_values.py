@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mpifarm.errors import InputError
-from mpifarm.model.settings import LOG_KINDS
+from mpifarm.model.settings import LOG_KINDS, PROGRESS_KINDS
 
 NO_WORDS = frozenset({"", "0", "false", "no", "off"})
 """Words after ``-v`` that mean no, in lower case."""
@@ -238,6 +238,7 @@ WORKERS = Kind(
 )
 GPUS = Kind(parse_gpus, "'auto', 'none' or a number of GPUs")
 LOGS = one_of(LOG_KINDS)
+PROGRESS = one_of(PROGRESS_KINDS)
 MPI = Kind(parse_mpi, "'auto' or 'off'", ": is its value missing?")
 ID_VARIABLE = Kind(parse_id_variable)
 MEMORY = Kind(parse_memory, "bytes, as 500M or 4G")

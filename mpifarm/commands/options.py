@@ -32,6 +32,7 @@ from mpifarm.commands.option_values import (
     NAME,
     NO_WORDS,
     NUMBER,
+    PROGRESS,
     QUARANTINE,
     RANK_TIMEOUT,
     SECONDS,
@@ -148,6 +149,8 @@ def _chosen(parser: "_Parser", words: Sequence[str]) -> argparse.Namespace:
 def _settings(chosen: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     """Make settings of parsed options; some defaults depend on list, CPUs and job."""
     values = vars(chosen)
+    if chosen.quiet and chosen.verbose:
+        raise usage_error("--quiet and --verbose contradict each other: leave one out")
     if chosen.workers is None:  # --proc without a number
         values["workers"] = os.cpu_count() or 1
     values["workdir"] = chosen.workdir or chosen.tasklist + "_workdir"
@@ -356,6 +359,15 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
             "all: a log file for each task; packed: a few files for all tasks, read by"
             " 'mpifarm log'; failed: a log file for each failed task (default:"
             " %(default)s)",
+        ),
+        Option(
+            "--progress", "progress", PROGRESS, "auto|bar|lines|off",
+            "show the state of the farm as a live line, or as lines that stay"
+            " (default: %(default)s, a live line on a terminal)",
+        ),
+        Option(
+            "--quiet", "quiet", None, None,
+            "print warnings and errors alone, and at the end what has not finished",
         ),
         Option(
             "--lock-area", "lock_area", NAME, "DIR",

@@ -41,6 +41,8 @@ class UserOutput:
 
     say: Callable[[str], None]
     """Print a line that stays; only the first rank is heard."""
+    mention: Callable[[str], None]
+    """Print a line that ``--quiet`` leaves out."""
     show: Callable[[str], None]
     """Show the state of the farm, which the next call replaces."""
     complain: Callable[[str], None]

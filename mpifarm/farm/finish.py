@@ -74,8 +74,9 @@ class Conclusion:
                 notes.append(str(error))
         self._look_at_list(notes)
         summary = self._create_summary(notes)
+        is_finished = self.status is ExitStatus.ALL_FINISHED
         for line in summary.lines():
-            output.say(line)
+            (output.mention if is_finished else output.say)(line)
         leader.write_state(self.status.value)
         try:
             leader.store.write_result(summary.payload())

@@ -53,6 +53,11 @@ class JobEnd:
             return math.inf
         return time.monotonic() + self._known - time.time()
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the end of the job is not known, or not yet."""
+        return self._known is None
+
     def take_news(self) -> list[str]:
         """Return the sentences for the user, each once."""
         news, self._untold = self._untold, []

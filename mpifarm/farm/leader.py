@@ -293,8 +293,15 @@ class Leader:
         if self._job_end.poll(self._clock.now):
             self._answer_at = float("inf")
             self.coordinator.on_deadline(self._job_end.deadline)
-            for sentence in self._job_end.take_news():
-                self._output.say(sentence)
+            self.tell_job_end()
+
+    def tell_job_end(self) -> None:
+        """Say what is known of the job's end since the last call."""
+        output = self._output
+        # With an unknown end comes the remedy, which --quiet leaves.
+        tell = output.say if self._job_end.is_unknown else output.mention
+        for sentence in self._job_end.take_news():
+            tell(sentence)
 
     def _look_around(self) -> None:
         """Look for a file ``drain``, the launcher and new hosts; show the progress."""

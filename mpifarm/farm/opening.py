@@ -21,6 +21,7 @@ from mpifarm.farm.directory import (
 )
 from mpifarm.model.paths import STATUS_FILES
 from mpifarm.model.settings import FarmDefinition, RunnerDefinition, Settings
+from mpifarm.model.wording import duration_in_words
 from mpifarm.plugins.loading import in_one_line
 from mpifarm.plugins.registry import find_handler, find_runner, find_search_path
 from mpifarm.runners import check_runner
@@ -69,7 +70,8 @@ class Opening:
         settings, process = context.settings, context.process
         self._lock_names = ""
         self._sleep = StartSleep(
-            process.signals, context.begun, settings.timeout, self._tell_of_lock
+            *(process.signals, context.begun, settings.timeout),
+            *(self._tell_of_lock, self._show_wait),
         )
         self._sleep.may_end_start = not takes_over
         self._patience = Patience(
@@ -80,6 +82,10 @@ class Opening:
         self._context.process.output.say(
             f"the lock ({self._lock_names}) is held by another farmer; waiting for it"
         )
+
+    def _show_wait(self) -> None:
+        waited = duration_in_words(time.monotonic() - self._context.begun)
+        self._context.process.output.show(f"waiting for the lock, {waited} so far")
 
     def patiently(self, act: Callable[[], T]) -> T:
         """Call `act`, again for the grace time while the disk fails; return its result.
@@ -181,7 +187,7 @@ class StartSleep:
     """The sleeps of a start that waits for the lock or the disk.
 
     A signal or the timeout ends them.  `tell` is called once, when the sleeps for the
-    lock have taken `TELL_SECONDS`.
+    lock have taken `TELL_SECONDS`, and `show` at each sleep for it after that.
     """
 
     def __init__(
@@ -190,6 +196,7 @@ class StartSleep:
         begun: float,
         timeout: float | None,
         tell: Callable[[], None],
+        show: Callable[[], None] = lambda: None,
     ) -> None:
         self.may_end_start = True
         """Whether signals and the timeout end the start."""
@@ -197,6 +204,7 @@ class StartSleep:
         self._ends = math.inf if timeout is None else begun + timeout
         self._slept = 0.0
         self._tell = tell
+        self._show = show
 
     def __call__(self, seconds: float) -> None:
         """Sleep for the lock; raise `FutileError` after a signal or at the timeout."""
@@ -204,6 +212,8 @@ class StartSleep:
         before, self._slept = self._slept, self._slept + seconds
         if before <= TELL_SECONDS < self._slept and self.may_end_start:
             self._tell()
+        elif before > TELL_SECONDS and self.may_end_start:
+            self._show()
         self._check("while waiting for the lock, which another farmer holds")
 
     def pause(self, seconds: float) -> None:

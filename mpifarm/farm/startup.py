@@ -61,14 +61,15 @@ def lead_farm(context: RankContext) -> FarmEnd:
             context, tasks, opened, job_end, context.settings.policy
         )
         leader.coordinator.forecast.expect(durations)
-        _say(context, *describe_farm(context, leader), *warnings)
+        _mention(context, describe_farm(context, leader))
+        _say(context, *warnings)
         _say(context, describe_limit(leader))
         _say(context, warn_of_directory(leader))
         _say(context, warn_of_binding(context))
         idle_nodes = IdleNodes(context, tasks)
         _say(context, idle_nodes.warn_at_start())
         leader.watch_hosts(idle_nodes.warn_of_hosts)
-        _say(context, *job_end.take_news())
+        leader.tell_job_end()
         agent = context.create_agent(leader.hear, time.monotonic())
         agent.lead()
         agent.join()
@@ -97,7 +98,8 @@ def take_over(
         held = sorted(opened.store.held)
         leader = _create_leader(context, tasks, opened, job_end, policy, held)
         opening.patiently(lambda: _count_failures_on(leader))
-        _say(context, _describe_loss(leader, agent.host), *job_end.take_news())
+        _say(context, _describe_loss(leader, agent.host))
+        leader.tell_job_end()
         agent.send_through(leader.hear)
         with suppress(InputError):  # it has been read before, and is only a help
             leader.coordinator.forecast.expect(_read_durations(context))
@@ -128,6 +130,11 @@ def _say(context: RankContext, *sentences: str) -> None:
     for sentence in sentences:
         if sentence:
             context.process.output.say(sentence)
+
+
+def _mention(context: RankContext, sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        context.process.output.mention(sentence)
 
 
 def _run_to_the_end(context: RankContext, leader: Leader, agent: Agent) -> FarmEnd:

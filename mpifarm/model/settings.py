@@ -11,6 +11,10 @@ LOG_KINDS = ("all", "packed", "failed")
 for each task that failed."""
 
 
+PROGRESS_KINDS = ("auto", "bar", "lines", "off")
+"""The values of ``--progress``: by the output, a live line, lines that stay, none."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskLimits:
     """The limits of each command, and the signal that a stop sends to it."""
@@ -63,6 +67,10 @@ class Settings:
     """Workers on this rank (``--proc``)."""
     timeout: float | None = None
     verbose: bool = False
+    quiet: bool = False
+    """Whether only warnings, errors and failures are told."""
+    progress: str = "auto"
+    """How the state of the farm is shown: one of `PROGRESS_KINDS`."""
     runner: str = "default"
     handler: str = "default"
     grace: float = 2.0

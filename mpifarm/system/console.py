@@ -4,7 +4,7 @@ Rules of this file: nothing here raises, and only `Console.close` waits.  Text t
 stream does not take at once is kept, and written with the next text.  A reader that is
 slow or gone costs lines, never the farm.  Texts may hold names of tasks and files that
 strangers have chosen: each text passes `printable`, so that no control character but
-our own reaches the terminal.
+our own reaches the terminal, and none at all a log.
 """
 
 import os
@@ -12,14 +12,29 @@ import select
 import stat
 import time
 
+from mpifarm.system.destination import Destination, Place, find_destination
+from mpifarm.system.time_of_day import describe_now
+
 LIVE_SECONDS = 0.5
 """Seconds between two updates of the live line on a terminal."""
 
 LOG_SECONDS = 30.0
 """Seconds between two progress lines in a log."""
 
+LINE_SECONDS = 9.0
+"""Seconds between two progress lines on a terminal, or where that is unknown.
+
+A farm shows its state once a second, so that there are never more than 10 s between two
+lines."""
+
+LATER_SECONDS = 59.0
+"""The same after `EARLY_SECONDS` where the place is unknown: it may be a log."""
+
+EARLY_SECONDS = 600.0
+"""Seconds for which an output of unknown place is taken for a terminal."""
+
 FIRST_LOG_SECONDS = 5.0
-"""Seconds until the first progress line in a log."""
+"""Seconds until the first progress line where there is no live line."""
 
 PATIENCE_SECONDS = 1.0
 """Seconds for which the end of a farm waits for a slow reader."""
@@ -68,6 +83,12 @@ class Stream:
             self._kept += text.encode("utf-8", "backslashreplace")
         self.flush(0.0)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the reader has not taken all text; it is offered once more."""
+        self.flush(0.0)
+        return bool(self._kept)
+
     def flush(self, patience: float) -> None:
         """Write kept text, waiting up to `patience` seconds for the reader."""
         until = time.monotonic() + patience
@@ -98,39 +119,53 @@ def _reopen_without_blocking(fd: int) -> int:
     return fd
 
 
-def _columns_of(fd: int) -> int:
-    """Return the width of a terminal; 80 if it is unknown."""
-    try:
-        return os.get_terminal_size(fd).columns or 80
-    except OSError:
-        return 80
-
-
 class Console:
     """The standard output and error of this process; only errors unless it `prints`.
 
-    With `is_terminal` False there is no live line, even if `out` is a terminal.
+    `place` is where `out` ends, by default as `find_destination` says.
     """
 
     def __init__(
-        self, *, prints: bool, is_terminal: bool = True, out: int = 1, err: int = 2
+        self,
+        *,
+        prints: bool,
+        place: Destination | None = None,
+        out: int = 1,
+        err: int = 2,
     ) -> None:
         self._prints = prints
         self._out = Stream(out)
         self._err = Stream(err)
-        self._is_terminal = prints and is_terminal and os.isatty(out)
-        self._columns = _columns_of(out) if self._is_terminal else 0
-        first = 0.0 if self._is_terminal else FIRST_LOG_SECONDS
-        self._show_at = time.monotonic() + first
+        self._destination = place or find_destination(out)
+        self._progress = "auto"
+        self._has_times = False
+        self._errors_have_times = False
+        self._begun = time.monotonic()
+        self._show_at = self._begun + self._first_seconds()
         self._live = False
+
+    def begin_farm(self, progress: str, errors: Destination) -> None:
+        """Show the state as `progress` says from now on, and the time in a log.
+
+        `progress`: "auto", "bar", "lines" or "off".  `errors` is where standard error
+        ends.
+        """
+        self._progress = progress
+        self._has_times = not self._destination.path
+        self._errors_have_times = not errors.path
+        self._show_at = self._begun + self._first_seconds()
 
     def unmute(self) -> None:
         """Print from now on: the rank that has printed so far is lost."""
         self._prints = True
 
     def print_line(self, line: str) -> None:
-        """Remove the live line, and print a line that stays, after "mpifarm: "."""
-        self._write(f"{self._clear()}mpifarm: {printable(line)}\n")
+        """Remove the live line, and print a line that stays, after "mpifarm: ".
+
+        In a log, a farm's line begins with the time of day.
+        """
+        when = f"{describe_now()} " if self._has_times else ""
+        self._write(f"{self._clear()}{when}mpifarm: {printable(line)}\n")
 
     def print_text(self, text: str) -> None:
         """Print a text of several lines, without a prefix."""
@@ -141,20 +176,52 @@ class Console:
             self._out.write(text)
 
     def show_progress(self, line: str) -> None:
-        """Print the state of the farm, if it is time: a live line, or a line in a log.
+        """Print the state of the farm, if it is time: a live line, or one that stays.
 
-        Every `LIVE_SECONDS` on a terminal, every `LOG_SECONDS` in a log.
+        A live line is drawn again every `LIVE_SECONDS`.  Lines that stay come every
+        `LOG_SECONDS` in a log, every `LINE_SECONDS` on a terminal.
         """
         now = time.monotonic()
-        if now < self._show_at:
+        if now < self._show_at or self._progress == "off" or not self._prints:
             return
-        self._show_at = now + (LIVE_SECONDS if self._is_terminal else LOG_SECONDS)
-        if self._is_terminal:
-            # Of a line that wraps, only the last part could be overwritten.
-            self._write(f"\r\x1b[K{printable(line)[: self._columns - 1]}")
-            self._live = True
+        self._show_at = now + self._pause(now)
+        if self._has_bar:
+            if not self._out.is_behind:
+                self._draw(printable(line))
         else:
             self.print_line(line)
+
+    def _draw(self, line: str) -> None:
+        """Draw the live line, as wide as the terminal is now."""
+        # Of a line that wraps, only the last part could be overwritten.
+        width = self._destination.count_columns() - 1
+        self._out.write(f"\r\x1b[K{line[:width]}{self._stay()}")
+        self._live = True
+
+    def _stay(self) -> str:
+        """Return what lets a launcher forward text, and the cursor stay on its line."""
+        # Launchers may forward whole lines alone, so the line ends; the cursor goes up
+        # before, and the newline takes it down again.
+        return "" if self._destination.place is Place.TERMINAL else "\x1b[A\n"
+
+    @property
+    def _has_bar(self) -> bool:
+        if self._progress == "auto":
+            return bool(self._destination.path)
+        return self._progress == "bar" and self._destination.place is not Place.LOG
+
+    def _first_seconds(self) -> float:
+        return 0.0 if self._has_bar else FIRST_LOG_SECONDS
+
+    def _pause(self, now: float) -> float:
+        """Return the seconds from one state to the next."""
+        if self._has_bar:
+            return LIVE_SECONDS
+        if self._destination.place is Place.LOG:
+            return LOG_SECONDS
+        if self._destination.path or now - self._begun < EARLY_SECONDS:
+            return LINE_SECONDS
+        return LATER_SECONDS
 
     def print_error(self, line: str) -> None:
         """Print a mistake or a defect to standard error, on any rank.
@@ -162,8 +229,9 @@ class Console:
         The live line is removed.  A defect has several lines, with a traceback.
         """
         if clear := self._clear():
-            self._out.write(clear)
-        self._err.write(f"mpifarm: {printable(line, _LINES)}\n")
+            self._out.write(f"{clear}{self._stay()}")
+        when = f"{describe_now()} " if self._errors_have_times else ""
+        self._err.write(f"{when}mpifarm: {printable(line, _LINES)}\n")
 
     def close(self) -> None:
         """Write kept text, waiting up to `PATIENCE_SECONDS` for each slow reader."""

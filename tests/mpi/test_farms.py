@@ -120,8 +120,9 @@ def test_a_log_gets_whole_lines_and_no_terminal_codes(farm):
     assert_ends(child, 0)
     lines = child.text().splitlines()
     assert "\x1b" not in child.text()
-    assert all(line.startswith("mpifarm: ") for line in lines)
-    assert lines[-1] == "mpifarm: exit status 0: all tasks of the list are finished"
+    assert all(" mpifarm: " in line for line in lines)
+    end = " mpifarm: exit status 0: all tasks of the list are finished"
+    assert lines[-1].endswith(end)
 
 
 def test_two_farms_under_mpirun_share_a_list(farm):

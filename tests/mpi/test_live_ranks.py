@@ -136,7 +136,8 @@ class LiveFarm:
 
     def context(self, pool, signals, **settings):
         settings = {"workers": 2, "grace": 0.5, **settings}
-        output = UserOutput(self.said.append, self.said.append, self.said.append)
+        say = self.said.append
+        output = UserOutput(say, say, say, say)
         return RankContext(
             Settings(self.directory + "/tasks.txt", self.workdir, **settings),
             ProcessContext({}, {}, signals, output),

@@ -41,8 +41,8 @@ def test_256_workers_run_256_tasks_at_once_without_a_warning(create_place, files
     os.close(go)
     assert place.finished() == [*range(256)]
     said = [line for line in child.text().splitlines() if "/256 done" not in line]
-    assert [line.removeprefix("mpifarm: ")[:10] for line in said] == [
-        *(said[0][9:19], "1 rank of ", "the lock o"),
+    assert [line.partition(" mpifarm: ")[2][:10] for line in said] == [
+        *(said[0][35:45], "1 rank of ", "the lock o"),
         *("256 finish", "this farm ", "exit statu"),
     ]
 

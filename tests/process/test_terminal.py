@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.farm_driver import MPIFARM
 from tests.support import survivors, wait_until
 
 ON_A_TERMINAL = """
@@ -35,6 +36,8 @@ import os, sys
 os.dup2(os.open(sys.argv[1], os.O_WRONLY | os.O_NOCTTY), int(sys.argv[2]))
 os.execv(sys.argv[3], sys.argv[3:])
 """
+
+TIMED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d mpifarm: .*")
 
 SLEEP = "echo $$ >> begun; exec sleep 60"
 
@@ -143,6 +146,32 @@ def test_a_terminal_that_nobody_reads_does_not_hold_up_the_farm(
     assert place.finished() == list(range(2000))
 
 
+def test_a_terminal_is_told_of_the_state_each_second(create_place, recorder):
+    place = create_place(["sleep 1"] * 12)
+    launch = place.alone(1, *MPIFARM, "-n", "2", str(place.tasklist))
+    assert recorder.record(place.start_command(recorder.put_before(launch))) == 0
+    assert recorder.longest_gap() < 4
+    screen = recorder.screen()
+    assert all(line.startswith("mpifarm: ") for line in screen if line), screen
+    assert "exit status 0" in screen[-2]
+
+
+def test_a_quiet_farm_tells_of_what_failed_alone(create_place):
+    place = create_place(["true", "exit 3"])
+    assert place.run("--quiet") == 1
+    farm = place.start("--quiet", "--retries", "0")
+    assert farm.wait() == 1
+    assert "exit status 1" in farm.text()
+    assert "1 rank of" not in farm.text()
+
+
+def test_quiet_and_verbose_contradict_each_other(create_place):
+    place = create_place(["true"])
+    farm = place.start("--quiet", "-v")
+    assert farm.wait() == 2
+    assert "leave one out" in farm.text()
+
+
 # ---- a file --------------------------------------------------------------------------
 
 
@@ -153,7 +182,7 @@ def test_a_file_gets_plain_lines_only(create_place):
     text = shown(farm)
     assert "\x1b" not in text
     assert "\r" not in text
-    assert all(line.startswith("mpifarm: ") for line in text.splitlines())
+    assert all(TIMED.fullmatch(line) for line in text.splitlines())
 
 
 def test_verbose_gives_a_line_for_each_task(create_place):
@@ -220,7 +249,7 @@ def test_a_slow_reader_gets_whole_lines(create_place):
     farm = place.start(before=before)
     assert farm.wait() == 0
     lines = farm.text().splitlines()
-    assert all(line.startswith("mpifarm: ") for line in lines)
+    assert all(TIMED.fullmatch(line) for line in lines)
     assert "exit status 0" in lines[-1]
     assert len([line for line in lines if " finished after " in line]) == 1500
 

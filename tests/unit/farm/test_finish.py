@@ -142,7 +142,8 @@ class ConcludedFarm:
             tally=Tally(0.0),
             write_state=self.states.append,
         )
-        output = SimpleNamespace(say=self.said.append, complain=self.said.append)
+        say = self.said.append
+        output = SimpleNamespace(say=say, mention=say, complain=say)
         context: Any = SimpleNamespace(
             settings=Settings("list", "list_workdir", in_array=in_array),
             process=SimpleNamespace(output=output, environ={}),

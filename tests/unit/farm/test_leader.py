@@ -204,6 +204,7 @@ class FakeJobEnd:
     ) -> None:
         self.deadline = deadline
         self.is_open = answers_at < math.inf
+        self.is_unknown = False
         self.looks = 0
         self._answers_at = answers_at
 
@@ -254,7 +255,9 @@ class LedFarm:
         self.agent.join()
 
     def _create_leader(self, *, verbose: bool) -> Leader:
-        output = SimpleNamespace(say=self._say, show=self.shown.append)
+        output = SimpleNamespace(
+            say=self._say, mention=self._say, show=self.shown.append
+        )
         context: Any = SimpleNamespace(
             comm=self.comm,
             settings=Settings("list", "list_workdir", verbose=verbose),

@@ -39,6 +39,9 @@ class FakeLeader:
     def take_over(self, agent: Any, early: Any) -> None:
         self.calls.append(("take over", early))
 
+    def tell_job_end(self) -> None:
+        """There is no job."""
+
     def run(self, agent: Any, conclude: Callable[[], None]) -> None:
         self.calls.append("run")
 
@@ -75,7 +78,9 @@ class Started:
         )
         self.trace: Any = SimpleNamespace(watch_coordinator=self._watch)
         output = SimpleNamespace(
-            say=self.order.append, speak_up=lambda: self.order.append("speak up")
+            say=self.order.append,
+            mention=self.order.append,
+            speak_up=lambda: self.order.append("speak up"),
         )
         self.comm: Any = SimpleNamespace(
             size=4,

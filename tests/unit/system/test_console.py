@@ -7,12 +7,16 @@ the tests.
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
+import struct
 import termios
 import threading
+import time
 import tty
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -24,6 +28,7 @@ from mpifarm.system.console import (
     PATIENCE_SECONDS,
     Console,
 )
+from mpifarm.system.destination import Destination, Place
 from tests.unit.virtual_rank import Clock
 
 DEADLINE = 3.0
@@ -72,7 +77,8 @@ def err() -> Iterator[Ends]:
 
 
 @pytest.fixture
-def terminal() -> Iterator[Ends]:
+def terminal(monkeypatch) -> Iterator[Ends]:
+    monkeypatch.setenv("TERM", "xterm")
     ends = Ends(*pty.openpty())
     tty.setraw(ends.writer)  # a newline is a newline
     yield ends
@@ -282,13 +288,124 @@ def test_a_complaint_clears_the_live_line_and_a_file_gets_no_escapes(
     assert terminal.read() == "\r\x1b[K"
 
 
-def test_no_live_line_where_none_is_wanted(terminal, clock):
-    console = Console(
-        prints=True, is_terminal=False, out=terminal.writer, err=terminal.writer
-    )
-    clock.advance(LOG_SECONDS)
+def test_a_live_line_is_as_wide_as_the_terminal_is_now(terminal, clock):
+    console = open_console(terminal, terminal)
+    for columns in (20, 200, 10):
+        set_columns(terminal, columns)
+        console.show_progress("x" * 300)
+        clock.advance(LIVE_SECONDS)
+        assert terminal.read() == "\r\x1b[K" + "x" * (columns - 1)
+
+
+def set_columns(terminal: Ends, columns: int) -> None:
+    size = struct.pack("HHHH", 24, columns, 0, 0)
+    fcntl.ioctl(terminal.writer, termios.TIOCSWINSZ, size)
+
+
+def test_a_terminal_that_is_not_read_is_offered_no_more_states(terminal, clock):
+    console = open_console(terminal, terminal)
+    termios.tcflow(terminal.writer, termios.TCOOFF)
+    for number in range(2000):
+        console.show_progress(f"state {number}")
+        clock.advance(1.0)
+    termios.tcflow(terminal.writer, termios.TCOON)
+    shown = terminal.read().count("state")
+    console.show_progress("state now")
+    assert shown < 100
+    assert terminal.read().endswith("state now")
+
+
+# ---- behind a launcher ---------------------------------------------------------------
+
+BEHIND = Destination(Place.FORWARDED, "/dev/null")
+
+
+def test_a_launcher_gets_whole_lines_and_the_cursor_stays_on_the_live_line(out, clock):
+    console = Console(prints=True, place=BEHIND, out=out.writer, err=out.writer)
+    console.begin_farm("auto", BEHIND)
     console.show_progress("1 done")
-    assert terminal.read() == "mpifarm: 1 done\n"
+    assert out.read() == "\r\x1b[K1 done\x1b[A\n"
+    console.print_error("rank 3 is lost")
+    assert out.read() == "\r\x1b[K\x1b[A\nmpifarm: rank 3 is lost\n"
+    clock.advance(LIVE_SECONDS)
+    console.show_progress("2 done")
+    console.print_line("the end")
+    assert out.read() == "\r\x1b[K2 done\x1b[A\n\r\x1b[Kmpifarm: the end\n"
+
+
+# ---- when a state is shown, and how --------------------------------------------------
+
+LOG, UNKNOWN = Destination(Place.LOG), Destination(Place.UNKNOWN)
+TERMINAL = Destination(Place.TERMINAL, "/dev/null")
+
+
+def shown_at(out: Ends, clock: Clock, place: Destination, progress: str) -> list[float]:
+    """Show a state each second for 15 min; return when one was printed."""
+    console = Console(prints=True, place=place, out=out.writer, err=out.writer)
+    console.begin_farm(progress, place)
+    begun, moments = clock.now, []
+    for _ in range(900):
+        console.show_progress("a state")
+        if out.read():
+            moments.append(clock.now - begun)
+        clock.advance(1.0)
+    return moments
+
+
+def gaps(moments: list[float]) -> list[float]:
+    return [later - before for before, later in pairwise([0.0, *moments])]
+
+
+@pytest.mark.parametrize("progress", ["auto", "bar", "lines"])
+def test_a_log_has_a_state_each_half_minute(out, clock, progress):
+    moments = shown_at(out, clock, LOG, progress)
+    assert moments[:3] == [5, 35, 65]
+    assert set(gaps(moments)) == {5, 30}
+
+
+@pytest.mark.parametrize("place", [TERMINAL, BEHIND])
+def test_a_terminal_has_a_line_each_ten_seconds_where_lines_are_wanted(
+    out, clock, place
+):
+    assert max(gaps(shown_at(out, clock, place, "lines"))) <= 10
+
+
+def test_an_unknown_place_has_a_line_each_ten_seconds_and_later_each_minute(out, clock):
+    moments = shown_at(out, clock, UNKNOWN, "auto")
+    early = [moment for moment in moments if moment < 600]
+    assert max(gaps(early)) <= 10
+    assert set(gaps(moments)[len(early) + 1 :]) == {59}
+
+
+@pytest.mark.parametrize("place", [TERMINAL, BEHIND, UNKNOWN])
+def test_a_live_line_comes_each_second_where_it_is_wanted(out, clock, place):
+    assert len(shown_at(out, clock, place, "bar")) == 900
+
+
+@pytest.mark.parametrize("place", [TERMINAL, BEHIND, UNKNOWN, LOG])
+def test_no_state_comes_where_none_is_wanted(out, clock, place):
+    assert shown_at(out, clock, place, "off") == []
+
+
+@pytest.mark.parametrize("place", [UNKNOWN, LOG])
+def test_each_line_of_a_log_has_the_time_of_day_once_a_farm_has_begun(
+    out, err, place, monkeypatch
+):
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    console = Console(prints=True, place=place, out=out.writer, err=err.writer)
+    console.print_line("before")
+    console.begin_farm("auto", place)
+    console.print_line("a")
+    console.print_error("b")
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+05:30"
+    assert re.fullmatch(rf"mpifarm: before\n{moment} mpifarm: a\n", out.read())
+    assert re.fullmatch(rf"{moment} mpifarm: b\n", err.read())
+    monkeypatch.undo()
+    time.tzset()
+
+
+# ---- a terminal that does not read ---------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [10, 80, 1000, 4000])
