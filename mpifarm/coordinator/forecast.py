@@ -5,13 +5,17 @@ microsecond; a look costs a few milliseconds, so the caller looks seldom.
 """
 
 from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from mpifarm.coordinator.list_end import TimeLeft
 from mpifarm.coordinator.running import RunningTasks
 from mpifarm.coordinator.running_ages import RunningAges
 from mpifarm.coordinator.state import FarmState
-from mpifarm.coordinator.time_left import TimeLeftEstimator
 from mpifarm.model.task import Result
+
+if TYPE_CHECKING:
+    from mpifarm.coordinator.time_left import TimeLeftEstimator
+    from mpifarm.model.wording import TimeLeft
 
 
 class Forecast:
@@ -28,9 +32,17 @@ class Forecast:
         self.running = running
         self._known: Mapping[int, float] = {}
         self._total = total
-        self._estimator = TimeLeftEstimator(total, now)
+        self._begun = now
         self._ended = 0
         self._seconds = 0.0
+
+    @cached_property
+    def _estimator(self) -> "TimeLeftEstimator":
+        # At the first task that ends: the import takes longer than all else here, and
+        # the first command does not wait for it.
+        from mpifarm.coordinator.time_left import TimeLeftEstimator
+
+        return TimeLeftEstimator(self._total, self._begun)
 
     def expect(self, known: Mapping[int, float]) -> None:
         """Learn what tasks are said to take, by id, in seconds."""
@@ -53,7 +65,7 @@ class Forecast:
 
     def estimate(
         self, now: float, wall: float, done: int, share: float
-    ) -> TimeLeft | None:
+    ) -> "TimeLeft | None":
         """Return the time left; None if nothing is known yet.
 
         `wall`: the time since the epoch.  `done`: tasks of the list that have ended.

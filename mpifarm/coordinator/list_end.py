@@ -16,9 +16,9 @@ are busy until nothing waits any more; then the last tasks run on.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from mpifarm.coordinator.lifetimes import Ages, Lifetimes
+from mpifarm.model.wording import TimeLeft
 
 TENTH = 1.2816 * 1.2
 """The normal distribution's, beyond which a tenth lies; and 1.2 for what the models do
@@ -40,14 +40,6 @@ EVEN = 0.25
 
 MAX_AGES = 48
 """Classes of ages that are gone through again and again."""
-
-
-class TimeLeft(NamedTuple):
-    """The seconds left; four times in five the end is between `low` and `high`."""
-
-    low: float
-    likely: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from dataclasses import replace
 from mpifarm.coordinator.lifetimes import Ages, Lifetimes, class_of
 from mpifarm.coordinator.list_end import (
     Outlook,
-    TimeLeft,
     estimate_running,
     estimate_waiting,
 )
@@ -28,6 +27,7 @@ from mpifarm.coordinator.list_order import (
     find_order,
     quantile_of,
 )
+from mpifarm.model.wording import TimeLeft
 
 NODES = 32
 """Places at which a slope is evaluated."""

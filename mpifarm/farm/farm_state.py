@@ -11,8 +11,8 @@ from typing import Any
 from mpifarm import __version__
 from mpifarm.batch.job import find_job
 from mpifarm.coordinator.coordinator import Coordinator
-from mpifarm.coordinator.list_end import TimeLeft
 from mpifarm.farm.context import RankContext
+from mpifarm.model.wording import TimeLeft
 from mpifarm.store import Store
 from mpifarm.store.attempts import encode_time
 

@@ -336,7 +336,7 @@ class Leader:
             failed,
             self.coordinator.count_running(),
             rate,
-            "" if left is None else time_left_in_words(*left),
+            "" if left is None else time_left_in_words(left),
         )
 
     def _wait(self, agent: Agent) -> None:

@@ -6,9 +6,9 @@ Rules of this file: at most half a percent of rank 0's time.
 import time
 
 from mpifarm.coordinator.coordinator import Coordinator, Phase
-from mpifarm.coordinator.list_end import TimeLeft
 from mpifarm.errors import StorageError
 from mpifarm.farm.summary import Tally
+from mpifarm.model.wording import TimeLeft
 from mpifarm.store import Store
 from mpifarm.store.attempts import COMPLETED, Column, read_last_rows
 

@@ -3,6 +3,8 @@
 Rules of this file: pure; it imports nothing of mpifarm.
 """
 
+from typing import NamedTuple
+
 
 def counted(number: int, noun: str = "task", plural: str = "") -> str:
     """Return a number with its noun: ``1 task``, ``2 tasks``.
@@ -44,11 +46,17 @@ ROUGH = (
 SECONDS_OF = {"s": 1, "min": 60, "h": 3600, "days": 86400}
 
 
-def time_left_in_words(low: float, likely: float, high: float) -> str:
-    """Return a time left: ``about 2 h 10 min left, 1 h 50 to 2 h 40``.
+class TimeLeft(NamedTuple):
+    """The seconds left; four times in five the end is between `low` and `high`."""
 
-    All are seconds; the end is expected between `low` and `high`.
-    """
+    low: float
+    likely: float
+    high: float
+
+
+def time_left_in_words(left: TimeLeft) -> str:
+    """Return a time left: ``about 2 h 10 min left, 1 h 50 to 2 h 40``."""
+    low, likely, high = left
     number, unit = _roughly(likely)
     words = f"about {number} {unit} left"
     first, last = _roughly(low), _roughly(high)

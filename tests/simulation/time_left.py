@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mpifarm.coordinator.list_end import TimeLeft
 from mpifarm.coordinator.running_ages import RunningAges
 from mpifarm.coordinator.time_left import TimeLeftEstimator
 from mpifarm.model.messages import Report, ToCoordinator
+from mpifarm.model.wording import TimeLeft
 from tests.simulation.costs import Costs
 from tests.simulation.farm import BigFarm
 from tests.simulation.lists import KINDS, create_list, five_lists

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpifarm.coordinator.lifetimes import Lifetimes, class_of
-from mpifarm.coordinator.list_end import MAX_AGES, TimeLeft, thin_out
+from mpifarm.coordinator.list_end import MAX_AGES, thin_out
 from mpifarm.coordinator.list_order import MAX_BLOCKS, PlaceBlocks, find_order
 from mpifarm.coordinator.running_ages import MAX_CLASSES, RunningAges
 from mpifarm.coordinator.time_left import TimeLeftEstimator
+from mpifarm.model.wording import TimeLeft
 from tests.simulation.lists import KINDS, create_list
 from tests.simulation.replay import Replayed
 from tests.simulation.time_left import judge, judge_farm

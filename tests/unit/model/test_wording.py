@@ -4,6 +4,7 @@ import pytest
 
 from mpifarm.coordinator.walltime import Walltime
 from mpifarm.model.wording import (
+    TimeLeft,
     agree,
     counted,
     duration_in_words,
@@ -72,4 +73,4 @@ def test_the_time_that_tasks_take_is_told_as_people_say_it(seconds, told):
     ],
 )
 def test_the_time_left_is_told_as_people_say_it(seconds, words):
-    assert time_left_in_words(*seconds) == words
+    assert time_left_in_words(TimeLeft(*seconds)) == words
