@@ -6,8 +6,12 @@ an `InputError`, before anything is changed.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
+from mpifarm import __version__
+from mpifarm.batch.job import find_job
+from mpifarm.coordinator.state import RankRecord
 from mpifarm.errors import InputError
 from mpifarm.farm.context import RankContext
 from mpifarm.farm.directory import (
@@ -19,6 +23,7 @@ from mpifarm.farm.directory import (
 )
 from mpifarm.farm.leader import Leader
 from mpifarm.farm.unused_options import find_unused
+from mpifarm.model.host_names import fold_hosts
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import RunnerDefinition, Settings
@@ -34,9 +39,23 @@ from mpifarm.system.cpus import (
 from mpifarm.system.files import is_there
 from mpifarm.tasklists import ListTaskList, TaskList, is_plain
 
+BATCH_SYSTEMS = {
+    "slurm": "Slurm",
+    "lsf": "LSF",
+    "pbs": "PBS",
+    "flux": "Flux",
+    "oar": "OAR",
+    "cobalt": "Cobalt",
+    "sge": "Grid Engine",
+}
+"""The batch systems of `find_job`, as users write them."""
+
+MAX_HOSTS = 500
+"""Characters of the line of hosts: names without numbers can't be folded."""
+
 
 def describe_farm(context: RankContext, leader: Leader) -> Sequence[str]:
-    """Return the first lines: the list, the ranks, the lock."""
+    """Return the first lines: this process, the list, the ranks, the lock."""
     definition = leader.coordinator.definition
     workers = context.settings.workers
     total = len(leader.coordinator.commands)
@@ -48,7 +67,42 @@ def describe_farm(context: RankContext, leader: Leader) -> Sequence[str]:
     )
     ranks = f"{counted(context.size, 'rank')} of {counted(workers, 'worker')}"
     where = f"{ranks}, workdir {definition.workdir}"
-    return what, where, leader.lock.describe()
+    who = _describe_process(context, definition.directory)
+    return who, what, where, leader.lock.describe()
+
+
+def _describe_process(context: RankContext, directory: str) -> str:
+    job = find_job(context.process.environ)
+    in_job = f", {BATCH_SYSTEMS.get(job[0], job[0])} job {job[1]}" if job else ""
+    return f"version {__version__} on {os.uname().nodename}{in_job}, in {directory}"
+
+
+def describe_ranks(ranks: Iterable[RankRecord]) -> str:
+    """Return the ranks by host: ``ranks: n[1-8] × 4 ranks × 16 workers``."""
+    by_host = defaultdict[str, list[int]](list)
+    for record in ranks:
+        by_host[record.host].append(record.workers)
+    missing = len(by_host.pop("", ()))
+    alike = defaultdict[str, list[str]](list)
+    for host, workers in by_host.items():
+        alike[_describe_workers(workers)].append(host)
+    groups = [f"{fold_hosts(hosts)} {times}" for times, hosts in alike.items()]
+    rest = f"; {counted(missing, 'rank has', 'ranks have')} not joined yet"
+    return f"ranks: {_shorten('; '.join(groups))}{rest if missing else ''}"
+
+
+def _describe_workers(workers: Sequence[int]) -> str:
+    """Return the words for the workers of the ranks on one host."""
+    if len(workers) == 1:
+        return f"× {counted(workers[0], 'worker')}"
+    each = {*workers}
+    if len(each) > 1:
+        return f"× {len(workers)} ranks, {sum(workers)} workers"
+    return f"× {len(workers)} ranks × {counted(each.pop(), 'worker')}"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_HOSTS else f"{text[: MAX_HOSTS - 1]}…"
 
 
 def describe_limit(leader: Leader) -> str:

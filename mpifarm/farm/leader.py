@@ -6,7 +6,7 @@ event; the coordinator's effects are carried out in their order.
 
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import assert_never
 
 from mpifarm.coordinator.coordinator import (
@@ -23,6 +23,7 @@ from mpifarm.coordinator.coordinator import (
     Tell,
     Transact,
 )
+from mpifarm.coordinator.state import RankRecord
 from mpifarm.errors import StorageError
 from mpifarm.farm.agent import Agent, RankPhase
 from mpifarm.farm.context import RankContext
@@ -40,6 +41,9 @@ from mpifarm.store import Recorded, Store
 from mpifarm.store.farm_file import FarmFile
 from mpifarm.system.event_loop import Clock, Waiter
 from mpifarm.system.lock import WorkdirLock
+
+JOIN_SECONDS = 30.0
+"""Seconds after which the ranks are told by host, though some have not joined."""
 
 LOOK_SECONDS = 1.0
 """Seconds between two looks for a ``drain`` file and for the launcher."""
@@ -99,12 +103,23 @@ class Leader:
         self._states = FarmStates(coordinator, store, context)
         self._farm_file = FarmFile(store.paths, coordinator.definition.farm, now)
         self._describe_hosts: Callable[[Collection[str]], str] | None = None
+        self._describe_ranks: Callable[[Iterable[RankRecord]], str] | None = None
+        self._ranks_told_by = now + JOIN_SECONDS
         self._conclude: Callable[[], None] = lambda: None
 
-    def watch_hosts(self, describe: Callable[[Collection[str]], str]) -> None:
-        """Print `describe` of the hosts once all have joined; no effect without MPI."""
+    def watch_hosts(
+        self,
+        describe: Callable[[Collection[str]], str],
+        describe_ranks: Callable[[Iterable[RankRecord]], str],
+    ) -> None:
+        """Print both once all ranks have joined; no effect without MPI.
+
+        `describe` says what is wrong with the hosts, "" if nothing; `describe_ranks`
+        who is where, after `JOIN_SECONDS` at the latest.
+        """
         if self._comm is not None:
             self._describe_hosts = describe
+            self._describe_ranks = describe_ranks
 
     def hear(self, message: ToCoordinator) -> None:
         """Hand a message of this rank's own agent to the coordinator."""
@@ -313,9 +328,17 @@ class Leader:
         if self._comm is not None and os.getppid() != self._parent:
             self._parent = os.getppid()
             self.coordinator.on_launcher_gone(self._clock.now)
+        if self._describe_ranks is not None:
+            self._look_at_ranks(self._describe_ranks)
         if self._describe_hosts is not None:
             self._look_at_hosts(self._describe_hosts)
         self._output.show(self.progress())
+
+    def _look_at_ranks(self, describe: Callable[[Iterable[RankRecord]], str]) -> None:
+        ranks = self.coordinator.ranks.values()
+        if all(each.host for each in ranks) or self._clock.now >= self._ranks_told_by:
+            self._describe_ranks = None
+            self._output.mention(describe(ranks))
 
     def _look_at_hosts(self, describe: Callable[[Collection[str]], str]) -> None:
         hosts = {record.host for record in self.coordinator.ranks.values()}

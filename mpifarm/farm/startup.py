@@ -18,6 +18,7 @@ from mpifarm.farm.first_words import (
     check_list,
     describe_farm,
     describe_limit,
+    describe_ranks,
     warn_of_binding,
     warn_of_directory,
     warn_of_unused,
@@ -68,7 +69,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
         _say(context, warn_of_binding(context))
         idle_nodes = IdleNodes(context, tasks)
         _say(context, idle_nodes.warn_at_start())
-        leader.watch_hosts(idle_nodes.warn_of_hosts)
+        leader.watch_hosts(idle_nodes.warn_of_hosts, describe_ranks)
         leader.tell_job_end()
         agent = context.create_agent(leader.hear, time.monotonic())
         agent.lead()

@@ -119,6 +119,14 @@ def _reopen_without_blocking(fd: int) -> int:
     return fd
 
 
+def _fit(line: str, width: int) -> str:
+    """Return the first parts of a line, separated by commas, that fit into `width`."""
+    if len(line) <= width:
+        return line
+    end = line.rfind(", ", 0, width + 2)
+    return line[: end if end > 0 else max(0, width)]
+
+
 class Console:
     """The standard output and error of this process; only errors unless it `prints`.
 
@@ -194,8 +202,8 @@ class Console:
     def _draw(self, line: str) -> None:
         """Draw the live line, as wide as the terminal is now."""
         # Of a line that wraps, only the last part could be overwritten.
-        width = self._destination.count_columns() - 1
-        self._out.write(f"\r\x1b[K{line[:width]}{self._stay()}")
+        fitting = _fit(line, self._destination.count_columns() - 1)
+        self._out.write(f"\r\x1b[K{fitting}{self._stay()}")
         self._live = True
 
     def _stay(self) -> str:

@@ -42,7 +42,7 @@ def test_256_workers_run_256_tasks_at_once_without_a_warning(create_place, files
     assert place.finished() == [*range(256)]
     said = [line for line in child.text().splitlines() if "/256 done" not in line]
     assert [line.partition(" mpifarm: ")[2][:10] for line in said] == [
-        *(said[0][35:45], "1 rank of ", "the lock o"),
+        *("version 0.", said[1][35:45], "1 rank of ", "the lock o"),
         *("256 finish", "this farm ", "exit statu"),
     ]
 

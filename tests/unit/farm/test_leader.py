@@ -15,7 +15,7 @@ import pytest
 from mpifarm.coordinator.coordinator import Coordinator, Transact
 from mpifarm.errors import StorageError
 from mpifarm.farm.agent import Agent, RankPhase
-from mpifarm.farm.leader import Leader
+from mpifarm.farm.leader import JOIN_SECONDS, Leader
 from mpifarm.farm.summary import Tally
 from mpifarm.farm.transactions import HEARTBEAT_SECONDS, StoreWriter, Written
 from mpifarm.model.messages import Join, Ping, Rejoin, Shutdown, Stop, ToRank
@@ -632,12 +632,23 @@ def test_the_hosts_are_looked_at_once_when_all_have_joined():
         seen.append(hosts)
         return "all on one node"
 
-    farm.leader.watch_hosts(describe)
+    farm.leader.watch_hosts(describe, lambda ranks: f"{len([*ranks])} ranks")
     farm.hear_at(2.5, 1, Join("node0", 7, 0))
     farm.run()
+    (told,) = farm.told("2 ranks")
+    assert 2.5 <= told <= 3.6
     assert seen == [{"node0"}]
     (moment,) = farm.told("all on one node")
     assert 2.5 <= moment <= 3.6
+
+
+def test_the_ranks_are_told_after_a_while_if_some_do_not_join():
+    farm = LedFarm(4, seconds=40.0, size=2)
+    farm.leader.watch_hosts(lambda hosts: "", lambda ranks: f"{len([*ranks])} ranks")
+    farm.hear_at(38.0, 1, Join("node0", 7, 0))
+    farm.run()
+    (told,) = farm.told("2 ranks")
+    assert JOIN_SECONDS <= told <= JOIN_SECONDS + 2
 
 
 def test_the_answer_of_the_batch_system_is_told_and_heeded():

@@ -219,7 +219,9 @@ def test_a_farm_begins_in_this_order(monkeypatch):
     monkeypatch.setattr(startup, "IdleNodes", lambda context, tasks: idle_nodes)
     monkeypatch.setattr(
         *(FakeLeader, "watch_hosts"),
-        lambda leader, describe: start.order.append(f"watch {describe}"),
+        lambda leader, describe, describe_ranks: start.order.append(
+            f"watch {describe}"
+        ),
         raising=False,
     )
     start.context.create_agent = lambda send, now: SimpleNamespace(

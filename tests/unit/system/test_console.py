@@ -297,6 +297,18 @@ def test_a_live_line_is_as_wide_as_the_terminal_is_now(terminal, clock):
         assert terminal.read() == "\r\x1b[K" + "x" * (columns - 1)
 
 
+def test_the_last_parts_are_left_out_where_a_live_line_is_too_long(terminal, clock):
+    console = open_console(terminal, terminal)
+    for columns, shown in ((20, "1 done, 2 min left"), (19, "1 done, 2 min left")):
+        set_columns(terminal, columns)
+        console.show_progress("1 done, 2 min left, 1 to 3 min")
+        clock.advance(LIVE_SECONDS)
+        assert terminal.read() == f"\r\x1b[K{shown}"
+    set_columns(terminal, 18)
+    console.show_progress("1 done, 2 min left, 1 to 3 min")
+    assert terminal.read() == "\r\x1b[K1 done"
+
+
 def set_columns(terminal: Ends, columns: int) -> None:
     size = struct.pack("HHHH", 24, columns, 0, 0)
     fcntl.ioctl(terminal.writer, termios.TIOCSWINSZ, size)
