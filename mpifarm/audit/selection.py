@@ -7,7 +7,6 @@ at.
 import heapq
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Final, NamedTuple
 
 from mpifarm.audit.view import State, View
@@ -53,24 +52,25 @@ def select(
     since the epoch.  Raises `StorageError`.
     """
     states = wanted.states or _ALL
-    taskids = view.ids_in(*states)
-    if not (with_attempts or wanted.need_attempts):
-        return Selection(taskids, LastAttempts({}))
-    are_all = len(taskids) > view.total // 4
-    attempts = view.read_attempts(None if are_all else taskids)
-    if wanted.need_attempts:
-        matcher = _Matcher(view, attempts, wanted, now)
-        if wanted.slowest is None:
-            taskids = sorted(taskid for taskid, _ in matcher.find(states))
-        else:
-            found = matcher.find(states)
-            taskids = [
-                taskid
-                for taskid, _ in heapq.nlargest(
-                    wanted.slowest, found, key=lambda each: (each[1], -each[0])
-                )
-            ]
-    return Selection(taskids, attempts)
+    if not wanted.need_attempts:
+        taskids = view.ids_in(*states)
+        known = _read_attempts(view, states) if with_attempts else LastAttempts({})
+        return Selection(taskids, known)
+    attempts = _read_attempts(view, states)
+    found = _Matcher(view, attempts, wanted, now).find(states)
+    if wanted.slowest is None:
+        return Selection(sorted(-negative for _, negative in found), attempts)
+    slowest = heapq.nlargest(wanted.slowest, found)
+    return Selection([-negative for _, negative in slowest], attempts)
+
+
+def _read_attempts(view: View, states: frozenset[State]) -> LastAttempts:
+    """Read the last attempts of the tasks in these states, or of all tasks.
+
+    To leave some out takes longer than to keep them, unless they are most.
+    """
+    count = sum(view.counts[state] for state in states)
+    return view.read_attempts(None if count > view.total // 4 else view.ids_in(*states))
 
 
 class _Matcher:
@@ -86,8 +86,11 @@ class _Matcher:
         statuses = wanted.statuses
         self._statuses = None if statuses is None else {b"%d" % n for n in statuses}
 
-    def find(self, states: frozenset[State]) -> Iterator[tuple[int, float]]:
-        """Yield the ids of wanted tasks, and their seconds (0 if not asked for)."""
+    def find(self, states: frozenset[State]) -> Iterator[tuple[float, int]]:
+        """Yield the seconds of each wanted task (0 if not asked for), and minus its id.
+
+        So the greatest is the slowest, and the first of those that took equally long.
+        """
         for state in states:
             taskids = self._view.ids_in(state)
             if state is State.RUNNING:
@@ -95,30 +98,26 @@ class _Matcher:
             else:
                 yield from self._find_ended(state, taskids)
 
-    def _find_running(self, taskids: list[int]) -> Iterator[tuple[int, float]]:
+    def _find_running(self, taskids: list[int]) -> Iterator[tuple[float, int]]:
         least = self._wanted.longer_than or 0.0
         for taskid in taskids:
             place = self._view.running[taskid]
             seconds = self._now - place.started
             is_there = self._is_wanted_host(place.host.encode())
             if self._statuses is None and seconds >= least and is_there:
-                yield taskid, seconds
+                yield seconds, -taskid
 
     def _find_ended(
         self, state: State, taskids: list[int]
-    ) -> Iterator[tuple[int, float]]:
+    ) -> Iterator[tuple[float, int]]:
         # A million tasks pass here, so each condition is looked up once only.
         wanted, statuses, least = self._wanted, self._statuses, self._wanted.longer_than
         needs_time = least is not None or wanted.slowest is not None
         needs_host = wanted.host is not None
         last = Column.SECONDS if needs_time else Column.HOST
-        find = partial(self._attempts.fields, column=last)
         is_ended, is_finished = state in _ENDED, state is State.FINISHED
         seconds = 0.0
-        for taskid in taskids:
-            fields = find(taskid)
-            if not fields:
-                continue
+        for taskid, fields in self._attempts.rows(taskids, last):
             # See `view.is_of`.
             if is_ended and (fields[Column.OUTCOME] == COMPLETED) is not is_finished:
                 continue
@@ -133,7 +132,7 @@ class _Matcher:
                     continue
                 if least is not None and not seconds >= least:
                     continue
-            yield taskid, seconds
+            yield seconds, -taskid
 
     def _is_wanted_host(self, host: bytes) -> bool:
         if self._wanted.host is None:
