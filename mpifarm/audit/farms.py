@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from mpifarm.audit.audit import ClaimView
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.wording import TimeLeft
 from mpifarm.store.attempts import parse_time
 from mpifarm.store.farm_file import list_farm_files, read_farm_file
 from mpifarm.store.farm_liveness import FarmLiveness
@@ -24,6 +25,13 @@ SILENT_SECONDS: Final = 60.0
 
 MAX_EARLIER: Final = 10
 """Farms without a claim that are looked at, those that wrote last."""
+
+ENDING_SECONDS: Final = 10.0
+"""Seconds for which a farm without a claim may be one that ends just now."""
+
+ENDING_LOOKS: Final = 4
+ENDING_PAUSE: Final = 0.25
+"""Looks at such a farm, and seconds between them."""
 
 
 class RankReport(NamedTuple):
@@ -46,14 +54,6 @@ class RunningReport(NamedTuple):
     started: float
 
 
-class TimeLeftReport(NamedTuple):
-    """The time left in seconds from when it was written, and its range."""
-
-    low: float
-    likely: float
-    high: float
-
-
 class FarmReport(NamedTuple):
     """A state that a farm has written; times are in seconds since the epoch."""
 
@@ -72,7 +72,8 @@ class FarmReport(NamedTuple):
     """That of a farm that has ended."""
     running_count: int
     rate: float
-    time_left: TimeLeftReport | None
+    time_left: TimeLeft | None
+    """From when it was written on."""
     ranks: tuple[RankReport, ...]
     running: tuple[RunningReport, ...]
 
@@ -135,7 +136,7 @@ def read_farms(
     ]
     claimed = {farm.farm[:FAMILY] for farm in farms}
     others = [name for name in newest.values() if name[:FAMILY] not in claimed]
-    farms += _find_earlier(paths, others[:MAX_EARLIER])
+    farms += _find_earlier(paths, others[:MAX_EARLIER], now)
     return farms
 
 
@@ -160,9 +161,19 @@ def _find_farm(paths: WorkdirPaths, claim: ClaimView, now: float) -> Farm:
     return Farm(claim.farm, life, heard, claim, report)
 
 
-def _find_earlier(paths: WorkdirPaths, names: Sequence[str]) -> Iterator[Farm]:
+def _find_earlier(
+    paths: WorkdirPaths, names: Sequence[str], now: float
+) -> Iterator[Farm]:
     for name in names:
         report = find_report(paths, name)
+        # A farm that ends gives its claim up first, and says so a moment later.
+        for _ in range(ENDING_LOOKS):
+            if report is None or report.exit_status is not None:
+                break
+            if now - report.written > ENDING_SECONDS:
+                break
+            time.sleep(ENDING_PAUSE)
+            report = find_report(paths, name)
         if report is not None:
             ended = report.exit_status is not None
             life = Life.ENDED if ended else Life.DIED
@@ -234,11 +245,11 @@ def _parse_running(entry: Any, hosts: dict[int, str]) -> RunningReport:
     )
 
 
-def _parse_time_left(entry: Any) -> TimeLeftReport | None:
+def _parse_time_left(entry: Any) -> TimeLeft | None:
     if entry is None:
         return None
     with suppress(KeyError, TypeError, ValueError):
-        return TimeLeftReport(*(_real(entry[name]) for name in TimeLeftReport._fields))
+        return TimeLeft(*(_real(entry[name]) for name in TimeLeft._fields))
     return None
 
 

@@ -13,6 +13,7 @@ SUBCOMMANDS: Final[Mapping[str, Sequence[str]]] = {
     ),
     "retry": ("--failed", "--ids", "--status"),
     "selftest": ("--kill-a-rank",),
+    "status": ("--watch", "--json"),
     "supervise": ("--max-restarts",),
     "timeline": (),
 }

@@ -31,11 +31,12 @@ def _by_name(table: Mapping[str, str]) -> Mapping[str, str]:
 
 
 COMMANDS_OF_OTHERS: Final = _by_name({
-    "status stat info progress state watch top monitor summary dashboard": (
-        "mpifarm check LIST says what is finished, failed and left, also while farms"
-        " run, and mpifarm ls LIST --running which tasks farms have taken"
+    "stat info progress state watch top htop monitor summary dashboard eta ps squeue"
+    " qstat bjobs": (
+        "mpifarm status LIST says what is finished and failed, what runs where since"
+        " when, and how long it takes still; --watch shows it again and again"
     ),
-    "ps list tasks jobs queue squeue qstat show find filter dir": (
+    "list tasks jobs queue show find filter dir": (
         "mpifarm ls LIST lists the tasks, and --failed, --running, --waiting or"
         " --slowest 10 some of them"
     ),
@@ -115,7 +116,7 @@ OPTIONS_OF_OTHERS: Final = _by_name({
         "--max-failures 1 stops the farm at the first failed task"
     ),
     "--eta --bar --status": (
-        "the farm shows its progress anyway, and mpifarm check LIST shows it elsewhere"
+        "the farm shows its progress anyway, and mpifarm status LIST shows it elsewhere"
     ),
     "--dry-run --dryrun --dry_run --no-run --just-print": (
         "mpifarm check LIST says what is finished and left, and --canary 4 runs four"

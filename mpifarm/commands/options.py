@@ -50,6 +50,7 @@ from mpifarm.model.settings import Policy, Settings, TaskLimits
 
 _EPILOG = """\
 subcommands, each with a --help of its own:
+  mpifarm status WORKDIR     say what goes on, what hangs, and how long still
   mpifarm check WORKDIR      say what is finished, failed, left and wrong
   mpifarm ls WORKDIR         list the tasks: state, status, host, time, command
   mpifarm log WORKDIR ID     print what a task has written

@@ -64,7 +64,7 @@ FIRST_HEADER: Final = "\t".join(FIRST_COLUMNS).encode() + b"\n"
 _LAST_LINES = 4096
 """Bytes at the end of the file by which it is known who has written last."""
 
-_BYTES_AT_ONCE = 1 << 20
+BYTES_AT_ONCE = 1 << 20
 
 _ODD = re.compile("[\x00-\x1f\\\\\x7f\ud800-\udfff]|^[\"']")
 _NAMED: Final = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
@@ -225,7 +225,7 @@ def read_rows(paths: WorkdirPaths) -> Iterator[list[bytes]]:
     Raises `StorageError`.
     """
     for path in (paths.first_attempts, paths.attempts):
-        for lines in cut_behind_lines(_blocks_of(path)):
+        for lines in cut_behind_lines(blocks_of(path)):
             yield from split_rows(lines)
 
 
@@ -296,15 +296,15 @@ def read_last_attempts(
 
     Raises `StorageError`.
     """
-    reader = _LastReader(None if wanted is None else {*wanted})
+    reader = LastReader(None if wanted is None else {*wanted})
     if reader.wanted != set():
         for path in (paths.first_attempts, paths.attempts):
-            for lines in cut_behind_lines(_blocks_of(path)):
+            for lines in cut_behind_lines(blocks_of(path)):
                 reader.feed(lines)
     return LastAttempts(reader.last, are_plain=reader.are_plain)
 
 
-class _LastReader:
+class LastReader:
     """A reader of last attempts: a microsecond for each line."""
 
     def __init__(self, wanted: set[int] | None) -> None:
@@ -348,10 +348,11 @@ def _is_attempt(line: bytes) -> bool:
     )
 
 
-def _blocks_of(path: str) -> Iterator[bytes]:
+def blocks_of(path: str) -> Iterator[bytes]:
+    """Yield the content of a file in blocks of `BYTES_AT_ONCE`."""
     with file_contents.content_of(path) as (_, content):
-        for begin in range(0, len(content or b""), _BYTES_AT_ONCE):
-            yield (content or b"")[begin : begin + _BYTES_AT_ONCE]
+        for begin in range(0, len(content or b""), BYTES_AT_ONCE):
+            yield (content or b"")[begin : begin + BYTES_AT_ONCE]
 
 
 def encode_time(seconds: float) -> str:

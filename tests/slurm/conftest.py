@@ -30,8 +30,8 @@ from tests.support import (
 NODES = 18
 CPUS = 4
 
-NAMED_NODES = 5
-"""A job on four of them, and one on a single node beside it."""
+NAMED_NODES = 8
+"""A job on all of them; or one on four, and one on a single node beside it."""
 
 QUICK = 10
 """Tasks that are done when a signal comes."""
@@ -96,7 +96,7 @@ def slurm_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def named_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """That of a second cluster: five nodes, each with a host name of its own."""
+    """That of a second cluster: eight nodes, each with a host name of its own."""
     if os.geteuid() != 0:
         skip_where_allowed("only root can give the nodes of a Slurm names of their own")
     errors = tmp_path_factory.mktemp("named") / "errors.txt"

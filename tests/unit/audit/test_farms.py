@@ -74,7 +74,7 @@ def test_without_a_claim_a_farm_has_ended_or_died(paths):
 
 def test_a_farm_that_another_rank_leads_now_did_not_die(paths):
     write_farm(paths, "aaaaaaaa01", written=NOW - 90)
-    write_farm(paths, "aaaaaaaa02", written=NOW - 5)
+    write_farm(paths, "aaaaaaaa02", written=NOW - 15)
     claims = [
         claim("aaaaaaaa01", FarmLiveness.DEAD),
         claim("aaaaaaaa02", FarmLiveness.RUNNING),
@@ -105,12 +105,13 @@ def test_a_farm_without_a_file_has_its_claim_alone(paths):
     ],
 )
 def test_a_file_with_odd_values_counts_as_none(paths, change):
-    write_farm(paths, FARM, written=NOW, **change)
+    write_farm(paths, FARM, written=NOW - 60, **change)
     assert read_farms(paths, [], NOW) == []
 
 
 def test_odd_entries_are_left_out(paths):
-    write_farm(paths, FARM, written=NOW, running={5: (1, 3, NOW)}, time_left=7)
+    early = NOW - 60
+    write_farm(paths, FARM, written=early, running={5: (1, 3, NOW)}, time_left=7)
     path = Path(paths.farm(FARM))
     state = json.loads(path.read_text())
     state["running"] += [None, {}, {"task": "x"}, {"task": 6, "started": "soon"}]
@@ -125,7 +126,17 @@ def test_odd_entries_are_left_out(paths):
 
 def test_the_time_left_is_read_if_a_farm_tells_it(paths):
     left = {"low": 60, "likely": 90.5, "high": 120}
-    write_farm(paths, FARM, written=NOW, time_left=left)
+    write_farm(paths, FARM, written=NOW - 60, time_left=left)
     (farm,) = read_farms(paths, [], NOW)
     assert farm.report
     assert farm.report.time_left == (60.0, 90.5, 120.0)
+
+
+def test_a_farm_that_has_just_given_up_its_claim_says_how_it_ended(paths, monkeypatch):
+    def wait(_):
+        write_farm(paths, FARM, written=NOW, exit_status=0)
+
+    monkeypatch.setattr("mpifarm.audit.farms.time.sleep", wait)
+    write_farm(paths, FARM, written=NOW - 1)
+    (farm,) = read_farms(paths, [], NOW)
+    assert farm.life is Life.ENDED

@@ -274,7 +274,7 @@ def test_a_line_with_odd_values_is_no_attempt(site):
 
 
 def test_a_large_file_is_read_in_parts(site, monkeypatch):
-    monkeypatch.setattr("mpifarm.store.attempts._BYTES_AT_ONCE", 100)
+    monkeypatch.setattr("mpifarm.store.attempts.BYTES_AT_ONCE", 100)
     rows = [Attempt(taskid, status=taskid) for taskid in ALL]
     (site.root / "attempts.tsv").write_text(format_attempts(*rows))
     attempts = look(site).read_attempts()

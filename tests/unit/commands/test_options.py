@@ -360,10 +360,11 @@ def test_an_option_of_another_tool_is_answered_by_what_does_the_same(line, named
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("status tasks.txt", "mpifarm has no status"),
-        ("status tasks.txt", "mpifarm check LIST"),
-        ("status", "mpifarm check LIST"),
-        ("-n 4 status tasks.txt", "mpifarm check LIST"),
+        ("progress tasks.txt", "mpifarm has no progress"),
+        ("top tasks.txt", "mpifarm status LIST"),
+        ("watch", "mpifarm status LIST"),
+        ("-n 4 squeue tasks.txt", "mpifarm status LIST"),
+        ("-n 4 status tasks.txt", "a subcommand stands first: mpifarm status"),
         ("submit tasks.txt", "sbatch jobs/requeue.slurm LIST"),
         ("stats tasks.txt", "result.json"),
         ("run tasks.txt", "give the list alone"),
@@ -373,7 +374,7 @@ def test_an_option_of_another_tool_is_answered_by_what_does_the_same(line, named
         ("usage", "mpifarm --help"),
         ("-n 4 check tasks.txt", "a subcommand stands first: mpifarm check"),
         ("chekc tasks.txt", "did you mean mpifarm check?"),
-        ("ps tasks.txt", "mpifarm ls LIST"),
+        ("ps tasks.txt", "mpifarm status LIST"),
         ("list tasks.txt", "mpifarm ls LIST"),
         ("queue", "mpifarm ls LIST"),
         ("history tasks.txt", "mpifarm joblog LIST --gnu"),
@@ -404,7 +405,7 @@ def test_a_name_with_spaces_that_is_there_is_to_be_quoted(tmp_path, monkeypatch)
     )
 
 
-@pytest.mark.parametrize("name", ["status", "submit", "run", "help"])
+@pytest.mark.parametrize("name", ["summary", "submit", "run", "help"])
 def test_a_list_that_is_named_as_a_subcommand_of_others_is_a_list(
     name, tmp_path, monkeypatch
 ):

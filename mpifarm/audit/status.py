@@ -1,0 +1,201 @@
+"""What goes on in a workdir, put together for those who look.
+
+Rules of this file: it reads, without the lock, and words nothing.  Times are in seconds
+since the epoch, ages in seconds.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, NamedTuple
+
+from mpifarm.audit.causes.lines import last_lines
+from mpifarm.audit.farms import (
+    Farm,
+    Life,
+    RunningReport,
+    read_farms,
+)
+from mpifarm.audit.view import State, View, is_of, read_view
+from mpifarm.model.wording import TimeLeft
+from mpifarm.output.tails import read_tail
+from mpifarm.store.attempts import Attempt
+from mpifarm.store.attempts_scan import (
+    count_completed_lines,
+    count_without_attempt,
+    find_last_attempts,
+)
+from mpifarm.store.farm_liveness import Machine
+from mpifarm.store.target import Target
+
+RECORD_SECONDS: Final = 0.2
+"""Seconds within which a farm writes the attempt of a task that it calls finished."""
+
+RECENT_SECONDS: Final = 24 * 3600.0
+"""Seconds for which a farm that has died, and has no claim any more, is told of."""
+
+OWN_LINE: Final = "=== mpifarm: "
+"""The beginning of mpifarm's own lines in a log."""
+
+
+class Running(NamedTuple):
+    """A running task, its farm, and what that said of it."""
+
+    farm: Farm
+    report: RunningReport
+
+
+class FailedTask(NamedTuple):
+    """A task that failed.
+
+    `attempt` is None if another farmer has run it, `last_line` "" without an output.
+    """
+
+    taskid: int
+    attempt: Attempt | None
+    last_line: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a workdir, at `now`."""
+
+    view: View
+    farms: list[Farm]
+    failed: list[FailedTask]
+    """The tasks that failed last, the last one first."""
+    by_others: int
+    """Finished tasks without an attempt of mpifarm's."""
+    now: float
+
+    @property
+    def live(self) -> list[Farm]:
+        """The farms that live, or may."""
+        return [farm for farm in self.farms if farm.lives]
+
+    @property
+    def dead(self) -> list[Farm]:
+        """The farms that died and still hold tasks, or died lately."""
+        return [
+            farm
+            for farm in self.farms
+            if farm.life is Life.DIED
+            and (farm.claim or self.now - farm.heard < RECENT_SECONDS)
+        ]
+
+    @property
+    def last_ended(self) -> Farm | None:
+        """The farm that ended last by itself, None if there is none."""
+        ended = [farm for farm in self.farms if farm.life is Life.ENDED]
+        return max(ended, key=lambda farm: farm.heard, default=None)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether any farmer lives, or may: a plain farmer has tasks in no file."""
+        return bool(self.live) or self.view.counts[State.NOWHERE] > 0
+
+    @cached_property
+    def counts(self) -> Mapping[State, int]:
+        """The number of tasks in each state; RUNNING are those that farms count.
+
+        CLAIMED are those that farms have taken, and that have not begun.
+        """
+        counts = dict(self.view.counts)
+        taken = counts[State.RUNNING] + counts[State.CLAIMED]
+        told = [farm.report.running_count for farm in self.live if farm.report]
+        running = min(taken, max(sum(told), counts[State.RUNNING]))
+        return counts | {State.RUNNING: running, State.CLAIMED: taken - running}
+
+    @cached_property
+    def running(self) -> list[Running]:
+        """The tasks of which it is known where they run, the longest-running first."""
+        found = [
+            Running(farm, each)
+            for farm in self.live
+            for each in farm.find_running()
+            if self.view.state(each.taskid) is State.RUNNING
+        ]
+        return sorted(found, key=lambda each: each.report.started)
+
+    def find_unended(self, farm: Farm) -> list[RunningReport]:
+        """Return what a dead farm ran and has not ended, the longest-running first."""
+        ran = farm.report.running if farm.report else ()
+        found = [
+            each
+            for each in ran
+            if self.view.state(each.taskid) is not State.FINISHED
+            and (farm.claim is None or each.taskid in farm.held)
+        ]
+        return sorted(found, key=lambda each: each.started)
+
+    @property
+    def rate(self) -> float | None:
+        """The tasks per second of all farms, None if none tells it."""
+        rates = [farm.report.rate for farm in self.live if farm.report]
+        return sum(rates) if rates else None
+
+    @property
+    def time_left(self) -> TimeLeft | None:
+        """The time left from now on, of the farm that expects the latest end."""
+        found = [
+            TimeLeft(*(max(0.0, each - age) for each in left))
+            for farm in self.live
+            if farm.report and (left := farm.report.time_left)
+            for age in [max(0.0, self.now - farm.report.written)]
+        ]
+        return max(found, key=lambda left: left.likely, default=None)
+
+
+def read_status(
+    target: Target,
+    environ: Mapping[str, str],
+    *,
+    most_failed: int,
+    machine: Machine | None = None,
+) -> Status:
+    """Read the workdir and what its farms say; `most_failed` tasks are looked up.
+
+    Raises `InputError` if the list cannot be used, `StorageError` if the disk fails.
+    """
+    view = read_view(target, environ, machine)
+    now = time.time()
+    farms = read_farms(view.paths, view.claims, now)
+    failed = _find_failed(view, most_failed)
+    return Status(view, farms, failed, _count_by_others(view), now)
+
+
+def _find_failed(view: View, most: int) -> list[FailedTask]:
+    taskids = view.last_failed(most)
+    attempts = find_last_attempts(view.paths, taskids)
+    found = []
+    for taskid in taskids:
+        attempt = attempts.find(taskid)
+        if attempt and not is_of(State.FAILED, attempt.outcome.encode()):
+            attempt = None
+        tail = read_tail(view.paths.logs, taskid)
+        found.append(FailedTask(taskid, attempt, _find_last_line(tail)))
+    return found
+
+
+def _find_last_line(tail: bytes) -> str:
+    """Return the last line with text that is not mpifarm's own, "" if there is none."""
+    for line in reversed(last_lines(tail, 3)):
+        if not line.startswith(OWN_LINE):
+            return line
+    return ""
+
+
+def _count_by_others(view: View) -> int:
+    """Return the number of finished tasks without an attempt of mpifarm's."""
+    finished = view.counts[State.FINISHED]
+    # As many attempts as tasks: the quick answer for a list of a million tasks.
+    if not finished or count_completed_lines(view.paths) == finished:
+        return 0
+    ids = view.ids_in(State.FINISHED)
+    found = count_without_attempt(view.paths, ids)
+    if found and view.live_farms:
+        # A farm that lives may have been about to write attempts.
+        time.sleep(RECORD_SECONDS)
+        found = count_without_attempt(view.paths, ids)
+    return found

@@ -1,0 +1,132 @@
+"""``mpifarm status``: the arguments, and the loop of ``--watch``.
+
+Rules of this file: it prints what `words` and `encoding` make of a `Status`.  Between
+two states it holds nothing open.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any, Final
+
+from mpifarm.audit.status import Status, read_status
+from mpifarm.commands.sink import Sink
+from mpifarm.commands.status.encoding import encode_status
+from mpifarm.commands.status.screen import Screen
+from mpifarm.commands.status.words import describe
+from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.commands.target import add_target_arguments, find_target, patience_of
+from mpifarm.errors import ExitStatus, InputError
+from mpifarm.system.console import Console
+from mpifarm.system.patience import try_again
+
+WATCH_SECONDS: Final = 2.0
+"""Seconds between two states, unless the user says otherwise."""
+
+MIN_SECONDS: Final = 0.1
+MAX_SHARE: Final = 0.25
+"""Share of the time that readings take at most, however long the list is."""
+
+MAX_SHOWN: Final = 5
+"""Failed tasks that are shown."""
+
+INTERRUPTED: Final = 130
+"""The exit status after Ctrl-C, as a shell has it."""
+
+_DESCRIPTION = (
+    "Say what goes on in a workdir, also while farms run: how many tasks are finished,"
+    " failed, running and waiting, how long it takes still, which farms live and where,"
+    " which tasks run longest and on which host, what failed last."
+)
+_EPILOG = (
+    "Exit status: 0, whatever goes on; 2 the command line or an input is wrong; 75 the"
+    " disk fails; 130 after Ctrl-C."
+)
+
+
+def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
+    """Run ``mpifarm status``: print the state, with ``--watch`` until nothing lives.
+
+    Return the exit status.  Raises `InputError` and `StorageError`.
+    """
+    chosen = _parse(argv)
+    seconds = None if chosen.watch is None else _parse_seconds(chosen.watch)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _run(chosen, console, environ, seconds)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # its reader has seen enough
+        pass
+    return ExitStatus.ALL_FINISHED
+
+
+def _run(
+    chosen: Any, console: Console, environ: Mapping[str, str], seconds: float | None
+) -> None:
+    patience = patience_of(console.print_error)
+    target = try_again(lambda: find_target(chosen), patience)
+
+    def read() -> Status:
+        return read_status(target, environ, most_failed=MAX_SHOWN)
+
+    sink = Sink()
+    screen = Screen(sink, is_live=seconds is not None)
+    while True:
+        begun = time.monotonic()
+        status = try_again(read, patience)
+        cost = time.monotonic() - begun
+        if chosen.json:
+            sink.write(json.dumps(encode_status(status)).encode("ascii") + b"\n")
+        else:
+            ends = seconds is None or not status.goes_on
+            screen.show(describe(status, screen.width), status.now, is_last=ends)
+        if seconds is None or not status.goes_on:
+            return
+        sink.wait(max(seconds, cost / MAX_SHARE))
+
+
+def _parse(argv: list[str]) -> Any:
+    parser = SubcommandParser("status", _DESCRIPTION)
+    parser.epilog = _EPILOG
+    add_target_arguments(parser)
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        help=f"again every SECONDS ({WATCH_SECONDS:g} without a number), until Ctrl-C"
+        " or until no farm lives any more",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object, on one line"
+    )
+    return parser.parse_args(_with_seconds(argv))
+
+
+def _with_seconds(argv: list[str]) -> list[str]:
+    """Return `argv` with a number of seconds for each ``--watch``.
+
+    argparse would take the workdir behind ``--watch`` for one.
+    """
+    words = list[str]()
+    for place, word in enumerate(argv):
+        after = argv[place + 1] if place + 1 < len(argv) else ""
+        is_number = after.replace(".", "", 1).replace("-", "", 1).isdecimal()
+        if word == "--watch" and not is_number:
+            word = f"--watch={WATCH_SECONDS}"  # noqa: PLW2901 - the word as it is meant
+        words.append(word)
+    return words
+
+
+def _parse_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not isfinite(seconds) or seconds < MIN_SECONDS:
+        raise InputError(
+            f"--watch takes seconds, {MIN_SECONDS:g} or more, not {text!r:.60}"
+        )
+    return min(seconds, 24 * 3600.0)

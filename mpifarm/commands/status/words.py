@@ -1,0 +1,314 @@
+"""The words of ``mpifarm status``.
+
+Rules of this file: pure; lines without newlines.  Names of tasks, hosts and files pass
+`printable` here, or in `format_table`.
+"""
+
+import shlex
+import textwrap
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from mpifarm.audit.farms import Farm, FarmReport, Life, RunningReport
+from mpifarm.audit.status import FailedTask, Status
+from mpifarm.audit.view import State
+from mpifarm.commands.status.encoding import find_lost
+from mpifarm.commands.table import TableColumn, format_table
+from mpifarm.farm.summary import status_in_words
+from mpifarm.model.host_names import fold_hosts
+from mpifarm.model.task import Outcome
+from mpifarm.model.wording import agree, counted, duration_in_words, time_left_in_words
+from mpifarm.store.attempts import Attempt
+from mpifarm.store.target import farm_words_of, words_of
+from mpifarm.system.console import printable
+
+MAX_RUNNING: Final = 5
+"""Running tasks that are shown, those that have run longest."""
+
+MAX_DEAD: Final = 3
+"""Farms that died and are told of, and tasks of each."""
+
+MAX_TEXT: Final = 120
+"""Characters of a command or a line that are shown where no terminal is."""
+
+_COUNTED: Final = (
+    (State.FINISHED, "finished", True),
+    (State.FAILED, "failed", True),
+    (State.RUNNING, "running", True),
+    (State.CLAIMED, "taken, not begun", False),
+    (State.WAITING, "waiting", True),
+    (State.ORPHANED, "with dead farms", False),
+    (State.NOWHERE, "in no file", False),
+    (State.UNKNOWN, "known to the tasklist alone", False),
+)
+"""The states in words, and whether a 0 is said."""
+
+
+def describe(status: Status, width: int | None) -> list[str]:
+    """Return the lines; `width` is that of the terminal, None where there is none."""
+    sentences = [
+        *_describe_counts(status),
+        *_describe_pace(status),
+        *_describe_others(status),
+        *_describe_state(status),
+    ]
+    lines = [*_wrap(sentences, width)]
+    farms = [each for farm in status.live for each in _describe_farm(farm, status.now)]
+    farms += _describe_dead(status)
+    if farms:
+        lines += ["", *_wrap(farms, width)]
+    if status.running:
+        lines += ["", "running longest:", *_list_running(status, width)]
+    if status.failed:
+        lines += ["", "failed last:", *_list_failed(status.failed, width)]
+    return lines
+
+
+def _wrap(sentences: Iterable[str], width: int | None) -> Iterator[str]:
+    for sentence in sentences:
+        text = printable(sentence)
+        if width is None or len(text) <= width:
+            yield text
+        else:
+            yield from textwrap.wrap(
+                text, width, subsequent_indent="    ", break_on_hyphens=False
+            )
+
+
+# ---- the list -----------------------------------------------------------------------
+
+
+def _describe_counts(status: Status) -> Iterator[str]:
+    view, counts = status.view, status.counts
+    yield f"{view.target.workdir}: {counted(view.total)}"
+    yield ", ".join(
+        f"{counts[state]} {words}"
+        for state, words, always in _COUNTED
+        if counts[state] or (always and not view.has_own_state)
+    )
+
+
+def _describe_pace(status: Status) -> Iterator[str]:
+    if status.rate is None:
+        return
+    rate = f"{status.rate:.3g} tasks/s" if status.rate else "no task ended lately"
+    left, counts = status.time_left, status.counts
+    unended = counts[State.RUNNING] + counts[State.CLAIMED] + counts[State.WAITING]
+    if left and unended:
+        yield f"{rate}, {time_left_in_words(left)}"
+    else:
+        yield rate
+
+
+def _describe_others(status: Status) -> Iterator[str]:
+    if status.by_others:
+        yield (
+            f"{counted(status.by_others, 'finished task has', 'finished tasks have')}"
+            " no attempt of mpifarm's: a PyTaskFarmer has run"
+            f" {agree(status.by_others, 'it', 'them')}"
+        )
+    if nowhere := status.counts[State.NOWHERE]:
+        check = shlex.join(["mpifarm", "check", *words_of(status.view.target)])
+        them = agree(nowhere, "it", "them")
+        yield (
+            f"{counted(nowhere, 'task is', 'tasks are')} in no file: a PyTaskFarmer"
+            f" runs {them}, or has lost {them} (see {check})"
+        )
+
+
+def _describe_state(status: Status) -> Iterator[str]:
+    """Yield what stands in the way, and what to do."""
+    view = status.view
+    yield from view.warnings()
+    if view.is_draining:
+        yield f"nothing new starts: remove the file {view.paths.drain} to go on"
+    if status.live or view.has_own_state:
+        return
+    counts = status.counts
+    left = counts[State.WAITING] + counts[State.ORPHANED]
+    ended = status.last_ended
+    when = f" since {_time(ended.heard, status.now)}" if ended else ""
+    how = _describe_end(ended.report) if ended and ended.report else ""
+    if left:
+        farm = shlex.join(["mpifarm", *farm_words_of(view.target)])
+        yield f"no farm runs{when}{how}; to go on, give its command again: {farm}"
+    elif view.total and counts[State.FINISHED] == view.total:
+        yield f"no farm runs{when}: all tasks are finished"
+    elif counts[State.FAILED] and not counts[State.NOWHERE]:
+        retry = shlex.join(["mpifarm", "retry", *words_of(view.target)])
+        yield f"no farm runs{when}{how}; to run what failed again: {retry}"
+    else:
+        yield f"no farm runs{when}{how}"
+
+
+def _describe_end(report: FarmReport) -> str:
+    return f" (the last ended with status {report.exit_status})"
+
+
+# ---- farms --------------------------------------------------------------------------
+
+
+def _describe_farm(farm: Farm, now: float) -> Iterator[str]:
+    report = farm.report
+    if report is None:
+        where = farm.claim.where if farm.claim else ""
+        yield f"farm {farm.farm} {where}: it has told nothing of itself yet"
+        return
+    age = duration_in_words(max(0.0, now - report.started))
+    yield (
+        f"farm {farm.farm}{_describe_job(report)}: {_describe_ranks(report)},"
+        f" {report.phase} since {_time(report.started, now)} ({age})"
+    )
+    if report.reason:
+        yield f"  it ends: {report.reason}"
+    silence = duration_in_words(max(0.0, now - farm.heard))
+    if farm.life is Life.SILENT:
+        yield (
+            f"  it has given no sign of life for {silence}: rank 0 on {report.host}"
+            f" (pid {report.pid}) is suspended, or hangs in its disk"
+        )
+    elif farm.life is Life.UNCERTAIN and now - farm.heard > MAX_BEAT:
+        yield f"  it was heard last {silence} ago, on {report.host}"
+    for rank in find_lost(farm)[:MAX_DEAD]:
+        yield f"  rank {rank.rank} on {rank.host} is {rank.state}"
+
+
+MAX_BEAT: Final = 20.0
+"""Seconds without a sign of life that are worth a word."""
+
+
+def _describe_job(report: FarmReport) -> str:
+    return f" ({report.job[0]} job {report.job[1]})" if report.job else ""
+
+
+def _describe_ranks(report: FarmReport) -> str:
+    """Return ranks and workers by host: ``n[1-8] × 64 workers``."""
+    by_host = dict[str, list[int]]()
+    for rank in report.ranks:
+        by_host.setdefault(rank.host or "?", []).append(rank.workers)
+    groups = dict[tuple[int, ...], list[str]]()
+    for host, workers in by_host.items():
+        groups.setdefault(tuple(sorted(workers)), []).append(host)
+    return " + ".join(
+        f"{fold_hosts(hosts)} {_describe_workers(workers)}"
+        for workers, hosts in groups.items()
+    )
+
+
+def _describe_workers(workers: Sequence[int]) -> str:
+    if len(workers) == 1:
+        return f"× {counted(workers[0], 'worker')}"
+    if len({*workers}) > 1:
+        return f"× {len(workers)} ranks, {sum(workers)} workers"
+    return f"× {len(workers)} ranks × {counted(workers[0], 'worker')}"
+
+
+def _describe_dead(status: Status) -> Iterator[str]:
+    dead, now = status.dead, status.now
+    for farm in dead[:MAX_DEAD]:
+        report = farm.report
+        if report is not None:
+            where = f" on {report.host}{_describe_job(report)}"
+        else:
+            where = f" {farm.claim.where}" if farm.claim and farm.claim.where else ""
+        heard = f", last heard of at {_time(farm.heard, now)}" if farm.heard else ""
+        yield f"farm {farm.farm}{where} died{heard}"
+        ran = status.find_unended(farm)
+        for each in ran[:MAX_DEAD]:
+            yield f"  it ran {_describe_place(status, each)}"
+        if len(ran) > MAX_DEAD:
+            yield f"  and {counted(len(ran) - MAX_DEAD, 'more task')}"
+        if farm.held:
+            goes = agree(len(farm.held), "goes", "go")
+            yield f"  its {counted(len(farm.held))} {goes} back when a farm starts"
+    if len(dead) > MAX_DEAD:
+        yield f"{counted(len(dead) - MAX_DEAD, 'more farm')} died"
+
+
+def _describe_place(status: Status, each: RunningReport) -> str:
+    command = _cut(status.view.text(each.taskid), 60)
+    since = _time(each.started, status.now)
+    return f"task {each.taskid} on {each.host or '?'} since {since}: {command}"
+
+
+# ---- tasks --------------------------------------------------------------------------
+
+_RUNNING_COLUMNS: Final = (
+    TableColumn("task", is_number=True),
+    TableColumn("age", is_number=True),
+    TableColumn("host"),
+    TableColumn("rank", is_number=True),
+    TableColumn("worker", is_number=True),
+    TableColumn("command"),
+)
+
+_FAILED_COLUMNS: Final = (
+    TableColumn("task", is_number=True),
+    TableColumn("host"),
+    TableColumn("how"),
+    TableColumn("last line of its log"),
+)
+
+
+def _list_running(status: Status, width: int | None) -> Iterator[str]:
+    rows = [
+        (
+            str(each.report.taskid),
+            duration_in_words(max(0.0, status.now - each.report.started)),
+            each.report.host,
+            str(each.report.rank),
+            str(each.report.worker),
+            _cut_for(status.view.text(each.report.taskid), width),
+        )
+        for each in status.running[:MAX_RUNNING]
+    ]
+    yield from _format(_RUNNING_COLUMNS, rows, width)
+
+
+def _list_failed(failed: Sequence[FailedTask], width: int | None) -> Iterator[str]:
+    rows = [
+        (
+            str(each.taskid),
+            each.attempt.host if each.attempt else "",
+            _describe_failure(each.attempt),
+            _cut_for(each.last_line, width) or "(nothing)",
+        )
+        for each in failed
+    ]
+    yield from _format(_FAILED_COLUMNS, rows, width)
+
+
+def _format(
+    columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], width: int | None
+) -> Iterator[str]:
+    indented = None if width is None else width - 2
+    for line in format_table(columns, rows, indented):
+        yield f"  {line.rstrip()}"
+
+
+def _describe_failure(attempt: Attempt | None) -> str:
+    if attempt is None:
+        return "in another farmer"
+    status = -attempt.signal if attempt.signal else attempt.status
+    if attempt.outcome == Outcome.FAILED.value:
+        return status_in_words(status)
+    if attempt.outcome == Outcome.TIMED_OUT.value:
+        return f"timed out after {duration_in_words(attempt.seconds)}"
+    return attempt.outcome
+
+
+def _cut_for(text: str, width: int | None) -> str:
+    """Return a text for the last column, which a terminal cuts by itself."""
+    return _cut(text, MAX_TEXT if width is None else width)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _time(seconds: float, now: float) -> str:
+    """Return a local time, with its day if that is not today."""
+    then = time.localtime(seconds)
+    is_today = then[:3] == time.localtime(now)[:3]
+    return time.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S", then)

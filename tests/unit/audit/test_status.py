@@ -1,0 +1,187 @@
+"""What goes on in a workdir: counts, farms, what runs longest, what failed last."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mpifarm.audit.farms import Life
+from mpifarm.audit.status import Status, read_status
+from mpifarm.audit.view import State
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.claim_journal import Event, Head, encode_event, encode_head
+from mpifarm.store.farm_liveness import Machine
+from mpifarm.store.target import Target
+from tests.farm_states import write_farm
+from tests.unit.store_fakes import TASKS, Site
+from tests.workdir_files import Attempt, format_attempts
+
+ALL = list(range(len(TASKS)))
+NOW = 1_790_000_000.0
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch):
+    monkeypatch.setattr("mpifarm.audit.status.time.time", lambda: NOW)
+    monkeypatch.setattr("mpifarm.audit.status.time.sleep", lambda _: None)
+
+
+@pytest.fixture
+def site(tmp_path):
+    """0 and 1 are finished; 2, 3 and 4 failed, 2 last; all others wait."""
+    site = Site(tmp_path / "list_workdir")
+    site.write("toprocess", ALL[5:])
+    site.write("finished", [1, 0])
+    site.write("failed", [4, 3, 2])
+    (tmp_path / "list").write_bytes(os.fsencode("".join(f"{t}\n" for t in TASKS)))
+    return site
+
+
+def paths_of(site: Site) -> WorkdirPaths:
+    return WorkdirPaths(str(site.root))
+
+
+def claim(site: Site, pid: int, *taken: int, heard: float = NOW - 3) -> str:
+    head = Head(f"c1a1{pid:04x}", "n1", "boot1", pid, 5000 + pid, 1.0, ())
+    path = Path(paths_of(site).claim(head.farm))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode_head(head) + encode_event(Event(take=taken)))
+    os.utime(path, (heard, heard))
+    site.write("toprocess", sorted({*site.ids("toprocess")} - {*taken}))
+    return head.farm
+
+
+def write_attempts(site: Site, *attempts: Attempt) -> None:
+    (site.root / "attempts.tsv").write_text(format_attempts(*attempts))
+
+
+def look(site: Site, most_failed: int = 2) -> Status:
+    target = Target(str(site.root), str(site.root.parent / "list"))
+    machine: Machine = site.machine(1)
+    return read_status(target, {}, most_failed=most_failed, machine=machine)
+
+
+def test_what_runs_longest_comes_first_with_its_host_and_worker(site):
+    farm = claim(site, 7, 5, 6, 7)
+    places = {6: (1, 4, NOW - 50), 5: (0, 2, NOW - 10)}
+    write_farm(paths_of(site), farm, written=NOW - 5, running=places)
+    status = look(site)
+    found = [
+        (each.report.taskid, each.report.host, each.report.worker)
+        for each in status.running
+    ]
+    assert found == [(6, "n2", 4), (5, "n1", 2)]
+    counts = status.counts
+    assert (counts[State.RUNNING], counts[State.CLAIMED]) == (2, 1)
+    assert sum(counts.values()) == len(TASKS)
+    assert status.rate == 0.25
+    assert status.goes_on
+
+
+def test_tasks_count_as_running_as_their_farm_counts_them(site):
+    farm = claim(site, 7, 5, 6, 7, 8)
+    numbers = {"total": 12, "finished": 2, "failed": 3, "running": 3}
+    write_farm(paths_of(site), farm, written=NOW, counts=numbers)
+    counts = look(site).counts
+    assert (counts[State.RUNNING], counts[State.CLAIMED]) == (3, 1)
+
+
+def test_more_tasks_than_are_held_do_not_run(site):
+    farm = claim(site, 7, 5)
+    numbers = {"total": 12, "finished": 2, "failed": 3, "running": 30}
+    write_farm(paths_of(site), farm, written=NOW, counts=numbers)
+    counts = look(site).counts
+    assert (counts[State.RUNNING], counts[State.CLAIMED]) == (1, 0)
+
+
+def test_a_farm_that_died_keeps_what_it_ran_and_nothing_runs(site):
+    farm = claim(site, 8, 5, 6, heard=NOW - 200)
+    site.dead.add(8)
+    places = {5: (1, 2, NOW - 500), 1: (0, 1, NOW - 900)}
+    write_farm(paths_of(site), farm, written=NOW - 205, running=places)
+    status = look(site)
+    (dead,) = status.dead
+    assert (dead.life, dead.heard) == (Life.DIED, NOW - 200)
+    assert [each.taskid for each in status.find_unended(dead)] == [5]
+    assert (status.running, status.rate, status.goes_on) == ([], None, False)
+    assert status.counts[State.ORPHANED] == 2
+
+
+def test_a_farm_that_died_is_told_of_for_a_day_after_its_tasks_went_back(site):
+    paths = paths_of(site)
+    write_farm(paths, "aaaaaaaa01", written=NOW - 100, running={5: (1, 2, NOW - 500)})
+    write_farm(paths, "bbbbbbbb01", written=NOW - 100_000)
+    status = look(site)
+    (dead,) = status.dead
+    assert dead.farm == "aaaaaaaa01"
+    assert [each.host for each in status.find_unended(dead)] == ["n2"]
+
+
+def test_the_time_left_is_that_of_the_farm_that_expects_the_latest_end(site):
+    for pid, likely in ((7, 90.0), (9, 200.0)):
+        left = {"low": 50.0, "likely": likely, "high": 300.0}
+        farm = claim(site, pid, pid - 2)
+        write_farm(paths_of(site), farm, written=NOW - 60, time_left=left)
+    assert look(site).time_left == (0.0, 140.0, 240.0)
+
+
+def test_without_farms_there_is_no_time_left_and_no_rate(site):
+    write_farm(paths_of(site), "aaaaaaaa01", written=NOW - 90, exit_status=75)
+    status = look(site)
+    assert (status.time_left, status.rate, status.live) == (None, None, [])
+    assert status.last_ended
+    assert status.last_ended.farm == "aaaaaaaa01"
+
+
+def test_what_failed_last_comes_with_its_host_and_its_last_line(site):
+    write_attempts(
+        site,
+        Attempt(3, status=1, host="n7"),
+        Attempt(2, status=-9, host="n8"),
+        Attempt(0),
+        Attempt(1),
+    )
+    (site.root / "logs").mkdir()
+    log = "step 1\rstep 2\nValueError: \x1b[31mno\x1b[0m\n\n=== mpifarm: killed ===\n"
+    (site.root / "logs" / "log_2").write_text(log)
+    last, before = look(site).failed
+    assert (last.taskid, before.taskid) == (2, 3)
+    assert last.attempt
+    assert (last.attempt.host, last.attempt.signal) == ("n8", 9)
+    assert (last.last_line, before.last_line) == ("ValueError: no", "")
+
+
+def test_a_failure_of_a_plain_farmer_has_no_attempt(site):
+    write_attempts(site, Attempt(0), Attempt(1), Attempt(2))
+    assert [each.attempt for each in look(site).failed] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "others"),
+    [
+        ([], 2),
+        ([Attempt(0)], 1),
+        ([Attempt(0), Attempt(1)], 0),
+        ([Attempt(0), Attempt(1), Attempt(1), Attempt(7)], 0),
+        ([Attempt(0), Attempt(1, status=1), Attempt(2, status=1)], 1),
+    ],
+)
+def test_finished_tasks_without_an_attempt_were_run_by_others(site, attempts, others):
+    write_attempts(site, *attempts)
+    assert look(site).by_others == others
+
+
+def test_the_attempts_of_both_formats_count(site):
+    lines = "".join(each.old_line for each in (Attempt(0), Attempt(3, status=2)))
+    (site.root / "attempts.1.tsv").write_text(lines)
+    (site.root / "attempts.tsv").write_text(Attempt(1).line + Attempt(7).old_line)
+    status = look(site)
+    assert status.by_others == 0
+    assert [each.attempt and each.attempt.status for each in status.failed] == [None, 2]
+
+
+def test_tasks_in_no_file_go_on_with_a_plain_farmer(site):
+    site.write("toprocess", ALL[6:])
+    status = look(site)
+    assert status.counts[State.NOWHERE] == 1
+    assert status.goes_on

@@ -1,0 +1,294 @@
+"""``mpifarm status``: its words, its JSON, and its arguments."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mpifarm.commands import status
+from mpifarm.commands.main import names_subcommand
+from mpifarm.commands.misspelt import explain_command
+from mpifarm.commands.options import HelpAsked
+from mpifarm.commands.sink import Sink
+from mpifarm.commands.status import command
+from mpifarm.errors import InputError
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store import this_machine
+from mpifarm.store.claim_journal import Event, Head, encode_event, encode_head
+from mpifarm.system.console import Console
+from tests.farm_states import write_farm
+from tests.support import snapshot
+from tests.unit.store_fakes import TASKS, Site
+from tests.workdir_files import Attempt, format_attempts
+
+Run = Callable[..., tuple[int, str]]
+FARM = "c1a10001"
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """0 and 1 finished, 2 failed, all others wait."""
+    site = Site(tmp_path / "tasks.txt_workdir")
+    (tmp_path / "tasks.txt").write_text("".join(f"{text}\n" for text in site.tasks))
+    site.write("finished", [1, 0])
+    site.write("failed", [2])
+    site.write("toprocess", range(3, 12))
+    attempts = (Attempt(0), Attempt(1), Attempt(2, status=-11, host="n7"))
+    (site.root / "attempts.tsv").write_text(format_attempts(*attempts))
+    monkeypatch.chdir(tmp_path)
+    return site
+
+
+@pytest.fixture
+def run(capfd) -> Run:
+    """Call ``mpifarm status``: its status and its output."""
+
+    def call(*words: str) -> tuple[int, str]:
+        console = Console(prints=True)
+        ended = status.main([*words], console, {})
+        console.close()
+        return ended, capfd.readouterr().out
+
+    return call
+
+
+def hold(site: Site, *taken: int, heard: float | None = None, dead: bool = False):
+    """Give tasks to a farm: to this process, or to one that is dead."""
+    machine = this_machine()
+    pid = machine.pid
+    start = machine.find_process_start(pid)
+    assert start
+    start += dead  # another process had this pid
+    head = Head(FARM, "n1", machine.boot_id, pid, start, 1.0, ())
+    path = Path(WorkdirPaths(str(site.root)).claim(FARM))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode_head(head) + encode_event(Event(take=taken)))
+    if heard is not None:
+        os.utime(path, (heard, heard))
+    site.write("toprocess", sorted({*site.ids("toprocess")} - {*taken}))
+
+
+def tell(site: Site, age: float = 2, **state) -> None:
+    paths = WorkdirPaths(str(site.root))
+    write_farm(paths, FARM, written=time.time() - age, **state)
+
+
+def test_a_workdir_without_farms_says_how_to_go_on(site, run):
+    before = snapshot(site.root)
+    ended, text = run("tasks.txt")
+    assert ended == 0
+    lines = text.splitlines()
+    assert lines[:3] == [
+        "tasks.txt_workdir: 12 tasks",
+        "2 finished, 1 failed, 0 running, 9 waiting",
+        "no farm runs; to go on, give its command again: mpifarm tasks.txt",
+    ]
+    assert lines[-1].split(maxsplit=2) == [
+        *("2", "n7"),
+        "killed by signal 11 (SIGSEGV)  (nothing)",
+    ]
+    assert snapshot(site.root) == before
+
+
+def test_the_task_that_runs_longest_is_named_with_its_host_and_age(site, run):
+    hold(site, 3, 4, 5)
+    now = time.time()
+    left = {"low": 6600.0, "likely": 7800.0, "high": 9600.0}
+    tell(site, running={3: (0, 1, now - 30), 4: (1, 6, now - 7500)}, time_left=left)
+    text = run("tasks.txt")[1]
+    assert "2 running, 1 taken, not begun, 6 waiting" in text
+    assert "0.25 tasks/s, about 2 h 10 min left, 1 h 50 to 2 h 40" in text
+    assert f"farm {FARM} (slurm job 4711): n[1-2] × 8 workers, working since" in text
+    rows = text.partition("running longest:\n")[2].splitlines()
+    assert rows[0].split() == ["task", "age", "host", "rank", "worker", "command"]
+    task, hours, unit, host, rank, worker, *words = rows[1].split()
+    assert (task, host, rank, worker, unit) == ("4", "n2", "1", "6", "h")
+    assert hours.startswith("2:05:0")
+    assert " ".join(words) == TASKS[4]
+    assert rows[2].split()[0] == "3"
+
+
+def test_a_dead_farm_is_told_of_with_what_it_ran(site, run):
+    hold(site, 3, 4, heard=time.time() - 300, dead=True)
+    tell(site, age=300, running={4: (1, 6, time.time() - 7500)})
+    text = run("tasks.txt")[1]
+    assert f"farm {FARM} on n1 (slurm job 4711) died, last heard of at " in text
+    assert "  it ran task 4 on n2 since " in text
+    assert "  its 2 tasks go back when a farm starts" in text
+    assert "to go on, give its command again: mpifarm tasks.txt" in text
+    assert "running longest" not in text
+
+
+def test_a_farm_that_is_silent_is_told_of(site, run):
+    hold(site, 3, heard=time.time() - 300)
+    tell(site, age=300)
+    text = run("tasks.txt")[1]
+    assert "it has given no sign of life for 5:00 min: rank 0 on n1 (pid 77)" in text
+
+
+def test_a_lost_rank_and_a_reason_to_end_are_told(site, run):
+    hold(site, 3)
+    ranks = [
+        {"rank": n, "host": f"n{n // 2}", "pid": 1, "workers": 4, "state": state}
+        for n, state in enumerate(["working", "working", "dead", "working"])
+    ]
+    tell(site, ranks=ranks, phase="draining", reason="a drain file")
+    (site.root / "drain").touch()
+    text = run("tasks.txt")[1]
+    assert "n[0-1] × 2 ranks × 4 workers, draining since" in text
+    assert "  it ends: a drain file\n  rank 2 on n1 is dead\n" in text
+    assert "nothing new starts: remove the file " in text
+
+
+def test_a_farm_that_has_told_nothing_yet_is_named(site, run):
+    hold(site, 3)
+    text = run("tasks.txt")[1]
+    assert f"farm {FARM} on n1 (pid " in text
+    assert "1 taken, not begun" in text
+
+
+def test_what_plain_farmers_did_is_counted(site, run):
+    (site.root / "attempts.tsv").unlink()
+    site.write("toprocess", range(4, 12))
+    text = run("tasks.txt")[1]
+    assert "2 finished tasks have no attempt of mpifarm's: a PyTaskFarmer" in text
+    assert "1 task is in no file: a PyTaskFarmer runs it, or has lost it" in text
+    assert "in another farmer" in text
+
+
+def test_the_end_of_a_list_is_told(site, run):
+    site.write("toprocess", [])
+    site.write("finished", [*range(2), *range(3, 12)])
+    tell(site, exit_status=1)
+    text = run("tasks.txt")[1]
+    assert "(the last ended with status 1); to run what failed again: mpifarm" in text
+    site.write("failed", [])
+    site.write("finished", range(12))
+    assert "all tasks are finished" in run("tasks.txt")[1]
+
+
+def test_control_characters_are_shown(site, run):
+    (site.root.parent / "tasks.txt").write_text("echo \x1b[31m\n" * 12)
+    hold(site, 3)
+    hosts = [{"rank": 0, "host": "n\x1b1", "pid": 1, "workers": 4, "state": "working"}]
+    tell(site, ranks=hosts, running={3: (0, 1, 1.0)}, reason="\x07")
+    (site.root / "logs").mkdir()
+    (site.root / "logs" / "log_2").write_bytes(b"\xff\x00 no\x07\n")
+    text = run("tasks.txt")[1]
+    assert all(char.isprintable() or char == "\n" for char in text)
+    assert r"echo \x1b[31m" in text
+
+
+@pytest.mark.parametrize("with_list", [True, False])
+def test_an_empty_workdir_is_no_mistake(tmp_path, monkeypatch, run, with_list):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks.txt_workdir" / "logs").mkdir(parents=True)
+    if with_list:
+        (tmp_path / "tasks.txt").write_text("true\n")
+    ended, text = run("tasks.txt_workdir")
+    assert ended == 0
+    assert f"0 running, {int(with_list)} waiting" in text
+
+
+def test_json_has_all_keys_and_numbers_that_add_up(site, run):
+    hold(site, 3, 4)
+    tell(site, running={4: (1, 6, time.time() - 75)})
+    ended, text = run("tasks.txt", "--json")
+    found = json.loads(text)
+    assert ended == 0
+    assert [*found] == [
+        *("workdir", "list", "time", "total", "counts", "finished_by_others", "rate"),
+        *("time_left", "is_draining", "goes_on", "farms", "running", "failed"),
+        "warnings",
+    ]
+    assert sum(found["counts"].values()) == found["total"] == 12
+    (farm,) = found["farms"]
+    assert farm["hosts"] == {"n1": 1, "n2": 1}
+    assert (farm["life"], farm["workers"], farm["holds"]) == ("alive", 16, 2)
+    (task,) = found["running"]
+    assert (task["id"], task["host"], task["worker"]) == (4, "n2", 6)
+    assert task["seconds"] == pytest.approx(75, abs=5)
+    (failed,) = found["failed"]
+    assert (failed["status"], failed["signal"], failed["host"]) == (139, 11, "n7")
+
+
+def test_the_page_names_all_keys_of_the_json(site, run):
+    hold(site, 3, 4, dead=True)
+    tell(site, running={4: (1, 6, time.time() - 75)})
+    found = json.loads(run("tasks.txt", "--json")[1])
+    page = Path(__file__).parents[3] / "docs" / "looking-in.md"
+    text = page.read_text()
+    keys = {*found, *found["farms"][0], *found["farms"][0]["ran"][0]}
+    assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
+
+
+def test_watch_ends_when_nothing_lives_and_a_log_has_all_states(site, run, monkeypatch):
+    hold(site, 3)
+    tell(site)
+    waits = []
+
+    def wait(_, seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            Path(WorkdirPaths(str(site.root)).claim(FARM)).unlink()
+            site.write("toprocess", range(3, 12))
+            tell(site, exit_status=75)
+        assert len(waits) < 5
+
+    monkeypatch.setattr(Sink, "wait", wait)
+    ended, text = run("--watch", "tasks.txt")
+    assert ended == 0
+    assert text.count("tasks.txt_workdir: 12 tasks") == 3
+    assert text.count("\n== ") == 2
+    assert "\x1b" not in text
+    assert min(waits) >= command.WATCH_SECONDS
+
+
+@pytest.mark.parametrize(
+    "words", [("--watch", "5", "tasks.txt"), ("tasks.txt", "--watch=5", "--json")]
+)
+def test_watch_takes_seconds(site, run, monkeypatch, words):
+    hold(site, 3)
+
+    def stop(_, seconds: float) -> None:
+        assert seconds >= 5
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sink, "wait", stop)
+    assert run(*words)[0] == 130
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake(site, run, monkeypatch):
+    def leave(_, __: float) -> None:
+        raise BrokenPipeError
+
+    hold(site, 3)
+    monkeypatch.setattr(Sink, "wait", leave)
+    assert run("tasks.txt", "--watch")[0] == 0
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e-9", "soon"])
+def test_odd_seconds_are_a_mistake(site, run, seconds):
+    with pytest.raises(InputError, match="--watch takes seconds"):
+        run("tasks.txt", f"--watch={seconds}")
+
+
+def test_a_list_without_a_workdir_is_a_mistake(tmp_path, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list").write_text("true\n")
+    with pytest.raises(InputError, match="no workdir list_workdir"):
+        run("list")
+
+
+@pytest.mark.parametrize("word", ["top", "ps", "squeue", "watch", "eta", "monitor"])
+def test_words_of_other_tools_point_here(word):
+    assert "mpifarm status LIST" in explain_command(word)
+
+
+def test_help_is_there_and_the_name_is_a_subcommand(run):
+    with pytest.raises(HelpAsked, match="SECONDS"):
+        run("--help")
+    assert names_subcommand(["status", "tasks.txt"])
