@@ -262,6 +262,7 @@ class Agent:
         self.reporter.note_assigned()
         if self.phase is RankPhase.WORKING and not self.shared_directories.fault:
             self.feeder.accept(message.leases, now)
+            self.running.note_change(now)
             self.reporter.sureness.note_leases(message.leases)
         else:
             self.reporter.note_returned(message.leases)
@@ -421,6 +422,7 @@ class Agent:
                 case Result():
                     self.reporter.note_result(event)
                     self.feeder.note_end(event.seconds, now)
+                    self.running.note_change(now)
                 case WorkerLost():
                     if event.running is not None:
                         self.reporter.note_lost(event.running)

@@ -17,20 +17,29 @@ class RunningWatch:
 
     def __init__(self, pool: Pool) -> None:
         self.look_at = float("inf")
-        """When to look next (monotonic); `inf` before `begin`."""
+        """When to look next (monotonic); `inf` before `begin`, and while rank 0 knows
+        all that runs."""
         self._pool = pool
         self._seconds = 0.0
         self._most = 0
+        self._next_at = float("inf")
+        """The earliest time of the next look."""
         self._told: set[tuple[int, int]] = set()
 
     def begin(self, seconds: float, most: int, now: float) -> None:
         """Look each `seconds` from now on, and tell of `most` tasks at a time."""
         self._seconds, self._most = seconds, most
-        self.look_at = now + seconds * MIN_AGE
+        self.look_at = self._next_at = now + seconds * MIN_AGE
+
+    def note_change(self, now: float) -> None:
+        """Look again, when it is time: a task may have begun."""
+        if self.look_at == float("inf"):
+            self.look_at = max(self._next_at, now + self._seconds * MIN_AGE)
 
     def forget(self) -> None:
         """Tell of all running tasks again: another coordinator does not know them."""
         self._told.clear()
+        self.look_at = self._next_at
 
     def find_news(self, now: float, wall: float) -> Running | None:
         """Return the tasks to tell of, if it is time; None if there are none.
@@ -39,15 +48,21 @@ class RunningWatch:
         """
         if now < self.look_at:
             return None
-        self.look_at = now + self._seconds
-        oldest = self._find_oldest(wall - self._seconds * MIN_AGE)
+        self._next_at = now + self._seconds
+        running = self._pool.running_tasks()
+        oldest = self._find_oldest(running, wall - self._seconds * MIN_AGE)
         news = [each for each in oldest if each[:2] not in self._told]
         self._told = {each[:2] for each in oldest}
+        # Else a task is too young, or its worker is just beginning it.
+        is_known = len(oldest) == min(self._pool.count_busy(), self._most)
+        self.look_at = float("inf") if is_known else self._next_at
         return Running(tuple(news)) if news else None
 
-    def _find_oldest(self, before: float) -> list[RunningTask]:
+    def _find_oldest(
+        self, running: list[RunningTask], before: float
+    ) -> list[RunningTask]:
         """Return the tasks that have run longest, of those begun before this time."""
-        running = [each for each in self._pool.running_tasks() if each.started < before]
-        if len(running) > self._most:
-            running = sorted(running, key=lambda each: each.started)[: self._most]
-        return running
+        old = [each for each in running if each.started < before]
+        if len(old) > self._most:
+            old = sorted(old, key=lambda each: each.started)[: self._most]
+        return old

@@ -341,6 +341,10 @@ class Pool:
         if is_running and all(each.dies_early for each in self._workers):
             yield PoolUseless(_why_useless(status, self._runner))
 
+    def count_busy(self) -> int:
+        """Return how many workers hold leases, and so run a task or begin one."""
+        return sum(1 for worker in self._workers if worker.held)
+
     def running_tasks(self) -> list[RunningTask]:
         """Return what the workers run; costs about a microsecond for each worker."""
         if self._state is not PoolState.RUNNING:

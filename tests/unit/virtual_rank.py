@@ -163,6 +163,9 @@ class FakePool:
         if len(self.hands[worker]) == 1:
             self._begin(worker, self._clock.now)
 
+    def count_busy(self) -> int:
+        return sum(map(bool, self.hands))
+
     def running_tasks(self) -> list[RunningTask]:
         return [
             RunningTask(hand[0].taskid, hand[0].attempt, worker, run.started)
