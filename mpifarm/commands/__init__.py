@@ -11,11 +11,12 @@ SUBCOMMANDS: Final[Mapping[str, Sequence[str]]] = {
         *("--failed", "--finished", "--running", "--waiting", "--slowest", "--host"),
         *("--longer-than", "--status", "--ids", "--json"),
     ),
-    "retry": ("--failed", "--ids", "--status"),
+    "retry": ("--failed", "--ids", "--status", "--why"),
     "selftest": ("--kill-a-rank",),
     "status": ("--watch", "--json"),
     "supervise": ("--max-restarts",),
     "timeline": (),
+    "why": ("--json",),
 }
 """The subcommands, and the options of each that a farm does not have.
 

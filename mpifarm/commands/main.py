@@ -23,7 +23,9 @@ _GARBAGE_THRESHOLDS = (20_000, 20, 20)
 """Thresholds for `gc`.  There is hardly any garbage in cycles.  The search at Python's
 own thresholds took a tenth of a start, and of rank 0's time with short tasks."""
 
-_END_BY_SIGNALS = ("check", "joblog", "log", "ls", "retry", "status", "timeline")
+_END_BY_SIGNALS = (
+    *("check", "joblog", "log", "ls", "retry", "status", "timeline", "why"),
+)
 """Subcommands that may be ended at any moment, so that signals have their defaults."""
 
 

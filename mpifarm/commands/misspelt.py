@@ -60,6 +60,9 @@ COMMANDS_OF_OTHERS: Final = _by_name({
         "to stop now, send USR1 to any rank (scancel -s USR1 JOB); to finish what runs"
         " and start nothing more, make a file named drain in the workdir"
     ),
+    "explain reason reasons cause causes failed failures fails debug": (
+        "mpifarm why LIST says why tasks failed, in groups, one for each cause"
+    ),
     "rerun requeue redo reset rescue": (
         "mpifarm retry LIST puts failed tasks back, and the same farm runs them"
     ),

@@ -62,6 +62,7 @@ subcommands, each with a --help of its own:
                              start the farm again when its launcher dies
   mpifarm timeline WORKDIR -o FILE
                              merge all timelines into one file, for Perfetto
+  mpifarm why WORKDIR        say why tasks failed: groups, one for each cause
 
 exit status:
   0   all tasks of the list are finished

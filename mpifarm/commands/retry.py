@@ -14,6 +14,7 @@ from mpifarm.audit.retry import (
     retry,
 )
 from mpifarm.audit.snapshot import observer
+from mpifarm.audit.view import read_view
 from mpifarm.commands.statuses import join_statuses, parse_statuses
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import (
@@ -23,6 +24,7 @@ from mpifarm.commands.target import (
     probe_lock,
     texts_of,
 )
+from mpifarm.commands.why import find_group
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.wording import counted
@@ -37,7 +39,7 @@ from mpifarm.system.patience import try_again
 
 _DESCRIPTION = (
     "Put failed tasks back into toprocess, so that the farms that run now, or the next"
-    " one, run them again.  Without --ids and --status: all failed tasks."
+    " one, run them again.  Without --ids, --status and --why: all failed tasks."
 )
 
 
@@ -51,6 +53,17 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     target = try_again(lambda: find_target(chosen), patience)
     ids = None if chosen.ids is None else frozenset(parse_id_word(chosen.ids))
     wanted = Wanted(ids, _parse_statuses(chosen.status))
+    if chosen.why is not None:
+        if ids is not None or wanted.statuses is not None:
+            raise InputError("--why names the tasks: leave out --ids and --status")
+        view = try_again(lambda: read_view(target, environ), patience)
+        group = try_again(lambda: find_group(view, chosen.why), patience)
+        if group is None:
+            console.print_line("no task has failed")
+            return ExitStatus.ALL_FINISHED
+        wanted = Wanted(frozenset(group.tasks))
+        count = counted(len(group.tasks), "task has", "tasks have")
+        console.print_line(f"group {chosen.why}: {count} failed of: {group.cause}")
     tasks = try_again(lambda: read_tasks(target, environ), patience)
     texts = texts_of(tasks, target, f"a retry in {target.workdir}")
     retried = try_again(lambda: _retry(target, texts, environ, wanted), patience)
@@ -84,6 +97,12 @@ def _parse(argv: list[str]) -> Any:
         metavar="STATUS",
         help="only tasks whose last attempt ended with this status, as 1 or 2,137;"
         " -9 and 137 both mean killed by signal 9",
+    )
+    parser.add_argument(
+        "--why",
+        metavar="GROUP",
+        help="only the tasks of one cause: the number of its group in mpifarm why; 1 is"
+        " the largest",
     )
     return parser.parse_args(join_statuses(argv))
 

@@ -1,4 +1,4 @@
-"""``mpifarm ls``, ``joblog`` and ``log --failed`` on workdirs of real farms.
+"""``mpifarm ls``, ``why``, ``joblog`` and ``log --failed`` on workdirs of real farms.
 
 Rules of this file: what is printed is compared with the files as `tests.workdir_files`
 reads them, and with what GNU parallel makes of it.
@@ -118,6 +118,24 @@ def test_the_outputs_of_what_failed_are_found_whatever_logs_there_were(
     assert text == "==> task 0 <==\na\n==> task 2 <==\nd\n"
 
 
+@pytest.mark.parametrize("logs", ["all", "packed", "failed"])
+def test_causes_are_read_whatever_logs_there_were(create_place, mpifarm, logs):
+    wrong = "echo error: no cell $MPIFARM_TASK in grid >&2; exit 1"
+    place = create_place([wrong, "echo b", wrong, "echo error: other; exit 2", wrong])
+    assert place.run("--logs", logs, "--retries", "1") == 1
+    _, text = mpifarm(place, "why", "tasks.txt", "--json")
+    first, second = json.loads(text)["groups"]
+    assert (first["tasks"], second["tasks"]) == ("0,2,4", "3")
+    assert first["cause"].startswith("error: no cell")
+    assert second["cause"] == "error: other"
+    assert [*first["hosts"]] == [os.uname().nodename]
+    command = first["retry"].removeprefix("mpifarm ").split()
+    status, text = mpifarm(place, *command)
+    assert status == 0, text
+    assert place.ids("toprocess") == [0, 2, 4]
+    assert place.ids("failed") == [3]
+
+
 # ---- while a farm runs, and when it has died ----------------------------------------
 
 
@@ -187,6 +205,8 @@ def test_the_workdir_of_a_plain_farmer(create_place, mpifarm, plain_farmer):
     assert {(row[0], row[6]) for row in rows} == {("1", "0"), ("2", "1"), ("3", "0")}
     status, text = mpifarm(place, "log", "tasks.txt", "--failed", "--last", "1")
     assert text.startswith("==> task 1 <==\n")
+    _, text = mpifarm(place, "why", "tasks.txt")
+    assert "group 1: a file is missing (No such file or directory): nowhere\n" in text
 
 
 @pytest.mark.parametrize("with_list", [True, False])
@@ -195,7 +215,7 @@ def test_an_empty_workdir(create_place, mpifarm, with_list):
     (place.workdir / "logs").mkdir(parents=True)
     if not with_list:
         place.tasklist.unlink()
-    for words in (("ls",), ("joblog", "--gnu"), ("log", "--failed")):
+    for words in (("ls",), ("joblog", "--gnu"), ("log", "--failed"), ("why",)):
         status, text = mpifarm(place, words[0], "tasks.txt_workdir", *words[1:])
         assert status in (0, 1)
         assert "Traceback" not in text
@@ -219,7 +239,7 @@ def test_a_damaged_workdir_is_listed_without_a_traceback(ended, mpifarm):
             place = rng.randrange(len(content) + 1)
             content[place : place + rng.randrange(3)] = rng.randbytes(3)
         path.write_bytes(content)
-        for words in (["ls"], ["ls", "--json"], ["joblog", "--gnu"]):
+        for words in (["ls"], ["ls", "--json"], ["joblog", "--gnu"], ["why"]):
             child = ended.start_command([*MPIFARM, *words, "tasks.txt"])
             assert child.wait(60) in (0, 1), child.text()
             assert "Traceback" not in child.text()
@@ -227,7 +247,7 @@ def test_a_damaged_workdir_is_listed_without_a_traceback(ended, mpifarm):
     path = ended.workdir / "attempts.tsv"
     path.unlink()
     os.mkfifo(path)
-    for words in (["ls"], ["joblog", "--gnu"]):
+    for words in (["ls"], ["joblog", "--gnu"], ["why"]):
         status, text = mpifarm(ended, *words, "tasks.txt")
         assert status == 2
         assert text.count("\n") == 1

@@ -15,8 +15,9 @@ class Failure(NamedTuple):
     """A failed attempt.
 
     `outcome` is that of ``attempts.tsv``, in words; `status` what a shell's ``$?``
-    would be (128+n for signal n); `signal` the number or 0; `tail` the last bytes of
-    the task's log; `started` in seconds since the epoch; `peak_memory` in bytes.
+    would be (128+n for signal n), 0 where nobody knows it; `signal` the number or 0;
+    `tail` the last bytes of the task's log; `started` in seconds since the epoch;
+    `peak_memory` in bytes.
     """
 
     taskid: int

@@ -46,6 +46,8 @@ _MIN_SHARE = 0.05
 _MAX_SAMPLES = 40
 """Lines of a bin that are compared for the words of its cause."""
 _MAX_EXAMPLES = 2000
+_MAX_COMPARED = 8
+"""Examples of which one is chosen."""
 _MAX_CAUSE = 120
 """Letters of a cause."""
 
@@ -330,7 +332,7 @@ def _make_group(cause: _Cause) -> Group:
     hosts = sorted(tasks, key=lambda host: (-len(tasks[host]), host))
     # Those of some hosts were not kept, where there are very many.
     first = Failure(tasks[hosts[0]][0], "", 0, host=hosts[0])
-    example = next(iter(cause.bin.examples.values()), first)
+    example = _choose_example([*cause.bin.examples.values(), first])
     return Group(
         cause.words,
         tuple(sorted({taskid for ids in tasks.values() for taskid in ids})),
@@ -339,6 +341,15 @@ def _make_group(cause: _Cause) -> Group:
         cause.blamed,
         Example(example.taskid, example.host, last_lines(example.tail)),
     )
+
+
+def _choose_example(failures: Sequence[Failure]) -> Failure:
+    """Return the first failure whose last lines have what tells its cause."""
+    for failure in failures[:_MAX_COMPARED]:
+        telling = LineReader().find_telling(failure.tail, _lines_of(failure))
+        if telling is None or telling.is_among(last_lines(failure.tail)):
+            return failure
+    return failures[0]
 
 
 def _shorten(words: str) -> str:
@@ -376,6 +387,8 @@ def _words_of_end(failure: Failure) -> str:
     status, number = failure.status, failure.signal
     if failure.outcome != "failed":
         return failure.outcome
+    if not status:
+        return "failed, and its exit status was not kept"
     if number:
         return f"killed by signal {number}{_signal_name(number)}"
     if status == 126:

@@ -174,6 +174,10 @@ class Telling:
         message = next((other for other in below if other not in {"", text}), "")
         return f"{text} {message}".rstrip()
 
+    def is_among(self, lines: Sequence[str]) -> bool:
+        """Return whether this line is one of those that `last_lines` has returned."""
+        return decode_line(self._raw).rstrip() in lines
+
     @property
     def tokens(self) -> Tokens:
         """The line's folded words."""

@@ -1,0 +1,230 @@
+"""``mpifarm why``: the failed tasks, grouped by cause.
+
+Rules of this file: arguments and words; `mpifarm.audit.failures` groups.
+"""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from mpifarm.audit.causes.failure import Group
+from mpifarm.audit.causes.groups import encode_groups
+from mpifarm.audit.failures import Explanation, explain_failures
+from mpifarm.audit.memory_use import MemoryUse, find_memory_use, is_of_memory
+from mpifarm.audit.view import View, read_view
+from mpifarm.commands.sink import write_all
+from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.commands.table import find_width, shorten
+from mpifarm.commands.target import add_target_arguments, find_target, patience_of
+from mpifarm.errors import ExitStatus, InputError
+from mpifarm.model.id_ranges import encode_ids, name_ids
+from mpifarm.model.wording import agree, counted
+from mpifarm.store.target import Target, words_of
+from mpifarm.system.console import Console, printable
+from mpifarm.system.patience import try_again
+
+_DESCRIPTION = (
+    "Say why tasks have failed, also while farms run: the failed tasks in groups, one"
+    " for each cause, the largest first, with the hosts, the last lines of one task and"
+    " the command that runs exactly these tasks again.  The causes are read in the ends"
+    " of the logs and in attempts.tsv."
+)
+_EPILOG = (
+    "A group's number holds until tasks fail or are put back: mpifarm retry --why says"
+    " which cause it has taken.  Exit status: 0, also if no task has failed; 2 if the"
+    " command line is wrong."
+)
+
+MAX_IDS: Final = 200
+"""Characters of ids in a command that is to be copied."""
+MAX_HOSTS: Final = 5
+"""Hosts that are named with their numbers."""
+
+
+def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
+    """Run ``mpifarm why``.  Return 0; raises `InputError` and `StorageError`."""
+    chosen = _parse(argv)
+    patience = patience_of(console.print_error)
+    target = try_again(lambda: find_target(chosen), patience)
+    view = try_again(lambda: read_view(target, environ), patience)
+    explanation = try_again(lambda: explain(view), patience)
+    memory = try_again(lambda: _find_memory(view, explanation), patience)
+    for warning in view.warnings():
+        console.print_error(warning)
+    if chosen.json:
+        lines = iter([_encode(target, explanation.groups, memory)])
+    elif explanation.groups:
+        lines = _format(view, explanation, memory, find_width())
+    else:
+        lines = iter(["no task has failed"])
+    write_all(f"{line}\n".encode("utf-8", "backslashreplace") for line in lines)
+    return ExitStatus.ALL_FINISHED
+
+
+def _parse(argv: list[str]) -> Any:
+    parser = SubcommandParser("why", _DESCRIPTION)
+    parser.epilog = _EPILOG
+    add_target_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    return parser.parse_args(argv)
+
+
+def explain(view: View) -> Explanation:
+    """Group the failed tasks of a view by cause.
+
+    Raises `InputError` if only the tasklist itself knows which have failed,
+    `StorageError` if the disk fails.
+    """
+    if view.has_own_state:
+        raise InputError(
+            f"the tasklist handler {view.target.handler!r} keeps the state of the tasks"
+            " itself: mpifarm cannot know which have failed"
+        )
+    return explain_failures(view)
+
+
+def find_group(view: View, word: str) -> Group | None:
+    """Return the group whose number is `word`, None if no task has failed.
+
+    Raises `InputError` if there is no such group, `StorageError` if the disk fails.
+    """
+    why = shlex.join(["mpifarm", "why", *words_of(view.target)])
+    if not (word.isdecimal() and word.isascii()) or not int(word[:9]):
+        raise InputError(
+            f"--why takes the number of a group, 1 or more, not {word!r:.60}: {why}"
+            " prints them"
+        )
+    groups, number = explain(view).groups, int(word[:9])
+    if groups and number > len(groups):
+        count = counted(len(groups), "group")
+        raise InputError(
+            f"there is no group {number}, as failed tasks are in {count} now: {why}"
+            " prints them"
+        )
+    return groups[number - 1] if groups else None
+
+
+def _find_memory(view: View, explanation: Explanation) -> dict[int, MemoryUse]:
+    """Return the use of memory by the number of the group whose example it is of."""
+    found = {}
+    for number, group in enumerate(explanation.groups, 1):
+        if is_of_memory(group):
+            taskid = group.example.taskid
+            use = find_memory_use(view.paths, taskid, explanation.attempts)
+            if use is not None:
+                found[number] = use
+    return found
+
+
+def _retry_command(target: Target, number: int, group: Group) -> str:
+    """Return the command that runs exactly this group again.
+
+    Its ids hold for ever, its number only until other tasks fail.
+    """
+    ids = encode_ids(group.tasks)
+    which = ["--ids", ids] if len(ids) <= MAX_IDS else ["--why", str(number)]
+    return shlex.join(["mpifarm", "retry", *words_of(target), *which])
+
+
+# ---- text ---------------------------------------------------------------------------
+
+
+def _format(
+    view: View,
+    explanation: Explanation,
+    memory: Mapping[int, MemoryUse],
+    width: int | None,
+) -> Iterator[str]:
+    """Yield the lines of all groups; `width` is that of the terminal, if it is one."""
+    groups = explanation.groups
+    failed = sum(len(group.tasks) for group in groups)
+    have = agree(failed, "has", "have")
+    of_all = f"{failed} of {counted(view.total)} {have} failed"
+    yield f"{of_all}, of {counted(len(groups), 'cause')}"
+    for number, group in enumerate(groups, 1):
+        yield ""
+        yield _cut(f"group {number}: {group.cause}", width)
+        for line in _describe(group, explanation.ran, memory.get(number)):
+            yield _cut(f"  {line}", width)
+        # Never cut: it is to be copied.
+        yield f"  {printable(_retry_command(view.target, number, group))}"
+
+
+def _cut(line: str, width: int | None) -> str:
+    line = printable(line)
+    return line if width is None else shorten(line, width)
+
+
+def _describe(
+    group: Group, ran: Mapping[str, int], use: MemoryUse | None
+) -> Iterator[str]:
+    """Yield the facts of a group."""
+    yield f"{counted(len(group.tasks))}: {name_ids(group.tasks)}"
+    if group.hosts:
+        yield _name_hosts(group)
+    if group.blamed:
+        tried = sum(ran[host] for host in group.blamed)
+        count = sum(group.hosts[host] for host in group.blamed)
+        hosts = ",".join(group.blamed)
+        yield (
+            f"{count} of {counted(tried, 'attempt')} on {hosts} failed so: keep"
+            f" {agree(len(group.blamed), 'this host', 'these hosts')} out of the job"
+            f" (Slurm: --exclude={hosts})"
+        )
+    if use is not None:
+        yield _name_memory(use)
+    example = group.example
+    where = f" on {example.host}" if example.host else ""
+    if not example.lines:
+        yield f"task {example.taskid}{where} has left no output"
+        return
+    yield f"task {example.taskid}{where} ended with:"
+    for line in example.lines:
+        yield f"  | {line}"
+
+
+def _name_hosts(group: Group) -> str:
+    first = [f"{host} {count}" for host, count in [*group.hosts.items()][:MAX_HOSTS]]
+    more = len(group.hosts) - len(first)
+    rest = f" and {counted(more, 'more host')}" if more else ""
+    return f"{agree(len(group.hosts), 'host', 'hosts')}: {', '.join(first)}{rest}"
+
+
+def _name_memory(use: MemoryUse) -> str:
+    total = f" ({use.host} has {_in_bytes(use.total)})" if use.total else ""
+    peaks = _in_bytes(use.peaks)
+    if use.tasks == 1:
+        return (
+            f"memory: task {use.taskid} ran alone on {use.host}, and its largest"
+            f" process took up to {peaks}{total}"
+        )
+    return (
+        f"memory: when task {use.taskid} ended, {use.tasks} tasks ran on {use.host},"
+        f" and their largest processes took up to {peaks} together{total}"
+    )
+
+
+def _in_bytes(number: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.3g} {unit}"
+        number /= 1024
+    return f"{number:.3g} GiB" if number < 1000 else f"{number:.0f} GiB"
+
+
+# ---- JSON ---------------------------------------------------------------------------
+
+
+def _encode(
+    target: Target, groups: list[Group], memory: Mapping[int, MemoryUse]
+) -> str:
+    found = encode_groups(groups)
+    for number, (entry, group) in enumerate(
+        zip(found["groups"], groups, strict=True), 1
+    ):
+        entry["retry"] = _retry_command(target, number, group)
+        entry["blamed"] = [*group.blamed]
+        use = memory.get(number)
+        entry["memory"] = use and use._asdict()
+    return json.dumps(found, indent=1)

@@ -1,0 +1,301 @@
+"""``mpifarm why`` and ``mpifarm retry --why``: groups, words, and the command."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mpifarm.audit import memory_use
+from mpifarm.commands import retry, why
+from mpifarm.errors import InputError
+from mpifarm.model.id_ranges import parse_ids
+from mpifarm.system.console import Console
+from tests.unit.audit.failure_corpus import FIRST, make_corpus
+from tests.unit.store_fakes import Site
+from tests.workdir_files import Attempt, format_attempts
+
+Run = Callable[..., tuple[str, str]]
+
+MISSING = "Traceback:\nValueError: no cell 3 in {}\n"
+
+
+def begin(directory: Path, count: int, attempts: list[Attempt], logs) -> Site:
+    """Make a workdir of `count` tasks with a failed one for each failed attempt."""
+    directory.mkdir(exist_ok=True)
+    site = Site(directory / "tasks.txt_workdir", [f"./run {i}" for i in range(count)])
+    (directory / "tasks.txt").write_text("".join(f"{t}\n" for t in site.tasks))
+    failed = {attempt.taskid for attempt in attempts if attempt.status}
+    site.write("failed", sorted(failed))
+    site.write("finished", [i for i in range(count) if i not in failed])
+    site.write("toprocess", [])
+    (site.root / "attempts.tsv").write_text(format_attempts(*attempts))
+    (site.root / "logs").mkdir()
+    for taskid, content in logs.items():
+        (site.root / "logs" / f"log_{taskid}").write_bytes(content)
+    return site
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Twelve tasks: 1 to 4 lack a cell, 6 was killed, and 8 had its own error."""
+    attempts = [Attempt(i, host="n1", started=1e9) for i in (0, 5, 7, 9, 10, 11)]
+    attempts += [Attempt(i, status=1, host=f"n{i % 2 + 1}") for i in (1, 2, 3, 4)]
+    attempts.append(Attempt(6, status=-9, host="n3"))
+    attempts.append(Attempt(8, status=4, host="n2"))
+    logs = {i: MISSING.format(f"/data/{i}.nc").encode() for i in (1, 2, 3, 4)}
+    logs[8] = b"solver: error: no convergence\x1b[2J\n"
+    monkeypatch.chdir(tmp_path)
+    return begin(tmp_path, 12, attempts, logs)
+
+
+@pytest.fixture
+def run(capfd) -> Run:
+    """Call a subcommand, which ends with 0: its output, and its words on stderr."""
+
+    def call(command, *words: str) -> tuple[str, str]:
+        console = Console(prints=True)
+        assert command.main([*words], console, {}) == 0
+        console.close()
+        out, err = capfd.readouterr()
+        return out, err
+
+    return call
+
+
+def groups_of(run: Run, target: str = "tasks.txt"):
+    return json.loads(run(why, target, "--json")[0])["groups"]
+
+
+def test_each_cause_is_a_group_with_all_that_is_known(site, run):
+    out, err = run(why, "tasks.txt")
+    assert err == ""
+    assert out.splitlines() == [
+        "6 of 12 tasks have failed, of 3 causes",
+        "",
+        "group 1: ValueError: no cell 3 in /data/*.nc",
+        "  4 tasks: 1-4",
+        "  hosts: n1 2, n2 2",
+        "  task 1 on n2 ended with:",
+        "    | Traceback:",
+        "    | ValueError: no cell 3 in /data/1.nc",
+        "  mpifarm retry tasks.txt_workdir --ids 1-4",
+        "",
+        "group 2: killed by signal 9 (out of memory?)",
+        "  1 task: 6",
+        "  host: n3 1",
+        "  task 6 on n3 has left no output",
+        "  mpifarm retry tasks.txt_workdir --ids 6",
+        "",
+        "group 3: solver: error: no convergence",
+        "  1 task: 8",
+        "  host: n2 1",
+        "  task 8 on n2 ended with:",
+        "    | solver: error: no convergence",
+        "  mpifarm retry tasks.txt_workdir --ids 8",
+    ]
+
+
+def test_json_has_the_same(site, run):
+    first, second, third = groups_of(run)
+    assert first == {
+        "cause": "ValueError: no cell 3 in /data/*.nc",
+        "count": 4,
+        "tasks": "1-4",
+        "hosts": {"n1": 2, "n2": 2},
+        "example": {
+            "task": 1,
+            "host": "n2",
+            "lines": ["Traceback:", "ValueError: no cell 3 in /data/1.nc"],
+        },
+        "retry": "mpifarm retry tasks.txt_workdir --ids 1-4",
+        "blamed": [],
+        "memory": None,
+    }
+    assert (second["tasks"], third["tasks"]) == ("6", "8")
+
+
+def test_without_any_failure_it_says_so(site, run):
+    site.write("failed", [])
+    assert run(why, "tasks.txt") == ("no task has failed\n", "")
+    assert json.loads(run(why, "tasks.txt", "--json")[0]) == {"groups": []}
+    assert run(retry, "tasks.txt", "--why", "1")[0] == "mpifarm: no task has failed\n"
+
+
+def test_a_task_that_waits_again_or_finished_later_has_not_failed(site, run):
+    site.write("toprocess", [6])
+    site.write("finished", [0, 5, 7, 8, 9, 10, 11])
+    assert [group["tasks"] for group in groups_of(run)] == ["1-4"]
+
+
+def test_a_workdir_of_a_plain_farmer_has_causes_by_its_logs(site, run):
+    (site.root / "attempts.tsv").unlink()
+    causes = {group["cause"]: group["tasks"] for group in groups_of(run)}
+    assert causes == {
+        "ValueError: no cell 3 in /data/*.nc": "1-4",
+        "solver: error: no convergence": "8",
+        "failed, and its exit status was not kept": "6",
+    }
+    assert groups_of(run)[0]["hosts"] == {}
+
+
+def test_an_attempt_that_completed_tells_nothing_of_a_failure_since(site, run):
+    """A plain farmer has run the task again."""
+    with (site.root / "attempts.tsv").open("a") as stream:
+        stream.write(Attempt(6, 2, host="n9").line)
+    found = groups_of(run)[1]
+    assert found["cause"] == "failed, and its exit status was not kept"
+    assert found["hosts"] == {}
+
+
+def test_without_the_list_the_command_has_a_gap_for_it(site, run):
+    os.rename("tasks.txt", "elsewhere.txt")
+    (first, *_) = groups_of(run, "tasks.txt_workdir")
+    assert first["retry"] == "mpifarm retry tasks.txt_workdir --list FILE --ids 1-4"
+
+
+def test_without_logs_and_attempts_all_failures_are_one_group(site, run):
+    (site.root / "attempts.tsv").unlink()
+    shutil.rmtree(site.root / "logs")
+    (only,) = groups_of(run)
+    assert (only["tasks"], only["example"]["lines"]) == ("1-4,6,8", [])
+
+
+def test_a_host_that_fails_what_others_run_is_named(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    attempts = [
+        Attempt(i, status=int(i % 4 == 0), host=f"n{i % 4}", started=1e9 + i)
+        for i in range(80)
+    ]
+    logs = dict.fromkeys(range(0, 80, 4), b"error: no device\n")
+    begin(tmp_path, 80, attempts, logs)
+    out, _ = run(why, "tasks.txt")
+    assert "group 1: error: no device, on n0 only\n" in out
+    assert (
+        "  20 of 20 attempts on n0 failed so: keep this host out of the job"
+        " (Slurm: --exclude=n0)\n"
+    ) in out
+    assert groups_of(run)[0]["blamed"] == ["n0"]
+
+
+def test_the_memory_of_what_ran_beside_is_said(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = os.uname().nodename
+    monkeypatch.setattr(memory_use, "find_memory", lambda: 16 << 30)
+
+    def ran(i, begin, end, gib=1, host=here, **more):
+        more |= {"peak_memory": str(gib << 30), "host": host}
+        return Attempt(i, started=1e9 + begin, seconds=end - begin, **more)
+
+    attempts = [
+        *(ran(0, 0, 10, 4), ran(1, 0, 4, 8), ran(2, 5, 9, 3, "other")),
+        *(ran(3, 2, 8, 5, status=-9), ran(4, 7, 20, 6), ran(5, 9, 12, 7)),
+    ]
+    begin(tmp_path, 6, attempts, {})
+    out, _ = run(why, "tasks.txt")
+    assert (
+        f"  memory: when task 3 ended, 3 tasks ran on {here}, and their largest"
+        f" processes took up to 15 GiB together ({here} has 16 GiB)\n"
+    ) in out
+    assert groups_of(run)[0]["memory"] == {
+        "taskid": 3,
+        "host": here,
+        "tasks": 3,
+        "peaks": 15 << 30,
+        "total": 16 << 30,
+    }
+
+
+def test_nothing_is_said_of_memory_that_nobody_has_measured(site, run):
+    assert groups_of(run)[1]["memory"] is None
+
+
+def test_a_list_that_keeps_its_own_state_has_no_failures_to_group(
+    site, run, monkeypatch
+):
+    monkeypatch.setattr("mpifarm.audit.view.has_own_state", lambda *_: True)
+    with pytest.raises(InputError, match="keeps the state of the tasks itself"):
+        run(why, "tasks.txt")
+
+
+# ---- retry --------------------------------------------------------------------------
+
+
+def test_retry_takes_the_group_and_names_its_cause(site, run):
+    out, _ = run(retry, "tasks.txt", "--why", "1")
+    assert out.splitlines()[:2] == [
+        "mpifarm: group 1: 4 tasks have failed of: ValueError: no cell 3 in /data/*.nc",
+        "mpifarm: 4 tasks put back into toprocess: 1-4",
+    ]
+    assert (site.ids("toprocess"), site.ids("failed")) == ([1, 2, 3, 4], [6, 8])
+    # Its number means the next cause now, which the answer says.
+    out, _ = run(retry, "tasks.txt", "--why", "1")
+    assert "group 1: 1 task has failed of: killed by signal 9" in out
+    assert site.ids("failed") == [8]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--why 0", "--why takes the number of a group, 1 or more, not '0'"),
+        ("--why x", "mpifarm why tasks.txt_workdir prints them"),
+        ("--why 4", "there is no group 4, as failed tasks are in 3 groups now"),
+        ("--why 1 --ids 3", "leave out --ids and --status"),
+        ("--why 1 --status 1", "leave out --ids and --status"),
+        ("--why", "--why needs a value after it"),
+    ],
+)
+def test_a_wrong_group_is_told_in_one_sentence(site, run, words, told):
+    with pytest.raises(InputError, match=re.escape(told)) as caught:
+        run(retry, "tasks.txt", *words.split())
+    assert "\n" not in str(caught.value)
+    assert site.ids("failed") == [1, 2, 3, 4, 6, 8]
+
+
+def test_each_printed_command_takes_exactly_its_group(tmp_path, run, monkeypatch):
+    """Twelve planted causes, fifty failures each; by hand also with a thousand."""
+    monkeypatch.chdir(tmp_path)
+    corpus = make_corpus(FIRST, 50)
+    attempts = [
+        Attempt(
+            3 * failure.taskid,
+            status=-failure.signal or failure.status,
+            outcome=failure.outcome,
+            host=failure.host,
+        )
+        for _, failure in corpus
+    ]
+    logs = {3 * failure.taskid: failure.tail for _, failure in corpus}
+    begin(tmp_path / "a", 3 * len(corpus), attempts, logs)
+    truth = {3 * failure.taskid: name for name, failure in corpus}
+    monkeypatch.chdir("a")
+    found = groups_of(run)
+    assert len(found) <= 20
+    right = 0
+    for number, group in enumerate(found, 1):
+        wanted = {*parse_ids(group["tasks"])}
+        right += max(Counter(truth[taskid] for taskid in wanted).values())
+        shutil.copytree(tmp_path / "a", tmp_path / str(number))
+        monkeypatch.chdir(tmp_path / str(number))
+        program, command, *words = shlex.split(group["retry"])
+        assert (program, command) == ("mpifarm", "retry")
+        run(retry, *words)
+        copy = Site(Path("tasks.txt_workdir"))
+        assert {*copy.ids("toprocess")} == wanted == {*truth} - {*copy.ids("failed")}
+    assert right >= 0.95 * len(truth)
+    assert len(found) >= len(FIRST)
+
+
+def test_ids_that_are_long_are_named_by_the_number(site, run, monkeypatch):
+    monkeypatch.setattr(why, "MAX_IDS", 2)
+    commands = [group["retry"] for group in groups_of(run)]
+    assert [command.split()[-2:] for command in commands] == [
+        ["--why", "1"],
+        ["--ids", "6"],
+        ["--ids", "8"],
+    ]
