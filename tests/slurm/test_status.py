@@ -61,7 +61,7 @@ def test_a_task_that_hangs_on_one_of_eight_nodes_is_named_with_its_node_and_age(
     row, text = wait_until(find_row, DEADLINE)
     assert f" {node} " in row, f"{row!r}, not on {node}:\n{text}"
     assert 'echo "$(uname -n) $(date +%s)" > hangs' in row
-    assert f"(slurm job {job.jobid}): n[1-8] × 1 worker, working since" in text
+    assert f"(slurm job {job.jobid}): n[1-8] × 1 worker, working, began at" in text
 
     child = farm.start_command([*MPIFARM, "status", "tasks.txt", "--json"])
     assert child.wait(60) == 0, child.text()

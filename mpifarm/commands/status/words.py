@@ -121,7 +121,7 @@ def _describe_state(status: Status) -> Iterator[str]:
     """Yield what stands in the way, and what to do."""
     view = status.view
     yield from view.warnings()
-    if view.is_draining:
+    if view.is_draining and not any(f.report and f.report.reason for f in status.live):
         yield f"nothing new starts: remove the file {view.paths.drain} to go on"
     if status.live or view.has_own_state:
         return
@@ -139,7 +139,7 @@ def _describe_state(status: Status) -> Iterator[str]:
         retry = shlex.join(["mpifarm", "retry", *words_of(view.target)])
         yield f"no farm runs{when}{how}; to run what failed again: {retry}"
     else:
-        yield f"no farm runs{when}{how}"
+        yield f"no farm of mpifarm's runs{when}{how}"
 
 
 def _describe_end(report: FarmReport) -> str:
@@ -158,7 +158,7 @@ def _describe_farm(farm: Farm, now: float) -> Iterator[str]:
     age = duration_in_words(max(0.0, now - report.started))
     yield (
         f"farm {farm.farm}{_describe_job(report)}: {_describe_ranks(report)},"
-        f" {report.phase} since {_time(report.started, now)} ({age})"
+        f" {report.phase}, began at {_time(report.started, now)} ({age} ago)"
     )
     if report.reason:
         yield f"  it ends: {report.reason}"

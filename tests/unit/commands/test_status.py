@@ -101,7 +101,9 @@ def test_the_task_that_runs_longest_is_named_with_its_host_and_age(site, run):
     text = run("tasks.txt")[1]
     assert "2 running, 1 taken, not begun, 6 waiting" in text
     assert "0.25 tasks/s, about 2 h 10 min left, 1 h 50 to 2 h 40" in text
-    assert f"farm {FARM} (slurm job 4711): n[1-2] × 8 workers, working since" in text
+    assert (
+        f"farm {FARM} (slurm job 4711): n[1-2] × 8 workers, working, began at" in text
+    )
     rows = text.partition("running longest:\n")[2].splitlines()
     assert rows[0].split() == ["task", "age", "host", "rank", "worker", "command"]
     task, hours, unit, host, rank, worker, *words = rows[1].split()
@@ -138,8 +140,13 @@ def test_a_lost_rank_and_a_reason_to_end_are_told(site, run):
     tell(site, ranks=ranks, phase="draining", reason="a drain file")
     (site.root / "drain").touch()
     text = run("tasks.txt")[1]
-    assert "n[0-1] × 2 ranks × 4 workers, draining since" in text
+    assert "n[0-1] × 2 ranks × 4 workers, draining, began at" in text
     assert "  it ends: a drain file\n  rank 2 on n1 is dead\n" in text
+
+
+def test_a_drain_file_without_a_farm_is_told(site, run):
+    (site.root / "drain").touch()
+    text = run("tasks.txt")[1]
     assert "nothing new starts: remove the file " in text
 
 
