@@ -151,6 +151,7 @@ class Conclusion:
         coordinator, tally = leader.coordinator, leader.tally
         tally.worker_count = sum(rank.workers for rank in coordinator.ranks.values())
         now = time.monotonic()
+        keeps_own_state = isinstance(leader.store, CustomStore)
         return Summary(
             farm=coordinator.definition.farm,
             tasklist=settings.tasklist,
@@ -167,7 +168,7 @@ class Conclusion:
             way_on=_find_way_on(leader),
             makes_checkpoints=settings.policy.requeue_status is not None,
             notes=notes,
-            keeps_own_state=isinstance(leader.store, CustomStore),
+            keeps_own_state=keeps_own_state,
             launch=self._context.process.environ.get("MPIFARM_LAUNCH", ""),
             place=_name_workdir(settings),
             lost=[
@@ -175,6 +176,7 @@ class Conclusion:
                 for rank in coordinator.lost_ranks()
             ],
             quarantined=[*coordinator.quarantined.values()],
+            causes=None if keeps_own_state else leader.group_failures(),
         )
 
 

@@ -6,8 +6,9 @@ event; the coordinator's effects are carried out in their order.
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from mpifarm.coordinator.coordinator import (
     MAX_LOST,
@@ -41,6 +42,10 @@ from mpifarm.store import Recorded, Store
 from mpifarm.store.farm_file import FarmFile
 from mpifarm.system.event_loop import Clock, Waiter
 from mpifarm.system.lock import WorkdirLock
+
+if TYPE_CHECKING:
+    from mpifarm.farm.cause_lines import GroupedFailures
+    from mpifarm.farm.failures import Failures
 
 JOIN_SECONDS = 30.0
 """Seconds after which the ranks are told by host, though some have not joined."""
@@ -83,6 +88,7 @@ class Leader:
         if context.settings.verbose:
             commands, say = coordinator.commands, self._output.say
             self._task_lines = TaskLines(commands, self._find_host, say)
+        self._failures: Failures | None = None
         self._clock = clock or Clock()
         probe = context.comm.has_message if context.comm else None
         self._waiter = waiter or Waiter(self._signals.fd, probe)
@@ -269,6 +275,32 @@ class Leader:
             self.store.note_in_log(result.taskid, KILLED_TOO_OFTEN)
         if self._task_lines is not None:
             self._task_lines.note_end(rank, result)
+        if result.outcome is not Outcome.COMPLETED:
+            self._note_failure(rank, result)
+
+    def _note_failure(self, rank: int, result: Result) -> None:
+        if self._failures is None:
+            from mpifarm.farm.failures import Failures  # a farm may have none
+
+            self._failures = Failures(
+                self.store.paths.logs,
+                self.coordinator.definition.farm,
+                self.coordinator.commands,
+                self._find_host,
+                self._output.mention,
+                self._clock.now,
+                tells_ends=self._task_lines is None,
+            )
+        self._failures.note(rank, result, self._clock.now)
+
+    def group_failures(self) -> "GroupedFailures | None":
+        """Return the failed tasks of this farm by cause; None if none has failed."""
+        if self._failures is None:
+            return None
+        ran = Counter[str]()
+        for record in self.coordinator.ranks.values():
+            ran[record.host] += record.ended
+        return self._failures.group(ran)
 
     def _fail(self, error: StorageError) -> None:
         """Drop the transaction, and tell the coordinator that the storage failed."""
@@ -332,6 +364,8 @@ class Leader:
             self._look_at_ranks(self._describe_ranks)
         if self._describe_hosts is not None:
             self._look_at_hosts(self._describe_hosts)
+        if self._failures is not None:
+            self._failures.look(self._clock.now)
         self._output.show(self.progress())
 
     def _look_at_ranks(self, describe: Callable[[Iterable[RankRecord]], str]) -> None:

@@ -12,6 +12,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpifarm.errors import ExitStatus
+from mpifarm.farm.cause_lines import GroupedFailures, describe_causes
 from mpifarm.model.task import LEFT_RUNNING, NOT_RUN, Outcome, Result
 from mpifarm.model.wording import agree, counted, duration_in_words
 
@@ -32,6 +33,8 @@ MEANINGS = {
 
 MAX_STATUSES = 10_000
 MAX_LEFT_SHOWN = 10
+MAX_SINGLE = 3
+"""Failures that are told one by one; more are told by cause."""
 RATE_SECONDS = 10.0
 
 
@@ -263,16 +266,13 @@ class Summary:
     """(rank, host) of each rank that was lost; "" for a host that isn't known."""
     quarantined: "Sequence[OutOfUse]" = ()
     """Ranks that got no more tasks."""
+    causes: GroupedFailures | None = None
+    """The failures of this farm by cause; None if there are none."""
 
     def lines(self) -> list[str]:
         """Return the lines of the summary, in their order."""
-        counts = self.counts
         lines = [self._counts_line(), self._work_line()]
-        workdir = quote(self.workdir)
-        lines += [f"failed: {task.in_words(workdir)}" for task in self.failed]
-        unshown = counts.failed - len(self.failed)
-        if unshown > 0:
-            lines.append(f"failed: {unshown} more, see {self.workdir}/failed")
+        lines += self._failed_lines()
         if self.status is ExitStatus.SOME_FAILED and not self.keeps_own_state:
             lines.append(
                 f"to run what failed again: mpifarm retry {self.place}, and the same "
@@ -302,6 +302,17 @@ class Summary:
                 "of this job array, whose own status says how they end"
             )
         return MEANINGS[self.status]
+
+    def _failed_lines(self) -> list[str]:
+        """Return the failures: by cause where there are many, else one by one."""
+        if self.causes is not None and self.causes.looked_at > MAX_SINGLE:
+            return describe_causes(self.causes, self.counts.failed, self.place)
+        workdir = quote(self.workdir)
+        lines = [f"failed: {task.in_words(workdir)}" for task in self.failed]
+        unshown = self.counts.failed - len(self.failed)
+        if unshown > 0:
+            lines.append(f"failed: {unshown} more, see {self.workdir}/failed")
+        return lines
 
     def _lost_lines(self) -> list[str]:
         """Return the remedy for tasks that no farm is known to have, if any."""

@@ -60,12 +60,14 @@ class TaskLines:
         again = f", attempt {task.attempt}" if task.attempt > 1 else ""
         self._say(
             f"task {task.taskid} began at {begun} on {self._find_host(rank)}, worker "
-            f"{task.worker_index}{again}: {self._show_command(task.taskid)}"
+            f"{task.worker_index}{again}: {show_command(self._commands, task.taskid)}"
         )
 
-    def _show_command(self, taskid: int) -> str:
-        try:
-            text = self._commands[taskid]
-        except InputError:
-            return "(no command)"
-        return text if len(text) <= MAX_COMMAND else f"{text[: MAX_COMMAND - 1]}…"
+
+def show_command(commands: Sequence[str], taskid: int) -> str:
+    """Return the command of a task, shortened."""
+    try:
+        text = commands[taskid]
+    except InputError:
+        return "(no command)"
+    return text if len(text) <= MAX_COMMAND else f"{text[: MAX_COMMAND - 1]}…"

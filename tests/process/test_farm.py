@@ -1,8 +1,12 @@
 """A farm of one rank from its start to its end: what ran, and what the workdir says."""
 
+import re
+import shlex
 import time
 
 import pytest
+
+from mpifarm.farm.failures import MAX_TOLD
 
 
 def is_settled(place):
@@ -100,13 +104,36 @@ def test_the_summary_and_result_json_say_the_same(create_place):
     assert "exit status 1:" in text.splitlines()[-1]
 
 
-def test_only_the_first_ten_failed_tasks_are_listed(create_place):
-    place = create_place(["false"] * 25)
+LOST = "echo nothing; cat tasks.txt.$PROC_NUMBER"
+
+WRONG = "echo 'ValueError: too hot' >&2; exit 3"
+
+
+@pytest.mark.parametrize("logs", ["all", "packed", "failed"])
+def test_failures_are_told_as_they_happen_and_by_cause_in_the_end(create_place, logs):
+    place = create_place([LOST, WRONG] * 6 + ["true"])
+    farm = place.start("--logs", logs)
+    assert farm.wait() == 1
+    text = farm.text()
+    assert re.search(r"task \d+ failed \(exit status 3\) after .* on .*: echo ", text)
+    assert re.search(r"task \d+ printed last: ValueError: too hot", text)
+    assert len(re.findall(r"task \d+ failed", text)) == MAX_TOLD
+    assert "failed: 6 tasks: ValueError: too hot" in text
+    assert re.search(r"failed: 6 tasks: .*No such file or directory", text)
+    (again,) = re.findall(r"mpifarm (retry .* --ids 1,3,5,7,9,11)\n", text)
+    assert place.run_words(*shlex.split(again)) == 0
+    assert place.ids("toprocess") == [1, 3, 5, 7, 9, 11]
+
+
+def test_a_few_failures_are_listed_one_by_one(create_place):
+    place = create_place(["exit 4", "true", "exit 5", "exit 6"])
     farm = place.start()
     assert farm.wait() == 1
-    listed = [line for line in farm.text().splitlines() if "exit status 1, see" in line]
-    assert len(listed) == 10
-    assert "15 more" in farm.text()
+    for taskid, status in ((0, 4), (2, 5), (3, 6)):
+        log = f"tasks.txt_workdir/logs/log_{taskid}"
+        assert re.search(
+            f"failed: task {taskid}: exit status {status}, see .*{log}", farm.text()
+        )
 
 
 def test_the_log_has_stdout_and_stderr_in_the_order_of_writing(create_place):

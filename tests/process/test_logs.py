@@ -97,7 +97,9 @@ def test_the_summary_names_a_command_that_prints_what_a_failed_task_wrote(create
     place = create_place(["true", "echo so bad; exit 3"])
     child = place.start("--logs", "packed")
     assert child.wait() == 1
-    (line,) = [line for line in child.text().splitlines() if "exit status 3" in line]
+    (line,) = [
+        line for line in child.text().splitlines() if "exit status 3, see" in line
+    ]
     words = line.partition("see mpifarm ")[2].split()
     shown = place.start_command([*MPIFARM, *words])
     assert shown.wait() == 0

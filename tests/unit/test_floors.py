@@ -28,9 +28,9 @@ FLOORS = {
     "pool": 4,
     "store": 4,
     "audit": 5,
-    "farm": 5,
-    "commands": 6,
-    "__main__": 7,
+    "farm": 6,
+    "commands": 7,
+    "__main__": 8,
 }
 """A room imports only from lower floors."""
 

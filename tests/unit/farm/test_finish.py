@@ -141,6 +141,7 @@ class ConcludedFarm:
             lock=lock,
             tally=Tally(0.0),
             write_state=self.states.append,
+            group_failures=lambda: None,
         )
         say = self.said.append
         output = SimpleNamespace(say=say, mention=say, complain=say)
