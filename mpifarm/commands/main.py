@@ -84,6 +84,10 @@ def _run(
         if first:
             console.print_error(str(error))
         return error.exit_status if first else 0
+    if first and settings.tasklist in SUBCOMMANDS:
+        from mpifarm.commands.misspelt import explain_list_named_as_command
+
+        console.print_error(explain_list_named_as_command(settings.tasklist))
     from mpifarm.farm.context import ProcessContext, UserOutput
     from mpifarm.farm.process import run_farm
     from mpifarm.system.destination import find_destination

@@ -171,6 +171,15 @@ def explain_command(word: str) -> str:
     )
 
 
+def explain_list_named_as_command(tasklist: str) -> str:
+    """Return a sentence about a list with the name of a subcommand."""
+    return (
+        f"the file {tasklist} is taken for the list, because no workdir stands behind"
+        f" it: say ./{tasklist} for the list, or mpifarm {tasklist} WORKDIR for the"
+        " command"
+    )
+
+
 def explain_words(
     words: Sequence[str], extra: Sequence[str], tasklist: str, options: Sequence[str]
 ) -> str:
@@ -184,6 +193,9 @@ def explain_words(
         if f"-{word}" in options:
             return f"{word} is not an option, did you mean -{word}?"
     for word in extra:
+        name = word.partition("=")[0]
+        if name in SUBCOMMANDS.get(tasklist, ()) and os.path.isfile(tasklist):
+            return explain_list_named_as_command(tasklist)
         if len(word) > 1 and word.startswith("-") and " " not in word:
             return f"there is no option {_shown(word)}{_explain_option(word, options)}"
     return _explain_surplus([tasklist, *extra], options)
@@ -247,9 +259,15 @@ def _explain_surplus(lists: Sequence[str], options: Sequence[str]) -> str:
     first, second = lists[:2]
     if os.path.exists(" ".join(lists)):
         return f"quote a name that has spaces in it: {' '.join(lists)!r}"
-    why = "" if os.path.exists(first) else _explain_first(first, second)
-    if why:
-        return why
+    if not os.path.exists(first):
+        if why := _explain_first(first, second):
+            return why
+    elif first in COMMANDS_OF_OTHERS:
+        return (
+            f"{second!r} is one word too many behind {first}, a file that is taken for"
+            f" the list (say ./{first}); a command {first} there is not:"
+            f" {COMMANDS_OF_OTHERS[first]}"
+        )
     meant = f"--{second.partition('=')[0]}"
     near = [*_find_near(meant, options, NEAR_WITHOUT_DASHES)]
     if near and not os.path.exists(second):

@@ -136,6 +136,19 @@ def test_causes_are_read_whatever_logs_there_were(create_place, mpifarm, logs):
     assert place.ids("failed") == [3]
 
 
+def test_a_list_named_as_a_command_is_farmed_and_told(create_place):
+    place = create_place(["true"])
+    place.tasklist.rename(place.directory / "why")
+    told = "say ./why for the list, or mpifarm why WORKDIR for the command"
+    for word in ("why", "./why"):
+        child = place.start_command([*MPIFARM, word])
+        assert child.wait(60) == 0, child.text()
+        assert (told in child.text()) is (word == "why")
+    child = place.start_command([*MPIFARM, "why", "why"])
+    assert child.wait(60) == 0
+    assert child.text() == "no task has failed\n"
+
+
 # ---- while a farm runs, and when it has died ----------------------------------------
 
 

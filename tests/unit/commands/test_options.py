@@ -415,6 +415,31 @@ def test_a_list_that_is_named_as_a_subcommand_of_others_is_a_list(
     assert parsed(name) == wanted(name)
 
 
+@pytest.mark.parametrize("name", sorted(SUBCOMMANDS))
+def test_a_list_that_is_named_as_a_subcommand_is_a_list_and_told(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    assert parsed(name) == wanted(name)
+    for option in SUBCOMMANDS[name]:
+        sentence = mistake(name, option)
+        assert f"say ./{name} for the list" in sentence
+        assert f"mpifarm {name} WORKDIR for the command" in sentence
+
+
+def test_a_list_that_is_named_as_another_tool_s_subcommand_is_told_before_a_list(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").touch()
+    (tmp_path / "tasks.txt").touch()
+    sentence = mistake("run", "tasks.txt")
+    assert "'tasks.txt' is one word too many behind run" in sentence
+    assert "(say ./run)" in sentence
+    assert "give the list alone" in sentence
+
+
 def test_no_word_of_another_tool_is_one_of_ours():
     own = {*LONG_NAMES, "-n", "-w", "-v", "-r", "-t", "-h"}
     assert not own & set(misspelt.OPTIONS_OF_OTHERS)
