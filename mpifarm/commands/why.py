@@ -136,7 +136,7 @@ def _format(
     memory: Mapping[int, MemoryUse],
     width: int | None,
 ) -> Iterator[str]:
-    """Yield the lines of all groups; `width` is that of the terminal, if it is one."""
+    """Yield the lines of all groups; those of logs are cut to the terminal's width."""
     groups = explanation.groups
     failed = sum(len(group.tasks) for group in groups)
     have = agree(failed, "has", "have")
@@ -144,22 +144,19 @@ def _format(
     yield f"{of_all}, of {counted(len(groups), 'cause')}"
     for number, group in enumerate(groups, 1):
         yield ""
-        yield _cut(f"group {number}: {group.cause}", width)
+        yield printable(f"group {number}: {group.cause}")
         for line in _describe(group, explanation.ran, memory.get(number)):
-            yield _cut(f"  {line}", width)
-        # Never cut: it is to be copied.
+            yield f"  {printable(line)}"
+        for line in group.example.lines:
+            text = f"    | {printable(line)}"
+            yield text if width is None else shorten(text, width)
         yield f"  {printable(_retry_command(view.target, number, group))}"
-
-
-def _cut(line: str, width: int | None) -> str:
-    line = printable(line)
-    return line if width is None else shorten(line, width)
 
 
 def _describe(
     group: Group, ran: Mapping[str, int], use: MemoryUse | None
 ) -> Iterator[str]:
-    """Yield the facts of a group."""
+    """Yield the facts of a group, at last the head of its example's lines."""
     yield f"{counted(len(group.tasks))}: {name_ids(group.tasks)}"
     if group.hosts:
         yield _name_hosts(group)
@@ -176,12 +173,8 @@ def _describe(
         yield _name_memory(use)
     example = group.example
     where = f" on {example.host}" if example.host else ""
-    if not example.lines:
-        yield f"task {example.taskid}{where} has left no output"
-        return
-    yield f"task {example.taskid}{where} ended with:"
-    for line in example.lines:
-        yield f"  | {line}"
+    end = "ended with:" if example.lines else "has left no output"
+    yield f"task {example.taskid}{where} {end}"
 
 
 def _name_hosts(group: Group) -> str:
@@ -193,15 +186,9 @@ def _name_hosts(group: Group) -> str:
 
 def _name_memory(use: MemoryUse) -> str:
     total = f" ({use.host} has {_in_bytes(use.total)})" if use.total else ""
-    peaks = _in_bytes(use.peaks)
-    if use.tasks == 1:
-        return (
-            f"memory: task {use.taskid} ran alone on {use.host}, and its largest"
-            f" process took up to {peaks}{total}"
-        )
     return (
-        f"memory: when task {use.taskid} ended, {use.tasks} tasks ran on {use.host},"
-        f" and their largest processes took up to {peaks} together{total}"
+        f"memory: up to {_in_bytes(use.peaks)} in {counted(use.tasks)} on {use.host}"
+        f" when task {use.taskid} ended{total}"
     )
 
 

@@ -199,8 +199,8 @@ def test_the_memory_of_what_ran_beside_is_said(tmp_path, run, monkeypatch):
     begin(tmp_path, 6, attempts, {})
     out, _ = run(why, "tasks.txt")
     assert (
-        f"  memory: when task 3 ended, 3 tasks ran on {here}, and their largest"
-        f" processes took up to 15 GiB together ({here} has 16 GiB)\n"
+        f"  memory: up to 15 GiB in 3 tasks on {here} when task 3 ended"
+        f" ({here} has 16 GiB)\n"
     ) in out
     assert groups_of(run)[0]["memory"] == {
         "taskid": 3,
