@@ -1,6 +1,6 @@
 """The failed tasks of a view, grouped by cause.
 
-Rules of this file: it reads, without the lock.  `mpifarm.audit.causes` groups.
+Rules of this file: it reads, without the lock.  `mpifarm.causes` groups.
 """
 
 import re
@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from mpifarm.audit.causes.failure import TAIL, Failure, Group
-from mpifarm.audit.causes.groups import CauseGrouper
 from mpifarm.audit.view import State, View, is_of
+from mpifarm.causes.failure import TAIL, Failure, Group
+from mpifarm.causes.groups import CauseGrouper
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import decode_text
 from mpifarm.output.ends import read_ends

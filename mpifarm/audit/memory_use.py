@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from mpifarm.audit.causes.failure import Group
-from mpifarm.audit.causes.known import GPU, OUT_OF_MEMORY
 from mpifarm.audit.failures import find_attempt
+from mpifarm.causes.failure import Group
+from mpifarm.causes.known import GPU, OUT_OF_MEMORY
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store.attempts import LastAttempts, blocks_of, encode_time, parse_time
 from mpifarm.store.status_lines import cut_behind_lines

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
 
-from mpifarm.audit.causes.lines import last_lines
 from mpifarm.audit.farms import (
     Farm,
     Life,
@@ -18,6 +17,7 @@ from mpifarm.audit.farms import (
     read_farms,
 )
 from mpifarm.audit.view import State, View, is_of, read_view
+from mpifarm.causes.lines import last_lines
 from mpifarm.model.wording import TimeLeft
 from mpifarm.output.tails import read_tail
 from mpifarm.store.attempts import Attempt

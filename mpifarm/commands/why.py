@@ -8,11 +8,11 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from mpifarm.audit.causes.failure import Group
-from mpifarm.audit.causes.groups import encode_groups
 from mpifarm.audit.failures import Explanation, explain_failures
 from mpifarm.audit.memory_use import MemoryUse, find_memory_use, is_of_memory
 from mpifarm.audit.view import View, read_view
+from mpifarm.causes.failure import Group
+from mpifarm.causes.groups import encode_groups
 from mpifarm.commands.sink import write_all
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.table import find_width, shorten

@@ -11,7 +11,7 @@ from mpifarm.model.id_ranges import encode_ids, name_ids
 from mpifarm.model.wording import agree, counted
 
 if TYPE_CHECKING:
-    from mpifarm.audit.causes.failure import Group
+    from mpifarm.causes.failure import Group
 
 MAX_CAUSES = 5
 """Causes that are shown."""

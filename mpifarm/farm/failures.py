@@ -8,9 +8,9 @@ counts the others.
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from mpifarm.audit.causes.failure import TAIL, Failure
-from mpifarm.audit.causes.groups import CauseGrouper
-from mpifarm.audit.causes.lines import last_lines
+from mpifarm.causes.failure import TAIL, Failure
+from mpifarm.causes.groups import CauseGrouper
+from mpifarm.causes.lines import last_lines
 from mpifarm.farm.cause_lines import GroupedFailures
 from mpifarm.farm.summary import how_it_failed
 from mpifarm.farm.task_lines import show_command

@@ -15,6 +15,7 @@ FLOORS = {
     "errors": 0,
     "batch": 0,
     "model": 0,
+    "causes": 1,
     "system": 1,
     "plugins": 2,
     "runners": 3,
@@ -28,9 +29,9 @@ FLOORS = {
     "pool": 4,
     "store": 4,
     "audit": 5,
-    "farm": 6,
-    "commands": 7,
-    "__main__": 8,
+    "farm": 5,
+    "commands": 6,
+    "__main__": 7,
 }
 """A room imports only from lower floors."""
 

@@ -16,7 +16,7 @@ from mpifarm.commands import retry, why
 from mpifarm.errors import InputError
 from mpifarm.model.id_ranges import parse_ids
 from mpifarm.system.console import Console
-from tests.unit.audit.failure_corpus import FIRST, make_corpus
+from tests.unit.causes.failure_corpus import FIRST, make_corpus
 from tests.unit.store_fakes import Site
 from tests.workdir_files import Attempt, format_attempts
 

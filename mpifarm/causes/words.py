@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from mpifarm.audit.causes.known import (
+from mpifarm.causes.known import (
     GPU,
     GPU_OUT_OF_MEMORY,
     KILLED,

@@ -1,4 +1,4 @@
-"""Failures are grouped by cause: `mpifarm.audit.causes`."""
+"""Failures are grouped by cause: `mpifarm.causes`."""
 
 import json
 import random
@@ -7,17 +7,17 @@ from collections import Counter
 
 import pytest
 
-from mpifarm.audit.causes import known, words
-from mpifarm.audit.causes.failure import TAIL, Failure
-from mpifarm.audit.causes.folding import common_text, fold
-from mpifarm.audit.causes.groups import CauseGrouper, encode_groups, group_failures
-from mpifarm.audit.causes.hosts import find_blamed
-from mpifarm.audit.causes.lines import LineReader, last_lines
+from mpifarm.causes import known, words
+from mpifarm.causes.failure import TAIL, Failure
+from mpifarm.causes.folding import common_text, fold
+from mpifarm.causes.groups import CauseGrouper, encode_groups, group_failures
+from mpifarm.causes.hosts import find_blamed
+from mpifarm.causes.lines import LineReader, last_lines
 from mpifarm.model.id_ranges import parse_ids
 from mpifarm.pool import out_of_memory
-from tests.unit.audit.failure_corpus import FIRST, HOSTS, confusion, make_corpus, score
-from tests.unit.audit.second_failure_corpus import SECOND
-from tests.unit.audit.third_failure_corpus import THIRD
+from tests.unit.causes.failure_corpus import FIRST, HOSTS, confusion, make_corpus, score
+from tests.unit.causes.second_failure_corpus import SECOND
+from tests.unit.causes.third_failure_corpus import THIRD
 
 
 def make_failure(taskid: int, text: str | bytes, status: int = 1, **more) -> Failure:

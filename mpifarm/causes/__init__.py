@@ -8,9 +8,9 @@
 * `hosts`: are failures concentrated on a host?
 * `groups`: which failures have one cause, and what is it in words?
 
-Measured with the corpora of ``tests/unit/audit``: twelve planted causes, 1 000 failures
-each, with noise.  Share of the failures in the right group (strict: a cause has one
-group, a group one cause), and time for each failure, on one busy core:
+Measured with the corpora of ``tests/unit/causes``: twelve planted causes, 1 000
+failures each, with noise.  Share of the failures in the right group (strict: a cause
+has one group, a group one cause), and time for each failure, on one busy core:
 
 ======================================  ==========  ==========
 way                                     first       second

@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from mpifarm.audit.causes.failure import Failure, Group
+from mpifarm.causes.failure import Failure, Group
 
 HOSTS = [f"n{number:03}" for number in range(1, 33)]
 STEMS = ["sample", "run", "conf", "frame", "patient", "tile", "mol", "grid", "seq"]

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpifarm.audit.causes import known
-from mpifarm.audit.causes.failure import Example, Failure, Group
-from mpifarm.audit.causes.folding import (
+from mpifarm.causes import known
+from mpifarm.causes.failure import Example, Failure, Group
+from mpifarm.causes.folding import (
     ALIKE,
     WILD,
     Tokens,
@@ -25,9 +25,9 @@ from mpifarm.audit.causes.folding import (
     fold_name,
     similarity,
 )
-from mpifarm.audit.causes.hosts import find_blamed
-from mpifarm.audit.causes.known import KnownCause, Weight
-from mpifarm.audit.causes.lines import MAX_LINES, NEAR, LineReader, Telling, last_lines
+from mpifarm.causes.hosts import find_blamed
+from mpifarm.causes.known import KnownCause, Weight
+from mpifarm.causes.lines import MAX_LINES, NEAR, LineReader, Telling, last_lines
 from mpifarm.model.id_ranges import encode_ids
 
 MAX_GROUPS = 20

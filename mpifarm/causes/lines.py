@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from mpifarm.audit.causes.failure import TAIL
-from mpifarm.audit.causes.folding import Tokens, find_label_end, fold, strip_frame
-from mpifarm.audit.causes.known import KnownCause, Weight
-from mpifarm.audit.causes.words import find_exception, weigh
+from mpifarm.causes.failure import TAIL
+from mpifarm.causes.folding import Tokens, find_label_end, fold, strip_frame
+from mpifarm.causes.known import KnownCause, Weight
+from mpifarm.causes.words import find_exception, weigh
 
 MAX_LINES = 120
 """Lines that are looked at."""

@@ -1,6 +1,6 @@
 """Twelve causes that nothing was mended for: a look at what is still unknown."""
 
-from tests.unit.audit.failure_corpus import Cause, Planted, Writer, failed, traceback
+from tests.unit.causes.failure_corpus import Cause, Planted, Writer, failed, traceback
 
 
 def lammps(w: Writer) -> Planted:

@@ -1,6 +1,6 @@
 """Twelve more planted causes, written when the program was done."""
 
-from tests.unit.audit.failure_corpus import Cause, Planted, Writer, failed, traceback
+from tests.unit.causes.failure_corpus import Cause, Planted, Writer, failed, traceback
 
 
 def r(w: Writer) -> Planted:
