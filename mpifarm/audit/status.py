@@ -7,7 +7,7 @@ since the epoch, ages in seconds.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final, NamedTuple
 
 from mpifarm.audit.farms import (
@@ -23,8 +23,8 @@ from mpifarm.output.tails import read_tail
 from mpifarm.store.attempts import Attempt
 from mpifarm.store.attempts_scan import (
     count_completed_lines,
-    count_without_attempt,
     find_last_attempts,
+    find_without_attempt,
 )
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.target import Target
@@ -192,10 +192,7 @@ def _count_by_others(view: View) -> int:
     # As many attempts as tasks: the quick answer for a list of a million tasks.
     if not finished or count_completed_lines(view.paths) == finished:
         return 0
-    ids = view.ids_in(State.FINISHED)
-    found = count_without_attempt(view.paths, ids)
-    if found and view.live_farms:
-        # A farm that lives may have been about to write attempts.
-        time.sleep(RECORD_SECONDS)
-        found = count_without_attempt(view.paths, ids)
-    return found
+    # A farm that lives may be about to write attempts.
+    wait = partial(time.sleep, RECORD_SECONDS) if view.live_farms else None
+    taskids = view.ids_in(State.FINISHED)
+    return len(find_without_attempt(view.paths, taskids, wait=wait))

@@ -4,7 +4,7 @@ Rules of this file: it reads, without the lock.  `store.attempts` has the format
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from mpifarm.model.paths import WorkdirPaths
@@ -16,22 +16,33 @@ from mpifarm.store.attempts import (
     blocks_of,
 )
 from mpifarm.store.status_lines import cut_behind_lines
-from mpifarm.system import file_contents
+from mpifarm.system import file_contents, files
 
 _COMPLETED: Final = re.compile(rb"\n(\d+)\t\d+\t(?:" + COMPLETED + rb"|0)\t")
 """A completed attempt: its outcome in format 2, its status in format 1."""
 
 
-def count_without_attempt(paths: WorkdirPaths, finished: Iterable[int]) -> int:
-    """Return how many finished tasks have no completed attempt in the files.
+def find_without_attempt(
+    paths: WorkdirPaths, finished: Iterable[int], *, wait: Callable[[], object] | None
+) -> set[int]:
+    """Return the finished tasks that have no completed attempt in the files.
 
-    Other farmers have run them.  Raises `StorageError`.
+    Other farmers have run them.  `wait` lets farms write the attempts of tasks that
+    they have just called finished; then what has come since is read.  Raises
+    `StorageError`.
     """
-    missing = set(finished)
-    for path in (paths.first_attempts, paths.attempts):
-        for lines in _read_blocks(path):
-            missing.difference_update(map(int, _COMPLETED.findall(lines)))
-    return len(missing)
+    missing, whole = set(finished), 0
+    for lines in _read_blocks(paths.first_attempts):
+        missing.difference_update(map(int, _COMPLETED.findall(lines)))
+    for lines in _read_blocks(paths.attempts):
+        missing.difference_update(map(int, _COMPLETED.findall(lines)))
+        if lines.endswith(b"\n"):
+            whole += len(lines) - 1
+    if missing and wait is not None:
+        wait()
+        rest = files.find_rest(paths.attempts, whole)
+        missing.difference_update(map(int, _COMPLETED.findall(b"\n" + rest)))
+    return missing
 
 
 def count_completed_lines(paths: WorkdirPaths) -> int:

@@ -9,8 +9,8 @@ from mpifarm.store import attempts
 from mpifarm.store.attempts import read_last_attempts
 from mpifarm.store.attempts_scan import (
     count_completed_lines,
-    count_without_attempt,
     find_last_attempts,
+    find_without_attempt,
 )
 from tests.workdir_files import Attempt, format_attempts
 
@@ -41,7 +41,7 @@ def test_blocks_of_any_size_are_read_alike(paths, tmp_path, monkeypatch, at_once
     finished = range(35)
     assert count_completed_lines(paths) == len(completed)
     without = set(finished) - set(completed)
-    assert count_without_attempt(paths, finished) == len(without)
+    assert find_without_attempt(paths, finished, wait=None) == without
     wanted = draw.sample(range(40), 6)
     found = find_last_attempts(paths, wanted).lines
     assert found == read_last_attempts(paths, wanted).lines
@@ -49,5 +49,19 @@ def test_blocks_of_any_size_are_read_alike(paths, tmp_path, monkeypatch, at_once
 
 def test_without_files_there_is_no_attempt(paths):
     assert count_completed_lines(paths) == 0
-    assert count_without_attempt(paths, [1, 2]) == 2
+    assert find_without_attempt(paths, [1, 2], wait=None) == {1, 2}
     assert find_last_attempts(paths, [1]).lines == {}
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30])
+def test_attempts_that_are_written_just_now_are_waited_for(paths, tmp_path, cut):
+    content = format_attempts(Attempt(1), Attempt(2), Attempt(3))
+    end = len(content) - len(Attempt(3).line) + cut
+    file = tmp_path / "attempts.tsv"
+    file.write_text(content[:end])
+
+    def write() -> None:
+        with file.open("a") as stream:
+            stream.write(content[end:])
+
+    assert find_without_attempt(paths, [1, 2, 3, 4], wait=write) == {4}
