@@ -1,13 +1,18 @@
-"""Files ``farms/<farm>.json`` as farms write them, for tests of those who look."""
+"""Claims, and files ``farms/<farm>.json``, as farms write them.
+
+Rules of this file: for tests of those who look; no farm reads what is written here.
+"""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store import this_machine
+from mpifarm.store.claim_journal import Event, Head, encode_event, encode_head
 
 
 def write_farm(
@@ -65,6 +70,20 @@ def write_farm(
     path = Path(paths.farm(farm))
     path.write_text(json.dumps(state) + "\n")
     os.utime(path, (written, written))
+
+
+def write_claim(
+    paths: WorkdirPaths, farm: str, taken: Sequence[int], *, is_dead: bool = False
+) -> None:
+    """Write the claim of a farm on this machine: of this process, or of a dead one."""
+    machine = this_machine()
+    start = machine.find_process_start(machine.pid)
+    assert start is not None
+    start += is_dead  # then another process had this pid
+    head = Head(farm, "n1", machine.boot_id, machine.pid, start, 1.0, ())
+    path = Path(paths.claim(farm))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode_head(head) + encode_event(Event(take=taken)))
 
 
 def encode(seconds: float) -> str:

@@ -79,6 +79,16 @@ _COLUMNS: Final = (
     TableColumn("command"),
 )
 
+_PLACE: Final = (
+    TableColumn("rank", is_number=True),
+    TableColumn("worker", is_number=True),
+)
+"""The columns behind the host, if any task runs; they are of running tasks alone, to
+keep the lines short."""
+
+_BEHIND_HOST: Final = 5
+"""The number of columns up to the host."""
+
 
 def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     """Run ``mpifarm ls``.  Return 0, or 1 if there is no such task.
@@ -107,7 +117,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         width = find_width()
         is_narrow = width is not None and width < NARROW
         rows = _Rows(view, selection.attempts, now, is_narrow=is_narrow)
-        pieces = format_table(_COLUMNS, map(rows.row, selection.taskids), width)
+        pieces = format_table(rows.columns, map(rows.row, selection.taskids), width)
     if selection.taskids or chosen.json:
         write_all(piece.encode("utf-8", "backslashreplace") for piece in pieces)
     return ExitStatus.ALL_FINISHED if selection.taskids else ExitStatus.SOME_FAILED
@@ -232,13 +242,22 @@ class _Rows:
         self._form = "%m-%d %H:%M:" if is_narrow else "%Y-%m-%d %H:%M:"
         self._minutes: dict[bytes, str] = {}
         """Local times to the minute: most tasks share theirs with others."""
+        self._has_places = bool(view.running)
+
+    @property
+    def columns(self) -> Sequence[TableColumn]:
+        """The columns of the rows."""
+        places = _PLACE if self._has_places else ()
+        return (*_COLUMNS[:_BEHIND_HOST], *places, *_COLUMNS[_BEHIND_HOST:])
 
     def row(self, taskid: int) -> tuple[str, ...]:
         """Return the cells of a task."""
         state = self._view.state(taskid)
         text = self._view.text(taskid)
+        where: Sequence[str] = ("", "") if self._has_places else ()
         if state is State.RUNNING:
             place = self._view.running[taskid]
+            where = (str(place.rank), str(place.worker))
             started = self._time(encode_time(place.started).encode())
             seconds = f"{self._now - place.started:.1f}"
             cells: Sequence[str] = ("", "", place.host, seconds, started)
@@ -249,7 +268,8 @@ class _Rows:
             cells = self._cells(state, fields)
             if not text and fields:
                 text = decode_text(unescape(fields[Column.COMMAND]))
-        return (str(taskid), state.value, *cells, text)
+        row = (str(taskid), state.value, *cells, text)
+        return (*row[:_BEHIND_HOST], *where, *row[_BEHIND_HOST:]) if where else row
 
     def _cells(self, state: State, fields: list[bytes]) -> tuple[str, ...]:
         if not fields or not is_of(state, fields[Column.OUTCOME]):

@@ -20,6 +20,7 @@ from mpifarm.model.host_names import fold_hosts
 from mpifarm.model.task import Outcome
 from mpifarm.model.wording import agree, counted, duration_in_words, time_left_in_words
 from mpifarm.store.attempts import Attempt
+from mpifarm.store.farm_liveness import FarmLiveness
 from mpifarm.store.target import farm_words_of, words_of
 from mpifarm.system.console import printable
 
@@ -208,6 +209,10 @@ def _describe_dead(status: Status) -> Iterator[str]:
     dead, now = status.dead, status.now
     for farm in dead[:MAX_DEAD]:
         report = farm.report
+        if farm.claim and farm.claim.liveness is FarmLiveness.DAMAGED:
+            check = shlex.join(["mpifarm", "check", *words_of(status.view.target)])
+            yield f"the claim of farm {farm.farm} can't be understood (see {check})"
+            continue
         if report is not None:
             where = f" on {report.host}{_describe_job(report)}"
         else:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from mpifarm.commands import ls
 from mpifarm.errors import InputError
 from mpifarm.model.id_ranges import parse_ids
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.system.console import Console
+from tests.farm_states import write_claim, write_farm
 from tests.unit.store_fakes import TASKS, Site
 from tests.workdir_files import Attempt, format_attempts
 
@@ -229,3 +232,18 @@ def test_what_is_wrong_is_told_in_one_sentence(site, run, words, told):
     with pytest.raises(InputError, match=re.escape(told)) as caught:
         run("tasks.txt_workdir", *words.split())
     assert "\n" not in str(caught.value)
+
+
+def test_what_runs_comes_with_its_host_rank_worker_and_age(site, run):
+    paths = WorkdirPaths(str(site.root))
+    write_claim(paths, "c1a10001", [6, 7])
+    places = {7: (1, 3, time.time() - 75)}
+    write_farm(paths, "c1a10001", written=time.time(), running=places)
+    status, out, _ = run("tasks.txt", "--running")
+    assert status == 0
+    head, claimed, running = (line.split() for line in out.splitlines())
+    assert head[:2] == ["id", "state"]
+    assert claimed[:2] == ["6", "claimed"]
+    taskid, state, host, rank, worker, seconds, *_ = running
+    assert (taskid, state, host, rank, worker) == ("7", "running", "n2", "1", "3")
+    assert 75 <= float(seconds) < 90

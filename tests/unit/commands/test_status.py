@@ -16,10 +16,8 @@ from mpifarm.commands.sink import Sink
 from mpifarm.commands.status import command
 from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
-from mpifarm.store import this_machine
-from mpifarm.store.claim_journal import Event, Head, encode_event, encode_head
 from mpifarm.system.console import Console
-from tests.farm_states import write_farm
+from tests.farm_states import write_claim, write_farm
 from tests.support import snapshot
 from tests.unit.store_fakes import TASKS, Site
 from tests.workdir_files import Attempt, format_attempts
@@ -57,17 +55,10 @@ def run(capfd) -> Run:
 
 def hold(site: Site, *taken: int, heard: float | None = None, dead: bool = False):
     """Give tasks to a farm: to this process, or to one that is dead."""
-    machine = this_machine()
-    pid = machine.pid
-    start = machine.find_process_start(pid)
-    assert start
-    start += dead  # another process had this pid
-    head = Head(FARM, "n1", machine.boot_id, pid, start, 1.0, ())
-    path = Path(WorkdirPaths(str(site.root)).claim(FARM))
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(encode_head(head) + encode_event(Event(take=taken)))
+    paths = WorkdirPaths(str(site.root))
+    write_claim(paths, FARM, taken, is_dead=dead)
     if heard is not None:
-        os.utime(path, (heard, heard))
+        os.utime(paths.claim(FARM), (heard, heard))
     site.write("toprocess", sorted({*site.ids("toprocess")} - {*taken}))
 
 
@@ -142,6 +133,13 @@ def test_a_lost_rank_and_a_reason_to_end_are_told(site, run):
     text = run("tasks.txt")[1]
     assert "n[0-1] × 2 ranks × 4 workers, draining, began at" in text
     assert "  it ends: a drain file\n  rank 2 on n1 is dead\n" in text
+
+
+def test_a_damaged_claim_is_not_called_dead(site, run):
+    (site.root / "claims" / "zz").mkdir(parents=True)
+    text = run("tasks.txt")[1]
+    assert "the claim of farm zz can't be understood (see mpifarm check tasks" in text
+    assert "died" not in text
 
 
 def test_a_drain_file_without_a_farm_is_told(site, run):
