@@ -194,6 +194,26 @@ def test_it_may_be_asked_all_the_time_while_a_farm_writes(create_place, mpifarm)
     assert place.violations() == []
 
 
+def test_causes_may_be_asked_for_all_the_time_while_a_farm_writes(
+    create_place, mpifarm
+):
+    place = create_place(["sleep 0.02; echo error: no cell; exit 1"] * 200)
+    farm = place.start("--proc", "4", "--logs", "packed", "--quarantine", "off")
+    wait_until(lambda: place.ids("failed"), 60)
+    count = 0
+    while not farm.has_ended():
+        status, text = mpifarm(place, "why", "tasks.txt", "--json")
+        assert status == 0, text
+        (group,) = json.loads(text)["groups"]
+        assert group["cause"] == "error: no cell"
+        assert group["count"] >= count
+        count = group["count"]
+    assert farm.wait() == 1
+    _, text = mpifarm(place, "why", "tasks.txt")
+    assert text.startswith("200 of 200 tasks have failed, of 1 cause\n")
+    assert place.violations() == []
+
+
 # ---- other workdirs -----------------------------------------------------------------
 
 
