@@ -36,7 +36,7 @@ COMMANDS_OF_OTHERS: Final = _by_name({
         "mpifarm status LIST says what is finished and failed, what runs where since"
         " when, and how long it takes still; --watch shows it again and again"
     ),
-    "list tasks jobs queue show find filter dir": (
+    "list queue show find filter dir": (
         "mpifarm ls LIST lists the tasks, and --failed, --running, --waiting or"
         " --slowest 10 some of them"
     ),
