@@ -1,28 +1,21 @@
 """What a task has used: CPU time, memory, output.
 
-Rules of this file: mpifarm's own runners run one command, whose usage the kernel gives
-as the command is reaped.  A user's runner may do anything: what its worker and the
-worker's children have used meanwhile is the task's.
+Rules of this file: what the worker's children have used meanwhile is the task's, and
+with a user's runner, which may do anything, what the worker itself has used, too.  It
+is as cheap as it can be: each task comes here twice.
 """
 
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
-from typing import NamedTuple
 
 from mpifarm.output.task_log import TaskLog
 from mpifarm.system import task_command
 
+Usage = tuple[float | None, float | None, int | None, int | None]
+"""User seconds, system seconds, peak memory and bytes of output, as the fields of
+`mpifarm.model.task.Result`."""
 
-class Usage(NamedTuple):
-    """What an attempt has used; see the fields of `mpifarm.model.task.Result`."""
-
-    user_seconds: float
-    system_seconds: float
-    peak_memory: int
-    output_bytes: int
-
-
-UNKNOWN = (None, None, None, None)
-"""In place of a `Usage`, of a task whose run nobody saw end."""
+UNKNOWN: Usage = (None, None, None, None)
+"""The usage of a task whose run nobody saw end."""
 
 
 class CommandMeter:
@@ -30,17 +23,20 @@ class CommandMeter:
 
     def begin(self) -> None:
         """Begin a task."""
-        task_command.forget_usage()
+        self._before = getrusage(RUSAGE_CHILDREN)
 
     def read(self, log: TaskLog) -> Usage:
-        """Return what the task has used; zeros where no command was started."""
-        usage = task_command.usage_of_command()
-        if usage is None:
-            return Usage(0.0, 0.0, 0, log.output_bytes())
-        return Usage(
-            usage.ru_utime,
-            usage.ru_stime,
-            task_command.peak_above_own(usage.ru_maxrss),
+        """Return what was used since `begin`.
+
+        The peak of a command that was not measured by itself (`task_command.peak_of`)
+        is known only if it is higher than those of all commands before.
+        """
+        before, now = self._before, getrusage(RUSAGE_CHILDREN)
+        highest = now.ru_maxrss if now.ru_maxrss > before.ru_maxrss else 0
+        return (
+            now.ru_utime - before.ru_utime,
+            now.ru_stime - before.ru_stime,
+            task_command.peak_memory(highest),
             log.output_bytes(),
         )
 
@@ -50,19 +46,23 @@ class ProcessMeter:
 
     def begin(self) -> None:
         """Begin a task."""
-        self._before = [getrusage(who) for who in (RUSAGE_SELF, RUSAGE_CHILDREN)]
+        self._own, self._children = getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)
 
     def read(self, log: TaskLog) -> Usage:
         """Return what was used since `begin`.
 
         The peak is known only if it is higher than that of all tasks before.
         """
-        now = [getrusage(who) for who in (RUSAGE_SELF, RUSAGE_CHILDREN)]
-        pairs = [*zip(self._before, now, strict=True)]
-        peaks = [new.ru_maxrss for old, new in pairs if new.ru_maxrss > old.ru_maxrss]
-        return Usage(
-            sum(new.ru_utime - old.ru_utime for old, new in pairs),
-            sum(new.ru_stime - old.ru_stime for old, new in pairs),
-            max(peaks, default=0) * 1024,
+        own, children = self._own, self._children
+        own_now, children_now = getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)
+        peak = 0
+        if own_now.ru_maxrss > own.ru_maxrss:
+            peak = own_now.ru_maxrss
+        if children_now.ru_maxrss > children.ru_maxrss:
+            peak = max(peak, children_now.ru_maxrss)
+        return (
+            own_now.ru_utime - own.ru_utime + children_now.ru_utime - children.ru_utime,
+            own_now.ru_stime - own.ru_stime + children_now.ru_stime - children.ru_stime,
+            peak * 1024,
             log.output_bytes(),
         )

@@ -18,7 +18,6 @@ import signal
 import time
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from mpifarm.errors import InputError
 from mpifarm.system.processes import (
@@ -33,12 +32,12 @@ from mpifarm.system.processes import (
     name_of,
 )
 
-if TYPE_CHECKING:
-    from resource import struct_rusage
-
 STARTING = -1
 """The slot's value between the start of a command and the knowledge of its pid."""
 
+MEASURED_SECONDS = 0.02
+"""Seconds of a command from which on its peak memory is measured by itself: to fill
+100 MB takes longer."""
 _WAKE_SECONDS = 2.0
 """Seconds between two interruptions of a call in which a worker waits."""
 _WORKERS_OWN_MEMORY = 2**24
@@ -62,8 +61,10 @@ class _Running:
         self.ending_signal: int = signal.SIGTERM
         self.memory_limit: int | None = None
         """Bytes for each process of a command."""
-        self.usage: struct_rusage | None = None
-        """What the command has used, once it is reaped."""
+        self.began = 0.0
+        """When the last command was started (monotonic)."""
+        self.peak = 0
+        """The peak of its largest process in KiB, once it is reaped; 0: not known."""
         self.own_peak = 0
         """This process's own peak memory as of the last look, in KiB."""
 
@@ -90,7 +91,8 @@ def start_command(
     """
     slot = _running.slot
     _running.terminated = False
-    _running.usage = None
+    _running.peak = 0
+    _running.began = time.monotonic()
     slot[0] = STARTING
     try:
         pid = os.posix_spawnp(
@@ -235,8 +237,18 @@ def _wait_with_group(pid: int) -> int:
 
 
 def _reap(pid: int) -> int:
-    """Reap a dead child and record its usage.  Return its status as `os.waitpid`."""
-    _, status, _running.usage = os.wait4(pid, 0)
+    """Reap a dead child, and record its peak.  Return its status as `os.waitpid`.
+
+    The peak of a command of less than `MEASURED_SECONDS` is not asked for, unless a
+    limit is set: Python's wait4 takes 7 us more.
+    """
+    if (
+        _running.memory_limit is None
+        and time.monotonic() - _running.began < MEASURED_SECONDS
+    ):
+        return os.waitpid(pid, 0)[1]
+    _, status, usage = os.wait4(pid, 0)
+    _running.peak = usage.ru_maxrss
     return status
 
 
@@ -274,26 +286,16 @@ def memory_limit() -> int | None:
     return _running.memory_limit
 
 
-def forget_usage() -> None:
-    """Forget the last command's usage: a new task begins, and may start none."""
-    _running.usage = None
-
-
-def usage_of_command() -> "struct_rusage | None":
-    """Return what the last command has used (getrusage(2)); None if none has ended."""
-    return _running.usage
-
-
-def peak_memory() -> int:
+def peak_memory(highest: int = 0) -> int:
     """Return the peak memory of the last command's largest process in bytes.
 
-    Return 0 if it is unknown: not larger than this process, or no child of it.
+    Return 0 if it is not known, or not larger than this process.  `highest` (KiB)
+    counts for a command that was not measured by itself.
     """
-    usage = _running.usage
-    return peak_above_own(usage.ru_maxrss) if usage is not None else 0
+    return _peak_above_own(_running.peak or highest)
 
 
-def peak_above_own(kibibytes: int) -> int:
+def _peak_above_own(kibibytes: int) -> int:
     """Return a child's peak in bytes, 0 if it is not above this process's own.
 
     Until its exec a child shares this process's memory, and its peak begins there
