@@ -21,9 +21,10 @@ from mpifarm.farm.transactions import HEARTBEAT_SECONDS, StoreWriter, Written
 from mpifarm.model.messages import Join, Ping, Rejoin, Shutdown, Stop, ToRank
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Policy, Settings
+from mpifarm.model.task import Lease, Outcome
 from mpifarm.store import Recorded, Transacted
 from tests.unit.fakes import Commands, define_farm, rank_set_of
-from tests.unit.virtual_rank import START, Clock, FakePool
+from tests.unit.virtual_rank import START, Clock, FakePool, result_of
 
 LONGEST_FARM = 1000.0
 """Virtual seconds after which a farm that has not ended is a failure."""
@@ -372,6 +373,17 @@ def test_an_attempt_that_is_retried_is_noted_and_counted():
     assert farm.store.recorded == (2, 0)
 
 
+def test_a_task_that_timed_out_has_failed_though_its_command_ended_with_0():
+    farm = LedFarm(1)
+    collect: Any = farm.pool.collect
+    farm.pool.collect = lambda: [  # type: ignore[method-assign]
+        each._replace(outcome=Outcome.TIMED_OUT) for each in collect()
+    ]
+    farm.run()
+    record = farm.store.records[0]
+    assert (record.finished, record.result.status) == (False, 0)
+
+
 def test_a_task_that_always_loses_its_worker_is_told_so_in_its_log():
     farm = LedFarm(1, seconds=100.0)
 
@@ -709,3 +721,16 @@ def test_a_leader_that_takes_over_hears_its_own_agent_first_and_then_the_others(
         (1, Join),
     ]
     assert not farm.agent.reporter.keeps_results
+
+
+def test_a_rank_that_takes_over_tells_its_own_results_that_nobody_has_recorded():
+    farm = LedFarm(2, size=2)
+    reporter = farm.agent.reporter
+    reporter.keeps_results = True
+    done = result_of(Lease(0, 1, "run 0"), START)
+    reporter.note_result(done)
+    reporter.create_report(START)  # the lost rank 0 got it
+    heard: list[Any] = []
+    farm.coordinator.on_message = lambda rank, message, now: heard.append(message)  # type: ignore[method-assign]
+    farm.leader.take_over(farm.agent, [])
+    assert [message.report.results for message in heard] == [(done,)]
