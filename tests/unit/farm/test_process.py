@@ -18,10 +18,12 @@ from mpifarm.model.messages import (
     Alive,
     Join,
     Ping,
+    PoolLost,
     Rejoin,
     Shutdown,
     SignalReceived,
     Stop,
+    Stopped,
     Welcome,
 )
 from mpifarm.model.settings import Settings
@@ -359,6 +361,23 @@ def test_a_forsaken_rank_ends_with_75(exits, monkeypatch):
         run_other_rank(monkeypatch, comm, _Followed.FORSAKEN, Shutdown())()
     assert exits == [ExitStatus.RUN_AGAIN]
     assert comm.calls == []
+
+
+def test_a_rank_with_a_defect_gives_its_tasks_back_and_answers_until_the_end(
+    exits, monkeypatch
+):
+    comm = ScriptedComm(2, survives=False)
+    comm.then((0, Ping()), (0, Stop(0.0)))
+    comm.then((0, Shutdown()))
+    run = run_other_rank(monkeypatch, comm, _Followed.LEFT, Shutdown())
+
+    def fail(*args: Any) -> _Followed:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(process, "_follow", fail)
+    assert run() == 0
+    assert comm.sent == [(0, PoolLost()), (0, Alive()), (0, Stopped())]
+    assert comm.calls[-1] == "finalize"
 
 
 def test_of_ranks_that_see_no_other_the_first_alone_returns_a_status_and_waits(
