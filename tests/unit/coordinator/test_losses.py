@@ -10,6 +10,7 @@ from signal import SIGTERM, SIGUSR1, SIGUSR2
 import pytest
 
 from mpifarm.coordinator.coordinator import (
+    COMMIT_INTERVAL,
     MAX_LOST,
     Coordinator,
     Phase,
@@ -96,6 +97,42 @@ def test_what_may_have_killed_a_rank_is_not_given_to_the_coordinators_own():
     assert suspects
     assert not suspects & {lease.taskid for lease in farm.ranks[0].told}
     assert sorted(farm.disk.records) == [*range(40)]
+
+
+def test_the_coordinators_own_rank_leaves_it_to_one_that_is_still_busy():
+    hand = Hand(size=3, workers=1)
+    (own,) = hand.begin(0, workers=1, empty=False)
+    for rank in (1, 2):
+        hand.hear(rank, Join(f"node{rank}", rank, 1))
+    hand.decide()
+    hand.write(1, 2, empty=True)
+    hand.report(own)
+    hand.decide(COMMIT_INTERVAL)
+    hand.write(empty=True)
+    (suspect,) = hand.leases(1)
+    hand.coordinator.on_ranks_lost([1], hand.clock.now)
+    hand.decide()
+    assert hand.leases(0) == [own]
+    hand.report(*hand.leases(2), rank=2)
+    hand.decide()
+    assert hand.leases(2)[-1].taskid == suspect.taskid
+
+
+def test_the_coordinators_own_rank_runs_it_only_when_all_results_are_on_disk():
+    hand = Hand(size=2, workers=1)
+    (own,) = hand.begin(0, workers=1, empty=False)
+    hand.hear(1, Join("node1", 1, 1))
+    hand.decide()
+    hand.write(1, empty=True)
+    (suspect,) = hand.leases(1)
+    hand.report(own)
+    hand.coordinator.on_ranks_lost([1], hand.clock.now)
+    hand.decide()
+    hand.decide(COMMIT_INTERVAL)
+    assert hand.recorded == [own.taskid]
+    assert hand.leases(0) == [own]
+    hand.write(empty=True)
+    assert hand.leases(0)[-1].taskid == suspect.taskid
 
 
 def test_the_coordinators_own_rank_runs_it_where_no_other_is_left():
