@@ -48,7 +48,7 @@ from mpifarm.model.messages import (
     Welcome,
 )
 from mpifarm.model.settings import Policy
-from mpifarm.model.task import Lease, Outcome, Result
+from mpifarm.model.task import LAUNCHED_WAIT, Lease, Outcome, Result
 from tests.unit.fakes import (
     WAIT,
     Commands,
@@ -554,6 +554,18 @@ def test_what_a_lost_rank_was_not_sure_of_runs_again():
     task = hand.coordinator.table.tasks[second.taskid]
     assert (task.state, task.lost, task.result) == (TaskState.QUEUED, 0, None)
     assert not task.may_kill_ranks
+
+
+def test_a_stop_without_signal_waits_until_a_rank_is_sure_of_what_mpirun_ran():
+    hand = Hand(size=2, timeout=10.0, grace=0.0)
+    hand.begin(0)
+    hand.hear(1, Join("node", 2, 2))
+    hand.decide(10.0)
+    hand.hear(0, Stopped())
+    hand.decide(LAUNCHED_WAIT + 0.9 * ANSWER_SECONDS)
+    assert hand.coordinator.lost_ranks() == []
+    hand.decide(0.2 * ANSWER_SECONDS)
+    assert hand.coordinator.lost_ranks() == [1]
 
 
 def test_the_timeout_counts_from_the_start_of_the_farm():
