@@ -130,6 +130,22 @@ def test_blocks_of_tasks_that_fail_put_no_rank_out_of_use(seed, ranks):
     assert were_out_of_use(farm) == []
 
 
+def test_fast_checkpoints_do_not_put_their_rank_on_trial():
+    policy = Policy(quarantine=2, requeue_status=75)
+    hand = Hand(size=2, workers=1, policy=policy)
+    hand.begin(0, workers=1, empty=False)
+    hand.hear(1, Join("node", 2, 2))
+    hand.decide()
+    hand.write(1, 2, empty=True)
+    now, leases = hand.clock.now, hand.leases(1)
+    fast = tuple(result_of(lease, now, 0.1, status=75) for lease in leases)
+    hand.hear(1, sure_report(now, fast))
+    hand.decide(COMMIT_INTERVAL)
+    hand.decide()
+    again = [(lease.taskid, lease.attempt) for lease in hand.leases(1)[2:]]
+    assert again == [(1, 2), (2, 2)]
+
+
 # ---- a rank that fails everything ---------------------------------------------------
 
 
