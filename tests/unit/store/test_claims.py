@@ -1,5 +1,6 @@
 """Claims: the journal's format, and who counts as dead."""
 
+import errno
 import json
 import os
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from mpifarm.errors import StorageError
 from mpifarm.model.id_ranges import IdRangesError, encode_ids, parse_ids
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store import claims
 from mpifarm.store.claim_journal import (
     DamagedClaimError,
@@ -21,7 +23,7 @@ from mpifarm.store.claim_journal import (
     parse_event,
     parse_head,
 )
-from mpifarm.store.claims import share_a_lock
+from mpifarm.store.claims import OwnClaim, share_a_lock
 from mpifarm.store.farm_liveness import (
     ClaimEvidence,
     ClaimLock,
@@ -135,6 +137,31 @@ def test_what_follows_a_torn_line_counts():
     journal.feed(encode_head(HEAD) + encode_event(Event(take=[1, 2], step=1)))
     journal.feed(torn + b"\n" + encode_event(Event(put=[2], step=3)))
     assert set(journal.held) == {1}
+
+
+# ---- a step that fails ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_taken_back", [True, False])
+def test_a_step_that_fails_is_in_no_claim_or_its_file_stays_empty(
+    tmp_path, monkeypatch, is_taken_back
+):
+    (tmp_path / "claims").mkdir()
+    own = OwnClaim(WorkdirPaths(str(tmp_path)), HEAD)
+    staging = tmp_path / "staging"
+    staging.write_bytes(b"4\n5\n")
+
+    def fail(*args: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    if not is_taken_back:
+        monkeypatch.setattr(os, "ftruncate", fail)
+    with pytest.raises(StorageError):
+        own.append_step(Event(take=[1, 2, 3], step=1), str(staging))
+    own.end()
+    left = [path.read_bytes() for path in tmp_path.glob("staging")]
+    assert left == ([] if is_taken_back else [b""])
 
 
 # ---- dead or alive ------------------------------------------------------------------
