@@ -129,6 +129,17 @@ def test_tasks_are_popped_recorded_and_put_back_by_the_lists_own_methods(farms):
     assert farms.claims() == []
 
 
+def test_a_task_that_a_farm_has_put_back_and_got_again_is_no_other_farms(farms):
+    first = farms.open()
+    assert farms.transact(first, take=1) == [11]
+    farms.transact(first, give_back=[11])
+    assert farms.transact(first, take=1) == [11]
+    second = farms.open()
+    farms.list.queue.append(11)  # the list gives it a second time
+    assert farms.transact(second, take=1) == [10]
+    assert first.held == {11}
+
+
 def test_a_task_that_did_not_complete_is_never_recorded_as_done_with_0(farms):
     """One that has taken too long may trap TERM and exit 0."""
     workdir = farms.open()
