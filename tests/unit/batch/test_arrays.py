@@ -193,5 +193,5 @@ def test_only_where_members_hold_all_the_rest_and_nothing_failed_is_it_in_good_h
 
 
 def test_the_option_is_off_unless_it_is_given():
-    assert not parse_arguments(["tasks"], {}).in_array
-    assert parse_arguments(["--in-array", "tasks"], {}).in_array
+    assert not parse_arguments(["tasks.txt"], {}).in_array
+    assert parse_arguments(["--in-array", "tasks.txt"], {}).in_array
