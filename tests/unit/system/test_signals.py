@@ -102,6 +102,15 @@ def test_thousands_of_signals_block_nothing(inbox):
     assert not is_readable(inbox)
 
 
+def test_a_hup_that_nohup_has_ignored_stays_ignored_and_no_other_signal(inbox):
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    inbox.install()
+    for signum in SIGNALS:
+        signal.raise_signal(signum)
+    assert {*inbox.take()} == {*SIGNALS} - {signal.SIGHUP}
+
+
 def test_the_descriptors_are_not_inherited(inbox):
     assert not os.get_inheritable(inbox.fd)
     assert not os.get_inheritable(inbox._wakeup_fd)
