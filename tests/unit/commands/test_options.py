@@ -491,6 +491,13 @@ def test_a_mistake_before_the_question_for_help_does_not_hide_the_help():
         parsed("--prock", "4", "-h")
 
 
+def test_a_deadline_that_is_given_goes_before_the_end_of_the_slurm_job():
+    job = {"SLURM_JOB_END_TIME": "2000000000"}
+    assert parse_arguments(["tasks.txt"], job).policy.deadline == 2e9
+    given = parse_arguments(["--deadline", "1900000000", "tasks.txt"], job)
+    assert given.policy.deadline == 1.9e9
+
+
 def test_tasks_may_span_nodes_when_asked_to():
     assert parsed("tasks.txt") == wanted(span_nodes=False)
     assert parsed("--span-nodes", "tasks.txt") == wanted(span_nodes=True)
