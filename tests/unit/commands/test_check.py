@@ -1,5 +1,6 @@
 """``mpifarm check`` and ``mpifarm retry``: their words, arguments and exit statuses."""
 
+import errno
 import fcntl
 import os
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mpifarm.audit.audit import NOTICES, FindingKind
-from mpifarm.commands import check, joblog, log, ls, retry
+from mpifarm.commands import check, joblog, log, ls, retry, target
 from mpifarm.commands.main import names_subcommand, spell_out
 from mpifarm.commands.options import HelpAsked
 from mpifarm.errors import InputError
@@ -21,6 +22,7 @@ from mpifarm.store.claim_journal import Head, encode_head
 from mpifarm.store.farm_liveness import find_process_start
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.target import Target, farm_words_of, words_of
+from mpifarm.system import files
 from mpifarm.system.console import Console
 from tests.support import snapshot
 from tests.unit.store_fakes import Site
@@ -182,6 +184,22 @@ def test_a_lock_that_another_holds_is_told_and_waited_for_no_longer(
     assert status == 0
     assert "was held by other farmers for 0.05 s" in text
     assert "notice: read without the lock" in text
+
+
+def test_a_disk_that_goes_on_failing_is_no_fault_of_the_workdir(site, run, monkeypatch):
+    find_content = files.find_content
+
+    def read(path: str) -> bytes | None:
+        if path.endswith("/finished"):
+            error = OSError(errno.EIO, os.strerror(errno.EIO))
+            raise files.storage_error("read", path, error) from error
+        return find_content(path)
+
+    monkeypatch.setattr(files, "find_content", read)
+    monkeypatch.setattr(target, "COMMAND_SECONDS", 0.0)
+    status, text = run(check, site.root)
+    assert status == 75
+    assert "could not be read" in text
 
 
 def test_words_of_strangers_do_not_reach_the_terminal_as_they_are(site, run):
