@@ -33,3 +33,12 @@ def test_the_second_who_creates_a_file_is_told_that_it_exists(tmp_path):
     os.close(files.create_exclusively(path))
     with pytest.raises(FileExistsError):
         files.create_exclusively(path)
+
+
+def test_a_file_that_is_to_replace_another_is_synced_when_it_is_whole(
+    tmp_path, monkeypatch
+):
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda each: synced.append(os.fstat(each).st_size))
+    files.write_staging_file(str(tmp_path / "beside"), (b"1\n", b"23\n"))
+    assert synced == [5]
