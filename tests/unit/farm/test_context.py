@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from mpifarm.farm import context
 from mpifarm.farm.context import RankContext
 from mpifarm.farm.sureness import Sureness, find_wait
-from mpifarm.model.messages import Alive, Join, Shutdown
+from mpifarm.model.messages import Alive, Join, Shutdown, Welcome
 from mpifarm.model.settings import Settings
 from tests.unit.fakes import define_farm
 from tests.unit.virtual_rank import Clock, FakePool
@@ -35,6 +36,16 @@ def test_a_rank_that_farms_alone_keeps_none_and_is_rank_0():
     agent = context_of().create_agent(lambda _: None, 0.0)
     assert not agent.reporter.keeps_results
     assert agent.rank == 0
+
+
+def test_a_rank_that_farms_alone_numbers_its_workers_behind_those_of_its_neighbours(
+    monkeypatch,
+):
+    monkeypatch.setattr(context, "place_on_node", lambda environ: 2)
+    alone = context_of()
+    alone.create_agent(lambda _: None, 0.0).on_message(Welcome(define_farm(), 0), 0.0)
+    pool: Any = alone.pool
+    assert pool.definition.node_worker == 2 * 3
 
 
 def test_a_rank_is_sure_after_the_wait_of_its_commands():
