@@ -17,7 +17,7 @@ from mpifarm.audit.farms import (
     read_farms,
 )
 from mpifarm.audit.view import State, View, is_of, read_view
-from mpifarm.causes.lines import last_lines
+from mpifarm.causes.lines import last_printed
 from mpifarm.model.wording import TimeLeft
 from mpifarm.output.tails import read_tail
 from mpifarm.store.attempts import Attempt
@@ -34,10 +34,6 @@ RECORD_SECONDS: Final = 0.2
 
 RECENT_SECONDS: Final = 24 * 3600.0
 """Seconds for which a farm that has died, and has no claim any more, is told of."""
-
-OWN_LINE: Final = "=== mpifarm: "
-"""The beginning of mpifarm's own lines in a log."""
-
 
 class Running(NamedTuple):
     """A running task, its farm, and what that said of it."""
@@ -174,16 +170,8 @@ def _find_failed(view: View, most: int) -> list[FailedTask]:
         if attempt and not is_of(State.FAILED, attempt.outcome.encode()):
             attempt = None
         tail = read_tail(view.paths.logs, taskid)
-        found.append(FailedTask(taskid, attempt, _find_last_line(tail)))
+        found.append(FailedTask(taskid, attempt, last_printed(tail)))
     return found
-
-
-def _find_last_line(tail: bytes) -> str:
-    """Return the last line with text that is not mpifarm's own, "" if there is none."""
-    for line in reversed(last_lines(tail, 3)):
-        if not line.startswith(OWN_LINE):
-            return line
-    return ""
 
 
 def _count_by_others(view: View) -> int:

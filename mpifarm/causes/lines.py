@@ -149,6 +149,13 @@ def last_lines(tail: bytes, most: int = 8) -> tuple[str, ...]:
     return tuple([line for line in lines if line.strip()][-most:])
 
 
+def last_printed(tail: bytes) -> str:
+    """Return the last line with text that is not mpifarm's own, "" if there is none."""
+    own = _OWN.decode()
+    lines = reversed(last_lines(tail, 3))
+    return next((line for line in lines if not line.startswith(own)), "")
+
+
 class Telling:
     """The line of a log that tells the cause."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mpifarm.causes.failure import TAIL, Failure
 from mpifarm.causes.groups import CauseGrouper
-from mpifarm.causes.lines import last_lines
+from mpifarm.causes.lines import last_printed
 from mpifarm.farm.cause_lines import GroupedFailures
 from mpifarm.farm.summary import how_it_failed
 from mpifarm.farm.task_lines import show_command
@@ -79,8 +79,8 @@ class Failures:
         self._told += 1
         if self._tells_ends:
             self._tell(self._word(rank, result))
-        if lines := last_lines(tail, 1):
-            self._tell(f"task {result.taskid} printed last: {_shorten(lines[0])}")
+        if line := last_printed(tail):
+            self._tell(f"task {result.taskid} printed last: {_shorten(line)}")
 
     def look(self, now: float) -> None:
         """Tell how many more have failed, once a minute is over."""

@@ -60,6 +60,15 @@ def test_a_task_without_an_output_has_no_last_words(site):
     ]
 
 
+def test_what_mpifarm_itself_has_written_is_no_last_word(site):
+    own = "=== mpifarm: killed by signal 9 (SIGKILL) ===\n"
+    site.fail(17, f"step 7 of 9\n{own}", status=-9)
+    site.fail(18, own, status=-9)
+    assert [line for line in site.told if "printed" in line] == [
+        "task 17 printed last: step 7 of 9"
+    ]
+
+
 def test_where_each_end_is_told_anyway_only_the_last_words_are_added(tmp_path):
     site = Site(tmp_path, tells_ends=False)
     site.fail(1, "bad")
