@@ -103,7 +103,10 @@ def usable_cpus() -> int:
 
 
 def parse_mpi(word: str) -> str:
-    """Return ``auto`` or ``off``; raises InputError for a value of srun's ``--mpi``."""
+    """Return ``auto`` or ``off``; raise ValueError for another word.
+
+    Raises InputError for a value of srun's ``--mpi``.
+    """
     if word.startswith("pm"):
         raise usage_error(
             f"--mpi={word} is srun's: give it to srun, before python -m mpifarm"

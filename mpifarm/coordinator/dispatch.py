@@ -248,7 +248,7 @@ class Dispatcher:
         return is_waiting or not self.prefetch.nothing_more_comes
 
     def wake_at(self) -> float:
-        """Return when time alone may let leases go out or come back; `inf` if never."""
+        """Return when a recall, a retry or a poll of ``toprocess`` is due; or `inf`."""
         wake_at, unlocated = self.recalls.look_at, self._unlocated
         if self.demand and not unlocated.tasks:
             wake_at = min(wake_at, self._table.retry_queue.wake_at())

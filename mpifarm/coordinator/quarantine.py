@@ -315,7 +315,11 @@ class Quarantine:
         return QuarantineVerdict.OUT_OF_USE
 
     def _probe(self, streak: Streak, record: RankRecord) -> None:
-        """Allow the rank one lease, and double the time to the next probe."""
+        """Allow the rank one lease; no other probe is due while that one lasts.
+
+        The time to the next probe, if this one fails, doubles up to
+        `LONGEST_PROBE_SECONDS`.
+        """
         record.most_leases = 1
         streak.is_probing = True
         streak.probe_at = float("inf")

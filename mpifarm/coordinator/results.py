@@ -207,7 +207,7 @@ class Results:
         )
 
     def on_rank_lost(self, record: RankRecord, task: TaskRecord, now: float) -> None:
-        """Queue a task of a lost rank again.
+        """Take a task from a lost rank: queue it again, or fail it if it kills ranks.
 
         Count the loss if the command still ran.
         """

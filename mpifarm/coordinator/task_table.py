@@ -164,7 +164,7 @@ class TaskTable:
     def pick_held(self, record: RankRecord) -> list[TaskRecord]:
         """Empty the rank's list of unsure tasks; return all its tasks, last id first.
 
-        The caller has to `release` each of them.
+        The caller has to `release`, requeue or fail each of them.
         """
         unsure = {task.taskid for task in self._take_unsure(record)}
         # The last first: each is queued before all others, so the order stays.

@@ -311,9 +311,11 @@ class Agent:
         self._on_stop(0.0 if signum in KILLING_SIGNALS else grace, now)
 
     def _on_stop(self, grace: float, now: float) -> None:
-        """End the commands within `grace` seconds, a shorter time than before if given.
+        """Stop: drop the queue, count no later result, and end the commands.
 
-        A rank that has stopped says so again; one that has left does nothing.
+        The first call with `grace` sends TERM and KILLs after so many seconds; a later
+        one can only shorten that.  With 0 it KILLs at once.  A rank that has stopped
+        says so again; one that has left does nothing.
         """
         if self.phase in ENDED:
             self._send(Stopped())

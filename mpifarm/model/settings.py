@@ -68,7 +68,7 @@ class Settings:
     timeout: float | None = None
     verbose: bool = False
     quiet: bool = False
-    """Whether only warnings, errors and failures are told."""
+    """Whether only warnings, errors and the summary of failures are told."""
     progress: str = "auto"
     """How the state of the farm is shown: one of `PROGRESS_KINDS`."""
     runner: str = "default"

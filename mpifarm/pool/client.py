@@ -441,7 +441,7 @@ class Pool:
             worker.held.clear()
 
     def _kill_orphans(self) -> None:
-        """KILL, once, workers that did not notice the death of the fork server.
+        """KILL, once, workers that outlive the fork server, and their commands' groups.
 
         They may be in native code, say.  No effect unless the pool is ORPHANED.
         """

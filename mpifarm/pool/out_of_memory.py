@@ -121,7 +121,11 @@ def find_oom_file() -> str | None:
 
 
 def parse_oom_file(cgroups: str, mounts: str) -> str | None:
-    """Parse /proc/self/cgroup and /proc/self/mounts; see `find_oom_file`."""
+    """Return the file that counts OOM kills of our own cgroup; None if there is none.
+
+    `cgroups` and `mounts` are the contents of /proc/self/cgroup and /proc/self/mounts.
+    Where versions 1 and 2 are mounted, version 1 counts.
+    """
     places = {}
     for line in mounts.splitlines():
         _, place, kind, options, *_ = [*line.split(" "), "", "", "", ""]

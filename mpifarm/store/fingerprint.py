@@ -48,7 +48,10 @@ def take_fingerprint(
 
 
 def _hash_prefixes(tasks: Sequence[str], count: int) -> tuple[str, ...]:
-    """Return the hashes of the prefixes of the first `count` tasks."""
+    """Return a hash of each `BLOCK` of the first `count` tasks with all before it.
+
+    The last hash is that of all `count` tasks.
+    """
     digest = hashlib.blake2b(digest_size=12)
     prefixes = []
     for begin in range(0, count, BLOCK):

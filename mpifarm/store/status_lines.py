@@ -7,17 +7,18 @@ A line *counts* when it ends in a newline and its text is that of its id in the
 tasklist.  Any other line is *odd*:
 
 - *torn*: the beginning of a task's line, since its writer was killed or the disk full.
-  A torn line records nothing; but in ``toprocess`` it counts if its id is whole: a
-  plain farmer reads no more than the id.
+  A torn line records nothing: its task runs again.  Two torn lines count: a last line
+  that lacks its newline alone, and in ``toprocess`` one whose id is whole (a plain
+  farmer reads no more than the id).
 - *fused*: a torn line with a whole line behind it, which a plain farmer appended.  The
   whole line counts where no other reading is possible.
 - *alien*: of another tasklist, or of this one before an edit.
 
 Who mends a torn line: each mpifarm that appends to ``finished`` or ``failed`` ends a
-last line without newline first (`Ledger.append`), the start of a farm rewrites
-``toprocess`` (`FileStore`), each step of a queue drops or completes the last line of
-its file (`queue.mend_tail`), ``check --repair`` takes torn lines out of all files
-(`audit.repair`).  `parse_status` alone says which lines are torn.
+last line without newline first (`Ledger.append`), the start of a farm does so too and
+rewrites ``toprocess`` (`FileStore._mend`), each step of a queue drops or completes the
+last line of its file (`queue.mend_tail`), ``check --repair`` takes torn lines out of
+all files (`audit.repair`).  `parse_status` alone says which lines are torn.
 """
 
 import re

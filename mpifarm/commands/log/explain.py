@@ -71,7 +71,8 @@ class Explainer:
     def split_known(self, taskids: list[int]) -> tuple[list[int], str]:
         """Return the ids that the tasklist has, and a sentence about the other ids.
 
-        Return all ids and "" if there are no others, or the list is unknown.
+        Return all ids and "" if there are no others, or if the list is unknown or keeps
+        its own state.
         """
         tasks = self._tasks
         if tasks is None or has_own_state(tasks, self.target):

@@ -81,7 +81,10 @@ def name_launcher(environ: Mapping[str, str]) -> str:
 
 
 def _find_library() -> str:
-    """Return the MPI library that is loaded, as this process has mapped it."""
+    """Return the path of the MPI library that this process has loaded.
+
+    Return a sentence if none is found.
+    """
     with suppress(OSError), open("/proc/self/maps", encoding="utf-8") as maps:
         if found := re.search(r"/.*/lib(mpi|mpich)\.so.*", maps.read()):
             return found[0]

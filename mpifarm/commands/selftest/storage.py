@@ -93,7 +93,7 @@ def take(paths: tuple[str, ...], seconds: float) -> bool:
 
 
 def release(paths: tuple[str, ...]) -> None:
-    """Give back what `take` took, if anything."""
+    """Release the lock that `take` took on these paths; no effect without one."""
     if paths in _locks:
         _locks[paths].release()
 
