@@ -35,6 +35,7 @@ RECORD_SECONDS: Final = 0.2
 RECENT_SECONDS: Final = 24 * 3600.0
 """Seconds for which a farm that has died, and has no claim any more, is told of."""
 
+
 class Running(NamedTuple):
     """A running task, its farm, and what that said of it."""
 

@@ -167,13 +167,14 @@ def _find_colors() -> _Color | None:
     def color(
         columns: Sequence[TableColumn], cells: Sequence[str], *, is_head: bool
     ) -> str:
-        line = Text(no_wrap=True, overflow="ignore", end="\n")
+        line = Text()
         for place, (column, cell) in enumerate(zip(columns, cells, strict=True)):
             style = "bold" if is_head else column.styles.get(cell.strip(), "")
             line.append(_GAP if place else "").append(cell, style)
         line.rstrip()
         with console.capture() as capture:
-            console.print(line, crop=False)
+            # The cells have the width that the terminal had; rich may find another one.
+            console.print(line, soft_wrap=True)
         return str(capture.get())
 
     return color

@@ -98,3 +98,12 @@ def test_rich_colours_cells_on_a_terminal_and_leaves_the_layout(monkeypatch):
     monkeypatch.setattr(table, "ROWS_OF_RICH", 500)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[31m" not in "".join(lines(COLUMNS, ROWS, 40))
+
+
+def test_rich_wraps_no_line_where_it_takes_the_terminal_for_narrow(monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    columns = [TableColumn("id", is_number=True), TableColumn("command")]
+    lines = [*format_table(columns, [("1", "echo " + "x" * 150)], 200)]
+    assert [line.count("\n") for line in lines] == [1, 1]
