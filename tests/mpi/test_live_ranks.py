@@ -76,6 +76,16 @@ class FakePool:
     def recall(self):
         return []
 
+    @property
+    def busy(self):
+        return len(self.running)
+
+    def count_busy(self):
+        return len(self.running)
+
+    def running_tasks(self):
+        return []
+
     def end(self, lease, outcome=Outcome.COMPLETED, status=0):
         self.running.remove(lease)
         now = time.monotonic()
