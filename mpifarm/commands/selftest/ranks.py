@@ -48,7 +48,7 @@ ROUND_TRIPS = 5
 TELLING_SKEW = 1.0
 """Seconds by which clocks may differ before a user notices."""
 
-SIGNAL_SECONDS = 3.0
+SIGNAL_SECONDS = 10.0
 LOSS_SECONDS = 3.0
 
 
