@@ -13,7 +13,7 @@ from mpifarm.output.reader import Source, find_sources
 from mpifarm.output.records import find_again_lines
 from mpifarm.system import files
 from mpifarm.system.patience import is_of_the_disk
-from mpifarm.system.regular_files import open_regular
+from mpifarm.system.regular_files import open_regular, read_end
 
 
 class _LogEnd(NamedTuple):
@@ -73,15 +73,7 @@ def _read_kept(source: Source, most: int) -> bytes:
     """Return the end of an output in a pack or in a worker's own file."""
     path, record = source.files.place_of(source.record), source.record
     try:
-        descriptor = open_regular(path, os.O_RDONLY)
-        try:
-            end = os.fstat(descriptor).st_size
-            if record.length is not None:
-                end = min(end, record.offset + record.length)
-            begin = max(record.offset, end - most)
-            return os.pread(descriptor, max(0, end - begin), begin)
-        finally:
-            os.close(descriptor)
+        return read_end(path, most, record.offset, record.length)
     except OSError as error:
         _raise_of_disk(path, error)
         return b""

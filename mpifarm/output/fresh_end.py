@@ -4,11 +4,9 @@ Rules of this file: it reads a bounded number of bytes, whatever farms keep, and
 nothing.
 """
 
-import os
-
 from mpifarm.model.paths import PACKED, log_path
 from mpifarm.output.records import RankFiles, Record, parse_records
-from mpifarm.system.regular_files import open_regular
+from mpifarm.system.regular_files import read_end
 
 INDEX_BYTES = 1 << 16
 """Bytes at the end of an index in which the record of a fresh attempt stands."""
@@ -48,14 +46,6 @@ def _find_record(its_files: RankFiles, attempt: tuple[int, int]) -> Record | Non
 def _read_end(path: str, offset: int, length: int | None, most: int) -> bytes | None:
     """Return the last bytes of a part of a file; None if there is no such file."""
     try:
-        descriptor = open_regular(path, os.O_RDONLY)
+        return read_end(path, most, offset, length)
     except FileNotFoundError:
         return None
-    try:
-        end = os.fstat(descriptor).st_size
-        if length is not None:
-            end = min(end, offset + length)
-        begin = max(offset, end - most)
-        return os.pread(descriptor, max(0, end - begin), begin)
-    finally:
-        os.close(descriptor)

@@ -3,13 +3,12 @@
 Rules of this file: it reads; an output that can't be read has no end.
 """
 
-import os
 from contextlib import suppress
 from typing import Final
 
 from mpifarm.errors import StorageError
-from mpifarm.output.reader import Output, find_outputs, find_sources
-from mpifarm.system.regular_files import open_regular
+from mpifarm.output.reader import find_outputs, find_sources
+from mpifarm.system.regular_files import read_end
 
 MAX_TAIL: Final = 8192
 """Bytes at the end of an output that are read."""
@@ -24,18 +23,6 @@ def read_tail(logs: str, taskid: int, most: int = MAX_TAIL) -> bytes:
         sources = find_sources(logs, taskid)
         outputs = find_outputs(logs, taskid, split=False, sources=sources)
         if outputs:
-            return _read_end(outputs[-1], most)
+            last = outputs[-1]
+            return read_end(last.path, most, last.offset, last.length)
     return b""
-
-
-def _read_end(output: Output, most: int) -> bytes:
-    if output.length == 0:
-        return b""
-    descriptor = open_regular(output.path, os.O_RDONLY)
-    try:
-        size = os.fstat(descriptor).st_size - output.offset
-        length = size if output.length is None else min(size, output.length)
-        begin = max(0, length - most)
-        return os.pread(descriptor, max(0, length - begin), output.offset + begin)
-    finally:
-        os.close(descriptor)

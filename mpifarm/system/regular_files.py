@@ -84,3 +84,20 @@ def _refuse(path: str, mode: int, error: OSError | None = None) -> NoReturn:
     """Raise `OddFileError` for a file of this `mode`."""
     number = error.errno if error and error.errno else 22
     raise OddFileError(number, f"it is {kind_in_words(mode)}", path) from error
+
+
+def read_end(path: str, most: int, offset: int = 0, length: int | None = None) -> bytes:
+    """Return the last bytes, `most` at most, of a part of a regular file.
+
+    The part begins at `offset` and has `length` bytes, None for all that follow.
+    Raises OSError.
+    """
+    descriptor = open_regular(path, os.O_RDONLY)
+    try:
+        end = os.fstat(descriptor).st_size
+        if length is not None:
+            end = min(end, offset + length)
+        begin = max(offset, end - most)
+        return os.pread(descriptor, max(0, end - begin), begin)
+    finally:
+        os.close(descriptor)
