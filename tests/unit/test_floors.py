@@ -16,6 +16,7 @@ FLOORS = {
     "batch": 0,
     "model": 0,
     "causes": 1,
+    "order": 1,
     "system": 1,
     "plugins": 2,
     "runners": 3,

@@ -1,0 +1,4 @@
+"""What has to wait before it may start.  Pure.
+
+* `constraints`: what does the list say?  Barriers, tasks that wait for others, kinds.
+"""

@@ -1,0 +1,90 @@
+"""What a list says of its tasks: which wait for others, and which share seats.
+
+Rules of this file: pure; ids and names, no texts.  A task waits only for tasks above
+it, so there are no cycles, and lines that are added to the end of a list change nothing
+for those above.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Barrier(NamedTuple):
+    """All tasks before `first` have to end before `first` or a later one may start.
+
+    `checks`: none of them may have failed, or those behind are not run.
+    """
+
+    first: int
+    checks: bool
+
+
+@dataclass(slots=True)
+class Constraints:
+    """The constraints of a list; without any, all tasks may start in any order.
+
+    It grows with its list: parts are appended, and none of them ever changes.
+    """
+
+    barriers: list[Barrier] = field(default_factory=list)
+    """By `Barrier.first`, ascending; two at one place are one that checks if either
+    does."""
+    after: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """For a task, the lower ids that have to be finished before it may start.  If one
+    of these has failed, the task is not run."""
+    kinds: dict[int, str] = field(default_factory=dict)
+    """For a task, the name of the seats that it shares with others (``--limit``)."""
+    is_foreign: bool = False
+    """Whether plain farmers read other tasks in the list: it is written in a dialect.
+    """
+
+    def __bool__(self) -> bool:
+        """Return whether the list says anything that plain farmers do not heed."""
+        return bool(self.barriers or self.after or self.kinds or self.is_foreign)
+
+    def add_barrier(self, first: int, *, checks: bool) -> None:
+        """Put a barrier in front of task `first`, which is to be the list's next."""
+        barriers = self.barriers
+        if barriers and barriers[-1].first == first:
+            checks |= barriers.pop().checks
+        if first:
+            barriers.append(Barrier(first, checks))
+
+    def is_shared(self, taskid: int) -> bool:
+        """Return whether plain farmers may run the task as it stands, at once."""
+        if self.is_foreign or taskid in self.after or taskid in self.kinds:
+            return False
+        return self.count_barriers(taskid) == 0
+
+    def count_barriers(self, taskid: int) -> int:
+        """Return how many barriers are in front of a task."""
+        barriers = self.barriers
+        if not barriers or taskid < barriers[0].first:
+            return 0
+        return bisect_right(barriers, taskid, key=lambda each: each.first)
+
+    def describe(self, begin: int, end: int) -> Iterator[tuple[int, str]]:
+        """Yield id and directives of each task in a range that has any, in order.
+
+        Two lists with equal texts and equal directives are the same list.
+        """
+        places = {each.first for each in self.barriers if begin <= each.first < end}
+        for mapping in (self.after, self.kinds):
+            if len(mapping) < end - begin:
+                places.update(each for each in mapping if begin <= each < end)
+            else:
+                places.update(each for each in range(begin, end) if each in mapping)
+        for taskid in sorted(places):
+            yield taskid, "".join(self._directives(taskid))
+
+    def _directives(self, taskid: int) -> Iterator[str]:
+        place = self.count_barriers(taskid)
+        if place and self.barriers[place - 1].first == taskid:
+            checks = self.barriers[place - 1].checks
+            yield "#BARRIER CHECK\n" if checks else "#BARRIER\n"
+        if waits_for := self.after.get(taskid):
+            yield f"#AFTER {','.join(map(str, waits_for))}\n"
+        if kind := self.kinds.get(taskid):
+            yield f"#KIND {kind}\n"
