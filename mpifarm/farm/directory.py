@@ -47,6 +47,7 @@ def _named_from(settings: Settings, here: str) -> Settings:
         workdir=os.path.join(here, settings.workdir),
         config=path_of(settings.config),
         lock_area=path_of(settings.lock_area),
+        durations=path_of(settings.durations),
     )
 
 

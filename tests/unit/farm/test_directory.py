@@ -41,13 +41,14 @@ def test_without_chdir_nothing_changes(here):
 
 
 def test_all_but_the_commands_is_named_from_where_mpifarm_was_started(here):
-    words = ("--chdir", "there", "--config", "a.ini", "--lock-area", "/l", "tasks.txt")
-    settings, fault = entered(*words)
+    files = ("--config", "a.ini", "--lock-area", "/l", "--durations", "before.tsv")
+    settings, fault = entered("--chdir", "there", *files, "tasks.txt")
     assert fault == ""
     assert os.getcwd() == os.environ["PWD"] == f"{here}/there"
     assert settings.tasklist == f"{here}/tasks.txt"
     assert settings.workdir == f"{here}/tasks.txt_workdir"
     assert (settings.config, settings.lock_area) == (f"{here}/a.ini", "/l")
+    assert settings.durations == f"{here}/before.tsv"
     assert str(here) in sys.path
 
 
