@@ -132,18 +132,38 @@ def read_texts(path: str) -> PackedTexts:
 
     Raises TasklistFileError if the file cannot be read, or for a NUL byte in a task.
     """
-    texts = PackedTexts()
-    number = 1
+    reader = ListReader(path)
     try:
         with _open_list(path) as stream:
-            texts.version = version_of(stream.fileno())
+            reader.texts.version = version_of(stream.fileno())
             # In bytes: for ten million lines it takes half the time.
             while block := _read_block(stream.buffer):
-                number += _take_block(texts, block, path, number)
+                reader.take(block)
     except OSError as error:
         why = _why_unread(error)
         raise TasklistFileError(f"can't read the tasklist {path}: {why}") from error
-    return texts
+    return reader.texts
+
+
+class ListReader:
+    """The reading of the file of a list in blocks, in their order.
+
+    `texts` gets the tasks; to replace it by an empty one between two blocks does no
+    harm.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.texts = PackedTexts()
+        self._path = path
+        self._number = 1
+        """The number of the next line."""
+
+    def take(self, block: bytes) -> None:
+        """Add the tasks of whole lines, of which the file's last may have no newline.
+
+        Raises TasklistFileError for a NUL byte in a task.
+        """
+        self._number += _take_block(self.texts, block, self._path, self._number)
 
 
 def _read_block(stream: BinaryIO) -> bytes:

@@ -54,6 +54,13 @@ class PackedTexts(Sequence[str]):
         self._content += encoded
         self._ends.extend(ends)
 
+    def cut(self, count: int) -> None:
+        """Keep the first `count` texts alone."""
+        del self._content[self._ends[count] + count :]
+        del self._ends[count + 1 :]
+        while self._parts and self._parts[-1][0] >= count:
+            self._parts.pop()
+
     def has_mark(self, mark: bytes) -> bool:
         """Return whether a text of the last `extend` has `mark`, one of `MARKS`."""
         return bool(self._parts) and mark in self._parts[-1][1]

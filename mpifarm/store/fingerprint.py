@@ -52,12 +52,44 @@ def _hash_prefixes(tasks: Sequence[str], count: int) -> tuple[str, ...]:
 
     The last hash is that of all `count` tasks.
     """
-    digest = hashlib.blake2b(digest_size=12)
-    prefixes = []
-    for begin in range(0, count, BLOCK):
-        digest.update(encode_texts(begin, min(begin + BLOCK, count), tasks))
-        prefixes.append(digest.hexdigest())
-    return tuple(prefixes)
+    return PrefixHashes(tasks).find(count)
+
+
+class PrefixHashes:
+    """The hashes of the prefixes of a list that may grow: each block is read once."""
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self._tasks = tasks
+        self._whole = [hashlib.blake2b(digest_size=12)]
+        """The digest of each number of whole blocks, from 0 on."""
+        self._hashes: list[str] = []
+        """The hash of each prefix of whole blocks."""
+
+    def find(self, count: int) -> tuple[str, ...]:
+        """Return a hash of each `BLOCK` of the first `count` tasks with all before it.
+
+        The last hash is that of all `count` tasks.
+        """
+        whole, rest = divmod(count, BLOCK)
+        for number in range(len(self._hashes), whole):
+            digest = self._read_on(number, BLOCK)
+            self._whole.append(digest)
+            self._hashes.append(digest.hexdigest())
+        hashes = self._hashes[:whole]
+        if rest:
+            hashes.append(self._read_on(whole, rest).hexdigest())
+        return tuple(hashes)
+
+    def _read_on(self, block: int, count: int) -> "hashlib.blake2b":
+        """Return the digest of so many whole blocks and `count` tasks more."""
+        digest, begin = self._whole[block].copy(), block * BLOCK
+        digest.update(encode_texts(begin, begin + count, self._tasks))
+        return digest
+
+    def forget(self, count: int) -> None:
+        """Forget what was read behind the first `count` tasks: they were cut off."""
+        del self._hashes[count // BLOCK :]
+        del self._whole[count // BLOCK + 1 :]
 
 
 def compare(stored: Fingerprint, tasks: Sequence[str]) -> ListMatch:

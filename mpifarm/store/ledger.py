@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 from mpifarm.errors import StorageError
 from mpifarm.store.status_lines import (
+    ParsedStatus,
     TornLine,
     classify_odd,
     encode_lines,
+    is_beyond,
     parse_status,
 )
 from mpifarm.store.task_map import find_settled
@@ -59,6 +61,8 @@ class Ledger:
         """Tasks that count as soon as a newline ends the tail."""
         self._pending: PendingAppend | None = None
         """An append that failed, until the next poll settles it."""
+        self._beyond_at: int | None = None
+        """From here on, in bytes, the file may have lines beyond the list."""
 
     def __contains__(self, taskid: int) -> bool:
         return self._recorded[taskid] != 0
@@ -106,12 +110,42 @@ class Ledger:
         except OSError as error:
             raise files.storage_error("read", self.path, error) from error
         parsed = parse_status(content, self._tasks, list_is_same=True)
+        before = self._offset
         self._offset += len(content) - parsed.tail_size
         self._tail = parsed.tail.line if parsed.tail else b""
         self._tail_ids = parsed.tail_ids
         self.add(parsed.ids)
+        if self._beyond_at is None and self._has_beyond(parsed):
+            self._beyond_at = before
         theirs = [taskid for taskid in parsed.ids if taskid not in own]
         return Appended(theirs, [each.line for each in parsed.odd], sorted(own))
+
+    def _has_beyond(self, parsed: ParsedStatus) -> bool:
+        return any(is_beyond(each.line, self._tasks) for each in parsed.odd)
+
+    def resize(self) -> None:
+        """Know as many tasks as the list has now: it has grown, or was cut again.
+
+        Lines that were beyond the list count from now on.  Raises `StorageError`.
+        """
+        before, total = len(self._recorded), len(self._tasks)
+        if total < before:
+            self.count -= self._recorded.count(1, total)
+            del self._recorded[total:]
+            # Lines of the others were read before they were beyond the list again.
+            self._beyond_at = 0
+            return
+        self._recorded += bytes(total - before)
+        if self._beyond_at is not None:
+            self._read_again(self._beyond_at)
+
+    def _read_again(self, begin: int) -> None:
+        """Count the tasks of lines that were read from `begin` on."""
+        content = files.find_rest(self.path, begin)[: self._offset - begin]
+        parsed = parse_status(content, self._tasks, list_is_same=True)
+        self.add(parsed.ids)
+        if not self._has_beyond(parsed):
+            self._beyond_at = None
 
     def _settle(self) -> set[int]:
         """Complete a failed append of which the file has a part, and forget it.
