@@ -1,4 +1,5 @@
 """What has to wait before it may start.  Pure.
 
 * `constraints`: what does the list say?  Barriers, tasks that wait for others, kinds.
+* `frontier`: which tasks may start now, and which never will?
 """

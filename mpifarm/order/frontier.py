@@ -1,0 +1,252 @@
+"""Which tasks may start now, and which never will, as the tasks of a list end.
+
+Rules of this file: pure.  Ends come in, in any order, and tasks that have failed may be
+open again (``mpifarm retry``).  An end costs what waits for that task alone, and a
+barrier that opens a look at the tasks up to the next one, not at the list.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from mpifarm.order.constraints import Constraints
+
+_OPEN, _FINISHED, _FAILED = range(3)
+
+
+class Frontier:
+    """What has ended of a list with constraints, and what may start.
+
+    `finished` and `failed` have a byte of 0 or 1 for each task of the list.  A task
+    that both have is finished.
+    """
+
+    def __init__(
+        self, constraints: Constraints, finished: bytearray, failed: bytearray
+    ) -> None:
+        self.horizon = 0
+        """The first task behind a shut barrier: it and all later ones may not start.
+        The length of the list if no barrier is shut."""
+        self.doomed_from = 0
+        """From this id on no task is run, since a barrier with CHECK has met a failed
+        task; the length of the list if there is no such barrier."""
+        self.closed = bytearray()
+        """For each task 1 if it waits for tasks that may yet finish, apart from
+        barriers.  Not to be changed."""
+        self.doomed: set[int] = set()
+        """The tasks that wait for one that has failed, or that is doomed itself.  Not
+        to be changed."""
+        self._constraints = constraints
+        self._states = _join(finished, failed)
+        self._failures = self._states.count(_FAILED)
+        self._unfinished: dict[int, int] = {}
+        """For a task that waits for others, how many of these are not finished."""
+        self._bad: dict[int, int] = {}
+        """For each of `doomed`, how many of those that it waits for have failed, or are
+        doomed."""
+        self._dependents: dict[int, list[int]] = {}
+        """For a task, those that wait for it."""
+        self._roots: dict[int, int] = {}
+        """For some of `doomed`, the task that has failed in the first place."""
+        self._place = 0
+        """The index of the first shut barrier."""
+        self._open_before = 0
+        """How many tasks in front of that barrier have not ended."""
+        self._take_up(0)
+
+    def grow(self, total: int) -> None:
+        """Take up the tasks that the list has got, with their constraints.
+
+        `total` is the new length of the list.
+        """
+        before = len(self._states)
+        self._states.extend(bytes(total - before))
+        self._take_up(before)
+
+    def _take_up(self, begin: int) -> None:
+        """Take up what the tasks from `begin` on wait for."""
+        self.closed.extend(bytes(len(self._states) - begin))
+        new = []
+        for taskid in reversed(self._constraints.after):  # what was added stands last
+            if taskid < begin:
+                break
+            new.append(taskid)
+        for taskid in sorted(new):  # after those for which it waits
+            self._take_up_one(taskid, self._constraints.after[taskid])
+        self._look_at_barriers(self._place)
+
+    def _take_up_one(self, taskid: int, waits_for: tuple[int, ...]) -> None:
+        states, dependents = self._states, self._dependents
+        unfinished = bad = 0
+        for each in waits_for:
+            dependents.setdefault(each, []).append(taskid)
+            unfinished += states[each] != _FINISHED
+            bad += self._is_bad(each)
+        self._unfinished[taskid] = unfinished
+        if bad:
+            self._bad[taskid] = bad
+            self.doomed.add(taskid)
+        self.closed[taskid] = unfinished > 0 and not bad
+
+    # ---- what happens ----------------------------------------------------------------
+
+    def note_ends(self, *, finished: Iterable[int], failed: Iterable[int]) -> None:
+        """Note tasks that have ended.  One that has finished before stays finished."""
+        states = self._states
+        for taskid in finished:
+            if states[taskid] != _FINISHED:
+                self._end(taskid, _FINISHED)
+        for taskid in failed:
+            if states[taskid] == _OPEN:
+                self._end(taskid, _FAILED)
+
+    def revive(self, taskids: Iterable[int]) -> None:
+        """Open tasks that had failed; any others stay as they are.
+
+        Barriers behind them are shut again.
+        """
+        failed = [each for each in taskids if self._states[each] == _FAILED]
+        for taskid in failed:
+            self._set(taskid, _OPEN)
+        if failed:
+            place = self._constraints.count_barriers(min(failed))
+            self._look_at_barriers(min(place, self._place))
+
+    def _end(self, taskid: int, state: int) -> None:
+        before = self._states[taskid]
+        self._set(taskid, state)
+        if before == _OPEN and self._open_before and taskid < self.horizon:
+            self._open_before -= 1
+            if not self._open_before:
+                self._look_at_barriers(self._place)
+        elif before == _FAILED and self.doomed_from < len(self._states):
+            self._look_at_barriers(self._place)
+
+    def _look_at_barriers(self, place: int) -> None:
+        """Find the first shut barrier, from the one with the index `place` on.
+
+        All tasks in front of the barrier before that one have ended.
+        """
+        states, barriers = self._states, self._constraints.barriers
+        begin = barriers[place - 1].first if place else 0
+        self.horizon = self.doomed_from = len(states)
+        self._open_before = 0
+        first_failed: int | None = None
+        while place < len(barriers):
+            first, checks = barriers[place]
+            self._open_before = states.count(_OPEN, begin, first)
+            if self._open_before:
+                self.horizon = first
+                break
+            if checks and first_failed is None:
+                first_failed = self._find_first_failed()
+            if checks and first_failed is not None and first_failed < first:
+                self.horizon = self.doomed_from = first
+                break
+            place, begin = place + 1, first
+        self._place = place
+
+    def _find_first_failed(self) -> int:
+        """Return the lowest id of a failed task, the list's length if there is none."""
+        found = self._states.find(_FAILED) if self._failures else -1
+        return found if found >= 0 else len(self._states)
+
+    # ---- tasks that wait for others --------------------------------------------------
+
+    def _is_bad(self, taskid: int) -> bool:
+        """Return whether those that wait for the task are doomed."""
+        state = self._states[taskid]
+        return state == _FAILED or (state == _OPEN and taskid in self.doomed)
+
+    def _set(self, taskid: int, state: int) -> None:
+        """Set the state of a task, and tell those that wait for it."""
+        before, was_bad = self._states[taskid], self._is_bad(taskid)
+        self._states[taskid] = state
+        self._failures += (state == _FAILED) - (before == _FAILED)
+        dependents = self._dependents.get(taskid)
+        if not dependents:
+            return
+        if state == _FINISHED:
+            for each in dependents:
+                self._unfinished[each] -= 1
+                self._close(each)
+        if was_bad != self._is_bad(taskid):
+            self._spread(taskid, -1 if was_bad else 1)
+
+    def _spread(self, taskid: int, change: int) -> None:
+        """Doom what waits for a task, and what waits for that; undo it if `change` < 0.
+
+        A task that is doomed already, or still, ends the way.
+        """
+        if change < 0:
+            self._roots.clear()
+        changed = [taskid]
+        while changed:
+            for each in self._dependents.get(changed.pop(), ()):
+                count = self._bad[each] = self._bad.get(each, 0) + change
+                if count == max(change, 0):
+                    if count:
+                        self.doomed.add(each)
+                    else:
+                        self.doomed.discard(each)
+                        del self._bad[each]
+                    if self._states[each] == _OPEN:
+                        changed.append(each)
+                self._close(each)
+
+    def _close(self, taskid: int) -> None:
+        is_closed = self._unfinished[taskid] > 0 and taskid not in self.doomed
+        self.closed[taskid] = is_closed
+
+    # ---- what follows ----------------------------------------------------------------
+
+    def is_ready(self, taskid: int) -> bool:
+        """Return whether a task that has not ended may start now."""
+        return (
+            taskid < self.horizon
+            and not self.closed[taskid]
+            and taskid not in self.doomed
+        )
+
+    def find_doomed(self, taskid: int) -> str:
+        """Return why a task that has not ended is never to start, "" if it may yet."""
+        if taskid in self.doomed:
+            return f"task {self._find_root(taskid)} failed"
+        if taskid >= self.doomed_from:
+            return f"task {self._find_first_failed()} failed"
+        return ""
+
+    def _find_root(self, taskid: int) -> int:
+        """Return the failed task that dooms a task, by way of others if need be."""
+        roots, way = self._roots, list[int]()
+        while taskid in self.doomed and taskid not in roots:
+            way.append(taskid)
+            taskid = min(filter(self._is_bad, self._constraints.after[taskid]))
+        root = roots.get(taskid, taskid)
+        roots.update(dict.fromkeys(way, root))
+        return root
+
+    def find_open(self) -> Iterator[int]:
+        """Yield the tasks that have not ended and that keep others from starting.
+
+        They are those in front of the first shut barrier, in order; without such a
+        barrier, those for which a task waits that is no more than that.
+        """
+        states = self._states
+        if self._open_before:
+            end = self.horizon
+            place = states.find(_OPEN, 0, end)
+            while place >= 0:
+                yield place
+                place = states.find(_OPEN, place + 1, end)
+            return
+        for taskid in sorted(self._dependents):
+            if states[taskid] == _OPEN and self.is_ready(taskid):
+                yield taskid
+
+
+def _join(finished: bytearray, failed: bytearray) -> bytearray:
+    """Return the state of each task."""
+    # For all at once: a loop over a million tasks would take a second.
+    done = int.from_bytes(finished, "little")
+    bad = int.from_bytes(failed, "little") & ~done
+    states = done * _FINISHED | bad * _FAILED
+    return bytearray(states.to_bytes(len(finished), "little"))

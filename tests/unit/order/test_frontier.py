@@ -1,0 +1,188 @@
+"""Which tasks may start: the frontier against a model that looks at all tasks."""
+
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpifarm.order.constraints import Constraints
+from mpifarm.order.frontier import Frontier
+
+MOST = 12
+
+
+class Model:
+    """The same answers as the frontier's, each out of the states of all tasks."""
+
+    def __init__(self, constraints: Constraints, states: list[str]) -> None:
+        self.constraints = constraints
+        self.states = states
+
+    def end(self, taskid: int, state: str) -> None:
+        if self.states[taskid] != "finished":
+            self.states[taskid] = state
+
+    def revive(self, taskid: int) -> None:
+        if self.states[taskid] == "failed":
+            self.states[taskid] = ""
+
+    def is_bad(self, taskid: int) -> bool:
+        state = self.states[taskid]
+        return state == "failed" or (not state and self.is_behind_failed(taskid))
+
+    def is_behind_failed(self, taskid: int) -> bool:
+        return any(map(self.is_bad, self.constraints.after.get(taskid, ())))
+
+    def find_barrier(self) -> tuple[int, bool]:
+        """Return what is behind the first shut barrier, and whether it is doomed."""
+        for first, checks in self.constraints.barriers:
+            if not all(self.states[:first]):
+                return first, False
+            if checks and "failed" in self.states[:first]:
+                return first, True
+        return len(self.states), False
+
+    def is_doomed(self, taskid: int) -> bool:
+        first, is_failed = self.find_barrier()
+        return self.is_behind_failed(taskid) or (is_failed and taskid >= first)
+
+    def is_ready(self, taskid: int) -> bool:
+        waits_for = self.constraints.after.get(taskid, ())
+        finished = all(self.states[each] == "finished" for each in waits_for)
+        return finished and taskid < self.find_barrier()[0]
+
+
+def flags(states: list[str], wanted: str) -> bytearray:
+    return bytearray(state == wanted for state in states)
+
+
+def add_tasks(constraints: Constraints, begin: int, end: int, random: Random) -> None:
+    for taskid in range(begin, end):
+        if random.random() < 0.2:
+            constraints.add_barrier(taskid, checks=random.random() < 0.4)
+        if taskid and random.random() < 0.5:
+            count = random.randint(1, 3)
+            waits_for = [random.randrange(taskid) for _ in range(count)]
+            constraints.after[taskid] = tuple(waits_for)
+
+
+def compare(frontier: Frontier, model: Model) -> None:
+    total = len(model.states)
+    first, is_failed = model.find_barrier()
+    assert frontier.horizon == first
+    assert frontier.doomed_from == (first if is_failed else total)
+    assert [*frontier.closed] == [
+        not model.is_behind_failed(taskid)
+        and any(
+            model.states[each] != "finished"
+            for each in model.constraints.after.get(taskid, ())
+        )
+        for taskid in range(total)
+    ]
+    for taskid in range(total):
+        doomed = frontier.find_doomed(taskid)
+        assert bool(doomed) == model.is_doomed(taskid)
+        if doomed:
+            root = int(doomed.split()[1])
+            assert root < taskid
+            assert model.states[root] == "failed"
+        assert frontier.is_ready(taskid) == model.is_ready(taskid)
+
+
+@given(st.randoms(use_true_random=False))
+def test_ready_and_doomed_are_those_of_the_model(random: Random) -> None:
+    constraints = Constraints()
+    total = random.randint(1, MOST)
+    add_tasks(constraints, 0, total, random)
+    some = ["", "", "finished", "failed"]
+    model = Model(constraints, [random.choice(some) for _ in range(total)])
+    finished, failed = (flags(model.states, each) for each in ("finished", "failed"))
+    frontier = Frontier(constraints, finished, failed)
+    compare(frontier, model)
+    for _ in range(3 * total):
+        taskid, act = random.randrange(total), random.random()
+        if act < 0.6:
+            frontier.note_ends(finished=[taskid], failed=[])
+            model.end(taskid, "finished")
+        elif act < 0.8:
+            frontier.note_ends(finished=[], failed=[taskid])
+            model.end(taskid, "failed")
+        elif act < 0.95:
+            revived = [random.randrange(total) for _ in range(random.randint(1, 3))]
+            frontier.revive(revived)
+            for each in revived:
+                model.revive(each)
+        else:
+            before, total = total, total + random.randint(1, 4)
+            add_tasks(constraints, before, total, random)
+            model.states += [""] * (total - before)
+            frontier.grow(total)
+        compare(frontier, model)
+
+
+@given(st.randoms(use_true_random=False))
+def test_a_list_is_done_in_its_order(random: Random) -> None:
+    constraints = Constraints()
+    total = random.randint(1, MOST)
+    add_tasks(constraints, 0, total, random)
+    frontier = Frontier(constraints, bytearray(total), bytearray(total))
+    left = set(range(total))
+    while left:
+        ready = [each for each in left if frontier.is_ready(each)]
+        doomed = [each for each in left if frontier.find_doomed(each)]
+        assert ready or doomed
+        taskid = random.choice(ready + doomed)
+        left.remove(taskid)
+        if taskid in doomed or random.random() < 0.2:
+            frontier.note_ends(finished=[], failed=[taskid])
+        else:
+            frontier.note_ends(finished=[taskid], failed=[])
+    assert frontier.horizon in {total, frontier.doomed_from}
+
+
+def test_a_doomed_task_names_the_one_that_failed_in_the_first_place() -> None:
+    constraints = Constraints(after={1: (0,), 2: (1,), 3: (2,), 5: (4, 3)})
+    frontier = Frontier(constraints, bytearray(6), bytearray(6))
+    frontier.note_ends(finished=[], failed=[0])
+    assert {frontier.find_doomed(each) for each in (1, 2, 3, 5)} == {"task 0 failed"}
+    frontier.note_ends(finished=[], failed=[1, 2])
+    assert frontier.find_doomed(3) == "task 0 failed"
+    frontier.revive([0, 1])
+    frontier.note_ends(finished=[0], failed=[])
+    assert frontier.is_ready(1)
+    assert frontier.find_doomed(5) == "task 2 failed"
+    frontier.revive([2])
+    assert not frontier.find_doomed(5)
+
+
+def test_what_keeps_others_from_starting() -> None:
+    constraints = Constraints(after={4: (3,), 5: (4,)})
+    constraints.add_barrier(2, checks=False)
+    frontier = Frontier(constraints, bytearray(6), bytearray(6))
+    assert [*frontier.find_open()] == [0, 1]
+    frontier.note_ends(finished=[1], failed=[])
+    assert [*frontier.find_open()] == [0]
+    frontier.note_ends(finished=[], failed=[0])
+    assert [*frontier.find_open()] == [3]
+    frontier.note_ends(finished=[2, 3, 4, 5], failed=[])
+    assert not [*frontier.find_open()]
+
+
+def test_no_more_is_looked_at_than_the_next_stage_when_a_barrier_opens() -> None:
+    class Counted(bytearray):
+        seen = 0
+
+        def count(self, value: int, begin: int = 0, end: int = 0) -> int:  # type: ignore[override]
+            type(self).seen += end - begin
+            return super().count(value, begin, end)
+
+    constraints = Constraints()
+    total, stage = 100_000, 10
+    for first in range(stage, total, stage):
+        constraints.add_barrier(first, checks=True)
+    frontier = Frontier(constraints, bytearray(total), bytearray(total))
+    frontier._states = Counted(frontier._states)
+    for taskid in range(total):
+        assert frontier.horizon == (taskid // stage + 1) * stage
+        frontier.note_ends(finished=[taskid], failed=[])
+    assert Counted.seen <= 2 * total
