@@ -19,6 +19,13 @@ from mpifarm.model.packed_texts import MARKS, PackedTexts
 from mpifarm.model.settings import HandlerDefinition
 from mpifarm.model.task import decode_text, encode_text
 from mpifarm.model.wording import counted
+from mpifarm.order.constraints import Constraints
+from mpifarm.order.directives import (
+    DIRECTIVES,
+    DirectiveError,
+    DirectiveReader,
+    command_of,
+)
 from mpifarm.plugins.loading import check_options, import_class, in_one_line
 from mpifarm.plugins.shell_split import split_direct
 from mpifarm.system.regular_files import OddFileError, open_regular
@@ -72,15 +79,19 @@ class ListTaskList(TaskList):
     def __init__(self, path: str, workdir: str) -> None:
         self.path = path
         self.workdir = workdir
-        texts = read_texts(path)
+        reader = read_list(path)
         # A handler of the user may use any method of a list.
+        texts = reader.texts
         self.tasks = texts if _is_of_mpifarm(type(self)) else list(texts)
+        self.constraints = reader.constraints
+        self.lines = reader.lines
+        """The number of lines that were read."""
 
     def __len__(self) -> int:
         return len(self.tasks)
 
     def __getitem__(self, taskid: int, /) -> str:
-        return self.tasks[taskid]
+        return command_of(self.tasks[taskid])
 
 
 HEAD: Final = 1000
@@ -110,7 +121,7 @@ def is_plain(texts: PackedTexts) -> bool:
     """
     if texts.remarks or texts.has_any(MARKS[1:]):
         return False
-    ends = [texts[taskid] for taskid in end_ids(texts)]
+    ends = [command_of(texts[taskid]) for taskid in end_ids(texts)]
     return all(map(split_direct, ends)) and not any(map(_may_be_foreign, ends))
 
 
@@ -127,10 +138,61 @@ _NOT_SIMPLE: Final = b"\r\x1c\x1d\x1e\x1f"
 """Bytes that are line ends or white space in a str, but not in bytes."""
 
 
-def read_texts(path: str) -> PackedTexts:
-    """Return the texts of the tasks in a file, with its version and its remarks.
+class ListReader:
+    """The reading of the file of a list in blocks, in their order.
 
-    Raises TasklistFileError if the file cannot be read, or for a NUL byte in a task.
+    `texts` and `constraints` get what the blocks say.  To replace them by empty ones
+    between two blocks does no harm.  For a reading that begins behind known lines,
+    `lines` and `tasks` are their number and that of the tasks in them.
+    """
+
+    def __init__(self, path: str, lines: int = 0, tasks: int = 0) -> None:
+        self.texts = PackedTexts()
+        self.constraints = Constraints()
+        """With the ids of the whole list."""
+        self.lines = lines
+        """The number of lines so far, the known ones included."""
+        self._path = path
+        self._tasks = tasks
+        self._directives = DirectiveReader()
+
+    def take(self, block: bytes) -> None:
+        """Add the tasks of whole lines, of which the file's last may have no newline.
+
+        Raises TasklistFileError for a NUL byte in a task, or a wrong directive.
+        """
+        texts, before, number = self.texts, len(self.texts), self.lines + 1
+        if block.isascii() and not any(mark in block for mark in _NOT_SIMPLE):
+            lines = block.removesuffix(b"\n").split(b"\n")
+            texts.extend_encoded(_parse_simple(lines, block))
+        else:
+            text = decode_text(block).replace("\r\n", "\n").replace("\r", "\n")
+            texts_of_lines = text.removesuffix("\n").split("\n")
+            lines = [*map(encode_text, texts_of_lines)]
+            texts.extend(parse_tasks(texts_of_lines))
+        if texts.has_mark(b"\0"):
+            _refuse_nul(self._path, [*map(decode_text, lines)], number)
+        if _may_direct(block):
+            self._take_directives(lines)
+        added = len(texts) - before
+        if added < len(lines):
+            _keep_remarks(texts.remarks, lines, number)
+        self.lines += len(lines)
+        self._tasks += added
+
+    def _take_directives(self, lines: Iterable[bytes]) -> None:
+        place = self.lines + 1, self._tasks
+        try:
+            self._directives.read(self.constraints, map(decode_text, lines), *place)
+        except DirectiveError as error:
+            where = f"line {error.number} of {self._path}"
+            raise TasklistFileError(f"{where} {error}") from error
+
+
+def read_list(path: str) -> ListReader:
+    """Read a file of tasks.  Return its reader, whose texts have the file's version.
+
+    Raises TasklistFileError if the file cannot be read, or as `ListReader.take`.
     """
     reader = ListReader(path)
     try:
@@ -142,28 +204,7 @@ def read_texts(path: str) -> PackedTexts:
     except OSError as error:
         why = _why_unread(error)
         raise TasklistFileError(f"can't read the tasklist {path}: {why}") from error
-    return reader.texts
-
-
-class ListReader:
-    """The reading of the file of a list in blocks, in their order.
-
-    `texts` gets the tasks; to replace it by an empty one between two blocks does no
-    harm.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.texts = PackedTexts()
-        self._path = path
-        self._number = 1
-        """The number of the next line."""
-
-    def take(self, block: bytes) -> None:
-        """Add the tasks of whole lines, of which the file's last may have no newline.
-
-        Raises TasklistFileError for a NUL byte in a task.
-        """
-        self._number += _take_block(self.texts, block, self._path, self._number)
+    return reader
 
 
 def _read_block(stream: BinaryIO) -> bytes:
@@ -172,25 +213,9 @@ def _read_block(stream: BinaryIO) -> bytes:
     return block if block.endswith(b"\n") else block + stream.readline()
 
 
-def _take_block(texts: PackedTexts, block: bytes, path: str, first: int) -> int:
-    """Add the tasks and remarks of a block to `texts`.  Return its number of lines.
-
-    `first` is the number of its first line.  Raises TasklistFileError for a NUL byte.
-    """
-    before = len(texts)
-    if block.isascii() and not any(mark in block for mark in _NOT_SIMPLE):
-        lines = block.removesuffix(b"\n").split(b"\n")
-        texts.extend_encoded(_parse_simple(lines, block))
-    else:
-        text = decode_text(block).replace("\r\n", "\n").replace("\r", "\n")
-        texts_of_lines = text.removesuffix("\n").split("\n")
-        lines = [*map(encode_text, texts_of_lines)]
-        texts.extend(parse_tasks(texts_of_lines))
-    if texts.has_mark(b"\0"):
-        _refuse_nul(path, [*map(decode_text, lines)], first)
-    if len(texts) - before < len(lines):
-        _keep_remarks(texts.remarks, lines, first)
-    return len(lines)
+def _may_direct(block: bytes) -> bool:
+    """Return whether lines may have a directive; fast if they have no "#" and "["."""
+    return any(mark[:1] in block and mark in block for mark in DIRECTIVES)
 
 
 def _parse_simple(lines: Sequence[bytes], block: bytes) -> list[bytes]:
@@ -304,6 +329,12 @@ def _refuse_nul(path: str, lines: Sequence[str], first: int) -> NoReturn:
         f"line {number} of the tasklist {path} has a NUL byte in it, which no"
         " command can have: remove it, or save the file as UTF-8 text"
     )
+
+
+def find_constraints(tasks: TaskList) -> Constraints:
+    """Return what a list says of the order of its tasks; a handler may say nothing."""
+    constraints = getattr(tasks, "constraints", None)
+    return Constraints() if constraints is None else constraints
 
 
 # ---- reading with a handler ----------------------------------------------------------

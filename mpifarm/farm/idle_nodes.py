@@ -21,6 +21,7 @@ from mpifarm.batch.launch_lines import (
 )
 from mpifarm.batch.launcher import launched_rank, launched_size
 from mpifarm.farm.context import RankContext
+from mpifarm.order.directives import command_of
 from mpifarm.tasklists import ListTaskList, TaskList
 
 TASKS_READ = 200
@@ -56,8 +57,8 @@ class IdleNodes:
             return True
         if self._is_split():
             return True
-        commands = tasks.tasks if type(tasks) is ListTaskList else ()
-        return starts_programs_elsewhere(commands[:TASKS_READ])
+        texts = tasks.tasks[:TASKS_READ] if type(tasks) is ListTaskList else ()
+        return starts_programs_elsewhere([*map(command_of, texts)])
 
     def _is_split(self) -> bool:
         """Return whether the ranks don't see each other; they are told a line for that.

@@ -22,6 +22,7 @@ from mpifarm.farm.directory import (
 from mpifarm.model.paths import STATUS_FILES
 from mpifarm.model.settings import FarmDefinition, RunnerDefinition, Settings
 from mpifarm.model.wording import duration_in_words
+from mpifarm.order.directives import command_of
 from mpifarm.plugins.loading import in_one_line
 from mpifarm.plugins.registry import find_handler, find_runner, find_search_path
 from mpifarm.runners import check_runner
@@ -298,6 +299,20 @@ def check_not_begun(settings: Settings) -> None:
 # ---- the commands -------------------------------------------------------------------
 
 
+class ListCommands(Sequence[str]):
+    """The commands of the default handler, by task id."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, taskid: Any) -> Any:
+        """Return the command: the text without the prefix that names a kind."""
+        return command_of(self._texts[taskid])
+
+
 class CheckedCommands(Sequence[str]):
     """The commands of a handler of the user's, by task id, each checked."""
 
@@ -328,5 +343,5 @@ class CheckedCommands(Sequence[str]):
 def find_commands(tasks: TaskList, handler: str) -> Sequence[str]:
     """Return the commands by task id; those of a handler are checked one by one."""
     if type(tasks) is ListTaskList:
-        return tasks.tasks
+        return ListCommands(tasks.tasks)
     return CheckedCommands(tasks, handler)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.wording import counted
-from mpifarm.tasklists import TasklistFileError, read_texts, version_of
+from mpifarm.tasklists import TasklistFileError, read_list, version_of
 
 
 class Change(NamedTuple):
@@ -32,7 +32,7 @@ def find_change(path: str, texts: PackedTexts) -> Change:
     if texts.version is None or _find_version(path) in (None, texts.version):
         return Change()
     try:
-        now = read_texts(path)
+        now = read_list(path).texts
     except TasklistFileError:
         return Change()
     count, before = len(now), len(texts)

@@ -13,6 +13,7 @@ from mpifarm.batch.launcher import is_of_the_rank
 from mpifarm.batch.step_cpus import waits_for_cpus
 from mpifarm.lists.shell_lines import Command, Reading, read_line
 from mpifarm.lists.task_numbers import KNOWN_NUMBERS
+from mpifarm.order.directives import command_of
 
 _OTHERS: Final = (
     (re.compile(r"LAUNCHER_\w+"), "the TACC launcher"),
@@ -113,6 +114,7 @@ class LineChecker:
 
         A line that differs from an earlier one only in digits has the same faults.
         """
+        text = command_of(text)
         shape = _digits.sub("0", text)
         faults = self._seen.get(shape)
         if faults is None:

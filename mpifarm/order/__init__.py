@@ -2,4 +2,5 @@
 
 * `constraints`: what does the list say?  Barriers, tasks that wait for others, kinds.
 * `frontier`: which tasks may start now, and which never will?
+* `directives`: how is that written in a plain list?
 """

@@ -52,6 +52,15 @@ class Constraints:
         if first:
             barriers.append(Barrier(first, checks))
 
+    def extend(self, others: "Constraints") -> None:
+        """Append what the tasks that were added to the list's end say."""
+        for barrier in others.barriers:
+            self.add_barrier(barrier.first, checks=barrier.checks)
+        for taskid, ids in others.after.items():
+            before = self.after.get(taskid, ())
+            self.after[taskid] = tuple(sorted({*before, *ids})) if before else ids
+        self.kinds.update(others.kinds)
+
     def is_shared(self, taskid: int) -> bool:
         """Return whether plain farmers may run the task as it stands, at once."""
         if self.is_foreign or taskid in self.after or taskid in self.kinds:

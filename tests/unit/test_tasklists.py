@@ -13,13 +13,17 @@ from hypothesis import strategies as st
 
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.model.settings import HandlerDefinition
+from mpifarm.order.constraints import Barrier, Constraints
 from mpifarm.tasklists import (
+    ListReader,
     ListTaskList,
     OptionError,
     TaskList,
+    find_constraints,
     keeps_own_state,
     open_tasklist,
     parse_tasks,
+    read_list,
 )
 
 
@@ -633,3 +637,77 @@ def test_a_list_with_other_files_keeps_its_own_state(name):
 def test_any_other_list_with_methods_for_it_keeps_its_own_state(open_users):
     tasks = open_users(PlainTaskList)
     assert keeps_own_state(tasks, "workdir")
+
+
+# ---- directives in a plain list --------------------------------------------------
+
+
+def test_directives_are_read_and_the_command_is_without_its_prefix(tmp_path):
+    path = tmp_path / "tasks.txt"
+    path.write_text("a\n#BARRIER\n[limit=disk] b\n#AFTER 0\nc\n")
+    tasks = open_default(path)
+    assert tasks.tasks == ["a", "[limit=disk] b", "c"]
+    assert [tasks[0], tasks[1], tasks[2]] == ["a", "b", "c"]
+    assert find_constraints(tasks) == Constraints(
+        [Barrier(1, checks=False)], {2: (0,)}, {1: "disk"}
+    )
+    assert isinstance(tasks, ListTaskList)
+    assert tasks.lines == 5
+
+
+@pytest.mark.parametrize(
+    "text", ["a\r\nb\r\n{}\r\nc", "ä\rb\r{}\rc", "\x1c\nb\nc\n{}\nd"]
+)
+def test_directives_are_read_whatever_the_line_ends_are(tmp_path, text):
+    path = tmp_path / "tasks.txt"
+    path.write_bytes(text.replace("{}", "#AFTER 1").encode())
+    assert find_constraints(open_default(path)).after == {2: (1,)}
+    path.write_bytes(text.replace("{}", "[limit=x] d").encode())
+    assert find_constraints(open_default(path)).kinds == {2: "x"}
+    path.write_bytes(text.replace("{}", "#BARRIER CHECK").encode())
+    assert find_constraints(open_default(path)).barriers == [Barrier(2, checks=True)]
+
+
+def test_a_wrong_directive_is_told_with_list_and_line(tmp_path):
+    path = tmp_path / "tasks.txt"
+    path.write_text("a\n" * 300_000 + "#AFTER 300000\nb\n")
+    with pytest.raises(InputError) as raised:
+        open_default(path)
+    assert str(raised.value).startswith(
+        f"line 300001 of {path} lets task 300000 wait for itself, but "
+    )
+
+
+def test_directives_far_apart_have_the_right_tasks(tmp_path):
+    path = tmp_path / "tasks.txt"
+    lines = [f"echo {each}" for each in range(200_000)]
+    lines[50_000:50_000] = ["#AFTER 7", "", "#BARRIER"]
+    lines[150_000:150_000] = ["#AFTER 149900", "# note"]
+    path.write_text("\n".join(lines))
+    found = find_constraints(open_default(path))
+    assert found.after == {50_000: (7,), 149_997: (149_900,)}
+    assert found.barriers == [Barrier(50_000, checks=False)]
+
+
+def test_added_lines_are_read_as_if_they_had_been_there(tmp_path):
+    content = b"a\n#AFTER 0\nb\n[limit=x] c\n#BARRIER\n#HQ x\n#AFTER 1\nd\n"
+    path = tmp_path / "tasks.txt"
+    path.write_bytes(content)
+    whole = read_list(str(path))
+    ends = [at + 1 for at, byte in enumerate(content) if byte == ord("\n")]
+    for end in ends[:-1]:
+        path.write_bytes(content[:end])
+        known = read_list(str(path))
+        added = ListReader(str(path), known.lines, len(known.texts))
+        added.take(content[end : ends[-2]])
+        added.take(content[ends[-2] :])
+        known.constraints.extend(added.constraints)
+        assert [*known.texts, *added.texts] == [*whole.texts]
+        assert known.constraints == whole.constraints
+        assert added.lines == whole.lines
+        assert known.texts.remarks + added.texts.remarks == whole.texts.remarks
+
+
+def test_a_handler_without_constraints_has_none():
+    plain: Any = types.SimpleNamespace(tasks=["a"])
+    assert not find_constraints(plain)

@@ -9,7 +9,7 @@ from mpifarm.errors import InputError
 from mpifarm.lists.foreign_lists import check_list
 from mpifarm.lists.line_faults import LineChecker
 from mpifarm.lists.task_numbers import KNOWN_NUMBERS, parse_id_variable
-from mpifarm.tasklists import HEAD, TAIL, find_line_numbers, is_plain, read_texts
+from mpifarm.tasklists import HEAD, TAIL, find_line_numbers, is_plain, read_list
 
 HOME = {b"HOME": b"/home/me", b"PATH": b"/bin"}
 
@@ -21,7 +21,7 @@ def judged(tmp_path, monkeypatch):
 
     def judge(content, environment=HOME, setup="", given=(), holds_cpus=False):
         Path("tasks.txt").write_text(content)
-        texts = read_texts("tasks.txt")
+        texts = read_list("tasks.txt").texts
         if is_plain(texts):
             return []
         checker = LineChecker(environment, setup, given, lambda: holds_cpus)

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from mpifarm.lists.growth import Change, explain_change, find_change
-from mpifarm.tasklists import read_texts
+from mpifarm.tasklists import read_list
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def tasklist(tmp_path):
     ],
 )
 def test_tasks_on_whole_lines_at_the_end_are_counted(tasklist, appended, added):
-    texts = read_texts(str(tasklist))
+    texts = read_list(str(tasklist)).texts
     with tasklist.open("a", newline="") as stream:
         stream.write(appended)
     assert find_change(str(tasklist), texts) == Change(added)
@@ -38,7 +38,7 @@ def test_tasks_on_whole_lines_at_the_end_are_counted(tasklist, appended, added):
 def test_a_last_line_without_a_newline_that_was_there_is_no_new_one(tmp_path):
     path = tmp_path / "tasks.txt"
     path.write_text("one\ntwo")
-    texts = read_texts(str(path))
+    texts = read_list(str(path)).texts
     os.utime(path, (1, 1))
     assert find_change(str(path), texts) == Change()
     path.write_text("one\ntwo\nthree\n")
@@ -56,13 +56,13 @@ def test_a_last_line_without_a_newline_that_was_there_is_no_new_one(tmp_path):
     ],
 )
 def test_another_content_is_an_edit_and_may_be_longer(tasklist, content, added):
-    texts = read_texts(str(tasklist))
+    texts = read_list(str(tasklist)).texts
     tasklist.write_text(content)
     assert find_change(str(tasklist), texts) == Change(added, is_edited=True)
 
 
 def test_a_list_that_is_gone_or_is_no_file_any_more_counts_as_it_was(tasklist):
-    texts = read_texts(str(tasklist))
+    texts = read_list(str(tasklist)).texts
     tasklist.unlink()
     assert find_change(str(tasklist), texts) == Change()
     os.mkfifo(tasklist)
@@ -70,8 +70,8 @@ def test_a_list_that_is_gone_or_is_no_file_any_more_counts_as_it_was(tasklist):
 
 
 def test_the_list_is_not_read_again_where_nothing_has_changed(tasklist, monkeypatch):
-    texts = read_texts(str(tasklist))
-    monkeypatch.setattr("mpifarm.lists.growth.read_texts", None)
+    texts = read_list(str(tasklist)).texts
+    monkeypatch.setattr("mpifarm.lists.growth.read_list", None)
     assert find_change(str(tasklist), texts) == Change()
 
 

@@ -1,0 +1,170 @@
+"""The directives of a plain list: ``#BARRIER``, ``#AFTER``, ``[limit=NAME]``.
+
+Rules of this file: pure; lines in, constraints out.  A directive holds from its line
+on, so a list that grows is read part by part, each from where the last one ended.  A
+comment that looks like a directive and is not one is a mistake: silence would run tasks
+too early.
+"""
+
+import re
+from collections.abc import Iterable
+from itertools import chain
+from typing import Final, NoReturn
+
+from mpifarm.order.constraints import Constraints
+
+DIRECTIVES: Final = (b"#BARRIER", b"#AFTER", b"[limit=")
+"""The beginnings of all directives: in a text without them there are none."""
+
+LIMIT: Final = "[limit="
+"""The beginning of the prefix of a task that names its kind."""
+
+MAX_WAITS: Final = 10_000_000
+"""The number of pairs of tasks, one waiting for the other, that a list may have."""
+
+_is_directive = re.compile(r"#(BARRIER|AFTER)(?![A-Za-z0-9_])(.*)", re.DOTALL).match
+_match_limit = re.compile(r"\[limit=([A-Za-z0-9_.-]+)\]\s+(?=\S)").match
+_RANGE: Final = r"\s*[0-9]{1,18}(?:-[0-9]{1,18})?\s*"
+_is_ids = re.compile(rf"{_RANGE}(?:,{_RANGE})*").fullmatch
+
+
+class DirectiveError(Exception):
+    """A mistake in a directive, at the line `number`, from 1.
+
+    The text follows "line 7 of tasks.txt" in a sentence.
+    """
+
+    def __init__(self, number: int, what: str) -> None:
+        super().__init__(what)
+        self.number = number
+
+
+def command_of(text: str) -> str:
+    """Return the command in the text of a task: the text without its ``[limit=…]``."""
+    if text.startswith(LIMIT) and (found := _match_limit(text)):
+        return text[found.end() :]
+    return text
+
+
+class DirectiveReader:
+    """A reader of the directives in a list, block by block."""
+
+    def __init__(self) -> None:
+        self._waits = 0
+        """The pairs of tasks so far, one waiting for the other."""
+        self._last: tuple[str | None, tuple[int, ...]] = (None, ())
+        """The text after the last ``#AFTER`` and its ids: lines often repeat it."""
+
+    def read(
+        self, constraints: Constraints, lines: Iterable[str], number: int, taskid: int
+    ) -> None:
+        """Add what lines say of their tasks to `constraints`.
+
+        `number` is that of the first line, from 1, and `taskid` the id of the first
+        task in them.  Raises DirectiveError; some of the lines may then be added.
+        """
+        for line in lines:
+            if line.startswith("#"):
+                if found := _is_directive(line):
+                    self._take(constraints, found, number, taskid)
+            elif text := line.strip():
+                if text.startswith(LIMIT):
+                    constraints.kinds[taskid] = _parse_kind(text, number)
+                taskid += 1
+            number += 1
+
+    def _take(
+        self,
+        constraints: Constraints,
+        found: re.Match[str],
+        number: int,
+        taskid: int,
+    ) -> None:
+        """Add a directive that stands in front of the task `taskid`."""
+        word, rest = found.groups()
+        if word == "BARRIER":
+            constraints.add_barrier(taskid, checks=_parse_barrier(rest, number))
+            return
+        if self._last[0] != rest:
+            self._last = (rest, _parse_ids(taskid, rest, number))
+        ids, before = self._last[1], constraints.after.get(taskid, ())
+        if before:
+            ids = tuple(sorted({*before, *ids}))
+        self._waits += len(ids) - len(before)
+        if self._waits > MAX_WAITS:
+            _refuse_waits(number)
+        constraints.after[taskid] = ids
+
+
+def _parse_barrier(rest: str, number: int) -> bool:
+    """Return whether a barrier checks; `rest` is its line after ``#BARRIER``."""
+    words = rest.split()
+    if words in ([], ["CHECK"]) and rest[:1].strip() == "":
+        return bool(words)
+    raise DirectiveError(
+        number,
+        f"is no #BARRIER, for more stands in it ({_shorten(rest)}): write #BARRIER or"
+        ' #BARRIER CHECK alone, or "# BARRIER …" if it is a comment',
+    )
+
+
+def _parse_kind(text: str, number: int) -> str:
+    """Return the kind that the prefix of a task names."""
+    if found := _match_limit(text):
+        return found.group(1)
+    raise DirectiveError(
+        number,
+        f"begins with a broken prefix, {_shorten(text)}: write [limit=NAME] and a"
+        " blank before the command, with letters, digits, _ . - in NAME",
+    )
+
+
+def _shorten(text: str) -> str:
+    """Return a text in quotes, its beginning if it is long."""
+    text = text.strip()
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")
+
+
+def _refuse_waits(number: int) -> NoReturn:
+    raise DirectiveError(
+        number,
+        f"lets tasks wait for more than {MAX_WAITS} others in all: write #BARRIER where"
+        " many tasks wait for many",
+    )
+
+
+def _parse_ids(taskid: int, rest: str, number: int) -> tuple[int, ...]:
+    """Return the ids that an ``#AFTER`` in front of `taskid` names, ascending."""
+    if not rest[:1].isspace() or not _is_ids(rest):
+        raise DirectiveError(
+            number,
+            f"names no tasks after #AFTER ({_shorten(rest)}): write their ids, as in"
+            ' #AFTER 3,7-9, or "# AFTER …" if it is a comment',
+        )
+    ranges = []
+    for part in rest.split(","):
+        first, _, last = part.partition("-")
+        begin, end = int(first), int(last or first)
+        if begin > end:
+            raise DirectiveError(
+                number, f"has {begin}-{end} after #AFTER: write {end}-{begin}"
+            )
+        if end >= taskid:
+            raise DirectiveError(number, _explain_late(taskid, end))
+        ranges.append(range(begin, end + 1))
+    if sum(map(len, ranges)) > MAX_WAITS:
+        _refuse_waits(number)
+    if len(ranges) == 1:
+        return tuple(ranges[0])
+    return tuple(sorted({*chain.from_iterable(ranges)}))
+
+
+def _explain_late(taskid: int, later: int) -> str:
+    """Explain why the task `taskid` can't wait for the task `later`."""
+    ids = "0" if taskid == 1 else f"0 to {taskid - 1}"
+    above = f"above it are the ids {ids}" if taskid else "above the first is none"
+    itself = "itself" if later == taskid else f"task {later}"
+    return (
+        f"lets task {taskid} wait for {itself}, but a task can only wait for tasks"
+        f" above it, and {above}: correct the ids after #AFTER"
+    )

@@ -1,0 +1,130 @@
+"""Directives of a plain list: what they mean, and a sentence for each mistake."""
+
+import pytest
+
+from mpifarm.order import directives
+from mpifarm.order.constraints import Barrier, Constraints
+from mpifarm.order.directives import DirectiveError, DirectiveReader, command_of
+
+
+def read(text: str) -> Constraints:
+    constraints = Constraints()
+    DirectiveReader().read(constraints, text.split("\n"), 1, 0)
+    return constraints
+
+
+def test_a_barrier_stands_in_front_of_the_next_task() -> None:
+    found = read("a\nb\n#BARRIER\n\n# why\nc\n#BARRIER CHECK \t\nd\ne")
+    assert found.barriers == [Barrier(2, checks=False), Barrier(3, checks=True)]
+
+
+def test_a_barrier_without_tasks_on_both_sides_holds_nothing_back() -> None:
+    assert not read("#BARRIER\na\nb")
+    assert read("a\n#BARRIER").barriers == [Barrier(1, checks=False)]
+
+
+def test_a_task_waits_for_all_that_the_lines_above_it_name() -> None:
+    found = read("a\nb\nc\nd\n#AFTER 3\n#AFTER 0-1, 1\n\ne\nf\n#AFTER\t4 , 2-2\ng")
+    assert found.after == {4: (0, 1, 3), 6: (2, 4)}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("#BARRIERS", "# BARRIER", "#barrier", " #BARRIER", "##BARRIER", "#BARRIER2"),
+        *("#AFTERWARDS", "# AFTER 0", "#After 0", "x #AFTER 0", "#AFTER_ALL"),
+    ],
+)
+def test_what_only_resembles_a_directive_is_a_comment_or_a_command(line) -> None:
+    assert not read(f"a\n{line}\nb")
+
+
+def test_a_prefix_names_the_kind_of_its_task() -> None:
+    found = read("a\n  [limit=disk] b\n[limit=gpu_A.1-x]\tc  d\n[ -e x ] && [limit=no]")
+    assert found.kinds == {1: "disk", 2: "gpu_A.1-x"}
+
+
+def test_the_command_is_without_the_prefix() -> None:
+    assert command_of("[limit=disk]  cp [limit=a] b") == "cp [limit=a] b"
+    assert command_of("[ -e x ] && y") == "[ -e x ] && y"
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("#BARRIER foo", "more stands in it ('foo')"),
+        ("#BARRIER CHECK CHECK", "more stands in it ('CHECK CHECK')"),
+        ("#BARRIER check", "more stands in it ('check')"),
+        ("#BARRIER: the plots", "more stands in it (': the plots')"),
+        ("#BARRIER:CHECK", "more stands in it (':CHECK')"),
+        ("#AFTER x", "names no tasks after #AFTER ('x')"),
+        ("#AFTER", "names no tasks after #AFTER ('')"),
+        ("#AFTER 0,", "names no tasks after #AFTER ('0,')"),
+        ("#AFTER:0", "names no tasks after #AFTER (':0')"),
+        ("#AFTER=0", "names no tasks"),
+        ("#AFTER -1", "names no tasks"),
+        ("#AFTER 0 1", "names no tasks"),
+        (f"#AFTER {'9' * 5000}", "names no tasks"),
+        ("#AFTER 1-0", "has 1-0 after #AFTER: write 0-1"),
+        (
+            "#AFTER 2",
+            "lets task 2 wait for itself, but a task can only wait for",
+        ),
+        ("#AFTER 0-3", "lets task 2 wait for task 3, but a task can only wait for"),
+        ("#AFTER 0,12", "wait for task 12, but"),
+        ("#AFTER 12", "above it are the ids 0 to 1: correct the ids after #AFTER"),
+        ("[limit=] c", "begins with a broken prefix, '[limit=] c'"),
+        ("[limit=a b] c", "begins with a broken prefix"),
+        ("[limit=a]c", "a blank before the command"),
+        ("[limit=a]", "a blank before the command"),
+        ("[limit=ä] c", "with letters, digits, _ . - in NAME"),
+        ("[limit=a c", "begins with a broken prefix"),
+    ],
+)
+def test_a_wrong_directive_is_told_with_its_line_and_the_remedy(line, what) -> None:
+    with pytest.raises(DirectiveError) as raised:
+        read(f"a\n# note\nb\n{line}\nc")
+    assert raised.value.number == 4
+    assert what in str(raised.value)
+
+
+def test_there_is_nothing_above_the_first_task() -> None:
+    with pytest.raises(DirectiveError, match="above the first is none"):
+        read("#AFTER 0\na")
+    with pytest.raises(DirectiveError, match="above it are the ids 0: correct"):
+        read("a\n#AFTER 1\nb")
+
+
+def test_a_list_may_not_have_more_pairs_than_the_memory_holds(monkeypatch) -> None:
+    monkeypatch.setattr(directives, "MAX_WAITS", 4)
+    read("a\nb\nc\n#AFTER 0-1\n#AFTER 1\nd\n#AFTER 0-1\ne")
+    with pytest.raises(DirectiveError, match="lets tasks wait for more than 4"):
+        read("a\nb\nc\n#AFTER 0-1\nd\n#AFTER 0-2\ne")
+    with pytest.raises(DirectiveError, match="lets tasks wait for more than 4"):
+        read("a\nb\nc\nd\ne\n#AFTER 0-4\nf")
+
+
+def test_a_reader_goes_on_with_the_next_block() -> None:
+    constraints = Constraints()
+    reader = DirectiveReader()
+    reader.read(constraints, ["a", "b", "#AFTER 0"], 1, 0)
+    reader.read(constraints, ["#AFTER 1", "c", "[limit=x] d"], 4, 2)
+    assert constraints.after == {2: (0, 1)}
+    assert constraints.kinds == {3: "x"}
+    with pytest.raises(DirectiveError) as raised:
+        reader.read(constraints, ["e", "#AFTER 5"], 7, 4)
+    assert raised.value.number == 8
+
+
+def test_added_constraints_join_those_at_the_end_of_the_list() -> None:
+    whole = (
+        "a\nb\n#AFTER 0\n#BARRIER\n#AFTER 1\n#BARRIER CHECK\n[limit=x] c\n#AFTER 2\nd"
+    )
+    lines = whole.split("\n")
+    for known in range(len(lines) + 1):
+        constraints, added = Constraints(), Constraints()
+        DirectiveReader().read(constraints, lines[:known], 1, 0)
+        tasks = sum(not line.startswith("#") for line in lines[:known])
+        DirectiveReader().read(added, lines[known:], known + 1, tasks)
+        constraints.extend(added)
+        assert constraints == read("\n".join(lines))
