@@ -24,11 +24,6 @@ import pytest
 from mpifarm.commands.selftest import calls, command, node, sharing, storage
 from mpifarm.commands.selftest.findings import (
     CheckResult,
-    RankFindings,
-    SelfTestFinding,
-    conclude,
-    in_words,
-    merge,
     run_check,
 )
 from mpifarm.errors import InputError
@@ -327,34 +322,6 @@ def test_clocks_that_differ_by_more_than_a_heartbeat_bears_are_found(
     assert "NTP" in finding.follows
 
 
-def test_an_fsync_that_fails_is_found(stage, monkeypatch):
-    def fail(_descriptor):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "fsync", fail)
-    finding = run_check("fsync", lambda: storage.check_fsync(stage))
-    assert finding.result is CheckResult.BROKEN
-    assert os.strerror(errno.EIO) in finding.seen
-
-
-@pytest.mark.parametrize(
-    "few",
-    [
-        {"f_bavail": 10, "f_favail": 10**6},
-        {"f_bavail": 10**9, "f_favail": 10},
-    ],
-)
-def test_a_file_system_that_is_nearly_full_is_found(stage, monkeypatch, few):
-    class Status:
-        f_frsize = 4096
-        f_files = 10**6
-        f_bavail = few["f_bavail"]
-        f_favail = few["f_favail"]
-
-    monkeypatch.setattr(os, "statvfs", lambda _path: Status)
-    assert storage.check_room(stage).result is CheckResult.BROKEN
-
-
 def test_an_answer_that_comes_too_late_is_not_the_next_ones(start_rank):
     rank = start_rank()
     rank.begin(os.getcwd)
@@ -371,77 +338,6 @@ def test_a_rank_that_is_gone_is_an_error_and_no_hang(start_rank, monkeypatch):
 
 def test_a_program_that_a_check_runs_is_waited_for():
     assert node.run_program(["/bin/sh", "-c", "sleep 0.1; echo told"]) == "told\n"
-
-
-# ---- the mounts ---------------------------------------------------------------------
-
-MOUNTS = """\
-/dev/sda1 / ext4 rw,relatime 0 0
-10.0.0.1@o2ib:/scratch /scratch lustre rw,nosuid,{lustre} 0 0
-server:/home /home nfs4 rw,vers=4.2,{nfs} 0 0
-beegfs_nodev /with\\040blank beegfs rw 0 0
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/scratch/me/list", "lustre"),
-        ("/scratch2", "ext4"),
-        ("/home", "nfs4"),
-        ("/with blank/x", "beegfs"),
-    ],
-)
-def test_the_mount_of_a_path_is_the_longest_that_holds_it(path, kind):
-    found = storage.find_mount(path, MOUNTS.format(lustre="flock", nfs="hard"))
-    assert found is not None
-    assert found.kind == kind
-
-
-@pytest.mark.parametrize(
-    ("path", "lustre", "nfs", "told"),
-    [
-        ("/scratch", "localflock", "hard", "without flock"),
-        ("/scratch", "flock,lazystatfs", "hard", ""),
-        ("/home", "flock", "local_lock=all", "on one node only"),
-        ("/home", "flock", "nolock", "on one node only"),
-        ("/home", "flock", "local_lock=none", ""),
-        ("/with blank", "flock", "hard", "tuneUseGlobalFileLocks"),
-    ],
-)
-def test_mount_options_that_make_locks_local_are_told(path, lustre, nfs, told):
-    found = storage.find_mount(path, MOUNTS.format(lustre=lustre, nfs=nfs))
-    assert found is not None
-    warning = storage.warn_of_mount(found)
-    assert told in warning
-    assert bool(warning) == bool(told)
-
-
-# ---- in words -----------------------------------------------------------------------
-
-
-def test_of_several_ranks_the_worst_finding_is_told_with_its_host():
-    good = SelfTestFinding(CheckResult.HOLDS, "fine", weight=1, name="x")
-    bad = SelfTestFinding(CheckResult.BROKEN, "not fine", name="x")
-    slow = SelfTestFinding(CheckResult.HOLDS, "slow", weight=2, name="x")
-    told = merge({0: RankFindings("a", [good]), 1: RankFindings("b", [bad])})
-    assert [each.result for each in told] == [CheckResult.BROKEN]
-    assert "rank 1 on b, the worst of 2" in in_words(told[0])
-    (told_slow,) = merge({0: RankFindings("a", [good]), 1: RankFindings("b", [slow])})
-    assert told_slow.seen.startswith("slow (rank 1")
-    (same,) = merge({0: RankFindings("a", [good]), 1: RankFindings("b", [good])})
-    assert same.seen == "fine (on all 2 ranks)"
-
-
-def test_the_conclusion_counts_what_is_broken_and_names_it():
-    fine = SelfTestFinding(CheckResult.HOLDS, "", name="a")
-    broken = [SelfTestFinding(CheckResult.BROKEN, "", name=name) for name in "bc"]
-    assert conclude([fine]) == "All that mpifarm promises holds here."
-    assert conclude([fine, *broken]) == "2 of our promises do not hold here: b; c."
-    assert "1 of our promises does not" in conclude(broken[:1])
-    assert "Not tested: d" in conclude(
-        [SelfTestFinding(CheckResult.UNTESTED, "", name="d")]
-    )
 
 
 # ---- the command --------------------------------------------------------------------
