@@ -14,11 +14,13 @@ from typing import NamedTuple
 class Barrier(NamedTuple):
     """All tasks before `first` have to end before `first` or a later one may start.
 
-    `checks`: none of them may have failed, or those behind are not run.
+    `checks`: none of those from `since` on may have failed, or those behind are not
+    run.
     """
 
     first: int
     checks: bool
+    since: int = 0
 
 
 @dataclass(slots=True)
@@ -44,18 +46,21 @@ class Constraints:
         """Return whether the list says anything that plain farmers do not heed."""
         return bool(self.barriers or self.after or self.kinds or self.is_foreign)
 
-    def add_barrier(self, first: int, *, checks: bool) -> None:
+    def add_barrier(self, first: int, *, checks: bool, since: int = 0) -> None:
         """Put a barrier in front of task `first`, which is to be the list's next."""
         barriers = self.barriers
         if barriers and barriers[-1].first == first:
-            checks |= barriers.pop().checks
+            before = barriers.pop()
+            if before.checks:
+                checks, since = True, min(before.since, since if checks else first)
         if first:
-            barriers.append(Barrier(first, checks))
+            barriers.append(Barrier(first, checks, since if checks else 0))
 
     def extend(self, others: "Constraints") -> None:
         """Append what the tasks that were added to the list's end say."""
         for barrier in others.barriers:
-            self.add_barrier(barrier.first, checks=barrier.checks)
+            first, checks, since = barrier
+            self.add_barrier(first, checks=checks, since=since)
         for taskid, ids in others.after.items():
             before = self.after.get(taskid, ())
             self.after[taskid] = tuple(sorted({*before, *ids})) if before else ids
@@ -91,8 +96,9 @@ class Constraints:
     def _directives(self, taskid: int) -> Iterator[str]:
         place = self.count_barriers(taskid)
         if place and self.barriers[place - 1].first == taskid:
-            checks = self.barriers[place - 1].checks
-            yield "#BARRIER CHECK\n" if checks else "#BARRIER\n"
+            _, checks, since = self.barriers[place - 1]
+            yield "#BARRIER CHECK" if checks else "#BARRIER"
+            yield f" {since}\n" if since else "\n"
         if waits_for := self.after.get(taskid):
             yield f"#AFTER {','.join(map(str, waits_for))}\n"
         if kind := self.kinds.get(taskid):

@@ -46,6 +46,8 @@ class Frontier:
         """For a task, those that wait for it."""
         self._roots: dict[int, int] = {}
         """For some of `doomed`, the task that has failed in the first place."""
+        self._met = 0
+        """The failed task for which nothing from `doomed_from` on is run."""
         self._place = 0
         """The index of the first shut barrier."""
         self._open_before = 0
@@ -68,7 +70,8 @@ class Frontier:
         for taskid in reversed(self._constraints.after):  # what was added stands last
             if taskid < begin:
                 break
-            new.append(taskid)
+            if taskid < len(self._states):  # else nothing follows its line yet
+                new.append(taskid)
         for taskid in sorted(new):  # after those for which it waits
             self._take_up_one(taskid, self._constraints.after[taskid])
         self._look_at_barriers(self._place)
@@ -129,25 +132,24 @@ class Frontier:
         begin = barriers[place - 1].first if place else 0
         self.horizon = self.doomed_from = len(states)
         self._open_before = 0
-        first_failed: int | None = None
+        lowest: int | None = None
         while place < len(barriers):
-            first, checks = barriers[place]
+            first, checks, since = barriers[place]
             self._open_before = states.count(_OPEN, begin, first)
             if self._open_before:
                 self.horizon = first
                 break
-            if checks and first_failed is None:
-                first_failed = self._find_first_failed()
-            if checks and first_failed is not None and first_failed < first:
-                self.horizon = self.doomed_from = first
-                break
+            if checks and lowest is None:
+                lowest = self._states.find(_FAILED) if self._failures else -1
+            if checks and lowest is not None and 0 <= lowest < first:
+                # Searched once for all barriers that check everything above them.
+                met = lowest if lowest >= since else states.find(_FAILED, since, first)
+                if met >= 0:
+                    self.horizon = self.doomed_from = first
+                    self._met = met
+                    break
             place, begin = place + 1, first
         self._place = place
-
-    def _find_first_failed(self) -> int:
-        """Return the lowest id of a failed task, the list's length if there is none."""
-        found = self._states.find(_FAILED) if self._failures else -1
-        return found if found >= 0 else len(self._states)
 
     # ---- tasks that wait for others --------------------------------------------------
 
@@ -211,7 +213,7 @@ class Frontier:
         if taskid in self.doomed:
             return f"task {self._find_root(taskid)} failed"
         if taskid >= self.doomed_from:
-            return f"task {self._find_first_failed()} failed"
+            return f"task {self._met} failed"
         return ""
 
     def _find_root(self, taskid: int) -> int:

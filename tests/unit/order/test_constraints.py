@@ -35,3 +35,22 @@ def test_directives_by_task() -> None:
     assert [*constraints.describe(0, 9)] == expected
     assert [*constraints.describe(4, 5)] == [(4, "#KIND gpu\n")]
     assert [*constraints.describe(9, 10)] == [(9, "#AFTER 1\n")]
+
+
+def test_a_barrier_says_from_where_it_checks() -> None:
+    constraints = Constraints()
+    constraints.add_barrier(3, checks=True, since=2)
+    constraints.add_barrier(3, checks=False)
+    constraints.add_barrier(4, checks=False)
+    constraints.add_barrier(4, checks=True, since=4)
+    constraints.add_barrier(5, checks=True, since=5)
+    constraints.add_barrier(5, checks=True, since=1)
+    checked = [
+        Barrier(each, checks=True, since=since)
+        for each, since in [(3, 2), (4, 4), (5, 1)]
+    ]
+    assert constraints.barriers == checked
+    assert dict(constraints.describe(0, 9))[3] == "#BARRIER CHECK 2\n"
+    copy = Constraints()
+    copy.extend(constraints)
+    assert copy == constraints

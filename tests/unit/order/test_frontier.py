@@ -35,10 +35,10 @@ class Model:
 
     def find_barrier(self) -> tuple[int, bool]:
         """Return what is behind the first shut barrier, and whether it is doomed."""
-        for first, checks in self.constraints.barriers:
+        for first, checks, since in self.constraints.barriers:
             if not all(self.states[:first]):
                 return first, False
-            if checks and "failed" in self.states[:first]:
+            if checks and "failed" in self.states[since:first]:
                 return first, True
         return len(self.states), False
 
@@ -59,7 +59,9 @@ def flags(states: list[str], wanted: str) -> bytearray:
 def add_tasks(constraints: Constraints, begin: int, end: int, random: Random) -> None:
     for taskid in range(begin, end):
         if random.random() < 0.2:
-            constraints.add_barrier(taskid, checks=random.random() < 0.4)
+            since = random.choice([0, random.randint(0, taskid)])
+            checks = random.random() < 0.4
+            constraints.add_barrier(taskid, checks=checks, since=since)
         if taskid and random.random() < 0.5:
             count = random.randint(1, 3)
             waits_for = [random.randrange(taskid) for _ in range(count)]
@@ -186,3 +188,29 @@ def test_no_more_is_looked_at_than_the_next_stage_when_a_barrier_opens() -> None
         assert frontier.horizon == (taskid // stage + 1) * stage
         frontier.note_ends(finished=[taskid], failed=[])
     assert Counted.seen <= 2 * total
+
+
+def test_a_task_of_which_only_the_directive_is_there_is_taken_up_when_it_comes():
+    constraints = Constraints(after={2: (0,)})
+    constraints.add_barrier(2, checks=False)
+    frontier = Frontier(constraints, bytearray(2), bytearray(2))
+    assert frontier.horizon == 2
+    constraints.after[3] = (1,)
+    frontier.grow(4)
+    frontier.note_ends(finished=[1], failed=[])
+    assert [frontier.is_ready(each) for each in range(4)] == [True, True, False, False]
+    frontier.note_ends(finished=[], failed=[0])
+    assert frontier.find_doomed(2) == "task 0 failed"
+    assert frontier.is_ready(3)
+
+
+def test_a_barrier_may_check_the_last_stage_alone():
+    constraints = Constraints()
+    constraints.add_barrier(1, checks=False)
+    constraints.add_barrier(2, checks=True, since=1)
+    constraints.add_barrier(3, checks=True, since=2)
+    frontier = Frontier(constraints, bytearray(4), bytearray(4))
+    frontier.note_ends(finished=[1], failed=[0])
+    assert frontier.is_ready(2)
+    frontier.note_ends(finished=[], failed=[2])
+    assert frontier.find_doomed(3) == "task 2 failed"
