@@ -14,6 +14,7 @@ from mpifarm.store.file_store import FileStore
 from mpifarm.store.membership import FAMILY
 from mpifarm.store.store import Store
 from mpifarm.store.strangers import validate_place
+from mpifarm.store.take_up import TakenUp
 from mpifarm.store.types import (
     Counts,
     HeldLock,
@@ -36,6 +37,7 @@ __all__ = [
     "Recorded",
     "Store",
     "Survey",
+    "TakenUp",
     "Transacted",
     "WorkdirPaths",
     "make_directories",

@@ -8,17 +8,16 @@ and no farm takes tasks that it does not know.
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import chain, filterfalse
+from itertools import filterfalse
 
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.wording import agree, counted
 from mpifarm.store.claims import OtherClaims
 from mpifarm.store.ledger import Ledgers
-from mpifarm.store.queue import find_place
 from mpifarm.store.queue_pair import QueuePair
-from mpifarm.store.status_lines import encode_blocks, find_id
+from mpifarm.store.status_lines import encode_blocks
 from mpifarm.store.validate import Validation
-from mpifarm.system import file_contents, files
+from mpifarm.system import files
 
 
 class AddedLines:
@@ -54,9 +53,10 @@ class AddedLines:
         if not files.exists(self._paths.toprocess):
             self._make_both_queues()
         elif known is not None:
-            if self._is_taken_up(known, validation.toprocess.ids):
+            queued = max(validation.toprocess.ids, default=-1)
+            if queued >= known or self._queues.is_taken_up(known, self._ledgers):
                 return "lines were added to the list, and other farmers have them"
-            self._add_lines(known)
+            self._queues.add(known)
         return "" if known is None else _describe_added(len(self._tasks) - known)
 
     def _make_both_queues(self) -> None:
@@ -71,26 +71,6 @@ class AddedLines:
         # nothing tells a start after a kill that all tasks are still to run.
         queues.replace(queues.added, encode_blocks(ids[place:], self._tasks))
         queues.replace(queues.toprocess, encode_blocks(ids[:place], self._tasks))
-
-    def _add_lines(self, known: int) -> None:
-        """Replace ``added`` by its ids below `known` and all tasks from `known` on."""
-        before = files.find_content(self._paths.added) or b""
-        place, _ = find_place(before, 0, known)
-        lines = encode_blocks(range(known, len(self._tasks)), self._tasks)
-        self._queues.replace(self._queues.added, chain([before[:place]], lines))
-
-    def _is_taken_up(self, known: int, queued: Sequence[int]) -> bool:
-        """Return whether plain farmers have the tasks from `known` on already.
-
-        `queued` are ids in ``toprocess``.  Plain farmers have the new tasks if
-        ``toprocess`` was missing when the first one started that knew the longer list.
-        """
-        last = find_id(file_contents.find_last_line(self._paths.toprocess))
-        return (
-            (last is not None and last >= known)
-            or max(queued, default=-1) >= known
-            or any(map(self._ledgers.have, range(known, len(self._tasks))))
-        )
 
 
 def _describe_added(count: int) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mpifarm.errors import StorageError
+from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.paths import WorkdirPaths, is_farm_id, staging_of
 from mpifarm.model.wording import counted
 from mpifarm.store.added_lines import AddedLines
@@ -26,6 +27,7 @@ from mpifarm.store.queue import Steps
 from mpifarm.store.queue_pair import QueuePair
 from mpifarm.store.status_lines import ParsedStatus, encode_blocks, is_beyond
 from mpifarm.store.store import Store
+from mpifarm.store.take_up import TakenUp, TakeUp
 from mpifarm.store.transaction import Transactions
 from mpifarm.store.types import Counts, HeldLock, Recorded, Survey, Transacted
 from mpifarm.store.validate import (
@@ -71,6 +73,9 @@ class FileStore(Store):
             self._timeline,
             self._attempts.append,
         )
+        self._take_up: TakeUp | None = None
+        self.grows = False
+        """Whether lines that are added to the list are taken up (`take_up`)."""
         self._met_others = False
         """Whether another farmer has recorded tasks while this farm ran."""
         self._joined_by_others = False
@@ -273,6 +278,21 @@ class FileStore(Store):
         self._poll()
         return self._transactions.carry_out(results, requeue, take, begun)
 
+    def take_up(self, fresh: PackedTexts, begin: int, most: int) -> TakenUp:
+        """Take up tasks that were added to the end of the list.  Lock held.
+
+        Up to `most` texts of `fresh`, from `begin` on, get to the end of the list that
+        this farm knows, which has to be `PackedTexts`.  Raises `StorageError`: nothing
+        was taken up then, and the same may be given again.
+        """
+        self._poll()
+        if self._take_up is None:
+            assert isinstance(self._tasks, PackedTexts)
+            self._take_up = TakeUp(
+                self.paths, self._tasks, self.farm, self._queues, self._ledgers
+            )
+        return self._take_up.take_up(fresh, begin, most)
+
     def _poll(self) -> None:
         """Read the ledgers and claims; note odd lines for the user.
 
@@ -290,7 +310,7 @@ class FileStore(Store):
     def _report_odd_lines(self, ledger: Ledger, lines: Sequence[bytes]) -> None:
         for line in lines:
             if is_beyond(line, self._tasks):
-                self._report_once(
+                self._report_beyond(
                     "lines were added to the tasklist while this farm works: it does "
                     f"the first {counted(len(self._tasks))}, others do the rest"
                 )
@@ -298,8 +318,9 @@ class FileStore(Store):
                 text = shorten(line.decode("utf-8", "surrogateescape"))
                 self.notes.append(f"a line of {ledger.path} is of no task: '{text}'")
 
-    def _report_once(self, sentence: str) -> None:
-        if sentence not in self._reported:
+    def _report_beyond(self, sentence: str) -> None:
+        """Tell once of tasks beyond the list, unless this farm takes them up soon."""
+        if not self.grows and sentence not in self._reported:
             self._reported.add(sentence)
             self.notes.append(sentence)
 
@@ -325,7 +346,7 @@ class FileStore(Store):
         if lost:
             self._requeue_held(claim, descriptor, lost)
         if max(claim.journal.held, default=-1) >= len(self._tasks):
-            self._report_once(
+            self._report_beyond(
                 f"the dead farm {claim.farm} holds tasks that were added to the list "
                 "while this farm works: the next start reclaims them"
             )

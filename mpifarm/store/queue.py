@@ -317,6 +317,14 @@ def split_known(content: Content, total: int) -> tuple[bytes, bytes]:
     return content[:place], content[place:]
 
 
+def find_lines_before(content: Content, first: int) -> Chunk:
+    """Return the lines of the ids below `first`, without a torn line at the end."""
+    end = content.rfind(b"\n", 0, len(content)) + 1
+    whole = content if end == len(content) else content[:end]
+    place, _ = find_place(whole, 0, first)
+    return part_of(whole, 0, place)
+
+
 # ---- composing the next content ------------------------------------------------------
 
 

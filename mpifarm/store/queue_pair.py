@@ -1,19 +1,27 @@
 """Both queues of a workdir, for one farm.
 
 Rules of this file: the queue of a task follows from its id alone.  Nothing here names a
-step in a claim: `replace` is for the start, when no claim names a step of this farm.
+step in a claim: `replace` is for the start, when no claim names a step of this farm,
+and for tasks that are in no claim.
 """
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
-from itertools import filterfalse, islice, takewhile
+from itertools import chain, filterfalse, islice, takewhile
 
 from mpifarm.model.paths import WorkdirPaths
-from mpifarm.store.ledger import Ledger
+from mpifarm.store.ledger import Ledger, Ledgers
 from mpifarm.store.membership import Membership
-from mpifarm.store.queue import AddedQueue, Plan, Queue, SharedQueue, Steps
-from mpifarm.store.status_lines import encode_blocks
+from mpifarm.store.queue import (
+    AddedQueue,
+    Plan,
+    Queue,
+    SharedQueue,
+    Steps,
+    find_lines_before,
+)
+from mpifarm.store.status_lines import encode_blocks, find_id
 from mpifarm.system import file_contents, files
 
 
@@ -51,7 +59,7 @@ class QueuePair:
             yield self.added, tuple(each for each in taskids if each >= first)
 
     def replace(self, queue: Queue, chunks: Iterable[file_contents.Chunk]) -> None:
-        """Write and rename a staging file in place of a queue, as a start may do.
+        """Write and rename a staging file in place of a queue, as no step of a claim.
 
         Raises `StorageError`.
         """
@@ -59,6 +67,28 @@ class QueuePair:
         blocks = file_contents.blocks_of(chunks)
         files.write_staging_file(staging, blocks, like=queue.path)
         files.rename(staging, queue.path)
+
+    def add(self, first: int) -> None:
+        """Put all tasks from `first` on, which are in no file yet, into their queue.
+
+        Lines of these tasks that are there already, by a farm that was killed, are
+        replaced.  Raises `StorageError`.
+        """
+        lines = encode_blocks(range(first, len(self._tasks)), self._tasks)
+        with file_contents.content_of(self.added.path) as (_, content):
+            before = find_lines_before(content or b"", first)
+            self.replace(self.added, chain([before], lines))
+
+    def is_taken_up(self, first: int, ledgers: Ledgers) -> bool:
+        """Return whether plain farmers have the tasks from `first` on already.
+
+        That is so if ``toprocess`` was missing when the first one started that knew the
+        longer list.  The ledgers have to be polled.
+        """
+        last = find_id(file_contents.find_last_line(self.toprocess.path))
+        return (last is not None and last >= first) or any(
+            map(ledgers.have, range(first, len(self._tasks)))
+        )
 
     def discard_prepared(self) -> None:
         """Remove the staging files that were prepared and not used."""

@@ -45,7 +45,7 @@ class Store(ABC):
         self._attempts = AttemptsFile(paths, farm, texts)
         self._member = Membership(paths, farm, machine, self.notes)
         self._others = self._member.others
-        self._total = len(texts)
+        self._texts = texts
         self._timeline = TimelineFile(
             paths, farm, texts, self.notes, self._count_waiting, clock
         )
@@ -104,6 +104,11 @@ class Store(ABC):
         """
         self._timeline.note(results)
         self._attempts.note(results)
+
+    @property
+    def _total(self) -> int:
+        """The number of tasks in the list."""
+        return len(self._texts)
 
     def count_in_timeline(self, count_running: Callable[[], int]) -> None:
         """Have the timeline count tasks; `count_running` returns how many run now."""

@@ -14,8 +14,9 @@ from unittest import mock
 
 import pytest
 
+from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.task import Outcome, Result
-from mpifarm.store import FAMILY, FileStore, Machine, Recorded
+from mpifarm.store import FAMILY, FileStore, Machine, Recorded, TakenUp
 from mpifarm.system import file_contents, files
 from mpifarm.system import regular_files as regular
 from tests.invariants import find_violations
@@ -57,6 +58,8 @@ class Site(WorkdirFiles):
         self.now = 1000.0
         self.dead: set[int] = set()
         self.farms = 0
+        self.grows = False
+        """Whether farms that are opened can take up lines."""
 
     def machine(self, pid: int, host: str = "node1", boot: str = "boot1") -> Machine:
         def find_start(of: int) -> int | None:
@@ -78,7 +81,7 @@ class Site(WorkdirFiles):
         try:
             return FileStore.open(
                 str(self.root),
-                list(self.tasks),  # which may be edited while the farm works
+                self.read_tasks(),
                 lock,
                 farm,
                 lambda: self.now,
@@ -89,6 +92,20 @@ class Site(WorkdirFiles):
         except BaseException:
             self.dead.add(machine.pid)
             raise
+
+    def read_tasks(self) -> Sequence[str]:
+        """Read the list as it is now: it may be edited while the farm works."""
+        if not self.grows:
+            return list(self.tasks)
+        texts = PackedTexts()
+        texts.extend(self.tasks)
+        return texts
+
+    def take_up(self, workdir: FileStore, most: int = 1000) -> TakenUp:
+        """Have a farm take up what its list has not, as far as that is at the end."""
+        now = PackedTexts()
+        now.extend(self.tasks)
+        return workdir.take_up(now, len(workdir._tasks), most)
 
     def kill(self, workdir: FileStore) -> None:
         self.dead.add(workdir._member._machine.pid)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from mpifarm.errors import InputError, StorageError
-from mpifarm.store import FileStore
+from mpifarm.store import FileStore, TakenUp
 from mpifarm.system import file_contents
 from tests.unit.store_fakes import (
     SMALL_PARTS,
@@ -166,6 +166,52 @@ def start_with_more_added_lines(site: Site) -> Operation:
     return Site.open
 
 
+def take_up(site: Site) -> Operation:
+    """A farm that is at work takes up what was added."""
+    site.grows = True
+    workdir = begin(site)
+    add_lines(site)
+    return lambda _: taken_up(site, workdir)
+
+
+def take_up_more(site: Site) -> Operation:
+    """A farm that is at work takes up more, while added tasks are queued and held."""
+    site.grows = True
+    workdir = begin_with_added_lines(site)
+    workdir.transact((), (13, 14), 0)
+    site.tasks += ["added later", "added later"]
+    return lambda _: taken_up(site, workdir)
+
+
+def take_up_what_another_farm_has_taken_up(site: Site) -> Operation:
+    site.grows = True
+    workdir = begin(site)
+    other = site.open()
+    add_lines(site)
+    assert site.take_up(other, 2) is TakenUp.YES
+    site.kill(other)
+    return lambda _: taken_up(site, workdir)
+
+
+def take_up_in_parts(site: Site) -> Operation:
+    site.grows = True
+    workdir = begin(site)
+    add_lines(site)
+
+    def operation(_: Site) -> FileStore:
+        for _part in range(2):
+            taken_up(site, workdir, 2)
+            transacted(workdir, take=3)
+        return workdir
+
+    return operation
+
+
+def taken_up(site: Site, workdir: FileStore, most: int = 1000) -> FileStore:
+    assert site.take_up(workdir, most) is TakenUp.YES
+    return workdir
+
+
 def take_from_both(site: Site) -> Operation:
     workdir = begin_with_added_lines(site)
     workdir.transact((), (12, 13, 14), 0)
@@ -221,6 +267,10 @@ OPERATIONS = [
     start_with_added_lines_without_toprocess,
     start_without_toprocess_where_lines_were_added,
     start_with_more_added_lines,
+    take_up,
+    take_up_more,
+    take_up_what_another_farm_has_taken_up,
+    take_up_in_parts,
     take_from_both,
     take_from_both_prepared,
     give_back_to_both,
@@ -231,6 +281,10 @@ ADDING = [
     start_with_added_lines_without_toprocess,
     start_without_toprocess_where_lines_were_added,
     start_with_more_added_lines,
+    take_up,
+    take_up_more,
+    take_up_what_another_farm_has_taken_up,
+    take_up_in_parts,
 ]
 
 
@@ -321,6 +375,7 @@ def test_a_kill_before_any_step_leaves_every_task_in_one_place(
     [
         *(first_take, everything, everything_prepared, give_back_to_both),
         *(start_behind_torn_lines, take_from_both_prepared, reclaim_for_both),
+        *(take_up_more, take_up_in_parts),
     ],
 )
 def test_so_does_one_where_files_are_too_large_to_be_read_whole(
