@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import importlib
 import io
+import math
 import os
 from collections.abc import Sequence
 
@@ -49,6 +50,14 @@ def mistake(*argv: str) -> str:
 def wanted(tasklist: str = "tasks.txt", **others: object) -> Settings:
     others.setdefault("workdir", f"{tasklist}_workdir")
     return Settings(tasklist=tasklist, **others)  # type: ignore[arg-type]
+
+
+def limited(**limits: object) -> Settings:
+    return wanted(limits=TaskLimits(**limits))  # type: ignore[arg-type]
+
+
+def decided(**policy: object) -> Settings:
+    return wanted(policy=Policy(**policy))  # type: ignore[arg-type]
 
 
 # Command lines as users of PyTaskFarmer have them in their job scripts.
@@ -113,6 +122,53 @@ NEW_COMMAND_LINES = [
     ("--lock-area /locks tasks.txt", wanted(lock_area="/locks")),
     ("--mpi off tasks.txt", wanted(mpi="off")),
     ("--mpi=auto tasks.txt", wanted(mpi="auto")),
+    ("--config a.ini tasks.txt", wanted(config="a.ini")),
+    ("--chdir /run tasks.txt", wanted(chdir="/run")),
+    ("--bind tasks.txt", wanted(bind=True)),
+    ("--gpus auto tasks.txt", wanted(gpus="auto")),
+    ("--gpus 04 tasks.txt", wanted(gpus="4")),
+    ("--gpus none tasks.txt", wanted(gpus="none")),
+    ("--logs packed tasks.txt", wanted(logs="packed")),
+    ("--logs failed tasks.txt", wanted(logs="failed")),
+    ("--progress bar tasks.txt", wanted(progress="bar")),
+    ("--quiet tasks.txt", wanted(quiet=True)),
+    ("--remap tasks.txt", wanted(remap=True)),
+    ("--as-is tasks.txt", wanted(as_is=True)),
+    ("--in-array tasks.txt", wanted(in_array=True)),
+    ("--durations a.txt tasks.txt", wanted(durations="a.txt")),
+    ("--id-variable ID tasks.txt", wanted(id_variables=(("ID", 0),))),
+    (
+        "--id-variable A=1 --id-variable B=7 --id-variable A=2 tasks.txt",
+        wanted(id_variables=(("A", 2), ("B", 7))),
+    ),
+    ("--task-timeout 9 tasks.txt", limited(timeout=9.0)),
+    ("--task-timeout 0 tasks.txt", limited(timeout=None)),
+    ("--task-memory 64M tasks.txt", limited(memory=2**26)),
+    ("--task-memory 67108864 tasks.txt", limited(memory=2**26)),
+    ("--task-memory 65536k tasks.txt", limited(memory=2**26)),
+    ("--task-memory 1.5G tasks.txt", limited(memory=3 * 2**29)),
+    ("--task-memory 4GiB tasks.txt", limited(memory=2**32)),
+    ("--task-memory 1t tasks.txt", limited(memory=2**40)),
+    ("--checkpoint-signal USR1 tasks.txt", limited(checkpoint_signal=10)),
+    ("--checkpoint-signal sigint tasks.txt", limited(checkpoint_signal=2)),
+    ("--checkpoint-signal 15 tasks.txt", limited(checkpoint_signal=15)),
+    ("--retries 3 tasks.txt", decided(retries=3)),
+    ("--retry-delay 2.5 tasks.txt", decided(retry_delay=2.5)),
+    ("--requeue-status 1 tasks.txt", decided(requeue_status=1)),
+    ("--requeue-status 255 tasks.txt", decided(requeue_status=255)),
+    ("--max-failures 1 tasks.txt", decided(max_failures=1)),
+    ("--max-failures 5% tasks.txt", decided(max_failed_share=0.05)),
+    ("--max-failures 100% tasks.txt", decided(max_failed_share=1.0)),
+    ("--canary 4 tasks.txt", decided(canary=4)),
+    ("--quarantine off tasks.txt", decided(quarantine=0)),
+    ("--quarantine 1 tasks.txt", decided(quarantine=1)),
+    ("--rank-timeout 2 tasks.txt", decided(rank_timeout=2.0)),
+    ("--deadline none tasks.txt", decided(deadline=math.inf)),
+    ("--deadline 1700000000 tasks.txt", decided(deadline=1.7e9)),
+    ("--deadline 2026-11-23T12:00+00:00 tasks.txt", decided(deadline=1795435200.0)),
+    ("--task-time 8 tasks.txt", decided(task_time=8.0)),
+    ("--proc 4096 tasks.txt", wanted(workers=4096)),
+    ("--proc 1 tasks.txt", wanted(workers=1)),
 ]
 
 
@@ -301,6 +357,35 @@ def told_of(argv: Sequence[str]) -> str:
         ("-v one.txt -v two.txt", "'two.txt'"),
         ("--version=2 tasks.txt", "takes no value"),
         ("--help=me tasks.txt", "takes no value"),
+        ("--proc 4097 tasks.txt", "--proc 4097 is too many: 4096 at the most"),
+        ("-np 4 tasks.txt", "-np is mpirun's: write -n N"),
+        ("--mpi=pmix tasks.txt", "--mpi=pmix is srun's: give it to srun"),
+        ("--gpus 0 tasks.txt", "--gpus 0 would share nothing: it takes 1 or more"),
+        ("--gpus some tasks.txt", "'auto', 'none' or a number of GPUs"),
+        ("--gpus -1 tasks.txt", "'auto', 'none' or a number of GPUs"),
+        ("--logs none tasks.txt", "'all', 'packed' or 'failed'"),
+        ("--progress on tasks.txt", "'auto', 'bar', 'lines' or 'off'"),
+        ("--task-memory much tasks.txt", "takes bytes, as 500M or 4G, not 'much'"),
+        ("--task-memory 4X tasks.txt", "takes bytes, as 500M or 4G, not '4X'"),
+        ("--task-memory 67108863 tasks.txt", "is too little: it takes 64M or more"),
+        ("--checkpoint-signal KILL tasks.txt", "a signal that a command can catch"),
+        ("--checkpoint-signal 19 tasks.txt", "a signal that a command can catch"),
+        ("--checkpoint-signal 0 tasks.txt", "a signal that a command can catch"),
+        ("--retries -1 tasks.txt", "a number, 0 or more"),
+        ("--retries 1.5 tasks.txt", "a number, 0 or more"),
+        ("--retry-delay -1 tasks.txt", "seconds, 0 or more"),
+        ("--requeue-status 0 tasks.txt", "a status, 1 to 255, not '0'"),
+        ("--requeue-status 256 tasks.txt", "a status, 1 to 255, not '256'"),
+        ("--max-failures 0 tasks.txt", "a number of tasks, 1 or more, or a share"),
+        ("--max-failures 0% tasks.txt", "a number of tasks, 1 or more, or a share"),
+        ("--max-failures 101% tasks.txt", "a number of tasks, 1 or more, or a share"),
+        ("--canary few tasks.txt", "a number, 0 or more"),
+        ("--quarantine 0 tasks.txt", "a number, 1 or more, or 'off', not '0'"),
+        ("--rank-timeout 1.9 tasks.txt", "--rank-timeout 1.9 is too short: a busy"),
+        ("--rank-timeout soon tasks.txt", "seconds, 0 or more"),
+        ("--deadline soon tasks.txt", "seconds since 1970, a time as"),
+        ("--deadline 0001-01-01T00:00 tasks.txt", "seconds since 1970, a time as"),
+        ("--quiet -v tasks.txt", "--quiet and --verbose contradict each other"),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence_that_names_it_and_the_help(line, named):

@@ -1,14 +1,21 @@
 """What ``mpifarm supervise`` makes of a run, and of its command line.
 
 Rules of this file: no process is started; a run is told as its launcher and its
-``result.json`` would tell it.
+``result.json`` would tell it.  Time passes where a signal is waited for.
 """
 
 import json
+import math
+import signal
+import subprocess
+import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from mpifarm.batch.slurm import parse_states
+from mpifarm.commands import supervise
 from mpifarm.commands.restart_policy import (
     BARREN_RUNS,
     CLAIM_SECONDS,
@@ -24,9 +31,19 @@ from mpifarm.commands.restart_policy import (
     parse_result,
 )
 from mpifarm.commands.supervise import (
+    DEAF_SECONDS,
+    END_SECONDS,
+    KILL_SECONDS,
+    LAUNCH_VARIABLE,
+    LOOK_AGAIN,
     FarmFiles,
+    Launcher,
     Nodes,
+    SignalWaiter,
+    Supervisor,
+    ask_slurm,
     choose_excluded,
+    end_steps,
     find_farm,
     main,
 )
@@ -466,3 +483,459 @@ def test_two_statuses_that_differ_are_both_told():
     assert ", 312 tasks were recorded in this run and 1 is left" in describe_run(
         RestartDecision.OVER, run(137, told(1, left=1), recorded=312), 0.0, ()
     )
+
+
+@pytest.mark.parametrize(
+    ("decision", "pause", "told_of"),
+    [
+        (RestartDecision.BROKEN, 10.0, "starting it again in 10 s"),
+        (
+            RestartDecision.CLAIM_LEFT,
+            65.0,
+            (
+                "starting it again in 65 s, to take back what a farm that has died"
+                " still holds"
+            ),
+        ),
+        (
+            RestartDecision.STUCK,
+            0.0,
+            "not started again, because nothing gets done any more",
+        ),
+        (
+            RestartDecision.ENOUGH,
+            0.0,
+            "not started again, because --max-restarts is reached",
+        ),
+    ],
+)
+def test_each_decision_is_told(decision, pause, told_of):
+    line = describe_run(decision, run(75, told(75, "why"), recorded=1), pause, ())
+    assert line == (
+        "the farm ended with status 75 (why), 1 task was recorded in this run and 4 are"
+        f" left; {told_of}"
+    )
+
+
+def test_a_launcher_that_never_began_is_told_with_what_may_be_wrong():
+    line = describe_run(RestartDecision.NEVER_BEGAN, run(1, recorded=0), 0.0, ())
+    assert "0 tasks were recorded in this run; no farm began" in line
+    assert "an MPI that does not fit it" in line
+
+
+def test_an_end_by_a_signal_is_told_as_such():
+    line = describe_run(RestartDecision.OVER, run(75, stop_asked=True), 0.0, ())
+    assert line.endswith("; not started again, because a signal came")
+
+
+# ---- signals -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def masks(monkeypatch):
+    """No signal of the tests' own process is blocked; what would be, is kept."""
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        signal, "pthread_sigmask", lambda how, signals: asked.append((how, signals))
+    )
+    return asked
+
+
+def test_all_signals_of_a_farm_are_blocked_but_ignored_ones(masks, monkeypatch):
+    real = signal.getsignal
+
+    def find(signum):
+        return signal.SIG_IGN if signum == signal.SIGHUP else real(signum)
+
+    monkeypatch.setattr(signal, "getsignal", find)
+    waiter = SignalWaiter()
+    ((how, blocked),) = masks
+    assert how == signal.SIG_BLOCK
+    assert blocked == {
+        *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT),
+        signal.SIGCHLD,
+    }
+    assert not waiter.stop_asked
+    assert SignalWaiter([signal.SIGTERM]).stop_asked
+
+
+@pytest.mark.parametrize(
+    ("came", "has_terminal", "passed_on", "stops"),
+    [
+        (None, False, None, False),
+        ((signal.SIGCHLD, 0), False, None, False),
+        ((signal.SIGTERM, 0), False, signal.SIGTERM, True),
+        ((signal.SIGINT, 128), False, signal.SIGINT, True),
+        ((signal.SIGINT, 128), True, None, True),
+        ((signal.SIGINT, 0), True, signal.SIGINT, True),
+    ],
+)
+def test_a_signal_is_passed_on_unless_the_launcher_has_it_from_the_terminal(
+    masks, monkeypatch, came, has_terminal, passed_on, stops
+):
+    waits = []
+
+    def wait(_signals, seconds):
+        waits.append(seconds)
+        return came and SimpleNamespace(si_signo=came[0], si_code=came[1])
+
+    monkeypatch.setattr(signal, "sigtimedwait", wait)
+    waiter = SignalWaiter()
+    waiter.has_terminal = has_terminal
+    assert waiter.wait(-1.0) == passed_on
+    assert waiter.stop_asked is stops
+    waiter.wait(2.5)
+    assert waits == [0.0, 2.5]
+
+
+class Program:
+    """A command that ends with `status` at a time, or `after` its KILL or TERM."""
+
+    def __init__(self, clock, ends_at, status=0, ends_by=()):
+        self._clock, self._ends_at, self.returncode = clock, ends_at, status
+        self._ends_by = ends_by
+        self.got: list[tuple[float, int]] = []
+
+    def poll(self):
+        return self.returncode if self._clock.now >= self._ends_at else None
+
+    def send_signal(self, signum):
+        self.got.append((self._clock.now, signum))
+        if signum in self._ends_by:
+            self._ends_at = self._clock.now
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+class Clock:
+    """A clock that goes on where a signal is waited for, and the signals to come."""
+
+    def __init__(self, *signals):
+        self.now = 100.0
+        self._signals = [(100.0 + when, signum) for when, signum in signals]
+        self.stop_asked = False
+        self.has_terminal = False
+        self.waits: list[float] = []
+
+    def wait(self, seconds):
+        assert seconds < math.inf
+        self.waits.append(seconds)
+        until = self.now + max(seconds, 0.0)
+        if self._signals and self._signals[0][0] <= until:
+            self.now, signum = self._signals.pop(0)
+            self.stop_asked = True
+            return signum
+        self.now = until
+        return None
+
+
+@pytest.fixture
+def launch(monkeypatch):
+    """Run a command of which only its stand-in knows: its status, what it got."""
+
+    def run_it(clock, *, has_ended=lambda: False, shares_group=False, **program):
+        made: list[Any] = []
+
+        def start(words, **options):
+            made.append((words, options))
+            return program_
+
+        program_ = Program(clock, **program)
+        monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+        monkeypatch.setattr(subprocess, "Popen", start)
+        launcher = Launcher(["srun"], {"A": "b"}, shares_group=shares_group)
+        status = launcher.run(cast(Any, clock), has_ended)
+        ((words, options),) = made
+        assert (words, options["env"]) == (["srun"], {"A": "b"})
+        assert options["process_group"] == (None if shares_group else 0)
+        return status, [(when - 100.0, signum) for when, signum in program_.got]
+
+    return run_it
+
+
+@pytest.mark.parametrize(("ended", "status"), [(0, 0), (3, 3), (-9, 137), (-15, 143)])
+def test_the_status_of_a_command_is_as_a_shell_has_it(launch, ended, status):
+    assert launch(Clock(), ends_at=103.0, status=ended) == (status, [])
+    assert launch(Clock(), ends_at=0, status=1, shares_group=True) == (1, [])
+
+
+def test_usr1_and_usr2_wait_until_a_launcher_hears_and_others_do_not(launch):
+    clock = Clock(
+        (1.0, signal.SIGUSR1),
+        (2.0, signal.SIGTERM),
+        (3.0, signal.SIGUSR2),
+        (6.0, signal.SIGUSR1),
+    )
+    _, got = launch(clock, ends_at=120.0)
+    assert got == [
+        (2.0, signal.SIGTERM),
+        (DEAF_SECONDS, signal.SIGUSR1),
+        (DEAF_SECONDS, signal.SIGUSR2),
+        (6.0, signal.SIGUSR1),
+    ]
+
+
+def test_a_launcher_that_outlives_its_farm_is_ended(launch):
+    looks: list[float] = []
+    clock = Clock()
+
+    def has_ended():
+        looks.append(clock.now - 100.0)
+        return len(looks) > 1
+
+    status, got = launch(
+        clock,
+        has_ended=has_ended,
+        ends_at=math.inf,
+        status=-9,
+        ends_by=[signal.SIGKILL],
+    )
+    assert looks[:2] == [LOOK_AGAIN, 2 * LOOK_AGAIN]
+    told_to_end = 2 * LOOK_AGAIN + END_SECONDS
+    assert got[0] == (told_to_end, signal.SIGTERM)
+    assert got[-1] == (told_to_end + KILL_SECONDS, signal.SIGKILL)
+    assert status == 137
+
+
+def test_a_launcher_that_goes_on_with_its_farm_is_left_alone(launch):
+    assert launch(Clock(), ends_at=500.0) == (0, [])
+
+
+# ---- asking Slurm --------------------------------------------------------------------
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """The answers of Slurm's programs, by their names."""
+    answers: dict[str, str] = {}
+    asked: list[tuple[str, ...]] = []
+
+    def ask(words):
+        asked.append(tuple(words))
+        return answers.get(words[0], "")
+
+    monkeypatch.setattr(supervise, "_ask", ask)
+    return answers, asked
+
+
+def test_slurm_is_asked_for_states_and_for_what_the_job_still_has(slurm):
+    answers, asked = slurm
+    answers["sinfo"] = "n1 alloc\nn2 alloc\nn3 down\n"
+    assert ask_slurm("n[1-3]").gone == {"n3"}
+    assert [words[0] for words in asked] == ["sinfo"]
+    assert asked[0][-1] == "--nodes=n[1-3]"
+    answers |= {"squeue": "n[1,3]\n", "scontrol": "n1\nn3\n"}
+    assert ask_slurm("n[1-3]", "12").gone == {"n2", "n3"}
+    assert asked[2][-1] == "--jobs=12"
+    assert asked[3][-1] == "n[1,3]"
+    answers["squeue"] = ""
+    assert ask_slurm("n[1-3]", "12").gone == {"n3"}
+
+
+def test_the_steps_of_a_start_are_ended(slurm):
+    answers, asked = slurm
+    answers["squeue"] = "12.0 mpifarm-a\n12.1 other\n12.2 mpifarm-a\n"
+    assert end_steps("12", "mpifarm-a") == ["12.0", "12.2"]
+    assert asked[0][-1] == "--jobs=12"
+    assert asked[1:] == [("scancel", "12.0", "12.2")]
+    assert end_steps("12", "mpifarm-b") == []
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (SimpleNamespace(returncode=0, stdout="n1\n"), "n1\n"),
+        (SimpleNamespace(returncode=1, stdout="n1\n"), ""),
+        (FileNotFoundError(), ""),
+        (subprocess.TimeoutExpired("sinfo", 30), ""),
+    ],
+)
+def test_a_program_of_slurm_that_fails_has_said_nothing(monkeypatch, answer, expected):
+    asked: list[Any] = []
+
+    def run_it(words, **options):
+        asked.append((words, options["timeout"]))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(subprocess, "run", run_it)
+    assert supervise._ask(["sinfo"]) == expected
+    assert asked == [(["sinfo"], 30.0)]
+
+
+# ---- the whole -----------------------------------------------------------------------
+
+
+class Launches:
+    """The runs to come: each has a status, and what it does before it ends."""
+
+    def __init__(self, *runs):
+        self._runs = [*runs]
+        self.words: list[list[str]] = []
+        self.marks: list[str] = []
+
+    def start(self, words, environ, *, shares_group):
+        assert not shares_group
+        self.words.append(words)
+        self.marks.append(environ[LAUNCH_VARIABLE])
+        status, act = self._runs.pop(0)
+        if isinstance(status, OSError):
+            raise status
+
+        def run_it(_signals, has_ended):
+            act(self.marks[-1])
+            assert has_ended() is (act is not nothing)
+            return status
+
+        return SimpleNamespace(run=run_it)
+
+
+def nothing(_mark):
+    """Leave no record."""
+
+
+@pytest.fixture
+def supervisor(tmp_path, monkeypatch):
+    """Supervise a list in a directory of its own: the status, and what was said."""
+    (tmp_path / "tasks.txt").touch()
+    root = tmp_path / "tasks.txt_workdir"
+    root.mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def supervise_it(launches, *, line=FARM, environ=(), most=None, clock=None):
+        monkeypatch.setattr(supervise, "Launcher", launches.start)
+        clock = clock or Clock()
+        monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+        said: list[str] = []
+        console = SimpleNamespace(print_text=said.append)
+        made = Supervisor(
+            line.split(), dict(environ), cast(Any, console), most, cast(Any, clock)
+        )
+        status = made.run()
+        assert all(line.startswith("mpifarm supervise: ") for line in said)
+        return status, [line[19:].rstrip("\n") for line in said]
+
+    return supervise_it
+
+
+def record(tasks=1, **said):
+    """Finish tasks, and leave a result."""
+
+    def act(mark):
+        with open("tasks.txt_workdir/finished", "a", encoding="ascii") as file:
+            file.write("0 true\n" * tasks)
+        payload = {**PAYLOAD, "launch": mark, **said}
+        with open("tasks.txt_workdir/result.json", "w", encoding="ascii") as file:
+            json.dump(payload, file)
+
+    return act
+
+
+def test_a_farm_that_is_done_is_run_once(supervisor):
+    launches = Launches((0, record(exit_status=0, reason="")))
+    assert supervisor(launches) == (0, [])
+    assert launches.words == [FARM.split()]
+
+
+def test_a_farm_that_died_is_run_again_under_another_mark(supervisor):
+    died = record(3, exit_status=75, reason="rank 2 is lost")
+    launches = Launches((137, died), (0, record(exit_status=0, reason="")))
+    status, (said,) = supervisor(launches)
+    assert status == 0
+    assert said == (
+        "the launcher ended with status 137, the farm with status 75 (rank 2 is lost),"
+        " 3 tasks were recorded in this run and 7 are left; starting it again at once"
+    )
+    first, second = launches.marks
+    assert first != second
+    assert len(first) == 8
+
+
+def test_a_run_that_leaves_nothing_is_waited_after(supervisor):
+    clock = Clock()
+    launches = Launches((137, nothing), (0, record(exit_status=0, reason="")))
+    _, said = supervisor(launches, clock=clock)
+    assert said[0].endswith("starting it again in 1 s")
+    assert clock.now == 101.0
+
+
+def test_a_signal_in_the_pause_ends_it(supervisor):
+    clock = Clock((0.5, signal.SIGTERM))
+    status, said = supervisor(Launches((137, nothing)), clock=clock)
+    assert status == 75
+    assert said[1:] == ["a signal came, so it is not started again"]
+
+
+def test_a_signal_before_the_start_starts_nothing(supervisor):
+    clock = Clock()
+    clock.stop_asked = True
+    assert supervisor(Launches(), clock=clock) == (
+        75,
+        ["stopped by a signal before the start: nothing was started"],
+    )
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_it_is_run_again_as_often_as_it_may(supervisor, most):
+    died = record(exit_status=75, reason="rank 2 is lost")
+    status, said = supervisor(Launches(*[(137, died)] * (most + 1)), most=most)
+    assert status == 75
+    assert len(said) == most + 1
+    assert said[-1].endswith("because --max-restarts is reached")
+
+
+def test_what_another_farm_has_left_is_not_its_result(supervisor):
+    launches = Launches((137, nothing))
+    with open("tasks.txt_workdir/result.json", "w", encoding="ascii") as file:
+        json.dump({**PAYLOAD, "launch": "theirs"}, file)
+    _, said = supervisor(launches, most=0)
+    assert said[0].startswith("the launcher ended with status 137, 0 tasks were")
+
+
+def test_a_command_that_is_not_there_is_bad_input(supervisor):
+    error = FileNotFoundError(2, "No such file or directory")
+    with pytest.raises(InputError) as caught:
+        supervisor(Launches((error, nothing)))
+    assert str(caught.value) == (
+        "cannot start 'python' (No such file or directory): is it installed, and is its"
+        " module loaded?"
+    )
+
+
+def test_in_an_allocation_steps_are_named_and_ended_and_nodes_left_out(
+    supervisor, slurm
+):
+    answers, asked = slurm
+    answers["sinfo"] = "n1 alloc\nn2 alloc\n"
+
+    def die(mark):
+        answers["sinfo"] = "n1 alloc\nn2 down\n"
+        answers["squeue"] = f"12.0 mpifarm-{mark}\n"
+        record(exit_status=75, reason="rank 2 is lost")(mark)
+
+    launches = Launches((137, die), (0, record(exit_status=0, reason="")))
+    environ = {**JOB, "SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n[1-2]"}
+    status, said = supervisor(launches, line=f"srun {FARM}", environ=environ)
+    assert status == 0
+    assert said[0].endswith("starting it again at once, without n2")
+    assert said[1] == "ending steps that the last srun has left: 12.0"
+    first, second = launches.words
+    assert first == f"srun --job-name=mpifarm-{launches.marks[0]} {FARM}".split()
+    assert f"--job-name=mpifarm-{launches.marks[1]}" in second
+    assert "--exclude=n2" in second
+    assert ("scancel", "12.0") in asked
+
+
+def test_nodes_that_are_down_at_the_start_are_told(supervisor, slurm):
+    answers, _ = slurm
+    answers["sinfo"] = "n1 alloc\nn2 down\n"
+    launches = Launches((0, record(exit_status=0, reason="")))
+    environ = {**JOB, "SLURM_JOB_ID": "12"}
+    _, said = supervisor(launches, line=f"srun {FARM}", environ=environ)
+    assert said == ["starting without n2"]
