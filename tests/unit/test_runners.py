@@ -1,19 +1,27 @@
 """The options of runners, and runners made of definitions; nothing is started."""
 
+import errno
 import os
-from typing import Any
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
+from mpifarm import runners
 from mpifarm.errors import InputError
 from mpifarm.model.settings import RunnerDefinition
 from mpifarm.runners import (
+    ARGUMENT_LIMIT,
+    SHELL_SETTINGS,
     BasicRunner,
     Runner,
     after_setup,
     check_runner,
     create_runner,
 )
+from mpifarm.system import task_command
 
 HERE = __name__
 BASIC = "mpifarm.runners.BasicRunner"
@@ -283,3 +291,217 @@ def test_a_setup_that_would_swallow_the_command_stands_on_lines_of_its_own(
 ) -> None:
     assert after_setup(setup, "x").startswith(setup + "\n\n")
     assert after_setup(setup, "x").endswith("\nx")
+
+
+# ---- how a line is started -----------------------------------------------------------
+
+LONG = "x" * ARGUMENT_LIMIT
+
+
+class Started:
+    """What would be started in place of a command: each fails as `fails` says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *fails: OSError | None) -> None:
+        self.calls: list[tuple[list[bytes | str], dict[bytes, bytes]]] = []
+        self.texts: list[bytes] = []
+        self._fails = [*fails]
+        monkeypatch.setattr(task_command, "start_command", self._start)
+        monkeypatch.setattr(task_command, "wait_command", lambda pid: pid - 1000)
+
+    def _start(self, argv: list[Any], env: dict[bytes, bytes], _log: int) -> int:
+        self.calls.append(([*argv], dict(env)))
+        for word in argv:
+            found = re.search(r"(?<=[< ])/[^ )]*(?=\)\"$)", os.fsdecode(word))
+            if found is not None and os.path.exists(found[0]):
+                with open(found[0], "rb") as file:
+                    self.texts.append(file.read())
+        error = self._fails.pop(0) if self._fails else None
+        if error is not None:
+            raise error
+        return 1007
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[IO[bytes]]:
+    with open(tmp_path / "log", "w+b") as file:
+        yield file
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put back what a runner does to this process."""
+    before, place = dict(os.environb), os.getcwd()
+    for name in (*SHELL_SETTINGS, b"PROC_NUMBER"):
+        monkeypatch.delenv(os.fsdecode(name), raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    yield
+    os.chdir(place)
+    os.environb.clear()
+    os.environb.update(before)
+
+
+def test_a_plain_line_is_started_without_a_shell(monkeypatch, log) -> None:
+    started = Started(monkeypatch)
+    assert BasicRunner().run(3, "frob a  b", log) == 7
+    ((argv, env),) = started.calls
+    assert [*map(os.fsdecode, argv)] == ["frob", "a", "b"]
+    assert env[b"PROC_NUMBER"] == b"3"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({}, "echo $HOME | cat"),
+        ({"shell": "always"}, "echo a"),
+    ],
+)
+def test_what_needs_a_shell_gets_one(monkeypatch, log, options, line) -> None:
+    started = Started(monkeypatch)
+    assert BasicRunner(**options).run(0, line, log) == 7
+    assert [argv for argv, _ in started.calls] == [["/bin/bash", "-c", line.encode()]]
+
+
+def test_a_setup_needs_a_shell_and_stands_first(monkeypatch, log) -> None:
+    started = Started(monkeypatch)
+    BasicRunner(setup="module load a").run(0, "echo a", log)
+    assert started.calls[0][0][2] == b"module load a && echo a"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PATH", "~/bin"), ("BASH_ENV", "/etc/bashrc")]
+)
+def test_where_a_shell_would_find_another_program_it_is_asked(
+    monkeypatch, log, name, value
+) -> None:
+    started = Started(monkeypatch)
+    monkeypatch.setenv(name, value)
+    BasicRunner().run(0, "echo a", log)
+    assert started.calls[0][0][:2] == ["/bin/bash", "-c"]
+
+
+def test_a_function_of_the_environment_is_left_to_the_shell(monkeypatch, log) -> None:
+    started = Started(monkeypatch)
+    monkeypatch.setenv("BASH_FUNC_greet%%", "() { echo hello; }")
+    runner = BasicRunner()
+    runner.run(0, "greet a", log)
+    runner.run(0, "greeting a", log)
+    assert [argv[0] for argv, _ in started.calls] == ["/bin/bash", "greeting"]
+
+
+def test_a_program_that_does_not_start_is_tried_by_the_shell(monkeypatch, log) -> None:
+    error = OSError(errno.ENOEXEC, "Exec format error")
+    started = Started(monkeypatch, error)
+    assert BasicRunner().run(0, "./script a", log) == 7
+    assert [argv[0] for argv, _ in started.calls] == ["./script", "/bin/bash"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(errno.ENOENT, 127), (errno.EACCES, 126), (errno.E2BIG, 126)]
+)
+@pytest.mark.parametrize("shell", ["never", "always"])
+def test_what_cannot_start_is_told_in_the_log(
+    monkeypatch, log, shell, code, status
+) -> None:
+    Started(monkeypatch, OSError(code, "the reason"))
+    log.write(b"before\n")
+    assert BasicRunner(shell=shell).run(0, "frob 'a", log) == status
+    log.seek(0)
+    program = "frob" if shell == "never" else "/bin/bash"
+    assert log.read().decode() == (
+        f"before\nmpifarm: can't start {program}: [Errno {code}] the reason\n"
+    )
+
+
+def test_without_a_shell_the_words_are_taken_as_they_are(monkeypatch, log) -> None:
+    started = Started(monkeypatch)
+    runner = BasicRunner(shell="never")
+    runner.run(0, "echo  'a b' $X", log)
+    runner.run(0, " ", log)
+    assert [argv for argv, _ in started.calls] == [
+        [b"echo", b"'a", b"b'", b"$X"],
+        [b""],
+    ]
+
+
+@pytest.mark.parametrize("line", ["-x; a", "+x; a"])
+def test_a_line_is_no_option_of_its_shell(monkeypatch, log, line) -> None:
+    started = Started(monkeypatch)
+    BasicRunner(shell="always").run(0, line, log)
+    assert started.calls[0][0] == ["/bin/bash", "-c", "--", line.encode()]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_line_too_long_for_an_argument_is_read_from_a_file(
+    monkeypatch, log, in_memory
+) -> None:
+    if not in_memory:
+        monkeypatch.setattr(runners, "_create_memory_file", lambda: None)
+    started = Started(monkeypatch)
+    runner = BasicRunner(shell="always")
+    runner.run(0, LONG[1:], log)
+    assert started.calls[0][0][2] == LONG[1:].encode()
+    runner.run(0, LONG, log)
+    line = os.fsdecode(started.calls[1][0][2])
+    assert re.fullmatch(r'eval " \$\(</[^ ]*\)"', line)
+    assert started.texts == [LONG.encode()]
+    monkeypatch.setattr(BasicRunner, "_shell", "/bin/sh")
+    BasicRunner(shell="always").run(0, LONG, log)
+    assert os.fsdecode(started.calls[2][0][2]).startswith('eval " $(cat /')
+
+
+def test_without_bash_sh_runs_the_lines(monkeypatch, log) -> None:
+    started = Started(monkeypatch)
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    BasicRunner(shell="always").run(0, "a", log)
+    assert started.calls[0][0][0] == "/bin/sh"
+
+
+def test_a_task_gets_the_variables_of_runner_farm_and_lists(
+    monkeypatch, log, tmp_path
+) -> None:
+    started = Started(monkeypatch)
+    runner = BasicRunner(cwd=str(tmp_path), **{"env.A": "b"})
+    runner.numbers = ((b"ZERO", 0), (b"SEVEN", 7))
+    runner.attempt = 2
+    runner.run(5, "a", log)
+    _, env = started.calls[0]
+    names = ("A", "PROC_NUMBER", "MPIFARM_TASK_ID", "MPIFARM_ATTEMPT", "ZERO", "SEVEN")
+    assert [env[name.encode()] for name in names] == [
+        *(b"b", b"5", b"5", b"2", b"5", b"12"),
+    ]
+    assert env[b"PWD"] == os.fsencode(tmp_path.resolve())
+    assert os.getcwd() == str(tmp_path.resolve())
+
+
+def test_a_wrong_pwd_is_put_right_and_a_right_one_stays(monkeypatch, tmp_path) -> None:
+    other = tmp_path / "link"
+    other.symlink_to(tmp_path)
+    os.chdir(tmp_path)
+    for pwd, right in (
+        ("/nowhere", str(tmp_path.resolve())),
+        (".", str(tmp_path.resolve())),
+        (str(other), str(other)),
+    ):
+        env = {b"PWD": os.fsencode(pwd)}
+        runners._mend_pwd(env)
+        assert env[b"PWD"] == os.fsencode(right)
+
+
+def test_the_checkpoint_signal_is_sent_by_terminate(monkeypatch) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(task_command, "terminate_command", lambda: ended.append("x"))
+    BasicRunner().terminate()
+    assert ended == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("definition", "shell"),
+    [
+        (RunnerDefinition(), True),
+        (RunnerDefinition(options={"shell": "never"}), False),
+        (RunnerDefinition("a", "mpifarm.containers.DockerRunner"), True),
+        (RunnerDefinition("a", "site.Runner"), False),
+    ],
+)
+def test_it_is_known_whether_a_shell_reads_the_lines(definition, shell) -> None:
+    assert runners.has_shell(definition) is shell

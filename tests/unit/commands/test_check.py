@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from mpifarm.audit.audit import NOTICES, FindingKind
+from mpifarm.audit.retry import Retried, Wanted
 from mpifarm.commands import check, joblog, log, ls, retry, target
 from mpifarm.commands.main import names_subcommand, spell_out
 from mpifarm.commands.options import HelpAsked
+from mpifarm.commands.retry import report as report_retry
 from mpifarm.errors import InputError
 from mpifarm.store import this_machine
 from mpifarm.store.claim_journal import Head, encode_head
@@ -423,6 +425,34 @@ def test_what_a_retry_does_not_take_is_told(site, run, words, why):
     with pytest.raises(InputError, match=why):
         run(retry, site.root, *words)
     assert snapshot(site.root) == before
+
+
+HELD = (
+    "not put back, because a farm has claimed them: {} (if the farm is dead, run:"
+    " mpifarm check --repair w --list tasks.txt)"
+)
+UNKNOWN = (
+    "not put back, because attempts.tsv has no status for them (another farmer ran"
+    " them): {}"
+)
+
+
+def test_what_a_retry_leaves_is_told_with_the_reason():
+    place = Target("w", "tasks.txt")
+    lines = report_retry(place, Wanted(), Retried([1], [3, 4], [7]))
+    assert lines == [
+        "1 task put back into toprocess: 1",
+        "if no farm is running, start one: mpifarm --workdir w tasks.txt",
+        HELD.format("3-4"),
+        UNKNOWN.format("7"),
+    ]
+    nothing = Retried([], [], [])
+    for wanted, said in (
+        (Wanted(), "no task has failed"),
+        (Wanted(statuses=frozenset([3])), "no failed task has that status"),
+        (Wanted(ids=frozenset([3])), "no failed task has that status"),
+    ):
+        assert report_retry(place, wanted, nothing) == [said]
 
 
 def test_a_repair_that_is_refused_has_made_no_lock_file(site, run):

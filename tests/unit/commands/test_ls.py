@@ -247,3 +247,19 @@ def test_what_runs_comes_with_its_host_rank_worker_and_age(site, run):
     taskid, state, host, rank, worker, seconds, *_ = running
     assert (taskid, state, host, rank, worker) == ("7", "running", "n2", "1", "3")
     assert 75 <= float(seconds) < 90
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(9, "SIGKILL"), (11, "SIGSEGV"), (40, "signal 40"), (0, "signal 0")],
+)
+def test_a_signal_without_a_name_is_told_by_its_number(number, name):
+    assert ls.name_signal(number) == name
+
+
+def test_a_list_without_tasks_has_none(site, run):
+    (site.root.parent / "tasks.txt").write_text("")
+    for name in ("toprocess", "finished", "failed", "attempts.tsv"):
+        (site.root / name).unlink()
+    (site.root / "toprocess").touch()
+    assert run("tasks.txt")[2].endswith("tasks.txt_workdir has no tasks\n")

@@ -2,20 +2,28 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from mpifarm.audit.status import read_status
 from mpifarm.commands import status
 from mpifarm.commands.main import names_subcommand
 from mpifarm.commands.misspelt import explain_command
 from mpifarm.commands.options import HelpAsked
 from mpifarm.commands.sink import Sink
-from mpifarm.commands.status import command
+from mpifarm.commands.status import command, screen, words
+from mpifarm.commands.status.command import MAX_SHOWN
+from mpifarm.commands.status.screen import Screen
 from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.claim_journal import Head, encode_head
+from mpifarm.store.target import Target
 from mpifarm.system.console import Console
 from tests.farm_states import write_claim, write_farm
 from tests.support import snapshot
@@ -133,6 +141,95 @@ def test_a_lost_rank_and_a_reason_to_end_are_told(site, run):
     text = run("tasks.txt")[1]
     assert "n[0-1] × 2 ranks × 4 workers, draining, began at" in text
     assert "  it ends: a drain file\n  rank 2 on n1 is dead\n" in text
+
+
+def test_ranks_of_several_sizes_are_told_with_all_their_workers(site, run):
+    hold(site, 3)
+    ranks = [
+        {"rank": n, "host": host, "pid": 1, "workers": workers, "state": "working"}
+        for n, (host, workers) in enumerate([("a", 1), ("b", 4), ("b", 8), ("", 2)])
+    ]
+    tell(site, ranks=ranks)
+    text = run("tasks.txt")[1]
+    assert "a × 1 worker + b × 2 ranks, 12 workers + ? × 2 workers, working" in text
+
+
+def test_a_farm_elsewhere_is_told_of_when_it_was_heard_last(site, run):
+    paths = WorkdirPaths(str(site.root))
+    head = Head(FARM, "n9", "another boot", 7, 1, 1.0, ())
+    Path(paths.claims).mkdir()
+    for age, is_told in ((15, False), (25, True)):
+        Path(paths.claim(FARM)).write_bytes(encode_head(head))
+        heard = time.time() - age
+        os.utime(paths.claim(FARM), (heard, heard))
+        tell(site, age=age)
+        text = run("tasks.txt")[1]
+        assert (f"  it was heard last {age} s ago, on n1\n" in text) is is_told
+
+
+def test_of_dead_farms_and_of_their_tasks_three_are_named(site, run):
+    now = time.time()
+    hold(site, 3, 4, 5, 6, 7, heard=now - 300, dead=True)
+    tell(site, age=300, running={n: (0, n, now - 400 - n) for n in range(3, 8)})
+    text = run("tasks.txt")[1]
+    assert [int(line.split()[3]) for line in text.splitlines() if "it ran" in line] == [
+        *(7, 6, 5)
+    ]
+    assert "  and 2 more tasks\n  its 5 tasks go back when a farm starts" in text
+    paths = WorkdirPaths(str(site.root))
+    for number in range(1, 5):
+        write_claim(paths, f"c1a1100{number}", [8], is_dead=True)
+    text = run("tasks.txt")[1]
+    assert text.count(" died, last heard of at ") == 3
+    assert "\n2 more farms died\n" in text
+    assert "farm c1a11001 on n1 (pid " in text
+
+
+def test_a_task_that_timed_out_is_told_with_its_time(site, run):
+    attempt = Attempt(2, status=143, host="n7", seconds=90.0, outcome="timed out")
+    (site.root / "attempts.tsv").write_text(format_attempts(attempt))
+    assert "timed out after 90 s" in run("tasks.txt")[1]
+
+
+def test_on_a_terminal_sentences_are_wrapped_and_tables_cut(site):
+    (site.root.parent / "tasks.txt").write_text(f"echo {'x' * 200}\n" * 12)
+    hold(site, 3)
+    tell(site, running={3: (0, 1, time.time() - 30)})
+    status = read_status(
+        Target("tasks.txt_workdir", "tasks.txt"), {}, most_failed=MAX_SHOWN
+    )
+    colours = re.compile(r"\x1b\[[0-9;]*m")
+    lines = [colours.sub("", line) for line in words.describe(status, 60)]
+    assert max(map(len, lines)) == 60
+    assert any(line.startswith("    ") for line in lines)
+    assert any(line.endswith("…") for line in lines)
+    assert max(map(len, words.describe(status, None))) > 100
+
+
+def test_a_terminal_shows_the_last_state_in_its_rows(monkeypatch):
+    shown: list[bytes] = []
+    sink = cast(Any, SimpleNamespace(write=shown.append))
+    monkeypatch.setattr(screen, "find_width", lambda: 80)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((80, 6)))
+    live = Screen(sink, is_live=True)
+    lines = [f"line {number}" for number in range(6)]
+    live.show(lines[:4], 0.0, is_last=False)
+    live.show(lines, 0.0, is_last=False)
+    live.show(lines, 0.0, is_last=True)
+    bodies = [each.decode().split("\n")[1:-1] for each in shown]
+    assert bodies == [lines[:4], [*lines[:3], "… 3 lines more"], lines]
+    assert all(each.startswith(b"\x1b[H\x1b[J") for each in shown)
+    assert all(b"  (Ctrl-C ends this)\n" in each for each in shown)
+
+
+def test_without_a_size_a_terminal_has_24_rows(monkeypatch):
+    def fail(_descriptor):
+        raise OSError
+
+    monkeypatch.setattr(os, "get_terminal_size", fail)
+    assert screen._find_rows() == 24
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((0, 0)))
+    assert screen._find_rows() == 24
 
 
 def test_a_damaged_claim_is_not_called_dead(site, run):

@@ -1,6 +1,7 @@
 """Tables: aligned, in the width of the terminal, and with nothing that controls it."""
 
 import builtins
+import os
 
 import pytest
 
@@ -107,3 +108,19 @@ def test_rich_wraps_no_line_where_it_takes_the_terminal_for_narrow(monkeypatch):
     columns = [TableColumn("id", is_number=True), TableColumn("command")]
     lines = [*format_table(columns, [("1", "echo " + "x" * 150)], 200)]
     assert [line.count("\n") for line in lines] == [1, 1]
+
+
+def test_the_width_is_that_of_a_terminal(monkeypatch):
+    monkeypatch.setattr(os, "isatty", lambda _: False)
+    assert table.find_width() is None
+    monkeypatch.setattr(os, "isatty", lambda _: True)
+    for columns, width in ((132, 132), (0, 80)):
+        size = os.terminal_size((columns, 24))
+        monkeypatch.setattr(os, "get_terminal_size", lambda _, size=size: size)
+        assert table.find_width() == width
+
+    def fail(_descriptor):
+        raise OSError
+
+    monkeypatch.setattr(os, "get_terminal_size", fail)
+    assert table.find_width() == 80

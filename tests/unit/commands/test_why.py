@@ -15,6 +15,7 @@ from mpifarm.audit import memory_use
 from mpifarm.commands import retry, why
 from mpifarm.errors import InputError
 from mpifarm.model.id_ranges import parse_ids
+from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.system.console import Console
 from tests.unit.causes.failure_corpus import FIRST, make_corpus
 from tests.unit.store_fakes import Site
@@ -299,3 +300,28 @@ def test_ids_that_are_long_are_named_by_the_number(site, run, monkeypatch):
         ["--ids", "6"],
         ["--ids", "8"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (1023, "1.02e+03 B"),
+        (1, "1 B"),
+        (1024, "1 KiB"),
+        (1536 * 1024, "1.5 MiB"),
+        (2**30, "1 GiB"),
+        (999 * 2**30, "999 GiB"),
+        (1000 * 2**30, "1000 GiB"),
+        (2**41, "2048 GiB"),
+    ],
+)
+def test_a_memory_is_told_in_a_unit_that_fits(number, said):
+    assert why._in_bytes(number) == said
+
+
+def test_warnings_about_the_list_are_errors_beside_the_groups(site, run):
+    fingerprint = encode_fingerprint(take_fingerprint(["another", *site.tasks[1:]]))
+    (site.root / "fingerprint.json").write_bytes(fingerprint)
+    out, err = run(why, "tasks.txt")
+    assert "6 of 12 tasks have failed" in out
+    assert "tasks.txt was edited since tasks.txt_workdir was begun" in err

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mpifarm.model.task import Lease, Outcome, Result
+from mpifarm.model.task import Lease, Outcome, Result, RunningTask
 from mpifarm.pool import client, worker_link
 from mpifarm.pool.client import Pool, PoolState
 from mpifarm.pool.definition import (
@@ -223,6 +223,21 @@ def test_the_pool_counts_idle_workers_and_vacancies(start):
     site.finish(1, 1)
     site.collect()
     assert (pool.idle, pool.busy) == (1, 3)
+
+
+def test_what_the_workers_run_is_told_with_attempt_and_start(start):
+    site = start(3)
+    site.up(0, 1, 2)
+    site.submit(5, 6)
+    assert site.pool.count_busy() == 2
+    assert site.pool.running_tasks() == []
+    site.shared.row(1).begin_task(6, 1_700_000_000.5)
+    assert site.pool.running_tasks() == [RunningTask(6, 1, 1, 1_700_000_000.5)]
+    site.shared.row(0).begin_task(9, 1.0)  # the result of 5 is on its way
+    site.shared.row(2).begin_task(4, 1.0)  # and that of 4 has come
+    assert [each.taskid for each in site.pool.running_tasks()] == [6]
+    site.pool.terminate()
+    assert site.pool.running_tasks() == []
 
 
 def test_a_worker_that_hung_up_gets_no_lease(start):

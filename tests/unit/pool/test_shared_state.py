@@ -1,7 +1,7 @@
 """The words that a rank, its fork server and its workers share."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -34,6 +34,24 @@ def test_the_next_worker_of_a_line_knows_what_was_recalled(row):
     assert (row.task, row.begun, row.command) == (None, 0, 0)
     assert not row.begin_lease(9)
     assert row.recall(12) == 9
+
+
+def test_what_a_worker_runs_is_told_with_its_start(row):
+    assert row.find_running() is None
+    row.begin_task(0, 1_700_000_000.25)
+    assert row.find_running() == (0, 1_700_000_000.25)
+    assert (row.task, row.begun) == (0, 1)
+    row.end_task()
+    assert row.find_running() is None
+    row.begin_task(7, 5.0)
+    assert (row.find_running(), row.begun) == ((7, 5.0), 2)
+
+
+def test_a_task_that_ends_during_the_look_is_not_told():
+    words = Words(3, lambda words: WorkerRow(cast(Any, words)).end_task())
+    row = WorkerRow(cast(Any, words))
+    words[:] = [5] * 8
+    assert row.find_running() is None
 
 
 class Words(list[int]):
