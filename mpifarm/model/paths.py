@@ -13,7 +13,9 @@ file.
 import re
 from dataclasses import dataclass
 
-STATUS_FILES = ("toprocess", "added", "finished", "failed", "attempts.tsv")
+STATUS_FILES = (
+    *("toprocess", "added", "waiting", "finished", "failed", "attempts.tsv"),
+)
 """The files of a workdir that look like a tasklist."""
 
 LOCK_NAME = "lock"
@@ -90,6 +92,11 @@ class WorkdirPaths:
     def added(self) -> str:
         """The tasks to be processed that were added to a list in use."""
         return f"{self.root}/added"
+
+    @property
+    def waiting(self) -> str:
+        """The tasks to be processed that plain farmers may not run as they stand."""
+        return f"{self.root}/waiting"
 
     @property
     def begun_in(self) -> str:

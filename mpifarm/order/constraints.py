@@ -5,10 +5,11 @@ it, so there are no cycles, and lines that are added to the end of a list change
 for those above.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import filterfalse, takewhile
+from typing import Final, NamedTuple
 
 
 class Barrier(NamedTuple):
@@ -72,19 +73,30 @@ class Constraints:
             return False
         return self.count_barriers(taskid) == 0
 
+    def find_shared(self, taskids: Iterable[int]) -> Iterator[int]:
+        """Yield those of `taskids`, in order, that plain farmers may run at once."""
+        if self.is_foreign:
+            return iter(())
+        if self.barriers:
+            taskids = takewhile(self.barriers[0].first.__gt__, taskids)
+        for mapping in (self.after, self.kinds):
+            if mapping:
+                taskids = filterfalse(mapping.__contains__, taskids)
+        return iter(taskids)
+
     def count_barriers(self, taskid: int) -> int:
         """Return how many barriers are in front of a task."""
         barriers = self.barriers
         if not barriers or taskid < barriers[0].first:
             return 0
-        return bisect_right(barriers, taskid, key=lambda each: each.first)
+        return bisect_right(barriers, taskid, key=_place_of)
 
     def describe(self, begin: int, end: int) -> Iterator[tuple[int, str]]:
         """Yield id and directives of each task in a range that has any, in order.
 
         Two lists with equal texts and equal directives are the same list.
         """
-        places = {each.first for each in self.barriers if begin <= each.first < end}
+        places = {each.first for each in self._barriers_between(begin, end)}
         for mapping in (self.after, self.kinds):
             if len(mapping) < end - begin:
                 places.update(each for each in mapping if begin <= each < end)
@@ -92,6 +104,10 @@ class Constraints:
                 places.update(each for each in range(begin, end) if each in mapping)
         for taskid in sorted(places):
             yield taskid, "".join(self._directives(taskid))
+
+    def _barriers_between(self, begin: int, end: int) -> list[Barrier]:
+        first = bisect_left(self.barriers, begin, key=_place_of)
+        return self.barriers[first : bisect_left(self.barriers, end, key=_place_of)]
 
     def _directives(self, taskid: int) -> Iterator[str]:
         place = self.count_barriers(taskid)
@@ -103,3 +119,11 @@ class Constraints:
             yield f"#AFTER {','.join(map(str, waits_for))}\n"
         if kind := self.kinds.get(taskid):
             yield f"#KIND {kind}\n"
+
+
+UNORDERED: Final = Constraints()
+"""The constraints of a list that has none, and never gets any."""
+
+
+def _place_of(barrier: Barrier) -> int:
+    return barrier.first

@@ -34,6 +34,8 @@ class Frontier:
         self.doomed: set[int] = set()
         """The tasks that wait for one that has failed, or that is doomed itself.  Not
         to be changed."""
+        self.changes = 0
+        """How often a task has ended, or was revived, or the list has grown."""
         self._constraints = constraints
         self._states = _join(finished, failed)
         self._failures = self._states.count(_FAILED)
@@ -60,6 +62,7 @@ class Frontier:
         `total` is the new length of the list.
         """
         before = len(self._states)
+        self.changes += 1
         self._states.extend(bytes(total - before))
         self._take_up(before)
 
@@ -162,6 +165,7 @@ class Frontier:
         """Set the state of a task, and tell those that wait for it."""
         before, was_bad = self._states[taskid], self._is_bad(taskid)
         self._states[taskid] = state
+        self.changes += 1
         self._failures += (state == _FAILED) - (before == _FAILED)
         dependents = self._dependents.get(taskid)
         if not dependents:
@@ -208,6 +212,23 @@ class Frontier:
             and taskid not in self.doomed
         )
 
+    def are_ready(self, taskids: range) -> bool:
+        """Return whether all of these tasks, none of which has ended, may start now."""
+        begin, end = taskids.start, taskids.stop
+        return (
+            end <= self.horizon
+            and self.closed.find(1, begin, end) < 0
+            and (not self.doomed or self.doomed.isdisjoint(taskids))
+        )
+
+    def find_candidate(self, begin: int) -> int:
+        """Return the first id from `begin` on that may start now, or never will.
+
+        Without one, return the length of the list, or `begin` if that is behind it.
+        """
+        found = self.closed.find(0, begin, self.horizon)
+        return found if found >= 0 else max(begin, self.doomed_from)
+
     def find_doomed(self, taskid: int) -> str:
         """Return why a task that has not ended is never to start, "" if it may yet."""
         if taskid in self.doomed:
@@ -225,6 +246,13 @@ class Frontier:
         root = roots.get(taskid, taskid)
         roots.update(dict.fromkeys(way, root))
         return root
+
+    def holds_up(self, taskid: int) -> bool:
+        """Return whether others cannot start before this task has ended."""
+        if self._states[taskid] != _OPEN:
+            return False
+        is_before = bool(self._open_before) and taskid < self.horizon
+        return is_before or taskid in self._dependents
 
     def find_open(self) -> Iterator[int]:
         """Yield the tasks that have not ended and that keep others from starting.

@@ -56,3 +56,5 @@ def _ids_queued(
         yield from scan_ids(survey.toprocess.blocks(appended=False))
     if first_added < total and survey.added:
         yield from scan_ids(survey.added.blocks(appended=False))
+    if survey.waiting:
+        yield from scan_ids(survey.waiting.blocks(appended=False))

@@ -13,15 +13,16 @@ from contextlib import suppress
 
 from mpifarm.errors import StorageError
 from mpifarm.model.packed_texts import PackedTexts
-from mpifarm.model.paths import WorkdirPaths, is_farm_id, staging_of
+from mpifarm.model.paths import WorkdirPaths, is_farm_id
 from mpifarm.model.wording import counted
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.added_lines import AddedLines
 from mpifarm.store.claim_journal import Event, encode_event
 from mpifarm.store.claims import OtherClaim, find_leftovers
 from mpifarm.store.counting import count_tasks
 from mpifarm.store.directories import make_root
 from mpifarm.store.farm_liveness import Machine, this_machine
-from mpifarm.store.ledger import Ledger, Ledgers
+from mpifarm.store.ledger import Appended, Ledger, Ledgers
 from mpifarm.store.optimistic import write_optimistically
 from mpifarm.store.queue import Steps
 from mpifarm.store.queue_pair import QueuePair
@@ -55,16 +56,18 @@ class FileStore(Store):
         farm: str,
         clock: Callable[[], float],
         machine: Machine,
+        constraints: Constraints = UNORDERED,
     ) -> None:
         super().__init__(paths, tasks, farm, machine, clock)
         self._tasks = tasks
+        self._constraints = constraints
         self._machine = machine
         self._clock = clock
         finished = Ledger(paths.finished, tasks)
         self._ledgers = Ledgers(finished, Ledger(paths.failed, tasks))
-        self._queues = QueuePair(paths, tasks, finished, self._member)
+        self._queues = QueuePair(paths, tasks, self._ledgers, self._member, constraints)
         self._added_lines = AddedLines(
-            paths, tasks, self._queues, self._ledgers, self._others
+            paths, tasks, self._queues, self._ledgers, self._others, farm
         )
         self._transactions = Transactions(
             self._member,
@@ -86,7 +89,7 @@ class FileStore(Store):
     # ---- joining --------------------------------------------------------------------
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913 - the facts of a start, the last four by name
         cls,
         path: str,
         tasks: Sequence[str],
@@ -98,9 +101,11 @@ class FileStore(Store):
         predecessor: str = "",
         remap: bool = False,
         array: str = "",
+        constraints: Constraints = UNORDERED,
     ) -> "FileStore":
         """Make the workdir at `path` if needed, take the lock, and join.
 
+        `constraints` is what the list says of its order, for as long as the farm lives.
         `remap`: if the list was edited, bring the workdir in line by the tasks' texts.
         `predecessor` names the farm that this one takes over, since its coordinator was
         lost: this farm holds that one's tasks from the start ("": none).  `array` names
@@ -113,7 +118,8 @@ class FileStore(Store):
         paths = WorkdirPaths(os.path.abspath(path))
         make_root(paths.root)
         validate_access(paths)
-        workdir = cls(paths, tasks, farm, clock, machine or this_machine())
+        machine = machine or this_machine()
+        workdir = cls(paths, tasks, farm, clock, machine, constraints)
         workdir._member.array = array
         while True:
             try:
@@ -142,7 +148,9 @@ class FileStore(Store):
 
     def _validate(self, snapshot: Snapshot) -> Validation:
         """Validate a snapshot, and start the ledgers behind its lines."""
-        validation = validate_snapshot(snapshot, self._tasks, self.paths)
+        validation = validate_snapshot(
+            snapshot, self._tasks, self.paths, self._constraints
+        )
         self._start_ledgers(validation)
         return validation
 
@@ -150,9 +158,13 @@ class FileStore(Store):
         """Return whether no other farm has started since the snapshot.
 
         Such a farm may have another list.  Tasks that farms have recorded or taken
-        since are read at the joining.
+        since are read at the joining.  A plain farmer that has put ``toprocess`` there
+        has begun a list whose order it may not heed.
         """
         if files.is_there(self.paths.remap):
+            return False
+        has_begun = snapshot.toprocess is None and files.exists(self.paths.toprocess)
+        if self._constraints and has_begun:
             return False
         return files.find_content(self.paths.fingerprint) == snapshot.fingerprint
 
@@ -170,8 +182,8 @@ class FileStore(Store):
     ) -> None:
         """Check the other farms, create the claim, mend the workdir.  Lock held.
 
-        Added lines and the fingerprint are written before the claim.  Then torn lines
-        are mended, `predecessor` is taken over, dead farms are reclaimed, and orphaned
+        Queues and the fingerprint are written before the claim.  Then torn lines are
+        mended, `predecessor` is taken over, dead farms are reclaimed, and orphaned
         staging files are removed.  If that fails, the claim is removed unless it holds
         tasks.
         """
@@ -182,9 +194,6 @@ class FileStore(Store):
         # This comes first: the fingerprint says that nothing is left to be added.
         if sentence := self._added_lines.settle(validation):
             self.notes.append(sentence)
-        if validation.fingerprint is not None:
-            staging = staging_of(self.paths.fingerprint, self.farm)
-            files.replace(self.paths.fingerprint, staging, validation.fingerprint)
         self._member.enter(self._clock)
         try:
             self._mend(validation)
@@ -264,6 +273,7 @@ class FileStore(Store):
         The next `transact` with the same arguments uses these files, unless others have
         changed the queues since.  Errors are left to `transact`.
         """
+        self._note_results(results)
         self._transactions.prepare(requeue, take)
 
     def transact(
@@ -276,6 +286,7 @@ class FileStore(Store):
         begun = time.perf_counter()
         self._transactions.check(results, requeue)
         self._poll()
+        self._note_results(results)
         return self._transactions.carry_out(results, requeue, take, begun)
 
     def take_up(self, fresh: PackedTexts, begin: int, most: int) -> TakenUp:
@@ -293,6 +304,26 @@ class FileStore(Store):
             )
         return self._take_up.take_up(fresh, begin, most)
 
+    def _note_results(self, results: Sequence[Recorded]) -> None:
+        """Let results count for the order of the list.
+
+        They are recorded before the same transaction takes what they let start.
+        """
+        if self._queues.frontier is not None:
+            self._queues.frontier.note_ends(
+                finished=[each.taskid for each in results if each.finished],
+                failed=[each.taskid for each in results if not each.finished],
+            )
+
+    @property
+    def _more_may_come(self) -> bool:
+        """Whether tasks wait for tasks that other farms hold, which may live."""
+        frontier = self._queues.frontier
+        return frontier is not None and any(
+            taskid < len(self._tasks) and frontier.holds_up(taskid)
+            for taskid in self._member.held_by_living()
+        )
+
     def _poll(self) -> None:
         """Read the ledgers and claims; note odd lines for the user.
 
@@ -302,10 +333,21 @@ class FileStore(Store):
         for ledger, appended in self._transactions.poll_ledgers():
             self._report_odd_lines(ledger, appended.odd)
             self._met_others |= bool(appended.ids or appended.odd)
+            self._note_ends(ledger, appended)
         self._others.poll()
         if self._met_others and not self._joined_by_others:
             self._timeline.leave_to_others()
             self._joined_by_others = True
+
+    def _note_ends(self, ledger: Ledger, appended: Appended) -> None:
+        """Let what others have recorded count for the order of the list."""
+        frontier = self._queues.frontier
+        if frontier is None:
+            return
+        if ledger is self._ledgers.finished:
+            frontier.note_ends(finished=appended.ids, failed=())
+        else:
+            frontier.note_ends(finished=(), failed=appended.ids)
 
     def _report_odd_lines(self, ledger: Ledger, lines: Sequence[bytes]) -> None:
         for line in lines:
@@ -419,6 +461,7 @@ class FileStore(Store):
             claimed=frozenset(self._others.held_ids()),
             toprocess=file_contents.find_state(self.paths.toprocess),
             added=file_contents.find_state(self.paths.added),
+            waiting=file_contents.find_state(self.paths.waiting),
             in_array=frozenset(self._member.held_in_array() if in_array else ()),
         )
 

@@ -1,7 +1,8 @@
 """The fingerprint of a tasklist, by which a later start knows an edited list.
 
 Rules of this file: it opens nothing.  The hash of each prefix of 1 000 tasks tells
-"lines were added at the end" from "the list was edited", and about where.
+"lines were added at the end" from "the list was edited", and about where.  What a list
+says of its order is hashed with it: the same tasks in another order are another list.
 """
 
 import hashlib
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from mpifarm.model.paths import parse_queue_staging
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.status_lines import encode_texts
 
 FORMAT_VERSION = 1
@@ -28,6 +31,12 @@ class Fingerprint(NamedTuple):
     total: int
     prefixes: tuple[str, ...]
     first_added: int
+    heeds_order: bool = True
+    """Whether an mpifarm wrote it that heeds the order of a list."""
+    staging: str = ""
+    """The name of the staging file that became the first ``toprocess`` of a list with
+    constraints; "" for any other list.  As long as there is such a file, no farm has
+    begun."""
 
 
 class ListMatch(Enum):
@@ -39,29 +48,28 @@ class ListMatch(Enum):
 
 
 def take_fingerprint(
-    tasks: Sequence[str], first_added: int | None = None
+    tasks: Sequence[str],
+    first_added: int | None = None,
+    constraints: Constraints = UNORDERED,
 ) -> Fingerprint:
     """Return the fingerprint of a list; `first_added` is its length by default."""
     total = len(tasks)
     first_added = total if first_added is None else first_added
-    return Fingerprint(total, _hash_prefixes(tasks, total), first_added)
-
-
-def _hash_prefixes(tasks: Sequence[str], count: int) -> tuple[str, ...]:
-    """Return a hash of each `BLOCK` of the first `count` tasks with all before it.
-
-    The last hash is that of all `count` tasks.
-    """
-    return PrefixHashes(tasks).find(count)
+    return Fingerprint(total, PrefixHashes(tasks, constraints).find(total), first_added)
 
 
 class PrefixHashes:
     """The hashes of the prefixes of a list that may grow: each block is read once."""
 
-    def __init__(self, tasks: Sequence[str]) -> None:
+    def __init__(
+        self, tasks: Sequence[str], constraints: Constraints = UNORDERED
+    ) -> None:
         self._tasks = tasks
+        self._constraints = constraints
         self._whole = [hashlib.blake2b(digest_size=12)]
         """The digest of each number of whole blocks, from 0 on."""
+        if constraints.is_foreign:
+            self._whole[0].update(b"\n#FOREIGN\n")
         self._hashes: list[str] = []
         """The hash of each prefix of whole blocks."""
 
@@ -83,7 +91,13 @@ class PrefixHashes:
     def _read_on(self, block: int, count: int) -> "hashlib.blake2b":
         """Return the digest of so many whole blocks and `count` tasks more."""
         digest, begin = self._whole[block].copy(), block * BLOCK
-        digest.update(encode_texts(begin, begin + count, self._tasks))
+        end = begin + count
+        for taskid, directives in self._constraints.describe(begin, end):
+            digest.update(encode_texts(begin, taskid, self._tasks))
+            # No text is empty: so none is taken for a directive.
+            digest.update(b"\n" + directives.encode())
+            begin = taskid
+        digest.update(encode_texts(begin, end, self._tasks))
         return digest
 
     def forget(self, count: int) -> None:
@@ -92,18 +106,22 @@ class PrefixHashes:
         del self._whole[count // BLOCK + 1 :]
 
 
-def compare(stored: Fingerprint, tasks: Sequence[str]) -> ListMatch:
+def compare(
+    stored: Fingerprint, tasks: Sequence[str], constraints: Constraints = UNORDERED
+) -> ListMatch:
     """Compare a tasklist with the fingerprint `stored` of an earlier start."""
     if stored.total > len(tasks):
         return ListMatch.EDITED
-    if stored.prefixes != _hash_prefixes(tasks, stored.total):
+    if stored.prefixes != PrefixHashes(tasks, constraints).find(stored.total):
         return ListMatch.EDITED
     return ListMatch.SAME if stored.total == len(tasks) else ListMatch.LINES_ADDED
 
 
-def find_edited_block(stored: Fingerprint, tasks: Sequence[str]) -> range:
+def find_edited_block(
+    stored: Fingerprint, tasks: Sequence[str], constraints: Constraints = UNORDERED
+) -> range:
     """Return the block of ids with the first edit; it is empty if nothing differs."""
-    now = _hash_prefixes(tasks, min(stored.total, len(tasks)))
+    now = PrefixHashes(tasks, constraints).find(min(stored.total, len(tasks)))
     same = 0
     for before, after in zip(stored.prefixes, now, strict=False):
         if before != after:
@@ -114,13 +132,16 @@ def find_edited_block(stored: Fingerprint, tasks: Sequence[str]) -> range:
 
 def encode_fingerprint(fingerprint: Fingerprint) -> bytes:
     """Return the content of ``fingerprint.json``."""
-    record = {
+    record: dict[str, object] = {
         "version": FORMAT_VERSION,
         "count": fingerprint.total,
         "block": BLOCK,
         "prefixes": fingerprint.prefixes,
         "first_added": fingerprint.first_added,
+        "order": True,
     }
+    if fingerprint.staging:
+        record["toprocess"] = fingerprint.staging
     return json.dumps(record).encode() + b"\n"
 
 
@@ -132,12 +153,15 @@ def parse_fingerprint(content: bytes) -> Fingerprint | None:
             return None
         count, prefixes = record["count"], tuple(record["prefixes"])
         first_added = record.get("first_added", count)
+        heeds_order, staging = record.get("order") is True, record.get("toprocess", "")
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     if type(count) is not int or count < 0 or len(prefixes) != -(-count // BLOCK):
         return None
     if type(first_added) is not int or not 0 <= first_added <= count:
         return None
-    if not all(isinstance(prefix, str) for prefix in prefixes):
+    if not all(isinstance(each, str) for each in (*prefixes, staging)):
         return None
-    return Fingerprint(count, prefixes, first_added)
+    # Another name than that of a staging file stands for none.
+    staging = staging if parse_queue_staging(staging) else ""
+    return Fingerprint(count, prefixes, first_added, heeds_order, staging)

@@ -6,7 +6,7 @@ called with the main lock held.
 """
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from mpifarm.errors import InputError, StorageError
@@ -49,6 +49,7 @@ class Membership:
         self._machine = machine
         self._notes = notes
         self._locks: tuple[LockFile, ...] = ()
+        self._may_live: set[str] = set()
         self._reported: set[str] = set()
         """Sentences about farms that the user need not read twice."""
 
@@ -171,13 +172,22 @@ class Membership:
         farm, once.
         """
         requeued = 0
+        self._may_live = set()
         for claim in list(self.others.claims.values()):
             with grasped(claim, self._machine) as grasp:
                 if grasp.is_reclaimable:
                     requeued += reclaim(claim, grasp.descriptor)
                 else:
                     self._report_farm(claim, grasp.liveness)
+                if grasp.liveness.may_live:
+                    self._may_live.add(claim.farm)
         return requeued
+
+    def held_by_living(self) -> Iterator[int]:
+        """Yield what farms hold that live, or may, as of the last `reclaim_dead`."""
+        for claim in self.others.claims.values():
+            if claim.farm in self._may_live:
+                yield from claim.journal.held
 
     def held_in_array(self) -> set[int]:
         """Return the ids that living farms of this job array hold.  Lock held.

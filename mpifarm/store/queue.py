@@ -1,4 +1,4 @@
-"""The queues: the files ``toprocess`` and ``added``, whose tasks are to be run.
+"""The queues: ``toprocess`` and ``added``, whose tasks are to be run (and `waiting`).
 
 Rules of this file: a queue is replaced whole, by the rename of a staging file whose
 step the farm's claim has named before.  Plain farmers die of an id in ``toprocess``
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
     `taken` are ids that the farm gets, `dropped` ids that were met and must not run.
     `changed`: whether the content differs from the present one.  `empty`: whether the
-    next content has no line of this farm's list.
+    next content has no line of this farm's list, or none that may run now.
     """
 
     taken: list[int]
@@ -51,6 +51,18 @@ class Plan(NamedTuple):
     chunks: Iterable[Chunk]
     changed: bool
     empty: bool
+    doomed: Sequence[tuple[int, str]] = ()
+    """Ids that the farm gets though they are never to run, and why."""
+    changes: int = 0
+    """`Frontier.changes` when the plan was made, where a frontier tells what may run.
+    """
+
+    @property
+    def held(self) -> Sequence[int]:
+        """All ids that the farm gets."""
+        if not self.doomed:
+            return self.taken
+        return [*self.taken, *(taskid for taskid, _ in self.doomed)]
 
 
 class Front(NamedTuple):
@@ -197,12 +209,9 @@ class Queue(ABC):
         prepared = self._prepared
         if prepared is None:
             return None
-        plan = prepared.step.plan
         fits = (
             (prepared.requeue, prepared.take) == (back, take)
-            and not any(map(self._is_blocked, plan.taken))
-            # A task that was dropped may have been requeued by its farm since.
-            and all(map(self._is_blocked, plan.dropped))
+            and self._holds(prepared.step.plan, take)
             and self._is_unchanged(prepared)
         )
         if not fits:
@@ -210,6 +219,14 @@ class Queue(ABC):
             return None
         self._prepared = None
         return prepared.step
+
+    def _holds(self, plan: Plan, take: int) -> bool:
+        """Return whether a plan for `take` ids is right for all but the content."""
+        return (
+            not any(map(self._is_blocked, plan.taken))
+            # A task that was dropped may have been requeued by its farm since.
+            and all(map(self._is_blocked, plan.dropped))
+        )
 
     def _is_unchanged(self, prepared: Prepared) -> bool:
         """Return whether the queue is as it was when the step was prepared."""
@@ -383,8 +400,8 @@ def read_front(
     taken: dict[int, None] = {}
     dropped: list[int] = []
     place = 0
-    windows = range(0, len(content), _WINDOW)
-    for lines in cut_behind_lines(content[at : at + _WINDOW] for at in windows):
+    windows = range(0, len(content), WINDOW)
+    for lines in cut_behind_lines(content[at : at + WINDOW] for at in windows):
         run = find_run(lines, tasks) if lines.endswith(b"\n") else None
         pieces: Iterable[tuple[Sequence[int], int]] = _each(lines, tasks)
         if run is not None and len(run) <= take - len(taken):
@@ -410,7 +427,7 @@ def _each(lines: bytes, tasks: Sequence[str]) -> Iterator[tuple[Sequence[int], i
         yield () if taskid is None else (taskid,), len(line) + 1
 
 
-_WINDOW = 1 << 13
+WINDOW = 1 << 13
 """Bytes that are compared with the tasklist at once: fewer than one take has."""
 
 
@@ -423,18 +440,30 @@ def insert(
     """
     chunks: list[Chunk] = []
     place = begin
-    next_id = -1
-    for taskid in sorted(set(taskids)):
-        if taskid >= next_id >= 0 or next_id < 0:
-            there, found = find_place(content, place, taskid)
+    for there, taskid in find_places(content, begin, tasks, taskids):
+        if there > place:
             chunks.append(part_of(content, place, there))
             place = there
-            next_id = _id_at(content, there) if there < len(content) else len(tasks)
-            if found:
-                continue
         chunks.append(encode_line(taskid, tasks))
     chunks.append(part_of(content, place, len(content)))
     return [chunk for chunk in chunks if length_of(chunk)]
+
+
+def find_places(
+    content: Content, begin: int, tasks: Sequence[str], taskids: Iterable[int]
+) -> Iterator[tuple[int, int]]:
+    """Yield the index at which the line of each id belongs, and the id, in order.
+
+    An id that the content has from `begin` on is left out.  Raises `AlienTaskError`.
+    """
+    place, next_id = begin, -1
+    for taskid in sorted(set(taskids)):
+        if taskid >= next_id:
+            place, found = find_place(content, place, taskid)
+            next_id = id_at(content, place) if place < len(content) else len(tasks)
+            if found:
+                continue
+        yield place, taskid
 
 
 def find_place(content: Content, begin: int, taskid: int) -> tuple[int, bool]:
@@ -448,25 +477,27 @@ def find_place(content: Content, begin: int, taskid: int) -> tuple[int, bool]:
         middle = (low + high) // 2
         newline = content.rfind(b"\n", low, middle)
         start = low if newline < 0 else newline + 1
-        found = _id_at(content, start)
+        found = id_at(content, start)
         if found == taskid:
             return start, True
         if found < taskid:
-            low = _end_of_line(content, start) + 1
+            low = end_of_line(content, start) + 1
         else:
             high = start
     return low, False
 
 
-def _id_at(content: Content, start: int) -> int:
-    line = content[start : _end_of_line(content, start)]
+def id_at(content: Content, start: int) -> int:
+    """Return the id of the line that begins at an index; raises `AlienTaskError`."""
+    line = content[start : end_of_line(content, start)]
     taskid = find_id(line)
     if taskid is None:
         raise AlienTaskError(line.decode("utf-8", "backslashreplace"))
     return taskid
 
 
-def _end_of_line(content: Content, start: int) -> int:
+def end_of_line(content: Content, start: int) -> int:
+    """Return the index of the line's newline; raises `AlienTaskError`."""
     end = content.find(b"\n", start)
     if end < 0:
         raise AlienTaskError("its last line has no end")

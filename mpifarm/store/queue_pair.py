@@ -1,17 +1,23 @@
-"""Both queues of a workdir, for one farm.
+"""The queues of a workdir, for one farm.
 
 Rules of this file: the queue of a task follows from its id alone.  Nothing here names a
 step in a claim: `replace` is for the start, when no claim names a step of this farm,
 and for tasks that are in no claim.
+
+Tasks that plain farmers may not run as they stand go through ``waiting``, others that
+were added to a list in use through ``added``, and all others through ``toprocess``.
 """
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import chain, filterfalse, islice, takewhile
 
 from mpifarm.model.paths import WorkdirPaths
-from mpifarm.store.ledger import Ledger, Ledgers
+from mpifarm.order.constraints import Constraints
+from mpifarm.order.frontier import Frontier
+from mpifarm.store.ledger import Ledgers
 from mpifarm.store.membership import Membership
 from mpifarm.store.queue import (
     AddedQueue,
@@ -21,42 +27,81 @@ from mpifarm.store.queue import (
     Steps,
     find_lines_before,
 )
-from mpifarm.store.status_lines import encode_blocks, find_id
+from mpifarm.store.status_lines import Ids, encode_blocks, find_id
+from mpifarm.store.waiting import WaitingQueue
 from mpifarm.system import file_contents, files
 
 
 class QueuePair:
-    """The queues ``toprocess`` and ``added``, in the order of taking."""
+    """The queues ``toprocess``, ``added`` and ``waiting``, in the order of taking."""
 
     def __init__(
         self,
         paths: WorkdirPaths,
         tasks: Sequence[str],
-        finished: Ledger,
+        ledgers: Ledgers,
         member: Membership,
+        constraints: Constraints,
     ) -> None:
         self.steps = Steps(paths, member.farm)
-        common = (tasks, self.steps, self._is_blocked)
+        self._common = common = (tasks, self.steps, self._is_blocked)
         self.toprocess = SharedQueue(
             paths.toprocess, *common, self._plan_first, self._is_all_finished
         )
         self.added = AddedQueue(paths.added, *common)
+        self.waiting: WaitingQueue | None = None
+        """None for a list without constraints."""
+        self.frontier: Frontier | None = None
+        """What may run of a list with constraints, by the ends that are told."""
         self.first_added = len(tasks)
         """From this id on, tasks go through ``added``."""
+        self.constraints = constraints
+        self._paths = paths
         self._tasks = tasks
-        self._finished = finished
+        self._ledgers = ledgers
+        self._finished = ledgers.finished
         self._member = member
         self._others = member.others
+
+    def begin_order(self) -> None:
+        """Begin to heed the constraints of the list, if it has any.
+
+        What has ended is what the ledgers have read.
+        """
+        if self.constraints and self.frontier is None:
+            flags = (ledger.flags for ledger in self._ledgers)
+            self.frontier = Frontier(self.constraints, *flags)
+            path = self._paths.waiting
+            self.waiting = WaitingQueue(path, *self._common, self.frontier)
 
     def divide(self, taskids: Sequence[int]) -> Iterator[tuple[Queue, tuple[int, ...]]]:
         """Yield each queue with its ids among `taskids`, in the order of taking.
 
-        ``added`` is left out if the list has no added tasks.
+        ``added`` is left out if the list has no added tasks, ``waiting`` if it has no
+        constraints.
         """
-        first = self.first_added
-        yield self.toprocess, tuple(each for each in taskids if each < first)
+        first, shared = self.first_added, taskids
+        if self.waiting is not None:
+            shared = [*filter(self.constraints.is_shared, taskids)]
+        yield self.toprocess, tuple(each for each in shared if each < first)
         if first < len(self._tasks):
-            yield self.added, tuple(each for each in taskids if each >= first)
+            yield self.added, tuple(each for each in shared if each >= first)
+        if self.waiting is not None:
+            is_shared = frozenset(shared).__contains__
+            yield self.waiting, tuple(filterfalse(is_shared, taskids))
+
+    def split(self, taskids: Iterable[int]) -> tuple[Ids, Ids, Ids]:
+        """Return the ids for ``toprocess``, ``added`` and ``waiting``, each in order.
+
+        `taskids` have to be in order.
+        """
+        ids, waiting = array("I", taskids), array("I")
+        if self.constraints:
+            shared = array("I", self.constraints.find_shared(ids))
+            waiting = array("I", sorted({*ids}.difference(shared)))
+            ids = shared
+        place = bisect_left(ids, self.first_added)
+        return ids[:place], ids[place:], waiting
 
     def replace(self, queue: Queue, chunks: Iterable[file_contents.Chunk]) -> None:
         """Write and rename a staging file in place of a queue, as no step of a claim.
@@ -69,15 +114,22 @@ class QueuePair:
         files.rename(staging, queue.path)
 
     def add(self, first: int) -> None:
-        """Put all tasks from `first` on, which are in no file yet, into their queue.
+        """Put all tasks from `first` on, which are in no file yet, into their queues.
 
         Lines of these tasks that are there already, by a farm that was killed, are
         replaced.  Raises `StorageError`.
         """
-        lines = encode_blocks(range(first, len(self._tasks)), self._tasks)
-        with file_contents.content_of(self.added.path) as (_, content):
+        _, added, waiting = self.split(range(first, len(self._tasks)))
+        self._add(self.added, first, added)
+        if self.waiting is not None:
+            self._add(self.waiting, first, waiting)
+
+    def _add(self, queue: Queue, first: int, taskids: Iterable[int]) -> None:
+        """Replace a queue by its lines of the ids below `first`, and `taskids`."""
+        lines = encode_blocks(taskids, self._tasks)
+        with file_contents.content_of(queue.path) as (_, content):
             before = find_lines_before(content or b"", first)
-            self.replace(self.added, chain([before], lines))
+            self.replace(queue, chain([before], lines))
 
     def is_taken_up(self, first: int, ledgers: Ledgers) -> bool:
         """Return whether plain farmers have the tasks from `first` on already.
@@ -94,6 +146,8 @@ class QueuePair:
         """Remove the staging files that were prepared and not used."""
         self.toprocess.discard()
         self.added.discard()
+        if self.waiting is not None:
+            self.waiting.discard()
 
     def _plan_first(self, back: Sequence[int], take: int) -> Plan:
         """Plan the first ``toprocess``, whose absence means that all tasks are to run.
@@ -103,7 +157,9 @@ class QueuePair:
         others = {each for each in self._others.held_ids() if each < self.first_added}
         claimed = others | self._member.claim.held
         missing = self._finished.missing()
-        known = takewhile(self.first_added.__gt__, missing)
+        known: Iterator[int] = takewhile(self.first_added.__gt__, missing)
+        if self.constraints:
+            known = self.constraints.find_shared(known)
         free = filterfalse(claimed.__contains__, known) if claimed else known
         taken = list(islice(free, max(take, 0)))
         left = array("I", merge(free, sorted(set(back))) if back else free)

@@ -81,9 +81,18 @@ class Store(ABC):
         Raises what `transact` raises; an error of the reclaiming becomes a note.
         """
         done = self.transact(results, requeue, take)
-        if not take or done.taken or not done.empty:
+        if not take or done.taken or done.not_run or not done.empty:
             return done
-        return done._replace(empty=not self._try_to_reclaim())
+        is_empty = not self._try_to_reclaim()
+        return done._replace(empty=is_empty, more_may_come=self._more_may_come)
+
+    @property
+    def _more_may_come(self) -> bool:
+        """Whether tasks wait that may be ready later, by what other farms do.
+
+        To be asked when dead farms have been reclaimed.
+        """
+        return False
 
     def _try_to_reclaim(self) -> int:
         try:

@@ -77,7 +77,8 @@ def _directories(paths: WorkdirPaths) -> Iterator[str]:
 
 
 def _files(paths: WorkdirPaths) -> Iterator[str]:
-    yield from (paths.toprocess, paths.added, paths.finished, paths.failed)
+    yield from (paths.toprocess, paths.added, paths.waiting)
+    yield from (paths.finished, paths.failed)
     yield from (paths.timeline, paths.attempts, paths.first_attempts)
     yield from (paths.fingerprint, paths.result)
     yield from (paths.begun_in, paths.drain, paths.lock)

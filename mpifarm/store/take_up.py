@@ -48,7 +48,7 @@ class TakeUp:
         self._farm = farm
         self._queues = queues
         self._ledgers = ledgers
-        self._hashes = PrefixHashes(tasks)
+        self._hashes = PrefixHashes(tasks, queues.constraints)
 
     def take_up(self, fresh: PackedTexts, begin: int, most: int) -> TakenUp:
         """Add up to `most` texts of `fresh`, from `begin` on, to the end of the list.
@@ -101,6 +101,8 @@ class TakeUp:
         if not queues.is_taken_up(known, self._ledgers):
             queues.add(known)
         now = Fingerprint(total, self._hashes.find(total), queues.first_added)
+        if stored is not None:
+            now = now._replace(staging=stored.staging)
         staging = staging_of(self._paths.fingerprint, self._farm)
         files.replace(self._paths.fingerprint, staging, encode_fingerprint(now))
         return TakenUp.YES

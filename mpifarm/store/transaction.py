@@ -17,7 +17,7 @@ from mpifarm.store.claim_journal import Event
 from mpifarm.store.ledger import Appended, Ledger, Ledgers
 from mpifarm.store.membership import Membership
 from mpifarm.store.progress import Progress, TransactionStep
-from mpifarm.store.queue import Queue, Step
+from mpifarm.store.queue import Plan, Queue, Step
 from mpifarm.store.queue_pair import QueuePair
 from mpifarm.store.timeline_file import TimelineFile
 from mpifarm.store.types import Recorded, Transacted
@@ -27,12 +27,12 @@ from mpifarm.system import files
 class OpenStep(NamedTuple):
     """A step of a queue that happens by the rename of `staging`.
 
-    `taken` are ids that the farm gets, `back` ids that return to the queue.  If the
-    rename failed, the step has happened if the staging file is gone.
+    `plan` has the ids that the farm gets, `back` are ids that return to the queue.  If
+    the rename failed, the step has happened if the staging file is gone.
     """
 
     staging: str
-    taken: list[int]
+    plan: Plan
     back: tuple[int, ...]
 
 
@@ -43,6 +43,8 @@ class OpenTransaction:
     progress: Progress = field(default_factory=Progress)
     taken: list[int] = field(default_factory=list)
     """Tasks that the claim holds, and that the caller does not know of yet."""
+    not_run: list[tuple[int, str]] = field(default_factory=list)
+    """Such tasks that are never to run, and why."""
     step: OpenStep | None = None
     """The step whose rename was begun, until it is known whether it has happened."""
     prepare_seconds: float = 0.0
@@ -55,9 +57,10 @@ class OpenTransaction:
         step, self.step = self.step, None
         assert step is not None
         held.difference_update(step.back)
-        held.update(step.taken)
+        held.update(step.plan.held)
         self.progress.note(TransactionStep.RELEASE, step.back)
-        self.taken += step.taken
+        self.taken += step.plan.taken
+        self.not_run += step.plan.doomed
 
 
 class Transactions:
@@ -142,7 +145,8 @@ class Transactions:
         empty = self._exchange(requeue, take)
         done, self._open = self._open, OpenTransaction()
         seconds = time.perf_counter() - begun
-        return Transacted(done.taken, empty, seconds + done.prepare_seconds)
+        seconds += done.prepare_seconds
+        return Transacted(done.taken, empty, seconds, done.not_run)
 
     def _record(self, results: Sequence[Recorded]) -> None:
         """Record results, and release their tasks from the claim.
@@ -208,12 +212,12 @@ class Transactions:
         """
         plan, number = step
         staging = self._queues.steps.file(number)
-        if plan.taken or back:
+        if plan.held or back:
             failed = self._ledgers.failed.size()
-            event = Event(take=plan.taken, put=back, step=number, failed=failed)
+            event = Event(take=plan.held, put=back, step=number, failed=failed)
             self._member.claim.append_step(event, staging)
         # Before the rename: where that raises, it may have happened all the same.
-        self._open.step = OpenStep(staging, plan.taken, back)
+        self._open.step = OpenStep(staging, plan, back)
         files.rename(staging, queue.path)
         self._open.end_step(self._member.claim.held)
 

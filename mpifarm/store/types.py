@@ -3,6 +3,7 @@
 Rules of this file: values only.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -41,13 +42,18 @@ class Recorded(NamedTuple):
 class Transacted(NamedTuple):
     """The result of a transaction.
 
-    `taken` are the ids of the new tasks.  `empty`: no queue has a task left.  `seconds`
-    is the time that the transaction took, with its preparation outside the lock.
+    `taken` are the ids of the new tasks.  `empty`: no queue has a task left that may
+    run now.  `seconds` is the time that the transaction took, with its preparation
+    outside the lock.
     """
 
     taken: list[int]
     empty: bool
     seconds: float
+    not_run: Sequence[tuple[int, str]] = ()
+    """Ids that this farm holds too, of tasks that are never to run, and why."""
+    more_may_come: bool = False
+    """Whether tasks wait that may be ready later, by what other farms do."""
 
 
 class Survey(NamedTuple):
@@ -60,6 +66,7 @@ class Survey(NamedTuple):
     claimed: frozenset[int]
     toprocess: FileState | None
     added: FileState | None = None
+    waiting: FileState | None = None
     in_array: frozenset[int] = frozenset()
     """Held by living farms of the same job array."""
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.wording import counted
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.fingerprint import (
     Fingerprint,
     ListMatch,
     compare,
-    encode_fingerprint,
     find_edited_block,
     parse_fingerprint,
     take_fingerprint,
@@ -51,6 +51,10 @@ class Snapshot(NamedTuple):
     """Whether any farmer has left a claim or a status file."""
     is_half_remapped: bool
     """Whether a ``--remap`` was interrupted."""
+    has_waiting: bool
+    """Whether there is a file ``waiting``."""
+    has_staging: bool
+    """Whether the first ``toprocess`` of a list with constraints is still staged."""
 
 
 class Validation(NamedTuple):
@@ -62,8 +66,10 @@ class Validation(NamedTuple):
     failed: ParsedStatus
     notes: list[str]
     """A sentence on each torn line."""
-    fingerprint: bytes | None
-    """The new content of ``fingerprint.json``; None if the file is right already."""
+    fingerprint: Fingerprint
+    """The fingerprint of the list as it is to be."""
+    is_new: bool
+    """Whether ``fingerprint.json`` has to be replaced by that one."""
     first_added: int
     """The first id that plain farmers at work may not know; the total if none."""
     grown_from: int | None
@@ -81,8 +87,11 @@ def read_snapshot(paths: WorkdirPaths, *, whole: bool = False) -> Snapshot:
         finished = file_contents.find_state(paths.finished)
         failed = file_contents.find_state(paths.failed)
         fingerprint = files.find_content(paths.fingerprint)
-        known = parse_fingerprint(fingerprint or b"") is not None
+        known = parse_fingerprint(fingerprint or b"")
         added = None if known else file_contents.find_state(paths.added, whole=whole)
+        has_waiting = files.is_there(paths.waiting)
+        staging = known.staging if known else ""
+        has_staging = bool(staging) and files.is_there(paths.file(staging))
         claims = files.find_names(paths.claims)
         is_half_remapped = files.is_there(paths.remap)
     except StorageError as error:
@@ -100,22 +109,30 @@ def read_snapshot(paths: WorkdirPaths, *, whole: bool = False) -> Snapshot:
         added,
         begun,
         is_half_remapped,
+        has_waiting,
+        has_staging,
     )
 
 
 def validate_snapshot(
-    snapshot: Snapshot, tasks: Sequence[str], paths: WorkdirPaths
+    snapshot: Snapshot,
+    tasks: Sequence[str],
+    paths: WorkdirPaths,
+    constraints: Constraints = UNORDERED,
 ) -> Validation:
     """Check that a workdir belongs to `tasks`: a second for a million lines, unlocked.
 
-    Raises `EditedListError` if it does not, or if a ``--remap`` was interrupted;
-    `InputError` for a line of no task; `ChangedError` if others have changed a large
-    file since the snapshot; `StorageError` if a file cannot be read.
+    Raises `EditedListError` if it does not, if a farmer has begun it that does not heed
+    the list's `constraints`, or if a ``--remap`` was interrupted; `InputError` for a
+    line of no task; `ChangedError` if others have changed a large file since the
+    snapshot; `StorageError` if a file cannot be read.
     """
     if snapshot.is_half_remapped:
         raise EditedListError(describe_interrupted_remap(paths.root))
     stored = parse_fingerprint(snapshot.fingerprint or b"")
-    match = compare(stored, tasks) if stored else None
+    match = compare(stored, tasks, constraints) if stored else None
+    if snapshot.begun and _is_unheeded(snapshot, stored, constraints):
+        raise EditedListError(describe_unheeded(paths))
     begins_alike = match in (ListMatch.SAME, ListMatch.LINES_ADDED)
     notes: dict[str, list[str]] = {}
     finished, failed, toprocess, added = [
@@ -133,14 +150,55 @@ def validate_snapshot(
         first_added = len(tasks)
     elif stored is not None:
         if match is ListMatch.EDITED:
-            raise EditedListError(_describe_edit(stored, tasks, paths))
+            raise EditedListError(_describe_edit(stored, tasks, paths, constraints))
         first_added = stored.first_added
         grown_from = stored.total if match is ListMatch.LINES_ADDED else None
-    same = stored and match is ListMatch.SAME and stored.first_added == first_added
-    fresh = None if same else encode_fingerprint(take_fingerprint(tasks, first_added))
+    if constraints and not _are_shared(sorted(toprocess.ids), constraints):
+        raise EditedListError(describe_unheeded(paths))
+    if stored and match is ListMatch.SAME and stored.first_added == first_added:
+        fresh = stored
+    else:
+        fresh = take_fingerprint(tasks, first_added, constraints)
+        if stored and snapshot.begun:
+            fresh = fresh._replace(staging=stored.staging)
     told = [note for each in notes.values() for note in each]
     return Validation(
-        snapshot, toprocess, finished, failed, told, fresh, first_added, grown_from
+        *(snapshot, toprocess, finished, failed, told),
+        *(fresh, fresh is not stored, first_added, grown_from),
+    )
+
+
+def _is_unheeded(
+    snapshot: Snapshot, stored: Fingerprint | None, constraints: Constraints
+) -> bool:
+    """Return whether a farmer has begun the workdir that heeds no constraints.
+
+    A list may have got constraints behind all tasks that such a farmer knew.
+    """
+    if not constraints:
+        return False
+    if stored is None:
+        # Before `waiting` there is a fingerprint, which may have been damaged since.
+        return not snapshot.has_waiting
+    if not stored.heeds_order:
+        directives = constraints.describe(0, stored.total)
+        return constraints.is_foreign or next(directives, None) is not None
+    # As long as it is staged, mpifarm has not put `toprocess` there.
+    return snapshot.has_staging and snapshot.toprocess is not None
+
+
+def _are_shared(taskids: Sequence[int], constraints: Constraints) -> bool:
+    """Return whether all of these tasks, in order, may stand in ``toprocess``."""
+    return sum(1 for _ in constraints.find_shared(taskids)) == len(taskids)
+
+
+def describe_unheeded(paths: WorkdirPaths) -> str:
+    """Return the sentence about a workdir begun by who heeds no constraints."""
+    return (
+        f"{paths.root} was begun by a farmer that does not heed what the tasklist says"
+        " of its order (a PyTaskFarmer, or an older mpifarm): tasks may have run too"
+        " early; give the list a workdir of its own (--workdir), or, if nothing works"
+        " there any more, have the tasks that are done found again (--remap)"
     )
 
 
@@ -177,9 +235,12 @@ def describe_interrupted_remap(root: str) -> str:
 
 
 def _describe_edit(
-    stored: Fingerprint, tasks: Sequence[str], paths: WorkdirPaths
+    stored: Fingerprint,
+    tasks: Sequence[str],
+    paths: WorkdirPaths,
+    constraints: Constraints,
 ) -> str:
-    block = find_edited_block(stored, tasks)
+    block = find_edited_block(stored, tasks, constraints)
     return (
         f"the tasklist was edited since {paths.root} was begun: it had "
         f"{counted(stored.total)}, it has {len(tasks)} now, and the first change is "
@@ -278,6 +339,7 @@ def validate_access(paths: WorkdirPaths) -> None:
     for file in (
         paths.toprocess,
         paths.added,
+        paths.waiting,
         paths.finished,
         paths.failed,
         paths.timeline,

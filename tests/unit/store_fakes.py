@@ -8,6 +8,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
@@ -16,6 +17,7 @@ import pytest
 
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.task import Outcome, Result
+from mpifarm.order.constraints import Constraints
 from mpifarm.store import FAMILY, FileStore, Machine, Recorded, TakenUp
 from mpifarm.system import file_contents, files
 from mpifarm.system import regular_files as regular
@@ -55,6 +57,7 @@ class Site(WorkdirFiles):
         super().__init__(root)
         self.root = root
         self.tasks = list(tasks)
+        self.constraints = Constraints()
         self.now = 1000.0
         self.dead: set[int] = set()
         self.farms = 0
@@ -88,6 +91,7 @@ class Site(WorkdirFiles):
                 machine,
                 predecessor=predecessor,
                 remap=remap,
+                constraints=deepcopy(self.constraints),
             )
         except BaseException:
             self.dead.add(machine.pid)
@@ -119,16 +123,20 @@ class Site(WorkdirFiles):
         (self.root / name).write_text(self.lines(ids))
 
     def violations(self, in_hand: Iterable[int] = ()) -> list[str]:
-        """What `find_violations` finds, and what is in ``added`` and elsewhere too."""
-        hand = set(in_hand)
-        added = set(self.ids("added")) - set(self.ids("finished"))
+        """What `find_violations` finds, and what is in our queues and elsewhere too."""
+        hand, finished = set(in_hand), set(self.ids("finished"))
+        added, waiting = ({*self.ids(each)} - finished for each in ("added", "waiting"))
         others = hand | set(self.ids("toprocess")) | self.claimed()
         found = find_violations(str(self.root), self.tasks, hand)
-        in_added = {f"task {taskid} is lost: in no file" for taskid in added}
-        twice = [
-            f"task {taskid} is in added and elsewhere" for taskid in added & others
-        ]
-        return [each for each in found if each not in in_added] + twice
+        ours = {f"task {taskid} is lost: in no file" for taskid in added | waiting}
+        more = [each for each in found if each not in ours]
+        for name, ids, elsewhere in (
+            ("added", added, others),
+            ("waiting", waiting, others | added),
+        ):
+            twice = ids & elsewhere if (self.root / "toprocess").exists() else ()
+            more += [f"task {taskid} is in {name} and elsewhere" for taskid in twice]
+        return more
 
     def claimed(self) -> set[int]:
         return set().union(*self.held().values())

@@ -182,7 +182,7 @@ def test_a_queue_that_had_to_be_read_in_one_piece_is_put_in_order(
 ):
     site.write("toprocess", reversed(range(40)))
 
-    def judge(snapshot, tasks, paths):
+    def judge(snapshot, tasks, paths, *more):
         if snapshot.toprocess.content is None:
             raise file_contents.ChangedError("it changes whenever it is read in parts")
         return validate_snapshot(snapshot, tasks, paths)
@@ -200,7 +200,7 @@ def test_a_start_judges_again_what_changed_while_it_was_read(
     plain = PlainFarmer(site)
     judged: list[Snapshot] = []
 
-    def judge(snapshot, tasks, paths):
+    def judge(snapshot, tasks, paths, *more):
         if len(judged) < 5:
             plain.pop()
         judged.append(snapshot)
