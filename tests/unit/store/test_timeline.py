@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpifarm.errors import StorageError
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import Outcome, Result
+from mpifarm.store import timeline_file
 from mpifarm.store.timeline import (
     PAGE,
     cut_pieces,
@@ -20,6 +22,7 @@ from mpifarm.store.timeline import (
     is_valid,
     salvage,
 )
+from mpifarm.store.timeline_file import TimelineFile
 from mpifarm.store.tracks import FIRST_SPARE, Tracks
 from mpifarm.store.types import Recorded
 from mpifarm.system import files
@@ -255,3 +258,189 @@ def test_a_full_disk_leaves_the_timeline_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(StorageError):
         files.write_tail(str(path), 3, [b", {}]", b", {}]"], b"]")
     assert path.read_bytes() == b"[{}]"
+
+
+# ---- the file -----------------------------------------------------------------------
+
+
+def file_of(tmp_path, **options):
+    notes: list[str] = []
+    paths = WorkdirPaths(str(tmp_path))
+    texts = [f"echo {number}" for number in range(12)]
+    return TimelineFile(paths, "0123abcd", texts, notes, **options), notes
+
+
+def events_in(path):
+    return json.loads(path.read_bytes())
+
+
+def test_an_append_that_failed_is_taken_back_before_the_next(tmp_path, monkeypatch):
+    timeline, _ = file_of(tmp_path)
+    path = tmp_path / "timeline.json"
+    timeline.append([recorded()])
+    before = path.read_bytes()
+    real = files.write_tail
+
+    def fail(path, offset, pieces, end):
+        real(path, offset, [pieces[0][: len(pieces[0]) // 2]], b"")
+        raise StorageError("full")
+
+    monkeypatch.setattr(files, "write_tail", fail)
+    with pytest.raises(StorageError):
+        timeline.append([recorded(rank=4)])
+    assert not is_valid(path.read_bytes())
+    monkeypatch.setattr(files, "write_tail", real)
+    timeline.append([recorded(rank=5)])
+    events = events_in(path)
+    assert path.read_bytes().startswith(before[:-1])
+    assert [each["args"].get("taskid") for each in events].count(7) == 2
+
+
+def test_what_others_wrote_behind_a_failed_append_is_kept(tmp_path, monkeypatch):
+    timeline, notes = file_of(tmp_path)
+    path = tmp_path / "timeline.json"
+    timeline.append([recorded()])
+    real = files.write_tail
+
+    def fail(path, offset, pieces, end):
+        real(path, offset, [b",\n" + event("theirs") + b"]"], b"]")
+        raise StorageError("full")
+
+    monkeypatch.setattr(files, "write_tail", fail)
+    with pytest.raises(StorageError):
+        timeline.append([recorded(rank=4)])
+    monkeypatch.setattr(files, "write_tail", real)
+    timeline.append([recorded(rank=5)])
+    names = [each["name"] for each in events_in(path)]
+    assert names.count("theirs") == 1
+    assert notes == []
+
+
+def test_a_new_timeline_whose_rename_failed_but_happened_is_taken_back(
+    tmp_path, monkeypatch
+):
+    timeline, _ = file_of(tmp_path)
+    real = files.replace
+
+    def fail(*arguments):
+        real(*arguments)
+        raise StorageError("lost answer")
+
+    monkeypatch.setattr(files, "replace", fail)
+    with pytest.raises(StorageError):
+        timeline.append([recorded()])
+    monkeypatch.setattr(files, "replace", real)
+    timeline.append([recorded()])
+    events = events_in(tmp_path / "timeline.json")
+    assert [each["args"].get("taskid") for each in events].count(7) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "note"),
+    [
+        (0, "was not valid JSON: saved 1 event of it, and the old file is "),
+        (1, "was not valid JSON: it is "),
+    ],
+)
+def test_an_invalid_timeline_is_moved_aside_and_saved_unless_it_is_huge(
+    tmp_path, monkeypatch, more, note
+):
+    timeline, notes = file_of(tmp_path)
+    path = tmp_path / "timeline.json"
+    content = b"[" + event() + b", {torn"
+    path.write_bytes(content)
+    monkeypatch.setattr(timeline_file, "MAX_SALVAGED", len(content) - more)
+    timeline.mend()
+    assert len(events_in(path)) == 1 - more
+    aside = WorkdirPaths(str(tmp_path)).timeline_aside("0123abcd")
+    with open(aside, "rb") as file:
+        assert file.read() == content
+    (said,) = notes
+    assert said.startswith(f"{path} {note}{aside}")
+    timeline.mend()
+    assert len(notes) == 1
+
+
+def test_what_is_there_or_missing_and_valid_is_not_mended(tmp_path):
+    timeline, notes = file_of(tmp_path)
+    timeline.mend()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "timeline.json").write_bytes(b"[]")
+    timeline.mend()
+    assert (tmp_path / "timeline.json").read_bytes() == b"[]"
+    assert notes == []
+    (tmp_path / "timeline.json").unlink()
+    (tmp_path / "timeline.json").mkdir()
+    with pytest.raises(StorageError):
+        timeline.mend()
+    with pytest.raises(StorageError):
+        timeline.append([recorded()])
+
+
+@pytest.mark.parametrize(("more", "is_moved"), [(0, False), (1, True)])
+def test_beside_others_a_farm_has_a_file_of_its_own(
+    tmp_path, monkeypatch, more, is_moved
+):
+    timeline, _ = file_of(tmp_path)
+    timeline.append([recorded()])
+    path = tmp_path / "timeline.json"
+    size = path.stat().st_size
+    monkeypatch.setattr(timeline_file, "LARGE_TIMELINE", size - more)
+    timeline.leave_to_others()
+    timeline.append([recorded(rank=9)])
+    own = events_in(tmp_path / "timeline.0123abcd.json")
+    assert len(events_in(path)) == (0 if is_moved else 4)
+    ranks = {each["args"].get("name") for each in own}
+    assert "rank 9 on n17" in ranks
+    assert ("rank 3 on n17" in ranks) is is_moved
+
+
+@pytest.mark.parametrize("limit", [1 << 16, 1 << 20])
+def test_a_large_timeline_is_valid_by_its_ends_alone(tmp_path, monkeypatch, limit):
+    path = tmp_path / "timeline.json"
+    path.write_bytes(b"[" + event() + b" hole " * (1 << 14) + event() + b"]")
+    monkeypatch.setattr(timeline_file, "JUDGED_BY_ITS_ENDS", limit)
+    assert timeline_file.is_valid_timeline(str(path)) is (limit == 1 << 16)
+    path.write_bytes(b"[" * 100_000)
+    assert not timeline_file.is_valid_timeline(str(path))
+
+
+def test_counters_come_once_a_second_and_at_the_end(tmp_path):
+    now = [1000.0]
+    timeline, _ = file_of(
+        tmp_path, count_waiting=lambda running: 10 - running, clock=lambda: now[0]
+    )
+    timeline.append([recorded()])
+    timeline.count_running = lambda: 4
+    for seconds in (0.0, 0.9, 0.1, 0.5):
+        now[0] += seconds
+        timeline.append([recorded()])
+    timeline.count_running = lambda: 0
+    timeline.close()
+    counters = [
+        (each["ts"] / 1e6, each["args"])
+        for each in events_in(tmp_path / "timeline.json")
+        if each["ph"] == "C"
+    ]
+    assert counters == [
+        (1000.0, {"running": 4, "waiting": 5}),
+        (1001.0, {"running": 4, "waiting": 5}),
+        (1001.5, {"running": 0, "waiting": 10}),
+    ]
+
+
+def test_noted_attempts_are_written_with_the_next_or_at_the_end(tmp_path):
+    timeline, _ = file_of(tmp_path)
+    path = tmp_path / "timeline.json"
+    timeline.close()
+    assert not path.exists()
+    timeline.note([recorded(Outcome.LOST, 1)])
+    assert not path.exists()
+    timeline.append([recorded()])
+    outcomes = [each["args"].get("outcome") for each in events_in(path)]
+    assert [each for each in outcomes if each] == ["lost", "completed"]
+    timeline.note([recorded(Outcome.FAILED, 1)])
+    timeline.close()
+    timeline.close()
+    outcomes = [each["args"].get("outcome") for each in events_in(path)]
+    assert [each for each in outcomes if each] == ["lost", "completed", "failed"]
