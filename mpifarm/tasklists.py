@@ -26,6 +26,7 @@ from mpifarm.order.directives import (
     DirectiveReader,
     command_of,
 )
+from mpifarm.order.faults import find_fault
 from mpifarm.plugins.loading import check_options, import_class, in_one_line
 from mpifarm.plugins.shell_split import split_direct
 from mpifarm.system.regular_files import OddFileError, open_regular
@@ -84,6 +85,9 @@ class ListTaskList(TaskList):
         texts = reader.texts
         self.tasks = texts if _is_of_mpifarm(type(self)) else list(texts)
         self.constraints = reader.constraints
+        """What the list says of the order of its tasks."""
+        self._order = (reader.constraints, len(texts))
+        """The same, and for how many tasks it holds."""
         self.lines = reader.lines
         """The number of lines that were read."""
 
@@ -102,9 +106,10 @@ MAX_REMARKS: Final = 1000
 """The number of directives in comments that are kept of a list."""
 
 _is_remark = re.compile(
-    rb"#(?:!|DISBATCH|SBATCH|PBS|BSUB|OAR|PJM|MSUB|COBALT|HQ|SWARM|flux:|FLUX:|\$ ?-)"
+    rb"#(?:!|DISBATCH|SBATCH|PBS|BSUB|OAR|PJM|MSUB|COBALT|HQ|SWARM|flux:|FLUX:|\$ ?-"
+    rb"|(?!BARRIER|AFTER)\s*(?i:BARRIER(?:\s+CHECK)?|AFTER\s[\s\d,-]*\d)\s*$)"
 ).match
-"""Comments that are directives to other programs."""
+"""Comments that are directives to other programs, or nearly directives of a list."""
 
 
 def end_ids(texts: Sequence[str]) -> Iterator[int]:
@@ -202,9 +207,23 @@ def read_list(path: str) -> ListReader:
             while block := _read_block(stream.buffer):
                 reader.take(block)
     except OSError as error:
-        why = _why_unread(error)
-        raise TasklistFileError(f"can't read the tasklist {path}: {why}") from error
+        raise _cannot_read(path, error) from error
     return reader
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """Yield the lines of a list, for a handler that reads another format.
+
+    Raises TasklistFileError if the file cannot be read, or for a NUL byte.
+    """
+    try:
+        with _open_list(path) as stream:
+            for number, line in enumerate(stream, start=1):
+                if "\0" in line:
+                    _refuse_nul_in(path, number, line)
+                yield line.removesuffix("\n")
+    except OSError as error:
+        raise _cannot_read(path, error) from error
 
 
 def _read_block(stream: BinaryIO) -> bytes:
@@ -228,6 +247,10 @@ def _parse_simple(lines: Sequence[bytes], block: bytes) -> list[bytes]:
         for line, task in zip(lines, tasks, strict=True)
         if task and not line.startswith(b"#")
     ]
+
+
+def _cannot_read(path: str, error: OSError) -> TasklistFileError:
+    return TasklistFileError(f"can't read the tasklist {path}: {_why_unread(error)}")
 
 
 def _why_unread(error: OSError) -> str:
@@ -315,12 +338,16 @@ def find_line_numbers(path: str, taskids: Iterable[int]) -> dict[int, int]:
 
 def _refuse_nul(path: str, lines: Sequence[str], first: int) -> NoReturn:
     """Raise TasklistFileError for a NUL byte in `lines`, numbered from `first`."""
-    number = next(
-        number
+    number, line = next(
+        (number, line)
         for number, line in enumerate(lines, start=first)
         if "\0" in line and not line.startswith("#")
     )
-    if number == 1 and lines[0].startswith(_UTF_16):
+    _refuse_nul_in(path, number, line)
+
+
+def _refuse_nul_in(path: str, number: int, line: str) -> NoReturn:
+    if number == 1 and line.startswith(_UTF_16):
         raise TasklistFileError(
             f"the tasklist {path} is UTF-16, as some editors save it: convert it"
             f" (iconv -f UTF-16 -t UTF-8 {shlex.quote(path)} > new.txt)"
@@ -443,6 +470,7 @@ def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
             f"{title} can't tell how many tasks it has: {in_one_line(error)}; let its"
             " __len__() return their number"
         ) from error
+    _check_constraints(tasks, title, count, keeps_state=not needs_texts)
     if not needs_texts:
         return
     texts = getattr(tasks, "tasks", None)
@@ -459,6 +487,33 @@ def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
     _check_texts(texts, title)
     if count:
         _check_command(tasks, title)
+
+
+def _check_constraints(
+    tasks: TaskList, title: str, count: int, *, keeps_state: bool
+) -> None:
+    """Raise InputError for constraints of a user's class that don't fit its tasks."""
+    constraints: object = find_constraints(tasks)
+    if not isinstance(constraints, Constraints):
+        raise InputError(
+            f"{title} has constraints that are not Constraints but"
+            f" {type(constraints).__name__}: set self.constraints to"
+            " mpifarm.tasklists.Constraints(…), or leave it out"
+        )
+    if constraints and keeps_state:
+        raise InputError(
+            f"{title} keeps the state of its tasks itself, and then they have no order:"
+            " leave self.constraints out"
+        )
+    read, lines = getattr(tasks, "_order", (None, count))
+    if constraints and constraints is read and count != lines:
+        raise InputError(
+            f"{title} makes {counted(count)} of {counted(lines, 'line')}, for which the"
+            " list has #BARRIER, #AFTER or [limit=…]: let it set self.constraints to"
+            " those of its tasks, or take them out of the list"
+        )
+    if fault := find_fault(constraints, count):
+        raise InputError(f"{title} has constraints whose {fault}; correct them")
 
 
 def _check_texts(texts: Sequence[Any], title: str) -> None:

@@ -27,7 +27,7 @@ class TemplateTaskList(ListTaskList):
         super().__init__(path, workdir)
 
     def __getitem__(self, taskid: int, /) -> str:
-        return self._template.render(self.tasks[taskid], taskid + 1)
+        return self._template.render(super().__getitem__(taskid), taskid + 1)
 
 
 # ---- the values of replacement strings -----------------------------------------------

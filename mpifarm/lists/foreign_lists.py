@@ -150,6 +150,8 @@ def _find_in_block(
 _DISBATCH = re.compile(r"#DISBATCH\b\s*(PREFIX|SUFFIX|BARRIER|REPEAT|PERENGINE)?")
 _BATCH = re.compile(r"#(?:SBATCH|PBS|BSUB|OAR|PJM|MSUB|COBALT|HQ|flux:|FLUX:|\$ ?-)")
 
+_NEAR_ORDER = re.compile(r"#\s*(BARRIER|AFTER)\b", re.IGNORECASE)
+
 
 def _find_in_remarks(remarks: Iterable[tuple[int, str]]) -> Iterator[LineWarning]:
     for number, text in remarks:
@@ -160,11 +162,16 @@ def _find_in_remarks(remarks: Iterable[tuple[int, str]]) -> Iterator[LineWarning
 def _find_directive(text: str) -> Fault | None:
     if found := _DISBATCH.match(text):
         name = " ".join(filter(None, ("#DISBATCH", found.group(1))))
-        what = f"is a directive of disBatch ({name}), which mpifarm does not know"
-        return Fault("disBatch", what, "write whole commands, one a line, in its place")
+        what = f"is a directive of disBatch ({name}), and a comment in a plain list"
+        return Fault("disBatch", what, "give --tasklist disbatch")
     if found := _BATCH.match(text):
         what = f"is for a batch system ({found.group().rstrip(' -')})"
         return fault_of_script("directive", what)
+    if found := _NEAR_ORDER.match(text):
+        word = found.group(1).upper()
+        what = f"seems to say what waits ({text[:40]!r}), and is a comment"
+        remedy = f"write #{word}, without a blank and in capitals, if it is to count"
+        return Fault("order", what, remedy, is_certain=False)
     if text.startswith("#SWARM"):
         what = "is for swarm (#SWARM), and a comment here"
         remedy = "give its options to mpifarm or to the job"

@@ -15,9 +15,11 @@ from mpifarm.lists.shell_lines import Command, Reading, read_line
 from mpifarm.lists.task_numbers import KNOWN_NUMBERS
 from mpifarm.order.directives import command_of
 
+_DISBATCH: Final = "disBatch"
+
 _OTHERS: Final = (
     (re.compile(r"LAUNCHER_\w+"), "the TACC launcher"),
-    (re.compile(r"DISBATCH_\w+"), "disBatch"),
+    (re.compile(r"DISBATCH_\w+"), _DISBATCH),
     (re.compile(r"GREASY_\w+"), "GREASY"),
     (re.compile(r"HQ_(?:JOB_ID|INSTANCE_ID|ENTRY)"), "HyperQueue"),
     (re.compile(r"SLURM_ARRAY_\w+"), "a Slurm job array"),
@@ -215,6 +217,11 @@ class LineChecker:
                 f"give --id-variable {name} (numbers from {first}; {name}={1 - first}: "
                 f"from {1 - first}), or write $PROC_NUMBER (from 0)"
             )
+            if tool == _DISBATCH:
+                remedy = f"give {_AS_DISBATCH}, or {remedy.removeprefix('give ')}"
+        elif setter == _DISBATCH:
+            what = f"uses ${name}, which {setter} sets, and it {here}"
+            remedy = f"give {_AS_DISBATCH}"
         elif setter == _FARM:
             what = f"uses ${name}, which is of the farm's own ranks: no task gets it"
             remedy = "write its value, or $PROC_NUMBER for the number of the task"
@@ -224,6 +231,7 @@ class LineChecker:
         return Fault(kind, what, remedy, is_certain)
 
 
+_AS_DISBATCH: Final = "--tasklist disbatch, if the list is one of disBatch"
 _FARM: Final = "the farm"
 
 
@@ -309,8 +317,7 @@ def _find_dialect(text: str) -> Fault | None:
         return Fault(
             "GREASY",
             f'begins with "{text[:2]}", a mark of GREASY, and a pattern to a shell',
-            "write the directory as 'cd DIR && …', and what depends on others into a"
-            " list of its own",
+            "give --tasklist greasy",
         )
     if re.search(r"\bPYL_ID\b", text):
         return Fault(

@@ -103,7 +103,7 @@ def _parse_barrier(rest: str, number: int) -> bool:
         return bool(words)
     raise DirectiveError(
         number,
-        f"is no #BARRIER, for more stands in it ({_shorten(rest)}): write #BARRIER or"
+        f"is no #BARRIER, for more stands in it ({shorten(rest)}): write #BARRIER or"
         ' #BARRIER CHECK alone, or "# BARRIER …" if it is a comment',
     )
 
@@ -114,12 +114,12 @@ def _parse_kind(text: str, number: int) -> str:
         return found.group(1)
     raise DirectiveError(
         number,
-        f"begins with a broken prefix, {_shorten(text)}: write [limit=NAME] and a"
+        f"begins with a broken prefix, {shorten(text)}: write [limit=NAME] and a"
         " blank before the command, with letters, digits, _ . - in NAME",
     )
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
     """Return a text in quotes, its beginning if it is long."""
     text = text.strip()
     return repr(text if len(text) <= 40 else f"{text[:39]}…")
@@ -138,7 +138,7 @@ def _parse_ids(taskid: int, rest: str, number: int) -> tuple[int, ...]:
     if not rest[:1].isspace() or not _is_ids(rest):
         raise DirectiveError(
             number,
-            f"names no tasks after #AFTER ({_shorten(rest)}): write their ids, as in"
+            f"names no tasks after #AFTER ({shorten(rest)}): write their ids, as in"
             ' #AFTER 3,7-9, or "# AFTER …" if it is a comment',
         )
     ranges = []

@@ -61,25 +61,25 @@ def find_search_path(environ: Mapping[str, str], config: str | None) -> SearchPa
 
 
 def find_runner(name: str, search_path: SearchPath) -> RunnerDefinition:
-    """Return the definition of a runner, or the built-in one for ``default``.
+    """Return the definition of a runner, or the built-in one.
 
     Raises InputError if no INI file defines `name`, or one that may is broken, and
     StorageError if the disk fails.
     """
     section = _find(_RUNNER, name, search_path)
     if section is None:
-        return RunnerDefinition(name)
+        return RunnerDefinition(name, _RUNNER.built_in[name])
     return RunnerDefinition(name, section.python_class, section.options, section.source)
 
 
 def find_handler(name: str, search_path: SearchPath) -> HandlerDefinition:
-    """Return the definition of a tasklist handler, or the built-in one for ``default``.
+    """Return the definition of a tasklist handler, or the built-in one.
 
     Raises as `find_runner`.
     """
     section = _find(_HANDLER, name, search_path)
     if section is None:
-        return HandlerDefinition(name)
+        return HandlerDefinition(name, _HANDLER.built_in[name])
     return HandlerDefinition(
         name, section.python_class, section.options, section.source
     )
@@ -99,15 +99,25 @@ class _PluginKind(NamedTuple):
     """PyTaskFarmer's directory of INI files of this kind."""
     is_local: bool
     """Whether INI files of the current directory count."""
+    built_in: Mapping[str, str]
+    """The classes of the names that need no INI file."""
 
 
 _RUNNER: Final = _PluginKind(
-    "runner", "Runner", "--runner", "runners.d", is_local=False
+    *("runner", "Runner", "--runner", "runners.d"),
+    is_local=False,
+    built_in={"default": "mpifarm.runners.BasicRunner"},
 )
 _HANDLER: Final = _PluginKind(
-    "tasklist handler", "TaskList", "--tasklist", "tasklists.d", is_local=True
+    *("tasklist handler", "TaskList", "--tasklist", "tasklists.d"),
+    is_local=True,
+    built_in={
+        "default": "mpifarm.tasklists.ListTaskList",
+        "disbatch": "mpifarm.dialects.DisBatchTaskList",
+        "greasy": "mpifarm.dialects.GreasyTaskList",
+    },
 )
-_OTHER: Final = {_RUNNER: _HANDLER, _HANDLER: _RUNNER}
+_OTHER: Final = {_RUNNER.title: _HANDLER, _HANDLER.title: _RUNNER}
 _CLASS_KEYS: Final = frozenset({_RUNNER.key, _HANDLER.key})
 _BUILT_IN: Final = "default"
 
@@ -126,7 +136,7 @@ class _Section(NamedTuple):
 
 
 def _find(kind: _PluginKind, name: str, search_path: SearchPath) -> _Section | None:
-    """Return the section with the definition, None for the built-in default.
+    """Return the section with the definition, None for a built-in one.
 
     The file of ``--config`` comes first.  Raises InputError if no file defines `name`,
     or one that may is broken, and StorageError if the disk fails.
@@ -143,9 +153,9 @@ def _find(kind: _PluginKind, name: str, search_path: SearchPath) -> _Section | N
         parsed = search.find_parser(path, name)
         if parsed is not None and _defines(parsed, name, kind):
             return _read_section(parsed, name, kind, path)
-    if name != _BUILT_IN:
+    if name not in kind.built_in:
         raise search.not_found(name)
-    search.check_built_in()
+    search.check_built_in(name)
     return None
 
 
@@ -246,11 +256,11 @@ class _Search:
                 " the file"
             ) from error
 
-    def check_built_in(self) -> None:
-        """Raise InputError for a section [default] of mpifarm that defines nothing."""
+    def check_built_in(self, name: str) -> None:
+        """Raise InputError for a section of a built-in name that defines nothing."""
         for path, parser in self.own_parsers().items():
-            if parser.has_section(_BUILT_IN) and _is_hollow(parser, _BUILT_IN):
-                raise InputError(_defines_nothing(parser, _BUILT_IN, path))
+            if parser.has_section(name) and _is_hollow(parser, name):
+                raise InputError(_defines_nothing(parser, name, path))
 
     def own_parsers(self) -> "dict[str, ConfigParser]":
         """Return the parsed files that are for mpifarm alone, by their paths.
@@ -272,13 +282,14 @@ class _Search:
         All INI files are read; the unreadable ones are named in place of the remedy.
         """
         parsers = self._all_parsers()
-        known = {_BUILT_IN} | {
+        known = {*self.kind.built_in} | {
             section
             for parser in parsers.values()
             for section in parser.sections()
             if _defines(parser, section, self.kind)
         }
-        names = ", ".join([_BUILT_IN, *sorted(known - {_BUILT_IN})])
+        built_in = self.kind.built_in
+        names = ", ".join([*built_in, *sorted(known - {*built_in})])
         sentence = (
             f"there is no {self.kind.title} {name!r} for {self.kind.option}, only:"
             f" {names}"
@@ -343,7 +354,7 @@ class _Search:
 
         All files of the other kind, and of directories that are not searched, are read.
         """
-        other = _Search(_OTHER[self.kind], self.search_path)
+        other = _Search(_OTHER[self.kind.title], self.search_path)
         for parser in other._all_parsers().values():
             if _defines(parser, name, other.kind):
                 title = other.kind.title
@@ -407,7 +418,7 @@ def find_idle_sections(
         if not any(_defines(parser, name, kind) for name, kind in used):
             yield _warn_of_idle_config(search_path.config, parser)
         for name, kind in used:
-            if name != _BUILT_IN and not _defines(parser, name, kind):
+            if name not in kind.built_in and not _defines(parser, name, kind):
                 yield _describe_source(kind, name, search_path)
 
 

@@ -25,6 +25,7 @@ FLOORS = {
     "transport": 3,
     "coordinator": 3,
     "containers": 4,
+    "dialects": 4,
     "templates": 4,
     "lists": 4,
     "pool": 4,

@@ -639,6 +639,90 @@ def test_any_other_list_with_methods_for_it_keeps_its_own_state(open_users):
     assert keeps_own_state(tasks, "workdir")
 
 
+# ---- constraints of a user's handler ---------------------------------------------
+
+
+class Ordered(ListTaskList):
+    """A handler that makes two tasks of each line, the second after the first."""
+
+    made: ClassVar[Any] = Constraints(
+        [Barrier(2, checks=True, since=1)], {1: (0,), 3: (0, 2)}, {0: "disk"}
+    )
+
+    def __init__(self, path, workdir):
+        super().__init__(path, workdir)
+        self.tasks = [f"{text} {each}" for text in self.tasks for each in "ab"]
+        self.constraints = self.made
+
+
+def test_a_handler_may_give_its_tasks_an_order(open_users):
+    assert find_constraints(open_users(Ordered)) is Ordered.made
+    assert not find_constraints(open_users(Made))
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        ({1: (0,)}, "has constraints that are not Constraints but dict"),
+        (Constraints(barriers=(Barrier(1, False),)), "barriers are not a list but tup"),  # type: ignore[arg-type]
+        (Constraints([(1, False)]), "barriers have (1, False), which is no Barrier"),  # type: ignore[list-item]
+        (Constraints([Barrier(5, checks=True)]), "are to ascend, from 1 to 4"),
+        (Constraints([Barrier(0, checks=True)]), "out of place: ids are to ascend"),
+        (Constraints([Barrier(2, checks=True)] * 2), "out of place: ids are to ascend"),
+        (Constraints([Barrier(1, checks=True, since=2)]), "checks from behind itself"),
+        (Constraints(after=[1]), "after is not a dict but list"),  # type: ignore[arg-type]
+        (Constraints(after={4: (0,)}), "after has 4, which is no id of the 4 tasks"),
+        (Constraints(after={1: [0]}), "after has [0] for task 1, which is no tuple"),  # type: ignore[dict-item]
+        (Constraints(after={1: (-1,)}), "after has (-1,) for task 1"),
+        (Constraints(after={1: ("0",)}), "after has ('0',) for task 1"),  # type: ignore[dict-item]
+        (Constraints(after={1: (1,)}), "after lets task 1 wait for task 1, but"),
+        (Constraints(after={1: (0, 3)}), "after lets task 1 wait for task 3, but"),
+        (Constraints(kinds=["disk"]), "kinds are not a dict but list"),  # type: ignore[arg-type]
+        (Constraints(kinds={7: "disk"}), "kinds have 7, which is no id of the 4 tasks"),
+        (Constraints(kinds={0: "a b"}), "kinds have 'a b' for task 0: a name has"),
+        (Constraints(kinds={0: 5}), "kinds have 5 for task 0: a name has"),  # type: ignore[dict-item]
+    ],
+)
+def test_wrong_constraints_of_a_handler_are_told(open_users, monkeypatch, made, why):
+    monkeypatch.setattr(Ordered, "made", made)
+    assert why in complaint(open_users, Ordered)
+
+
+def test_an_order_of_the_lines_is_not_taken_for_one_of_other_tasks(
+    open_users, tmp_path
+):
+    class Doubled(ListTaskList):
+        def __init__(self, path, workdir):
+            super().__init__(path, workdir)
+            self.tasks = [*self.tasks, *self.tasks]
+
+    class Loud(ListTaskList):
+        def __init__(self, path, workdir):
+            super().__init__(path, workdir)
+            self.tasks = [text.upper() for text in self.tasks]
+
+    open_users(Doubled)
+    (tmp_path / "tasks.txt").write_text("one\n#BARRIER\ntwo\n")
+    assert "makes 4 tasks of 2 lines, for which the list has #BARRIER" in complaint(
+        open_users, Doubled
+    )
+    assert find_constraints(open_users(Loud)).barriers == [Barrier(1, checks=False)]
+
+
+def test_a_list_that_keeps_its_own_state_can_have_no_order(open_users):
+    class OwnState(Made):
+        texts = ("a", "b")
+
+        def pop_task(self):
+            return None
+
+    open_users(OwnState)
+    OwnState.constraints = Constraints(after={1: (0,)})  # type: ignore[attr-defined]
+    assert "keeps the state of its tasks itself, and then they have no order" in (
+        complaint(open_users, OwnState)
+    )
+
+
 # ---- directives in a plain list --------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mpifarm.errors import InputError
 from mpifarm.model.settings import HandlerDefinition
+from mpifarm.order.constraints import Barrier
 from mpifarm.plugins.shell_split import split_direct
 from mpifarm.tasklists import open_tasklist
 from mpifarm.templates import TemplateTaskList, parse_template
@@ -56,6 +57,15 @@ def test_the_number_is_the_tasks_place_from_1(tmp_path):
     assert [tasks[0], tasks[1]] == ["cp a out/1", "cp b out/2"]
     assert tasks.tasks == ["a", "b"]
     assert len(tasks) == 2
+
+
+def test_the_kind_of_a_line_is_no_part_of_its_value(tmp_path):
+    path = tmp_path / "files.txt"
+    path.write_text("a\n#BARRIER\n[limit=disk] b\n")
+    tasks = TemplateTaskList(str(path), "workdir", command="cp {} out")
+    assert [tasks[0], tasks[1]] == ["cp a out", "cp b out"]
+    assert tasks.constraints.kinds == {1: "disk"}
+    assert tasks.constraints.barriers == [Barrier(1, checks=False)]
 
 
 def test_the_line_comes_last_where_the_template_does_not_say():

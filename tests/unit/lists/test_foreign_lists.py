@@ -189,6 +189,14 @@ def test_directives_of_disbatch_are_refused_also_without_tasks(judged, word):
     sentence, is_certain = only(judged(f"# text\n#DISBATCH {word}\n"))
     assert is_certain
     assert "line 2 of tasks.txt is a directive of disBatch" in sentence
+    assert sentence.endswith(": give --tasklist disbatch")
+
+
+def test_variables_of_disbatch_lead_to_its_handler(judged):
+    for name in ("DISBATCH_TASKID", "DISBATCH_NAMETASKS"):
+        sentence, is_certain = only(judged(f"run > ${name}.txt\n"))
+        assert is_certain
+        assert "give --tasklist disbatch, if the list is one of disBatch" in sentence
 
 
 @pytest.mark.parametrize(
@@ -199,6 +207,38 @@ def test_brackets_of_greasy_are_refused(judged, line):
     assert is_certain
     assert "line 2" in sentence
     assert "GREASY" in sentence
+    assert sentence.endswith(": give --tasklist greasy")
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        *(
+            (each, "#BARRIER")
+            for each in ("# BARRIER", "#barrier", "#\tBarrier  check ")
+        ),
+        *((each, "#AFTER") for each in ("# AFTER 3", "#after 1-2, 5")),
+    ],
+)
+def test_a_comment_that_is_nearly_a_directive_is_told(judged, line, word):
+    sentence, is_certain = only(judged(f"run\n{line}\nrun\n"))
+    assert not is_certain
+    assert sentence.startswith("line 2 of tasks.txt seems to say what waits ('#")
+    assert f"write {word}, without a blank and in capitals" in sentence
+
+
+@pytest.mark.parametrize(
+    "line", ["# a barrier", "# BARRIER between stages", "# after 3 days", "#BARRIERS"]
+)
+def test_other_comments_and_directives_are_not_told(judged, line):
+    assert judged(f"run\n{line}\n#BARRIER\n#AFTER 0\n[limit=x] run\n") == []
+
+
+def test_a_kind_in_front_of_a_command_hides_no_fault(judged):
+    sentence, is_certain = only(judged("run\n[limit=disk] run $SGE_TASK_ID\n"))
+    assert is_certain
+    assert "line 2 of tasks.txt uses $SGE_TASK_ID" in sentence
+    assert only(judged("[limit=disk] cd x\n"))[0].startswith("line 1 of tasks.txt ")
 
 
 def test_directives_for_a_batch_system_are_those_of_a_script(judged):

@@ -2,8 +2,10 @@
 
 import pytest
 
+from mpifarm.dialects import DisBatchTaskList, GreasyTaskList
 from mpifarm.errors import InputError
 from mpifarm.model.settings import HandlerDefinition, RunnerDefinition
+from mpifarm.plugins.loading import import_class
 from mpifarm.plugins.registry import (
     OWN_CLASSES,
     SearchPath,
@@ -71,6 +73,20 @@ def test_default_is_always_there(places):
     assert find_handler("default", places) == HandlerDefinition()
 
 
+@pytest.mark.parametrize(
+    ("name", "python_class"),
+    [("disbatch", DisBatchTaskList), ("greasy", GreasyTaskList)],
+)
+def test_handlers_of_other_tools_lists_need_no_file(places, write, name, python_class):
+    found = find_handler(name, places)
+    assert import_class(found.python_class) is python_class
+    assert found == HandlerDefinition(name, found.python_class)
+    path = write(HERE, f"[{name}]\nTaskList = m.A\n")
+    assert find_handler(name, places) == HandlerDefinition(name, "m.A", {}, path)
+    with pytest.raises(InputError, match=f"there is no runner '{name}'"):
+        find_runner(name, places)
+
+
 def test_the_keys_beside_the_class_are_the_options_with_their_case(places, write):
     path = write(PLAIN_RUNNERS, "[x]\nRunner = a.B\nimage = i\nsetUp=s  # t\nE :\n")
     assert find_runner("x", places) == RunnerDefinition(
@@ -85,7 +101,7 @@ def test_a_file_may_define_several(places, write):
     )
     assert find_handler("a", places) == HandlerDefinition("a", "m.A", {}, path)
     assert find_handler("b", places) == HandlerDefinition("b", "m.B", {"k": "1"}, path)
-    assert "only: default, a, b" in handler_complaint(places)
+    assert "only: default, disbatch, greasy, a, b" in handler_complaint(places)
 
 
 def test_interpolation_is_pytaskfarmers(places, write):
