@@ -4,6 +4,7 @@ Rules of this file: no process, no sleep; a repair is "killed" by an exception i
 of one of its steps on the disk.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mpifarm.audit import repair as module
 from mpifarm.audit.audit import (
     NOTICES,
     Audit,
@@ -24,11 +26,14 @@ from mpifarm.audit.audit import (
 )
 from mpifarm.audit.repair import Repairer, plan_repair
 from mpifarm.audit.snapshot import examine, list_logs
-from mpifarm.errors import InputError
+from mpifarm.errors import InputError, StorageError
+from mpifarm.model.paths import clock_file
+from mpifarm.output.records import RankFiles, Record, encode_record
 from mpifarm.store import FileStore
 from mpifarm.store.claim_journal import Event, Head, encode_event, encode_head
 from mpifarm.store.claims import find_lock_files
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
+from mpifarm.system import files
 from tests.unit.store_fakes import (
     TASKS,
     FakeLock,
@@ -821,3 +826,101 @@ def test_a_farm_opens_what_was_repaired(site):
     )
     assert workdir.notes == []
     assert workdir.close()
+
+
+def test_a_start_that_is_impossible_is_told_once(site, monkeypatch):
+    write_claim(site, 900, [Event(take=[0, 1])])
+    site.dead.add(900)
+    site.write("toprocess", ALL[2:])
+
+    def refuse(*_, **__):
+        raise InputError("the lock area is gone")
+
+    monkeypatch.setattr(FileStore, "open", refuse)
+    assert repair(site) == ["no farm can start here yet: the lock area is gone"]
+
+
+def test_a_disk_that_fails_during_a_repair_is_told_as_such(site, monkeypatch):
+    real = examine
+
+    def fail(path, machine):
+        return real(path, machine)._replace(unread=("the disk",), disk_failed=True)
+
+    monkeypatch.setattr(module, "examine", fail)
+    with pytest.raises(StorageError, match=r"^the disk$"):
+        repair(site)
+
+
+def test_what_cannot_be_read_is_for_its_owner_to_repair(site):
+    (site.root / "finished").mkdir()
+    with pytest.raises(InputError, match="so have its owner do it"):
+        repair(site)
+
+
+def test_blank_lines_go_unless_a_claim_counts_bytes(site):
+    site.write("toprocess", ALL[3:])
+    for content in (
+        "\n0 echo task 0\n1 echo task 1\n",
+        "0 echo task 0\n\n1 echo task 1\n",
+    ):
+        (site.root / "finished").write_text(content + "2 echo task 2\n")
+        path = write_claim(site, 900, [])
+        repair(site)
+        assert (site.root / "finished").read_text() == content + "2 echo task 2\n"
+        path.unlink()
+        (said,) = repair(site)
+        assert said.startswith("finished: blank lines taken out (as it was: finished.")
+        assert (site.root / "finished").read_text() == site.lines([0, 1, 2])
+    assert repair(site) == []
+
+
+def test_a_second_repair_in_the_same_second_keeps_both_copies(site):
+    for _ in range(3):
+        (site.root / "toprocess").write_text(site.lines(reversed(ALL)))
+        repair(site)
+    names = sorted(path.name for path in site.root.glob("toprocess.before-repair-*"))
+    assert [name.rpartition("-")[2] for name in names][1:] == ["2", "3"]
+
+
+def test_a_claim_that_the_audit_passes_by_is_no_claim(site):
+    (site.root / "claims" / ".nfs0001").touch()
+    assert check(site).findings == []
+
+
+def test_a_clock_file_that_was_left_is_removed(site):
+    path = Path(clock_file(str(site.root / "claims"), 77))
+    path.touch()
+    name = os.path.relpath(path, site.root)
+    assert found(site, FindingKind.LEFTOVER).names == (name,)
+    unlocked = examine(str(site.root), site.machine(0), locked=False)
+    assert unlocked.leftovers == ()
+    assert repair(site) == [f"{name}: removed, nobody needed it any more"]
+    assert not path.exists()
+
+
+def test_logs_in_packs_are_logs(site):
+    (site.root / "logs" / "log_3").touch()
+    assert list_logs(str(site.root)) == ["log_3"]
+    packed = site.root / "logs" / "packed"
+    packed.mkdir()
+    rank_files = RankFiles(str(packed), "f00dcafe", 0)
+    Path(rank_files.pack).write_bytes(b"abc")
+    record = Record(5, 1, 0, 1e9, None, 0, 3)
+    Path(rank_files.index).write_bytes(encode_record(record))
+    assert sorted(list_logs(str(site.root)) or []) == ["log_3", "log_5", "packed"]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES])
+def test_logs_that_cannot_be_listed_are_unknown_unless_the_disk_fails(
+    site, monkeypatch, code
+):
+    def fail(_path):
+        error = OSError(code, os.strerror(code))
+        raise files.storage_error("read", "logs", error) from error
+
+    monkeypatch.setattr(files, "find_names", fail)
+    if code == errno.EIO:
+        with pytest.raises(StorageError):
+            list_logs(str(site.root))
+    else:
+        assert list_logs(str(site.root)) is None

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 
 import pytest
 
+from mpifarm.audit import retry as module
 from mpifarm.audit.audit import audit_contents
-from mpifarm.audit.retry import Retried, Wanted, retry, spread_status
+from mpifarm.audit.retry import Retried, Wanted, rehearse, retry, spread_status
 from mpifarm.audit.snapshot import examine
-from mpifarm.errors import InputError
+from mpifarm.errors import InputError, StorageError
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from tests.unit.store_fakes import (
     TASKS,
@@ -261,3 +262,39 @@ def test_a_retry_is_composed_anew_when_the_files_change_meanwhile(site, monkeypa
     monkeypatch.setattr(retrying, "plan_moves", plan)
     assert run_again(site).moved == [2, 3, 4, 5]
     assert site.ids("toprocess") == [2, 3, 4, 5, *ALL[7:]]
+
+
+def test_what_cannot_be_read_is_told_and_nothing_is_moved(site):
+    (site.root / "finished").unlink()
+    (site.root / "finished").mkdir()
+    with pytest.raises(InputError, match="finished"):
+        run_again(site)
+    assert site.ids("toprocess") == ALL[5:]
+
+
+def test_a_disk_that_fails_is_no_mistake_of_the_user(site, monkeypatch):
+    real = examine
+
+    def fail(path, machine):
+        return real(path, machine)._replace(unread=("the disk",), disk_failed=True)
+
+    monkeypatch.setattr(module, "examine", fail)
+    with pytest.raises(StorageError, match=r"^the disk$"):
+        run_again(site)
+
+
+def test_a_rehearsal_tells_the_mistake_and_moves_nothing(site):
+    before = site.files()
+    rehearse(str(site.root), site.tasks, site.machine(0), Wanted())
+    wanted = Wanted(ids=frozenset([0]))
+    with pytest.raises(InputError, match="0: finished"):
+        rehearse(str(site.root), site.tasks, site.machine(0), wanted)
+    assert site.files() == before
+
+
+@pytest.mark.parametrize(
+    ("status", "same"),
+    [(0, {0}), (1, {1}), (128, {128}), (129, {129, -1}), (-9, {-9, 137})],
+)
+def test_a_status_above_128_is_that_of_a_signal_too(status, same):
+    assert spread_status(status) == same

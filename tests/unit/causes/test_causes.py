@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from mpifarm.causes import known, words
+from mpifarm.causes import folding, known, words
 from mpifarm.causes.failure import TAIL, Failure
 from mpifarm.causes.folding import common_text, fold
 from mpifarm.causes.groups import CauseGrouper, encode_groups, group_failures
@@ -401,3 +401,31 @@ def test_many_different_messages_are_grouped_with_bounded_memory():
     ]
     (group,) = group_failures(failures)
     assert re.fullmatch(r"ValueError: bad \S* here", group.cause)
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (make_failure(1, "", 15, signal=15), "killed by signal 15 (SIGTERM)"),
+        (make_failure(1, "", 40, signal=40), "killed by signal 40"),
+        (make_failure(1, "", 126), "the command cannot be executed (126)"),
+        (make_failure(1, "", 127), "command not found (127)"),
+        (make_failure(1, "", 143), "exit status 143 (SIGTERM)"),
+        (make_failure(1, "", 3), "exit status 3"),
+        (make_failure(1, "", 0), "failed, and its exit status was not kept"),
+    ],
+)
+def test_without_a_telling_line_the_end_is_the_cause(failure, words):
+    assert group_failures([failure])[0].cause == words
+
+
+def test_words_that_are_folded_are_forgotten_before_they_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(folding, "_MAX_WORDS", 8)
+    monkeypatch.setattr(folding, "_WORDS", {})
+    for number in range(50):
+        assert fold(f"cell{number} failed") == fold("cell99 failed")
+        assert len(folding._WORDS) <= 9
+
+
+def test_names_of_temporary_files_are_folded():
+    assert fold("cannot open tmpab12cd.nc") == fold("cannot open tmpx9_yz.nc")
