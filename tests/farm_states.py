@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mpifarm.model.paths import WorkdirPaths
-from mpifarm.store import this_machine
 from mpifarm.store.claim_journal import Event, Head, encode_event, encode_head
+from mpifarm.store.farm_liveness import this_machine
 
 
 def write_farm(

@@ -117,7 +117,10 @@ class _Matcher:
         last = Column.SECONDS if needs_time else Column.HOST
         is_ended, is_finished = state in _ENDED, state is State.FINISHED
         seconds = 0.0
-        for taskid, fields in self._attempts.rows(taskids, last):
+        rows = self._attempts.rows(taskids, last)
+        for taskid, fields in zip(taskids, rows, strict=True):
+            if not fields:
+                continue
             # See `view.is_of`.
             if is_ended and (fields[Column.OUTCOME] == COMPLETED) is not is_finished:
                 continue

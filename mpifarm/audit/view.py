@@ -8,9 +8,9 @@ How to use it::
 
     view = read_view(target, environ)     # the list, the status files, the claims
     view.total, view.counts               # the number of tasks, and of each State
-    view.state(taskid)                    # its State
+    view.state(taskid)                    # its State; states(taskids): of many
     view.ids_in(State.FAILED)             # the ids in these states, in order
-    view.text(taskid)                     # its command, "" if nobody knows it
+    view.text(taskid)                     # its command, "" if nobody knows it; texts
     view.holder(taskid)                   # the claim that holds the task, or None
     view.live_farms                       # the claims of farms that live, or may
     view.running                          # where each running task runs, since when
@@ -67,6 +67,9 @@ class State(Enum):
     """In no file: a plain farmer runs the task, or has lost it."""
     UNKNOWN = "unknown"
     """Known only to a tasklist that keeps its own state."""
+
+    # That of Enum is Python code, and a million states may be looked up.
+    __hash__ = object.__hash__
 
 
 _STATES: Final = {
@@ -167,6 +170,17 @@ class View:
             return State.UNKNOWN
         return _STATES[location] if taskid < self._locations.total else State.WAITING
 
+    def states(self, taskids: Sequence[int]) -> Iterator[State]:
+        """Return the state of each of these tasks; the list must have them all."""
+        if self.has_own_state or self._locations.total < self.total:
+            return map(self.state, taskids)
+        # Without a call for each: there may be a million.
+        known = [_STATES.get(location) for location in sorted(Location)[1:]]
+        return (
+            known[number] or self._state_of_claimed(taskid)
+            for taskid, number in zip(taskids, self._locations.at(taskids), strict=True)
+        )
+
     def _state_of_claimed(self, taskid: int) -> State:
         if taskid in self.running:
             return State.RUNNING
@@ -224,6 +238,14 @@ class View:
         """Return the command of a task, "" if the list and the files do not have it."""
         text = self.tasks[taskid] if 0 <= taskid < self.total else ""
         return "" if text == UNKNOWN_TEXT else text
+
+    def texts(self, taskids: Sequence[int]) -> Sequence[str]:
+        """Return the command of each of these tasks, as `text` does."""
+        first, end = taskids[0], taskids[-1] + 1
+        if end - first != len(taskids) or taskids != [*range(first, end)]:
+            return [*map(self.text, taskids)]
+        texts = self.tasks[first:end]
+        return [*map(self.text, taskids)] if UNKNOWN_TEXT in texts else texts
 
     @cached_property
     def _holders(self) -> dict[int, ClaimView]:

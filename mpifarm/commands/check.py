@@ -31,7 +31,7 @@ from mpifarm.commands.target import (
 from mpifarm.errors import ExitStatus, FutileError, InputError, StorageError
 from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.wording import counted
-from mpifarm.store import this_machine
+from mpifarm.store.farm_liveness import this_machine
 from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.target import (
     Target,

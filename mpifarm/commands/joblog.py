@@ -4,7 +4,8 @@ Rules of this file: the format is that of parallel(1), ``--joblog``; a job's num
 the task's id and 1.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from mpifarm.audit.view import State, View, read_view
@@ -75,74 +76,120 @@ def format_joblog(view: View) -> Iterator[bytes]:
     Raises `StorageError`.
     """
     yield _HEADER
-    completed: dict[int, bool] = {}
-    seconds = _Seconds()
-    for fields in read_rows(view.paths):
-        try:
-            taskid = int(fields[Column.TASKID])
-            line = _format_attempt(view, taskid, fields, seconds)
-        except ValueError:  # an odd line, which is no attempt
-            continue
-        completed[taskid] = fields[Column.OUTCOME] == COMPLETED
-        yield line
+    formatter = _Formatter(view)
+    left = read_rows(view.paths)
+    while rows := [*islice(left, _ROWS_AT_ONCE)]:
+        yield formatter.format(rows)
     for state in (State.FINISHED, State.FAILED):
         has_finished = state is State.FINISHED
         for taskid in view.ids_in(state):
-            if completed.get(taskid) is not has_finished:
+            if formatter.completed.get(taskid) is not has_finished:
                 text = _in_one_line(encode_text(view.text(taskid)))
                 status = b"0" if has_finished else b"1"
-                yield _join(taskid, b"", (b"0.000", 0.0, b"0", status, b"0"), text)
+                yield _LINE % (
+                    taskid + 1,
+                    b":",
+                    b"0.",
+                    b"000",
+                    0,
+                    0,
+                    status,
+                    b"0",
+                    text,
+                )
 
 
-def _format_attempt(
-    view: View, taskid: int, fields: list[bytes], seconds: "_Seconds"
-) -> bytes:
-    """Return the line of an attempt; raise ValueError for an odd one."""
-    text = fields[Column.COMMAND]
-    # The command as it was run; attempts of before 0.5 have none.
-    command = unescape(text) if text else encode_text(view.text(taskid))
-    signum = int(fields[Column.SIGNAL])
-    status = 0 if signum else int(fields[Column.STATUS])
-    if not (status or signum or fields[Column.OUTCOME] == COMPLETED):
-        status = -1  # as parallel has it for a job that it has ended itself
-    numbers = (
-        seconds.parse(fields[Column.STARTED]),
-        float(fields[Column.SECONDS]),
-        b"%d" % int(fields[Column.OUTPUT_BYTES] or 0),
-        b"%d" % status,
-        b"%d" % signum,
-    )
-    return _join(taskid, fields[Column.HOST], numbers, _in_one_line(command))
+_ROWS_AT_ONCE: Final = 1000
+_LINE: Final = b"%d\t%b\t%b%b\t%10.3f\t0\t%d\t%b\t%b\t%b\n"
 
 
-def _join(
-    taskid: int,
-    host: bytes,
-    numbers: tuple[bytes, float, bytes, bytes, bytes],
-    command: bytes,
-) -> bytes:
-    started, seconds, received, status, signum = numbers
-    return b"%d\t%b\t%b\t%10.3f\t0\t%b\t%b\t%b\t%b\n" % (
-        *(taskid + 1, host or b":", started, seconds),
-        *(received, status, signum, command),
-    )
+class _Formatter:
+    """Makes lines of attempts.
+
+    `completed` says of each task whether the last of them completed.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.completed: dict[int, bool] = {}
+        self._view = view
+        self._ends: dict[tuple[bytes, ...], tuple[bool, bytes, bytes]] = {}
+        """The results of `_end`: most attempts end as others."""
+        self._seconds: dict[bytes, bytes] = {}
+        """Times: in a long file most lines have the second of another."""
+
+    def format(self, rows: Sequence[list[bytes]]) -> bytes:
+        """Return the lines of attempts; an odd row is no attempt."""
+        try:
+            return self._format(rows)
+        except ValueError:
+            if len(rows) == 1:
+                return b""
+            return b"".join([self.format([row]) for row in rows])
+
+    def _format(self, rows: Sequence[list[bytes]]) -> bytes:
+        # Column by column, because there may be a million rows.
+        columns = [*zip(*rows, strict=True)]
+        taskids = [*map(int, columns[Column.TASKID])]
+        keys = zip(*columns[Column.OUTCOME : Column.HOST], strict=True)
+        ends = [self._ends.get(key) or self._end(key) for key in keys]
+        known, started = self._seconds, columns[Column.STARTED]
+        received = [int(size or 0) for size in columns[Column.OUTPUT_BYTES]]
+        commands = [
+            self._command(taskid, text) if not text or b"\\" in text else text
+            for taskid, text in zip(taskids, columns[Column.COMMAND], strict=True)
+        ]
+        parts = zip(
+            taskids,
+            columns[Column.HOST],
+            [known.get(each[:19]) or self._second(each[:19]) for each in started],
+            started,
+            map(float, columns[Column.SECONDS]),
+            received,
+            ends,
+            commands,
+            strict=True,
+        )
+        lines = [
+            _LINE
+            % (
+                *(taskid + 1, host or b":", second, start[20:23].rjust(3, b"0")),
+                *(took, size, status, signum, command),
+            )
+            for taskid, host, second, start, took, size, end, command in parts
+            for _, status, signum in [end]
+        ]
+        self.completed.update(zip(taskids, [end[0] for end in ends], strict=True))
+        return b"".join(lines)
+
+    def _end(self, fields: tuple[bytes, ...]) -> tuple[bool, bytes, bytes]:
+        """Return whether an attempt completed, its status and its signal; keep them.
+
+        Raises ValueError for odd fields.
+        """
+        outcome, status, signum = fields
+        signal = int(signum)
+        number = 0 if signal else int(status)
+        is_completed = outcome == COMPLETED
+        if not (number or signal or is_completed):
+            number = -1  # as parallel has it for a job that it has ended itself
+        end = self._ends[fields] = is_completed, b"%d" % number, b"%d" % signal
+        return end
+
+    def _command(self, taskid: int, field: bytes) -> bytes:
+        """Return the command as it was run; attempts of before 0.5 do not have it."""
+        text = unescape(field) if field else encode_text(self._view.text(taskid))
+        return _in_one_line(text)
+
+    def _second(self, field: bytes) -> bytes:
+        """Return the second of a time, since the epoch, with a point behind it.
+
+        Raises ValueError for no time.
+        """
+        second = b"%d." % int(parse_time(field + b"Z"))
+        self._seconds[field] = second
+        return second
 
 
 def _in_one_line(command: bytes) -> bytes:
     # As parallel does it.
     return command.replace(b"\n", b"\0")
-
-
-class _Seconds:
-    """A parser of times: in a long file most lines have the second of another."""
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, int] = {}
-
-    def parse(self, field: bytes) -> bytes:
-        """Return seconds since the epoch; raise ValueError."""
-        text = field[:19]
-        second = self._known.get(text)
-        if second is None:
-            second = self._known[text] = int(parse_time(text + b"Z"))
-        return b"%d.%b" % (second, field[20:23].rjust(3, b"0"))

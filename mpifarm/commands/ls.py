@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from mpifarm.audit.selection import Conditions, Selection, select
@@ -117,7 +118,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         width = find_width()
         is_narrow = width is not None and width < NARROW
         rows = _Rows(view, selection.attempts, now, is_narrow=is_narrow)
-        pieces = format_table(rows.columns, map(rows.row, selection.taskids), width)
+        pieces = format_table(rows.columns, rows.rows(selection.taskids), width)
     if selection.taskids or chosen.json:
         write_all(piece.encode("utf-8", "backslashreplace") for piece in pieces)
     return ExitStatus.ALL_FINISHED if selection.taskids else ExitStatus.SOME_FAILED
@@ -241,7 +242,10 @@ class _Rows:
         self._now = now
         self._form = "%m-%d %H:%M:" if is_narrow else "%Y-%m-%d %H:%M:"
         self._minutes: dict[bytes, str] = {}
-        """Local times to the minute: most tasks share theirs with others."""
+        self._times: dict[bytes, str] = {}
+        """Local times to the minute and to the second: most are those of others."""
+        self._ends: dict[tuple[State | bytes, ...], tuple[str, ...]] = {}
+        """The cells of `_end`, for the same reason."""
         self._has_places = bool(view.running)
 
     @property
@@ -250,49 +254,127 @@ class _Rows:
         places = _PLACE if self._has_places else ()
         return (*_COLUMNS[:_BEHIND_HOST], *places, *_COLUMNS[_BEHIND_HOST:])
 
-    def row(self, taskid: int) -> tuple[str, ...]:
-        """Return the cells of a task."""
-        state = self._view.state(taskid)
-        text = self._view.text(taskid)
-        where: Sequence[str] = ("", "") if self._has_places else ()
-        if state is State.RUNNING:
-            place = self._view.running[taskid]
-            where = (str(place.rank), str(place.worker))
-            started = self._time(encode_time(place.started).encode())
-            seconds = f"{self._now - place.started:.1f}"
-            cells: Sequence[str] = ("", "", place.host, seconds, started)
-        else:
-            # Not the whole attempt: there may be a million rows.
-            last = Column.SECONDS if text else Column.COMMAND
-            fields = self._attempts.fields(taskid, last)
-            cells = self._cells(state, fields)
-            if not text and fields:
-                text = decode_text(unescape(fields[Column.COMMAND]))
-        row = (str(taskid), state.value, *cells, text)
-        return (*row[:_BEHIND_HOST], *where, *row[_BEHIND_HOST:]) if where else row
+    def rows(self, taskids: Sequence[int]) -> Iterator[tuple[str, ...]]:
+        """Return the cells of each of these tasks."""
+        begins = range(0, len(taskids), _ROWS_AT_ONCE)
+        blocks = (taskids[begin : begin + _ROWS_AT_ONCE] for begin in begins)
+        return chain.from_iterable(map(self._rows, blocks))
 
-    def _cells(self, state: State, fields: list[bytes]) -> tuple[str, ...]:
-        if not fields or not is_of(state, fields[Column.OUTCOME]):
-            return ("", "", "", "", "")
+    def _rows(self, taskids: Sequence[int]) -> list[tuple[str, ...]]:
+        texts = self._view.texts(taskids)
+        # Only the columns that are shown.
+        last = Column.SECONDS if all(texts) else Column.COMMAND
+        states = [*self._view.states(taskids)]
+        attempts = [*self._attempts.rows(taskids, last)]
+        if last is Column.COMMAND:
+            fields = zip(texts, attempts, strict=True)
+            texts = [text or _find_command(attempt) for text, attempt in fields]
+        rows = self._join(taskids, states, texts, attempts)
+        if State.RUNNING in states:
+            rows = [
+                self._running(row) if state is State.RUNNING else row
+                for state, row in zip(states, rows, strict=True)
+            ]
+        return rows
+
+    def _join(
+        self,
+        taskids: Sequence[int],
+        states: Sequence[State],
+        texts: Sequence[str],
+        attempts: Sequence[list[bytes]],
+    ) -> list[tuple[str, ...]]:
+        """Return the cells of tasks that do not run; an odd line is no attempt."""
         try:
-            return (
-                outcome_in_words(fields[Column.OUTCOME], fields[Column.SIGNAL], state),
-                str(int(fields[Column.STATUS])),
-                decode_text(fields[Column.HOST]),
-                f"{float(fields[Column.SECONDS]):.1f}",
-                self._time(fields[Column.STARTED]),
+            return self._join_columns(taskids, states, texts, attempts)
+        except ValueError:
+            if len(taskids) == 1:
+                return self._join_columns(taskids, states, texts, [[]])
+            return [
+                self._join([taskid], [state], [text], [attempt])[0]
+                for taskid, state, text, attempt in zip(
+                    taskids, states, texts, attempts, strict=True
+                )
+            ]
+
+    def _join_columns(
+        self,
+        taskids: Sequence[int],
+        states: Sequence[State],
+        texts: Sequence[str],
+        attempts: Sequence[list[bytes]],
+    ) -> list[tuple[str, ...]]:
+        # Column by column, because there may be a million rows.
+        fields = [each or _NO_ATTEMPT for each in attempts]
+        columns = [*zip(*fields, strict=False)]  # some have more than are needed
+        keys = zip(states, *columns[Column.OUTCOME : Column.RANK], strict=True)
+        ends = [self._ends.get(key) or self._end(*key) for key in keys]
+        times, starts = self._times, columns[Column.STARTED]
+        begun = [times.get(each[:19]) or self._time(each) for each in starts]
+        seconds = [f"{each:.1f}" for each in map(float, columns[Column.SECONDS])]
+        place = ("", "") if self._has_places else ()
+        return [
+            (str(taskid), *end, *place, took, started, text)
+            if len(end) > 1
+            else (str(taskid), *end, "", "", "", *place, "", "", text)
+            for taskid, end, took, started, text in zip(
+                taskids, ends, seconds, begun, texts, strict=True
             )
-        except ValueError:  # an odd line, which is no attempt
-            return ("", "", "", "", "")
+        ]
+
+    def _running(self, row: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the cells of a running task, by those of its last attempt."""
+        taskid, text = row[0], row[-1]
+        place = self._view.running[int(taskid)]
+        started = self._time(encode_time(place.started).encode())
+        seconds = f"{self._now - place.started:.1f}"
+        where = (place.host, str(place.rank), str(place.worker))
+        return (taskid, State.RUNNING.value, "", "", *where, seconds, started, text)
+
+    def _end(
+        self, state: State, outcome: bytes, status: bytes, signum: bytes, host: bytes
+    ) -> tuple[str, ...]:
+        """Return the cells of state, outcome, status and host, and keep them.
+
+        The state alone if the attempt does not explain it.  Raises ValueError for odd
+        fields.
+        """
+        end: tuple[str, ...] = (state.value,)
+        if outcome != _NO_OUTCOME and is_of(state, outcome):
+            words = outcome_in_words(outcome, signum, state)
+            end += (words, str(int(status)), decode_text(host))
+        self._ends[state, outcome, status, signum, host] = end
+        return end
 
     def _time(self, field: bytes) -> str:
-        """Return the local time of a start; raise ValueError for no time."""
+        """Return the local time of a start, and keep it.
+
+        Raises ValueError for no time.
+        """
         minute = self._minutes.get(field[:16])
         if minute is None:
             local = time.localtime(parse_time(field))
             minute = time.strftime(self._form, local)
             self._minutes[field[:16]] = minute
-        return minute + field[17:19].decode("ascii")
+        found = self._times[field[:19]] = minute + field[17:19].decode("ascii")
+        return found
+
+
+_ROWS_AT_ONCE: Final = 1000
+
+_NO_OUTCOME: Final = b"\t"
+"""In place of an outcome; no field has a tab."""
+
+_NO_ATTEMPT: Final = [
+    *(b"", b"", _NO_OUTCOME, b"", b"", b"", b"", b"", b""),
+    *(encode_time(0).encode(), b"0"),
+]
+"""The fields of a task without an attempt, up to the seconds."""
+
+
+def _find_command(attempt: list[bytes]) -> str:
+    """Return the command in the fields of an attempt, "" without an attempt."""
+    return decode_text(unescape(attempt[Column.COMMAND])) if attempt else ""
 
 
 def outcome_in_words(outcome: bytes, signum: bytes, state: State) -> str:

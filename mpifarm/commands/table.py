@@ -17,6 +17,8 @@ ROWS_MEASURED = 10_000
 """The rows at the beginning by which the widths of the columns are chosen."""
 ROWS_OF_RICH = 500
 """The rows above which a table is plain: rich takes a ms for each."""
+ROWS_AT_ONCE = 1000
+"""Rows that are made into text at once, if they are plain."""
 _LEAST_OF_LAST = 16
 """The characters that the last column gets at least, however narrow the terminal."""
 _GAP = "  "
@@ -41,36 +43,42 @@ def find_width(descriptor: int = 1) -> int | None:
 
 
 def format_table(
-    columns: Sequence[TableColumn], rows: Iterable[Sequence[str]], width: int | None
+    columns: Sequence[TableColumn],
+    rows: Iterable[tuple[str, ...]],
+    width: int | None,
 ) -> Iterator[str]:
-    """Yield the text of a table, line by line, each with its newline.
+    """Yield the text of a table: the head, then one or more whole lines at a time.
 
     `width` is that of the terminal: the last column, which is the longest, is shortened
     to it.  None: nothing is shortened.  A column without any cell is left out, unless
     the table is long.
     """
-    escaped = map(_escape, rows)
-    first = list(islice(escaped, ROWS_MEASURED))
-    is_long = len(first) == ROWS_MEASURED
-    if not is_long:
+    left = iter(rows)
+    first = [*map(_escape, islice(left, ROWS_MEASURED))]
+    if len(first) < ROWS_MEASURED:
         columns, first = _without_empty(columns, first)
-    lines = _align(columns, chain(first, escaped), _measure(columns, first, width))
+    layout = _Layout(columns, _measure(columns, first, width))
+    names = tuple(column.name for column in columns)
     color = _find_colors() if width is not None and len(first) <= ROWS_OF_RICH else None
-    for number, cells in enumerate(lines):
-        if color is None:
-            yield f"{_GAP.join(cells).rstrip()}\n"
-        else:
-            yield color(columns, cells, is_head=not number)
+    if color is not None:
+        yield color(columns, layout.align(names), is_head=True)
+        for row in first:
+            yield color(columns, layout.align(row), is_head=False)
+        return
+    yield layout.format([names])
+    left = chain(first, left)
+    while block := [*islice(left, ROWS_AT_ONCE)]:
+        yield layout.format(block)
 
 
-def _escape(row: Sequence[str]) -> Sequence[str]:
-    # All cells at once, because most are printable, and there may be a million rows.
+def _escape(row: tuple[str, ...]) -> tuple[str, ...]:
+    # All cells at once, because most are printable.
     return row if "".join(row).isprintable() else tuple(map(printable, row))
 
 
 def _without_empty(
-    columns: Sequence[TableColumn], rows: list[Sequence[str]]
-) -> tuple[Sequence[TableColumn], list[Sequence[str]]]:
+    columns: Sequence[TableColumn], rows: list[tuple[str, ...]]
+) -> tuple[Sequence[TableColumn], list[tuple[str, ...]]]:
     """Return columns and rows without the columns that have no text in any row."""
     places = range(len(columns) - 1)
     kept = [place for place in places if any(row[place] for row in rows)]
@@ -94,21 +102,44 @@ def _measure(
     return [*widths, max(_LEAST_OF_LAST, left)]
 
 
-def _align(
-    columns: Sequence[TableColumn],
-    rows: Iterable[Sequence[str]],
-    widths: Sequence[int | None],
-) -> Iterator[list[str]]:
-    """Yield the cells of the head, then of each row, padded or shortened."""
-    *sizes, last = widths
-    numbers = [column.is_number for column in columns]
-    for row in chain([[column.name for column in columns]], rows):
+class _Layout:
+    """The columns and their widths; the last width is None if nothing is shortened."""
+
+    def __init__(
+        self, columns: Sequence[TableColumn], widths: Sequence[int | None]
+    ) -> None:
+        *self._sizes, self._last = widths
+        self._are_numbers = [column.is_number for column in columns[:-1]]
+        sized = zip(self._are_numbers, self._sizes, strict=True)
+        fields = [f"%{'' if number else '-'}{size}s" for number, size in sized]
+        self._form = _GAP.join([*fields, "%s"])
+
+    def format(self, rows: Sequence[tuple[str, ...]]) -> str:
+        """Return the lines of some rows; they need not be escaped."""
+        if self._last is None:
+            # All rows at once, because there may be a million.
+            form = self._form
+            lines = [form % row for row in rows]
+            text = "\n".join(lines)
+            printed = text.replace("\n", "")
+            is_whole = len(text) - len(printed) == len(rows) - 1
+            if is_whole and text.isascii() and printed.isprintable():
+                if " \n" in text or text.endswith(" "):
+                    text = "\n".join(map(str.rstrip, lines))
+                return f"{text}\n"
+        aligned = map(self.align, map(_escape, rows))
+        return "".join([f"{_GAP.join(cells).rstrip()}\n" for cells in aligned])
+
+    def align(self, row: Sequence[str]) -> list[str]:
+        """Return the cells of a row, padded or shortened."""
         cells = [
             _pad(cell, size, is_number=is_number)
-            for cell, size, is_number in zip(row[:-1], sizes, numbers, strict=False)
+            for cell, size, is_number in zip(
+                row[:-1], self._sizes, self._are_numbers, strict=True
+            )
         ]
-        cells.append(row[-1] if last is None else shorten(row[-1], last))
-        yield cells
+        last = row[-1] if self._last is None else shorten(row[-1], self._last)
+        return [*cells, last]
 
 
 def _pad(text: str, size: int | None, *, is_number: bool) -> str:

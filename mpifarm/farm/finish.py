@@ -15,9 +15,12 @@ from mpifarm.farm.leader import Leader
 from mpifarm.farm.summary import FailedTask, ListCounts, Summary
 from mpifarm.lists.growth import explain_change, find_change
 from mpifarm.model.packed_texts import PackedTexts
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
 from mpifarm.model.wording import agree
-from mpifarm.store import ChangedError, Counts, CustomStore, WorkdirPaths
+from mpifarm.store.custom_store import CustomStore
+from mpifarm.store.types import Counts
+from mpifarm.system.file_contents import ChangedError
 
 MAX_FAILED_SHOWN = 10
 MAX_UNRECORDED_SHOWN = 10

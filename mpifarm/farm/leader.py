@@ -38,8 +38,9 @@ from mpifarm.farm.transactions import Heartbeat, StoreWriter, Written
 from mpifarm.model.messages import ToCoordinator, ToRank
 from mpifarm.model.task import Outcome, Result
 from mpifarm.model.wording import time_left_in_words
-from mpifarm.store import Recorded, Store
 from mpifarm.store.farm_file import FarmFile
+from mpifarm.store.store import Store
+from mpifarm.store.types import Recorded
 from mpifarm.system.event_loop import Clock, Waiter
 from mpifarm.system.lock import WorkdirLock
 

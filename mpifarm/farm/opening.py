@@ -19,24 +19,19 @@ from mpifarm.farm.directory import (
     find_not_entered,
     runs_anywhere,
 )
-from mpifarm.model.paths import STATUS_FILES
+from mpifarm.model.paths import STATUS_FILES, WorkdirPaths
 from mpifarm.model.settings import FarmDefinition, RunnerDefinition, Settings
 from mpifarm.model.wording import duration_in_words
 from mpifarm.order.directives import command_of
 from mpifarm.plugins.loading import in_one_line
 from mpifarm.plugins.registry import find_handler, find_runner, find_search_path
 from mpifarm.runners import check_runner
-from mpifarm.store import (
-    FAMILY,
-    CustomStore,
-    FileStore,
-    OwnStateList,
-    Store,
-    WorkdirPaths,
-    make_directories,
-    make_root,
-    validate_place,
-)
+from mpifarm.store.custom_store import CustomStore, OwnStateList
+from mpifarm.store.directories import make_directories, make_root
+from mpifarm.store.file_store import FileStore
+from mpifarm.store.membership import FAMILY
+from mpifarm.store.store import Store
+from mpifarm.store.strangers import validate_place
 from mpifarm.system.files import is_there
 from mpifarm.system.lock import WorkdirLock, lock_paths
 from mpifarm.system.patience import Patience, try_again

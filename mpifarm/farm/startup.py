@@ -35,7 +35,7 @@ from mpifarm.farm.opening import (
 from mpifarm.farm.summary import Tally
 from mpifarm.model.messages import ToCoordinator
 from mpifarm.model.settings import Policy, Settings
-from mpifarm.store import Store
+from mpifarm.store.store import Store
 from mpifarm.tasklists import TaskList
 
 

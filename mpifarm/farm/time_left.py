@@ -9,8 +9,8 @@ from mpifarm.coordinator.coordinator import Coordinator, Phase
 from mpifarm.errors import StorageError
 from mpifarm.farm.summary import Tally
 from mpifarm.model.wording import TimeLeft
-from mpifarm.store import Store
 from mpifarm.store.attempts import COMPLETED, Column, read_last_rows
+from mpifarm.store.store import Store
 
 MIN_SECONDS = 1.0
 """Seconds between two looks."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from mpifarm.coordinator.effects import Transact
 from mpifarm.errors import StorageError
 from mpifarm.farm.lock_wait import WARNING_SECONDS, LockVerdict, LockWait
-from mpifarm.store import Recorded, Store, Transacted
+from mpifarm.store.store import Store
+from mpifarm.store.types import Recorded, Transacted
 from mpifarm.system.lock import WorkdirLock
 from mpifarm.system.patience import RETRY_SECONDS, Patience
 

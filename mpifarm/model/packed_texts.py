@@ -106,7 +106,10 @@ class PackedTexts(Sequence[str]):
 
     def __getitem__(self, taskid: int | slice, /) -> str | Sequence[str]:
         if isinstance(taskid, slice):
-            return [self[each] for each in range(*taskid.indices(len(self)))]
+            taskids = range(*taskid.indices(len(self)))
+            if taskids.step == 1 and taskids:
+                return self._decode(taskids.start, taskids.stop)
+            return [self[each] for each in taskids]
         if taskid < 0:
             taskid += len(self)
             if taskid < 0:
@@ -115,8 +118,11 @@ class PackedTexts(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         for begin in range(0, len(self), _BLOCK):
-            block = self.encoded_texts(begin, min(begin + _BLOCK, len(self)))
-            yield from str(block, "utf-8", "surrogateescape").split("\n")[:-1]
+            yield from self._decode(begin, min(begin + _BLOCK, len(self)))
+
+    def _decode(self, begin: int, end: int) -> list[str]:
+        block = self.encoded_texts(begin, end)
+        return str(block, "utf-8", "surrogateescape").split("\n")[:-1]
 
     def __eq__(self, other: object) -> bool:
         return (

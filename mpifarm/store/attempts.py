@@ -263,16 +263,15 @@ class LastAttempts:
             return line.split(b"\t", column + 1)
         return next(split_rows(line + b"\n"), [])
 
-    def rows(
-        self, taskids: Iterable[int], column: Column
-    ) -> Iterator[tuple[int, list[bytes]]]:
-        """Yield the id of each of these tasks that has an attempt, and its `fields`."""
-        for taskid in taskids:
-            line = self.lines.get(taskid)
-            if line is not None and self._are_plain:
-                yield taskid, line.split(b"\t", column + 1)
-            elif fields := self.fields(taskid, column):
-                yield taskid, fields
+    def rows(self, taskids: Iterable[int], column: Column) -> Iterator[list[bytes]]:
+        """Return the `fields` of each of these tasks, in their order."""
+        if not self._are_plain:
+            return (self.fields(taskid, column) for taskid in taskids)
+        places = column + 1
+        return (
+            line.split(b"\t", places) if line else []
+            for line in map(self.lines.get, taskids)
+        )
 
     def find(self, taskid: int) -> Attempt | None:
         """Return a task's last attempt, None if there is none or its line is odd."""

@@ -225,7 +225,7 @@ def scan_status(
     for lines in cut_behind_lines(blocks):
         if not lines.endswith(b"\n"):
             return ids, odd, lines
-        run = find_run(lines, tasks)
+        run = find_run(lines, tasks) or _find_whole(lines, tasks)
         if run:
             ids.extend(run)
         else:
@@ -267,6 +267,36 @@ def find_run(lines: bytes, tasks: Sequence[str]) -> range | None:
     if find_id(last) == run[-1] and _encode_range(run.start, run.stop, tasks) == lines:
         return run
     return None
+
+
+def _find_whole(lines: bytes, tasks: Sequence[str]) -> list[int] | None:
+    """Return the ids, in their order, if all lines count and are near in the list.
+
+    `lines` must end with a newline.  None if it is not sure that all count.
+    """
+    # For all lines at once: half the time of one by one.
+    if b"\n0" in lines or lines[:1] == b"0":
+        return None
+    cut = [line.partition(b" ") for line in lines[:-1].split(b"\n")]
+    heads, _, texts = zip(*cut, strict=True)
+    if not b"".join(heads).isdigit():
+        return None
+    try:
+        ids = [*map(int, heads)]
+    except ValueError:  # a blank line, or thousands of digits
+        return None
+    first, end = min(ids), max(ids) + 1
+    if end > len(tasks) or end - first > _MAX_SPREAD * len(ids):
+        return None
+    known = bytes(encode_texts(first, end, tasks)).split(b"\n")
+    if len(known) != end - first + 1:  # a text with a newline, which no line has
+        return None
+    return ids if tuple([known[each - first] for each in ids]) == texts else None
+
+
+_MAX_SPREAD = 4
+"""The part of the list from which lines are, by their number, if its texts are encoded
+for all lines at once."""
 
 
 def _scan_lines(lines: bytes, tasks: Sequence[str], ids: Ids, odd: list[bytes]) -> None:

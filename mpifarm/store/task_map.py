@@ -7,6 +7,7 @@ order as a table ("Where a task is").
 
 from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
+from itertools import compress
 from typing import NamedTuple, TypeAlias
 
 Source: TypeAlias = bytearray | Iterable[int]
@@ -91,11 +92,13 @@ class TaskMap:
         return Location(self._locations[taskid]) if known else Location.NOWHERE
 
     def ids_at(self, location: Location) -> Iterator[int]:
-        """Yield the ids of the tasks at a location, in order."""
-        place = self._locations.find(location)
-        while place >= 0:
-            yield place
-            place = self._locations.find(location, place + 1)
+        """Return the ids of the tasks at a location, in order."""
+        is_there = bytes(number == location for number in range(256))
+        return compress(range(self.total), self._locations.translate(is_there))
+
+    def at(self, taskids: Iterable[int]) -> Iterator[int]:
+        """Return the location of each task as a number; the list must have them all."""
+        return map(self._locations.__getitem__, taskids)
 
     def count(self) -> TaskCounts:
         """Return the number of tasks at each location."""

@@ -21,11 +21,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import md5
 
-# Not FileLock: it creates a missing directory (a removed workdir would come back,
-# empty), refuses a lock file that is a link (plain farmers follow it), and may fall
-# back to a soft lock, which plain farmers do not see.
-from filelock import lock_descriptor, unlock_descriptor
-
 from mpifarm.errors import FarmError, FutileError, InputError, StorageError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.system.patience import is_of_the_disk
@@ -336,9 +331,16 @@ class WorkdirLock:
 
 # ---- one lock file ------------------------------------------------------------------
 
+# filelock is imported where a lock is taken: it takes longer than all else that a
+# command which only looks imports.  Not FileLock: it creates a missing directory (a
+# removed workdir would come back, empty), refuses a lock file that is a link (plain
+# farmers follow it), and may fall back to a soft lock, which plain farmers do not see.
+
 
 def _find_locked(path: str, workdir: str) -> int | None:
     """Return a descriptor that holds the lock of `path`, None if another holds it."""
+    from filelock import lock_descriptor
+
     descriptor = _open_lock_file(path, workdir)
     locked = False
     try:
@@ -353,6 +355,8 @@ def _find_locked(path: str, workdir: str) -> int | None:
 
 def _probe_flock(path: str, workdir: str) -> tuple[int, int]:
     """Check that ``flock`` works on `path`.  Return the file's device and inode."""
+    from filelock import lock_descriptor
+
     descriptor = _open_lock_file(path, workdir)
     try:
         lock_descriptor(descriptor, blocking=False)
@@ -412,6 +416,8 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _unlock_and_close(descriptor: int) -> None:
+    from filelock import unlock_descriptor
+
     # Both: the unlock also works for copies of the descriptor in forked processes, and
     # the close releases the lock if the unlock fails.
     with suppress(OSError):

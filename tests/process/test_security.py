@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from mpifarm.errors import InputError, StorageError
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.output.task_log import TaskLog
-from mpifarm.store import WorkdirPaths, this_machine, validate_place
 from mpifarm.store.claim_journal import Event, Head
 from mpifarm.store.claims import OtherClaims, OwnClaim, grasped
+from mpifarm.store.farm_liveness import this_machine
+from mpifarm.store.strangers import validate_place
 from mpifarm.store.validate import validate_access
 from mpifarm.system.lock import WorkdirLock, lock_paths
 from mpifarm.system.processes import fork_child, reap_child

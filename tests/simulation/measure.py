@@ -18,7 +18,8 @@ from mpifarm.batch.launcher import was_launched
 from mpifarm.farm.summary import Tally
 from mpifarm.model.messages import Alive, Assign, Report
 from mpifarm.model.task import Lease, Outcome, Result
-from mpifarm.store import FileStore, Recorded
+from mpifarm.store.file_store import FileStore
+from mpifarm.store.types import Recorded
 from mpifarm.system.lock import WorkdirLock
 from mpifarm.transport.mpi import Comm, Message, connect
 

@@ -18,7 +18,11 @@ import pytest
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.task import Outcome, Result
 from mpifarm.order.constraints import Constraints
-from mpifarm.store import FAMILY, FileStore, Machine, Recorded, TakenUp
+from mpifarm.store.farm_liveness import Machine
+from mpifarm.store.file_store import FileStore
+from mpifarm.store.membership import FAMILY
+from mpifarm.store.take_up import TakenUp
+from mpifarm.store.types import Recorded
 from mpifarm.system import file_contents, files
 from mpifarm.system import regular_files as regular
 from tests.invariants import find_violations

@@ -285,11 +285,11 @@ def _list_failed(failed: Sequence[FailedTask], width: int | None) -> Iterator[st
 
 
 def _format(
-    columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], width: int | None
+    columns: Sequence[TableColumn], rows: Sequence[tuple[str, ...]], width: int | None
 ) -> Iterator[str]:
     indented = None if width is None else width - 2
-    for line in format_table(columns, rows, indented):
-        yield f"  {line.rstrip()}"
+    for line in "".join(format_table(columns, rows, indented)).split("\n")[:-1]:
+        yield f"  {line}"
 
 
 def _describe_failure(attempt: Attempt | None) -> str:

@@ -29,9 +29,9 @@ from mpifarm.audit.snapshot import examine, list_logs
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.paths import clock_file
 from mpifarm.output.records import RankFiles, Record, encode_record
-from mpifarm.store import FileStore
 from mpifarm.store.claim_journal import Event, Head, encode_event, encode_head
 from mpifarm.store.claims import find_lock_files
+from mpifarm.store.file_store import FileStore
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.system import files
 from tests.unit.store_fakes import (

@@ -11,8 +11,8 @@ from mpifarm.batch.arrays import find_array
 from mpifarm.commands.options import parse_arguments
 from mpifarm.errors import ExitStatus
 from mpifarm.farm.summary import ListCounts
-from mpifarm.store import FileStore
 from mpifarm.store.claim_journal import encode_head, parse_head
+from mpifarm.store.file_store import FileStore
 from tests.unit.store.test_claims import HEAD
 from tests.unit.store_fakes import FakeLock, PlainFarmer, Site, ended
 

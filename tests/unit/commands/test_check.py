@@ -19,9 +19,8 @@ from mpifarm.commands.main import names_subcommand, spell_out
 from mpifarm.commands.options import HelpAsked
 from mpifarm.commands.retry import report as report_retry
 from mpifarm.errors import InputError
-from mpifarm.store import this_machine
 from mpifarm.store.claim_journal import Head, encode_head
-from mpifarm.store.farm_liveness import find_process_start
+from mpifarm.store.farm_liveness import find_process_start, this_machine
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.target import Target, farm_words_of, words_of
 from mpifarm.system import files

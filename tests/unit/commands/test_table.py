@@ -61,8 +61,9 @@ def test_a_table_without_rows_has_its_last_column_alone():
     assert lines(COLUMNS, [], None) == ["command"]
 
 
-def test_long_tables_come_row_by_row(monkeypatch):
+def test_long_tables_come_some_rows_at_a_time(monkeypatch):
     monkeypatch.setattr(table, "ROWS_MEASURED", 2)
+    monkeypatch.setattr(table, "ROWS_AT_ONCE", 1)
     taken = []
 
     def rows():
@@ -74,6 +75,17 @@ def test_long_tables_come_row_by_row(monkeypatch):
     assert next(pieces) == "id  state  host  command\n"
     assert taken == [0, 1]
     assert [*pieces] == [f" {number}  x            y\n" for number in range(5)]
+
+
+@pytest.mark.parametrize("at_once", [1, 1000])
+def test_rows_behind_those_measured_look_the_same(monkeypatch, at_once):
+    monkeypatch.setattr(table, "ROWS_AT_ONCE", at_once)
+    odd = ("\x1b[2J", "é漢", "", "a\nb", "x  ", "back\\slash", "\udcff", "\u3000")
+    rows = [(str(number), text, "h", odd[-number]) for number, text in enumerate(odd)]
+    rows += [(str(number), "plain", "", "") for number in range(3)]
+    one_by_one = [lines(COLUMNS, [rows[0], rows[1], row], None)[3] for row in rows[2:]]
+    monkeypatch.setattr(table, "ROWS_MEASURED", 2)
+    assert lines(COLUMNS, rows, None)[3:] == one_by_one
 
 
 def test_wide_characters_take_two_columns():

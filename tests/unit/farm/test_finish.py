@@ -14,8 +14,10 @@ from mpifarm.farm.finish import Conclusion
 from mpifarm.farm.summary import Tally
 from mpifarm.lists.growth import Change
 from mpifarm.model.packed_texts import PackedTexts
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
-from mpifarm.store import ChangedError, Counts, WorkdirPaths
+from mpifarm.store.types import Counts
+from mpifarm.system.file_contents import ChangedError
 from tests.unit import fakes
 
 COUNTS = Counts(

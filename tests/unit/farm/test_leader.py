@@ -22,7 +22,7 @@ from mpifarm.model.messages import Join, Ping, Rejoin, Shutdown, Stop, ToRank
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Policy, Settings
 from mpifarm.model.task import Lease, Outcome
-from mpifarm.store import Recorded, Transacted
+from mpifarm.store.types import Recorded, Transacted
 from tests.unit.fakes import Commands, define_farm, rank_set_of
 from tests.unit.virtual_rank import START, Clock, FakePool, result_of
 

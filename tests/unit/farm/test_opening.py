@@ -10,7 +10,7 @@ from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.farm import opening
 from mpifarm.farm.opening import TELL_SECONDS, CheckedCommands, StartSleep
 from mpifarm.model.settings import RunnerDefinition, Settings
-from mpifarm.store import FAMILY
+from mpifarm.store.membership import FAMILY
 
 
 class Text(str):

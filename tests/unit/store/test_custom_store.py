@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mpifarm.errors import InputError, StorageError
-from mpifarm.store import CustomStore
+from mpifarm.store.custom_store import CustomStore
 from tests.unit.store_fakes import (
     TASKS,
     FakeLock,

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 import pytest
 
 from mpifarm.errors import FarmError, InputError, StorageError, UnfitFileError
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import HandlerDefinition
 from mpifarm.output.reader import find_outputs
 from mpifarm.output.task_log import TaskLog, blames_one_task
 from mpifarm.plugins.registry import SearchPath, find_runner
-from mpifarm.store import FileStore, WorkdirPaths
+from mpifarm.store.file_store import FileStore
 from mpifarm.store.validate import validate_access
 from mpifarm.system import file_contents, files
 from mpifarm.system.lock import WorkdirLock, lock_paths

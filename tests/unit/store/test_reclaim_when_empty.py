@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from mpifarm.errors import StorageError
-from mpifarm.store import Store, Transacted
+from mpifarm.store.store import Store
+from mpifarm.store.types import Transacted
 
 
 def carry_out(take: int, taken: list[int], *, empty: bool, reclaims: Any = 2) -> Any:

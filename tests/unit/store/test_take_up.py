@@ -3,12 +3,12 @@
 import pytest
 
 from mpifarm.errors import StorageError
-from mpifarm.store import TakenUp
 from mpifarm.store.fingerprint import (
     encode_fingerprint,
     parse_fingerprint,
     take_fingerprint,
 )
+from mpifarm.store.take_up import TakenUp
 from tests.unit.store_fakes import (
     TASKS,
     PlainFarmer,

@@ -8,8 +8,9 @@ from shlex import quote
 import pytest
 
 from mpifarm.errors import InputError, StorageError
-from mpifarm.store import FileStore, make_directories
 from mpifarm.store.claim_journal import Event
+from mpifarm.store.directories import make_directories
+from mpifarm.store.file_store import FileStore
 from mpifarm.store.fingerprint import (
     ListMatch,
     compare,

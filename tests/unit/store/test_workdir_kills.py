@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from mpifarm.errors import InputError, StorageError
-from mpifarm.store import FileStore, TakenUp
+from mpifarm.store.file_store import FileStore
+from mpifarm.store.take_up import TakenUp
 from mpifarm.system import file_contents
 from tests.unit.store_fakes import (
     SMALL_PARTS,

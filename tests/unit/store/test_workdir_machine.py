@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from mpifarm.errors import InputError, StorageError
-from mpifarm.store import FileStore
+from mpifarm.store.file_store import FileStore
 from mpifarm.store.status_lines import parse_status
 from mpifarm.system import file_contents
 from tests.unit.store_fakes import (
