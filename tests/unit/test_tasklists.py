@@ -19,6 +19,7 @@ from mpifarm.tasklists import (
     ListTaskList,
     OptionError,
     TaskList,
+    end_ids,
     find_constraints,
     keeps_own_state,
     open_tasklist,
@@ -795,3 +796,24 @@ def test_added_lines_are_read_as_if_they_had_been_there(tmp_path):
 def test_a_handler_without_constraints_has_none():
     plain: Any = types.SimpleNamespace(tasks=["a"])
     assert not find_constraints(plain)
+
+
+@pytest.mark.parametrize(
+    ("count", "ids"),
+    [
+        (0, []),
+        (3, [0, 1, 2]),
+        (1000, [*range(1000)]),
+        (1100, [*range(1100)]),
+        (1250, [*range(1250)]),
+        (1251, [*range(1000), *range(1001, 1251)]),
+    ],
+)
+def test_both_ends_of_a_list_are_looked_at_each_task_once(count, ids):
+    assert [*end_ids(["a"] * count)] == ids
+
+
+def test_the_default_list_knows_its_file_and_its_workdir(tmp_path):
+    (tmp_path / "list").write_text("a\n")
+    made = ListTaskList(str(tmp_path / "list"), "the workdir")
+    assert (made.path, made.workdir) == (str(tmp_path / "list"), "the workdir")

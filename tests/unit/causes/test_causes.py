@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from mpifarm.causes import folding, known, words
+from mpifarm.causes import folding, hosts, known, words
 from mpifarm.causes.failure import TAIL, Failure
 from mpifarm.causes.folding import common_text, fold
 from mpifarm.causes.groups import CauseGrouper, encode_groups, group_failures
@@ -297,6 +297,16 @@ def test_hosts_that_fail_alike_do_not_divide_a_group():
     assert list(group.hosts.values()) == sorted(group.hosts.values(), reverse=True)
 
 
+BOUNDS_OF_BLAME = [
+    ({"a": hosts.MIN_FAILURES}, {"a": 10, "b": 100}, ("a",)),
+    ({"a": hosts.MIN_FAILURES - 1}, {"a": 10, "b": 100}, ()),
+    ({"a": 10}, {"a": 10, "b": hosts.MIN_FAILURES}, ("a",)),
+    ({"a": 10}, {"a": 10, "b": hosts.MIN_FAILURES - 1}, ()),
+    ({"a": 50, "b": 10}, {"a": 50, "b": 10 * hosts.MIN_RATIO}, ("a",)),
+    ({"a": 50, "b": 10}, {"a": 50, "b": 10 * hosts.MIN_RATIO - 1}, ()),
+]
+
+
 @pytest.mark.parametrize(
     ("failed", "ran", "blamed"),
     [
@@ -305,6 +315,8 @@ def test_hosts_that_fail_alike_do_not_divide_a_group():
         ({"a": 50, "b": 50}, {"a": 60, "b": 60, "c": 60}, ("a", "b")),
         ({"a": 50, "b": 40}, {"a": 5000, "b": 4000}, ()),  # it has got more
         ({"a": 4}, {"a": 5, "b": 5}, ()),  # too few to tell
+        # At each bound, and just below it.
+        *BOUNDS_OF_BLAME,
         (
             {"a": 50, **dict.fromkeys("bcdefgh", 5)},
             dict.fromkeys("abcdefgh", 100),
@@ -429,3 +441,10 @@ def test_words_that_are_folded_are_forgotten_before_they_fill_the_memory(monkeyp
 
 def test_names_of_temporary_files_are_folded():
     assert fold("cannot open tmpab12cd.nc") == fold("cannot open tmpx9_yz.nc")
+
+
+def test_a_command_that_is_missing_is_told_by_its_status_and_its_words():
+    missing = "bash: frob: command not found\n"
+    assert cause_of(missing, 127).startswith("command not found")
+    module = "ModuleNotFoundError: No module named 'frob'\n"
+    assert cause_of(module, 127) == cause_of(module, 1)

@@ -435,6 +435,7 @@ def test_an_fsync_that_fails_is_found(stage, monkeypatch):
 # ---- the mounts ---------------------------------------------------------------------
 
 MOUNTS = """\
+tmpfs /scratch/inner tmpfs rw 0 0
 /dev/sda1 / ext4 rw,relatime 0 0
 10.0.0.1@o2ib:/scratch /scratch lustre rw,nosuid,{lustre} 0 0
 server:/home /home nfs4 rw,vers=4.2,{nfs} 0 0
@@ -449,6 +450,7 @@ beegfs_nodev /with\\040blank beegfs rw 0 0
         ("/scratch2", "ext4"),
         ("/home", "nfs4"),
         ("/with blank/x", "beegfs"),
+        ("/scratch/inner/x", "tmpfs"),
     ],
 )
 def test_the_mount_of_a_path_is_the_longest_that_holds_it(path, kind):

@@ -394,3 +394,9 @@ def test_help_is_there_and_the_name_is_a_subcommand(run):
     with pytest.raises(HelpAsked, match="SECONDS"):
         run("--help")
     assert names_subcommand(["status", "tasks.txt"])
+
+
+def test_a_time_of_another_day_has_its_day():
+    noon = time.mktime((2026, 11, 23, 12, 0, 0, 0, 0, -1))
+    assert words._time(noon - 3 * 3600, noon) == "09:00:00"
+    assert words._time(noon - 13 * 3600, noon) == "2026-11-22 23:00:00"

@@ -97,3 +97,8 @@ def test_a_disk_that_fails_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("mpifarm.output.ends.open_regular", fail)
     with pytest.raises(StorageError, match="log_1"):
         ends(tmp_path, 1)
+
+
+def test_the_last_of_several_attempts_counts_in_whatever_order_they_stand(tmp_path):
+    pack(tmp_path, (1, 1e9, b"earlier\n"), (1, 1e9 + 5, b"later\n"))
+    assert ends(tmp_path, 1) == {1: b"later\n"}

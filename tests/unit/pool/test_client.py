@@ -739,3 +739,12 @@ def test_each_state_has_its_transitions_and_no_other_is_taken(start):
     site.up(0)
     with pytest.raises(RuntimeError, match="can't get"):
         site.pool._workers[0]._enter(WorkerState.STARTING)
+
+
+def test_a_task_that_ended_with_its_worker_began_before_its_seconds(monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 50.0)
+    result = client._timed_out(lease(7), 101, 12.5)
+    assert (result.started, result.seconds, result.ended) == (987.5, 12.5, 50.0)
+    assert (result.outcome, result.status) == (Outcome.TIMED_OUT, -9)
+    assert (result.taskid, result.attempt, result.worker) == (7, 1, 101)

@@ -14,8 +14,10 @@ from mpifarm.store.attempts import (
     AttemptsFile,
     encode_time,
     escape,
+    last_outcomes,
     parse_time,
     read_attempts,
+    read_last_rows,
     unescape,
 )
 from mpifarm.store.types import Recorded
@@ -232,3 +234,21 @@ def test_a_kill_at_any_call_of_the_move_loses_and_doubles_no_line(
     site.begin()
     assert site.read("attempts.1.tsv").count("\n") == 3
     assert sorted(site.ids()) == [0, 3, 4]
+
+
+def test_the_last_rows_begin_at_a_whole_line(site):
+    lines = [Attempt(taskid).line for taskid in range(3)]
+    site.write(ATTEMPTS_HEAD + "".join(lines))
+    for most, taskids in (
+        (len(lines[2]), []),
+        (len(lines[2]) + 1, [2]),
+        (len(lines[1] + lines[2]) + 1, [1, 2]),
+        (10**6, [0, 1, 2]),
+    ):
+        rows = read_last_rows(site.paths, most)
+        assert [int(fields[0]) for fields in rows] == taskids
+
+
+def test_each_task_s_last_outcome_is_that_of_its_last_row():
+    rows = [[b"1", b"1", b"failed"], [b"x", b"1", b"lost"], [b"1", b"2", b"completed"]]
+    assert last_outcomes(rows) == {1: b"completed"}

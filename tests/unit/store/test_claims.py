@@ -1,6 +1,7 @@
 """Claims: the journal's format, and who counts as dead."""
 
 import errno
+import fcntl
 import json
 import os
 
@@ -34,6 +35,7 @@ from mpifarm.store.farm_liveness import (
     read_file_clock,
     this_machine,
 )
+from mpifarm.system import files
 
 HEAD = Head("f1", "node1", "boot1", 42, 5042, 1000.5, (LockFile("/w/lock", 1, 2),))
 
@@ -278,3 +280,67 @@ def test_a_claim_that_cannot_be_looked_at_is_a_storage_error(tmp_path):
             claims.is_at(descriptor, f"{tmp_path}/{'x' * 300}")
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_a_lock_counts_as_ours(monkeypatch, code):
+    def fail(error):
+        def flock(_descriptor, _operation):
+            raise error
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    fail(OSError(code, "no locks"))
+    assert claims.take_flock(0)
+    fail(BlockingIOError())
+    assert not claims.take_flock(0)
+    fail(OSError(errno.EIO, "broken"))
+    with pytest.raises(OSError, match="broken"):
+        claims.take_flock(0)
+
+
+def create_claim(tmp_path):
+    paths = WorkdirPaths(str(tmp_path))
+    (tmp_path / "claims").mkdir(exist_ok=True)
+    return OwnClaim(paths, HEAD)
+
+
+@pytest.mark.parametrize("fault", ["flock", "held", "name", "write"])
+def test_a_claim_that_can_not_be_made_leaves_no_file(tmp_path, monkeypatch, fault):
+    if fault == "flock":
+
+        def flock(_descriptor):
+            raise OSError(errno.EIO, "broken")
+
+        monkeypatch.setattr(claims, "take_flock", flock)
+    elif fault == "held":
+        monkeypatch.setattr(claims, "take_flock", lambda _: False)
+    elif fault == "name":
+        monkeypatch.setattr(claims, "is_at", lambda *_: False)
+    else:
+
+        def write(*_, **__):
+            raise StorageError("full")
+
+        monkeypatch.setattr(files, "append_to", write)
+    with pytest.raises(StorageError) as caught:
+        create_claim(tmp_path)
+    assert list((tmp_path / "claims").iterdir()) == []
+    is_taken = "another farm has taken over" in str(caught.value)
+    assert is_taken is (fault in ("held", "name"))
+
+
+def test_a_heartbeat_is_the_time_of_the_claims_file(tmp_path):
+    claim = create_claim(tmp_path)
+    os.utime(claim.path, (5.0, 5.0))
+    claim.beat()
+    assert os.stat(claim.path).st_mtime > 5.0
+    claim.end()
+    claim.end()
+
+
+def test_lock_files_that_are_missing_are_left_out(tmp_path):
+    (tmp_path / "lock").touch()
+    (found,) = claims.find_lock_files([str(tmp_path / "lock"), str(tmp_path / "none")])
+    status = os.stat(tmp_path / "lock")
+    assert found == LockFile(str(tmp_path / "lock"), status.st_dev, status.st_ino)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mpifarm.errors import InputError, StorageError
-from mpifarm.store.custom_store import CustomStore
+from mpifarm.store.custom_store import CustomStore, Texts
 from tests.unit.store_fakes import (
     TASKS,
     FakeLock,
@@ -482,3 +482,43 @@ def test_a_kill_at_any_step_loses_at_most_the_task_under_way_and_a_full_disk_non
             assert at > 20
             return
     raise AssertionError("it never got through")
+
+
+def test_a_task_has_a_record_once_it_has_ended(farms):
+    farm = farms.open()
+    first, second, third = farms.transact(farm, take=3)
+    farms.transact(farm, [ended(first), ended(second, 1)])
+    assert [farm.has_record_of(each) for each in (first, second, third)] == [
+        *(True, True, False)
+    ]
+
+
+def test_a_task_without_a_text_is_named_by_its_number():
+    class Shy:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, taskid):
+            raise KeyError(taskid)
+
+    texts = Texts(Shy())
+    assert [len(texts), texts[0], texts[1]] == [2, "task 0", "task 1"]
+
+
+def test_another_rank_that_leads_on_holds_what_the_lost_one_did(farms):
+    lost = farms.open()
+    taken = farms.transact(lost, take=4)
+    farms.transact(lost, [ended(taken[0])])
+    site = farms.site
+    site.farms += 1
+    farm = CustomStore.open(
+        str(site.root),
+        farms.list,
+        farms.lock,
+        f"{lost.farm[:8]}0000000{site.farms}",
+        lambda: site.now,
+        site.machine(site.farms),
+        predecessor=lost.farm,
+    )
+    assert farm.held == {*taken[1:]}
+    assert farms.claims() == [farm.farm]

@@ -176,3 +176,29 @@ def test_a_list_torn_anywhere_is_never_taken_for_an_edited_one(tasks, data):
 
 def test_blank_lines_stand_for_no_task_that_is_missing():
     assert list(chain(*scan_ids([b"1 a\n\n3 c\n"]))) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("ids", "is_in_order"),
+    [
+        ([], True),
+        ([3], True),
+        ([0, 1, 7], True),
+        ([0, 2, 1, 3], False),
+        ([1, 1], False),
+    ],
+)
+def test_ids_in_order_grow_from_each_line_to_the_next(ids, is_in_order):
+    tasks = [f"t{number}" for number in range(8)]
+    content = "".join(f"{taskid} t{taskid}\n" for taskid in ids).encode()
+    assert parse_status(content, tasks, list_is_same=True).is_in_order is is_in_order
+
+
+@pytest.mark.parametrize(("line", "ids"), [(b"7 x", [7]), (b"8 x", []), (b"x", [])])
+def test_a_line_of_another_text_counts_in_toprocess_if_the_list_has_its_id(line, ids):
+    tasks = [f"t{number}" for number in range(8)]
+    for counts_begun in (True, False):
+        parsed = parse_status(
+            line + b"\n", tasks, list_is_same=True, counts_begun=counts_begun
+        )
+        assert [*parsed.ids] == (ids if counts_begun else [])

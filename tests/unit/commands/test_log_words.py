@@ -1,0 +1,289 @@
+"""What ``mpifarm log`` says where it waits, gives up, or has nothing to show."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from mpifarm.audit.audit import ClaimView
+from mpifarm.audit.locate import LocatedTask
+from mpifarm.commands.log import command, follow
+from mpifarm.commands.log.explain import Explainer
+from mpifarm.commands.log.gaps import MAX_GAPS, Gap, Gaps
+from mpifarm.errors import ExitStatus, InputError, StorageError
+from mpifarm.store.farm_liveness import FarmLiveness
+from mpifarm.store.target import Target
+from mpifarm.store.task_map import Location
+
+ALIVE = ClaimView("f00d", "on n1", FarmLiveness.HOLDS_LOCK, frozenset(), frozenset())
+DEAD = ALIVE._replace(liveness=FarmLiveness.DEAD)
+
+
+class Complaints:
+    def __init__(self):
+        self.said: list[str] = []
+
+    def print_error(self, sentence):
+        self.said.append(sentence)
+
+
+@pytest.fixture
+def console():
+    return Complaints()
+
+
+@pytest.fixture
+def explain(tmp_path, console):
+    """Make an explainer for a workdir, with or without its list."""
+
+    def make(*, with_list=True, little=False):
+        root = tmp_path / "list_workdir"
+        (root / "logs").mkdir(parents=True, exist_ok=True)
+        if little:
+            (root / "logs" / "unkept").mkdir(exist_ok=True)
+        (tmp_path / "list").write_text("a\nb\n")
+        (root / "toprocess").write_text("0 a\n1 b\n")
+        tasklist = str(tmp_path / "list") if with_list else None
+        return Explainer(Target(str(root), tasklist), {}, cast(Any, console))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("found", "little", "said"),
+    [
+        (
+            LocatedTask(Location.FINISHED, None, may_start=False),
+            False,
+            "has finished, and has no output",
+        ),
+        (
+            LocatedTask(Location.FINISHED, None, may_start=False),
+            True,
+            (
+                "has finished, and has no output (--logs failed keeps nothing of what"
+                " completed)"
+            ),
+        ),
+        (
+            LocatedTask(Location.FAILED, None, may_start=True),
+            True,
+            "has failed, and has no output",
+        ),
+        (
+            LocatedTask(Location.CLAIMED, ALIVE, may_start=True),
+            False,
+            "has not started yet: farm f00d on n1 has taken it",
+        ),
+        (
+            LocatedTask(Location.CLAIMED, ALIVE, may_start=True),
+            True,
+            (
+                "has not started yet: farm f00d on n1 has taken it; or it has just"
+                " completed (--logs failed keeps nothing then)"
+            ),
+        ),
+        (
+            LocatedTask(Location.CLAIMED, DEAD, may_start=True),
+            False,
+            (
+                "has no output here: farm f00d had taken it and died; the next start"
+                " takes it back"
+            ),
+        ),
+        (
+            LocatedTask(Location.QUEUED, None, may_start=True),
+            False,
+            "has not started yet: it waits in toprocess",
+        ),
+        (
+            LocatedTask(Location.QUEUED, None, may_start=False),
+            False,
+            (
+                "has not started yet: it waits in toprocess, and no farm is running:"
+                " give the farm's command again to run it"
+            ),
+        ),
+        (
+            LocatedTask(Location.NOWHERE, None, may_start=False),
+            False,
+            "has no log, and is in no file (a PyTaskFarmer may have taken it)",
+        ),
+        (
+            LocatedTask(Location.UNKNOWN, None, may_start=False),
+            False,
+            "has no output here; only its tasklist knows whether it has run",
+        ),
+    ],
+)
+def test_each_reason_for_no_output_has_its_words(explain, found, little, said):
+    assert explain(little=little).reason(found) == said
+
+
+def test_an_unknown_task_is_told_with_the_list_or_how_to_name_it(explain):
+    with pytest.raises(InputError, match=r"there is no task 2: .*/list has 2 tasks"):
+        explain().locate(2)
+    assert explain().locate(1).location is Location.QUEUED
+    with pytest.raises(InputError, match="to name the tasklist, add --list FILE"):
+        explain(with_list=False).locate(2)
+
+
+def test_ids_beyond_the_list_are_parted_where_the_list_is_known(explain):
+    known, said = explain().split_known([0, 5, 1, 2])
+    assert known == [0, 1]
+    assert said.startswith("there are no tasks 2, 5: ")
+    assert explain().split_known([1])[1] == ""
+    assert explain().split_known([2])[1].startswith("there is no task 2: ")
+    assert explain(with_list=False).split_known([0, 5]) == ([0, 5], "")
+
+
+@pytest.mark.parametrize(
+    ("found", "has_begun", "said"),
+    [
+        (LocatedTask(Location.CLAIMED, ALIVE, may_start=True), True, None),
+        (LocatedTask(Location.CLAIMED, ALIVE, may_start=True), False, "has taken it"),
+        (LocatedTask(Location.CLAIMED, DEAD, may_start=True), False, None),
+        (LocatedTask(Location.FINISHED, None, may_start=True), True, None),
+        (
+            LocatedTask(Location.QUEUED, None, may_start=True),
+            True,
+            "waits in toprocess, to run again",
+        ),
+        (LocatedTask(Location.QUEUED, None, may_start=False), True, None),
+        (
+            LocatedTask(Location.UNKNOWN, None, may_start=True),
+            True,
+            "may run again, as far as the files tell",
+        ),
+        (LocatedTask(Location.UNKNOWN, None, may_start=False), True, None),
+        (
+            LocatedTask(Location.NOWHERE, None, may_start=False),
+            True,
+            "is in no file: a PyTaskFarmer may be running it",
+        ),
+    ],
+)
+def test_why_it_waits_is_told(explain, console, found, has_begun, said):
+    follow._report_waiting(explain(), 7, found, has_begun=has_begun)
+    if said is None:
+        assert console.said == []
+    else:
+        (sentence,) = console.said
+        assert sentence.startswith("task 7 ")
+        assert sentence.endswith(f"{said}; this waits for it (Ctrl-C ends that)")
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (LocatedTask(Location.FINISHED, None, may_start=True), []),
+        (LocatedTask(Location.CLAIMED, ALIVE, may_start=True), []),
+        (
+            LocatedTask(Location.CLAIMED, DEAD, may_start=True),
+            [
+                (
+                    "task 7 has not ended: farm f00d had it and died; the farm's"
+                    " command, given again, runs it again"
+                )
+            ],
+        ),
+        (
+            LocatedTask(Location.QUEUED, None, may_start=True),
+            ["task 7 has not ended: it waits in toprocess"],
+        ),
+        (
+            LocatedTask(Location.QUEUED, None, may_start=False),
+            [
+                (
+                    "task 7 has not ended: it waits in toprocess, and no farm is"
+                    " running: give the farm's command again to run it"
+                )
+            ],
+        ),
+    ],
+)
+def test_why_nothing_more_comes_is_told(explain, console, found, said):
+    follow._report_unfinished(explain(), 7, found)
+    assert console.said == said
+
+
+def test_many_reasons_are_told_in_few_sentences():
+    gaps = Gaps()
+    for number in range(MAX_GAPS + 3):
+        for taskid in range(2):
+            gaps.note(Gap("", f" has reason {number}"), 2 * number + taskid)
+    sentences = gaps.sentences()
+    assert len(sentences) == MAX_GAPS + 1
+    assert sentences[0] == "each of the tasks 0-1 has reason 0"
+    assert sentences[-1] == "the like is true of 6 more tasks"
+    gaps = Gaps()
+    for number in range(MAX_GAPS):
+        gaps.note(Gap("", f" has reason {number}"), number)
+    assert gaps.sentences()[-1] == f"task {MAX_GAPS - 1} has reason {MAX_GAPS - 1}"
+    many = Gaps()
+    for taskid in range(0, 100, 2):
+        many.note(Gap("", " have none"), taskid)
+    (sentence,) = many.sentences()
+    assert sentence.startswith("each of 50 tasks (0, 2, 4,")
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (BrokenPipeError(), ExitStatus.ALL_FINISHED),
+        (PermissionError(13, "Permission denied", "log_0"), InputError),
+        (OSError(5, "Input/output error", "log_0"), StorageError),
+    ],
+)
+def test_an_error_while_printing_is_told_by_its_kind(
+    tmp_path, monkeypatch, console, error, ends
+):
+    (tmp_path / "list").write_text("a\n")
+    (tmp_path / "list_workdir" / "logs").mkdir(parents=True)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(command, "_print", fail)
+    monkeypatch.chdir(tmp_path)
+    if isinstance(ends, ExitStatus):
+        assert command.main(["list", "0"], console, {}) == ends
+        return
+    with pytest.raises(ends, match="log_0"):
+        command.main(["list", "0"], console, {})
+
+
+def test_failed_tasks_of_a_list_with_its_own_state_are_not_known():
+    view: Any = SimpleNamespace(
+        has_own_state=True, target=Target("w", "list", handler="db")
+    )
+    with pytest.raises(InputError, match=r"--failed is impossible: .*'db' keeps"):
+        command._find_failed(view)
+
+
+def test_words_of_the_command_line_are_checked():
+    assert command._parse_attempt("-1") == -1
+    assert command._parse_attempt("3") == 3
+    assert command._parse_attempt(None) is None
+    assert command._parse_last("1") == 1
+    for wrong in ("0", "-0", "x", "1.5", ""):
+        with pytest.raises(InputError, match="--attempt takes 1, 2"):
+            command._parse_attempt(wrong)
+    for wrong in ("0", "-1", "x", ""):
+        with pytest.raises(InputError, match="--last takes a number of lines"):
+            command._parse_last(wrong)
+
+
+@pytest.mark.parametrize(
+    ("taskids", "attempt", "last", "failed", "told"),
+    [
+        ([1], None, None, True, "name it, without --failed"),
+        ([1], None, 3, False, "leave out --last"),
+        ([1, 2], None, None, False, "and 2 are named: name one"),
+        ([1], 1, None, False, "leave out --attempt, or -f"),
+    ],
+)
+def test_following_is_for_all_of_one_task(taskids, attempt, last, failed, told):
+    command._check_follow([1], None, None, failed=False)
+    with pytest.raises(InputError, match=told):
+        command._check_follow(taskids, attempt, last, failed=failed)
