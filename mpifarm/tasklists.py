@@ -284,7 +284,9 @@ def version_of(fd: int) -> tuple[int, ...] | None:
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    # An edit that keeps size and mtime changes ctime.
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return found.st_dev, found.st_ino, found.st_size, *times
 
 
 def _open_list(path: str) -> TextIO:

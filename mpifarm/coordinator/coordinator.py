@@ -19,6 +19,7 @@ from mpifarm.coordinator.dispatch import NO_COMMAND, Dispatcher
 from mpifarm.coordinator.effects import (
     Conclude,
     Effect,
+    LookAtList,
     NoteAttempt,
     NoteInLog,
     NoteRunning,
@@ -30,6 +31,7 @@ from mpifarm.coordinator.effects import (
 from mpifarm.coordinator.ending import Ending
 from mpifarm.coordinator.failover import Failover
 from mpifarm.coordinator.forecast import Forecast
+from mpifarm.coordinator.growing import GrowingList
 from mpifarm.coordinator.limits import Limits
 from mpifarm.coordinator.liveness import Liveness
 from mpifarm.coordinator.prefetch import Prefetch
@@ -70,6 +72,7 @@ __all__ = [
     "Conclude",
     "Coordinator",
     "Effect",
+    "LookAtList",
     "NoteAttempt",
     "NoteInLog",
     "NoteRunning",
@@ -129,6 +132,7 @@ class Coordinator:
         self.quarantine = Quarantine(policy.quarantine)
         first = 0 if held else len(rank_set.ranks) * rank_set.workers
         self.prefetch = Prefetch(limits, first, now, waits_for_others=waits_for_others)
+        self.growing = GrowingList(self._post)
         self.dispatcher = Dispatcher(
             *(farm, table, limits, self.quarantine, self.unlocated),
             *(self.prefetch, commands, self._post),
@@ -263,6 +267,15 @@ class Coordinator:
         self.limits.failures.note_before(before, own)
         return self.limits.failures.describe()
 
+    def expect_growth(self, follow: float | None) -> None:
+        """Have the leader take up lines that are added, and look before the end.
+
+        See `LookAtList` and `on_list_grown`.  `follow` are the seconds for which the
+        farm waits for more when all is done; None: it does not.
+        """
+        self.growing.expect(follow)
+        self.prefetch.waits_for_more = follow is not None
+
     def expect_deadline(self) -> None:
         """Begin to measure tasks, since `on_deadline` will tell later of a deadline."""
         self.limits.walltime.expect_deadline()
@@ -396,6 +409,25 @@ class Coordinator:
             # What ranks may hold depends on whether there is more to come.
             self.dispatcher.update_all_demand()
 
+    def on_list_grown(self, now: float) -> None:
+        """Note that tasks were added to the list, which has them in `commands`."""
+        total = len(self.commands)
+        self.limits.failures.grow(total)
+        self.forecast.grow(total)
+        self.prefetch.note_more(now)
+        self._looked_last = False
+        self.growing.note_work()
+        self.dispatcher.update_all_demand()
+
+    def on_list_seen(self) -> None:
+        """Note that a look at the list, since `LookAtList`, has shown nothing new."""
+        self.growing.note_seen()
+
+    def on_list_ended(self) -> None:
+        """Wait for no more lines, whatever the farm was to wait for."""
+        self.growing.end_following()
+        self.prefetch.waits_for_more = False
+
     def on_storage_failed(self, reason: str, now: float) -> None:
         """Drop the transaction, begin no other, and stop with grace.
 
@@ -455,14 +487,21 @@ class Coordinator:
             self.ending.wake_at(),
         )
         if phase is Phase.WORKING:
-            wake_at = min(wake_at, self.dispatcher.wake_at(), self.rank_use.wake_at())
+            wake_at = min(
+                *(wake_at, self.dispatcher.wake_at(), self.rank_use.wake_at()),
+                self.growing.wake_at(),
+            )
         return max(now, wake_at)
 
     def _work(self, now: float) -> None:
         self.dispatcher.assign(now)
         if self._looked_last and not self.table.tasks:
-            self.ending.leave_if_done()
-            return
+            if self.growing.may_leave(now):
+                self.ending.leave_if_done()
+            if not self.growing.is_waiting:
+                return
+        else:
+            self.growing.note_work()
         self.dispatcher.recall(now)
         self.commits.begin(now, self.dispatcher.count_to_take(now))
         self.stop_reasons.check_ranks(now)

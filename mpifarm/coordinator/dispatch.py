@@ -240,7 +240,8 @@ class Dispatcher:
         prefetch, table = self.prefetch, self._table
         if not prefetch.is_empty or now >= prefetch.poll_at:
             return False
-        return len(table.ended) < len(table.tasks) or prefetch.others_hold
+        waits = prefetch.others_hold or prefetch.waits_for_more
+        return len(table.ended) < len(table.tasks) or waits
 
     def has_work_for_returns(self) -> bool:
         """Return whether a rank that is tried again would have a task, now or later."""

@@ -70,6 +70,11 @@ class TakeNothing:
 
 
 @dataclass(frozen=True, slots=True)
+class LookAtList:
+    """The order to look at the list a last time: all of it that is known is done."""
+
+
+@dataclass(frozen=True, slots=True)
 class Conclude:
     """The order to count the list, give the claim up, and tell the user the outcome.
 
@@ -86,6 +91,7 @@ Effect = (
     | NoteAttempt
     | NoteRunning
     | Tell
+    | LookAtList
     | Conclude
 )
 

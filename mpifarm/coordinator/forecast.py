@@ -44,6 +44,16 @@ class Forecast:
 
         return TimeLeftEstimator(self._total, self._begun)
 
+    def grow(self, total: int) -> None:
+        """Reckon with the `total` tasks that the list has now."""
+        before, self._total = self._total, total
+        if "_estimator" not in vars(self):
+            return  # Nothing has ended yet, and nothing is known of any task.
+        self._estimator.total = total
+        for taskid in range(before, total) if self._known else ():
+            if taskid in self._known:
+                self._estimator.note_known(taskid, self._known[taskid])
+
     def expect(self, known: Mapping[int, float]) -> None:
         """Learn what tasks are said to take, by id, in seconds."""
         self._known = known

@@ -108,11 +108,9 @@ class FailureLimit:
 
     def __init__(self, policy: Policy, total: int) -> None:
         """`total` is the number of tasks of the list."""
-        share, self._most = policy.max_failed_share, policy.max_failures or 0
+        self._share, self._most = policy.max_failed_share, policy.max_failures or 0
         self._of_list = ""
-        if share is not None:
-            self._most = max(1, math.ceil(share * total))
-            self._of_list = f" {100 * share:g}%, {self._most} of the list's {total}"
+        self.grow(total)
         self.counts = self._most > 0
         """Whether there is any limit."""
         self.failed_before = 0
@@ -120,6 +118,13 @@ class FailureLimit:
         self._failed = 0
         self._expected: set[int] = set()
         """Tasks that have failed and have no record yet."""
+
+    def grow(self, total: int) -> None:
+        """Take a share of the `total` tasks that the list has now."""
+        if self._share is not None:
+            self._most = max(1, math.ceil(self._share * total))
+            of_list = f"{self._most} of the list's {total}"
+            self._of_list = f" {100 * self._share:g}%, {of_list}"
 
     def note_before(self, before: int, own: int) -> None:
         """Set how many tasks failed `before` this start, and how many since (`own`).

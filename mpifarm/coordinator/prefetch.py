@@ -37,6 +37,8 @@ class Prefetch:
         """Whether ``toprocess`` had nothing more for us at the last look."""
         self.others_hold = False
         """Whether other farms hold tasks, and this one waits for them."""
+        self.waits_for_more = False
+        """Whether this farm waits for tasks that are not in the list yet."""
         self.poll_at = now
         """When to look again at a ``toprocess`` that had nothing."""
         self._limits = limits
@@ -61,6 +63,11 @@ class Prefetch:
         self.poll_at = now + POLL_SECONDS
         self._took_at = now
         self._cost = cost
+
+    def note_more(self, now: float) -> None:
+        """Note that tasks were queued: the next look is due."""
+        self.is_empty = False
+        self.poll_at = now
 
     def is_too_soon(self, now: float) -> bool:
         """Return whether the last taking was less than `TAKE_INTERVAL` ago."""

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 from mpifarm.errors import ExitStatus, FarmError
 from mpifarm.farm.context import RankContext
+from mpifarm.farm.growth import explain_left
 from mpifarm.farm.leader import Leader
 from mpifarm.farm.summary import FailedTask, ListCounts, Summary
-from mpifarm.lists.growth import explain_change, find_change
-from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
 from mpifarm.model.wording import agree
@@ -57,8 +56,7 @@ class Conclusion:
         self.status = ExitStatus.RUN_AGAIN
         self._leader = leader
         self._context = context
-        total = len(leader.coordinator.commands)
-        self._counts = ListCounts(total, 0, 0, 0, 0, is_counted=False)
+        self._counts = ListCounts(0, 0, 0, 0, 0, is_counted=False)
         self._failed: list[FailedTask] = []
 
     def conclude(self) -> None:
@@ -128,25 +126,26 @@ class Conclusion:
         return self._counts.exit_status
 
     def _look_at_list(self, notes: list[str]) -> None:
-        """Note lines that came meanwhile, and let the status ask for another start.
+        """Note what the farm leaves of its list, and let the status ask for a start.
 
-        The farm has done the list as it was at its beginning.
+        That is what was added last to a farm that was stopped or drained, and what was
+        edited.
         """
-        coordinator, path = self._leader.coordinator, self._context.settings.tasklist
-        texts = coordinator.commands
-        if not isinstance(texts, PackedTexts):
+        growth = self._leader.growth
+        if growth is None or self.status is ExitStatus.RUN_AGAIN:
             return
-        change = find_change(path, texts)
-        if sentence := explain_change(path, change):
+        left = growth.find_left(time.monotonic())
+        if sentence := explain_left(growth.watch.path, left):
             notes.append(sentence)
-        if change.added and not coordinator.too_many_failures:
+        if left.added and not self._leader.coordinator.too_many_failures:
             self.status = ExitStatus.RUN_AGAIN
 
     def _do_without_count(self) -> None:
         """Take the numbers that the store knows, as the list can't be counted."""
         finished, failed = self._leader.store.recorded
-        self._counts = self._counts._replace(finished=finished, failed=failed)
-        if finished == self._counts.total:
+        total = len(self._leader.coordinator.commands)
+        self._counts = ListCounts(total, finished, failed, 0, 0, is_counted=False)
+        if finished == total:
             self.status = ExitStatus.ALL_FINISHED
 
     def _create_summary(self, notes: Sequence[str]) -> Summary:

@@ -15,6 +15,7 @@ from mpifarm.coordinator.coordinator import (
     Conclude,
     Coordinator,
     Effect,
+    LookAtList,
     NoteAttempt,
     NoteInLog,
     NoteRunning,
@@ -47,6 +48,7 @@ from mpifarm.system.lock import WorkdirLock
 if TYPE_CHECKING:
     from mpifarm.farm.cause_lines import GroupedFailures
     from mpifarm.farm.failures import Failures
+    from mpifarm.farm.growth import Growth
 
 JOIN_SECONDS = 30.0
 """Seconds after which the ranks are told by host, though some have not joined."""
@@ -81,6 +83,8 @@ class Leader:
         self.store = store
         self.lock = lock
         self.tally = tally
+        self.growth: Growth | None = None
+        """The growth of the list; None for one that does not grow while it runs."""
         self._job_end = job_end
         self._comm = context.comm
         self._signals = context.process.signals
@@ -155,6 +159,8 @@ class Leader:
             agent.step(self._clock.now)
             moved |= self._perform_effects(agent)
             moved |= self._write()
+            if self.growth is not None:
+                moved |= self.growth.step(self._clock.now)
             self._do_what_is_due()
             if moved:
                 self._waiter.restart()
@@ -209,14 +215,20 @@ class Leader:
                 record = self._record(effect.rank, effect.result)
                 self.store.note_attempts([record])
             case NoteRunning():
-                if self._task_lines is not None:
-                    self._task_lines.note_running(effect.rank, effect.tasks)
+                self._note_running(effect)
             case Tell():
                 self._output.say(effect.sentence)
+            case LookAtList():
+                assert self.growth is not None
+                self.growth.look_at_end()
             case Conclude():
                 self._conclude()
             case _:
                 assert_never(effect)
+
+    def _note_running(self, effect: NoteRunning) -> None:
+        if self._task_lines is not None:
+            self._task_lines.note_running(effect.rank, effect.tasks)
 
     def _send(self, agent: Agent, rank: int, message: ToRank) -> None:
         """Send a message to a rank, or hand it to this rank's own agent."""
@@ -411,5 +423,6 @@ class Leader:
             self._heartbeat.due_at,
             self._answer_at,
             self._farm_file.due_at,
+            self.growth.wake_at() if self.growth else float("inf"),
         )
         agent.wait(self._waiter, now, wake_at)

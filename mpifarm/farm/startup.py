@@ -23,6 +23,7 @@ from mpifarm.farm.first_words import (
     warn_of_directory,
     warn_of_unused,
 )
+from mpifarm.farm.growth import find_growth
 from mpifarm.farm.idle_nodes import IdleNodes
 from mpifarm.farm.job_end import JobEnd
 from mpifarm.farm.leader import Leader
@@ -178,7 +179,12 @@ def _create_leader(
     if job_end.is_open:
         coordinator.expect_deadline()
     tally = Tally(context.begun, done_before=sum(store.recorded))
-    return Leader(coordinator, store, opened.lock, tally, context, job_end)
+    leader = Leader(coordinator, store, opened.lock, tally, context, job_end)
+    farm = store, opened.lock, coordinator, context.process.output
+    leader.growth = find_growth(tasks, *farm)
+    if leader.growth is not None:
+        coordinator.expect_growth(settings.follow)
+    return leader
 
 
 def _find_rank_set(context: RankContext) -> RankSet:

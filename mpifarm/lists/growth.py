@@ -1,87 +1,389 @@
-"""Changes of a tasklist while its farm ran: lines added at the end, or an edit.
+"""The watch over a tasklist whose farm runs: lines that are added at its end.
 
-Rules of this file: it runs once, at the end of a farm, and costs one stat of the file
-if nothing has changed.
+Rules of this file: a list is read a part at a time, and nothing waits.  Only lines that
+end in a newline count.  What is new is offered only after the known lines in front of
+it were found to be the same: by their hash, or else text by text.  A list that is
+shorter, gone or different is looked at again for some seconds before that is said: an
+editor, or a script, may be writing it anew.
 """
 
+import hashlib
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from enum import Enum
+from typing import NamedTuple, Protocol
 
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.wording import counted
-from mpifarm.tasklists import TasklistFileError, read_list, version_of
+from mpifarm.order.constraints import Constraints
+from mpifarm.system.regular_files import open_regular
+from mpifarm.tasklists import ListReader, ListTaskList, TasklistFileError, version_of
+
+LOOK_SECONDS = 1.0
+"""Seconds between two looks at the list."""
+
+MAX_SHARE = 0.1
+"""Share of rank 0's time that looks may take: a list that is appended to all the time
+is read again, from its beginning, at each look."""
+
+ODD_SECONDS = 5.0
+"""Seconds for which a list is odd before that is said."""
+
+PART = 1 << 21
+"""Bytes that are read in one step, which takes some 20 ms."""
+
+Version = tuple[int, ...]
 
 
-class Change(NamedTuple):
-    """The difference between a list now and as a farm has read it."""
+class OpenList(Protocol):
+    """An open file with a list; the methods raise OSError."""
 
-    added: int = 0
-    """The number of new tasks."""
-    is_edited: bool = False
-    """Whether a line that was read has changed or is gone."""
+    def version(self) -> Version | None:
+        """Return a value that changes with the file; device and inode come first."""
+
+    def read(self, begin: int, length: int) -> bytes:
+        """Return the bytes from `begin` on, none behind the file's end."""
+
+    def close(self) -> None:
+        """Close the file."""
 
 
-def find_change(path: str, texts: PackedTexts) -> Change:
-    """Return the change of the list since `texts` were read from it.
+class ListFile:
+    """The open file at `path`; raises OSError."""
 
-    The file is read again only if its version has changed.  A list that is gone, cannot
-    be read or came from a pipe counts as unchanged.  A last line without newline is not
-    counted as new: it may be half written.
+    def __init__(self, path: str) -> None:
+        # Opened anew for each look: NFS answers a plain stat from its cache.
+        self._fd = open_regular(path, os.O_RDONLY, follow=True)
+
+    def version(self) -> Version | None:
+        """Return a value that changes with the file."""
+        return version_of(self._fd)
+
+    def read(self, begin: int, length: int) -> bytes:
+        """Return the bytes from `begin` on, none behind the file's end."""
+        return os.pread(self._fd, length, begin)
+
+    def close(self) -> None:
+        """Close the file."""
+        with suppress(OSError):  # Nothing was written.
+            os.close(self._fd)
+
+
+class Oddity(Enum):
+    """Why nothing of a list is taken up."""
+
+    EDITED = "edited"
+    GONE = "gone"
+    WRONG = "wrong"
+    """A line was added that can't be taken up."""
+    OTHER = "other"
+    """Another farm has taken up other lines."""
+
+
+class Odd(NamedTuple):
+    """A list of which nothing is taken up, and its fault in words, if there are any."""
+
+    why: Oddity
+    fault: str = ""
+
+
+def explain_odd(path: str, odd: Odd, known: int) -> str:
+    """Return the sentence about a list that is odd while its farm runs.
+
+    `known` is the number of its tasks that the farm knows.
     """
-    if texts.version is None or _find_version(path) in (None, texts.version):
-        return Change()
-    try:
-        now = read_list(path).texts
-    except TasklistFileError:
-        return Change()
-    count, before = len(now), len(texts)
-    if count > before and not _ends_whole(path):
-        count -= 1  # An editor or a script may still be writing it.
-    is_edited = len(now) < before or not _begins_with(now, texts)
-    return Change(max(0, count - before), is_edited)
-
-
-def explain_change(path: str, change: Change) -> str:
-    """Return the sentence about a change, with its remedy; "" if nothing changed."""
-    if change.is_edited:
-        return _explain_edit(path, change.added)
-    if not change.added:
-        return ""
-    added = counted(change.added, "line was", "lines were")
-    return f"{added} added to {path} while the farm ran: give the same command again"
-
-
-def _explain_edit(path: str, added: int) -> str:
-    warning = (
-        f"WARNING: {path} was edited while the farm ran: what is said here"
-        " is of the list as it was at the start"
+    match odd.why:
+        case Oddity.EDITED:
+            what = f"{path} was edited, and not only added to, while the farm runs"
+        case Oddity.GONE:
+            what = f"{path} can't be read any more ({odd.fault})"
+        case Oddity.WRONG:
+            return (
+                f"WARNING: {odd.fault}; until then, nothing that was added to the list"
+                " while the farm runs is taken up"
+            )
+        case _:
+            what = f"another farm knows other lines at the end of {path}"
+    return (
+        f"WARNING: {what}: the farm goes on with the {counted(known)} that it knows,"
+        " and takes no others up unless the list begins with these again"
     )
-    if not added:
-        return warning
-    has = f"it has {counted(added)} more now, and what was added has not run"
-    return f"{warning}; {has}: give the same command with --remap"
 
 
-def _find_version(path: str) -> tuple[int, ...] | None:
-    """Return the version of a list, None if it is gone or cannot be opened."""
-    # Opened: NFS answers a plain stat from its cache.
-    with suppress(OSError):
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+class Mark(NamedTuple):
+    """A place in the file, behind a newline, and the hash of all before it."""
+
+    end: int
+    digest: bytes
+
+
+class ListWatch:
+    """The watch over the file of one list, of which the farm knows `tasks`.
+
+    The texts of `tasks` are read here, and grow elsewhere.
+    """
+
+    def __init__(
+        self,
+        tasks: ListTaskList,
+        now: float,
+        open_list: Callable[[str], OpenList] = ListFile,
+        timer: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        assert isinstance(tasks.tasks, PackedTexts)
+        self.path = tasks.path
+        self.look_at = now + LOOK_SECONDS
+        """When `look` is due: in the past while a look is under way."""
+        self.looks = 0
+        """How many looks have come to an answer."""
+        self.odd: Odd | None = None
+        """The list's oddity, once it is to be said."""
+        self.fresh = ListReader(self.path)
+        """What was added, from `begin` on in its texts."""
+        self.begin = 0
+        self._known: PackedTexts = tasks.tasks
+        self._constraints = tasks.constraints
+        self._open = open_list
+        self._timer = timer
+        self._cost = 0.0
+        self._mark: Mark | None = None
+        """The place up to which all was read into `fresh`, or is known."""
+        self._seen = tasks.tasks.version
+        """The version of the file that was looked at last."""
+        self._found: Odd | None = None
+        """The oddity of that version."""
+        self._odd_since = 0.0
+        self._scan: _Scan | None = None
+
+    @property
+    def count(self) -> int:
+        """How many tasks may be taken up: the lines in front of them are the same."""
+        if self._scan is not None or self._found is not None:
+            return 0
+        return len(self.fresh.texts) - self.begin
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether a look is under way."""
+        return self._scan is not None
+
+    def note_taken(self, count: int) -> None:
+        """Forget tasks that were added: the farm knows them now."""
+        self.begin += count
+        if self.begin == len(self.fresh.texts):
+            self.fresh.texts, self.begin = PackedTexts(), 0
+
+    def note_refused(self, now: float) -> None:
+        """Note that nothing was taken up, because another farm knows other lines."""
+        self._note_odd(Odd(Oddity.OTHER), now)
+
+    def look_soon(self) -> None:
+        """Look as soon as possible."""
+        self.look_at = float("-inf")
+
+    def look(self, now: float) -> None:
+        """Look at the list if that is due: one step, after which more may be due."""
+        if now < self.look_at:
+            return
+        begun = self._timer()
         try:
-            return version_of(fd)
+            is_done = self._step(now)
+        except _OddListError as error:
+            is_done = self._note_odd(error.odd, now)
+        except TasklistFileError as error:
+            is_done = self._note_odd(Odd(Oddity.WRONG, str(error)), now)
+        except OSError as error:
+            fault = error.strerror or str(error)
+            self._seen = None  # it may come back as it was
+            is_done = self._note_odd(Odd(Oddity.GONE, fault), now)
+        self._cost += self._timer() - begun
+        self.looks += is_done
+        if self._scan is None:
+            self.look_at = now + max(LOOK_SECONDS, self._cost / MAX_SHARE)
+            self._cost = 0.0
+
+    def _step(self, now: float) -> bool:
+        """Begin a look, or go on with it.  Return whether it has come to an answer."""
+        scan = self._scan
+        if scan is None:
+            opened = self._open(self.path)
+            version = opened.version()
+            if version == self._seen:
+                opened.close()
+                return self._found is None or self._note_odd(self._found, now)
+            self._seen = version
+            known = self._known, self._constraints
+            self._scan = scan = _Scan(opened, self.path, *known, self.fresh, self._mark)
+        if not scan.step():
+            return False
+        self._check_replaced(scan.end)
+        if scan.reader is not self.fresh:
+            self.fresh, self.begin = scan.reader, 0
+        self._mark = scan.mark
+        self._found = self.odd = None
+        self._close()
+        return True
+
+    def _check_replaced(self, end: int) -> None:
+        """Raise if the file has another inode, or was cut, while it was read."""
+        now = self._open(self.path)
+        try:
+            version = now.version()
+            is_same = version and self._seen and version[:2] == self._seen[:2]
+            if not is_same or (end and not now.read(end - 1, 1)):
+                self._seen = None
+                raise _OddListError(Odd(Oddity.EDITED))
         finally:
-            os.close(fd)
-    return None
+            now.close()
+
+    def _note_odd(self, odd: Odd, now: float) -> bool:
+        """Note an oddity.  Return whether it has lasted, so that it is to be said."""
+        self._close()
+        # What was read of this version may stand in `fresh` by half.
+        self._mark = None
+        if self._found is None:
+            self._odd_since = now
+        self._found = odd
+        if now - self._odd_since < ODD_SECONDS:
+            return False
+        self.odd = odd
+        return True
+
+    def _close(self) -> None:
+        if self._scan is not None:
+            self._scan.close()
+            self._scan = None
 
 
-def _ends_whole(path: str) -> bool:
-    with suppress(OSError), open(path, "rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1) in (b"\n", b"\r")
-    return False
+class _OddListError(Exception):
+    """The error of a list that is not as the farm knows it."""
+
+    def __init__(self, odd: Odd) -> None:
+        super().__init__(odd.why)
+        self.odd = odd
 
 
-def _begins_with(now: PackedTexts, texts: PackedTexts) -> bool:
-    count = len(texts)
-    return now.encoded_texts(0, count) == texts.encoded_texts(0, count)
+class _Scan:
+    """The reading of one version of a list.
+
+    With a `mark`, its hash is compared, and `fresh` read on; without, or if the hash
+    differs, the list is read from its beginning and compared with `known`.
+    """
+
+    def __init__(
+        self,
+        opened: OpenList,
+        path: str,
+        known: PackedTexts,
+        constraints: Constraints,
+        fresh: ListReader,
+        mark: Mark | None,
+    ) -> None:
+        self.reader = fresh
+        self.mark: Mark | None = None
+        """The place up to which all was read, None if `known` goes beyond it."""
+        self.end = 0
+        """The bytes that were read so far, all of them whole lines."""
+        self._file = opened
+        self._path = path
+        self._known = known
+        self._constraints = constraints
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._compared = 0
+        """The number of known texts that were found to be the same."""
+        self._expected = mark
+        if mark is None:
+            self._begin_again()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def step(self) -> bool:
+        """Read a part.  Return whether that was the last one."""
+        if self._expected is not None:
+            self._check_hash(self._expected)
+            return False
+        lines, rest = self._read_lines()
+        if not lines:
+            self._end(rest)
+            return True
+        self.reader.take(lines)
+        self.end += len(lines)
+        self._digest.update(lines)
+        if self._compared < len(self._known):
+            self._compare()
+        return False
+
+    def _check_hash(self, expected: Mark) -> None:
+        """Hash one part of the known lines; read all anew if the hash differs."""
+        part = self._file.read(self.end, min(PART, expected.end - self.end))
+        self.end += len(part)
+        self._digest.update(part)
+        if part and self.end < expected.end:
+            return
+        self._expected = None
+        if self.end < expected.end or self._digest.digest() != expected.digest:
+            self._begin_again()
+        else:
+            self._compared = len(self._known)
+
+    def _begin_again(self) -> None:
+        """Read the list from its beginning, with another reader."""
+        self.reader, self.end, self._compared = ListReader(self._path), 0, 0
+        self._digest = hashlib.blake2b(digest_size=16)
+        if not self._known:
+            self._compare_constraints()
+
+    def _read_lines(self) -> tuple[bytes, bytes]:
+        """Return the next whole lines; without any, b"" and what is at the end."""
+        content = b""
+        while part := self._file.read(self.end + len(content), PART):
+            cut = part.rfind(b"\n") + 1
+            if cut:
+                return content + part[:cut], b""
+            content += part
+        return b"", content
+
+    def _compare(self) -> None:
+        """Compare the texts that were read with the known ones, and keep only others.
+
+        Raises `_OddListError`.
+        """
+        texts, known, compared = self.reader.texts, self._known, self._compared
+        count = min(len(texts), len(known) - compared)
+        ours = known.encoded_texts(compared, compared + count)
+        if texts.encoded_texts(0, count) != ours:
+            raise _OddListError(Odd(Oddity.EDITED))
+        self._compared += count
+        self.reader.texts = texts.copy_from(count)
+        if self._compared == len(known):
+            self._compare_constraints()
+
+    def _compare_constraints(self) -> None:
+        """Compare what the known lines say of their order, and keep only the rest."""
+        known = len(self._known)
+        beyond = self.reader.constraints.cut(known)
+        # What the farm has read of the next task's is in `beyond`, too.
+        self._constraints.cut(known)
+        if self.reader.constraints != self._constraints:
+            raise _OddListError(Odd(Oddity.EDITED))
+        self.reader.constraints = beyond
+
+    def _end(self, rest: bytes) -> None:
+        """Set the mark, at the file's end; `rest` is a last line without newline.
+
+        Raises `_OddListError` if known texts are missing.
+        """
+        left = len(self._known) - self._compared
+        if not left:
+            self.mark = Mark(self.end, self._digest.digest())
+            return
+        # A start counts a last line without newline, and all lines that end in a CR.
+        last = ListReader(self._path, self.reader.lines, self._compared)
+        last.take(rest)
+        ours = self._known.encoded_texts(self._compared, len(self._known))
+        if len(last.texts) < left or last.texts.encoded_texts(0, left) != ours:
+            raise _OddListError(Odd(Oddity.EDITED))

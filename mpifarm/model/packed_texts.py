@@ -61,6 +61,14 @@ class PackedTexts(Sequence[str]):
         while self._parts and self._parts[-1][0] >= count:
             self._parts.pop()
 
+    def copy_from(self, begin: int) -> "PackedTexts":
+        """Return the texts from `begin` on as a list of their own."""
+        copy = PackedTexts()
+        if begin < len(self):
+            texts = bytes(self.encoded_texts(begin, len(self)))
+            copy.extend_encoded(texts.split(b"\n")[:-1])
+        return copy
+
     def has_mark(self, mark: bytes) -> bool:
         """Return whether a text of the last `extend` has `mark`, one of `MARKS`."""
         return bool(self._parts) and mark in self._parts[-1][1]

@@ -96,6 +96,9 @@ class Settings:
     """Whether finished tasks of an edited list are found by the text of their lines."""
     durations: str | None = None
     """Path of a file that says how long tasks take (``--durations``)."""
+    follow: float | None = None
+    """Seconds for which the farm waits for more lines when all is done (``--follow``);
+    None: it does not wait."""
     in_array: bool = False
     """Whether tasks held by living farms of the same job array count as done."""
     limits: TaskLimits = TaskLimits()

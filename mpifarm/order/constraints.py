@@ -9,7 +9,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import filterfalse, takewhile
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 
 class Barrier(NamedTuple):
@@ -66,6 +68,16 @@ class Constraints:
             before = self.after.get(taskid, ())
             self.after[taskid] = tuple(sorted({*before, *ids})) if before else ids
         self.kinds.update(others.kinds)
+
+    def cut(self, count: int) -> "Constraints":
+        """Keep what is said of the first `count` tasks.  Return the rest."""
+        rest = Constraints(is_foreign=self.is_foreign)
+        while self.barriers and self.barriers[-1].first >= count:
+            rest.barriers.append(self.barriers.pop())
+        rest.barriers.reverse()
+        _move(self.after, rest.after, count)
+        _move(self.kinds, rest.kinds, count)
+        return rest
 
     def is_shared(self, taskid: int) -> bool:
         """Return whether plain farmers may run the task as it stands, at once."""
@@ -127,3 +139,10 @@ UNORDERED: Final = Constraints()
 
 def _place_of(barrier: Barrier) -> int:
     return barrier.first
+
+
+def _move(ours: dict[int, T], theirs: dict[int, T], count: int) -> None:
+    """Move the entries of the ids from `count` on, which stand last."""
+    moved = list(takewhile(count.__le__, reversed(ours)))
+    for taskid in reversed(moved):
+        theirs[taskid] = ours.pop(taskid)

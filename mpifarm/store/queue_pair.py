@@ -108,10 +108,12 @@ class QueuePair:
 
         Raises `StorageError`.
         """
+        self._replace(queue.path, chunks)
+
+    def _replace(self, path: str, chunks: Iterable[file_contents.Chunk]) -> None:
         staging = self.steps.file(self.steps.begin())
-        blocks = file_contents.blocks_of(chunks)
-        files.write_staging_file(staging, blocks, like=queue.path)
-        files.rename(staging, queue.path)
+        files.write_staging_file(staging, file_contents.blocks_of(chunks), like=path)
+        files.rename(staging, path)
 
     def add(self, first: int) -> None:
         """Put all tasks from `first` on, which are in no file yet, into their queues.
@@ -120,16 +122,32 @@ class QueuePair:
         replaced.  Raises `StorageError`.
         """
         _, added, waiting = self.split(range(first, len(self._tasks)))
-        self._add(self.added, first, added)
-        if self.waiting is not None:
-            self._add(self.waiting, first, waiting)
+        self._add(self._paths.added, first, added)
+        if waiting or self.waiting is not None:
+            self._add(self._paths.waiting, first, waiting)
 
-    def _add(self, queue: Queue, first: int, taskids: Iterable[int]) -> None:
+    def _add(self, path: str, first: int, taskids: Iterable[int]) -> None:
         """Replace a queue by its lines of the ids below `first`, and `taskids`."""
         lines = encode_blocks(taskids, self._tasks)
-        with file_contents.content_of(queue.path) as (_, content):
+        with file_contents.content_of(path) as (_, content):
             before = find_lines_before(content or b"", first)
-            self.replace(queue, chain([before], lines))
+            self._replace(path, chain([before], lines))
+
+    def grow(self, known: int) -> None:
+        """Heed what the list says of the order of its tasks from `known` on.
+
+        The list has grown, and the ledgers with it.
+        """
+        if self.frontier is None:
+            self.begin_order()
+            return
+        total = len(self._tasks)
+        self.frontier.grow(total)
+        finished, failed = (
+            [taskid for taskid in range(known, total) if taskid in ledger]
+            for ledger in self._ledgers
+        )
+        self.frontier.note_ends(finished=finished, failed=failed)
 
     def is_taken_up(self, first: int, ledgers: Ledgers) -> bool:
         """Return whether plain farmers have the tasks from `first` on already.

@@ -71,7 +71,9 @@ class TakeUp:
                 ledger.resize()
             taken_up = self._write(known, stored)
         finally:
-            if taken_up is not TakenUp.YES:
+            if taken_up is TakenUp.YES:
+                self._queues.grow(known)
+            else:
                 self._cut(known)
         return taken_up
 

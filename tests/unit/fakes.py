@@ -22,6 +22,7 @@ from mpifarm.coordinator.coordinator import (
     Conclude,
     Coordinator,
     Effect,
+    LookAtList,
     NoteAttempt,
     NoteInLog,
     NoteRunning,
@@ -432,6 +433,8 @@ class SimulatedFarm:
                 self.noted.append(effect)
             case Tell():
                 self.told.append(effect.sentence)
+            case LookAtList():
+                self.coordinator.on_list_seen()
             case Conclude():
                 self.counts.ends += 1
                 self.ended_at = self.now

@@ -1,6 +1,6 @@
 """What rank 0 counts, says and returns at the end of a farm."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +9,10 @@ import pytest
 
 from mpifarm.coordinator.coordinator import Coordinator
 from mpifarm.errors import ExitStatus, StorageError
-from mpifarm.farm import finish
 from mpifarm.farm.finish import Conclusion
+from mpifarm.farm.growth import Left
 from mpifarm.farm.summary import Tally
-from mpifarm.lists.growth import Change
-from mpifarm.model.packed_texts import PackedTexts
+from mpifarm.lists.growth import Oddity
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
 from mpifarm.store.types import Counts
@@ -121,7 +120,7 @@ class ConcludedFarm:
         in_array: bool = False,
         drains: bool = False,
         before: Callable[["ConcludedFarm"], None] = lambda farm: None,
-        commands: Sequence[str] | None = None,
+        growth: "LeftLines | None" = None,
     ) -> None:
         self.said: list[str] = []
         self.states: list[int] = []
@@ -131,7 +130,7 @@ class ConcludedFarm:
         )
         self.coordinator = Coordinator(
             *(
-                commands or fakes.Commands(3),
+                fakes.Commands(3),
                 fakes.define_farm(),
                 fakes.rank_set_of(1, 1),
                 0.0,
@@ -142,6 +141,7 @@ class ConcludedFarm:
             store=self.workdir,
             lock=lock,
             tally=Tally(0.0),
+            growth=growth,
             write_state=self.states.append,
             group_failures=lambda: None,
         )
@@ -289,26 +289,62 @@ def test_the_exit_status_follows_from_the_counts_the_failures_and_the_disk(
     assert end.workdir.results[0]["exit_status"] == status.value
 
 
-@pytest.mark.parametrize(
-    ("too_much_failed", "status"),
-    [(False, ExitStatus.RUN_AGAIN), (True, ExitStatus.SOME_FAILED)],
-)
-def test_lines_that_came_meanwhile_want_another_start_unless_too_much_failed(
-    monkeypatch, too_much_failed, status
-):
-    monkeypatch.setattr(finish, "find_change", lambda path, texts: Change(added=2))
+class LeftLines:
+    """The growth of a list to which lines were added that nobody has taken up."""
 
-    texts = PackedTexts()
-    texts.extend(["true"] * 3)
+    watch = SimpleNamespace(path="list")
+
+    def find_left(self, now: float) -> Left:
+        return self.left
+
+    def __init__(self, left: Left) -> None:
+        self.left = left
+
+
+@pytest.mark.parametrize(
+    ("counts", "too_much_failed", "status", "is_told"),
+    [
+        (ALL_FINISHED, False, ExitStatus.RUN_AGAIN, True),
+        (ONE_FAILED, False, ExitStatus.RUN_AGAIN, True),
+        (ALL_FINISHED, True, ExitStatus.SOME_FAILED, True),
+        (COUNTS, False, ExitStatus.RUN_AGAIN, False),
+    ],
+)
+def test_lines_that_a_farm_has_left_want_another_start_unless_too_much_failed(
+    counts, too_much_failed, status, is_told
+):
     end = ConcludedFarm(
         *(1, 0),
         left_nothing=True,
-        counts=ALL_FINISHED,
+        counts=counts,
         before=stop_for_failures if too_much_failed else lambda farm: None,
-        commands=texts,
+        growth=LeftLines(Left(2)),
     )
     assert end.status is status
-    assert end.tells("2 lines were added to list while the farm ran")
+    assert is_told is end.tells(
+        "2 tasks were added to list last, and this farm has left them: give the same"
+        " command again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("left", "status", "words"),
+    [
+        (Left(), ExitStatus.ALL_FINISHED, ""),
+        (Left(0, Oddity.EDITED), ExitStatus.ALL_FINISHED, "of the list as the farm kn"),
+        (Left(1, Oddity.EDITED), ExitStatus.RUN_AGAIN, "it has 1 task more now"),
+        (Left(1, Oddity.WRONG), ExitStatus.RUN_AGAIN, "1 task was added to list and n"),
+        (Left(0, Oddity.WRONG), ExitStatus.ALL_FINISHED, ""),
+        (Left(0, Oddity.GONE), ExitStatus.ALL_FINISHED, ""),
+    ],
+)
+def test_an_edited_list_is_told_and_if_it_is_longer_wants_another_start(
+    left, status, words
+):
+    growth = LeftLines(left)
+    end = ConcludedFarm(1, 0, left_nothing=True, counts=ALL_FINISHED, growth=growth)
+    assert end.status is status
+    assert end.tells(words) if words else not end.tells("added to list")
 
 
 @pytest.mark.parametrize(

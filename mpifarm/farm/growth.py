@@ -1,0 +1,254 @@
+"""Lines that are added to the list while its farm works: rank 0 takes them up.
+
+Rules of this file: it never waits.  In each pass of the loop it makes one step, which
+takes a tenth of a second at the most: it reads a part of the list, or, if the lock can
+be had, takes up a part of what was added.
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mpifarm.coordinator.coordinator import Coordinator, Phase
+from mpifarm.errors import StorageError
+from mpifarm.farm.context import UserOutput
+from mpifarm.lists.growth import (
+    LOOK_SECONDS,
+    ODD_SECONDS,
+    ListWatch,
+    Oddity,
+    explain_odd,
+)
+from mpifarm.model.packed_texts import PackedTexts
+from mpifarm.model.wording import agree, counted
+from mpifarm.store.file_store import FileStore
+from mpifarm.store.store import Store
+from mpifarm.store.take_up import TakenUp
+from mpifarm.system.lock import WorkdirLock
+from mpifarm.tasklists import ListTaskList, TaskList, TasklistFileError, read_list
+
+MIN_TASKS = 50_000
+"""Tasks that are taken up in one step, at the most, as long as few were added before.
+``added`` is written anew at each step, so a step grows with it."""
+
+LOCK_SECONDS = 0.005
+"""Seconds between two tries to get the lock."""
+
+TELL_SECONDS = 10.0
+"""Seconds between two sentences about tasks that were added."""
+
+
+class Left(NamedTuple):
+    """What a farm leaves of its list at its end.
+
+    `added` tasks were not taken up; `oddity` says why, if the list is odd.
+    """
+
+    added: int = 0
+    oddity: Oddity | None = None
+
+
+def explain_left(path: str, left: Left) -> str:
+    """Return the sentence about what a farm leaves, with the remedy; "" for nothing."""
+    added = counted(left.added, "task was", "tasks were")
+    them = agree(left.added, "it", "them")
+    match left.oddity:
+        case None if left.added:
+            return (
+                f"{added} added to {path} last, and this farm has left {them}: give the"
+                " same command again"
+            )
+        case Oddity.EDITED:
+            return _explain_edit(path, left.added)
+        case Oddity.WRONG if left.added:
+            return f"{added} added to {path} and not taken up (the reason stands above)"
+    return ""
+
+
+def _explain_edit(path: str, added: int) -> str:
+    warning = (
+        f"WARNING: {path} was edited while the farm ran: what is said here is of the"
+        " list as the farm knew it"
+    )
+    if not added:
+        return warning
+    has = f"it has {counted(added)} more now, and what was added has not run"
+    return f"{warning}; {has}: give the same command with --remap"
+
+
+class Growth:
+    """The growth of one farm's list; `say` and `mention` print a sentence."""
+
+    def __init__(
+        self,
+        tasks: ListTaskList,
+        store: FileStore,
+        lock: WorkdirLock,
+        coordinator: Coordinator,
+        say: Callable[[str], None],
+        mention: Callable[[str], None],
+        now: float,
+    ) -> None:
+        assert isinstance(tasks.tasks, PackedTexts)
+        self.watch = ListWatch(tasks, now)
+        store.grows = True
+        self._texts: PackedTexts = tasks.tasks
+        self._constraints = tasks.constraints
+        self._store = store
+        self._lock = lock
+        self._coordinator = coordinator
+        self._say = say
+        self._mention = mention
+        self._first = len(self._texts)
+        self._try_at = 0.0
+        """When to try to take up what was added."""
+        self._refused_since: float | None = None
+        """Since when nothing could be taken up, for whatever reason."""
+        self._asked_at: int | None = None
+        """The number of looks when the coordinator asked for one."""
+        self._untold = 0
+        self._tell_at = now
+        self._has_told_odd = False
+
+    def find_left(self, now: float) -> Left:
+        """Look at the list again.  Return what this farm leaves there."""
+        watch, looks = self.watch, self.watch.looks
+        watch.look_soon()
+        watch.look(now)
+        while watch.is_reading:
+            watch.look(now)
+        if watch.odd is None or watch.looks == looks:
+            return Left(watch.count)
+        return Left(self._count_more(), watch.odd.why)
+
+    def _count_more(self) -> int:
+        """Return how many tasks an odd list has more than the farm knows."""
+        try:
+            return max(0, len(read_list(self.watch.path).texts) - len(self._texts))
+        except TasklistFileError:
+            return 0
+
+    def look_at_end(self) -> None:
+        """Look at the list at once; the coordinator is told what comes of it."""
+        self._asked_at = self.watch.looks
+        self.watch.look_soon()
+
+    def step(self, now: float) -> bool:
+        """Make a step, if one is due.  Return whether there was anything to do."""
+        if self._coordinator.phase is not Phase.WORKING:
+            return False
+        looked = now >= self.watch.look_at
+        self.watch.look(now)
+        if self.watch.odd is None:
+            self._has_told_odd = False
+        elif not self._has_told_odd:
+            self._has_told_odd = True
+            odd = explain_odd(self.watch.path, self.watch.odd, len(self._texts))
+            self._say(odd)
+        moved = self.watch.count > 0 and now >= self._try_at and self._take_up(now)
+        self._tell(now)
+        self._answer(now)
+        return moved or (looked and self.watch.look_at <= now)
+
+    def wake_at(self) -> float:
+        """Return when `step` is due."""
+        if self._coordinator.phase is not Phase.WORKING:
+            return float("inf")
+        if self.watch.count:
+            return min(self.watch.look_at, self._try_at)
+        return self.watch.look_at
+
+    # ---- taking up -------------------------------------------------------------------
+
+    def _take_up(self, now: float) -> bool:
+        """Take up a part of what was added, if the lock can be had; return whether."""
+        if not self._lock.try_acquire():
+            self._try_at = now + LOCK_SECONDS
+            return False
+        known = len(self._texts)
+        try:
+            try:
+                taken_up = self._take_up_locked(known)
+            finally:
+                self._lock.release()
+        except StorageError as error:
+            self._note_failure(str(error), now)
+            return False
+        match taken_up:
+            case TakenUp.YES:
+                self._note_taken_up(len(self._texts) - known, now)
+                return True
+            case TakenUp.LATER:
+                self._note_failure("", now)
+            case TakenUp.NO:
+                self.watch.note_refused(now)
+        return False
+
+    def _take_up_locked(self, known: int) -> TakenUp:
+        """Offer the store what was added, and what is said of its order."""
+        watch, constraints = self.watch, self._constraints
+        constraints.extend(watch.fresh.constraints)
+        taken_up = TakenUp.NO
+        most = max(MIN_TASKS, (known - self._first) // 4)
+        try:
+            taken_up = self._store.take_up(watch.fresh.texts, watch.begin, most)
+        finally:
+            beyond = len(self._texts) if taken_up is TakenUp.YES else known
+            watch.fresh.constraints = constraints.cut(beyond)
+        return taken_up
+
+    def _note_taken_up(self, count: int, now: float) -> None:
+        self._refused_since = None
+        self._try_at = now
+        self._untold += count
+        self.watch.note_taken(count)
+        self._coordinator.on_list_grown(now)
+
+    def _note_failure(self, fault: str, now: float) -> None:
+        """Try again in a while; tell of a failing disk, once."""
+        self._try_at = now + LOOK_SECONDS
+        if self._refused_since is None:
+            self._refused_since = now
+            if fault:
+                self._say(f"{fault}; trying again to take up what was added")
+
+    def _tell(self, now: float) -> None:
+        """Tell how many tasks were added, now and then."""
+        if not self._untold or now < self._tell_at or self.watch.count:
+            return
+        self._tell_at = now + TELL_SECONDS
+        count, self._untold = self._untold, 0
+        run = agree(count, "it runs", "they run")
+        added = counted(count, "task was", "tasks were")
+        self._mention(f"{added} added to {self.watch.path}: {run} too")
+
+    def _answer(self, now: float) -> None:
+        """Tell the coordinator that a look has shown nothing new, if it has asked."""
+        if self._asked_at is None or self.watch.looks == self._asked_at:
+            return
+        if self.watch.count:
+            since = self._refused_since
+            if since is None or now - since < ODD_SECONDS:
+                return
+        self._asked_at = None
+        self._coordinator.on_list_seen()
+
+
+def find_growth(
+    tasks: TaskList,
+    store: Store,
+    lock: WorkdirLock,
+    coordinator: Coordinator,
+    output: UserOutput,
+) -> Growth | None:
+    """Return the growth of a list, None for one that does not grow while it runs.
+
+    Lists of other handlers, and those from a pipe, do not grow.
+    """
+    if type(tasks) is not ListTaskList or not isinstance(store, FileStore):
+        return None
+    assert isinstance(tasks.tasks, PackedTexts)
+    if tasks.tasks.version is None:
+        return None
+    farm = store, lock, coordinator
+    return Growth(tasks, *farm, output.say, output.mention, time.monotonic())
