@@ -57,7 +57,7 @@ def test_lines_that_are_added_while_the_farm_runs_run_too(create_place):
     place = create_list(create_place, 3)
     text = place.tasklist.read_text()
     # The last task adds a line, and so does that: the farm looks again at its end.
-    again = f"echo \"echo true >> {place.tasklist}\" >> {place.tasklist}"
+    again = f'echo "echo true >> {place.tasklist}" >> {place.tasklist}'
     place.tasklist.write_text(f"{text}{again}\n")
     farm = place.start("--proc", "1")
     assert farm.wait() == 0
