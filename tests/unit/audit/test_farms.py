@@ -47,6 +47,7 @@ def test_a_claim_says_whether_its_farm_lives_and_the_file_what_it_does(paths):
     ("liveness", "age", "life"),
     [
         (FarmLiveness.HOLDS_LOCK, 1, Life.LIVES),
+        (FarmLiveness.RUNNING, SILENT_SECONDS, Life.LIVES),
         (FarmLiveness.RUNNING, SILENT_SECONDS + 1, Life.SILENT),
         (FarmLiveness.UNCERTAIN, 1, Life.UNCERTAIN),
         (FarmLiveness.DEAD, 1, Life.DIED),

@@ -185,3 +185,15 @@ def test_tasks_in_no_file_go_on_with_a_plain_farmer(site):
     status = look(site)
     assert status.counts[State.NOWHERE] == 1
     assert status.goes_on
+
+
+def test_of_several_farms_the_rates_add_up_and_the_last_end_counts(site):
+    paths = paths_of(site)
+    for pid, rate in ((7, 0.25), (9, 2.0)):
+        write_farm(paths, claim(site, pid, pid - 2), written=NOW, rate=rate)
+    for name, age in (("aaaaaaaa01", 90), ("bbbbbbbb01", 80), ("cccccccc01", 85)):
+        write_farm(paths, name, written=NOW - age, exit_status=0)
+    status = look(site)
+    assert status.rate == 2.25
+    assert status.last_ended
+    assert status.last_ended.farm == "bbbbbbbb01"

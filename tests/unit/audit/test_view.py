@@ -138,6 +138,13 @@ def test_an_edited_list_is_warned_of(site):
     assert "was edited" in warning
 
 
+def test_an_interrupted_remap_is_warned_of_with_the_remedy(site):
+    (site.root / "remap.begun").mkdir()
+    assert [*look(site).warnings()] == [
+        "a --remap was interrupted: give the farm's command with --remap"
+    ]
+
+
 def test_a_line_that_is_being_written_does_not_count_yet(site):
     with (site.root / "finished").open("a") as stream:
         stream.write(site.lines([5])[:-1])

@@ -32,3 +32,12 @@ def test_a_packed_output_ends_where_the_next_begins(logs):
 def test_what_is_no_log_has_no_end(logs, make):
     make(logs / "log_3")
     assert read_tail(str(logs), 3) == b""
+
+
+def test_of_several_attempts_the_last_one_ends_the_output(logs):
+    packed = logs / "packed"
+    packed.mkdir()
+    (packed / "0123abcd.0.pack").write_bytes(b"second\nfirst\n")
+    lines = "@3 2 0 1764000005.100000 - 0 7.\n@3 1 0 1764000001.100000 - 7 6.\n"
+    (packed / "0123abcd.0.index").write_text(lines)
+    assert read_tail(str(logs), 3) == b"second\n"

@@ -123,3 +123,15 @@ def test_a_log_that_takes_no_line_is_not_left_open(path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         TaskLog(str(path), 2)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_only_what_this_attempt_has_written_is_counted(path):
+    path.write_text("before\n")
+    log = TaskLog(str(path), 2)
+    assert log.output_bytes() == 0
+    log.write("12345")
+    assert log.output_bytes() == 5
+    os.write(log.fileno(), b"678")
+    assert log.output_bytes() == 8
+    log.end()
+    assert log.output_bytes() == 0
