@@ -141,6 +141,30 @@ MIN_MEMORY = 2**26
 """The lowest limit in bytes: Python and a worker need less themselves."""
 
 
+_PERIODS = {"s": 1, "m": 60, "h": 3600}
+
+
+def parse_start_rate(word: str) -> float | None:
+    """Return the tasks in a second of ``20``, ``20/s``, ``90/m`` or ``5/h``.
+
+    0 means any number: None.
+    """
+    count, slash, period = word.partition("/")
+    if slash and period not in _PERIODS:
+        raise ValueError(word)
+    return parse_seconds(count) / _PERIODS[period or "s"] or None
+
+
+def parse_seats(word: str) -> tuple[str, int]:
+    """Return name and number of ``NAME=N``."""
+    from mpifarm.order.directives import is_kind  # for those who have kinds
+
+    name, _, count = word.rpartition("=")
+    if not is_kind(name):
+        raise ValueError(word)
+    return name, parse_whole(count)
+
+
 def parse_memory(word: str) -> int:
     """Return the bytes of ``500M``, ``4G`` and the like, in powers of 1024.
 
@@ -244,6 +268,10 @@ LOGS = one_of(LOG_KINDS)
 PROGRESS = one_of(PROGRESS_KINDS)
 MPI = Kind(parse_mpi, "'auto' or 'off'", ": is its value missing?")
 ID_VARIABLE = Kind(parse_id_variable)
+START_RATE = Kind(parse_start_rate, "a number of tasks per second, as 20, or as 90/m")
+SEATS = Kind(
+    parse_seats, "NAME=N, the kind of a task ([limit=NAME] command) and a number"
+)
 MEMORY = Kind(parse_memory, "bytes, as 500M or 4G")
 SIGNAL = Kind(parse_signal, "a signal that a command can catch, as USR1")
 STATUS = Kind(parse_requeue_status, "a status, 1 to 255")

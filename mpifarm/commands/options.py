@@ -35,9 +35,11 @@ from mpifarm.commands.option_values import (
     PROGRESS,
     QUARANTINE,
     RANK_TIMEOUT,
+    SEATS,
     SECONDS,
     SECONDS_OR_NEVER,
     SIGNAL,
+    START_RATE,
     STATUS,
     VERBOSE,
     WORKERS,
@@ -162,6 +164,7 @@ def _settings(chosen: argparse.Namespace, environ: Mapping[str, str]) -> Setting
         None,
         None,
     )
+    policy["seats"] = tuple(dict(policy["seats"] or ()).items())
     if policy["deadline"] is None:
         policy["deadline"] = _deadline_of_job(environ)
     limits = TaskLimits(**_part_of(values, "limits."))
@@ -458,6 +461,17 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
         Option(
             "--rank-timeout", "policy.rank_timeout", RANK_TIMEOUT, "SECONDS",
             "give up a rank that has sent nothing for this long (default: %(default)g)",
+        ),
+        Option(
+            "--start-rate", "policy.start_rate", START_RATE, "N[/s|/m|/h]",
+            "start at most N tasks in a second (minute, hour) on all ranks together"
+            " (default: any number)",
+        ),
+        Option(
+            "--limit", "policy.seats", SEATS, "NAME=N",
+            "run at most N tasks of the kind NAME at a time, on all ranks together: the"
+            " list has them as '[limit=NAME] command'; give it again for other kinds",
+            more={"action": "append", "default": None},
         ),
         Option(
             "--deadline", "policy.deadline", DEADLINE, "TIME",

@@ -14,6 +14,7 @@
 * `failover`: who has what, after messages or a coordinator were lost?  With
   `unlocated`.
 * `limits` and `walltime`: what keeps the farm from taking or starting tasks?
+* `start_rate` and `seats`: how many tasks may start, and how many of a kind run?
 * `stop_reasons`: why does the farm stop by itself?
 * `time_left`: when will the list be done?  With `lifetimes` (what does a task take?),
   `list_order` (and along the list?), `running_ages` and `list_end`.

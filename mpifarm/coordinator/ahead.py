@@ -28,7 +28,10 @@ LONG_ROUND_SECONDS = 0.05
 
 
 class LeaseRoom:
-    """The number of leases that each rank may hold; `queue` is the tasks of no rank."""
+    """The number of leases that each rank may hold; `queue` is the tasks of no rank.
+
+    `one_by_one`: whether a lease has to start at once, so that nothing is ahead.
+    """
 
     def __init__(
         self,
@@ -38,11 +41,14 @@ class LeaseRoom:
         failures: FailureLimit,
         prefetch: Prefetch,
         queue: Sized,
+        *,
+        one_by_one: bool = False,
     ) -> None:
         self._capacity = capacity
         self._failures = failures
         self._prefetch = prefetch
         self._queue = queue
+        self._one_by_one = one_by_one
         workers = len(rank_set.ranks) * rank_set.workers
         self._ahead_seconds = pacing.ahead_seconds
         self.one_each_below = workers * ROUND_SECONDS / ROUND_SHARE
@@ -54,9 +60,11 @@ class LeaseRoom:
         """Return how many leases a rank may hold: for its workers, and ahead of them.
 
         Fewer are ahead when the rank is on trial, the limit of failures is near, or
-        little is left.
+        little is left, and none where starts are limited.
         """
         workers = record.workers
+        if self._one_by_one:
+            return min(workers, record.most_leases)
         if self.one_each_at_first and not record.ended:
             room = 2 * workers
         else:

@@ -10,7 +10,7 @@ Rules of this file:
   use, and posts effects.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from signal import SIGTERM, SIGUSR1, SIGUSR2, Signals
 from typing import assert_never
 
@@ -40,6 +40,8 @@ from mpifarm.coordinator.rank_use import RankUse
 from mpifarm.coordinator.results import Results, died_of_drain
 from mpifarm.coordinator.retries import MAX_LOST
 from mpifarm.coordinator.running import Located, RunningTasks
+from mpifarm.coordinator.seats import Seats
+from mpifarm.coordinator.start_rate import StartRate
 from mpifarm.coordinator.state import (
     FarmState,
     Phase,
@@ -124,7 +126,9 @@ class Coordinator:
         walltime = Walltime(deadline, definition.grace, policy.task_time)
         self._farm = farm = FarmState.begin(rank_set, policy)
         self.limits = limits = Limits(policy, len(commands), len(held), walltime)
-        self.table = table = TaskTable(farm, limits.failures, held)
+        self.table = table = TaskTable(
+            *(farm, limits.failures, held, Seats(dict(policy.seats)))
+        )
         ranks = len(rank_set.ranks)
         self.running = RunningTasks(table, ranks, verbose=definition.verbose)
         self.forecast = Forecast(farm, self.running, len(commands), now)
@@ -135,7 +139,7 @@ class Coordinator:
         self.growing = GrowingList(self._post)
         self.dispatcher = Dispatcher(
             *(farm, table, limits, self.quarantine, self.unlocated),
-            *(self.prefetch, commands, self._post),
+            *(self.prefetch, StartRate(policy.start_rate, now), commands, self._post),
         )
         self.commits = Commits(farm, table, limits.failures, self._post)
         self.rank_use = RankUse(
@@ -275,6 +279,10 @@ class Coordinator:
         """
         self.growing.expect(follow)
         self.prefetch.waits_for_more = follow is not None
+
+    def share_seats(self, kinds: Mapping[int, str]) -> None:
+        """Set the kind of each task that shares seats, by its id; `kinds` may grow."""
+        self.table.seats.name_kinds(kinds, self.table.tasks)
 
     def expect_deadline(self) -> None:
         """Begin to measure tasks, since `on_deadline` will tell later of a deadline."""

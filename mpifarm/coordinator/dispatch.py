@@ -14,6 +14,7 @@ from mpifarm.coordinator.limits import Limits
 from mpifarm.coordinator.pacing import ReportPacing
 from mpifarm.coordinator.prefetch import Prefetch
 from mpifarm.coordinator.quarantine import Quarantine
+from mpifarm.coordinator.start_rate import StartRate
 from mpifarm.coordinator.state import UNLIMITED, FarmState, RankRecord, TaskRecord
 from mpifarm.coordinator.stealing import Recalls
 from mpifarm.coordinator.task_table import TaskTable
@@ -41,6 +42,7 @@ class Dispatcher:
         quarantine: Quarantine,
         unlocated: Unlocated,
         prefetch: Prefetch,
+        start_rate: StartRate,
         commands: Sequence[str],
         post: Post,
     ) -> None:
@@ -51,6 +53,7 @@ class Dispatcher:
         self.room = LeaseRoom(
             *(farm.rank_set, self.pacing, self.capacity),
             *(limits.failures, prefetch, table.queue),
+            one_by_one=start_rate.is_limited or table.seats.is_limited,
         )
         self.recalls = Recalls(ranks)
         self._farm = farm
@@ -59,11 +62,13 @@ class Dispatcher:
         self._failures = limits.failures
         self._quarantine = quarantine
         self._unlocated = unlocated
+        self._start_rate = start_rate
         self.prefetch = prefetch
         self.commands = commands
         self._post = post
         self._allowed = UNLIMITED
-        """Leases that may go out yet, by the limit of failures."""
+        """Leases that may go out yet, by the limit of failures and the rate of starts.
+        """
 
     # ---- demand ------------------------------------------------------------------
 
@@ -88,7 +93,7 @@ class Dispatcher:
         """Lease tasks to ranks in turn: retries first, then the queue.
 
         A short queue goes out in equal shares.  Nothing goes out while tasks are
-        unlocated, and no more than the limit of failures allows.
+        unlocated, and no more than the limits of failures, starts and seats allow.
         """
         if self._unlocated.tasks:
             return
@@ -96,6 +101,10 @@ class Dispatcher:
         self._allowed = UNLIMITED
         if self._failures.counts:
             self._allowed = self.count_allowed()
+        if self._start_rate.is_limited:
+            self._allowed = min(self._allowed, self._start_rate.allow(now))
+        if table.seats:
+            table.call_to_seats(now)
         if table.retry_queue and table.retry_queue.ripen(now):
             self._assign_retries(now)
         queue, left = table.queue, len(demand)
@@ -104,11 +113,22 @@ class Dispatcher:
             wanted = self.room.of(record) - len(record.leases) if record.works else 0
             share = -(-len(queue) // left)
             if wanted > 0:
-                count = min(wanted, share, self._allowed)
-                self._lease(record, [queue.popleft() for _ in range(count)], now)
+                self._lease(record, self._pick(min(wanted, share, self._allowed)), now)
             self.update_demand(record)  # some may have had no command
             demand.put_last(record.rank)
             left -= 1
+
+    def _pick(self, count: int) -> list[TaskRecord]:
+        """Take up to `count` tasks out of the queue; those without a seat wait."""
+        queue, seats = self._table.queue, self._table.seats
+        if not seats.is_limited:
+            return [queue.popleft() for _ in range(count)]
+        picked = list[TaskRecord]()
+        while queue and len(picked) < count:
+            task = queue.popleft()
+            if seats.take(task):
+                picked.append(task)
+        return picked
 
     def count_leased(self) -> int:
         """Return how many tasks are leased to ranks and have not ended."""
@@ -135,7 +155,7 @@ class Dispatcher:
                 tasks = self._pick_deadly(record, wanted)
                 rest = wanted - len(tasks)
                 tasks += retry_queue.take(rank, rest, now, alone=alone)
-                self._lease(record, tasks, now)
+                self._lease(record, [*filter(self._table.seats.take, tasks)], now)
                 self.update_demand(record)
 
     def _pick_deadly(self, record: RankRecord, most: int) -> list[TaskRecord]:
@@ -175,6 +195,7 @@ class Dispatcher:
     ) -> None:
         """Lease tasks to a rank, post the `Assign`, fail tasks without a command."""
         self._allowed -= len(tasks)
+        self._start_rate.note_started(len(tasks))
         self._table.lease(record, tasks)
         leases = []
         for task in tasks:
@@ -225,6 +246,8 @@ class Dispatcher:
         """
         if self._unlocated.is_pending or self._rests(now):
             return 0
+        if self._table.seats.is_crowded:
+            return 0
         queued, unmet = len(self._table.queue), self.demand.unmet
         is_starving = self.demand.idle > 0 and queued < unmet
         if not is_starving and self.prefetch.is_too_soon(now):
@@ -245,14 +268,23 @@ class Dispatcher:
 
     def has_work_for_returns(self) -> bool:
         """Return whether a rank that is tried again would have a task, now or later."""
-        is_waiting = bool(self._table.queue or self._table.retry_queue)
+        table = self._table
+        is_waiting = bool(table.queue or table.retry_queue or table.seats)
         return is_waiting or not self.prefetch.nothing_more_comes
 
     def wake_at(self) -> float:
         """Return when a recall, a retry or a poll of ``toprocess`` is due; or `inf`."""
         wake_at, unlocated = self.recalls.look_at, self._unlocated
         if self.demand and not unlocated.tasks:
-            wake_at = min(wake_at, self._table.retry_queue.wake_at())
+            wake_at = min(wake_at, self._wake_for_start())
             if not (self._limits.is_shut or unlocated.awaited):
                 wake_at = min(wake_at, self.prefetch.poll_at)
         return wake_at
+
+    def _wake_for_start(self) -> float:
+        """Return when a retry is due, or the rate lets a task start; `inf` if never."""
+        table = self._table
+        if table.queue or table.retry_queue:
+            retry_at = table.retry_queue.wake_at()
+            return min(retry_at, self._start_rate.wake_at())
+        return float("inf")

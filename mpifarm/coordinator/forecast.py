@@ -85,7 +85,16 @@ class Forecast:
         workers = sum(each.workers for each in self._farm.ranks.values() if each.works)
         waiting = max(0, self._total - done - running)
         ages = self._find_ages(wall, running)
-        return self._estimator.estimate(now, waiting, workers, ages, share)
+        left = self._estimator.estimate(now, waiting, workers, ages, share)
+        rate = self._farm.policy.start_rate
+        if left is None or rate is None:
+            return left
+        starts = share * waiting / rate
+        return left._replace(
+            low=max(left.low, starts),
+            likely=max(left.likely, starts),
+            high=max(left.high, starts),
+        )
 
     def _find_ages(self, wall: float, running: int) -> list[tuple[float, int]]:
         """Return ages of running tasks; those that no rank has told of are young."""

@@ -81,6 +81,7 @@ class StopReasons:
             if (
                 table.queue
                 or table.retry_queue
+                or table.seats
                 or not self._dispatcher.prefetch.is_empty
             ):
                 self._ending.drain(walltime.why_drain(now))

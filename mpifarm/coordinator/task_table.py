@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from mpifarm.coordinator.effects import Transact
 from mpifarm.coordinator.limits import FailureLimit
 from mpifarm.coordinator.retries import RetryQueue
+from mpifarm.coordinator.seats import Seats
 from mpifarm.coordinator.state import (
     MOVES,
     FarmState,
@@ -29,11 +30,16 @@ from mpifarm.model.task import Result
 class TaskTable:
     """The tasks that this farm holds; `adopted` are those of a lost coordinator.
 
-    Adopted tasks may be leased to any rank, as any attempt.
+    Adopted tasks may be leased to any rank, as any attempt.  Without `seats`, no kind
+    of task is limited.
     """
 
     def __init__(
-        self, farm: FarmState, failures: FailureLimit, adopted: Iterable[int]
+        self,
+        farm: FarmState,
+        failures: FailureLimit,
+        adopted: Iterable[int],
+        seats: Seats | None = None,
     ) -> None:
         self.tasks = {
             taskid: TaskRecord(taskid, TaskState.LEASED, 1) for taskid in adopted
@@ -42,6 +48,8 @@ class TaskTable:
         """Tasks for whichever rank is next."""
         self.retry_queue = RetryQueue()
         """Tasks for a rank that suits them."""
+        self.seats = Seats({}) if seats is None else seats
+        """Tasks for whichever rank is next once their kind has a seat."""
         self.ended: deque[TaskRecord] = deque()
         """Tasks whose results count, and wait for others to go to disk with."""
         self.unsure = 0
@@ -80,7 +88,8 @@ class TaskTable:
         moving = self.transaction
         if moving:
             here += len(moving.results) + len(moving.requeue)
-        return len(self.tasks) - here - len(self.retry_queue) - held - self.unsure
+        here += len(self.retry_queue) + len(self.seats)
+        return len(self.tasks) - here - held - self.unsure
 
     # ---- from the disk to a rank -------------------------------------------------
 
@@ -242,6 +251,18 @@ class TaskTable:
         self._move(task, TaskState.QUEUED)
         self._queue_first(task)
 
+    def call_to_seats(self, now: float) -> None:
+        """Queue tasks that waited for a seat, as many as have one now, before others.
+
+        One that has failed, or that may kill ranks, still waits for a rank that suits
+        it.
+        """
+        for task in reversed(self.seats.call()):
+            if task.history is not None and task.history.failures:
+                self.retry_queue.add(task, now)
+            else:
+                self._queue_first(task)
+
     def _queue_first(self, task: TaskRecord) -> None:
         """Queue a task before all others, or for a retry if it may kill ranks."""
         if task.may_kill_ranks:
@@ -258,10 +279,10 @@ class TaskTable:
         self.requeuing.append(task)
 
     def requeue_waiting(self) -> None:
-        """Requeue all tasks that wait for a rank, also those to be tried again."""
+        """Requeue all tasks that wait for a rank, a seat, or another try."""
         while self.queue:
             self.requeue(self.queue.popleft())
-        for task in self.retry_queue.clear():
+        for task in [*self.retry_queue.clear(), *self.seats.clear()]:
             self.requeue(task)
 
     def write(self, task: TaskRecord) -> None:
@@ -312,6 +333,8 @@ class TaskTable:
         """Set a task's state; raise AssertionError if `MOVES` has no such move."""
         if state not in MOVES[task.state]:
             raise AssertionError(f"task {task.taskid}: {task.state} -> {state}")
+        if task.state is TaskState.LEASED and self.seats.is_limited:
+            self.seats.give_back(task.taskid)
         task.state = state
 
     def _drop_result(self, task: TaskRecord) -> None:
@@ -352,7 +375,8 @@ class TaskTable:
         ranks = self._farm.ranks.values()
         leased = [taskid for record in ranks for taskid in record.leases]
         unsure = [task for record in ranks for task in record.unsure]
-        yield TaskState.QUEUED, ids_of([*self.queue, *self.retry_queue])
+        queued = [*self.queue, *self.retry_queue, *self.seats]
+        yield TaskState.QUEUED, ids_of(queued)
         yield TaskState.LEASED, [*leased, *unlocated]
         yield TaskState.ENDED, ids_of([*self.ended, *held, *unsure])
         if not self.storage_failed:  # the transaction that named the others failed

@@ -26,6 +26,7 @@ from mpifarm.farm.first_words import (
 from mpifarm.farm.growth import find_growth
 from mpifarm.farm.idle_nodes import IdleNodes
 from mpifarm.farm.job_end import JobEnd
+from mpifarm.farm.kinds import check_kinds
 from mpifarm.farm.leader import Leader
 from mpifarm.farm.opening import (
     OpenedFarm,
@@ -37,7 +38,7 @@ from mpifarm.farm.summary import Tally
 from mpifarm.model.messages import ToCoordinator
 from mpifarm.model.settings import Policy, Settings
 from mpifarm.store.store import Store
-from mpifarm.tasklists import TaskList
+from mpifarm.tasklists import TaskList, find_constraints
 
 
 def lead_farm(context: RankContext) -> FarmEnd:
@@ -55,6 +56,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
         _say(context, f"{context.settings.tasklist} has no tasks")
         context.dismiss()
         return FarmEnd(ExitStatus.ALL_FINISHED)
+    check_kinds(context.settings, find_constraints(tasks))
     durations = _read_durations(context)
     warnings = opening.patiently(lambda: [*warn_of_unused(context, runner)])
     with _asked_job_end(context) as job_end:
@@ -170,6 +172,7 @@ def _create_leader(
         waits_for_others=context.waits_for_others,
         adopted=adopted,
     )
+    coordinator.share_seats(find_constraints(tasks).kinds)
     if context.trace is not None:
         context.trace.watch_coordinator(coordinator)
     if context.comm:

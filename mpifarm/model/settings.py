@@ -53,6 +53,10 @@ class Policy:
     """Seconds that a task takes; None: estimated from the tasks that have ended."""
     rank_timeout: float = 60.0
     """Seconds of silence after which a rank is given up."""
+    start_rate: float | None = None
+    """Tasks that may start in a second; None: any number."""
+    seats: tuple[tuple[str, int], ...] = ()
+    """For kinds of tasks, how many may run at a time (0: any number)."""
 
 
 @dataclass(frozen=True, slots=True)

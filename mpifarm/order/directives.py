@@ -23,7 +23,8 @@ MAX_WAITS: Final = 10_000_000
 """The number of pairs of tasks, one waiting for the other, that a list may have."""
 
 _is_directive = re.compile(r"#(BARRIER|AFTER)(?![A-Za-z0-9_])(.*)", re.DOTALL).match
-_match_limit = re.compile(r"\[limit=([A-Za-z0-9_.-]+)\]\s+(?=\S)").match
+_KIND: Final = "[A-Za-z0-9_.-]+"
+_match_limit = re.compile(rf"\[limit=({_KIND})\]\s+(?=\S)").match
 _RANGE: Final = r"\s*[0-9]{1,18}(?:-[0-9]{1,18})?\s*"
 _is_ids = re.compile(rf"{_RANGE}(?:,{_RANGE})*").fullmatch
 
@@ -37,6 +38,11 @@ class DirectiveError(Exception):
     def __init__(self, number: int, what: str) -> None:
         super().__init__(what)
         self.number = number
+
+
+def is_kind(name: str) -> bool:
+    """Return whether a kind of tasks may have this name."""
+    return re.fullmatch(_KIND, name) is not None
 
 
 def command_of(text: str) -> str:

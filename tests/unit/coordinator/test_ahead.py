@@ -1,5 +1,7 @@
 """How many leases a rank may hold, and how many tasks are taken: at exact bounds."""
 
+from typing import Any
+
 from mpifarm.coordinator.ahead import LeaseRoom, expect_long_tasks, share_ahead
 from mpifarm.coordinator.capacity import Capacity
 from mpifarm.coordinator.demand import Demand
@@ -22,7 +24,7 @@ from mpifarm.model.settings import Policy
 class Rooms:
     """The parts of which the room of a rank depends; two ranks of four workers."""
 
-    def __init__(self, ranks: int = 2, workers: int = 4, **policy: int) -> None:
+    def __init__(self, ranks: int = 2, workers: int = 4, **policy: Any) -> None:
         walltime = Walltime(None, 2.0, None)
         self.limits = Limits(Policy(**policy), 1000, 0, walltime)
         self.prefetch = Prefetch(self.limits, 0, 0.0, waits_for_others=False)
@@ -129,7 +131,7 @@ def test_capacity_counts_a_rank_once_and_only_while_it_works():
 # ---- taking -------------------------------------------------------------------------
 
 
-def prefetch_of(first: int = 0, **policy: int) -> Prefetch:
+def prefetch_of(first: int = 0, **policy: Any) -> Prefetch:
     limits = Limits(Policy(**policy), 1000, 0, Walltime(None, 2.0, None))
     return Prefetch(limits, first, 10.0, waits_for_others=True)
 

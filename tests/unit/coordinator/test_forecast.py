@@ -6,7 +6,9 @@ from mpifarm.coordinator.forecast import Forecast
 from mpifarm.coordinator.running import RunningTasks
 from mpifarm.coordinator.state import RankState
 from mpifarm.model.messages import Running
+from mpifarm.model.settings import Policy
 from mpifarm.model.task import Lease, RunningTask
+from mpifarm.model.wording import TimeLeft
 from tests.unit.coordinator.test_task_table import create_table, lease
 from tests.unit.virtual_rank import result_of
 
@@ -16,8 +18,9 @@ WALL = 1.7e9
 class Site:
     """Two ranks of two workers, and a list of 100 tasks."""
 
-    def __init__(self):
+    def __init__(self, **policy):
         self.farm, self.table = create_table()
+        self.farm.policy = Policy(**policy)
         self.running = RunningTasks(self.table, 2, verbose=False)
         self.forecast = Forecast(self.farm, self.running, 100, 0.0)
         for record in self.farm.ranks.values():
@@ -77,3 +80,12 @@ def test_at_the_end_what_runs_longest_is_waited_for(site):
     told = RunningTask(98, 1, 0, WALL + 240.0), RunningTask(99, 1, 1, WALL + 249.0)
     site.running.note(site.farm.ranks[1], Running(told))
     assert site.likely(250.0, 98) <= 10.0
+
+
+def test_tasks_that_may_start_only_now_and_then_take_as_long_as_their_starts():
+    site = Site(start_rate=0.01)
+    lease(site.table, site.farm, 8, 9)
+    site.end(*range(8), seconds=0.1)
+    estimate = site.forecast.estimate(20.0, WALL + 20.0, 8, 1.0)
+    assert estimate == TimeLeft(9000.0, 9000.0, 9000.0)
+    assert site.likely(20.0, 8, share=0.5) == 4500

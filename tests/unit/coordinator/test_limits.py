@@ -1,6 +1,7 @@
 """The gates before the first tasks and the limit of failures, at their exact bounds."""
 
 from math import inf
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def limit_of(most: int, *, failed: int = 0) -> FailureLimit:
     return limit
 
 
-def limits_of(**policy: int) -> Limits:
+def limits_of(**policy: Any) -> Limits:
     return Limits(Policy(**policy), 100, 0, Walltime(None, 2.0, None))
 
 

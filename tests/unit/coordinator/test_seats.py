@@ -1,0 +1,119 @@
+"""Tasks of a kind share seats: how many of them run, and that others go on."""
+
+import random
+
+import pytest
+
+from mpifarm.coordinator.seats import MAX_WAITING, Seats
+from mpifarm.coordinator.state import TaskRecord
+from mpifarm.model.settings import Policy
+from tests.unit.fakes import SimulatedFarm
+
+
+def seats_of(kinds: dict[int, str], **most: int) -> Seats:
+    seats = Seats(most)
+    seats.name_kinds(kinds, ())
+    return seats
+
+
+def test_a_kind_has_so_many_seats_and_others_need_none():
+    seats = seats_of({1: "disk", 2: "disk", 3: "other"}, disk=1, other=0)
+    one, two = TaskRecord(1), TaskRecord(2)
+    assert seats.take(TaskRecord(0))
+    assert seats.take(TaskRecord(3))
+    assert seats.take(one)
+    assert not seats.take(two)
+    assert [*seats] == [two]
+    assert seats.call() == []
+    seats.give_back(1)
+    assert seats.call() == [two]
+    assert len(seats) == 0
+    assert seats.take(two)
+
+
+def test_no_seats_are_limited_by_nothing_or_by_zero():
+    assert not Seats({}).is_limited
+    assert not Seats({"disk": 0}).is_limited
+    assert Seats({"disk": 1}).is_limited
+
+
+def test_what_ran_before_this_coordinator_has_its_seats():
+    seats = Seats({"disk": 1})
+    seats.name_kinds({1: "disk", 2: "disk", 3: "disk"}, [1, 2])
+    assert not seats.take(TaskRecord(3))
+    seats.give_back(1)
+    assert seats.call() == []  # one too many ran
+    seats.give_back(2)
+    assert [each.taskid for each in seats.call()] == [3]
+
+
+def test_so_many_wait_at_the_most_before_no_more_are_taken():
+    seats = seats_of(dict.fromkeys(range(MAX_WAITING + 1), "disk"), disk=1)
+    for taskid in range(MAX_WAITING):
+        seats.take(TaskRecord(taskid))
+    assert not seats.is_crowded
+    seats.take(TaskRecord(MAX_WAITING))
+    assert seats.is_crowded
+
+
+# ---- whole farms --------------------------------------------------------------------
+
+
+def most_at_once(farm: SimulatedFarm, seconds: float, taskids: set[int]) -> int:
+    """Return how many of some tasks ran at the same time, at the most."""
+    events = []
+    for (taskid, _), ended in farm.ends.items():
+        if taskid in taskids:
+            events += [(ended - seconds + 1e-9, 1), (ended, -1)]
+    running = most = 0
+    for _, change in sorted(events):
+        running += change
+        most = max(most, running)
+    return most
+
+
+def test_at_most_so_many_of_a_kind_run_while_others_fill_the_workers():
+    disk = set(range(60))
+    farm = SimulatedFarm(
+        100, ranks=4, workers=4, seconds=1.0, policy=Policy(seats=(("disk", 3),))
+    )
+    farm.coordinator.share_seats(dict.fromkeys(disk, "disk"))
+    farm.run()
+    assert sum(each.result.status == 0 for each in farm.disk.records.values()) == 100
+    assert most_at_once(farm, 1.0, disk) == 3
+    assert most_at_once(farm, 1.0, set(range(60, 100))) == 13
+    # 60 tasks on 3 seats, and the others beside them.
+    assert max(farm.ends.values()) - min(farm.ends.values()) < 25
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_happens_each_task_ends_and_no_kind_has_too_many(seed):
+    chance = random.Random(seed)
+    count = 80
+    kinds = {
+        each: chance.choice(["disk", "gpu"])
+        for each in range(count)
+        if chance.random() < 0.6
+    }
+    policy = Policy(seats=(("disk", 1), ("gpu", 4)), retries=1, quarantine=0)
+    farm = SimulatedFarm(
+        count, ranks=3, workers=3, seconds=0.7, seed=seed, policy=policy
+    )
+    farm.coordinator.share_seats(kinds)
+    failing = set(chance.sample(range(count), 10))
+    farm.status_of = lambda lease: int(lease.taskid in failing and lease.attempt == 1)
+    farm.run()
+    assert sum(each.result.status == 0 for each in farm.disk.records.values()) == count
+    for name, most in policy.seats:
+        of_kind = {each for each, kind in kinds.items() if kind == name}
+        assert most_at_once(farm, 0.7, of_kind) <= most
+    assert farm.coordinator.find_violations() == []
+
+
+def test_a_task_without_a_seat_is_requeued_by_a_drain():
+    farm = SimulatedFarm(20, seconds=5.0, policy=Policy(seats=(("disk", 1),)))
+    farm.coordinator.share_seats(dict.fromkeys(range(20), "disk"))
+    farm.at(farm.now + 1.0, lambda: farm.coordinator.on_drain("enough"))
+    farm.run()
+    assert sum(each.result.status == 0 for each in farm.disk.records.values()) == 1
+    assert sorted(farm.disk.toprocess) == [*range(1, 20)]

@@ -1,0 +1,70 @@
+"""Kinds of tasks beside --limit: what is left out or misspelt is refused."""
+
+import pytest
+
+from mpifarm.errors import InputError
+from mpifarm.farm.kinds import check_kinds
+from mpifarm.model.settings import Policy, Settings
+from mpifarm.order.constraints import Constraints
+
+
+def check(kinds: dict[int, str], *seats: tuple[str, int]) -> None:
+    settings = Settings("list.txt", "list.txt_workdir", policy=Policy(seats=seats))
+    check_kinds(settings, Constraints(kinds=kinds))
+
+
+def test_each_kind_needs_a_number_and_each_number_a_kind():
+    check({})
+    check({3: "disk", 4: "gpu"}, ("gpu", 0), ("disk", 2))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "seats", "sentence"),
+    [
+        (
+            {7: "disk", 8: "gpu", 9: "disk"},
+            [("gpu", 1)],
+            (
+                "task 7 of list.txt is of the kind 'disk', which has no limit: say how"
+                " many of a kind may run at a time, by --limit disk=N (0: any number)"
+            ),
+        ),
+        (
+            {7: "disk", 8: "gpu"},
+            [],
+            (
+                "task 7 of list.txt is of the kind 'disk', which has no limit: say how"
+                " many of a kind may run at a time, by --limit disk=N --limit gpu=N"
+                " (0: any number)"
+            ),
+        ),
+        (
+            {7: "disk"},
+            [("disk", 1), ("dsik", 2)],
+            (
+                "--limit dsik=2 limits nothing: no task of list.txt is of the kind"
+                " 'dsik'; the list has 1 kind: 'disk'"
+            ),
+        ),
+        (
+            {},
+            [("disk", 1)],
+            (
+                "--limit disk=1 limits nothing: no task of list.txt is of the kind"
+                " 'disk'; a task of a kind is written as [limit=NAME] command"
+            ),
+        ),
+        (
+            dict(enumerate("abcdef")),
+            [*zip("abcdefg", [1] * 7, strict=True)],
+            (
+                "--limit g=1 limits nothing: no task of list.txt is of the kind 'g';"
+                " the list has 6 kinds: 'a', 'b', 'c', 'd', 'e', …"
+            ),
+        ),
+    ],
+)
+def test_what_is_left_out_or_misspelt_is_one_sentence(kinds, seats, sentence):
+    with pytest.raises(InputError) as caught:
+        check(kinds, *seats)
+    assert str(caught.value) == sentence
