@@ -10,6 +10,8 @@
 * `commits`: what goes to disk, and when?
 * `rank_use`: which ranks take leases?  With `quarantine` (which fail everything?) and
   `alike` (do the others fail as much?).
+* `requests`: what do users ask of the running farm?  With `bars` (which tasks must not
+  start?).
 * `liveness`: which ranks are there?
 * `failover`: who has what, after messages or a coordinator were lost?  With
   `unlocated`.

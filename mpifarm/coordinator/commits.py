@@ -45,9 +45,11 @@ class Commits:
     def wake_at(self) -> float:
         """Return when results are due; `inf` if none waits, or none may be written."""
         table = self._table
-        if table.ended and table.transaction is None and not table.storage_failed:
-            return self.due_at()
-        return float("inf")
+        if table.transaction is not None or table.storage_failed:
+            return float("inf")
+        if table.to_pull:
+            return float("-inf")
+        return self.due_at() if table.ended else float("inf")
 
     def begin(self, now: float, take: int) -> None:
         """Queue due failures that may run again; post a `Transact` of all else due.
@@ -59,10 +61,10 @@ class Commits:
         if table.transaction is not None or table.storage_failed:
             return
         is_due = bool(table.ended) and self.due_at() <= now
-        if not (is_due or table.requeuing or take):
+        if not (is_due or table.requeuing or take or table.to_pull):
             return
         results = tuple(self._pick_results(now))
-        if results or table.requeuing or take:
+        if results or table.requeuing or take or table.to_pull:
             self._post(table.begin_transaction(results, take))
 
     def _pick_results(self, now: float) -> Iterable[tuple[int, Result]]:
@@ -79,6 +81,7 @@ class Commits:
                 continue
             self._table.write(task)
             if counts:
+                failed &= result.outcome is not Outcome.CANCELLED
                 self._failures.note(task.taskid, failed=failed)
             yield task.rank, result
 

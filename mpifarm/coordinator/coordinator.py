@@ -23,6 +23,7 @@ from mpifarm.coordinator.effects import (
     NoteAttempt,
     NoteInLog,
     NoteRunning,
+    Reply,
     Send,
     TakeNothing,
     Tell,
@@ -37,6 +38,7 @@ from mpifarm.coordinator.liveness import Liveness
 from mpifarm.coordinator.prefetch import Prefetch
 from mpifarm.coordinator.quarantine import OutOfUse, Quarantine
 from mpifarm.coordinator.rank_use import RankUse
+from mpifarm.coordinator.requests import Requests
 from mpifarm.coordinator.results import Results, died_of_drain
 from mpifarm.coordinator.retries import MAX_LOST
 from mpifarm.coordinator.running import Located, RunningTasks
@@ -64,7 +66,9 @@ from mpifarm.model.messages import (
     SignalReceived,
     Stopped,
     ToCoordinator,
+    Withdrawn,
 )
+from mpifarm.model.requests import Request
 from mpifarm.model.settings import FarmDefinition, Policy
 
 __all__ = [
@@ -81,6 +85,7 @@ __all__ = [
     "Phase",
     "RankSet",
     "RankState",
+    "Reply",
     "Send",
     "TakeNothing",
     "Tell",
@@ -162,6 +167,10 @@ class Coordinator:
             *(farm, table, limits.trial, self.commits, self.rank_use),
             *(self.liveness, self.failover, definition.grace, self._post),
         )
+        self.requests = Requests(
+            *(farm, table, limits, self.dispatcher, self.unlocated),
+            *(self.ending, self._post),
+        )
         self.stop_reasons = StopReasons(
             *(farm, table, limits, self.dispatcher, self.rank_use),
             *(self.results, self.ending, timeout, now),
@@ -228,6 +237,15 @@ class Coordinator:
     def must_leave_alone(self) -> bool:
         """Return whether a rank given up may live: leaving MPI would wait for it."""
         return self.liveness.must_leave_alone
+
+    @property
+    def holds_all(self) -> bool:
+        """Return whether no task is started until a user releases them."""
+        return self.table.bars.holds_all
+
+    def count_held(self) -> int:
+        """Return how many tasks users hold by their ids."""
+        return len(self.table.bars.held)
 
     def lost_ranks(self) -> list[int]:
         """Return the ranks, without the own one, that died or were given up."""
@@ -307,13 +325,12 @@ class Coordinator:
         match message:
             case Alive():
                 pass
-            case Join():
-                self.liveness.on_join(record, message)
-            case Rejoin():
-                self.failover.on_rejoin(record, message, now)
-                self.ending.repeat_phase(record)
+            case Join() | Rejoin():
+                self._on_coming(record, message, now)
             case Report():
                 self.results.on_report(record, message, now)
+            case Withdrawn():
+                self.requests.on_withdrawn(record, message)
             case Running():
                 self._on_running(record, message)
             case SignalReceived():
@@ -325,6 +342,16 @@ class Coordinator:
             case _:
                 assert_never(message)
 
+    def _on_coming(
+        self, record: RankRecord, message: Join | Rejoin, now: float
+    ) -> None:
+        """Put a rank to work that has come, or has come again."""
+        if isinstance(message, Join):
+            self.liveness.on_join(record, message)
+        else:
+            self.failover.on_rejoin(record, message, now)
+            self.ending.repeat_phase(record)
+
     def _on_running(self, record: RankRecord, message: Running) -> None:
         if tasks := self.running.note(record, message):
             self._post(NoteRunning(record.rank, tasks))
@@ -332,6 +359,7 @@ class Coordinator:
     def on_mended(self, now: float) -> None:
         """Await a `Rejoin` of each other rank: all messages under way were lost."""
         self.failover.on_mended(now)
+        self.requests.note_messages_lost()
 
     def on_ranks_lost(self, ranks: Iterable[int], now: float) -> None:
         """Give up ranks that MPI says are dead, and drop the messages posted for them.
@@ -385,6 +413,17 @@ class Coordinator:
         """Start nothing more and finish running tasks; no effect unless working."""
         self.ending.drain(reason)
 
+    # ---- what happens: requests --------------------------------------------------
+
+    def hold_from_start(self, taskids: Iterable[int], *, holds_all: bool) -> None:
+        """Hold what users held when the farm began."""
+        self.requests.restore(taskids, holds_all=holds_all)
+
+    def on_request(self, request: Request, now: float) -> None:
+        """Begin to do what a user asks; a `Reply` follows when it is done."""
+        self._looked_last = False
+        self.requests.on_request(request, now)
+
     # ---- what happens: the disk --------------------------------------------------
 
     def on_transacted(
@@ -395,9 +434,11 @@ class Coordinator:
         empty: bool,
         cost: float,
         others: bool = False,
+        pulled: Sequence[int] = (),
     ) -> None:
         """Finish the transaction, which is on disk; tell ranks; hold the `taken` tasks.
 
+        `pulled` are the tasks that it was to pull and that a queue had.
         `empty`: ``toprocess`` has nothing more for us.  `cost`: seconds that rewriting
         ``toprocess`` took.  `others`: other farms hold tasks.  If the transaction was
         to take nothing, these three are ignored.  Raise AssertionError if none is under
@@ -413,6 +454,7 @@ class Coordinator:
             self._looked_last = empty and holds_nothing and not taken
         table.take(taken)
         self.limits.note_taken(len(taken), now)
+        self.requests.on_transacted(done, pulled)
         if is_news:
             # What ranks may hold depends on whether there is more to come.
             self.dispatcher.update_all_demand()
@@ -460,6 +502,7 @@ class Coordinator:
         self.liveness.give_up_silent(now)
         if self.unlocated.is_pending:
             self.failover.locate(now)
+        self.requests.repeat()
         if self.quarantine.streaks:
             self.rank_use.assess_streaks(now)
         if self.quarantine.pauses:
@@ -487,6 +530,8 @@ class Coordinator:
         phase = self._farm.phase
         if phase is Phase.LEAVING:
             return float("inf")
+        if self._effects:
+            return now
         wake_at = min(
             self.liveness.ping_at,
             self.commits.wake_at(),
@@ -503,7 +548,8 @@ class Coordinator:
 
     def _work(self, now: float) -> None:
         self.dispatcher.assign(now)
-        if self._looked_last and not self.table.tasks:
+        is_done = self._looked_last and not self.table.tasks
+        if is_done and not self.requests.keep_the_farm:
             if self.growing.may_leave(now):
                 self.ending.leave_if_done()
             if not self.growing.is_waiting:

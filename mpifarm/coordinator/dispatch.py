@@ -95,7 +95,7 @@ class Dispatcher:
         A short queue goes out in equal shares.  Nothing goes out while tasks are
         unlocated, and no more than the limits of failures, starts and seats allow.
         """
-        if self._unlocated.tasks:
+        if self._unlocated.tasks or self._table.bars.holds_all:
             return
         table, demand = self._table, self.demand
         self._allowed = UNLIMITED
@@ -244,7 +244,7 @@ class Dispatcher:
 
         The prefetch's `first` tasks count in one answer, and are used up by it.
         """
-        if self._unlocated.is_pending or self._rests(now):
+        if self._unlocated.is_pending or self._table.bars.holds_all or self._rests(now):
             return 0
         if self._table.seats.is_crowded:
             return 0
@@ -275,7 +275,7 @@ class Dispatcher:
     def wake_at(self) -> float:
         """Return when a recall, a retry or a poll of ``toprocess`` is due; or `inf`."""
         wake_at, unlocated = self.recalls.look_at, self._unlocated
-        if self.demand and not unlocated.tasks:
+        if self.demand and not (unlocated.tasks or self._table.bars.holds_all):
             wake_at = min(wake_at, self._wake_for_start())
             if not (self._limits.is_shut or unlocated.awaited):
                 wake_at = min(wake_at, self.prefetch.poll_at)

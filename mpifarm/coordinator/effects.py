@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mpifarm.model.messages import ToRank
+from mpifarm.model.requests import Answer
 from mpifarm.model.task import Result, RunningTask
 
 
@@ -24,13 +25,15 @@ class Transact:
     """Changes of the workdir to make under one taking of the lock.
 
     `results` are recorded, `requeue` go back into ``toprocess``, and then up to `take`
-    tasks are taken out of it.
+    tasks are taken out of it.  The tasks `pull` are taken out of whichever queue has
+    them, if one has.
     """
 
     results: tuple[tuple[int, Result], ...]
     """(rank, result) of each attempt to record."""
     requeue: tuple[int, ...]
     take: int
+    pull: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,13 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a user's request, now that all is done about it."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
 class TakeNothing:
     """The order that the transaction under way take no tasks: the farm starts none."""
 
@@ -92,6 +102,7 @@ Effect = (
     | NoteRunning
     | Tell
     | LookAtList
+    | Reply
     | Conclude
 )
 

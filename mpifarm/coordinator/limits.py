@@ -40,6 +40,10 @@ class Canary:
         """Count tasks that were taken: so many fewer may pass the closed gate."""
         self._left = max(0, self._left - count)
 
+    def note_not_run(self) -> None:
+        """Let another task pass in place of one that told nothing."""
+        self._left += 1
+
     @property
     def is_exhausted(self) -> bool:
         """Return whether the gate is closed, and no task is left that may pass."""
@@ -85,6 +89,10 @@ class DirectoryTrial:
         self._left = max(0, self._left - count)
         if self._left == 0:
             self.opens_at = now + TRIAL_SECONDS
+
+    def note_not_run(self) -> None:
+        """Let another task pass in place of one that told nothing."""
+        self._left += 1
 
     def open(self) -> list[TaskRecord]:
         """Open the gate, hold no task any more, and return the tasks that were held."""
@@ -222,3 +230,8 @@ class Limits:
             self.canary.note_taken(count)
         if not self.trial.is_open and count:
             self.trial.note_taken(count, now)
+
+    def note_not_run(self) -> None:
+        """Count a task that was taken, and then cancelled or held, as not taken."""
+        self.canary.note_not_run()
+        self.trial.note_not_run()

@@ -76,9 +76,7 @@ class Results:
             if task is not None:
                 ago = report.sent - result.ended
                 ended = now - ago if ago > 0.0 else now
-                record.note_duration(result.seconds)
-                self._dispatcher.capacity.ended += 1
-                self._forecast.note_ended(result)
+                self._learn(record, result)
                 self.on_result(record, task, result, ended)
         if report.is_recall:
             record.is_asked = False
@@ -94,6 +92,13 @@ class Results:
                 self.on_lease_lost(record, task, now)
         self._dispatcher.capacity.update(record)
         self._dispatcher.update_demand(record)
+
+    def _learn(self, record: RankRecord, result: Result) -> None:
+        """Learn from a result what tasks take, unless a user has cut it short."""
+        if result.outcome is not Outcome.CANCELLED:
+            record.note_duration(result.seconds)
+            self._dispatcher.capacity.ended += 1
+            self._forecast.note_ended(result)
 
     # ---- what has ended ----------------------------------------------------------
 
@@ -111,6 +116,8 @@ class Results:
         elif result.outcome is Outcome.COMPLETED:
             self._table.keep(task)
             self._on_success(record, task.turn, result.seconds)
+        elif result.outcome is Outcome.CANCELLED:  # it says nothing of task and rank
+            self._table.keep(task)
         elif record.is_drained and died_of_drain(task):
             self._table.requeue(task)
         else:
@@ -175,13 +182,14 @@ class Results:
     ) -> None:
         """Count a lost attempt; queue its task again, or fail the task at `MAX_LOST`.
 
-        `with_rank`: the rank was lost too.  A failure is told to the user.  In a stop
-        the task is never failed, only released.
+        `with_rank`: the rank was lost too.  A failure is told to the user.  In a stop,
+        or if it is cancelled, the task is never failed, only released.
         """
         task.lost += 1
         if with_rank:
             task.past.ranks_lost += 1
-        if self._farm.phase is Phase.STOPPING:
+        is_cancelled = task.taskid in self._table.bars.cancelled
+        if self._farm.phase is Phase.STOPPING or is_cancelled:
             self._table.release(record, task)
             return
         lost = self._describe_lost(task, now)

@@ -6,7 +6,7 @@ alone says whether a task runs again; `RetryQueue` alone says on which rank.
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import Enum
 
 from mpifarm.coordinator.state import TaskRecord
@@ -30,6 +30,10 @@ PATIENCE_SECONDS = 10.0
 run on the rank on which it failed."""
 
 
+_FINAL = frozenset({Outcome.LOST, Outcome.CANCELLED})
+"""Outcomes after which no policy has a task run again."""
+
+
 class Sequel(Enum):
     """The fate of a task whose attempt did not complete."""
 
@@ -51,7 +55,7 @@ def is_checkpoint(policy: Policy, result: Result) -> bool:
 
 def is_final(policy: Policy, task: TaskRecord, result: Result) -> bool:
     """Return whether `count_attempt` will say that the task failed; count nothing."""
-    if result.outcome is Outcome.LOST or task.past.is_final:
+    if result.outcome in _FINAL or task.past.is_final:
         return True
     if is_checkpoint(policy, result):
         past = task.past
@@ -69,7 +73,7 @@ def count_attempt(
 
     The reason is a sentence for the user, or "" if the user need not know why.
     """
-    if result.outcome is Outcome.LOST or task.past.is_final:
+    if result.outcome in _FINAL or task.past.is_final:
         return Sequel.FAILED, ""
     if is_checkpoint(policy, result):
         return _count_checkpoint(task, result)
@@ -134,6 +138,21 @@ class RetryQueue:
         self._delayed, self._avoiding = [], {}
         self._deadly.clear()
         return tasks
+
+    def remove(self, taskids: Collection[int]) -> None:
+        """Remove these tasks, wherever they wait."""
+        self._delayed = [
+            each for each in self._delayed if each[2].taskid not in taskids
+        ]
+        heapq.heapify(self._delayed)
+        for rank, waiting in [*self._avoiding.items()]:
+            left = deque(each for each in waiting if each[1].taskid not in taskids)
+            if left:
+                self._avoiding[rank] = left
+            else:
+                del self._avoiding[rank]
+        left_deadly = [each for each in self._deadly if each.taskid not in taskids]
+        self._deadly = deque(left_deadly)
 
     def ripen(self, now: float) -> bool:
         """End the delays that are over; return whether any task may run."""

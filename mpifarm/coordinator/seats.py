@@ -6,7 +6,7 @@ it does not block others.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from mpifarm.coordinator.state import TaskRecord
 
@@ -87,6 +87,13 @@ class Seats:
             called += [waiting.popleft() for _ in range(count)]
         self._count -= len(called)
         return called
+
+    def remove(self, taskids: Collection[int]) -> None:
+        """Let these tasks wait no more."""
+        for kind, waiting in self._waiting.items():
+            left = deque(each for each in waiting if each.taskid not in taskids)
+            self._waiting[kind] = left
+        self._count = sum(map(len, self._waiting.values()))
 
     def clear(self) -> list[TaskRecord]:
         """Return the tasks that wait; none of them waits any more."""

@@ -54,7 +54,10 @@ class TaskState(Enum):
 
 
 MOVES: dict[TaskState, frozenset[TaskState]] = {
-    TaskState.QUEUED: frozenset({TaskState.LEASED, TaskState.REQUEUING}),
+    # Ended: it was cancelled.
+    TaskState.QUEUED: frozenset(
+        {TaskState.LEASED, TaskState.REQUEUING, TaskState.ENDED}
+    ),
     TaskState.LEASED: frozenset(
         {TaskState.ENDED, TaskState.QUEUED, TaskState.REQUEUING}
     ),

@@ -8,11 +8,14 @@ Rules of this file:
   by `MOVES`, together with the facts that belong to it (`TaskRecord`) and with the list
   in which the task stands, so that they can't disagree.
 * Why a task moves is decided elsewhere.
+* A task that users have cancelled or held (`Bars`) is never queued: in place of that it
+  ends, or goes back to the disk.
 """
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 
+from mpifarm.coordinator.bars import Bars
 from mpifarm.coordinator.effects import Transact
 from mpifarm.coordinator.limits import FailureLimit
 from mpifarm.coordinator.retries import RetryQueue
@@ -24,7 +27,7 @@ from mpifarm.coordinator.state import (
     TaskRecord,
     TaskState,
 )
-from mpifarm.model.task import Result
+from mpifarm.model.task import CANCELLED_STATUS, Outcome, Result
 
 
 class TaskTable:
@@ -56,12 +59,16 @@ class TaskTable:
         """Tasks whose results don't count yet (`RankRecord.unsure`), of all ranks."""
         self.requeuing: list[TaskRecord] = []
         """Tasks that go back into ``toprocess`` with the next transaction."""
+        self.to_pull: set[int] = set()
+        """Tasks that are to be taken out of the queues on disk, if they are there."""
+        self.bars = Bars()
+        """Tasks that must not start."""
         self.transaction: Transact | None = None
         """The transaction that is under way."""
         self.storage_failed = False
         """Whether nothing can be recorded any more."""
         self.foreign_attempts: dict[int, int] = {}
-        """The last attempt, by id, of tasks that ranks run and the farm holds no more.
+        """The last attempt, by id, of tasks that have run and the farm holds no more.
 
         If such a task is taken again, its attempts are counted on from there.
         """
@@ -101,6 +108,8 @@ class TaskTable:
             task = tasks[taskid] = TaskRecord(taskid)
             if foreign:
                 task.attempt = foreign.pop(taskid, 0)
+            if self.bars.is_set and self._turn_back(task):
+                continue
             if is_working:
                 self.queue.append(task)
             else:
@@ -155,6 +164,8 @@ class TaskTable:
         record.leases.discard(task.taskid)
         self._drop_result(task)
         self._move(task, TaskState.QUEUED)
+        if self.bars.is_set and self._turn_back(task):
+            return
         if self._farm.is_working:
             self._queue_first(task)
         else:
@@ -235,21 +246,27 @@ class TaskTable:
 
     def go_on(self, task: TaskRecord) -> None:
         """Drop the result of an ended task, and queue it last, for any rank."""
-        self._drop_result(task)
-        self._move(task, TaskState.QUEUED)
-        self.queue.append(task)
+        if self._queue_again(task):
+            self.queue.append(task)
 
     def retry(self, task: TaskRecord, now: float, delay: float) -> None:
         """Drop an ended task's result; queue it for another rank after `delay` s."""
-        self._drop_result(task)
-        self._move(task, TaskState.QUEUED)
-        self.retry_queue.add(task, now, delay)
+        if self._queue_again(task):
+            self.retry_queue.add(task, now, delay)
 
     def retry_first(self, task: TaskRecord) -> None:
         """Drop the result of an ended task, and queue it before all others."""
+        if self._queue_again(task):
+            self._queue_first(task)
+
+    def _queue_again(self, task: TaskRecord) -> bool:
+        """Drop the result of an ended task; return whether to queue the task.
+
+        If not, it is cancelled or held, and has gone on to the disk.
+        """
         self._drop_result(task)
         self._move(task, TaskState.QUEUED)
-        self._queue_first(task)
+        return not (self.bars.is_set and self._turn_back(task))
 
     def call_to_seats(self, now: float) -> None:
         """Queue tasks that waited for a seat, as many as have one now, before others.
@@ -273,8 +290,14 @@ class TaskTable:
     # ---- to the disk -------------------------------------------------------------
 
     def requeue(self, task: TaskRecord) -> None:
-        """Drop a task's result, and requeue the task with the next transaction."""
+        """Drop a task's result, and requeue the task with the next transaction.
+
+        A task that is cancelled ends in place of that.
+        """
         self._drop_result(task)
+        if task.taskid in self.bars.cancelled:
+            self._end_cancelled(task)
+            return
         self._move(task, TaskState.REQUEUING)
         self.requeuing.append(task)
 
@@ -285,6 +308,51 @@ class TaskTable:
         for task in [*self.retry_queue.clear(), *self.seats.clear()]:
             self.requeue(task)
 
+    # ---- tasks that must not start -----------------------------------------------
+
+    def turn_back_waiting(self) -> None:
+        """End the cancelled and requeue the held among the tasks that wait here."""
+        queued = [*self.queue]
+        self.queue.clear()  # in place: others look at it, too
+        self.queue.extend(task for task in queued if not self._turn_back(task))
+        waiting = [*self.retry_queue, *self.seats]
+        if barred := [task for task in waiting if self._is_barred(task)]:
+            taskids = {task.taskid for task in barred}
+            self.retry_queue.remove(taskids)
+            self.seats.remove(taskids)
+            for task in barred:
+                self._turn_back(task)
+
+    def pull(self, taskids: Iterable[int]) -> None:
+        """Have tasks taken out of the queues on disk, with the next transaction."""
+        self.to_pull.update(taskids)
+
+    def _is_barred(self, task: TaskRecord) -> bool:
+        return task.taskid in self.bars.cancelled or self.bars.holds(task.taskid)
+
+    def _turn_back(self, task: TaskRecord) -> bool:
+        """End a cancelled task, or requeue a held one; return whether it was either."""
+        if not self._is_barred(task):
+            return False
+        self.requeue(task)
+        return True
+
+    def _end_cancelled(self, task: TaskRecord) -> None:
+        """End a task that was cancelled before an attempt; it is due at once."""
+        if task.state is not TaskState.ENDED:
+            self._move(task, TaskState.ENDED)
+        task.attempt += 1
+        task.result = Result(
+            *(task.taskid, task.attempt, Outcome.CANCELLED, CANCELLED_STATUS, 0),
+            *(0.0, 0.0, 0.0),
+        )
+        task.ended = task.due = 0.0
+        if task.rank < 0:  # a record names some rank
+            task.rank = self._farm.rank_set.own
+        self.ended.append(task)
+
+    # ---- records -----------------------------------------------------------------
+
     def write(self, task: TaskRecord) -> None:
         """Let the result of an ended task go to disk with the next transaction."""
         self._move(task, TaskState.WRITING)
@@ -292,10 +360,17 @@ class TaskTable:
     def begin_transaction(
         self, results: tuple[tuple[int, Result], ...], take: int
     ) -> Transact:
-        """Begin and return a transaction of `results` and all tasks to be requeued."""
+        """Begin and return a transaction of `results` and all tasks to be requeued.
+
+        It pulls what is to be pulled, but for tasks that are here: `bars` has these.
+        """
         requeue = tuple(task.taskid for task in self.requeuing)
         self.requeuing = []
-        self.transaction = Transact(results, requeue, take)
+        pull: tuple[int, ...] = ()
+        if self.to_pull:
+            pull = tuple(sorted(self.to_pull.difference(self.tasks)))
+            self.to_pull.clear()
+        self.transaction = Transact(results, requeue, take, pull)
         return self.transaction
 
     def finish_transaction(self) -> Transact:
@@ -309,7 +384,9 @@ class TaskTable:
         for _, result in done.results:
             del self.tasks[result.taskid]
         for taskid in done.requeue:
-            del self.tasks[taskid]
+            task = self.tasks.pop(taskid)
+            if task.attempt and self._farm.is_working:  # held; it comes again
+                self.foreign_attempts[taskid] = task.attempt
         return done
 
     def fail_storage(self) -> None:

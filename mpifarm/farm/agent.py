@@ -21,6 +21,7 @@ from mpifarm.farm.shared_directories import SharedDirectories
 from mpifarm.model.messages import (
     Alive,
     Assign,
+    Cancel,
     Committed,
     Drain,
     Join,
@@ -36,6 +37,8 @@ from mpifarm.model.messages import (
     ToCoordinator,
     ToRank,
     Welcome,
+    Withdraw,
+    Withdrawn,
 )
 from mpifarm.model.settings import FarmDefinition
 from mpifarm.model.task import Lease, Result
@@ -144,6 +147,9 @@ class Agent:
         self._silence_seconds = SILENCE_SECONDS
         """Seconds for which the leader may be silent."""
         self._kill_at = float("inf")
+        self._unwanted: set[tuple[int, int]] = set()
+        """(taskid, attempt) of leases that go back if their worker has not begun them.
+        """
 
     def _enter(self, phase: RankPhase) -> None:
         """Set the phase; raise AssertionError for a change not in `RANK_PHASES`."""
@@ -214,8 +220,8 @@ class Agent:
                 self._start(message, now)
             case Assign():
                 self._on_assign(message, now)
-            case Recall():
-                self._on_recall(message.count)
+            case Recall() | Withdraw() | Cancel():
+                self._on_wanted_back(message, now)
             case Drain():
                 self._on_drain()
             case Stop():
@@ -267,11 +273,46 @@ class Agent:
         else:
             self.reporter.note_returned(message.leases)
 
+    def _on_wanted_back(self, message: Recall | Withdraw | Cancel, now: float) -> None:
+        """Carry out a message by which rank 0 wants leases back."""
+        match message:
+            case Recall():
+                self._on_recall(message.count)
+            case Withdraw():
+                self._on_withdraw(message, now)
+            case Cancel():
+                self._on_cancel(message)
+            case _:
+                assert_never(message)
+
     def _on_recall(self, count: int) -> None:
         """Return up to `count` waiting leases, maybe none: other workers are idle."""
         self.reporter.note_recall()
         if self.phase is RankPhase.WORKING:
             self.reporter.note_returned(self.feeder.pop_spare(count))
+
+    def _on_withdraw(self, message: Withdraw, now: float) -> None:
+        """Return the leases that no worker has begun; say which are kept."""
+        wanted = {*message.leases} if message.leases else {*self.feeder.held}
+        self._return_unbegun(wanted)
+        self._report(now)
+        self._send(Withdrawn(tuple(self.feeder.find_begun(wanted))))
+
+    def _on_cancel(self, message: Cancel) -> None:
+        """Return the leases that no worker has begun, and end the others.
+
+        A stop ends all commands anyway.
+        """
+        if self.phase in (RankPhase.WORKING, RankPhase.DRAINING):
+            wanted = {*message.leases}
+            self._return_unbegun(wanted)
+            for taskid, attempt in self.feeder.find_begun(wanted):
+                self.pool.cancel(taskid, attempt)
+
+    def _return_unbegun(self, wanted: set[tuple[int, int]]) -> None:
+        """Return what waits of these leases, now and when a worker gives it back."""
+        self.reporter.note_returned(self.feeder.pop_wanted(wanted))
+        self._unwanted.update(self.feeder.find_begun(wanted))
 
     def _on_drain(self) -> None:
         """Return all leases that no worker has begun; no effect unless working."""
@@ -422,11 +463,13 @@ class Agent:
         for event in self.pool.collect():
             match event:
                 case Result():
+                    self._unwanted.discard((event.taskid, event.attempt))
                     self.reporter.note_result(event)
                     self.feeder.note_end(event.seconds, now)
                     self.running.note_change(now)
                 case WorkerLost():
                     if event.running is not None:
+                        self._unwanted.discard(event.running[:2])
                         self.reporter.note_lost(event.running)
                     self._put_back(event.unstarted)
                 case LeaseRefused():
@@ -442,7 +485,15 @@ class Agent:
                     assert_never(event)
 
     def _put_back(self, leases: tuple[Lease, ...]) -> None:
-        """Queue unstarted leases again; while draining, return the whole queue."""
+        """Queue unstarted leases again; while draining, return the whole queue.
+
+        Those that are unwanted are returned.
+        """
+        if self._unwanted:
+            unwanted = [lease for lease in leases if lease[:2] in self._unwanted]
+            self._unwanted.difference_update(lease[:2] for lease in unwanted)
+            self.reporter.note_returned(unwanted)
+            leases = tuple(lease for lease in leases if lease not in unwanted)
         self.feeder.put_back(leases)
         if self.phase is RankPhase.DRAINING:
             self._return_queue()
@@ -453,6 +504,9 @@ class Agent:
         After that, or unless working, return the lease, and tell rank 0 that nothing
         runs here.
         """
+        if event.lease[:2] in self._unwanted:
+            self._put_back((event.lease,))
+            return
         patience = self.definition.grace if self.definition else 0.0
         if self.phase is not RankPhase.WORKING:
             patience = 0.0

@@ -6,7 +6,7 @@ wait go back to rank 0.  It sends nothing.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from mpifarm.model.task import Lease
 from mpifarm.pool import Pool
@@ -159,6 +159,28 @@ class Feeder:
             self.recall()
         spare = len(self.queue) - self._pool.vacancies(0)
         return self._pop_last(max(0, min(count, spare)))
+
+    def pop_wanted(self, wanted: Collection[tuple[int, int]]) -> list[Lease]:
+        """Remove and return the leases of `wanted` that wait in the queue.
+
+        If the queue has not all, leases are recalled from the pipes first.
+        """
+        here = sum(lease[:2] in wanted for lease in self.queue)
+        if self.is_fed_ahead and here < len(wanted):
+            self.recall()
+        popped = [lease for lease in self.queue if lease[:2] in wanted]
+        if popped:
+            kept = [lease for lease in self.queue if lease[:2] not in wanted]
+            self.queue.clear()
+            self.queue.extend(kept)
+        return popped
+
+    def find_begun(self, wanted: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return those of `wanted` that workers have, (taskid, attempt) of each.
+
+        A worker may yet return one that it is just beginning.
+        """
+        return [key for lease in self._pool.leases if (key := lease[:2]) in wanted]
 
     def _pop_last(self, count: int) -> list[Lease]:
         """Remove and return the last `count` leases of the queue, in their order."""

@@ -20,6 +20,7 @@ from mpifarm.coordinator.coordinator import (
     NoteInLog,
     NoteRunning,
     Phase,
+    Reply,
     Send,
     TakeNothing,
     Tell,
@@ -208,6 +209,23 @@ class Leader:
                 self._writer.begin(effect, records, self._clock.now)
             case TakeNothing():
                 self._writer.take_nothing()
+            case NoteInLog() | NoteAttempt() | NoteRunning():
+                self._note(effect)
+            case Tell():
+                self._output.say(effect.sentence)
+            case LookAtList():
+                assert self.growth is not None
+                self.growth.look_at_end()
+            case Reply():
+                pass
+            case Conclude():
+                self._conclude()
+            case _:
+                assert_never(effect)
+
+    def _note(self, effect: NoteInLog | NoteAttempt | NoteRunning) -> None:
+        """Note something about tasks that changes nothing for them."""
+        match effect:
             case NoteInLog():
                 self.store.note_in_log(effect.taskid, effect.sentence)
             case NoteAttempt():
@@ -216,13 +234,6 @@ class Leader:
                 self.store.note_attempts([record])
             case NoteRunning():
                 self._note_running(effect)
-            case Tell():
-                self._output.say(effect.sentence)
-            case LookAtList():
-                assert self.growth is not None
-                self.growth.look_at_end()
-            case Conclude():
-                self._conclude()
             case _:
                 assert_never(effect)
 

@@ -58,6 +58,30 @@ class Recall:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdraw:
+    """A request to return these leases unless a worker has begun them.
+
+    The rank answers by a `Report` with the leases that it returns, and then by
+    `Withdrawn`.
+    """
+
+    leases: tuple[tuple[int, int], ...]
+    """(taskid, attempt) of each; () for all that the rank holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """An order to end these leases: a user has cancelled their tasks.
+
+    What waits is returned unstarted.  What runs is ended as by a time limit, and its
+    result is CANCELLED, whatever its status.  What has ended before keeps its result.
+    """
+
+    leases: tuple[tuple[int, int], ...]
+    """(taskid, attempt) of each."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """An order to start nothing more, return unstarted leases, and finish the rest."""
 
@@ -145,6 +169,14 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The answer to `Withdraw`, after the report of the returned leases."""
+
+    kept: tuple[tuple[int, int], ...]
+    """(taskid, attempt) of the leases that workers have begun, or begin just now."""
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """Tasks that run on the rank and that it has not told of before."""
 
@@ -204,10 +236,22 @@ class Stopped:
     """The answer to `Stop`: no command of the rank is alive, and it holds no lease."""
 
 
-ToRank = Welcome | Assign | Recall | Drain | Stop | Ping | Shutdown | Committed
+ToRank = (
+    Welcome
+    | Assign
+    | Recall
+    | Withdraw
+    | Cancel
+    | Drain
+    | Stop
+    | Ping
+    | Shutdown
+    | Committed
+)
 ToCoordinator = (
     Join
     | Report
+    | Withdrawn
     | Running
     | Rejoin
     | SignalReceived

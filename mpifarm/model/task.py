@@ -28,6 +28,8 @@ class Outcome(Enum):
     """The farm's own stop ended the command."""
     LOST = "lost"
     """The worker or the rank died while the command ran."""
+    CANCELLED = "cancelled"
+    """A user has cancelled the task, before or while its command ran."""
 
 
 def encode_text(text: str) -> bytes:
@@ -64,6 +66,9 @@ class RunningTask(NamedTuple):
 
 NOT_RUN = "not run: "
 """The beginning of the note of a task that was not started."""
+
+CANCELLED_STATUS = -15
+"""The status of a task that was cancelled before it ran: what TERM would have made."""
 
 LEFT_RUNNING = "processes that it has started still ran when it ended"
 """The note of a task that left processes in the background."""

@@ -306,6 +306,10 @@ def time_limit_line(seconds: float) -> str:
     return f"ended after {seconds:g} s, the limit of --task-timeout"
 
 
+CANCELLED_LINE = "ended because a user has cancelled the task (mpifarm cancel)"
+"""The text of the line on a run that was cancelled."""
+
+
 def append_own_line(path: str, text: str, flags: int = 0) -> bool:
     """Append a line to the log of a dead worker's task.  Return whether it was opened.
 

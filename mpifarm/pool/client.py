@@ -251,6 +251,19 @@ class Pool:
             return []
         return [lease for worker in self._workers for lease in worker.recall()]
 
+    def cancel(self, taskid: int, attempt: int) -> None:
+        """Have the run of a lease ended: TERM, and KILL after the grace time.
+
+        Its result is CANCELLED unless it ends before.  No effect on a lease that its
+        worker does not come to next.
+        """
+        if self._state is not PoolState.RUNNING:
+            return
+        for worker in self._workers:
+            serial = worker.find_serial(taskid, attempt)
+            if serial is not None:
+                self._order("cancel", worker.index, serial)
+
     # ---- collecting -----------------------------------------------------------------
 
     def collect(self) -> list[PoolEvent]:

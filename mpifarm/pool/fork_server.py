@@ -28,7 +28,8 @@ from mpifarm.pool.shared_state import SharedState
 from mpifarm.pool.worker import REMIND, TERMINATE, WorkerContext, run_worker
 from mpifarm.system import processes
 
-if TYPE_CHECKING:  # imported where there is a limit
+if TYPE_CHECKING:  # imported where runs are ended
+    from mpifarm.pool.cancelling import CancelKeeper
     from mpifarm.pool.time_limit import TimeKeeper
 
 _BACK_OFF = 0.1
@@ -143,6 +144,8 @@ class ForkServer:
         self._back_off: dict[int, float] = {}
         self._exit_by = 0.0
         self._time: TimeKeeper | None = None
+        self._cancels: CancelKeeper | None = None
+        """The runs that users have cancelled; None before the first."""
         self._writers: set[int] = set()
         """Children that write into a log, and end."""
 
@@ -159,6 +162,7 @@ class ForkServer:
             self._reap_dead()
             self._start_due()
             self._enforce_time_limit()
+            self._enforce_cancels()
 
     def _may_exit(self) -> bool:
         return self._state is ServerState.EXITING and (
@@ -191,6 +195,8 @@ class ForkServer:
         wake_at = [*self._start_at.values()]
         if self._time is not None and self._state is ServerState.SERVING:
             wake_at.append(self._time.look_at / 1e9)
+        if self._cancels and self._state is ServerState.SERVING:
+            wake_at.append(time.monotonic() + _REMIND_SECONDS)
         return max(0.0, min(wake_at) - time.monotonic()) if wake_at else None
 
     # ---- orders of the rank ---------------------------------------------------------
@@ -210,6 +216,8 @@ class ForkServer:
         match order:
             case ("start", definition):
                 self._start(parse_definition(definition))
+            case ("cancel", index, serial):
+                self._cancel(index, serial)
             case ("terminate",):
                 self._end(ServerState.TERMINATING)
                 self._write_to_workers(TERMINATE)
@@ -331,6 +339,27 @@ class ForkServer:
                 self._write_to_worker(child, REMIND)
             else:
                 child.is_overdue = True
+                processes.kill_process(child.pid, signal.SIGKILL)
+
+    def _cancel(self, index: int, serial: int) -> None:
+        """Begin to end the run of a lease that a user has cancelled."""
+        if self._cancels is None:
+            from mpifarm.pool.cancelling import CancelKeeper
+
+            grace = self._definition.grace if self._definition else 0.0
+            self._cancels = CancelKeeper(grace)
+        self._cancels.add(index, serial, time.monotonic_ns())
+
+    def _enforce_cancels(self) -> None:
+        """Remind workers of cancelled runs; KILL those that don't end them."""
+        if not self._cancels or self._state is not ServerState.SERVING:
+            return
+        rows = {index: self._shared.row(index) for index in self._children}
+        for index, action in self._cancels.look(rows, time.monotonic_ns()):
+            child = self._children[index]
+            if action is action.REMIND:
+                self._write_to_worker(child, REMIND)
+            else:
                 processes.kill_process(child.pid, signal.SIGKILL)
 
     def _find_overrun(self, index: int) -> int:

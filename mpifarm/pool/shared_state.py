@@ -14,6 +14,9 @@ Two more are for tasks whose time is limited.  The worker writes when its run be
 fork server copies that number to say that the time is over, and writes it negated to
 say that the grace time is over too.  So a verdict holds for the run that it was meant
 for, or for none.
+
+One is for runs that users have cancelled: the fork server writes the serial number of
+the lease there, negated once the grace time is over.
 """
 
 import mmap
@@ -24,8 +27,9 @@ from enum import IntEnum
 CAPACITY = 4096
 """Workers that a pool can have.  Rows never touched cost no memory."""
 
-_COMMAND, _TASK, _BEGUN, _SERIAL, _RECALLED, _SINCE, _VERDICT, _STARTED, _ROW = range(9)
-_CLEARED = (_COMMAND, _TASK, _BEGUN, _SINCE, _VERDICT)
+_COMMAND, _TASK, _BEGUN, _SERIAL, _RECALLED = range(5)
+_SINCE, _VERDICT, _STARTED, _CANCELLED, _ROW = range(5, 10)
+_CLEARED = (_COMMAND, _TASK, _BEGUN, _SINCE, _VERDICT, _CANCELLED)
 
 _fence = allocate_lock()
 """Taken between a write and a read, so that no processor swaps the two."""
@@ -111,6 +115,23 @@ class WorkerRow:
     def pass_verdict(self, verdict: TimeVerdict, since: int) -> None:
         """Record a verdict on the run that began at `since`."""
         self._words[_VERDICT] = -since if verdict is TimeVerdict.KILL else since
+
+    @property
+    def serial(self) -> int:
+        """Return the serial number of the lease that the worker has begun last."""
+        return int(self._words[_SERIAL])
+
+    @property
+    def cancel_verdict(self) -> TimeVerdict:
+        """Return whether the current run is to end since it was cancelled."""
+        word = self._words[_CANCELLED]
+        if not word or not self._words[_TASK] or abs(word) != self._words[_SERIAL]:
+            return TimeVerdict.IN_TIME
+        return TimeVerdict.TERMINATE if word > 0 else TimeVerdict.KILL
+
+    def pass_cancel_verdict(self, verdict: TimeVerdict, serial: int) -> None:
+        """Record that the run of a lease was cancelled."""
+        self._words[_CANCELLED] = -serial if verdict is TimeVerdict.KILL else serial
 
     def has_recalled(self, serial: int) -> bool:
         """Return whether the rank recalled this lease before the worker began it."""

@@ -21,7 +21,7 @@ REMIND = SECOND // 20
 PAUSE = SECOND
 """A look this late means that the fork server was suspended, and the tasks with it."""
 
-_LONGEST = 1e8
+LONGEST = 1e8
 """Seconds, three years.  select() takes no more; who wants more wants no limit."""
 
 
@@ -43,8 +43,8 @@ class TimeKeeper:
     """The times of all workers' runs; `limit` and `grace` are in seconds."""
 
     def __init__(self, limit: float, grace: float) -> None:
-        self._limit = int(min(limit, _LONGEST) * SECOND)
-        self._grace = int(min(grace, _LONGEST) * SECOND)
+        self._limit = int(min(limit, LONGEST) * SECOND)
+        self._grace = int(min(grace, LONGEST) * SECOND)
         self._runs: dict[int, _Run] = {}
         """By the index of the worker."""
         self.look_at = 0

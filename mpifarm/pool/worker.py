@@ -8,11 +8,12 @@ Rules of this file:
 - The worker exits with 0 when the rank has closed its side of the socket.
 - The *lifeline* is a pipe whose other end the fork server holds.  SIGIO tells that
   bytes have come: ``T`` means start nothing more and terminate what runs; a dot is a
-  reminder, which has the worker look at the verdict on its run's time as well (Python
-  may miss a signal right before a call that blocks).  The end of the pipe means that
+  reminder, which has the worker look at the verdicts on its run as well (Python may
+  miss a signal right before a call that blocks).  The end of the pipe means that
   the fork server is dead: the worker then dies with its command.
-- A run whose time is over is terminated, and at the end of the grace time its rest is
-  KILLed.  A worker that can't do that any more is KILLed by the fork server.
+- A run whose time is over, or that is cancelled, is terminated, and at the end of the
+  grace time its rest is KILLed.  A worker that can't do that any more is KILLed by the
+  fork server.
 - A task's failure is a status; nothing that a runner raises ends the worker.
 - What a user's runner prints while it runs a task is in the task's log; mpifarm's own
   print nothing.
@@ -40,6 +41,7 @@ from mpifarm.model.settings import RunnerDefinition
 from mpifarm.model.task import LEFT_RUNNING, NOT_RUN, Outcome
 from mpifarm.output.keepers import create_log_keeper
 from mpifarm.output.task_log import (
+    CANCELLED_LINE,
     TaskLog,
     blames_one_task,
     time_limit_line,
@@ -204,6 +206,8 @@ class Worker:
         self._stop = Stop.NOT_ASKED
         self._enforced = TimeVerdict.IN_TIME
         """The verdict on the task's run that the worker has acted on; it only grows."""
+        self._is_cancelled = False
+        """Whether the worker has acted on the verdict that the run is cancelled."""
         self._meter: CommandMeter | ProcessMeter = CommandMeter()
         self._usage: Usage | None = None
         """What the current task has used, once its run is over."""
@@ -295,6 +299,8 @@ class Worker:
         """
         self._row.begin_task(taskid, started)
         self._usage = None
+        # Before the clock starts: a verdict on the last run must not count for this.
+        self._enforced, self._is_cancelled = TimeVerdict.IN_TIME, False
         try:
             log = self._begin_log(taskid, attempt)
         except OSError as error:
@@ -306,6 +312,8 @@ class Worker:
         self._name_task(taskid, attempt)
         self._meter.begin()
         status = self._execute(taskid, command, log)
+        if self._is_cancelled and not self._stop:
+            self._end_rest(taskid)
         if status is None:
             self._keeper.end(log, failed=True)
             return None
@@ -351,6 +359,9 @@ class Worker:
 
     def _explain_failure(self, status: int, log: TaskLog) -> Outcome:
         """Append to a failed task's log why the command died; return the outcome."""
+        if self._is_cancelled:
+            log.append_own_line(CANCELLED_LINE)
+            return Outcome.CANCELLED
         if self._enforced:
             assert self._limits.timeout is not None
             log.append_own_line(time_limit_line(self._limits.timeout))
@@ -365,8 +376,6 @@ class Worker:
 
     def _run_in_time(self, taskid: int, command: str, log: TaskLog) -> int | None:
         """Run a task with its clock on; if its time was over, end what it has left."""
-        # In this order: a verdict of the clock's last run must not count for this one.
-        self._enforced = TimeVerdict.IN_TIME
         self._row.start_clock()
         try:
             status = self._run_with_log(taskid, command, log)
@@ -435,7 +444,7 @@ class Worker:
     def _on_lifeline(self, _signum: int, _frame: object) -> None:
         """Obey the words that have come; at the end of the lifeline, die.
 
-        The words are a stop, or a reminder of the verdict on the run's time.
+        The words are a stop, or a reminder of the verdicts on the run.
         """
         try:
             words = os.read(self._lifeline, 64)
@@ -446,8 +455,12 @@ class Worker:
             return
         if TERMINATE in words:
             self._on_stop()
-        elif self._limits.timeout is not None and not self._stop:
+        elif not self._stop:
             self._enforce(self._row.verdict)
+            if cancelled := self._row.cancel_verdict:
+                before = self._enforced
+                self._enforce(cancelled)
+                self._is_cancelled |= before < self._enforced
 
     def _on_stop(self) -> None:
         """Note the stop, once; terminate the runner if it is running."""

@@ -152,6 +152,12 @@ class WorkerLink:
             return None  # its result is in the socket
         return RunningTask(taskid, lease.attempt, self.index, started)
 
+    def find_serial(self, taskid: int, attempt: int) -> int | None:
+        """Return the serial number of the first lease held if it is this one."""
+        if self.held and self.held[0].lease[:2] == (taskid, attempt):
+            return self.held[0].serial
+        return None
+
     # ---- leases out -----------------------------------------------------------------
 
     def give(self, lease: Lease) -> None:

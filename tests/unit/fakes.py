@@ -28,6 +28,7 @@ from mpifarm.coordinator.coordinator import (
     NoteRunning,
     Phase,
     RankSet,
+    Reply,
     Send,
     TakeNothing,
     Tell,
@@ -41,6 +42,7 @@ from mpifarm.model.messages import (
     ToCoordinator,
     ToRank,
 )
+from mpifarm.model.requests import Answer
 from mpifarm.model.settings import FarmDefinition, Policy, RunnerDefinition
 from mpifarm.model.task import Lease, Result
 from tests.unit.virtual_rank import START, FakePool, Seconds, VirtualRank
@@ -108,6 +110,10 @@ class FakeDisk:
         """When each such transaction found nothing more."""
         self.with_others = 0
         """Tasks that other farms hold."""
+        self.held_by_users: set[int] = set()
+        """Tasks that users hold: nobody takes them."""
+        self.pulled: list[int] = []
+        """What the last transaction has pulled."""
 
     def transact(self, wanted: Transact, now: float) -> tuple[list[int], bool]:
         """Returns what was taken, and whether nothing is left."""
@@ -119,17 +125,32 @@ class FakeDisk:
             self._release(taskid)
             self.given_back[taskid] += 1
         self.toprocess.extend(wanted.requeue)
-        return self._take(wanted.take, now), not self.toprocess
+        taken = self._take(wanted.take, now)
+        self.pulled = [each for each in wanted.pull if each in self.toprocess]
+        for taskid in self.pulled:
+            self.toprocess.remove(taskid)
+        self._hold(self.pulled)
+        return taken, not self.toprocess
 
     def _take(self, count: int, now: float) -> list[int]:
         if count:
             self.takes.append(now)
-        taken = [self.toprocess.popleft() for _ in range(min(count, self.left))]
-        self.taken.update(taken)
-        self.held.update(taken)
+        free = self.toprocess
+        if self.held_by_users:
+            held = self.held_by_users
+            free = deque(each for each in self.toprocess if each not in held)
+        taken = [free.popleft() for _ in range(min(count, len(free)))]
+        if free is not self.toprocess:
+            for taskid in taken:
+                self.toprocess.remove(taskid)
+        self._hold(taken)
         if count and not self.toprocess:
             self.emptied_at.append(now)
         return taken
+
+    def _hold(self, taskids: Sequence[int]) -> None:
+        self.taken.update(taskids)
+        self.held.update(taskids)
 
     def _release(self, taskid: int) -> None:
         assert taskid in self.held, f"task {taskid} isn't ours"
@@ -334,6 +355,8 @@ class SimulatedFarm:
         """How an attempt ends."""
         self.told: list[str] = []
         """What the user was told."""
+        self.replies: list[Answer] = []
+        """What the farm has answered to users."""
         self.noted: list[NoteAttempt] = []
         self.disk = FakeDisk(tasks)
         self.disk_seconds = disk_seconds
@@ -435,6 +458,8 @@ class SimulatedFarm:
                 self.told.append(effect.sentence)
             case LookAtList():
                 self.coordinator.on_list_seen()
+            case Reply():
+                self.replies.append(effect.answer)
             case Conclude():
                 self.counts.ends += 1
                 self.ended_at = self.now
@@ -471,6 +496,7 @@ class SimulatedFarm:
                 empty=empty,
                 cost=self.disk_seconds,
                 others=self.disk.with_others > 0,
+                pulled=self.disk.pulled,
             )
         self.check()
 

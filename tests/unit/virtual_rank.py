@@ -102,6 +102,10 @@ class FakePool:
         """Leases that the workers hold."""
         self.begun: list[Lease] = []
         """Leases whose commands were started, in order."""
+        self.cancelled: set[tuple[int, int]] = set()
+        """(taskid, attempt) of the runs that were cancelled."""
+        self.cancel_seconds = 0.0
+        """What a cancelled command takes to end."""
         self.running = False
         self.gone = False
         self._clock = clock
@@ -176,6 +180,13 @@ class FakePool:
     def recall(self) -> list[Lease]:
         return self._drop_waiting() if self.running else []
 
+    def cancel(self, taskid: int, attempt: int) -> None:
+        """End at once what a worker runs, with status -15, and as cancelled."""
+        for worker, lease in self.at_work.items():
+            if lease[:2] == (taskid, attempt):
+                self.cancelled.add((taskid, attempt))
+                self.end_after(worker, self.cancel_seconds, -15)
+
     def collect(self) -> list[PoolEvent]:
         now = self._clock.now
         while self.next_end() <= now:
@@ -233,7 +244,10 @@ class FakePool:
         status = run.status if status is None else status
         lease = self._pop(worker)
         self.note_end(lease, now)
-        self._events.append(result_of(lease, now, now - run.started, status))
+        result = result_of(lease, now, now - run.started, status)
+        if lease[:2] in self.cancelled:
+            result = result._replace(outcome=Outcome.CANCELLED)
+        self._events.append(result)
         if not self.running:
             self._drop(self.hands[worker])
         elif self.hands[worker]:

@@ -30,6 +30,7 @@ from mpifarm.coordinator.coordinator import (
     Phase,
     RankSet,
     RankState,
+    Reply,
     Send,
     Transact,
 )
@@ -43,6 +44,7 @@ from mpifarm.model.messages import (
     ToCoordinator,
     ToRank,
 )
+from mpifarm.model.requests import Fate, Request, RequestKind
 from mpifarm.model.settings import Policy
 from mpifarm.model.task import Lease, Outcome
 from tests.unit.fakes import (
@@ -80,6 +82,9 @@ policies = st.builds(
 )
 
 
+few_tasks = st.lists(st.integers(0, TASKS - 1), min_size=1, max_size=6, unique=True)
+
+
 class Pace(Enum):
     """What happens before the next event."""
 
@@ -92,11 +97,15 @@ Note = Callable[[Lease, float], None]
 
 
 class LedgerPool(FakePool):
-    """A pool that tells when a command ends."""
+    """A pool that tells when a command begins and ends."""
 
-    def __init__(self, clock: Clock, note: Note) -> None:
+    def __init__(self, clock: Clock, note: Note, note_begin: Note) -> None:
         super().__init__(clock)
         self._note = note
+        self._note_begin = note_begin
+
+    def note_begin(self, lease: Lease, now: float) -> None:
+        self._note_begin(lease, now)
 
     def note_end(self, lease: Lease, now: float) -> None:
         self._note(lease, now)
@@ -107,10 +116,10 @@ class Rank(VirtualRank):
 
     pool: LedgerPool
 
-    def __init__(self, rank: int, clock: Clock, note: Note) -> None:
+    def __init__(self, rank: int, clock: Clock, note: Note, note_begin: Note) -> None:
         self.inbox: deque[ToRank] = deque()
         self.outbox: deque[ToCoordinator] = deque()
-        pool = LedgerPool(clock, note)
+        pool = LedgerPool(clock, note, note_begin)
         super().__init__(rank, WORKERS, pool, clock, self.outbox.append, WAIT)
         self.has_joined = False
         self.is_told_to_leave = False
@@ -161,11 +170,18 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.pace = Pace.PROMPT
         self.said: list[tuple[int, Report]] = []
         self.ends = 0
+        self.asked = 0
         self.last_effects: list[Effect] = []
         self.ended: dict[tuple[int, int], float] = {}
         self.attempts: dict[int, int] = {}
         self.ended_since: set[tuple[int, int]] = set()
         """Attempts that ended under this coordinator."""
+        self.requests: dict[str, Request] = {}
+        """The requests that are not answered yet, by name."""
+        self.cancelled: set[int] = set()
+        """Tasks that were cancelled: none of them may be handed out any more."""
+        self.barred: set[int] = set()
+        """Tasks of which was answered that they wait, or are cancelled."""
 
     @initialize(
         size=st.sampled_from([3, 2, 4, 1]),
@@ -189,7 +205,10 @@ class CoordinatorMachine(RuleBasedStateMachine):
         joined: int,
     ) -> None:
         self.pace = pace
-        self.ranks = [Rank(each, self.clock, self.note_end) for each in range(size)]
+        self.ranks = [
+            Rank(each, self.clock, self.note_end, self.note_begin)
+            for each in range(size)
+        ]
         self.coordinator = Coordinator(
             Commands(TASKS),
             define_farm(grace),
@@ -203,6 +222,9 @@ class CoordinatorMachine(RuleBasedStateMachine):
             rank.agent.reporter.keeps_results = survives_rank_loss
         for rank in self.ranks[:joined]:
             self.a_rank_joins(rank.rank)
+
+    def note_begin(self, lease: Lease, began: float) -> None:
+        assert lease.taskid not in self.barred
 
     def note_end(self, lease: Lease, ended: float) -> None:
         self.ended[lease.taskid, lease.attempt] = ended
@@ -413,6 +435,72 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.pace = pace
         self.rejoin(heirs)
         heirs[0].agent.lead()
+        self.coordinator.hold_from_start(
+            self.disk.held_by_users, holds_all=old.holds_all
+        )
+        for request in self.requests.values():
+            self.coordinator.on_request(request, self.clock.now)
+
+    # ---- what users ask --------------------------------------------------------------
+
+    @rule(taskids=few_tasks)
+    def a_user_cancels(self, taskids: list[int]) -> None:
+        if self.ask(RequestKind.CANCEL, taskids):
+            self.cancelled.update(taskids)
+
+    @rule(taskids=few_tasks)
+    def a_user_holds_some(self, taskids: list[int]) -> None:
+        if self.ask(RequestKind.HOLD, taskids):
+            self.disk.held_by_users.update(taskids)
+
+    @rule(taskids=few_tasks)
+    def a_user_releases_some(self, taskids: list[int]) -> None:
+        self.release(set(taskids))
+        self.ask(RequestKind.RELEASE, taskids)
+
+    @rule()
+    def a_user_holds_all(self) -> None:
+        self.ask(RequestKind.HOLD)
+
+    @rule()
+    def a_user_releases_all(self) -> None:
+        self.release({*range(TASKS)})
+        self.ask(RequestKind.RELEASE)
+
+    @rule(happens=rarely)
+    def a_user_drains(self, happens: bool) -> None:
+        if happens:
+            self.ask(RequestKind.DRAIN)
+
+    def release(self, taskids: set[int]) -> None:
+        self.disk.held_by_users -= taskids
+        self.barred -= taskids - self.cancelled
+
+    def ask(self, kind: RequestKind, taskids: list[int] | None = None) -> bool:
+        """Return whether there is a farm to be asked."""
+        if self.ends or self.coordinator.storage_failed:
+            return False
+        self.asked += 1
+        ids = None if taskids is None else tuple(taskids)
+        request = Request(f"r{self.asked}", kind, ids)
+        self.requests[request.name] = request
+        self.coordinator.on_request(request, self.clock.now)
+        return True
+
+    def judge_answer(self, reply: Reply) -> None:
+        request = self.requests.pop(reply.answer.request)
+        waited = [
+            taskid
+            for fate, _, taskids in reply.answer.fates
+            for taskid in taskids
+            if fate is Fate.WAITED
+        ]
+        if request.kind is RequestKind.CANCEL:
+            self.barred.update(waited)
+            assert self.cancelled.issuperset(waited)
+        elif request.tasks is not None:
+            # Released since, maybe.
+            self.barred |= self.disk.held_by_users.intersection(waited)
 
     @rule(happens=rarely)
     def a_drain_file_is_found(self, happens: bool) -> None:
@@ -462,7 +550,9 @@ class CoordinatorMachine(RuleBasedStateMachine):
             return
         wanted, self.pending = self.pending, None
         taken, empty = self.disk.transact(wanted, self.clock.now)
-        self.coordinator.on_transacted(taken, self.clock.now, empty=empty, cost=0.01)
+        self.coordinator.on_transacted(
+            taken, self.clock.now, empty=empty, cost=0.01, pulled=self.disk.pulled
+        )
 
     @precondition(lambda self: self.pending is not None)
     @rule(happens=rarely)
@@ -490,6 +580,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
         match effect:
             case Send():
                 self.send(effect.rank, effect.message)
+            case Reply():
+                self.judge_answer(effect)
             case NoteAttempt():
                 assert effect.result.outcome is not Outcome.COMPLETED
             case Transact():
@@ -513,6 +605,9 @@ class CoordinatorMachine(RuleBasedStateMachine):
         rank.inbox.append(message)
 
     def judge_lease(self, lease: Lease) -> None:
+        assert lease.taskid not in self.cancelled
+        assert lease.taskid not in self.disk.held_by_users
+        assert not self.coordinator.holds_all
         assert lease.attempt >= self.attempts.get(lease.taskid, 1)
         again = (lease.taskid, lease.attempt) in self.ended_since
         assert not again, "an attempt comes again"
@@ -527,7 +622,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
     def judge_results(self, wanted: Transact) -> None:
         for rank, result in wanted.results:
-            if result.outcome is not Outcome.LOST:
+            has_run = result.worker_index is not None
+            if result.outcome is not Outcome.LOST and has_run:
                 ended = self.ended[result.taskid, result.attempt]
                 assert ended <= self.ranks[rank].sure
 
@@ -538,6 +634,12 @@ class CoordinatorMachine(RuleBasedStateMachine):
         if not self.coordinator.storage_failed:
             assert self.disk.held == set()
             assert self.disk.find_unaccounted() == []
+            asked_for = {*self.requests} - {
+                each.answer.request
+                for each in self.last_effects
+                if isinstance(each, Reply)
+            }
+            assert asked_for == set(), "a request without an answer"
 
     def judge_leave(self) -> None:
         ranks = self.coordinator.ranks.values()
