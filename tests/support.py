@@ -173,8 +173,17 @@ def _read(path: Path) -> bytes:
 
 def is_running(pid: int) -> bool:
     """Whether the process exists and is no zombie."""
-    state = _read(Path(f"/proc/{pid}/stat")).rpartition(b") ")[2][:1]
-    return state not in (b"", b"Z", b"X")
+    return _state_of(pid) not in (b"", b"Z", b"X")
+
+
+def is_suspended(pid: int) -> bool:
+    """Whether a STOP has reached the process."""
+    return _state_of(pid) == b"T"
+
+
+def _state_of(pid: int) -> bytes:
+    """Its letter in /proc; empty where the process is gone."""
+    return _read(Path(f"/proc/{pid}/stat")).rpartition(b") ")[2][:1]
 
 
 def find_pids(token: str) -> Iterator[int]:

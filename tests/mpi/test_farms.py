@@ -26,6 +26,7 @@ from tests.support import (
     ROOT,
     find_launcher,
     is_running,
+    is_suspended,
     survivors,
     wait_until,
 )
@@ -201,11 +202,15 @@ def usr1_to_all(farm, child):
 
 
 def usr1_to_the_commands_first(farm, child):
-    # as Slurm does it on each node, by less than the rank's wait (docs/signals.md)
-    commands, others = farm.pids(Part.COMMAND), farm.pids(*FARM_PARTS)
+    # As Slurm does it on each node.  The ranks stand still in between, so they see both
+    # at once: their wait (docs/signals.md) isn't over, however late this process comes.
+    commands, ranks = farm.pids(Part.COMMAND), farm.pids(Part.RANK)
+    send_signal(ranks, signal.SIGSTOP)
+    wait_until(lambda: all(map(is_suspended, ranks)))
     send_signal(commands, signal.SIGUSR1)
-    time.sleep(0.02)
-    send_signal(others, signal.SIGUSR1)
+    wait_until(lambda: not any(map(is_running, commands)))
+    send_signal([*ranks, *farm.pids(Part.PARENT, Part.WORKER)], signal.SIGUSR1)
+    send_signal(ranks, signal.SIGCONT)
 
 
 WAYS_OF_USR1 = [

@@ -12,7 +12,13 @@ from collections import Counter
 import pytest
 
 from tests.farm_driver import send_signal
-from tests.support import environment_of, is_running, survivors, wait_until
+from tests.support import (
+    environment_of,
+    is_running,
+    is_suspended,
+    survivors,
+    wait_until,
+)
 
 SLOW = 1.5
 """Seconds of a busy machine that a deadline of the design is stretched by here."""
@@ -209,11 +215,14 @@ def test_a_command_that_ends_with_0_half_done_is_not_booked(
     )
     place = create_place([traps] * 4)
     farm = start_and_await(place, 4)
-    # the commands get it well before the farm does
-    for pid in map(int, place.notes("begun")):
-        send_signal([pid], signum)
+    # The commands get it well before the farm does, which stands still in between: so
+    # its wait isn't over, however late this process comes.
+    farm.send_signal(signal.SIGSTOP)
+    wait_until(lambda: is_suspended(farm.pid))
+    send_signal(map(int, place.notes("begun")), signum)
     place.await_notes("halves", 4)
     farm.send_signal(signum)
+    farm.send_signal(signal.SIGCONT)
     assert farm.wait(10) == 75
     assert place.content("finished") == place.content("failed") == b""
     assert place.ids("toprocess") == [0, 1, 2, 3]
@@ -381,18 +390,13 @@ def test_a_suspended_farm_goes_on_as_it_was(create_place):
     place = create_place(["echo $PROC_NUMBER >> begun; sleep 0.3"] * 30)
     farm = start_and_await(place, 4, "--proc", "4")
     os.kill(farm.pid, signal.SIGSTOP)
-    wait_until(lambda: b") T " in read_stat(farm.pid))
+    wait_until(lambda: is_suspended(farm.pid))
     time.sleep(3)
     os.kill(farm.pid, signal.SIGCONT)
     assert farm.wait() == 0
     assert Counter(map(int, place.notes("begun"))) == Counter(range(30))
     assert place.finished() == list(range(30))
     place.assert_sound()
-
-
-def read_stat(pid):
-    with open(f"/proc/{pid}/stat", "rb") as stat:
-        return stat.read()
 
 
 def test_a_signal_that_came_in_the_suspension_counts(create_place, farm_token):
