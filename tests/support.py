@@ -173,15 +173,15 @@ def _read(path: Path) -> bytes:
 
 def is_running(pid: int) -> bool:
     """Whether the process exists and is no zombie."""
-    return _state_of(pid) not in (b"", b"Z", b"X")
+    return _letter_of(pid) not in (b"", b"Z", b"X")
 
 
 def is_suspended(pid: int) -> bool:
     """Whether a STOP has reached the process."""
-    return _state_of(pid) == b"T"
+    return _letter_of(pid) == b"T"
 
 
-def _state_of(pid: int) -> bytes:
+def _letter_of(pid: int) -> bytes:
     """Its letter in /proc; empty where the process is gone."""
     return _read(Path(f"/proc/{pid}/stat")).rpartition(b") ")[2][:1]
 

@@ -2,7 +2,8 @@
 
 Rules of this file: tests marked `mpi` run inside ranks, under mpirun and --with-mpi;
 all others start farms themselves, and run in one process without it.  Inside ranks,
-rank 0 speaks; the others only when something went wrong there.
+rank 0 speaks; the others only when something went wrong there.  What any MPI library
+does alike, and Debian's Open MPI, is tested in one environment: MPICH's (`one_mpi`).
 """
 
 import io
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.farm_driver import Mpirun
-from tests.support import Launch
+from tests.support import Launch, find_launcher
 
 HERE = Path(__file__).parent
 
@@ -71,12 +72,24 @@ def pytest_collection_modifyitems(
 ) -> None:
     inside = config.getoption("--with-mpi")
     here = [item for item in items if HERE in item.path.parents]
-    other = [i for i in here if (i.get_closest_marker("mpi") is not None) != inside]
+    other = [item for item in here if not _is_for(item, inside, _is_mpich())]
     config.hook.pytest_deselected(items=other)
     items[:] = [item for item in items if item not in other]
     # pytest-mpi has taken the name of this folder for its marker, and skips all in it
     for item in set(here) - set(other):
         item.own_markers[:] = [m for m in item.own_markers if not _is_its_skip(m)]
+
+
+def _is_for(item: pytest.Item, inside: bool, is_mpich: bool) -> bool:
+    """Whether the test belongs inside ranks or outside, and to this MPI library."""
+    is_inside = item.get_closest_marker("mpi") is not None
+    is_of_one = item.get_closest_marker("one_mpi") is not None
+    return is_inside == inside and (is_mpich or not is_of_one)
+
+
+def _is_mpich() -> bool:
+    launcher = find_launcher()
+    return launcher is not None and launcher.mpi == "MPICH"
 
 
 def _is_its_skip(mark: pytest.Mark) -> bool:

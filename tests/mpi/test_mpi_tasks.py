@@ -79,5 +79,6 @@ def test_a_launcher_in_a_task_leaves_the_other_nodes_of_the_job_alone(
     assert_each_task_has_two_ranks(farm, mpirun, job)
 
 
+@pytest.mark.one_mpi
 def test_it_does_so_under_debians_open_mpi_too(farm, debian_mpirun):
     assert_each_task_has_two_ranks(farm, debian_mpirun, "PBS")

@@ -40,20 +40,16 @@ def told_by_workers(farm, *options, ranks=RANKS, count=SLOTS, **others):
     return [line.split() for line in farm.notes("told")]
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_each_worker_of_a_node_has_a_number_of_its_own(farm, ranks):
-    told = told_by_workers(farm, ranks=ranks)
-    assert sorted(int(words[2]) for words in told) == list(range(SLOTS))
-
-
-def test_the_workers_of_a_rank_are_numbered_one_after_the_other(farm):
+def test_the_workers_of_a_node_are_numbered_rank_by_rank(farm):
     told = told_by_workers(farm)
+    assert sorted(int(words[2]) for words in told) == list(range(SLOTS))
     first = {int(rank): int(node) - int(worker) for rank, worker, node, *_ in told}
     assert sorted(first.values()) == list(range(0, SLOTS, WORKERS))
     for rank, worker, node, *_ in told:
         assert int(node) == first[int(rank)] + int(worker)
 
 
+@pytest.mark.one_mpi
 def test_ranks_that_have_the_same_gpus_share_them_evenly(farm):
     env = {"CUDA_VISIBLE_DEVICES": "3,5,6,7"}
     told = told_by_workers(farm, "--gpus", "auto", env=env)
@@ -118,6 +114,7 @@ def test_workers_of_bound_ranks_share_what_their_own_rank_has(farm, bound_to_cor
     assert cpus["0"] != cpus["1"]
 
 
+@pytest.mark.one_mpi
 def test_ranks_that_farm_alone_number_their_workers_through_the_node(farm):
     told = told_by_workers(farm, "--mpi", "off")
     assert sorted(int(words[2]) for words in told) == list(range(SLOTS))

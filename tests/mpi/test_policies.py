@@ -1,13 +1,13 @@
 """What rank 0 decides about tasks and ranks that fail, with whole farms of some ranks.
 
-Rules of this file: the MPI is that of the environment that runs pytest; what only an
-MPI that tells of dead ranks can do (`ulfm`) runs under Open MPI 5 alone.  Each start of
-a command leaves a line with its rank, so that runs can be counted.
+Rules of this file: one farm shows that a policy reaches all ranks; what it decides is
+tested without ranks (`tests/unit/coordinator`).  What only an MPI that tells of dead
+ranks can do (`ulfm`) runs under Open MPI 5 alone.  Each start of a command leaves a
+line with its rank, so that runs can be counted.
 """
 
 import os
 import signal
-import time
 from collections import Counter
 
 import pytest
@@ -57,6 +57,7 @@ def starts_by_rank(farm):
 # ---- retries -------------------------------------------------------------------------
 
 
+@pytest.mark.one_mpi
 def test_a_failed_task_runs_again_on_another_rank(farm):
     farm.write_list([f"{NOTE}; [ $MPIFARM_ATTEMPT -ge 3 ]"] * 6)
     farm.finish("--retries", "2")
@@ -69,58 +70,10 @@ def test_a_failed_task_runs_again_on_another_rank(farm):
     assert numbers == [(taskid, *pair) for taskid in range(6) for pair in each]
 
 
-def test_a_signal_to_any_rank_puts_back_what_waits_for_its_retry(farm):
-    farm.write_list([f"{NOTE}; exit 4"] * 2 + [WAITS] * 4)
-    options = ("--retries", "2", "--retry-delay", "60")
-    child = farm.launch(*options)
-    farm.wait_for_marks("started", 6)
-    farm.signal_rank(2, signal.SIGUSR1)
-    assert_ends(child, 75)
-    farm.assert_settled(to_process=range(6))
-
-
-def test_the_attempts_of_a_task_in_pieces_are_counted_over_all_ranks(farm):
-    pieces = "echo $MPIFARM_ATTEMPT >> pieces.$PROC_NUMBER"
-    farm.write_list([f"{pieces}; [ $MPIFARM_ATTEMPT -ge 4 ] || exit 75"] * 6)
-    farm.finish("--requeue-status", "75")
-    farm.assert_all_finished()
-    for taskid in range(6):
-        text = (farm.directory / f"pieces.{taskid}").read_text()
-        assert text.split() == ["1", "2", "3", "4"]
-
-
-# ---- failures that stop the farm -----------------------------------------------------
-
-
-def test_so_many_failures_stop_all_ranks(farm):
-    farm.write_list(["exit 4"] * 3 + [WAITS] * 9)
-    farm.finish("--max-failures", "3", status=1)
-    farm.assert_settled(failed=range(3), to_process=range(3, 12))
-    assert "--max-failures" in farm.result()["reason"]
-    farm.allow()
-    farm.finish(status=1)
-    farm.assert_settled(finished=range(3, 12), failed=range(3))
-
-
-def test_canaries_run_alone_and_keep_the_gates_closed_when_they_fail(farm):
-    farm.write_list([f"{NOTE}; exit 4"] * 2 + [NOTE] * 10)
-    farm.finish("--canary", "2", status=1)
-    assert farm.marks("started") == [0, 1]
-    farm.assert_settled(failed=[0, 1], to_process=range(2, 12))
-
-
-def test_a_canary_that_succeeds_opens_the_gates_of_all_ranks(farm):
-    farm.write_list(["exit 4", *[WAITS] * 11])
-    child = farm.launch("--canary", "2")
-    assert farm.wait_for_marks("started", 1) == [1]
-    farm.allow()
-    assert_ends(child, 1)
-    farm.assert_settled(finished=range(1, 12), failed=[0])
-
-
 # ---- ranks that fail everything ------------------------------------------------------
 
 
+@pytest.mark.one_mpi
 def test_a_rank_that_fails_everything_gets_no_more_and_no_task_is_failed(farm):
     farm.write_list([FAILS_ON_1] * 80)
     options = ("--quarantine", "3", "--max-failures", "1")
@@ -135,64 +88,6 @@ def test_a_rank_that_fails_everything_gets_no_more_and_no_task_is_failed(farm):
     assert "rank 1" in summary
     finished_by = {a.rank for a in farm.attempts() if a.status == 0}
     assert finished_by == {0, 2}
-
-
-def test_what_a_bad_rank_failed_costs_no_retry(farm):
-    """Each second task fails once on a good rank: its one retry must be left."""
-    once = f"{FAILS_ON_1}; mkdir been.$PROC_NUMBER 2> /dev/null && exit 5; true"
-    farm.write_list([once, *[FAILS_ON_1] * 3] * 12)
-    farm.finish("--quarantine", "3", "--retries", "1")
-    farm.assert_all_finished()
-    assert [each["rank"] for each in farm.result()["quarantined"]] == [1]
-
-
-def test_a_bad_rank_is_judged_by_what_the_others_try_again(farm):
-    """At the end of the list all that could tell of the others has failed once."""
-    others = "until [ $(cat started.* | grep -c '[02]') -ge 4 ]; do sleep 0.02; done"
-    once = "mkdir been.$PROC_NUMBER 2> /dev/null && exit 5; true"
-    command = f"{NOTE}; [ $MPIFARM_RANK != 1 ] || exit 4; {others}; sleep 1.1; {once}"
-    farm.write_list([command] * 6)
-    farm.finish("--quarantine", "2", "--retries", "1")
-    farm.assert_all_finished()
-    assert [each["rank"] for each in farm.result()["quarantined"]] == [1]
-
-
-def test_without_quarantine_a_bad_rank_fails_tasks(farm):
-    farm.write_list([FAILS_ON_1] * 30)
-    farm.finish("--quarantine", "off", status=1)
-    farm.assert_sound()
-    failed_on = {a.rank for a in farm.attempts() if a.status == 4}
-    assert failed_on == {1}
-    assert len(farm.failed()) >= 3
-    assert farm.result()["quarantined"] == []
-
-
-@pytest.mark.parametrize("count", [7, 90])
-def test_a_list_of_which_everything_fails_blames_no_rank(farm, count):
-    farm.write_list(["exit 4"] * count)
-    farm.finish("--quarantine", "3", status=1)
-    farm.assert_settled(failed=range(count))
-    assert farm.result()["quarantined"] == []
-    assert Counter(a.taskid for a in farm.attempts()) == dict.fromkeys(range(count), 1)
-
-
-SEATS = r"""#!/bin/sh
-# One of four licences for half a second, or a failure.
-for seat in 1 2 3 4; do
-    exec 9> seat.$seat
-    flock -n 9 && exec sleep 0.5
-done
-exit 1
-"""
-
-
-def test_four_licences_for_24_workers_put_no_rank_out_of_use(farm):
-    farm.write_list(["./take-a-seat"] * 60)
-    farm.write_program("take-a-seat", SEATS)
-    child = farm.launch("-n", "8", "--retries", "10")
-    assert child.wait(60) in (0, 1)
-    assert "out of use" not in child.text()
-    assert farm.result()["quarantined"] == []
 
 
 # ---- tasks that kill their rank ------------------------------------------------------
@@ -249,17 +144,6 @@ def test_what_may_kill_the_last_rank_runs_when_all_else_is_done(farm, ulfm):
 # ---- the end of the job --------------------------------------------------------------
 
 
-def test_a_farm_of_several_ranks_ends_before_its_job_does(farm):
-    farm.write_list([WAITS] * 20)
-    moment = int(time.time()) + 6
-    options = ("--deadline", str(moment), "--grace", "0.2")
-    child = farm.launch(*options)
-    assert_ends(child, 75)
-    assert time.time() < moment
-    assert farm.marks("started")
-    farm.assert_settled(to_process=range(20))
-
-
 ENDS_AT_THE_SECOND_QUESTION = """\
 #!/bin/sh
 echo $MPIFARM_RANK >> asked
@@ -296,6 +180,7 @@ exec "$@"
 """
 
 
+@pytest.mark.one_mpi
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 def test_a_rank_that_does_not_see_the_workdir_is_told_and_runs_nothing(farm):
     farm.write_list([WAITS] * 20)

@@ -175,6 +175,7 @@ def test_three_ranks_print_one_table_in_which_all_holds(selftest, farm_token):
     wait_until(lambda: not survivors(farm_token), 5)
 
 
+@pytest.mark.one_mpi
 def test_each_other_host_is_compared_with_that_of_rank_0(selftest):
     child = selftest(stand_in=OWN_HOSTS)
     assert child.wait(30) == 0, child.text()
@@ -185,16 +186,24 @@ def test_each_other_host_is_compared_with_that_of_rank_0(selftest):
         )
 
 
-BROKEN = [
-    (LOCAL_FLOCK, "flock between this process and rank 1 on node1", "--lock-area"),
-    (WRONG_CLOCK, "heartbeats between this process and rank 1 on node1", "NTP"),
-    (LATE_NAMES, "a name that was renamed is gone for rank 1 on node1", "lookupcache"),
-    (DEAF, "USR1 reaches a rank that waits in its loop with MPI", "--timeout"),
-]
+ON_NODE_1 = "rank 1 on node1"
+
+BROKEN = {
+    "lock": (LOCAL_FLOCK, f"flock between this process and {ON_NODE_1}", "--lock-area"),
+    "clock": (WRONG_CLOCK, f"heartbeats between this process and {ON_NODE_1}", "NTP"),
+    "names": (LATE_NAMES, f"a name that was renamed is gone for {ON_NODE_1}", "lookup"),
+    "signals": (DEAF, "USR1 reaches a rank that waits in its loop", "--timeout"),
+}
 
 
 @pytest.mark.parametrize(
-    ("stand_in", "name", "remedy"), BROKEN, ids=["lock", "clock", "names", "signals"]
+    ("stand_in", "name", "remedy"),
+    [
+        pytest.param(
+            *broken, marks=[] if id_ == "signals" else pytest.mark.one_mpi, id=id_
+        )
+        for id_, broken in BROKEN.items()
+    ],
 )
 def test_what_does_not_hold_between_hosts_is_found(selftest, stand_in, name, remedy):
     child = selftest(stand_in=stand_in)
@@ -216,6 +225,7 @@ def test_a_rank_that_does_not_answer_is_told_and_the_others_are_tested(selftest)
     assert "not hold here:" in child.text()
 
 
+@pytest.mark.one_mpi
 def test_node_local_locks_hold_on_each_node(selftest):
     child = selftest(ranks=2, stand_in=LOCAL_FLOCK)
     assert child.wait(30) == 1, child.text()
@@ -223,6 +233,7 @@ def test_node_local_locks_hold_on_each_node(selftest):
     assert any("flock between two processes on this node" in it for it in held)
 
 
+@pytest.mark.one_mpi
 @pytest.mark.parametrize(
     ("ranks", "status", "line"),
     [
@@ -259,6 +270,7 @@ def test_ranks_that_do_not_see_each_other_are_found_with_the_remedy(
     assert any(line.startswith("CPUs") for line in lines_of(child, "measured"))
 
 
+@pytest.mark.one_mpi
 def test_bad_input_is_told_once(selftest):
     child = selftest("no-such")
     assert child.wait(30) == 2, child.text()
@@ -293,6 +305,7 @@ def test_where_mpi_tells_of_a_lost_rank_the_others_go_on(selftest, mpirun, farm_
     wait_until(lambda: not survivors(farm_token), 10)
 
 
+@pytest.mark.one_mpi
 def test_two_ranks_are_too_few_to_kill_one(selftest):
     child = selftest("--kill-a-rank", ranks=2)
     assert child.wait(30) == 0, child.text()

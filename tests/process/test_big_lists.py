@@ -53,6 +53,7 @@ def test_a_long_list_goes_on_where_a_killed_farm_was(place):
     place.assert_sound()
 
 
+@pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
 def test_a_plain_farmer_gets_its_share_of_a_long_list(create_place, plain_farmer):
     place = create_place()
     script = place.script("note", 'echo "$1" >> "run_by_${MPIFARM_FARM:-plain}"')

@@ -7,6 +7,8 @@ import fcntl
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.farm_driver import MPIFARM
 from tests.support import snapshot, wait_until
 
@@ -60,6 +62,7 @@ def test_what_a_killed_farm_held_goes_back(create_place, mpifarm):
     place.assert_sound()
 
 
+@pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
 def test_what_a_killed_plain_farmer_lost_goes_back_if_the_user_vouches_for_it(
     create_place, plain_farmer, mpifarm
 ):

@@ -7,6 +7,8 @@ is known without asking a farmer.
 import signal
 from collections import Counter
 
+import pytest
+
 from tests.support import wait_until
 
 
@@ -125,6 +127,7 @@ def test_two_farms_share_the_lines_that_are_added_while_they_run(create_place):
     place.assert_sound()
 
 
+@pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
 def test_a_plain_farmer_of_the_shorter_list_works_on_beside(create_place, plain_farmer):
     place = create_list(create_place, 100, seconds=0.05)
     # mpifarm has seen the list before it grows
@@ -150,6 +153,7 @@ def test_a_plain_farmer_of_the_shorter_list_works_on_beside(create_place, plain_
     assert place.violations(alone=False) == []
 
 
+@pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
 def test_a_plain_farmer_of_the_longer_list_leaves_the_added_ones_to_mpifarm(
     create_place, plain_farmer
 ):

@@ -100,7 +100,7 @@ def test_usr1_gives_commands_time_to_clean_up(create_place, farm_token):
     assert_nothing_is_left(place, farm_token)
 
 
-@pytest.mark.parametrize("grace", ["0", "0.5", "2"])
+@pytest.mark.parametrize("grace", ["0", "0.5"])
 def test_a_command_that_ignores_term_is_killed_after_the_grace(
     create_place, farm_token, grace
 ):
@@ -253,7 +253,7 @@ def test_a_signal_after_the_last_word_does_not_change_the_exit_status(
     create_place, signum
 ):
     # a batch system signals a job that is just ending; its script reads the status
-    for attempt in range(5):
+    for attempt in range(2):
         place = create_place(["true"], name=f"here {attempt}")
         farm = place.start()
         while not farm.has_ended():
@@ -391,7 +391,7 @@ def test_a_suspended_farm_goes_on_as_it_was(create_place):
     farm = start_and_await(place, 4, "--proc", "4")
     os.kill(farm.pid, signal.SIGSTOP)
     wait_until(lambda: is_suspended(farm.pid))
-    time.sleep(3)
+    time.sleep(1)
     os.kill(farm.pid, signal.SIGCONT)
     assert farm.wait() == 0
     assert Counter(map(int, place.notes("begun"))) == Counter(range(30))

@@ -51,6 +51,33 @@ def test_it_begins_with_how_to_start_it(script):
     assert any(f"jobs/{script.name}" in command for command in commands)
 
 
+# ---- what a script refuses -----------------------------------------------------------
+
+COUNTING = ["requeue", "chain"]
+"""The scripts for Slurm that count how often they have started a farm in vain."""
+
+
+@pytest.mark.parametrize("name", COUNTING)
+@pytest.mark.parametrize("option", ["-w", "--workdir", "--workd"])
+def test_a_script_that_counts_refuses_another_workdir(farm, name, option):
+    farm.write_list(["true"])
+    script = str(JOBS / f"{name}.slurm")
+    words = ["bash", script, "tasks.txt", option, "elsewhere"]
+    child = farm.start_command(words)
+    assert_ends(child, 2)
+    assert "the workdir is set at the top of the script" in child.text()
+    assert not (farm.directory / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("name", COUNTING)
+@pytest.mark.parametrize("words", [("-n", "4", "tasks.txt"), ()], ids=["-n", "none"])
+def test_a_script_that_counts_wants_the_tasklist_first(farm, name, words):
+    farm.write_list(["true"])
+    child = farm.start_command(["bash", str(JOBS / f"{name}.slurm"), *words])
+    assert_ends(child, 2)
+    assert child.text() == f"{name}.slurm: the tasklist comes first, then options\n"
+
+
 # ---- farms ---------------------------------------------------------------------------
 
 
@@ -81,6 +108,9 @@ def alone(nodes: Path) -> dict[str, str]:
     """Nothing is set on a machine without a batch system."""
     return {}
 
+
+HAS_RUN_FOR_LONG = "SECONDS=60\n"
+"""For ``BASH_ENV``: a script passes a signal on at once."""
 
 SIGNALS_TOO_EARLY = "trap '[[ $BASH_COMMAND != *=\\$!* ]] || kill -USR1 $$' DEBUG\n"
 """For ``BASH_ENV``: a script has started its mpirun, and hasn't kept its pid yet."""
@@ -132,7 +162,9 @@ def test_a_list_that_is_not_there_is_status_2(farm, launch):
 
 def test_usr1_to_it_stops_the_farm_and_the_next_start_goes_on(farm, launch):
     farm.write_list([WAITS] * 4)
-    child = farm.start_command(launch)
+    (farm.directory / "has-run-for-long").write_text(HAS_RUN_FOR_LONG)
+    env = {"BASH_ENV": str(farm.directory / "has-run-for-long")}
+    child = farm.start_command(launch, env=env)
     farm.wait_for_marks("started", 2)
     child.send_signal(signal.SIGUSR1)
     assert_ends(child, 75)

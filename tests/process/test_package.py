@@ -60,10 +60,14 @@ def installed(tmp_path_factory):
     dist.mkdir()
     elsewhere.mkdir()
     wheel = _build_wheel(dist)
-    _run([sys.executable, "-m", "venv", str(venv)], directory)
-    python = str(venv / "bin" / "python")
-    _run([python, "-m", "pip", "install", "--quiet", str(wheel)], directory)
+    _run([sys.executable, "-m", "venv", "--without-pip", str(venv)], directory)
+    _run([*_pip_of(venv), "install", "--quiet", str(wheel)], directory)
     return Installed(wheel, venv / "bin", elsewhere)
+
+
+def _pip_of(venv: Path) -> list[str]:
+    """This environment's pip at work on another one, which then needs none."""
+    return [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python")]
 
 
 def _metadata(wheel):
@@ -94,7 +98,7 @@ def test_what_it_needs_to_run_is_mpi4py_and_filelock(installed):
     required = _metadata(installed.wheel).get_all("Requires-Dist")
     plain = [line for line in required if "extra ==" not in line]
     assert [line.split(">=")[0] for line in sorted(plain)] == ["filelock", "mpi4py"]
-    installed.run("python", "-m", "pip", "check")
+    _run([*_pip_of(installed.programs.parent), "check"], installed.directory)
 
 
 def test_it_runs_without_the_checkout(installed):

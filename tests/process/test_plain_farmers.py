@@ -15,7 +15,7 @@ import pytest
 
 from tests.support import wait_until
 
-TASKS = 2000
+TASKS = 1000
 SHORTER = 200
 """Where a farmer is stopped in the middle: stopping and going on takes time too."""
 
@@ -117,26 +117,22 @@ def stop_by_usr1(place, farm):
     assert farm.wait(10) == 75
 
 
-def stop_by_timeout(place, farm):
-    # 3: the plain farmer was faster than the timeout
-    assert farm.wait(20) in (75, 3)
-
-
 def stop_by_kill(place, farm):
     place.kill(farm)
 
 
 @pytest.mark.parametrize(
-    ("stop", "options"),
-    [(stop_by_usr1, ()), (stop_by_timeout, ("--timeout", "1")), (stop_by_kill, ())],
-    ids=["USR1", "timeout", "kill"],
+    ("plain_farmer", "stop"),
+    [("0.0.1", stop_by_usr1), ("0.1.0", stop_by_kill)],
+    indirect=["plain_farmer"],
+    ids=["USR1", "kill"],
 )
 def test_mpifarm_stopped_in_the_middle_goes_on_beside_a_plain_farmer(
-    create_place, plain_farmer, stop, options
+    create_place, plain_farmer, stop
 ):
     place = create_list(create_place, SHORTER)
     plain = place.start_plain(plain_farmer, "--proc", "2")
-    farm = place.start("--proc", WORKERS, *options)
+    farm = place.start("--proc", WORKERS)
     await_both_at_work(place)
     stop(place, farm)
     again = place.start("--proc", WORKERS)
@@ -172,13 +168,15 @@ def kill_plain(place, plain):
 
 
 @pytest.mark.parametrize(
-    ("stop", "options"),
+    ("plain_farmer", "stop", "options"),
     [
-        (stop_plain_by_usr1, ()),
-        (await_plain_end, ("--timeout", "1")),
-        (kill_plain, ()),
+        ("0.0.1", stop_plain_by_usr1, ()),
+        ("0.1.0", stop_plain_by_usr1, ()),
+        ("0.1.0", await_plain_end, ("--timeout", "1")),
+        ("0.0.1", kill_plain, ()),
     ],
-    ids=["USR1", "timeout", "kill"],
+    indirect=["plain_farmer"],
+    ids=["USR1 0.0.1", "USR1 0.1.0", "timeout", "kill"],
 )
 def test_a_plain_farmer_stopped_in_the_middle_takes_nothing_of_mpifarm_with_it(
     create_place, plain_farmer, stop, options
@@ -225,18 +223,6 @@ def test_a_finished_task_that_a_plain_farmer_puts_back_never_runs_again(
     place.assert_sound()
 
 
-def test_a_plain_farmer_goes_on_where_mpifarm_was_stopped(create_place, plain_farmer):
-    place = create_list(create_place, 80)
-    farm = place.start("--proc", WORKERS)
-    place.await_notes("starts", 30)
-    farm.send_signal(signal.SIGTERM)
-    assert farm.wait(10) == 75
-    assert place.start_plain(plain_farmer, "--proc", "2").wait() == 0
-    assert_nothing_is_lost(place, 80)
-    assert len(place.timeline()) == 80
-    assert place.run() == 0
-
-
 def test_the_timelines_of_both_become_one_with_names_and_numbers_of_each(
     create_place, plain_farmer
 ):
@@ -253,6 +239,7 @@ def test_the_timelines_of_both_become_one_with_names_and_numbers_of_each(
     farm = place.start("--proc", WORKERS)
     assert farm.wait(60) in (0, 3)
     assert plain.wait(60) == 0
+    assert_nothing_is_lost(place, SHORTER)
     assert place.events()[: len(before)] == before
     assert list(place.workdir.glob("timeline.*.json"))
     merged = place.directory / "all.json"
@@ -279,6 +266,7 @@ def test_mpifarm_goes_on_where_a_plain_farmer_was_stopped(create_place, plain_fa
     assert {*place.ids("finished"), *lost} == set(range(100))
 
 
+@pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
 def test_both_meet_in_the_lock_area_of_the_environment(create_place, plain_farmer):
     place = create_list(create_place, 100)
     area = place.directory / "area"

@@ -1,15 +1,14 @@
 """What a farm of one rank does about tasks that fail, and about the end of its time.
 
-Rules of this file: commands write beside the tasklist what they did; a test waits for
-those lines, or for lines of the workdir, before it sends anything.  Times are compared
-in the one direction that a busy machine can't turn round.
+Rules of this file: each policy once, from the option to the files and the words; what
+it decides is tested in `tests/unit/coordinator`.  Commands write beside the tasklist
+what they did; a test waits for those lines, or for lines of the workdir, before it
+sends anything.  Times are compared in the one direction that a busy machine can't turn
+round.
 """
 
 import signal
 import time
-from datetime import UTC, datetime, timedelta
-
-import pytest
 
 from tests.support import wait_until
 
@@ -63,59 +62,20 @@ def test_a_task_that_has_no_retry_left_is_failed_once(create_place):
     assert farm.text().count("task 1: ") == 1
 
 
-def test_the_delay_is_kept_between_a_failure_and_the_next_attempt(create_place):
-    place = create_place([SUCCEEDS_AT_LAST, "true"])
-    assert place.run("--retries", "2", "--retry-delay", "0.8") == 0
-    runs = [attempt for attempt in place.attempts() if attempt.taskid == 0]
-    ends = [attempt.started + attempt.seconds for attempt in runs]
-    waits = [after.started - end for end, after in zip(ends, runs[1:], strict=False)]
-    assert len(waits) == 2
-    # the clock of a file may be stepped by a millisecond
-    assert min(waits) >= 0.79
-
-
-def test_other_tasks_run_while_one_waits_for_its_retry(create_place):
-    place = create_place([SUCCEEDS_AT_LAST, "echo 1 >> ran", "echo 2 >> ran"])
-    options = ("--proc", "1", "--retries", "1", "--retry-delay", "60")
-    farm = place.start(*options)
-    place.await_notes("ran", 2)
-    wait_until(lambda: place.finished() == [1, 2])
-    assert not farm.has_ended()
-
-
 FAILS = f"{NOTE}; exit 4"
 ENDS_LATER = "until [ -e begun ]; do sleep 0.02; done; sleep 0.2"
 """Several of these end when what notes its beginning has long failed."""
 
 
-@pytest.mark.parametrize("neighbours", [[], [FOR_EVER]])
-def test_a_task_that_waits_for_its_retry_goes_back_at_a_stop(create_place, neighbours):
-    place = create_place([FAILS, *[ENDS_LATER] * 3, *neighbours])
-    farm = start_and_await_failure(place, "--proc", "2")
-    wait_until(lambda: place.finished() == [1, 2, 3])
-    place.await_notes("begun", 1 + len(neighbours))
-    farm.send_signal(signal.SIGUSR1)
-    assert farm.wait(20) == 75
-    rest = [0, *range(4, 4 + len(neighbours))]
-    place.assert_settled(finished=[1, 2, 3], to_process=rest)
-
-
-def test_a_drain_does_not_wait_for_a_retry(create_place):
-    place = create_place([FAILS, *[ENDS_LATER] * 3, WAITS])
-    farm = start_and_await_failure(place, "--proc", "2")
-    place.await_notes("begun", 2)
-    farm.send_signal(signal.SIGUSR2)
-    wait_until(lambda: "nothing more is started" in farm.text())
-    place.allow()
-    assert farm.wait(20) == 75
-    place.assert_settled(finished=[1, 2, 3, 4], to_process=[0])
-
-
-def test_the_next_farm_gives_all_retries_again(create_place):
+def test_a_stop_puts_back_what_waits_for_its_retry_and_the_next_farm_gives_it_all(
+    create_place,
+):
     place = create_place([FAILS, *[ENDS_LATER] * 3])
     farm = start_and_await_failure(place, "--proc", "2")
+    wait_until(lambda: place.finished() == [1, 2, 3])
     farm.send_signal(signal.SIGUSR1)
     assert farm.wait(20) == 75
+    place.assert_settled(finished=[1, 2, 3], to_process=[0])
     assert place.run("--retries", "2") == 1
     assert attempts_of(place, 0) == [(1, 4), (1, 4), (2, 4), (3, 4)]
     place.assert_settled(finished=[1, 2, 3], failed=[0])
@@ -136,14 +96,6 @@ def test_so_many_failures_stop_the_farm_and_the_next_start_goes_on(create_place)
     place.allow()
     assert place.run() == 1
     place.assert_settled(finished=rest, failed=range(3))
-
-
-def test_such_a_share_of_failures_stops_the_farm(create_place):
-    place = create_place(["true"] * 10 + ["exit 4"] * 12 + [FOR_EVER] * 2)
-    farm = place.start("--proc", "2", "--max-failures", "50%")
-    assert farm.wait(20) == 1
-    assert "stops when 12 tasks have failed (--max-failures 50%" in farm.text()
-    place.assert_settled(finished=range(10), failed=range(10, 22), to_process=[22, 23])
 
 
 def test_no_more_fail_than_the_limit_and_what_was_running(create_place):
@@ -169,20 +121,6 @@ def test_a_task_that_makes_checkpoints_runs_until_it_ends(create_place):
     place.assert_settled(finished=[0])
 
 
-def test_a_checkpoint_is_no_attempt_of_the_retries(create_place):
-    piece = "case $MPIFARM_ATTEMPT in 1|2) exit 75;; 3) exit 4;; 4) exit 75;; esac"
-    place = create_place([piece])
-    assert place.run("--requeue-status", "75", "--retries", "1") == 0
-    assert attempts_of(place, 0) == [(1, 75), (2, 75), (3, 4), (4, 75), (5, 0)]
-
-
-def test_without_the_option_no_status_asks_to_run_again(create_place):
-    place = create_place(["exit 75"])
-    assert place.run() == 1
-    assert attempts_of(place, 0) == [(1, 75)]
-    place.assert_settled(failed=[0])
-
-
 def test_a_task_that_made_a_checkpoint_goes_to_the_end_of_the_queue(create_place):
     piece = f"{NOTE}; [ $MPIFARM_ATTEMPT -ge 2 ] || exit 75"
     place = create_place([piece, *[f"{NOTE}; sleep 0.1"] * 8])
@@ -198,18 +136,6 @@ def test_a_task_that_asks_to_run_again_for_ever_is_failed_and_told(create_place)
     assert "task 0 counts as failed" in farm.text()
     assert "10 times in a row" in farm.text()
     place.assert_settled(finished=[1], failed=[0])
-
-
-def test_a_checkpoint_in_a_drain_goes_back_into_toprocess(create_place):
-    place = create_place([f"{WAITS}; exit 75"])
-    farm = place.start("--requeue-status", "75")
-    place.await_notes("begun", 1)
-    farm.send_signal(signal.SIGUSR2)
-    wait_until(lambda: "nothing more is started" in farm.text())
-    place.allow()
-    assert farm.wait(20) == 75
-    assert place.notes("begun") == ["0"]
-    place.assert_settled(to_process=[0])
 
 
 # ---- canaries ------------------------------------------------------------------------
@@ -228,36 +154,6 @@ def test_nothing_else_is_started_when_the_canaries_fail(create_place):
     place.assert_settled(finished=range(2, 6), failed=[0, 1])
 
 
-def test_the_others_wait_for_the_first_canary_alone(create_place):
-    """The second canary ends only when what comes after it has begun."""
-    other = f"{NOTE}; until grep -q 3 begun; do sleep 0.02; done"
-    place = create_place([f"{WAITS}", other, NOTE, NOTE])
-    farm = place.start("--canary", "2")
-    place.await_notes("begun", 2)
-    assert sorted(place.notes("begun")) == ["0", "1"]
-    place.allow()
-    assert farm.wait(20) == 0
-
-
-def test_a_canary_that_succeeds_at_its_retry_opens_the_gates(create_place):
-    place = create_place(["[ $MPIFARM_ATTEMPT -ge 2 ]", *["true"] * 4])
-    assert place.run("--canary", "1", "--retries", "1") == 0
-    place.assert_settled(finished=range(5))
-
-
-# ---- tasks that kill their worker ----------------------------------------------------
-
-
-def test_a_task_that_kills_its_worker_is_failed_after_three(create_place):
-    place = create_place(["echo >> lives; kill -9 $PPID; sleep 5", *["true"] * 6])
-    farm = place.start("--proc", "2")
-    assert farm.wait(30) == 1
-    assert len(place.notes("lives")) == 3
-    place.assert_settled(finished=range(1, 7), failed=[0])
-    assert place.result()["this_farm"]["outcomes"]["lost"] == 1
-    assert "task 0: " in farm.text()
-
-
 # ---- the end of the job --------------------------------------------------------------
 
 
@@ -267,16 +163,11 @@ def end_of_job(seconds):
     return str(moment), moment
 
 
-@pytest.mark.parametrize("told_by", ["option", "Slurm"])
-def test_a_farm_ends_by_itself_before_its_job_does(create_place, told_by):
+def test_a_farm_ends_by_itself_before_its_job_does(create_place):
     text, moment = end_of_job(5)  # the start alone takes 2 s on a busy machine
     place = create_place(["true", *[FOR_EVER] * 4])
-    is_option = told_by == "option"
-    farm = place.start(
-        *("--proc", "2", "--grace", "0.2"),
-        *(("--deadline", text) if is_option else ()),
-        env={} if is_option else {"SLURM_JOB_END_TIME": text},
-    )
+    env = {"SLURM_JOB_END_TIME": text}
+    farm = place.start("--proc", "2", "--grace", "0.2", env=env)
     assert farm.wait(20) == 75
     assert time.time() < moment
     place.assert_settled(finished=[0], to_process=range(1, 5))
@@ -294,40 +185,6 @@ def test_nothing_is_started_that_is_known_to_take_too_long(create_place):
     assert place.notes("begun") == []
     place.assert_settled(to_process=range(4))
     assert "--task-time" in farm.text()
-
-
-def test_what_was_started_in_time_may_finish(create_place):
-    """Each takes a tenth of what is said, so none is hit by the end."""
-    text, moment = end_of_job(6)  # the start alone takes 2 s on a busy machine
-    place = create_place([f"{NOTE}; sleep 0.1; echo $PROC_NUMBER >> ended"] * 200)
-    options = ("--deadline", text, "--task-time", "1", "--grace", "0.2", "-n", "1")
-    assert place.run(*options) == 75
-    assert time.time() < moment
-    ended = sorted(map(int, place.notes("ended")))
-    assert ended
-    assert place.notes("begun") == place.notes("ended")
-    rest = sorted(set(range(200)) - set(ended))
-    place.assert_settled(finished=ended, to_process=rest)
-
-
-def test_what_others_have_taken_tells_what_a_task_takes(create_place):
-    # the start may take 4 s, and two tasks one after the other never fit
-    end = (datetime.now(UTC) + timedelta(seconds=8.2)).isoformat()
-    place = create_place(["sleep 4", *[NOTE] * 4])
-    farm = place.start("--proc", "1", "--deadline", end, "--grace", "0.2")
-    assert farm.wait(20) == 75
-    assert place.notes("begun") == []
-    place.assert_settled(finished=[0], to_process=range(1, 5))
-    assert "the only task that has finished took 4 s" in farm.text()
-
-
-def test_a_farm_that_has_no_time_starts_nothing_and_says_so(create_place):
-    place = create_place([NOTE] * 4)
-    farm = place.start("--deadline", str(int(time.time())))
-    assert farm.wait(20) == 75
-    assert place.notes("begun") == []
-    assert "deadline" in farm.text()
-    place.assert_settled(to_process=range(4))
 
 
 def test_a_deadline_of_none_overrides_the_job(create_place):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.farm_driver import MPIFARM
 from tests.support import wait_until
 
@@ -46,6 +48,7 @@ def test_a_farm_at_work_takes_them_up(create_place, mpifarm):
     assert mpifarm(place, "check", "tasks.txt")[0] == 0
 
 
+@pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
 def test_plain_farmers_take_them_up(create_place, plain_farmer, mpifarm):
     place = create_place(["test -e ready", "true"])
     assert place.start_plain(plain_farmer).wait(30) == 0

@@ -18,6 +18,9 @@ from tests.support import wait_until
 
 HANGS = "touch started.$PROC_NUMBER; [ -e go ] || sleep 1000; true"
 
+TELLS_SOON = ("--verbose",)
+"""A farm tells what runs each half second then, and not each five."""
+
 TOLD = 60.0
 """Seconds until a farm has told what runs, on a busy machine."""
 
@@ -44,7 +47,7 @@ def ask_until(place, holds):
 
 def test_the_numbers_are_those_of_the_workdir(create_place):
     place = create_place(["true"] * 5 + ["echo no; exit 3"] * 2 + [HANGS] * 3)
-    place.launch("-n", "2")
+    place.launch(*TELLS_SOON, "-n", "2")
     place.wait_for_marks("started", 2)
     found = ask_until(place, lambda status: len(status["running"]) == 2)
     finished, failed = place.finished(), place.failed()
@@ -62,7 +65,7 @@ def test_the_numbers_are_those_of_the_workdir(create_place):
 
 def test_a_farm_that_was_killed_keeps_its_last_state(create_place):
     place = create_place([HANGS] * 2)
-    child = place.launch("-n", "2")
+    child = place.launch(*TELLS_SOON, "-n", "2")
     ask_until(place, lambda status: len(status["running"]) == 2)
     place.kill(child)
     found = ask(place)
@@ -82,7 +85,7 @@ def test_a_farm_that_was_killed_keeps_its_last_state(create_place):
 
 def test_a_suspended_farm_still_lives(create_place):
     place = create_place([HANGS])
-    child = place.launch("-n", "1")
+    child = place.launch(*TELLS_SOON, "-n", "1")
     ask_until(place, lambda status: len(status["running"]) == 1)
     send_signal(place.pids(*FARM_PARTS), signal.SIGSTOP)
     (farm,) = ask(place)["farms"]
@@ -94,7 +97,7 @@ def test_a_suspended_farm_still_lives(create_place):
 
 def test_watch_ends_with_the_farm(create_place):
     place = create_place([HANGS] * 2)
-    farm = place.launch("-n", "2")
+    farm = place.launch(*TELLS_SOON, "-n", "2")
     place.wait_for_marks("started", 2)
     words = [*MPIFARM, "status", "--watch", "0.2", "tasks.txt"]
     child = place.start_command(words)
@@ -113,7 +116,7 @@ def test_watch_ends_with_the_farm(create_place):
 @pytest.mark.parametrize("columns", [80, 200])
 def test_on_a_terminal_watch_redraws_and_ends_with_130_at_ctrl_c(create_place, columns):
     place = create_place([f"{HANGS} # {'long ' * 60}"])
-    farm = place.launch("-n", "1")
+    farm = place.launch(*TELLS_SOON, "-n", "1")
     ask_until(place, lambda status: len(status["running"]) == 1)
     words = [*MPIFARM, "status", "--watch", "0.3", "tasks.txt"]
     pid, terminal = pty.fork()

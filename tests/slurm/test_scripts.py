@@ -43,7 +43,7 @@ def test_a_jobs_exit_status_is_that_of_its_farm(farm, slurm, script):
     broken = farm.directory / "broken.txt"
     broken.write_text("true\nfalse\n")
     jobs = {
-        slurm.submit(*script, "tasks.txt"): 0,
+        slurm.submit(*script, "tasks.txt", "--grace", "7", "--verbose"): 0,
         slurm.submit(*script, "broken.txt"): 1,
         slurm.submit(*script, "missing.txt"): 2,
     }
@@ -51,17 +51,12 @@ def test_a_jobs_exit_status_is_that_of_its_farm(farm, slurm, script):
         ended = job.assert_ends(status)
         assert ended.restarts == 0
         assert ended.state == ("COMPLETED" if status == 0 else "FAILED")
+        # options after the list are the farm's
+        assert ("task 0 began at" in job.text()) == (status == 0)
     farm.assert_all_finished()
     # a successor that isn't wanted is cancelled before it begins
     wait_until(lambda: not slurm.queue(), DEADLINE)
     assert list(farm.directory.glob("slurm-*.out")) == []
-
-
-def test_options_after_the_list_are_the_farms(farm, slurm, script):
-    farm.write_list(["true"])
-    job = slurm.submit(*script, "tasks.txt", "--grace", "7", "--verbose")
-    job.assert_ends(0)
-    assert "task 0 began at" in job.text()
 
 
 def test_each_node_of_the_job_is_a_rank_with_a_worker_for_each_cpu(farm, slurm):
@@ -131,22 +126,3 @@ def test_what_needs_all_of_an_array_never_starts_when_the_last_member_is_ended(
     wait_until(lambda: after.fields()["Reason"] == reason, DEADLINE)
     assert not (farm.directory / "followed").exists()
     assert farm.finished() == [0, 1, 2, 3, 4, 5]
-
-
-@pytest.mark.parametrize("name", ["requeue", "chain"])
-@pytest.mark.parametrize("option", ["-w", "--workdir", "--workd"])
-def test_a_script_that_counts_refuses_another_workdir(farm, slurm, name, option):
-    farm.write_list(["true"])
-    job = slurm.submit(f"jobs/{name}.slurm", "tasks.txt", option, "elsewhere")
-    job.assert_ends(2)
-    assert "the workdir is set at the top of the script" in job.text()
-    assert not (farm.directory / "elsewhere").exists()
-
-
-@pytest.mark.parametrize("name", ["requeue", "chain"])
-@pytest.mark.parametrize("words", [("-n", "4", "tasks.txt"), ()], ids=["-n", "none"])
-def test_a_script_that_counts_wants_the_tasklist_first(farm, slurm, name, words):
-    farm.write_list(["true"])
-    job = slurm.submit("-N", "2", f"jobs/{name}.slurm", *words)
-    job.assert_ends(2)
-    assert job.text() == f"{name}.slurm: the tasklist comes first, then options\n"

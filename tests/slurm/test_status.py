@@ -45,7 +45,7 @@ def test_a_task_that_hangs_on_one_of_eight_nodes_is_named_with_its_node_and_age(
     farm.write_list([MEETS] * 2 * NODES + [HANGS] + ["true"] * NODES)
     job = named_slurm.submit(
         *("-N", str(NODES), "--ntasks-per-node=1", "--exclusive", "--wrap"),
-        f"srun --mpi=pmi2 {sys.executable} -m mpifarm tasks.txt -n 1",
+        f"srun --mpi=pmi2 {sys.executable} -m mpifarm tasks.txt -n 1 -v",
     )
     (line,) = farm.await_notes("hangs", 1, DEADLINE)
     node, begun = line.split()

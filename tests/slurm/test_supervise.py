@@ -113,9 +113,8 @@ def test_a_farm_goes_on_without_a_node_whose_slurmd_is_dead(
     farm.assert_all_finished()
 
 
-@pytest.mark.parametrize("size", ["", "-N 3", "-N 3 -n 3"])
-def test_a_farm_goes_on_without_a_node_that_has_gone_down(farm, slurm, take_away, size):
-    job = submit_busy(farm, slurm, *JOB, "--wrap", SUPERVISED.format(size))
+def test_a_farm_goes_on_without_a_node_that_has_gone_down(farm, slurm, take_away):
+    job = submit_busy(farm, slurm, *JOB, "--wrap", SUPERVISED.format("-N 3 -n 3"))
     node = nodes_of(slurm, job)[-1]
     take_away(node, "DOWN")
     farm.allow()
@@ -157,15 +156,6 @@ def test_a_farm_whose_srun_is_killed_goes_on_in_the_same_job(farm, slurm):
     farm.allow()
     job.assert_ends(0)
     farm.assert_all_finished()
-
-
-@pytest.mark.parametrize(("line", "status"), [("true", 0), ("false", 1)])
-def test_the_exit_status_of_the_script_is_that_of_the_farm(farm, slurm, line, status):
-    farm.write_list(["true"] * 4 + [line])
-    job = slurm.submit("-N", "2", "jobs/supervised.slurm", "tasks.txt", "-n", "2")
-    job.assert_ends(status)
-    assert "mpifarm supervise:" not in job.text()
-    farm.assert_sound()
 
 
 def test_the_signal_before_the_time_limit_stops_the_farm_and_the_job(farm, slurm):
