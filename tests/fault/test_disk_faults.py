@@ -29,7 +29,7 @@ FULL = bool(os.environ.get("FAULT_FULL"))
 
 pytestmark = pytest.mark.timeout(7200 if FULL else 180)
 
-MOST = {"EIO": 8}
+MOST = {"EIO": 6}
 """Strikes of a sample, for each play; 2 for the deeds that are not here."""
 
 MAX_TOLD = 3

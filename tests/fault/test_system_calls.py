@@ -167,7 +167,7 @@ def test_a_kill_at_any_call_of_a_farm_that_goes_on_after_a_kill_loses_nothing(
     theatre, first
 ):
     verdicts = each_until_unharmed(
-        lambda n: theatre.strike(f"{first}:kill", f"{n}:kill"), steps(8, 5)
+        lambda n: theatre.strike(f"{first}:kill", f"{n}:kill"), steps(8, 6)
     )
     assert_all_right(verdicts, 5)
 
@@ -218,6 +218,6 @@ def count_calls(theatre, call):
 def test_a_kill_by_strace_at_a_call_that_writes_loses_nothing(theatre, call):
     numbers = count_calls(theatre, call)
     verdicts = each_until_unharmed(
-        lambda n: theatre.trace(call, n), numbers if FULL else numbers[1::4]
+        lambda n: theatre.trace(call, n), numbers if FULL else numbers[1::6]
     )
     assert_all_right(verdicts, 0 if len(numbers) < 8 else 1)

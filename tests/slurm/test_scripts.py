@@ -86,19 +86,14 @@ def submit_array_and_what_follows(farm, slurm):
     array = jobs[0].jobid.partition("_")[0]
     after = slurm.submit(f"--dependency=afterok:{array}", "--wrap", "touch followed")
     wait_until(lambda: farm.marks("started") == [6], DEADLINE)
-    (last,) = [job for job in jobs if has_started(farm, job)]
+    (member,) = farm.await_notes("started.6", 1, DEADLINE)
+    (last,) = [job for job in jobs if job.jobid.endswith(f"_{member}")]
     for job in jobs:
         if job is not last:
             job.assert_ends(0)
             assert "with other farms of this job array, whose own" in job.text()
     wait_until(lambda: farm.finished() == [0, 1, 2, 3, 4, 5], DEADLINE)
     return last, after
-
-
-def has_started(farm, job):
-    """Whether the task that waits runs in this job."""
-    member = (farm.directory / "started.6").read_text().strip()
-    return job.jobid.endswith(f"_{member}")
 
 
 def test_what_needs_all_of_an_array_starts_when_all_tasks_are_finished(farm, slurm):

@@ -64,6 +64,5 @@ def test_a_job_that_has_lost_one_rank_finishes_and_leaves_the_queue(farm, slurm)
     ended = job.assert_ends(0, DEADLINE)
     assert ended.state == "COMPLETED"
     farm.assert_all_finished()
-    assert farm.lost_ranks() == [VICTIM]
     assert all(len(ranks_of(farm, taskid)) == 2 for taskid in theirs)
     farm.wait_until_gone()

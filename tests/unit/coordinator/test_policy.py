@@ -18,7 +18,7 @@ from mpifarm.coordinator.state import TaskRecord
 from mpifarm.coordinator.walltime import Walltime, margin
 from mpifarm.model.messages import Join, Stopped
 from mpifarm.model.settings import Policy
-from mpifarm.model.task import Outcome, Result
+from mpifarm.model.task import Lease, Outcome, Result
 from tests.unit.coordinator.test_coordinator import Hand, SomeCommands
 from tests.unit.coordinator.test_losses import assert_all_is_accounted_for
 from tests.unit.fakes import SimulatedFarm
@@ -147,7 +147,8 @@ def test_a_task_that_loses_its_workers_is_not_tried_more_often_for_retries():
 
 def test_a_task_that_made_a_checkpoint_runs_again_and_has_not_failed():
     farm = policed(Policy(requeue_status=75, retries=1), seconds=5.0, tasks=6)
-    farm.status_of = lambda lease: 75 if lease.attempt < 20 else 0
+    # the one failure among the checkpoints has its retry left
+    farm.status_of = lambda lease: {10: 4, 20: 0}.get(lease.attempt, 75)
     farm.run()
     assert_all_is_accounted_for(farm)
     assert {r.result.attempt for r in farm.disk.records.values()} == {20}
@@ -363,6 +364,23 @@ def test_failures_of_a_broken_node_cost_no_attempt():
     assert {tried[t] for t in suspects if t >= 100} <= {2, 3}
 
 
+def test_a_broken_node_is_known_by_what_the_others_try_again():
+    """At the end of the list all that could tell of the others has failed once."""
+    policy = Policy(quarantine=2, retries=1)
+    farm = broken_node(policy, tasks=6, seconds=3.0, workers=2)
+    failed_once = set[int]()
+
+    def status_of(lease: Lease) -> int:
+        is_first = lease.taskid not in failed_once
+        failed_once.add(lease.taskid)
+        return int(is_first)
+
+    farm.status_of = status_of
+    farm.run()
+    assert [r.result.status for r in farm.disk.records.values()] == [0] * 6
+    assert [out.rank for out in farm.coordinator.quarantined.values()] == [2]
+
+
 def test_while_others_say_nothing_a_broken_node_gets_few_tasks():
     farm = broken_node(seconds=HOUR, tasks=100)
     farm.run(HOUR / 2)
@@ -501,6 +519,13 @@ def test_when_all_canaries_fail_the_rest_stays_in_the_list():
     assert farm.counts.spins == 0
 
 
+def test_a_canary_that_succeeds_at_its_second_attempt_lets_the_others_run():
+    farm = policed(Policy(canary=1, retries=1))
+    farm.status_of = lambda lease: int(lease.attempt == 1 and lease.taskid == 0)
+    farm.run()
+    assert [r.result.status for r in farm.disk.records.values()] == [0] * 100
+
+
 @pytest.mark.parametrize("tasks", [1, 3, 4])
 @pytest.mark.parametrize("status", [0, 1])
 def test_a_list_shorter_than_the_canary_ends_as_any_other(tasks, status):
@@ -534,6 +559,14 @@ def test_without_a_task_time_what_finished_tells():
     farm.run()
     assert set(farm.disk.records) == {taskid for taskid, _ in farm.started}
     assert "tasks that have finished took up to 1" in farm.coordinator.reason
+
+
+def test_the_only_task_that_has_finished_tells_as_well():
+    farm = policed(Policy(), 5, ranks=1, workers=1, seconds=40.0, deadline=START + 60.0)
+    farm.run()
+    assert len(farm.started) == len(farm.disk.records) == 1
+    said = "the only task that has finished took 40 s"
+    assert said in farm.coordinator.reason
 
 
 def test_what_runs_on_is_stopped_in_time_for_the_farm_to_end_by_itself():
