@@ -214,15 +214,13 @@ def test_a_command_that_ends_with_0_half_done_is_not_booked(
         "while :; do sleep 0.02; done"
     )
     place = create_place([traps] * 4)
-    farm = start_and_await(place, 4)
-    # The commands get it well before the farm does, which stands still in between: so
-    # its wait isn't over, however late this process comes.
-    farm.send_signal(signal.SIGSTOP)
-    wait_until(lambda: is_suspended(farm.pid))
+    # in a job, whose signals are waited for longer than others
+    farm = place.start("--deadline", "none", env={"SLURM_JOB_ID": "7"})
+    place.await_notes("begun", 4)
+    # the commands get it well before the farm does
     send_signal(map(int, place.notes("begun")), signum)
     place.await_notes("halves", 4)
     farm.send_signal(signum)
-    farm.send_signal(signal.SIGCONT)
     assert farm.wait(10) == 75
     assert place.content("finished") == place.content("failed") == b""
     assert place.ids("toprocess") == [0, 1, 2, 3]
