@@ -400,3 +400,65 @@ def test_a_time_of_another_day_has_its_day():
     noon = time.mktime((2026, 11, 23, 12, 0, 0, 0, 0, -1))
     assert words._time(noon - 3 * 3600, noon) == "09:00:00"
     assert words._time(noon - 13 * 3600, noon) == "2026-11-22 23:00:00"
+
+
+@pytest.mark.parametrize(
+    ("argv", "seconds"),
+    [
+        (["d", "--watch"], 2.0),
+        (["--watch", "d"], 2.0),
+        (["--watch", "0.1", "d"], 0.1),
+        (["--watch=7", "d"], 7.0),
+        (["--watch", "1e9", "d"], None),
+        (["--watch=1e9", "d"], 24 * 3600.0),
+    ],
+)
+def test_a_watch_has_its_seconds_a_day_at_the_most(argv, seconds):
+    if seconds is None:  # a word that is no plain number is the workdir
+        with pytest.raises(InputError):
+            command._parse(argv)
+        return
+    chosen = command._parse(argv)
+    assert chosen.workdir == "d"
+    assert command._parse_seconds(chosen.watch) == seconds
+
+
+@pytest.mark.parametrize(("cost", "pause"), [(0.0, 3.0), (0.7, 3.0), (2.0, 8.0)])
+def test_a_reading_takes_a_quarter_of_the_time_at_most(site, monkeypatch, cost, pause):
+    hold(site, 3)
+    now = [0.0]
+
+    def read(*arguments, **others):
+        now[0] += cost
+        return read_status(*arguments, **others)
+
+    waits: list[float] = []
+
+    def wait(_sink, seconds):
+        waits.append(seconds)
+        raise BrokenPipeError
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(command, "read_status", read)
+    monkeypatch.setattr(Sink, "wait", wait)
+    assert status.main(["--watch=3", "tasks.txt"], Console(prints=False), {}) == 0
+    assert waits == [pause]
+
+
+def test_five_running_tasks_and_five_failed_ones_are_shown(site, run):
+    site.write("failed", range(2, 9))
+    site.write("toprocess", range(9, 12))
+    taken = range(9, 12)
+    site.write("finished", [])
+    hold(site, *taken)
+    now = time.time()
+    text = run("tasks.txt")[1]
+    failed = text.partition("failed last:\n")[2].splitlines()[1:]
+    assert [int(line.split()[0]) for line in failed] == [8, 7, 6, 5, 4]
+    site.write("failed", [])
+    site.write("toprocess", [])
+    hold(site, *range(12))
+    tell(site, running={n: (0, n, now - 100 + n) for n in range(12)})
+    text = run("tasks.txt")[1]
+    running = text.partition("running longest:\n")[2].splitlines()[1:]
+    assert [int(line.split()[0]) for line in running] == [0, 1, 2, 3, 4]

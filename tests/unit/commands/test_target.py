@@ -1,10 +1,14 @@
 """What names a workdir where a list is asked for."""
 
+import os
+
 import pytest
 
+from mpifarm.commands import target
 from mpifarm.errors import InputError
 from mpifarm.model.paths import STATUS_FILES
 from mpifarm.store.target import refuse_as_list
+from mpifarm.system import files
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +55,16 @@ def test_another_directory_and_a_list_in_it_are_none_of_a_workdirs(here):
     (here / "failed").touch()
     refuse_as_list("failed")
     refuse_as_list(".")
+
+
+def test_a_workdir_that_may_not_be_read_is_told(here, monkeypatch):
+    asked = []
+
+    def refuse(path, mode):
+        asked.append((path, mode))
+        return False
+
+    monkeypatch.setattr(files, "is_permitted", refuse)
+    with pytest.raises(InputError, match=r"cannot read the workdir .*: ask its owner"):
+        target._check_workdir("else")
+    assert asked == [("else", os.R_OK | os.X_OK)]

@@ -8,6 +8,8 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +18,7 @@ from mpifarm.commands import retry, why
 from mpifarm.errors import InputError
 from mpifarm.model.id_ranges import parse_ids
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
+from mpifarm.store.target import Target
 from mpifarm.system.console import Console
 from tests.unit.causes.failure_corpus import FIRST, make_corpus
 from tests.unit.store_fakes import Site
@@ -325,3 +328,29 @@ def test_warnings_about_the_list_are_errors_beside_the_groups(site, run):
     out, err = run(why, "tasks.txt")
     assert "6 of 12 tasks have failed" in out
     assert "tasks.txt was edited since tasks.txt_workdir was begun" in err
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(1, "host: h0 9"), (5, "h4 5"), (6, "h4 5 and 1 more host"), (9, "4 more hosts")],
+)
+def test_five_hosts_are_named(count, said):
+    hosts = {f"h{number}": 9 - number for number in range(count)}
+    words = why._name_hosts(cast(Any, SimpleNamespace(hosts=hosts)))
+    assert words.endswith(said)
+    assert words.startswith("host: " if count == 1 else "hosts: h0 9, h1 8, ")
+
+
+@pytest.mark.parametrize(("more", "is_named"), [(0, True), (1, False)])
+def test_two_hundred_characters_of_ids_are_copied(more, is_named):
+    ids = [*range(100, 200, 2)]  # 50 ids of 4 characters with their commas, less one
+    ids += [1000 * 10**more]
+    group: Any = SimpleNamespace(tasks=[each for each in ids if each != 198])
+    target = Target("tasks.txt_workdir", "tasks.txt")
+    line = why._retry_command(target, 3, group)
+    length = len(line.rpartition(" ")[2])
+    if is_named:
+        assert "--ids 100,102," in line
+        assert length == 200
+    else:
+        assert line.endswith("--why 3")

@@ -249,3 +249,12 @@ def test_two_farms_may_not_have_one_name(site):
         site.open()
     assert lock.held is False
     farm.survey()
+
+
+def test_a_held_task_that_others_have_finished_counts_as_finished(site):
+    farm = site.open()
+    farm.transact((), (), 3)
+    (site.root / "finished").write_text(site.lines([0]))
+    counts = farm.counts(farm.survey())
+    assert (counts.finished, counts.held, counts.claimed) == (1, 2, 0)
+    assert counts.toprocess == len(TASKS) - 3

@@ -95,3 +95,7 @@ def test_nothing_is_written_where_the_change_can_not_be_composed():
     with pytest.raises(ValueError):  # noqa: PT011
         disk.write()
     assert (disk.content, disk.lock.held) == (0, False)
+
+
+def test_three_tries_leave_the_lock_to_others():
+    assert TRIES_WITHOUT_LOCK == 3
