@@ -10,12 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Final, NamedTuple
 
-from mpifarm.audit.farms import (
-    Farm,
-    Life,
-    RunningReport,
-    read_farms,
-)
+from mpifarm.audit.farms import Farm, Life, read_farms
 from mpifarm.audit.view import State, View, is_of, read_view
 from mpifarm.causes.lines import last_printed
 from mpifarm.model.wording import TimeLeft
@@ -27,6 +22,7 @@ from mpifarm.store.attempts_scan import (
     find_without_attempt,
 )
 from mpifarm.store.farm_liveness import Machine
+from mpifarm.store.farm_report import RunningReport
 from mpifarm.store.target import Target
 
 RECORD_SECONDS: Final = 0.2

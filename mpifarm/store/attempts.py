@@ -375,7 +375,8 @@ class AttemptsFile:
         self._paths = paths
         self._farm = farm
         self._texts = texts
-        self._noted: list[Recorded] = []
+        self._noted: list[tuple[Recorded, str]] = []
+        """Attempts to be written, each with its farm."""
         self._is_first_format = False
         self._second = (-1, "")
         """The second of the last line, and its text: most lines have the same."""
@@ -410,9 +411,12 @@ class AttemptsFile:
     def _replace(self, path: str, content: bytes) -> None:
         files.replace(path, staging_of(path, self._farm), content)
 
-    def note(self, results: Sequence[Recorded]) -> None:
-        """Note attempts whose tasks run again; the next `append` writes them."""
-        self._noted += results
+    def note(self, results: Sequence[Recorded], farm: str | None = None) -> None:
+        """Note attempts whose tasks run again; the next `append` writes them.
+
+        `farm`: another farm that they were of.
+        """
+        self._noted += [(each, farm or self._farm) for each in results]
 
     def append(self, results: Sequence[Recorded] = ()) -> None:
         """Append a line for each attempt noted, then for each of these results.
@@ -420,7 +424,8 @@ class AttemptsFile:
         Raises `StorageError`.
         """
         encode = self._encode_first if self._is_first_format else self._encode
-        lines = [encode(each) for each in (*self._noted, *results)]
+        lines = [encode(*each) for each in self._noted]
+        lines += [encode(each, self._farm) for each in results]
         if not lines:
             return
         version = file_contents.find_version(self._paths.attempts)
@@ -429,7 +434,7 @@ class AttemptsFile:
         files.append(self._paths.attempts, content, sync=False)
         self._noted.clear()
 
-    def _encode(self, recorded: Recorded) -> str:
+    def _encode(self, recorded: Recorded, farm: str) -> str:
         taskid, _, result, rank, _, host = recorded
         status = result.status
         signal = -status if status < 0 else 0
@@ -448,15 +453,15 @@ class AttemptsFile:
             f"{128 + signal if signal else status}\t{signal}\t{host}\t{rank}\t"
             f"{_or_empty(result.worker_index)}\t{result.worker}\t"
             f"{self._second[1]}.{ms:03d}Z\t{result.seconds:.6f}\t{usage}\t"
-            f"{self._farm}\t{escape(self._texts[taskid])}\n"
+            f"{farm}\t{escape(self._texts[taskid])}\n"
         )
 
-    def _encode_first(self, recorded: Recorded) -> str:
+    def _encode_first(self, recorded: Recorded, farm: str) -> str:
         result = recorded.result
         return (
             f"{recorded.taskid}\t{result.attempt}\t{result.status}\t{recorded.rank}\t"
             f"{result.worker}\t{result.started:.6f}\t{result.seconds:.6f}\t"
-            f"{self._farm}\n"
+            f"{farm}\n"
         )
 
 

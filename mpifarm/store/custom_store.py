@@ -381,6 +381,7 @@ class CustomStore(Store):
         if held:
             self._hold(sorted(held))
             self._reclaimed.extend(sorted(held, reverse=True))
+            self._note_lost(claim.farm, held)
         self._member.remove(claim, len(held))
         return len(held)
 

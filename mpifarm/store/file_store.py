@@ -387,6 +387,7 @@ class FileStore(Store):
         lost = sorted(self._find_open(claim).keys() - self._member.claim.held)
         if lost:
             self._requeue_held(claim, descriptor, lost)
+            self._note_lost(claim.farm, lost)
         if max(claim.journal.held, default=-1) >= len(self._tasks):
             self._report_beyond(
                 f"the dead farm {claim.farm} holds tasks that were added to the list "

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 from mpifarm.errors import StorageError
@@ -21,6 +21,7 @@ from mpifarm.store.attempts import (
     split_rows,
 )
 from mpifarm.store.farm_liveness import Machine
+from mpifarm.store.lost_attempts import find_lost_attempts
 from mpifarm.store.membership import FAMILY, Membership
 from mpifarm.store.timeline_file import TimelineFile
 from mpifarm.store.types import Counts, Recorded, Survey, Transacted
@@ -96,15 +97,30 @@ class Store(ABC):
 
     def _try_to_reclaim(self) -> int:
         try:
-            return self.reclaim_dead()
+            reclaimed = self.reclaim_dead()
         except StorageError as error:
             # The transaction itself is on disk, and the next start looks again.
             self.notes.append(str(error))
             return 0
+        with suppress(StorageError):
+            self._attempts.append()
+        return reclaimed
 
     @abstractmethod
     def reclaim_dead(self) -> int:
-        """Reclaim the tasks of dead farms.  Return their number.  Lock held."""
+        """Reclaim the tasks of dead farms.  Return their number.  Lock held.
+
+        Their attempts that were running are noted for the next lines of
+        ``attempts.tsv``.
+        """
+
+    def _note_lost(self, farm: str, taskids: Collection[int]) -> None:
+        """Keep the attempts that a dead farm had running, of its reclaimed tasks.
+
+        To be called when nobody can reclaim these tasks again: a kill then costs a
+        line, and doubles none.
+        """
+        self._attempts.note(find_lost_attempts(self.paths, farm, taskids), farm)
 
     def note_attempts(self, results: Sequence[Recorded]) -> None:
         """Keep attempts whose tasks run again, for timeline and ``attempts.tsv``.
@@ -132,12 +148,13 @@ class Store(ABC):
         return self._total - sum(self.recorded) - elsewhere - running
 
     def _begin_attempts(self) -> None:
-        """Choose the format of ``attempts.tsv``.  Lock held.
+        """Choose the format of ``attempts.tsv``, and write noted attempts.  Lock held.
 
         A disk that fails leaves the file as it is: its lines are no results.
         """
         with suppress(StorageError):
             self._attempts.begin(beside_others=bool(self._others.claims))
+            self._attempts.append()
 
     # ---- counting -------------------------------------------------------------------
 

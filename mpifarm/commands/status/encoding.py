@@ -6,9 +6,10 @@ Rules of this file: pure.  What is unknown is null; times are seconds since the 
 from collections import Counter
 from typing import Any
 
-from mpifarm.audit.farms import Farm, RankReport, RunningReport
+from mpifarm.audit.farms import Farm
 from mpifarm.audit.status import FailedTask, Status
 from mpifarm.audit.view import View
+from mpifarm.store.farm_report import RankReport, RunningReport
 
 LOST = ("out of use", "lost", "dead")
 """The states of ranks that run nothing more."""

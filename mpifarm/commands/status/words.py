@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from mpifarm.audit.farms import Farm, FarmReport, Life, RunningReport
+from mpifarm.audit.farms import Farm, Life
 from mpifarm.audit.status import FailedTask, Status
 from mpifarm.audit.view import State
 from mpifarm.commands.status.encoding import find_lost
@@ -21,6 +21,7 @@ from mpifarm.model.task import Outcome
 from mpifarm.model.wording import agree, counted, duration_in_words, time_left_in_words
 from mpifarm.store.attempts import Attempt
 from mpifarm.store.farm_liveness import FarmLiveness
+from mpifarm.store.farm_report import FarmReport, RunningReport
 from mpifarm.store.target import farm_words_of, words_of
 from mpifarm.system.console import printable
 

@@ -25,6 +25,7 @@ def carry_out(take: int, taken: list[int], *, empty: bool, reclaims: Any = 2) ->
         transact=lambda *wanted: Transacted(taken, empty, 0.5),
         reclaim_dead=reclaim_dead,
         _more_may_come=False,
+        _attempts=SimpleNamespace(append=lambda: None),
     )
     store._try_to_reclaim = lambda: Store._try_to_reclaim(store)
     done = Store.transact_or_reclaim(store, [], [], take)
