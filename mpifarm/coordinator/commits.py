@@ -21,6 +21,10 @@ COMMIT_INTERVAL = 0.1
 """Seconds for which a result that counts waits for others, to go to disk together."""
 
 
+NO_FAILURES = frozenset({Outcome.CANCELLED, Outcome.NOT_RUN})
+"""Outcomes of tasks that did not fail by themselves."""
+
+
 class Commits:
     """The transactions of the farm, and the attempts that end without a record."""
 
@@ -42,6 +46,10 @@ class Commits:
             return table.ended[0].due + COMMIT_INTERVAL
         return float("-inf")
 
+    def is_due(self, now: float) -> bool:
+        """Return whether results are to go to disk now, with the next transaction."""
+        return bool(self._table.ended) and self.due_at() <= now
+
     def wake_at(self) -> float:
         """Return when results are due; `inf` if none waits, or none may be written."""
         table = self._table
@@ -60,8 +68,7 @@ class Commits:
         table = self._table
         if table.transaction is not None or table.storage_failed:
             return
-        is_due = bool(table.ended) and self.due_at() <= now
-        if not (is_due or table.requeuing or take or table.to_pull):
+        if not (self.is_due(now) or table.requeuing or take or table.to_pull):
             return
         results = tuple(self._pick_results(now))
         if results or table.requeuing or take or table.to_pull:
@@ -81,7 +88,7 @@ class Commits:
                 continue
             self._table.write(task)
             if counts:
-                failed &= result.outcome is not Outcome.CANCELLED
+                failed = failed and result.outcome not in NO_FAILURES
                 self._failures.note(task.taskid, failed=failed)
             yield task.rank, result
 

@@ -12,7 +12,7 @@ Rules of this file:
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from signal import SIGTERM, SIGUSR1, SIGUSR2, Signals
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from mpifarm.coordinator.commits import COMMIT_INTERVAL, Commits
 from mpifarm.coordinator.dispatch import NO_COMMAND, Dispatcher
@@ -70,6 +70,7 @@ from mpifarm.model.messages import (
 )
 from mpifarm.model.requests import Request
 from mpifarm.model.settings import FarmDefinition, Policy
+from mpifarm.model.task import NOT_RUN
 
 __all__ = [
     "COMMIT_INTERVAL",
@@ -82,6 +83,7 @@ __all__ = [
     "NoteAttempt",
     "NoteInLog",
     "NoteRunning",
+    "OrderNews",
     "Phase",
     "RankSet",
     "RankState",
@@ -93,6 +95,26 @@ __all__ = [
 ]
 
 DEFAULT_POLICY = Policy()
+
+MAX_TOLD = 10
+"""Reasons why tasks were not run that the user is told at once."""
+
+
+class OrderNews(NamedTuple):
+    """What the order of a list means for a farm, after a transaction.
+
+    `not_run` are tasks that the farm holds and that are never to run, and why.
+    `more_may_come`: tasks wait that may be ready later, by what other farms do.
+    `some_wait`: tasks wait for others.
+    """
+
+    not_run: Sequence[tuple[int, str]] = ()
+    more_may_come: bool = False
+    some_wait: bool = False
+
+
+NO_NEWS = OrderNews()
+"""For a list without an order."""
 
 
 class Coordinator:
@@ -126,6 +148,8 @@ class Coordinator:
         self._post = self._effects.append
         self._looked_last = False
         """Whether ``toprocess`` was empty at the last look, when nothing was held."""
+        self._told_not_run: set[str] = set()
+        """Why tasks were not run, as the user was told."""
 
         held = [*adopted]
         walltime = Walltime(deadline, definition.grace, policy.task_time)
@@ -435,24 +459,32 @@ class Coordinator:
         cost: float,
         others: bool = False,
         pulled: Sequence[int] = (),
+        order: OrderNews = NO_NEWS,
     ) -> None:
         """Finish the transaction, which is on disk; tell ranks; hold the `taken` tasks.
 
         `pulled` are the tasks that it was to pull and that a queue had.
         `empty`: ``toprocess`` has nothing more for us.  `cost`: seconds that rewriting
-        ``toprocess`` took.  `others`: other farms hold tasks.  If the transaction was
-        to take nothing, these three are ignored.  Raise AssertionError if none is under
-        way.
+        ``toprocess`` took.  `others`: other farms hold tasks.  `order`: what the order
+        of the list means for what is left.  If the transaction was to take nothing,
+        these four are ignored.  Raise AssertionError if none is under way.
         """
         table, prefetch = self.table, self.prefetch
         done = table.finish_transaction()
         self.commits.acknowledge_results(done.results)
         is_news = empty != prefetch.is_empty and done.take > 0
         if done.take:
-            prefetch.note(now, empty=empty, cost=cost, others=others)
+            more = order.more_may_come
+            prefetch.note(
+                now, empty=empty, cost=cost, others=others, more_may_come=more
+            )
             holds_nothing = not table.tasks and not prefetch.others_hold
-            self._looked_last = empty and holds_nothing and not taken
+            has_got = taken or order.not_run
+            self._looked_last = empty and holds_nothing and not has_got
+        prefetch.some_wait = order.some_wait
         table.take(taken)
+        if order.not_run:
+            self._take_not_run(order.not_run, now)
         self.limits.note_taken(len(taken), now)
         self.requests.on_transacted(done, pulled)
         if is_news:
@@ -477,6 +509,14 @@ class Coordinator:
         """Wait for no more lines, whatever the farm was to wait for."""
         self.growing.end_following()
         self.prefetch.waits_for_more = False
+
+    def _take_not_run(self, not_run: Sequence[tuple[int, str]], now: float) -> None:
+        """Record tasks that are never to run; tell each reason, once."""
+        for taskid, why in not_run:
+            self.table.take_not_run(taskid, f"{NOT_RUN}{why}", now)
+            if why not in self._told_not_run and len(self._told_not_run) < MAX_TOLD:
+                self._told_not_run.add(why)
+                self._post(Tell(f"{why}: the tasks that wait for it are not run"))
 
     def on_storage_failed(self, reason: str, now: float) -> None:
         """Drop the transaction, begin no other, and stop with grace.
@@ -557,5 +597,7 @@ class Coordinator:
         else:
             self.growing.note_work()
         self.dispatcher.recall(now)
-        self.commits.begin(now, self.dispatcher.count_to_take(now))
+        records = self.commits.is_due(now)
+        take = self.dispatcher.count_to_take(now, records=records)
+        self.commits.begin(now, take)
         self.stop_reasons.check_ranks(now)

@@ -239,14 +239,16 @@ class Dispatcher:
 
     # ---- taking ahead ------------------------------------------------------------
 
-    def count_to_take(self, now: float) -> int:
+    def count_to_take(self, now: float, *, records: bool = False) -> int:
         """Return how many more tasks to take out of ``toprocess`` (0: none now).
 
         The prefetch's `first` tasks count in one answer, and are used up by it.
+        `records`: whether results are recorded now, by which other tasks may be ready.
         """
-        if self._unlocated.is_pending or self._table.bars.holds_all or self._rests(now):
+        waits = records and self.prefetch.some_wait
+        if self._unlocated.is_pending or (self._rests(now) and not waits):
             return 0
-        if self._table.seats.is_crowded:
+        if self._table.bars.holds_all or self._table.seats.is_crowded:
             return 0
         queued, unmet = len(self._table.queue), self.demand.unmet
         is_starving = self.demand.idle > 0 and queued < unmet

@@ -36,7 +36,10 @@ class Prefetch:
         self.is_empty = False
         """Whether ``toprocess`` had nothing more for us at the last look."""
         self.others_hold = False
-        """Whether other farms hold tasks, and this one waits for them."""
+        """Whether other farms hold tasks, and this one waits for them, or whether tasks
+        wait that may be ready later by what other farms do."""
+        self.some_wait = False
+        """Whether tasks wait for others, by the order of the list."""
         self.waits_for_more = False
         """Whether this farm waits for tasks that are not in the list yet."""
         self.poll_at = now
@@ -52,14 +55,22 @@ class Prefetch:
         """Return whether ``toprocess`` was empty, or a gate lets no more tasks out."""
         return self.is_empty or self._limits.is_shut
 
-    def note(self, now: float, *, empty: bool, cost: float, others: bool) -> None:
+    def note(
+        self,
+        now: float,
+        *,
+        empty: bool,
+        cost: float,
+        others: bool,
+        more_may_come: bool = False,
+    ) -> None:
         """Record a taking that cost `cost` seconds; the next look is then due later.
 
         `empty`: ``toprocess`` has nothing more for us.  `others`: other farms hold
-        tasks.
+        tasks.  `more_may_come`: by what these do, more may be ready later.
         """
         self.is_empty = empty
-        self.others_hold = others and self._waits_for_others
+        self.others_hold = (others and self._waits_for_others) or more_may_come
         self.poll_at = now + POLL_SECONDS
         self._took_at = now
         self._cost = cost

@@ -27,7 +27,7 @@ from mpifarm.coordinator.state import (
     TaskRecord,
     TaskState,
 )
-from mpifarm.model.task import CANCELLED_STATUS, Outcome, Result
+from mpifarm.model.task import CANCELLED_STATUS, NOT_RUN_STATUS, Outcome, Result
 
 
 class TaskTable:
@@ -114,6 +114,18 @@ class TaskTable:
                 self.queue.append(task)
             else:
                 self.requeue(task)
+
+    def take_not_run(self, taskid: int, note: str, now: float) -> None:
+        """Hold a task out of a queue that is never to run: record that, and why."""
+        task = self.tasks[taskid] = TaskRecord(taskid, TaskState.ENDED)
+        task.rank = self._farm.rank_set.own
+        task.past.is_final = True
+        task.result = Result(
+            *(taskid, 0, Outcome.NOT_RUN, NOT_RUN_STATUS, 0),
+            *(0.0, 0.0, now, note),
+        )
+        task.ended = task.due = now
+        self.ended.append(task)
 
     def lease(self, record: RankRecord, tasks: Iterable[TaskRecord]) -> None:
         """Hand tasks to a rank, each as its next attempt."""

@@ -14,9 +14,10 @@ from mpifarm.farm.context import RankContext
 from mpifarm.farm.growth import explain_left
 from mpifarm.farm.leader import Leader
 from mpifarm.farm.summary import FailedTask, ListCounts, Summary
+from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
-from mpifarm.model.wording import agree
+from mpifarm.model.wording import agree, counted
 from mpifarm.store.custom_store import CustomStore
 from mpifarm.store.types import Counts
 from mpifarm.system.file_contents import ChangedError
@@ -112,6 +113,7 @@ class Conclusion:
             with leader.lock.hold(timeout=patience):
                 counts = store.counts(store.survey(in_array=in_array))
         self._counts = _count_list(counts)
+        notes += _explain_wait(counts)
         self._failed = _find_failed(leader, self._context.settings.workdir, counts)
         if not storage_failed or counts.finished == counts.total:
             self.status = self._find_status()
@@ -213,7 +215,22 @@ def _count_list(counts: Counts) -> ListCounts:
         elsewhere=counts.claimed + counts.elsewhere,
         claimed=counts.claimed,
         in_array=counts.in_array,
+        held_up=counts.held_up,
     )
+
+
+def _explain_wait(counts: Counts) -> list[str]:
+    """Return a note on tasks that wait for some that are in no file; [] if none do."""
+    if not counts.lost:
+        return []
+    wait = counted(counts.held_up, "task waits", "tasks wait")
+    where = ""
+    if counts.barrier is not None:
+        where = f" behind the barrier in front of task {counts.barrier}"
+    lost = name_ids(counts.lost)
+    are = agree(len(counts.lost), "which is", "which are")
+    which = agree(len(counts.lost), f"task {lost}", f"tasks {lost}")
+    return [f"{wait}{where} for {which}, {are} in no file"]
 
 
 def _find_failed(leader: Leader, workdir: str, counts: Counts) -> list[FailedTask]:

@@ -19,6 +19,7 @@ from mpifarm.coordinator.coordinator import (
     NoteAttempt,
     NoteInLog,
     NoteRunning,
+    OrderNews,
     Phase,
     Reply,
     Send,
@@ -290,6 +291,7 @@ class Leader:
             empty=done.empty,
             others=self.store.others_hold_tasks,
             cost=done.seconds,
+            order=OrderNews(done.not_run, done.more_may_come, done.some_wait),
         )
 
     def _count(self, rank: int, result: Result) -> None:
@@ -299,7 +301,7 @@ class Leader:
             self.store.note_in_log(result.taskid, KILLED_TOO_OFTEN)
         if self._task_lines is not None:
             self._task_lines.note_end(rank, result)
-        if result.outcome is not Outcome.COMPLETED:
+        if result.outcome not in (Outcome.COMPLETED, Outcome.NOT_RUN):
             self._note_failure(rank, result)
 
     def _note_failure(self, rank: int, result: Result) -> None:

@@ -36,7 +36,13 @@ from mpifarm.system.files import is_there
 from mpifarm.system.lock import WorkdirLock, lock_paths
 from mpifarm.system.patience import Patience, try_again
 from mpifarm.system.signals import SignalInbox
-from mpifarm.tasklists import ListTaskList, TaskList, keeps_own_state, open_tasklist
+from mpifarm.tasklists import (
+    ListTaskList,
+    TaskList,
+    find_constraints,
+    keeps_own_state,
+    open_tasklist,
+)
 
 T = TypeVar("T")
 
@@ -156,6 +162,7 @@ class Opening:
             predecessor=inherits,
             remap=settings.remap and not self._takes_over,
             array=find_array(process.environ),
+            constraints=find_constraints(tasks),
         )
         return OpenedFarm(file_store, lock, definition)
 

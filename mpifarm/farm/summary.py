@@ -53,11 +53,13 @@ class ListCounts(NamedTuple):
     """Whether all could be counted; if not, `toprocess` and `elsewhere` are 0."""
     in_array: int = 0
     """Claimed tasks that are held by living farms of the same job array."""
+    held_up: int = 0
+    """Tasks to process that have to wait for others, by the list's order."""
 
     @property
     def exit_status(self) -> ExitStatus:
         """The exit status by which a job script learns of these counts."""
-        if self.toprocess:
+        if self.toprocess > self.held_up:
             return ExitStatus.RUN_AGAIN
         if self.finished == self.total:
             return ExitStatus.ALL_FINISHED
@@ -125,6 +127,8 @@ class Tally:
     def add(self, result: Result) -> None:
         """Count a recorded result, its seconds, its note and, in words, its failure."""
         self.outcomes[result.outcome] += 1
+        if result.outcome is Outcome.NOT_RUN:
+            return
         self.busy += result.seconds
         if result.note == LEFT_RUNNING:
             self.left_running += 1
@@ -146,8 +150,13 @@ class Tally:
 
     @property
     def ran(self) -> int:
-        """Results that were recorded."""
-        return self.outcomes.total()
+        """Results that were recorded, without those of tasks that were not run."""
+        return self.outcomes.total() - self.not_run
+
+    @property
+    def not_run(self) -> int:
+        """Tasks that were not run, since others had failed."""
+        return self.outcomes[Outcome.NOT_RUN]
 
     def rate(self, now: float) -> float:
         """Return the tasks recorded per second in the last `RATE_SECONDS`.
@@ -166,7 +175,7 @@ class Tally:
 
         `done` is how many of the list have ended by now, whichever farm ran them.
         """
-        grown = done - self.done_before
+        grown = done - self.done_before - self.not_run
         return min(1.0, self.ran / grown) if self.ran and grown > 0 else 1.0
 
     def busy_share(self, now: float) -> float:
@@ -273,6 +282,7 @@ class Summary:
         """Return the lines of the summary, in their order."""
         lines = [self._counts_line(), self._work_line()]
         lines += self._failed_lines()
+        lines += self._not_run_lines()
         if self.status is ExitStatus.SOME_FAILED and not self.keeps_own_state:
             lines.append(
                 f"to run what failed again: mpifarm retry {self.place}, and the same "
@@ -306,13 +316,22 @@ class Summary:
     def _failed_lines(self) -> list[str]:
         """Return the failures: by cause where there are many, else one by one."""
         if self.causes is not None and self.causes.looked_at > MAX_SINGLE:
-            return describe_causes(self.causes, self.counts.failed, self.place)
+            failed = self.counts.failed - self.tally.not_run
+            return describe_causes(self.causes, failed, self.place)
         workdir = quote(self.workdir)
         lines = [f"failed: {task.in_words(workdir)}" for task in self.failed]
-        unshown = self.counts.failed - len(self.failed)
+        unshown = self.counts.failed - len(self.failed) - self.tally.not_run
         if unshown > 0:
             lines.append(f"failed: {unshown} more, see {self.workdir}/failed")
         return lines
+
+    def _not_run_lines(self) -> list[str]:
+        """Return the line on the tasks that were not run, if any."""
+        not_run = self.tally.not_run
+        if not not_run:
+            return []
+        wait = agree(not_run, "it waits", "they wait")
+        return [f"not run: {counted(not_run)}, since others failed for which {wait}"]
 
     def _lost_lines(self) -> list[str]:
         """Return the remedy for tasks that no farm is known to have, if any."""
@@ -419,6 +438,7 @@ class Summary:
                 "finished": counts.finished,
                 "failed": counts.failed,
                 "toprocess": counts.toprocess,
+                "held_up": counts.held_up,
                 "elsewhere": counts.elsewhere,
                 "claimed": counts.claimed,
                 "is_counted": counts.is_counted,

@@ -37,7 +37,13 @@ class TaskLines:
             self._tell_start(rank, task)
 
     def note_end(self, rank: int, result: Result) -> None:
-        """Tell how an attempt ended, and of its start if that was not told."""
+        """Tell how an attempt ended, and of its start if that was not told.
+
+        A task that was not run had no start.
+        """
+        if result.outcome is Outcome.NOT_RUN:
+            self._say(f"task {result.taskid} is {result.note}")
+            return
         worker = result.worker_index
         if worker is None:
             where = ""

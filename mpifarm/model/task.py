@@ -30,6 +30,8 @@ class Outcome(Enum):
     """The worker or the rank died while the command ran."""
     CANCELLED = "cancelled"
     """A user has cancelled the task, before or while its command ran."""
+    NOT_RUN = "not run"
+    """The command was never started, since a task failed that it waits for."""
 
 
 def encode_text(text: str) -> bytes:
@@ -64,11 +66,13 @@ class RunningTask(NamedTuple):
     started: float
 
 
-NOT_RUN = "not run: "
+NOT_RUN = f"{Outcome.NOT_RUN.value}: "
 """The beginning of the note of a task that was not started."""
 
 CANCELLED_STATUS = -15
 """The status of a task that was cancelled before it ran: what TERM would have made."""
+NOT_RUN_STATUS = 1
+"""The status of a task that was not run, since others wait for what failed."""
 
 LEFT_RUNNING = "processes that it has started still ran when it ended"
 """The note of a task that left processes in the background."""

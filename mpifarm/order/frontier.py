@@ -215,6 +215,13 @@ class Frontier:
             and taskid not in self.doomed
         )
 
+    def find_closed(self) -> Iterator[int]:
+        """Yield the tasks that wait for others, in front of the first shut barrier."""
+        place = self.closed.find(1, 0, self.horizon)
+        while place >= 0:
+            yield place
+            place = self.closed.find(1, place + 1, self.horizon)
+
     def are_ready(self, taskids: range) -> bool:
         """Return whether all of these tasks, none of which has ended, may start now."""
         begin, end = taskids.start, taskids.stop
@@ -249,6 +256,11 @@ class Frontier:
         root = roots.get(taskid, taskid)
         roots.update(dict.fromkeys(way, root))
         return root
+
+    @property
+    def some_wait(self) -> bool:
+        """Whether a task waits for others that may yet end."""
+        return bool(self._open_before) or self.closed.find(1) >= 0
 
     def holds_up(self, taskid: int) -> bool:
         """Return whether others cannot start before this task has ended."""

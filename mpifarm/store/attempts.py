@@ -20,7 +20,7 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from mpifarm.model.paths import WorkdirPaths, staging_of
-from mpifarm.model.task import Outcome
+from mpifarm.model.task import NOT_RUN, Outcome, Result
 from mpifarm.store.status_lines import cut_behind_lines
 from mpifarm.store.types import Recorded
 from mpifarm.system import file_contents, files
@@ -79,7 +79,8 @@ class Attempt(NamedTuple):
     attempt: int
     """Counted from 1 in each farm."""
     outcome: str
-    """One of `mpifarm.model.task.Outcome`, in words."""
+    """One of `mpifarm.model.task.Outcome`, in words; with the reason if the task was
+    not run."""
     status: int
     """As ``$?`` in a shell: 128 + n where signal n ended the command."""
     signal: int
@@ -449,7 +450,7 @@ class AttemptsFile:
                 f"{result.peak_memory or ''}\t{_or_empty(result.output_bytes)}"
             )
         return (
-            f"{taskid}\t{result.attempt}\t{result.outcome.value}\t"
+            f"{taskid}\t{result.attempt}\t{_outcome_of(result)}\t"
             f"{128 + signal if signal else status}\t{signal}\t{host}\t{rank}\t"
             f"{_or_empty(result.worker_index)}\t{result.worker}\t"
             f"{self._second[1]}.{ms:03d}Z\t{result.seconds:.6f}\t{usage}\t"
@@ -463,6 +464,20 @@ class AttemptsFile:
             f"{result.worker}\t{result.started:.6f}\t{result.seconds:.6f}\t"
             f"{farm}\n"
         )
+
+
+def _outcome_of(result: Result) -> str:
+    """Return the outcome in words, with the reason if the task was not run."""
+    is_not_run = result.outcome is Outcome.NOT_RUN
+    return result.note if is_not_run else result.outcome.value
+
+
+def is_not_run(outcome: bytes) -> bool:
+    """Return whether an outcome is that of a task that was not run."""
+    return outcome.startswith(_NOT_RUN)
+
+
+_NOT_RUN: Final = NOT_RUN.encode()
 
 
 def _or_empty(value: Any) -> Any:

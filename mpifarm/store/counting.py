@@ -6,6 +6,7 @@ Rules of this file: a `Survey` is made under the lock, and counted without the l
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from mpifarm.order.frontier import Frontier
 from mpifarm.store.ledger import Ledger
 from mpifarm.store.status_lines import scan_ids
 from mpifarm.store.task_map import Location, TaskMap
@@ -15,13 +16,17 @@ MAX_FAILED_NAMED = 10
 
 
 def count_tasks(
-    survey: Survey, finished: Ledger, failed: Ledger, first_added: int
+    survey: Survey,
+    finished: Ledger,
+    failed: Ledger,
+    first_added: int,
+    frontier: Frontier | None = None,
 ) -> Counts:
     """Count the tasks of a list at a survey.
 
-    Tasks from `first_added` on go through ``added``.  Raises `StorageError` where a
-    queue cannot be read, `ChangedError` where others have changed a large queue since
-    the survey.
+    Tasks from `first_added` on go through ``added``.  `frontier`: what may run of a
+    list with an order.  Raises `StorageError` where a queue cannot be read,
+    `ChangedError` where others have changed a large queue since the survey.
     """
     tasks = TaskMap(
         len(finished.flags),
@@ -33,7 +38,7 @@ def count_tasks(
     counts = tasks.count()
     held = sum(taskid not in finished for taskid in survey.held)
     in_array = survey.claimed & survey.in_array
-    return Counts(
+    known = Counts(
         total=counts.total,
         finished=counts.finished,
         failed=counts.failed,
@@ -43,6 +48,23 @@ def count_tasks(
         elsewhere=counts.nowhere,
         first_failed=tuple(islice(tasks.ids_at(Location.FAILED), MAX_FAILED_NAMED)),
         in_array=sum(tasks.find(each) is Location.CLAIMED for each in in_array),
+    )
+    return known if frontier is None else _look_at_order(known, tasks, frontier)
+
+
+def _look_at_order(counts: Counts, tasks: TaskMap, frontier: Frontier) -> Counts:
+    """Count the tasks that wait for others, and find out which of these are lost."""
+    nowhere = Location.NOWHERE
+    lost = (each for each in frontier.find_open() if tasks.find(each) is nowhere)
+    is_shut = frontier.horizon < min(frontier.doomed_from, tasks.total)
+    queued = Location.QUEUED
+    held_up = sum(tasks.find(each) is queued for each in frontier.find_closed())
+    if is_shut:
+        held_up += tasks.count_from(queued, frontier.horizon)
+    return counts._replace(
+        held_up=held_up,
+        lost=tuple(islice(lost, MAX_FAILED_NAMED)),
+        barrier=frontier.horizon if is_shut else None,
     )
 
 

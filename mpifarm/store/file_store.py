@@ -287,7 +287,9 @@ class FileStore(Store):
         self._transactions.check(results, requeue)
         self._poll()
         self._note_results(results)
-        return self._transactions.carry_out(results, requeue, take, begun)
+        done = self._transactions.carry_out(results, requeue, take, begun)
+        frontier = self._queues.frontier
+        return done if frontier is None else done._replace(some_wait=frontier.some_wait)
 
     def take_up(self, fresh: PackedTexts, begin: int, most: int) -> TakenUp:
         """Take up tasks that were added to the end of the list.  Lock held.
@@ -472,7 +474,8 @@ class FileStore(Store):
         Raises `StorageError` where a queue cannot be read, `ChangedError` where others
         have changed a large queue since.
         """
-        return count_tasks(survey, *self._ledgers, self._queues.first_added)
+        queues = self._queues
+        return count_tasks(survey, *self._ledgers, queues.first_added, queues.frontier)
 
     def close(self) -> bool:
         """Remove prepared files, settle an open step, leave the workdir.  Lock held.

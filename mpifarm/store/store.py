@@ -17,6 +17,7 @@ from mpifarm.store.attempts import (
     COMPLETED,
     AttemptsFile,
     Column,
+    is_not_run,
     last_outcomes,
     split_rows,
 )
@@ -190,8 +191,8 @@ class Store(ABC):
         """Count the list's tasks whose last attempt under this farm has failed.
 
         Attempts while another rank led the farm count, too.  A task that this farm
-        holds, or that has no record yet, is left out.  `total` is the number of tasks
-        in the list.  Raises `StorageError`.
+        holds, that has no record yet, or that was not run, is left out.  `total` is the
+        number of tasks in the list.  Raises `StorageError`.
         """
         family = self.farm[:FAMILY].encode()
         content = files.find_content(self.paths.attempts) or b""
@@ -200,7 +201,11 @@ class Store(ABC):
             for fields in split_rows(content)
             if fields[Column.FARM].startswith(family)
         )
-        failed = {taskid for taskid, outcome in ended.items() if outcome != COMPLETED}
+        failed = {
+            taskid
+            for taskid, outcome in ended.items()
+            if outcome != COMPLETED and not is_not_run(outcome)
+        }
         known = failed.intersection(range(total)) - self.held
         return sum(map(self.has_record_of, known))
 

@@ -100,6 +100,10 @@ class TaskMap:
         """Return the location of each task as a number; the list must have them all."""
         return map(self._locations.__getitem__, taskids)
 
+    def count_from(self, location: Location, begin: int) -> int:
+        """Return the number of tasks at a location, without those below `begin`."""
+        return self._locations.count(location, begin)
+
     def count(self) -> TaskCounts:
         """Return the number of tasks at each location."""
         return TaskCounts(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mpifarm.errors import StorageError
+from mpifarm.model.task import Outcome
 from mpifarm.store.claim_journal import Event
 from mpifarm.store.ledger import Appended, Ledger, Ledgers
 from mpifarm.store.membership import Membership
@@ -151,14 +152,18 @@ class Transactions:
     def _record(self, results: Sequence[Recorded]) -> None:
         """Record results, and release their tasks from the claim.
 
-        A task that others have finished meanwhile gets no line in a ledger.  Timeline
-        first (an event of an attempt that runs again is still true), then the ledgers,
-        and only then may the claim release the tasks.
+        A task that others have finished meanwhile gets no line in a ledger, one that
+        was not run no event in the timeline.  Timeline first (an event of an attempt
+        that runs again is still true), then the ledgers, and only then may the claim
+        release the tasks.
         """
         if not results:
             return
         once = self._open.progress.once
-        once(TransactionStep.TIMELINE, results, self._timeline.append)
+        ran = results
+        if self._queues.waiting is not None:
+            ran = [each for each in ran if each.result.outcome is not Outcome.NOT_RUN]
+        once(TransactionStep.TIMELINE, ran, self._timeline.append)
         finished = self._ledgers.finished
         new = [result for result in results if result.taskid not in finished]
         for ledger, step in self._ledger_steps:

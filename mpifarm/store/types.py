@@ -54,6 +54,8 @@ class Transacted(NamedTuple):
     """Ids that this farm holds too, of tasks that are never to run, and why."""
     more_may_come: bool = False
     """Whether tasks wait that may be ready later, by what other farms do."""
+    some_wait: bool = False
+    """Whether tasks wait for others, by the order of the list."""
 
 
 class Survey(NamedTuple):
@@ -92,3 +94,10 @@ class Counts(NamedTuple):
     """The lowest ids among the failed, at most `MAX_FAILED_NAMED`."""
     in_array: int = 0
     """The claimed tasks that living farms of the same job array hold."""
+    held_up: int = 0
+    """The tasks to be processed that have to wait for others, by the list's order."""
+    lost: tuple[int, ...] = ()
+    """The lowest ids of those that they wait for and that are in no file, at most
+    `MAX_FAILED_NAMED`."""
+    barrier: int | None = None
+    """The first task behind a barrier that is shut."""

@@ -14,7 +14,7 @@ import math
 import pickle
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, assert_never, overload
 
@@ -26,6 +26,7 @@ from mpifarm.coordinator.coordinator import (
     NoteAttempt,
     NoteInLog,
     NoteRunning,
+    OrderNews,
     Phase,
     RankSet,
     Reply,
@@ -44,7 +45,9 @@ from mpifarm.model.messages import (
 )
 from mpifarm.model.requests import Answer
 from mpifarm.model.settings import FarmDefinition, Policy, RunnerDefinition
-from mpifarm.model.task import Lease, Result
+from mpifarm.model.task import Lease, Outcome, Result
+from mpifarm.order.constraints import UNORDERED, Constraints
+from mpifarm.order.frontier import Frontier
 from tests.unit.virtual_rank import START, FakePool, Seconds, VirtualRank
 
 WAIT = 0.05
@@ -98,8 +101,15 @@ class Record(NamedTuple):
 class FakeDisk:
     """A ``toprocess``, and the fate of its tasks; other farmers may change the list."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, constraints: Constraints = UNORDERED) -> None:
         self.toprocess = deque(range(count))
+        self.frontier: Frontier | None = None
+        if constraints:
+            self.frontier = Frontier(constraints, bytearray(count), bytearray(count))
+        self.others: FakeDisk | None = None
+        """The same disk, for the other farm that works here."""
+        self.news = OrderNews()
+        """What the last transaction means for a list with an order."""
         self.held: set[int] = set()
         self.records: dict[int, Record] = {}
         self.given_back: Counter[int] = Counter()
@@ -125,12 +135,21 @@ class FakeDisk:
             self._release(taskid)
             self.given_back[taskid] += 1
         self.toprocess.extend(wanted.requeue)
+        if self.frontier is not None:
+            return self._take_ready(self.frontier, wanted, now)
         taken = self._take(wanted.take, now)
         self.pulled = [each for each in wanted.pull if each in self.toprocess]
         for taskid in self.pulled:
             self.toprocess.remove(taskid)
         self._hold(self.pulled)
         return taken, not self.toprocess
+
+    def for_another_farm(self) -> "FakeDisk":
+        """Return the same disk, for a second farm."""
+        self.others = other = FakeDisk(0)
+        other.toprocess, other.frontier = self.toprocess, self.frontier
+        other.records, other.others = self.records, self
+        return other
 
     def _take(self, count: int, now: float) -> list[int]:
         if count:
@@ -148,9 +167,33 @@ class FakeDisk:
             self.emptied_at.append(now)
         return taken
 
-    def _hold(self, taskids: Sequence[int]) -> None:
-        self.taken.update(taskids)
-        self.held.update(taskids)
+    def _hold(self, taken: Iterable[int]) -> None:
+        self.taken.update(taken)
+        self.held.update(taken)
+
+    def _take_ready(
+        self, frontier: Frontier, wanted: Transact, now: float
+    ) -> tuple[list[int], bool]:
+        """As a store does with a list that has an order."""
+        for _, result in wanted.results:
+            is_finished = result.outcome is Outcome.COMPLETED
+            ids = [result.taskid], ()
+            finished, failed = ids if is_finished else ids[::-1]
+            frontier.note_ends(finished=finished, failed=failed)
+        not_run: list[tuple[int, str]] = []
+        ready = [*filter(frontier.is_ready, self.toprocess)]
+        taken = ready[: wanted.take]
+        if wanted.take:
+            self.takes.append(now)
+            doomed = ((each, frontier.find_doomed(each)) for each in self.toprocess)
+            not_run = [each for each in doomed if each[1]]
+        self._hold([*taken, *(taskid for taskid, _ in not_run)])
+        for taskid in self.held & {*self.toprocess}:
+            self.toprocess.remove(taskid)
+        theirs = self.others.held if self.others else ()
+        more = not taken and any(map(frontier.holds_up, theirs))
+        self.news = OrderNews(not_run, more, frontier.some_wait)
+        return taken, len(taken) == len(ready)
 
     def _release(self, taskid: int) -> None:
         assert taskid in self.held, f"task {taskid} isn't ours"
@@ -342,6 +385,7 @@ class SimulatedFarm:
         deadline: float | None = None,
         survives_rank_loss: bool = False,
         wait: float = WAIT,
+        disk: FakeDisk | None = None,
     ) -> None:
         self.now = START
         self.wait = wait
@@ -358,7 +402,7 @@ class SimulatedFarm:
         self.replies: list[Answer] = []
         """What the farm has answered to users."""
         self.noted: list[NoteAttempt] = []
-        self.disk = FakeDisk(tasks)
+        self.disk = disk or FakeDisk(tasks)
         self.disk_seconds = disk_seconds
         self.disk_fails = False
         self.delay = delay
@@ -497,6 +541,7 @@ class SimulatedFarm:
                 cost=self.disk_seconds,
                 others=self.disk.with_others > 0,
                 pulled=self.disk.pulled,
+                order=self.disk.news,
             )
         self.check()
 

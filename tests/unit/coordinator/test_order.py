@@ -1,0 +1,225 @@
+"""Farms that run a list with an order: what waits, what is not run, when they end."""
+
+import random
+from typing import Any
+
+import pytest
+
+from mpifarm.coordinator.effects import Transact
+from mpifarm.model.settings import Policy
+from mpifarm.model.task import Lease, Outcome
+from mpifarm.order.constraints import Constraints
+from tests.unit.fakes import FakeDisk, FakeRank, SimulatedFarm
+
+DELAY = 0.001
+"""Seconds that a message takes at the most, in these farms."""
+
+
+def make_constraints(total: int, random_: random.Random) -> Constraints:
+    constraints = Constraints()
+    for taskid in range(1, total):
+        if random_.random() < 0.08:
+            constraints.add_barrier(taskid, checks=random_.random() < 0.3)
+        if random_.random() < 0.3:
+            near = range(max(0, taskid - 20), taskid)
+            after = random_.sample(near, min(len(near), random_.randint(1, 3)))
+            constraints.after[taskid] = tuple(sorted(after))
+    return constraints
+
+
+class OrderedFarm(SimulatedFarm):
+    """A farm that asserts at each start that all for which the task waits has ended."""
+
+    def __init__(self, constraints: Constraints, disk: FakeDisk, **more: Any) -> None:
+        self.constraints = constraints
+        super().__init__(disk.left, disk=disk, **more)
+
+    def note_start(self, lease: Lease, rank: FakeRank) -> None:
+        super().note_start(lease, rank)
+        records, taskid = self.disk.records, lease.taskid
+        assert taskid not in records
+        for each in self.constraints.after.get(taskid, ()):
+            assert records[each].result.outcome is Outcome.COMPLETED
+        for first, checks, since in self.constraints.barriers:
+            if first <= taskid:
+                assert all(each in records for each in range(first))
+                assert not checks or not any(
+                    records[each].result.outcome is not Outcome.COMPLETED
+                    for each in range(since, first)
+                )
+
+
+def expected_outcomes(
+    constraints: Constraints, total: int, fails: set[int]
+) -> dict[int, Outcome]:
+    """Return how each task has to end, where those of `fails` fail if they run."""
+    ends: dict[int, Outcome] = {}
+    for taskid in range(total):
+        waits_for = [*constraints.after.get(taskid, ())]
+        for first, checks, since in constraints.barriers:
+            if checks and first <= taskid:
+                waits_for += range(since, first)
+        if any(ends[each] is not Outcome.COMPLETED for each in waits_for):
+            ends[taskid] = Outcome.NOT_RUN
+        else:
+            failed = taskid in fails
+            ends[taskid] = Outcome.FAILED if failed else Outcome.COMPLETED
+    return ends
+
+
+def outcomes(disk: FakeDisk) -> dict[int, Outcome]:
+    return {each: record.result.outcome for each, record in disk.records.items()}
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_each_task_ends_once_and_none_begins_before_what_it_waits_for(seed):
+    luck = random.Random(seed)
+    total = luck.randint(1, 120)
+    constraints = make_constraints(total, luck)
+    fails = {each for each in range(total) if luck.random() < luck.choice([0, 0.05])}
+    disk = FakeDisk(total, constraints)
+    farm = OrderedFarm(
+        *(constraints, disk),
+        ranks=3,
+        seconds=lambda _: luck.choice([0.001, 0.05, 2.0]),
+        seed=seed,
+        disk_seconds=luck.choice([0.0, 0.02]),
+        survives_rank_loss=True,
+        policy=Policy(quarantine=0),
+    )
+    farm.status = lambda taskid: int(taskid in fails)
+    farm.after(luck.uniform(0.1, 3), lambda: farm.kill(2))
+    farm.after(luck.uniform(0.1, 3), farm.lose_messages)
+    if luck.random() < 0.5:
+        farm.after(luck.uniform(0.1, 3), farm.lose_coordinator)
+    farm.run()
+    assert farm.ended_at is not None
+    assert not disk.held
+    lost = {t for t, o in outcomes(disk).items() if o is Outcome.LOST}
+    expected = expected_outcomes(constraints, total, fails | lost)
+    expected |= dict.fromkeys(lost, Outcome.LOST)
+    assert outcomes(disk) == expected
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_two_farms_share_a_list_with_an_order_and_both_stay_to_its_end(seed):
+    luck = random.Random(seed)
+    total = luck.randint(1, 120)
+    constraints = make_constraints(total, luck)
+    fails = {each for each in range(total) if luck.random() < 0.03}
+    disk = FakeDisk(total, constraints)
+    farms = [
+        OrderedFarm(
+            *(constraints, each),
+            ranks=2,
+            seconds=lambda _: luck.choice([0.001, 0.05, 2.0]),
+            seed=seed,
+            policy=Policy(quarantine=0),
+        )
+        for each in (disk, disk.for_another_farm())
+    ]
+    for farm in farms:
+        farm.status = lambda taskid: int(taskid in fails)
+    if luck.random() < 0.5:
+        farms[0].after(luck.uniform(0.1, 3), lambda: farms[0].kill(1))
+    while any(farm.ended_at is None for farm in farms):
+        for farm in farms:
+            farm.run(0.01)
+    assert outcomes(disk) == expected_outcomes(constraints, total, fails)
+
+
+def stages(*firsts: int, checks: bool = False) -> Constraints:
+    constraints = Constraints()
+    for first in firsts:
+        constraints.add_barrier(first, checks=checks)
+    return constraints
+
+
+def test_the_transaction_that_records_the_last_of_a_stage_takes_the_next_stage():
+    constraints = stages(8, 16)
+    farm = OrderedFarm(constraints, FakeDisk(24, constraints), ranks=2)
+    farm.run()
+    records = farm.disk.records
+    last = [max(records[each].at for each in range(k, k + 8)) for k in (0, 8, 16)]
+    assert set(last[:2]) <= {*farm.disk.takes}
+    for first, end in ((8, last[0]), (16, last[1])):
+        assert all(
+            farm.ends[each, 1] - 1.0 <= end + 2 * DELAY + 1e-6
+            for each in range(first, first + 8)
+        )
+
+
+def test_what_waits_for_a_single_task_begins_when_that_is_recorded():
+    """Others run on meanwhile, for long."""
+    constraints = Constraints(after={2: (0,)})
+    farm = OrderedFarm(
+        *(constraints, FakeDisk(3, constraints)),
+        ranks=1,
+        workers=3,
+        seconds=lambda taskid: 100.0 if taskid == 1 else 1.0,
+    )
+    farm.run()
+    recorded = farm.disk.records[0].at
+    assert farm.ends[2, 1] - 1.0 <= recorded + 2 * DELAY + 1e-6
+    assert farm.age_at_record(farm.disk.records[0]) < 0.2
+
+
+def test_what_is_not_run_is_recorded_by_its_reason_which_is_told_once():
+    constraints = stages(4, checks=True)
+    constraints.after[2] = (1,)
+    farm = OrderedFarm(constraints, FakeDisk(100, constraints))
+    farm.status = lambda taskid: int(taskid == 1)
+    farm.run()
+    notes = {
+        each: record.result.note
+        for each, record in farm.disk.records.items()
+        if record.result.outcome is Outcome.NOT_RUN
+    }
+    assert notes == dict.fromkeys([2, *range(4, 100)], "not run: task 1 failed")
+    told = [each for each in farm.told if "not run" in each]
+    assert told == ["task 1 failed: the tasks that wait for it are not run"]
+    assert all(farm.disk.records[each].result.attempt == 0 for each in notes)
+
+
+def test_what_is_not_run_counts_for_no_limit_of_failures_and_is_not_retried():
+    constraints = stages(2, checks=True)
+    farm = OrderedFarm(
+        *(constraints, FakeDisk(50, constraints)),
+        policy=Policy(max_failures=2, retries=3, quarantine=0),
+    )
+    farm.status = lambda taskid: int(taskid == 1)
+    farm.run()
+    assert len(farm.disk.records) == 50
+    assert not farm.coordinator.too_many_failures
+    assert [each.result.taskid for each in farm.noted] == [1, 1, 1]
+
+
+def test_a_farm_stays_while_others_hold_what_its_tasks_wait_for():
+    constraints = stages(3)
+    disk = FakeDisk(4, constraints)
+    other = disk.for_another_farm()
+    other._hold([0])
+    disk.toprocess.remove(0)
+    farm = OrderedFarm(constraints, disk)
+    farm.run(60)
+    assert farm.ended_at is None
+    assert sorted(disk.records) == [1, 2]
+    other.held.clear()
+    other.transact(Transact((), (), 0), farm.now)
+    assert disk.frontier is not None
+    disk.frontier.note_ends(finished=[0], failed=())
+    disk.records[0] = disk.records[1]
+    farm.run(1.5)
+    assert sorted(disk.records) == [0, 1, 2, 3]
+    assert farm.ended_at is not None
+
+
+def test_a_farm_ends_when_nothing_can_come_any_more():
+    """What its tasks wait for is in no file."""
+    constraints = stages(3)
+    disk = FakeDisk(4, constraints)
+    disk.toprocess.remove(0)
+    farm = OrderedFarm(constraints, disk)
+    farm.run()
+    assert sorted(disk.records) == [1, 2]
+    assert [*disk.toprocess] == [3]
