@@ -173,7 +173,8 @@ class FileStore(Store):
 
         with lock.hold(LOCK_TIMEOUT):
             sentence = remap_workdir(
-                self.paths, self._tasks, self._machine, self._clock()
+                *(self.paths, self._tasks, self._machine, self._clock()),
+                self._constraints,
             )
         self.notes.append(sentence)
 

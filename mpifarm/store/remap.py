@@ -9,7 +9,8 @@ the directory is ``before-remap-<time>``, and holds the old files.
 The old list is gone, but each line of a status file has its id and its text.  The k-th
 task of a text in the old list is the k-th of that text in the new one, as far as the
 texts are known: those of tasks that a dead farm held are not, and nothing is recorded
-of these, so they run.
+of these, so they run.  Tasks that were not run, since others had failed, are to be run
+again: the order of the new list decides about them.
 """
 
 import json
@@ -23,8 +24,10 @@ from typing import NamedTuple
 from mpifarm.errors import InputError
 from mpifarm.model.paths import RemapPaths, WorkdirPaths, parse_log_name
 from mpifarm.model.wording import agree
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.output.reader import find_record_files
 from mpifarm.output.records import renumber, renumber_slots
+from mpifarm.store.attempts import Column, is_not_run, read_last_attempts
 from mpifarm.store.claims import OtherClaim, OtherClaims, find_leftovers, grasped
 from mpifarm.store.farm_liveness import FarmLiveness, Machine
 from mpifarm.store.fingerprint import (
@@ -44,6 +47,7 @@ _KEPT = (  # Copied, so that the user can go back to the old list.
     "failed",
     "toprocess",
     "added",
+    "waiting",
     "attempts.tsv",
     "attempts.1.tsv",
     "fingerprint.json",
@@ -53,6 +57,7 @@ _NEW = (
     "failed",
     "attempts.1.tsv",
     "attempts.tsv",
+    "waiting",
     "toprocess",
     "fingerprint.json",
 )
@@ -96,7 +101,11 @@ class Moved(NamedTuple):
 
 
 def remap_workdir(
-    paths: WorkdirPaths, tasks: Sequence[str], machine: Machine, now: float
+    paths: WorkdirPaths,
+    tasks: Sequence[str],
+    machine: Machine,
+    now: float,
+    constraints: Constraints = UNORDERED,
 ) -> str:
     """Bring the workdir in line with `tasks`.  Return a sentence for the user.
 
@@ -108,7 +117,7 @@ def remap_workdir(
         old = read_old(paths, machine)
         refuse_lost(paths, old)
         moved = match_texts(old.known, tasks)
-        prepare(paths, old, moved, tasks)
+        prepare(paths, old, moved, tasks, constraints)
     return carry_out(paths, now)
 
 
@@ -128,6 +137,7 @@ def read_old(paths: WorkdirPaths, machine: Machine) -> Old:
             held[taskid] = max(size, held.get(taskid, 0))
     queue = files.find_content(paths.toprocess)
     queued = (queue or b"") + (files.find_content(paths.added) or b"")
+    queued += files.find_content(paths.waiting) or b""
     finished = files.find_content(paths.finished) or b""
     failed = files.find_content(paths.failed) or b""
     known: dict[OldTask, Location] = {}
@@ -142,9 +152,10 @@ def read_old(paths: WorkdirPaths, machine: Machine) -> Old:
     lines = [*read_lines(failed)]
     settled = find_settled(((task.taskid, end) for task, end in lines), held)
     open_ids = held.keys() - settled
+    not_run = _find_not_run(paths, lines)
     for task, _ in lines:
         # Without a queue, all that has not finished is to be processed.
-        runs = queue is None or task.taskid in open_ids
+        runs = queue is None or task.taskid in open_ids or task.taskid in not_run
         put(Location.QUEUED if runs else Location.FAILED, [task])
     put(Location.QUEUED, (task for task, _ in read_lines(queued)))
     put(Location.FINISHED, (task for task, _ in read_lines(finished)))
@@ -157,6 +168,14 @@ def read_old(paths: WorkdirPaths, machine: Machine) -> Old:
         max(stored.total if stored else 0, last + 1),
         queue is not None,
     )
+
+
+def _find_not_run(
+    paths: WorkdirPaths, failed: Iterable[tuple[OldTask, int]]
+) -> set[int]:
+    """Return the failed tasks that were not run, since others had failed."""
+    last = read_last_attempts(paths, (task.taskid for task, _ in failed))
+    return {each for each in last.lines if is_not_run(last.field(each, Column.OUTCOME))}
 
 
 def read_lines(content: bytes) -> Iterator[tuple[OldTask, int]]:
@@ -305,7 +324,13 @@ def _group(number: int) -> str:
 # ---- staging -----------------------------------------------------------------------
 
 
-def prepare(paths: WorkdirPaths, old: Old, moved: Moved, tasks: Sequence[str]) -> None:
+def prepare(
+    paths: WorkdirPaths,
+    old: Old,
+    moved: Moved,
+    tasks: Sequence[str],
+    constraints: Constraints,
+) -> None:
     """Write the new files, copies of the old ones and the plan; then decide.
 
     All goes into one directory, whose rename at the end decides.  Raises
@@ -317,7 +342,7 @@ def prepare(paths: WorkdirPaths, old: Old, moved: Moved, tasks: Sequence[str]) -
         _make(directory)
     for name in _KEPT:
         _write(staged.file(name), files.find_content(paths.file(name)))
-    for name, content in _encode_new(paths, moved, tasks).items():
+    for name, content in _encode_new(paths, moved, tasks, constraints).items():
         _write(staged.new(name), content, like=paths.file(name))
     _write_packs(paths, staged, packs)
     numbers = _find_logs(paths)
@@ -329,6 +354,7 @@ def prepare(paths: WorkdirPaths, old: Old, moved: Moved, tasks: Sequence[str]) -
         "moves": moves,
         "claims": old.claims,
         "packs": list(packs),
+        "waiting": bool(constraints),
         "found": describe(moved),
     }
     _write(staged.plan, json.dumps(plan).encode())
@@ -351,20 +377,28 @@ def _write(path: str, content: bytes | None, *, like: str | None = None) -> None
 
 
 def _encode_new(
-    paths: WorkdirPaths, moved: Moved, tasks: Sequence[str]
+    paths: WorkdirPaths,
+    moved: Moved,
+    tasks: Sequence[str],
+    constraints: Constraints,
 ) -> dict[str, bytes | None]:
     """Return the contents of the files of `_NEW` by name, None for no such file."""
     ids: dict[Location, list[int]] = {each: [] for each in Location}
     for taskid, location in enumerate(moved.locations):
         ids[Location(location)].append(taskid)
-    run = merge(ids[Location.NOWHERE], ids[Location.QUEUED])
+    run = [*merge(ids[Location.NOWHERE], ids[Location.QUEUED])]
+    shared = [*constraints.find_shared(run)]
+    rest = sorted({*run}.difference(shared))
     return {
         "finished": encode_lines(ids[Location.FINISHED], tasks),
         "failed": encode_lines(ids[Location.FAILED], tasks),
-        "toprocess": encode_lines(run, tasks),
+        "toprocess": encode_lines(shared, tasks),
+        "waiting": encode_lines(rest, tasks) if constraints else None,
         "attempts.1.tsv": _renumber(paths.first_attempts, moved.places),
         "attempts.tsv": _renumber(paths.attempts, moved.places),
-        "fingerprint.json": encode_fingerprint(take_fingerprint(tasks)),
+        "fingerprint.json": encode_fingerprint(
+            take_fingerprint(tasks, constraints=constraints)
+        ),
     }
 
 
@@ -436,8 +470,10 @@ def carry_out(paths: WorkdirPaths, now: float) -> str:
         _rename_if_there(paths.claim(farm), aside.claim(farm))
         for path, _, _ in find_leftovers(paths, farm):
             files.remove(path)
-    # A new `toprocess` has the added tasks, too.
+    # A new `toprocess` or `waiting` has the added tasks, too.
     files.remove(paths.added)
+    if not plan.get("waiting"):
+        files.remove(paths.waiting)
     for name in _NEW:
         _rename_if_there(aside.new(name), paths.file(name))
     kept = _find_free_name(paths, now)

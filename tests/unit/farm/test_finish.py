@@ -419,6 +419,7 @@ def test_the_keys_of_the_result_file_are_those_that_scripts_know():
         "finished": 2,
         "failed": 1,
         "toprocess": 0,
+        "held_up": 0,
         "elsewhere": 0,
         "claimed": 0,
         "is_counted": True,

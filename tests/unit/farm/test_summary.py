@@ -344,6 +344,7 @@ def test_the_result_file_is_json_whatever_the_names_are():
         "finished": 9,
         "failed": 3,
         "toprocess": 0,
+        "held_up": 0,
         "elsewhere": 0,
         "claimed": 0,
         "is_counted": True,

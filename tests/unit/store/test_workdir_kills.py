@@ -241,6 +241,96 @@ def reclaim_for_both(site: Site) -> Operation:
     return Site.open
 
 
+def order(site: Site) -> None:
+    """Let 4 to 7 stand behind a barrier, 8 on behind another, and 2 wait for 0."""
+    site.constraints.after[2] = (0,)
+    for first in (4, 8):
+        site.constraints.add_barrier(first, checks=False)
+
+
+def begin_ordered(site: Site) -> FileStore:
+    """A farm that holds 4 to 7 of 12, of which 0 to 3 have ended."""
+    order(site)
+    workdir = site.open()
+    workdir.transact((), (), 12)
+    workdir.transact([ended(0)], (), 12)
+    workdir.transact([ended(1), ended(2), ended(3, 1)], (), 12)
+    return workdir
+
+
+def start_ordered(site: Site) -> Operation:
+    order(site)
+    return Site.open
+
+
+def start_ordered_without_toprocess(site: Site) -> Operation:
+    site.kill(begin_ordered(site))
+    (site.root / "toprocess").unlink()
+    return Site.open
+
+
+def start_ordered_with_added_lines(site: Site) -> Operation:
+    workdir = begin_ordered(site)
+    workdir.transact((), (5, 6), 0)
+    site.kill(workdir)
+    add_lines(site)
+    return Site.open
+
+
+def start_with_an_order_behind_added_lines(site: Site) -> Operation:
+    workdir = begin(site)
+    workdir.transact((), sorted(workdir.held), 0)
+    assert workdir.close()
+    add_lines(site)
+    site.constraints.after[13] = (12,)
+    site.constraints.add_barrier(14, checks=True)
+    return Site.open
+
+
+def take_from_waiting(site: Site) -> Operation:
+    workdir = begin_ordered(site)
+    workdir.transact((), (4, 5, 6), 0)
+    return lambda _: transacted(workdir, take=2)
+
+
+def open_a_barrier(site: Site) -> Operation:
+    workdir = begin_ordered(site)
+    ends = [(4, 0), (5, 0), (6, 1), (7, 0)]
+
+    def operation(_: Site) -> FileStore:
+        workdir.prepare([ended(*each) for each in ends], (), 3)
+        return transacted(workdir, ends, take=3)
+
+    return operation
+
+
+def give_back_to_waiting(site: Site) -> Operation:
+    workdir = begin_ordered(site)
+
+    def operation(_: Site) -> FileStore:
+        workdir.prepare([ended(4)], (5, 6), 3)
+        return transacted(workdir, [(4, 0)], (5, 6), 3)
+
+    return operation
+
+
+def reclaim_for_waiting(site: Site) -> Operation:
+    site.kill(begin_ordered(site))
+    return Site.open
+
+
+def hand_over_what_is_not_run(site: Site) -> Operation:
+    order(site)
+    workdir = site.open()
+    workdir.transact((), (), 12)
+
+    def operation(_: Site) -> FileStore:
+        done = workdir.transact([ended(0, 1)], (), 12)
+        return transacted(workdir, [(taskid, 1) for taskid, _ in done.not_run], take=2)
+
+    return operation
+
+
 def transacted(
     workdir: FileStore,
     results: list[tuple[int, int]] | None = None,
@@ -276,12 +366,23 @@ OPERATIONS = [
     take_from_both_prepared,
     give_back_to_both,
     reclaim_for_both,
+    start_ordered,
+    start_ordered_without_toprocess,
+    start_ordered_with_added_lines,
+    start_with_an_order_behind_added_lines,
+    take_from_waiting,
+    open_a_barrier,
+    give_back_to_waiting,
+    reclaim_for_waiting,
+    hand_over_what_is_not_run,
 ]
 ADDING = [
     start_with_added_lines,
     start_with_added_lines_without_toprocess,
     start_without_toprocess_where_lines_were_added,
     start_with_more_added_lines,
+    start_ordered_with_added_lines,
+    start_with_an_order_behind_added_lines,
     take_up,
     take_up_more,
     take_up_what_another_farm_has_taken_up,
@@ -325,8 +426,11 @@ def interfered(prepared, site, strike, monkeypatch, at, half):
 def finish(site, plain):
     """A new farm does all that is left to it."""
     workdir = site.open()
-    while taken := workdir.transact((), (), 5).taken:
-        workdir.transact([ended(taskid) for taskid in taken], (), 0)
+    done = workdir.transact((), (), 5)
+    while done.taken or done.not_run:
+        results = [ended(taskid) for taskid in done.taken]
+        results += [ended(taskid, 1) for taskid, _ in done.not_run]
+        done = workdir.transact(results, (), 5)
     assert workdir.close()
     assert site.violations(plain.hand) == []
     return workdir
@@ -377,6 +481,7 @@ def test_a_kill_before_any_step_leaves_every_task_in_one_place(
         *(first_take, everything, everything_prepared, give_back_to_both),
         *(start_behind_torn_lines, take_from_both_prepared, reclaim_for_both),
         *(take_up_more, take_up_in_parts),
+        *(start_ordered, open_a_barrier, give_back_to_waiting),
     ],
 )
 def test_so_does_one_where_files_are_too_large_to_be_read_whole(
@@ -397,6 +502,7 @@ def test_plain_farmers_may_move_between_the_kill_and_the_next_start(
         site = sites()
         struck = interfered(operation, site, Killed(), monkeypatch, at, half=False)
         plain = PlainFarmer(site, known=len(TASKS))
+        takes_all = site.constraints and not (site.root / "toprocess").exists()
         if operation is not start_behind_torn_lines:
             popped = [plain.pop() for _ in range(3)]
             if popped[0] is not None:
@@ -406,6 +512,13 @@ def test_plain_farmers_may_move_between_the_kill_and_the_next_start(
             if popped[1] is not None:
                 plain.requeue(popped[1])
         held = set(plain.hand)
+        if takes_all:
+            with pytest.raises(InputError, match="that does not heed"):
+                site.open()
+            continue
+        if site.constraints:  # else a barrier stays shut
+            for taskid in held:
+                plain.record(taskid, 0)
         finish(site, plain)
         known = {*site.ids("finished"), *site.ids("failed"), *held}
         assert sorted(known) == list(range(len(site.tasks)))
@@ -417,7 +530,10 @@ def test_plain_farmers_may_move_between_the_kill_and_the_next_start(
 
 @pytest.mark.parametrize(
     ("operation", "half"),
-    [(reclaim, True), (everything, False), (reclaim_for_both, False)],
+    [
+        *((reclaim, True), (everything, False), (reclaim_for_both, False)),
+        *((start_ordered, False), (open_a_barrier, False)),
+    ],
 )
 def test_a_second_kill_while_the_first_is_mended_changes_nothing(
     operation, half, sites, monkeypatch

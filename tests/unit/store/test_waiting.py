@@ -1,0 +1,494 @@
+"""Lists with an order in a workdir: the queue `waiting`, and who begins what."""
+
+import json
+import random
+from itertools import pairwise
+
+import pytest
+
+from mpifarm.errors import InputError
+from mpifarm.order.constraints import Constraints
+from mpifarm.order.frontier import Frontier
+from mpifarm.store.file_store import FileStore
+from mpifarm.store.fingerprint import parse_fingerprint
+from mpifarm.store.queue import AlienTaskError
+from mpifarm.store.status_lines import encode_lines
+from mpifarm.store.types import Recorded
+from mpifarm.store.waiting import MAX_DOOMED, ReadySearch, edit
+from mpifarm.system import file_contents
+from tests.unit.store_fakes import SMALL_PARTS, PlainFarmer, Site, ended
+
+UNHEEDED = "begun by a farmer that does not heed what the tasklist says of its order"
+
+
+def stages(*firsts: int, checks: bool = False) -> Constraints:
+    constraints = Constraints()
+    for first in firsts:
+        constraints.add_barrier(first, checks=checks)
+    return constraints
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Twelve tasks: 4 to 7 behind a barrier, 8 on behind another, and 2 waits for 0."""
+    site = Site(tmp_path / "workdir")
+    site.constraints = stages(4, 8)
+    site.constraints.after[2] = (0,)
+    return site
+
+
+def work(
+    workdir: FileStore, *, at_once: int = 3, fails: tuple[int, ...] = ()
+) -> tuple[list[int], list[int]]:
+    """Do all that can be done; return the ids in order, those that were not run too."""
+    done: list[int] = []
+    not_run: list[int] = []
+    results = list[Recorded]()
+    while True:
+        workdir.prepare(results, (), at_once)
+        got = workdir.transact(results, (), at_once)
+        done += got.taken
+        not_run += [taskid for taskid, _ in got.not_run]
+        results = [ended(each, int(each in fails)) for each in got.taken]
+        results += [ended(each, 1) for each, _ in got.not_run]
+        if not results:
+            return done, not_run
+
+
+# ---- what stands where --------------------------------------------------------------
+
+
+def test_a_start_divides_the_list_by_what_plain_farmers_may_run(site):
+    site.open()
+    assert site.ids("toprocess") == [0, 1, 3]
+    assert site.ids("waiting") == [2, *range(4, 12)]
+    assert not (site.root / "added").exists()
+    stored = parse_fingerprint((site.root / "fingerprint.json").read_bytes())
+    assert stored is not None
+    assert stored.heeds_order
+    assert not (site.root / stored.staging).exists()
+    assert site.violations() == []
+
+
+def test_without_an_order_there_is_no_such_file(tmp_path):
+    site = Site(tmp_path / "workdir")
+    workdir = site.open()
+    workdir.transact((), (), 3)
+    assert not (site.root / "waiting").exists()
+    record = json.loads((site.root / "fingerprint.json").read_text())
+    assert "toprocess" not in record
+
+
+def test_of_a_list_in_a_dialect_toprocess_is_there_and_empty(site):
+    site.constraints = Constraints(is_foreign=True)
+    workdir = site.open()
+    assert (site.root / "toprocess").read_bytes() == b""
+    assert PlainFarmer(site).pop() is None
+    assert work(workdir) == ([*range(12)], [])
+
+
+def test_tasks_are_taken_when_they_are_ready_and_stay_where_they_stand_until_then(site):
+    workdir = site.open()
+    done = workdir.transact((), (), 12)
+    assert (done.taken, done.empty, done.some_wait) == ([0, 1, 3], True, True)
+    assert workdir.transact([ended(1)], (), 12).taken == []
+    assert site.ids("waiting") == [2, *range(4, 12)]
+    assert workdir.transact([ended(0)], (), 12).taken == [2]
+    done = workdir.transact([ended(2), ended(3)], (), 3)
+    assert (done.taken, done.empty) == ([4, 5, 6], False)
+    assert workdir.transact((), (), 3).taken == [7]
+    ends = [ended(each) for each in (4, 5, 6, 7)]
+    assert workdir.transact(ends, (), 12).taken == [8, 9, 10, 11]
+    assert workdir.transact([ended(each) for each in range(8, 12)], (), 1).empty
+    assert workdir.close()
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_what_goes_back_goes_back_to_the_queue_of_its_id(site, prepared):
+    workdir = site.open()
+    work_until_second_stage(workdir)
+    if prepared:
+        workdir.prepare((), (5, 4, 6), 0)
+    workdir.transact((), (5, 4, 6), 0)
+    assert site.ids("toprocess") == []
+    assert site.ids("waiting") == [4, 5, 6, *range(8, 12)]
+    assert workdir.held == {7}
+    assert site.violations() == []
+
+
+def work_until_second_stage(workdir: FileStore) -> None:
+    workdir.transact((), (), 12)
+    workdir.transact([ended(0)], (), 12)
+    assert workdir.transact(map_ended(1, 2, 3), (), 12).taken == [4, 5, 6, 7]
+
+
+def map_ended(*taskids: int):
+    return [ended(each) for each in taskids]
+
+
+def test_what_a_prepared_taking_lacked_is_taken_if_others_have_let_it_start(site):
+    """Between `prepare` and `transact` another farmer records the last of a stage."""
+    workdir = site.open()
+    taken = workdir.transact((), (), 1).taken
+    assert taken == [0]
+    site.write("toprocess", [])
+    workdir.prepare(map_ended(0), (), 8)
+    site.write("finished", [1, 2, 3])
+    site.write("waiting", range(4, 12))
+    assert workdir.transact(map_ended(0), (), 8).taken == [4, 5, 6, 7]
+
+
+def test_a_prepared_taking_of_what_must_wait_again_is_not_used(site):
+    workdir = site.open()
+    workdir.transact((), (), 12)
+    workdir.transact([ended(0), ended(1, 1), ended(3)], (), 1)
+    workdir.transact([ended(2)], (), 0)
+    workdir.prepare((), (), 8)
+    frontier = workdir._queues.frontier
+    assert frontier is not None
+    frontier.revive([1])
+    assert workdir.transact((), (), 8).taken == []
+
+
+# ---- tasks that are not run ---------------------------------------------------------
+
+
+def test_what_waits_for_a_failed_task_is_handed_over_as_not_to_be_run(site):
+    site.constraints.after[3] = (2,)
+    workdir = site.open()
+    assert workdir.transact((), (), 12).taken == [0, 1]
+    done = workdir.transact([ended(0, 1)], (), 12)
+    why = "task 0 failed"
+    assert (done.taken, [*done.not_run]) == ([], [(2, why), (3, why)])
+    assert workdir.held == {1, 2, 3}
+    ends = [ended(1), ended(2, 1), ended(3, 1)]
+    assert workdir.transact(ends, (), 12).taken == [4, 5, 6, 7]
+    assert site.ids("failed") == [0, 2, 3]
+
+
+def test_behind_a_barrier_that_checks_nothing_is_run_once_a_task_has_failed(site):
+    site.constraints = stages(4, checks=True)
+    site.constraints.add_barrier(8, checks=False)
+    assert work(site.open(), fails=(1,)) == ([0, 1, 2, 3], [*range(4, 12)])
+    assert site.ids("failed") == [1, *range(4, 12)]
+    assert site.violations() == []
+
+
+def test_very_many_are_handed_over_in_parts(tmp_path):
+    site = Site(tmp_path / "workdir", ["true"] * (MAX_DOOMED + 5))
+    site.constraints = stages(1, checks=True)
+    workdir = site.open()
+    assert workdir.transact((), (), 5).taken == [0]
+    done = workdir.transact([ended(0, 1)], (), 5)
+    assert (len(done.not_run), done.empty) == (MAX_DOOMED, False)
+    done = workdir.transact((), (), 5)
+    assert (len(done.not_run), done.empty) == (4, True)
+
+
+def test_a_farm_that_is_to_take_nothing_is_handed_over_nothing(site):
+    site.constraints = stages(4, checks=True)
+    workdir = site.open()
+    workdir.transact((), (), 12)
+    ends = [ended(0, 1), *map_ended(1, 2, 3)]
+    assert not workdir.transact(ends, (), 0).not_run
+    assert workdir.close()
+
+
+# ---- who else is there --------------------------------------------------------------
+
+
+def test_more_may_come_as_long_as_a_farm_lives_that_holds_what_others_wait_for(site):
+    one, two = site.open(), site.open()
+    assert one.transact((), (), 2).taken == [0, 1]
+    assert two.transact((), (), 2).taken == [3]
+    done = two.transact_or_reclaim(map_ended(3), (), 2)
+    assert (done.taken, done.empty, done.more_may_come) == ([], True, True)
+    site.kill(one)
+    done = two.transact_or_reclaim((), (), 2)
+    assert (done.empty, done.more_may_come) == (False, False)
+    assert two.transact((), (), 9).taken == [0, 1]
+    assert not two.transact_or_reclaim((), (), 9).more_may_come
+
+
+def test_a_farm_that_holds_what_nobody_waits_for_is_not_waited_for(site):
+    site.constraints = Constraints(after={2: (1,)})
+    one, two = site.open(), site.open()
+    assert one.transact((), (), 1).taken == [0]
+    site.write("toprocess", [])  # as a plain farmer that has taken all
+    assert not two.transact_or_reclaim((), (), 2).more_may_come
+
+
+def test_what_a_dead_farm_held_goes_back_to_the_queue_of_its_id(site):
+    workdir = site.open()
+    work_until_second_stage(workdir)
+    site.kill(workdir)
+    again = site.open()
+    assert site.ids("waiting") == [*range(4, 12)]
+    assert work(again) == ([*range(4, 12)], [])
+    assert site.violations() == []
+
+
+def test_a_farm_that_takes_over_knows_what_has_ended(site):
+    workdir = site.open()
+    work_until_second_stage(workdir)
+    workdir.transact(map_ended(4, 5), (), 0)
+    site.kill(workdir)
+    leads = site.open(predecessor=workdir.farm)
+    assert leads.held == {6, 7}
+    assert leads.transact(map_ended(6, 7), (), 12).taken == [8, 9, 10, 11]
+
+
+def test_the_records_of_plain_farmers_open_a_barrier(site):
+    plain = PlainFarmer(site)
+    workdir = site.open()
+    popped = [plain.pop() for _ in range(4)]
+    assert popped == [0, 1, 3, None]
+    assert workdir.transact((), (), 9).taken == []
+    for taskid in (0, 1, 3):
+        plain.record(taskid, 0)
+    assert workdir.transact((), (), 9).taken == [2]
+    assert work_on(workdir, [2]) == [*range(4, 12)]
+
+
+def work_on(workdir: FileStore, held: list[int]) -> list[int]:
+    workdir.transact(map_ended(*held), (), 0)
+    return work(workdir)[0]
+
+
+def test_what_is_in_no_file_keeps_the_barrier_shut_and_is_counted(site):
+    plain = PlainFarmer(site)
+    workdir = site.open()
+    assert plain.pop() == 0
+    assert work(workdir) == ([1, 3], [])
+    counts = workdir.counts(workdir.survey())
+    assert (counts.finished, counts.toprocess, counts.elsewhere) == (2, 9, 1)
+    assert (counts.held_up, counts.lost, counts.barrier) == (9, (0,), 4)
+
+
+def test_what_is_ready_and_was_not_taken_is_held_up_by_nobody(site):
+    workdir = site.open()
+    workdir.transact((), (), 9)
+    workdir.transact(map_ended(0), (), 0)
+    counts = workdir.counts(workdir.survey())
+    assert (counts.toprocess, counts.held_up, counts.lost) == (9, 8, ())
+
+
+# ---- workdirs that others have begun ------------------------------------------------
+
+
+def test_a_workdir_that_a_plain_farmer_has_begun_is_refused_and_left_as_it_is(site):
+    plain = PlainFarmer(site)
+    plain.pop()
+    before = site.files()
+    with pytest.raises(InputError, match=UNHEEDED):
+        site.open()
+    assert site.files() == before
+
+
+def test_so_is_one_of_an_mpifarm_that_read_the_list_without_its_order(site):
+    constraints, site.constraints = site.constraints, Constraints()
+    workdir = site.open()
+    workdir.transact((), (), 2)
+    workdir.transact(map_ended(0, 1), (), 0)
+    assert workdir.close()
+    path = site.root / "fingerprint.json"
+    record = json.loads(path.read_text())
+    del record["order"]
+    path.write_text(json.dumps(record))
+    site.constraints = constraints
+    with pytest.raises(InputError, match=UNHEEDED):
+        site.open()
+    workdir = site.open(remap=True)
+    assert site.ids("finished") == [0, 1]
+    assert work(workdir) == ([3, 2, *range(4, 12)], [])
+
+
+def test_constraints_behind_all_that_such_a_farm_knew_are_no_reason_to_refuse(site):
+    constraints, site.constraints = site.constraints, Constraints()
+    tasks, site.tasks = site.tasks, site.tasks[:4]
+    workdir = site.open()
+    workdir.transact((), (), 1)
+    workdir.transact(map_ended(0), (), 0)
+    assert workdir.close()
+    path = site.root / "fingerprint.json"
+    record = json.loads(path.read_text())
+    del record["order"]
+    path.write_text(json.dumps(record))
+    del constraints.after[2]
+    site.constraints, site.tasks = constraints, tasks
+    workdir = site.open()
+    assert (site.ids("toprocess"), site.ids("added")) == ([1, 2, 3], [])
+    assert site.ids("waiting") == [*range(4, 12)]
+    assert work(workdir) == ([*range(1, 12)], [])
+
+
+def test_a_plain_farmer_that_found_no_toprocess_has_taken_up_what_it_may_not(site):
+    workdir = site.open()
+    assert workdir.close()
+    (site.root / "toprocess").unlink()
+    PlainFarmer(site).pop()
+    with pytest.raises(InputError, match=UNHEEDED):
+        site.open()
+
+
+def test_one_that_begins_while_a_start_reads_the_workdir_is_seen(site, monkeypatch):
+    plain = PlainFarmer(site)
+    validate = FileStore._validate
+
+    def validate_late(self, snapshot):
+        validation = validate(self, snapshot)
+        if not plain.hand:
+            plain.pop()
+        return validation
+
+    monkeypatch.setattr(FileStore, "_validate", validate_late)
+    with pytest.raises(InputError, match=UNHEEDED):
+        site.open()
+
+
+@pytest.mark.parametrize("change", ["barrier", "after", "kinds", "is_foreign"])
+def test_another_order_is_another_list_and_remap_brings_the_workdir_in_line(
+    site, change
+):
+    assert site.open().close()
+    if change == "barrier":
+        site.constraints.barriers[0] = site.constraints.barriers[0]._replace(first=3)
+    elif change == "after":
+        site.constraints.after[2] = (1,)
+    elif change == "kinds":
+        site.constraints.kinds[11] = "disk"
+    else:
+        site.constraints.is_foreign = True
+    with pytest.raises(InputError, match="the tasklist was edited since"):
+        site.open()
+    workdir = site.open(remap=True)
+    shared = [each for each in range(12) if site.constraints.is_shared(each)]
+    assert site.ids("toprocess") == shared
+    assert site.ids("waiting") == [each for each in range(12) if each not in shared]
+    assert work(workdir) == (sorted_by_stages(site.constraints), [])
+
+
+def sorted_by_stages(constraints: Constraints) -> list[int]:
+    """All tasks, as one worker after the other runs them."""
+    order: list[int] = []
+    while len(order) < 12:
+        finished = bytearray(each in order for each in range(12))
+        frontier = Frontier(constraints, finished, bytearray(12))
+        ready = [each for each in range(12) if frontier.is_ready(each)]
+        shared = [each for each in ready if constraints.is_shared(each)]
+        rest = [each for each in ready if each not in shared]
+        left = [each for each in shared + rest if each not in order]
+        order += left[:3]
+    return order
+
+
+def test_an_order_that_was_taken_out_is_another_list_too(site):
+    assert site.open().close()
+    site.constraints = Constraints()
+    with pytest.raises(InputError, match="the tasklist was edited since"):
+        site.open()
+    workdir = site.open(remap=True)
+    assert not (site.root / "waiting").exists()
+    assert work(workdir) == ([*range(12)], [])
+
+
+def test_a_fingerprint_that_is_damaged_costs_nothing(site):
+    workdir = site.open()
+    work_until_second_stage(workdir)
+    workdir.transact((), sorted(workdir.held), 0)
+    assert workdir.close()
+    (site.root / "fingerprint.json").write_text("{")
+    assert work(site.open()) == ([*range(4, 12)], [])
+
+
+# ---- the search ---------------------------------------------------------------------
+
+
+def search(frontier: Frontier, content, tasks, take: int, stays=(), blocked=()):
+    found = ReadySearch(
+        content, tasks, frontier, blocked.__contains__, frozenset(stays)
+    )
+    found.run(len(content), take)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_search_finds_what_a_look_at_each_line_finds(seed, monkeypatch):
+    luck = random.Random(seed)
+    monkeypatch.setattr("mpifarm.store.waiting.WINDOW", luck.choice([1, 40, 8192]))
+    total = luck.randint(1, 60)
+    tasks = [f"echo {luck.random()}" for _ in range(total)]
+    constraints = Constraints()
+    for taskid in range(1, total):
+        if luck.random() < 0.05:
+            constraints.add_barrier(taskid, checks=luck.random() < 0.5)
+        if luck.random() < 0.5:
+            constraints.after[taskid] = (luck.randrange(taskid),)
+    done = {each for each in range(total) if luck.random() < 0.7}
+    failed = {each for each in done if luck.random() < 0.1}
+    ends = (done - failed, failed)
+    flags = [bytearray(each in ids for each in range(total)) for ids in ends]
+    frontier = Frontier(constraints, *flags)
+    queued = [each for each in range(total) if each not in done]
+    content = encode_lines(queued, tasks)
+    blocked = {each for each in queued if luck.random() < 0.1}
+    stays = {each for each in blocked if luck.random() < 0.3}
+    take = luck.choice([0, 1, 3, 100])
+    found = search(frontier, content, tasks, take, stays, blocked)
+    free = [each for each in queued if each not in blocked]
+    ready = [each for each in free if frontier.is_ready(each)]
+    doomed = [(each, frontier.find_doomed(each)) for each in free]
+    doomed = [each for each in doomed if each[1] and is_reached(frontier, each[0])]
+    assert [*found.taken] == ready[:take]
+    assert found.is_more == (len(ready) > take)
+    if len(ready) <= take:
+        assert found.doomed == (doomed if take else [])
+    assert set(found.dropped) <= blocked - stays
+    left = b"".join(
+        map(file_contents.bytes_of, edit(content, found.removed, tasks, [*stays]))
+    )
+    gone = {*found.taken, *found.dropped, *(taskid for taskid, _ in found.doomed)}
+    assert left == encode_lines([each for each in queued if each not in gone], tasks)
+    assert all(one[1] < other[0] for one, other in pairwise(found.removed))
+
+
+def is_reached(frontier: Frontier, taskid: int) -> bool:
+    """Whether it is no barrier that waits that is in front of the task."""
+    return taskid < frontier.horizon or taskid >= frontier.doomed_from
+
+
+def test_a_line_of_another_list_is_told():
+    frontier = Frontier(stages(1), bytearray(b"\1\0\0"), bytearray(3))
+    with pytest.raises(AlienTaskError, match="1 other"):
+        search(frontier, b"1 other\n2 b\n", ["a", "x", "b"], 2)
+
+
+def test_long_stretches_that_have_to_stay_are_not_looked_at(tmp_path):
+    """Of a million lines, of which the last may leave."""
+    total = 50_000
+    tasks = ["true"] * total
+    after: dict[int, tuple[int, ...]] = dict.fromkeys(range(1, total - 1), (0,))
+    frontier = Frontier(Constraints(after=after), bytearray(total), bytearray(total))
+
+    class Counted(bytes):
+        read = 0
+
+        def __getitem__(self, part):
+            piece = super().__getitem__(part)
+            Counted.read += len(piece)
+            return piece
+
+    content = Counted(encode_lines(range(1, total), tasks))
+    found = search(frontier, content, tasks, 3)
+    assert [*found.taken] == [total - 1]
+    assert Counted.read < len(content) / 20
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 100])
+def test_large_files_are_taken_from_in_the_same_way(site, monkeypatch, at_once):
+    for name, value in SMALL_PARTS.items():
+        monkeypatch.setattr(file_contents, name, value)
+    done, not_run = work(site.open(), at_once=at_once, fails=(0,))
+    assert sorted(done + not_run) == [*range(12)]
+    assert not_run == [2]
+    assert site.violations() == []
