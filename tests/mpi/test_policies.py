@@ -90,6 +90,26 @@ def test_a_rank_that_fails_everything_gets_no_more_and_no_task_is_failed(farm):
     assert finished_by == {0, 2}
 
 
+SEATS = r"""#!/bin/sh
+# One of four licences for half a second, or a failure.
+for seat in 1 2 3 4; do
+    exec 9> seat.$seat
+    flock -n 9 && exec sleep 0.5
+done
+exit 1
+"""
+
+
+@pytest.mark.one_mpi
+def test_four_licences_for_24_workers_put_no_rank_out_of_use(farm):
+    farm.write_list(["./take-a-seat"] * 60)
+    farm.write_program("take-a-seat", SEATS)
+    child = farm.launch("-n", "8", "--retries", "10")
+    assert child.wait(60) in (0, 1)
+    assert "out of use" not in child.text()
+    assert farm.result()["quarantined"] == []
+
+
 # ---- tasks that kill their rank ------------------------------------------------------
 
 POISON = f"{NOTE}; ./kill-rank; sleep 10"
