@@ -303,6 +303,9 @@ class GreasyTaskList(ListTaskList):
 
 _NO_TASK: Final = -1
 
+_has_comment = re.compile(r"(?:\A|\s)#").search
+"""Finds a "#" that would make a comment of all that stands behind a directory."""
+
 
 class _Marks(NamedTuple):
     """The parts of a line of GREASY."""
@@ -332,13 +335,13 @@ def _split_marks(place: _Place, text: str) -> _Marks:
             f"has no command behind its marks ({shorten(text)}): write it there, or"
             " take the line out"
         )
-    if re.search(r"\[@.*@\]", rest):
+    if "[@" in rest and re.search(r"\[@.*@\]", rest):
         place.refuse(
             f'has "[@ … @]" behind its beginning ({shorten(text)}), where GREASY would'
             " cut it out of the command: write it at the beginning of the line"
         )
     directory = found.get("[@", "")
-    if "[@" in found and (not directory or re.search(r"(?:\A|\s)#", directory)):
+    if "[@" in found and (not directory or _has_comment(directory)):
         place.refuse(f'has no directory in its "[@ … @]" ({shorten(text)}): write one')
     return _Marks(found.get("[#", ""), directory, rest)
 

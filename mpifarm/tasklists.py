@@ -19,7 +19,7 @@ from mpifarm.model.packed_texts import MARKS, PackedTexts
 from mpifarm.model.settings import HandlerDefinition
 from mpifarm.model.task import decode_text, encode_text
 from mpifarm.model.wording import counted
-from mpifarm.order.constraints import Constraints
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.order.directives import (
     DIRECTIVES,
     DirectiveError,
@@ -363,7 +363,7 @@ def _refuse_nul_in(path: str, number: int, line: str) -> NoReturn:
 def find_constraints(tasks: TaskList) -> Constraints:
     """Return what a list says of the order of its tasks; a handler may say nothing."""
     constraints = getattr(tasks, "constraints", None)
-    return Constraints() if constraints is None else constraints
+    return UNORDERED if constraints is None else constraints
 
 
 # ---- reading with a handler ----------------------------------------------------------

@@ -327,8 +327,8 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
         ),
         Option(
             "--tasklist -t", "handler", ANY, "HANDLER",
-            "the handler that reads the tasklist, by its name in an INI file (default:"
-            " %(default)s)",
+            "the handler that reads the tasklist, by its name in an INI file; disbatch"
+            " and greasy read lists of these tools (default: %(default)s)",
             is_old=True,
         ),
         HELP,

@@ -105,7 +105,7 @@ class DirectiveReader:
 def _parse_barrier(rest: str, number: int) -> bool:
     """Return whether a barrier checks; `rest` is its line after ``#BARRIER``."""
     words = rest.split()
-    if words in ([], ["CHECK"]) and rest[:1].strip() == "":
+    if words in ([], ["CHECK"]):
         return bool(words)
     raise DirectiveError(
         number,
@@ -141,7 +141,7 @@ def _refuse_waits(number: int) -> NoReturn:
 
 def _parse_ids(taskid: int, rest: str, number: int) -> tuple[int, ...]:
     """Return the ids that an ``#AFTER`` in front of `taskid` names, ascending."""
-    if not rest[:1].isspace() or not _is_ids(rest):
+    if not _is_ids(rest):
         raise DirectiveError(
             number,
             f"names no tasks after #AFTER ({shorten(rest)}): write their ids, as in"

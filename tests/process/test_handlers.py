@@ -565,6 +565,8 @@ def test_the_pages_examples_are_those_of_the_files():
     [code] = [b for b in page_blocks() if "class SeedsTaskList" in b]
     example = (EXAMPLES / "seeds_handler.py").read_text()
     assert code_of(code) == code_of(example)
+    [code] = [b for b in page_blocks() if "class PlotsTaskList" in b]
+    assert code_of(code) == code_of((EXAMPLES / "plots_handler.py").read_text())
 
 
 def code_of(source: str) -> str:

@@ -1,10 +1,12 @@
 """Tasklists: ids and texts are PyTaskFarmer's; a mistake gives one sentence."""
 
+import importlib
 import io
 import os
 import sys
 import time
 import types
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -687,6 +689,15 @@ def test_a_handler_may_give_its_tasks_an_order(open_users):
 def test_wrong_constraints_of_a_handler_are_told(open_users, monkeypatch, made, why):
     monkeypatch.setattr(Ordered, "made", made)
     assert why in complaint(open_users, Ordered)
+
+
+def test_the_example_of_a_handler_with_an_order_is_one(open_users, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs" / "examples")
+    handler = importlib.import_module("plots_handler").PlotsTaskList
+    constraints = find_constraints(open_users(handler))
+    assert constraints.after == {2: (0,), 3: (1,)}
+    assert constraints.kinds == {0: "licence", 1: "licence"}
+    assert constraints.barriers == [Barrier(4, checks=True)]
 
 
 def test_an_order_of_the_lines_is_not_taken_for_one_of_other_tasks(

@@ -54,6 +54,7 @@ def test_the_command_is_without_the_prefix() -> None:
     [
         ("#BARRIER foo", "more stands in it ('foo')"),
         ("#BARRIER CHECK CHECK", "more stands in it ('CHECK CHECK')"),
+        (f"#BARRIER {'x' * 90}", f"stands in it ('{'x' * 39}…'): write"),
         ("#BARRIER check", "more stands in it ('check')"),
         ("#BARRIER: the plots", "more stands in it (': the plots')"),
         ("#BARRIER:CHECK", "more stands in it (':CHECK')"),
