@@ -108,9 +108,6 @@ class DisBatchTaskList(ListTaskList):
     def __getitem__(self, taskid: int, /) -> str:
         first = 3 * taskid
         number, line, repeat = self._numbers[first : first + 3]
-        command = self.tasks[taskid]
-        if repeat >= 0:
-            command = command.removeprefix(_repeat_head(repeat))
         return (
             f"export DISBATCH_TASKID={number} DISBATCH_TASKID_ZP={number:06}"
             f" DISBATCH_STREAM_INDEX={line} DISBATCH_STREAM_INDEX_ZP={line:06}"
@@ -118,7 +115,7 @@ class DisBatchTaskList(ListTaskList):
             f" DISBATCH_NAMETASKS={self._name} DISBATCH_JOBID=$MPIFARM_FARM"
             " DISBATCH_ENGINE_RANK=$MPIFARM_RANK"
             " DISBATCH_CYLINDER_RANK=$MPIFARM_WORKER"
-            f" DISBATCH_CORES_PER_TASK=$OMP_NUM_THREADS; {command}"
+            f" DISBATCH_CORES_PER_TASK=$OMP_NUM_THREADS; {self.tasks[taskid]}"
         )
 
 
@@ -137,10 +134,6 @@ _split_repeat = re.compile(
     re.IGNORECASE,
 ).fullmatch
 _is_option = re.compile(r"\s*(?:start|step)\b", re.IGNORECASE).match
-
-
-def _repeat_head(index: int) -> str:
-    return f"DISBATCH_REPEAT_INDEX={index}; "
 
 
 class _DisBatchReader:
@@ -238,7 +231,7 @@ class _DisBatchReader:
                 " or let each task do a part of the indices"
             )
         for _ in range(count):
-            self._add(place, f"{_repeat_head(index)}{text}", index)
+            self._add(place, f"DISBATCH_REPEAT_INDEX={index}; {text}", index)
             index += step
 
 
