@@ -97,7 +97,6 @@ class DisBatchTaskList(ListTaskList):
         reader = _DisBatchReader()
         for place, line in _read_places(path):
             reader.take(place, line)
-            self.lines = place.number
         self.path = path
         self.workdir = workdir
         self.tasks = reader.texts.pack()
@@ -282,7 +281,6 @@ class GreasyTaskList(ListTaskList):
             texts.add(text)
         self.path = path
         self.workdir = workdir
-        self.lines = len(taskids) - 1
         self.tasks = texts.pack()
         self.constraints = constraints
 

@@ -88,8 +88,6 @@ class ListTaskList(TaskList):
         """What the list says of the order of its tasks."""
         self._order = (reader.constraints, len(texts))
         """The same, and for how many tasks it holds."""
-        self.lines = reader.lines
-        """The number of lines that were read."""
 
     def __len__(self) -> int:
         return len(self.tasks)

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from mpifarm import dialects
 from mpifarm.dialects import DisBatchTaskList, GreasyTaskList
 from mpifarm.errors import InputError
 from mpifarm.order.constraints import Barrier, Constraints
@@ -66,14 +67,13 @@ def test_prefix_and_suffix_hold_until_the_next_ones(disbatch):
     assert tasks.constraints == Constraints(is_foreign=True)
     assert not tasks.constraints.is_shared(0)
     assert len(tasks) == 3
-    assert tasks.lines == 10
 
 
 def test_a_repeat_makes_a_task_of_each_index(disbatch):
     tasks = disbatch(
         "#DISBATCH REPEAT 2 ./run ${DISBATCH_REPEAT_INDEX}",
         "#DISBATCH REPEAT 3 start 100 step 50 x",
-        "#DISBATCH REPEAT 0 y",
+        *("#DISBATCH REPEAT 0 y", "#DISBATCH REPEAT 0"),
         "#DISBATCH PREFIX pre ",
         "#DISBATCH SUFFIX  suf",
         "#DISBATCH REPEAT 1 start 7",
@@ -184,6 +184,7 @@ def test_what_is_no_task_file_is_told(disbatch, tmp_path):
         disbatch("a", "b\0")
     with pytest.raises(InputError, match=r"line 1 of .* begins with a byte order mark"):
         disbatch("\ufeffa")
+    assert len(disbatch("a", "\ufeffb")) == 2
 
 
 # ---- GREASY --------------------------------------------------------------------------
@@ -200,7 +201,6 @@ def test_numbers_are_those_of_lines_comments_and_blank_lines_included(greasy):
     )
     assert [tasks[each] for each in range(8)] == [*"abcdefgh"]
     assert [*tasks.tasks][2:5] == ["[# 2 #] c", "[#2,4#]d", "[# -1 #]\te"]
-    assert tasks.lines == 12
 
 
 def test_a_task_runs_in_its_directory_or_not_at_all(greasy, tmp_path):
@@ -247,3 +247,12 @@ def test_what_greasy_would_skip_is_told_with_its_line(greasy, line, what):
         greasy("a", "# b", "c", line, "d")
     assert re.match(r"line 4 of \S+/tasks.txt (has|is|waits) ", str(raised.value))
     assert what in str(raised.value)
+
+
+def test_a_list_of_greasy_may_not_have_more_pairs_than_the_memory_holds(
+    greasy, monkeypatch
+):
+    monkeypatch.setattr(dialects, "MAX_WAITS", 3)
+    greasy("a", "b", "[# 1-2 #] c", "[# 1 #] d")
+    with pytest.raises(InputError, match=r"line 4 of .* wait for more than 3 others"):
+        greasy("a", "b", "[# 1-2 #] c", "[# 1-2 #] d")
