@@ -4,6 +4,7 @@ Rules of this file: a rank tells of a task when it has run for a moment.  A task
 ends before gets its line on the start together with that on the end.
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,9 @@ from mpifarm.model.wording import duration_in_words
 
 MAX_COMMAND = 100
 """Characters of a command that are shown."""
+
+_find_variables = re.compile(r"export DISBATCH_TASKID=[^;]*; ").match
+"""Finds what `dialects.DisBatchTaskList` puts in front: it would fill the line."""
 
 
 class TaskLines:
@@ -71,9 +75,11 @@ class TaskLines:
 
 
 def show_command(commands: Sequence[str], taskid: int) -> str:
-    """Return the command of a task, shortened."""
+    """Return the command of a task, shortened, without disBatch's variables."""
     try:
         text = commands[taskid]
     except InputError:
         return "(no command)"
+    if found := _find_variables(text):
+        text = text[found.end() :]
     return text if len(text) <= MAX_COMMAND else f"{text[: MAX_COMMAND - 1]}…"

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from mpifarm.dialects import DisBatchTaskList
 from mpifarm.errors import InputError
-from mpifarm.farm.task_lines import MAX_COMMAND, TaskLines
+from mpifarm.farm.task_lines import MAX_COMMAND, TaskLines, show_command
 from mpifarm.model.task import Outcome, Result, RunningTask
 
 
@@ -52,6 +53,13 @@ def test_the_next_attempt_has_a_start_of_its_own(site):
     site.end(0, 1)
     site.end(0, 0, attempt=2)
     assert len(site.said) == 4
+
+
+def test_variables_of_another_tool_do_not_hide_the_command(tmp_path):
+    path = tmp_path / "Tasks"
+    path.write_text("#DISBATCH PREFIX ( cd x ; \n./run )\n")
+    tasks = DisBatchTaskList(str(path), "")
+    assert show_command([tasks[0]], 0) == "( cd x ; ./run )"
 
 
 def test_a_long_command_is_shortened(site):
