@@ -45,6 +45,8 @@ def test_members_of_an_array_have_one_name(one, other):
         (SLURM, {**SLURM, "SLURM_CLUSTER_NAME": "another"}),
         (SLURM, SGE),
         ({"PBS_JOBID": "7[1].server"}, {"PBS_JOBID": "7[1].another"}),
+        (SGE, {**SGE, "SGE_CELL": "another"}),
+        ({"LSB_JOBID": "7", "LSB_JOBINDEX": "1"}, {"PBS_JOBID": "7[1].server"}),
     ],
 )
 def test_two_arrays_have_two_names(one, other):
@@ -61,6 +63,7 @@ def test_two_arrays_have_two_names(one, other):
         {"JOB_ID": "7", "SGE_TASK_ID": "undefined"},
         {"SLURM_ARRAY_JOB_ID": "7\x1b[31m"},
         {"SLURM_ARRAY_JOB_ID": "7" * 300},
+        {"SLURM_ARRAY_JOB_ID": "7" * (200 - len("slurm  "))},
     ],
 )
 def test_outside_of_an_array_there_is_no_name(environ):

@@ -110,7 +110,10 @@ def test_an_option_is_set_once():
 
 
 def test_each_mpi_library_wants_its_own_plugin():
-    assert (PMI_OF["MPICH"], PMI_OF["Open MPI"]) == ("pmi2", "pmix")
+    assert {
+        **dict.fromkeys(("MPICH", "Intel MPI", "MVAPICH"), "pmi2"),
+        "Open MPI": "pmix",
+    } == PMI_OF
 
 
 # ---- nodes without a rank ------------------------------------------------------------
@@ -163,6 +166,7 @@ def test_nodes_that_idle_are_told_with_the_line():
         (LSF, "MPICH", "mpirun -n 4 -ppn 1 python"),
         (LSF, "Open MPI", "mpirun -n 4 --map-by ppr:1:node --bind-to none python"),
         ({}, "", "mpirun -n 4 python"),
+        ({}, "Intel MPI", "mpirun -n 4 python"),
     ],
 )
 def test_the_line_starts_one_rank_on_each_node(environ, vendor, begins):

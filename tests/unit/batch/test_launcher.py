@@ -176,8 +176,11 @@ SRUN_PMIX = {
     "SLURM_MPI_TYPE": "pmix_v4",
 }
 
+PALS = {"PALS_RANKID": "1", "PALS_SIZE": "2", "PALS_NODEID": "0"}
+
 LAUNCHERS = {
     "hydra": HYDRA,
+    "pals": PALS,
     "openmpi 5": OPENMPI,
     "openmpi 4": OPENMPI_4,
     "srun": SRUN,
@@ -369,6 +372,7 @@ def test_a_command_that_names_no_launcher_starts_no_ranks(command):
     [
         *("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "SGE_TASK_ID", "PE_HOSTFILE"),
         *("FLUX_JOB_ID", "COBALT_JOBID", "OAR_JOB_ID", "_CONDOR_SLOT"),
+        *("SLURM_JOBID", "PBS_NODEFILE", "LOADL_STEP_ID"),
     ],
 )
 def test_a_job_of_a_batch_system_is_known_by_its_variables(name):

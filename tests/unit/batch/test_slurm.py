@@ -6,6 +6,11 @@ Rules of this file: a command line is written as a user types it, and split at b
 import pytest
 
 from mpifarm.batch.slurm import (
+    HOSTNAMES,
+    SCANCEL,
+    SINFO,
+    SQUEUE,
+    STEPS,
     exclude_nodes,
     find_srun,
     name_step,
@@ -153,6 +158,19 @@ def test_a_step_over_a_part_of_the_job_keeps_its_size():
 
 def test_a_range_of_nodes_ends_at_what_is_left():
     assert "--nodes=2-7" in excluded(f"srun -N 2-8 {FARM}")
+
+
+def test_each_node_that_is_left_keeps_a_rank():
+    line = excluded(f"srun -N 8 -n 3 {FARM}", environ={})
+    assert line == f"srun --exclude=n3 --nodes=7 --ntasks=7 {FARM}"
+
+
+def test_slurm_is_asked_by_the_commands_whose_answers_are_understood():
+    assert " ".join(SINFO) == "sinfo --noheader --Node --format=%N %t"
+    assert " ".join(SQUEUE) == "squeue --noheader --format=%N"
+    assert " ".join(STEPS) == "squeue --steps --noheader --format=%i %j"
+    assert " ".join(HOSTNAMES) == "scontrol show hostnames"
+    assert SCANCEL == ("scancel",)
 
 
 def test_ranks_on_each_node_stay_as_many():

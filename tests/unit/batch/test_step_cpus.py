@@ -63,6 +63,9 @@ def test_a_farm_that_overlaps_is_known_by_its_srun():
         "srun --exact -n1 -c1 ./solve --overlap",
         "srun --exclusive -N1 ./solve",
         "srun -w $SLURMD_NODENAME ./solve",
+        "env OMP_NUM_THREADS=2 srun ./solve",
+        "timeout -k 5 10m nice -n 5 /usr/bin/srun -n2 ./solve",
+        *(f"{wrapper} srun ./solve" for wrapper in ("sudo", "time", "exec", "numactl")),
     ],
 )
 def test_an_srun_without_overlap_waits(line):
@@ -75,6 +78,7 @@ def test_an_srun_without_overlap_waits(line):
         *("srun --overlap -n2 ./solve 1", "srun -n 2 --overlap ./solve", "srun"),
         *("srun --jobid=8 ./solve", "srun -s -n2 ./solve", "srun $OPTIONS ./solve"),
         *("srun --version", "./srun.sh 1", "echo srun -n2 ./solve", ""),
+        *("srun --share ./solve", "srun --oversubscribe ./solve", "env srun -s ./x"),
     ],
 )
 def test_one_that_overlaps_or_may_do_so_does_not(line):

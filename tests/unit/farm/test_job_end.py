@@ -211,6 +211,43 @@ def test_the_batch_system_of_the_job_is_asked_about_this_job(environ, words):
     assert question.argv[0] == words[0]
 
 
+@pytest.mark.parametrize(
+    ("environ", "job", "line"),
+    [
+        (
+            *({"SLURM_JOB_ID": "17"}, "Slurm job 17"),
+            "squeue --noheader --jobs=17 --format=%A|%L|%e",
+        ),
+        ({"PBS_JOBID": "7.server"}, "PBS job 7.server", "qstat -f 7.server"),
+        (
+            *({"LSB_JOBID": "7", "LSB_JOBINDEX": "3"}, "LSF job 7[3]"),
+            "bjobs -noheader -o finish_time 7[3]",
+        ),
+        ({"JOB_ID": "7", "SGE_TASK_ID": "1"}, "Grid Engine job 7", ""),
+    ],
+)
+def test_the_question_is_the_command_whose_answer_is_understood(environ, job, line):
+    question = find_question(environ)
+    assert question is not None
+    assert (question.job, " ".join(question.argv)) == (job, line)
+
+
+@pytest.mark.parametrize(
+    ("days", "has_limit"), [("300-00:00:00", True), ("301-00:00:00", False)]
+)
+def test_a_limit_of_slurm_that_is_most_of_a_year_is_none(days, has_limit):
+    end = parse_squeue(f"17|{days}|x\n", ASKED, job="17")
+    assert end is not None
+    assert math.isfinite(end) is has_limit
+
+
+@pytest.mark.parametrize("month", range(1, 13))
+def test_each_month_is_known(month):
+    begun = datetime(2026, month, 15, 13, 30).strftime("%b %d")  # noqa: DTZ001
+    text = OPENPBS.replace("Nov 29", begun)
+    assert parse_qstat(text, ASKED) == at(2026, month, 15, 17, 30)
+
+
 def test_outside_of_a_job_nobody_is_asked():
     assert find_question({"JOB_ID": "7", "SLURM_CONF": "x", "PBS_SERVER": "y"}) is None
 

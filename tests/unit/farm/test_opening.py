@@ -1,6 +1,7 @@
 """What rank 0 does before the first task: the commands of a handler, and its waits."""
 
 import math
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,8 +9,19 @@ import pytest
 
 from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.farm import opening
-from mpifarm.farm.opening import TELL_SECONDS, CheckedCommands, StartSleep
-from mpifarm.model.settings import RunnerDefinition, Settings
+from mpifarm.farm.opening import (
+    TELL_SECONDS,
+    CheckedCommands,
+    StartSleep,
+    check_not_begun,
+    find_commands,
+)
+from mpifarm.model.settings import (
+    FarmDefinition,
+    RunnerDefinition,
+    Settings,
+    TaskLimits,
+)
 from mpifarm.store.membership import FAMILY
 
 
@@ -170,3 +182,124 @@ def test_each_try_to_join_takes_over_the_claim_that_the_one_before_it_left(monke
     assert [inherits for _, inherits in tries] == ["0123456789", *farms[:2]]
     assert len({*farms}) == 3
     assert {farm[:FAMILY] for farm in farms} == {"0123456789"[:FAMILY]}
+
+
+# ---- the input -----------------------------------------------------------------------
+
+
+def context_of(**settings: Any) -> Any:
+    return SimpleNamespace(
+        settings=Settings(
+            **{"tasklist": "list", "workdir": "list_workdir", **settings}
+        ),
+        process=SimpleNamespace(
+            signals=SimpleNamespace(any_noted=False),
+            output=SimpleNamespace(say=lambda _: None),
+            environ={},
+        ),
+        begun=0.0,
+    )
+
+
+def test_each_rank_is_sent_what_it_needs_of_the_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    limits, given = TaskLimits(timeout=3.0), (("NUMBER", 1),)
+    context = context_of(
+        grace=7.0, limits=limits, logs="failed", id_variables=given, verbose=True
+    )
+    runner = RunnerDefinition(options={"shell": "/bin/zsh"})
+    assert opening.Opening(context)._define("f00d", runner) == FarmDefinition(
+        farm="f00d",
+        workdir=f"{tmp_path}/list_workdir",
+        runner=runner,
+        grace=7.0,
+        limits=limits,
+        logs="failed",
+        id_variables=given,
+        verbose=True,
+        directory=str(tmp_path),
+    )
+    elsewhere = RunnerDefinition(options={"cwd": "/data"})
+    assert opening.Opening(context)._define("f00d", elsewhere).directory == ""
+
+
+def test_a_directory_that_is_gone_is_told_with_the_remedy(monkeypatch):
+    def fail() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("os.getcwd", fail)
+    with pytest.raises(InputError, match=r"\(No such file or directory\): go to one"):
+        opening._find_directory(context_of())
+
+
+def test_a_directory_that_slurm_could_not_enter_is_refused_unless_one_is_named(
+    monkeypatch,
+):
+    monkeypatch.setattr(opening, "find_not_entered", lambda *_: "/home/x")
+    with pytest.raises(InputError, match="/home/x: Slurm could not enter it"):
+        opening._find_directory(context_of())
+    assert opening._find_directory(context_of(chdir="/data"))
+
+
+def test_a_list_that_has_lost_its_tasks_is_not_taken_for_done(tmp_path):
+    settings = Settings("list", str(tmp_path))
+    check_not_begun(settings)
+    (tmp_path / "fingerprint.json").touch()
+    with pytest.raises(InputError, match=r"list has no tasks, but .* was begun with"):
+        check_not_begun(settings)
+
+
+@pytest.mark.parametrize("name", ["", "/toprocess", "/finished", "/failed"])
+def test_a_workdir_in_place_of_a_list_is_refused(tmp_path, monkeypatch, name):
+    path, refused = f"{tmp_path}{name}", list[str]()
+    monkeypatch.setattr("mpifarm.store.target.refuse_as_list", refused.append)
+    opening._refuse_workdir(Settings(path, "w", handler="mine"))
+    opening._refuse_workdir(Settings(f"{tmp_path}/list", "w"))
+    assert refused == []
+    opening._refuse_workdir(Settings(path, "w"))
+    assert refused == [path]
+
+
+def test_a_handler_with_its_own_state_can_not_be_remapped():
+    start = opening.Opening(context_of(remap=True, handler="mine"))
+    nothing: Any = None
+    with pytest.raises(InputError, match="the handler 'mine' keeps its own state"):
+        start._join_custom(nothing, nothing, nothing, "")
+
+
+def test_the_commands_of_a_handler_are_as_many_as_its_tasks():
+    handler: Any = Handler("true")
+    commands = find_commands(handler, "mine")
+    assert isinstance(commands, CheckedCommands)
+    assert commands[0] == "true"
+    assert len(commands) == 1
+
+
+def test_the_wait_for_the_lock_is_shown_once_it_was_told(monkeypatch):
+    now, shown, told = [100.0], [], []
+    clock = SimpleNamespace(
+        sleep=lambda s: now.__setitem__(0, now[0] + s), monotonic=lambda: now[0]
+    )
+    monkeypatch.setattr(opening, "time", clock)
+    signals: Any = SimpleNamespace(any_noted=False)
+    sleep = StartSleep(
+        *(signals, 100.0, None),
+        *(lambda: told.append(now[0]), lambda: shown.append(now[0])),
+    )
+    for _ in range(5):
+        sleep(1.0)
+    assert (told, shown) == ([104.0], [105.0])
+    assert TELL_SECONDS == 3.0
+
+
+def test_what_is_told_of_the_lock_names_it_and_the_time():
+    said, shown = list[str](), list[str]()
+    context = context_of()
+    context.process.output = SimpleNamespace(say=said.append, show=shown.append)
+    context.begun = time.monotonic() - 65.0
+    start = opening.Opening(context)
+    start._lock_names = "/here/lock"
+    start._tell_of_lock()
+    start._show_wait()
+    assert said == ["the lock (/here/lock) is held by another farmer; waiting for it"]
+    assert shown == ["waiting for the lock, 65 s so far"]

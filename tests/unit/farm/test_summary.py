@@ -7,6 +7,7 @@ import pytest
 
 from mpifarm.coordinator.quarantine import OutOfUse
 from mpifarm.errors import ExitStatus
+from mpifarm.farm.cause_lines import GroupedFailures
 from mpifarm.farm.summary import (
     MAX_STATUSES,
     MEANINGS,
@@ -368,6 +369,93 @@ def test_a_list_that_could_not_be_counted_is_not_given_sums():
         "3 finished and 1 failed were recorded, of 12 tasks; the rest can't be counted "
         "now"
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (ExitStatus.RUN_AGAIN, "this farm recorded nothing, in 3 s"),
+        (ExitStatus.ALL_FINISHED, "this farm had nothing to run, in 3 s"),
+    ],
+)
+def test_a_farm_that_ran_nothing_says_so(status, said):
+    assert summary(tally=Tally(0.0), status=status).lines()[1] == said
+
+
+@pytest.mark.parametrize(
+    ("left", "fate"), [(0, "what they held ran elsewhere"), (2, "they held runs again")]
+)
+def test_what_lost_ranks_held_runs_again_or_has_run(left, fate):
+    counts = ListCounts(12, 9, 1, left, 0)
+    lines = summary(lost=[(2, "n17")], counts=counts).lines()
+    (line,) = [each for each in lines if "ranks that were lost" in each]
+    assert line.endswith(fate)
+
+
+@pytest.mark.parametrize(("held", "said"), [(1, "1 task is"), (3, "3 tasks are")])
+def test_a_member_of_an_array_says_who_has_the_rest(held, said):
+    counts = ListCounts(12, 12 - held, 0, 0, held, claimed=held, in_array=held)
+    status = ExitStatus.ALL_FINISHED
+    assert summary(counts=counts, status=status).lines()[-1] == (
+        f"exit status 0: nothing is left to start; {said} with other farms of this job "
+        "array, whose own status says how they end"
+    )
+
+
+def test_tasks_that_a_handler_has_lost_are_told_without_files():
+    lines = summary(counts=LOST, status=ExitStatus.WITH_OTHERS, keeps_own_state=True)
+    (line,) = [each for each in lines.lines() if "no farm's claim" in each]
+    assert line == (
+        "4 tasks are in no farm's claim, and the handler offers no more: look into the "
+        "state that it keeps"
+    )
+
+
+def test_a_log_without_a_file_of_its_own_is_found_by_a_command():
+    failed = [FailedTask(4, "exit status 1", "")]
+    line = "failed: task 4: exit status 1, see mpifarm log 'my list_workdir' 4"
+    assert line in summary(failed=failed, workdir="my list_workdir").lines()
+
+
+@pytest.mark.parametrize(("looked_at", "by_cause"), [(3, False), (4, True)])
+def test_more_than_three_failures_are_told_by_cause(looked_at, by_cause):
+    causes = GroupedFailures((), looked_at)
+    lines = summary(causes=causes, counts=ListCounts(12, 2, 10, 0, 0)).lines()
+    assert ("failed: task 4: exit status 1, see log_4" in lines) is not by_cause
+    assert any("mpifarm why list.txt_workdir" in each for each in lines) is by_cause
+
+
+def test_a_retried_attempt_that_was_lost_is_no_retry_and_takes_no_time():
+    tally = Tally(started=0.0, worker_count=1)
+    tally.note_retry(result(1, seconds=2.0, status=1))
+    tally.note_retry(result(1, seconds=9.0)._replace(outcome=Outcome.LOST))
+    assert (tally.retried, tally.busy) == (1, 2.0)
+
+
+def test_the_rate_counts_the_last_ten_seconds():
+    assert RATE_SECONDS == 10.0
+
+
+def test_the_result_file_has_the_numbers_of_this_farm():
+    payload: Any = summary(launch="17793fa0", notes=["a note"], reason="why").payload()
+    assert payload["this_farm"] == {
+        "ran": 6,
+        "outcomes": {"completed": 4, "failed": 2},
+        "attempts_that_ran_again": 0,
+        "outputs_not_whole": 0,
+        "left_processes_running": 0,
+        "seconds": 3.0,
+        "tasks_per_second": 2.0,
+        "ranks": 2,
+        "workers": 8,
+        "busy_percent": 25.0,
+    }
+    assert payload["failed"][0] == {"taskid": 4, "how": "exit status 1", "log": "log_4"}
+    said = ("farm", "launch", "tasklist", "reason", "notes", "meaning")
+    assert [payload[name] for name in said] == [
+        *("f00d", "17793fa0", "list.txt", "why", ["a note"]),
+        "nothing is left to do; some tasks failed",
+    ]
 
 
 LOST = ListCounts(20, 16, 0, 0, 4)

@@ -1,5 +1,6 @@
 """The CPUs of a rank and of its workers, on machines imitated by files."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from mpifarm.system.cpus import (
     ALONE,
     Sharers,
+    bind_to,
     binding_warning,
+    count_on_node,
     cpus_of_machine,
     cpus_of_rank,
     find_sharers,
@@ -242,6 +245,32 @@ def test_ranks_have_places_on_their_node_whatever_their_cpus(node):
     node.put_rank(21, 2, cpus="0")
     assert (node.place_of(21, 2), node.place_of(20, 3)) == (0, 1)
     assert place_on_node({}, 20, str(node.root)) == 0
+
+
+def test_all_ranks_of_the_node_are_counted_whatever_their_cpus(node):
+    node.put_rank(20, 3, cpus="1")
+    node.put_rank(21, 2, cpus="0")
+    environ = {"PMI_RANK": "2", "PMI_SIZE": "4"}
+    assert count_on_node(environ, 21, str(node.root)) == 2
+    assert count_on_node({}, 21, str(node.root)) == 1
+
+
+def test_cpus_that_are_gone_bind_nobody(monkeypatch):
+    asked: list[tuple[int, tuple[int, ...]]] = []
+
+    def refuse(pid: int, share: tuple[int, ...]) -> None:
+        asked.append((pid, share))
+        raise OSError(errno.EINVAL, "no such CPU")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    bind_to((2, 5))
+    assert asked == [(0, (2, 5))]
+
+
+def test_the_cpus_of_the_machine_are_those_online(monkeypatch):
+    known = {"SC_NPROCESSORS_ONLN": 64}
+    monkeypatch.setattr(os, "sysconf", known.__getitem__)
+    assert cpus_of_machine() == 64
 
 
 def test_what_else_the_launcher_has_started_is_no_rank(node):

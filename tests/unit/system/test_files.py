@@ -271,19 +271,20 @@ def test_a_file_that_may_not_be_opened_is_there_and_one_that_is_gone_is_unknown(
         files.exists(str(path))
 
 
-@pytest.mark.parametrize(
-    ("uid", "owner"), [(os.geteuid(), ""), (1 << 30, f"user {1 << 30}")]
-)
-def test_the_owner_of_a_file_is_named_if_that_is_another(monkeypatch, uid, owner):
-    monkeypatch.setattr(os, "stat", lambda _: type("Status", (), {"st_uid": uid}))
-    assert files.find_other_owner("/w") == owner
-
-
-def test_another_user_is_named_as_the_system_does(monkeypatch):
-    status, name = os.stat("/"), pwd.getpwuid(os.stat("/").st_uid).pw_name
-    monkeypatch.setattr(os, "geteuid", lambda: status.st_uid + 1)
-    assert files.find_other_owner("/") == f"user {name}"
+def test_the_owner_of_a_file_is_named_if_that_is_another(tmp_path, monkeypatch):
+    uid = tmp_path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    assert files.find_other_owner(str(tmp_path)) == ""
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    name = pwd.getpwuid(uid).pw_name
+    assert files.find_other_owner(str(tmp_path)) == f"user {name}"
     assert files.find_other_owner("/nowhere") == ""
+
+    def find_no_name(_uid):
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", find_no_name)
+    assert files.find_other_owner(str(tmp_path)) == f"user {uid}"
 
 
 # ---- regular files ------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import pwd
 import stat
 from collections.abc import Callable
 from hashlib import md5
@@ -598,6 +599,38 @@ def test_a_file_that_is_busy_or_just_replaced_is_tried_again(
         make([workdir / "lock"], clock).acquire(0.1)
 
 
+def test_a_doubt_that_has_passed_begins_anew_with_the_next(workdir, clock, monkeypatch):
+    lock = make([workdir / "lock"], clock)
+    for begun in (200.0, 300.0):
+        clock.now = begun
+        with monkeypatch.context() as stale:
+            stale.setattr(os, "open", lambda *_: _raise(errno.ESTALE))
+            assert not lock.try_acquire()
+        assert lock.try_acquire()
+        lock.release()
+
+
+def _raise(code: int) -> None:
+    raise OSError(code, os.strerror(code))
+
+
+def test_a_lock_area_that_is_no_directory_is_told(workdir, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is not a directory: name another one, the"):
+        lock_paths(str(workdir), {}, str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"unset or correct \$TMP, or name another"):
+        lock_paths(str(workdir), {"TMP": str(tmp_path / "file")}, None)
+
+
+def test_a_new_lock_file_is_for_the_group_and_not_for_all(paths, clock):
+    before = os.umask(0)
+    try:
+        make(paths, clock).probe()
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o664}
+
+
 def test_the_locks_are_described_in_one_sentence(paths, clock):
     assert make(paths, clock).describe() == (
         f"the lock of this workdir is flock on {paths[0]} and {paths[1]}"
@@ -660,6 +693,36 @@ def test_in_a_directory_that_only_friends_may_write_all_of_it_is_used(
     both.probe()
     clock.now += 1
     assert both.try_acquire()
+
+
+def status(*, uid: int = 7, gid: int = 70, mode: int = 0o755) -> os.stat_result:
+    return os.stat_result((stat.S_IFDIR | mode, 0, 0, 1, uid, gid, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("uid", "mode", "groups", "shares"),
+    [
+        (7, 0o700, [], True),
+        (8, 0o755, [70], False),
+        (8, 0o775, [70], True),
+        (8, 0o775, [71], False),
+        (8, 0o777, [70], False),
+    ],
+)
+def test_a_user_has_a_part_in_the_workdir_as_owner_or_by_its_group(
+    monkeypatch, uid, mode, groups, shares
+):
+    user = type("User", (), {"pw_name": "eve", "pw_gid": 8})
+    with monkeypatch.context() as system:
+        system.setattr(os, "stat", lambda _: status(mode=mode))
+        system.setattr(os, "getgrouplist", lambda _name, _gid: groups)
+        system.setattr(pwd, "getpwuid", lambda _: user)
+        found = lock._shares_workdir(uid, "/w")
+    assert found is shares
+
+
+def test_safe_are_the_files_of_the_user_and_of_the_directorys_owner():
+    assert lock._safe_owners(status(uid=0)) == (os.geteuid(), 0)
 
 
 def test_a_file_of_two_names_is_not_used_where_everyone_may_write(

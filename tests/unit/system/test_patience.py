@@ -6,7 +6,12 @@ import os
 import pytest
 
 from mpifarm.errors import ExitStatus, FutileError, InputError, StorageError
-from mpifarm.system.patience import Patience, is_of_the_disk, try_again
+from mpifarm.system.patience import (
+    RETRY_SECONDS,
+    Patience,
+    is_of_the_disk,
+    try_again,
+)
 
 
 class Time:
@@ -144,3 +149,39 @@ def test_a_mistake_is_not_of_the_disk(number):
 def test_storage_that_gives_way_without_a_system_call_is_of_the_disk():
     assert is_of_the_disk(StorageError("another farm has taken over the claim"))
     assert not is_of_the_disk(InputError("the tasklist was edited"))
+
+
+# ---- what is said, and when ----------------------------------------------------------
+
+
+def test_each_failure_after_a_success_is_told_anew_and_none_between():
+    said: list[str] = []
+    patience = Patience("the workdir", 2.0, said.append)
+    full = StorageError(
+        "can't write /w/failed: no space; make room, then give it again"
+    )
+    patience.note_success()
+    for begun in (10.0, 20.0):
+        assert not patience.is_over(full, begun)
+        assert not patience.is_over(full, begun + 1.9)
+        patience.note_success()
+        patience.note_success()
+    told = [
+        "can't write /w/failed: no space; trying again for 2 s",
+        "the workdir can be written again",
+    ]
+    assert said == told * 2
+
+
+def test_nothing_is_said_of_a_try_that_is_not_repeated():
+    said: list[str] = []
+    assert Patience("the disk", 0.0, said.append).is_over(StorageError("bad"), 10.0)
+    assert said == []
+
+
+def test_a_disk_that_fails_is_tried_again_after_a_tenth_of_a_second():
+    patience = Patience("the disk", 2.0, lambda _: None)
+    patience.is_over(StorageError("bad"), 10.0)
+    assert patience.retry_at == 10.0 + RETRY_SECONDS
+    assert RETRY_SECONDS == 0.1
+    assert patience.is_over(StorageError("bad"), 12.0)

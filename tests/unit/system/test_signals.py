@@ -124,6 +124,26 @@ def test_a_second_int_exits_at_once_with_the_status_of_run_me_again(inbox, clock
     assert exited.value.args == (75,)
 
 
+def test_a_second_int_is_one_that_comes_after_a_fifth_of_a_second():
+    assert SECOND_INT_SECONDS == 0.2
+
+
+def test_at_the_end_of_the_process_no_signal_ends_it(inbox):
+    inbox.ignore()
+    for signum in SIGNALS:
+        assert signal.getsignal(signum) is signal.SIG_IGN
+        signal.raise_signal(signum)
+    assert inbox.take() == []
+    assert not inbox.any_noted
+
+
+def test_that_a_signal_was_noted_is_known_before_it_is_taken(inbox):
+    signal.raise_signal(signal.SIGTERM)
+    assert inbox.any_noted
+    inbox.take()
+    assert not inbox.any_noted
+
+
 def test_one_ctrl_c_that_comes_by_two_ways_is_one(inbox, clock):
     signal.raise_signal(signal.SIGINT)
     clock.advance(SECOND_INT_SECONDS - 0.01)

@@ -8,7 +8,9 @@ has acknowledged fails each receive from any rank.
 # ruff: noqa: N802 - the fake has the names of mpi4py
 
 import ctypes
+import os
 import signal
+import sys
 import time
 from collections import deque
 from contextlib import nullcontext
@@ -225,6 +227,10 @@ def test_a_look_probes_twice_since_the_first_may_only_drive_the_library():
     assert not network.comms[1].has_message()
 
 
+def test_a_call_takes_so_few_messages_that_signals_are_served():
+    assert (MAX_AT_ONCE, MAX_TESTED) == (1000, 100)
+
+
 def test_a_flood_of_messages_ends_a_call_and_loses_none():
     network = Network(2)
     for _ in range(MAX_AT_ONCE + 3):
@@ -406,6 +412,7 @@ def test_an_alarm_that_python_can_not_catch_bounds_the_end(monkeypatch):
     monkeypatch.setattr(comm._mpi, "Finalize", lambda: calls.append("finalize"))
     comm.finalize()
     armed = (signal.SIGALRM, signal.SIG_DFL)
+    assert FINALIZE_SECONDS == 10
     assert calls == [armed, FINALIZE_SECONDS, "finalize", 0]
 
 
@@ -469,6 +476,37 @@ def test_ranks_that_do_not_see_each_other_are_told_of_once(load):
     assert "(MPICH says that there is one rank)" in sentence
     assert mpi.calls == ["init", "finalize"]
     assert connect({**OF_4, "PMI_RANK": "1"}) == (None, "")
+
+
+@pytest.mark.parametrize("has_mpiexec", [False, True])
+def test_the_line_of_one_farm_by_mpiexec_stands_last(
+    load, monkeypatch, tmp_path, has_mpiexec
+):
+    load(size=1)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/mpiexec").touch(mode=0o755 if has_mpiexec else 0o644)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mpifarm", "t"])
+    monkeypatch.setattr(os, "access", lambda *_: has_mpiexec)
+    two = {"PMI_RANK": "0", "PMI_SIZE": "2"}
+    sentence = connect(two)[1]
+    assert sentence.startswith("WARNING: the launcher started 2 processes that don't")
+    line = f" One farm: {tmp_path}/bin/mpiexec -n 2 python -m mpifarm t"
+    assert sentence.endswith(f"on purpose.{line if has_mpiexec else ''}")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "pmi"), [("MPICH", "pmi2"), ("Open MPI", "pmix"), ("another", "pmi2")]
+)
+def test_the_line_of_one_farm_by_srun_stands_last(load, monkeypatch, vendor, pmi):
+    load(size=1, vendor=vendor)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mpifarm", "t"])
+    monkeypatch.setattr("mpifarm.system.processes.command_lines", lambda _: [])
+    step = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "4"}
+    assert connect(step)[1].endswith(
+        f" runs all tasks. One farm ('srun --mpi=list' should name {pmi}): srun "
+        f"--mpi={pmi} -N 4 python -m mpifarm t"
+    )
 
 
 def test_without_a_library_a_launched_process_farms_alone(monkeypatch):

@@ -71,6 +71,17 @@ def test_the_daemon_of_a_node_is_found_above_scripts_too(proc, pid):
     assert find_daemon(pid, proc) == 10
 
 
+@pytest.mark.parametrize("name", ["prted", "prterun", "mpirun", "mpiexec"])
+def test_each_program_that_starts_ranks_is_a_daemon(proc, name):
+    with open(f"{proc}/10/comm", "w") as comm:
+        comm.write(f"{name}\n")
+    assert find_daemon(30, proc) == 10
+
+
+def test_a_start_is_given_up_after_the_times_of_the_documents():
+    assert (STALL_SECONDS, BLIND_SECONDS, MAX_SECONDS) == (10.0, 120.0, 600.0)
+
+
 def test_where_no_daemon_is_nothing_is_found(proc):
     assert find_daemon(10, proc) is None
     assert find_daemon(99, proc) is None
