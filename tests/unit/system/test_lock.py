@@ -722,7 +722,8 @@ def test_a_user_has_a_part_in_the_workdir_as_owner_or_by_its_group(
 
 
 def test_safe_are_the_files_of_the_user_and_of_the_directorys_owner():
-    assert lock._safe_owners(status(uid=0)) == (os.geteuid(), 0)
+    owner = os.geteuid() + 1
+    assert lock._safe_owners(status(uid=owner)) == (os.geteuid(), owner)
 
 
 def test_a_file_of_two_names_is_not_used_where_everyone_may_write(

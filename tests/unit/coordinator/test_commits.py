@@ -1,0 +1,308 @@
+"""When results go to disk, what is told of that, and which tasks run again, alone."""
+
+from math import inf
+from signal import SIGKILL
+
+import pytest
+
+from mpifarm.coordinator.commits import Commits
+from mpifarm.coordinator.coordinator import COMMIT_INTERVAL
+from mpifarm.coordinator.effects import Effect, NoteAttempt, Tell
+from mpifarm.coordinator.limits import FailureLimit
+from mpifarm.coordinator.retries import RetryQueue, is_checkpoint, is_final
+from mpifarm.coordinator.state import FarmState, Phase, RankRecord, TaskRecord
+from mpifarm.coordinator.task_table import TaskTable
+from mpifarm.model.messages import Committed, Join, Report, Running, Stopped
+from mpifarm.model.settings import Policy
+from mpifarm.model.task import Lease, Outcome, RunningTask
+from tests.unit.coordinator.test_coordinator import Hand
+from tests.unit.coordinator.test_losses import adopting, rejoin
+from tests.unit.coordinator.test_task_table import end, lease
+from tests.unit.fakes import rank_set_of, sure_report
+from tests.unit.virtual_rank import result_of
+
+CHECKPOINT = Policy(requeue_status=75)
+
+
+class Site:
+    """A farm of two ranks, its tasks and the commits of its results."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        policy = policy or Policy()
+        self.farm = FarmState.begin(rank_set_of(2, 2), policy)
+        failures = FailureLimit(policy, 10)
+        self.table = TaskTable(self.farm, failures, ())
+        self.posted: list[Effect] = []
+        self.commits = Commits(self.farm, self.table, failures, self.posted.append)
+
+    def end(self, task: TaskRecord, status: int = 0, *, sure_at: float = 7.0) -> None:
+        """Let a result of rank 1 count from then on; its command ended at 5."""
+        end(self.table, self.farm, task, status)
+        self.table.keep(task)
+        self.table.note_sure(self.farm.ranks[1], 5.0, sure_at)
+
+
+def test_results_wait_a_tenth_of_a_second_for_others_once_they_are_sure():
+    site = Site()
+    first, second = lease(site.table, site.farm, 3, 4)
+    assert site.commits.wake_at() == inf
+    site.end(first)
+    assert site.commits.wake_at() == site.commits.due_at() == 7.0 + COMMIT_INTERVAL
+    site.commits.begin(7.0, 0)
+    assert site.table.transaction is None
+    site.end(second)
+    assert site.commits.due_at() == -inf, "there are no others"
+    site.commits.begin(7.0, 0)
+    assert site.table.transaction is not None
+    assert site.commits.wake_at() == inf
+
+
+def test_a_taking_and_a_requeueing_take_all_results_along():
+    site = Site()
+    first, second = lease(site.table, site.farm, 3, 4)
+    site.end(first)
+    site.table.release(site.farm.ranks[1], second)
+    site.table.requeue_waiting()
+    site.commits.begin(7.0, 0)
+    transaction = site.table.transaction
+    assert transaction is not None
+    assert [result.taskid for _, result in transaction.results] == [3]
+    assert (transaction.requeue, transaction.take) == ((4,), 0)
+
+
+def test_after_the_storage_failed_nothing_is_due():
+    site = Site()
+    (task,) = lease(site.table, site.farm, 3)
+    site.end(task)
+    site.table.fail_storage()
+    assert site.commits.wake_at() == inf
+    site.commits.begin(9.0, 5)
+    assert site.table.transaction is None
+
+
+@pytest.mark.parametrize("deadly", [False, True])
+def test_a_task_that_goes_on_goes_to_any_rank_unless_it_may_kill_ranks(deadly):
+    site = Site(CHECKPOINT)
+    (task,) = lease(site.table, site.farm, 3)
+    task.past.ranks_lost = int(deadly)
+    site.end(task, 75)
+    site.commits.begin(9.0, 0)
+    assert [*site.table.queue] == ([] if deadly else [task])
+    assert [*site.table.retry_queue] == ([task] if deadly else [])
+    (noted,) = site.posted
+    assert isinstance(noted, NoteAttempt)
+    assert (noted.rank, noted.result.status) == (1, 75)
+
+
+def test_a_failure_in_a_farm_that_ends_goes_back_for_its_next_attempt():
+    site = Site(Policy(retries=1))
+    (task,) = lease(site.table, site.farm, 3)
+    site.farm.phase = Phase.DRAINING
+    site.end(task, 1)
+    site.commits.begin(9.0, 0)
+    assert site.table.transaction is not None
+    assert site.table.transaction.requeue == (3,)
+    assert not [each for each in site.posted if isinstance(each, Tell)]
+
+
+def test_only_other_ranks_that_live_are_told_what_is_on_disk():
+    hand = Hand(size=2, workers=1, survives_rank_loss=True)
+    hand.begin(0, workers=1, empty=False)
+    hand.hear(1, Join("node", 2, 1))
+    hand.decide()
+    hand.write(1, empty=True)
+    hand.report(*hand.leases(0))
+    hand.report(*hand.leases(1), rank=1)
+    hand.decide(COMMIT_INTERVAL)
+    assert sorted(hand.recorded) == [0, 1]
+    hand.write(empty=True)
+    told = [(rank, m) for rank, m in hand.sent if isinstance(m, Committed)]
+    assert told == [(1, Committed(((1, 1),)))]
+
+
+# ---- another attempt -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "asks"),
+    [
+        (Outcome.FAILED, 75, True),
+        (Outcome.FAILED, 1, False),
+        (Outcome.TIMED_OUT, 75, False),
+        (Outcome.OUT_OF_MEMORY, 75, False),
+    ],
+)
+def test_only_a_command_that_ended_by_itself_asks_to_run_again(outcome, status, asks):
+    result = result_of(Lease(3, 1, ""), 5.0, 1.0, status)._replace(outcome=outcome)
+    assert is_checkpoint(CHECKPOINT, result) is asks
+    assert not is_checkpoint(Policy(), result)
+
+
+@pytest.mark.parametrize(("failures", "final"), [(0, False), (1, False), (2, True)])
+def test_a_failure_is_final_after_all_retries(failures, final):
+    task = TaskRecord(3)
+    task.past.failures = failures
+    result = result_of(Lease(3, 1, ""), 5.0, 1.0, 1)
+    assert is_final(Policy(retries=2), task, result) is final
+    task.past.is_final = True
+    assert is_final(Policy(retries=2), task, result)
+
+
+def waiting(rank: int, ranks_lost: int = 0) -> TaskRecord:
+    task = TaskRecord(7, rank=rank)
+    if ranks_lost:
+        task.past.ranks_lost = ranks_lost
+    return task
+
+
+def test_a_task_waits_ten_seconds_for_another_rank_than_that_on_which_it_failed():
+    queue, task = RetryQueue(), waiting(1)
+    queue.add(task, 100.0)
+    assert queue.wake_at() == 110.0
+    assert queue.take(1, 9, 109.9, alone=False) == []
+    assert queue.take(2, 0, 109.9, alone=False) == []
+    assert (len(queue), queue.count()) == (1, 1)
+    assert queue.take(1, 9, 110.0, alone=False) == [task]
+    assert not queue
+    for rank, alone in ((2, False), (1, True)):
+        queue.add(task, 100.0)
+        assert queue.take(rank, 9, 100.0, alone=alone) == [task]
+
+
+def test_a_delay_comes_first():
+    queue, task = RetryQueue(), waiting(1)
+    queue.add(task, 100.0, 30.0)
+    assert (queue.wake_at(), len(queue), queue.count()) == (130.0, 1, 0)
+    assert not queue.ripen(129.9)
+    assert queue.ripen(130.0)
+    assert (queue.wake_at(), queue.count()) == (140.0, 1)
+    assert queue.clear() == [task]
+
+
+@pytest.mark.parametrize(
+    ("ranks_lost", "holds_one", "idle", "is_taken"),
+    [
+        (1, False, False, True),
+        (2, False, False, True),
+        (1, True, False, False),
+        (1, True, True, True),
+        (2, True, True, False),
+    ],
+)
+def test_two_tasks_that_may_kill_share_a_rank_only_where_nothing_else_is_left(
+    ranks_lost, holds_one, idle, is_taken
+):
+    queue, task = RetryQueue(), waiting(1, ranks_lost)
+    queue.add(task, 100.0)
+    taken = queue.take_deadly(holds_one=holds_one, idle=idle)
+    assert taken is (task if is_taken else None)
+    assert len(queue) == (not is_taken)
+
+
+def test_of_two_tasks_that_may_kill_a_rank_gets_one_at_a_time():
+    hand = Hand(size=3)
+    hand.begin(empty=False)
+    hand.hear(2, Join("node2", 2, 2))
+    hand.decide()
+    hand.hear(0, Stopped())  # it runs nothing
+    hand.write(0, 1, empty=False)
+    assert len(hand.leases(2)) == 2
+    hand.hear(1, Join("node1", 1, 2))
+    hand.coordinator.on_ranks_lost([2], hand.clock.now)
+    hand.decide()
+    assert len(hand.leases(1)) == 1
+
+
+# ---- attempts that nobody saw end ----------------------------------------------------
+
+
+def test_a_lost_attempt_is_noted_with_what_was_known_of_it():
+    hand = Hand()
+    hand.begin(0)
+    hand.hear(0, Running((RunningTask(0, 1, 1, 1.7e9),)))
+    hand.hear(0, Report(hand.clock.now, (), (), ((0, 1),)))
+    hand.decide()
+    (noted,) = hand.noted
+    result = noted.result
+    assert (noted.rank, result.taskid, result.attempt) == (0, 0, 1)
+    assert (result.outcome, result.status) == (Outcome.LOST, -SIGKILL)
+    assert (result.started, result.worker_index, result.seconds) == (1.7e9, 1, 0.0)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_of_a_lost_rank_only_what_is_known_to_have_run_is_noted(is_known):
+    hand = Hand(size=2)
+    hand.begin(empty=False)
+    hand.hear(1, Join("node", 2, 2))
+    hand.decide()
+    hand.hear(0, Stopped())
+    hand.write(0, 1)
+    if is_known:
+        hand.hear(1, Running((RunningTask(1, 1, 0, 1.7e9),)))
+    hand.coordinator.on_ranks_lost([1], hand.clock.now)
+    hand.decide()
+    assert [each.result.taskid for each in hand.noted] == ([1] if is_known else [])
+
+
+@pytest.mark.parametrize("is_recall", [False, True])
+def test_a_rank_that_returns_leases_unasked_gets_none_ahead_for_now(is_recall):
+    hand = Hand()
+    hand.report(hand.begin(0, 1)[0])
+    record = hand.coordinator.ranks[0]
+    assert record.mean == 1.0
+    hand.hear(0, Report(hand.clock.now, (), ((1, 1),), (), is_recall))
+    assert (record.mean > 2.5) is not is_recall
+
+
+def test_the_run_time_of_a_rank_follows_its_last_tasks():
+    record = RankRecord(0, workers=4)
+    for seconds in (1.0, 3.0):
+        record.note_duration(seconds)
+    assert (record.mean, record.rate) == (2.0, 2.0)
+    for _ in range(18):
+        record.note_duration(2.0)
+    record.note_duration(12.0)
+    assert record.mean == pytest.approx(2.5)
+    assert record.ended == 21
+
+
+# ---- where a coordinator was lost ----------------------------------------------------
+
+
+def located(report: Report | None, *leases: tuple[int, int]) -> TaskRecord:
+    """Return task 7 after rank 1 has said this of it, and others nothing."""
+    hand = adopting(7)
+    hand.hear(0, rejoin())
+    hand.hear(1, rejoin(*leases, report=report or sure_report(1.0)))
+    hand.hear(2, rejoin())
+    hand.coordinator.failover.locate(hand.clock.now)
+    return hand.coordinator.table.tasks[7]
+
+
+def test_a_task_that_no_rank_has_may_have_killed_the_lost_one():
+    task = located(None)
+    assert (task.lost, task.may_kill_ranks) == (1, True)
+
+
+def test_a_task_whose_worker_was_lost_has_killed_no_rank():
+    task = located(Report(1.0, (), (), ((7, 2),)))
+    assert (task.lost, task.may_kill_ranks, task.attempt) == (1, False, 2)
+
+
+def test_a_task_that_was_returned_has_lost_no_attempt():
+    task = located(Report(1.0, (), ((7, 2),)))
+    assert (task.lost, task.attempt) == (0, 1)
+
+
+def test_a_task_that_a_rank_holds_stays_there():
+    task = located(None, (7, 2))
+    assert (task.rank, task.attempt, task.lost) == (1, 2, 0)
+
+
+def test_attempts_of_tasks_that_others_hold_are_counted_on():
+    hand = adopting(7)
+    hand.hear(1, rejoin((7, 1), (8, 3)))
+    hand.hear(2, rejoin((8, 2)))
+    hand.coordinator.table.take([8, 9])
+    attempts = {t: hand.coordinator.table.tasks[t].attempt for t in (8, 9)}
+    assert attempts == {8: 3, 9: 0}
