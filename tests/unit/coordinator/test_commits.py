@@ -1,22 +1,35 @@
 """When results go to disk, what is told of that, and which tasks run again, alone."""
 
 from math import inf
-from signal import SIGKILL
+from signal import SIGKILL, SIGTERM, SIGUSR1
 
 import pytest
 
 from mpifarm.coordinator.commits import Commits
 from mpifarm.coordinator.coordinator import COMMIT_INTERVAL
-from mpifarm.coordinator.effects import Effect, NoteAttempt, Tell
+from mpifarm.coordinator.effects import Effect, NoteAttempt, Send, Tell
 from mpifarm.coordinator.limits import FailureLimit
 from mpifarm.coordinator.retries import RetryQueue, is_checkpoint, is_final
-from mpifarm.coordinator.state import FarmState, Phase, RankRecord, TaskRecord
+from mpifarm.coordinator.state import (
+    FarmState,
+    Phase,
+    RankRecord,
+    RankState,
+    TaskRecord,
+)
 from mpifarm.coordinator.task_table import TaskTable
-from mpifarm.model.messages import Committed, Join, Report, Running, Stopped
+from mpifarm.model.messages import (
+    Committed,
+    Join,
+    PoolLost,
+    Report,
+    Running,
+    Stopped,
+)
 from mpifarm.model.settings import Policy
 from mpifarm.model.task import Lease, Outcome, RunningTask
 from tests.unit.coordinator.test_coordinator import Hand
-from tests.unit.coordinator.test_losses import adopting, rejoin
+from tests.unit.coordinator.test_losses import adopting, mended_hand, rejoin
 from tests.unit.coordinator.test_task_table import end, lease
 from tests.unit.fakes import rank_set_of, sure_report
 from tests.unit.virtual_rank import result_of
@@ -120,6 +133,28 @@ def test_only_other_ranks_that_live_are_told_what_is_on_disk():
     assert told == [(1, Committed(((1, 1),)))]
 
 
+def test_a_rank_that_is_gone_is_told_nothing():
+    site = Site()
+    site.farm.rank_set = rank_set_of(2, 2, survives_rank_loss=True)
+    site.commits.acknowledge(1, [(3, 1)])
+    assert site.posted == [Send(1, Committed(((3, 1),)))]
+    site.farm.ranks[1].state = RankState.DEAD
+    site.commits.acknowledge(1, [(3, 1)])
+    assert len(site.posted) == 1
+
+
+@pytest.mark.parametrize(("signum", "is_recorded"), [(SIGUSR1, True), (SIGTERM, False)])
+def test_a_stop_with_grace_records_before_all_ranks_have_stopped(signum, is_recorded):
+    hand = Hand(size=2)
+    (task,) = hand.begin(0)
+    hand.hear(1, Join("node", 2, 2))
+    now = hand.clock.now
+    hand.hear(0, sure_report(now, (result_of(task, now),)))
+    hand.coordinator.on_signal(signum, now)
+    hand.decide()
+    assert hand.recorded == ([0] if is_recorded else [])
+
+
 # ---- another attempt -----------------------------------------------------------------
 
 
@@ -213,6 +248,23 @@ def test_of_two_tasks_that_may_kill_a_rank_gets_one_at_a_time():
     assert len(hand.leases(1)) == 1
 
 
+def test_rank_0_runs_no_task_that_may_kill_it_while_a_result_is_not_sure():
+    hand = Hand(size=2, workers=1)
+    (own,) = hand.begin(0, workers=1, empty=False)
+    hand.hear(1, Join("node1", 1, 1))
+    hand.decide()
+    hand.write(1, empty=True)
+    now = hand.clock.now
+    hand.hear(0, Report(now, (result_of(own, now),), sure=now - 1.0))
+    hand.coordinator.on_ranks_lost([1], now)
+    hand.decide()
+    assert hand.leases(0) == [own]
+    hand.hear(0, sure_report(now))
+    hand.decide(COMMIT_INTERVAL)
+    hand.write(empty=True)
+    assert [lease.taskid for lease in hand.leases(0)] == [0, 1]
+
+
 # ---- attempts that nobody saw end ----------------------------------------------------
 
 
@@ -259,10 +311,12 @@ def test_the_run_time_of_a_rank_follows_its_last_tasks():
     for seconds in (1.0, 3.0):
         record.note_duration(seconds)
     assert (record.mean, record.rate) == (2.0, 2.0)
-    for _ in range(18):
+    for _ in range(17):
         record.note_duration(2.0)
-    record.note_duration(12.0)
-    assert record.mean == pytest.approx(2.5)
+    record.note_duration(4.0)
+    assert record.mean == pytest.approx(2.1), "the plain mean of the first 20"
+    record.note_duration(12.1)
+    assert record.mean == pytest.approx(2.6)
     assert record.ended == 21
 
 
@@ -297,6 +351,39 @@ def test_a_task_that_was_returned_has_lost_no_attempt():
 def test_a_task_that_a_rank_holds_stays_there():
     task = located(None, (7, 2))
     assert (task.rank, task.attempt, task.lost) == (1, 2, 0)
+
+
+@pytest.mark.parametrize(("ago", "counts"), [(0.0, True), (0.5, False)])
+def test_of_a_rank_that_has_stopped_counts_what_it_was_sure_of(ago, counts):
+    hand = adopting(7)
+    now = hand.clock.now
+    ended = Report(now, (result_of(Lease(7, 1, ""), now),), sure=now - ago)
+    hand.hear(0, rejoin())
+    hand.hear(1, rejoin(report=ended))
+    hand.hear(1, PoolLost())
+    hand.hear(2, rejoin())
+    hand.coordinator.failover.locate(now)
+    task = hand.coordinator.table.tasks[7]
+    assert (task in hand.coordinator.table.ended) is counts
+
+
+def test_leases_that_never_came_are_handed_out_in_their_order():
+    hand = mended_hand(0, 1)
+    hand.hear(1, rejoin())
+    hand.decide()
+    assert [lease.taskid for lease in hand.leases(1)[2:]] == [0, 1]
+
+
+def test_a_rank_that_was_silent_before_messages_were_lost_gets_its_time_anew():
+    hand = Hand(size=2, survives_rank_loss=True, policy=Policy(rank_timeout=4.0))
+    hand.begin(0)
+    hand.hear(1, Join("node", 2, 2))
+    hand.decide(3.9)
+    hand.coordinator.on_mended(hand.clock.now)
+    hand.decide(3.9)
+    assert hand.coordinator.lost_ranks() == []
+    hand.decide(1.2)
+    assert hand.coordinator.lost_ranks() == [1]
 
 
 def test_attempts_of_tasks_that_others_hold_are_counted_on():

@@ -87,8 +87,9 @@ def test_a_farm_that_ends_says_why_and_with_which_status(hand):
     hand.coordinator.on_drain("a file")
     state = states_of(hand).describe(0.0, None)
     assert (state["phase"], state["reason"]) == ("draining", "a file")
-    state = states_of(hand).describe(0.0, None, exit_status=75)
-    assert (state["phase"], state["exit_status"]) == ("ended", 75)
+    for status in (0, 75):
+        state = states_of(hand).describe(0.0, None, exit_status=status)
+        assert (state["phase"], state["exit_status"]) == ("ended", status)
     assert state["time_left"] is None
 
 

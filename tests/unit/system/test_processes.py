@@ -28,6 +28,9 @@ class Starter:
         how = {"setsid": True} if session else {"setpgroup": group}
         pid = os.posix_spawnp("sleep", ["sleep", "61.25"], environ, **how)
         self.started.append(pid)
+        until = time.monotonic() + DEADLINE
+        while processes.name_of(pid) != "sleep":  # it may be just before its exec
+            assert time.monotonic() < until
         return pid
 
     def kill(self, pid: int) -> None:
@@ -246,12 +249,6 @@ def test_signals_to_a_rank_are_ignored_by_handlers_and_defects_still_end_it():
 
 
 # ---- any process --------------------------------------------------------------------
-
-
-def test_a_process_has_the_name_of_its_program(start):
-    pid, until = start(), time.monotonic() + DEADLINE
-    while processes.name_of(pid) != "sleep":  # the kernel renames it at the exec
-        assert time.monotonic() < until
 
 
 def test_a_process_is_found_by_all_the_variables_that_it_was_started_with(start):

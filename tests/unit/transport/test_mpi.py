@@ -8,6 +8,7 @@ import pytest
 from mpifarm.model.messages import (
     Alive,
     Assign,
+    Cancel,
     Committed,
     Drain,
     Join,
@@ -25,6 +26,8 @@ from mpifarm.model.messages import (
     ToCoordinator,
     ToRank,
     Welcome,
+    Withdraw,
+    Withdrawn,
 )
 from mpifarm.model.settings import FarmDefinition, RunnerDefinition
 from mpifarm.model.task import Lease, Outcome, Result, RunningTask
@@ -63,6 +66,8 @@ OTHERS = [
     Stop(2.0, by_signal=True),
     Ping(),
     Recall(3),
+    Withdraw(((1, 2), (3, 4))),
+    Cancel(((1, 2),)),
     Shutdown(ranks_lost=True),
     Committed(((1, 2),)),
     Join("host", 17, 8),
@@ -73,6 +78,7 @@ OTHERS = [
     RankUnusable(ODD),
     PoolLost(),
     Stopped(),
+    Withdrawn(((1, 2),)),
 ]
 
 
