@@ -156,7 +156,8 @@ class ListReader:
         self.lines = lines
         """The number of lines so far, the known ones included."""
         self._path = path
-        self._tasks = tasks
+        self.tasks = tasks
+        """The number of tasks so far, the known ones included."""
         self._directives = DirectiveReader()
 
     def take(self, block: bytes) -> None:
@@ -181,10 +182,10 @@ class ListReader:
         if added < len(lines):
             _keep_remarks(texts.remarks, lines, number)
         self.lines += len(lines)
-        self._tasks += added
+        self.tasks += added
 
     def _take_directives(self, lines: Iterable[bytes]) -> None:
-        place = self.lines + 1, self._tasks
+        place = self.lines + 1, self.tasks
         try:
             self._directives.read(self.constraints, map(decode_text, lines), *place)
         except DirectiveError as error:

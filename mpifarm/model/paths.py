@@ -99,6 +99,11 @@ class WorkdirPaths:
         return f"{self.root}/waiting"
 
     @property
+    def adding(self) -> str:
+        """The lines that ``mpifarm add`` is just adding to the list."""
+        return f"{self.root}/adding"
+
+    @property
     def begun_in(self) -> str:
         """The name of the directory in which the commands ran first."""
         return f"{self.root}/begun-in"

@@ -174,6 +174,36 @@ def append_to(descriptor: int, path: str, lines: bytes, *, sync: bool) -> int:
     return size + len(content)
 
 
+def append_beside_others(path: str, content: bytes) -> None:
+    """Append to a file to which others append without a lock, and sync it.
+
+    A link is followed.  Raises `StorageError`, and then takes back the part that was
+    written, unless others have written behind it.
+    """
+    size = -1
+    try:
+        descriptor = open_regular(path, os.O_RDWR | os.O_APPEND, follow=True)
+        try:
+            size = os.fstat(descriptor).st_size
+            # With O_APPEND, each write goes to the end of the file, whatever its place.
+            write_at(descriptor, size, content)
+            os.fsync(descriptor)
+        except OSError:
+            with suppress(OSError):
+                _take_back(descriptor, size, content)
+            raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise storage_error("write", path, error) from error
+
+
+def _take_back(descriptor: int, size: int, content: bytes) -> None:
+    written = read_descriptor(descriptor, size)
+    if content.startswith(written):
+        os.ftruncate(descriptor, size)
+
+
 def write_at(descriptor: int, offset: int, content: bytes | memoryview) -> None:
     """Write all of `content` at `offset`; raises `OSError` if only a part fits."""
     rest = memoryview(content)

@@ -1,0 +1,340 @@
+"""``mpifarm add``: tasks are added to the end of a tasklist, also while it is farmed.
+
+Rules of this file: arguments and words; `mpifarm.store.adding` writes the lines.  All
+that can be wrong is told before anything is written.
+"""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from mpifarm.audit.farms import Farm, Life, read_claimed, read_farm_file
+from mpifarm.audit.snapshot import observer, read_claims
+from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
+from mpifarm.commands.target import add_target_arguments, find_target, patience_of
+from mpifarm.errors import ExitStatus, InputError
+from mpifarm.model.id_ranges import encode_ids
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.task import decode_text, encode_text
+from mpifarm.model.wording import agree, counted
+from mpifarm.store import adding
+from mpifarm.store.adding import Adding, ListEnd
+from mpifarm.store.farm_file import list_farm_files
+from mpifarm.store.target import Target, farm_words_of, find_lock
+from mpifarm.system.console import Console
+from mpifarm.system.patience import try_again
+from mpifarm.tasklists import ListReader
+
+LOCK_SECONDS: Final = 60.0
+"""Seconds that an adder waits for the lock."""
+
+_DESCRIPTION = (
+    "Add tasks to the end of a tasklist, each command a line, and print their ids.  A"
+    " farm that works on the list takes them up within two seconds."
+)
+_EPILOG = (
+    "Without a command, or with -, commands are read from standard input, one a line."
+    "  Exit status: 0, the tasks are in the list; 2 the command line or an input is"
+    " wrong, and nothing was written; 75 the disk fails."
+)
+
+
+class Added(NamedTuple):
+    """Tasks that are in the list now.
+
+    `was_killed`: an earlier adder of the same lines was killed, and had begun.
+    """
+
+    ids: list[int]
+    was_killed: bool = False
+
+
+def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
+    """Run ``mpifarm add``: append commands to a list, and print their ids.
+
+    Raises `InputError` and `StorageError`.
+    """
+    chosen = _parse(argv)
+    patience = patience_of(console.print_error)
+    target = try_again(lambda: _find_list(chosen), patience)
+    commands = [*_check(_find_commands(chosen))]
+    if not commands:
+        raise InputError("no command is given: there is nothing to add")
+    after = "" if chosen.after is None else encode_ids({*parse_id_word(chosen.after)})
+    tell = _Teller(console, target, as_json=chosen.json)
+    _add(target, environ, commands, after, tell)
+    return ExitStatus.ALL_FINISHED
+
+
+def _parse(argv: list[str]) -> Any:
+    parser = SubcommandParser("add", _DESCRIPTION)
+    parser.epilog = _EPILOG
+    add_target_arguments(parser)
+    parser.add_argument(
+        "commands",
+        metavar="COMMAND",
+        nargs="*",
+        help="the command of a task, in quotes; -: read standard input",
+    )
+    parser.add_argument(
+        "--file", metavar="FILE", help="read the commands from a file, one a line"
+    )
+    parser.add_argument(
+        "--after",
+        metavar="IDS",
+        help="the tasks start only when these have finished, as 3,7-9",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON object in place of sentences"
+    )
+    return parser.parse_args(argv)
+
+
+# ---- the list -----------------------------------------------------------------------
+
+
+def _find_list(chosen: Any) -> Target:
+    """Return workdir and list; raise `InputError` for a list that can't be added to."""
+    target = find_target(chosen)
+    last = _find_last_farm(WorkdirPaths(os.path.abspath(target.workdir)))
+    tasklist = target.tasklist
+    if tasklist is None and os.path.isfile(last.get("tasklist", "")):
+        tasklist = last["tasklist"]
+    if tasklist is None:
+        raise InputError(f"{target.workdir} names no tasklist: add --list FILE")
+    handler = target.handler
+    if handler == "default":
+        handler = last.get("handler", "default")
+    if handler != "default":
+        raise InputError(
+            f"{tasklist} is read by the handler {handler!r}, which alone knows what a"
+            " task is there: add to it as that handler wants it"
+        )
+    _check_file(tasklist)
+    return target._replace(tasklist=tasklist)
+
+
+def _find_last_farm(paths: WorkdirPaths) -> dict[str, Any]:
+    """Return what the last farm of a workdir said of itself, {} if none did."""
+    for farm in list_farm_files(paths):
+        state = read_farm_file(paths, farm)
+        if state is not None:
+            return state
+    return {}
+
+
+def _check_file(tasklist: str) -> None:
+    """Raise `InputError` for a list that is no file, or not to be written."""
+    if not os.path.lexists(tasklist):
+        raise InputError(f"there is no tasklist {tasklist}: nothing can be added to it")
+    if not os.path.isfile(tasklist):
+        raise InputError(f"{tasklist} is not a file: nothing can be added to it")
+    if not os.access(tasklist, os.R_OK | os.W_OK):
+        raise InputError(
+            f"you may not write to the tasklist {tasklist}: ask its owner, or change"
+            " its permissions"
+        )
+
+
+# ---- the commands -------------------------------------------------------------------
+
+
+def _find_commands(chosen: Any) -> Iterator[str]:
+    """Yield the commands that are given, or those of a file or standard input."""
+    words: list[str] = chosen.commands
+    if chosen.file is not None and words:
+        raise InputError("give either commands or --file FILE, not both")
+    if chosen.file is not None:
+        yield from _read_lines(chosen.file)
+    elif words and words != ["-"]:
+        yield from words
+    elif not words and os.isatty(0):
+        raise InputError(
+            "no command is given: name it in quotes, or - to read standard input"
+        )
+    else:
+        yield from _split_lines(sys.stdin.buffer.read())
+
+
+def _read_lines(path: str) -> Iterator[str]:
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read()
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
+    yield from _split_lines(content)
+
+
+def _split_lines(content: bytes) -> Iterator[str]:
+    """Yield the lines, without blank ones."""
+    text = decode_text(content).replace("\r\n", "\n").replace("\r", "\n")
+    yield from (line for line in text.split("\n") if line.strip())
+
+
+def _check(commands: Iterable[str]) -> Iterator[bytes]:
+    """Yield each command as its line has it; raise `InputError` for one that is none.
+
+    Directives are for whoever writes the list.
+    """
+    for command in commands:
+        text = command.strip()
+        if fault := _find_fault(text):
+            raise InputError(f"the command {_shorten(command)} {fault}")
+        yield encode_text(text)
+
+
+def _find_fault(text: str) -> str:
+    if not text:
+        return "is empty: name a command"
+    if "\0" in text:
+        return "has a NUL byte in it, which no command can have"
+    if "\n" in text or "\r" in text:
+        return "has a line break in it, and a task is one line: join its lines by ;"
+    if text.startswith("#"):
+        return "begins with #, which makes a comment of it in a list"
+    return ""
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")
+
+
+# ---- adding -------------------------------------------------------------------------
+
+
+def _add(
+    target: Target,
+    environ: Mapping[str, str],
+    commands: Sequence[bytes],
+    after: str,
+    tell: "_Teller",
+) -> None:
+    """Append the commands under the lock, and tell their ids before that is given up.
+
+    What an adder that was killed has begun is finished before.
+    """
+    assert target.tasklist is not None
+    paths = WorkdirPaths(os.path.abspath(target.workdir))
+    end = ListEnd(os.path.realpath(target.tasklist))
+    _read(end)  # the long way, without the lock
+    lock = find_lock(target, environ)
+    lock.probe()
+    with lock.hold(LOCK_SECONDS):
+        before = adding.find_unfinished(paths, end.path)
+        _read(end)
+        wanted = adding.compose(end, commands, after)
+        if before is not None:
+            known = adding.finish(before)
+            _read(end)
+            if before.is_like(wanted):
+                tell(Added(_find_ids(before, known, end.total), was_killed=True))
+                adding.forget(paths)
+                return
+            wanted = adding.compose(end, commands, after)
+        _check_order(end, commands, after)
+        adding.add(paths, wanted)
+        # Before `adding` is removed: whoever has seen no ids gives the same again.
+        tell(Added([*range(wanted.first, wanted.first + wanted.count)]))
+        adding.forget(paths)
+
+
+def _read(end: ListEnd) -> None:
+    try:
+        end.read()
+    except OSError as error:
+        raise InputError(f"can't read {end.path}: {error.strerror}") from error
+
+
+def _find_ids(before: Adding, known: int, total: int) -> list[int]:
+    """Return the ids of tasks of which the first `known` follow one another."""
+    ids = [*range(before.first, before.first + known)]
+    return ids + [*range(total - (before.count - known), total)]
+
+
+def _check_order(end: ListEnd, commands: Sequence[bytes], after: str) -> None:
+    """Raise `InputError` for ids that are not in the list, or a broken prefix."""
+    ids = parse_id_word(after) if after else []
+    if ids and max(ids) >= end.total:
+        tasks = f"ids 0 to {end.total - 1}" if end.total else "no tasks yet"
+        raise InputError(
+            f"--after names task {max(ids)}, and {end.path} has {tasks}: a task can"
+            " only wait for one that is in the list"
+        )
+    ListReader("what is added", tasks=end.total).take(b"\n".join([*commands, b""]))
+
+
+# ---- words --------------------------------------------------------------------------
+
+
+class _Teller:
+    """What is said of the tasks that were added."""
+
+    def __init__(self, console: Console, target: Target, *, as_json: bool) -> None:
+        self._console = console
+        self._target = target
+        self._as_json = as_json
+
+    def __call__(self, added: Added) -> None:
+        farms = [farm for farm in find_farms(self._target) if takes_up(farm)]
+        others = [farm for farm in find_farms(self._target) if not takes_up(farm)]
+        command = shlex.join(["mpifarm", *farm_words_of(self._target)])
+        if self._as_json:
+            record = {
+                "workdir": self._target.workdir,
+                "list": self._target.tasklist,
+                "tasks": encode_ids(added.ids),
+                "count": len(added.ids),
+                "was_killed": added.was_killed,
+                "farms": [farm.farm for farm in farms],
+                "command": None if farms else command,
+            }
+            self._console.print_text(json.dumps(record) + "\n")
+            return
+        for line in describe(added, self._target, farms, others, command):
+            self._console.print_line(line)
+
+
+def find_farms(target: Target) -> list[Farm]:
+    """Return the farms of a workdir that live, or may."""
+    paths = WorkdirPaths(os.path.abspath(target.workdir))
+    claims = read_claims(paths, observer())
+    return [farm for farm in read_claimed(paths, claims) if farm.lives]
+
+
+def takes_up(farm: Farm) -> bool:
+    """Return whether a farm takes up what is added to its list."""
+    if farm.life is not Life.LIVES or farm.report is None:
+        return False
+    return farm.report.grows and farm.report.phase == "working"
+
+
+def describe(
+    added: Added,
+    target: Target,
+    farms: Sequence[Farm],
+    others: Sequence[Farm],
+    command: str,
+) -> Iterator[str]:
+    """Yield the sentences about tasks that were added, and about who runs them."""
+    count = len(added.ids)
+    tasks = f"{agree(count, 'task', 'tasks')} {encode_ids(added.ids)}"
+    was = agree(count, "was", "were")
+    if added.was_killed:
+        yield (
+            f"{tasks} {was} added to {target.tasklist} by an earlier mpifarm add of"
+            " the same, which was killed: nothing was added twice"
+        )
+    else:
+        yield f"{tasks} {was} added to {target.tasklist}"
+    them = agree(count, "it", "them")
+    for farm in farms:
+        where = f" on {farm.report.host}" if farm.report else ""
+        yield f"farm {farm.farm}{where} takes {them} up"
+    for farm in others:
+        yield f"farm {farm.farm} does not take {them} up: it ends, or is an older one"
+    if not farms:
+        none = "no farm that takes tasks up works here now"
+        yield f"{none}: {command} runs {them}"

@@ -1,0 +1,218 @@
+"""Lines that ``mpifarm add`` appends to a tasklist.
+
+Rules of this file: the lock of the workdir is held, but for `ListEnd.read`.  What is to
+be added stands in the file ``adding`` before the first byte of it gets into the list,
+and until the adder has told the ids.  So an adder that is killed at any moment leaves
+``adding``, or has not begun: the next adder, or the next start of a farm, brings the
+lines to their end, and an adder of the same lines knows that they are there.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mpifarm.errors import StorageError
+from mpifarm.model.paths import WorkdirPaths, copy_staging_of
+from mpifarm.system import files
+from mpifarm.system.regular_files import open_regular
+from mpifarm.tasklists import ListReader
+
+FORMAT = 1
+
+PART = 1 << 22
+"""Bytes of the list that are read at once."""
+
+
+class Adding(NamedTuple):
+    """Lines that are being added to the list at `path`.
+
+    `begin` is the size of the list before them, in bytes; they are `count` tasks, the
+    first of them with the id `first`.
+    """
+
+    path: str
+    begin: int
+    first: int
+    count: int
+    content: bytes
+
+    def is_like(self, other: "Adding") -> bool:
+        """Return whether both add the same lines to the same list."""
+        ours, theirs = self.content.lstrip(b"\n"), other.content.lstrip(b"\n")
+        return (self.path, ours) == (other.path, theirs)
+
+
+class ListEnd:
+    """The end of a list, up to which it was read; raises OSError for one that is gone.
+
+    `read` may be called again, and then reads what was appended since.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        self.reader = ListReader(self.path)
+        self.size = 0
+        """The bytes that were read: whole lines."""
+        self.rest = b""
+        """A last line without newline behind them."""
+        self._inode = (-1, -1)
+
+    @property
+    def total(self) -> int:
+        """The number of tasks, that of a last line without newline included."""
+        return self.reader.tasks + self._count_rest()
+
+    def _count_rest(self) -> int:
+        last = ListReader(self.path)
+        last.take(self.rest)
+        return len(last.texts)
+
+    def read(self) -> None:
+        """Read on to the end of the list, or all of it if it was replaced.
+
+        Raises OSError, and `TasklistFileError` as any reading of a list.
+        """
+        descriptor = open_regular(self.path, os.O_RDONLY, follow=True)
+        try:
+            status = os.fstat(descriptor)
+            inode = status.st_dev, status.st_ino
+            if inode != self._inode or status.st_size < self.size:
+                self._begin_again()
+                self._inode = inode
+            self.rest = b""
+            while part := os.pread(descriptor, PART, self.size + len(self.rest)):
+                self._take(self.rest + part)
+        finally:
+            os.close(descriptor)
+
+    def _take(self, content: bytes) -> None:
+        cut = content.rfind(b"\n") + 1
+        if cut:
+            self.reader.take(content[:cut])
+        self.size += cut
+        self.rest = content[cut:]
+
+
+# ---- the file ``adding`` ------------------------------------------------------------
+
+
+def encode_adding(adding: Adding) -> bytes:
+    """Return the content of ``adding``: a line of JSON, then the lines themselves."""
+    head = {
+        "format": FORMAT,
+        "list": adding.path,
+        "begin": adding.begin,
+        "first": adding.first,
+        "count": adding.count,
+        "bytes": len(adding.content),
+    }
+    return json.dumps(head).encode("ascii") + b"\n" + adding.content
+
+
+def parse_adding(content: bytes) -> Adding | None:
+    """Parse ``adding``; return None if it is damaged, or of another format."""
+    line, _, lines = content.partition(b"\n")
+    try:
+        head = json.loads(line)
+        path, *numbers = head["list"], head["begin"], head["first"], head["count"]
+        is_known = head["format"] == FORMAT and head["bytes"] == len(lines)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    are_numbers = all(type(each) is int and each >= 0 for each in numbers)
+    if not (is_known and are_numbers and isinstance(path, str)):
+        return None
+    begin, first, count = numbers
+    return Adding(path, begin, first, count, lines)
+
+
+def add(paths: WorkdirPaths, adding: Adding) -> None:
+    """Append lines to the list, by way of ``adding``, which stays.
+
+    Raises `StorageError`: nothing was added then, if the disk let it be taken back.
+    """
+    content = encode_adding(adding)
+    files.replace(paths.adding, copy_staging_of(paths.adding), content)
+    try:
+        files.append_beside_others(adding.path, adding.content)
+    except StorageError:
+        if _read_behind(adding) == b"":
+            forget(paths)
+        raise
+
+
+def forget(paths: WorkdirPaths) -> None:
+    """Remove ``adding``: its lines are in the list.  Raises `StorageError`."""
+    files.remove(paths.adding)
+
+
+def find_unfinished(paths: WorkdirPaths, tasklist: str) -> Adding | None:
+    """Return what a killed adder was adding to a list, None if there is nothing.
+
+    What another user has left there is not ours to finish.  Raises `StorageError`.
+    """
+    content = files.find_content(paths.adding)
+    if content is None or files.find_other_owner(paths.adding):
+        return None
+    adding = parse_adding(content)
+    if adding is None or adding.path != os.path.realpath(tasklist):
+        return None
+    return adding
+
+
+def finish(adding: Adding) -> int:
+    """Append what is missing of lines that a killed adder was adding.
+
+    Return how many of its first tasks have the ids from `Adding.first` on: all, unless
+    others have appended lines in between.  Raises `StorageError`.
+    """
+    there, content = _read_behind(adding), adding.content
+    if there is None or there.startswith(content):
+        return adding.count  # or the list is another one by now
+    if content.startswith(there):
+        files.append_beside_others(adding.path, content[len(there) :])
+        return adding.count
+    same = os.path.commonprefix([there, content])
+    # Others have appended behind a torn line, which is lost in theirs.
+    cut = same.rfind(b"\n") + 1
+    newline = b"" if there.endswith(b"\n") else b"\n"
+    files.append_beside_others(adding.path, newline + content[cut:].lstrip(b"\n"))
+    before = ListReader(adding.path)
+    before.take(content[:cut])
+    return len(before.texts)
+
+
+def _read_behind(adding: Adding) -> bytes | None:
+    """Return what the list has behind its old end, None if it ends before that.
+
+    Raises `StorageError`.
+    """
+    try:
+        descriptor = open_regular(adding.path, os.O_RDONLY, follow=True)
+        try:
+            if os.fstat(descriptor).st_size < adding.begin:
+                return None
+            return files.read_descriptor(descriptor, adding.begin)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise files.storage_error("read", adding.path, error) from error
+
+
+def compose(
+    end: ListEnd, commands: Sequence[bytes], after: str, path: str
+) -> Adding:
+    """Return the lines for some commands, each behind an ``#AFTER`` if `after` says so.
+
+    `after` are ids as a list has them, "" for none.
+    """
+    front = f"#AFTER {after}\n".encode() if after else b""
+    lines = b"".join(b"%b%b\n" % (front, command) for command in commands)
+    newline = b"\n" if end.rest else b""
+    begin = end.size + len(end.rest)
+    return Adding(path, begin, end.total, len(commands), newline + lines)
