@@ -99,6 +99,11 @@ def examine_whole(path: str, machine: Machine, *, locked: bool = True) -> Conten
     return contents
 
 
+def read_claims(path: str, machine: Machine) -> list[ClaimView]:
+    """Read the claims of all farms of a workdir without the lock, and nothing else."""
+    return [*_Reader(WorkdirPaths(path), machine, locked=False).read_claims()]
+
+
 def find_claim(path: str, machine: Machine, farm: str) -> ClaimView | None:
     """Read the claim of one farm without the lock; return None without a claim."""
     return _Reader(WorkdirPaths(path), machine, locked=False).read_claim(farm)
@@ -122,7 +127,7 @@ class _Reader:
         paths = self._paths
         toprocess = self._find_content(paths.toprocess)
         added = self._find_content(paths.added)
-        claims = tuple(self._read_claims())
+        claims = tuple(self.read_claims())
         failed = self._find_content(paths.failed)
         finished = self._find_content(paths.finished)
         names = self._list(paths.root)
@@ -164,7 +169,8 @@ class _Reader:
 
     # ---- claims ---------------------------------------------------------------------
 
-    def _read_claims(self) -> Iterator[ClaimView]:
+    def read_claims(self) -> Iterator[ClaimView]:
+        """Yield the claims of all farms."""
         for name in self._list(self._paths.claims):
             if name.startswith("."):
                 continue

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 SUBCOMMANDS: Final[Mapping[str, Sequence[str]]] = {
+    "add": ("--file", "--after", "--json"),
     "check": ("--repair", "--assume-idle"),
     "joblog": ("--gnu",),
-    "log": ("--attempt", "--follow", "--failed", "--last"),
+    "log": ("--attempt", "--failed", "--last"),
     "ls": (
         *("--failed", "--finished", "--running", "--waiting", "--slowest", "--host"),
         *("--longer-than", "--status", "--ids", "--json"),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from mpifarm.audit.farms import Farm, Life, read_claimed, read_farm_file
+from mpifarm.audit.farms import Farm, Life, read_claimed
 from mpifarm.audit.snapshot import observer, read_claims
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import add_target_arguments, find_target, patience_of
@@ -19,10 +19,10 @@ from mpifarm.errors import ExitStatus, InputError
 from mpifarm.model.id_ranges import encode_ids
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import decode_text, encode_text
-from mpifarm.model.wording import agree, counted
+from mpifarm.model.wording import agree
 from mpifarm.store import adding
 from mpifarm.store.adding import Adding, ListEnd
-from mpifarm.store.farm_file import list_farm_files
+from mpifarm.store.farm_file import list_farm_files, read_farm_file
 from mpifarm.store.target import Target, farm_words_of, find_lock
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
@@ -90,6 +90,7 @@ def _parse(argv: list[str]) -> Any:
     parser.add_argument(
         "--json", action="store_true", help="print a JSON object in place of sentences"
     )
+    parser.is_intermixed = True
     return parser.parse_args(argv)
 
 
@@ -234,10 +235,10 @@ def _add(
                 adding.forget(paths)
                 return
             wanted = adding.compose(end, commands, after)
-        _check_order(end, commands, after)
+        _check_order(target.tasklist, end, commands, after)
         adding.add(paths, wanted)
         # Before `adding` is removed: whoever has seen no ids gives the same again.
-        tell(Added([*range(wanted.first, wanted.first + wanted.count)]))
+        tell(Added([*range(wanted.first, wanted.first + wanted.number)]))
         adding.forget(paths)
 
 
@@ -251,16 +252,18 @@ def _read(end: ListEnd) -> None:
 def _find_ids(before: Adding, known: int, total: int) -> list[int]:
     """Return the ids of tasks of which the first `known` follow one another."""
     ids = [*range(before.first, before.first + known)]
-    return ids + [*range(total - (before.count - known), total)]
+    return [*ids, *range(total - (before.number - known), total)]
 
 
-def _check_order(end: ListEnd, commands: Sequence[bytes], after: str) -> None:
+def _check_order(
+    tasklist: str, end: ListEnd, commands: Sequence[bytes], after: str
+) -> None:
     """Raise `InputError` for ids that are not in the list, or a broken prefix."""
     ids = parse_id_word(after) if after else []
     if ids and max(ids) >= end.total:
         tasks = f"ids 0 to {end.total - 1}" if end.total else "no tasks yet"
         raise InputError(
-            f"--after names task {max(ids)}, and {end.path} has {tasks}: a task can"
+            f"--after names task {max(ids)}, and {tasklist} has {tasks}: a task can"
             " only wait for one that is in the list"
         )
     ListReader("what is added", tasks=end.total).take(b"\n".join([*commands, b""]))
@@ -278,8 +281,9 @@ class _Teller:
         self._as_json = as_json
 
     def __call__(self, added: Added) -> None:
-        farms = [farm for farm in find_farms(self._target) if takes_up(farm)]
-        others = [farm for farm in find_farms(self._target) if not takes_up(farm)]
+        found = find_farms(self._target)
+        farms = [farm for farm in found if takes_up(farm)]
+        others = [farm for farm in found if not takes_up(farm)]
         command = shlex.join(["mpifarm", *farm_words_of(self._target)])
         if self._as_json:
             record = {
@@ -300,7 +304,7 @@ class _Teller:
 def find_farms(target: Target) -> list[Farm]:
     """Return the farms of a workdir that live, or may."""
     paths = WorkdirPaths(os.path.abspath(target.workdir))
-    claims = read_claims(paths, observer())
+    claims = read_claims(paths.root, observer())
     return [farm for farm in read_claimed(paths, claims) if farm.lives]
 
 
@@ -334,7 +338,18 @@ def describe(
         where = f" on {farm.report.host}" if farm.report else ""
         yield f"farm {farm.farm}{where} takes {them} up"
     for farm in others:
-        yield f"farm {farm.farm} does not take {them} up: it ends, or is an older one"
+        yield f"farm {farm.farm} {_explain_other(farm)}"
     if not farms:
-        none = "no farm that takes tasks up works here now"
-        yield f"{none}: {command} runs {them}"
+        yield f"no farm is known to take {them} up: {command} runs {them}"
+
+
+def _explain_other(farm: Farm) -> str:
+    """Return why a farm that lives is not known to take up what is added."""
+    report = farm.report
+    if report is None:
+        return "has said nothing of itself yet: it may take up what is added"
+    if farm.life is not Life.LIVES:
+        return "is silent: it may take up what is added, if it lives"
+    if report.phase != "working":
+        return f"is {report.phase}: it takes nothing up any more"
+    return "takes nothing up: its list is not one that grows, or its version is older"

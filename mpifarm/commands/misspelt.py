@@ -80,7 +80,7 @@ COMMANDS_OF_OTHERS: Final = _by_name({
     "init setup create new server worker workers alloc": (
         "nothing is prepared or kept running: mpifarm LIST makes the workdir and starts"
     ),
-    "add append push": "append lines to LIST: the next start runs them",
+    "append push": "mpifarm add LIST 'COMMAND' adds a task, also while a farm runs",
     "trace traces perfetto chrome gantt": (
         "mpifarm timeline LIST -o FILE writes which worker ran which task when, for"
         " https://ui.perfetto.dev"

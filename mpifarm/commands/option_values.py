@@ -240,6 +240,24 @@ def parse_deadline(word: str) -> float:
         raise ValueError(word) from error
 
 
+EVER = "ever"
+"""The value of ``--follow`` without seconds."""
+
+
+def parse_follow(word: str) -> float:
+    """Return seconds, `inf` for `EVER`."""
+    return math.inf if word == EVER else parse_seconds(word)
+
+
+def is_number(word: str) -> bool:
+    """Return whether a word is a number, as seconds are written."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def parse_verbose(word: str) -> bool:
     """Return False for a word of `NO_WORDS`, True for any other."""
     return word.lower() not in NO_WORDS
@@ -254,6 +272,7 @@ ANY = Kind(str)
 NAME = Kind(str, "a name")
 """The name of a file or directory; an empty one comes from an unset variable."""
 SECONDS = Kind(parse_seconds, "seconds, 0 or more")
+FOLLOW = Kind(parse_follow, "seconds, 0 or more, or nothing")
 SECONDS_OR_NEVER = Kind(lambda word: parse_seconds(word) or None, SECONDS.takes)
 """Seconds; 0 means never (None), as for PyTaskFarmer's alarm(0)."""
 NUMBER = Kind(parse_whole, "a number, 0 or more")

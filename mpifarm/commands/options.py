@@ -23,6 +23,8 @@ from mpifarm import __version__
 from mpifarm.commands.option_values import (
     ANY,
     DEADLINE,
+    EVER,
+    FOLLOW,
     GPUS,
     ID_VARIABLE,
     LOGS,
@@ -44,6 +46,7 @@ from mpifarm.commands.option_values import (
     VERBOSE,
     WORKERS,
     Kind,
+    is_number,
     parse_tasklist,
     usage_error,
 )
@@ -53,6 +56,8 @@ from mpifarm.model.settings import Policy, Settings, TaskLimits
 _EPILOG = """\
 subcommands, each with a --help of its own:
   mpifarm status WORKDIR     say what goes on, what hangs, and how long still
+  mpifarm add WORKDIR 'COMMAND'
+                             add a task to the list, also while it is farmed
   mpifarm check WORKDIR      say what is finished, failed, left and wrong
   mpifarm ls WORKDIR         list the tasks: state, status, host, time, command
   mpifarm log WORKDIR ID     print what a task has written
@@ -102,7 +107,8 @@ def parse_arguments(argv: Sequence[str], environ: Mapping[str, str]) -> Settings
     not exist.  Raises HelpAsked for ``--help`` and ``--version``, InputError for a
     wrong command line.
     """
-    chosen = _chosen(_make_parser(environ), list(_expanded(argv)))
+    words = list(_with_follow_values(list(_expanded(argv))))
+    chosen = _chosen(_make_parser(environ), words)
     if chosen.handler == "default" and not os.path.exists(chosen.tasklist):
         _check_is_list(chosen.tasklist)
     if not chosen.workdir:
@@ -245,6 +251,24 @@ def _with_verbose_values(
     yield from reversed(waiting)
 
 
+def _with_follow_values(words: Sequence[str]) -> Iterator[str]:
+    """Yield `words`, each bare ``--follow`` with a value: the next if it is a number.
+
+    What stands behind it may be the list.
+    """
+    waiting = list(reversed(words))
+    while waiting:
+        word = waiting.pop()
+        if word == "--":
+            yield word
+            break
+        if word == "--follow":
+            takes_next = bool(waiting) and is_number(waiting[-1])
+            word += "=" + (waiting.pop() if takes_next else EVER)
+        yield word
+    yield from reversed(waiting)
+
+
 def _looks_like_option(word: str) -> bool:
     """Return whether argparse takes the word for an option and not for a value."""
     if not word.startswith("-") or word == "-" or " " in word:
@@ -383,6 +407,12 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
         Option(
             "--remap", "remap", None, None,
             "the tasklist was edited: find finished tasks by the text of their lines",
+        ),
+        Option(
+            "--follow", "follow", FOLLOW, "[SECONDS]",
+            "when all is done, wait for lines that are added to the list, for this"
+            " long (default: no wait; without SECONDS: for ever); the list - is"
+            " standard input",
         ),
         Option(
             "--as-is", "as_is", None, None,

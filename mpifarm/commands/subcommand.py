@@ -23,6 +23,8 @@ class SubcommandParser(argparse.ArgumentParser):
             add_help=False,
         )
         self.color = False
+        self.is_intermixed = False
+        """Whether options may stand between words of a list of words."""
         add_option(self, HELP)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -30,7 +32,10 @@ class SubcommandParser(argparse.ArgumentParser):
 
         Raises HelpAsked for ``--help``.
         """
-        chosen, extra = self.parse_known_args(args, namespace)
+        parse = self.parse_known_args
+        if self.is_intermixed:
+            parse = self.parse_known_intermixed_args
+        chosen, extra = parse(args, namespace)
         if extra:
             from mpifarm.commands.misspelt import explain_extra  # for mistakes only
 

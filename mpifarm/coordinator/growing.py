@@ -13,7 +13,8 @@ class GrowingList:
         self.follow: float | None = None
         """Seconds for which the farm waits for more when all is done; None: not."""
         self._post = post
-        self._grows = False
+        self.is_expected = False
+        """Whether lines that are added are taken up."""
         self._idle_since: float | None = None
         """Since when all has been done."""
         self._is_asked = False
@@ -23,7 +24,7 @@ class GrowingList:
 
     def expect(self, follow: float | None) -> None:
         """Have the list looked at before the farm leaves, and wait as `follow` says."""
-        self._grows, self.follow = True, follow
+        self.is_expected, self.follow = True, follow
 
     @property
     def is_waiting(self) -> bool:
@@ -39,10 +40,10 @@ class GrowingList:
             self._idle_since = now
         if now < self._idle_since + (self.follow or 0.0):
             return False
-        if self._grows and not self._is_asked:
+        if self.is_expected and not self._is_asked:
             self._is_asked = True
             self._post(LookAtList())
-        return self._is_seen or not self._grows
+        return self._is_seen or not self.is_expected
 
     def note_seen(self) -> None:
         """Note that the look at the list's end has shown nothing new."""

@@ -33,6 +33,7 @@ class FarmStates:
             "command": ["mpifarm", *sys.argv[1:]],
             "directory": os.getcwd(),
             "tasklist": os.path.abspath(settings.tasklist),
+            "handler": settings.handler,
             "workdir": os.path.abspath(settings.workdir),
             "host": os.uname().nodename,
             "pid": os.getpid(),
@@ -57,6 +58,7 @@ class FarmStates:
             "phase": "ended" if exit_status is not None else coordinator.phase.value,
             "reason": coordinator.reason,
             "exit_status": exit_status,
+            "grows": coordinator.growing.is_expected,
             "counts": {
                 "total": len(coordinator.commands),
                 "finished": finished,

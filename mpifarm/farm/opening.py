@@ -28,7 +28,7 @@ from mpifarm.plugins.registry import find_handler, find_runner, find_search_path
 from mpifarm.runners import check_runner
 from mpifarm.store.custom_store import CustomStore, OwnStateList
 from mpifarm.store.directories import make_directories, make_root
-from mpifarm.store.file_store import FileStore
+from mpifarm.store.file_store import LOCK_TIMEOUT, FileStore
 from mpifarm.store.membership import FAMILY
 from mpifarm.store.store import Store
 from mpifarm.store.strangers import validate_place
@@ -269,6 +269,7 @@ def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]
             process.output.say(warning)
     _refuse_workdir(settings)
     validate_place(settings.workdir, settings.tasklist)
+    _finish_adding(context)
     tasks = open_tasklist(
         handler,
         settings.tasklist,
@@ -276,6 +277,23 @@ def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]
         lambda: make_directories(settings.workdir),
     )
     return runner, tasks
+
+
+def _finish_adding(context: RankContext) -> None:
+    """Bring to their end the lines that a killed ``mpifarm add`` was adding."""
+    settings = context.settings
+    paths = WorkdirPaths(os.path.abspath(settings.workdir))
+    if not is_there(paths.adding):
+        return
+    from mpifarm.store import adding  # for the few who need it
+
+    lock = WorkdirLock(
+        lock_paths(settings.workdir, context.process.environ, settings.lock_area)
+    )
+    with lock.hold(LOCK_TIMEOUT):
+        before = adding.find_unfinished(paths, settings.tasklist)
+        if before is not None:
+            adding.finish(before)
 
 
 def _refuse_workdir(settings: Settings) -> None:

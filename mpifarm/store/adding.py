@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths, copy_staging_of
+from mpifarm.store.ledger import common_beginning
 from mpifarm.system import files
 from mpifarm.system.regular_files import open_regular
 from mpifarm.tasklists import ListReader
@@ -27,14 +28,14 @@ PART = 1 << 22
 class Adding(NamedTuple):
     """Lines that are being added to the list at `path`.
 
-    `begin` is the size of the list before them, in bytes; they are `count` tasks, the
+    `begin` is the size of the list before them, in bytes; they are `number` tasks, the
     first of them with the id `first`.
     """
 
     path: str
     begin: int
     first: int
-    count: int
+    number: int
     content: bytes
 
     def is_like(self, other: "Adding") -> bool:
@@ -107,7 +108,7 @@ def encode_adding(adding: Adding) -> bytes:
         "list": adding.path,
         "begin": adding.begin,
         "first": adding.first,
-        "count": adding.count,
+        "count": adding.number,
         "bytes": len(adding.content),
     }
     return json.dumps(head).encode("ascii") + b"\n" + adding.content
@@ -171,13 +172,12 @@ def finish(adding: Adding) -> int:
     """
     there, content = _read_behind(adding), adding.content
     if there is None or there.startswith(content):
-        return adding.count  # or the list is another one by now
+        return adding.number  # or the list is another one by now
     if content.startswith(there):
         files.append_beside_others(adding.path, content[len(there) :])
-        return adding.count
-    same = os.path.commonprefix([there, content])
+        return adding.number
     # Others have appended behind a torn line, which is lost in theirs.
-    cut = same.rfind(b"\n") + 1
+    cut = common_beginning(there, content).rfind(b"\n") + 1
     newline = b"" if there.endswith(b"\n") else b"\n"
     files.append_beside_others(adding.path, newline + content[cut:].lstrip(b"\n"))
     before = ListReader(adding.path)
@@ -204,9 +204,7 @@ def _read_behind(adding: Adding) -> bytes | None:
         raise files.storage_error("read", adding.path, error) from error
 
 
-def compose(
-    end: ListEnd, commands: Sequence[bytes], after: str, path: str
-) -> Adding:
+def compose(end: ListEnd, commands: Sequence[bytes], after: str) -> Adding:
     """Return the lines for some commands, each behind an ``#AFTER`` if `after` says so.
 
     `after` are ids as a list has them, "" for none.
@@ -215,4 +213,4 @@ def compose(
     lines = b"".join(b"%b%b\n" % (front, command) for command in commands)
     newline = b"\n" if end.rest else b""
     begin = end.size + len(end.rest)
-    return Adding(path, begin, end.total, len(commands), newline + lines)
+    return Adding(end.path, begin, end.total, len(commands), newline + lines)

@@ -57,6 +57,8 @@ class FarmReport(NamedTuple):
     """From when it was written on."""
     ranks: tuple[RankReport, ...]
     running: tuple[RunningReport, ...]
+    grows: bool = False
+    """Whether it takes up what is added to its list."""
 
 
 def find_report(paths: WorkdirPaths, farm: str) -> FarmReport | None:
@@ -91,6 +93,7 @@ def _parse_report(farm: str, state: dict[str, Any]) -> FarmReport:
         running=tuple(
             _parse_each(state["running"], lambda each: _parse_running(each, hosts))
         ),
+        grows=state.get("grows") is True,
     )
 
 

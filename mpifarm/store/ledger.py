@@ -157,7 +157,7 @@ class Ledger:
             return set()
         offset, content = self._pending
         there = files.find_rest(self.path, offset)
-        part = _common_beginning(there, content)
+        part = common_beginning(there, content)
         if part:
             whole = content if len(part) == len(there) else part
             files.write_again(self.path, offset, whole)
@@ -245,7 +245,8 @@ class Ledgers(NamedTuple):
         return taskid in self.finished or taskid in self.failed
 
 
-def _common_beginning(left: bytes, right: bytes) -> bytes:
+def common_beginning(left: bytes, right: bytes) -> bytes:
+    """Return the bytes with which both begin."""
     most = min(len(left), len(right))
     if left[:most] == right[:most]:
         return left[:most]

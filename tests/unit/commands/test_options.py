@@ -496,7 +496,7 @@ def test_an_unknown_subcommand_before_a_list_that_is_there_is_told_with_all_ther
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tasks.txt").touch()
     sentence = mistake("frobnicate", "tasks.txt")
-    assert "there is no subcommand frobnicate, only check, joblog, log" in sentence
+    assert "there is no subcommand frobnicate, only add, check, joblog, log" in sentence
     assert "mpifarm tasks.txt" in sentence
 
 
