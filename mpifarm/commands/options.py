@@ -51,7 +51,7 @@ from mpifarm.commands.option_values import (
     usage_error,
 )
 from mpifarm.errors import InputError
-from mpifarm.model.settings import Policy, Settings, TaskLimits
+from mpifarm.model.settings import STDIN_LIST, Policy, Settings, TaskLimits
 
 _EPILOG = """\
 subcommands, each with a --help of its own:
@@ -132,9 +132,8 @@ def _check_is_list(tasklist: str) -> None:
 
 def _check_has_name(tasklist: str) -> None:
     """Raise InputError if the list is a pipe: no workdir can be named after it."""
-    if tasklist == "-" and not os.path.exists(tasklist):
-        raise usage_error("a list from a pipe is /dev/stdin, with --workdir DIR")
-    if tasklist.startswith(("/dev/fd/", "/dev/stdin", "/proc/")):
+    is_stdin = tasklist == STDIN_LIST and not os.path.exists(tasklist)
+    if is_stdin or tasklist.startswith(("/dev/fd/", "/dev/stdin", "/proc/")):
         raise usage_error(
             f"the list {tasklist} has no name of its own to name its workdir after: add"
             " --workdir DIR, and the same DIR when you give the command again"

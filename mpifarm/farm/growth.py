@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mpifarm.coordinator.coordinator import Coordinator, Phase
 from mpifarm.errors import StorageError
 from mpifarm.farm.context import UserOutput
+from mpifarm.farm.standard_input import InputFeed
 from mpifarm.lists.growth import (
     LOOK_SECONDS,
     ODD_SECONDS,
@@ -30,6 +31,9 @@ from mpifarm.tasklists import ListTaskList, TaskList, TasklistFileError, read_li
 MIN_TASKS = 50_000
 """Tasks that are taken up in one step, at the most, as long as few were added before.
 ``added`` is written anew at each step, so a step grows with it."""
+
+MAX_AHEAD = 200_000
+"""Tasks that wait to be taken up, above which standard input is not read."""
 
 LOCK_SECONDS = 0.005
 """Seconds between two tries to get the lock."""
@@ -106,6 +110,8 @@ class Growth:
         """Since when nothing could be taken up, for whatever reason."""
         self._asked_at: int | None = None
         """The number of looks when the coordinator asked for one."""
+        self.feed: InputFeed | None = None
+        """The standard input, if that is the list."""
         self._untold = 0
         self._tell_at = now
         self._has_told_odd = False
@@ -137,6 +143,7 @@ class Growth:
         """Make a step, if one is due.  Return whether there was anything to do."""
         if self._coordinator.phase is not Phase.WORKING:
             return False
+        self._read_input(now)
         looked = now >= self.watch.look_at
         self.watch.look(now)
         if self.watch.odd is None:
@@ -154,9 +161,22 @@ class Growth:
         """Return when `step` is due."""
         if self._coordinator.phase is not Phase.WORKING:
             return float("inf")
+        wake_at = self.watch.look_at
         if self.watch.count:
-            return min(self.watch.look_at, self._try_at)
-        return self.watch.look_at
+            wake_at = min(wake_at, self._try_at)
+        if self.feed is not None:
+            wake_at = min(wake_at, self.feed.look_at)
+        return wake_at
+
+    def _read_input(self, now: float) -> None:
+        """Read what has come by standard input, unless there is much to take up."""
+        if self.feed is None or self.watch.count > MAX_AHEAD:
+            return
+        self.feed.step(now)
+        if self.feed.has_ended:
+            self.feed = None
+            self.watch.look_soon()
+            self._coordinator.on_list_ended()
 
     # ---- taking up -------------------------------------------------------------------
 
@@ -241,14 +261,18 @@ def find_growth(
     coordinator: Coordinator,
     output: UserOutput,
 ) -> Growth | None:
-    """Return the growth of a list, None for one that does not grow while it runs.
-
-    Lists of other handlers, and those from a pipe, do not grow.
-    """
-    if type(tasks) is not ListTaskList or not isinstance(store, FileStore):
+    """Return the growth of a list, None for one that does not grow while it runs."""
+    if not may_grow(tasks) or not isinstance(store, FileStore):
         return None
-    assert isinstance(tasks.tasks, PackedTexts)
-    if tasks.tasks.version is None:
-        return None
+    assert isinstance(tasks, ListTaskList)
     farm = store, lock, coordinator
     return Growth(tasks, *farm, output.say, output.mention, time.monotonic())
+
+
+def may_grow(tasks: TaskList) -> bool:
+    """Return whether a list can grow while it runs.
+
+    Lists of other handlers, and those from a pipe, cannot.
+    """
+    texts = tasks.tasks if type(tasks) is ListTaskList else None
+    return isinstance(texts, PackedTexts) and texts.version is not None

@@ -420,6 +420,7 @@ class Leader:
             self.coordinator.count_running(),
             rate,
             "" if left is None else time_left_in_words(left),
+            waits=self.coordinator.growing.is_waiting,
         )
 
     def _wait(self, agent: Agent) -> None:

@@ -23,7 +23,7 @@ from mpifarm.farm.first_words import (
     warn_of_directory,
     warn_of_unused,
 )
-from mpifarm.farm.growth import find_growth
+from mpifarm.farm.growth import find_growth, may_grow
 from mpifarm.farm.idle_nodes import IdleNodes
 from mpifarm.farm.job_end import JobEnd
 from mpifarm.farm.kinds import check_kinds
@@ -34,6 +34,7 @@ from mpifarm.farm.opening import (
     check_not_begun,
     find_commands,
 )
+from mpifarm.farm.standard_input import take_standard_input
 from mpifarm.farm.summary import Tally
 from mpifarm.model.messages import ToCoordinator
 from mpifarm.model.settings import Policy, Settings
@@ -48,10 +49,12 @@ def lead_farm(context: RankContext) -> FarmEnd:
     """
     if context.fault:
         raise InputError(context.fault)
+    context, feed = take_standard_input(context)
     opening = Opening(context)
     runner, tasks = opening.read_definitions()
+    _check_follow(context, tasks)
     opening.patiently(lambda: check_list(context, runner, tasks))
-    if len(tasks) == 0:
+    if len(tasks) == 0 and context.settings.follow is None:
         opening.patiently(lambda: check_not_begun(context.settings))
         _say(context, f"{context.settings.tasklist} has no tasks")
         context.dismiss()
@@ -64,6 +67,10 @@ def lead_farm(context: RankContext) -> FarmEnd:
         leader = _create_leader(
             context, tasks, opened, job_end, context.settings.policy
         )
+        if leader.growth is not None and feed is not None:
+            leader.growth.feed = feed
+        elif context.settings.tasklist == opened.store.paths.stdin_list:
+            leader.coordinator.on_list_ended()
         leader.coordinator.forecast.expect(durations)
         _mention(context, describe_farm(context, leader))
         _say(context, *warnings)
@@ -90,6 +97,7 @@ def take_over(
     """
     context.process.output.speak_up()
     known = agent.definition
+    context, _ = take_standard_input(context, takes_over=True)
     opening = Opening(context, takes_over=known is not None)
     runner, tasks = opening.read_definitions()
     if known is not None:
@@ -103,12 +111,39 @@ def take_over(
         leader = _create_leader(context, tasks, opened, job_end, policy, held)
         opening.patiently(lambda: _count_failures_on(leader))
         _say(context, _describe_loss(leader, agent.host))
+        _end_input(context, leader)
         leader.tell_job_end()
         agent.send_through(leader.hear)
         with suppress(InputError):  # it has been read before, and is only a help
             leader.coordinator.forecast.expect(_read_durations(context))
         leader.take_over(agent, early)
         return _run_to_the_end(context, leader, agent)
+
+
+def _check_follow(context: RankContext, tasks: TaskList) -> None:
+    """Raise `InputError` for ``--follow`` with a list that does not grow."""
+    settings = context.settings
+    if settings.follow is not None and not may_grow(tasks):
+        raise InputError(
+            f"--follow waits for lines in a text file, and {settings.tasklist} is read"
+            f" by the handler {settings.handler!r}, or from a pipe (the list - is"
+            " standard input): leave the option out"
+        )
+
+
+def _end_input(context: RankContext, leader: Leader) -> None:
+    """Tell that standard input is lost with the rank that read it, if it is the list.
+
+    The farm does what had been read.
+    """
+    paths = leader.store.paths
+    if context.settings.tasklist == paths.stdin_list:
+        leader.coordinator.on_list_ended()
+        _say(
+            context,
+            "standard input was read by the rank that is lost: what had been read"
+            f" stands in {paths.stdin_list}, and no more comes",
+        )
 
 
 def _read_durations(context: RankContext) -> Mapping[int, float]:

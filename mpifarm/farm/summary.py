@@ -227,11 +227,13 @@ def progress_line(
     running: int,
     rate: float,
     time_left: str,
+    *,
+    waits: bool = False,
 ) -> str:
     """Return the live line: done of total, failed, running, tasks/s, time left.
 
     `rate` is that of this farm; at 0 it is left out.  `time_left` is in words, "" if it
-    is not known.
+    is not known.  `waits`: whether the farm waits for more tasks.
     """
     done = min(total, finished + failed)
     parts = [f"{done}/{total} done", f"{failed} failed", f"{running} running"]
@@ -239,6 +241,8 @@ def progress_line(
         parts.append(f"{rate:.3g} tasks/s")
     if time_left and total > done:
         parts.append(time_left)
+    if waits:
+        parts.append("waiting for more")
     return ", ".join(parts)
 
 

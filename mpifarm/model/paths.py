@@ -104,6 +104,11 @@ class WorkdirPaths:
         return f"{self.root}/adding"
 
     @property
+    def stdin_list(self) -> str:
+        """The list, if that is standard input: the lines that were read."""
+        return f"{self.root}/stdin.txt"
+
+    @property
     def begun_in(self) -> str:
         """The name of the directory in which the commands ran first."""
         return f"{self.root}/begun-in"

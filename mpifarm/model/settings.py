@@ -11,6 +11,10 @@ LOG_KINDS = ("all", "packed", "failed")
 for each task that failed."""
 
 
+STDIN_LIST = "-"
+"""The name of the list that is standard input."""
+
+
 PROGRESS_KINDS = ("auto", "bar", "lines", "off")
 """The values of ``--progress``: by the output, a live line, lines that stay, none."""
 

@@ -81,6 +81,7 @@ def _files(paths: WorkdirPaths) -> Iterator[str]:
     yield from (paths.finished, paths.failed)
     yield from (paths.timeline, paths.attempts, paths.first_attempts)
     yield from (paths.fingerprint, paths.result, paths.adding)
+    yield paths.stdin_list
     yield from (paths.begun_in, paths.drain, paths.lock)
     with suppress(*_NOT_THERE):
         for name in os.listdir(paths.root):

@@ -1,0 +1,201 @@
+"""The list ``-``: standard input, kept line by line in the workdir.
+
+Rules of this file: it reads only what is there, and never waits, but for `read_all`.
+Only whole lines get into the list.  Lines that were not read when the farm ends are the
+producer's.
+"""
+
+import os
+import select
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from mpifarm.batch.launcher import launched_rank
+from mpifarm.errors import FutileError, InputError, StorageError
+from mpifarm.farm.context import RankContext
+from mpifarm.model.paths import WorkdirPaths, copy_staging_of
+from mpifarm.model.settings import STDIN_LIST, Settings
+from mpifarm.store.directories import make_root
+from mpifarm.store.strangers import validate_contents, validate_place
+from mpifarm.system import files
+
+STDIN: Final = 0
+
+PART = 1 << 16
+"""Bytes that are read at once: what a pipe of Linux holds."""
+
+PARTS = 16
+"""Parts that are read in one step, at the most."""
+
+EAGER_SECONDS = 0.01
+IDLE_SECONDS = 0.1
+"""Seconds between two looks at an input that had something, and at one that had not."""
+
+RETRY_SECONDS = 1.0
+"""Seconds until lines are written again that the disk did not take."""
+
+SYNC_SECONDS = 1.0
+"""Seconds between two syncs of the list."""
+
+
+def is_readable(descriptor: int) -> bool:
+    """Return whether a read would not wait: something is there, or the end."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class InputFeed:
+    """Standard input, appended to the list at `path` as it comes.
+
+    `say` prints a sentence.
+    """
+
+    def __init__(
+        self, path: str, say: Callable[[str], None], descriptor: int = STDIN
+    ) -> None:
+        self.has_ended = False
+        """Whether all of the input is in the list."""
+        self.look_at = 0.0
+        """When to look next (monotonic)."""
+        self._path = path
+        self._say = say
+        self._descriptor = descriptor
+        self._is_open = True
+        self._rest = b""
+        """What was read and is not in the list yet."""
+        self._sync_at = 0.0
+        self._has_failed = False
+
+    def step(self, now: float) -> bool:
+        """Take what is there, if a look is due.  Return whether lines were added."""
+        if self.has_ended or now < self.look_at:
+            return False
+        was_there = self._read()
+        self.look_at = now + (EAGER_SECONDS if was_there else IDLE_SECONDS)
+        cut = self._rest.rfind(b"\n") + 1
+        lines, rest = self._rest[:cut], self._rest[cut:]
+        if not self._is_open and rest:
+            lines, rest = self._rest + b"\n", b""
+        try:
+            if lines:
+                files.append(self._path, lines, sync=now >= self._sync_at)
+        except StorageError as error:
+            self._note_failure(error, now)
+            return False
+        self._rest, self._has_failed = rest, False
+        if lines and now >= self._sync_at:
+            self._sync_at = now + SYNC_SECONDS
+        self.has_ended = not self._is_open
+        return bool(lines)
+
+    def _read(self) -> bool:
+        """Read some parts, if any are there.  Return whether there was something."""
+        for number in range(PARTS):
+            if not self._is_open or not is_readable(self._descriptor):
+                return number > 0
+            try:
+                part = os.read(self._descriptor, PART)
+            except BlockingIOError:
+                return number > 0
+            except OSError as error:
+                self._say(f"can't read standard input any more ({error.strerror})")
+                part = b""
+            self._is_open = bool(part)
+            self._rest += part
+        return True
+
+    def _note_failure(self, error: StorageError, now: float) -> None:
+        self.look_at = now + RETRY_SECONDS
+        if not self._has_failed:
+            self._has_failed = True
+            self._say(f"{error}; trying again")
+
+
+def open_list(paths: WorkdirPaths) -> None:
+    """Make the list of standard input, or remove a line torn by a kill from its end.
+
+    Raises `StorageError`.
+    """
+    content = files.find_content(paths.stdin_list)
+    if content is None:
+        files.replace(paths.stdin_list, copy_staging_of(paths.stdin_list), b"")
+    elif not content.endswith(b"\n") and content:
+        whole = content[: content.rfind(b"\n") + 1]
+        files.replace(paths.stdin_list, copy_staging_of(paths.stdin_list), whole)
+
+
+def read_all(
+    paths: WorkdirPaths, check: Callable[[], None], descriptor: int = STDIN
+) -> None:
+    """Read standard input to its end, and make it the list, or go on with the list.
+
+    `check` is called while nothing comes, and may raise.  An input that ends earlier
+    than the list means the list as it is.  Raises `InputError` if the list in the workdir has other lines,
+    `StorageError`.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    content = bytearray()
+    while True:
+        if not poll.poll(1000 * IDLE_SECONDS):
+            check()
+            continue
+        try:
+            part = os.read(descriptor, PART)
+        except OSError as error:
+            raise InputError(f"can't read standard input: {error.strerror}") from error
+        if not part:
+            break
+        content += part
+    if content and not content.endswith(b"\n"):
+        content += b"\n"
+    before = files.find_content(paths.stdin_list) or b""
+    if not content.startswith(before) and not before.startswith(content):
+        raise InputError(
+            f"standard input has other lines than {paths.stdin_list} has from the start"
+            " before: give the same lines, or none (</dev/null) to go on with those, or"
+            " name another --workdir"
+        )
+    if len(content) > len(before):
+        staging = copy_staging_of(paths.stdin_list)
+        files.replace(paths.stdin_list, staging, bytes(content))
+
+
+def is_standard_input(settings: Settings) -> bool:
+    """Return whether the list is standard input, and not a file with that name."""
+    return settings.tasklist == STDIN_LIST and not os.path.exists(STDIN_LIST)
+
+
+def take_standard_input(
+    context: RankContext, *, takes_over: bool = False
+) -> tuple[RankContext, InputFeed | None]:
+    """Return a context whose list is that of standard input, and what is still to come.
+
+    Without ``--follow``, all of it is read here.  Nothing is read on a rank that
+    `takes_over`, or that is not the first of a launch.  Another list is left as it is.
+    Raises `InputError`, `StorageError`, `FutileError` after a signal.
+    """
+    settings, process = context.settings, context.process
+    if not is_standard_input(settings):
+        return context, None
+    paths = WorkdirPaths(os.path.abspath(settings.workdir))
+    validate_place(settings.workdir, None)
+    make_root(paths.root)
+    validate_contents(paths)
+    context = replace(context, settings=replace(settings, tasklist=paths.stdin_list))
+    if takes_over or launched_rank(process.environ) > 0:
+        return context, None
+    open_list(paths)
+    if settings.follow is not None:
+        return context, InputFeed(paths.stdin_list, process.output.say)
+
+    def check() -> None:
+        if process.signals.any_noted:
+            raise FutileError(
+                "stopped by a signal while standard input was read; nothing was started"
+            )
+
+    read_all(paths, check)
+    return context, None
