@@ -16,6 +16,7 @@ from mpifarm.farm.standard_input import InputFeed
 from mpifarm.lists.growth import (
     LOOK_SECONDS,
     ODD_SECONDS,
+    ListFile,
     ListWatch,
     Oddity,
     explain_odd,
@@ -276,3 +277,19 @@ def may_grow(tasks: TaskList) -> bool:
     """
     texts = tasks.tasks if type(tasks) is ListTaskList else None
     return isinstance(texts, PackedTexts) and texts.version is not None
+
+
+def has_changed(tasks: TaskList) -> bool:
+    """Return whether the file of a list that may grow has changed since the reading."""
+    if not may_grow(tasks):
+        return False
+    assert isinstance(tasks, ListTaskList)
+    assert isinstance(tasks.tasks, PackedTexts)
+    try:
+        opened = ListFile(tasks.path)
+    except OSError:
+        return False
+    try:
+        return opened.version() != tasks.tasks.version
+    finally:
+        opened.close()

@@ -132,8 +132,8 @@ def read_all(
     """Read standard input to its end, and make it the list, or go on with the list.
 
     `check` is called while nothing comes, and may raise.  An input that ends earlier
-    than the list means the list as it is.  Raises `InputError` if the list in the workdir has other lines,
-    `StorageError`.
+    than the list means the list as it is.  Raises `InputError` if the list in the
+    workdir has other lines, `StorageError`.
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)

@@ -23,7 +23,7 @@ from mpifarm.farm.first_words import (
     warn_of_directory,
     warn_of_unused,
 )
-from mpifarm.farm.growth import find_growth, may_grow
+from mpifarm.farm.growth import find_growth, has_changed, may_grow
 from mpifarm.farm.idle_nodes import IdleNodes
 from mpifarm.farm.job_end import JobEnd
 from mpifarm.farm.kinds import check_kinds
@@ -34,12 +34,18 @@ from mpifarm.farm.opening import (
     check_not_begun,
     find_commands,
 )
-from mpifarm.farm.standard_input import take_standard_input
+from mpifarm.farm.standard_input import (
+    is_standard_input,
+    take_standard_input,
+)
 from mpifarm.farm.summary import Tally
 from mpifarm.model.messages import ToCoordinator
-from mpifarm.model.settings import Policy, Settings
+from mpifarm.model.settings import Policy, RunnerDefinition, Settings
 from mpifarm.store.store import Store
 from mpifarm.tasklists import TaskList, find_constraints
+
+READINGS = 10
+"""Readings of a list that is appended to while a farm starts."""
 
 
 def lead_farm(context: RankContext) -> FarmEnd:
@@ -49,6 +55,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
     """
     if context.fault:
         raise InputError(context.fault)
+    is_input = is_standard_input(context.settings)
     context, feed = take_standard_input(context)
     opening = Opening(context)
     runner, tasks = opening.read_definitions()
@@ -63,13 +70,13 @@ def lead_farm(context: RankContext) -> FarmEnd:
     durations = _read_durations(context)
     warnings = opening.patiently(lambda: [*warn_of_unused(context, runner)])
     with _asked_job_end(context) as job_end:
-        opened = opening.join(tasks, runner)
+        tasks, opened = _join(opening, tasks, runner)
         leader = _create_leader(
             context, tasks, opened, job_end, context.settings.policy
         )
         if leader.growth is not None and feed is not None:
             leader.growth.feed = feed
-        elif context.settings.tasklist == opened.store.paths.stdin_list:
+        elif is_input:
             leader.coordinator.on_list_ended()
         leader.coordinator.forecast.expect(durations)
         _mention(context, describe_farm(context, leader))
@@ -97,13 +104,14 @@ def take_over(
     """
     context.process.output.speak_up()
     known = agent.definition
+    is_input = is_standard_input(context.settings)
     context, _ = take_standard_input(context, takes_over=True)
     opening = Opening(context, takes_over=known is not None)
     runner, tasks = opening.read_definitions()
     if known is not None:
         runner = known.runner
     with _asked_job_end(context) as job_end:
-        opened = opening.join(tasks, runner, known.farm if known else "")
+        tasks, opened = _join(opening, tasks, runner, known.farm if known else "")
         policy = context.settings.policy
         if known is not None:
             policy = _policy_of_rest(context.settings, opened.store)
@@ -111,13 +119,31 @@ def take_over(
         leader = _create_leader(context, tasks, opened, job_end, policy, held)
         opening.patiently(lambda: _count_failures_on(leader))
         _say(context, _describe_loss(leader, agent.host))
-        _end_input(context, leader)
+        if is_input:
+            _end_input(context, leader)
         leader.tell_job_end()
         agent.send_through(leader.hear)
         with suppress(InputError):  # it has been read before, and is only a help
             leader.coordinator.forecast.expect(_read_durations(context))
         leader.take_over(agent, early)
         return _run_to_the_end(context, leader, agent)
+
+
+def _join(
+    opening: Opening, tasks: TaskList, runner: RunnerDefinition, inherits: str = ""
+) -> tuple[TaskList, OpenedFarm]:
+    """Join the workdir; read the list again if it has changed, and may fit then.
+
+    Another farm may have taken up lines that were added since it was read.
+    """
+    for _ in range(READINGS):
+        try:
+            return tasks, opening.join(tasks, runner, inherits)
+        except InputError:
+            if not has_changed(tasks):
+                raise
+        _, tasks = opening.read_definitions()
+    return tasks, opening.join(tasks, runner, inherits)
 
 
 def _check_follow(context: RankContext, tasks: TaskList) -> None:
@@ -132,18 +158,16 @@ def _check_follow(context: RankContext, tasks: TaskList) -> None:
 
 
 def _end_input(context: RankContext, leader: Leader) -> None:
-    """Tell that standard input is lost with the rank that read it, if it is the list.
+    """Tell that standard input, which is the list, is lost with the rank that read it.
 
     The farm does what had been read.
     """
-    paths = leader.store.paths
-    if context.settings.tasklist == paths.stdin_list:
-        leader.coordinator.on_list_ended()
-        _say(
-            context,
-            "standard input was read by the rank that is lost: what had been read"
-            f" stands in {paths.stdin_list}, and no more comes",
-        )
+    leader.coordinator.on_list_ended()
+    _say(
+        context,
+        "standard input was read by the rank that is lost: what had been read stands in"
+        f" {context.settings.tasklist}, and no more comes",
+    )
 
 
 def _read_durations(context: RankContext) -> Mapping[int, float]:

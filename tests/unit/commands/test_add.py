@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from mpifarm.audit.farms import Farm, FarmReport, Life
+from mpifarm.audit.farms import Farm, Life
 from mpifarm.commands import add
 from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store import adding
+from mpifarm.store.farm_report import FarmReport
 
 
 class Console:

@@ -574,11 +574,34 @@ def test_an_option_of_a_subcommand_is_in_its_help(subcommand, option):
     assert option not in LONG_NAMES
 
 
-@pytest.mark.parametrize("path", ["/dev/fd/63", "/dev/stdin", "/proc/self/fd/0"])
+@pytest.mark.parametrize("path", ["/dev/fd/63", "/dev/stdin", "/proc/self/fd/0", "-"])
 def test_a_list_from_a_pipe_needs_a_workdir_that_is_named(path):
     assert "add --workdir DIR" in mistake(path)
     assert parsed(path, "-w", "x").workdir == "x"
-    assert "a list from a pipe is /dev/stdin, with --workdir DIR" in mistake("-")
+
+
+@pytest.mark.parametrize(
+    ("words", "follow", "tasklist"),
+    [
+        ("t", None, "t"),
+        ("--follow t", math.inf, "t"),
+        ("t --follow", math.inf, "t"),
+        ("--follow 60 t", 60.0, "t"),
+        ("--follow=0.5 t", 0.5, "t"),
+        ("t --follow 2", 2.0, "t"),
+        ("--follow - -w x", math.inf, "-"),
+        ("--follow -w x -- 7", math.inf, "7"),
+        ("--follow -n 2 t", math.inf, "t"),
+    ],
+)
+def test_to_follow_takes_seconds_or_none(words, follow, tasklist):
+    settings = parsed(*words.split())
+    assert (settings.follow, settings.tasklist) == (follow, tasklist)
+
+
+@pytest.mark.parametrize("word", ["x", "-1", ""])
+def test_to_follow_takes_no_other_word(word):
+    assert "--follow takes seconds" in mistake(f"--follow={word}", "t")
 
 
 @pytest.mark.parametrize(
