@@ -49,7 +49,7 @@ class Forecast:
         before, self._total = self._total, total
         if "_estimator" not in vars(self):
             return  # Nothing has ended yet, and nothing is known of any task.
-        self._estimator.total = total
+        self._estimator.grow(total)
         for taskid in range(before, total) if self._known else ():
             if taskid in self._known:
                 self._estimator.note_known(taskid, self._known[taskid])

@@ -111,6 +111,10 @@ class TimeLeftEstimator:
         # Of tasks whose duration was known: what was foretold, and what they took.
         self._foretold, self._took = 0.0, 0.0
 
+    def grow(self, total: int) -> None:
+        """Reckon with the `total` tasks that the list has now."""
+        self.total = total
+
     def note_earlier(self, place: int, seconds: float) -> None:
         """Learn from an attempt of an earlier farm, of a task that is done."""
         self._ended.note(place, seconds)

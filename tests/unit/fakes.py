@@ -83,6 +83,9 @@ class Commands(Sequence[str]):
     def __getitem__(self, taskid: int | slice) -> str | Sequence[str]:
         return f"run {taskid}"
 
+    def grow(self, count: int) -> None:
+        self._count += count
+
 
 def sure_report(*told: Any, **more: Any) -> Report:
     """A report of results that count at once."""
@@ -386,6 +389,7 @@ class SimulatedFarm:
         survives_rank_loss: bool = False,
         wait: float = WAIT,
         disk: FakeDisk | None = None,
+        constraints: Constraints = UNORDERED,
     ) -> None:
         self.now = START
         self.wait = wait
@@ -402,7 +406,7 @@ class SimulatedFarm:
         self.replies: list[Answer] = []
         """What the farm has answered to users."""
         self.noted: list[NoteAttempt] = []
-        self.disk = disk or FakeDisk(tasks)
+        self.disk = disk or FakeDisk(tasks, constraints)
         self.disk_seconds = disk_seconds
         self.disk_fails = False
         self.delay = delay
@@ -413,8 +417,14 @@ class SimulatedFarm:
         """When each attempt ended, really."""
         self.ended_at: float | None = None
         """When the coordinator said `Conclude`."""
+        self.commands = Commands(tasks)
+        self.constraints = constraints
+        self.unseen = 0
+        """Lines at the end of the list that nobody has taken up."""
+        self.looks: list[float] = []
+        """When the coordinator has asked for a look at the list."""
         self.coordinator = Coordinator(
-            Commands(tasks),
+            self.commands,
             define_farm(grace),
             rank_set_of(ranks, workers, survives_rank_loss=survives_rank_loss),
             START,
@@ -442,6 +452,22 @@ class SimulatedFarm:
     def at(self, moment: float, event: Callable[[], None]) -> None:
         self._number += 1
         heapq.heappush(self._events, (moment, self._number, event))
+
+    def add_lines(self, count: int) -> None:
+        """Lines are appended to the list; a second later, they are seen."""
+        self.unseen += count
+        self.after(1.0, self.take_up)
+
+    def take_up(self) -> None:
+        """Take up what was added, as the leader does while the farm works."""
+        if not self.unseen or self.coordinator.phase is not Phase.WORKING:
+            return
+        before, count, self.unseen = len(self.commands), self.unseen, 0
+        self.commands.grow(count)
+        self.disk.toprocess.extend(range(before, before + count))
+        if self.disk.frontier is not None:
+            self.disk.frontier.grow(len(self.commands))
+        self.coordinator.on_list_grown(self.now)
 
     def run(self, seconds: float = 1e6) -> None:
         """Run until the farm has ended and all is quiet, at most `seconds`."""
@@ -501,7 +527,11 @@ class SimulatedFarm:
             case Tell():
                 self.told.append(effect.sentence)
             case LookAtList():
-                self.coordinator.on_list_seen()
+                self.looks.append(self.now)
+                if self.unseen:
+                    self.take_up()
+                else:
+                    self.coordinator.on_list_seen()
             case Reply():
                 self.replies.append(effect.answer)
             case Conclude():
