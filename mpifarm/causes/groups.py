@@ -58,6 +58,7 @@ _CAUSE_OF_OUTCOME = {
 _WORDS_OF_OUTCOME = {
     "lost": "lost: the worker or the rank died",
     "interrupted": "interrupted: the farm stopped",
+    "cancelled": "cancelled: a user gave mpifarm cancel",
 }
 _WITH_LOG = {"failed", "not run"}
 """Outcomes whose reason stands in the log."""

@@ -5,13 +5,17 @@ from typing import Final
 
 SUBCOMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "add": ("--file", "--after", "--json"),
+    "cancel": ("--json",),
     "check": ("--repair", "--assume-idle"),
+    "drain": ("--json",),
+    "hold": ("--json",),
     "joblog": ("--gnu",),
     "log": ("--attempt", "--failed", "--last"),
     "ls": (
         *("--failed", "--finished", "--running", "--waiting", "--slowest", "--host"),
         *("--longer-than", "--status", "--ids", "--json"),
     ),
+    "release": ("--json",),
     "retry": ("--failed", "--ids", "--status", "--why"),
     "selftest": ("--kill-a-rank",),
     "status": ("--watch", "--json"),

@@ -56,10 +56,19 @@ COMMANDS_OF_OTHERS: Final = _by_name({
         "give the list alone, mpifarm LIST; the same command goes on where the last"
         " one stopped"
     ),
-    "stop cancel kill abort terminate pause drain": (
-        "to stop now, send USR1 to any rank (scancel -s USR1 JOB); to finish what runs"
-        " and start nothing more, make a file named drain in the workdir"
+    "stop kill abort terminate quit end": (
+        "to stop now, send USR1 to any rank (scancel -s USR1 JOB); mpifarm drain LIST"
+        " lets running tasks end, and mpifarm cancel LIST ID ends single tasks"
     ),
+    "scancel qdel bkill cancelled delete-task skip": (
+        "mpifarm cancel LIST ID ends tasks of a running farm, or keeps them from"
+        " starting"
+    ),
+    "pause suspend freeze qhold": (
+        "mpifarm hold LIST has running farms start nothing more, and mpifarm hold LIST"
+        " ID holds single tasks; mpifarm release lets them start"
+    ),
+    "unpause unhold qrls thaw unsuspend": "mpifarm release LIST lets held tasks start",
     "explain reason reasons cause causes failed failures fails debug": (
         "mpifarm why LIST says why tasks failed, in groups, one for each cause"
     ),

@@ -36,7 +36,7 @@ from mpifarm.model.requests import (
     Request,
     RequestKind,
 )
-from mpifarm.model.task import Outcome, Result
+from mpifarm.model.task import Outcome, Result, has_not_run
 from mpifarm.model.wording import counted
 
 
@@ -92,6 +92,11 @@ class Requests:
 
     def on_request(self, request: Request, now: float) -> None:
         """Begin to do what is asked; the answer follows when it is done."""
+        if request.tasks is not None:
+            # A farm that knows a shorter list has nothing to do with the others.
+            total = len(self._dispatcher.commands)
+            known = tuple(each for each in request.tasks if each < total)
+            request = request._replace(tasks=known)
         if self._farm.phase is Phase.LEAVING or self._table.storage_failed:
             self._reply(_Open(request, set()), "the farm is about to end")
             return
@@ -112,7 +117,8 @@ class Requests:
         self._bars.hold(taskids)
         if holds_all:
             self._bars.hold(None)
-        self._table.pull(self._bars.held)
+        total = len(self._dispatcher.commands)
+        self._table.pull(each for each in self._bars.held if each < total)
 
     # ---- cancel ------------------------------------------------------------------
 
@@ -242,9 +248,8 @@ class Requests:
     def _note_recorded(self, rank: int, result: Result) -> None:
         taskid, fate, host = result.taskid, Fate.ENDED_BEFORE, ""
         if result.outcome is Outcome.CANCELLED:
-            has_run = result.worker_index is not None
-            fate = Fate.ENDED_NOW if has_run else Fate.WAITED
-            host = self._farm.ranks[rank].host if has_run else ""
+            fate = Fate.WAITED if has_not_run(result) else Fate.ENDED_NOW
+            host = "" if has_not_run(result) else self._farm.ranks[rank].host
             self._note_not_run(taskid)
         self._bars.forget([taskid])
         self._note_fate(taskid, fate, host)

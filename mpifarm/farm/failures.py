@@ -14,7 +14,7 @@ from mpifarm.causes.lines import last_printed
 from mpifarm.farm.cause_lines import GroupedFailures
 from mpifarm.farm.summary import how_it_failed
 from mpifarm.farm.task_lines import show_command
-from mpifarm.model.task import Result
+from mpifarm.model.task import Outcome, Result, has_not_run
 from mpifarm.model.wording import duration_in_words
 from mpifarm.output.fresh_end import read_fresh_end
 
@@ -63,8 +63,12 @@ class Failures:
         self._untold = 0
 
     def note(self, rank: int, result: Result, now: float) -> None:
-        """Tell of a failed task, if not too many were told, and group it."""
+        """Tell of a failed task, if not too many were told, and group it.
+
+        One that a user has cancelled is only grouped.
+        """
         self.look(now)
+        is_cancelled = result.outcome is Outcome.CANCELLED
         tells = self._told < MAX_TOLD
         tail = b""
         if self._spent <= FREE_SECONDS + MAX_SHARE * (now - self._begun):
@@ -73,6 +77,8 @@ class Failures:
             self._grouper.add(self._describe(rank, result, tail))
             self._count += 1
             self._spent += time.perf_counter() - begun
+        if is_cancelled:
+            return
         if not tells:
             self._untold += 1
             return
@@ -107,7 +113,7 @@ class Failures:
             result.outcome.value,
             128 + number if number else result.status,
             number,
-            self._find_host(rank),
+            "" if has_not_run(result) else self._find_host(rank),
             show_command(self._commands, result.taskid),
             tail,
             result.started,

@@ -65,6 +65,10 @@ class FarmStates:
                 "failed": failed,
                 "running": coordinator.count_running(),
             },
+            "held": {
+                "all": coordinator.holds_all,
+                "tasks": coordinator.count_held(),
+            },
             "rate": rate,
             "time_left": None if time_left is None else time_left._asdict(),
             "ranks": [

@@ -34,13 +34,14 @@ from mpifarm.farm.context import RankContext
 from mpifarm.farm.farm_state import FarmStates
 from mpifarm.farm.job_end import LOOK_SECONDS as ANSWER_LOOK_SECONDS
 from mpifarm.farm.job_end import JobEnd
+from mpifarm.farm.request_desk import RequestDesk
 from mpifarm.farm.summary import Tally, progress_line
 from mpifarm.farm.task_lines import TaskLines
 from mpifarm.farm.time_left import TimeLeftLook
 from mpifarm.farm.transactions import Heartbeat, StoreWriter, Written
 from mpifarm.model.messages import ToCoordinator, ToRank
 from mpifarm.model.task import Outcome, Result
-from mpifarm.model.wording import time_left_in_words
+from mpifarm.model.wording import held_in_words, time_left_in_words
 from mpifarm.store.farm_file import FarmFile
 from mpifarm.store.store import Store
 from mpifarm.store.types import Recorded
@@ -113,6 +114,7 @@ class Leader:
         """Tasks per second, as of the last look."""
         self._answer_at = now if job_end.is_open else float("inf")
         self._parent = os.getppid()
+        self._desk = RequestDesk(coordinator, store, lock)
         self._states = FarmStates(coordinator, store, context)
         self._farm_file = FarmFile(store.paths, coordinator.definition.farm, now)
         self._describe_hosts: Callable[[Collection[str]], str] | None = None
@@ -218,8 +220,9 @@ class Leader:
                 assert self.growth is not None
                 self.growth.look_at_end()
             case Reply():
-                pass
+                self._desk.note_answer(effect.answer, self._clock.now)
             case Conclude():
+                self._desk.write(self._clock.now)
                 self._conclude()
             case _:
                 assert_never(effect)
@@ -292,6 +295,7 @@ class Leader:
             others=self.store.others_hold_tasks,
             cost=done.seconds,
             order=OrderNews(done.not_run, done.more_may_come, done.some_wait),
+            pulled=done.pulled,
         )
 
     def _count(self, rank: int, result: Result) -> None:
@@ -341,6 +345,7 @@ class Leader:
         Print the notes of the store.
         """
         now = self._clock.now
+        self._desk.write(now)
         if now >= self._heartbeat.due_at and (error := self._heartbeat.beat(now)):
             self._fail(error)
         if now >= self._look_at:
@@ -377,7 +382,11 @@ class Leader:
             tell(sentence)
 
     def _look_around(self) -> None:
-        """Look for a file ``drain``, the launcher and new hosts; show the progress."""
+        """Look for requests, a file ``drain``, the launcher and new hosts.
+
+        Show the progress.
+        """
+        self._desk.look(self._clock.now)
         if self.store.drain_requested():
             drain = self.store.paths.drain
             self.coordinator.on_drain(
@@ -421,6 +430,9 @@ class Leader:
             rate,
             "" if left is None else time_left_in_words(left),
             waits=self.coordinator.growing.is_waiting,
+            held=held_in_words(
+                self.coordinator.count_held(), self.coordinator.holds_all
+            ),
         )
 
     def _wait(self, agent: Agent) -> None:
@@ -437,6 +449,7 @@ class Leader:
             self._heartbeat.due_at,
             self._answer_at,
             self._farm_file.due_at,
+            self._desk.due_at,
             self.growth.wake_at() if self.growth else float("inf"),
         )
         agent.wait(self._waiter, now, wake_at)

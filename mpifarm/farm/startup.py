@@ -41,6 +41,7 @@ from mpifarm.farm.standard_input import (
 from mpifarm.farm.summary import Tally
 from mpifarm.model.messages import ToCoordinator
 from mpifarm.model.settings import Policy, RunnerDefinition, Settings
+from mpifarm.model.wording import held_in_words
 from mpifarm.store.store import Store
 from mpifarm.tasklists import TaskList, find_constraints
 
@@ -232,6 +233,13 @@ def _create_leader(
         adopted=adopted,
     )
     coordinator.share_seats(find_constraints(tasks).kinds)
+    held = store.held_by_users
+    if held.holds_all or held.tasks:
+        coordinator.hold_from_start(held.tasks, holds_all=held.holds_all)
+        words = held_in_words(len(held.tasks), held.holds_all)
+        context.process.output.say(
+            f"{words} (mpifarm hold was given; mpifarm release lets them start)"
+        )
     if context.trace is not None:
         context.trace.watch_coordinator(coordinator)
     if context.comm:

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpifarm.errors import ExitStatus
 from mpifarm.farm.cause_lines import GroupedFailures, describe_causes
-from mpifarm.model.task import LEFT_RUNNING, NOT_RUN, Outcome, Result
+from mpifarm.model.task import (
+    LEFT_RUNNING,
+    NOT_RUN,
+    Outcome,
+    Result,
+    has_not_run,
+)
 from mpifarm.model.wording import agree, counted, duration_in_words
 
 if TYPE_CHECKING:
@@ -197,6 +203,11 @@ def _how_it_ended(result: Result) -> str:
     match result.outcome:
         case Outcome.LOST:
             return "its worker or its rank died each time that it ran"
+        case Outcome.CANCELLED if has_not_run(result):
+            return "cancelled before it ran"
+        case Outcome.CANCELLED:
+            after = duration_in_words(result.seconds)
+            return f"cancelled after {after} ({how})"
         case Outcome.TIMED_OUT:
             return f"timed out after {duration_in_words(result.seconds)} ({how})"
         case Outcome.OUT_OF_MEMORY:
@@ -229,14 +240,18 @@ def progress_line(
     time_left: str,
     *,
     waits: bool = False,
+    held: str = "",
 ) -> str:
     """Return the live line: done of total, failed, running, tasks/s, time left.
 
     `rate` is that of this farm; at 0 it is left out.  `time_left` is in words, "" if it
-    is not known.  `waits`: whether the farm waits for more tasks.
+    is not known, and so is what users hold, "" for nothing.  `waits`: whether the farm
+    waits for more tasks.
     """
     done = min(total, finished + failed)
     parts = [f"{done}/{total} done", f"{failed} failed", f"{running} running"]
+    if held:
+        parts.append(held)
     if rate > 0:
         parts.append(f"{rate:.3g} tasks/s")
     if time_left and total > done:

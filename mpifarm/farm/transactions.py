@@ -90,7 +90,10 @@ class StoreWriter:
                 return self._complain_of_lock(now, is_stopping=is_stopping)
             try:
                 transacted = self._store.transact_or_reclaim(
-                    self._records, transaction.requeue, transaction.take
+                    self._records,
+                    transaction.requeue,
+                    transaction.take,
+                    transaction.pull,
                 )
             finally:
                 self._lock.release()

@@ -38,6 +38,7 @@ _STAGING = rf"""(?x)
            | timeline (?:\.{_FARM})? \.json )
          \.(?P<farm>{_FARM})
        | timeline\.invalid\.(?P<farm_of_invalid>{_FARM})\.json\.new
+       | held\.new
        | [a-z.]+ \.repair
        | .+ \.before-repair-[0-9T-]+ \.new
 """
@@ -156,6 +157,21 @@ class WorkdirPaths:
     def result(self) -> str:
         """The result of the last farm, for scripts."""
         return f"{self.root}/result.json"
+
+    @property
+    def requests(self) -> str:
+        """What users ask of the farms that run."""
+        return f"{self.root}/requests"
+
+    @property
+    def answers(self) -> str:
+        """What farms have answered to that."""
+        return f"{self.root}/answers"
+
+    @property
+    def held(self) -> str:
+        """The tasks that users hold."""
+        return f"{self.root}/held"
 
     @property
     def drain(self) -> str:

@@ -108,3 +108,8 @@ class Result(NamedTuple):
     """Bytes of the command's largest process; 0 if it was not larger than its
     worker."""
     output_bytes: int | None = None
+
+
+def has_not_run(result: Result) -> bool:
+    """Return whether a task was cancelled before any worker had it."""
+    return result.outcome is Outcome.CANCELLED and result.worker_index is None

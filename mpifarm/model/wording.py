@@ -86,3 +86,10 @@ def _with_unit(seconds: int, unit: str) -> tuple[str, str]:
 def _in_short(number: str, unit: str) -> str:
     """Return ``1 h 50`` for 1 h 50 min, and other durations with their unit."""
     return number if " " in number else f"{number} {unit}"
+
+
+def held_in_words(count: int, holds_all: bool) -> str:  # noqa: FBT001 - as it is shown
+    """Return what users hold, in words: ``all held``, ``3 held``; "" for nothing."""
+    if holds_all:
+        return "all held"
+    return f"{count} held" if count else ""

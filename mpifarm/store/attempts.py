@@ -58,6 +58,9 @@ signal n."""
 COMPLETED: Final = Outcome.COMPLETED.value.encode()
 """The outcome of an attempt that has not failed."""
 
+CANCELLED: Final = Outcome.CANCELLED.value.encode()
+"""The outcome of a task that a user has ended, or kept from starting."""
+
 HEADER: Final = "\t".join(COLUMNS).encode() + b"\n"
 FIRST_HEADER: Final = "\t".join(FIRST_COLUMNS).encode() + b"\n"
 

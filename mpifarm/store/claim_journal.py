@@ -33,6 +33,7 @@ class Head(NamedTuple):
 
     `process_start` is in clock ticks since boot, `started` in seconds since the epoch.
     `array` names the job array of the farm, "" outside of an array and in older claims.
+    `requests` is 1 if the farm heeds requests of users, 0 in older claims.
     """
 
     farm: str
@@ -43,6 +44,7 @@ class Head(NamedTuple):
     started: float
     locks: tuple[LockFile, ...]
     array: str = ""
+    requests: int = 0
 
     @property
     def where(self) -> str:
@@ -94,6 +96,7 @@ def parse_head(line: bytes) -> Head:
                 started=_time(record["started"]),
                 locks=tuple(map(_lock_file, record["locks"])),
                 array=_word(record.get("array", "")),
+                requests=_number(record.get("requests", 0)),
             )
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:

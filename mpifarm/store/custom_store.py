@@ -146,6 +146,7 @@ class CustomStore(Store):
             self._take_over(predecessor)
             self.reclaim_dead()
             self._begin_attempts()
+            self._begin_requests(predecessor)
         except (StorageError, OSError):
             self._member.give_up()
             raise
@@ -337,10 +338,15 @@ class CustomStore(Store):
         self._failed.difference_update(taskids)
 
     def transact(
-        self, results: Sequence[Recorded], requeue: Sequence[int], take: int
+        self,
+        results: Sequence[Recorded],
+        requeue: Sequence[int],
+        take: int,
+        pull: Sequence[int] = (),
     ) -> Transacted:
         """Write timeline and attempts, and return the tasks of `prepare`.  Lock held.
 
+        Nothing is pulled: such a list gives the tasks that it likes.
         Raise the error of the last `prepare`, if any, as `Store.transact` does.
         """
         begun = time.perf_counter()

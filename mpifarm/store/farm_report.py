@@ -59,6 +59,9 @@ class FarmReport(NamedTuple):
     running: tuple[RunningReport, ...]
     grows: bool = False
     """Whether it takes up what is added to its list."""
+    held: int = 0
+    """Tasks that users hold by their ids."""
+    holds_all: bool = False
 
 
 def find_report(paths: WorkdirPaths, farm: str) -> FarmReport | None:
@@ -74,6 +77,7 @@ def _parse_report(farm: str, state: dict[str, Any]) -> FarmReport:
     ranks = tuple(_parse_each(state["ranks"], _parse_rank))
     hosts = {each.rank: each.host for each in ranks}
     job, status = state.get("job"), state.get("exit_status")
+    held = state.get("held") or {}
     return FarmReport(
         farm=farm,
         version=_word(state["version"]),
@@ -94,6 +98,8 @@ def _parse_report(farm: str, state: dict[str, Any]) -> FarmReport:
             _parse_each(state["running"], lambda each: _parse_running(each, hosts))
         ),
         grows=state.get("grows") is True,
+        held=_number(held.get("tasks", 0)),
+        holds_all=held.get("all") is True,
     )
 
 

@@ -22,6 +22,7 @@ from mpifarm.store.claims import OtherClaim, find_leftovers
 from mpifarm.store.counting import count_tasks
 from mpifarm.store.directories import make_root
 from mpifarm.store.farm_liveness import Machine, this_machine
+from mpifarm.store.held_file import Held
 from mpifarm.store.ledger import Appended, Ledger, Ledgers
 from mpifarm.store.optimistic import write_optimistically
 from mpifarm.store.queue import Steps
@@ -201,6 +202,7 @@ class FileStore(Store):
             self._take_over(predecessor)
             self.reclaim_dead()
             self._begin_attempts()
+            self._begin_requests(predecessor)
             self._remove_orphans()
         except (StorageError, OSError):
             self._member.give_up()
@@ -278,7 +280,11 @@ class FileStore(Store):
         self._transactions.prepare(requeue, take)
 
     def transact(
-        self, results: Sequence[Recorded], requeue: Sequence[int], take: int
+        self,
+        results: Sequence[Recorded],
+        requeue: Sequence[int],
+        take: int,
+        pull: Sequence[int] = (),
     ) -> Transacted:
         """Poll the files, record results, requeue ids, take new ones.  Lock held.
 
@@ -288,9 +294,17 @@ class FileStore(Store):
         self._transactions.check(results, requeue)
         self._poll()
         self._note_results(results)
-        done = self._transactions.carry_out(results, requeue, take, begun)
+        done = self._transactions.carry_out(results, requeue, take, pull, begun)
         frontier = self._queues.frontier
         return done if frontier is None else done._replace(some_wait=frontier.some_wait)
+
+    def hold(self, held: Held) -> None:
+        """Let held tasks, and no others, stay in ``waiting`` until they are released.
+
+        Those in other queues are pulled out by whoever takes tasks.
+        """
+        super().hold(held)
+        self._queues.hold(held.tasks)
 
     def take_up(self, fresh: PackedTexts, begin: int, most: int) -> TakenUp:
         """Take up tasks that were added to the end of the list.  Lock held.
@@ -320,8 +334,11 @@ class FileStore(Store):
 
     @property
     def _more_may_come(self) -> bool:
-        """Whether tasks wait for tasks that other farms hold, which may live."""
+        """Whether tasks wait for tasks that other farms hold, or until a release."""
         frontier = self._queues.frontier
+        total, have = len(self._tasks), self._ledgers.have
+        if any(taskid < total and not have(taskid) for taskid in self._queues.held):
+            return True
         return frontier is not None and any(
             taskid < len(self._tasks) and frontier.holds_up(taskid)
             for taskid in self._member.held_by_living()

@@ -117,6 +117,7 @@ class Membership:
             started=started,
             locks=self._locks,
             array=self.array,
+            requests=1,
         )
 
     # ---- what this farm holds -------------------------------------------------------

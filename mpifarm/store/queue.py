@@ -13,8 +13,8 @@ not with the list, and of a large file only a few parts are read.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from mpifarm.errors import StorageError
@@ -178,6 +178,22 @@ class Queue(ABC):
             plan = self.compose(content, requeue, take)
             return self._write(plan) if plan.changed else Step(plan, 0)
 
+    def pull(self, taskids: Collection[int]) -> Step:
+        """Return the step to the content without these tasks, with its staging file.
+
+        `Plan.taken` are those that the queue has and that may run.  Nothing is written
+        if it has none.  Raises `StorageError`.
+        """
+        with file_contents.content_of(self.path) as (_, content):
+            with self._naming_aliens():
+                plan = self._plan_pull(content, taskids)
+            return self._write(plan) if plan.changed else Step(plan, 0)
+
+    def _plan_pull(self, content: Content | None, taskids: Collection[int]) -> Plan:
+        """Plan as `pull` does; raise `AlienTaskError` if the list was edited."""
+        taken, chunks = pull_out(content or b"", self._is_blocked, taskids)
+        return Plan(taken, [], chunks, changed=bool(taken), empty=False)
+
     def discard(self) -> None:
         """Remove the staging file of `prepare`, if any; raises `StorageError`."""
         if self._prepared is not None:
@@ -247,8 +263,14 @@ class Queue(ABC):
         `content` is None if the queue is missing.  Raises `StorageError`, also if the
         list was edited.
         """
-        try:
+        with self._naming_aliens():
             return self._compose(content, requeue, take)
+
+    @contextmanager
+    def _naming_aliens(self) -> Iterator[None]:
+        """Raise `StorageError` for a line of another list that is met in a block."""
+        try:
+            yield
         except AlienTaskError as error:
             raise StorageError(
                 f"a line of {self.path} is not of this tasklist (was the list edited "
@@ -282,7 +304,7 @@ class SharedQueue(Queue):
         tasks: Sequence[str],
         steps: Steps,
         is_blocked: Callable[[int], bool],
-        plan_absent: Callable[[Sequence[int], int], Plan],
+        plan_absent: Callable[[Sequence[int], int, Collection[int]], Plan],
         is_all_done: Callable[[], bool],
     ) -> None:
         super().__init__(path, tasks, steps, is_blocked)
@@ -293,9 +315,14 @@ class SharedQueue(Queue):
         self, content: Content | None, requeue: Sequence[int], take: int
     ) -> Plan:
         if content is None:
-            return self._plan_absent(requeue, take)
+            return self._plan_absent(requeue, take, ())
         whole = mend_tail(content, self._tasks)
         return plan_toprocess(whole, self._tasks, self._is_blocked, requeue, take)
+
+    def _plan_pull(self, content: Content | None, taskids: Collection[int]) -> Plan:
+        if content is None:
+            return self._plan_absent((), 0, taskids)
+        return super()._plan_pull(mend_tail(content, self._tasks), taskids)
 
     def is_empty(self) -> bool:
         """Return whether the queue is empty; if it is absent, whether all is done."""
@@ -447,6 +474,26 @@ def insert(
         chunks.append(encode_line(taskid, tasks))
     chunks.append(part_of(content, place, len(content)))
     return [chunk for chunk in chunks if length_of(chunk)]
+
+
+def pull_out(
+    content: Content, is_blocked: Callable[[int], bool], taskids: Collection[int]
+) -> tuple[list[int], list[Chunk]]:
+    """Return the tasks that may run and that the content has, and the other lines.
+
+    Raises `AlienTaskError`.
+    """
+    taken: list[int] = []
+    chunks: list[Chunk] = []
+    place = kept = 0
+    for taskid in sorted(set(taskids)):
+        place, found = find_place(content, place, taskid)
+        if found and not is_blocked(taskid):
+            taken.append(taskid)
+            chunks.append(part_of(content, kept, place))
+            place = kept = end_of_line(content, place) + 1
+    chunks.append(part_of(content, kept, len(content)))
+    return taken, [chunk for chunk in chunks if length_of(chunk)]
 
 
 def find_places(

@@ -10,7 +10,7 @@ were added to a list in use through ``added``, and all others through ``toproces
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import chain, filterfalse, islice, takewhile
 
@@ -50,7 +50,9 @@ class QueuePair:
         )
         self.added = AddedQueue(paths.added, *common)
         self.waiting: WaitingQueue | None = None
-        """None for a list without constraints."""
+        """None for a list without constraints, unless users have held tasks."""
+        self.held: set[int] = set()
+        """Tasks that users hold: they stay in ``waiting``."""
         self.frontier: Frontier | None = None
         """What may run of a list with constraints, by the ends that are told."""
         self.first_added = len(tasks)
@@ -68,11 +70,29 @@ class QueuePair:
 
         What has ended is what the ledgers have read.
         """
-        if self.constraints and self.frontier is None:
+        if self.constraints:
+            self._begin_waiting()
+
+    def hold(self, taskids: Iterable[int]) -> None:
+        """Let these tasks, and no others, stay in ``waiting`` though they are ready."""
+        self._begin_waiting()
+        self.held.clear()
+        self.held.update(taskids)
+
+    def _begin_waiting(self) -> None:
+        if self.frontier is None:
             flags = (ledger.flags for ledger in self._ledgers)
             self.frontier = Frontier(self.constraints, *flags)
-            path = self._paths.waiting
-            self.waiting = WaitingQueue(path, *self._common, self.frontier)
+            path, frontier = self._paths.waiting, self.frontier
+            self.waiting = WaitingQueue(path, *self._common, frontier, self.held)
+
+    def each(self) -> Iterator[Queue]:
+        """Yield all queues that the farm has."""
+        yield self.toprocess
+        if self.first_added < len(self._tasks):
+            yield self.added
+        if self.waiting is not None:
+            yield self.waiting
 
     def divide(self, taskids: Sequence[int]) -> Iterator[tuple[Queue, tuple[int, ...]]]:
         """Yield each queue with its ids among `taskids`, in the order of taking.
@@ -83,6 +103,8 @@ class QueuePair:
         first, shared = self.first_added, taskids
         if self.waiting is not None:
             shared = [*filter(self.constraints.is_shared, taskids)]
+            if self.held:
+                shared = [*filterfalse(self.held.__contains__, shared)]
         yield self.toprocess, tuple(each for each in shared if each < first)
         if first < len(self._tasks):
             yield self.added, tuple(each for each in shared if each >= first)
@@ -167,7 +189,9 @@ class QueuePair:
         if self.waiting is not None:
             self.waiting.discard()
 
-    def _plan_first(self, back: Sequence[int], take: int) -> Plan:
+    def _plan_first(
+        self, back: Sequence[int], take: int, pull: Collection[int]
+    ) -> Plan:
         """Plan the first ``toprocess``, whose absence means that all tasks are to run.
 
         Tasks that are finished or held by a claim are left out.
@@ -180,6 +204,10 @@ class QueuePair:
             known = self.constraints.find_shared(known)
         free = filterfalse(claimed.__contains__, known) if claimed else known
         taken = list(islice(free, max(take, 0)))
+        if pull:
+            pulled, there = {*pull}, [*free]
+            taken += filter(pulled.__contains__, there)
+            free = filterfalse(pulled.__contains__, there)
         left = array("I", merge(free, sorted(set(back))) if back else free)
         return Plan(
             taken,

@@ -14,6 +14,7 @@ from contextlib import suppress
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths, staging_of
 from mpifarm.store.attempts import (
+    CANCELLED,
     COMPLETED,
     AttemptsFile,
     Column,
@@ -22,8 +23,10 @@ from mpifarm.store.attempts import (
     split_rows,
 )
 from mpifarm.store.farm_liveness import Machine
+from mpifarm.store.held_file import Held, find_held
 from mpifarm.store.lost_attempts import find_lost_attempts
 from mpifarm.store.membership import FAMILY, Membership
+from mpifarm.store.requests import RequestInbox
 from mpifarm.store.timeline_file import TimelineFile
 from mpifarm.store.types import Counts, Recorded, Survey, Transacted
 from mpifarm.system import files
@@ -47,6 +50,9 @@ class Store(ABC):
         self._attempts = AttemptsFile(paths, farm, texts)
         self._member = Membership(paths, farm, machine, self.notes)
         self._others = self._member.others
+        self.requests = RequestInbox(paths, farm, self.notes)
+        self.held_by_users = Held()
+        """The tasks that users hold."""
         self._texts = texts
         self._timeline = TimelineFile(
             paths, farm, texts, self.notes, self._count_waiting, clock
@@ -65,9 +71,15 @@ class Store(ABC):
 
     @abstractmethod
     def transact(
-        self, results: Sequence[Recorded], requeue: Sequence[int], take: int
+        self,
+        results: Sequence[Recorded],
+        requeue: Sequence[int],
+        take: int,
+        pull: Sequence[int] = (),
     ) -> Transacted:
         """Record results, requeue ids, take up to `take` new ones.  Lock held.
+
+        The tasks `pull` are taken wherever they wait, unless others hold them.
 
         Raises `ValueError` for an id that this farm does not hold, `StorageError` if a
         write fails.  The steps before that stay done, and the same arguments may be
@@ -75,14 +87,18 @@ class Store(ABC):
         """
 
     def transact_or_reclaim(
-        self, results: Sequence[Recorded], requeue: Sequence[int], take: int
+        self,
+        results: Sequence[Recorded],
+        requeue: Sequence[int],
+        take: int,
+        pull: Sequence[int] = (),
     ) -> Transacted:
         """Transact; if no task is left to take, reclaim the tasks of dead farms.
 
         Lock held.  Reclaimed tasks make `empty` False, and are taken by the next call.
         Raises what `transact` raises; an error of the reclaiming becomes a note.
         """
-        done = self.transact(results, requeue, take)
+        done = self.transact(results, requeue, take, pull)
         if not take or done.taken or done.not_run or not done.empty:
             return done
         is_empty = not self._try_to_reclaim()
@@ -157,6 +173,25 @@ class Store(ABC):
             self._attempts.begin(beside_others=bool(self._others.claims))
             self._attempts.append()
 
+    # ---- requests -------------------------------------------------------------------
+
+    def _begin_requests(self, predecessor: str) -> None:
+        """Learn what users hold, and begin to hear what they ask.  Lock held."""
+        is_alone = not self._others.claims and not predecessor
+        self.requests.begin(beside_others=not is_alone)
+        if found := find_held(self.paths):
+            held, sentence = found
+            self.hold(held)
+            if sentence:
+                self.notes.append(sentence)
+
+    def hold(self, held: Held) -> None:
+        """Let the tasks that users hold, and no others, wait until they are released.
+
+        Whoever takes tasks holds back the others if all are held.
+        """
+        self.held_by_users = held
+
     # ---- counting -------------------------------------------------------------------
 
     @property
@@ -191,8 +226,8 @@ class Store(ABC):
         """Count the list's tasks whose last attempt under this farm has failed.
 
         Attempts while another rank led the farm count, too.  A task that this farm
-        holds, that has no record yet, or that was not run, is left out.  `total` is the
-        number of tasks in the list.  Raises `StorageError`.
+        holds, that has no record yet, or that was not run or cancelled, is left out.
+        `total` is the number of tasks in the list.  Raises `StorageError`.
         """
         family = self.farm[:FAMILY].encode()
         content = files.find_content(self.paths.attempts) or b""
@@ -204,7 +239,7 @@ class Store(ABC):
         failed = {
             taskid
             for taskid, outcome in ended.items()
-            if outcome != COMPLETED and not is_not_run(outcome)
+            if outcome not in (COMPLETED, CANCELLED) and not is_not_run(outcome)
         }
         known = failed.intersection(range(total)) - self.held
         return sum(map(self.has_record_of, known))

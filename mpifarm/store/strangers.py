@@ -83,6 +83,7 @@ def _files(paths: WorkdirPaths) -> Iterator[str]:
     yield from (paths.fingerprint, paths.result, paths.adding)
     yield paths.stdin_list
     yield from (paths.begun_in, paths.drain, paths.lock)
+    yield from (paths.requests, paths.answers, paths.held)
     with suppress(*_NOT_THERE):
         for name in os.listdir(paths.root):
             if parse_queue_staging(name):

@@ -34,6 +34,7 @@ COLOURS: Final = {
     Outcome.OUT_OF_MEMORY: "black",
     Outcome.LOST: "grey",
     Outcome.INTERRUPTED: "yellow",
+    Outcome.CANCELLED: "yellow",
 }
 """Names of colours of the Trace Event Format: red, orange, ...  An attempt that
 completed has none: viewers choose its colour by its name."""

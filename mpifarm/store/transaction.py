@@ -133,9 +133,10 @@ class Transactions:
         results: Sequence[Recorded],
         requeue: Sequence[int],
         take: int,
+        pull: Sequence[int],
         begun: float,
     ) -> Transacted:
-        """Record results, requeue ids, take up to `take` new ones.
+        """Record results, requeue ids, take up to `take` new ones, and pull others.
 
         `check` and `poll_ledgers` must come before, under the same lock.  `begun` is
         the time of `time.perf_counter` from which the transaction's duration is
@@ -144,10 +145,18 @@ class Transactions:
         """
         self._record(results)
         empty = self._exchange(requeue, take)
+        self._pull(pull)
         done, self._open = self._open, OpenTransaction()
         seconds = time.perf_counter() - begun
         seconds += done.prepare_seconds
-        return Transacted(done.taken, empty, seconds, done.not_run)
+        if not pull:
+            return Transacted(done.taken, empty, seconds, done.not_run)
+        wanted = {*pull}
+        return Transacted(
+            [taskid for taskid in done.taken if taskid not in wanted],
+            *(empty, seconds, done.not_run),
+            [taskid for taskid in done.taken if taskid in wanted],
+        )
 
     def _record(self, results: Sequence[Recorded]) -> None:
         """Record results, and release their tasks from the claim.
@@ -195,6 +204,15 @@ class Transactions:
         for queue, ids in self._queues.divide(back):
             empty &= self._settle(queue, ids, take - len(self._open.taken))
         return empty
+
+    def _pull(self, taskids: Sequence[int]) -> None:
+        """Take these tasks out of the queues that have them, a step for each queue."""
+        left = {*taskids}.difference(self._open.taken)
+        for queue in self._queues.each() if left else ():
+            step = queue.pull(left)
+            if step.plan.changed:
+                self._commit(queue, step, ())
+                left.difference_update(step.plan.taken)
 
     def _settle(self, queue: Queue, back: tuple[int, ...], take: int) -> bool:
         """Requeue and take in one queue.  Return whether the queue is empty then.

@@ -52,6 +52,8 @@ class Transacted(NamedTuple):
     seconds: float
     not_run: Sequence[tuple[int, str]] = ()
     """Ids that this farm holds too, of tasks that are never to run, and why."""
+    pulled: Sequence[int] = ()
+    """Ids that this farm holds too, of those that were to be pulled."""
     more_may_come: bool = False
     """Whether tasks wait that may be ready later, by what other farms do."""
     some_wait: bool = False

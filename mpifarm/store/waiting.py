@@ -34,6 +34,8 @@ MAX_DOOMED = 10_000
 class WaitingQueue(AddedQueue):
     """``waiting``, for a farm that knows `tasks` and their `frontier`.
 
+    The tasks `held`, which may change, stay there though they are ready.
+
     As ``added``, it may have lines of a longer list.
     """
 
@@ -44,9 +46,11 @@ class WaitingQueue(AddedQueue):
         steps: Steps,
         is_blocked: Callable[[int], bool],
         frontier: Frontier,
+        held: set[int],
     ) -> None:
         super().__init__(path, tasks, steps, is_blocked)
         self._frontier = frontier
+        self._held = held
 
     def is_empty(self) -> bool:
         """Return whether no task in the queue may run now."""
@@ -69,8 +73,9 @@ class WaitingQueue(AddedQueue):
     ) -> Plan:
         content = content or b""
         end, _ = find_place(content, 0, len(self._tasks))
+        stays = self._held.union(requeue) if self._held else frozenset(requeue)
         search = ReadySearch(
-            content, self._tasks, self._frontier, self._is_blocked, frozenset(requeue)
+            content, self._tasks, self._frontier, self._is_blocked, frozenset(stays)
         )
         search.run(end, take)
         chunks = edit(content, search.removed, self._tasks, requeue)
@@ -79,10 +84,13 @@ class WaitingQueue(AddedQueue):
             search.dropped,
             chunks,
             changed=bool(search.removed or requeue),
-            empty=not search.is_more and not any(map(self._frontier.is_ready, requeue)),
+            empty=not search.is_more and not any(map(self._may_leave, requeue)),
             doomed=search.doomed,
             changes=self._frontier.changes,
         )
+
+    def _may_leave(self, taskid: int) -> bool:
+        return taskid not in self._held and self._frontier.is_ready(taskid)
 
 
 @dataclass(slots=True)

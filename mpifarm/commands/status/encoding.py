@@ -61,6 +61,7 @@ def _encode_farm(status: Status, farm: Farm) -> dict[str, Any]:
             "started": report.started,
             "phase": report.phase,
             "reason": report.reason,
+            "held": {"all": report.holds_all, "tasks": report.held},
             "ranks": len(report.ranks),
             "workers": sum(each.workers for each in report.ranks),
             "hosts": dict(Counter(each.host for each in report.ranks)),
@@ -73,7 +74,7 @@ def _encode_farm(status: Status, farm: Farm) -> dict[str, Any]:
         else dict.fromkeys(
             (
                 *("job", "host", "pid", "version", "command", "started", "phase"),
-                *("reason", "ranks", "workers", "hosts", "lost_ranks"),
+                *("reason", "held", "ranks", "workers", "hosts", "lost_ranks"),
             )
         )
     )

@@ -18,7 +18,13 @@ from mpifarm.commands.table import TableColumn, format_table
 from mpifarm.farm.summary import status_in_words
 from mpifarm.model.host_names import fold_hosts
 from mpifarm.model.task import Outcome
-from mpifarm.model.wording import agree, counted, duration_in_words, time_left_in_words
+from mpifarm.model.wording import (
+    agree,
+    counted,
+    duration_in_words,
+    held_in_words,
+    time_left_in_words,
+)
 from mpifarm.store.attempts import Attempt
 from mpifarm.store.farm_liveness import FarmLiveness
 from mpifarm.store.farm_report import FarmReport, RunningReport
@@ -164,6 +170,8 @@ def _describe_farm(farm: Farm, now: float) -> Iterator[str]:
     )
     if report.reason:
         yield f"  it ends: {report.reason}"
+    if held := held_in_words(report.held, report.holds_all):
+        yield f"  {held}: mpifarm release lets them start"
     silence = duration_in_words(max(0.0, now - farm.heard))
     if farm.life is Life.SILENT:
         yield (

@@ -1,0 +1,441 @@
+"""``mpifarm cancel``, ``hold``, ``release`` and ``drain``: arguments and words.
+
+Rules of this file: `mpifarm.audit.asking` asks the farms; here is who is asked for
+what, and what came of it in words and as JSON.
+"""
+
+import getpass
+import json
+import os
+import shlex
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from mpifarm.audit.asking import LivingFarm, Outcome, ask, await_answers
+from mpifarm.audit.view import State, read_view
+from mpifarm.commands.sink import Sink
+from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
+from mpifarm.commands.target import (
+    add_target_arguments,
+    find_target,
+    patience_of,
+    texts_of,
+)
+from mpifarm.errors import ExitStatus, InputError
+from mpifarm.model.id_ranges import encode_ids, name_ids
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.requests import Fate, Request, RequestKind
+from mpifarm.model.wording import agree, counted
+from mpifarm.store.farm_liveness import this_machine
+from mpifarm.store.target import (
+    Target,
+    farm_words_of,
+    find_existing_lock,
+    find_lock,
+    read_tasks,
+    words_of,
+)
+from mpifarm.system.console import Console
+from mpifarm.system.patience import try_again
+
+WAIT_SECONDS = 60.0
+"""Seconds for which a command waits for answers, unless the user says otherwise."""
+
+MAX_WORD: Final = 100
+
+
+class Wording(NamedTuple):
+    """The words of one command."""
+
+    description: str
+    takes_ids: str
+    """None of "", "needs", "may": whether ids follow the workdir."""
+
+
+WORDS: Final = {
+    RequestKind.CANCEL: Wording(
+        "End these tasks in the farms that run now: what runs gets TERM, and KILL after"
+        " the farm's grace time; what waits never starts.  They stand in failed as"
+        " cancelled, and mpifarm retry brings them back.",
+        "needs",
+    ),
+    RequestKind.HOLD: Wording(
+        "Start none of these tasks, or no task at all without IDs, until mpifarm"
+        " release.  What runs goes on, and the farms keep their ranks.",
+        "may",
+    ),
+    RequestKind.RELEASE: Wording(
+        "Let held tasks start again: these, or all without IDs.", "may"
+    ),
+    RequestKind.DRAIN: Wording(
+        "Have the farms that run now start nothing more, and end when their running"
+        " tasks have ended.  Farms that start later are not concerned.",
+        "",
+    ),
+}
+
+_EPILOG = (
+    "Exit status: 0 all is done; 1 not all could be done, or no farm works there; 2 the"
+    " command line or an input is wrong; 75 a farm lives and has not answered, or the"
+    " disk fails."
+)
+
+
+def run(
+    kind: RequestKind, argv: list[str], console: Console, environ: Mapping[str, str]
+) -> int:
+    """Run a subcommand: ask the farms of a workdir, and print what came of it.
+
+    Return the exit status.  Raises `InputError` and `StorageError`.
+    """
+    chosen = _parse(kind, argv)
+    patience = patience_of(console.print_error)
+    target = try_again(lambda: find_target(chosen), patience)
+    seconds = _parse_seconds(chosen.wait)
+    taskids = _find_ids(kind, chosen, target, environ)
+    request = Request(os.urandom(8).hex(), kind, taskids, _find_asker())
+    outcome = try_again(lambda: _ask(target, environ, request, seconds), patience)
+    told = Told(target, request, outcome, _find_states(target, environ, request))
+    if chosen.json:
+        Sink().write(json.dumps(told.encode()).encode("ascii") + b"\n")
+    else:
+        for line in told.lines():
+            console.print_line(line)
+    return told.exit_status
+
+
+# ---- what is asked ------------------------------------------------------------------
+
+
+def _parse(kind: RequestKind, argv: list[str]) -> Any:
+    words = WORDS[kind]
+    parser = SubcommandParser(kind.value, words.description)
+    parser.epilog = _EPILOG
+    add_target_arguments(parser)
+    if words.takes_ids:
+        parser.add_argument(
+            "ids",
+            metavar="IDS",
+            nargs="+" if words.takes_ids == "needs" else "*",
+            help="the tasks, as 3 or 3,7-9",
+        )
+    parser.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        default=f"{WAIT_SECONDS:g}",
+        help=f"how long to wait for the farms' answers (default: {WAIT_SECONDS:g})",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object, on one line"
+    )
+    return parser.parse_args(argv)
+
+
+def _parse_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds < 1e9:
+        raise InputError(f"--wait takes seconds, 0 or more, not {text!r:.60}")
+    return seconds
+
+
+def _find_ids(
+    kind: RequestKind, chosen: Any, target: Target, environ: Mapping[str, str]
+) -> tuple[int, ...] | None:
+    """Return the ids that the user names, None for all.
+
+    Raises `InputError` for an id that the list does not have.
+    """
+    words = getattr(chosen, "ids", [])
+    if not words:
+        return None
+    taskids = sorted({each for word in words for each in parse_id_word(word)})
+    tasks = read_tasks(target, environ)
+    texts = texts_of(tasks, target, f"mpifarm {kind.value} with ids")
+    if taskids[-1] >= len(texts):
+        unknown = [each for each in taskids if each >= len(texts)]
+        raise InputError(
+            f"the tasklist {target.tasklist} has {counted(len(texts))}, from 0 on, and"
+            f" no task {name_ids(unknown)}: mpifarm ls {shlex.quote(target.workdir)}"
+            " lists them"
+        )
+    return tuple(taskids)
+
+
+def _find_asker() -> str:
+    """Return who asks, for the farm's own screen."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no name, as in some containers
+        user = str(os.geteuid())
+    asker = f"{user} on {socket.gethostname()}"
+    return "".join(filter(str.isprintable, asker))[:MAX_WORD]
+
+
+def _ask(
+    target: Target, environ: Mapping[str, str], request: Request, seconds: float
+) -> Outcome:
+    paths, machine = WorkdirPaths(os.path.abspath(target.workdir)), this_machine()
+    lock = find_lock(target, environ)
+    if find_existing_lock(target, environ) is None:
+        if request.kind in (RequestKind.CANCEL, RequestKind.DRAIN):
+            return Outcome((), (), (), ())  # without a lock file no farm runs
+        lock.probe()
+    farms = ask(paths, lock, machine, request)
+    return await_answers(paths, machine, request, farms, seconds)
+
+
+def _find_states(
+    target: Target, environ: Mapping[str, str], request: Request
+) -> dict[int, State]:
+    """Return the states of the named tasks as they are now, by the files."""
+    if request.tasks is None or request.kind is RequestKind.RELEASE:
+        return {}
+    view = read_view(target, environ)
+    return {taskid: view.state(taskid) for taskid in request.tasks}
+
+
+# ---- what came of it ----------------------------------------------------------------
+
+
+class Told:
+    """What a command tells of a request's outcome; `states` are those of its tasks."""
+
+    def __init__(
+        self,
+        target: Target,
+        request: Request,
+        outcome: Outcome,
+        states: Mapping[int, State],
+    ) -> None:
+        self._target = target
+        self._request = request
+        self._outcome = outcome
+        self._states = states
+        self._fates = _join_fates(outcome)
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """Return 0 if all is done, 75 if that is not known, else 1."""
+        if self._outcome.silent:
+            return ExitStatus.RUN_AGAIN
+        if not self._outcome.farms:
+            is_kept = self._request.kind in (RequestKind.HOLD, RequestKind.RELEASE)
+            return ExitStatus.ALL_FINISHED if is_kept else ExitStatus.SOME_FAILED
+        is_done = not (self._left() or self._outcome.gone or self._deaf())
+        is_done &= not any(answer.refusal for _, answer in self._outcome.answers)
+        return ExitStatus.ALL_FINISHED if is_done else ExitStatus.SOME_FAILED
+
+    def _deaf(self) -> list[LivingFarm]:
+        return [farm for farm in self._outcome.farms if not farm.heeds]
+
+    def _with_fate(self, *fates: Fate) -> list[int]:
+        return [taskid for taskid, (fate, _) in self._fates.items() if fate in fates]
+
+    def _left(self) -> dict[int, State]:
+        """Return the named tasks that are not as they were asked to be."""
+        if self._request.kind is RequestKind.CANCEL:
+            done = self._with_fate(Fate.ENDED_NOW, Fate.WAITED)
+        elif self._request.kind is RequestKind.HOLD:
+            done = self._with_fate(Fate.WAITED, Fate.RUNS_ON)
+        else:
+            return {}
+        return {
+            taskid: state
+            for taskid, state in self._states.items()
+            if taskid not in done
+        }
+
+    # ---- in words ----------------------------------------------------------------
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines for the user."""
+        if not self._outcome.farms:
+            yield self._describe_nobody()
+            return
+        if self._outcome.answers:
+            yield from self._describe_done()
+        yield from self._describe_left()
+        yield from self._describe_farms()
+
+    def _describe_nobody(self) -> str:
+        """Return the line for a workdir without a farm, with what to do."""
+        target, kind = self._target, self._request.kind
+        nobody = f"no farm works in {target.workdir}"
+        farm = shlex.join(["mpifarm", *farm_words_of(target)])
+        release = shlex.join(["mpifarm", "release", *words_of(target)])
+        match kind:
+            case RequestKind.HOLD:
+                return (
+                    f"{nobody}: the next one, {farm}, starts {self._held()} only after"
+                    f" {release}"
+                )
+            case RequestKind.RELEASE:
+                return f"{nobody}: the next one, {farm}, starts {self._released()} too"
+            case RequestKind.CANCEL:
+                return (
+                    f"{nobody}: nothing was cancelled; to keep tasks from the next one,"
+                    " give mpifarm hold"
+                )
+            case RequestKind.DRAIN:
+                return f"{nobody}: there is nothing to drain"
+
+    def _held(self) -> str:
+        tasks = self._request.tasks
+        return "tasks" if tasks is None else _name(tasks)
+
+    def _released(self) -> str:
+        tasks = self._request.tasks
+        return "all tasks" if tasks is None else _name(tasks)
+
+    def _describe_done(self) -> Iterator[str]:
+        running = sum(answer.running for _, answer in self._outcome.answers)
+        still = f"{counted(running, 'task runs', 'tasks run')} on"
+        match self._request.kind:
+            case RequestKind.CANCEL:
+                yield self._describe_cancelled()
+            case RequestKind.HOLD if self._request.tasks is None:
+                yield f"all tasks are held; {still}"
+            case RequestKind.HOLD:
+                yield self._describe_held()
+            case RequestKind.RELEASE:
+                yield f"released {self._released()}"
+            case RequestKind.DRAIN:
+                farms = counted(
+                    len(self._outcome.answers), "farm drains", "farms drain"
+                )
+                yield f"{farms}; {still}"
+
+    def _describe_cancelled(self) -> str:
+        done = self._with_fate(Fate.ENDED_NOW, Fate.WAITED)
+        if not done:
+            return "cancelled no task"
+        ran, waited = self._count_by_host(Fate.ENDED_NOW), self._with_fate(Fate.WAITED)
+        parts = [f"{count} ran on {host}" for host, count in ran.items()]
+        parts += [f"{len(waited)} waited"] if waited else []
+        return f"cancelled {counted(len(done))}: {', '.join(parts)}"
+
+    def _describe_held(self) -> str:
+        held = self._with_fate(Fate.WAITED, Fate.RUNS_ON)
+        if not held:
+            return "held no task"
+        ran = self._count_by_host(Fate.RUNS_ON)
+        parts = [
+            f"{count} {agree(count, 'runs', 'run')} on {host}, and"
+            f" {agree(count, 'goes', 'go')} on"
+            for host, count in ran.items()
+        ]
+        return "; ".join([f"held {counted(len(held))}", *parts])
+
+    def _count_by_host(self, fate: Fate) -> dict[str, int]:
+        hosts: dict[str, int] = {}
+        for found, host in self._fates.values():
+            if found is fate:
+                hosts[host] = hosts.get(host, 0) + 1
+        return hosts
+
+    def _describe_left(self) -> Iterator[str]:
+        """Yield a line for each reason for which tasks are not as they should be."""
+        left = self._left()
+        done = {RequestKind.CANCEL: "cancelled", RequestKind.HOLD: "held"}
+        verb = done.get(self._request.kind, "")
+        by_why: dict[str, list[int]] = {}
+        for taskid, state in left.items():
+            by_why.setdefault(_WHY.get(state, _ELSEWHERE), []).append(taskid)
+        for why, taskids in by_why.items():
+            yield f"not {verb}, because {why}: {name_ids(taskids)}"
+
+    def _describe_farms(self) -> Iterator[str]:
+        """Yield a line for each farm that has not done what was asked."""
+        for farm, answer in self._outcome.answers:
+            if answer.refusal:
+                yield f"{_describe(farm)} has done nothing: {answer.refusal}"
+        for farm in self._outcome.silent:
+            yield (
+                f"{_describe(farm)} has not answered yet: it does this as soon as"
+                " it can (mpifarm status tells)"
+            )
+        for farm in self._outcome.gone:
+            yield (
+                f"{_describe(farm)} has ended before it answered: what it held may run"
+                " again; give this command again"
+            )
+        for farm in self._deaf():
+            yield (
+                f"{_describe(farm)} does not answer: it is of an older version of"
+                " mpifarm (send its job USR1 to stop it, or make a file named drain in"
+                " the workdir)"
+            )
+        is_all = self._request.tasks is None
+        if self._request.kind is RequestKind.HOLD and is_all and self._outcome.farms:
+            yield "a PyTaskFarmer that works here does not heed this"
+
+    # ---- as JSON -----------------------------------------------------------------
+
+    def encode(self) -> dict[str, Any]:
+        """Return the outcome as a JSON object."""
+        fates: dict[str, list[int]] = {}
+        for taskid, (fate, _) in self._fates.items():
+            fates.setdefault(fate.value, []).append(taskid)
+        answers = dict(self._outcome.answers)
+        return {
+            "request": self._request.kind.value,
+            "tasks": None
+            if self._request.tasks is None
+            else encode_ids(self._request.tasks),
+            "done": self.exit_status is ExitStatus.ALL_FINISHED,
+            "fates": {fate: encode_ids(taskids) for fate, taskids in fates.items()},
+            "not_done": {
+                state.value: encode_ids(
+                    each for each, found in self._left().items() if found is state
+                )
+                for state in {*self._left().values()}
+            },
+            "farms": [
+                {
+                    "farm": farm.farm,
+                    "answered": farm in answers,
+                    "heeds_requests": farm.heeds,
+                    "running": answers[farm].running if farm in answers else None,
+                    "refusal": answers[farm].refusal if farm in answers else "",
+                    "ended": farm in self._outcome.gone,
+                }
+                for farm in self._outcome.farms
+            ],
+        }
+
+
+_WHY: Final = {
+    State.FINISHED: "they had finished",
+    State.FAILED: "they had failed already",
+    State.NOWHERE: "they are in no file: a PyTaskFarmer has them, or lost them",
+}
+_ELSEWHERE: Final = "no farm that answered holds them"
+
+_PRIORITY: Final = (
+    *(Fate.ENDED_NOW, Fate.WAITED, Fate.RUNS_ON, Fate.ENDED_BEFORE, Fate.NOT_HERE),
+)
+"""The fates in the order in which they count, where farms say different things."""
+
+
+def _join_fates(outcome: Outcome) -> dict[int, tuple[Fate, str]]:
+    """Return the fate of each task, by what all farms have answered, and its host."""
+    fates: dict[int, tuple[Fate, str]] = {}
+    for wanted in reversed(_PRIORITY):
+        for _, answer in outcome.answers:
+            for fate, host, taskids in answer.fates:
+                if fate is wanted:
+                    fates.update(dict.fromkeys(taskids, (fate, host)))
+    return fates
+
+
+def _name(taskids: Sequence[int]) -> str:
+    what = "task" if len(taskids) == 1 else "tasks"
+    return f"{what} {name_ids(taskids)}"
+
+
+def _describe(farm: LivingFarm) -> str:
+    return f"farm {farm.farm} {farm.where}".rstrip()

@@ -1,0 +1,18 @@
+"""``mpifarm release``: held tasks start again.
+
+Rules of this file: `asking` has the arguments and words of all such commands.
+"""
+
+from collections.abc import Mapping
+
+from mpifarm.commands.asking import run
+from mpifarm.model.requests import RequestKind
+from mpifarm.system.console import Console
+
+
+def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
+    """Run ``mpifarm release``.  Return the exit status.
+
+    Raises `InputError` and `StorageError`.
+    """
+    return run(RequestKind.RELEASE, argv, console, environ)
