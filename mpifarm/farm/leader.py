@@ -222,7 +222,7 @@ class Leader:
             case Reply():
                 self._desk.note_answer(effect.answer, self._clock.now)
             case Conclude():
-                self._desk.write(self._clock.now)
+                self._desk.close()
                 self._conclude()
             case _:
                 assert_never(effect)

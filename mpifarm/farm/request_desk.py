@@ -1,8 +1,10 @@
 """The requests of users to a running farm, from the disk and back to it.
 
 Rules of this file: it decides nothing.  It looks each second, and answers as soon as
-the lock can be had, for which it never waits.
+the lock can be had, for which it waits only at the farm's end.
 """
+
+from contextlib import suppress
 
 from mpifarm.coordinator.coordinator import Coordinator
 from mpifarm.errors import StorageError
@@ -13,6 +15,9 @@ from mpifarm.system.patience import RETRY_SECONDS
 
 LOCK_SECONDS = 0.01
 """Seconds between two tries of a lock that another farmer holds."""
+
+LAST_SECONDS = 2.0
+"""Seconds that a farm at its end waits for the lock: who has asked it waits, too."""
 
 _ABOUT_HELD = frozenset({RequestKind.HOLD, RequestKind.RELEASE})
 
@@ -60,3 +65,9 @@ class RequestDesk:
             self.due_at = now + RETRY_SECONDS
             return
         self._answers, self.due_at = [], float("inf")
+
+    def close(self) -> None:
+        """Write the answers that wait, before the farm leaves."""
+        if self._answers:
+            with suppress(StorageError), self._lock.hold(LAST_SECONDS):
+                self._store.requests.answer(self._answers)
