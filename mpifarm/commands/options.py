@@ -63,10 +63,10 @@ subcommands, each with a --help of its own:
   mpifarm log WORKDIR ID     print what a task has written
   mpifarm joblog WORKDIR --gnu
                              print the attempts in GNU parallel's format
-  mpifarm cancel WORKDIR ID  end tasks of a running farm, or keep them from starting
+  mpifarm cancel WORKDIR ID  end tasks of a running farm, or don't start them
   mpifarm hold WORKDIR       have running farms start no more, or not these tasks
   mpifarm release WORKDIR    let held tasks start
-  mpifarm drain WORKDIR      have running farms end when their running tasks have ended
+  mpifarm drain WORKDIR      have running farms start no more, and then end
   mpifarm retry WORKDIR      put failed tasks back, so that they run again
   mpifarm selftest           test the file systems and the MPI of this cluster
   mpifarm supervise -- srun ...

@@ -71,3 +71,4 @@ class RequestDesk:
         if self._answers:
             with suppress(StorageError), self._lock.hold(LAST_SECONDS):
                 self._store.requests.answer(self._answers)
+            self._answers, self.due_at = [], float("inf")

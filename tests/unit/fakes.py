@@ -145,7 +145,11 @@ class FakeDisk:
         for taskid in self.pulled:
             self.toprocess.remove(taskid)
         self._hold(self.pulled)
-        return taken, not self.toprocess
+        free = {*self.toprocess} - self.held_by_users
+        if self.held_by_users:
+            held = len(free) < len(self.toprocess)
+            self.news = self.news._replace(more_may_come=held)
+        return taken, not free
 
     def for_another_farm(self) -> "FakeDisk":
         """Return the same disk, for a second farm."""

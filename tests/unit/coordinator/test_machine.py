@@ -551,7 +551,11 @@ class CoordinatorMachine(RuleBasedStateMachine):
         wanted, self.pending = self.pending, None
         taken, empty = self.disk.transact(wanted, self.clock.now)
         self.coordinator.on_transacted(
-            taken, self.clock.now, empty=empty, cost=0.01, pulled=self.disk.pulled
+            *(taken, self.clock.now),
+            empty=empty,
+            cost=0.01,
+            pulled=self.disk.pulled,
+            order=self.disk.news,
         )
 
     @precondition(lambda self: self.pending is not None)

@@ -20,6 +20,7 @@ from mpifarm.farm.sureness import find_wait
 from mpifarm.model.messages import (
     REPORT_SECONDS,
     Assign,
+    Cancel,
     Committed,
     Drain,
     Join,
@@ -35,9 +36,11 @@ from mpifarm.model.messages import (
     Stopped,
     ToCoordinator,
     Welcome,
+    Withdraw,
+    Withdrawn,
 )
-from mpifarm.model.task import LAUNCHED_WAIT, Lease
-from mpifarm.pool import Pool, PoolDefinition, PoolUseless
+from mpifarm.model.task import LAUNCHED_WAIT, Lease, Outcome
+from mpifarm.pool import LeaseReturned, Pool, PoolDefinition, PoolUseless
 from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.system.event_loop import Waiter
 from tests.unit.fakes import define_farm
@@ -1133,3 +1136,59 @@ def test_a_rank_looks_for_an_answer_soon_after_each_report():
     for _ in range(2):
         rank.agent.wait(waiter, 0.0, 1.0)
     assert calls == ["wait", "expect", "wait", "wait"]
+
+
+# ---- what users have cancelled or held -----------------------------------------------
+
+
+def cancelled(*taskids: int) -> Cancel:
+    return Cancel(tuple((taskid, 1) for taskid in taskids))
+
+
+def test_a_cancelled_lease_that_waits_goes_back_and_one_that_runs_is_ended():
+    rank = Rank(workers=1)
+    rank.begin(7, 8, 9)
+    rank.hear(cancelled(7, 9))
+    rank.step(0.1)
+    assert rank.returned == [(9, 1)]
+    (result,) = [each for report in rank.words(Report) for each in report.results]
+    assert (result.taskid, result.outcome) == (7, Outcome.CANCELLED)
+    assert [lease.taskid for lease in rank.pool.begun] == [7, 8]
+
+
+def test_a_cancelled_lease_that_its_worker_was_just_beginning_does_not_begin():
+    rank = Rank(workers=1)
+    rank.begin(7)
+    rank.hear(cancelled(7))
+    lease = rank.pool.hands[0][0]
+    rank.pool.lose_worker()
+    rank.pool._events[:] = [LeaseReturned(lease)]
+    rank.step(0.1)
+    assert rank.returned == [(7, 1)]
+    assert rank.pool.begun == [lease]
+
+
+def test_withdrawn_leases_go_back_before_the_rank_says_which_it_keeps():
+    rank = Rank(workers=1)
+    rank.begin(7, 8, 9)
+    rank.hear(Withdraw(()))
+    assert rank.returned == [(8, 1), (9, 1)]
+    assert rank.said[-1] == Withdrawn(((7, 1),))
+    assert isinstance(rank.said[-2], Report)
+
+
+def test_leases_that_are_not_wanted_back_stay():
+    rank = Rank(workers=1)
+    rank.begin(7, 8, 9)
+    rank.hear(Withdraw(((8, 1),)))
+    rank.pool.finish()
+    rank.step(0.1)
+    assert [lease.taskid for lease in rank.pool.begun] == [7, 9]
+
+
+def test_a_rank_that_stops_ends_a_cancelled_task_with_all_others():
+    rank = Rank(workers=1)
+    rank.begin(7)
+    rank.hear(Stop(2.0), cancelled(7))
+    assert rank.pool.calls == ["start", "terminate"]
+    assert rank.pool.cancelled == set()

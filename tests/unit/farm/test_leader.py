@@ -5,7 +5,8 @@ befalls it is scripted beforehand, by moments.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from signal import SIGTERM, SIGUSR1, SIGUSR2
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +16,15 @@ import pytest
 from mpifarm.coordinator.coordinator import Coordinator, Transact
 from mpifarm.errors import StorageError
 from mpifarm.farm.agent import Agent, RankPhase
-from mpifarm.farm.leader import JOIN_SECONDS, Leader
+from mpifarm.farm.leader import JOIN_SECONDS, LOOK_SECONDS, Leader
 from mpifarm.farm.summary import Tally
 from mpifarm.farm.transactions import HEARTBEAT_SECONDS, StoreWriter, Written
 from mpifarm.model.messages import Join, Ping, Rejoin, Shutdown, Stop, ToRank
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.requests import Answer, Request, RequestKind
 from mpifarm.model.settings import Policy, Settings
 from mpifarm.model.task import Lease, Outcome
+from mpifarm.store.held_file import Held
 from mpifarm.store.types import Recorded, Transacted
 from tests.unit.fakes import Commands, define_farm, rank_set_of
 from tests.unit.virtual_rank import START, Clock, FakePool, result_of
@@ -91,16 +94,28 @@ class FakeLock:
         self.busy_until = 0.0
         self.held = False
         self.tries: list[float] = []
+        self.rests = False
+        """Whether it can't be taken again at once, as the real one."""
+        self._released_at = -1.0
         self._clock = clock
 
     def try_acquire(self) -> bool:
         assert not self.held
         self.tries.append(self._clock.now - START)
-        self.held = self._clock.now >= self.busy_until
+        rests = self.rests and self._clock.now == self._released_at
+        self.held = self._clock.now >= self.busy_until and not rests
         return self.held
 
     def release(self) -> None:
         assert self.held
+        self.held = False
+        self._released_at = self._clock.now
+
+    @contextmanager
+    def hold(self, timeout: float) -> Iterator[None]:
+        assert not self.held
+        self.held = True
+        yield
         self.held = False
 
 
@@ -123,6 +138,8 @@ class FakeStore:
         self.fails_until = 0.0
         self.beats_fail_until = 0.0
         self.others_hold_tasks = False
+        self.requests = FakeInbox(lock)
+        self.held_by_users = Held()
         self._clock = clock
         self._lock = lock
 
@@ -141,7 +158,11 @@ class FakeStore:
         self.prepared += 1
 
     def transact_or_reclaim(
-        self, results: Sequence[Recorded], give_back: Sequence[int], take: int
+        self,
+        results: Sequence[Recorded],
+        give_back: Sequence[int],
+        take: int,
+        pull: Sequence[int],
     ) -> Transacted:
         assert self._lock.held
         if self._clock.now < self.fails_until:
@@ -155,7 +176,13 @@ class FakeStore:
         self.requeued += give_back
         taken, self.toprocess = self.toprocess[:take], self.toprocess[take:]
         self.held.update(taken)
-        return Transacted(taken, not self.toprocess, 0.001)
+        pulled = [each for each in pull if each in self.toprocess]
+        self.toprocess = [each for each in self.toprocess if each not in pulled]
+        self.held.update(pulled)
+        return Transacted(taken, not self.toprocess, 0.001, pulled=pulled)
+
+    def hold(self, held: Held) -> None:
+        self.held_by_users = held
 
     def heartbeat(self) -> None:
         self.beats.append(self._clock.now - START)
@@ -170,6 +197,27 @@ class FakeStore:
 
     def note_attempts(self, results: Sequence[Recorded]) -> None:
         self.attempts += results
+
+
+class FakeInbox:
+    """Requests that a test puts there, and the answers, written with the lock held."""
+
+    def __init__(self, lock: FakeLock) -> None:
+        self.requests: list[Request] = []
+        self.answers: list[Answer] = []
+        self.fails = False
+        self._lock = lock
+
+    def poll(self) -> list[Request]:
+        requests, self.requests = self.requests, []
+        return requests
+
+    def answer(self, answers: Sequence[Answer]) -> None:
+        assert self._lock.held
+        if self.fails:
+            self.fails = False
+            raise StorageError("can't write /here/answers: no space left")
+        self.answers += answers
 
 
 class FakeComm:
@@ -734,3 +782,53 @@ def test_a_rank_that_takes_over_tells_its_own_results_that_nobody_has_recorded()
     farm.coordinator.on_message = lambda rank, message, now: heard.append(message)  # type: ignore[method-assign]
     farm.leader.take_over(farm.agent, [])
     assert [message.report.results for message in heard] == [(done,)]
+
+
+# ---- what users ask ------------------------------------------------------------------
+
+
+def ask_at(farm: LedFarm, seconds: float, kind: RequestKind, *taskids: int) -> None:
+    request = Request(f"at {seconds}", kind, taskids or None, "eve on login1")
+    farm.at(seconds, lambda: farm.store.requests.requests.append(request))
+
+
+def test_a_request_is_heard_within_a_second_and_answered_when_it_is_done() -> None:
+    farm = LedFarm(6, seconds=100.0)
+    ask_at(farm, 10.0, RequestKind.CANCEL, *range(6))
+    assert farm.run() < 10.0 + LOOK_SECONDS + 1.0
+    (answer,) = farm.store.requests.answers
+    assert sorted(each for fate in answer.fates for each in fate.tasks) == [*range(6)]
+    outcomes = {each.result.outcome for each in farm.store.records.values()}
+    assert outcomes == {Outcome.CANCELLED}
+    assert farm.told("eve on login1 cancels 6 tasks: 0-5")
+
+
+def test_the_last_answer_is_written_before_the_farm_leaves() -> None:
+    farm = LedFarm(1, seconds=100.0)
+    ask_at(farm, 10.0, RequestKind.CANCEL, 0)
+    farm.lock.rests = True
+    farm.run()
+    assert len(farm.store.requests.answers) == 1
+
+
+def test_an_answer_waits_for_the_lock_and_for_the_disk() -> None:
+    farm = LedFarm(2, seconds=100.0)
+    farm.store.requests.fails = True
+    ask_at(farm, 10.0, RequestKind.HOLD)
+    farm.at(10.5, lambda: setattr(farm.lock, "busy_until", START + 20.0))
+    ask_at(farm, 30.0, RequestKind.RELEASE)
+    farm.run()
+    assert [each.request for each in farm.store.requests.answers] == [
+        "at 10.0",
+        "at 30.0",
+    ]
+    assert farm.store.held_by_users == Held()
+
+
+def test_the_live_line_says_that_all_is_held() -> None:
+    farm = LedFarm(4, seconds=5.0)
+    ask_at(farm, 1.0, RequestKind.HOLD)
+    ask_at(farm, 60.0, RequestKind.RELEASE)
+    assert farm.run() > 60.0
+    assert any("all held" in line for line in farm.shown)
+    assert sorted(farm.store.records) == [*range(4)]
