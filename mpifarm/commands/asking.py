@@ -28,6 +28,7 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.requests import Fate, Request, RequestKind
 from mpifarm.model.wording import agree, counted
 from mpifarm.store.farm_liveness import this_machine
+from mpifarm.store.held_file import Held, find_held
 from mpifarm.store.target import (
     Target,
     farm_words_of,
@@ -96,7 +97,9 @@ def run(
     taskids = _find_ids(kind, chosen, target, environ)
     request = Request(os.urandom(8).hex(), kind, taskids, _find_asker())
     outcome = try_again(lambda: _ask(target, environ, request, seconds), patience)
-    told = Told(target, request, outcome, _find_states(target, environ, request))
+    states = _find_states(target, environ, request)
+    held, _ = find_held(WorkdirPaths(target.workdir)) or (Held(), "")
+    told = Told(target, request, outcome, states, all_held=held.holds_all)
     if chosen.json:
         Sink().write(json.dumps(told.encode()).encode("ascii") + b"\n")
     else:
@@ -202,7 +205,10 @@ def _find_states(
 
 
 class Told:
-    """What a command tells of a request's outcome; `states` are those of its tasks."""
+    """What a command tells of a request's outcome; `states` are those of its tasks.
+
+    `all_held`: whether all tasks are held now.
+    """
 
     def __init__(
         self,
@@ -210,11 +216,14 @@ class Told:
         request: Request,
         outcome: Outcome,
         states: Mapping[int, State],
+        *,
+        all_held: bool = False,
     ) -> None:
         self._target = target
         self._request = request
         self._outcome = outcome
         self._states = states
+        self._all_held = all_held
         self._fates = _join_fates(outcome)
 
     @property
@@ -303,6 +312,11 @@ class Told:
                 yield self._describe_held()
             case RequestKind.RELEASE:
                 yield f"released {self._released()}"
+                if self._all_held:
+                    release = shlex.join(
+                        ["mpifarm", "release", *words_of(self._target)]
+                    )
+                    yield f"all tasks are held yet: {release} lets them start"
             case RequestKind.DRAIN:
                 farms = counted(
                     len(self._outcome.answers), "farm drains", "farms drain"

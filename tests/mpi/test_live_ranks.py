@@ -77,6 +77,15 @@ class FakePool:
         return []
 
     @property
+    def leases(self):
+        return [*self.running]
+
+    def cancel(self, taskid, attempt):
+        for lease in [*self.running]:
+            if lease[:2] == (taskid, attempt):
+                self.end(lease, Outcome.CANCELLED, -15)
+
+    @property
     def busy(self):
         return len(self.running)
 

@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from tests.farm_driver import assert_ends
+from tests.farm_driver import MPIFARM, assert_ends
 from tests.support import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -216,3 +216,21 @@ def test_a_rank_that_does_not_see_the_workdir_is_told_and_runs_nothing(farm):
     farm.assert_all_finished()
     assert f"rank 1 on {os.uname().nodename} {why}" in child.text()
     assert set(starts_by_rank(farm)) == {"0", "2"}
+
+
+def test_a_task_is_cancelled_on_whichever_rank_runs_it(farm):
+    """And the other ranks, with all that runs there, go on."""
+    long = f"{NOTE}; [ $PROC_NUMBER != 2 ] || exec sleep 1000; {WAITS}"
+    farm.write_list([long] * (RANKS * WORKERS) + ["true"] * 3)
+    child = farm.launch("--grace", "2")
+    farm.wait_for_marks("started", RANKS * WORKERS)
+    (rank,) = starts(farm)[2]
+    cancel = farm.start_command([*MPIFARM, "cancel", "tasks.txt", "2,7"])
+    assert cancel.wait(60) == 0, cancel.text()
+    assert "cancelled 2 tasks: 1 ran on" in cancel.text()
+    farm.allow()
+    assert_ends(child, 1)
+    assert farm.failed() == [2, 7]
+    rows = {each.taskid: each for each in farm.attempts() if each.taskid in (2, 7)}
+    assert {row.outcome for row in rows.values()} == {"cancelled"}
+    assert rows[2].rank == int(rank)
