@@ -85,8 +85,10 @@ def count_by_host(paths: WorkdirPaths) -> dict[str, int]:
     counts = Counter[bytes]()
     pattern = re.compile(_UP_TO_HOST)
     for lines in cut_behind_lines(blocks_of(paths.attempts)):
-        counts.update(pattern.findall(lines))
+        counts.update(pattern.findall(b"\n" + lines))
     return {decode_text(host): count for host, count in counts.items()}
 
 
-_UP_TO_HOST: Final = rb"(?m)^[0-9]+\t[0-9]+\t[a-z ]+\t[0-9]+\t[0-9]+\t([^\t\n]+)\t"
+_UP_TO_HOST: Final = rb"\n[0-9]+\t[0-9]+\t[a-z ]+\t[0-9]+\t[0-9]+\t([^\t\n]+)\t"
+"""A line with the newline before it: to look for that takes a third of the time that
+``^`` takes."""

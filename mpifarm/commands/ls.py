@@ -412,27 +412,34 @@ def _format_json(view: View, selection: Selection, now: float) -> Iterator[str]:
     }
     yield f'{json.dumps(head)[:-1]}, "tasks": ['
     before = "\n"
-    for taskid in selection.taskids:
-        attempt = selection.attempts.find(taskid)
-        yield f"{before}{json.dumps(_object(view, taskid, attempt, now))}"
+    for begin in range(0, len(selection.taskids), _ROWS_AT_ONCE):
+        taskids = selection.taskids[begin : begin + _ROWS_AT_ONCE]
+        each = zip(taskids, view.states(taskids), view.texts(taskids), strict=True)
+        tasks = [
+            _object(view, taskid, state, text, selection.attempts.find(taskid), now)
+            for taskid, state, text in each
+        ]
+        # All at once takes half the time.  No string has a quote without a backslash
+        # before it, so that this is between two tasks alone.
+        text = json.dumps(tasks).replace('}, {"id": ', '},\n{"id": ')
+        yield f"{before}{text[1:-1]}"
         before = ",\n"
     yield "\n]}\n"
 
 
-_OF_ATTEMPT: Final = (
-    *("attempt", "outcome", "status", "signal", "host", "rank", "worker", "pid"),
-    *("started", "seconds", "user_seconds", "system_seconds", "peak_memory"),
-    *("output_bytes", "farm"),
-)
-"""The keys that are null where they are unknown."""
+_OF_ATTEMPT: Final = Attempt._fields[1:-1]
+"""The keys that are null where they are unknown: all but the task and its command."""
 
 
 def _object(
-    view: View, taskid: int, attempt: Attempt | None, now: float
+    view: View,
+    taskid: int,
+    state: State,
+    text: str,
+    attempt: Attempt | None,
+    now: float,
 ) -> dict[str, Any]:
-    state, text = view.state(taskid), view.text(taskid)
-    found: dict[str, Any] = {"id": taskid, "state": state.value}
-    found |= dict.fromkeys(_OF_ATTEMPT)
+    found: dict[str, Any] = {"id": taskid, "state": _NAMES[state], **_UNKNOWN}
     if not text and attempt and attempt.command:
         text = decode_text(attempt.command)
     if state is State.RUNNING:
@@ -441,12 +448,15 @@ def _object(
         found |= {name: known[name] for name in _OF_ATTEMPT if name in known}
         found["seconds"] = round(now - place.started, 3)
     elif attempt and is_of(state, attempt.outcome.encode()):
-        found |= {name: getattr(attempt, name) for name in _OF_ATTEMPT}
+        found.update(zip(_OF_ATTEMPT, attempt[1:], strict=False))
         found["host"] = attempt.host or None
-    holder = view.holder(taskid)
-    found["claimed_by"] = holder.farm if holder and state in _CLAIMED else None
+    holder = view.holder(taskid) if state in _CLAIMED else None
+    found["claimed_by"] = holder.farm if holder else None
     found["command"] = text
     return found
 
+
+_NAMES: Final = {state: state.value for state in State}
+_UNKNOWN: Final = dict.fromkeys(_OF_ATTEMPT)
 
 _CLAIMED: Final = (State.RUNNING, State.CLAIMED, State.ORPHANED)

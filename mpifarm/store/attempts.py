@@ -279,11 +279,9 @@ class LastAttempts:
 
     def find(self, taskid: int) -> Attempt | None:
         """Return a task's last attempt, None if there is none or its line is odd."""
-        line = self.lines.get(taskid)
-        if line is None:
-            return None
+        fields = self.fields(taskid, Column.COMMAND)
         with suppress(ValueError):
-            return next(map(parse_row, split_rows(line + b"\n")), None)
+            return parse_row(fields) if fields else None
         return None
 
 
