@@ -51,6 +51,7 @@ _KEPT = (  # Copied, so that the user can go back to the old list.
     "attempts.tsv",
     "attempts.1.tsv",
     "fingerprint.json",
+    "held",
 )
 _NEW = (
     "finished",
@@ -472,6 +473,7 @@ def carry_out(paths: WorkdirPaths, now: float) -> str:
             files.remove(path)
     # A new `toprocess` or `waiting` has the added tasks, too.
     files.remove(paths.added)
+    files.remove(paths.held)  # its ids mean other tasks now
     if not plan.get("waiting"):
         files.remove(paths.waiting)
     for name in _NEW:

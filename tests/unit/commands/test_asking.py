@@ -1,0 +1,191 @@
+"""What the commands that tell a farm something say of the outcome."""
+
+import pytest
+
+from mpifarm.audit.asking import LivingFarm, Outcome, ask, await_answers, find_living
+from mpifarm.audit.view import State
+from mpifarm.commands.asking import Told
+from mpifarm.model.requests import Answer, Fate, FateOfTasks, Request, RequestKind
+from mpifarm.store.farm_liveness import FarmLiveness
+from mpifarm.store.held_file import Held, find_held
+from mpifarm.store.target import Target
+from tests.unit.store_fakes import FakeLock, Site
+
+TARGET = Target("tasks.txt_workdir", "tasks.txt")
+ONE = LivingFarm("0badcafe", "on n1 (pid 7)", FarmLiveness.RUNNING, heeds=True)
+TWO = ONE._replace(farm="feedbeef", where="on n2 (pid 8)")
+OLD = ONE._replace(farm="deadbeef", where="on n3 (pid 9)", heeds=False)
+CANCEL, HOLD = RequestKind.CANCEL, RequestKind.HOLD
+
+
+def fates(*tasks, running=0, refusal=""):
+    found = tuple(FateOfTasks(fate, host, ids) for fate, host, *ids in tasks)
+    found = tuple(each._replace(tasks=tuple(each.tasks)) for each in found)
+    return Answer("r1", found, running, refusal)
+
+
+def told(kind, tasks, answers=(), states=(), silent=(), gone=(), more=(), held=False):
+    farms = (*(farm for farm, _ in answers), *silent, *gone, *more)
+    request = Request("r1", kind, tasks, "eve on login1")
+    outcome = Outcome(farms, tuple(answers), tuple(silent), tuple(gone))
+    return Told(TARGET, request, outcome, dict(states), all_held=held)
+
+
+def test_a_cancel_says_where_what_ran_and_what_was_not_cancelled():
+    first = fates((Fate.ENDED_NOW, "n2", 0), (Fate.NOT_HERE, "", 1, 2, 3, 4, 5))
+    second = fates((Fate.NOT_HERE, "", 0, 3, 4, 5), (Fate.WAITED, "", 1, 2))
+    states = {
+        **dict.fromkeys(range(3), State.FAILED),
+        3: State.FINISHED,
+        4: State.FAILED,
+        5: State.NOWHERE,
+    }
+    answers = [(ONE, first), (TWO, second)]
+    found = told(CANCEL, (0, 1, 2, 3, 4, 5), answers, states)
+    assert [*found.lines()] == [
+        "cancelled 3 tasks: 1 ran on n2, 2 waited",
+        "not cancelled, because they had finished: 3",
+        "not cancelled, because they had failed already: 4",
+        (
+            "not cancelled, because they are in no file: a PyTaskFarmer has them, or"
+            " lost them: 5"
+        ),
+    ]
+    assert found.exit_status == 1
+    encoded = found.encode()
+    assert encoded["fates"] == {"ended now": "0", "waited": "1-2", "not here": "3-5"}
+    assert encoded["not_done"] == {"finished": "3", "failed": "4", "nowhere": "5"}
+
+
+def test_what_one_farm_did_counts_though_another_has_nothing_to_do_with_it():
+    first, second = fates((Fate.WAITED, "", 0)), fates((Fate.NOT_HERE, "", 0))
+    for answers in ([(ONE, first), (TWO, second)], [(TWO, second), (ONE, first)]):
+        found = told(CANCEL, (0,), answers, {0: State.FAILED})
+        assert [*found.lines()] == ["cancelled 1 task: 1 waited"]
+        assert found.exit_status == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "line", "status"),
+    [
+        (
+            told(
+                HOLD,
+                (1, 2),
+                [(ONE, fates((Fate.RUNS_ON, "n1", 1)))],
+                {1: State.RUNNING},
+            ),
+            "held 1 task; 1 runs on n1, and goes on",
+            0,
+        ),
+        (
+            told(HOLD, None, [(ONE, fates(running=3))]),
+            "all tasks are held; 3 tasks run on",
+            0,
+        ),
+        (
+            told(RequestKind.RELEASE, (1,), [(ONE, fates())], held=True),
+            "all tasks are held yet: mpifarm release tasks.txt_workdir lets them start",
+            0,
+        ),
+        (
+            told(RequestKind.DRAIN, None, [(ONE, fates(running=1))]),
+            "1 farm drains; 1 task runs on",
+            0,
+        ),
+        (
+            told(RequestKind.DRAIN, None, silent=[ONE]),
+            (
+                "farm 0badcafe on n1 (pid 7) has not answered yet: it does this as soon"
+                " as it can (mpifarm status tells)"
+            ),
+            75,
+        ),
+        (
+            told(RequestKind.DRAIN, None, gone=[ONE]),
+            (
+                "farm 0badcafe on n1 (pid 7) has ended before it answered: what it held"
+                " may run again; give this command again"
+            ),
+            1,
+        ),
+        (
+            told(RequestKind.DRAIN, None, more=[OLD]),
+            (
+                "farm deadbeef on n3 (pid 9) does not answer: it is of an older version"
+                " of mpifarm (send its job USR1 to stop it, or make a file named drain"
+                " in the workdir)"
+            ),
+            1,
+        ),
+        (
+            told(RequestKind.DRAIN, None, [(ONE, fates(refusal="it ends"))]),
+            "farm 0badcafe on n1 (pid 7) has done nothing: it ends",
+            1,
+        ),
+        (
+            told(CANCEL, (1,)),
+            (
+                "no farm works in tasks.txt_workdir: nothing was cancelled; to keep"
+                " tasks from the next one, give mpifarm hold"
+            ),
+            1,
+        ),
+        (
+            told(HOLD, (1,)),
+            (
+                "no farm works in tasks.txt_workdir: the next one, mpifarm tasks.txt,"
+                " starts task 1 only after mpifarm release tasks.txt_workdir"
+            ),
+            0,
+        ),
+    ],
+)
+def test_each_outcome_has_its_words_and_its_status(found, line, status):
+    assert line in [*found.lines()]
+    assert found.exit_status == status
+
+
+# ---- asking --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path):
+    return Site(tmp_path / "workdir")
+
+
+def test_farms_that_live_are_asked_and_their_answers_awaited(site):
+    machine, lock = site.machine(99), FakeLock(site.root / "lock")
+    farm, dead = site.open(), site.open()
+    site.kill(dead)
+    request = Request("r1", HOLD, (3,))
+    farms = ask(farm.paths, lock, machine, request)
+    assert [each.farm for each in farms] == [farm.farm]
+    assert find_held(farm.paths) == (Held(frozenset({3})), "")
+    assert farm.requests.poll() == [request]
+    silent = await_answers(farm.paths, machine, request, farms, 0.0)
+    assert silent.silent == farms
+    farm.requests.answer([Answer("r0"), Answer("r1")])
+    outcome = await_answers(farm.paths, machine, request, farms, 9.0)
+    assert outcome.answers == ((farms[0], Answer("r1")),)
+
+
+def test_a_farm_that_dies_is_waited_for_no_longer(site, monkeypatch):
+    monkeypatch.setattr("mpifarm.audit.asking.ASSESS_SECONDS", 0.0)
+    farm = site.open()
+    farms = tuple(find_living(farm.paths, site.machine(99)))
+    site.kill(farm)
+    outcome = await_answers(
+        *(farm.paths, site.machine(99), Request("r1", CANCEL, (0,))), farms, 60.0
+    )
+    assert outcome.gone == farms
+
+
+def test_a_farm_whose_claim_says_nothing_of_requests_is_not_asked(site):
+    farm = site.open()
+    claim = site.root / "claims" / farm.farm
+    claim.write_bytes(claim.read_bytes().replace(b'"requests": 1', b'"array": ""'))
+    request = Request("r1", RequestKind.DRAIN)
+    (old,) = ask(farm.paths, FakeLock(site.root / "lock"), site.machine(99), request)
+    assert not old.heeds
+    assert farm.requests.poll() == []
