@@ -75,7 +75,8 @@ def _read_queued(paths: WorkdirPaths, tasks: Sequence[str]) -> Collection[int]:
     if not files.exists(paths.toprocess):
         claimed = set().union(*WorkdirFiles(paths.root).held().values())
         return [taskid for taskid in range(len(tasks)) if taskid not in claimed]
-    return _parse(paths.toprocess, tasks).ids
+    queues = (paths.toprocess, paths.waiting)
+    return [taskid for path in queues for taskid in _parse(path, tasks).ids]
 
 
 def _find_alien_lines(paths: WorkdirPaths, tasks: Sequence[str]) -> Iterator[str]:

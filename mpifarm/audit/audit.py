@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from mpifarm.model.paths import UNKEPT, log_name
 from mpifarm.model.wording import counted
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.farm_liveness import FarmLiveness
 from mpifarm.store.fingerprint import (
     Fingerprint,
@@ -60,6 +61,7 @@ class Contents(NamedTuple):
     failed: bytes | None
     fingerprint: bytes | None
     added: bytes | None = None
+    waiting: bytes | None = None
     claims: tuple[ClaimView, ...] = ()
     leftovers: tuple[str, ...] = ()
     """Names of temporary files that nobody will rename any more."""
@@ -103,7 +105,8 @@ class FindingKind(Enum):
     HELD_TWICE = "in two claims"
     HELD_UNKNOWN = "claimed, and not in the list"
     FINISHED_TWICE = "finished twice"
-    QUEUED_TWICE = "twice in toprocess and added"
+    QUEUED_TWICE = "twice in the queues"
+    QUEUED_EARLY = "in toprocess, where plain farmers would run it too early"
     UNSORTED = "toprocess is not sorted"
     FAILED_FINISHED = "failed, finished later"
     FAILED_QUEUED = "failed, to be processed again"
@@ -150,7 +153,8 @@ class Audit(NamedTuple):
     """The state of a workdir, and the findings about it.
 
     `tasks` are the tasks that the workdir was begun with, or has taken up since.  Tasks
-    from `first_added` on go through ``added``.  `toprocess` is None without that file.
+    from `first_added` on go through ``added``, those of which `constraints` say so
+    through ``waiting``.  `toprocess` is None without that file.
     """
 
     tasks: Sequence[str]
@@ -159,17 +163,36 @@ class Audit(NamedTuple):
     """The comparison of list and fingerprint; None if either is unknown."""
     toprocess: ParsedStatus | None
     added: ParsedStatus
+    waiting: ParsedStatus
     finished: ParsedStatus
     failed: ParsedStatus
     nowhere: frozenset[int]
     """The tasks in no file; empty if any file could not be read."""
     findings: list[AuditFinding]
     locations: TaskMap
+    constraints: Constraints
+
+    @property
+    def queues(self) -> dict[str, ParsedStatus]:
+        """The queues by name, none without ``toprocess``."""
+        if self.toprocess is None:
+            return {}
+        return {
+            "toprocess": self.toprocess,
+            "added": self.added,
+            "waiting": self.waiting,
+        }
 
     @property
     def queued(self) -> set[int]:
-        """The tasks in ``toprocess`` and ``added``."""
-        return {*(self.toprocess.ids if self.toprocess else ()), *self.added.ids}
+        """The tasks in the queues."""
+        return set[int]().union(*(each.ids for each in self.queues.values()))
+
+    def queue_of(self, taskid: int) -> str:
+        """Return the name of the queue to which a task belongs."""
+        if not self.constraints.is_shared(taskid):
+            return "waiting"
+        return "toprocess" if taskid < self.first_added else "added"
 
     @property
     def list_is_same(self) -> bool:
@@ -200,8 +223,8 @@ def learn_tasks(contents: Contents) -> list[str]:
     The text of a task that only a claim or the fingerprint counts is `UNKNOWN_TEXT`.
     """
     texts: dict[int, str] = {}
-    files = (contents.toprocess, contents.added, contents.failed, contents.finished)
-    for content in files:
+    queues = (contents.toprocess, contents.added, contents.waiting)
+    for content in (*queues, contents.failed, contents.finished):
         for line in (content or b"").split(b"\n")[:-1]:
             taskid = _find_learnable(line)
             if taskid is not None:
@@ -231,21 +254,26 @@ def audit_contents(
     *,
     list_is_known: bool = True,
     logs: Collection[str] | None = None,
+    constraints: Constraints = UNORDERED,
 ) -> Audit:
     """Audit the contents of a workdir.
 
     `list_is_known`: whether `tasks` were read from the tasklist; else `learn_tasks`
     made them, and they are not compared with the fingerprint.  `logs` are the names in
-    the directory of the logs; None: not looked at.
+    the directory of the logs; None: not looked at.  `constraints` are those of the
+    list.
     """
     total = len(tasks)
-    parsed = parse_contents(contents, tasks, list_is_known=list_is_known)
+    parsed = parse_contents(
+        contents, tasks, list_is_known=list_is_known, constraints=constraints
+    )
     places = _Places(contents, parsed)
     trust_ids = parsed.match is not ListMatch.EDITED and not contents.remap_begun
     findings = [
         *_find_in_list(contents, parsed.stored, parsed.match, total),
         *_find_in_reading(contents),
         *_find_in_lines(parsed),
+        *_find_early(parsed, constraints),
         *places.find_all(trust_ids=trust_ids),
         *_find_in_claims(contents.claims),
         *_find_files(contents),
@@ -257,11 +285,13 @@ def audit_contents(
         parsed.match,
         parsed.toprocess,
         parsed.added,
+        parsed.waiting,
         parsed.finished,
         parsed.failed,
         places.nowhere,
         [finding for finding in findings if finding.number],
         places.locations,
+        constraints,
     )
 
 
@@ -279,6 +309,7 @@ class ParsedContents(NamedTuple):
     finished: ParsedStatus
     failed: ParsedStatus
     added: ParsedStatus
+    waiting: ParsedStatus
 
     @property
     def by_name(self) -> dict[str, ParsedStatus]:
@@ -288,28 +319,43 @@ class ParsedContents(NamedTuple):
             "finished": self.finished,
             "failed": self.failed,
             "added": self.added,
+            "waiting": self.waiting,
         }
         return {name: each for name, each in files.items() if each}
 
 
 def parse_contents(
-    contents: Contents, tasks: Sequence[str], *, list_is_known: bool
+    contents: Contents,
+    tasks: Sequence[str],
+    *,
+    list_is_known: bool,
+    constraints: Constraints = UNORDERED,
 ) -> ParsedContents:
     """Parse the status files; the arguments are those of `audit_contents`."""
     stored = parse_fingerprint(contents.fingerprint or b"")
-    match = compare(stored, tasks) if stored and list_is_known else None
+    match = compare(stored, tasks, constraints) if stored and list_is_known else None
     # A start that was killed may have begun to take up what was added to the list.
-    added = parse_status(contents.added or b"", tasks, list_is_same=True).ended()
+    added, waiting = (
+        parse_status(content or b"", tasks, list_is_same=True).ended()
+        for content in (contents.added, contents.waiting)
+    )
     first_added = stored.first_added if stored else min(added.ids, default=len(tasks))
     if match is ListMatch.LINES_ADDED and stored:
         tasks = tasks[: stored.total]
-        known = (taskid for taskid in added.ids if taskid < stored.total)
-        added = added._replace(ids=array("I", known))
+        added, waiting = (_cut(each, stored.total) for each in (added, waiting))
     if first_added >= len(tasks) or contents.toprocess is None:
         # Then `added` is of an earlier life of the workdir: nobody reads it.
         added = find_empty_status()
+    if contents.toprocess is None:
+        waiting = find_empty_status()
     files = _parse_files(contents, tasks, match)
-    return ParsedContents(tasks, first_added, stored, match, *files, added)
+    return ParsedContents(tasks, first_added, stored, match, *files, added, waiting)
+
+
+def _cut(parsed: ParsedStatus, total: int) -> ParsedStatus:
+    """Return the content of a queue without the ids from `total` on."""
+    known = (taskid for taskid in parsed.ids if taskid < total)
+    return parsed._replace(ids=array("I", known))
 
 
 def _parse_files(
@@ -354,7 +400,7 @@ class _Places:
         self._held_twice = _repeated(
             taskid for claim in contents.claims for taskid in claim.held
         )
-        self.queued = set(parsed.added.ids)
+        self.queued = {*parsed.added.ids, *parsed.waiting.ids}
         if parsed.toprocess is None:
             # Absent means: every task is still to be processed.
             self.queued |= set(range(total)) - self.finished - self.held
@@ -394,9 +440,10 @@ class _Places:
         yield of_ids(FindingKind.QUEUED_FINISHED, self.queued & self.finished)
         kept = self.queued & self._kept_by_living
         yield of_ids(FindingKind.QUEUED_HELD, kept - self.finished)
-        added = self._parsed.added
-        yield of_ids(FindingKind.QUEUED_TWICE, _repeated([*toprocess.ids, *added.ids]))
-        named = (("toprocess", toprocess), ("added", added))
+        added, waiting = self._parsed.added, self._parsed.waiting
+        named = (("toprocess", toprocess), ("added", added), ("waiting", waiting))
+        ids = [taskid for _, queue in named for taskid in queue.ids]
+        yield of_ids(FindingKind.QUEUED_TWICE, _repeated(ids))
         yield of_names(
             FindingKind.UNSORTED, [name for name, each in named if not _is_sorted(each)]
         )
@@ -457,6 +504,16 @@ def _find_in_list(
 def _find_in_reading(contents: Contents) -> Iterator[AuditFinding]:
     yield of_names(FindingKind.UNREAD, contents.unread)
     yield AuditFinding(FindingKind.UNLOCKED, int(not contents.locked))
+
+
+def _find_early(
+    parsed: ParsedContents, constraints: Constraints
+) -> Iterator[AuditFinding]:
+    """Yield a finding about tasks in ``toprocess`` that plain farmers may not run."""
+    if parsed.toprocess is not None and parsed.match is not ListMatch.EDITED:
+        shared = set(constraints.find_shared(sorted(parsed.toprocess.ids)))
+        early = set(parsed.toprocess.ids) - shared
+        yield of_ids(FindingKind.QUEUED_EARLY, early)
 
 
 def _find_in_lines(parsed: ParsedContents) -> Iterator[AuditFinding]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mpifarm.audit.audit import ClaimView, Contents, audit_contents, learn_tasks
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.task_map import Location, TaskMap
 
 
@@ -59,16 +60,23 @@ class TaskLocator:
 
 
 def locate_tasks(
-    contents: Contents, texts: Sequence[str] | None, *, has_own_state: bool
+    contents: Contents,
+    texts: Sequence[str] | None,
+    *,
+    has_own_state: bool,
+    constraints: Constraints = UNORDERED,
 ) -> TaskLocator:
     """Return the locations of all tasks.
 
     `texts` are the tasks of the list; None: the files tell as many as they name.
+    `constraints` are those of the list.
     """
     if has_own_state:
         contents = contents._replace(toprocess=None, finished=None, failed=None)
     tasks = learn_tasks(contents) if texts is None else texts
-    audit = audit_contents(contents, tasks, list_is_known=texts is not None)
+    audit = audit_contents(
+        contents, tasks, list_is_known=texts is not None, constraints=constraints
+    )
     return TaskLocator(
         contents, audit.locations, len(tasks), has_own_state=has_own_state
     )

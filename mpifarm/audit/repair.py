@@ -29,6 +29,7 @@ from mpifarm.model.paths import (
     repair_staging_of,
 )
 from mpifarm.model.wording import counted
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store import timeline
 from mpifarm.store.farm_liveness import FarmLiveness, Machine
 from mpifarm.store.file_store import FileStore
@@ -85,6 +86,8 @@ def plan_repair(contents: Contents, audit: Audit, *, assume_idle: bool) -> Repai
     changes = [
         change
         for change in (
+            # First, so that no task is ever in no file that moves there.
+            _plan_queue("waiting", contents, audit, assume_idle=assume_idle),
             _plan_queue("toprocess", contents, audit, assume_idle=assume_idle),
             _plan_queue("added", contents, audit, assume_idle=assume_idle),
             _plan_ledger("finished", contents.finished, contents, audit),
@@ -107,43 +110,67 @@ def plan_repair(contents: Contents, audit: Audit, *, assume_idle: bool) -> Repai
 def _plan_queue(
     name: str, contents: Contents, audit: Audit, *, assume_idle: bool
 ) -> Change | None:
-    """Plan the new ``toprocess`` or ``added``: sorted, each id once.
+    """Plan the new content of a queue: sorted, each id once.
 
     Finished tasks, and tasks of a farm that may live, are taken out.  With
-    `assume_idle`, tasks in no file are put back.  A task that is in both queues stays
-    in ``toprocess``, which plain farmers read.
+    `assume_idle`, tasks in no file are put back.  A task that is in two queues stays in
+    ``toprocess``, which plain farmers read, unless they may not run it.
 
     Return None if the file is right, absent, or must not be touched.
     """
-    parsed, tasks = audit.toprocess, audit.tasks
-    if parsed is None or (parsed.aliens and not audit.list_is_same):
+    queues, tasks = audit.queues, audit.tasks
+    aliens = queues and queues["toprocess"].aliens
+    if not queues or (aliens and not audit.list_is_same):
         return None
-    before = contents.toprocess
-    lost = {each for each in audit.nowhere if each < audit.first_added}
-    elsewhere = set[int]()
-    if name == "added":
-        before, elsewhere, parsed = contents.added, set(parsed.ids), audit.added
-        lost = set(audit.nowhere) - lost
-        if audit.first_added >= len(tasks) or audit.match is ListMatch.LINES_ADDED:
-            return None  # Nobody reads it, or a start has begun to write it.
+    if name != "toprocess" and audit.match is ListMatch.LINES_ADDED:
+        return None  # A start may have begun to write it.
+    before = getattr(contents, name) or b""
+    if name == "added" and audit.first_added >= len(tasks):
+        return None  # Nobody reads it.
+    parsed = queues[name]
+    lost = {each for each in audit.nowhere if audit.queue_of(each) == name}
     if not assume_idle:
         lost = set[int]()
     queued = set(parsed.ids)
-    finished = queued & set(audit.finished.ids)
+    early = _find_early(name, audit)
+    elsewhere = queued & _find_elsewhere(name, audit)
+    finished = (queued | early) & set(audit.finished.ids)
     kept = (claim.kept for claim in contents.claims if claim.may_live)
-    held = queued & set[int]().union(*kept) - finished
-    ids = (queued | lost) - finished - held - elsewhere
+    held = (queued | early) & set[int]().union(*kept) - finished
+    ids = (queued | lost | early) - finished - held - elsewhere
     content = encode_lines(sorted(ids), tasks)
-    if content == (before or b""):
+    if content == before:
         return None
     why = _why(
         (lost, f"put back what was in no file: {name_ids(lost)}"),
+        (early, f"put in what plain farmers may not run: {name_ids(early)}"),
         (finished, f"taken out what has finished: {name_ids(finished)}"),
         (held, f"taken out what a farm at work has claimed: {name_ids(held)}"),
-        (queued & elsewhere, "taken out what is in toprocess too"),
+        (elsewhere, f"taken out what is in another queue: {name_ids(elsewhere)}"),
         (not parsed.is_in_order, "lines put in order"),
     )
-    return Change(name, before or b"", content, why)
+    return Change(name, before, content, why)
+
+
+def _find_early(name: str, audit: Audit) -> set[int]:
+    """Return the tasks of other queues that belong to ``waiting``, if that is meant."""
+    if name != "waiting" or not audit.constraints:
+        return set()
+    others = {*audit.queues["toprocess"].ids, *audit.queues["added"].ids}
+    shared = set(audit.constraints.find_shared(sorted(others)))
+    return others - shared - {*audit.waiting.ids}
+
+
+def _find_elsewhere(name: str, audit: Audit) -> set[int]:
+    """Return the tasks that leave a queue, since they are or belong in another one."""
+    toprocess, added = ({*audit.queues[each].ids} for each in ("toprocess", "added"))
+    others = toprocess | added
+    shared = others
+    if audit.constraints:
+        shared = set(audit.constraints.find_shared(sorted(others)))
+    if name == "waiting":
+        return shared
+    return (toprocess if name == "added" else set()) | (others - shared)
 
 
 def _why(*parts: tuple[object, str]) -> str:
@@ -201,9 +228,10 @@ def _find_superseded(audit: Audit) -> set[int]:
 class Repairer:
     """A repair of the workdir at `path`.
 
-    `say` takes a line for each change.  `assume_idle`: the user vouches that no farmer
-    is at work.  `wall` returns the wall clock, for the names of the copies.  `farm` is
-    the name under which a start joins, by default a random one.
+    `say` takes a line for each change.  `constraints` are those of the list.
+    `assume_idle`: the user vouches that no farmer is at work.  `wall` returns the wall
+    clock, for the names of the copies.  `farm` is the name under which a start joins,
+    by default a random one.
     """
 
     def __init__(
@@ -216,9 +244,11 @@ class Repairer:
         assume_idle: bool = False,
         wall: Callable[[], float] = time.time,
         farm: str = "",
+        constraints: Constraints = UNORDERED,
     ) -> None:
         self._paths = WorkdirPaths(os.path.abspath(path))
         self._tasks = tasks
+        self._constraints = constraints
         self._machine = machine
         self._say = say
         self._assume_idle = assume_idle
@@ -270,7 +300,7 @@ class Repairer:
 
         From now on this repair knows only the tasks that the workdir has taken up.
         """
-        audit = audit_contents(contents, self._tasks)
+        audit = audit_contents(contents, self._tasks, constraints=self._constraints)
         self._refuse(contents, audit)
         # Lines that were added since are the affair of the next farm.
         self._tasks = audit.tasks
@@ -343,7 +373,7 @@ class Repairer:
         self._say(f"{name}: was not valid JSON, {saved} (as it was: {copy})")
 
     def _copy_queues(self) -> None:
-        for name in ("toprocess", "added"):
+        for name in ("toprocess", "added", "waiting"):
             content = files.find_content(self._paths.file(name))
             if content is not None:
                 self._keep_copy(name, content)
@@ -392,6 +422,7 @@ class Repairer:
                 self._farm,
                 machine=self._machine,
                 predecessor=before,
+                constraints=self._constraints,
             )
         except InputError as error:
             self._has_started = True

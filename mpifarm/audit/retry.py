@@ -1,13 +1,15 @@
-"""Failed tasks go back to ``toprocess``.
+"""Failed tasks go back to their queues.
 
-Rules of this file: into ``toprocess`` first, then out of ``failed``, each by one
-rename under the lock; between the two a task is in both, which means that it is to be
-processed.  Tasks in a claim are not touched.
+Rules of this file: into a queue first, then out of ``failed``, each by one rename under
+the lock; between the two a task is in both, which means that it is to be processed.
+Tasks in a claim are not touched.  With a task go back those that were not run because
+it had failed, and with one of these the task that had failed.
 """
 
 import os
+import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ from mpifarm.errors import InputError, StorageError
 from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.paths import WorkdirPaths, repair_staging_of
 from mpifarm.model.wording import agree, counted
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.attempts import Column, read_attempts_content, split_rows
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.fingerprint import ListMatch
@@ -38,35 +41,52 @@ class Wanted(NamedTuple):
 
     ids: frozenset[int] | None = None
     statuses: frozenset[int] | None = None
-    """As `read_last_statuses` has them."""
+    """As in `LastEnds`."""
 
 
 class Retried(NamedTuple):
     """The result of a retry."""
 
     moved: list[int]
-    """Tasks that are put back."""
+    """Tasks that are put back, `along` included."""
     held: list[int]
     """Failed tasks that were left because a claim holds them."""
     unknown: list[int]
     """Failed tasks that were left because ``attempts.tsv`` has no status for them."""
+    along: Sequence[int] = ()
+    """Those of `moved` that were not wanted, and go with others by the list's order."""
 
 
 # ---- which --------------------------------------------------------------------------
 
 
-def read_last_statuses(content: bytes) -> dict[int, int]:
-    """Return the status of the last attempt of each task, from ``attempts.tsv``.
+class LastEnds(NamedTuple):
+    """The last ends of tasks, by ``attempts.tsv``."""
 
-    It is -n where signal n ended the command.
-    """
-    last: dict[int, int] = {}
+    statuses: dict[int, int]
+    """The status of a task's last attempt, -n where signal n ended the command."""
+    not_run: dict[int, int]
+    """For a task that was not run, the one that had failed."""
+
+
+def read_last_ends(content: bytes) -> LastEnds:
+    """Return the last end of each task, from ``attempts.tsv``."""
+    statuses: dict[int, int] = {}
+    not_run: dict[int, int] = {}
     for fields in split_rows(content):
         with suppress(ValueError):
+            taskid = int(fields[Column.TASKID])
+            if found := _match_not_run(fields[Column.OUTCOME]):
+                not_run[taskid] = int(found[1])
+                statuses.pop(taskid, None)
+                continue
+            not_run.pop(taskid, None)
             signal = int(fields[Column.SIGNAL])
-            status = -signal if signal else int(fields[Column.STATUS])
-            last[int(fields[Column.TASKID])] = status
-    return last
+            statuses[taskid] = -signal if signal else int(fields[Column.STATUS])
+    return LastEnds(statuses, not_run)
+
+
+_match_not_run = re.compile(rb"not run: task ([0-9]{1,18}) failed").fullmatch
 
 
 def spread_status(status: int) -> frozenset[int]:
@@ -76,22 +96,40 @@ def spread_status(status: int) -> frozenset[int]:
     return frozenset({status, 128 - status} if status > 128 else {status})
 
 
-def choose(wanted: Wanted, audit: Audit, statuses: dict[int, int]) -> Retried:
-    """Choose the tasks to be moved; `statuses` has the last status of each task.
+def choose(wanted: Wanted, audit: Audit, ends: LastEnds) -> Retried:
+    """Choose the tasks to be moved; `ends` has the last end of each task.
 
     Raises `InputError` for a wanted id that has not failed, or that a claim holds.
     """
     find = audit.locations.find
     failed = {each for each in audit.failed.ids if find(each) is not Location.FINISHED}
+    chosen = failed
     if wanted.ids is not None:
         _refuse(wanted.ids, failed, audit)
-        failed &= wanted.ids
+        chosen = chosen & wanted.ids
     unknown: set[int] = set()
     if wanted.statuses is not None:
-        unknown = {taskid for taskid in failed if taskid not in statuses}
-        failed = {each for each in failed if statuses.get(each) in wanted.statuses}
+        statuses = ends.statuses
+        unknown = chosen - statuses.keys() - ends.not_run.keys()
+        chosen = {each for each in chosen if statuses.get(each) in wanted.statuses}
     held = {taskid for taskid in failed if find(taskid) is Location.CLAIMED}
-    return Retried(sorted(failed - held), sorted(held), sorted(unknown))
+    along = _find_along(chosen - held, failed - held, ends.not_run)
+    moved = sorted((chosen | along) - held)
+    return Retried(moved, sorted(chosen & held), sorted(unknown), tuple(sorted(along)))
+
+
+def _find_along(
+    chosen: set[int], failed: set[int], not_run: Mapping[int, int]
+) -> set[int]:
+    """Return the failed tasks that go back with the chosen ones, by the list's order.
+
+    `not_run` has, for a task that was not run, the one that had failed.
+    """
+    if not not_run:
+        return set()
+    roots = chosen | {not_run[each] for each in chosen if each in not_run}
+    more = {each for each in failed if not_run.get(each) in roots}
+    return ((roots | more) & failed) - chosen
 
 
 _WHY = {
@@ -135,12 +173,13 @@ class Moves(NamedTuple):
     """The new contents of the files, made of the old ones.
 
     Tasks that were added to the list go to ``added``: plain farmers die of an unknown
-    id in ``toprocess``.
+    id in ``toprocess``.  Those that plain farmers may not run go to ``waiting``.
     """
 
     retried: Retried
     toprocess: bytes
     added: bytes
+    waiting: bytes
     failed: bytes
 
 
@@ -148,21 +187,22 @@ def plan_moves(
     contents: Contents,
     tasks: Sequence[str],
     wanted: Wanted,
-    statuses: dict[int, int],
+    ends: LastEnds,
     root: str,
+    constraints: Constraints = UNORDERED,
 ) -> Moves:
     """Plan the new files; `root` names the workdir in messages.
 
     Raises `InputError` if tasks cannot be moved, `StorageError` if the disk has failed.
     """
-    audit = audit_contents(contents, tasks)
+    audit = audit_contents(contents, tasks, constraints=constraints)
     _validate_readiness(contents, audit, root)
     assert audit.toprocess is not None
-    retried = choose(wanted, audit, statuses)
+    retried = choose(wanted, audit, ends)
+    back: dict[str, set[int]] = {name: set() for name in audit.queues}
     # A task that plain farmers have put into toprocess stays there.
-    first = audit.first_added
-    back = {each for each in retried.moved if each < first}
-    later = {*retried.moved} - back - {*audit.toprocess.ids}
+    for taskid in {*retried.moved} - {*audit.toprocess.ids}:
+        back[audit.queue_of(taskid)].add(taskid)
     rewrite = LedgerRewrite(
         frozenset(retried.moved),
         keep_last=True,
@@ -171,15 +211,16 @@ def plan_moves(
     )
     return Moves(
         retried,
-        encode_lines(sorted({*audit.toprocess.ids, *back}), audit.tasks),
-        _add(contents.added or b"", sorted(later), audit.tasks),
+        encode_lines(sorted(back["toprocess"] | {*audit.toprocess.ids}), audit.tasks),
+        _add(contents.added or b"", sorted(back["added"]), audit.tasks),
+        _add(contents.waiting or b"", sorted(back["waiting"]), audit.tasks),
         rewrite_ledger(contents.failed or b"", audit.tasks, rewrite),
     )
 
 
-def _add(added: bytes, taskids: Sequence[int], tasks: Sequence[str]) -> bytes:
-    """Return the content of ``added`` with `taskids`; all other lines stay."""
-    blocks = insert(added, 0, tasks, taskids) if taskids else [added]
+def _add(queue: bytes, taskids: Sequence[int], tasks: Sequence[str]) -> bytes:
+    """Return the content of a queue with `taskids`; all other lines stay."""
+    blocks = insert(queue, 0, tasks, taskids) if taskids else [queue]
     return b"".join(map(file_contents.bytes_of, blocks))
 
 
@@ -207,8 +248,7 @@ def _validate_readiness(contents: Contents, audit: Audit, root: str) -> None:
             "runs at the next start, those that failed too: give the farm's command"
             " again"
         )
-    queues = (audit.toprocess, audit.added)
-    odd = any(each.odd for each in queues) or audit.failed.aliens
+    odd = any(each.odd for each in audit.queues.values()) or audit.failed.aliens
     if odd or audit.find(FindingKind.UNSORTED):
         raise InputError(
             f"some lines in {root} are torn, in disorder, or not of the tasklist: "
@@ -216,30 +256,44 @@ def _validate_readiness(contents: Contents, audit: Audit, root: str) -> None:
         )
 
 
-def rehearse(path: str, tasks: Sequence[str], machine: Machine, wanted: Wanted) -> None:
+def rehearse(
+    path: str,
+    tasks: Sequence[str],
+    machine: Machine,
+    wanted: Wanted,
+    constraints: Constraints = UNORDERED,
+) -> None:
     """Raise the error that `retry` would, without the lock; change nothing."""
     paths = WorkdirPaths(os.path.abspath(path))
-    statuses = _read_statuses(paths)
-    plan_moves(examine(paths.root, machine), tasks, wanted, statuses, path)
+    ends = _read_ends(paths)
+    plan_moves(examine(paths.root, machine), tasks, wanted, ends, path, constraints)
 
 
-def _read_statuses(paths: WorkdirPaths) -> dict[int, int]:
-    return read_last_statuses(read_attempts_content(paths))
+def _read_ends(paths: WorkdirPaths) -> LastEnds:
+    return read_last_ends(read_attempts_content(paths))
 
 
 def retry(
-    path: str, tasks: Sequence[str], lock: HeldLock, machine: Machine, wanted: Wanted
+    path: str,
+    tasks: Sequence[str],
+    lock: HeldLock,
+    machine: Machine,
+    wanted: Wanted,
+    constraints: Constraints = UNORDERED,
 ) -> Retried:
     """Requeue the wanted tasks of the workdir `path`.  Return the moved and left ones.
+
+    `constraints` are those of the list.
 
     Raises `InputError`, with nothing changed, if tasks cannot be moved; `StorageError`
     if the disk fails or the lock cannot be had in `LOCK_SECONDS`.
     """
     paths = WorkdirPaths(os.path.abspath(path))
-    statuses = _read_statuses(paths)
+    ends = _read_ends(paths)
 
     def compose(contents: Contents) -> tuple[Contents, Moves]:
-        return contents, plan_moves(contents, tasks, wanted, statuses, path)
+        moves = plan_moves(contents, tasks, wanted, ends, path, constraints)
+        return contents, moves
 
     _, moves = write_optimistically(
         lock,
@@ -254,10 +308,11 @@ def retry(
 
 
 def _move(paths: WorkdirPaths, contents: Contents, moves: Moves) -> None:
-    """Replace the changed files, ``toprocess`` first: a kill loses no task."""
+    """Replace the changed files, the queues first: a kill loses no task."""
     for path, before, content in (
         (paths.toprocess, contents.toprocess, moves.toprocess),
         (paths.added, contents.added or b"", moves.added),
+        (paths.waiting, contents.waiting or b"", moves.waiting),
         (paths.failed, contents.failed, moves.failed),
     ):
         if content != before:

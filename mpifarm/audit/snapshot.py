@@ -24,6 +24,7 @@ from mpifarm.model.paths import (
 )
 from mpifarm.output.reader import list_kept_ids
 from mpifarm.output.records import DIRECTORIES
+from mpifarm.store.attempts import Column, is_not_run, read_last_attempts
 from mpifarm.store.claim_journal import DamagedClaimError, Journal
 from mpifarm.store.claims import OtherClaim, assess_untaken, grasped
 from mpifarm.store.farm_liveness import (
@@ -76,7 +77,8 @@ def glance(path: str, machine: Machine) -> Contents:
 def list_logs(path: str) -> list[str] | None:
     """Return the names in the directory of the logs, None if they cannot be listed.
 
-    A task whose output is in a file shared by tasks counts as if it had a ``log_<id>``.
+    A task whose output is in a file shared by tasks counts as if it had a ``log_<id>``,
+    and so does one that was not run, since others had failed.
     Raises `StorageError` if the disk fails.
     """
     logs = WorkdirPaths(path).logs
@@ -88,7 +90,17 @@ def list_logs(path: str) -> list[str] | None:
         return None
     if not {*DIRECTORIES}.isdisjoint(names):
         names += [log_name(taskid) for taskid in list_kept_ids(logs)]
+    names += map(log_name, _find_not_run(WorkdirPaths(path)))
     return names
+
+
+def _find_not_run(paths: WorkdirPaths) -> Iterator[int]:
+    """Yield the tasks that were not run, since others had failed."""
+    if files.is_there(paths.waiting):  # else it is a list without an order
+        last = read_last_attempts(paths)
+        for taskid in last.lines:
+            if is_not_run(last.field(taskid, Column.OUTCOME)):
+                yield taskid
 
 
 def examine_whole(path: str, machine: Machine, *, locked: bool = True) -> Contents:
@@ -127,6 +139,7 @@ class _Reader:
         paths = self._paths
         toprocess = self._find_content(paths.toprocess)
         added = self._find_content(paths.added)
+        waiting = self._find_content(paths.waiting)
         claims = tuple(self.read_claims())
         failed = self._find_content(paths.failed)
         finished = self._find_content(paths.finished)
@@ -138,6 +151,7 @@ class _Reader:
             failed,
             self._find_content(paths.fingerprint),
             added,
+            waiting,
             claims,
             tuple(self._find_leftovers(names, farms)),
             tuple(name for name in names if self._is_invalid_timeline(name)),

@@ -44,11 +44,14 @@ from mpifarm.audit.farms import read_claimed
 from mpifarm.audit.snapshot import TRIES, glance, observer
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.order.constraints import UNORDERED, Constraints
+from mpifarm.order.frontier import Frontier
 from mpifarm.store.attempts import COMPLETED, LastAttempts, read_last_attempts
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.target import Target, has_own_state, read_tasks
 from mpifarm.store.task_map import Location, TaskMap
+from mpifarm.tasklists import find_constraints
 
 
 class State(Enum):
@@ -133,6 +136,7 @@ class View:
         *,
         list_is_known: bool,
         has_own_state: bool,
+        constraints: Constraints = UNORDERED,
     ) -> None:
         self.target = target
         self.paths = WorkdirPaths(os.path.abspath(target.workdir))
@@ -143,7 +147,10 @@ class View:
         self.is_draining = contents.drain
         self.remap_begun = contents.remap_begun
         self.unread = contents.unread
-        parsed = parse_contents(contents, tasks, list_is_known=list_is_known)
+        parsed = parse_contents(
+            contents, tasks, list_is_known=list_is_known, constraints=constraints
+        )
+        self._constraints = constraints
         self.match = parsed.match
         self.odd_lines = sum(len(each.odd) for each in parsed.by_name.values())
         self._locations = _locate(contents, parsed)
@@ -221,6 +228,21 @@ class View:
             State.WAITING: at.queued + self.total - at.total,
             State.NOWHERE: at.nowhere,
         }
+
+    @cached_property
+    def held_up(self) -> int:
+        """The number of waiting tasks that may not start yet, by the list's order."""
+        if not self._constraints:
+            return 0
+        flags = [bytearray(self.total), bytearray(self.total)]
+        for location, ended in zip(
+            (Location.FINISHED, Location.FAILED), flags, strict=True
+        ):
+            for taskid in self._locations.ids_at(location):
+                ended[taskid] = 1
+        frontier = Frontier(self._constraints, *flags)
+        waiting = self.ids_in(State.WAITING)
+        return sum(frontier.find_candidate(each) != each for each in waiting)
 
     def last_failed(self, count: int) -> list[int]:
         """Return the failed tasks that were recorded last, the last one first."""
@@ -303,7 +325,7 @@ def _locate(contents: Contents, parsed: ParsedContents) -> TaskMap:
         total,
         finished=parsed.finished.ids,
         claimed=[taskid for claim in contents.claims for taskid in claim.held],
-        queued=(toprocess, parsed.added.ids),
+        queued=(toprocess, parsed.added.ids, parsed.waiting.ids),
         failed=parsed.failed.ids,
     )
 
@@ -324,7 +346,8 @@ def read_view(
     texts = None if own or tasks is None else tasks.tasks
     # A list that keeps its own state may make commands at a cost: they are not asked.
     least = len(tasks) if own and tasks is not None else 0
-    reader = _Reader(target, texts, machine or observer(), own, least)
+    constraints = UNORDERED if tasks is None else find_constraints(tasks)
+    reader = _Reader(target, texts, machine or observer(), own, least, constraints)
     view = reader.read()
     for _ in range(TRIES):
         # A file of a plain farmer that is just being written has less than all lines,
@@ -347,6 +370,7 @@ class _Reader:
     machine: Machine
     has_own_state: bool
     least: int
+    constraints: Constraints
 
     def read(self) -> View:
         contents = glance(self.target.workdir, self.machine)
@@ -364,4 +388,5 @@ class _Reader:
             tasks,
             list_is_known=self.texts is not None,
             has_own_state=self.has_own_state,
+            constraints=self.constraints,
         )

@@ -31,6 +31,7 @@ from mpifarm.commands.target import (
 from mpifarm.errors import ExitStatus, FutileError, InputError, StorageError
 from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.wording import counted
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.farm_liveness import this_machine
 from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.target import (
@@ -42,7 +43,7 @@ from mpifarm.store.target import (
 )
 from mpifarm.system.console import Console
 from mpifarm.system.patience import Patience, try_again
-from mpifarm.tasklists import TaskList
+from mpifarm.tasklists import TaskList, find_constraints
 
 LOCK_SECONDS = 5.0
 """Seconds that a check waits for the lock; then it reads without the lock."""
@@ -110,7 +111,10 @@ ROWS = {
     FindingKind.HELD_UNKNOWN: Row("claimed, and not in the tasklist", "nothing"),
     FindingKind.FINISHED_TWICE: Row("more than once in finished", "one line stays"),
     FindingKind.QUEUED_TWICE: Row(
-        "more than once in toprocess or added", "one line stays"
+        "more than once in toprocess, added or waiting", "one line stays"
+    ),
+    FindingKind.QUEUED_EARLY: Row(
+        "in toprocess, where plain farmers would run it too early", "moved to waiting"
     ),
     FindingKind.UNSORTED: Row("notice: toprocess is not sorted", "sorted"),
     FindingKind.FAILED_FINISHED: Row(
@@ -176,6 +180,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         _texts(tasks, contents, own=own),
         list_is_known=tasks is not None and not own,
         logs=_list_logs(target, patience),
+        constraints=_find_constraints(tasks),
     )
     for line in report(target, contents, audit, trouble, own=own):
         console.print_text(line + "\n")
@@ -214,7 +219,12 @@ def _create_repairer(
         this_machine(),
         lambda line: console.print_line(f"repair: {line}"),
         assume_idle=assume_idle,
+        constraints=_find_constraints(tasks),
     )
+
+
+def _find_constraints(tasks: TaskList | None) -> Constraints:
+    return UNORDERED if tasks is None else find_constraints(tasks)
 
 
 def _repair(repairer: Repairer, target: Target, environ: Mapping[str, str]) -> None:

@@ -1,11 +1,11 @@
-"""``mpifarm retry``: failed tasks go back into toprocess.
+"""``mpifarm retry``: failed tasks go back to be run again.
 
 Rules of this file: arguments and words; `mpifarm.audit.retry` moves the tasks.
 """
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mpifarm.audit.retry import (
     Retried,
@@ -27,7 +27,8 @@ from mpifarm.commands.target import (
 from mpifarm.commands.why import find_group
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.model.id_ranges import name_ids
-from mpifarm.model.wording import counted
+from mpifarm.model.wording import agree, counted
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.target import (
     Target,
     farm_words_of,
@@ -36,10 +37,12 @@ from mpifarm.store.target import (
 )
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
+from mpifarm.tasklists import find_constraints
 
 _DESCRIPTION = (
-    "Put failed tasks back into toprocess, so that the farms that run now, or the next"
-    " one, run them again.  Without --ids, --status and --why: all failed tasks."
+    "Put failed tasks back to be run, so that the farms that run now, or the next one,"
+    " run them again.  Without --ids, --status and --why: all failed tasks.  With each"
+    " task go back those that were not run because it had failed."
 )
 
 
@@ -66,19 +69,30 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         console.print_line(f"group {chosen.why}: {count} failed of: {group.cause}")
     tasks = try_again(lambda: read_tasks(target, environ), patience)
     texts = texts_of(tasks, target, f"a retry in {target.workdir}")
-    retried = try_again(lambda: _retry(target, texts, environ, wanted), patience)
+    known = Known(texts, UNORDERED if tasks is None else find_constraints(tasks))
+    retried = try_again(lambda: _retry(target, known, environ, wanted), patience)
     for line in report(target, wanted, retried):
         console.print_line(line)
     return ExitStatus.ALL_FINISHED
 
 
+class Known(NamedTuple):
+    """The texts of the list's tasks, and what the list says of their order."""
+
+    texts: Sequence[str]
+    constraints: Constraints
+
+
 def _retry(
-    target: Target, texts: Sequence[str], environ: Mapping[str, str], wanted: Wanted
+    target: Target, known: Known, environ: Mapping[str, str], wanted: Wanted
 ) -> Retried:
+    texts, constraints = known
     lock = probe_lock(
-        target, environ, lambda: rehearse(target.workdir, texts, observer(), wanted)
+        target,
+        environ,
+        lambda: rehearse(target.workdir, texts, observer(), wanted, constraints),
     )
-    return retry(target.workdir, texts, lock, observer(), wanted)
+    return retry(target.workdir, texts, lock, observer(), wanted, constraints)
 
 
 def _parse(argv: list[str]) -> Any:
@@ -121,7 +135,13 @@ def report(target: Target, wanted: Wanted, retried: Retried) -> list[str]:
     count = len(retried.moved)
     if count:
         command = shlex.join(["mpifarm", *farm_words_of(target)])
-        lines = [f"{counted(count)} put back into toprocess: {name_ids(retried.moved)}"]
+        lines = [f"{counted(count)} put back to be run: {name_ids(retried.moved)}"]
+        if retried.along:
+            go = agree(len(retried.along), "goes", "go")
+            lines.append(
+                f"of these, {name_ids(retried.along)} {go} along: one waits for the"
+                " other"
+            )
         lines.append(f"if no farm is running, start one: {command}")
     else:
         all_of_them = wanted.ids is None and wanted.statuses is None

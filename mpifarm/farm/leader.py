@@ -254,13 +254,13 @@ class Leader:
 
     def _record(self, rank: int, result: Result) -> Recorded:
         is_finished = result.outcome is Outcome.COMPLETED
-        if not result.started:  # nobody lived to tell
-            result = result._replace(started=time.time())
         record = self.coordinator.ranks[rank]
+        host = record.host
+        if not result.started:  # nobody lived to tell, or it never ran
+            host = "" if result.outcome is Outcome.NOT_RUN else host
+            result = result._replace(started=time.time())
         # By place: names take twice as long, and each task comes here.
-        return Recorded(
-            result.taskid, is_finished, result, rank, record.pid, record.host
-        )
+        return Recorded(result.taskid, is_finished, result, rank, record.pid, host)
 
     def _find_host(self, rank: int) -> str:
         return self.coordinator.ranks[rank].host

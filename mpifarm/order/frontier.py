@@ -139,7 +139,8 @@ class Frontier:
         self.horizon = self.doomed_from = len(states)
         self._open_before = 0
         lowest: int | None = None
-        while place < len(barriers):
+        # One behind all tasks keeps none of them from starting.
+        while place < len(barriers) and barriers[place].first < len(states):
             first, checks, since = barriers[place]
             self._open_before = states.count(_OPEN, begin, first)
             if self._open_before:

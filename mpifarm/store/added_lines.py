@@ -48,14 +48,14 @@ class AddedLines:
         """
         queues, known = self._queues, validation.grown_from
         queues.first_added = validation.first_added
-        queues.begin_order()
         if not validation.snapshot.begun:
             for path in (self._paths.added, self._paths.waiting):
                 if files.is_there(path):
                     files.remove(path)
+        queues.begin_order()
         told = "" if known is None else _describe_added(len(self._tasks) - known)
         is_missing = not files.exists(self._paths.toprocess)
-        if is_missing and queues.constraints:
+        if is_missing and queues.waiting is not None:
             self._make_ordered_queues(validation.fingerprint)
             return told
         if is_missing and validation.first_added < len(self._tasks):

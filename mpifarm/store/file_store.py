@@ -27,7 +27,12 @@ from mpifarm.store.ledger import Appended, Ledger, Ledgers
 from mpifarm.store.optimistic import write_optimistically
 from mpifarm.store.queue import Steps
 from mpifarm.store.queue_pair import QueuePair
-from mpifarm.store.status_lines import ParsedStatus, encode_blocks, is_beyond
+from mpifarm.store.status_lines import (
+    ParsedStatus,
+    encode_blocks,
+    is_beyond,
+    scan_ids,
+)
 from mpifarm.store.store import Store
 from mpifarm.store.take_up import TakenUp, TakeUp
 from mpifarm.store.transaction import Transactions
@@ -196,6 +201,7 @@ class FileStore(Store):
         # This comes first: the fingerprint says that nothing is left to be added.
         if sentence := self._added_lines.settle(validation):
             self.notes.append(sentence)
+        self._revive_open()
         self._member.enter(self._clock)
         try:
             self._mend(validation)
@@ -211,6 +217,21 @@ class FileStore(Store):
             self._member.claim.end()
             raise
 
+    def _revive_open(self) -> None:
+        """Let tasks that have failed and run again count as open, for the order.
+
+        They stand in a queue or a claim too; the queues are as this start leaves them.
+        """
+        frontier = self._queues.frontier
+        if frontier is None or not self._ledgers.failed.count:
+            return
+        for queue in self._queues.each():
+            if state := file_contents.find_state(queue.path):
+                for taskids in scan_ids(state.blocks(appended=False)):
+                    frontier.revive(filter(self._ledgers.failed.has, taskids))
+        for claim in self._others.claims.values():
+            frontier.revive(self._find_open(claim))
+
     def _start_ledgers(self, validation: Validation) -> None:
         """Start both ledgers behind the last whole line that was validated."""
         for ledger, found, parsed in (
@@ -219,7 +240,9 @@ class FileStore(Store):
         ):
             # A last line without newline counts once `_mend` has ended it.
             ledger.start_behind(
-                found.size - parsed.tail_size if found else 0, parsed.ids
+                found.size - parsed.tail_size if found else 0,
+                parsed.ids,
+                found.version[:2] if found else None,
             )
 
     def _mend(self, validation: Validation) -> None:
@@ -296,7 +319,10 @@ class FileStore(Store):
         self._note_results(results)
         done = self._transactions.carry_out(results, requeue, take, pull, begun)
         frontier = self._queues.frontier
-        return done if frontier is None else done._replace(some_wait=frontier.some_wait)
+        if frontier is None:
+            return done
+        frontier.revive(done.taken)  # a retry may have put them back half-way
+        return done._replace(some_wait=frontier.some_wait)
 
     def hold(self, held: Held) -> None:
         """Let held tasks, and no others, stay in ``waiting`` until they are released.
@@ -367,6 +393,7 @@ class FileStore(Store):
         if ledger is self._ledgers.finished:
             frontier.note_ends(finished=appended.ids, failed=())
         else:
+            frontier.revive(appended.gone)
             frontier.note_ends(finished=(), failed=appended.ids)
 
     def _report_odd_lines(self, ledger: Ledger, lines: Sequence[bytes]) -> None:

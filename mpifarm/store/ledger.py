@@ -23,6 +23,7 @@ from mpifarm.store.status_lines import (
 from mpifarm.store.task_map import find_settled
 from mpifarm.store.types import Recorded
 from mpifarm.system import files
+from mpifarm.system.file_contents import find_version
 
 
 class Appended(NamedTuple):
@@ -30,12 +31,14 @@ class Appended(NamedTuple):
 
     `ids` are the tasks of lines that count, `odd` the lines that do not count as they
     are.  `own` are ids of an append of this farm that had failed, and that the file has
-    now all the same; `ids` has none of these.
+    now all the same; `ids` has none of these.  `gone` are tasks that were taken out of
+    the file, by a repair or a retry.
     """
 
     ids: list[int]
     odd: list[bytes]
     own: list[int]
+    gone: list[int]
 
 
 class PendingAppend(NamedTuple):
@@ -63,9 +66,17 @@ class Ledger:
         """An append that failed, until the next poll settles it."""
         self._beyond_at: int | None = None
         """From here on, in bytes, the file may have lines beyond the list."""
+        self._identity: tuple[int, int] | None = None
+        """Device and inode of the file, as last seen."""
+        self._was_replaced = False
+        """Whether the file was replaced since it was read."""
 
     def __contains__(self, taskid: int) -> bool:
         return self._recorded[taskid] != 0
+
+    def has(self, taskid: int) -> bool:
+        """Return whether the file has the task, False for one beyond the list."""
+        return taskid < len(self._recorded) and self._recorded[taskid] != 0
 
     def missing(self) -> Iterator[int]:
         """Yield the ids that the file does not have, in order."""
@@ -88,11 +99,18 @@ class Ledger:
             self.count += not recorded[taskid]
             recorded[taskid] = 1
 
-    def start_behind(self, offset: int, taskids: Iterable[int]) -> None:
+    def start_behind(
+        self,
+        offset: int,
+        taskids: Iterable[int],
+        identity: tuple[int, int] | None = None,
+    ) -> None:
         """Forget all that was read, and read on from `offset`, behind a newline.
 
-        `taskids` are the tasks that the file has before `offset`.
+        `taskids` are the tasks that the file has before `offset`; `identity` is its
+        device and inode, None if it is missing.
         """
+        self._identity = identity
         self.count = 0
         self._recorded = bytearray(len(self._tasks))
         self._offset = offset
@@ -101,14 +119,16 @@ class Ledger:
     def poll(self) -> Appended:
         """Settle an append that failed, read on, return the lines of others.
 
-        The tasks of all lines count from now on.  Raises `StorageError` if the file
-        cannot be read or written, or is shorter than before.
+        The tasks of all lines count from now on, and those that were taken out of the
+        file do not.  Raises `StorageError` if the file cannot be read or written, or is
+        shorter than before.
         """
         own = self._settle()
         try:
             content = self._read_on()
         except OSError as error:
             raise files.storage_error("read", self.path, error) from error
+        gone = self._find_gone() if self._was_replaced else []
         parsed = parse_status(content, self._tasks, list_is_same=True)
         before = self._offset
         self._offset += len(content) - parsed.tail_size
@@ -118,7 +138,22 @@ class Ledger:
         if self._beyond_at is None and self._has_beyond(parsed):
             self._beyond_at = before
         theirs = [taskid for taskid in parsed.ids if taskid not in own]
-        return Appended(theirs, [each.line for each in parsed.odd], sorted(own))
+        return Appended(theirs, [each.line for each in parsed.odd], sorted(own), gone)
+
+    def _find_gone(self) -> list[int]:
+        """Read the file again up to where it was read, and know what is there now.
+
+        Return the tasks that the file had before.  Whoever replaces it while farms work
+        leaves all other lines at their places.
+        """
+        content = files.find_rest(self.path, 0)[: self._offset]
+        parsed = parse_status(content, self._tasks, list_is_same=True)
+        before, self._recorded = self._recorded, bytearray(len(self._recorded))
+        self.count = 0
+        self.add(parsed.ids)
+        self._was_replaced = False
+        now = self._recorded
+        return [each for each in _flagged(before) if not now[each]]
 
     def _has_beyond(self, parsed: ParsedStatus) -> bool:
         return any(is_beyond(each.line, self._tasks) for each in parsed.odd)
@@ -169,7 +204,10 @@ class Ledger:
         """Return the bytes behind the last poll's; a file that is missing is empty."""
         try:
             with files.opened(self.path, os.O_RDONLY) as descriptor:
-                size = os.fstat(descriptor).st_size
+                status = os.fstat(descriptor)
+                size, identity = status.st_size, (status.st_dev, status.st_ino)
+                self._was_replaced |= self._identity not in (None, identity)
+                self._identity = identity
                 content = files.read_descriptor(descriptor, self._offset)
         except FileNotFoundError:
             size, content = 0, b""
@@ -202,6 +240,8 @@ class Ledger:
         self._pending = PendingAppend(self._offset + len(self._tail), newline + lines)
         self._offset = files.append(self.path, lines, sync=True)
         self._pending = None
+        if self._identity is None and (version := find_version(self.path)):
+            self._identity = version[:2]
         self.add(taskids)
         if self._tail:
             self.add(self._tail_ids)
@@ -243,6 +283,14 @@ class Ledgers(NamedTuple):
     def have(self, taskid: int) -> bool:
         """Return whether either file had the task at the last poll."""
         return taskid in self.finished or taskid in self.failed
+
+
+def _flagged(flags: bytearray) -> Iterator[int]:
+    """Yield the tasks whose byte is 1, in order."""
+    place = flags.find(1)
+    while place >= 0:
+        yield place
+        place = flags.find(1, place + 1)
 
 
 def common_beginning(left: bytes, right: bytes) -> bytes:

@@ -50,7 +50,7 @@ class QueuePair:
         )
         self.added = AddedQueue(paths.added, *common)
         self.waiting: WaitingQueue | None = None
-        """None for a list without constraints, unless users have held tasks."""
+        """None for a list without constraints, unless there is such a file."""
         self.held: set[int] = set()
         """Tasks that users hold: they stay in ``waiting``."""
         self.frontier: Frontier | None = None
@@ -68,9 +68,10 @@ class QueuePair:
     def begin_order(self) -> None:
         """Begin to heed the constraints of the list, if it has any.
 
-        What has ended is what the ledgers have read.
+        What has ended is what the ledgers have read.  A list without constraints may
+        have a ``waiting``, too: what stands there is ready.
         """
-        if self.constraints:
+        if self.constraints or files.is_there(self._paths.waiting):
             self._begin_waiting()
 
     def hold(self, taskids: Iterable[int]) -> None:

@@ -94,7 +94,7 @@ def test_ids_go_to_the_next_command(ended, mpifarm):
     )
     child = ended.start_command(["sh", "-c", line])
     assert child.wait(60) == 0, child.text()
-    assert "put back into toprocess: 1, 5, 9\n" in child.text()
+    assert "put back to be run: 1, 5, 9\n" in child.text()
     assert ids_of(listed(mpifarm, ended, "--waiting")) == [1, 5, 9]
 
 

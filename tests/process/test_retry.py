@@ -14,7 +14,7 @@ def test_failed_tasks_run_again_and_only_they(create_place, mpifarm):
     Path(place.directory, "ready").touch()
     status, text = mpifarm(place, "retry", "tasks.txt_workdir", "--ids", "1")
     assert status == 0
-    assert "1 task put back into toprocess: 1\n" in text
+    assert "1 task put back to be run: 1\n" in text
     assert "mpifarm tasks.txt\n" in text
     assert place.run() == 1
     assert sorted(place.notes("ran")) == ["0", "1", "1"]
@@ -27,7 +27,7 @@ def test_the_status_of_the_last_attempt_chooses(create_place, mpifarm):
     place = create_place(["kill -9 $$; true", "exit 137", "exit 1"])
     assert place.run() == 1
     _, text = mpifarm(place, "retry", "tasks.txt", "--status", "137")
-    assert "2 tasks put back into toprocess: 0-1\n" in text
+    assert "2 tasks put back to be run: 0-1\n" in text
     assert place.ids("failed") == [2]
 
 
@@ -78,4 +78,4 @@ def test_of_many_ranks_one_retries(create_place, mpirun):
     assert place.run() == 1
     child = place.start_command(mpirun(3, *MPIFARM, "retry", str(place.workdir)))
     assert child.wait(30) == 0
-    assert child.text().count("put back into toprocess") == 1
+    assert child.text().count("put back to be run") == 1

@@ -17,13 +17,14 @@ from mpifarm.errors import FarmError, InputError
 from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.wording import agree, counted
+from mpifarm.order.constraints import UNORDERED
 from mpifarm.output.reader import Output
 from mpifarm.store.target import Target, has_own_state, read_tasks
 from mpifarm.store.task_map import Location
 from mpifarm.system import files
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
-from mpifarm.tasklists import TaskList
+from mpifarm.tasklists import TaskList, find_constraints
 
 T = TypeVar("T")
 
@@ -134,7 +135,8 @@ class Explainer:
             lambda: examine_whole(self.target.workdir, observer(), locked=False)
         )
         texts = None if own or tasks is None else tasks.tasks
-        return locate_tasks(contents, texts, has_own_state=own)
+        constraints = UNORDERED if tasks is None else find_constraints(tasks)
+        return locate_tasks(contents, texts, has_own_state=own, constraints=constraints)
 
     @cached_property
     def _tasks(self) -> TaskList | None:

@@ -23,6 +23,7 @@ from mpifarm.audit.snapshot import examine
 from mpifarm.audit.view import State, read_view
 from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.order.constraints import Constraints
 from mpifarm.store.claim_journal import Event, Head, encode_event, encode_head
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.remap import remap_workdir
@@ -47,7 +48,8 @@ class Claimed(NamedTuple):
 class Workdir(NamedTuple):
     """What stands in the files; None for no ``toprocess``.
 
-    `torn` is the task of a torn line at the end of ``finished``.
+    `torn` is the task of a torn line at the end of ``finished``; `behind` is the first
+    task behind a barrier.
     """
 
     finished: list[int]
@@ -57,6 +59,22 @@ class Workdir(NamedTuple):
     first_added: int
     added: list[int]
     torn: int | None
+    behind: int = 8
+    waiting: list[int] = []  # noqa: RUF012 - no one changes it
+
+    @property
+    def constraints(self) -> Constraints:
+        constraints = Constraints()
+        if self.behind < len(TASKS):
+            constraints.add_barrier(self.behind, checks=False)
+        return constraints
+
+    def queue_of(self, taskid: int) -> list[int]:
+        """What stands in the queue to which a task belongs."""
+        if taskid >= self.behind:
+            return self.waiting
+        queue = self.toprocess if taskid < self.first_added else self.added
+        return queue or []
 
 
 workdirs = st.builds(
@@ -72,6 +90,8 @@ workdirs = st.builds(
     first_added=st.sampled_from([6, 8]),
     added=ids,
     torn=st.one_of(st.none(), st.sampled_from(ALL)),
+    behind=st.sampled_from([8, 3, 7]),
+    waiting=ids,
 )  # fmt: skip
 
 
@@ -87,12 +107,14 @@ def write(site: Site, given: Workdir) -> None:
             stream.write(line(given.torn)[:-2])
     site.write("failed", given.failed)
     if given.toprocess is not None:
-        first = {each for each in given.toprocess if each < given.first_added}
-        site.write("toprocess", sorted(first))
-        site.write(
-            "added", sorted({each for each in given.added if each >= given.first_added})
-        )
-    fingerprint = take_fingerprint(TASKS, given.first_added)
+        first, behind = given.first_added, given.behind
+        for name, queue, belong in (
+            ("toprocess", given.toprocess, range(min(first, behind))),
+            ("added", given.added, range(first, behind)),
+            ("waiting", given.waiting, range(behind, 8)),
+        ):
+            site.write(name, sorted({*queue} & {*belong}))
+    fingerprint = take_fingerprint(TASKS, given.first_added, given.constraints)
     Path(paths.fingerprint).write_bytes(encode_fingerprint(fingerprint))
     Path(paths.claims).mkdir()
     (site.root / "lock").touch()
@@ -113,8 +135,7 @@ def expected_location(given: Workdir, taskid: int) -> Location:
         return Location.FINISHED
     if any(taskid in claim.take - claim.done for claim in given.claims):
         return Location.CLAIMED
-    queue = given.toprocess if taskid < given.first_added else given.added
-    if given.toprocess is None or taskid in (queue or ()):
+    if given.toprocess is None or taskid in given.queue_of(taskid):
         return Location.QUEUED
     return Location.FAILED if taskid in given.failed else Location.NOWHERE
 
@@ -130,14 +151,15 @@ def expected_after_start(given: Workdir, taskid: int) -> Location:
         if taskid in claim.take - claim.done
         and taskid not in given.failed[claim.failed_before :]
     ]
-    queue = given.toprocess if taskid < given.first_added else given.added
-    if open_claims or given.toprocess is None or taskid in (queue or ()):
+    is_queued = given.toprocess is None or taskid in given.queue_of(taskid)
+    if open_claims or is_queued:
         return Location.QUEUED
     return Location.FAILED
 
 
 def audit(site: Site) -> Audit:
-    return audit_contents(examine(str(site.root), site.machine(1)), TASKS)
+    contents = examine(str(site.root), site.machine(1))
+    return audit_contents(contents, TASKS, constraints=site.constraints)
 
 
 def locations_of(each: Audit) -> list[Location]:
@@ -152,6 +174,7 @@ def no_syncs():
 
 def sites(given: Workdir, directory: str) -> Site:
     site = Site(Path(directory) / "w", TASKS)
+    site.constraints = given.constraints
     write(site, given)
     return site
 
@@ -171,13 +194,16 @@ def test_the_audit_and_the_log_follow_the_table(given):
         assert locations_of(found) == expected
         assert found.nowhere == {i for i in ALL if expected[i] is Location.NOWHERE}
         contents = examine(str(site.root), site.machine(1))
-        locator = locate_tasks(contents, TASKS, has_own_state=False)
+        locator = locate_tasks(
+            contents, TASKS, has_own_state=False, constraints=given.constraints
+        )
         located = [locator.locate(taskid) for taskid in ALL]
         assert [each.location for each in located] == expected
         for each in located:
             assert (each.holder is not None) is (each.location is Location.CLAIMED)
         unlocked = examine(str(site.root), site.machine(1), locked=False)
-        assert locations_of(audit_contents(unlocked, TASKS)) == expected
+        found = audit_contents(unlocked, TASKS, constraints=given.constraints)
+        assert locations_of(found) == expected
 
 
 @calm
@@ -188,7 +214,8 @@ def test_retry_moves_what_failed_unless_it_is_finished_or_claimed(given):
         before = locations_of(audit(site))
         lock = FakeLock(site.root / "lock")
         try:
-            done = retry(str(site.root), TASKS, lock, site.machine(1), Wanted())
+            given_to = (str(site.root), TASKS, lock, site.machine(1), Wanted())
+            done = retry(*given_to, given.constraints)
         except InputError:
             assert given.toprocess is None
             return
@@ -220,7 +247,10 @@ def test_the_view_follows_the_table(given):
     with tempfile.TemporaryDirectory() as directory:
         site = sites(given, directory)
         tasklist = Path(directory) / "list"
-        tasklist.write_text("".join(f"{text}\n" for text in TASKS))
+        lines = [f"{text}\n" for text in TASKS]
+        if given.behind < len(TASKS):
+            lines.insert(given.behind, "#BARRIER\n")
+        tasklist.write_text("".join(lines))
         target = Target(str(site.root), str(tasklist))
         view = read_view(target, {}, site.machine(1))
         expected = [STATES[expected_location(given, taskid)] for taskid in ALL]
@@ -258,9 +288,15 @@ def test_a_farm_that_starts_counts_what_the_audit_counts(given):
         failed = found.locations.ids_at(Location.FAILED)
         assert counts.first_failed == tuple(failed)
         runs = {i for i in ALL if found.locations.find(i) is Location.QUEUED}
-        assert {*farm.transact((), (), 99).taken} == runs
+        is_shut = any(
+            found.locations.find(each) not in (Location.FINISHED, Location.FAILED)
+            for each in range(given.behind)
+        )
+        waits = {each for each in runs if is_shut and each >= given.behind}
+        assert counts.held_up == len(waits)
+        assert {*farm.transact((), (), 99).taken} == runs - waits
         held = farm.counts(farm.survey())
-        assert (held.held, held.toprocess) == (len(runs), 0)
+        assert (held.held, held.toprocess) == (len(runs - waits), len(waits))
 
 
 @calm
@@ -274,7 +310,7 @@ def test_remap_to_the_same_list_leaves_each_task_where_a_start_would(given):
             with pytest.raises(InputError, match="are in no file"):
                 remap_workdir(paths, TASKS, site.machine(1), site.now)
             return
-        remap_workdir(paths, TASKS, site.machine(1), site.now)
+        remap_workdir(paths, TASKS, site.machine(1), site.now, given.constraints)
         expected = [expected_after_start(given, taskid) for taskid in ALL]
         # The task of a last line without newline is known, and runs.
         runs = {i for i in lost if expected[i] is Location.NOWHERE}
@@ -287,7 +323,7 @@ def test_remap_to_the_same_list_leaves_each_task_where_a_start_would(given):
 @given(workdirs)
 def test_the_invariants_find_what_the_audit_finds(given):
     with tempfile.TemporaryDirectory() as directory:
-        site = sites(given._replace(first_added=8), directory)
+        site = sites(given._replace(first_added=8, behind=8), directory)
         found = audit(site)
         violations = find_violations(str(site.root), TASKS, ())
 

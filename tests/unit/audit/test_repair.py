@@ -69,8 +69,8 @@ def create_site(root: Path) -> Site:
 
 
 def check(site: Site) -> Audit:
-    machine = site.machine(0)
-    return audit_contents(examine(str(site.root), machine), site.tasks)
+    contents = examine(str(site.root), site.machine(0))
+    return audit_contents(contents, site.tasks, constraints=site.constraints)
 
 
 def found(site: Site, kind: FindingKind) -> AuditFinding:
@@ -90,6 +90,7 @@ def repair(site: Site, *, assume_idle: bool = False) -> list[str]:
         assume_idle=assume_idle,
         wall=lambda: site.now,
         farm=f"{site.farms:08x}",
+        constraints=site.constraints,
     ).run(FakeLock(site.root / "lock"))
     return said
 
@@ -564,6 +565,8 @@ MESSES = st.fixed_dictionaries(
         "failed": STATUS,
         "added": st.none() | st.lists(WHOLE_LINES, max_size=6).map(b"".join),
         "first_added": st.sampled_from([9, 12]),
+        "waiting": st.none() | st.lists(WHOLE_LINES, max_size=6).map(b"".join),
+        "behind": st.sampled_from([12, 12, 5, 10]),
         "timeline.json": st.none()
         | st.sampled_from([b"[]", b"[", b"", b"{}", b"\xff"]),
         "alive": IDS,
@@ -579,9 +582,12 @@ def messy_site(mess: dict[str, object]) -> Iterator[Site]:
     root = Path(tempfile.mkdtemp(prefix="mess"))
     try:
         site = create_site(root)
-        fingerprint = take_fingerprint(TASKS, mess["first_added"])  # type: ignore[arg-type]
+        if mess["behind"] != 12:
+            site.constraints.add_barrier(mess["behind"], checks=False)  # type: ignore[arg-type]
+        fingerprint = take_fingerprint(TASKS, mess["first_added"], site.constraints)  # type: ignore[arg-type]
         (root / "fingerprint.json").write_bytes(encode_fingerprint(fingerprint))
-        for name in ("toprocess", "finished", "failed", "added", "timeline.json"):
+        names = ("toprocess", "finished", "failed", "added", "waiting", "timeline.json")
+        for name in names:
             content = mess[name]
             (root / name).unlink(missing_ok=True)
             if isinstance(content, bytes):
@@ -924,3 +930,69 @@ def test_logs_that_cannot_be_listed_are_unknown_unless_the_disk_fails(
             list_logs(str(site.root))
     else:
         assert list_logs(str(site.root)) is None
+
+
+# ---- lists with an order ------------------------------------------------------------
+
+
+@pytest.fixture
+def ordered(site):
+    """Tasks from 8 on are behind a barrier."""
+    site.constraints.add_barrier(8, checks=False)
+    fingerprint = take_fingerprint(TASKS, constraints=site.constraints)
+    (site.root / "fingerprint.json").write_bytes(encode_fingerprint(fingerprint))
+    site.write("toprocess", range(8))
+    site.write("waiting", range(8, 12))
+    return site
+
+
+def test_a_workdir_with_an_order_is_clean(ordered):
+    assert check(ordered).findings == []
+    assert repair(ordered) == []
+
+
+def test_what_waits_and_was_lost_goes_back_behind_its_barrier(ordered):
+    ordered.write("toprocess", range(1, 8))
+    ordered.write("waiting", range(8, 11))
+    assert found(ordered, FindingKind.NOWHERE).ids == (0, 11)
+    repair(ordered, assume_idle=True)
+    assert ordered.ids("toprocess") == [*range(8)]
+    assert ordered.ids("waiting") == [8, 9, 10, 11]
+
+
+def test_what_stands_in_front_of_its_barrier_is_moved_behind_it(ordered):
+    ordered.write("toprocess", [*range(8), 9, 10])
+    ordered.write("waiting", [8, 10, 11])
+    assert found(ordered, FindingKind.QUEUED_EARLY).ids == (9, 10)
+    said = repair(ordered)
+    assert "waiting: put in what plain farmers may not run: 9" in said[0]
+    assert ordered.ids("toprocess") == [*range(8)]
+    assert ordered.ids("waiting") == [8, 9, 10, 11]
+    assert check(ordered).clean
+
+
+def test_a_kill_while_it_is_moved_loses_nothing(ordered, monkeypatch):
+    for at in range(1, MAX_STEPS):
+        ordered.write("toprocess", [*range(8), 9])
+        ordered.write("waiting", [8, 10, 11])
+        with interference(monkeypatch, at, Killed(), half=False):
+            try:
+                repair(ordered)
+            except Killed:
+                struck = True
+            else:
+                struck = False
+        assert {*ordered.ids("toprocess"), *ordered.ids("waiting")} == {*ALL}
+        if not struck:
+            return
+    pytest.fail("the repair never came to its end")
+
+
+def test_what_has_ended_or_is_held_is_taken_out_of_waiting(ordered):
+    ordered.write("finished", range(9))
+    ordered.write("toprocess", [])
+    write_claim(ordered, 72, [Event(take=[9])])
+    assert found(ordered, FindingKind.QUEUED_FINISHED).ids == (8,)
+    assert found(ordered, FindingKind.QUEUED_HELD).ids == (9,)
+    repair(ordered)
+    assert ordered.ids("waiting") == [10, 11]

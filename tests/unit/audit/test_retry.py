@@ -53,7 +53,8 @@ def run_again(
         None if status is None else spread_status(status),
     )
     lock = FakeLock(site.root / "lock")
-    return retry(str(site.root), site.tasks, lock, site.machine(0), wanted)
+    known = (str(site.root), site.tasks, lock, site.machine(0), wanted)
+    return retry(*known, site.constraints)
 
 
 def test_all_that_failed_go_back(site):
@@ -298,3 +299,53 @@ def test_a_rehearsal_tells_the_mistake_and_moves_nothing(site):
 )
 def test_a_status_above_128_is_that_of_a_signal_too(status, same):
     assert spread_status(status) == same
+
+
+# ---- lists with an order ------------------------------------------------------------
+
+
+@pytest.fixture
+def ordered(site):
+    """4 and 5 were not run, since 2 had failed; 6 has failed by itself."""
+    site.constraints.after.update({4: (2,), 5: (4,)})
+    assert_fresh(site)
+    site.write("toprocess", [])
+    site.write("waiting", [])
+    site.write("failed", [2, 4, 5, 6])
+    why = "not run: task 2 failed"
+    ends = (
+        Attempt(2, status=1),
+        Attempt(4, 0, status=1, outcome=why),
+        Attempt(5, 0, status=1, outcome=why),
+        Attempt(6, status=3),
+    )
+    (site.root / "attempts.tsv").write_text(format_attempts(*ends))
+    return site
+
+
+def assert_fresh(site: Site) -> None:
+    fingerprint = take_fingerprint(site.tasks, constraints=site.constraints)
+    (site.root / "fingerprint.json").write_bytes(encode_fingerprint(fingerprint))
+
+
+@pytest.mark.parametrize(
+    ("ids", "moved", "along"),
+    [
+        (None, [2, 4, 5, 6], ()),
+        ([2], [2, 4, 5], (4, 5)),
+        ([5], [2, 4, 5], (2, 4)),
+        ([6], [6], ()),
+    ],
+)
+def test_what_waits_for_each_other_goes_back_together(ordered, ids, moved, along):
+    retried = run_again(ordered, ids)
+    assert (retried.moved, retried.along) == (moved, along)
+    waits = [each for each in moved if each in (4, 5)]
+    assert ordered.ids("waiting") == waits
+    assert ordered.ids("toprocess") == [each for each in moved if each not in waits]
+    assert ordered.ids("failed") == [each for each in (2, 4, 5, 6) if each not in moved]
+
+
+def test_what_was_not_run_has_no_status_of_its_own(ordered):
+    assert run_again(ordered, status=1)[:3] == ([2, 4, 5], [], [])
+    assert run_again(ordered, status=3).moved == [6]

@@ -360,7 +360,7 @@ def test_another_user_may_check_and_learns_what_he_cannot_read(foreign_site, run
 def test_a_retry_says_what_it_moved_and_how_to_go_on(site, run):
     status, text = run(retry, site.root)
     assert status == 0
-    assert "1 task put back into toprocess: 1\n" in text
+    assert "1 task put back to be run: 1\n" in text
     assert f"mpifarm {site.root.parent}/tasks.txt\n" in text
     assert site.ids("toprocess") == list(ALL[1:])
     assert "no task has failed" in run(retry, site.root, "--failed")[1]
@@ -440,7 +440,7 @@ def test_what_a_retry_leaves_is_told_with_the_reason():
     place = Target("w", "tasks.txt")
     lines = report_retry(place, Wanted(), Retried([1], [3, 4], [7]))
     assert lines == [
-        "1 task put back into toprocess: 1",
+        "1 task put back to be run: 1",
         "if no farm is running, start one: mpifarm --workdir w tasks.txt",
         HELD.format("3-4"),
         UNKNOWN.format("7"),

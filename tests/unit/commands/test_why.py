@@ -234,7 +234,7 @@ def test_retry_takes_the_group_and_names_its_cause(site, run):
     out, _ = run(retry, "tasks.txt", "--why", "1")
     assert out.splitlines()[:2] == [
         "mpifarm: group 1: 4 tasks have failed of: ValueError: no cell 3 in /data/*.nc",
-        "mpifarm: 4 tasks put back into toprocess: 1-4",
+        "mpifarm: 4 tasks put back to be run: 1-4",
     ]
     assert (site.ids("toprocess"), site.ids("failed")) == ([1, 2, 3, 4], [6, 8])
     # Its number means the next cause now, which the answer says.

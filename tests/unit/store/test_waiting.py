@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from mpifarm.audit.retry import Wanted, retry
 from mpifarm.errors import InputError
 from mpifarm.order.constraints import Constraints
 from mpifarm.order.frontier import Frontier
@@ -16,7 +17,7 @@ from mpifarm.store.status_lines import encode_lines
 from mpifarm.store.types import Recorded
 from mpifarm.store.waiting import MAX_DOOMED, ReadySearch, edit
 from mpifarm.system import file_contents
-from tests.unit.store_fakes import SMALL_PARTS, PlainFarmer, Site, ended
+from tests.unit.store_fakes import SMALL_PARTS, FakeLock, PlainFarmer, Site, ended
 
 UNHEEDED = "begun by a farmer that does not heed what the tasklist says of its order"
 
@@ -192,6 +193,53 @@ def test_a_farm_that_is_to_take_nothing_is_handed_over_nothing(site):
     ends = [ended(0, 1), *map_ended(1, 2, 3)]
     assert not workdir.transact(ends, (), 0).not_run
     assert workdir.close()
+
+
+def test_a_farm_at_work_notices_what_was_put_back_to_be_run_again(site):
+    site.constraints = stages(4, checks=True)
+    workdir = site.open()
+    done = workdir.transact((), (), 12)
+    ends = [ended(0), ended(1, 1), *map_ended(2, 3)]
+    not_run = workdir.transact(ends, (), 12).not_run
+    workdir.transact([ended(each, 1) for each, _ in not_run[1:]], (), 0)
+    assert workdir.recorded == (3, 8)
+    lock = FakeLock(site.root / "lock")
+    known = (str(site.root), site.tasks, lock, site.machine(1), Wanted())
+    assert retry(*known, site.constraints).moved == [1, *range(5, 12)]
+    done = workdir.transact((), (), 12)
+    assert (done.taken, [*done.not_run]) == ([1], [])
+    assert workdir.recorded == (3, 0)
+    done = workdir.transact([ended(1), ended(4)], (), 12)
+    assert done.taken == [*range(5, 12)]
+    assert site.violations() == []
+
+
+def test_a_task_that_failed_and_is_to_run_again_keeps_its_barrier_shut(site):
+    """As after a retry that was killed between its two files."""
+    workdir = site.open()
+    work_until_second_stage(workdir)
+    workdir.transact((), (4, 5, 6, 7), 0)
+    assert workdir.close()
+    site.write("failed", [3])
+    site.write("finished", [0, 1, 2])
+    site.write("toprocess", [3])
+    workdir = site.open()
+    assert workdir.transact((), (), 12).taken == [3]
+    assert workdir.transact([ended(3)], (), 12).taken == [4, 5, 6, 7]
+
+
+def test_so_does_one_that_another_farm_has_taken_again(site):
+    one, two = site.open(), site.open()
+    assert one.transact((), (), 12).taken == [0, 1, 3]
+    one.transact([ended(1, 1), ended(3)], (), 0)
+    lock = FakeLock(site.root / "lock")
+    known = (str(site.root), site.tasks, lock, site.machine(3), Wanted())
+    assert retry(*known, site.constraints).moved == [1]
+    assert two.transact((), (), 1).taken == [1]
+    assert one.transact([ended(0)], (), 12).taken == [2]
+    assert one.transact([ended(2)], (), 12).taken == []
+    two.transact([ended(1, 1)], (), 0)
+    assert one.transact((), (), 12).taken == [4, 5, 6, 7]
 
 
 # ---- who else is there --------------------------------------------------------------
