@@ -64,7 +64,7 @@ subcommands, each with a --help of its own:
   mpifarm joblog WORKDIR --gnu
                              print the attempts in GNU parallel's format
   mpifarm cancel WORKDIR ID  end tasks of a running farm, or don't start them
-  mpifarm hold WORKDIR       have running farms start no more, or not these tasks
+  mpifarm hold WORKDIR       have farms start nothing more, or not these tasks
   mpifarm release WORKDIR    let held tasks start
   mpifarm drain WORKDIR      have running farms start no more, and then end
   mpifarm retry WORKDIR      put failed tasks back, so that they run again

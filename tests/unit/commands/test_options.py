@@ -471,7 +471,13 @@ def test_an_option_of_another_tool_is_answered_by_what_does_the_same(line, named
         ("stats tasks.txt", "result.json"),
         ("run tasks.txt", "give the list alone"),
         ("resume", "give the list alone"),
-        ("cancel", "USR1"),
+        ("kill tasks.txt", "USR1"),
+        ("stop tasks.txt 3", "mpifarm cancel LIST ID"),
+        ("scancel tasks.txt 3", "mpifarm cancel LIST ID"),
+        ("pause tasks.txt", "mpifarm hold LIST"),
+        ("qhold tasks.txt 3", "mpifarm hold LIST ID"),
+        ("unpause tasks.txt", "mpifarm release LIST"),
+        ("cancle tasks.txt 3", "did you mean mpifarm cancel?"),
         ("logs tasks.txt", "mpifarm log LIST ID"),
         ("usage", "mpifarm --help"),
         ("-n 4 check tasks.txt", "a subcommand stands first: mpifarm check"),
@@ -496,7 +502,7 @@ def test_an_unknown_subcommand_before_a_list_that_is_there_is_told_with_all_ther
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tasks.txt").touch()
     sentence = mistake("frobnicate", "tasks.txt")
-    assert "there is no subcommand frobnicate, only add, check, joblog, log" in sentence
+    assert "no subcommand frobnicate, only add, cancel, check, drain" in sentence
     assert "mpifarm tasks.txt" in sentence
 
 
