@@ -102,7 +102,8 @@ def _find_list(chosen: Any) -> Target:
     target = find_target(chosen)
     last = _find_last_farm(WorkdirPaths(os.path.abspath(target.workdir)))
     tasklist = target.tasklist
-    if tasklist is None and os.path.isfile(last.get("tasklist", "")):
+    is_named = chosen.tasklist is not None or os.path.isfile(chosen.workdir)
+    if not is_named and os.path.isfile(last.get("tasklist", "")):
         tasklist = last["tasklist"]
     if tasklist is None:
         raise InputError(f"{target.workdir} names no tasklist: add --list FILE")

@@ -100,6 +100,18 @@ def test_the_list_of_a_workdir_with_another_name_is_that_of_its_last_farm(place)
     assert place.content.endswith("echo three\n")
 
 
+def test_the_list_of_the_last_farm_goes_before_that_of_the_workdirs_name(
+    place, tmp_path
+):
+    other = tmp_path / "other.txt"
+    other.write_text("x\n")
+    place.say(tasklist=str(other), handler="default")
+    place.add("echo three", target=str(place.workdir))
+    assert other.read_text() == "x\necho three\n"
+    place.add("echo four")
+    assert place.content.endswith("echo four\n")
+
+
 def test_options_may_stand_before_and_behind_commands(place):
     place.add("echo three", "--after", "1,0", "echo four")
     lines = place.content.splitlines()[2:]
