@@ -89,14 +89,14 @@ def test_a_repeat_that_draws_samples_by_its_index(create_place):
     assert said == {f"s{each}.log": f"x 2 {each}\n" for each in range(32, 36)}
 
 
-def test_a_check_that_fails_ends_the_list(create_place):
+def test_a_check_that_fails_ends_the_list_until_a_retry(create_place):
     """Commands in parentheses, one of which fails in front of a check."""
     content = """\
 ( echo 23 ; sleep 0.1 ; )
 ( echo 24 ; sleep 0.1 ; )
 
 # this one fails
-( echo 25 ; exit 13 )
+( echo 25 ; [ -e mended ] || exit 13 )
 #DISBATCH BARRIER CHECK
 ( echo 26 )
 #DISBATCH BARRIER
@@ -108,6 +108,10 @@ def test_a_check_that_fails_ends_the_list(create_place):
     outcomes = {each.taskid: each.outcome for each in place.attempts()}
     assert outcomes[2] == "failed"
     assert outcomes[3] == outcomes[4] == "not run: task 2 failed"
+    (place.directory / "mended").touch()
+    assert place.run_words("retry", str(place.tasklist), "-t", "disbatch") == 0
+    assert place.run("-t", "disbatch") == 0
+    assert [place.log(each).strip() for each in (3, 4)] == ["26", "27"]
 
 
 # ---- GREASY --------------------------------------------------------------------------
