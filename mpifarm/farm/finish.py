@@ -236,7 +236,8 @@ def _explain_wait(counts: Counts) -> list[str]:
 def _find_failed(leader: Leader, workdir: str, counts: Counts) -> list[FailedTask]:
     """Return up to `MAX_FAILED_SHOWN` failed tasks, those of this farm first."""
     statuses = leader.tally.statuses
-    before = [taskid for taskid in counts.first_failed if taskid not in statuses]
+    known = statuses.keys() | {*leader.tally.first_not_run}
+    before = [taskid for taskid in counts.first_failed if taskid not in known]
     return [
         FailedTask(
             taskid,

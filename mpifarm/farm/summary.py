@@ -4,6 +4,7 @@ Rules of this file: it words and counts, and writes nothing.  Times are in secon
 `now` is the monotonic clock.
 """
 
+from bisect import insort
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -126,6 +127,8 @@ class Tally:
     """Tasks that ended before processes that they had started."""
     first_left: list[int] = field(default_factory=list)
     """The first such tasks, at most `MAX_LEFT_SHOWN`."""
+    first_not_run: list[int] = field(default_factory=list)
+    """The lowest ids of tasks that were not run, at most `MAX_LEFT_SHOWN`."""
     statuses: dict[int, str] = field(default_factory=dict)
     """The words for the failure of each task, by id; the first `MAX_STATUSES`."""
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
@@ -134,6 +137,8 @@ class Tally:
         """Count a recorded result, its seconds, its note and, in words, its failure."""
         self.outcomes[result.outcome] += 1
         if result.outcome is Outcome.NOT_RUN:
+            insort(self.first_not_run, result.taskid)
+            del self.first_not_run[MAX_LEFT_SHOWN:]
             return
         self.busy += result.seconds
         if result.note == LEFT_RUNNING:
@@ -349,8 +354,13 @@ class Summary:
         not_run = self.tally.not_run
         if not not_run:
             return []
+        first = self.tally.first_not_run
+        shown = ", ".join(map(str, first))
+        more = ", …" if not_run > len(first) else ""
+        which = f"{agree(not_run, 'task', 'tasks')} {shown}{more}"
         wait = agree(not_run, "it waits", "they wait")
-        return [f"not run: {counted(not_run)}, since others failed for which {wait}"]
+        why = f"since others failed for which {wait}"
+        return [f"not run: {counted(not_run)}, {why}: {which}"]
 
     def _lost_lines(self) -> list[str]:
         """Return the remedy for tasks that no farm is known to have, if any."""

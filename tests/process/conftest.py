@@ -3,6 +3,9 @@
 Rules of this file: a fixture makes a place for a farm; what runs there the test says.
 """
 
+import io
+import subprocess
+import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,10 @@ import pytest
 from mpifarm.pool.definition import CreateRunner
 from tests.farm_driver import MPIFARM, Command, FarmDriver
 from tests.process.pool_driver import PoolDriver
-from tests.support import Processes
+from tests.support import ROOT, Processes
+
+OLD_COMMIT = "164f6ff"
+"""mpifarm 0.4.0, which writes another ``attempts.tsv``, and heeds no order."""
 
 
 @pytest.fixture
@@ -75,3 +81,16 @@ def start_pool(
 def pool(start_pool: Callable[..., PoolDriver]) -> PoolDriver:
     """A pool of two workers with the default runner."""
     return start_pool()
+
+
+@pytest.fixture(scope="session")
+def old_mpifarm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which ``-m mpifarm`` is a real 0.4.0, out of the history."""
+    command = ["git", "-C", str(ROOT), "archive", OLD_COMMIT, "mpifarm"]
+    archived = subprocess.run(command, capture_output=True, check=False)
+    if archived.returncode:
+        pytest.skip("the history of this checkout does not have mpifarm 0.4.0")
+    directory = tmp_path_factory.mktemp("old")
+    with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as archive:
+        archive.extractall(directory, filter="data")
+    return {"PYTHONPATH": str(directory)}

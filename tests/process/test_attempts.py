@@ -1,19 +1,14 @@
 """``attempts.tsv`` of real farms: what it says, who reads it, and an older mpifarm."""
 
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 
 import pytest
 
-from tests.support import ROOT, wait_until
+from tests.support import wait_until
 from tests.workdir_files import ATTEMPTS_COLUMNS, OLD_ATTEMPTS_HEAD
-
-OLD_COMMIT = "164f6ff"
-"""mpifarm 0.4.0, which writes format 1."""
 
 ODD = [
     b"true 'a\tb'",
@@ -105,27 +100,9 @@ def test_a_task_whose_worker_is_killed_has_a_line_for_each_attempt(create_place)
 # ---- an older mpifarm -----------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def old_mpifarm(tmp_path_factory):
-    """The directory of a real mpifarm 0.4.0, out of the history."""
-    command = ["git", "-C", str(ROOT), "archive", OLD_COMMIT, "mpifarm"]
-    archived = subprocess.run(command, capture_output=True, check=False)
-    if archived.returncode:
-        pytest.skip("the history of this checkout does not have mpifarm 0.4.0")
-    directory = tmp_path_factory.mktemp("old")
-    with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as archive:
-        archive.extractall(directory, filter="data")
-    return directory
-
-
-def farm_of(directory):
-    """Environment in which ``-m mpifarm`` is that of a directory."""
-    return {"PYTHONPATH": str(directory)}
-
-
 def test_a_new_farm_goes_on_after_an_old_one(create_place, old_mpifarm):
     place = create_place(["true", "true", "exit $CODE"])
-    old = farm_of(old_mpifarm) | {"CODE": "3"}
+    old = old_mpifarm | {"CODE": "3"}
     assert place.run(env=old) == 1
     assert place.content("attempts.tsv").decode().startswith(OLD_ATTEMPTS_HEAD)
     # its statuses are known to the commands of today
@@ -139,7 +116,7 @@ def test_an_old_farm_goes_on_after_a_new_one(create_place, old_mpifarm):
     place = create_place(["true", "true", "exit $CODE"])
     assert place.run(env={"CODE": "3"}) == 1
     place.run_words("retry", str(place.tasklist))
-    old = farm_of(old_mpifarm) | {"CODE": "0"}
+    old = old_mpifarm | {"CODE": "0"}
     place.finish(env=old)
     lines = place.content("attempts.tsv").decode().splitlines()
     assert [line.count("\t") for line in lines] == [16, 16, 16, 16, 7]
@@ -155,7 +132,7 @@ def test_a_new_farm_beside_an_old_one_writes_what_the_old_one_writes(
     place = create_place(
         [f"touch ran.{i}; while [ ! -e go ]; do sleep 0.05; done" for i in range(4)]
     )
-    old = place.start("-n", "2", env=farm_of(old_mpifarm))
+    old = place.start("-n", "2", env=old_mpifarm)
     wait_until(lambda: len([*place.directory.glob("ran.*")]) == 2, 30)
     (place.workdir / "attempts.tsv").write_text(OLD_ATTEMPTS_HEAD)
     new = place.start("-n", "2")

@@ -19,6 +19,7 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.wording import agree, counted
 from mpifarm.order.constraints import UNORDERED
 from mpifarm.output.reader import Output
+from mpifarm.store.attempts import Column, is_not_run, read_last_attempts
 from mpifarm.store.target import Target, has_own_state, read_tasks
 from mpifarm.store.task_map import Location
 from mpifarm.system import files
@@ -89,7 +90,7 @@ class Explainer:
     def find_gap(self, locator: TaskLocator, taskid: int) -> Gap:
         """Return the reason why a task has no output, without its id."""
         if locator.knows(taskid):
-            return Gap("", f" {self.reason(locator.locate(taskid))}")
+            return Gap("", f" {self.reason(taskid, locator.locate(taskid))}")
         return Gap("", " has no output, and no file of the workdir knows it")
 
     def explain(self, taskid: int) -> str:
@@ -97,10 +98,12 @@ class Explainer:
 
         Raises `InputError` for an unknown task.
         """
-        return f"task {taskid} {self.reason(self.locate(taskid))}"
+        return f"task {taskid} {self.reason(taskid, self.locate(taskid))}"
 
-    def reason(self, found: LocatedTask) -> str:
+    def reason(self, taskid: int, found: LocatedTask) -> str:
         """Return the reason why a task has no output, as the rest of a sentence."""
+        if found.location is Location.FAILED and taskid in self._not_run:
+            return f"was {self._not_run[taskid]}"
         holder = found.holder
         if holder and not holder.may_live:
             return (
@@ -137,6 +140,16 @@ class Explainer:
         texts = None if own or tasks is None else tasks.tasks
         constraints = UNORDERED if tasks is None else find_constraints(tasks)
         return locate_tasks(contents, texts, has_own_state=own, constraints=constraints)
+
+    @cached_property
+    def _not_run(self) -> dict[int, str]:
+        """For tasks that were not run since others had failed, that in words."""
+        paths = WorkdirPaths(self.target.workdir)
+        if not self.patiently(lambda: files.is_there(paths.waiting)):
+            return {}  # it is a list without an order
+        last = self.patiently(lambda: read_last_attempts(paths))
+        outcomes = ((each, last.field(each, Column.OUTCOME)) for each in last.lines)
+        return {each: why.decode() for each, why in outcomes if is_not_run(why)}
 
     @cached_property
     def _tasks(self) -> TaskList | None:

@@ -59,7 +59,7 @@ def _report_waiting(
     if not _may_begin(found) or (has_begun and found.location is Location.CLAIMED):
         return
     if not has_begun:
-        sentence = explainer.reason(found)
+        sentence = explainer.reason(taskid, found)
     elif found.location is Location.QUEUED:
         sentence = "waits in toprocess, to run again"
     elif found.location is Location.UNKNOWN:

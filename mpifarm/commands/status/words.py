@@ -95,6 +95,10 @@ def _describe_counts(status: Status) -> Iterator[str]:
         for state, words, always in _COUNTED
         if counts[state] or (always and not view.has_own_state)
     )
+    if view.held_up:
+        wait = agree(view.held_up, "waits", "wait")
+        which = "all" if view.held_up == counts[State.WAITING] else view.held_up
+        yield f"{which} of those waiting {wait} for others, by the order of the list"
 
 
 def _describe_pace(status: Status) -> Iterator[str]:

@@ -117,7 +117,7 @@ def explain(tmp_path, console):
     ],
 )
 def test_each_reason_for_no_output_has_its_words(explain, found, little, said):
-    assert explain(little=little).reason(found) == said
+    assert explain(little=little).reason(0, found) == said
 
 
 def test_an_unknown_task_is_told_with_the_list_or_how_to_name_it(explain):

@@ -1,0 +1,171 @@
+"""Lists with an order: whole farms, an older mpifarm, and the real PyTaskFarmers."""
+
+import signal
+
+HEEDS_NOT = "begun by a farmer that does not heed what the tasklist says of its order"
+
+
+def create_stages(create_place, *stages: int, waits: tuple[int, ...] = ()):
+    """Each command notes its number and what is recorded; some wait for a file."""
+    place = create_place()
+    script = place.script(
+        "mark",
+        f"ended=$(cat {place.workdir}/finished {place.workdir}/failed | wc -l)",
+        'echo "$1 ${MPIFARM_FARM:-plain} $ended" >> starts',
+        f'case " {" ".join(map(str, waits))} " in *" $1 "*)',
+        "  until [ -e go ]; do sleep 0.02; done;; esac",
+    )
+    lines, taskid = list[str](), 0
+    for count in stages:
+        if lines:
+            lines.append("#BARRIER")
+        lines += [f"{script} {each}" for each in range(taskid, taskid + count)]
+        taskid += count
+    place.tasklist.write_text("".join(f"{line}\n" for line in lines))
+    return place
+
+
+def starts(place) -> list[tuple[int, str, int]]:
+    words = [line.split() for line in place.notes("starts")]
+    return [(int(taskid), farm, int(ended)) for taskid, farm, ended in words]
+
+
+def assert_in_order(place, *stages: int) -> None:
+    """No task began before all in front of its barrier were recorded."""
+    first = 0
+    for count in stages:
+        stage = range(first, first + count)
+        assert all(ended >= first for each, _, ended in starts(place) if each in stage)
+        first += count
+    assert sorted(each for each, *_ in starts(place)) == [*range(first)]
+
+
+def test_two_farms_do_a_list_in_its_order_and_both_stay_to_its_end(create_place):
+    place = create_stages(create_place, 4, 30, 30, waits=(0, 1, 2, 3))
+    farms = [place.start("-n", "2") for _ in range(2)]
+    place.await_notes("starts", 4)
+    place.allow()
+    assert [farm.wait() for farm in farms] == [0, 0]
+    assert_in_order(place, 4, 30, 30)
+    assert len({farm for _, farm, _ in starts(place)}) == 2
+    place.assert_sound()
+
+
+def test_a_failed_check_and_a_retry(create_place):
+    place = create_place(content=b"exit $CODE\ntrue\n#BARRIER CHECK\ntrue\ntrue\n")
+    assert place.run("-n", "2", env={"CODE": "3"}) == 1
+    assert place.ids("failed") == [0, 2, 3]
+    outcomes = {each.taskid: each.outcome for each in place.attempts()}
+    why = "not run: task 0 failed"
+    assert outcomes == {0: "failed", 1: "completed", 2: why, 3: why}
+    assert place.result()["this_farm"]["outcomes"]["not run"] == 2
+    assert place.run_words("retry", str(place.tasklist)) == 0
+    assert place.ids("waiting") == [2, 3]
+    place.finish(env={"CODE": "0"})
+    assert place.finished() == [0, 1, 2, 3]
+
+
+def test_what_is_in_no_file_keeps_its_barrier_shut(create_place):
+    place = create_stages(create_place, 3, 3)
+    place.finish()
+    place.finished()
+    (place.directory / "starts").unlink()
+    texts = place.tasks
+    (place.workdir / "finished").write_text(f"0 {texts[0]}\n")
+    (place.workdir / "toprocess").write_text(f"2 {texts[2]}\n")
+    waiting = "".join(f"{each} {texts[each]}\n" for each in (3, 4, 5))
+    (place.workdir / "waiting").write_text(waiting)
+    farm = place.start()
+    assert farm.wait() == 3
+    sentence = "3 tasks wait behind the barrier in front of task 3 for task 1, which is"
+    assert sentence in farm.text()
+    repair = ("check", "--repair", "--assume-idle", str(place.tasklist))
+    assert place.run_words(*repair) == 0
+    place.finish()
+    assert sorted(each for each, *_ in starts(place)) == [1, 2, 3, 4, 5]
+
+
+# ---- an older mpifarm ---------------------------------------------------------------
+
+
+def test_an_older_mpifarm_and_this_one_refuse_what_the_other_has_begun(
+    create_place, old_mpifarm
+):
+    place = create_stages(create_place, 2, 2)
+    assert place.run("--timeout", "0") in (0, 75)
+    before = place.content("waiting"), place.content("fingerprint.json")
+    old = place.start(env=old_mpifarm)
+    assert old.wait() == 2
+    assert "the tasklist was edited since" in old.text()
+    assert (place.content("waiting"), place.content("fingerprint.json")) == before
+    place.finish()
+    assert_in_order(place, 2, 2)
+
+    place = create_stages(lambda: create_place(name="there"), 2, 2)
+    assert place.run(env=old_mpifarm) == 0
+    before = place.content("fingerprint.json")
+    new = place.start()
+    assert new.wait() == 2
+    assert HEEDS_NOT in new.text()
+    assert place.content("fingerprint.json") == before
+
+
+# ---- plain farmers ------------------------------------------------------------------
+
+
+def test_a_workdir_that_a_plain_farmer_has_begun_is_refused(create_place, plain_farmer):
+    place = create_stages(create_place, 2, 4, waits=(0, 1))
+    plain = place.start_plain(plain_farmer, "--proc", "2")
+    place.await_notes("starts", 2)
+    farm = place.start()
+    assert farm.wait() == 2
+    assert HEEDS_NOT in farm.text()
+    place.allow()
+    assert plain.wait(30) == 0
+    assert len(starts(place)) == 6
+    assert {farm for _, farm, _ in starts(place)} == {"plain"}
+
+
+def test_a_plain_farmer_beside_or_after_a_farm_starts_nothing_that_may_not_run(
+    create_place, plain_farmer
+):
+    place = create_stages(create_place, 6, 4, 4, waits=(0, 1, 2, 3))
+    farm = place.start("-n", "2")
+    place.await_notes("starts", 2)
+    plain = place.start_plain(plain_farmer, "--proc", "2")
+    place.await_notes("starts", 4)
+    place.allow()
+    assert farm.wait() == 0
+    assert plain.wait(30) == 0
+    assert_in_order(place, 6, 4, 4)
+    plainly = {each for each, farm, _ in starts(place) if farm == "plain"}
+    assert plainly
+    assert plainly <= {*range(6)}
+    # and where a farm was stopped behind the first barrier
+    place = create_stages(lambda: create_place(name="there"), 2, 4, waits=(2, 3))
+    farm = place.start("-n", "2")
+    place.await_notes("starts", 4)
+    farm.send_signal(signal.SIGTERM)
+    assert farm.wait(10) == 75
+    assert place.ids("waiting") == [2, 3, 4, 5]
+    plain = place.start_plain(plain_farmer, "--proc", "2")
+    assert plain.wait(30) == 0
+    assert len(starts(place)) == 4
+    place.allow()
+    place.finish()
+    assert not [farm for _, farm, _ in starts(place) if farm == "plain"]
+    place.assert_sound()
+
+
+def test_what_a_farm_killed_at_a_barrier_held_runs_behind_it(create_place):
+    place = create_stages(create_place, 3, 4, waits=(3, 4))
+    farm = place.start("-n", "2")
+    place.await_notes("starts", 5)
+    place.kill(farm)
+    place.allow()
+    place.finish()
+    numbers = [each for each, *_ in starts(place)]
+    assert numbers[:3] != numbers[3:6]
+    assert sorted({*numbers}) == [*range(7)]
+    assert sorted(numbers) == [0, 1, 2, 3, 3, 4, 4, 5, 6]
+    place.assert_sound()

@@ -1,0 +1,107 @@
+"""What the commands that look, check, retry and log say of a list with an order."""
+
+import json
+
+import pytest
+
+from mpifarm.commands import check, log, ls, retry, status, why
+from mpifarm.errors import InputError
+from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
+from mpifarm.system.console import Console
+from mpifarm.tasklists import read_list
+from tests.unit.store_fakes import Site
+from tests.workdir_files import Attempt, format_attempts
+
+LIST = """\
+./a
+./b
+#BARRIER CHECK
+./c
+./d
+#AFTER 1
+./e
+"""
+NOT_RUN = "not run: task 0 failed"
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Task 0 has failed, 1 finished; so the others were not run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks.txt").write_text(LIST)
+    reader = read_list("tasks.txt")
+    site = Site(tmp_path / "tasks.txt_workdir", [*reader.texts])
+    site.constraints = reader.constraints
+    site.write("finished", [1])
+    site.write("failed", [0, 2, 3, 4])
+    site.write("toprocess", [])
+    site.write("waiting", [])
+    (site.root / "logs").mkdir()
+    for taskid in (0, 1):
+        (site.root / f"logs/log_{taskid}").write_text("no luck\n")
+    fingerprint = take_fingerprint(site.tasks, constraints=site.constraints)
+    (site.root / "fingerprint.json").write_bytes(encode_fingerprint(fingerprint))
+    ends = [Attempt(0, status=1), Attempt(1)]
+    ends += [Attempt(each, 0, status=1, host="", outcome=NOT_RUN) for each in (2, 3, 4)]
+    (site.root / "attempts.tsv").write_text(format_attempts(*ends))
+    return site
+
+
+@pytest.fixture
+def run(capfd):
+    """Call a subcommand on the list: its exit status, its output and its words."""
+
+    def call(command, *words: str) -> tuple[int, str, str]:
+        console = Console(prints=True)
+        ended = command.main(["tasks.txt", *words], console, {})
+        console.close()
+        out, err = capfd.readouterr()
+        return ended, out, err
+
+    return call
+
+
+def test_what_was_not_run_has_no_log_and_that_is_in_order(site, run):
+    ended, out, _ = run(check)
+    assert (ended, "without a log" in out) == (0, False)
+    assert "the workdir is in order" in out
+
+
+def test_its_log_is_the_reason(site, run):
+    with pytest.raises(InputError, match="task 3 was not run: task 0 failed"):
+        run(log, "3")
+
+
+def test_it_is_one_group_by_the_task_that_failed_in_the_first_place(site, run):
+    _, out, _ = run(why, "--json")
+    groups = json.loads(out)["groups"]
+    assert [each["count"] for each in groups] == [3, 1]
+    assert groups[0]["cause"] == NOT_RUN
+
+
+def test_what_goes_back_waits_behind_the_barrier(site, run):
+    _, out, _ = run(retry, "--ids", "3")
+    assert "4 tasks put back to be run: 0, 2-4" in out
+    assert "of these, 0, 2, 4 go along" in out
+    assert (site.ids("toprocess"), site.ids("waiting")) == ([0], [2, 3, 4])
+    assert site.ids("failed") == []
+    _, out, _ = run(ls, "--waiting")
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["0", "2", "3", "4"]
+    _, out, _ = run(status)
+    assert "3 of those waiting wait for others, by the order of the list" in out
+    site.write("failed", [0])
+    site.write("toprocess", [])
+    _, out, _ = run(status)
+    assert "wait for others" not in out  # they will not be run
+
+
+def test_what_plain_farmers_may_not_run_is_taken_out_of_their_queue(site, run):
+    site.write("failed", [0])
+    site.write("toprocess", [2, 3])
+    site.write("waiting", [4])
+    ended, out, _ = run(check)
+    assert ended == 1
+    assert "in toprocess, where plain farmers would run it too early  2-3" in out
+    ended, out, _ = run(check, "--repair")
+    assert ended == 0
+    assert site.ids("waiting") == [2, 3, 4]
