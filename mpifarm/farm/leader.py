@@ -40,7 +40,7 @@ from mpifarm.farm.task_lines import TaskLines
 from mpifarm.farm.time_left import TimeLeftLook
 from mpifarm.farm.transactions import Heartbeat, StoreWriter, Written
 from mpifarm.model.messages import ToCoordinator, ToRank
-from mpifarm.model.task import Outcome, Result
+from mpifarm.model.task import Outcome, Result, has_not_run
 from mpifarm.model.wording import held_in_words, time_left_in_words
 from mpifarm.store.farm_file import FarmFile
 from mpifarm.store.store import Store
@@ -257,7 +257,7 @@ class Leader:
         record = self.coordinator.ranks[rank]
         host = record.host
         if not result.started:  # nobody lived to tell, or it never ran
-            host = "" if result.outcome is Outcome.NOT_RUN else host
+            host = "" if has_not_run(result) else host
             result = result._replace(started=time.time())
         # By place: names take twice as long, and each task comes here.
         return Recorded(result.taskid, is_finished, result, rank, record.pid, host)

@@ -111,5 +111,8 @@ class Result(NamedTuple):
 
 
 def has_not_run(result: Result) -> bool:
-    """Return whether a task was cancelled before any worker had it."""
-    return result.outcome is Outcome.CANCELLED and result.worker_index is None
+    """Return whether no worker ever had the attempt: it was cancelled, or not run."""
+    return result.worker_index is None and result.outcome in _WITHOUT_RUN
+
+
+_WITHOUT_RUN = frozenset({Outcome.CANCELLED, Outcome.NOT_RUN})

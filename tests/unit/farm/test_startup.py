@@ -13,6 +13,7 @@ from mpifarm.farm.finish import FarmEnd
 from mpifarm.farm.opening import OpenedFarm
 from mpifarm.model.messages import Alive, Rejoin, Report
 from mpifarm.model.settings import Policy, RunnerDefinition, Settings
+from mpifarm.store.held_file import Held
 from tests.unit.fakes import define_farm
 
 RUNNER = RunnerDefinition("of the user")
@@ -74,7 +75,10 @@ class Started:
         self.order: list[str] = []
         self.tasks = LIST
         self.store = SimpleNamespace(
-            held={3, 1}, recorded=(2, 4), count_failed_here=lambda total: 3
+            held={3, 1},
+            recorded=(2, 4),
+            count_failed_here=lambda total: 3,
+            held_by_users=Held(),
         )
         self.trace: Any = SimpleNamespace(watch_coordinator=self._watch)
         output = SimpleNamespace(
