@@ -311,12 +311,14 @@ def test_the_run_time_of_a_rank_follows_its_last_tasks():
     for seconds in (1.0, 3.0):
         record.note_duration(seconds)
     assert (record.mean, record.rate) == (2.0, 2.0)
-    for _ in range(17):
+    for _ in range(12):
         record.note_duration(2.0)
-    record.note_duration(4.0)
-    assert record.mean == pytest.approx(2.1), "the plain mean of the first 20"
-    record.note_duration(12.1)
-    assert record.mean == pytest.approx(2.6)
+    record.note_duration(17.0)
+    assert record.mean == pytest.approx(3.0), "the plain mean of the first 20"
+    for _ in range(5):
+        record.note_duration(3.0)
+    record.note_duration(13.0)
+    assert record.mean == pytest.approx(3.5)
     assert record.ended == 21
 
 
