@@ -140,6 +140,27 @@ def test_two_farms_under_mpirun_share_a_list(farm):
     assert len({attempt.farm for attempt in farm.attempts()}) == 2
 
 
+@pytest.mark.one_mpi
+def test_what_is_added_is_shared_by_two_farms_under_mpirun(farm):
+    each = "sleep 0.3; echo $PROC_NUMBER >> ran"
+    farm.write_list(["until [ -e go ]; do sleep 0.05; done; " + each] * 8)
+    children = [farm.launch("--follow", ranks=2) for _ in range(2)]
+    wait_until(lambda: len(farm.claims()) == 2, 30)
+    with farm.tasklist.open("a") as stream:
+        stream.writelines(f"{each}\n" for _ in range(100))
+    farm.allow()
+    wait_until(lambda: len(farm.counts()) == 108)
+    assert farm.run_words("add", str(farm.tasklist), *[each] * 8) == 0
+    wait_until(lambda: len(farm.counts()) == 116)
+    (farm.workdir / "drain").touch()
+    for child in children:
+        assert child.wait() == 0, child.text()
+    assert sorted(map(int, farm.notes("ran"))) == farm.all_ids()
+    added = {attempt.farm for attempt in farm.attempts() if attempt.taskid >= 8}
+    assert len(added) == 2
+    farm.assert_sound()
+
+
 # ---- exit statuses ------------------------------------------------------------------
 
 

@@ -152,7 +152,7 @@ def test_nothing_is_lost_or_doubled_when_adder_and_farm_are_killed(create_place,
             kills += child.wait() != 0
             if "added to" in child.text():  # else its user gives it again
                 break
-        if chance.random() < 0.25:
+        if chance.random() < 0.25 or not (waiting or farms):
             place.kill(farm)
             farms += 1
             farm = place.start("--follow", "--proc", "2")

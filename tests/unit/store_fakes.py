@@ -113,7 +113,9 @@ class Site(WorkdirFiles):
         """Have a farm take up what its list has not, as far as that is at the end."""
         now = PackedTexts()
         now.extend(self.tasks)
-        return workdir.take_up(now, len(workdir._tasks), most)
+        known, constraints = len(workdir._tasks), workdir._queues.constraints
+        constraints.extend(deepcopy(self.constraints).cut(known))
+        return workdir.take_up(now, known, most)
 
     def kill(self, workdir: FileStore) -> None:
         self.dead.add(workdir._member._machine.pid)

@@ -277,3 +277,51 @@ def test_what_a_plain_farmer_of_the_longer_list_has_taken_up_is_not_added(
     assert site.take_up(workdir) is TakenUp.YES
     assert site.ids("added") == []
     assert work(workdir) == ([] if is_done else [12, 13])
+
+
+# ---- lists with an order ------------------------------------------------------------
+
+
+def test_tasks_that_are_added_with_an_order_wait(site):
+    workdir = begin(site)
+    site.tasks += ["one more", "another", "third", "fourth"]
+    site.constraints.after[13] = (4,)
+    site.constraints.add_barrier(15, checks=False)
+    assert site.take_up(workdir, 2) is TakenUp.YES
+    assert (site.ids("added"), site.ids("waiting")) == ([12], [13])
+    assert site.take_up(workdir) is TakenUp.YES
+    assert (site.ids("added"), site.ids("waiting")) == ([12, 14], [13, 15])
+    assert stored(site) == take_fingerprint(site.tasks, KNOWN, site.constraints)
+    assert workdir.transact((), (), 20).taken == [*range(3, 13), 14]
+    workdir.transact([ended(4)], (), 20)
+    assert workdir.held >= {13}
+    assert 15 not in workdir.held
+    rest = sorted(workdir.held)
+    workdir.transact([ended(taskid) for taskid in rest], (), 0)
+    assert workdir.transact((), (), 20).taken == [15]
+    again = site.open()
+    assert not [note for note in again.notes if "were added" in note]
+
+
+def test_what_others_have_done_of_them_lets_tasks_start(site):
+    first, second = begin(site), site.open()
+    work(first)
+    site.tasks += ["one more", "another", "third"]
+    site.constraints.after[14] = (12, 13)
+    assert site.take_up(first) is TakenUp.YES
+    assert first.transact((), (), 20).taken == [12, 13]
+    first.transact([ended(12), ended(13)], (), 0)
+    assert site.take_up(second) is TakenUp.YES
+    assert second.transact((), (), 20).taken == [14]
+
+
+def test_a_failed_one_among_them_dooms_what_waits_for_it(site):
+    first, second = begin(site), site.open()
+    work(first)
+    site.tasks += ["one more", "another"]
+    site.constraints.after[13] = (12,)
+    assert site.take_up(first) is TakenUp.YES
+    first.transact((), (), 20)
+    first.transact([ended(12, 1)], (), 0)
+    assert site.take_up(second) is TakenUp.YES
+    assert second.transact((), (), 20).not_run == [(13, "task 12 failed")]

@@ -287,6 +287,34 @@ def start_with_an_order_behind_added_lines(site: Site) -> Operation:
     return Site.open
 
 
+def take_up_behind_barriers(site: Site) -> Operation:
+    """A farm at work on a list with an order takes up what was added behind it."""
+    site.grows = True
+    workdir = begin_ordered(site)
+    workdir.transact((), (5, 6), 0)
+    add_lines(site)
+    site.constraints.after[13] = (3,)
+    site.constraints.add_barrier(14, checks=False)
+
+    def operation(_: Site) -> FileStore:
+        for _part in range(2):
+            taken_up(site, workdir, 3)
+            transacted(workdir, take=3)
+        return workdir
+
+    return operation
+
+
+def take_up_the_first_order(site: Site) -> Operation:
+    """What is added is the first that has an order."""
+    site.grows = True
+    workdir = begin(site)
+    add_lines(site)
+    site.constraints.after[13] = (6,)
+    site.constraints.add_barrier(14, checks=False)
+    return lambda _: transacted(taken_up(site, workdir), take=3)
+
+
 def take_from_waiting(site: Site) -> Operation:
     workdir = begin_ordered(site)
     workdir.transact((), (4, 5, 6), 0)
@@ -362,6 +390,8 @@ OPERATIONS = [
     take_up_more,
     take_up_what_another_farm_has_taken_up,
     take_up_in_parts,
+    take_up_behind_barriers,
+    take_up_the_first_order,
     take_from_both,
     take_from_both_prepared,
     give_back_to_both,
@@ -387,6 +417,8 @@ ADDING = [
     take_up_more,
     take_up_what_another_farm_has_taken_up,
     take_up_in_parts,
+    take_up_behind_barriers,
+    take_up_the_first_order,
 ]
 
 

@@ -1,0 +1,307 @@
+"""Rank 0 and its list: what it takes up, says and answers; the store is a fake."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mpifarm.coordinator.coordinator import Phase
+from mpifarm.errors import StorageError
+from mpifarm.farm import growth
+from mpifarm.farm.growth import Growth, Left, explain_left, has_changed, may_grow
+from mpifarm.lists.growth import ODD_SECONDS, Oddity
+from mpifarm.store.take_up import TakenUp, split_texts
+from mpifarm.tasklists import ListTaskList
+
+
+class FakeStore:
+    """Takes up what it is offered, or answers what it is told to answer."""
+
+    def __init__(self, tasks: Any) -> None:
+        self.grows = False
+        self.answers: list[Any] = []
+        self.offers: list[int] = []
+        self._tasks = tasks
+
+    def take_up(self, fresh: Any, begin: int, most: int) -> TakenUp:
+        self.offers.append(len(fresh) - begin)
+        answer = self.answers.pop(0) if self.answers else TakenUp.YES
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is TakenUp.YES:
+            end = min(len(fresh), begin + most)
+            self._tasks.tasks.extend_encoded(split_texts(fresh, begin, end))
+        assert isinstance(answer, TakenUp)
+        return answer
+
+
+class Grown:
+    """A list of two tasks, its farm at work, and what comes of lines that are added."""
+
+    def __init__(self, directory: Any) -> None:
+        self.path = directory / "tasks.txt"
+        self.path.write_text("one\ntwo\n")
+        self.tasks = ListTaskList(str(self.path), "")
+        self.store = FakeStore(self.tasks)
+        self.is_free = True
+        self.is_held = False
+        self.told: list[str] = []
+        self.events: list[str] = []
+        self.coordinator: Any = SimpleNamespace(
+            phase=Phase.WORKING,
+            on_list_grown=lambda now: self.events.append("grown"),
+            on_list_seen=lambda: self.events.append("seen"),
+            on_list_ended=lambda: self.events.append("ended"),
+        )
+        lock = SimpleNamespace(try_acquire=self._acquire, release=self._release)
+        fakes: dict[str, Any] = {"store": self.store, "lock": lock}
+        fakes["coordinator"] = self.coordinator
+        say = self.told.append
+        self.now = 0.0
+        self.growth = Growth(self.tasks, say=say, mention=say, now=self.now, **fakes)
+
+    def _acquire(self) -> bool:
+        self.is_held = self.is_free
+        return self.is_free
+
+    def _release(self) -> None:
+        assert self.is_held
+        self.is_held = False
+
+    def append(self, text: str) -> None:
+        with self.path.open("a") as stream:
+            stream.write(text)
+
+    def run(self, seconds: float = 1.0) -> None:
+        """Let the loop go on for so long."""
+        until = self.now + seconds
+        while True:
+            moved = self.growth.step(self.now)
+            assert not self.is_held
+            if not moved:
+                wake_at = max(self.growth.wake_at(), self.now + 0.001)
+                if wake_at > until:
+                    self.now = until
+                    return
+                self.now = wake_at
+
+    @property
+    def texts(self) -> list[str]:
+        return [*self.tasks.tasks]
+
+
+@pytest.fixture
+def grown(tmp_path):
+    return Grown(tmp_path)
+
+
+def test_what_is_added_is_taken_up_and_told(grown):
+    assert grown.store.grows
+    grown.append("three\nfour\n")
+    grown.run(2.0)
+    assert grown.texts == ["one", "two", "three", "four"]
+    assert grown.events == ["grown"]
+    assert grown.told == [f"2 tasks were added to {grown.path}: they run too"]
+
+
+def test_what_is_added_bit_by_bit_is_told_now_and_then(grown):
+    for number in range(30):
+        grown.append(f"more {number}\n")
+        grown.run(1.0)
+    grown.run(20.0)
+    assert len(grown.texts) == 32
+    assert len(grown.told) <= 5
+    counts = [int(sentence.split()[0]) for sentence in grown.told]
+    assert sum(counts) == 30
+    assert grown.told[0].endswith("it runs too")
+
+
+def test_many_are_taken_up_in_parts(grown, monkeypatch):
+    monkeypatch.setattr(growth, "MIN_TASKS", 10)
+    grown.append("".join(f"more {number}\n" for number in range(95)))
+    grown.run(2.0)
+    assert len(grown.texts) == 97
+    assert grown.store.offers[:3] == [95, 85, 75]
+    assert len(grown.store.offers) < 10  # parts grow with what was added
+
+
+def test_the_lock_is_tried_again_soon(grown):
+    grown.is_free = False
+    grown.append("three\n")
+    grown.run(1.1)
+    assert grown.store.offers == []
+    grown.is_free = True
+    grown.run(0.02)
+    assert grown.events == ["grown"]
+
+
+def test_a_disk_that_fails_is_told_once_and_tried_again(grown):
+    grown.store.answers = [StorageError("the disk is full")] * 3
+    grown.append("three\n")
+    grown.run(5.0)
+    assert grown.texts[2:] == ["three"]
+    first, second = grown.told
+    assert first == "the disk is full; trying again to take up what was added"
+    assert "1 task was added" in second
+
+
+def test_what_the_store_refuses_is_told_after_a_while_and_offered_no_more(grown):
+    grown.store.answers = [TakenUp.NO]
+    grown.append("three\n")
+    grown.run(ODD_SECONDS - 1)
+    assert grown.told == []
+    grown.run(5.0)
+    assert len(grown.told) == 1
+    assert "another farm knows other lines" in grown.told[0]
+    assert grown.store.offers == [1]
+    grown.append("four\n")
+    grown.run(2.0)
+    assert grown.texts[2:] == ["three", "four"]
+
+
+def test_an_edit_is_told_each_time_that_it_comes_again(grown):
+    before = grown.path.read_text()
+    for _ in range(2):
+        grown.path.write_text("none\ntwo\n")
+        grown.run(8.0)
+        grown.path.write_text(before)
+        grown.run(2.0)
+    assert len(grown.told) == 2
+    assert "was edited" in grown.told[1]
+
+
+# ---- the look at the end ------------------------------------------------------------
+
+
+def test_a_look_at_the_end_is_made_at_once(grown):
+    grown.growth.look_at_end()
+    grown.run(0.01)
+    assert grown.events == ["seen"]
+
+
+def test_what_that_look_finds_is_taken_up_before_the_answer(grown):
+    grown.append("three\n")
+    grown.growth.look_at_end()
+    grown.run(0.01)
+    assert grown.events == ["grown", "seen"]
+
+
+def test_an_odd_list_is_answered_for_when_it_has_been_told(grown):
+    grown.path.write_text("none\n")
+    grown.growth.look_at_end()
+    grown.run(3.0)
+    assert grown.events == []
+    grown.run(5.0)
+    assert grown.events == ["seen"]
+    assert len(grown.told) == 1
+
+
+def test_what_cannot_be_taken_up_for_long_keeps_no_farm(grown):
+    grown.store.answers = [TakenUp.LATER] * 100
+    grown.append("three\n")
+    grown.growth.look_at_end()
+    grown.run(3.0)
+    assert grown.events == []
+    grown.run(5.0)
+    assert grown.events == ["seen"]
+    assert grown.growth.find_left(grown.now) == Left(1)
+
+
+def test_a_farm_that_does_not_work_any_more_takes_nothing_up(grown):
+    grown.coordinator.phase = Phase.DRAINING
+    grown.append("three\n")
+    grown.run(3.0)
+    assert grown.growth.wake_at() == math.inf
+    assert grown.texts == ["one", "two"]
+    assert grown.growth.find_left(grown.now) == Left(1)
+
+
+@pytest.mark.parametrize(
+    ("content", "left"),
+    [
+        ("one\ntwo\n", Left()),
+        ("one\ntwo\nthree\nfo", Left(1)),
+        ("none\ntwo\nthree\n", Left(1, Oddity.EDITED)),
+        ("one\n", Left(0, Oddity.EDITED)),
+        ("one\ntwo\n#AFTER 9\nthree\n", Left(0, Oddity.WRONG)),
+    ],
+)
+def test_a_farm_knows_at_its_end_what_it_leaves(grown, content, left):
+    grown.path.write_text(content)
+    if left.oddity:
+        grown.run(8.0)
+    else:
+        grown.coordinator.phase = Phase.DRAINING
+    assert grown.growth.find_left(grown.now) == left
+
+
+def test_what_is_left_is_told_with_the_remedy():
+    assert explain_left("t", Left()) == ""
+    assert "--remap" in explain_left("t", Left(2, Oddity.EDITED))
+    assert "--remap" not in explain_left("t", Left(0, Oddity.EDITED))
+    assert explain_left("t", Left(1)).endswith("left it: give the same command again")
+
+
+# ---- standard input -----------------------------------------------------------------
+
+
+def test_standard_input_is_read_until_it_ends(grown):
+    class Feed:
+        def __init__(self) -> None:
+            self.look_at = 0.0
+            self.has_ended = False
+            self.lines = ["three\n", "", "four\n"]
+
+        def step(self, now: float) -> bool:
+            self.look_at = now + 0.1
+            if self.lines:
+                grown.append(self.lines.pop(0))
+            else:
+                self.has_ended = True
+            return True
+
+    feed: Any = Feed()
+    grown.growth.feed = feed
+    grown.run(2.0)
+    assert grown.growth.feed is None
+    assert grown.texts[2:] == ["three", "four"]
+    assert grown.events.count("ended") == 1
+
+
+def test_a_producer_that_is_faster_than_the_farm_has_to_wait(grown, monkeypatch):
+    monkeypatch.setattr(growth, "MAX_AHEAD", 2)
+    steps: list[float] = []
+    feed: Any = SimpleNamespace(step=steps.append, has_ended=False, look_at=math.inf)
+    grown.append("a\nb\nc\n")
+    grown.is_free = False
+    grown.run(1.01)
+    grown.growth.feed = feed
+    grown.run(0.5)
+    assert steps == []
+    grown.is_free = True
+    grown.run(0.5)
+    assert steps
+
+
+# ---- which lists --------------------------------------------------------------------
+
+
+def test_only_files_that_the_default_handler_reads_grow(grown):
+    assert may_grow(grown.tasks)
+
+    class Another(ListTaskList):
+        pass
+
+    assert not may_grow(Another(str(grown.path), ""))
+    grown.tasks.tasks.version = None
+    assert not may_grow(grown.tasks)
+    assert not has_changed(grown.tasks)
+
+
+def test_a_list_that_has_changed_since_it_was_read_is_known(grown):
+    assert not has_changed(grown.tasks)
+    grown.append("three\n")
+    assert has_changed(grown.tasks)
+    grown.path.unlink()
+    assert not has_changed(grown.tasks)

@@ -1,0 +1,282 @@
+"""Standard input as a list: what gets into the workdir, and when."""
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mpifarm.errors import FutileError, InputError, StorageError
+from mpifarm.farm import standard_input
+from mpifarm.farm.standard_input import (
+    InputFeed,
+    is_standard_input,
+    open_list,
+    read_all,
+    take_standard_input,
+)
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.settings import Settings
+from mpifarm.system import files
+
+
+class Pipe:
+    """A pipe with both its ends."""
+
+    def __init__(self) -> None:
+        self.out, self._in = os.pipe()
+        self._is_open = True
+
+    def write(self, text: str) -> None:
+        os.write(self._in, text.encode())
+
+    def end(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            os.close(self._in)
+
+
+@pytest.fixture
+def pipe():
+    pipe = Pipe()
+    yield pipe
+    pipe.end()
+    os.close(pipe.out)
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return WorkdirPaths(str(tmp_path))
+
+
+@pytest.fixture
+def feed(pipe, paths):
+    open_list(paths)
+    return InputFeed(paths.stdin_list, told.append, pipe.out)
+
+
+told: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_told():
+    told.clear()
+
+
+def content(paths: WorkdirPaths) -> str:
+    with open(paths.stdin_list) as stream:
+        return stream.read()
+
+
+# ---- as it comes --------------------------------------------------------------------
+
+
+def test_whole_lines_get_into_the_list_as_they_come(pipe, feed, paths):
+    assert not feed.step(1.0)
+    pipe.write("one\ntw")
+    assert feed.step(2.0)
+    assert content(paths) == "one\n"
+    pipe.write("o\n\nthree\n")
+    assert feed.step(3.0)
+    assert content(paths) == "one\ntwo\n\nthree\n"
+    assert not feed.has_ended
+
+
+def test_the_last_line_needs_no_newline(pipe, feed, paths):
+    pipe.write("one\ntwo")
+    pipe.end()
+    feed.step(1.0)
+    assert feed.has_ended
+    assert content(paths) == "one\ntwo\n"
+    assert not feed.step(2.0)
+
+
+def test_an_input_that_is_busy_is_looked_at_more_often(pipe, feed):
+    feed.step(1.0)
+    assert feed.look_at == pytest.approx(1.0 + standard_input.IDLE_SECONDS)
+    assert not feed.step(1.05)
+    pipe.write("one\n")
+    feed.step(1.2)
+    assert feed.look_at == pytest.approx(1.2 + standard_input.EAGER_SECONDS)
+
+
+def test_one_step_reads_no_more_than_so_many_parts(pipe, feed, paths, monkeypatch):
+    monkeypatch.setattr(standard_input, "PART", 4)
+    monkeypatch.setattr(standard_input, "PARTS", 2)
+    pipe.write("one\ntwo\nthree\n")
+    feed.step(1.0)
+    assert content(paths) == "one\ntwo\n"
+    feed.step(2.0)
+    assert content(paths) == "one\ntwo\nthree\n"
+
+
+def test_a_disk_that_is_full_costs_no_line_and_is_told_once(
+    pipe, feed, paths, monkeypatch
+):
+    real = files.append
+    fails = [StorageError("the disk is full")] * 2
+
+    def append(*args: Any, **named: Any) -> int:
+        if fails:
+            raise fails.pop()
+        return int(real(*args, **named))
+
+    monkeypatch.setattr("mpifarm.system.files.append", append)
+    pipe.write("one\n")
+    assert not feed.step(1.0)
+    pipe.write("two\n")
+    pipe.end()
+    assert not feed.step(1.5)
+    assert not feed.step(2.1)
+    assert not feed.has_ended
+    assert feed.step(3.2)
+    assert feed.has_ended
+    assert content(paths) == "one\ntwo\n"
+    assert told == ["the disk is full; trying again"]
+
+
+def test_an_input_that_cannot_be_read_has_ended(feed, monkeypatch):
+    def fail(*_: Any) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(standard_input, "is_readable", lambda _: True)
+    monkeypatch.setattr("os.read", fail)
+    feed.step(1.0)
+    assert feed.has_ended
+    assert told == ["can't read standard input any more (Input/output error)"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("one\ntwo\n", "one\ntwo\n"), ("one\ntw", "one\n"), ("tw", ""), ("", "")],
+)
+def test_a_line_that_a_kill_has_torn_is_taken_out_of_the_list(paths, before, after):
+    with open(paths.stdin_list, "w") as stream:
+        stream.write(before)
+    open_list(paths)
+    assert content(paths) == after
+
+
+# ---- to its end ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "after"),
+    [
+        ("", "one\ntwo", "one\ntwo\n"),
+        ("one\n", "one\ntwo\n", "one\ntwo\n"),
+        ("one\ntwo\n", "one\n", "one\ntwo\n"),
+        ("one\n", "", "one\n"),
+    ],
+)
+def test_an_input_that_goes_on_with_the_list_is_the_list(
+    pipe, paths, before, given, after
+):
+    open_list(paths)
+    with open(paths.stdin_list, "w") as stream:
+        stream.write(before)
+    pipe.write(given)
+    pipe.end()
+    read_all(paths, lambda: None, pipe.out)
+    assert content(paths) == after
+
+
+def test_an_input_with_other_lines_is_refused_and_the_list_stays(pipe, paths):
+    with open(paths.stdin_list, "w") as stream:
+        stream.write("one\ntwo\n")
+    pipe.write("two\n")
+    pipe.end()
+    with pytest.raises(InputError, match=r"has other lines than .*stdin\.txt"):
+        read_all(paths, lambda: None, pipe.out)
+    assert content(paths) == "one\ntwo\n"
+
+
+def test_who_waits_for_the_end_looks_whether_it_is_to_go_on(pipe, paths):
+    def check() -> None:
+        raise FutileError("a signal")
+
+    pipe.write("one\n")
+    with pytest.raises(FutileError):
+        read_all(paths, check, pipe.out)
+
+
+def test_a_closed_input_is_told(paths):
+    out, end = os.pipe()
+    os.close(end)
+    os.close(out)
+    with pytest.raises(InputError, match="can't read standard input"):
+        read_all(paths, lambda: None, out)
+
+
+# ---- for a farm ---------------------------------------------------------------------
+
+
+def context_of(settings: Settings, **environ: str) -> Any:
+    from dataclasses import dataclass, field
+
+    @dataclass(frozen=True)
+    class Context:
+        settings: Settings
+        process: Any = field(
+            default_factory=lambda: SimpleNamespace(
+                environ=environ,
+                output=SimpleNamespace(say=told.append),
+                signals=SimpleNamespace(any_noted=True),
+            )
+        )
+
+    return Context(settings)
+
+
+def test_another_list_is_left_as_it_is(tmp_path):
+    context = context_of(Settings("tasks.txt", str(tmp_path / "w")))
+    assert take_standard_input(context) == (context, None)
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_file_of_that_name_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = Settings("-", "w")
+    assert is_standard_input(settings)
+    (tmp_path / "-").touch()
+    assert not is_standard_input(settings)
+
+
+@pytest.fixture
+def stdin(pipe, monkeypatch):
+    monkeypatch.setattr(standard_input, "STDIN", pipe.out)
+    monkeypatch.setattr(read_all, "__defaults__", (pipe.out,))
+    return pipe
+
+
+def test_a_farm_that_follows_gets_a_feed(tmp_path, stdin):
+    settings = Settings("-", str(tmp_path / "w"), follow=1.0)
+    context, feed = take_standard_input(context_of(settings))
+    assert context.settings.tasklist == str(tmp_path / "w" / "stdin.txt")
+    assert isinstance(feed, InputFeed)
+    assert (tmp_path / "w" / "stdin.txt").read_text() == ""
+
+
+def test_any_other_has_all_of_it_in_its_list(tmp_path, stdin):
+    stdin.write("one\n")
+    stdin.end()
+    settings = Settings("-", str(tmp_path / "w"))
+    context, feed = take_standard_input(context_of(settings))
+    assert feed is None
+    assert (tmp_path / "w" / "stdin.txt").read_text() == "one\n"
+    assert context.settings.tasklist.endswith("stdin.txt")
+
+
+def test_a_signal_ends_the_reading(tmp_path, stdin):
+    settings = Settings("-", str(tmp_path / "w"))
+    with pytest.raises(FutileError, match="nothing was started"):
+        take_standard_input(context_of(settings))
+
+
+def test_only_the_first_of_a_launch_reads(tmp_path, stdin):
+    settings = Settings("-", str(tmp_path / "w"), follow=1.0)
+    context, feed = take_standard_input(context_of(settings), takes_over=True)
+    assert feed is None
+    context, feed = take_standard_input(context_of(settings, PMI_RANK="1"))
+    assert feed is None
+    assert context.settings.tasklist.endswith("stdin.txt")
