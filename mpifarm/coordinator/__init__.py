@@ -15,6 +15,7 @@
 * `liveness`: which ranks are there?
 * `failover`: who has what, after messages or a coordinator were lost?  With
   `unlocated`.
+* `growing`: may the farm leave, or do lines come that are added to its list?
 * `limits` and `walltime`: what keeps the farm from taking or starting tasks?
 * `start_rate` and `seats`: how many tasks may start, and how many of a kind run?
 * `stop_reasons`: why does the farm stop by itself?

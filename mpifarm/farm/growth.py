@@ -210,7 +210,7 @@ class Growth:
         watch, constraints = self.watch, self._constraints
         constraints.extend(watch.fresh.constraints)
         taken_up = TakenUp.NO
-        most = max(MIN_TASKS, (known - self._first) // 4)
+        most = max(MIN_TASKS, (known - self._first) // 16)
         try:
             taken_up = self._store.take_up(watch.fresh.texts, watch.begin, most)
         finally:
