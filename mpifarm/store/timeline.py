@@ -34,7 +34,8 @@ COLOURS: Final = {
     Outcome.OUT_OF_MEMORY: "black",
     Outcome.LOST: "grey",
     Outcome.INTERRUPTED: "yellow",
-    Outcome.CANCELLED: "yellow",
+    Outcome.CANCELLED: "olive",
+    Outcome.NOT_RUN: "white",
 }
 """Names of colours of the Trace Event Format: red, orange, ...  An attempt that
 completed has none: viewers choose its colour by its name."""

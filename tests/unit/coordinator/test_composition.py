@@ -23,6 +23,10 @@ STATE_OWNERS = {"phase": {"ending"}, "state": {"task_table", "rank_use"}}
 """The only modules that set this attribute of a record."""
 
 
+OF_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
+"""Public, in spite of their names."""
+
+
 def private_reaches(tree: ast.AST) -> list[str]:
     """What is private to another object, as far as one sees from the text."""
     return [
@@ -31,6 +35,7 @@ def private_reaches(tree: ast.AST) -> list[str]:
         if isinstance(node, ast.Attribute)
         and node.attr.startswith("_")
         and not node.attr.startswith("__")
+        and node.attr not in OF_NAMED_TUPLES
         and not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"})
     ]
 
