@@ -21,7 +21,7 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import decode_text, encode_text
 from mpifarm.model.wording import agree
 from mpifarm.store import adding
-from mpifarm.store.adding import Adding, ListEnd
+from mpifarm.store.adding import ListEnd
 from mpifarm.store.farm_file import list_farm_files, read_farm_file
 from mpifarm.store.target import Target, farm_words_of, find_lock
 from mpifarm.system.console import Console
@@ -229,17 +229,17 @@ def _add(
         _read(end)
         wanted = adding.compose(end, commands, after)
         if before is not None:
-            known = adding.finish(before)
+            ids = adding.finish(before)
             _read(end)
             if before.is_like(wanted):
-                tell(Added(_find_ids(before, known, end.total), was_killed=True))
+                tell(Added(ids, was_killed=True))
                 adding.forget(paths)
                 return
             wanted = adding.compose(end, commands, after)
         _check_order(target.tasklist, end, commands, after)
         adding.add(paths, wanted)
         # Before `adding` is removed: whoever has seen no ids gives the same again.
-        tell(Added([*range(wanted.first, wanted.first + wanted.number)]))
+        tell(Added(adding.find_ids(wanted)))
         adding.forget(paths)
 
 
@@ -248,12 +248,6 @@ def _read(end: ListEnd) -> None:
         end.read()
     except OSError as error:
         raise InputError(f"can't read {end.path}: {error.strerror}") from error
-
-
-def _find_ids(before: Adding, known: int, total: int) -> list[int]:
-    """Return the ids of tasks of which the first `known` follow one another."""
-    ids = [*range(before.first, before.first + known)]
-    return [*ids, *range(total - (before.number - known), total)]
 
 
 def _check_order(

@@ -9,12 +9,13 @@ lines to their end, and an adder of the same lines knows that they are there.
 
 import json
 import os
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths, copy_staging_of
-from mpifarm.store.ledger import common_beginning
+from mpifarm.model.task import decode_text
 from mpifarm.system import files
 from mpifarm.system.regular_files import open_regular
 from mpifarm.tasklists import ListReader
@@ -164,25 +165,69 @@ def find_unfinished(paths: WorkdirPaths, tasklist: str) -> Adding | None:
     return adding
 
 
-def finish(adding: Adding) -> int:
+def finish(adding: Adding) -> list[int]:
     """Append what is missing of lines that a killed adder was adding.
 
-    Return how many of its first tasks have the ids from `Adding.first` on: all, unless
-    others have appended lines in between.  Raises `StorageError`.
+    Return the ids of their tasks.  Raises `StorageError`.
     """
-    there, content = _read_behind(adding), adding.content
-    if there is None or there.startswith(content):
-        return adding.number  # or the list is another one by now
+    there = _read_behind(adding)
+    if there is None:  # the list is another one by now
+        return _first_ids(adding)
+    if missing := _find_missing(there, adding.content):
+        files.append_beside_others(adding.path, missing)
+    return find_ids(adding)
+
+
+def find_ids(adding: Adding) -> list[int]:
+    """Return the ids of tasks whose lines are in the list now.
+
+    Others append without the lock, so their lines may stand in front.  Raises
+    `StorageError`.
+    """
+    there = _read_behind(adding)
+    if there is None or there.startswith(adding.content):  # as nearly always
+        return _first_ids(adding)
+    wanted, ids = deque(filter(_is_task, _split(adding.content))), []
+    for number, line in enumerate(filter(_is_task, _split(there))):
+        if wanted and line == wanted[0]:
+            wanted.popleft()
+            ids.append(adding.first + number)
+    return ids
+
+
+def _find_missing(there: bytes, content: bytes) -> bytes:
+    """Return what is to follow `there`, the list's end, so that `content` is in it."""
     if content.startswith(there):
-        files.append_beside_others(adding.path, content[len(there) :])
-        return adding.number
-    # Others have appended behind a torn line, which is lost in theirs.
-    cut = common_beginning(there, content).rfind(b"\n") + 1
-    newline = b"" if there.endswith(b"\n") else b"\n"
-    files.append_beside_others(adding.path, newline + content[cut:].lstrip(b"\n"))
-    before = ListReader(adding.path)
-    before.take(content[:cut])
-    return len(before.texts)
+        return content[len(there) :]
+    *whole, torn = there.split(b"\n")
+    wanted = deque(content.lstrip(b"\n").splitlines(keepends=True))
+    begun: list[bytes] = []
+    """Directives of a task that is missing: others have got them."""
+    for line in whole:
+        if wanted and line + b"\n" == wanted[0]:
+            begun.append(wanted.popleft())
+            if not begun[-1].startswith(b"#"):
+                begun.clear()
+    if not wanted:
+        return b""
+    missing = b"".join([*begun, *wanted])
+    if torn and missing.startswith(torn):
+        return missing[len(torn) :]
+    return b"\n" + missing if torn else missing
+
+
+def _first_ids(adding: Adding) -> list[int]:
+    return [*range(adding.first, adding.first + adding.number)]
+
+
+def _split(content: bytes) -> list[str]:
+    """Return the lines as a list has them."""
+    text = decode_text(content).replace("\r\n", "\n").replace("\r", "\n")
+    return [line.strip() for line in text.split("\n")[:-1]]
+
+
+def _is_task(line: str) -> bool:
+    return line != "" and not line.startswith("#")
 
 
 def _read_behind(adding: Adding) -> bytes | None:

@@ -156,7 +156,7 @@ def test_an_adder_that_is_killed_at_any_step_has_added_all_once_the_next_has(
         if who == "a farm":
             before = adding.find_unfinished(place.paths, str(place.tasklist))
             if before is not None:
-                assert adding.finish(before) == 2
+                assert adding.finish(before) == [2, 3]
         if struck and who != "another":
             place.add()  # the user gives the same command again
         elif who == "another":
@@ -224,17 +224,42 @@ def test_lines_that_others_append_behind_a_torn_one_cost_none_that_was_whole(
     place.append("more\n")
     before = adding.find_unfinished(place.paths, str(place.tasklist))
     assert before is not None
-    assert adding.finish(before) == 1
+    assert adding.finish(before) == [2, 4]
     assert place.lines == ["one", "two", "echo three", "echo fomore", "echo four"]
+
+
+def test_lines_that_others_append_in_front_shift_the_ids_and_double_nothing(place):
+    found = place.compose()
+    place.append("more\n# a comment\n\n")  # after the adder has read the list
+    adding.add(place.paths, found)
+    assert adding.find_ids(found) == [3, 4]
+    assert adding.finish(found) == [3, 4]
+    assert place.lines[-2:] == ["echo three", "echo four"]
+    assert len(place.lines) == 7
+
+
+def test_a_torn_line_behind_those_of_others_is_brought_to_its_end(place):
+    found = place.compose()
+    place.append("more\necho three\nagain\necho fo")
+    assert adding.finish(found) == [3, 5]
+    assert place.lines[2:] == ["more", "echo three", "again", "echo four"]
+
+
+def test_a_directive_that_others_have_got_is_written_again(place):
+    found = place.compose(after="0")
+    place.append("#AFTER 0\nmore\n")
+    assert adding.finish(found) == [3, 4]
+    whole = ["#AFTER 0", "echo three", "#AFTER 0", "echo four"]
+    assert place.lines[2:] == ["#AFTER 0", "more", *whole]
 
 
 def test_nothing_is_added_to_a_list_that_is_shorter_by_now_or_gone(place):
     found = place.compose()
     place.tasklist.write_text("one\n")
-    assert adding.finish(found) == 2
+    assert adding.finish(found) == [2, 3]
     assert place.lines == ["one"]
     place.tasklist.unlink()
-    assert adding.finish(found) == 2
+    assert adding.finish(found) == [2, 3]
     assert not place.tasklist.exists()
 
 
