@@ -66,11 +66,13 @@ class Task(NamedTuple):
     status: int
     word: str
     """What it prints, "-" for nothing."""
+    prefix: str = ""
+    """What stands in front of its command, ``[limit=NAME]`` and a blank."""
 
     @property
     def line(self) -> str:
         """Without any shell syntax: plain farmers have no shell."""
-        return f"bash task {self.seconds} {self.status} {self.word}"
+        return f"{self.prefix}bash task {self.seconds} {self.status} {self.word}"
 
 
 class Run(NamedTuple):
@@ -184,6 +186,15 @@ class Scene(WorkdirFiles):
             *self._judge_files(allowed),
             *self._judge_result(status),
         ]
+
+    def judge_end(self, status: int) -> Iterator[str]:
+        """What is wrong with the files, whatever has run, after a farm's end."""
+        yield from self._judge_names()
+        yield from self._judge_lock()
+        yield from self._judge_timelines()
+        yield from self._judge_attempts()
+        yield from self._judge_result(status)
+        yield from find_violations(str(self.workdir), [t.line for t in self.tasks], ())
 
     def _judge_runs(self, allowed: Allowance) -> Iterator[str]:
         for taskid in sorted(self._ids()):
@@ -318,6 +329,7 @@ class Scene(WorkdirFiles):
 
 _EXPECTED = re.compile(
     r"toprocess|finished|failed|timeline\.json|logs|lock|claims|added|farms"
+    r"|waiting|requests|answers|held"
     # of a farm beside others; what was damaged, kept aside
     r"|timeline\.[0-9a-f]+\.json|timeline\.invalid\.[0-9a-f]+\.json|attempts\.tsv"
     r"|fingerprint\.json|result\.json|begun-in"

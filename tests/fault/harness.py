@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from tests.farm_driver import MPIFARM, NO_LAUNCH, Member, Mpirun, Part, send_signal
 from tests.fault.evidence import Allowance, Task, counted
@@ -512,7 +512,7 @@ class Play:
             if name.startswith("plain") and not child.has_ended():
                 members = self.stage.members(name)
                 farmers = [m.pid for m in members if m.part is not Part.COMMAND]
-                commands = [pid for pid in farmers if _is_task(pid)]
+                commands = [pid for pid in farmers if is_task(pid)]
                 victims = [child.pid]
                 if signum == signal.SIGKILL:
                     victims += sorted(set(farmers) - set(commands) - {child.pid})
@@ -633,7 +633,7 @@ def _is_victim(member: Member, victim: Victim) -> bool:
             return member.part is Part.PARENT
 
 
-def _is_task(pid: int) -> bool:
+def is_task(pid: int) -> bool:
     """Whether it is a command of the list, or a child of one."""
     try:
         argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -693,9 +693,17 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def main() -> int:
-    """Play the seeds; the exit status is 1 if anything was wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+S = TypeVar("S")
+
+
+def play_command_line(
+    what: str,
+    plan: Callable[[int], S],
+    missing: Callable[[S], str],
+    play: Callable[[S, Path], Outcome],
+) -> int:
+    """Play the seeds of the command line; the exit status is 1 if any went wrong."""
+    parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--seed", type=int, default=1, help="the first one")
     parser.add_argument("--runs", type=int, default=1, help="how many, one by one")
     parser.add_argument("--keep", type=Path, help="a directory that stays")
@@ -721,4 +729,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(play_command_line("Play random mixes of faults.", plan, missing, play))
