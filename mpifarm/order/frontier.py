@@ -171,6 +171,8 @@ class Frontier:
         self._states[taskid] = state
         self.changes += 1
         self._failures += (state == _FAILED) - (before == _FAILED)
+        if before == _FAILED:
+            self._roots.clear()  # also if it stays doomed, by another
         dependents = self._dependents.get(taskid)
         if not dependents:
             return

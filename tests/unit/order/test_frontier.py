@@ -214,3 +214,25 @@ def test_a_barrier_may_check_the_last_stage_alone():
     assert frontier.is_ready(2)
     frontier.note_ends(finished=[], failed=[2])
     assert frontier.find_doomed(3) == "task 2 failed"
+
+
+def test_the_reason_is_never_a_task_that_is_open_again() -> None:
+    constraints = Constraints(after={1: (0,), 2: (1,), 3: (2,)})
+    frontier = Frontier(constraints, bytearray(4), bytearray(4))
+    frontier.note_ends(finished=[], failed=[2])
+    assert frontier.find_doomed(3) == "task 2 failed"
+    frontier.note_ends(finished=[], failed=[0])
+    frontier.revive([2])  # which stays doomed, by 0
+    assert frontier.find_doomed(3) == "task 0 failed"
+
+
+def test_a_barrier_behind_all_tasks_may_go_before_the_list_grows() -> None:
+    constraints = Constraints()
+    constraints.add_barrier(2, checks=False)
+    frontier = Frontier(constraints, bytearray([1, 1]), bytearray(2))
+    constraints.cut(2)
+    constraints.add_barrier(3, checks=False)
+    frontier.grow(4)
+    assert frontier.horizon == 3
+    frontier.note_ends(finished=[2], failed=[])
+    assert frontier.is_ready(3)
