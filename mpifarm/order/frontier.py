@@ -64,9 +64,6 @@ class Frontier:
         before = len(self._states)
         self.changes += 1
         self._states.extend(bytes(total - before))
-        # A barrier that stood behind all tasks may have gone.
-        passed = self._constraints.count_barriers(before - 1)
-        self._place = min(self._place, passed)
         self._take_up(before)
 
     def _take_up(self, begin: int) -> None:

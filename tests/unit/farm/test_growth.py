@@ -146,6 +146,19 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(grown):
     assert "1 task was added" in second
 
 
+def test_what_waits_for_others_waits_also_if_it_is_taken_up_later(grown):
+    grown.store.answers = [TakenUp.LATER, StorageError("the disk is full")]
+    grown.append("#AFTER 0\nthree\n#AFTER 1\n")
+    grown.run(1.5)
+    constraints = grown.tasks.constraints
+    assert constraints.after == {}
+    grown.run(4.0)
+    assert constraints.after == {2: (0,)}
+    grown.append("four\n")
+    grown.run(2.0)
+    assert constraints.after == {2: (0,), 3: (1,)}
+
+
 def test_what_the_store_refuses_is_told_after_a_while_and_offered_no_more(grown):
     grown.store.answers = [TakenUp.NO]
     grown.append("three\n")
