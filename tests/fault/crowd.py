@@ -177,7 +177,7 @@ class _Words:
 
     def make(self, word: str) -> Task:
         rng = self._rng
-        seconds = rng.choices(["0", "0.05", "0.2", "0.6"], [3, 3, 3, 1])[0]
+        seconds = rng.choices(["0", "0.1", "0.4", "1"], [2, 2, 4, 2])[0]
         status = rng.choice([1, 3]) if rng.random() < self._failing else 0
         # A limit is refused without a task of the kind: the first task is one.
         is_kind = word == "i0" or rng.random() < 0.3
@@ -188,7 +188,7 @@ class _Words:
 def _plan_lines(
     rng: random.Random, words: _Words, *, is_ordered: bool
 ) -> Iterator[str]:
-    count = rng.randint(40, 70)
+    count = rng.randint(60, 90)
     barriers: dict[int, str] = {}
     if is_ordered:
         for place in rng.sample(range(5, count), rng.randint(1, 3)):
