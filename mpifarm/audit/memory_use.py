@@ -14,8 +14,9 @@ from mpifarm.audit.failures import find_attempt
 from mpifarm.causes.failure import Group
 from mpifarm.causes.known import GPU, OUT_OF_MEMORY
 from mpifarm.model.paths import WorkdirPaths
-from mpifarm.store.attempts import LastAttempts, blocks_of, encode_time, parse_time
+from mpifarm.store.attempts import LastAttempts, blocks_of, parse_time
 from mpifarm.store.status_lines import cut_behind_lines
+from mpifarm.system.time_of_day import encode_time
 
 
 class MemoryUse(NamedTuple):

@@ -27,12 +27,12 @@ from mpifarm.store.attempts import (
     Attempt,
     Column,
     LastAttempts,
-    encode_time,
     parse_time,
     unescape,
 )
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
+from mpifarm.system.time_of_day import encode_time
 
 _DESCRIPTION = (
     "List the tasks of a workdir, also while farms run: the id, the state and the"

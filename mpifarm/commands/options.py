@@ -51,7 +51,13 @@ from mpifarm.commands.option_values import (
     usage_error,
 )
 from mpifarm.errors import InputError
-from mpifarm.model.settings import STDIN_LIST, Policy, Settings, TaskLimits
+from mpifarm.model.settings import (
+    STDIN_LIST,
+    HookSettings,
+    Policy,
+    Settings,
+    TaskLimits,
+)
 
 _EPILOG = """\
 subcommands, each with a --help of its own:
@@ -177,7 +183,14 @@ def _settings(chosen: argparse.Namespace, environ: Mapping[str, str]) -> Setting
     if policy["deadline"] is None:
         policy["deadline"] = _deadline_of_job(environ)
     limits = TaskLimits(**_part_of(values, "limits."))
-    return Settings(**values, limits=limits, policy=Policy(**policy))
+    hooks = _part_of(values, "hooks.")
+    hooks["names"] = tuple(dict.fromkeys(hooks["names"] or ()))
+    return Settings(
+        **values,
+        limits=limits,
+        policy=Policy(**policy),
+        hooks=HookSettings(**hooks),
+    )
 
 
 def _part_of(values: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -520,6 +533,33 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
             "--durations", "durations", NAME, "FILE",
             "how long each task takes, for the time left: lines of a task's number and"
             " its seconds, or attempts.tsv of another workdir of this list",
+        ),
+    ),
+    "for those who watch": (
+        Option(
+            "--events", "hooks.events", NAME, "FILE",
+            "append what happens to this file, a line of JSON for each task, rank and"
+            " request",
+        ),
+        Option(
+            "--metrics", "hooks.metrics", NAME, "FILE",
+            "keep the farm's numbers in this file, in Prometheus' text format",
+        ),
+        Option(
+            "--on-end", "hooks.on_end", NAME, "COMMAND",
+            "run this by the shell when the farm has ended, with a summary in its"
+            " environment ($MPIFARM_EXIT_STATUS, $MPIFARM_FAILED and so on)",
+        ),
+        Option(
+            "--on-failure", "hooks.on_failure", NAME, "COMMAND",
+            "run this by the shell when tasks have failed, once a minute at the most"
+            " ($MPIFARM_FAILURES says which)",
+        ),
+        Option(
+            "--hook", "hooks.names", ANY, "NAME",
+            "a class of your own that is called for each event, by its name in an INI"
+            " file; give it again for others",
+            more={"action": "append", "default": None},
         ),
     ),
 }  # fmt: skip

@@ -6,6 +6,7 @@ members of the coordinator `Post` effects, and none of them sees what others pos
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 from mpifarm.model.messages import ToRank
 from mpifarm.model.requests import Answer
@@ -60,6 +61,24 @@ class NoteRunning:
     tasks: tuple[RunningTask, ...]
 
 
+class RankChange(Enum):
+    """What has become of a rank."""
+
+    JOINED = "joined"
+    LOST = "lost"
+    OUT_OF_USE = "out of use"
+    IN_USE = "in use again"
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRank:
+    """A change of a rank's part in the farm, and why, in words."""
+
+    rank: int
+    change: RankChange
+    why: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Tell:
     """A sentence for the user."""
@@ -100,6 +119,7 @@ Effect = (
     | NoteInLog
     | NoteAttempt
     | NoteRunning
+    | NoteRank
     | Tell
     | LookAtList
     | Reply

@@ -5,7 +5,7 @@ given up is not heard any more, even if it lives.
 """
 
 from mpifarm.coordinator.dispatch import Dispatcher
-from mpifarm.coordinator.effects import Post, Send, Tell
+from mpifarm.coordinator.effects import NoteRank, Post, RankChange, Send, Tell
 from mpifarm.coordinator.rank_use import RankUse
 from mpifarm.coordinator.results import Results
 from mpifarm.coordinator.retries import fate_in_words
@@ -83,6 +83,7 @@ class Liveness:
         if not record.may_work or not self._farm.is_working:
             return
         self._rank_use.enter(record, RankState.WORKING)
+        self._post(NoteRank(record.rank, RankChange.JOINED))
         self.welcome(record)
         self._dispatcher.update_demand(record)
 
@@ -175,6 +176,7 @@ class Liveness:
         why = self._explain_loss(record, has_come=has_come, now=now)
         fate = fate_in_words(again, is_working=self._farm.is_working)
         self._post(Tell(f"{record.name} {why}; {fate}"))
+        self._post(NoteRank(record.rank, RankChange.LOST, why))
 
     def _explain_loss(self, record: RankRecord, *, has_come: bool, now: float) -> str:
         """Return the words for a loss; a silence is told in seconds."""

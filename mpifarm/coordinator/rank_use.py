@@ -6,7 +6,7 @@ at fault is `quarantine`'s answer.
 
 from mpifarm.coordinator.commits import Commits
 from mpifarm.coordinator.dispatch import Dispatcher
-from mpifarm.coordinator.effects import Post, Tell
+from mpifarm.coordinator.effects import NoteRank, Post, RankChange, Tell
 from mpifarm.coordinator.limits import DirectoryTrial
 from mpifarm.coordinator.quarantine import (
     OutOfUse,
@@ -102,6 +102,7 @@ class RankUse:
         self.leave(record, RankState.OUT_OF_USE)
         self.out_of_use[record.rank] = OutOfUse(record.rank, record.host, why)
         self._tell(f"{record.name} is put out of use: {why}{fate}")
+        self._post(NoteRank(record.rank, RankChange.OUT_OF_USE, why))
 
     def give_up(self, record: RankRecord, why: str) -> None:
         """Put a rank out of use for good: no task is tried there any more."""
@@ -126,6 +127,7 @@ class RankUse:
         if self._quarantine.pauses.pop(record.rank, None):
             del self.out_of_use[record.rank]
             self._tell(f"{record.name} is in use again: {why}")
+            self._post(NoteRank(record.rank, RankChange.IN_USE, why))
 
     def end_streak(self, record: RankRecord) -> None:
         """Let the failures held back for a rank count, and lift its limit of leases."""

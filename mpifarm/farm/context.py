@@ -5,7 +5,7 @@ Rules of this file: what is put together here stays the same for the whole farm.
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from mpifarm.transport.mpi import Comm
 
 if TYPE_CHECKING:
     from mpifarm.farm.trace import Trace
+    from mpifarm.hooks.definitions import HookDefinition
 
 DISMISS_SECONDS = 2.0
 """Seconds for which rank 0 receives messages where no farm comes about."""
@@ -79,6 +80,8 @@ class RankContext:
     waits_for_others: bool = False
     """Whether the farm waits while other farms hold tasks: those of the same launch, in
     which no rank sees another."""
+    hooks: "Sequence[HookDefinition]" = ()
+    """What watches the farm; on rank 0 alone."""
     begun: float = field(default_factory=time.monotonic)
     """When this process began (monotonic)."""
 

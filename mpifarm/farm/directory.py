@@ -48,6 +48,11 @@ def _named_from(settings: Settings, here: str) -> Settings:
         config=path_of(settings.config),
         lock_area=path_of(settings.lock_area),
         durations=path_of(settings.durations),
+        hooks=replace(
+            settings.hooks,
+            events=path_of(settings.hooks.events),
+            metrics=path_of(settings.hooks.metrics),
+        ),
     )
 
 

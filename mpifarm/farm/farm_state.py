@@ -13,8 +13,8 @@ from mpifarm.batch.job import find_job
 from mpifarm.coordinator.coordinator import Coordinator
 from mpifarm.farm.context import RankContext
 from mpifarm.model.wording import TimeLeft
-from mpifarm.store.attempts import encode_time
 from mpifarm.store.store import Store
+from mpifarm.system.time_of_day import encode_time
 
 
 class FarmStates:

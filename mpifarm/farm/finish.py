@@ -79,6 +79,8 @@ class Conclusion:
         is_finished = self.status is ExitStatus.ALL_FINISHED
         for line in summary.lines():
             (output.mention if is_finished else output.say)(line)
+        if leader.events is not None:
+            leader.events.note_ended(summary)
         leader.write_state(self.status.value)
         try:
             leader.store.write_result(summary.payload())

@@ -116,7 +116,8 @@ def warn_of_unused(context: RankContext, runner: RunnerDefinition) -> Iterator[s
     settings, environ = context.settings, context.process.environ
     yield from find_unused(settings, runner, environ)
     search_path = find_search_path(environ, settings.config)
-    yield from find_idle_sections(search_path, settings.runner, settings.handler)
+    names = settings.runner, settings.handler, settings.hooks.names
+    yield from find_idle_sections(search_path, *names)
 
 
 def warn_of_binding(context: RankContext) -> str:

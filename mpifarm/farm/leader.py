@@ -18,6 +18,7 @@ from mpifarm.coordinator.coordinator import (
     LookAtList,
     NoteAttempt,
     NoteInLog,
+    NoteRank,
     NoteRunning,
     OrderNews,
     Phase,
@@ -51,6 +52,7 @@ from mpifarm.system.lock import WorkdirLock
 if TYPE_CHECKING:
     from mpifarm.farm.cause_lines import GroupedFailures
     from mpifarm.farm.failures import Failures
+    from mpifarm.farm.farm_events import FarmEvents
     from mpifarm.farm.growth import Growth
 
 JOIN_SECONDS = 30.0
@@ -88,6 +90,7 @@ class Leader:
         self.tally = tally
         self.growth: Growth | None = None
         """The growth of the list; None for one that does not grow while it runs."""
+        self._events: FarmEvents | None = None
         self._job_end = job_end
         self._comm = context.comm
         self._signals = context.process.signals
@@ -121,6 +124,21 @@ class Leader:
         self._describe_ranks: Callable[[Iterable[RankRecord]], str] | None = None
         self._ranks_told_by = now + JOIN_SECONDS
         self._conclude: Callable[[], None] = lambda: None
+
+    @property
+    def events(self) -> "FarmEvents | None":
+        """What is told of the farm's events; None if nobody wants them."""
+        return self._events
+
+    @events.setter
+    def events(self, events: "FarmEvents") -> None:
+        self._events = events
+        self._desk.note_request = events.note_request
+
+    @property
+    def task_rate(self) -> float:
+        """Tasks per second, as of the last look."""
+        return self._rate
 
     def watch_hosts(
         self,
@@ -212,7 +230,7 @@ class Leader:
                 self._writer.begin(effect, records, self._clock.now)
             case TakeNothing():
                 self._writer.take_nothing()
-            case NoteInLog() | NoteAttempt() | NoteRunning():
+            case NoteInLog() | NoteAttempt() | NoteRunning() | NoteRank():
                 self._note(effect)
             case Tell():
                 self._output.say(effect.sentence)
@@ -227,8 +245,8 @@ class Leader:
             case _:
                 assert_never(effect)
 
-    def _note(self, effect: NoteInLog | NoteAttempt | NoteRunning) -> None:
-        """Note something about tasks that changes nothing for them."""
+    def _note(self, effect: NoteInLog | NoteAttempt | NoteRunning | NoteRank) -> None:
+        """Note something about tasks or a rank that changes nothing for them."""
         match effect:
             case NoteInLog():
                 self.store.note_in_log(effect.taskid, effect.sentence)
@@ -236,14 +254,21 @@ class Leader:
                 self.tally.note_retry(effect.result)
                 record = self._record(effect.rank, effect.result)
                 self.store.note_attempts([record])
+                if self._events is not None:
+                    self._events.note_retried(record)
             case NoteRunning():
                 self._note_running(effect)
+            case NoteRank():
+                if self._events is not None:
+                    self._events.note_rank(effect)
             case _:
                 assert_never(effect)
 
     def _note_running(self, effect: NoteRunning) -> None:
         if self._task_lines is not None:
             self._task_lines.note_running(effect.rank, effect.tasks)
+        if self._events is not None:
+            self._events.note_running(effect)
 
     def _send(self, agent: Agent, rank: int, message: ToRank) -> None:
         """Send a message to a rank, or hand it to this rank's own agent."""
@@ -305,6 +330,8 @@ class Leader:
             self.store.note_in_log(result.taskid, KILLED_TOO_OFTEN)
         if self._task_lines is not None:
             self._task_lines.note_end(rank, result)
+        if self._events is not None:
+            self._events.note_recorded(rank, result)
         if result.outcome not in (Outcome.COMPLETED, Outcome.NOT_RUN):
             self._note_failure(rank, result)
 
@@ -355,6 +382,8 @@ class Leader:
             self._look_for_job_end()
         if now >= self._farm_file.due_at:
             self.write_state()
+        if self._events is not None:
+            self._events.look(now)
         while self.store.notes:
             self._output.say(self.store.notes.pop(0))
 
@@ -451,5 +480,6 @@ class Leader:
             self._farm_file.due_at,
             self._desk.due_at,
             self.growth.wake_at() if self.growth else float("inf"),
+            self._events.due_at() if self._events else float("inf"),
         )
         agent.wait(self._waiter, now, wake_at)

@@ -137,9 +137,13 @@ class Opening:
             limits=settings.limits,
             logs=settings.logs,
             id_variables=settings.id_variables,
-            verbose=settings.verbose,
+            verbose=settings.verbose or self._is_watched(),
             directory="" if runs_anywhere(runner) else _find_directory(self._context),
         )
+
+    def _is_watched(self) -> bool:
+        """Return whether a hook is told of each task that begins."""
+        return any(each.watches_tasks for each in self._context.hooks)
 
     def _join(
         self, tasks: TaskList, definition: FarmDefinition, inherits: str

@@ -4,11 +4,12 @@ Rules of this file: it decides nothing.  It looks each second, and answers as so
 the lock can be had, for which it waits only at the farm's end.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from mpifarm.coordinator.coordinator import Coordinator
 from mpifarm.errors import StorageError
-from mpifarm.model.requests import Answer, RequestKind
+from mpifarm.model.requests import Answer, Request, RequestKind
 from mpifarm.store.store import Store
 from mpifarm.system.lock import WorkdirLock
 from mpifarm.system.patience import RETRY_SECONDS
@@ -30,6 +31,8 @@ class RequestDesk:
     ) -> None:
         self.due_at = float("inf")
         """When to try again to write the answers that wait; `inf` if none does."""
+        self.note_request: Callable[[Request], None] = lambda _: None
+        """Called with each request before the coordinator hears it."""
         self._coordinator = coordinator
         self._store = store
         self._lock = lock
@@ -41,6 +44,7 @@ class RequestDesk:
         for request in store.requests.poll():
             if request.kind in _ABOUT_HELD:
                 store.hold(store.held_by_users.after(request))
+            self.note_request(request)
             self._coordinator.on_request(request, now)
 
     def note_answer(self, answer: Answer, now: float) -> None:

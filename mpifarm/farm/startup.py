@@ -6,13 +6,19 @@ goes the same way, from its own beginning.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import replace
 
 from mpifarm.coordinator.coordinator import Coordinator, RankSet
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.farm.agent import Agent
 from mpifarm.farm.context import RankContext
+from mpifarm.farm.find_hooks import with_hooks
 from mpifarm.farm.finish import Conclusion, FarmEnd
 from mpifarm.farm.first_words import (
     check_list,
@@ -56,6 +62,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
     """
     if context.fault:
         raise InputError(context.fault)
+    context = with_hooks(context)
     is_input = is_standard_input(context.settings)
     context, feed = take_standard_input(context)
     opening = Opening(context)
@@ -105,6 +112,7 @@ def take_over(
     """
     context.process.output.speak_up()
     known = agent.definition
+    context = with_hooks(context)
     is_input = is_standard_input(context.settings)
     context, _ = take_standard_input(context, takes_over=True)
     opening = Opening(context, takes_over=known is not None)
@@ -204,8 +212,18 @@ def _mention(context: RankContext, sentences: Sequence[str]) -> None:
 def _run_to_the_end(context: RankContext, leader: Leader, agent: Agent) -> FarmEnd:
     """Run the leader to the farm's last act, and return how the farm has ended."""
     conclusion = Conclusion(leader, context)
-    leader.run(agent, conclusion.conclude)
+    with _watched(context, leader):
+        leader.run(agent, conclusion.conclude)
     return conclusion.find_end()
+
+
+def _watched(context: RankContext, leader: Leader) -> AbstractContextManager[None]:
+    """Return the block in which hooks are told of events, if there are hooks."""
+    if not context.hooks:
+        return nullcontext()
+    from mpifarm.farm.watched import raised_events  # for those who have hooks
+
+    return raised_events(context, leader)
 
 
 # ---- the leader ---------------------------------------------------------------------

@@ -319,11 +319,12 @@ class Summary:
         lines += self.notes
         if self.reason:
             lines.append(f"ended early: {self.reason}")
-        lines.append(f"exit status {self.status.value}: {self._meaning()}")
+        lines.append(f"exit status {self.status.value}: {self.meaning}")
         return lines
 
-    def _meaning(self) -> str:
-        """Return the exit status in words, as it came about in this farm."""
+    @property
+    def meaning(self) -> str:
+        """The exit status in words, as it came about in this farm."""
         if self.status is ExitStatus.SOME_FAILED and self.counts.toprocess:
             left = counted(self.counts.toprocess, "task is", "tasks are")
             return f"stopped because {self.stopped_because}; {left} left to process"
@@ -460,7 +461,7 @@ class Summary:
             "launch": self.launch,
             "tasklist": self.tasklist,
             "exit_status": self.status.value,
-            "meaning": self._meaning(),
+            "meaning": self.meaning,
             "reason": self.reason,
             "tasks": {
                 "total": counts.total,

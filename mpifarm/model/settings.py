@@ -64,6 +64,22 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class HookSettings:
+    """What is to watch the farm."""
+
+    events: str | None = None
+    """Path of the file to which events are appended."""
+    metrics: str | None = None
+    """Path of the file with the farm's numbers for Prometheus."""
+    on_end: str | None = None
+    """A command for the shell, at the farm's end."""
+    on_failure: str | None = None
+    """A command for the shell, when tasks have failed."""
+    names: tuple[str, ...] = ()
+    """Names of hooks in INI files (``--hook``)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The checked command line.  Times are in seconds."""
 
@@ -111,6 +127,7 @@ class Settings:
     """Whether tasks held by living farms of the same job array count as done."""
     limits: TaskLimits = TaskLimits()
     policy: Policy = Policy()
+    hooks: HookSettings = HookSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,4 +171,4 @@ class FarmDefinition:
     directory: str = ""
     """The directory of the commands on rank 0; empty: each rank keeps its own."""
     verbose: bool = False
-    """Whether the user is told of each task that begins."""
+    """Whether the user, or a hook, is told of each task that begins."""

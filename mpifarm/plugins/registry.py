@@ -1,4 +1,4 @@
-"""Definitions of runners and handlers in INI files, found by name.
+"""Definitions of runners, handlers and hooks in INI files, found by name.
 
 Rules of this file: rank 0 reads the files, and all ranks use its definitions.  An INI
 file is read as PyTaskFarmer reads it (RunnerManager.load and TaskListManager.load in
@@ -85,7 +85,17 @@ def find_handler(name: str, search_path: SearchPath) -> HandlerDefinition:
     )
 
 
-# ---- the two kinds -------------------------------------------------------------------
+def find_hook(name: str, search_path: SearchPath) -> tuple[str, dict[str, str], str]:
+    """Return class, options and INI file of a hook.
+
+    Raises as `find_runner`.
+    """
+    section = _find(_HOOK, name, search_path)
+    assert section is not None  # no hook is built in
+    return section.python_class, section.options, section.path
+
+
+# ---- the kinds -----------------------------------------------------------------------
 
 
 class _PluginKind(NamedTuple):
@@ -96,7 +106,7 @@ class _PluginKind(NamedTuple):
     """The key of a section of this kind; its value names the class."""
     option: str
     plain_directory: str
-    """PyTaskFarmer's directory of INI files of this kind."""
+    """PyTaskFarmer's directory of INI files of this kind; "" if it has none."""
     is_local: bool
     """Whether INI files of the current directory count."""
     built_in: Mapping[str, str]
@@ -117,8 +127,20 @@ _HANDLER: Final = _PluginKind(
         "greasy": "mpifarm.dialects.GreasyTaskList",
     },
 )
-_OTHER: Final = {_RUNNER.title: _HANDLER, _HANDLER.title: _RUNNER}
-_CLASS_KEYS: Final = frozenset({_RUNNER.key, _HANDLER.key})
+HOOK_KEY: Final = "Hook"
+"""The key of a section that names the class of a hook."""
+
+_HOOK: Final = _PluginKind(
+    *("hook", HOOK_KEY, "--hook", ""),
+    is_local=False,
+    built_in={},
+)
+_OTHER: Final = {
+    _RUNNER.title: _HANDLER,
+    _HANDLER.title: _RUNNER,
+    _HOOK.title: _RUNNER,
+}
+_CLASS_KEYS: Final = frozenset({_RUNNER.key, _HANDLER.key, _HOOK.key})
 _BUILT_IN: Final = "default"
 
 
@@ -130,6 +152,8 @@ class _Section(NamedTuple):
     source: str
     """The file, with the section names if ``[DEFAULT]`` has a part in the
     definition."""
+    path: str
+    """The file."""
 
 
 # ---- the search ----------------------------------------------------------------------
@@ -164,12 +188,13 @@ def _check_name(kind: _PluginKind, name: str) -> None:
     if name == "DEFAULT":
         raise InputError(
             f"{kind.option} DEFAULT does not name a {kind.title}: [DEFAULT] in an INI"
-            f" file has keys for all its sections; did you mean {_BUILT_IN!r}?"
+            " file has keys for all its sections"
+            f"{f'; did you mean {_BUILT_IN!r}?' if kind.built_in else ''}"
         )
     if not name.strip():
         raise InputError(
             f"{kind.option} {name!r} does not name a {kind.title}: give the name of its"
-            f" section in an INI file, or {_BUILT_IN}"
+            f" section in an INI file{f', or {_BUILT_IN}' if kind.built_in else ''}"
         )
 
 
@@ -209,7 +234,8 @@ class _Search:
         if self.kind.is_local:
             yield self.search_path.directory
         yield os.path.join(self.search_path.config_home, "mpifarm")
-        yield self._plain_directory(self.kind)
+        if self.kind.plain_directory:
+            yield self._plain_directory(self.kind)
 
     def _plain_directory(self, kind: _PluginKind) -> str:
         return os.path.join(
@@ -289,7 +315,7 @@ class _Search:
             if _defines(parser, section, self.kind)
         }
         built_in = self.kind.built_in
-        names = ", ".join([*built_in, *sorted(known - {*built_in})])
+        names = ", ".join([*built_in, *sorted(known - {*built_in})]) or "none"
         sentence = (
             f"there is no {self.kind.title} {name!r} for {self.kind.option}, only:"
             f" {names}"
@@ -400,13 +426,13 @@ def _missing_key(parser: "ConfigParser", name: str) -> str:
 
 
 def find_idle_sections(
-    search_path: SearchPath, runner: str, handler: str
+    search_path: SearchPath, runner: str, handler: str, hooks: Sequence[str] = ()
 ) -> Iterator[str]:
     """Yield a warning for each section and ``--config`` file that has no effect.
 
     If ``--config`` does not define the runner or the handler, also yield a sentence
-    with the file that does.  `runner` and `handler` are the names in use.  Raises
-    InputError if the file of ``--config`` is missing or broken.
+    with the file that does.  `runner`, `handler` and `hooks` are the names in use.
+    Raises InputError if the file of ``--config`` is missing or broken.
     """
     for path, parser in _Search(_RUNNER, search_path).own_parsers().items():
         for name in parser.sections():
@@ -415,7 +441,8 @@ def find_idle_sections(
     if search_path.config is not None:
         used = ((runner, _RUNNER), (handler, _HANDLER))
         parser = _read_config(search_path.config)
-        if not any(_defines(parser, name, kind) for name, kind in used):
+        all_used = [*used, *((name, _HOOK) for name in hooks)]
+        if not any(_defines(parser, name, kind) for name, kind in all_used):
             yield _warn_of_idle_config(search_path.config, parser)
         for name, kind in used:
             if name not in kind.built_in and not _defines(parser, name, kind):
@@ -435,13 +462,13 @@ def _describe_source(kind: _PluginKind, name: str, search_path: SearchPath) -> s
 def _warn_of_idle_config(config: str, parser: "ConfigParser") -> str:
     defined = [
         f"{kind.option} {name}"
-        for kind in (_RUNNER, _HANDLER)
+        for kind in (_RUNNER, _HANDLER, _HOOK)
         for name in parser.sections()
         if _defines(parser, name, kind)
     ]
     why = f" without {' or '.join(defined)}"
     if not defined:
-        why = ": no section of it defines a runner or a handler"
+        why = ": no section of it defines a runner, a handler or a hook"
     return f"WARNING: --config {config} has no effect{why}"
 
 
@@ -457,6 +484,14 @@ def _read(path: str) -> bytes:
     # Regular files only: a fifo could block for ever.
     with open(open_regular(path, os.O_RDONLY, follow=True), "rb") as stream:
         return stream.read()
+
+
+def read_ini(path: str) -> "ConfigParser":
+    """Parse an INI file; raises InputError if broken, OSError if it is missing."""
+    try:
+        return _parse(path, _read(path))
+    except _BrokenFileError as error:
+        raise InputError(f"{error}; correct the file") from error
 
 
 def _read_config(path: str) -> "ConfigParser":
@@ -558,7 +593,7 @@ def _read_section(
     options = {key: value for key, value in values.items() if key not in _CLASS_KEYS}
     has_part = any(_is_of_default(parser, name, key) for key in values)
     source = f"{path}, sections [{name}] and [DEFAULT]" if has_part else path
-    return _Section(OWN_CLASSES.get(named, named), options, source)
+    return _Section(OWN_CLASSES.get(named, named), options, source, path)
 
 
 def _is_of_default(parser: "ConfigParser", name: str, key: str) -> bool:

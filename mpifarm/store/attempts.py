@@ -24,6 +24,7 @@ from mpifarm.model.task import NOT_RUN, Outcome, Result
 from mpifarm.store.status_lines import cut_behind_lines
 from mpifarm.store.types import Recorded
 from mpifarm.system import file_contents, files
+from mpifarm.system.time_of_day import encode_time
 
 
 class Column(IntEnum):
@@ -354,12 +355,6 @@ def blocks_of(path: str) -> Iterator[bytes]:
     with file_contents.content_of(path) as (_, content):
         for begin in range(0, len(content or b""), BYTES_AT_ONCE):
             yield (content or b"")[begin : begin + BYTES_AT_ONCE]
-
-
-def encode_time(seconds: float) -> str:
-    """Return a time since the epoch in ISO 8601, in UTC and to a ms."""
-    whole, ms = divmod(int(seconds * 1000), 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{ms:03d}Z"
 
 
 def parse_time(field: bytes) -> float:

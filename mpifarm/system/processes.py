@@ -363,8 +363,98 @@ class Inquiry:
         reap_child_within(self._pid, _REAP_SECONDS)
 
 
-def _spawn_alone(argv: Sequence[str], env: Environment, output: int) -> int:
-    """Start a program in its own session, with `output` as 1 and 2.  Return its pid."""
+class Companion:
+    """A running program that reads lines from this process, and writes lines to it.
+
+    It leads a session, so that all that it starts can be found and ended.  Neither side
+    of this process ever blocks.
+    """
+
+    def __init__(self, argv: Sequence[str], env: Environment) -> None:
+        """Start the program; raises OSError."""
+        source, self._input = os.pipe2(os.O_CLOEXEC)
+        self._output, output = os.pipe2(os.O_CLOEXEC)
+        try:
+            os.set_blocking(self._input, False)
+            os.set_blocking(self._output, False)
+            self._pid = _spawn_alone(argv, env, output, source)
+        except BaseException:
+            os.close(self._input)
+            os.close(self._output)
+            raise
+        finally:
+            os.close(source)
+            os.close(output)
+
+    def write(self, content: memoryview) -> int:
+        """Return how many bytes the program's pipe took, 0 if it is full.
+
+        Raises BrokenPipeError if the program has ended.
+        """
+        try:
+            return os.write(self._input, content)
+        except BlockingIOError:
+            return 0
+
+    def close_input(self) -> None:
+        """Let the program read the end of its input."""
+        if self._input >= 0:
+            os.close(self._input)
+            self._input = -1
+
+    def read(self) -> bytes | None:
+        """Return output, b"" if there is none now, None if no more will come."""
+        try:
+            return os.read(self._output, 65536) or None
+        except BlockingIOError:
+            return b""
+
+    def end(self) -> None:
+        """End the program and all that it has started in its session; reap it."""
+        self.close_input()
+        os.close(self._output)
+        # Asked before it is reaped: until then its pid, the session's id, is its own.
+        for pid in [self._pid, *_members_of_session(self._pid)]:
+            kill_process(pid, signal.SIGKILL)
+        reap_child_within(self._pid, _REAP_SECONDS)
+
+
+def _members_of_session(session: int) -> list[int]:
+    """Return the processes of a session."""
+    found = []
+    for pid in _all_pids():
+        try:
+            if os.getsid(pid) == session:
+                found.append(pid)
+        except OSError:
+            continue  # it is gone, or not ours
+    return found
+
+
+def start_in_group(argv: Sequence[str], env: Environment) -> int:
+    """Start a program in a process group of its own, with /dev/null as 0, 1 and 2.
+
+    Return its pid; raises OSError.
+    """
+    null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+    return os.posix_spawnp(
+        argv[0],
+        list(argv),
+        env,
+        file_actions=null,
+        setpgroup=0,
+        setsigmask=(),
+        setsigdef=SETTABLE_SIGNALS,
+    )
+
+
+def _spawn_alone(
+    argv: Sequence[str], env: Environment, output: int, source: int | None = None
+) -> int:
+    """Start a program in its own session, with `output` as 1 and 2.  Return its pid.
+
+    `source` becomes its standard input; without one, that is /dev/null.
+    """
     # A launcher does not return while any process holds a descriptor of the rank's.
     inherited = [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2]
     return os.posix_spawnp(
@@ -372,7 +462,9 @@ def _spawn_alone(argv: Sequence[str], env: Environment, output: int) -> int:
         list(argv),
         env,
         file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+            if source is None
+            else (os.POSIX_SPAWN_DUP2, source, 0),
             (os.POSIX_SPAWN_DUP2, output, 1),
             (os.POSIX_SPAWN_DUP2, output, 2),
             *((os.POSIX_SPAWN_CLOSE, fd) for fd in inherited),

@@ -18,6 +18,7 @@ from mpifarm.coordinator.coordinator import (
     Conclude,
     Coordinator,
     Effect,
+    NoteRank,
     NoteRunning,
     RankSet,
     Send,
@@ -244,7 +245,7 @@ class BigFarm:
                 self._transact(effect)
             case Conclude():
                 self.ended = True
-            case NoteRunning():
+            case NoteRunning() | NoteRank():
                 pass
             case _:
                 raise AssertionError(f"{effect} is no part of this simulation")

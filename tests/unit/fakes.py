@@ -25,6 +25,7 @@ from mpifarm.coordinator.coordinator import (
     LookAtList,
     NoteAttempt,
     NoteInLog,
+    NoteRank,
     NoteRunning,
     OrderNews,
     Phase,
@@ -524,7 +525,7 @@ class SimulatedFarm:
                 self._send(effect.rank, effect.message)
             case Transact():
                 self._transact(effect)
-            case NoteInLog() | NoteRunning() | TakeNothing():
+            case NoteInLog() | NoteRunning() | NoteRank() | TakeNothing():
                 pass
             case NoteAttempt():
                 self.noted.append(effect)

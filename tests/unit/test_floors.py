@@ -23,6 +23,7 @@ FLOORS = {
     "tasklists": 3,
     "output": 3,
     "transport": 3,
+    "hooks": 3,
     "coordinator": 3,
     "containers": 4,
     "dialects": 4,

@@ -23,7 +23,7 @@ from mpifarm.commands.options import (
     parse_arguments,
 )
 from mpifarm.errors import ExitStatus, InputError
-from mpifarm.model.settings import Policy, Settings, TaskLimits
+from mpifarm.model.settings import HookSettings, Policy, Settings, TaskLimits
 
 CPUS = 48
 USABLE = 6
@@ -556,7 +556,7 @@ def test_no_word_of_another_tool_is_one_of_ours():
 
 def test_each_setting_but_the_list_is_set_by_one_option():
     set_by = [option.field for group in OPTIONS.values() for option in group]
-    parts = {"limits": TaskLimits, "policy": Policy}
+    parts = {"limits": TaskLimits, "policy": Policy, "hooks": HookSettings}
     wanted = [name for name in names_of(Settings) if name not in {"tasklist", *parts}]
     for part, of_part in parts.items():
         wanted += [f"{part}.{name}" for name in names_of(of_part)]

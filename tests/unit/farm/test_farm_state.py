@@ -19,7 +19,8 @@ from mpifarm.model.messages import Running
 from mpifarm.model.settings import Settings
 from mpifarm.model.task import RunningTask
 from mpifarm.model.wording import TimeLeft
-from mpifarm.store.attempts import Column, encode_time
+from mpifarm.store.attempts import Column
+from mpifarm.system.time_of_day import encode_time
 from tests.unit.coordinator.test_coordinator import Hand
 
 # ---- the state -----------------------------------------------------------------------

@@ -141,6 +141,7 @@ class ConcludedFarm:
             store=self.workdir,
             lock=lock,
             tally=Tally(0.0),
+            events=None,
             growth=growth,
             write_state=self.states.append,
             group_failures=lambda: None,

@@ -164,6 +164,7 @@ def test_each_try_to_join_takes_over_the_claim_that_the_one_before_it_left(monke
         process=SimpleNamespace(
             signals=SimpleNamespace(any_noted=False), output=output, environ={}
         ),
+        hooks=(),
         begun=0.0,
     )
     tries: list[tuple[str, str]] = []
@@ -197,6 +198,7 @@ def context_of(**settings: Any) -> Any:
             output=SimpleNamespace(say=lambda _: None),
             environ={},
         ),
+        hooks=(),
         begun=0.0,
     )
 

@@ -101,6 +101,7 @@ class Started:
             fault="",
             begun=0.0,
             waits_for_others=False,
+            hooks=(),
             dismiss=lambda: self.order.append("dismiss"),
         )
         FakeLeader.made = []

@@ -499,7 +499,7 @@ def test_a_config_that_nothing_is_taken_from_is_told_with_the_options_that_would
     empty = with_config(places, write(CONFIG, ""))
     (told,) = find_idle_sections(empty, "default", "default")
     assert told.endswith(
-        "has no effect: no section of it defines a runner or a handler"
+        "has no effect: no section of it defines a runner, a handler or a hook"
     )
 
 

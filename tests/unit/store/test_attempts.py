@@ -12,7 +12,6 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import Outcome, Result, encode_text
 from mpifarm.store.attempts import (
     AttemptsFile,
-    encode_time,
     escape,
     last_outcomes,
     parse_time,
@@ -21,6 +20,7 @@ from mpifarm.store.attempts import (
     unescape,
 )
 from mpifarm.store.types import Recorded
+from mpifarm.system.time_of_day import encode_time
 from tests.unit.store_fakes import interference
 from tests.workdir_files import (
     ATTEMPTS_HEAD,

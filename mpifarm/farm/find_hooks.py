@@ -1,0 +1,63 @@
+"""Which hooks a farm has: those of its command line, and those of its site.
+
+Rules of this file: a farm without hooks imports nothing for them.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mpifarm.errors import InputError
+from mpifarm.farm.context import RankContext
+from mpifarm.model.settings import HookSettings, Settings
+
+if TYPE_CHECKING:
+    from mpifarm.hooks.definitions import HookDefinition
+
+_SITE_VARIABLE = "MPIFARM_SITE_CONFIG"
+"""Names a file, or a directory of INI files, in place of `SITE_DIRECTORY`; empty for
+none."""
+
+SITE_DIRECTORY = "/etc/mpifarm"
+
+
+def with_hooks(context: RankContext) -> RankContext:
+    """Return the context with its hooks; tell of faults in the files of the site.
+
+    Raise InputError for a hook of the command line that is wrong.
+    """
+    settings, environ = context.settings, context.process.environ
+    place = environ.get(_SITE_VARIABLE, SITE_DIRECTORY)
+    has_site = bool(place) and os.path.lexists(place)
+    if settings.hooks == HookSettings() and not has_site:
+        return context
+    hooks = _find_own(settings, environ)
+    if has_site:
+        from mpifarm.hooks.site import find_site_hooks
+
+        of_site, faults = find_site_hooks(place, environ)
+        for sentence in faults:
+            context.process.output.say(sentence)
+        hooks += of_site
+    return replace(context, hooks=tuple(hooks))
+
+
+def _find_own(settings: Settings, environ: Mapping[str, str]) -> "list[HookDefinition]":
+    from mpifarm.hooks.definitions import HookDefinition, HookKind, define_by_options
+    from mpifarm.hooks.trust import find_stranger
+    from mpifarm.plugins.registry import find_hook, find_search_path
+
+    hooks = define_by_options(settings.hooks, environ)
+    search_path = find_search_path(environ, settings.config)
+    for name in settings.hooks.names:
+        python_class, options, source = find_hook(name, search_path)
+        if why := find_stranger(source):
+            raise InputError(
+                f"--hook {name} is not used: {why}, and it would run as you; move"
+                f" [{name}] to a file that only you can write"
+            )
+        hooks.append(
+            HookDefinition(HookKind.CLASS, options, name, python_class, source)
+        )
+    return hooks

@@ -1,0 +1,158 @@
+"""The process of one hook: reads events from its standard input, until that ends.
+
+Rules of this file: it is started by `start_helper` with the definition as its argument.
+What it writes to its standard output is told to the user.  It outlives signals to the
+job: the end of its input ends it.
+"""
+
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from mpifarm.hooks.definitions import HookDefinition, HookKind
+from mpifarm.hooks.sink import Report, Sink
+from mpifarm.model.events import BROKE_OFF, encode_line
+from mpifarm.system.processes import (
+    Companion,
+    Environment,
+    ignore_signals,
+    kill_group,
+)
+from mpifarm.system.time_of_day import encode_time
+
+END_MARK = b"end\n"
+"""The last line of a farm that has ended in order."""
+
+ORPHAN_SECONDS = 90.0
+"""Seconds for which a helper outlives a rank 0 that was killed: its commands end by
+then."""
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    " from mpifarm.hooks.helper import main; main(sys.argv[2])"
+)
+
+
+def start_helper(definition: HookDefinition, env: Environment) -> Companion:
+    """Start the process of a hook; raises OSError."""
+    path = [definition.path, *sys.path] if definition.path else sys.path
+    words = {
+        "kind": definition.kind.value,
+        "options": dict(definition.options),
+        "name": definition.name,
+        "python_class": definition.python_class,
+        "source": definition.source,
+    }
+    # -P: no module of the current directory is taken for one of Python's.
+    argv = [sys.executable, "-P", "-c", _START, json.dumps(path), json.dumps(words)]
+    return Companion(argv, env)
+
+
+def main(words: str) -> None:
+    """Run the hook that `words` define, until the input ends."""
+    ignore_signals()
+    _watch_parent()
+    definition = _parse_definition(words)
+    report = _open_reports()
+    try:
+        sink = _create_sink(definition, report)
+        last = _pump(sink)
+        if last is not None:
+            sink.take([_describe_break(last)])
+        sink.end()
+    except Exception as error:  # noqa: BLE001 - told, and only this hook ends
+        report(f"{definition.title} fails and is left out ({_in_words(error)})")
+        sys.exit(1)
+
+
+def _watch_parent() -> None:
+    """Have this process end `ORPHAN_SECONDS` after rank 0 is gone, even if it hangs."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        time.sleep(ORPHAN_SECONDS)
+        kill_group(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _parse_definition(words: str) -> HookDefinition:
+    values: dict[str, Any] = json.loads(words)
+    return HookDefinition(**{**values, "kind": HookKind(values["kind"])})
+
+
+def _open_reports() -> Report:
+    """Return what tells the user; standard output and error become /dev/null."""
+    reports = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+
+    def report(sentence: str) -> None:
+        line = " ".join(sentence.split())
+        os.write(reports, line.encode("utf-8", "backslashreplace") + b"\n")
+
+    return report
+
+
+def _create_sink(definition: HookDefinition, report: Report) -> Sink:
+    match definition.kind:
+        case HookKind.EVENTS:
+            from mpifarm.hooks.events_file import EventsFile
+
+            return EventsFile(definition, report)
+        case HookKind.METRICS:
+            from mpifarm.hooks.metrics import MetricsFile
+
+            return MetricsFile(definition, report)
+        case HookKind.COMMANDS:
+            from mpifarm.hooks.shell_commands import ShellCommands
+
+            return ShellCommands(definition, report)
+        case HookKind.CLASS:
+            from mpifarm.hooks.own import OwnHook
+
+            return OwnHook(definition, report)
+
+
+def _pump(sink: Sink) -> bytes | None:
+    """Hand lines to the sink until the input ends.
+
+    Return the last line if the farm broke off after it, None if it ended in order.
+    """
+    rest, last = b"", b""
+    while True:
+        seconds = min(max(0.0, sink.wake_at() - time.monotonic()), 3600.0)
+        if select.select([0], [], [], seconds)[0]:
+            piece = os.read(0, 65536)
+            if not piece:
+                return last or None
+            *lines, rest = (rest + piece).split(b"\n")
+            whole = [line + b"\n" for line in lines]
+            if END_MARK in whole:
+                sink.take(whole[: whole.index(END_MARK)])
+                return None
+            sink.take(whole)
+            last = whole[-1] if whole else last
+        sink.step(time.monotonic())
+
+
+def _describe_break(last: bytes) -> bytes:
+    """Return the event of a farm whose rank 0 is gone without an end."""
+    before = json.loads(last)
+    when = encode_time(time.time())
+    return encode_line(before["n"] + 1, when, BROKE_OFF, before["farm"], {})
+
+
+def _in_words(error: Exception) -> str:
+    from mpifarm.errors import FarmError
+    from mpifarm.plugins.loading import in_one_line
+
+    return str(error) if isinstance(error, FarmError) else in_one_line(error)

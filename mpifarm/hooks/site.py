@@ -1,0 +1,103 @@
+"""The hooks that a site switches on for all its users.
+
+Rules of this file: a fault of the site's files is told, and costs its hooks alone: no
+user's job ends because of it.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from mpifarm.errors import FarmError, InputError
+from mpifarm.hooks.definitions import (
+    HookDefinition,
+    HookKind,
+    define_commands,
+    fill_in,
+)
+from mpifarm.hooks.trust import find_stranger
+from mpifarm.plugins.registry import HOOK_KEY, read_ini
+
+if TYPE_CHECKING:
+    from configparser import ConfigParser
+
+_SECTION = "hooks"
+_KEYS = frozenset({"events", "metrics", "on-end", "on-failure", "path"})
+
+
+def find_site_hooks(
+    place: str, environ: Mapping[str, str]
+) -> tuple[list[HookDefinition], list[str]]:
+    """Return the hooks of the files at `place`, and the sentences about faulty files.
+
+    A place that does not exist has none.
+    """
+    hooks: list[HookDefinition] = []
+    faults: list[str] = []
+    for path in _files_at(place):
+        try:
+            hooks += _read(path, environ)
+        except (FarmError, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            faults.append(f"WARNING: the hooks of {path} are left out: {why}")
+    return hooks, faults
+
+
+def _files_at(place: str) -> Iterator[str]:
+    if not os.path.isdir(place):
+        if os.path.lexists(place):
+            yield place
+        return
+    for name in sorted(os.listdir(place)):
+        if name.endswith(".ini") and not name.startswith("."):
+            yield os.path.join(place, name)
+
+
+def _read(path: str, environ: Mapping[str, str]) -> list[HookDefinition]:
+    """Return the hooks of one file; raises FarmError or OSError."""
+    if why := find_stranger(path):
+        raise InputError(f"{why}, and they run as you")
+    parser = read_ini(path)
+    modules = ""
+    hooks: list[HookDefinition] = []
+    if parser.has_section(_SECTION):
+        values = _find_values(parser)
+        modules = values.get("path", "")
+        hooks += _define_ready(values, path, environ)
+    for name in parser.sections():
+        if name != _SECTION and HOOK_KEY in parser[name]:
+            options = dict(parser[name])
+            named = options.pop(HOOK_KEY)
+            hooks.append(
+                HookDefinition(
+                    *(HookKind.CLASS, options, name, named, path),
+                    path=modules,
+                    by_site=True,
+                )
+            )
+    return hooks
+
+
+def _find_values(parser: "ConfigParser") -> dict[str, str]:
+    """Return the keys of the section of ready hooks; raise InputError for others."""
+    values = dict(parser[_SECTION])
+    if unknown := sorted(values.keys() - _KEYS):
+        raise InputError(
+            f"section [{_SECTION}] has {unknown[0]}, and takes only"
+            f" {', '.join(sorted(_KEYS))}"
+        )
+    if "path" in values and (why := find_stranger(values["path"])):
+        raise InputError(f"{why}, and its modules run as you")
+    return {key: value for key, value in values.items() if value}
+
+
+def _define_ready(
+    values: Mapping[str, str], path: str, environ: Mapping[str, str]
+) -> Iterator[HookDefinition]:
+    for key, kind in (("events", HookKind.EVENTS), ("metrics", HookKind.METRICS)):
+        if key in values:
+            target = fill_in(values[key], environ)
+            if not os.path.isabs(target):
+                raise InputError(f"{key} = {target} has to begin with /")
+            yield HookDefinition(kind, {"path": target}, source=path, by_site=True)
+    yield from define_commands(values.get("on-end"), values.get("on-failure"), path)
