@@ -65,6 +65,8 @@ class Feed:
         self._told = 0
         self._waiting = bytearray()
         self._heard = b""
+        self._has_said_end = False
+        """Whether the helper has said that it has done all."""
         self._helper: Helper | None = None
         try:
             self._helper = start(definition)
@@ -105,7 +107,7 @@ class Feed:
                     return
                 del self._waiting[:taken]
         except BrokenPipeError:
-            self._lose("has ended: it gets no more events")
+            self._lose("has ended before the farm: it did not get all events")
 
     def finish(self, *, in_order: bool) -> None:
         """Queue the mark of an end in order, however full the queue is."""
@@ -118,7 +120,10 @@ class Feed:
         if self._helper is not None and not self._waiting:
             self._helper.close_input()
             if self._listen(self._helper):
-                self._forget()
+                if self._has_said_end:
+                    self._forget()
+                else:
+                    self._lose("has ended before the farm: it did not get all events")
         return self._helper is None
 
     def kill(self) -> None:
@@ -141,6 +146,9 @@ class Feed:
             *lines, self._heard = (self._heard + said).split(b"\n")
             self._heard = self._heard[:_MAX_SENTENCE]
             for line in lines:
+                if line + b"\n" == END_MARK:
+                    self._has_said_end = True
+                    continue
                 self._note_said(line.decode("utf-8", "replace")[:_MAX_SENTENCE])
 
     def _note_said(self, sentence: str) -> None:

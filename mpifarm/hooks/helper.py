@@ -26,7 +26,7 @@ from mpifarm.system.processes import (
 from mpifarm.system.time_of_day import encode_time
 
 END_MARK = b"end\n"
-"""The last line of a farm that has ended in order."""
+"""The last line of a farm that has ended in order, and of a helper's output."""
 
 ORPHAN_SECONDS = 90.0
 """Seconds for which a helper outlives a rank 0 that was killed: its commands end by
@@ -65,6 +65,7 @@ def main(words: str) -> None:
         if last is not None:
             sink.take([_describe_break(last)])
         sink.end()
+        report(END_MARK.decode())
     except Exception as error:  # noqa: BLE001 - told, and only this hook ends
         report(f"{definition.title} fails and is left out ({_in_words(error)})")
         sys.exit(1)

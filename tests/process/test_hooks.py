@@ -1,0 +1,176 @@
+"""Hooks beside real farms: what they get, and that bad ones cost nobody else anything.
+
+Rules of this file: the examples of docs/hooks.md are read from there.
+"""
+
+import json
+import os
+import re
+import signal
+import textwrap
+from dataclasses import fields
+from typing import get_args
+
+import pytest
+
+from mpifarm.model import events
+from tests.farm_driver import Part, assert_ends
+from tests.support import ROOT, wait_until
+
+PAGE = (ROOT / "docs" / "hooks.md").read_text()
+LONG = "touch started.$PROC_NUMBER; exec sleep 1000"
+
+
+def read_events(place, name="events.jsonl"):
+    return [json.loads(line) for line in place.notes(name)]
+
+
+def example(first_line):
+    """A block of code of the page, which begins so."""
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", PAGE, re.MULTILINE)
+    (found,) = (
+        text
+        for each in blocks
+        if (text := textwrap.dedent(each).strip("\n")).startswith(first_line)
+    )
+    return found + "\n"
+
+
+def test_the_page_lists_each_event_with_its_keys():
+    rows = dict(re.findall(r"^\| `(\w+)` \| .*\|(.*) \|$", PAGE, re.MULTILINE))
+    expected = {
+        each.event: [field.name for field in fields(each)]
+        for each in get_args(events.Event)
+    }
+    expected[events.BROKE_OFF] = []
+    listed = {name: re.findall(r"`(\w+)`", keys) for name, keys in rows.items()}
+    ended = listed["task_finished"]
+    for name in ("task_failed", "task_retried", "task_cancelled"):
+        listed[name] = ended
+    assert listed == expected
+
+
+def test_ready_hooks_get_all_of_two_farms(create_place):
+    place = create_place(["true", "exit 3", "true"])
+    options = ("--events", "events.jsonl", "--metrics", "farm.prom")
+    place.script(
+        "mail", 'echo "$MPIFARM_EVENT $MPIFARM_FAILED of $MPIFARM_TOTAL" >> sent'
+    )
+    told = (
+        "--on-failure",
+        "./mail",
+        "--on-end",
+        "./mail; echo $MPIFARM_EXIT_STATUS >> sent",
+    )
+    place.finish(*options, *told, status=1)
+    assert sorted(place.notes("sent")) == [
+        "1",
+        "farm_ended 1 of 3",
+        "task_failed 1 of 3",
+    ]
+    place.finish(*options, status=1)
+    found = read_events(place)
+    names = [each["event"] for each in found]
+    assert names.count("farm_began") == names.count("farm_ended") == 2
+    assert names.count("task_finished") == 2
+    assert names.count("task_failed") == 1
+    first = [each for each in found if each["farm"] == found[0]["farm"]]
+    assert [each["n"] for each in first] == [*range(1, len(first) + 1)]
+    assert first[-1]["exit_status"] == 1
+    assert 'state="failed"} 1' in "\n".join(place.notes("farm.prom"))
+    place.assert_sound()
+
+
+BAD_HOOKS = """\
+import os, sys, time
+class Sleeps:
+    def on_event(self, event): time.sleep(1000)
+class Dies:
+    def on_event(self, event): os._exit(3)
+class Floods:
+    def on_event(self, event):
+        for _ in range(1000):
+            os.write(1, b"x" * 65536)
+            print("y" * 65536, file=sys.stderr)
+"""
+
+
+def test_hooks_that_sleep_die_and_flood_cost_their_own_output_alone(create_place):
+    place = create_place(["true"] * 20)
+    (place.directory / "bad.py").write_text(BAD_HOOKS)
+    names = ("Sleeps", "Dies", "Floods", "Missing")
+    config = "".join(f"[{name}]\nHook = bad.{name}\n" for name in names)
+    (place.directory / "bad.ini").write_text(config)
+    hooks = [word for name in names for word in ("--hook", name)]
+    farm = place.start("--config", "bad.ini", *hooks, "--events", "events.jsonl")
+    assert_ends(farm, 0)
+    place.assert_all_finished()
+    assert read_events(place)[-1]["event"] == "farm_ended"
+    said = farm.text()
+    assert "the hook Sleeps (bad.Sleeps) had not ended 5 s after the farm" in said
+    assert (
+        "the hook Dies (bad.Dies) has ended before the farm: it did not get all" in said
+    )
+    assert "the hook Missing (bad.Missing) fails and is left out (the class" in said
+    assert "xxx" not in said
+    assert "yyy" not in said
+    place.wait_until_gone()
+
+
+def test_a_site_switches_hooks_on_and_users_see_it(create_place):
+    place = create_place(["true"])
+    place.directory.chmod(0o755)
+    text = example("[hooks]").replace("/var/log/mpifarm", str(place.directory))
+    text = re.sub(r"(?m)^(path|metrics|\[accounting\]|Hook|server).*\n", "", text)
+    site = place.directory / "site.ini"
+    site.write_text(text)
+    site.chmod(0o644)
+    env = {"MPIFARM_SITE_CONFIG": str(site)}
+    farm = place.start("--quiet", env=env)
+    assert_ends(farm, 0)
+    assert f"switched on by {site}" in farm.text()
+    (written,) = place.directory.glob("*.jsonl")
+    assert read_events(place, written.name)[-1]["event"] == "farm_ended"
+    site.chmod(0o666)
+    farm = place.start(env=env)
+    assert_ends(farm, 0)
+    assert f"are left out: everyone may write {site}" in farm.text()
+
+
+def test_the_hook_of_the_page_counts_the_outcomes(create_place):
+    place = create_place(["true", "false", "true"])
+    (place.directory / "my_hooks.py").write_text(example("from mpifarm.hooks"))
+    (place.directory / "hooks.ini").write_text(example("[count]"))
+    place.finish("--config", "hooks.ini", "--hook", "count", status=1)
+    (line,) = place.notes("outcomes.txt")
+    assert line == "task_failed: 1, task_finished: 2"
+
+
+def test_a_bad_input_ends_the_farm_before_anything_begins(create_place):
+    place = create_place(["true"])
+    for options, words in (
+        (["--events", "no/where"], "--events"),
+        (["--hook", "none"], "there is no hook 'none'"),
+        (["--on-end", ""], "the COMMAND of --on-end is empty"),
+    ):
+        farm = place.start(*options)
+        assert farm.wait() == 2
+        assert words in farm.text()
+    assert not place.workdir.exists()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_farm_that_is_stopped_or_killed_says_so_at_last(create_place, signum):
+    place = create_place([LONG])
+    place.launch("--events", "events.jsonl", "--on-end", "echo $MPIFARM_EVENT > end")
+    place.wait_for_marks("started", 1)
+    place.await_notes("events.jsonl", 2)
+    if signum == signal.SIGKILL:
+        (pid,) = place.pids(Part.RANK)
+    else:
+        pid = place.find_rank(0)
+    os.kill(pid, signum)
+    last = "farm_ended" if signum == signal.SIGTERM else "farm_broke_off"
+    wait_until(lambda: place.notes("end") == [last])
+    wait_until(lambda: read_events(place)[-1]["event"] == last)
+    place.wait_until_gone()

@@ -1,0 +1,282 @@
+"""What the process of each kind of hook does with lines, with a fake clock.
+
+Rules of this file: real files in temporary directories; commands are not started.
+"""
+
+import errno
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mpifarm.errors import StorageError
+from mpifarm.hooks import events_file, helper, shell_commands
+from mpifarm.hooks.definitions import HookDefinition, HookKind
+from mpifarm.hooks.events_file import EventsFile
+from mpifarm.hooks.metrics import MetricsFile
+from mpifarm.hooks.own import OwnHook
+from mpifarm.hooks.shell_commands import (
+    FIRST_SECONDS,
+    MAX_FAILURES,
+    PAUSE_SECONDS,
+    ShellCommands,
+)
+from mpifarm.model.events import encode_line
+
+
+def line(number, name, **own):
+    return encode_line(number, "2026-11-30T10:00:00.000Z", name, "f00d", own)
+
+
+def failure(taskid):
+    return line(taskid, "task_failed", task=taskid, outcome="failed", status=3, host="")
+
+
+BEGAN = line(
+    *(1, "farm_began"),
+    user="eve",
+    job=None,
+    host="n1",
+    workdir='/a/"b"\n',
+    total=5,
+    failed=1,
+    finished=0,
+)
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+# ---- the events file -----------------------------------------------------------------
+
+
+@pytest.fixture
+def events(tmp_path, told):
+    path = str(tmp_path / "events.jsonl")
+    return EventsFile(HookDefinition(HookKind.EVENTS, {"path": path}), told.append)
+
+
+def test_lines_are_appended_when_they_are_due_and_at_the_end(events, tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"before\n")
+    events.take([b"1\n"])
+    events.step(events.wake_at() - 0.1)
+    assert path.read_bytes() == b"before\n"
+    events.step(events.wake_at())
+    assert path.read_bytes() == b"before\n1\n"
+    events.take([b"2\n"])
+    events.end()
+    assert path.read_bytes() == b"before\n1\n2\n"
+
+
+def test_a_torn_line_of_a_killed_writer_does_not_swallow_the_next(events, tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"v": 1, "n"')
+    events.take([b"1\n"])
+    events.end()
+    assert path.read_bytes() == b'{"v": 1, "n"\n1\n'
+
+
+def test_a_full_disk_is_told_once_and_what_is_missing_is_counted(
+    events, tmp_path, told, monkeypatch
+):
+    is_full = [True]
+
+    def append(path: str, content: bytes) -> None:
+        if is_full[0]:
+            raise StorageError("can't write it: No space left on device")
+        with open(path, "ab") as file:
+            file.write(content)
+
+    monkeypatch.setattr(events_file, "append_beside_others", append)
+    for number in range(3):
+        events.take([b"%d\n" % number])
+        events.step(events.wake_at())
+    is_full[0] = False
+    events.take([b"3\n"])
+    events.end()
+    assert (tmp_path / "events.jsonl").read_bytes() == b"3\n"
+    first, last = told
+    assert "No space left" in first
+    assert last.startswith("3 events are missing in ")
+
+
+# ---- metrics -------------------------------------------------------------------------
+
+
+def test_the_metrics_are_replaced_whole_and_say_when_the_farm_is_gone(tmp_path, told):
+    path = tmp_path / "farm.prom"
+    options = {"path": str(path)}
+    sink = MetricsFile(HookDefinition(HookKind.METRICS, options), told.append)
+    state = {"total": 5, "finished": 2, "failed": 1, "running": 2}
+    sink.take([BEGAN, line(2, "farm_state", **state, tasks_per_second=0.5)])
+    text = path.read_text()
+    assert 'mpifarm_up{farm="f00d",user="eve",job="",host="n1",' in text
+    assert 'workdir="/a/\\"b\\"\\n"} 1\n' in text
+    assert 'state="running"} 2\n' in text
+    sink.take([line(3, "farm_broke_off")])
+    text = path.read_text()
+    assert 'workdir="/a/\\"b\\"\\n"} 0\n' in text
+    assert 'state="finished"} 2\n' in text
+    assert 'state="running"} 0\n' in text
+    names = [each.split("{")[0] for each in text.splitlines() if each[0] != "#"]
+    heads = [each.split()[2] for each in text.splitlines() if "# TYPE" in each]
+    assert list(dict.fromkeys(names)) == heads
+    assert [each.name for each in tmp_path.iterdir()] == ["farm.prom"]
+    assert told == []
+
+
+# ---- commands ------------------------------------------------------------------------
+
+
+class Shell:
+    """Starts nothing, and notes what would have been started."""
+
+    def __init__(self, monkeypatch: Any) -> None:
+        self.now = 1000.0
+        self.started: list[tuple[float, str, dict[str, str]]] = []
+        self.dead: dict[int, int] = {}
+        self.killed: list[int] = []
+        self.fails = False
+        time = SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep)
+        monkeypatch.setattr(shell_commands, "time", time)
+        monkeypatch.setattr(shell_commands, "start_in_group", self._start)
+        found = lambda pid: pid if pid in self.dead else None  # noqa: E731
+        monkeypatch.setattr(shell_commands, "find_dead_child", found)
+        monkeypatch.setattr(shell_commands, "reap_child", lambda pid: self.dead[pid])
+        kill = lambda pid, signum: self.killed.append(pid)  # noqa: E731
+        monkeypatch.setattr(shell_commands, "kill_group", kill)
+
+    def _start(self, argv: list[str], env: dict[str, str]) -> int:
+        if self.fails:
+            raise OSError(errno.EAGAIN, "no more processes")
+        self.started.append((self.now, argv[2], env))
+        return len(self.started)
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.dead |= {pid + 1: 0 for pid in range(len(self.started))}
+
+
+@pytest.fixture
+def shell(monkeypatch):
+    return Shell(monkeypatch)
+
+
+def commands(told):
+    options = {"on_end": "END", "on_failure": "FAILURE"}
+    return ShellCommands(HookDefinition(HookKind.COMMANDS, options), told.append)
+
+
+def test_failures_are_told_together_and_once_a_minute(shell, told):
+    sink = commands(told)
+    sink.take([BEGAN, *map(failure, range(30))])
+    sink.step(shell.now)
+    assert shell.started == []
+    shell.now = sink.wake_at()
+    assert shell.now == 1000.0 + FIRST_SECONDS
+    sink.step(shell.now)
+    ((_, command, env),) = shell.started
+    assert (command, env["MPIFARM_EVENT"]) == ("FAILURE", "task_failed")
+    assert (env["MPIFARM_NEW_FAILURES"], env["MPIFARM_FAILED"]) == ("30", "31")
+    shown = env["MPIFARM_FAILURES"].split("\n")
+    assert len(shown) == MAX_FAILURES
+    assert shown[0] == "task 0: failed, status 3"
+    sink.take([failure(30)])
+    shell.now += PAUSE_SECONDS
+    sink.step(shell.now)
+    assert len(shell.started) == 1, "the first still runs"
+    shell.dead[1] = 0
+    sink.step(shell.now)
+    assert [env["MPIFARM_NEW_FAILURES"] for *_, env in shell.started] == ["30", "1"]
+    assert shell.started[1][0] - shell.started[0][0] >= PAUSE_SECONDS
+
+
+def test_at_the_end_all_failures_are_told_and_the_summary_is_there(shell, told):
+    sink = commands(told)
+    failures = [{"task": 4, "how": "exit status 3", "log": ""}]
+    ended = {"exit_status": 1, "failures": failures, "toprocess": 2}
+    sink.take([BEGAN, failure(4), line(9, "farm_ended", **ended)])
+    sink.end()
+    assert [command for _, command, _ in shell.started] == ["END", "FAILURE"]
+    env = shell.started[0][2]
+    assert (env["MPIFARM_EXIT_STATUS"], env["MPIFARM_LEFT"]) == ("1", "2")
+    assert env["MPIFARM_FAILURES"] == "task 4: exit status 3"
+    assert (env["MPIFARM_JOB_ID"], env["MPIFARM_USER"]) == ("", "eve")
+
+
+def test_a_command_that_hangs_is_killed_and_a_status_is_told_once(shell, told):
+    sink = commands(told)
+    sink.take([BEGAN, line(2, "farm_ended", exit_status=0, failures=[])])
+    shell.now += shell_commands.COMMAND_SECONDS
+    sink.step(shell.now)
+    assert shell.killed == [1]
+    shell.dead[1] = -9
+    sink.step(shell.now)
+    sink.end()
+    assert told == ["the command of --on-end ended with status -9"]
+
+
+def test_a_command_that_cannot_be_started_is_told(shell, told):
+    shell.fails = True
+    sink = commands(told)
+    sink.take([line(2, "farm_ended", exit_status=0, failures=[])])
+    sink.end()
+    assert told == ["the command of --on-end can't be started: no more processes"]
+
+
+# ---- own classes ---------------------------------------------------------------------
+
+
+def test_an_exception_of_a_class_is_told_once_and_it_hears_on(
+    tmp_path, told, monkeypatch
+):
+    (tmp_path / "a_hook.py").write_text(
+        "class Watch:\n"
+        "    def __init__(self, out): self.out = open(out, 'a', buffering=1)\n"
+        "    def on_event(self, event):\n"
+        "        print(event['n'], file=self.out)\n"
+        "        if event['n'] < 3: raise ValueError('no')\n"
+        "    def close(self):\n"
+        "        print('closed', file=self.out)\n"
+        "        self.out.close()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {"out": str(tmp_path / "out")}
+    definition = HookDefinition(HookKind.CLASS, options, "watch", "a_hook.Watch")
+    sink = OwnHook(definition, told.append)
+    sink.take([line(number, "farm_state") for number in (1, 2, 3)])
+    sink.end()
+    assert (tmp_path / "out").read_text().split() == ["1", "2", "3", "closed"]
+    first, last = told
+    assert first.startswith("the hook watch (a_hook.Watch) fails: ValueError: no")
+    assert last == "the hook watch (a_hook.Watch) failed 2 times"
+
+
+# ---- the loop ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", [helper.END_MARK, b""])
+def test_a_farm_that_does_not_end_in_order_breaks_off(monkeypatch, mark):
+    taken: list[bytes] = []
+    pieces = [BEGAN[:20], BEGAN[20:] + mark, b""]
+    fake_os = SimpleNamespace(read=lambda fd, most: pieces.pop(0))
+    monkeypatch.setattr(helper, "os", fake_os)
+    ready = SimpleNamespace(select=lambda *_: ([0], [], []))
+    monkeypatch.setattr(helper, "select", ready)
+    sink: Any = SimpleNamespace(
+        take=taken.extend, wake_at=lambda: float("inf"), step=lambda now: None
+    )
+    last = helper._pump(sink)
+    assert taken == [BEGAN]
+    assert last == (None if mark else BEGAN)
+    if last:
+        event = json.loads(helper._describe_break(last))
+        assert (event["event"], event["n"], event["farm"]) == (
+            "farm_broke_off",
+            2,
+            "f00d",
+        )

@@ -1,0 +1,140 @@
+"""Which files may say what watches a farm, and what they may say."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from mpifarm.errors import InputError
+from mpifarm.farm.find_hooks import with_hooks
+from mpifarm.hooks import trust
+from mpifarm.hooks.definitions import HookKind
+from mpifarm.hooks.site import find_site_hooks
+from mpifarm.hooks.trust import find_stranger
+from mpifarm.model.settings import HookSettings, Settings
+
+SITE = """\
+[hooks]
+events = {directory}/{{user}}-{{job}}.jsonl
+on-end = true
+
+[watch]
+Hook = site.Watch
+url = http://here
+"""
+
+
+@pytest.fixture
+def site(tmp_path):
+    path = tmp_path / "site.ini"
+    path.write_text(SITE.format(directory=tmp_path))
+    path.chmod(0o644)
+    return path
+
+
+def test_a_file_of_ones_own_is_trusted(site):
+    assert find_stranger(str(site)) == ""
+
+
+def test_a_file_that_everyone_may_write_is_not(site):
+    site.chmod(0o666)
+    assert find_stranger(str(site)) == f"everyone may write {site}"
+
+
+def test_a_file_in_a_directory_that_everyone_may_write_is_not(tmp_path, site):
+    tmp_path.chmod(0o777)
+    assert find_stranger(str(site)) == f"everyone may write {tmp_path}"
+    tmp_path.chmod(0o1777)
+    assert find_stranger(str(site)) == ""
+
+
+def test_a_link_is_as_good_as_its_target_and_both_their_directories(tmp_path, site):
+    link = tmp_path / "open" / "link.ini"
+    link.parent.mkdir()
+    link.symlink_to(site)
+    assert find_stranger(str(link)) == ""
+    link.parent.chmod(0o777)
+    assert find_stranger(str(link)) == f"everyone may write {link.parent}"
+    link.parent.chmod(0o755)
+    site.chmod(0o666)
+    assert find_stranger(str(link)) == f"everyone may write {site}"
+
+
+def test_a_file_of_a_stranger_is_not_trusted(site, monkeypatch):
+    stranger = SimpleNamespace(st_uid=4_000_000, st_mode=0o100644)
+    monkeypatch.setattr(trust.os, "stat", lambda path: stranger)
+    assert "belongs to user 4000000, not to you or root" in find_stranger(str(site))
+
+
+def test_a_site_switches_hooks_on_by_a_file_or_a_directory(tmp_path, site):
+    for place in (site, tmp_path):
+        hooks, faults = find_site_hooks(str(place), {"SLURM_JOB_ID": "17"})
+        assert faults == []
+        events, commands, own = hooks
+        assert all(each.by_site for each in hooks)
+        assert events.options["path"].endswith("-17.jsonl")
+        assert f"switched on by {site}" in events.describe()
+        assert (commands.kind, commands.options["on_end"]) == (
+            HookKind.COMMANDS,
+            "true",
+        )
+        assert (own.name, own.python_class) == ("watch", "site.Watch")
+        assert dict(own.options) == {"url": "http://here"}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[hooks]\nevnets = /x\n", "section [hooks] has evnets, and takes only events"),
+        ("[hooks]\nevents = x\n", "events = x has to begin with /"),
+        ("hooks\n", "line 1: 'hooks' is before the first [section]; correct the file"),
+    ],
+)
+def test_a_faulty_file_of_the_site_is_told_and_ends_no_farm(site, text, why):
+    site.write_text(text)
+    hooks, (fault,) = find_site_hooks(str(site), {})
+    assert hooks == []
+    assert fault.startswith(f"WARNING: the hooks of {site} are left out: ")
+    assert why in fault
+
+
+def test_a_file_that_a_stranger_could_have_written_is_told_and_not_read(site):
+    site.chmod(0o666)
+    hooks, (fault,) = find_site_hooks(str(site), {})
+    assert hooks == []
+    assert fault.endswith(f"everyone may write {site}, and they run as you")
+
+
+def context_of(tmp_path, place="", **hooks):
+    said = []
+    settings = Settings("list", "dir", config=None, hooks=HookSettings(**hooks))
+    environ = {"MPIFARM_SITE_CONFIG": place, "HOME": str(tmp_path)}
+    output = SimpleNamespace(say=said.append)
+    process = SimpleNamespace(environ=environ, output=output)
+    return SimpleNamespace(settings=settings, process=process), said
+
+
+def test_without_hooks_the_context_stays_the_same(tmp_path):
+    context, said = context_of(tmp_path, str(tmp_path / "nothing"))
+    assert with_hooks(context) is context
+    assert said == []
+
+
+@pytest.mark.parametrize("option", ["events", "metrics"])
+def test_a_file_that_cannot_be_written_is_refused(tmp_path, option):
+    for path in (tmp_path / "none" / "file", tmp_path):
+        context, _ = context_of(tmp_path, **{option: str(path)})
+        with pytest.raises(InputError, match=f"--{option} {path} "):
+            with_hooks(context)
+
+
+def test_a_hook_of_a_file_that_everyone_may_write_is_refused(tmp_path):
+    path = tmp_path / ".config" / "mpifarm" / "mine.ini"
+    path.parent.mkdir(parents=True)
+    path.write_text("[watch]\nHook = mine.Watch\n")
+    path.chmod(0o666)
+    context, _ = context_of(tmp_path, names=("watch",))
+    with pytest.raises(InputError, match=f"--hook watch .* may write {path}"):
+        with_hooks(context)
+    context, _ = context_of(tmp_path, names=("other",))
+    with pytest.raises(InputError, match="there is no hook 'other' for --hook"):
+        with_hooks(context)
