@@ -21,7 +21,7 @@ def find_stranger(path: str) -> str:
         *_above(path),
         *_above(os.path.realpath(path)),
     ):
-        if why := _find_fault(each, os.stat(each)):
+        if why := _find_fault(each, _find_status(each)):
             return why
     return ""
 
@@ -32,6 +32,10 @@ def _above(path: str) -> Iterator[str]:
     while (above := os.path.dirname(path)) != path:
         path = above
         yield path
+
+
+def _find_status(path: str) -> os.stat_result:
+    return os.stat(path)
 
 
 def _find_fault(path: str, status: os.stat_result) -> str:

@@ -29,6 +29,7 @@ from mpifarm.coordinator.coordinator import (
     NoteRunning,
     OrderNews,
     Phase,
+    RankChange,
     RankSet,
     Reply,
     Send,
@@ -406,6 +407,7 @@ class SimulatedFarm:
         """How a task ends, whichever attempt."""
         self.status_of: Callable[[Lease], int] = lambda t: self.status(t.taskid)
         """How an attempt ends."""
+        self.changes: list[tuple[int, RankChange]] = []
         self.told: list[str] = []
         """What the user was told."""
         self.replies: list[Answer] = []
@@ -516,6 +518,12 @@ class SimulatedFarm:
 
     # ---- what the coordinator wants ----------------------------------------------
 
+    def _note(self, effect: NoteInLog | NoteRunning | NoteRank | NoteAttempt) -> None:
+        if isinstance(effect, NoteRank):
+            self.changes.append((effect.rank, effect.change))
+        elif isinstance(effect, NoteAttempt):
+            self.noted.append(effect)
+
     def _perform(self, effect: Effect) -> None:
         says_leave = isinstance(effect, Send) and isinstance(effect.message, Shutdown)
         assert self.counts.ends == 0 or says_leave, f"{effect} after Conclude"
@@ -525,10 +533,10 @@ class SimulatedFarm:
                 self._send(effect.rank, effect.message)
             case Transact():
                 self._transact(effect)
-            case NoteInLog() | NoteRunning() | NoteRank() | TakeNothing():
+            case NoteInLog() | NoteRunning() | NoteRank() | NoteAttempt():
+                self._note(effect)
+            case TakeNothing():
                 pass
-            case NoteAttempt():
-                self.noted.append(effect)
             case Tell():
                 self.told.append(effect.sentence)
             case LookAtList():

@@ -14,6 +14,7 @@ from mpifarm.coordinator.coordinator import (
     MAX_LOST,
     Coordinator,
     Phase,
+    RankChange,
     RankState,
 )
 from mpifarm.coordinator.failover import REJOIN_SECONDS
@@ -217,6 +218,8 @@ def test_a_rank_that_hangs_is_given_up_and_its_late_answers_do_not_count():
     late = [r for r in farm.disk.records.values() if r.rank == 2]
     assert all(record.at < START + 2.0 for record in late)
     assert "has not been heard for 4 s and is given up" in farm.told[0]
+    changes = [change for rank, change in farm.changes if rank == 2]
+    assert changes == [RankChange.JOINED, RankChange.LOST]
 
 
 def test_a_rank_that_comes_back_after_it_was_given_up_is_told_to_leave_once():

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mpifarm.coordinator.alike import FEWEST, FORGET_SECONDS, Alike
-from mpifarm.coordinator.coordinator import COMMIT_INTERVAL
+from mpifarm.coordinator.coordinator import COMMIT_INTERVAL, RankChange
 from mpifarm.coordinator.quarantine import FIRST_PAUSE
 from mpifarm.coordinator.retries import PATIENCE_SECONDS
 from mpifarm.coordinator.state import RankRecord, TaskRecord
@@ -249,6 +249,8 @@ def test_a_rank_that_is_well_again_is_in_use_again(healed):
     assert_all_is_accounted_for(farm)
     assert farm.told[1:] == ["rank 2 on node is in use again: a task succeeded there"]
     assert farm.coordinator.quarantined == {}
+    changes = [change for rank, change in farm.changes if rank == 2]
+    assert changes == [RankChange.JOINED, RankChange.OUT_OF_USE, RankChange.IN_USE]
     assert starts_on(farm, 2) > 30
     assert {r.result.status for r in farm.disk.records.values()} == {0}
     assert farm.counts.spins == 0

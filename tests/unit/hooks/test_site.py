@@ -61,7 +61,7 @@ def test_a_link_is_as_good_as_its_target_and_both_their_directories(tmp_path, si
 
 def test_a_file_of_a_stranger_is_not_trusted(site, monkeypatch):
     stranger = SimpleNamespace(st_uid=4_000_000, st_mode=0o100644)
-    monkeypatch.setattr(trust.os, "stat", lambda path: stranger)
+    monkeypatch.setattr(trust, "_find_status", lambda path: stranger)
     assert "belongs to user 4000000, not to you or root" in find_stranger(str(site))
 
 
@@ -105,7 +105,7 @@ def test_a_file_that_a_stranger_could_have_written_is_told_and_not_read(site):
 
 
 def context_of(tmp_path, place="", **hooks):
-    said = []
+    said: list[str] = []
     settings = Settings("list", "dir", config=None, hooks=HookSettings(**hooks))
     environ = {"MPIFARM_SITE_CONFIG": place, "HOME": str(tmp_path)}
     output = SimpleNamespace(say=said.append)
