@@ -463,8 +463,12 @@ class PlainActor:
         python = find_plain_python(self._its.version)
         assert python is not None
         argv = [str(python), str(python.parent / "pytaskfarmer.py")]
-        farm = self._crowd.stage.farm
-        self._child = farm.start_plain(argv, "--proc", "2", name=self._name)
+        # Unbuffered: how many tasks it knows has to be known while it works.
+        self._child = self._crowd.stage.farm.start_command(
+            [*argv, "--proc", "2", LIST],
+            env={"PYTHONUNBUFFERED": "1"},
+            name=self._name,
+        )
         self._crowd.tell(f"{self._name} starts: {self._its.version}")
         if self._its.killed_after is not None:
             self._kill_at = self._crowd.now + self._its.killed_after
