@@ -249,3 +249,47 @@ def test_a_farm_begins_in_this_order(monkeypatch):
         "join",
     ]
     assert FakeLeader.made[0].calls == ["run"]
+
+
+# ---- a list that grows while the farm starts ----------------------------------------
+
+
+class GrowingOpening:
+    """A workdir that knows more of the list than was read, so many times."""
+
+    def __init__(self, behind: int) -> None:
+        self.behind = behind
+        self.read = 0
+
+    def read_definitions(self) -> Any:
+        self.read += 1
+        return RUNNER, f"list {self.read}"
+
+    def join(self, tasks: Any, runner: Any, inherits: str = "") -> Any:
+        if self.behind > 0:
+            self.behind -= 1
+            raise InputError("the tasklist was edited")
+        return f"joined with {tasks}"
+
+
+def test_a_list_of_which_another_farm_knows_more_by_now_is_read_again(monkeypatch):
+    monkeypatch.setattr(startup, "has_changed", lambda tasks: True)
+    opening: Any = GrowingOpening(behind=2)
+    found: Any = startup._join(opening, LIST, RUNNER)
+    assert found == ("list 2", "joined with list 2")
+
+
+def test_a_list_that_has_not_changed_is_another_one(monkeypatch):
+    monkeypatch.setattr(startup, "has_changed", lambda tasks: False)
+    opening: Any = GrowingOpening(behind=1)
+    with pytest.raises(InputError, match="was edited"):
+        startup._join(opening, LIST, RUNNER)
+    assert opening.read == 0
+
+
+def test_a_list_that_never_fits_is_given_up(monkeypatch):
+    monkeypatch.setattr(startup, "has_changed", lambda tasks: True)
+    opening: Any = GrowingOpening(behind=1000)
+    with pytest.raises(InputError, match="was edited"):
+        startup._join(opening, LIST, RUNNER)
+    assert opening.read == startup.READINGS
