@@ -274,22 +274,25 @@ class GrowingOpening:
 
 def test_a_list_of_which_another_farm_knows_more_by_now_is_read_again(monkeypatch):
     monkeypatch.setattr(startup, "has_changed", lambda tasks: True)
+    tasks: Any = LIST
     opening: Any = GrowingOpening(behind=2)
-    found: Any = startup._join(opening, LIST, RUNNER)
+    found: Any = startup._join(opening, tasks, RUNNER)
     assert found == ("list 2", "joined with list 2")
 
 
 def test_a_list_that_has_not_changed_is_another_one(monkeypatch):
     monkeypatch.setattr(startup, "has_changed", lambda tasks: False)
+    tasks: Any = LIST
     opening: Any = GrowingOpening(behind=1)
     with pytest.raises(InputError, match="was edited"):
-        startup._join(opening, LIST, RUNNER)
+        startup._join(opening, tasks, RUNNER)
     assert opening.read == 0
 
 
 def test_a_list_that_never_fits_is_given_up(monkeypatch):
     monkeypatch.setattr(startup, "has_changed", lambda tasks: True)
+    tasks: Any = LIST
     opening: Any = GrowingOpening(behind=1000)
     with pytest.raises(InputError, match="was edited"):
-        startup._join(opening, LIST, RUNNER)
+        startup._join(opening, tasks, RUNNER)
     assert opening.read == startup.READINGS
