@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mpifarm.coordinator.coordinator import Coordinator, Phase
 from mpifarm.errors import StorageError
 from mpifarm.farm.context import UserOutput
+from mpifarm.farm.kinds import find_unlimited
 from mpifarm.farm.standard_input import InputFeed
 from mpifarm.lists.growth import (
     LOOK_SECONDS,
@@ -116,6 +117,9 @@ class Growth:
         self._untold = 0
         self._tell_at = now
         self._has_told_odd = False
+        self._kinds = len(tasks.constraints.kinds)
+        """How many tasks of any kind there were when their limits were checked."""
+        self._has_told_kind = False
 
     def find_left(self, now: float) -> Left:
         """Look at the list again.  Return what this farm leaves there."""
@@ -242,6 +246,19 @@ class Growth:
         run = agree(count, "it runs", "they run")
         added = counted(count, "task was", "tasks were")
         self._mention(f"{added} added to {self.watch.path}: {run} too")
+        self._warn_of_kinds()
+
+    def _warn_of_kinds(self) -> None:
+        """Tell, once, of a kind that was added and has no limit."""
+        if self._has_told_kind or len(self._constraints.kinds) == self._kinds:
+            return
+        self._kinds = len(self._constraints.kinds)
+        if unlimited := find_unlimited(self._coordinator.policy, self._constraints):
+            self._has_told_kind = True
+            self._say(
+                f"WARNING: tasks of the kind '{unlimited[0]}' were added, which has no"
+                " limit in this farm: any number of them may run at a time"
+            )
 
     def _answer(self, now: float) -> None:
         """Tell the coordinator that a look has shown nothing new, if it has asked."""

@@ -1,11 +1,11 @@
 """The kinds of a list's tasks beside ``--limit``: each has to be given a number.
 
-Rules of this file: a limit that is left out or misspelt would start too many tasks
-silently, so both are refused before anything is changed.
+Rules of this file: a limit that is left out would start too many tasks silently.  At a
+start that is refused; in a list that grows it is told.
 """
 
 from mpifarm.errors import InputError
-from mpifarm.model.settings import Settings
+from mpifarm.model.settings import Policy, Settings
 from mpifarm.model.wording import counted
 from mpifarm.order.constraints import Constraints
 
@@ -13,11 +13,16 @@ MAX_NAMED = 5
 """Kinds that a sentence names."""
 
 
-def check_kinds(settings: Settings, constraints: Constraints) -> None:
-    """Raise `InputError` for a kind without a limit, and for a limit without a task."""
-    limited = dict(settings.policy.seats)
+def find_unlimited(policy: Policy, constraints: Constraints) -> list[str]:
+    """Return the kinds of a list for which ``--limit`` gives no number."""
+    limited = dict(policy.seats)
     kinds = dict.fromkeys(constraints.kinds.values())
-    if missing := [name for name in kinds if name not in limited]:
+    return [name for name in kinds if name not in limited]
+
+
+def check_kinds(settings: Settings, constraints: Constraints) -> None:
+    """Raise `InputError` for a kind without a limit."""
+    if missing := find_unlimited(settings.policy, constraints):
         taskid = next(
             each for each, name in constraints.kinds.items() if name == missing[0]
         )
@@ -27,11 +32,20 @@ def check_kinds(settings: Settings, constraints: Constraints) -> None:
             f" has no limit: say how many of a kind may run at a time, by {options}"
             " (0: any number)"
         )
-    if unused := [name for name in limited if name not in kinds]:
-        raise InputError(
-            f"--limit {unused[0]}={limited[unused[0]]} limits nothing: no task of"
-            f" {settings.tasklist} is of the kind '{unused[0]}'; {_describe([*kinds])}"
-        )
+
+
+def warn_of_kinds(settings: Settings, constraints: Constraints) -> str:
+    """Return the warning of a limit without a task of its kind, or ""."""
+    limited = dict(settings.policy.seats)
+    kinds = dict.fromkeys(constraints.kinds.values())
+    unused = [name for name in limited if name not in kinds]
+    if not unused:
+        return ""
+    return (
+        f"WARNING: --limit {unused[0]}={limited[unused[0]]} limits nothing so far: no"
+        f" task of {settings.tasklist} is of the kind '{unused[0]}';"
+        f" {_describe([*kinds])}"
+    )
 
 
 def _describe(kinds: list[str]) -> str:

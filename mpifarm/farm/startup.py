@@ -32,7 +32,7 @@ from mpifarm.farm.first_words import (
 from mpifarm.farm.growth import find_growth, has_changed, may_grow
 from mpifarm.farm.idle_nodes import IdleNodes
 from mpifarm.farm.job_end import JobEnd
-from mpifarm.farm.kinds import check_kinds
+from mpifarm.farm.kinds import check_kinds, warn_of_kinds
 from mpifarm.farm.leader import Leader
 from mpifarm.farm.opening import (
     OpenedFarm,
@@ -91,6 +91,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
         _say(context, *warnings)
         _say(context, describe_limit(leader))
         _say(context, warn_of_directory(leader))
+        _say(context, warn_of_kinds(context.settings, find_constraints(tasks)))
         _say(context, warn_of_binding(context))
         idle_nodes = IdleNodes(context, tasks)
         _say(context, idle_nodes.warn_at_start())

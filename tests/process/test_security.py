@@ -11,6 +11,7 @@ import re
 import stat
 from pathlib import Path
 
+import filelock  # noqa: F401 - the other user may not be able to read Python's files
 import pytest
 
 from mpifarm.errors import InputError, StorageError

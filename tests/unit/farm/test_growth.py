@@ -11,6 +11,7 @@ from mpifarm.errors import StorageError
 from mpifarm.farm import growth
 from mpifarm.farm.growth import Growth, Left, explain_left, has_changed, may_grow
 from mpifarm.lists.growth import ODD_SECONDS, Oddity
+from mpifarm.model.settings import Policy
 from mpifarm.store.take_up import TakenUp, split_texts
 from mpifarm.tasklists import ListTaskList
 
@@ -53,6 +54,7 @@ class Grown:
             on_list_grown=lambda now: self.events.append("grown"),
             on_list_seen=lambda: self.events.append("seen"),
             on_list_ended=lambda: self.events.append("ended"),
+            policy=Policy(seats=(("disk", 2),)),
         )
         lock = SimpleNamespace(try_acquire=self._acquire, release=self._release)
         fakes: dict[str, Any] = {"store": self.store, "lock": lock}
@@ -103,6 +105,17 @@ def test_what_is_added_is_taken_up_and_told(grown):
     assert grown.texts == ["one", "two", "three", "four"]
     assert grown.events == ["grown"]
     assert grown.told == [f"2 tasks were added to {grown.path}: they run too"]
+
+
+def test_a_kind_without_a_limit_that_is_added_is_told_once(grown):
+    for number, kind in enumerate(["disk", "gpu", "gpu"]):
+        grown.append(f"[limit={kind}] {number}\n")
+        grown.run(100.0)
+    (warning,) = [each for each in grown.told if "runs too" not in each]
+    assert warning == (
+        "WARNING: tasks of the kind 'gpu' were added, which has no limit in this farm:"
+        " any number of them may run at a time"
+    )
 
 
 def test_what_is_added_bit_by_bit_is_told_now_and_then(grown):

@@ -3,19 +3,21 @@
 import pytest
 
 from mpifarm.errors import InputError
-from mpifarm.farm.kinds import check_kinds
+from mpifarm.farm.kinds import check_kinds, warn_of_kinds
 from mpifarm.model.settings import Policy, Settings
 from mpifarm.order.constraints import Constraints
 
 
-def check(kinds: dict[int, str], *seats: tuple[str, int]) -> None:
+def check(kinds: dict[int, str], *seats: tuple[str, int]) -> str:
+    """Return the warning."""
     settings = Settings("list.txt", "list.txt_workdir", policy=Policy(seats=seats))
     check_kinds(settings, Constraints(kinds=kinds))
+    return warn_of_kinds(settings, Constraints(kinds=kinds))
 
 
 def test_each_kind_needs_a_number_and_each_number_a_kind():
-    check({})
-    check({3: "disk", 4: "gpu"}, ("gpu", 0), ("disk", 2))
+    assert check({}) == ""
+    assert check({3: "disk", 4: "gpu"}, ("gpu", 0), ("disk", 2)) == ""
 
 
 @pytest.mark.parametrize(
@@ -38,33 +40,44 @@ def test_each_kind_needs_a_number_and_each_number_a_kind():
                 " (0: any number)"
             ),
         ),
+    ],
+)
+def test_a_kind_without_a_limit_is_refused(kinds, seats, sentence):
+    with pytest.raises(InputError) as caught:
+        check(kinds, *seats)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("kinds", "seats", "sentence"),
+    [
         (
             {7: "disk"},
             [("disk", 1), ("dsik", 2)],
             (
-                "--limit dsik=2 limits nothing: no task of list.txt is of the kind"
-                " 'dsik'; the list has 1 kind: 'disk'"
+                "WARNING: --limit dsik=2 limits nothing so far: no task"
+                " of list.txt is of the kind 'dsik'; the list has 1 kind: 'disk'"
             ),
         ),
         (
             {},
             [("disk", 1)],
             (
-                "--limit disk=1 limits nothing: no task of list.txt is of the kind"
-                " 'disk'; a task of a kind is written as [limit=NAME] command"
+                "WARNING: --limit disk=1 limits nothing so far: no task"
+                " of list.txt is of the kind 'disk';"
+                " a task of a kind is written as [limit=NAME] command"
             ),
         ),
         (
             dict(enumerate("abcdef")),
             [*zip("abcdefg", [1] * 7, strict=True)],
             (
-                "--limit g=1 limits nothing: no task of list.txt is of the kind 'g';"
+                "WARNING: --limit g=1 limits nothing so far: no task"
+                " of list.txt is of the kind 'g';"
                 " the list has 6 kinds: 'a', 'b', 'c', 'd', 'e', …"
             ),
         ),
     ],
 )
-def test_what_is_left_out_or_misspelt_is_one_sentence(kinds, seats, sentence):
-    with pytest.raises(InputError) as caught:
-        check(kinds, *seats)
-    assert str(caught.value) == sentence
+def test_a_limit_without_a_task_is_told(kinds, seats, sentence):
+    assert check(kinds, *seats) == sentence
