@@ -8,6 +8,7 @@ import pytest
 
 from mpifarm.audit.retry import Wanted, retry
 from mpifarm.errors import InputError
+from mpifarm.model.task import Outcome, Result
 from mpifarm.order.constraints import Constraints
 from mpifarm.order.frontier import Frontier
 from mpifarm.store.file_store import FileStore
@@ -438,6 +439,33 @@ def test_an_order_that_was_taken_out_is_another_list_too(site):
     workdir = site.open(remap=True)
     assert not (site.root / "waiting").exists()
     assert work(workdir) == ([*range(12)], [])
+
+
+def test_what_was_not_run_is_left_to_the_order_of_the_edited_list(site):
+    site.constraints = stages(4, checks=True)
+    workdir = site.open()
+    taken = workdir.transact((), (), 12).taken
+    ends = [ended(each, int(each == 1)) for each in taken]
+    not_run = workdir.transact(ends, (), 12).not_run
+    results = [
+        ended(each, 1)._replace(
+            result=Result(
+                *(each, 0, Outcome.NOT_RUN, 1, 0, 0.0, 0.0, 9.0, f"not run: {why}")
+            )
+        )
+        for each, why in not_run
+    ]
+    workdir.transact(results, (), 0)
+    assert workdir.close()
+    assert site.ids("failed") == [1, *range(4, 12)]
+    assert [each.outcome for each in site.attempts()[4:]] == [
+        "not run: task 1 failed"
+    ] * 8
+    assert len([each for each in site.events() if each["ph"] == "X"]) == 4
+    site.constraints = stages(4)
+    workdir = site.open(remap=True)
+    assert site.ids("failed") == [1]
+    assert work(workdir) == ([*range(4, 12)], [])
 
 
 def test_a_fingerprint_that_is_damaged_costs_nothing(site):
