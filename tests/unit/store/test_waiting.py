@@ -129,15 +129,14 @@ def map_ended(*taskids: int):
 
 
 def test_what_a_prepared_taking_lacked_is_taken_if_others_have_let_it_start(site):
-    """Between `prepare` and `transact` another farmer records the last of a stage."""
+    """Between `prepare` and `transact` another farmer records a task."""
+    site.constraints = Constraints(after={2: (0,), 5: (1,)})
     workdir = site.open()
-    taken = workdir.transact((), (), 1).taken
-    assert taken == [0]
+    assert workdir.transact((), (), 1).taken == [0]
     site.write("toprocess", [])
     workdir.prepare(map_ended(0), (), 8)
-    site.write("finished", [1, 2, 3])
-    site.write("waiting", range(4, 12))
-    assert workdir.transact(map_ended(0), (), 8).taken == [4, 5, 6, 7]
+    site.write("finished", [1])
+    assert workdir.transact(map_ended(0), (), 8).taken == [2, 5]
 
 
 def test_a_prepared_taking_of_what_must_wait_again_is_not_used(site):
@@ -145,11 +144,11 @@ def test_a_prepared_taking_of_what_must_wait_again_is_not_used(site):
     workdir.transact((), (), 12)
     workdir.transact([ended(0), ended(1, 1), ended(3)], (), 1)
     workdir.transact([ended(2)], (), 0)
-    workdir.prepare((), (), 8)
+    workdir.prepare((), (), 4)
     frontier = workdir._queues.frontier
     assert frontier is not None
     frontier.revive([1])
-    assert workdir.transact((), (), 8).taken == []
+    assert workdir.transact((), (), 4).taken == []
 
 
 # ---- tasks that are not run ---------------------------------------------------------
@@ -332,6 +331,27 @@ def test_a_workdir_that_a_plain_farmer_has_begun_is_refused_and_left_as_it_is(si
     with pytest.raises(InputError, match=UNHEEDED):
         site.open()
     assert site.files() == before
+
+
+def test_so_is_one_from_which_a_plain_farmer_has_taken_all(site):
+    plain = PlainFarmer(site)
+    for taskid in range(12):
+        assert plain.pop() == taskid
+    with pytest.raises(InputError, match=UNHEEDED):
+        site.open()
+
+
+def test_one_that_has_taken_all_after_a_start_was_killed_is_seen(site):
+    """Just before the first `toprocess` got its name."""
+    assert site.open().close()
+    stored = parse_fingerprint((site.root / "fingerprint.json").read_bytes())
+    assert stored is not None
+    (site.root / "toprocess").rename(site.root / stored.staging)
+    plain = PlainFarmer(site)
+    while plain.pop() is not None:
+        pass
+    with pytest.raises(InputError, match=UNHEEDED):
+        site.open()
 
 
 def test_so_is_one_of_an_mpifarm_that_read_the_list_without_its_order(site):
