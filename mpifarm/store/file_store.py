@@ -458,7 +458,8 @@ class FileStore(Store):
         """Put the tasks of the lost coordinator `farm` into this farm's claim.
 
         Tasks that others have recorded or hold are left out, and claims that were taken
-        over are removed.  "" names no farm: only poll.
+        over are removed.  Tasks that were never to run go back into their queue: no
+        rank has them.  "" names no farm: only poll.
         """
         self._poll()
         for claim in self._member.find_predecessors(farm):
@@ -466,6 +467,10 @@ class FileStore(Store):
             for taskid in self._member.claim.held & held.keys():
                 del held[taskid]
             self._member.take_over(claim, held)
+        frontier, taken = self._queues.frontier, self._member.claim.held
+        doomed = [*filter(frontier.find_doomed, sorted(taken))] if frontier else []
+        if doomed:
+            self._transactions.carry_out((), doomed, 0, (), time.perf_counter())
 
     def _requeue_held(
         self, claim: OtherClaim, descriptor: int, lost: list[int]

@@ -153,6 +153,18 @@ class FakeDisk:
             self.news = self.news._replace(more_may_come=held)
         return taken, not free
 
+    def find_adopted(self) -> list[int]:
+        """Return the tasks of a coordinator that was lost, as a store takes them over.
+
+        Those that are never to run go back.
+        """
+        doomed = filter(self.frontier.find_doomed, self.held) if self.frontier else ()
+        for taskid in [*doomed]:
+            self._release(taskid)
+            self.given_back[taskid] += 1
+            self.toprocess.append(taskid)
+        return sorted(self.held)
+
     def for_another_farm(self) -> "FakeDisk":
         """Return the same disk, for a second farm."""
         self.others = other = FakeDisk(0)
@@ -673,7 +685,7 @@ class SimulatedFarm:
             rank_set,
             self.now,
             policy=old.policy,
-            adopted=sorted(self.disk.held),
+            adopted=self.disk.find_adopted(),
         )
         self.coordinator.note_failed_before(0, self.disk.count_failed())
         self.coordinator.on_ranks_lost({*rank_set.ranks} - {*alive}, self.now)

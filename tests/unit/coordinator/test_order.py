@@ -128,6 +128,28 @@ def test_two_farms_share_a_list_with_an_order_and_both_stay_to_its_end(seed):
     assert outcomes(disk) == expected_outcomes(constraints, total, fails)
 
 
+def test_what_is_not_run_is_not_run_either_if_the_coordinator_is_lost_over_it():
+    constraints = stages(4, checks=True)
+    farm = OrderedFarm(
+        *(constraints, FakeDisk(12, constraints)),
+        ranks=3,
+        disk_seconds=0.05,
+        survives_rank_loss=True,
+        policy=Policy(quarantine=0),
+    )
+    farm.status = lambda taskid: int(taskid == 1)
+
+    def strike() -> None:
+        if farm.disk.held & {*range(4, 12)}:
+            farm.lose_coordinator()
+        else:
+            farm.after(0.001, strike)
+
+    farm.after(0.1, strike)
+    farm.run()
+    assert outcomes(farm.disk) == expected_outcomes(constraints, 12, {1})
+
+
 def stages(*firsts: int, checks: bool = False) -> Constraints:
     constraints = Constraints()
     for first in firsts:

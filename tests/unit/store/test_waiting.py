@@ -286,6 +286,18 @@ def test_a_farm_that_takes_over_knows_what_has_ended(site):
     assert leads.transact(map_ended(6, 7), (), 12).taken == [8, 9, 10, 11]
 
 
+def test_a_farm_that_takes_over_holds_nothing_that_is_never_to_run(site):
+    workdir = site.open()
+    workdir.transact((), (), 12)
+    assert [*workdir.transact([ended(0, 1)], (), 12).not_run] == [(2, "task 0 failed")]
+    site.kill(workdir)
+    leads = site.open(predecessor=workdir.farm)
+    assert leads.held == {1, 3}
+    assert site.ids("waiting") == [2, *range(4, 12)]
+    assert site.violations() == []
+    assert [*leads.transact((), (), 12).not_run] == [(2, "task 0 failed")]
+
+
 def test_the_records_of_plain_farmers_open_a_barrier(site):
     plain = PlainFarmer(site)
     workdir = site.open()
