@@ -145,8 +145,8 @@ def test_nothing_is_lost_or_doubled_when_adder_and_farm_are_killed(create_place,
             child = place.start_command(
                 [*MPIFARM, "add", str(place.tasklist), *words], name="adder"
             )
-            if chance.random() < 0.6:
-                time.sleep(chance.uniform(0.2, 0.6))  # the rest is Python's start
+            if not kills or chance.random() < 0.6:  # the first one at once
+                time.sleep(chance.uniform(0.0, 0.4) if kills else 0.0)
                 child.end()
             child.wait()
             kills += child.wait() != 0
