@@ -32,7 +32,7 @@ T = TypeVar("T")
 _WORDS = {
     Location.FINISHED: "has finished, and has no output",
     Location.CLAIMED: "has not started yet: {holder} has taken it",
-    Location.QUEUED: "has not started yet: it waits in toprocess",
+    Location.QUEUED: "has not started yet: it waits to be run",
     Location.FAILED: "has failed, and has no output",
     Location.NOWHERE: (
         "has no log, and is in no file (a PyTaskFarmer may have taken it)"

@@ -61,7 +61,7 @@ def _report_waiting(
     if not has_begun:
         sentence = explainer.reason(taskid, found)
     elif found.location is Location.QUEUED:
-        sentence = "waits in toprocess, to run again"
+        sentence = "waits to be run again"
     elif found.location is Location.UNKNOWN:
         sentence = "may run again, as far as the files tell"
     else:
@@ -79,7 +79,7 @@ def _report_unfinished(explainer: Explainer, taskid: int, found: LocatedTask) ->
         )
     elif found.location is Location.QUEUED:
         rest = "" if found.may_start else NO_FARM
-        explainer.complain(f"task {taskid} has not ended: it waits in toprocess{rest}")
+        explainer.complain(f"task {taskid} has not ended: it waits to be run{rest}")
 
 
 class _Following:

@@ -225,8 +225,8 @@ def test_an_output_of_which_nothing_is_kept_ends_with_its_slot(site):
         ((), "needs ID after it"),
         (("0",), "task 0 has finished, and has no output$"),
         (("1",), "task 1 has failed, and has no output"),
-        (("2",), "task 2 has not started yet: it waits in toprocess"),
-        (("2", "-f"), "task 2 has not started yet: it waits in toprocess"),
+        (("2",), "task 2 has not started yet: it waits to be run"),
+        (("2", "-f"), "task 2 has not started yet: it waits to be run"),
         (("3",), "task 3 has no log, and is in no file"),
         (("9" * 5000,), "is not the id"),
     ],
@@ -379,7 +379,7 @@ def test_many_tasks_with_one_reason_get_one_sentence(site, capfd):
     beyond, waits, nowhere = capfd.readouterr().err.splitlines()
     assert "there are no tasks 300-310: " in beyond
     assert "each of 150 tasks (0, 2, 4," in waits
-    assert "waits in toprocess, and no farm is running: give the farm's" in waits
+    assert "waits to be run, and no farm is running: give the farm's" in waits
     assert "each of 150 tasks (1, 3, 5," in nowhere
     assert max(map(len, (waits, nowhere))) < 300
 

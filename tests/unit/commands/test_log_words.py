@@ -94,13 +94,13 @@ def explain(tmp_path, console):
         (
             LocatedTask(Location.QUEUED, None, may_start=True),
             False,
-            "has not started yet: it waits in toprocess",
+            "has not started yet: it waits to be run",
         ),
         (
             LocatedTask(Location.QUEUED, None, may_start=False),
             False,
             (
-                "has not started yet: it waits in toprocess, and no farm is running:"
+                "has not started yet: it waits to be run, and no farm is running:"
                 " give the farm's command again to run it"
             ),
         ),
@@ -147,7 +147,7 @@ def test_ids_beyond_the_list_are_parted_where_the_list_is_known(explain):
         (
             LocatedTask(Location.QUEUED, None, may_start=True),
             True,
-            "waits in toprocess, to run again",
+            "waits to be run again",
         ),
         (LocatedTask(Location.QUEUED, None, may_start=False), True, None),
         (
@@ -189,13 +189,13 @@ def test_why_it_waits_is_told(explain, console, found, has_begun, said):
         ),
         (
             LocatedTask(Location.QUEUED, None, may_start=True),
-            ["task 7 has not ended: it waits in toprocess"],
+            ["task 7 has not ended: it waits to be run"],
         ),
         (
             LocatedTask(Location.QUEUED, None, may_start=False),
             [
                 (
-                    "task 7 has not ended: it waits in toprocess, and no farm is"
+                    "task 7 has not ended: it waits to be run, and no farm is"
                     " running: give the farm's command again to run it"
                 )
             ],
