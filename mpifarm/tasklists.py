@@ -64,7 +64,14 @@ class OptionError(InputError):
 
 
 class TasklistFileError(InputError):
-    """A mistake in the tasklist itself, whichever handler reads it."""
+    """A mistake in the tasklist itself, whichever handler reads it.
+
+    `place` names the line, as "line 7 of tasks.txt"; "" if no line is to blame.
+    """
+
+    def __init__(self, what: str, place: str = "") -> None:
+        super().__init__(what)
+        self.place = place
 
 
 class ListTaskList(TaskList):
@@ -190,7 +197,7 @@ class ListReader:
             self._directives.read(self.constraints, map(decode_text, lines), *place)
         except DirectiveError as error:
             where = f"line {error.number} of {self._path}"
-            raise TasklistFileError(f"{where} {error}") from error
+            raise TasklistFileError(f"{where} {error}", where) from error
 
 
 def read_list(path: str) -> ListReader:
@@ -355,7 +362,8 @@ def _refuse_nul_in(path: str, number: int, line: str) -> NoReturn:
         )
     raise TasklistFileError(
         f"line {number} of the tasklist {path} has a NUL byte in it, which no"
-        " command can have: remove it, or save the file as UTF-8 text"
+        " command can have: remove it, or save the file as UTF-8 text",
+        f"line {number} of {path}",
     )
 
 

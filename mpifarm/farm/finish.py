@@ -59,6 +59,7 @@ class Conclusion:
         self._context = context
         self._counts = ListCounts(0, 0, 0, 0, 0, is_counted=False)
         self._failed: list[FailedTask] = []
+        self._wrong_line = ""
 
     def conclude(self) -> None:
         """Count the list, give the claim up, print the summary, write ``result.json``.
@@ -132,8 +133,8 @@ class Conclusion:
     def _look_at_list(self, notes: list[str]) -> None:
         """Note what the farm leaves of its list, and let the status ask for a start.
 
-        That is what was added last to a farm that was stopped or drained, and what was
-        edited.
+        That is what was added last to a farm that was stopped or drained, what was
+        edited, and what stands behind a line that is wrong.
         """
         growth = self._leader.growth
         if growth is None or self.status is ExitStatus.RUN_AGAIN:
@@ -141,8 +142,10 @@ class Conclusion:
         left = growth.find_left(time.monotonic())
         if sentence := explain_left(growth.watch.path, left):
             notes.append(sentence)
-        if left.added and not self._leader.coordinator.too_many_failures:
+        is_left = left.added > 0 or bool(left.wrong_line)
+        if is_left and not self._leader.coordinator.too_many_failures:
             self.status = ExitStatus.RUN_AGAIN
+            self._wrong_line = left.wrong_line
 
     def _do_without_count(self) -> None:
         """Take the numbers that the store knows, as the list can't be counted."""
@@ -172,6 +175,7 @@ class Conclusion:
             reason=coordinator.reason,
             stopped_because=coordinator.stopped_because,
             way_on=_find_way_on(leader),
+            wrong_line=self._wrong_line,
             makes_checkpoints=settings.policy.requeue_status is not None,
             notes=notes,
             keeps_own_state=keeps_own_state,

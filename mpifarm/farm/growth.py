@@ -19,6 +19,7 @@ from mpifarm.lists.growth import (
     ODD_SECONDS,
     ListFile,
     ListWatch,
+    Odd,
     Oddity,
     explain_odd,
 )
@@ -47,28 +48,37 @@ TELL_SECONDS = 10.0
 class Left(NamedTuple):
     """What a farm leaves of its list at its end.
 
-    `added` tasks were not taken up; `oddity` says why, if the list is odd.
+    `added` tasks were not taken up; `odd` says why, if the list is odd.
     """
 
     added: int = 0
-    oddity: Oddity | None = None
+    odd: Odd | None = None
+
+    @property
+    def wrong_line(self) -> str:
+        """The place of the line that can't be taken up; "" without one."""
+        if self.odd is None or self.odd.why is not Oddity.WRONG:
+            return ""
+        return self.odd.place or "a line"
 
 
 def explain_left(path: str, left: Left) -> str:
     """Return the sentence about what a farm leaves, with the remedy; "" for nothing."""
     added = counted(left.added, "task was", "tasks were")
     them = agree(left.added, "it", "them")
-    match left.oddity:
-        case None if left.added:
-            return (
-                f"{added} added to {path} last, and this farm has left {them}: give the"
-                " same command again"
-            )
-        case Oddity.EDITED:
-            return _explain_edit(path, left.added)
-        case Oddity.WRONG if left.added:
-            return f"{added} added to {path} and not taken up (the reason stands above)"
-    return ""
+    if left.odd is not None:
+        match left.odd.why:
+            case Oddity.EDITED:
+                return _explain_edit(path, left.added)
+            case Oddity.WRONG:
+                return left.odd.fault
+        return ""
+    if not left.added:
+        return ""
+    return (
+        f"{added} added to {path} last, and this farm has left {them}: give the"
+        " same command again"
+    )
 
 
 def _explain_edit(path: str, added: int) -> str:
@@ -128,9 +138,11 @@ class Growth:
         watch.look(now)
         while watch.is_reading:
             watch.look(now)
+        if watch.wrong is not None:
+            return Left(0, watch.wrong)
         if watch.odd is None or watch.looks == looks:
             return Left(watch.count)
-        return Left(self._count_more(), watch.odd.why)
+        return Left(self._count_more(), watch.odd)
 
     def _count_more(self) -> int:
         """Return how many tasks an odd list has more than the farm knows."""

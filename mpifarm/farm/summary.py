@@ -286,6 +286,8 @@ class Summary:
     """The words for a stop because of failures."""
     way_on: str = ""
     """How to go on where the same command would stop again; else empty."""
+    wrong_line: str = ""
+    """The line of the list from which on nothing could be taken up; else empty."""
     makes_checkpoints: bool = False
     """Whether there is an exit status by which a task tells of a checkpoint."""
     notes: Sequence[str] = ()
@@ -328,6 +330,11 @@ class Summary:
         if self.status is ExitStatus.SOME_FAILED and self.counts.toprocess:
             left = counted(self.counts.toprocess, "task is", "tasks are")
             return f"stopped because {self.stopped_because}; {left} left to process"
+        if self.status is ExitStatus.RUN_AGAIN and self.wrong_line:
+            return (
+                f"{self.wrong_line} and what follows it have not run: correct the line,"
+                " then give the same command again"
+            )
         if self.status is ExitStatus.RUN_AGAIN and self.way_on:
             return f"tasks are left: to go on, {self.way_on}"
         if self.status is ExitStatus.ALL_FINISHED and self.counts.in_array:

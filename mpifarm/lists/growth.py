@@ -83,10 +83,14 @@ class Oddity(Enum):
 
 
 class Odd(NamedTuple):
-    """A list of which nothing is taken up, and its fault in words, if there are any."""
+    """A list of which nothing is taken up, and its fault in words, if there are any.
+
+    `place` names the line that is wrong; "" if no line is to blame.
+    """
 
     why: Oddity
     fault: str = ""
+    place: str = ""
 
 
 def explain_odd(path: str, odd: Odd, known: int) -> str:
@@ -165,6 +169,12 @@ class ListWatch:
         return len(self.fresh.texts) - self.begin
 
     @property
+    def wrong(self) -> Odd | None:
+        """The line that can't be taken up, found by the last look; None without one."""
+        found = self._found
+        return found if found is not None and found.why is Oddity.WRONG else None
+
+    @property
     def is_reading(self) -> bool:
         """Whether a look is under way."""
         return self._scan is not None
@@ -193,7 +203,8 @@ class ListWatch:
         except _OddListError as error:
             is_done = self._note_odd(error.odd, now)
         except TasklistFileError as error:
-            is_done = self._note_odd(Odd(Oddity.WRONG, str(error)), now)
+            odd = Odd(Oddity.WRONG, str(error), error.place)
+            is_done = self._note_odd(odd, now)
         except OSError as error:
             fault = error.strerror or str(error)
             self._seen = None  # it may come back as it was

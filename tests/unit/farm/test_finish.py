@@ -12,7 +12,7 @@ from mpifarm.errors import ExitStatus, StorageError
 from mpifarm.farm.finish import Conclusion
 from mpifarm.farm.growth import Left
 from mpifarm.farm.summary import Tally
-from mpifarm.lists.growth import Oddity
+from mpifarm.lists.growth import Odd, Oddity
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
 from mpifarm.store.types import Counts
@@ -328,15 +328,16 @@ def test_lines_that_a_farm_has_left_want_another_start_unless_too_much_failed(
     )
 
 
+EDITED = Odd(Oddity.EDITED)
+
+
 @pytest.mark.parametrize(
     ("left", "status", "words"),
     [
         (Left(), ExitStatus.ALL_FINISHED, ""),
-        (Left(0, Oddity.EDITED), ExitStatus.ALL_FINISHED, "of the list as the farm kn"),
-        (Left(1, Oddity.EDITED), ExitStatus.RUN_AGAIN, "it has 1 task more now"),
-        (Left(1, Oddity.WRONG), ExitStatus.RUN_AGAIN, "1 task was added to list and n"),
-        (Left(0, Oddity.WRONG), ExitStatus.ALL_FINISHED, ""),
-        (Left(0, Oddity.GONE), ExitStatus.ALL_FINISHED, ""),
+        (Left(0, EDITED), ExitStatus.ALL_FINISHED, "of the list as the farm knew it"),
+        (Left(1, EDITED), ExitStatus.RUN_AGAIN, "it has 1 task more now"),
+        (Left(0, Odd(Oddity.GONE)), ExitStatus.ALL_FINISHED, ""),
     ],
 )
 def test_an_edited_list_is_told_and_if_it_is_longer_wants_another_start(
@@ -346,6 +347,22 @@ def test_an_edited_list_is_told_and_if_it_is_longer_wants_another_start(
     end = ConcludedFarm(1, 0, left_nothing=True, counts=ALL_FINISHED, growth=growth)
     assert end.status is status
     assert end.tells(words) if words else not end.tells("added to list")
+
+
+WRONG = Odd(Oddity.WRONG, "line 5 of list names no tasks", "line 5 of list")
+
+
+@pytest.mark.parametrize("counts", [ALL_FINISHED, ONE_FAILED, REST_WITH_OTHERS])
+def test_a_list_that_goes_on_with_a_wrong_line_is_never_done(counts):
+    growth = LeftLines(Left(0, WRONG))
+    end = ConcludedFarm(1, 0, left_nothing=True, counts=counts, growth=growth)
+    assert end.status is ExitStatus.RUN_AGAIN
+    assert "line 5 of list names no tasks" in end.said
+    assert end.said[-1] == (
+        "exit status 75: line 5 of list and what follows it have not run: correct the"
+        " line, then give the same command again"
+    )
+    assert end.workdir.results[0]["meaning"] == end.said[-1].partition(": ")[2]
 
 
 @pytest.mark.parametrize(

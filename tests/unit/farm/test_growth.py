@@ -10,7 +10,7 @@ from mpifarm.coordinator.coordinator import Phase
 from mpifarm.errors import StorageError
 from mpifarm.farm import growth
 from mpifarm.farm.growth import Growth, Left, explain_left, has_changed, may_grow
-from mpifarm.lists.growth import ODD_SECONDS, Oddity
+from mpifarm.lists.growth import ODD_SECONDS, Odd, Oddity
 from mpifarm.model.settings import Policy
 from mpifarm.store.take_up import TakenUp, split_texts
 from mpifarm.tasklists import ListTaskList
@@ -248,24 +248,35 @@ def test_a_farm_that_does_not_work_any_more_takes_nothing_up(grown):
     [
         ("one\ntwo\n", Left()),
         ("one\ntwo\nthree\nfo", Left(1)),
-        ("none\ntwo\nthree\n", Left(1, Oddity.EDITED)),
-        ("one\n", Left(0, Oddity.EDITED)),
-        ("one\ntwo\n#AFTER 9\nthree\n", Left(0, Oddity.WRONG)),
+        ("none\ntwo\nthree\n", Left(1, Odd(Oddity.EDITED))),
+        ("one\n", Left(0, Odd(Oddity.EDITED))),
     ],
 )
 def test_a_farm_knows_at_its_end_what_it_leaves(grown, content, left):
     grown.path.write_text(content)
-    if left.oddity:
+    if left.odd:
         grown.run(8.0)
     else:
         grown.coordinator.phase = Phase.DRAINING
     assert grown.growth.find_left(grown.now) == left
 
 
+@pytest.mark.parametrize("lasts", [False, True])
+def test_a_wrong_line_at_the_end_is_left_however_new_it_is(grown, lasts):
+    grown.append("#AFTER 9\nthree\n")
+    if lasts:
+        grown.run(8.0)
+    else:
+        grown.coordinator.phase = Phase.DRAINING
+    left = grown.growth.find_left(grown.now)
+    assert left.wrong_line == f"line 3 of {grown.path}"
+    assert "lets task 2 wait for task 9" in explain_left("t", left)
+
+
 def test_what_is_left_is_told_with_the_remedy():
     assert explain_left("t", Left()) == ""
-    assert "--remap" in explain_left("t", Left(2, Oddity.EDITED))
-    assert "--remap" not in explain_left("t", Left(0, Oddity.EDITED))
+    assert "--remap" in explain_left("t", Left(2, Odd(Oddity.EDITED)))
+    assert "--remap" not in explain_left("t", Left(0, Odd(Oddity.EDITED)))
     assert explain_left("t", Left(1)).endswith("left it: give the same command again")
 
 

@@ -205,7 +205,7 @@ def test_a_last_line_that_is_written_on_was_edited():
     watched = Watched("one\ntw")
     watched.file.write("one\ntwo\nthree\n")
     watched.wait()
-    assert watched.watch.odd == (Oddity.EDITED, "")
+    assert watched.watch.odd == (Oddity.EDITED, "", "")
 
 
 def test_a_look_comes_each_second_and_less_often_if_it_takes_long(watched):
@@ -346,7 +346,7 @@ def test_a_list_that_is_gone_may_come_back_as_it_was(watched):
     assert watched.watch.looks == 2
     watched.file.remove()
     watched.wait()
-    assert watched.watch.odd == (Oddity.GONE, "No such file or directory")
+    assert watched.watch.odd == (Oddity.GONE, "No such file or directory", "")
 
 
 def test_an_odd_list_is_not_read_again_as_long_as_it_does_not_change(watched):
