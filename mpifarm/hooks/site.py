@@ -34,23 +34,32 @@ def find_site_hooks(
     """
     hooks: list[HookDefinition] = []
     faults: list[str] = []
-    for path in _files_at(place):
+    try:
+        paths = _files_at(place)
+    except OSError as error:
+        return [], [_describe_fault(place, error)]
+    for path in paths:
         try:
             hooks += _read(path, environ)
         except (FarmError, OSError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            faults.append(f"WARNING: the hooks of {path} are left out: {why}")
+            faults.append(_describe_fault(path, error))
     return hooks, faults
 
 
-def _files_at(place: str) -> Iterator[str]:
+def _describe_fault(path: str, error: Exception) -> str:
+    why = error.strerror if isinstance(error, OSError) else error
+    return f"WARNING: the hooks of {path} are left out: {why}"
+
+
+def _files_at(place: str) -> list[str]:
+    """Return the INI files; raises OSError for a directory that can't be listed."""
     if not os.path.isdir(place):
-        if os.path.lexists(place):
-            yield place
-        return
-    for name in sorted(os.listdir(place)):
-        if name.endswith(".ini") and not name.startswith("."):
-            yield os.path.join(place, name)
+        return [place] if os.path.lexists(place) else []
+    return [
+        os.path.join(place, name)
+        for name in sorted(os.listdir(place))
+        if name.endswith(".ini") and not name.startswith(".")
+    ]
 
 
 def _read(path: str, environ: Mapping[str, str]) -> list[HookDefinition]:
@@ -66,7 +75,7 @@ def _read(path: str, environ: Mapping[str, str]) -> list[HookDefinition]:
         hooks += _define_ready(values, path, environ)
     for name in parser.sections():
         if name != _SECTION and HOOK_KEY in parser[name]:
-            options = dict(parser[name])
+            options = _read_options(parser, name)
             named = options.pop(HOOK_KEY)
             hooks.append(
                 HookDefinition(
@@ -78,9 +87,25 @@ def _read(path: str, environ: Mapping[str, str]) -> list[HookDefinition]:
     return hooks
 
 
+def _read_options(parser: "ConfigParser", name: str) -> dict[str, str]:
+    """Return the keys of a class's section; raise InputError for a stray ``%``."""
+    from configparser import InterpolationError
+
+    try:
+        return dict(parser[name])
+    except InterpolationError as error:
+        raise InputError(
+            f"section [{name}], key {error.option}: a % there begins a reference such"
+            " as %(name)s, and this one can't be resolved: write %% for a percent sign"
+        ) from error
+
+
 def _find_values(parser: "ConfigParser") -> dict[str, str]:
-    """Return the keys of the section of ready hooks; raise InputError for others."""
-    values = dict(parser[_SECTION])
+    """Return the keys of the section of ready hooks; raise InputError for others.
+
+    A ``%`` is one: commands have them.
+    """
+    values = dict(parser.items(_SECTION, raw=True))
     if unknown := sorted(values.keys() - _KEYS):
         raise InputError(
             f"section [{_SECTION}] has {unknown[0]}, and takes only"

@@ -1,5 +1,6 @@
 """Which files may say what watches a farm, and what they may say."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -86,6 +87,10 @@ def test_a_site_switches_hooks_on_by_a_file_or_a_directory(tmp_path, site):
     [
         ("[hooks]\nevnets = /x\n", "section [hooks] has evnets, and takes only events"),
         ("[hooks]\nevents = x\n", "events = x has to begin with /"),
+        (
+            "[hooks]\non-end = x\n[watch]\nHook = a.B\nurl = 5%\n",
+            "section [watch], key url: a % there begins a reference such as",
+        ),
         ("hooks\n", "line 1: 'hooks' is before the first [section]; correct the file"),
     ],
 )
@@ -95,6 +100,24 @@ def test_a_faulty_file_of_the_site_is_told_and_ends_no_farm(site, text, why):
     assert hooks == []
     assert fault.startswith(f"WARNING: the hooks of {site} are left out: ")
     assert why in fault
+
+
+def test_a_percent_sign_in_a_command_of_the_site_stands_as_it_is(site):
+    site.write_text("[hooks]\non-end = date +%F >> x; date +%%s\n")
+    (commands,), faults = find_site_hooks(str(site), {})
+    assert faults == []
+    assert commands.options["on_end"] == "date +%F >> x; date +%%s"
+
+
+def test_a_directory_of_the_site_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert find_site_hooks(str(tmp_path), {}) == (
+        [],
+        [f"WARNING: the hooks of {tmp_path} are left out: Permission denied"],
+    )
 
 
 def test_a_file_that_a_stranger_could_have_written_is_told_and_not_read(site):
