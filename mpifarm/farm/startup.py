@@ -15,7 +15,7 @@ from contextlib import (
 from dataclasses import replace
 
 from mpifarm.coordinator.coordinator import Coordinator, RankSet
-from mpifarm.errors import ExitStatus, InputError
+from mpifarm.errors import ExitStatus, FarmError, InputError
 from mpifarm.farm.agent import Agent
 from mpifarm.farm.context import RankContext
 from mpifarm.farm.find_hooks import with_hooks
@@ -113,7 +113,7 @@ def take_over(
     """
     context.process.output.speak_up()
     known = agent.definition
-    context = with_hooks(context)
+    context = _with_hooks_of_here(context)
     is_input = is_standard_input(context.settings)
     context, _ = take_standard_input(context, takes_over=True)
     opening = Opening(context, takes_over=known is not None)
@@ -284,6 +284,18 @@ def _find_rank_set(context: RankContext) -> RankSet:
 
 
 # ---- where a coordinator was lost ---------------------------------------------------
+
+
+def _with_hooks_of_here(context: RankContext) -> RankContext:
+    """Return the context with its hooks, or without if this node can't have them.
+
+    The lost rank's node could: a directory or an INI file may be there alone.
+    """
+    try:
+        return with_hooks(context)
+    except FarmError as error:
+        _say(context, f"WARNING: from here on the farm has no hooks: {error}")
+        return context
 
 
 def _policy_of_rest(settings: Settings, store: Store) -> Policy:

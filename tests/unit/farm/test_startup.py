@@ -1,6 +1,7 @@
 """The order of things on rank 0: at a beginning, and where a rank takes over."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from mpifarm.farm import startup
 from mpifarm.farm.finish import FarmEnd
 from mpifarm.farm.opening import OpenedFarm
 from mpifarm.model.messages import Alive, Rejoin, Report
-from mpifarm.model.settings import Policy, RunnerDefinition, Settings
+from mpifarm.model.settings import HookSettings, Policy, RunnerDefinition, Settings
 from mpifarm.store.held_file import Held
 from tests.unit.fakes import define_farm
 
@@ -155,6 +156,18 @@ def test_a_rank_takes_over_in_this_order(monkeypatch):
         ),
         "send through the leader",
     ]
+
+
+def test_a_rank_whose_node_lacks_the_place_of_a_hook_leads_on_without(monkeypatch):
+    start = Started(monkeypatch, rank=1)
+    hooks = HookSettings(events="/only/on/the/first/node/events.jsonl")
+    start.context.settings = replace(start.context.settings, hooks=hooks)
+    start.take_over()
+    (warning,) = [each for each in start.order if "hooks" in each]
+    assert warning.startswith(
+        "WARNING: from here on the farm has no hooks: --events /only/on/the/first/node/"
+        "events.jsonl can't be written"
+    )
 
 
 def test_a_rank_that_knew_of_no_farm_yet_begins_one(monkeypatch):
