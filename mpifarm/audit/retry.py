@@ -7,7 +7,6 @@ it had failed, and with one of these the task that had failed.
 """
 
 import os
-import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,12 @@ from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.paths import WorkdirPaths, repair_staging_of
 from mpifarm.model.wording import agree, counted
 from mpifarm.order.constraints import UNORDERED, Constraints
-from mpifarm.store.attempts import Column, read_attempts_content, split_rows
+from mpifarm.store.attempts import (
+    Column,
+    find_awaited,
+    read_attempts_content,
+    split_rows,
+)
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.optimistic import write_optimistically
@@ -76,17 +80,15 @@ def read_last_ends(content: bytes) -> LastEnds:
     for fields in split_rows(content):
         with suppress(ValueError):
             taskid = int(fields[Column.TASKID])
-            if found := _match_not_run(fields[Column.OUTCOME]):
-                not_run[taskid] = int(found[1])
+            awaited = find_awaited(fields[Column.OUTCOME])
+            if awaited is not None:
+                not_run[taskid] = awaited
                 statuses.pop(taskid, None)
                 continue
             not_run.pop(taskid, None)
             signal = int(fields[Column.SIGNAL])
             statuses[taskid] = -signal if signal else int(fields[Column.STATUS])
     return LastEnds(statuses, not_run)
-
-
-_match_not_run = re.compile(rb"not run: task ([0-9]{1,18}) failed").fullmatch
 
 
 def spread_status(status: int) -> frozenset[int]:

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 from mpifarm.audit.view import State, View
-from mpifarm.store.attempts import COMPLETED, Column, LastAttempts
+from mpifarm.store.attempts import COMPLETED, Column, LastAttempts, is_not_run
 
 
 class Conditions(NamedTuple):
@@ -116,6 +116,7 @@ class _Matcher:
         needs_host = wanted.host is not None
         last = Column.SECONDS if needs_time else Column.HOST
         is_ended, is_finished = state in _ENDED, state is State.FINISHED
+        is_failed = state is State.FAILED
         seconds = 0.0
         rows = self._attempts.rows(taskids, last)
         for taskid, fields in zip(taskids, rows, strict=True):
@@ -123,6 +124,8 @@ class _Matcher:
                 continue
             # See `view.is_of`.
             if is_ended and (fields[Column.OUTCOME] == COMPLETED) is not is_finished:
+                continue
+            if is_failed and is_not_run(fields[Column.OUTCOME]):
                 continue
             if statuses is not None and fields[Column.STATUS] not in statuses:
                 continue

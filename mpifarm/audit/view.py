@@ -15,6 +15,7 @@ How to use it::
     view.live_farms                       # the claims of farms that live, or may
     view.running                          # where each running task runs, since when
     view.last_failed(5)                   # the ids that failed last
+    view.not_run                          # which failed ones never ran
     view.read_attempts(ids)               # the last attempts of some tasks, or of all
     view.warnings()                       # sentences for standard error
 
@@ -46,7 +47,13 @@ from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.order.frontier import Frontier
-from mpifarm.store.attempts import COMPLETED, LastAttempts, read_last_attempts
+from mpifarm.store.attempts import (
+    COMPLETED,
+    Column,
+    LastAttempts,
+    find_awaited,
+    read_last_attempts,
+)
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.target import Target, has_own_state, read_tasks
@@ -244,13 +251,31 @@ class View:
         waiting = self.ids_in(State.WAITING)
         return sum(frontier.find_candidate(each) != each for each in waiting)
 
+    @cached_property
+    def not_run(self) -> Mapping[int, int]:
+        """The failed tasks that were not run, each with the one that it waits for.
+
+        Raises `StorageError`.
+        """
+        failed = self.ids_in(State.FAILED)
+        if not failed or (self.list_is_known and not self._constraints):
+            return {}
+        last = self.read_attempts(failed)
+        awaited = {
+            each: find_awaited(last.field(each, Column.OUTCOME)) for each in failed
+        }
+        return {each: root for each, root in awaited.items() if root is not None}
+
     def last_failed(self, count: int) -> list[int]:
-        """Return the failed tasks that were recorded last, the last one first."""
+        """Return the failed tasks that were recorded last, the last one first.
+
+        Those that were not run are left out.  Raises `StorageError`.
+        """
         found = dict[int, None]()
         for taskid in reversed(self._failed):
             if len(found) == count:
                 break
-            if self.state(taskid) is State.FAILED:
+            if self.state(taskid) is State.FAILED and taskid not in self.not_run:
                 found[taskid] = None
         return [*found]
 

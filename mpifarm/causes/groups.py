@@ -29,6 +29,7 @@ from mpifarm.causes.hosts import find_blamed
 from mpifarm.causes.known import KnownCause, Weight
 from mpifarm.causes.lines import MAX_LINES, NEAR, LineReader, Telling, last_lines
 from mpifarm.model.id_ranges import encode_ids
+from mpifarm.model.task import NOT_RUN
 
 MAX_GROUPS = 20
 """Groups for the user, with that of all other causes."""
@@ -120,6 +121,7 @@ class _Cause:
     words: str
     bin: _Bin
     blamed: tuple[str, ...] = ()
+    is_not_run: bool = False
 
 
 class CauseGrouper:
@@ -172,6 +174,8 @@ class CauseGrouper:
     ) -> list[Group]:
         """Return the groups, the largest first, `most` at most.
 
+        Those of tasks that were not run come behind all others.
+
         `ran` is the number of attempts on each host, those that did not fail as well.
         It tells a host that fails all it gets from one that got all.
         """
@@ -185,7 +189,8 @@ class CauseGrouper:
                 (host for cause in causes for host in cause.bin.tasks if host), 1
             )
         causes = [part for cause in causes for part in _divide_by_host(cause, ran)]
-        causes.sort(key=lambda cause: (-cause.bin.count, cause.words))
+        # What was not run fails of nothing of its own, however much of it there is.
+        causes.sort(key=lambda each: (each.is_not_run, -each.bin.count, each.words))
         if len(causes) > most:
             rest = causes[most - 1 :]
             words = f"{OTHER_CAUSES} ({len(rest)} kinds)"
@@ -242,6 +247,9 @@ class CauseGrouper:
 
     def _divide(self, head: Head, entries: dict[Tokens, _Bin]) -> list[_Cause]:
         """Return the causes of a head: entries that are alike are united."""
+        if head[0] == "ended" and head[1].startswith(NOT_RUN):
+            words, bin_ = head[1], _unite([*entries.values()])
+            return [_Cause(words, bin_, is_not_run=True)]
         if head[0] == "ended":
             return _divide_ended(head, entries)
         clusters = _find_alike(entries, 0.0 if head[0] == "known" else ALIKE)
@@ -316,7 +324,7 @@ def _divide_by_host(cause: _Cause, ran: Mapping[str, int]) -> list[_Cause]:
     """Divide a cause only where its failures are concentrated on hosts."""
     counts = {host: len(tasks) for host, tasks in cause.bin.tasks.items() if host}
     blamed = find_blamed(counts, ran)
-    if not blamed:
+    if cause.is_not_run or not blamed:
         return [cause]
     others = [host for host in cause.bin.tasks if host not in blamed]
     words = f"{cause.words}, on {', '.join(blamed)}"

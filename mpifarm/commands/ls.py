@@ -27,6 +27,7 @@ from mpifarm.store.attempts import (
     Attempt,
     Column,
     LastAttempts,
+    is_not_run,
     parse_time,
     unescape,
 )
@@ -315,8 +316,8 @@ class _Rows:
         place = ("", "") if self._has_places else ()
         return [
             (str(taskid), *end, *place, took, started, text)
-            if len(end) > 1
-            else (str(taskid), *end, "", "", "", *place, "", "", text)
+            if len(end) == len(_NO_END)
+            else (str(taskid), *end, *_NO_END[len(end) :], *place, "", "", text)
             for taskid, end, took, started, text in zip(
                 taskids, ends, seconds, begun, texts, strict=True
             )
@@ -336,13 +337,15 @@ class _Rows:
     ) -> tuple[str, ...]:
         """Return the cells of state, outcome, status and host, and keep them.
 
-        The state alone if the attempt does not explain it.  Raises ValueError for odd
-        fields.
+        The state alone if the attempt does not explain it, and state and outcome if
+        nothing was run.  Raises ValueError for odd fields.
         """
         end: tuple[str, ...] = (state.value,)
         if outcome != _NO_OUTCOME and is_of(state, outcome):
             words = outcome_in_words(outcome, signum, state)
-            end += (words, str(int(status)), decode_text(host))
+            end += (words,)
+            if not is_not_run(outcome):
+                end += (str(int(status)), decode_text(host))
         self._ends[state, outcome, status, signum, host] = end
         return end
 
@@ -361,6 +364,9 @@ class _Rows:
 
 
 _ROWS_AT_ONCE: Final = 1000
+
+_NO_END: Final = ("", "", "", "")
+"""In place of state, outcome, status and host."""
 
 _NO_OUTCOME: Final = b"\t"
 """In place of an outcome; no field has a tab."""
@@ -447,6 +453,9 @@ def _object(
         known = place._asdict()
         found |= {name: known[name] for name in _OF_ATTEMPT if name in known}
         found["seconds"] = round(now - place.started, 3)
+    elif attempt and is_not_run(attempt.outcome.encode()):
+        if state is State.FAILED:
+            found["outcome"] = attempt.outcome
     elif attempt and is_of(state, attempt.outcome.encode()):
         found.update(zip(_OF_ATTEMPT, attempt[1:], strict=False))
         found["host"] = attempt.host or None

@@ -473,7 +473,14 @@ def is_not_run(outcome: bytes) -> bool:
     return outcome.startswith(_NOT_RUN)
 
 
+def find_awaited(outcome: bytes) -> int | None:
+    """Return the failed task for which a task waits that was not run, else None."""
+    found = _match_not_run(outcome)
+    return int(found[1]) if found else None
+
+
 _NOT_RUN: Final = NOT_RUN.encode()
+_match_not_run = re.compile(_NOT_RUN + rb"task ([0-9]{1,18}) failed").fullmatch
 
 
 def _or_empty(value: Any) -> Any:

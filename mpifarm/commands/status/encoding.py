@@ -24,6 +24,7 @@ def encode_status(status: Status) -> dict[str, Any]:
         "time": round(status.now, 3),
         "total": view.total,
         "counts": {state.value: count for state, count in status.counts.items()},
+        "not_run": len(view.not_run),
         "finished_by_others": status.by_others,
         "rate": status.rate,
         "time_left": left._asdict() if left else None,

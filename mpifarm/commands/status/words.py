@@ -17,6 +17,7 @@ from mpifarm.commands.status.encoding import find_lost
 from mpifarm.commands.table import TableColumn, format_table
 from mpifarm.farm.summary import status_in_words
 from mpifarm.model.host_names import fold_hosts
+from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.task import Outcome
 from mpifarm.model.wording import (
     agree,
@@ -90,15 +91,25 @@ def _wrap(sentences: Iterable[str], width: int | None) -> Iterator[str]:
 def _describe_counts(status: Status) -> Iterator[str]:
     view, counts = status.view, status.counts
     yield f"{view.target.workdir}: {counted(view.total)}"
-    yield ", ".join(
-        f"{counts[state]} {words}"
-        for state, words, always in _COUNTED
-        if counts[state] or (always and not view.has_own_state)
-    )
+    yield ", ".join(_count_states(status))
     if view.held_up:
         wait = agree(view.held_up, "waits", "wait")
         which = "all" if view.held_up == counts[State.WAITING] else view.held_up
         yield f"{which} of those waiting {wait} for others, by the order of the list"
+
+
+def _count_states(status: Status) -> Iterator[str]:
+    view, not_run = status.view, status.view.not_run
+    counts = {**status.counts}
+    counts[State.FAILED] -= len(not_run)
+    for state, words, always in _COUNTED:
+        if counts[state] or (always and not view.has_own_state):
+            yield f"{counts[state]} {words}"
+        if state is State.FAILED and not_run:
+            awaited = {*not_run.values()}
+            they = agree(len(not_run), "it waits", "they wait")
+            task = agree(len(awaited), "task", "tasks")
+            yield f"{len(not_run)} not run ({they} for {task} {name_ids(awaited)})"
 
 
 def _describe_pace(status: Status) -> Iterator[str]:

@@ -75,8 +75,35 @@ def test_its_log_is_the_reason(site, run):
 def test_it_is_one_group_by_the_task_that_failed_in_the_first_place(site, run):
     _, out, _ = run(why, "--json")
     groups = json.loads(out)["groups"]
-    assert [each["count"] for each in groups] == [3, 1]
-    assert groups[0]["cause"] == NOT_RUN
+    assert [each["count"] for each in groups] == [1, 3]  # the real failure first
+    assert groups[1]["cause"] == NOT_RUN
+
+
+def test_status_counts_it_apart_and_shows_what_failed_alone(site, run):
+    _, out, _ = run(status)
+    lines = out.splitlines()
+    assert lines[1] == (
+        "1 finished, 1 failed, 3 not run (they wait for task 0), 0 running, 0 waiting"
+    )
+    rows = out.partition("failed last:\n")[2].splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["0"]
+    _, out, _ = run(status, "--json")
+    found = json.loads(out)
+    assert (found["counts"]["failed"], found["not_run"]) == (4, 3)
+
+
+def test_ls_has_no_status_and_no_start_of_it(site, run):
+    _, out, _ = run(ls, "--failed")
+    row = next(line for line in out.splitlines() if NOT_RUN in line)
+    assert row.split() == ["2", "failed", *NOT_RUN.split(), "./c"]
+    ended, out, _ = run(ls, "--status", "1", "--ids")
+    assert (ended, out) == (0, "0\n")
+    _, out, _ = run(ls, "--failed", "--json")
+    tasks = {each["id"]: each for each in json.loads(out)["tasks"]}
+    known = {name for name, value in tasks[2].items() if value is not None}
+    assert known == {"id", "state", "outcome", "command"}
+    assert tasks[2]["outcome"] == NOT_RUN
+    assert tasks[0]["status"] == 1
 
 
 def test_what_goes_back_waits_behind_the_barrier(site, run):

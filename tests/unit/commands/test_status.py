@@ -302,7 +302,8 @@ def test_json_has_all_keys_and_numbers_that_add_up(site, run):
     found = json.loads(text)
     assert ended == 0
     assert [*found] == [
-        *("workdir", "list", "time", "total", "counts", "finished_by_others", "rate"),
+        *("workdir", "list", "time", "total", "counts", "not_run"),
+        *("finished_by_others", "rate"),
         *("time_left", "is_draining", "goes_on", "farms", "running", "failed"),
         "warnings",
     ]
