@@ -84,7 +84,8 @@ COMMANDS_OF_OTHERS: Final = _by_name({
     ),
     "test doctor diagnose": "mpifarm selftest tests this cluster's disks and MPI",
     "clean clear purge delete remove rm": (
-        "a workdir is a plain directory: rm -r LIST_workdir, once no farm runs there"
+        "to end or skip single tasks: mpifarm cancel LIST ID; to forget all results and"
+        " start afresh: rm -r LIST_workdir, once no farm runs there"
     ),
     "init setup create new server worker workers alloc": (
         "nothing is prepared or kept running: mpifarm LIST makes the workdir and starts"

@@ -5,11 +5,13 @@ Rules of this file: a farm without hooks imports nothing for them.
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpifarm.errors import InputError
 from mpifarm.farm.context import RankContext
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import HookSettings, Settings
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ def _find_own(settings: Settings, environ: Mapping[str, str]) -> "list[HookDefin
     from mpifarm.plugins.registry import find_hook, find_search_path
 
     hooks = define_by_options(settings.hooks, environ)
+    for each in hooks:
+        if path := each.options.get("path"):
+            _refuse_in_use(f"--{each.kind.value}", path, settings)
     search_path = find_search_path(environ, settings.config)
     for name in settings.hooks.names:
         python_class, options, source = find_hook(name, search_path)
@@ -61,3 +66,19 @@ def _find_own(settings: Settings, environ: Mapping[str, str]) -> "list[HookDefin
             HookDefinition(HookKind.CLASS, options, name, python_class, source)
         )
     return hooks
+
+
+def _refuse_in_use(option: str, path: str, settings: Settings) -> None:
+    """Raise InputError for the list, or a file of the workdir, in place of a hook's."""
+    from mpifarm.store.strangers import is_of_workdir
+
+    with suppress(OSError):  # one of both is not there
+        if os.path.samefile(path, settings.tasklist):
+            raise InputError(
+                f"{option} {path} is the tasklist itself: name another file"
+            )
+    if is_of_workdir(WorkdirPaths(os.path.abspath(settings.workdir)), path):
+        raise InputError(
+            f"{option} {path} is a file that mpifarm keeps in the workdir: name"
+            " another file"
+        )

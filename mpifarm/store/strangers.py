@@ -62,6 +62,17 @@ def validate_contents(paths: WorkdirPaths) -> None:
             validate_file(path)
 
 
+def is_of_workdir(paths: WorkdirPaths, path: str) -> bool:
+    """Return whether `path` is a file that a farm keeps, there or not yet there."""
+    real = os.path.realpath(path)
+    if real in map(os.path.realpath, _files(paths)):
+        return True
+    return any(
+        real.startswith(os.path.join(os.path.realpath(each), ""))
+        for each in (paths.logs, paths.claims, paths.farms)
+    )
+
+
 def validate_file(path: str) -> None:
     """Raise `UnfitFileError` unless `path` is a regular file, OSError if it is gone."""
     if what := kind_in_words(os.lstat(path).st_mode):

@@ -554,6 +554,12 @@ def test_no_word_of_another_tool_is_one_of_ours():
     assert not set(SUBCOMMANDS) & set(misspelt.COMMANDS_OF_OTHERS)
 
 
+def test_who_wants_to_remove_is_told_of_tasks_before_the_workdir():
+    for word in ("rm", "remove", "delete"):
+        said = misspelt.explain_command(word)
+        assert said.index("mpifarm cancel LIST ID") < said.index("rm -r LIST_workdir")
+
+
 def test_each_setting_but_the_list_is_set_by_one_option():
     set_by = [option.field for group in OPTIONS.values() for option in group]
     parts = {"limits": TaskLimits, "policy": Policy, "hooks": HookSettings}

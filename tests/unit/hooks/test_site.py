@@ -11,7 +11,9 @@ from mpifarm.hooks import trust
 from mpifarm.hooks.definitions import HookKind
 from mpifarm.hooks.site import find_site_hooks
 from mpifarm.hooks.trust import find_stranger
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import HookSettings, Settings
+from mpifarm.store.strangers import is_of_workdir
 
 SITE = """\
 [hooks]
@@ -148,6 +150,24 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path, option):
         context, _ = context_of(tmp_path, **{option: str(path)})
         with pytest.raises(InputError, match=f"--{option} {path} "):
             with_hooks(context)
+
+
+@pytest.mark.parametrize("option", ["events", "metrics"])
+def test_a_file_that_the_farm_itself_uses_is_refused(tmp_path, monkeypatch, option):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.joinpath("list").write_text("true\n")
+    tmp_path.joinpath("link").symlink_to("list")
+    tmp_path.joinpath("dir", "logs").mkdir(parents=True)
+    for name, why in (
+        ("list", "is the tasklist itself: name another file"),
+        ("link", "is the tasklist itself: name another file"),
+        ("dir/finished", "is a file that mpifarm keeps in the workdir"),
+        ("dir/logs/log_3", "is a file that mpifarm keeps in the workdir"),
+    ):
+        context, _ = context_of(tmp_path, **{option: name})
+        with pytest.raises(InputError, match=f"--{option} {tmp_path}/{name} {why}"):
+            with_hooks(context)
+    assert not is_of_workdir(WorkdirPaths("dir"), "dir/events.jsonl")
 
 
 def test_a_hook_of_a_file_that_everyone_may_write_is_refused(tmp_path):
