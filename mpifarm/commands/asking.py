@@ -77,10 +77,13 @@ WORDS: Final = {
 }
 
 _EPILOG = (
-    "Exit status: 0 all is done; 1 not all could be done, or no farm works there; 2 the"
-    " command line or an input is wrong; 75 a farm lives and has not answered, or the"
-    " disk fails."
+    "Exit status: 0 all is done; 1 not all could be done{or_no_farm}; 2 the command"
+    " line or an input is wrong; 75 a farm lives and has not answered, or the disk"
+    " fails."
 )
+
+_OUTLAST_FARMS: Final = (RequestKind.HOLD, RequestKind.RELEASE)
+"""What is done also where no farm works: it holds for the next one."""
 
 
 def run(
@@ -96,10 +99,10 @@ def run(
     seconds = _parse_seconds(chosen.wait)
     taskids = _find_ids(kind, chosen, target, environ)
     request = Request(os.urandom(8).hex(), kind, taskids, _find_asker())
+    before = try_again(lambda: _find_held(target), patience)
     outcome = try_again(lambda: _ask(target, environ, request, seconds), patience)
-    states = _find_states(target, environ, request)
-    held, _ = find_held(WorkdirPaths(target.workdir)) or (Held(), "")
-    told = Told(target, request, outcome, states, all_held=held.holds_all)
+    states = _find_states(target, environ, request, outcome)
+    told = Told(target, request, outcome, states, held=(before, _find_held(target)))
     if chosen.json:
         Sink().write(json.dumps(told.encode()).encode("ascii") + b"\n")
     else:
@@ -114,13 +117,15 @@ def run(
 def _parse(kind: RequestKind, argv: list[str]) -> Any:
     words = WORDS[kind]
     parser = SubcommandParser(kind.value, words.description)
-    parser.epilog = _EPILOG
+    or_no_farm = "" if kind in _OUTLAST_FARMS else ", or no farm works there"
+    parser.epilog = _EPILOG.format(or_no_farm=or_no_farm)
     add_target_arguments(parser)
     if words.takes_ids:
         parser.add_argument(
             "ids",
             metavar="IDS",
             nargs="+" if words.takes_ids == "needs" else "*",
+            default=[],  # without it, argparse calls "*" required
             help="the tasks, as 3 or 3,7-9",
         )
     parser.add_argument(
@@ -168,6 +173,11 @@ def _find_ids(
     return tuple(taskids)
 
 
+def _find_held(target: Target) -> Held:
+    held, _ = find_held(WorkdirPaths(target.workdir)) or (Held(), "")
+    return held
+
+
 def _find_asker() -> str:
     """Return who asks, for the farm's own screen."""
     try:
@@ -192,10 +202,14 @@ def _ask(
 
 
 def _find_states(
-    target: Target, environ: Mapping[str, str], request: Request
+    target: Target, environ: Mapping[str, str], request: Request, outcome: Outcome
 ) -> dict[int, State]:
-    """Return the states of the named tasks as they are now, by the files."""
-    if request.tasks is None or request.kind is RequestKind.RELEASE:
+    """Return the states of the named tasks as they are now, by the files.
+
+    What is released needs them only where no farm works.
+    """
+    is_release = request.kind is RequestKind.RELEASE
+    if request.tasks is None or (is_release and outcome.farms):
         return {}
     view = read_view(target, environ)
     return {taskid: view.state(taskid) for taskid in request.tasks}
@@ -207,7 +221,7 @@ def _find_states(
 class Told:
     """What a command tells of a request's outcome; `states` are those of its tasks.
 
-    `all_held`: whether all tasks are held now.
+    `held`: what was held before the request, and what is now.
     """
 
     def __init__(
@@ -217,13 +231,13 @@ class Told:
         outcome: Outcome,
         states: Mapping[int, State],
         *,
-        all_held: bool = False,
+        held: tuple[Held, Held] = (Held(), Held()),
     ) -> None:
         self._target = target
         self._request = request
         self._outcome = outcome
         self._states = states
-        self._all_held = all_held
+        self._held_before, self._held_now = held
         self._fates = _join_fates(outcome)
 
     @property
@@ -232,7 +246,7 @@ class Told:
         if self._outcome.silent:
             return ExitStatus.RUN_AGAIN
         if not self._outcome.farms:
-            is_kept = self._request.kind in (RequestKind.HOLD, RequestKind.RELEASE)
+            is_kept = self._request.kind in _OUTLAST_FARMS
             return ExitStatus.ALL_FINISHED if is_kept else ExitStatus.SOME_FAILED
         is_done = not (self._left() or self._outcome.gone or self._deaf())
         is_done &= not any(answer.refusal for _, answer in self._outcome.answers)
@@ -263,42 +277,118 @@ class Told:
     def lines(self) -> Iterator[str]:
         """Yield the lines for the user."""
         if not self._outcome.farms:
-            yield self._describe_nobody()
+            yield from self._describe_without_farm()
             return
         if self._outcome.answers:
             yield from self._describe_done()
         yield from self._describe_left()
         yield from self._describe_farms()
 
-    def _describe_nobody(self) -> str:
-        """Return the line for a workdir without a farm, with what to do."""
+    def _describe_without_farm(self) -> Iterator[str]:
+        """Yield the lines for a workdir without a farm, with what to do."""
         target, kind = self._target, self._request.kind
         nobody = f"no farm works in {target.workdir}"
         farm = shlex.join(["mpifarm", *farm_words_of(target)])
         release = shlex.join(["mpifarm", "release", *words_of(target)])
         match kind:
             case RequestKind.HOLD:
-                return (
-                    f"{nobody}: the next one, {farm}, starts {self._held()} only after"
-                    f" {release}"
-                )
+                if held := self._name(self._open(self._request.tasks), "tasks"):
+                    yield (
+                        f"{nobody}: the next one, {farm}, starts {held} only after"
+                        f" {release}"
+                    )
+                else:
+                    yield f"{nobody}, and nothing was held"
+                yield from self._describe_ended("held")
             case RequestKind.RELEASE:
-                return f"{nobody}: the next one, {farm}, starts {self._released()} too"
+                if released := self._name(self._open(self._released()), "all tasks"):
+                    yield f"{nobody}: the next one, {farm}, starts {released} too"
+                else:
+                    yield f"{nobody}, and {self._nothing_was()}"
+                yield from self._describe_ended("released")
+                yield from self._describe_unheld()
+                yield from self._describe_held_yet()
             case RequestKind.CANCEL:
-                return (
-                    f"{nobody}: nothing was cancelled; to keep tasks from the next one,"
-                    " give mpifarm hold"
-                )
+                yield f"{nobody}: nothing was cancelled; {self._explain_hold()}"
             case RequestKind.DRAIN:
-                return f"{nobody}: there is nothing to drain"
+                yield f"{nobody}: there is nothing to drain"
 
-    def _held(self) -> str:
-        tasks = self._request.tasks
-        return "tasks" if tasks is None else _name(tasks)
+    def _explain_hold(self) -> str:
+        """Return what keeps tasks from the next farm, and what that costs."""
+        tasks = self._request.tasks or ()
+        hold = shlex.join(
+            ["mpifarm", "hold", *words_of(self._target), encode_ids(tasks)]
+        )
+        return (
+            f"{hold} keeps {_name(tasks)} back, but a farm then waits for"
+            f" {agree(len(tasks), 'its', 'their')} release to the end of the job"
+        )
 
-    def _released(self) -> str:
-        tasks = self._request.tasks
-        return "all tasks" if tasks is None else _name(tasks)
+    def _open(self, tasks: Sequence[int] | None) -> Sequence[int] | None:
+        """Return those of the tasks that have not ended, by the files; None for all."""
+        if tasks is None:
+            return None
+        ended = (State.FINISHED, State.FAILED)
+        return [each for each in tasks if self._states.get(each) not in ended]
+
+    def _released(self) -> Sequence[int] | None:
+        """Return the tasks that were to be released and were held; None: all.
+
+        While all are held, each is.
+        """
+        tasks, before = self._request.tasks, self._held_before
+        if before.holds_all:
+            return tasks
+        if tasks is None:
+            return sorted(before.tasks)
+        return [each for each in tasks if each in before.tasks]
+
+    @staticmethod
+    def _name(tasks: Sequence[int] | None, all_of_them: str) -> str:
+        """Return the tasks in words, "" for none."""
+        if tasks is None:
+            return all_of_them
+        return _name(tasks) if tasks else ""
+
+    def _describe_ended(self, verb: str) -> Iterator[str]:
+        """Yield a line for each state in which named tasks have ended."""
+        unheld = {*self._unheld()}
+        for state in (State.FINISHED, State.FAILED):
+            ended = [
+                taskid
+                for taskid, found in self._states.items()
+                if found is state and taskid not in unheld
+            ]
+            if ended:
+                yield f"not {verb}, because {_WHY[state]}: {name_ids(ended)}"
+
+    def _describe_released(self) -> Iterator[str]:
+        released = self._released()
+        if text := self._name(released, "all tasks"):
+            yield f"released {text}"
+        elif self._request.tasks is None:
+            yield self._nothing_was()
+        yield from self._describe_unheld()
+
+    def _nothing_was(self) -> str:
+        is_all = self._request.tasks is None
+        return "nothing was held" if is_all else "nothing was released"
+
+    def _unheld(self) -> list[int]:
+        """Return the tasks that were to be released, and not held."""
+        tasks, released = self._request.tasks, self._released()
+        if self._request.kind is not RequestKind.RELEASE or released is None:
+            return []
+        return sorted({*(tasks or ())}.difference(released))
+
+    def _describe_unheld(self) -> Iterator[str]:
+        if unheld := self._unheld():
+            yield f"not released, because they were not held: {name_ids(unheld)}"
+
+    def _describe_held_yet(self) -> Iterator[str]:
+        if self._held_now.holds_all:
+            release = shlex.join(["mpifarm", "release", *words_of(self._target)])
+            yield f"all tasks are held yet: {release} lets them start"
 
     def _describe_done(self) -> Iterator[str]:
         running = sum(answer.running for _, answer in self._outcome.answers)
@@ -311,12 +401,8 @@ class Told:
             case RequestKind.HOLD:
                 yield self._describe_held()
             case RequestKind.RELEASE:
-                yield f"released {self._released()}"
-                if self._all_held:
-                    release = shlex.join(
-                        ["mpifarm", "release", *words_of(self._target)]
-                    )
-                    yield f"all tasks are held yet: {release} lets them start"
+                yield from self._describe_released()
+                yield from self._describe_held_yet()
             case RequestKind.DRAIN:
                 farms = counted(
                     len(self._outcome.answers), "farm drains", "farms drain"

@@ -53,6 +53,10 @@ class SubcommandParser(argparse.ArgumentParser):
 
 
 _PLAINER: Final = (
+    (
+        "the following arguments are required: WORKDIR",
+        "{program} needs the list or its workdir after it",
+    ),
     ("the following arguments are required: (.*)", "{program} needs {0} after it"),
     ("argument (.*): expected one argument", "{0} needs a value after it"),
     ("argument (.*): ignored explicit argument .*", "{0} takes no value"),

@@ -1,10 +1,14 @@
 """What the commands that tell a farm something say of the outcome."""
 
+from typing import Any
+
 import pytest
 
 from mpifarm.audit.asking import LivingFarm, Outcome, ask, await_answers, find_living
 from mpifarm.audit.view import State
-from mpifarm.commands.asking import Told
+from mpifarm.commands.asking import Told, run
+from mpifarm.commands.options import HelpAsked
+from mpifarm.errors import InputError
 from mpifarm.model.requests import Answer, Fate, FateOfTasks, Request, RequestKind
 from mpifarm.store.farm_liveness import FarmLiveness
 from mpifarm.store.held_file import Held, find_held
@@ -15,6 +19,7 @@ TARGET = Target("tasks.txt_workdir", "tasks.txt")
 ONE = LivingFarm("0badcafe", "on n1 (pid 7)", FarmLiveness.RUNNING, heeds=True)
 TWO = ONE._replace(farm="feedbeef", where="on n2 (pid 8)")
 OLD = ONE._replace(farm="deadbeef", where="on n3 (pid 9)", heeds=False)
+NONE, ALL = Held(), Held(holds_all=True)
 CANCEL, HOLD = RequestKind.CANCEL, RequestKind.HOLD
 
 
@@ -24,11 +29,13 @@ def fates(*tasks, running=0, refusal=""):
     return Answer("r1", found, running, refusal)
 
 
-def told(kind, tasks, answers=(), states=(), silent=(), gone=(), more=(), held=False):
+def told(kind, tasks, answers=(), states=(), silent=(), gone=(), more=(), held=NONE):
     farms = (*(farm for farm, _ in answers), *silent, *gone, *more)
     request = Request("r1", kind, tasks, "eve on login1")
     outcome = Outcome(farms, tuple(answers), tuple(silent), tuple(gone))
-    return Told(TARGET, request, outcome, dict(states), all_held=held)
+    return Told(
+        TARGET, request, outcome, dict(states), held=(held, held.after(request))
+    )
 
 
 def test_a_cancel_says_where_what_ran_and_what_was_not_cancelled():
@@ -84,7 +91,7 @@ def test_what_one_farm_did_counts_though_another_has_nothing_to_do_with_it():
             0,
         ),
         (
-            told(RequestKind.RELEASE, (1,), [(ONE, fates())], held=True),
+            told(RequestKind.RELEASE, (1,), [(ONE, fates())], held=ALL),
             "all tasks are held yet: mpifarm release tasks.txt_workdir lets them start",
             0,
         ),
@@ -126,8 +133,9 @@ def test_what_one_farm_did_counts_though_another_has_nothing_to_do_with_it():
         (
             told(CANCEL, (1,)),
             (
-                "no farm works in tasks.txt_workdir: nothing was cancelled; to keep"
-                " tasks from the next one, give mpifarm hold"
+                "no farm works in tasks.txt_workdir: nothing was cancelled; mpifarm"
+                " hold tasks.txt_workdir 1 keeps task 1 back, but a farm then waits for"
+                " its release to the end of the job"
             ),
             1,
         ),
@@ -144,6 +152,108 @@ def test_what_one_farm_did_counts_though_another_has_nothing_to_do_with_it():
 def test_each_outcome_has_its_words_and_its_status(found, line, status):
     assert line in [*found.lines()]
     assert found.exit_status == status
+
+
+RELEASE = RequestKind.RELEASE
+NO_CONSOLE: Any = None
+
+
+@pytest.mark.parametrize(
+    ("tasks", "held", "lines"),
+    [
+        ((1,), Held(frozenset({1, 2})), ["released task 1"]),
+        (
+            (1, 5),
+            Held(frozenset({1, 2})),
+            ["released task 1", "not released, because they were not held: 5"],
+        ),
+        ((5,), NONE, ["not released, because they were not held: 5"]),
+        (None, NONE, ["nothing was held"]),
+        (None, Held(frozenset({1, 2})), ["released tasks 1-2"]),
+        (None, ALL, ["released all tasks"]),
+    ],
+)
+def test_what_was_not_held_is_not_said_to_be_released(tasks, held, lines):
+    found = told(RELEASE, tasks, [(ONE, fates())], held=held)
+    assert [*found.lines()] == lines
+    assert found.exit_status == 0
+
+
+NOBODY = "no farm works in tasks.txt_workdir"
+
+
+@pytest.mark.parametrize(
+    ("kind", "tasks", "held", "lines"),
+    [
+        (
+            *(HOLD, (0, 1), NONE),
+            [
+                (
+                    f"{NOBODY}: the next one, mpifarm tasks.txt, starts task 1 only"
+                    " after mpifarm release tasks.txt_workdir"
+                ),
+                "not held, because they had finished: 0",
+            ],
+        ),
+        (
+            *(HOLD, (0,), NONE),
+            [
+                f"{NOBODY}, and nothing was held",
+                "not held, because they had finished: 0",
+            ],
+        ),
+        (
+            *(RELEASE, (0, 1, 5), Held(frozenset({0, 1}))),
+            [
+                f"{NOBODY}: the next one, mpifarm tasks.txt, starts task 1 too",
+                "not released, because they had finished: 0",
+                "not released, because they were not held: 5",
+            ],
+        ),
+        (RELEASE, None, NONE, [f"{NOBODY}, and nothing was held"]),
+        (
+            *(RELEASE, (1,), ALL),
+            [
+                f"{NOBODY}: the next one, mpifarm tasks.txt, starts task 1 too",
+                (
+                    "all tasks are held yet: mpifarm release tasks.txt_workdir lets"
+                    " them start"
+                ),
+            ],
+        ),
+        (
+            *(CANCEL, (1, 2), NONE),
+            [
+                (
+                    f"{NOBODY}: nothing was cancelled; mpifarm hold"
+                    " tasks.txt_workdir 1-2 keeps tasks 1-2 back, but a farm then waits"
+                    " for their release to the end of the job"
+                )
+            ],
+        ),
+    ],
+)
+def test_without_a_farm_each_command_says_what_is_so_for_the_next(
+    kind, tasks, held, lines
+):
+    states = {0: State.FINISHED, 1: State.WAITING, 2: State.WAITING, 5: State.FINISHED}
+    named = {each: states[each] for each in tasks or ()}
+    found = told(kind, tasks, states=named, held=held)
+    assert [*found.lines()] == lines
+
+
+@pytest.mark.parametrize("kind", RequestKind)
+def test_the_help_says_which_status_follows_where_no_farm_works(kind):
+    with pytest.raises(HelpAsked) as asked:
+        run(kind, ["--help"], NO_CONSOLE, {})
+    gives_1 = "or no farm works there" in " ".join(asked.value.text.split())
+    assert gives_1 == (told(kind, (1,)).exit_status == 1)
+
+
+def test_a_hold_needs_no_ids():
+    with pytest.raises(InputError) as caught:
+        run(HOLD, [], NO_CONSOLE, {})
+    assert "mpifarm hold needs the list or its workdir after it" in str(caught.value)
 
 
 # ---- asking --------------------------------------------------------------------------

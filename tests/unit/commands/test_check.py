@@ -221,7 +221,7 @@ def test_words_of_strangers_do_not_reach_the_terminal_as_they_are(site, run):
         (["empty"], "empty is not a workdir"),
         (["alone.txt"], "DIR --list alone.txt"),
         ([""], "is empty"),
-        ([], "needs WORKDIR after it"),
+        ([], "needs the list or its workdir after it"),
         (["tasks.txt_workdir", "--assume-idle"], "--assume-idle needs --repair"),
         (["tasks.txt_workdir", "--list", "nowhere"], "there is no such file"),
         (["tasks.txt", "--list", "tasks.txt"], "is not a directory"),
