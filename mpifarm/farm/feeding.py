@@ -163,10 +163,11 @@ class Feeder:
     def pop_wanted(self, wanted: Collection[tuple[int, int]]) -> list[Lease]:
         """Remove and return the leases of `wanted` that wait in the queue.
 
-        If the queue has not all, leases are recalled from the pipes first.
+        If the queue has not all, leases are recalled from the pipes first: a worker
+        that still makes its runner has its first lease there, too.
         """
         here = sum(lease[:2] in wanted for lease in self.queue)
-        if self.is_fed_ahead and here < len(wanted):
+        if here < len(wanted):
             self.recall()
         popped = [lease for lease in self.queue if lease[:2] in wanted]
         if popped:

@@ -254,8 +254,8 @@ class Pool:
     def cancel(self, taskid: int, attempt: int) -> None:
         """Have the run of a lease ended: TERM, and KILL after the grace time.
 
-        Its result is CANCELLED unless it ends before.  No effect on a lease that its
-        worker does not come to next.
+        Its result is CANCELLED unless it ends before.  A run that has yet to begin is
+        ended when it has.
         """
         if self._state is not PoolState.RUNNING:
             return

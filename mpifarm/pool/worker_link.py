@@ -153,9 +153,13 @@ class WorkerLink:
         return RunningTask(taskid, lease.attempt, self.index, started)
 
     def find_serial(self, taskid: int, attempt: int) -> int | None:
-        """Return the serial number of the first lease held if it is this one."""
-        if self.held and self.held[0].lease[:2] == (taskid, attempt):
-            return self.held[0].serial
+        """Return the serial number of a lease if it is held, else None.
+
+        The one that runs need not be the first: results may be in the socket.
+        """
+        for serial, lease in self.held:
+            if lease[:2] == (taskid, attempt):
+                return serial
         return None
 
     # ---- leases out -----------------------------------------------------------------

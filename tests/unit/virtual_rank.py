@@ -258,6 +258,11 @@ class FakePool:
         run = self._runs[worker]
         self._set_end(run._replace(ends=self._clock.now + seconds, status=status))
 
+    def make_runner_again(self, worker: int = 0) -> None:
+        """Let a worker not have begun its lease: it still makes its runner."""
+        del self._runs[worker]
+        self.begun.remove(self.hands[worker][0])
+
     def lose_worker(self, worker: int = 0) -> None:
         """Kill a worker; another takes its place."""
         leases = [*self.hands[worker]]
@@ -311,9 +316,13 @@ class FakePool:
         leases.clear()
 
     def _drop_waiting(self) -> list[Lease]:
-        dropped = [lease for hand in self.hands for lease in hand[1:]]
-        for hand in self.hands:
-            del hand[1:]
+        dropped = []
+        for worker, hand in enumerate(self.hands):
+            begun = 1 if worker in self._runs else 0
+            if hand and not begun:
+                heappush(self._idle, worker)
+            dropped += hand[begun:]
+            del hand[begun:]
         self.busy -= len(dropped)
         return dropped
 

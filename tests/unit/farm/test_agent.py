@@ -1168,6 +1168,18 @@ def test_a_cancelled_lease_that_its_worker_was_just_beginning_does_not_begin():
     assert rank.pool.begun == [lease]
 
 
+@pytest.mark.parametrize("message", [cancelled(7), Withdraw(((7, 1),))])
+def test_a_lease_that_is_wanted_back_before_its_worker_has_a_runner_goes_back(message):
+    rank = Rank(workers=1)
+    rank.begin(7)
+    rank.pool.make_runner_again()
+    assert not rank.agent.feeder.is_fed_ahead
+    rank.hear(message)
+    rank.step(0.1)
+    assert rank.returned == [(7, 1)]
+    assert rank.pool.begun == rank.pool.leases == []
+
+
 def test_withdrawn_leases_go_back_before_the_rank_says_which_it_keeps():
     rank = Rank(workers=1)
     rank.begin(7, 8, 9)

@@ -73,3 +73,24 @@ def test_an_order_that_is_repeated_does_not_begin_the_grace_time_anew(row, keepe
     keeper.add(0, 1, START + GRACE)
     keeper.look({0: row}, START + GRACE)
     assert row.cancel_verdict is TimeVerdict.KILL
+
+
+def test_a_run_that_its_worker_comes_to_late_is_ended_with_all_its_grace_time(row):
+    keeper = CancelKeeper(2.0)
+    row.begin_lease(1)
+    keeper.add(0, 2, START)
+    assert keeper.look({0: row}, START + 10 * IDLE) == []
+    begin(row, serial=2)
+    assert len(keeper.look({0: row}, START + 10 * IDLE + GRACE - 1)) == 1
+    assert row.cancel_verdict is TimeVerdict.TERMINATE
+
+
+def test_two_runs_of_a_worker_are_ended_one_after_the_other(row, keeper):
+    keeper.add(0, 2, START)
+    for serial in (1, 2):
+        begin(row, serial)
+        keeper.look({0: row}, START + serial)
+        assert row.cancel_verdict is TimeVerdict.TERMINATE
+    row.end_task()
+    keeper.look({0: row}, START + IDLE + SECOND)
+    assert not keeper

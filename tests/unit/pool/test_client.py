@@ -72,8 +72,11 @@ class Site:
         self.control.sendall(frame)
 
     def orders(self) -> list[str]:
+        return [order[0] for order in self.order_frames()]
+
+    def order_frames(self) -> list[tuple[Any, ...]]:
         try:
-            return [order[0] for order in self._orders.feed(self.control.recv(2**20))]
+            return [*self._orders.feed(self.control.recv(2**20))]
         except BlockingIOError:
             return []
 
@@ -330,6 +333,21 @@ def test_a_return_of_a_lease_that_was_recalled_takes_no_later_lease(start):
     site.report(0, 1)
     assert site.collect() == []
     assert site.held() == [1]
+
+
+# ---- cancelling ---------------------------------------------------------------------
+
+
+def test_a_run_is_cancelled_though_results_of_earlier_leases_are_not_read_yet(start):
+    site = start(1)
+    site.up(0)
+    site.submit(5, 6, 7)
+    site.orders()
+    site.finish(0, 5)
+    site.finish(0, 6)
+    site.pool.cancel(7, 1)
+    site.pool.cancel(8, 1)  # not here
+    assert site.order_frames() == [("cancel", 0, 3)]
 
 
 # ---- collecting ---------------------------------------------------------------------
