@@ -7,7 +7,8 @@ producer's.
 
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -166,6 +167,41 @@ def read_all(
 def is_standard_input(settings: Settings) -> bool:
     """Return whether the list is standard input, and not a file with that name."""
     return settings.tasklist == STDIN_LIST and not os.path.exists(STDIN_LIST)
+
+
+@contextmanager
+def kept_unless_refused(settings: Settings) -> Iterator[None]:
+    """Put the list of standard input back as it was if the block raises `InputError`.
+
+    So the corrected input is no other list than the refused one was.  Another list, and
+    a workdir that was begun, are left as they are.
+    """
+    if not is_standard_input(settings):
+        yield
+        return
+    paths = WorkdirPaths(os.path.abspath(settings.workdir))
+    is_there = files.is_there(paths.stdin_list)
+    size = files.find_size(paths.stdin_list) if is_there else None
+    try:
+        yield
+    except InputError:
+        with suppress(StorageError):
+            if not files.is_there(paths.fingerprint):
+                _put_back(paths, size)
+        raise
+
+
+def _put_back(paths: WorkdirPaths, size: int | None) -> None:
+    """Cut the list to its `size` from before; None: remove it, and an empty workdir.
+
+    Raises `StorageError`.
+    """
+    if size is None:
+        files.remove(paths.stdin_list)
+        with suppress(OSError):  # there is something else in it
+            os.rmdir(paths.root)
+    elif files.find_size(paths.stdin_list) > size:
+        files.cut_back(paths.stdin_list, size, b"")
 
 
 def take_standard_input(

@@ -42,6 +42,7 @@ from mpifarm.farm.opening import (
 )
 from mpifarm.farm.standard_input import (
     is_standard_input,
+    kept_unless_refused,
     take_standard_input,
 )
 from mpifarm.farm.summary import Tally
@@ -64,18 +65,19 @@ def lead_farm(context: RankContext) -> FarmEnd:
         raise InputError(context.fault)
     context = with_hooks(context)
     is_input = is_standard_input(context.settings)
-    context, feed = take_standard_input(context)
-    opening = Opening(context)
-    runner, tasks = opening.read_definitions()
-    _check_follow(context, tasks)
-    opening.patiently(lambda: check_list(context, runner, tasks))
-    if len(tasks) == 0 and context.settings.follow is None:
-        opening.patiently(lambda: check_not_begun(context.settings))
-        _say(context, f"{context.settings.tasklist} has no tasks")
-        context.dismiss()
-        return FarmEnd(ExitStatus.ALL_FINISHED)
-    check_kinds(context.settings, find_constraints(tasks))
-    durations = _read_durations(context)
+    with kept_unless_refused(context.settings):
+        context, feed = take_standard_input(context)
+        opening = Opening(context)
+        runner, tasks = opening.read_definitions()
+        _check_follow(context, tasks)
+        opening.patiently(lambda: check_list(context, runner, tasks))
+        if len(tasks) == 0 and context.settings.follow is None:
+            opening.patiently(lambda: check_not_begun(context.settings))
+            _say(context, f"{context.settings.tasklist} has no tasks")
+            context.dismiss()
+            return FarmEnd(ExitStatus.ALL_FINISHED)
+        check_kinds(context.settings, find_constraints(tasks))
+        durations = _read_durations(context)
     warnings = opening.patiently(lambda: [*warn_of_unused(context, runner)])
     with _asked_job_end(context) as job_end:
         tasks, opened = _join(opening, tasks, runner)

@@ -1,6 +1,7 @@
 """Standard input as a list: what gets into the workdir, and when."""
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from mpifarm.farm import standard_input
 from mpifarm.farm.standard_input import (
     InputFeed,
     is_standard_input,
+    kept_unless_refused,
     open_list,
     read_all,
     take_standard_input,
@@ -265,6 +267,57 @@ def test_any_other_has_all_of_it_in_its_list(tmp_path, stdin):
     assert feed is None
     assert (tmp_path / "w" / "stdin.txt").read_text() == "one\n"
     assert context.settings.tasklist.endswith("stdin.txt")
+
+
+def take_and_refuse(settings: Settings) -> None:
+    with kept_unless_refused(settings):
+        take_standard_input(context_of(settings))
+        assert (Path(settings.workdir) / "stdin.txt").read_text() == "one\ntwo\n"
+        raise InputError("line 2 is wrong")
+
+
+def refuse(settings: Settings) -> None:
+    """Take the input, and refuse it as a list."""
+    with pytest.raises(InputError, match="line 2"):
+        take_and_refuse(settings)
+
+
+def take_no_file(settings: Settings) -> None:
+    with kept_unless_refused(settings):
+        raise InputError("line 1 is wrong")
+
+
+def test_a_refused_input_is_not_kept(tmp_path, stdin):
+    stdin.write("one\ntwo\n")
+    stdin.end()
+    refuse(Settings("-", str(tmp_path / "w")))
+    assert not (tmp_path / "w").exists()
+
+
+def test_what_was_in_the_workdir_before_a_refused_input_stays(tmp_path, stdin):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "stdin.txt").write_text("one\n")
+    stdin.write("one\ntwo\n")
+    stdin.end()
+    refuse(Settings("-", str(tmp_path / "w")))
+    assert (tmp_path / "w" / "stdin.txt").read_text() == "one\n"
+
+
+def test_the_list_of_a_workdir_that_was_begun_is_never_cut(tmp_path, stdin):
+    paths = WorkdirPaths(str(tmp_path))
+    Path(paths.fingerprint).touch()
+    stdin.write("one\ntwo\n")
+    stdin.end()
+    refuse(Settings("-", str(tmp_path)))
+    assert content(paths) == "one\ntwo\n"
+
+
+def test_a_refused_list_that_is_a_file_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").write_text("one\n")
+    with pytest.raises(InputError, match="line 1"):
+        take_no_file(Settings("-", "w"))
+    assert (tmp_path / "-").read_text() == "one\n"
 
 
 def test_a_signal_ends_the_reading(tmp_path, stdin):
