@@ -200,8 +200,10 @@ class RequestInbox:
         self._lines = LinesRead(paths.requests)
         self._known: set[str] = set()
         """The names of the requests that were met."""
+        self._left: list[bytes] = []
+        """Lines whose turn comes when ``answers`` can be read."""
         self._is_told = False
-        """Whether the user knows that the file can't be read."""
+        """Whether the user knows that a file can't be read."""
 
     def begin(self, *, beside_others: bool) -> None:
         """Make both files, and empty them unless other farms may use them.  Lock held.
@@ -220,14 +222,17 @@ class RequestInbox:
         A file that can't be read, and each damaged line, are told once.
         """
         try:
-            lines = self._lines.poll()
+            lines = self._left + self._lines.poll()
         except OSError as error:
             self._tell_unread(error)
             return []
+        self._left = []
         return [*self._choose(lines)] if lines else []
 
     def _choose(self, lines: Sequence[bytes]) -> Iterator[Request]:
-        for line in filter(None, lines):
+        for place, line in enumerate(lines):
+            if not line:
+                continue
             try:
                 request, farms = parse_request(line)
             except DamagedLineError as error:
@@ -238,12 +243,25 @@ class RequestInbox:
                 continue
             if request.name in self._known:
                 continue
+            try:
+                is_ours = self._is_to_be_heeded(request, farms)
+            except StorageError as error:
+                # Later lines wait, too: a release comes after its hold.
+                self._left = [*lines[place:]]
+                self._tell_deaf(str(error))
+                return
             self._known.add(request.name)
-            if self._farm in farms or self._is_left_by_predecessor(request, farms):
+            if is_ours:
                 yield request
 
+    def _is_to_be_heeded(self, request: Request, farms: Sequence[str]) -> bool:
+        return self._farm in farms or self._is_left_by_predecessor(request, farms)
+
     def _is_left_by_predecessor(self, request: Request, farms: Sequence[str]) -> bool:
-        """Return whether a rank that led this farm before has left the request open."""
+        """Return whether a rank that led this farm before has left the request open.
+
+        Raises `StorageError` if ``answers`` can't be read.
+        """
         family = self._farm[:FAMILY]
         if not any(farm.startswith(family) for farm in farms):
             return False
@@ -254,14 +272,17 @@ class RequestInbox:
         )
 
     def _tell_unread(self, error: OSError) -> None:
+        why = error.strerror or str(error)
+        if isinstance(error, OddFileError):
+            why = f"{why}, and has to be a file; remove it"
+        self._tell_deaf(f"can't read {self._paths.requests}: {why}")
+
+    def _tell_deaf(self, why: str) -> None:
         if not self._is_told:
             self._is_told = True
-            why = error.strerror or str(error)
-            if isinstance(error, OddFileError):
-                why = f"{why}, and has to be a file; remove it"
             self._notes.append(
-                f"can't read {self._paths.requests}, so this farm hears of no mpifarm"
-                f" cancel, hold, release or drain: {why}"
+                "this farm hears of no mpifarm cancel, hold, release or drain for now:"
+                f" {why}"
             )
 
     def answer(self, answers: Sequence[Answer]) -> None:

@@ -161,6 +161,22 @@ def test_a_rank_that_leads_the_farm_on_heeds_what_is_not_answered(paths):
     assert RequestInbox(paths, OTHER, []).poll() == []
 
 
+def test_an_heir_that_cannot_read_answers_hears_all_in_their_order_later(paths):
+    ask(paths, CANCEL)
+    os.mkdir(paths.answers)
+    notes: list[str] = []
+    heir = RequestInbox(paths, SUCCESSOR, notes)
+    assert heir.poll() == []
+    ask(paths, Request("r9", RequestKind.DRAIN), SUCCESSOR)
+    assert heir.poll() == []
+    (note,) = notes
+    assert "hears of no mpifarm cancel" in note
+    assert paths.answers in note
+    os.rmdir(paths.answers)
+    assert [each.name for each in heir.poll()] == ["r1", "r9"]
+    assert heir.poll() == []
+
+
 def test_a_start_beside_no_other_farm_empties_both_files(paths, inbox):
     ask(paths, CANCEL)
     inbox.answer([ANSWER])
