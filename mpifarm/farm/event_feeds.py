@@ -21,6 +21,9 @@ MAX_WAITING = 1 << 22
 FLUSH_SECONDS = 0.2
 """Seconds between two writes to a helper."""
 
+BEHIND_SECONDS = 0.01
+"""The same while more waits than its pipe takes, in a loop that is awake anyway."""
+
 END_SECONDS = 5.0
 """Seconds for which the end of a farm waits for its helpers, all together."""
 
@@ -102,7 +105,7 @@ class Feed:
         self._listen(self._helper)
         try:
             while self._waiting:
-                taken = self._helper.write(memoryview(bytes(self._waiting[:65536])))
+                taken = self._helper.write(memoryview(self._waiting[:65536]))
                 if not taken:
                     return
                 del self._waiting[:taken]
@@ -184,7 +187,8 @@ class EventFeeds:
         start: Start | None = None,
     ) -> None:
         self.due_at = float("-inf")
-        """When to flush next."""
+        """When to wake up for the next flush."""
+        self._flush_at = float("-inf")
         self._farm = farm
         self._number = 0
         begin = start or (lambda definition: start_helper(definition, env))
@@ -207,12 +211,17 @@ class EventFeeds:
 
     def step(self, now: float) -> None:
         """Flush, if it is time."""
-        if now >= self.due_at:
-            self.due_at = now + FLUSH_SECONDS
-            for feed in self._feeds:
-                feed.flush()
-            if not any(each.is_open for each in self._feeds):
-                self.due_at = float("inf")
+        if now < self._flush_at:
+            return
+        for feed in self._feeds:
+            feed.flush()
+        if not any(each.is_open for each in self._feeds):
+            self.due_at = self._flush_at = float("inf")
+            return
+        # A helper that hangs wakes nobody more often than one that reads.
+        is_behind = not all(each.is_empty for each in self._feeds)
+        self.due_at = now + FLUSH_SECONDS
+        self._flush_at = now + BEHIND_SECONDS if is_behind else self.due_at
 
     def close(self, *, in_order: bool) -> None:
         """Let all helpers end, for `END_SECONDS`; kill those that have not by then.

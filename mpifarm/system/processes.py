@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 Environment = Mapping[str, str] | Mapping[bytes, bytes]
 
@@ -18,6 +19,8 @@ _REAP_SECONDS = 0.2
 holds cannot even be killed."""
 _MAX_OUTPUT = 2**20
 """Bytes that `Inquiry` collects."""
+_PIPE_SIZE = 2**20
+"""Bytes that wait for a `Companion`: the most that Linux lets all users have."""
 SETTABLE_SIGNALS = tuple(
     int(signum)
     for signum in signal.valid_signals()
@@ -374,6 +377,7 @@ class Companion:
         """Start the program; raises OSError."""
         source, self._input = os.pipe2(os.O_CLOEXEC)
         self._output, output = os.pipe2(os.O_CLOEXEC)
+        _widen(self._input)
         try:
             os.set_blocking(self._input, False)
             os.set_blocking(self._output, False)
@@ -417,6 +421,14 @@ class Companion:
         for pid in [self._pid, *_members_of_session(self._pid)]:
             kill_process(pid, signal.SIGKILL)
         reap_child_within(self._pid, _REAP_SECONDS)
+
+
+def _widen(pipe: int) -> None:
+    """Have a pipe hold `_PIPE_SIZE` bytes, if this user may have that much."""
+    import fcntl  # for those who have a companion
+
+    with suppress(OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
 
 
 def _members_of_session(session: int) -> list[int]:

@@ -105,6 +105,28 @@ def test_a_hook_that_reads_nothing_loses_tasks_first_and_is_killed(fed, monkeypa
     ]
 
 
+def test_a_hook_whose_pipe_was_full_gets_more_with_the_next_passes(fed):
+    fed.all.room = 10
+    fed.feeds.post(FarmDraining("why"))
+    fed.feeds.step(0.0)
+    assert len(fed.all.got) == 10
+    fed.all.room = 1 << 20
+    fed.feeds.step(event_feeds.BEHIND_SECONDS)
+    assert len(fed.all.events()) == 1
+    fed.feeds.post(FarmDraining("why"))
+    fed.feeds.step(2 * event_feeds.BEHIND_SECONDS)
+    assert len(fed.all.events()) == 1, "nothing waited: there is time"
+    fed.feeds.step(fed.feeds.due_at)
+    assert len(fed.all.events()) == 2
+
+
+def test_a_hook_that_hangs_wakes_the_farm_no_more_often(fed):
+    fed.all.room = 0
+    fed.feeds.post(FarmDraining("why"))
+    fed.feeds.step(0.0)
+    assert fed.feeds.due_at == event_feeds.FLUSH_SECONDS
+
+
 def test_a_hook_that_dies_is_told_once_and_the_others_go_on(fed):
     fed.all.is_dead = True
     for number in range(3):

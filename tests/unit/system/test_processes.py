@@ -4,6 +4,7 @@ Rules of this file: the processes are real, few, and killed by the fixture; what
 of this process has to hold becomes its exit status.
 """
 
+import fcntl
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mpifarm.system import processes
-from mpifarm.system.processes import ChildrenWatch, Inquiry
+from mpifarm.system.processes import ChildrenWatch, Companion, Inquiry
 
 DEADLINE = 20.0
 
@@ -334,3 +335,26 @@ def test_who_starts_a_program_unattended_learns_whether_it_began():
         time.sleep(0.001)
     assert processes.reap_child(pid) == 0
     assert not processes.start_unattended(["/nowhere/scancel"], os.environ)
+
+
+def test_a_companion_that_does_not_read_has_room_for_a_megabyte():
+    companion = Companion(["sleep", "61.25"], os.environ)
+    try:
+        piece = memoryview(bytes(1 << 16))
+        taken = [companion.write(piece) for _ in range(17)]
+    finally:
+        companion.end()
+    assert taken[-1] == 0
+    assert sum(taken) == _find_room()
+
+
+def _find_room() -> int:
+    """Return the bytes that a pipe may hold: a user may have used all large ones up."""
+    source, target = os.pipe()
+    try:
+        return fcntl.fcntl(target, fcntl.F_SETPIPE_SZ, 1 << 20)
+    except PermissionError:
+        return fcntl.fcntl(target, fcntl.F_GETPIPE_SZ)
+    finally:
+        os.close(source)
+        os.close(target)
