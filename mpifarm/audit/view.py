@@ -12,6 +12,7 @@ How to use it::
     view.ids_in(State.FAILED)             # the ids in these states, in order
     view.text(taskid)                     # its command, "" if nobody knows it; texts
     view.holder(taskid)                   # the claim that holds the task, or None
+    view.held                             # what users hold, by the file ``held``
     view.live_farms                       # the claims of farms that live, or may
     view.running                          # where each running task runs, since when
     view.last_failed(5)                   # the ids that failed last
@@ -31,6 +32,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from itertools import chain
 from typing import Final, NamedTuple
 
 from mpifarm.audit.audit import (
@@ -56,6 +58,7 @@ from mpifarm.store.attempts import (
 )
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.fingerprint import ListMatch
+from mpifarm.store.held_file import Held, find_held
 from mpifarm.store.target import Target, has_own_state, read_tasks
 from mpifarm.store.task_map import Location, TaskMap
 from mpifarm.tasklists import find_constraints
@@ -73,6 +76,8 @@ class State(Enum):
     ORPHANED = "orphaned"
     """A farm had taken the task, and died; the next start takes the task back."""
     WAITING = "waiting"
+    HELD = "held"
+    """It waits, and no farm starts it before a user releases it."""
     NOWHERE = "nowhere"
     """In no file: a plain farmer runs the task, or has lost it."""
     UNKNOWN = "unknown"
@@ -90,10 +95,10 @@ _STATES: Final = {
 }
 """The states of the locations that status files tell."""
 
+NOTHING_HELD: Final = Held()
+
 PAUSE: Final = 0.01
 """Seconds until files of which tasks seem to be missing are read again."""
-
-UNFINISHED: Final = (State.RUNNING, State.CLAIMED, State.ORPHANED, State.WAITING)
 
 
 class RunningTask(NamedTuple):
@@ -144,6 +149,8 @@ class View:
         list_is_known: bool,
         has_own_state: bool,
         constraints: Constraints = UNORDERED,
+        held: Held = NOTHING_HELD,
+        held_trouble: str = "",
     ) -> None:
         self.target = target
         self.paths = WorkdirPaths(os.path.abspath(target.workdir))
@@ -153,7 +160,8 @@ class View:
         self.claims = contents.claims
         self.is_draining = contents.drain
         self.remap_begun = contents.remap_begun
-        self.unread = contents.unread
+        self.held = held
+        self.unread = contents.unread + ((held_trouble,) if held_trouble else ())
         parsed = parse_contents(
             contents, tasks, list_is_known=list_is_known, constraints=constraints
         )
@@ -182,11 +190,14 @@ class View:
             return State.NOWHERE
         if self.has_own_state:
             return State.UNKNOWN
-        return _STATES[location] if taskid < self._locations.total else State.WAITING
+        state = _STATES[location] if taskid < self._locations.total else State.WAITING
+        is_held = state is State.WAITING and self.held.holds(taskid)
+        return State.HELD if is_held else state
 
     def states(self, taskids: Sequence[int]) -> Iterator[State]:
         """Return the state of each of these tasks; the list must have them all."""
-        if self.has_own_state or self._locations.total < self.total:
+        is_plain = self.held == NOTHING_HELD and not self.has_own_state
+        if not is_plain or self._locations.total < self.total:
             return map(self.state, taskids)
         # Without a call for each: there may be a million.
         known = [_STATES.get(location) for location in sorted(Location)[1:]]
@@ -209,16 +220,26 @@ class View:
         found = list[int]()
         if not self.has_own_state:
             for location, state in _STATES.items():
-                if state in wanted:
+                if state in wanted and state is not State.WAITING:
                     found += self._locations.ids_at(location)
-            if State.WAITING in wanted:
-                found += range(self._locations.total, self.total)
+            found += self._find_queued(wanted)
         elif State.UNKNOWN in wanted:
             found += [each for each in range(self.total) if each not in self._holders]
         if not wanted.isdisjoint((State.RUNNING, State.CLAIMED, State.ORPHANED)):
             claimed = self._locations.ids_at(Location.CLAIMED)
             found += [each for each in claimed if self.state(each) in wanted]
         return sorted(found)
+
+    def _find_queued(self, wanted: set[State]) -> Iterable[int]:
+        """Return the ids of the tasks that wait, of those held, or of both."""
+        if wanted.isdisjoint((State.WAITING, State.HELD)):
+            return ()
+        added = range(self._locations.total, self.total)
+        queued = chain(self._locations.ids_at(Location.QUEUED), added)
+        if wanted.issuperset((State.WAITING, State.HELD)):
+            return queued
+        wants_held = State.HELD in wanted
+        return (each for each in queued if self.held.holds(each) is wants_held)
 
     @cached_property
     def counts(self) -> Mapping[State, int]:
@@ -229,10 +250,15 @@ class View:
             counts[self._state_of_claimed(taskid)] += 1
         if self.has_own_state:
             return counts | {State.UNKNOWN: self.total - at.claimed}
+        queued = at.queued + self.total - at.total
+        held = sum(self.state(each) is State.HELD for each in self.held.tasks)
+        if self.held.holds_all:
+            held = queued
         return counts | {
             State.FINISHED: at.finished,
             State.FAILED: at.failed,
-            State.WAITING: at.queued + self.total - at.total,
+            State.WAITING: queued - held,
+            State.HELD: held,
             State.NOWHERE: at.nowhere,
         }
 
@@ -407,6 +433,8 @@ class _Reader:
         if tasks is None:
             learned = learn_tasks(contents)
             tasks = learned + [UNKNOWN_TEXT] * (self.least - len(learned))
+        paths = WorkdirPaths(os.path.abspath(self.target.workdir))
+        held, trouble = find_held(paths) or (NOTHING_HELD, "")
         return View(
             self.target,
             contents,
@@ -414,4 +442,6 @@ class _Reader:
             list_is_known=self.texts is not None,
             has_own_state=self.has_own_state,
             constraints=self.constraints,
+            held=held,
+            held_trouble=trouble,
         )

@@ -43,9 +43,9 @@ _DESCRIPTION = (
 )
 _EPILOG = (
     "States: finished; failed; running (its farm says so); claimed (a farm that lives"
-    " has taken it: it is about to run, or has just begun); waiting; orphaned (its farm"
-    " has died, and the next start takes it back); nowhere (a PyTaskFarmer has it, or"
-    " has lost it)."
+    " has taken it: it is about to run, or has just begun); waiting; held (it waits"
+    " until mpifarm release lets it start); orphaned (its farm has died, and the next"
+    " start takes it back); nowhere (a PyTaskFarmer has it, or has lost it)."
     '  Example: mpifarm retry LIST --ids "$(mpifarm ls LIST --failed --status 3'
     ' --ids)".  Exit status: 0 tasks were listed, 1 no task is such, 2 the command line'
     " is wrong."
@@ -55,7 +55,8 @@ _STATES: Final = {
     "failed": frozenset({State.FAILED}),
     "finished": frozenset({State.FINISHED}),
     "running": frozenset({State.RUNNING, State.CLAIMED}),
-    "waiting": frozenset({State.WAITING, State.ORPHANED}),
+    "waiting": frozenset({State.WAITING, State.HELD, State.ORPHANED}),
+    "held": frozenset({State.HELD}),
 }
 """The states that each option chooses."""
 
@@ -67,6 +68,7 @@ _STYLES: Final = {
     "finished": "green",
     "running": "cyan",
     "claimed": "cyan",
+    "held": "yellow",
     "orphaned": "yellow",
     "nowhere": "yellow",
 }
@@ -136,7 +138,11 @@ def _parse(argv: list[str]) -> Any:
         ("failed", "only tasks that have failed"),
         ("finished", "only tasks that have finished"),
         ("running", "only tasks that farms have taken: running and claimed ones"),
-        ("waiting", "only tasks that are still to run: waiting and orphaned ones"),
+        (
+            "waiting",
+            "only tasks that are still to run: waiting, held and orphaned ones",
+        ),
+        ("held", "only tasks that wait until mpifarm release lets them start"),
     ):
         parser.add_argument(f"--{name}", action="store_true", help=what)
     parser.add_argument(
@@ -215,7 +221,7 @@ def _refuse_unknown(view: View, wanted: Conditions) -> None:
     if view.has_own_state and wanted.states is not None:
         raise InputError(
             f"the tasklist handler {view.target.handler!r} keeps the state of the tasks"
-            " itself: leave out --failed, --finished, --running and --waiting"
+            " itself: leave out --failed, --finished, --running, --waiting and --held"
         )
 
 

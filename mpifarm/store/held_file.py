@@ -22,6 +22,10 @@ class Held(NamedTuple):
     tasks: frozenset[int] = frozenset()
     holds_all: bool = False
 
+    def holds(self, taskid: int) -> bool:
+        """Return whether a task must wait until it is released."""
+        return self.holds_all or taskid in self.tasks
+
     def after(self, request: Request) -> "Held":
         """Return what is held once this request is carried out."""
         tasks = request.tasks

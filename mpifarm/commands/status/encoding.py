@@ -9,6 +9,7 @@ from typing import Any
 from mpifarm.audit.farms import Farm
 from mpifarm.audit.status import FailedTask, Status
 from mpifarm.audit.view import View
+from mpifarm.model.id_ranges import encode_ids
 from mpifarm.store.farm_report import RankReport, RunningReport
 
 LOST = ("out of use", "lost", "dead")
@@ -29,6 +30,7 @@ def encode_status(status: Status) -> dict[str, Any]:
         "rate": status.rate,
         "time_left": left._asdict() if left else None,
         "is_draining": view.is_draining,
+        "held": {"all": view.held.holds_all, "tasks": encode_ids(view.held.tasks)},
         "goes_on": status.goes_on,
         "farms": [_encode_farm(status, each) for each in status.live + status.dead],
         "running": [

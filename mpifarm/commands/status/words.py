@@ -12,7 +12,7 @@ from typing import Final
 
 from mpifarm.audit.farms import Farm, Life
 from mpifarm.audit.status import FailedTask, Status
-from mpifarm.audit.view import State
+from mpifarm.audit.view import State, View
 from mpifarm.commands.status.encoding import find_lost
 from mpifarm.commands.table import TableColumn, format_table
 from mpifarm.farm.summary import status_in_words
@@ -23,7 +23,6 @@ from mpifarm.model.wording import (
     agree,
     counted,
     duration_in_words,
-    held_in_words,
     time_left_in_words,
 )
 from mpifarm.store.attempts import Attempt
@@ -47,6 +46,7 @@ _COUNTED: Final = (
     (State.RUNNING, "running", True),
     (State.CLAIMED, "taken, not begun", False),
     (State.WAITING, "waiting", True),
+    (State.HELD, "held", False),
     (State.ORPHANED, "with dead farms", False),
     (State.NOWHERE, "in no file", False),
     (State.UNKNOWN, "known to the tasklist alone", False),
@@ -146,6 +146,7 @@ def _describe_state(status: Status) -> Iterator[str]:
     yield from view.warnings()
     if view.is_draining and not any(f.report and f.report.reason for f in status.live):
         yield f"nothing new starts: remove the file {view.paths.drain} to go on"
+    yield from _describe_held(view)
     if status.live or view.has_own_state:
         return
     counts = status.counts
@@ -153,9 +154,11 @@ def _describe_state(status: Status) -> Iterator[str]:
     ended = status.last_ended
     when = f" since {_time(ended.heard, status.now)}" if ended else ""
     how = _describe_end(ended.report) if ended and ended.report else ""
-    if left:
-        farm = shlex.join(["mpifarm", *farm_words_of(view.target)])
+    farm = shlex.join(["mpifarm", *farm_words_of(view.target)])
+    if left and not view.held.holds_all:
         yield f"no farm runs{when}{how}; to go on, give its command again: {farm}"
+    elif left or counts[State.HELD]:
+        yield f"no farm runs{when}{how}; what is left is held: release it, then {farm}"
     elif view.total and counts[State.FINISHED] == view.total:
         yield f"no farm runs{when}: all tasks are finished"
     elif counts[State.FAILED] and not counts[State.NOWHERE]:
@@ -163,6 +166,16 @@ def _describe_state(status: Status) -> Iterator[str]:
         yield f"no farm runs{when}{how}; to run what failed again: {retry}"
     else:
         yield f"no farm of mpifarm's runs{when}{how}"
+
+
+def _describe_held(view: View) -> Iterator[str]:
+    release = shlex.join(["mpifarm", "release", *words_of(view.target)])
+    if view.held.holds_all:
+        yield f"held: nothing starts until {release}"
+    elif held := view.ids_in(State.HELD):
+        tasks = f"{agree(len(held), 'task', 'tasks')} {name_ids(held)}"
+        them = agree(len(held), "it", "them")
+        yield f"{len(held)} held ({tasks}): {release} lets {them} start"
 
 
 def _describe_end(report: FarmReport) -> str:
@@ -185,8 +198,6 @@ def _describe_farm(farm: Farm, now: float) -> Iterator[str]:
     )
     if report.reason:
         yield f"  it ends: {report.reason}"
-    if held := held_in_words(report.held, report.holds_all):
-        yield f"  {held}: mpifarm release lets them start"
     silence = duration_in_words(max(0.0, now - farm.heard))
     if farm.life is Life.SILENT:
         yield (

@@ -1,5 +1,6 @@
 """A view of a workdir says what the files say, whatever state they are in."""
 
+import json
 import os
 from pathlib import Path
 
@@ -71,6 +72,32 @@ def test_each_task_has_its_state_and_its_text(site):
     assert view.ids_in(*State) == ALL
     assert view.ids_in(State.FAILED, State.FINISHED) == [0, 1, 2, 3, 4]
     assert [*view.warnings()] == []
+
+
+def test_what_is_held_is_told_apart_from_what_waits(site):
+    write_claim(site, 1, [6])
+    site.write("toprocess", [5, *ALL[7:]])
+    for record, held in (
+        ({"all": False, "tasks": "0,2,5-7,99"}, [5, 7]),
+        ({"all": True, "tasks": "5"}, [5, *ALL[7:]]),
+    ):
+        (site.root / "held").write_text(json.dumps({"version": 1, **record}))
+        view = look(site)
+        found = states(view)
+        assert found["held"] == held
+        assert found["claimed"] == [6]
+        assert found.get("waiting", []) == [
+            each for each in ALL[7:] if each not in held
+        ]
+        assert view.ids_in(State.WAITING, State.HELD) == [5, *ALL[7:]]
+        assert [*view.states(ALL)] == [view.state(each) for each in ALL]
+
+
+def test_a_damaged_file_of_held_tasks_is_told_and_holds_nothing(site):
+    (site.root / "held").write_text("{")
+    view = look(site)
+    assert "held" not in states(view)
+    assert any("held can't be read" in each for each in view.warnings())
 
 
 def test_an_id_beyond_the_list_is_nowhere_and_has_no_text(site):

@@ -263,3 +263,13 @@ def test_a_list_without_tasks_has_none(site, run):
         (site.root / name).unlink()
     (site.root / "toprocess").touch()
     assert run("tasks.txt")[2].endswith("tasks.txt_workdir has no tasks\n")
+
+
+def test_held_tasks_are_listed_as_such_and_are_still_to_run(site, run):
+    record = {"version": 1, "all": False, "tasks": "6,8-9"}
+    (site.root / "held").write_text(json.dumps(record))
+    assert ids(run, "--held") == [6, 8, 9]
+    assert ids(run, "--waiting") == [*range(6, 12)]
+    _, out, _ = run("tasks.txt", "--waiting")
+    found = [line.split()[1] for line in out.splitlines()[1:]]
+    assert found == ["held", "waiting", "held", "held", "waiting", "waiting"]

@@ -123,6 +123,48 @@ def test_a_dead_farm_is_told_of_with_what_it_ran(site, run):
     assert "running longest" not in text
 
 
+def keep_back(site: Site, tasks: str = "", *, holds_all: bool = False) -> None:
+    record = {"version": 1, "all": holds_all, "tasks": tasks}
+    (site.root / "held").write_text(json.dumps(record))
+
+
+def test_what_is_held_is_named_with_the_command_that_releases_it(site, run):
+    keep_back(site, "3,11")  # the file of the farm, which is older, does not say so
+    hold(site, 4)
+    tell(site)
+    text = run("tasks.txt")[1]
+    assert (
+        "2 finished, 1 failed, 0 running, 1 taken, not begun, 6 waiting, 2 held" in text
+    )
+    release = "mpifarm release tasks.txt_workdir"
+    assert f"2 held (tasks 3, 11): {release} lets them start\n" in text
+    keep_back(site, "11")
+    assert f"1 held (task 11): {release} lets it start\n" in run("tasks.txt")[1]
+    found = json.loads(run("tasks.txt", "--json")[1])
+    assert found["held"] == {"all": False, "tasks": "11"}
+    assert found["counts"]["held"] == 1
+
+
+def test_without_a_farm_what_is_held_is_to_be_released_first(site, run):
+    keep_back(site, holds_all=True)
+    lines = run("tasks.txt")[1].splitlines()
+    assert lines[1:4] == [
+        "2 finished, 1 failed, 0 running, 0 waiting, 9 held",
+        "held: nothing starts until mpifarm release tasks.txt_workdir",
+        "no farm runs; what is left is held: release it, then mpifarm tasks.txt",
+    ]
+    keep_back(site, "3-11")
+    assert run("tasks.txt")[1].splitlines()[3] == lines[3]
+    keep_back(site, "3-10")
+    text = run("tasks.txt")[1]
+    assert "no farm runs; to go on, give its command again: mpifarm tasks.txt\n" in text
+
+
+def test_tasks_that_have_ended_are_not_told_as_held(site, run):
+    keep_back(site, "0-2")
+    assert "held" not in run("tasks.txt")[1]
+
+
 def test_a_farm_that_is_silent_is_told_of(site, run):
     hold(site, 3, heard=time.time() - 300)
     tell(site, age=300)
@@ -304,7 +346,7 @@ def test_json_has_all_keys_and_numbers_that_add_up(site, run):
     assert [*found] == [
         *("workdir", "list", "time", "total", "counts", "not_run"),
         *("finished_by_others", "rate"),
-        *("time_left", "is_draining", "goes_on", "farms", "running", "failed"),
+        *("time_left", "is_draining", "held", "goes_on", "farms", "running", "failed"),
         "warnings",
     ]
     assert sum(found["counts"].values()) == found["total"] == 12
