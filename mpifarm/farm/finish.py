@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mpifarm.errors import ExitStatus, FarmError
+from mpifarm.farm.cause_lines import GroupedFailures
 from mpifarm.farm.context import RankContext
 from mpifarm.farm.growth import explain_left
 from mpifarm.farm.leader import Leader
@@ -186,7 +187,7 @@ class Conclusion:
                 for rank in coordinator.lost_ranks()
             ],
             quarantined=[*coordinator.quarantined.values()],
-            causes=None if keeps_own_state else leader.group_failures(),
+            causes=_find_causes(leader),
         )
 
 
@@ -239,9 +240,27 @@ def _explain_wait(counts: Counts) -> list[str]:
     return [f"{wait}{where} for {which}, {are} in no file"]
 
 
+def _find_causes(leader: Leader) -> GroupedFailures | None:
+    """Return the failures of this farm by cause; None if there are none.
+
+    None also where tasks were put back after they had failed: their first failures
+    would count, too.
+    """
+    if isinstance(leader.store, CustomStore) or leader.tally.repeated:
+        return None
+    return leader.group_failures()
+
+
 def _find_failed(leader: Leader, workdir: str, counts: Counts) -> list[FailedTask]:
-    """Return up to `MAX_FAILED_SHOWN` failed tasks, those of this farm first."""
+    """Return up to `MAX_FAILED_SHOWN` failed tasks, those of this farm first.
+
+    Those that were put back, and have finished in another farm, are left out, unless
+    too many have failed to know.
+    """
     statuses = leader.tally.statuses
+    if len(counts.first_failed) == counts.failed:
+        own = statuses.keys() & {*counts.first_failed}
+        statuses = {each: how for each, how in statuses.items() if each in own}
     known = statuses.keys() | {*leader.tally.first_not_run}
     before = [taskid for taskid in counts.first_failed if taskid not in known]
     return [

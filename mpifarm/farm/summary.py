@@ -131,6 +131,8 @@ class Tally:
     """The lowest ids of tasks that were not run, at most `MAX_LEFT_SHOWN`."""
     statuses: dict[int, str] = field(default_factory=dict)
     """The words for the failure of each task, by id; the first `MAX_STATUSES`."""
+    repeated: int = 0
+    """Results of tasks that had failed in this farm before: users put them back."""
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
 
     def add(self, result: Result) -> None:
@@ -148,6 +150,8 @@ class Tally:
         elif result.note and not result.note.startswith(NOT_RUN):
             self.cut_short += 1
             self.first_cut = self.first_cut or f"task {result.taskid}: {result.note}"
+        if self.statuses and self.statuses.pop(result.taskid, None) is not None:
+            self.repeated += 1
         failed = result.outcome is not Outcome.COMPLETED
         if failed and len(self.statuses) < MAX_STATUSES:
             self.statuses[result.taskid] = how_it_failed(result)
@@ -360,7 +364,7 @@ class Summary:
     def _not_run_lines(self) -> list[str]:
         """Return the line on the tasks that were not run, if any."""
         not_run = self.tally.not_run
-        if not not_run:
+        if not not_run or not self.counts.failed:  # put back since, and done
             return []
         first = self.tally.first_not_run
         shown = ", ".join(map(str, first))

@@ -123,6 +123,7 @@ class ConcludedFarm:
         growth: "LeftLines | None" = None,
     ) -> None:
         self.said: list[str] = []
+        self.tally = Tally(0.0)
         self.states: list[int] = []
         lock = self.lock = BusyLock(locks)
         self.workdir = ChangingWorkdir(
@@ -140,7 +141,7 @@ class ConcludedFarm:
             coordinator=self.coordinator,
             store=self.workdir,
             lock=lock,
-            tally=Tally(0.0),
+            tally=self.tally,
             events=None,
             growth=growth,
             write_state=self.states.append,
@@ -244,6 +245,17 @@ def test_what_did_not_fail_in_this_farm_failed_in_another():
     counts = COUNTS._replace(failed=1, held=1, first_failed=(2,))
     end = ConcludedFarm(1, 0, left_nothing=True, counts=counts)
     assert end.tells("failed: task 2: failed in another farm")
+
+
+def test_a_task_that_was_put_back_and_has_finished_elsewhere_has_not_failed():
+    def fail_two(farm: ConcludedFarm) -> None:
+        farm.tally.statuses.update({0: "exit status 3", 1: "exit status 4"})
+
+    counts = COUNTS._replace(finished=2, failed=1, held=0, first_failed=(1,))
+    end = ConcludedFarm(1, 0, left_nothing=True, counts=counts, before=fail_two)
+    assert end.tells("failed: task 1: exit status 4")
+    assert not end.tells("task 0")
+    assert [each["taskid"] for each in end.workdir.results[0]["failed"]] == [1]
 
 
 # ---- the exit status ----------------------------------------------------------------

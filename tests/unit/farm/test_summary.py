@@ -72,6 +72,27 @@ def test_a_tally_counts_outcomes_and_keeps_the_statuses_of_failures():
     assert tally.statuses == {1: "exit status 3", 3: "killed by signal 9 (SIGKILL)"}
 
 
+def test_a_task_that_was_put_back_counts_as_it_ended_last():
+    tally = Tally(started=0.0)
+    for taskid, status in [(0, 3), (1, 3), (0, 0), (1, 4), (2, 0)]:
+        tally.add(result(taskid, status=status))
+    assert tally.statuses == {1: "exit status 4"}
+    assert tally.repeated == 2
+
+
+def test_tasks_that_were_not_run_are_not_told_once_all_are_done():
+    tally = Tally(started=0.0)
+    tally.add(result(4)._replace(outcome=Outcome.NOT_RUN))
+    told = [
+        any("not run: 1 task" in line for line in summary(**each).lines())
+        for each in (
+            {"tally": tally},
+            {"tally": tally, "counts": ListCounts(12, 12, 0, 0, 0), "failed": []},
+        )
+    ]
+    assert told == [True, False]
+
+
 def test_tasks_that_left_something_running_are_counted_and_the_first_are_named():
     tally = Tally(started=0.0)
     for taskid in (5, 3, *range(20, 40)):
