@@ -32,6 +32,10 @@ PAUSE_SECONDS = 60.0
 COMMAND_SECONDS = 60.0
 """Seconds after which a command is killed."""
 
+END_SECONDS = 80.0
+"""Seconds after the last event by which all commands are killed: the helper that looks
+after them may have little longer (`helper.ORPHAN_SECONDS`)."""
+
 MAX_FAILURES = 10
 """Failures that one command is told one by one."""
 
@@ -69,6 +73,8 @@ class ShellCommands:
         self._next_at = float("-inf")
         self._running: dict[int, tuple[str, float]] = {}
         """(option, when to kill it) of each running command, by its pid."""
+        self._last_at = float("inf")
+        """When to kill a command however late it was started."""
         self._told: set[tuple[str, int]] = set()
 
     def take(self, lines: Sequence[bytes]) -> None:
@@ -90,6 +96,7 @@ class ShellCommands:
 
     def end(self) -> None:
         """Tell of failures that are untold, and wait for what runs."""
+        self._last_at = time.monotonic() + END_SECONDS
         while self._running or self._new:
             if self._new and not self._is_failure_running():
                 self._run_on_failure(time.monotonic())
@@ -138,7 +145,8 @@ class ShellCommands:
         except OSError as error:
             self._tell(option, error.errno or 0, f"can't be started: {error.strerror}")
             return
-        self._running[pid] = (option, time.monotonic() + COMMAND_SECONDS)
+        until = min(time.monotonic() + COMMAND_SECONDS, self._last_at)
+        self._running[pid] = (option, until)
 
     def _look_after(self, now: float) -> None:
         for pid, (option, until) in [*self._running.items()]:

@@ -141,14 +141,15 @@ class Shell:
         self.dead: dict[int, int] = {}
         self.killed: list[int] = []
         self.fails = False
+        self.hangs = False
+        """Whether a command ends only when it is killed."""
         time = SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep)
         monkeypatch.setattr(shell_commands, "time", time)
         monkeypatch.setattr(shell_commands, "start_in_group", self._start)
         found = lambda pid: pid if pid in self.dead else None  # noqa: E731
         monkeypatch.setattr(shell_commands, "find_dead_child", found)
         monkeypatch.setattr(shell_commands, "reap_child", lambda pid: self.dead[pid])
-        kill = lambda pid, signum: self.killed.append(pid)  # noqa: E731
-        monkeypatch.setattr(shell_commands, "kill_group", kill)
+        monkeypatch.setattr(shell_commands, "kill_group", self._kill)
 
     def _start(self, argv: list[str], env: dict[str, str]) -> int:
         if self.fails:
@@ -158,7 +159,13 @@ class Shell:
 
     def _sleep(self, seconds: float) -> None:
         self.now += seconds
-        self.dead |= {pid + 1: 0 for pid in range(len(self.started))}
+        if not self.hangs:
+            self.dead |= {pid + 1: 0 for pid in range(len(self.started))}
+
+    def _kill(self, pid: int, signum: int) -> None:
+        self.killed.append(pid)
+        if self.hangs:
+            self.dead[pid] = -signum
 
 
 @pytest.fixture
@@ -218,6 +225,20 @@ def test_a_command_that_hangs_is_killed_and_a_status_is_told_once(shell, told):
     sink.step(shell.now)
     sink.end()
     assert told == ["the command of --on-end ended with status -9"]
+
+
+def test_commands_that_hang_at_the_end_are_killed_while_somebody_looks(shell, told):
+    shell.hangs = True
+    sink = commands(told)
+    sink.take([BEGAN, failure(1)])
+    shell.now = sink.wake_at()
+    sink.step(shell.now)
+    sink.take([failure(2), line(9, "farm_broke_off")])
+    begun = shell.now
+    sink.end()
+    assert [command for _, command, _ in shell.started] == ["FAILURE", "END", "FAILURE"]
+    assert shell.killed == [1, 2, 3]
+    assert shell.now - begun < helper.ORPHAN_SECONDS - 5.0
 
 
 def test_a_command_that_cannot_be_started_is_told(shell, told):
