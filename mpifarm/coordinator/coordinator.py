@@ -584,16 +584,25 @@ class Coordinator:
             self.ending.wake_at(),
         )
         if phase is Phase.WORKING:
-            wake_at = min(
-                *(wake_at, self.dispatcher.wake_at(), self.rank_use.wake_at()),
-                self.growing.wake_at(),
-            )
+            wake_at = min(wake_at, self.rank_use.wake_at(), self.growing.wake_at())
+            if not self._awaits_look:
+                wake_at = min(wake_at, self.dispatcher.wake_at())
         return max(now, wake_at)
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether nothing was left at the last look, and nobody asks for more."""
+        is_done = self._looked_last and not self.table.tasks
+        return is_done and not self.requests.keep_the_farm
+
+    @property
+    def _awaits_look(self) -> bool:
+        """Whether the farm only waits for a last look at its list."""
+        return self._is_done and not self.growing.is_waiting
 
     def _work(self, now: float) -> None:
         self.dispatcher.assign(now)
-        is_done = self._looked_last and not self.table.tasks
-        if is_done and not self.requests.keep_the_farm:
+        if self._is_done:
             if self.growing.may_leave(now):
                 self.ending.leave_if_done()
             if not self.growing.is_waiting:

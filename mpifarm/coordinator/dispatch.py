@@ -251,11 +251,14 @@ class Dispatcher:
         if self._table.bars.holds_all or self._table.seats.is_crowded:
             return 0
         queued, unmet = len(self._table.queue), self.demand.unmet
-        is_starving = self.demand.idle > 0 and queued < unmet
+        seatless = len(self._table.seats)
+        is_starving = self.demand.idle > 0 and queued < unmet and not seatless
         if not is_starving and self.prefetch.is_too_soon(now):
             return 0
         capacity = self.capacity
-        return self.prefetch.count(queued, unmet, capacity.rate, capacity.ended)
+        take = self.prefetch.count(queued, unmet, capacity.rate, capacity.ended)
+        # Those behind may be without a seat as well: so each taking is larger.
+        return self._limits.limit(take + seatless) if take else 0
 
     def _rests(self, now: float) -> bool:
         """Return whether ``toprocess`` was empty a moment ago, so that a look can wait.
@@ -280,13 +283,22 @@ class Dispatcher:
         if self.demand and not (unlocated.tasks or self._table.bars.holds_all):
             wake_at = min(wake_at, self._wake_for_start())
             if not (self._limits.is_shut or unlocated.awaited):
-                wake_at = min(wake_at, self.prefetch.poll_at)
+                wake_at = min(wake_at, self._wake_for_taking())
         return wake_at
+
+    def _wake_for_taking(self) -> float:
+        """Return when more tasks are to be taken; `inf` while there are enough."""
+        prefetch, seats = self.prefetch, self._table.seats
+        if len(self._table.queue) >= self.demand.unmet or seats.is_crowded:
+            return float("inf")
+        if seats and not prefetch.is_empty:
+            return prefetch.next_at
+        return prefetch.poll_at
 
     def _wake_for_start(self) -> float:
         """Return when a retry is due, or the rate lets a task start; `inf` if never."""
         table = self._table
-        if table.queue or table.retry_queue:
-            retry_at = table.retry_queue.wake_at()
-            return min(retry_at, self._start_rate.wake_at())
-        return float("inf")
+        retry_at, start_at = table.retry_queue.wake_at(), self._start_rate.wake_at()
+        if start_at == float("inf"):  # one may start already
+            return retry_at
+        return start_at if table.queue else max(start_at, retry_at)

@@ -82,7 +82,12 @@ class Prefetch:
 
     def is_too_soon(self, now: float) -> bool:
         """Return whether the last taking was less than `TAKE_INTERVAL` ago."""
-        return now < self._took_at + TAKE_INTERVAL
+        return now < self.next_at
+
+    @property
+    def next_at(self) -> float:
+        """Return when the last taking is no longer too recent."""
+        return self._took_at + TAKE_INTERVAL
 
     def count(self, queued: int, unmet: int, rate: float, ended: int) -> int:
         """Return how many more tasks to take (0: none now), and use `first` up.

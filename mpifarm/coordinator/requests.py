@@ -233,7 +233,7 @@ class Requests:
         bars = self._bars
         if pulled:
             self._pulled.update(pulled)
-            self._table.take(pulled)
+            self._table.take_pulled(pulled)
         if not (self._open or bars.is_set or self._pulled):
             return
         for rank, result in done.results:

@@ -115,6 +115,16 @@ class TaskTable:
             else:
                 self.requeue(task)
 
+    def take_pulled(self, taskids: Iterable[int]) -> None:
+        """Hold tasks that were pulled, to be recorded as cancelled or to go back.
+
+        None of them is queued: it may have been pulled before its turn.
+        """
+        for taskid in taskids:
+            task = self.tasks[taskid] = TaskRecord(taskid)
+            task.attempt = self.foreign_attempts.pop(taskid, 0)
+            self.requeue(task)
+
     def take_not_run(self, taskid: int, note: str, now: float) -> None:
         """Hold a task out of a queue that is never to run: record that, and why."""
         task = self.tasks[taskid] = TaskRecord(taskid, TaskState.ENDED)

@@ -143,15 +143,19 @@ class FakeDisk:
         if self.frontier is not None:
             return self._take_ready(self.frontier, wanted, now)
         taken = self._take(wanted.take, now)
-        self.pulled = [each for each in wanted.pull if each in self.toprocess]
-        for taskid in self.pulled:
-            self.toprocess.remove(taskid)
-        self._hold(self.pulled)
+        self._pull(wanted.pull)
         free = {*self.toprocess} - self.held_by_users
         if self.held_by_users:
             held = len(free) < len(self.toprocess)
             self.news = self.news._replace(more_may_come=held)
         return taken, not free
+
+    def _pull(self, taskids: Iterable[int]) -> None:
+        """Take tasks out whatever the order says, as a store does."""
+        self.pulled = [each for each in taskids if each in self.toprocess]
+        for taskid in self.pulled:
+            self.toprocess.remove(taskid)
+        self._hold(self.pulled)
 
     def find_adopted(self) -> list[int]:
         """Return the tasks of a coordinator that was lost, as a store takes them over.
@@ -211,6 +215,7 @@ class FakeDisk:
         self._hold([*taken, *(taskid for taskid, _ in not_run)])
         for taskid in self.held & {*self.toprocess}:
             self.toprocess.remove(taskid)
+        self._pull(wanted.pull)
         theirs = self.others.held if self.others else ()
         more = not taken and any(map(frontier.holds_up, theirs))
         self.news = OrderNews(not_run, more, frontier.some_wait)

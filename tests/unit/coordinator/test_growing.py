@@ -30,7 +30,7 @@ def assert_all_done(farm: SimulatedFarm) -> None:
     assert farm.ended_at is not None
     assert sorted(farm.disk.records) == [*range(len(farm.commands))]
     assert farm.disk.held == set()
-    assert farm.counts.spins < 20
+    assert farm.counts.spins == 0
 
 
 # ---- adding -------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from mpifarm.model.requests import Fate, Request, RequestKind
 from mpifarm.model.settings import Policy
 from mpifarm.model.task import Outcome
+from mpifarm.order.constraints import Constraints
 from tests.unit.fakes import SimulatedFarm
 
 HOUR = 3600.0
@@ -223,3 +224,15 @@ def test_a_held_farm_drains():
     farm.run()
     assert farm.ended_at is not None
     assert [answer.request for answer in farm.replies] == ["r0", "r1"]
+
+
+def test_a_task_behind_a_barrier_that_is_held_and_released_at_once_waits_on():
+    constraints = Constraints()
+    constraints.add_barrier(3, checks=False)
+    farm = begun(8, seconds=30.0, constraints=constraints)
+    hold(farm, 7)
+    release(farm, 7)
+    farm.run(20.0)
+    assert {taskid for taskid, _ in farm.started} == {0, 1, 2}
+    farm.run()
+    assert {*outcomes(farm).values()} == {Outcome.COMPLETED}

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from mpifarm.coordinator import seats as seats_module
 from mpifarm.coordinator.seats import MAX_WAITING, Seats
 from mpifarm.coordinator.state import TaskRecord
 from mpifarm.model.settings import Policy
@@ -117,3 +118,27 @@ def test_a_task_without_a_seat_is_requeued_by_a_drain():
     farm.run()
     assert sum(each.result.status == 0 for each in farm.disk.records.values()) == 1
     assert sorted(farm.disk.toprocess) == [*range(1, 20)]
+
+
+def test_tasks_behind_many_without_a_seat_are_reached_in_few_takings():
+    farm = SimulatedFarm(
+        3010, ranks=2, workers=4, seconds=50.0, policy=Policy(seats=(("disk", 2),))
+    )
+    farm.coordinator.share_seats(dict.fromkeys(range(3000), "disk"))
+    farm.run(40.0)
+    running = {lease.taskid for rank in farm.ranks for lease in rank.running}
+    assert len(running & {*range(3000)}) == 2
+    assert len(running & {*range(3000, 3010)}) == 6
+    assert len(farm.disk.takes) < 20
+    assert farm.counts.spins == 0
+
+
+def test_rank_0_sleeps_while_too_many_wait_for_seats(monkeypatch):
+    monkeypatch.setattr(seats_module, "MAX_WAITING", 50)
+    farm = SimulatedFarm(
+        500, ranks=2, workers=4, seconds=50.0, policy=Policy(seats=(("disk", 2),))
+    )
+    farm.coordinator.share_seats(dict.fromkeys(range(500), "disk"))
+    farm.run(40.0)
+    assert len(farm.coordinator.table.seats) >= 50
+    assert farm.counts.spins == 0

@@ -64,3 +64,13 @@ def test_failed_tasks_that_run_again_count_as_starts_too():
     starts = starts_of(farm, 0.1)
     assert len(starts) == 40
     assert starts[-1] - starts[0] >= 39 / 5 - 0.1
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_rank_0_sleeps_until_the_next_task_may_start(retries):
+    policy = Policy(start_rate=1 / 20, retries=retries)
+    farm = SimulatedFarm(12, ranks=2, workers=2, seconds=0.1, policy=policy)
+    farm.status_of = lambda lease: int(lease.attempt == 1 and retries)
+    farm.run(200.0)
+    assert farm.ends
+    assert farm.counts.spins == 0
