@@ -20,6 +20,7 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
 from mpifarm.model.wording import agree, counted
 from mpifarm.store.custom_store import CustomStore
+from mpifarm.store.store import Store
 from mpifarm.store.types import Counts
 from mpifarm.system.file_contents import ChangedError
 
@@ -177,6 +178,7 @@ class Conclusion:
             stopped_because=coordinator.stopped_because,
             way_on=_find_way_on(leader),
             wrong_line=self._wrong_line,
+            all_held=_are_all_held(leader.store, self._counts),
             makes_checkpoints=settings.policy.requeue_status is not None,
             notes=notes,
             keeps_own_state=keeps_own_state,
@@ -189,6 +191,21 @@ class Conclusion:
             quarantined=[*coordinator.quarantined.values()],
             causes=_find_causes(leader),
         )
+
+
+def _are_all_held(store: Store, counts: ListCounts) -> bool:
+    """Return whether users hold all tasks that are left, so that a start begins none.
+
+    False if that is not sure: with tasks elsewhere, or such as wait for others.
+    """
+    held = store.held_by_users
+    if not counts.toprocess or held.holds_all:
+        return counts.toprocess > 0
+    if counts.elsewhere or counts.held_up:
+        return False
+    ids = (each for each in held.tasks if each < counts.total)
+    left = sum(not store.has_record_of(each) for each in ids)
+    return left >= counts.toprocess
 
 
 def _find_way_on(leader: Leader) -> str:

@@ -292,6 +292,8 @@ class Summary:
     """How to go on where the same command would stop again; else empty."""
     wrong_line: str = ""
     """The line of the list from which on nothing could be taken up; else empty."""
+    all_held: bool = False
+    """Whether users hold all tasks that are left."""
     makes_checkpoints: bool = False
     """Whether there is an exit status by which a task tells of a checkpoint."""
     notes: Sequence[str] = ()
@@ -339,6 +341,10 @@ class Summary:
                 f"{self.wrong_line} and what follows it have not run: correct the line,"
                 " then give the same command again"
             )
+        if self.status is ExitStatus.RUN_AGAIN and self.all_held:
+            left = counted(self.counts.toprocess, "task is", "tasks are")
+            then = self.way_on or "then the same command"
+            return f"{left} left, and held: give mpifarm release {self.place}, {then}"
         if self.status is ExitStatus.RUN_AGAIN and self.way_on:
             return f"tasks are left: to go on, {self.way_on}"
         if self.status is ExitStatus.ALL_FINISHED and self.counts.in_array:

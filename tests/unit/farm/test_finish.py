@@ -15,6 +15,7 @@ from mpifarm.farm.summary import Tally
 from mpifarm.lists.growth import Odd, Oddity
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
+from mpifarm.store.held_file import Held
 from mpifarm.store.types import Counts
 from mpifarm.system.file_contents import ChangedError
 from tests.unit import fakes
@@ -71,6 +72,7 @@ class ChangingWorkdir:
         self._counts = counts
         self._changes = changes
         self._left_nothing = left_nothing
+        self.held_by_users = Held()
         self.recorded = (1, 0)
         self.records: set[int] = set()
         self.results: list[dict[str, Any]] = []
@@ -239,6 +241,42 @@ def test_a_drain_file_that_is_there_is_named_as_what_is_to_be_removed_first():
     )
     end = ConcludedFarm(1, 0, left_nothing=True)
     assert end.tells("tasks are left: give the same command again to go on")
+
+
+@pytest.mark.parametrize(
+    ("held", "counts", "drains", "words"),
+    [
+        (
+            Held(frozenset({1, 2, 7})),
+            {},
+            False,
+            "2 tasks are left, and held: give mpifarm release list_workdir, then",
+        ),
+        (
+            Held(holds_all=True),
+            {"held_up": 1},
+            True,
+            "2 tasks are left, and held: give mpifarm release list_workdir, remo",
+        ),
+        (Held(frozenset({0, 2})), {}, False, "tasks are left: give the same command"),
+        (Held(frozenset({1, 2})), {"held_up": 1}, False, "tasks are left: give the sa"),
+        (Held(frozenset({1, 2})), {"elsewhere": 1}, False, "tasks are left: give the"),
+        (Held(frozenset({1})), {"held": 0, "finished": 3}, False, "all tasks of the l"),
+    ],
+)
+def test_where_all_that_is_left_is_held_the_end_says_how_to_release_it(
+    held, counts, drains, words
+):
+    def hold(farm: ConcludedFarm) -> None:
+        farm.workdir.held_by_users = held
+        farm.workdir.records = {0}
+
+    found = COUNTS._replace(**counts)
+    end = ConcludedFarm(
+        1, 0, left_nothing=True, counts=found, drains=drains, before=hold
+    )
+    assert end.said[-1].partition(": ")[2].startswith(words)
+    assert end.workdir.results[0]["meaning"].startswith(words)
 
 
 def test_what_did_not_fail_in_this_farm_failed_in_another():
