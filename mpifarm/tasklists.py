@@ -112,9 +112,13 @@ MAX_REMARKS: Final = 1000
 
 _is_remark = re.compile(
     rb"#(?:!|DISBATCH|SBATCH|PBS|BSUB|OAR|PJM|MSUB|COBALT|HQ|SWARM|flux:|FLUX:|\$ ?-"
-    rb"|(?!BARRIER|AFTER)\s*(?i:BARRIER(?:\s+CHECK)?|AFTER\s[\s\d,-]*\d)\s*$)"
+    rb"|(?!BARRIER|AFTER)\s*(?i:BARRIER(?:\s+CHECK)?|AFTER\s[\s\d,-]*\d)\s*$"
+    # Misspelt; the similarity is told later.
+    rb"|(?!(?:BARRIER|AFTER)(?![A-Za-z0-9_]))"
+    rb"(?:B[A-Z]{4,7}(?:\s+[A-Z]{4,6})?|A[A-Z]{2,6}\s*\d(?:[\s\d,-]*\d)?)\s*$)"
+    rb"|[ \t]+#(?:BARRIER|AFTER)(?![A-Za-z0-9_])"
 ).match
-"""Comments that are directives to other programs, or nearly directives of a list."""
+"""Lines that are directives to other programs, or nearly directives of a list."""
 
 
 def end_ids(texts: Sequence[str]) -> Iterator[int]:
@@ -183,10 +187,11 @@ class ListReader:
             texts.extend(parse_tasks(texts_of_lines))
         if texts.has_mark(b"\0"):
             _refuse_nul(self._path, [*map(decode_text, lines)], number)
-        if _may_direct(block):
+        may_direct = _may_direct(block)
+        if may_direct:
             self._take_directives(lines)
         added = len(texts) - before
-        if added < len(lines):
+        if may_direct or added < len(lines):
             _keep_remarks(texts.remarks, lines, number)
         self.lines += len(lines)
         self.tasks += added
@@ -323,8 +328,9 @@ def _keep_remarks(
     `first` is the number of the first line.
     """
     for number, line in enumerate(lines, start=first):
-        if line.startswith(b"#") and len(remarks) < MAX_REMARKS and _is_remark(line):
-            remarks.append((number, decode_text(line).strip()))
+        may_be = line.startswith((b"#", b" ", b"\t"))
+        if may_be and len(remarks) < MAX_REMARKS and _is_remark(line):
+            remarks.append((number, decode_text(line).rstrip()))
 
 
 def find_line_numbers(path: str, taskids: Iterable[int]) -> dict[int, int]:

@@ -10,6 +10,7 @@ both ends of the list, where a script has them.
 import re
 import shlex
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from typing import Final, NamedTuple
 
 from mpifarm.lists.line_faults import (
@@ -151,6 +152,7 @@ _DISBATCH = re.compile(r"#DISBATCH\b\s*(PREFIX|SUFFIX|BARRIER|REPEAT|PERENGINE)?
 _BATCH = re.compile(r"#(?:SBATCH|PBS|BSUB|OAR|PJM|MSUB|COBALT|HQ|flux:|FLUX:|\$ ?-)")
 
 _NEAR_ORDER = re.compile(r"#\s*(BARRIER|AFTER)\b", re.IGNORECASE)
+_WORD = re.compile(r"#([AB][A-Z]+)")
 
 
 def _find_in_remarks(remarks: Iterable[tuple[int, str]]) -> Iterator[LineWarning]:
@@ -167,16 +169,37 @@ def _find_directive(text: str) -> Fault | None:
     if found := _BATCH.match(text):
         what = f"is for a batch system ({found.group().rstrip(' -')})"
         return fault_of_script("directive", what)
-    if found := _NEAR_ORDER.match(text):
-        word = found.group(1).upper()
-        what = f"seems to say what waits ({text[:40]!r}), and is a comment"
-        remedy = f"write #{word}, without a blank and in capitals, if it is to count"
-        return Fault("order", what, remedy, is_certain=False)
+    if near := _find_near_order(text):
+        return near
     if text.startswith("#SWARM"):
         what = "is for swarm (#SWARM), and a comment here"
         remedy = "give its options to mpifarm or to the job"
         return Fault("swarm", what, remedy, is_certain=False)
     return None
+
+
+def _find_near_order(text: str) -> Fault | None:
+    """Return the fault of a line that is nearly a directive of the list itself."""
+    seems = f"seems to say what waits ({text[:40]!r}), and is"
+    if text.startswith((" ", "\t")):
+        what = f"{seems} a task of its own, because of the blank in front"
+        word = text.split(maxsplit=1)[0]
+        remedy = f"write {word} at the beginning of the line, if it is to count"
+    elif found := _NEAR_ORDER.match(text):
+        what = f"{seems} a comment"
+        word = found.group(1).upper()
+        remedy = f"write #{word}, without a blank and in capitals, if it is to count"
+    elif (found := _WORD.match(text)) and (near := _find_near(found.group(1))):
+        what = f"{seems} a comment"
+        remedy = f"write #{near}, if it is to count"
+    else:
+        return None
+    return Fault("order", what, remedy, is_certain=False)
+
+
+def _find_near(word: str) -> str:
+    """Return the directive that `word` misspells, "" if none is similar."""
+    return next(iter(get_close_matches(word, ("BARRIER", "AFTER"), 1, 0.75)), "")
 
 
 # ---- sentences ----------------------------------------------------------------------

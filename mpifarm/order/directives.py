@@ -19,6 +19,9 @@ DIRECTIVES: Final = (b"#BARRIER", b"#AFTER", b"[limit=")
 LIMIT: Final = "[limit="
 """The beginning of the prefix of a task that names its kind."""
 
+_MAX_EXAMPLE: Final = 40
+"""Characters of corrected ids that a sentence has."""
+
 MAX_WAITS: Final = 10_000_000
 """The number of pairs of tasks, one waiting for the other, that a list may have."""
 
@@ -142,11 +145,7 @@ def _refuse_waits(number: int) -> NoReturn:
 def _parse_ids(taskid: int, rest: str, number: int) -> tuple[int, ...]:
     """Return the ids that an ``#AFTER`` in front of `taskid` names, ascending."""
     if not _is_ids(rest):
-        raise DirectiveError(
-            number,
-            f"names no tasks after #AFTER ({shorten(rest)}): write their ids, as in"
-            ' #AFTER 3,7-9, or "# AFTER …" if it is a comment',
-        )
+        raise DirectiveError(number, _explain_no_ids(rest))
     ranges = []
     for part in rest.split(","):
         first, _, last = part.partition("-")
@@ -165,10 +164,30 @@ def _parse_ids(taskid: int, rest: str, number: int) -> tuple[int, ...]:
     return tuple(sorted({*chain.from_iterable(ranges)}))
 
 
+def _explain_no_ids(rest: str) -> str:
+    """Explain why the text after ``#AFTER`` names no tasks."""
+    ids = ",".join(rest.replace(",", " ").split())
+    if ids and _is_ids(ids):
+        example = f": #AFTER {ids}" if len(ids) <= _MAX_EXAMPLE else ""
+        return (
+            f"has {shorten(rest)} after #AFTER, which are no ids: write one comma"
+            f" between two of them, and none at the end{example}"
+        )
+    return (
+        f"names no tasks after #AFTER ({shorten(rest)}): write their ids, as in"
+        ' #AFTER 3,7-9, or "# AFTER …" if it is a comment'
+    )
+
+
 def _explain_late(taskid: int, later: int) -> str:
     """Explain why the task `taskid` can't wait for the task `later`."""
-    ids = "0" if taskid == 1 else f"0 to {taskid - 1}"
-    above = f"above it are the ids {ids}" if taskid else "above the first is none"
+    match taskid:
+        case 0:
+            above = "there is none above the first task"
+        case 1:
+            above = "above it is only task 0"
+        case _:
+            above = f"above it are the ids 0 to {taskid - 1}"
     itself = "itself" if later == taskid else f"task {later}"
     return (
         f"lets task {taskid} wait for {itself}, but a task can only wait for tasks"

@@ -228,10 +228,39 @@ def test_a_comment_that_is_nearly_a_directive_is_told(judged, line, word):
 
 
 @pytest.mark.parametrize(
-    "line", ["# a barrier", "# BARRIER between stages", "# after 3 days", "#BARRIERS"]
+    "line",
+    [
+        *("# a barrier", "# BARRIER between stages", "# after 3 days", "#BARRIER_1"),
+        *("#BENCHMARK", "#APRIL 1", "#ALPHA 3", "#AFTERWARDS", " # BARRIER", "#A 1"),
+    ],
 )
 def test_other_comments_and_directives_are_not_told(judged, line):
     assert judged(f"run\n{line}\n#BARRIER\n#AFTER 0\n[limit=x] run\n") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        *((each, "#BARRIER") for each in ("#BARIER", "#BARRER CHECK", "#BARRIERS")),
+        *((each, "#AFTER") for each in ("#AFTR 0", "#AFTRE 0-1,3", "#AFTER0")),
+    ],
+)
+def test_a_misspelt_directive_is_told(judged, line, word):
+    sentence, is_certain = only(judged(f"run\n{line}\nrun\n"))
+    assert not is_certain
+    assert f"seems to say what waits ('{line}'), and is a comment" in sentence
+    assert f"write {word}, if it is to count" in sentence
+
+
+@pytest.mark.parametrize("line", [" #BARRIER", "\t#BARRIER CHECK", "  #AFTER 0"])
+def test_a_directive_behind_a_blank_is_told(judged, line):
+    # In the middle, where lines are looked at only if something marks them.
+    many = "run\n" * 2000
+    sentence, is_certain = only(judged(f"{many}{line}\n{many}"))
+    assert not is_certain
+    assert sentence.startswith("line 2001 of tasks.txt seems to say what waits")
+    assert "is a task of its own, because of the blank in front" in sentence
+    assert f"write {line.split()[0]} at the beginning of the line" in sentence
 
 
 def test_a_kind_in_front_of_a_command_hides_no_fault(judged):

@@ -60,11 +60,15 @@ def test_the_command_is_without_the_prefix() -> None:
         ("#BARRIER:CHECK", "more stands in it (':CHECK')"),
         ("#AFTER x", "names no tasks after #AFTER ('x')"),
         ("#AFTER", "names no tasks after #AFTER ('')"),
-        ("#AFTER 0,", "names no tasks after #AFTER ('0,')"),
+        ("#AFTER 0,", "'0,' after #AFTER, which are no ids: write one comma"),
+        ("#AFTER ,0", "none at the end: #AFTER 0"),
+        ("#AFTER 0-1 1,,0", "none at the end: #AFTER 0-1,1,0"),
         ("#AFTER:0", "names no tasks after #AFTER (':0')"),
         ("#AFTER=0", "names no tasks"),
         ("#AFTER -1", "names no tasks"),
-        ("#AFTER 0 1", "names no tasks"),
+        ("#AFTER 0 1", "'0 1' after #AFTER, which are no ids: write one comma"),
+        ("#AFTER 0 - 1", "names no tasks"),
+        (f"#AFTER {'0 ' * 50}", "between two of them, and none at the end"),
         (f"#AFTER {'9' * 5000}", "names no tasks"),
         ("#AFTER 1-0", "has 1-0 after #AFTER: write 0-1"),
         (
@@ -90,9 +94,9 @@ def test_a_wrong_directive_is_told_with_its_line_and_the_remedy(line, what) -> N
 
 
 def test_there_is_nothing_above_the_first_task() -> None:
-    with pytest.raises(DirectiveError, match="above the first is none"):
+    with pytest.raises(DirectiveError, match="there is none above the first task"):
         read("#AFTER 0\na")
-    with pytest.raises(DirectiveError, match="above it are the ids 0: correct"):
+    with pytest.raises(DirectiveError, match="above it is only task 0: correct"):
         read("a\n#AFTER 1\nb")
 
 
