@@ -240,7 +240,18 @@ def _describe_edit(
     paths: WorkdirPaths,
     constraints: Constraints,
 ) -> str:
+    if constraints and compare(stored, tasks) is not ListMatch.EDITED:
+        return (
+            f"the tasklist was edited since {paths.root} was begun: the tasks are the"
+            f" same, but their order has changed (#BARRIER, #AFTER); {REMEDY}"
+        )
     block = find_edited_block(stored, tasks, constraints)
+    if stored.staging and stored.total == len(tasks):
+        return (
+            f"the tasklist was edited since {paths.root} was begun, tasks or their"
+            f" order (#BARRIER, #AFTER): the first change is among the ids"
+            f" {block.start} to {block.stop - 1}; {REMEDY}"
+        )
     return (
         f"the tasklist was edited since {paths.root} was begun: it had "
         f"{counted(stored.total)}, it has {len(tasks)} now, and the first change is "

@@ -463,10 +463,20 @@ def sorted_by_stages(constraints: Constraints) -> list[int]:
     return order
 
 
+def test_where_only_the_order_is_new_that_is_said(tmp_path):
+    site = Site(tmp_path / "workdir")
+    workdir = site.open()
+    assert work(workdir) == ([*range(12)], [])
+    assert workdir.close()
+    site.constraints = stages(4, 8)
+    with pytest.raises(InputError, match="the tasks are the same, but their order has"):
+        site.open()
+
+
 def test_an_order_that_was_taken_out_is_another_list_too(site):
     assert site.open().close()
     site.constraints = Constraints()
-    with pytest.raises(InputError, match="the tasklist was edited since"):
+    with pytest.raises(InputError, match=r"tasks or their order .*ids 0 to 11;"):
         site.open()
     workdir = site.open(remap=True)
     assert not (site.root / "waiting").exists()
