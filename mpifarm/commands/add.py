@@ -6,6 +6,7 @@ that can be wrong is told before anything is written.
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,10 +24,13 @@ from mpifarm.model.wording import agree
 from mpifarm.store import adding
 from mpifarm.store.adding import ListEnd
 from mpifarm.store.farm_file import list_farm_files, read_farm_file
-from mpifarm.store.target import Target, farm_words_of, find_lock
+from mpifarm.store.target import SUFFIX, Target, farm_words_of, find_lock
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
 from mpifarm.tasklists import ListReader
+
+MAX_SHOWN: Final = 3
+"""Tasks whose commands are shown."""
 
 LOCK_SECONDS: Final = 60.0
 """Seconds that an adder waits for the lock."""
@@ -45,10 +49,12 @@ _EPILOG = (
 class Added(NamedTuple):
     """Tasks that are in the list now.
 
-    `was_killed`: an earlier adder of the same lines was killed, and had begun.
+    `commands` are theirs.  `was_killed`: an earlier adder of the same lines was killed,
+    and had begun.
     """
 
     ids: list[int]
+    commands: Sequence[bytes]
     was_killed: bool = False
 
 
@@ -60,10 +66,10 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     chosen = _parse(argv)
     patience = patience_of(console.print_error)
     target = try_again(lambda: _find_list(chosen), patience)
-    commands = [*_check(_find_commands(chosen))]
+    after = "" if chosen.after is None else _parse_after(chosen.after)
+    commands = [*_check(_find_commands(chosen), target.tasklist or "")]
     if not commands:
         raise InputError("no command is given: there is nothing to add")
-    after = "" if chosen.after is None else encode_ids({*parse_id_word(chosen.after)})
     tell = _Teller(console, target, as_json=chosen.json)
     _add(target, environ, commands, after, tell)
     return ExitStatus.ALL_FINISHED
@@ -94,11 +100,19 @@ def _parse(argv: list[str]) -> Any:
     return parser.parse_args(argv)
 
 
+def _parse_after(word: str) -> str:
+    """Return the ids of ``--after``; raise `InputError` for a command in its place."""
+    if re.search(r"[^0-9,\s-]", word) or not word.strip():
+        raise InputError(f"--after takes ids, as 3,7-9, not {_shorten(word)}")
+    return encode_ids({*parse_id_word(word)})
+
+
 # ---- the list -----------------------------------------------------------------------
 
 
 def _find_list(chosen: Any) -> Target:
     """Return workdir and list; raise `InputError` for a list that can't be added to."""
+    _check_begun(chosen)
     target = find_target(chosen)
     last = _find_last_farm(WorkdirPaths(os.path.abspath(target.workdir)))
     tasklist = target.tasklist
@@ -117,6 +131,19 @@ def _find_list(chosen: Any) -> Target:
         )
     _check_file(tasklist)
     return target._replace(tasklist=tasklist)
+
+
+def _check_begun(chosen: Any) -> None:
+    """Raise `InputError` for a list that no farm has begun: it is any text file yet."""
+    named = chosen.workdir
+    is_list = chosen.tasklist is None and os.path.isfile(named)
+    if is_list and not os.path.isdir(named + SUFFIX):
+        name = shlex.quote(named)
+        raise InputError(
+            f"no workdir {named}{SUFFIX}: no farm has run this list, so append the line"
+            f" to {named} yourself, or start mpifarm {name} first.  If you used"
+            f" --workdir DIR, run: {chosen.example} --list {name} 'COMMAND'"
+        )
 
 
 def _find_last_farm(paths: WorkdirPaths) -> dict[str, Any]:
@@ -176,13 +203,18 @@ def _split_lines(content: bytes) -> Iterator[str]:
     yield from (line for line in text.split("\n") if line.strip())
 
 
-def _check(commands: Iterable[str]) -> Iterator[bytes]:
+def _check(commands: Iterable[str], tasklist: str) -> Iterator[bytes]:
     """Yield each command as its line has it; raise `InputError` for one that is none.
 
     Directives are for whoever writes the list.
     """
     for command in commands:
         text = command.strip()
+        if text.startswith(("#BARRIER", "#AFTER")):
+            raise InputError(
+                f"{_shorten(text)} is no command: write the line into {tasklist}"
+                " yourself; to let what is added wait, use --after"
+            )
         if fault := _find_fault(text):
             raise InputError(f"the command {_shorten(command)} {fault}")
         yield encode_text(text)
@@ -201,7 +233,11 @@ def _find_fault(text: str) -> str:
 
 
 def _shorten(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:59] + "…")
+    return repr(_cut(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 # ---- adding -------------------------------------------------------------------------
@@ -232,14 +268,14 @@ def _add(
             ids = adding.finish(before)
             _read(end)
             if before.is_like(wanted):
-                tell(Added(ids, was_killed=True))
+                tell(Added(ids, commands, was_killed=True))
                 adding.forget(paths)
                 return
             wanted = adding.compose(end, commands, after)
         _check_order(target.tasklist, end, commands, after)
         adding.add(paths, wanted)
         # Before `adding` is removed: whoever has seen no ids gives the same again.
-        tell(Added(adding.find_ids(wanted)))
+        tell(Added(adding.find_ids(wanted), commands))
         adding.forget(paths)
 
 
@@ -328,6 +364,8 @@ def describe(
         )
     else:
         yield f"{tasks} {was} added to {target.tasklist}"
+    if count > 1:
+        yield from _show(added)
     them = agree(count, "it", "them")
     for farm in farms:
         where = f" on {farm.report.host}" if farm.report else ""
@@ -336,6 +374,14 @@ def describe(
         yield f"farm {farm.farm} {_explain_other(farm)}"
     if not farms:
         yield f"no farm is known to take {them} up: {command} runs {them}"
+
+
+def _show(added: Added) -> Iterator[str]:
+    """Yield a line for each of the first tasks: who forgot quotes sees it here."""
+    for taskid, command in zip(added.ids[:MAX_SHOWN], added.commands, strict=False):
+        yield f"task {taskid}: {_cut(decode_text(command))}"
+    if (more := len(added.ids) - MAX_SHOWN) > 0:
+        yield f"and {more} more"
 
 
 def _explain_other(farm: Farm) -> str:

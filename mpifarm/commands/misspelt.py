@@ -229,7 +229,11 @@ def explain_extra(program: str, extra: Sequence[str], options: Sequence[str]) ->
             near = [*_find_near(name, options)]
             meant = f", did you mean {_either(near)}?" if near else ""
             return f"{program} has no option {_shown(word)}{meant}"
-    return f"{extra[0]!r} is one word too many for {program}"
+    too_many = f"{extra[0]!r} is one word too many for {program}"
+    if program == "mpifarm retry" and extra[0].strip("0123456789,-") == "":
+        # Not bare, as for cancel: no ids by mistake would mean all.
+        return f"{too_many}: name tasks by --ids {','.join(extra)}"
+    return too_many
 
 
 def _explain_option(word: str, options: Sequence[str]) -> str:

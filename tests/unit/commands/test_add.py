@@ -149,7 +149,8 @@ def test_commands_come_from_a_file(place, tmp_path):
         ("", "is empty"),
         (" \t", "is empty"),
         ("# echo", "begins with #"),
-        ("  #BARRIER", "begins with #"),
+        ("  #BARRIER", "'#BARRIER' is no command: write the line into "),
+        ("#AFTER 0", "tasks.txt yourself; to let what is added wait, use --after"),
         ("echo\necho", "has a line break"),
         ("echo\recho", "has a line break"),
         ("echo \0", "has a NUL byte"),
@@ -171,12 +172,27 @@ def test_a_task_of_a_kind_is_added_as_it_stands(place):
     [
         ("2", "names task 2, and .*tasks.txt has ids 0 to 1"),
         ("0-9", "names task 9"),
-        ("x", "is not the id of a task"),
-        ("", "is not the id of a task"),
+        ("x", "--after takes ids, as 3,7-9, not 'x'"),
+        ("", "--after takes ids, as 3,7-9, not ''"),
+        ("1-0", "the range 1-0 ends before it begins"),
+        ("-", "is not the id of a task"),
     ],
 )
 def test_a_task_waits_only_for_tasks_that_are_in_the_list(place, ids, why):
     assert re.search(why, place.refuse("echo three", "--after", ids))
+
+
+def test_a_command_in_place_of_ids_is_told_before_one_is_missed(place):
+    said = place.refuse("--after", "echo q")
+    assert "--after takes ids, as 3,7-9, not 'echo q'" in said
+
+
+def test_several_tasks_are_shown_so_that_forgotten_quotes_are_seen(place):
+    assert place.add("echo", "three")[1:3] == ["task 2: echo", "task 3: three"]
+    said = place.add("a", "b" * 99, "c", "d", "e")
+    assert said[1:5] == [
+        *("task 4: a", f"task 5: {'b' * 59}…", "task 6: c", "and 2 more"),
+    ]
 
 
 def test_a_list_that_no_line_can_be_added_to_is_refused(place, tmp_path, monkeypatch):
@@ -200,7 +216,9 @@ def test_a_list_that_no_line_can_be_added_to_is_refused(place, tmp_path, monkeyp
 def test_a_list_that_was_never_farmed_has_no_workdir(place, tmp_path):
     new = tmp_path / "new.txt"
     new.write_text("echo\n")
-    assert "no farm has run this list" in place.refuse("x", target=str(new))
+    said = place.refuse("x", target=str(new))
+    assert f"append the line to {new} yourself, or start mpifarm {new} first" in said
+    assert said.endswith(f"run: mpifarm add DIR --list {new} 'COMMAND'")
     assert new.read_text() == "echo\n"
 
 

@@ -251,6 +251,11 @@ def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_touched(
         (check, "x --repiar", "check has no option --repiar, did you mean --repair?"),
         (check, "x --rep=1", "check has no option --rep=1, did you mean --repair?"),
         (retry, "--id 3 x", "retry has no option --id, did you mean --ids?"),
+        (
+            *(retry, "x 2 3-4"),
+            "'2' is one word too many for mpifarm retry: name tasks by --ids 2,3-4",
+        ),
+        (retry, "x y", "'y' is one word too many for mpifarm retry (mpifarm retry"),
         (log, "x 3 --folow", "log has no option --folow, did you mean --follow?"),
         (check, "x \u2014repair", "\u2014repair begins with a dash that is not '-'"),
         (check, "--workdir d x", "give the workdir in place of the list"),
