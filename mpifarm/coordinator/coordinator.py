@@ -500,6 +500,7 @@ class Coordinator:
         total = len(self.commands)
         self.limits.failures.grow(total)
         self.forecast.grow(total)
+        self.requests.note_grown()
         self.prefetch.note_more(now)
         self._looked_last = False
         self.growing.note_work()

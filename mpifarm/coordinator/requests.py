@@ -82,6 +82,8 @@ class Requests:
         """Tasks that were pulled, and are not on disk again."""
         self._has_to_repeat = False
         """Whether ranks may not have got the messages of open requests."""
+        self._total = len(dispatcher.commands)
+        """Tasks of the list, as far as this farm knows it."""
 
     @property
     def keep_the_farm(self) -> bool:
@@ -92,11 +94,9 @@ class Requests:
 
     def on_request(self, request: Request, now: float) -> None:
         """Begin to do what is asked; the answer follows when it is done."""
-        if request.tasks is not None:
+        if request.tasks is not None and request.kind is RequestKind.CANCEL:
             # A farm that knows a shorter list has nothing to do with the others.
-            total = len(self._dispatcher.commands)
-            known = tuple(each for each in request.tasks if each < total)
-            request = request._replace(tasks=known)
+            request = request._replace(tasks=tuple(self._find_known(request.tasks)))
         if self._farm.phase is Phase.LEAVING or self._table.storage_failed:
             self._reply(_Open(request, set()), "the farm is about to end")
             return
@@ -117,8 +117,22 @@ class Requests:
         self._bars.hold(taskids)
         if holds_all:
             self._bars.hold(None)
-        total = len(self._dispatcher.commands)
-        self._table.pull(each for each in self._bars.held if each < total)
+        self._table.pull(self._find_known(self._bars.held))
+
+    def note_grown(self) -> None:
+        """Pull held tasks out of the queue that they came into with the list's growth.
+
+        They were held before this farm knew them.
+        """
+        before, self._total = self._total, len(self._dispatcher.commands)
+        if held := self._bars.held:
+            added = range(before, self._total)
+            self._table.pull(each for each in added if each in held)
+
+    def _find_known(self, taskids: Iterable[int]) -> list[int]:
+        """Return those of these tasks that the list has, as far as this farm knows."""
+        total = self._total
+        return [each for each in taskids if each < total]
 
     # ---- cancel ------------------------------------------------------------------
 
@@ -161,7 +175,10 @@ class Requests:
             self._post(Tell(f"{_asker_of(request)} holds {_name(taskids)}"))
             absent = [each for each in taskids if each not in table.tasks]
             waits.awaited.update(absent)
-            table.pull(absent)
+            table.pull(self._find_known(absent))
+            for taskid in absent:
+                if taskid >= self._total:  # added, and not taken up yet
+                    waits.note(taskid, Fate.WAITED)
         self._open.append(waits)
         table.turn_back_waiting()
         leased = [task for task in wanted if task.state is TaskState.LEASED]

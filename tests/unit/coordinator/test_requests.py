@@ -205,6 +205,30 @@ def test_released_tasks_run_as_attempts_that_go_on_from_the_last():
     assert max(farm.started.values()) == 1
 
 
+def test_a_task_that_was_just_added_is_held_before_the_farm_takes_it_up():
+    farm = begun(4)
+    farm.add_lines(2)
+    hold(farm, 3, 5)
+    farm.run(0.5)
+    assert fates(farm)[5] is Fate.WAITED, "nobody waits for the lines to be taken up"
+    farm.run(2 * HOUR)
+    assert {*outcomes(farm)} == {0, 1, 2, 3, 4}
+    assert farm.disk.given_back[5] == 1, "it was pulled, to where others don't find it"
+    release(farm, 5)
+    farm.run()
+    assert outcomes(farm)[5] is Outcome.COMPLETED
+
+
+def test_a_task_that_was_held_and_released_before_it_is_taken_up_starts():
+    farm = begun(4)
+    farm.add_lines(1)
+    hold(farm, 4)
+    release(farm, 4)
+    farm.run()
+    assert outcomes(farm)[4] is Outcome.COMPLETED
+    assert farm.disk.given_back[4] == 0
+
+
 def test_a_drain_ends_the_farm_when_what_runs_has_ended():
     farm = begun(8, seconds=10.0)
     ask(farm, RequestKind.DRAIN, everything=True)
