@@ -59,7 +59,7 @@ from mpifarm.store.attempts import (
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.held_file import Held, find_held
-from mpifarm.store.target import Target, has_own_state, read_tasks
+from mpifarm.store.target import Target, has_own_state, look_at_tasks
 from mpifarm.store.task_map import Location, TaskMap
 from mpifarm.tasklists import find_constraints
 
@@ -137,7 +137,8 @@ class View:
     """The state of a workdir, as it was read at one moment.
 
     `tasks` are the texts of the list, or those that the files have; `list_is_known`
-    says which.  `match` compares list and fingerprint, None if either is unknown.
+    says which.  `troubles` are sentences about what could not be used.  `match`
+    compares list and fingerprint, None if either is unknown.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class View:
         has_own_state: bool,
         constraints: Constraints = UNORDERED,
         held: Held = NOTHING_HELD,
-        held_trouble: str = "",
+        troubles: Sequence[str] = (),
     ) -> None:
         self.target = target
         self.paths = WorkdirPaths(os.path.abspath(target.workdir))
@@ -161,7 +162,7 @@ class View:
         self.is_draining = contents.drain
         self.remap_begun = contents.remap_begun
         self.held = held
-        self.unread = contents.unread + ((held_trouble,) if held_trouble else ())
+        self.unread = (*troubles, *contents.unread)
         parsed = parse_contents(
             contents, tasks, list_is_known=list_is_known, constraints=constraints
         )
@@ -389,16 +390,20 @@ def read_view(
 ) -> View:
     """Read the tasklist, the status files and the claims.
 
-    `machine` judges which farms live; by default that of this process.  Raises
-    `InputError` if the list cannot be used, `StorageError` if the disk fails.
+    `machine` judges which farms live; by default that of this process.  A list with a
+    wrong line counts as unknown.  Raises `InputError` if the list cannot be used
+    otherwise, `StorageError` if the disk fails.
     """
-    tasks = read_tasks(target, environ)
+    tasks, fault = look_at_tasks(target, environ)
     own = has_own_state(tasks, target)
     texts = None if own or tasks is None else tasks.tasks
     # A list that keeps its own state may make commands at a cost: they are not asked.
     least = len(tasks) if own and tasks is not None else 0
     constraints = UNORDERED if tasks is None else find_constraints(tasks)
-    reader = _Reader(target, texts, machine or observer(), own, least, constraints)
+    faults = (fault,) if fault else ()
+    reader = _Reader(
+        target, texts, machine or observer(), own, least, constraints, faults
+    )
     view = reader.read()
     for _ in range(TRIES):
         # A file of a plain farmer that is just being written has less than all lines,
@@ -422,6 +427,8 @@ class _Reader:
     has_own_state: bool
     least: int
     constraints: Constraints
+    faults: tuple[str, ...]
+    """Sentences about the list."""
 
     def read(self) -> View:
         contents = glance(self.target.workdir, self.machine)
@@ -443,5 +450,5 @@ class _Reader:
             has_own_state=self.has_own_state,
             constraints=self.constraints,
             held=held,
-            held_trouble=trouble,
+            troubles=(*self.faults, *([trouble] if trouble else ())),
         )

@@ -38,7 +38,7 @@ from mpifarm.store.target import (
     Target,
     find_existing_lock,
     has_own_state,
-    read_tasks,
+    look_at_tasks,
     words_of,
 )
 from mpifarm.system.console import Console
@@ -166,7 +166,9 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     chosen = _parse(argv)
     patience = patience_of(console.print_error)
     target = try_again(lambda: find_target(chosen), patience)
-    tasks = try_again(lambda: read_tasks(target, environ), patience)
+    tasks, fault = try_again(lambda: look_at_tasks(target, environ), patience)
+    if fault and chosen.repair:
+        raise InputError(fault)
     if chosen.repair:
         idle = chosen.assume_idle
         repairer = _create_repairer(target, tasks, console, assume_idle=idle)
@@ -182,11 +184,14 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         logs=_list_logs(target, patience),
         constraints=_find_constraints(tasks),
     )
+    if fault:
+        console.print_error(fault)
     for line in report(target, contents, audit, trouble, own=own):
         console.print_text(line + "\n")
     if contents.disk_failed:
         return ExitStatus.RUN_AGAIN
-    return ExitStatus.ALL_FINISHED if audit.clean else ExitStatus.SOME_FAILED
+    is_in_order = audit.clean and not fault
+    return ExitStatus.ALL_FINISHED if is_in_order else ExitStatus.SOME_FAILED
 
 
 def _parse(argv: list[str]) -> Any:

@@ -16,7 +16,12 @@ from mpifarm.store.directories import make_root
 from mpifarm.store.validate import validate_access
 from mpifarm.system import files
 from mpifarm.system.lock import WorkdirLock, lock_paths
-from mpifarm.tasklists import TaskList, keeps_own_state, open_tasklist
+from mpifarm.tasklists import (
+    TaskList,
+    TasklistFileError,
+    keeps_own_state,
+    open_tasklist,
+)
 
 SUFFIX = "_workdir"
 
@@ -76,6 +81,22 @@ def read_tasks(target: Target, environ: Mapping[str, str]) -> TaskList | None:
         return None
     handler = find_handler(target.handler, find_search_path(environ, target.config))
     return open_tasklist(handler, target.tasklist, target.workdir, lambda: lambda: None)
+
+
+def look_at_tasks(
+    target: Target, environ: Mapping[str, str]
+) -> tuple[TaskList | None, str]:
+    """Read the tasks, for a command that only looks, as `read_tasks` does.
+
+    If a line of the list is wrong, return None and the sentence about it: a farm
+    may be at work, and the files still tell enough.
+    """
+    try:
+        return read_tasks(target, environ), ""
+    except TasklistFileError as error:
+        if not error.place:
+            raise
+        return None, str(error)
 
 
 def has_own_state(tasks: TaskList | None, target: Target) -> bool:

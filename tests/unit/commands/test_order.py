@@ -1,6 +1,7 @@
 """What the commands that look, check, retry and log say of a list with an order."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -132,3 +133,28 @@ def test_what_plain_farmers_may_not_run_is_taken_out_of_their_queue(site, run):
     ended, out, _ = run(check, "--repair")
     assert ended == 0
     assert site.ids("waiting") == [2, 3, 4]
+
+
+@pytest.mark.parametrize("wrong", ["#BARRIER CHEK", "#AFTER 99"])
+def test_a_wrong_directive_is_a_warning_to_those_who_look(site, run, wrong):
+    with open("tasks.txt", "a") as stream:
+        stream.write(f"{wrong}\n./late\n")
+    sentence = "line 8 of tasks.txt "
+    _, out, _ = run(status)
+    assert "1 finished, 1 failed, 3 not run (they wait for task 0)" in out
+    assert f"\n{sentence}" in out
+    _, out, err = run(ls)
+    assert (len(out.splitlines()), sentence in err) == (6, True)
+    _, out, err = run(why)
+    assert ("4 of 5 tasks have failed" in out, sentence in err) == (True, True)
+    ended, out, err = run(check)
+    assert (ended, sentence in err) == (1, True)
+    assert "1 finished, 4 failed, 0 to process" in out
+    with pytest.raises(InputError, match=sentence):
+        run(check, "--repair")
+
+
+def test_a_list_that_cannot_be_read_is_a_mistake_still(site, run):
+    Path("tasks.txt").write_bytes("./a\n".encode("utf-16"))
+    with pytest.raises(InputError, match="is UTF-16"):
+        run(status)
