@@ -45,6 +45,19 @@ def with_hooks(context: RankContext) -> RankContext:
     return replace(context, hooks=tuple(hooks))
 
 
+def check_hooks(context: RankContext) -> None:
+    """Raise InputError for a class of the command line that can't be a hook.
+
+    One of the site is told later, and left out: no user's job ends because of it.
+    """
+    for each in context.hooks:
+        if each.python_class and not each.by_site:
+            from mpifarm.hooks.helper import find_fault
+
+            if why := find_fault(each, context.environment):
+                raise InputError(f"--hook {each.name}: {why}")
+
+
 def _find_own(settings: Settings, environ: Mapping[str, str]) -> "list[HookDefinition]":
     from mpifarm.hooks.definitions import HookDefinition, HookKind, define_by_options
     from mpifarm.hooks.trust import find_stranger

@@ -18,7 +18,7 @@ from mpifarm.coordinator.coordinator import Coordinator, RankSet
 from mpifarm.errors import ExitStatus, FarmError, InputError
 from mpifarm.farm.agent import Agent
 from mpifarm.farm.context import RankContext
-from mpifarm.farm.find_hooks import with_hooks
+from mpifarm.farm.find_hooks import check_hooks, with_hooks
 from mpifarm.farm.finish import Conclusion, FarmEnd
 from mpifarm.farm.first_words import (
     check_list,
@@ -64,6 +64,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
     if context.fault:
         raise InputError(context.fault)
     context = with_hooks(context)
+    check_hooks(context)
     is_input = is_standard_input(context.settings)
     with kept_unless_refused(context.settings):
         context, feed = take_standard_input(context)

@@ -14,6 +14,7 @@ import threading
 import time
 from typing import Any
 
+from mpifarm.errors import InputError
 from mpifarm.hooks.definitions import HookDefinition, HookKind
 from mpifarm.hooks.sink import Report, Sink
 from mpifarm.model.events import BROKE_OFF, encode_line
@@ -32,14 +33,51 @@ ORPHAN_SECONDS = 90.0
 """Seconds for which a helper outlives a rank 0 that was killed: its commands end by
 then."""
 
+CHECK_SECONDS = 20.0
+"""Seconds for which the import of a hook's class is waited for."""
+
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
-    " from mpifarm.hooks.helper import main; main(sys.argv[2])"
+    " from mpifarm.hooks import helper; helper.{}(sys.argv[2])"
 )
 
 
 def start_helper(definition: HookDefinition, env: Environment) -> Companion:
     """Start the process of a hook; raises OSError."""
+    return _start("main", definition, env)
+
+
+def find_fault(definition: HookDefinition, env: Environment) -> str:
+    """Return why the class of a hook can't be one, "" if nothing says so in time.
+
+    Another process imports it: what that does to its process, it does not do to ours.
+    """
+    try:
+        helper = _start("check", definition, env)
+    except OSError:
+        return ""  # told by whoever starts the hook itself
+    said, until = b"", time.monotonic() + CHECK_SECONDS
+    try:
+        while (piece := helper.read()) is not None and time.monotonic() < until:
+            said += piece
+            time.sleep(0.0 if piece else 0.01)
+    finally:
+        helper.end()
+    return said.decode("utf-8", "replace").strip()
+
+
+def check(words: str) -> None:
+    """Import the class of the hook that `words` define, and report why that fails."""
+    report = _open_reports()
+    from mpifarm.hooks.own import import_hook
+
+    try:
+        import_hook(_parse_definition(words))
+    except InputError as error:
+        report(str(error))
+
+
+def _start(what: str, definition: HookDefinition, env: Environment) -> Companion:
     path = [definition.path, *sys.path] if definition.path else sys.path
     words = {
         "kind": definition.kind.value,
@@ -49,7 +87,14 @@ def start_helper(definition: HookDefinition, env: Environment) -> Companion:
         "source": definition.source,
     }
     # -P: no module of the current directory is taken for one of Python's.
-    argv = [sys.executable, "-P", "-c", _START, json.dumps(path), json.dumps(words)]
+    argv = [
+        sys.executable,
+        "-P",
+        "-c",
+        _START.format(what),
+        json.dumps(path),
+        json.dumps(words),
+    ]
     return Companion(argv, env)
 
 

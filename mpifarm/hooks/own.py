@@ -15,6 +15,15 @@ from mpifarm.model.wording import counted
 from mpifarm.plugins.loading import check_options, import_class, in_one_line
 
 
+def import_hook(definition: HookDefinition) -> Any:
+    """Return the class of a hook; raise InputError if it can't be one."""
+    python_class = import_class(definition.python_class)
+    if not callable(getattr(python_class, "on_event", None)):
+        raise InputError(f"{definition.python_class} has no method on_event(event)")
+    check_options(python_class, definition.python_class, definition.options)
+    return python_class
+
+
 class OwnHook:
     """Calls the object of a class, one event at a time."""
 
@@ -23,11 +32,7 @@ class OwnHook:
         self._title = definition.title
         self._report = report
         self._failures = 0
-        python_class = import_class(definition.python_class)
-        if not callable(getattr(python_class, "on_event", None)):
-            raise InputError(f"{definition.python_class} has no method on_event(event)")
-        check_options(python_class, definition.python_class, definition.options)
-        self._hook: Any = python_class(**definition.options)
+        self._hook: Any = import_hook(definition)(**definition.options)
 
     def take(self, lines: Sequence[bytes]) -> None:
         """Call the object for each event."""

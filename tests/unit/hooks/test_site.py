@@ -1,14 +1,17 @@
 """Which files may say what watches a farm, and what they may say."""
 
 import os
+import sys
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from mpifarm.errors import InputError
-from mpifarm.farm.find_hooks import with_hooks
+from mpifarm.farm.find_hooks import check_hooks, with_hooks
 from mpifarm.hooks import trust
-from mpifarm.hooks.definitions import HookKind
+from mpifarm.hooks.definitions import HookDefinition, HookKind
 from mpifarm.hooks.site import find_site_hooks
 from mpifarm.hooks.trust import find_stranger
 from mpifarm.model.paths import WorkdirPaths
@@ -181,3 +184,36 @@ def test_a_hook_of_a_file_that_everyone_may_write_is_refused(tmp_path):
     context, _ = context_of(tmp_path, names=("other",))
     with pytest.raises(InputError, match="there is no hook 'other' for --hook"):
         with_hooks(context)
+
+
+HOOKS = """\
+class Good:
+    def __init__(self, out): open(out, "w").close()
+    def on_event(self, event): pass
+class Deaf: pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("named", "options", "why"),
+    [
+        ("Good", {"out": "made"}, ""),
+        ("Good", {}, "--hook watch: misses the option out: its_hooks.Good takes out"),
+        ("Deaf", {}, "--hook watch: its_hooks.Deaf has no method on_event"),
+        ("God", {}, "--hook watch: the class its_hooks.God can't be imported: "),
+    ],
+)
+def test_a_class_that_cannot_be_a_hook_is_refused_before_anything_begins(
+    tmp_path, monkeypatch, named, options, why
+):
+    (tmp_path / "its_hooks.py").write_text(HOOKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    hook = HookDefinition(HookKind.CLASS, options, "watch", f"its_hooks.{named}")
+    context: Any = SimpleNamespace(hooks=[hook], environment=dict(os.environb))
+    if why:
+        with pytest.raises(InputError, match=why):
+            check_hooks(context)
+        context.hooks = [replace(hook, by_site=True)]
+    check_hooks(context)
+    assert not (tmp_path / "made").exists()
+    assert "its_hooks" not in sys.modules
