@@ -8,12 +8,13 @@ Rules of this file:
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from mpifarm.coordinator.effects import NoteAttempt, Post, Send, Tell
 from mpifarm.coordinator.limits import FailureLimit
 from mpifarm.coordinator.retries import Sequel, count_attempt
 from mpifarm.coordinator.state import FarmState, TaskRecord
-from mpifarm.coordinator.task_table import TaskTable, result_of
+from mpifarm.coordinator.task_table import MAX_AT_ONCE, TaskTable, result_of
 from mpifarm.model.messages import Committed
 from mpifarm.model.task import Outcome, Result
 
@@ -62,6 +63,7 @@ class Commits:
     def begin(self, now: float, take: int) -> None:
         """Queue due failures that may run again; post a `Transact` of all else due.
 
+        More than `MAX_AT_ONCE` results wait for the next one.
         Do nothing while a transaction is under way, after the storage failed, or if no
         result is due, no task is to be requeued, and `take` is 0.
         """
@@ -70,12 +72,12 @@ class Commits:
             return
         if not (self.is_due(now) or table.requeuing or take or table.to_pull):
             return
-        results = tuple(self._pick_results(now))
+        results = tuple(islice(self._pick_results(now), MAX_AT_ONCE))
         if results or table.requeuing or take or table.to_pull:
             self._post(table.begin_transaction(results, take))
 
     def _pick_results(self, now: float) -> Iterable[tuple[int, Result]]:
-        """Empty the list of ended tasks; yield (rank, result) of each task to record.
+        """Take each task out of the list of ended ones; yield (rank, result) to record.
 
         A failed task that may run again is queued for that in place of being yielded.
         """

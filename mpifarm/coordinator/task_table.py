@@ -14,6 +14,7 @@ Rules of this file:
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
 
 from mpifarm.coordinator.bars import Bars
 from mpifarm.coordinator.effects import Transact
@@ -28,6 +29,10 @@ from mpifarm.coordinator.state import (
     TaskState,
 )
 from mpifarm.model.task import CANCELLED_STATUS, NOT_RUN_STATUS, Outcome, Result
+
+MAX_AT_ONCE = 10_000
+"""Tasks that a transaction pulls, and results that it records, at most: other farmers
+wait for the lock meanwhile, and PyTaskFarmers die of a long wait."""
 
 
 class TaskTable:
@@ -59,8 +64,9 @@ class TaskTable:
         """Tasks whose results don't count yet (`RankRecord.unsure`), of all ranks."""
         self.requeuing: list[TaskRecord] = []
         """Tasks that go back into ``toprocess`` with the next transaction."""
-        self.to_pull: set[int] = set()
-        """Tasks that are to be taken out of the queues on disk, if they are there."""
+        self.to_pull: dict[int, None] = {}
+        """Tasks that are to be taken out of the queues on disk, if they are there, in
+        this order."""
         self.bars = Bars()
         """Tasks that must not start."""
         self.transaction: Transact | None = None
@@ -346,8 +352,8 @@ class TaskTable:
                 self._turn_back(task)
 
     def pull(self, taskids: Iterable[int]) -> None:
-        """Have tasks taken out of the queues on disk, with the next transaction."""
-        self.to_pull.update(taskids)
+        """Have tasks taken out of the queues on disk, with the next transactions."""
+        self.to_pull.update(dict.fromkeys(sorted(taskids)))
 
     def _is_barred(self, task: TaskRecord) -> bool:
         return task.taskid in self.bars.cancelled or self.bars.holds(task.taskid)
@@ -384,14 +390,15 @@ class TaskTable:
     ) -> Transact:
         """Begin and return a transaction of `results` and all tasks to be requeued.
 
-        It pulls what is to be pulled, but for tasks that are here: `bars` has these.
+        It pulls what is to be pulled, `MAX_AT_ONCE` tasks at most, but for tasks that
+        are here: `bars` has these.
         """
         requeue = tuple(task.taskid for task in self.requeuing)
         self.requeuing = []
-        pull: tuple[int, ...] = ()
-        if self.to_pull:
-            pull = tuple(sorted(self.to_pull.difference(self.tasks)))
-            self.to_pull.clear()
+        chosen = [*islice(self.to_pull, MAX_AT_ONCE)]
+        for taskid in chosen:
+            del self.to_pull[taskid]
+        pull = tuple(sorted(each for each in chosen if each not in self.tasks))
         self.transaction = Transact(results, requeue, take, pull)
         return self.transaction
 

@@ -5,6 +5,7 @@ from signal import SIGKILL, SIGTERM, SIGUSR1
 
 import pytest
 
+from mpifarm.coordinator import commits
 from mpifarm.coordinator.commits import Commits
 from mpifarm.coordinator.coordinator import COMMIT_INTERVAL
 from mpifarm.coordinator.effects import Effect, NoteAttempt, Send, Tell
@@ -67,6 +68,21 @@ def test_results_wait_a_tenth_of_a_second_for_others_once_they_are_sure():
     assert site.commits.due_at() == -inf, "there are no others"
     site.commits.begin(7.0, 0)
     assert site.table.transaction is not None
+    assert site.commits.wake_at() == inf
+
+
+def test_results_that_are_too_many_for_a_transaction_are_due_for_the_next(monkeypatch):
+    monkeypatch.setattr(commits, "MAX_AT_ONCE", 2)
+    site = Site()
+    for task in lease(site.table, site.farm, 3, 4, 5):
+        site.end(task)
+    recorded = []
+    for _ in range(2):
+        assert site.commits.is_due(7.0)
+        site.commits.begin(7.0, 0)
+        done = site.table.finish_transaction()
+        recorded.append([result.taskid for _, result in done.results])
+    assert recorded == [[3, 4], [5]]
     assert site.commits.wake_at() == inf
 
 

@@ -8,6 +8,7 @@ from signal import SIGUSR1
 
 import pytest
 
+from mpifarm.coordinator import task_table
 from mpifarm.model.requests import Fate, Request, RequestKind
 from mpifarm.model.settings import Policy
 from mpifarm.model.task import Outcome
@@ -159,6 +160,27 @@ def test_cancelled_tasks_count_by_no_limit_of_failures():
     assert [*outcomes(farm)] != []
     (last,) = {*range(6)} - outcomes(farm).keys()
     assert last in {lease.taskid for rank in farm.ranks for lease in rank.running}
+
+
+@pytest.mark.parametrize("kind", [RequestKind.CANCEL, RequestKind.HOLD])
+def test_many_tasks_are_pulled_in_transactions_of_a_bounded_size(kind, monkeypatch):
+    monkeypatch.setattr(task_table, "MAX_AT_ONCE", 10)
+    farm = begun(40)
+    transactions = []
+    transact = farm.disk.transact
+
+    def note(wanted, now):
+        transactions.append(wanted)
+        return transact(wanted, now)
+
+    farm.disk.transact = note
+    ask(farm, kind, *range(40))
+    farm.run(5.0)
+    assert max(len(each.pull) for each in transactions) == 10
+    assert {*fates(farm)} == {*range(40)}
+    running = {lease.taskid for rank in farm.ranks for lease in rank.running}
+    left = {*range(40)} - outcomes(farm).keys() - {*farm.disk.toprocess}
+    assert left == running
 
 
 # ---- hold, release, drain ------------------------------------------------------------
