@@ -203,9 +203,7 @@ def _are_all_held(store: Store, counts: ListCounts) -> bool:
         return counts.toprocess > 0
     if counts.elsewhere or counts.held_up:
         return False
-    ids = (each for each in held.tasks if each < counts.total)
-    left = sum(not store.has_record_of(each) for each in ids)
-    return left >= counts.toprocess
+    return held.count_left(counts.total, store.has_record_of) >= counts.toprocess
 
 
 def _find_way_on(leader: Leader) -> str:

@@ -52,12 +52,23 @@ class TimeLeftLook:
             self._has_read_earlier = True
             self._learn_from_earlier()
         done = sum(self._store.recorded)
-        self._seen = self._coordinator.forecast.estimate(
-            now, time.time(), done, self._tally.share(done)
-        )
+        self._seen = None
+        if not self._is_up_to_users(done):
+            self._seen = self._coordinator.forecast.estimate(
+                now, time.time(), done, self._tally.share(done)
+            )
         self._seen_at = now
         cost = time.perf_counter() - begun
         self._due_at = now + max(MIN_SECONDS, cost / MAX_SHARE)
+
+    def _is_up_to_users(self, done: int) -> bool:
+        """Return whether all that is left is held: who knows until when."""
+        held = self._store.held_by_users
+        if held.holds_all:
+            return True
+        total = len(self._coordinator.commands)
+        left = held.count_left(total, self._store.has_record_of)
+        return 0 < total - done <= left
 
     def _learn_from_earlier(self) -> None:
         """Learn from the last attempts of earlier farms, if the disk lets."""

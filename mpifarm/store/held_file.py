@@ -6,6 +6,7 @@ that follow.
 """
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mpifarm.model.id_ranges import IdRangesError, encode_ids, parse_ids
@@ -38,6 +39,10 @@ class Held(NamedTuple):
                 return Held()
             return self._replace(tasks=self.tasks.difference(tasks))
         return self
+
+    def count_left(self, total: int, has_ended: Callable[[int], bool]) -> int:
+        """Return how many tasks of a list, of `total`, are held and have not ended."""
+        return sum(each < total and not has_ended(each) for each in self.tasks)
 
 
 def encode_held(held: Held) -> bytes:

@@ -20,6 +20,7 @@ from mpifarm.model.settings import Settings
 from mpifarm.model.task import RunningTask
 from mpifarm.model.wording import TimeLeft
 from mpifarm.store.attempts import Column
+from mpifarm.store.held_file import Held
 from mpifarm.system.time_of_day import encode_time
 from tests.unit.coordinator.test_coordinator import Hand
 
@@ -106,6 +107,7 @@ class Looked:
         self.answer: TimeLeft | None = TimeLeft(5.0, 10.0, 20.0)
         self.coordinator: Any = SimpleNamespace(
             phase=Phase.WORKING,
+            commands=range(8),
             definition=SimpleNamespace(farm="f00d"),
             forecast=SimpleNamespace(
                 estimate=self._estimate,
@@ -117,10 +119,16 @@ class Looked:
             perf_counter=lambda: next(ticks) * cost, time=lambda: 1.7e9
         )
         monkeypatch.setattr(time_left, "time", clock)
-        store: Any = SimpleNamespace(recorded=(3, 2), paths=None)
+        store: Any = SimpleNamespace(
+            recorded=(3, 2),
+            paths=None,
+            held_by_users=Held(),
+            has_record_of=lambda taskid: taskid < 5,
+        )
         tally = Tally(0.0, done_before=before)
         coordinator: Any = self.coordinator
         self.look = TimeLeftLook(coordinator, store, tally)
+        self.store = store
 
     def _estimate(
         self, now: float, wall: float, done: int, share: float
@@ -158,6 +166,25 @@ def test_where_nothing_is_known_or_the_farm_ends_there_is_no_time_left(monkeypat
     assert looked.look.find(100.0) is None
     looked.coordinator.phase, looked.answer = Phase.WORKING, None
     assert looked.look.find(100.0) is None
+
+
+@pytest.mark.parametrize(
+    ("held", "is_known"),
+    [
+        (Held(holds_all=True), False),
+        (Held(frozenset({5, 6, 7})), False),
+        (Held(frozenset({4, 5, 6})), True),
+        (Held(frozenset({5, 6, 8})), True),
+    ],
+)
+def test_as_long_as_all_that_is_left_is_held_there_is_no_time_left(
+    monkeypatch, held, is_known
+):
+    looked = Looked(monkeypatch)
+    looked.store.held_by_users = held
+    assert (looked.look.find(100.0) is not None) is is_known
+    looked.store.held_by_users = Held()
+    assert looked.look.find(200.0) is not None
 
 
 def row(taskid: int, farm: str, outcome: str, seconds: float) -> list[bytes]:

@@ -148,6 +148,9 @@ class FakeStore:
         finished = sum(each.result.status == 0 for each in self.records.values())
         return finished, len(self.records) - finished
 
+    def has_record_of(self, taskid: int) -> bool:
+        return taskid in self.records
+
     def count_in_timeline(self, count_running: Callable[[], int]) -> None:
         """There is no timeline."""
 
