@@ -176,7 +176,7 @@ class ReadySearch:
             self.is_more |= not self.is_blocked(taskid)
             return False
         if why and (not take or len(self.doomed) >= MAX_DOOMED):
-            self.is_more = bool(take)
+            self.is_more |= bool(take)
             return False
         self._leave(taskid, why)
         return True

@@ -530,6 +530,16 @@ def search(frontier: Frontier, content, tasks, take: int, stays=(), blocked=()):
     return found
 
 
+def test_a_task_that_is_not_to_run_hides_no_ready_one_in_front_of_it():
+    tasks = [f"cmd {number}" for number in range(3)]
+    constraints = Constraints()
+    constraints.after[2] = (0,)
+    frontier = Frontier(constraints, bytearray(3), bytearray([1, 0, 0]))
+    assert frontier.is_ready(1)
+    assert frontier.find_doomed(2)
+    assert search(frontier, encode_lines([1, 2], tasks), tasks, 0).is_more
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_the_search_finds_what_a_look_at_each_line_finds(seed, monkeypatch):
     luck = random.Random(seed)
