@@ -163,6 +163,8 @@ def _find_early(name: str, audit: Audit) -> set[int]:
 
 def _find_elsewhere(name: str, audit: Audit) -> set[int]:
     """Return the tasks that leave a queue, since they are or belong in another one."""
+    if audit.match is ListMatch.LINES_ADDED:
+        return set()  # The other one is not written.
     toprocess, added = ({*audit.queues[each].ids} for each in ("toprocess", "added"))
     others = toprocess | added
     shared = others

@@ -971,6 +971,17 @@ def test_what_stands_in_front_of_its_barrier_is_moved_behind_it(ordered):
     assert check(ordered).clean
 
 
+def test_with_lines_added_what_stands_in_front_of_its_barrier_is_not_lost(ordered):
+    ordered.write("toprocess", [*range(8), 9, 10])
+    ordered.write("waiting", [8, 11])
+    ordered.write("finished", [0])
+    ordered.tasks.append("echo more")
+    assert FindingKind.LINES_ADDED in kinds(check(ordered))
+    repair(ordered)
+    assert ordered.ids("toprocess") == [*range(1, 8)]
+    assert ordered.ids("waiting") == [8, 9, 10, 11]
+
+
 def test_a_kill_while_it_is_moved_loses_nothing(ordered, monkeypatch):
     for at in range(1, MAX_STEPS):
         ordered.write("toprocess", [*range(8), 9])
