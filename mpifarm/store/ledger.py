@@ -7,6 +7,7 @@ never taken back: others may have read a part of it; the next poll brings it to 
 """
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -24,6 +25,9 @@ from mpifarm.store.task_map import find_settled
 from mpifarm.store.types import Recorded
 from mpifarm.system import files
 from mpifarm.system.file_contents import find_version
+
+_LINE = re.compile(rb"[^\n]+")
+"""A line that is not blank: a retry leaves long runs of blank ones behind."""
 
 
 class Appended(NamedTuple):
@@ -265,12 +269,10 @@ class Ledger:
 
     def _ids_and_ends(self, content: bytes, begin: int) -> Iterator[tuple[int, int]]:
         """Yield each id that the file has from `begin` on, and its line's end in it."""
-        end = begin - 1
-        *lines, _ = content.split(b"\n")
-        for line in lines:
-            end += len(line) + 1
-            found = classify_odd(line, self._tasks, may_be_torn=True)
+        for line in _LINE.finditer(content, 0, content.rfind(b"\n") + 1):
+            found = classify_odd(line[0], self._tasks, may_be_torn=True)
             if isinstance(found, TornLine):
+                end = begin + line.end()
                 yield from ((taskid, end) for taskid in found.ids)
 
 

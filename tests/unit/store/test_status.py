@@ -1,12 +1,14 @@
 """Lines of status files: what counts, what is torn, what is fused, what is alien."""
 
 from itertools import chain
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mpifarm.errors import InputError
+from mpifarm.store.ledger import Ledger
 from mpifarm.store.status_lines import (
     AlienLine,
     TornLine,
@@ -88,6 +90,37 @@ def test_a_line_that_is_not_exactly_that_of_its_id_does_not_count(line):
 def test_a_last_line_without_newline_does_not_count_and_blank_ones_are_nothing():
     ids, odd, tail = scan_status(b"\n0 cmd\n\n5 x", TASKS)
     assert (list(ids), odd, tail) == ([0], [], b"5 x")
+
+
+def test_a_run_of_blank_lines_is_not_looked_at_line_by_line(monkeypatch):
+    slow: list[bytes] = []
+    monkeypatch.setattr(
+        "mpifarm.store.status_lines._scan_lines", lambda lines, *_: slow.append(lines)
+    )
+    blank = b"\n" * 300_000
+    ids, odd, tail = scan_status(b"0 cmd\n%b5 x\n%b2 sl" % (blank, blank), TASKS)
+    assert (list(ids), odd, tail) == ([0, 5], [], b"2 sl")
+    assert slow == []
+
+
+def test_blank_lines_are_not_looked_at_for_when_tasks_were_recorded(
+    tmp_path, monkeypatch
+):
+    looked_at: list[bytes] = []
+
+    def classify(line: bytes, *args: Any, **named: Any) -> TornLine | AlienLine:
+        looked_at.append(line)
+        return classify_odd(line, *args, **named)
+
+    monkeypatch.setattr("mpifarm.store.ledger.classify_odd", classify)
+    begin = b"0 cmd\n" + b"\n" * 9
+    (tmp_path / "failed").write_bytes(begin + b"\n5 x\n\n\n2 sleep 1\n5")
+    ledger = Ledger(str(tmp_path / "failed"), TASKS)
+    ends = len(begin) + 4, len(begin) + 16
+    assert ledger.find_settled({5: len(begin), 2: len(begin), 0: len(begin)}) == {5, 2}
+    assert ledger.find_settled({1: 0, 5: ends[0] - 1, 2: ends[1] - 1}) == {5, 2}
+    assert ledger.find_settled({0: 0, 5: ends[0], 2: ends[1]}) == {0}
+    assert {*looked_at} == {b"0 cmd", b"5 x", b"2 sleep 1"}
 
 
 @pytest.mark.parametrize(
