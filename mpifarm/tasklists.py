@@ -95,6 +95,16 @@ class ListTaskList(TaskList):
         """What the list says of the order of its tasks."""
         self._order = (reader.constraints, len(texts))
         """The same, and for how many tasks it holds."""
+        self.is_unended = reader.is_unended
+        """Whether the last task's line has no newline: it may be half written."""
+        self.has_left_last = False
+
+    def leave_last(self) -> None:
+        """Forget the last task, as if its line were not there yet."""
+        assert isinstance(self.tasks, PackedTexts)
+        self.tasks.cut(len(self.tasks) - 1)
+        self.constraints.cut(len(self.tasks))
+        self.has_left_last = True
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -169,6 +179,8 @@ class ListReader:
         self._path = path
         self.tasks = tasks
         """The number of tasks so far, the known ones included."""
+        self.is_unended = False
+        """Whether the last line so far is a task that nothing ends."""
         self._directives = DirectiveReader()
 
     def take(self, block: bytes) -> None:
@@ -195,6 +207,8 @@ class ListReader:
             _keep_remarks(texts.remarks, lines, number)
         self.lines += len(lines)
         self.tasks += added
+        is_ended = block.endswith((b"\n", b"\r"))
+        self.is_unended = not is_ended and parse_tasks([decode_text(lines[-1])]) != []
 
     def _take_directives(self, lines: Iterable[bytes]) -> None:
         place = self.lines + 1, self.tasks

@@ -5,6 +5,7 @@ takes a tenth of a second at the most: it reads a part of the list, or, if the l
 be had, takes up a part of what was added.
 """
 
+import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,10 +25,14 @@ from mpifarm.lists.growth import (
     explain_odd,
 )
 from mpifarm.model.packed_texts import PackedTexts
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.settings import Settings
 from mpifarm.model.wording import agree, counted
 from mpifarm.store.file_store import FileStore
+from mpifarm.store.fingerprint import parse_fingerprint
 from mpifarm.store.store import Store
 from mpifarm.store.take_up import TakenUp
+from mpifarm.system import files
 from mpifarm.system.lock import WorkdirLock
 from mpifarm.tasklists import ListTaskList, TaskList, TasklistFileError, read_list
 
@@ -43,6 +48,10 @@ LOCK_SECONDS = 0.005
 
 TELL_SECONDS = 10.0
 """Seconds between two sentences about tasks that were added."""
+
+
+END_IT = "end it by a newline, and give the same command again"
+"""The remedy for a last line that has no newline."""
 
 
 class Left(NamedTuple):
@@ -141,8 +150,23 @@ class Growth:
         if watch.wrong is not None:
             return Left(0, watch.wrong)
         if watch.odd is None or watch.looks == looks:
-            return Left(watch.count)
+            return Left(watch.count) if watch.count else self._find_unended()
         return Left(self._count_more(), watch.odd)
+
+    def _find_unended(self) -> Left:
+        """Return what is left by a last line that has no newline."""
+        path = self.watch.path
+        if not has_unended_line(path):
+            return Left()
+        try:
+            reader = read_list(path)
+        except TasklistFileError as error:
+            return Left(0, Odd(Oddity.WRONG, str(error), error.place))
+        if not reader.is_unended or len(reader.texts) <= len(self._texts):
+            return Left()
+        place = f"line {reader.lines} of {path}"
+        fault = f"{place} has no newline at its end, so it may be half written, and"
+        return Left(0, Odd(Oddity.WRONG, f"{fault} has not run: {END_IT}", place))
 
     def _count_more(self) -> int:
         """Return how many tasks an odd list has more than the farm knows."""
@@ -306,6 +330,52 @@ def may_grow(tasks: TaskList) -> bool:
     """
     texts = tasks.tasks if type(tasks) is ListTaskList else None
     return isinstance(texts, PackedTexts) and texts.version is not None
+
+
+def leave_unended(tasks: TaskList, settings: Settings) -> None:
+    """Leave a last line without newline to the watch, if others may be writing it.
+
+    So it is with ``--follow``, and where lines were added to a list that was begun.
+    Raises `StorageError`.
+    """
+    if not may_grow(tasks) or settings.remap:
+        return
+    assert isinstance(tasks, ListTaskList)
+    if not tasks.is_unended:
+        return
+    paths = WorkdirPaths(os.path.abspath(settings.workdir))
+    content = files.find_content(paths.fingerprint)
+    stored = parse_fingerprint(content or b"")
+    known = stored.total if stored is not None else 0
+    if known < len(tasks) and (known or settings.follow is not None):
+        tasks.leave_last()
+
+
+def explain_unended(tasks: TaskList) -> str:
+    """Return the sentence about a last line that was left; "" without one."""
+    if not getattr(tasks, "has_left_last", False):
+        return ""
+    assert isinstance(tasks, ListTaskList)
+    return (
+        f"the last line of {tasks.path} has no newline yet, so it may be half written:"
+        " it runs once it has one"
+    )
+
+
+def has_unended_line(path: str) -> bool:
+    """Return whether a list's file has a last line without newline."""
+    try:
+        opened = ListFile(path)
+    except OSError:
+        return False
+    try:
+        version = opened.version()
+        size = version[2] if version else 0
+        return size > 0 and opened.read(size - 1, 1) not in (b"\n", b"\r")
+    except OSError:
+        return False
+    finally:
+        opened.close()
 
 
 def has_changed(tasks: TaskList) -> bool:

@@ -19,6 +19,7 @@ from mpifarm.farm.directory import (
     find_not_entered,
     runs_anywhere,
 )
+from mpifarm.farm.growth import leave_unended
 from mpifarm.model.paths import STATUS_FILES, WorkdirPaths
 from mpifarm.model.settings import FarmDefinition, RunnerDefinition, Settings
 from mpifarm.model.wording import duration_in_words
@@ -280,6 +281,7 @@ def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]
         settings.workdir,
         lambda: make_directories(settings.workdir),
     )
+    leave_unended(tasks, settings)
     return runner, tasks
 
 

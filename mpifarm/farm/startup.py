@@ -29,7 +29,7 @@ from mpifarm.farm.first_words import (
     warn_of_directory,
     warn_of_unused,
 )
-from mpifarm.farm.growth import find_growth, has_changed, may_grow
+from mpifarm.farm.growth import explain_unended, find_growth, has_changed, may_grow
 from mpifarm.farm.idle_nodes import IdleNodes
 from mpifarm.farm.job_end import JobEnd
 from mpifarm.farm.kinds import check_kinds, warn_of_kinds
@@ -92,6 +92,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
         leader.coordinator.forecast.expect(durations)
         _mention(context, describe_farm(context, leader))
         _say(context, *warnings)
+        _say(context, explain_unended(tasks))
         _say(context, describe_limit(leader))
         _say(context, warn_of_directory(leader))
         _say(context, warn_of_kinds(context.settings, find_constraints(tasks)))

@@ -9,9 +9,18 @@ import pytest
 from mpifarm.coordinator.coordinator import Phase
 from mpifarm.errors import StorageError
 from mpifarm.farm import growth
-from mpifarm.farm.growth import Growth, Left, explain_left, has_changed, may_grow
+from mpifarm.farm.growth import (
+    Growth,
+    Left,
+    explain_left,
+    explain_unended,
+    has_changed,
+    leave_unended,
+    may_grow,
+)
 from mpifarm.lists.growth import ODD_SECONDS, Odd, Oddity
-from mpifarm.model.settings import Policy
+from mpifarm.model.settings import Policy, Settings
+from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.take_up import TakenUp, split_texts
 from mpifarm.tasklists import ListTaskList
 
@@ -40,10 +49,15 @@ class FakeStore:
 class Grown:
     """A list of two tasks, its farm at work, and what comes of lines that are added."""
 
-    def __init__(self, directory: Any) -> None:
+    def __init__(
+        self,
+        directory: Any,
+        content: str = "one\ntwo\n",
+        tasks: ListTaskList | None = None,
+    ) -> None:
         self.path = directory / "tasks.txt"
-        self.path.write_text("one\ntwo\n")
-        self.tasks = ListTaskList(str(self.path), "")
+        self.path.write_text(content)
+        self.tasks = tasks or ListTaskList(str(self.path), "")
         self.store = FakeStore(self.tasks)
         self.is_free = True
         self.is_held = False
@@ -271,6 +285,88 @@ def test_a_wrong_line_at_the_end_is_left_however_new_it_is(grown, lasts):
     left = grown.growth.find_left(grown.now)
     assert left.wrong_line == f"line 3 of {grown.path}"
     assert "lets task 2 wait for task 9" in explain_left("t", left)
+
+
+@pytest.mark.parametrize(
+    ("added", "place"),
+    [("three", "line 3"), ("# c\n#AFTER 0\nthree", "line 5"), ("#AFTER 9", "line 3")],
+)
+def test_a_line_without_newline_is_left_at_the_end_and_named(grown, added, place):
+    grown.append(added)
+    grown.run(8.0)
+    assert grown.texts == ["one", "two"]
+    left = grown.growth.find_left(grown.now)
+    assert left.wrong_line == f"{place} of {grown.path}"
+
+
+@pytest.mark.parametrize("added", ["# a comment", "  ", "\n"])
+def test_an_end_that_is_no_task_is_not_left(grown, added):
+    grown.append(added)
+    assert grown.growth.find_left(grown.now) == Left()
+
+
+def test_a_line_without_newline_that_the_farm_knows_is_not_left(tmp_path):
+    grown = Grown(tmp_path, "one\ntwo")
+    assert grown.growth.find_left(grown.now) == Left()
+
+
+# ---- a start beside a writer ---------------------------------------------------------
+
+
+def started(directory: Any, content: str, known: int = 0, **given: Any) -> ListTaskList:
+    """Read a list as a start does, in a workdir whose fingerprint has `known` tasks."""
+    path = directory / "tasks.txt"
+    path.write_bytes(content.encode())
+    if known:
+        found = take_fingerprint([f"echo {each}" for each in range(known)])
+        (directory / "fingerprint.json").write_bytes(encode_fingerprint(found))
+    tasks = ListTaskList(str(path), "")
+    leave_unended(tasks, Settings(str(path), str(directory), **given))
+    return tasks
+
+
+@pytest.mark.parametrize(
+    ("content", "known", "given"),
+    [
+        ("echo 0\necho 1\necho 2", 2, {}),
+        ("echo 0\necho 1\n#AFTER 0\n[limit=x] echo 2", 1, {}),
+        ("echo 0\necho 1\necho 2", 0, {"follow": 5.0}),
+        ("echo 0\necho 1\nä", 2, {"follow": 5.0}),
+    ],
+)
+def test_a_start_leaves_a_line_that_may_be_half_written(
+    tmp_path, content, known, given
+):
+    tasks = started(tmp_path, content, known, **given)
+    assert [*tasks.tasks] == ["echo 0", "echo 1"]
+    assert not tasks.constraints
+    assert explain_unended(tasks).startswith(f"the last line of {tasks.path} has no")
+    grown = Grown(tmp_path, content, tasks)
+    assert grown.growth.find_left(grown.now).wrong_line
+    grown.append("2\n")
+    grown.run(2.0)
+    assert grown.texts == ["echo 0", "echo 1", content.split("\n")[-1] + "2"]
+    assert grown.growth.find_left(grown.now) == Left()
+
+
+@pytest.mark.parametrize(
+    ("content", "known", "given"),
+    [
+        ("echo 0\necho 1", 0, {}),
+        ("echo 0\necho 1", 2, {}),
+        ("echo 0\necho 1", 2, {"follow": 5.0}),
+        ("echo 0\necho 1", 1, {"remap": True}),
+        ("echo 0\necho 1\n", 1, {}),
+        ("echo 0\necho 1\r", 1, {}),
+        ("echo 0\necho 1\n# a comment", 1, {"follow": 5.0}),
+    ],
+)
+def test_a_start_takes_what_is_ended_or_known_and_a_new_list_as_it_is(
+    tmp_path, content, known, given
+):
+    tasks = started(tmp_path, content, known, **given)
+    assert [*tasks.tasks] == ["echo 0", "echo 1"]
+    assert explain_unended(tasks) == ""
 
 
 def test_what_is_left_is_told_with_the_remedy():
