@@ -297,9 +297,7 @@ def _finish_adding(context: RankContext) -> None:
         lock_paths(settings.workdir, context.process.environ, settings.lock_area)
     )
     with lock.hold(LOCK_TIMEOUT):
-        before = adding.find_unfinished(paths, settings.tasklist)
-        if before is not None:
-            adding.finish(before)
+        adding.finish_at_start(paths, settings.tasklist)
 
 
 def _refuse_workdir(settings: Settings) -> None:

@@ -4,13 +4,16 @@ Rules of this file: the lock of the workdir is held, but for `ListEnd.read`.  Wh
 be added stands in the file ``adding`` before the first byte of it gets into the list,
 and until the adder has told the ids.  So an adder that is killed at any moment leaves
 ``adding``, or has not begun: the next adder, or the next start of a farm, brings the
-lines to their end, and an adder of the same lines knows that they are there.
+lines to their end, and an adder of the same lines knows that they are there.  Once a
+start has done so, no other start does: the user may have taken lines out again.
 """
 
+import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from mpifarm.errors import StorageError
@@ -21,6 +24,9 @@ from mpifarm.system.regular_files import open_regular
 from mpifarm.tasklists import ListReader
 
 FORMAT = 1
+
+HASHED = 1 << 12
+"""Bytes of the list in front of what is added that are hashed, at the most."""
 
 PART = 1 << 22
 """Bytes of the list that are read at once."""
@@ -38,6 +44,10 @@ class Adding(NamedTuple):
     first: int
     number: int
     content: bytes
+    before: str = ""
+    """The hash of the list's end before them, by which another list is known."""
+    is_done: bool = False
+    """Whether a start has brought them to their end; their ids are still to be told."""
 
     def is_like(self, other: "Adding") -> bool:
         """Return whether both add the same lines to the same list."""
@@ -111,6 +121,8 @@ def encode_adding(adding: Adding) -> bytes:
         "first": adding.first,
         "count": adding.number,
         "bytes": len(adding.content),
+        "before": adding.before,
+        "done": adding.is_done,
     }
     return json.dumps(head).encode("ascii") + b"\n" + adding.content
 
@@ -121,14 +133,16 @@ def parse_adding(content: bytes) -> Adding | None:
     try:
         head = json.loads(line)
         path, *numbers = head["list"], head["begin"], head["first"], head["count"]
+        before, is_done = head["before"], head["done"]
         is_known = head["format"] == FORMAT and head["bytes"] == len(lines)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     are_numbers = all(type(each) is int and each >= 0 for each in numbers)
-    if not (is_known and are_numbers and isinstance(path, str)):
+    are_texts = isinstance(path, str) and isinstance(before, str)
+    if not (is_known and are_numbers and are_texts):
         return None
     begin, first, count = numbers
-    return Adding(path, begin, first, count, lines)
+    return Adding(path, begin, first, count, lines, before, is_done is True)
 
 
 def add(paths: WorkdirPaths, adding: Adding) -> None:
@@ -136,14 +150,18 @@ def add(paths: WorkdirPaths, adding: Adding) -> None:
 
     Raises `StorageError`: nothing was added then, if the disk let it be taken back.
     """
-    content = encode_adding(adding)
-    files.replace(paths.adding, copy_staging_of(paths.adding), content)
+    _write(paths, adding)
     try:
         files.append_beside_others(adding.path, adding.content)
     except StorageError:
         if _read_behind(adding) == b"":
             forget(paths)
         raise
+
+
+def _write(paths: WorkdirPaths, adding: Adding) -> None:
+    content = encode_adding(adding)
+    files.replace(paths.adding, copy_staging_of(paths.adding), content)
 
 
 def forget(paths: WorkdirPaths) -> None:
@@ -154,7 +172,8 @@ def forget(paths: WorkdirPaths) -> None:
 def find_unfinished(paths: WorkdirPaths, tasklist: str) -> Adding | None:
     """Return what a killed adder was adding to a list, None if there is nothing.
 
-    What another user has left there is not ours to finish.  Raises `StorageError`.
+    What another user has left there is not ours to finish; what is of a list that was
+    edited since is forgotten.  Raises `StorageError`.
     """
     content = files.find_content(paths.adding)
     if content is None or files.find_other_owner(paths.adding):
@@ -162,7 +181,31 @@ def find_unfinished(paths: WorkdirPaths, tasklist: str) -> Adding | None:
     adding = parse_adding(content)
     if adding is None or adding.path != os.path.realpath(tasklist):
         return None
+    if _is_outdated(adding):
+        forget(paths)
+        return None
     return adding
+
+
+def _is_outdated(adding: Adding) -> bool:
+    """Return whether the list was edited since.  Raises `StorageError`."""
+    before = _hash_end(adding.path, adding.begin)
+    if before is None:  # the list is gone, and may come back
+        return False
+    return before != adding.before or (
+        adding.is_done and len(find_ids(adding)) < adding.number
+    )
+
+
+def finish_at_start(paths: WorkdirPaths, tasklist: str) -> None:
+    """Bring to their end, once, the lines that a killed adder was adding to a list.
+
+    Raises `StorageError`.
+    """
+    adding = find_unfinished(paths, tasklist)
+    if adding is not None and not adding.is_done:
+        finish(adding)
+        _write(paths, adding._replace(is_done=True))
 
 
 def finish(adding: Adding) -> list[int]:
@@ -170,6 +213,8 @@ def finish(adding: Adding) -> list[int]:
 
     Return the ids of their tasks.  Raises `StorageError`.
     """
+    if adding.is_done:
+        return find_ids(adding)
     there = _read_behind(adding)
     if there is None:  # the list is another one by now
         return _first_ids(adding)
@@ -235,27 +280,48 @@ def _read_behind(adding: Adding) -> bytes | None:
 
     Raises `StorageError`.
     """
+    with _opened(adding.path) as descriptor:
+        if descriptor is None or os.fstat(descriptor).st_size < adding.begin:
+            return None
+        return files.read_descriptor(descriptor, adding.begin)
+
+
+def _hash_end(path: str, size: int) -> str | None:
+    """Return the hash of the end of a list's first `size` bytes, None if it is gone.
+
+    Raises `StorageError`.
+    """
+    with _opened(path) as descriptor:
+        if descriptor is None:
+            return None
+        length = min(size, HASHED)
+        content = os.pread(descriptor, length, size - length)
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int | None]:
+    """Open a list for a block, None if it is gone.  Raises `StorageError`."""
     try:
-        descriptor = open_regular(adding.path, os.O_RDONLY, follow=True)
+        descriptor = open_regular(path, os.O_RDONLY, follow=True)
         try:
-            if os.fstat(descriptor).st_size < adding.begin:
-                return None
-            return files.read_descriptor(descriptor, adding.begin)
+            yield descriptor
         finally:
             os.close(descriptor)
     except FileNotFoundError:
-        return None
+        yield None
     except OSError as error:
-        raise files.storage_error("read", adding.path, error) from error
+        raise files.storage_error("read", path, error) from error
 
 
 def compose(end: ListEnd, commands: Sequence[bytes], after: str) -> Adding:
     """Return the lines for some commands, each behind an ``#AFTER`` if `after` says so.
 
-    `after` are ids as a list has them, "" for none.
+    `after` are ids as a list has them, "" for none.  Raises `StorageError`.
     """
     front = f"#AFTER {after}\n".encode() if after else b""
     lines = b"".join(b"%b%b\n" % (front, command) for command in commands)
     newline = b"\n" if end.rest else b""
     begin = end.size + len(end.rest)
-    return Adding(end.path, begin, end.total, len(commands), newline + lines)
+    before = _hash_end(end.path, begin) or ""
+    return Adding(end.path, begin, end.total, len(commands), newline + lines, before)

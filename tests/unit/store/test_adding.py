@@ -154,9 +154,8 @@ def test_an_adder_that_is_killed_at_any_step_has_added_all_once_the_next_has(
         expected = ["one", "two", "echo three", "echo four"]
         was_adding = place.is_adding
         if who == "a farm":
-            before = adding.find_unfinished(place.paths, str(place.tasklist))
-            if before is not None:
-                assert adding.finish(before) == [2, 3]
+            adding.finish_at_start(place.paths, str(place.tasklist))
+            assert place.lines in (expected, ["one", "two"])
         if struck and who != "another":
             place.add()  # the user gives the same command again
         elif who == "another":
@@ -283,15 +282,53 @@ def test_others_that_append_meanwhile_lose_nothing_if_the_disk_is_full(
     assert place.tasklist.read_text() == "one\ntwo\necho more\n"
 
 
+def test_lines_that_the_user_takes_out_again_are_brought_back_by_no_start(place):
+    adding.add(place.paths, place.compose())  # killed before the ids were told
+    adding.finish_at_start(place.paths, str(place.tasklist))
+    assert place.is_adding
+    place.tasklist.write_text("one\ntwo\n")
+    adding.finish_at_start(place.paths, str(place.tasklist))
+    assert place.lines == ["one", "two"]
+    assert not place.is_adding
+    place.add()
+    assert place.lines == ["one", "two", *map(bytes.decode, COMMANDS)]
+
+
+def test_nothing_is_finished_in_a_list_that_was_edited_since(place):
+    adding.add(place.paths, place.compose())
+    place.tasklist.write_text("uno\ndue\ntre\n")
+    adding.finish_at_start(place.paths, str(place.tasklist))
+    assert place.lines == ["uno", "due", "tre"]
+    assert not place.is_adding
+
+
+def test_a_list_that_is_gone_may_come_back(place):
+    adding.add(place.paths, place.compose())
+    place.tasklist.unlink()
+    assert adding.find_unfinished(place.paths, str(place.tasklist)) is not None
+    assert place.is_adding
+
+
+def test_the_end_of_a_long_list_is_enough_to_know_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(adding, "HASHED", 4)
+    place = Place(tmp_path / "place", "one\ntwo\n")
+    adding.add(place.paths, place.compose())
+    place.tasklist.write_text("uno\ntwo\necho three\n")
+    adding.finish_at_start(place.paths, str(place.tasklist))
+    assert place.lines == ["uno", "two", "echo three", "echo four"]
+
+
 # ---- the file ``adding`` ------------------------------------------------------------
 
 
 def test_what_is_encoded_is_parsed_again():
-    found = Adding("/a/\udcff list", 7, 1, 2, b"\necho \xff\n#AFTER 0\nx\n")
-    assert adding.parse_adding(adding.encode_adding(found)) == found
+    found = Adding("/a/\udcff list", 7, 1, 2, b"\necho \xff\n#AFTER 0\nx\n", "f0")
+    for each in (found, found._replace(is_done=True)):
+        assert adding.parse_adding(adding.encode_adding(each)) == each
 
 
 HEAD = {"format": 1, "list": "/a", "begin": 0, "first": 0, "count": 1, "bytes": 2}
+HEAD |= {"before": "", "done": False}
 
 
 @pytest.mark.parametrize(
@@ -302,7 +339,7 @@ HEAD = {"format": 1, "list": "/a", "begin": 0, "first": 0, "count": 1, "bytes": 
             json.dumps(HEAD | wrong).encode() + b"\nx\n"
             for wrong in (
                 *({"bytes": 9}, {"format": 2}, {"list": 3}, {"begin": -1}),
-                *({"first": "0"}, {"count": 1.5}, {"list": None}),
+                *({"first": "0"}, {"count": 1.5}, {"list": None}, {"before": 1}),
             )
         ),
     ],
