@@ -24,6 +24,7 @@ from mpifarm.coordinator.seats import Seats
 from mpifarm.coordinator.state import (
     MOVES,
     FarmState,
+    History,
     RankRecord,
     TaskRecord,
     TaskState,
@@ -78,6 +79,8 @@ class TaskTable:
 
         If such a task is taken again, its attempts are counted on from there.
         """
+        self._misfortunes: dict[int, tuple[History | None, int]] = {}
+        """History and lost attempts, by id, of such tasks that went back as held."""
         self.turn = 0
         """The number of leases so far."""
         self._farm = farm
@@ -113,13 +116,15 @@ class TaskTable:
         for taskid in taskids:
             task = tasks[taskid] = TaskRecord(taskid)
             if foreign:
-                task.attempt = foreign.pop(taskid, 0)
+                self._remember(task)
             if self.bars.is_set and self._turn_back(task):
                 continue
-            if is_working:
-                self.queue.append(task)
-            else:
+            if not is_working:
                 self.requeue(task)
+            elif task.may_kill_ranks:
+                self.retry_queue.add(task, 0.0)
+            else:
+                self.queue.append(task)
 
     def take_pulled(self, taskids: Iterable[int]) -> None:
         """Hold tasks that were pulled, to be recorded as cancelled or to go back.
@@ -128,8 +133,13 @@ class TaskTable:
         """
         for taskid in taskids:
             task = self.tasks[taskid] = TaskRecord(taskid)
-            task.attempt = self.foreign_attempts.pop(taskid, 0)
+            self._remember(task)
             self.requeue(task)
+
+    def _remember(self, task: TaskRecord) -> None:
+        """Give a task that may have been here before its attempts and misfortunes."""
+        task.attempt = self.foreign_attempts.pop(task.taskid, 0)
+        task.history, task.lost = self._misfortunes.pop(task.taskid, (None, 0))
 
     def take_not_run(self, taskid: int, note: str, now: float) -> None:
         """Hold a task out of a queue that is never to run: record that, and why."""
@@ -416,6 +426,8 @@ class TaskTable:
             task = self.tasks.pop(taskid)
             if task.attempt and self._farm.is_working:  # held; it comes again
                 self.foreign_attempts[taskid] = task.attempt
+                if task.history is not None or task.lost:
+                    self._misfortunes[taskid] = task.history, task.lost
         return done
 
     def fail_storage(self) -> None:

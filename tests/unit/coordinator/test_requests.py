@@ -227,6 +227,19 @@ def test_released_tasks_run_as_attempts_that_go_on_from_the_last():
     assert max(farm.started.values()) == 1
 
 
+def test_a_hold_gives_a_task_that_failed_no_more_attempts():
+    policy = Policy(retries=1, retry_delay=50.0)
+    farm = begun(1, seconds=10.0, policy=policy, status=1)
+    for _ in range(2):
+        hold(farm, 0)
+        farm.run(20.0)
+        release(farm, 0)
+        farm.run(1.0)
+    farm.run(HOUR)
+    assert farm.started == {(0, 1): 1, (0, 2): 1}
+    assert outcomes(farm) == {0: Outcome.FAILED}
+
+
 def test_a_task_that_was_just_added_is_held_before_the_farm_takes_it_up():
     farm = begun(4)
     farm.add_lines(2)

@@ -137,6 +137,36 @@ def test_an_attempt_that_a_rank_still_runs_is_not_given_out_again():
     assert task.attempt == 3
 
 
+@pytest.mark.parametrize("pulled", [False, True])
+def test_a_task_that_went_back_since_it_is_held_keeps_its_misfortunes(pulled):
+    farm, table = create_table()
+    deadly, failed, _ = lease(table, farm, 3, 4, 5)
+    deadly.past.ranks_lost = deadly.lost = 1
+    failed.past.failures = 2
+    go_back(farm, table, 3, 4, 5)
+    if pulled:  # it goes back again
+        table.take_pulled([3, 4, 5])
+        table.begin_transaction((), 0)
+        table.finish_transaction()
+    table.bars.release(None)
+    table.take([3, 4, 5])
+    assert [(task.taskid, task.attempt) for task in table.queue] == [(4, 1), (5, 1)]
+    (again,) = table.retry_queue
+    assert (again.taskid, again.past.ranks_lost, again.lost) == (3, 1, 1)
+    assert [task.past.failures for task in table.queue] == [2, 0]
+    assert violations(table) == []
+
+
+def go_back(farm: FarmState, table: TaskTable, *taskids: int) -> None:
+    """Have rank 1 give back these, which are held."""
+    table.bars.hold(taskids)
+    for taskid in taskids:
+        table.release(farm.ranks[1], table.tasks[taskid])
+    table.begin_transaction((), 0)
+    table.finish_transaction()
+    assert table.tasks == {}
+
+
 def test_an_adopted_task_is_leased_though_no_rank_is_known_to_have_it():
     _, table = create_table(3)
     assert table.find_violations([], {3}) == []
