@@ -28,6 +28,7 @@ from mpifarm.model.wording import (
 from mpifarm.store.attempts import Attempt
 from mpifarm.store.farm_liveness import FarmLiveness
 from mpifarm.store.farm_report import FarmReport, RunningReport
+from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.target import farm_words_of, words_of
 from mpifarm.system.console import printable
 
@@ -131,7 +132,8 @@ def _describe_others(status: Status) -> Iterator[str]:
             " no attempt of mpifarm's: a PyTaskFarmer has run"
             f" {agree(status.by_others, 'it', 'them')}"
         )
-    if nowhere := status.counts[State.NOWHERE]:
+    nowhere = status.counts[State.NOWHERE]
+    if nowhere and status.view.match is not ListMatch.EDITED:  # else ids mean nothing
         check = shlex.join(["mpifarm", "check", *words_of(status.view.target)])
         them = agree(nowhere, "it", "them")
         yield (

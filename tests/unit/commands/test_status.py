@@ -23,6 +23,7 @@ from mpifarm.commands.status.screen import Screen
 from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store.claim_journal import Head, encode_head
+from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.target import Target
 from mpifarm.system.console import Console
 from tests.farm_states import write_claim, write_farm
@@ -301,6 +302,15 @@ def test_what_plain_farmers_did_is_counted(site, run):
     assert "2 finished tasks have no attempt of mpifarm's: a PyTaskFarmer" in text
     assert "1 task is in no file: a PyTaskFarmer runs it, or has lost it" in text
     assert "in another farmer" in text
+
+
+def test_of_an_edited_list_it_says_that_and_not_that_tasks_are_lost(site, run):
+    fingerprint = encode_fingerprint(take_fingerprint([*TASKS[:3], *TASKS[4:]]))
+    (site.root / "fingerprint.json").write_bytes(fingerprint)
+    site.write("toprocess", range(4, 12))
+    text = run("tasks.txt")[1]
+    assert "tasks.txt was edited since tasks.txt_workdir was begun" in text
+    assert "a PyTaskFarmer" not in text
 
 
 def test_the_end_of_a_list_is_told(site, run):
