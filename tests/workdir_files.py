@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 class Attempt(NamedTuple):
     """A line of ``attempts.tsv``; times in seconds, `started` since 1970.
 
-    `status` is -n where signal n ended the command: the file has 128 + n and n.
+    `worker` is -1 where none had the task.  `status` is -n where signal n ended the
+    command: the file has 128 + n and n.
     """
 
     taskid: int
@@ -48,6 +49,7 @@ class Attempt(NamedTuple):
         cells = self._asdict() | {
             "status": 128 + signal if signal else self.status,
             "signal": signal,
+            "worker": "" if self.worker < 0 else self.worker,
             "outcome": self.outcome or ("failed" if self.status else "completed"),
             "started": f"{begun:%Y-%m-%dT%H:%M:%S}.{begun.microsecond // 1000:03d}Z",
         }

@@ -24,7 +24,7 @@ from mpifarm.model.paths import (
 )
 from mpifarm.output.reader import list_kept_ids
 from mpifarm.output.records import DIRECTORIES
-from mpifarm.store.attempts import Column, is_not_run, read_last_attempts
+from mpifarm.store.attempts import Column, read_last_attempts, why_never_run
 from mpifarm.store.claim_journal import DamagedClaimError, Journal
 from mpifarm.store.claims import OtherClaim, assess_untaken, grasped
 from mpifarm.store.farm_liveness import (
@@ -78,7 +78,7 @@ def list_logs(path: str) -> list[str] | None:
     """Return the names in the directory of the logs, None if they cannot be listed.
 
     A task whose output is in a file shared by tasks counts as if it had a ``log_<id>``,
-    and so does one that was not run, since others had failed.
+    and so does one that no worker ever had.
     Raises `StorageError` if the disk fails.
     """
     logs = WorkdirPaths(path).logs
@@ -90,17 +90,21 @@ def list_logs(path: str) -> list[str] | None:
         return None
     if not {*DIRECTORIES}.isdisjoint(names):
         names += [log_name(taskid) for taskid in list_kept_ids(logs)]
-    names += map(log_name, _find_not_run(WorkdirPaths(path)))
+    names += map(log_name, find_never_run(WorkdirPaths(path)))
     return names
 
 
-def _find_not_run(paths: WorkdirPaths) -> Iterator[int]:
-    """Yield the tasks that were not run, since others had failed."""
-    if files.is_there(paths.waiting):  # else it is a list without an order
-        last = read_last_attempts(paths)
-        for taskid in last.lines:
-            if is_not_run(last.field(taskid, Column.OUTCOME)):
-                yield taskid
+def find_never_run(paths: WorkdirPaths) -> dict[int, str]:
+    """Return, for each task that no worker ever had, why: see `why_never_run`.
+
+    Raises `StorageError`.
+    """
+    if not files.find_size(paths.failed):
+        return {}
+    last = read_last_attempts(paths)
+    rows = zip(last.lines, last.rows(last.lines, Column.WORKER), strict=True)
+    reasons = ((taskid, why_never_run(fields)) for taskid, fields in rows if fields)
+    return {taskid: why for taskid, why in reasons if why}
 
 
 def examine_whole(path: str, machine: Machine, *, locked: bool = True) -> Contents:

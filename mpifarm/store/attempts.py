@@ -473,6 +473,18 @@ def is_not_run(outcome: bytes) -> bool:
     return outcome.startswith(_NOT_RUN)
 
 
+def why_never_run(fields: Sequence[bytes]) -> str:
+    """Return why no worker ever had an attempt, "" if one had it.
+
+    `fields` are those up to the worker at least.
+    """
+    outcome = fields[Column.OUTCOME]
+    if is_not_run(outcome):
+        return outcome.decode()
+    is_cancelled = outcome == CANCELLED and not fields[Column.WORKER]
+    return "cancelled before it ran" if is_cancelled else ""
+
+
 def find_awaited(outcome: bytes) -> int | None:
     """Return the failed task for which a task waits that was not run, else None."""
     found = _match_not_run(outcome)

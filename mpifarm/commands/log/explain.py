@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from mpifarm.audit.locate import LocatedTask, TaskLocator, locate_tasks
-from mpifarm.audit.snapshot import examine_whole, observer
+from mpifarm.audit.snapshot import examine_whole, find_never_run, observer
 from mpifarm.commands.log.gaps import MAX_NAMES, Gap, Gaps
 from mpifarm.commands.target import patience_of
 from mpifarm.errors import FarmError, InputError
@@ -19,7 +19,6 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.wording import agree, counted
 from mpifarm.order.constraints import UNORDERED
 from mpifarm.output.reader import Output
-from mpifarm.store.attempts import Column, is_not_run, read_last_attempts
 from mpifarm.store.target import Target, has_own_state, read_tasks
 from mpifarm.store.task_map import Location
 from mpifarm.system import files
@@ -102,8 +101,8 @@ class Explainer:
 
     def reason(self, taskid: int, found: LocatedTask) -> str:
         """Return the reason why a task has no output, as the rest of a sentence."""
-        if found.location is Location.FAILED and taskid in self._not_run:
-            return f"was {self._not_run[taskid]}"
+        if found.location is Location.FAILED and taskid in self._never_run:
+            return f"was {self._never_run[taskid]}"
         holder = found.holder
         if holder and not holder.may_live:
             return (
@@ -142,14 +141,10 @@ class Explainer:
         return locate_tasks(contents, texts, has_own_state=own, constraints=constraints)
 
     @cached_property
-    def _not_run(self) -> dict[int, str]:
-        """For tasks that were not run since others had failed, that in words."""
+    def _never_run(self) -> dict[int, str]:
+        """For tasks that no worker ever had, why that is so."""
         paths = WorkdirPaths(self.target.workdir)
-        if not self.patiently(lambda: files.is_there(paths.waiting)):
-            return {}  # it is a list without an order
-        last = self.patiently(lambda: read_last_attempts(paths))
-        outcomes = ((each, last.field(each, Column.OUTCOME)) for each in last.lines)
-        return {each: why.decode() for each, why in outcomes if is_not_run(why)}
+        return self.patiently(lambda: find_never_run(paths))
 
     @cached_property
     def _tasks(self) -> TaskList | None:

@@ -1,6 +1,7 @@
 """What the commands that look, check, retry and log say of a list with an order."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,23 @@ def test_what_was_not_run_has_no_log_and_that_is_in_order(site, run):
 def test_its_log_is_the_reason(site, run):
     with pytest.raises(InputError, match="task 3 was not run: task 0 failed"):
         run(log, "3")
+
+
+def test_what_was_cancelled_before_it_ran_has_no_log_either(site, run):
+    ends = [Attempt(0, status=1), Attempt(1)]
+    ends += [
+        Attempt(taskid, status=-15, outcome="cancelled", worker=worker)
+        for taskid, worker in ((2, -1), (3, 1), (4, -1))
+    ]
+    (site.root / "attempts.tsv").write_text(format_attempts(*ends))
+    (site.root / "waiting").unlink()
+    with pytest.raises(InputError, match="task 2 was cancelled before it ran"):
+        run(log, "2")
+    with pytest.raises(InputError, match="task 3 has failed, and has no output"):
+        run(log, "3")
+    _, out, _ = run(check)
+    (row,) = [line for line in out.splitlines() if "without a log" in line]
+    assert re.search(r" 1  notice: ended, and without a log +3 ", row)
 
 
 def test_it_is_one_group_by_the_task_that_failed_in_the_first_place(site, run):
