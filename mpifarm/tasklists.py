@@ -66,12 +66,14 @@ class OptionError(InputError):
 class TasklistFileError(InputError):
     """A mistake in the tasklist itself, whichever handler reads it.
 
-    `place` names the line, as "line 7 of tasks.txt"; "" if no line is to blame.
+    `place` names the line, as "line 7 of tasks.txt", and `number` is its number, from
+    1; "" and 0 if no line is to blame.
     """
 
-    def __init__(self, what: str, place: str = "") -> None:
+    def __init__(self, what: str, place: str = "", number: int = 0) -> None:
         super().__init__(what)
         self.place = place
+        self.number = number
 
 
 class ListTaskList(TaskList):
@@ -216,7 +218,8 @@ class ListReader:
             self._directives.read(self.constraints, map(decode_text, lines), *place)
         except DirectiveError as error:
             where = f"line {error.number} of {self._path}"
-            raise TasklistFileError(f"{where} {error}", where) from error
+            what = f"{where} {error}"
+            raise TasklistFileError(what, where, error.number) from error
 
 
 def read_list(path: str) -> ListReader:
@@ -384,6 +387,7 @@ def _refuse_nul_in(path: str, number: int, line: str) -> NoReturn:
         f"line {number} of the tasklist {path} has a NUL byte in it, which no"
         " command can have: remove it, or save the file as UTF-8 text",
         f"line {number} of {path}",
+        number,
     )
 
 

@@ -151,7 +151,7 @@ class Growth:
             return Left(0, watch.wrong)
         if watch.odd is None or watch.looks == looks:
             return Left(watch.count) if watch.count else self._find_unended()
-        return Left(self._count_more(), watch.odd)
+        return self._count_more(watch.odd)
 
     def _find_unended(self) -> Left:
         """Return what is left by a last line that has no newline."""
@@ -168,12 +168,15 @@ class Growth:
         fault = f"{place} has no newline at its end, so it may be half written, and"
         return Left(0, Odd(Oddity.WRONG, f"{fault} has not run: {END_IT}", place))
 
-    def _count_more(self) -> int:
-        """Return how many tasks an odd list has more than the farm knows."""
+    def _count_more(self, odd: Odd) -> Left:
+        """Return what is left of an odd list: the tasks that it has more, if any."""
         try:
-            return max(0, len(read_list(self.watch.path).texts) - len(self._texts))
-        except TasklistFileError:
-            return 0
+            total = len(read_list(self.watch.path).texts)
+        except TasklistFileError as error:
+            if not error.number:
+                return Left(0, odd)
+            return Left(0, Odd(Oddity.WRONG, str(error), error.place))
+        return Left(max(0, total - len(self._texts)), odd)
 
     def look_at_end(self) -> None:
         """Look at the list at once; the coordinator is told what comes of it."""

@@ -4,7 +4,8 @@ Rules of this file: a list is read a part at a time, and nothing waits.  Only li
 end in a newline count.  What is new is offered only after the known lines in front of
 it were found to be the same: by their hash, or else text by text.  A list that is
 shorter, gone or different is looked at again for some seconds before that is said: an
-editor, or a script, may be writing it anew.
+editor, or a script, may be writing it anew.  Of a list with a line that is wrong, what
+stands in front of that line is offered.
 """
 
 import hashlib
@@ -105,8 +106,8 @@ def explain_odd(path: str, odd: Odd, known: int) -> str:
             what = f"{path} can't be read any more ({odd.fault})"
         case Oddity.WRONG:
             return (
-                f"WARNING: {odd.fault}; until then, nothing that was added to the list"
-                " while the farm runs is taken up"
+                f"WARNING: {odd.fault}; until then, neither this line nor what follows"
+                " it in the list is taken up"
             )
         case _:
             what = f"another farm knows other lines at the end of {path}"
@@ -164,7 +165,7 @@ class ListWatch:
     @property
     def count(self) -> int:
         """How many tasks may be taken up: the lines in front of them are the same."""
-        if self._scan is not None or self._found is not None:
+        if self._scan is not None or (self._found is not None and not self.wrong):
             return 0
         return len(self.fresh.texts) - self.begin
 
@@ -203,8 +204,8 @@ class ListWatch:
         except _OddListError as error:
             is_done = self._note_odd(error.odd, now)
         except TasklistFileError as error:
-            odd = Odd(Oddity.WRONG, str(error), error.place)
-            is_done = self._note_odd(odd, now)
+            self.fresh, self.begin = ListReader(self.path), 0
+            is_done = self._note_odd(_describe_wrong(error), now)
         except OSError as error:
             fault = error.strerror or str(error)
             self._seen = None  # it may come back as it was
@@ -232,6 +233,8 @@ class ListWatch:
         self._check_replaced(scan.end)
         if scan.reader is not self.fresh:
             self.fresh, self.begin = scan.reader, 0
+        if scan.wrong is not None:
+            return self._note_odd(_describe_wrong(scan.wrong), now)
         self._mark = scan.mark
         self._found = self.odd = None
         self._close()
@@ -268,6 +271,10 @@ class ListWatch:
             self._scan = None
 
 
+def _describe_wrong(error: TasklistFileError) -> Odd:
+    return Odd(Oddity.WRONG, str(error), error.place)
+
+
 class _OddListError(Exception):
     """The error of a list that is not as the farm knows it."""
 
@@ -280,7 +287,8 @@ class _Scan:
     """The reading of one version of a list.
 
     With a `mark`, its hash is compared, and `fresh` read on; without, or if the hash
-    differs, the list is read from its beginning and compared with `known`.
+    differs, the list is read from its beginning and compared with `known`.  If a line
+    is wrong, the list is read once more, up to that line.
     """
 
     def __init__(
@@ -297,6 +305,8 @@ class _Scan:
         """The place up to which all was read, None if `known` goes beyond it."""
         self.end = 0
         """The bytes that were read so far, all of them whole lines."""
+        self.wrong: TasklistFileError | None = None
+        """The fault of the line up to which the list is read; None without one."""
         self._file = opened
         self._path = path
         self._known = known
@@ -313,15 +323,27 @@ class _Scan:
         self._file.close()
 
     def step(self) -> bool:
-        """Read a part.  Return whether that was the last one."""
+        """Read a part.  Return whether that was the last one.
+
+        Raises TasklistFileError for a wrong line among the known ones.
+        """
         if self._expected is not None:
             self._check_hash(self._expected)
             return False
         lines, rest = self._read_lines()
+        if self.wrong is not None:
+            lines, rest = self._cut_at_wrong(lines, self.wrong), b""
         if not lines:
             self._end(rest)
             return True
-        self.reader.take(lines)
+        try:
+            self.reader.take(lines)
+        except TasklistFileError as error:
+            if self.wrong is not None or not error.number:
+                raise
+            self.wrong = error
+            self._begin_again()
+            return False
         self.end += len(lines)
         self._digest.update(lines)
         if self._compared < len(self._known):
@@ -357,6 +379,19 @@ class _Scan:
                 return content + part[:cut], b""
             content += part
         return b"", content
+
+    def _cut_at_wrong(self, lines: bytes, wrong: TasklistFileError) -> bytes:
+        """Return the lines in front of the wrong one; b"" if there are no more.
+
+        Raises TasklistFileError if known tasks stand behind it.
+        """
+        left = wrong.number - 1 - self.reader.lines
+        # Lone CRs end lines, too: then the wrong one is found again, and told.
+        rest = lines.split(b"\n", left)[-1] if lines.count(b"\n") > left else b""
+        before = lines[: len(lines) - len(rest)]
+        if not before and self._compared < len(self._known):
+            raise wrong
+        return before
 
     def _compare(self) -> None:
         """Compare the texts that were read with the known ones, and keep only others.

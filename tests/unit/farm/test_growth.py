@@ -257,6 +257,9 @@ def test_a_farm_that_does_not_work_any_more_takes_nothing_up(grown):
     assert grown.growth.find_left(grown.now) == Left(1)
 
 
+AFTER_9 = Odd(Oddity.WRONG, "line 2 …", "line 2 of …")
+
+
 @pytest.mark.parametrize(
     ("content", "left"),
     [
@@ -264,6 +267,7 @@ def test_a_farm_that_does_not_work_any_more_takes_nothing_up(grown):
         ("one\ntwo\nthree\nfo", Left(1)),
         ("none\ntwo\nthree\n", Left(1, Odd(Oddity.EDITED))),
         ("one\n", Left(0, Odd(Oddity.EDITED))),
+        ("none\n#AFTER 9\ntwo\n", Left(0, AFTER_9)),
     ],
 )
 def test_a_farm_knows_at_its_end_what_it_leaves(grown, content, left):
@@ -272,7 +276,22 @@ def test_a_farm_knows_at_its_end_what_it_leaves(grown, content, left):
         grown.run(8.0)
     else:
         grown.coordinator.phase = Phase.DRAINING
-    assert grown.growth.find_left(grown.now) == left
+    found = grown.growth.find_left(grown.now)
+    if left.odd is AFTER_9:
+        assert found.wrong_line == f"line 2 of {grown.path}"
+    else:
+        assert found == left
+
+
+def test_what_stands_above_a_wrong_line_runs_before_the_farm_leaves(grown):
+    grown.append("three\n#AFTER 9\nfour\n")
+    grown.growth.look_at_end()
+    grown.run(8.0)
+    assert grown.texts == ["one", "two", "three"]
+    assert grown.events == ["grown", "seen"]
+    warnings = [each for each in grown.told if "WARNING: line 4 of" in each]
+    assert len(warnings) == 1
+    assert grown.growth.find_left(grown.now).wrong_line == f"line 4 of {grown.path}"
 
 
 @pytest.mark.parametrize("lasts", [False, True])

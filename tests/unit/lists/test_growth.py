@@ -358,20 +358,80 @@ def test_an_odd_list_is_not_read_again_as_long_as_it_does_not_change(watched):
     assert watched.file.bytes_read == before
 
 
-def test_a_line_that_no_task_can_be_is_told_and_nothing_is_offered(watched):
+def test_a_line_that_no_task_can_be_is_told_and_what_is_above_it_is_offered(watched):
     watched.file.append("three\n#AFTER 99\nfour\n")
     watched.wait()
     odd = watched.watch.odd
     assert odd.why is Oddity.WRONG
     assert explain_odd(PATH, odd, 2) == (
-        f"WARNING: {odd.fault}; until then, nothing that was added to the list while"
-        " the farm runs is taken up"
+        f"WARNING: {odd.fault}; until then, neither this line nor what follows it in"
+        " the list is taken up"
     )
     assert "line 6 of tasks.txt lets task 3 wait for task 99" in odd.fault
+    assert watched.take() == ["three"]
+    assert watched.watch.count == 0
+    watched.look()
+    assert watched.watch.count == 0
     watched.file.write(LIST + "three\n#AFTER 2\nfour\n")
     watched.look()
-    assert watched.take() == ["three", "four"]
+    assert watched.take() == ["four"]
     assert watched.tasks.constraints.after == {3: (2,)}
+    assert watched.watch.odd is watched.watch.wrong is None
+
+
+@pytest.mark.parametrize(
+    ("appended", "offered"),
+    [
+        ("three\n#BARRIER\nfour\n[limit= five\nsix\n", ["three", "four"]),
+        ("three\r\n#AFTER 0,\r\nfour\r\n", ["three"]),
+        ("three\nfo\0ur\nfive\n", ["three"]),
+        ("#BARRIER CHEK\nthree\n", []),
+        ("three\n#AFTER 0\n#AFTER 9\nfour", ["three"]),
+    ],
+)
+@pytest.mark.parametrize("part", [1, 1 << 21])
+def test_what_stands_above_a_wrong_line_is_offered(
+    watched, monkeypatch, appended, offered, part
+):
+    monkeypatch.setattr(growth, "PART", part)
+    watched.file.append("zero\n")
+    watched.look()
+    assert watched.take() == ["zero"]
+    watched.file.append(appended)
+    watched.look()
+    assert watched.watch.wrong is not None
+    assert watched.take() == offered
+
+
+def test_where_lone_carriage_returns_end_lines_a_wrong_line_lets_nothing_be_offered(
+    watched,
+):
+    watched.file.append("zero\n")
+    watched.look()
+    assert watched.take() == ["zero"]
+    watched.file.append("three\rfour\n#AFTER 9\nfive\n")
+    watched.wait()
+    assert watched.watch.odd.why is Oddity.WRONG
+    assert watched.watch.count == 0
+
+
+def test_a_wrong_line_among_known_ones_lets_nothing_be_offered(watched):
+    watched.file.write(LIST.replace("one", "one\n#AFTER 5") + "three\n")
+    watched.wait()
+    assert watched.watch.odd.why is Oddity.WRONG
+    assert watched.watch.count == 0
+    watched.file.write(LIST + "three\n")
+    watched.look()
+    assert watched.take() == ["three"]
+
+
+def test_a_wrong_line_that_comes_while_others_wait_costs_none_of_them(watched):
+    watched.file.append("three\nfour\n")
+    watched.look()
+    assert watched.watch.count == 2
+    watched.file.append("five\n#BARRIER CHEK\n")
+    watched.look()
+    assert watched.take() == ["three", "four", "five"]
 
 
 def test_what_another_farm_knows_otherwise_is_told(watched):
