@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.requests import Answer, Request, RequestKind
 from mpifarm.store.claim_journal import DamagedClaimError, Journal, parse_head
@@ -70,8 +71,21 @@ def ask(
             held, _ = find_held(paths) or (Held(), "")
             replace_held(paths, held.after(request))
         if named := tuple(each.farm for each in farms if each.heeds):
-            append_request(paths, Asked(request, named))
+            try:
+                append_request(paths, Asked(request, named))
+            except StorageError as error:
+                raise StorageError(f"{error}; {_explain_unasked(request)}") from error
     return farms
+
+
+def _explain_unasked(request: Request) -> str:
+    """Return what holds though no farm that works could be asked, with the remedy."""
+    if request.kind not in _ABOUT_HELD:
+        return "nothing was asked"
+    return (
+        f"farms that start from now on heed the {request.kind.value}, and those that"
+        " work were not asked: give the same command again"
+    )
 
 
 def await_answers(

@@ -319,7 +319,4 @@ class AnswerInbox:
 
 def append_request(paths: WorkdirPaths, asked: Asked) -> None:
     """Append a request.  Lock held.  Raises `StorageError`."""
-    try:
-        files.append(paths.requests, encode_request(asked), sync=True)
-    except StorageError as error:
-        raise StorageError(f"{error}; nothing was asked") from error
+    files.append(paths.requests, encode_request(asked), sync=True)

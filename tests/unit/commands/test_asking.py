@@ -8,7 +8,7 @@ from mpifarm.audit.asking import LivingFarm, Outcome, ask, await_answers, find_l
 from mpifarm.audit.view import State
 from mpifarm.commands.asking import Told, run
 from mpifarm.commands.options import HelpAsked
-from mpifarm.errors import InputError
+from mpifarm.errors import InputError, StorageError
 from mpifarm.model.requests import Answer, Fate, FateOfTasks, Request, RequestKind
 from mpifarm.store.farm_liveness import FarmLiveness
 from mpifarm.store.held_file import Held, find_held
@@ -299,3 +299,28 @@ def test_a_farm_whose_claim_says_nothing_of_requests_is_not_asked(site):
     (old,) = ask(farm.paths, FakeLock(site.root / "lock"), site.machine(99), request)
     assert not old.heeds
     assert farm.requests.poll() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "held", "said"),
+    [
+        (
+            HOLD,
+            Held(holds_all=True),
+            "; farms that start from now on heed the hold, an",
+        ),
+        (RequestKind.DRAIN, NONE, "; nothing was asked"),
+    ],
+)
+def test_what_holds_is_told_where_a_full_disk_takes_no_request(
+    site, monkeypatch, kind, held, said
+):
+    farm, request = site.open(), Request("r1", kind)
+
+    def fail(*_: object) -> None:
+        raise StorageError("no space left on device")
+
+    monkeypatch.setattr("mpifarm.audit.asking.append_request", fail)
+    with pytest.raises(StorageError, match=f"device{said}"):
+        ask(farm.paths, FakeLock(site.root / "lock"), site.machine(99), request)
+    assert (find_held(farm.paths) or (NONE, ""))[0] == held
