@@ -4,6 +4,7 @@ Rules of this file: it reads, without the lock, and words nothing.  Times are in
 since the epoch, ages in seconds.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from mpifarm.store.attempts_scan import (
     find_without_attempt,
 )
 from mpifarm.store.farm_liveness import Machine
-from mpifarm.store.farm_report import RunningReport
+from mpifarm.store.farm_report import FarmReport, RunningReport
 from mpifarm.store.target import Target
 
 RECORD_SECONDS: Final = 0.2
@@ -61,6 +62,8 @@ class Status:
     by_others: int
     """Finished tasks without an attempt of mpifarm's."""
     now: float
+    directory: str
+    """The directory of those who look, "" if it was removed."""
 
     @property
     def live(self) -> list[Farm]:
@@ -82,6 +85,12 @@ class Status:
         """The farm that ended last by itself, None if there is none."""
         ended = [farm for farm in self.farms if farm.life is Life.ENDED]
         return max(ended, key=lambda farm: farm.heard, default=None)
+
+    @property
+    def last_report(self) -> FarmReport | None:
+        """What was said last by any farm that does not live any more."""
+        reports = [farm.report for farm in self.farms if farm.report and not farm.lives]
+        return max(reports, key=lambda report: report.written, default=None)
 
     @property
     def goes_on(self) -> bool:
@@ -155,7 +164,14 @@ def read_status(
     now = time.time()
     farms = read_farms(view.paths, view.claims, now)
     failed = _find_failed(view, most_failed)
-    return Status(view, farms, failed, _count_by_others(view), now)
+    return Status(view, farms, failed, _count_by_others(view), now, _find_directory())
+
+
+def _find_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return ""
 
 
 def _find_failed(view: View, most: int) -> list[FailedTask]:

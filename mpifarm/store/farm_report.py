@@ -62,6 +62,8 @@ class FarmReport(NamedTuple):
     held: int = 0
     """Tasks that users hold by their ids."""
     holds_all: bool = False
+    directory: str = ""
+    """The directory in which its command was given."""
 
 
 def find_report(paths: WorkdirPaths, farm: str) -> FarmReport | None:
@@ -100,6 +102,7 @@ def _parse_report(farm: str, state: dict[str, Any]) -> FarmReport:
         grows=state.get("grows") is True,
         held=_number(held.get("tasks", 0)),
         holds_all=held.get("all") is True,
+        directory=_word(state.get("directory") or ""),
     )
 
 

@@ -156,7 +156,7 @@ def _describe_state(status: Status) -> Iterator[str]:
     ended = status.last_ended
     when = f" since {_time(ended.heard, status.now)}" if ended else ""
     how = _describe_end(ended.report) if ended and ended.report else ""
-    farm = shlex.join(["mpifarm", *farm_words_of(view.target)])
+    farm = _name_command(status)
     if left and not view.held.holds_all:
         yield f"no farm runs{when}{how}; to go on, give its command again: {farm}"
     elif left or counts[State.HELD]:
@@ -178,6 +178,17 @@ def _describe_held(view: View) -> Iterator[str]:
         tasks = f"{agree(len(held), 'task', 'tasks')} {name_ids(held)}"
         them = agree(len(held), "it", "them")
         yield f"{len(held)} held ({tasks}): {release} lets {them} start"
+
+
+def _name_command(status: Status) -> str:
+    """Return the command of the farm heard last, else one that goes on as well."""
+    report = status.last_report
+    if report is None or not report.command:
+        return shlex.join(["mpifarm", *farm_words_of(status.view.target)])
+    command = shlex.join(report.command)
+    if report.directory in ("", status.directory):
+        return command
+    return f"cd {shlex.quote(report.directory)} && {command}"
 
 
 def _describe_end(report: FarmReport) -> str:

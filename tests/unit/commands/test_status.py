@@ -120,7 +120,8 @@ def test_a_dead_farm_is_told_of_with_what_it_ran(site, run):
     assert f"farm {FARM} on n1 (slurm job 4711) died, last heard of at " in text
     assert "  it ran task 4 on n2 since " in text
     assert "  its 2 tasks go back when a farm starts" in text
-    assert "to go on, give its command again: mpifarm tasks.txt" in text
+    again = "to go on, give its command again: cd /data && mpifarm tasks.txt\n"
+    assert again in text
     assert "running longest" not in text
 
 
@@ -164,6 +165,28 @@ def test_without_a_farm_what_is_held_is_to_be_released_first(site, run):
 def test_tasks_that_have_ended_are_not_told_as_held(site, run):
     keep_back(site, "0-2")
     assert "held" not in run("tasks.txt")[1]
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "said"),
+    [("", "mpifarm"), ("/data/my runs", "cd '/data/my runs' && mpifarm")],
+)
+def test_the_command_to_give_again_is_the_last_one_with_its_options(
+    site, run, elsewhere, said
+):
+    directory = elsewhere or os.getcwd()
+    options = ["mpifarm", "--retries", "2", "--chdir", "a b", "tasks.txt"]
+    tell(site, exit_status=75, command=options, directory=directory)
+    write_farm(
+        WorkdirPaths(str(site.root)),
+        "c1a10000",
+        written=time.time() - 60,
+        command=["mpifarm", "--retries", "9", "tasks.txt"],
+        directory=directory,
+        exit_status=75,
+    )
+    text = run("tasks.txt")[1]
+    assert f"again: {said} --retries 2 --chdir 'a b' tasks.txt\n" in text
 
 
 def test_a_farm_that_is_silent_is_told_of(site, run):
