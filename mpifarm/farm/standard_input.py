@@ -17,6 +17,7 @@ from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.farm.context import RankContext
 from mpifarm.model.paths import WorkdirPaths, copy_staging_of
 from mpifarm.model.settings import STDIN_LIST, Settings
+from mpifarm.store.adding import find_missing
 from mpifarm.store.directories import make_root
 from mpifarm.store.strangers import validate_contents, validate_place
 from mpifarm.system import files
@@ -66,6 +67,8 @@ class InputFeed:
         self._is_open = True
         self._rest = b""
         """What was read and is not in the list yet."""
+        self._begin: int | None = None
+        """The size of the list before an append that failed."""
         self._sync_at = 0.0
         self._has_failed = False
 
@@ -81,7 +84,7 @@ class InputFeed:
             lines, rest = self._rest + b"\n", b""
         try:
             if lines:
-                files.append(self._path, lines, sync=now >= self._sync_at)
+                self._append(lines, sync=now >= self._sync_at)
         except StorageError as error:
             self._note_failure(error, now)
             return False
@@ -106,6 +109,21 @@ class InputFeed:
             self._is_open = bool(part)
             self._rest += part
         return True
+
+    def _append(self, lines: bytes, *, sync: bool) -> None:
+        """Append whole lines, beside others that append; raises `StorageError`."""
+        has_failed = self._begin is not None
+        begin = self._begin if has_failed else files.find_size(self._path)
+        self._begin = begin = begin or 0
+        end = files.find_rest(self._path, max(0, begin - 1))
+        there = end[1:] if begin else end
+        if has_failed:  # A part may be there, and lines of others behind it.
+            lines = find_missing(there, lines)
+        if not there and end not in (b"", b"\n"):
+            lines = b"\n" + lines
+        if lines:
+            files.append_beside_others(self._path, lines, sync=sync, is_ours=True)
+        self._begin = None
 
     def _note_failure(self, error: StorageError, now: float) -> None:
         self.look_at = now + RETRY_SECONDS

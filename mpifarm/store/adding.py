@@ -218,7 +218,7 @@ def finish(adding: Adding) -> list[int]:
     there = _read_behind(adding)
     if there is None:  # the list is another one by now
         return _first_ids(adding)
-    if missing := _find_missing(there, adding.content):
+    if missing := find_missing(there, adding.content):
         files.append_beside_others(adding.path, missing)
     return find_ids(adding)
 
@@ -240,7 +240,7 @@ def find_ids(adding: Adding) -> list[int]:
     return ids
 
 
-def _find_missing(there: bytes, content: bytes) -> bytes:
+def find_missing(there: bytes, content: bytes) -> bytes:
     """Return what is to follow `there`, the list's end, so that `content` is in it."""
     if content.startswith(there):
         return content[len(there) :]

@@ -174,20 +174,25 @@ def append_to(descriptor: int, path: str, lines: bytes, *, sync: bool) -> int:
     return size + len(content)
 
 
-def append_beside_others(path: str, content: bytes) -> None:
-    """Append to a file to which others append without a lock, and sync it.
+def append_beside_others(
+    path: str, content: bytes, *, sync: bool = True, is_ours: bool = False
+) -> None:
+    """Append to a file to which others append without a lock, and sync it if `sync`.
 
-    A link is followed.  Raises `StorageError`, and then takes back the part that was
-    written, unless others have written behind it.
+    A file that `is_ours` is made if it is missing; for any other, a link is followed.
+    Raises `StorageError`, and then takes back the part that was written, unless others
+    have written behind it.
     """
+    flags = os.O_RDWR | os.O_APPEND | (os.O_CREAT if is_ours else 0)
     size = -1
     try:
-        descriptor = open_regular(path, os.O_RDWR | os.O_APPEND, follow=True)
+        descriptor = open_regular(path, flags, follow=not is_ours)
         try:
             size = os.fstat(descriptor).st_size
             # With O_APPEND, each write goes to the end of the file, whatever its place.
             write_at(descriptor, size, content)
-            os.fsync(descriptor)
+            if sync:
+                os.fsync(descriptor)
         except OSError:
             with suppress(OSError):
                 _take_back(descriptor, size, content)

@@ -70,6 +70,11 @@ def content(paths: WorkdirPaths) -> str:
         return stream.read()
 
 
+def append(paths: WorkdirPaths, text: str) -> None:
+    with open(paths.stdin_list, "a") as stream:
+        stream.write(text)
+
+
 # ---- as it comes --------------------------------------------------------------------
 
 
@@ -115,15 +120,15 @@ def test_one_step_reads_no_more_than_so_many_parts(pipe, feed, paths, monkeypatc
 def test_a_disk_that_is_full_costs_no_line_and_is_told_once(
     pipe, feed, paths, monkeypatch
 ):
-    real = files.append
+    real = files.append_beside_others
     fails = [StorageError("the disk is full")] * 2
 
-    def append(*args: Any, **named: Any) -> int:
+    def append(*args: Any, **named: Any) -> None:
         if fails:
             raise fails.pop()
-        return int(real(*args, **named))
+        real(*args, **named)
 
-    monkeypatch.setattr("mpifarm.system.files.append", append)
+    monkeypatch.setattr("mpifarm.system.files.append_beside_others", append)
     pipe.write("one\n")
     assert not feed.step(1.0)
     pipe.write("two\n")
@@ -135,6 +140,63 @@ def test_a_disk_that_is_full_costs_no_line_and_is_told_once(
     assert feed.has_ended
     assert content(paths) == "one\ntwo\n"
     assert told == ["the disk is full; trying again"]
+
+
+def test_a_line_that_others_append_meanwhile_is_not_written_over(
+    pipe, feed, paths, monkeypatch
+):
+    real = os.pwrite
+
+    def write(*args: Any) -> int:
+        monkeypatch.setattr("os.pwrite", real)
+        append(paths, "theirs\n")
+        return real(*args)
+
+    pipe.write("one\n")
+    feed.step(1.0)
+    monkeypatch.setattr("os.pwrite", write)
+    pipe.write("two\n")
+    assert feed.step(2.0)
+    assert content(paths) == "one\ntheirs\ntwo\n"
+
+
+def test_after_a_failure_what_is_in_the_list_already_is_not_written_again(
+    pipe, feed, paths, monkeypatch
+):
+    real = os.pwrite
+
+    def write(descriptor: int, lines: memoryview, place: int) -> int:
+        if place == 4:
+            real(descriptor, lines[:6], place)
+            append(paths, "\ntheirs\n")
+        monkeypatch.setattr("os.pwrite", real)
+        raise OSError(28, "No space left on device")
+
+    pipe.write("one\n")
+    feed.step(1.0)
+    monkeypatch.setattr("os.pwrite", write)
+    pipe.write("two\nthree\n")
+    assert not feed.step(2.0)
+    assert content(paths) == "one\ntwo\nth\ntheirs\n"
+    pipe.write("four\n")
+    assert feed.step(4.0)
+    assert content(paths) == "one\ntwo\nth\ntheirs\nthree\nfour\n"
+
+
+def test_a_torn_line_of_others_swallows_none(pipe, feed, paths, monkeypatch):
+    def fail(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    append(paths, "the")
+    pipe.write("one\n")
+    with monkeypatch.context() as full:
+        full.setattr("os.pwrite", fail)
+        assert not feed.step(1.0)
+    assert feed.step(3.0)
+    append(paths, "irs")
+    pipe.write("two\n")
+    assert feed.step(4.0)
+    assert content(paths) == "the\none\nirs\ntwo\n"
 
 
 def test_an_input_that_cannot_be_read_has_ended(feed, monkeypatch):
