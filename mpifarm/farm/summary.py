@@ -437,8 +437,12 @@ class Summary:
                 f"{counts.finished} finished and {counts.failed} failed were "
                 f"recorded, of {counted(counts.total)}; the rest can't be counted now"
             )
+        not_run = 0 if self.tally.repeated else self.tally.not_run
+        failed = f"{counts.failed} failed"
+        if 0 < not_run <= counts.failed:  # else some were put back since
+            failed = f"{counts.failed - not_run} failed, {not_run} not run"
         return (
-            f"{counts.finished} finished, {counts.failed} failed, "
+            f"{counts.finished} finished, {failed}, "
             f"{counts.toprocess} to process, {counts.elsewhere} with others; "
             f"{counted(counts.total)} in all"
         )

@@ -93,6 +93,25 @@ def test_tasks_that_were_not_run_are_not_told_once_all_are_done():
     assert told == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("failed", "repeated", "said"),
+    [
+        (20, 0, "1 finished, 1 failed, 19 not run, 0 to process, "),
+        (19, 0, "1 finished, 0 failed, 19 not run, 0 to process, "),
+        (18, 0, "1 finished, 18 failed, 0 to process, "),
+        (20, 1, "1 finished, 20 failed, 0 to process, "),
+    ],
+)
+def test_what_was_not_run_is_counted_apart_unless_tasks_were_put_back(
+    failed, repeated, said
+):
+    tally = Tally(started=0.0, repeated=repeated)
+    for taskid in range(19):
+        tally.add(result(taskid)._replace(outcome=Outcome.NOT_RUN))
+    counts = ListCounts(21, 1, failed, 0, 0)
+    assert summary(tally=tally, counts=counts, failed=[]).lines()[0].startswith(said)
+
+
 def test_tasks_that_left_something_running_are_counted_and_the_first_are_named():
     tally = Tally(started=0.0)
     for taskid in (5, 3, *range(20, 40)):
