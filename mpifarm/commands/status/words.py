@@ -161,6 +161,8 @@ def _describe_state(status: Status) -> Iterator[str]:
         yield f"no farm runs{when}{how}; to go on, give its command again: {farm}"
     elif left or counts[State.HELD]:
         yield f"no farm runs{when}{how}; what is left is held: release it, then {farm}"
+    elif view.target.tasklist and not view.list_is_known:
+        yield f"no farm runs{when}{how}; once the list is right, to go on: {farm}"
     elif view.total and counts[State.FINISHED] == view.total:
         yield f"no farm runs{when}: all tasks are finished"
     elif counts[State.FAILED] and not counts[State.NOWHERE]:

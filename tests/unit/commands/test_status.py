@@ -347,6 +347,18 @@ def test_the_end_of_a_list_is_told(site, run):
     assert "all tasks are finished" in run("tasks.txt")[1]
 
 
+def test_a_list_with_a_wrong_line_is_never_told_as_finished(site, run):
+    site.write("toprocess", [])
+    site.write("failed", [])
+    site.write("finished", range(12))
+    with (site.root.parent / "tasks.txt").open("a") as stream:
+        stream.write("true\n#BARRIER CHEK\n")
+    text = run("tasks.txt")[1]
+    assert "line 14 of tasks.txt is no #BARRIER" in text
+    assert "no farm runs; once the list is right, to go on: mpifarm tasks.txt" in text
+    assert "all tasks are finished" not in text
+
+
 def test_control_characters_are_shown(site, run):
     (site.root.parent / "tasks.txt").write_text("echo \x1b[31m\n" * 12)
     hold(site, 3)
