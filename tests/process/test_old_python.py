@@ -51,6 +51,7 @@ def write_python(place, version):
 
 def make(place, *words):
     env = clean_environment(os.environ)
+    env.pop("MAKEFLAGS", None)  # those of the make that runs the tests
     return subprocess.run(
         ["make", *words],
         cwd=place,
