@@ -209,6 +209,8 @@ def test_failures_go_on_counting_where_another_rank_leads(farm, ulfm):
     farm.write_list(["exit 4"] * 2 + [WAITS] * 8 + ["exit 4"] * 20)
     child = farm.start("-n", "1", "--max-failures", "3", under=ulfm)
     wait_until(lambda: len(farm.failed()) == 2 and len(farm.marks("started")) == RANKS)
+    # The new leader knows by these lines which of the failures are its farm's own.
+    wait_until(lambda: len(farm.attempts()) == 2)
     farm.signal_rank(0, signal.SIGKILL)
     wait_for_leader(child, 1)
     farm.allow()
