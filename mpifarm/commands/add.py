@@ -24,7 +24,13 @@ from mpifarm.model.wording import agree
 from mpifarm.store import adding
 from mpifarm.store.adding import ListEnd
 from mpifarm.store.farm_file import list_farm_files, read_farm_file
-from mpifarm.store.target import SUFFIX, Target, farm_words_of, find_lock
+from mpifarm.store.target import (
+    SUFFIX,
+    Target,
+    farm_words_of,
+    find_lock,
+    find_workdir_of_kept,
+)
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
 from mpifarm.tasklists import ListReader
@@ -137,7 +143,8 @@ def _check_begun(chosen: Any) -> None:
     """Raise `InputError` for a list that no farm has begun: it is any text file yet."""
     named = chosen.workdir
     is_list = chosen.tasklist is None and os.path.isfile(named)
-    if is_list and not os.path.isdir(named + SUFFIX):
+    is_begun = os.path.isdir(named + SUFFIX) or find_workdir_of_kept(named) is not None
+    if is_list and not is_begun:
         name = shlex.quote(named)
         raise InputError(
             f"no workdir {named}{SUFFIX}: no farm has run this list, so append the line"

@@ -20,6 +20,7 @@ from mpifarm.store.target import (
     find_existing_lock,
     find_lock,
     find_tasklist_of,
+    find_workdir_of_kept,
     has_own_state,
 )
 from mpifarm.system import files
@@ -86,7 +87,9 @@ def find_target(chosen: Any) -> Target:
         if getattr(chosen, name) == "":
             raise InputError(f"the name of {what} is empty: is a variable not set?")
     workdir, tasklist = chosen.workdir, chosen.tasklist
-    if files.is_file(workdir):
+    if tasklist is None and (root := find_workdir_of_kept(workdir)):
+        workdir = root
+    elif files.is_file(workdir):
         workdir, tasklist = _find_workdir(workdir, tasklist, chosen.example)
     elif not files.is_there(workdir) and files.is_directory(workdir + SUFFIX):
         workdir += SUFFIX  # the list is gone

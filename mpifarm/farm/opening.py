@@ -303,7 +303,10 @@ def _finish_adding(context: RankContext) -> None:
 def _refuse_workdir(settings: Settings) -> None:
     """Raise `InputError` where a workdir, or a file of one, is named as the list."""
     path = settings.tasklist
-    looks_so = os.path.isdir(path) or os.path.basename(path) in STATUS_FILES
+    name, kept = os.path.basename(path), WorkdirPaths(settings.workdir).stdin_list
+    if os.path.realpath(path) == os.path.realpath(kept):
+        return  # the list of this workdir: standard input
+    looks_so = os.path.isdir(path) or name in (*STATUS_FILES, os.path.basename(kept))
     if settings.handler == "default" and looks_so:
         from mpifarm.store.target import refuse_as_list
 

@@ -187,39 +187,46 @@ def is_standard_input(settings: Settings) -> bool:
     return settings.tasklist == STDIN_LIST and not os.path.exists(STDIN_LIST)
 
 
-@contextmanager
-def kept_unless_refused(settings: Settings) -> Iterator[None]:
-    """Put the list of standard input back as it was if the block raises `InputError`.
+class KeptInput:
+    """The list of standard input as it was before a start; of another list, nothing."""
 
-    So the corrected input is no other list than the refused one was.  Another list, and
-    a workdir that was begun, are left as they are.
-    """
-    if not is_standard_input(settings):
-        yield
-        return
-    paths = WorkdirPaths(os.path.abspath(settings.workdir))
-    is_there = files.is_there(paths.stdin_list)
-    size = files.find_size(paths.stdin_list) if is_there else None
-    try:
-        yield
-    except InputError:
-        with suppress(StorageError):
-            if not files.is_there(paths.fingerprint):
-                _put_back(paths, size)
-        raise
+    def __init__(self, settings: Settings) -> None:
+        self._is_input = is_standard_input(settings)
+        self._paths = WorkdirPaths(os.path.abspath(settings.workdir))
+        self._size: int | None = None
+        """The size of the list; None without one."""
+        self._was_begun = False
+        if self._is_input:
+            if files.is_there(self._paths.stdin_list):
+                self._size = files.find_size(self._paths.stdin_list)
+            self._was_begun = files.is_there(self._paths.fingerprint)
 
+    @contextmanager
+    def put_back_if_refused(self) -> Iterator[None]:
+        """Put the list back as it was if the block raises `InputError`.
 
-def _put_back(paths: WorkdirPaths, size: int | None) -> None:
-    """Cut the list to its `size` from before; None: remove it, and an empty workdir.
+        So the corrected input is no other list than the refused one was, and a workdir
+        of another list gets none.  The list with which a workdir was begun is left.
+        """
+        try:
+            yield
+        except InputError:
+            if self._is_input:
+                with suppress(StorageError):
+                    self._put_back()
+            raise
 
-    Raises `StorageError`.
-    """
-    if size is None:
-        files.remove(paths.stdin_list)
-        with suppress(OSError):  # there is something else in it
-            os.rmdir(paths.root)
-    elif files.find_size(paths.stdin_list) > size:
-        files.cut_back(paths.stdin_list, size, b"")
+    def _put_back(self) -> None:
+        """Cut the list, or remove it, and an empty workdir.  Raises `StorageError`."""
+        paths = self._paths
+        is_begun = files.is_there(paths.fingerprint)
+        if self._size is None:
+            if self._was_begun or not is_begun:
+                files.remove(paths.stdin_list)
+                with suppress(OSError):  # there is something else in it
+                    os.rmdir(paths.root)
+        elif not is_begun and files.find_size(paths.stdin_list) > self._size:
+            files.cut_back(paths.stdin_list, self._size, b"")
 
 
 def take_standard_input(
@@ -238,7 +245,9 @@ def take_standard_input(
     validate_place(settings.workdir, None)
     make_root(paths.root)
     validate_contents(paths)
-    context = replace(context, settings=replace(settings, tasklist=paths.stdin_list))
+    # As the user has named the workdir: commands that are told find the list by that.
+    tasklist = WorkdirPaths(settings.workdir.rstrip("/")).stdin_list
+    context = replace(context, settings=replace(settings, tasklist=tasklist))
     if takes_over or launched_rank(process.environ) > 0:
         return context, None
     open_list(paths)

@@ -41,8 +41,8 @@ from mpifarm.farm.opening import (
     find_commands,
 )
 from mpifarm.farm.standard_input import (
+    KeptInput,
     is_standard_input,
-    kept_unless_refused,
     take_standard_input,
 )
 from mpifarm.farm.summary import Tally
@@ -66,7 +66,8 @@ def lead_farm(context: RankContext) -> FarmEnd:
     context = with_hooks(context)
     check_hooks(context)
     is_input = is_standard_input(context.settings)
-    with kept_unless_refused(context.settings):
+    kept = KeptInput(context.settings)
+    with kept.put_back_if_refused():
         context, feed = take_standard_input(context)
         opening = Opening(context)
         runner, tasks = opening.read_definitions()
@@ -81,7 +82,8 @@ def lead_farm(context: RankContext) -> FarmEnd:
         durations = _read_durations(context)
     warnings = opening.patiently(lambda: [*warn_of_unused(context, runner)])
     with _asked_job_end(context) as job_end:
-        tasks, opened = _join(opening, tasks, runner)
+        with kept.put_back_if_refused():
+            tasks, opened = _join(opening, tasks, runner)
         leader = _create_leader(
             context, tasks, opened, job_end, context.settings.policy
         )

@@ -45,7 +45,12 @@ def words_of(target: Target) -> list[str]:
     ``FILE`` stands for a tasklist that is not known.
     """
     words = [target.workdir]
-    if target.workdir.rstrip("/") != f"{target.tasklist}{SUFFIX}":
+    root = target.workdir.rstrip("/")
+    is_kept = target.tasklist == WorkdirPaths(root).stdin_list
+    is_found = root == f"{target.tasklist}{SUFFIX}" or (
+        is_kept and not root.endswith(SUFFIX)
+    )
+    if not is_found:
         words += ["--list", target.tasklist or "FILE"]
     return words + _options_of(target)
 
@@ -126,10 +131,29 @@ def find_existing_lock(
 
 
 def find_tasklist_of(workdir: str) -> str | None:
+    """Return the list of a workdir, None if nothing in sight says which that is.
+
+    It is the file that the workdir is named after, or standard input as it was kept.
+    """
+    if (tasklist := _find_list_beside(workdir)) is not None:
+        return tasklist
+    kept = WorkdirPaths(workdir.rstrip("/")).stdin_list
+    return kept if files.is_file(kept) else None
+
+
+def _find_list_beside(workdir: str) -> str | None:
     """Return the file that a workdir is named after, None if it does not exist."""
     path = workdir.rstrip("/")
     tasklist = path.removesuffix(SUFFIX)
     return tasklist if tasklist != path and files.is_file(tasklist) else None
+
+
+def find_workdir_of_kept(path: str) -> str | None:
+    """Return the workdir that keeps standard input at `path`, None for another list."""
+    workdir, name = os.path.split(path)
+    paths = WorkdirPaths(workdir or ".")
+    is_kept = name == os.path.basename(paths.stdin_list) and files.is_file(path)
+    return paths.root if is_kept and files.is_there(paths.fingerprint) else None
 
 
 def refuse_as_list(path: str) -> None:
@@ -149,5 +173,5 @@ def refuse_as_list(path: str) -> None:
 
 def _is_workdir(path: str) -> bool:
     """Return whether a directory is named after a list, or has a fingerprint."""
-    has_list = find_tasklist_of(path) is not None
+    has_list = _find_list_beside(path) is not None
     return has_list or files.is_there(WorkdirPaths(path).fingerprint)

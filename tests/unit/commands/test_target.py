@@ -1,13 +1,14 @@
-"""What names a workdir where a list is asked for."""
+"""What names a workdir where a list is asked for, and the list of a workdir."""
 
 import os
 
 import pytest
 
 from mpifarm.commands import target
+from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.errors import InputError
 from mpifarm.model.paths import STATUS_FILES
-from mpifarm.store.target import refuse_as_list
+from mpifarm.store.target import Target, farm_words_of, refuse_as_list, words_of
 from mpifarm.system import files
 
 
@@ -68,3 +69,50 @@ def test_a_workdir_that_may_not_be_read_is_told(here, monkeypatch):
     with pytest.raises(InputError, match=r"cannot read the workdir .*: ask its owner"):
         target._check_workdir("else")
     assert asked == [("else", os.R_OK | os.X_OK)]
+
+
+# ---- the list of a workdir ----------------------------------------------------------
+
+
+def find(*words):
+    parser = SubcommandParser("ls", "")
+    target.add_target_arguments(parser)
+    return target.find_target(parser.parse_args(words))
+
+
+@pytest.mark.parametrize("named", ["else", "else/", "else/stdin.txt"])
+def test_the_list_of_a_workdir_is_standard_input_as_it_was_kept_there(here, named):
+    (here / "else" / "stdin.txt").touch()
+    found = find(named)
+    assert found.workdir.rstrip("/") == "else"
+    assert found.tasklist == "else/stdin.txt"
+    assert words_of(found) == [found.workdir]
+    assert farm_words_of(found) == ["--workdir", found.workdir, "else/stdin.txt"]
+
+
+def test_a_list_that_is_named_is_the_list_all_the_same(here):
+    (here / "else" / "stdin.txt").touch()
+    assert find("else", "--list", "my list").tasklist == "my list"
+
+
+def test_beside_the_file_that_a_workdir_is_named_after_what_was_kept_is_no_list(here):
+    (here / "my list_workdir" / "stdin.txt").touch()
+    assert find("my list_workdir").tasklist == "my list"
+    kept = "my list_workdir/stdin.txt"
+    assert words_of(Target("my list_workdir", kept))[1:] == ["--list", kept]
+
+
+def test_a_list_of_that_name_is_a_list_like_any_other(here):
+    (here / "stdin.txt").touch()
+    (here / "stdin.txt_workdir" / "logs").mkdir(parents=True)
+    assert find("stdin.txt") == Target("stdin.txt_workdir", "stdin.txt")
+    refuse_as_list("stdin.txt")
+
+
+def test_standard_input_as_it_was_kept_is_no_list_of_another_workdir(here):
+    (here / "else" / "stdin.txt").touch()
+    assert complaint("else/stdin.txt") == (
+        "else/stdin.txt is a file in the workdir of a list, and no list: mpifarm"
+        " --workdir else else/stdin.txt goes on with the list, mpifarm retry else puts"
+        " back what failed"
+    )

@@ -262,6 +262,17 @@ def test_a_workdir_in_place_of_a_list_is_refused(tmp_path, monkeypatch, name):
     assert refused == [path]
 
 
+def test_standard_input_as_it_was_kept_is_the_list_of_its_own_workdir_alone(
+    tmp_path, monkeypatch
+):
+    path, refused = f"{tmp_path}/w/stdin.txt", list[str]()
+    monkeypatch.setattr("mpifarm.store.target.refuse_as_list", refused.append)
+    opening._refuse_workdir(Settings(path, f"{tmp_path}/w/"))
+    assert refused == []
+    opening._refuse_workdir(Settings(path, f"{path}_workdir"))
+    assert refused == [path]
+
+
 def test_a_handler_with_its_own_state_can_not_be_remapped():
     start = opening.Opening(context_of(remap=True, handler="mine"))
     nothing: Any = None

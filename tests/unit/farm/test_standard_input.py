@@ -11,8 +11,8 @@ from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.farm import standard_input
 from mpifarm.farm.standard_input import (
     InputFeed,
+    KeptInput,
     is_standard_input,
-    kept_unless_refused,
     open_list,
     read_all,
     take_standard_input,
@@ -332,7 +332,7 @@ def test_any_other_has_all_of_it_in_its_list(tmp_path, stdin):
 
 
 def take_and_refuse(settings: Settings) -> None:
-    with kept_unless_refused(settings):
+    with KeptInput(settings).put_back_if_refused():
         take_standard_input(context_of(settings))
         assert (Path(settings.workdir) / "stdin.txt").read_text() == "one\ntwo\n"
         raise InputError("line 2 is wrong")
@@ -345,7 +345,7 @@ def refuse(settings: Settings) -> None:
 
 
 def take_no_file(settings: Settings) -> None:
-    with kept_unless_refused(settings):
+    with KeptInput(settings).put_back_if_refused():
         raise InputError("line 1 is wrong")
 
 
@@ -365,13 +365,30 @@ def test_what_was_in_the_workdir_before_a_refused_input_stays(tmp_path, stdin):
     assert (tmp_path / "w" / "stdin.txt").read_text() == "one\n"
 
 
-def test_the_list_of_a_workdir_that_was_begun_is_never_cut(tmp_path, stdin):
-    paths = WorkdirPaths(str(tmp_path))
+def test_the_list_of_a_workdir_that_was_begun_is_never_cut(paths, stdin):
+    Path(paths.fingerprint).touch()
+    append(paths, "one\n")
+    stdin.write("one\ntwo\n")
+    stdin.end()
+    refuse(Settings("-", paths.root))
+    assert content(paths) == "one\ntwo\n"
+
+
+def test_a_workdir_that_was_begun_with_another_list_keeps_no_input(paths, stdin):
     Path(paths.fingerprint).touch()
     stdin.write("one\ntwo\n")
     stdin.end()
-    refuse(Settings("-", str(tmp_path)))
-    assert content(paths) == "one\ntwo\n"
+    refuse(Settings("-", paths.root))
+    assert os.listdir(paths.root) == ["fingerprint.json"]
+
+
+def test_the_list_of_a_workdir_that_another_farm_has_begun_meanwhile_stays(paths):
+    kept = KeptInput(Settings("-", paths.root))
+    append(paths, "one\n")
+    Path(paths.fingerprint).touch()
+    with pytest.raises(InputError), kept.put_back_if_refused():
+        raise InputError("line 1 is wrong")
+    assert content(paths) == "one\n"
 
 
 def test_a_refused_list_that_is_a_file_is_left_alone(tmp_path, monkeypatch):
