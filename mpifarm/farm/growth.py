@@ -216,7 +216,7 @@ class Growth:
         """Read what has come by standard input, unless there is much to take up."""
         if self.feed is None or self.watch.count > MAX_AHEAD:
             return
-        self.feed.step(now)
+        self.feed.step(now, self._lock)
         if self.feed.has_ended:
             self.feed = None
             self.watch.look_soon()
@@ -226,11 +226,11 @@ class Growth:
 
     def _take_up(self, now: float) -> bool:
         """Take up a part of what was added, if the lock can be had; return whether."""
-        if not self._lock.try_acquire():
-            self._try_at = now + LOCK_SECONDS
-            return False
         known = len(self._texts)
         try:
+            if not self._lock.try_acquire():
+                self._try_at = now + LOCK_SECONDS
+                return False
             try:
                 taken_up = self._take_up_locked(known)
             finally:

@@ -1,14 +1,15 @@
 """The list ``-``: standard input, kept line by line in the workdir.
 
-Rules of this file: it reads only what is there, and never waits, but for `read_all`.
-Only whole lines get into the list.  Lines that were not read when the farm ends are the
+Rules of this file: it reads only what is there, and never waits, but for `read_all` and
+for the lock at a start.  Only whole lines get into the list, under the lock: on NFS the
+appends of two hosts may overlap.  Lines that were not read when the farm ends are the
 producer's.
 """
 
 import os
 import select
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -19,8 +20,11 @@ from mpifarm.model.paths import WorkdirPaths, copy_staging_of
 from mpifarm.model.settings import STDIN_LIST, Settings
 from mpifarm.store.adding import find_missing
 from mpifarm.store.directories import make_root
+from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.store.strangers import validate_contents, validate_place
+from mpifarm.store.target import Target, find_existing_lock
 from mpifarm.system import files
+from mpifarm.system.lock import WorkdirLock
 
 STDIN: Final = 0
 
@@ -33,6 +37,12 @@ PARTS = 16
 EAGER_SECONDS = 0.01
 IDLE_SECONDS = 0.1
 """Seconds between two looks at an input that had something, and at one that had not."""
+
+APPEND_SECONDS = 0.1
+"""Seconds between two appends, at the least: each keeps others from the lock."""
+
+LOCK_SECONDS = 0.005
+"""Seconds between two tries to get the lock."""
 
 RETRY_SECONDS = 1.0
 """Seconds until lines are written again that the disk did not take."""
@@ -69,11 +79,14 @@ class InputFeed:
         """What was read and is not in the list yet."""
         self._begin: int | None = None
         """The size of the list before an append that failed."""
-        self._sync_at = 0.0
+        self._append_at = self._sync_at = 0.0
         self._has_failed = False
 
-    def step(self, now: float) -> bool:
-        """Take what is there, if a look is due.  Return whether lines were added."""
+    def step(self, now: float, lock: WorkdirLock) -> bool:
+        """Take what is there, if a look is due.  Return whether lines were added.
+
+        They wait for the `lock` in memory, if others hold it.
+        """
         if self.has_ended or now < self.look_at:
             return False
         was_there = self._read()
@@ -82,20 +95,38 @@ class InputFeed:
         lines, rest = self._rest[:cut], self._rest[cut:]
         if not self._is_open and rest:
             lines, rest = self._rest + b"\n", b""
-        try:
-            if lines:
-                self._append(lines, sync=now >= self._sync_at)
-        except StorageError as error:
-            self._note_failure(error, now)
+        if lines and not self._is_written(lines, now, lock):
             return False
-        self._rest, self._has_failed = rest, False
-        if lines and now >= self._sync_at:
-            self._sync_at = now + SYNC_SECONDS
+        self._rest = rest
         self.has_ended = not self._is_open
         return bool(lines)
 
+    def _is_written(self, lines: bytes, now: float, lock: WorkdirLock) -> bool:
+        """Append lines if it is time and the lock can be had; return whether."""
+        if now < self._append_at:
+            self.look_at = min(self.look_at, self._append_at)
+            return False
+        try:
+            if not lock.try_acquire():
+                self.look_at = now + LOCK_SECONDS
+                return False
+            try:
+                self._append(lines, sync=now >= self._sync_at)
+            finally:
+                lock.release()
+        except StorageError as error:
+            self._note_failure(error, now)
+            return False
+        self._has_failed = False
+        self._append_at = now + APPEND_SECONDS
+        if now >= self._sync_at:
+            self._sync_at = now + SYNC_SECONDS
+        return True
+
     def _read(self) -> bool:
         """Read some parts, if any are there.  Return whether there was something."""
+        if self._rest.rfind(b"\n") >= PARTS * PART:
+            return True  # Whole lines wait for the lock or the disk: no more of them.
         for number in range(PARTS):
             if not self._is_open or not is_readable(self._descriptor):
                 return number > 0
@@ -111,7 +142,10 @@ class InputFeed:
         return True
 
     def _append(self, lines: bytes, *, sync: bool) -> None:
-        """Append whole lines, beside others that append; raises `StorageError`."""
+        """Append whole lines, beside others that append; raises `StorageError`.
+
+        Users append without the lock.
+        """
         has_failed = self._begin is not None
         begin = self._begin if has_failed else files.find_size(self._path)
         self._begin = begin = begin or 0
@@ -135,7 +169,7 @@ class InputFeed:
 def open_list(paths: WorkdirPaths) -> None:
     """Make the list of standard input, or remove a line torn by a kill from its end.
 
-    Raises `StorageError`.
+    The lock is held, if there is one.  Raises `StorageError`.
     """
     content = files.find_content(paths.stdin_list)
     if content is None:
@@ -145,14 +179,10 @@ def open_list(paths: WorkdirPaths) -> None:
         files.replace(paths.stdin_list, copy_staging_of(paths.stdin_list), whole)
 
 
-def read_all(
-    paths: WorkdirPaths, check: Callable[[], None], descriptor: int = STDIN
-) -> None:
-    """Read standard input to its end, and make it the list, or go on with the list.
+def read_all(check: Callable[[], None], descriptor: int = STDIN) -> bytes:
+    """Return the whole lines of standard input, read to its end.
 
-    `check` is called while nothing comes, and may raise.  An input that ends earlier
-    than the list means the list as it is.  Raises `InputError` if the list in the
-    workdir has other lines, `StorageError`.
+    `check` is called while nothing comes, and may raise.  Raises `InputError`.
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
@@ -170,6 +200,15 @@ def read_all(
         content += part
     if content and not content.endswith(b"\n"):
         content += b"\n"
+    return bytes(content)
+
+
+def keep_all(paths: WorkdirPaths, content: bytes) -> None:
+    """Make an input that has ended the list, or go on with the list that is there.
+
+    An input that ends earlier than the list means the list as it is.  The lock is held,
+    if there is one.  Raises `InputError` if the list has other lines, `StorageError`.
+    """
     before = files.find_content(paths.stdin_list) or b""
     if not content.startswith(before) and not before.startswith(content):
         raise InputError(
@@ -179,7 +218,7 @@ def read_all(
         )
     if len(content) > len(before):
         staging = copy_staging_of(paths.stdin_list)
-        files.replace(paths.stdin_list, staging, bytes(content))
+        files.replace(paths.stdin_list, staging, content)
 
 
 def is_standard_input(settings: Settings) -> bool:
@@ -250,7 +289,8 @@ def take_standard_input(
     context = replace(context, settings=replace(settings, tasklist=tasklist))
     if takes_over or launched_rank(process.environ) > 0:
         return context, None
-    open_list(paths)
+    with _held_lock(context):
+        open_list(paths)
     if settings.follow is not None:
         return context, InputFeed(paths.stdin_list, process.output.say)
 
@@ -260,5 +300,20 @@ def take_standard_input(
                 "stopped by a signal while standard input was read; nothing was started"
             )
 
-    read_all(paths, check)
+    content = read_all(check)
+    with _held_lock(context):
+        keep_all(paths, content)
     return context, None
+
+
+@contextmanager
+def _held_lock(context: RankContext) -> Iterator[None]:
+    """Hold the lock of a workdir for a block; where no farm began, there is none.
+
+    Raises `InputError`, and `StorageError` if the lock can't be had.
+    """
+    settings = context.settings
+    target = Target(settings.workdir, None, lock_area=settings.lock_area)
+    lock = find_existing_lock(target, context.process.environ)
+    with lock.hold(LOCK_TIMEOUT) if lock else nullcontext():
+        yield

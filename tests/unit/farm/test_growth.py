@@ -70,8 +70,8 @@ class Grown:
             on_list_ended=lambda: self.events.append("ended"),
             policy=Policy(seats=(("disk", 2),)),
         )
-        lock = SimpleNamespace(try_acquire=self._acquire, release=self._release)
-        fakes: dict[str, Any] = {"store": self.store, "lock": lock}
+        self.lock = SimpleNamespace(try_acquire=self._acquire, release=self._release)
+        fakes: dict[str, Any] = {"store": self.store, "lock": self.lock}
         fakes["coordinator"] = self.coordinator
         say = self.told.append
         self.now = 0.0
@@ -171,6 +171,19 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(grown):
     first, second = grown.told
     assert first == "the disk is full; trying again to take up what was added"
     assert "1 task was added" in second
+
+
+def test_a_lock_file_that_fails_ends_no_farm(grown, monkeypatch):
+    def fail() -> bool:
+        raise StorageError("the lock can't be opened")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(grown.lock, "try_acquire", fail)
+        grown.append("three\n")
+        grown.run(3.0)
+    grown.run(3.0)
+    assert grown.texts[2:] == ["three"]
+    assert grown.told[0].startswith("the lock can't be opened; trying again")
 
 
 def test_what_waits_for_others_waits_also_if_it_is_taken_up_later(grown):
@@ -405,7 +418,8 @@ def test_standard_input_is_read_until_it_ends(grown):
             self.has_ended = False
             self.lines = ["three\n", "", "four\n"]
 
-        def step(self, now: float) -> bool:
+        def step(self, now: float, lock: Any) -> bool:
+            assert lock is grown.lock
             self.look_at = now + 0.1
             if self.lines:
                 grown.append(self.lines.pop(0))
@@ -424,7 +438,8 @@ def test_standard_input_is_read_until_it_ends(grown):
 def test_a_producer_that_is_faster_than_the_farm_has_to_wait(grown, monkeypatch):
     monkeypatch.setattr(growth, "MAX_AHEAD", 2)
     steps: list[float] = []
-    feed: Any = SimpleNamespace(step=steps.append, has_ended=False, look_at=math.inf)
+    feed: Any = SimpleNamespace(has_ended=False, look_at=math.inf)
+    feed.step = lambda now, lock: steps.append(now)
     grown.append("a\nb\nc\n")
     grown.is_free = False
     grown.run(1.01)

@@ -1,5 +1,6 @@
 """Standard input as a list: what gets into the workdir, and when."""
 
+import fcntl
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from mpifarm.farm.standard_input import (
     InputFeed,
     KeptInput,
     is_standard_input,
+    keep_all,
     open_list,
     read_all,
     take_standard_input,
@@ -57,6 +59,29 @@ def feed(pipe, paths):
     return InputFeed(paths.stdin_list, told.append, pipe.out)
 
 
+class Lock:
+    """The lock of the workdir; `is_free` says whether it can be had."""
+
+    def __init__(self) -> None:
+        self.is_free = True
+        self.is_held = False
+
+    def try_acquire(self) -> bool:
+        assert not self.is_held
+        self.is_held = self.is_free
+        return self.is_held
+
+    def release(self) -> None:
+        self.is_held = False
+
+
+@pytest.fixture
+def lock():
+    lock = Lock()
+    yield lock
+    assert not lock.is_held
+
+
 told: list[str] = []
 
 
@@ -78,47 +103,102 @@ def append(paths: WorkdirPaths, text: str) -> None:
 # ---- as it comes --------------------------------------------------------------------
 
 
-def test_whole_lines_get_into_the_list_as_they_come(pipe, feed, paths):
-    assert not feed.step(1.0)
+def test_whole_lines_get_into_the_list_as_they_come(pipe, feed, paths, lock):
+    assert not feed.step(1.0, lock)
     pipe.write("one\ntw")
-    assert feed.step(2.0)
+    assert feed.step(2.0, lock)
     assert content(paths) == "one\n"
     pipe.write("o\n\nthree\n")
-    assert feed.step(3.0)
+    assert feed.step(3.0, lock)
     assert content(paths) == "one\ntwo\n\nthree\n"
     assert not feed.has_ended
 
 
-def test_the_last_line_needs_no_newline(pipe, feed, paths):
+def test_the_last_line_needs_no_newline(pipe, feed, paths, lock):
     pipe.write("one\ntwo")
     pipe.end()
-    feed.step(1.0)
+    feed.step(1.0, lock)
     assert feed.has_ended
     assert content(paths) == "one\ntwo\n"
-    assert not feed.step(2.0)
+    assert not feed.step(2.0, lock)
 
 
-def test_an_input_that_is_busy_is_looked_at_more_often(pipe, feed):
-    feed.step(1.0)
+def test_an_input_that_is_busy_is_looked_at_more_often(pipe, feed, lock):
+    feed.step(1.0, lock)
     assert feed.look_at == pytest.approx(1.0 + standard_input.IDLE_SECONDS)
-    assert not feed.step(1.05)
+    assert not feed.step(1.05, lock)
     pipe.write("one\n")
-    feed.step(1.2)
+    feed.step(1.2, lock)
     assert feed.look_at == pytest.approx(1.2 + standard_input.EAGER_SECONDS)
 
 
-def test_one_step_reads_no_more_than_so_many_parts(pipe, feed, paths, monkeypatch):
+def test_one_step_reads_no_more_than_so_many_parts(
+    pipe, feed, paths, monkeypatch, lock
+):
     monkeypatch.setattr(standard_input, "PART", 4)
     monkeypatch.setattr(standard_input, "PARTS", 2)
     pipe.write("one\ntwo\nthree\n")
-    feed.step(1.0)
+    feed.step(1.0, lock)
     assert content(paths) == "one\ntwo\n"
-    feed.step(2.0)
+    feed.step(2.0, lock)
     assert content(paths) == "one\ntwo\nthree\n"
 
 
+def test_lines_wait_for_the_lock_and_are_appended_under_it(
+    pipe, feed, paths, lock, monkeypatch
+):
+    real = files.append_beside_others
+
+    def append(*args: Any, **named: Any) -> None:
+        assert lock.is_held
+        real(*args, **named)
+
+    monkeypatch.setattr("mpifarm.system.files.append_beside_others", append)
+    lock.is_free = False
+    pipe.write("one\n")
+    assert not feed.step(1.0, lock)
+    assert feed.look_at < 1.01
+    pipe.write("two\n")
+    pipe.end()
+    assert not feed.step(1.1, lock)
+    assert not feed.has_ended
+    assert content(paths) == ""
+    lock.is_free = True
+    assert feed.step(1.2, lock)
+    assert feed.has_ended
+    assert content(paths) == "one\ntwo\n"
+
+
+def test_lines_that_come_all_the_time_leave_the_lock_to_others(pipe, feed, paths, lock):
+    pipe.write("one\n")
+    assert feed.step(1.0, lock)
+    pipe.write("two\n")
+    assert not feed.step(1.02, lock)
+    pipe.write("three\n")
+    assert not feed.step(1.04, lock)
+    assert feed.step(1.0 + standard_input.APPEND_SECONDS, lock)
+    assert content(paths) == "one\ntwo\nthree\n"
+
+
+def test_no_more_is_read_than_so_much_while_the_lock_is_with_others(
+    pipe, feed, paths, lock, monkeypatch
+):
+    monkeypatch.setattr(standard_input, "PART", 4)
+    monkeypatch.setattr(standard_input, "PARTS", 2)
+    lock.is_free = False
+    lines = "".join(f"{letter}\n" for letter in "abcdefghijkl")
+    pipe.write(lines)
+    for number in range(5):
+        feed.step(1.0 + number, lock)
+    lock.is_free = True
+    assert feed.step(10.0, lock)
+    assert content(paths) == lines[:16]
+    assert feed.step(11.0, lock)
+    assert content(paths) == lines
+
+
 def test_a_disk_that_is_full_costs_no_line_and_is_told_once(
-    pipe, feed, paths, monkeypatch
+    pipe, feed, paths, monkeypatch, lock
 ):
     real = files.append_beside_others
     fails = [StorageError("the disk is full")] * 2
@@ -130,20 +210,20 @@ def test_a_disk_that_is_full_costs_no_line_and_is_told_once(
 
     monkeypatch.setattr("mpifarm.system.files.append_beside_others", append)
     pipe.write("one\n")
-    assert not feed.step(1.0)
+    assert not feed.step(1.0, lock)
     pipe.write("two\n")
     pipe.end()
-    assert not feed.step(1.5)
-    assert not feed.step(2.1)
+    assert not feed.step(1.5, lock)
+    assert not feed.step(2.1, lock)
     assert not feed.has_ended
-    assert feed.step(3.2)
+    assert feed.step(3.2, lock)
     assert feed.has_ended
     assert content(paths) == "one\ntwo\n"
     assert told == ["the disk is full; trying again"]
 
 
 def test_a_line_that_others_append_meanwhile_is_not_written_over(
-    pipe, feed, paths, monkeypatch
+    pipe, feed, paths, monkeypatch, lock
 ):
     real = os.pwrite
 
@@ -153,15 +233,15 @@ def test_a_line_that_others_append_meanwhile_is_not_written_over(
         return real(*args)
 
     pipe.write("one\n")
-    feed.step(1.0)
+    feed.step(1.0, lock)
     monkeypatch.setattr("os.pwrite", write)
     pipe.write("two\n")
-    assert feed.step(2.0)
+    assert feed.step(2.0, lock)
     assert content(paths) == "one\ntheirs\ntwo\n"
 
 
 def test_after_a_failure_what_is_in_the_list_already_is_not_written_again(
-    pipe, feed, paths, monkeypatch
+    pipe, feed, paths, monkeypatch, lock
 ):
     real = os.pwrite
 
@@ -173,17 +253,17 @@ def test_after_a_failure_what_is_in_the_list_already_is_not_written_again(
         raise OSError(28, "No space left on device")
 
     pipe.write("one\n")
-    feed.step(1.0)
+    feed.step(1.0, lock)
     monkeypatch.setattr("os.pwrite", write)
     pipe.write("two\nthree\n")
-    assert not feed.step(2.0)
+    assert not feed.step(2.0, lock)
     assert content(paths) == "one\ntwo\nth\ntheirs\n"
     pipe.write("four\n")
-    assert feed.step(4.0)
+    assert feed.step(4.0, lock)
     assert content(paths) == "one\ntwo\nth\ntheirs\nthree\nfour\n"
 
 
-def test_a_torn_line_of_others_swallows_none(pipe, feed, paths, monkeypatch):
+def test_a_torn_line_of_others_swallows_none(pipe, feed, paths, monkeypatch, lock):
     def fail(*_: Any) -> int:
         raise OSError(28, "No space left on device")
 
@@ -191,21 +271,21 @@ def test_a_torn_line_of_others_swallows_none(pipe, feed, paths, monkeypatch):
     pipe.write("one\n")
     with monkeypatch.context() as full:
         full.setattr("os.pwrite", fail)
-        assert not feed.step(1.0)
-    assert feed.step(3.0)
+        assert not feed.step(1.0, lock)
+    assert feed.step(3.0, lock)
     append(paths, "irs")
     pipe.write("two\n")
-    assert feed.step(4.0)
+    assert feed.step(4.0, lock)
     assert content(paths) == "the\none\nirs\ntwo\n"
 
 
-def test_an_input_that_cannot_be_read_has_ended(feed, monkeypatch):
+def test_an_input_that_cannot_be_read_has_ended(feed, monkeypatch, lock):
     def fail(*_: Any) -> bytes:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(standard_input, "is_readable", lambda _: True)
     monkeypatch.setattr("os.read", fail)
-    feed.step(1.0)
+    feed.step(1.0, lock)
     assert feed.has_ended
     assert told == ["can't read standard input any more (Input/output error)"]
 
@@ -241,35 +321,32 @@ def test_an_input_that_goes_on_with_the_list_is_the_list(
         stream.write(before)
     pipe.write(given)
     pipe.end()
-    read_all(paths, lambda: None, pipe.out)
+    keep_all(paths, read_all(lambda: None, pipe.out))
     assert content(paths) == after
 
 
-def test_an_input_with_other_lines_is_refused_and_the_list_stays(pipe, paths):
-    with open(paths.stdin_list, "w") as stream:
-        stream.write("one\ntwo\n")
-    pipe.write("two\n")
-    pipe.end()
+def test_an_input_with_other_lines_is_refused_and_the_list_stays(paths):
+    append(paths, "one\ntwo\n")
     with pytest.raises(InputError, match=r"has other lines than .*stdin\.txt"):
-        read_all(paths, lambda: None, pipe.out)
+        keep_all(paths, b"two\n")
     assert content(paths) == "one\ntwo\n"
 
 
-def test_who_waits_for_the_end_looks_whether_it_is_to_go_on(pipe, paths):
+def test_who_waits_for_the_end_looks_whether_it_is_to_go_on(pipe):
     def check() -> None:
         raise FutileError("a signal")
 
     pipe.write("one\n")
     with pytest.raises(FutileError):
-        read_all(paths, check, pipe.out)
+        read_all(check, pipe.out)
 
 
-def test_a_closed_input_is_told(paths):
+def test_a_closed_input_is_told():
     out, end = os.pipe()
     os.close(end)
     os.close(out)
     with pytest.raises(InputError, match="can't read standard input"):
-        read_all(paths, lambda: None, out)
+        read_all(lambda: None, out)
 
 
 # ---- for a farm ---------------------------------------------------------------------
@@ -329,6 +406,23 @@ def test_any_other_has_all_of_it_in_its_list(tmp_path, stdin):
     assert feed is None
     assert (tmp_path / "w" / "stdin.txt").read_text() == "one\n"
     assert context.settings.tasklist.endswith("stdin.txt")
+
+
+@pytest.mark.parametrize("follow", [None, 1.0])
+def test_the_list_of_a_workdir_that_was_begun_waits_for_the_lock(
+    paths, stdin, monkeypatch, follow
+):
+    monkeypatch.setattr(standard_input, "LOCK_TIMEOUT", 0.01)
+    stdin.write("one\n")
+    stdin.end()
+    settings = Settings("-", paths.root, follow=follow)
+    with open(paths.lock, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match="was held by other farmers"):
+            take_standard_input(context_of(settings))
+    assert not os.path.exists(paths.stdin_list)
+    take_standard_input(context_of(settings))
+    assert content(paths) == ("one\n" if follow is None else "")
 
 
 def take_and_refuse(settings: Settings) -> None:
