@@ -1,7 +1,8 @@
 """Failed tasks go back to their queues.
 
 Rules of this file: into a queue first, then out of ``failed``, each by one rename under
-the lock; between the two a task is in both, which means that it is to be processed.
+the lock; between the two a task is in both, which means that it is to be processed, but
+never to be run as long as one for which it waits is in ``failed`` alone.
 Tasks in a claim are not touched.  With a task go back those that were not run because
 it had failed, and with one of these the task that had failed.
 """
@@ -291,9 +292,10 @@ def retry(
     if the disk fails or the lock cannot be had in `LOCK_SECONDS`.
     """
     paths = WorkdirPaths(os.path.abspath(path))
-    ends = _read_ends(paths)
 
     def compose(contents: Contents) -> tuple[Contents, Moves]:
+        # Read after `contents`: it has to know the end of each task in `failed`.
+        ends = _read_ends(paths)
         moves = plan_moves(contents, tasks, wanted, ends, path, constraints)
         return contents, moves
 
@@ -310,11 +312,15 @@ def retry(
 
 
 def _move(paths: WorkdirPaths, contents: Contents, moves: Moves) -> None:
-    """Replace the changed files, the queues first: a kill loses no task."""
+    """Replace the changed files, the queues first: a kill loses no task.
+
+    What waits comes before that for which it waits: else a kill leaves a task that runs
+    again without those that were not run because of it.
+    """
     for path, before, content in (
-        (paths.toprocess, contents.toprocess, moves.toprocess),
-        (paths.added, contents.added or b"", moves.added),
         (paths.waiting, contents.waiting or b"", moves.waiting),
+        (paths.added, contents.added or b"", moves.added),
+        (paths.toprocess, contents.toprocess, moves.toprocess),
         (paths.failed, contents.failed, moves.failed),
     ):
         if content != before:

@@ -10,7 +10,7 @@ Rules of this file:
   use, and posts effects.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from signal import SIGTERM, SIGUSR1, SIGUSR2, Signals
 from typing import NamedTuple, assert_never
 
@@ -463,18 +463,20 @@ class Coordinator:
         cost: float,
         others: bool = False,
         pulled: Sequence[int] = (),
+        reopened: Collection[int] = (),
         order: OrderNews = NO_NEWS,
     ) -> None:
         """Finish the transaction, which is on disk; tell ranks; hold the `taken` tasks.
 
-        `pulled` are the tasks that it was to pull and that a queue had.
+        `pulled` are the tasks that go back, or end, as soon as they are here.
+        `reopened` were requeued in place of being recorded as not run.
         `empty`: ``toprocess`` has nothing more for us.  `cost`: seconds that rewriting
         ``toprocess`` took.  `others`: other farms hold tasks.  `order`: what the order
         of the list means for what is left.  If the transaction was to take nothing,
         these four are ignored.  Raise AssertionError if none is under way.
         """
         table, prefetch = self.table, self.prefetch
-        done = table.finish_transaction()
+        done = table.finish_transaction(reopened)
         self.commits.acknowledge_results(done.results)
         is_news = empty != prefetch.is_empty and done.take > 0
         if done.take:

@@ -14,6 +14,7 @@ Rules of this file:
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 from mpifarm.coordinator.bars import Bars
@@ -412,14 +413,19 @@ class TaskTable:
         self.transaction = Transact(results, requeue, take, pull)
         return self.transaction
 
-    def finish_transaction(self) -> Transact:
-        """Drop the tasks that are on disk now; return the transaction that is finished.
+    def finish_transaction(self, reopened: Collection[int] = ()) -> Transact:
+        """Drop the tasks that are on disk now; return what the transaction has done.
 
-        Raise AssertionError if none is under way.
+        Those `reopened` were requeued in place of being recorded.  Raise AssertionError
+        if none is under way.
         """
         done, self.transaction = self.transaction, None
         if done is None:
             raise AssertionError("no transaction is under way")
+        if reopened:
+            left = [each for each in done.results if each[1].taskid not in reopened]
+            back = (*done.requeue, *reopened)
+            done = replace(done, results=tuple(left), requeue=back)
         for _, result in done.results:
             del self.tasks[result.taskid]
         for taskid in done.requeue:

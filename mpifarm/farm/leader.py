@@ -309,10 +309,11 @@ class Leader:
 
     def _note_written(self, written: Written) -> None:
         """Count the results on disk, and tell the coordinator what was written."""
-        for rank, result in written.transaction.results:
-            self._count(rank, result)
-        self._clock.step()  # a slow write is no suspension, and what follows is later
         done = written.transacted
+        for rank, result in written.transaction.results:
+            if not done.reopened or result.taskid not in done.reopened:
+                self._count(rank, result)
+        self._clock.step()  # a slow write is no suspension, and what follows is later
         self.coordinator.on_transacted(
             done.taken,
             self._clock.now,
@@ -321,6 +322,7 @@ class Leader:
             cost=done.seconds,
             order=OrderNews(done.not_run, done.more_may_come, done.some_wait),
             pulled=done.pulled,
+            reopened=done.reopened,
         )
 
     def _count(self, rank: int, result: Result) -> None:

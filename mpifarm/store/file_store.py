@@ -14,8 +14,10 @@ from contextlib import suppress
 from mpifarm.errors import StorageError
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.paths import WorkdirPaths, is_farm_id
+from mpifarm.model.task import Outcome
 from mpifarm.model.wording import counted
 from mpifarm.order.constraints import UNORDERED, Constraints
+from mpifarm.order.frontier import Frontier
 from mpifarm.store.added_lines import AddedLines
 from mpifarm.store.claim_journal import Event, encode_event
 from mpifarm.store.claims import OtherClaim, find_leftovers
@@ -316,13 +318,33 @@ class FileStore(Store):
         begun = time.perf_counter()
         self._transactions.check(results, requeue)
         self._poll()
-        self._note_results(results)
-        done = self._transactions.carry_out(results, requeue, take, pull, begun)
         frontier = self._queues.frontier
         if frontier is None:
-            return done
+            return self._transactions.carry_out(results, requeue, take, pull, begun)
+        reopened = _reopen(frontier, _ids_not_run(results))
+        if reopened:
+            results = [each for each in results if each.taskid not in reopened]
+            requeue = [*requeue, *reopened]
+        self._note_results(results)
+        done = self._transactions.carry_out(results, requeue, take, pull, begun)
         frontier.revive(done.taken)  # a retry may have put them back half-way
-        return done._replace(some_wait=frontier.some_wait)
+        done = self._spare_reopened(done, frontier)
+        return done._replace(some_wait=frontier.some_wait, reopened={*reopened})
+
+    def _spare_reopened(self, done: Transacted, frontier: Frontier) -> Transacted:
+        """Have taken tasks go back that may run, since a retry was cut half-way.
+
+        Such a task stands in ``failed`` still, and so does what it waits for.
+        """
+        doomed = [taskid for taskid, _ in done.not_run]
+        if not any(map(self._ledgers.failed.has, doomed)):
+            return done
+        self._revive_open()
+        reopened = _reopen(frontier, doomed)
+        return done._replace(
+            not_run=[each for each in done.not_run if each[0] not in reopened],
+            pulled=[*done.pulled, *reopened],
+        )
 
     def hold(self, held: Held) -> None:
         """Let held tasks, and no others, stay in ``waiting`` until they are released.
@@ -542,3 +564,20 @@ class FileStore(Store):
             self._member.claim.end()
             raise
         return super().close()
+
+
+def _ids_not_run(results: Sequence[Recorded]) -> list[int]:
+    """Return the tasks that are to be recorded as not run."""
+    return [each.taskid for each in results if each.result.outcome is Outcome.NOT_RUN]
+
+
+def _reopen(frontier: Frontier, taskids: Sequence[int]) -> list[int]:
+    """Return which of these tasks may run after all; they count as open.
+
+    They were never to run when they were taken.  The others may count as failed.
+    """
+    if all(map(frontier.find_doomed, taskids)):
+        return []
+    # All of them first: one that counts as failed dooms those that wait for it.
+    frontier.revive(taskids)
+    return [taskid for taskid in taskids if not frontier.find_doomed(taskid)]

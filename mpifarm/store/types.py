@@ -3,7 +3,7 @@
 Rules of this file: values only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -54,6 +54,8 @@ class Transacted(NamedTuple):
     """Ids that this farm holds too, of tasks that are never to run, and why."""
     pulled: Sequence[int] = ()
     """Ids that this farm holds too, of those that were to be pulled."""
+    reopened: Collection[int] = ()
+    """Ids that were to be recorded as not run, and were requeued: they may run."""
     more_may_come: bool = False
     """Whether tasks wait that may be ready later, by what other farms do."""
     some_wait: bool = False

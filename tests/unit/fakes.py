@@ -129,9 +129,12 @@ class FakeDisk:
         """Tasks that users hold: nobody takes them."""
         self.pulled: list[int] = []
         """What the last transaction has pulled."""
+        self.reopened: set[int] = set()
+        """What the last transaction was to record as not run, and has requeued."""
 
     def transact(self, wanted: Transact, now: float) -> tuple[list[int], bool]:
         """Returns what was taken, and whether nothing is left."""
+        wanted = self._reopen(wanted)
         for rank, result in wanted.results:
             self._release(result.taskid)
             assert result.taskid not in self.records, f"{result.taskid} recorded twice"
@@ -149,6 +152,15 @@ class FakeDisk:
             held = len(free) < len(self.toprocess)
             self.news = self.news._replace(more_may_come=held)
         return taken, not free
+
+    def _reopen(self, wanted: Transact) -> Transact:
+        """Requeue what was not to run and may run now, as a store does."""
+        not_run = {r.taskid for _, r in wanted.results if r.outcome is Outcome.NOT_RUN}
+        doomed = self.frontier.find_doomed if self.frontier else bool
+        self.reopened = {taskid for taskid in not_run if not doomed(taskid)}
+        left = [each for each in wanted.results if each[1].taskid not in self.reopened]
+        back = (*wanted.requeue, *self.reopened)
+        return replace(wanted, results=tuple(left), requeue=back)
 
     def _pull(self, taskids: Iterable[int]) -> None:
         """Take tasks out whatever the order says, as a store does."""
@@ -601,6 +613,7 @@ class SimulatedFarm:
                 cost=self.disk_seconds,
                 others=self.disk.with_others > 0,
                 pulled=self.disk.pulled,
+                reopened=self.disk.reopened,
                 order=self.disk.news,
             )
         self.check()

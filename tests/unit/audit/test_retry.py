@@ -346,6 +346,29 @@ def test_what_waits_for_each_other_goes_back_together(ordered, ids, moved, along
     assert ordered.ids("failed") == [each for each in (2, 4, 5, 6) if each not in moved]
 
 
+def test_what_a_farm_records_as_not_run_meanwhile_goes_back_too(ordered, monkeypatch):
+    """By a farm that records very many while a retry looks."""
+    from mpifarm.audit import retry as retrying
+
+    calls: list[object] = []
+    plain = retrying.plan_moves
+    ordered.constraints.after[8] = (2,)
+    assert_fresh(ordered)
+
+    def plan(*args: object) -> object:
+        if not calls:
+            with (ordered.root / "failed").open("a") as stream:
+                stream.write(ordered.lines([8]))
+            with (ordered.root / "attempts.tsv").open("a") as stream:
+                not_run = Attempt(8, 0, status=1, outcome="not run: task 2 failed")
+                stream.write(not_run.line)
+        calls.append(args)
+        return plain(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(retrying, "plan_moves", plan)
+    assert run_again(ordered, [2]).moved == [2, 4, 5, 8]
+
+
 def test_what_was_not_run_has_no_status_of_its_own(ordered):
     assert run_again(ordered, status=1)[:3] == ([2, 4, 5], [], [])
     assert run_again(ordered, status=3).moved == [6]

@@ -555,6 +555,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
             empty=empty,
             cost=0.01,
             pulled=self.disk.pulled,
+            reopened=self.disk.reopened,
             order=self.disk.news,
         )
 

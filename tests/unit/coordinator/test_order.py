@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from mpifarm.coordinator.effects import Transact
+from mpifarm.model.requests import Fate, FateOfTasks, Request, RequestKind
 from mpifarm.model.settings import Policy
 from mpifarm.model.task import Lease, Outcome
 from mpifarm.order.constraints import Constraints
@@ -201,6 +202,36 @@ def test_what_is_not_run_is_recorded_by_its_reason_which_is_told_once():
     told = [each for each in farm.told if "not run" in each]
     assert told == ["task 1 failed: the tasks that wait for it are not run"]
     assert all(farm.disk.records[each].result.attempt == 0 for each in notes)
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_what_a_retry_lets_run_after_all_before_its_record_runs(cancels):
+    """A user may have cancelled one of them in between."""
+    constraints = stages(4, checks=True)
+    farm = OrderedFarm(constraints, FakeDisk(12, constraints), disk_seconds=0.05)
+    farm.status = lambda taskid: int(taskid == 1)
+    waits = {*range(4, 12)}
+
+    def put_back() -> None:
+        if not farm.disk.held & waits:
+            farm.after(0.001, put_back)
+            return
+        assert farm.disk.frontier is not None
+        farm.disk.frontier.revive([1])
+        del farm.disk.records[1]
+        farm.disk.toprocess.appendleft(1)
+        farm.status = lambda _: 0
+        if cancels:
+            request = Request("r", RequestKind.CANCEL, (7,), "eve")
+            farm.coordinator.on_request(request, farm.now)
+
+    farm.after(0.1, put_back)
+    farm.run()
+    ends = dict.fromkeys(range(12), Outcome.COMPLETED)
+    if cancels:
+        ends[7] = Outcome.CANCELLED
+        assert farm.replies[0].fates == (FateOfTasks(Fate.WAITED, "", (7,)),)
+    assert outcomes(farm.disk) == ends
 
 
 def test_what_is_not_run_counts_for_no_limit_of_failures_and_is_not_retried():

@@ -424,6 +424,29 @@ def test_an_attempt_that_is_retried_is_noted_and_counted():
     assert farm.store.recorded == (2, 0)
 
 
+def test_what_was_to_be_recorded_and_was_requeued_is_not_counted():
+    farm = LedFarm(2)
+    store: Any = farm.store
+    transact = store.transact_or_reclaim
+
+    def requeue_first(
+        results: Sequence[Recorded], give_back: Sequence[int], *more: Any
+    ) -> Transacted:
+        if farm.store.requeued:
+            done: Transacted = transact(results, give_back, *more)
+            return done
+        back = [each.taskid for each in results]
+        done = transact((), [*give_back, *back], *more)
+        farm.store.toprocess += back
+        return done._replace(reopened=back, empty=done.empty and not back)
+
+    store.transact_or_reclaim = requeue_first
+    farm.run()
+    assert farm.store.requeued
+    assert farm.store.recorded == (2, 0)
+    assert farm.tally.ran == 2
+
+
 def test_a_task_that_timed_out_has_failed_though_its_command_ended_with_0():
     farm = LedFarm(1)
     collect: Any = farm.pool.collect

@@ -1,7 +1,9 @@
 """Lists with an order in a workdir: the queue `waiting`, and who begins what."""
 
 import json
+import os
 import random
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -18,7 +20,15 @@ from mpifarm.store.status_lines import encode_lines
 from mpifarm.store.types import Recorded
 from mpifarm.store.waiting import MAX_DOOMED, ReadySearch, edit
 from mpifarm.system import file_contents
-from tests.unit.store_fakes import SMALL_PARTS, FakeLock, PlainFarmer, Site, ended
+from tests.unit.store_fakes import (
+    SMALL_PARTS,
+    FakeLock,
+    Killed,
+    PlainFarmer,
+    Site,
+    ended,
+    interference,
+)
 
 UNHEEDED = "begun by a farmer that does not heed what the tasklist says of its order"
 
@@ -45,16 +55,35 @@ def work(
     """Do all that can be done; return the ids in order, those that were not run too."""
     done: list[int] = []
     not_run: list[int] = []
-    results = list[Recorded]()
+    results, back = list[Recorded](), list[int]()
     while True:
-        workdir.prepare(results, (), at_once)
-        got = workdir.transact(results, (), at_once)
+        workdir.prepare(results, back, at_once)
+        got = workdir.transact(results, back, at_once)
+        back = [*got.pulled]
         done += got.taken
         not_run += [taskid for taskid, _ in got.not_run]
         results = [ended(each, int(each in fails)) for each in got.taken]
-        results += [ended(each, 1) for each, _ in got.not_run]
-        if not results:
+        results += as_not_run(got.not_run)
+        if got.empty and not (results or back):
             return done, not_run
+
+
+def as_not_run(tasks: Sequence[tuple[int, str]]) -> list[Recorded]:
+    return [
+        ended(each, 1)._replace(
+            result=Result(
+                *(each, 0, Outcome.NOT_RUN, 1, 0, 0.0, 0.0, 9.0, f"not run: {why}")
+            )
+        )
+        for each, why in tasks
+    ]
+
+
+def run_again(site: Site) -> list[int]:
+    """Put back all that failed; return it."""
+    lock = FakeLock(site.root / "lock")
+    known = (str(site.root), site.tasks, lock, site.machine(99), Wanted())
+    return retry(*known, site.constraints).moved
 
 
 # ---- what stands where --------------------------------------------------------------
@@ -203,9 +232,7 @@ def test_a_farm_at_work_notices_what_was_put_back_to_be_run_again(site):
     not_run = workdir.transact(ends, (), 12).not_run
     workdir.transact([ended(each, 1) for each, _ in not_run[1:]], (), 0)
     assert workdir.recorded == (3, 8)
-    lock = FakeLock(site.root / "lock")
-    known = (str(site.root), site.tasks, lock, site.machine(1), Wanted())
-    assert retry(*known, site.constraints).moved == [1, *range(5, 12)]
+    assert run_again(site) == [1, *range(5, 12)]
     done = workdir.transact((), (), 12)
     assert (done.taken, [*done.not_run]) == ([1], [])
     assert workdir.recorded == (3, 0)
@@ -232,14 +259,101 @@ def test_so_does_one_that_another_farm_has_taken_again(site):
     one, two = site.open(), site.open()
     assert one.transact((), (), 12).taken == [0, 1, 3]
     one.transact([ended(1, 1), ended(3)], (), 0)
-    lock = FakeLock(site.root / "lock")
-    known = (str(site.root), site.tasks, lock, site.machine(3), Wanted())
-    assert retry(*known, site.constraints).moved == [1]
+    assert run_again(site) == [1]
     assert two.transact((), (), 1).taken == [1]
     assert one.transact([ended(0)], (), 12).taken == [2]
     assert one.transact([ended(2)], (), 12).taken == []
     two.transact([ended(1, 1)], (), 0)
     assert one.transact((), (), 12).taken == [4, 5, 6, 7]
+
+
+CHAIN: dict[int, tuple[int, ...]] = {taskid: (taskid - 1,) for taskid in range(2, 12)}
+
+
+@pytest.mark.parametrize(
+    "constraints", [Constraints(after=CHAIN), stages(2, 3, 4, checks=True)]
+)
+@pytest.mark.parametrize("prepared", [False, True])
+def test_what_was_taken_as_not_to_run_goes_back_if_a_retry_comes_before_its_record(
+    site, constraints, prepared
+):
+    site.constraints = constraints
+    workdir = site.open()
+    workdir.transact((), (), 12)
+    not_run = workdir.transact([ended(0), ended(1, 1)], (), 12).not_run
+    assert [taskid for taskid, _ in not_run] == [*range(2, 12)]
+    workdir.transact(as_not_run(not_run[:4]), (), 0)
+    results = as_not_run(not_run[4:])
+    if prepared:
+        workdir.prepare(results, (), 12)
+    assert run_again(site) == [*range(1, 6)]
+    done = workdir.transact(results, (), 12)
+    assert (done.taken, {*done.reopened}) == ([1], {*range(6, 12)})
+    assert site.ids("waiting") == [*range(2, 12)]
+    assert site.ids("failed") == []
+    workdir.transact([ended(1)], (), 0)
+    assert work(workdir) == ([*range(2, 12)], [])
+
+
+def test_what_still_waits_for_a_failed_task_is_recorded_though_another_runs_again(site):
+    site.constraints = Constraints(after={4: (0,), 5: (1,), 6: (5,)})
+    workdir = site.open()
+    workdir.transact((), (), 12)
+    not_run = workdir.transact([ended(0, 1), ended(1, 1)], (), 12).not_run
+    assert [taskid for taskid, _ in not_run] == [4, 5, 6]
+    lock = FakeLock(site.root / "lock")
+    known = (str(site.root), site.tasks, lock, site.machine(9))
+    retry(*known, Wanted(frozenset([0])), site.constraints)
+    workdir.prepare(as_not_run(not_run), (), 12)
+    assert {*workdir.transact(as_not_run(not_run), (), 12).reopened} == {4}
+    assert site.ids("failed") == [1, 5, 6]
+
+
+def test_so_does_what_a_cut_retry_has_put_back_if_another_farm_runs_its_root(site):
+    """The retry was killed before it wrote `failed`."""
+    site.constraints = Constraints(after=CHAIN)
+    one, two = site.open(), site.open()
+    assert one.transact((), (), 12).taken == [0, 1]
+    not_run = one.transact([ended(0), ended(1, 1)], (), 12).not_run
+    one.transact(as_not_run(not_run), (), 0)
+    site.write("waiting", range(2, 12))
+    site.write("toprocess", [1])
+    assert two.transact((), (), 1).taken == [1]
+    done = one.transact((), (), 12)
+    assert (done.taken, [*done.not_run]) == ([], [])
+    assert [*done.pulled] == [*range(2, 12)]
+    one.transact((), sorted(one.held), 0)
+    two.transact([ended(1)], (), 0)
+    assert work(one) == ([*range(2, 12)], [])
+
+
+@pytest.mark.parametrize("lives", [False, True])
+def test_after_a_retry_that_was_cut_what_waits_has_the_fate_of_what_it_waits_for(
+    tmp_path, monkeypatch, lives
+):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    for at in range(1, 50):
+        site = Site(tmp_path / f"site {at}")
+        site.constraints = Constraints(after=CHAIN)
+        workdir = site.open()
+        assert work(workdir, fails=(1,)) == ([0, 1], [*range(2, 12)])
+        struck = False
+        with interference(monkeypatch, at, Killed(), half=False):
+            try:
+                run_again(site)
+            except Killed:
+                struck = True
+        if not lives:
+            assert workdir.close()
+            workdir = site.open()
+        work(workdir)
+        ends = site.ids("finished"), {*site.ids("failed")} - {*site.ids("finished")}
+        is_whole = ends == ([*range(12)], set())
+        assert is_whole or (struck and ends == ([0], {*range(1, 12)})), at
+        if not struck:
+            assert at > 4
+            return
+    pytest.fail("the retry never came to its end")
 
 
 # ---- who else is there --------------------------------------------------------------
@@ -489,15 +603,7 @@ def test_what_was_not_run_is_left_to_the_order_of_the_edited_list(site):
     taken = workdir.transact((), (), 12).taken
     ends = [ended(each, int(each == 1)) for each in taken]
     not_run = workdir.transact(ends, (), 12).not_run
-    results = [
-        ended(each, 1)._replace(
-            result=Result(
-                *(each, 0, Outcome.NOT_RUN, 1, 0, 0.0, 0.0, 9.0, f"not run: {why}")
-            )
-        )
-        for each, why in not_run
-    ]
-    workdir.transact(results, (), 0)
+    workdir.transact(as_not_run(not_run), (), 0)
     assert workdir.close()
     assert site.ids("failed") == [1, *range(4, 12)]
     assert [each.outcome for each in site.attempts()[4:]] == [
