@@ -18,6 +18,7 @@ FLOORS = {
     "causes": 1,
     "order": 1,
     "system": 1,
+    "database": 2,
     "plugins": 2,
     "runners": 3,
     "tasklists": 3,
@@ -45,6 +46,7 @@ OWNERS = {
     "multiprocessing": {"system.processes", "pool"},
     "_posixsubprocess": {"system.processes", "pool"},
     "pty": set(),
+    "sqlite3": {"database"},
     "argparse": {"commands.options", "commands.subcommand"},
 }
 """The module or room that may import it; what is not named here is free for all."""

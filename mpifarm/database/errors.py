@@ -1,0 +1,95 @@
+"""The errors of SQLite as sentences of mpifarm.
+
+Rules of this file: it opens nothing.  What it raises names the file and the remedy.
+"""
+
+import shlex
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from mpifarm.errors import ExitStatus, FarmError, InputError, StorageError
+
+
+class BusyError(StorageError):
+    """The error of a database that another program is writing, or has open for it."""
+
+    exit_status = ExitStatus.BAD_INPUT
+
+
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+_MISSING: Final = ("no such table", "no such column", "malformed")
+"""The beginnings of errors that tell of a table or a column that is gone."""
+
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+_DENIED: Final = frozenset(
+    {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
+)
+
+_OF_THE_DISK: Final = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
+)
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code of an error, 0 if it has none."""
+    # sqlite_errorcode is the extended code: the primary one and a detail.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+@contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Raise errors of SQLite in a ``with`` block as sentences about the database.
+
+    A full or failing disk becomes a `StorageError`, another program at work a
+    `BusyError`, damage an `InputError`.  Defects of mpifarm pass.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        explanation = explain(path, error)
+        if explanation is None:
+            raise
+        raise explanation from error
+
+
+def explain(path: str, error: sqlite3.Error) -> FarmError | None:
+    """Return the sentence of mpifarm for an error of SQLite; None for a defect."""
+    code = primary_code(error)
+    if code in _BUSY:
+        return BusyError(
+            f"the database {path} is open in another program, which is writing it: let"
+            " that program commit or end, then give the same command again"
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return StorageError(
+            f"can't write {path}: No space left on device; make room, then give the"
+            " same command again"
+        )
+    if code in _OF_THE_DISK:
+        return StorageError(f"can't read or write {path}: {error}")
+    if code in _DENIED:
+        return not_permitted(path)
+    is_damaged = code in _DAMAGED or str(error).startswith(_MISSING)
+    return damaged(path, str(error)) if is_damaged else None
+
+
+def not_permitted(path: str) -> InputError:
+    """Return the error of a database that the user may not write."""
+    return InputError(
+        f"can't write the database {path}: ask its owner for the permission to write it"
+        " and its directory"
+    )
+
+
+def damaged(path: str, why: str) -> InputError:
+    """Return the error of a damaged database; `why` says what is wrong with it."""
+    name = shlex.quote(path)
+    return InputError(
+        f"the database {path} is damaged ({why}): restore a copy, or save what can be"
+        f" read: sqlite3 {name} .recover | sqlite3 new.db; mpifarm check {name} says"
+        " more"
+    )

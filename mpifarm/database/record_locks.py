@@ -1,0 +1,33 @@
+"""Whether a file system has the locks that SQLite takes (``fcntl`` records).
+
+Rules of this file: it takes no lock for longer than the question.  To close a file
+drops all such locks that the process has on it (fcntl(2)), so a process asks only
+before it works with a database.
+"""
+
+import errno
+import fcntl
+import os
+from contextlib import suppress
+from typing import Final
+
+_SHARED_BYTES: Final = (0x40000002, 510)
+"""Place and number of the bytes on which SQLite's readers have their locks."""
+
+_NONE: Final = frozenset(
+    {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+)
+
+
+def has_record_locks(path: str) -> bool:
+    """Return whether the file system of a file has such locks, also if one is taken."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            begin, length = _SHARED_BYTES
+            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, length, begin)
+        except OSError as error:
+            return error.errno not in _NONE
+        finally:
+            os.close(descriptor)
+    return True

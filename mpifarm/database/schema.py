@@ -1,0 +1,334 @@
+"""A database's tables, and how it is created and opened.
+
+Rules of this file: a database is opened only after its header was checked, so that
+nothing of a file that is not ours is ever changed.  Its tables are not STRICT, so that
+the SQLite of old systems (before 3.37) reads them too; CHECKs take the place of that.
+"""
+
+import os
+import secrets
+import shlex
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from mpifarm import __version__
+from mpifarm.database.errors import (
+    damaged,
+    explained,
+    not_permitted,
+    primary_code,
+)
+from mpifarm.database.record_locks import has_record_locks
+from mpifarm.errors import InputError
+from mpifarm.system import files
+from mpifarm.system.regular_files import OddFileError, open_regular
+
+APPLICATION_ID: Final = 0x6D706661
+"""``mpfa``; file(1) and SQLite show it as the application of a database."""
+
+VERSION: Final = 1
+"""The version of the tables (SQLite's ``user_version``)."""
+
+SUFFIXES: Final = (".db", ".sqlite", ".sqlite3")
+"""The ends of names of lists that are databases."""
+
+BUSY_SECONDS: Final = 5.0
+"""Seconds for which a statement waits until another program has committed."""
+
+_TABLES: Final = """
+CREATE TABLE tasks (
+  id INTEGER PRIMARY KEY CHECK (id >= 0),
+  command TEXT NOT NULL CHECK (typeof(command) IN ('text', 'blob')
+    AND length(command) > 0
+    AND instr(command, char(10)) = 0 AND instr(command, char(13)) = 0),
+  state TEXT NOT NULL DEFAULT 'to process' CHECK (state IN
+    ('to process', 'running', 'finished', 'failed', 'cancelled', 'waiting')),
+  "after" TEXT,
+  kind TEXT,
+  farm TEXT,
+  attempt INTEGER NOT NULL DEFAULT 0 CHECK (typeof(attempt) = 'integer'),
+  outcome TEXT,
+  status INTEGER,
+  signal TEXT,
+  host TEXT,
+  started TEXT,
+  seconds REAL,
+  peak_memory INTEGER);
+CREATE TABLE barriers (
+  "before" INTEGER PRIMARY KEY,
+  checks INTEGER NOT NULL CHECK (checks IN (0, 1)),
+  since INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT);
+"""
+
+_INDEXES: Final = """
+CREATE INDEX to_process ON tasks (id) WHERE state = 'to process';
+CREATE INDEX by_farm ON tasks (farm) WHERE farm IS NOT NULL;
+"""
+
+_MAGIC: Final = b"SQLite format 3\0"
+_HEADER_BYTES: Final = 100
+_WAL: Final = 2
+"""The file format of a database with a write-ahead log, in its header."""
+
+
+class Header(NamedTuple):
+    """The facts in the header of a database that say whether it can be used."""
+
+    is_sqlite: bool
+    is_wal: bool = False
+    size: int = 0
+    """Bytes that the file has to have, 0 if the header does not say."""
+    version: int = 0
+    application_id: int = 0
+
+
+def parse_header(content: bytes) -> Header:
+    """Parse the first 100 bytes of a file (https://sqlite.org/fileformat.html)."""
+    if len(content) < _HEADER_BYTES or not content.startswith(_MAGIC):
+        return Header(is_sqlite=False)
+
+    def number(begin: int, length: int = 4) -> int:
+        return int.from_bytes(content[begin : begin + length])
+
+    page = number(16, 2)
+    # The number of pages counts only if it was written with the last change.
+    pages = number(28) if number(24) == number(92) else 0
+    return Header(
+        is_sqlite=True,
+        is_wal=_WAL in (content[18], content[19]),
+        size=pages * (65536 if page == 1 else page),
+        version=number(60),
+        application_id=number(68),
+    )
+
+
+def is_database_name(path: str) -> bool:
+    """Return whether a list of this name is a database, unless a handler is named."""
+    return path.endswith(SUFFIXES)
+
+
+# ---- opening -------------------------------------------------------------------------
+
+
+def connect(path: str, *, writes: bool = True) -> sqlite3.Connection:
+    """Open a database.  The caller holds the lock, and ends transactions itself.
+
+    A transaction of a writer that died is rolled back first.  Raises `InputError` for a
+    file that is not a database of this version of mpifarm, or is damaged; `BusyError`
+    if another program is writing it; `StorageError` if the disk fails.
+    """
+    real = os.path.realpath(path)
+    has_journal = files.find_size(f"{real}-journal") > 0
+    # What a dead writer has begun may have changed the header.
+    _check_header(path, is_whole=not has_journal)
+    if has_journal:
+        _roll_back(path, real)
+        _check_header(path, is_whole=True)
+    if writes and not all(map(_may_write, (real, os.path.dirname(real)))):
+        raise not_permitted(path)
+    return _open(path, real, "rw" if writes else "ro")
+
+
+def _may_write(path: str) -> bool:
+    return files.is_permitted(path, os.W_OK)
+
+
+def _roll_back(path: str, real: str) -> None:
+    """Let SQLite undo the transaction of a writer that died.
+
+    Raises `BusyError` if the writer lives, `InputError` without permission to write.
+    """
+    if not _may_write(real):
+        raise InputError(
+            f"the database {path} has a change that a program which died has begun: let"
+            f" its owner undo it by sqlite3 {shlex.quote(path)} 'BEGIN IMMEDIATE'"
+        )
+    with closing(_open(path, real, "rw")) as connection, explained(path):
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+
+
+def _open(path: str, real: str, mode: str) -> sqlite3.Connection:
+    """Open a database by SQLite, without its own locks where the system has none."""
+    name = f"file:{quote(real)}?mode={mode}"
+    with explained(path):
+        try:
+            return _open_at(name, mode)
+        except sqlite3.OperationalError as error:
+            failed = primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)
+            if not failed or has_record_locks(real):
+                raise
+        # The lock of the workdir is what counts.
+        return _open_at(f"{name}&nolock=1", mode)
+
+
+def _open_at(name: str, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        name, uri=True, timeout=BUSY_SECONDS, isolation_level=None
+    )
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if mode == "rw":
+            # As durable as DELETE with EXTRA, and without a sync of the directory.
+            connection.execute("PRAGMA journal_mode = TRUNCATE")
+            connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_header(path: str, *, is_whole: bool) -> None:
+    """Raise `InputError` unless the file is a database that can be used.
+
+    `is_whole`: no transaction is to be rolled back, which could correct the header.
+    """
+    content, size = _read_header(path)
+    header = parse_header(content)
+    if not header.is_sqlite:
+        raise InputError(
+            f"{path} is not a database of mpifarm: it is not one of SQLite; to make one"
+            f" of a list: mpifarm import LIST {shlex.quote(path)}, under another name"
+            " or with this file moved away"
+        )
+    if header.application_id != APPLICATION_ID:
+        raise InputError(
+            f"{path} is a database of another program, not of mpifarm: name another"
+            " file, or another handler with --tasklist"
+        )
+    if not is_whole:
+        return
+    if header.is_wal:
+        raise InputError(
+            f"the database {path} is in WAL mode, which fails on file systems that"
+            " several hosts share: change it back with sqlite3"
+            f" {shlex.quote(path)} 'PRAGMA journal_mode = DELETE'"
+        )
+    if header.version != VERSION:
+        raise InputError(
+            f"the database {path} has version {header.version}, and this mpifarm"
+            f" ({__version__}) knows version {VERSION}: use the mpifarm that made it,"
+            " or a newer one"
+        )
+    if size < header.size:
+        raise damaged(path, f"it has {size} of {header.size} bytes")
+
+
+def _read_header(path: str) -> tuple[bytes, int]:
+    """Return the first bytes of a file, and its size; raises `InputError`."""
+    try:
+        descriptor = open_regular(path, os.O_RDONLY, follow=True)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"no database {path}: to make one of a list: mpifarm import LIST"
+            f" {shlex.quote(path)}"
+        ) from error
+    except OddFileError as error:
+        raise InputError(f"{path} is not a database: {error.strerror}") from error
+    except PermissionError as error:
+        raise InputError(f"cannot read the database {path}: ask its owner") from error
+    except OSError as error:
+        raise files.storage_error("read", path, error) from error
+    try:
+        return os.pread(descriptor, _HEADER_BYTES, 0), os.fstat(descriptor).st_size
+    except OSError as error:
+        raise files.storage_error("read", path, error) from error
+    finally:
+        os.close(descriptor)
+
+
+# ---- creating ------------------------------------------------------------------------
+
+
+@contextmanager
+def creating(path: str) -> Iterator[sqlite3.Connection]:
+    """Give a new database for a ``with`` block, which gets its name at the end.
+
+    It is in one transaction, which the block leaves open.  A block that raises leaves
+    no file.  Raises `InputError` if there is a file of this name, `StorageError` if the
+    disk fails.
+    """
+    refuse_existing(path)
+    staging = f"{path}.{secrets.token_hex(4)}.new"
+    try:
+        with explained(path), closing(_create(staging)) as connection:
+            _make_tables(connection)
+            yield connection
+            _execute_all(connection, _INDEXES)
+            connection.execute("COMMIT")
+        _sync(staging)
+        _name(staging, path)
+    finally:
+        with suppress(OSError):
+            os.unlink(staging)
+
+
+def refuse_existing(path: str) -> None:
+    """Raise `InputError` if there is anything with this name."""
+    if os.path.lexists(path):
+        raise InputError(
+            f"{path} exists, and is not written over: name another file, or move it"
+            " away"
+        )
+
+
+def _create(staging: str) -> sqlite3.Connection:
+    """Create an empty file, and open it by SQLite."""
+    try:
+        # SQLite itself lets no group write the file, whatever the umask.
+        os.close(files.create_exclusively(staging))
+    except OSError as error:
+        raise files.storage_error("write", staging, error) from error
+    return sqlite3.connect(staging, isolation_level=None)
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    """Begin a transaction with the empty tables."""
+    # Nobody knows the file yet: if this fails, the file goes.
+    connection.execute("PRAGMA journal_mode = OFF")
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("BEGIN")
+    _execute_all(connection, _TABLES)
+    write_about(connection, "version", __version__)
+    write_about(connection, "id", secrets.token_hex(8))
+
+
+def _execute_all(connection: sqlite3.Connection, statements: str) -> None:
+    # sqlite3's executescript would commit first.
+    for statement in statements.split(";")[:-1]:
+        connection.execute(statement)
+
+
+def write_about(connection: sqlite3.Connection, key: str, value: str) -> None:
+    """Write one fact about the database into its table ``about``."""
+    connection.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
+
+
+def _sync(path: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise files.storage_error("write", path, error) from error
+
+
+def _name(staging: str, path: str) -> None:
+    """Give a whole new file its name, unless there is one of that name by now."""
+    try:
+        os.link(staging, path)
+    except FileExistsError:
+        refuse_existing(path)
+    except OSError:
+        # A file system without hard links.
+        refuse_existing(path)
+        files.rename(staging, path)
+    files.sync_names(os.path.dirname(path) or ".")

@@ -1,0 +1,339 @@
+"""The statements on the tasks of a database, as functions of a connection.
+
+Rules of this file: all SQL on tasks is here.  A function is a part of the caller's
+transaction, and begins and ends none.  Errors of SQLite pass: the caller gives them
+their words (`errors.explained`).
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from itertools import groupby
+from typing import Final, NamedTuple
+
+from mpifarm.errors import InputError
+from mpifarm.model.id_ranges import IdRangesError, encode_ids, parse_ids
+from mpifarm.model.packed_texts import PackedTexts
+from mpifarm.order.constraints import Barrier, Constraints
+from mpifarm.order.directives import is_kind
+from mpifarm.order.faults import find_fault
+
+
+class TaskState(StrEnum):
+    """The state of a task in a database."""
+
+    TO_PROCESS = "to process"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    WAITING = "waiting"
+    """It has an order or a kind: farms take it when it may start, plain farmers never.
+    """
+
+
+class NewTask(NamedTuple):
+    """A task to be inserted; `command` is encoded, without the prefix of its kind."""
+
+    taskid: int
+    command: bytes
+    state: TaskState = TaskState.TO_PROCESS
+    after: Sequence[int] = ()
+    kind: str | None = None
+
+
+class TaskEnd(NamedTuple):
+    """The end of a task's last attempt, with the words of ``attempts.tsv``."""
+
+    taskid: int
+    state: TaskState
+    attempt: int
+    outcome: str
+    status: int | None = None
+    signal: str | None = None
+    host: str | None = None
+    started: str | None = None
+    seconds: float | None = None
+    peak_memory: int | None = None
+
+
+class LastEnd(NamedTuple):
+    """What a row says of its task, with the end of its last attempt, if any."""
+
+    taskid: int
+    state: TaskState
+    farm: str | None
+    attempt: int
+    outcome: str | None
+    status: int | None
+    signal: str | None
+    host: str | None
+    started: str | None
+    seconds: float | None
+    peak_memory: int | None
+
+
+_BLOCK: Final = 1000
+"""Rows that are read at once."""
+
+
+# ---- transactions --------------------------------------------------------------------
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Make a ``with`` block one transaction; a block that raises changes nothing."""
+    # IMMEDIATE: a program that is writing shows at once, not half-way through.
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite itself has rolled back after some errors, such as a full disk.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+# ---- reading -------------------------------------------------------------------------
+
+
+def count(connection: sqlite3.Connection) -> int:
+    """Return the number of tasks."""
+    number: int = connection.execute("SELECT count(*) FROM tasks").fetchone()[0]
+    return number
+
+
+def count_states(connection: sqlite3.Connection) -> dict[TaskState, int]:
+    """Return the number of tasks in each state that any task has."""
+    query = "SELECT state, count(*) FROM tasks GROUP BY state"
+    return {TaskState(state): number for state, number in connection.execute(query)}
+
+
+def read_commands(connection: sqlite3.Connection, begin: int = 0) -> PackedTexts:
+    """Return the commands of the tasks from the id `begin` on.
+
+    Raises `InputError` if an id is missing, or a command can't be run.
+    """
+    texts = PackedTexts()
+    with _texts_as_bytes(connection):
+        cursor = connection.execute(
+            "SELECT id, command FROM tasks WHERE id >= ? ORDER BY id", (begin,)
+        )
+        while rows := cursor.fetchmany(_BLOCK):
+            ids, commands = zip(*rows, strict=True)
+            first = begin + len(texts)
+            if ids[-1] != first + len(ids) - 1 or ids[0] != first:
+                _refuse_gap(first, ids)
+            joined = b"\n".join(commands)
+            if joined.count(b"\n") >= len(ids) or b"\r" in joined or b"\0" in joined:
+                _refuse_command(rows)
+            texts.extend_encoded(commands)
+    return texts
+
+
+def _refuse_gap(first: int, ids: Sequence[int]) -> None:
+    """Raise `InputError` for the first id that is missing."""
+    missing = next(wanted for wanted, each in enumerate(ids, first) if wanted != each)
+    remedy = "insert it, or give the tasks behind it lower ids"
+    if missing == 0 and ids[0] == 1:
+        remedy = "UPDATE tasks SET id = id - 1"
+    raise InputError(
+        f"there is no task {missing}, but task {ids[-1]}, in the database: ids go from"
+        f" 0 without gaps; {remedy}"
+    )
+
+
+def _refuse_command(rows: Iterable[tuple[int, bytes]]) -> None:
+    """Raise `InputError` for the first command that no line can hold."""
+    for taskid, command in rows:
+        for byte, name in ((b"\n", "a line break"), (b"\r", "a CR"), (b"\0", "a NUL")):
+            if byte in command:
+                raise InputError(
+                    f"the command of task {taskid} in the database has {name} in it,"
+                    " which no command can have: update its row"
+                )
+
+
+def read_constraints(connection: sqlite3.Connection) -> Constraints:
+    """Return the order of the tasks, and their kinds; raises `InputError`."""
+    constraints = Constraints(
+        barriers=[
+            Barrier(first, bool(checks), since or 0)
+            for first, checks, since in connection.execute(
+                'SELECT "before", checks, since FROM barriers ORDER BY "before"'
+            )
+        ]
+    )
+    query = (
+        'SELECT id, "after", kind FROM tasks'
+        ' WHERE "after" IS NOT NULL OR kind IS NOT NULL ORDER BY id'
+    )
+    last: tuple[str | None, tuple[int, ...]] = (None, ())
+    for taskid, after, kind in connection.execute(query):
+        if after is not None:
+            if last[0] != after:
+                last = (after, _parse_after(taskid, after))
+            constraints.after[taskid] = last[1]
+        if kind is not None:
+            if not is_kind(str(kind)):
+                raise InputError(
+                    f"task {taskid} in the database has the kind {kind!r:.60}: use"
+                    " letters, digits, _ . - in its name"
+                )
+            constraints.kinds[taskid] = kind
+    if fault := find_fault(constraints, count(connection)):
+        raise InputError(f"the database has constraints whose {fault}; correct them")
+    return constraints
+
+
+def _parse_after(taskid: int, after: object) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({*parse_ids(str(after))}))
+    except IdRangesError as error:
+        raise InputError(
+            f"task {taskid} in the database waits for no tasks: {error}"
+        ) from error
+
+
+def read_states(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
+    """Yield id and state of each task, in order."""
+    return connection.execute("SELECT id, state FROM tasks ORDER BY id")
+
+
+def find_ids(connection: sqlite3.Connection, state: TaskState) -> list[int]:
+    """Return the ids of the tasks in a state, in order."""
+    query = "SELECT id FROM tasks WHERE state = ? ORDER BY id"
+    return [taskid for (taskid,) in connection.execute(query, (state.value,))]
+
+
+def find_first(connection: sqlite3.Connection, most: int, begin: int = 0) -> list[int]:
+    """Return the first ids to be processed from `begin` on, `most` at most."""
+    # The state as a constant: with a parameter SQLite would not use the index.
+    query = (
+        "SELECT id FROM tasks WHERE state = 'to process' AND id >= ? ORDER BY id"
+        " LIMIT ?"
+    )
+    return [taskid for (taskid,) in connection.execute(query, (begin, most))]
+
+
+def find_held(connection: sqlite3.Connection, farm: str) -> list[int]:
+    """Return the ids of the tasks that a farm has, in order."""
+    query = "SELECT id FROM tasks WHERE farm = ? ORDER BY id"
+    return [taskid for (taskid,) in connection.execute(query, (farm,))]
+
+
+def find_holders(connection: sqlite3.Connection) -> Iterator[tuple[str | None, int]]:
+    """Yield who has each running task (None: nobody), and its id."""
+    return connection.execute(
+        "SELECT farm, id FROM tasks WHERE state = 'running' ORDER BY farm, id"
+    )
+
+
+def read_ends(connection: sqlite3.Connection) -> Iterator[LastEnd]:
+    """Yield what each row says of its task, in the order of the ids."""
+    columns = ", ".join(("id", *LastEnd._fields[1:]))
+    for row in connection.execute(f"SELECT {columns} FROM tasks ORDER BY id"):  # noqa: S608 - constants
+        yield LastEnd(*row)
+
+
+@contextmanager
+def _texts_as_bytes(connection: sqlite3.Connection) -> Iterator[None]:
+    # A command that is not UTF-8 is a BLOB; what a user inserts may be a TEXT of them.
+    before, connection.text_factory = connection.text_factory, bytes
+    try:
+        yield
+    finally:
+        connection.text_factory = before
+
+
+# ---- changing ------------------------------------------------------------------------
+
+
+def insert(connection: sqlite3.Connection, tasks: Iterable[NewTask]) -> None:
+    """Insert tasks."""
+    connection.executemany(
+        'INSERT INTO tasks (id, command, state, "after", kind) VALUES (?, ?, ?, ?, ?)',
+        (
+            (
+                *(taskid, _as_value(command), state.value),
+                *(encode_ids(after) or None, kind),
+            )
+            for taskid, command, state, after, kind in tasks
+        ),
+    )
+
+
+def insert_plain(
+    connection: sqlite3.Connection, begin: int, commands: Iterable[bytes]
+) -> None:
+    """Insert tasks that wait for nothing, with ids from `begin` on."""
+    connection.executemany(
+        "INSERT INTO tasks (id, command) VALUES (?, ?)",
+        enumerate(map(_as_value, commands), begin),
+    )
+
+
+def insert_barriers(
+    connection: sqlite3.Connection, barriers: Iterable[Barrier]
+) -> None:
+    """Insert barriers, or replace those at the same places."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO barriers VALUES (?, ?, ?)",
+        ((first, int(checks), since) for first, checks, since in barriers),
+    )
+
+
+def _as_value(command: bytes) -> str | bytes:
+    try:
+        return command.decode()
+    except UnicodeDecodeError:
+        return command
+
+
+def take(connection: sqlite3.Connection, farm: str, taskids: Iterable[int]) -> None:
+    """Give tasks to a farm: they are running now."""
+    _update_ranges(connection, "state = 'running', farm = ?", (farm,), taskids)
+
+
+def requeue(
+    connection: sqlite3.Connection, taskids: Iterable[int], state: TaskState
+) -> None:
+    """Put tasks back into a queue, that nobody has then."""
+    _update_ranges(connection, "state = ?, farm = NULL", (state.value,), taskids)
+
+
+def record(connection: sqlite3.Connection, ends: Iterable[TaskEnd]) -> None:
+    """Record the ends of tasks, that nobody has then."""
+    connection.executemany(
+        "UPDATE tasks SET state = ?2, farm = NULL, attempt = ?3, outcome = ?4,"
+        " status = ?5, signal = ?6, host = ?7, started = ?8, seconds = ?9,"
+        " peak_memory = ?10 WHERE id = ?1",
+        ends,
+    )
+
+
+def inherit(connection: sqlite3.Connection, farm: str, successor: str) -> None:
+    """Give all tasks of a farm to another one."""
+    connection.execute("UPDATE tasks SET farm = ? WHERE farm = ?", (successor, farm))
+
+
+def _update_ranges(
+    connection: sqlite3.Connection,
+    changes: str,
+    values: tuple[str, ...],
+    taskids: Iterable[int],
+) -> None:
+    """Change the rows of some tasks, by one statement for each range of ids."""
+    connection.executemany(
+        f"UPDATE tasks SET {changes} WHERE id BETWEEN ? AND ?",  # noqa: S608 - constants
+        ((*values, first, last) for first, last in _ranges_of(taskids)),
+    )
+
+
+def _ranges_of(taskids: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield first and last id of each range in a set of ids."""
+    for _, group in groupby(enumerate(sorted(taskids)), lambda each: each[1] - each[0]):
+        ids = [taskid for _, taskid in group]
+        yield ids[0], ids[-1]

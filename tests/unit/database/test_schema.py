@@ -1,0 +1,350 @@
+"""Creating and opening a database: what is refused, in which words, and untouched."""
+
+import errno
+import fcntl
+import os
+import shutil
+import sqlite3
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+import pytest
+
+from mpifarm.database import errors, schema, tasks
+from mpifarm.database.copy import read_copy
+from mpifarm.database.errors import BusyError
+from mpifarm.database.record_locks import has_record_locks
+from mpifarm.errors import ExitStatus, InputError, StorageError
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "tasks.db"
+    with schema.creating(str(path)) as connection:
+        tasks.insert_plain(connection, 0, [b"echo 0", b"echo 1", b"echo 2"])
+    return path
+
+
+def connect(path: Path) -> closing[sqlite3.Connection]:
+    return closing(schema.connect(str(path)))
+
+
+def refusal(path: Path) -> str:
+    """Return the sentence that refuses a file, which stays as it is."""
+    before = path.read_bytes()
+    with pytest.raises(InputError) as caught:
+        schema.connect(str(path)).close()
+    assert path.read_bytes() == before
+    return str(caught.value)
+
+
+def sqlite(path: Path, *statements: str) -> None:
+    """Execute statements as another program would."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+# ---- creating ------------------------------------------------------------------------
+
+
+def test_a_new_database_has_its_tables_and_is_marked_as_ours(path):
+    with closing(sqlite3.connect(path)) as connection:
+        (mark,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        rows = connection.execute("SELECT id, command, state, attempt FROM tasks")
+        assert (mark, version) == (schema.APPLICATION_ID, schema.VERSION)
+        assert [*rows] == [(i, f"echo {i}", "to process", 0) for i in range(3)]
+        about = dict(connection.execute("SELECT key, value FROM about"))
+    assert about.keys() == {"id", "version"}
+
+
+def test_a_new_database_is_the_only_new_file(path):
+    assert [each.name for each in path.parent.iterdir()] == ["tasks.db"]
+
+
+def test_a_new_database_has_the_mode_of_other_new_files(path, tmp_path):
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_database_is_never_written_over(path):
+    before = path.read_bytes()
+    with (
+        pytest.raises(InputError, match="exists, and is not written over"),
+        schema.creating(str(path)),
+    ):
+        raise AssertionError("unreachable")
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_came_meanwhile_is_not_written_over(tmp_path):
+    path = tmp_path / "tasks.db"
+    with pytest.raises(InputError, match="exists"), schema.creating(str(path)):
+        path.write_text("mine")
+    assert path.read_text() == "mine"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_creation_that_fails_leaves_no_file(tmp_path):
+    with (
+        pytest.raises(ValueError, match="x"),
+        schema.creating(str(tmp_path / "tasks.db")),
+    ):
+        raise ValueError("x")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE tasks SET state = 'done' WHERE id = 1",
+        "UPDATE tasks SET command = '' WHERE id = 1",
+        "UPDATE tasks SET command = 'a' || char(10) || 'b' WHERE id = 1",
+        "UPDATE tasks SET id = -1 WHERE id = 1",
+        "UPDATE tasks SET attempt = 'two' WHERE id = 1",
+    ],
+)
+def test_a_row_that_no_farm_could_use_is_refused_by_the_database(path, change):
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        sqlite(path, change)
+
+
+# ---- opening -------------------------------------------------------------------------
+
+
+def test_a_connection_keeps_a_rollback_journal_and_syncs(path):
+    with connect(path) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("truncate",)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_a_missing_database_is_told_with_the_command_that_makes_one(tmp_path):
+    with pytest.raises(InputError, match=r"no database .*: mpifarm import LIST"):
+        schema.connect(str(tmp_path / "tasks.db"))
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("content", [b"", b"echo 1\n", b"x" * 200])
+def test_a_text_file_is_not_ours(tmp_path, content):
+    path = tmp_path / "tasks.db"
+    path.write_bytes(content)
+    assert "is not one of SQLite" in refusal(path)
+
+
+def test_a_directory_is_not_a_database(tmp_path):
+    with pytest.raises(InputError, match="it is a directory"):
+        schema.connect(str(tmp_path))
+
+
+def test_a_database_of_another_program_is_not_ours(tmp_path):
+    path = tmp_path / "bookmarks.sqlite"
+    sqlite(path, "CREATE TABLE tasks (id INTEGER PRIMARY KEY, command TEXT)")
+    assert "is a database of another program" in refusal(path)
+
+
+def test_another_version_is_told(path):
+    sqlite(path, f"PRAGMA user_version = {schema.VERSION + 1}")
+    assert f"has version {schema.VERSION + 1}" in refusal(path)
+
+
+def test_wal_mode_is_told_with_the_command_that_ends_it(path):
+    sqlite(path, "PRAGMA journal_mode = WAL")
+    assert "PRAGMA journal_mode = DELETE" in refusal(path)
+    sqlite(path, "PRAGMA journal_mode = DELETE")
+    schema.connect(str(path)).close()
+
+
+def test_a_truncated_database_is_damaged(path):
+    os.truncate(path, path.stat().st_size - 4096)
+    assert "is damaged (it has" in refusal(path)
+
+
+def test_a_database_without_its_table_is_damaged(path):
+    sqlite(path, "DROP TABLE tasks")
+    with (
+        connect(path) as connection,
+        pytest.raises(InputError, match="is damaged"),
+        errors.explained(str(path)),
+    ):
+        tasks.count(connection)
+
+
+def test_a_page_that_was_overwritten_is_damage(path):
+    with path.open("r+b") as stream:
+        stream.seek(4096)
+        stream.write(b"\xff" * 4096)
+    with (
+        pytest.raises(InputError, match="is damaged") as caught,
+        errors.explained(str(path)),
+        connect(path) as connection,
+    ):
+        tasks.read_commands(connection)
+    assert "mpifarm check" in str(caught.value)
+
+
+def test_a_defect_of_mpifarm_is_not_called_damage(path):
+    with (
+        connect(path) as connection,
+        pytest.raises(sqlite3.OperationalError),
+        errors.explained(str(path)),
+    ):
+        connection.execute("SELEKT 1")
+
+
+def test_a_database_that_another_program_writes_is_busy(path, monkeypatch):
+    monkeypatch.setattr(schema, "BUSY_SECONDS", 0.01)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(BusyError, match="is open in another program") as caught:
+            schema.connect(str(path))
+        assert caught.value.exit_status is ExitStatus.BAD_INPUT
+        other.execute("ROLLBACK")
+    schema.connect(str(path)).close()
+
+
+def test_a_transaction_beside_another_program_is_busy(path, monkeypatch):
+    monkeypatch.setattr(schema, "BUSY_SECONDS", 0.01)
+    with connect(path) as ours, closing(sqlite3.connect(path)) as other:
+        other.execute("UPDATE tasks SET kind = 'x'")
+        with (
+            pytest.raises(BusyError),
+            errors.explained(str(path)),
+            tasks.transaction(ours),
+        ):
+            raise AssertionError("unreachable")
+
+
+def test_a_full_disk_is_a_storage_error_that_changes_nothing(path):
+    with connect(path) as connection:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        with (
+            pytest.raises(StorageError, match="No space left") as caught,
+            errors.explained(str(path)),
+            tasks.transaction(connection),
+        ):
+            tasks.insert_plain(connection, 3, [b"x" * 1000] * 100)
+        assert caught.value.exit_status is ExitStatus.RUN_AGAIN
+        assert tasks.count(connection) == 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
+def test_a_database_that_may_not_be_written_is_told(path):
+    path.chmod(0o444)
+    with pytest.raises(InputError, match="ask its owner"):
+        schema.connect(str(path))
+    schema.connect(str(path), writes=False).close()
+
+
+# ---- after a writer's death ----------------------------------------------------------
+
+
+def leave_hot_journal(path: Path) -> None:
+    """Make files as a writer leaves them that is killed in a transaction."""
+    source = path.with_name("source.db")
+    path.rename(source)
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN")
+        connection.execute("UPDATE tasks SET state = 'finished'")
+        for each in range(3, 400):
+            connection.execute(
+                "INSERT INTO tasks VALUES (?, ?, 'to process', '', '', '', 0, '', 0,"
+                " '', '', '', 0, 0)",
+                (each, "x" * 100),
+            )
+        connection.execute("UPDATE tasks SET state = 'failed'")
+        shutil.copy(source, path)
+        shutil.copy(f"{source}-journal", f"{path}-journal")
+        connection.execute("ROLLBACK")
+    source.unlink()
+
+
+def test_what_a_killed_writer_has_begun_is_undone(path):
+    leave_hot_journal(path)
+    assert b"failed" in path.read_bytes()
+    with closing(read_copy(str(path), nullcontext())) as copy:
+        assert tasks.count_states(copy) == {tasks.TaskState.TO_PROCESS: 3}
+    with connect(path) as connection:
+        assert tasks.count_states(connection) == {tasks.TaskState.TO_PROCESS: 3}
+
+
+def test_the_lock_is_held_while_a_copy_is_taken_and_something_is_undone(path):
+    leave_hot_journal(path)
+    states = []
+
+    class Lock(nullcontext[None]):
+        def __enter__(self) -> None:
+            states.append((b"failed" in path.read_bytes(), "taken"))
+
+        def __exit__(self, *_: object) -> None:
+            states.append((b"failed" in path.read_bytes(), "released"))
+
+    read_copy(str(path), Lock()).close()
+    assert states[0] == (True, "taken")
+    assert states[1][1] == "released"
+
+
+def test_a_copy_stays_as_it_was(path):
+    with closing(read_copy(str(path), nullcontext())) as copy:
+        sqlite(path, "UPDATE tasks SET state = 'finished'")
+        assert tasks.count_states(copy) == {tasks.TaskState.TO_PROCESS: 3}
+
+
+# ---- file systems without record locks -----------------------------------------------
+
+
+def test_record_locks_are_there_even_if_another_program_has_one(path):
+    assert has_record_locks(str(path))
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(errno.ENOLCK, False), (errno.EAGAIN, True)]
+)
+def test_a_file_system_without_record_locks_is_known(
+    path, monkeypatch, number, expected
+):
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    assert has_record_locks(str(path)) is expected
+
+
+def test_without_record_locks_the_lock_of_the_workdir_is_enough(path, monkeypatch):
+    monkeypatch.setattr(schema, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(schema, "has_record_locks", lambda _: False)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        # As SQLite calls an fcntl that fails with ENOLCK.
+        other.execute("BEGIN EXCLUSIVE")
+        with connect(path) as connection:
+            assert tasks.count(connection) == 3
+        other.execute("ROLLBACK")
+
+
+# ---- the header ----------------------------------------------------------------------
+
+
+def test_a_header_is_parsed(path):
+    header = schema.parse_header(path.read_bytes()[:100])
+    assert header == schema.Header(
+        is_sqlite=True,
+        is_wal=False,
+        size=path.stat().st_size,
+        version=schema.VERSION,
+        application_id=schema.APPLICATION_ID,
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0", b"\0" * 100])
+def test_what_is_no_header_is_of_no_database(content):
+    assert not schema.parse_header(content).is_sqlite
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.db", True), ("a.sqlite", True), ("a.sqlite3", True), ("a.txt", False)],
+)
+def test_the_name_of_a_list_says_whether_it_is_a_database(name, expected):
+    assert schema.is_database_name(name) is expected

@@ -1,0 +1,127 @@
+"""The statements on the tasks of a database."""
+
+from contextlib import closing
+
+import pytest
+
+from mpifarm.database import schema, tasks
+from mpifarm.database.tasks import NewTask, TaskEnd, TaskState
+from mpifarm.errors import InputError
+from mpifarm.order.constraints import Barrier
+
+
+@pytest.fixture
+def connection(tmp_path):
+    path = str(tmp_path / "tasks.db")
+    with schema.creating(path) as new:
+        tasks.insert(
+            new,
+            [
+                NewTask(0, b"first"),
+                NewTask(1, b"second"),
+                NewTask(2, b"odd \xff", TaskState.WAITING, after=(0, 1)),
+                NewTask(3, "ümlaut".encode(), TaskState.WAITING, kind="gpu"),
+                NewTask(4, b"last"),
+            ],
+        )
+        tasks.insert_barriers(new, [Barrier(4, checks=True, since=1)])
+    with closing(schema.connect(path)) as connection:
+        yield connection
+
+
+def test_commands_are_read_as_they_were_inserted(connection):
+    texts = tasks.read_commands(connection)
+    assert texts == ["first", "second", "odd \udcff", "ümlaut", "last"]
+    assert tasks.read_commands(connection, 3) == ["ümlaut", "last"]
+
+
+def test_a_command_that_is_not_utf_8_is_a_blob(connection):
+    query = "SELECT typeof(command) FROM tasks ORDER BY id"
+    kinds = [kind for (kind,) in connection.execute(query)]
+    assert kinds == ["text", "text", "blob", "text", "text"]
+
+
+def test_a_text_of_a_user_that_is_not_utf_8_is_read(connection):
+    connection.execute("INSERT INTO tasks (command) VALUES (CAST(x'61ff' AS TEXT))")
+    assert tasks.read_commands(connection, 5) == ["a\udcff"]
+
+
+def test_the_order_is_read_as_it_was_inserted(connection):
+    constraints = tasks.read_constraints(connection)
+    assert constraints.after == {2: (0, 1)}
+    assert constraints.kinds == {3: "gpu"}
+    assert constraints.barriers == [Barrier(4, checks=True, since=1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("UPDATE tasks SET \"after\" = 'x' WHERE id = 2", "task 2 .* waits for no"),
+        ("UPDATE tasks SET \"after\" = '3' WHERE id = 2", "constraints whose"),
+        ("UPDATE tasks SET kind = 'a b' WHERE id = 2", "has the kind 'a b'"),
+    ],
+)
+def test_an_order_that_cannot_be_is_told(connection, change, words):
+    connection.execute(change)
+    with pytest.raises(InputError, match=words):
+        tasks.read_constraints(connection)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("DELETE FROM tasks WHERE id = 1", "there is no task 1, but task 4"),
+        ("UPDATE tasks SET id = id + 99", "there is no task 0, but task 103"),
+        ("UPDATE tasks SET command = 'a' || char(0) || 'b' WHERE id = 3", "a NUL"),
+    ],
+)
+def test_tasks_that_cannot_be_run_are_told(connection, change, words):
+    connection.execute(change)
+    with pytest.raises(InputError, match=words):
+        tasks.read_commands(connection)
+
+
+def test_a_first_row_that_sqlite_has_numbered_is_told_with_the_remedy(connection):
+    connection.execute("DELETE FROM tasks")
+    connection.execute("INSERT INTO tasks (command) VALUES ('x')")
+    with pytest.raises(InputError, match="UPDATE tasks SET id = id - 1"):
+        tasks.read_commands(connection)
+
+
+def test_a_task_is_taken_requeued_and_recorded(connection):
+    assert tasks.find_first(connection, 2) == [0, 1]
+    tasks.take(connection, "f1", [0, 1, 4])
+    assert tasks.find_first(connection, 2) == []
+    assert tasks.find_held(connection, "f1") == [0, 1, 4]
+    tasks.requeue(connection, [1], TaskState.TO_PROCESS)
+    tasks.inherit(connection, "f1", "f2")
+    end = TaskEnd(0, TaskState.FAILED, 2, "failed", 7, None, "n1", "2026", 1.5, 10)
+    tasks.record(connection, [end])
+    assert [*tasks.find_holders(connection)] == [("f2", 4)]
+    assert [*tasks.read_states(connection)] == [
+        *((0, "failed"), (1, "to process"), (2, "waiting")),
+        *((3, "waiting"), (4, "running")),
+    ]
+    first = next(tasks.read_ends(connection))
+    assert (first.attempt, first.status, first.host, first.farm) == (2, 7, "n1", None)
+    assert tasks.count_states(connection)[TaskState.WAITING] == 2
+    assert tasks.find_ids(connection, TaskState.FAILED) == [0]
+
+
+def test_a_transaction_that_raises_changes_nothing(connection):
+    def take_and_fail() -> None:
+        with tasks.transaction(connection):
+            tasks.take(connection, "f", [0])
+            raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        take_and_fail()
+    assert tasks.find_held(connection, "f") == []
+
+
+def test_the_index_finds_the_tasks_to_process(connection):
+    plan = connection.execute(
+        "EXPLAIN QUERY PLAN SELECT id FROM tasks WHERE state = 'to process'"
+        " AND id >= 0 ORDER BY id LIMIT 2"
+    ).fetchone()
+    assert "to_process" in plan[-1]
