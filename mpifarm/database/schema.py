@@ -65,8 +65,7 @@ CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT);
 """
 
 _INDEXES: Final = """
-CREATE INDEX to_process ON tasks (id) WHERE state = 'to process';
-CREATE INDEX by_farm ON tasks (farm) WHERE farm IS NOT NULL;
+CREATE INDEX unfinished ON tasks (state) WHERE state <> 'finished';
 """
 
 _MAGIC: Final = b"SQLite format 3\0"

@@ -74,6 +74,11 @@ class LastEnd(NamedTuple):
     peak_memory: int | None
 
 
+_UNFINISHED: Final = "state <> 'finished'"
+"""The condition of the index, which SQLite uses for queries that repeat it."""
+
+_RUNNING: Final = f"state = 'running' AND {_UNFINISHED}"
+
 _BLOCK: Final = 1000
 """Rows that are read at once."""
 
@@ -105,21 +110,30 @@ def count(connection: sqlite3.Connection) -> int:
     return number
 
 
+def find_total(connection: sqlite3.Connection) -> int:
+    """Return the number of tasks by the greatest id, without a look at all of them."""
+    (last,) = connection.execute("SELECT max(id) FROM tasks").fetchone()
+    return 0 if last is None else last + 1
+
+
 def count_states(connection: sqlite3.Connection) -> dict[TaskState, int]:
     """Return the number of tasks in each state that any task has."""
     query = "SELECT state, count(*) FROM tasks GROUP BY state"
     return {TaskState(state): number for state, number in connection.execute(query)}
 
 
-def read_commands(connection: sqlite3.Connection, begin: int = 0) -> PackedTexts:
-    """Return the commands of the tasks from the id `begin` on.
+def read_commands(
+    connection: sqlite3.Connection, begin: int = 0, most: int = -1
+) -> PackedTexts:
+    """Return the commands of the tasks from the id `begin` on, up to `most` (-1: all).
 
     Raises `InputError` if an id is missing, or a command can't be run.
     """
     texts = PackedTexts()
     with _texts_as_bytes(connection):
         cursor = connection.execute(
-            "SELECT id, command FROM tasks WHERE id >= ? ORDER BY id", (begin,)
+            "SELECT id, command FROM tasks WHERE id >= ? ORDER BY id LIMIT ?",
+            (begin, most),
         )
         while rows := cursor.fetchmany(_BLOCK):
             ids, commands = zip(*rows, strict=True)
@@ -156,22 +170,27 @@ def _refuse_command(rows: Iterable[tuple[int, bytes]]) -> None:
                 )
 
 
-def read_constraints(connection: sqlite3.Connection) -> Constraints:
-    """Return the order of the tasks, and their kinds; raises `InputError`."""
+def read_constraints(connection: sqlite3.Connection, begin: int = 0) -> Constraints:
+    """Return the order of the tasks from `begin` on, and their kinds.
+
+    Raises `InputError`.
+    """
     constraints = Constraints(
         barriers=[
             Barrier(first, bool(checks), since or 0)
             for first, checks, since in connection.execute(
-                'SELECT "before", checks, since FROM barriers ORDER BY "before"'
+                'SELECT "before", checks, since FROM barriers WHERE "before" >= ?'
+                ' ORDER BY "before"',
+                (begin,),
             )
         ]
     )
     query = (
         'SELECT id, "after", kind FROM tasks'
-        ' WHERE "after" IS NOT NULL OR kind IS NOT NULL ORDER BY id'
+        ' WHERE id >= ? AND ("after" IS NOT NULL OR kind IS NOT NULL) ORDER BY id'
     )
     last: tuple[str | None, tuple[int, ...]] = (None, ())
-    for taskid, after, kind in connection.execute(query):
+    for taskid, after, kind in connection.execute(query, (begin,)):
         if after is not None:
             if last[0] != after:
                 last = (after, _parse_after(taskid, after))
@@ -183,7 +202,7 @@ def read_constraints(connection: sqlite3.Connection) -> Constraints:
                     " letters, digits, _ . - in its name"
                 )
             constraints.kinds[taskid] = kind
-    if fault := find_fault(constraints, count(connection)):
+    if fault := find_fault(constraints, find_total(connection)):
         raise InputError(f"the database has constraints whose {fault}; correct them")
     return constraints
 
@@ -210,24 +229,23 @@ def find_ids(connection: sqlite3.Connection, state: TaskState) -> list[int]:
 
 def find_first(connection: sqlite3.Connection, most: int, begin: int = 0) -> list[int]:
     """Return the first ids to be processed from `begin` on, `most` at most."""
-    # The state as a constant: with a parameter SQLite would not use the index.
     query = (
-        "SELECT id FROM tasks WHERE state = 'to process' AND id >= ? ORDER BY id"
-        " LIMIT ?"
+        f"SELECT id FROM tasks WHERE state = 'to process' AND {_UNFINISHED}"  # noqa: S608 - constants
+        " AND id >= ? ORDER BY id LIMIT ?"
     )
     return [taskid for (taskid,) in connection.execute(query, (begin, most))]
 
 
 def find_held(connection: sqlite3.Connection, farm: str) -> list[int]:
     """Return the ids of the tasks that a farm has, in order."""
-    query = "SELECT id FROM tasks WHERE farm = ? ORDER BY id"
+    query = f"SELECT id FROM tasks WHERE {_RUNNING} AND farm = ? ORDER BY id"  # noqa: S608 - constants
     return [taskid for (taskid,) in connection.execute(query, (farm,))]
 
 
 def find_holders(connection: sqlite3.Connection) -> Iterator[tuple[str | None, int]]:
     """Yield who has each running task (None: nobody), and its id."""
     return connection.execute(
-        "SELECT farm, id FROM tasks WHERE state = 'running' ORDER BY farm, id"
+        f"SELECT farm, id FROM tasks WHERE {_RUNNING} ORDER BY farm, id"  # noqa: S608 - constants
     )
 
 
@@ -316,7 +334,10 @@ def record(connection: sqlite3.Connection, ends: Iterable[TaskEnd]) -> None:
 
 def inherit(connection: sqlite3.Connection, farm: str, successor: str) -> None:
     """Give all tasks of a farm to another one."""
-    connection.execute("UPDATE tasks SET farm = ? WHERE farm = ?", (successor, farm))
+    connection.execute(
+        f"UPDATE tasks SET farm = ? WHERE {_RUNNING} AND farm = ?",  # noqa: S608 - constants
+        (successor, farm),
+    )
 
 
 def _update_ranges(

@@ -119,9 +119,19 @@ def test_a_transaction_that_raises_changes_nothing(connection):
     assert tasks.find_held(connection, "f") == []
 
 
-def test_the_index_finds_the_tasks_to_process(connection):
-    plan = connection.execute(
-        "EXPLAIN QUERY PLAN SELECT id FROM tasks WHERE state = 'to process'"
-        " AND id >= 0 ORDER BY id LIMIT 2"
-    ).fetchone()
-    assert "to_process" in plan[-1]
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda connection: tasks.find_first(connection, 2),
+        lambda connection: tasks.find_held(connection, "f"),
+        lambda connection: [*tasks.find_holders(connection)],
+        lambda connection: tasks.inherit(connection, "f", "g"),
+    ],
+)
+def test_the_index_finds_what_has_not_finished(connection, ask):
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    ask(connection)
+    connection.set_trace_callback(None)
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {statements[-1]}").fetchone()
+    assert "unfinished" in plan[-1]
