@@ -52,7 +52,7 @@ CREATE TABLE tasks (
   attempt INTEGER NOT NULL DEFAULT 0 CHECK (typeof(attempt) = 'integer'),
   outcome TEXT,
   status INTEGER,
-  signal TEXT,
+  signal INTEGER,
   host TEXT,
   started TEXT,
   seconds REAL,

@@ -51,7 +51,7 @@ class TaskEnd(NamedTuple):
     attempt: int
     outcome: str
     status: int | None = None
-    signal: str | None = None
+    signal: int | None = None
     host: str | None = None
     started: str | None = None
     seconds: float | None = None
@@ -67,7 +67,7 @@ class LastEnd(NamedTuple):
     attempt: int
     outcome: str | None
     status: int | None
-    signal: str | None
+    signal: int | None
     host: str | None
     started: str | None
     seconds: float | None
