@@ -32,9 +32,6 @@ APPLICATION_ID: Final = 0x6D706661
 VERSION: Final = 1
 """The version of the tables (SQLite's ``user_version``)."""
 
-SUFFIXES: Final = (".db", ".sqlite", ".sqlite3")
-"""The ends of names of lists that are databases."""
-
 BUSY_SECONDS: Final = 5.0
 """Seconds for which a statement waits until another program has committed."""
 
@@ -103,11 +100,6 @@ def parse_header(content: bytes) -> Header:
         version=number(60),
         application_id=number(68),
     )
-
-
-def is_database_name(path: str) -> bool:
-    """Return whether a list of this name is a database, unless a handler is named."""
-    return path.endswith(SUFFIXES)
 
 
 # ---- opening -------------------------------------------------------------------------

@@ -5,7 +5,8 @@ commands with the same constraints.  What no plain list can say raises
 `UnsayableError`: a list that says less would run tasks too early.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from mpifarm.model.id_ranges import encode_ids
@@ -41,7 +42,8 @@ def encode_list(
 def encode_plain(commands: Sequence[bytes], first: int) -> bytes:
     """Return the lines of commands with ids from `first` on and without constraints."""
     lines = b"\n".join([*commands, b""])
-    if lines.startswith((b"#", _LIMIT)) or b"\n#" in lines or b"\n[" in lines:
+    is_odd = lines.startswith((b"#", _LIMIT)) or b"\n#" in lines or b"\n[" in lines
+    if is_odd or not lines.isascii() or not all(map(bytes.strip, commands)):
         return b"".join(encode_list(enumerate(commands, first), Constraints()))
     return lines
 
@@ -74,25 +76,20 @@ def _encode_command(taskid: int, command: bytes, kind: str | None) -> bytes:
 def choose_tasks(constraints: Constraints, taskids: Sequence[int]) -> Constraints:
     """Return the constraints among some tasks, whose new ids are their places.
 
-    What a task waits for outside of these is left out.
+    `taskids` ascend.  What a task waits for outside of these is left out.
     """
     place_of = {taskid: place for place, taskid in enumerate(taskids)}
     chosen = Constraints(is_foreign=constraints.is_foreign)
-    ends = [*taskids, float("inf")]
-    barriers, place = constraints.barriers, 0
-    for first, checks, since in barriers:
-        while ends[place] < first:
-            place += 1
-        start = next((n for n, each in enumerate(taskids) if each >= since), place)
-        if place < len(taskids):
-            chosen.add_barrier(place, checks=checks, since=start if since else 0)
-    chosen.kinds.update(_renumbered(constraints.kinds, place_of))
-    for taskid, waits_for in constraints.after.items():
-        kept = tuple(place_of[each] for each in waits_for if each in place_of)
-        if taskid in place_of and kept:
-            chosen.after[place_of[taskid]] = kept
+    for first, checks, since in constraints.barriers:
+        # A barrier that ends up behind all tasks holds nothing back.
+        if (place := bisect_left(taskids, first)) < len(taskids):
+            begin = bisect_left(taskids, since)
+            chosen.add_barrier(place, checks=checks, since=begin)
+    for taskid in taskids:
+        place = place_of[taskid]
+        waits_for = constraints.after.get(taskid, ())
+        if kept := tuple(place_of[each] for each in waits_for if each in place_of):
+            chosen.after[place] = kept
+        if taskid in constraints.kinds:
+            chosen.kinds[place] = constraints.kinds[taskid]
     return chosen
-
-
-def _renumbered(kinds: Mapping[int, str], place_of: Mapping[int, int]) -> dict[int, str]:
-    return {place_of[each]: kind for each, kind in kinds.items() if each in place_of}

@@ -125,6 +125,7 @@ _HANDLER: Final = _PluginKind(
         "default": "mpifarm.tasklists.ListTaskList",
         "disbatch": "mpifarm.dialects.DisBatchTaskList",
         "greasy": "mpifarm.dialects.GreasyTaskList",
+        "sqlite": "mpifarm.databases.SqliteTaskList",
     },
 )
 HOOK_KEY: Final = "Hook"

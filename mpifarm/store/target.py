@@ -9,8 +9,10 @@ import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from mpifarm.database.names import DATABASE_CLASS, is_database_name
 from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.settings import HandlerDefinition
 from mpifarm.plugins.registry import find_handler, find_search_path
 from mpifarm.store.directories import make_root
 from mpifarm.store.validate import validate_access
@@ -77,6 +79,28 @@ def _options_of(target: Target) -> list[str]:
     return words
 
 
+def find_handler_of(target: Target, environ: Mapping[str, str]) -> HandlerDefinition:
+    """Return the definition of the handler that reads the list of a target.
+
+    Unless the user names one, the name of a database chooses its handler.  Raises
+    `InputError`, and `StorageError` if the disk fails.
+    """
+    name = target.handler
+    if name == "default" and is_database_name(target.tasklist or ""):
+        name = "sqlite"
+    return find_handler(name, find_search_path(environ, target.config))
+
+
+def is_database(target: Target, environ: Mapping[str, str]) -> bool:
+    """Return whether the list of a target is a database, which has all states itself.
+
+    Raises as `find_handler_of`.
+    """
+    if target.tasklist is None:
+        return False
+    return find_handler_of(target, environ).python_class == DATABASE_CLASS
+
+
 def read_tasks(target: Target, environ: Mapping[str, str]) -> TaskList | None:
     """Read the tasks with their handler; return None if no tasklist is known.
 
@@ -84,7 +108,7 @@ def read_tasks(target: Target, environ: Mapping[str, str]) -> TaskList | None:
     """
     if target.tasklist is None:
         return None
-    handler = find_handler(target.handler, find_search_path(environ, target.config))
+    handler = find_handler_of(target, environ)
     return open_tasklist(handler, target.tasklist, target.workdir, lambda: lambda: None)
 
 

@@ -13,6 +13,7 @@ import pytest
 from mpifarm.database import errors, schema, tasks
 from mpifarm.database.copy import read_copy
 from mpifarm.database.errors import BusyError
+from mpifarm.database.names import is_database_name
 from mpifarm.database.record_locks import has_record_locks
 from mpifarm.errors import ExitStatus, InputError, StorageError
 
@@ -347,4 +348,4 @@ def test_what_is_no_header_is_of_no_database(content):
     [("a.db", True), ("a.sqlite", True), ("a.sqlite3", True), ("a.txt", False)],
 )
 def test_the_name_of_a_list_says_whether_it_is_a_database(name, expected):
-    assert schema.is_database_name(name) is expected
+    assert is_database_name(name) is expected

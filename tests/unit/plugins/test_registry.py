@@ -101,7 +101,7 @@ def test_a_file_may_define_several(places, write):
     )
     assert find_handler("a", places) == HandlerDefinition("a", "m.A", {}, path)
     assert find_handler("b", places) == HandlerDefinition("b", "m.B", {"k": "1"}, path)
-    assert "only: default, disbatch, greasy, a, b" in handler_complaint(places)
+    assert "only: default, disbatch, greasy, sqlite, a, b" in handler_complaint(places)
 
 
 def test_interpolation_is_pytaskfarmers(places, write):
