@@ -486,6 +486,8 @@ class FileStore(Store):
         self._poll()
         for claim in self._member.find_predecessors(farm):
             held = self._find_open(claim)
+            settled = claim.journal.held.keys() - held.keys()
+            self._failed_unlisted.update(filter(self._counts_as_failed, settled))
             for taskid in self._member.claim.held & held.keys():
                 del held[taskid]
             self._member.take_over(claim, held)
@@ -493,6 +495,13 @@ class FileStore(Store):
         doomed = [*filter(frontier.find_doomed, sorted(taken))] if frontier else []
         if doomed:
             self._transactions.carry_out((), doomed, 0, (), time.perf_counter())
+
+    def _counts_as_failed(self, taskid: int) -> bool:
+        """Return whether a task that has a record has failed by itself."""
+        finished, failed = self._ledgers
+        frontier = self._queues.frontier
+        is_failed = failed.has(taskid) and not finished.has(taskid)
+        return is_failed and not (frontier and frontier.find_doomed(taskid))
 
     def _requeue_held(
         self, claim: OtherClaim, descriptor: int, lost: list[int]

@@ -23,10 +23,10 @@ class TransactionStep(Enum):
     """The record of a tasklist that keeps its own state."""
     REQUEUE = auto()
     """The return to a tasklist that keeps its own state."""
-    RELEASE = auto()
-    """The claim does not hold the task any more."""
     ATTEMPTS = auto()
     """A line in ``attempts.tsv``."""
+    RELEASE = auto()
+    """The claim does not hold the task any more."""
 
 
 class Progress:

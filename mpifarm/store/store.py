@@ -53,6 +53,9 @@ class Store(ABC):
         self.requests = RequestInbox(paths, farm, self.notes)
         self.held_by_users = Held()
         """The tasks that users hold."""
+        self._failed_unlisted: set[int] = set()
+        """Tasks whose failures another rank had recorded, while it led this farm, and
+        may not have listed in ``attempts.tsv`` yet when it was lost."""
         self._texts = texts
         self._timeline = TimelineFile(
             paths, farm, texts, self.notes, self._count_waiting, clock
@@ -226,7 +229,8 @@ class Store(ABC):
         """Count the list's tasks whose last attempt under this farm has failed.
 
         Attempts while another rank led the farm count, too.  A task that this farm
-        holds, that has no record yet, or that was not run or cancelled, is left out.
+        holds, that has no record yet, or that was not run or cancelled, is left out,
+        but for one that was cancelled and is not listed yet (`_failed_unlisted`).
         `total` is the number of tasks in the list.  Raises `StorageError`.
         """
         family = self.farm[:FAMILY].encode()
@@ -241,6 +245,7 @@ class Store(ABC):
             for taskid, outcome in ended.items()
             if outcome not in (COMPLETED, CANCELLED) and not is_not_run(outcome)
         }
+        failed |= self._failed_unlisted - ended.keys()
         known = failed.intersection(range(total)) - self.held
         return sum(map(self.has_record_of, known))
 

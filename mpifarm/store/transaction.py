@@ -163,8 +163,9 @@ class Transactions:
 
         A task that others have finished meanwhile gets no line in a ledger, one that
         was not run no event in the timeline.  Timeline first (an event of an attempt
-        that runs again is still true), then the ledgers, and only then may the claim
-        release the tasks.
+        that runs again is still true), then the ledgers, then the attempts, and only
+        then may the claim release the tasks: a rank that leads on counts those that
+        failed by their attempts, and by the claim those that have none yet.
         """
         if not results:
             return
@@ -179,8 +180,8 @@ class Transactions:
             is_finished = ledger is finished
             ended = [result for result in new if result.finished is is_finished]
             once(step, ended, ledger.record)
-        self._release([result.taskid for result in results])
         once(TransactionStep.ATTEMPTS, results, self._append_attempts)
+        self._release([result.taskid for result in results])
 
     def _release(self, taskids: Sequence[int]) -> None:
         progress = self._open.progress

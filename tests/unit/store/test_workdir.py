@@ -8,6 +8,8 @@ from shlex import quote
 import pytest
 
 from mpifarm.errors import InputError, StorageError
+from mpifarm.model.task import NOT_RUN, Outcome, Result
+from mpifarm.order.constraints import Constraints
 from mpifarm.store.claim_journal import Event
 from mpifarm.store.directories import make_directories
 from mpifarm.store.file_store import FileStore
@@ -21,7 +23,15 @@ from mpifarm.store.fingerprint import (
 )
 from mpifarm.system import files
 from tests.invariants import find_violations
-from tests.unit.store_fakes import TASKS, FakeLock, PlainFarmer, Site, ended
+from tests.unit.store_fakes import (
+    TASKS,
+    FakeLock,
+    Killed,
+    PlainFarmer,
+    Site,
+    ended,
+    interference,
+)
 from tests.workdir_files import ATTEMPTS_HEAD, Attempt
 
 
@@ -115,6 +125,37 @@ def test_a_farm_knows_what_has_failed_under_it_when_another_rank_led_it(site):
     third = site.open(predecessor=second.farm)
     assert third.count_failed_here(len(TASKS)) == 2
     assert third.recorded == (1, 4)
+
+
+def test_so_it_does_at_whatever_step_that_rank_was_killed(tmp_path, monkeypatch):
+    """Some of its records have no attempt yet."""
+    for at in range(1, 50):
+        site = Site(tmp_path / f"site {at}")
+        site.constraints = Constraints(after={5: (0,)})
+        before = site.open()
+        before.transact((), (), 1)
+        before.transact([ended(0, 1)], (), 0)
+        assert before.close()
+        first = site.open()
+        assert first.transact((), (), 9).taken == [1, 2, 3, 4, *range(6, 11)]
+        [(doomed, _)] = first.transact((), (), 9).not_run
+        result = Result(doomed, 0, Outcome.NOT_RUN, 1, 0, 0.0, 0.0, 9.0, NOT_RUN)
+        not_run = ended(doomed, 1)._replace(result=result)
+        struck = False
+        with interference(monkeypatch, at, Killed(), half=False):
+            try:
+                ends = [ended(1, 1), ended(2), ended(3, 1)]
+                first.transact([*ends, not_run], (), 0)
+            except Killed:
+                struck = True
+        site.kill(first)
+        second = site.open(predecessor=first.farm)
+        failed = {*site.ids("failed")}
+        assert second.count_failed_here(len(TASKS)) == len(failed - {0, doomed}), at
+        if not struck:
+            assert len(failed) == 4
+            return
+    pytest.fail("the records never came to their end")
 
 
 @pytest.mark.parametrize("name", ["toprocess", "finished", "failed", "attempts.tsv"])
