@@ -138,10 +138,10 @@ def _find_along(
 _WHY = {
     Location.FINISHED: "finished, and a finished task never runs again",
     Location.CLAIMED: "with a farm",
-    Location.QUEUED: "still to be processed",
+    Location.QUEUED: "still to be run",
     Location.NOWHERE: "in no file (mpifarm check says more)",
 }
-"""The reasons why a task can't be run again, by its location."""
+"""The reasons why a task can't be put back, by its location."""
 
 
 def _refuse(ids: Collection[int], failed: set[int], audit: Audit) -> None:
@@ -151,11 +151,9 @@ def _refuse(ids: Collection[int], failed: set[int], audit: Audit) -> None:
     """
     unknown = sorted(taskid for taskid in ids if taskid >= len(audit.tasks))
     if unknown:
-        task = agree(len(unknown), "task", "tasks")
-        are = agree(len(unknown), "is", "are")
         raise InputError(
-            f"{task} {name_ids(unknown)} {are} not in the list"
-            f" ({counted(len(audit.tasks))}); nothing was put back"
+            f"nothing was put back: {_are(unknown)} not in the list, which has"
+            f" {counted(len(audit.tasks))}, from 0 on"
         )
     reasons: dict[str, list[int]] = {}
     for taskid in sorted(ids):
@@ -163,10 +161,14 @@ def _refuse(ids: Collection[int], failed: set[int], audit: Audit) -> None:
         if taskid not in failed or location is Location.CLAIMED:
             reasons.setdefault(_WHY[location], []).append(taskid)
     if reasons:
-        told = "; ".join(f"{name_ids(ids)}: {why}" for why, ids in reasons.items())
-        raise InputError(
-            f"these can't run again, as they have not failed: {told}; leave them out"
-        )
+        told = "; ".join(f"{_are(ids)} {why}" for why, ids in reasons.items())
+        raise InputError(f"nothing was put back: {told}; name failed tasks alone")
+
+
+def _are(ids: Collection[int]) -> str:
+    """Return the beginning of a sentence about tasks: ``tasks 3, 7-9 are``."""
+    named, are = agree(len(ids), "task", "tasks"), agree(len(ids), "is", "are")
+    return f"{named} {name_ids(ids)} {are}"
 
 
 # ---- moving -------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from mpifarm.commands import SUBCOMMANDS
+from mpifarm.commands.option_values import EVER
 
 NEAR = 0.65
 """The least likeness of two names without their dashes: grade and grace are alike,
@@ -20,6 +21,9 @@ NEAR_WITHOUT_DASHES = 0.8
 """The least likeness for a word without dashes: hello is not meant to be --help."""
 
 MAX_NEAR = 4
+
+FOLLOW_EVER: Final = f"--follow={EVER}"
+"""The word that stands for ``--follow`` without seconds."""
 
 DASHES: Final = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 """Characters that word processors and PDFs make of a hyphen."""
@@ -52,9 +56,21 @@ COMMANDS_OF_OTHERS: Final = _by_name({
         "submit a job script that farms the list: sbatch jobs/requeue.slurm LIST, or"
         " see docs/batch-systems.md"
     ),
-    "run start launch exec execute farm go process resume restart continue": (
+    "run start launch exec execute farm go process restart": (
         "give the list alone, mpifarm LIST; the same command goes on where the last"
         " one stopped"
+    ),
+    "resume continue": (
+        "mpifarm release LIST lets held tasks start; after a stop, give the farm's own"
+        " command again, and it goes on where that was"
+    ),
+    "wait attach join": (
+        "mpifarm status LIST --watch shows the state again and again, and ends with the"
+        " farms"
+    ),
+    "limit throttle scale resize": (
+        "--limit and --start-rate are options of a farm; in a farm that runs, mpifarm"
+        " hold LIST has it start nothing more, and mpifarm release LIST lets it go on"
     ),
     "stop kill abort terminate quit end": (
         "to stop now, send USR1 to any rank (scancel -s USR1 JOB); mpifarm drain LIST"
@@ -199,6 +215,8 @@ def explain_words(
     """
     if why := explain_dash(words):
         return why
+    if why := _explain_follow(words, tasklist, extra):
+        return why
     for word in words:
         if f"-{word}" in options:
             return f"{word} is not an option, did you mean -{word}?"
@@ -211,6 +229,24 @@ def explain_words(
     return _explain_surplus([tasklist, *extra], options)
 
 
+def _explain_follow(words: Sequence[str], tasklist: str, extra: Sequence[str]) -> str:
+    """Return a sentence about a word behind ``--follow`` that is no number, or "".
+
+    It is no file, and another word is there for the list.
+    """
+    if FOLLOW_EVER not in words[:-1]:
+        return ""
+    after = words[words.index(FOLLOW_EVER) + 1]
+    lists = [each for each in (tasklist, *extra) if each == "-" or _is_there(each)]
+    if after not in (tasklist, *extra) or after in lists or not lists:
+        return ""
+    return f"--follow takes seconds, 0 or more, or nothing, not {after!r}"
+
+
+def _is_there(word: str) -> bool:
+    return not word.startswith("-") and os.path.exists(word)
+
+
 def explain_extra(program: str, extra: Sequence[str], options: Sequence[str]) -> str:
     """Return a sentence about `extra`, words that mean nothing to a subcommand.
 
@@ -221,19 +257,46 @@ def explain_extra(program: str, extra: Sequence[str], options: Sequence[str]) ->
     for word in extra:
         if len(word) > 1 and word.startswith("-"):
             name = word.partition("=")[0]
-            if name in {"-w", "--workdir"}:
-                return (
-                    f"{program} has no option {_shown(word)}: give the workdir in place"
-                    " of the list, and the list with --list FILE"
-                )
-            near = [*_find_near(name, options)]
-            meant = f", did you mean {_either(near)}?" if near else ""
-            return f"{program} has no option {_shown(word)}{meant}"
+            said = _explain_option_of(program, name, options)
+            return f"{program} has no option {_shown(word)}{said}"
+    return _explain_surplus_of(program, extra)
+
+
+def _explain_option_of(program: str, name: str, options: Sequence[str]) -> str:
+    """Return the end of a sentence about an unknown option of a subcommand, or ""."""
+    if name in {"-w", "--workdir"}:
+        return ": give the workdir in place of the list, and the list with --list FILE"
+    if near := [*_find_near(name, options)]:
+        return f", did you mean {_either(near)}?"
+    if name in {"--id", "--ids", "--task", "--tasks"} and program in _TAKE_IDS:
+        return f": ids need none, {program} LIST 3,7-9"
+    for subcommand, its_options in SUBCOMMANDS.items():
+        if name in its_options:
+            return f"; mpifarm {subcommand} has one"
+    return ""
+
+
+_TAKE_IDS: Final = ("mpifarm cancel", "mpifarm hold", "mpifarm log", "mpifarm release")
+
+
+def _explain_surplus_of(program: str, extra: Sequence[str]) -> str:
+    """Return a sentence about words too many for a subcommand."""
     too_many = f"{extra[0]!r} is one word too many for {program}"
-    if program == "mpifarm retry" and extra[0].strip("0123456789,-") == "":
-        # Not bare, as for cancel: no ids by mistake would mean all.
-        return f"{too_many}: name tasks by --ids {','.join(extra)}"
-    return too_many
+    if extra[0].strip("0123456789,-") != "":
+        return f"{too_many}: name one list, in quotes if it has spaces in its name"
+    match program.split():
+        case [_, "retry"]:
+            # Not bare, as for cancel: no ids by mistake would mean all.
+            return f"{too_many}: name tasks by --ids {','.join(extra)}"
+        case [_, "drain"]:
+            return (
+                f"{too_many}, which is for a whole farm: mpifarm hold LIST"
+                f" {','.join(extra)} keeps single tasks from starting"
+            )
+    return (
+        f"{too_many}: mpifarm log LIST {','.join(extra)} prints what single tasks have"
+        " written"
+    )
 
 
 def _explain_option(word: str, options: Sequence[str]) -> str:

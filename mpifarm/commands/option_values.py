@@ -156,9 +156,12 @@ def parse_start_rate(word: str) -> float | None:
 
 
 def parse_seats(word: str) -> tuple[str, int]:
-    """Return name and number of ``NAME=N``."""
+    """Return name and number of ``NAME=N``; raise InputError for several."""
     from mpifarm.order.directives import is_kind  # for those who have kinds
 
+    if "," in word:
+        each = " --limit ".join(word.split(","))
+        raise usage_error(f"--limit {word} names several kinds: give --limit {each}")
     name, _, count = word.rpartition("=")
     if not is_kind(name):
         raise ValueError(word)
@@ -287,7 +290,9 @@ LOGS = one_of(LOG_KINDS)
 PROGRESS = one_of(PROGRESS_KINDS)
 MPI = Kind(parse_mpi, "'auto' or 'off'", ": is its value missing?")
 ID_VARIABLE = Kind(parse_id_variable)
-START_RATE = Kind(parse_start_rate, "a number of tasks per second, as 20, or as 90/m")
+START_RATE = Kind(
+    parse_start_rate, "a number of tasks per second, as 20, or 90/m, or 500/h"
+)
 SEATS = Kind(
     parse_seats, "NAME=N, the kind of a task ([limit=NAME] command) and a number"
 )

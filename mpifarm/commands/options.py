@@ -173,13 +173,13 @@ def _settings(chosen: argparse.Namespace, environ: Mapping[str, str]) -> Setting
     if chosen.workers is None:  # --proc without a number
         values["workers"] = os.cpu_count() or 1
     values["workdir"] = chosen.workdir or chosen.tasklist + "_workdir"
-    values["id_variables"] = tuple(dict(chosen.id_variables or ()).items())
+    values["id_variables"] = _by_name("--id-variable", chosen.id_variables or ())
     policy = _part_of(values, "policy.")
     policy["max_failures"], policy["max_failed_share"] = policy["max_failures"] or (
         None,
         None,
     )
-    policy["seats"] = tuple(dict(policy["seats"] or ()).items())
+    policy["seats"] = _by_name("--limit", policy["seats"] or ())
     if policy["deadline"] is None:
         policy["deadline"] = _deadline_of_job(environ)
     limits = TaskLimits(**_part_of(values, "limits."))
@@ -191,6 +191,20 @@ def _settings(chosen: argparse.Namespace, environ: Mapping[str, str]) -> Setting
         policy=Policy(**policy),
         hooks=HookSettings(**hooks),
     )
+
+
+def _by_name(
+    option: str, given: Sequence[tuple[str, int]]
+) -> tuple[tuple[str, int], ...]:
+    """Return names with their numbers; raise InputError for a name with two of them."""
+    numbers: dict[str, int] = {}
+    for name, number in given:
+        if (before := numbers.setdefault(name, number)) != number:
+            raise usage_error(
+                f"{option} {name}={before} and {option} {name}={number} contradict each"
+                " other: leave one out"
+            )
+    return tuple(numbers.items())
 
 
 def _part_of(values: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -126,7 +126,10 @@ def _parse_statuses(text: str | None) -> frozenset[int] | None:
         return None
     statuses = parse_statuses(text)
     if 0 in statuses:
-        raise InputError("no task has failed with exit status 0")
+        raise InputError(
+            "--status takes the status of failed tasks, and no task fails with 0: leave"
+            " it out"
+        )
     return statuses
 
 
@@ -137,26 +140,49 @@ def report(target: Target, wanted: Wanted, retried: Retried) -> list[str]:
         command = shlex.join(["mpifarm", *farm_words_of(target)])
         lines = [f"{counted(count)} put back to be run: {name_ids(retried.moved)}"]
         if retried.along:
-            go = agree(len(retried.along), "goes", "go")
+            were = agree(len(retried.along), "task", "tasks")
             lines.append(
-                f"of these, {name_ids(retried.along)} {go} along: one waits for the"
-                " other"
+                f"of these, {were} {name_ids(retried.along)} by the order of the list:"
+                f" {agree(len(retried.along), 'it waits', 'they wait')} for others, or"
+                f" others for {agree(len(retried.along), 'it', 'them')}"
             )
         lines.append(f"if no farm is running, start one: {command}")
     else:
-        all_of_them = wanted.ids is None and wanted.statuses is None
-        lines = [
-            "no task has failed" if all_of_them else "no failed task has that status"
-        ]
+        lines = [_explain_none(wanted)]
     if retried.held:
         repair = shlex.join(["mpifarm", "check", "--repair", *words_of(target)])
+        was, them = _agree(retried.held)
         lines.append(
-            f"not put back, because a farm has claimed them: {name_ids(retried.held)}"
-            f" (if the farm is dead, run: {repair})"
+            f"{was} not put back, because a farm has claimed {them} (if that farm is"
+            f" dead, run: {repair})"
         )
     if retried.unknown:
+        was, them = _agree(retried.unknown)
         lines.append(
-            "not put back, because attempts.tsv has no status for them (another farmer"
-            f" ran them): {name_ids(retried.unknown)}"
+            f"{was} not put back, because attempts.tsv has no status for {them}:"
+            f" another farmer ran {them}"
         )
     return lines
+
+
+def _explain_none(wanted: Wanted) -> str:
+    """Return why no task was put back."""
+    if wanted.statuses is None:
+        return "no task has failed"
+    of_these = "" if wanted.ids is None else f" of {name_ids(wanted.ids)}"
+    return f"no failed task{of_these} has {_name_statuses(wanted.statuses)}"
+
+
+def _name_statuses(statuses: frozenset[int]) -> str:
+    """Return exit statuses in words, without the other spelling of a signal's."""
+    named = sorted({-each + 128 if each < 0 else each for each in statuses})
+    noun = agree(len(named), "exit status", "one of the exit statuses")
+    return f"{noun} {', '.join(map(str, named))}"
+
+
+def _agree(taskids: Sequence[int]) -> tuple[str, str]:
+    """Return ``task 3 was`` and ``it``, or the same for several tasks."""
+    count, ids = len(taskids), name_ids(taskids)
+    return agree(count, f"task {ids} was", f"tasks {ids} were"), agree(
+        count, "it", "them"
+    )

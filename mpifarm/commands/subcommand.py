@@ -47,16 +47,25 @@ class SubcommandParser(argparse.ArgumentParser):
         """Raise InputError, in plainer words than argparse's `message`."""
         for pattern, words in _PLAINER:
             if found := re.fullmatch(pattern, message):
-                names = (name.replace(", ", " and ") for name in found.groups())
+                names = map(_name_all, found.groups())
                 message = words.format(*names, program=self.prog)
         raise InputError(f"{message} ({self.prog} --help tells more)")
 
 
+def _name_all(names: str) -> str:
+    """Return arguments as argparse lists them, in plainer words."""
+    return " and ".join(_IN_WORDS.get(name, name) for name in names.split(", "))
+
+
+_IN_WORDS: Final = {
+    "WORKDIR": "the list or its workdir",
+    "ID": "the id of a task",
+    "IDS": "the ids of tasks",
+    "COMMAND": "a command in quotes",
+    "--output/-o": "-o FILE",
+}
+
 _PLAINER: Final = (
-    (
-        "the following arguments are required: WORKDIR",
-        "{program} needs the list or its workdir after it",
-    ),
     ("the following arguments are required: (.*)", "{program} needs {0} after it"),
     ("argument (.*): expected one argument", "{0} needs a value after it"),
     ("argument (.*): ignored explicit argument .*", "{0} takes no value"),

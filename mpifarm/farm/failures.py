@@ -12,10 +12,9 @@ from mpifarm.causes.failure import TAIL, Failure
 from mpifarm.causes.groups import CauseGrouper
 from mpifarm.causes.lines import last_printed
 from mpifarm.farm.cause_lines import GroupedFailures
-from mpifarm.farm.summary import how_it_failed
+from mpifarm.farm.summary import failed_in_words
 from mpifarm.farm.task_lines import show_command
 from mpifarm.model.task import Outcome, Result, has_not_run
-from mpifarm.model.wording import duration_in_words
 from mpifarm.output.fresh_end import read_fresh_end
 
 MAX_TOLD = 5
@@ -122,10 +121,9 @@ class Failures:
         )
 
     def _word(self, rank: int, result: Result) -> str:
-        after = duration_in_words(result.seconds)
         return (
-            f"task {result.taskid} failed ({how_it_failed(result)}) after {after} on "
-            f"{self._find_host(rank)}: {show_command(self._commands, result.taskid)}"
+            f"task {result.taskid} {failed_in_words(result)} on"
+            f" {self._find_host(rank)}: {show_command(self._commands, result.taskid)}"
         )
 
 

@@ -30,8 +30,16 @@ def check_kinds(settings: Settings, constraints: Constraints) -> None:
         raise InputError(
             f"task {taskid} of {settings.tasklist} is of the kind '{missing[0]}', which"
             f" has no limit: say how many of a kind may run at a time, by {options}"
-            " (0: any number)"
+            f" (0: any number){_find_other_case(settings.policy, missing[0])}"
         )
+
+
+def _find_other_case(policy: Policy, name: str) -> str:
+    """Return a word about a limit whose name differs in capitals alone, or ""."""
+    for other, count in policy.seats:
+        if other.lower() == name.lower():
+            return f"; --limit {other}={count} is for another kind, as capitals count"
+    return ""
 
 
 def warn_of_kinds(settings: Settings, constraints: Constraints) -> str:

@@ -207,6 +207,18 @@ def how_it_failed(result: Result) -> str:
     return f"{how}; {result.note}" if result.note else how
 
 
+_TELL_TIME = (Outcome.CANCELLED, Outcome.LOST, Outcome.TIMED_OUT)
+"""Outcomes whose words say when the attempt ended, or that nobody knows."""
+
+
+def failed_in_words(result: Result) -> str:
+    """Return that an attempt failed, how, and after which time, each once."""
+    words = f"failed ({how_it_failed(result)})"
+    if result.outcome in _TELL_TIME:
+        return words
+    return f"{words} after {duration_in_words(result.seconds)}"
+
+
 def _how_it_ended(result: Result) -> str:
     how = status_in_words(result.status)
     match result.outcome:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from mpifarm.errors import InputError
-from mpifarm.farm.summary import how_it_failed
+from mpifarm.farm.summary import failed_in_words
 from mpifarm.model.task import Outcome, Result, RunningTask
 from mpifarm.model.wording import duration_in_words
 
@@ -56,10 +56,11 @@ class TaskLines:
             begun = RunningTask(result.taskid, result.attempt, worker, result.started)
             self._tell_start(rank, begun)
         self._told.discard((result.taskid, result.attempt))
-        is_completed = result.outcome is Outcome.COMPLETED
-        how = "finished" if is_completed else f"failed ({how_it_failed(result)})"
-        after = f" after {duration_in_words(result.seconds)}"
-        self._say(f"task {result.taskid} {how}{after}{where}")
+        if result.outcome is Outcome.COMPLETED:
+            how = f"finished after {duration_in_words(result.seconds)}"
+        else:
+            how = failed_in_words(result)
+        self._say(f"task {result.taskid} {how}{where}")
 
     def _tell_start(self, rank: int, task: RunningTask) -> None:
         key = (task.taskid, task.attempt)

@@ -13,8 +13,9 @@ from typing import Final, NoReturn
 
 from mpifarm.order.constraints import Constraints
 
-DIRECTIVES: Final = (b"#BARRIER", b"#AFTER", b"[limit=")
-"""The beginnings of all directives: in a text without them there are none."""
+DIRECTIVES: Final = (b"#BARRIER", b"#AFTER", b"[limit", b"[Limit", b"[LIMIT")
+"""The beginnings of all directives, and of those that are nearly one: in a text without
+them there are none."""
 
 LIMIT: Final = "[limit="
 """The beginning of the prefix of a task that names its kind."""
@@ -28,6 +29,8 @@ MAX_WAITS: Final = 10_000_000
 _is_directive = re.compile(r"#(BARRIER|AFTER)(?![A-Za-z0-9_])(.*)", re.DOTALL).match
 _KIND: Final = "[A-Za-z0-9_.-]+"
 _match_limit = re.compile(rf"\[limit=({_KIND})\]\s+(?=\S)").match
+_seems_limit = re.compile(r"\[limits?(?![A-Za-z0-9_./-])", re.IGNORECASE).match
+"""Finds a prefix that is a command to no shell, and was meant to name a kind."""
 _RANGE: Final = r"\s*[0-9]{1,18}(?:-[0-9]{1,18})?\s*"
 _is_ids = re.compile(rf"{_RANGE}(?:,{_RANGE})*").fullmatch
 
@@ -77,7 +80,7 @@ class DirectiveReader:
                 if found := _is_directive(line):
                     self._take(constraints, found, number, taskid)
             elif text := line.strip():
-                if text.startswith(LIMIT):
+                if text[0] == "[" and (text.startswith(LIMIT) or _seems_limit(text)):
                     constraints.kinds[taskid] = _parse_kind(text, number)
                 taskid += 1
             number += 1
@@ -123,8 +126,8 @@ def _parse_kind(text: str, number: int) -> str:
         return found.group(1)
     raise DirectiveError(
         number,
-        f"begins with a broken prefix, {shorten(text)}: write [limit=NAME] and a"
-        " blank before the command, with letters, digits, _ . - in NAME",
+        f"begins with a broken prefix, {shorten(text)}: write [limit=NAME] in small"
+        " letters and a blank before the command, with letters, digits, _ . - in NAME",
     )
 
 

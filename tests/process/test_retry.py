@@ -67,9 +67,7 @@ def test_an_id_that_has_not_failed_is_status_2_and_nothing_is_touched(
     assert place.run() == 1
     status, text = mpifarm(place, "retry", "tasks.txt", "--ids", "0-1")
     assert status == 2
-    assert text.startswith(
-        "mpifarm: these can't run again, as they have not failed: 0:"
-    )
+    assert text.startswith("mpifarm: nothing was put back: task 0 is finished")
     assert place.ids("failed") == [1]
 
 

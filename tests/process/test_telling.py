@@ -88,7 +88,7 @@ def test_a_farm_that_is_held_as_a_whole_keeps_on_and_drains(create_place):
     [
         (("cancel", "tasks.txt", "7"), "has 1 task, from 0 on, and no task 7"),
         (("cancel", "tasks.txt", "x"), "'x' is not the id of a task"),
-        (("cancel", "tasks.txt"), "needs IDS after it"),
+        (("cancel", "tasks.txt"), "needs the ids of tasks after it"),
         (("drain", "tasks.txt", "3"), "3"),
         (("hold", "tasks.txt", "--wait", "-1"), "--wait takes seconds"),
     ],

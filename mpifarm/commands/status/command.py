@@ -5,9 +5,10 @@ two states it holds nothing open.
 """
 
 import json
+import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from mpifarm.commands.status.words import describe
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.target import add_target_arguments, find_target, patience_of
 from mpifarm.errors import ExitStatus, InputError
+from mpifarm.store.target import SUFFIX
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
 
@@ -113,11 +115,26 @@ def _with_seconds(argv: list[str]) -> list[str]:
     words = list[str]()
     for place, word in enumerate(argv):
         after = argv[place + 1] if place + 1 < len(argv) else ""
-        is_number = after.replace(".", "", 1).replace("-", "", 1).isdecimal()
-        if word == "--watch" and not is_number:
+        if word == "--watch" and not _is_seconds(after, argv):
             word = f"--watch={WATCH_SECONDS}"  # noqa: PLW2901 - the word as it is meant
         words.append(word)
     return words
+
+
+def _is_seconds(word: str, argv: Sequence[str]) -> bool:
+    """Return whether the word behind ``--watch`` is, or was meant to be, a number.
+
+    It was meant so if it names nothing, and another word stands for the list.
+    """
+    if word.replace(".", "", 1).replace("-", "", 1).isdecimal():
+        return True
+    if word == "" or word.startswith("-") or _names_something(word):
+        return False
+    return any(map(_names_something, argv))
+
+
+def _names_something(word: str) -> bool:
+    return any(map(os.path.exists, (word, word + SUFFIX)))
 
 
 def _parse_seconds(text: str) -> float:
@@ -127,6 +144,7 @@ def _parse_seconds(text: str) -> float:
         seconds = 0.0
     if not isfinite(seconds) or seconds < MIN_SECONDS:
         raise InputError(
-            f"--watch takes seconds, {MIN_SECONDS:g} or more, not {text!r:.60}"
+            f"--watch takes seconds, {MIN_SECONDS:g} or more, or nothing, not"
+            f" {text!r:.60}"
         )
     return min(seconds, 24 * 3600.0)

@@ -14,7 +14,7 @@ import pytest
 
 from mpifarm.audit.audit import NOTICES, FindingKind
 from mpifarm.audit.retry import Retried, Wanted
-from mpifarm.commands import check, joblog, log, ls, retry, target
+from mpifarm.commands import check, drain, joblog, log, ls, retry, target
 from mpifarm.commands.main import names_subcommand, spell_out
 from mpifarm.commands.options import HelpAsked
 from mpifarm.commands.retry import report as report_retry
@@ -255,14 +255,18 @@ def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_touched(
             *(retry, "x 2 3-4"),
             "'2' is one word too many for mpifarm retry: name tasks by --ids 2,3-4",
         ),
-        (retry, "x y", "'y' is one word too many for mpifarm retry (mpifarm retry"),
+        (retry, "x y", "for mpifarm retry: name one list, in quotes if it"),
         (log, "x 3 --folow", "log has no option --folow, did you mean --follow?"),
         (check, "x \u2014repair", "\u2014repair begins with a dash that is not '-'"),
         (check, "--workdir d x", "give the workdir in place of the list"),
         (check, "x --workers 3", "mpifarm check has no option --workers ("),
         (check, "x y", "'y' is one word too many for mpifarm check"),
-        (log, "x", "mpifarm log needs ID after it"),
-        (log, "", "mpifarm log needs WORKDIR and ID after it"),
+        (log, "x", "mpifarm log needs the id of a task after it"),
+        (log, "", "needs the list or its workdir and the id of a task after it"),
+        (log, "x --ids 3", "no option --ids: ids need none, mpifarm log LIST 3,7-9"),
+        (drain, "x 3 4", "for a whole farm: mpifarm hold LIST 3,4 keeps single tasks"),
+        (ls, "x 3", "for mpifarm ls: mpifarm log LIST 3 prints what single tasks"),
+        (ls, "x --watch", "ls has no option --watch; mpifarm status has one"),
         (log, "x 3 --failed", "--failed stands in place of ids"),
         (log, "x 3 --fialed", "log has no option --fialed, did you mean --failed?"),
         (ls, "x --slow 3", "ls has no option --slow, did you mean --slowest?"),
@@ -418,9 +422,9 @@ def test_a_retry_can_be_narrowed_down(site, run, words, moved):
         (["--ids", ""], "'' is not the id of a task"),
         (["--ids", "9-1"], "the range 9-1 ends before it begins: write 1-9"),
         (["--ids", "1,9-1"], "the range 9-1 ends before it begins"),
-        (["--ids", "0"], "0: finished"),
+        (["--ids", "0"], "task 0 is finished"),
         (["--status", "x"], "--status takes exit statuses"),
-        (["--status", "0"], "no task has failed with exit status 0"),
+        (["--status", "0"], "no task fails with 0"),
         (["--status", "900"], "--status takes exit statuses"),
     ],
 )
@@ -431,30 +435,29 @@ def test_what_a_retry_does_not_take_is_told(site, run, words, why):
     assert snapshot(site.root) == before
 
 
-HELD = (
-    "not put back, because a farm has claimed them: {} (if the farm is dead, run:"
-    " mpifarm check --repair w --list tasks.txt)"
-)
-UNKNOWN = (
-    "not put back, because attempts.tsv has no status for them (another farmer ran"
-    " them): {}"
-)
-
-
 def test_what_a_retry_leaves_is_told_with_the_reason():
     place = Target("w", "tasks.txt")
     lines = report_retry(place, Wanted(), Retried([1], [3, 4], [7]))
     assert lines == [
         "1 task put back to be run: 1",
         "if no farm is running, start one: mpifarm --workdir w tasks.txt",
-        HELD.format("3-4"),
-        UNKNOWN.format("7"),
+        (
+            "tasks 3-4 were not put back, because a farm has claimed them (if that farm"
+            " is dead, run: mpifarm check --repair w --list tasks.txt)"
+        ),
+        (
+            "task 7 was not put back, because attempts.tsv has no status for it:"
+            " another farmer ran it"
+        ),
     ]
     nothing = Retried([], [], [])
     for wanted, said in (
         (Wanted(), "no task has failed"),
-        (Wanted(statuses=frozenset([3])), "no failed task has that status"),
-        (Wanted(ids=frozenset([3])), "no failed task has that status"),
+        (Wanted(statuses=frozenset([3])), "no failed task has exit status 3"),
+        (
+            Wanted(frozenset([4, 5]), frozenset([2, 137, -9])),
+            "no failed task of 4-5 has one of the exit statuses 2, 137",
+        ),
     ):
         assert report_retry(place, wanted, nothing) == [said]
 

@@ -138,7 +138,7 @@ NEW_COMMAND_LINES = [
     ("--durations a.txt tasks.txt", wanted(durations="a.txt")),
     ("--id-variable ID tasks.txt", wanted(id_variables=(("ID", 0),))),
     (
-        "--id-variable A=1 --id-variable B=7 --id-variable A=2 tasks.txt",
+        "--id-variable A=2 --id-variable B=7 --id-variable A=2 tasks.txt",
         wanted(id_variables=(("A", 2), ("B", 7))),
     ),
     ("--task-timeout 9 tasks.txt", limited(timeout=9.0)),
@@ -166,7 +166,7 @@ NEW_COMMAND_LINES = [
     ("--start-rate 1800/h tasks.txt", decided(start_rate=0.5)),
     ("--start-rate 0 tasks.txt", decided(start_rate=None)),
     (
-        "--limit disk=4 --limit my-gpu.1=0 --limit disk=5 tasks.txt",
+        "--limit disk=5 --limit my-gpu.1=0 --limit disk=5 tasks.txt",
         decided(seats=(("disk", 5), ("my-gpu.1", 0))),
     ),
     ("--quarantine off tasks.txt", decided(quarantine=0)),
@@ -391,13 +391,16 @@ def told_of(argv: Sequence[str]) -> str:
         ("--canary few tasks.txt", "a number, 0 or more"),
         ("--quarantine 0 tasks.txt", "a number, 1 or more, or 'off', not '0'"),
         ("--start-rate fast tasks.txt", "a number of tasks per second, as 20"),
-        ("--start-rate 5/d tasks.txt", "or as 90/m, not '5/d'"),
-        ("--start-rate 5/ tasks.txt", "or as 90/m, not '5/'"),
-        ("--start-rate -1 tasks.txt", "or as 90/m, not '-1'"),
+        ("--start-rate 5/d tasks.txt", "or 90/m, or 500/h, not '5/d'"),
+        ("--start-rate 5/ tasks.txt", "or 90/m, or 500/h, not '5/'"),
+        ("--start-rate -1 tasks.txt", "or 90/m, or 500/h, not '-1'"),
         ("--limit disk tasks.txt", "takes NAME=N, the kind of a task"),
         ("--limit =3 tasks.txt", "takes NAME=N, the kind of a task"),
         ("--limit a/b=3 tasks.txt", "takes NAME=N, the kind of a task"),
         ("--limit disk=-3 tasks.txt", "takes NAME=N, the kind of a task"),
+        ("--limit a=1,b=2 t", "--limit a=1,b=2 names several kinds: give --limit a=1"),
+        ("--limit a=1 --limit a=2 t", "--limit a=1 and --limit a=2 contradict each"),
+        ("--id-variable A=1 --id-variable A=2 t", "contradict each other: leave one"),
         ("--rank-timeout 1.9 tasks.txt", "--rank-timeout 1.9 is too short: a busy"),
         ("--rank-timeout soon tasks.txt", "seconds, 0 or more"),
         ("--deadline soon tasks.txt", "seconds since 1970, a time as"),
@@ -470,7 +473,7 @@ def test_an_option_of_another_tool_is_answered_by_what_does_the_same(line, named
         ("submit tasks.txt", "sbatch jobs/requeue.slurm LIST"),
         ("stats tasks.txt", "result.json"),
         ("run tasks.txt", "give the list alone"),
-        ("resume", "give the list alone"),
+        ("resume", "mpifarm release LIST lets held tasks start; after a stop"),
         ("kill tasks.txt", "USR1"),
         ("stop tasks.txt 3", "mpifarm cancel LIST ID"),
         ("scancel tasks.txt 3", "mpifarm cancel LIST ID"),
@@ -614,6 +617,19 @@ def test_to_follow_takes_seconds_or_none(words, follow, tasklist):
 @pytest.mark.parametrize("word", ["x", "-1", ""])
 def test_to_follow_takes_no_other_word(word):
     assert "--follow takes seconds" in mistake(f"--follow={word}", "t")
+
+
+@pytest.mark.parametrize(
+    "words", ["--follow 5s t", "t --follow x", "--follow 9m - -w x"]
+)
+def test_a_word_behind_follow_that_is_no_number_is_told(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t").touch()
+    assert "--follow takes seconds, 0 or more, or nothing, not '" in mistake(
+        *words.split()
+    )
+    assert "one word too many" in mistake("--follow", "t", "x")
+    assert "one word too many" in mistake("--follow", "x", "y")
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_ls_has_no_status_and_no_start_of_it(site, run):
 def test_what_goes_back_waits_behind_the_barrier(site, run):
     _, out, _ = run(retry, "--ids", "3")
     assert "4 tasks put back to be run: 0, 2-4" in out
-    assert "of these, 0, 2, 4 go along" in out
+    assert "of these, tasks 0, 2, 4 by the order of the list: they wait for" in out
     assert (site.ids("toprocess"), site.ids("waiting")) == ([0], [2, 3, 4])
     assert site.ids("failed") == []
     _, out, _ = run(ls, "--waiting")

@@ -466,6 +466,17 @@ def test_odd_seconds_are_a_mistake(site, run, seconds):
         run("tasks.txt", f"--watch={seconds}")
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["--watch 5s tasks.txt", "tasks.txt --watch x", "--watch 1m tasks.txt_workdir"],
+)
+def test_a_word_behind_watch_that_is_no_number_is_told(site, run, words):
+    with pytest.raises(InputError, match=r"--watch takes seconds, 0\.1 or more, or"):
+        run(*words.split())
+    with pytest.raises(InputError, match="no workdir nowhere"):
+        run("--watch", "nowhere")
+
+
 def test_a_list_without_a_workdir_is_a_mistake(tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list").write_text("true\n")

@@ -40,6 +40,15 @@ def test_each_kind_needs_a_number_and_each_number_a_kind():
                 " (0: any number)"
             ),
         ),
+        (
+            {7: "GPU"},
+            [("disk", 1), ("gpu", 2)],
+            (
+                "task 7 of list.txt is of the kind 'GPU', which has no limit: say how"
+                " many of a kind may run at a time, by --limit GPU=N (0: any number);"
+                " --limit gpu=2 is for another kind, as capitals count"
+            ),
+        ),
     ],
 )
 def test_a_kind_without_a_limit_is_refused(kinds, seats, sentence):

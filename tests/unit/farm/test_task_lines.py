@@ -73,6 +73,22 @@ def test_a_task_that_no_worker_had_has_one_line(site):
     assert site.said == ["task 9 failed (exit status 1) after 2.5 s"]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "ended"),
+    [
+        (Outcome.TIMED_OUT, "failed (timed out after 2.5 s (exit status 1)) on n3,"),
+        (Outcome.CANCELLED, "failed (cancelled after 2.5 s (exit status 1)) on n3,"),
+        (Outcome.LOST, "failed (its worker or its rank died each time that it ran) on"),
+    ],
+)
+def test_the_time_of_an_end_is_told_once_and_none_that_nobody_knows(
+    site, outcome, ended
+):
+    result = Result(0, 1, outcome, 1, 4711, 1.7e9, 2.5, 9.0)
+    site.lines.note_end(3, result._replace(worker_index=5))
+    assert site.said[1].startswith(f"task 0 {ended}")
+
+
 def test_a_task_without_a_command_is_told_all_the_same(site):
     site.end(9)
     assert site.said[0].endswith("(no command)")

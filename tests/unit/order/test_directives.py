@@ -84,6 +84,9 @@ def test_the_command_is_without_the_prefix() -> None:
         ("[limit=a]", "a blank before the command"),
         ("[limit=ä] c", "with letters, digits, _ . - in NAME"),
         ("[limit=a c", "begins with a broken prefix"),
+        ("[Limit=a] c", "write [limit=NAME] in small letters and a blank before"),
+        ("  [LIMITS: a] c", "begins with a broken prefix, '[LIMITS: a] c'"),
+        ("[limit] c", "begins with a broken prefix"),
     ],
 )
 def test_a_wrong_directive_is_told_with_its_line_and_the_remedy(line, what) -> None:
