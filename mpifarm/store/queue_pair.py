@@ -53,6 +53,9 @@ class QueuePair:
         """None for a list without constraints, unless there is such a file."""
         self.held: set[int] = set()
         """Tasks that users hold: they stay in ``waiting``."""
+        self.may_have_held = False
+        """Whether ``toprocess`` may have tasks that users hold, since it was missing,
+        which meant all tasks, and was written anew."""
         self.frontier: Frontier | None = None
         """What may run of a list with constraints, by the ends that are told."""
         self.first_added = len(tasks)
@@ -197,6 +200,7 @@ class QueuePair:
 
         Tasks that are finished or held by a claim are left out.
         """
+        self.may_have_held = bool(self.held)
         others = {each for each in self._others.held_ids() if each < self.first_added}
         claimed = others | self._member.claim.held
         missing = self._finished.missing()

@@ -7,7 +7,7 @@ behind the last step that is on the disk.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -145,13 +145,14 @@ class Transactions:
         """
         self._record(results)
         empty = self._exchange(requeue, take)
+        held = self._pull_held()
         self._pull(pull)
         done, self._open = self._open, OpenTransaction()
         seconds = time.perf_counter() - begun
         seconds += done.prepare_seconds
-        if not pull:
+        if not (pull or held):
             return Transacted(done.taken, empty, seconds, done.not_run)
-        wanted = {*pull}
+        wanted = {*pull, *held}
         return Transacted(
             [taskid for taskid in done.taken if taskid not in wanted],
             *(empty, seconds, done.not_run),
@@ -206,14 +207,30 @@ class Transactions:
             empty &= self._settle(queue, ids, take - len(self._open.taken))
         return empty
 
-    def _pull(self, taskids: Sequence[int]) -> None:
+    def _pull(self, taskids: Collection[int]) -> None:
         """Take these tasks out of the queues that have them, a step for each queue."""
         left = {*taskids}.difference(self._open.taken)
         for queue in self._queues.each() if left else ():
-            step = queue.pull(left)
-            if step.plan.changed:
-                self._commit(queue, step, ())
-                left.difference_update(step.plan.taken)
+            left -= self._pull_from(queue, left)
+
+    def _pull_from(self, queue: Queue, taskids: Collection[int]) -> set[int]:
+        """Take tasks out of a queue, and return those that it had."""
+        step = queue.pull(taskids)
+        if step.plan.changed:
+            self._commit(queue, step, ())
+        return {*step.plan.taken}
+
+    def _pull_held(self) -> Collection[int]:
+        """Take what users hold out of a new ``toprocess``: plain farmers would run it.
+
+        Return what users hold, () if ``toprocess`` has none of it.
+        """
+        queues = self._queues
+        if not queues.may_have_held:
+            return ()
+        self._pull_from(queues.toprocess, queues.held.difference(self._open.taken))
+        queues.may_have_held = False
+        return queues.held
 
     def _settle(self, queue: Queue, back: tuple[int, ...], take: int) -> bool:
         """Requeue and take in one queue.  Return whether the queue is empty then.

@@ -278,6 +278,28 @@ def test_held_tasks_go_where_plain_farmers_do_not_look_and_stay(site):
     assert site.ids("waiting") == []
 
 
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("back", [(), (1,)])
+def test_they_stay_there_when_toprocess_is_removed_so_that_all_tasks_are_to_run(
+    site, prepared, back
+):
+    workdir = site.open()
+    workdir.transact((), (), 2)
+    workdir.hold(Held(frozenset({2, 5, 50})))
+    workdir.transact((), (), 0, (2, 5))
+    workdir.transact((), (2, 5), 0)
+    (site.root / "toprocess").unlink()
+    if prepared:
+        workdir.prepare((), back, 2)
+    done = workdir.transact((), back, 2)
+    assert (done.taken, [*done.pulled]) == ([3], [2, 5])
+    assert site.ids("toprocess") == [*back, 4, *range(6, 12)]
+    workdir.transact((), (2, 5), 0)
+    assert site.ids("waiting") == [2, 5]
+    assert site.violations() == []
+    assert not workdir.transact((), (), 1).pulled
+
+
 def test_a_farm_that_starts_later_knows_what_is_held(site):
     first = site.open()
     first.hold(Held(frozenset({2})))
