@@ -11,7 +11,7 @@ import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 from mpifarm import __version__
@@ -22,7 +22,7 @@ from mpifarm.database.errors import (
     primary_code,
 )
 from mpifarm.database.record_locks import has_record_locks
-from mpifarm.errors import InputError
+from mpifarm.errors import InputError, StorageError
 from mpifarm.system import files
 from mpifarm.system.regular_files import OddFileError, open_regular
 
@@ -34,6 +34,9 @@ VERSION: Final = 1
 
 BUSY_SECONDS: Final = 5.0
 """Seconds for which a statement waits until another program has committed."""
+
+Connection: TypeAlias = sqlite3.Connection
+"""A connection, for those who open none themselves."""
 
 _TABLES: Final = """
 CREATE TABLE tasks (
@@ -207,6 +210,19 @@ def _check_header(path: str, *, is_whole: bool) -> None:
         )
     if size < header.size:
         raise damaged(path, f"it has {size} of {header.size} bytes")
+
+
+def find_version(path: str) -> int:
+    """Return a number that changes with each transaction on a database (0: no file).
+
+    To be called while this process has no connection to it: the close of the file would
+    drop SQLite's locks (fcntl(2)).
+    """
+    try:
+        content, _ = _read_header(path)
+    except (InputError, StorageError):
+        return 0
+    return int.from_bytes(content[24:28])
 
 
 def _read_header(path: str) -> tuple[bytes, int]:

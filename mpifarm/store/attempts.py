@@ -446,7 +446,7 @@ class AttemptsFile:
                 f"{result.peak_memory or ''}\t{_or_empty(result.output_bytes)}"
             )
         return (
-            f"{taskid}\t{result.attempt}\t{_outcome_of(result)}\t"
+            f"{taskid}\t{result.attempt}\t{outcome_in_words(result)}\t"
             f"{128 + signal if signal else status}\t{signal}\t{host}\t{rank}\t"
             f"{_or_empty(result.worker_index)}\t{result.worker}\t"
             f"{self._second[1]}.{ms:03d}Z\t{result.seconds:.6f}\t{usage}\t"
@@ -462,7 +462,7 @@ class AttemptsFile:
         )
 
 
-def _outcome_of(result: Result) -> str:
+def outcome_in_words(result: Result) -> str:
     """Return the outcome in words, with the reason if the task was not run."""
     is_not_run = result.outcome is Outcome.NOT_RUN
     return result.note if is_not_run else result.outcome.value

@@ -35,8 +35,13 @@ def count_tasks(
         queued=_ids_queued(survey, first_added, len(finished.flags)),
         failed=failed.flags,
     )
+    return count_map(tasks, survey, frontier)
+
+
+def count_map(tasks: TaskMap, survey: Survey, frontier: Frontier | None) -> Counts:
+    """Count the tasks of a list by their locations at a survey."""
     counts = tasks.count()
-    held = sum(taskid not in finished for taskid in survey.held)
+    held = sum(tasks.find(each) is Location.CLAIMED for each in survey.held)
     in_array = survey.claimed & survey.in_array
     known = Counts(
         total=counts.total,

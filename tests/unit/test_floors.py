@@ -27,6 +27,7 @@ FLOORS = {
     "hooks": 3,
     "coordinator": 3,
     "containers": 4,
+    "databases": 4,
     "dialects": 4,
     "templates": 4,
     "lists": 4,

@@ -1,0 +1,179 @@
+"""The statements by which farmers work on a database, beside those in `tasks`.
+
+Rules of this file: a function is a part of the caller's transaction, and begins and
+ends none.  Each reads rows by an index, never the whole table, so that a transaction
+takes as long with a million tasks as with a thousand.
+"""
+
+import os
+import sqlite3
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from mpifarm.database.schema import write_about
+from mpifarm.database.tasks import TaskState, find_holders
+from mpifarm.errors import InputError
+from mpifarm.model.task import decode_text
+
+PLAIN_FARMER: Final = "PyTaskFarmer "
+"""The beginning of the name of a plain farmer in the column ``farm``."""
+
+
+# ---- plain farmers -------------------------------------------------------------------
+
+
+def find_command(connection: sqlite3.Connection, taskid: int) -> str:
+    """Return the command of a task; raise `IndexError` if there is no such task."""
+    query = "SELECT CAST(command AS BLOB) FROM tasks WHERE id = ?"
+    row = connection.execute(query, (taskid,)).fetchone()
+    if row is None:
+        raise IndexError("there is no such task")
+    return decode_text(row[0])
+
+
+def find_shared(connection: sqlite3.Connection, total: int) -> int | None:
+    """Return the first of `total` tasks that a plain farmer may run, None without one.
+
+    A task that a user has inserted stands as "to process", though it waits for others,
+    until a farm has seen it.
+    """
+    row = connection.execute(
+        "SELECT id FROM tasks WHERE state = 'to process' AND state <> 'finished'"
+        ' AND id < ? AND "after" IS NULL AND kind IS NULL'
+        ' AND NOT EXISTS (SELECT 1 FROM barriers WHERE "before" <= id)'
+        " ORDER BY id LIMIT 1",
+        (total,),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def take_as(
+    connection: sqlite3.Connection, taskid: int, farmer: str, started: str
+) -> None:
+    """Give a task to a plain farmer, which starts it now."""
+    connection.execute(
+        "UPDATE tasks SET state = 'running', farm = ?, started = ? WHERE id = ?",
+        (farmer, started, taskid),
+    )
+
+
+def find_start(connection: sqlite3.Connection, taskid: int, farmer: str) -> str | None:
+    """Return when a plain farmer has started a task; None if it does not have it."""
+    row = connection.execute(
+        "SELECT started FROM tasks WHERE id = ? AND state = 'running' AND farm = ?",
+        (taskid, farmer),
+    ).fetchone()
+    return row[0] or "" if row else None
+
+
+# ---- queues --------------------------------------------------------------------------
+
+
+def find_ready(connection: sqlite3.Connection, total: int, most: int) -> list[int]:
+    """Return the first of `total` tasks that may run at once, `most` at the most."""
+    return _ids_of(
+        connection.execute(
+            "SELECT id FROM tasks WHERE state = 'to process' AND state <> 'finished'"
+            " AND id < ? ORDER BY id LIMIT ?",
+            (total, most),
+        )
+    )
+
+
+def find_waiting(
+    connection: sqlite3.Connection, begin: int, total: int, most: int
+) -> list[int]:
+    """Return the first of `total` tasks that wait, from `begin` on."""
+    return _ids_of(
+        connection.execute(
+            "SELECT id FROM tasks WHERE state = 'waiting' AND state <> 'finished'"
+            " AND id >= ? AND id < ? ORDER BY id LIMIT ?",
+            (begin, total, most),
+        )
+    )
+
+
+def find_queued(connection: sqlite3.Connection, taskids: Collection[int]) -> list[int]:
+    """Return which of these tasks nobody has, and have not ended, in order."""
+    query = "SELECT id FROM tasks WHERE id = ? AND state IN ('to process', 'waiting')"
+    return [
+        taskid
+        for taskid in sorted(taskids)
+        if connection.execute(query, (taskid,)).fetchone() is not None
+    ]
+
+
+def keep_apart(connection: sqlite3.Connection, begin: int, *, singly: bool) -> int:
+    """Let tasks from `begin` on wait that plain farmers may not run as they stand.
+
+    They are those that a user has inserted.  `singly`: some wait for single others, or
+    have a kind.  Return the number of tasks.
+    """
+    changed = connection.execute(
+        "UPDATE tasks SET state = 'waiting' WHERE state = 'to process'"
+        " AND state <> 'finished' AND id >= max(?,"
+        ' (SELECT coalesce(min("before"), 9223372036854775807) FROM barriers))',
+        (begin,),
+    ).rowcount
+    if singly:
+        changed += connection.execute(
+            "UPDATE tasks SET state = 'waiting' WHERE state = 'to process'"
+            " AND state <> 'finished' AND id >= ?"
+            ' AND ("after" IS NOT NULL OR kind IS NOT NULL)',
+            (begin,),
+        ).rowcount
+    return changed
+
+
+# ---- states --------------------------------------------------------------------------
+
+
+def read_unfinished(
+    connection: sqlite3.Connection, state: TaskState, total: int
+) -> Iterator[tuple[int]]:
+    """Yield the id of each of `total` tasks in a state other than finished."""
+    return connection.execute(
+        "SELECT id FROM tasks WHERE state = ? AND state <> 'finished' AND id < ?",
+        (state.value, total),
+    )
+
+
+def find_about(connection: sqlite3.Connection, key: str) -> str | None:
+    """Return a fact about the database, None if it is not there."""
+    row = connection.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
+    return row[0] if row else None
+
+
+def _ids_of(rows: sqlite3.Cursor) -> list[int]:
+    return [taskid for (taskid,) in rows]
+
+
+# ---- the workdir ---------------------------------------------------------------------
+
+PLACE: Final = "workdir"
+"""The fact in ``about`` that names the workdir whose lock counts."""
+
+
+def place_of(workdir: str, database: str) -> str:
+    """Return the name of a workdir for a database: both may be moved together."""
+    directory = os.path.dirname(os.path.realpath(database))
+    return os.path.relpath(os.path.realpath(workdir), directory)
+
+
+def claim_place(connection: sqlite3.Connection, place: str, database: str) -> None:
+    """Write which workdir, and so which lock, counts for a database.
+
+    Raises `InputError` while tasks run under another one.
+    """
+    before = find_about(connection, PLACE)
+    if before == place:
+        return
+    is_busy = next(find_holders(connection), None) is not None
+    if before is not None and is_busy:
+        directory = os.path.dirname(os.path.realpath(database))
+        raise InputError(
+            f"tasks of {database} run, or ran, under the workdir"
+            f" {os.path.join(directory, before)}, which has a lock of its own: name it"
+            " with --workdir"
+        )
+    write_about(connection, PLACE, place)

@@ -1,0 +1,484 @@
+"""A farm's part in a database: what it takes, records and puts back."""
+
+import os
+
+import pytest
+
+from mpifarm.errors import FutileError, InputError
+from mpifarm.model.task import Outcome
+from mpifarm.order.constraints import Barrier, Constraints
+from mpifarm.store.held_file import Held
+from tests.unit.database_fakes import DatabaseSite, FastConnection, connecting_by
+from tests.unit.store_fakes import TASKS, ended
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    with connecting_by(FastConnection):
+        yield
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = DatabaseSite(tmp_path)
+    yield site
+    assert site.ask("PRAGMA integrity_check") == [("ok",)]
+
+
+def ordered(tmp_path, constraints):
+    return DatabaseSite(tmp_path, constraints=constraints)
+
+
+# ---- taking, recording, putting back -------------------------------------------------
+
+
+def test_the_first_tasks_are_taken_first(site):
+    store = site.open()
+    done = store.transact((), (), 5)
+    assert (done.taken, done.empty) == ([0, 1, 2, 3, 4], False)
+    assert site.held(store.farm) == set(store.held) == {0, 1, 2, 3, 4}
+
+
+def test_the_last_tasks_leave_the_list_empty(site):
+    store = site.open()
+    assert store.transact((), (), 12).empty
+    done = store.transact((), (), 12)
+    assert (done.taken, done.empty) == ([], True)
+
+
+def test_results_are_recorded_with_what_is_known_of_their_attempts(site):
+    store = site.open()
+    store.transact((), (), 3)
+    store.transact([ended(0), ended(1, 3), ended(2, -9, attempt=2)], (), 0)
+    rows = site.ask(
+        "SELECT state, attempt, outcome, status, signal, host, seconds, started, farm"
+        " FROM tasks WHERE id < 3"
+    )
+    begun = "2023-11-14T22:13:20.500Z"
+    assert rows == [
+        ("finished", 1, "completed", 0, 0, "n1", 0.25, begun, None),
+        ("failed", 1, "failed", 3, 0, "n1", 0.25, begun, None),
+        ("failed", 2, "failed", 137, 9, "n1", 0.25, begun, None),
+    ]
+    assert store.recorded == (1, 2)
+    assert site.attempts() == [0, 1, 2]
+    assert [*map(store.has_record_of, range(4))] == [True, True, True, False]
+
+
+def test_a_cancelled_task_is_cancelled(site):
+    store = site.open()
+    store.transact((), (), 1)
+    cancelled = ended(0, -15)
+    result = cancelled.result._replace(outcome=Outcome.CANCELLED)
+    store.transact([cancelled._replace(result=result)], (), 0)
+    assert site.ids("cancelled") == [0]
+    assert store.recorded == (0, 1)
+
+
+def test_requeued_tasks_are_not_taken_by_the_same_transaction(site):
+    store = site.open()
+    store.transact((), (), 12)
+    done = store.transact((), (3, 4), 5)
+    assert (done.taken, done.empty) == ([], False)
+    assert site.ids("to process") == [3, 4]
+    assert store.transact((), (), 5).taken == [3, 4]
+
+
+def test_a_task_that_is_not_held_is_refused(site):
+    store = site.open()
+    store.transact((), (), 2)
+    with pytest.raises(ValueError, match="not held"):
+        store.transact([ended(5)], (), 0)
+    with pytest.raises(ValueError, match="not held"):
+        store.transact([ended(1), ended(1)], (), 0)
+
+
+def test_tasks_are_pulled_wherever_they_wait(tmp_path):
+    site = ordered(tmp_path, Constraints(barriers=[Barrier(6, checks=False)]))
+    store = site.open()
+    done = store.transact((), (), 1, (2, 8, 0))
+    assert (done.taken, done.pulled) == ([], [0, 2, 8])
+    assert set(store.held) == {0, 2, 8}
+
+
+def test_two_farms_share_the_tasks(site):
+    left, right = site.open(), site.open()
+    assert left.transact((), (), 4).taken == [0, 1, 2, 3]
+    assert right.transact((), (), 4).taken == [4, 5, 6, 7]
+    left.transact([ended(each) for each in range(4)], (), 0)
+    right.transact((), (), 1)
+    assert left.others_hold_tasks
+    assert right.recorded == (4, 0)
+    assert not site.violations()
+
+
+def test_a_farm_whose_claim_is_gone_records_nothing_more(site):
+    store = site.open()
+    store.transact((), (), 1)
+    (site.root / "claims" / store.farm).unlink()
+    with pytest.raises(FutileError, match="is gone"):
+        store.transact([ended(0)], (), 0)
+    assert site.ids("finished") == []
+
+
+def test_what_a_user_puts_back_by_sql_runs_again(site):
+    store = site.open()
+    store.transact((), (), 12)
+    store.transact([ended(each, each % 2) for each in range(12)], (), 0)
+    site.ask("UPDATE tasks SET state = 'to process' WHERE state = 'failed'")
+    assert store.transact((), (), 12).taken == [1, 3, 5, 7, 9, 11]
+    assert store.recorded == (6, 0)
+
+
+# ---- an order ------------------------------------------------------------------------
+
+
+def test_what_stands_behind_a_barrier_waits_for_all_above(tmp_path):
+    site = ordered(tmp_path, Constraints(barriers=[Barrier(3, checks=False)]))
+    store = site.open()
+    done = store.transact((), (), 12)
+    assert (done.taken, done.empty, done.some_wait) == ([0, 1, 2], True, True)
+    assert store.transact([ended(0), ended(1, 1)], (), 12).taken == []
+    last = store.transact([ended(2)], (), 12)
+    assert (last.taken, last.some_wait) == ([*range(3, 12)], False)
+
+
+def test_a_barrier_waits_for_what_other_farms_have(tmp_path):
+    site = ordered(tmp_path, Constraints(barriers=[Barrier(3, checks=False)]))
+    left, right = site.open(), site.open()
+    left.transact((), (), 2)
+    right.transact((), (), 1)
+    left.transact([ended(0), ended(1)], (), 0)
+    waits = left.transact_or_reclaim((), (), 5)
+    assert (waits.taken, waits.more_may_come) == ([], True)
+    right.transact([ended(2)], (), 0)
+    assert left.transact((), (), 2).taken == [3, 4]
+
+
+def test_what_a_plain_farmer_has_ended_opens_a_barrier(tmp_path):
+    site = ordered(tmp_path, Constraints(barriers=[Barrier(2, checks=False)]))
+    store, plain = site.open(), site.plain_farmer(7)
+    assert [plain.pop(), plain.pop(), plain.pop()] == [0, 1, None]
+    plain.record(0, 0)
+    plain.record(1, 5)
+    assert store.transact((), (), 2).taken == [2, 3]
+
+
+def test_what_waits_for_a_failed_task_is_not_run(tmp_path):
+    site = ordered(tmp_path, Constraints(after={1: (0,), 2: (1,)}))
+    store = site.open()
+    store.transact((), (), 1)
+    done = store.transact([ended(0, 1)], (), 12)
+    assert done.taken == [*range(3, 12)]
+    assert done.not_run == [(1, "task 0 failed"), (2, "task 0 failed")]
+    assert {1, 2} <= store.held
+
+
+def not_run(taskid):
+    recorded = ended(taskid, 1, attempt=0)
+    outcome, note = Outcome.NOT_RUN, "not run: task 0 failed"
+    return recorded._replace(
+        result=recorded.result._replace(outcome=outcome, note=note)
+    )
+
+
+def test_a_task_that_is_not_run_says_why(tmp_path):
+    site = ordered(tmp_path, Constraints(after={1: (0,)}))
+    store = site.open()
+    store.transact((), (), 1)
+    store.transact([ended(0, 1)], (), 12)
+    store.transact([not_run(1)], (), 0)
+    rows = site.ask("SELECT state, outcome, attempt FROM tasks WHERE id = 1")
+    assert rows == [("failed", "not run: task 0 failed", 0)]
+
+
+def test_what_was_put_back_meanwhile_is_not_recorded_as_not_run(tmp_path):
+    site = ordered(tmp_path, Constraints(after={1: (0,)}))
+    store = site.open()
+    store.transact((), (), 1)
+    store.transact([ended(0, 1)], (), 12)
+    site.ask("UPDATE tasks SET state = 'to process' WHERE id = 0")
+    done = store.transact([not_run(1)], (), 1)
+    assert (done.taken, done.reopened) == ([0], {1})
+    assert site.ids("failed") == []
+
+
+def test_a_task_of_a_kind_waits_for_a_farm(tmp_path):
+    site = ordered(tmp_path, Constraints(kinds={0: "disk"}))
+    plain, store = site.plain_farmer(7), site.open()
+    assert plain.pop() == 1
+    assert store.transact((), (), 12).taken == [*range(2, 12), 0]
+
+
+def test_what_a_user_inserts_waits_for_what_it_names(site):
+    site.insert("echo last", after="0-11")
+    plain = site.plain_farmer(7)
+    assert [plain.pop() for _ in range(13)] == [*range(12), None]
+    for taskid in range(12):
+        plain.requeue(taskid)
+    store = site.open()
+    assert site.ids("waiting") == [12]
+    assert store.transact((), (), 20).taken == [*range(12)]
+
+
+def test_what_a_user_puts_back_too_soon_waits_again(tmp_path):
+    site = ordered(tmp_path, Constraints(after={3: (2,)}))
+    store = site.open()
+    store.transact((), (), 3)
+    site.ask("UPDATE tasks SET state = 'to process' WHERE id = 3")
+    assert 3 not in store.transact((), (), 12).taken
+    assert site.ids("waiting") == [3]
+
+
+# ---- held ----------------------------------------------------------------------------
+
+
+def test_held_tasks_wait_until_they_are_released(site):
+    store = site.open()
+    store.hold(Held(frozenset({0, 1})))
+    pulled = store.transact((), (), 0, (0, 1)).pulled
+    store.transact((), pulled, 0)
+    assert site.ids("waiting") == [0, 1]
+    assert store.transact((), (), 2).taken == [2, 3]
+    store.hold(Held())
+    assert store.transact((), (), 2).taken == [4, 5]
+    assert store.transact((), (), 12).taken == [*range(6, 12), 0, 1]
+
+
+def test_a_farm_stays_for_what_is_held(site):
+    store = site.open()
+    store.hold(Held(frozenset({0})))
+    store.transact((), store.transact((), (), 0, (0,)).pulled, 0)
+    store.transact((), (), 12)
+    done = store.transact_or_reclaim((), (), 12)
+    assert (done.taken, done.empty, done.more_may_come) == ([], True, True)
+
+
+# ---- dead farms ----------------------------------------------------------------------
+
+
+def test_a_start_puts_back_what_a_dead_farm_had(site):
+    dead = site.open()
+    dead.transact((), (), 4)
+    dead.transact([ended(0), ended(1, 1)], (), 0)
+    site.kill(dead)
+    store = site.open()
+    assert "2 tasks reclaimed from the dead farm" in store.notes[0]
+    assert (site.ids("running"), site.ids("failed")) == ([], [1])
+    assert store.transact((), (), 3).taken == [2, 3, 4]
+
+
+def test_a_farm_without_work_puts_back_what_a_dead_one_had(site):
+    dead, store = site.open(), site.open()
+    dead.transact((), (), 12)
+    site.kill(dead)
+    assert not store.transact_or_reclaim((), (), 5).empty
+    assert store.transact_or_reclaim((), (), 5).taken == [0, 1, 2, 3, 4]
+
+
+def test_what_a_living_farm_has_stays_with_it(site):
+    left, right = site.open(), site.open()
+    left.transact((), (), 12)
+    assert right.transact_or_reclaim((), (), 5).empty
+    assert site.held(left.farm) == {*range(12)}
+
+
+def test_what_a_dead_farm_had_that_must_wait_goes_back_to_what_waits(tmp_path):
+    site = ordered(tmp_path, Constraints(after={1: (0,)}))
+    dead = site.open()
+    dead.transact((), (), 1)
+    dead.transact([ended(0)], (), 3)
+    site.kill(dead)
+    site.open()
+    assert site.ids("waiting") == [1]
+
+
+def test_a_new_leader_takes_over_what_its_farm_had(site):
+    lost = site.open()
+    lost.transact((), (), 4)
+    lost.transact([ended(0)], (), 0)
+    site.kill(lost)
+    store = site.open(predecessor=lost.farm)
+    assert set(store.held) == site.held(store.farm) == {1, 2, 3}
+    assert os.listdir(site.root / "claims") == [store.farm]
+
+
+def test_rows_of_a_farm_whose_claim_is_gone_go_back(site):
+    dead = site.open()
+    dead.transact((), (), 2)
+    (site.root / "claims" / dead.farm).unlink()
+    site.kill(dead)
+    store = site.open()
+    assert "2 tasks put back" in store.notes[0]
+    assert store.transact((), (), 1).taken == [0]
+
+
+# ---- plain farmers -------------------------------------------------------------------
+
+
+def test_what_a_killed_plain_farmer_had_stays_running_and_is_told(site):
+    plain = site.plain_farmer(777)
+    plain.pop()
+    site.dead.add(777)
+    store = site.open()
+    assert "PyTaskFarmer node1 777 was killed as it had 1 task of" in store.notes[0]
+    assert "'running'" in store.notes[0]
+    taken = store.transact((), (), 20).taken
+    assert taken == [*range(1, 12)]
+    store.transact([ended(each) for each in taken], (), 0)
+    counts = store.counts(store.survey())
+    assert (counts.finished, counts.elsewhere) == (11, 1)
+
+
+def test_a_plain_farmer_at_work_is_told(site):
+    site.plain_farmer(777).pop()
+    assert "PyTaskFarmer node1 777 has 1 task of" in site.open().notes[0]
+
+
+def test_a_plain_farmer_records_only_what_it_has(site):
+    plain, store = site.plain_farmer(7), site.open()
+    plain.pop()
+    store.transact((), (), 1)
+    plain.record(1, 0)
+    plain.requeue(1)
+    assert site.held(store.farm) == {1}
+    plain.record(0, 0)
+    plain.requeue(0)
+    assert site.ids("finished") == [0]
+    assert plain.tasks.get_finished() == [0]
+
+
+# ---- the end -------------------------------------------------------------------------
+
+
+def test_the_tasks_are_counted_by_their_places(site):
+    store, other, plain = site.open(), site.open(), site.plain_farmer(7)
+    store.transact((), (), 4)
+    other.transact((), (), 3)
+    plain.pop()
+    store.transact([ended(0), ended(1, 1)], (), 0)
+    counts = store.counts(store.survey())
+    assert counts.total == len(TASKS)
+    assert (counts.finished, counts.failed, counts.first_failed) == (1, 1, (1,))
+    assert (counts.held, counts.claimed, counts.elsewhere) == (2, 3, 1)
+    assert counts.toprocess == 4
+
+
+def test_what_is_put_back_at_the_end_is_counted(site):
+    store = site.open()
+    store.transact((), (), 4)
+    store.transact((), (0, 1, 2, 3), 0)
+    assert store.counts(store.survey()).toprocess == 12
+
+
+def test_what_a_barrier_holds_up_is_counted(tmp_path):
+    site = ordered(tmp_path, Constraints(barriers=[Barrier(2, checks=False)]))
+    store, plain = site.open(), site.plain_farmer(7)
+    plain.pop()
+    counts = store.counts(store.survey())
+    assert (counts.held_up, counts.barrier, counts.lost) == (10, 2, (0,))
+
+
+def test_a_farm_that_holds_nothing_leaves_no_claim(site):
+    store = site.open()
+    store.transact((), (), 1)
+    store.transact([ended(0)], (), 0)
+    assert store.close()
+    assert os.listdir(site.root / "claims") == []
+
+
+def test_a_farm_that_holds_tasks_leaves_its_claim(site):
+    store = site.open()
+    store.transact((), (), 1)
+    assert not store.close()
+    assert os.listdir(site.root / "claims") == [store.farm]
+
+
+# ---- what is refused -----------------------------------------------------------------
+
+
+def test_the_workdir_of_a_text_list_is_refused(site):
+    site.root.mkdir()
+    (site.root / "toprocess").touch()
+    with pytest.raises(InputError, match="was begun with a list that is a text"):
+        site.open()
+
+
+def test_a_second_workdir_is_refused_while_tasks_run_under_the_first(site, tmp_path):
+    store = site.open()
+    store.transact((), (), 1)
+    first, site.root = site.root, tmp_path / "other"
+    with pytest.raises(InputError, match=r"tasks\.db_workdir, which has a lock of its"):
+        site.open()
+    assert os.listdir(site.root) == ["lock"]
+    site.root = first
+    store.transact((), (0,), 0)
+    site.root = tmp_path / "other"
+    site.open()
+    with pytest.raises(FutileError, match="from another workdir by now"):
+        store.transact((), (), 1)
+
+
+def test_a_database_may_be_moved_with_its_workdir(site, tmp_path):
+    store = site.open()
+    store.transact((), (), 1)
+    site.kill(store)
+    (tmp_path / "new").mkdir()
+    for each in (site.path, site.root):
+        each.rename(tmp_path / "new" / each.name)
+    site.path, site.root = (
+        tmp_path / "new" / each.name for each in (site.path, site.root)
+    )
+    assert site.open().transact((), (), 1).taken == [0]
+
+
+# ---- what is added -------------------------------------------------------------------
+
+
+def test_inserted_tasks_are_taken_once_they_are_taken_up(site):
+    store = site.open()
+    store.transact((), (), 12)
+    site.insert("echo new", "echo newer")
+    assert store.has_changed()
+    assert store.transact((), (), 5).taken == []
+    assert store.take_up(100) == 2
+    assert not store.has_changed()
+    assert store.transact((), (), 5).taken == [12, 13]
+    store.transact([ended(13)], (), 0)
+    assert site.ids("finished") == [13]
+
+
+def test_inserted_tasks_are_taken_up_in_parts(site):
+    store = site.open()
+    site.insert("a", "b", "c")
+    assert [store.take_up(2), store.take_up(2), store.take_up(2)] == [2, 1, 0]
+
+
+def test_inserted_tasks_may_wait_for_others(site):
+    store = site.open()
+    store.transact((), (), 12)
+    site.insert("echo last", after="0,3")
+    assert store.take_up(100) == 1
+    assert store.transact([ended(0)], (), 5).taken == []
+    assert store.transact([ended(3)], (), 5).taken == [12]
+
+
+def test_a_row_that_can_be_no_task_is_told_and_nothing_taken_up(site):
+    store = site.open()
+    site.insert("echo last", after="nobody")
+    with pytest.raises(InputError, match="task 12 in the database waits for"):
+        store.take_up(100)
+    site.ask('UPDATE tasks SET "after" = NULL WHERE id = 12')
+    assert store.take_up(100) == 1
+
+
+def test_what_another_farm_has_done_of_inserted_tasks_is_known(site):
+    left, right = site.open(), site.open()
+    site.insert("echo new")
+    right.take_up(5)
+    taken = right.transact((), (), 13).taken
+    right.transact([ended(each) for each in taken], (), 0)
+    left.take_up(5)
+    assert left.transact_or_reclaim((), (), 5).empty
+    assert left.counts(left.survey()).finished == 13
