@@ -307,7 +307,7 @@ class Told:
                     yield f"{nobody}, and {self._nothing_was()}"
                 yield from self._describe_ended("released")
                 yield from self._describe_unheld()
-                yield from self._describe_held_yet()
+                yield from self._describe_still_held()
             case RequestKind.CANCEL:
                 yield f"{nobody}: nothing was cancelled; {self._explain_hold()}"
             case RequestKind.DRAIN:
@@ -385,10 +385,10 @@ class Told:
         if unheld := self._unheld():
             yield f"not released, because they were not held: {name_ids(unheld)}"
 
-    def _describe_held_yet(self) -> Iterator[str]:
+    def _describe_still_held(self) -> Iterator[str]:
         if self._held_now.holds_all:
             release = shlex.join(["mpifarm", "release", *words_of(self._target)])
-            yield f"all tasks are held yet: {release} lets them start"
+            yield f"all tasks are still held: {release} lets them start"
 
     def _describe_done(self) -> Iterator[str]:
         running = sum(answer.running for _, answer in self._outcome.answers)
@@ -402,7 +402,7 @@ class Told:
                 yield self._describe_held()
             case RequestKind.RELEASE:
                 yield from self._describe_released()
-                yield from self._describe_held_yet()
+                yield from self._describe_still_held()
             case RequestKind.DRAIN:
                 farms = counted(
                     len(self._outcome.answers), "farm drains", "farms drain"

@@ -10,8 +10,8 @@ import re
 import pytest
 
 from tests.farm_driver import FarmDriver
+from tests.pages import blocks_of, read_page
 from tests.process.test_bad_input import complaint
-from tests.support import ROOT
 
 NOTE = 'note() { echo "$1" >> order; }'
 """A shell function that says when a task has ended; a short append is never torn."""
@@ -23,10 +23,9 @@ def order_of(place: FarmDriver) -> list[str]:
 
 def page_list(page: str, word: str) -> str:
     """Return the list of a page that has `word` in it."""
-    text = (ROOT / "docs" / page).read_text()
-    blocks = re.findall(r"(?m)(?:^    .*\n(?:\n(?=    ))?)+", text)
-    (found,) = [each for each in blocks if word in each]
-    return re.sub(r"(?m)^    ", "", found)
+    texts = [block.text() for block in blocks_of(read_page(page))]
+    (found,) = [each for each in texts if word in each]
+    return found
 
 
 # ---- disBatch ------------------------------------------------------------------------

@@ -26,6 +26,7 @@ import pytest
 from mpifarm.errors import ExitStatus
 from mpifarm.farm.summary import MEANINGS
 from mpifarm.model.settings import Policy, Settings, TaskLimits
+from tests.pages import Block, blocks_of
 from tests.support import ROOT, Child, clean_environment, find_launcher
 
 README = (ROOT / "README.md").read_text()
@@ -38,49 +39,20 @@ DEFAULT_WORKERS = 8
 # ---- reading Markdown ---------------------------------------------------------------
 
 
-class Block(NamedTuple):
-    """A block of code, and the paragraph before it."""
-
-    lines: list[str]
-    before: str
-
-    @property
-    def is_ini(self) -> bool:
-        return self.lines[0].startswith("[")
-
-    @property
-    def is_tasklist(self) -> bool:
-        return "has one command a line" in " ".join(self.before.split())
-
-    def text(self) -> str:
-        return "\n".join(self.lines) + "\n"
+def _is_ini(block: Block) -> bool:
+    return block.lines[0].startswith("[")
 
 
-def _blocks(text: str) -> Iterator[Block]:
-    """The indented and the fenced blocks of code, in their order."""
-    paragraph, before, code = list[str](), "", list[str]()
-    fenced = False
-    for line in [*text.splitlines(), ""]:
-        if line.startswith("```"):
-            fenced = not fenced
-        elif fenced or (line.startswith("    ") and not paragraph):
-            code.append(line if fenced else line[4:])
-            continue
-        if code:
-            yield Block(code, before)
-            code = []
-        if line.strip():
-            paragraph.append(line)
-        elif paragraph:
-            before, paragraph = "\n".join(paragraph), []
+def _is_tasklist(block: Block) -> bool:
+    return "has one command a line" in " ".join(block.before.split())
 
 
 def _commands() -> list[str]:
     """Each line of the README's blocks that is typed into a shell."""
     return [
         line
-        for block in _blocks(README)
-        if not (block.is_ini or block.is_tasklist)
+        for block in blocks_of(README)
+        if not (_is_ini(block) or _is_tasklist(block))
         for line in block.lines
         if line.strip()
     ]
@@ -93,12 +65,12 @@ def _only(blocks: Iterator[Block], what: str) -> Block:
 
 
 def _tasklist() -> Block:
-    return _only((b for b in _blocks(README) if b.is_tasklist), "a tasklist")
+    return _only(filter(_is_tasklist, blocks_of(README)), "a tasklist")
 
 
 def _ini_file() -> str:
     """Its sections are blocks of their own."""
-    return "".join(block.text() for block in _blocks(README) if block.is_ini)
+    return "".join(block.text() for block in filter(_is_ini, blocks_of(README)))
 
 
 def _tables(text: str) -> Iterator[list[list[str]]]:
@@ -326,7 +298,7 @@ def test_a_command_of_the_readme_does_what_it_says(command, desk):
 
 
 def test_what_failed_of_the_first_list_runs_again_as_the_readme_says(desk):
-    again = next(b for b in _blocks(README) if b.lines[0].startswith("mpifarm retry"))
+    again = next(b for b in blocks_of(README) if b.lines[0].startswith("mpifarm retry"))
     assert "ends with status 1" in " ".join(again.before.split())
     assert desk.run("mpifarm tasks.txt") == ExitStatus.SOME_FAILED
     retry, farm, log = again.lines

@@ -95,8 +95,10 @@ def _describe_counts(status: Status) -> Iterator[str]:
     yield ", ".join(_count_states(status))
     if view.held_up:
         wait = agree(view.held_up, "waits", "wait")
-        which = "all" if view.held_up == counts[State.WAITING] else view.held_up
-        yield f"{which} of those waiting {wait} for others, by the order of the list"
+        which = f"{view.held_up} of those waiting"
+        if view.held_up == counts[State.WAITING]:
+            which = agree(view.held_up, "the one waiting", "all of those waiting")
+        yield f"{which} {wait} for others, by the order of the list"
 
 
 def _count_states(status: Status) -> Iterator[str]:

@@ -92,7 +92,10 @@ def test_what_one_farm_did_counts_though_another_has_nothing_to_do_with_it():
         ),
         (
             told(RequestKind.RELEASE, (1,), [(ONE, fates())], held=ALL),
-            "all tasks are held yet: mpifarm release tasks.txt_workdir lets them start",
+            (
+                "all tasks are still held: mpifarm release tasks.txt_workdir lets them"
+                " start"
+            ),
             0,
         ),
         (
@@ -216,7 +219,7 @@ NOBODY = "no farm works in tasks.txt_workdir"
             [
                 f"{NOBODY}: the next one, mpifarm tasks.txt, starts task 1 too",
                 (
-                    "all tasks are held yet: mpifarm release tasks.txt_workdir lets"
+                    "all tasks are still held: mpifarm release tasks.txt_workdir lets"
                     " them start"
                 ),
             ],

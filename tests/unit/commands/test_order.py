@@ -135,6 +135,13 @@ def test_what_goes_back_waits_behind_the_barrier(site, run):
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["0", "2", "3", "4"]
     _, out, _ = run(status)
     assert "3 of those waiting wait for others, by the order of the list" in out
+    site.write("toprocess", [])
+    _, out, _ = run(status)
+    assert "all of those waiting wait for others, by the order of the list" in out
+    site.write("waiting", [4])
+    _, out, _ = run(status)
+    assert "the one waiting waits for others, by the order of the list" in out
+    site.write("waiting", [2, 3, 4])
     site.write("failed", [0])
     site.write("toprocess", [])
     _, out, _ = run(status)

@@ -1,0 +1,96 @@
+"""The pages of the documentation as tests read them: blocks of code, and what is typed.
+
+Rules of this file: standard library only; it reads pages and runs nothing.  A line of a
+block that begins with "$ " was typed, and what it printed stands in the lines below it.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tests.support import ROOT
+
+TYPED = "$ "
+
+
+class Typed(NamedTuple):
+    """A command as a page has it, and the lines that it printed."""
+
+    command: str
+    printed: list[str]
+
+
+class Block(NamedTuple):
+    """A block of code, and the paragraph before it."""
+
+    lines: list[str]
+    before: str
+
+    @property
+    def typed(self) -> list[Typed]:
+        """What was typed: the lines behind a "$ ", or all where there is none."""
+        if not any(line.startswith(TYPED) for line in self.lines):
+            return [Typed(line, []) for line in self.lines]
+        found: list[Typed] = []
+        for line in self.lines:
+            if line.startswith(TYPED):
+                found.append(Typed(line.removeprefix(TYPED), []))
+            else:
+                found[-1].printed.append(line)
+        return found
+
+    def text(self) -> str:
+        return "\n".join(self.lines) + "\n"
+
+
+def read_page(name: str) -> str:
+    """Return the text of a page of ``docs``."""
+    return (ROOT / "docs" / name).read_text()
+
+
+def blocks_of(text: str) -> Iterator[Block]:
+    """Yield the indented and the fenced blocks of code, in their order.
+
+    Blank lines between indented lines are part of the block.
+    """
+    paragraph, before, code, gap = list[str](), "", list[str](), 0
+    fenced = False
+    for line in [*text.splitlines(), "", "the end"]:
+        if line.startswith("```"):
+            fenced = not fenced
+        elif fenced or (line.startswith("    ") and not paragraph):
+            code += [*[""] * gap, line if fenced else line[4:]]
+            gap = 0
+            continue
+        elif code and not line.strip():
+            gap += 1
+            continue
+        if code and not fenced:
+            yield Block(code, before)
+            code, gap = [], 0
+        if line.strip():
+            paragraph.append(line)
+        elif paragraph:
+            before, paragraph = "\n".join(paragraph), []
+
+
+_VARYING = (
+    (re.compile(r"\b[0-9a-f]{8}\b"), "FARM"),
+    (re.compile(r"\b\d\d:\d\d:\d\d\b"), "TIME"),
+    (re.compile(r"\([\d.:]+ (?:s|min|h) ago\)"), "(AGE)"),
+    (re.compile(r"\bn\d+\b"), "HOST"),
+    (re.compile(r" {2,}"), "  "),
+)
+"""What is another in each run: ids of farms, times, hosts, widths of columns."""
+
+
+def without_varying(lines: list[str], host: str = "") -> list[str]:
+    """Return lines without blank ones and without what differs from run to run."""
+    found = []
+    for line in filter(None, map(str.strip, lines)):
+        if host:
+            line = re.sub(rf"\b{re.escape(host)}\b", "HOST", line)  # noqa: PLW2901 - the same line
+        for pattern, word in _VARYING:
+            line = pattern.sub(word, line)  # noqa: PLW2901 - the same line
+        found.append(line)
+    return found
