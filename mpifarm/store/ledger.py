@@ -70,6 +70,9 @@ class Ledger:
         """An append that failed, until the next poll settles it."""
         self._beyond_at: int | None = None
         """From here on, in bytes, the file may have lines beyond the list."""
+        self._grown = (0, 0)
+        """The length of the list before it grew last, and from where on, in bytes, the
+        file may have lines beyond that length."""
         self._identity: tuple[int, int] | None = None
         """Device and inode of the file, as last seen."""
         self._was_replaced = False
@@ -171,12 +174,23 @@ class Ledger:
         if total < before:
             self.count -= self._recorded.count(1, total)
             del self._recorded[total:]
-            # Lines of the others were read before they were beyond the list again.
-            self._beyond_at = 0
+            self._beyond_at = self._find_beyond(total)
             return
+        begin = self._offset if self._beyond_at is None else self._beyond_at
+        self._grown = before, begin
         self._recorded += bytes(total - before)
         if self._beyond_at is not None:
             self._read_again(self._beyond_at)
+
+    def _find_beyond(self, total: int) -> int | None:
+        """Return from where on lines were read that are beyond `total` tasks, if any.
+
+        The list was longer when they were read.
+        """
+        known, begin = self._grown
+        if total < known:
+            begin = 0
+        return begin if begin < self._offset else None
 
     def _read_again(self, begin: int) -> None:
         """Count the tasks of lines that were read from `begin` on."""

@@ -9,6 +9,7 @@ from mpifarm.store.fingerprint import (
     take_fingerprint,
 )
 from mpifarm.store.take_up import TakenUp
+from mpifarm.system import files
 from tests.unit.store_fakes import (
     TASKS,
     PlainFarmer,
@@ -178,6 +179,45 @@ def test_what_another_farm_does_between_two_parts_is_known(site):
     first.transact([ended(13)], (), 0)
     assert site.take_up(second) is TakenUp.YES
     assert second.recorded == (5, 1)
+
+
+def test_a_failed_taking_up_costs_no_second_reading_of_the_ledgers(site, monkeypatch):
+    first, second = begin(site), site.open()
+    site.tasks += ["one more", "another", "third"]
+    assert site.take_up(first) is TakenUp.YES
+    first.transact((), (), 20)
+    second.transact((), (), 0)
+    known = (site.root / "finished").stat().st_size
+    first.transact([ended(12), ended(13, 1)], (), 0)
+    second.transact((), (), 0)
+    places = set()
+    find_rest = files.find_rest
+
+    def find_noted(path: str, offset: int) -> bytes:
+        places.add((path.rpartition("/")[2], offset))
+        return find_rest(path, offset)
+
+    monkeypatch.setattr(files, "find_rest", find_noted)
+    site.tasks[12] = "something else"
+    for _ in range(2):
+        assert site.take_up(second) is TakenUp.NO
+        assert second.recorded == (3, 0)
+    first.transact([ended(14)], (), 0)
+    site.tasks[12] = "one more"
+    assert site.take_up(second) is TakenUp.YES
+    assert second.recorded == (5, 1)
+    assert places == {("finished", known), ("failed", 0)}
+
+
+def test_a_failed_taking_up_beside_nobody_reads_no_ledger_again(site, monkeypatch):
+    workdir = begin(site)
+    (site.root / "toprocess").rename(site.root / "elsewhere")
+    site.tasks += ["one more"]
+    monkeypatch.setattr(files, "find_rest", None)
+    for _ in range(2):
+        assert site.take_up(workdir) is TakenUp.LATER
+    (site.root / "elsewhere").rename(site.root / "toprocess")
+    assert site.take_up(workdir) is TakenUp.YES
 
 
 def test_whole_blocks_of_what_another_farm_has_taken_up_are_enough(site):
