@@ -374,7 +374,7 @@ class CustomStore(Store):
         Return the number of tasks, which the next `prepare` takes or gives to the list.
         """
         self._others.poll()
-        return self._member.reclaim_dead(self._reclaim)
+        return self._reclaim_each(self._reclaim)
 
     def _reclaim(self, claim: OtherClaim, _descriptor: int) -> int:
         """Hold the tasks of a dead farm, and remove its claim.  Return their number.
@@ -387,7 +387,7 @@ class CustomStore(Store):
         if held:
             self._hold(sorted(held))
             self._reclaimed.extend(sorted(held, reverse=True))
-            self._note_lost(claim.farm, held)
+            self._lost.note_reclaimed(claim.farm, held)
         self._member.remove(claim, len(held))
         return len(held)
 

@@ -575,9 +575,7 @@ class DatabaseStore(Store):
         """
         with self._connected() as connection:
             self._poll(connection)
-            return self._member.reclaim_dead(
-                lambda claim, _: self._reclaim(connection, claim)
-            )
+            return self._reclaim_each(lambda claim, _: self._reclaim(connection, claim))
 
     def _reclaim(self, connection: Connection, claim: OtherClaim) -> int:
         """Put back the tasks of a dead farm, and remove its claim.
@@ -590,7 +588,7 @@ class DatabaseStore(Store):
         with statements.transaction(connection):
             self._requeue(connection, lost)
         if lost:
-            self._note_lost(claim.farm, known)
+            self._lost.note_reclaimed(claim.farm, known)
         self._member.remove(claim, len(lost))
         return len(lost)
 

@@ -443,7 +443,7 @@ class FileStore(Store):
         Return the number of requeued tasks.  Notes for the user name the farms.
         """
         self._poll()
-        return self._member.reclaim_dead(self._reclaim)
+        return self._reclaim_each(self._reclaim)
 
     def _reclaim(self, claim: OtherClaim, descriptor: int) -> int:
         """Requeue the tasks of a dead farm, and remove its claim.  Return their number.
@@ -456,7 +456,7 @@ class FileStore(Store):
         lost = sorted(self._find_open(claim).keys() - self._member.claim.held)
         if lost:
             self._requeue_held(claim, descriptor, lost)
-            self._note_lost(claim.farm, lost)
+            self._lost.note_reclaimed(claim.farm, lost)
         if max(claim.journal.held, default=-1) >= len(self._tasks):
             self._report_beyond(
                 f"the dead farm {claim.farm} holds tasks that were added to the list "

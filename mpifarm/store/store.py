@@ -8,7 +8,7 @@ import json
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mpifarm.errors import StorageError
@@ -22,9 +22,10 @@ from mpifarm.store.attempts import (
     last_outcomes,
     split_rows,
 )
+from mpifarm.store.claims import OtherClaim
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.held_file import Held, find_held
-from mpifarm.store.lost_attempts import find_lost_attempts
+from mpifarm.store.lost_attempts import LostAttempts
 from mpifarm.store.membership import FAMILY, Membership
 from mpifarm.store.requests import RequestInbox
 from mpifarm.store.timeline_file import TimelineFile
@@ -48,6 +49,7 @@ class Store(ABC):
         self.notes: list[str] = []
         """Sentences for the user; the caller clears it."""
         self._attempts = AttemptsFile(paths, farm, texts)
+        self._lost = LostAttempts(paths)
         self._member = Membership(paths, farm, machine, self.notes)
         self._others = self._member.others
         self.requests = RequestInbox(paths, farm, self.notes)
@@ -128,19 +130,23 @@ class Store(ABC):
 
     @abstractmethod
     def reclaim_dead(self) -> int:
-        """Reclaim the tasks of dead farms.  Return their number.  Lock held.
+        """Poll, reclaim the tasks of dead farms, return their number.  Lock held.
 
-        Their attempts that were running are noted for the next lines of
-        ``attempts.tsv``.
+        Notes for the user name the farms.
         """
 
-    def _note_lost(self, farm: str, taskids: Collection[int]) -> None:
-        """Keep the attempts that a dead farm had running, of its reclaimed tasks.
+    def _reclaim_each(self, reclaim: Callable[[OtherClaim, int], int]) -> int:
+        """Call `reclaim` as `Membership.reclaim_dead` does.  Return the sum.
 
-        To be called when nobody can reclaim these tasks again: a kill then costs a
-        line, and doubles none.
+        It notes in `_lost` the tasks that it has reclaimed, once nobody can reclaim
+        these again: a kill then costs a line of ``attempts.tsv``, and doubles none.
+        The attempts that were running are kept for the next lines of that file.
         """
-        self._attempts.note(find_lost_attempts(self.paths, farm, taskids), farm)
+        try:
+            return self._member.reclaim_dead(reclaim)
+        finally:
+            for farm, attempts in self._lost.take():
+                self._attempts.note(attempts, farm)
 
     def note_attempts(self, results: Sequence[Recorded]) -> None:
         """Keep attempts whose tasks run again, for timeline and ``attempts.tsv``.

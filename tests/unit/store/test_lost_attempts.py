@@ -4,6 +4,7 @@ import pytest
 
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store import lost_attempts
+from mpifarm.store.attempts import read_last_rows
 from tests.farm_states import write_farm
 from tests.unit.store.test_custom_store import Farms
 from tests.unit.store_fakes import Killed, Site, ended, interference
@@ -68,6 +69,45 @@ def test_a_farm_that_finds_a_dead_one_when_it_runs_out_of_work_writes_the_lines(
     site.dead.add(1)
     assert not other.transact_or_reclaim((), (), 4).empty
     assert [each.taskid for each in site.attempts()] == [0, 1]
+
+
+def test_the_lines_that_stand_are_read_once_for_all_dead_farms(site, monkeypatch):
+    other = site.open()
+    one = leave(site)
+    other.transact((), (), 4)
+    running = {4: (0, 1, STARTED), 5: (0, 1, STARTED)}
+    paths = WorkdirPaths(str(site.root))
+    write_farm(paths, other.farm, written=WRITTEN, running=running)
+    site.kill(other)
+    stands = Attempt(taskid=0, status=1, farm=one, outcome="failed")
+    alike = Attempt(taskid=4, status=1, farm=one, outcome="failed")
+    (site.root / "attempts.tsv").write_text(format_attempts(stands, alike))
+    readings = []
+    monkeypatch.setattr(
+        lost_attempts,
+        "read_last_rows",
+        lambda *wanted: readings.append(wanted) or read_last_rows(*wanted),
+    )
+    site.open()
+    lost = [(each.taskid, each.farm) for each in site.attempts()[2:]]
+    assert lost == [(4, other.farm), (5, other.farm), (1, one)]
+    assert len(readings) == 1
+
+
+def test_a_line_that_came_between_two_reclaims_is_seen(site):
+    """A claim that could not be removed is reclaimed again, with what it holds then."""
+    living = site.open()
+    dead = leave(site)
+    site.dead.discard(2)
+    assert living.reclaim_dead() == 0
+    stands = Attempt(taskid=0, status=1, farm=dead, outcome="failed")
+    (site.root / "attempts.tsv").write_text(format_attempts(stands))
+    site.dead.add(2)
+    assert living.reclaim_dead() == 4
+    assert not living.reclaim_dead()
+    living.transact_or_reclaim((), (), 1)
+    living.transact([ended(0)], (), 0)
+    assert [each.taskid for each in site.attempts()] == [0, 1, 0]
 
 
 def test_a_task_that_has_ended_or_stands_already_gets_no_line(site):
