@@ -6,18 +6,48 @@ and no farm takes tasks that it does not know.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import filterfalse
+from typing import NamedTuple
 
+from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths, staging_of
 from mpifarm.model.wording import agree, counted
 from mpifarm.store.claims import OtherClaims
 from mpifarm.store.fingerprint import Fingerprint, encode_fingerprint
 from mpifarm.store.ledger import Ledgers
 from mpifarm.store.queue_pair import QueuePair
-from mpifarm.store.status_lines import encode_blocks
+from mpifarm.store.status_lines import Ids, encode_blocks
 from mpifarm.store.validate import Validation
 from mpifarm.system import files
+from mpifarm.system.file_contents import Version, find_version
+
+
+class Staged(NamedTuple):
+    """A file that is to become a queue, as it was written."""
+
+    path: str
+    version: Version | None
+
+    def is_unchanged(self) -> bool:
+        """Return whether the file is still that one; raises `StorageError`."""
+        return find_version(self.path) == self.version
+
+
+class StagedQueues(NamedTuple):
+    """The first queues of a list with constraints; `added` only if it has grown."""
+
+    toprocess: Staged
+    waiting: Staged
+    added: Staged | None
+
+    def each(self) -> Iterator[Staged]:
+        """Yield the files that there are."""
+        yield self.toprocess
+        yield self.waiting
+        if self.added is not None:
+            yield self.added
 
 
 class AddedLines:
@@ -38,6 +68,28 @@ class AddedLines:
         self._queues = queues
         self._ledgers = ledgers
         self._others = others
+        self._staged: StagedQueues | None = None
+        """The first queues, written without the lock."""
+
+    def prepare(self, validation: Validation) -> None:
+        """Write the first queues of a list with an order, without the lock.
+
+        `settle` uses these files if nothing has begun until then.  An error is left to
+        it.
+        """
+        self.discard()
+        if validation.snapshot.begun or not self._queues.constraints:
+            return
+        self._queues.first_added = validation.first_added
+        with suppress(StorageError):
+            self._staged = self._stage(range(len(self._tasks)))
+
+    def discard(self) -> None:
+        """Remove the files of `prepare` that were not used; errors are ignored."""
+        staged, self._staged = self._staged, None
+        for each in staged.each() if staged else ():
+            with suppress(StorageError):
+                files.remove(each.path)
 
     def settle(self, validation: Validation) -> str:
         """Write the queues as they have to be before this farm begins.
@@ -104,18 +156,54 @@ class AddedLines:
         that don't heed the order, and names the staging file.  As long as that exists,
         a ``toprocess`` is that of a plain farmer, who has taken the whole list.
         """
-        queues = self._queues
-        toprocess, added, waiting = queues.split(self._find_open())
-        staging = queues.steps.file(queues.steps.begin())
-        blocks = encode_blocks(toprocess, self._tasks)
-        files.write_staging_file(staging, blocks, like=queues.toprocess.path)
-        name = os.path.basename(staging)
+        paths = self._paths
+        staged = self._find_staged() or self._stage(self._find_open())
+        # From here on nobody removes the first one: the fingerprint names it.
+        self._staged = None
+        name = os.path.basename(staged.toprocess.path)
         self._replace_fingerprint(fingerprint._replace(staging=name))
-        if queues.first_added < len(self._tasks):
-            queues.replace(queues.added, encode_blocks(added, self._tasks))
-        assert queues.waiting is not None
-        queues.replace(queues.waiting, encode_blocks(waiting, self._tasks))
-        files.rename(staging, queues.toprocess.path)
+        if staged.added is not None:
+            files.rename(staged.added.path, paths.added)
+        files.rename(staged.waiting.path, paths.waiting)
+        files.rename(staged.toprocess.path, paths.toprocess)
+
+    def _find_staged(self) -> StagedQueues | None:
+        """Return the queues of `prepare` if they are what `settle` would write.
+
+        Else remove them, and return None.
+        """
+        staged = self._staged
+        if (
+            staged is not None
+            and not self._ledgers.finished.count
+            and not self._others.held_ids()
+            # Another farm that started meanwhile has removed files without a claim.
+            and all(map(Staged.is_unchanged, staged.each()))
+        ):
+            return staged
+        self.discard()
+        return None
+
+    def _stage(self, taskids: Iterable[int]) -> StagedQueues:
+        """Write the queues of these tasks, in order, into staging files.
+
+        Raises `StorageError`.
+        """
+        queues, paths = self._queues, self._paths
+        toprocess, added, waiting = queues.split(taskids)
+        has_added = queues.first_added < len(self._tasks)
+        return StagedQueues(
+            toprocess=self._stage_one(paths.toprocess, toprocess),
+            waiting=self._stage_one(paths.waiting, waiting),
+            added=self._stage_one(paths.added, added) if has_added else None,
+        )
+
+    def _stage_one(self, path: str, taskids: Ids) -> Staged:
+        steps = self._queues.steps
+        staging = steps.file(steps.begin())
+        blocks = encode_blocks(taskids, self._tasks)
+        files.write_staging_file(staging, blocks, like=path)
+        return Staged(staging, find_version(staging))
 
 
 def _describe_added(count: int) -> str:

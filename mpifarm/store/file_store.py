@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from mpifarm.errors import StorageError
+from mpifarm.errors import FarmError, StorageError
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.paths import WorkdirPaths, is_farm_id
 from mpifarm.model.task import Outcome
@@ -24,6 +24,7 @@ from mpifarm.store.claims import OtherClaim, find_leftovers
 from mpifarm.store.counting import count_tasks
 from mpifarm.store.directories import make_root
 from mpifarm.store.farm_liveness import Machine, this_machine
+from mpifarm.store.fingerprint import PrefixHashes
 from mpifarm.store.held_file import Held
 from mpifarm.store.ledger import Appended, Ledger, Ledgers
 from mpifarm.store.optimistic import write_optimistically
@@ -84,6 +85,7 @@ class FileStore(Store):
             self._timeline,
             self._attempts.append,
         )
+        self._hashes = PrefixHashes(tasks, constraints)
         self._take_up: TakeUp | None = None
         self.grows = False
         """Whether lines that are added to the list are taken up (`take_up`)."""
@@ -144,22 +146,31 @@ class FileStore(Store):
 
         Raises `EditedListError` if ``--remap`` may help.
         """
-        write_optimistically(
-            lock,
-            lambda: read_snapshot(self.paths),
-            self._validate,
-            lambda validation: self._join(validation, lock.paths, predecessor),
-            is_current=self._is_current,
-            read_whole=lambda: read_snapshot(self.paths, whole=True),
-            seconds=LOCK_TIMEOUT,
-        )
+        try:
+            write_optimistically(
+                lock,
+                lambda: read_snapshot(self.paths),
+                self._validate,
+                lambda validation: self._join(validation, lock.paths, predecessor),
+                is_current=self._is_current,
+                read_whole=lambda: read_snapshot(self.paths, whole=True),
+                seconds=LOCK_TIMEOUT,
+            )
+        except (FarmError, OSError):
+            self._added_lines.discard()
+            raise
 
     def _validate(self, snapshot: Snapshot) -> Validation:
-        """Validate a snapshot, and start the ledgers behind its lines."""
+        """Validate a snapshot, and start the ledgers behind its lines.
+
+        For a list with an order, find out what may run, and stage the first queues.
+        """
         validation = validate_snapshot(
-            snapshot, self._tasks, self.paths, self._constraints
+            snapshot, self._tasks, self.paths, self._constraints, self._hashes
         )
         self._start_ledgers(validation)
+        self._queues.expect_order()
+        self._added_lines.prepare(validation)
         return validation
 
     def _is_current(self, snapshot: Snapshot) -> bool:
@@ -196,8 +207,7 @@ class FileStore(Store):
         staging files are removed.  If that fails, the claim is removed unless it holds
         tasks.
         """
-        for ledger in self._ledgers:
-            ledger.poll()
+        self._read_on()
         self._member.validate_others(lock_paths, len(self._tasks))
         self._member.make_directories()
         # This comes first: the fingerprint says that nothing is left to be added.
@@ -218,6 +228,14 @@ class FileStore(Store):
         except BaseException:
             self._member.claim.end()
             raise
+
+    def _read_on(self) -> None:
+        """Read what was recorded since the snapshot, for the order of the list, too."""
+        for ledger in self._ledgers:
+            appended = ledger.poll()
+            self._note_ends(ledger, appended)
+            if appended.gone:  # What has ended may be open again, and the reverse.
+                self._queues.forget_order()
 
     def _revive_open(self) -> None:
         """Let tasks that have failed and run again count as open, for the order.
@@ -365,7 +383,8 @@ class FileStore(Store):
         if self._take_up is None:
             assert isinstance(self._tasks, PackedTexts)
             self._take_up = TakeUp(
-                self.paths, self._tasks, self.farm, self._queues, self._ledgers
+                *(self.paths, self._tasks, self.farm),
+                *(self._queues, self._ledgers, self._hashes),
             )
         return self._take_up.take_up(fresh, begin, most)
 

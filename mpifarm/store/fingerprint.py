@@ -51,11 +51,16 @@ def take_fingerprint(
     tasks: Sequence[str],
     first_added: int | None = None,
     constraints: Constraints = UNORDERED,
+    hashes: "PrefixHashes | None" = None,
 ) -> Fingerprint:
-    """Return the fingerprint of a list; `first_added` is its length by default."""
+    """Return the fingerprint of a list; `first_added` is its length by default.
+
+    `hashes` are those of the list, if some of it has been read.
+    """
     total = len(tasks)
     first_added = total if first_added is None else first_added
-    return Fingerprint(total, PrefixHashes(tasks, constraints).find(total), first_added)
+    hashes = hashes or PrefixHashes(tasks, constraints)
+    return Fingerprint(total, hashes.find(total), first_added)
 
 
 class PrefixHashes:
@@ -107,12 +112,19 @@ class PrefixHashes:
 
 
 def compare(
-    stored: Fingerprint, tasks: Sequence[str], constraints: Constraints = UNORDERED
+    stored: Fingerprint,
+    tasks: Sequence[str],
+    constraints: Constraints = UNORDERED,
+    hashes: PrefixHashes | None = None,
 ) -> ListMatch:
-    """Compare a tasklist with the fingerprint `stored` of an earlier start."""
+    """Compare a tasklist with the fingerprint `stored` of an earlier start.
+
+    `hashes` are those of the list, if some of it has been read.
+    """
     if stored.total > len(tasks):
         return ListMatch.EDITED
-    if stored.prefixes != PrefixHashes(tasks, constraints).find(stored.total):
+    hashes = hashes or PrefixHashes(tasks, constraints)
+    if stored.prefixes != hashes.find(stored.total):
         return ListMatch.EDITED
     return ListMatch.SAME if stored.total == len(tasks) else ListMatch.LINES_ADDED
 

@@ -68,11 +68,25 @@ class QueuePair:
         self._member = member
         self._others = member.others
 
+    def expect_order(self) -> None:
+        """Find out what may run by the constraints of the list, if it has any.
+
+        What has ended is what the ledgers have read, and what `frontier` is told later.
+        """
+        self.forget_order()
+        if self.constraints:
+            self._begin_waiting()
+
+    def forget_order(self) -> None:
+        """Forget what may run, until `begin_order`."""
+        self.frontier = self.waiting = None
+
     def begin_order(self) -> None:
         """Begin to heed the constraints of the list, if it has any.
 
-        What has ended is what the ledgers have read.  A list without constraints may
-        have a ``waiting``, too: what stands there is ready.
+        Unless `expect_order` has found out, what has ended is what the ledgers have
+        read.  A list without constraints may have a ``waiting``, too: what stands there
+        is ready.
         """
         if self.constraints or files.is_there(self._paths.waiting):
             self._begin_waiting()
@@ -152,8 +166,14 @@ class QueuePair:
         if waiting or self.waiting is not None:
             self._add(self._paths.waiting, first, waiting)
 
-    def _add(self, path: str, first: int, taskids: Iterable[int]) -> None:
-        """Replace a queue by its lines of the ids below `first`, and `taskids`."""
+    def _add(self, path: str, first: int, taskids: Ids) -> None:
+        """Replace a queue by its lines of the ids below `first`, and `taskids`.
+
+        One that is that already stays.
+        """
+        last = find_id(file_contents.find_last_line(path))
+        if not taskids and last is not None and last < first:
+            return
         lines = encode_blocks(taskids, self._tasks)
         with file_contents.content_of(path) as (_, content):
             before = find_lines_before(content or b"", first)

@@ -33,7 +33,10 @@ class TakenUp(Enum):
 
 
 class TakeUp:
-    """The taking up of added lines by one farm, whose list is `tasks`."""
+    """The taking up of added lines by one farm, whose list is `tasks`.
+
+    `hashes` are those of the list, which its start has read.
+    """
 
     def __init__(
         self,
@@ -42,13 +45,14 @@ class TakeUp:
         farm: str,
         queues: QueuePair,
         ledgers: Ledgers,
+        hashes: PrefixHashes,
     ) -> None:
         self._paths = paths
         self._tasks = tasks
         self._farm = farm
         self._queues = queues
         self._ledgers = ledgers
-        self._hashes = PrefixHashes(tasks, queues.constraints)
+        self._hashes = hashes
 
     def take_up(self, fresh: PackedTexts, begin: int, most: int) -> TakenUp:
         """Add up to `most` texts of `fresh`, from `begin` on, to the end of the list.

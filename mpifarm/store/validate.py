@@ -18,6 +18,7 @@ from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.fingerprint import (
     Fingerprint,
     ListMatch,
+    PrefixHashes,
     compare,
     find_edited_block,
     parse_fingerprint,
@@ -119,8 +120,11 @@ def validate_snapshot(
     tasks: Sequence[str],
     paths: WorkdirPaths,
     constraints: Constraints = UNORDERED,
+    hashes: PrefixHashes | None = None,
 ) -> Validation:
     """Check that a workdir belongs to `tasks`: a second for a million lines, unlocked.
+
+    `hashes` are those of the list, which read it once for all who ask.
 
     Raises `EditedListError` if it does not, if a farmer has begun it that does not heed
     the list's `constraints`, or if a ``--remap`` was interrupted; `InputError` for a
@@ -130,7 +134,7 @@ def validate_snapshot(
     if snapshot.is_half_remapped:
         raise EditedListError(describe_interrupted_remap(paths.root))
     stored = parse_fingerprint(snapshot.fingerprint or b"")
-    match = compare(stored, tasks, constraints) if stored else None
+    match = compare(stored, tasks, constraints, hashes) if stored else None
     if snapshot.begun and _is_unheeded(snapshot, stored, constraints):
         raise EditedListError(describe_unheeded(paths))
     begins_alike = match in (ListMatch.SAME, ListMatch.LINES_ADDED)
@@ -158,7 +162,7 @@ def validate_snapshot(
     if stored and match is ListMatch.SAME and stored.first_added == first_added:
         fresh = stored
     else:
-        fresh = take_fingerprint(tasks, first_added, constraints)
+        fresh = take_fingerprint(tasks, first_added, constraints, hashes)
         if stored and snapshot.begun:
             fresh = fresh._replace(staging=stored.staging)
     told = [note for each in notes.values() for note in each]

@@ -1,5 +1,7 @@
 """What a dead farm had running gets a line in ``attempts.tsv`` when it is reclaimed."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from mpifarm.model.paths import WorkdirPaths
@@ -83,11 +85,12 @@ def test_the_lines_that_stand_are_read_once_for_all_dead_farms(site, monkeypatch
     alike = Attempt(taskid=4, status=1, farm=one, outcome="failed")
     (site.root / "attempts.tsv").write_text(format_attempts(stands, alike))
     readings = []
-    monkeypatch.setattr(
-        lost_attempts,
-        "read_last_rows",
-        lambda *wanted: readings.append(wanted) or read_last_rows(*wanted),
-    )
+
+    def read_counted(paths: WorkdirPaths, most: int) -> Iterator[list[bytes]]:
+        readings.append(most)
+        return read_last_rows(paths, most)
+
+    monkeypatch.setattr(lost_attempts, "read_last_rows", read_counted)
     site.open()
     lost = [(each.taskid, each.farm) for each in site.attempts()[2:]]
     assert lost == [(4, other.farm), (5, other.farm), (1, one)]

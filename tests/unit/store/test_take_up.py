@@ -3,11 +3,15 @@
 import pytest
 
 from mpifarm.errors import StorageError
+from mpifarm.store import fingerprint
 from mpifarm.store.fingerprint import (
+    ListMatch,
+    compare,
     encode_fingerprint,
     parse_fingerprint,
     take_fingerprint,
 )
+from mpifarm.store.status_lines import encode_texts
 from mpifarm.store.take_up import TakenUp
 from mpifarm.system import files
 from tests.unit.store_fakes import (
@@ -341,6 +345,51 @@ def test_tasks_that_are_added_with_an_order_wait(site):
     assert workdir.transact((), (), 20).taken == [15]
     again = site.open()
     assert not [note for note in again.notes if "were added" in note]
+
+
+def test_a_queue_that_gets_none_of_the_added_tasks_is_not_written_again(site):
+    site.constraints.after[5] = (3,)
+    workdir = begin(site)
+    before = (site.root / "waiting").stat()
+    site.tasks += ["one more", "another"]
+    assert site.take_up(workdir) is TakenUp.YES
+    assert (site.root / "waiting").stat() == before
+    before = (site.root / "added").stat()
+    site.tasks += ["third"]
+    site.constraints.after[14] = (3,)
+    assert site.take_up(workdir) is TakenUp.YES
+    assert (site.root / "added").stat() == before
+    assert site.ids("added") == [12, 13]
+    assert site.ids("waiting") == [5, 14]
+
+
+def test_it_is_if_a_killed_farm_has_left_lines_of_them_there(site):
+    site.constraints.after[5] = (3,)
+    workdir = begin(site)
+    site.tasks += ["one more", "another"]
+    site.write("waiting", [5, 13])
+    assert site.take_up(workdir) is TakenUp.YES
+    assert site.ids("waiting") == [5]
+    assert site.ids("added") == [12, 13]
+
+
+def test_the_known_lines_are_not_hashed_again(site, monkeypatch):
+    site.tasks += [f"known {number}" for number in range(2500)]
+    site.constraints.after[5] = (3,)
+    workdir = begin(site)
+    known = len(site.tasks)
+    begins: list[int] = []
+    encode = encode_texts
+
+    def encode_noted(begin: int, end: int, tasks):
+        begins.append(begin)
+        return encode(begin, end, tasks)
+
+    monkeypatch.setattr(fingerprint, "encode_texts", encode_noted)
+    site.tasks += ["one more"]
+    assert site.take_up(workdir) is TakenUp.YES
+    assert min(begins) == known // fingerprint.BLOCK * fingerprint.BLOCK
+    assert compare(stored(site), site.tasks, site.constraints) is ListMatch.SAME
 
 
 def test_what_others_have_done_of_them_lets_tasks_start(site):

@@ -3,7 +3,7 @@
 import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
@@ -13,6 +13,7 @@ from mpifarm.errors import InputError
 from mpifarm.model.task import Outcome, Result
 from mpifarm.order.constraints import Constraints
 from mpifarm.order.frontier import Frontier
+from mpifarm.store import added_lines
 from mpifarm.store.file_store import FileStore
 from mpifarm.store.fingerprint import parse_fingerprint
 from mpifarm.store.queue import AlienTaskError
@@ -539,6 +540,137 @@ def test_one_that_begins_while_a_start_reads_the_workdir_is_seen(site, monkeypat
     monkeypatch.setattr(FileStore, "_validate", validate_late)
     with pytest.raises(InputError, match=UNHEEDED):
         site.open()
+
+
+# ---- what a start does before it has the lock ----------------------------------------
+
+
+@pytest.fixture
+def before_the_lock(monkeypatch):
+    """Let something happen between the work without the lock and the lock, once."""
+    acts: list[Callable[[], object]] = []
+    validate = FileStore._validate
+
+    def validate_late(self, snapshot):
+        validation = validate(self, snapshot)
+        if acts:
+            acts.pop()()
+        return validation
+
+    monkeypatch.setattr(FileStore, "_validate", validate_late)
+    return acts.append
+
+
+def staged(site: Site) -> list[str]:
+    return sorted(path.name for path in site.root.glob("toprocess.*"))
+
+
+def test_the_first_queues_are_written_before_the_lock_and_renamed_under_it(
+    site, before_the_lock, monkeypatch
+):
+    def refuse_to_write():
+        assert len(staged(site)) == 2
+        monkeypatch.setattr(added_lines, "encode_blocks", None)
+
+    before_the_lock(refuse_to_write)
+    site.open()
+    assert site.ids("toprocess") == [0, 1, 3]
+    assert site.ids("waiting") == [2, *range(4, 12)]
+    assert staged(site) == []
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("change", ["gone", "replaced", "written to", "emptied"])
+def test_staged_queues_that_others_have_touched_are_written_anew(
+    site, before_the_lock, number, change
+):
+    def touch():
+        path = site.root / staged(site)[number]
+        content = path.read_bytes()
+        if change in ("gone", "replaced"):
+            path.unlink()
+        if change != "gone":
+            path.write_bytes(b"" if change == "emptied" else content)
+
+    before_the_lock(touch)
+    workdir = site.open()
+    assert site.ids("toprocess") == [0, 1, 3]
+    assert site.ids("waiting") == [2, *range(4, 12)]
+    assert staged(site) == []
+    assert work(workdir) == ([0, 1, 3, 2, *range(4, 12)], [])
+
+
+def test_what_is_recorded_before_the_lock_is_had_is_in_no_queue(site, before_the_lock):
+    before_the_lock(lambda: site.write("finished", [0, 1, 5]))
+    workdir = site.open()
+    assert (site.ids("toprocess"), site.ids("waiting")) == ([3], [2, 4, *range(6, 12)])
+    assert staged(site) == []
+    assert workdir.transact((), (), 12).taken == [3, 2]
+
+
+def test_another_farm_that_starts_before_the_lock_is_had_keeps_its_queues(
+    site, before_the_lock
+):
+    others = []
+    before_the_lock(lambda: others.append(site.open().transact((), (), 2).taken))
+    workdir = site.open()
+    assert others == [[0, 1]]
+    assert workdir.transact((), (), 12).taken == [3]
+    assert (site.ids("toprocess"), site.ids("waiting")) == ([], [2, *range(4, 12)])
+    assert staged(site) == []
+    assert site.violations() == []
+
+
+def test_a_start_that_is_refused_under_the_lock_leaves_nothing_staged(
+    site, before_the_lock
+):
+    elsewhere = Site(site.root.with_name("elsewhere"))
+    elsewhere.farms = 5
+    farm = elsewhere.open()
+
+    def begin_under_another_lock():
+        assert len(staged(site)) == 2
+        (site.root / "claims").mkdir()
+        claim = (elsewhere.root / "claims" / farm.farm).read_bytes()
+        (site.root / "claims" / farm.farm).write_bytes(claim)
+
+    before_the_lock(begin_under_another_lock)
+    with pytest.raises(InputError, match="under other locks"):
+        site.open()
+    assert staged(site) == []
+
+
+def test_what_ends_before_the_lock_is_had_lets_tasks_start(site, before_the_lock):
+    workdir = site.open()
+    assert workdir.transact((), (), 12).taken == [0, 1, 3]
+    before_the_lock(lambda: workdir.transact([ended(0), ended(1, 1), ended(3)], (), 0))
+    other = site.open()
+    assert other.transact((), (), 12).taken == [2]
+    assert other.transact(map_ended(2), (), 12).taken == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("name", ["finished", "failed"])
+def test_what_is_open_again_before_the_lock_is_had_keeps_its_barrier_shut(
+    site, before_the_lock, name
+):
+    workdir = site.open()
+    workdir.transact((), (), 12)
+    workdir.transact([ended(0), ended(1, int(name == "failed")), ended(3)], (), 12)
+    workdir.transact([ended(2)], (), 0)
+    assert workdir.close()
+
+    def put_back():
+        site.write("toprocess", [1])
+        path = site.root / name
+        staging = site.root / "staging"
+        line = site.lines([1])
+        staging.write_text(path.read_text().replace(line, "\n" * len(line)))
+        staging.rename(path)
+
+    before_the_lock(put_back)
+    other = site.open()
+    assert other.transact((), (), 12).taken == [1]
+    assert other.transact([ended(1)], (), 12).taken == [4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("change", ["barrier", "after", "kinds", "is_foreign"])
