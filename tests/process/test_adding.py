@@ -325,3 +325,32 @@ def test_a_stalled_producer_delays_no_stop(create_place):
     producer.farm.send_signal(signal.SIGUSR1)
     assert producer.farm.wait(10) == 75
     producer.end()
+
+
+# ---- an older mpifarm ---------------------------------------------------------------
+
+
+def test_an_older_mpifarm_beside_a_farm_whose_list_grows_does_no_harm(
+    create_place, old_mpifarm
+):
+    place = create(create_place, range(24))
+    place.script(
+        "mark",
+        'echo "$1" >> starts',
+        "echo $FARM_TEST_NAME >> farms",
+        '[ "$FARM_TEST_NAME" != new ] || until [ -e go ]; do sleep 0.02; done',
+        "exec sleep 0.05",
+    )
+    farm = place.start("--follow", "--proc", "1", name="new")
+    place.await_notes("starts", 1)
+    old = [place.start("--proc", "1", name="old", env=old_mpifarm)]
+    place.await_notes("starts", 3)
+    add(place, *map(mark, range(24, 30)))
+    old.append(place.start("--proc", "1", name="old", env=old_mpifarm))
+    place.allow()
+    wait_until(lambda: len(place.finished()) == 30)
+    assert {each.wait() for each in old} <= {0, 3}
+    drain(place, farm)
+    assert often(place) == Counter(map(str, range(30)))
+    assert {*place.notes("farms")} == {"new", "old"}
+    place.assert_sound()

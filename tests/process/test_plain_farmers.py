@@ -280,3 +280,30 @@ def test_both_meet_in_the_lock_area_of_the_environment(create_place, plain_farme
     assert_mpifarm_kept_its_promises(place)
     assert sorted(start.taskid for start in starts(place)) == list(range(100))
     assert len(list(area.iterdir())) == 1
+
+
+def test_what_is_held_is_never_run_by_a_plain_farmer_and_once_it_is_released_once(
+    create_place, plain_farmer
+):
+    place = create_place()
+    script = place.script(
+        "mark",
+        'echo "$1 ${MPIFARM_FARM:-plain} 0" >> starts',
+        '[ -z "$MPIFARM_FARM" ] || until [ -e go ]; do sleep 0.02; done',
+    )
+    place.write_list(f"{script} {taskid}" for taskid in range(40))
+    farm = place.start("--proc", "1")
+    place.await_notes("starts", 1)
+    assert place.run_words("hold", str(place.tasklist), "25-34") == 0
+    plain = place.start_plain(plain_farmer, "--proc", "2")
+    assert plain.wait() == 0, plain.text()
+    ran = {start.taskid for start in starts(place) if start.farm == "plain"}
+    assert ran
+    assert not ran & {*range(25, 35)}
+    place.allow()
+    wait_until(lambda: place.finished() == [*range(25), *range(35, 40)])
+    assert place.start_plain(plain_farmer).wait() == 0
+    assert place.run_words("release", str(place.tasklist)) == 0
+    assert farm.wait() == 0, farm.text()
+    assert Counter(start.taskid for start in starts(place)) == Counter(range(40))
+    assert_nothing_is_lost(place, 40)
