@@ -28,6 +28,11 @@ from mpifarm.system.lock import WorkdirLock
 
 STDIN: Final = 0
 
+NO_LINE: Final = (
+    "standard input has ended, and had no line (srun gives it to rank 0 if it is given"
+    " --input=0)"
+)
+
 PART = 1 << 16
 """Bytes that are read at once: what a pipe of Linux holds."""
 
@@ -99,7 +104,14 @@ class InputFeed:
             return False
         self._rest = rest
         self.has_ended = not self._is_open
+        if self.has_ended:
+            self._tell_if_empty()
         return bool(lines)
+
+    def _tell_if_empty(self) -> None:
+        with suppress(StorageError):  # it is only a help
+            if files.find_size(self._path) == 0:
+                self._say(NO_LINE)
 
     def _is_written(self, lines: bytes, now: float, lock: WorkdirLock) -> bool:
         """Append lines if it is time and the lock can be had; return whether."""

@@ -41,6 +41,7 @@ from mpifarm.farm.opening import (
     find_commands,
 )
 from mpifarm.farm.standard_input import (
+    NO_LINE,
     KeptInput,
     is_standard_input,
     take_standard_input,
@@ -75,7 +76,8 @@ def lead_farm(context: RankContext) -> FarmEnd:
         opening.patiently(lambda: check_list(context, runner, tasks))
         if len(tasks) == 0 and context.settings.follow is None:
             opening.patiently(lambda: check_not_begun(context.settings))
-            _say(context, f"{context.settings.tasklist} has no tasks")
+            no_line = f": {NO_LINE}" if is_input else ""
+            _say(context, f"{context.settings.tasklist} has no tasks{no_line}")
             context.dismiss()
             return FarmEnd(ExitStatus.ALL_FINISHED)
         check_kinds(context.settings, find_constraints(tasks))

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.pages import blocks_of, read_page
 from tests.support import Launch, find_plain_python, plain_missing
 
 NODES = 8
@@ -39,6 +40,20 @@ def test_each_of_eight_nodes_is_a_rank_and_does_its_share(farm, slurm):
     assert farm.ranks_at_work() == set(range(NODES))
     farm.assert_all_finished()
     farm.wait_until_gone()
+
+
+def test_a_list_that_a_pipe_writes_is_done_as_the_page_says(farm, slurm):
+    """A list of 2 MB: a rank that does not read it would hold it up."""
+    command, comments = 'echo "echo $i >> ran"', "printf '# %0300d\\n' $(seq 300)"
+    loop = f"for i in {{0..19}}; do {command}; {comments}; done"
+    farm.write_program("generate", f"#!/bin/bash\n{loop}\n")
+    texts = [block.text().strip() for block in blocks_of(read_page("adding-tasks.md"))]
+    (typed,) = [text for text in texts if "srun" in text]
+    environment = slurm.environment | {"PATH": f".:{slurm.environment['PATH']}"}
+    child = farm.start_command(Launch(["bash", "-c", typed], environment))
+    assert child.wait() == 0, child.text()
+    assert "error" not in child.text()
+    assert sorted(map(int, farm.notes("ran"))) == [*range(20)]
 
 
 def test_the_farms_exit_status_comes_out_of_srun(farm, slurm):

@@ -11,6 +11,7 @@ import pytest
 from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.farm import standard_input
 from mpifarm.farm.standard_input import (
+    NO_LINE,
     InputFeed,
     KeptInput,
     is_standard_input,
@@ -121,6 +122,17 @@ def test_the_last_line_needs_no_newline(pipe, feed, paths, lock):
     assert feed.has_ended
     assert content(paths) == "one\ntwo\n"
     assert not feed.step(2.0, lock)
+
+
+@pytest.mark.parametrize("before", ["", "one\n"])
+def test_an_input_without_a_line_is_told_unless_the_list_has_some(
+    pipe, feed, paths, lock, before
+):
+    append(paths, before)
+    pipe.end()
+    feed.step(1.0, lock)
+    assert feed.has_ended
+    assert told == ([] if before else [NO_LINE])
 
 
 def test_an_input_that_is_busy_is_looked_at_more_often(pipe, feed, lock):
@@ -287,7 +299,7 @@ def test_an_input_that_cannot_be_read_has_ended(feed, monkeypatch, lock):
     monkeypatch.setattr("os.read", fail)
     feed.step(1.0, lock)
     assert feed.has_ended
-    assert told == ["can't read standard input any more (Input/output error)"]
+    assert told[0] == "can't read standard input any more (Input/output error)"
 
 
 @pytest.mark.parametrize(
