@@ -23,7 +23,7 @@ from mpifarm.database import farming
 from mpifarm.database import tasks as statements
 from mpifarm.database.copy import read_copy
 from mpifarm.database.errors import explained
-from mpifarm.database.schema import Connection, connect
+from mpifarm.database.schema import Connection, check_header, connect
 from mpifarm.database.tasks import TaskEnd, TaskState
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.task import Outcome
@@ -50,6 +50,8 @@ class SqliteTaskList:
         self.workdir = workdir
         self._lock_area = lock_area
         self._lock: WorkdirLock | None = None
+        # Before the lock's files are made.
+        check_header(path)
         with closing(read_copy(path, self._held())) as copy, explained(path):
             texts, constraints = (
                 statements.read_commands(copy),

@@ -517,7 +517,8 @@ def _check_tasks(tasks: TaskList, title: str, *, needs_texts: bool) -> None:
             f"{title} says that it has {counted(count)}, but its list has {len(texts)}:"
             " let its __len__() return len(self.tasks)"
         )
-    _check_texts(texts, title)
+    if not is_database(tasks):  # It has checked its texts as it read them.
+        _check_texts(texts, title)
     if count:
         _check_command(tasks, title)
 
@@ -624,7 +625,8 @@ def keeps_own_state(tasks: TaskList, workdir: str) -> bool:
     """
     # A subclass of PyTaskFarmer's ListTaskList that changes neither its methods nor its
     # files writes the status files, too.
-    if isinstance(tasks, ListTaskList) or not hasattr(tasks, "pop_task"):
+    is_of_files = isinstance(tasks, ListTaskList) or not hasattr(tasks, "pop_task")
+    if is_of_files or is_database(tasks):
         return False
     base = _find_plain_base(type(tasks))
     return base is None or not (
@@ -632,6 +634,11 @@ def keeps_own_state(tasks: TaskList, workdir: str) -> bool:
         and all(_is_in(workdir, tasks, name) for name in STATE_FILES)
         and _has_lock_of(base, tasks, workdir)
     )
+
+
+def is_database(tasks: TaskList) -> bool:
+    """Return whether a list is a database of mpifarm, whose rows have all states."""
+    return getattr(tasks, "is_database", False) is True
 
 
 def _find_plain_base(python_class: type) -> type | None:

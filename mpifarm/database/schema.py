@@ -108,6 +108,16 @@ def parse_header(content: bytes) -> Header:
 # ---- opening -------------------------------------------------------------------------
 
 
+def check_header(path: str) -> None:
+    """Raise `InputError` for a file that is not a database that can be used.
+
+    Without the lock, and as long as nobody has to undo what a dead writer has begun:
+    then the file is opened first.
+    """
+    if not files.find_size(f"{os.path.realpath(path)}-journal"):
+        _check_header(path, is_whole=True)
+
+
 def connect(path: str, *, writes: bool = True) -> sqlite3.Connection:
     """Open a database.  The caller holds the lock, and ends transactions itself.
 

@@ -142,7 +142,7 @@ class Conclusion:
         if growth is None or self.status is ExitStatus.RUN_AGAIN:
             return
         left = growth.find_left(time.monotonic())
-        if sentence := explain_left(growth.watch.path, left):
+        if sentence := explain_left(growth.path, left):
             notes.append(sentence)
         is_left = left.added > 0 or bool(left.wrong_line)
         if is_left and not self._leader.coordinator.too_many_failures:

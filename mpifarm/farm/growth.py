@@ -6,13 +6,11 @@ be had, takes up a part of what was added.
 """
 
 import os
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from mpifarm.coordinator.coordinator import Coordinator, Phase
 from mpifarm.errors import StorageError
-from mpifarm.farm.context import UserOutput
 from mpifarm.farm.kinds import find_unlimited
 from mpifarm.farm.standard_input import InputFeed
 from mpifarm.lists.growth import (
@@ -30,11 +28,17 @@ from mpifarm.model.settings import Settings
 from mpifarm.model.wording import agree, counted
 from mpifarm.store.file_store import FileStore
 from mpifarm.store.fingerprint import parse_fingerprint
-from mpifarm.store.store import Store
 from mpifarm.store.take_up import TakenUp
 from mpifarm.system import files
 from mpifarm.system.lock import WorkdirLock
-from mpifarm.tasklists import ListTaskList, TaskList, TasklistFileError, read_list
+from mpifarm.tasklists import (
+    ListTaskList,
+    TaskList,
+    TasklistFileError,
+    find_constraints,
+    is_database,
+    read_list,
+)
 
 MIN_TASKS = 50_000
 """Tasks that are taken up in one step, at the most, as long as few were added before.
@@ -101,6 +105,53 @@ def _explain_edit(path: str, added: int) -> str:
     return f"{warning}; {has}: give the same command with --remap"
 
 
+class GrowthNews:
+    """The sentences about tasks that were added; `say` and `mention` print them."""
+
+    def __init__(
+        self,
+        tasks: TaskList,
+        coordinator: Coordinator,
+        say: Callable[[str], None],
+        mention: Callable[[str], None],
+        now: float,
+    ) -> None:
+        self.untold = 0
+        """How many tasks were added since it was told."""
+        self._path: str = getattr(tasks, "path", "the list")
+        self._constraints = find_constraints(tasks)
+        self._coordinator = coordinator
+        self._say = say
+        self._mention = mention
+        self._tell_at = now
+        self._kinds = len(self._constraints.kinds)
+        """How many tasks of any kind there were when their limits were checked."""
+        self._has_told_kind = False
+
+    def tell(self, now: float) -> None:
+        """Tell how many tasks were added, now and then."""
+        if not self.untold or now < self._tell_at:
+            return
+        self._tell_at = now + TELL_SECONDS
+        count, self.untold = self.untold, 0
+        run = agree(count, "it runs", "they run")
+        added = counted(count, "task was", "tasks were")
+        self._mention(f"{added} added to {self._path}: {run} too")
+        self._warn_of_kinds()
+
+    def _warn_of_kinds(self) -> None:
+        """Tell, once, of a kind that was added and has no limit."""
+        if self._has_told_kind or len(self._constraints.kinds) == self._kinds:
+            return
+        self._kinds = len(self._constraints.kinds)
+        if unlimited := find_unlimited(self._coordinator.policy, self._constraints):
+            self._has_told_kind = True
+            self._say(
+                f"WARNING: tasks of the kind '{unlimited[0]}' were added, which has no"
+                " limit in this farm: any number of them may run at a time"
+            )
+
+
 class Growth:
     """The growth of one farm's list; `say` and `mention` print a sentence."""
 
@@ -115,6 +166,7 @@ class Growth:
         now: float,
     ) -> None:
         assert isinstance(tasks.tasks, PackedTexts)
+        self.path = tasks.path
         self.watch = ListWatch(tasks, now)
         store.grows = True
         self._texts: PackedTexts = tasks.tasks
@@ -123,7 +175,7 @@ class Growth:
         self._lock = lock
         self._coordinator = coordinator
         self._say = say
-        self._mention = mention
+        self._news = GrowthNews(tasks, coordinator, say, mention, now)
         self._first = len(self._texts)
         self._try_at = 0.0
         """When to try to take up what was added."""
@@ -133,12 +185,7 @@ class Growth:
         """The number of looks when the coordinator asked for one."""
         self.feed: InputFeed | None = None
         """The standard input, if that is the list."""
-        self._untold = 0
-        self._tell_at = now
         self._has_told_odd = False
-        self._kinds = len(tasks.constraints.kinds)
-        """How many tasks of any kind there were when their limits were checked."""
-        self._has_told_kind = False
 
     def find_left(self, now: float) -> Left:
         """Look at the list again.  Return what this farm leaves there."""
@@ -197,7 +244,8 @@ class Growth:
             odd = explain_odd(self.watch.path, self.watch.odd, len(self._texts))
             self._say(odd)
         moved = self.watch.count > 0 and now >= self._try_at and self._take_up(now)
-        self._tell(now)
+        if not self.watch.count:
+            self._news.tell(now)
         self._answer(now)
         return moved or (looked and self.watch.look_at <= now)
 
@@ -264,7 +312,7 @@ class Growth:
     def _note_taken_up(self, count: int, now: float) -> None:
         self._refused_since = None
         self._try_at = now
-        self._untold += count
+        self._news.untold += count
         self.watch.note_taken(count)
         self._coordinator.on_list_grown(now)
 
@@ -275,29 +323,6 @@ class Growth:
             self._refused_since = now
             if fault:
                 self._say(f"{fault}; trying again to take up what was added")
-
-    def _tell(self, now: float) -> None:
-        """Tell how many tasks were added, now and then."""
-        if not self._untold or now < self._tell_at or self.watch.count:
-            return
-        self._tell_at = now + TELL_SECONDS
-        count, self._untold = self._untold, 0
-        run = agree(count, "it runs", "they run")
-        added = counted(count, "task was", "tasks were")
-        self._mention(f"{added} added to {self.watch.path}: {run} too")
-        self._warn_of_kinds()
-
-    def _warn_of_kinds(self) -> None:
-        """Tell, once, of a kind that was added and has no limit."""
-        if self._has_told_kind or len(self._constraints.kinds) == self._kinds:
-            return
-        self._kinds = len(self._constraints.kinds)
-        if unlimited := find_unlimited(self._coordinator.policy, self._constraints):
-            self._has_told_kind = True
-            self._say(
-                f"WARNING: tasks of the kind '{unlimited[0]}' were added, which has no"
-                " limit in this farm: any number of them may run at a time"
-            )
 
     def _answer(self, now: float) -> None:
         """Tell the coordinator that a look has shown nothing new, if it has asked."""
@@ -311,28 +336,24 @@ class Growth:
         self._coordinator.on_list_seen()
 
 
-def find_growth(
-    tasks: TaskList,
-    store: Store,
-    lock: WorkdirLock,
-    coordinator: Coordinator,
-    output: UserOutput,
-) -> Growth | None:
-    """Return the growth of a list, None for one that does not grow while it runs."""
-    if not may_grow(tasks) or not isinstance(store, FileStore):
-        return None
-    assert isinstance(tasks, ListTaskList)
-    farm = store, lock, coordinator
-    return Growth(tasks, *farm, output.say, output.mention, time.monotonic())
-
-
 def may_grow(tasks: TaskList) -> bool:
     """Return whether a list can grow while it runs.
 
     Lists of other handlers, and those from a pipe, cannot.
     """
     texts = tasks.tasks if type(tasks) is ListTaskList else None
-    return isinstance(texts, PackedTexts) and texts.version is not None
+    is_file = isinstance(texts, PackedTexts) and texts.version is not None
+    return is_file or is_plain_database(tasks)
+
+
+def is_plain_database(tasks: TaskList) -> bool:
+    """Return whether a list is a database whose commands are as its rows have them."""
+    if not is_database(tasks):
+        return False
+    from mpifarm.databases import SqliteTaskList  # imports sqlite3
+
+    python_class: type = type(tasks)
+    return python_class is SqliteTaskList
 
 
 def leave_unended(tasks: TaskList, settings: Settings) -> None:
@@ -341,9 +362,8 @@ def leave_unended(tasks: TaskList, settings: Settings) -> None:
     So it is with ``--follow``, and where lines were added to a list that was begun.
     Raises `StorageError`.
     """
-    if not may_grow(tasks) or settings.remap:
+    if not may_grow(tasks) or not isinstance(tasks, ListTaskList) or settings.remap:
         return
-    assert isinstance(tasks, ListTaskList)
     if not tasks.is_unended:
         return
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
@@ -383,9 +403,8 @@ def has_unended_line(path: str) -> bool:
 
 def has_changed(tasks: TaskList) -> bool:
     """Return whether the file of a list that may grow has changed since the reading."""
-    if not may_grow(tasks):
+    if not may_grow(tasks) or not isinstance(tasks, ListTaskList):
         return False
-    assert isinstance(tasks, ListTaskList)
     assert isinstance(tasks.tasks, PackedTexts)
     try:
         opened = ListFile(tasks.path)

@@ -51,6 +51,7 @@ from mpifarm.system.lock import WorkdirLock
 
 if TYPE_CHECKING:
     from mpifarm.farm.cause_lines import GroupedFailures
+    from mpifarm.farm.database_growth import DatabaseGrowth
     from mpifarm.farm.failures import Failures
     from mpifarm.farm.farm_events import FarmEvents
     from mpifarm.farm.growth import Growth
@@ -88,7 +89,7 @@ class Leader:
         self.store = store
         self.lock = lock
         self.tally = tally
-        self.growth: Growth | None = None
+        self.growth: Growth | DatabaseGrowth | None = None
         """The growth of the list; None for one that does not grow while it runs."""
         self._events: FarmEvents | None = None
         self._job_end = job_end

@@ -9,9 +9,11 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar, cast
 
 from mpifarm.batch.arrays import find_array
+from mpifarm.database.names import DATABASE_CLASS, is_database_name
 from mpifarm.errors import FutileError, InputError
 from mpifarm.farm.context import RankContext
 from mpifarm.farm.directory import (
@@ -19,13 +21,24 @@ from mpifarm.farm.directory import (
     find_not_entered,
     runs_anywhere,
 )
-from mpifarm.farm.growth import leave_unended
+from mpifarm.farm.growth import is_plain_database, leave_unended
+from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.paths import STATUS_FILES, WorkdirPaths
-from mpifarm.model.settings import FarmDefinition, RunnerDefinition, Settings
+from mpifarm.model.settings import (
+    FarmDefinition,
+    HandlerDefinition,
+    RunnerDefinition,
+    Settings,
+)
 from mpifarm.model.wording import duration_in_words
 from mpifarm.order.directives import command_of
 from mpifarm.plugins.loading import in_one_line
-from mpifarm.plugins.registry import find_handler, find_runner, find_search_path
+from mpifarm.plugins.registry import (
+    SearchPath,
+    find_handler,
+    find_runner,
+    find_search_path,
+)
 from mpifarm.runners import check_runner
 from mpifarm.store.custom_store import CustomStore, OwnStateList
 from mpifarm.store.directories import make_directories, make_root
@@ -41,6 +54,7 @@ from mpifarm.tasklists import (
     ListTaskList,
     TaskList,
     find_constraints,
+    is_database,
     keeps_own_state,
     open_tasklist,
 )
@@ -156,6 +170,9 @@ class Opening:
         lock = WorkdirLock(area, sleep=self._sleep)
         make_root(definition.workdir)
         lock.probe()
+        if is_database(tasks):
+            store = self._join_database(tasks, definition, lock, inherits)
+            return OpenedFarm(store, lock, definition)
         if keeps_own_state(tasks, settings.workdir):
             store = self._join_custom(tasks, definition, lock, inherits)
             return OpenedFarm(store, lock, definition)
@@ -188,6 +205,34 @@ class Opening:
         own = cast(OwnStateList, tasks)
         return CustomStore.open(
             definition.workdir, own, lock, definition.farm, predecessor=inherits
+        )
+
+    def _join_database(
+        self,
+        tasks: TaskList,
+        definition: FarmDefinition,
+        lock: WorkdirLock,
+        inherits: str,
+    ) -> Store:
+        """Join the workdir of a database; InputError for --remap."""
+        from mpifarm.store.database_store import DatabaseStore  # imports sqlite3
+
+        settings = self._context.settings
+        if settings.remap:
+            raise InputError(
+                "--remap is for a text list that was edited, and in the database"
+                f" {settings.tasklist} each task keeps its id: leave the option out"
+            )
+        assert isinstance(tasks.tasks, PackedTexts)
+        return DatabaseStore.open(
+            definition.workdir,
+            settings.tasklist,
+            tasks.tasks,
+            find_constraints(tasks),
+            lock,
+            definition.farm,
+            predecessor=inherits,
+            array=find_array(self._context.process.environ),
         )
 
 
@@ -265,7 +310,7 @@ def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]
     settings, process = context.settings, context.process
     search_path = find_search_path(process.environ, settings.config)
     runner = find_runner(settings.runner, search_path)
-    handler = find_handler(settings.handler, search_path)
+    handler = _find_handler(settings, search_path)
     check_runner(runner)
     if settings.gpus != "none":
         from mpifarm.system.gpus import check_gpus
@@ -283,6 +328,20 @@ def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]
     )
     leave_unended(tasks, settings)
     return runner, tasks
+
+
+def _find_handler(settings: Settings, search_path: SearchPath) -> HandlerDefinition:
+    """Return the handler: the one that is named, or that of a database by its name.
+
+    A database is read under the lock of its workdir, whose area it gets as an option.
+    """
+    name = settings.handler
+    if name == "default" and is_database_name(settings.tasklist):
+        name = "sqlite"
+    handler = find_handler(name, search_path)
+    if handler.python_class != DATABASE_CLASS or settings.lock_area is None:
+        return handler
+    return replace(handler, options={"lock_area": settings.lock_area})
 
 
 def _finish_adding(context: RankContext) -> None:
@@ -371,4 +430,6 @@ def find_commands(tasks: TaskList, handler: str) -> Sequence[str]:
     """Return the commands by task id; those of a handler are checked one by one."""
     if type(tasks) is ListTaskList:
         return ListCommands(tasks.tasks)
+    if is_plain_database(tasks):
+        return tasks.tasks
     return CheckedCommands(tasks, handler)

@@ -18,6 +18,7 @@ from mpifarm.coordinator.coordinator import Coordinator, RankSet
 from mpifarm.errors import ExitStatus, FarmError, InputError
 from mpifarm.farm.agent import Agent
 from mpifarm.farm.context import RankContext
+from mpifarm.farm.find_growth import find_growth
 from mpifarm.farm.find_hooks import check_hooks, with_hooks
 from mpifarm.farm.finish import Conclusion, FarmEnd
 from mpifarm.farm.first_words import (
@@ -29,7 +30,7 @@ from mpifarm.farm.first_words import (
     warn_of_directory,
     warn_of_unused,
 )
-from mpifarm.farm.growth import explain_unended, find_growth, has_changed, may_grow
+from mpifarm.farm.growth import explain_unended, has_changed, may_grow
 from mpifarm.farm.idle_nodes import IdleNodes
 from mpifarm.farm.job_end import JobEnd
 from mpifarm.farm.kinds import check_kinds, warn_of_kinds

@@ -98,6 +98,8 @@ class DatabaseStore(Store):
         """The version of the database when it was last looked at for new tasks."""
         self._is_mixed = False
         """Whether rows may be to be processed that have to wait, by what others did."""
+        self._has_met_others = False
+        """Whether others have changed rows while this farm ran."""
         self._has_left_timeline = False
         self._has_joined = False
         self._surveyed: TaskMap | None = None
@@ -153,6 +155,7 @@ class DatabaseStore(Store):
             with statements.transaction(connection):
                 farming.claim_place(connection, self._place, self.database)
                 self._keep_apart(connection)
+        self._is_mixed = False
         self._member.make_directories()
         self._member.enter(clock)
         try:
@@ -183,6 +186,7 @@ class DatabaseStore(Store):
     def _begin(self, connection: Connection, predecessor: str) -> None:
         """Read the states, begin the order, and take over what `predecessor` had."""
         self._states.read(connection)
+        self._is_stale = False
         if self._constraints or farming.find_waiting(connection, 0, self._total, 1):
             self._begin_order()
         self._others.poll()
@@ -236,6 +240,7 @@ class DatabaseStore(Store):
         """
         if find_version(self.database) != self._version:
             self._is_stale = self._is_mixed = True
+            self._has_met_others = self._has_joined
         try:
             with (
                 closing(connect(self.database)) as connection,
@@ -278,7 +283,7 @@ class DatabaseStore(Store):
         self._read_holders(connection)
         if not self._is_stale:
             return
-        if self._has_joined and not self._has_left_timeline:
+        if self._has_met_others and not self._has_left_timeline:
             # Plain farmers read and write it whole.
             self._timeline.leave_to_others()
             self._has_left_timeline = True
@@ -600,8 +605,8 @@ class DatabaseStore(Store):
         """
         with self._connected() as connection:
             rows = [*statements.find_holders(connection)]
-            plain = [row for row in rows if _is_plain(row[0])]
-            self._tell_of_plain([str(farm) for farm, _ in plain])
+            plain = [farm or "nobody" for farm, _ in rows if _is_plain(farm)]
+            self._tell_of_plain(plain)
             if self._others.claims:
                 return
             lost = [
@@ -709,4 +714,5 @@ def split_texts(texts: PackedTexts) -> list[bytes]:
 
 
 def _is_plain(farm: str | None) -> bool:
-    return farm is not None and farm.startswith(farming.PLAIN_FARMER)
+    """Return whether a row is with a plain farmer, or with nobody who has a claim."""
+    return farm is None or farm.startswith(farming.PLAIN_FARMER.rstrip())

@@ -343,7 +343,7 @@ def test_the_exit_status_follows_from_the_counts_the_failures_and_the_disk(
 class LeftLines:
     """The growth of a list to which lines were added that nobody has taken up."""
 
-    watch = SimpleNamespace(path="list")
+    path = "list"
 
     def find_left(self, now: float) -> Left:
         return self.left

@@ -107,8 +107,8 @@ def test_two_farms_share_the_tasks(site):
     assert left.transact((), (), 4).taken == [0, 1, 2, 3]
     assert right.transact((), (), 4).taken == [4, 5, 6, 7]
     left.transact([ended(each) for each in range(4)], (), 0)
-    right.transact((), (), 1)
     assert left.others_hold_tasks
+    right.survey()
     assert right.recorded == (4, 0)
     assert not site.violations()
 
@@ -482,3 +482,28 @@ def test_what_another_farm_has_done_of_inserted_tasks_is_known(site):
     left.take_up(5)
     assert left.transact_or_reclaim((), (), 5).empty
     assert left.counts(left.survey()).finished == 13
+
+
+# ---- the timeline --------------------------------------------------------------------
+
+
+def timelines(site):
+    return sorted(each.name for each in site.root.glob("timeline*"))
+
+
+def test_a_farm_alone_writes_the_timeline_that_all_share(site):
+    store = site.open()
+    store.transact((), (), 2)
+    store.transact([ended(0)], (), 1)
+    store.transact([ended(1)], (2,), 0)
+    store.survey()
+    assert store.close()
+    assert timelines(site) == ["timeline.json"]
+
+
+def test_beside_others_a_farm_writes_a_timeline_of_its_own(site):
+    store = site.open()
+    store.transact((), (), 2)
+    site.plain_farmer(7).pop()
+    store.transact([ended(0)], (), 0)
+    assert timelines(site) == [f"timeline.{store.farm}.json"]
