@@ -5,7 +5,7 @@ Rules of this file: arguments and words; `mpifarm.audit.failures` groups.
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mpifarm.audit.failures import Explanation, explain_failures
@@ -138,10 +138,7 @@ def _format(
 ) -> Iterator[str]:
     """Yield the lines of all groups; those of logs are cut to the terminal's width."""
     groups = explanation.groups
-    failed = sum(len(group.tasks) for group in groups)
-    have = agree(failed, "has", "have")
-    of_all = f"{failed} of {counted(view.total)} {have} failed"
-    yield f"{of_all}, of {counted(len(groups), 'cause')}"
+    yield _count(view, groups)
     for number, group in enumerate(groups, 1):
         yield ""
         yield printable(f"group {number}: {group.cause}")
@@ -151,6 +148,22 @@ def _format(
             text = f"    | {printable(line)}"
             yield text if width is None else shorten(text, width)
         yield f"  {printable(_retry_command(view.target, number, group))}"
+
+
+def _count(view: View, groups: Sequence[Group]) -> str:
+    """Return how many tasks have failed, and how many were not run because of them."""
+    not_run = view.not_run
+    causes = [each for each in groups if not_run.keys().isdisjoint(each.tasks)]
+    failed = sum(len(each.tasks) for each in causes)
+    of_all = f"of {counted(view.total)}"
+    were = agree(len(not_run), "was", "were")
+    if not failed:
+        return f"{len(not_run)} {of_all} {were} not run, because others had failed"
+    have = agree(failed, "has", "have")
+    words = f"{failed} {of_all} {have} failed, of {counted(len(causes), 'cause')}"
+    if not_run:
+        words += f", and {len(not_run)} {were} not run because of that"
+    return words
 
 
 def _describe(

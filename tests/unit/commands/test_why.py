@@ -124,6 +124,26 @@ def test_json_has_the_same(site, run):
     assert (second["tasks"], third["tasks"]) == ("6", "8")
 
 
+def test_what_was_not_run_is_counted_apart(tmp_path, monkeypatch, run):
+    """As at the end of the farm."""
+    monkeypatch.chdir(tmp_path)
+    why_not = "not run: task 0 failed"
+    ends = [Attempt(0, status=1, host="n1")]
+    ends += [Attempt(i, 0, status=1, outcome=why_not) for i in range(1, 20)]
+    site = begin(tmp_path, 20, ends, {0: b"solver: error: no convergence\n"})
+    lines = [f"{each}\n" for each in site.tasks]
+    lines[1:1] = ["#BARRIER CHECK\n"]
+    (tmp_path / "tasks.txt").write_text("".join(lines))
+    first, *_ = run(why, "tasks.txt")[0].splitlines()
+    assert first == (
+        "1 of 20 tasks has failed, of 1 cause, and 19 were not run because of that"
+    )
+    site.write("failed", range(1, 20))
+    site.write("toprocess", [0])
+    first, *_ = run(why, "tasks.txt")[0].splitlines()
+    assert first == "19 of 20 tasks were not run, because others had failed"
+
+
 def test_without_any_failure_it_says_so(site, run):
     site.write("failed", [])
     assert run(why, "tasks.txt") == ("no task has failed\n", "")
