@@ -104,7 +104,7 @@ class Dispatcher:
         if self._start_rate.is_limited:
             self._allowed = min(self._allowed, self._start_rate.allow(now))
         if table.seats:
-            table.call_to_seats(now)
+            table.call_to_seats()
         if table.retry_queue and table.retry_queue.ripen(now):
             self._assign_retries(now)
         queue, left = table.queue, len(demand)

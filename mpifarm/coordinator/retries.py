@@ -5,6 +5,7 @@ alone says whether a task runs again; `RetryQueue` alone says on which rank.
 """
 
 import heapq
+from bisect import insort
 from collections import deque
 from collections.abc import Collection, Iterator
 from enum import Enum
@@ -122,15 +123,21 @@ class RetryQueue:
             yield from (task for _, task in waiting)
         yield from self._deadly
 
-    def add(self, task: TaskRecord, now: float, delay: float = 0.0) -> None:
-        """Queue a task: for `delay` seconds, then for a rank other than its last."""
-        if delay > 0:
-            self._number += 1
-            heapq.heappush(self._delayed, (now + delay, self._number, task))
-        elif task.may_kill_ranks:
+    def add(self, task: TaskRecord) -> None:
+        """Queue a task: until `History.waits_from`, then for another rank.
+
+        One that was here before waits no longer than if it had stayed.  `ripen` has to
+        come before it is taken.
+        """
+        self._number += 1
+        heapq.heappush(self._delayed, (task.past.waits_from, self._number, task))
+
+    def _await_rank(self, task: TaskRecord) -> None:
+        if task.may_kill_ranks:
             self._deadly.append(task)
-        else:
-            self._avoiding.setdefault(task.rank, deque()).append((now, task))
+            return
+        waiting = self._avoiding.setdefault(task.rank, deque())
+        insort(waiting, (task.past.waits_from, task), key=_since_of)
 
     def clear(self) -> list[TaskRecord]:
         """Empty the queue, and return its tasks."""
@@ -157,7 +164,7 @@ class RetryQueue:
     def ripen(self, now: float) -> bool:
         """End the delays that are over; return whether any task may run."""
         while self._delayed and self._delayed[0][0] <= now:
-            self.add(heapq.heappop(self._delayed)[2], now)
+            self._await_rank(heapq.heappop(self._delayed)[2])
         return bool(self._avoiding or self._deadly)
 
     def __len__(self) -> int:
@@ -210,6 +217,10 @@ class RetryQueue:
         if not holds_one or (idle and self._deadly[0].past.ranks_lost == 1):
             return self._deadly.popleft()
         return None
+
+
+def _since_of(waiting: tuple[float, TaskRecord]) -> float:
+    return waiting[0]
 
 
 def poison_in_words(task: TaskRecord, lost: int) -> str:

@@ -118,6 +118,9 @@ class History:
     """Ranks that were lost while they held the task."""
     is_final: bool = False
     """Whether the task fails whatever its policy of retries says."""
+    waits_from: float = 0.0
+    """When the delay before its next attempt is over: from then on it waits for a rank
+    other than its last."""
 
 
 @dataclass(slots=True)
@@ -152,6 +155,12 @@ class TaskRecord:
         if self.history is None:
             self.history = History()
         return self.history
+
+    @property
+    def waits_for_rank(self) -> bool:
+        """Return whether the next attempt has to wait for a rank that suits it."""
+        history = self.history
+        return history is not None and (history.failures > 0 or history.ranks_lost > 0)
 
     @property
     def may_kill_ranks(self) -> bool:

@@ -80,8 +80,9 @@ class TaskTable:
 
         If such a task is taken again, its attempts are counted on from there.
         """
-        self._misfortunes: dict[int, tuple[History | None, int]] = {}
-        """History and lost attempts, by id, of such tasks that went back as held."""
+        self._misfortunes: dict[int, tuple[History | None, int, int]] = {}
+        """History, lost attempts and last rank, by id, of such tasks that went back as
+        held."""
         self.turn = 0
         """The number of leases so far."""
         self._farm = farm
@@ -122,8 +123,8 @@ class TaskTable:
                 continue
             if not is_working:
                 self.requeue(task)
-            elif task.may_kill_ranks:
-                self.retry_queue.add(task, 0.0)
+            elif task.waits_for_rank:
+                self.retry_queue.add(task)
             else:
                 self.queue.append(task)
 
@@ -140,7 +141,8 @@ class TaskTable:
     def _remember(self, task: TaskRecord) -> None:
         """Give a task that may have been here before its attempts and misfortunes."""
         task.attempt = self.foreign_attempts.pop(task.taskid, 0)
-        task.history, task.lost = self._misfortunes.pop(task.taskid, (None, 0))
+        before = self._misfortunes.pop(task.taskid, (None, 0, task.rank))
+        task.history, task.lost, task.rank = before
 
     def take_not_run(self, taskid: int, note: str, now: float) -> None:
         """Hold a task out of a queue that is never to run: record that, and why."""
@@ -290,8 +292,9 @@ class TaskTable:
 
     def retry(self, task: TaskRecord, now: float, delay: float) -> None:
         """Drop an ended task's result; queue it for another rank after `delay` s."""
+        task.past.waits_from = now + delay  # it may be held, and come again
         if self._queue_again(task):
-            self.retry_queue.add(task, now, delay)
+            self.retry_queue.add(task)
 
     def retry_first(self, task: TaskRecord) -> None:
         """Drop the result of an ended task, and queue it before all others."""
@@ -307,22 +310,22 @@ class TaskTable:
         self._move(task, TaskState.QUEUED)
         return not (self.bars.is_set and self._turn_back(task))
 
-    def call_to_seats(self, now: float) -> None:
+    def call_to_seats(self) -> None:
         """Queue tasks that waited for a seat, as many as have one now, before others.
 
         One that has failed, or that may kill ranks, still waits for a rank that suits
-        it.
+        it, no longer than without seats.
         """
         for task in reversed(self.seats.call()):
-            if task.history is not None and task.history.failures:
-                self.retry_queue.add(task, now)
+            if task.waits_for_rank:
+                self.retry_queue.add(task)
             else:
                 self._queue_first(task)
 
     def _queue_first(self, task: TaskRecord) -> None:
         """Queue a task before all others, or for a retry if it may kill ranks."""
         if task.may_kill_ranks:
-            self.retry_queue.add(task, 0.0)
+            self.retry_queue.add(task)
         else:
             self.queue.appendleft(task)
 
@@ -433,7 +436,8 @@ class TaskTable:
             if task.attempt and self._farm.is_working:  # held; it comes again
                 self.foreign_attempts[taskid] = task.attempt
                 if task.history is not None or task.lost:
-                    self._misfortunes[taskid] = task.history, task.lost
+                    misfortunes = task.history, task.lost, task.rank
+                    self._misfortunes[taskid] = misfortunes
         return done
 
     def fail_storage(self) -> None:

@@ -199,16 +199,16 @@ def test_a_failure_is_final_after_all_retries(failures, final):
     assert is_final(Policy(retries=2), task, result)
 
 
-def waiting(rank: int, ranks_lost: int = 0) -> TaskRecord:
+def waiting(rank: int, waits_from: float, ranks_lost: int = 0) -> TaskRecord:
     task = TaskRecord(7, rank=rank)
-    if ranks_lost:
-        task.past.ranks_lost = ranks_lost
+    task.past.waits_from, task.past.ranks_lost = waits_from, ranks_lost
     return task
 
 
 def test_a_task_waits_ten_seconds_for_another_rank_than_that_on_which_it_failed():
-    queue, task = RetryQueue(), waiting(1)
-    queue.add(task, 100.0)
+    queue, task = RetryQueue(), waiting(1, 100.0)
+    queue.add(task)
+    assert queue.ripen(100.0)
     assert queue.wake_at() == 110.0
     assert queue.take(1, 9, 109.9, alone=False) == []
     assert queue.take(2, 0, 109.9, alone=False) == []
@@ -216,13 +216,14 @@ def test_a_task_waits_ten_seconds_for_another_rank_than_that_on_which_it_failed(
     assert queue.take(1, 9, 110.0, alone=False) == [task]
     assert not queue
     for rank, alone in ((2, False), (1, True)):
-        queue.add(task, 100.0)
+        queue.add(task)
+        assert queue.ripen(100.0)
         assert queue.take(rank, 9, 100.0, alone=alone) == [task]
 
 
 def test_a_delay_comes_first():
-    queue, task = RetryQueue(), waiting(1)
-    queue.add(task, 100.0, 30.0)
+    queue, task = RetryQueue(), waiting(1, 130.0)
+    queue.add(task)
     assert (queue.wake_at(), len(queue), queue.count()) == (130.0, 1, 0)
     assert not queue.ripen(129.9)
     assert queue.ripen(130.0)
@@ -243,8 +244,9 @@ def test_a_delay_comes_first():
 def test_two_tasks_that_may_kill_share_a_rank_only_where_nothing_else_is_left(
     ranks_lost, holds_one, idle, is_taken
 ):
-    queue, task = RetryQueue(), waiting(1, ranks_lost)
-    queue.add(task, 100.0)
+    queue, task = RetryQueue(), waiting(1, 100.0, ranks_lost)
+    queue.add(task)
+    assert queue.ripen(100.0)
     taken = queue.take_deadly(holds_one=holds_one, idle=idle)
     assert taken is (task if is_taken else None)
     assert len(queue) == (not is_taken)

@@ -6,6 +6,7 @@ from math import inf
 import pytest
 
 from mpifarm.coordinator.limits import FailureLimit
+from mpifarm.coordinator.seats import Seats
 from mpifarm.coordinator.state import FarmState, Phase, TaskRecord, TaskState
 from mpifarm.coordinator.task_table import TaskTable, result_of
 from mpifarm.model.settings import Policy
@@ -142,7 +143,7 @@ def test_a_task_that_went_back_since_it_is_held_keeps_its_misfortunes(pulled):
     farm, table = create_table()
     deadly, failed, _ = lease(table, farm, 3, 4, 5)
     deadly.past.ranks_lost = deadly.lost = 1
-    failed.past.failures = 2
+    failed.past.failures, failed.past.waits_from = 2, 30.0
     go_back(farm, table, 3, 4, 5)
     if pulled:  # it goes back again
         table.take_pulled([3, 4, 5])
@@ -150,11 +151,54 @@ def test_a_task_that_went_back_since_it_is_held_keeps_its_misfortunes(pulled):
         table.finish_transaction()
     table.bars.release(None)
     table.take([3, 4, 5])
-    assert [(task.taskid, task.attempt) for task in table.queue] == [(4, 1), (5, 1)]
-    (again,) = table.retry_queue
+    assert [(task.taskid, task.attempt) for task in table.queue] == [(5, 1)]
+    again, failed = sorted(table.retry_queue, key=lambda task: task.taskid)
     assert (again.taskid, again.past.ranks_lost, again.lost) == (3, 1, 1)
-    assert [task.past.failures for task in table.queue] == [2, 0]
+    assert (failed.taskid, failed.attempt, failed.past.failures) == (4, 1, 2)
     assert violations(table) == []
+
+
+def test_on_its_release_such_a_task_waits_for_its_delay_and_for_another_rank():
+    farm, table = create_table()
+    (task,) = lease(table, farm, 3)
+    end(table, farm, task, status=1)
+    task.past.failures = 1
+    table.bars.hold([3])
+    table.retry(task, 5.0, 30.0)
+    table.begin_transaction((), 0)
+    table.finish_transaction()
+    table.bars.release([3])
+    table.take([3])
+    retries = table.retry_queue
+    assert retries.wake_at() == 35.0
+    assert not retries.ripen(34.9)
+    assert retries.ripen(35.1)
+    assert retries.take(1, 9, 35.2, alone=False) == []
+    assert [each.taskid for each in retries.take(0, 9, 35.2, alone=False)] == [3]
+
+
+def test_the_wait_for_another_rank_does_not_begin_anew_with_that_for_a_seat():
+    farm, table = create_table()
+    table.seats = Seats({"disk": 1})
+    table.seats.name_kinds({3: "disk", 4: "disk", 5: "disk"}, ())
+    older, newer, busy = lease(table, farm, 3, 4, 5)
+    for task, now in (older, 5.0), (newer, 6.0):
+        table.seats.free["disk"] = 2
+        end(table, farm, task, status=1)
+        task.past.failures = 1
+        table.retry(task, now, 0.0)
+    retries = table.retry_queue
+    assert retries.ripen(6.0)
+    assert [*retries.take(0, 9, 6.0, alone=False)] == [older, newer]
+    table.seats.free["disk"] = 0
+    assert not [*filter(table.seats.take, (older, newer))]
+    table.seats.free["disk"] = 2
+    table.call_to_seats()
+    assert retries.ripen(14.9)
+    assert retries.take(1, 9, 14.9, alone=False) == []
+    assert retries.take(1, 9, 15.1, alone=False) == [older]
+    assert retries.take(1, 9, 16.1, alone=False) == [newer]
+    assert busy.state is TaskState.LEASED
 
 
 def go_back(farm: FarmState, table: TaskTable, *taskids: int) -> None:
@@ -241,7 +285,7 @@ BREAKS: list[Break] = [
     lambda _farm, _table, task: setattr(task, "state", TaskState.QUEUED),
     lambda _farm, _table, task: setattr(task, "state", TaskState.WRITING),
     lambda _farm, table, task: table.queue.append(task),
-    lambda _farm, table, task: table.retry_queue.add(task, 0.0),
+    lambda _farm, table, task: table.retry_queue.add(task),
     lambda _farm, table, task: table.ended.append(task),
     lambda _farm, table, task: table.requeuing.append(task),
     lambda farm, _, task: farm.ranks[1].unsure.append(task),
