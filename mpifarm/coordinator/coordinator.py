@@ -197,7 +197,7 @@ class Coordinator:
         )
         self.requests = Requests(
             *(farm, table, limits, self.dispatcher, self.unlocated),
-            *(self.ending, self._post),
+            *(self.ending, self.growing, self._post),
         )
         self.stop_reasons = StopReasons(
             *(farm, table, limits, self.dispatcher, self.rank_use),
@@ -511,6 +511,7 @@ class Coordinator:
     def on_list_seen(self) -> None:
         """Note that a look at the list, since `LookAtList`, has shown nothing new."""
         self.growing.note_seen()
+        self.requests.note_seen()
 
     def on_list_ended(self) -> None:
         """Wait for no more lines, whatever the farm was to wait for."""

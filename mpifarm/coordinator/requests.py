@@ -15,8 +15,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mpifarm.coordinator.dispatch import Dispatcher
-from mpifarm.coordinator.effects import Post, Reply, Send, Tell, Transact
+from mpifarm.coordinator.effects import (
+    LookAtList,
+    Post,
+    Reply,
+    Send,
+    Tell,
+    Transact,
+)
 from mpifarm.coordinator.ending import Ending
+from mpifarm.coordinator.growing import GrowingList
 from mpifarm.coordinator.limits import Limits
 from mpifarm.coordinator.state import (
     FarmState,
@@ -67,6 +75,7 @@ class Requests:
         dispatcher: Dispatcher,
         unlocated: Unlocated,
         ending: Ending,
+        growing: GrowingList,
         post: Post,
     ) -> None:
         self._farm = farm
@@ -76,6 +85,7 @@ class Requests:
         self._dispatcher = dispatcher
         self._unlocated = unlocated
         self._ending = ending
+        self._growing = growing
         self._post = post
         self._open: list[_Open] = []
         self._pulled: set[int] = set()
@@ -84,6 +94,8 @@ class Requests:
         """Whether ranks may not have got the messages of open requests."""
         self._total = len(dispatcher.commands)
         """Tasks of the list, as far as this farm knows it."""
+        self._unseen: set[int] = set()
+        """Cancelled tasks that this farm does not know yet: they were just added."""
 
     @property
     def keep_the_farm(self) -> bool:
@@ -94,9 +106,6 @@ class Requests:
 
     def on_request(self, request: Request, now: float) -> None:
         """Begin to do what is asked; the answer follows when it is done."""
-        if request.tasks is not None and request.kind is RequestKind.CANCEL:
-            # A farm that knows a shorter list has nothing to do with the others.
-            request = request._replace(tasks=tuple(self._find_known(request.tasks)))
         if self._farm.phase is Phase.LEAVING or self._table.storage_failed:
             self._reply(_Open(request, set()), "the farm is about to end")
             return
@@ -120,14 +129,25 @@ class Requests:
         self._table.pull(self._find_known(self._bars.held))
 
     def note_grown(self) -> None:
-        """Pull held tasks out of the queue that they came into with the list's growth.
+        """Pull barred tasks out of the queue that they came into as the list grew.
 
-        They were held before this farm knew them.
+        They were cancelled or held before this farm knew them.
         """
         before, self._total = self._total, len(self._dispatcher.commands)
+        if seen := self._find_known(self._unseen):
+            self._unseen.difference_update(seen)
+            self._table.pull(seen)
         if held := self._bars.held:
             added = range(before, self._total)
             self._table.pull(each for each in added if each in held)
+
+    def note_seen(self) -> None:
+        """Note that the list has, for this farm, no more tasks than those it knows."""
+        for taskid in self._unseen:
+            self._note_fate(taskid, Fate.NOT_HERE)
+        self._bars.forget(self._unseen)
+        self._unseen.clear()
+        self._reply_done()
 
     def _find_known(self, taskids: Iterable[int]) -> list[int]:
         """Return those of these tasks that the list has, as far as this farm knows."""
@@ -136,14 +156,19 @@ class Requests:
 
     # ---- cancel ------------------------------------------------------------------
 
-    def _cancel(self, request: Request, taskids: Sequence[int]) -> None:
+    def _cancel(self, request: Request, asked: Sequence[int]) -> None:
         table = self._table
+        taskids = self._find_known(asked)
+        if self._growing.is_expected and self._farm.is_working:
+            taskids += self._await_growth(asked)
         waits = _Open(request, set(taskids))
         self._open.append(waits)
         self._post(Tell(f"{_asker_of(request)} cancels {_name(taskids)}"))
         leased, absent = [], []
         for taskid in waits.awaited.copy():
             task = table.tasks.get(taskid)
+            if taskid in self._unseen:
+                continue
             if task is None or task.state is TaskState.REQUEUING:
                 absent.append(taskid)
             elif task.state is TaskState.LEASED:
@@ -154,6 +179,17 @@ class Requests:
         table.turn_back_waiting()
         table.pull(absent)
         self._send_cancels(leased)
+
+    def _await_growth(self, taskids: Sequence[int]) -> list[int]:
+        """Return the tasks that this farm does not know, and look for them in the list.
+
+        `note_grown` or `note_seen` follows.
+        """
+        unseen = [each for each in taskids if each >= self._total]
+        if unseen:
+            self._unseen.update(unseen)
+            self._post(LookAtList())
+        return unseen
 
     def _send_cancels(self, tasks: Iterable[TaskRecord]) -> None:
         for record, leases in self._by_rank(tasks):
@@ -228,6 +264,8 @@ class Requests:
 
         Only once all tasks are located.
         """
+        if self._unseen and not self._farm.is_working:
+            self.note_seen()  # nobody looks at the list any more
         if not self._has_to_repeat or self._unlocated.is_pending:
             return
         self._has_to_repeat = False

@@ -148,9 +148,8 @@ class FakeDisk:
         taken = self._take(wanted.take, now)
         self._pull(wanted.pull)
         free = {*self.toprocess} - self.held_by_users
-        if self.held_by_users:
-            held = len(free) < len(self.toprocess)
-            self.news = self.news._replace(more_may_come=held)
+        held = len(free) < len(self.toprocess)
+        self.news = self.news._replace(more_may_come=held)
         return taken, not free
 
     def _reopen(self, wanted: Transact) -> Transact:
@@ -570,10 +569,8 @@ class SimulatedFarm:
                 self.told.append(effect.sentence)
             case LookAtList():
                 self.looks.append(self.now)
-                if self.unseen:
-                    self.take_up()
-                else:
-                    self.coordinator.on_list_seen()
+                self.take_up()
+                self.coordinator.on_list_seen()
             case Reply():
                 self.replies.append(effect.answer)
             case Conclude():

@@ -240,6 +240,17 @@ def test_a_hold_gives_a_task_that_failed_no_more_attempts():
     assert outcomes(farm) == {0: Outcome.FAILED}
 
 
+def test_a_hold_does_not_shorten_the_delay_of_a_retry():
+    policy = Policy(retries=1, retry_delay=50.0)
+    farm = begun(1, seconds=10.0, policy=policy, status=1, until=11.0)
+    hold(farm, 0)
+    farm.run(5.0)
+    release(farm, 0)
+    farm.run()
+    assert farm.ends[0, 2] - farm.ends[0, 1] == pytest.approx(60.0, abs=1.0)
+    assert farm.counts.spins == 0
+
+
 def test_a_task_that_was_just_added_is_held_before_the_farm_takes_it_up():
     farm = begun(4)
     farm.add_lines(2)
@@ -252,6 +263,48 @@ def test_a_task_that_was_just_added_is_held_before_the_farm_takes_it_up():
     release(farm, 5)
     farm.run()
     assert outcomes(farm)[5] is Outcome.COMPLETED
+
+
+def test_a_task_that_was_just_added_is_cancelled_as_soon_as_it_is_taken_up():
+    farm = begun(4)
+    farm.coordinator.expect_growth(None)
+    farm.add_lines(2)
+    cancel(farm, 3, 5, 9)
+    farm.run(0.5)
+    assert fates(farm) == {
+        3: Fate.ENDED_NOW,
+        5: Fate.WAITED,
+        9: Fate.NOT_HERE,
+    }, "the list is looked at for them at once"
+    assert farm.disk.records[5].result.outcome is Outcome.CANCELLED
+    farm.run()
+    assert farm.ended_at is not None
+    assert (5, 1) not in farm.started
+
+
+def test_a_cancel_of_a_task_that_is_never_taken_up_is_answered_when_the_farm_drains():
+    farm = begun(4, seconds=10.0)
+    farm.coordinator.expect_growth(None)
+    farm.coordinator.on_drain("enough")
+    cancel(farm, 9)
+    farm.run(1.0)
+    assert fates(farm) == {}
+    farm = begun(4, seconds=10.0)
+    farm.coordinator.expect_growth(None)
+    farm.take_up = farm.coordinator.on_list_seen = lambda: None
+    cancel(farm, 9)
+    farm.run(1.0)
+    assert not farm.replies
+    farm.coordinator.on_drain("enough")
+    farm.run(1.0)
+    assert fates(farm) == {9: Fate.NOT_HERE}
+
+
+def test_a_farm_whose_list_does_not_grow_knows_of_no_more_tasks():
+    farm = begun(4)
+    cancel(farm, 9)
+    farm.run(0.1)
+    assert fates(farm) == {}
 
 
 def test_a_task_that_was_held_and_released_before_it_is_taken_up_starts():
