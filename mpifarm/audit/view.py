@@ -28,12 +28,12 @@ the task since.
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mpifarm.audit.audit import (
     UNKNOWN_TEXT,
@@ -50,6 +50,7 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.order.frontier import Frontier
 from mpifarm.store.attempts import (
+    CANCELLED,
     COMPLETED,
     Column,
     LastAttempts,
@@ -59,9 +60,17 @@ from mpifarm.store.attempts import (
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.held_file import Held, find_held
-from mpifarm.store.target import Target, has_own_state, look_at_tasks
+from mpifarm.store.target import (
+    Target,
+    has_own_state,
+    is_database,
+    look_at_tasks,
+)
 from mpifarm.store.task_map import Location, TaskMap
-from mpifarm.tasklists import find_constraints
+from mpifarm.tasklists import TaskList, find_constraints
+
+if TYPE_CHECKING:
+    from mpifarm.audit.databases import DatabaseReading
 
 
 class State(Enum):
@@ -138,7 +147,8 @@ class View:
 
     `tasks` are the texts of the list, or those that the files have; `list_is_known`
     says which.  `troubles` are sentences about what could not be used.  `match`
-    compares list and fingerprint, None if either is unknown.
+    compares list and fingerprint, None if either is unknown.  `tasklist` makes the
+    commands, None if the list is unknown.
     """
 
     def __init__(
@@ -147,26 +157,31 @@ class View:
         contents: Contents,
         tasks: Sequence[str],
         *,
-        list_is_known: bool,
+        tasklist: TaskList | None,
         has_own_state: bool,
-        constraints: Constraints = UNORDERED,
         held: Held = NOTHING_HELD,
         troubles: Sequence[str] = (),
+        cancelled: Collection[int] = (),
     ) -> None:
         self.target = target
         self.paths = WorkdirPaths(os.path.abspath(target.workdir))
         self.tasks = tasks
-        self.list_is_known = list_is_known
+        self.tasklist = tasklist
+        self._cancelled = cancelled
+        self.list_is_known = tasklist is not None and not has_own_state
         self.has_own_state = has_own_state
         self.claims = contents.claims
         self.is_draining = contents.drain
         self.remap_begun = contents.remap_begun
         self.held = held
         self.unread = (*troubles, *contents.unread)
+        self.constraints = _constraints_of(tasklist)
         parsed = parse_contents(
-            contents, tasks, list_is_known=list_is_known, constraints=constraints
+            contents,
+            tasks,
+            list_is_known=self.list_is_known,
+            constraints=self.constraints,
         )
-        self._constraints = constraints
         self.match = parsed.match
         self.odd_lines = sum(len(each.odd) for each in parsed.by_name.values())
         self._locations = _locate(contents, parsed)
@@ -266,7 +281,7 @@ class View:
     @cached_property
     def held_up(self) -> int:
         """The number of waiting tasks that may not start yet, by the list's order."""
-        if not self._constraints:
+        if not self.constraints:
             return 0
         flags = [bytearray(self.total), bytearray(self.total)]
         for location, ended in zip(
@@ -274,7 +289,7 @@ class View:
         ):
             for taskid in self._locations.ids_at(location):
                 ended[taskid] = 1
-        frontier = Frontier(self._constraints, *flags)
+        frontier = Frontier(self.constraints, *flags)
         waiting = self.ids_in(State.WAITING)
         return sum(frontier.find_candidate(each) != each for each in waiting)
 
@@ -285,13 +300,23 @@ class View:
         Raises `StorageError`.
         """
         failed = self.ids_in(State.FAILED)
-        if not failed or (self.list_is_known and not self._constraints):
+        if not failed or (self.list_is_known and not self.constraints):
             return {}
         last = self.read_attempts(failed)
         awaited = {
             each: find_awaited(last.field(each, Column.OUTCOME)) for each in failed
         }
         return {each: root for each, root in awaited.items() if root is not None}
+
+    def find_cancelled(self, attempts: LastAttempts) -> set[int]:
+        """Return the failed tasks that a user has cancelled; `attempts` are theirs."""
+        failed = self.ids_in(State.FAILED)
+        return {
+            taskid
+            for taskid in failed
+            if taskid in self._cancelled
+            or attempts.field(taskid, Column.OUTCOME) == CANCELLED
+        }
 
     def last_failed(self, count: int) -> list[int]:
         """Return the failed tasks that were recorded last, the last one first.
@@ -360,6 +385,10 @@ class View:
             )
 
 
+def _constraints_of(tasklist: TaskList | None) -> Constraints:
+    return UNORDERED if tasklist is None else find_constraints(tasklist)
+
+
 def is_of(state: State, outcome: bytes) -> bool:
     """Return whether an attempt with this outcome explains the state of its task.
 
@@ -394,16 +423,19 @@ def read_view(
     wrong line counts as unknown.  Raises `InputError` if the list cannot be used
     otherwise, `StorageError` if the disk fails.
     """
+    if is_database(target, environ):
+        from mpifarm.audit.databases import read_database  # SQLite, for databases only
+
+        return _view_database(
+            target, read_database(target, environ, machine or observer())
+        )
     tasks, fault = look_at_tasks(target, environ)
     own = has_own_state(tasks, target)
     texts = None if own or tasks is None else tasks.tasks
     # A list that keeps its own state may make commands at a cost: they are not asked.
     least = len(tasks) if own and tasks is not None else 0
-    constraints = UNORDERED if tasks is None else find_constraints(tasks)
     faults = (fault,) if fault else ()
-    reader = _Reader(
-        target, texts, machine or observer(), own, least, constraints, faults
-    )
+    reader = _Reader(target, texts, machine or observer(), own, least, tasks, faults)
     view = reader.read()
     for _ in range(TRIES):
         # A file of a plain farmer that is just being written has less than all lines,
@@ -417,6 +449,27 @@ def read_view(
     return view
 
 
+def _view_database(target: Target, reading: "DatabaseReading") -> View:
+    """Return the view of a database; it is of one moment, and never read again."""
+    held, trouble = _find_held(target)
+    return View(
+        target,
+        reading.contents,
+        reading.tasks.tasks,
+        tasklist=reading.tasks,
+        has_own_state=False,
+        held=held,
+        troubles=[each for each in (reading.trouble, trouble) if each],
+        cancelled=reading.cancelled,
+    )
+
+
+def _find_held(target: Target) -> tuple[Held, str]:
+    """Return what users hold, and a sentence if that can't be read."""
+    paths = WorkdirPaths(os.path.abspath(target.workdir))
+    return find_held(paths) or (NOTHING_HELD, "")
+
+
 @dataclass(frozen=True, slots=True)
 class _Reader:
     """A reader of one workdir; without `texts` there are `least` tasks or more."""
@@ -426,7 +479,7 @@ class _Reader:
     machine: Machine
     has_own_state: bool
     least: int
-    constraints: Constraints
+    tasklist: TaskList | None
     faults: tuple[str, ...]
     """Sentences about the list."""
 
@@ -440,15 +493,13 @@ class _Reader:
         if tasks is None:
             learned = learn_tasks(contents)
             tasks = learned + [UNKNOWN_TEXT] * (self.least - len(learned))
-        paths = WorkdirPaths(os.path.abspath(self.target.workdir))
-        held, trouble = find_held(paths) or (NOTHING_HELD, "")
+        held, trouble = _find_held(self.target)
         return View(
             self.target,
             contents,
             tasks,
-            list_is_known=self.texts is not None,
+            tasklist=self.tasklist,
             has_own_state=self.has_own_state,
-            constraints=self.constraints,
             held=held,
             troubles=(*self.faults, *([trouble] if trouble else ())),
         )

@@ -8,7 +8,9 @@ SUBCOMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "cancel": ("--json",),
     "check": ("--repair", "--assume-idle"),
     "drain": ("--json",),
+    "export": ("--output", "--sqlite", "--state"),
     "hold": ("--json",),
+    "import": (),
     "joblog": ("--gnu",),
     "log": ("--attempt", "--failed", "--last"),
     "ls": (

@@ -24,12 +24,12 @@ _GARBAGE_THRESHOLDS = (20_000, 20, 20)
 own thresholds took a tenth of a start, and of rank 0's time with short tasks."""
 
 _END_BY_SIGNALS = (
-    *("add", "cancel", "check", "drain", "hold", "joblog", "log", "ls", "release"),
-    *("retry", "status", "timeline", "why"),
+    *("add", "cancel", "check", "drain", "export", "hold", "import", "joblog", "log"),
+    *("ls", "release", "retry", "status", "timeline", "why"),
 )
 """Subcommands that may be ended at any moment, so that signals have their defaults."""
 
-_PRINT_ONCE = ("joblog", "ls", "why")
+_PRINT_ONCE = ("export", "import", "joblog", "ls", "why")
 """Subcommands that end soon: a search for garbage takes a tenth of their time."""
 
 

@@ -73,6 +73,10 @@ subcommands, each with a --help of its own:
   mpifarm hold WORKDIR       have farms start nothing more, or not these tasks
   mpifarm release WORKDIR    let held tasks start
   mpifarm drain WORKDIR      have running farms start no more, and then end
+  mpifarm import LIST FILE.db
+                             make a database of a list, to farm and to query
+  mpifarm export WORKDIR     print the tasks as a list, or (--sqlite FILE.db)
+                             write all that is known of them into a database
   mpifarm retry WORKDIR      put failed tasks back, so that they run again
   mpifarm selftest           test the file systems and the MPI of this cluster
   mpifarm supervise -- srun ...

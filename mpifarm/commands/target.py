@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.database.names import is_database_name
 from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store.strangers import validate_contents, validate_place
@@ -87,13 +88,18 @@ def find_target(chosen: Any) -> Target:
         if getattr(chosen, name) == "":
             raise InputError(f"the name of {what} is empty: is a variable not set?")
     workdir, tasklist = chosen.workdir, chosen.tasklist
+    is_begun = True
     if tasklist is None and (root := find_workdir_of_kept(workdir)):
         workdir = root
     elif files.is_file(workdir):
-        workdir, tasklist = _find_workdir(workdir, tasklist, chosen.example)
+        is_begun = not _is_database(workdir, chosen.handler)
+        workdir, tasklist = _find_workdir(
+            workdir, tasklist, chosen.example, is_begun=is_begun
+        )
     elif not files.is_there(workdir) and files.is_directory(workdir + SUFFIX):
         workdir += SUFFIX  # the list is gone
-    _check_workdir(workdir)
+    if is_begun or files.is_there(workdir):
+        _check_workdir(workdir)
     if tasklist is None:
         tasklist = find_tasklist_of(workdir)
     validate_place(workdir, tasklist)
@@ -101,18 +107,25 @@ def find_target(chosen: Any) -> Target:
     return Target(workdir, tasklist, chosen.handler, chosen.config, chosen.lock_area)
 
 
-def _find_workdir(named: str, tasklist: str | None, example: str) -> tuple[str, str]:
+def _is_database(named: str, handler: str) -> bool:
+    """Return whether a list has the states of its tasks, without a workdir, too."""
+    return handler == "sqlite" or (handler == "default" and is_database_name(named))
+
+
+def _find_workdir(
+    named: str, tasklist: str | None, example: str, *, is_begun: bool
+) -> tuple[str, str]:
     """Return the workdir of the tasklist `named`, and that tasklist.
 
     `tasklist` is the value of ``--list``.  Raises `InputError` for both, or without a
-    workdir.
+    workdir where there has to be one (`is_begun`).
     """
     if tasklist is not None:
         raise InputError(
             f"{named} is not a directory: give the workdir with --list {tasklist}"
         )
     workdir = named + SUFFIX
-    if not files.is_directory(workdir):
+    if is_begun and not files.is_directory(workdir):
         raise InputError(
             f"no workdir {workdir}: no farm has run this list.  If you used --workdir"
             f" DIR, run: {example} --list {shlex.quote(named)}"
@@ -130,6 +143,7 @@ def _check_workdir(workdir: str) -> None:
     marks = (
         *(paths.toprocess, paths.finished, paths.failed, paths.logs),
         *(paths.claims, paths.fingerprint, paths.timeline, paths.lock),
+        paths.attempts,
     )
     if not files.is_permitted(workdir, os.R_OK | os.X_OK):
         raise InputError(f"cannot read the workdir {workdir}: ask its owner")

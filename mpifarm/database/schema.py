@@ -26,6 +26,9 @@ from mpifarm.errors import InputError, StorageError
 from mpifarm.system import files
 from mpifarm.system.regular_files import OddFileError, open_regular
 
+Connection: TypeAlias = sqlite3.Connection
+"""A connection, for the rooms that do not import sqlite3."""
+
 APPLICATION_ID: Final = 0x6D706661
 """``mpfa``; file(1) and SQLite show it as the application of a database."""
 
@@ -186,6 +189,16 @@ def _open_at(name: str, mode: str) -> sqlite3.Connection:
     return connection
 
 
+def check_integrity(connection: sqlite3.Connection) -> list[str]:
+    """Return what SQLite finds wrong with a database, [] if it is whole."""
+    rows = connection.execute(f"PRAGMA integrity_check({_MAX_FAULTS})")
+    return [text for (text,) in rows if text != "ok"]
+
+
+_MAX_FAULTS: Final = 10
+"""Faults that are told; after the first ones the others say little."""
+
+
 def _check_header(path: str, *, is_whole: bool) -> None:
     """Raise `InputError` unless the file is a database that can be used.
 
@@ -269,7 +282,7 @@ def creating(path: str) -> Iterator[sqlite3.Connection]:
     no file.  Raises `InputError` if there is a file of this name, `StorageError` if the
     disk fails.
     """
-    refuse_existing(path)
+    files.refuse_existing(path)
     staging = f"{path}.{secrets.token_hex(4)}.new"
     try:
         with explained(path), closing(_create(staging)) as connection:
@@ -278,19 +291,10 @@ def creating(path: str) -> Iterator[sqlite3.Connection]:
             _execute_all(connection, _INDEXES)
             connection.execute("COMMIT")
         _sync(staging)
-        _name(staging, path)
+        files.rename_new(staging, path)
     finally:
         with suppress(OSError):
             os.unlink(staging)
-
-
-def refuse_existing(path: str) -> None:
-    """Raise `InputError` if there is anything with this name."""
-    if os.path.lexists(path):
-        raise InputError(
-            f"{path} exists, and is not written over: name another file, or move it"
-            " away"
-        )
 
 
 def _create(staging: str) -> sqlite3.Connection:
@@ -336,16 +340,3 @@ def _sync(path: str) -> None:
             os.close(descriptor)
     except OSError as error:
         raise files.storage_error("write", path, error) from error
-
-
-def _name(staging: str, path: str) -> None:
-    """Give a whole new file its name, unless there is one of that name by now."""
-    try:
-        os.link(staging, path)
-    except FileExistsError:
-        refuse_existing(path)
-    except OSError:
-        # A file system without hard links.
-        refuse_existing(path)
-        files.rename(staging, path)
-    files.sync_names(os.path.dirname(path) or ".")

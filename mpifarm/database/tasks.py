@@ -43,6 +43,25 @@ class NewTask(NamedTuple):
     kind: str | None = None
 
 
+class Row(NamedTuple):
+    """A whole row of the table; SQLite makes numbers of the texts of numbers."""
+
+    taskid: int
+    command: str | bytes
+    state: str
+    after: str | None = None
+    kind: str | None = None
+    farm: str | None = None
+    attempt: int | str = 0
+    outcome: str | None = None
+    status: str | None = None
+    signal: str | None = None
+    host: str | None = None
+    started: str | None = None
+    seconds: str | None = None
+    peak_memory: str | None = None
+
+
 class TaskEnd(NamedTuple):
     """The end of a task's last attempt, with the words of ``attempts.tsv``."""
 
@@ -227,6 +246,16 @@ def find_ids(connection: sqlite3.Connection, state: TaskState) -> list[int]:
     return [taskid for (taskid,) in connection.execute(query, (state.value,))]
 
 
+def find_failed(connection: sqlite3.Connection) -> list[int]:
+    """Return the ids of failed and cancelled tasks, the last one last."""
+    query = (
+        "SELECT id FROM tasks WHERE state IN ('failed', 'cancelled')"
+        " AND state <> 'finished'"
+        " ORDER BY julianday(started) + coalesce(seconds, 0) / 86400, id"
+    )
+    return [taskid for (taskid,) in connection.execute(query)]
+
+
 def find_first(connection: sqlite3.Connection, most: int, begin: int = 0) -> list[int]:
     """Return the first ids to be processed from `begin` on, `most` at most."""
     query = (
@@ -275,12 +304,18 @@ def insert(connection: sqlite3.Connection, tasks: Iterable[NewTask]) -> None:
         'INSERT INTO tasks (id, command, state, "after", kind) VALUES (?, ?, ?, ?, ?)',
         (
             (
-                *(taskid, _as_value(command), state.value),
+                *(taskid, as_value(command), state.value),
                 *(encode_ids(after) or None, kind),
             )
             for taskid, command, state, after, kind in tasks
         ),
     )
+
+
+def insert_rows(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
+    """Insert tasks with all that is known of them."""
+    marks = ", ".join("?" * len(Row._fields))
+    connection.executemany(f"INSERT INTO tasks VALUES ({marks})", rows)  # noqa: S608 - constants
 
 
 def insert_plain(
@@ -289,7 +324,7 @@ def insert_plain(
     """Insert tasks that wait for nothing, with ids from `begin` on."""
     connection.executemany(
         "INSERT INTO tasks (id, command) VALUES (?, ?)",
-        enumerate(map(_as_value, commands), begin),
+        enumerate(map(as_value, commands), begin),
     )
 
 
@@ -303,7 +338,8 @@ def insert_barriers(
     )
 
 
-def _as_value(command: bytes) -> str | bytes:
+def as_value(command: bytes) -> str | bytes:
+    """Return a command as a row has it: a text, or bytes that are not UTF-8."""
     try:
         return command.decode()
     except UnicodeDecodeError:

@@ -109,6 +109,12 @@ def read_tasks(target: Target, environ: Mapping[str, str]) -> TaskList | None:
     if target.tasklist is None:
         return None
     handler = find_handler_of(target, environ)
+    if handler.python_class == DATABASE_CLASS:
+        from mpifarm.store.database_reading import read_database_tasks
+
+        return read_database_tasks(
+            target.tasklist, lambda: find_existing_lock(target, environ)
+        )
     return open_tasklist(handler, target.tasklist, target.workdir, lambda: lambda: None)
 
 

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from mpifarm.errors import StorageError, UnfitFileError
+from mpifarm.errors import InputError, StorageError, UnfitFileError
 from mpifarm.system.patience import is_of_the_disk
 from mpifarm.system.regular_files import OddFileError, kind_in_words, open_regular
 
@@ -324,6 +324,32 @@ def rename(source: str, target: str) -> None:
         os.rename(source, target)
     except OSError as error:
         raise storage_error("replace", target, error) from error
+
+
+def rename_new(source: str, target: str) -> None:
+    """Rename `source` to `target`, and sync the name; nothing is replaced.
+
+    Raises `InputError` if there is a `target`, else `StorageError`.
+    """
+    try:
+        os.link(source, target)
+        os.unlink(source)
+    except FileExistsError:
+        refuse_existing(target)
+    except OSError:
+        # A file system without hard links.
+        refuse_existing(target)
+        rename(source, target)
+    sync_names(os.path.dirname(os.path.abspath(target)))
+
+
+def refuse_existing(path: str) -> None:
+    """Raise `InputError` if there is anything with this name."""
+    if os.path.lexists(path):
+        raise InputError(
+            f"{path} exists, and is not written over: name another file, or move it"
+            " away"
+        )
 
 
 def replace(path: str, staging: str, content: bytes) -> None:

@@ -1,0 +1,106 @@
+"""A workdir whose list is a database, as the contents that files would have.
+
+Rules of this file: what is read is of one moment, under the lock.  So each command that
+looks at a workdir of files looks at a database, too, and needs no second way.
+"""
+
+import os
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from mpifarm.audit.audit import ClaimView, Contents
+from mpifarm.audit.snapshot import glance
+from mpifarm.database import tasks as statements
+from mpifarm.database.schema import check_integrity
+from mpifarm.database.tasks import TaskState
+from mpifarm.store.database_reading import (
+    DatabaseTasks,
+    copy_database,
+    lock_to_read,
+    tasks_of,
+    used,
+)
+from mpifarm.store.farm_liveness import FarmLiveness, Machine
+from mpifarm.store.status_lines import encode_lines
+from mpifarm.store.target import Target, find_existing_lock
+from mpifarm.system import files
+
+PLAIN_FARMER = "PyTaskFarmer"
+"""The beginning of the name of a plain farmer in a row."""
+
+
+class DatabaseReading(NamedTuple):
+    """The tasks of a database, and the contents that its workdir would have."""
+
+    tasks: DatabaseTasks
+    contents: Contents
+    trouble: str
+    """Why the lock was not held, "" if it was."""
+    cancelled: frozenset[int]
+    faults: Sequence[str]
+    """What SQLite's own check has found, [] if it was not asked for."""
+
+
+def read_database(
+    target: Target,
+    environ: Mapping[str, str],
+    machine: Machine,
+    *,
+    checks: bool = False,
+) -> DatabaseReading:
+    """Read the database of a target and its workdir, which may not be there yet.
+
+    `checks`: let SQLite check the database, too.  Raises `InputError` for a database
+    that can't be read, `StorageError` if the disk fails.
+    """
+    path = target.tasklist or ""
+    with lock_to_read(path, lambda: find_existing_lock(target, environ)) as trouble:
+        copy = copy_database(path)
+        found = _read_workdir(target, machine)
+    with used(path, copy):
+        faults = check_integrity(copy) if checks else []
+        tasks = tasks_of(copy)
+        texts = tasks.tasks
+        ids = {
+            state: statements.find_ids(copy, state)
+            for state in TaskState
+            if state is not TaskState.RUNNING
+        }
+        claims = _share_out(found.claims, statements.find_holders(copy))
+        contents = found._replace(
+            toprocess=encode_lines(ids[TaskState.TO_PROCESS], texts),
+            waiting=encode_lines(ids[TaskState.WAITING], texts),
+            finished=encode_lines(ids[TaskState.FINISHED], texts),
+            failed=encode_lines(statements.find_failed(copy), texts),
+            claims=tuple(claims),
+            locked=not trouble,
+        )
+    cancelled = frozenset(ids[TaskState.CANCELLED])
+    return DatabaseReading(tasks, contents, trouble, cancelled, faults)
+
+
+def _read_workdir(target: Target, machine: Machine) -> Contents:
+    """Read what a workdir has beside the states of tasks."""
+    if not files.is_directory(target.workdir):
+        return Contents(None, None, None, None)
+    return glance(os.path.abspath(target.workdir), machine)
+
+
+def _share_out(
+    claims: Sequence[ClaimView], holders: Iterator[tuple[str | None, int]]
+) -> Iterator[ClaimView]:
+    """Yield the claims, each with the tasks that it holds by the rows.
+
+    A farm without a claim has died.  What a plain farmer has is in no claim.
+    """
+    held: dict[str, array[int]] = {}
+    for farm, taskid in holders:
+        if farm is not None and not farm.startswith(PLAIN_FARMER):
+            held.setdefault(farm, array("Q")).append(taskid)
+    for claim in claims:
+        ids = frozenset(held.pop(claim.farm, ()))
+        yield claim._replace(held=ids, kept=ids)
+    for farm, left in held.items():
+        ids = frozenset(left)
+        yield ClaimView(farm, "", FarmLiveness.DEAD, ids, ids)
