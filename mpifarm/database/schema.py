@@ -26,9 +26,6 @@ from mpifarm.errors import InputError, StorageError
 from mpifarm.system import files
 from mpifarm.system.regular_files import OddFileError, open_regular
 
-Connection: TypeAlias = sqlite3.Connection
-"""A connection, for the rooms that do not import sqlite3."""
-
 APPLICATION_ID: Final = 0x6D706661
 """``mpfa``; file(1) and SQLite show it as the application of a database."""
 
