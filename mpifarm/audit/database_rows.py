@@ -6,9 +6,9 @@ Rules of this file: a view in, rows out; it changes nothing but a new database.
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
-from mpifarm.audit.databases import PLAIN_FARMER
 from mpifarm.audit.view import State, View, is_of
 from mpifarm.database import tasks as statements
+from mpifarm.database.farming import PLAIN_FARMER
 from mpifarm.database.schema import Connection
 from mpifarm.database.tasks import NewTask, Row, TaskState
 from mpifarm.errors import InputError
@@ -188,7 +188,7 @@ class _Rows:
 
     def _holder(self, taskid: int, state: State) -> str | None:
         if state is State.NOWHERE:
-            return PLAIN_FARMER
+            return f"{PLAIN_FARMER}elsewhere"
         is_held = state in (State.RUNNING, State.CLAIMED)
         holder = self._view.holder(taskid) if is_held else None
         return holder.farm if holder else None

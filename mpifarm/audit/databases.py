@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mpifarm.audit.audit import ClaimView, Contents
 from mpifarm.audit.snapshot import glance
 from mpifarm.database import tasks as statements
+from mpifarm.database.farming import PLAIN_FARMER
 from mpifarm.database.schema import check_integrity
 from mpifarm.database.tasks import TaskState
 from mpifarm.store.database_reading import (
@@ -25,9 +26,6 @@ from mpifarm.store.farm_liveness import FarmLiveness, Machine
 from mpifarm.store.status_lines import encode_lines
 from mpifarm.store.target import Target, find_existing_lock
 from mpifarm.system import files
-
-PLAIN_FARMER = "PyTaskFarmer"
-"""The beginning of the name of a plain farmer in a row."""
 
 
 class DatabaseReading(NamedTuple):

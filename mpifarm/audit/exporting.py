@@ -92,7 +92,7 @@ def export_database(view: View, target: Target, path: str) -> int:
         write_view(connection, view, commands)
         source = target.tasklist or target.workdir
         write_about(connection, "list", os.path.abspath(source))
-        write_about(connection, "workdir", view.paths.root)
+        write_about(connection, "exported_from", view.paths.root)
         write_about(connection, "exported", encode_time(time.time()))
         return write_attempts(connection, _unescaped(read_rows(view.paths)))
 

@@ -179,7 +179,7 @@ def test_states_and_last_attempts_are_imported(site, capfd):
         ("to process", None, 1, "completed", 0, 0, "n1", 1.0),
         ("to process", None, 0, None, None, None, None, None),
         ("to process", None, 0, None, None, None, None, None),
-        ("running", "PyTaskFarmer", 0, None, None, None, None, None),
+        ("running", "PyTaskFarmer elsewhere", 0, None, None, None, None, None),
     ]
     query = "SELECT started, peak_memory FROM tasks WHERE id = 0"
     assert rows("tasks.db", query) == [("2001-09-09T01:46:40.000Z", 4096)]
@@ -306,14 +306,14 @@ def test_a_workdir_is_exported_for_queries(site, capfd, source):
     assert attempts[3][7] is None
     about = dict(rows("out.db", "SELECT key, value FROM about"))
     assert about["list"] == os.path.abspath(source)
-    assert about["workdir"] == os.path.abspath(f"{source}_workdir")
+    assert about["exported_from"] == os.path.abspath(f"{source}_workdir")
 
 
 def test_what_a_farm_has_is_running_in_an_export(site):
     write_claim(WorkdirPaths(str(site.root)), "abcd0001", [3, 4])
     run(export, "tasks.txt", "--sqlite", "out.db")
     query = "SELECT id, farm FROM tasks WHERE state = 'running'"
-    wanted = [(3, "abcd0001"), (4, "abcd0001"), (6, "PyTaskFarmer")]
+    wanted = [(3, "abcd0001"), (4, "abcd0001"), (6, "PyTaskFarmer elsewhere")]
     assert rows("out.db", query) == wanted
 
 
