@@ -4,7 +4,6 @@ Rules of this file: it reads, without the lock, and words nothing.  Times are in
 since the epoch, ages in seconds.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from mpifarm.store.attempts_scan import (
     find_last_attempts,
     find_without_attempt,
 )
+from mpifarm.store.directories import find_directory
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.farm_report import FarmReport, RunningReport
 from mpifarm.store.target import Target
@@ -164,14 +164,7 @@ def read_status(
     now = time.time()
     farms = read_farms(view.paths, view.claims, now)
     failed = _find_failed(view, most_failed)
-    return Status(view, farms, failed, _count_by_others(view), now, _find_directory())
-
-
-def _find_directory() -> str:
-    try:
-        return os.getcwd()
-    except OSError:  # it was removed
-        return ""
+    return Status(view, farms, failed, _count_by_others(view), now, find_directory())
 
 
 def _find_failed(view: View, most: int) -> list[FailedTask]:

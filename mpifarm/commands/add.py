@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from mpifarm.audit.farms import Farm, Life, read_claimed
 from mpifarm.audit.snapshot import observer, read_claims
+from mpifarm.commands.farm_command import find_farm_command
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import add_target_arguments, find_target, patience_of
 from mpifarm.errors import ExitStatus, InputError
@@ -27,9 +28,9 @@ from mpifarm.store.farm_file import list_farm_files, read_farm_file
 from mpifarm.store.target import (
     SUFFIX,
     Target,
-    farm_words_of,
     find_lock,
     find_workdir_of_kept,
+    refuse_status_file,
 )
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
@@ -74,6 +75,8 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     target = try_again(lambda: _find_list(chosen), patience)
     after = "" if chosen.after is None else _parse_after(chosen.after)
     commands = [*_check(_find_commands(chosen), target.tasklist or "")]
+    if after:
+        _check_are_no_ids(after, chosen.commands)
     if not commands:
         raise InputError("no command is given: there is nothing to add")
     tell = _Teller(console, target, as_json=chosen.json)
@@ -113,6 +116,15 @@ def _parse_after(word: str) -> str:
     return encode_ids({*parse_id_word(word)})
 
 
+def _check_are_no_ids(after: str, words: Sequence[str]) -> None:
+    """Raise `InputError` for commands that seem to be more ids for ``--after``."""
+    if ids := [word for word in words if word.strip("0123456789,-") == ""]:
+        raise InputError(
+            f"{ids[0]!r} would be a task, and is no command: give all ids in one word,"
+            f" --after {','.join([after, *ids])}"
+        )
+
+
 # ---- the list -----------------------------------------------------------------------
 
 
@@ -145,6 +157,7 @@ def _check_begun(chosen: Any) -> None:
     is_list = chosen.tasklist is None and os.path.isfile(named)
     is_begun = os.path.isdir(named + SUFFIX) or find_workdir_of_kept(named) is not None
     if is_list and not is_begun:
+        refuse_status_file(named)
         name = shlex.quote(named)
         raise InputError(
             f"no workdir {named}{SUFFIX}: no farm has run this list, so append the line"
@@ -322,7 +335,7 @@ class _Teller:
         found = find_farms(self._target)
         farms = [farm for farm in found if takes_up(farm)]
         others = [farm for farm in found if not takes_up(farm)]
-        command = shlex.join(["mpifarm", *farm_words_of(self._target)])
+        command = find_farm_command(self._target)
         if self._as_json:
             record = {
                 "workdir": self._target.workdir,

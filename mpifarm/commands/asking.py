@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from mpifarm.audit.asking import LivingFarm, Outcome, ask, await_answers
 from mpifarm.audit.view import State, read_view
+from mpifarm.commands.farm_command import find_farm_command
 from mpifarm.commands.sink import Sink
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import (
@@ -31,7 +32,6 @@ from mpifarm.store.farm_liveness import this_machine
 from mpifarm.store.held_file import Held, find_held
 from mpifarm.store.target import (
     Target,
-    farm_words_of,
     find_existing_lock,
     find_lock,
     read_tasks,
@@ -288,7 +288,7 @@ class Told:
         """Yield the lines for a workdir without a farm, with what to do."""
         target, kind = self._target, self._request.kind
         nobody = f"no farm works in {target.workdir}"
-        farm = shlex.join(["mpifarm", *farm_words_of(target)])
+        farm = find_farm_command(target)
         release = shlex.join(["mpifarm", "release", *words_of(target)])
         match kind:
             case RequestKind.HOLD:
@@ -360,7 +360,7 @@ class Told:
                 if found is state and taskid not in unheld
             ]
             if ended:
-                yield f"not {verb}, because {_WHY[state]}: {name_ids(ended)}"
+                yield f"not {verb}{_explain(verb, state)}: {name_ids(ended)}"
 
     def _describe_released(self) -> Iterator[str]:
         released = self._released()
@@ -444,9 +444,9 @@ class Told:
         verb = done.get(self._request.kind, "")
         by_why: dict[str, list[int]] = {}
         for taskid, state in left.items():
-            by_why.setdefault(_WHY.get(state, _ELSEWHERE), []).append(taskid)
+            by_why.setdefault(_explain(verb, state), []).append(taskid)
         for why, taskids in by_why.items():
-            yield f"not {verb}, because {why}: {name_ids(taskids)}"
+            yield f"not {verb}{why}: {name_ids(taskids)}"
 
     def _describe_farms(self) -> Iterator[str]:
         """Yield a line for each farm that has not done what was asked."""
@@ -514,6 +514,17 @@ _WHY: Final = {
     State.NOWHERE: "they are in no file: a PyTaskFarmer has them, or lost them",
 }
 _ELSEWHERE: Final = "no farm that answered holds them"
+
+
+def _explain(verb: str, state: State) -> str:
+    """Return why tasks in a state were not held, say; it follows that word.
+
+    What has failed may run again, and what users hold is remembered.
+    """
+    why = _WHY.get(state, _ELSEWHERE)
+    again = state is State.FAILED and verb != "cancelled"
+    return f"{' before mpifarm retry puts them back' if again else ''}, because {why}"
+
 
 _PRIORITY: Final = (
     *(Fate.ENDED_NOW, Fate.WAITED, Fate.RUNS_ON, Fate.ENDED_BEFORE, Fate.NOT_HERE),

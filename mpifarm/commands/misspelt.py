@@ -6,7 +6,7 @@ near spelling is offered only if the word is really near.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
 
@@ -247,25 +247,35 @@ def _is_there(word: str) -> bool:
     return not word.startswith("-") and os.path.exists(word)
 
 
-def explain_extra(program: str, extra: Sequence[str], options: Sequence[str]) -> str:
+def explain_extra(
+    program: str,
+    extra: Sequence[str],
+    options: Sequence[str],
+    of_farm: Collection[str] = (),
+) -> str:
     """Return a sentence about `extra`, words that mean nothing to a subcommand.
 
-    `program` is the name of the subcommand, `options` are its own options.
+    `program` is the name of the subcommand, `options` are its own options, and
+    `of_farm` those of a farm.
     """
     if why := explain_dash(extra):
         return why
     for word in extra:
         if len(word) > 1 and word.startswith("-"):
             name = word.partition("=")[0]
-            said = _explain_option_of(program, name, options)
+            said = _explain_option_of(program, name, options, of_farm)
             return f"{program} has no option {_shown(word)}{said}"
     return _explain_surplus_of(program, extra)
 
 
-def _explain_option_of(program: str, name: str, options: Sequence[str]) -> str:
+def _explain_option_of(
+    program: str, name: str, options: Sequence[str], of_farm: Collection[str]
+) -> str:
     """Return the end of a sentence about an unknown option of a subcommand, or ""."""
     if name in {"-w", "--workdir"}:
         return ": give the workdir in place of the list, and the list with --list FILE"
+    if name in of_farm:
+        return f": it is one of a farm, mpifarm {name} ... LIST"
     if near := [*_find_near(name, options)]:
         return f", did you mean {_either(near)}?"
     if name in {"--id", "--ids", "--task", "--tasks"} and program in _TAKE_IDS:

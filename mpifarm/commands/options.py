@@ -585,6 +585,7 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
 
 _ALL: Final = [option for group in OPTIONS.values() for option in group]
 LONG_NAMES: Final = tuple(option.long_name for option in _ALL)
+ALL_NAMES: Final = frozenset(name for option in _ALL for name in option.names.split())
 OLD_NAMES: Final = tuple(option.long_name for option in _ALL if option.is_old)
 """PyTaskFarmer's options: a word that abbreviates one keeps its meaning."""
 

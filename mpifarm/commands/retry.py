@@ -15,6 +15,7 @@ from mpifarm.audit.retry import (
 )
 from mpifarm.audit.snapshot import observer
 from mpifarm.audit.view import read_view
+from mpifarm.commands.farm_command import find_farm_command
 from mpifarm.commands.statuses import join_statuses, parse_statuses
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import (
@@ -31,7 +32,6 @@ from mpifarm.model.wording import agree, counted
 from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.target import (
     Target,
-    farm_words_of,
     read_tasks,
     words_of,
 )
@@ -137,7 +137,7 @@ def report(target: Target, wanted: Wanted, retried: Retried) -> list[str]:
     """Return the lines about the moved and the left tasks, with the next command."""
     count = len(retried.moved)
     if count:
-        command = shlex.join(["mpifarm", *farm_words_of(target)])
+        command = find_farm_command(target)
         lines = [f"{counted(count)} put back to be run: {name_ids(retried.moved)}"]
         if retried.along:
             were = agree(len(retried.along), "task", "tasks")

@@ -7,7 +7,7 @@ import argparse
 import re
 from typing import Any, Final, NoReturn
 
-from mpifarm.commands.options import HELP, add_option
+from mpifarm.commands.options import ALL_NAMES, HELP, add_option
 from mpifarm.errors import InputError
 from mpifarm.model.id_ranges import NO_ID, IdRangesError, parse_ids
 
@@ -40,7 +40,7 @@ class SubcommandParser(argparse.ArgumentParser):
             from mpifarm.commands.misspelt import explain_extra  # for mistakes only
 
             options = [*self._option_string_actions]
-            self.error(explain_extra(self.prog, extra, options))
+            self.error(explain_extra(self.prog, extra, options, ALL_NAMES))
         return chosen
 
     def error(self, message: str) -> NoReturn:

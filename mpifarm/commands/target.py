@@ -23,6 +23,7 @@ from mpifarm.store.target import (
     find_tasklist_of,
     find_workdir_of_kept,
     has_own_state,
+    refuse_status_file,
 )
 from mpifarm.system import files
 from mpifarm.system.lock import WorkdirLock
@@ -126,6 +127,7 @@ def _find_workdir(
         )
     workdir = named + SUFFIX
     if is_begun and not files.is_directory(workdir):
+        refuse_status_file(named)
         raise InputError(
             f"no workdir {workdir}: no farm has run this list.  If you used --workdir"
             f" DIR, run: {example} --list {shlex.quote(named)}"

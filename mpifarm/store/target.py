@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mpifarm.database.names import DATABASE_CLASS, is_database_name
 from mpifarm.errors import InputError
-from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.paths import STATUS_FILES, WorkdirPaths
 from mpifarm.model.settings import HandlerDefinition
 from mpifarm.plugins.registry import find_handler, find_search_path
 from mpifarm.store.directories import make_root
@@ -198,6 +198,15 @@ def refuse_as_list(path: str) -> None:
         raise InputError(
             f"{path} is {what} of a list, and no list: {farm} goes on with the list,"
             f" {retry} puts back what failed"
+        )
+
+
+def refuse_status_file(path: str) -> None:
+    """Raise `InputError` if `path` is a file that a farm keeps in its workdir."""
+    workdir, name = os.path.split(path)
+    if name in STATUS_FILES and _is_workdir(workdir or os.getcwd()):
+        raise InputError(
+            f"{path} is a file in the workdir {workdir or '.'}: name the workdir"
         )
 
 

@@ -72,7 +72,7 @@ def running(place):
 def test_what_a_running_farm_is_told(create_place):
     place = create_place([WAITS] * 14)
     page = Page(place, "telling-a-farm.md")
-    farm = place.launch("-n", "2")
+    farm = page.type("mpifarm -n 2 tasks.txt")
     place.wait_for_marks("started", 2)
     page.run("cancel tasks.txt 3,7-9", "cancel tasks.txt 0,4")
     assert place.failed() == [0, 3, 4, 7, 8, 9]

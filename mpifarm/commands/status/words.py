@@ -13,6 +13,7 @@ from typing import Final
 from mpifarm.audit.farms import Farm, Life
 from mpifarm.audit.status import FailedTask, Status
 from mpifarm.audit.view import State, View
+from mpifarm.commands.farm_command import name_farm_command
 from mpifarm.commands.status.encoding import find_lost
 from mpifarm.commands.table import TableColumn, format_table
 from mpifarm.farm.summary import status_in_words
@@ -29,7 +30,7 @@ from mpifarm.store.attempts import Attempt
 from mpifarm.store.farm_liveness import FarmLiveness
 from mpifarm.store.farm_report import FarmReport, RunningReport
 from mpifarm.store.fingerprint import ListMatch
-from mpifarm.store.target import farm_words_of, words_of
+from mpifarm.store.target import words_of
 from mpifarm.system.console import printable
 
 MAX_RUNNING: Final = 5
@@ -158,7 +159,7 @@ def _describe_state(status: Status) -> Iterator[str]:
     ended = status.last_ended
     when = f" since {_time(ended.heard, status.now)}" if ended else ""
     how = _describe_end(ended.report) if ended and ended.report else ""
-    farm = _name_command(status)
+    farm = name_farm_command(view.target, status.last_report, status.directory)
     if left and not view.held.holds_all:
         yield f"no farm runs{when}{how}; to go on, give its command again: {farm}"
     elif left or counts[State.HELD]:
@@ -182,17 +183,6 @@ def _describe_held(view: View) -> Iterator[str]:
         tasks = f"{agree(len(held), 'task', 'tasks')} {name_ids(held)}"
         them = agree(len(held), "it", "them")
         yield f"{len(held)} held ({tasks}): {release} lets {them} start"
-
-
-def _name_command(status: Status) -> str:
-    """Return the command of the farm heard last, else one that goes on as well."""
-    report = status.last_report
-    if report is None or not report.command:
-        return shlex.join(["mpifarm", *farm_words_of(status.view.target)])
-    command = shlex.join(report.command)
-    if report.directory in ("", status.directory):
-        return command
-    return f"cd {shlex.quote(report.directory)} && {command}"
 
 
 def _describe_end(report: FarmReport) -> str:

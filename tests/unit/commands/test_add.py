@@ -167,6 +167,13 @@ def test_a_task_of_a_kind_is_added_as_it_stands(place):
     assert place.content.endswith("\n[limit=net] echo three\n")
 
 
+def test_more_ids_behind_a_blank_are_no_tasks(place):
+    why = place.refuse("--after", "0", "1", "echo x")
+    assert "give all ids in one word, --after 0,1" in why
+    place.add("0", "echo three")
+    assert place.content.endswith("\n0\necho three\n")
+
+
 @pytest.mark.parametrize(
     ("ids", "why"),
     [

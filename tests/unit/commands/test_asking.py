@@ -86,6 +86,14 @@ def test_what_one_farm_did_counts_though_another_has_nothing_to_do_with_it():
             0,
         ),
         (
+            told(HOLD, (4,), [(ONE, fates())], {4: State.FAILED}),
+            (
+                "not held before mpifarm retry puts them back, because they had failed"
+                " already: 4"
+            ),
+            1,
+        ),
+        (
             told(HOLD, None, [(ONE, fates(running=3))]),
             "all tasks are held; 3 tasks run on",
             0,

@@ -266,6 +266,11 @@ def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_touched(
         (log, "x --ids 3", "no option --ids: ids need none, mpifarm log LIST 3,7-9"),
         (drain, "x 3 4", "for a whole farm: mpifarm hold LIST 3,4 keeps single tasks"),
         (ls, "x 3", "for mpifarm ls: mpifarm log LIST 3 prints what single tasks"),
+        (
+            retry,
+            "x -n 8",
+            "retry has no option -n: it is one of a farm, mpifarm -n ...",
+        ),
         (ls, "x --watch", "ls has no option --watch; mpifarm status has one"),
         (log, "x 3 --failed", "--failed stands in place of ids"),
         (log, "x 3 --fialed", "log has no option --fialed, did you mean --failed?"),

@@ -71,6 +71,17 @@ def test_a_workdir_that_may_not_be_read_is_told(here, monkeypatch):
     assert asked == [("else", os.R_OK | os.X_OK)]
 
 
+def test_a_status_file_is_told_as_one_to_a_subcommand(here):
+    (here / "else" / "failed").touch()
+    with pytest.raises(
+        InputError, match=r"^else/failed is a file in the workdir else:"
+    ):
+        find("else/failed")
+    (here / "failed").touch()
+    with pytest.raises(InputError, match="no workdir failed_workdir"):
+        find("failed")
+
+
 # ---- the list of a workdir ----------------------------------------------------------
 
 

@@ -1,0 +1,36 @@
+"""The command of a farm, to be given again.
+
+Rules of this file: it reads, and prints nothing.  A farm's options decide what it does,
+so the command of the last farm goes before one that only names the list.
+"""
+
+import os
+import shlex
+
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.directories import find_directory
+from mpifarm.store.farm_file import list_farm_files
+from mpifarm.store.farm_report import FarmReport, find_report
+from mpifarm.store.target import Target, farm_words_of
+
+
+def find_farm_command(target: Target) -> str:
+    """Return the command of the workdir's last farm, else one that goes on as well."""
+    paths = WorkdirPaths(os.path.abspath(target.workdir))
+    for farm in list_farm_files(paths):
+        if (report := find_report(paths, farm)) is not None:
+            return name_farm_command(target, report, find_directory())
+    return name_farm_command(target, None, "")
+
+
+def name_farm_command(target: Target, report: FarmReport | None, here: str) -> str:
+    """Return the command of the farm of a report, else one that goes on as well.
+
+    `here` is the directory of those who read it, "" if it was removed.
+    """
+    if report is None or not report.command:
+        return shlex.join(["mpifarm", *farm_words_of(target)])
+    command = shlex.join(report.command)
+    if report.directory in ("", here):
+        return command
+    return f"cd {shlex.quote(report.directory)} && {command}"

@@ -1,0 +1,46 @@
+"""The command that goes on with a workdir: that of its last farm, if one is known."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from mpifarm.commands.farm_command import find_farm_command
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.target import Target
+from tests.farm_states import write_farm
+
+TARGET = Target("tasks.txt_workdir", "tasks.txt")
+
+
+@pytest.fixture
+def paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / TARGET.workdir).mkdir()
+    return WorkdirPaths(str(tmp_path / TARGET.workdir))
+
+
+def write(paths, farm, command, age, directory=""):
+    now = time.time()
+    directory = directory or os.getcwd()
+    write_farm(paths, farm, written=now - age, command=command, directory=directory)
+    os.utime(paths.farm(farm), (now - age, now - age))
+
+
+def test_the_last_farm_that_said_so_tells_its_command_with_its_options(paths):
+    write(paths, "0badcafe", ["mpifarm", "-n", "2", "tasks.txt"], 60)
+    write(paths, "c1a10000", ["mpifarm", "-r", "my runner", "tasks.txt"], 30)
+    Path(paths.farm("deadbeef")).write_text("torn")
+    assert find_farm_command(TARGET) == "mpifarm -r 'my runner' tasks.txt"
+
+
+def test_a_command_of_another_directory_begins_there(paths):
+    write(paths, "0badcafe", ["mpifarm", "tasks.txt"], 60, "/my data")
+    assert find_farm_command(TARGET) == "cd '/my data' && mpifarm tasks.txt"
+
+
+def test_without_any_farm_the_list_is_named(paths):
+    assert find_farm_command(TARGET) == "mpifarm tasks.txt"
+    write(paths, "0badcafe", [], 60)
+    assert find_farm_command(TARGET) == "mpifarm tasks.txt"
