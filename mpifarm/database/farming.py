@@ -138,6 +138,16 @@ def read_unfinished(
     )
 
 
+def find_ran_and_failed(connection: sqlite3.Connection) -> list[int]:
+    """Return the tasks whose last attempt ran under a farm of mpifarm, and failed."""
+    return _ids_of(
+        connection.execute(
+            "SELECT id FROM tasks WHERE state = 'failed' AND state <> 'finished'"
+            " AND seconds IS NOT NULL AND outcome NOT LIKE 'not run%'"
+        )
+    )
+
+
 def find_about(connection: sqlite3.Connection, key: str) -> str | None:
     """Return a fact about the database, None if it is not there."""
     row = connection.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()

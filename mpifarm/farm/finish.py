@@ -118,7 +118,7 @@ class Conclusion:
             with leader.lock.hold(timeout=patience):
                 counts = store.counts(store.survey(in_array=in_array))
         self._counts = _count_list(counts)
-        notes += _explain_wait(counts)
+        notes += _explain_wait(counts, is_database=store.is_database)
         self._failed = _find_failed(leader, self._context.settings.workdir, counts)
         if not storage_failed or counts.finished == counts.total:
             self.status = self._find_status()
@@ -182,6 +182,7 @@ class Conclusion:
             makes_checkpoints=settings.policy.requeue_status is not None,
             notes=notes,
             keeps_own_state=keeps_own_state,
+            is_database=leader.store.is_database,
             launch=self._context.process.environ.get("MPIFARM_LAUNCH", ""),
             place=_name_workdir(settings),
             lost=[
@@ -241,8 +242,8 @@ def _count_list(counts: Counts) -> ListCounts:
     )
 
 
-def _explain_wait(counts: Counts) -> list[str]:
-    """Return a note on tasks that wait for some that are in no file; [] if none do."""
+def _explain_wait(counts: Counts, *, is_database: bool) -> list[str]:
+    """Return a note on tasks that wait for some that no farm has; [] if none do."""
     if not counts.lost:
         return []
     wait = counted(counts.held_up, "task waits", "tasks wait")
@@ -252,7 +253,8 @@ def _explain_wait(counts: Counts) -> list[str]:
     lost = name_ids(counts.lost)
     are = agree(len(counts.lost), "which is", "which are")
     which = agree(len(counts.lost), f"task {lost}", f"tasks {lost}")
-    return [f"{wait}{where} for {which}, {are} in no file"]
+    place = "with no farm of mpifarm" if is_database else "in no file"
+    return [f"{wait}{where} for {which}, {are} {place}"]
 
 
 def _find_causes(leader: Leader) -> GroupedFailures | None:

@@ -311,6 +311,8 @@ class Summary:
     notes: Sequence[str] = ()
     keeps_own_state: bool = False
     """Whether the tasklist keeps the state of tasks, not the files of the workdir."""
+    is_database: bool = False
+    """Whether the tasklist is a database, which has the states of the tasks."""
     launch: str = ""
     """The start of ``mpifarm supervise`` that this is; empty without one."""
     place: str = ""
@@ -376,7 +378,10 @@ class Summary:
         lines = [f"failed: {task.in_words(workdir)}" for task in self.failed]
         unshown = self.counts.failed - len(self.failed) - self.tally.not_run
         if unshown > 0:
-            lines.append(f"failed: {unshown} more, see {self.workdir}/failed")
+            where = f"see {self.workdir}/failed"
+            if self.is_database:
+                where = f"list them: mpifarm ls --failed {self.place}"
+            lines.append(f"failed: {unshown} more, {where}")
         return lines
 
     def _not_run_lines(self) -> list[str]:
@@ -401,8 +406,11 @@ class Summary:
         if self.keeps_own_state:
             where = f"{are} in no farm's claim, and the handler offers no more"
             return [f"{where}: look into the state that it keeps"]
+        place = (
+            "'running' under no farm of mpifarm" if self.is_database else "in no file"
+        )
         remedy = (
-            f"{are} in no file: taken by a PyTaskFarmer (at work, or killed), or "
+            f"{are} {place}: taken by a PyTaskFarmer (at work, or killed), or "
             "removed by hand.  Once nothing works on this list any more, give mpifarm "
             f"check --repair --assume-idle {self.place}, then the same command"
         )

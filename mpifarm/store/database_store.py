@@ -28,7 +28,12 @@ from mpifarm.model.task import Outcome
 from mpifarm.model.wording import agree, counted
 from mpifarm.order.constraints import Constraints
 from mpifarm.order.frontier import Frontier
-from mpifarm.store.attempts import outcome_in_words
+from mpifarm.store.attempts import (
+    last_outcomes,
+    outcome_in_words,
+    read_attempts_content,
+    split_rows,
+)
 from mpifarm.store.claims import OtherClaim
 from mpifarm.store.counting import count_map
 from mpifarm.store.directories import make_root
@@ -66,6 +71,8 @@ class OpenTransaction:
 
 class DatabaseStore(Store):
     """A workdir beside a database, and this farm's part in both."""
+
+    is_database = True
 
     def __init__(
         self,
@@ -203,6 +210,12 @@ class DatabaseStore(Store):
         for claim in before:
             self._member.discard(claim)
         self._requeue_doomed(connection)
+        self._failed_unlisted.update(self._find_unlisted(connection))
+
+    def _find_unlisted(self, connection: Connection) -> set[int]:
+        """Return the failed tasks that the lost leader had recorded, and not listed."""
+        listed = last_outcomes(split_rows(read_attempts_content(self.paths)))
+        return set(farming.find_ran_and_failed(connection)) - listed.keys()
 
     def _requeue_doomed(self, connection: Connection) -> None:
         """Put back the tasks that were never to run: no rank of this farm has them."""

@@ -36,6 +36,9 @@ from mpifarm.system import files
 class Store(ABC):
     """A workdir that this farm has joined."""
 
+    is_database = False
+    """Whether the states of the tasks are in a database, not in the workdir."""
+
     def __init__(
         self,
         paths: WorkdirPaths,

@@ -207,7 +207,7 @@ def test_a_database_that_cannot_be_used_is_told_and_nothing_is_made(
 
 
 def start_plain(at: DatabasePlace, plain_farmer: list[str], *options: str):
-    """Start PyTaskFarmer 0.1.0 with an INI file; its Python finds what mpifarm needs."""
+    """Start PyTaskFarmer 0.1.0 with an INI file; its Python finds mpifarm."""
     (at.place.directory / "sqlite.ini").write_text(INI)
     argv = [*plain_farmer, "--tasklist", "sqlite", *options, str(at.path)]
     env = {"PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}"}

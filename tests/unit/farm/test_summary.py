@@ -501,6 +501,16 @@ def test_the_result_file_has_the_numbers_of_this_farm():
 LOST = ListCounts(20, 16, 0, 0, 4)
 
 
+def test_a_summary_of_a_database_names_no_files():
+    counts = ListCounts(30, 13, 13, 0, 4)
+    status = ExitStatus.WITH_OTHERS
+    lines = summary(counts=counts, status=status, is_database=True).lines()
+    (lost,) = [each for each in lines if "PyTaskFarmer" in each]
+    assert lost.startswith("4 tasks are 'running' under no farm of mpifarm: taken by")
+    (more,) = [each for each in lines if each.startswith("failed: 1")]
+    assert more.endswith("more, list them: mpifarm ls --failed list.txt_workdir")
+
+
 @pytest.mark.parametrize(
     ("counts", "lost"),
     [

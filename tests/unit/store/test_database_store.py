@@ -1,6 +1,7 @@
 """A farm's part in a database: what it takes, records and puts back."""
 
 import os
+from unittest import mock
 
 import pytest
 
@@ -9,7 +10,7 @@ from mpifarm.model.task import Outcome
 from mpifarm.order.constraints import Barrier, Constraints
 from mpifarm.store.held_file import Held
 from tests.unit.database_fakes import DatabaseSite, FastConnection, connecting_by
-from tests.unit.store_fakes import TASKS, ended
+from tests.unit.store_fakes import TASKS, Killed, ended
 
 
 @pytest.fixture(autouse=True)
@@ -302,6 +303,18 @@ def test_a_new_leader_takes_over_what_its_farm_had(site):
     store = site.open(predecessor=lost.farm)
     assert set(store.held) == site.held(store.farm) == {1, 2, 3}
     assert os.listdir(site.root / "claims") == [store.farm]
+
+
+def test_a_new_leader_counts_failures_that_were_not_listed_yet(site):
+    lost = site.open()
+    lost.transact((), (), 4)
+    lost.transact([ended(0, 1)], (), 0)
+    kills = mock.patch.object(lost._attempts, "append", side_effect=Killed)
+    with kills, pytest.raises(Killed):
+        lost.transact([ended(1, 1), ended(2)], (), 0)
+    site.kill(lost)
+    store = site.open(predecessor=lost.farm)
+    assert store.count_failed_here(12) == 2
 
 
 def test_rows_of_a_farm_whose_claim_is_gone_go_back(site):

@@ -1,0 +1,181 @@
+"""A database as PyTaskFarmer sees it: its TaskList, under the lock of the workdir."""
+
+import copy
+import os
+import pickle
+import signal
+import socket
+from contextlib import closing
+
+import pytest
+
+from mpifarm import databases
+from mpifarm.database import schema
+from mpifarm.databases import SqliteTaskList
+from mpifarm.errors import InputError
+from mpifarm.order.constraints import Barrier, Constraints
+from mpifarm.system.lock import WorkdirLock, lock_paths
+from mpifarm.tasklists import is_database, keeps_own_state
+from tests.unit.database_fakes import DatabaseSite, FastConnection, connecting_by
+
+
+@pytest.fixture(autouse=True)
+def _no_lock_area(monkeypatch):
+    for name in ("SCRATCH", "TMP", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    with connecting_by(FastConnection):
+        yield
+
+
+@pytest.fixture
+def site(tmp_path):
+    return DatabaseSite(tmp_path, ["echo 0", "echo \udcff", "echo 2"])
+
+
+def open_list(site, **options):
+    site.root.mkdir(exist_ok=True)
+    return SqliteTaskList(str(site.path), str(site.root), **options)
+
+
+def test_a_list_has_the_commands_by_their_ids(site):
+    tasks = open_list(site)
+    assert [*tasks.tasks] == ["echo 0", "echo \udcff", "echo 2"]
+    assert (len(tasks), tasks[1]) == (3, "echo \udcff")
+    assert is_database(tasks)
+    assert not keeps_own_state(tasks, str(site.root))
+
+
+def test_a_copy_for_a_worker_is_small_and_knows_the_commands(site):
+    tasks = copy.copy(open_list(site))
+    content = pickle.dumps(tasks)
+    assert len(content) < 1000
+    again = pickle.loads(content)
+    assert (len(again), again[1], [*again.tasks]) == (3, "echo \udcff", [*tasks.tasks])
+    with pytest.raises(IndexError):
+        copy.copy(again)[3]
+
+
+def test_tasks_are_popped_in_their_order_and_recorded(site, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "n1")
+    tasks = open_list(site)
+    assert [tasks.pop_task(), tasks.pop_task()] == [0, 1]
+    who = f"PyTaskFarmer n1 {os.getpid()}"
+    assert site.ask("SELECT id FROM tasks WHERE farm = ?", who) == [(0,), (1,)]
+    tasks.record_done_task(0, 0)
+    tasks.record_done_task(1, -9)
+    columns = "state, attempt, outcome, status, signal, host, farm"
+    assert site.ask(f"SELECT {columns} FROM tasks WHERE id < 2") == [
+        ("finished", 1, "completed", 0, 0, "n1", None),
+        ("failed", 1, "failed", 137, 9, "n1", None),
+    ]
+    assert tasks.get_finished() == [0]
+    assert tasks.pop_task() == 2
+    tasks.record_toprocess_task(2)
+    tasks.record_toprocess_task(0)  # an idle worker puts back what it has finished
+    assert (site.ids("to process"), site.ids("finished")) == ([2], [0])
+
+
+def test_what_plain_farmers_may_not_run_is_not_popped(tmp_path):
+    constraints = Constraints(
+        barriers=[Barrier(4, checks=False)], after={1: (0,)}, kinds={2: "disk"}
+    )
+    site = DatabaseSite(tmp_path, constraints=constraints)
+    site.ask("UPDATE tasks SET state = 'to process'")
+    tasks = open_list(site)
+    assert [tasks.pop_task() for _ in range(3)] == [0, 3, None]
+
+
+def test_a_task_that_was_inserted_since_is_left_to_others(site):
+    tasks = open_list(site)
+    site.insert("echo new")
+    assert [tasks.pop_task() for _ in range(4)] == [0, 1, 2, None]
+
+
+def test_each_method_takes_the_lock_that_plain_farmers_take(
+    site, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    monkeypatch.setattr(databases, "LOCK_SECONDS", 0.01)
+    tasks = open_list(site)
+    other = WorkdirLock(lock_paths(str(site.root), os.environ, None))
+    assert len(other.paths) == 2
+    with other.hold(5), pytest.raises(Exception, match="was held by other farmers"):
+        tasks.pop_task()
+    tasks.lock()
+    tasks.lock()
+    assert tasks.pop_task() == 0
+    assert not other.try_acquire()
+    tasks.unlock()
+    tasks.unlock()
+    other.acquire(5)
+    other.release()
+
+
+def test_the_lock_area_is_an_option(site, tmp_path):
+    area = tmp_path / "area"
+    area.mkdir()
+    open_list(site, lock_area=str(area)).pop_task()
+    assert len(os.listdir(area)) == 1
+
+
+def test_a_term_waits_for_the_end_of_a_change(site, monkeypatch):
+    tasks = open_list(site)
+    states = []
+
+    class TermError(Exception):
+        pass
+
+    def on_term(*_):
+        states.append(site.ids("running"))
+        raise TermError
+
+    before = signal.signal(signal.SIGTERM, on_term)
+
+    def name():
+        signal.raise_signal(signal.SIGTERM)
+        return "PyTaskFarmer n1 1"
+
+    monkeypatch.setattr(databases, "name_of_process", name)
+    try:
+        with pytest.raises(TermError):
+            tasks.pop_task()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert states == [[0]]
+    assert tasks._lock is not None
+    assert not tasks._lock.held
+
+
+def test_a_file_that_is_no_database_is_refused_and_nothing_made(site):
+    site.path.write_bytes(b"echo 0\n" * 100)
+    site.root.mkdir()
+    with pytest.raises(InputError, match="is not one of SQLite"):
+        open_list(site)
+    assert os.listdir(site.root) == []
+
+
+def test_a_database_of_another_version_is_refused(site):
+    site.ask("PRAGMA user_version = 9")
+    with pytest.raises(InputError, match="version 9"):
+        open_list(site)
+
+
+def test_what_a_dead_writer_has_begun_is_undone_first(site, tmp_path):
+    site.root.mkdir()
+    with closing(schema.connect(str(site.path))) as connection:
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN")
+        connection.execute("UPDATE tasks SET state = 'running'")
+        connection.execute("PRAGMA cache_spill = 1")
+        connection.executemany(
+            "INSERT INTO tasks (command) VALUES (?)", [["x" * 2000]] * 200
+        )
+        # As a kill leaves both files.
+        for name in ("tasks.db", "tasks.db-journal"):
+            (tmp_path / f"copy of {name}").write_bytes((tmp_path / name).read_bytes())
+        connection.execute("ROLLBACK")
+    for name in ("tasks.db", "tasks.db-journal"):
+        (tmp_path / f"copy of {name}").rename(tmp_path / name)
+    assert (tmp_path / "tasks.db-journal").stat().st_size > 0
+    assert len(open_list(site)) == 3
+    assert site.ids("to process") == [0, 1, 2]
