@@ -17,6 +17,7 @@ from mpifarm.store.claims import OtherClaim, assess_untaken, grasped
 from mpifarm.store.farm_liveness import FarmLiveness, Machine
 from mpifarm.store.held_file import Held, find_held, replace_held
 from mpifarm.store.membership import FAMILY
+from mpifarm.store.old_requests import drop_old_requests
 from mpifarm.store.requests import AnswerInbox, Asked, append_request
 from mpifarm.store.types import HeldLock
 from mpifarm.system import files
@@ -71,6 +72,7 @@ def ask(
             held, _ = find_held(paths) or (Held(), "")
             replace_held(paths, held.after(request))
         if named := tuple(each.farm for each in farms if each.heeds):
+            drop_old_requests(paths, time.time())
             try:
                 append_request(paths, Asked(request, named))
             except StorageError as error:

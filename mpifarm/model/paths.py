@@ -38,7 +38,7 @@ _STAGING = rf"""(?x)
            | timeline (?:\.{_FARM})? \.json )
          \.(?P<farm>{_FARM})
        | timeline\.invalid\.(?P<farm_of_invalid>{_FARM})\.json\.new
-       | held\.new
+       | (?: held | requests | answers ) \.new
        | [a-z.]+ \.repair
        | .+ \.before-repair-[0-9T-]+ \.new
 """

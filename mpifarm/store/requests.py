@@ -37,6 +37,9 @@ from mpifarm.system.regular_files import OddFileError
 MAX_AT_ONCE = 1 << 26
 """Bytes that are read at once: more than the longest line has."""
 
+_HEAD = 128
+"""Bytes in which the name of a file's first request stands."""
+
 _MAX_WORD = 255
 _SHOWN = 60
 """Characters of a damaged line that are shown."""
@@ -72,7 +75,7 @@ def encode_request(asked: Asked) -> bytes:
         "tasks": None if request.tasks is None else encode_ids({*request.tasks}),
         "farms": asked.farms,
         "asker": request.asker,
-        "time": datetime.fromtimestamp(time.time(), UTC).isoformat(),
+        "time": _now(),
     }
     return json.dumps(record).encode("ascii") + b"\n"
 
@@ -108,6 +111,7 @@ def encode_answer(answered: Answered) -> bytes:
         ],
         "running": answer.running,
         "refusal": answer.refusal,
+        "time": _now(),
     }
     return json.dumps(record).encode("ascii") + b"\n"
 
@@ -129,6 +133,17 @@ def parse_answer(line: bytes) -> Answered:
         return Answered(_word(record["farm"]), answer)
 
     return _parse(line, parse)
+
+
+def _now() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).isoformat()
+
+
+def find_time(line: bytes) -> float:
+    """Return when a line of either file was written, 0.0 if it does not say so."""
+    with suppress(ValueError, TypeError, KeyError):
+        return datetime.fromisoformat(json.loads(line)["time"]).timestamp()
+    return 0.0
 
 
 _Line = TypeVar("_Line", Asked, Answered)
@@ -162,6 +177,8 @@ class LinesRead:
         self._file: tuple[int, int] | None = None
         """Device and inode of the file that was read."""
         self._offset = 0
+        self._head = b""
+        """The first bytes of that file: another may have got its inode."""
 
     def poll(self) -> list[bytes]:
         """Return the whole lines since the last call; all again of another file.
@@ -177,12 +194,17 @@ class LinesRead:
     def _read(self, descriptor: int) -> list[bytes]:
         status = os.fstat(descriptor)
         file = (status.st_dev, status.st_ino)
-        if file != self._file or status.st_size < self._offset:
+        is_same = file == self._file and status.st_size >= self._offset
+        if is_same and self._offset:
+            is_same = os.pread(descriptor, len(self._head), 0) == self._head
+        if not is_same:
             self._file, self._offset = file, 0
         if status.st_size == self._offset:
             return []
         content = os.pread(descriptor, MAX_AT_ONCE, self._offset)
         whole = content[: content.rfind(b"\n") + 1]
+        if not self._offset:
+            self._head = whole[:_HEAD]
         self._offset += len(whole)
         return whole.split(b"\n")[:-1]
 

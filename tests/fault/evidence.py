@@ -329,7 +329,7 @@ class Scene(WorkdirFiles):
 
 _EXPECTED = re.compile(
     r"toprocess|finished|failed|timeline\.json|logs|lock|claims|added|farms"
-    r"|waiting|requests|answers|held"
+    r"|waiting|requests|answers|held|(?:requests|answers)\.new"
     # of a farm beside others; what was damaged, kept aside
     r"|timeline\.[0-9a-f]+\.json|timeline\.invalid\.[0-9a-f]+\.json|attempts\.tsv"
     r"|fingerprint\.json|result\.json|begun-in"

@@ -10,6 +10,7 @@ from mpifarm.commands.asking import Told, run
 from mpifarm.commands.options import HelpAsked
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.requests import Answer, Fate, FateOfTasks, Request, RequestKind
+from mpifarm.store import old_requests
 from mpifarm.store.farm_liveness import FarmLiveness
 from mpifarm.store.held_file import Held, find_held
 from mpifarm.store.target import Target
@@ -289,6 +290,20 @@ def test_farms_that_live_are_asked_and_their_answers_awaited(site):
     farm.requests.answer([Answer("r0"), Answer("r1")])
     outcome = await_answers(farm.paths, machine, request, farms, 9.0)
     assert outcome.answers == ((farms[0], Answer("r1")),)
+
+
+def test_what_is_old_and_done_goes_with_the_next_request(site, monkeypatch):
+    monkeypatch.setattr(old_requests, "MAX_BYTES", 0)
+    monkeypatch.setattr(old_requests, "KEPT_SECONDS", -1.0)
+    farm, lock = site.open(), FakeLock(site.root / "lock")
+    for name in ("r1", "r2"):
+        request = Request(name, RequestKind.DRAIN)
+        farms = ask(farm.paths, lock, site.machine(99), request)
+        assert farm.requests.poll() == [request]
+        farm.requests.answer([Answer(name)])
+        outcome = await_answers(farm.paths, site.machine(99), request, farms, 9.0)
+        assert outcome.answers == ((farms[0], Answer(name)),)
+    assert b"r1" not in (site.root / "requests").read_bytes()
 
 
 def test_a_farm_that_dies_is_waited_for_no_longer(site, monkeypatch):
