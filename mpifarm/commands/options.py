@@ -639,8 +639,8 @@ def _make_parser(environ: Mapping[str, str]) -> _Parser:
     parser.add_argument(
         "tasklist",
         type=parse_tasklist,
-        help="a text file of commands, one a line; a line that begins with # is a"
-        " comment",
+        help="a text file of commands, one a line, or - for standard input; a line that"
+        " begins with # is a comment, but for #BARRIER and #AFTER (docs/order.md)",
     )
     for title, group in OPTIONS.items():
         into = parser if title == "options" else parser.add_argument_group(title)

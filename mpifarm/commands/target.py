@@ -52,7 +52,8 @@ def add_target_arguments(parser: SubcommandParser, *, after: str = "") -> None:
         "--list",
         metavar="FILE",
         dest="tasklist",
-        help="the tasklist (default: the workdir's name without _workdir)",
+        help="the tasklist (default: the workdir's name without _workdir, or the"
+        " stdin.txt in it)",
     )
     parser.add_argument(
         "--tasklist",

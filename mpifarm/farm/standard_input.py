@@ -39,6 +39,8 @@ PART = 1 << 16
 PARTS = 16
 """Parts that are read in one step, at the most."""
 
+TYPED: Final = "the list is what is typed here, a task a line; Ctrl-D ends it"
+
 EAGER_SECONDS = 0.01
 IDLE_SECONDS = 0.1
 """Seconds between two looks at an input that had something, and at one that had not."""
@@ -303,6 +305,8 @@ def take_standard_input(
         return context, None
     with _held_lock(context):
         open_list(paths)
+    if os.isatty(STDIN):
+        process.output.say(TYPED)
     if settings.follow is not None:
         return context, InputFeed(paths.stdin_list, process.output.say)
 

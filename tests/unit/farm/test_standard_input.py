@@ -410,6 +410,14 @@ def test_a_farm_that_follows_gets_a_feed(tmp_path, stdin):
     assert (tmp_path / "w" / "stdin.txt").read_text() == ""
 
 
+@pytest.mark.parametrize("typed", [False, True])
+def test_who_types_the_list_is_told_how_to_end_it(tmp_path, stdin, monkeypatch, typed):
+    monkeypatch.setattr("os.isatty", lambda descriptor: typed)
+    stdin.end()
+    take_standard_input(context_of(Settings("-", str(tmp_path / "w"))))
+    assert told == [standard_input.TYPED] * typed
+
+
 def test_any_other_has_all_of_it_in_its_list(tmp_path, stdin):
     stdin.write("one\n")
     stdin.end()
