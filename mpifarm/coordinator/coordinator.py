@@ -271,6 +271,10 @@ class Coordinator:
         """Return whether no task is started until a user releases them."""
         return self.table.bars.holds_all
 
+    def count_seatless(self) -> dict[str, int]:
+        """Return how many tasks wait for seats, by their kind."""
+        return self.table.seats.count_waiting()
+
     def count_held(self) -> int:
         """Return how many tasks users hold by their ids."""
         return len(self.table.bars.held)
@@ -329,6 +333,8 @@ class Coordinator:
     def share_seats(self, kinds: Mapping[int, str]) -> None:
         """Set the kind of each task that shares seats, by its id; `kinds` may grow."""
         self.table.seats.name_kinds(kinds, self.table.tasks)
+        most = {name: count for name, count in self.policy.seats if count}
+        self.forecast.share_seats(most, kinds)
 
     def expect_deadline(self) -> None:
         """Begin to measure tasks, since `on_deadline` will tell later of a deadline."""

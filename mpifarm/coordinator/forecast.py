@@ -4,7 +4,7 @@ Rules of this file: pure; nothing is decided by it.  A task that ends costs unde
 microsecond; a look costs a few milliseconds, so the caller looks seldom.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from mpifarm.coordinator.state import FarmState
 from mpifarm.model.task import Result
 
 if TYPE_CHECKING:
+    from mpifarm.coordinator.seat_time import SeatTime
     from mpifarm.coordinator.time_left import TimeLeftEstimator
     from mpifarm.model.wording import TimeLeft
 
@@ -35,6 +36,14 @@ class Forecast:
         self._begun = now
         self._ended = 0
         self._seconds = 0.0
+        self._seats: SeatTime | None = None
+
+    def share_seats(self, most: Mapping[str, int], kinds: Mapping[int, str]) -> None:
+        """Reckon with the seats of each limited kind; `kinds` may grow."""
+        if most:
+            from mpifarm.coordinator.seat_time import SeatTime  # for the few with seats
+
+            self._seats = SeatTime(most, kinds)
 
     @cached_property
     def _estimator(self) -> "TimeLeftEstimator":
@@ -67,6 +76,8 @@ class Forecast:
         self._estimator.note_ended(result.taskid, result.seconds, known)
         self._ended += 1
         self._seconds += result.seconds
+        if self._seats is not None:
+            self._seats.note_ended(result.taskid, result.seconds)
 
     def note_earlier(self, taskid: int, seconds: float) -> None:
         """Learn from an attempt of an earlier farm."""
@@ -74,27 +85,31 @@ class Forecast:
             self._estimator.note_earlier(taskid, seconds)
 
     def estimate(
-        self, now: float, wall: float, done: int, share: float
+        self,
+        now: float,
+        wall: float,
+        done: int,
+        share: float,
+        has_ended: Callable[[int], bool],
     ) -> "TimeLeft | None":
         """Return the time left; None if nothing is known yet.
 
-        `wall`: the time since the epoch.  `done`: tasks of the list that have ended.
-        `share`: the share of the tasks that end which this farm runs, 0 to 1.
+        `wall`: the time since the epoch.  `done`: tasks of the list that have ended, as
+        `has_ended` says of each.  `share`: the share of the tasks that end which this
+        farm runs, 0 to 1.
         """
         running = self._farm.count_running()
         workers = sum(each.workers for each in self._farm.ranks.values() if each.works)
         waiting = max(0, self._total - done - running)
         ages = self._find_ages(wall, running)
         left = self._estimator.estimate(now, waiting, workers, ages, share)
-        rate = self._farm.policy.start_rate
-        if left is None or rate is None:
-            return left
-        starts = share * waiting / rate
-        return left._replace(
-            low=max(left.low, starts),
-            likely=max(left.likely, starts),
-            high=max(left.high, starts),
-        )
+        if left is None:
+            return None
+        if rate := self._farm.policy.start_rate:
+            left = _at_least(left, [share * waiting / rate] * 3)
+        if self._seats is not None:
+            left = _at_least(left, self._seats.estimate(has_ended, share))
+        return left
 
     def _find_ages(self, wall: float, running: int) -> list[tuple[float, int]]:
         """Return ages of running tasks; those that no rank has told of are young."""
@@ -103,3 +118,8 @@ class Forecast:
         young = wall - min(mean, self.running.seconds) / 2
         begins += [young] * max(0, running - len(begins))
         return RunningAges(begins).at(wall)
+
+
+def _at_least(left: "TimeLeft", others: Iterable[float]) -> "TimeLeft":
+    """Return the time left, if that takes as long as `others` at the least."""
+    return type(left)(*map(max, left, others))

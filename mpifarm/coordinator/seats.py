@@ -50,6 +50,10 @@ class Seats:
         for waiting in self._waiting.values():
             yield from waiting
 
+    def count_waiting(self) -> dict[str, int]:
+        """Return how many tasks of each kind wait for a seat, unless none does."""
+        return {kind: len(each) for kind, each in self._waiting.items() if each}
+
     @property
     def is_crowded(self) -> bool:
         """Return whether so many tasks wait that no more are to be taken."""

@@ -69,6 +69,7 @@ class FarmStates:
                 "all": coordinator.holds_all,
                 "tasks": coordinator.count_held(),
             },
+            "seatless": coordinator.count_seatless(),
             "rate": rate,
             "time_left": None if time_left is None else time_left._asdict(),
             "ranks": [

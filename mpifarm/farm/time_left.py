@@ -55,7 +55,8 @@ class TimeLeftLook:
         self._seen = None
         if not self._is_up_to_users(done):
             self._seen = self._coordinator.forecast.estimate(
-                now, time.time(), done, self._tally.share(done)
+                *(now, time.time(), done, self._tally.share(done)),
+                self._store.has_record_of,
             )
         self._seen_at = now
         cost = time.perf_counter() - begun

@@ -64,6 +64,8 @@ class FarmReport(NamedTuple):
     holds_all: bool = False
     directory: str = ""
     """The directory in which its command was given."""
+    seatless: tuple[tuple[str, int], ...] = ()
+    """The kinds whose tasks wait for a seat, and how many it has taken of each."""
 
 
 def find_report(paths: WorkdirPaths, farm: str) -> FarmReport | None:
@@ -103,6 +105,10 @@ def _parse_report(farm: str, state: dict[str, Any]) -> FarmReport:
         held=_number(held.get("tasks", 0)),
         holds_all=held.get("all") is True,
         directory=_word(state.get("directory") or ""),
+        seatless=tuple(
+            (_word(kind), _number(count))
+            for kind, count in (state.get("seatless") or {}).items()
+        ),
     )
 
 

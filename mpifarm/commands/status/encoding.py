@@ -65,6 +65,7 @@ def _encode_farm(status: Status, farm: Farm) -> dict[str, Any]:
             "phase": report.phase,
             "reason": report.reason,
             "held": {"all": report.holds_all, "tasks": report.held},
+            "seatless": dict(report.seatless),
             "ranks": len(report.ranks),
             "workers": sum(each.workers for each in report.ranks),
             "hosts": dict(Counter(each.host for each in report.ranks)),
@@ -77,7 +78,8 @@ def _encode_farm(status: Status, farm: Farm) -> dict[str, Any]:
         else dict.fromkeys(
             (
                 *("job", "host", "pid", "version", "command", "started", "phase"),
-                *("reason", "held", "ranks", "workers", "hosts", "lost_ranks"),
+                *("reason", "held", "seatless", "ranks", "workers", "hosts"),
+                "lost_ranks",
             )
         )
     )

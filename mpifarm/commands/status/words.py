@@ -205,6 +205,8 @@ def _describe_farm(farm: Farm, now: float) -> Iterator[str]:
     )
     if report.reason:
         yield f"  it ends: {report.reason}"
+    for kind, count in report.seatless:
+        yield f"  {counted(count, 'task waits', 'tasks wait')} for seats of {kind}"
     silence = duration_in_words(max(0.0, now - farm.heard))
     if farm.life is Life.SILENT:
         yield (

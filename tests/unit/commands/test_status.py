@@ -147,6 +147,16 @@ def test_what_is_held_is_named_with_the_command_that_releases_it(site, run):
     assert found["counts"]["held"] == 1
 
 
+def test_tasks_that_wait_for_seats_are_counted_by_their_kind(site, run):
+    hold(site, 3, 4, 5)
+    tell(site, seatless={"licence": 2, "disk": 1})
+    text = run("tasks.txt")[1]
+    assert "  2 tasks wait for seats of licence\n" in text
+    assert "  1 task waits for seats of disk\n" in text
+    (farm,) = json.loads(run("tasks.txt", "--json")[1])["farms"]
+    assert farm["seatless"] == {"licence": 2, "disk": 1}
+
+
 def test_without_a_farm_what_is_held_is_to_be_released_first(site, run):
     keep_back(site, holds_all=True)
     lines = run("tasks.txt")[1].splitlines()

@@ -33,8 +33,13 @@ class Site:
             self.forecast.note_ended(result._replace(seconds=seconds))
 
     def likely(self, now, done, share=1.0):
-        estimate = self.forecast.estimate(now, WALL + now, done, share)
+        estimate = self.estimate(now, done, share)
         return None if estimate is None else estimate.likely
+
+    def estimate(self, now, done, share=1.0):
+        """As if the first tasks of the list had ended."""
+        has_ended = range(done).__contains__
+        return self.forecast.estimate(now, WALL + now, done, share, has_ended)
 
 
 @pytest.fixture
@@ -86,6 +91,31 @@ def test_tasks_that_may_start_only_now_and_then_take_as_long_as_their_starts():
     site = Site(start_rate=0.01)
     lease(site.table, site.farm, 8, 9)
     site.end(*range(8), seconds=0.1)
-    estimate = site.forecast.estimate(20.0, WALL + 20.0, 8, 1.0)
+    estimate = site.estimate(20.0, 8)
     assert estimate == TimeLeft(9000.0, 9000.0, 9000.0)
     assert site.likely(20.0, 8, share=0.5) == 4500
+
+
+def test_tasks_that_share_seats_take_as_long_as_these_need_for_all_of_them():
+    """However many workers are free."""
+    site = Site()
+    kinds = {**dict.fromkeys(range(4), "few"), **dict.fromkeys(range(50, 100), "few")}
+    site.forecast.share_seats({"few": 1, "many": 50}, kinds)
+    lease(site.table, site.farm, 8, 9)
+    site.end(*range(8))
+    assert site.likely(20.0, 8) == pytest.approx(50 * 10, rel=0.05)
+    assert site.likely(20.0, 8, share=0.5) == pytest.approx(25 * 10, rel=0.05)
+    kinds.update({**dict.fromkeys(range(20, 30), "many"), 100: "few"})  # it grows
+    assert site.likely(20.0, 8) == pytest.approx(51 * 10, rel=0.05)
+
+
+def test_the_range_of_such_a_time_is_as_wide_as_durations_differ():
+    site = Site()
+    site.forecast.share_seats({"few": 1}, dict.fromkeys(range(100), "few"))
+    lease(site.table, site.farm, 8, 9)
+    for taskid in range(8):
+        site.end(taskid, seconds=2.0 + 5.0 * (taskid % 2))
+    low, likely, high = site.estimate(20.0, 8)
+    assert likely == pytest.approx(92 * 4.5, rel=0.05)
+    assert low < 0.85 * likely
+    assert high > 1.15 * likely

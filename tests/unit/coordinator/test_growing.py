@@ -234,13 +234,18 @@ def test_a_farm_stops_at_the_share_of_the_list_as_it_is_now():
     assert len(farm.disk.records) == 12
 
 
+def estimate(farm):
+    now, has_ended = farm.now, farm.disk.records.__contains__
+    return farm.coordinator.forecast.estimate(now, now, 20, 1.0, has_ended)
+
+
 def test_the_time_left_counts_what_was_added():
     farm = begin(40, ranks=1, workers=4, seconds=10.0)
     farm.run(52.0)
-    before = farm.coordinator.forecast.estimate(farm.now, farm.now, 20, 1.0)
+    before = estimate(farm)
     farm.add_lines(400)
     farm.run(2.0)
-    after = farm.coordinator.forecast.estimate(farm.now, farm.now, 20, 1.0)
+    after = estimate(farm)
     assert before is not None
     assert before.likely < 100
     assert after is not None

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_a_farm_says_who_it_is_and_where(hand, tmp_path, monkeypatch):
 def test_a_farm_says_what_is_done_and_what_runs_where(hand):
     state = states_of(hand).describe(1.5, TimeLeft(1.0, 2.0, 3.0))
     assert state["counts"] == {"total": 100, "finished": 3, "failed": 2, "running": 1}
+    assert state["seatless"] == {}
     assert (state["rate"], state["phase"], state["exit_status"]) == (
         1.5,
         "working",
@@ -131,9 +133,15 @@ class Looked:
         self.store = store
 
     def _estimate(
-        self, now: float, wall: float, done: int, share: float
+        self,
+        now: float,
+        wall: float,
+        done: int,
+        share: float,
+        has_ended: Callable[[int], bool],
     ) -> TimeLeft | None:
         assert wall == 1.7e9
+        assert [*filter(has_ended, range(8))] == [0, 1, 2, 3, 4]
         self.looks.append((now, done, share))
         return self.answer
 
