@@ -12,8 +12,9 @@ from typing import NamedTuple
 from mpifarm.audit.audit import ClaimView, Contents
 from mpifarm.audit.snapshot import glance
 from mpifarm.database import tasks as statements
+from mpifarm.database.errors import damaged_at
 from mpifarm.database.farming import PLAIN_FARMER
-from mpifarm.database.schema import check_integrity
+from mpifarm.database.schema import Scan, check_integrity
 from mpifarm.database.tasks import TaskState
 from mpifarm.store.database_reading import (
     DatabaseTasks,
@@ -36,28 +37,28 @@ class DatabaseReading(NamedTuple):
     trouble: str
     """Why the lock was not held, "" if it was."""
     cancelled: frozenset[int]
-    faults: Sequence[str]
-    """What SQLite's own check has found, [] if it was not asked for."""
 
 
 def read_database(
     target: Target,
     environ: Mapping[str, str],
     machine: Machine,
-    *,
-    checks: bool = False,
+    scan: Scan | None = None,
 ) -> DatabaseReading:
     """Read the database of a target and its workdir, which may not be there yet.
 
-    `checks`: let SQLite check the database, too.  Raises `InputError` for a database
-    that can't be read, `StorageError` if the disk fails.
+    `scan`: SQLite's own check of the whole database, which comes first.  Raises
+    `InputError` for a database that is damaged or can't be used, `StorageError` if the
+    disk fails.
     """
     path = target.tasklist or ""
     with lock_to_read(path, lambda: find_existing_lock(target, environ)) as trouble:
         copy = copy_database(path)
         found = _read_workdir(target, machine)
     with used(path, copy):
-        faults = check_integrity(copy) if checks else []
+        faults = check_integrity(copy, scan) if scan else []
+        if faults:
+            raise damaged_at(path, faults)
         tasks = tasks_of(copy)
         texts = tasks.tasks
         ids = {
@@ -65,17 +66,21 @@ def read_database(
             for state in TaskState
             if state is not TaskState.RUNNING
         }
+        # What users have inserted stands as "to process", until a farm has seen it.
+        shared = set(tasks.constraints.find_shared(ids[TaskState.TO_PROCESS]))
+        early = {*ids[TaskState.TO_PROCESS]} - shared
+        waiting = sorted(early.union(ids[TaskState.WAITING]))
         claims = _share_out(found.claims, statements.find_holders(copy))
         contents = found._replace(
-            toprocess=encode_lines(ids[TaskState.TO_PROCESS], texts),
-            waiting=encode_lines(ids[TaskState.WAITING], texts),
+            toprocess=encode_lines(sorted(shared), texts),
+            waiting=encode_lines(waiting, texts),
             finished=encode_lines(ids[TaskState.FINISHED], texts),
             failed=encode_lines(statements.find_failed(copy), texts),
             claims=tuple(claims),
             locked=not trouble,
         )
     cancelled = frozenset(ids[TaskState.CANCELLED])
-    return DatabaseReading(tasks, contents, trouble, cancelled, faults)
+    return DatabaseReading(tasks, contents, trouble, cancelled)
 
 
 def _read_workdir(target: Target, machine: Machine) -> Contents:

@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from mpifarm.audit.farms import Farm, Life, read_claimed
@@ -17,6 +18,7 @@ from mpifarm.audit.snapshot import observer, read_claims
 from mpifarm.commands.farm_command import find_farm_command
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import add_target_arguments, find_target, patience_of
+from mpifarm.database.names import is_database_name
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.model.id_ranges import encode_ids
 from mpifarm.model.paths import WorkdirPaths
@@ -30,6 +32,7 @@ from mpifarm.store.target import (
     Target,
     find_lock,
     find_workdir_of_kept,
+    is_database,
     refuse_status_file,
 )
 from mpifarm.system.console import Console
@@ -72,7 +75,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     """
     chosen = _parse(argv)
     patience = patience_of(console.print_error)
-    target = try_again(lambda: _find_list(chosen), patience)
+    target = try_again(lambda: _find_list(chosen, environ), patience)
     after = "" if chosen.after is None else _parse_after(chosen.after)
     commands = [*_check(_find_commands(chosen), target.tasklist or "")]
     if after:
@@ -80,7 +83,10 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     if not commands:
         raise InputError("no command is given: there is nothing to add")
     tell = _Teller(console, target, as_json=chosen.json)
-    _add(target, environ, commands, after, tell)
+    if is_database(target, environ):
+        _add_rows(target, environ, commands, after, tell)
+    else:
+        _add(target, environ, commands, after, tell)
     return ExitStatus.ALL_FINISHED
 
 
@@ -128,10 +134,14 @@ def _check_are_no_ids(after: str, words: Sequence[str]) -> None:
 # ---- the list -----------------------------------------------------------------------
 
 
-def _find_list(chosen: Any) -> Target:
+def _find_list(chosen: Any, environ: Mapping[str, str]) -> Target:
     """Return workdir and list; raise `InputError` for a list that can't be added to."""
-    _check_begun(chosen)
+    if not is_database_name(chosen.workdir):
+        _check_begun(chosen)
     target = find_target(chosen)
+    with suppress(InputError):  # an unknown handler is told below
+        if is_database(target, environ):
+            return target
     last = _find_last_farm(WorkdirPaths(os.path.abspath(target.workdir)))
     tasklist = target.tasklist
     is_named = chosen.tasklist is not None or os.path.isfile(chosen.workdir)
@@ -297,6 +307,25 @@ def _add(
         # Before `adding` is removed: whoever has seen no ids gives the same again.
         tell(Added(adding.find_ids(wanted), commands))
         adding.forget(paths)
+
+
+def _add_rows(
+    target: Target,
+    environ: Mapping[str, str],
+    commands: Sequence[bytes],
+    after: str,
+    tell: "_Teller",
+) -> None:
+    """Insert the commands into a database, and tell their ids under the lock."""
+    from mpifarm.store import database_changes as changes  # imports sqlite3
+
+    lock = find_lock(target, environ)
+    lock.probe()
+    ids = parse_id_word(after) if after else []
+    with changes.opened(target.tasklist or "", lock) as connection:
+        added, was_killed = changes.add_rows(connection, commands, ids)
+        tell(Added(added, commands, was_killed=was_killed))
+        changes.forget_added(connection)
 
 
 def _read(end: ListEnd) -> None:

@@ -38,6 +38,7 @@ from mpifarm.store.target import (
     Target,
     find_existing_lock,
     has_own_state,
+    is_database,
     look_at_tasks,
     words_of,
 )
@@ -153,6 +154,17 @@ ROWS = {
 }
 """The words of each kind of finding."""
 
+
+class Terms(NamedTuple):
+    """The words for the findings, and for the tasks in no file."""
+
+    rows: Mapping[FindingKind, Row]
+    nowhere: str
+
+
+FILES = Terms(ROWS, "in no file")
+"""The words of a workdir of files."""
+
 _PROOF_NEEDED = {FindingKind.NO_TASK, FindingKind.UNKNOWN_ID, FindingKind.OTHER_TEXT}
 """Repaired only if the fingerprint says that the tasklist is still the same."""
 
@@ -166,6 +178,8 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     chosen = _parse(argv)
     patience = patience_of(console.print_error)
     target = try_again(lambda: find_target(chosen), patience)
+    if is_database(target, environ):
+        return _check_database(chosen, target, environ, console)
     tasks, fault = try_again(lambda: look_at_tasks(target, environ), patience)
     if fault and chosen.repair:
         raise InputError(fault)
@@ -192,6 +206,66 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         return ExitStatus.RUN_AGAIN
     is_in_order = audit.clean and not fault
     return ExitStatus.ALL_FINISHED if is_in_order else ExitStatus.SOME_FAILED
+
+
+def _check_database(
+    chosen: Any, target: Target, environ: Mapping[str, str], console: Console
+) -> ExitStatus:
+    """Check a database and its workdir, as `main` does."""
+    from mpifarm.audit.database_repair import repair_rows  # imports sqlite3
+    from mpifarm.audit.databases import read_database
+    from mpifarm.database.schema import Scan
+
+    patience = patience_of(console.print_error)
+    if chosen.assume_idle:
+        ids = try_again(lambda: repair_rows(target, environ), patience)
+        if ids:
+            console.print_line(f"repair: {counted(len(ids))} put back: {name_ids(ids)}")
+    elif chosen.repair:
+        raise InputError(_NO_REPAIR.format(target.tasklist))
+    tasks, contents, trouble, _ = try_again(
+        lambda: read_database(target, environ, observer(), Scan.WHOLE), patience
+    )
+    audit = audit_contents(
+        contents,
+        tasks.tasks,
+        logs=_list_logs(target, patience) if contents.begun else None,
+        constraints=tasks.constraints,
+    )
+    for line in report(target, contents, audit, trouble, own=False, terms=DATABASE):
+        console.print_text(line + "\n")
+    return ExitStatus.ALL_FINISHED if audit.clean else ExitStatus.SOME_FAILED
+
+
+_NO_REPAIR = (
+    "{} is a database, which needs no --repair: each start takes back what dead farms"
+    " had; to put back what a PyTaskFarmer had, too, add --assume-idle"
+)
+
+_CHANGED = {
+    FindingKind.NOWHERE: Row(
+        "running under a PyTaskFarmer, or under nobody", _IDLE + "put back"
+    ),
+    FindingKind.CLAIM_DEAD: Row(
+        "dead farms that had tasks",
+        "nothing: the next start takes them back",
+        one="dead farm that had tasks",
+    ),
+    FindingKind.CLAIM_DAMAGED: Row(
+        "claims that can't be understood",
+        "nothing: remove them when no farm runs",
+        one="claim that can't be understood",
+    ),
+    FindingKind.LEFTOVER: Row(
+        "temporary files that nobody needs",
+        "nothing: remove them",
+        one="temporary file that nobody needs",
+    ),
+    FindingKind.TIMELINE: Row("not valid JSON", "nothing: the next start rebuilds it"),
+}
+"""The words of findings that have other remedies in a database."""
+
+DATABASE = Terms(ROWS | _CHANGED, "with a PyTaskFarmer")
 
 
 def _parse(argv: list[str]) -> Any:
@@ -276,22 +350,28 @@ def _texts(tasks: TaskList | None, contents: Contents, *, own: bool) -> Sequence
 
 
 def report(
-    target: Target, contents: Contents, audit: Audit, trouble: str, *, own: bool
+    target: Target,
+    contents: Contents,
+    audit: Audit,
+    trouble: str,
+    *,
+    own: bool,
+    terms: Terms = FILES,
 ) -> list[str]:
     """Return the lines of the whole report.
 
     `trouble` says why the lock was not held, "" if it was.  `own`: the list keeps its
     own state.
     """
-    lines = [_where(target, audit, own=own)]
+    lines = [_where(target, audit, terms, own=own)]
     lines += [
         f"  farm {each.farm} {each.where} is running" for each in _at_work(contents)
     ]
     if trouble:
         lines.append(f"  {trouble}; so what is written just now may look wrong")
-    lines += table(audit)
+    lines += table(audit, terms)
     found = sum(finding.kind not in NOTICES for finding in audit.findings)
-    lines.append(_conclude(target, audit, found))
+    lines.append(_conclude(target, audit, terms, found))
     return lines
 
 
@@ -299,7 +379,7 @@ def _at_work(contents: Contents) -> list[ClaimView]:
     return [each for each in contents.claims if each.liveness.is_at_work]
 
 
-def _where(target: Target, audit: Audit, *, own: bool) -> str:
+def _where(target: Target, audit: Audit, terms: Terms, *, own: bool) -> str:
     if own:
         return f"{target.workdir}: its tasklist keeps the state of its tasks itself"
     at = audit.locations.count()
@@ -314,16 +394,16 @@ def _where(target: Target, audit: Audit, *, own: bool) -> str:
         return f"{target.workdir}: {known}, which was edited since it was begun"
     return (
         f"{target.workdir}: {known}:\n  {at.finished} finished, {at.failed} failed, "
-        f"{at.queued} to process, {at.claimed} claimed, {lost} in no file"
+        f"{at.queued} to process, {at.claimed} claimed, {lost} {terms.nowhere}"
     )
 
 
-def table(audit: Audit) -> list[str]:
+def table(audit: Audit, terms: Terms = FILES) -> list[str]:
     """Return a head and a line for each kind of finding, [] without findings."""
     if not audit.findings:
         return []
     rows = [("count", "what", "which", "--repair")]
-    rows += [_row(finding, audit) for finding in audit.findings]
+    rows += [_row(finding, audit, terms) for finding in audit.findings]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return [
         f"  {count:>{widths[0]}}  {what:{widths[1]}}  {which:{widths[2]}}  {remedy}"
@@ -331,8 +411,10 @@ def table(audit: Audit) -> list[str]:
     ]
 
 
-def _row(finding: AuditFinding, audit: Audit) -> tuple[str, str, str, str]:
-    words = ROWS[finding.kind]
+def _row(
+    finding: AuditFinding, audit: Audit, terms: Terms
+) -> tuple[str, str, str, str]:
+    words = terms.rows[finding.kind]
     remedy = words.remedy
     if finding.kind in _PROOF_NEEDED and not audit.list_is_same:
         remedy = "nothing: is it the right tasklist?"
@@ -355,19 +437,21 @@ def _which(finding: AuditFinding) -> str:
     return shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 1] + "…"
 
 
-def _conclude(target: Target, audit: Audit, found: int) -> str:
+def _conclude(target: Target, audit: Audit, terms: Terms, found: int) -> str:
     if not found:
         failed = audit.locations.count().failed
         return f"the workdir is in order{_failed(target, failed)}"
     if audit.match is ListMatch.EDITED:
         return "the tasklist was edited: it cannot tell which tasks were done"
     kinds = counted(found, "kind of finding", "kinds of findings")
-    return f"{kinds}{_hint(target, audit)}"
+    return f"{kinds}{_hint(target, audit, terms)}"
 
 
-def _hint(target: Target, audit: Audit) -> str:
+def _hint(target: Target, audit: Audit, terms: Terms) -> str:
     """Return a clause with the repair's command, "" if a plain one mends nothing."""
-    rows = (_row(each, audit) for each in audit.findings if each.kind not in NOTICES)
+    rows = (
+        _row(each, audit, terms) for each in audit.findings if each.kind not in NOTICES
+    )
     if all(remedy.startswith(("nothing", _NOTHING, _IDLE)) for *_, remedy in rows):
         return ""
     repair = shlex.join(["mpifarm", "check", "--repair", *words_of(target)])

@@ -32,11 +32,12 @@ from mpifarm.model.wording import agree, counted
 from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.target import (
     Target,
+    is_database,
     read_tasks,
     words_of,
 )
 from mpifarm.system.console import Console
-from mpifarm.system.patience import try_again
+from mpifarm.system.patience import Patience, try_again
 from mpifarm.tasklists import find_constraints
 
 _DESCRIPTION = (
@@ -67,13 +68,25 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         wanted = Wanted(frozenset(group.tasks))
         count = counted(len(group.tasks), "task has", "tasks have")
         console.print_line(f"group {chosen.why}: {count} failed of: {group.cause}")
-    tasks = try_again(lambda: read_tasks(target, environ), patience)
-    texts = texts_of(tasks, target, f"a retry in {target.workdir}")
-    known = Known(texts, UNORDERED if tasks is None else find_constraints(tasks))
-    retried = try_again(lambda: _retry(target, known, environ, wanted), patience)
+    if is_database(target, environ):
+        from mpifarm.audit.database_repair import retry_rows  # imports sqlite3
+
+        retried = try_again(lambda: retry_rows(target, environ, wanted), patience)
+    else:
+        retried = _retry_lines(target, environ, wanted, patience)
     for line in report(target, wanted, retried):
         console.print_line(line)
     return ExitStatus.ALL_FINISHED
+
+
+def _retry_lines(
+    target: Target, environ: Mapping[str, str], wanted: Wanted, patience: Patience
+) -> Retried:
+    """Requeue tasks in the files of a workdir."""
+    tasks = try_again(lambda: read_tasks(target, environ), patience)
+    texts = texts_of(tasks, target, f"a retry in {target.workdir}")
+    known = Known(texts, UNORDERED if tasks is None else find_constraints(tasks))
+    return try_again(lambda: _retry(target, known, environ, wanted), patience)
 
 
 class Known(NamedTuple):

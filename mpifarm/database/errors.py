@@ -5,7 +5,7 @@ Rules of this file: it opens nothing.  What it raises names the file and the rem
 
 import shlex
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -90,6 +90,20 @@ def damaged(path: str, why: str) -> InputError:
     name = shlex.quote(path)
     return InputError(
         f"the database {path} is damaged ({why}): restore a copy, or save what can be"
-        f" read: sqlite3 {name} .recover | sqlite3 new.db; mpifarm check {name} says"
-        " more"
+        f" read (sqlite3 {name} .recover | sqlite3 new.db); mpifarm check {name} names"
+        " the damage"
+    )
+
+
+MAX_FAULTS: Final = 3
+"""Faults that a sentence names: after the first ones the others say little."""
+
+
+def damaged_at(path: str, faults: Sequence[str]) -> InputError:
+    """Return the error of a database in which SQLite has found these faults."""
+    more = f", and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
+    first = "; ".join(faults[:MAX_FAULTS])
+    return InputError(
+        f"the database {path} is damaged ({first}{more}): restore a copy, or save what"
+        f" can be read (sqlite3 {shlex.quote(path)} .recover | sqlite3 new.db)"
     )

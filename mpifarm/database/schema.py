@@ -11,6 +11,7 @@ import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from enum import StrEnum
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
@@ -186,10 +187,21 @@ def _open_at(name: str, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def check_integrity(connection: sqlite3.Connection) -> list[str]:
+class Scan(StrEnum):
+    """The checks of a whole database that SQLite has; both take 1 s for 150 MB."""
+
+    WHOLE = "integrity_check"
+    QUICK = "quick_check"
+    """Without a comparison of tables and indexes."""
+
+
+def check_integrity(connection: sqlite3.Connection, scan: Scan) -> list[str]:
     """Return what SQLite finds wrong with a database, [] if it is whole."""
-    rows = connection.execute(f"PRAGMA integrity_check({_MAX_FAULTS})")
-    return [text for (text,) in rows if text != "ok"]
+    try:
+        rows = connection.execute(f"PRAGMA {scan.value}({_MAX_FAULTS})").fetchall()
+    except sqlite3.DatabaseError as error:
+        return [str(error)]
+    return [" ".join(text.split()) for (text,) in rows if text != "ok"]
 
 
 _MAX_FAULTS: Final = 10
@@ -323,8 +335,11 @@ def _execute_all(connection: sqlite3.Connection, statements: str) -> None:
         connection.execute(statement)
 
 
-def write_about(connection: sqlite3.Connection, key: str, value: str) -> None:
-    """Write one fact about the database into its table ``about``."""
+def write_about(connection: sqlite3.Connection, key: str, value: str | None) -> None:
+    """Write one fact about the database into its table ``about``; None removes it."""
+    if value is None:
+        connection.execute("DELETE FROM about WHERE key = ?", (key,))
+        return
     connection.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
 
 

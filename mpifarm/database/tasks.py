@@ -194,16 +194,7 @@ def read_constraints(connection: sqlite3.Connection, begin: int = 0) -> Constrai
 
     Raises `InputError`.
     """
-    constraints = Constraints(
-        barriers=[
-            Barrier(first, bool(checks), since or 0)
-            for first, checks, since in connection.execute(
-                'SELECT "before", checks, since FROM barriers WHERE "before" >= ?'
-                ' ORDER BY "before"',
-                (begin,),
-            )
-        ]
-    )
+    constraints = Constraints(read_barriers(connection, begin))
     query = (
         'SELECT id, "after", kind FROM tasks'
         ' WHERE id >= ? AND ("after" IS NOT NULL OR kind IS NOT NULL) ORDER BY id'
@@ -224,6 +215,16 @@ def read_constraints(connection: sqlite3.Connection, begin: int = 0) -> Constrai
     if fault := find_fault(constraints, find_total(connection)):
         raise InputError(f"the database has constraints whose {fault}; correct them")
     return constraints
+
+
+def read_barriers(connection: sqlite3.Connection, begin: int = 0) -> list[Barrier]:
+    """Return the barriers in front of tasks from `begin` on."""
+    query = (
+        'SELECT "before", checks, since FROM barriers WHERE "before" >= ?'
+        ' ORDER BY "before"'
+    )
+    rows = connection.execute(query, (begin,))
+    return [Barrier(first, bool(checks), since or 0) for first, checks, since in rows]
 
 
 def _parse_after(taskid: int, after: object) -> tuple[int, ...]:
@@ -356,6 +357,28 @@ def requeue(
 ) -> None:
     """Put tasks back into a queue, that nobody has then."""
     _update_ranges(connection, "state = ?, farm = NULL", (state.value,), taskids)
+
+
+def requeue_failed(
+    connection: sqlite3.Connection, taskids: Iterable[int], state: TaskState
+) -> None:
+    """Put back those of some tasks that have failed, or were cancelled."""
+    connection.executemany(
+        "UPDATE tasks SET state = ?, farm = NULL WHERE id BETWEEN ? AND ?"
+        " AND state IN ('failed', 'cancelled')",
+        ((state.value, first, last) for first, last in _ranges_of(taskids)),
+    )
+
+
+def requeue_plain(
+    connection: sqlite3.Connection, taskids: Iterable[int], state: TaskState
+) -> None:
+    """Put back those of some tasks that a plain farmer has, or nobody."""
+    connection.executemany(
+        "UPDATE tasks SET state = ?, farm = NULL WHERE id BETWEEN ? AND ?"
+        " AND state = 'running' AND (farm IS NULL OR farm LIKE 'PyTaskFarmer%')",
+        ((state.value, first, last) for first, last in _ranges_of(taskids)),
+    )
 
 
 def record(connection: sqlite3.Connection, ends: Iterable[TaskEnd]) -> None:

@@ -10,9 +10,9 @@ from typing import Final, TypeAlias
 
 from mpifarm.database import tasks as statements
 from mpifarm.database.copy import read_copy
-from mpifarm.database.errors import explained
+from mpifarm.database.errors import BusyError, explained
 from mpifarm.database.schema import Connection
-from mpifarm.errors import FarmError
+from mpifarm.errors import FarmError, InputError
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.order.constraints import Constraints
 from mpifarm.system.lock import WorkdirLock
@@ -64,9 +64,14 @@ def lock_to_read(path: str, find_lock: FindLock) -> Iterator[str]:
 def copy_database(path: str) -> Connection:
     """Return a copy in memory of a database; the caller holds the lock.
 
-    Raises what `mpifarm.database.schema.connect` raises.
+    Raises what `mpifarm.database.schema.connect` raises, but `InputError` if another
+    program is writing it.
     """
-    return read_copy(path, nullcontext())
+    try:
+        return read_copy(path, nullcontext())
+    except BusyError as error:
+        # It waited for seconds: to try again now would be in vain.
+        raise InputError(str(error)) from error
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.wording import agree, counted
 from mpifarm.order.constraints import UNORDERED
 from mpifarm.output.reader import Output
-from mpifarm.store.target import Target, has_own_state, read_tasks
+from mpifarm.store.target import Target, has_own_state, is_database, read_tasks
 from mpifarm.store.task_map import Location
 from mpifarm.system import files
 from mpifarm.system.console import Console
@@ -130,7 +130,9 @@ class Explainer:
         return locator.locate(taskid)
 
     def locator(self) -> TaskLocator:
-        """Read the workdir without the lock, and return the locations of all tasks."""
+        """Read the workdir, and return the locations of all tasks."""
+        if is_database(self.target, self._environ):
+            return self.patiently(lambda: locate_rows(self.target, self._environ))
         tasks = self._tasks
         own = has_own_state(tasks, self.target)
         contents = self.patiently(
@@ -199,6 +201,19 @@ class Explainer:
             remarks.note(Gap("", remark), taskid)
         for sentence in remarks.sentences():
             self._console.print_error(sentence)
+
+
+def locate_rows(target: Target, environ: Mapping[str, str]) -> TaskLocator:
+    """Read a database, and return the locations of all tasks.
+
+    Raises `InputError`, and `StorageError` if the disk fails.
+    """
+    from mpifarm.audit.databases import read_database  # imports sqlite3
+
+    tasks, contents, *_ = read_database(target, environ, observer())
+    return locate_tasks(
+        contents, tasks.tasks, has_own_state=False, constraints=tasks.constraints
+    )
 
 
 def _no_such_task(taskid: int, total: int, target: Target) -> str:
