@@ -44,9 +44,11 @@ class SeatTime:
         self._most = most
         self._kinds = kinds
         self._durations = {name: Durations() for name in most}
+        self._of_all = Durations()
 
     def note_ended(self, taskid: int, seconds: float) -> None:
         """Learn from an attempt that has ended."""
+        self._of_all.note(seconds)
         if durations := self._durations.get(self._kinds.get(taskid, "")):
             durations.note(seconds)
 
@@ -65,11 +67,14 @@ class SeatTime:
 
     def _estimate(self, name: str, left: float) -> TimeLeft:
         durations, seats = self._durations[name], self._most[name]
+        is_known = durations.count > 0
+        if not is_known:  # as long as none has ended: like the others
+            durations = self._of_all
         if not durations.count or not left:
             return TimeLeft(0.0, 0.0, 0.0)
         # Those that have their seats are half done.
         work = max(left - seats / 2, left / 2) / seats
         likely = work * durations.seconds / durations.count
         error = math.sqrt(durations.variance * (1 / durations.count + 1 / left))
-        factor = math.exp(TENTH * error)
+        factor = math.exp(TENTH * (error if is_known else 1.0))
         return TimeLeft(likely / factor, likely, likely * factor)

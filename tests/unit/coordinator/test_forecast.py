@@ -109,6 +109,16 @@ def test_tasks_that_share_seats_take_as_long_as_these_need_for_all_of_them():
     assert site.likely(20.0, 8) == pytest.approx(51 * 10, rel=0.05)
 
 
+def test_as_long_as_none_of_a_kind_has_ended_they_take_what_others_take():
+    site = Site()
+    site.forecast.share_seats({"few": 1}, dict.fromkeys(range(50, 100), "few"))
+    lease(site.table, site.farm, 8, 9)
+    site.end(*range(8))
+    low, likely, high = site.estimate(20.0, 8)
+    assert likely == pytest.approx(50 * 10, rel=0.05)
+    assert low < likely / 2 < 2 * likely < high
+
+
 def test_the_range_of_such_a_time_is_as_wide_as_durations_differ():
     site = Site()
     site.forecast.share_seats({"few": 1}, dict.fromkeys(range(100), "few"))
