@@ -491,7 +491,7 @@ class Coordinator:
                 now, empty=empty, cost=cost, others=others, more_may_come=more
             )
             holds_nothing = not table.tasks and not prefetch.others_hold
-            has_got = taken or order.not_run
+            has_got = taken or order.not_run or pulled
             self._looked_last = empty and holds_nothing and not has_got
         prefetch.some_wait = order.some_wait
         table.take(taken)

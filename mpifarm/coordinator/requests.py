@@ -163,7 +163,7 @@ class Requests:
             taskids += self._await_growth(asked)
         waits = _Open(request, set(taskids))
         self._open.append(waits)
-        self._post(Tell(f"{_asker_of(request)} cancels {_name(taskids)}"))
+        self._post(Tell(f"{_asker_of(request)} cancels {_name(asked)}"))
         leased, absent = [], []
         for taskid in waits.awaited.copy():
             task = table.tasks.get(taskid)

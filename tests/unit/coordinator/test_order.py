@@ -1,6 +1,7 @@
 """Farms that run a list with an order: what waits, what is not run, when they end."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -232,6 +233,22 @@ def test_what_a_retry_lets_run_after_all_before_its_record_runs(cancels):
         ends[7] = Outcome.CANCELLED
         assert farm.replies[0].fates == (FateOfTasks(Fate.WAITED, "", (7,)),)
     assert outcomes(farm.disk) == ends
+
+
+class PuttingBackDisk(FakeDisk):
+    """A disk that hands tasks over once, to be put back: a retry was cut half-way."""
+
+    def transact(self, wanted: Transact, now: float) -> tuple[list[int], bool]:
+        if not wanted.take or self.given_back:
+            return super().transact(wanted, now)
+        super().transact(replace(wanted, take=0, pull=(0, 1)), now)
+        return [], True
+
+
+def test_a_farm_that_only_puts_tasks_back_looks_again_before_it_ends():
+    farm = SimulatedFarm(2, disk=PuttingBackDisk(2))
+    farm.run()
+    assert sorted(farm.disk.records) == [0, 1]
 
 
 def test_what_is_not_run_counts_for_no_limit_of_failures_and_is_not_retried():
