@@ -198,8 +198,8 @@ def test_a_rank_given_up_that_mpi_says_is_dead_is_told_once():
     assert not hand.coordinator.must_leave_alone
 
 
-def led_by_rank_2() -> Coordinator:
-    rank_set = RankSet((0, 1, 2), 2, 2, survives_rank_loss=True)
+def led_by_rank_1() -> Coordinator:
+    rank_set = RankSet((0, 1, 2), 1, 2, survives_rank_loss=True)
     return Coordinator(Commands(9), define_farm(), rank_set, START)
 
 
@@ -216,11 +216,11 @@ def what_is_told(effects: list[Effect]) -> list[Effect]:
     ],
 )
 def test_only_a_death_before_another_rank_led_was_told_before(state, has_come, count):
-    coordinator = led_by_rank_2()
+    coordinator = led_by_rank_1()
     if has_come:
-        coordinator.on_message(1, Join("node", 2, 2), START)
+        coordinator.on_message(2, Join("node", 2, 2), START)
         coordinator.decide(START)
-    coordinator.liveness.lose(coordinator.ranks[1], state, START)
+    coordinator.liveness.lose(coordinator.ranks[2], state, START)
     assert len(what_is_told(coordinator.decide(START))) == count
 
 
@@ -291,6 +291,8 @@ def test_the_own_rank_and_one_that_is_not_known_are_told_nothing():
     hand.decide()
     assert said_to(hand, 0, before) == []
     assert said_to(hand, 9, before) == []
+    assert hand.coordinator.lost_ranks() == []
+    assert not hand.coordinator.must_leave_alone
 
 
 def test_messages_for_a_dead_rank_are_dropped_and_those_for_others_are_not():
