@@ -4,10 +4,12 @@ Rules of this file: pure; contents in, locations out, and no words about them.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from mpifarm.audit.audit import ClaimView, Contents, audit_contents, learn_tasks
 from mpifarm.order.constraints import UNORDERED, Constraints
+from mpifarm.order.frontier import Frontier
 from mpifarm.store.task_map import Location, TaskMap
 
 
@@ -19,6 +21,8 @@ class LocatedTask(NamedTuple):
     """The claim that holds the task, of a farm alive or dead; None without a claim."""
     may_start: bool
     """Whether any farm of the workdir is alive, or may be."""
+    is_held_up: bool = False
+    """Whether it waits for tasks that have not ended, by the list's order."""
 
 
 class TaskLocator:
@@ -26,17 +30,24 @@ class TaskLocator:
 
     `total` is the number of tasks in the list, which may be more than `tasks` has, if
     lines were added.  `has_own_state`: the tasklist keeps its own state, and the status
-    files say nothing.
+    files say nothing.  `constraints` are those of the list.
     """
 
     def __init__(
-        self, contents: Contents, tasks: TaskMap, total: int, *, has_own_state: bool
+        self,
+        contents: Contents,
+        tasks: TaskMap,
+        total: int,
+        *,
+        has_own_state: bool,
+        constraints: Constraints,
     ) -> None:
         self.claims = contents.claims
         self.total = total
         self._tasks = tasks
         self._all_run = contents.toprocess is None
         self._has_own_state = has_own_state
+        self._constraints = constraints
 
     def knows(self, taskid: int) -> bool:
         """Return whether the list has the task; True for a list with its own state."""
@@ -56,7 +67,23 @@ class TaskLocator:
         elif taskid >= self._tasks.total and self._all_run:
             location = Location.QUEUED
         may_start = any(each.may_live for each in self.claims)
-        return LocatedTask(location, holder, may_start)
+        is_queued = location is Location.QUEUED and taskid < self._tasks.total
+        is_held_up = is_queued and self._is_held_up(taskid)
+        return LocatedTask(location, holder, may_start, is_held_up)
+
+    def _is_held_up(self, taskid: int) -> bool:
+        return bool(self._constraints) and (
+            self._frontier.find_candidate(taskid) != taskid
+        )
+
+    @cached_property
+    def _frontier(self) -> Frontier:
+        ids_at, flags = self._tasks.ids_at, []
+        for location in (Location.FINISHED, Location.FAILED):
+            flags.append(ended := bytearray(self._tasks.total))
+            for taskid in ids_at(location):
+                ended[taskid] = 1
+        return Frontier(self._constraints, *flags)
 
 
 def locate_tasks(
@@ -78,5 +105,7 @@ def locate_tasks(
         contents, tasks, list_is_known=texts is not None, constraints=constraints
     )
     return TaskLocator(
-        contents, audit.locations, len(tasks), has_own_state=has_own_state
+        *(contents, audit.locations, len(tasks)),
+        has_own_state=has_own_state,
+        constraints=constraints,
     )

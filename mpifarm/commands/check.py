@@ -6,7 +6,7 @@ Rules of this file: arguments and words.  `mpifarm.audit.audit` finds faults, an
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mpifarm.audit.audit import (
     NOTICES,
@@ -20,6 +20,7 @@ from mpifarm.audit.audit import (
 )
 from mpifarm.audit.repair import Repairer
 from mpifarm.audit.snapshot import examine, examine_whole, list_logs, observer
+from mpifarm.commands.held_words import describe_held
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.target import (
     add_target_arguments,
@@ -30,10 +31,12 @@ from mpifarm.commands.target import (
 )
 from mpifarm.errors import ExitStatus, FutileError, InputError, StorageError
 from mpifarm.model.id_ranges import name_ids
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.wording import counted
 from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.farm_liveness import this_machine
 from mpifarm.store.fingerprint import ListMatch
+from mpifarm.store.held_file import Held, find_held
 from mpifarm.store.target import (
     Target,
     find_existing_lock,
@@ -42,9 +45,12 @@ from mpifarm.store.target import (
     look_at_tasks,
     words_of,
 )
+from mpifarm.store.task_map import Location
 from mpifarm.system.console import Console
 from mpifarm.system.patience import Patience, try_again
 from mpifarm.tasklists import TaskList, find_constraints
+
+NOTHING_HELD: Final = Held()
 
 LOCK_SECONDS = 5.0
 """Seconds that a check waits for the lock; then it reads without the lock."""
@@ -200,7 +206,8 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     )
     if fault:
         console.print_error(fault)
-    for line in report(target, contents, audit, trouble, own=own):
+    held = _find_held(target, patience)
+    for line in report(target, contents, audit, trouble, own=own, held=held):
         console.print_text(line + "\n")
     if contents.disk_failed:
         return ExitStatus.RUN_AGAIN
@@ -333,6 +340,14 @@ def _read_locked(target: Target, environ: Mapping[str, str]) -> Contents:
         return examine_whole(target.workdir, observer())
 
 
+def _find_held(target: Target, patience: Patience) -> Held:
+    try:
+        found = try_again(lambda: find_held(WorkdirPaths(target.workdir)), patience)
+    except StorageError:
+        return NOTHING_HELD
+    return found[0] if found else NOTHING_HELD
+
+
 def _list_logs(target: Target, patience: Patience) -> list[str] | None:
     try:
         return try_again(lambda: list_logs(target.workdir), patience)
@@ -357,16 +372,24 @@ def report(
     *,
     own: bool,
     terms: Terms = FILES,
+    held: Held = NOTHING_HELD,
 ) -> list[str]:
     """Return the lines of the whole report.
 
     `trouble` says why the lock was not held, "" if it was.  `own`: the list keeps its
-    own state.
+    own state.  `held` is what users hold.
     """
     lines = [_where(target, audit, terms, own=own)]
     lines += [
         f"  farm {each.farm} {each.where} is running" for each in _at_work(contents)
     ]
+    waiting = [
+        each
+        for each in sorted(held.tasks)
+        if audit.locations.find(each) is Location.QUEUED
+    ]
+    if said := describe_held(target, waiting, holds_all=held.holds_all):
+        lines.append(f"  {said}")
     if trouble:
         lines.append(f"  {trouble}; so what is written just now may look wrong")
     lines += table(audit, terms)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from mpifarm.audit.locate import LocatedTask, TaskLocator, locate_tasks
 from mpifarm.audit.snapshot import examine_whole, find_never_run, observer
+from mpifarm.commands.held_words import name_release
 from mpifarm.commands.log.gaps import MAX_NAMES, Gap, Gaps
 from mpifarm.commands.target import patience_of
 from mpifarm.errors import FarmError, InputError
@@ -19,6 +20,7 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.wording import agree, counted
 from mpifarm.order.constraints import UNORDERED
 from mpifarm.output.reader import Output
+from mpifarm.store.held_file import Held, find_held
 from mpifarm.store.target import Target, has_own_state, is_database, read_tasks
 from mpifarm.store.task_map import Location
 from mpifarm.system import files
@@ -40,6 +42,8 @@ _WORDS = {
         "has no output here; only its tasklist knows whether it has run"
     ),
 }
+HELD = "has not started yet: it is held, and {} lets it start"
+HELD_UP = "has not started yet: it waits for others, by the order of the list"
 NO_FARM = ", and no farm is running: give the farm's command again to run it"
 
 
@@ -111,6 +115,10 @@ class Explainer:
             )
         farm = f"farm {holder.farm} {holder.where}" if holder else ""
         sentence = _WORDS[found.location].format(holder=farm)
+        if found.location is Location.QUEUED and self._held.holds(taskid):
+            return HELD.format(name_release(self.target))
+        if found.is_held_up:
+            sentence = HELD_UP
         if found.location is Location.CLAIMED and self._keeps_little:
             sentence += "; or it has just completed (--logs failed keeps nothing then)"
         if found.location is Location.FINISHED and self._keeps_little:
@@ -141,6 +149,13 @@ class Explainer:
         texts = None if own or tasks is None else tasks.tasks
         constraints = UNORDERED if tasks is None else find_constraints(tasks)
         return locate_tasks(contents, texts, has_own_state=own, constraints=constraints)
+
+    @cached_property
+    def _held(self) -> Held:
+        """What users hold."""
+        paths = WorkdirPaths(self.target.workdir)
+        held, _ = self.patiently(lambda: find_held(paths)) or (Held(), "")
+        return held
 
     @cached_property
     def _never_run(self) -> dict[int, str]:

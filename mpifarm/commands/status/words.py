@@ -12,8 +12,9 @@ from typing import Final
 
 from mpifarm.audit.farms import Farm, Life
 from mpifarm.audit.status import FailedTask, Status
-from mpifarm.audit.view import State, View
+from mpifarm.audit.view import State
 from mpifarm.commands.farm_command import name_farm_command
+from mpifarm.commands.held_words import describe_held
 from mpifarm.commands.status.encoding import find_lost
 from mpifarm.commands.table import TableColumn, format_table
 from mpifarm.farm.summary import status_in_words
@@ -151,7 +152,9 @@ def _describe_state(status: Status) -> Iterator[str]:
     yield from view.warnings()
     if view.is_draining and not any(f.report and f.report.reason for f in status.live):
         yield f"nothing new starts: remove the file {view.paths.drain} to go on"
-    yield from _describe_held(view)
+    held = [] if view.held.holds_all else view.ids_in(State.HELD)
+    if said := describe_held(view.target, held, holds_all=view.held.holds_all):
+        yield said
     if status.live or view.has_own_state:
         return
     counts = status.counts
@@ -173,16 +176,6 @@ def _describe_state(status: Status) -> Iterator[str]:
         yield f"no farm runs{when}{how}; to run what failed again: {retry}"
     else:
         yield f"no farm of mpifarm's runs{when}{how}"
-
-
-def _describe_held(view: View) -> Iterator[str]:
-    release = shlex.join(["mpifarm", "release", *words_of(view.target)])
-    if view.held.holds_all:
-        yield f"held: nothing starts until {release}"
-    elif held := view.ids_in(State.HELD):
-        tasks = f"{agree(len(held), 'task', 'tasks')} {name_ids(held)}"
-        them = agree(len(held), "it", "them")
-        yield f"{len(held)} held ({tasks}): {release} lets {them} start"
 
 
 def _describe_end(report: FarmReport) -> str:

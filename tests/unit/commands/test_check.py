@@ -22,6 +22,7 @@ from mpifarm.errors import InputError
 from mpifarm.store.claim_journal import Head, encode_head
 from mpifarm.store.farm_liveness import find_process_start, this_machine
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
+from mpifarm.store.held_file import Held, encode_held
 from mpifarm.store.target import Target, farm_words_of, words_of
 from mpifarm.system import files
 from mpifarm.system.console import Console
@@ -99,6 +100,22 @@ def test_notices_leave_it_clean(site, run):
     assert status == 0
     assert "notice: ended, and without a log" in text
     assert "the workdir is in order" in text
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (Held(frozenset({0, 3, 4})), "  2 held (tasks 3-4): {} lets them start"),
+        (Held(holds_all=True), "  held: nothing starts until {}"),
+    ],
+)
+def test_what_users_hold_is_told_with_the_command_that_releases_it(
+    site, run, held, said
+):
+    (site.root / "held").write_bytes(encode_held(held))
+    status, text = run(check, site.root)
+    assert status == 0
+    assert said.format(f"mpifarm release {site.root}") in text.splitlines()
 
 
 def test_each_kind_of_finding_has_its_words_and_notices_are_called_so():

@@ -8,14 +8,16 @@ import pytest
 from mpifarm.audit.audit import ClaimView
 from mpifarm.audit.locate import LocatedTask
 from mpifarm.commands.log import command, follow
-from mpifarm.commands.log.explain import Explainer
+from mpifarm.commands.log.explain import NO_FARM, Explainer
 from mpifarm.commands.log.gaps import MAX_GAPS, Gap, Gaps
 from mpifarm.errors import ExitStatus, InputError, StorageError
 from mpifarm.store.farm_liveness import FarmLiveness
+from mpifarm.store.held_file import Held, encode_held
 from mpifarm.store.target import Target
 from mpifarm.store.task_map import Location
 
 ALIVE = ClaimView("f00d", "on n1", FarmLiveness.HOLDS_LOCK, frozenset(), frozenset())
+WAITS = "has not started yet: it waits to be run"
 DEAD = ALIVE._replace(liveness=FarmLiveness.DEAD)
 
 
@@ -118,6 +120,29 @@ def explain(tmp_path, console):
 )
 def test_each_reason_for_no_output_has_its_words(explain, found, little, said):
     assert explain(little=little).reason(0, found) == said
+
+
+def test_a_held_task_is_told_with_the_command_that_releases_it(explain, tmp_path):
+    queued = LocatedTask(Location.QUEUED, None, may_start=True)
+    explainer = explain()
+    (tmp_path / "list_workdir" / "held").write_bytes(encode_held(Held(frozenset({1}))))
+    release = f"mpifarm release {tmp_path}/list_workdir"
+    assert explainer.reason(1, queued) == (
+        f"has not started yet: it is held, and {release} lets it start"
+    )
+    assert explainer.reason(0, queued) == WAITS
+
+
+def test_a_task_behind_others_that_have_not_ended_is_told_so(explain, tmp_path):
+    explainer = explain()
+    (tmp_path / "list").write_text("a\n#BARRIER\nb\n")
+    assert explainer.explain(1) == (
+        "task 1 has not started yet: it waits for others, by the order of the list"
+        + NO_FARM
+    )
+    assert explainer.explain(0) == f"task 0 {WAITS}{NO_FARM}"
+    (tmp_path / "list_workdir" / "finished").write_text("0 a\n")
+    assert explainer.explain(1) == f"task 1 {WAITS}{NO_FARM}"
 
 
 def test_an_unknown_task_is_told_with_the_list_or_how_to_name_it(explain):

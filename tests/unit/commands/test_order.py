@@ -171,7 +171,7 @@ def test_a_wrong_directive_is_a_warning_to_those_who_look(site, run, wrong):
     _, out, err = run(ls)
     assert (len(out.splitlines()), sentence in err) == (6, True)
     _, out, err = run(why)
-    assert ("4 of 5 tasks have failed" in out, sentence in err) == (True, True)
+    assert ("1 of 5 tasks has failed" in out, sentence in err) == (True, True)
     ended, out, err = run(check)
     assert (ended, sentence in err) == (1, True)
     assert "1 finished, 4 failed, 0 to process" in out
