@@ -25,7 +25,7 @@ from mpifarm.store.counting import count_tasks
 from mpifarm.store.directories import make_root
 from mpifarm.store.farm_liveness import Machine, this_machine
 from mpifarm.store.fingerprint import PrefixHashes
-from mpifarm.store.held_file import Held
+from mpifarm.store.held_file import Held, find_held
 from mpifarm.store.ledger import Appended, Ledger, Ledgers
 from mpifarm.store.optimistic import write_optimistically
 from mpifarm.store.queue import Steps
@@ -210,6 +210,8 @@ class FileStore(Store):
         self._read_on()
         self._member.validate_others(lock_paths, len(self._tasks))
         self._member.make_directories()
+        if found := find_held(self.paths):
+            self._queues.held.update(found[0].tasks)
         # This comes first: the fingerprint says that nothing is left to be added.
         if sentence := self._added_lines.settle(validation):
             self.notes.append(sentence)

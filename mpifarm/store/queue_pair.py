@@ -136,8 +136,11 @@ class QueuePair:
         `taskids` have to be in order.
         """
         ids, waiting = array("I", taskids), array("I")
-        if self.constraints:
+        held = self.held if self.waiting is not None else ()
+        if self.constraints or held:
             shared = array("I", self.constraints.find_shared(ids))
+            if held:
+                shared = array("I", filterfalse(self.held.__contains__, shared))
             waiting = array("I", sorted({*ids}.difference(shared)))
             ids = shared
         place = bisect_left(ids, self.first_added)

@@ -300,6 +300,22 @@ def test_they_stay_there_when_toprocess_is_removed_so_that_all_tasks_are_to_run(
     assert not workdir.transact((), (), 1).pulled
 
 
+def test_a_start_without_toprocess_leaves_them_there_too(site):
+    first = site.open()
+    first.hold(Held(frozenset({2, 5})))
+    first.transact((), (), 1, (2, 5))
+    first.transact([ended(0)], (2, 5), 0)
+    with open(first.paths.held, "wb") as file:
+        file.write(encode_held(Held(frozenset({2, 5}))))
+    assert first.close()
+    (site.root / "toprocess").unlink()
+    second = site.open()
+    assert site.ids("waiting") == [2, 5]
+    assert site.ids("toprocess") == [1, 3, 4, *range(6, 12)]
+    second.hold(Held())
+    assert second.transact((), (), 99).taken == [1, 3, 4, *range(6, 12), 2, 5]
+
+
 def test_a_farm_that_starts_later_knows_what_is_held(site):
     first = site.open()
     first.hold(Held(frozenset({2})))
