@@ -18,8 +18,7 @@ from mpifarm.database.schema import Scan, check_integrity
 from mpifarm.database.tasks import TaskState
 from mpifarm.store.database_reading import (
     DatabaseTasks,
-    copy_database,
-    lock_to_read,
+    read_moment,
     tasks_of,
     used,
 )
@@ -52,9 +51,11 @@ def read_database(
     disk fails.
     """
     path = target.tasklist or ""
-    with lock_to_read(path, lambda: find_existing_lock(target, environ)) as trouble:
-        copy = copy_database(path)
-        found = _read_workdir(target, machine)
+    copy, found, trouble = read_moment(
+        path,
+        lambda: find_existing_lock(target, environ),
+        lambda: _read_workdir(target, machine),
+    )
     with used(path, copy):
         faults = check_integrity(copy, scan) if scan else []
         if faults:

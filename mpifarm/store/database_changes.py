@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from mpifarm.database import tasks as statements
-from mpifarm.database.errors import BusyError, explained
+from mpifarm.database.errors import explained
 from mpifarm.database.farming import find_about
 from mpifarm.database.schema import Connection, connect, write_about
 from mpifarm.database.tasks import NewTask, TaskState
@@ -19,6 +19,7 @@ from mpifarm.model.id_ranges import IdRangesError, encode_ids, parse_ids
 from mpifarm.model.task import encode_text
 from mpifarm.order.constraints import Constraints
 from mpifarm.order.directives import command_of
+from mpifarm.store.database_reading import told_if_busy
 from mpifarm.store.types import HeldLock
 from mpifarm.tasklists import ListReader
 
@@ -36,16 +37,13 @@ def opened(path: str, lock: HeldLock) -> Iterator[Connection]:
     Raises `InputError` for a database that can't be changed, `StorageError` if the disk
     fails.
     """
-    try:
-        with (
-            lock.hold(LOCK_SECONDS),
-            closing(connect(path)) as connection,
-            explained(path),
-        ):
-            yield connection
-    except BusyError as error:
-        # It waited for seconds: to try again now would be in vain.
-        raise InputError(str(error)) from error
+    with (
+        told_if_busy(),
+        lock.hold(LOCK_SECONDS),
+        closing(connect(path)) as connection,
+        explained(path),
+    ):
+        yield connection
 
 
 # ---- tasks that go back --------------------------------------------------------------

@@ -1,15 +1,15 @@
 """A database as tasklist, read for commands that look: its tasks, as of one moment.
 
-Rules of this file: it changes nothing, but for what a writer that died has begun.  The
-lock is held while the database is copied, and what is read is the copy.
+Rules of this file: it changes nothing, but for what a writer that died has begun.  It
+reads a copy, taken under the lock, or of a file that was the same before and after.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from typing import Final, TypeAlias
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from mpifarm.database import tasks as statements
-from mpifarm.database.copy import read_copy
+from mpifarm.database.copy import copy_unlocked, read_copy, settle, state_of
 from mpifarm.database.errors import BusyError, explained
 from mpifarm.database.schema import Connection
 from mpifarm.errors import FarmError, InputError
@@ -20,6 +20,15 @@ from mpifarm.tasklists import TaskList
 
 LOCK_SECONDS: Final = 5.0
 """Seconds that a reader waits for the lock; then it goes by SQLite's own locks."""
+
+LARGE: Final = 32 * 1024 * 1024
+"""Bytes above which a database is copied without the lock: a copy under it would keep
+farms waiting for more than 50 ms."""
+
+TRIES: Final = 3
+"""Copies without the lock; then the database is copied under it."""
+
+T = TypeVar("T")
 
 
 class DatabaseTasks(TaskList):
@@ -61,17 +70,46 @@ def lock_to_read(path: str, find_lock: FindLock) -> Iterator[str]:
             lock.release()
 
 
-def copy_database(path: str) -> Connection:
-    """Return a copy in memory of a database; the caller holds the lock.
-
-    Raises what `mpifarm.database.schema.connect` raises, but `InputError` if another
-    program is writing it.
-    """
+@contextmanager
+def told_if_busy() -> Iterator[None]:
+    """Raise `InputError` where another program is writing the database."""
     try:
-        return read_copy(path, nullcontext())
+        yield
     except BusyError as error:
         # It waited for seconds: to try again now would be in vain.
         raise InputError(str(error)) from error
+
+
+class Moment(NamedTuple, Generic[T]):
+    """A copy of a database, and what was read `also` while it was the same."""
+
+    copy: Connection
+    also: T
+    trouble: str
+    """Why the lock was not held, "" if it was, or if no farmer can have it."""
+
+
+def read_moment(path: str, find_lock: FindLock, also: Callable[[], T]) -> Moment[T]:
+    """Copy a database in memory, and call `also` under the lock, as of one moment.
+
+    A large one is copied without the lock, again if it was changed meanwhile.  Raises
+    what `mpifarm.database.schema.connect` raises, but `InputError` if another program
+    is writing the database.
+    """
+    with told_if_busy():
+        for _ in range(TRIES):
+            with lock_to_read(path, find_lock) as trouble:
+                before = settle(path)
+                if before.size <= LARGE:
+                    return Moment(read_copy(path, nullcontext()), also(), trouble)
+            copy = copy_unlocked(path)
+            with lock_to_read(path, find_lock) as trouble:
+                if copy is not None and state_of(path) == before:
+                    return Moment(copy, also(), trouble)
+            if copy is not None:
+                copy.close()
+        with lock_to_read(path, find_lock) as trouble:
+            return Moment(read_copy(path, nullcontext()), also(), trouble)
 
 
 @contextmanager
@@ -86,10 +124,9 @@ def read_database_tasks(path: str, find_lock: FindLock) -> DatabaseTasks:
 
     Raises `InputError`, and `StorageError` if the disk fails.
     """
-    with lock_to_read(path, find_lock):
-        copy = copy_database(path)
-    with used(path, copy):
-        return tasks_of(copy)
+    moment = read_moment(path, find_lock, lambda: None)
+    with used(path, moment.copy):
+        return tasks_of(moment.copy)
 
 
 def tasks_of(connection: Connection) -> DatabaseTasks:
