@@ -6,7 +6,7 @@ Rules of this file: arguments and words.  `mpifarm.audit.audit` finds faults, an
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from mpifarm.audit.audit import (
     NOTICES,
@@ -25,18 +25,18 @@ from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.target import (
     add_target_arguments,
     find_target,
+    look_at_held,
     patience_of,
     probe_lock,
     texts_of,
 )
 from mpifarm.errors import ExitStatus, FutileError, InputError, StorageError
 from mpifarm.model.id_ranges import name_ids
-from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.wording import counted
 from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.farm_liveness import this_machine
 from mpifarm.store.fingerprint import ListMatch
-from mpifarm.store.held_file import Held, find_held
+from mpifarm.store.held_file import NOTHING_HELD, Held
 from mpifarm.store.target import (
     Target,
     find_existing_lock,
@@ -49,8 +49,6 @@ from mpifarm.store.task_map import Location
 from mpifarm.system.console import Console
 from mpifarm.system.patience import Patience, try_again
 from mpifarm.tasklists import TaskList, find_constraints
-
-NOTHING_HELD: Final = Held()
 
 LOCK_SECONDS = 5.0
 """Seconds that a check waits for the lock; then it reads without the lock."""
@@ -206,7 +204,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     )
     if fault:
         console.print_error(fault)
-    held = _find_held(target, patience)
+    held = look_at_held(target, patience)
     for line in report(target, contents, audit, trouble, own=own, held=held):
         console.print_text(line + "\n")
     if contents.disk_failed:
@@ -239,7 +237,9 @@ def _check_database(
         logs=_list_logs(target, patience) if contents.begun else None,
         constraints=tasks.constraints,
     )
-    for line in report(target, contents, audit, trouble, own=False, terms=DATABASE):
+    held = look_at_held(target, patience)
+    facts = target, contents, audit, trouble
+    for line in report(*facts, own=False, terms=DATABASE, held=held):
         console.print_text(line + "\n")
     return ExitStatus.ALL_FINISHED if audit.clean else ExitStatus.SOME_FAILED
 
@@ -338,14 +338,6 @@ def _read_locked(target: Target, environ: Mapping[str, str]) -> Contents:
         return examine_whole(target.workdir, observer())
     with lock.hold(LOCK_SECONDS):
         return examine_whole(target.workdir, observer())
-
-
-def _find_held(target: Target, patience: Patience) -> Held:
-    try:
-        found = try_again(lambda: find_held(WorkdirPaths(target.workdir)), patience)
-    except StorageError:
-        return NOTHING_HELD
-    return found[0] if found else NOTHING_HELD
 
 
 def _list_logs(target: Target, patience: Patience) -> list[str] | None:

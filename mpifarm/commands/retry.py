@@ -16,11 +16,13 @@ from mpifarm.audit.retry import (
 from mpifarm.audit.snapshot import observer
 from mpifarm.audit.view import read_view
 from mpifarm.commands.farm_command import find_farm_command
+from mpifarm.commands.held_words import describe_held
 from mpifarm.commands.statuses import join_statuses, parse_statuses
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import (
     add_target_arguments,
     find_target,
+    look_at_held,
     patience_of,
     probe_lock,
     texts_of,
@@ -30,6 +32,7 @@ from mpifarm.errors import ExitStatus, InputError
 from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.wording import agree, counted
 from mpifarm.order.constraints import UNORDERED, Constraints
+from mpifarm.store.held_file import NOTHING_HELD, Held
 from mpifarm.store.target import (
     Target,
     is_database,
@@ -74,7 +77,8 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         retried = try_again(lambda: retry_rows(target, environ, wanted), patience)
     else:
         retried = _retry_lines(target, environ, wanted, patience)
-    for line in report(target, wanted, retried):
+    held = look_at_held(target, patience)
+    for line in report(target, wanted, retried, held):
         console.print_line(line)
     return ExitStatus.ALL_FINISHED
 
@@ -146,8 +150,13 @@ def _parse_statuses(text: str | None) -> frozenset[int] | None:
     return statuses
 
 
-def report(target: Target, wanted: Wanted, retried: Retried) -> list[str]:
-    """Return the lines about the moved and the left tasks, with the next command."""
+def report(
+    target: Target, wanted: Wanted, retried: Retried, held: Held = NOTHING_HELD
+) -> list[str]:
+    """Return the lines about the moved and the left tasks, with the next command.
+
+    `held` is what users hold.
+    """
     count = len(retried.moved)
     if count:
         command = find_farm_command(target)
@@ -159,6 +168,10 @@ def report(target: Target, wanted: Wanted, retried: Retried) -> list[str]:
                 f" {agree(len(retried.along), 'it waits', 'they wait')} for others, or"
                 f" others for {agree(len(retried.along), 'it', 'them')}"
             )
+        waiting = [taskid for taskid in retried.moved if held.holds(taskid)]
+        if waiting:
+            said = describe_held(target, waiting, holds_all=held.holds_all)
+            lines.append(said)
         lines.append(f"if no farm is running, start one: {command}")
     else:
         lines = [_explain_none(wanted)]

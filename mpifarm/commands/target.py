@@ -12,8 +12,9 @@ from typing import Any
 
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.database.names import is_database_name
-from mpifarm.errors import InputError
+from mpifarm.errors import InputError, StorageError
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.held_file import NOTHING_HELD, Held, find_held
 from mpifarm.store.strangers import validate_contents, validate_place
 from mpifarm.store.target import (
     SUFFIX,
@@ -27,7 +28,7 @@ from mpifarm.store.target import (
 )
 from mpifarm.system import files
 from mpifarm.system.lock import WorkdirLock
-from mpifarm.system.patience import COMMAND_SECONDS, Patience
+from mpifarm.system.patience import COMMAND_SECONDS, Patience, try_again
 from mpifarm.tasklists import TaskList
 
 _NAMES = {
@@ -154,6 +155,16 @@ def _check_workdir(workdir: str) -> None:
         raise InputError(
             f"{workdir} is not a workdir: it has neither status files nor logs"
         )
+
+
+def look_at_held(target: Target, patience: Patience) -> Held:
+    """Return what users hold, nothing if the disk goes on failing."""
+    paths = WorkdirPaths(os.path.abspath(target.workdir))
+    try:
+        found = try_again(lambda: find_held(paths), patience)
+    except StorageError:
+        return NOTHING_HELD
+    return found[0] if found else NOTHING_HELD
 
 
 def texts_of(tasks: TaskList | None, target: Target, what: str) -> Sequence[str]:

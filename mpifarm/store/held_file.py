@@ -7,7 +7,7 @@ that follow.
 
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mpifarm.model.id_ranges import IdRangesError, encode_ids, parse_ids
 from mpifarm.model.paths import WorkdirPaths, copy_staging_of
@@ -43,6 +43,9 @@ class Held(NamedTuple):
     def count_left(self, total: int, has_ended: Callable[[int], bool]) -> int:
         """Return how many tasks of a list, of `total`, are held and have not ended."""
         return sum(each < total and not has_ended(each) for each in self.tasks)
+
+
+NOTHING_HELD: Final = Held()
 
 
 def encode_held(held: Held) -> bytes:

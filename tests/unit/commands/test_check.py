@@ -472,6 +472,10 @@ def test_what_a_retry_leaves_is_told_with_the_reason():
             " another farmer ran it"
         ),
     ]
+    held = report_retry(place, Wanted(), Retried([1, 3], [], []), Held(frozenset({3})))
+    assert held[1] == (
+        "1 held (task 3): mpifarm release w --list tasks.txt lets it start"
+    )
     nothing = Retried([], [], [])
     for wanted, said in (
         (Wanted(), "no task has failed"),
