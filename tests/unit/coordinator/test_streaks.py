@@ -386,3 +386,83 @@ def test_what_failed_on_a_rank_that_works_no_more_is_forgotten():
     assert ranks.quarantine.working == 2
     ranks.enter(1, RankState.DEAD)
     assert ranks.quarantine.working == 2
+
+
+def test_a_rank_with_a_streak_is_free_until_it_is_on_trial():
+    ranks = Ranks(ranks=4)
+    ranks.fail(1)
+    assert ranks.quarantine.count_free_without(1) == 3
+
+
+def test_each_rank_on_trial_counts_and_the_first_that_is_due_wakes():
+    ranks = Ranks(most=2)
+    ranks.fail(1, rank=0, ended=100.0)
+    ranks.fail(2, rank=2, ended=200.0)
+    assert ranks.quarantine.wake_at == 100.0 + STREAK_SECONDS
+    ranks.quarantine.set_timer()
+    assert ranks.quarantine.wake_at == 100.0 + STREAK_SECONDS
+    ranks.fail(3, rank=0, ended=100.0)
+    ranks.fail(4, rank=2, ended=200.0)
+    assert ranks.quarantine.trials == 2
+
+
+def fail_on(ranks: Ranks, rank: int, *, failed: int, other: int, at: float) -> None:
+    """Have so many of the results of a rank be fast failures, and none held back."""
+    for turn in range(failed):
+        ranks.fail(turn, rank=rank, ended=at)
+    for turn in range(other):
+        ranks.records[rank].ended += 1
+        ranks.succeed(turn, rank=rank)
+    ranks.quarantine.end(ranks.records[rank])
+
+
+@pytest.mark.parametrize(
+    ("count", "failing", "at_fault"),
+    [
+        *((3, 2, True), (3, 1, False), (4, 2, True), (4, 1, False), (5, 3, True)),
+        *((5, 2, False), (6, 3, True), (6, 2, False)),
+    ],
+)
+def test_the_tasks_are_at_fault_where_they_fail_on_more_than_half_of_the_others(
+    count, failing, at_fault
+):
+    ranks = Ranks(ranks=count)
+    others = [each.rank for each in ranks.records if each.rank != 1]
+    for rank in others[:failing]:
+        fail_on(ranks, rank, failed=4, other=0, at=100.0)
+    assert (ranks.fail(50, 51) != []) is at_fault
+
+
+@pytest.mark.parametrize(("other", "at_fault"), [(4, True), (5, False)])
+def test_half_of_their_results_is_enough(other, at_fault):
+    ranks = Ranks()
+    for rank in (0, 2):
+        fail_on(ranks, rank, failed=4, other=other, at=100.0)
+    assert (ranks.fail(50, 51) != []) is at_fault
+
+
+@pytest.mark.parametrize(("ago", "at_fault"), [(59.0, True), (60.0, False)])
+def test_what_failed_on_the_others_a_minute_ago_is_forgotten(ago, at_fault):
+    ranks = Ranks()
+    for rank in (0, 2):
+        fail_on(ranks, rank, failed=4, other=0, at=100.0)
+    assert (ranks.fail(50, 51, ended=100.0 + ago) != []) is at_fault
+
+
+def test_failures_that_take_their_time_show_that_not_all_fails_fast():
+    ranks = Ranks()
+    for rank in (0, 2):
+        fail_on(ranks, rank, failed=4, other=0, at=100.0)
+        ranks.fail(*range(5), rank=rank, seconds=5.0)
+    assert ranks.fail(50, 51) == []
+
+
+@pytest.mark.parametrize(
+    ("most", "failed", "shows"), [(10, 2, False), (10, 3, True), (2, 2, True)]
+)
+def test_three_failures_show_that_tasks_fail_elsewhere_or_as_many_as_make_a_trial(
+    most, failed, shows
+):
+    ranks = Ranks(most)
+    fail_on(ranks, 0, failed=failed, other=0, at=100.0)
+    assert (ranks.quarantine.alike.median_without(1, 1) > 0.5) is shows
