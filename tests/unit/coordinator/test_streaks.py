@@ -466,3 +466,55 @@ def test_three_failures_show_that_tasks_fail_elsewhere_or_as_many_as_make_a_tria
     ranks = Ranks(most)
     fail_on(ranks, 0, failed=failed, other=0, at=100.0)
     assert (ranks.quarantine.alike.median_without(1, 1) > 0.5) is shows
+
+
+def test_a_trial_ends_when_all_tasks_begin_to_fail_fast():
+    ranks = Ranks()
+    ranks.fail(50, 51)
+    assert ranks.assess() is None
+    for rank in (0, 2):
+        fail_on(ranks, rank, failed=4, other=0, at=100.0)
+    assert ranks.assess() is TASKS_AT_FAULT
+
+
+@pytest.mark.parametrize(
+    ("count", "failing", "verdict"),
+    [
+        (3, 2, TASKS_AT_FAULT),
+        (3, 1, OUT_OF_USE),
+        (4, 2, TASKS_AT_FAULT),
+        (4, 1, OUT_OF_USE),
+        (5, 3, TASKS_AT_FAULT),
+        (5, 2, OUT_OF_USE),
+    ],
+)
+def test_what_fails_since_the_streak_began_has_to_fail_on_more_than_half_of_the_others(
+    count, failing, verdict
+):
+    ranks = Ranks(ranks=count)
+    ranks.fail(50, 51)
+    others = [each.rank for each in ranks.records if each.rank != 1]
+    for rank in others:
+        for turn in range(40):
+            ranks.records[rank].ended += 1
+            ranks.succeed(turn, rank=rank)
+    for rank in others[:failing]:
+        ranks.fail(52, 53, rank=rank)
+        ranks.quarantine.end(ranks.records[rank])
+    ranks.succeed(60, rank=others[-1])
+    assert ranks.assess() is verdict
+
+
+def test_of_ranks_out_of_use_the_first_that_is_due_is_tried_and_both_are_on_trial():
+    ranks = Ranks(ranks=4)
+    quarantine = ranks.quarantine
+    for rank, now in ((1, 100.0), (2, 103.0)):
+        quarantine.pause(rank, 0.1, now)
+        ranks.enter(rank, RankState.OUT_OF_USE)
+    assert quarantine.return_at() == 110.0
+    assert quarantine.find_due_returns(112.9) == [1]
+    assert quarantine.find_due_returns(113.0) == [1, 2]
+    for rank in (1, 2):
+        ranks.enter(rank, RankState.WORKING)
+        quarantine.try_again(ranks.records[rank], 60)
+    assert quarantine.trials == 2
