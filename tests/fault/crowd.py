@@ -704,8 +704,11 @@ class Asker(CommandActor):
         if self._kind == "cancel":
             for taskid in waited | fates.get("ended now", set()):
                 self.crowd.asked.cancelled.setdefault(taskid, now)
-        elif self._kind == "hold" and self._ids is None and status == 0:
-            self._open.append((None, now + HOLD_SLACK))
+        elif self._kind == "hold" and self._ids is None:
+            # Of a farm that was killed nobody knows when it heeds this; plain farmers
+            # take what waits while all are held.
+            if status == 0:
+                self._open.append((None, now + HOLD_SLACK))
         elif self._kind == "hold" and waited:
             self._open.append((frozenset(waited), now))
             self.crowd.watch.withheld |= waited
