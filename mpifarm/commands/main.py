@@ -33,6 +33,15 @@ _PRINT_ONCE = ("export", "import", "joblog", "ls", "why")
 """Subcommands that end soon: a search for garbage takes a tenth of their time."""
 
 
+_OF_SQLITE = ("sqlite3", "_sqlite3")
+"""Modules that a Python may lack that was built without SQLite's header files."""
+
+NO_SQLITE = (
+    "this Python was built without SQLite, which databases need: use another one, as"
+    " that of the system"
+)
+
+
 def main() -> None:
     """Install the signal handlers, run ``mpifarm``, and exit with its status.
 
@@ -175,7 +184,10 @@ def _run_subcommand(
             return ExitStatus.ALL_FINISHED  # One sentence for the whole launch.
         console.print_error(str(error))
         return error.exit_status
-    except Exception:  # noqa: BLE001 - a defect becomes 70 here alone
+    except Exception as error:  # noqa: BLE001 - a defect becomes 70 here alone
+        if isinstance(error, ModuleNotFoundError) and error.name in _OF_SQLITE:
+            console.print_error(NO_SQLITE)
+            return ExitStatus.BAD_INPUT
         import traceback
 
         console.print_error(f"a defect of mpifarm:\n{traceback.format_exc()}")

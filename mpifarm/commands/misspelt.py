@@ -91,6 +91,10 @@ COMMANDS_OF_OTHERS: Final = _by_name({
     "rerun requeue redo reset rescue": (
         "mpifarm retry LIST puts failed tasks back, and the same farm runs them"
     ),
+    "sql sqlite sqlite3 query database db convert dump": (
+        "mpifarm export LIST --sqlite FILE.db makes a database of all that is known,"
+        " for sqlite3, and mpifarm import LIST FILE.db one to farm"
+    ),
     "logs output outputs results cat tail stdout errors": (
         "mpifarm log LIST ID prints what a task has written, and mpifarm log LIST"
         " --failed what failed tasks have"

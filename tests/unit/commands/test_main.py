@@ -271,3 +271,9 @@ def test_the_process_ends_with_the_status_and_no_signal_changes_it(monkeypatch):
         main.main()
     assert ended.value.code == 75
     assert done == ["installed", ["a", "b"], "ignored"]
+
+
+def test_a_python_without_sqlite_is_told_in_one_sentence(call, console, subcommand):
+    subcommand(ModuleNotFoundError("No module named '_sqlite3'", name="_sqlite3"))
+    assert call("ls", "tasks.db") == 2
+    assert console.errors == [main.NO_SQLITE]

@@ -490,6 +490,7 @@ def test_an_option_of_another_tool_is_answered_by_what_does_the_same(line, named
         ("queue", "mpifarm ls LIST"),
         ("history tasks.txt", "mpifarm joblog LIST --gnu"),
         ("explain tasks.txt", "mpifarm why LIST"),
+        ("query tasks.txt", "mpifarm export LIST --sqlite FILE.db"),
     ],
 )
 def test_a_subcommand_of_another_tool_is_answered_by_what_serves_the_need(
