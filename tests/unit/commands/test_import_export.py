@@ -317,6 +317,18 @@ def test_what_a_farm_has_is_running_in_an_export(site):
     assert rows("out.db", query) == wanted
 
 
+def test_the_workdir_of_a_plain_farmer_is_exported(here):
+    site = Site(here / "tasks.txt_workdir", PLAIN)
+    (here / "tasks.txt").write_text("".join(f"{text}\n" for text in PLAIN))
+    site.write("finished", [1])
+    site.write("failed", [0])
+    site.write("toprocess", [3, 4, 5, 6])
+    run(export, "tasks.txt", "--sqlite", "out.db")
+    states = [state for (state,) in rows("out.db", "SELECT state FROM tasks")]
+    assert states == ["failed", "finished", "running", *["to process"] * 4]
+    assert rows("out.db", "SELECT * FROM attempts") == []
+
+
 def test_a_barrier_that_no_list_can_say_is_told(here):
     (here / "tasks.txt").write_text("a\nb\nc\n")
     run(import_, "tasks.txt", "tasks.db")
