@@ -9,7 +9,7 @@ from mpifarm.farm import event_feeds
 from mpifarm.farm.event_feeds import EventFeeds
 from mpifarm.hooks.definitions import HookDefinition, HookKind
 from mpifarm.hooks.helper import END_MARK
-from mpifarm.model.events import FarmDraining, RankLost, TaskNotRun
+from mpifarm.model.events import FarmDraining, FarmState, RankLost, TaskNotRun
 
 EVENTS = HookDefinition(HookKind.EVENTS, {"path": "/e"})
 METRICS = HookDefinition(HookKind.METRICS, {"path": "/m"})
@@ -160,3 +160,132 @@ def test_a_hook_that_cannot_be_started_is_left_out():
     assert said == [
         "the events file /e can't be started (no more processes) and is left out"
     ]
+
+
+def test_an_event_is_wanted_if_one_hook_that_lives_gets_it(fed):
+    assert fed.feeds.wants("task_failed")
+    assert fed.feeds.wants("farm_began")
+    numbers = EventFeeds(
+        [METRICS], {}, "f00d", fed.said.append, lambda definition: fed.numbers
+    )
+    assert not numbers.wants("task_failed")
+    assert numbers.wants("farm_ended")
+    assert not EventFeeds([], {}, "f00d", fed.said.append).wants("farm_ended")
+
+
+STATE = FarmState(9, 1, 1, 1, 0, False, 0.5, 1)
+
+
+def test_a_hook_of_some_events_gets_just_these(fed):
+    fed.feeds.post(RankLost(1, "n1", "it is gone"))
+    fed.feeds.post(STATE)
+    fed.feeds.post(FarmDraining("why"))
+    fed.feeds.step(0.0)
+    names = [each["event"] for each in fed.numbers.events()]
+    assert names == ["farm_state"]
+
+
+@pytest.mark.parametrize(("room", "dropped"), [(0, 0), (-1, 1)])
+@pytest.mark.parametrize("event", [TaskNotRun(1, "no"), RankLost(1, "n1", "gone")])
+def test_a_queue_takes_what_fits_to_the_byte(event, room, dropped, monkeypatch):
+    line = b"x" * 100
+    most = 100 if event.event == "task_not_run" else 50
+    monkeypatch.setattr(event_feeds, "MAX_WAITING", most + room)
+    if room and most == 50:
+        line += b"x"
+    said: list[str] = []
+    feed = event_feeds.Feed(EVENTS, lambda definition: FakeHelper(0), said.append)
+    feed.put(event.event, line)
+    feed.tell_dropped()
+    assert feed.dropped == dropped
+    assert len(said) == dropped
+
+
+def test_a_queue_of_others_than_tasks_is_twice_as_long(monkeypatch):
+    monkeypatch.setattr(event_feeds, "MAX_WAITING", 100)
+    feed = event_feeds.Feed(EVENTS, lambda definition: FakeHelper(0), print)
+    for name, count, dropped in [
+        ("task_not_run", 101, 1),
+        ("task_not_run", 100, 1),
+        ("task_failed", 1, 2),
+        ("rank_lost", 100, 2),
+        ("rank_lost", 1, 3),
+    ]:
+        feed.put(name, b"x" * count)
+        assert feed.dropped == dropped, (name, count)
+
+
+def test_a_hook_that_is_lost_leaves_nothing_that_waits(fed):
+    feed = event_feeds.Feed(EVENTS, lambda definition: fed.all, fed.said.append)
+    fed.all.is_dead = True
+    feed.put("rank_lost", b"x")
+    feed.flush()
+    assert feed.is_empty
+    assert not feed.is_open
+    feed.put("rank_lost", b"x")
+    assert feed.is_empty
+    assert feed.has_ended()
+    feed.kill()
+    assert len(fed.said) == 1
+
+
+def test_a_farm_whose_hooks_have_all_ended_need_not_look_at_them_again(fed):
+    fed.feeds.step(0.0)
+    assert fed.feeds.due_at == event_feeds.FLUSH_SECONDS
+    fed.all.is_dead = True
+    fed.feeds.post(FarmDraining("why"))
+    fed.feeds.step(1.0)
+    assert fed.feeds.due_at == 1.0 + event_feeds.FLUSH_SECONDS, "one lives"
+    fed.numbers.is_dead = True
+    fed.feeds.post(STATE)
+    fed.feeds.step(2.0)
+    assert fed.feeds.due_at == float("inf")
+
+
+def test_what_a_hook_says_may_come_in_parts_and_its_mark_is_no_sentence(fed):
+    for part in (b"on", b"e\ntw", b"o\n" + END_MARK):
+        fed.all.says = part
+        fed.feeds.step(float(fed.feeds.due_at == float("inf")))
+        fed.feeds.step(100.0 + len(part))
+    fed.feeds.step(1000.0)
+    assert fed.said == ["one", "two"]
+
+
+def test_a_long_sentence_of_a_hook_is_cut(fed):
+    fed.all.says = b"x" * 2000 + b"\n"
+    fed.feeds.step(0.0)
+    assert fed.said == ["x" * 500]
+
+
+def test_a_hook_that_ends_without_having_said_so_is_told(fed):
+    fed.all.close_input = lambda: setattr(fed.all, "is_closed", True)
+    fed.feeds.close(in_order=True)
+    assert fed.said == [
+        "the events file /e has ended before the farm: it did not get all events"
+    ]
+
+
+def test_what_a_hook_has_said_itself_is_not_said_again_when_it_ends(fed):
+    fed.all.says = b"the disk is full\n"
+    fed.feeds.step(0.0)
+    fed.all.is_dead = True
+    fed.feeds.post(FarmDraining("why"))
+    fed.feeds.step(1.0)
+    assert fed.said == ["the disk is full"]
+    assert fed.all.is_killed
+
+
+def test_the_end_waits_no_longer_than_the_hooks_take(fed, monkeypatch):
+    monkeypatch.setattr(event_feeds, "END_SECONDS", 1000.0)
+    monkeypatch.setattr(event_feeds, "_LOOK_SECONDS", 0.0)
+    looks: list[int] = []
+    has_ended = event_feeds.Feed.has_ended
+
+    def end_at_third_look(feed: event_feeds.Feed) -> bool:
+        looks.append(1)
+        return len(looks) > 4 and has_ended(feed)
+
+    monkeypatch.setattr(event_feeds.Feed, "has_ended", end_at_third_look)
+    fed.feeds.close(in_order=True)
+    assert len(looks) == 6
+    assert fed.said == []

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mpifarm.causes.failure import TAIL
 from mpifarm.farm import failures as failures_module
 from mpifarm.farm.cause_lines import (
     MAX_CAUSES,
@@ -12,7 +13,7 @@ from mpifarm.farm.cause_lines import (
     GroupedFailures,
     describe_causes,
 )
-from mpifarm.farm.failures import MAX_TOLD, MINUTE, Failures
+from mpifarm.farm.failures import MAX_LINE, MAX_TOLD, MINUTE, Failures
 from mpifarm.model.task import Outcome, Result
 
 START = 1000.0
@@ -139,3 +140,70 @@ def test_ids_that_make_a_line_too_long_are_left_to_another_command(tmp_path):
     lines = describe_causes(group(*words, tmp_path=tmp_path), 400, "here")
     assert max(map(len, lines)) < 2 * MAX_IDS
     assert lines[-1] == "  again, these alone: as mpifarm why here says"
+
+
+# ---- bounds --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [MAX_LINE - 1, MAX_LINE, MAX_LINE + 1])
+def test_a_last_line_is_cut_where_it_is_longer_than_what_is_shown(site, length):
+    site.fail(1, "x" * length)
+    whole = "x" * length
+    shown = whole if length <= MAX_LINE else "x" * (MAX_LINE - 1) + "…"
+    assert site.told[-1] == f"task 1 printed last: {shown}"
+
+
+def test_each_minute_tells_of_its_own_failures(site):
+    for minute in range(3):
+        begun = START + minute * MINUTE
+        site.failures.look(begun)
+        for taskid in range(MAX_TOLD + 2):
+            site.fail(100 * minute + taskid, now=begun)
+        site.failures.look(begun + MINUTE - 0.001)
+        assert len(site.told) == minute + (minute + 1) * MAX_TOLD
+    site.failures.look(START + 3 * MINUTE)
+    assert [line for line in site.told if "more failed" in line] == [
+        "… and 2 more failed in the last minute"
+    ] * 3
+
+
+def test_a_minute_without_more_failures_tells_of_none(site):
+    for taskid in range(MAX_TOLD):
+        site.fail(taskid)
+    site.failures.look(START + MINUTE)
+    assert len(site.told) == MAX_TOLD
+
+
+def outcome_of(site: Site, outcome: Outcome, status: int, **changes: object) -> None:
+    result = Result(17, 1, outcome, status, 4711, 1.7e9, 2.5, 9.0, worker_index=0)
+    site.failures.note(3, result._replace(**changes), START)  # type: ignore[arg-type]
+
+
+def test_a_cancelled_task_is_grouped_and_not_told(site):
+    outcome_of(site, Outcome.CANCELLED, -15)
+    assert site.told == []
+    assert site.failures.group({}).looked_at == 1
+    for taskid in range(MAX_TOLD):
+        site.fail(taskid)
+    assert len(site.told) == MAX_TOLD, "it takes no place from those that are told"
+
+
+@pytest.mark.parametrize(
+    ("status", "shown", "number"), [(3, 3, 0), (-9, 137, 9), (0, 0, 0)]
+)
+def test_a_failure_is_grouped_with_its_status_as_the_shell_has_it(
+    site, monkeypatch, status, shown, number
+):
+    added: list[failures_module.Failure] = []
+    grouper = site.failures._grouper
+    monkeypatch.setattr(grouper, "add", added.append)
+    (site.logs / "log_17").write_text("bad\n")
+    outcome_of(site, Outcome.FAILED, status, peak_memory=99)
+    site.logs.joinpath("log_17").write_text("x" * (TAIL + 9))
+    outcome_of(site, Outcome.CANCELLED, status, worker_index=None)
+    first, second = added
+    assert first == failures_module.Failure(
+        *(17, "failed", shown, number, "n3", "./run 17", b"bad\n", 1.7e9, 2.5, 99)
+    )
+    assert second.host == "", "no worker had it"
+    assert len(second.tail) == TAIL + 1
