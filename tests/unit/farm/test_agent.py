@@ -8,7 +8,13 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from mpifarm.farm.agent import RANK_PHASES, SILENCE_SECONDS, RankPhase
+from mpifarm.farm.agent import (
+    JOINING_SECONDS,
+    RANK_PHASES,
+    SILENCE_SECONDS,
+    TAKING_OVER_SECONDS,
+    RankPhase,
+)
 from mpifarm.farm.feeding import (
     IDLE_SECONDS,
     RECALL_SECONDS,
@@ -39,8 +45,9 @@ from mpifarm.model.messages import (
     Withdraw,
     Withdrawn,
 )
+from mpifarm.model.settings import FarmDefinition, RunnerDefinition, TaskLimits
 from mpifarm.model.task import LAUNCHED_WAIT, Lease, Outcome
-from mpifarm.pool import LeaseReturned, Pool, PoolDefinition, PoolUseless
+from mpifarm.pool import Allotment, LeaseReturned, Pool, PoolDefinition, PoolUseless
 from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.system.event_loop import Waiter
 from tests.unit.fakes import define_farm
@@ -1204,3 +1211,87 @@ def test_a_rank_that_stops_ends_a_cancelled_task_with_all_others():
     rank.hear(Stop(2.0), cancelled(7))
     assert rank.pool.calls == ["start", "terminate"]
     assert rank.pool.cancelled == set()
+
+
+# ---- to the letter -------------------------------------------------------------------
+
+
+def test_the_pool_of_a_rank_is_what_the_farm_says_and_the_rank_has():
+    rank = Rank(rank=3, workers=2)
+    definition = FarmDefinition(
+        farm="f00d",
+        workdir="/scratch/list_workdir",
+        runner=RunnerDefinition("shell", {"cwd": "/x"}),
+        grace=7.0,
+        limits=TaskLimits(timeout=5.0, memory=7),
+        logs="failed",
+        id_variables=(("SLURM_ARRAY_TASK_ID", 1),),
+    )
+    rank.agent._first_worker = 4
+    allotment = rank.agent._allotment = Allotment(3)
+    rank.hear(Welcome(definition, 8))
+    assert rank.pool.definition == PoolDefinition(
+        workers=2,
+        rank=3,
+        farm="f00d",
+        workdir="/scratch/list_workdir",
+        logs="/scratch/list_workdir/logs",
+        runner=definition.runner,
+        environment={b"HOME": b"/home/x"},
+        node_worker=12,
+        allotment=allotment,
+        limits=definition.limits,
+        grace=7.0,
+        kept_logs="failed",
+        id_variables=definition.id_variables,
+    )
+
+
+@pytest.mark.parametrize(
+    ("silent", "is_forsaken"),
+    [(SILENCE_SECONDS, False), (SILENCE_SECONDS + 0.001, True)],
+)
+def test_a_rank_is_forsaken_just_after_the_silence(silent, is_forsaken):
+    rank = Rank()
+    rank.begin()
+    assert rank.agent.is_forsaken(rank.clock.now + silent) is is_forsaken
+
+
+def test_a_rank_that_rejoins_waits_longer_until_it_is_heard():
+    rank = Rank()
+    rank.begin()
+    now = rank.clock.advance(50.0)
+    rank.agent.rejoin(now)
+    assert not rank.agent.is_forsaken(now + TAKING_OVER_SECONDS)
+    assert rank.agent.is_forsaken(now + TAKING_OVER_SECONDS + 0.001)
+    rank.hear(Ping())
+    assert rank.agent.is_forsaken(now + SILENCE_SECONDS + 0.001)
+
+
+def test_a_rank_without_a_welcome_waits_for_as_long_as_a_start_may_take():
+    rank = Rank()
+    begun = rank.clock.now
+    assert not rank.agent.is_forsaken(begun + JOINING_SECONDS)
+    assert rank.agent.is_forsaken(begun + JOINING_SECONDS + 0.001)
+
+
+def test_what_a_killed_rank_was_to_kill_later_is_not_killed_twice():
+    rank = Rank()
+    rank.begin(0)
+    rank.hear(Stop(2.0))
+    rank.hear(Stop(0.0))
+    rank.step(5.0)
+    assert rank.pool.calls.count("kill") == 1
+
+
+@pytest.mark.parametrize(("second", "kills_at"), [(1.0, 1.5), (9.0, 2.0)])
+def test_commands_are_killed_at_the_earlier_of_two_ends(second, kills_at):
+    rank = Rank()
+    rank.begin(0)
+    rank.hear(Stop(2.0))
+    rank.clock.advance(0.5)
+    rank.hear(Stop(second))
+    rank.step(kills_at - 0.5 - 0.001)
+    assert "kill" not in rank.pool.calls
+    rank.step(0.002)
+    assert "kill" in rank.pool.calls
