@@ -4,7 +4,7 @@ import pytest
 
 from mpifarm.pool.cancelling import IDLE, CancelKeeper
 from mpifarm.pool.shared_state import SharedState, TimeVerdict
-from mpifarm.pool.time_limit import LATE, SECOND, TimeAction
+from mpifarm.pool.time_limit import LATE, LONGEST, SECOND, TimeAction
 
 START = 1000 * SECOND
 GRACE = 2 * SECOND
@@ -94,3 +94,57 @@ def test_two_runs_of_a_worker_are_ended_one_after_the_other(row, keeper):
     row.end_task()
     keeper.look({0: row}, START + IDLE + SECOND)
     assert not keeper
+
+
+@pytest.mark.parametrize(
+    ("over", "action"),
+    [(-1, TimeAction.REMIND), (0, TimeAction.KILL_WORKER), (1, TimeAction.KILL_WORKER)],
+)
+def test_a_worker_that_does_not_end_its_run_is_killed_to_the_instant(
+    row, keeper, over, action
+):
+    begin(row)
+    assert keeper.look({0: row}, START + GRACE + LATE + over) == [(0, action)]
+
+
+def test_a_run_counts_as_ended_when_it_was_not_seen_for_long_enough(row, keeper):
+    begin(row)
+    keeper.look({0: row}, START + IDLE)
+    row.end_task()
+    assert keeper.look({0: row}, START + 2 * IDLE) == []
+    assert keeper, "its worker may be about to begin it"
+    keeper.look({0: row}, START + 2 * IDLE + 1)
+    assert not keeper
+
+
+def test_a_run_is_forgotten_with_its_worker(row, keeper):
+    begin(row)
+    assert keeper.look({1: row}, START) == []
+    assert not keeper
+    assert row.cancel_verdict is TimeVerdict.IN_TIME
+
+
+def test_each_worker_has_its_own_cancelled_runs(keeper):
+    state = SharedState()
+    rows = {index: state.row(index) for index in range(3)}
+    keeper.add(2, 5, START + SECOND)
+    begin(rows[0], 1)
+    begin(rows[1], 1)
+    begin(rows[2], 5)
+    due = keeper.look(rows, START + GRACE)
+    assert due == [(0, TimeAction.REMIND), (2, TimeAction.REMIND)]
+    assert [rows[index].cancel_verdict for index in range(3)] == [
+        TimeVerdict.KILL,
+        TimeVerdict.IN_TIME,
+        TimeVerdict.TERMINATE,
+    ]
+
+
+def test_a_grace_time_that_no_clock_can_hold_is_one_of_years(row):
+    keeper = CancelKeeper(float("inf"))
+    keeper.add(0, 1, START)
+    begin(row)
+    keeper.look({0: row}, START + int(LONGEST) * SECOND - 1)
+    assert row.cancel_verdict is TimeVerdict.TERMINATE
+    keeper.look({0: row}, START + int(LONGEST) * SECOND)
+    assert row.cancel_verdict is TimeVerdict.KILL

@@ -585,3 +585,118 @@ def test_each_state_has_its_transitions(site):
     site.server._read_orders()
     with pytest.raises(RuntimeError, match="can't get"):
         site.server._enter(ServerState.SERVING)
+
+
+# ---- runs that users have cancelled --------------------------------------------------
+
+
+def cancelled(site: Site, grace: float = 2.0) -> Any:
+    """A worker that runs a cancelled task; its row."""
+    site.start(grace=grace)
+    row = site.shared.row(0)
+    row.begin_lease(4)
+    site.begin(0, task=7, command=555)
+    site.order("cancel", 0, 4)
+    return row
+
+
+def read_lifeline(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    words: list[bytes] = []
+    monkeypatch.setattr(
+        site.server, "_write_to_worker", lambda child, word: words.append(word)
+    )
+    return words
+
+
+def test_a_cancelled_run_is_ended_by_its_worker_and_then_with_it(site, monkeypatch):
+    row = cancelled(site)
+    words = read_lifeline(site, monkeypatch)
+    site.server._enforce_cancels()
+    assert row.cancel_verdict is TimeVerdict.TERMINATE
+    assert (words, site.killed()) == ([fork_server.REMIND], [])
+    site.order("cancel", 0, 4)
+    site.now += 2.0
+    site.server._enforce_cancels()
+    assert row.cancel_verdict is TimeVerdict.KILL
+    assert (len(words), site.killed()) == (2, [])
+    site.now += 2.0
+    site.server._enforce_cancels()
+    assert (len(words), site.killed()) == (2, [("kill", 101, KILL)])
+
+
+def test_a_cancelled_run_wakes_the_server_until_it_has_ended(site):
+    site.start()
+    assert site.server._patience() is None
+    row = site.shared.row(0)
+    row.begin_lease(4)
+    site.begin(0, task=7)
+    site.order("cancel", 0, 4)
+    patience = site.server._patience()
+    assert patience == pytest.approx(fork_server._REMIND_SECONDS)
+    row.end_task()
+    row.begin_lease(5)
+    site.server._enforce_cancels()
+    assert site.server._patience() is None
+
+
+@pytest.mark.parametrize("order", ["terminate", "kill", "close"])
+def test_once_a_pool_ends_no_run_is_cancelled(site, monkeypatch, order):
+    row = cancelled(site)
+    words = read_lifeline(site, monkeypatch)
+    site.order(order)
+    site.calls.clear()
+    words.clear()
+    site.now += 60.0
+    site.server._enforce_cancels()
+    assert row.cancel_verdict is TimeVerdict.IN_TIME
+    assert (words, site.killed()) == ([], [])
+
+
+def test_a_server_that_exits_waits_for_its_workers_but_not_for_ever(site):
+    site.start()
+    assert not site.server._may_exit()
+    site.server._begin_exit()
+    assert not site.server._may_exit()
+    assert site.server._patience() == 0.1
+    site.now += fork_server._EXIT_PATIENCE
+    assert not site.server._may_exit()
+    site.now += 0.001
+    assert site.server._may_exit()
+
+
+def test_a_server_without_workers_exits_at_once(site):
+    site.start()
+    site.server._begin_exit()
+    site.die(101)
+    assert site.server._may_exit()
+
+
+def test_each_round_of_the_server_does_all_that_may_be_due(site, monkeypatch):
+    done: list[str] = []
+    steps = ("_wait", "_reap_dead", "_start_due", "_enforce_time_limit")
+    for name in (*steps, "_enforce_cancels"):
+        monkeypatch.setattr(site.server, name, lambda name=name: done.append(name))
+    monkeypatch.setattr(site.server, "_may_exit", lambda: len(done) >= 5)
+    site.server.serve()
+    assert done == [*steps, "_enforce_cancels"]
+
+
+def test_what_was_to_be_started_is_told_as_down_and_never_started(site):
+    definition = PoolDefinition(2, 3, "f0", "/w", "/logs")
+    site.order("start", encode_definition(definition))
+    site.order("close")
+    down = site.notices()
+    assert [(notice[0], notice[1]) for notice in down] == [("down", 0), ("down", 1)]
+    site.server._start_due()
+    site.order("kill")
+    assert site.notices() == [], "once"
+    assert ("fork", 101) not in site.calls
+
+
+def test_a_replacement_that_waits_is_not_started_by_a_server_that_exits(site):
+    site.start()
+    site.die(101)
+    site.server._begin_exit()
+    site.now += 1000.0
+    site.server._start_due()
+    assert ("fork", 102) not in site.calls

@@ -187,6 +187,7 @@ def test_other_lines_are_not_taken_for_it(line):
 
 def test_a_peak_near_the_limit_is_enough():
     assert memory.has_met_limit(901, 1000, b"")
+    assert memory.has_met_limit(900, 1000, b"")
     assert not memory.has_met_limit(899, 1000, b"")
     assert memory.has_met_limit(0, 1000, b"MemoryError")
 
@@ -199,6 +200,11 @@ def test_a_peak_near_the_limit_is_enough():
         (1536 * 2**20, "1536 MB"),
         (2**20 + 1, "1048577 bytes"),
         (3 * 2**10, "3 KB"),
+        (2**10, "1 KB"),
+        (2**10 - 1, "1023 bytes"),
+        (2**20, "1 MB"),
+        (2**30, "1 GB"),
+        (0, "0 bytes"),
     ],
 )
 def test_a_size_is_told_as_the_user_wrote_it(size, text):
@@ -228,6 +234,14 @@ V2_MOUNTS = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 
             "/sys/fs/cgroup/memory/slurm/uid_1/a:b/memory.oom_control",
         ),
         ("0::/x\n", "proc /proc proc rw 0 0\n", None),
+        ("4:memory:/x\n0::/\n", "c /cpu cgroup rw,cpu 0 0\n", None),
+        ("4:memory:/x\n", "m /m cgroup2 rw,memory 0 0\n", None),
+        (
+            "4:cpu,memory:/x\n",
+            "m /m cgroup cpu,memory 0 0\n",
+            "/m/x/memory.oom_control",
+        ),
+        ("4:memory:/x\n", "m /m nfs memory 0 0\n", None),
         ("", V2_MOUNTS, None),
         ("torn", "torn", None),
     ],
@@ -266,3 +280,25 @@ def test_kills_are_told_once(tmp_path, monkeypatch):
 def test_without_a_file_nothing_is_put_down_to_the_kernel(monkeypatch):
     monkeypatch.setattr(memory, "find_oom_file", lambda: None)
     assert not memory.OomKills().has_grown()
+
+
+@pytest.mark.parametrize("status", [-9, 137])
+def test_both_ways_to_be_killed_are_known(status):
+    assert status in memory.KILLED
+
+
+def test_a_count_that_shrinks_or_that_is_new_is_no_kill(tmp_path, monkeypatch):
+    events = tmp_path / "events"
+    monkeypatch.setattr(memory, "find_oom_file", lambda: str(events))
+    kills = memory.OomKills()
+    events.write_text("oom_kill 3\n")
+    assert not kills.has_grown(), "nobody knows since when"
+    events.write_text("oom_kill 2\n")
+    assert not kills.has_grown()
+    events.write_text("oom_kill 3\n")
+    assert kills.has_grown()
+
+
+def test_another_line_of_a_log_may_name_a_gpu():
+    assert memory.tells_of_memory(b"cuda is there\nMemoryError\n")
+    assert not memory.tells_of_memory(b"MemoryError of the GPU\n")

@@ -17,7 +17,7 @@ import pytest
 from mpifarm.errors import InputError
 from mpifarm.model.settings import RunnerDefinition, TaskLimits
 from mpifarm.model.task import LEFT_RUNNING, NOT_RUN, Outcome
-from mpifarm.output.task_log import LogKeeper
+from mpifarm.output.task_log import CANCELLED_LINE, LogKeeper
 from mpifarm.pool import worker as worker_module
 from mpifarm.pool.definition import PoolDefinition
 from mpifarm.pool.framing import FrameReader, encode_frame
@@ -110,6 +110,10 @@ class Site:
 
     def pass_verdict(self, verdict: TimeVerdict) -> None:
         self.row.pass_verdict(verdict, self.row.since)
+        self.tell(REMIND)
+
+    def cancel(self, verdict: TimeVerdict) -> None:
+        self.row.pass_cancel_verdict(verdict, self.row.serial)
         self.tell(REMIND)
 
     def log(self, taskid: int) -> str:
@@ -405,6 +409,96 @@ def test_a_verdict_that_comes_when_the_run_has_ended_is_void(start, monkeypatch)
     monkeypatch.setattr(site.row, "stop_clock", stop_late)
     assert outcomes(site.serve("true")) == [(0, 0, COMPLETED, "")]
     assert ("terminate",) not in site.calls
+
+
+# ---- runs that a user has cancelled --------------------------------------------------
+
+
+CANCELLED_LOG = f"=== mpifarm: {CANCELLED_LINE} ===\n"
+
+
+@pytest.mark.parametrize("status", [0, -15])
+@pytest.mark.parametrize("timeout", [None, 5.0])
+def test_a_run_that_was_cancelled_is_terminated_and_says_so(start, status, timeout):
+    site = start(timeout=timeout)
+
+    def run() -> int:
+        site.cancel(TimeVerdict.TERMINATE)
+        return status
+
+    sent = site.serve(site.script(run))
+    assert outcomes(sent) == [(0, status, Outcome.CANCELLED.value, "")]
+    assert site.log(0) == CANCELLED_LOG
+    assert site.calls[:2] == [("signal", TERM), ("terminate",)]
+
+
+def test_a_cancelled_run_that_goes_on_is_killed_and_each_verdict_acts_once(start):
+    site = start()
+
+    def run() -> int:
+        for verdict in (TimeVerdict.TERMINATE, TimeVerdict.KILL):
+            for _ in range(3):
+                site.cancel(verdict)
+        return -9
+
+    sent = site.serve(site.script(run))
+    assert outcomes(sent) == [(0, -9, Outcome.CANCELLED.value, "")]
+    names = [call[0] for call in site.calls]
+    assert (names.count("terminate"), names.count("end command")) == (1, 1)
+
+
+def test_what_a_cancelled_run_has_left_is_ended(start):
+    site = start()
+    cancelled = site.script(lambda: site.cancel(TimeVerdict.TERMINATE))
+    site.serve(cancelled)
+    assert "find" in [call[0] for call in site.calls]
+
+
+def test_the_task_after_one_that_was_cancelled_runs_as_any_other(start):
+    site = start()
+    cancelled = site.script(lambda: site.cancel(TimeVerdict.TERMINATE))
+    sent = site.serve(cancelled, "exit 3", site.script(lambda: site.tell(REMIND)))
+    assert [outcome for _, _, outcome, _ in outcomes(sent)] == [
+        *(Outcome.CANCELLED.value, Outcome.FAILED.value, COMPLETED)
+    ]
+
+
+def test_a_run_whose_time_was_over_before_it_was_cancelled_has_timed_out(start):
+    site = start(timeout=5.0)
+
+    def run() -> int:
+        site.pass_verdict(TimeVerdict.TERMINATE)
+        site.cancel(TimeVerdict.TERMINATE)
+        return -15
+
+    assert outcomes(site.serve(site.script(run))) == [(0, -15, TIMED_OUT, "")]
+
+
+def test_a_run_that_was_cancelled_before_its_time_was_over_stays_cancelled(start):
+    site = start(timeout=5.0)
+
+    def run() -> int:
+        site.cancel(TimeVerdict.TERMINATE)
+        site.pass_verdict(TimeVerdict.TERMINATE)
+        site.cancel(TimeVerdict.TERMINATE)
+        site.pass_verdict(TimeVerdict.KILL)
+        return -9
+
+    sent = site.serve(site.script(run))
+    assert outcomes(sent) == [(0, -9, Outcome.CANCELLED.value, "")]
+
+
+def test_after_a_stop_nothing_is_cancelled(start):
+    site = start()
+
+    def run() -> int:
+        site.tell(TERMINATE)
+        site.cancel(TimeVerdict.KILL)
+        return -15
+
+    site.serve(site.script(run))
+    assert [call[0] for call in site.calls].count("terminate") == 1
+    assert "end command" not in [call[0] for call in site.calls]
 
 
 def test_what_a_run_has_left_at_its_limit_is_terminated_and_then_killed(
