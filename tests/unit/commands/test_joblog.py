@@ -70,3 +70,20 @@ def test_odd_lines_are_left_out(site, lines):
 def test_the_format_has_to_be_named(site):
     with pytest.raises(InputError, match="needs --gnu"):
         joblog.main(["tasks.txt"], Console(prints=True), {})
+
+
+def test_a_command_is_that_of_its_attempt_and_else_that_of_the_list(site, lines):
+    attempts = [
+        Attempt(0, command="now"),
+        Attempt(1, command=""),
+        Attempt(2, status=1, command=r"a\\b"),
+        Attempt(3, outcome="cancelled", status=0),
+    ]
+    (site.root / "attempts.tsv").write_text(format_attempts(*attempts))
+    rows = [row.split("\t") for row in lines("tasks.txt")[1:]]
+    commands = [row[8] for row in rows]
+    assert commands[:3] == ["now", site.tasks[1], "a\\b"]
+    assert [row[6:8] for row in rows] == [
+        *(["0", "0"], ["0", "0"], ["1", "0"], ["-1", "0"])
+    ]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]

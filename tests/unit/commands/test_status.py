@@ -571,3 +571,181 @@ def test_five_running_tasks_and_five_failed_ones_are_shown(site, run):
     text = run("tasks.txt")[1]
     running = text.partition("running longest:\n")[2].splitlines()[1:]
     assert [int(line.split()[0]) for line in running] == [0, 1, 2, 3, 4]
+
+
+# ---- to the letter -------------------------------------------------------------------
+
+
+def test_failed_tasks_are_to_be_run_again_unless_some_are_in_no_file(site, run):
+    site.write("toprocess", [])
+    site.write("finished", [0, 1, *range(3, 12)])
+    retry = "no farm runs; to run what failed again: mpifarm retry tasks.txt_workdir\n"
+    assert retry in run("tasks.txt")[1]
+    site.write("finished", [0, 1, *range(4, 12)])
+    text = run("tasks.txt")[1]
+    assert "to run what failed again" not in text
+    assert "no farm of mpifarm's runs\n" in text
+
+
+def test_a_state_without_farms_has_no_part_on_farms(site, run):
+    lines = run("tasks.txt")[1].splitlines()
+    assert lines[3:5] == ["", "failed last:"]
+    hold(site, 3)
+    tell(site)
+    lines = run("tasks.txt")[1].splitlines()
+    farm = next(n for n, line in enumerate(lines) if line.startswith("farm "))
+    assert lines[farm - 1] == ""
+
+
+def test_a_drain_that_a_farm_has_seen_is_told_as_its_reason_alone(site, run):
+    hold(site, 3)
+    tell(site, reason="")
+    (site.root / "drain").touch()
+    assert "nothing new starts: remove the file" in run("tasks.txt")[1]
+    tell(site, reason="a drain file")
+    assert "nothing new starts: remove the file" not in run("tasks.txt")[1]
+
+
+@pytest.mark.parametrize(
+    ("rate", "left", "said"),
+    [
+        (0.25, None, "0.25 tasks/s"),
+        (0.0, None, "no task ended lately"),
+        (12.3456, None, "12.3 tasks/s"),
+    ],
+)
+def test_the_pace_is_told_with_or_without_a_time_left(site, run, rate, left, said):
+    hold(site, 3)
+    tell(site, rate=rate, time_left=left)
+    assert run("tasks.txt")[1].splitlines()[2] == said
+    found = json.loads(run("tasks.txt", "--json")[1])
+    assert (found["rate"], found["time_left"]) == (rate, left)
+
+
+def test_json_has_the_time_left(site, run):
+    hold(site, 3)
+    left = {"low": 6600.0, "likely": 7800.0, "high": 9600.0}
+    tell(site, time_left=left)
+    told = json.loads(run("tasks.txt", "--json")[1])["time_left"]
+    assert told == pytest.approx(left, abs=60)
+
+
+def test_json_says_what_a_farm_has_said_of_itself(site, run):
+    hold(site, 3)
+    ranks = [
+        {"rank": n, "host": f"n{n // 2}", "pid": 1, "workers": n + 1, "state": state}
+        for n, state in enumerate(["working", "lost", "dead", "out of use", "joining"])
+    ]
+    tell(
+        *(site,),
+        ranks=ranks,
+        phase="draining",
+        reason="why",
+        held={"all": True, "tasks": 2},
+    )
+    (farm,) = json.loads(run("tasks.txt", "--json")[1])["farms"]
+    del farm["heard"], farm["started"]
+    assert farm == {
+        "farm": FARM,
+        "life": "alive",
+        "holds": 1,
+        "ran": [],
+        "job": {"system": "slurm", "id": "4711"},
+        "host": "n1",
+        "pid": 77,
+        "version": "0.6.0",
+        "command": ["mpifarm", "tasks.txt"],
+        "phase": "draining",
+        "reason": "why",
+        "held": {"all": True, "tasks": 2},
+        "seatless": {},
+        "ranks": 5,
+        "workers": 15,
+        "hosts": {"n0": 2, "n1": 2, "n2": 1},
+        "lost_ranks": [
+            {"rank": 1, "host": "n0", "state": "lost"},
+            {"rank": 2, "host": "n1", "state": "dead"},
+            {"rank": 3, "host": "n1", "state": "out of use"},
+        ],
+    }
+
+
+def test_json_of_a_farm_outside_of_a_job_and_of_one_without_a_word(site, run):
+    hold(site, 3)
+    tell(site, job=None)
+    (farm,) = json.loads(run("tasks.txt", "--json")[1])["farms"]
+    assert farm["job"] is None
+    (site.root / "farms" / f"{FARM}.json").unlink()
+    (silent,) = json.loads(run("tasks.txt", "--json")[1])["farms"]
+    assert silent.keys() == farm.keys()
+    assert (silent["farm"], silent["holds"], silent["host"]) == (FARM, 1, None)
+
+
+def test_json_says_what_a_dead_farm_ran(site, run):
+    hold(site, 3, 4, heard=time.time() - 300, dead=True)
+    tell(site, age=300, running={4: (1, 6, time.time() - 75)})
+    found = json.loads(run("tasks.txt", "--json")[1])
+    (farm,) = found["farms"]
+    (ran,) = farm["ran"]
+    assert (ran["id"], ran["attempt"], ran["farm"]) == (4, 1, FARM)
+    assert (ran["host"], ran["rank"], ran["worker"]) == ("n2", 1, 6)
+    assert ran["command"] == TASKS[4]
+    assert found["running"] == []
+
+
+def test_json_of_a_failure_has_all_that_is_known_of_it(site, run):
+    (site.root / "logs").mkdir()
+    (site.root / "logs" / "log_2").write_text("first\nlast\n")
+    (failed,) = json.loads(run("tasks.txt", "--json")[1])["failed"]
+    attempt = Attempt(2)
+    assert (failed["id"], failed["attempt"], failed["last_line"]) == (2, 1, "last")
+    assert failed["outcome"] == "failed"
+    assert failed["seconds"] == attempt.seconds
+    assert failed["started"]
+    (site.root / "attempts.tsv").unlink()
+    (failed,) = json.loads(run("tasks.txt", "--json")[1])["failed"]
+    unknown = ("attempt", "outcome", "status", "signal", "host", "rank", "worker")
+    assert {failed[name] for name in (*unknown, "started", "seconds", "farm")} == {None}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "signal", "said"),
+    [
+        ("failed", 3, 0, "exit status 3"),
+        ("failed", 0, 9, "killed by signal 9 (SIGKILL)"),
+        ("timed out", 0, 15, "timed out after 90 s"),
+        ("cancelled", 0, 15, "cancelled"),
+    ],
+)
+def test_each_failure_has_its_words(outcome, status, signal, said):
+    attempt: Any = SimpleNamespace(
+        outcome=outcome, status=status, signal=signal, seconds=90.0
+    )
+    assert words._describe_failure(attempt) == said
+    assert words._describe_failure(None) == "in another farmer"
+
+
+@pytest.mark.parametrize(("length", "is_cut"), [(60, False), (61, True)])
+def test_a_text_is_cut_where_it_is_too_long(length, is_cut):
+    cut = words._cut("x" * length, 60)
+    assert cut == ("x" * 59 + "…" if is_cut else "x" * length)
+
+
+@pytest.mark.parametrize(
+    ("held_up", "which"),
+    [
+        (9, "all of those waiting wait for others"),
+        (8, "8 of those waiting wait for others"),
+        (1, "1 of those waiting waits for others"),
+    ],
+)
+def test_tasks_that_the_order_holds_up_are_counted(
+    site, run, monkeypatch, held_up, which
+):
+    monkeypatch.setattr("mpifarm.audit.view.View.held_up", held_up, raising=False)
+    monkeypatch.setattr(
+        *(words, "_describe_pace"),
+        lambda status: iter(()),
+    )
+    text = run("tasks.txt")[1]
+    assert f"{which}, by the order of the list\n" in text

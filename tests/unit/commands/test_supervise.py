@@ -939,3 +939,70 @@ def test_nodes_that_are_down_at_the_start_are_told(supervisor, slurm):
     environ = {**JOB, "SLURM_JOB_ID": "12"}
     _, said = supervisor(launches, line=f"srun {FARM}", environ=environ)
     assert said == ["starting without n2"]
+
+
+# ---- run after run -------------------------------------------------------------------
+
+WAITS = told(3, claimed=2)
+GOES_ON = told(75, "rank 2 is lost")
+
+
+def test_tasks_with_others_are_waited_for_only_right_after_a_death():
+    policy = RestartPolicy()
+    assert policy.decide(run(137, GOES_ON)) is RestartDecision.BROKEN
+    assert policy.decide(run(3, WAITS)) is RestartDecision.CLAIM_LEFT
+    assert policy.decide(run(3, WAITS)) is RestartDecision.OVER
+    assert RestartPolicy().decide(run(3, WAITS)) is RestartDecision.OVER
+    policy = RestartPolicy(has_broken=True)
+    assert policy.decide(run(3, told(3, claimed=0))) is RestartDecision.OVER
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_each_kind_of_restart_counts(most):
+    policy = RestartPolicy(max_restarts=most, has_broken=True)
+    decisions = [policy.decide(run(3, WAITS))]
+    decisions += [policy.decide(run(137, GOES_ON)) for _ in range(3)]
+    assert decisions[most] is RestartDecision.ENOUGH
+    assert RestartDecision.ENOUGH not in decisions[:most]
+    assert policy.restarts == most
+
+
+@pytest.mark.parametrize(
+    ("in_allocation", "has_moved", "most", "pauses"),
+    [
+        (False, True, BARREN_RUNS, PAUSES),
+        (True, False, BARREN_RUNS, PAUSES),
+        (True, True, len(PAUSES_FOR_SLURM) + 1, PAUSES_FOR_SLURM),
+    ],
+)
+def test_barren_runs_are_counted_from_the_last_that_moved(
+    in_allocation, has_moved, most, pauses
+):
+    policy = RestartPolicy(in_allocation=in_allocation)
+    if has_moved:
+        policy.decide(run(137, GOES_ON, moved=True))
+        assert policy.pause_after(RestartDecision.BROKEN) == 0.0
+    waited = []
+    for _ in range(most - 1):
+        decision = policy.decide(run(137, GOES_ON, moved=False))
+        assert decision is RestartDecision.BROKEN
+        waited.append(policy.pause_after(decision))
+    assert waited == [*(pauses + pauses[-1:] * most)[: most - 1]]
+    assert policy.pause_after(RestartDecision.CLAIM_LEFT) == CLAIM_SECONDS
+    assert policy.decide(run(137, GOES_ON, moved=False)) is RestartDecision.STUCK
+
+
+@pytest.mark.parametrize(
+    ("result", "before", "is_ours"),
+    [
+        (None, None, False),
+        (told(launch="l"), None, True),
+        (told(launch="m"), None, False),
+        (told(launch="l"), told(launch="k"), True),
+        (told(launch=""), None, True),
+        (told(launch="", farm="a"), told(farm="a"), False),
+        (told(launch="", farm="b"), told(farm="a"), True),
+    ],
+)
+def test_a_result_is_of_a_start_by_its_mark_or_by_another_farm(result, before, is_ours):
+    assert is_of_launch(result, "l", before) is is_ours

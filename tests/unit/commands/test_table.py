@@ -136,3 +136,44 @@ def test_the_width_is_that_of_a_terminal(monkeypatch):
 
     monkeypatch.setattr(os, "get_terminal_size", fail)
     assert table.find_width() == 80
+
+
+@pytest.mark.parametrize(
+    ("last", "line"),
+    [
+        ("a", "1  a"),
+        ("a  ", "1  a"),
+        ("", "1"),
+        (" a", "1   a"),
+        ("a\n", r"1  a\n"),
+        ("é", "1  é"),
+    ],
+)
+def test_lines_end_with_their_text(last, line):
+    columns = COLUMNS[:1] + COLUMNS[-1:]
+    rows = [("1", last), ("2", "b"), ("3", last)]
+    shown = lines(columns, rows, None)
+    assert shown[1] == line.rjust(len(line) + 1)
+    assert shown[3] == shown[1].replace("1", "3")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_number", "cell"),
+    [
+        ("ab", False, "ab  "),
+        ("ab", True, "  ab"),
+        ("漢", False, "漢  "),
+        ("漢", True, "  漢"),
+    ],
+)
+def test_cells_are_padded_by_their_width(text, is_number, cell):
+    assert table._pad(text, 4, is_number=is_number) == cell
+
+
+def test_the_last_column_has_what_the_others_leave_of_the_terminal(without_rich):
+    columns = (TableColumn("id", is_number=True), TableColumn("command"))
+    for width in (40, 41):
+        shown = lines(columns, [("1234", "x" * 100)], width)
+        assert len(shown[1]) == width
+    whole = lines(columns, [("1234", "x" * 34)], 40)[1]
+    assert (len(whole), whole[-1]) == (40, "x")
