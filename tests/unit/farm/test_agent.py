@@ -1221,7 +1221,7 @@ def test_the_pool_of_a_rank_is_what_the_farm_says_and_the_rank_has():
     definition = FarmDefinition(
         farm="f00d",
         workdir="/scratch/list_workdir",
-        runner=RunnerDefinition("shell", {"cwd": "/x"}),
+        runner=RunnerDefinition("shell", options={"cwd": "/x"}),
         grace=7.0,
         limits=TaskLimits(timeout=5.0, memory=7),
         logs="failed",

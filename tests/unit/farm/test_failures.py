@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.causes.failure import TAIL
+from mpifarm.causes.failure import TAIL, Failure
 from mpifarm.farm import failures as failures_module
 from mpifarm.farm.cause_lines import (
     MAX_CAUSES,
@@ -194,7 +194,7 @@ def test_a_cancelled_task_is_grouped_and_not_told(site):
 def test_a_failure_is_grouped_with_its_status_as_the_shell_has_it(
     site, monkeypatch, status, shown, number
 ):
-    added: list[failures_module.Failure] = []
+    added: list[Failure] = []
     grouper = site.failures._grouper
     monkeypatch.setattr(grouper, "add", added.append)
     (site.logs / "log_17").write_text("bad\n")
@@ -202,7 +202,7 @@ def test_a_failure_is_grouped_with_its_status_as_the_shell_has_it(
     site.logs.joinpath("log_17").write_text("x" * (TAIL + 9))
     outcome_of(site, Outcome.CANCELLED, status, worker_index=None)
     first, second = added
-    assert first == failures_module.Failure(
+    assert first == Failure(
         *(17, "failed", shown, number, "n3", "./run 17", b"bad\n", 1.7e9, 2.5, 99)
     )
     assert second.host == "", "no worker had it"

@@ -54,8 +54,9 @@ class Fed:
     """A feeder of four workers, at second 100."""
 
     def __init__(self) -> None:
-        self.pool: Any = Pool()
-        self.feeder = Feeder(self.pool, 4, 100.0)
+        self.pool = Pool()
+        pool: Any = self.pool
+        self.feeder = Feeder(pool, 4, 100.0)
 
     def queued(self) -> list[int]:
         return [each.taskid for each in self.feeder.queue]
@@ -126,10 +127,9 @@ def test_so_many_leases_wait_in_a_pipe_by_the_time_of_a_task(fed, seconds, ahead
 
 
 def test_the_mean_follows_the_first_tasks_exactly_and_later_ones_slowly(fed):
-    def work() -> float:
-        fed.pool.ahead = 1
-        fed.feeder.is_fed_ahead = True
-        return fed.feeder.work_ahead()
+    fed.pool.ahead = 1
+    fed.feeder.is_fed_ahead = True
+    work = fed.feeder.work_ahead
 
     fed.feeder.note_end(1.0, 100.0)
     assert work() == 1.0

@@ -123,9 +123,9 @@ def test_a_result_is_confirmed_when_it_is_sure(rank):
     assert not rank.reporter.is_due(sure_at - 0.001)
     quiet(rank, sure_at + 0.001)
     assert rank.reporter.is_due(sure_at + 0.001)
-    assert rank.report(sure_at + 0.001) == Report(
-        sure_at + 0.001, sure=pytest.approx(10.001)
-    )
+    confirmed = rank.report(sure_at + 0.001)
+    assert confirmed == Report(sure_at + 0.001, sure=confirmed.sure)
+    assert confirmed.sure == pytest.approx(10.001)
     assert rank.reporter.next_at() == math.inf
 
 

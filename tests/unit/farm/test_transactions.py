@@ -18,6 +18,9 @@ from mpifarm.system.patience import RETRY_SECONDS
 GRACE = 2.0
 
 
+DONE: Any = "transacted"
+
+
 class Disk:
     """A store and its lock, which note what is asked of them."""
 
@@ -31,11 +34,11 @@ class Disk:
     def prepare(self, *arguments: Any) -> None:
         self.calls.append(("prepare", *arguments))
 
-    def transact_or_reclaim(self, *arguments: Any) -> str:
+    def transact_or_reclaim(self, *arguments: Any) -> Any:
         self.calls.append(("transact", *arguments))
         if self.fails:
             raise StorageError("can't write")
-        return "transacted"
+        return DONE
 
     def heartbeat(self) -> None:
         if self.fails:
@@ -79,7 +82,7 @@ def test_a_transaction_is_prepared_at_once_and_written_whole_with_the_lock(
     writer.begin(CHANGE, RECORDS, 100.0)
     assert disk.calls == [("prepare", RECORDS, (4,), 3)]
     assert writer.is_waiting
-    assert write(writer, 100.0) == Written(CHANGE, "transacted")
+    assert write(writer, 100.0) == Written(CHANGE, DONE)
     assert disk.calls[1:] == [("transact", RECORDS, (4,), 3, (7,)), "release"]
     assert not writer.is_waiting
     assert write(writer, 100.0) is None
@@ -135,7 +138,7 @@ def test_a_failing_disk_is_tried_again_each_time_prepared_anew(writer, disk, sai
     assert len(disk.calls) == 4, "it is not time"
     assert writer.poll_seconds(100.0) == pytest.approx(RETRY_SECONDS)
     disk.fails = False
-    assert write(writer, 100.0 + RETRY_SECONDS) == Written(CHANGE, "transacted")
+    assert write(writer, 100.0 + RETRY_SECONDS) == Written(CHANGE, DONE)
     assert said[1:] == ["the workdir can be written again"]
 
 

@@ -858,3 +858,63 @@ def test_large_files_are_taken_from_in_the_same_way(site, monkeypatch, at_once):
     assert sorted(done + not_run) == [*range(12)]
     assert not_run == [2]
     assert site.violations() == []
+
+
+# ---- the search, to the bound --------------------------------------------------------
+
+
+def doomed_list(count: int) -> tuple[list[str], Frontier, bytes]:
+    """Task 0 has failed, tasks 1 to `count` wait for it, and one more is free."""
+    total = count + 2
+    tasks = [f"cmd {number}" for number in range(total)]
+    constraints = Constraints()
+    constraints.after = dict.fromkeys(range(1, count + 1), (0,))
+    failed = bytearray(total)
+    failed[0] = 1
+    frontier = Frontier(constraints, bytearray(total), failed)
+    return tasks, frontier, encode_lines(range(1, total), tasks)
+
+
+@pytest.mark.parametrize(
+    ("count", "found", "is_more"), [(2, 2, False), (3, 3, False), (4, 3, True)]
+)
+def test_so_many_that_are_not_to_run_are_handed_over_at_a_time(
+    monkeypatch, count, found, is_more
+):
+    monkeypatch.setattr("mpifarm.store.waiting.MAX_DOOMED", 3)
+    tasks, frontier, content = doomed_list(count)
+    search_ = search(frontier, content, tasks, 5)
+    assert len(search_.doomed) == found
+    assert search_.is_more is is_more
+
+
+@pytest.mark.parametrize(
+    ("take", "taken", "is_more"), [(0, 0, True), (1, 1, True), (2, 2, False)]
+)
+def test_there_is_more_where_a_ready_task_was_not_taken(take, taken, is_more):
+    tasks = ["a", "b", "c"]
+    constraints = stages(2)
+    frontier = Frontier(constraints, bytearray(3), bytearray(3))
+    found = search(frontier, encode_lines(range(3), tasks), tasks, take)
+    assert [*found.taken] == [*range(taken)]
+    assert found.is_more is is_more
+
+
+def test_what_is_blocked_is_dropped_if_looked_at_and_no_more_to_take():
+    tasks = ["a", "b", "c"]
+    frontier = Frontier(Constraints(), bytearray(3), bytearray(3))
+    content = encode_lines(range(3), tasks)
+    found = search(frontier, content, tasks, 3, set(), {1})
+    assert ([*found.taken], found.dropped) == ([0, 2], [1])
+    found = search(frontier, content, tasks, 1, set(), {1, 2})
+    assert [*found.taken] == [0]
+    assert not found.is_more
+
+
+def test_lines_that_leave_together_are_one_range():
+    tasks = ["a", "b", "c", "d"]
+    frontier = Frontier(Constraints(), bytearray(4), bytearray(4))
+    content = encode_lines(range(4), tasks)
+    found = search(frontier, content, tasks, 4, {2}, set())
+    size = len(content) // 4
+    assert found.removed == [(0, 2 * size), (3 * size, 4 * size)]
