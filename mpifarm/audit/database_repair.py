@@ -30,6 +30,12 @@ def retry_rows(target: Target, environ: Mapping[str, str], wanted: Wanted) -> Re
     reading = _read(target, environ)
     paths = WorkdirPaths(os.path.abspath(target.workdir))
     ends = read_last_ends(read_attempts_content(paths))
+    # A plain farmer writes no attempts, and its rows have the status.
+    ends.statuses.update(
+        (taskid, status)
+        for taskid, status in reading.statuses.items()
+        if taskid not in ends.not_run
+    )
     audit = audit_contents(
         reading.contents, reading.tasks.tasks, constraints=reading.tasks.constraints
     )

@@ -7,6 +7,8 @@ looks at a workdir of files looks at a database, too, and needs no second way.
 import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from mpifarm.audit.audit import ClaimView, Contents
@@ -36,6 +38,8 @@ class DatabaseReading(NamedTuple):
     trouble: str
     """Why the lock was not held, "" if it was."""
     cancelled: frozenset[int]
+    statuses: Mapping[int, int]
+    """The status of each failed task by its row, -n for signal n."""
 
 
 def read_database(
@@ -53,7 +57,7 @@ def read_database(
     path = target.tasklist or ""
     copy, found, trouble = read_moment(
         path,
-        lambda: find_existing_lock(target, environ),
+        partial(find_existing_lock, target, environ),
         lambda: _read_workdir(target, machine),
     )
     with used(path, copy):
@@ -71,6 +75,7 @@ def read_database(
         shared = set(tasks.constraints.find_shared(ids[TaskState.TO_PROCESS]))
         early = {*ids[TaskState.TO_PROCESS]} - shared
         waiting = sorted(early.union(ids[TaskState.WAITING]))
+        statuses = statements.read_failed_statuses(copy)
         claims = _share_out(found.claims, statements.find_holders(copy))
         contents = found._replace(
             toprocess=encode_lines(sorted(shared), texts),
@@ -81,7 +86,7 @@ def read_database(
             locked=not trouble,
         )
     cancelled = frozenset(ids[TaskState.CANCELLED])
-    return DatabaseReading(tasks, contents, trouble, cancelled)
+    return DatabaseReading(tasks, contents, trouble, cancelled, statuses)
 
 
 def _read_workdir(target: Target, machine: Machine) -> Contents:
@@ -100,7 +105,7 @@ def _share_out(
     """
     held: dict[str, array[int]] = {}
     for farm, taskid in holders:
-        if farm is not None and not farm.startswith(PLAIN_FARMER):
+        if farm is not None and not farm.startswith(PLAIN_FARMER.rstrip()):
             held.setdefault(farm, array("Q")).append(taskid)
     for claim in claims:
         ids = frozenset(held.pop(claim.farm, ()))
@@ -108,3 +113,15 @@ def _share_out(
     for farm, left in held.items():
         ids = frozenset(left)
         yield ClaimView(farm, "", FarmLiveness.DEAD, ids, ids)
+
+
+@contextmanager
+def row_ends(
+    target: Target, environ: Mapping[str, str]
+) -> Iterator[Iterator[statements.LastEnd]]:
+    """Give the ends of tasks by their rows, for a ``with`` block."""
+    path = target.tasklist or ""
+    find_lock = partial(find_existing_lock, target, environ)
+    moment = read_moment(path, find_lock, lambda: None)
+    with used(path, moment.copy):
+        yield statements.read_ends(moment.copy)

@@ -5,7 +5,7 @@ Rules of this file: it reads a view and the attempts, and writes new files alone
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
@@ -15,7 +15,9 @@ from mpifarm.audit.database_rows import (
     order_of,
     write_view,
 )
+from mpifarm.audit.databases import row_ends
 from mpifarm.audit.view import State, View
+from mpifarm.database import tasks as statements
 from mpifarm.database.attempts import write_attempts
 from mpifarm.database.schema import creating, write_about
 from mpifarm.errors import InputError
@@ -26,7 +28,7 @@ from mpifarm.order.list_text import (
     encode_plain,
 )
 from mpifarm.store.attempts import Column, read_rows, unescape
-from mpifarm.store.target import Target
+from mpifarm.store.target import Target, is_database
 from mpifarm.system.time_of_day import encode_time
 
 STATES: Final = {
@@ -82,7 +84,9 @@ def encode_text_list(
         ) from error
 
 
-def export_database(view: View, target: Target, path: str) -> int:
+def export_database(
+    view: View, target: Target, environ: Mapping[str, str], path: str
+) -> int:
     """Make a database at `path` of a view.  Return the number of attempts in it.
 
     Raises `InputError` if there is such a file, `StorageError` if the disk fails.
@@ -90,6 +94,10 @@ def export_database(view: View, target: Target, path: str) -> int:
     commands = commands_of(view, target)
     with creating(path) as connection:
         write_view(connection, view, commands)
+        if is_database(target, environ):
+            # Plain farmers write no attempts, and their rows have the ends.
+            with row_ends(target, environ) as ends:
+                statements.fill_ends(connection, ends)
         source = target.tasklist or target.workdir
         write_about(connection, "list", os.path.abspath(source))
         write_about(connection, "exported_from", view.paths.root)

@@ -69,8 +69,14 @@ def import_list(
 
 
 def _refuse_workdir(path: str) -> None:
-    """Raise `InputError` for the workdir of an earlier database of the same name."""
-    if os.path.lexists(path + SUFFIX):
+    """Raise `InputError` for the workdir of an earlier database of the same name.
+
+    One that an import has left that was killed is removed.
+    """
+    workdir = path + SUFFIX
+    if files.is_directory(workdir) and _has_attempts_alone(workdir):
+        _remove_attempts(workdir)
+    if os.path.lexists(workdir):
         raise InputError(
             f"{path}{SUFFIX} exists, and is of another list: move it away, or name"
             " another file"
@@ -124,6 +130,13 @@ def _copy_attempts(source: WorkdirPaths, workdir: str) -> bool:
     for old, new in pairs:
         files.write_staging_file(new, blocks_of_file(old), like=old)
     return True
+
+
+def _has_attempts_alone(workdir: str) -> bool:
+    """Return whether a directory has what `_copy_attempts` makes, and nothing else."""
+    paths = WorkdirPaths(workdir)
+    names = {*map(os.path.basename, (paths.first_attempts, paths.attempts))}
+    return names.issuperset(files.find_names(workdir))
 
 
 def _remove_attempts(workdir: str) -> None:

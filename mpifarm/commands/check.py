@@ -228,7 +228,7 @@ def _check_database(
             console.print_line(f"repair: {counted(len(ids))} put back: {name_ids(ids)}")
     elif chosen.repair:
         raise InputError(_NO_REPAIR.format(target.tasklist))
-    tasks, contents, trouble, _ = try_again(
+    tasks, contents, trouble, *_ = try_again(
         lambda: read_database(target, environ, observer(), Scan.WHOLE), patience
     )
     audit = audit_contents(

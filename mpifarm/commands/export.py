@@ -52,7 +52,9 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         console.print_error(warning)
     if chosen.sqlite is not None:
         path = chosen.sqlite
-        attempts = try_again(lambda: export_database(view, target, path), patience)
+        attempts = try_again(
+            lambda: export_database(view, target, environ, path), patience
+        )
         console.print_line(
             f"{path} has {counted(view.total)} and {counted(attempts, 'attempt')} of"
             f" {target.workdir}: sqlite3 {shlex.quote(path)}"

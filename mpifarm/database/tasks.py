@@ -257,6 +257,32 @@ def find_failed(connection: sqlite3.Connection) -> list[int]:
     return [taskid for (taskid,) in connection.execute(query)]
 
 
+def read_failed_statuses(connection: sqlite3.Connection) -> dict[int, int]:
+    """Return the status of each failed task that has one, -n for signal n."""
+    query = (
+        "SELECT id, status, signal FROM tasks WHERE state = 'failed'"
+        " AND state <> 'finished' AND status IS NOT NULL"
+    )
+    rows = connection.execute(query)
+    return {taskid: -signal if signal else status for taskid, status, signal in rows}
+
+
+def fill_ends(connection: sqlite3.Connection, ends: Iterable[LastEnd]) -> None:
+    """Write the ends of tasks of which the database has none."""
+    known = connection.execute("SELECT id FROM tasks WHERE outcome IS NULL")
+    missing = {taskid for (taskid,) in known}
+    connection.executemany(
+        "UPDATE tasks SET attempt = ?3, outcome = ?4, status = ?5, signal = ?6,"
+        " host = ?7, started = ?8, seconds = ?9, peak_memory = ?10"
+        " WHERE id = ?1 AND state = ?2",
+        (
+            (each.taskid, each.state, *each[3:])
+            for each in ends
+            if each.outcome is not None and each.taskid in missing
+        ),
+    )
+
+
 def find_first(connection: sqlite3.Connection, most: int, begin: int = 0) -> list[int]:
     """Return the first ids to be processed from `begin` on, `most` at most."""
     query = (

@@ -293,6 +293,12 @@ def test_rows_go_back_by_status_and_by_cause(database, run):
     assert "group 1" in printed
 
 
+def test_a_row_goes_back_by_a_status_that_no_attempt_has(database, run):
+    sqlite("UPDATE tasks SET state = 'failed', status = 139, signal = 11 WHERE id = 7")
+    _, printed = run(retry.main, "tasks.db", "--status", "139")
+    assert "1 task put back to be run: 7" in printed
+
+
 def test_with_a_row_goes_back_what_was_not_run_because_of_it(database, run):
     _, printed = run(retry.main, "tasks.db", "--ids", "2")
     assert "put back to be run: 2-3" in printed

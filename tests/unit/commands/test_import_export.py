@@ -217,6 +217,15 @@ def test_an_import_that_fails_leaves_nothing(site, here, monkeypatch):
     assert {*here.iterdir()} == before
 
 
+def test_what_a_killed_import_has_left_hinders_no_other(site, here):
+    (here / "tasks.db_workdir").mkdir()
+    (here / "tasks.db_workdir" / "attempts.tsv").write_text("taskid")
+    run(import_, "tasks.txt", "tasks.db")
+    assert len(rows("tasks.db", "SELECT * FROM tasks")) == len(PLAIN)
+    copy = here / "tasks.db_workdir" / "attempts.tsv"
+    assert copy.read_bytes() == (site.root / "attempts.tsv").read_bytes()
+
+
 # ---- what is refused -----------------------------------------------------------------
 
 
@@ -327,6 +336,19 @@ def test_the_workdir_of_a_plain_farmer_is_exported(here):
     states = [state for (state,) in rows("out.db", "SELECT state FROM tasks")]
     assert states == ["failed", "finished", "running", *["to process"] * 4]
     assert rows("out.db", "SELECT * FROM attempts") == []
+
+
+def test_an_export_has_the_ends_that_plain_farmers_have_written_into_rows(here):
+    (here / "tasks.txt").write_text("a\nb\n")
+    run(import_, "tasks.txt", "tasks.db")
+    with closing(sqlite3.connect("tasks.db")) as connection, connection:
+        connection.execute(
+            "UPDATE tasks SET state = 'failed', attempt = 1, outcome = 'failed',"
+            " status = 3, signal = 0, host = 'n1' WHERE id = 1"
+        )
+    run(export, "tasks.db", "--sqlite", "out.db")
+    query = "SELECT * FROM tasks"
+    assert rows("out.db", query) == rows("tasks.db", query)
 
 
 def test_a_barrier_that_no_list_can_say_is_told(here):
