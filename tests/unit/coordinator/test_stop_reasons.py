@@ -77,7 +77,7 @@ def waiting_in(place: str) -> Hand:
     )
     hand = Hand(deadline=START + 100.0, policy=policy)
     if place == "for a seat":
-        hand.coordinator.share_seats({1: "gpu", 2: "gpu"})
+        hand.coordinator.share_seats({0: "gpu", 1: "gpu"})
     tasks = 2 if place in {"nowhere", "on disk", "for a retry"} else 3
     hand.begin(*range(tasks), empty=place != "on disk")
     if place == "for a retry":
@@ -211,6 +211,16 @@ def test_a_farm_that_drains_is_not_woken_by_its_trial():
     hand = tried(TRIAL_TASKS, workers=TRIAL_TASKS, empty=False)
     hand.coordinator.on_drain("because")
     assert hand.coordinator.stop_reasons.wake_at() == inf
+
+
+def test_a_list_of_which_nothing_is_left_ends_in_order_in_another_directory_too():
+    hand = tried(0)
+    assert (hand.coordinator.reason, hand.ends) == ("", 1)
+
+
+def test_a_farm_on_trial_is_woken_for_its_timeout_if_that_is_sooner():
+    hand = tried(TRIAL_TASKS, workers=TRIAL_TASKS, empty=False, timeout=3.0)
+    assert hand.coordinator.stop_reasons.wake_at() == START + 3.0
 
 
 # ---- ranks ---------------------------------------------------------------------------
