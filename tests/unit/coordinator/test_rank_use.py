@@ -325,3 +325,14 @@ def test_a_rank_that_is_put_out_of_use_is_not_waited_for():
     hand = adopting(7)
     hand.hear(1, RankUnusable("no runner"))
     assert hand.coordinator.unlocated.awaited == {0, 2}
+
+
+@pytest.mark.parametrize("how", ["drain", "stop"])
+def test_failures_that_are_held_back_count_when_the_farm_ends(how):
+    hand = suspect(Policy(quarantine=2, retries=1))
+    if how == "drain":
+        hand.coordinator.on_drain("because")
+    else:
+        hand.coordinator.ending.stop("because", 60.0, hand.clock.now)
+    assert hand.coordinator.quarantine.held == 0
+    assert [task.taskid for task in hand.coordinator.table.ended] == [1, 2]

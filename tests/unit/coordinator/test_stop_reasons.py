@@ -302,6 +302,8 @@ def test_ranks_have_the_grace_and_a_moment_to_answer_a_stop(grace, by_signal, wa
         ((5.0, False), (9.0, True), [Stop(5.0, by_signal=True)]),
         ((5.0, True), (9.0, True), []),
         ((5.0, True), (5.0, False), []),
+        ((5.0, False), (5.0, False), []),
+        ((5.0, True), (5.0, True), []),
         ((5.0, True), (1.0, False), [Stop(1.0, by_signal=True)]),
         ((5.0, False), (1.0, False), [Stop(1.0, by_signal=False)]),
     ],
