@@ -141,3 +141,60 @@ def test_a_farm_that_has_just_given_up_its_claim_says_how_it_ended(paths, monkey
     write_farm(paths, FARM, written=NOW - 1)
     (farm,) = read_farms(paths, [], NOW)
     assert farm.life is Life.ENDED
+
+
+@pytest.mark.parametrize(
+    ("liveness", "lives", "life"),
+    [
+        (FarmLiveness.HOLDS_LOCK, True, Life.LIVES),
+        (FarmLiveness.UNCERTAIN, True, Life.UNCERTAIN),
+        (FarmLiveness.DEAD, False, Life.DIED),
+    ],
+)
+def test_a_farm_lives_unless_it_is_dead_or_has_ended(paths, liveness, lives, life):
+    (farm,) = read_farms(paths, [claim(FARM, liveness, 3)], NOW)
+    assert (farm.lives, farm.life, farm.held) == (lives, life, {3}) or (
+        liveness is FarmLiveness.HOLDS_LOCK and farm.life is Life.SILENT
+    )
+    assert not farm._replace(life=Life.ENDED).lives
+    assert farm._replace(claim=None).held == frozenset()
+
+
+def test_the_last_sign_is_the_later_of_the_two(paths):
+    for written, beaten in ((NOW - 8, NOW - 4), (NOW - 4, NOW - 8)):
+        write_farm(paths, FARM, written=written)
+        beat(paths, FARM, beaten)
+        (farm,) = read_farms(paths, [claim(FARM, FarmLiveness.RUNNING)], NOW)
+        assert farm.heard == NOW - 4
+
+
+def test_a_dead_claim_of_a_farm_that_goes_on_elsewhere_is_left_out(paths):
+    write_farm(paths, "aaaaaaaa01", written=NOW - 90)
+    write_farm(paths, "aaaaaaaa02", written=NOW - 15, exit_status=0)
+    dead = [claim("aaaaaaaa01", FarmLiveness.DEAD)]
+    found = [(each.farm, each.life) for each in read_farms(paths, dead, NOW)]
+    assert found == [("aaaaaaaa02", Life.ENDED)]
+    uncertain = [claim("aaaaaaaa01", FarmLiveness.UNCERTAIN)]
+    assert [each.farm for each in read_farms(paths, uncertain, NOW)] == ["aaaaaaaa01"]
+
+
+def test_of_earlier_farms_those_that_wrote_last_are_told(paths):
+    for number in range(12):
+        name = f"{number:08x}01"
+        write_farm(paths, name, written=NOW - 100 - number, exit_status=0)
+    found = [each.farm for each in read_farms(paths, [], NOW)]
+    assert found == [f"{number:08x}01" for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("age", "exit_status", "looks"), [(10, None, 4), (11, None, 0), (1, 0, 0)]
+)
+def test_a_farm_that_may_be_ending_is_looked_at_some_times(
+    paths, monkeypatch, age, exit_status, looks
+):
+    waits: list[float] = []
+    monkeypatch.setattr("mpifarm.audit.farms.time.sleep", waits.append)
+    write_farm(paths, FARM, written=NOW - age, exit_status=exit_status)
+    (farm,) = read_farms(paths, [], NOW)
+    assert waits == [0.25] * looks
+    assert farm.life is (Life.DIED if exit_status is None else Life.ENDED)
