@@ -302,6 +302,96 @@ def test_a_list_that_has_not_changed_is_another_one(monkeypatch):
     assert opening.read == 0
 
 
+@pytest.mark.parametrize(
+    ("rank", "words"),
+    [
+        (1, "rank 0 is lost: rank 1 on node1 leads from here, as farm f00d; what it"),
+        (2, "ranks 0 and 1 are lost: rank 2 on node2 leads from here, as farm f00d;"),
+        (3, "ranks 0, 1 and 2 are lost: rank 3 on node3 leads from here, as farm"),
+    ],
+)
+def test_a_loss_is_told_with_the_ranks_that_are_lost(rank, words):
+    coordinator = SimpleNamespace(
+        rank_set=SimpleNamespace(own=rank), definition=define_farm()
+    )
+    leader: Any = SimpleNamespace(coordinator=coordinator)
+    told = startup._describe_loss(leader, f"node{rank}")
+    assert told.startswith(words)
+    who = "they" if rank > 1 else "it"
+    assert told.endswith(f"; what {who} ran runs again")
+
+
+@pytest.mark.parametrize(
+    ("failed", "own", "before"), [(4, 3, 1), (4, 4, 0), (4, 5, 0), (0, 0, 0)]
+)
+def test_failures_of_earlier_farms_are_what_this_farm_has_not_counted(
+    failed, own, before
+):
+    noted: list[tuple[int, int]] = []
+    coordinator = SimpleNamespace(
+        commands=LIST,
+        limits_failures=True,
+        note_failed_before=lambda *counts: noted.append(counts),
+    )
+    store = SimpleNamespace(
+        recorded=(2, failed), count_failed_here=lambda total: own * (total == 6)
+    )
+    leader: Any = SimpleNamespace(coordinator=coordinator, store=store)
+    startup._count_failures_on(leader)
+    assert noted == [(before, own)]
+    coordinator.limits_failures = False
+    startup._count_failures_on(leader)
+    assert len(noted) == 1
+
+
+@pytest.mark.parametrize(
+    ("comm", "ranks"),
+    [
+        (None, RankSet((0,), 0, 5)),
+        (
+            SimpleNamespace(size=3, rank=1, survives_rank_loss=True),
+            RankSet((0, 1, 2), 1, 5, survives_rank_loss=True),
+        ),
+    ],
+)
+def test_the_ranks_of_a_farm_are_those_of_its_mpi_or_this_one(comm, ranks):
+    context: Any = SimpleNamespace(
+        comm=comm, settings=Settings("list", "list_workdir", workers=5)
+    )
+    assert startup._find_rank_set(context) == ranks
+
+
+def test_a_list_that_does_not_grow_can_not_be_followed():
+    for follow, is_refused in ((None, False), (0.0, True), (5.0, True)):
+        settings = Settings("list", "list_workdir", follow=follow)
+        context: Any = SimpleNamespace(settings=settings)
+        tasks: Any = LIST
+        if not is_refused:
+            startup._check_follow(context, tasks)
+            continue
+        with pytest.raises(InputError, match="leave the option out"):
+            startup._check_follow(context, tasks)
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        (Held(), None),
+        (Held(frozenset({3})), "1 held"),
+        (Held(frozenset({3}), holds_all=True), "held"),
+    ],
+)
+def test_what_users_hold_is_held_from_the_start_and_told(monkeypatch, held, words):
+    start = Started(monkeypatch, rank=1)
+    start.store.held_by_users = held
+    leader = start.take_over()
+    coordinator = leader.coordinator
+    assert coordinator.holds_all is held.holds_all
+    told = [each for each in start.order if "mpifarm hold was given" in each]
+    assert len(told) == (words is not None)
+    assert all(words in each for each in told)
+
+
 def test_a_list_that_never_fits_is_given_up(monkeypatch):
     monkeypatch.setattr(startup, "has_changed", lambda tasks: True)
     tasks: Any = LIST
