@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from mpifarm.order.constraints import Constraints
 
 _OPEN, _FINISHED, _FAILED = range(3)
+_HAVE_ENDED = bytes([0, 1, 1]) + bytes(253)
 
 
 class Frontier:
@@ -31,12 +32,17 @@ class Frontier:
         self.closed = bytearray()
         """For each task 1 if it waits for tasks that may yet finish, apart from
         barriers.  Not to be changed."""
+        self.stays = bytearray()
+        """For each task 1 if it does not leave ``waiting``, apart from barriers: it is
+        closed, has ended, or stands in another queue.  Not to be changed."""
         self.doomed: set[int] = set()
         """The tasks that wait for one that has failed, or that is doomed itself.  Not
         to be changed."""
         self.changes = 0
         """How often a task has ended, or was revived, or the list has grown."""
         self._constraints = constraints
+        self._expects_shared = False
+        """Whether tasks that plain farmers may run can stand in ``waiting``."""
         self._states = _join(finished, failed)
         self._failures = self._states.count(_FAILED)
         self._unfinished: dict[int, int] = {}
@@ -69,6 +75,8 @@ class Frontier:
     def _take_up(self, begin: int) -> None:
         """Take up what the tasks from `begin` on wait for."""
         self.closed.extend(bytes(len(self._states) - begin))
+        self.stays.extend(bytes(len(self._states) - begin))
+        self._mark_those_elsewhere(begin)
         new = []
         for taskid in reversed(self._constraints.after):  # what was added stands last
             if taskid < begin:
@@ -90,7 +98,45 @@ class Frontier:
         if bad:
             self._bad[taskid] = bad
             self.doomed.add(taskid)
-        self.closed[taskid] = unfinished > 0 and not bad
+        self.closed[taskid] = is_closed = unfinished > 0 and not bad
+        self.stays[taskid] = is_closed or states[taskid] != _OPEN
+
+    def _mark_those_elsewhere(self, begin: int) -> None:
+        """Set `stays` from `begin` on by what has ended and by the other queues."""
+        states, constraints = self._states, self._constraints
+        self.stays[begin:] = states[begin:].translate(_HAVE_ENDED)
+        if self._expects_shared or constraints.is_foreign:
+            return
+        barriers = constraints.barriers
+        end = min(barriers[0].first, len(states)) if barriers else len(states)
+        if begin < end:
+            self.stays[begin:end] = b"\1" * (end - begin)
+        for mapping in (constraints.after, constraints.kinds):
+            for taskid in reversed(mapping):  # what was added stands last
+                if taskid < begin:
+                    break
+                if taskid < end:
+                    self.stays[taskid] = states[taskid] != _OPEN
+
+    def expect_shared(self) -> None:
+        """Look in ``waiting`` for tasks that plain farmers may run, too.
+
+        They get there when users hold them.
+        """
+        if not self._expects_shared:
+            self._expects_shared = True
+            self.changes += 1
+            self._mark_those_elsewhere(0)
+            for taskid in _find_marked(self.closed, len(self.closed)):
+                self.stays[taskid] = 1
+
+    def _mark(self, taskid: int) -> None:
+        """Set `stays` of a task whose state has changed."""
+        self.stays[taskid] = (
+            self._states[taskid] != _OPEN
+            or self.closed[taskid]
+            or (not self._expects_shared and self._constraints.is_shared(taskid))
+        )
 
     # ---- what happens ----------------------------------------------------------------
 
@@ -167,6 +213,7 @@ class Frontier:
         before, was_bad = self._states[taskid], self._is_bad(taskid)
         self._states[taskid] = state
         self.changes += 1
+        self._mark(taskid)
         self._failures += (state == _FAILED) - (before == _FAILED)
         if before == _FAILED:
             self._roots.clear()  # also if it stays doomed, by another
@@ -204,6 +251,7 @@ class Frontier:
     def _close(self, taskid: int) -> None:
         is_closed = self._unfinished[taskid] > 0 and taskid not in self.doomed
         self.closed[taskid] = is_closed
+        self._mark(taskid)
 
     # ---- what follows ----------------------------------------------------------------
 
@@ -216,11 +264,8 @@ class Frontier:
         )
 
     def find_closed(self) -> Iterator[int]:
-        """Yield the tasks that wait for others, in front of the first shut barrier."""
-        place = self.closed.find(1, 0, self.horizon)
-        while place >= 0:
-            yield place
-            place = self.closed.find(1, place + 1, self.horizon)
+        """Return the tasks that wait for others, in front of the first shut barrier."""
+        return _find_marked(self.closed, self.horizon)
 
     def are_ready(self, taskids: range) -> bool:
         """Return whether all of these tasks, none of which has ended, may start now."""
@@ -238,6 +283,28 @@ class Frontier:
         """
         found = self.closed.find(0, begin, self.horizon)
         return found if found >= 0 else max(begin, self.doomed_from)
+
+    def find_candidates(self, *, doomed: bool) -> bytearray:
+        """Return a byte for each task, 0 if it may leave ``waiting``.
+
+        It has not ended, and may start now, or, if `doomed`, never will.
+        """
+        marks, total = bytearray(self.stays), len(self.stays)
+        begin = self.doomed_from
+        if doomed and begin < total:  # those that wait are never to run, too
+            marks[begin:] = self._states[begin:].translate(_HAVE_ENDED)
+        else:
+            marks[self.horizon :] = b"\1" * (total - self.horizon)
+        if not doomed:
+            for taskid in self.doomed:
+                marks[taskid] = 1
+        return marks
+
+    def find_failed(self) -> list[int]:
+        """Return the tasks that have failed and do not run again, in order."""
+        if not self._failures:
+            return []
+        return [*_find_marked(self._states, len(self._states), _FAILED)]
 
     def find_doomed(self, taskid: int) -> str:
         """Return why a task that has not ended is never to start, "" if it may yet."""
@@ -277,15 +344,19 @@ class Frontier:
         """
         states = self._states
         if self._open_before:
-            end = self.horizon
-            place = states.find(_OPEN, 0, end)
-            while place >= 0:
-                yield place
-                place = states.find(_OPEN, place + 1, end)
+            yield from _find_marked(states, self.horizon, _OPEN)
             return
         for taskid in sorted(self._dependents):
             if states[taskid] == _OPEN and self.is_ready(taskid):
                 yield taskid
+
+
+def _find_marked(marks: bytearray, end: int, mark: int = 1) -> Iterator[int]:
+    """Yield the places of a mark in front of `end`."""
+    place = marks.find(mark, 0, end)
+    while place >= 0:
+        yield place
+        place = marks.find(mark, place + 1, end)
 
 
 def _join(finished: bytearray, failed: bytearray) -> bytearray:

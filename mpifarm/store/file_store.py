@@ -34,7 +34,6 @@ from mpifarm.store.status_lines import (
     ParsedStatus,
     encode_blocks,
     is_beyond,
-    scan_ids,
 )
 from mpifarm.store.store import Store
 from mpifarm.store.take_up import TakenUp, TakeUp
@@ -169,6 +168,8 @@ class FileStore(Store):
             snapshot, self._tasks, self.paths, self._constraints, self._hashes
         )
         self._start_ledgers(validation)
+        if snapshot.toprocess and validation.toprocess.is_in_order:
+            self._queues.toprocess.sorted_version = snapshot.toprocess.version
         self._queues.expect_order()
         self._added_lines.prepare(validation)
         return validation
@@ -247,10 +248,9 @@ class FileStore(Store):
         frontier = self._queues.frontier
         if frontier is None or not self._ledgers.failed.count:
             return
+        failed = frontier.find_failed()
         for queue in self._queues.each():
-            if state := file_contents.find_state(queue.path):
-                for taskids in scan_ids(state.blocks(appended=False)):
-                    frontier.revive(filter(self._ledgers.failed.has, taskids))
+            frontier.revive(queue.find_standing(failed))
         for claim in self._others.claims.values():
             frontier.revive(self._find_open(claim))
 
@@ -477,6 +477,8 @@ class FileStore(Store):
         lost = sorted(self._find_open(claim).keys() - self._member.claim.held)
         if lost:
             self._requeue_held(claim, descriptor, lost)
+            if self._queues.frontier is not None:
+                self._queues.frontier.revive(lost)  # it may have run as it was retried
             self._lost.note_reclaimed(claim.farm, lost)
         if max(claim.journal.held, default=-1) >= len(self._tasks):
             self._report_beyond(

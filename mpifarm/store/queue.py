@@ -25,10 +25,11 @@ from mpifarm.store.status_lines import (
     find_id,
     find_run,
     parse_line,
+    scan_ids,
 )
 from mpifarm.store.validate import shorten
 from mpifarm.system import file_contents, files
-from mpifarm.system.file_contents import Chunk, Content, length_of, part_of
+from mpifarm.system.file_contents import Chunk, Content, Version, length_of, part_of
 
 _ENOUGH_FOR_AN_ID = 64
 """Bytes of the beginning of a queue in which its first id is whole."""
@@ -56,6 +57,8 @@ class Plan(NamedTuple):
     changes: int = 0
     """`Frontier.changes` when the plan was made, where a frontier tells what may run.
     """
+    candidates: bytes | bytearray = b""
+    """For each task 0 if it could leave the queue then, where a frontier tells that."""
 
     @property
     def held(self) -> Sequence[int]:
@@ -154,7 +157,7 @@ class Queue(ABC):
         return 0
 
     def _prepare(self, requeue: tuple[int, ...], take: int) -> int:
-        with file_contents.content_of(self.path) as (version, content):
+        with self._content() as (version, content):
             plan = self.compose(content, requeue, take)
             if plan.changed:
                 kept = content if isinstance(content, bytes) else None
@@ -174,7 +177,7 @@ class Queue(ABC):
         prepared = self._find_prepared(requeue, take)
         if prepared is not None:
             return prepared
-        with file_contents.content_of(self.path) as (_, content):
+        with self._content() as (_, content):
             plan = self.compose(content, requeue, take)
             return self._write(plan) if plan.changed else Step(plan, 0)
 
@@ -184,7 +187,7 @@ class Queue(ABC):
         `Plan.taken` are those that the queue has and that may run.  Nothing is written
         if it has none.  Raises `StorageError`.
         """
-        with file_contents.content_of(self.path) as (_, content):
+        with self._content() as (_, content):
             with self._naming_aliens():
                 plan = self._plan_pull(content, taskids)
             return self._write(plan) if plan.changed else Step(plan, 0)
@@ -205,7 +208,7 @@ class Queue(ABC):
 
         Return the step's number.  The queue itself stays.  Raises `StorageError`.
         """
-        with file_contents.content_of(self.path) as (_, content):
+        with self._content() as (_, content):
             plan = self.compose(content, taskids, 0)
             return self._write(plan, steps).number
 
@@ -216,6 +219,12 @@ class Queue(ABC):
         blocks = file_contents.blocks_of(plan.chunks)
         files.write_staging_file(steps.file(number), blocks, like=self.path)
         return Step(plan._replace(chunks=()), number)
+
+    @contextmanager
+    def _content(self) -> Iterator[tuple[Version | None, Content | None]]:
+        """Give the version and content of the queue, as `content_of` does."""
+        with file_contents.content_of(self.path) as (version, content):
+            yield version, content
 
     def _find_prepared(self, back: tuple[int, ...], take: int) -> Step | None:
         """Return the prepared step if it is still right, and forget it.
@@ -252,6 +261,23 @@ class Queue(ABC):
             # Nobody rewrites so much twice within one tick of the file's clock.
             return True
         return files.find_content(self.path) == prepared.content
+
+    def find_standing(self, taskids: Sequence[int]) -> list[int]:
+        """Return those of `taskids`, in order, that the queue has.
+
+        Raises `StorageError`.
+        """
+        with self._content() as (version, content):
+            lines = len(content or b"") // _BYTES_OF_LINE
+            is_short = lines < len(taskids) * _LINES_OF_SEARCH
+            if is_short or not self._is_sorted(version):
+                return scan_for(content or b"", taskids)
+            with self._naming_aliens():
+                return find_standing(content or b"", taskids)
+
+    def _is_sorted(self, version: Version | None) -> bool:
+        """Return whether this version of the file is known to be sorted."""
+        return True
 
     # ---- composing ------------------------------------------------------------------
 
@@ -308,6 +334,9 @@ class SharedQueue(Queue):
         is_all_done: Callable[[], bool],
     ) -> None:
         super().__init__(path, tasks, steps, is_blocked)
+        self.sorted_version: Version | None = None
+        """The version of the file that was read and found sorted: plain farmers may
+        leave it in disorder."""
         self._plan_absent = plan_absent
         self._is_all_done = is_all_done
 
@@ -323,6 +352,11 @@ class SharedQueue(Queue):
         if content is None:
             return self._plan_absent((), 0, taskids)
         return super()._plan_pull(mend_tail(content, self._tasks), taskids)
+
+    def _is_sorted(self, version: Version | None) -> bool:
+        # Of a small file, the version does not prove that it is the one that was read.
+        is_large = version is not None and version.size > file_contents.LARGE
+        return is_large and version == self.sorted_version
 
     def is_empty(self) -> bool:
         """Return whether the queue is empty; if it is absent, whether all is done."""
@@ -513,15 +547,49 @@ def find_places(
         yield place, taskid
 
 
+_BYTES_OF_LINE = 20
+"""About what a line of a queue has."""
+
+_LINES_OF_SEARCH = 50
+"""Lines that are scanned in the time in which bisection finds one."""
+
+
+def scan_for(content: Content, taskids: Sequence[int]) -> list[int]:
+    """Return those of `taskids` that the content has, whatever its order."""
+    wanted, found = {*taskids}, list[int]()
+    blocks = range(0, len(content) if wanted else 0, file_contents.BLOCK)
+    for ids in scan_ids(content[at : at + file_contents.BLOCK] for at in blocks):
+        found += wanted.intersection(ids)
+    return found
+
+
+def find_standing(content: Content, taskids: Sequence[int]) -> list[int]:
+    """Return those of `taskids`, in order, that the content has; its lines are sorted.
+
+    Raises `AlienTaskError` for a line without an id.
+    """
+    found, place = list[int](), 0
+    for taskid in taskids:
+        place, is_there = find_place(content, place, taskid)
+        if is_there:
+            found.append(taskid)
+    return found
+
+
 def find_place(content: Content, begin: int, taskid: int) -> tuple[int, bool]:
     """Return the index at which the line of `taskid` is or belongs, and which of both.
 
-    The second value is True if the line is there.  The search starts at `begin`; the
-    lines must be sorted.  Raises `AlienTaskError` for a line without an id.
+    The second value is True if the line is there.  The search starts at `begin`, and
+    costs least if the line is near; the lines must be sorted.  Raises `AlienTaskError`
+    for a line without an id.
     """
-    low, high = begin, len(content)
+    low, high, ahead = begin, len(content), _NEAR
     while low < high:
         middle = (low + high) // 2
+        if ahead:
+            # As far ahead as the line may be, until it is behind.
+            middle = min(low + ahead, middle)
+            ahead *= 4
         newline = content.rfind(b"\n", low, middle)
         start = low if newline < 0 else newline + 1
         found = id_at(content, start)
@@ -530,8 +598,12 @@ def find_place(content: Content, begin: int, taskid: int) -> tuple[int, bool]:
         if found < taskid:
             low = end_of_line(content, start) + 1
         else:
-            high = start
+            high, ahead = start, 0
     return low, False
+
+
+_NEAR = 256
+"""Bytes ahead in which a line is looked for first."""
 
 
 def id_at(content: Content, start: int) -> int:

@@ -94,6 +94,8 @@ class QueuePair:
     def hold(self, taskids: Iterable[int]) -> None:
         """Let these tasks, and no others, stay in ``waiting`` though they are ready."""
         self._begin_waiting()
+        if self.frontier is not None:
+            self.frontier.expect_shared()
         self.held.clear()
         self.held.update(taskids)
 
@@ -102,7 +104,10 @@ class QueuePair:
             flags = (ledger.flags for ledger in self._ledgers)
             self.frontier = Frontier(self.constraints, *flags)
             path, frontier = self._paths.waiting, self.frontier
-            self.waiting = WaitingQueue(path, *self._common, frontier, self.held)
+            parts = *self._common, frontier, self.held, self._find_claimed
+            self.waiting = WaitingQueue(path, *parts)
+            if not self.constraints:
+                frontier.expect_shared()
 
     def each(self) -> Iterator[Queue]:
         """Yield all queues that the farm has."""
@@ -244,6 +249,12 @@ class QueuePair:
             changed=True,
             empty=not left,
         )
+
+    def _find_claimed(self) -> Iterator[int]:
+        """Yield the tasks that claims hold, this farm's too, some of them twice."""
+        yield from self._member.claim.held
+        for claim in self._others.claims.values():
+            yield from claim.journal.held
 
     def _is_blocked(self, taskid: int) -> bool:
         return (

@@ -4,13 +4,19 @@ Rules of this file: a task is taken out of the queue only when it is ready, by t
 frontier of the list; nothing moves in the file when a barrier opens.  Tasks that are
 never to run are taken too, apart from the others, so that they are recorded.
 
-Tasks that are not ready may stand in front of those that are.  The frontier knows the
-next one that may leave the queue, and bisection finds its line: long stretches of lines
-that have to stay are not looked at.
+Tasks that are not ready may stand in front of those that are.  A byte for each task of
+the list tells which may leave the queue, and bisection finds their lines: so neither
+long stretches of lines that have to stay are looked at, nor tasks that have ended, or
+that claims and other queues have.  A failed task that stands here all the same, for a
+retry was cut half-way, counts as open once it is met.
 """
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import TypeAlias
 
 from mpifarm.order.frontier import Frontier
 from mpifarm.store.queue import (
@@ -18,14 +24,28 @@ from mpifarm.store.queue import (
     AddedQueue,
     AlienTaskError,
     Plan,
+    Step,
     Steps,
     end_of_line,
     find_place,
     find_places,
+    find_standing,
     id_at,
 )
 from mpifarm.store.status_lines import encode_line, find_id, find_run, parse_line
-from mpifarm.system.file_contents import Chunk, Content, content_of, part_of
+from mpifarm.system.file_contents import (
+    Chunk,
+    Content,
+    Version,
+    find_version,
+    part_of,
+)
+
+Identity: TypeAlias = tuple[int, int, int, int]
+"""Device, inode, size and time of a file: a rename changes none of these."""
+
+MAX_LOOKED_FOR = 1000
+"""Failed tasks that are looked for in a queue that others have changed, at a time."""
 
 MAX_DOOMED = 10_000
 """Tasks that are not to run, of one step: each of them has to be recorded."""
@@ -47,35 +67,94 @@ class WaitingQueue(AddedQueue):
         is_blocked: Callable[[int], bool],
         frontier: Frontier,
         held: set[int],
+        find_claimed: Callable[[], Iterable[int]],
     ) -> None:
         super().__init__(path, tasks, steps, is_blocked)
         self._frontier = frontier
         self._held = held
+        self._find_claimed = find_claimed
+        self._known: Identity | None = None
+        """The file in which failed tasks are looked for."""
+        self._written: Identity | None = None
+        """The file that this farm wrote last: it has no others than the one before."""
+        self._unseen: list[int] = []
+        """Failed tasks that were not looked for in that file yet."""
+        self._looked_at = -1
+        """The failed task that was looked for last."""
 
     def is_empty(self) -> bool:
         """Return whether no task in the queue may run now."""
-        with content_of(self.path) as (_, content):
+        with self._content() as (_, content):
             return self.compose(content, (), 0).empty
+
+    @contextmanager
+    def _content(self) -> Iterator[tuple[Version | None, Content | None]]:
+        """Give version and content, once what others may have put there is heeded."""
+        with super()._content() as (version, content):
+            self._meet(version, content)
+            yield version, content
+
+    def _meet(self, version: Version | None, content: Content | None) -> None:
+        """Have failed tasks count as open that stand in a queue that others wrote.
+
+        Some at a time, so that a taking costs the same however many have failed.
+        """
+        identity = version[:4] if version else None
+        if identity not in (self._known, self._written):
+            failed = self._frontier.find_failed()
+            place = bisect_right(failed, self._looked_at)
+            self._unseen = [*failed[place:], *failed[:place]]
+        self._known = identity
+        if not self._unseen:
+            return
+        some = self._unseen[:MAX_LOOKED_FOR]
+        with self._naming_aliens():
+            self._frontier.revive(find_standing(content or b"", sorted(some)))
+        self._looked_at = some[-1]
+        del self._unseen[:MAX_LOOKED_FOR]
+
+    def _write(self, plan: Plan, steps: Steps | None = None) -> Step:
+        """Begin a step as `Queue` does, and know its file again."""
+        step = super()._write(plan, steps)
+        version = find_version((steps or self._steps).file(step.number))
+        self._written = version[:4] if version else None
+        return step
 
     def _holds(self, plan: Plan, take: int) -> bool:
         frontier = self._frontier
         if not super()._holds(plan, take):
             return False
         return plan.changes == frontier.changes or (
-            # If it takes fewer, more may be ready by now.
-            len(plan.taken) == take
-            and all(map(frontier.is_ready, plan.taken))
+            all(map(frontier.is_ready, plan.taken))
             and all(frontier.find_doomed(taskid) for taskid, _ in plan.doomed)
+            # If it takes fewer, more may be ready by now.
+            and (
+                len(plan.taken) == take
+                or plan.candidates == self._find_candidates(take)
+            )
         )
+
+    def _find_candidates(self, take: int) -> bytearray:
+        """Return a byte for each task, 0 if it may leave the queue.
+
+        Without any to `take`, those that are never to run stay.  What a step puts back
+        stays, too: until it has happened, a claim holds it.
+        """
+        candidates = self._frontier.find_candidates(doomed=take > 0)
+        total = len(candidates)
+        for taskid in chain(self._find_claimed(), self._held):
+            if taskid < total:
+                candidates[taskid] = 1
+        return candidates
 
     def _compose(
         self, content: Content | None, requeue: Sequence[int], take: int
     ) -> Plan:
         content = content or b""
         end, _ = find_place(content, 0, len(self._tasks))
-        stays = self._held.union(requeue) if self._held else frozenset(requeue)
+        candidates = self._find_candidates(take)
         search = ReadySearch(
-            content, self._tasks, self._frontier, self._is_blocked, frozenset(stays)
+            content, self._tasks, self._frontier, self._is_blocked, candidates
         )
         search.run(end, take)
         chunks = edit(content, search.removed, self._tasks, requeue)
@@ -87,24 +166,34 @@ class WaitingQueue(AddedQueue):
             empty=not search.is_more and not any(map(self._may_leave, requeue)),
             doomed=search.doomed,
             changes=self._frontier.changes,
+            candidates=candidates,
         )
 
     def _may_leave(self, taskid: int) -> bool:
         return taskid not in self._held and self._frontier.is_ready(taskid)
 
 
+_NEAR_BYTES = 512
+"""A candidate that is not in the queue has others near it, most likely, if it would
+stand within so many bytes."""
+
+_NEAR_IDS = 32
+"""A candidate with another one behind it within so many ids is looked at with it."""
+
+
 @dataclass(slots=True)
 class ReadySearch:
     """The search for tasks that may leave the queue.
 
-    `content` has whole lines, sorted by id; the lines of the ids in `stays` stay.
+    `content` has whole lines, sorted by id; `candidates` has a byte for each task, 0 if
+    it may leave.
     """
 
     content: Content
     tasks: Sequence[str]
     frontier: Frontier
     is_blocked: Callable[[int], bool]
-    stays: frozenset[int]
+    candidates: bytes | bytearray
     taken: dict[int, None] = field(default_factory=dict)
     """Tasks to run."""
     doomed: list[tuple[int, str]] = field(default_factory=list)
@@ -127,20 +216,38 @@ class ReadySearch:
             place = self._find_next(place, end)
             if place >= end:
                 return
-            begin, place = place, min(place + WINDOW, end)
-            cut = content.rfind(b"\n", begin, place) + 1
-            place = cut or end_of_line(content, place) + 1
+            begin = place
+            if self._is_alone(id_at(content, begin)):
+                place = end_of_line(content, begin) + 1
+            else:
+                place = min(begin + WINDOW, end)
+                cut = content.rfind(b"\n", begin, place) + 1
+                place = cut or end_of_line(content, place) + 1
             self._look_at(content[begin:place], begin, take)
 
     def _find_next(self, place: int, end: int) -> int:
-        """Return where the next line begins that may leave the queue."""
-        if place >= end:
-            return end
-        here = id_at(self.content, place)
-        taskid = self.frontier.find_candidate(here)
-        if taskid == here:
-            return place
-        return min(end, find_place(self.content, place, taskid)[0])
+        """Return where a line begins that may leave the queue, or others near it."""
+        content, candidates = self.content, self.candidates
+        while place < end:
+            here = id_at(content, place)
+            taskid = candidates.find(0, here)
+            if taskid == here:
+                return place
+            if taskid < 0:
+                return end
+            before = place
+            place, is_there = find_place(content, before, taskid)
+            # Where many are not there, a look at the lines costs less.
+            if is_there or place - before < _NEAR_BYTES:
+                return min(place, end)
+        return end
+
+    def _is_alone(self, taskid: int) -> bool:
+        """Return whether no candidate is near behind this one."""
+        candidates = self.candidates
+        return candidates[taskid] == 0 and (
+            candidates.find(0, taskid + 1, taskid + _NEAR_IDS) < 0
+        )
 
     def _look_at(self, lines: bytes, place: int, take: int) -> None:
         """Look at whole lines that begin at the byte `place`."""
@@ -149,7 +256,7 @@ class ReadySearch:
             run is not None
             and len(run) <= take - len(self.taken)
             and self.frontier.are_ready(run)
-            and self.stays.isdisjoint(run)
+            and self.candidates.find(1, run.start, run.stop) < 0
         ):
             for taskid in run:
                 self._leave(taskid)
@@ -164,14 +271,12 @@ class ReadySearch:
     def _may_leave(self, line: bytes, take: int) -> bool:
         """Note what becomes of the task of a line.  Return whether the line leaves."""
         taskid = find_id(line)
-        frontier = self.frontier
-        if taskid is not None and frontier.find_candidate(taskid) != taskid:
+        candidates = self.candidates
+        if taskid is not None and taskid < len(candidates) and candidates[taskid]:
             return False
         if taskid is None or parse_line(line, self.tasks) is None:
             raise AlienTaskError(line.decode("utf-8", "backslashreplace"))
-        if taskid in self.stays:
-            return False
-        why = frontier.find_doomed(taskid)
+        why = self.frontier.find_doomed(taskid)
         if not why and len(self.taken) >= take:
             self.is_more |= not self.is_blocked(taskid)
             return False

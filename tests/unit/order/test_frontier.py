@@ -17,6 +17,13 @@ class Model:
     def __init__(self, constraints: Constraints, states: list[str]) -> None:
         self.constraints = constraints
         self.states = states
+        self.expects_shared = False
+
+    def is_shared(self, taskid: int) -> bool:
+        firsts = (each.first for each in self.constraints.barriers)
+        is_first = all(taskid < first for first in firsts)
+        special = {*self.constraints.after, *self.constraints.kinds}
+        return is_first and taskid not in special and not self.constraints.is_foreign
 
     def end(self, taskid: int, state: str) -> None:
         if self.states[taskid] != "finished":
@@ -66,6 +73,8 @@ def add_tasks(constraints: Constraints, begin: int, end: int, random: Random) ->
             count = random.randint(1, 3)
             waits_for = [random.randrange(taskid) for _ in range(count)]
             constraints.after[taskid] = tuple(waits_for)
+        if random.random() < 0.1:
+            constraints.kinds[taskid] = "gpu"
 
 
 def compare(frontier: Frontier, model: Model) -> None:
@@ -89,11 +98,30 @@ def compare(frontier: Frontier, model: Model) -> None:
             assert root < taskid
             assert model.states[root] == "failed"
         assert frontier.is_ready(taskid) == model.is_ready(taskid)
+    compare_candidates(frontier, model)
+
+
+def compare_candidates(frontier: Frontier, model: Model) -> None:
+    """What may leave ``waiting`` is open there, and may start or never will."""
+    there = [
+        taskid
+        for taskid, state in enumerate(model.states)
+        if not state and (model.expects_shared or not model.is_shared(taskid))
+    ]
+    first, is_failed = model.find_barrier()
+    reached = [each for each in there if each < first or is_failed]
+    ready = {each for each in reached if model.is_ready(each)}
+    doomed = {each for each in reached if model.is_doomed(each)}
+    for wanted, ids in ((False, ready - doomed), (True, ready | doomed)):
+        marks = frontier.find_candidates(doomed=wanted)
+        assert {taskid for taskid, mark in enumerate(marks) if not mark} == ids
+    failed = [each for each, state in enumerate(model.states) if state == "failed"]
+    assert frontier.find_failed() == failed
 
 
 @given(st.randoms(use_true_random=False))
 def test_ready_and_doomed_are_those_of_the_model(random: Random) -> None:
-    constraints = Constraints()
+    constraints = Constraints(is_foreign=random.random() < 0.1)
     total = random.randint(1, MOST)
     add_tasks(constraints, 0, total, random)
     some = ["", "", "finished", "failed"]
@@ -109,6 +137,9 @@ def test_ready_and_doomed_are_those_of_the_model(random: Random) -> None:
         elif act < 0.8:
             frontier.note_ends(finished=[], failed=[taskid])
             model.end(taskid, "failed")
+        elif act < 0.82:
+            frontier.expect_shared()
+            model.expects_shared = True
         elif act < 0.95:
             revived = [random.randrange(total) for _ in range(random.randint(1, 3))]
             frontier.revive(revived)

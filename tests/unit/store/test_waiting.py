@@ -13,14 +13,15 @@ from mpifarm.errors import InputError
 from mpifarm.model.task import Outcome, Result
 from mpifarm.order.constraints import Constraints
 from mpifarm.order.frontier import Frontier
-from mpifarm.store import added_lines
+from mpifarm.store import added_lines, waiting
 from mpifarm.store.file_store import FileStore
 from mpifarm.store.fingerprint import parse_fingerprint
-from mpifarm.store.queue import AlienTaskError
+from mpifarm.store.held_file import Held, replace_held
+from mpifarm.store.queue import AlienTaskError, find_place, find_standing, scan_for
 from mpifarm.store.status_lines import encode_lines
 from mpifarm.store.types import Recorded
 from mpifarm.store.waiting import MAX_DOOMED, ReadySearch, edit
-from mpifarm.system import file_contents
+from mpifarm.system import file_contents, files
 from tests.unit.store_fakes import (
     SMALL_PARTS,
     FakeLock,
@@ -649,6 +650,25 @@ def test_what_ends_before_the_lock_is_had_lets_tasks_start(site, before_the_lock
     assert other.transact(map_ended(2), (), 12).taken == [4, 5, 6, 7]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 3), (3, 0, 1)])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_failed_task_in_a_large_toprocess_in_disorder_is_open(
+    site, before_the_lock, monkeypatch, order, late
+):
+    monkeypatch.setattr("mpifarm.store.queue._LINES_OF_SEARCH", 0)
+    for name, value in SMALL_PARTS.items():
+        monkeypatch.setattr(file_contents, name, value)
+    workdir = site.open()
+    assert workdir.close()
+    site.write("failed", [3])
+    site.write("toprocess", [0, 1, 3] if late else order)
+    if late:
+        before_the_lock(lambda: site.write("toprocess", order))
+    frontier = site.open()._queues.frontier
+    assert frontier is not None
+    assert frontier.find_failed() == []
+
+
 @pytest.mark.parametrize("name", ["finished", "failed"])
 def test_what_is_open_again_before_the_lock_is_had_keeps_its_barrier_shut(
     site, before_the_lock, name
@@ -761,9 +781,10 @@ def test_a_fingerprint_that_is_damaged_costs_nothing(site):
 
 
 def search(frontier: Frontier, content, tasks, take: int, stays=(), blocked=()):
-    found = ReadySearch(
-        content, tasks, frontier, blocked.__contains__, frozenset(stays)
-    )
+    candidates = frontier.find_candidates(doomed=take > 0)
+    for taskid in stays:
+        candidates[taskid] = 1
+    found = ReadySearch(content, tasks, frontier, blocked.__contains__, candidates)
     found.run(len(content), take)
     return found
 
@@ -773,6 +794,7 @@ def test_a_task_that_is_not_to_run_hides_no_ready_one_in_front_of_it():
     constraints = Constraints()
     constraints.after[2] = (0,)
     frontier = Frontier(constraints, bytearray(3), bytearray([1, 0, 0]))
+    frontier.expect_shared()
     assert frontier.is_ready(1)
     assert frontier.find_doomed(2)
     assert search(frontier, encode_lines([1, 2], tasks), tasks, 0).is_more
@@ -782,6 +804,9 @@ def test_a_task_that_is_not_to_run_hides_no_ready_one_in_front_of_it():
 def test_the_search_finds_what_a_look_at_each_line_finds(seed, monkeypatch):
     luck = random.Random(seed)
     monkeypatch.setattr("mpifarm.store.waiting.WINDOW", luck.choice([1, 40, 8192]))
+    monkeypatch.setattr("mpifarm.store.waiting._NEAR_IDS", luck.choice([1, 3, 32]))
+    monkeypatch.setattr("mpifarm.store.waiting._NEAR_BYTES", luck.choice([0, 40]))
+    monkeypatch.setattr("mpifarm.store.queue._NEAR", luck.choice([1, 20, 256]))
     total = luck.randint(1, 60)
     tasks = [f"echo {luck.random()}" for _ in range(total)]
     constraints = Constraints()
@@ -796,6 +821,11 @@ def test_the_search_finds_what_a_look_at_each_line_finds(seed, monkeypatch):
     flags = [bytearray(each in ids for each in range(total)) for ids in ends]
     frontier = Frontier(constraints, *flags)
     queued = [each for each in range(total) if each not in done]
+    if luck.random() < 0.5:
+        queued = [each for each in queued if not constraints.is_shared(each)]
+    else:
+        frontier.expect_shared()
+    queued = [each for each in queued if luck.random() < 0.9]
     content = encode_lines(queued, tasks)
     blocked = {each for each in queued if luck.random() < 0.1}
     stays = {each for each in blocked if luck.random() < 0.3}
@@ -823,6 +853,189 @@ def is_reached(frontier: Frontier, taskid: int) -> bool:
     return taskid < frontier.horizon or taskid >= frontier.doomed_from
 
 
+@pytest.mark.parametrize("near", [1, 16, 256])
+@pytest.mark.parametrize("large", [False, True])
+def test_a_line_is_found_wherever_the_search_for_it_begins(
+    tmp_path, monkeypatch, near, large
+):
+    monkeypatch.setattr("mpifarm.store.queue._NEAR", near)
+    luck = random.Random(near)
+    tasks = ["x" * luck.choice([1, 9, 90]) for _ in range(60)]
+    queued = [each for each in range(60) if luck.random() < 0.7]
+    content = encode_lines(queued, tasks)
+    begins = [0, *(place + 1 for place, byte in enumerate(content) if byte == 10)]
+    (tmp_path / "queue").write_bytes(content)
+    for name, value in SMALL_PARTS.items() if large else ():
+        monkeypatch.setattr(file_contents, name, value)
+    with file_contents.content_of(str(tmp_path / "queue")) as (_, found):
+        assert found is not None
+        for begin in begins:
+            for taskid in range(60):
+                place, is_there = find_place(found, begin, taskid)
+                behind = queued[begins.index(begin) :]
+                later = [each for each in behind if each >= taskid]
+                assert is_there == (taskid in behind)
+                assert content[place:] == encode_lines(later, tasks)
+        assert find_standing(found, range(60)) == queued
+        assert sorted(scan_for(found, range(60))) == queued
+
+
+def test_a_lone_candidate_costs_its_own_line_and_no_look_at_those_around(monkeypatch):
+    total, often = 10_000, 500
+    tasks = ["true"] * total
+    after: dict[int, tuple[int, ...]] = {
+        taskid: (0,) for taskid in range(1, total) if taskid % often
+    }
+    constraints = Constraints(after=after, is_foreign=True)
+    frontier = Frontier(constraints, bytearray(total), bytearray(total))
+    looked_at = []
+    look = ReadySearch._look_at
+
+    def look_noted(self, lines: bytes, place: int, take: int) -> None:
+        looked_at.append(lines.count(b"\n"))
+        look(self, lines, place, take)
+
+    monkeypatch.setattr(ReadySearch, "_look_at", look_noted)
+    ids = (each for each in range(total) if each % 1000 or not each)
+    content = encode_lines(ids, tasks)
+    found = search(frontier, content, tasks, 100)
+    assert [*found.taken] == [0, *range(often, total, 1000)]
+    assert set(looked_at) == {1}
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_tasks_that_are_not_in_the_queue_are_no_reason_to_look_at_its_lines(
+    tmp_path, monkeypatch, is_shared
+):
+    """Between lines that stay are tasks that have ended, or run, or stand elsewhere."""
+    total, often = 3000, 5
+    site = Site(tmp_path / "workdir", [f"echo {number}" for number in range(total)])
+    free = range(0, total, often)
+    site.constraints.after = {each: (0,) for each in range(total) if each % often}
+    if not is_shared:
+        site.constraints.kinds = dict.fromkeys(free, "gpu")
+    workdir, other = site.open(), site.open()
+    assert workdir.transact((), (), 1).taken == [0]
+    taken = other.transact((), (), 200).taken
+    other.transact([ended(each, each % 2) for each in taken], (), 100)
+    workdir.transact((), (), 100)
+    take = 0 if is_shared else total
+    workdir.transact((), (), take)
+    looks = []
+    monkeypatch.setattr(ReadySearch, "_look_at", lambda *look: looks.append(look))
+    assert workdir.transact((), (), take).taken == []
+    assert not looks
+
+
+# ---- failed tasks that stand in the queue --------------------------------------------
+
+
+@pytest.fixture
+def cut_retry(site):
+    """A farm at work beside which a retry of 4 to 7 was killed half-way."""
+    site.constraints = Constraints(is_foreign=True)
+    workdir = site.open()
+    ends = [ended(each, int(each > 3)) for each in workdir.transact((), (), 8).taken]
+    workdir.transact(ends, (), 0)
+    return site, workdir, lambda: site.write("waiting", range(4, 12))
+
+
+def test_a_failed_task_that_a_cut_retry_has_put_back_runs(cut_retry):
+    _, workdir, cut = cut_retry
+    cut()
+    assert workdir.transact((), (), 12).taken == [*range(4, 12)]
+
+
+def test_so_does_one_that_was_put_back_after_a_taking_was_prepared(cut_retry):
+    site, workdir, cut = cut_retry
+    workdir.prepare((), (), 12)
+    cut()
+    assert workdir.transact((), (), 12).taken == [*range(4, 12)]
+    assert site.violations() == []
+
+
+def test_failed_tasks_are_looked_for_some_at_a_time(cut_retry, monkeypatch):
+    site, workdir, cut = cut_retry
+    monkeypatch.setattr("mpifarm.store.waiting.MAX_LOOKED_FOR", 1)
+    workdir.transact((), (), 4)
+    workdir.transact((), (8, 9, 10, 11), 0)
+    cut()
+    site.write("waiting", range(5, 12))
+    taken = []
+    for _ in range(4):
+        taken += workdir.transact((), (), 1).taken
+        # Others go on writing the queue meanwhile.
+        (site.root / "copy").write_bytes((site.root / "waiting").read_bytes())
+        (site.root / "copy").rename(site.root / "waiting")
+    assert sorted(taken[1:]) == [5, 6, 7]
+
+
+def test_they_are_not_looked_for_in_a_queue_that_only_this_farm_writes(
+    cut_retry, monkeypatch
+):
+    _, workdir, _ = cut_retry
+    workdir.transact((), (), 1)
+    monkeypatch.setattr(waiting, "find_standing", None)
+    workdir.prepare((), (8,), 1)
+    assert workdir.transact((), (8,), 1).taken == [9]
+    workdir.transact((), (), 1)
+
+
+def test_what_a_dead_farm_ran_again_is_open_for_the_farm_that_reclaims_it(site):
+    site.constraints = Constraints(is_foreign=True)
+    one = site.open()
+    one.transact([], (), 12)
+    one.transact([ended(5, 1)], (), 0)
+    two = site.open()
+    site.write("waiting", [5])
+    assert two.transact((), (), 1).taken == [5]
+    site.kill(two)
+    assert one.reclaim_dead() == 1
+    assert one.transact((), (), 12).taken == [5]
+
+
+# ---- tasks that users hold -----------------------------------------------------------
+
+
+def test_what_stands_there_of_a_list_without_an_order_runs(tmp_path):
+    """Its users have held tasks; the file that says so is gone."""
+    site = Site(tmp_path / "workdir")
+    site.write("toprocess", [0, 1])
+    site.write("waiting", [5, 7])
+    site.write("finished", [2, 3, 4, 6, *range(8, 12)])
+    assert site.open().transact((), (), 12).taken == [0, 1, 5, 7]
+
+
+def test_released_tasks_of_other_queues_run_out_of_waiting(site):
+    workdir = site.open()
+    workdir.hold(Held(frozenset({1, 3})))
+    done = workdir.transact((), (), 12, (1, 3))
+    workdir.transact((), sorted(done.pulled), 0)
+    assert (site.ids("toprocess"), site.ids("waiting")) == (
+        [],
+        [1, 2, 3, *range(4, 12)],
+    )
+    replace_held(workdir.paths, Held())
+    other = site.open()
+    workdir.hold(Held())
+    assert workdir.transact((), (), 1).taken == [1]
+    assert other.transact((), (), 12).taken == [3]
+
+
+# ---- what was prepared ---------------------------------------------------------------
+
+
+def test_ends_that_let_nothing_start_spare_a_prepared_taking(site, monkeypatch):
+    site.constraints = Constraints(is_foreign=True, after={2: (0,), 5: (1, 4)})
+    workdir, other = site.open(), site.open()
+    assert other.transact((), (), 2).taken == [0, 1]
+    workdir.transact((), (), 0)
+    workdir.prepare((), (), 20)
+    other.transact([ended(1)], (), 0)
+    monkeypatch.setattr(files, "write_staging_file", None)
+    assert workdir.transact((), (), 20).taken == [3, 4, *range(6, 12)]
+
+
 def test_a_line_of_another_list_is_told():
     frontier = Frontier(stages(1), bytearray(b"\1\0\0"), bytearray(3))
     with pytest.raises(AlienTaskError, match="1 other"):
@@ -834,7 +1047,8 @@ def test_long_stretches_that_have_to_stay_are_not_looked_at(tmp_path):
     total = 50_000
     tasks = ["true"] * total
     after: dict[int, tuple[int, ...]] = dict.fromkeys(range(1, total - 1), (0,))
-    frontier = Frontier(Constraints(after=after), bytearray(total), bytearray(total))
+    constraints = Constraints(after=after, kinds={total - 1: "gpu"})
+    frontier = Frontier(constraints, bytearray(total), bytearray(total))
 
     class Counted(bytes):
         read = 0
