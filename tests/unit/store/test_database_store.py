@@ -86,6 +86,18 @@ def test_requeued_tasks_are_not_taken_by_the_same_transaction(site):
     assert store.transact((), (), 5).taken == [3, 4]
 
 
+def test_nor_are_those_that_wait_for_others_or_a_seat(tmp_path):
+    site = ordered(tmp_path, Constraints(kinds=dict.fromkeys(range(12), "disk")))
+    store = site.open()
+    store.transact((), (), 4)
+    done = store.transact((), (0, 1), 3)
+    assert (done.taken, done.empty) == ([4, 5, 6], False)
+    store.transact([ended(each) for each in (2, 3, 4, 5, 6)], (), 9)
+    store.transact([ended(each) for each in range(7, 12)], (), 0)
+    done = store.transact((), (0, 1), 3)
+    assert (done.taken, done.empty) == ([], False)
+
+
 def test_a_task_that_is_not_held_is_refused(site):
     store = site.open()
     store.transact((), (), 2)
