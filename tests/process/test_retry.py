@@ -15,7 +15,7 @@ def test_failed_tasks_run_again_and_only_they(create_place, mpifarm):
     status, text = mpifarm(place, "retry", "tasks.txt_workdir", "--ids", "1")
     assert status == 0
     assert "1 task put back to be run: 1\n" in text
-    assert "mpifarm tasks.txt\n" in text
+    assert f"start one: mpifarm {place.tasklist}\n" in text
     assert place.run() == 1
     assert sorted(place.notes("ran")) == ["0", "1", "1"]
     assert place.finished() == [0, 1]
