@@ -127,9 +127,7 @@ def test_what_is_shown_of_tasks_that_wait_while_workers_are_free(create_place):
     hold = "mpifarm hold tasks.txt 5"
     assert f"`{hold}`" in page.text
     assert_ends(page.type(hold), 0)
-    (shown,) = (
-        b for b in page.blocks if "licence" not in b.text() and "1 held" in b.text()
-    )
+    (shown,) = (block for block in page.blocks if "1 held (task 5)" in block.text())
     page.left = shown.typed
     page.run("status", "ls")
     farm.end()
