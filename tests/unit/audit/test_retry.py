@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from mpifarm.audit.retry import Retried, Wanted, rehearse, retry, spread_status
 from mpifarm.audit.snapshot import examine
 from mpifarm.errors import InputError, StorageError
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
+from mpifarm.store.task_map import Location
 from tests.unit.store_fakes import (
     TASKS,
     FakeLock,
@@ -372,3 +375,52 @@ def test_what_a_farm_records_as_not_run_meanwhile_goes_back_too(ordered, monkeyp
 def test_what_was_not_run_has_no_status_of_its_own(ordered):
     assert run_again(ordered, status=1)[:3] == ([2, 4, 5], [], [])
     assert run_again(ordered, status=3).moved == [6]
+
+
+# ---- which go back: the choice by itself ---------------------------------------------
+
+
+def audit_of(failed: Iterable[int], places: dict[int, Location]) -> Any:
+    """What is known of eight tasks, of which these stand in ``failed``."""
+    places = dict.fromkeys(failed, Location.FAILED) | places
+    find = lambda taskid: places.get(taskid, Location.QUEUED)  # noqa: E731
+    return SimpleNamespace(
+        failed=SimpleNamespace(ids=[*failed]),
+        locations=SimpleNamespace(find=find),
+        tasks=["x"] * 8,
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "moved", "held", "unknown", "along"),
+    [
+        (Wanted(), [1, 2, 3, 4], [5], [], []),
+        (Wanted(frozenset({1})), [1, 4], [], [], [4]),
+        (Wanted(frozenset({4})), [1, 4], [], [], [1]),
+        (Wanted(frozenset({2})), [2], [], [], []),
+        (Wanted(statuses=frozenset({7})), [1, 3, 4], [5], [2], [4]),
+        (Wanted(frozenset({1, 2}), frozenset({7})), [1, 4], [], [2], [4]),
+        (Wanted(statuses=frozenset({9})), [], [], [2], []),
+    ],
+)
+def test_what_goes_back_and_what_is_left(wanted, moved, held, unknown, along):
+    places = {5: Location.CLAIMED, 6: Location.FINISHED}
+    audit = audit_of([1, 2, 3, 4, 5, 6], places)
+    ends = module.LastEnds({1: 7, 3: 7, 5: 7, 6: 7}, {4: 1})
+    found = module.choose(wanted, audit, ends)
+    assert (found.moved, found.held, found.unknown) == (moved, held, unknown)
+    assert [*found.along] == along
+
+
+def test_the_last_end_of_a_task_counts_whatever_came_before():
+    content = format_attempts(
+        Attempt(0, status=1),
+        Attempt(0, 2, status=-9),
+        Attempt(1, status=3),
+        Attempt(1, 2, status=1, outcome="not run: task 0 failed"),
+        Attempt(2, status=1, outcome="not run: task 0 failed"),
+        Attempt(2, 2, status=5),
+    )
+    ends = module.read_last_ends(content.encode())
+    assert ends.statuses == {0: -9, 2: 5}
+    assert ends.not_run == {1: 0}

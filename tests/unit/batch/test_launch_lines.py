@@ -215,3 +215,17 @@ def test_the_mpiexec_beside_this_python_is_named_where_there_is_one(tmp_path):
     program.touch(mode=0o755)
     line = correct_mpirun(str(tmp_path), 4, WORDS)
     assert shlex.split(line) == [str(program), "-n", "4", *WORDS]
+
+
+@pytest.mark.parametrize(
+    ("original", "words"),
+    [
+        ([], []),
+        (["mpifarm"], ["mpifarm"]),
+        (["python", "/bin/mpifarm", "t"], ["/bin/mpifarm", "t"]),
+        (["python", "-m", "mpifarm"], ["python", "-m", "mpifarm"]),
+        (["python", "x/mpifarm.py"], ["python", "x/mpifarm.py"]),
+    ],
+)
+def test_the_words_of_a_farm_begin_with_what_the_user_typed(original, words):
+    assert find_farm_words(original) == words

@@ -6,6 +6,7 @@ from mpifarm.batch.launcher import (
     command_environment,
     find_step,
     is_in_job,
+    is_of_the_rank,
     launched_rank,
     launched_size,
     names_launcher,
@@ -381,3 +382,25 @@ def test_a_job_of_a_batch_system_is_known_by_its_variables(name):
 
 def test_a_terminal_and_an_mpirun_without_a_batch_system_are_no_job():
     assert not is_in_job({"PATH": "/bin", "OMPI_COMM_WORLD_RANK": "0"})
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_MPI_TYPE"])
+def test_a_step_without_one_of_its_variables_is_not_ended(name):
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_MPI_TYPE": "pmi2"}
+    assert find_step(step) == "7.0"
+    assert find_step({each: step[each] for each in step if each != name}) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "is_own"),
+    [
+        ("PMI_RANK", True),
+        ("OMPI_COMM_WORLD_RANK", True),
+        ("OMPI_MCA_btl", False),
+        ("PATH", False),
+        ("MY_PMI_RANK", False),
+        ("PMI_RANKS\udcff", True),
+    ],
+)
+def test_the_variables_of_a_rank_are_told_from_those_of_the_user(name, is_own):
+    assert is_of_the_rank(name) is is_own

@@ -83,3 +83,9 @@ def test_an_srun_without_overlap_waits(line):
 )
 def test_one_that_overlaps_or_may_do_so_does_not(line):
     assert not waits_for_cpus(line.split())
+
+
+@pytest.mark.parametrize("name", [*STEP])
+def test_without_one_of_its_variables_no_step_holds_cpus(name):
+    known = {each: value for each, value in STEP.items() if each != name}
+    assert holds_all_cpus(known) is (name == "SLURM_JOB_ID")

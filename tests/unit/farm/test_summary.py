@@ -16,6 +16,7 @@ from mpifarm.farm.summary import (
     ListCounts,
     Summary,
     Tally,
+    failed_in_words,
     how_it_failed,
     progress_line,
     status_in_words,
@@ -531,3 +532,108 @@ def test_remedies_by_files_are_not_told_where_a_list_keeps_its_own_state():
     for status in (ExitStatus.SOME_FAILED, ExitStatus.WITH_OTHERS):
         lines = summary(counts=LOST, status=status, keeps_own_state=True).lines()
         assert not any("mpifarm" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("status", "changes", "meaning"),
+    [
+        (ExitStatus.SOME_FAILED, {}, MEANINGS[ExitStatus.SOME_FAILED]),
+        (
+            ExitStatus.SOME_FAILED,
+            {"left": 2, "stopped_because": "5 tasks have failed"},
+            "stopped because 5 tasks have failed; 2 tasks are left to process",
+        ),
+        (ExitStatus.RUN_AGAIN, {"left": 2}, MEANINGS[ExitStatus.RUN_AGAIN]),
+        (
+            ExitStatus.RUN_AGAIN,
+            {"left": 2, "wrong_line": "line 7", "all_held": True, "way_on": "go"},
+            (
+                "line 7 and what follows it have not run: correct the line, then give"
+                " the same command again"
+            ),
+        ),
+        (
+            ExitStatus.RUN_AGAIN,
+            {"left": 1, "all_held": True},
+            (
+                "1 task is left, and held: give mpifarm release list.txt_workdir, then"
+                " the same command"
+            ),
+        ),
+        (
+            ExitStatus.RUN_AGAIN,
+            {"left": 2, "all_held": True, "way_on": "remove drain"},
+            (
+                "2 tasks are left, and held: give mpifarm release list.txt_workdir,"
+                " remove drain"
+            ),
+        ),
+        (
+            ExitStatus.RUN_AGAIN,
+            {"left": 2, "way_on": "remove drain"},
+            "tasks are left: to go on, remove drain",
+        ),
+        (
+            ExitStatus.WITH_OTHERS,
+            {"left": 2, "wrong_line": "line 7", "all_held": True, "way_on": "go"},
+            MEANINGS[ExitStatus.WITH_OTHERS],
+        ),
+        (ExitStatus.ALL_FINISHED, {"way_on": "go"}, MEANINGS[ExitStatus.ALL_FINISHED]),
+    ],
+)
+def test_an_exit_status_is_told_as_it_came_about(status, changes, meaning):
+    left = changes.pop("left", 0)
+    counts = ListCounts(12, 9, 3 - left, left, 0)
+    assert summary(status=status, counts=counts, **changes).meaning == meaning
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "claimed", "status", "is_told"),
+    [
+        (1, 0, ExitStatus.WITH_OTHERS, True),
+        (1, 1, ExitStatus.WITH_OTHERS, False),
+        (2, 1, ExitStatus.WITH_OTHERS, True),
+        (1, 0, ExitStatus.RUN_AGAIN, False),
+    ],
+)
+def test_the_remedy_for_lost_tasks_is_told_where_some_are_lost(
+    elsewhere, claimed, status, is_told
+):
+    counts = ListCounts(12, 12 - elsewhere, 0, 0, elsewhere, claimed)
+    lines = summary(counts=counts, status=status, failed=[]).lines()
+    assert any("check --repair --assume-idle" in line for line in lines) is is_told
+
+
+def test_failed_in_words_tells_the_time_once():
+    late = result(7, seconds=30.0, status=-15)
+    assert failed_in_words(late) == (
+        "failed (killed by signal 15 (SIGTERM)) after 30 s"
+    )
+    for outcome, words in (
+        (Outcome.TIMED_OUT, "timed out after 30 s (killed by signal 15 (SIGTERM))"),
+        (Outcome.CANCELLED, "cancelled after 30 s (killed by signal 15 (SIGTERM))"),
+        (Outcome.LOST, "its worker or its rank died each time that it ran"),
+    ):
+        assert failed_in_words(late._replace(outcome=outcome)) == f"failed ({words})"
+    unrun = late._replace(outcome=Outcome.CANCELLED, worker_index=None)
+    assert failed_in_words(unrun) == "failed (cancelled before it ran)"
+
+
+def test_a_lost_attempt_takes_no_time_and_is_no_retry_but_others_are():
+    tally = Tally(started=0.0, worker_count=1)
+    tally.note_retry(result(1, seconds=5.0)._replace(outcome=Outcome.LOST))
+    assert (tally.retried, tally.busy) == (0, 0.0)
+    tally.note_retry(result(1, seconds=5.0, status=1))
+    assert (tally.retried, tally.busy) == (1, 5.0)
+
+
+def test_tasks_that_were_not_run_take_no_time_and_no_share():
+    tally = Tally(started=0.0, worker_count=1, done_before=10)
+    for taskid in range(30, 10, -1):
+        tally.add(result(taskid, seconds=5.0)._replace(outcome=Outcome.NOT_RUN))
+    assert (tally.ran, tally.not_run, tally.busy) == (0, 20, 0.0)
+    assert tally.first_not_run == [*range(11, 21)]
+    assert tally.share(done=40) == 1.0
+    tally.add(result(1))
+    assert tally.share(done=40) == pytest.approx(1 / 10)
+    assert tally.share(done=30) == 1.0

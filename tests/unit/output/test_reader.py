@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,26 @@ def test_what_only_looks_like_our_line_at_the_beginning_of_a_piece_is_a_tasks(
     log = tmp_path / "log_1"
     log.write_bytes(b"x" * 4096 + again + b"y" * 5000)
     assert len(split_log(str(log))) == 1
+
+
+@pytest.mark.parametrize(
+    ("most", "left"),
+    [(0, b""), (1, b"\n"), (4, b"two\n"), (8, b"one\ntwo\n"), (99, b"one\ntwo\n")],
+)
+def test_all_but_the_last_bytes_of_an_ended_attempt_are_passed_over(
+    tmp_path, most, left
+):
+    (tmp_path / "log_7").write_bytes(b"one\ntwo\n")
+    (output,) = find_outputs(str(tmp_path), 7, split=True)
+    with closing(OutputReader(output)) as reader:
+        reader.skip(most)
+        assert reader.read() == left
+
+
+def test_what_was_read_is_not_read_again_by_passing_over(tmp_path):
+    (tmp_path / "log_7").write_bytes(b"one\ntwo\n")
+    (output,) = find_outputs(str(tmp_path), 7, split=True)
+    with closing(OutputReader(output)) as reader:
+        assert reader.read() == b"one\ntwo\n"
+        reader.skip(4)
+        assert reader.read() == b""
