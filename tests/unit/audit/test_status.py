@@ -2,15 +2,19 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from mpifarm.audit.farms import Life
-from mpifarm.audit.status import Status, read_status
+from mpifarm.audit.audit import ClaimView
+from mpifarm.audit.farms import Farm, Life
+from mpifarm.audit.status import RECENT_SECONDS, Status, read_status
 from mpifarm.audit.view import State
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.wording import TimeLeft
 from mpifarm.store.claim_journal import Event, Head, encode_event, encode_head
-from mpifarm.store.farm_liveness import Machine
+from mpifarm.store.farm_liveness import FarmLiveness, Machine
 from mpifarm.store.target import Target
 from tests.farm_states import write_farm
 from tests.unit.store_fakes import TASKS, Site
@@ -197,3 +201,119 @@ def test_of_several_farms_the_rates_add_up_and_the_last_end_counts(site):
     assert status.rate == 2.25
     assert status.last_ended
     assert status.last_ended.farm == "bbbbbbbb01"
+
+
+# ---- the state by itself -------------------------------------------------------------
+
+
+def farm(name: str, life: Life, *held: int, claimed: bool = True, **said: Any) -> Farm:
+    """A farm; what it said comes by keywords, and without any it said nothing."""
+    held_by = ClaimView(name, "", FarmLiveness.DEAD, frozenset(held), frozenset(held))
+    report: Any = None
+    if said:
+        known = {"written": NOW, "running": (), "running_count": 0, "rate": 0.0}
+        report = SimpleNamespace(**{**known, "time_left": None, **said})
+    heard = said.get("written", NOW)
+    return Farm(name, life, heard, held_by if claimed else None, report)
+
+
+def status_of(*farms: Farm, **counts: int) -> Status:
+    """The state of twelve tasks; those that are held are running, others wait."""
+    known = dict.fromkeys(State, 0) | {State[name]: n for name, n in counts.items()}
+    states = {0: State.FINISHED, 1: State.CLAIMED, 2: State.RUNNING, 3: State.RUNNING}
+    view: Any = SimpleNamespace(
+        counts=known, state=lambda taskid: states.get(taskid, State.ORPHANED)
+    )
+    return Status(view, [*farms], [], 0, NOW, "/here")
+
+
+def runs(taskid: int, started: float) -> Any:
+    return SimpleNamespace(taskid=taskid, started=started)
+
+
+@pytest.mark.parametrize(
+    ("taken", "told", "running"),
+    [((2, 3), 0, 2), ((2, 3), 4, 4), ((2, 3), 9, 5), ((0, 1), 1, 1), ((0, 0), 7, 0)],
+)
+def test_as_many_run_as_farms_tell_but_no_more_than_are_taken(taken, told, running):
+    known, claimed = taken
+    lives = farm("a", Life.LIVES, running_count=told)
+    died = farm("b", Life.DIED, running_count=99)
+    status = status_of(lives, died, RUNNING=known, CLAIMED=claimed, WAITING=4)
+    assert status.counts[State.RUNNING] == running
+    assert status.counts[State.CLAIMED] == sum(taken) - running
+    assert status.counts[State.WAITING] == 4
+
+
+def test_what_runs_is_what_the_view_says_and_the_longest_comes_first():
+    ran = (runs(2, 20.0), runs(3, 10.0), runs(1, 5.0), runs(4, 1.0))
+    lives = farm("a", Life.LIVES, 1, 2, 3, running=ran)
+    died = farm("b", Life.DIED, 4, running=ran)
+    found = [each.report.taskid for each in status_of(lives, died).running]
+    assert found == [3, 2]
+
+
+def test_a_dead_farm_has_not_ended_what_it_holds_and_is_not_finished():
+    ran = (runs(5, 20.0), runs(6, 10.0), runs(0, 5.0), runs(7, 1.0))
+    status = status_of()
+    died = farm("a", Life.DIED, 5, 6, 0, running=ran)
+    assert [each.taskid for each in status.find_unended(died)] == [6, 5]
+    gone = farm("a", Life.DIED, running=ran, claimed=False)
+    assert [each.taskid for each in status.find_unended(gone)] == [7, 6, 5]
+    assert status.find_unended(farm("a", Life.DIED, 5)) == []
+
+
+@pytest.mark.parametrize(
+    ("age", "claimed", "is_told"),
+    [
+        (RECENT_SECONDS - 1, False, True),
+        (RECENT_SECONDS, False, False),
+        (RECENT_SECONDS, True, True),
+    ],
+)
+def test_dead_farms_are_told_of_while_they_hold_tasks_or_for_a_day(
+    age, claimed, is_told
+):
+    died = farm("a", Life.DIED, claimed=claimed, written=NOW - age)
+    ended = farm("b", Life.ENDED, claimed=claimed, written=NOW - age)
+    assert status_of(died, ended).dead == [died] * is_told
+
+
+def test_the_last_word_is_of_the_farm_that_spoke_last_and_lives_no_more():
+    first = farm("a", Life.ENDED, written=NOW - 9)
+    last = farm("b", Life.ENDED, written=NOW - 5)
+    died = farm("c", Life.DIED, written=NOW - 3)
+    lives = farm("d", Life.LIVES, written=NOW - 1)
+    status = status_of(lives, first, last, died, farm("e", Life.DIED))
+    assert status.last_ended == last
+    assert status.last_report is died.report
+    assert status_of(lives).last_ended is None
+    assert status_of(lives).last_report is None
+
+
+def test_rates_and_times_left_are_of_farms_that_live_and_tell_them():
+    near, far = TimeLeft(1.0, 20.0, 30.0), TimeLeft(5.0, 25.0, 90.0)
+    one = farm("a", Life.LIVES, rate=1.5, time_left=near)
+    other = farm("b", Life.UNCERTAIN, rate=2.0, time_left=far, written=NOW - 7)
+    died = farm("c", Life.DIED, rate=50.0, time_left=TimeLeft(9.0, 999.0, 9999.0))
+    silent = farm("d", Life.LIVES)
+    status = status_of(one, other, died, silent)
+    assert status.rate == 3.5
+    assert status.time_left == near, "the other has less left by now"
+    assert status_of(other).time_left == TimeLeft(0.0, 18.0, 83.0)
+    late = farm("e", Life.LIVES, time_left=near, written=NOW + 60)
+    assert status_of(late).time_left == near, "a clock that is ahead adds nothing"
+    assert (status_of(silent, died).rate, status_of(died).time_left) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("life", "nowhere", "goes_on"),
+    [
+        (Life.LIVES, 0, True),
+        (Life.UNCERTAIN, 0, True),
+        (Life.DIED, 0, False),
+        (Life.ENDED, 1, True),
+    ],
+)
+def test_it_goes_on_while_a_farm_may_live_or_a_plain_farmer(life, nowhere, goes_on):
+    assert status_of(farm("a", life), NOWHERE=nowhere).goes_on is goes_on
