@@ -29,10 +29,8 @@ from mpifarm.model.wording import agree, counted
 from mpifarm.order.constraints import Constraints
 from mpifarm.order.frontier import Frontier
 from mpifarm.store.attempts import (
-    last_outcomes,
     outcome_in_words,
-    read_attempts_content,
-    split_rows,
+    read_last_attempts,
 )
 from mpifarm.store.claims import OtherClaim
 from mpifarm.store.counting import count_map
@@ -214,8 +212,8 @@ class DatabaseStore(Store):
 
     def _find_unlisted(self, connection: Connection) -> set[int]:
         """Return the failed tasks that the lost leader had recorded, and not listed."""
-        listed = last_outcomes(split_rows(read_attempts_content(self.paths)))
-        return set(farming.find_ran_and_failed(connection)) - listed.keys()
+        failed = set(farming.find_ran_and_failed(connection))
+        return failed - read_last_attempts(self.paths, failed).lines.keys()
 
     def _requeue_doomed(self, connection: Connection) -> None:
         """Put back the tasks that were never to run: no rank of this farm has them."""

@@ -6,12 +6,16 @@ for a word of the test, and each start leaves a line, so that runs can be counte
 """
 
 import signal
+import sqlite3
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from mpifarm.database import schema
+from mpifarm.database import tasks as statements
 from tests.farm_driver import SLACK, Part, assert_ends
 from tests.support import is_running, wait_until
 
@@ -168,6 +172,26 @@ def test_the_lowest_rank_leads_on_where_rank_0_was_killed(farm, ulfm):
     assert all(runs[taskid] == 2 for taskid in theirs)
     assert farm.lost_ranks() == [0]
     farm.wait_until_gone()
+
+
+def test_so_it_does_on_a_database(farm, ulfm):
+    farm.write_list([])
+    farm.tasklist = farm.directory / "tasks.db"
+    with schema.creating(str(farm.tasklist)) as connection:
+        statements.insert_plain(connection, 0, [WAITS.encode()] * 14)
+    child = farm.launch(under=ulfm)
+    wait_until(lambda: len(starts(farm)) >= RANKS * WORKERS or child.has_ended())
+    theirs = tasks_on(farm, 0)
+    farm.signal_rank(0, signal.SIGKILL)
+    wait_until(lambda: "leads from here" in child.text() or child.has_ended())
+    farm.allow()
+    assert_ends(child, 0)
+    with closing(sqlite3.connect(farm.tasklist)) as connection:
+        rows = connection.execute("SELECT state, farm, count(*) FROM tasks GROUP BY 1")
+        assert rows.fetchall() == [("finished", None, 14)]
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    again = {taskid for taskid, ranks in starts(farm).items() if len(ranks) > 1}
+    assert again == theirs
 
 
 def test_results_that_rank_0_had_not_written_yet_are_not_lost_with_it(farm, ulfm):
