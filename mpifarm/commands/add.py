@@ -145,7 +145,7 @@ def _find_list(chosen: Any, environ: Mapping[str, str]) -> Target:
     last = _find_last_farm(WorkdirPaths(os.path.abspath(target.workdir)))
     tasklist = target.tasklist
     is_named = chosen.tasklist is not None or os.path.isfile(chosen.workdir)
-    if not is_named and os.path.isfile(last.get("tasklist", "")):
+    if not is_named and _is_another_list(last.get("tasklist", ""), tasklist):
         tasklist = last["tasklist"]
     if tasklist is None:
         raise InputError(f"{target.workdir} names no tasklist: add --list FILE")
@@ -159,6 +159,13 @@ def _find_list(chosen: Any, environ: Mapping[str, str]) -> Target:
         )
     _check_file(tasklist)
     return target._replace(tasklist=tasklist)
+
+
+def _is_another_list(named: str, tasklist: str | None) -> bool:
+    """Return whether the list that a farm has named is there, and not `tasklist`."""
+    if not os.path.isfile(named):
+        return False
+    return tasklist is None or not os.path.samefile(named, tasklist)
 
 
 def _check_begun(chosen: Any) -> None:

@@ -8,6 +8,7 @@ import os
 import shlex
 
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.settings import STDIN_LIST
 from mpifarm.store.directories import find_directory
 from mpifarm.store.farm_file import list_farm_files
 from mpifarm.store.farm_report import FarmReport, find_report
@@ -26,11 +27,14 @@ def find_farm_command(target: Target) -> str:
 def name_farm_command(target: Target, report: FarmReport | None, here: str) -> str:
     """Return the command of the farm of a report, else one that goes on as well.
 
-    `here` is the directory of those who read it, "" if it was removed.
+    `here` is the directory of those who read it, "" if it was removed.  A list that was
+    standard input goes on without more of that.
     """
     if report is None or not report.command:
         return shlex.join(["mpifarm", *farm_words_of(target)])
     command = shlex.join(report.command)
+    if STDIN_LIST in report.command:
+        command += " </dev/null"
     if report.directory in ("", here):
         return command
     return f"cd {shlex.quote(report.directory)} && {command}"

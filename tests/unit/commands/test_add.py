@@ -100,6 +100,13 @@ def test_the_list_of_a_workdir_with_another_name_is_that_of_its_last_farm(place)
     assert place.content.endswith("echo three\n")
 
 
+def test_the_same_list_is_named_as_the_user_has_named_its_workdir(place, monkeypatch):
+    monkeypatch.chdir(place.tasklist.parent)
+    place.say(tasklist=str(place.tasklist), handler="default")
+    said = place.add("echo three", target="tasks.txt_workdir")
+    assert said[0] == "task 2 was added to tasks.txt"
+
+
 def test_the_list_of_the_last_farm_goes_before_that_of_the_workdirs_name(
     place, tmp_path
 ):

@@ -40,6 +40,11 @@ def test_a_command_of_another_directory_begins_there(paths):
     assert find_farm_command(TARGET) == "cd '/my data' && mpifarm tasks.txt"
 
 
+def test_a_list_that_was_standard_input_goes_on_without_it(paths):
+    write(paths, "0badcafe", ["mpifarm", "-w", "run1", "-"], 60)
+    assert find_farm_command(TARGET) == "mpifarm -w run1 - </dev/null"
+
+
 def test_without_any_farm_the_list_is_named(paths):
     assert find_farm_command(TARGET) == "mpifarm tasks.txt"
     write(paths, "0badcafe", [], 60)
