@@ -27,6 +27,7 @@ from mpifarm.model.messages import (
     SignalReceived,
     Stopped,
 )
+from mpifarm.model.requests import Request, RequestKind
 from mpifarm.model.settings import Policy
 from mpifarm.model.task import NOT_RUN, Outcome, RunningTask
 from tests.unit.coordinator.test_coordinator import Hand
@@ -169,7 +170,9 @@ def test_the_farm_leaves_when_a_look_has_found_nothing_and_nothing_is_held():
     assert hand.ends == 1
 
 
-@pytest.mark.parametrize("why", ["more", "others", "taken", "not run", "a task"])
+@pytest.mark.parametrize(
+    "why", ["more", "others", "taken", "pulled", "not run", "a task"]
+)
 def test_a_look_is_not_the_last_while_there_may_be_more(why):
     hand = Hand()
     hand.hear(0, Join("node", 1, 2))
@@ -182,7 +185,8 @@ def test_a_look_is_not_the_last_while_there_may_be_more(why):
     if why == "a task":
         hand.coordinator.table.take([9])
     order = news.get(why, OrderNews())
-    transacted(hand, *taken, empty=why != "more", order=order)
+    pulled = (2,) if why == "pulled" else ()
+    transacted(hand, *taken, empty=why != "more", order=order, pulled=pulled)
     assert not hand.coordinator._looked_last
 
 
@@ -345,6 +349,14 @@ def test_a_request_is_looked_at_before_the_farm_leaves():
     assert hand.coordinator._is_done
     hand.coordinator.table.take([5])
     assert not hand.coordinator._is_done
+
+
+def test_whatever_is_asked_the_disk_is_looked_at_again():
+    hand = following(None)
+    assert hand.coordinator._looked_last
+    request = Request("r", RequestKind.RELEASE, (5,), "eve")
+    hand.coordinator.on_request(request, hand.clock.now)
+    assert not hand.coordinator._looked_last
 
 
 def test_the_list_is_looked_at_anew_when_there_was_work_meanwhile():

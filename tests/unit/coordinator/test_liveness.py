@@ -253,6 +253,7 @@ def test_the_coordinators_own_rank_is_never_lost_to_mpi():
     hand = joined()
     hand.coordinator.on_ranks_lost([0, 9], hand.clock.now)
     hand.decide()
+    assert hand.coordinator.ranks[0].works
     assert hand.coordinator.lost_ranks() == []
 
 
