@@ -10,7 +10,13 @@ from mpifarm.coordinator.commits import Commits
 from mpifarm.coordinator.coordinator import COMMIT_INTERVAL
 from mpifarm.coordinator.effects import Effect, NoteAttempt, Send, Tell
 from mpifarm.coordinator.limits import FailureLimit
-from mpifarm.coordinator.retries import RetryQueue, is_checkpoint, is_final
+from mpifarm.coordinator.retries import (
+    RetryQueue,
+    Sequel,
+    count_attempt,
+    is_checkpoint,
+    is_final,
+)
 from mpifarm.coordinator.state import (
     FarmState,
     Phase,
@@ -413,3 +419,119 @@ def test_attempts_of_tasks_that_others_hold_are_counted_on():
     hand.coordinator.table.take([8, 9])
     attempts = {t: hand.coordinator.table.tasks[t].attempt for t in (8, 9)}
     assert attempts == {8: 3, 9: 0}
+
+
+# ---- what is due, and what counts ----------------------------------------------------
+
+
+def test_nothing_is_due_while_a_transaction_is_under_way():
+    site = Site()
+    first, second, _ = lease(site.table, site.farm, 3, 4, 5)
+    site.end(first)
+    site.commits.begin(9.0, 0)
+    site.end(second)
+    site.table.pull([9])
+    assert site.table.transaction is not None
+    assert site.commits.wake_at() == inf
+    site.commits.begin(99.0, 5)
+    assert [*site.table.ended] == [second]
+    site.table.finish_transaction()
+    assert site.commits.wake_at() == -inf, "tasks are to be pulled"
+    site.commits.begin(9.0, 0)
+    assert site.table.transaction.pull == (9,)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "left"),
+    [
+        (Outcome.COMPLETED, 5),
+        (Outcome.CANCELLED, 5),
+        (Outcome.NOT_RUN, 5),
+        (Outcome.FAILED, 4),
+        (Outcome.TIMED_OUT, 4),
+        (Outcome.LOST, 4),
+    ],
+)
+def test_only_tasks_that_failed_by_themselves_count_towards_the_limit(outcome, left):
+    site = Site(Policy(max_failures=5))
+    (task,) = lease(site.table, site.farm, 3)
+    site.end(task)
+    assert task.result is not None
+    task.result = task.result._replace(outcome=outcome)
+    task.past.is_final = True
+    site.commits.begin(9.0, 0)
+    assert site.commits._failures.left == left
+
+
+def test_a_task_that_asks_to_run_again_too_often_is_told_and_has_failed():
+    site = Site(CHECKPOINT)
+    (task,) = lease(site.table, site.farm, 3)
+    task.past.fast_checkpoints = 9
+    end(site.table, site.farm, task, 75)
+    assert task.result is not None
+    task.result = task.result._replace(seconds=0.1)
+    site.farm.ranks[1].sure = inf
+    site.table.keep(task)
+    site.commits.begin(9.0, 0)
+    told, _ = site.posted
+    assert isinstance(told, Tell)
+    assert told.sentence.endswith("10 times in a row within a second")
+    assert site.table.transaction is not None
+    assert [r.taskid for _, r in site.table.transaction.results] == [3]
+
+
+def test_an_attempt_that_is_tried_again_is_acknowledged():
+    site = Site(Policy(retries=1))
+    site.farm.rank_set = rank_set_of(2, 2, survives_rank_loss=True)
+    (task,) = lease(site.table, site.farm, 3)
+    site.end(task, 1)
+    site.commits.begin(9.0, 0)
+    noted, told = site.posted
+    assert isinstance(noted, NoteAttempt)
+    assert told == Send(1, Committed(((3, 1),)))
+    site.commits.acknowledge(1, [])
+    site.commits.acknowledge(0, [(3, 1)])
+    assert len(site.posted) == 2
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "fast", "seconds", "final"),
+    [
+        (0, 0, 5.0, False),
+        (998, 0, 5.0, False),
+        (999, 0, 5.0, True),
+        (0, 8, 0.9, False),
+        (0, 9, 0.9, True),
+        (0, 9, 1.0, False),
+    ],
+)
+def test_it_is_foreseen_when_a_task_asks_to_run_again_too_often(
+    checkpoints, fast, seconds, final
+):
+    task = TaskRecord(3)
+    task.past.checkpoints, task.past.fast_checkpoints = checkpoints, fast
+    result = result_of(Lease(3, 1, ""), 5.0, seconds, 75)
+    assert is_final(CHECKPOINT, task, result) is final
+    sequel, why = count_attempt(CHECKPOINT, task, result)
+    assert sequel is (Sequel.FAILED if final else Sequel.GOES_ON)
+    assert bool(why) is final
+    assert task.past.checkpoints == checkpoints + 1
+    assert task.past.fast_checkpoints == (fast + 1 if seconds < 1.0 else 0)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.LOST, Outcome.CANCELLED])
+def test_after_some_ends_no_policy_has_a_task_run_again(outcome):
+    policy = Policy(retries=9, requeue_status=75)
+    result = result_of(Lease(3, 1, ""), 5.0, 1.0, 75)._replace(outcome=outcome)
+    task = TaskRecord(3)
+    assert is_final(policy, task, result)
+    assert count_attempt(policy, task, result) == (Sequel.FAILED, "")
+    assert task.past.failures == 0
+
+
+def test_each_failure_that_is_tried_again_is_counted():
+    task, policy = TaskRecord(3), Policy(retries=1)
+    result = result_of(Lease(3, 1, ""), 5.0, 1.0, 1)
+    assert count_attempt(policy, task, result) == (Sequel.AGAIN, "")
+    assert count_attempt(policy, task, result) == (Sequel.FAILED, "")
+    assert task.past.failures == 1

@@ -44,7 +44,7 @@ def test_no_limit_is_none_however_much_fails():
 
 @pytest.mark.parametrize(
     ("share", "total", "most"),
-    [(0.01, 1, 1), (0.01, 100, 1), (0.01, 101, 2), (1, 7, 7)],
+    [(0.01, 0, 1), (0.01, 1, 1), (0.01, 100, 1), (0.01, 101, 2), (1, 7, 7)],
 )
 def test_a_share_is_rounded_up_and_one_at_least(share, total, most):
     limit = FailureLimit(Policy(max_failed_share=share), total)
@@ -154,3 +154,36 @@ def test_a_look_that_took_nothing_does_not_prolong_the_trial():
     limits.note_taken(TRIAL_TASKS, 1.0)
     limits.note_taken(0, 4.0)
     assert limits.trial.opens_at == 1.0 + TRIAL_SECONDS
+
+
+def test_gates_that_more_tasks_have_passed_than_they_let_are_exhausted():
+    limits = limits_of(canary=3)
+    limits.trial.arm(str, "")
+    limits.note_taken(TRIAL_TASKS + 1, 1.0)
+    assert limits.canary.is_exhausted
+    assert limits.trial.is_exhausted
+    assert limits.trial.opens_at == 1.0 + TRIAL_SECONDS
+
+
+def test_each_task_that_told_nothing_lets_another_pass():
+    limits = limits_of(canary=3)
+    limits.note_taken(3, 0.0)
+    for count in (1, 2, 3):
+        limits.note_not_run()
+        assert limits.canary.limit(9) == count
+
+
+@pytest.mark.parametrize(
+    ("policy", "before", "told"),
+    [
+        ({}, 5, ""),
+        ({"max_failures": 3}, 0, ""),
+        ({"max_failures": 3}, 5, "the farm stops when 3 tasks have failed"),
+        ({"max_failed_share": 0.05}, 0, "(--max-failures 5%, 5 of the list's 100)"),
+    ],
+)
+def test_a_limit_is_told_where_it_is_not_what_the_user_wrote(policy, before, told):
+    limit = FailureLimit(Policy(**policy), 100)
+    limit.note_before(before, 0)
+    assert (limit.describe() == "") is (told == "")
+    assert told in limit.describe()
