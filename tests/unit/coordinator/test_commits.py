@@ -530,8 +530,105 @@ def test_after_some_ends_no_policy_has_a_task_run_again(outcome):
 
 
 def test_each_failure_that_is_tried_again_is_counted():
-    task, policy = TaskRecord(3), Policy(retries=1)
+    task, policy = TaskRecord(3), Policy(retries=2)
     result = result_of(Lease(3, 1, ""), 5.0, 1.0, 1)
-    assert count_attempt(policy, task, result) == (Sequel.AGAIN, "")
+    for failures in (1, 2):
+        assert count_attempt(policy, task, result) == (Sequel.AGAIN, "")
+        assert task.past.failures == failures
     assert count_attempt(policy, task, result) == (Sequel.FAILED, "")
-    assert task.past.failures == 1
+    assert task.past.failures == 2
+
+
+# ---- the tasks that wait for another attempt -----------------------------------------
+
+
+def queued(*waits: tuple[int, int, float, bool]) -> RetryQueue:
+    """Tasks by id, the rank that each avoids, when its wait began, and if it kills."""
+    queue = RetryQueue()
+    for taskid, rank, waits_from, kills in waits:
+        task = TaskRecord(taskid, rank=rank)
+        task.past.waits_from = waits_from
+        task.past.ranks_lost = int(kills)
+        queue.add(task)
+    return queue
+
+
+def ids(queue: RetryQueue) -> list[int]:
+    return [task.taskid for task in queue]
+
+
+MANY = (
+    *((1, 0, 50.0, False), (2, 0, 30.0, False), (3, 5, 40.0, False)),
+    *((4, 5, 45.0, True), (5, 0, 90.0, False), (6, 0, 80.0, False)),
+)
+
+
+def test_tasks_wait_until_their_delays_are_over_and_then_for_a_rank():
+    queue = queued(*MANY)
+    assert (len(queue), queue.count(), bool(queue)) == (6, 0, True)
+    assert queue.wake_at() == 30.0
+    assert not queue.ripen(29.9)
+    assert queue.ripen(50.0)
+    assert (len(queue), queue.count()) == (6, 4)
+    assert sorted(ids(queue)) == [1, 2, 3, 4, 5, 6]
+    assert queue.wake_at() == 40.0, "task 2 waits for another rank since 30"
+    assert not queued(MANY[4]).ripen(80.0)
+
+
+def test_of_a_rank_to_avoid_the_task_that_waits_longest_is_the_first():
+    queue = queued(*MANY)
+    queue.ripen(99.0)
+    assert [task.taskid for task in queue.take(7, 9, 99.0, alone=False)] == [
+        *(2, 1, 6, 5, 3)
+    ]
+    assert ids(queue) == [4]
+    assert queue.wake_at() == inf
+
+
+def test_on_the_rank_itself_only_those_run_that_have_waited_for_long():
+    queue = queued(*MANY[:2])
+    queue.ripen(50.0)
+    taken = queue.take(0, 9, 55.0, alone=False)
+    assert [task.taskid for task in taken] == [2]
+    assert [task.taskid for task in queue.take(0, 9, 55.0, alone=True)] == [1]
+    assert not queue
+
+
+def test_no_more_tasks_are_taken_than_are_wanted():
+    queue = queued(*MANY)
+    queue.ripen(99.0)
+    assert len(queue.take(7, 3, 99.0, alone=False)) == 3
+    assert len(queue) == 3
+
+
+@pytest.mark.parametrize("now", [0.0, 60.0, 99.0])
+@pytest.mark.parametrize("gone", [{1}, {2, 3}, {4}, {2, 5, 6}, {1, 2, 3, 4, 5, 6}, {9}])
+def test_tasks_are_removed_wherever_they_wait(now, gone):
+    queue = queued(*MANY)
+    queue.ripen(now)
+    queue.remove(gone)
+    left = {1, 2, 3, 4, 5, 6} - gone
+    assert ({*ids(queue)}, len(queue), bool(queue)) == (left, len(left), bool(left))
+    queue.ripen(99.0)
+    taken = queue.take(7, 9, 99.0, alone=False)
+    assert {task.taskid for task in taken} == left - {4}
+    deadly = queue.take_deadly(holds_one=False, idle=False)
+    assert (deadly is not None) is (4 in left)
+
+
+def test_delays_stay_in_order_after_a_removal():
+    waits = [(taskid, 0, float(100 - taskid), False) for taskid in range(20)]
+    queue = queued(*waits)
+    queue.remove({19, 10, 3})
+    ends = []
+    while queue.count() < 17:
+        ends.append(queue.wake_at())
+        queue.ripen(min(99.0 - taskid for taskid in range(20)) + len(ends) + 3)
+    assert ends == sorted(ends)
+
+
+def test_a_queue_that_is_cleared_is_empty():
+    queue = queued(*MANY)
+    queue.ripen(60.0)
+    assert {task.taskid for task in queue.clear()} == {1, 2, 3, 4, 5, 6}
+    assert (len(queue), bool(queue), queue.wake_at()) == (0, False, inf)

@@ -140,7 +140,26 @@ def test_a_request_keeps_the_farm_until_it_is_answered():
     assert hand.answers != []
     assert not hand.coordinator.requests.keep_the_farm
     hand.ask(HOLD)
+    hand.hear(0, Withdrawn(((0, 1),)))
+    hand.decide()
+    assert len(hand.answers) == 2
     assert hand.coordinator.requests.keep_the_farm, "its tasks may be released"
+
+
+def test_an_answer_names_only_the_tasks_that_were_asked_for():
+    hand = begun(0, 1, 2)
+    hand.ask(CANCEL, 2)
+    hand.end(hand.leases(0)[0])
+    hand.decide(COMMIT_INTERVAL)
+    hand.write(empty=True)
+    assert sorted(hand.recorded) == [0, 2]
+    assert hand.fates == {2: (Fate.WAITED, "")}
+
+
+def test_a_cancel_of_nothing_is_answered_at_once():
+    hand = begun(0)
+    hand.ask(CANCEL)
+    assert hand.answers == [Answer("r", (), 1)]
 
 
 # ---- cancel --------------------------------------------------------------------------
