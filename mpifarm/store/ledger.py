@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from mpifarm.errors import StorageError
@@ -258,8 +259,10 @@ class Ledger:
         self._pending = PendingAppend(self._offset + len(self._tail), newline + lines)
         self._offset = files.append(self.path, lines, sync=True)
         self._pending = None
-        if self._identity is None and (version := find_version(self.path)):
-            self._identity = version[:2]
+        if self._identity is None:
+            with suppress(StorageError):  # the lines are there: the next poll asks
+                version = find_version(self.path)
+                self._identity = version[:2] if version else None
         self.add(taskids)
         if self._tail:
             self.add(self._tail_ids)

@@ -13,14 +13,23 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from mpifarm.audit.retry import Wanted, retry
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.task import NOT_RUN, Outcome, Result
+from mpifarm.order.constraints import Constraints
 from mpifarm.store import claims
 from mpifarm.store.claims import ClaimLostError, OtherClaims
 from mpifarm.store.timeline import cut_pieces, find_end, is_part
 from mpifarm.system import files
 from tests.unit.store.test_custom_store import Farms
-from tests.unit.store_fakes import PlainFarmer, Site, ended, instead_of_os
+from tests.unit.store_fakes import (
+    FakeLock,
+    PlainFarmer,
+    Site,
+    ended,
+    instead_of_os,
+)
 from tests.workdir_files import split_attempts
 
 MAX_CALLS = 300
@@ -124,10 +133,39 @@ def take_only(workdir, prepare):
     return workdir.transact((), (), 3).taken
 
 
-TRANSACTIONS = [everything, with_others, failed_only, take_only]
+def begin_not_run(site):
+    """A farm that holds 0, 2 and 3, and 6 to 11, which wait for 1: that has failed,
+    and a retry puts it back before they are recorded as not run.
+    """
+    site.constraints = Constraints(after=dict.fromkeys(range(6, 12), (1,)))
+    workdir = site.open()
+    workdir.transact((), (), 6)
+    done = workdir.transact([ended(1, 1)], (4, 5), 4)
+    assert [taskid for taskid, _ in done.not_run] == [*range(6, 12)]
+    lock = FakeLock(site.root / "lock")
+    known = (str(site.root), site.tasks, lock, site.machine(9), Wanted())
+    assert retry(*known, site.constraints).moved == [1]
+    return workdir
+
+
+def reopening(workdir, prepare):
+    results = []
+    for taskid in range(6, 12):
+        result = Result(taskid, 0, Outcome.NOT_RUN, 1, 0, 0.0, 0.0, 9.0, NOT_RUN)
+        results.append(ended(taskid, 1)._replace(result=result))
+    arguments = [ended(0), *results], (2,), 2
+    if prepare:
+        workdir.prepare(*arguments)
+    done = workdir.transact(*arguments)
+    return done.taken, done.reopened
+
+
+TRANSACTIONS = [everything, with_others, failed_only, take_only, reopening]
 
 
 def start(site, transaction):
+    if transaction is reopening:
+        return begin_not_run(site)
     return begin(site, others=[3] if transaction is with_others else ())
 
 
