@@ -100,6 +100,9 @@ __all__ = [
 
 DEFAULT_POLICY = Policy()
 
+MAX_ASKED = 10_000
+"""Held tasks of which it is asked whether they have ended: that takes a millisecond."""
+
 MAX_TOLD = 10
 """Reasons why tasks were not run that the user is told at once."""
 
@@ -275,9 +278,15 @@ class Coordinator:
         """Return how many tasks wait for seats, by their kind."""
         return self.table.seats.count_waiting()
 
-    def count_held(self) -> int:
-        """Return how many tasks users hold by their ids."""
-        return len(self.table.bars.held)
+    def count_held(self, has_ended: Callable[[int], bool]) -> int:
+        """Return how many tasks users hold by their ids, without those that have ended.
+
+        If they are very many, those that have ended are counted, too.
+        """
+        held, total = self.table.bars.held, len(self.commands)
+        if len(held) > MAX_ASKED:
+            return len(held)
+        return sum(each < total and not has_ended(each) for each in held)
 
     def lost_ranks(self) -> list[int]:
         """Return the ranks, without the own one, that died or were given up."""

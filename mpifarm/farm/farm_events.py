@@ -134,7 +134,7 @@ class FarmEvents:
             finished=finished,
             failed=failed,
             running=coordinator.count_running(),
-            held=coordinator.count_held(),
+            held=coordinator.count_held(self._store.has_record_of),
             holds_all=coordinator.holds_all,
             tasks_per_second=round(self._find_rate(), 3),
             ranks_working=sum(each.works for each in coordinator.ranks.values()),

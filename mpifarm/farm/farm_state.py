@@ -67,7 +67,7 @@ class FarmStates:
             },
             "held": {
                 "all": coordinator.holds_all,
-                "tasks": coordinator.count_held(),
+                "tasks": coordinator.count_held(self._store.has_record_of),
             },
             "seatless": coordinator.count_seatless(),
             "rate": rate,

@@ -463,7 +463,8 @@ class Leader:
             "" if left is None else time_left_in_words(left),
             waits=self.coordinator.growing.is_waiting,
             held=held_in_words(
-                self.coordinator.count_held(), self.coordinator.holds_all
+                self.coordinator.count_held(self.store.has_record_of),
+                self.coordinator.holds_all,
             ),
         )
 

@@ -174,7 +174,7 @@ class Watched:
         self.hand = Hand(size=2)
         self.hand.begin(7)
         self.feeds = FakeFeeds(wants_tasks=wants_tasks)
-        store: Any = SimpleNamespace(recorded=(3, 2))
+        store: Any = SimpleNamespace(recorded=(3, 2), has_record_of=lambda _: False)
         feeds: Any = self.feeds
         self.events = FarmEvents(self.hand.coordinator, store, feeds, lambda: 0.12345)
 
