@@ -20,7 +20,8 @@
 * `start_rate` and `seats`: how many tasks may start, and how many of a kind run?
 * `stop_reasons`: why does the farm stop by itself?
 * `time_left`: when will the list be done?  With `lifetimes` (what does a task take?),
-  `list_order` (and along the list?), `running_ages` and `list_end`.
+  `list_order` (and along the list?), `running_ages`, `list_end` and `seat_time` (how
+  long do the seats of a kind need?).
 * `ending`: how does it drain, stop and leave?  With `announcement`.
 
 `state` and `effects` are the vocabulary.
