@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Final, NoReturn, Protocol, TextIO
 
-from mpifarm.errors import InputError
+from mpifarm.errors import InputError, StorageError
 from mpifarm.model.packed_texts import MARKS, PackedTexts
 from mpifarm.model.settings import HandlerDefinition
 from mpifarm.model.task import decode_text, encode_text
@@ -469,9 +469,11 @@ def _construct(
 ) -> TaskList:
     try:
         return handler(path, workdir, **definition.options)  # type: ignore[no-any-return]
-    except TasklistFileError:
+    except (TasklistFileError, StorageError):
         raise
     except InputError as error:
+        if is_database(handler):
+            raise
         raise InputError(f"{title}: {error}") from error
     except (Exception, SystemExit) as error:
         raise InputError(
@@ -636,8 +638,11 @@ def keeps_own_state(tasks: TaskList, workdir: str) -> bool:
     )
 
 
-def is_database(tasks: TaskList) -> bool:
-    """Return whether a list is a database of mpifarm, whose rows have all states."""
+def is_database(tasks: object) -> bool:
+    """Return whether a list, or its class, is a database of mpifarm.
+
+    Its rows have the states of all tasks.
+    """
     return getattr(tasks, "is_database", False) is True
 
 

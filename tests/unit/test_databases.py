@@ -6,16 +6,18 @@ import pickle
 import signal
 import socket
 from contextlib import closing
+from unittest.mock import Mock
 
 import pytest
 
 from mpifarm import databases
 from mpifarm.database import schema
 from mpifarm.databases import SqliteTaskList
-from mpifarm.errors import InputError
+from mpifarm.errors import InputError, StorageError
+from mpifarm.model.settings import HandlerDefinition
 from mpifarm.order.constraints import Barrier, Constraints
 from mpifarm.system.lock import WorkdirLock, lock_paths
-from mpifarm.tasklists import is_database, keeps_own_state
+from mpifarm.tasklists import is_database, keeps_own_state, open_tasklist
 from tests.unit.database_fakes import DatabaseSite, FastConnection, connecting_by
 
 
@@ -158,6 +160,30 @@ def test_a_database_of_another_version_is_refused(site):
     site.ask("PRAGMA user_version = 9")
     with pytest.raises(InputError, match="version 9"):
         open_list(site)
+
+
+def open_by_handler(site):
+    definition = HandlerDefinition("sqlite", "mpifarm.databases.SqliteTaskList")
+    make = site.root.mkdir
+    paths = str(site.path), str(site.root)
+    return open_tasklist(definition, *paths, lambda: make(exist_ok=True) or site.back)
+
+
+def test_errors_of_the_disk_are_no_mistakes_of_the_user(site, monkeypatch):
+    site.back = lambda: None
+    assert len(open_by_handler(site)) == 3
+    full = StorageError("No space left on device")
+    monkeypatch.setattr(databases, "read_copy", Mock(side_effect=full))
+    with pytest.raises(StorageError, match=r"^No space left"):
+        open_by_handler(site)
+
+
+def test_a_refused_database_is_told_without_its_handler_and_its_workdir_goes(site):
+    site.back = site.root.rmdir
+    site.path.write_bytes(b"echo 0\n" * 100)
+    with pytest.raises(InputError, match=r"^.*tasks\.db is not a database of mpifarm"):
+        open_by_handler(site)
+    assert not site.root.exists()
 
 
 def test_what_a_dead_writer_has_begun_is_undone_first(site, tmp_path):
