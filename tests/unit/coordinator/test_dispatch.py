@@ -512,3 +512,78 @@ def test_a_retry_or_a_start_is_due_when_both_the_rank_and_the_rate_allow_it(
     if is_queued:
         desk.table.take([1])
     assert desk.dispatcher.wake_at() == wake_at
+
+
+# ---- bounds of what goes out ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "unmet"),
+    [({}, 2 + 10), ({"start_rate": 5.0}, 2), ({"seats": (("gpu", 1),)}, 2)],
+)
+def test_where_starts_or_seats_are_limited_nothing_goes_out_ahead(policy, unmet):
+    desk = Desk(**policy)
+    record = desk.join(1)
+    record.mean, record.ended = 0.1, 100
+    desk.dispatcher.update_demand(record)
+    assert desk.dispatcher.demand.unmet == unmet
+
+
+@pytest.mark.parametrize("rate", [None, 100.0])
+def test_nothing_goes_out_once_as_many_have_failed_as_may(rate):
+    desk = Desk(max_failures=1, start_rate=rate)
+    desk.join(1)
+    desk.table.take([1, 2])
+    desk.limits.failures.note(50, failed=True)
+    desk.dispatcher.assign(1.0)
+    assert desk.posted == []
+
+
+def test_a_task_whose_kind_has_a_seat_again_goes_first():
+    desk = Desk(seats=(("gpu", 1),))
+    desk.wait_for_seats(5, 6)
+    desk.join(1, workers=1)
+    desk.table.take([8])
+    desk.table.seats.free["gpu"] = 1
+    desk.dispatcher.assign(0.0)
+    assert desk.given(1) == [5]
+
+
+def test_a_rank_gets_no_more_than_it_has_workers_where_seats_are_limited():
+    desk = Desk(seats=(("gpu", 1),))
+    desk.join(1, workers=2)
+    desk.table.take(range(5))
+    desk.dispatcher.assign(0.0)
+    assert desk.given(1) == [0, 1]
+
+
+def test_where_no_task_has_a_seat_none_goes_out():
+    desk = Desk(seats=(("gpu", 1),))
+    desk.table.seats.name_kinds({0: "gpu"}, ())
+    desk.table.seats.free["gpu"] = 0
+    desk.join(1)
+    desk.table.take([0])
+    desk.dispatcher.assign(0.0)
+    assert desk.posted == []
+    assert len(desk.table.seats) == 1
+
+
+@pytest.mark.parametrize(("rate", "given"), [(None, [3, 4]), (2.0, [3])])
+def test_retries_fill_the_workers_and_count_as_starts(rate, given):
+    desk = Desk(start_rate=rate)
+    desk.join(1)
+    for taskid in (3, 4, 5):
+        desk.fail(taskid, rank=0)
+    desk.dispatcher.assign(0.0)
+    assert desk.given(1) == given
+    assert desk.dispatcher.demand.unmet == 2 - len(given)
+
+
+def test_no_more_tasks_that_may_kill_share_a_rank_than_it_has_workers():
+    desk = Desk()
+    desk.join(1)
+    deadly(desk, 7, 8, 9)
+    desk.note(empty=True)
+    desk.dispatcher.assign(0.0)
+    assert len(desk.given(1)) == 2
+    assert len(desk.table.retry_queue) == 1

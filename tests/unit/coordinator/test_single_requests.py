@@ -522,3 +522,96 @@ def test_a_cancelled_task_whose_worker_is_lost_is_cancelled_and_not_lost():
     hand.decide(COMMIT_INTERVAL)
     assert [each.outcome for each in hand.results] == [Outcome.CANCELLED]
     assert hand.noted == []
+
+
+# ---- what was just added, and what happens meanwhile ---------------------------------
+
+
+def growing(*taken: int, tasks: int = 10) -> Asked:
+    hand = Asked(tasks)
+    hand.coordinator.expect_growth(None)
+    hand.begin(*taken)
+    return hand
+
+
+def grow(hand: Asked, count: int) -> None:
+    commands = hand.coordinator.commands
+    assert isinstance(commands, Commands)
+    commands.grow(count)
+    hand.coordinator.on_list_grown(hand.clock.now)
+    hand.decide()
+
+
+def test_a_task_that_was_said_to_be_elsewhere_is_cancelled_no_more_when_it_comes():
+    hand = growing(0)
+    hand.ask(CANCEL, 10)
+    hand.coordinator.on_list_seen()
+    hand.decide()
+    assert hand.fates == {10: (Fate.NOT_HERE, "")}
+    grow(hand, 1)
+    assert all(10 not in each.pull for each in hand.transactions)
+
+
+def test_a_task_that_is_not_known_keeps_no_other_from_being_cancelled():
+    hand = growing(0, 1)
+    hand.ask(CANCEL, 16, 1)
+    assert hand.said(0, Cancel) == [Cancel(((1, 1),))]
+
+
+def test_a_list_is_not_looked_at_for_tasks_that_are_known():
+    hand = growing(0, 1)
+    hand.ask(CANCEL, 1)
+    assert hand.looks == 0
+
+
+def test_nobody_looks_at_the_list_once_the_farm_drains():
+    hand = growing(0)
+    hand.ask(CANCEL, 10)
+    assert hand.answers == []
+    hand.coordinator.on_drain("because")
+    hand.decide()
+    assert hand.fates == {10: (Fate.NOT_HERE, "")}
+
+
+def test_a_release_has_the_disk_looked_at_and_ranks_want_what_they_could_hold():
+    hand = begun(0)
+    prefetch, demand = (
+        hand.coordinator.prefetch,
+        hand.coordinator.dispatcher.demand,
+    )
+    assert prefetch.is_empty
+    record = hand.coordinator.ranks[0]
+    record.mean, record.ended = 0.1, 100
+    hand.ask(RELEASE, 7)
+    assert (prefetch.is_empty, prefetch.poll_at) == (False, hand.clock.now)
+    assert demand.unmet == 1 + 10
+
+
+def test_an_order_is_not_given_again_for_a_task_that_has_ended():
+    hand = Asked(survives_rank_loss=True, policy=Policy(retries=3))
+    hand.begin(0, 1)
+    hand.end(hand.leases(0)[1], Outcome.FAILED)
+    hand.ask(CANCEL, 1)
+    assert hand.answers == []
+    hand.coordinator.on_mended(hand.clock.now)
+    hand.decide()
+    assert hand.said(0, Cancel) == []
+
+
+def test_a_hold_is_answered_though_its_tasks_are_released_meanwhile():
+    hand = begun(0, 1, 2)
+    hand.ask(HOLD, 2)
+    assert hand.given_back == [2]
+    hand.ask(RELEASE, 2)
+    hand.write(empty=True)
+    assert hand.fates == {2: (Fate.WAITED, "")}
+
+
+def test_a_task_that_was_held_before_the_farm_began_lets_another_pass_the_gate():
+    hand = Asked(policy=Policy(canary=2))
+    hand.coordinator.table.bars.hold([1])
+    hand.begin(0, 1, empty=False)
+    assert hand.given_back == [1]
+    assert hand.coordinator.limits.limit(9) == 0
+    hand.pull()
+    assert hand.coordinator.limits.limit(9) == 1
