@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from mpifarm.coordinator import seats as seats_module
-from mpifarm.coordinator.dispatch import Dispatcher
-from mpifarm.coordinator.effects import Effect, Send
+from mpifarm.coordinator.dispatch import NO_COMMAND, Dispatcher
+from mpifarm.coordinator.effects import Effect, NoteInLog, Send
 from mpifarm.coordinator.limits import Limits
 from mpifarm.coordinator.prefetch import POLL_SECONDS, TAKE_INTERVAL, Prefetch
 from mpifarm.coordinator.quarantine import Quarantine
@@ -24,8 +24,10 @@ from mpifarm.coordinator.stealing import (
 from mpifarm.coordinator.task_table import TaskTable
 from mpifarm.coordinator.unlocated import Unlocated
 from mpifarm.coordinator.walltime import Walltime
+from mpifarm.errors import InputError
 from mpifarm.model.messages import Assign, Recall
 from mpifarm.model.settings import Policy
+from mpifarm.model.task import Outcome
 from tests.unit.fakes import Commands, rank_set_of
 
 
@@ -587,3 +589,47 @@ def test_no_more_tasks_that_may_kill_share_a_rank_than_it_has_workers():
     desk.dispatcher.assign(0.0)
     assert len(desk.given(1)) == 2
     assert len(desk.table.retry_queue) == 1
+
+
+def test_what_goes_to_one_rank_is_taken_off_what_others_may_get():
+    desk = Desk(start_rate=20.0)
+    for rank in (0, 1):
+        desk.join(rank)
+    desk.table.take(range(6))
+    desk.dispatcher.assign(50.0)
+    assert len(desk.given(0) + desk.given(1)) == 2
+
+
+@pytest.mark.parametrize("queued", [2, 3])
+def test_workers_for_which_tasks_are_there_do_not_hasten_the_next_taking(queued):
+    desk = Desk(start_rate=1000.0)
+    record = desk.join(1)
+    record.mean, record.ended = 0.1, 100
+    desk.dispatcher.capacity.update(record)
+    desk.dispatcher.capacity.ended = 100
+    desk.note(empty=False, now=10.0)
+    desk.table.take(range(queued))
+    assert desk.dispatcher.count_to_take(10.0) == 0
+    assert desk.dispatcher.count_to_take(10.0 + TAKE_INTERVAL) == 2 + 40 - queued
+
+
+class NoCommands(Commands):
+    """A list whose handler knows none of its tasks."""
+
+    def __getitem__(self, taskid: Any) -> Any:
+        raise InputError(f"no task {taskid}")
+
+
+def test_tasks_without_a_command_fail_and_their_rank_is_sent_nothing():
+    desk = Desk()
+    desk.join(1)
+    desk.dispatcher.commands = NoCommands(100)
+    desk.table.take([7])
+    desk.dispatcher.assign(5.0)
+    assert desk.posted == [NoteInLog(7, "no task 7")]
+    (task,) = desk.table.ended
+    assert task.result is not None
+    assert (task.result.outcome, task.result.status) == (Outcome.FAILED, NO_COMMAND)
+    assert (task.due, task.past.is_final) == (5.0, True)
+    assert not desk.farm.ranks[1].is_addressed
+    assert desk.dispatcher.demand.unmet == 2
