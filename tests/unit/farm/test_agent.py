@@ -1295,3 +1295,19 @@ def test_commands_are_killed_at_the_earlier_of_two_ends(second, kills_at):
     assert "kill" not in rank.pool.calls
     rank.step(0.002)
     assert "kill" in rank.pool.calls
+
+
+@pytest.mark.parametrize(
+    ("grace", "by_signal", "counts"),
+    [(0.0, True, False), (0.0, False, True), (2.0, True, True), (2.0, False, True)],
+)
+def test_only_a_signal_that_leaves_no_time_voids_what_is_not_sure(
+    grace, by_signal, counts
+):
+    rank = Rank(wait=1.0)
+    rank.begin(0)
+    rank.pool.finish()
+    rank.agent._collect(rank.clock.now)
+    rank.hear(Stop(grace, by_signal))
+    rank.step(0.001)
+    assert rank.reported == [0] * counts

@@ -109,3 +109,21 @@ def test_the_sentences_name_both_directories_and_the_option():
     assert why.endswith(go_on_there("/a"))
     assert explain_not_found(1, "/a").startswith("the first command could not be")
     assert go_on_there("/a b") == "give --chdir '/a b' with the same command"
+
+
+def test_files_of_hooks_are_named_from_where_mpifarm_was_started(here):
+    files = ("--events", "e.jsonl", "--metrics", "/m.prom")
+    settings, _ = entered("--chdir", "there", *files, "tasks.txt")
+    assert settings.hooks.events == f"{here}/e.jsonl"
+    assert settings.hooks.metrics == "/m.prom"
+    assert (settings.config, settings.durations, settings.lock_area) == (None,) * 3
+
+
+def test_a_list_that_is_no_file_keeps_its_name_and_the_path_has_no_place_twice(here):
+    settings, _ = entered("--chdir", "there", "--workdir", "w", "a name")
+    assert settings.tasklist == "a name"
+    assert settings.workdir == f"{here}/w"
+    sys.path[:] = [str(here)]
+    os.chdir(here)
+    entered("--chdir", "there", "tasks.txt")
+    assert sys.path == [str(here)]

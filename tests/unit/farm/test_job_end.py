@@ -391,3 +391,57 @@ def test_where_no_end_comes_out_nothing_more_is_learnt():
     walltime.set_deadline(math.inf)
     assert not walltime.learns
     assert not walltime.is_too_late(1e12)
+
+
+# ---- bounds --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "14:00, now past"),
+        (1, "14:00, in 1 s"),
+        (43_199, "01:59, in 11:59:59 h"),
+        (43_200, "02:00 on 2026-11-30, in 12:00:00 h"),
+        (172_800, "14:00 on 2026-12-01, in 48:00:00 h"),
+        (172_801, "14:00 on 2026-12-01, in 2 days"),
+        (-43_200, "02:00 on 2026-11-29, now past"),
+    ],
+)
+def test_a_time_is_told_with_its_day_from_half_a_day_on(seconds, words):
+    assert describe_time(ASKED + seconds, ASKED) == words
+
+
+def test_an_answer_is_waited_for_to_the_second_and_its_program_is_ended(
+    ask, monkeypatch
+):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    end = ask(after=10**6)
+    inquiry = end._inquiry
+    assert isinstance(inquiry, FakeInquiry)
+    assert end.is_unknown
+    assert not end.poll(now + ANSWER_SECONDS - 0.001)
+    assert not inquiry.is_ended
+    assert end.poll(now + ANSWER_SECONDS)
+    assert inquiry.is_ended
+    assert end.poll(now + ANSWER_SECONDS + 1)
+    assert len(end.take_news()) == 1
+    assert end.is_unknown
+
+
+def test_a_program_that_can_not_be_started_is_told(monkeypatch):
+    def fail(argv, env):
+        raise OSError(2, "No such file or directory")
+
+    monkeypatch.setattr(job_end_module, "Inquiry", fail)
+    end = JobEnd(None, {"SLURM_JOB_ID": "17"})
+    assert not end.is_open
+    assert "(squeue: No such file or directory)" in end.take_news()[0]
+
+
+def test_an_end_that_is_known_is_not_unknown(ask):
+    end = ask(after=1)
+    end.poll(time.monotonic())
+    assert not end.is_unknown
+    assert not JobEnd(math.inf, {}).is_unknown

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mpifarm.coordinator.coordinator import Coordinator, Transact
+from mpifarm.coordinator.coordinator import Coordinator, OrderNews, Transact
 from mpifarm.errors import StorageError
 from mpifarm.farm.agent import Agent, RankPhase
 from mpifarm.farm.leader import JOIN_SECONDS, LOOK_SECONDS, Leader
@@ -858,3 +858,168 @@ def test_the_live_line_says_that_all_is_held() -> None:
     assert farm.run() > 60.0
     assert any("all held" in line for line in farm.shown)
     assert sorted(farm.store.records) == [*range(4)]
+
+
+# ---- each act by itself --------------------------------------------------------------
+
+
+NO_FAILURES = (Outcome.COMPLETED, Outcome.NOT_RUN)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_failure"),
+    [
+        (Outcome.COMPLETED, False),
+        (Outcome.NOT_RUN, False),
+        *(
+            (each, True)
+            for each in Outcome
+            if each.name not in ("COMPLETED", "NOT_RUN")
+        ),
+    ],
+)
+def test_each_outcome_but_two_is_a_failure_to_tell(monkeypatch, outcome, is_failure):
+    farm = LedFarm(2)
+    noted: list[int] = []
+    monkeypatch.setattr(
+        farm.leader, "_note_failure", lambda rank, result: noted.append(result.taskid)
+    )
+    result = result_of(Lease(1, 1, "x"), START)._replace(outcome=outcome)
+    farm.leader._count(0, result)
+    assert noted == [1] * is_failure
+    assert farm.tally.outcomes[outcome] == 1
+    told = [taskid for taskid, _ in farm.store.in_logs]
+    assert told == [1] * (outcome is Outcome.LOST)
+
+
+def test_the_failures_of_a_farm_are_grouped_by_the_attempts_of_each_host():
+    farm = LedFarm(2, size=3)
+    assert farm.leader.group_failures() is None
+    for rank, (host, ended) in enumerate([("n1", 2), ("n2", 3), ("n1", 4)]):
+        record = farm.coordinator.ranks[rank]
+        record.host, record.ended = host, ended
+    failures: Any = SimpleNamespace(group=dict)
+    farm.leader._failures = failures
+    grouped: Any = farm.leader.group_failures()
+    assert grouped == {"n1": 6, "n2": 3}
+
+
+@pytest.mark.parametrize("is_unknown", [True, False])
+def test_an_end_that_is_not_known_is_told_also_where_little_is(is_unknown):
+    farm = LedFarm(2)
+    farm.job_end.is_unknown = is_unknown
+    mentioned: list[str] = []
+    output: Any = farm.leader._output
+    output.mention = mentioned.append
+    farm.leader.tell_job_end()
+    assert len(farm.told("the job ends at noon")) == is_unknown
+    assert mentioned == ["the job ends at noon"] * (not is_unknown)
+
+
+def test_a_launcher_that_is_gone_is_told_to_the_coordinator_once(monkeypatch):
+    farm = LedFarm(2, size=2)
+    gone: list[float] = []
+    monkeypatch.setattr(farm.coordinator, "on_launcher_gone", gone.append)
+    farm.leader._look_around()
+    monkeypatch.setattr("os.getppid", lambda: 1)
+    for _ in range(3):
+        farm.leader._look_around()
+    assert gone == [START]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "after", "told", "seen"),
+    [
+        (["a", "b"], 0.0, 1, [{"a", "b"}]),
+        (["a", ""], 0.0, 0, []),
+        (["a", ""], JOIN_SECONDS - 0.001, 0, []),
+        (["a", ""], JOIN_SECONDS, 1, []),
+    ],
+)
+def test_hosts_and_ranks_are_described_once_all_are_known(hosts, after, told, seen):
+    farm = LedFarm(2, size=2)
+    found: list[Any] = []
+
+    def describe(known: Any) -> str:
+        found.append({*known})
+        return ""
+
+    farm.leader.watch_hosts(describe, lambda ranks: f"{len([*ranks])} ranks")
+    for rank, host in enumerate(hosts):
+        farm.coordinator.ranks[rank].host = host
+    farm.clock.advance(after)
+    for _ in range(2):
+        farm.leader._look_around()
+    assert len(farm.told("2 ranks")) == told
+    assert found == seen
+    assert farm.told("") == farm.told("2 ranks"), "an empty sentence is not said"
+
+
+def test_without_mpi_no_hosts_are_described():
+    farm = LedFarm(2)
+    farm.leader.watch_hosts(lambda hosts: "hosts", lambda ranks: "ranks")
+    farm.coordinator.ranks[0].host = "a"
+    farm.leader._look_around()
+    assert farm.said == []
+
+
+def test_all_that_a_transaction_has_brought_is_told_to_the_coordinator(monkeypatch):
+    farm = LedFarm(4)
+    told: list[Any] = []
+    monkeypatch.setattr(
+        farm.coordinator,
+        "on_transacted",
+        lambda taken, now, **others: told.append((taken, now, others)),
+    )
+    farm.store.others_hold_tasks = True
+    results = [result_of(Lease(taskid, 1, "x"), START) for taskid in (2, 3)]
+    done = Transacted(
+        [0, 1],
+        True,
+        0.25,
+        not_run=[(3, "why")],
+        more_may_come=True,
+        some_wait=True,
+        pulled=[7],
+        reopened=frozenset({3}),
+    )
+    transaction = Transact(tuple((0, each) for each in results), (), 2)
+    farm.leader._note_written(Written(transaction, done))
+    ((taken, now, others),) = told
+    assert (taken, now) == ([0, 1], farm.clock.now)
+    assert others == {
+        "empty": True,
+        "others": True,
+        "cost": 0.25,
+        "order": OrderNews([(3, "why")], True, True),
+        "pulled": [7],
+        "reopened": frozenset({3}),
+    }
+    assert farm.tally.ran == 1, "what was opened again is not counted"
+
+
+def test_the_last_answers_are_written_before_the_end_is_counted(monkeypatch):
+    farm = LedFarm(2)
+    desk = farm.leader._desk
+    monkeypatch.setattr(desk, "close", lambda: farm.order.append("close the desk"))
+    farm.run()
+    assert farm.order.index("close the desk") < farm.order.index("conclude")
+
+
+@pytest.mark.parametrize(
+    ("started", "worker", "host", "is_now"),
+    [(5.0, 3, "node9", False), (0.0, 3, "node9", True), (0.0, None, "", True)],
+)
+def test_an_attempt_of_which_nobody_told_has_a_time_and_maybe_no_host(
+    started, worker, host, is_now
+):
+    farm = LedFarm(2)
+    record = farm.coordinator.ranks[0]
+    record.host, record.pid = "node9", 77
+    outcome = Outcome.NOT_RUN if worker is None else Outcome.LOST
+    result = result_of(Lease(1, 1, "x"), START)._replace(
+        started=started, worker_index=worker, outcome=outcome
+    )
+    found = farm.leader._record(0, result)
+    assert (found.host, found.pid, found.rank, found.finished) == (host, 77, 0, False)
+    assert (found.result.started > 1e9) is is_now
