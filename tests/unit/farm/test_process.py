@@ -27,6 +27,8 @@ from mpifarm.model.messages import (
     Welcome,
 )
 from mpifarm.model.settings import Settings
+from mpifarm.pool import Pool
+from mpifarm.transport.mpi import BrokenLaunchError
 from tests.unit.fakes import define_farm
 from tests.unit.virtual_rank import START, Clock, FakePool
 
@@ -403,3 +405,164 @@ def test_a_defect_on_the_leading_rank_ends_all(exits):
         process._end_all(comm)
     assert comm.sent == [(rank, Shutdown(ranks_lost=True)) for rank in (2, 3)]
     assert exits == [ExitStatus.DEFECT, ExitStatus.DEFECT]
+
+
+# ---- which part a process has --------------------------------------------------------
+
+
+class Begun:
+    """A process that begins: its pool, its MPI and its parts are stand-ins."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.said: list[str] = []
+        self.pool = FakePool(Clock())
+        self.comm: Any = None
+        self.notice = ""
+        self.error: Exception | None = None
+        self.ran: list[tuple[str, RankContext]] = []
+        self.environ: dict[str, str] = {}
+        self._patch = monkeypatch
+        monkeypatch.setattr(Pool, "launch", lambda: self.pool)
+        monkeypatch.setattr(process, "connect", self._connect)
+        for name in ("_run_other_rank", "_run_alone", "_run_rank_0"):
+            monkeypatch.setattr(process, name, self._part(name))
+
+    def _connect(self, environ: Any, give_up: Any) -> Any:
+        self.give_up = give_up
+        if self.error is not None:
+            raise self.error
+        return self.comm, self.notice
+
+    def _part(self, name: str) -> Any:
+        def run(context: RankContext, *others: Any) -> int:
+            self.ran.append((name, context))
+            if name == "_run_alone":
+                assert others == (self.notice,)
+            if isinstance(self.error, ZeroDivisionError):
+                raise self.error
+            return 7
+
+        return run
+
+    def run(self, **settings: Any) -> int:
+        output: Any = SimpleNamespace(complain=self.said.append)
+        surroundings: Any = SimpleNamespace(
+            output=output,
+            environ=self.environ,
+            environb={name.encode(): b"x" for name in self.environ},
+        )
+        return process.run_farm(
+            Settings("list", "list_workdir", **settings), surroundings
+        )
+
+
+@pytest.fixture
+def begun(exits, monkeypatch):
+    return Begun(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("rank", "environ", "part"),
+    [
+        (0, {}, "_run_rank_0"),
+        (2, {}, "_run_other_rank"),
+        (0, {"PMI_RANK": "0"}, "_run_rank_0"),
+        (None, {}, "_run_rank_0"),
+        (None, {"PMI_RANK": "0", "PMI_SIZE": "4"}, "_run_alone"),
+    ],
+)
+def test_each_rank_has_its_part(begun, rank, environ, part):
+    begun.comm = None if rank is None else ScriptedComm(rank)
+    begun.environ, begun.notice = environ, "a notice"
+    assert begun.run() == 7
+    ((name, context),) = begun.ran
+    assert name == part
+    assert (context.comm, context.pool) == (begun.comm, begun.pool)
+    assert (context.fault, context.trace) == ("", None)
+    assert begun.pool.calls[-1] == "close"
+
+
+def test_without_mpi_nothing_is_connected(begun):
+    begun.error = AssertionError("asked for MPI")
+    assert begun.run(mpi="off") == 7
+    assert begun.ran[0][0] == "_run_rank_0"
+
+
+def test_a_trace_is_of_this_farm_alone_and_where_mpifarm_was_started(
+    begun, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    begun.environ = {process.TRACE_VARIABLE: "trace", "HOME": "x"}
+    begun.comm = ScriptedComm(2)
+    opened: list[str] = []
+    monkeypatch.setattr("mpifarm.farm.trace.Trace", opened.append)
+    begun.run()
+    context = begun.ran[0][1]
+    assert opened == [f"{tmp_path}/trace.rank2"]
+    assert context.environment == {b"HOME": b"x"}
+
+
+def test_a_trace_that_can_not_be_written_is_the_ranks_fault(begun, tmp_path):
+    begun.environ = {process.TRACE_VARIABLE: f"{tmp_path}/no/trace"}
+    begun.run()
+    context = begun.ran[0][1]
+    assert context.trace is None
+    assert context.fault.startswith(f"can't write the trace {tmp_path}/no/trace.rank0")
+
+
+def test_a_directory_that_is_not_there_comes_before_the_fault_of_a_trace(
+    begun, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    begun.environ = {process.TRACE_VARIABLE: f"{tmp_path}/no/trace"}
+    begun.run(chdir="nowhere")
+    assert begun.ran[0][1].fault.startswith("can't run commands in nowhere")
+
+
+def test_a_process_that_can_not_be_started_is_told_with_the_remedy(begun, monkeypatch):
+    def fail() -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(Pool, "launch", fail)
+    assert begun.run() == ExitStatus.RUN_AGAIN
+    assert begun.said[0].startswith("can't start a process (Resource temporarily")
+    assert begun.ran == []
+
+
+@pytest.mark.parametrize(("rank", "is_told"), [(0, True), (1, True), (2, False)])
+def test_a_broken_launch_is_told_by_two_ranks_and_ends_all(begun, exits, rank, is_told):
+    begun.environ = {"PMI_RANK": f"{rank}", "PMI_SIZE": "4"}
+    begun.error = BrokenLaunchError()
+    with pytest.raises(EndedError):
+        begun.run()
+    assert begun.said == [str(BrokenLaunchError())] * is_told
+    assert exits == [begun.error.exit_status]
+    assert begun.pool.calls == ["kill", "close"]
+
+
+def test_a_rank_that_gives_mpi_up_kills_its_pool_first(begun, exits):
+    begun.run()
+    with pytest.raises(EndedError):
+        begun.give_up(InputError("no MPI"))
+    assert begun.said == ["no MPI"]
+    assert exits == [ExitStatus.BAD_INPUT]
+    assert begun.pool.calls == ["close", "kill"]
+
+
+@pytest.mark.parametrize("has_comm", [True, False])
+def test_a_defect_is_told_and_is_70_and_ends_the_others(begun, monkeypatch, has_comm):
+    ended: list[Any] = []
+    monkeypatch.setattr(process, "_end_all", ended.append)
+    begun.error = None
+    begun.comm = ScriptedComm(2) if has_comm else None
+
+    def fail(context: RankContext, *others: Any) -> int:
+        raise ZeroDivisionError("here")
+
+    for name in ("_run_other_rank", "_run_rank_0"):
+        monkeypatch.setattr(process, name, fail)
+    assert begun.run() == ExitStatus.DEFECT
+    assert begun.said[0].startswith("a defect of mpifarm:\n")
+    assert "ZeroDivisionError: here" in begun.said[0]
+    assert ended == [begun.comm] * has_comm
+    assert begun.pool.calls == ["kill", "close"]

@@ -44,3 +44,36 @@ def test_an_older_file_of_attempts_is_told(read):
 def test_a_file_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InputError, match=r"can't read .*nowhere.*No such file"):
         read_durations(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("line", "is_right"),
+    [
+        ("0 0", True),
+        ("0 1e11", True),
+        ("0 1e12", False),
+        ("0 999999999999", True),
+        ("-0 1", True),
+        ("0 inf", False),
+        ("0 -0.5", False),
+    ],
+)
+def test_seconds_are_no_more_than_a_clock_has(read, line, is_right):
+    if is_right:
+        assert len(read(line)) == 1
+        return
+    with pytest.raises(InputError, match="is not a task id and its seconds"):
+        read(line)
+
+
+def test_of_two_lines_of_a_task_the_last_counts(read):
+    assert read("3 1\n3 2\n") == {3: 2.0}
+
+
+def test_columns_count_by_their_names(read):
+    head, row = "taskid\tseconds\toutcome", "5\t2.5\tcompleted"
+    assert read(f"{head}\n{row}\n6\t1.0\tfailed\n7\t1.0") == {5: 2.5}
+    with pytest.raises(InputError, match="has no columns seconds and outcome"):
+        read("taskid\tseconds\n5\t2.5\n")
+    with pytest.raises(InputError, match="has no columns seconds and outcome"):
+        read("taskid\toutcome\n5\tcompleted\n")
