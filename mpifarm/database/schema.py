@@ -34,7 +34,7 @@ VERSION: Final = 1
 """The version of the tables (SQLite's ``user_version``)."""
 
 BUSY_SECONDS: Final = 5.0
-"""Seconds for which a statement waits until another program has committed."""
+"""Seconds for which a command waits until another program has committed."""
 
 Connection: TypeAlias = sqlite3.Connection
 """A connection, for those who open none themselves."""
@@ -122,9 +122,12 @@ def check_header(path: str) -> None:
         _check_header(path, is_whole=True)
 
 
-def connect(path: str, *, writes: bool = True) -> sqlite3.Connection:
+def connect(
+    path: str, *, writes: bool = True, patience: float = BUSY_SECONDS
+) -> sqlite3.Connection:
     """Open a database.  The caller holds the lock, and ends transactions itself.
 
+    `patience`: seconds for which a statement waits until another program has committed.
     A transaction of a writer that died is rolled back first.  Raises `InputError` for a
     file that is not a database of this version of mpifarm, or is damaged; `BusyError`
     if another program is writing it; `StorageError` if the disk fails.
@@ -134,18 +137,18 @@ def connect(path: str, *, writes: bool = True) -> sqlite3.Connection:
     # What a dead writer has begun may have changed the header.
     _check_header(path, is_whole=not has_journal)
     if has_journal:
-        _roll_back(path, real)
+        _roll_back(path, real, patience)
         _check_header(path, is_whole=True)
     if writes and not all(map(_may_write, (real, os.path.dirname(real)))):
         raise not_permitted(path)
-    return _open(path, real, "rw" if writes else "ro")
+    return _open(path, real, "rw" if writes else "ro", patience)
 
 
 def _may_write(path: str) -> bool:
     return files.is_permitted(path, os.W_OK)
 
 
-def _roll_back(path: str, real: str) -> None:
+def _roll_back(path: str, real: str, patience: float) -> None:
     """Let SQLite undo the transaction of a writer that died.
 
     Raises `BusyError` if the writer lives, `InputError` without permission to write.
@@ -155,29 +158,27 @@ def _roll_back(path: str, real: str) -> None:
             f"the database {path} has a change that a program which died has begun: let"
             f" its owner undo it by sqlite3 {shlex.quote(path)} 'BEGIN IMMEDIATE'"
         )
-    with closing(_open(path, real, "rw")) as connection, explained(path):
+    with closing(_open(path, real, "rw", patience)) as connection, explained(path):
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
 
 
-def _open(path: str, real: str, mode: str) -> sqlite3.Connection:
+def _open(path: str, real: str, mode: str, patience: float) -> sqlite3.Connection:
     """Open a database by SQLite, without its own locks where the system has none."""
     name = f"file:{quote(real)}?mode={mode}"
     with explained(path):
         try:
-            return _open_at(name, mode)
+            return _open_at(name, mode, patience)
         except sqlite3.OperationalError as error:
             failed = primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)
             if not failed or has_record_locks(real):
                 raise
         # The lock of the workdir is what counts.
-        return _open_at(f"{name}&nolock=1", mode)
+        return _open_at(f"{name}&nolock=1", mode, patience)
 
 
-def _open_at(name: str, mode: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        name, uri=True, timeout=BUSY_SECONDS, isolation_level=None
-    )
+def _open_at(name: str, mode: str, patience: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(name, uri=True, timeout=patience, isolation_level=None)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if mode == "rw":

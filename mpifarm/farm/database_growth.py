@@ -101,7 +101,12 @@ class DatabaseGrowth:
                 added = self._store.take_up(MAX_TASKS)
             finally:
                 self._lock.release()
-        except (InputError, StorageError) as error:
+        except StorageError:
+            # The next look tries again, and the next transaction tells.
+            self._look_at = now + LOOK_SECONDS
+            self._answer()
+            return False
+        except InputError as error:
             self._note_fault(str(error), now)
             return False
         cost = time.perf_counter() - begun

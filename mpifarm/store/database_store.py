@@ -51,9 +51,9 @@ from mpifarm.system.time_of_day import encode_time
 MAX_SHARE: Final = 0.02
 """Share of the time in which the rows are read again, beside other farmers."""
 
-BUSY_MS: Final = 300
-"""Milliseconds for which a farm at work waits for another program's transaction; then
-it serves its ranks, and tries again."""
+BUSY_SECONDS: Final = 0.3
+"""Seconds for which a farm at work waits for another program's transaction; then it
+serves its ranks, and tries again."""
 
 
 @dataclass(slots=True)
@@ -254,11 +254,9 @@ class DatabaseStore(Store):
             self._has_met_others = self._has_joined
         try:
             with (
-                closing(connect(self.database)) as connection,
+                closing(connect(self.database, patience=BUSY_SECONDS)) as connection,
                 explained(self.database),
             ):
-                if self._has_joined:
-                    connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
                 yield connection
         except InputError as error:
             if self._has_joined:
@@ -544,8 +542,10 @@ class DatabaseStore(Store):
         for a row that can't be a task; `StorageError`.
         """
         known = self._total
-        with closing(connect(self.database)) as connection, explained(self.database):
-            connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+        with (
+            closing(connect(self.database, patience=BUSY_SECONDS)) as connection,
+            explained(self.database),
+        ):
             self._check_rows(connection)
             texts = statements.read_commands(connection, known, most)
             constraints = statements.read_constraints(connection, known)

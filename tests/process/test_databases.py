@@ -147,15 +147,18 @@ def test_what_is_inserted_in_an_order_waits(create_database):
 
 
 def test_a_farm_waits_until_another_program_has_written(create_database):
-    at = create_database("sleep 0.5", "true")
-    farm = at.place.start("-n", "1")
+    at = create_database(*["sleep 0.2"] * 6)
+    farm = at.place.start("-n", "2", "--grace", "1")
     at.place.await_notes("starts", 1)
     with closing(sqlite3.connect(at.path, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
-        time.sleep(2)
+        wait_until(lambda: "is open in another program" in farm.text())
         connection.execute("ROLLBACK")
-    assert farm.wait() == 0
-    assert at.states() == {"finished": 2}
+        wait_until(lambda: "can be written again" in farm.text())
+        connection.execute("BEGIN EXCLUSIVE")
+        assert farm.wait() == 75
+    at.place.finish()
+    assert at.states() == {"finished": 6}
 
 
 @pytest.mark.parametrize(

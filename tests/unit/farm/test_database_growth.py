@@ -1,5 +1,6 @@
 """Rank 0 and its database: what users insert is taken up, told and answered."""
 
+import sqlite3
 from types import SimpleNamespace
 from typing import Any
 
@@ -92,6 +93,18 @@ def test_a_row_that_can_be_no_task_is_told_once(grown):
     left = grown.growth.find_left(grown.now)
     assert (left.added, left.odd.why) == (1, Oddity.WRONG)
     grown.site.ask('UPDATE tasks SET "after" = NULL WHERE id = 12')
+    grown.run(2)
+    assert grown.events == ["grown"]
+
+
+def test_a_disk_that_fails_is_tried_again_and_told_by_others(grown):
+    grown.site.insert("echo new")
+    with sqlite3.connect(grown.site.path, isolation_level=None) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        grown.run(2)
+        connection.execute("ROLLBACK")
+    connection.close()
+    assert grown.told == []
     grown.run(2)
     assert grown.events == ["grown"]
 
