@@ -8,12 +8,14 @@ a while.
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.database.names import is_database_name
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.farm_file import read_farm_files
 from mpifarm.store.held_file import NOTHING_HELD, Held, find_held
 from mpifarm.store.strangers import validate_contents, validate_place
 from mpifarm.store.target import (
@@ -104,7 +106,7 @@ def find_target(chosen: Any) -> Target:
     if is_begun or files.is_there(workdir):
         _check_workdir(workdir)
     if tasklist is None:
-        tasklist = find_tasklist_of(workdir)
+        tasklist = find_tasklist_of(workdir) or _find_database_of(workdir)
     validate_place(workdir, tasklist)
     validate_contents(WorkdirPaths(os.path.abspath(workdir)))
     return Target(workdir, tasklist, chosen.handler, chosen.config, chosen.lock_area)
@@ -128,13 +130,36 @@ def _find_workdir(
             f"{named} is not a directory: give the workdir with --list {tasklist}"
         )
     workdir = named + SUFFIX
-    if is_begun and not files.is_directory(workdir):
+    if not is_begun:
+        return _find_place(named) or workdir, named
+    if not files.is_directory(workdir):
         refuse_status_file(named)
         raise InputError(
             f"no workdir {workdir}: no farm has run this list.  If you used --workdir"
             f" DIR, run: {example} --list {shlex.quote(named)}"
         )
     return workdir, named
+
+
+def _find_place(database: str) -> str | None:
+    """Return the workdir that a database names, if it is there."""
+    with suppress(ModuleNotFoundError):  # no SQLite: the reading will tell
+        from mpifarm.database.copy import find_place
+
+        place = find_place(database)
+        if place is not None and files.is_directory(place):
+            return place
+    return None
+
+
+def _find_database_of(workdir: str) -> str | None:
+    """Return the database of the last farm of a workdir, None if it had none."""
+    for state in read_farm_files(WorkdirPaths(os.path.abspath(workdir))):
+        tasklist = str(state.get("tasklist", ""))
+        is_database = _is_database(tasklist, str(state.get("handler", "")))
+        if is_database and files.is_file(tasklist):
+            return tasklist
+    return None
 
 
 def _check_workdir(workdir: str) -> None:

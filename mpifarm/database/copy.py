@@ -12,6 +12,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from mpifarm.database.errors import explained
+from mpifarm.database.farming import PLACE, find_about
 from mpifarm.database.schema import connect, find_version
 from mpifarm.errors import FarmError
 from mpifarm.system import file_contents
@@ -73,10 +74,8 @@ def copy_unlocked(path: str) -> sqlite3.Connection | None:
     It counts only if `state_of` is the same before and after.
     """
     copy = sqlite3.connect(":memory:", isolation_level=None)
-    # Immutable: SQLite takes no lock, and looks for no journal.
-    name = f"file:{quote(os.path.realpath(path))}?mode=ro&immutable=1"
     try:
-        with explained(path), closing(sqlite3.connect(name, uri=True)) as connection:
+        with explained(path), closing(_open_unlocked(path)) as connection:
             connection.backup(copy)
     except FarmError:
         copy.close()
@@ -85,3 +84,25 @@ def copy_unlocked(path: str) -> sqlite3.Connection | None:
         copy.close()
         raise
     return copy
+
+
+def _open_unlocked(path: str) -> sqlite3.Connection:
+    # Immutable: SQLite takes no lock, and looks for no journal.
+    name = f"file:{quote(os.path.realpath(path))}?mode=ro&immutable=1"
+    return sqlite3.connect(name, uri=True)
+
+
+def find_place(path: str) -> str | None:
+    """Return the workdir whose lock counts for a database, None if it names none.
+
+    It is read without that lock: it changes only while nothing runs.
+    """
+    try:
+        with closing(_open_unlocked(path)) as connection:
+            place = find_about(connection, PLACE)
+    except sqlite3.Error:
+        return None
+    if place is None:
+        return None
+    named = os.path.realpath(path) if os.path.islink(path) else path
+    return os.path.join(os.path.dirname(named), place)

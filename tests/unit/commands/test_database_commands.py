@@ -17,7 +17,7 @@ from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.system.console import Console
 from mpifarm.system.lock import WorkdirLock
-from tests.farm_states import write_claim
+from tests.farm_states import write_claim, write_farm
 from tests.workdir_files import Attempt, format_attempts
 
 import_ = import_module("mpifarm.commands.import")
@@ -189,6 +189,22 @@ def test_a_database_without_a_workdir_is_looked_at_and_none_is_made(
     assert run(check.main, "tasks.db")[0] == 0
     assert run(status_main, "tasks.db")[0] == 0
     assert not (tmp_path / "tasks.db_workdir").exists()
+
+
+def test_the_workdir_is_the_one_that_the_database_names(database, run):
+    """A farm had --workdir: its lock and its claims are there."""
+    database.rename(database.with_name("elsewhere"))
+    sqlite("INSERT INTO about VALUES ('workdir', 'elsewhere')")
+    assert run(ls.main, "tasks.db", "--running", "--ids") == (0, "5\n")
+    run(add.main, "tasks.db", "echo")
+    assert not database.exists()
+
+
+def test_the_database_of_a_workdir_is_that_of_its_last_farm(database, run):
+    workdir = database.rename(database.with_name("elsewhere"))
+    paths, path = WorkdirPaths(str(workdir)), str(database.with_name("tasks.db"))
+    write_farm(paths, FARM, written=1e9, tasklist=path, handler="sqlite")
+    assert run(ls.main, "elsewhere", "--running", "--ids") == (0, "5\n")
 
 
 def test_a_reader_holds_the_lock_and_gives_it_back(database, run, monkeypatch):
