@@ -6,7 +6,12 @@ import pytest
 
 import mpifarm
 from mpifarm.errors import InputError
-from mpifarm.plugins.loading import check_options, import_class, in_one_line
+from mpifarm.plugins.loading import (
+    check_options,
+    import_class,
+    in_one_line,
+    nearest,
+)
 
 
 @pytest.fixture
@@ -140,3 +145,92 @@ def test_a_class_that_does_not_take_what_is_given_is_told_in_the_givers_words():
         "can't be made: m.Takes doesn't take a path and a place and a day and an hour"
         " as its first arguments"
     )
+
+
+class TakesAny:
+    def __init__(self, first, *, needed, **options):
+        pass
+
+
+class TakesMore:
+    def __init__(self, *parts, width="1"):
+        pass
+
+
+class TakesNone:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("python_class", "options", "given", "said"),
+    [
+        (TakesAny, {"needed": "1", "other": "2"}, ["a path"], None),
+        (
+            TakesAny,
+            {"other": "2"},
+            ["a path"],
+            "misses the option needed: C takes needed",
+        ),
+        (
+            TakesAny,
+            {"needed": "1"},
+            [],
+            "misses the option first: C takes first, needed",
+        ),
+        (TakesMore, {}, ["a", "b", "c"], None),
+        (TakesMore, {"width": "2"}, [], None),
+        (
+            TakesMore,
+            {"widht": "2"},
+            [],
+            "doesn't know the option widht (did you mean width?): C takes width",
+        ),
+        (
+            TakesMore,
+            {"x": "2"},
+            [],
+            "doesn't know the option x: C takes width",
+        ),
+        (TakesNone, {}, [], None),
+        (TakesNone, {"x": "2"}, [], "doesn't know the option x: C takes no options"),
+        (
+            TakesNone,
+            {},
+            ["a path"],
+            "can't be made: C doesn't take a path as its first",
+        ),
+        (type, {"x": "2"}, [], None),
+    ],
+)
+def test_each_signature_says_what_it_takes(python_class, options, given, said):
+    if said is None:
+        check_options(python_class, "C", options, given)
+        return
+    with pytest.raises(InputError) as caught:
+        check_options(python_class, "C", options, given)
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("path", "added"), [(["/x"], True), (["/x", ""], False), (["/x", "HERE"], False)]
+)
+def test_the_current_directory_is_searched_last_and_once(
+    monkeypatch, tmp_path, path, added
+):
+    monkeypatch.chdir(tmp_path)
+    before = [str(tmp_path) if each == "HERE" else each for each in path]
+    monkeypatch.setattr(sys, "path", [*before])
+    import_class("mpifarm.errors.InputError")
+    assert sys.path == [*before, *[str(tmp_path)] * added]
+
+
+def test_an_exception_without_a_text_is_told_by_its_type():
+    assert in_one_line(ValueError()) == "ValueError"
+    assert in_one_line(ValueError("a\n  b")) == "ValueError: a b"
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [("widht", " (did you mean width?)"), ("xyz", ""), ("", "")]
+)
+def test_an_option_that_is_near_is_asked_for(option, said):
+    assert nearest(option, ["width", "depth"]) == said
