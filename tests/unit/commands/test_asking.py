@@ -6,7 +6,7 @@ import pytest
 
 from mpifarm.audit.asking import LivingFarm, Outcome, ask, await_answers, find_living
 from mpifarm.audit.view import State
-from mpifarm.commands.asking import Told, run
+from mpifarm.commands.asking import Told, _parse_seconds, run
 from mpifarm.commands.options import HelpAsked
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.requests import Answer, Fate, FateOfTasks, Request, RequestKind
@@ -350,3 +350,17 @@ def test_what_holds_is_told_where_a_full_disk_takes_no_request(
     with pytest.raises(StorageError, match=f"device{said}"):
         ask(farm.paths, FakeLock(site.root / "lock"), site.machine(99), request)
     assert (find_held(farm.paths) or (NONE, ""))[0] == held
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0.0), ("1.5", 1.5), ("999999999", 999999999.0)],
+)
+def test_seconds_to_wait_are_none_or_more(text, seconds):
+    assert _parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["-1", "1e9", "nan", "inf", "soon", ""])
+def test_odd_seconds_to_wait_are_refused(text):
+    with pytest.raises(InputError, match="--wait takes seconds, 0 or more, not"):
+        _parse_seconds(text)

@@ -312,3 +312,70 @@ def test_following_is_for_all_of_one_task(taskids, attempt, last, failed, told):
     command._check_follow([1], None, None, failed=False)
     with pytest.raises(InputError, match=told):
         command._check_follow(taskids, attempt, last, failed=failed)
+
+
+# ---- what is asked while a task is followed ------------------------------------------
+
+HOLDS = ALIVE._replace(held=frozenset({7}))
+
+
+@pytest.mark.parametrize(
+    ("found", "may_begin"),
+    [
+        (LocatedTask(Location.CLAIMED, ALIVE, may_start=False), True),
+        (LocatedTask(Location.CLAIMED, DEAD, may_start=True), False),
+        (LocatedTask(Location.QUEUED, None, may_start=True), True),
+        (LocatedTask(Location.QUEUED, None, may_start=False), False),
+        (LocatedTask(Location.UNKNOWN, None, may_start=True), True),
+        (LocatedTask(Location.UNKNOWN, None, may_start=False), False),
+        (LocatedTask(Location.NOWHERE, None, may_start=False), True),
+        (LocatedTask(Location.FINISHED, None, may_start=True), False),
+        (LocatedTask(Location.FAILED, None, may_start=True), False),
+    ],
+)
+def test_a_task_may_begin_by_itself_where_somebody_may_have_it(found, may_begin):
+    assert follow._may_begin(found) is may_begin
+
+
+CLAIMED = LocatedTask(Location.CLAIMED, HOLDS, may_start=True)
+WAITS_AGAIN = LocatedTask(Location.QUEUED, None, may_start=True)
+ENDED = LocatedTask(Location.FINISHED, None, may_start=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "claim", "located", "answer"),
+    [
+        (CLAIMED, HOLDS, None, (CLAIMED, False)),
+        (CLAIMED, HOLDS._replace(held=frozenset()), ENDED, (ENDED, True)),
+        (
+            CLAIMED,
+            HOLDS._replace(liveness=FarmLiveness.DEAD),
+            WAITS_AGAIN,
+            (WAITS_AGAIN, False),
+        ),
+        (CLAIMED, None, ENDED, (ENDED, True)),
+        (CLAIMED, None, CLAIMED, (CLAIMED, False)),
+        (
+            CLAIMED,
+            None,
+            LocatedTask(Location.NOWHERE, None, may_start=True),
+            (LocatedTask(Location.NOWHERE, None, may_start=True), True),
+        ),
+        (WAITS_AGAIN, None, ENDED, (ENDED, False)),
+        (ENDED, None, ENDED, (ENDED, True)),
+    ],
+)
+def test_while_its_claim_lives_only_that_is_asked(
+    monkeypatch, found, claim, located, answer
+):
+    asked: list[int] = []
+
+    def locate(taskid):
+        asked.append(taskid)
+        return located
+
+    explainer = SimpleNamespace(locate=locate, target=Target("w", None))
+    printer = cast(Any, SimpleNamespace(explainer=explainer))
+    monkeypatch.setattr(follow, "find_claim", lambda *_: claim)
+    assert follow._Following(printer, 7, [])._ask(found) == answer
+    assert asked == ([] if located is None else [7])

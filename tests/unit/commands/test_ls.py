@@ -273,3 +273,23 @@ def test_held_tasks_are_listed_as_such_and_are_still_to_run(site, run):
     _, out, _ = run("tasks.txt", "--waiting")
     found = [line.split()[1] for line in out.splitlines()[1:]]
     assert found == ["held", "waiting", "held", "held", "waiting", "waiting"]
+
+
+def test_json_of_a_running_task_has_its_place_and_age(site, run):
+    paths = WorkdirPaths(str(site.root))
+    write_claim(paths, "c1a10001", [6, 7])
+    started = time.time() - 75
+    write_farm(paths, "c1a10001", written=time.time(), running={7: (1, 3, started)})
+    claimed, running = json.loads(run("tasks.txt", "--json")[1])["tasks"][6:8]
+    assert (running["id"], running["state"]) == (7, "running")
+    known = ("attempt", "host", "rank", "worker", "claimed_by")
+    assert [running[name] for name in known] == [1, "n2", 1, 3, "c1a10001"]
+    assert 75 <= running["seconds"] < 90
+    assert running["command"] == TASKS[7]
+    assert (claimed["state"], claimed["claimed_by"]) == ("claimed", "c1a10001")
+    assert (claimed["attempt"], claimed["host"]) == (1, "n1"), "of its last attempt"
+
+
+def test_json_of_an_ended_task_names_no_claim(site, run):
+    tasks = json.loads(run("tasks.txt", "--json")[1])["tasks"]
+    assert {task["claimed_by"] for task in tasks} == {None}
