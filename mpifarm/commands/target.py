@@ -104,7 +104,7 @@ def find_target(chosen: Any) -> Target:
     elif not files.is_there(workdir) and files.is_directory(workdir + SUFFIX):
         workdir += SUFFIX  # the list is gone
     if is_begun or files.is_there(workdir):
-        _check_workdir(workdir)
+        _check_workdir(workdir, is_begun=is_begun)
     if tasklist is None:
         tasklist = find_tasklist_of(workdir) or _find_database_of(workdir)
     validate_place(workdir, tasklist)
@@ -162,8 +162,11 @@ def _find_database_of(workdir: str) -> str | None:
     return None
 
 
-def _check_workdir(workdir: str) -> None:
-    """Raise `InputError` unless `workdir` is a readable directory that a farm began."""
+def _check_workdir(workdir: str, *, is_begun: bool = True) -> None:
+    """Raise `InputError` unless `workdir` is a readable directory that a farm began.
+
+    That of a database may have been made just now, and have nothing in it yet.
+    """
     if not files.is_directory(workdir):
         raise InputError(
             f"no workdir {workdir}: name a workdir, or the tasklist of one"
@@ -176,7 +179,7 @@ def _check_workdir(workdir: str) -> None:
     )
     if not files.is_permitted(workdir, os.R_OK | os.X_OK):
         raise InputError(f"cannot read the workdir {workdir}: ask its owner")
-    if not any(map(files.is_there, marks)):
+    if is_begun and not any(map(files.is_there, marks)):
         raise InputError(
             f"{workdir} is not a workdir: it has neither status files nor logs"
         )

@@ -108,3 +108,23 @@ def test_a_database_that_another_program_writes_is_told_and_stays(place):
 def test_no_import_writes_over_a_database(place):
     argv = [*MPIFARM, "import", "tasks.txt", "tasks.db"]
     assert "is not written over" in complaint(place, argv=argv, but=())
+
+
+def test_adders_at_the_same_moment_each_add_theirs(create_place):
+    place = create_place(["true"])
+    run(place, "import", "tasks.txt", "tasks.db")
+    adders = [
+        subprocess.Popen(
+            [*MPIFARM, "add", "tasks.db", f"echo {each}", f"echo {each}"],
+            cwd=place.directory,
+            env=place.environment,
+            stdout=subprocess.DEVNULL,
+        )
+        for each in range(4)
+    ]
+    assert [adder.wait() for adder in adders] == [0] * len(adders)
+    with closing(sqlite3.connect(place.directory / "tasks.db")) as connection:
+        rows = connection.execute("SELECT command FROM tasks ORDER BY id").fetchall()
+    added = [command for (command,) in rows[1:]]
+    assert added[::2] == added[1::2]
+    assert sorted(added[::2]) == [f"echo {each}" for each in range(4)]

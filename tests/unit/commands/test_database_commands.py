@@ -191,6 +191,16 @@ def test_a_database_without_a_workdir_is_looked_at_and_none_is_made(
     assert not (tmp_path / "tasks.db_workdir").exists()
 
 
+def test_the_workdir_may_have_nothing_in_it_yet(tmp_path, monkeypatch, run):
+    """Another adder has made it a moment ago."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks.txt").write_text("true\n")
+    run(import_.main, "tasks.txt", "tasks.db")
+    (tmp_path / "tasks.db_workdir").mkdir()
+    run(add.main, "tasks.db", "echo")
+    assert run(ls.main, "tasks.db", "--ids") == (0, "0-1\n")
+
+
 def test_the_workdir_is_the_one_that_the_database_names(database, run):
     """A farm had --workdir: its lock and its claims are there."""
     database.rename(database.with_name("elsewhere"))
