@@ -276,6 +276,7 @@ class FileStore(Store):
         for ledger in self._ledgers:
             if ledger.tail:
                 ledger.append(())
+        self._queues.heed_ended_tails()
         self._mend_toprocess(validation.snapshot.toprocess, validation.toprocess)
         self._timeline.mend()
 

@@ -67,6 +67,8 @@ class Ledger:
         self._tail = b""
         self._tail_ids: Sequence[int] = ()
         """Tasks that count as soon as a newline ends the tail."""
+        self._ended_tail: list[int] = []
+        """Tasks that count since an append ended the tail; see `take_ended_tail`."""
         self._pending: PendingAppend | None = None
         """An append that failed, until the next poll settles it."""
         self._beyond_at: int | None = None
@@ -266,7 +268,13 @@ class Ledger:
         self.add(taskids)
         if self._tail:
             self.add(self._tail_ids)
+            self._ended_tail += self._tail_ids
             self._tail = b""
+
+    def take_ended_tail(self) -> list[int]:
+        """Return, once, the tasks of others' last lines that appends have ended."""
+        ended, self._ended_tail = self._ended_tail, []
+        return ended
 
     def size(self) -> int:
         """Return the file's size in bytes, 0 without a file; raises `StorageError`."""

@@ -203,6 +203,12 @@ class QueuePair:
         )
         self.frontier.note_ends(finished=finished, failed=failed)
 
+    def heed_ended_tails(self) -> None:
+        """Let the tasks of last lines that were ended by a newline count as ended."""
+        finished, failed = (ledger.take_ended_tail() for ledger in self._ledgers)
+        if self.frontier is not None:
+            self.frontier.note_ends(finished=finished, failed=failed)
+
     def is_taken_up(self, first: int, ledgers: Ledgers) -> bool:
         """Return whether plain farmers have the tasks from `first` on already.
 

@@ -181,6 +181,7 @@ class Transactions:
             is_finished = ledger is finished
             ended = [result for result in new if result.finished is is_finished]
             once(step, ended, ledger.record)
+        self._queues.heed_ended_tails()
         once(TransactionStep.ATTEMPTS, results, self._append_attempts)
         self._release([result.taskid for result in results])
 

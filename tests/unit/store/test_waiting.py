@@ -431,6 +431,23 @@ def work_on(workdir: FileStore, held: list[int]) -> list[int]:
     return work(workdir)[0]
 
 
+@pytest.mark.parametrize("at_work", [False, True])
+def test_so_does_a_last_line_without_its_newline_once_that_is_written(site, at_work):
+    workdir = site.open()
+    assert workdir.transact((), (), 3).taken == [0, 1, 3]
+    workdir.transact(map_ended(0, 1), (3,), 1)
+    ends = map_ended(2)
+    if not at_work:
+        workdir.transact(ends, (), 0)
+        ends = []
+        assert workdir.close()
+    site.write("toprocess", [])
+    with (site.root / "finished").open("a") as stream:
+        stream.write(site.lines([3])[:-1])
+    workdir = workdir if at_work else site.open()
+    assert workdir.transact(ends, (), 12).taken == [4, 5, 6, 7]
+
+
 def test_what_is_in_no_file_keeps_the_barrier_shut_and_is_counted(site):
     plain = PlainFarmer(site)
     workdir = site.open()
