@@ -155,7 +155,7 @@ class _Rows:
                 ids,
                 self._commands.among(ids),
                 self._view.states(ids),
-                self._last.rows(ids, Column.OUTPUT_BYTES),
+                map(self._last.fields, ids),
                 strict=True,
             )
         )

@@ -5,12 +5,15 @@ at.
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import cache, partial
+from itertools import chain, compress
+from operator import neg
 from typing import Final, NamedTuple
 
-from mpifarm.audit.view import State, View
-from mpifarm.store.attempts import COMPLETED, Column, LastAttempts, is_not_run
+from mpifarm.audit.view import State, View, is_of
+from mpifarm.store.attempts import NO_OUTCOME, Column, LastAttempts, is_not_run
 
 
 class Conditions(NamedTuple):
@@ -40,7 +43,6 @@ class Selection(NamedTuple):
 
 
 _ALL: Final = frozenset(State)
-_ENDED: Final = (State.FINISHED, State.FAILED)
 
 
 def select(
@@ -57,11 +59,12 @@ def select(
         known = _read_attempts(view, states) if with_attempts else LastAttempts({})
         return Selection(taskids, known)
     attempts = _read_attempts(view, states)
-    found = _Matcher(view, attempts, wanted, now).find(states)
+    matcher = _Matcher(view, attempts, wanted, now)
+    found = chain.from_iterable(map(matcher.find, states))
     if wanted.slowest is None:
-        return Selection(sorted(-negative for _, negative in found), attempts)
-    slowest = heapq.nlargest(wanted.slowest, found)
-    return Selection([-negative for _, negative in slowest], attempts)
+        wanted_ids = chain.from_iterable(each.taskids for each in found)
+        return Selection(sorted(wanted_ids), attempts)
+    return Selection(_find_slowest(found, wanted.slowest), attempts)
 
 
 def _read_attempts(view: View, states: frozenset[State]) -> LastAttempts:
@@ -73,6 +76,20 @@ def _read_attempts(view: View, states: frozenset[State]) -> LastAttempts:
     return view.read_attempts(None if count > view.total // 4 else view.ids_in(*states))
 
 
+class _Found(NamedTuple):
+    """Some wanted tasks, and how long each took, if a condition needs that."""
+
+    taskids: Sequence[int]
+    seconds: Sequence[float]
+
+
+def _find_slowest(found: Iterable[_Found], count: int) -> list[int]:
+    """Return the tasks that took longest, the first of those that took equally long."""
+    pairs = (zip(each.seconds, map(neg, each.taskids), strict=True) for each in found)
+    slowest = heapq.nlargest(count, chain.from_iterable(pairs))
+    return [-negative for _, negative in slowest]
+
+
 class _Matcher:
     def __init__(
         self, view: View, attempts: LastAttempts, wanted: Conditions, now: float
@@ -81,72 +98,87 @@ class _Matcher:
         self._attempts = attempts
         self._wanted = wanted
         self._now = now
-        self._hosts: dict[bytes, bool] = {}
-        """Whether each host that was met is wanted."""
         statuses = wanted.statuses
         self._statuses = None if statuses is None else {b"%d" % n for n in statuses}
+        self._needs_time = not (wanted.longer_than is None and wanted.slowest is None)
 
-    def find(self, states: frozenset[State]) -> Iterator[tuple[float, int]]:
-        """Yield the seconds of each wanted task (0 if not asked for), and minus its id.
-
-        So the greatest is the slowest, and the first of those that took equally long.
-        """
-        for state in states:
-            taskids = self._view.ids_in(state)
-            if state is State.RUNNING:
-                yield from self._find_running(taskids)
+    def find(self, state: State) -> Iterator[_Found]:
+        """Yield the wanted tasks in a state, some at a time."""
+        taskids = self._view.ids_in(state)
+        if state is State.RUNNING:
+            yield self._find_running(taskids)
+            return
+        is_wanted = cache(partial(self._is_wanted, state))
+        last = Column.SECONDS if self._needs_time else Column.HOST
+        for block, columns in self._attempts.blocks(taskids, last):
+            # Most attempts ended as others, on the same host.
+            flags = [
+                *map(
+                    is_wanted,
+                    columns[Column.OUTCOME],
+                    columns[Column.STATUS],
+                    columns[Column.HOST],
+                )
+            ]
+            found = [*compress(block, flags)]
+            if self._needs_time:
+                yield self._choose(found, [*compress(columns[Column.SECONDS], flags)])
             else:
-                yield from self._find_ended(state, taskids)
+                yield _Found(found, ())
 
-    def _find_running(self, taskids: list[int]) -> Iterator[tuple[float, int]]:
+    def _find_running(self, taskids: list[int]) -> _Found:
+        places = [self._view.running[taskid] for taskid in taskids]
+        seconds = [self._now - place.started for place in places]
         least = self._wanted.longer_than or 0.0
-        for taskid in taskids:
-            place = self._view.running[taskid]
-            seconds = self._now - place.started
-            is_there = self._is_wanted_host(place.host.encode())
-            if self._statuses is None and seconds >= least and is_there:
-                yield seconds, -taskid
+        flags = [
+            self._statuses is None and took >= least and self._is_wanted_host(host)
+            for took, host in zip(seconds, (each.host for each in places), strict=True)
+        ]
+        return _Found([*compress(taskids, flags)], [*compress(seconds, flags)])
 
-    def _find_ended(
-        self, state: State, taskids: list[int]
-    ) -> Iterator[tuple[float, int]]:
-        # A million tasks pass here, so each condition is looked up once only.
-        wanted, statuses, least = self._wanted, self._statuses, self._wanted.longer_than
-        needs_time = least is not None or wanted.slowest is not None
-        needs_host = wanted.host is not None
-        last = Column.SECONDS if needs_time else Column.HOST
-        is_ended, is_finished = state in _ENDED, state is State.FINISHED
-        is_failed = state is State.FAILED
-        seconds = 0.0
-        rows = self._attempts.rows(taskids, last)
-        for taskid, fields in zip(taskids, rows, strict=True):
-            if not fields:
-                continue
-            # See `view.is_of`.
-            if is_ended and (fields[Column.OUTCOME] == COMPLETED) is not is_finished:
-                continue
-            if is_failed and is_not_run(fields[Column.OUTCOME]):
-                continue
-            if statuses is not None and fields[Column.STATUS] not in statuses:
-                continue
-            if needs_host and not self._is_wanted_host(fields[Column.HOST]):
-                continue
-            if needs_time:
-                try:
-                    seconds = float(fields[Column.SECONDS])
-                except ValueError:
-                    continue
-                if least is not None and not seconds >= least:
-                    continue
-            yield seconds, -taskid
+    def _is_wanted(
+        self, state: State, outcome: bytes, status: bytes, host: bytes
+    ) -> bool:
+        """Return whether an attempt fulfils all conditions but that of its time.
 
-    def _is_wanted_host(self, host: bytes) -> bool:
-        if self._wanted.host is None:
-            return True
-        is_wanted = self._hosts.get(host)
-        if is_wanted is None:
-            name = host.decode("utf-8", "replace")
-            names = (name, name.partition(".")[0])
-            is_wanted = any(fnmatchcase(each, self._wanted.host) for each in names)
-            self._hosts[host] = is_wanted
-        return is_wanted
+        It must explain the state of its task (see `view.is_of`), and have run.
+        """
+        is_explained = outcome != NO_OUTCOME and is_of(state, outcome)
+        if not is_explained or (state is State.FAILED and is_not_run(outcome)):
+            return False
+        if self._statuses is not None and status not in self._statuses:
+            return False
+        return self._is_wanted_host(host.decode("utf-8", "replace"))
+
+    def _is_wanted_host(self, host: str) -> bool:
+        wanted = self._wanted.host
+        names = (host, host.partition(".")[0])
+        return wanted is None or any(fnmatchcase(each, wanted) for each in names)
+
+    def _choose(self, taskids: Sequence[int], fields: Sequence[bytes]) -> _Found:
+        """Return those of some tasks that took long enough, by their fields."""
+        try:
+            seconds = [*map(float, fields)]
+        except ValueError:
+            return self._choose(*_without_odd(taskids, fields))
+        least = self._wanted.longer_than
+        if least is None:
+            return _Found(taskids, seconds)
+        flags = [each >= least for each in seconds]
+        return _Found([*compress(taskids, flags)], [*compress(seconds, flags)])
+
+
+def _without_odd(
+    taskids: Sequence[int], fields: Sequence[bytes]
+) -> tuple[list[int], list[bytes]]:
+    """Return the tasks whose fields are numbers, and these fields."""
+    flags = [_is_number(each) for each in fields]
+    return [*compress(taskids, flags)], [*compress(fields, flags)]
+
+
+def _is_number(field: bytes) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True

@@ -102,9 +102,11 @@ def find_never_run(paths: WorkdirPaths) -> dict[int, str]:
     if not files.find_size(paths.failed):
         return {}
     last = read_last_attempts(paths)
-    rows = zip(last.lines, last.rows(last.lines, Column.WORKER), strict=True)
-    reasons = ((taskid, why_never_run(fields)) for taskid, fields in rows if fields)
-    return {taskid: why for taskid, why in reasons if why}
+    reasons = dict[int, str]()
+    for taskids, columns in last.blocks([*last.lines], Column.WORKER):
+        found = map(why_never_run, columns[Column.OUTCOME], columns[Column.WORKER])
+        reasons.update(zip(taskids, found, strict=True))
+    return {taskid: why for taskid, why in reasons.items() if why}
 
 
 def examine_whole(path: str, machine: Machine, *, locked: bool = True) -> Contents:

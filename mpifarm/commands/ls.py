@@ -3,16 +3,17 @@
 Rules of this file: arguments and words; `mpifarm.audit.selection` chooses the tasks.
 """
 
-import json
 import re
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from functools import cache
+from itertools import chain, repeat, starmap
 from typing import Any, Final
 
-from mpifarm.audit.selection import Conditions, Selection, select
+from mpifarm.audit.selection import Conditions, select
 from mpifarm.audit.view import State, View, is_of, read_view
+from mpifarm.commands.ls_json import format_json
 from mpifarm.commands.sink import write_all
 from mpifarm.commands.statuses import join_statuses, parse_statuses
 from mpifarm.commands.subcommand import SubcommandParser
@@ -24,8 +25,9 @@ from mpifarm.model.task import Outcome, decode_text
 from mpifarm.model.wording import counted
 from mpifarm.store.attempts import (
     COMPLETED,
-    Attempt,
+    NO_OUTCOME,
     Column,
+    Columns,
     LastAttempts,
     is_not_run,
     parse_time,
@@ -114,16 +116,17 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     if not (selection.taskids or chosen.json):
         console.print_error(_none_found(view, wanted))
     if chosen.ids:
-        pieces = iter([f"{encode_ids(selection.taskids)}\n"])
+        pieces = iter([f"{encode_ids(selection.taskids)}\n".encode()])
     elif chosen.json:
-        pieces = _format_json(view, selection, now)
+        pieces = format_json(view, selection, now)
     else:
         width = find_width()
         is_narrow = width is not None and width < NARROW
         rows = _Rows(view, selection.attempts, now, is_narrow=is_narrow)
-        pieces = format_table(rows.columns, rows.rows(selection.taskids), width)
+        lines = format_table(rows.columns, rows.rows(selection.taskids), width)
+        pieces = (each.encode("utf-8", "backslashreplace") for each in lines)
     if selection.taskids or chosen.json:
-        write_all(piece.encode("utf-8", "backslashreplace") for piece in pieces)
+        write_all(pieces)
     return ExitStatus.ALL_FINISHED if selection.taskids else ExitStatus.SOME_FAILED
 
 
@@ -251,8 +254,6 @@ class _Rows:
         self._minutes: dict[bytes, str] = {}
         self._times: dict[bytes, str] = {}
         """Local times to the minute and to the second: most are those of others."""
-        self._ends: dict[tuple[State | bytes, ...], tuple[str, ...]] = {}
-        """The cells of `_end`, for the same reason."""
         self._has_places = bool(view.running)
 
     @property
@@ -263,71 +264,55 @@ class _Rows:
 
     def rows(self, taskids: Sequence[int]) -> Iterator[tuple[str, ...]]:
         """Return the cells of each of these tasks."""
-        begins = range(0, len(taskids), _ROWS_AT_ONCE)
-        blocks = (taskids[begin : begin + _ROWS_AT_ONCE] for begin in begins)
-        return chain.from_iterable(map(self._rows, blocks))
+        blocks = self._attempts.blocks(taskids, Column.SECONDS)
+        return chain.from_iterable(starmap(self._rows, blocks))
 
-    def _rows(self, taskids: Sequence[int]) -> list[tuple[str, ...]]:
-        texts = self._view.texts(taskids)
-        # Only the columns that are shown.
-        last = Column.SECONDS if all(texts) else Column.COMMAND
-        states = [*self._view.states(taskids)]
-        attempts = [*self._attempts.rows(taskids, last)]
-        if last is Column.COMMAND:
-            fields = zip(texts, attempts, strict=True)
-            texts = [text or _find_command(attempt) for text, attempt in fields]
-        rows = self._join(taskids, states, texts, attempts)
-        if State.RUNNING in states:
-            rows = [
-                self._running(row) if state is State.RUNNING else row
-                for state, row in zip(states, rows, strict=True)
-            ]
-        return rows
-
-    def _join(
-        self,
-        taskids: Sequence[int],
-        states: Sequence[State],
-        texts: Sequence[str],
-        attempts: Sequence[list[bytes]],
-    ) -> list[tuple[str, ...]]:
-        """Return the cells of tasks that do not run; an odd line is no attempt."""
+    def _rows(self, taskids: Sequence[int], columns: Columns) -> list[tuple[str, ...]]:
+        """Return the cells of some tasks; an odd line is no attempt."""
         try:
-            return self._join_columns(taskids, states, texts, attempts)
+            return self._join(taskids, columns)
         except ValueError:
             if len(taskids) == 1:
-                return self._join_columns(taskids, states, texts, [[]])
-            return [
-                self._join([taskid], [state], [text], [attempt])[0]
-                for taskid, state, text, attempt in zip(
-                    taskids, states, texts, attempts, strict=True
-                )
-            ]
+                columns = LastAttempts({}).columns(taskids, Column.SECONDS)
+                return self._join(taskids, columns)
+        half = len(taskids) // 2
+        first = self._rows(taskids[:half], [each[:half] for each in columns])
+        return first + self._rows(taskids[half:], [each[half:] for each in columns])
 
-    def _join_columns(
-        self,
-        taskids: Sequence[int],
-        states: Sequence[State],
-        texts: Sequence[str],
-        attempts: Sequence[list[bytes]],
-    ) -> list[tuple[str, ...]]:
+    def _join(self, taskids: Sequence[int], columns: Columns) -> list[tuple[str, ...]]:
         # Column by column, because there may be a million rows.
-        fields = [each or _NO_ATTEMPT for each in attempts]
-        columns = [*zip(*fields, strict=False)]  # some have more than are needed
-        keys = zip(states, *columns[Column.OUTCOME : Column.RANK], strict=True)
-        ends = [self._ends.get(key) or self._end(*key) for key in keys]
+        states = [*self._view.states(taskids)]
+        ends = map(_find_end, states, *columns[Column.OUTCOME : Column.RANK])
+        *cells, have_run = zip(*ends, strict=True)
         times, starts = self._times, columns[Column.STARTED]
-        begun = [times.get(each[:19]) or self._time(each) for each in starts]
-        seconds = [f"{each:.1f}" for each in map(float, columns[Column.SECONDS])]
-        place = ("", "") if self._has_places else ()
+        rows = zip(
+            map(str, taskids),
+            *cells,
+            *([repeat("")] * len(_PLACE) if self._has_places else ()),
+            [f"{each:.1f}" for each in map(float, columns[Column.SECONDS])],
+            [times.get(each[:19]) or self._time(each) for each in starts],
+            self._find_texts(taskids),
+            strict=False,  # the cells of `_PLACE` are without end
+        )
+        if all(have_run) and State.RUNNING not in states:
+            return [*rows]
+        facts = zip(states, have_run, rows, strict=True)
         return [
-            (str(taskid), *end, *place, took, started, text)
-            if len(end) == len(_NO_END)
-            else (str(taskid), *end, *_NO_END[len(end) :], *place, "", "", text)
-            for taskid, end, took, started, text in zip(
-                taskids, ends, seconds, begun, texts, strict=True
-            )
+            self._running(row)
+            if state is State.RUNNING
+            else row
+            if has_run
+            else (*row[:-3], "", "", row[-1])
+            for state, has_run, row in facts
         ]
+
+    def _find_texts(self, taskids: Sequence[int]) -> Sequence[str]:
+        """Return the commands, those that the list does not have by their attempts."""
+        texts = self._view.texts(taskids)
+        if all(texts):
+            return texts
+        pairs = zip(texts, taskids, strict=True)
+        return [text or find_command(self._attempts, taskid) for text, taskid in pairs]
 
     def _running(self, row: tuple[str, ...]) -> tuple[str, ...]:
         """Return the cells of a running task, by those of its last attempt."""
@@ -337,23 +322,6 @@ class _Rows:
         seconds = f"{self._now - place.started:.1f}"
         where = (place.host, str(place.rank), str(place.worker))
         return (taskid, State.RUNNING.value, "", "", *where, seconds, started, text)
-
-    def _end(
-        self, state: State, outcome: bytes, status: bytes, signum: bytes, host: bytes
-    ) -> tuple[str, ...]:
-        """Return the cells of state, outcome, status and host, and keep them.
-
-        The state alone if the attempt does not explain it, and state and outcome if
-        nothing was run.  Raises ValueError for odd fields.
-        """
-        end: tuple[str, ...] = (state.value,)
-        if outcome != _NO_OUTCOME and is_of(state, outcome):
-            words = outcome_in_words(outcome, signum, state)
-            end += (words,)
-            if not is_not_run(outcome):
-                end += (str(int(status)), decode_text(host))
-        self._ends[state, outcome, status, signum, host] = end
-        return end
 
     def _time(self, field: bytes) -> str:
         """Return the local time of a start, and keep it.
@@ -369,24 +337,25 @@ class _Rows:
         return found
 
 
-_ROWS_AT_ONCE: Final = 1000
+@cache  # Most attempts ended as others, on the same host.
+def _find_end(
+    state: State, outcome: bytes, status: bytes, signum: bytes, host: bytes
+) -> tuple[str, str, str, str, bool]:
+    """Return the cells from state to host, and whether an attempt is to be shown.
 
-_NO_END: Final = ("", "", "", "")
-"""In place of state, outcome, status and host."""
-
-_NO_OUTCOME: Final = b"\t"
-"""In place of an outcome; no field has a tab."""
-
-_NO_ATTEMPT: Final = [
-    *(b"", b"", _NO_OUTCOME, b"", b"", b"", b"", b"", b""),
-    *(encode_time(0).encode(), b"0"),
-]
-"""The fields of a task without an attempt, up to the seconds."""
+    Raises ValueError for odd fields.
+    """
+    if outcome == NO_OUTCOME or not is_of(state, outcome):
+        return (state.value, "", "", "", False)
+    words = outcome_in_words(outcome, signum, state)
+    if is_not_run(outcome):
+        return (state.value, words, "", "", False)
+    return (state.value, words, str(int(status)), decode_text(host), True)
 
 
-def _find_command(attempt: list[bytes]) -> str:
-    """Return the command in the fields of an attempt, "" without an attempt."""
-    return decode_text(unescape(attempt[Column.COMMAND])) if attempt else ""
+def find_command(attempts: LastAttempts, taskid: int) -> str:
+    """Return the command that a task's last attempt has, "" without an attempt."""
+    return decode_text(unescape(attempts.field(taskid, Column.COMMAND)))
 
 
 def outcome_in_words(outcome: bytes, signum: bytes, state: State) -> str:
@@ -409,69 +378,3 @@ def name_signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-# ---- JSON ---------------------------------------------------------------------------
-
-
-def _format_json(view: View, selection: Selection, now: float) -> Iterator[str]:
-    """Yield a JSON object, with one task a line."""
-    head = {
-        "workdir": view.target.workdir,
-        "list": view.target.tasklist,
-        "total": view.total,
-        "counts": {state.value: count for state, count in view.counts.items()},
-    }
-    yield f'{json.dumps(head)[:-1]}, "tasks": ['
-    before = "\n"
-    for begin in range(0, len(selection.taskids), _ROWS_AT_ONCE):
-        taskids = selection.taskids[begin : begin + _ROWS_AT_ONCE]
-        each = zip(taskids, view.states(taskids), view.texts(taskids), strict=True)
-        tasks = [
-            _object(view, taskid, state, text, selection.attempts.find(taskid), now)
-            for taskid, state, text in each
-        ]
-        # All at once takes half the time.  No string has a quote without a backslash
-        # before it, so that this is between two tasks alone.
-        text = json.dumps(tasks).replace('}, {"id": ', '},\n{"id": ')
-        yield f"{before}{text[1:-1]}"
-        before = ",\n"
-    yield "\n]}\n"
-
-
-_OF_ATTEMPT: Final = Attempt._fields[1:-1]
-"""The keys that are null where they are unknown: all but the task and its command."""
-
-
-def _object(
-    view: View,
-    taskid: int,
-    state: State,
-    text: str,
-    attempt: Attempt | None,
-    now: float,
-) -> dict[str, Any]:
-    found: dict[str, Any] = {"id": taskid, "state": _NAMES[state], **_UNKNOWN}
-    if not text and attempt and attempt.command:
-        text = decode_text(attempt.command)
-    if state is State.RUNNING:
-        place = view.running[taskid]
-        known = place._asdict()
-        found |= {name: known[name] for name in _OF_ATTEMPT if name in known}
-        found["seconds"] = round(now - place.started, 3)
-    elif attempt and is_not_run(attempt.outcome.encode()):
-        if state is State.FAILED:
-            found["outcome"] = attempt.outcome
-    elif attempt and is_of(state, attempt.outcome.encode()):
-        found.update(zip(_OF_ATTEMPT, attempt[1:], strict=False))
-        found["host"] = attempt.host or None
-    holder = view.holder(taskid) if state in _CLAIMED else None
-    found["claimed_by"] = holder.farm if holder else None
-    found["command"] = text
-    return found
-
-
-_NAMES: Final = {state: state.value for state in State}
-_UNKNOWN: Final = dict.fromkeys(_OF_ATTEMPT)
-
-_CLAIMED: Final = (State.RUNNING, State.CLAIMED, State.ORPHANED)

@@ -8,7 +8,7 @@ text.  Rows may come without end: the widths are those of the first ones.
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import NamedTuple, Protocol
 
 from mpifarm.system.console import printable
@@ -118,14 +118,9 @@ class _Layout:
         """Return the lines of some rows; they need not be escaped."""
         if self._last is None:
             # All rows at once, because there may be a million.
-            form = self._form
-            lines = [form % row for row in rows]
+            lines = map(str.rstrip, map(self._form.__mod__, rows), repeat(" "))
             text = "\n".join(lines)
-            printed = text.replace("\n", "")
-            is_whole = len(text) - len(printed) == len(rows) - 1
-            if is_whole and text.isascii() and printed.isprintable():
-                if " \n" in text or text.endswith(" "):
-                    text = "\n".join(map(str.rstrip, lines))
+            if text.isascii() and _is_printable(text.encode("ascii"), len(rows)):
                 return f"{text}\n"
         aligned = map(self.align, map(_escape, rows))
         return "".join([f"{_GAP.join(cells).rstrip()}\n" for cells in aligned])
@@ -140,6 +135,14 @@ class _Layout:
         ]
         last = row[-1] if self._last is None else shorten(row[-1], self._last)
         return [*cells, last]
+
+
+def _is_printable(text: bytes, lines: int) -> bool:
+    """Return whether ASCII text is so many lines, and nothing controls a terminal."""
+    return text.translate(None, _PRINTABLE) == b"\n" * (lines - 1)
+
+
+_PRINTABLE = bytes(range(0x20, 0x7F))
 
 
 def _pad(text: str, size: int | None, *, is_number: bool) -> str:

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from itertools import repeat
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from mpifarm.model.paths import WorkdirPaths, staging_of
 from mpifarm.model.task import NOT_RUN, Outcome, Result
@@ -243,48 +244,65 @@ def last_outcomes(rows: Iterable[Sequence[bytes]]) -> dict[int, bytes]:
     return last
 
 
+Columns: TypeAlias = Sequence[Sequence[bytes]]
+"""The fields of some attempts, column by column, because there may be a million."""
+
+
 class LastAttempts:
     """The last attempt of each task, of which only what is asked for is parsed.
 
-    `lines` maps the id of a task to the line of its last attempt.  `are_plain`: all
-    lines are of format 2.
+    `lines` maps the id of a task to the line of its last attempt, as format 2 has it.
     """
 
-    def __init__(self, lines: dict[int, bytes], *, are_plain: bool = False) -> None:
+    def __init__(self, lines: dict[int, bytes]) -> None:
         self.lines = lines
-        self._are_plain = are_plain
 
     def field(self, taskid: int, column: Column) -> bytes:
         """Return a field of a task's last attempt, b"" if there is none."""
-        fields = self.fields(taskid, column)
+        fields = self.fields(taskid)
         return fields[column] if fields else b""
 
-    def fields(self, taskid: int, column: Column) -> list[bytes]:
-        """Return at least the fields up to `column`, [] if there is no attempt."""
-        line = self.lines.get(taskid)
-        if line is None:
-            return []
-        if self._are_plain or line.count(b"\t") == _TABS:
-            return line.split(b"\t", column + 1)
-        return next(split_rows(line + b"\n"), [])
+    def fields(self, taskid: int) -> list[bytes]:
+        """Return the fields of a task's last attempt, [] if there is none."""
+        line = self.lines.get(taskid, NO_LINE)
+        return [] if line == NO_LINE else line.split(b"\t")
 
-    def rows(self, taskids: Iterable[int], column: Column) -> Iterator[list[bytes]]:
-        """Return the `fields` of each of these tasks, in their order."""
-        if not self._are_plain:
-            return (self.fields(taskid, column) for taskid in taskids)
-        places = column + 1
-        return (
-            line.split(b"\t", places) if line else []
-            for line in map(self.lines.get, taskids)
-        )
+    def blocks(
+        self, taskids: Sequence[int], last: Column
+    ) -> Iterator[tuple[Sequence[int], Columns]]:
+        """Yield these tasks, some at a time, each time with the `columns` of them."""
+        for begin in range(0, len(taskids), _TASKS_AT_ONCE):
+            block = taskids[begin : begin + _TASKS_AT_ONCE]
+            yield block, self.columns(block, last)
+
+    def columns(self, taskids: Iterable[int], last: Column) -> Columns:
+        """Return the fields of these tasks, at least those of the columns up to `last`.
+
+        A task without an attempt has the fields of `NO_LINE`.
+        """
+        lines = map(self.lines.get, taskids, repeat(NO_LINE))
+        fields = map(bytes.split, lines, repeat(b"\t"), repeat(last + 1))
+        return [*zip(*fields, strict=True)]
 
     def find(self, taskid: int) -> Attempt | None:
         """Return a task's last attempt, None if there is none or its line is odd."""
-        fields = self.fields(taskid, Column.COMMAND)
+        fields = self.fields(taskid)
         with suppress(ValueError):
             return parse_row(fields) if fields else None
         return None
 
+
+_TASKS_AT_ONCE: Final = 1000
+
+NO_OUTCOME: Final = b"\n"
+"""The outcome of no attempt; no field has a newline."""
+NO_LINE: Final = b"\t".join(
+    [
+        *(b"", b"", NO_OUTCOME, b"", b"", b"", b"", b"", b""),
+        *(encode_time(0).encode(), b"0", b"", b"", b"", b"", b"", b""),
+    ]
+)
+"""A line in place of that of an attempt, with the time 0."""
 
 _TABS: Final = len(COLUMNS) - 1
 _MAX_DIGITS: Final = 18
@@ -303,28 +321,29 @@ def read_last_attempts(
         for path in (paths.first_attempts, paths.attempts):
             for lines in cut_behind_lines(blocks_of(path)):
                 reader.feed(lines)
-    return LastAttempts(reader.last, are_plain=reader.are_plain)
+    return LastAttempts(reader.last)
 
 
 class LastReader:
-    """A reader of last attempts: a microsecond for each line."""
+    """A reader of last attempts: half a microsecond for each line."""
 
     def __init__(self, wanted: set[int] | None) -> None:
         self.wanted = wanted
         self.last: dict[int, bytes] = {}
-        self.are_plain = True
 
     def feed(self, content: bytes) -> None:
         """Note the lines of a block that ends with a newline.
 
         What is behind the last newline is being written, or was torn, and is left out.
         """
-        lines = content.removeprefix(HEADER).split(b"\n")[:-1]
-        taskids = _find_plain_ids(lines)
+        content = content.removeprefix(HEADER)
+        lines = content.split(b"\n")
+        del lines[-1]
+        taskids = _find_plain_ids(content, lines)
         if taskids is None:
             lines = [line for line in lines if _is_attempt(line)]
             taskids = [int(line[: line.find(b"\t")]) for line in lines]
-            self.are_plain = False
+            lines = [*map(_in_second_format, lines)]
         pairs = zip(taskids, lines, strict=True)
         if self.wanted is None:
             self.last.update(pairs)
@@ -333,14 +352,21 @@ class LastReader:
             self.last.update([each for each in pairs if each[0] in wanted])
 
 
-def _find_plain_ids(lines: Sequence[bytes]) -> list[int] | None:
-    """Return the ids if all lines are of format 2, else None."""
-    heads = [line[: line.find(b"\t")] for line in lines]
+def _find_plain_ids(content: bytes, lines: Sequence[bytes]) -> list[int] | None:
+    """Return the ids if all lines of a block are of format 2, else None."""
     # For all lines at once, because one by one takes longer than all the rest.
-    if b"".join(heads).isdigit() and {line.count(b"\t") for line in lines} == {_TABS}:
-        with suppress(ValueError):  # an empty field, or one of thousands of digits
-            return [*map(int, heads)]
+    heads = [line.partition(b"\t")[0] for line in lines]
+    if not b"".join(heads).isdigit():
+        return None
+    if content.translate(None, _NO_FRAME) != (b"\t" * _TABS + b"\n") * len(lines):
+        return None
+    with suppress(ValueError):  # an empty field, or one of thousands of digits
+        return [*map(int, heads)]
     return None
+
+
+_NO_FRAME: Final = bytes({*range(256)} - {*b"\t\n"})
+"""All bytes but those that part fields and lines."""
 
 
 def _is_attempt(line: bytes) -> bool:
@@ -348,6 +374,13 @@ def _is_attempt(line: bytes) -> bool:
     return (
         head.isdigit() and len(head) < _MAX_DIGITS and line.count(b"\t") in _TABS_OF_ANY
     )
+
+
+def _in_second_format(line: bytes) -> bytes:
+    """Return a line of either format in format 2, `NO_LINE` for an odd one."""
+    if line.count(b"\t") == _TABS:
+        return line
+    return b"\t".join(next(split_rows(line + b"\n"), [NO_LINE]))
 
 
 def blocks_of(path: str) -> Iterator[bytes]:
@@ -473,15 +506,11 @@ def is_not_run(outcome: bytes) -> bool:
     return outcome.startswith(_NOT_RUN)
 
 
-def why_never_run(fields: Sequence[bytes]) -> str:
-    """Return why no worker ever had an attempt, "" if one had it.
-
-    `fields` are those up to the worker at least.
-    """
-    outcome = fields[Column.OUTCOME]
+def why_never_run(outcome: bytes, worker: bytes) -> str:
+    """Return why no worker ever had an attempt with these fields, "" if one had it."""
     if is_not_run(outcome):
         return outcome.decode()
-    is_cancelled = outcome == CANCELLED and not fields[Column.WORKER]
+    is_cancelled = outcome == CANCELLED and not worker
     return "cancelled before it ran" if is_cancelled else ""
 
 

@@ -69,7 +69,7 @@ def find_last_attempts(paths: WorkdirPaths, wanted: Iterable[int]) -> LastAttemp
     It reads no further back than needed: what ended lately is found at once.  Raises
     `StorageError`.
     """
-    missing, last, are_plain = {*wanted}, dict[int, bytes](), True
+    missing, last = {*wanted}, dict[int, bytes]()
     for path in (paths.attempts, paths.first_attempts):
         for lines in _read_backwards(path):
             if not missing:
@@ -77,9 +77,8 @@ def find_last_attempts(paths: WorkdirPaths, wanted: Iterable[int]) -> LastAttemp
             reader = LastReader(missing)
             reader.feed(lines)
             last.update(reader.last)
-            are_plain &= reader.are_plain
             missing.difference_update(reader.last)
-    return LastAttempts(last, are_plain=are_plain)
+    return LastAttempts(last)
 
 
 def _read_backwards(path: str) -> Iterator[bytes]:

@@ -80,7 +80,7 @@ def ended_view() -> Any:
         ids_in=lambda *states: sorted(
             taskid for state in states for taskid in PLACES.get(state, ())
         ),
-        read_attempts=lambda _taskids: LastAttempts(LINES, are_plain=True),
+        read_attempts=lambda _taskids: LastAttempts(LINES),
     )
 
 

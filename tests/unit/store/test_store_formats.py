@@ -5,7 +5,6 @@ Rules of this file: contents are bytes; a file is there only where one is read o
 
 import json
 import os
-from typing import Any
 
 import pytest
 
@@ -17,6 +16,7 @@ from mpifarm.store.attempts import (
     LastAttempts,
     outcome_in_words,
     parse_row,
+    read_last_attempts,
     read_last_rows,
     split_rows,
     why_never_run,
@@ -264,16 +264,30 @@ def test_rows_of_both_formats_are_read_and_odd_ones_left_out():
     assert (rows[3].host, rows[3].worker, rows[3].command) == ("n7", 0, b"true")
 
 
-@pytest.mark.parametrize("are_plain", [True, False])
-def test_fields_of_last_attempts_are_read_as_far_as_they_are_wanted(are_plain):
+def test_the_fields_of_last_attempts_are_read_one_by_one_or_by_columns():
     line = Attempt(3, host="n7").line.rstrip("\n").encode()
-    last = LastAttempts({3: line}, are_plain=are_plain)
+    last = LastAttempts({3: line})
     assert last.field(3, attempts.Column.HOST) == b"n7"
     assert last.field(4, attempts.Column.HOST) == b""
-    assert last.fields(4, attempts.Column.HOST) == []
-    found = [*last.rows([4, 3], attempts.Column.OUTCOME)]
-    assert found[0] == []
-    assert found[1][:3] == [b"3", b"1", b"completed"]
+    assert last.fields(4) == []
+    taskids, outcomes, *_ = last.columns([4, 3], attempts.Column.OUTCOME)[::2]
+    assert taskids == (b"", b"3")
+    assert outcomes == (attempts.NO_OUTCOME, b"completed")
+    whole = last.columns([4, 3], attempts.Column.COMMAND)
+    assert [fields[1] for fields in whole] == line.split(b"\t")
+
+
+def test_a_last_attempt_of_the_older_format_has_the_fields_of_the_newer(tmp_path):
+    odd = Attempt(2).old_line.replace("\t0\t", "\tx\t", 1)
+    content = format_attempts(Attempt(2)) + Attempt(1, status=-9).old_line + odd
+    (tmp_path / "attempts.tsv").write_text(content)
+    last = read_last_attempts(WorkdirPaths(str(tmp_path)))
+    assert last.columns([1, 2], attempts.Column.SIGNAL)[2:5] == [
+        (b"failed", attempts.NO_OUTCOME),
+        (b"137", b""),
+        (b"9", b""),
+    ]
+    assert last.find(2) is None
 
 
 @pytest.mark.parametrize(("most", "taskids"), [(1 << 20, [0, 1, 2]), (1, []), (0, [])])
@@ -301,13 +315,10 @@ def test_an_outcome_in_words_has_the_reason_of_what_was_not_run(outcome, note, w
 
 
 def test_why_a_task_never_ran_is_known_by_its_missing_worker():
-    def fields(**changes: Any) -> list[bytes]:
-        return Attempt(1, status=1, **changes).line.encode().split(b"\t")
-
-    assert why_never_run(fields(outcome="not run: x", worker=-1))
-    assert why_never_run(fields(outcome="cancelled", worker=-1))
-    assert why_never_run(fields(outcome="cancelled", worker=3)) == ""
-    assert why_never_run(fields(outcome="lost", worker=-1)) == ""
+    assert why_never_run(b"not run: x", b"")
+    assert why_never_run(b"cancelled", b"")
+    assert why_never_run(b"cancelled", b"3") == ""
+    assert why_never_run(b"lost", b"") == ""
     assert HEADER.startswith(b"taskid\t")
 
 
