@@ -6,7 +6,12 @@ import pytest
 
 from mpifarm.coordinator.coordinator import COMMIT_INTERVAL, RankChange, RankState
 from mpifarm.coordinator.effects import NoteRank
-from mpifarm.coordinator.quarantine import FIRST_PAUSE, STREAK_SECONDS
+from mpifarm.coordinator.quarantine import (
+    FIRST_PAUSE,
+    STREAK_SECONDS,
+    QuarantineVerdict,
+    Streak,
+)
 from mpifarm.model.messages import Join, RankUnusable, Stopped
 from mpifarm.model.settings import Policy
 from mpifarm.model.task import Outcome
@@ -156,6 +161,7 @@ def test_a_success_ends_the_streak_of_a_rank_in_silence():
     assert hand.coordinator.quarantine.held == 1
     hand.report(second, rank=1)
     assert hand.coordinator.quarantine.streaks == {}
+    assert hand.coordinator.rank_use.wake_at() == inf
     hand.decide(COMMIT_INTERVAL)
     assert hand.told == []
     assert sorted(hand.recorded) == [1, 2]
@@ -336,3 +342,59 @@ def test_failures_that_are_held_back_count_when_the_farm_ends(how):
         hand.coordinator.ending.stop("because", 60.0, hand.clock.now)
     assert hand.coordinator.quarantine.held == 0
     assert [task.taskid for task in hand.coordinator.table.ended] == [1, 2]
+
+
+def test_a_rank_that_leaves_wants_nothing_more():
+    hand = Hand(size=2)
+    hand.begin(0)
+    assert 0 in hand.coordinator.dispatcher.demand
+    record = hand.coordinator.ranks[0]
+    hand.coordinator.rank_use.leave(record, RankState.OUT_OF_USE)
+    assert 0 not in hand.coordinator.dispatcher.demand
+
+
+def test_a_rank_that_is_put_out_of_use_is_noted_with_the_reason():
+    hand = Hand(size=2)
+    hand.begin(0)
+    hand.hear(0, RankUnusable("no runner"))
+    noted = [each for each in hand.decide() if isinstance(each, NoteRank)]
+    assert noted == [NoteRank(0, RankChange.OUT_OF_USE, "no runner")]
+    assert hand.coordinator.quarantined[0].why == "no runner"
+
+
+def test_a_rank_tried_when_tasks_fail_everywhere_is_in_use_again(monkeypatch):
+    hand = blamed()
+    hand.decide(FIRST_PAUSE)
+    verdict = QuarantineVerdict.TASKS_AT_FAULT
+    monkeypatch.setattr(hand.coordinator.quarantine, "assess", lambda *_: verdict)
+    hand.decide()
+    why = "tasks fail on other ranks as well"
+    assert hand.told[1:] == [f"rank 1 on node is in use again: {why}"]
+
+
+def test_a_streak_wakes_before_a_rank_is_due_to_be_tried():
+    hand = blamed()
+    quarantine, now = hand.coordinator.quarantine, hand.clock.now
+    quarantine.streaks[0] = Streak(0, 1)
+    quarantine.wake_at = now + 1.0
+    assert hand.coordinator.rank_use.wake_at() == now + 1.0
+    quarantine.wake_at = now + 99.0
+    assert hand.coordinator.rank_use.wake_at() == now + FIRST_PAUSE
+
+
+def test_a_streak_that_has_ended_wakes_nobody_at_its_old_time():
+    hand = Hand(size=3, workers=1, policy=Policy(quarantine=9))
+    hand.begin(0, workers=1, empty=False)
+    for rank in (1, 2):
+        hand.hear(rank, Join("node", rank, 2))
+    hand.decide()
+    hand.write(1, 2, 3, 4, empty=True)
+    begun = hand.clock.now
+    for rank, after in ((1, 0.0), (2, 1.0)):
+        now = hand.clock.advance(after)
+        fast = result_of(hand.leases(rank)[0], now, 0.1, status=1)
+        hand.hear(rank, sure_report(now, (fast,)))
+    assert hand.coordinator.rank_use.wake_at() == begun + STREAK_SECONDS
+    hand.report(hand.leases(1)[1], rank=1)
+    hand.decide(STREAK_SECONDS - 1.0)
+    assert hand.coordinator.rank_use.wake_at() == begun + 1.0 + STREAK_SECONDS

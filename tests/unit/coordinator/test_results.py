@@ -6,8 +6,9 @@ from signal import SIGKILL, SIGUSR1, SIGUSR2
 import pytest
 
 from mpifarm.coordinator.coordinator import COMMIT_INTERVAL, MAX_LOST
+from mpifarm.coordinator.quarantine import OutOfUse
 from mpifarm.coordinator.results import died_of_drain
-from mpifarm.coordinator.state import TaskRecord, TaskState
+from mpifarm.coordinator.state import RankState, TaskRecord, TaskState
 from mpifarm.model.messages import (
     Join,
     Report,
@@ -86,7 +87,7 @@ def test_a_command_ended_so_long_ago_as_its_rank_says(ago, ended):
 
 
 def test_a_task_that_a_user_has_ended_says_nothing_of_tasks_and_rank():
-    hand = begun(0, policy=Policy(canary=1, quarantine=2))
+    hand = begun(0, policy=Policy(canary=1, quarantine=2, max_failures=5))
     (lease,) = hand.leases(0)
     ended = result_of(lease, START)._replace(outcome=Outcome.CANCELLED)
     hand.hear(0, sure_report(START, (ended,)))
@@ -95,15 +96,18 @@ def test_a_task_that_a_user_has_ended_says_nothing_of_tasks_and_rank():
     assert hand.coordinator.dispatcher.capacity.ended == 0
     assert not hand.coordinator.limits.canary.is_open
     assert hand.coordinator.quarantine.streaks == {}
+    assert hand.coordinator.limits.failures.left == 5
+    assert hand.coordinator.forecast._ended == 0
     assert state_of(hand) is TaskState.ENDED
 
 
 def test_any_other_result_is_learnt_from():
-    hand = begun(0, policy=Policy(canary=1))
+    hand = begun(0, 1, policy=Policy(canary=1))
     hand.report(*hand.leases(0))
     record = hand.coordinator.ranks[0]
-    assert (record.ended, record.mean) == (1, 1.0)
-    assert hand.coordinator.dispatcher.capacity.ended == 1
+    assert (record.ended, record.mean) == (2, 1.0)
+    assert hand.coordinator.dispatcher.capacity.ended == 2
+    assert hand.coordinator.forecast._ended == 2
     assert hand.coordinator.dispatcher.capacity.rate == 2.0
     assert hand.coordinator.limits.canary.is_open
 
@@ -386,3 +390,47 @@ def test_a_request_is_not_disturbed_by_a_word_on_another_task():
     hand.coordinator.on_request(request, hand.clock.now)
     hand.hear(0, Withdrawn(((1, 1),)))
     assert hand.coordinator.requests.keep_the_farm
+
+
+# ---- what follows --------------------------------------------------------------------
+
+
+def test_outside_of_a_trial_a_command_that_is_not_found_has_failed():
+    hand = begun(0, 1)
+    hand.report(hand.leases(0)[0], status=127)
+    assert hand.coordinator.limits.trial.held == []
+    assert state_of(hand) is TaskState.ENDED
+
+
+def test_once_the_trial_is_over_ranks_want_what_they_can_hold():
+    hand = tried()
+    hand.coordinator.dispatcher.demand.note(0, 99, 0)
+    hand.coordinator.results.open_trial()
+    assert hand.coordinator.dispatcher.demand.unmet < 99
+
+
+def test_each_rank_that_is_lost_under_a_task_is_counted():
+    hand = begun(0)
+    task = lose(hand, with_rank=True)
+    task.past.ranks_lost = 4
+    hand.coordinator.table.retry_queue.clear()
+    hand.coordinator.table.lease(hand.coordinator.ranks[0], [task])
+    lose(hand, with_rank=True)
+    assert (task.past.ranks_lost, task.lost) == (5, 2)
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_slow_failure_brings_back_only_a_rank_that_is_being_tried(works):
+    hand = begun(0, size=2)
+    hand.hear(1, Join("node", 2, 2))
+    record, use = hand.coordinator.ranks[0], hand.coordinator.rank_use
+    use.out_of_use[0] = OutOfUse(0, "node", "because")
+    hand.coordinator.quarantine.pause(0, 0.1, hand.clock.now)
+    if not works:
+        use.leave(record, RankState.OUT_OF_USE)
+    hand.report(hand.leases(0)[0], status=1)
+    hand.decide()
+    why = "a task that failed there did not fail fast"
+    said = [f"rank 0 on node is in use again: {why}"]
+    assert hand.told == (said if works else [])
+    assert (0 in hand.coordinator.quarantined) is not works
