@@ -471,6 +471,7 @@ def test_a_task_cancelled_between_its_attempts_is_recorded_on_its_last_rank():
     table.requeue(task)
     assert [*table.ended] == [task]
     assert (task.rank, result_of(task).attempt) == (1, 2)
+    assert (task.ended, task.due) == (0.0, 0.0)
     assert violations(table) == []
 
 
@@ -599,3 +600,42 @@ def test_an_adopted_task_is_located_with_its_rank_and_attempt():
     table.locate(farm.ranks[1], table.tasks[3], 4)
     assert table.find_leased(1, 3, 4) is table.tasks[3]
     assert violations(table) == []
+
+
+def test_a_barred_task_among_those_taken_keeps_no_other_from_the_queue():
+    _, table = create_table()
+    table.bars.hold([3])
+    table.take([3, 4])
+    assert [task.taskid for task in table.queue] == [4]
+    assert [task.taskid for task in table.requeuing] == [3]
+
+
+def test_a_cancelled_task_that_ran_before_ends_as_its_next_attempt():
+    _, table = create_table()
+    table.foreign_attempts[3] = 2
+    table.bars.cancel([3])
+    table.take_pulled([3])
+    (task,) = table.ended
+    assert result_of(task).attempt == 3
+    assert table.foreign_attempts == {}
+
+
+def test_all_unsure_results_that_a_signal_does_not_void_stay_unsure():
+    farm, table = create_table()
+    for task in lease(table, farm, 3, 4):
+        end(table, farm, task)
+        table.keep(task)
+    table.void_unsure(farm.ranks[1], lambda _: False)
+    assert table.unsure == 2
+    assert violations(table) == []
+
+
+def test_lost_attempts_of_a_task_that_went_back_are_remembered_without_a_failure():
+    farm, table = create_table()
+    (task,) = lease(table, farm, 3)
+    task.lost = 2
+    assert task.history is None
+    go_back(farm, table, 3)
+    table.bars.release(None)
+    table.take([3])
+    assert table.tasks[3].lost == 2

@@ -66,9 +66,10 @@ def test_what_is_cut_off_leaves_the_texts_before_and_more_can_be_added(count):
     packed = pack(TEXTS[:2], TEXTS[2:])
     copy = packed.copy_from(count)
     packed.cut(count)
-    assert [*packed] == TEXTS[:count]
+    assert (len(packed), [*packed]) == (count, TEXTS[:count])
     assert [*copy] == TEXTS[count:]
     packed.extend(["new"])
+    assert (len(packed), packed[count]) == (count + 1, "new")
     assert [*packed] == [*TEXTS[:count], "new"]
 
 

@@ -126,3 +126,35 @@ def test_directives_are_those_of_the_range_whether_it_is_long_or_short():
         assert [*found] == [each for each in kinds if begin <= each < end]
         barred = [each for each, said in found.items() if "#BARRIER" in said]
         assert barred == [each for each in (3, 5, 7) if begin <= each < end]
+
+
+def test_a_barrier_that_checks_nothing_checks_from_nowhere():
+    constraints = Constraints()
+    constraints.add_barrier(3, checks=False, since=2)
+    assert constraints.barriers == [Barrier(3, checks=False, since=0)]
+
+
+def test_ids_are_in_order_however_many_lie_between():
+    constraints = Constraints(after={40: (16,)}, kinds={16: "a", 9: "b"})
+    constraints.extend(Constraints(after={40: (9,)}))
+    assert constraints.after == {40: (9, 16)}
+    said = [*constraints.describe(0, 99)]
+    assert said == [(9, "#KIND b\n"), (16, "#KIND a\n"), (40, "#AFTER 9,16\n")]
+
+
+@pytest.mark.parametrize("end", [12, 99])
+def test_only_tasks_of_the_range_that_have_directives_are_described(end):
+    kinds = dict.fromkeys([2, 3, 5, 8, 11, 100], "disk")
+    found = [taskid for taskid, _ in Constraints(kinds=kinds).describe(3, end)]
+    assert found == [3, 5, 8, 11]
+    found = [taskid for taskid, _ in Constraints(kinds=kinds).describe(3, 6)]
+    assert found == [3, 5]
+
+
+def test_a_barrier_is_described_as_it_checks():
+    constraints = Constraints()
+    constraints.add_barrier(3, checks=False)
+    constraints.add_barrier(5, checks=True)
+    assert [*constraints.describe(0, 9)] == [
+        *((3, "#BARRIER\n"), (5, "#BARRIER CHECK\n"))
+    ]

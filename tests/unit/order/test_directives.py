@@ -136,3 +136,30 @@ def test_added_constraints_join_those_at_the_end_of_the_list() -> None:
         DirectiveReader().read(added, lines[known:], known + 1, tasks)
         constraints.extend(added)
         assert constraints == read("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"), [("gpu_A.1-x", True), ("", False), ("a b", False), ("ä", False)]
+)
+def test_the_name_of_a_kind_has_letters_digits_and_a_few_signs(name, is_one):
+    assert directives.is_kind(name) is is_one
+
+
+def test_ids_are_in_order_however_far_apart_they_are() -> None:
+    tasks = "a\n" * 20
+    assert read(f"{tasks}#AFTER 16,9\nb").after == {20: (9, 16)}
+    assert read(f"{tasks}#AFTER 16\n#AFTER 9\nb").after == {20: (9, 16)}
+
+
+@pytest.mark.parametrize(("length", "is_whole"), [(40, True), (41, False)])
+def test_a_text_of_forty_letters_is_shown_whole(length, is_whole):
+    text = "x" * length
+    assert (directives.shorten(f" {text} ") == repr(text)) is is_whole
+
+
+@pytest.mark.parametrize(("count", "has_example"), [(20, True), (21, False)])
+def test_corrected_ids_are_shown_unless_they_are_many(count, has_example):
+    ids = " ".join("0" for _ in range(count)) + ("0" if count == 20 else "")
+    with pytest.raises(DirectiveError) as raised:
+        read(f"a\n#AFTER {ids}\nb")
+    assert (": #AFTER 0,0" in str(raised.value)) is has_example

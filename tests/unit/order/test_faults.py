@@ -51,6 +51,8 @@ def test_constraints_up_to_each_bound_are_right(parts):
         ({"after": {3: (4, 0)}}, "lets task 3 wait for task 4, but"),
         ({"kinds": []}, "kinds are not a dict but list"),
         ({"kinds": {5: "a"}}, "kinds have 5, which is no id of the 5 tasks"),
+        ({"kinds": {"1": "a"}}, "kinds have '1', which is no id of the 5 tasks"),
+        ({"kinds": {-1: "a"}}, "kinds have -1, which is no id"),
         ({"kinds": {1: ""}}, "kinds have '' for task 1: a name has letters"),
         ({"kinds": {1: "a b"}}, "a name has letters, digits, _ . -"),
         ({"kinds": {1: 7}}, "kinds have 7 for task 1"),

@@ -267,3 +267,101 @@ def test_a_barrier_behind_all_tasks_may_go_before_the_list_grows() -> None:
     assert frontier.horizon == 3
     frontier.note_ends(finished=[2], failed=[])
     assert frontier.is_ready(3)
+
+
+def frontier_of(total: int, constraints: Constraints, **ended: list[int]) -> Frontier:
+    finished, failed = bytearray(total), bytearray(total)
+    frontier = Frontier(constraints, finished, failed)
+    frontier.note_ends(
+        finished=ended.get("finished", []), failed=ended.get("failed", [])
+    )
+    return frontier
+
+
+def staged(*, checks: bool = False) -> Constraints:
+    """Tasks 0 and 1, then 2 and 3, then 4."""
+    constraints = Constraints()
+    constraints.add_barrier(2, checks=checks)
+    constraints.add_barrier(4, checks=checks)
+    return constraints
+
+
+def test_a_barrier_opens_with_the_last_end_in_front_of_it():
+    frontier = frontier_of(5, staged())
+    assert (frontier.horizon, frontier.some_wait) == (2, True)
+    frontier.note_ends(finished=[0], failed=[])
+    assert frontier.horizon == 2
+    frontier.note_ends(finished=[], failed=[1])
+    assert (frontier.horizon, frontier.doomed_from) == (4, 5)
+    frontier.note_ends(finished=[2, 3], failed=[])
+    assert (frontier.horizon, frontier.some_wait) == (5, False)
+
+
+def test_a_task_that_is_open_again_shuts_the_barriers_behind_it():
+    frontier = frontier_of(5, staged(), finished=[1, 2, 3], failed=[0])
+    assert frontier.horizon == 5
+    frontier.revive([1, 0, 2])
+    assert frontier.horizon == 2
+    assert not frontier.is_ready(3)
+    frontier.note_ends(finished=[0], failed=[])
+    assert frontier.horizon == 5
+
+
+def test_a_task_behind_an_open_barrier_that_is_open_again_leaves_that_open():
+    frontier = frontier_of(5, staged(), finished=[0, 1, 3], failed=[2])
+    frontier.revive([2])
+    assert (frontier.horizon, frontier.is_ready(2)) == (4, True)
+
+
+def test_a_barrier_with_check_stays_shut_until_what_failed_has_finished():
+    frontier = frontier_of(5, staged(checks=True), finished=[1], failed=[0])
+    assert (frontier.horizon, frontier.doomed_from) == (2, 2)
+    assert frontier.find_doomed(1) == ""
+    assert frontier.find_doomed(2) == "task 0 failed"
+    assert frontier.find_candidate(0) == 0
+    assert frontier.find_candidate(2) == 2
+    frontier.note_ends(finished=[0], failed=[])
+    assert (frontier.horizon, frontier.doomed_from) == (4, 5)
+    assert frontier.find_doomed(2) == ""
+
+
+def test_what_has_finished_does_not_fail_any_more():
+    frontier = frontier_of(3, Constraints(after={1: (0,)}), finished=[0])
+    frontier.note_ends(finished=[], failed=[0])
+    assert frontier.is_ready(1)
+    changes = frontier.changes
+    frontier.note_ends(finished=[0], failed=[0])
+    frontier.revive([0])
+    assert frontier.changes == changes
+
+
+def test_which_tasks_wait_and_may_start():
+    constraints = Constraints(after={1: (0,), 3: (1, 2), 4: (2,)})
+    frontier = frontier_of(6, constraints)
+    assert [*frontier.find_closed()] == [1, 3, 4]
+    assert frontier.find_candidate(0) == 0
+    assert frontier.find_candidate(3) == 5
+    assert frontier.find_candidate(6) == 6
+    assert frontier.find_candidate(9) == 9
+    assert not frontier.are_ready(range(2))
+    assert frontier.are_ready(range(2, 3))
+    assert frontier.are_ready(range(5, 6))
+    assert not frontier.are_ready(range(5, 7)), "the list has six"
+    frontier.note_ends(finished=[0], failed=[2])
+    assert [*frontier.find_closed()] == []
+    assert frontier.doomed == {3, 4}
+    assert not frontier.are_ready(range(3, 6))
+    assert frontier.find_candidate(3) == 3, "it never will"
+
+
+def test_a_task_for_which_others_wait_holds_them_up_until_it_has_ended():
+    constraints = Constraints(after={3: (2,)})
+    constraints.add_barrier(1, checks=False)
+    frontier = frontier_of(4, constraints)
+    assert [frontier.holds_up(each) for each in range(4)] == [True, False, True, False]
+    frontier.note_ends(finished=[0], failed=[])
+    assert [frontier.holds_up(each) for each in range(4)] == [
+        *(False, False, True, False)
+    ]
+    frontier.note_ends(finished=[], failed=[2])
+    assert not frontier.holds_up(2)

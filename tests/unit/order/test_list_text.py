@@ -95,3 +95,16 @@ def test_chosen_tasks_keep_the_order_among_themselves():
     assert chosen.barriers == [Barrier(1, checks=True)]
     assert chosen.after == {1: (0,)}
     assert chosen.kinds == {2: "b"}
+
+
+@pytest.mark.parametrize(
+    "commands", [[b"a", b"[limit=x] b"], [b"[limit=x] a"], [b"a", b" "], [b"", b"a"]]
+)
+def test_commands_alone_that_cannot_be_written_are_refused(commands):
+    with pytest.raises(UnsayableError):
+        encode_plain(commands, 3)
+
+
+def test_a_comment_sign_is_indented_wherever_the_command_stands():
+    assert encode_plain([b"a", b"# b"], 0) == b"a\n # b\n"
+    assert encode_plain([b"# a", b"[ -e x ]"], 0) == b" # a\n[ -e x ]\n"
