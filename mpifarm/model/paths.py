@@ -268,7 +268,9 @@ def log_name(taskid: int) -> str:
 def parse_log_name(name: str) -> int | None:
     """Return the task of a name that `log_name` makes, None for any other name."""
     number = name.removeprefix(LOG_PREFIX)
-    taskid = int(number) if number.isascii() and number.isdigit() else -1
+    if not (number.isascii() and number.isdigit()):
+        return None
+    taskid = int(number)
     return taskid if log_name(taskid) == name else None
 
 

@@ -1,9 +1,11 @@
 """Streaks of fast failures and what is made of them, alone, at their exact bounds."""
 
+from collections import deque
 from math import inf
 
 import pytest
 
+from mpifarm.coordinator.alike import FEWEST, Alike, Recent
 from mpifarm.coordinator.quarantine import (
     FAST_SECONDS,
     FIRST_PAUSE,
@@ -518,3 +520,65 @@ def test_of_ranks_out_of_use_the_first_that_is_due_is_tried_and_both_are_on_tria
         ranks.enter(rank, RankState.WORKING)
         quarantine.try_again(ranks.records[rank], 60)
     assert quarantine.trials == 2
+
+
+# ---- the last results of a rank ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("turn", "shown", "running", "share"),
+    [
+        (4, 1, 0, 2 / 4),
+        (5, 1, 0, 1 / 2),  # counted from the first failure of a later task on
+        (5, 1, 3, 1 / 5),
+        (4, 2, 0, 2 / 4),
+        (5, 2, 0, 0.0),  # too few to show anything
+        (9, 1, 0, 0.0),
+    ],
+)
+def test_the_share_since_a_turn_counts_from_its_first_failure_on(
+    turn, shown, running, share
+):
+    recent = Recent(1, 1, 100.0, 8, running=running, turns=deque([5, 9]))
+    for bit in (0, 1, 0):
+        recent.push(bit)
+    assert recent.share_since(turn, shown) == share
+
+
+def test_only_the_last_results_count():
+    recent = Recent(0b1, 1, 100.0, 4)
+    for bit, bits, count in ((1, 0b11, 2), (0, 0b110, 3), (0, 0b1100, 4)):
+        recent.push(bit)
+        assert (recent.bits, recent.count) == (bits, count)
+    recent.push(1)
+    assert (recent.bits, recent.count) == (0b1001, 4)
+
+
+def test_no_more_turns_are_kept_than_results():
+    alike, record = Alike(1), RankRecord(0, workers=1, ended=1)
+    for turn in range(100):
+        alike.note_failed_fast(record, TaskRecord(turn, turn=turn, ended=1.0))
+    assert [*alike.recent[0].turns] == [*range(100 - FEWEST, 100)]
+
+
+@pytest.mark.parametrize(
+    ("workers", "ended", "window", "count"),
+    [(4, 1, FEWEST, 1), (8, 99, FEWEST, FEWEST), (10, 99, 40, 40), (10, 0, 40, 1)],
+)
+def test_four_results_of_each_worker_count_and_not_fewer_than_32(
+    workers, ended, window, count
+):
+    alike, record = Alike(1), RankRecord(0, workers=workers, ended=ended)
+    alike.note_failed_fast(record, TaskRecord(0, turn=1, ended=1.0))
+    assert (alike.recent[0].window, alike.recent[0].count) == (window, count)
+
+
+def test_the_rank_that_failed_longest_ago_is_forgotten_first():
+    alike = Alike(1)
+    for rank, ended in ((0, 100.0), (1, 101.0), (0, 150.0)):
+        record = RankRecord(rank, workers=1, ended=1)
+        alike.note_failed_fast(record, TaskRecord(0, turn=1, ended=ended))
+    alike.expire(160.9)
+    assert [*alike.recent] == [1, 0]
+    alike.expire(161.0)
+    assert [*alike.recent] == [0]

@@ -10,7 +10,10 @@ from mpifarm.model.paths import (
     clock_file,
     copy_staging_of,
     is_clock_file,
+    is_farm_id,
+    is_own_name,
     is_timeline,
+    is_timeline_aside,
     log_name,
     name_before_repair,
     parse_log_name,
@@ -81,3 +84,64 @@ def test_timelines_that_have_to_be_valid_are_known():
 
 def test_a_file_for_the_clock_is_known():
     assert is_clock_file(name_of(clock_file(PATHS.claims, 7)))
+
+
+@pytest.mark.parametrize(
+    ("name", "taskid"),
+    [
+        ("log_0", 0),
+        ("log_17", 17),
+        *[(name, None) for name in ("log_", "log_007", "log_-1", "log_1a", "17x")],
+        *[(name, None) for name in ("log_²", "log_٣", "17", "log_1.new")],
+    ],
+)
+def test_only_a_name_that_is_made_of_an_id_is_that_of_a_log(name, taskid):
+    assert parse_log_name(name) == taskid
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        (FARM, True),
+        (FARM[:-1], False),
+        (FARM + "0", True),
+        (f"x{FARM}", False),
+        (f"{FARM}x", False),
+        ("0123ABCD", False),
+    ],
+)
+def test_the_id_of_a_farm_is_known(text, is_one):
+    assert is_farm_id(text) is is_one
+
+
+def test_a_timeline_that_was_moved_aside_is_known():
+    aside = name_of(PATHS.timeline_aside(FARM))
+    assert is_timeline_aside(aside)
+    assert not is_timeline_aside(name_of(PATHS.timeline))
+    assert not is_timeline_aside(f"{aside}.new")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *[name_of(path) for path in (PATHS.result, PATHS.failed, PATHS.timeline)],
+        *[PATHS.claims[len("/w/") :].partition("/")[0], "timeline.x", "claim-x"],
+        name_of(PATHS.queue_staging(FARM, 3)),
+        name_of(staging_of(PATHS.result, FARM)),
+        name_of(repair_staging_of(PATHS.failed)),
+        name_before_repair("failed", "20260101T000000-2"),
+        "before-remap-1",
+    ],
+)
+def test_the_files_of_farms_in_a_workdir_are_known(name):
+    assert is_own_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "notes.txt", "results", "timelines", "x.result"])
+def test_the_files_of_others_in_a_workdir_are_not_taken_for_those_of_farms(name):
+    assert not is_own_name(name)
+
+
+def test_what_is_no_staging_file_of_a_queue_has_no_farm():
+    assert parse_queue_staging("toprocess") is None
+    assert parse_queue_staging("notes.txt") is None

@@ -8,6 +8,7 @@ from mpifarm.model.wording import (
     agree,
     counted,
     duration_in_words,
+    held_in_words,
     time_left_in_words,
 )
 
@@ -74,3 +75,16 @@ def test_the_time_that_tasks_take_is_told_as_people_say_it(seconds, told):
 )
 def test_the_time_left_is_told_as_people_say_it(seconds, words):
     assert time_left_in_words(TimeLeft(*seconds)) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "holds_all", "words"),
+    [
+        (0, False, ""),
+        (3, False, "3 held"),
+        (0, True, "all held"),
+        (3, True, "all held"),
+    ],
+)
+def test_what_users_hold_is_told_in_two_words(count, holds_all, words):
+    assert held_in_words(count, holds_all) == words
