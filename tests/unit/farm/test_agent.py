@@ -1311,3 +1311,31 @@ def test_only_a_signal_that_leaves_no_time_voids_what_is_not_sure(
     rank.hear(Stop(grace, by_signal))
     rank.step(0.001)
     assert rank.reported == [0] * counts
+
+
+@pytest.mark.parametrize("message", [cancelled(7), Withdraw(((7, 1),))])
+def test_a_lease_that_is_wanted_back_and_then_refused_goes_back_and_costs_nothing(
+    message,
+):
+    rank = Rank(workers=1)
+    rank.begin(7)
+    lease = rank.pool.hands[0][0]
+    rank.agent._unwanted.add((7, 1))
+    rank.pool.refuse("no space left")
+    rank.hear(message)
+    rank.step(0.1)
+    assert rank.returned == [(7, 1)]
+    assert rank.words(RankUnusable) == []
+    rank.step(10.0)
+    assert rank.pool.begun == [lease], "it does not begin again"
+
+
+def test_a_refused_lease_that_nobody_wants_back_is_tried_again():
+    rank = Rank(workers=1)
+    rank.begin(7)
+    rank.agent._unwanted.add((8, 1))
+    rank.pool.refuse("no space left")
+    rank.step(0.1)
+    rank.step(REFUSED_SECONDS)
+    assert rank.begun == [7, 7]
+    assert rank.returned == []

@@ -173,6 +173,32 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(grown):
     assert "1 task was added" in second
 
 
+def test_a_success_ends_the_failures_before_it(grown):
+    """Each is told anew, and the time for which a farm waits begins anew."""
+    full = StorageError("the disk is full")
+    grown.store.answers = [full, TakenUp.YES, full, TakenUp.YES]
+    grown.append("three\n")
+    grown.run(ODD_SECONDS + 1.0)
+    grown.append("four\n")
+    grown.run(ODD_SECONDS + 1.0)
+    assert grown.texts[2:] == ["three", "four"]
+    failed = [each for each in grown.told if each.startswith("the disk is full")]
+    assert len(failed) == 2
+
+
+def test_a_late_failure_of_another_line_is_not_given_up_at_once(grown):
+    full = StorageError("the disk is full")
+    grown.store.answers = [full, TakenUp.YES, *[full] * 99]
+    grown.append("three\n")
+    grown.run(10.0 + ODD_SECONDS)
+    grown.append("four\n")
+    grown.growth.look_at_end()
+    grown.run(ODD_SECONDS / 2)
+    assert grown.events == ["grown"], "not yet"
+    grown.run(2 * ODD_SECONDS)
+    assert grown.events == ["grown", "seen"]
+
+
 def test_a_lock_file_that_fails_ends_no_farm(grown, monkeypatch):
     def fail() -> bool:
         raise StorageError("the lock can't be opened")

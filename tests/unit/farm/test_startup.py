@@ -197,10 +197,12 @@ def test_failures_go_on_counting(monkeypatch):
     assert leader.coordinator.too_many_failures, "three failed here, one before"
 
 
-@pytest.mark.parametrize(("finished", "canary"), [(0, 2), (1, 0)])
-def test_a_canary_sings_once_in_a_farm(finished, canary):
+@pytest.mark.parametrize(
+    ("finished", "failed", "canary"), [(0, 0, 2), (0, 3, 2), (1, 0, 0), (1, 3, 0)]
+)
+def test_a_canary_sings_until_a_task_has_finished(finished, failed, canary):
     settings = Settings("list", "list_workdir", policy=Policy(canary=2, retries=3))
-    store: Any = SimpleNamespace(recorded=(finished, 0))
+    store: Any = SimpleNamespace(recorded=(finished, failed))
     policy = startup._policy_of_rest(settings, store)
     assert policy == Policy(canary=canary, retries=3)
 

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpifarm.errors import InputError, StorageError
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.held_file import Held, replace_held
 from mpifarm.store.remap import Moved, describe
 from mpifarm.store.task_map import Location
 from tests.unit.store_fakes import (
@@ -96,6 +98,15 @@ def test_finished_lines_stay_finished_wherever_they_stand_now(site):
         f"{kept(site)}"
     )
     assert workdir.counts(workdir.survey())[:4] == (13, 3, 1, 9)
+
+
+def test_what_was_held_is_held_no_more_for_its_id_means_another_task(site):
+    begin(site)
+    replace_held(WorkdirPaths(str(site.root)), Held(frozenset({7})))
+    site.tasks.insert(0, "new at the front")
+    workdir = site.open(remap=True)
+    assert not (site.root / "held").exists()
+    assert workdir.held_by_users == Held()
 
 
 def test_what_was_is_kept_beside(site):

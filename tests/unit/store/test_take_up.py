@@ -414,3 +414,18 @@ def test_a_failed_one_among_them_dooms_what_waits_for_it(site):
     first.transact([ended(12, 1)], (), 0)
     assert site.take_up(second) is TakenUp.YES
     assert second.transact((), (), 20).not_run == [(13, "task 12 failed")]
+
+
+def test_what_another_farm_has_taken_up_in_part_is_not_put_into_the_queue_again(site):
+    """It runs some of it already."""
+    first = begin(site)
+    second = site.open()
+    second.grows = True
+    site.tasks += [f"added {number}" for number in range(4)]
+    assert site.take_up(first, 2) is TakenUp.YES
+    taken = first.transact((), (), 20).taken
+    assert {12, 13} <= {*taken}
+    assert site.take_up(second) is TakenUp.YES
+    assert site.ids("added") == [14, 15]
+    assert work(second) == [14, 15]
+    assert site.violations() == []

@@ -185,3 +185,49 @@ def test_a_disk_that_fails_is_tried_again_after_a_tenth_of_a_second():
     assert patience.retry_at == 10.0 + RETRY_SECONDS
     assert RETRY_SECONDS == 0.1
     assert patience.is_over(StorageError("bad"), 12.0)
+
+
+# ---- to the bound --------------------------------------------------------------------
+
+
+def patience_of(seconds: float) -> tuple[Patience, list[str]]:
+    said: list[str] = []
+    return Patience("the disk", seconds, said.append), said
+
+
+FULL = StorageError("can't write /x: no space left; make room on the disk")
+
+
+def test_patience_is_over_at_its_last_instant_and_says_what_it_does():
+    patience, said = patience_of(2.0)
+    assert not patience.is_over(FULL, 100.0)
+    assert patience.retry_at == 100.0 + RETRY_SECONDS
+    assert not patience.is_over(FULL, 101.999)
+    assert patience.retry_at == 101.999 + RETRY_SECONDS
+    assert patience.is_over(FULL, 102.0)
+    assert said == ["can't write /x: no space left; trying again for 2 s"]
+
+
+def test_without_patience_nothing_is_said_or_tried_again():
+    patience, said = patience_of(0.0)
+    assert patience.is_over(FULL, 100.0)
+    assert said == []
+
+
+def test_a_success_is_told_after_a_failure_alone_and_begins_the_time_anew():
+    patience, said = patience_of(2.0)
+    patience.note_success()
+    assert said == []
+    patience.is_over(FULL, 100.0)
+    patience.note_success()
+    patience.note_success()
+    assert said[1:] == ["the disk can be written again"]
+    assert not patience.is_over(FULL, 103.0)
+
+
+def test_what_is_futile_is_over_at_once_and_no_failure_of_the_disk():
+    patience, said = patience_of(60.0)
+    assert patience.is_over(FutileError("a signal came"), 100.0)
+    assert (said, patience.retry_at) == ([], 0.0)
+    patience.note_success()
+    assert said == []
