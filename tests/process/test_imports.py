@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from mpifarm.database import schema
+from mpifarm.database import tasks as statements
 from tests.support import ROOT, Launch, clean_environment, find_launcher
 
 TELL_MODULES = """
@@ -73,10 +75,10 @@ OF_RUNNERS = {"mpifarm.runners", "mpifarm.plugins.shell_split", "shutil", "tempf
 OF_MPI = {"ctypes", "mpi4py"}
 
 
-def farm_modules(directory, launch_of):
+def farm_modules(directory, launch_of, tasklist="tasks.txt"):
     """The modules that each rank of a small farm has imported when it ends, by rank."""
     (directory / "tasks.txt").write_text("sleep 0.05\n" * 12)
-    launch = launch_of([sys.executable, "-c", TELL_MODULES, "tasks.txt", "-n", "2"])
+    launch = launch_of([sys.executable, "-c", TELL_MODULES, tasklist, "-n", "2"])
     subprocess.run(launch.argv, env=launch.env, cwd=directory, check=True, timeout=60)
     files = sorted(directory.glob("modules.*"))
     return [set(file.read_text().split()) for file in files]
@@ -129,6 +131,21 @@ def test_another_rank_imports_nothing_of_what_the_lock_brings(ranks):
     first, other = ranks
     assert among(OF_FILELOCK, other) == set()
     assert among(OF_FILELOCK, first) != set()
+
+
+def test_rank_0_alone_imports_what_reads_a_database(tmp_path):
+    launcher = find_launcher()
+    if launcher is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    with schema.creating(str(tmp_path / "tasks.db")) as connection:
+        statements.insert_plain(connection, 0, [b"sleep 0.05"] * 12)
+    environ = base_environment()
+    first, other = farm_modules(
+        tmp_path, lambda argv: launcher(environ, 2, *argv), "tasks.db"
+    )
+    names = {"sqlite3", "mpifarm.database", "mpifarm.databases"}
+    assert among(names, first) == names
+    assert among(names, other) == set()
 
 
 @pytest.mark.parametrize("rank", [0, 1])
