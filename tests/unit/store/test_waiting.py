@@ -797,7 +797,11 @@ def test_a_fingerprint_that_is_damaged_costs_nothing(site):
 # ---- the search ---------------------------------------------------------------------
 
 
-def search(frontier: Frontier, content, tasks, take: int, stays=(), blocked=()):
+def search(
+    frontier: Frontier, content, tasks, take: int, stays=(), blocked=(), *, shared=True
+):
+    if shared:
+        frontier.expect_shared()
     candidates = frontier.find_candidates(doomed=take > 0)
     for taskid in stays:
         candidates[taskid] = 1
@@ -838,16 +842,15 @@ def test_the_search_finds_what_a_look_at_each_line_finds(seed, monkeypatch):
     flags = [bytearray(each in ids for each in range(total)) for ids in ends]
     frontier = Frontier(constraints, *flags)
     queued = [each for each in range(total) if each not in done]
-    if luck.random() < 0.5:
+    shared = luck.random() < 0.5
+    if not shared:
         queued = [each for each in queued if not constraints.is_shared(each)]
-    else:
-        frontier.expect_shared()
     queued = [each for each in queued if luck.random() < 0.9]
     content = encode_lines(queued, tasks)
     blocked = {each for each in queued if luck.random() < 0.1}
     stays = {each for each in blocked if luck.random() < 0.3}
     take = luck.choice([0, 1, 3, 100])
-    found = search(frontier, content, tasks, take, stays, blocked)
+    found = search(frontier, content, tasks, take, stays, blocked, shared=shared)
     free = [each for each in queued if each not in blocked]
     ready = [each for each in free if frontier.is_ready(each)]
     doomed = [(each, frontier.find_doomed(each)) for each in free]
