@@ -12,12 +12,13 @@ versions up to 0.4.0, have nothing but a pid: one process in each file.
 import codecs
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from mpifarm.model.paths import WorkdirPaths, is_timeline, is_timeline_aside
-from mpifarm.store.timeline import COST_OF_NESTING, MAX_IN_VAIN
+from mpifarm.store.timeline import COST_OF_NESTING, MAX_IN_VAIN, match_attempt
 from mpifarm.store.timeline_file import MAX_SALVAGED
 from mpifarm.store.tracks import FIRST_SPARE
 from mpifarm.system import files
@@ -96,6 +97,10 @@ class MergedTimeline:
                 if hash(text) in self._saved:
                     continue
                 self._saved.add(hash(text))
+            if isinstance(event, re.Match):
+                self.events += 1
+                yield self._numbers.apply_to_attempt(text, event, name)
+                continue
             renumbered = self._numbers.apply(text, event, name)
             if event["ph"] == "M":
                 if renumbered in self._named:
@@ -107,15 +112,22 @@ class MergedTimeline:
             self.notes.append(f"{path} is damaged: the events at its end are left out")
 
 
+Event: TypeAlias = "dict[str, Any] | re.Match[str]"
+
+
 class Events:
-    """The whole events of the file `path`, each with its text, in one iteration."""
+    """The whole events of the file `path`, each with its text, in one iteration.
+
+    An attempt as mpifarm writes it is a match of `match_attempt`: to decode it would
+    take three times as long.
+    """
 
     def __init__(self, path: str) -> None:
         self.gave_up = False
         """Whether so much of the file is no event that its rest was not read."""
         self._path = path
 
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[str, Event]]:
         """Yield the events; raise `StorageError`."""
         try:
             with files.opened(self._path, os.O_RDONLY) as descriptor:
@@ -125,7 +137,7 @@ class Events:
         except OSError as error:
             raise files.storage_error("read", self._path, error) from error
 
-    def _scan(self, descriptor: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _scan(self, descriptor: int) -> Iterator[tuple[str, Event]]:
         decode = json.JSONDecoder().raw_decode
         chunks = _read_chunks(descriptor)
         text, start, in_vain = "", -1, 0
@@ -135,6 +147,10 @@ class Events:
                 if not text:
                     return
                 start = text.find("{")
+            if attempt := match_attempt(text, start):
+                yield text[start : attempt.end()], attempt
+                start = text.find("{", attempt.end())
+                continue
             try:
                 event, after = decode(text, start)
             except (ValueError, RecursionError) as error:
@@ -197,6 +213,19 @@ class Numbers:
         """The present number of each pid, by its host or else its file."""
         self._threads: dict[tuple[int, int], int] = {}
         """The number of each thread, by the number of its process and by tid."""
+        self._places: dict[tuple[str, str, str], str] = {}
+        """The present numbers of attempts, by what they were, host and file."""
+
+    def apply_to_attempt(self, text: str, found: "re.Match[str]", source: str) -> str:
+        """Return the text of an attempt as mpifarm writes it, with its numbers."""
+        place, host = found.groups()
+        renumbered = self._places.get((place, host, source))
+        if renumbered is None:
+            # Its numbers alone are an event of the same process and thread.
+            event = json.loads(f'{{{place} "name": "", "args": {{"host": {host}}}}}')
+            renumbered = self.apply(place, event, source)
+            self._places[place, host, source] = renumbered
+        return text if renumbered == place else text.replace(place, renumbered)
 
     def apply(self, text: str, event: dict[str, Any], source: str) -> str:
         """Return the text of an event, encoded anew if its numbers change."""
@@ -210,6 +239,7 @@ class Numbers:
             if named not in self._farms:
                 self._farms[named] = self._take(pid)
             self._processes[pid, place] = self._farms[named]
+            self._places.clear()
         process = self._processes.get((pid, place))
         if process is None:
             process = self._processes[pid, place] = self._take(pid)

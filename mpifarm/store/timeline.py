@@ -11,6 +11,7 @@ without its end, which the next start mends.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Final, NamedTuple
@@ -102,6 +103,25 @@ def encode_event(text: str, track: Track, recorded: Recorded) -> bytes:
         f'{128 + signal if signal else status}, "signal": {signal}, '
         f'"host": {track.host}}}}}'
     ).encode("ascii")
+
+
+_STRING: Final = r'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+"'
+_INTEGER: Final = r"(?:0|[1-9][0-9]{0,17}+)"
+_NUMBER: Final = rf"{_INTEGER}(?:\.[0-9]{{1,18}}+)?+(?:e[+-]?[0-9]{{1,3}}+)?+"
+_PID: Final = r"(?:0|[1-9][0-9]{0,8}+)"
+
+match_attempt = re.compile(
+    rf'\{{"cat": "task[a-z, ]*+", "name": {_STRING},'
+    rf' ("pid": {_PID}, "tid": {_PID},)'
+    rf' "ts": {_NUMBER}, "dur": {_NUMBER}, "ph": "X"(?:, "cname": "[a-z]*+")?+,'
+    rf' "args": \{{"taskid": {_INTEGER}, "attempt": {_INTEGER},'
+    rf' "outcome": "[a-z ]*+", "status": {_INTEGER}, "signal": {_INTEGER},'
+    rf' "host": ({_STRING})\}}\}}'
+).match
+"""Match an event as `encode_event` makes it, of which all is valid JSON.
+
+The groups are ``pid`` and ``tid`` with the comma behind them, and the host.
+"""
 
 
 def encode_name(kind: str, place: str, arguments: dict[str, object]) -> bytes:

@@ -2,18 +2,21 @@
 
 import json
 import os
+import random
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mpifarm.audit import timelines
 from mpifarm.audit.timelines import MergedTimeline, find_timelines
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import Outcome, Result
-from mpifarm.store.timeline import encode_event, encode_timeline
+from mpifarm.store.timeline import encode_event, encode_timeline, match_attempt
 from mpifarm.store.tracks import Tracks
 from mpifarm.store.types import Recorded
 
@@ -208,3 +211,70 @@ def test_events_of_other_forms_are_kept_as_they_are(paths, event):
     Path(paths.timeline).write_text(json.dumps([event]))
     merged = MergedTimeline(paths, find_timelines(paths))
     assert json.loads(b"".join(merged.blocks())) == [event]
+
+
+NAMES = ["plain", 'say "x" \\', "\x1b\n\udcff", "ünï", ', "pid": 10, "tid": 11,']
+
+
+@given(st.sampled_from(Outcome), st.text(), st.floats(0, 1e10), st.integers(-64, 255))
+def test_each_attempt_that_mpifarm_writes_is_known_without_decoding(
+    outcome, text, seconds, status
+):
+    result = Result(3, 1, outcome, status, 11, seconds, seconds / 7, 1.0)
+    attempt = Recorded(3, True, result, 0, 10, "n1")
+    event = encode_event(text, Tracks(FARM).find(attempt), attempt).decode()
+    found = match_attempt(f"{event}, {{")
+    assert found is not None
+    assert found.groups() == ('"pid": 10, "tid": 11,', '"n1"')
+    assert found.end() == len(event)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"name": "x"', '"name": "\\x"'),
+        ('"name": "x"', '"name": "\\u12"'),
+        ('"name": "x"', '"name": "\t"'),
+        ('"taskid": 3', '"taskid": 03'),
+        ('"taskid": 3', '"taskid": "3"'),
+        ('"dur": 5', '"dur": 05'),
+        ('"pid": 10', '"pid": 010'),
+        ('"n1"}}', '"n1"}'),
+        ('"n1"}}', '"n1", "more": 1}}'),
+    ],
+)
+def test_an_attempt_of_any_other_form_is_decoded(old, new):
+    result = Result(3, 1, Outcome.COMPLETED, 0, 11, 1e9, 5.0, 1.0)
+    attempt = Recorded(3, True, result, 0, 10, "n1")
+    event = encode_event("x", Tracks(FARM).find(attempt), attempt).decode()
+    assert match_attempt(event)
+    assert event.count(old) == 1
+    assert match_attempt(event.replace(old, new)) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_attempts_become_the_same_whether_they_are_decoded_or_not(
+    paths, monkeypatch, seed
+):
+    draw = random.Random(seed)
+    monkeypatch.setattr(timelines, "TRY_SECONDS", 0)
+    monkeypatch.setattr(timelines, "CHUNK", draw.choice([61, 700, 1 << 20]))
+    files = [paths.timeline, paths.timeline_of(FARM), paths.timeline_aside(OTHER)]
+    for path in files:
+        events = [plain_event(draw.choice(NAMES), *draw.choices((10, 11), k=2))]
+        for farm in draw.choices((FARM, OTHER, "f"), k=3):
+            tracks, more = Tracks(farm), list[bytes]()
+            for taskid in range(draw.randrange(6)):
+                outcome = draw.choice([*Outcome])
+                result = Result(
+                    taskid, 1, outcome, -9, draw.choice((10, 12)), 1e9, 1, 1
+                )
+                attempt = Recorded(taskid, True, result, 0, 10, draw.choice(("n1", "")))
+                track = tracks.find(attempt)
+                more.append(encode_event(draw.choice(NAMES), track, attempt))
+            events += draw.choice(([*tracks.names, *more], [*more, *tracks.names]))
+        content = encode_timeline(events)
+        Path(path).write_bytes(content[: draw.choice((None, -40))])
+    merged = b"".join(MergedTimeline(paths, find_timelines(paths)).blocks())
+    monkeypatch.setattr(timelines, "match_attempt", lambda *_: None)
+    assert b"".join(MergedTimeline(paths, find_timelines(paths)).blocks()) == merged
