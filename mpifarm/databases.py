@@ -164,11 +164,14 @@ class SqliteTaskList:
     def _changed(self) -> Iterator[Connection]:
         """Change the database in a ``with`` block, by one transaction.
 
-        A TERM waits until it is over: PyTaskFarmer's handler of it calls these methods.
+        Raises `InputError` while tasks run under another workdir, and its lock.  A TERM
+        waits until it is over: PyTaskFarmer's handler of it calls these methods.
         """
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             with self._opened() as connection, statements.transaction(connection):
+                place = farming.place_of(self.workdir, self.path)
+                farming.claim_place(connection, place, self.path)
                 yield connection
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 from mpifarm.database.schema import write_about
-from mpifarm.database.tasks import TaskState, find_holders
+from mpifarm.database.tasks import TaskState, find_holders, ranges_of
 from mpifarm.errors import InputError
 from mpifarm.model.task import decode_text
 
@@ -95,11 +95,14 @@ def find_waiting(
 
 def find_queued(connection: sqlite3.Connection, taskids: Collection[int]) -> list[int]:
     """Return which of these tasks nobody has, and have not ended, in order."""
-    query = "SELECT id FROM tasks WHERE id = ? AND state IN ('to process', 'waiting')"
+    query = (
+        "SELECT id FROM tasks WHERE id BETWEEN ? AND ?"
+        " AND +state IN ('to process', 'waiting') ORDER BY id"
+    )
     return [
         taskid
-        for taskid in sorted(taskids)
-        if connection.execute(query, (taskid,)).fetchone() is not None
+        for span in ranges_of(taskids)
+        for taskid in _ids_of(connection.execute(query, span))
     ]
 
 

@@ -392,7 +392,7 @@ def requeue_failed(
     connection.executemany(
         "UPDATE tasks SET state = ?, farm = NULL WHERE id BETWEEN ? AND ?"
         " AND state IN ('failed', 'cancelled')",
-        ((state.value, first, last) for first, last in _ranges_of(taskids)),
+        ((state.value, first, last) for first, last in ranges_of(taskids)),
     )
 
 
@@ -403,7 +403,7 @@ def requeue_plain(
     connection.executemany(
         "UPDATE tasks SET state = ?, farm = NULL WHERE id BETWEEN ? AND ?"
         " AND state = 'running' AND (farm IS NULL OR farm LIKE 'PyTaskFarmer%')",
-        ((state.value, first, last) for first, last in _ranges_of(taskids)),
+        ((state.value, first, last) for first, last in ranges_of(taskids)),
     )
 
 
@@ -434,11 +434,11 @@ def _update_ranges(
     """Change the rows of some tasks, by one statement for each range of ids."""
     connection.executemany(
         f"UPDATE tasks SET {changes} WHERE id BETWEEN ? AND ?",  # noqa: S608 - constants
-        ((*values, first, last) for first, last in _ranges_of(taskids)),
+        ((*values, first, last) for first, last in ranges_of(taskids)),
     )
 
 
-def _ranges_of(taskids: Iterable[int]) -> Iterator[tuple[int, int]]:
+def ranges_of(taskids: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Yield first and last id of each range in a set of ids."""
     for _, group in groupby(enumerate(sorted(taskids)), lambda each: each[1] - each[0]):
         ids = [taskid for _, taskid in group]

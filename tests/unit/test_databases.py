@@ -113,6 +113,17 @@ def test_each_method_takes_the_lock_that_plain_farmers_take(
     other.release()
 
 
+def test_under_another_workdir_nothing_is_popped_while_tasks_run(site, tmp_path):
+    first = open_list(site)
+    assert first.pop_task() == 0
+    (tmp_path / "other").mkdir()
+    second = SqliteTaskList(str(site.path), str(tmp_path / "other"))
+    with pytest.raises(InputError, match="which has a lock of its own: name it"):
+        second.pop_task()
+    first.record_done_task(0, 0)
+    assert second.pop_task() == 1
+
+
 def test_the_lock_area_is_an_option(site, tmp_path):
     area = tmp_path / "area"
     area.mkdir()
