@@ -5,7 +5,7 @@ import pytest
 from mpifarm.coordinator.forecast import Forecast
 from mpifarm.coordinator.running import RunningTasks
 from mpifarm.coordinator.state import RankState
-from mpifarm.model.messages import Running
+from mpifarm.model.messages import RUNNING_SECONDS, Running
 from mpifarm.model.settings import Policy
 from mpifarm.model.task import Lease, RunningTask
 from mpifarm.model.wording import TimeLeft
@@ -129,3 +129,90 @@ def test_the_range_of_such_a_time_is_as_wide_as_durations_differ():
     assert likely == pytest.approx(92 * 4.5, rel=0.05)
     assert low < 0.85 * likely
     assert high > 1.15 * likely
+
+
+# ---- what the estimator is told ------------------------------------------------------
+
+
+class Spy:
+    """An estimator that only remembers what it was told."""
+
+    def __init__(self):
+        self.known, self.earlier, self.ended = [], [], []
+        self.total = 0
+        self.asked = ()
+
+    def note_known(self, taskid, seconds):
+        self.known.append((taskid, seconds))
+
+    def note_earlier(self, taskid, seconds):
+        self.earlier.append((taskid, seconds))
+
+    def note_ended(self, taskid, seconds, known):
+        self.ended.append((taskid, seconds, known))
+
+    def grow(self, total):
+        self.total = total
+
+    def estimate(self, *asked):
+        self.asked = asked
+
+
+@pytest.fixture
+def spy(site):
+    spy = Spy()
+    vars(site.forecast)["_estimator"] = spy
+    return spy
+
+
+def test_only_durations_of_tasks_of_the_list_are_told(site, spy):
+    site.forecast.expect({99: 5.0, 100: 6.0})
+    site.forecast.note_earlier(99, 7.0)
+    site.forecast.note_earlier(100, 8.0)
+    assert (spy.known, spy.earlier) == ([(99, 5.0)], [(99, 7.0)])
+    site.end(99, 98)
+    assert spy.ended == [(99, 10.0, 5.0), (98, 10.0, 0.0)]
+
+
+def test_durations_of_tasks_are_told_when_these_are_added(site, spy):
+    site.forecast.expect({99: 5.0, 100: 6.0, 103: 7.0, 104: 8.0})
+    spy.known.clear()
+    site.forecast.grow(104)
+    assert (spy.total, spy.known) == (104, [(100, 6.0), (103, 7.0)])
+
+
+def test_nothing_is_told_of_a_list_that_grows_before_anything_is_known(site):
+    site.forecast.grow(104)
+    assert "_estimator" not in vars(site.forecast)
+    assert site.forecast._total == 104
+
+
+def test_what_waits_is_what_neither_runs_nor_has_ended(site, spy):
+    lease(site.table, site.farm, 8, 9)
+    site.farm.ranks[0].state = RankState.DEAD
+    site.estimate(20.0, 8, share=0.5)
+    now, waiting, workers, ages, share = spy.asked
+    assert (now, waiting, workers, share) == (20.0, 90, 2, 0.5)
+    assert sum(count for _, count in ages) == 2
+    site.estimate(20.0, 99)
+    assert spy.asked[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("ended", "age"),
+    [
+        ([], RUNNING_SECONDS / 2),
+        ([0.5, 1.5], 0.5),  # half of what tasks take
+        ([100.0, 200.0], RUNNING_SECONDS / 2),
+    ],
+)
+def test_tasks_of_which_no_rank_has_told_have_begun_lately(site, spy, ended, age):
+    (first, _) = lease(site.table, site.farm, 8, 9)
+    told = Running((RunningTask(8, first.attempt, 0, WALL - 100.0),))
+    site.running.note(site.farm.ranks[1], told)
+    for seconds in ended:
+        site.end(0, seconds=seconds)
+    site.estimate(0.0, 8)
+    (old, one), (young, other) = spy.asked[3]
+    assert (one, other) == (1, 1)
+    assert (old, young) == pytest.approx((100.0, age))

@@ -247,6 +247,15 @@ def test_the_first_taking_stays_as_long_as_there_is_enough():
     assert prefetch.count(0, 2, 0.0, 0) == 2
 
 
+def test_what_is_taken_ahead_is_bounded_by_what_was_done_also_while_tasks_wait():
+    prefetch = prefetch_of(waits=False)
+    assert prefetch.count(20, 2, 1000.0, 2) == 0, "16 ahead are enough"
+    assert prefetch.count(18, 2, 1000.0, 2) == 0
+    assert prefetch.count(17, 2, 1000.0, 2) == 1
+    assert prefetch.count(40, 2, 20.0, 100) == 0
+    assert prefetch.poll_at == 10.0
+
+
 def test_a_canary_that_did_not_run_lets_another_pass():
     limits = Limits(Policy(canary=2), 1000, 0, Walltime(None, 2.0, None))
     limits.trial.arm(str, "")

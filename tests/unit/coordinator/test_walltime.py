@@ -103,3 +103,16 @@ def test_a_drain_is_told_with_how_many_tasks_have_shown_it(finished, told):
     for seconds in finished:
         walltime.note(seconds)
     assert told in walltime.why_drain(60.0)
+
+
+def test_the_longest_task_is_remembered():
+    walltime = Walltime(100.0, 2.0, None)
+    for seconds in (50.0, 10.0):
+        walltime.note(seconds)
+    assert walltime.expected() == 50.0
+    assert walltime.is_too_late(43.6)
+
+
+def test_a_task_that_would_end_with_the_farm_is_not_too_late():
+    walltime = Walltime(100.0, 2.0, 20.0)
+    assert not walltime.is_too_late(94.0 - 20.0 - 0.5)
