@@ -1,10 +1,12 @@
 """Tasks of a kind share seats: how many of them run, and that others go on."""
 
+import math
 import random
 
 import pytest
 
 from mpifarm.coordinator import seats as seats_module
+from mpifarm.coordinator.seat_time import SeatTime
 from mpifarm.coordinator.seats import MAX_WAITING, Seats
 from mpifarm.coordinator.state import TaskRecord
 from mpifarm.model.settings import Policy
@@ -142,3 +144,71 @@ def test_rank_0_sleeps_while_too_many_wait_for_seats(monkeypatch):
     farm.run(40.0)
     assert farm.coordinator.count_seatless()["disk"] >= 50
     assert farm.counts.spins == 0
+
+
+# ---- how long seats take, at exact bounds --------------------------------------------
+
+
+def estimated(most, kinds, ended=(), *, done=(), share=1.0):
+    time = SeatTime(most, kinds)
+    for taskid, seconds in ended:
+        time.note_ended(taskid, seconds)
+    return time.estimate({*done}.__contains__, share)
+
+
+@pytest.mark.parametrize(
+    ("seats", "left", "likely"),
+    [
+        (1, 10, 95.0),  # the one that has the seat is half done
+        (2, 10, 45.0),
+        (4, 4, 5.0),
+        (20, 10, 2.5),  # more seats than tasks: half of them are left
+    ],
+)
+def test_the_seats_of_a_kind_take_its_tasks_one_after_the_other(seats, left, likely):
+    kinds = dict.fromkeys(range(left + 2), "gpu")
+    ended = [(0, 10.0), (1, 10.0)]
+    time = estimated({"gpu": seats}, kinds, ended, done=(0, 1))
+    assert time.likely == pytest.approx(likely)
+    assert time.low == pytest.approx(likely)
+    assert time.high == pytest.approx(likely), "they all take the same"
+
+
+def test_the_kind_that_takes_longest_counts_and_the_share_of_this_farm():
+    kinds = {**dict.fromkeys(range(12), "gpu"), **dict.fromkeys(range(20, 30), "disk")}
+    kinds[40] = "any"
+    ended = [(0, 10.0), (1, 10.0), (20, 100.0), (21, 100.0), (40, 1e9)]
+    most = {"gpu": 1, "disk": 1}
+    done = (0, 1, 20, 21)
+    assert estimated(most, kinds, ended, done=done).likely == pytest.approx(750.0)
+    half = estimated(most, kinds, ended, done=done, share=0.5)
+    assert half.likely == pytest.approx(350.0)
+
+
+def test_as_long_as_a_kind_is_not_known_its_tasks_take_what_all_others_do():
+    kinds = dict.fromkeys(range(10), "gpu")
+    time = estimated({"gpu": 1}, kinds, [(90, 5.0), (91, 15.0)])
+    assert time.likely == pytest.approx(95.0)
+    assert time.low < time.likely / 3
+    assert time.high > time.likely * 3
+    assert estimated({"gpu": 1}, kinds) == (0.0, 0.0, 0.0)
+    assert estimated({"gpu": 1}, kinds, [(90, 5.0)], done=range(10)).high == 0.0
+
+
+def test_the_spread_of_durations_widens_the_range_and_more_of_them_make_it_narrow():
+    kinds = dict.fromkeys(range(200), "gpu")
+    few = [(taskid, 5.0 + 10.0 * (taskid % 2)) for taskid in range(4)]
+    many = [(taskid, 5.0 + 10.0 * (taskid % 2)) for taskid in range(100)]
+    wide = estimated({"gpu": 1}, kinds, few, done=range(100))
+    narrow = estimated({"gpu": 1}, kinds, many, done=range(100))
+    assert wide.likely == narrow.likely == pytest.approx(995.0)
+    assert 1.0 < narrow.high / narrow.likely < wide.high / wide.likely
+    assert narrow.low == pytest.approx(narrow.likely**2 / narrow.high)
+
+
+def test_one_task_alone_says_little_of_the_others():
+    kinds = dict.fromkeys(range(10), "gpu")
+    time = estimated({"gpu": 1}, kinds, [(0, 10.0)], done=(0,))
+    assert time.high / time.likely == pytest.approx(
+        math.exp(1.2816 * (1 + 1 / 9) ** 0.5)
+    )

@@ -319,3 +319,43 @@ def test_a_sorted_list_is_known_by_its_first_fifth(falls):
     slope = find_order(blocks_of(seconds[:400]), 2000).slope
     assert slope is not None
     assert math.exp(slope.log_at(0.0)) == pytest.approx(seconds[1000], rel=0.25)
+
+
+# ---- ages of what runs, at their bounds ----------------------------------------------
+
+
+def test_begins_that_come_late_are_sorted_in():
+    ages = RunningAges()
+    for begun, count in ((10.0, 1), (30.0, 2), (20.0, 3), (5.0, 1), (20.0, 1)):
+        ages.note_begun(begun, count)
+    ages.note_begun(40.0, 0)
+    ages.note_begun(40.0, -1)
+    assert ages.at(100.0) == [(95.0, 1), (90.0, 1), (80.0, 4), (70.0, 2)]
+    assert ages.count == 8
+
+
+@pytest.mark.parametrize(
+    ("begun", "left"),
+    [
+        (10.0, [(80.0, 2), (70.0, 1)]),
+        (14.0, [(80.0, 2), (70.0, 1)]),
+        (16.0, [(90.0, 1), (80.0, 1), (70.0, 1)]),  # the nearer neighbour
+        (15.0, [(80.0, 2), (70.0, 1)]),
+        (1.0, [(80.0, 2), (70.0, 1)]),
+        (99.0, [(90.0, 1), (80.0, 2)]),
+    ],
+)
+def test_what_has_ended_is_taken_from_the_nearest_begin(begun, left):
+    ages = RunningAges([10.0, 20.0, 20.0, 30.0])
+    ages.note_gone(begun)
+    assert ages.at(100.0) == left
+    assert ages.count == 3
+
+
+def test_nothing_is_taken_where_nothing_runs():
+    ages = RunningAges([10.0])
+    for _ in range(2):
+        ages.note_gone(10.0)
+    assert (ages.count, ages.at(20.0)) == (0, [])
+    ages.note_begun(30.0)
+    assert ages.at(20.0) == [(0.0, 1)], "no age is negative"
