@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mpifarm.coordinator import coordinator
 from mpifarm.coordinator.coordinator import (
     COMMIT_INTERVAL,
     MAX_TOLD,
@@ -375,3 +376,31 @@ def test_after_a_pause_all_ranks_have_longer():
     heard = hand.coordinator.ranks[0].heard_at
     hand.coordinator.forgive_pause(60.0)
     assert hand.coordinator.ranks[0].heard_at == heard + 60.0
+
+
+# ---- what others read ----------------------------------------------------------------
+
+
+def test_the_time_left_is_told_of_the_kinds_that_have_a_limit_alone():
+    hand = Hand(policy=Policy(seats=(("gpu", 1), ("disk", 0))))
+    assert hand.coordinator.forecast._seats is None
+    hand.coordinator.share_seats({0: "gpu", 1: "disk"})
+    seats = hand.coordinator.forecast._seats
+    assert seats is not None
+    assert seats._most == {"gpu": 1}
+
+
+def test_of_held_tasks_those_count_that_the_list_has_and_that_have_not_ended():
+    hand = begun(0, tasks=10)
+    hand.coordinator.hold_from_start([3, 9, 10, 12], holds_all=False)
+    assert hand.coordinator.count_held({3}.__contains__) == 1
+    assert hand.coordinator.count_held(lambda _: False) == 2
+
+
+def test_very_many_held_tasks_are_counted_without_a_look_at_each(monkeypatch):
+    hand = begun(0, tasks=10)
+    hand.coordinator.hold_from_start([3, 9, 10], holds_all=False)
+    monkeypatch.setattr(coordinator, "MAX_ASKED", 3)
+    assert hand.coordinator.count_held(lambda _: True) == 0
+    monkeypatch.setattr(coordinator, "MAX_ASKED", 2)
+    assert hand.coordinator.count_held(lambda _: True) == 3
