@@ -133,12 +133,23 @@ def keep_apart(connection: sqlite3.Connection, begin: int, *, singly: bool) -> i
 
 def read_unfinished(
     connection: sqlite3.Connection, state: TaskState, total: int
-) -> Iterator[tuple[int]]:
-    """Yield the id of each of `total` tasks in a state other than finished."""
-    return connection.execute(
-        "SELECT id FROM tasks WHERE state = ? AND state <> 'finished' AND id < ?",
-        (state.value, total),
-    )
+) -> Iterator[range]:
+    """Yield the ids of those of `total` tasks that are in a state, but for finished.
+
+    All of them in one range, if none is missing in between: SQLite alone counts them
+    ten times as fast as Python reads them.
+    """
+    condition = "FROM tasks WHERE state = ? AND state <> 'finished' AND id < ?"
+    values = state.value, total
+    count, first, last = connection.execute(
+        f"SELECT count(*), min(id), max(id) {condition}",
+        values,
+    ).fetchone()
+    if count and count == last - first + 1:
+        yield range(first, last + 1)
+    elif count:
+        for (taskid,) in connection.execute(f"SELECT id {condition}", values):
+            yield range(taskid, taskid + 1)
 
 
 def find_ran_and_failed(connection: sqlite3.Connection) -> list[int]:

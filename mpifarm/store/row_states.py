@@ -44,7 +44,8 @@ class RowStates:
     def read(self, connection: Connection) -> Changes:
         """Read the rows.  Return what differs from what was remembered.
 
-        It takes 0.2 µs for each task that has not finished.
+        It takes some 0.2 µs for each task that has not finished, and less where these
+        are all behind the others.
         """
         total = len(self.finished)
         finished, failed = bytearray(b"\1" * total), bytearray(total)
@@ -54,10 +55,10 @@ class RowStates:
                 continue
             flags = failed if state in _FAILED else queued
             is_kept = state in _FAILED or state in _QUEUED
-            for (taskid,) in read_unfinished(connection, state, total):
-                finished[taskid] = 0
+            for ids in read_unfinished(connection, state, total):
+                finished[ids.start : ids.stop] = bytes(len(ids))
                 if is_kept:
-                    flags[taskid] = 1
+                    flags[ids.start : ids.stop] = b"\1" * len(ids)
         changes = Changes(
             _find_new(self.finished, finished),
             _find_new(self.failed, failed),

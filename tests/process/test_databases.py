@@ -99,24 +99,24 @@ def test_a_farm_does_a_database_and_its_rows_tell_how(create_database):
 
 
 def test_a_farm_that_was_killed_goes_on_where_it_was(create_database):
-    at = create_database(*["sleep 0.02"] * 300)
+    at = create_database(*["sleep 0.02"] * 200)
     for share in (40, 90):
         farm = at.place.start("-n", "4")
         at.place.await_notes("starts", share)
         at.place.kill(farm)
         at.assert_whole()
     at.place.finish("-n", "8")
-    assert at.states() == {"finished": 300}
-    assert at.starts().keys() == {*range(300)}
+    assert at.states() == {"finished": 200}
+    assert at.starts().keys() == {*range(200)}
     assert at.place.claims() == []
 
 
 def test_two_farms_share_a_database(create_database):
-    at = create_database(*["sleep 0.02"] * 200)
+    at = create_database(*["sleep 0.02"] * 100)
     farms = [at.place.start("-n", "2", name=name) for name in ("left", "right")]
     assert {farm.wait() for farm in farms} <= {0, 3}
     at.place.finish()
-    assert at.starts() == dict.fromkeys(range(200), 1)
+    assert at.starts() == dict.fromkeys(range(100), 1)
     assert len(at.farmers()) == 2
 
 
