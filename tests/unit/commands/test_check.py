@@ -563,3 +563,10 @@ def test_by_an_edited_list_nothing_is_counted(site, run):
     assert status == 1
     assert "which was edited since it was begun" in text
     assert "finished" not in text
+
+
+def test_a_list_that_can_not_be_read_is_not_in_order(site, run, tmp_path):
+    assert run(check, site.root)[0] == 0
+    (tmp_path / "tasks.txt").write_text("true\n#BARRIER CHEK\n")
+    status, text = run(check, site.root, "--list", tmp_path / "tasks.txt")
+    assert (status, "line 2 of" in text) == (1, True)

@@ -1006,3 +1006,17 @@ def test_barren_runs_are_counted_from_the_last_that_moved(
 )
 def test_a_result_is_of_a_start_by_its_mark_or_by_another_farm(result, before, is_ours):
     assert is_of_launch(result, "l", before) is is_ours
+
+
+def test_a_run_that_has_noted_attempts_alone_has_got_something_done(supervisor):
+    """They run again, as with --retries."""
+
+    def die(mark):
+        record(0, exit_status=75, reason="rank 2 is lost")(mark)
+        with open("tasks.txt_workdir/attempts.tsv", "a", encoding="ascii") as file:
+            file.write("0\t1\tfailed\n")
+
+    launches = Launches((137, die), (0, record(exit_status=0, reason="")))
+    status, (said,) = supervisor(launches)
+    assert status == 0
+    assert said.endswith("starting it again at once")

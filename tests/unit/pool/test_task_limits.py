@@ -302,3 +302,12 @@ def test_a_count_that_shrinks_or_that_is_new_is_no_kill(tmp_path, monkeypatch):
 def test_another_line_of_a_log_may_name_a_gpu():
     assert memory.tells_of_memory(b"cuda is there\nMemoryError\n")
     assert not memory.tells_of_memory(b"MemoryError of the GPU\n")
+
+
+def test_a_run_that_began_after_a_suspension_is_forgiven_nothing(clock):
+    clock.keeper.look({}, START - SECOND)
+    late = 5 * LIMIT - SECOND // 2
+    clock.begin(at=START + late)
+    assert clock.wake(5 * LIMIT) == ([], TimeVerdict.IN_TIME)
+    verdicts = [clock.look(late + LIMIT + step)[1] for step in (-1, 0)]
+    assert verdicts == [TimeVerdict.IN_TIME, TimeVerdict.TERMINATE]

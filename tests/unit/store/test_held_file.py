@@ -1,6 +1,8 @@
 """What users hold: what requests make of it, and the file that says it."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from mpifarm.store.held_file import (
     parse_held,
     replace_held,
 )
+from mpifarm.store.store import Store
 
 SOME = Held(frozenset({3, 4}))
 ALL = Held(frozenset({3, 4}), holds_all=True)
@@ -89,3 +92,22 @@ def test_what_is_no_record_is_no_word(content):
 def test_only_true_holds_all(word):
     record = {**json.loads(encode_held(SOME)), "all": word}
     assert parse_held(json.dumps(record).encode()) == SOME
+
+
+@pytest.mark.parametrize(
+    ("claims", "predecessor", "beside"),
+    [((), "", False), (("c",), "", True), ((), "f00d", True), (("c",), "f00d", True)],
+)
+def test_requests_are_kept_for_others_and_for_who_takes_over(
+    tmp_path, claims, predecessor, beside
+):
+    begun: list[bool] = []
+    store: Any = SimpleNamespace(
+        _others=SimpleNamespace(claims=claims),
+        requests=SimpleNamespace(
+            begin=lambda *, beside_others: begun.append(beside_others)
+        ),
+        paths=WorkdirPaths(str(tmp_path)),
+    )
+    Store._begin_requests(store, predecessor)
+    assert begun == [beside]
