@@ -42,6 +42,7 @@ from mpifarm.store.progress import Progress, TransactionStep
 from mpifarm.store.row_search import find_tasks
 from mpifarm.store.row_states import RowStates
 from mpifarm.store.store import Store
+from mpifarm.store.take_up import split_texts
 from mpifarm.store.task_map import TaskMap
 from mpifarm.store.types import Counts, HeldLock, Recorded, Survey, Transacted
 from mpifarm.store.validate import validate_access
@@ -469,12 +470,12 @@ class DatabaseStore(Store):
             some_wait=self._frontier is not None and self._frontier.some_wait,
         )
 
-    def _keep_apart(self, connection: Connection, begin: int = 0) -> None:
-        """Let rows from `begin` on wait again that others have made ready too soon."""
+    def _keep_apart(self, connection: Connection) -> None:
+        """Let rows wait again that others have made ready too soon."""
         constraints = self._constraints
         if self._is_mixed and constraints:
             is_single = bool(constraints.after or constraints.kinds)
-            farming.keep_apart(connection, begin, singly=is_single)
+            farming.keep_apart(connection, 0, singly=is_single)
 
     def _note_taken(self, taskids: Collection[int]) -> None:
         """Let tasks that run again, by somebody's retry, count as open."""
@@ -556,7 +557,7 @@ class DatabaseStore(Store):
         added = len(texts)
         constraints.cut(known + added)
         if added:
-            self._packed.extend_encoded(split_texts(texts))
+            self._packed.extend_encoded(split_texts(texts, 0, added))
         self._constraints.extend(constraints)
         self._grow()
         return added
@@ -717,11 +718,6 @@ def _refuse_files(paths: WorkdirPaths, database: str) -> None:
                     f" ({os.path.basename(path)} is there), and {database} is a"
                     " database: name another --workdir"
                 )
-
-
-def split_texts(texts: PackedTexts) -> list[bytes]:
-    """Return the encoded texts of a list, one by one."""
-    return bytes(texts.encoded_texts(0, len(texts))).split(b"\n")[:-1]
 
 
 def _is_plain(farm: str | None) -> bool:
