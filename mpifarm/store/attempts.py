@@ -155,7 +155,8 @@ def split_rows(content: bytes) -> Iterator[list[bytes]]:
         if len(fields) == len(COLUMNS):
             yield fields
         elif len(fields) == len(FIRST_COLUMNS):
-            with suppress(ValueError):
+            # A time that is infinite, or of another age, is odd, too.
+            with suppress(ValueError, OverflowError, OSError):
                 yield _from_first(fields)
 
 

@@ -277,6 +277,12 @@ def test_the_fields_of_last_attempts_are_read_one_by_one_or_by_columns():
     assert [fields[1] for fields in whole] == line.split(b"\t")
 
 
+@pytest.mark.parametrize("started", ["inf", "nan", "1e30", "1e18", "soon"])
+def test_a_line_of_the_older_format_without_a_time_is_passed_over(started):
+    line = f"1\t1\t0\t3\t77\t{started}\t0.5\t0123abcd\n"
+    assert [*split_rows(line.encode())] == []
+
+
 def test_a_last_attempt_of_the_older_format_has_the_fields_of_the_newer(tmp_path):
     odd = Attempt(2).old_line.replace("\t0\t", "\tx\t", 1)
     content = format_attempts(Attempt(2)) + Attempt(1, status=-9).old_line + odd
