@@ -407,6 +407,17 @@ def test_what_a_killed_adder_has_added_is_told_and_not_added_again(
     assert len(added()) == 2
 
 
+def test_what_a_killed_adder_has_added_is_not_taken_for_something_else(
+    database, run, monkeypatch
+):
+    changes = import_module("mpifarm.store.database_changes")
+    monkeypatch.setattr(changes, "forget_added", lambda _: None)
+    for words in (["echo a"], ["echo b"], ["echo b", "--after", "1"]):
+        _, printed = run(add.main, "tasks.db", *words)
+        assert "an earlier mpifarm add" not in printed
+    assert len(added()) == 3
+
+
 def test_tasks_are_added_to_a_database_that_no_farm_has_begun(
     tmp_path, monkeypatch, run
 ):

@@ -185,6 +185,15 @@ def test_states_and_last_attempts_are_imported(site, capfd):
     assert rows("tasks.db", query) == [("2001-09-09T01:46:40.000Z", 4096)]
 
 
+def test_an_attempt_from_before_is_not_the_end_of_a_task(site):
+    """A plain farmer has done task 1 since."""
+    site.write("finished", [0, 1])
+    site.write("failed", [2])
+    run(import_, "tasks.txt", "tasks.db")
+    query = "SELECT state, outcome, attempt FROM tasks WHERE id = 1"
+    assert rows("tasks.db", query) == [("finished", None, 0)]
+
+
 def test_attempts_are_imported(site, here):
     run(import_, "tasks.txt", "tasks.db")
     copy = here / "tasks.db_workdir" / "attempts.tsv"

@@ -135,3 +135,22 @@ def test_the_index_finds_what_has_not_finished(connection, ask):
     connection.set_trace_callback(None)
     plan = connection.execute(f"EXPLAIN QUERY PLAN {statements[-1]}").fetchone()
     assert "unfinished" in plan[-1]
+
+
+def test_only_what_has_failed_or_was_cancelled_goes_back(connection):
+    for taskid, state in enumerate(("finished", "failed", "cancelled", "running")):
+        values = (state, taskid)
+        connection.execute("UPDATE tasks SET state = ? WHERE id = ?", values)
+    tasks.requeue_failed(connection, range(4), TaskState.TO_PROCESS)
+    states = [state for _, state in tasks.read_states(connection)]
+    assert states[:4] == ["finished", "to process", "to process", "running"]
+
+
+def test_only_what_plain_farmers_have_goes_back(connection):
+    tasks.take(connection, "f1", [0])
+    tasks.take(connection, "PyTaskFarmer n1 7", [1])
+    connection.execute("UPDATE tasks SET state = 'running' WHERE id = 2")
+    connection.execute("UPDATE tasks SET state = 'finished' WHERE id = 3")
+    tasks.requeue_plain(connection, range(4), TaskState.WAITING)
+    states = [state for _, state in tasks.read_states(connection)]
+    assert states[:4] == ["running", "waiting", "waiting", "finished"]
