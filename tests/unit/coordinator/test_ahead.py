@@ -179,3 +179,56 @@ def test_two_takings_are_apart_and_an_empty_list_is_looked_at_again_later():
     assert prefetch.poll_at == 20.0 + POLL_SECONDS
     assert prefetch.others_hold
     assert prefetch.nothing_more_comes
+
+
+# ---- room at its bounds -------------------------------------------------------------
+
+
+def test_near_the_limit_of_failures_a_rank_still_fills_its_workers():
+    assert Rooms(max_failures=2).of(mean=0.1, ended=1000) == 4
+
+
+def test_far_from_the_limit_of_failures_a_rank_gets_what_it_gets_without_one():
+    assert Rooms(max_failures=1000).of(mean=0.1, ended=1000) == 24
+
+
+def test_a_limit_of_failures_is_no_defect_before_any_rank_works():
+    rooms = Rooms(max_failures=8)
+    rooms.capacity.workers = 0
+    assert rooms.of(mean=0.1, ended=1000) == 24
+
+
+def test_a_long_queue_gives_no_rank_more_ahead_when_nothing_more_comes():
+    rooms = Rooms()
+    rooms.queue[:] = range(1000)
+    rooms.empty()
+    assert rooms.of(mean=0.1, ended=1000) == 24
+
+
+def test_on_many_workers_very_short_tasks_are_ahead_by_their_rate():
+    rooms = Rooms(ranks=1000, workers=8)
+    assert rooms.of(workers=8, mean=0.01, ended=10_000) > 100
+
+
+def test_from_five_thousand_workers_on_each_has_a_task_ahead_at_first():
+    assert Rooms(ranks=625, workers=8).of(workers=8) == 16
+    assert Rooms(ranks=624, workers=8).of(workers=8) == 8
+
+
+def test_where_leases_go_out_one_by_one_a_trial_limits_them_too():
+    rooms = Rooms()
+    room = LeaseRoom(
+        *(RankSet((0, 1), 0, 4), ReportPacing(2), rooms.capacity),
+        *(rooms.limits.failures, rooms.prefetch, rooms.queue),
+        one_by_one=True,
+    )
+    record = RankRecord(1, workers=4, mean=0.1, ended=1000)
+    assert room.of(record) == 4
+    record.most_leases = 1
+    assert room.of(record) == 1
+
+
+def test_a_rank_of_long_tasks_that_returns_leases_keeps_its_mean():
+    record = RankRecord(1, workers=4, mean=50.0)
+    expect_long_tasks(record)
+    assert record.mean == 50.0

@@ -169,6 +169,23 @@ def test_after_a_pause_ranks_have_as_much_longer():
     assert hand.coordinator.lost_ranks() == [1]
 
 
+def test_the_own_rank_may_be_silent():
+    hand = Hand(policy=Policy(rank_timeout=4.0))
+    hand.begin(0)
+    hand.decide(100.0)
+    assert hand.coordinator.ranks[0].works
+
+
+@pytest.mark.parametrize("is_working", [True, False])
+def test_a_rank_that_comes_while_the_farm_ends_is_not_put_to_work(is_working):
+    hand = Hand(size=2)
+    hand.begin(0)
+    if not is_working:
+        hand.coordinator.on_drain("because")
+    hand.hear(1, Join("node", 2, 2))
+    assert hand.coordinator.ranks[1].works is is_working
+
+
 # ---- loss ----------------------------------------------------------------------------
 
 

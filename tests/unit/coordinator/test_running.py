@@ -56,3 +56,8 @@ def test_many_ranks_tell_less_often_and_of_fewer_tasks():
     assert (small.seconds, small.most) == (RUNNING_SECONDS, MAX_RUNNING // 4)
     assert (large.seconds, large.most) == (100.0, 1)
     assert RunningTasks(table, 4, verbose=True).seconds < 1.0
+
+
+def test_each_rank_of_very_many_tells_of_one_task():
+    _, table = create_table()
+    assert RunningTasks(table, 10**6, verbose=False).most == 1
