@@ -57,6 +57,8 @@ class BusyLock:
 class ChangingWorkdir:
     """Others rewrite its queue while it is counted; the first `changes` times."""
 
+    is_database = False
+
     def __init__(
         self,
         lock: BusyLock,
