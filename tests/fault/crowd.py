@@ -29,9 +29,9 @@ from tests.fault.crowd_evidence import (
     HOLD_SLACK,
     Asked,
     CrowdJudge,
+    CrowdScene,
     Hold,
     Watch,
-    read_listing,
 )
 from tests.fault.evidence import Task
 from tests.fault.harness import (
@@ -50,8 +50,6 @@ from tests.fault.stage import Stage
 from tests.support import Child, Launch, find_launcher, find_plain_python
 from tests.workdir_files import parse_ranges
 
-LIST = "tasks.txt"
-WORKDIR = "tasks.txt_workdir"
 FARM_DEADLINE = 60.0
 """Seconds in which a farm of some dozens of short tasks ends on a busy machine."""
 COMMAND_DEADLINE = 60.0
@@ -59,6 +57,8 @@ WAIT_SECONDS = "30"
 """How long a request waits for answers: no farm that lives needs so long."""
 SEAT = "[limit=seat] "
 LOOK_EACH = 0.05
+SHOWN = 600
+"""Characters of what a command has printed that a report shows."""
 
 
 # ---- the plan ------------------------------------------------------------------------
@@ -276,14 +276,19 @@ def missing(scenario: Scenario) -> str:
 class Crowd:
     """What all actors share."""
 
-    def __init__(self, scenario: Scenario, stage: Stage) -> None:
+    def __init__(self, scenario: Scenario, stage: Stage, scene: CrowdScene) -> None:
         self.scenario = scenario
         self.stage = stage
-        self.scene = stage.scene
-        self.watch = Watch(stage.scene)
+        self.scene = scene
+        self.list = scene.tasklist.name
+        self.watch = Watch(scene)
         self.asked = Asked()
         self.findings: list[str] = []
         self.story: list[str] = []
+        self.kills: list[float] = []
+        """When farms and plain farmers were killed, in seconds since 1970."""
+        self.awaits_plain = any(each.is_first for each in scenario.plain)
+        """Whether farms leave the first start to a plain farmer, which is there."""
         self.is_closing = False
         """Whether no farm is started again."""
         self._begun = time.monotonic()
@@ -300,14 +305,13 @@ class Crowd:
         self.tell(f"WRONG: {sentence}")
         self.findings.append(sentence)
 
-    def is_begun(self) -> bool:
-        """Whether a farm of mpifarm has begun the workdir."""
-        names = ("fingerprint.json", "toprocess")
-        return all((self.scene.workdir / name).exists() for name in names)
+    def tell_kill(self, event: str) -> None:
+        self.kills.append(time.time())
+        self.tell(f"{event} killed")
 
     def length(self) -> int:
         """How many tasks the list has now."""
-        return len(read_listing(self.scene.tasklist).tasks)
+        return len(self.scene.read_listing().tasks)
 
     def pick(self, shares: Sequence[float]) -> str:
         """The ids that are these shares of the list."""
@@ -360,8 +364,7 @@ class FarmActor:
     def step(self) -> None:
         crowd, now = self._crowd, self._crowd.now
         if self._child is None:
-            waits = any(each.is_first for each in crowd.scenario.plain)
-            if waits and not (crowd.scene.workdir / "toprocess").exists():
+            if crowd.awaits_plain and not crowd.scene.is_made():
                 return  # a plain farmer is to begin
             if now >= self._start_at and not crowd.is_closing:
                 self._start()
@@ -380,7 +383,7 @@ class FarmActor:
         self._name = f"{self._its.name}-{self._starts}"
         self._starts += 1
         self._was_killed = False
-        self._had_failed = bool(self._crowd.scene.content("failed"))
+        self._had_failed = bool(self._crowd.scene.recorded("failed"))
         self._child = self._crowd.stage.farm.start(
             *self._its.options,
             name=self._name,
@@ -411,7 +414,7 @@ class FarmActor:
             return
         self._was_killed = True
         pid = ranks[int(kill.pick * len(ranks))]
-        self._crowd.tell(f"{self._name}: the rank {pid} is killed")
+        self._crowd.tell_kill(f"{self._name}: the rank {pid} is")
         send_signal([pid], signal.SIGKILL)
 
     def kill(self) -> None:
@@ -422,7 +425,7 @@ class FarmActor:
         members = self._crowd.stage.members(self._name)
         parts = (Part.LAUNCHER, Part.RANK)
         pids = [member.pid for member in members if member.part in parts]
-        self._crowd.tell(f"{self._name}: {pids} are killed")
+        self._crowd.tell_kill(f"{self._name}: {pids} are")
         send_signal(pids, signal.SIGKILL)
 
 
@@ -448,7 +451,7 @@ class PlainActor:
         crowd = self._crowd
         if self._child is None:
             is_due = crowd.now >= self._its.joins_at
-            if is_due and (self._its.is_first or crowd.is_begun()):
+            if is_due and (self._its.is_first or crowd.scene.is_begun()):
                 self._start()
         elif self._has_ended:
             return
@@ -463,10 +466,12 @@ class PlainActor:
         python = find_plain_python(self._its.version)
         assert python is not None
         argv = [str(python), str(python.parent / "pytaskfarmer.py")]
+        stage, scene = self._crowd.stage, self._crowd.scene
+        path = stage.environment["PYTHONPATH"] + scene.plain_path
         # Unbuffered: how many tasks it knows has to be known while it works.
-        self._child = self._crowd.stage.farm.start_command(
-            [*argv, "--proc", "2", LIST],
-            env={"PYTHONUNBUFFERED": "1"},
+        self._child = stage.farm.start_command(
+            [*argv, *scene.plain_options, "--proc", "2", self._crowd.list],
+            env={"PYTHONUNBUFFERED": "1", "PYTHONPATH": path},
             name=self._name,
         )
         self._crowd.tell(f"{self._name} starts: {self._its.version}")
@@ -489,7 +494,7 @@ class PlainActor:
 
     def _kill(self, child: Child) -> None:
         """KILL it and its workers; its commands go on, and are in no file."""
-        self._crowd.tell(f"{self._name} is killed")
+        self._crowd.tell_kill(f"{self._name} is")
         while pids := [
             member.pid
             for member in self._crowd.stage.members(self._name)
@@ -500,6 +505,7 @@ class PlainActor:
         self._forget()
 
     def _forget(self) -> None:
+        self._crowd.awaits_plain = False
         self._kill_at = float("inf")
         self._has_ended = True
         self._crowd.watch.readers.pop(self._name, None)
@@ -528,12 +534,16 @@ class CommandActor:
     def begin(self, words: Sequence[str], killed_after: float | None) -> None:
         """Start a command."""
         self._words = tuple(words)
-        self._child = self.crowd.start(*words, name=self.name)
+        self._child = self.start(*words)
         self._deadline = self.crowd.now + COMMAND_DEADLINE
         self._kill_at = float("inf")
         if killed_after is not None:
             self._kill_at = self.crowd.now + killed_after
-        self.crowd.tell(f"mpifarm {' '.join(words)}")
+        self.crowd.tell(f"{self.name}: {' '.join(words)}")
+
+    def start(self, *words: str) -> Child:
+        """Start its process."""
+        return self.crowd.start(*words, name=self.name)
 
     def step(self) -> None:
         """Kill the command if that is due, or see how it has ended."""
@@ -544,11 +554,12 @@ class CommandActor:
             child.end()
             self.crowd.tell(f"{self.name} is killed")
         elif not child.has_ended() and now >= self._deadline:
-            self.crowd.find(f"mpifarm {' '.join(self._words)} hangs")
+            self.crowd.find(f"{self.name}: {' '.join(self._words)} hangs")
             child.end()
         if child.has_ended():
             self._child = None
-            self.crowd.tell(f"{self.name}: {child.wait()} {child.text().strip()}")
+            text = child.text().strip()[:SHOWN]
+            self.crowd.tell(f"{self.name}: {child.wait()} {text}")
             _judge_text(self.crowd, self.name, child)
             self.on_end(child)
 
@@ -578,12 +589,12 @@ class Adder(CommandActor):
         if self._child is not None or not self._plans:
             return
         # in a directory that no farm has begun, it asks for a --workdir
-        if crowd.is_begun() and crowd.now >= self._plans[0].moment:
+        if crowd.scene.is_begun() and crowd.now >= self._plans[0].moment:
             self._last = its = self._plans.pop(0)
             self.begin(self._compose(its), its.killed_after)
 
     def _compose(self, its: Adding) -> list[str]:
-        words = ["add", LIST, *(task.line for task in its.tasks)]
+        words = ["add", self.crowd.list, *(task.line for task in its.tasks)]
         words += ["--after", self.crowd.pick(its.after)] if its.after else []
         return words + ["--json"] * its.as_json
 
@@ -627,7 +638,7 @@ class User:
     def step(self) -> None:
         crowd = self._crowd
         while self._plans and crowd.now >= self._plans[0].moment:
-            if crowd.scenario.plain and not crowd.is_begun():
+            if crowd.scenario.plain and not crowd.scene.is_begun():
                 return
             tasks = self._plans.pop(0).tasks
             lines = "".join(f"{task.line}\n" for task in tasks)
@@ -657,7 +668,7 @@ class Asker(CommandActor):
         super().step()
         if self._child is None and self._plans:
             is_due = self.crowd.now >= self._plans[0].moment
-            if is_due and self.crowd.is_begun():
+            if is_due and self.crowd.scene.is_begun():
                 self.ask(self._plans.pop(0))
 
     def ask(self, its: Asking) -> None:
@@ -669,7 +680,7 @@ class Asker(CommandActor):
             self.crowd.asked.maybe_cancelled |= self._ids or set()
         if its.kind == "release":
             self._close_holds()
-        words = [its.kind, LIST, *([ids] if its.picks else [])]
+        words = [its.kind, self.crowd.list, *([ids] if its.picks else [])]
         options = ["--wait", WAIT_SECONDS, "--json"]
         self.begin([*words, *options], its.killed_after)
 
@@ -740,31 +751,33 @@ class Play:
 
     scenario: Scenario
     stage: Stage
+    scene: CrowdScene
     story: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         scenario = self.scenario
-        lines = "".join(f"{line}\n" for line in scenario.lines)
-        self.stage.scene.tasklist.write_text(lines)
-        self.crowd = crowd = Crowd(scenario, self.stage)
+        self.crowd = crowd = Crowd(scenario, self.stage, self.scene)
+        self.write_list("".join(f"{line}\n" for line in scenario.lines))
         self.farms = [FarmActor(crowd, its) for its in scenario.farms]
         plain = enumerate(scenario.plain)
         self.plain = [PlainActor(crowd, its, number) for number, its in plain]
         self.adder = Adder(crowd, scenario.added)
-        self.user = User(crowd, scenario.appended)
         self.asker = Asker(crowd, scenario.asked)
+        self.others = self.create_others()
         self._look_at = 0.0
+
+    def write_list(self, text: str) -> None:
+        """Make what the farms work on of a text list."""
+        self.scene.tasklist.write_text(text)
+
+    def create_others(self) -> list[Actor]:
+        """Return the actors who know what kind of list it is."""
+        return [User(self.crowd, self.scenario.appended)]
 
     def run(self) -> list[str]:
         """Play it to its end; what is wrong."""
         crowd = self.crowd
-        everybody: list[Actor] = [
-            *self.farms,
-            *self.plain,
-            self.adder,
-            self.user,
-            self.asker,
-        ]
+        everybody = self._everybody()
         self._play(lambda: not any(each.has_acts for each in everybody), 120.0)
         self._close()
         if not crowd.findings:
@@ -781,14 +794,12 @@ class Play:
             self._step()
             time.sleep(0.01)  # the grain of the schedule, nobody is waited for
 
+    def _everybody(self) -> list[Actor]:
+        return [*self.farms, *self.plain, self.adder, *self.others, self.asker]
+
     def _step(self) -> None:
-        for farm in self.farms:
-            farm.step()
-        for farmer in self.plain:
-            farmer.step()
-        self.adder.step()
-        self.user.step()
-        self.asker.step()
+        for actor in self._everybody():
+            actor.step()
         if time.monotonic() >= self._look_at:
             self.crowd.watch.look(time.time())
             self._look_at = time.monotonic() + LOOK_EACH
@@ -801,7 +812,7 @@ class Play:
         if self.scenario.ends_by_kill:
             for farm in self.farms:
                 farm.kill()
-        actors: list[Actor] = [*self.farms, *self.plain, self.asker]
+        actors: list[Actor] = [*self.farms, *self.plain, *self.others, self.asker]
         self._play(lambda: all(each.is_idle for each in actors), 2 * FARM_DEADLINE)
         for number in range(len(self.plain)):
             # the commands of one that was killed go on
@@ -813,11 +824,11 @@ class Play:
         """The last farm, which nothing happens to, and the judges."""
         crowd = self.crowd
         last = Adding(0.0, (Task("0", 0, "last"),))
-        self._run("add", LIST, last.tasks[0].line)
+        self._run("add", crowd.list, last.tasks[0].line)
         status = self._run_farm("last-0")
         if status == ELSEWHERE and self.scenario.kills_plain:
             self._judge_lost()
-            self._run("check", "--repair", "--assume-idle", WORKDIR)
+            self._run("check", "--repair", "--assume-idle", self.scene.workdir.name)
             status = self._run_farm("last-1")
         crowd.watch.look(time.time())
         if not crowd.findings:
@@ -853,7 +864,7 @@ class Play:
     def _judge_lost(self) -> None:
         """Judge what the farm says of tasks that a plain farmer has lost."""
         scene = self.crowd.scene
-        scene.tasks = read_listing(scene.tasklist).tasks
+        scene.tasks = scene.read_listing().tasks
         places = ("finished", "failed", "toprocess", "added", "waiting")
         texts = [task.line for task in scene.tasks]
         there = {taskid for name in places for taskid in scene.ids(name, texts)}
@@ -864,7 +875,7 @@ class Play:
 
     def _judge(self, status: int) -> Iterator[str]:
         crowd, scene = self.crowd, self.crowd.scene
-        listing = read_listing(scene.tasklist)
+        listing = scene.read_listing()
         scene.tasks = listing.tasks
         judge = CrowdJudge(scene, listing, crowd.watch, crowd.asked)
         yield from judge.judge(self._words())
@@ -875,7 +886,7 @@ class Play:
         for name in ("added", "waiting"):
             if scene.content(name):
                 yield f"{name} still holds {scene.content(name)!r}"
-        self._run("check", WORKDIR)
+        self._run("check", scene.workdir.name)
 
     def _words(self) -> set[str]:
         """The words of all lines that anybody has written."""
@@ -887,9 +898,18 @@ class Play:
 
 def play(scenario: Scenario, directory: Path) -> Outcome:
     """Play it in this directory, which must not exist."""
+    return play_on(scenario, CrowdScene(directory, ()), Play)
+
+
+def play_on(
+    scenario: Scenario,
+    scene: CrowdScene,
+    create: Callable[[Scenario, Stage, CrowdScene], Play],
+) -> Outcome:
+    """Play it on this scene."""
     begun = time.monotonic()
-    with Stage(directory, ()) as stage:
-        act = Play(scenario, stage)
+    with Stage(scene) as stage:
+        act = create(scenario, stage, scene)
         try:
             findings = act.run()
         except AssertionError as error:  # a deadline

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.fault.evidence import PLAIN, Run, Scene, Task, counted
-from tests.workdir_files import WorkdirFiles, parse_ranges
+from tests.workdir_files import parse_ranges
 
 QUEUES = ("toprocess", "added", "waiting")
 
@@ -60,6 +60,15 @@ class Listing:
         return {*range(max(firsts, default=0)), *self.after.get(taskid, ())}
 
 
+def read_task(line: str) -> Task | None:
+    """Read one line of a list; None if it is no task of these."""
+    found = _TASK.fullmatch(line)
+    if found is None:
+        return None
+    prefix, seconds, status, word = found.groups(default="")
+    return Task(seconds, int(status), word, prefix)
+
+
 def read_listing(path: Path) -> Listing:
     """Read the whole lines of a list."""
     listing = Listing()
@@ -69,25 +78,70 @@ def read_listing(path: Path) -> Listing:
             listing.barriers.append((len(listing.tasks), line.endswith("CHECK")))
         elif line.startswith("#AFTER "):
             after |= parse_ranges(line.removeprefix("#AFTER "))
-        elif found := _TASK.fullmatch(line):
-            prefix, seconds, status, word = found.groups(default="")
+        elif task := read_task(line):
             if after:
                 listing.after[len(listing.tasks)], after = after, set()
-            listing.tasks.append(Task(seconds, int(status), word, prefix))
+            listing.tasks.append(task)
         elif line:
             listing.odd.append(line)
     return listing
 
 
+class Sight(NamedTuple):
+    """What stands in the files at one moment."""
+
+    listing: Listing
+    finished: frozenset[int]
+    failed: frozenset[int]
+    queued: dict[str, list[int]]
+    """The ids in each queue."""
+    shown: list[str]
+    """The lines that plain farmers may take."""
+
+
+class CrowdScene(Scene):
+    """A scene with a text list that grows."""
+
+    plain_options: tuple[str, ...] = ()
+    pops_known = False
+    """Whether plain farmers leave what was added since their start."""
+    plain_path = ""
+    """Where else a plain farmer finds Python's modules."""
+
+    def is_made(self) -> bool:
+        """Whether anybody has begun the workdir."""
+        return (self.workdir / "toprocess").exists()
+
+    def is_begun(self) -> bool:
+        """Whether a farm of mpifarm has."""
+        return (self.workdir / "fingerprint.json").exists() and self.is_made()
+
+    def read_listing(self) -> Listing:
+        """Read the list as it is now."""
+        return read_listing(self.tasklist)
+
+    def look(self) -> Sight | None:
+        """Read all; None if that can't be done now.  Lock held."""
+        listing = self.read_listing()
+        texts = [task.line for task in listing.tasks]
+        return Sight(
+            listing,
+            frozenset(self.ids("finished", texts)),
+            frozenset(self.ids("failed", texts)),
+            {name: self.ids(name, texts) for name in QUEUES},
+            self.content("toprocess").decode().split("\n"),
+        )
+
+
 # ---- while they work -----------------------------------------------------------------
 
 
-class Watch(WorkdirFiles):
+class Watch:
     """Looks at the workdir while farmers work on it."""
 
-    def __init__(self, scene: Scene) -> None:
-        super().__init__(scene.workdir)
-        self._tasklist = scene.tasklist
+    def __init__(self, scene: CrowdScene) -> None:
+        self._scene = scene
+        self._finished: frozenset[int] = frozenset()
         self.recorded: dict[int, float] = {}
         """When each task was seen in ``finished`` or ``failed`` first."""
         self.readers: dict[str, int] = {}
@@ -100,7 +154,7 @@ class Watch(WorkdirFiles):
     def look(self, now: float) -> None:
         """Look under the lock, if that is free; `now` are seconds since 1970."""
         try:
-            lock = (self.workdir / "lock").open("rb")
+            lock = (self._scene.workdir / "lock").open("rb")
         except FileNotFoundError:
             return
         with lock:
@@ -108,16 +162,19 @@ class Watch(WorkdirFiles):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
-            self.looks += 1
-            listing = read_listing(self._tasklist)
-            texts = [task.line for task in listing.tasks]
-            ended = {*self.ids("finished", texts), *self.ids("failed", texts)}
-            queued = {name: self.ids(name, texts) for name in QUEUES}
-            lines = self.content("toprocess").decode().split("\n")
-        for taskid in ended:
+            sight = self._scene.look()
+        if sight is None:
+            return
+        self.looks += 1
+        for taskid in sight.finished | sight.failed:
             self.recorded.setdefault(taskid, now)
-        self._judge_queues(queued)
-        self._judge_shown(listing, lines)
+        if gone := self._finished - sight.finished:
+            self._find(f"{sorted(gone)} were finished, and are no more")
+        self._finished = sight.finished
+        if sight.listing.odd:
+            self._find(f"the list has odd lines: {sight.listing.odd}")
+        self._judge_queues(sight.queued)
+        self._judge_shown(sight.listing, sight.shown)
 
     def _judge_queues(self, queued: dict[str, list[int]]) -> None:
         places = Counter(taskid for ids in queued.values() for taskid in ids)
@@ -138,7 +195,8 @@ class Watch(WorkdirFiles):
                 self._find(f"toprocess shows {taskid}, which plain farmers may not run")
             if taskid in self.withheld:
                 self._find(f"toprocess shows {taskid}, which is held")
-        for name, known in self.readers.items():
+        readers = {} if self._scene.pops_known else self.readers
+        for name, known in readers.items():
             if unknown := [taskid for taskid in ids if taskid >= known]:
                 self._find(f"toprocess shows {unknown} to {name}, which knows {known}")
 
@@ -176,7 +234,7 @@ class CrowdJudge:
     """The judge of a list that is done."""
 
     def __init__(
-        self, scene: Scene, listing: Listing, watch: Watch, asked: Asked
+        self, scene: CrowdScene, listing: Listing, watch: Watch, asked: Asked
     ) -> None:
         self._scene = scene
         self._listing = listing

@@ -119,11 +119,13 @@ class Scene(WorkdirFiles):
     The workdir is ``tasks.txt_workdir`` beside the list, which may be a mount point.
     """
 
+    list_name = "tasks.txt"
+
     def __init__(self, directory: Path, tasks: Sequence[Task]) -> None:
         self.directory = directory
         self.tasks = tasks
-        self.tasklist = directory / "tasks.txt"
-        super().__init__(directory / "tasks.txt_workdir")
+        self.tasklist = directory / self.list_name
+        super().__init__(directory / f"{self.list_name}_workdir")
 
     def build(self) -> None:
         """Write the list and the script."""

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from tests.farm_driver import MPIFARM, NO_LAUNCH, Member, Mpirun, Part, send_signal
-from tests.fault.evidence import Allowance, Task, counted
+from tests.fault.evidence import Allowance, Scene, Task, counted
 from tests.fault.stage import FARM_DEADLINE, Stage
 from tests.support import (
     ROOT,
@@ -664,7 +664,7 @@ class Outcome(NamedTuple):
 def play(scenario: Scenario, directory: Path) -> Outcome:
     """Play it in this directory, which must not exist."""
     begun = time.monotonic()
-    stage = Stage(directory, scenario.tasks)
+    stage = Stage(Scene(directory, scenario.tasks))
     with _disk_of(scenario, stage) as has_disk, stage:
         act = Play(scenario, stage, has_disk)
         try:

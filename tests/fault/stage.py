@@ -8,14 +8,12 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tests.farm_driver import FarmDriver, Member, Mpirun
-from tests.fault.evidence import Scene, Snapshot, Task
+from tests.fault.evidence import Scene, Snapshot
 from tests.support import (
     ROOT,
     TOKEN_VARIABLE,
@@ -34,9 +32,10 @@ that hears nothing ends after 30 s by itself."""
 class Stage:
     """A scene with farms; a context manager that leaves no process behind."""
 
-    def __init__(self, directory: Path, tasks: Sequence[Task]) -> None:
-        self.scene = Scene(directory, tasks)
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
         self.scene.build()
+        directory = scene.directory
         self.snapshots: list[Snapshot] = []
         self.token = uuid.uuid4().hex
         # this tree, whatever is installed
@@ -44,6 +43,7 @@ class Stage:
         self.environment = clean_environment(os.environ) | own
         self._processes = Processes(directory, self.environment)
         self.farm = FarmDriver(directory, self._processes, self.environment)
+        self.farm.tasklist, self.farm.workdir = scene.tasklist, scene.workdir
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.fault.evidence import Allowance, Task
+from tests.fault.evidence import Allowance, Scene, Task
 from tests.fault.stage import FARM_DEADLINE, Stage
 from tests.support import ROOT
 
@@ -50,7 +50,7 @@ class Theatre:
         self._numbers = count()
 
     def open_stage(self) -> Stage:
-        return Stage(self._directory / str(next(self._numbers)), TASKS)
+        return Stage(Scene(self._directory / str(next(self._numbers)), TASKS))
 
     def strike(self, *schedules: str, part: str = "rank") -> Verdict:
         """Farms one after the other, each struck by its schedule, and a resume."""
