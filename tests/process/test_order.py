@@ -1,19 +1,35 @@
 """Lists with an order: whole farms, an older mpifarm, and the real PyTaskFarmers."""
 
 import signal
+from collections.abc import Iterable
+
+from tests.support import wait_until
 
 HEEDS_NOT = "begun by a farmer that does not heed what the tasklist says of its order"
 
 
-def create_stages(create_place, *stages: int, waits: tuple[int, ...] = ()):
-    """Each command notes its number and what is recorded; some wait for a file."""
+def create_stages(
+    create_place,
+    *stages: int,
+    waits: Iterable[int] = (),
+    later: Iterable[int] = (),
+    gate: str = "go",
+):
+    """Each command notes its number and what is recorded; some wait for a file.
+
+    Those of `later` wait for the file ``later``.  Those of `waits` wait for the file
+    `gate` in a farm of mpifarm, for ``go`` in others.
+    """
     place = create_place()
     script = place.script(
         "mark",
         f"ended=$(cat {place.workdir}/finished {place.workdir}/failed | wc -l)",
         'echo "$1 ${MPIFARM_FARM:-plain} $ended" >> starts',
-        f'case " {" ".join(map(str, waits))} " in *" $1 "*)',
-        "  until [ -e go ]; do sleep 0.02; done;; esac",
+        f"gate=${{MPIFARM_FARM:+{gate}}}",
+        'case " $1 " in',
+        f"  {_one_of(waits)}) until [ -e ${{gate:-go}} ]; do sleep 0.02; done;;",
+        f"  {_one_of(later)}) until [ -e later ]; do sleep 0.02; done;;",
+        "esac",
     )
     lines, taskid = list[str](), 0
     for count in stages:
@@ -23,6 +39,11 @@ def create_stages(create_place, *stages: int, waits: tuple[int, ...] = ()):
         taskid += count
     place.tasklist.write_text("".join(f"{line}\n" for line in lines))
     return place
+
+
+def _one_of(ids: Iterable[int]) -> str:
+    """Return the pattern of a shell for these numbers."""
+    return "|".join(f"' {each} '" for each in ids) or "none"
 
 
 def starts(place) -> list[tuple[int, str, int]]:
@@ -40,14 +61,19 @@ def assert_in_order(place, *stages: int) -> None:
     assert sorted(each for each, *_ in starts(place)) == [*range(first)]
 
 
-def test_two_farms_do_a_list_in_its_order_and_both_stay_to_its_end(create_place):
-    place = create_stages(create_place, 4, 30, 30, waits=(0, 1, 2, 3))
-    farms = [place.start("-n", "2") for _ in range(2)]
-    place.await_notes("starts", 4)
+def test_two_farms_do_a_list_in_its_order_and_both_stay_at_a_barrier(create_place):
+    place = create_stages(create_place, 2, 30, 30, waits=(0, 1), later=range(2, 32))
+    first = place.start("-n", "2")
+    place.await_notes("starts", 2)
+    second = place.start("-n", "2")
+    wait_until(lambda: "is at work in this workdir too" in second.text())
     place.allow()
-    assert [farm.wait() for farm in farms] == [0, 0]
-    assert_in_order(place, 4, 30, 30)
-    assert len({farm for _, farm, _ in starts(place)}) == 2
+    # A farm that has got little done takes few, and leaves the others to the other.
+    wait_until(lambda: len({farm for _, farm, _ in starts(place)[2:]}) == 2)
+    (place.directory / "later").touch()
+    # The last stage holds up nothing more: who has nothing of it leaves, with 3.
+    assert {*(farm.wait() for farm in (first, second))} in ({0}, {0, 3})
+    assert_in_order(place, 2, 30, 30)
     place.assert_sound()
 
 
@@ -129,24 +155,26 @@ def test_a_workdir_that_a_plain_farmer_has_begun_is_refused(create_place, plain_
 def test_a_plain_farmer_beside_or_after_a_farm_starts_nothing_that_may_not_run(
     create_place, plain_farmer
 ):
-    place = create_stages(create_place, 6, 4, 4, waits=(0, 1, 2, 3))
+    # The farm ends the first stage: for what a plain farmer has it would not wait.
+    place = create_stages(create_place, 20, 4, 4, waits=range(20), gate="go-on")
     farm = place.start("-n", "2")
     place.await_notes("starts", 2)
     plain = place.start_plain(plain_farmer, "--proc", "2")
     place.await_notes("starts", 4)
     place.allow()
-    assert farm.wait() == 0
     assert plain.wait(30) == 0
-    assert_in_order(place, 6, 4, 4)
+    (place.directory / "go-on").touch()
+    assert farm.wait() == 0
+    assert_in_order(place, 20, 4, 4)
     plainly = {each for each, farm, _ in starts(place) if farm == "plain"}
     assert plainly
-    assert plainly <= {*range(6)}
+    assert plainly <= {*range(20)}
     # and where a farm was stopped behind the first barrier
     place = create_stages(lambda: create_place(name="there"), 2, 4, waits=(2, 3))
     farm = place.start("-n", "2")
     place.await_notes("starts", 4)
     farm.send_signal(signal.SIGTERM)
-    assert farm.wait(10) == 75
+    assert farm.wait() == 75
     assert place.ids("waiting") == [2, 3, 4, 5]
     plain = place.start_plain(plain_farmer, "--proc", "2")
     assert plain.wait(30) == 0
