@@ -1152,3 +1152,12 @@ def test_lines_that_leave_together_are_one_range():
     found = search(frontier, content, tasks, 4, {2}, set())
     size = len(content) // 4
     assert found.removed == [(0, 2 * size), (3 * size, 4 * size)]
+
+
+def test_what_stands_in_waiting_and_may_run_at_once_is_run(site):
+    """A killed farm has left there what users held, and have released since."""
+    site.write("waiting", [1, 2, 5])
+    site.write("toprocess", [0, 3])
+    site.write("finished", [4, *range(6, 12)])
+    done, _ = work(site.open())
+    assert sorted(done) == [0, 1, 2, 3, 5]
