@@ -118,17 +118,19 @@ class Frontier:
                 if taskid < end:
                     self.stays[taskid] = states[taskid] != _OPEN
 
-    def expect_shared(self) -> None:
+    def expect_shared(self) -> bool:
         """Look in ``waiting`` for tasks that plain farmers may run, too.
 
-        They get there when users hold them.
+        They get there when users hold them.  Return False if that is done already.
         """
-        if not self._expects_shared:
-            self._expects_shared = True
-            self.changes += 1
-            self._mark_those_elsewhere(0)
-            for taskid in _find_marked(self.closed, len(self.closed)):
-                self.stays[taskid] = 1
+        if self._expects_shared:
+            return False
+        self._expects_shared = True
+        self.changes += 1
+        self._mark_those_elsewhere(0)
+        for taskid in _find_marked(self.closed, len(self.closed)):
+            self.stays[taskid] = 1
+        return True
 
     def _mark(self, taskid: int) -> None:
         """Set `stays` of a task whose state has changed."""

@@ -151,12 +151,10 @@ class WaitingQueue(AddedQueue):
         self, content: Content | None, requeue: Sequence[int], take: int
     ) -> Plan:
         content = content or b""
-        end, _ = find_place(content, 0, len(self._tasks))
-        candidates = self._find_candidates(take)
-        search = ReadySearch(
-            content, self._tasks, self._frontier, self._is_blocked, candidates
-        )
-        search.run(end, take)
+        search, candidates = self._search(content, take)
+        if take and content and not search.has_found and self._frontier.expect_shared():
+            # A task that was held may stand here, though no file says so any more.
+            search, candidates = self._search(content, take)
         chunks = edit(content, search.removed, self._tasks, requeue)
         return Plan(
             [*search.taken],
@@ -168,6 +166,16 @@ class WaitingQueue(AddedQueue):
             changes=self._frontier.changes,
             candidates=candidates,
         )
+
+    def _search(self, content: Content, take: int) -> "tuple[ReadySearch, bytearray]":
+        """Search for up to `take` tasks; return the search, and its candidates."""
+        end, _ = find_place(content, 0, len(self._tasks))
+        candidates = self._find_candidates(take)
+        search = ReadySearch(
+            content, self._tasks, self._frontier, self._is_blocked, candidates
+        )
+        search.run(end, take)
+        return search, candidates
 
     def _may_leave(self, taskid: int) -> bool:
         return taskid not in self._held and self._frontier.is_ready(taskid)
@@ -204,6 +212,11 @@ class ReadySearch:
     """The ranges of bytes of all these tasks' lines, in order."""
     is_more: bool = False
     """Whether another task is ready than those `taken`."""
+
+    @property
+    def has_found(self) -> bool:
+        """Whether any task may leave the queue."""
+        return bool(self.is_more or self.removed)
 
     def run(self, end: int, take: int) -> None:
         """Find up to `take` tasks in the lines up to the byte `end`.

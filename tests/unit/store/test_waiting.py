@@ -1026,6 +1026,15 @@ def test_what_stands_there_of_a_list_without_an_order_runs(tmp_path):
     assert site.open().transact((), (), 12).taken == [0, 1, 5, 7]
 
 
+def test_what_stands_there_of_a_list_with_an_order_runs_too(site):
+    """Users have held 1 and 3; the file that says so is gone."""
+    site.open().close()
+    site.write("toprocess", [0])
+    site.write("waiting", [1, 2, 3, *range(4, 12)])
+    done, not_run = work(site.open())
+    assert (sorted(done), not_run) == ([*range(12)], [])
+
+
 def test_released_tasks_of_other_queues_run_out_of_waiting(site):
     workdir = site.open()
     workdir.hold(Held(frozenset({1, 3})))
