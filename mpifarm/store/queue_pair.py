@@ -27,7 +27,7 @@ from mpifarm.store.queue import (
     Steps,
     find_lines_before,
 )
-from mpifarm.store.status_lines import Ids, encode_blocks, find_id, scan_ids
+from mpifarm.store.status_lines import Ids, encode_blocks, find_id
 from mpifarm.store.waiting import WaitingQueue
 from mpifarm.system import file_contents, files
 
@@ -90,22 +90,6 @@ class QueuePair:
         """
         if self.constraints or files.is_there(self._paths.waiting):
             self._begin_waiting()
-        if self.frontier is not None and self._has_shared_waiting():
-            self.frontier.expect_shared()
-
-    def _has_shared_waiting(self) -> bool:
-        """Return whether a task stands in ``waiting`` that plain farmers may run.
-
-        A killed farm leaves it there that users have held and released since.
-        """
-        state = file_contents.find_state(self._paths.waiting)
-        if state is None or not self.constraints:
-            return False
-        blocks = scan_ids(state.blocks(appended=False))
-        return any(
-            next(self.constraints.find_shared(taskids), None) is not None
-            for taskids in blocks
-        )
 
     def hold(self, taskids: Iterable[int]) -> None:
         """Let these tasks, and no others, stay in ``waiting`` though they are ready."""
