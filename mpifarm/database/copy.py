@@ -13,25 +13,30 @@ from urllib.parse import quote
 
 from mpifarm.database.errors import explained
 from mpifarm.database.farming import PLACE, find_about
-from mpifarm.database.schema import connect, find_version
+from mpifarm.database.schema import BUSY_SECONDS, connect, find_version
 from mpifarm.errors import FarmError
 from mpifarm.system import file_contents
 
 
-def read_copy(path: str, lock: AbstractContextManager[object]) -> sqlite3.Connection:
+def read_copy(
+    path: str, lock: AbstractContextManager[object], patience: float = BUSY_SECONDS
+) -> sqlite3.Connection:
     """Return a copy of a database in memory, taken within `lock`.
 
-    A transaction of a writer that died is rolled back in the file first.  Raises what
-    `connect` raises.
+    A transaction of a writer that died is rolled back in the file first.  `patience`,
+    and what it raises: see `connect`.
     """
     copy = sqlite3.connect(":memory:", isolation_level=None)
     try:
         # SQLite's own lock as well: a user may be writing by another program.
         with (
             lock,
-            closing(connect(path, writes=False)) as connection,
+            closing(connect(path, writes=False, patience=patience)) as connection,
             explained(path),
         ):
+            # A backup that finds the file locked would try again without end.
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             connection.backup(copy)
     except BaseException:
         copy.close()
@@ -53,12 +58,12 @@ class FileState(NamedTuple):
         return self.version.size if self.version else 0
 
 
-def settle(path: str) -> FileState:
+def settle(path: str, patience: float = BUSY_SECONDS) -> FileState:
     """Undo what a writer that died has begun.  Return the file's state.  Lock held.
 
-    Raises what `connect` raises.
+    `patience`, and what it raises: see `connect`.
     """
-    connect(path, writes=False).close()
+    connect(path, writes=False, patience=patience).close()
     return state_of(path)
 
 

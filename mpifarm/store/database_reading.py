@@ -4,6 +4,7 @@ Rules of this file: it changes nothing, but for what a writer that died has begu
 reads a copy, taken under the lock, or of a file that was the same before and after.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
@@ -24,6 +25,15 @@ LOCK_SECONDS: Final = 5.0
 LARGE: Final = 32 * 1024 * 1024
 """Bytes above which a database is copied without the lock: a copy under it would keep
 farms waiting for more than 50 ms."""
+
+BUSY_SECONDS: Final = 5.0
+"""Seconds for which a reader waits until another program has committed."""
+
+PATIENCE: Final = 0.01
+"""Seconds of those that it waits under the lock, and keeps farms waiting."""
+
+PAUSE_SECONDS: Final = 0.05
+"""Seconds from one try to the next, without the lock."""
 
 TRIES: Final = 3
 """Copies without the lock; then the database is copied under it."""
@@ -96,20 +106,35 @@ def read_moment(path: str, find_lock: FindLock, also: Callable[[], T]) -> Moment
     what `mpifarm.database.schema.connect` raises, but `InputError` if another program
     is writing the database.
     """
+    end = time.monotonic() + BUSY_SECONDS
     with told_if_busy():
-        for _ in range(TRIES):
-            with lock_to_read(path, find_lock) as trouble:
-                before = settle(path)
-                if before.size <= LARGE:
-                    return Moment(read_copy(path, nullcontext()), also(), trouble)
-            copy = copy_unlocked(path)
-            with lock_to_read(path, find_lock) as trouble:
-                if copy is not None and state_of(path) == before:
-                    return Moment(copy, also(), trouble)
-            if copy is not None:
-                copy.close()
+        while True:
+            try:
+                return _read_moment(path, find_lock, also)
+            except BusyError:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(PAUSE_SECONDS)
+
+
+def _read_moment(path: str, find_lock: FindLock, also: Callable[[], T]) -> Moment[T]:
+    for _ in range(TRIES):
         with lock_to_read(path, find_lock) as trouble:
-            return Moment(read_copy(path, nullcontext()), also(), trouble)
+            before = settle(path, PATIENCE)
+            if before.size <= LARGE:
+                return Moment(_copy_locked(path), also(), trouble)
+        copy = copy_unlocked(path)
+        with lock_to_read(path, find_lock) as trouble:
+            if copy is not None and state_of(path) == before:
+                return Moment(copy, also(), trouble)
+        if copy is not None:
+            copy.close()
+    with lock_to_read(path, find_lock) as trouble:
+        return Moment(_copy_locked(path), also(), trouble)
+
+
+def _copy_locked(path: str) -> Connection:
+    return read_copy(path, nullcontext(), PATIENCE)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from tests.farm_states import write_claim, write_farm
 from tests.workdir_files import Attempt, format_attempts
 
 import_ = import_module("mpifarm.commands.import")
+READING = import_module("mpifarm.store.database_reading")
 
 Run = Callable[..., tuple[int, str]]
 
@@ -245,6 +246,45 @@ def test_a_reader_that_gets_no_lock_says_so_and_reads(database, run, monkeypatch
     assert "tasks.db was read without the lock" in printed
 
 
+def test_a_reader_waits_for_another_program_without_the_lock(
+    database, run, monkeypatch
+):
+    lock = WorkdirLock([str(database / "lock")])
+    held = []
+    with closing(sqlite3.connect("tasks.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+
+        def sleep(_seconds: float) -> None:
+            held.append(not lock.try_acquire())
+            lock.release()
+            if len(held) == 3:
+                other.execute("COMMIT")
+
+        monkeypatch.setattr(READING.time, "sleep", sleep)
+        code, printed = run(ls.main, "tasks.db", "--failed", "--ids")
+    assert (code, printed) == (0, "1-4\n")
+    assert held == [False] * 3
+
+
+def test_a_reader_keeps_no_farm_waiting_for_a_writer_that_came_as_it_opened(
+    database, run, monkeypatch
+):
+    monkeypatch.setattr(READING, "BUSY_SECONDS", 0.01)
+    opened = []
+    with closing(sqlite3.connect("tasks.db", isolation_level=None)) as other:
+
+        def open_and_write(*words: Any, **options: Any) -> Any:
+            connection = schema.connect(*words, **options)
+            opened.append(connection)
+            if len(opened) == 2:  # the first one undoes what a dead writer has begun
+                other.execute("BEGIN EXCLUSIVE")
+            return connection
+
+        monkeypatch.setattr("mpifarm.database.copy.connect", open_and_write)
+        with pytest.raises(InputError, match="is open in another program"):
+            run(ls.main, "tasks.db")
+
+
 # ---- check ---------------------------------------------------------------------------
 
 
@@ -448,6 +488,7 @@ def test_a_database_that_another_program_writes_is_told(
     database, run, monkeypatch, main, words
 ):
     monkeypatch.setattr(schema, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(READING, "BUSY_SECONDS", 0.01)
     with closing(sqlite3.connect("tasks.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         other.execute("UPDATE tasks SET state = 'finished'")
