@@ -43,6 +43,10 @@ class StorageError(FarmError):
     exit_status = ExitStatus.RUN_AGAIN
 
 
+class InUseError(StorageError):
+    """A file that another program is writing just now: wait until it has done so."""
+
+
 class FutileError(StorageError):
     """A storage error that a second try cannot mend.
 

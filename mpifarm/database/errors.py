@@ -9,10 +9,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from mpifarm.errors import ExitStatus, FarmError, InputError, StorageError
+from mpifarm.errors import (
+    ExitStatus,
+    FarmError,
+    InputError,
+    InUseError,
+    StorageError,
+)
 
 
-class BusyError(StorageError):
+class BusyError(InUseError):
     """The error of a database that another program is writing, or has open for it."""
 
     exit_status = ExitStatus.BAD_INPUT

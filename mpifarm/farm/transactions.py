@@ -2,7 +2,8 @@
 
 Rules of this file: the lock is never waited for.  It is tried in each step while a
 transaction waits, so that signals, messages and this rank's own workers are served
-meanwhile.  A disk that fails is tried again for the grace time.
+meanwhile.  A disk that fails is tried again for the grace time, a database that
+another program writes for as long as the lock would be.
 """
 
 import shlex
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mpifarm.coordinator.effects import Transact
-from mpifarm.errors import StorageError
+from mpifarm.errors import InUseError, StorageError
 from mpifarm.farm.lock_wait import WARNING_SECONDS, LockVerdict, LockWait
 from mpifarm.store.store import Store
 from mpifarm.store.types import Recorded, Transacted
@@ -20,6 +21,13 @@ from mpifarm.system.patience import RETRY_SECONDS, Patience
 HEARTBEAT_SECONDS = 10.0
 """Seconds between two touches of the claim: other hosts take a claim that was not
 touched for long for that of a dead farm."""
+
+IN_USE_SECONDS = 1.0
+"""Seconds between two tries to write what another program writes: each try waits for
+that program under the lock, and nothing else is done meanwhile."""
+
+TELL_SECONDS = 3.0
+"""Seconds of such tries until the user is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,8 @@ class StoreWriter:
         self._lock = lock
         self._say = say
         self._patience = Patience("the workdir", grace, say)
+        self._is_used = False
+        """Whether the user knows that another program writes the database."""
         self._transaction: Transact | None = None
         self._records: Sequence[Recorded] = ()
 
@@ -97,10 +107,12 @@ class StoreWriter:
                 )
             finally:
                 self._lock.release()
+        except InUseError as error:
+            return self._complain_of_use(transaction, error, now, is_stopping)
         except StorageError as error:
             return self._retry_or_give_up(transaction, error, now)
         self._transaction = None
-        self._patience.note_success()
+        self._note_success()
         return Written(transaction, transacted)
 
     def _retry_or_give_up(
@@ -116,6 +128,33 @@ class StoreWriter:
             return error
         self._prepare(transaction)
         return None
+
+    def _complain_of_use(
+        self,
+        transaction: Transact,
+        error: InUseError,
+        now: float,
+        is_stopping: bool,  # noqa: FBT001 - as the verdict takes it
+    ) -> StorageError | None:
+        """Prepare another try, and tell of a long wait; in a stop, give up likewise."""
+        self._patience.retry_at = now + IN_USE_SECONDS
+        verdict = self.lock_wait.assess(now, is_stopping=is_stopping)
+        if verdict is LockVerdict.GIVE_UP:
+            self._transaction = None
+            return error
+        is_long = self.lock_wait.waited(now) > TELL_SECONDS and not self._is_used
+        if is_long or verdict is LockVerdict.WARN:
+            self._is_used = True
+            said = str(error).partition(", then give")[0]
+            self._say(f"{said}; this farm waits for it")
+        self._prepare(transaction)
+        return None
+
+    def _note_success(self) -> None:
+        self._patience.note_success()
+        if self._is_used:
+            self._is_used = False
+            self._say("the database can be written again")
 
     def _complain_of_lock(
         self, now: float, *, is_stopping: bool

@@ -395,10 +395,6 @@ class FarmActor:
     def _end(self, child: Child) -> None:
         crowd, status = self._crowd, child.wait()
         crowd.tell(f"{self._name} ended with {status}")
-        if status == TO_GO_ON:
-            # It gave up on a database that the user's program wrote for longer than its
-            # grace time: what had ended meanwhile is not recorded, as after a kill.
-            crowd.kills.append(time.time())
         crowd.findings += crowd.stage.await_end(self._name, 15.0)
         statuses = {SOME_FAILED, ELSEWHERE, TO_GO_ON}
         statuses |= set() if self._had_failed else {ALL_FINISHED}

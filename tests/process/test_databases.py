@@ -1,6 +1,7 @@
 """Databases as tasklists: whole farms, kills, users' SQL, and the real PyTaskFarmer."""
 
 import shutil
+import signal
 import sqlite3
 import sysconfig
 import time
@@ -148,14 +149,15 @@ def test_what_is_inserted_in_an_order_waits(create_database):
 
 def test_a_farm_waits_until_another_program_has_written(create_database):
     at = create_database(*["sleep 0.2"] * 6)
-    farm = at.place.start("-n", "2", "--grace", "1")
+    farm = at.place.start("-n", "2", "--grace", "0.1")
     at.place.await_notes("starts", 1)
     with closing(sqlite3.connect(at.path, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
-        wait_until(lambda: "is open in another program" in farm.text())
+        wait_until(lambda: "let that program commit or end; this" in farm.text())
         connection.execute("ROLLBACK")
-        wait_until(lambda: "can be written again" in farm.text())
+        wait_until(lambda: "the database can be written again" in farm.text())
         connection.execute("BEGIN EXCLUSIVE")
+        farm.send_signal(signal.SIGUSR1)
         assert farm.wait() == 75
     at.place.finish()
     assert at.states() == {"finished": 6}

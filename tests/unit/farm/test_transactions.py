@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from mpifarm.coordinator.effects import Transact
-from mpifarm.errors import StorageError
+from mpifarm.errors import InUseError, StorageError
 from mpifarm.farm.transactions import (
     HEARTBEAT_SECONDS,
+    IN_USE_SECONDS,
     Heartbeat,
     StoreWriter,
     Written,
@@ -30,6 +31,7 @@ class Disk:
         self.calls: list[Any] = []
         self.is_free = True
         self.fails = False
+        self.is_used = False
 
     def prepare(self, *arguments: Any) -> None:
         self.calls.append(("prepare", *arguments))
@@ -38,6 +40,8 @@ class Disk:
         self.calls.append(("transact", *arguments))
         if self.fails:
             raise StorageError("can't write")
+        if self.is_used:
+            raise InUseError("it is open: commit, then give it again")
         return DONE
 
     def heartbeat(self) -> None:
@@ -126,6 +130,38 @@ def test_a_lock_in_use_is_tried_on_told_of_and_given_up_in_a_stop(writer, disk, 
     )
     assert not writer.is_waiting
     assert "release" not in disk.calls
+
+
+def test_what_another_program_writes_is_waited_for_beyond_the_grace_time(
+    writer, disk, said
+):
+    disk.is_used = True
+    writer.begin(CHANGE, RECORDS, 100.0)
+    assert write(writer, 100.0) is None
+    assert [call[0] for call in disk.calls] == ["prepare", "transact", "r", "prepare"]
+    assert write(writer, 100.0 + IN_USE_SECONDS - 0.01) is None
+    assert len(disk.calls) == 4, "it is not time"
+    assert writer.poll_seconds(100.0) == pytest.approx(IN_USE_SECONDS)
+    assert write(writer, 103.0) is None
+    assert said == []
+    for now in (104.0, 105.0, 131.0):
+        assert write(writer, now) is None
+    assert said == ["it is open: commit; this farm waits for it"] * 2
+    disk.is_used = False
+    assert write(writer, 132.0) == Written(CHANGE, DONE)
+    assert said[2:] == ["the database can be written again"]
+    writer.begin(CHANGE, RECORDS, 133.0)
+    write(writer, 133.0)
+    assert len(said) == 3
+
+
+def test_a_stop_gives_up_what_another_program_writes(writer, disk, said):
+    disk.is_used = True
+    writer.begin(CHANGE, RECORDS, 100.0)
+    assert write(writer, 103.0, is_stopping=True) is None
+    error = write(writer, 104.0, is_stopping=True)
+    assert str(error) == "it is open: commit, then give it again"
+    assert not writer.is_waiting
 
 
 def test_a_failing_disk_is_tried_again_each_time_prepared_anew(writer, disk, said):
