@@ -52,7 +52,9 @@ def import_list(
     _refuse_workdir(path)
     if is_database(target, environ):
         raise InputError(
-            f"{target.tasklist} is a database already: copy it while no farm runs"
+            f"{target.tasklist} is a database already: copy it while no farm runs,"
+            f" after mpifarm status {target.tasklist}, which undoes what a killed farm"
+            " had begun"
         )
     if not files.is_directory(target.workdir):
         tasks = read_tasks(target, environ)

@@ -19,19 +19,25 @@ from mpifarm.system import file_contents
 
 
 def read_copy(
-    path: str, lock: AbstractContextManager[object], patience: float = BUSY_SECONDS
+    path: str,
+    lock: AbstractContextManager[object],
+    patience: float = BUSY_SECONDS,
+    *,
+    is_locked: bool = True,
 ) -> sqlite3.Connection:
     """Return a copy of a database in memory, taken within `lock`.
 
-    A transaction of a writer that died is rolled back in the file first.  `patience`,
-    and what it raises: see `connect`.
+    A transaction of a writer that died is rolled back in the file first, if it
+    `is_locked`.  `patience`, and what it raises: see `connect`.
     """
     copy = sqlite3.connect(":memory:", isolation_level=None)
     try:
         # SQLite's own lock as well: a user may be writing by another program.
         with (
             lock,
-            closing(connect(path, writes=False, patience=patience)) as connection,
+            closing(
+                connect(path, writes=False, patience=patience, is_locked=is_locked)
+            ) as connection,
             explained(path),
         ):
             # A backup that finds the file locked would try again without end.
@@ -58,12 +64,14 @@ class FileState(NamedTuple):
         return self.version.size if self.version else 0
 
 
-def settle(path: str, patience: float = BUSY_SECONDS) -> FileState:
-    """Undo what a writer that died has begun.  Return the file's state.  Lock held.
+def settle(
+    path: str, patience: float = BUSY_SECONDS, *, is_locked: bool = True
+) -> FileState:
+    """Undo what a writer that died has begun, if it `is_locked`.
 
-    `patience`, and what it raises: see `connect`.
+    Return the file's state.  `patience`, and what it raises: see `connect`.
     """
-    connect(path, writes=False, patience=patience).close()
+    connect(path, writes=False, patience=patience, is_locked=is_locked).close()
     return state_of(path)
 
 

@@ -65,6 +65,8 @@ def explained(path: str) -> Iterator[None]:
 def explain(path: str, error: sqlite3.Error) -> FarmError | None:
     """Return the sentence of mpifarm for an error of SQLite; None for a defect."""
     code = primary_code(error)
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
+        return left_unended(path)
     if code in _BUSY:
         return BusyError(
             f"the database {path} is open in another program, which is writing it: let"
@@ -88,6 +90,25 @@ def not_permitted(path: str) -> InputError:
     return InputError(
         f"can't write the database {path}: ask its owner for the permission to write it"
         " and its directory"
+    )
+
+
+def journal_not_permitted(path: str, journal: str) -> InputError:
+    """Return the error of a journal that the user may not write."""
+    return InputError(
+        f"can't write {journal}, the journal of the database {path}: ask its owner for"
+        " the permission to write it"
+    )
+
+
+def left_unended(path: str) -> BusyError:
+    """Return the error of a change that is not ended, and not this program's to undo.
+
+    While its writer lives, it will end soon.
+    """
+    return BusyError(
+        f"the database {path} has a change that a program which died has begun: let its"
+        f" owner undo it by sqlite3 {shlex.quote(path)} 'BEGIN IMMEDIATE'"
     )
 
 

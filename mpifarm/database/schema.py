@@ -19,6 +19,8 @@ from mpifarm import __version__
 from mpifarm.database.errors import (
     damaged,
     explained,
+    journal_not_permitted,
+    left_unended,
     not_permitted,
     primary_code,
 )
@@ -123,24 +125,32 @@ def check_header(path: str) -> None:
 
 
 def connect(
-    path: str, *, writes: bool = True, patience: float = BUSY_SECONDS
+    path: str,
+    *,
+    writes: bool = True,
+    patience: float = BUSY_SECONDS,
+    is_locked: bool = True,
 ) -> sqlite3.Connection:
-    """Open a database.  The caller holds the lock, and ends transactions itself.
+    """Open a database.  The caller ends transactions itself.
 
     `patience`: seconds for which a statement waits until another program has committed.
-    A transaction of a writer that died is rolled back first.  Raises `InputError` for a
-    file that is not a database of this version of mpifarm, or is damaged; `BusyError`
-    if another program is writing it; `StorageError` if the disk fails.
+    `is_locked`: the caller holds the lock, so a writer that has not ended is dead, and
+    what it has begun is rolled back first.  Raises `InputError` for a file that is not
+    a database of this version of mpifarm, or is damaged; `BusyError` if another program
+    is writing it, or what it has begun can't be rolled back; `StorageError` if the disk
+    fails.
     """
     real = os.path.realpath(path)
     has_journal = files.find_size(f"{real}-journal") > 0
     # What a dead writer has begun may have changed the header.
     _check_header(path, is_whole=not has_journal)
+    if writes:
+        _check_permissions(path, real)
     if has_journal:
+        if not (is_locked and _may_write(real)):
+            raise left_unended(path)
         _roll_back(path, real, patience)
         _check_header(path, is_whole=True)
-    if writes and not all(map(_may_write, (real, os.path.dirname(real)))):
-        raise not_permitted(path)
     return _open(path, real, "rw" if writes else "ro", patience)
 
 
@@ -148,16 +158,21 @@ def _may_write(path: str) -> bool:
     return files.is_permitted(path, os.W_OK)
 
 
+def _check_permissions(path: str, real: str) -> None:
+    """Raise `InputError` if a file that a change has to write may not be written."""
+    if not all(map(_may_write, (real, os.path.dirname(real)))):
+        raise not_permitted(path)
+    journal = f"{real}-journal"
+    if files.is_there(journal) and not _may_write(journal):
+        raise journal_not_permitted(path, journal)
+
+
 def _roll_back(path: str, real: str, patience: float) -> None:
     """Let SQLite undo the transaction of a writer that died.
 
     Raises `BusyError` if the writer lives, `InputError` without permission to write.
     """
-    if not _may_write(real):
-        raise InputError(
-            f"the database {path} has a change that a program which died has begun: let"
-            f" its owner undo it by sqlite3 {shlex.quote(path)} 'BEGIN IMMEDIATE'"
-        )
+    _check_permissions(path, real)
     with closing(_open(path, real, "rw", patience)) as connection, explained(path):
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
@@ -291,10 +306,11 @@ def creating(path: str) -> Iterator[sqlite3.Connection]:
     """Give a new database for a ``with`` block, which gets its name at the end.
 
     It is in one transaction, which the block leaves open.  A block that raises leaves
-    no file.  Raises `InputError` if there is a file of this name, `StorageError` if the
-    disk fails.
+    no file.  Raises `InputError` if there is a file of this name, or the journal of a
+    database that had it; `StorageError` if the disk fails.
     """
     files.refuse_existing(path)
+    _refuse_journal(path)
     staging = f"{path}.{secrets.token_hex(4)}.new"
     try:
         with explained(path), closing(_create(staging)) as connection:
@@ -307,6 +323,16 @@ def creating(path: str) -> Iterator[sqlite3.Connection]:
     finally:
         with suppress(OSError):
             os.unlink(staging)
+
+
+def _refuse_journal(path: str) -> None:
+    """Raise `InputError` for a journal that SQLite would play back over a new file."""
+    journal = f"{path}-journal"
+    if files.find_size(journal) > 0:
+        raise InputError(
+            f"{journal} has a change of a database {path} that is gone, and would spoil"
+            " a new one: remove it, or name another file"
+        )
 
 
 def _create(staging: str) -> sqlite3.Connection:

@@ -85,24 +85,30 @@ def add_rows(
     the same commands, gets the same ids.  Raises `InputError` for a mistake in them.
     """
     mark = hashlib.sha256(b"\n".join([*commands, *map(b"%d".__mod__, after)]))
-    known = _find_added(connection, mark.hexdigest())
-    if known is not None:
-        return AddedRows(known, was_killed=True)
-    total = statements.find_total(connection)
-    if after and max(after) >= total:
-        tasks = f"ids 0 to {total - 1}" if total else "no tasks yet"
-        raise InputError(
-            f"--after names task {max(after)}, and the database has {tasks}: a task can"
-            " only wait for one that is in the list"
-        )
-    ids = [*range(total, total + len(commands))]
+    # All is read in the transaction: a user may insert rows by SQL's locks alone.
     with statements.transaction(connection):
+        known = _find_added(connection, mark.hexdigest())
+        if known is not None:
+            return AddedRows(known, was_killed=True)
+        total = statements.find_total(connection)
+        _check_after(after, total)
+        ids = [*range(total, total + len(commands))]
         has_barriers = bool(statements.read_barriers(connection))
         new = _compose(total, commands, after, has_barriers=has_barriers)
         statements.insert(connection, new)
         record = {"digest": mark.hexdigest(), "tasks": encode_ids(ids)}
         write_about(connection, _ADDING, json.dumps(record))
     return AddedRows(ids)
+
+
+def _check_after(after: Sequence[int], total: int) -> None:
+    """Raise `InputError` for an id that none of `total` tasks has."""
+    if after and max(after) >= total:
+        tasks = f"ids 0 to {total - 1}" if total else "no tasks yet"
+        raise InputError(
+            f"--after names task {max(after)}, and the database has {tasks}: a task can"
+            " only wait for one that is in the list"
+        )
 
 
 def _find_added(connection: Connection, digest: str) -> list[int] | None:

@@ -2,6 +2,8 @@
 
 Rules of this file: it changes nothing, but for what a writer that died has begun.  It
 reads a copy, taken under the lock, or of a file that was the same before and after.
+Without the lock it undoes nothing: the writer may live, on a host whose SQLite locks
+are not seen here.
 """
 
 import time
@@ -120,9 +122,9 @@ def read_moment(path: str, find_lock: FindLock, also: Callable[[], T]) -> Moment
 def _read_moment(path: str, find_lock: FindLock, also: Callable[[], T]) -> Moment[T]:
     for _ in range(TRIES):
         with lock_to_read(path, find_lock) as trouble:
-            before = settle(path, PATIENCE)
+            before = settle(path, PATIENCE, is_locked=not trouble)
             if before.size <= LARGE:
-                return Moment(_copy_locked(path), also(), trouble)
+                return Moment(_copy(path, trouble), also(), trouble)
         copy = copy_unlocked(path)
         with lock_to_read(path, find_lock) as trouble:
             if copy is not None and state_of(path) == before:
@@ -130,11 +132,11 @@ def _read_moment(path: str, find_lock: FindLock, also: Callable[[], T]) -> Momen
         if copy is not None:
             copy.close()
     with lock_to_read(path, find_lock) as trouble:
-        return Moment(_copy_locked(path), also(), trouble)
+        return Moment(_copy(path, trouble), also(), trouble)
 
 
-def _copy_locked(path: str) -> Connection:
-    return read_copy(path, nullcontext(), PATIENCE)
+def _copy(path: str, trouble: str) -> Connection:
+    return read_copy(path, nullcontext(), PATIENCE, is_locked=not trouble)
 
 
 @contextmanager

@@ -222,11 +222,11 @@ def test_a_reader_holds_the_lock_and_gives_it_back(database, run, monkeypatch):
     held = []
     copy = import_module("mpifarm.store.database_reading").read_copy
 
-    def look(*words: Any) -> Any:
+    def look(*words: Any, **named: Any) -> Any:
         lock = WorkdirLock([str(database / "lock")])
         held.append(not lock.try_acquire())
         lock.release()
-        return copy(*words)
+        return copy(*words, **named)
 
     monkeypatch.setattr("mpifarm.store.database_reading.read_copy", look)
     run(ls.main, "tasks.db")

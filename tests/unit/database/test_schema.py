@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mpifarm.database import errors, schema, tasks
-from mpifarm.database.copy import read_copy
+from mpifarm.database.copy import read_copy, settle
 from mpifarm.database.errors import BusyError
 from mpifarm.database.names import is_database_name
 from mpifarm.database.record_locks import has_record_locks
@@ -85,6 +85,17 @@ def test_a_file_that_came_meanwhile_is_not_written_over(tmp_path):
         path.write_text("mine")
     assert path.read_text() == "mine"
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_no_new_database_is_spoilt_by_the_journal_of_an_old_one(path):
+    leave_hot_journal(path)
+    path.unlink()
+    with (
+        pytest.raises(InputError, match=r"tasks\.db-journal has a change .* remove it"),
+        schema.creating(str(path)),
+    ):
+        raise AssertionError("unreachable")
+    assert [each.name for each in path.parent.iterdir()] == ["tasks.db-journal"]
 
 
 def test_a_creation_that_fails_leaves_no_file(tmp_path):
@@ -291,6 +302,47 @@ def test_a_copy_stays_as_it_was(path):
     with closing(read_copy(str(path), nullcontext())) as copy:
         sqlite(path, "UPDATE tasks SET state = 'finished'")
         assert tasks.count_states(copy) == {tasks.TaskState.TO_PROCESS: 3}
+
+
+def test_without_the_lock_nothing_is_undone(path):
+    leave_hot_journal(path)
+    before = path.read_bytes()
+    for read in (read_copy, lambda name, _, is_locked: settle(name, is_locked=False)):
+        with pytest.raises(BusyError, match="a program which died has begun"):
+            read(str(path), nullcontext(), is_locked=False)
+    assert path.read_bytes() == before
+
+
+def test_what_only_its_owner_can_undo_is_busy(path, monkeypatch):
+    leave_hot_journal(path)
+    monkeypatch.setattr(schema, "_may_write", lambda name: name.endswith("-journal"))
+    with pytest.raises(BusyError, match="let its owner undo it by sqlite3"):
+        schema.connect(str(path), writes=False)
+
+
+def test_a_change_that_begins_as_a_reader_opens_is_busy(path, monkeypatch):
+    leave_hot_journal(path)
+    monkeypatch.setattr(schema.files, "find_size", lambda _: 0)
+    monkeypatch.setattr(schema, "_check_header", lambda *_, **__: None)
+    with pytest.raises(BusyError, match="a program which died has begun"):
+        schema.connect(str(path), writes=False)
+
+
+@pytest.mark.parametrize("is_hot", [True, False])
+def test_the_journal_of_another_user_is_named(path, monkeypatch, is_hot):
+    if is_hot:
+        leave_hot_journal(path)
+    else:
+        path.with_name("tasks.db-journal").touch()
+    may_write = schema._may_write
+    monkeypatch.setattr(
+        schema, "_may_write", lambda name: "-journal" not in name and may_write(name)
+    )
+    with pytest.raises(InputError, match=r"can't write .*tasks\.db-journal, the"):
+        schema.connect(str(path))
+    if is_hot:
+        with pytest.raises(InputError, match=r"can't write .*tasks\.db-journal, the"):
+            schema.connect(str(path), writes=False)
 
 
 # ---- file systems without record locks -----------------------------------------------

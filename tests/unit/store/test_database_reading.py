@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from mpifarm.database import schema, tasks
-from mpifarm.database.copy import copy_unlocked
+from mpifarm.database.copy import FileState, copy_unlocked
+from mpifarm.database.errors import left_unended
+from mpifarm.errors import InputError
 from mpifarm.store import database_reading
 from mpifarm.store.database_reading import read_moment
 from mpifarm.system.lock import WorkdirLock
@@ -105,6 +107,30 @@ def test_what_was_written_and_undone_meanwhile_is_seen(path, lock, monkeypatch):
     monkeypatch.setattr(COPY, copy)
     assert failed(path, lock) == 0
     assert len(copies) == 2
+
+
+def test_a_reader_waits_for_a_change_that_it_may_not_undo(path, lock, monkeypatch):
+    settle, tries = database_reading.settle, []
+
+    def busy(name: str, *values: float, is_locked: bool) -> FileState:
+        tries.append(is_locked)
+        if len(tries) < 3:
+            raise left_unended(name)
+        return settle(name, *values, is_locked=is_locked)
+
+    monkeypatch.setattr(database_reading, "settle", busy)
+    assert failed(path, lock) == 0
+    assert tries == [True] * 3
+
+
+def test_who_has_not_got_the_lock_undoes_nothing(path, lock, monkeypatch):
+    monkeypatch.setattr(database_reading, "LOCK_SECONDS", 0)
+    monkeypatch.setattr(database_reading, "BUSY_SECONDS", 0.01)
+    path.with_name("tasks.db-journal").write_bytes(b"\xd9" * 600)
+    other = WorkdirLock(lock.paths)
+    with other.hold(5), pytest.raises(InputError, match="which died has begun"):
+        failed(path, lock)
+    assert path.with_name("tasks.db-journal").read_bytes() == b"\xd9" * 600
 
 
 def test_what_is_no_whole_database_gives_no_copy(path):
