@@ -68,10 +68,7 @@ def explain(path: str, error: sqlite3.Error) -> FarmError | None:
     if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
         return left_unended(path)
     if code in _BUSY:
-        return BusyError(
-            f"the database {path} is open in another program, which is writing it: let"
-            " that program commit or end, then give the same command again"
-        )
+        return busy(path)
     if code == sqlite3.SQLITE_FULL:
         return StorageError(
             f"can't write {path}: No space left on device; make room, then give the"
@@ -83,6 +80,14 @@ def explain(path: str, error: sqlite3.Error) -> FarmError | None:
         return not_permitted(path)
     is_damaged = code in _DAMAGED or str(error).startswith(_MISSING)
     return damaged(path, str(error)) if is_damaged else None
+
+
+def busy(path: str) -> BusyError:
+    """Return the error of a database that another program is writing."""
+    return BusyError(
+        f"the database {path} is open in another program, which is writing it: let that"
+        " program commit or end, then give the same command again"
+    )
 
 
 def not_permitted(path: str) -> InputError:

@@ -16,7 +16,9 @@ from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 from mpifarm import __version__
+from mpifarm.database import record_locks
 from mpifarm.database.errors import (
+    busy,
     damaged,
     explained,
     journal_not_permitted,
@@ -120,7 +122,7 @@ def check_header(path: str) -> None:
     Without the lock, and as long as nobody has to undo what a dead writer has begun:
     then the file is opened first.
     """
-    if not files.find_size(f"{os.path.realpath(path)}-journal"):
+    if not _has_change(os.path.realpath(path)):
         _check_header(path, is_whole=True)
 
 
@@ -141,17 +143,80 @@ def connect(
     fails.
     """
     real = os.path.realpath(path)
-    has_journal = files.find_size(f"{real}-journal") > 0
+    has_change = _has_change(real)
     # What a dead writer has begun may have changed the header.
-    _check_header(path, is_whole=not has_journal)
+    _check_header(path, is_whole=not has_change)
     if writes:
         _check_permissions(path, real)
-    if has_journal:
+        has_change = _make_journal(path, real)
+    if has_change:
         if not (is_locked and _may_write(real)):
             raise left_unended(path)
         _roll_back(path, real, patience)
         _check_header(path, is_whole=True)
     return _open(path, real, "rw" if writes else "ro", patience)
+
+
+def _has_change(real: str) -> bool:
+    """Return whether the journal has a change that is not ended."""
+    journal = _journal_of(real)
+    try:
+        # NFS asks its server for the state of a file that is opened, and of no other.
+        descriptor = open_regular(journal, os.O_RDONLY)
+        try:
+            return _is_begun(descriptor)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return files.find_size(journal) > 0
+    except OSError as error:
+        raise files.storage_error("read", journal, error) from error
+
+
+def _make_journal(path: str, real: str) -> bool:
+    """Make an empty journal if there is none.  Lock held.
+
+    Return whether it has a change that is not ended.  NFS remembers for a while that
+    there was no such file, but not for those who would make it.
+    """
+    journal = _journal_of(real)
+    try:
+        database = os.stat(real)
+        mode = database.st_mode & 0o777
+        descriptor = open_regular(journal, os.O_RDWR | os.O_CREAT, mode)
+        try:
+            _share_as(descriptor, database)
+            return _is_begun(descriptor)
+        finally:
+            os.close(descriptor)
+    except PermissionError as error:
+        raise journal_not_permitted(path, journal) from error
+    except OSError as error:
+        raise files.storage_error("write", journal, error) from error
+
+
+def _share_as(descriptor: int, database: os.stat_result) -> None:
+    """Let all write an empty journal who may write the database, as SQLite does."""
+    status, user = os.fstat(descriptor), os.geteuid()
+    if status.st_size:
+        return
+    with suppress(OSError):
+        if status.st_uid == user and (status.st_mode ^ database.st_mode) & 0o777:
+            os.fchmod(descriptor, database.st_mode & 0o777)
+        owner, group = database.st_uid, database.st_gid
+        if user == 0 and (status.st_uid, status.st_gid) != (owner, group):
+            os.fchown(descriptor, owner, group)
+
+
+def _is_begun(descriptor: int) -> bool:
+    # SQLite has no other look: a journal that begins with a zero is ended.
+    return os.pread(descriptor, 1, 0) not in (b"", b"\0")
+
+
+def _journal_of(real: str) -> str:
+    return f"{real}-journal"
 
 
 def _may_write(path: str) -> bool:
@@ -162,7 +227,7 @@ def _check_permissions(path: str, real: str) -> None:
     """Raise `InputError` if a file that a change has to write may not be written."""
     if not all(map(_may_write, (real, os.path.dirname(real)))):
         raise not_permitted(path)
-    journal = f"{real}-journal"
+    journal = _journal_of(real)
     if files.is_there(journal) and not _may_write(journal):
         raise journal_not_permitted(path, journal)
 
@@ -181,15 +246,17 @@ def _roll_back(path: str, real: str, patience: float) -> None:
 def _open(path: str, real: str, mode: str, patience: float) -> sqlite3.Connection:
     """Open a database by SQLite, without its own locks where the system has none."""
     name = f"file:{quote(real)}?mode={mode}"
+    if not has_record_locks(real):
+        # The lock of the workdir is what counts.  Before it undoes anything, SQLite
+        # asks for locks also with nolock, unless its file system is the one without.
+        name += "&vfs=unix-none&nolock=1"
     with explained(path):
         try:
             return _open_at(name, mode, patience)
         except sqlite3.OperationalError as error:
-            failed = primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)
-            if not failed or has_record_locks(real):
-                raise
-        # The lock of the workdir is what counts.
-        return _open_at(f"{name}&nolock=1", mode, patience)
+            if primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR):
+                record_locks.forget()
+            raise
 
 
 def _open_at(name: str, mode: str, patience: float) -> sqlite3.Connection:
@@ -259,7 +326,20 @@ def _check_header(path: str, *, is_whole: bool) -> None:
             " or a newer one"
         )
     if size < header.size:
-        raise damaged(path, f"it has {size} of {header.size} bytes")
+        _check_size(path)
+
+
+def _check_size(path: str) -> None:
+    """Raise `InputError` if a database is too short, also when it is read again.
+
+    Raises `BusyError` if another program is writing it, which writes the header first.
+    """
+    if _has_change(os.path.realpath(path)):
+        raise busy(path)
+    content, size = _read_header(path)
+    wanted = parse_header(content).size
+    if size < wanted:
+        raise damaged(path, f"it has {size} of {wanted} bytes")
 
 
 def find_version(path: str) -> int:
@@ -327,8 +407,8 @@ def creating(path: str) -> Iterator[sqlite3.Connection]:
 
 def _refuse_journal(path: str) -> None:
     """Raise `InputError` for a journal that SQLite would play back over a new file."""
-    journal = f"{path}-journal"
-    if files.find_size(journal) > 0:
+    journal = _journal_of(path)
+    if _has_change(path):
         raise InputError(
             f"{journal} has a change of a database {path} that is gone, and would spoil"
             " a new one: remove it, or name another file"

@@ -7,14 +7,14 @@ import shutil
 import sqlite3
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mpifarm.database import errors, schema, tasks
+from mpifarm.database import errors, record_locks, schema, tasks
 from mpifarm.database.copy import read_copy, settle
 from mpifarm.database.errors import BusyError
 from mpifarm.database.names import is_database_name
-from mpifarm.database.record_locks import has_record_locks
 from mpifarm.errors import ExitStatus, InputError, StorageError
 
 
@@ -322,7 +322,7 @@ def test_what_only_its_owner_can_undo_is_busy(path, monkeypatch):
 
 def test_a_change_that_begins_as_a_reader_opens_is_busy(path, monkeypatch):
     leave_hot_journal(path)
-    monkeypatch.setattr(schema.files, "find_size", lambda _: 0)
+    monkeypatch.setattr(schema, "_has_change", lambda _: False)
     monkeypatch.setattr(schema, "_check_header", lambda *_, **__: None)
     with pytest.raises(BusyError, match="a program which died has begun"):
         schema.connect(str(path), writes=False)
@@ -345,11 +345,65 @@ def test_the_journal_of_another_user_is_named(path, monkeypatch, is_hot):
             schema.connect(str(path), writes=False)
 
 
+def test_the_size_of_the_journal_is_asked_of_the_open_file(path, monkeypatch):
+    leave_hot_journal(path)
+    # As NFS answers from its cache.
+    monkeypatch.setattr("mpifarm.system.files.find_size", lambda _: 0)
+    with pytest.raises(BusyError, match="which died has begun"):
+        schema.connect(str(path), is_locked=False)
+
+
+def test_a_journal_that_is_believed_missing_is_found_by_a_writer(path, monkeypatch):
+    leave_hot_journal(path)
+    monkeypatch.setattr(schema, "_has_change", lambda _: False)
+    checked = []
+    monkeypatch.setattr(
+        schema, "_check_header", lambda _, *, is_whole: checked.append(is_whole)
+    )
+    with connect(path) as connection:
+        assert tasks.count_states(connection) == {tasks.TaskState.TO_PROCESS: 3}
+    assert checked == [True, True]
+
+
+def test_a_writer_makes_the_journal_as_the_database_is(path):
+    path.chmod(0o664)
+    with connect(path):
+        journal = path.with_name("tasks.db-journal")
+        assert (journal.stat().st_size, journal.stat().st_mode & 0o777) == (0, 0o664)
+
+
+def test_a_reader_makes_no_journal(path):
+    read_copy(str(path), nullcontext()).close()
+    assert not path.with_name("tasks.db-journal").exists()
+
+
+def test_a_journal_that_is_ended_has_no_change(path):
+    path.with_name("tasks.db-journal").write_bytes(b"\0" * 600)
+    schema.connect(str(path), writes=False, is_locked=False).close()
+
+
+def test_a_header_that_was_written_before_the_size_is_no_damage(path, monkeypatch):
+    read, sizes = schema._read_header, [1, path.stat().st_size]
+    monkeypatch.setattr(
+        schema, "_read_header", lambda name: (read(name)[0], sizes.pop(0))
+    )
+    schema.check_header(str(path))
+    assert sizes == []
+
+
+def test_a_header_beside_a_change_that_is_written_is_busy(path, monkeypatch):
+    changes = [False, True]
+    monkeypatch.setattr(schema, "_has_change", lambda _: changes.pop(0))
+    os.truncate(path, path.stat().st_size - 4096)
+    with pytest.raises(BusyError, match="is open in another program"):
+        schema.check_header(str(path))
+
+
 # ---- file systems without record locks -----------------------------------------------
 
 
 def test_record_locks_are_there_even_if_another_program_has_one(path):
-    assert has_record_locks(str(path))
+    assert record_locks.ask(str(path))
 
 
 @pytest.mark.parametrize(
@@ -362,7 +416,7 @@ def test_a_file_system_without_record_locks_is_known(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
-    assert has_record_locks(str(path)) is expected
+    assert record_locks.ask(str(path)) is expected
 
 
 def test_without_record_locks_the_lock_of_the_workdir_is_enough(path, monkeypatch):
@@ -374,6 +428,53 @@ def test_without_record_locks_the_lock_of_the_workdir_is_enough(path, monkeypatc
         with connect(path) as connection:
             assert tasks.count(connection) == 3
         other.execute("ROLLBACK")
+
+
+def test_without_record_locks_what_a_dead_writer_has_begun_is_undone(path, monkeypatch):
+    monkeypatch.setattr(schema, "has_record_locks", lambda _: False)
+    clean = path.read_bytes()
+    leave_hot_journal(path)
+    torn, journal = path.read_bytes(), path.with_name("tasks.db-journal")
+    begun = journal.read_bytes()
+    path.write_bytes(clean)
+    journal.unlink()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        # What an fcntl that fails answers: the lock is not to be had.
+        other.execute("BEGIN IMMEDIATE")
+        path.write_bytes(torn)
+        journal.write_bytes(begun)
+        with connect(path) as connection:
+            assert tasks.count_states(connection) == {tasks.TaskState.TO_PROCESS: 3}
+        assert not journal.exists()
+
+
+def test_without_record_locks_sqlite_never_waits_for_one(path, monkeypatch):
+    names: list[str] = []
+    asked: list[str] = []
+
+    def open_(name: str, **options: Any) -> sqlite3.Connection:
+        names.append(name)
+        connection: sqlite3.Connection = sqlite_connect(name, **options)
+        return connection
+
+    sqlite_connect = sqlite3.connect
+    monkeypatch.setattr(record_locks, "_answers", {})
+    monkeypatch.setattr(record_locks, "ask", asked.append)
+    monkeypatch.setattr(sqlite3, "connect", open_)
+    for _ in range(3):
+        schema.connect(str(path)).close()
+    assert (asked, len(names)) == ([str(path)], 3)
+    assert all(name.endswith("&vfs=unix-none&nolock=1") for name in names)
+
+
+def test_record_locks_are_asked_for_again_when_they_have_failed(path, monkeypatch):
+    monkeypatch.setattr(record_locks, "_answers", {})
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(BusyError):
+            schema.connect(str(path), patience=0.01)
+        monkeypatch.setattr(record_locks, "ask", lambda _: False)
+        schema.connect(str(path)).close()
 
 
 # ---- the header ----------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mpifarm.database import schema, tasks
-from mpifarm.database.copy import FileState, copy_unlocked
+from mpifarm.database.copy import FileState, copy_unlocked, settle
 from mpifarm.database.errors import left_unended
 from mpifarm.errors import InputError
 from mpifarm.store import database_reading
@@ -110,7 +110,7 @@ def test_what_was_written_and_undone_meanwhile_is_seen(path, lock, monkeypatch):
 
 
 def test_a_reader_waits_for_a_change_that_it_may_not_undo(path, lock, monkeypatch):
-    settle, tries = database_reading.settle, []
+    tries = []
 
     def busy(name: str, *values: float, is_locked: bool) -> FileState:
         tries.append(is_locked)
@@ -118,7 +118,7 @@ def test_a_reader_waits_for_a_change_that_it_may_not_undo(path, lock, monkeypatc
             raise left_unended(name)
         return settle(name, *values, is_locked=is_locked)
 
-    monkeypatch.setattr(database_reading, "settle", busy)
+    monkeypatch.setattr("mpifarm.store.database_reading.settle", busy)
     assert failed(path, lock) == 0
     assert tries == [True] * 3
 
