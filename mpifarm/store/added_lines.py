@@ -40,7 +40,7 @@ class StagedQueues(NamedTuple):
 
     toprocess: Staged
     waiting: Staged
-    added: Staged | None
+    added: Staged | None = None
 
     def each(self) -> Iterator[Staged]:
         """Yield the files that there are."""
@@ -87,9 +87,8 @@ class AddedLines:
     def discard(self) -> None:
         """Remove the files of `prepare` that were not used; errors are ignored."""
         staged, self._staged = self._staged, None
-        for each in staged.each() if staged else ():
-            with suppress(StorageError):
-                files.remove(each.path)
+        if staged is not None:
+            _remove(staged.each())
 
     def settle(self, validation: Validation) -> str:
         """Write the queues as they have to be before this farm begins.
@@ -175,6 +174,8 @@ class AddedLines:
         staged = self._staged
         if (
             staged is not None
+            # They have tasks that users hold where plain farmers take them.
+            and not self._queues.held
             and not self._ledgers.finished.count
             and not self._others.held_ids()
             # Another farm that started meanwhile has removed files without a claim.
@@ -187,16 +188,21 @@ class AddedLines:
     def _stage(self, taskids: Iterable[int]) -> StagedQueues:
         """Write the queues of these tasks, in order, into staging files.
 
-        Raises `StorageError`.
+        Raises `StorageError`, and leaves none of them then.
         """
         queues, paths = self._queues, self._paths
         toprocess, added, waiting = queues.split(taskids)
-        has_added = queues.first_added < len(self._tasks)
-        return StagedQueues(
-            toprocess=self._stage_one(paths.toprocess, toprocess),
-            waiting=self._stage_one(paths.waiting, waiting),
-            added=self._stage_one(paths.added, added) if has_added else None,
-        )
+        each = [(paths.toprocess, toprocess), (paths.waiting, waiting)]
+        if queues.first_added < len(self._tasks):
+            each.append((paths.added, added))
+        staged: list[Staged] = []
+        try:
+            for path, ids in each:
+                staged.append(self._stage_one(path, ids))
+        except StorageError:
+            _remove(staged)
+            raise
+        return StagedQueues(*staged)
 
     def _stage_one(self, path: str, taskids: Ids) -> Staged:
         steps = self._queues.steps
@@ -204,6 +210,13 @@ class AddedLines:
         blocks = encode_blocks(taskids, self._tasks)
         files.write_staging_file(staging, blocks, like=path)
         return Staged(staging, find_version(staging))
+
+
+def _remove(staged: Iterable[Staged]) -> None:
+    """Remove staged files; errors are ignored."""
+    for each in staged:
+        with suppress(StorageError):
+            files.remove(each.path)
 
 
 def _describe_added(count: int) -> str:

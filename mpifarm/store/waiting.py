@@ -124,15 +124,14 @@ class WaitingQueue(AddedQueue):
         frontier = self._frontier
         if not super()._holds(plan, take):
             return False
-        return plan.changes == frontier.changes or (
+        if plan.changes != frontier.changes and not (
             all(map(frontier.is_ready, plan.taken))
             and all(frontier.find_doomed(taskid) for taskid, _ in plan.doomed)
-            # If it takes fewer, more may be ready by now.
-            and (
-                len(plan.taken) == take
-                or plan.candidates == self._find_candidates(take)
-            )
-        )
+        ):
+            return False
+        # If it leaves no ready one, more may be ready, or let go by a claim, by now.
+        is_full = len(plan.taken) == take and not plan.empty
+        return is_full or plan.candidates == self._find_candidates(take)
 
     def _find_candidates(self, take: int) -> bytearray:
         """Return a byte for each task, 0 if it may leave the queue.

@@ -9,7 +9,8 @@ from itertools import pairwise
 import pytest
 
 from mpifarm.audit.retry import Wanted, retry
-from mpifarm.errors import InputError
+from mpifarm.errors import InputError, StorageError
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import Outcome, Result
 from mpifarm.order.constraints import Constraints
 from mpifarm.order.frontier import Frontier
@@ -626,6 +627,33 @@ def test_what_is_recorded_before_the_lock_is_had_is_in_no_queue(site, before_the
     assert workdir.transact((), (), 12).taken == [3, 2]
 
 
+def test_what_users_hold_before_the_first_start_is_not_left_to_plain_farmers(site):
+    site.root.mkdir()
+    replace_held(WorkdirPaths(str(site.root)), Held(frozenset({1})))
+    site.open()
+    assert (site.ids("toprocess"), site.ids("waiting")) == (
+        [0, 3],
+        [1, 2, *range(4, 12)],
+    )
+    assert staged(site) == []
+
+
+def test_queues_that_the_disk_has_no_room_for_are_not_left_by_half(site, monkeypatch):
+    write, room = files.write_staging_file, [1]
+
+    def write_while_there_is_room(path, *args, **more):
+        if not room:
+            raise StorageError("no room")
+        room.pop()
+        write(path, *args, **more)
+
+    monkeypatch.setattr(files, "write_staging_file", write_while_there_is_room)
+    with pytest.raises(StorageError, match="no room"):
+        site.open()
+    assert not room
+    assert staged(site) == []
+
+
 def test_another_farm_that_starts_before_the_lock_is_had_keeps_its_queues(
     site, before_the_lock
 ):
@@ -1063,6 +1091,34 @@ def test_ends_that_let_nothing_start_spare_a_prepared_taking(site, monkeypatch):
     other.transact([ended(1)], (), 0)
     monkeypatch.setattr(files, "write_staging_file", None)
     assert workdir.transact((), (), 20).taken == [3, 4, *range(6, 12)]
+
+
+@pytest.mark.parametrize("take", [2, 4, 20])
+def test_what_a_claim_lets_go_of_after_a_taking_was_prepared_is_taken_too(site, take):
+    """What others have put back is read at once, their claims under the lock."""
+    site.tasks = site.tasks[:4]
+    site.constraints = Constraints(is_foreign=True, after={2: (0,)})
+    workdir, other = site.open(), site.open()
+    assert other.transact((), (), 2).taken == [0, 1]
+    workdir.transact((), (), 0)
+    other.transact((), [1], 0)
+    workdir.prepare((), (), take)
+    done = workdir.transact((), (), take)
+    assert (done.taken, done.empty) == ([1, 3], True)
+
+
+@pytest.mark.parametrize("take", [0, 1])
+def test_the_queue_is_not_empty_though_a_taking_was_prepared_that_left_none(site, take):
+    site.tasks = site.tasks[:4]
+    site.constraints = Constraints(is_foreign=True, after={2: (0,)})
+    workdir, other = site.open(), site.open()
+    assert other.transact((), (), 4).taken == [0, 1, 3]
+    other.transact((), [1], 0)
+    workdir.transact((), (), 0)
+    other.transact((), [3], 0)
+    workdir.prepare((), (), take)
+    done = workdir.transact((), (), take)
+    assert (done.taken, done.empty) == ([1][:take], False)
 
 
 def test_a_line_of_another_list_is_told():
