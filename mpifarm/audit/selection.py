@@ -9,11 +9,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import cache, partial
 from itertools import chain, compress
+from math import inf, isfinite
 from operator import neg
 from typing import Final, NamedTuple
 
 from mpifarm.audit.view import State, View, is_of
-from mpifarm.store.attempts import NO_OUTCOME, Column, LastAttempts, is_not_run
+from mpifarm.store.attempts import (
+    NO_OUTCOME,
+    Column,
+    LastAttempts,
+    is_not_run,
+    parse_seconds,
+)
 
 
 class Conditions(NamedTuple):
@@ -160,6 +167,8 @@ class _Matcher:
         try:
             seconds = [*map(float, fields)]
         except ValueError:
+            seconds = [inf]
+        if not all(map(isfinite, seconds)):
             return self._choose(*_without_odd(taskids, fields))
         least = self._wanted.longer_than
         if least is None:
@@ -178,7 +187,7 @@ def _without_odd(
 
 def _is_number(field: bytes) -> bool:
     try:
-        float(field)
+        parse_seconds(field)
     except ValueError:
         return False
     return True

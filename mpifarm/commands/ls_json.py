@@ -24,6 +24,7 @@ from mpifarm.store.attempts import (
     Columns,
     LastAttempts,
     is_not_run,
+    parse_seconds,
     parse_time,
     unescape,
 )
@@ -234,7 +235,7 @@ def _encode_decimals(fields: Sequence[bytes]) -> list[bytes]:
     """Return decimals as Python encodes them, null for b""; raise ValueError."""
     text = b"\t%b\t" % b"\t".join(fields)
     if not _are_decimals(text):
-        return [json.dumps(float(f)).encode() if f else b"null" for f in fields]
+        return [json.dumps(parse_seconds(f)).encode() if f else b"null" for f in fields]
     for zeros in (b"0000\t", b"00\t", b"0\t"):
         text = text.replace(zeros, b"\t")
     text = _TINY.sub(_encode_tiny, text.replace(b".\t", b".0\t"))

@@ -18,6 +18,7 @@ from contextlib import suppress
 from datetime import datetime
 from enum import IntEnum
 from itertools import repeat
+from math import isfinite
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from mpifarm.model.paths import WorkdirPaths, staging_of
@@ -188,14 +189,22 @@ def parse_row(fields: Sequence[bytes]) -> Attempt:
         worker=int(worker) if worker else None,
         pid=int(pid),
         started=parse_time(started),
-        seconds=float(seconds),
-        user_seconds=float(user) if user else None,
-        system_seconds=float(system) if system else None,
+        seconds=parse_seconds(seconds),
+        user_seconds=parse_seconds(user) if user else None,
+        system_seconds=parse_seconds(system) if system else None,
         peak_memory=int(peak) if peak else None,
         output_bytes=int(output) if output else None,
         farm=farm.decode("ascii", "replace"),
         command=unescape(command) or None,
     )
+
+
+def parse_seconds(field: bytes) -> float:
+    """Parse a duration; raise ValueError for what is none, or not a finite one."""
+    seconds = float(field)
+    if not isfinite(seconds):
+        raise ValueError("no duration")
+    return seconds
 
 
 def read_attempts_content(paths: WorkdirPaths) -> bytes:

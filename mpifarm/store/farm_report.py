@@ -72,7 +72,8 @@ def find_report(paths: WorkdirPaths, farm: str) -> FarmReport | None:
     """Return what a farm said of itself last, None if it has left nothing whole."""
     state = read_farm_file(paths, farm)
     if state is not None:
-        with suppress(KeyError, TypeError, ValueError, OverflowError):
+        odd = KeyError, TypeError, ValueError, OverflowError, AttributeError
+        with suppress(*odd):
             return _parse_report(farm, state)
     return None
 

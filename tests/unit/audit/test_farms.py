@@ -103,6 +103,8 @@ def test_a_farm_without_a_file_has_its_claim_alone(paths):
         {"host": ["n1"]},
         {"exit_status": "no"},
         {"job": "4711"},
+        {"held": 7},
+        {"seatless": ["gpu"]},
     ],
 )
 def test_a_file_with_odd_values_counts_as_none(paths, change):

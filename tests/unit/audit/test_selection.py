@@ -129,3 +129,13 @@ def test_attempts_are_read_where_they_are_wanted_and_of_few_tasks_alone(
     view.read_attempts = note
     select(view, Conditions(states), NOW, with_attempts=with_attempts)
     assert asked == read
+
+
+@pytest.mark.parametrize("odd", [b"nan", b"inf", b"1e999"])
+def test_a_time_that_is_not_finite_is_none(monkeypatch, odd):
+    monkeypatch.setitem(LINES, 7, LINES[7].replace(b"\tsoon", b"\t" + odd))
+    for wanted, found in (
+        (Conditions(slowest=3), [6, 0, 2]),
+        (Conditions(longer_than=5.0), [0, 2, 6]),
+    ):
+        assert select(ended_view(), wanted, NOW, with_attempts=False).taskids == found
