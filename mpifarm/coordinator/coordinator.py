@@ -507,7 +507,7 @@ class Coordinator:
         if order.not_run:
             self._take_not_run(order.not_run, now)
         self.limits.note_taken(len(taken), now)
-        self.requests.on_transacted(done, pulled)
+        self.requests.on_transacted(done, pulled, reopened)
         if is_news:
             # What ranks may hold depends on whether there is more to come.
             self.dispatcher.update_all_demand()

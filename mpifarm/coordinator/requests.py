@@ -11,7 +11,7 @@ Rules of this file:
   to be recorded, held ones to go where only `mpifarm` finds them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mpifarm.coordinator.dispatch import Dispatcher
@@ -283,8 +283,13 @@ class Requests:
 
     # ---- what is on disk ---------------------------------------------------------
 
-    def on_transacted(self, done: Transact, pulled: Sequence[int]) -> None:
-        """Take in the tasks that were pulled, and note what is on disk now."""
+    def on_transacted(
+        self, done: Transact, pulled: Sequence[int], reopened: Collection[int] = ()
+    ) -> None:
+        """Take in the tasks that were pulled, and note what is on disk now.
+
+        `reopened` are tasks of `done.requeue` that were taken as never to run.
+        """
         bars = self._bars
         if pulled:
             self._pulled.update(pulled)
@@ -294,7 +299,7 @@ class Requests:
         for rank, result in done.results:
             self._note_recorded(rank, result)
         if done.requeue:
-            self._note_requeued(done.requeue)
+            self._note_requeued(done.requeue, reopened)
         for taskid in {*done.pull}.difference(pulled, self._table.tasks):
             self._note_fate(taskid, Fate.NOT_HERE)
             bars.forget([taskid])
@@ -309,13 +314,14 @@ class Requests:
         self._bars.forget([taskid])
         self._note_fate(taskid, fate, host)
 
-    def _note_requeued(self, taskids: Sequence[int]) -> None:
+    def _note_requeued(self, taskids: Sequence[int], reopened: Collection[int]) -> None:
         bars = self._bars
         cancelled = [each for each in taskids if each in bars.cancelled]
         # The request came as they were on their way to the disk.
         self._table.pull(cancelled)
         for taskid in taskids:
-            self._note_not_run(taskid)
+            if taskid not in reopened:  # the gates never let it pass
+                self._note_not_run(taskid)
             if taskid not in bars.cancelled:
                 self._note_fate(taskid, Fate.WAITED)
 

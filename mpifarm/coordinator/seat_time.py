@@ -14,6 +14,9 @@ from mpifarm.model.wording import TimeLeft
 TENTH = 1.2816
 """The normal distribution's, beyond which a tenth lies."""
 
+MAX_ERROR = 3.0
+"""Errors beyond this one say no more: any time is possible."""
+
 
 @dataclass(slots=True)
 class Durations:
@@ -75,6 +78,8 @@ class SeatTime:
         # Those that have their seats are half done.
         work = max(left - seats / 2, left / 2) / seats
         likely = work * durations.seconds / durations.count
-        error = math.sqrt(durations.variance * (1 / durations.count + 1 / left))
+        # A share of a task varies as a whole one does.
+        parts = 1 / durations.count + 1 / max(1.0, left)
+        error = min(math.sqrt(durations.variance * parts), MAX_ERROR)
         factor = math.exp(TENTH * (error if is_known else 1.0))
         return TimeLeft(likely / factor, likely, likely * factor)

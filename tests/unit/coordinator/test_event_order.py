@@ -237,6 +237,20 @@ def test_tasks_that_are_never_to_run_are_recorded_and_each_reason_is_told_once()
     assert not [each for each in hand.decide() if isinstance(each, Tell)]
 
 
+def test_what_was_never_to_run_and_may_run_again_lets_no_more_pass_the_first_gate():
+    hand = begun(0, policy=Policy(canary=1))
+    request = Request("r0", RequestKind.CANCEL, (0,), "eve on login1")
+    hand.coordinator.on_request(request, hand.clock.now)
+    table = hand.coordinator.table
+    table.begin_transaction((), 5)
+    transacted(hand, order=OrderNews(not_run=((10, "task 3 failed"),)))
+    hand.decide(COMMIT_INTERVAL)
+    assert table.transaction is not None
+    assert [each.taskid for _, each in table.transaction.results] == [10]
+    transacted(hand, reopened={10})
+    assert hand.coordinator.limits.canary.is_exhausted
+
+
 def test_whether_tasks_wait_for_others_is_known_from_the_last_transaction():
     hand = begun(0)
     hand.coordinator.table.begin_transaction((), 0)

@@ -212,3 +212,13 @@ def test_one_task_alone_says_little_of_the_others():
     assert time.high / time.likely == pytest.approx(
         math.exp(1.2816 * (1 + 1 / 9) ** 0.5)
     )
+
+
+@pytest.mark.parametrize("share", [0.5, 0.01, 1e-5])
+def test_a_small_share_of_tasks_that_differ_much_leaves_a_time_that_means_something(
+    share,
+):
+    kinds = dict.fromkeys(range(1001), "gpu")
+    ended = [*((taskid, 0.0) for taskid in range(999)), (999, 1000.0)]
+    time = estimated({"gpu": 1}, kinds, ended, done=range(1000), share=share)
+    assert 0.0 < time.low < time.likely < time.high < 100 * time.likely
