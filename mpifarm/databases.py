@@ -23,6 +23,7 @@ from mpifarm.database import farming
 from mpifarm.database import tasks as statements
 from mpifarm.database.copy import read_copy
 from mpifarm.database.errors import explained
+from mpifarm.database.farming import PlainStart
 from mpifarm.database.schema import Connection, check_header, connect
 from mpifarm.database.tasks import TaskEnd, TaskState
 from mpifarm.model.packed_texts import PackedTexts
@@ -112,16 +113,16 @@ class SqliteTaskList:
     def record_toprocess_task(self, taskid: int) -> None:
         """Put a task back that this process has; any other stays as it is."""
         with self._changed() as connection:
-            started = farming.find_start(connection, taskid, name_of_process())
-            if started is not None:
+            start = farming.find_start(connection, taskid, name_of_process())
+            if start is not None:
                 statements.requeue(connection, [taskid], TaskState.TO_PROCESS)
 
     def record_done_task(self, taskid: int, returncode: int) -> None:
         """Record the end of a task that this process has; any other stays as it is."""
         with self._changed() as connection:
-            started = farming.find_start(connection, taskid, name_of_process())
-            if started is not None:
-                end = _describe_end(taskid, returncode, started)
+            start = farming.find_start(connection, taskid, name_of_process())
+            if start is not None:
+                end = _describe_end(taskid, returncode, start)
                 statements.record(connection, [end])
 
     def get_finished(self) -> list[int]:
@@ -182,17 +183,17 @@ def name_of_process() -> str:
     return f"{farming.PLAIN_FARMER}{socket.gethostname()} {os.getpid()}"
 
 
-def _describe_end(taskid: int, returncode: int, started: str) -> TaskEnd:
+def _describe_end(taskid: int, returncode: int, start: PlainStart) -> TaskEnd:
     """Return the end of an attempt under PyTaskFarmer, in the words of mpifarm."""
     killed_by = max(-returncode, 0)
     outcome = Outcome.FAILED if returncode else Outcome.COMPLETED
     return TaskEnd(
         taskid,
         TaskState.FAILED if returncode else TaskState.FINISHED,
-        attempt=1,
+        attempt=start.attempt,
         outcome=outcome.value,
         status=128 + killed_by if killed_by else returncode,
         signal=killed_by,
         host=socket.gethostname(),
-        started=started,
+        started=start.started,
     )

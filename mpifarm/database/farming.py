@@ -8,7 +8,7 @@ takes as long with a million tasks as with a thousand.
 import os
 import sqlite3
 from collections.abc import Collection, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from mpifarm.database.schema import write_about
 from mpifarm.database.tasks import TaskState, find_holders, ranges_of
@@ -57,13 +57,24 @@ def take_as(
     )
 
 
-def find_start(connection: sqlite3.Connection, taskid: int, farmer: str) -> str | None:
-    """Return when a plain farmer has started a task; None if it does not have it."""
+class PlainStart(NamedTuple):
+    """The start of an attempt under a plain farmer."""
+
+    started: str
+    attempt: int
+    """The number of the attempt: it follows the last one that ended."""
+
+
+def find_start(
+    connection: sqlite3.Connection, taskid: int, farmer: str
+) -> PlainStart | None:
+    """Return how a plain farmer has started a task; None if it does not have it."""
     row = connection.execute(
-        "SELECT started FROM tasks WHERE id = ? AND state = 'running' AND farm = ?",
+        "SELECT started, attempt FROM tasks"
+        " WHERE id = ? AND state = 'running' AND farm = ?",
         (taskid, farmer),
     ).fetchone()
-    return row[0] or "" if row else None
+    return PlainStart(row[0] or "", row[1] + 1) if row else None
 
 
 # ---- queues --------------------------------------------------------------------------

@@ -108,15 +108,20 @@ def read_moment(path: str, find_lock: FindLock, also: Callable[[], T]) -> Moment
     what `mpifarm.database.schema.connect` raises, but `InputError` if another program
     is writing the database.
     """
-    end = time.monotonic() + BUSY_SECONDS
     with told_if_busy():
-        while True:
-            try:
-                return _read_moment(path, find_lock, also)
-            except BusyError:
-                if time.monotonic() >= end:
-                    raise
-            time.sleep(PAUSE_SECONDS)
+        return wait_while_busy(lambda: _read_moment(path, find_lock, also))
+
+
+def wait_while_busy(look: Callable[[], T]) -> T:
+    """Return what `look` returns; try for a while if another program is writing."""
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return look()
+        except BusyError:
+            if time.monotonic() >= end:
+                raise
+        time.sleep(PAUSE_SECONDS)
 
 
 def _read_moment(path: str, find_lock: FindLock, also: Callable[[], T]) -> Moment[T]:

@@ -34,6 +34,7 @@ from mpifarm.store.attempts import (
 )
 from mpifarm.store.claims import OtherClaim
 from mpifarm.store.counting import count_map
+from mpifarm.store.database_reading import wait_while_busy
 from mpifarm.store.directories import make_root
 from mpifarm.store.farm_liveness import Machine, this_machine
 from mpifarm.store.file_store import LOCK_TIMEOUT
@@ -97,6 +98,8 @@ class DatabaseStore(Store):
         """Whether the answer to a commit was lost."""
         self._version = 0
         """The version of the database after this farm's last look at it."""
+        self._own_writes = 0
+        """The number of this farm's transactions that have changed rows."""
         self._is_stale = False
         """Whether others have changed rows since they were read."""
         self._read_again_at = 0.0
@@ -158,10 +161,10 @@ class DatabaseStore(Store):
         self._member.validate_others(lock_paths, self._total)
         with self._connected() as connection:
             self._check_rows(connection)
-            with statements.transaction(connection):
+            with self._changing(connection):
                 farming.claim_place(connection, self._place, self.database)
                 self._keep_apart(connection)
-        self._is_mixed = False
+            self._is_mixed = False
         self._member.make_directories()
         self._member.enter(clock)
         try:
@@ -203,7 +206,7 @@ class DatabaseStore(Store):
         for claim in before:
             # Before the commit: if its answer is lost, the claim has to stay.
             self._member.claim.held.update(claim.journal.held)
-        with statements.transaction(connection):
+        with self._changing(connection):
             for claim in before:
                 statements.inherit(connection, claim.farm, self.farm)
         for claim in before:
@@ -221,7 +224,7 @@ class DatabaseStore(Store):
         frontier, held = self._frontier, self._member.claim.held
         doomed = [*filter(frontier.find_doomed, sorted(held))] if frontier else []
         if doomed:
-            with statements.transaction(connection):
+            with self._changing(connection):
                 self._requeue(connection, doomed)
             held.difference_update(doomed)
 
@@ -250,9 +253,9 @@ class DatabaseStore(Store):
         Notes whether others have changed it.  A database that can't be used any more
         ends a farm that has joined: `FutileError`.
         """
-        if find_version(self.database) != self._version:
-            self._is_stale = self._is_mixed = True
-            self._has_met_others = self._has_joined
+        before, own = find_version(self.database), self._own_writes
+        if before != self._version:
+            self._note_others()
         try:
             with (
                 closing(connect(self.database, patience=BUSY_SECONDS)) as connection,
@@ -264,6 +267,23 @@ class DatabaseStore(Store):
                 raise FutileError(str(error)) from error
             raise
         self._version = find_version(self.database)
+        # A user commits between two looks of a farm, by SQL's locks alone.
+        if self._version != before + self._own_writes - own:
+            self._note_others()
+
+    def _note_others(self) -> None:
+        """Note that others have changed rows."""
+        self._is_stale = self._is_mixed = True
+        self._has_met_others = self._has_joined
+
+    @contextmanager
+    def _changing(self, connection: Connection) -> Iterator[None]:
+        """Make a ``with`` block one transaction, which counts if it changes rows."""
+        before = connection.total_changes
+        with statements.transaction(connection):
+            yield
+        # The database's own counter, too, leaves out those that change nothing.
+        self._own_writes += connection.total_changes > before
 
     def has_changed(self) -> bool:
         """Return whether the database has changed since the last `take_up`.
@@ -437,7 +457,7 @@ class DatabaseStore(Store):
         left = {*progress.left(TransactionStep.RELEASE, [*ids, *requeue])}
         back = [taskid for taskid in requeue if taskid in left]
         self._is_unsure = True
-        with statements.transaction(connection):
+        with self._changing(connection):
             self._keep_apart(connection)
             ends = [self._describe(each) for each in results if each.taskid in left]
             statements.record(connection, ends)
@@ -543,6 +563,7 @@ class DatabaseStore(Store):
         for a row that can't be a task; `StorageError`.
         """
         known = self._total
+        before, own = find_version(self.database), self._own_writes
         with (
             closing(connect(self.database, patience=BUSY_SECONDS)) as connection,
             explained(self.database),
@@ -551,9 +572,10 @@ class DatabaseStore(Store):
             texts = statements.read_commands(connection, known, most)
             constraints = statements.read_constraints(connection, known)
             if texts:
-                with statements.transaction(connection):
+                with self._changing(connection):
                     farming.keep_apart(connection, known, singly=True)
-        self._grown_version = find_version(self.database)
+        # What others commit behind this look is seen by the next one.
+        self._grown_version = before + self._own_writes - own
         added = len(texts)
         constraints.cut(known + added)
         if added:
@@ -575,13 +597,18 @@ class DatabaseStore(Store):
     def find_left(self) -> int:
         """Return how many tasks were inserted that this farm does not know.
 
-        Raises `FarmError`.
+        Without the lock.  Raises `FarmError`.
         """
+        return max(0, wait_while_busy(self._find_total) - self._total)
+
+    def _find_total(self) -> int:
         with (
-            closing(connect(self.database, writes=False)) as connection,
+            closing(
+                connect(self.database, writes=False, is_locked=False)
+            ) as connection,
             explained(self.database),
         ):
-            return max(0, statements.find_total(connection) - self._total)
+            return statements.find_total(connection)
 
     # ---- dead farms -----------------------------------------------------------------
 
@@ -602,7 +629,7 @@ class DatabaseStore(Store):
         """
         lost = sorted(claim.journal.held)
         known = [taskid for taskid in lost if taskid < self._total]
-        with statements.transaction(connection):
+        with self._changing(connection):
             self._requeue(connection, lost)
         if lost:
             self._lost.note_reclaimed(claim.farm, known)
@@ -628,7 +655,7 @@ class DatabaseStore(Store):
             ]
             if not lost:
                 return
-            with statements.transaction(connection):
+            with self._changing(connection):
                 self._requeue(connection, lost)
         self.notes.append(
             f"{counted(len(lost))} put back that ran under farms whose claims are gone"

@@ -77,6 +77,14 @@ def test_tasks_are_popped_in_their_order_and_recorded(site, monkeypatch):
     assert (site.ids("to process"), site.ids("finished")) == ([2], [0])
 
 
+def test_an_attempt_follows_those_that_the_row_tells_of(site):
+    site.ask("UPDATE tasks SET attempt = 2")
+    tasks = open_list(site)
+    assert tasks.pop_task() == 0
+    tasks.record_done_task(0, 3)
+    assert site.ask("SELECT attempt FROM tasks WHERE id < 2") == [(3,), (2,)]
+
+
 def test_what_plain_farmers_may_not_run_is_not_popped(tmp_path):
     constraints = Constraints(
         barriers=[Barrier(4, checks=False)], after={1: (0,)}, kinds={2: "disk"}

@@ -5,6 +5,8 @@ from unittest import mock
 
 import pytest
 
+from mpifarm.database import tasks
+from mpifarm.database.schema import find_version
 from mpifarm.errors import FutileError, InputError
 from mpifarm.model.task import Outcome
 from mpifarm.order.constraints import Barrier, Constraints
@@ -532,3 +534,74 @@ def test_beside_others_a_farm_writes_a_timeline_of_its_own(site):
     site.plain_farmer(7).pop()
     store.transact([ended(0)], (), 0)
     assert timelines(site) == [f"timeline.{store.farm}.json"]
+
+
+# ---- a user who commits between two looks --------------------------------------------
+
+
+def commit_after_the_close(site, monkeypatch, statement):
+    """Have a user commit after the farm's next connection is closed."""
+    calls = []
+
+    def find(path):
+        calls.append(path)
+        if len(calls) == 2:
+            site.ask(statement)
+        return find_version(path)
+
+    monkeypatch.setattr("mpifarm.store.database_store.find_version", find)
+
+
+def test_a_commit_between_two_looks_is_noticed(site, monkeypatch):
+    store = site.open()
+    change = "UPDATE tasks SET state = 'finished' WHERE id = 11"
+    commit_after_the_close(site, monkeypatch, change)
+    store.transact((), (), 1)
+    assert not store.has_record_of(11)
+    store.transact((), (), 1)
+    assert store.has_record_of(11)
+
+
+def test_an_insertion_behind_a_look_for_more_is_noticed(site, monkeypatch):
+    store = site.open()
+    assert store.take_up(100) == 0
+    assert not store.has_changed()
+    read = tasks.read_constraints
+
+    def insert_behind(*values):
+        found = read(*values)
+        site.insert("echo new")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "read_constraints", insert_behind)
+        assert store.take_up(100) == 0
+    assert store.has_changed()
+    assert store.take_up(100) == 1
+    assert not store.has_changed()
+
+
+def test_a_farm_takes_its_own_changes_for_no_others(site):
+    store = site.open()
+    store.transact((), (), 5)
+    store.transact((), (), 0)
+    store.transact([ended(0), ended(1, 3)], [2], 2)
+    store.reclaim_dead()
+    assert not store._has_met_others
+    assert not store._is_stale
+
+
+def test_what_is_left_is_counted_without_an_undoing(site):
+    store = site.open()
+    site.insert("echo new")
+    journal = site.path.with_name("tasks.db-journal")
+    looks = []
+
+    def end_change(_):
+        looks.append(journal.read_bytes())
+        journal.write_bytes(b"")
+
+    journal.write_bytes(b"\xd9" * 600)
+    with mock.patch("time.sleep", end_change):
+        assert store.find_left() == 1
+    assert looks == [b"\xd9" * 600]
