@@ -26,6 +26,9 @@ MAX_BYTES = 1 << 20
 KEPT_SECONDS = 3600.0
 """Seconds for which a request and its answers stay: somebody may wait for them."""
 
+_LINE_BYTES = 1 << 16
+"""A longer first request counts as old: then all are looked at."""
+
 
 def drop_old_requests(paths: WorkdirPaths, now: float) -> None:
     """Drop requests that are old and done, and their answers, if there are many.
@@ -34,8 +37,14 @@ def drop_old_requests(paths: WorkdirPaths, now: float) -> None:
     could write to them before might not any more.
     """
     with suppress(StorageError):
-        if files.find_size(paths.requests) > MAX_BYTES:
+        if files.find_size(paths.requests) > MAX_BYTES and _may_be_old(paths, now):
             _drop(paths, now)
+
+
+def _may_be_old(paths: WorkdirPaths, now: float) -> bool:
+    """Return whether the first request, than which none is older, is old or damaged."""
+    line = files.find_start(paths.requests, _LINE_BYTES).partition(b"\n")[0]
+    return find_time(line) <= now - KEPT_SECONDS
 
 
 def _drop(paths: WorkdirPaths, now: float) -> None:

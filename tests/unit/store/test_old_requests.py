@@ -64,6 +64,23 @@ def test_what_is_answered_goes_once_it_is_old(paths):
     assert names(paths) == ([], [])
 
 
+def test_while_the_first_is_young_none_is_looked_at(paths, monkeypatch):
+    monkeypatch.setattr(old_requests, "select_needed", None)
+    ask(paths, "r1")
+    ask(paths, "r2")
+    drop(paths, 60.0)
+    assert names(paths) == (["r1", "r2"], [])
+
+
+@pytest.mark.parametrize("first", [b"{\n", b"\n", b"x" * 100_000 + b"\n"])
+def test_a_damaged_first_line_does_not_keep_what_is_old(paths, first):
+    files.append(paths.requests, first, sync=True)
+    ask(paths, "r1")
+    answer(paths, "r1")
+    drop(paths)
+    assert names(paths) == ([], [])
+
+
 def test_what_a_farm_has_yet_to_do_stays_with_the_answers_of_others(paths, tmp_path):
     (tmp_path / "claims" / OTHER).touch()
     ask(paths, "r1", FARM, OTHER)
