@@ -6,6 +6,7 @@ barrier that opens a look at the tasks up to the next one, not at the list.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from mpifarm.order.constraints import Constraints
 
@@ -302,11 +303,18 @@ class Frontier:
                 marks[taskid] = 1
         return marks
 
-    def find_failed(self) -> list[int]:
-        """Return the tasks that have failed and do not run again, in order."""
+    def find_failed(
+        self, ids: range | None = None, most: int | None = None
+    ) -> list[int]:
+        """Return the tasks that have failed and do not run again, in order.
+
+        Of these `ids` alone, and the first ones up to `most`, if that is given.
+        """
         if not self._failures:
             return []
-        return [*_find_marked(self._states, len(self._states), _FAILED)]
+        states = self._states
+        begin, end = (ids.start, ids.stop) if ids is not None else (0, len(states))
+        return [*islice(_find_marked(states, end, _FAILED, begin), most)]
 
     def find_doomed(self, taskid: int) -> str:
         """Return why a task that has not ended is never to start, "" if it may yet."""
@@ -353,9 +361,11 @@ class Frontier:
                 yield taskid
 
 
-def _find_marked(marks: bytearray, end: int, mark: int = 1) -> Iterator[int]:
-    """Yield the places of a mark in front of `end`."""
-    place = marks.find(mark, 0, end)
+def _find_marked(
+    marks: bytearray, end: int, mark: int = 1, begin: int = 0
+) -> Iterator[int]:
+    """Yield the places of a mark from `begin` on, in front of `end`."""
+    place = marks.find(mark, begin, end)
     while place >= 0:
         yield place
         place = marks.find(mark, place + 1, end)

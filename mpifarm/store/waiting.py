@@ -11,7 +11,6 @@ that claims and other queues have.  A failed task that stands here all the same,
 retry was cut half-way, counts as open once it is met.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,8 +76,8 @@ class WaitingQueue(AddedQueue):
         """The file in which failed tasks are looked for."""
         self._written: Identity | None = None
         """The file that this farm wrote last: it has no others than the one before."""
-        self._unseen: list[int] = []
-        """Failed tasks that were not looked for in that file yet."""
+        self._unseen: list[range] = []
+        """Ids of which the failed ones were not looked for in that file yet."""
         self._looked_at = -1
         """The failed task that was looked for last."""
 
@@ -101,17 +100,29 @@ class WaitingQueue(AddedQueue):
         """
         identity = version[:4] if version else None
         if identity not in (self._known, self._written):
-            failed = self._frontier.find_failed()
-            place = bisect_right(failed, self._looked_at)
-            self._unseen = [*failed[place:], *failed[:place]]
+            place = self._looked_at + 1
+            self._unseen = [range(place, len(self._tasks)), range(place)]
         self._known = identity
-        if not self._unseen:
+        some = self._next_failed()
+        if not some:
             return
-        some = self._unseen[:MAX_LOOKED_FOR]
         with self._naming_aliens():
             self._frontier.revive(find_standing(content or b"", sorted(some)))
         self._looked_at = some[-1]
-        del self._unseen[:MAX_LOOKED_FOR]
+
+    def _next_failed(self) -> list[int]:
+        """Return failed tasks that were not looked for yet, some of them."""
+        some: list[int] = []
+        while self._unseen and len(some) < MAX_LOOKED_FOR:
+            ids = self._unseen[0]
+            most = MAX_LOOKED_FOR - len(some)
+            found = self._frontier.find_failed(ids, most)
+            some += found
+            if len(found) < most:
+                del self._unseen[0]
+            else:
+                self._unseen[0] = range(found[-1] + 1, ids.stop)
+        return some
 
     def _write(self, plan: Plan, steps: Steps | None = None) -> Step:
         """Begin a step as `Queue` does, and know its file again."""

@@ -117,6 +117,8 @@ def compare_candidates(frontier: Frontier, model: Model) -> None:
         assert {taskid for taskid, mark in enumerate(marks) if not mark} == ids
     failed = [each for each, state in enumerate(model.states) if state == "failed"]
     assert frontier.find_failed() == failed
+    some = [each for each in failed if 2 <= each < 9]
+    assert frontier.find_failed(range(2, 9), 2) == some[:2]
 
 
 @given(st.randoms(use_true_random=False))

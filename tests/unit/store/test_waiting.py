@@ -1018,6 +1018,23 @@ def test_failed_tasks_are_looked_for_some_at_a_time(cut_retry, monkeypatch):
     assert sorted(taken[1:]) == [5, 6, 7]
 
 
+def test_no_more_of_them_are_fetched_than_are_looked_for(cut_retry, monkeypatch):
+    _, workdir, cut = cut_retry
+    monkeypatch.setattr("mpifarm.store.waiting.MAX_LOOKED_FOR", 3)
+    find_failed, fetched = Frontier.find_failed, []
+
+    def note(*asked):
+        fetched.append(find_failed(*asked))
+        return fetched[-1]
+
+    monkeypatch.setattr(Frontier, "find_failed", note)
+    cut()
+    assert workdir.transact((), (), 3).taken == [4, 5, 6]
+    assert [*filter(None, fetched)] == [[4, 5, 6]]
+    assert workdir.transact((), (), 1).taken == [7]
+    assert [*filter(None, fetched)] == [[4, 5, 6], [7]]
+
+
 def test_they_are_not_looked_for_in_a_queue_that_only_this_farm_writes(
     cut_retry, monkeypatch
 ):
