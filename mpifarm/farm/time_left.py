@@ -9,7 +9,7 @@ from mpifarm.coordinator.coordinator import Coordinator, Phase
 from mpifarm.errors import StorageError
 from mpifarm.farm.summary import Tally
 from mpifarm.model.wording import TimeLeft
-from mpifarm.store.attempts import COMPLETED, Column, read_last_rows
+from mpifarm.store.attempts import COMPLETED, Column, parse_seconds, read_last_rows
 from mpifarm.store.store import Store
 
 MIN_SECONDS = 1.0
@@ -82,5 +82,8 @@ class TimeLeftLook:
             return
         for fields in rows:
             if fields[Column.OUTCOME] == COMPLETED and fields[Column.FARM] != farm:
-                taskid, seconds = int(fields[0]), float(fields[Column.SECONDS])
-                self._coordinator.forecast.note_earlier(taskid, seconds)
+                try:
+                    seconds = parse_seconds(fields[Column.SECONDS])
+                except ValueError:
+                    continue  # an odd line teaches nothing
+                self._coordinator.forecast.note_earlier(int(fields[0]), seconds)

@@ -210,7 +210,11 @@ def test_tasks_that_earlier_farms_have_finished_teach_once(monkeypatch):
         row(2, "beef", "failed", 3.5),
         row(3, "f00d", "completed", 4.5),
         row(4, "cafe", "completed", 5.5),
+        row(5, "beef", "completed", float("inf")),
+        row(6, "beef", "completed", float("nan")),
+        row(7, "beef", "completed", 6.5),
     ]
+    rows[-1][Column.SECONDS] = b"soon"
     monkeypatch.setattr(time_left, "read_last_rows", lambda _paths, _most: rows)
     looked.look.find(100.0)
     looked.look.find(200.0)
