@@ -37,8 +37,10 @@ def _read_attempts(path: str, lines: list[str]) -> dict[int, float]:
     found = {}
     for line in lines[1:]:
         fields = line.split("\t")
-        if len(fields) == len(names) and fields[outcome] == "completed":
-            found[int(fields[0])] = float(fields[seconds])
+        if len(fields) != len(names) or fields[outcome] != "completed":
+            continue
+        if pair := _parse_pair([fields[0], fields[seconds]]):  # else it is damaged
+            found[pair[0]] = pair[1]
     return found
 
 

@@ -77,3 +77,9 @@ def test_columns_count_by_their_names(read):
         read("taskid\tseconds\n5\t2.5\n")
     with pytest.raises(InputError, match="has no columns seconds and outcome"):
         read("taskid\toutcome\n5\tcompleted\n")
+
+
+@pytest.mark.parametrize("row", ["x\t1", "5\tsoon", "5\tnan", "5\tinf", "-1\t2"])
+def test_a_damaged_attempt_teaches_nothing(read, row):
+    head = "taskid\tseconds\toutcome\n"
+    assert read(f"{head}{row}\tcompleted\n3\t2\tcompleted\n") == {3: 2.0}
