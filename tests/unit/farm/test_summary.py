@@ -43,6 +43,8 @@ def result(taskid: int = 0, seconds: float = 1.0, status: int = 0) -> Any:
         (ListCounts(5, 2, 1, 1, 1), ExitStatus.RUN_AGAIN),
         (ListCounts(5, 4, 0, 0, 1), ExitStatus.WITH_OTHERS),
         (ListCounts(5, 3, 1, 0, 1), ExitStatus.WITH_OTHERS),
+        (ListCounts(5, 2, 0, 2, 1, held_up=2), ExitStatus.WITH_OTHERS),
+        (ListCounts(5, 1, 0, 3, 1, held_up=2), ExitStatus.RUN_AGAIN),
     ],
 )
 def test_the_exit_status_says_what_is_left(counts, status):

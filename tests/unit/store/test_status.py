@@ -235,3 +235,10 @@ def test_a_line_of_another_text_counts_in_toprocess_if_the_list_has_its_id(line,
             line + b"\n", tasks, list_is_same=True, counts_begun=counts_begun
         )
         assert [*parsed.ids] == (ids if counts_begun else [])
+
+
+def test_a_line_that_may_be_fused_in_two_ways_proves_nothing():
+    """``1`` and ``12 cmd``, or ``11`` and ``2 cmd``."""
+    tasks = ["x"] * 120
+    tasks[2] = tasks[12] = "cmd"
+    assert classify_odd(b"112 cmd", tasks, may_be_torn=False) == TornLine((), None)
