@@ -23,7 +23,7 @@ from mpifarm.database.schema import Connection, connect, find_version
 from mpifarm.database.tasks import TaskEnd, TaskState
 from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.model.packed_texts import PackedTexts
-from mpifarm.model.paths import WorkdirPaths, is_farm_id
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import Outcome
 from mpifarm.model.wording import agree, counted
 from mpifarm.order.constraints import Constraints
@@ -233,16 +233,6 @@ class DatabaseStore(Store):
         if self._frontier is None:
             states = self._states
             self._frontier = Frontier(self._constraints, states.finished, states.failed)
-
-    def _remove_orphaned_files(self) -> None:
-        """Remove staging files whose claim is gone: a farm was killed as it left."""
-        begun_in = os.path.basename(self.paths.begun_in)
-        for name in files.find_names(self.paths.root):
-            stem, _, farm = name.rpartition(".")
-            known = farm == self.farm or farm in self._others.claims
-            is_staging = stem.endswith((".json", ".tsv")) or stem == begun_in
-            if is_staging and not known and is_farm_id(farm):
-                files.remove(self.paths.file(name))
 
     # ---- the database ---------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from mpifarm.errors import FarmError, StorageError
 from mpifarm.model.packed_texts import PackedTexts
-from mpifarm.model.paths import WorkdirPaths, is_farm_id
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import Outcome
 from mpifarm.model.wording import counted
 from mpifarm.order.constraints import UNORDERED, Constraints
@@ -301,16 +301,7 @@ class FileStore(Store):
         """Remove staging files whose claim is gone: a farm was killed as it left."""
         for path, farm, _ in find_leftovers(self.paths):
             self._remove_if_orphan(path, farm)
-        begun_in = os.path.basename(self.paths.begun_in)
-        for name in files.find_names(self.paths.root):
-            stem, _, farm = name.rpartition(".")
-            if stem.endswith((".json", ".tsv")) or stem == begun_in:
-                self._remove_if_orphan(self.paths.file(name), farm)
-
-    def _remove_if_orphan(self, path: str, farm: str) -> None:
-        known = farm == self.farm or farm in self._others.claims
-        if not known and is_farm_id(farm):
-            files.remove(path)
+        self._remove_orphaned_files()
 
     # ---- transactions ---------------------------------------------------------------
 

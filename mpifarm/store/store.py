@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mpifarm.errors import StorageError
-from mpifarm.model.paths import WorkdirPaths, staging_of
+from mpifarm.model.paths import WorkdirPaths, is_farm_id, staging_of
 from mpifarm.store.attempts import (
     CANCELLED,
     COMPLETED,
@@ -184,6 +184,19 @@ class Store(ABC):
         with suppress(StorageError):
             self._attempts.begin(beside_others=bool(self._others.claims))
             self._attempts.append()
+
+    def _remove_orphaned_files(self) -> None:
+        """Remove staging files whose claim is gone, but for those of queues."""
+        begun_in = os.path.basename(self.paths.begun_in)
+        for name in files.find_names(self.paths.root):
+            stem, _, farm = name.rpartition(".")
+            if stem.endswith((".json", ".tsv")) or stem == begun_in:
+                self._remove_if_orphan(self.paths.file(name), farm)
+
+    def _remove_if_orphan(self, path: str, farm: str) -> None:
+        known = farm == self.farm or farm in self._others.claims
+        if not known and is_farm_id(farm):
+            files.remove(path)
 
     # ---- requests -------------------------------------------------------------------
 
