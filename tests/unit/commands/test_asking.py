@@ -317,6 +317,21 @@ def test_a_farm_that_dies_is_waited_for_no_longer(site, monkeypatch):
     assert outcome.gone == farms
 
 
+def test_the_answer_of_a_farm_may_be_its_last_word(site, monkeypatch):
+    monkeypatch.setattr("mpifarm.audit.asking.ASSESS_SECONDS", 0.0)
+    farm, request = site.open(), Request("r1", CANCEL, (0,))
+    farms = tuple(find_living(farm.paths, site.machine(99)))
+
+    def answer_and_die(*_: object) -> bool:
+        farm.requests.answer([Answer("r1")])
+        return False
+
+    monkeypatch.setattr("mpifarm.audit.asking.lives_on", answer_and_die)
+    outcome = await_answers(farm.paths, site.machine(99), request, farms, 60.0)
+    assert outcome.answers == ((farms[0], Answer("r1")),)
+    assert outcome.gone == ()
+
+
 def test_a_farm_whose_claim_says_nothing_of_requests_is_not_asked(site):
     farm = site.open()
     claim = site.root / "claims" / farm.farm

@@ -379,3 +379,22 @@ def test_while_its_claim_lives_only_that_is_asked(
     monkeypatch.setattr(follow, "find_claim", lambda *_: claim)
     assert follow._Following(printer, 7, [])._ask(found) == answer
     assert asked == ([] if located is None else [7])
+
+
+def test_the_last_look_for_attempts_comes_though_the_output_has_just_grown(
+    monkeypatch,
+):
+    asked: list[str] = []
+
+    def note(name: str, answer: object) -> Any:
+        return lambda *_: (asked.append(name), answer)[1]
+
+    printer = cast(Any, SimpleNamespace(explainer=None, print_new=note("output", True)))
+    following = follow._Following(printer, 7, [cast(Any, None)])
+    answers = iter([(CLAIMED, False), (ENDED, True)])
+    monkeypatch.setattr(follow, "TASK_SECONDS", 0.0)
+    monkeypatch.setattr(following, "_ask", lambda _: next(answers))
+    monkeypatch.setattr(following, "_print_new_attempts", note("attempts", True))
+    assert following.run(CLAIMED) is ENDED
+    assert asked[-2:] == ["output", "attempts"]
+    assert asked.count("attempts") == 1

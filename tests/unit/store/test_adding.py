@@ -212,6 +212,25 @@ def test_a_disk_that_is_full_at_any_step_leaves_the_list_as_it_was(
     pytest.fail("the adder never came to its end")
 
 
+@pytest.mark.parametrize("written", [b"", b"echo th"])
+def test_what_a_full_disk_does_not_take_back_is_brought_to_its_end(
+    place, monkeypatch, written
+):
+    def fail(path: str, _: bytes) -> None:
+        with open(path, "ab") as stream:
+            stream.write(written)
+        raise StorageError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "append_beside_others", fail)
+        with pytest.raises(StorageError):
+            adding.add(place.paths, place.compose())
+    assert place.is_adding == bool(written)
+    adding.finish_at_start(place.paths, str(place.tasklist))
+    whole = ["one", "two", "echo three", "echo four"]
+    assert place.lines == (whole if written else whole[:2])
+
+
 def test_lines_that_others_append_behind_a_torn_one_cost_none_that_was_whole(
     place, monkeypatch
 ):

@@ -123,6 +123,17 @@ def test_a_step_that_happens_later_is_seen_at_the_next_look():
     assert set(journal.held) == {1}
 
 
+def test_a_step_that_happens_is_seen_though_nothing_was_appended_since():
+    pending = {1}
+    journal = Journal(lambda step: step not in pending)
+    journal.feed(encode_head(HEAD) + encode_event(Event(take=[1], step=1)))
+    journal.feed(b"")
+    assert not journal.held
+    pending.clear()
+    journal.feed(b"")
+    assert set(journal.held) == {1}
+
+
 @given(st.integers(0, 400))
 def test_a_journal_read_in_two_parts_is_the_same(cut):
     content = encode_head(HEAD) + encode_event(Event(take=[1, 2], step=1))

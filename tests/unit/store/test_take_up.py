@@ -323,6 +323,16 @@ def test_what_a_plain_farmer_of_the_longer_list_has_taken_up_is_not_added(
     assert work(workdir) == ([] if is_done else [12, 13])
 
 
+def test_the_first_added_task_alone_tells_that_a_plain_farmer_has_them(site):
+    workdir = begin(site)
+    work(workdir)
+    site.tasks += ["one more", "another"]
+    PlainFarmer(site).write({12})  # it has popped 13
+    assert site.take_up(workdir) is TakenUp.YES
+    assert site.ids("added") == []
+    assert work(workdir) == [12]
+
+
 # ---- lists with an order ------------------------------------------------------------
 
 
