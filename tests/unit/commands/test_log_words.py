@@ -386,15 +386,19 @@ def test_the_last_look_for_attempts_comes_though_the_output_has_just_grown(
 ):
     asked: list[str] = []
 
-    def note(name: str, answer: object) -> Any:
-        return lambda *_: (asked.append(name), answer)[1]
+    def note(name: str) -> Any:
+        def answer(*_: object) -> bool:
+            asked.append(name)
+            return True
 
-    printer = cast(Any, SimpleNamespace(explainer=None, print_new=note("output", True)))
+        return answer
+
+    printer = cast(Any, SimpleNamespace(explainer=None, print_new=note("output")))
     following = follow._Following(printer, 7, [cast(Any, None)])
     answers = iter([(CLAIMED, False), (ENDED, True)])
     monkeypatch.setattr(follow, "TASK_SECONDS", 0.0)
     monkeypatch.setattr(following, "_ask", lambda _: next(answers))
-    monkeypatch.setattr(following, "_print_new_attempts", note("attempts", True))
+    monkeypatch.setattr(following, "_print_new_attempts", note("attempts"))
     assert following.run(CLAIMED) is ENDED
     assert asked[-2:] == ["output", "attempts"]
     assert asked.count("attempts") == 1
