@@ -14,7 +14,8 @@ of them take no more room than ten.
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
+
+from mpifarm.coordinator.normal import find_quantile
 
 STEP = math.log(1.05)
 SHORTEST = 1e-4
@@ -36,8 +37,6 @@ FEW_ENDED = 4.0
 
 MAX_BEYOND = 4.0
 """The longest of those to come takes up to so many times the longest so far."""
-
-_quantile = NormalDist().inv_cdf
 
 
 def class_of(seconds: float) -> int:
@@ -139,12 +138,12 @@ class Lifetimes:
         begin = max(k for k, each in enumerate(shares) if each >= middle)
         before = min(shares[begin], 1 - (1 - share) / 4)
         line = math.log(times[-1] / times[begin]) / (
-            _quantile(1 - share) - _quantile(1 - before)
+            find_quantile(1 - share) - find_quantile(1 - before)
         )
         weight = self.ended * (shares[begin] - share)
         sigma = (SIGMA_WEIGHT * SIGMA_BEFORE + weight * line) / (SIGMA_WEIGHT + weight)
         far = min(share / 10, 1.0 / (to_come + 1))
-        rise = sigma * (_quantile(1 - far) - _quantile(1 - share))
+        rise = sigma * (find_quantile(1 - far) - find_quantile(1 - share))
         power = math.log(share / far) / rise
         # Of many in the tail none takes more than a few times the longest: they are a
         # class of tasks of which none has ended, and end together.

@@ -12,17 +12,14 @@ compete by Schwarz's criterion (Ann. Stat. 6, 1978, p. 461):
 
 import math
 from dataclasses import dataclass, field, replace
-from statistics import NormalDist
 
 from mpifarm.coordinator.lifetimes import SHORTEST, class_of_log
+from mpifarm.coordinator.normal import find_quantile, standard_normal
 
 MAX_BLOCKS = 64
 
 NOISE = 0.02
 """Durations that differ by less are equal: what is within it shows no order."""
-
-_NORMAL = NormalDist()
-_quantile = _NORMAL.inv_cdf
 
 
 @dataclass(slots=True)
@@ -83,8 +80,9 @@ class Slope:
         a sample have the variance p (1 - p) / (n f^2) (David and Nagaraja, Order
         Statistics, 2003, section 10.2).
         """
-        below = min(1 - 0.5 / total, max(0.5 / total, _NORMAL.cdf(quantile)))
-        density = _NORMAL.pdf(quantile)
+        normal = standard_normal()
+        below = min(1 - 0.5 / total, max(0.5 / total, normal.cdf(quantile)))
+        density = normal.pdf(quantile)
         chance = math.sqrt(below * (1 - below) / total) / max(density, 0.5 / total)
         return math.hypot(self.noise, self.slope * chance)
 
@@ -286,7 +284,7 @@ def _fit_slope(blocks: list[Block], total: int, floor: float) -> tuple[Slope, fl
 
 def quantile_of(place: float, total: int) -> float:
     """Return the normal quantile of a place in the list."""
-    return _quantile(share_of(place, total))
+    return find_quantile(share_of(place, total))
 
 
 def share_of(place: float, total: int) -> float:

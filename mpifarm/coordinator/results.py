@@ -71,13 +71,7 @@ class Results:
         if self._unlocated.tasks:
             self._unlocated.note_report(record.rank, report, now)
         table.note_sure(record, report.sure, now)
-        for result in report.results:
-            task = table.find_leased(record.rank, result.taskid, result.attempt)
-            if task is not None:
-                ago = report.sent - result.ended
-                ended = now - ago if ago > 0.0 else now
-                self._learn(record, result)
-                self.on_result(record, task, result, ended)
+        self._take_results(record, report, now)
         if report.is_recall:
             record.is_asked = False
         for taskid, attempt in reversed(report.returned):  # to the front, in order
@@ -93,12 +87,19 @@ class Results:
         self._dispatcher.capacity.update(record)
         self._dispatcher.update_demand(record)
 
-    def _learn(self, record: RankRecord, result: Result) -> None:
-        """Learn from a result what tasks take, unless a user has cut it short."""
-        if result.outcome is not Outcome.CANCELLED:
-            record.note_duration(result.seconds)
-            self._dispatcher.capacity.ended += 1
-            self._forecast.note_ended(result)
+    def _take_results(self, record: RankRecord, report: Report, now: float) -> None:
+        """End the attempts of a report, and learn from them what tasks take."""
+        find_leased = self._table.find_leased
+        for result in report.results:
+            task = find_leased(record.rank, result.taskid, result.attempt)
+            if task is not None:
+                ago = report.sent - result.ended
+                ended = now - ago if ago > 0.0 else now
+                if result.outcome is not Outcome.CANCELLED:  # a user has cut it short
+                    record.note_duration(result.seconds)
+                    self._dispatcher.capacity.ended += 1
+                    self._forecast.note_ended(result)
+                self.on_result(record, task, result, ended)
 
     # ---- what has ended ----------------------------------------------------------
 

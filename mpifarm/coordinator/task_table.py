@@ -113,20 +113,21 @@ class TaskTable:
 
     def take(self, taskids: Iterable[int]) -> None:
         """Hold and queue tasks out of ``toprocess``; requeue them if the farm ends."""
-        tasks, foreign = self.tasks, self.foreign_attempts
+        tasks, queue = self.tasks, self.queue
+        are_new = not self.foreign_attempts
         is_working = self._farm.is_working
         for taskid in taskids:
             task = tasks[taskid] = TaskRecord(taskid)
-            if foreign:
+            if not are_new:
                 self._remember(task)
             if self.bars.is_set and self._turn_back(task):
                 continue
             if not is_working:
                 self.requeue(task)
-            elif task.waits_for_rank:
-                self.retry_queue.add(task)
+            elif are_new or not task.waits_for_rank:
+                queue.append(task)
             else:
-                self.queue.append(task)
+                self.retry_queue.add(task)
 
     def take_pulled(self, taskids: Iterable[int]) -> None:
         """Hold tasks that were pulled, to be recorded as cancelled or to go back.
@@ -461,7 +462,7 @@ class TaskTable:
         """Set a task's state; raise AssertionError if `MOVES` has no such move."""
         if state not in MOVES[task.state]:
             raise AssertionError(f"task {task.taskid}: {task.state} -> {state}")
-        if task.state is TaskState.LEASED and self.seats.is_limited:
+        if task.state is TaskState.LEASED and self.seats.free:
             self.seats.give_back(task.taskid)
         task.state = state
 

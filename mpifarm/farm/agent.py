@@ -463,7 +463,8 @@ class Agent:
         for event in self.pool.collect():
             match event:
                 case Result():
-                    self._unwanted.discard((event.taskid, event.attempt))
+                    if self._unwanted:
+                        self._unwanted.discard((event.taskid, event.attempt))
                     self.reporter.note_result(event)
                     self.feeder.note_end(event.seconds, now)
                     self.running.note_change(now)

@@ -31,7 +31,7 @@ from mpifarm.model.settings import (
     Settings,
 )
 from mpifarm.model.wording import duration_in_words
-from mpifarm.order.directives import command_of
+from mpifarm.order.directives import LIMIT, command_of
 from mpifarm.plugins.loading import in_one_line
 from mpifarm.plugins.registry import (
     SearchPath,
@@ -396,7 +396,8 @@ class ListCommands(Sequence[str]):
 
     def __getitem__(self, taskid: Any) -> Any:
         """Return the command: the text without the prefix that names a kind."""
-        return command_of(self._texts[taskid])
+        text = self._texts[taskid]
+        return command_of(text) if text.startswith(LIMIT) else text
 
 
 class CheckedCommands(Sequence[str]):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Final, overload
 
-from mpifarm.model.task import decode_text, encode_text
+from mpifarm.model.task import encode_text
 
 MARKS: Final = b"\0$&\\<\xef"
 """Bytes for which a text is checked: NUL, those with a meaning to a shell, and the
@@ -122,7 +122,10 @@ class PackedTexts(Sequence[str]):
             taskid += len(self)
             if taskid < 0:
                 raise IndexError("there is no such task")
-        return decode_text(self.encoded_text(taskid))
+        # Without `encoded_text` and `decode_text`: this is done thrice for each task.
+        ends = self._ends
+        text = self._content[ends[taskid] + taskid : ends[taskid + 1] + taskid]
+        return text.decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         for begin in range(0, len(self), _BLOCK):

@@ -58,7 +58,8 @@ FIRST_COLUMNS: Final = (
 """Format 1: `worker` is a pid, `started` seconds since the epoch, and `status` -n for
 signal n."""
 
-COMPLETED: Final = Outcome.COMPLETED.value.encode()
+_COMPLETED: Final = Outcome.COMPLETED.value
+COMPLETED: Final = _COMPLETED.encode()
 """The outcome of an attempt that has not failed."""
 
 CANCELLED: Final = Outcome.CANCELLED.value.encode()
@@ -476,7 +477,9 @@ class AttemptsFile:
 
     def _encode(self, recorded: Recorded, farm: str) -> str:
         taskid, _, result, rank, _, host = recorded
-        status = result.status
+        status, outcome = result.status, _COMPLETED
+        if result.outcome is not Outcome.COMPLETED:
+            outcome = outcome_in_words(result)
         signal = -status if status < 0 else 0
         second, ms = divmod(int(result.started * 1000), 1000)
         if second != self._second[0]:
@@ -489,7 +492,7 @@ class AttemptsFile:
                 f"{result.peak_memory or ''}\t{_or_empty(result.output_bytes)}"
             )
         return (
-            f"{taskid}\t{result.attempt}\t{outcome_in_words(result)}\t"
+            f"{taskid}\t{result.attempt}\t{outcome}\t"
             f"{128 + signal if signal else status}\t{signal}\t{host}\t{rank}\t"
             f"{_or_empty(result.worker_index)}\t{result.worker}\t"
             f"{self._second[1]}.{ms:03d}Z\t{result.seconds:.6f}\t{usage}\t"

@@ -8,16 +8,18 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from signal import SIGKILL
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import Outcome, Result
 from mpifarm.store.attempts import Column, escape, parse_row, read_last_rows
-from mpifarm.store.farm_report import FarmReport, RunningReport, find_report
 from mpifarm.store.membership import FAMILY
 from mpifarm.store.types import Recorded
 from mpifarm.system import files
+
+if TYPE_CHECKING:
+    from mpifarm.store.farm_report import FarmReport, RunningReport
 
 MAX_READ: Final = 8 << 20
 """Bytes at the end of ``attempts.tsv`` that are read: some 50 000 attempts."""
@@ -49,7 +51,11 @@ class LostAttempts:
         written since than `MAX_READ`, nobody knows which have: then none is returned.
         """
         reclaimed, self._reclaimed = self._reclaimed, {}
-        lost = list[tuple[FarmReport, list[RunningReport]]]()
+        if not reclaimed:
+            return
+        from mpifarm.store.farm_report import find_report  # for the few who need it
+
+        lost: list[tuple[FarmReport, list[RunningReport]]] = []
         for farm, taskids in reclaimed.items():
             if report := find_report(self._paths, farm):
                 ran = {each.taskid: each for each in report.running}
@@ -69,7 +75,7 @@ class LostAttempts:
                 )
 
 
-def _record_lost(running: RunningReport) -> Recorded:
+def _record_lost(running: "RunningReport") -> Recorded:
     return Recorded(
         running.taskid,
         False,
@@ -85,7 +91,7 @@ def _record_lost(running: RunningReport) -> Recorded:
 
 
 def _find_standing(
-    paths: WorkdirPaths, reports: Sequence[FarmReport]
+    paths: WorkdirPaths, reports: Sequence["FarmReport"]
 ) -> dict[str, set[tuple[int, int]]]:
     """Return task and attempt of each line that a farm wrote since its last report.
 

@@ -266,7 +266,7 @@ class QueuePair:
         return (
             taskid in self._finished
             or taskid in self._member.claim.held
-            or self._others.hold(taskid)
+            or (bool(self._others.claims) and self._others.hold(taskid))
         )
 
     def _is_all_finished(self) -> bool:
