@@ -480,15 +480,17 @@ def test_marks_are_seen_wherever_they_stand(judged, line, place):
     [
         *("run $HOME/{n}", "run ${{HOME}} $HOME", "echo $$ $HOME $1 $@ $(date) {n}$"),
         *("run $[{n} + 1]", "HQ_TASK_ID={n}; run $HQ_TASK_ID"),
+        "HQ_TASK_ID={n}; run $[HQ_TASK_ID]",
     ],
 )
 @pytest.mark.parametrize(
     "line",
-    ["run $HQ_TASK_ID $HOME", "x ${SGE_TASK_ID}$HOME", "x $[HQ_TASK_ID+1] $HOME"],
+    ["run $HQ_TASK_ID", "x ${SGE_TASK_ID}$HOME", "x $[HQ_TASK_ID+1]", "run $HOME &"],
 )
-@pytest.mark.parametrize("place", [5000, 30_000])
-def test_a_number_is_seen_among_other_variables(judged, usual, line, place):
-    lines = [usual.format(n=n) for n in range(40_000)]  # some blocks
+@pytest.mark.parametrize("place", [1500, 4000])
+def test_a_fault_is_seen_among_other_variables(judged, monkeypatch, usual, line, place):
+    monkeypatch.setattr("mpifarm.tasklists._BLOCK_BYTES", 1 << 14)
+    lines = [usual.format(n=n) for n in range(5000)]  # some blocks
     lines[place] = line
     sentence, is_certain = only(judged("\n".join(lines) + "\n"))
     assert is_certain
