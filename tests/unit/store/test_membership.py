@@ -81,7 +81,7 @@ def test_only_tasks_of_the_list_count_as_held_by_others(site):
 
 def test_a_claim_of_a_longer_list_is_told_at_the_start(site):
     site.open().close()
-    write_claim(site, "aa000001", [len(TASKS)])
+    write_claim(site, "aa000001", [0, len(TASKS)])
     with pytest.raises(InputError) as caught:
         site.open()
     assert f"aa000001 holds task {len(TASKS)}" in str(caught.value)
@@ -169,6 +169,20 @@ def test_a_directory_that_may_not_be_made_is_bad_input_and_a_full_disk_is_not(
     assert type(error) is kind
     assert "/w/logs" in str(error)
     assert "the reason" in str(error)
+
+
+@pytest.mark.parametrize("directory", ["logs", "claims"])
+def test_a_directory_that_may_not_be_made_ends_the_start(site, monkeypatch, directory):
+    make = files.make_directory
+
+    def refuse(path: str) -> None:
+        if path.endswith(f"/{directory}"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        make(path)
+
+    monkeypatch.setattr(files, "make_directory", refuse)
+    with pytest.raises(InputError, match=f"can't create .*/{directory}: Permission"):
+        site.open()
 
 
 def test_a_claim_that_is_another_file_now_is_read_anew(site):

@@ -667,6 +667,16 @@ def test_another_farm_that_starts_before_the_lock_is_had_keeps_its_queues(
     assert site.violations() == []
 
 
+def test_what_such_a_farm_has_done_lets_tasks_start(site, before_the_lock):
+    def run_first():
+        other = site.open()
+        assert other.transact((), (), 2).taken == [0, 1]
+        other.transact([ended(0), ended(1)], (), 0)
+
+    before_the_lock(run_first)
+    assert site.open().transact((), (), 12).taken == [3, 2]
+
+
 def test_a_start_that_is_refused_under_the_lock_leaves_nothing_staged(
     site, before_the_lock
 ):
