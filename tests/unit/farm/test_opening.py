@@ -2,27 +2,41 @@
 
 import math
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mpifarm.batch.arrays import find_array
+from mpifarm.database.names import DATABASE_CLASS
+from mpifarm.databases import SqliteTaskList
 from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.farm import opening
 from mpifarm.farm.opening import (
     TELL_SECONDS,
     CheckedCommands,
+    ListCommands,
+    OpenedFarm,
     StartSleep,
     check_not_begun,
     find_commands,
 )
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import (
     FarmDefinition,
     RunnerDefinition,
     Settings,
     TaskLimits,
 )
+from mpifarm.plugins.registry import find_search_path
+from mpifarm.store import adding
+from mpifarm.store.custom_store import CustomStore
+from mpifarm.store.database_store import DatabaseStore
+from mpifarm.store.file_store import FileStore
 from mpifarm.store.membership import FAMILY
+from mpifarm.system.lock import WorkdirLock, lock_paths
+from tests.unit.database_fakes import DatabaseSite
 
 
 class Text(str):
@@ -225,6 +239,15 @@ def test_each_rank_is_sent_what_it_needs_of_the_settings(tmp_path, monkeypatch):
     assert opening.Opening(context)._define("f00d", elsewhere).directory == ""
 
 
+def test_each_rank_is_to_tell_of_tasks_that_begin_if_a_hook_hears_of_them():
+    for heard, verbose in (([], False), ([False], False), ([False, True], True)):
+        context = context_of()
+        context.hooks = [SimpleNamespace(watches_tasks=each) for each in heard]
+        start = opening.Opening(context)
+        assert start._sleep.may_end_start
+        assert start._define("f00d", RunnerDefinition()).verbose is verbose
+
+
 def test_a_directory_that_is_gone_is_told_with_the_remedy(monkeypatch):
     def fail() -> str:
         raise FileNotFoundError(2, "No such file or directory")
@@ -316,3 +339,240 @@ def test_what_is_told_of_the_lock_names_it_and_the_time():
     start._show_wait()
     assert said == ["the lock (/here/lock) is held by another farmer; waiting for it"]
     assert shown == ["waiting for the lock, 65 s so far"]
+
+
+# ---- a list and its workdir, as they are ---------------------------------------------
+
+
+@pytest.fixture
+def list_context(tmp_path, monkeypatch):
+    """A context of a list of three tasks, with other settings as they are given."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list").write_text("echo a\necho b\necho c\n")
+
+    def create(environ: dict[str, str] | None = None, **settings: Any) -> Any:
+        context = context_of(**settings)
+        context.said = []
+        context.process.output.say = context.said.append
+        context.process.environ = environ or {}
+        return context
+
+    return create
+
+
+def join(context: Any, *, takes_over: bool = False, inherits: str = "") -> OpenedFarm:
+    start = opening.Opening(context, takes_over=takes_over)
+    runner, tasks = start.read_definitions()
+    opened = start.join(tasks, runner, inherits)
+    opened.store.close()
+    assert not start._sleep.may_end_start
+    return opened
+
+
+def test_a_list_is_joined_by_files(list_context, tmp_path):
+    opened = join(list_context())
+    assert isinstance(opened.store, FileStore)
+    assert opened.definition.workdir == str(tmp_path / "list_workdir")
+    assert (tmp_path / "list_workdir" / "fingerprint.json").exists()
+    assert opened.lock.paths == tuple(lock_paths("list_workdir", {}, None))
+
+
+def test_a_farm_of_a_job_array_is_known_as_one(list_context, monkeypatch):
+    opened: dict[str, Any] = {}
+
+    def note(*_: Any, **given: Any) -> Any:
+        opened.update(given)
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(FileStore, "open", note)
+    environ = {"SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "1"}
+    Path("list").write_text("echo a\n#BARRIER\necho b\n")
+    join(list_context(environ), inherits="f00df00d")
+    assert opened["array"] == find_array(environ) != ""
+    assert [each.first for each in opened["constraints"].barriers] == [1]
+    assert opened["predecessor"] == "f00df00d"
+    for remap, takes_over in ((True, False), (True, True), (False, False)):
+        join(list_context(remap=remap), takes_over=takes_over)
+        assert opened["remap"] == (remap and not takes_over)
+
+
+def test_the_lock_is_probed_in_a_workdir_before_it_is_joined(list_context, monkeypatch):
+    acts: list[str] = []
+    monkeypatch.setattr(opening, "make_root", lambda _: acts.append("make"))
+    monkeypatch.setattr(WorkdirLock, "probe", lambda _: acts.append("probe"))
+
+    def open_store(*_: Any, **__: Any) -> Any:
+        acts.append("open")
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(FileStore, "open", open_store)
+    join(list_context())
+    assert acts == ["make", "probe", "open"]
+
+
+def test_a_start_waits_for_the_lock_by_its_own_sleep(list_context, monkeypatch):
+    context = list_context()
+    start = opening.Opening(context)
+    made: list[Any] = []
+
+    class Lock(WorkdirLock):
+        def __init__(self, *given: Any, **more: Any) -> None:
+            made.append(more.get("sleep"))
+            super().__init__(*given, **more)
+
+    monkeypatch.setattr(opening, "WorkdirLock", Lock)
+    runner, tasks = start.read_definitions()
+    start.join(tasks, runner).store.close()
+    assert made == [start._sleep]
+    assert start._lock_names == ", ".join(lock_paths("list_workdir", {}, None))
+
+
+def test_a_database_is_joined_as_one_and_can_not_be_remapped(
+    list_context, tmp_path, monkeypatch
+):
+    DatabaseSite(tmp_path)
+    base: dict[str, Any] = {"tasklist": "tasks.db", "workdir": "tasks.db_workdir"}
+    opened = join(list_context(**base))
+    assert isinstance(opened.store, DatabaseStore)
+    with pytest.raises(InputError, match="--remap is for a text list that was edited"):
+        join(list_context(**base, remap=True))
+    given: dict[str, Any] = {}
+
+    def note(*_: Any, **more: Any) -> Any:
+        given.update(more)
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(DatabaseStore, "open", note)
+    environ = {"SLURM_ARRAY_JOB_ID": "4711"}
+    join(list_context(environ, **base), inherits="f00df00d")
+    assert given == {"predecessor": "f00df00d", "array": find_array(environ)}
+
+
+@pytest.mark.parametrize(
+    ("handler", "name", "area", "options"),
+    [
+        ("default", "tasks.db", None, {}),
+        ("default", "tasks.db", "/area", {"lock_area": "/area"}),
+        ("sqlite", "any", "/area", {"lock_area": "/area"}),
+        ("default", "list", "/area", None),
+        ("disbatch", "tasks.db", "/area", None),
+    ],
+)
+def test_a_database_is_known_by_its_name_and_gets_the_area_of_its_lock(
+    list_context, handler, name, area, options
+):
+    context = list_context(handler=handler, tasklist=name, lock_area=area)
+    found = opening._find_handler(context.settings, find_search_path({}, None))
+    assert (found.python_class == DATABASE_CLASS) == (options is not None)
+    assert found.options == (options or {})
+
+
+class OwnState:
+    """A list that keeps its own state, and has nothing to do."""
+
+    is_database = False
+    pop_task = get_finished = record_toprocess_task = record_done_task = None
+
+    def __len__(self) -> int:
+        return 3
+
+
+def test_a_list_with_its_own_state_is_joined_by_that(list_context, monkeypatch):
+    given: list[Any] = []
+
+    def note(*words: Any, **more: Any) -> Any:
+        given.extend((*words[:2], *more.items()))
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(CustomStore, "open", note)
+    tasks: Any = OwnState()
+    opened = opening.Opening(list_context()).join(tasks, RunnerDefinition(), "f00df00d")
+    workdir = opened.definition.workdir
+    assert given == [workdir, tasks, ("predecessor", "f00df00d")]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"runner": "no such"}, "no such"),
+        ({"handler": "no such"}, "no such"),
+        ({"tasklist": "no such"}, "no such"),
+        ({"tasklist": "."}, "directory"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_made(
+    list_context, tmp_path, wrong, why
+):
+    with pytest.raises(InputError, match=why):
+        opening.Opening(list_context(**wrong)).read_definitions()
+    assert [*tmp_path.iterdir()] == [tmp_path / "list"]
+
+
+def test_the_places_of_list_and_workdir_are_asked_for(list_context, monkeypatch):
+    asked: list[Any] = []
+    monkeypatch.setattr(opening, "validate_place", lambda *of: asked.extend(of))
+    opening.Opening(list_context()).read_definitions()
+    assert asked == ["list_workdir", "list"]
+
+
+def test_a_warning_about_gpus_is_told(list_context, monkeypatch):
+    warned: list[Any] = []
+
+    def warn(*words: Any) -> str:
+        warned.extend(words)
+        return "the GPUs are odd" if len(warned) < 3 else ""
+
+    monkeypatch.setattr("mpifarm.system.gpus.check_gpus", warn)
+    said = []
+    for gpus in ("none", "2", "2"):
+        context = list_context({"A": "b"}, gpus=gpus)
+        opening.Opening(context).read_definitions()
+        said.append(context.said)
+    assert said == [[], ["the GPUs are odd"], []]
+    assert warned == ["2", {"A": "b"}] * 2
+
+
+def test_lines_that_a_killed_adder_was_adding_are_read_too(list_context, tmp_path):
+    (tmp_path / "list_workdir").mkdir()
+    paths = WorkdirPaths(str(tmp_path / "list_workdir"))
+    end = adding.ListEnd(str(tmp_path / "list"))
+    end.read()
+    lines = adding.compose(end, [b"echo d"], "")
+    Path(paths.adding).write_bytes(adding.encode_adding(lines))
+    lock = Path(lock_paths("list_workdir", {}, None)[0])
+    _, tasks = opening.Opening(list_context()).read_definitions()
+    assert [*tasks.tasks] == ["echo a", "echo b", "echo c", "echo d"]
+    assert lock.exists(), "it was held meanwhile"
+
+
+def test_a_start_that_waits_sleeps(monkeypatch):
+    waiting = Waiting(monkeypatch)
+    waiting.sleep(0.5)
+    waiting.sleep.pause(0.25)
+    assert waiting.now == 100.75
+
+
+def test_where_slurm_could_not_go_is_asked_for_this_directory(monkeypatch, tmp_path):
+    asked: list[Any] = []
+    monkeypatch.setattr(opening, "find_not_entered", lambda *of: asked.extend(of))
+    monkeypatch.chdir(tmp_path)
+    assert opening._find_directory(context_of()) == str(tmp_path)
+    assert asked == [str(tmp_path), {}]
+
+
+def test_the_commands_of_a_list_are_its_texts_without_their_kinds(list_context):
+    Path("list").write_text("echo a\n[limit=disk] echo b\n")
+    _, tasks = opening.Opening(list_context()).read_definitions()
+    commands = find_commands(tasks, "default")
+    assert isinstance(commands, ListCommands)
+    assert len(commands) == 2
+    assert [*commands] == ["echo a", "echo b"]
+
+
+def test_the_commands_of_a_database_are_those_of_its_rows(list_context, tmp_path):
+    DatabaseSite(tmp_path, ["echo a", "[limit=x] echo b"])
+    base = {"tasklist": "tasks.db", "workdir": "tasks.db_workdir"}
+    _, tasks = opening.Opening(list_context(**base)).read_definitions()
+    assert isinstance(tasks, SqliteTaskList)
+    commands = find_commands(tasks, "sqlite")
+    assert commands is tasks.tasks

@@ -38,7 +38,7 @@ def small_parts(monkeypatch):
 
 
 @pytest.fixture
-def path(tmp_path) -> Path:
+def path(tmp_path: Path) -> Path:
     path = tmp_path / "file"
     path.write_bytes(TEXT)
     return path
