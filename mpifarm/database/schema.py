@@ -149,12 +149,16 @@ def connect(
     if writes:
         _check_permissions(path, real)
         has_change = _make_journal(path, real)
+    may_undo = is_locked and _may_write(real)
     if has_change:
-        if not (is_locked and _may_write(real)):
+        if not may_undo:
             raise left_unended(path)
         _roll_back(path, real, patience)
         _check_header(path, is_whole=True)
-    return _open(path, real, "rw" if writes else "ro", patience)
+    if writes:
+        return _open_to_write(path, real, patience)
+    # Another program may begin a change and die from here on: SQLite undoes it, too.
+    return _open(path, real, "rw" if may_undo else "ro", patience)
 
 
 def _has_change(real: str) -> bool:
@@ -238,7 +242,8 @@ def _roll_back(path: str, real: str, patience: float) -> None:
     Raises `BusyError` if the writer lives, `InputError` without permission to write.
     """
     _check_permissions(path, real)
-    with closing(_open(path, real, "rw", patience)) as connection, explained(path):
+    opened = _open_to_write(path, real, patience)
+    with closing(opened) as connection, explained(path):
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
 
@@ -252,18 +257,27 @@ def _open(path: str, real: str, mode: str, patience: float) -> sqlite3.Connectio
         name += "&vfs=unix-none&nolock=1"
     with explained(path):
         try:
-            return _open_at(name, mode, patience)
+            return _open_at(name, patience)
         except sqlite3.OperationalError as error:
             if primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR):
                 record_locks.forget()
             raise
 
 
-def _open_at(name: str, mode: str, patience: float) -> sqlite3.Connection:
+def _open_at(name: str, patience: float) -> sqlite3.Connection:
     connection = sqlite3.connect(name, uri=True, timeout=patience, isolation_level=None)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if mode == "rw":
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _open_to_write(path: str, real: str, patience: float) -> sqlite3.Connection:
+    connection = _open(path, real, "rw", patience)
+    try:
+        with explained(path):
             # As durable as DELETE with EXTRA, and without a sync of the directory.
             connection.execute("PRAGMA journal_mode = TRUNCATE")
             connection.execute("PRAGMA synchronous = FULL")

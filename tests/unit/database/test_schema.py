@@ -320,12 +320,29 @@ def test_what_only_its_owner_can_undo_is_busy(path, monkeypatch):
         schema.connect(str(path), writes=False)
 
 
-def test_a_change_that_begins_as_a_reader_opens_is_busy(path, monkeypatch):
+def test_a_change_that_begins_as_a_reader_opens_is_undone_with_the_lock(
+    path, monkeypatch
+):
     leave_hot_journal(path)
     monkeypatch.setattr(schema, "_has_change", lambda _: False)
     monkeypatch.setattr(schema, "_check_header", lambda *_, **__: None)
     with pytest.raises(BusyError, match="a program which died has begun"):
-        schema.connect(str(path), writes=False)
+        schema.connect(str(path), writes=False, is_locked=False)
+    with closing(schema.connect(str(path), writes=False)) as connection:
+        assert tasks.count_states(connection) == {tasks.TaskState.TO_PROCESS: 3}
+
+
+def test_a_change_that_begins_behind_a_reader_is_undone_with_the_lock(path):
+    clean = path.read_bytes()
+    leave_hot_journal(path)
+    journal = path.with_name("tasks.db-journal")
+    torn, begun = path.read_bytes(), journal.read_bytes()
+    path.write_bytes(clean)
+    journal.unlink()
+    with closing(schema.connect(str(path), writes=False)) as connection:
+        path.write_bytes(torn)
+        journal.write_bytes(begun)
+        assert tasks.count_states(connection) == {tasks.TaskState.TO_PROCESS: 3}
 
 
 @pytest.mark.parametrize("is_hot", [True, False])
