@@ -1,12 +1,16 @@
 """A workdir whose tasks a list of the user's keeps by itself."""
 
+import fcntl
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from mpifarm.errors import InputError, StorageError
+from mpifarm.errors import FarmError, InputError, StorageError
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store import custom_store
 from mpifarm.store.custom_store import CustomStore, Texts
+from mpifarm.store.held_file import Held, replace_held
 from tests.unit.store_fakes import (
     TASKS,
     FakeLock,
@@ -522,3 +526,107 @@ def test_another_rank_that_leads_on_holds_what_the_lost_one_did(farms):
     )
     assert farm.held == {*taken[1:]}
     assert farms.claims() == [farm.farm]
+
+
+def test_a_task_that_the_list_gives_twice_is_run_once(farms):
+    workdir = farms.open()
+    assert farms.transact(workdir, take=1) == [11]
+    farms.list.queue.append(11)
+    assert farms.transact(workdir, take=1) == [10]
+
+
+def test_what_has_gone_back_to_the_list_goes_back_once(farms):
+    first = farms.open()
+    farms.transact(first, take=2)
+    farms.kill(first)
+    second = farms.open()
+    farms.transact(second)
+    farms.list.queue.clear()
+    farms.transact(second)
+    assert farms.list.queue == []
+
+
+def test_a_list_that_got_a_task_back_is_not_empty(farms):
+    workdir = farms.open()
+    farms.transact(workdir, take=13)
+    workdir.prepare((), [3], 0)
+    with farms.lock.hold():
+        assert not workdir.transact((), [3], 0).empty
+        survey = workdir.survey()
+    counts = workdir.counts(survey)
+    assert (counts.toprocess, counts.held, counts.elsewhere) == (1, 11, 0)
+
+
+def test_a_list_that_is_too_slow_gives_one_task_at_least(farms, monkeypatch):
+    monkeypatch.setattr(custom_store, "POP_SECONDS", -1.0)
+    workdir = farms.open()
+    assert farms.transact(workdir, take=3) == [11]
+
+
+def test_a_claim_that_changes_nothing_does_not_grow(farms):
+    workdir = farms.open()
+    claim = farms.site.root / "claims" / workdir.farm
+    farms.transact(workdir, take=1)
+    size = claim.stat().st_size
+    farms.transact(workdir)
+    assert claim.stat().st_size == size
+
+
+def test_a_disk_and_a_list_that_both_fail_are_told_at_the_transaction(
+    farms, monkeypatch
+):
+    workdir = farms.open()
+
+    def fail(_: object) -> None:
+        raise StorageError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workdir, "_hold", fail)
+        farms.list.broken = "record_toprocess_task"
+        workdir.prepare((), (), 1)
+        with farms.lock.hold(), pytest.raises(StorageError, match="no space left"):
+            workdir.transact((), (), 1)
+    farms.list.broken = ""
+    assert farms.transact(workdir, take=2) == [11, 10]
+
+
+def test_the_seconds_of_a_transaction_are_those_of_both_its_parts(farms, monkeypatch):
+    workdir = farms.open()
+    clock = iter([100.0, 100.0, 102.0, 200.0, 203.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    workdir.prepare((), (), 1)
+    with farms.lock.hold():
+        assert workdir.transact((), (), 1).seconds == 5.0
+
+
+def test_a_start_looks_at_what_is_there_mends_the_timeline_and_hears_requests(farms):
+    farms.open()
+    timeline = farms.site.root / "timeline.json"
+    timeline.write_text('[\n{"name": "a", "ph": "X"},\n{"na')
+    paths = WorkdirPaths(str(farms.site.root))
+    replace_held(paths, Held(frozenset({3})))
+    workdir = farms.open()
+    assert b'{"na' not in timeline.read_bytes()
+    assert workdir.held_by_users == Held(frozenset({3}))
+    Path(paths.waiting).mkdir()  # which no list of one's own has
+    with pytest.raises(FarmError, match="waiting can't be used"):
+        farms.open()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_given_up"),
+    [(StorageError("full"), True), (OSError("full"), True), (KeyError(), False)],
+)
+def test_a_start_that_breaks_gives_up_the_lock_of_its_claim(
+    farms, monkeypatch, error, is_given_up
+):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(CustomStore, "_begin_attempts", fail)
+    with pytest.raises(type(error)):
+        farms.open()
+    assert (farms.claims() == []) is is_given_up
+    for name in farms.claims():
+        with (farms.site.root / "claims" / name).open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
