@@ -137,8 +137,9 @@ def read_old(paths: WorkdirPaths, machine: Machine) -> Old:
             # In two claims: it is settled if it is for both.
             held[taskid] = max(size, held.get(taskid, 0))
     queue = files.find_content(paths.toprocess)
-    queued = (queue or b"") + (files.find_content(paths.added) or b"")
-    queued += files.find_content(paths.waiting) or b""
+    # Apart from each other: a torn last line of one must not swallow the next one's.
+    others = map(files.find_content, (paths.added, paths.waiting))
+    queues = [content or b"" for content in (queue, *others)]
     finished = files.find_content(paths.finished) or b""
     failed = files.find_content(paths.failed) or b""
     known: dict[OldTask, Location] = {}
@@ -148,7 +149,7 @@ def read_old(paths: WorkdirPaths, machine: Machine) -> Old:
             known[task] = max(location, known.get(task, Location.NOWHERE))
 
     # A last line without newline records nothing, but its task is not lost.
-    for content in (queued, finished, failed):
+    for content in (*queues, finished, failed):
         put(Location.NOWHERE, read_tail(content))
     lines = [*read_lines(failed)]
     settled = find_settled(((task.taskid, end) for task, end in lines), held)
@@ -158,7 +159,8 @@ def read_old(paths: WorkdirPaths, machine: Machine) -> Old:
         # Without a queue, all that has not finished is to be processed.
         runs = queue is None or task.taskid in open_ids or task.taskid in not_run
         put(Location.QUEUED if runs else Location.FAILED, [task])
-    put(Location.QUEUED, (task for task, _ in read_lines(queued)))
+    for content in queues:
+        put(Location.QUEUED, (task for task, _ in read_lines(content)))
     put(Location.FINISHED, (task for task, _ in read_lines(finished)))
     stored = parse_fingerprint(files.find_content(paths.fingerprint) or b"")
     last = max((task.taskid for task in known), default=-1)

@@ -9,6 +9,7 @@ import pytest
 
 from mpifarm.coordinator.coordinator import Coordinator
 from mpifarm.errors import ExitStatus, StorageError
+from mpifarm.farm import finish
 from mpifarm.farm.finish import Conclusion
 from mpifarm.farm.growth import Left
 from mpifarm.farm.summary import Tally
@@ -496,3 +497,35 @@ def test_the_keys_of_the_result_file_are_those_that_scripts_know():
         "in_array": 0,
     }
     assert payload["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("lost", "held_up", "barrier", "is_database", "note"),
+    [
+        ((), 3, 5, False, None),
+        (
+            *((4,), 1, None, False),
+            "1 task waits for task 4, which is in no file",
+        ),
+        (
+            *((2, 3), 4, 5, False),
+            (
+                "4 tasks wait behind the barrier in front of task 5 for tasks 2-3,"
+                " which are in no file"
+            ),
+        ),
+        (
+            *((4,), 2, 0, True),
+            (
+                "2 tasks wait behind the barrier in front of task 0 for task 4, which"
+                " is with no farm of mpifarm"
+            ),
+        ),
+    ],
+)
+def test_what_waits_for_tasks_that_nobody_has_is_told(
+    lost, held_up, barrier, is_database, note
+):
+    counts = COUNTS._replace(lost=lost, held_up=held_up, barrier=barrier)
+    found = finish._explain_wait(counts, is_database=is_database)
+    assert found == ([] if note is None else [note])

@@ -19,6 +19,7 @@ from mpifarm.farm.first_words import (
     describe_ranks,
     warn_of_binding,
     warn_of_directory,
+    warn_of_unused,
 )
 from mpifarm.model.settings import RunnerDefinition, Settings
 from mpifarm.tasklists import ListTaskList
@@ -249,3 +250,50 @@ def test_who_says_as_is_or_runs_no_shell_gets_no_word(check):
     assert check(FOREIGN, id_variables=(("SLURM_ARRAY_TASK_ID", 0),)) == []
     no_shell = RunnerDefinition(python_class="user.Runner")
     assert check(FOREIGN, runner=no_shell) == []
+
+
+def test_options_and_sections_that_change_nothing_are_told(monkeypatch):
+    farm, runner = Farm(A="b"), RunnerDefinition()
+    farm.context.settings = replace(
+        farm.context.settings, runner="mine", handler="its", config="some.ini"
+    )
+    asked: list[Any] = []
+
+    def find(*given: Any) -> list[str]:
+        asked.append(given)
+        return [f"warning {len(asked)}"]
+
+    monkeypatch.setattr(first_words, "find_unused", find)
+    monkeypatch.setattr(first_words, "find_idle_sections", find)
+    monkeypatch.setattr(first_words, "find_search_path", lambda *given: given)
+    assert [*warn_of_unused(farm.context, runner)] == ["warning 1", "warning 2"]
+    assert asked == [
+        (farm.context.settings, runner, {"A": "b"}),
+        (({"A": "b"}, "some.ini"), "mine", "its", ()),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("holds", "overlaps", "waits"),
+    [(True, False, True), (True, True, False), (False, False, False)],
+)
+def test_an_srun_waits_where_the_step_holds_all_cpus_and_does_not_overlap(
+    monkeypatch, holds, overlaps, waits
+):
+    farm = Farm(A="b")
+    monkeypatch.setattr(
+        "mpifarm.batch.step_cpus.holds_all_cpus",
+        lambda env: env == {"A": "b"} and holds,
+    )
+    monkeypatch.setattr(
+        "mpifarm.batch.step_cpus.is_overlapping",
+        lambda lines, words: (lines, words) == ("lines of srun", ["x"]) and overlaps,
+    )
+    monkeypatch.setattr(
+        "mpifarm.system.processes.command_lines", lambda name: f"lines of {name}"
+    )
+    monkeypatch.setattr(
+        "mpifarm.batch.launch_lines.find_farm_words", lambda words: [*words][:1]
+    )
+    monkeypatch.setattr("sys.orig_argv", ["x", "y"])
+    assert first_words._holds_all_cpus(farm.context) is waits

@@ -13,8 +13,18 @@ from hypothesis import strategies as st
 
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.output.records import RankFiles, Record, encode_record, encode_slot
+from mpifarm.store import remap
 from mpifarm.store.held_file import Held, replace_held
-from mpifarm.store.remap import Moved, describe
+from mpifarm.store.remap import (
+    Moved,
+    Old,
+    OldTask,
+    describe,
+    read_old,
+    read_tail,
+    refuse_lost,
+)
 from mpifarm.store.task_map import Location
 from tests.unit.store_fakes import (
     TASKS,
@@ -419,3 +429,95 @@ def test_any_edit_of_any_list_keeps_what_was_done(data, old, new):
             assert places.get(taskid, "toprocess") == was
         assert site.violations() == []
         site.kill(workdir)
+
+
+# ---- what was, as it is read ---------------------------------------------------------
+
+
+def old_of(site: Site) -> Old:
+    return read_old(WorkdirPaths(str(site.root)), site.machine(99))
+
+
+def test_a_task_is_where_the_surest_of_its_lines_says(site):
+    site.root.mkdir()
+    (site.root / "toprocess").write_text("0 a\n1 b\n2 c\n7 to")
+    (site.root / "added").write_text("8 i\n")
+    (site.root / "waiting").write_text("9 j\n")
+    (site.root / "failed").write_text("1 b\n2 c\n3 d\n5 fa")
+    (site.root / "finished").write_text("2 c\n4 e\n6 fi")
+    old = old_of(site)
+    assert {task.taskid: place for task, place in old.known.items()} == {
+        **dict.fromkeys((0, 1, 8, 9), Location.QUEUED),
+        3: Location.FAILED,
+        **dict.fromkeys((2, 4), Location.FINISHED),
+        **dict.fromkeys((5, 6, 7), Location.NOWHERE),
+    }
+    assert (old.total, old.has_queue, old.claimed, old.claims) == (
+        *(10, True),
+        *(frozenset(), ()),
+    )
+    (site.root / "toprocess").unlink()
+    old = old_of(site)
+    assert old.known[OldTask(3, "d")] is Location.QUEUED
+    assert not old.has_queue
+
+
+def test_the_old_list_was_as_long_as_its_fingerprint_says(site):
+    site.open().close()
+    assert old_of(site).total == len(TASKS)
+    (site.root / "fingerprint.json").unlink()
+    assert old_of(site).total == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "taskids"),
+    [(b"", []), (b"3 x\n", []), (b"3 x\n4 y", [4]), (b"5 z", [5]), (b"3 x\nodd", [])],
+)
+def test_a_last_line_without_its_newline_tells_its_task(content, taskids):
+    assert [task.taskid for task in read_tail(content)] == taskids
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"), [(5, "(0, 1, 2, 3, 4) are"), (6, "(0, 1, 2, 3, 4, …) are")]
+)
+def test_up_to_five_lost_tasks_are_named(site, lost, named):
+    known = {OldTask(taskid, "x"): Location.QUEUED for taskid in range(lost, 8)}
+    old = Old(known, frozenset({8}), ("f00d",), 9, has_queue=True)
+    paths = WorkdirPaths(str(site.root))
+    with pytest.raises(InputError) as caught:
+        refuse_lost(paths, old)
+    assert f"{lost} of the old list's tasks {named} in no file" in str(caught.value)
+    refuse_lost(paths, old._replace(has_queue=False))
+    refuse_lost(paths, old._replace(claimed=frozenset(range(9))))
+
+
+def test_the_records_of_packed_outputs_follow_their_tasks(site):
+    begin(site)
+    packed = site.root / "logs" / "packed"
+    packed.mkdir()
+    rank_files = RankFiles(str(packed), "f00dcafe", 0)
+    records = [Record(taskid, 1, 0, 1e9, None, 10 * taskid, 10) for taskid in (0, 7)]
+    Path(rank_files.index).write_bytes(b"".join(map(encode_record, records)))
+    Path(rank_files.pack).write_bytes(b"x" * 100)
+    Path(rank_files.running).write_bytes(encode_slot(Record(3, 1, 0, 1e9, 0, 0, None)))
+    before = Path(rank_files.index).read_bytes()
+    site.tasks.insert(0, "new at the front")
+    site.open(remap=True)
+    moved = [records[0]._replace(taskid=1)]
+    assert Path(rank_files.index).read_bytes() == b"".join(map(encode_record, moved))
+    assert Path(rank_files.running).read_bytes() == encode_slot(
+        Record(4, 1, 0, 1e9, 0, 0, None)
+    )
+    copy = kept(site) / "logs" / "packed" / Path(rank_files.index).name
+    assert copy.read_bytes() == before
+    assert Path(rank_files.pack).read_bytes() == b"x" * 100
+
+
+def test_files_of_several_remaps_in_one_second_have_names_of_their_own(site):
+    site.root.mkdir()
+    paths = WorkdirPaths(str(site.root))
+    names = []
+    for _ in range(3):
+        names.append(remap._find_free_name(paths, 1e9))
+        Path(names[-1]).mkdir()
+    assert names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
