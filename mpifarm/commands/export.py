@@ -5,10 +5,8 @@ is written beside its place, and gets its name when it is whole.
 """
 
 import os
-import secrets
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from mpifarm.audit.exporting import (
@@ -26,6 +24,7 @@ from mpifarm.model.wording import counted
 from mpifarm.store.target import Target
 from mpifarm.system import files
 from mpifarm.system.console import Console
+from mpifarm.system.new_files import staging_for
 from mpifarm.system.patience import try_again
 
 _DESCRIPTION = (
@@ -134,10 +133,5 @@ def _write(view: View, target: Target, taskids: Sequence[int], path: str) -> Non
 
 def _write_new(path: str, blocks: Iterable[bytes]) -> None:
     """Write a new file, which gets its name at the end."""
-    staging = f"{path}.{secrets.token_hex(4)}.new"
-    try:
+    with staging_for(path) as staging:
         files.write_staging_file(staging, blocks)
-        files.rename_new(staging, path)
-    finally:
-        with suppress(OSError):
-            os.unlink(staging)

@@ -29,6 +29,7 @@ from mpifarm.database.errors import (
 from mpifarm.database.record_locks import has_record_locks
 from mpifarm.errors import InputError, StorageError
 from mpifarm.system import files
+from mpifarm.system.new_files import staging_for
 from mpifarm.system.regular_files import OddFileError, open_regular
 
 APPLICATION_ID: Final = 0x6D706661
@@ -405,18 +406,13 @@ def creating(path: str) -> Iterator[sqlite3.Connection]:
     """
     files.refuse_existing(path)
     _refuse_journal(path)
-    staging = f"{path}.{secrets.token_hex(4)}.new"
-    try:
-        with explained(path), closing(_create(staging)) as connection:
+    with staging_for(path) as staging:
+        with explained(path), closing(_open_new(staging)) as connection:
             _make_tables(connection)
             yield connection
             _execute_all(connection, _INDEXES)
             connection.execute("COMMIT")
         _sync(staging)
-        files.rename_new(staging, path)
-    finally:
-        with suppress(OSError):
-            os.unlink(staging)
 
 
 def _refuse_journal(path: str) -> None:
@@ -429,14 +425,12 @@ def _refuse_journal(path: str) -> None:
         )
 
 
-def _create(staging: str) -> sqlite3.Connection:
-    """Create an empty file, and open it by SQLite."""
-    try:
-        # SQLite itself lets no group write the file, whatever the umask.
-        os.close(files.create_exclusively(staging))
-    except OSError as error:
-        raise files.storage_error("write", staging, error) from error
-    return sqlite3.connect(staging, isolation_level=None)
+def _open_new(staging: str) -> sqlite3.Connection:
+    """Open an empty file by SQLite."""
+    # SQLite itself would let no group write a file that it creates, whatever the umask.
+    # It takes no locks, which on NFS its process's own `flock` would refuse.
+    name = f"file:{quote(os.path.realpath(staging))}?mode=rw&vfs=unix-none"
+    return sqlite3.connect(name, uri=True, isolation_level=None)
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:
