@@ -138,7 +138,7 @@ def _find_list(chosen: Any, environ: Mapping[str, str]) -> Target:
     """Return workdir and list; raise `InputError` for a list that can't be added to."""
     if not is_database_name(chosen.workdir):
         _check_begun(chosen)
-    target = find_target(chosen)
+    target = find_target(chosen, environ)
     with suppress(InputError):  # an unknown handler is told below
         if is_database(target, environ):
             return target

@@ -95,7 +95,7 @@ def run(
     """
     chosen = _parse(kind, argv)
     patience = patience_of(console.print_error)
-    target = try_again(lambda: find_target(chosen), patience)
+    target = try_again(lambda: find_target(chosen, environ), patience)
     seconds = _parse_seconds(chosen.wait)
     taskids = _find_ids(kind, chosen, target, environ)
     request = Request(os.urandom(8).hex(), kind, taskids, _find_asker())

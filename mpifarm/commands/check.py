@@ -181,7 +181,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     """
     chosen = _parse(argv)
     patience = patience_of(console.print_error)
-    target = try_again(lambda: find_target(chosen), patience)
+    target = try_again(lambda: find_target(chosen, environ), patience)
     if is_database(target, environ):
         return _check_database(chosen, target, environ, console)
     tasks, fault = try_again(lambda: look_at_tasks(target, environ), patience)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from mpifarm.audit.importing import Imported, count_words, import_list
 from mpifarm.commands.subcommand import SubcommandParser
-from mpifarm.commands.target import patience_of
+from mpifarm.commands.target import complete, patience_of
 from mpifarm.database.names import SUFFIXES, is_database_name
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.model.wording import counted
@@ -35,7 +35,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     """Run ``mpifarm import``.  Return 0; raises `InputError` and `StorageError`."""
     chosen = _parse(argv)
     path: str = chosen.database
-    target = _find_target(chosen)
+    target = _find_target(chosen, environ)
     imported = try_again(
         lambda: import_list(target, environ, path), patience_of(console.print_error)
     )
@@ -66,7 +66,6 @@ def _parse(argv: list[str]) -> Any:
         "-t",
         metavar="HANDLER",
         dest="handler",
-        default="default",
         help="the handler that reads the list",
     )
     parser.add_argument(
@@ -75,7 +74,7 @@ def _parse(argv: list[str]) -> Any:
     return parser.parse_args(argv)
 
 
-def _find_target(chosen: Any) -> Target:
+def _find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
     """Return list and workdir; raises `InputError` for wrong ones."""
     tasklist, path, workdir = chosen.tasklist, chosen.database, chosen.workdir
     if not tasklist or not path or workdir == "" or chosen.config == "":
@@ -92,6 +91,7 @@ def _find_target(chosen: Any) -> Target:
         raise InputError(f"cannot write {path}: {directory} is not writable")
     if workdir is not None and not files.is_directory(workdir):
         raise InputError(f"no workdir {workdir}: leave out --workdir, or correct it")
+    complete(chosen, environ)
     if tasklist == _STDIN:
         # Without --workdir there is none: nothing can have this name.
         return Target(

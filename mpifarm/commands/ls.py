@@ -104,7 +104,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     chosen = _parse(argv)
     wanted = _conditions(chosen)
     patience = patience_of(console.print_error)
-    target = try_again(lambda: find_target(chosen), patience)
+    target = try_again(lambda: find_target(chosen, environ), patience)
     view = try_again(lambda: read_view(target, environ), patience)
     _refuse_unknown(view, wanted)
     now = time.time()

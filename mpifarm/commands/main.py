@@ -14,7 +14,13 @@ from mpifarm.commands import SUBCOMMANDS
 from mpifarm.system.signals import SignalInbox
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mpifarm.commands.options import CommandLine
+    from mpifarm.farm.context import Defaults
+    from mpifarm.model.settings import Default, Settings
     from mpifarm.system.console import Console
+    from mpifarm.system.destination import Destination
 
 _ON_EACH_RANK = ("selftest",)
 """Subcommands that run on each rank; under a launcher all others run on the first."""
@@ -24,12 +30,12 @@ _GARBAGE_THRESHOLDS = (20_000, 20, 20)
 own thresholds took a tenth of a start, and of rank 0's time with short tasks."""
 
 _END_BY_SIGNALS = (
-    *("add", "cancel", "check", "drain", "export", "hold", "import", "joblog", "log"),
-    *("ls", "release", "retry", "status", "timeline", "why"),
+    *("add", "cancel", "check", "config", "drain", "export", "hold", "import"),
+    *("joblog", "log", "ls", "release", "retry", "status", "timeline", "why"),
 )
 """Subcommands that may be ended at any moment, so that signals have their defaults."""
 
-_PRINT_ONCE = ("export", "import", "joblog", "ls", "why")
+_PRINT_ONCE = ("config", "export", "import", "joblog", "ls", "why")
 """Subcommands that end soon: a search for garbage takes a tenth of their time."""
 
 
@@ -78,8 +84,7 @@ def run(argv: list[str], signals: SignalInbox) -> int:
 def _run(
     argv: list[str], signals: SignalInbox, console: "Console", *, first: bool
 ) -> int:
-    from mpifarm.batch.launcher import was_launched
-    from mpifarm.commands.options import HelpAsked, parse_arguments
+    from mpifarm.commands.options import HelpAsked, parse_line
     from mpifarm.errors import InputError
 
     argv = spell_out(argv)
@@ -88,7 +93,8 @@ def _run(
             return 0
         return _run_subcommand(argv, signals, console, first=first)
     try:
-        settings = parse_arguments(argv, os.environ)
+        line = parse_line(argv, os.environ)
+        line.settle()
     except HelpAsked as asked:
         console.print_text(asked.text)
         return 0
@@ -97,29 +103,85 @@ def _run(
         if first:
             console.print_error(str(error))
         return error.exit_status if first else 0
-    if first and settings.tasklist in SUBCOMMANDS:
-        from mpifarm.commands.misspelt import explain_list_named_as_command
+    return _run_farm(line, signals, console, first=first)
 
-        console.print_error(explain_list_named_as_command(settings.tasklist))
+
+def _run_farm(
+    line: "CommandLine", signals: SignalInbox, console: "Console", *, first: bool
+) -> int:
+    """Run this rank of a farm; on the first rank with the defaults for all of them."""
+    from mpifarm.batch.launcher import was_launched
     from mpifarm.farm.context import ProcessContext, UserOutput
     from mpifarm.farm.process import run_farm
     from mpifarm.system.destination import find_destination
 
-    progress = "off" if settings.quiet else settings.progress
+    defaults, warnings = _find_defaults(line, first=first)
+    settings = line.settle(defaults.found)
+    if first and settings.tasklist in SUBCOMMANDS:
+        from mpifarm.commands.misspelt import explain_list_named_as_command
+
+        console.print_error(explain_list_named_as_command(settings.tasklist))
     errors = find_destination(2, is_launched=was_launched(os.environ))
-    console.begin_farm(progress, errors)
+    printing = _Printing(console, errors)
+    printing.obey(settings)
     output = UserOutput(
         say=console.print_line,
-        mention=_keep_quiet if settings.quiet else console.print_line,
+        mention=printing.mention,
         show=console.show_progress,
         complain=console.print_error,
         speak_up=console.unmute,
+        obey=printing.obey,
     )
-    return run_farm(settings, ProcessContext(os.environ, os.environb, signals, output))
+    for warning in warnings:
+        output.say(warning)
+    context = ProcessContext(os.environ, os.environb, signals, output, defaults)
+    return run_farm(settings, context)
 
 
-def _keep_quiet(_: str) -> None:
-    """Print nothing (``--quiet``)."""
+def _find_defaults(
+    line: "CommandLine", *, first: bool
+) -> "tuple[Defaults, Sequence[str]]":
+    """Return what files and variables set, on the first rank, with its warnings.
+
+    A fault is told when the ranks are connected: the others can't know of it.
+    """
+    from mpifarm.errors import FarmError
+    from mpifarm.farm.context import Defaults
+
+    def find() -> "tuple[tuple[Default, ...], tuple[str, ...]]":
+        # A thousand ranks import from one file system: on the first one alone.
+        from mpifarm.commands.defaults import find_defaults
+
+        return find_defaults(os.environ)
+
+    def find_alone() -> "Sequence[Default]":
+        return find()[0]
+
+    try:
+        found, warnings = find() if first else ((), ())
+        return Defaults(found, None, find_alone, line.settle), warnings
+    except FarmError as error:
+        return Defaults((), error, find_alone, line.settle), ()
+
+
+class _Printing:
+    """Prints a farm's lines as its settings say."""
+
+    def __init__(self, console: "Console", errors: "Destination") -> None:
+        self._console = console
+        self._errors = errors
+        self._is_quiet = False
+
+    def obey(self, settings: "Settings") -> None:
+        """Print as ``--quiet`` and ``--progress`` say from now on."""
+        self._is_quiet = settings.quiet
+        progress = "off" if settings.quiet else settings.progress
+        self._console.begin_farm(progress, self._errors)
+
+    def mention(self, line: str) -> None:
+        """Print a line that ``--quiet`` leaves out."""
+        if not self._is_quiet:
+            self._console.print_line(line)
 
 
 def spell_out(argv: list[str]) -> list[str]:

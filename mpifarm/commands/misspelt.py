@@ -20,6 +20,10 @@ setup and help are not, restart and retries are not."""
 NEAR_WITHOUT_DASHES = 0.8
 """The least likeness for a word without dashes: hello is not meant to be --help."""
 
+SURELY_NEAR = 0.75
+"""The least likeness where a word need not be ours at all: PORC is meant to be PROC,
+TIME is not meant to be TIMEOUT."""
+
 MAX_NEAR = 4
 
 FOLLOW_EVER: Final = f"--follow={EVER}"
@@ -231,6 +235,26 @@ def explain_words(
         if len(word) > 1 and word.startswith("-") and " " not in word:
             return f"there is no option {_shown(word)}{_explain_option(word, options)}"
     return _explain_surplus([tasklist, *extra], options)
+
+
+def explain_key(key: str, options: Sequence[str]) -> str:
+    """Return the end of a sentence about a key of a file that is no option.
+
+    `options` are those that a file may have.
+    """
+    name = "--" + key.lstrip("-").lower().replace("_", "-")
+    near = [name] if name in options else [*_find_near(name, options)]
+    if near:
+        return f", did you mean {_either([each[2:] for each in near])}?"
+    if name in OPTIONS_OF_OTHERS:
+        return f": {OPTIONS_OF_OTHERS[name]}"
+    return ": mpifarm config lists all that a file may have"
+
+
+def find_near_word(word: str, words: Sequence[str]) -> str:
+    """Return the one of `words` that `word` surely misspells, or ""."""
+    near = get_close_matches(word, words, n=1, cutoff=SURELY_NEAR)
+    return near[0] if near else ""
 
 
 def _explain_follow(words: Sequence[str], tasklist: str, extra: Sequence[str]) -> str:

@@ -53,6 +53,7 @@ from mpifarm.commands.option_values import (
 from mpifarm.errors import InputError
 from mpifarm.model.settings import (
     STDIN_LIST,
+    Default,
     HookSettings,
     Policy,
     Settings,
@@ -78,6 +79,8 @@ subcommands, each with a --help of its own:
   mpifarm export WORKDIR     print the tasks as a list, or (--sqlite FILE.db)
                              write all that is known of them into a database
   mpifarm retry WORKDIR      put failed tasks back, so that they run again
+  mpifarm config             say what each option is here, and which file or
+                             variable says so
   mpifarm selftest           test the file systems and the MPI of this cluster
   mpifarm supervise -- srun ...
                              start the farm again when its launcher dies
@@ -113,21 +116,66 @@ class HelpAsked(Exception):  # noqa: N818 - it is not an error
         self.text = text
 
 
-def parse_arguments(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """Return the settings that `argv` (without the program's name) asks for.
+class CommandLine:
+    """The options that a user has typed; all others are open.
 
-    Of `environ` count ``COLUMNS``, for the width of the help, and
-    ``SLURM_JOB_END_TIME``, the deadline unless ``--deadline`` is given.  The list need
-    not exist.  Raises HelpAsked for ``--help`` and ``--version``, InputError for a
-    wrong command line.
+    `values` are those by the fields of `Settings`, `OPEN` for each other.
+    """
+
+    def __init__(self, values: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+        self.values = values
+        self._environ = environ
+
+    def settle(self, defaults: Sequence[Default] = ()) -> Settings:
+        """Return the settings: what was typed, then `defaults`, then mpifarm's own.
+
+        Of `environ` counts ``SLURM_JOB_END_TIME``, the deadline unless ``--deadline``
+        is given.  Raises InputError for options that contradict each other.
+        """
+        values = dict(self.values)
+        used: list[Default] = []
+        for default in defaults:
+            option = BY_NAME[default.option]
+            if values[option.field] is OPEN and not self._contradicts(default):
+                values[option.field] = parse_default(option, default.words)
+                used.append(default)
+        for option in _SETTINGS:
+            if values[option.field] is OPEN:
+                values[option.field] = own_default(option)
+        return _make_settings(values, used, self._environ)
+
+    def _contradicts(self, default: Default) -> bool:
+        """Return whether a typed option rules out a default: --quiet, and verbose."""
+        other = CONTRARY.get(default.option)
+        return other is not None and self.values[BY_NAME[other].field] is True
+
+
+def parse_arguments(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """Return the settings that `argv` asks for, without files and variables.
+
+    Raises as `parse_line`.
+    """
+    return parse_line(argv, environ).settle()
+
+
+def parse_line(argv: Sequence[str], environ: Mapping[str, str]) -> CommandLine:
+    """Return what `argv` (without the program's name) asks for.
+
+    Of `environ` counts ``COLUMNS``, for the width of the help.  The list need not
+    exist.  Raises HelpAsked for ``--help`` and ``--version``, InputError for a wrong
+    command line.
     """
     words = list(_with_follow_values(list(_expanded(argv))))
-    chosen = _chosen(_make_parser(environ), words)
-    if chosen.handler == "default" and not os.path.exists(chosen.tasklist):
-        _check_is_list(chosen.tasklist)
-    if not chosen.workdir:
-        _check_has_name(chosen.tasklist)
-    return _settings(chosen, environ)
+    values = vars(_chosen(_make_parser(environ), words))
+    tasklist = values["tasklist"]
+    if values["handler"] in (OPEN, "default") and not os.path.exists(tasklist):
+        _check_is_list(tasklist)
+    if values["workdir"] in (OPEN, ""):
+        _check_has_name(tasklist)
+    for option in _SETTINGS:
+        if option.is_list and values[option.field] is None:
+            values[option.field] = OPEN
+    return CommandLine(values, environ)
 
 
 def _check_is_list(tasklist: str) -> None:
@@ -156,12 +204,14 @@ def _check_has_name(tasklist: str) -> None:
 
 def _chosen(parser: "_Parser", words: Sequence[str]) -> argparse.Namespace:
     """Parse the words; raise InputError for words that mean nothing."""
-    chosen, extra = parser.parse_known_args(list(_separated(words)))
+    chosen, extra = parser.parse_known_args(list(_separated(words)), _open_values())
     if not extra:
         return chosen
     # PyTaskFarmer takes the WORD of "-v WORD LIST" as the value of -v, whatever it is.
     with suppress(InputError):
-        as_before, extra_as_before = parser.parse_known_args(list(_attached(words)))
+        as_before, extra_as_before = parser.parse_known_args(
+            list(_attached(words)), _open_values()
+        )
         if not extra_as_before:
             return as_before
     from mpifarm.commands.misspelt import explain_words  # for mistakes only
@@ -169,21 +219,33 @@ def _chosen(parser: "_Parser", words: Sequence[str]) -> argparse.Namespace:
     raise usage_error(explain_words(words, extra, chosen.tasklist, LONG_NAMES))
 
 
-def _settings(chosen: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
-    """Make settings of parsed options; some defaults depend on list, CPUs and job."""
-    values = vars(chosen)
-    if chosen.quiet and chosen.verbose:
+def _open_values() -> argparse.Namespace:
+    """Return a namespace in which each option is open, for argparse to fill in."""
+    # None of a list: argparse copies what is there, and appends to it.
+    return argparse.Namespace(
+        **{each.field: None if each.is_list else OPEN for each in _SETTINGS}
+    )
+
+
+def _make_settings(
+    values: dict[str, Any], used: Sequence[Default], environ: Mapping[str, str]
+) -> Settings:
+    """Make settings of the values of all options, some of which depend on list or job.
+
+    `used` are the defaults among them.
+    """
+    if values["quiet"] and values["verbose"]:
         raise usage_error("--quiet and --verbose contradict each other: leave one out")
-    if chosen.workers is None:  # --proc without a number
+    if values["workers"] is None:  # --proc without a number
         values["workers"] = os.cpu_count() or 1
-    values["workdir"] = chosen.workdir or chosen.tasklist + "_workdir"
-    values["id_variables"] = _by_name("--id-variable", chosen.id_variables or ())
+    values["workdir"] = values["workdir"] or values["tasklist"] + "_workdir"
+    values["id_variables"] = join_names("--id-variable", values["id_variables"] or ())
     policy = _part_of(values, "policy.")
     policy["max_failures"], policy["max_failed_share"] = policy["max_failures"] or (
         None,
         None,
     )
-    policy["seats"] = _by_name("--limit", policy["seats"] or ())
+    policy["seats"] = join_names("--limit", policy["seats"] or ())
     if policy["deadline"] is None:
         policy["deadline"] = _deadline_of_job(environ)
     limits = TaskLimits(**_part_of(values, "limits."))
@@ -194,10 +256,11 @@ def _settings(chosen: argparse.Namespace, environ: Mapping[str, str]) -> Setting
         limits=limits,
         policy=Policy(**policy),
         hooks=HookSettings(**hooks),
+        defaults=tuple(used),
     )
 
 
-def _by_name(
+def join_names(
     option: str, given: Sequence[tuple[str, int]]
 ) -> tuple[tuple[str, int], ...]:
     """Return names with their numbers; raise InputError for a name with two of them."""
@@ -335,6 +398,42 @@ class Option(NamedTuple):
     def long_name(self) -> str:
         """The first of the names."""
         return self.names.split()[0]
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the option may be given again, for another value."""
+        return self.more.get("action") == "append"
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether a file says yes or no to it."""
+        return self.kind is None or self.kind is VERBOSE
+
+    @property
+    def is_path(self) -> bool:
+        """Whether its value names a file or directory."""
+        return self.metavar in ("FILE", "DIR")
+
+
+class _Open:
+    """The value of an option that nobody has typed."""
+
+
+OPEN: Final = _Open()
+
+
+class _Undo(argparse.Action):
+    """``--no-NAME``: files and variables don't count for the option ``--NAME``."""
+
+    def __call__(  # type: ignore[override]
+        self,
+        _parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        _values: object,
+        option_string: str,
+    ) -> None:
+        option = BY_NAME[f"--{option_string.removeprefix(NO)}"]
+        setattr(namespace, option.field, [] if option.is_list else own_default(option))
 
 
 class _AskForHelp(argparse.Action):
@@ -588,6 +687,28 @@ LONG_NAMES: Final = tuple(option.long_name for option in _ALL)
 ALL_NAMES: Final = frozenset(name for option in _ALL for name in option.names.split())
 OLD_NAMES: Final = tuple(option.long_name for option in _ALL if option.is_old)
 """PyTaskFarmer's options: a word that abbreviates one keeps its meaning."""
+_SETTINGS: Final = [option for option in _ALL if option.field]
+BY_NAME: Final = {option.long_name: option for option in _SETTINGS}
+
+CONTRARY: Final = {"--quiet": "--verbose", "--verbose": "--quiet"}
+"""Flags of which the later one rules out the other."""
+
+ONE_RUN: Final[Mapping[str, str]] = {
+    "--workdir": "each list has a workdir of its own",
+    "--chdir": "the commands of one list run there",
+    "--remap": "it says that one list was edited",
+    "--follow": "it says that one list grows",
+    "--as-is": "it says that one list is meant as it stands",
+    "--in-array": "it says how one job was submitted",
+    "--deadline": "it is the end of one job",
+    "--task-time": "the tasks of one list take so long",
+    "--durations": "the tasks of one list take so long",
+    "--mpi": "each rank has to know it before rank 0 can tell it",
+}
+"""The options that no file and no variable can set, each with the reason."""
+
+NO: Final = "--no-"
+_UNDONE: Final = [NO + name[2:] for name in BY_NAME if name not in ONE_RUN]
 
 
 # ---- the parser ---------------------------------------------------------------------
@@ -600,12 +721,12 @@ class _Parser(argparse.ArgumentParser):
     """Python 3.14 would colour the help, and the help may go into a file."""
 
     def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str]
+        self, args: Sequence[str], namespace: argparse.Namespace
     ) -> tuple[argparse.Namespace, list[str]]:
         # The kinds raise InputError.  An ArgumentError is a value that is missing, a
         # value that is too many, or (older Pythons: `error`) no tasklist.
         try:
-            return super().parse_known_args(args)
+            return super().parse_known_args(args, namespace)
         except argparse.ArgumentError as error:
             if error.argument_name is None:
                 self.error(error.message)
@@ -646,6 +767,13 @@ def _make_parser(environ: Mapping[str, str]) -> _Parser:
         into = parser if title == "options" else parser.add_argument_group(title)
         for option in group:
             add_option(into, option)
+    parser.add_argument(
+        *_UNDONE,
+        action=_Undo,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,  # docs/defaults.md: forty lines more tell nobody more
+    )
     return parser
 
 
@@ -679,11 +807,37 @@ def _parse_value(option: Option, word: str) -> Any:
         raise usage_error(sentence + option.kind.hint) from None
 
 
+def own_default(option: Option) -> Any:
+    """Return mpifarm's own default of an option: that of its field."""
+    if "default" in option.more:  # it depends on other options
+        return option.more["default"]
+    return attrgetter(option.field)(_DEFAULTS)
+
+
+def parse_default(option: Option, words: Sequence[str]) -> Any:
+    """Return the value of an option by the words of a file or a variable.
+
+    Raises ValueError and InputError for a wrong word, as the option's kind does.
+    """
+    if option.is_flag:
+        return words[0] == YES
+    assert option.kind is not None
+    if option.is_list:
+        return [option.kind.parse(word) for word in words]
+    return option.kind.parse(words[0])
+
+
+YES: Final = "yes"
+"""The word of a `Default` for a flag that is on."""
+
+
 def _wrong_count(names: str) -> InputError:
     """Return the error for an option without its value, or a flag with a value.
 
     `names` are argparse's, as "--workdir/-w".
     """
+    if names.startswith(NO):
+        return usage_error(f"{NO}NAME, which undoes a default, takes no value")
     (option,) = (each for each in _ALL if each.long_name == names.partition("/")[0])
     needs = "takes no value" if option.kind is None else "needs a value after it"
     return usage_error(f"{names} {needs}")

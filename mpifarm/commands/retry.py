@@ -57,7 +57,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     """
     chosen = _parse(argv)
     patience = patience_of(console.print_error)
-    target = try_again(lambda: find_target(chosen), patience)
+    target = try_again(lambda: find_target(chosen, environ), patience)
     ids = None if chosen.ids is None else frozenset(parse_id_word(chosen.ids))
     wanted = Wanted(ids, _parse_statuses(chosen.status))
     if chosen.why is not None:

@@ -63,7 +63,6 @@ def add_target_arguments(parser: SubcommandParser, *, after: str = "") -> None:
         "-t",
         metavar="HANDLER",
         dest="handler",
-        default="default",
         help="the --tasklist that the farm was given",
     )
     parser.add_argument(
@@ -83,15 +82,17 @@ def patience_of(complain: Callable[[str], None]) -> Patience:
     return Patience("the disk", COMMAND_SECONDS, complain, "can be used again")
 
 
-def find_target(chosen: Any) -> Target:
+def find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
     """Return the workdir and list that `chosen` names (`add_target_arguments`).
 
-    The user may name the list in place of the workdir.  Raises `InputError` if there is
+    The user may name the list in place of the workdir.  What is not typed is as for a
+    farm (`commands.defaults`).  Raises `InputError` if there is
     no such workdir, or if a farm could not use it; `StorageError` if the disk fails.
     """
     for name, what in _NAMES.items():
         if getattr(chosen, name) == "":
             raise InputError(f"the name of {what} is empty: is a variable not set?")
+    complete(chosen, environ)
     workdir, tasklist = chosen.workdir, chosen.tasklist
     is_begun = True
     if tasklist is None and (root := find_workdir_of_kept(workdir)):
@@ -110,6 +111,28 @@ def find_target(chosen: Any) -> Target:
     validate_place(workdir, tasklist)
     validate_contents(WorkdirPaths(os.path.abspath(workdir)))
     return Target(workdir, tasklist, chosen.handler, chosen.config, chosen.lock_area)
+
+
+def complete(chosen: Any, environ: Mapping[str, str]) -> None:
+    """Fill in what is not typed of a farm's handler, INI file and lock area.
+
+    Raises `InputError` for a wrong value in a file or a variable.
+    """
+    from mpifarm.commands.defaults import find_words
+
+    words = find_words(environ)
+    for name, option in _OF_FARM.items():
+        if getattr(chosen, name, "") is None:
+            setattr(chosen, name, words.get(option))
+    chosen.handler = chosen.handler or "default"
+
+
+_OF_FARM = {
+    "handler": "--tasklist",
+    "config": "--config",
+    "lock_area": "--lock-area",
+}
+"""Options of a farm that its subcommands need, by the fields of what was chosen."""
 
 
 def _is_database(named: str, handler: str) -> bool:

@@ -29,7 +29,7 @@ _DESCRIPTION = (
 STDOUT = "-"
 
 
-def main(argv: list[str], console: Console, _environ: Mapping[str, str]) -> int:
+def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     """Run ``mpifarm timeline``: merge the timelines of a workdir.
 
     Return 0, also if the reader of standard output has closed it.  Raises `InputError`
@@ -37,7 +37,7 @@ def main(argv: list[str], console: Console, _environ: Mapping[str, str]) -> int:
     """
     chosen = _parse(argv)
     patience = patience_of(console.print_error)
-    target = try_again(lambda: find_target(chosen), patience)
+    target = try_again(lambda: find_target(chosen, environ), patience)
     paths = WorkdirPaths(os.path.abspath(target.workdir))
     names = try_again(lambda: find_timelines(paths), patience)
     if not names:

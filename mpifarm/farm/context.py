@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mpifarm.batch.launcher import is_in_job
+from mpifarm.errors import FarmError
 from mpifarm.farm.agent import Agent
 from mpifarm.farm.shared_directories import SharedDirectories, find_missing
 from mpifarm.farm.sureness import Sureness, find_wait
 from mpifarm.model.messages import Shutdown, ToCoordinator
-from mpifarm.model.settings import FarmDefinition, Settings
+from mpifarm.model.settings import Default, FarmDefinition, Settings
 from mpifarm.pool import Allotment, Pool
 from mpifarm.system.cpus import (
     count_on_node,
@@ -50,6 +51,25 @@ class UserOutput:
     """Print a line about a mistake or a defect, from any rank."""
     speak_up: Callable[[], None] = lambda: None
     """Have this rank heard from now on."""
+    obey: Callable[[Settings], None] = lambda _: None
+    """Print as the settings say: ``--progress``, ``--quiet``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """The options that nobody has typed: what rank 0 found, for all ranks.
+
+    A rank that farms alone, apart from rank 0, looks for itself.
+    """
+
+    found: Sequence[Default] = ()
+    """On rank 0 alone."""
+    fault: FarmError | None = None
+    """Why they can't be used; on rank 0 alone."""
+    find: Callable[[], Sequence[Default]] = tuple
+    """Find them on this rank; raises `FarmError`."""
+    settle: Callable[[Sequence[Default]], Settings] | None = None
+    """Return the settings of this rank's command line with those of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +80,7 @@ class ProcessContext:
     environb: Mapping[bytes, bytes]
     signals: SignalInbox
     output: UserOutput
+    defaults: Defaults = Defaults()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,10 @@ def enter_directory(settings: Settings) -> tuple[Settings, str]:
     os.environ["PWD"] = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)  # the user's classes are where they were
-    return _named_from(settings, here), ""
+    return count_from(settings, here), ""
 
 
-def _named_from(settings: Settings, here: str) -> Settings:
+def count_from(settings: Settings, here: str) -> Settings:
     """Return the settings with all their paths counted from `here`."""
 
     def path_of(name: str | None) -> str | None:

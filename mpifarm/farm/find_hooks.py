@@ -13,15 +13,10 @@ from mpifarm.errors import InputError
 from mpifarm.farm.context import RankContext
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import HookSettings, Settings
+from mpifarm.plugins.site_files import find_site_places
 
 if TYPE_CHECKING:
     from mpifarm.hooks.definitions import HookDefinition
-
-_SITE_VARIABLE = "MPIFARM_SITE_CONFIG"
-"""Names a file, or a directory of INI files, in place of `SITE_DIRECTORY`; empty for
-none."""
-
-SITE_DIRECTORY = "/etc/mpifarm"
 
 
 def with_hooks(context: RankContext) -> RankContext:
@@ -30,12 +25,11 @@ def with_hooks(context: RankContext) -> RankContext:
     Raise InputError for a hook of the command line that is wrong.
     """
     settings, environ = context.settings, context.process.environ
-    place = environ.get(_SITE_VARIABLE, SITE_DIRECTORY)
-    has_site = bool(place) and os.path.lexists(place)
-    if settings.hooks == HookSettings() and not has_site:
+    places = [*filter(os.path.lexists, find_site_places(environ))]
+    if settings.hooks == HookSettings() and not places:
         return context
     hooks = _find_own(settings, environ)
-    if has_site:
+    for place in places:
         from mpifarm.hooks.site import find_site_hooks
 
         of_site, faults = find_site_hooks(place, environ)
@@ -60,8 +54,8 @@ def check_hooks(context: RankContext) -> None:
 
 def _find_own(settings: Settings, environ: Mapping[str, str]) -> "list[HookDefinition]":
     from mpifarm.hooks.definitions import HookDefinition, HookKind, define_by_options
-    from mpifarm.hooks.trust import find_stranger
     from mpifarm.plugins.registry import find_hook, find_search_path
+    from mpifarm.system.trust import find_stranger
 
     hooks = define_by_options(settings.hooks, environ)
     for each in hooks:

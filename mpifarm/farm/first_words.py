@@ -117,7 +117,8 @@ def warn_of_unused(context: RankContext, runner: RunnerDefinition) -> Iterator[s
     yield from find_unused(settings, runner, environ)
     search_path = find_search_path(environ, settings.config)
     names = settings.runner, settings.handler, settings.hooks.names
-    yield from find_idle_sections(search_path, *names)
+    is_typed = not settings.has_default("--config")
+    yield from find_idle_sections(search_path, *names, is_typed=is_typed)
 
 
 def warn_of_binding(context: RankContext) -> str:

@@ -43,7 +43,12 @@ def _find_other_case(policy: Policy, name: str) -> str:
 
 
 def warn_of_kinds(settings: Settings, constraints: Constraints) -> str:
-    """Return the warning of a limit without a task of its kind, or ""."""
+    """Return the warning of a limit without a task of its kind, or "".
+
+    One that a file or a variable sets for all lists need not have one in this list.
+    """
+    if settings.has_default("--limit"):
+        return ""
     limited = dict(settings.policy.seats)
     kinds = dict.fromkeys(constraints.kinds.values())
     unused = [name for name in limited if name not in kinds]

@@ -23,7 +23,7 @@ from mpifarm.batch.launcher import (
 from mpifarm.errors import ExitStatus, FarmError
 from mpifarm.farm.agent import SILENCE_SECONDS, Agent, RankPhase
 from mpifarm.farm.context import ProcessContext, RankContext
-from mpifarm.farm.directory import enter_directory
+from mpifarm.farm.directory import count_from, enter_directory
 from mpifarm.model.messages import (
     Alive,
     PoolLost,
@@ -64,10 +64,8 @@ def run_farm(settings: Settings, process: ProcessContext) -> int:
     process ends here (`os._exit`).
     """
     trace_path = _find_trace_path(process)
+    here = os.getcwd() if settings.chdir is not None else ""
     settings, fault = enter_directory(settings)
-    environment = command_environment(process.environb, span_nodes=settings.span_nodes)
-    # A farm that a task starts must not write to the trace of this one.
-    environment.pop(TRACE_VARIABLE.encode(), None)
     _keep_for_good()  # in the fork server and in workers a look would copy the pages
     try:
         pool = Pool.launch()
@@ -87,8 +85,10 @@ def run_farm(settings: Settings, process: ProcessContext) -> int:
     try:
         notice = ""
         if settings.mpi == "auto":
-            comm, notice = connect(process.environ, give_up)
+            comm, notice = connect(process.environ, give_up, process.defaults.found)
             _keep_for_good()
+        settings, process = _take_defaults(settings, process, comm, here)
+        environment = _environment_of_commands(settings, process)
         rank = comm.rank if comm else launched_rank(process.environ)
         trace, trace_fault = _open_trace(trace_path, rank)
         fault = fault or trace_fault
@@ -111,6 +111,42 @@ def run_farm(settings: Settings, process: ProcessContext) -> int:
         return ExitStatus.DEFECT
     finally:
         pool.close()
+
+
+def _take_defaults(
+    settings: Settings, process: ProcessContext, comm: Comm | None, here: str
+) -> tuple[Settings, ProcessContext]:
+    """Return the settings with the defaults that rank 0 has found, and the process.
+
+    Where this process farms alone, and is not the first of a launch, find them.  `here`
+    is where mpifarm was started, "" without ``--chdir``.
+    """
+    defaults = process.defaults
+    if comm is not None and comm.rank > 0:
+        found = comm.told
+    elif comm is None and launched_rank(process.environ) > 0:
+        try:
+            found = defaults.find()
+        except FarmError as error:
+            return settings, replace(process, defaults=replace(defaults, fault=error))
+    else:
+        return settings, process
+    if not found or defaults.settle is None:
+        return settings, process
+    settings = defaults.settle(found)
+    process.output.obey(settings)
+    return count_from(settings, here) if here else settings, process
+
+
+def _environment_of_commands(
+    settings: Settings, process: ProcessContext
+) -> dict[bytes, bytes]:
+    """Return the environment that the commands of this rank get."""
+    spans = settings.span_nodes
+    environment = command_environment(process.environb, span_nodes=spans)
+    # A farm that a task starts must not write to the trace of this one.
+    environment.pop(TRACE_VARIABLE.encode(), None)
+    return environment
 
 
 def _find_trace_path(process: ProcessContext) -> str:
@@ -341,7 +377,8 @@ def _run_alone(context: RankContext, notice: str) -> int:
     process returns one, and it ends last.
     """
     if launched_rank(context.process.environ) > 0:
-        _run_rank_0(context)
+        if context.process.defaults.fault is None:  # one sentence for the whole launch
+            _run_rank_0(context)
         return 0
     if notice:
         context.process.output.complain(notice)
@@ -359,6 +396,7 @@ def _run_rank_0(
     and gives the exit status.  Where ranks were lost, the process ends here.
     """
     # A thousand ranks import from one file system: the workdir's side on rank 0 alone.
+    from mpifarm.farm.default_words import name_sources
     from mpifarm.farm.finish import FarmEnd
     from mpifarm.farm.startup import lead_farm, take_over
 
@@ -367,7 +405,8 @@ def _run_rank_0(
     try:
         end = take_over(context, agent, early) if agent else lead_farm(context)
     except FarmError as error:
-        context.process.output.complain(str(error))
+        told = name_sources(str(error), context.settings.defaults)
+        context.process.output.complain(told)
         end = FarmEnd(error.exit_status)
         context.dismiss()
     context.pool.close()

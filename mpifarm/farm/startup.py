@@ -18,6 +18,7 @@ from mpifarm.coordinator.coordinator import Coordinator, RankSet
 from mpifarm.errors import ExitStatus, FarmError, InputError
 from mpifarm.farm.agent import Agent
 from mpifarm.farm.context import RankContext
+from mpifarm.farm.default_words import describe_defaults
 from mpifarm.farm.find_growth import find_growth
 from mpifarm.farm.find_hooks import check_hooks, with_hooks
 from mpifarm.farm.finish import Conclusion, FarmEnd
@@ -63,6 +64,8 @@ def lead_farm(context: RankContext) -> FarmEnd:
 
     A list without tasks is told, and the other ranks are sent away.
     """
+    if context.process.defaults.fault is not None:
+        raise context.process.defaults.fault
     if context.fault:
         raise InputError(context.fault)
     context = with_hooks(context)
@@ -96,6 +99,8 @@ def lead_farm(context: RankContext) -> FarmEnd:
             leader.coordinator.on_list_ended()
         leader.coordinator.forecast.expect(durations)
         _mention(context, describe_farm(context, leader))
+        if said := describe_defaults(context.settings.defaults):
+            _mention(context, [said])
         _say(context, *warnings)
         _say(context, explain_unended(tasks))
         _say(context, describe_limit(leader))

@@ -2,7 +2,8 @@
 
 Rules of this file: one sentence for each option, which names it and what it needs to
 have an effect.  An option whose case can't come up (``--rank-timeout`` on one rank)
-gets no word: what was asked for holds.
+gets no word: what was asked for holds.  Nor does an option that a file or a variable
+has set for all farms: this one need not be of those that it is for.
 """
 
 import math
@@ -23,7 +24,11 @@ def find_unused(
 ) -> Iterator[str]:
     """Yield a warning for each option of `settings` that has no effect."""
     policy, limits = settings.policy, settings.limits
-    if policy.retry_delay and not policy.retries:
+    if (
+        policy.retry_delay
+        and not policy.retries
+        and not settings.has_default("--retry-delay")
+    ):
         yield _warn(
             f"--retry-delay {policy.retry_delay:g}",
             "without --retries N: a failed task is not run again",
@@ -32,7 +37,7 @@ def find_unused(
         yield _warn(f"--task-time {policy.task_time:g}", why)
     if settings.in_array and not find_array(environ):
         yield _warn("--in-array", "outside of a job array: this is no member of one")
-    if limits.checkpoint_signal is None:
+    if limits.checkpoint_signal is None or settings.has_default("--checkpoint-signal"):
         return
     if not settings.grace:
         yield _warn("--checkpoint-signal", "with --grace 0: a stop kills at once")

@@ -15,8 +15,9 @@ from mpifarm.hooks.definitions import (
     define_commands,
     fill_in,
 )
-from mpifarm.hooks.trust import find_stranger
 from mpifarm.plugins.registry import HOOK_KEY, read_ini
+from mpifarm.plugins.site_files import list_ini_files
+from mpifarm.system.trust import find_stranger
 
 if TYPE_CHECKING:
     from configparser import ConfigParser
@@ -35,7 +36,7 @@ def find_site_hooks(
     hooks: list[HookDefinition] = []
     faults: list[str] = []
     try:
-        paths = _files_at(place)
+        paths = list_ini_files(place)
     except OSError as error:
         return [], [_describe_fault(place, error)]
     for path in paths:
@@ -49,17 +50,6 @@ def find_site_hooks(
 def _describe_fault(path: str, error: Exception) -> str:
     why = error.strerror if isinstance(error, OSError) else error
     return f"WARNING: the hooks of {path} are left out: {why}"
-
-
-def _files_at(place: str) -> list[str]:
-    """Return the INI files; raises OSError for a directory that can't be listed."""
-    if not os.path.isdir(place):
-        return [place] if os.path.lexists(place) else []
-    return [
-        os.path.join(place, name)
-        for name in sorted(os.listdir(place))
-        if name.endswith(".ini") and not name.startswith(".")
-    ]
 
 
 def _read(path: str, environ: Mapping[str, str]) -> list[HookDefinition]:

@@ -80,6 +80,26 @@ class HookSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Default:
+    """The value that a file or a variable gives to an option that nobody has typed."""
+
+    option: str
+    """The long name, as ``--proc``."""
+    words: tuple[str, ...]
+    """The values, as the command line would have them: one, or several of an option
+    that may be given again; ``yes`` or ``no`` of a flag.  (): mpifarm's own default."""
+    source: str
+    """The path of the file, or the name of the variable."""
+    line: int = 0
+    """The line in the file; 0 for a variable."""
+
+    @property
+    def place(self) -> str:
+        """The source in words, with the line of a file."""
+        return f"{self.source}, line {self.line}" if self.line else self.source
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The checked command line.  Times are in seconds."""
 
@@ -128,6 +148,12 @@ class Settings:
     limits: TaskLimits = TaskLimits()
     policy: Policy = Policy()
     hooks: HookSettings = HookSettings()
+    defaults: tuple[Default, ...] = ()
+    """The options above that files and variables have set."""
+
+    def has_default(self, option: str) -> bool:
+        """Return whether a file or a variable has set an option, by its long name."""
+        return any(each.option == option for each in self.defaults)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ PyTaskFarmer 0.1.0), with these differences:
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -128,6 +129,13 @@ _HANDLER: Final = _PluginKind(
         "sqlite": "mpifarm.databases.SqliteTaskList",
     },
 )
+OPTIONS_SECTION: Final = "options"
+"""The section of options of the command line, in files that may have them
+(`mpifarm.commands.defaults`)."""
+
+USER_FILE: Final = "config.ini"
+"""The file with that section, among those of `SearchPath.config_home`."""
+
 HOOK_KEY: Final = "Hook"
 """The key of a section that names the class of a hook."""
 
@@ -427,19 +435,27 @@ def _missing_key(parser: "ConfigParser", name: str) -> str:
 
 
 def find_idle_sections(
-    search_path: SearchPath, runner: str, handler: str, hooks: Sequence[str] = ()
+    search_path: SearchPath,
+    runner: str,
+    handler: str,
+    hooks: Sequence[str] = (),
+    *,
+    is_typed: bool = True,
 ) -> Iterator[str]:
     """Yield a warning for each section and ``--config`` file that has no effect.
 
     If ``--config`` does not define the runner or the handler, also yield a sentence
     with the file that does.  `runner`, `handler` and `hooks` are the names in use.
-    Raises InputError if the file of ``--config`` is missing or broken.
+    `is_typed`: whether the user has typed ``--config``; a default of it need not have
+    an effect.  Raises InputError if the file of ``--config`` is missing or broken.
     """
     for path, parser in _Search(_RUNNER, search_path).own_parsers().items():
         for name in parser.sections():
-            if _is_hollow(parser, name):
+            if name == OPTIONS_SECTION:
+                yield from _warn_of_options(path, search_path)
+            elif _is_hollow(parser, name):
                 yield f"WARNING: {_defines_nothing(parser, name, path)}"
-    if search_path.config is not None:
+    if search_path.config is not None and is_typed:
         used = ((runner, _RUNNER), (handler, _HANDLER))
         parser = _read_config(search_path.config)
         all_used = [*used, *((name, _HOOK) for name in hooks)]
@@ -448,6 +464,16 @@ def find_idle_sections(
         for name, kind in used:
             if name not in kind.built_in and not _defines(parser, name, kind):
                 yield _describe_source(kind, name, search_path)
+
+
+def _warn_of_options(path: str, search_path: SearchPath) -> Iterator[str]:
+    """Yield a warning for options in a file of which they are not read."""
+    place = os.path.join(search_path.config_home, "mpifarm", USER_FILE)
+    if path not in (place, search_path.config):
+        yield (
+            f"WARNING: section [{OPTIONS_SECTION}] of {path} has no effect there: move"
+            f" it to {place}"
+        )
 
 
 def _describe_source(kind: _PluginKind, name: str, search_path: SearchPath) -> str:
@@ -495,6 +521,63 @@ def read_ini(path: str) -> "ConfigParser":
         raise InputError(f"{error}; correct the file") from error
 
 
+class IniValue(NamedTuple):
+    """A key of a section with its value, as it stands there, and its line."""
+
+    key: str
+    value: str
+    line: int
+
+
+def read_options(path: str) -> list[IniValue]:
+    """Return the keys of the section `OPTIONS_SECTION` of an INI file, [] without it.
+
+    A ``%`` is one, and ``[DEFAULT]`` has no part in it.  Raises InputError for a broken
+    file that seems to have the section, OSError if it can't be read.
+    """
+    content = _read(path)
+    if f"[{OPTIONS_SECTION}]".encode() not in content:
+        return []  # also of a broken file: others tell of it
+    try:
+        parser = _parse(path, content, default_section="")
+    except _BrokenFileError as error:
+        raise InputError(f"{error}; correct the file") from error
+    text = _decode(path, content)
+    if not parser.has_section(OPTIONS_SECTION):
+        _refuse_indented(path, text)
+        return []  # it stands in a comment
+    lines = _find_lines(text, OPTIONS_SECTION)
+    return [
+        IniValue(key, value, lines.get(key, 0))
+        for key, value in parser.items(OPTIONS_SECTION, raw=True)
+    ]
+
+
+def _refuse_indented(path: str, text: str) -> None:
+    """Raise InputError for a head of a section that is part of the value above."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip() == f"[{OPTIONS_SECTION}]":
+            raise InputError(
+                f"{path}, line {number}: an indented [{OPTIONS_SECTION}] belongs to the"
+                " value above: begin it at the left"
+            )
+
+
+def _find_lines(text: str, section: str) -> dict[str, int]:
+    """Return the lines of the keys of a section, as far as they can be told."""
+    lines: dict[str, int] = {}
+    is_inside = False
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        if line.lstrip().startswith("["):
+            is_inside = line.lstrip().startswith(f"[{section}]")
+        elif is_inside and (found := _KEY.match(line)):
+            lines.setdefault(found[1], number)
+    return lines
+
+
+_KEY: Final = re.compile(r"\s*([^\s#;=:][^=:]*?)\s*[=:]")
+
+
 def _read_config(path: str) -> "ConfigParser":
     """Parse the file of ``--config``; raises InputError if it is missing or broken."""
     try:
@@ -521,12 +604,17 @@ def _in_words(path: str, error: Exception) -> str:
     return f"{path}: {reason}" if reason else str(error)
 
 
-def _parse(path: str, content: bytes) -> "ConfigParser":
-    """Parse an INI file as PyTaskFarmer does; raises `_BrokenFileError`."""
+def _parse(
+    path: str, content: bytes, default_section: str = "DEFAULT"
+) -> "ConfigParser":
+    """Parse an INI file as PyTaskFarmer does; raises `_BrokenFileError`.
+
+    The keys of the section `default_section` are those of all sections.
+    """
     import configparser
     import io
 
-    parser = configparser.ConfigParser()
+    parser = configparser.ConfigParser(default_section=default_section)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     # newline=None: the same line ends as in a file that is opened as text.
     stream = io.StringIO(_decode(path, content), newline=None)

@@ -114,11 +114,17 @@ class Comm:
     """This rank's connection to the other ranks.
 
     `survives_rank_loss`: whether the library reports deaths of ranks, so that the
-    others can go on.  `lost`: the ranks whose deaths were reported.
+    others can go on.  `lost`: the ranks whose deaths were reported.  `told`: what rank
+    0 told all ranks at the start.
     """
 
     def __init__(
-        self, mpi: Any, world: "MPI.Intracomm", *, survives_rank_loss: bool = False
+        self,
+        mpi: Any,
+        world: "MPI.Intracomm",
+        *,
+        survives_rank_loss: bool = False,
+        told: Any = (),
     ) -> None:
         self._mpi = mpi  # the module
         self._world = world
@@ -131,6 +137,7 @@ class Comm:
         self.rank: int = world.rank
         self.size: int = world.size
         self.survives_rank_loss = survives_rank_loss
+        self.told = told
         self.lost: set[int] = set()
         world.Set_errhandler(mpi.ERRORS_RETURN)
 
@@ -257,14 +264,17 @@ def _end_at_once(error: FarmError) -> NoReturn:
 
 
 def connect(
-    environ: Mapping[str, str], give_up: Callable[[FarmError], None] = _end_at_once
+    environ: Mapping[str, str],
+    give_up: Callable[[FarmError], None] = _end_at_once,
+    tell: Any = (),
 ) -> tuple[Comm | None, str]:
     """Initialize MPI if a launcher started this process.
 
-    Return the communicator and "".  Where this process is to farm alone, return None
-    and a sentence for the user, which is "" if the launch meant that or another process
-    says it.  Where a rank died meanwhile, raise `BrokenLaunchError` or call `give_up`,
-    perhaps in a thread; `give_up` ends the process.
+    All ranks are told what rank 0 has to `tell`.  Return the communicator and "".
+    Where this process is to farm alone, return None and a sentence for the user, which
+    is "" if the launch meant that or another process says it.  Where a rank died
+    meanwhile, raise `BrokenLaunchError` or call `give_up`, perhaps in a thread;
+    `give_up` ends the process.
     """
     if not was_launched(environ):
         return None, ""
@@ -279,13 +289,13 @@ def connect(
         why = "this MPICH speaks PMI, the launcher PMIx"
         return None, _explain_alone(environ, why, "MPICH")
     survives_rank_loss = _is_fault_tolerant(mpi, environ)
-    world = (
-        _initialize_watched(mpi, environ, give_up)
+    world, told = (
+        _initialize_watched(mpi, environ, give_up, tell)
         if survives_rank_loss
-        else _initialize(mpi)
+        else _initialize(mpi, tell)
     )
     if world.size > 1:
-        return Comm(mpi, world, survives_rank_loss=survives_rank_loss), ""
+        return Comm(mpi, world, survives_rank_loss=survives_rank_loss, told=told), ""
     if launched_size(environ) > 1:
         library = mpi.get_vendor()[0]
         mpi.Finalize()
@@ -294,29 +304,36 @@ def connect(
     return Comm(mpi, world), ""
 
 
-def _initialize(mpi: Any) -> "MPI.Intracomm":
+def _initialize(mpi: Any, tell: Any) -> "tuple[MPI.Intracomm, Any]":
     with warnings.catch_warnings():
         # mpi4py warns of a launcher that doesn't fit: `_explain_alone` has a remedy.
         warnings.simplefilter("ignore", RuntimeWarning)
         mpi.Init_thread(mpi.THREAD_FUNNELED)
-    return _own_world(mpi)
+    return _own_world(mpi, tell)
 
 
-def _own_world(mpi: Any) -> "MPI.Intracomm":
-    """Return a communicator of all ranks for our messages; all ranks call this.
+def _own_world(mpi: Any, tell: Any) -> "tuple[MPI.Intracomm, Any]":
+    """Return a communicator of all ranks for our messages, and what rank 0 tells.
 
-    Raise `BrokenLaunchError` if a rank has died.
+    All ranks call this.  Raise `BrokenLaunchError` if a rank has died.
     """
     world: MPI.Intracomm = mpi.COMM_WORLD
+    if world.size == 1:
+        return world, tell
     try:
-        return world.Dup() if world.size > 1 else world
+        own = world.Dup()
+        # All ranks are here by now, so that none waits; then nothing is collective.
+        return own, own.bcast(tell, root=0)
     except mpi.Exception as error:
         raise BrokenLaunchError from error
 
 
 def _initialize_watched(
-    mpi: Any, environ: Mapping[str, str], give_up: Callable[[FarmError], None]
-) -> "MPI.Intracomm":
+    mpi: Any,
+    environ: Mapping[str, str],
+    give_up: Callable[[FarmError], None],
+    tell: Any,
+) -> "tuple[MPI.Intracomm, Any]":
     """Initialize MPI where the death of a rank does not end the other ranks.
 
     Call `give_up`, or raise `BrokenLaunchError`, if a rank dies meanwhile.
@@ -326,7 +343,7 @@ def _initialize_watched(
     # `MPI_Init` and `MPI_Comm_dup` wait for all ranks: for a dead one without end.
     with watched(environ, lambda: give_up(BrokenLaunchError())):
         _initialize_unlocked(mpi)
-        return _own_world(mpi)
+        return _own_world(mpi, tell)
 
 
 def _initialize_unlocked(mpi: Any) -> None:

@@ -148,6 +148,17 @@ def test_rank_0_alone_imports_what_reads_a_database(tmp_path):
     assert among(names, other) == set()
 
 
+def test_rank_0_alone_imports_what_reads_a_file_of_options(ranks, tmp_path):
+    launcher = find_launcher()
+    assert launcher is not None
+    (tmp_path / "mpifarm.ini").write_text("[options]\ngrace = 3\nquarantine = off\n")
+    environ = base_environment()
+    first, other = farm_modules(tmp_path, lambda argv: launcher(environ, 2, *argv))
+    names = {"configparser", "mpifarm.commands.defaults"}
+    assert among(names, first) == names
+    assert other <= ranks[1]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_no_rank_imports_what_a_farm_has_no_use_for(ranks, rank):
     assert among(OF_NOBODY, ranks[rank]) == set()

@@ -37,7 +37,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     """
     chosen = _parse(argv)
     patience = patience_of(console.print_error)
-    target = try_again(lambda: find_target(chosen), patience)
+    target = try_again(lambda: find_target(chosen, environ), patience)
     # In the order of the words, each once.
     taskids = [*dict.fromkeys(chain.from_iterable(map(parse_id_word, chosen.ids)))]
     attempt, last = _parse_attempt(chosen.attempt), _parse_last(chosen.last)

@@ -70,7 +70,7 @@ def _run(
     chosen: Any, console: Console, environ: Mapping[str, str], seconds: float | None
 ) -> None:
     patience = patience_of(console.print_error)
-    target = try_again(lambda: find_target(chosen), patience)
+    target = try_again(lambda: find_target(chosen, environ), patience)
 
     def read() -> Status:
         return read_status(target, environ, most_failed=MAX_SHOWN)

@@ -506,7 +506,7 @@ def test_an_unknown_subcommand_before_a_list_that_is_there_is_told_with_all_ther
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tasks.txt").touch()
     sentence = mistake("frobnicate", "tasks.txt")
-    assert "no subcommand frobnicate, only add, cancel, check, drain" in sentence
+    assert "no subcommand frobnicate, only add, cancel, check, config" in sentence
     assert "mpifarm tasks.txt" in sentence
 
 
@@ -567,7 +567,8 @@ def test_who_wants_to_remove_is_told_of_tasks_before_the_workdir():
 def test_each_setting_but_the_list_is_set_by_one_option():
     set_by = [option.field for group in OPTIONS.values() for option in group]
     parts = {"limits": TaskLimits, "policy": Policy, "hooks": HookSettings}
-    wanted = [name for name in names_of(Settings) if name not in {"tasklist", *parts}]
+    others = {"tasklist", "defaults", *parts}
+    wanted = [name for name in names_of(Settings) if name not in others]
     for part, of_part in parts.items():
         wanted += [f"{part}.{name}" for name in names_of(of_part)]
     wanted.remove("policy.max_failed_share")  # --max-failures sets two

@@ -88,7 +88,21 @@ def test_a_status_file_is_told_as_one_to_a_subcommand(here):
 def find(*words):
     parser = SubcommandParser("ls", "")
     target.add_target_arguments(parser)
-    return target.find_target(parser.parse_args(words))
+    return target.find_target(parser.parse_args(words), {"HOME": os.devnull})
+
+
+def test_a_subcommand_has_the_lock_and_the_handler_of_the_farms_there(here):
+    (here / "mpifarm.ini").write_text(
+        "[options]\nlock-area = locks\ntasklist = greasy\nconfig = a.ini\nproc = 3\n"
+    )
+    found = find("else")
+    assert found.lock_area == f"{here}/locks"
+    assert (found.handler, found.config) == ("greasy", f"{here}/a.ini")
+    found = find("else", "--lock-area", "typed", "-t", "default", "--config", "b.ini")
+    assert found[2:] == ("default", "b.ini", "typed")
+    (here / "mpifarm.ini").write_text("[options]\nlock-area = $SCRATCH\n")
+    with pytest.raises(InputError, match=r"line 2: lock-area has a \$"):
+        find("else")
 
 
 @pytest.mark.parametrize("named", ["else", "else/", "else/stdin.txt"])

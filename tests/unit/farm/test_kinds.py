@@ -4,7 +4,7 @@ import pytest
 
 from mpifarm.errors import InputError
 from mpifarm.farm.kinds import check_kinds, warn_of_kinds
-from mpifarm.model.settings import Policy, Settings
+from mpifarm.model.settings import Default, Policy, Settings
 from mpifarm.order.constraints import Constraints
 
 
@@ -90,3 +90,13 @@ def test_a_kind_without_a_limit_is_refused(kinds, seats, sentence):
 )
 def test_a_limit_without_a_task_is_told(kinds, seats, sentence):
     assert check(kinds, *seats) == sentence
+
+
+def test_a_limit_that_a_file_sets_for_all_lists_needs_no_task_in_this_one():
+    seats = Default("--limit", ("disk=1",), "/etc/mpifarm/config.ini", 2)
+    settings = Settings(
+        *("list.txt", "workdir"),
+        policy=Policy(seats=(("disk", 1),)),
+        defaults=(seats,),
+    )
+    assert warn_of_kinds(settings, Constraints()) == ""

@@ -2,16 +2,17 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from signal import SIGUSR1
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.farm import process
 from mpifarm.farm.agent import SILENCE_SECONDS, Agent, RankPhase
-from mpifarm.farm.context import RankContext
+from mpifarm.farm.context import Defaults, ProcessContext, RankContext
 from mpifarm.farm.finish import FarmEnd
 from mpifarm.farm.process import _follow, _Followed
 from mpifarm.model.messages import (
@@ -26,7 +27,7 @@ from mpifarm.model.messages import (
     Stopped,
     Welcome,
 )
-from mpifarm.model.settings import Settings
+from mpifarm.model.settings import Default, Settings
 from mpifarm.pool import Pool
 from mpifarm.transport.mpi import BrokenLaunchError
 from tests.unit.fakes import define_farm
@@ -50,6 +51,7 @@ class ScriptedComm:
         self.script: list[tuple[Messages, set[int]]] = []
         self.sent: Messages = []
         self.calls: list[str] = []
+        self.told: Any = ()
 
     def then(self, *messages: tuple[int, Any], lost: tuple[int, ...] = ()) -> None:
         self.script.append(([*messages], {*lost}))
@@ -251,7 +253,9 @@ class EndingRank:
         self.pool = FakePool(Clock())
         pool: Any = self.pool
         output: Any = SimpleNamespace(complain=self.said.append)
-        surroundings: Any = SimpleNamespace(output=output, environ=environ or {})
+        surroundings: Any = SimpleNamespace(
+            output=output, environ=environ or {}, defaults=Defaults()
+        )
         any_comm: Any = comm
         self.context = RankContext(
             Settings("list", "list_workdir"), surroundings, pool, any_comm, {}
@@ -421,14 +425,17 @@ class Begun:
         self.error: Exception | None = None
         self.ran: list[tuple[str, RankContext]] = []
         self.environ: dict[str, str] = {}
-        self._patch = monkeypatch
+        self.defaults = Defaults()
+        self.told: list[Any] = []
+        """What rank 0 has told, and how this rank prints."""
         monkeypatch.setattr(Pool, "launch", lambda: self.pool)
         monkeypatch.setattr(process, "connect", self._connect)
         for name in ("_run_other_rank", "_run_alone", "_run_rank_0"):
             monkeypatch.setattr(process, name, self._part(name))
 
-    def _connect(self, environ: Any, give_up: Any) -> Any:
+    def _connect(self, environ: Any, give_up: Any, tell: Any) -> Any:
         self.give_up = give_up
+        self.told.append(tell)
         if self.error is not None:
             raise self.error
         return self.comm, self.notice
@@ -445,10 +452,12 @@ class Begun:
         return run
 
     def run(self, **settings: Any) -> int:
-        output: Any = SimpleNamespace(complain=self.said.append)
-        surroundings: Any = SimpleNamespace(
-            output=output,
+        output: Any = SimpleNamespace(complain=self.said.append, obey=self.told.append)
+        surroundings: Any = ProcessContext(
             environ=self.environ,
+            output=output,
+            signals=cast(Any, None),
+            defaults=self.defaults,
             environb={name.encode(): b"x" for name in self.environ},
         )
         return process.run_farm(
@@ -480,6 +489,82 @@ def test_each_rank_has_its_part(begun, rank, environ, part):
     assert (context.comm, context.pool) == (begun.comm, begun.pool)
     assert (context.fault, context.trace) == ("", None)
     assert begun.pool.calls[-1] == "close"
+
+
+FOUND = (Default("--proc", ("3",), "/etc/mpifarm/config.ini", 2),)
+
+
+def settle(found: Any) -> Settings:
+    """Stand in for the command line: relative paths, as they were typed."""
+    (default,) = found
+    return Settings("list", "list_workdir", workers=int(default.words[0]), chdir="sub")
+
+
+def test_rank_0_tells_the_defaults_and_has_them_already(begun):
+    begun.comm, begun.defaults = ScriptedComm(0), Defaults(FOUND, settle=settle)
+    begun.run(workers=9)
+    assert begun.told == [FOUND]
+    assert begun.ran[0][1].settings.workers == 9
+
+
+def test_another_rank_takes_the_defaults_of_rank_0_and_prints_as_they_say(
+    begun, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    begun.comm, begun.defaults = ScriptedComm(2), Defaults(settle=settle)
+    begun.comm.told = FOUND
+    begun.run(chdir="sub", span_nodes=True)
+    settings = begun.ran[0][1].settings
+    assert settings.workers == 3
+    # --chdir was obeyed before rank 0 could tell: what was typed counts from there.
+    assert settings.workdir == f"{tmp_path}/list_workdir"
+    assert begun.told == [(), settle(FOUND)]
+
+
+def test_without_defaults_another_rank_goes_on_with_what_was_typed(begun):
+    begun.comm, begun.defaults = ScriptedComm(2), Defaults(settle=settle)
+    begun.run(workers=9)
+    assert begun.ran[0][1].settings.workers == 9
+    assert begun.told == [()]
+
+
+@pytest.mark.parametrize(("rank", "finds"), [("0", 0), ("1", 1)])
+def test_a_rank_that_sees_no_other_finds_the_defaults_itself(begun, rank, finds):
+    found: list[int] = []
+
+    def find() -> Any:
+        found.append(1)
+        return FOUND
+
+    begun.environ = {"PMI_RANK": rank, "PMI_SIZE": "2"}
+    begun.defaults = Defaults(find=find, settle=settle)
+    begun.run()
+    assert len(found) == finds
+    assert begun.ran[0][1].settings.workers == (3 if finds else 8)
+
+
+def test_of_ranks_that_see_no_other_one_tells_the_fault_of_a_file(monkeypatch):
+    error = InputError("a wrong file")
+    for rank, led in (("0", 1), ("1", 0)):
+        ending = EndingRank(None, {"PMI_RANK": rank, "PMI_SIZE": "2"})
+        cast(Any, ending.context.process).defaults = Defaults(fault=error)
+        contexts = lead_to(monkeypatch, error)
+        status = process._run_alone(ending.context, "")
+        assert (len(contexts), len(ending.said)) == (led, led)
+        assert status == (ExitStatus.BAD_INPUT if led else 0)
+
+
+def test_a_fault_of_an_option_that_nobody_typed_names_its_file(monkeypatch):
+    ending = EndingRank(None)
+    settings = Settings("list", "list_workdir", defaults=FOUND)
+    lead_to(monkeypatch, InputError("--proc 3 is odd, and --processes, too"))
+    process._run_rank_0(replace(ending.context, settings=settings))
+    (said,) = ending.said
+    assert said == (
+        "--proc 3 is odd, and --processes, too (--proc is set in"
+        " /etc/mpifarm/config.ini, line 2)"
+    )
 
 
 def test_without_mpi_nothing_is_connected(begun):

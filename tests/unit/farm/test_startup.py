@@ -10,10 +10,17 @@ import pytest
 from mpifarm.coordinator.coordinator import Coordinator, RankSet
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.farm import startup
+from mpifarm.farm.context import Defaults
 from mpifarm.farm.finish import FarmEnd
 from mpifarm.farm.opening import OpenedFarm
 from mpifarm.model.messages import Alive, Rejoin, Report
-from mpifarm.model.settings import HookSettings, Policy, RunnerDefinition, Settings
+from mpifarm.model.settings import (
+    Default,
+    HookSettings,
+    Policy,
+    RunnerDefinition,
+    Settings,
+)
 from mpifarm.store.held_file import Held
 from tests.unit.fakes import define_farm
 
@@ -96,7 +103,7 @@ class Started:
         )
         self.context: Any = SimpleNamespace(
             settings=Settings("list", "list_workdir", policy=Policy(**policy)),
-            process=SimpleNamespace(output=output, environ={}),
+            process=SimpleNamespace(output=output, environ={}, defaults=Defaults()),
             comm=self.comm,
             trace=self.trace,
             fault="",
@@ -210,6 +217,15 @@ def test_a_canary_sings_until_a_task_has_finished(finished, failed, canary):
 # ---- a beginning --------------------------------------------------------------------
 
 
+def test_a_fault_of_the_defaults_is_told_before_anything_is_read(monkeypatch):
+    start = Started(monkeypatch)
+    error = InputError("a wrong value")
+    start.context.process.defaults = Defaults(fault=error)
+    with pytest.raises(InputError, match="a wrong value"):
+        startup.lead_farm(start.context)
+    assert start.order == []
+
+
 def test_a_fault_of_the_rank_is_told_before_anything_is_read(monkeypatch):
     start = Started(monkeypatch)
     start.context.fault = "can't run commands in /gone"
@@ -235,6 +251,9 @@ def test_a_farm_begins_in_this_order(monkeypatch):
     for name in ("describe_limit", "warn_of_directory", "warn_of_binding"):
         monkeypatch.setattr(startup, name, lambda of, name=name: name)
     monkeypatch.setattr(startup, "describe_farm", lambda *of: ["the farm", "the ranks"])
+    start.context.settings = replace(
+        start.context.settings, defaults=(Default("--proc", ("3",), "MPIFARM_PROC"),)
+    )
     idle_nodes = SimpleNamespace(warn_at_start=lambda: "", warn_of_hosts="hosts")
     monkeypatch.setattr(startup, "IdleNodes", lambda context, tasks: idle_nodes)
     monkeypatch.setattr(
@@ -256,6 +275,7 @@ def test_a_farm_begins_in_this_order(monkeypatch):
         "watch",
         "the farm",
         "the ranks",
+        "set by default: --proc 3 (MPIFARM_PROC)",
         "describe_limit",
         "warn_of_directory",
         "warn_of_binding",

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mpifarm.commands.options import parse_arguments
+from mpifarm.commands.options import parse_arguments, parse_line
 from mpifarm.farm.unused_options import find_unused
-from mpifarm.model.settings import RunnerDefinition
+from mpifarm.model.settings import Default, RunnerDefinition
 
 DEFAULT = RunnerDefinition()
 APPTAINER = RunnerDefinition("box", "mpifarm.containers.ApptainerRunner")
@@ -43,6 +43,14 @@ def test_an_option_without_effect_is_told_with_what_it_needs(line, runner, named
     (warning,) = told(line, runner)
     assert warning.startswith("WARNING: ")
     assert named in warning
+
+
+def test_an_option_that_nobody_typed_need_not_have_an_effect_in_each_farm():
+    line = parse_line(["--grace", "0", "tasks.txt"], {})
+    for option, word in (("--retry-delay", "3"), ("--checkpoint-signal", "USR1")):
+        settings = line.settle([Default(option, (word,), "config.ini", 2)])
+        assert settings.has_default(option)
+        assert [*find_unused(settings, DEFAULT, {})] == []
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import pytest
 
 from mpifarm.errors import InputError
 from mpifarm.farm.find_hooks import check_hooks, with_hooks
-from mpifarm.hooks import trust
 from mpifarm.hooks.definitions import HookDefinition, HookKind
 from mpifarm.hooks.site import find_site_hooks
-from mpifarm.hooks.trust import find_stranger
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import HookSettings, Settings
 from mpifarm.store.strangers import is_of_workdir
+from mpifarm.system import trust
+from mpifarm.system.trust import find_stranger
 
 SITE = """\
 [hooks]

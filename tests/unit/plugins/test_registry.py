@@ -1,5 +1,7 @@
 """INI files, read as by PyTaskFarmer; messages name the place of a mistake."""
 
+import os
+
 import pytest
 
 from mpifarm.dialects import DisBatchTaskList, GreasyTaskList
@@ -482,6 +484,24 @@ def test_each_section_of_mpifarms_own_files_that_defines_nothing_is_told(places,
     assert first.startswith(f"WARNING: section [runner] of {config} defines nothing")
     assert second.startswith(f"WARNING: section [slow] of {own} defines nothing")
     assert second.endswith("write Runner instead of Runer")
+
+
+def test_options_have_no_effect_but_in_the_file_that_is_for_them(places, write):
+    own = write(OWN, "[options]\nproc = 3\n")
+    place = os.path.join(os.path.dirname(own), "config.ini")
+    (told,) = find_idle_sections(places, "default", "default")
+    assert told == (
+        f"WARNING: section [options] of {own} has no effect there: move it to {place}"
+    )
+    os.rename(own, place)
+    assert list(find_idle_sections(places, "default", "default")) == []
+
+
+def test_a_config_that_a_file_has_set_need_not_be_used(places, write):
+    config = write(CONFIG, "[reco]\nRunner = a.B\n")
+    places = with_config(places, config)
+    names = (places, "default", "default")
+    assert list(find_idle_sections(*names, is_typed=False)) == []
 
 
 def test_a_config_that_nothing_is_taken_from_is_told_with_the_options_that_would(

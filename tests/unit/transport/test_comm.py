@@ -124,6 +124,12 @@ class World:
         self.calls.append("dup")
         return World(self._network, self.rank, self.size)
 
+    def bcast(self, told: Any, root: int) -> Any:
+        assert root == 0
+        if self.rank == root:
+            self._network.told = told
+        return self._network.told
+
     def Abort(self, status: int) -> None:
         self.calls.append(("abort", status))
 
@@ -169,6 +175,8 @@ class Network:
     def __init__(self, size: int, *, survives: bool = True) -> None:
         self.under_way: deque[tuple[int, int, int, bytes, Request]] = deque()
         self.dead: set[int] = set()
+        self.told: Any = None
+        """What rank 0 has told all ranks."""
         self.worlds = [World(self, rank, size) for rank in range(size)]
         self.comms = [
             Comm(FakeMPI(), cast(Any, world), survives_rank_loss=survives)
@@ -458,6 +466,16 @@ def test_ranks_talk_over_a_communicator_of_their_own(load):
     assert (mpi.calls, mpi.COMM_WORLD.calls) == (["init"], ["dup"])
     assert comm._world is not mpi.COMM_WORLD
     assert comm.vendor == "MPICH"
+
+
+def test_all_ranks_are_told_what_rank_0_has_to_tell(load):
+    mpi = load()
+    first, _ = connect(OF_4, tell=("words",))
+    assert first is not None
+    mpi.COMM_WORLD.rank = 2
+    other, _ = connect(OF_4, tell=())
+    assert other is not None
+    assert first.told == other.told == ("words",)
 
 
 def test_a_launch_of_one_rank_needs_no_other_communicator(load):

@@ -1,0 +1,142 @@
+"""``mpifarm config``: the value of each option here, and where it is from.
+
+Rules of this file: it reads what a farm would read, started in the same place, and
+prints it; a wrong value is told as a farm would tell it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from mpifarm.commands.defaults import (
+    VARIABLES,
+    PlaceRead,
+    find_other_variables,
+    join_places,
+    read_places,
+)
+from mpifarm.commands.options import BY_NAME, ONE_RUN, Option, own_default
+from mpifarm.commands.sink import write_all
+from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.commands.table import TableColumn, format_table
+from mpifarm.errors import ExitStatus
+from mpifarm.model.settings import Default
+from mpifarm.system.console import Console
+
+_DESCRIPTION = (
+    "Print the value that each option of a farm has here when it is not typed, and the"
+    " file or variable that says so, after all places that were looked at; a later"
+    " place wins."
+)
+_EPILOG = (
+    "In a file, options stand in the section [options], as proc = 32; --proc 16 on the"
+    " command line wins, and --no-proc has mpifarm's own default (docs/defaults.md). "
+    " Exit status: 0, or 2 if a value is wrong."
+)
+
+_OWN: Final = "mpifarm"
+"""The place of a value that no other place sets."""
+
+
+def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
+    """Run ``mpifarm config``.  Return 0.
+
+    Raises `InputError` for a wrong value, `StorageError` if the disk fails.
+    """
+    parser = SubcommandParser("config", _DESCRIPTION)
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON object in place of tables"
+    )
+    chosen = parser.parse_args(argv)
+    places = read_places(environ)
+    counting = {each.option: each for each in join_places(places)}
+    if chosen.json:
+        found = encode_config(places, counting)
+        write_all([json.dumps(found, indent=1).encode("ascii") + b"\n"])
+        return ExitStatus.ALL_FINISHED
+    for text in format_config(places, counting, find_other_variables(environ)):
+        console.print_text(text)
+    return ExitStatus.ALL_FINISHED
+
+
+def format_config(
+    places: Sequence[PlaceRead],
+    counting: Mapping[str, Default],
+    others: Sequence[str] = (),
+) -> Iterator[str]:
+    """Yield the text: the places, then the options, then variables that set none."""
+    columns = [TableColumn("place"), TableColumn("state"), TableColumn("path")]
+    rows = [(each.title, _describe_state(each), each.path) for each in places]
+    yield from format_table(columns, rows, None)
+    yield "\n"
+    columns = [TableColumn("option"), TableColumn("value"), TableColumn("from")]
+    yield from format_table(columns, [*_list_options(counting)], None)
+    if others:
+        yield f"\nvariables that set no option: {', '.join(others)}\n"
+
+
+def _describe_state(place: PlaceRead) -> str:
+    if place.fault:
+        return f"not read: {place.fault}"
+    if not place.is_there:
+        return "not there"
+    return f"sets {len(place.defaults)}"
+
+
+def _list_options(counting: Mapping[str, Default]) -> Iterator[tuple[str, str, str]]:
+    for name, option in BY_NAME.items():
+        if name in ONE_RUN:
+            yield name, "", "the command line alone"
+        elif default := counting.get(name):
+            yield name, " ".join(default.words), default.place
+        else:
+            yield name, _show(own_default(option)), _OWN
+
+
+def _show(value: object) -> str:
+    """Return mpifarm's own default of an option as it would be typed, "" for none."""
+    match value:
+        case None | ():
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:g}"
+    return str(value)
+
+
+def encode_config(
+    places: Sequence[PlaceRead], counting: Mapping[str, Default]
+) -> dict[str, Any]:
+    """Return what JSON has: all places, and all options that they may set."""
+    variables = {name: variable for variable, name in VARIABLES.items()}
+    return {
+        "places": [
+            {
+                "place": each.title,
+                "path": each.path or None,
+                "is_there": each.is_there,
+                "fault": each.fault or None,
+                "sets": [default.option for default in each.defaults],
+            }
+            for each in places
+        ],
+        "options": {
+            name: {
+                **_encode_value(option, counting.get(name)),
+                "variable": variables[name],
+            }
+            for name, option in BY_NAME.items()
+            if name not in ONE_RUN
+        },
+    }
+
+
+def _encode_value(option: Option, default: Default | None) -> dict[str, Any]:
+    if default is None:
+        shown = _show(own_default(option)) or None
+        own: object = [] if option.is_list else shown
+        return {"value": own, "from": _OWN, "line": None}
+    value = [*default.words] if option.is_list else default.words[0]
+    return {"value": value, "from": default.source, "line": default.line or None}

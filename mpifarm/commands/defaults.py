@@ -1,0 +1,325 @@
+"""Values of options that nobody has typed: of the site, the user, the project, the job.
+
+Rules of this file: rank 0 reads the files, and tells all ranks (`Comm.told`).  A value
+becomes what the same word on the command line would become, by the same function, and a
+wrong one is an InputError that names its file and line, or its variable.  A file that a
+stranger could have written is not read.  Where there is no file, it costs a few calls
+of stat.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from mpifarm.commands.option_values import NO_WORDS, usage_error
+from mpifarm.commands.options import (
+    BY_NAME,
+    CONTRARY,
+    ONE_RUN,
+    YES,
+    Option,
+    join_names,
+    parse_default,
+)
+from mpifarm.errors import InputError, StorageError
+from mpifarm.model.settings import Default
+from mpifarm.plugins.registry import USER_FILE, find_search_path
+from mpifarm.plugins.site_files import find_site_places, list_ini_files
+
+PROJECT_FILE: Final = "mpifarm.ini"
+"""The file in the current directory."""
+
+PREFIX: Final = "MPIFARM_"
+
+_OTHER_VARIABLES: Final = {"--tasklist": "MPIFARM_HANDLER"}
+"""Variables that are not named after their option: MPIFARM_TASKLIST is the list, for
+the commands of hooks."""
+
+VARIABLES: Final[Mapping[str, str]] = {
+    _OTHER_VARIABLES.get(name, PREFIX + name[2:].upper().replace("-", "_")): name
+    for name in BY_NAME
+}
+"""The options, by their variables."""
+
+OWN_VARIABLES: Final = frozenset(
+    PREFIX + name
+    for name in (
+        # of tasks
+        *("TASK_ID", "ATTEMPT", "RANK", "WORKER", "NODE_WORKER", "WORKDIR", "FARM"),
+        # of the commands of hooks
+        *("EVENT", "FAILURES", "NEW_FAILURES", "USER", "JOB_ID", "TASKLIST", "TOTAL"),
+        *("FINISHED", "FAILED", "LEFT", "EXIT_STATUS", "MEANING", "REASON"),
+        # of mpifarm itself
+        *("SITE_CONFIG", "TRACE", "LAUNCH"),
+    )
+)
+"""Variables of mpifarm that set no option, and may stand in any environment."""
+
+_OF_MODULES: Final = frozenset({"BIN", "DIR", "HOME", "LIB", "ROOT", "VERSION"})
+"""Ends of variables that the modules of a site set for any program."""
+
+_YES_WORDS: Final = frozenset({"1", "true", "yes", "on"})
+
+
+class PlaceRead(NamedTuple):
+    """A file, or the environment, and what it says."""
+
+    title: str
+    """Whose it is: site, user, project, environment."""
+    path: str
+    """The path; "" of the environment."""
+    defaults: tuple[Default, ...] = ()
+    fault: str = ""
+    """Why it was not read; "" if it was."""
+    is_there: bool = True
+
+
+def find_defaults(
+    environ: Mapping[str, str],
+) -> tuple[tuple[Default, ...], tuple[str, ...]]:
+    """Return the defaults that count, and warnings of files that are not read.
+
+    Raises InputError for a wrong value, StorageError if the disk fails.
+    """
+    places = read_places(environ)
+    warnings = [
+        f"WARNING: the options of {place.path} are left out: {place.fault}"
+        for place in places
+        if place.fault
+    ]
+    return tuple(join_places(places)), tuple(warnings)
+
+
+def find_words(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of options, by their names: of an option with one value each.
+
+    Raises as `find_defaults`.
+    """
+    found, _ = find_defaults(environ)
+    return {each.option: each.words[0] for each in found}
+
+
+def join_places(places: Iterable[PlaceRead]) -> list[Default]:
+    """Return the defaults that count: of an option those of the last place."""
+    counting: dict[str, Default] = {}
+    for place in places:
+        for each in place.defaults:
+            counting[each.option] = each
+            if each.words == (YES,) and each.option in CONTRARY:
+                counting.pop(CONTRARY[each.option], None)
+    return [each for each in counting.values() if each.words]
+
+
+# ---- the places ----------------------------------------------------------------------
+
+
+def read_places(environ: Mapping[str, str]) -> list[PlaceRead]:
+    """Return all places, each with what it says; a later one has precedence.
+
+    Raises InputError for a wrong value, StorageError if the disk fails.
+    """
+    return [
+        *(_read_site(place) for place in _list_site(environ)),
+        _read_own("user", _find_user_file(environ)),
+        *(_read_own("project", path) for path in _find_project_file()),
+        PlaceRead("environment", "", _check(_read_variables(environ))),
+    ]
+
+
+def _list_site(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield the files of the site; a place itself if it has none."""
+    for place in find_site_places(environ):
+        try:
+            yield from list_ini_files(place) or [place]
+        except OSError:  # as for its hooks, which tell of it
+            yield place
+
+
+def _find_user_file(environ: Mapping[str, str]) -> str:
+    home = find_search_path(environ, None).config_home
+    return os.path.join(home, "mpifarm", USER_FILE)
+
+
+def _find_project_file() -> Iterator[str]:
+    try:
+        yield os.path.join(os.getcwd(), PROJECT_FILE)
+    except FileNotFoundError:  # the directory was removed
+        return
+
+
+def _read_site(path: str) -> PlaceRead:
+    """Read a file of the site; one that this user may not read is left out."""
+    if not os.path.lexists(path) or os.path.isdir(path):
+        return PlaceRead("site", path, is_there=False)
+    try:
+        return _read("site", path)
+    except OSError as error:
+        return PlaceRead("site", path, fault=f"{error.strerror}")
+
+
+def _read_own(title: str, path: str) -> PlaceRead:
+    """Read a file of the user's, if it is there; raise InputError if that fails."""
+    if not os.path.lexists(path):
+        return PlaceRead(title, path, is_there=False)
+    try:
+        return _read(title, path)
+    except OSError as error:
+        raise InputError(
+            f"can't read the options in {path} ({error.strerror}): correct that, or"
+            " remove the file"
+        ) from error
+
+
+def _read(title: str, path: str) -> PlaceRead:
+    """Read a file; raises InputError for a wrong value, OSError."""
+    from mpifarm.plugins.registry import read_options
+    from mpifarm.system.patience import is_of_the_disk
+    from mpifarm.system.trust import find_stranger
+
+    try:
+        if why := find_stranger(path):
+            return PlaceRead(title, path, fault=why)
+        values = read_options(path)
+    except OSError as error:
+        if is_of_the_disk(error):
+            raise StorageError(f"can't read {path}: {error.strerror}") from error
+        raise
+    found = (_read_key(path, *each) for each in values)
+    return PlaceRead(title, path, _check(found))
+
+
+def _check(found: Iterable[Default]) -> tuple[Default, ...]:
+    """Return the defaults of one place; raise InputError if two contradict."""
+    defaults = tuple(found)
+    on = {each.option: each for each in defaults if each.words == (YES,)}
+    if CONTRARY.keys() <= on.keys():
+        one, other = (on[name] for name in CONTRARY)
+        raise usage_error(
+            f"{one.place}: {one.option} contradicts {other.option} ({other.place}):"
+            " leave one out"
+        )
+    return defaults
+
+
+# ---- a key, a variable ---------------------------------------------------------------
+
+
+def _read_key(path: str, key: str, value: str, line: int) -> Default:
+    """Return what a line of a file says; raises InputError."""
+    where = f"{path}, line {line}" if line else path
+    option = BY_NAME.get(f"--{key}")
+    if option is None:
+        from mpifarm.commands.misspelt import explain_key
+
+        names = [name for name in BY_NAME if name not in ONE_RUN]
+        raise usage_error(f"{where}: there is no option {key}{explain_key(key, names)}")
+    _refuse_of_one_run(option, f"{where}: {key}")
+    if re.search(r"\s[#;]", value) and option.metavar != "COMMAND":
+        raise usage_error(
+            f"{where}: a comment behind the value of {key} would be part of it: move it"
+            " to a line of its own"
+        )
+    words = _parse(option, value, f"{where}: {key}", where)
+    return Default(option.long_name, words, path, line)
+
+
+def _read_variables(environ: Mapping[str, str]) -> Iterator[Default]:
+    """Yield what the variables say; raises InputError."""
+    for name in sorted(environ):
+        if not name.startswith(PREFIX) or name in OWN_VARIABLES:
+            continue
+        if name in VARIABLES:
+            option = BY_NAME[VARIABLES[name]]
+            _refuse_of_one_run(option, name)
+            yield Default(
+                option.long_name, _parse(option, environ[name], name, name), name
+            )
+        else:
+            _refuse_misspelt(name)
+
+
+def find_other_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that look like mpifarm's, and are none."""
+    known = OWN_VARIABLES | VARIABLES.keys()
+    return sorted(
+        each for each in environ if each.startswith(PREFIX) and each not in known
+    )
+
+
+def _refuse_of_one_run(option: Option, named: str) -> None:
+    if why := ONE_RUN.get(option.long_name):
+        raise usage_error(
+            f"{named} can't be set for all runs, because {why}: give"
+            f" {option.long_name} on the command line"
+        )
+
+
+def _refuse_misspelt(name: str) -> None:
+    """Raise InputError for a variable that is surely meant to be one of mpifarm's."""
+    from mpifarm.commands.misspelt import find_near_word
+
+    if name.removeprefix(PREFIX) in _OF_MODULES:
+        return
+    names = [each for each, option in VARIABLES.items() if option not in ONE_RUN]
+    bare = {each.removeprefix(PREFIX): each for each in names}
+    if near := find_near_word(name.removeprefix(PREFIX), [*bare]):
+        raise usage_error(
+            f"no option has the variable {name}, did you mean {bare[near]}?"
+        )
+
+
+def _parse(option: Option, value: str, named: str, where: str) -> tuple[str, ...]:
+    """Return the words of a value, () for an empty one; raise InputError if wrong.
+
+    `named` is the key or the variable in words, and `where` its place.
+    """
+    words = _split(option, value)
+    if option.is_flag:
+        words = tuple(_parse_flag(word, named) for word in words)
+    elif option.is_path:
+        words = tuple(_complete(word, named) for word in words)
+    try:
+        parsed = parse_default(option, words) if words else None
+        if option.is_list and option.long_name in ("--limit", "--id-variable"):
+            join_names(option.long_name, parsed or ())
+    except ValueError:
+        assert option.kind is not None
+        sentence = f"{named} takes {option.kind.takes}, not {value!r}"
+        raise usage_error(sentence) from None
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return words
+
+
+def _split(option: Option, value: str) -> tuple[str, ...]:
+    """Return the words of a value: several of an option that may be given again."""
+    words = re.split(r"[,\n]", value) if option.is_list else [value]
+    return tuple(word.strip() for word in words if word.strip())
+
+
+def _parse_flag(word: str, named: str) -> str:
+    if word.lower() in _YES_WORDS:
+        return YES
+    if word.lower() in NO_WORDS:
+        return "no"
+    raise usage_error(f"{named} takes yes or no, not {word!r}")
+
+
+def _complete(path: str, named: str) -> str:
+    """Return a path as the shell would have made it, counted from here.
+
+    Raises InputError for a variable, which is not filled in.
+    """
+    if "$" in path:
+        raise usage_error(
+            f"{named} has a $, and no variable is filled in there: write the whole"
+            " path, or export the option's own variable in your job script"
+        )
+    try:
+        return os.path.abspath(os.path.expanduser(path))
+    except OSError:
+        raise usage_error(
+            f"{named} counts from the current directory, which is gone: write the whole"
+            " path"
+        ) from None

@@ -1,0 +1,90 @@
+"""Options that files and variables set, in real farms: rank 0 reads them for all."""
+
+import json
+import sys
+
+import pytest
+
+from tests.farm_driver import MPIFARM, FarmDriver, assert_ends
+from tests.support import Child, find_launcher
+
+ELSEWHERE = """\
+rank=$PMI_RANK$OMPI_COMM_WORLD_RANK
+if [ "$rank" != 0 ]; then cd elsewhere; unset MPIFARM_GRACE; export MPIFARM_PROC=7; fi
+exec "$@"
+"""
+"""Rank 0 alone has the files and variables; the others have another directory, and
+variables that don't count."""
+
+
+@pytest.fixture
+def place(create_place):
+    """A place with two ranks in different directories."""
+    if find_launcher() is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    place = create_place(["sleep 0.05; pwd"] * 12)
+    (place.directory / "elsewhere").mkdir()
+    place.write_program("each", f"#!/bin/sh\n{ELSEWHERE}")
+    (place.directory / "mpifarm.ini").write_text("[options]\nproc = 3\nverbose = yes\n")
+    return place
+
+
+def start(place: FarmDriver, *options: str, **variables: str) -> Child:
+    """Start two ranks, each in its own directory."""
+    launcher = find_launcher()
+    assert launcher is not None
+    each = str(place.directory / "each")
+    argv = [each, *MPIFARM, *options, str(place.tasklist)]
+    return place.start_command(
+        launcher(place.environment, 2, *argv), env=variables, name="farm"
+    )
+
+
+def workers_of(place: FarmDriver) -> list[int]:
+    """The workers of all ranks of all farms."""
+    states = [
+        json.loads(path.read_text()) for path in place.workdir.glob("farms/*.json")
+    ]
+    return sorted(rank["workers"] for state in states for rank in state["ranks"])
+
+
+def test_all_ranks_have_what_rank_0_has_read(place):
+    farm = start(place, "--retries", "1", MPIFARM_GRACE="5")
+    assert_ends(farm, 0)
+    place.assert_all_finished()
+    assert workers_of(place) == [3, 3]
+    said = farm.text()
+    ini = f"{place.directory}/mpifarm.ini"
+    assert f"set by default: --proc 3, --verbose yes ({ini}); --grace 5" in said
+    assert "task 11 " in said
+
+
+def test_what_is_typed_wins_on_each_rank(place):
+    farm = start(place, "--proc", "2", "--no-verbose")
+    assert_ends(farm, 0)
+    assert workers_of(place) == [2, 2]
+    assert "set by default" not in farm.text()
+
+
+def test_a_wrong_value_ends_all_ranks_with_one_sentence_and_2(place):
+    (place.directory / "mpifarm.ini").write_text("[options]\nprok = 3\n")
+    farm = start(place)
+    assert_ends(farm, 2)
+    assert farm.text().count("mpifarm.ini, line 2: there is no option prok, did") == 1
+    assert not place.workdir.exists()
+
+
+def test_ranks_that_see_no_other_read_for_themselves(place):
+    farm = start(place, "--mpi", "off")
+    assert_ends(farm, 0)
+    assert workers_of(place) == [3, 7]
+
+
+def test_a_file_that_everyone_may_write_is_told_and_not_read(create_place):
+    place = create_place(["true"])
+    path = place.directory / "mpifarm.ini"
+    path.write_text("[options]\nproc = nonsense\n")
+    path.chmod(0o666)
+    farm = place.start()
+    assert_ends(farm, 0)
+    assert f"WARNING: the options of {path} are left out: everyone" in farm.text()

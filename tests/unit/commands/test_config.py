@@ -1,0 +1,113 @@
+"""What ``mpifarm config`` prints, and that its page says the same."""
+
+import json
+import re
+from typing import Any, cast
+
+import pytest
+
+from mpifarm.commands import config
+from mpifarm.commands.defaults import PlaceRead
+from mpifarm.commands.options import ONE_RUN
+from mpifarm.errors import InputError
+from mpifarm.model.settings import Default
+from tests.pages import blocks_of, read_page
+
+PAGE = read_page("defaults.md")
+USER, PROJECT = "/home/ada/.config/mpifarm/config.ini", "/home/ada/project/mpifarm.ini"
+
+
+class Printed:
+    """A console that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def print_text(self, text: str) -> None:
+        self.text += text
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capfdbinary):
+    """Run the subcommand where ``mpifarm.ini`` has the lines of the page."""
+    monkeypatch.chdir(tmp_path)
+    (example, *_) = (b for b in blocks_of(PAGE) if b.lines[0] == "[options]")
+    (tmp_path / "mpifarm.ini").write_text(example.text())
+
+    def run(*argv: str, **variables: str) -> str:
+        console = Printed()
+        environ = {"HOME": str(tmp_path), "MPIFARM_SITE_CONFIG": "", **variables}
+        assert config.main([*argv], cast(Any, console), environ) == 0
+        written: bytes = capfdbinary.readouterr().out
+        return console.text + written.decode()
+
+    return run
+
+
+def test_the_page_shows_what_is_printed():
+    shown = next(b for b in blocks_of(PAGE) if b.lines[0].startswith("$ MPIFARM_GRACE"))
+    lines = [PlaceRead("site", "/etc/mpifarm", is_there=False)]
+    lines += [PlaceRead("site", "/opt/farm/etc/mpifarm", is_there=False)]
+    memory = Default("--task-memory", ("4G",), USER, 3)
+    proc = Default("--proc", ("32",), PROJECT, 2)
+    limit = Default("--limit", ("license=5", "gpu=8"), PROJECT, 5)
+    grace = Default("--grace", ("30",), "MPIFARM_GRACE")
+    lines += [PlaceRead("user", USER, (memory, memory))]
+    lines += [PlaceRead("project", PROJECT, (proc, proc, limit, limit))]
+    lines += [PlaceRead("environment", "", (grace,))]
+    counting = {each.option: each for each in (memory, proc, limit, grace)}
+    printed = "".join(config.format_config(lines, counting)).splitlines()
+    for line in shown.lines[1:]:
+        assert line in [*printed, "..."]
+
+
+def test_each_option_has_its_value_and_its_place(call, tmp_path):
+    text = call(MPIFARM_GRACE="30", MPIFARM_ROOT="/opt")
+    for option, value, place in (
+        ("--proc", "32", f"{tmp_path}/mpifarm.ini, line 2"),
+        ("--limit", "license=5 gpu=8", f"{tmp_path}/mpifarm.ini, line 5"),
+        ("--grace", "30", "MPIFARM_GRACE"),
+        ("--quarantine", "10", "mpifarm"),
+        ("--quiet", "no", "mpifarm"),
+        ("--deadline", "", "the command line alone"),
+    ):
+        assert re.search(rf"^{option} +{value} *  {place}$", text, re.MULTILINE), option
+    assert re.search(rf"^project +sets 4 +{tmp_path}/mpifarm.ini$", text, re.MULTILINE)
+    assert text.endswith("variables that set no option: MPIFARM_ROOT\n")
+
+
+def test_a_file_that_is_not_read_is_told_with_the_reason(call, tmp_path):
+    path = tmp_path / "mpifarm.ini"
+    path.chmod(0o666)
+    assert f"not read: everyone may write {path}  {path}" in call()
+
+
+def test_json_has_values_as_they_would_be_typed(call, tmp_path):
+    found = json.loads(call("--json", MPIFARM_GRACE="30"))
+    options = found["options"]
+    assert options["--proc"] == {
+        "value": "32",
+        "from": f"{tmp_path}/mpifarm.ini",
+        "line": 2,
+        "variable": "MPIFARM_PROC",
+    }
+    assert options["--limit"]["value"] == ["license=5", "gpu=8"]
+    assert options["--hook"]["value"] == []
+    assert options["--grace"]["line"] is None
+    assert options["--task-memory"]["value"] is None
+    assert options["--tasklist"]["variable"] == "MPIFARM_HANDLER"
+    assert not options.keys() & ONE_RUN.keys()
+    assert [each["place"] for each in found["places"]] == [
+        *("user", "project", "environment"),
+    ]
+    assert found["places"][1]["sets"] == ["--proc", "--logs", "--bind", "--limit"]
+
+
+def test_a_wrong_value_is_told_as_a_farm_tells_it(call):
+    with pytest.raises(InputError, match="MPIFARM_PROC takes a number or 'auto'"):
+        call(MPIFARM_PROC="many")
+
+
+def test_the_page_says_which_options_no_file_can_set_and_why():
+    rows = dict(re.findall(r"^\| `(--[\w-]+)` \| (.*) \|$", PAGE, re.MULTILINE))
+    assert rows == ONE_RUN
