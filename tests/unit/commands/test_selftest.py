@@ -1037,3 +1037,210 @@ def test_an_error_of_a_check_is_a_broken_promise():
     finding = run_check("disk", fail)
     assert (finding.result, finding.name) == (CheckResult.BROKEN, "disk")
     assert "broken disk" in finding.seen
+
+
+# ---- the lock of one node ------------------------------------------------------------
+
+
+def test_the_lock_of_a_node_is_free_when_its_holder_was_killed(stage):
+    finding = storage.check_lock(stage)
+    assert finding.result is CheckResult.HOLDS
+    words = "the holder of the lock keeps the other out; free "
+    assert finding.seen.startswith(words)
+    assert finding.seen.endswith(" after kill -9 of its holder")
+    assert finding.follows == ""
+    assert storage.take(stage.lock_files(), 5.0), "nobody holds it any more"
+
+
+@pytest.mark.parametrize(
+    ("taken", "result", "seen", "releases"),
+    [
+        ([True], CheckResult.BROKEN, "both held it at once", 1),
+        (
+            [False, False],
+            CheckResult.BROKEN,
+            "still taken 5 s after kill -9 of its holder",
+            0,
+        ),
+        ([False, True], CheckResult.HOLDS, "the holder of the lock keeps", 1),
+    ],
+)
+def test_what_a_lock_of_a_node_does_wrong_is_told(
+    stage, monkeypatch, taken, result, seen, releases
+):
+    waits: list[float] = []
+    released: list[tuple[str, ...]] = []
+    answers = iter(taken)
+
+    def take(paths: tuple[str, ...], seconds: float) -> bool:
+        assert paths == stage.lock_files()
+        waits.append(seconds)
+        return bool(next(answers))
+
+    monkeypatch.setattr(storage, "take", take)
+    monkeypatch.setattr(storage, "release", released.append)
+    finding = storage.check_lock(stage)
+    assert finding.result is result
+    assert finding.seen.startswith(seen)
+    assert waits == [0.1, storage.FREE_SECONDS][: len(taken)]
+    assert len(released) == releases
+    assert processes.find_dead_child() is None
+
+
+def test_a_lock_that_another_process_can_not_take_is_not_judged(stage, monkeypatch):
+    fork = processes.fork_child
+    monkeypatch.setattr(processes, "fork_child", lambda _: fork(lambda: None))
+    finding = storage.check_lock(stage)
+    assert finding == untested("another process could not take the lock")
+
+
+def test_a_lock_area_without_flock_is_told_with_what_all_farms_need(stage):
+    lock = storage.find_lock(stage.lock_files())
+    lock.without_flock = ("/area/lock",)
+    finding = storage.check_lock(stage)
+    assert finding.result is CheckResult.HOLDS
+    assert finding.follows.endswith(": all farms must have the same lock area")
+
+
+def test_the_mount_of_the_directory_is_told(stage, monkeypatch):
+    asked: list[str] = []
+    found = storage.Mount("nfs4", "server:/home", "rw,nolock")
+
+    def find(path: str, mounts: str) -> Any:
+        asked.append(path)
+        assert "proc" in mounts
+        return found if len(asked) == 1 else None
+
+    monkeypatch.setattr(storage, "find_mount", find)
+    assert storage.check_mount(stage) == measured(
+        "nfs4 (server:/home), rw,nolock",
+        "mounted with nolock: locks exclude on one node only",
+    )
+    assert storage.check_mount(stage) == untested("the mounts can't be read")
+    assert asked == [os.path.realpath(stage.directory)] * 2
+
+
+# ---- the command as a whole ----------------------------------------------------------
+
+
+class Errors:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def print_error(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
+@pytest.fixture
+def ran(monkeypatch, inbox):
+    """Return a function that runs the command as a rank, with what it did and said."""
+    done: list[str] = []
+    console = Errors()
+    monkeypatch.setattr(command, "SignalInbox", lambda: inbox)
+    monkeypatch.setattr(inbox, "install", lambda: done.append("install"))
+    monkeypatch.setattr(
+        *(command, "_raise_stopped_at_signals"), lambda: done.append("arm")
+    )
+    monkeypatch.setattr(storage, "remove_locks", lambda: done.append("remove locks"))
+    monkeypatch.setattr(command, "check_launch", lambda _: done.append("launch"))
+    monkeypatch.setattr(time, "sleep", lambda _: done.append("sleep"))
+
+    def run(rank: int, *argv: str, stops: bool = False) -> tuple[int, list[str], Any]:
+        def work(*_: object) -> int:
+            done.append("work")
+            if stops:
+                raise command._Stopped
+            return 1
+
+        monkeypatch.setattr(command, "launched_rank", lambda _: rank)
+        monkeypatch.setattr(command._FirstRank, "run", work)
+        monkeypatch.setattr(command, "_follow", work)
+        status = command.main(argv, cast(Any, console), {})
+        return status, done, console.said
+
+    return run
+
+
+def test_the_first_rank_tests_and_removes_its_locks(ran):
+    assert ran(0) == (1, ["install", "arm", "work", "remove locks"], [])
+
+
+def test_another_rank_is_there_for_mpi_alone(ran):
+    assert ran(1) == (0, [], [])
+    status, done, _ = ran(1, "--mpi")
+    assert status == 1
+    assert done == ["launch", "install", "arm", "work", "remove locks"]
+
+
+def test_a_wrong_command_line_is_told_by_the_first_rank_alone(ran):
+    assert ran(1, "nowhere") == (0, [], [])
+    with pytest.raises(InputError, match="nowhere"):
+        ran(0, "nowhere")
+
+
+@pytest.mark.parametrize(("rank", "sleeps"), [(0, []), (2, ["sleep"])])
+def test_a_signal_ends_it_with_75_and_the_others_leave_the_first_some_time(
+    ran, rank, sleeps
+):
+    status, done, said = ran(rank, "--mpi", stops=True)
+    assert status == 75
+    assert done[1:] == ["install", "arm", "work", *sleeps, "remove locks"]
+    assert said == ["the self-test was stopped by a signal"]
+
+
+def test_signals_that_end_it_are_raised_once_and_ignored_ones_stay_so(monkeypatch):
+    handlers: dict[int, Any] = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGHUP: signal.SIG_IGN,
+    }
+    monkeypatch.setattr(signal, "getsignal", handlers.__getitem__)
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    command._raise_stopped_at_signals()
+    assert handlers[signal.SIGHUP] is signal.SIG_IGN
+    assert handlers[signal.SIGTERM] is handlers[signal.SIGINT]
+    with pytest.raises(command._Stopped):
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert {*handlers.values()} == {signal.SIG_IGN}
+
+
+def test_a_directory_that_can_not_be_made_is_bad_input(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="can't make a directory in "):
+        command._make_directory(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+def test_another_rank_answers_with_what_its_node_has_and_leaves_mpi_if_it_may(
+    monkeypatch, inbox, is_served
+):
+    acts: list[Any] = []
+    comm = make_comm(2)
+    comm.finalize = lambda: acts.append("finalize")
+    monkeypatch.setattr(node, "check_node", lambda _, workers: iter([workers]))
+    monkeypatch.setattr(ranks, "connect", lambda _: (comm, None))
+    monkeypatch.setattr(ranks, "find", lambda *given: given)
+
+    def serve(*given: Any) -> bool:
+        acts.append(given)
+        return bool(is_served)
+
+    monkeypatch.setattr(command, "serve", serve)
+    assert command._follow(3, {}, inbox) == 0
+    served = (comm, inbox, (comm, inbox, [3]))
+    assert acts == [served, *(["finalize"] if is_served else [])]
+    monkeypatch.setattr(ranks, "connect", lambda _: (None, None))
+    acts.clear()
+    assert command._follow(3, {}, inbox) == 0
+    assert acts == []
+
+
+def test_where_mpi_sees_no_others_the_first_rank_concludes_alone(
+    first_rank, monkeypatch
+):
+    rank, console = first_rank(CheckResult.HOLDS, "--mpi")
+    monkeypatch.setattr(ranks, "connect", lambda _: (None, untested("no ranks")))
+    assert rank.run() == 0
+    text = "".join(console.texts)
+    assert "no ranks" in text
+    assert "ranks on several hosts: 1 on 1 host" in text
