@@ -17,7 +17,8 @@ from mpifarm.audit.snapshot import (
 )
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths
-from mpifarm.store.farm_liveness import HEARTBEAT_LIMIT, Machine
+from mpifarm.store.claim_journal import Event, Head, encode_event, encode_head
+from mpifarm.store.farm_liveness import HEARTBEAT_LIMIT, FarmLiveness, Machine
 from mpifarm.system import files
 from tests.unit.store_fakes import Site
 from tests.workdir_files import Attempt, format_attempts
@@ -168,3 +169,81 @@ def test_tasks_that_no_worker_had_need_no_log(site):
 def test_a_directory_of_logs_that_is_a_file_lists_nothing(site):
     (site.root / "logs").touch()
     assert list_logs(str(site.root)) is None
+
+
+# ---- claims and timelines that can't be read -----------------------------------------
+
+
+def claim_of(site: Site, *taken: int) -> Path:
+    head = Head("0123abcd", "n1", "boot1", 7, 5007, 1.0, ())
+    path = Path(paths_of(site).claim("0123abcd"))
+    path.write_bytes(encode_head(head) + encode_event(Event(take=taken)))
+    return path
+
+
+def test_a_claim_that_is_no_file_is_damaged(site):
+    os.mkfifo(paths_of(site).claim("0123abcd"))
+    (claim,) = examine(str(site.root), HERE).claims
+    assert (claim.farm, claim.liveness) == ("0123abcd", FarmLiveness.DAMAGED)
+    assert claim.held == frozenset()
+
+
+def test_a_claim_that_can_not_be_read_is_told_and_its_farm_is_uncertain(
+    site, monkeypatch
+):
+    claim_of(site, 3)
+    read = files.read_from
+
+    def fail(path: str, *more: Any) -> bytes:
+        if "/claims/" in path:
+            raise PermissionError(13, "Permission denied")
+        return read(path, *more)
+
+    monkeypatch.setattr(files, "read_from", fail)
+    found = examine(str(site.root), HERE)
+    assert any("can't read" in each and "0123abcd" in each for each in found.unread)
+    assert [each.farm for each in found.claims] == ["0123abcd"]
+
+
+def test_a_claim_whose_lock_can_not_be_tried_is_uncertain(site, monkeypatch):
+    claim_of(site, 3)
+
+    def fail(*_: Any) -> Any:
+        raise StorageError("stale file handle")
+
+    monkeypatch.setattr(snapshot, "grasped", fail)
+    found = examine(str(site.root), HERE, locked=True)
+    assert found.claims[0].liveness is FarmLiveness.UNCERTAIN
+    assert found.claims[0].held == {3}
+    assert found.unread == ("stale file handle",)
+    monkeypatch.setattr(snapshot, "assess_untaken", lambda *_: FarmLiveness.RUNNING)
+    found = examine(str(site.root), HERE, locked=False)
+    assert found.claims[0].liveness is FarmLiveness.RUNNING
+
+
+def test_only_under_the_lock_a_timeline_is_judged(site, monkeypatch):
+    timeline = site.root / "timeline.json"
+    timeline.write_text("no timeline")
+    assert examine(str(site.root), HERE, locked=False).invalid_timelines == ()
+    found = examine(str(site.root), HERE, locked=True)
+    assert found.invalid_timelines == ("timeline.json",)
+
+
+@pytest.mark.parametrize(
+    ("error", "unread"),
+    [
+        (FileNotFoundError(2, "gone"), ()),
+        (PermissionError(13, "denied"), ("can't read timeline.json: denied",)),
+    ],
+)
+def test_a_timeline_that_can_not_be_read_is_told_unless_it_is_gone(
+    site, monkeypatch, error, unread
+):
+    (site.root / "timeline.json").touch()
+
+    def fail(_: str) -> bool:
+        raise error
+
+    monkeypatch.setattr(snapshot, "is_valid_timeline", fail)
+    found = examine(str(site.root), HERE)
+    assert (found.invalid_timelines, found.unread) == ((), unread)

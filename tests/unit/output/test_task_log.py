@@ -135,3 +135,93 @@ def test_only_what_this_attempt_has_written_is_counted(path):
     assert log.output_bytes() == 8
     log.end()
     assert log.output_bytes() == 0
+
+
+def test_a_log_is_a_text_file_for_runners(path):
+    with TaskLog(str(path), 1) as log:
+        assert not log.isatty()
+        assert log.encoding == "utf-8"
+        log.writelines(["a\n", "b\udcff\n"])
+        with pytest.raises(AttributeError):
+            log.__no_such__  # noqa: B018 - asked for alone
+    assert path.read_bytes() == b"a\nb\xff\n", "the block flushes it"
+    log.end()
+    assert log.trouble == ""
+
+
+def test_text_that_can_not_be_flushed_at_the_end_of_a_block_is_trouble(path):
+    with TaskLog(str(path), 1) as log:
+        log.write("text")
+        os.close(log._fd)
+    assert "Bad file descriptor" in log.trouble
+    log._fd = -1
+
+
+def test_the_end_of_a_log_that_can_not_be_read_is_empty(path):
+    log = TaskLog(str(path), 1)
+    log.write("text\n")
+    path.unlink()
+    assert log.read_end(10) == b""
+    log.end()
+
+
+def test_a_second_name_of_another_file_gets_no_log(path):
+    other = path.with_name("precious")
+    other.write_text("precious\n")
+    os.link(other, path)
+    log = TaskLog(str(path), 1)
+    log.write("own\n")
+    log.end()
+    assert (other.read_text(), path.read_text()) == ("precious\n", "own\n")
+
+
+def test_what_is_no_file_makes_way_and_a_directory_is_kept(path):
+    path.mkdir()
+    TaskLog(str(path), 1).end()
+    (kept,) = path.parent.glob("log_0.before-*")
+    assert kept.is_dir()
+    path.unlink()
+    path.symlink_to("precious")
+    TaskLog(str(path), 1).end()
+    assert path.is_file()
+    assert not path.is_symlink()
+    assert not path.with_name("precious").exists()
+
+
+def test_what_can_not_make_way_is_told_as_the_first_error(path, monkeypatch):
+    path.symlink_to("precious")
+
+    def refuse(_: object) -> None:
+        raise PermissionError(errno.EPERM, "second")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(OSError, match="log_0") as caught:
+        TaskLog(str(path), 1)
+    assert "second" not in str(caught.value)
+
+
+def test_a_log_that_a_command_writes_to_blocks(path):
+    path.write_text("before\n")
+    log = TaskLog(str(path), 2)
+    assert os.get_blocking(log.fileno())
+    log.end()
+
+
+@pytest.mark.parametrize(
+    ("content", "begins"), [("", b"==="), ("half", b"half\n==="), ("a\n", b"a\n===")]
+)
+def test_an_own_line_never_goes_on_in_the_line_of_a_task(path, content, begins):
+    path.write_text(content)
+    assert append_own_line(str(path), "a line")
+    assert path.read_bytes().startswith(begins)
+
+
+def test_of_a_log_that_can_not_be_read_the_last_line_may_be_half(path, monkeypatch):
+    path.write_text("a\n")
+
+    def refuse(path: str, flags: int) -> int:
+        raise PermissionError(errno.EACCES, "no", path)
+
+    monkeypatch.setattr(task_log, "open_regular", refuse)
+    with path.open("ab") as log:
+        assert not task_log._ends_with_newline(log.fileno(), str(path))
