@@ -8,9 +8,10 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,16 +22,18 @@ from mpifarm.audit.audit import (
     NOTICES,
     Audit,
     AuditFinding,
+    ClaimView,
     FindingKind,
     audit_contents,
 )
-from mpifarm.audit.repair import Repairer, plan_repair
+from mpifarm.audit.repair import Repair, Repairer, plan_repair
 from mpifarm.audit.snapshot import examine, list_logs
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.paths import clock_file
 from mpifarm.output.records import RankFiles, Record, encode_record
 from mpifarm.store.claim_journal import Event, Head, encode_event, encode_head
 from mpifarm.store.claims import find_lock_files
+from mpifarm.store.farm_liveness import FarmLiveness
 from mpifarm.store.file_store import FileStore
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.system import files
@@ -1007,3 +1010,94 @@ def test_what_has_ended_or_is_held_is_taken_out_of_waiting(ordered):
     assert found(ordered, FindingKind.QUEUED_HELD).ids == (9,)
     repair(ordered)
     assert ordered.ids("waiting") == [10, 11]
+
+
+# ---- the plan of one round -----------------------------------------------------------
+
+
+def plan(
+    site: Site,
+    claims: Mapping[str, FarmLiveness] = MappingProxyType({}),
+    *,
+    assume_idle: bool = False,
+) -> Repair:
+    """Plan as if there were claims of these farms, each of which holds nothing."""
+    views = tuple(
+        ClaimView(farm, "on n1", liveness, frozenset(), frozenset())
+        for farm, liveness in claims.items()
+    )
+    contents = examine(str(site.root), site.machine(0))._replace(claims=views)
+    audit = audit_contents(contents, site.tasks, constraints=site.constraints)
+    return plan_repair(contents, audit, assume_idle=assume_idle)
+
+
+def reasons(repair: Repair) -> dict[str, str]:
+    return {change.name: change.why for change in repair.changes}
+
+
+def test_only_claims_that_are_not_understood_are_moved_and_with_the_users_word(site):
+    claims = {
+        "odd": FarmLiveness.DAMAGED,
+        "dead": FarmLiveness.DEAD,
+        "alive": FarmLiveness.RUNNING,
+    }
+    assert plan(site, claims).damaged == ()
+    assert plan(site, claims, assume_idle=True).damaged == ("odd",)
+    for farm, needed in (("odd", False), ("dead", True), ("alive", False)):
+        assert plan(site, {farm: claims[farm]}).start_needed is needed
+
+
+def test_each_change_of_a_queue_says_why(site):
+    site.write("toprocess", [5, 1, 2, 3, 4, *ALL[6:-1]])
+    site.write("finished", [2])
+    assert reasons(plan(site)) == {
+        "toprocess": "taken out what has finished: 2, lines put in order"
+    }
+    assert reasons(plan(site, assume_idle=True)) == {
+        "toprocess": (
+            "put back what was in no file: 0, 11, taken out what has finished: 2, lines"
+            " put in order"
+        )
+    }
+
+
+def test_each_change_of_a_ledger_says_why(site):
+    site.write("finished", [0, 0, 1])
+    append(site, "finished", "2 ec\n99 echo\n\n3 echo task 3\n")
+    site.write("failed", [1, 4])
+    site.write("toprocess", [4, *ALL[5:]])
+    assert reasons(plan(site)) == {
+        "finished": (
+            "tasks that stood there twice left once, 1 torn line mended, taken out 1"
+            " line of no task, blank lines taken out"
+        ),
+        "failed": "taken out what has finished or is to be run: 1, 4",
+    }
+
+
+def test_a_ledger_that_is_right_is_left_alone(site):
+    site.write("finished", [0, 1])
+    site.write("failed", [2])
+    site.write("toprocess", ALL[3:])
+    assert plan(site).changes == ()
+    append(site, "finished", "\n3 echo task 3\n")
+    site.write("toprocess", ALL[4:])
+    assert reasons(plan(site)) == {"finished": "blank lines taken out"}
+    claims = {"alive": FarmLiveness.RUNNING}
+    assert plan(site, claims).changes == (), "it knows how far it has read"
+
+
+def test_a_queue_for_added_tasks_waits_where_more_were_added(grown):
+    grown.write("finished", [0, 9])
+    assert reasons(plan(grown)).keys() == {"toprocess", "added"}
+    grown.tasks.append("echo more")
+    assert reasons(plan(grown)).keys() == {"toprocess"}
+
+
+def test_without_constraints_nothing_belongs_into_waiting(site):
+    site.write("waiting", [])
+    assert plan(site).changes == ()
+    site.constraints.after[3] = (1,)
+    changes = reasons(plan(site))
+    assert changes["waiting"] == "put in what plain farmers may not run: 3"
+    assert changes["toprocess"] == "taken out what is in another queue: 3"
