@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from mpifarm.audit.asking import LivingFarm, Outcome, ask, await_answers
 from mpifarm.audit.view import State, read_view
 from mpifarm.commands.farm_command import find_farm_command
+from mpifarm.commands.held_words import name_release
 from mpifarm.commands.sink import Sink
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import (
@@ -82,6 +83,9 @@ _EPILOG = (
     " fails."
 )
 
+_ENDED: Final = (State.FINISHED, State.FAILED, State.NOWHERE)
+"""The states of tasks that no farm starts, as things stand."""
+
 _OUTLAST_FARMS: Final = (RequestKind.HOLD, RequestKind.RELEASE)
 """What is done also where no farm works: it holds for the next one."""
 
@@ -100,8 +104,11 @@ def run(
     taskids = _find_ids(kind, chosen, target, environ)
     request = Request(os.urandom(8).hex(), kind, taskids, _find_asker())
     before = try_again(lambda: _find_held(target), patience)
+    # What is released may end at once; what is cancelled or held is judged by the end.
+    states = _find_states(target, environ, _find_released(request, before))
     outcome = try_again(lambda: _ask(target, environ, request, seconds), patience)
-    states = _find_states(target, environ, request, outcome)
+    if kind is not RequestKind.RELEASE:
+        states = _find_states(target, environ, request.tasks)
     told = Told(target, request, outcome, states, held=(before, _find_held(target)))
     if chosen.json:
         Sink().write(json.dumps(told.encode()).encode("ascii") + b"\n")
@@ -202,26 +209,38 @@ def _ask(
 
 
 def _find_states(
-    target: Target, environ: Mapping[str, str], request: Request, outcome: Outcome
+    target: Target, environ: Mapping[str, str], tasks: Sequence[int] | None
 ) -> dict[int, State]:
-    """Return the states of the named tasks as they are now, by the files.
-
-    What is released needs them only where no farm works.
-    """
-    is_release = request.kind is RequestKind.RELEASE
-    if request.tasks is None or (is_release and outcome.farms):
+    """Return the states of these tasks as they are now, by the files; {} for None."""
+    if not tasks:
         return {}
     view = read_view(target, environ)
-    return {taskid: view.state(taskid) for taskid in request.tasks}
+    return {taskid: view.state(taskid) for taskid in tasks}
+
+
+def _find_released(request: Request, before: Held) -> Sequence[int] | None:
+    """Return the tasks that a request lets start, () if it is no release; None: all.
+
+    `before`: what was held when it was made.  While all tasks are held, it lets none
+    start but all.
+    """
+    if request.kind is not RequestKind.RELEASE:
+        return ()
+    if before.holds_all:
+        return None if request.tasks is None else ()
+    if request.tasks is None:
+        return sorted(before.tasks)
+    return [each for each in request.tasks if each in before.tasks]
 
 
 # ---- what came of it ----------------------------------------------------------------
 
 
 class Told:
-    """What a command tells of a request's outcome; `states` are those of its tasks.
+    """What a command tells of a request's outcome.
 
-    `held`: what was held before the request, and what is now.
+    `states` are those of its tasks: before a release, after any other request.  `held`:
+    what was held before, and what is now.
     """
 
     def __init__(
@@ -237,7 +256,8 @@ class Told:
         self._request = request
         self._outcome = outcome
         self._states = states
-        self._held_before, self._held_now = held
+        before, self._held_now = held
+        self._released = _find_released(request, before)
         self._fates = _join_fates(outcome)
 
     @property
@@ -246,7 +266,7 @@ class Told:
         if self._outcome.silent:
             return ExitStatus.RUN_AGAIN
         if not self._outcome.farms:
-            is_kept = self._request.kind in _OUTLAST_FARMS
+            is_kept = self._request.kind in _OUTLAST_FARMS and not self._left()
             return ExitStatus.ALL_FINISHED if is_kept else ExitStatus.SOME_FAILED
         is_done = not (self._left() or self._outcome.gone or self._deaf())
         is_done &= not any(answer.refusal for _, answer in self._outcome.answers)
@@ -264,58 +284,63 @@ class Told:
             done = self._with_fate(Fate.ENDED_NOW, Fate.WAITED)
         elif self._request.kind is RequestKind.HOLD:
             done = self._with_fate(Fate.WAITED, Fate.RUNS_ON)
+            done += filter(self._is_kept_back, self._states)
         else:
             return {}
-        return {
-            taskid: state
-            for taskid, state in self._states.items()
-            if taskid not in done
-        }
+        left = {*self._states}.difference(done)
+        return {each: state for each, state in self._states.items() if each in left}
+
+    def _is_kept_back(self, taskid: int) -> bool:
+        """Return whether the file `held` keeps a task from whatever would start it."""
+        state = self._states[taskid]
+        if self._outcome.farms:
+            return state in (State.HELD, State.ORPHANED)
+        return state not in _ENDED
 
     # ---- in words ----------------------------------------------------------------
 
     def lines(self) -> Iterator[str]:
         """Yield the lines for the user."""
         if not self._outcome.farms:
-            yield from self._describe_without_farm()
-            return
-        if self._outcome.answers:
+            yield self._describe_without_farm()
+        elif self._outcome.answers:
             yield from self._describe_done()
-        yield from self._describe_left()
+        yield from self._describe_undone()
+        yield from self._describe_unheld()
         yield from self._describe_farms()
 
-    def _describe_without_farm(self) -> Iterator[str]:
-        """Yield the lines for a workdir without a farm, with what to do."""
-        target, kind = self._target, self._request.kind
-        nobody = f"no farm works in {target.workdir}"
-        farm = find_farm_command(target)
-        release = shlex.join(["mpifarm", "release", *words_of(target)])
-        match kind:
+    def _describe_without_farm(self) -> str:
+        """Return the sentence for a workdir without a farm, with what to do."""
+        nobody = f"no farm works in {self._target.workdir}"
+        match self._request.kind:
             case RequestKind.HOLD:
-                if held := self._name(self._open(self._request.tasks), "tasks"):
-                    yield (
-                        f"{nobody}: the next one, {farm}, starts {held} only after"
-                        f" {release}"
-                    )
-                else:
-                    yield f"{nobody}, and nothing was held"
-                yield from self._describe_ended("held")
+                return f"{nobody}{self._describe_next_held()}"
             case RequestKind.RELEASE:
-                if released := self._name(self._open(self._released()), "all tasks"):
-                    yield f"{nobody}: the next one, {farm}, starts {released} too"
-                else:
-                    yield f"{nobody}, and {self._nothing_was()}"
-                yield from self._describe_ended("released")
-                yield from self._describe_unheld()
-                yield from self._describe_still_held()
+                return f"{nobody}{self._describe_next_released()}"
             case RequestKind.CANCEL:
-                yield f"{nobody}: nothing was cancelled; {self._explain_hold()}"
+                open_ = self._open(self._request.tasks)
+                hold = f"; {self._explain_hold(open_)}" if open_ else ""
+                return f"{nobody}: nothing was cancelled{hold}"
             case RequestKind.DRAIN:
-                yield f"{nobody}: there is nothing to drain"
+                return f"{nobody}: there is nothing to drain"
 
-    def _explain_hold(self) -> str:
+    def _describe_next_held(self) -> str:
+        held = self._name(self._open(self._request.tasks), "tasks")
+        if not held:
+            return ", and nothing was held"
+        farm, release = find_farm_command(self._target), name_release(self._target)
+        return f": the next one, {farm}, starts {held} only after {release}"
+
+    def _describe_next_released(self) -> str:
+        if still_held := self._describe_still_held():
+            return f", and {still_held}"
+        if released := self._name(self._open(self._released), "all tasks"):
+            farm = find_farm_command(self._target)
+            return f": the next one, {farm}, starts {released} too"
+        return f", and {self._nothing_was()}"
+
+    def _explain_hold(self, tasks: Sequence[int]) -> str:
         """Return what keeps tasks from the next farm, and what that costs."""
-        tasks = self._request.tasks or ()
         hold = shlex.join(
             ["mpifarm", "hold", *words_of(self._target), encode_ids(tasks)]
         )
@@ -324,24 +349,15 @@ class Told:
             f" {agree(len(tasks), 'its', 'their')} release to the end of the job"
         )
 
+    def _ended(self) -> dict[int, State]:
+        """Return the tasks of the request that no farm starts, as things stand."""
+        return {each: state for each, state in self._states.items() if state in _ENDED}
+
     def _open(self, tasks: Sequence[int] | None) -> Sequence[int] | None:
-        """Return those of the tasks that have not ended, by the files; None for all."""
+        """Return those of the tasks that a farm may start; None for all."""
         if tasks is None:
             return None
-        ended = (State.FINISHED, State.FAILED)
-        return [each for each in tasks if self._states.get(each) not in ended]
-
-    def _released(self) -> Sequence[int] | None:
-        """Return the tasks that were to be released and were held; None: all.
-
-        While all are held, each is.
-        """
-        tasks, before = self._request.tasks, self._held_before
-        if before.holds_all:
-            return tasks
-        if tasks is None:
-            return sorted(before.tasks)
-        return [each for each in tasks if each in before.tasks]
+        return [each for each in tasks if self._states.get(each) not in _ENDED]
 
     @staticmethod
     def _name(tasks: Sequence[int] | None, all_of_them: str) -> str:
@@ -350,45 +366,32 @@ class Told:
             return all_of_them
         return _name(tasks) if tasks else ""
 
-    def _describe_ended(self, verb: str) -> Iterator[str]:
-        """Yield a line for each state in which named tasks have ended."""
-        unheld = {*self._unheld()}
-        for state in (State.FINISHED, State.FAILED):
-            ended = [
-                taskid
-                for taskid, found in self._states.items()
-                if found is state and taskid not in unheld
-            ]
-            if ended:
-                yield f"not {verb}{_explain(verb, state)}: {name_ids(ended)}"
-
     def _describe_released(self) -> Iterator[str]:
-        released = self._released()
-        if text := self._name(released, "all tasks"):
+        if still_held := self._describe_still_held():
+            yield still_held
+            return
+        if text := self._name(self._open(self._released), "all tasks"):
             yield f"released {text}"
         elif self._request.tasks is None:
             yield self._nothing_was()
-        yield from self._describe_unheld()
 
     def _nothing_was(self) -> str:
-        is_all = self._request.tasks is None
-        return "nothing was held" if is_all else "nothing was released"
-
-    def _unheld(self) -> list[int]:
-        """Return the tasks that were to be released, and not held."""
-        tasks, released = self._request.tasks, self._released()
-        if self._request.kind is not RequestKind.RELEASE or released is None:
-            return []
-        return sorted({*(tasks or ())}.difference(released))
+        is_asked = self._request.tasks or self._released
+        return "nothing was released" if is_asked else "nothing was held"
 
     def _describe_unheld(self) -> Iterator[str]:
-        if unheld := self._unheld():
+        """Yield a line about the tasks that were to be released, and not held."""
+        if self._request.kind is not RequestKind.RELEASE or self._held_now.holds_all:
+            return
+        tasks, released = self._request.tasks or (), self._released or ()
+        if unheld := sorted({*tasks}.difference(released)):
             yield f"not released, because they were not held: {name_ids(unheld)}"
 
-    def _describe_still_held(self) -> Iterator[str]:
-        if self._held_now.holds_all:
-            release = shlex.join(["mpifarm", "release", *words_of(self._target)])
-            yield f"all tasks are still held: {release} lets them start"
+    def _describe_still_held(self) -> str:
+        if not self._held_now.holds_all:
+            return ""
+        release = name_release(self._target)
+        return f"all tasks are still held: {release} lets them start"
 
     def _describe_done(self) -> Iterator[str]:
         running = sum(answer.running for _, answer in self._outcome.answers)
@@ -402,7 +405,6 @@ class Told:
                 yield self._describe_held()
             case RequestKind.RELEASE:
                 yield from self._describe_released()
-                yield from self._describe_still_held()
             case RequestKind.DRAIN:
                 farms = counted(
                     len(self._outcome.answers), "farm drains", "farms drain"
@@ -419,7 +421,8 @@ class Told:
         return f"cancelled {counted(len(done))}: {', '.join(parts)}"
 
     def _describe_held(self) -> str:
-        held = self._with_fate(Fate.WAITED, Fate.RUNS_ON)
+        held = {*self._with_fate(Fate.WAITED, Fate.RUNS_ON)}
+        held.update(filter(self._is_kept_back, self._states))
         if not held:
             return "held no task"
         ran = self._count_by_host(Fate.RUNS_ON)
@@ -437,14 +440,16 @@ class Told:
                 hosts[host] = hosts.get(host, 0) + 1
         return hosts
 
-    def _describe_left(self) -> Iterator[str]:
+    def _describe_undone(self) -> Iterator[str]:
         """Yield a line for each reason for which tasks are not as they should be."""
-        left = self._left()
-        done = {RequestKind.CANCEL: "cancelled", RequestKind.HOLD: "held"}
-        verb = done.get(self._request.kind, "")
+        verb = _DONE[self._request.kind]
+        is_release = self._request.kind is RequestKind.RELEASE
+        by_state = is_release or not self._outcome.farms
+        left = self._ended() if by_state else self._left()
         by_why: dict[str, list[int]] = {}
         for taskid, state in left.items():
-            by_why.setdefault(_explain(verb, state), []).append(taskid)
+            fate, _ = self._fates.get(taskid, (None, ""))
+            by_why.setdefault(_explain(verb, state, fate), []).append(taskid)
         for why, taskids in by_why.items():
             yield f"not {verb}{why}: {name_ids(taskids)}"
 
@@ -516,12 +521,21 @@ _WHY: Final = {
 _ELSEWHERE: Final = "no farm that answered holds them"
 
 
-def _explain(verb: str, state: State) -> str:
+_DONE: Final = {
+    RequestKind.CANCEL: "cancelled",
+    RequestKind.HOLD: "held",
+    RequestKind.RELEASE: "released",
+    RequestKind.DRAIN: "drained",
+}
+
+
+def _explain(verb: str, state: State, fate: Fate | None) -> str:
     """Return why tasks in a state were not held, say; it follows that word.
 
     What has failed may run again, and what users hold is remembered.
     """
-    why = _WHY.get(state, _ELSEWHERE)
+    has_just_ended = fate is Fate.ENDED_BEFORE
+    why = _WHY.get(state, "they had just ended" if has_just_ended else _ELSEWHERE)
     again = state is State.FAILED and verb != "cancelled"
     return f"{' before mpifarm retry puts them back' if again else ''}, because {why}"
 

@@ -26,6 +26,7 @@ from mpifarm.coordinator.effects import (
 from mpifarm.coordinator.ending import Ending
 from mpifarm.coordinator.growing import GrowingList
 from mpifarm.coordinator.limits import Limits
+from mpifarm.coordinator.retries import is_final
 from mpifarm.coordinator.state import (
     FarmState,
     Phase,
@@ -203,7 +204,7 @@ class Requests:
         waits = _Open(request, {task.taskid for task in wanted})
         for task in wanted:
             if task.result:
-                waits.note(task.taskid, Fate.ENDED_BEFORE)
+                waits.note(task.taskid, self._foresee(task, task.result))
         bars.hold(taskids)
         if taskids is None:
             self._post(Tell(f"{_asker_of(request)} holds all tasks: none is started"))
@@ -224,6 +225,15 @@ class Requests:
                     self._post(Send(record.rank, Withdraw(())))
         else:
             self._send_withdrawals(leased)
+
+    def _foresee(self, task: TaskRecord, result: Result) -> Fate:
+        """Return what becomes of a task that is to be held and has just ended.
+
+        It would run again, and waits for its release before that, or it has ended.
+        """
+        ends = result.outcome is Outcome.COMPLETED
+        ends |= is_final(self._farm.policy, task, result)
+        return Fate.ENDED_BEFORE if ends else Fate.WAITED
 
     def _select(self, taskids: Sequence[int] | None) -> list[TaskRecord]:
         """Return the tasks that the farm holds, of all or of these."""

@@ -1,19 +1,25 @@
 """What the commands that tell a farm something say of the outcome."""
 
+import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mpifarm.audit import view
 from mpifarm.audit.asking import LivingFarm, Outcome, ask, await_answers, find_living
 from mpifarm.audit.view import State
+from mpifarm.commands import asking
 from mpifarm.commands.asking import Told, _parse_seconds, run
 from mpifarm.commands.options import HelpAsked
 from mpifarm.errors import InputError, StorageError
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.requests import Answer, Fate, FateOfTasks, Request, RequestKind
 from mpifarm.store import old_requests
 from mpifarm.store.farm_liveness import FarmLiveness
-from mpifarm.store.held_file import Held, find_held
+from mpifarm.store.held_file import Held, find_held, replace_held
 from mpifarm.store.target import Target
+from tests.unit.audit.test_view import write_claim, write_list
 from tests.unit.store_fakes import FakeLock, Site
 
 TARGET = Target("tasks.txt_workdir", "tasks.txt")
@@ -224,13 +230,19 @@ NOBODY = "no farm works in tasks.txt_workdir"
         ),
         (RELEASE, None, NONE, [f"{NOBODY}, and nothing was held"]),
         (
+            *(RELEASE, None, Held(frozenset({0}))),
+            [
+                f"{NOBODY}, and nothing was released",
+                "not released, because they had finished: 0",
+            ],
+        ),
+        (
             *(RELEASE, (1,), ALL),
             [
-                f"{NOBODY}: the next one, mpifarm tasks.txt, starts task 1 too",
                 (
-                    "all tasks are still held: mpifarm release tasks.txt_workdir lets"
-                    " them start"
-                ),
+                    f"{NOBODY}, and all tasks are still held: mpifarm release"
+                    " tasks.txt_workdir lets them start"
+                )
             ],
         ),
         (
@@ -249,9 +261,161 @@ def test_without_a_farm_each_command_says_what_is_so_for_the_next(
     kind, tasks, held, lines
 ):
     states = {0: State.FINISHED, 1: State.WAITING, 2: State.WAITING, 5: State.FINISHED}
-    named = {each: states[each] for each in tasks or ()}
+    named = {each: states[each] for each in tasks or held.tasks}
+    if kind is RELEASE:  # the others may be in any state
+        named = {each: state for each, state in named.items() if each in held.tasks}
     found = told(kind, tasks, states=named, held=held)
     assert [*found.lines()] == lines
+
+
+# ---- the same word with a farm and without one ---------------------------------------
+
+
+FAILED_ALREADY = "before mpifarm retry puts them back, because they had failed already"
+IN_NO_FILE = "because they are in no file: a PyTaskFarmer has them, or lost them"
+LEFT = {
+    (CANCEL, State.FINISHED): ", because they had finished",
+    (CANCEL, State.FAILED): ", because they had failed already",
+    (CANCEL, State.NOWHERE): f", {IN_NO_FILE}",
+    (CANCEL, State.ORPHANED): ", because no farm that answered holds them",
+    (HOLD, State.FINISHED): ", because they had finished",
+    (HOLD, State.FAILED): f" {FAILED_ALREADY}",
+    (HOLD, State.NOWHERE): f", {IN_NO_FILE}",
+    (RELEASE, State.FINISHED): ", because they had finished",
+    (RELEASE, State.FAILED): f" {FAILED_ALREADY}",
+    (RELEASE, State.NOWHERE): f", {IN_NO_FILE}",
+}
+"""What is said where nothing can be done about a task, behind "not held", say."""
+PAST = {CANCEL: "cancelled", HOLD: "held", RELEASE: "released"}
+STATES = [each for each in State if each is not State.UNKNOWN]
+TAKEN = {State.RUNNING, State.CLAIMED}
+"""States of tasks that a farm has which lives."""
+
+
+class Asker:
+    """Gives commands about task 3 of a list, which is in `state`, beside a farm or not.
+
+    The farm answers what a coordinator would.
+    """
+
+    def __init__(self, tmp_path, monkeypatch, state, *, has_farm):
+        self.site, self.state = Site(tmp_path / "list_workdir"), state
+        self.printed = list[str]()
+        write_list(self.site, self.site.tasks)
+        self.site.root.mkdir()
+        self.farm = self.site.open() if has_farm else None
+        self._put(state)
+        monkeypatch.setattr(asking, "this_machine", lambda: self.site.machine(99))
+        monkeypatch.setattr(view, "observer", lambda: self.site.machine(99))
+        monkeypatch.setattr(asking, "ask", self._ask)
+
+    def _put(self, state):
+        queued, left = [0, 1, 2, *range(4, 12)], []
+        if state is State.HELD or state is State.WAITING:
+            queued = [*range(12)]
+        elif state in (State.FINISHED, State.FAILED):
+            left = [3]
+        elif state is not State.NOWHERE:
+            write_claim(self.site, 50, [3])
+        if state is State.ORPHANED:
+            self.site.dead.add(50)
+        self.site.write("finished", left if state is State.FINISHED else [])
+        self.site.write("failed", left if state is State.FAILED else [])
+        self.site.write("toprocess", queued)
+        if state is State.HELD:
+            self.hold()
+
+    def hold(self):
+        replace_held(WorkdirPaths(str(self.site.root)), Held(frozenset({3})))
+
+    def _ask(self, paths, lock, machine, request):
+        farms = ask(paths, lock, machine, request)
+        if self.farm is None:
+            return farms
+        assert self.farm.requests.poll() == [request]
+        answered = (
+            fates() if request.kind is RELEASE else fates(self._find_fate(request))
+        )
+        self.farm.requests.answer([answered._replace(request=request.name)])
+        # The other claim is there for its task alone.
+        return tuple(each for each in farms if each.farm == self.farm.farm)
+
+    def _find_fate(self, request):
+        if self.state in TAKEN:
+            fate = Fate.ENDED_NOW if request.kind is CANCEL else Fate.RUNS_ON
+            return (fate, "n1", 3)
+        is_queued = self.state in (State.WAITING, State.HELD)
+        return (Fate.WAITED if is_queued else Fate.NOT_HERE, "", 3)
+
+    def give(self, kind, *words):
+        """Give a command about the task; its status."""
+        self.printed.clear()
+        console: Any = SimpleNamespace(print_line=self.printed.append, print_error=None)
+        return run(kind, [str(self.site.root), "3", "--wait", "9", *words], console, {})
+
+    def told_left(self):
+        return [each for each in self.printed if each.startswith("not ")]
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+@pytest.mark.parametrize(
+    ("state", "has_farm"),
+    [
+        (state, has_farm)
+        for state in STATES
+        for has_farm in (True, False)
+        if has_farm or state not in TAKEN
+    ],
+)
+@pytest.mark.parametrize("kind", [CANCEL, HOLD, RELEASE])
+def test_the_state_of_a_task_says_what_is_done_with_a_farm_and_without(
+    tmp_path, monkeypatch, kind, state, has_farm, is_held
+):
+    is_held = is_held or state is State.HELD
+    asker = Asker(tmp_path, monkeypatch, state, has_farm=has_farm)
+    if is_held:
+        asker.hold()
+    left = LEFT.get((kind, state), "")
+    if kind is RELEASE and not is_held:
+        left = ", because they were not held"
+    if kind is CANCEL and state is State.ORPHANED and not has_farm:
+        left = ""  # it is told how to keep the next farm from it
+    is_undone = kind is not RELEASE and bool(left)
+    status = is_undone or (kind is CANCEL and not has_farm)
+    assert asker.give(kind) == status, asker.printed
+    assert asker.told_left() == [f"not {PAST[kind]}{left}: 3"] * bool(left)
+    held, _ = find_held(WorkdirPaths(str(asker.site.root))) or (NONE, "")
+    assert (3 in held.tasks) == (kind is HOLD or (is_held and kind is CANCEL))
+    is_named = any("task 3" in each or "1 task" in each for each in asker.printed)
+    assert is_named == (not left)
+
+
+@pytest.mark.parametrize("has_farm", [True, False])
+@pytest.mark.parametrize(
+    ("state", "not_done"),
+    [
+        (State.WAITING, {}),
+        (State.ORPHANED, {}),
+        (State.FAILED, {"failed": "3"}),
+        (State.NOWHERE, {"nowhere": "3"}),
+    ],
+)
+def test_the_object_of_a_hold_names_what_is_not_held(
+    tmp_path, monkeypatch, state, not_done, has_farm
+):
+    asker = Asker(tmp_path, monkeypatch, state, has_farm=has_farm)
+    written = list[bytes]()
+    monkeypatch.setattr(asking, "Sink", lambda: SimpleNamespace(write=written.append))
+    assert asker.give(HOLD, "--json") == bool(not_done)
+    encoded = json.loads(written[0])
+    assert (encoded["done"], encoded["not_done"]) == (not not_done, not_done)
+
+
+def test_what_has_just_ended_is_said_so_though_the_files_don_t_have_it_yet():
+    answers = [(ONE, fates((Fate.ENDED_BEFORE, "", 1)))]
+    found = told(HOLD, (1,), answers, {1: State.CLAIMED})
+    assert "not held, because they had just ended: 1" in [*found.lines()]
+    assert found.exit_status == 1
 
 
 @pytest.mark.parametrize("kind", RequestKind)

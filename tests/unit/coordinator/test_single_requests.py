@@ -343,6 +343,23 @@ def test_a_held_task_that_has_ended_is_answered_at_once():
     hand.end(hand.leases(0)[1])
     hand.ask(HOLD, 1)
     assert hand.fates == {1: (Fate.ENDED_BEFORE, "")}
+
+
+@pytest.mark.parametrize(
+    ("retries", "fate"), [(0, Fate.ENDED_BEFORE), (1, Fate.WAITED)]
+)
+def test_a_held_task_whose_attempt_has_just_failed_waits_if_it_runs_again(
+    retries, fate
+):
+    hand = begun(0, 1, policy=Policy(retries=retries))
+    hand.end(hand.leases(0)[1], Outcome.FAILED)
+    hand.ask(HOLD, 1)
+    assert hand.fates == {1: (fate, "")}
+    hand.decide(COMMIT_INTERVAL)
+    hand.write(empty=True)
+    assert [each.requeue for each in hand.transactions if each.requeue] == (
+        [(1,)] * retries
+    )
     assert hand.said(0, Withdraw) == []
 
 
