@@ -13,6 +13,7 @@ SUBCOMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "hold": ("--json",),
     "import": (),
     "joblog": ("--gnu",),
+    "jobs": ("--to",),
     "log": ("--attempt", "--failed", "--last"),
     "ls": (
         *("--failed", "--finished", "--running", "--waiting", "--slowest", "--host"),
@@ -22,11 +23,19 @@ SUBCOMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "retry": ("--failed", "--ids", "--status", "--why"),
     "selftest": ("--kill-a-rank",),
     "status": ("--watch", "--json"),
+    "submit": (
+        *("--nodes", "--account", "--partition", "--qos", "--cpus-per-task"),
+        *("--job-name", "--pe", "--directive", "--after", "--until-done", "--chain"),
+        *("--array", "--backfill", "--supervise", "--install-free", "--scheduler"),
+        *("--print", "--json"),
+    ),
     "supervise": ("--max-restarts",),
     "timeline": (),
     "why": ("--json",),
 }
 """The subcommands, and the options of each that a farm does not have.
+
+(``submit --time`` is left out: to a farm, that word is short for ``--timeout``.)
 
 Each is a module of this package with ``main(argv, console, environ) -> int``.
 """

@@ -56,9 +56,8 @@ COMMANDS_OF_OTHERS: Final = _by_name({
         "attempts.tsv in the workdir has a line for each attempt, and mpifarm joblog"
         " LIST --gnu prints them as GNU parallel does"
     ),
-    "submit sbatch qsub bsub enqueue": (
-        "submit a job script that farms the list: sbatch jobs/requeue.slurm LIST, or"
-        " see docs/batch-systems.md"
+    "sbatch qsub bsub enqueue job batch": (
+        "mpifarm submit -N 8 -t 4:00:00 LIST submits a job that farms the list"
     ),
     "run start launch exec execute farm go process restart": (
         "give the list alone, mpifarm LIST; the same command goes on where the last"
@@ -129,7 +128,7 @@ _AGAIN = (
 )
 _LAUNCHER = (
     "it belongs to the program that starts the ranks: give it to sbatch, srun or"
-    " mpirun, before python -m mpifarm"
+    " mpirun, before python -m mpifarm, or to mpifarm submit, before the list"
 )
 _LIST = "the list needs no option: mpifarm LIST"
 
@@ -300,11 +299,9 @@ def _explain_option_of(
     program: str, name: str, options: Sequence[str], of_farm: Collection[str]
 ) -> str:
     """Return the end of a sentence about an unknown option of a subcommand, or ""."""
-    if name in {"-w", "--workdir"}:
-        return ": give the workdir in place of the list, and the list with --list FILE"
     if name in of_farm:
-        return f": it is one of a farm, mpifarm {name} ... LIST"
-    if near := [*_find_near(name, options)]:
+        return _explain_option_of_farm(program, name)
+    if near := [*find_near(name, options)]:
         return f", did you mean {_either(near)}?"
     if name in {"--id", "--ids", "--task", "--tasks"} and program in _TAKE_IDS:
         return f": ids need none, {program} LIST 3,7-9"
@@ -312,6 +309,15 @@ def _explain_option_of(
         if name in its_options:
             return f"; mpifarm {subcommand} has one"
     return ""
+
+
+def _explain_option_of_farm(program: str, name: str) -> str:
+    """Return the end of a sentence about a farm's option, given to a subcommand."""
+    if program == "mpifarm submit":
+        return ": it is one of the farm, and stands behind the list"
+    if name in {"-w", "--workdir"}:
+        return ": give the workdir in place of the list, and the list with --list FILE"
+    return f": it is one of a farm, mpifarm {name} ... LIST"
 
 
 _TAKE_IDS: Final = ("mpifarm cancel", "mpifarm hold", "mpifarm log", "mpifarm release")
@@ -341,20 +347,18 @@ def _explain_option(word: str, options: Sequence[str]) -> str:
     """Return the end of a sentence about an unknown option, "" if nothing is near."""
     name = word.partition("=")[0]
     for subcommand, its_options in SUBCOMMANDS.items():
-        if name in its_options:
+        if name in its_options and OPTIONS_OF_OTHERS.get(name) != _LAUNCHER:
             return f"; mpifarm {subcommand} has one"
     for known in (name, name[:2]):  # -j8 is -j 8
         if known in OPTIONS_OF_OTHERS:
             return f": {OPTIONS_OF_OTHERS[known]}"
-    near = [*_find_near(name, options)]
+    near = [*find_near(name, options)]
     if name.lstrip("-") in SUBCOMMANDS:
         near.append(f"mpifarm {name.lstrip('-')}")
     return f", did you mean {_either(near)}?" if near else ""
 
 
-def _find_near(
-    name: str, options: Sequence[str], cutoff: float = NEAR
-) -> Iterator[str]:
+def find_near(name: str, options: Sequence[str], cutoff: float = NEAR) -> Iterator[str]:
     """Yield the options that `name` misspells or shortens."""
     shortened = [each for each in options if len(name) > 3 and each.startswith(name)]
     bare = [each.lstrip("-") for each in options]
@@ -384,7 +388,7 @@ def _explain_surplus(lists: Sequence[str], options: Sequence[str]) -> str:
             f" {COMMANDS_OF_OTHERS[first]}"
         )
     meant = f"--{second.partition('=')[0]}"
-    near = [*_find_near(meant, options, NEAR_WITHOUT_DASHES)]
+    near = [*find_near(meant, options, NEAR_WITHOUT_DASHES)]
     if near and not os.path.exists(second):
         rest = f", did you mean {near[0]}?"
     else:

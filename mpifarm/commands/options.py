@@ -82,6 +82,9 @@ subcommands, each with a --help of its own:
   mpifarm config             say what each option is here, and which file or
                              variable says so
   mpifarm selftest           test the file systems and the MPI of this cluster
+  mpifarm submit -N 8 -t 4:00:00 LIST
+                             write a job script for a list, and submit it
+  mpifarm jobs               list the job scripts of mpifarm, or copy them
   mpifarm supervise -- srun ...
                              start the farm again when its launcher dies
   mpifarm timeline WORKDIR -o FILE

@@ -43,6 +43,13 @@ class SubcommandParser(argparse.ArgumentParser):
             self.error(explain_extra(self.prog, extra, options, ALL_NAMES))
         return chosen
 
+    def list_options(self) -> dict[str, bool]:
+        """Return the names of all options, each with whether it takes a value."""
+        return {
+            name: action.nargs != 0
+            for name, action in self._option_string_actions.items()
+        }
+
     def error(self, message: str) -> NoReturn:
         """Raise InputError, in plainer words than argparse's `message`."""
         for pattern, words in _PLAINER:

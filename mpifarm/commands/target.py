@@ -14,7 +14,7 @@ from typing import Any
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.database.names import is_database_name
 from mpifarm.errors import InputError, StorageError
-from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.paths import JOB_ENDINGS, WorkdirPaths
 from mpifarm.store.farm_file import read_farm_files
 from mpifarm.store.held_file import NOTHING_HELD, Held, find_held
 from mpifarm.store.strangers import validate_contents, validate_place
@@ -203,6 +203,11 @@ def _check_workdir(workdir: str, *, is_begun: bool = True) -> None:
     if not files.is_permitted(workdir, os.R_OK | os.X_OK):
         raise InputError(f"cannot read the workdir {workdir}: ask its owner")
     if is_begun and not any(map(files.is_there, marks)):
+        if any(files.is_there(paths.job_script(e, 1)) for e in JOB_ENDINGS):
+            raise InputError(
+                "no farm has begun this list yet: its job waits in the queue, or ended"
+                f" before the farm began ({workdir} has the job's script and output)"
+            )
         raise InputError(
             f"{workdir} is not a workdir: it has neither status files nor logs"
         )

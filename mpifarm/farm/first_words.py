@@ -7,7 +7,7 @@ an `InputError`, before anything is changed.
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from mpifarm import __version__
 from mpifarm.batch.job import find_job
@@ -161,6 +161,29 @@ def check_list(context: RankContext, runner: RunnerDefinition, tasks: TaskList) 
     without a shell are not checked.
     """
     settings = context.settings
+    faults = find_list_faults(
+        settings,
+        runner,
+        tasks,
+        lambda: context.environment,
+        lambda: _holds_all_cpus(context),
+    )
+    for sentence in faults:
+        context.process.output.say(sentence)
+
+
+def find_list_faults(
+    settings: Settings,
+    runner: RunnerDefinition,
+    tasks: TaskList,
+    environment: Callable[[], Mapping[bytes, bytes]],
+    holds_all_cpus: Callable[[], bool],
+) -> Iterator[str]:
+    """Yield the warnings of a list; raise `InputError` as `check_list`.
+
+    `environment` returns that of the commands, and `holds_all_cpus` whether an srun in
+    a task would wait for CPUs of the farm's own step.
+    """
     if settings.as_is or type(tasks) is not ListTaskList or not has_shell(runner):
         return
     texts = tasks.tasks
@@ -172,12 +195,12 @@ def check_list(context: RankContext, runner: RunnerDefinition, tasks: TaskList) 
 
     given = [name for name, _ in settings.id_variables]
     checker = LineChecker.of_runner(
-        runner.options, context.environment, given, lambda: _holds_all_cpus(context)
+        runner.options, environment(), given, holds_all_cpus
     )
     for sentence, is_certain in check_texts(texts, settings.tasklist, checker):
         if is_certain and not _is_begun(settings):
             raise InputError(f"{sentence}; {AS_IS}")
-        context.process.output.say(f"WARNING: {sentence}; {RUNS}")
+        yield f"WARNING: {sentence}; {RUNS}"
 
 
 def _holds_all_cpus(context: RankContext) -> bool:

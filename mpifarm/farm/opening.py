@@ -317,7 +317,7 @@ def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]
 
         if warning := check_gpus(settings.gpus, process.environ):
             process.output.say(warning)
-    _refuse_workdir(settings)
+    refuse_workdir(settings)
     validate_place(settings.workdir, settings.tasklist)
     _finish_adding(context)
     tasks = open_tasklist(
@@ -359,7 +359,7 @@ def _finish_adding(context: RankContext) -> None:
         adding.finish_at_start(paths, settings.tasklist)
 
 
-def _refuse_workdir(settings: Settings) -> None:
+def refuse_workdir(settings: Settings) -> None:
     """Raise `InputError` where a workdir, or a file of one, is named as the list."""
     path = settings.tasklist
     name, kept = os.path.basename(path), WorkdirPaths(settings.workdir).stdin_list

@@ -21,6 +21,8 @@ STATUS_FILES = (
 LOCK_NAME = "lock"
 LOG_PREFIX = "log_"
 PACKED = "packed"
+JOB_ENDINGS = ("slurm", "pbs", "lsf", "sge")
+"""The ends of the names of job scripts, one for each batch system."""
 UNKEPT = "unkept"
 """The directory of ``--logs failed``.  It stays when it is empty: by it, a check knows
 that finished tasks may have no logs."""
@@ -177,6 +179,10 @@ class WorkdirPaths:
     def drain(self) -> str:
         """A file that the user creates to drain the farms."""
         return f"{self.root}/drain"
+
+    def job_script(self, ending: str, number: int) -> str:
+        """Return the path of a job script that ``mpifarm submit`` has written."""
+        return f"{self.root}/job{f'-{number}' if number > 1 else ''}.{ending}"
 
     def claim(self, farm: str) -> str:
         """Return the path of the claim of one farm."""
@@ -352,7 +358,7 @@ def is_own_name(name: str) -> bool:
     known = {each[1:].partition("/")[0] for each in names if isinstance(each, str)}
     return (
         name in known - {""}
-        or name.startswith(("timeline.", "before-remap-", "claim-"))
+        or name.startswith(("timeline.", "before-remap-", "claim-", "job.", "job-"))
         or parse_queue_staging(name) is not None
         or parse_staging(name) is not None
         or ".before-repair-" in name

@@ -172,6 +172,22 @@ def validate_snapshot(
     )
 
 
+def check_not_edited(
+    paths: WorkdirPaths, tasks: Sequence[str], constraints: Constraints
+) -> None:
+    """Raise `EditedListError` if the workdir was begun with another list.
+
+    It reads without the lock, for a list that is not to be run now.  Raises
+    `StorageError`.
+    """
+    stored = parse_fingerprint(files.find_content(paths.fingerprint) or b"")
+    ended = (paths.toprocess, paths.finished, paths.failed)
+    if stored is None or not any(map(files.is_there, ended)):
+        return
+    if compare(stored, tasks, constraints) is ListMatch.EDITED:
+        raise EditedListError(_describe_edit(stored, tasks, paths, constraints))
+
+
 def _is_unheeded(
     snapshot: Snapshot, stored: Fingerprint | None, constraints: Constraints
 ) -> bool:

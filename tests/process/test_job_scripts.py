@@ -104,6 +104,16 @@ def lsf(nodes: Path) -> dict[str, str]:
     }
 
 
+def grid_engine(nodes: Path) -> dict[str, str]:
+    """What Grid Engine sets, and `-v` of qsub."""
+    return {
+        "JOB_ID": "7",
+        "SGE_TASK_ID": "undefined",
+        "NHOSTS": str(RANKS),
+        "tasklist": "tasks.txt",
+    }
+
+
 def alone(nodes: Path) -> dict[str, str]:
     """Nothing is set on a machine without a batch system."""
     return {}
@@ -118,6 +128,7 @@ SIGNALS_TOO_EARLY = "trap '[[ $BASH_COMMAND != *=\\$!* ]] || kill -USR1 $$' DEBU
 RUNNING = {
     "multinode.pbs": (pbs, []),
     "multinode.lsf": (lsf, []),
+    "multinode.sge": (grid_engine, []),
     "local.sh": (alone, ["tasks.txt"]),
 }
 """The scripts that run here, each with its variables and its arguments."""
@@ -134,6 +145,8 @@ def create_launch(name, farm, farm_environment):
     launcher = find_launcher()
     if launcher is None:
         pytest.skip(f"no MPI wheel in {sys.prefix}")
+    if name == "multinode.sge" and launcher.mpi != "MPICH":
+        pytest.skip("-ppn 1 is MPICH's")
     variables, arguments = RUNNING[name]
     path = os.pathsep.join([str(Path(sys.prefix, "bin")), farm_environment["PATH"]])
     environment = {

@@ -225,6 +225,13 @@ def check_submission(command, desk):
     subprocess.run(["/bin/bash", "-n", ROOT / script], check=True)
 
 
+def check_submit(command, desk):
+    """The script is shown; tests on a real Slurm submit it."""
+    shown = desk.start(command.replace(" submit ", " submit --print ", 1))
+    assert shown.wait() == 0, shown.text()
+    assert shown.text().startswith("#!/bin/bash\n")
+
+
 def check_configured_farm(command, desk):
     (desk.directory / "mine.ini").write_text(_ini_file())
     (desk.directory / "reco.sif").touch()
@@ -243,6 +250,9 @@ def check_farm(command, desk):
         return
     if words[0] != "mpifarm" and find_launcher() is None:
         pytest.skip(f"no MPI wheel in {sys.prefix}")
+    if words[1] == "submit":
+        check_submit(command, desk)
+        return
     if words[1] in ("retry", "log"):
         return  # in their order, below
     farm = desk.start(command)

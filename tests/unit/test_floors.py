@@ -17,6 +17,7 @@ FLOORS = {
     "model": 0,
     "causes": 1,
     "order": 1,
+    "submit": 1,
     "system": 1,
     "database": 2,
     "plugins": 2,
@@ -43,7 +44,7 @@ FLOORS = {
 OWNERS = {
     "mpi4py": {"transport.mpi"},
     "filelock": {"system.lock"},
-    "subprocess": {"system.processes", "pool", "commands.supervise"},
+    "subprocess": {"system.processes", "pool", "commands.supervise", "submit.asking"},
     "multiprocessing": {"system.processes", "pool"},
     "_posixsubprocess": {"system.processes", "pool"},
     "pty": set(),

@@ -470,7 +470,7 @@ def test_an_option_of_another_tool_is_answered_by_what_does_the_same(line, named
         ("watch", "mpifarm status LIST"),
         ("-n 4 squeue tasks.txt", "mpifarm status LIST"),
         ("-n 4 status tasks.txt", "a subcommand stands first: mpifarm status"),
-        ("submit tasks.txt", "sbatch jobs/requeue.slurm LIST"),
+        ("sbatch tasks.txt", "mpifarm submit -N 8 -t 4:00:00 LIST"),
         ("stats tasks.txt", "result.json"),
         ("run tasks.txt", "give the list alone"),
         ("resume", "mpifarm release LIST lets held tasks start; after a stop"),
@@ -518,7 +518,7 @@ def test_a_name_with_spaces_that_is_there_is_to_be_quoted(tmp_path, monkeypatch)
     )
 
 
-@pytest.mark.parametrize("name", ["summary", "submit", "run", "help"])
+@pytest.mark.parametrize("name", ["summary", "batch", "run", "help"])
 def test_a_list_that_is_named_as_a_subcommand_of_others_is_a_list(
     name, tmp_path, monkeypatch
 ):

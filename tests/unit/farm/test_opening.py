@@ -278,10 +278,10 @@ def test_a_list_that_has_lost_its_tasks_is_not_taken_for_done(tmp_path):
 def test_a_workdir_in_place_of_a_list_is_refused(tmp_path, monkeypatch, name):
     path, refused = f"{tmp_path}{name}", list[str]()
     monkeypatch.setattr("mpifarm.store.target.refuse_as_list", refused.append)
-    opening._refuse_workdir(Settings(path, "w", handler="mine"))
-    opening._refuse_workdir(Settings(f"{tmp_path}/list", "w"))
+    opening.refuse_workdir(Settings(path, "w", handler="mine"))
+    opening.refuse_workdir(Settings(f"{tmp_path}/list", "w"))
     assert refused == []
-    opening._refuse_workdir(Settings(path, "w"))
+    opening.refuse_workdir(Settings(path, "w"))
     assert refused == [path]
 
 
@@ -290,9 +290,9 @@ def test_standard_input_as_it_was_kept_is_the_list_of_its_own_workdir_alone(
 ):
     path, refused = f"{tmp_path}/w/stdin.txt", list[str]()
     monkeypatch.setattr("mpifarm.store.target.refuse_as_list", refused.append)
-    opening._refuse_workdir(Settings(path, f"{tmp_path}/w/"))
+    opening.refuse_workdir(Settings(path, f"{tmp_path}/w/"))
     assert refused == []
-    opening._refuse_workdir(Settings(path, f"{path}_workdir"))
+    opening.refuse_workdir(Settings(path, f"{path}_workdir"))
     assert refused == [path]
 
 

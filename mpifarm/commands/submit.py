@@ -1,0 +1,522 @@
+"""``mpifarm submit``: a job that farms a list, written and submitted.
+
+Rules of this file: arguments, words, and the script's file; `mpifarm.submit` plans the
+job and writes its script.  All that can be wrong is told before anything is written.  A
+job that the batch system refuses leaves no file behind.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+import mpifarm
+from mpifarm.commands.misspelt import find_near
+from mpifarm.commands.options import ALL_NAMES, parse_arguments
+from mpifarm.commands.sink import write_all
+from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.commands.target import patience_of
+from mpifarm.errors import ExitStatus, InputError
+from mpifarm.farm.input_check import CheckedInput, check_input
+from mpifarm.model.durations import DURATIONS, clock_of, parse_duration
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.settings import STDIN_LIST, Settings
+from mpifarm.model.wording import counted
+from mpifarm.store.directories import find_directory, make_root
+from mpifarm.store.target import SUFFIX, Target, words_of
+from mpifarm.submit.asking import SUBMIT_SECONDS, Programs
+from mpifarm.submit.planning import Python, Wishes, check_wishes, find_scheduler, plan
+from mpifarm.submit.request import GoingOn, JobRequest, Launcher, Source
+from mpifarm.submit.systems import SYSTEMS, System
+from mpifarm.system.console import Console
+from mpifarm.system.patience import try_again
+
+MAX_SCRIPTS: Final = 10_000
+"""Job scripts that a workdir may have."""
+
+_DESCRIPTION = (
+    "Write a job script that farms a list, submit it, and print the commands that watch"
+    " and end the job.  Options before the list are the batch system's, those behind it"
+    " the farm's."
+)
+_EPILOG = (
+    "For Slurm, any option of sbatch with a value may be given too, as --mem=16G or"
+    " --constraint=knl.  The script goes into the list's workdir, and is submitted"
+    " again as it stands.  Exit status: 0, the job is submitted; 2 the command line or"
+    " an input is wrong, or the batch system refuses the job; then nothing is written;"
+    " 75 the disk fails."
+)
+
+_HELP: Final = {
+    "--nodes": "nodes of the job, or of each job of an array (default: 1)",
+    "--time": "the time limit, as 4:00:00, 90m or 1-12:00:00; a number alone is"
+    " minutes (default: that of the partition)",
+    "--account": "the account, or project",
+    "--partition": "the partition, or queue",
+    "--qos": "Slurm's quality of service",
+    "--cpus-per-task": "CPUs on each node; the job then shares its nodes (default:"
+    " whole nodes; 8 for an array, 4 for a gap)",
+    "--job-name": "the job's name (default: farm)",
+    "--pe": "the parallel environment of Grid Engine",
+    "--directive": "one more directive for the batch system, as it stands there",
+    "--after": "start when this job has ended with status 0; any:JOB: whatever its end",
+    "--until-done": "go on, by a requeue or a chain of jobs, until the list is done",
+    "--chain": "the same by a new job each time, where jobs aren't requeued",
+    "--array": "submit K jobs as an array, each a farm, all on this list",
+    "--backfill": "a small job that Slurm may shorten to fit a gap between others",
+    "--supervise": "start the farm again in the job if ranks, a node or srun die",
+    "--install-free": "take mpifarm from where it is now: the Python of the job need"
+    " not have it installed",
+    "--scheduler": "slurm, pbs, lsf or sge (default: the one that is here)",
+    "--print": "print the script, and write and submit nothing",
+    "--json": "print a JSON object in place of sentences",
+}
+
+
+class Words(NamedTuple):
+    """A command line in its parts; `passed_on` are options for sbatch."""
+
+    front: list[str]
+    passed_on: list[str]
+    farm: list[str]
+
+
+class Plan(NamedTuple):
+    """A job that is to be submitted."""
+
+    system: System
+    request: JobRequest
+    settings: Settings
+    checked: CheckedInput
+
+
+def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
+    """Run ``mpifarm submit``.  Raises `InputError` and `StorageError`."""
+    parser = _make_parser()
+    words = split_words(argv, _value_names(parser))
+    chosen = parser.parse_args(words.front)
+    if not words.farm:
+        raise InputError(
+            "no tasklist is given: name it behind the options of the job, as mpifarm"
+            " submit -N 8 -t 4:00:00 tasks.txt"
+        )
+    settings = _parse_farm(words.farm, environ)
+    programs = Programs(environ)
+    wishes = _wishes_of(chosen, words.passed_on)
+    check_wishes(wishes)
+    checked = try_again(
+        lambda: check_input(settings, environ), patience_of(console.print_error)
+    )
+    scheduler = find_scheduler(wishes, programs, environ)
+    _check_passed_on(words.passed_on, scheduler)
+    request = plan(
+        wishes,
+        scheduler,
+        settings.grace,
+        programs,
+        find_python(),
+        identity=_identify(settings),
+    )
+    _check_farm(settings, request)
+    found = Plan(SYSTEMS[scheduler], request, settings, checked)
+    source = _make_source(found, words.farm, argv, environ, chosen)
+    if chosen.print:
+        path = _name_script(found, 1)
+        shown = replace(request, source=source._replace(path=path))
+        text = found.system.write(shown)
+        write_all([text.encode("utf-8", "surrogateescape")])
+        return ExitStatus.ALL_FINISHED
+    for warning in checked.warnings:
+        console.print_error(warning)
+    _submit(found, source, programs, _Teller(console, as_json=chosen.json))
+    return ExitStatus.ALL_FINISHED
+
+
+# ---- the command line ----------------------------------------------------------------
+
+
+def _make_parser() -> SubcommandParser:
+    parser = SubcommandParser("submit", _DESCRIPTION)
+    parser.usage = (
+        "mpifarm submit [-N NODES] [-t TIME] [options of the job] LIST [options of the"
+        " farm]"
+    )
+    parser.epilog = _EPILOG
+    with_values = (
+        ("-N", "--nodes", "NODES", _count("-N")),
+        ("-t", "--time", "TIME", _parse_time),
+        ("-A", "--account", "NAME", str),
+        ("-p", "--partition", "NAME", str),
+        ("", "--qos", "NAME", str),
+        ("-c", "--cpus-per-task", "CPUS", _count("-c")),
+        ("-J", "--job-name", "NAME", str),
+        ("", "--after", "JOB", str),
+        ("", "--array", "K", _count("--array")),
+        ("", "--pe", "NAME", str),
+        ("", "--scheduler", "NAME", _parse_scheduler),
+    )
+    for short, name, metavar, kind in with_values:
+        names = [name, *filter(None, [short])]
+        parser.add_argument(*names, metavar=metavar, type=kind, help=_HELP[name])
+    parser.add_argument(
+        "--directive", metavar="WORDS", action="append", help=_HELP["--directive"]
+    )
+    flags = ("--until-done", "--chain", "--backfill", "--supervise")
+    for name in (*flags, "--install-free", "--print", "--json"):
+        parser.add_argument(name, action="store_true", help=_HELP[name])
+    return parser
+
+
+def _count(option: str) -> Any:
+    def parse(word: str) -> int:
+        if not (word.isdecimal() and word.isascii()) or not 0 < int(word) < 10**7:
+            raise InputError(f"{option} takes a number, 1 or more, not {word!r}")
+        return int(word)
+
+    return parse
+
+
+def _parse_time(word: str) -> float:
+    try:
+        return parse_duration(word, 60)
+    except ValueError:
+        raise InputError(f"-t takes {DURATIONS}, not {word!r}") from None
+
+
+def _parse_scheduler(word: str) -> str:
+    if word not in SYSTEMS:
+        *first, last = SYSTEMS
+        raise InputError(
+            f"--scheduler takes {', '.join(first)} or {last}, not {word!r}"
+        )
+    return word
+
+
+def _value_names(parser: SubcommandParser) -> frozenset[str]:
+    """Return the names of the options that take a value."""
+    return frozenset(name for name, needs in parser.list_options().items() if needs)
+
+
+def split_words(argv: Sequence[str], with_value: frozenset[str]) -> Words:
+    """Part a command line at the list: the first word that is no option's value."""
+    front, passed_on = list[str](), list[str]()
+    waiting = [*reversed(argv)]
+    while waiting and waiting[-1].startswith("-") and waiting[-1] not in ("-", "--"):
+        word = waiting.pop()
+        if word in with_value and waiting:
+            # In one word, else argparse would take a value with a dash for an option.
+            front.append(f"{word}{'=' if word[:2] == '--' else ''}{waiting.pop()}")
+        elif _is_passed_on(word):
+            passed_on.append(word)
+        else:
+            front.append(word)
+    if waiting[-1:] == ["--"]:
+        waiting.pop()
+    return Words(front, passed_on, waiting[::-1])
+
+
+def _is_passed_on(word: str) -> bool:
+    """Return whether a word is an option with its value that is not one of ours."""
+    name, equals, value = word.partition("=")
+    is_long = name.startswith("--") and bool(equals) and bool(value)
+    return is_long and name not in _HELP
+
+
+def _check_passed_on(words: Sequence[str], scheduler: str) -> None:
+    """Raise `InputError` for an option that sbatch can't mean, or no sbatch gets."""
+    for word in words:
+        name = word.partition("=")[0]
+        if near := [*find_near(name, [*_HELP])]:
+            raise InputError(
+                f"mpifarm submit has no option {name}, did you mean {near[0]}?"
+            )
+        if name in ALL_NAMES:
+            raise InputError(
+                f"{name} is an option of the farm: it stands behind the list"
+            )
+        if scheduler != "slurm":
+            raise InputError(
+                f"mpifarm submit has no option {name}: give --directive"
+                f" {shlex.quote(word)} with the words of {SYSTEMS[scheduler].title}"
+            )
+
+
+def _parse_farm(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """Return the settings of the farm; raises `InputError` for wrong ones."""
+    settings = parse_arguments(words, environ)
+    if settings.tasklist == STDIN_LIST:
+        raise InputError(
+            "a job can't read your standard input: write the list into a file, and"
+            " submit that"
+        )
+    if settings.tasklist != words[0]:
+        raise InputError(
+            f"the options of the farm stand behind the list: {settings.tasklist}"
+            f" {words[0]} ..."
+        )
+    if settings.tasklist.startswith(("/dev/", "/proc/")):
+        raise InputError(
+            f"{settings.tasklist} will be gone when the job starts: write the list into"
+            " a file, and submit that"
+        )
+    return settings
+
+
+def _check_farm(settings: Settings, request: JobRequest) -> None:
+    """Raise `InputError` for options of the farm that contradict the job."""
+    if settings.mpi == "off" and request.launcher is not Launcher.NONE:
+        raise InputError(
+            f"--mpi off makes {request.nodes} farms of one over {request.nodes} nodes:"
+            f" leave it out, or submit --array {request.nodes}"
+        )
+
+
+def _wishes_of(chosen: Any, passed_on: Sequence[str]) -> Wishes:
+    return Wishes(
+        scheduler=chosen.scheduler,
+        nodes=chosen.nodes or 1,
+        seconds=chosen.time,
+        cpus=chosen.cpus_per_task,
+        name=chosen.job_name,
+        account=chosen.account or "",
+        partition=chosen.partition or "",
+        qos=chosen.qos or "",
+        environment=chosen.pe or "",
+        array=chosen.array,
+        until_done=chosen.until_done,
+        chain=chosen.chain,
+        backfill=chosen.backfill,
+        supervise=chosen.supervise,
+        after=chosen.after,
+        directives=(*passed_on, *(chosen.directive or ())),
+        is_print=chosen.print,
+    )
+
+
+# ---- what the job runs ---------------------------------------------------------------
+
+
+def find_python() -> Python:
+    """Return the Python that runs this: the job's, wherever that is."""
+    programs = os.path.dirname(sys.executable)
+    return Python((sys.executable or "python",), programs)
+
+
+def _identify(settings: Settings) -> str:
+    """Return a short word for a list, by its workdir."""
+    path = os.fsencode(os.path.abspath(settings.workdir))
+    return hashlib.sha256(path).hexdigest()[:6]
+
+
+def _find_here(environ: Mapping[str, str]) -> str:
+    """Return the current directory by the name that the user knows it by.
+
+    On a cluster the real path of a home may be another on each node.
+    """
+    here, named = find_directory(), environ.get("PWD", "")
+    if not here:
+        raise InputError("the current directory is gone: go to one that is there")
+    with suppress(OSError):
+        if os.path.isabs(named) and os.path.samefile(named, here):
+            return named
+    return here
+
+
+def _make_source(
+    found: Plan,
+    farm: Sequence[str],
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    chosen: Any,
+) -> Source:
+    """Return the source of a job, with the path of its script still empty."""
+    here = _find_here(environ)
+    package = os.path.dirname(os.path.abspath(mpifarm.__file__))
+    return Source(
+        words=tuple(farm),
+        directory=here,
+        workdir=os.path.normpath(os.path.join(here, found.settings.workdir)),
+        path="",
+        command=shlex.join(["mpifarm", "submit", *argv]),
+        modules=os.path.dirname(package) if chosen.install_free else "",
+    )
+
+
+# ---- submitting ----------------------------------------------------------------------
+
+
+def _name_script(found: Plan, number: int) -> str:
+    root = os.path.abspath(found.settings.workdir)
+    return WorkdirPaths(root).job_script(found.system.ending, number)
+
+
+def _submit(found: Plan, source: Source, programs: Programs, tell: "_Teller") -> None:
+    """Write the script and submit it; raise `InputError` if that is refused.
+
+    What was written for a job that is refused is removed again.
+    """
+    is_new = make_root(os.path.abspath(found.settings.workdir))
+    path, text, has_written = _write_script(found, source)
+    request = replace(found.request, source=source._replace(path=path))
+    tell.begin(found, request)
+    job, why = _hand_in(found.system, path, text, programs)
+    if not job:
+        if has_written:
+            with suppress(OSError):
+                os.unlink(path)
+        if is_new:
+            with suppress(OSError):
+                os.rmdir(os.path.dirname(path))
+        raise InputError(f"{found.system.title} refused the job: {why}")
+    tell.end(found, request, job)
+
+
+def _write_script(found: Plan, source: Source) -> tuple[str, str, bool]:
+    """Write the script under the first free name.  Return path, text, and whether so.
+
+    A job that still waits may need its script, so that none is written over; one with
+    the same text serves again.
+    """
+    paths = (_name_script(found, number) for number in range(1, MAX_SCRIPTS))
+    for path in paths:
+        request = replace(found.request, source=source._replace(path=path))
+        text = found.system.write(request)
+        content = text.encode("utf-8", "surrogateescape")
+        try:
+            with open(path, "xb") as stream:
+                stream.write(content)
+        except FileExistsError:
+            if _is_same(path, content):
+                return path, text, False
+        except OSError as error:
+            raise InputError(f"can't write {path}: {error.strerror}") from error
+        else:
+            return path, text, True
+    raise InputError(
+        f"{found.settings.workdir} has {MAX_SCRIPTS} job scripts: remove old ones"
+    )
+
+
+def _is_same(path: str, content: bytes) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return os.path.isfile(path) and stream.read(len(content) + 1) == content
+    except OSError:
+        return False
+
+
+def _hand_in(
+    system: System, path: str, text: str, programs: Programs
+) -> tuple[str, str]:
+    """Submit the script.  Return the job's id, or "" and why there is none."""
+    words = [*system.submit, *([] if system.reads_stdin else [path])]
+    content = text if system.reads_stdin else ""
+    answer = programs.run(words, content, SUBMIT_SECONDS)
+    printed = f"{answer.errors}\n{answer.output}"
+    if answer.status == 0 and (job := system.parse(answer.output)):
+        return job, ""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    told = "; ".join(lines[:3]) or f"{system.program} ended with {answer.status}"
+    return "", told
+
+
+# ---- words ---------------------------------------------------------------------------
+
+
+class _Teller:
+    """What is said of a job."""
+
+    def __init__(self, console: Console, *, as_json: bool) -> None:
+        self._console = console
+        self._as_json = as_json
+
+    def begin(self, found: Plan, request: JobRequest) -> None:
+        """Say in three lines what is going to be submitted."""
+        if not self._as_json:
+            for line in describe(found, request):
+                self._console.print_line(line)
+
+    def end(self, found: Plan, request: JobRequest, job: str) -> None:
+        """Say the job's id, and the commands for it."""
+        commands = found.system.find_commands(job, request)
+        status = name_status(found.settings)
+        assert request.source is not None
+        if self._as_json:
+            record = {
+                "job": job,
+                "scheduler": found.system.ending,
+                "script": request.source.path,
+                "tasks": found.checked.tasks,
+                "status": status,
+                "log": commands.log,
+                "cancel": commands.cancel,
+            }
+            write_all([json.dumps(record).encode("ascii"), b"\n"])
+            return
+        self._console.print_text(
+            f"job {job} is submitted\n"
+            f"  status:  {status}\n"
+            f"  log:     {commands.log}\n"
+            f"  cancel:  {commands.cancel}\n"
+        )
+
+
+def describe(found: Plan, request: JobRequest) -> Iterator[str]:
+    """Yield the three lines that say what a job is, how it ends, and where it is."""
+    settings = found.settings
+    tasks = counted(found.checked.tasks)
+    yield f"{describe_job(found.system, request)}: {tasks} of {settings.tasklist}"
+    yield describe_end(request)
+    assert request.source is not None
+    yield f"workdir {settings.workdir}, job script {request.source.path}"
+
+
+def describe_job(system: System, request: JobRequest) -> str:
+    """Return a job in words: its size, its place, its time, its launcher."""
+    nodes = request.nodes or 1
+    on = counted(nodes, "node") if nodes > 1 else "one node"
+    share = "" if request.cpus is None else f" with {counted(request.cpus, 'CPU')}"
+    if request.cpus is not None and nodes > 1:
+        share += " each"
+    what = "one farm on"
+    if request.array:
+        what = f"{request.array} farms on one list, each on"
+    where = f" in {request.partition}" if request.partition else ""
+    by = ""
+    if request.launcher is Launcher.SRUN:
+        by = f", by srun --mpi={request.pmi or 'pmi2'}"
+    elif request.launcher is Launcher.MPIRUN:
+        by = ", by mpirun"
+    supervised = ", started again if ranks die" if request.is_supervised else ""
+    time = f" for {clock_of(request.seconds)} h"
+    return f"{system.title}: {what} {on}{share}{where}{time}{by}{supervised}"
+
+
+def describe_end(request: JobRequest) -> str:
+    """Return what happens near the job's end, and while tasks are left then."""
+    stops = f"{request.lead} s before its end a farm stops and puts back what runs"
+    return f"{stops}; {_AFTER_THAT[request.going_on]}"
+
+
+_AFTER_THAT: Final = {
+    GoingOn.REQUEUE: "the job goes back into the queue until the list is done",
+    GoingOn.CHAIN: "the next job goes on until the list is done",
+    GoingOn.NOT: "the same command goes on with the tasks that are left",
+}
+
+
+def name_status(settings: Settings) -> str:
+    """Return the command that says how the list gets on."""
+    target = Target(
+        *(settings.workdir, settings.tasklist, settings.handler),
+        *(settings.config, settings.lock_area),
+    )
+    words = words_of(target)
+    if settings.workdir == settings.tasklist + SUFFIX:
+        words[0] = settings.tasklist
+    return shlex.join(["mpifarm", "status", *words])

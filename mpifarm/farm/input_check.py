@@ -1,0 +1,85 @@
+"""The input of a farm that starts later, checked as a start would check it.
+
+Rules of this file: it reads, and changes nothing.  What a start would refuse is an
+`InputError` with the same sentence.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from mpifarm.batch.launcher import command_environment
+from mpifarm.errors import InputError
+from mpifarm.farm.first_words import find_list_faults
+from mpifarm.farm.kinds import check_kinds
+from mpifarm.farm.opening import refuse_workdir
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.settings import Settings
+from mpifarm.plugins.registry import find_runner, find_search_path
+from mpifarm.runners import check_runner
+from mpifarm.store.strangers import validate_contents, validate_place
+from mpifarm.store.target import Target, read_tasks
+from mpifarm.store.validate import check_not_edited
+from mpifarm.system import files
+from mpifarm.tasklists import find_constraints, is_database, keeps_own_state
+
+
+class CheckedInput(NamedTuple):
+    """A list that a farm can run: the number of its tasks, and what to tell of it."""
+
+    tasks: int
+    warnings: list[str]
+
+
+def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
+    """Check runner, handler, list and workdir of a farm that is not to start now.
+
+    Raises `InputError`, and `StorageError` if the disk fails.
+    """
+    search_path = find_search_path(environ, settings.config)
+    runner = find_runner(settings.runner, search_path)
+    check_runner(runner)
+    refuse_workdir(settings)
+    paths = WorkdirPaths(os.path.abspath(settings.workdir))
+    _check_place(settings, paths)
+    target = Target(
+        *(settings.workdir, settings.tasklist, settings.handler),
+        *(settings.config, settings.lock_area),
+    )
+    tasks = read_tasks(target, environ)
+    assert tasks is not None
+    if len(tasks) == 0 and settings.follow is None:
+        raise InputError(f"{settings.tasklist} has no tasks: there is nothing to do")
+    check_kinds(settings, find_constraints(tasks))
+    is_of_files = not (is_database(tasks) or keeps_own_state(tasks, settings.workdir))
+    if is_of_files and not settings.remap:
+        check_not_edited(paths, tasks.tasks, find_constraints(tasks))
+    faults = find_list_faults(
+        *(settings, runner, tasks),
+        *(lambda: command_environment(os.environb), lambda: False),
+    )
+    return CheckedInput(len(tasks), [*faults])
+
+
+def _check_place(settings: Settings, paths: WorkdirPaths) -> None:
+    """Raise `InputError` for a workdir that can't be made or used."""
+    validate_place(settings.workdir, settings.tasklist)
+    root, above = paths.root, os.path.dirname(paths.root)
+    if files.is_there(root):
+        if not files.is_directory(root):
+            raise InputError(f"the workdir {root} is not a directory")
+        if not files.is_permitted(root, os.R_OK | os.W_OK | os.X_OK):
+            raise InputError(
+                f"the workdir {root} can't be written: check its permissions"
+            )
+        validate_contents(paths)
+    elif not files.is_directory(above):
+        raise InputError(
+            f"can't create the workdir {root}: there is no {above}, create it first"
+            " (mkdir -p)"
+        )
+    elif not files.is_permitted(above, os.W_OK | os.X_OK):
+        raise InputError(
+            f"can't create the workdir {root}: {above} can't be written, name another"
+            " --workdir"
+        )

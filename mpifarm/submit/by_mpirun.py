@@ -1,0 +1,193 @@
+"""The bodies of job scripts for PBS, LSF and Grid Engine: farms that mpirun starts.
+
+Rules of this file: pure.  A farm on one node needs no mpirun, and gets none.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from mpifarm.submit.request import GoingOn, JobRequest, Launcher
+from mpifarm.submit.shell import (
+    MAX_IDLE,
+    RECORDED,
+    RUN_AGAIN,
+    assign,
+    join_words,
+    name_workdir,
+    trap_signal,
+    wait_for,
+)
+
+
+class Dialect(NamedTuple):
+    """What differs between the batch systems."""
+
+    name: str
+    """The script's name in ``jobs/``, for its messages."""
+    ranks: str
+    """The number of ranks, as bash finds it."""
+    hint: str
+    """The comment about how mpirun finds the nodes."""
+    signal: str
+    """The comment about the signal."""
+    signals: str = "USR1"
+    """The signals that stop the farm."""
+    timeout: str = ""
+    """The assignment of the time after which the farm stops by itself; "" if the batch
+    system tells the farm."""
+    enter: Sequence[str] = ()
+    """Lines that enter the directory of a script without a source."""
+    job: str = ""
+    """The number of the job, as bash finds it."""
+    requeue: str = ""
+    """The line that ends a job so that it goes back into the queue."""
+    chain_before: str = ""
+    """The lines that submit the successor."""
+    chain_cancel: str = ""
+    """The command that cancels the successor."""
+
+
+def write_body(request: JobRequest, dialect: Dialect) -> Iterator[list[str] | str]:
+    """Yield the blocks of a script behind its directives."""
+    script = dialect.name
+    if request.source is not None:
+        script = request.source.path.rpartition("/")[2]
+    yield [*_assign(request, dialect), ""]
+    if request.source is None and dialect.enter:
+        yield [*dialect.enter, ""]
+    if request.launcher is Launcher.MPIRUN:
+        yield [_RESULT_STATE, ""]
+    if request.going_on is GoingOn.NOT:
+        yield from _run(request, dialect, script)
+    else:
+        yield [RECORDED, ""]
+        yield _before(request, dialect, script)
+        yield from _run(request, dialect, script)
+        yield _after(request, dialect, script)
+    yield 'exit "$status"'
+
+
+def _run(request: JobRequest, dialect: Dialect, script: str) -> Iterator[str]:
+    """Yield the lines that start the farm, wait for its end, and judge its status."""
+    is_judged = request.launcher is Launcher.MPIRUN
+    launched, article = ("ranks", "an mpirun") if is_judged else ("run", "a farm")
+    yield trap_signal(dialect.signal, launched, article, dialect.signals)
+    yield ""
+    if is_judged:
+        yield "state=$(result_state)"
+        yield dialect.hint
+    yield f"{_launch(request, dialect)} &"
+    yield wait_for(launched, article)
+    yield ""
+    if is_judged:
+        yield _JUDGE.format(script=script)
+        if request.going_on is not GoingOn.NOT:
+            yield ""
+
+
+def _assign(request: JobRequest, dialect: Dialect) -> list[str]:
+    alone = " --mpi off" if request.launcher is Launcher.NONE else ""
+    workers = "auto" if request.cpus is None else str(request.cpus)
+    in_array = " --in-array" if request.array else ""
+    python = join_words(request.python)
+    farm = f"farm=({python} -m mpifarm{alone} --proc {workers}{in_array})"
+    lines = []
+    if dialect.timeout:
+        less = "seconds: two minutes less than the time limit"
+        lines.append((dialect.timeout, less))
+    every = "auto: a worker for each CPU" if request.cpus is None else ""
+    lines.append((farm, every))
+    tasklist = "tasklist=${tasklist:-tasks.txt}"
+    if request.source is not None:
+        tasklist = f"tasklist={join_words(request.source.words[:1])}"
+    lines.append((tasklist, ""))
+    lines.append(name_workdir(request, "${tasklist}"))
+    return assign(request, lines)
+
+
+def _launch(request: JobRequest, dialect: Dialect) -> str:
+    timeout = ' --timeout "$timeout"' if dialect.timeout else ""
+    farm = f'"${{farm[@]}}"{timeout} --workdir "$workdir" "$tasklist" "$@"'
+    if request.launcher is Launcher.NONE:
+        return farm
+    program, *options = request.mpirun
+    words = [join_words([program]), "-n", dialect.ranks, "--bind-to none", *options]
+    return f"{' '.join(words)} \\\n  {farm}"
+
+
+_RESULT_STATE: Final = """\
+# Identifies result.json: a farm that ends by itself writes a new one.
+result_state() { stat -c "%i %z" "$workdir/result.json" 2>/dev/null; }"""
+
+_JUDGE: Final = """\
+# An mpirun may end with 0 though all its ranks were killed.
+if ((status == 0)) && [[ $(result_state) == "$state" ]] \\
+  && grep -Eqv "^(#|\\s*$)" "$tasklist"; then
+  echo "{script}: the farm was killed before its end; submit the same again" >&2
+  status=75
+fi"""
+
+
+# ---- jobs that go on -----------------------------------------------------------------
+
+
+def _before(request: JobRequest, dialect: Dialect, script: str) -> str:
+    if request.going_on is GoingOn.CHAIN:
+        assert request.source is not None
+        path = join_words([request.source.path])
+        counted = _COUNT_LINKS.format(script=script, most=MAX_IDLE)
+        return f"{counted}\n\n{dialect.chain_before.format(path=path)}\n"
+    return f"{_COUNT_RUNS.format(job=dialect.job)}\n"
+
+
+def _after(request: JobRequest, dialect: Dialect, script: str) -> str:
+    is_chain = request.going_on is GoingOn.CHAIN
+    comment = RUN_AGAIN.format(run="link" if is_chain else "run")
+    after = _CHAIN_AFTER if is_chain else _REQUEUE_AFTER
+    written = after.format(
+        script=script,
+        most=MAX_IDLE,
+        requeue=dialect.requeue,
+        cancel=dialect.chain_cancel,
+    )
+    return f"{comment}\n{written}"
+
+
+_COUNT_RUNS: Final = """\
+# idle: how many runs before this one, in a row, have recorded nothing.
+idle_file=$workdir/job-{job}.idle
+idle=$(cat "$idle_file" 2>/dev/null)
+[[ $idle =~ ^[0-9]+$ ]] || idle=0
+before=$(recorded)"""
+
+_REQUEUE_AFTER: Final = """\
+if ((status == 75 || status > 128)); then
+  if (($(recorded) > before)); then idle=0; else idle=$((idle + 1)); fi
+  if ((idle > {most})); then
+    echo "{script}: not requeued, because the last four runs recorded nothing" >&2
+    status=1
+  elif echo "$idle" >"$idle_file"; then
+    {requeue}
+  fi
+fi
+rm -f "$idle_file\""""
+
+_COUNT_LINKS: Final = """\
+# idle: how many links before this one, in a row, have recorded nothing.
+before=$(recorded)
+idle=0
+if ((before <= ${{FARM_CHAIN_RECORDED:--1}})); then
+  before=$FARM_CHAIN_RECORDED
+  idle=$((FARM_CHAIN_IDLE + 1))
+fi
+if ((idle > {most})); then
+  echo "{script}: the chain ends, because its last four links recorded nothing" >&2
+  exit 75
+fi"""
+
+_CHAIN_AFTER: Final = """\
+if ((status == 75 || status > 128)) && (($(recorded) > before || idle < {most})); then
+  echo "{script}: job ${{successor:-(none could be submitted)}} goes on"
+elif [[ $successor ]]; then
+  {cancel} "$successor"
+fi"""

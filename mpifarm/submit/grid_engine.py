@@ -1,0 +1,68 @@
+"""Job scripts for Grid Engine.
+
+Rules of this file: pure.  By the manual; not run on a real Grid Engine.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from mpifarm.submit.by_mpirun import Dialect, write_body
+from mpifarm.submit.request import GoingOn, JobRequest
+from mpifarm.submit.shell import (
+    finish,
+    join_words,
+    shorten_limit,
+    write_head,
+    write_source,
+)
+
+_DIALECT: Final = Dialect(
+    name="multinode.sge",
+    ranks='"$NHOSTS"',
+    hint="""\
+# One rank on each host.
+# --bind-to none: else Open MPI gives a rank one core.""",
+    signal="-notify: USR2 comes before the KILL of qdel.",
+    signals="USR1 USR2",
+    job="$JOB_ID",
+    requeue="exit 99  # Grid Engine puts a job that ends so back into the queue",
+)
+
+
+def write_script(request: JobRequest) -> str:
+    """Return the script of a job."""
+    again = ""
+    if request.source is not None:
+        again = join_words(["qsub", request.source.path])
+    dialect = _DIALECT._replace(timeout=shorten_limit(request))
+    return finish(
+        [
+            write_head(request, again),
+            [f"#$ {line}" for line in _directives(request)],
+            "",
+            write_source(request, with_list=False),
+            *write_body(request, dialect),
+        ]
+    )
+
+
+def _directives(request: JobRequest) -> Iterator[str]:
+    yield f"-N {request.name}"
+    yield "-cwd -j y -S /bin/bash -notify"
+    yield f"-l h_rt={request.seconds}"
+    if request.environment and request.nodes is not None:
+        slots = request.nodes * (request.cpus or 1)
+        yield f"-pe {request.environment} {slots}"
+    if request.array:
+        yield f"-t 1-{request.array}"
+    if request.account:
+        yield f"-A {request.account}"
+    if request.partition:
+        yield f"-q {request.partition}"
+    if request.after is not None:
+        yield f"-hold_jid {request.after.job}"
+    if request.going_on is GoingOn.REQUEUE:
+        yield "-r y"
+    if request.source is not None:
+        yield "-V"
+    yield from request.directives

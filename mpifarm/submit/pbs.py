@@ -1,0 +1,88 @@
+"""Job scripts for PBS Professional and OpenPBS.
+
+Rules of this file: pure.  By the manuals; not run on a real PBS.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from mpifarm.model.durations import clock_of
+from mpifarm.submit.by_mpirun import Dialect, write_body
+from mpifarm.submit.request import JobRequest, Launcher
+from mpifarm.submit.shell import (
+    finish,
+    join_words,
+    quote_word,
+    shorten_limit,
+    write_head,
+    write_source,
+)
+
+_DIALECT: Final = Dialect(
+    name="multinode.pbs",
+    ranks='"$(wc -l <"$PBS_NODEFILE")"',
+    hint="""\
+# One rank for each line of the node file.  An mpirun that wasn't built for PBS wants
+# --hostfile "$PBS_NODEFILE".  --bind-to none: else Open MPI gives a rank one core.""",
+    signal="`qsig -s USR1` reaches this shell.",
+    enter=('cd "${PBS_O_WORKDIR:-.}" || exit',),
+    chain_before="""\
+export FARM_CHAIN_RECORDED=$before FARM_CHAIN_IDLE=$idle
+successor=$(qsub -V -W depend=afterany:"$PBS_JOBID" {path})""",
+    chain_cancel="qdel",
+)
+
+
+def write_script(request: JobRequest) -> str:
+    """Return the script of a job."""
+    again = ""
+    if request.source is not None:
+        again = join_words(["qsub", request.source.path])
+    dialect = _DIALECT._replace(timeout=shorten_limit(request))
+    return finish(
+        [
+            write_head(request, again),
+            [f"#PBS {line}" for line in _directives(request)],
+            "",
+            write_source(request, with_list=False),
+            _write_output(request),
+            *write_body(request, dialect),
+        ]
+    )
+
+
+def _write_output(request: JobRequest) -> list[str]:
+    """Return the lines that write the output of a job while it runs."""
+    if request.source is None:
+        return []
+    workdir = quote_word(request.source.workdir)
+    member = "_$PBS_ARRAY_INDEX" if request.array else ""
+    return [
+        "number=${PBS_JOBID%%[!0-9]*}",
+        "# PBS itself shows what a job has printed only at its end.",
+        f'exec >>{workdir}/job-"${{number}}{member}".out 2>&1',
+        "",
+    ]
+
+
+def _directives(request: JobRequest) -> Iterator[str]:
+    yield f"-N {request.name}"
+    yield "-j oe"
+    yield f"-l walltime={clock_of(request.seconds)}"
+    if request.nodes is not None:
+        ranks = "" if request.launcher is Launcher.NONE else ":mpiprocs=1"
+        yield f"-l select={request.nodes}:ncpus={request.cpus}{ranks}"
+        if request.nodes > 1:
+            yield "-l place=scatter"
+    if request.array:
+        yield f"-J 1-{request.array}"
+    if request.account:
+        yield f"-A {request.account}"
+    if request.partition:
+        yield f"-q {request.partition}"
+    if request.after is not None:
+        kind = "afterany" if request.after.is_any else "afterok"
+        yield f"-W depend={kind}:{request.after.job}"
+    if request.source is not None:
+        yield "-V"
+    yield from request.directives

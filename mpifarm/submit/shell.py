@@ -1,0 +1,140 @@
+"""The lines of bash that the scripts of all batch systems have in common.
+
+Rules of this file: pure.  A word of the user's is quoted by `quote_word` or
+`join_words`; nothing else puts one into a script, except into a comment.
+"""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from mpifarm.submit.request import JobRequest
+
+SHEBANG: Final = "#!/bin/bash"
+
+MAX_IDLE: Final = 3
+"""Runs in a row that may record nothing before a job goes on no more."""
+
+RUN_AGAIN: Final = """\
+# 75: tasks are left.  Above 128: a rank was killed, perhaps for memory; the next {run}
+# takes back what it had."""
+
+RECORDED: Final = """\
+recorded() { wc -l 2>/dev/null <"$workdir/attempts.tsv" || echo 0; }"""
+"""A function that tells one run's progress from none."""
+
+
+def trap_signal(what: str, variable: str, program: str, signals: str = "USR1") -> str:
+    """Return the lines that pass a signal on to the program of a variable.
+
+    `what` is the comment about the signal, `program` the launcher with its article.
+    """
+    return f"""\
+# {what}  It interrupts the wait, so wait again.
+trap 'again=yes; [[ ! ${variable} ]] || pass_on' {signals}
+pass_on() {{  # not at once to {program} that has just begun, which would lose it
+  ((SECONDS >= 5)) || sleep 5
+  kill -USR1 "${variable}"
+}}"""
+
+
+def wait_for(variable: str, program: str) -> str:
+    """Return the lines that wait for the program of a variable, started just before."""
+    return f"""\
+{variable}=$!
+[[ ! $again ]] || pass_on  # it came before there was {program}
+again=yes
+while [[ $again ]]; do
+  again=
+  wait "${variable}"
+  status=$?
+done"""
+
+
+def quote_word(word: str) -> str:
+    """Return a word that bash reads as it is."""
+    return shlex.quote(word)
+
+
+def join_words(words: Iterable[str]) -> str:
+    """Return words that bash reads as they are."""
+    return " ".join(map(quote_word, words))
+
+
+def as_comment(text: str) -> str:
+    """Return a text of the user's as it may stand in a comment: in one line."""
+    return text if text.isprintable() else ascii(text)
+
+
+def write_head(request: JobRequest, submit: str) -> list[str]:
+    """Return the first lines: what the script is, and how it is submitted.
+
+    `submit` is the command that submits the script.
+    """
+    head: Sequence[str] = request.head
+    if request.source is not None:
+        typed, again = as_comment(request.source.command), as_comment(submit)
+        head = (f"Written by: {typed}", "", f"To submit it once more:  {again}")
+    return [SHEBANG, *(f"# {line}".rstrip() for line in head), "#"]
+
+
+def write_source(request: JobRequest, *, with_list: bool = True) -> list[str]:
+    """Return the lines that make the user's words the script's arguments.
+
+    Return none for a script that gets its arguments itself.
+    """
+    source = request.source
+    if source is None:
+        return []
+    words = source.words if with_list else source.words[1:]
+    lines = [
+        f"cd {quote_word(source.directory)} || exit 2",
+        f"set -- {join_words(words)}".rstrip(),
+    ]
+    if source.modules:
+        path = quote_word(source.modules)
+        lines += [f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    return [*lines, ""]
+
+
+def assign(request: JobRequest, lines: Iterable[tuple[str, str]]) -> list[str]:
+    """Return lines of code, with their comments in one column.
+
+    The words of a user are long, and who has submitted them edits nothing: there, the
+    comments are left out.
+    """
+    lines = list(lines)
+    if request.source is not None:
+        return [code for code, _ in lines]
+    width = max((len(code) for code, comment in lines if comment), default=0)
+    return [
+        f"{code:{width}}  # {comment}" if comment else code for code, comment in lines
+    ]
+
+
+def name_workdir(request: JobRequest, tasklist: str) -> tuple[str, str]:
+    """Return the assignment of the workdir, with its comment.
+
+    `tasklist` is the list's name in the shell, for a script without a source.
+    """
+    source = request.source
+    value = f"{tasklist}_workdir" if source is None else quote_word(source.workdir)
+    return f"workdir={value}", "where the farm keeps its state"
+
+
+def shorten_limit(request: JobRequest) -> str:
+    """Return the assignment of the time after which a farm stops by itself.
+
+    For a batch system that sends no signal before the end of a job.
+    """
+    if request.source is None and request.seconds % 3600 == 0:
+        return f"timeout=$(({request.seconds // 3600} * 3600 - {request.lead}))"
+    return f"timeout=$(({request.seconds} - {request.lead}))"
+
+
+def finish(blocks: Iterable[Sequence[str] | str]) -> str:
+    """Return the text of a script: its blocks, an empty one left out."""
+    lines: list[str] = []
+    for block in blocks:
+        lines += [block] if isinstance(block, str) else block
+    return "\n".join(lines) + "\n"

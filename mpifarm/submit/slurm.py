@@ -1,0 +1,302 @@
+"""Job scripts for Slurm.
+
+Rules of this file: pure; a request in, the text of a script out.  The directives are
+those of sbatch 22.05 (its man page).
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from mpifarm.model.durations import clock_of
+from mpifarm.submit.request import GoingOn, JobRequest, Launcher
+from mpifarm.submit.shell import (
+    MAX_IDLE,
+    RECORDED,
+    RUN_AGAIN,
+    assign,
+    finish,
+    join_words,
+    name_workdir,
+    trap_signal,
+    wait_for,
+    write_head,
+    write_source,
+)
+
+CPUS: Final = '"$SLURM_CPUS_PER_TASK"'
+
+_PLAIN = re.compile(r"[\w./:@%+,=\[\]-]+", re.ASCII)
+
+
+def write_script(request: JobRequest) -> str:
+    """Return the script of a job."""
+    again = "sbatch"
+    if request.source is not None:
+        again = join_words(["sbatch", request.source.path])
+    return finish(
+        [
+            write_head(request, again),
+            [f"#SBATCH {line}" for line in _directives(request)],
+            "",
+            write_source(request),
+            *_body(request),
+        ]
+    )
+
+
+def quote_directive(word: str) -> str:
+    """Return a word of a directive that sbatch reads as it is."""
+    if _PLAIN.fullmatch(word):
+        return word
+    escaped = re.sub(r'(["\\])', r"\\\1", word)
+    return f'"{escaped}"'
+
+
+# ---- directives ----------------------------------------------------------------------
+
+
+def _directives(request: JobRequest) -> Iterator[str]:
+    time = f"--time={clock_of(request.seconds)}"
+    if request.is_backfill:
+        time += f" --time-min={clock_of(_least_time(request))}"
+    yield f"--job-name={quote_directive(request.name)} {time}"
+    yield _size(request)
+    yield _end(request)
+    if request.array:
+        yield f"--array=1-{request.array}"
+    where = {
+        "account": request.account,
+        "partition": request.partition,
+        "qos": request.qos,
+    }
+    if named := [f"--{k}={quote_directive(v)}" for k, v in where.items() if v]:
+        yield " ".join(named)
+    if request.after is not None:
+        kind = "afterany" if request.after.is_any else "afterok"
+        yield f"--dependency={kind}:{request.after.job}"
+    if request.source is not None and (output := output_pattern(request)):
+        yield f"--output={quote_directive(output)}"
+    yield from map(quote_directive, request.directives)
+
+
+def _least_time(request: JobRequest) -> int:
+    """Return the seconds to which Slurm may shorten a job: an eighth of them.
+
+    The clock of Slurm has minutes.
+    """
+    least = max(request.seconds // 8, 2 * request.lead)
+    return min(-(-least // 60) * 60, request.seconds)
+
+
+def _size(request: JobRequest) -> str:
+    nodes = "" if request.nodes is None else f"--nodes={request.nodes} "
+    if request.cpus is None:
+        return f"{nodes}--ntasks-per-node=1 --exclusive --mem=0"
+    tasks = "--ntasks=1" if request.nodes == 1 else "--ntasks-per-node=1"
+    return f"{nodes}{tasks} --cpus-per-task={request.cpus}"
+
+
+def _end(request: JobRequest) -> str:
+    """Return the directive of the signal before the end, and what follows the end."""
+    to_shell = "" if _signals_ranks(request) else "B:"
+    words = [f"--signal={to_shell}USR1@{request.lead}"]
+    if request.is_supervised:
+        words.append("--no-kill")
+    if request.going_on is GoingOn.REQUEUE or request.is_backfill:
+        words += ["--requeue", "--open-mode=append"]
+    return " ".join(words)
+
+
+def _signals_ranks(request: JobRequest) -> bool:
+    """Return whether the signal before the end goes to the ranks, not to the shell."""
+    return (
+        request.launcher is Launcher.SRUN
+        and not request.is_supervised
+        and request.going_on is GoingOn.NOT
+    )
+
+
+def output_pattern(request: JobRequest) -> str:
+    """Return the path of the output as Slurm takes it, "" for a path that it can't.
+
+    A backslash would switch off the number of the job in it.
+    """
+    assert request.source is not None
+    workdir = request.source.workdir
+    if "\\" in workdir or not workdir.isprintable():
+        return ""
+    number = "%A_%a" if request.array else "%j"
+    return f"{workdir.replace('%', '%%')}/job-{number}.out"
+
+
+# ---- the body ------------------------------------------------------------------------
+
+
+def _body(request: JobRequest) -> Iterator[list[str] | str]:
+    if request.going_on is GoingOn.NOT:
+        yield from _write_once(request)
+    else:
+        yield _assignments(request)
+        yield ""
+        yield from _write_going_on(request)
+
+
+def _assignments(request: JobRequest) -> list[str]:
+    lines = []
+    if request.launcher is Launcher.SRUN:
+        fits = "MPICH and its like; pmix for Open MPI"
+        lines.append((f"mpi={request.pmi or 'pmi2'}", "" if request.pmi else fits))
+    if request.going_on is not GoingOn.NOT:
+        lines.append(name_workdir(request, "$1"))
+    alone = request.launcher is Launcher.NONE
+    mpi = " --mpi off" if alone else ""
+    workers = "auto" if request.cpus is None else CPUS
+    comment = "auto: a worker for each CPU" if request.cpus is None else ""
+    python = join_words(request.python)
+    lines.append((f"farm=({python} -m mpifarm{mpi} --proc {workers})", comment))
+    written = assign(request, lines)
+    if request.array or _may_be_array(request):
+        written.append("[[ ! ${SLURM_ARRAY_JOB_ID:-} ]] || farm+=(--in-array)")
+    return written
+
+
+def _may_be_array(request: JobRequest) -> bool:
+    """Return whether a script without a source may be submitted as an array."""
+    is_small = request.launcher is Launcher.NONE and request.cpus is not None
+    return request.source is None and is_small and not request.is_backfill
+
+
+def _launch(request: JobRequest) -> str:
+    """Return the words that start the farm, without its list and options."""
+    supervise = f"{join_words(request.python)} -m mpifarm supervise --"
+    if request.launcher is Launcher.NONE:
+        farm = '"${farm[@]}"'
+        return f"{supervise} {farm}" if request.is_supervised else farm
+    cpus = "" if request.cpus is None else f" --cpus-per-task={CPUS}"
+    survives = " --no-kill" if request.is_supervised else ""
+    srun = f'srun --mpi="$mpi" --cpu-bind=none{cpus} -K0{survives} "${{farm[@]}}"'
+    return f"{supervise} \\\n  {srun}" if request.is_supervised else srun
+
+
+def _write_once(request: JobRequest) -> Iterator[list[str] | str]:
+    yield _assignments(request)
+    yield ""
+    alone = request.launcher is Launcher.NONE
+    if request.is_supervised and not alone:
+        yield _NO_KILL
+        yield f'exec {_launch(request)} "$@"'
+    elif alone:
+        yield _EXEC
+        yield f'exec {_launch(request)} "$@"'
+    else:
+        yield _TRAP_FULL
+        yield ""
+        yield _ONE_RANK_EACH
+        if request.source is None:
+            yield _STATUS_OF_SRUN
+        yield f'{_launch(request)} "$@"'
+
+
+_EXEC: Final = """\
+# exec: the signal before the time limit goes to the batch shell's process only."""
+
+_NO_KILL: Final = """\
+# --no-kill: a node that dies ends neither the job nor the farm.
+# exec: the signal before the time limit goes to the batch shell's process only."""
+
+_TRAP_FULL: Final = """\
+# `scancel --full --signal=USR1` comes to this shell as well, which would die of it.
+trap : USR1"""
+
+_ONE_RANK_EACH: Final = """\
+# --cpu-bind=none: a rank's commands may use all CPUs that the job has on its node.
+# -K0: when a rank dies, the others run what it had (not without rank 0)."""
+
+_STATUS_OF_SRUN: Final = """\
+# srun ends with 137 all the same; supervised.slurm ends with the status of the farm."""
+
+
+# ---- jobs that go on -----------------------------------------------------------------
+
+
+def _write_going_on(request: JobRequest) -> Iterator[list[str] | str]:
+    is_chain = request.going_on is GoingOn.CHAIN
+    script = "chain.slurm" if is_chain else "requeue.slurm"
+    if request.source is not None:
+        script = request.source.path.rpartition("/")[2]
+    else:
+        yield _CHECK_ARGUMENTS.format(script=script)
+        yield ""
+    yield RECORDED
+    yield ""
+    launched, an_srun = "step", "an srun"
+    if request.launcher is Launcher.NONE:
+        an_srun = "a farm"
+    yield trap_signal("The signal comes to this shell only.", launched, an_srun)
+    yield ""
+    before = _CHAIN_BEFORE if is_chain else _REQUEUE_BEFORE
+    yield before.format(script=script, most=MAX_IDLE)
+    yield f'{_launch(request)} --workdir "$workdir" "$@" &'
+    yield wait_for(launched, an_srun)
+    yield ""
+    yield RUN_AGAIN.format(run="link" if is_chain else "run")
+    after = _CHAIN_AFTER if is_chain else _REQUEUE_AFTER
+    yield after.format(script=script, most=MAX_IDLE)
+    yield 'exit "$status"'
+
+
+_CHECK_ARGUMENTS: Final = """\
+case $1 in "" | -*)
+  echo "{script}: the tasklist comes first, then options" >&2
+  exit 2 ;;
+esac
+case " $*" in *" -w"* | *" --w"*)
+  echo "{script}: the workdir is set at the top of the script, not by an option" >&2
+  exit 2 ;;
+esac"""
+
+_REQUEUE_BEFORE: Final = """\
+# idle: how many runs before this one, in a row, have recorded nothing.  Slurm keeps the
+# number, in the job's comment: a disk that fails could not.
+comment=$(squeue -h -j "$SLURM_JOB_ID" -o %k)
+[[ $comment =~ idle=([0-9]+)$ ]] && idle=${{BASH_REMATCH[1]}} || idle=0
+
+before=$(recorded)"""
+
+_REQUEUE_AFTER: Final = """\
+if ((status == 75 || status > 128)); then
+  if (($(recorded) > before)); then idle=0; else idle=$((idle + 1)); fi
+  if ((idle > {most})); then
+    echo "{script}: not requeued, because the last four runs recorded nothing" >&2
+  elif scontrol update job="$SLURM_JOB_ID" comment="${{comment%idle=*}}idle=$idle"; then
+    scontrol requeue "$SLURM_JOB_ID"
+  fi
+fi"""
+
+_CHAIN_BEFORE: Final = """\
+# idle: how many links before this one, in a row, have recorded nothing.
+before=$(recorded)
+idle=0
+if ((before <= ${{FARM_CHAIN_RECORDED:--1}})); then
+  before=$FARM_CHAIN_RECORDED
+  idle=$((FARM_CHAIN_IDLE + 1))
+fi
+if ((idle > {most})); then
+  echo "{script}: the chain ends, because its last four links recorded nothing" >&2
+  exit 75
+fi
+
+export FARM_CHAIN_RECORDED=$before FARM_CHAIN_IDLE=$idle
+successor=$(sbatch --parsable --export=ALL --dependency="afterany:$SLURM_JOB_ID" \\
+  --nodes="$SLURM_JOB_NUM_NODES" --time="$(squeue -h -j "$SLURM_JOB_ID" -o %l)" \\
+  --partition="$SLURM_JOB_PARTITION" --job-name="$SLURM_JOB_NAME" \\
+  ${{SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"}} "$0" "$@")
+"""
+
+_CHAIN_AFTER: Final = """\
+if ((status == 75 || status > 128)) && (($(recorded) > before || idle < {most})); then
+  echo "{script}: job ${{successor:-(none could be submitted)}} goes on"
+elif [[ $successor ]]; then
+  scancel "${{successor%%;*}}"  # what follows a semicolon is the cluster
+fi"""

@@ -1,0 +1,383 @@
+"""``mpifarm submit`` without a real batch system: scripts that are shown, and run.
+
+Rules of this file: a script runs under bash as it stands, with the variables that its
+batch system sets; sbatch, qsub and bsub are stand-ins (`batch_fakes` checks directives
+by the manuals).  A real Slurm is in tests/slurm.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mpifarm.commands import submit
+from mpifarm.system.console import Console
+from tests.farm_driver import assert_ends
+from tests.process import batch_fakes
+from tests.support import find_launcher, wait_until
+
+WAITS = "touch started.$PROC_NUMBER; [ -e go ] || sleep 1000"
+"""Runs for ever, until the test says go."""
+
+ODD = (
+    "two words it's quo\"te $HOME back\\slash new\nline * #no ümlaut %j a;b&c `id` (x)",
+    "~",
+    "-dash",
+    os.fsdecode(b"no\xffutf"),
+)
+"""Names that a shell, or a batch system, could take for something else."""
+
+
+class Desk:
+    """A place with a list, and stand-ins for a batch system's programs in its PATH."""
+
+    def __init__(self, farm):
+        self.farm = farm
+        self.programs = farm.directory / "bin"
+        self.spool = farm.directory / "spool"
+        self.scheduler = ["--scheduler", "slurm"]
+        self.programs.mkdir()
+        self.spool.mkdir()
+        own = str(Path(sys.executable).parent)
+        farm.environment |= {
+            "PATH": f"{self.programs}:{own}:/usr/bin:/bin",
+            "SPOOL": str(self.spool),
+        }
+
+    def install(self, name, text):
+        program = self.programs / name
+        program.write_text(f"#!/bin/bash\n{text}\n")
+        program.chmod(0o755)
+
+    def install_fake(self, kind):
+        self.scheduler = ["--scheduler", kind]
+        name = {"pbs": "qsub", "lsf": "bsub"}[kind]
+        fake = f"{sys.executable} {batch_fakes.__file__}"
+        self.install(name, f'exec {fake} {kind} "$@"')
+
+    def submit(self, *words, status=0):
+        submit = [sys.executable, "-m", "mpifarm", "submit", *self.scheduler]
+        child = self.farm.start_command([*submit, *words])
+        assert_ends(child, status)
+        return child.text()
+
+    def start(self, script, **variables):
+        """Start a script that was submitted, as its batch system would."""
+        return self.farm.start_command(["bash", str(script)], env=variables)
+
+    def kept(self):
+        """The scripts that were submitted, the last one last."""
+        return sorted(self.spool.glob("*.script"), key=lambda p: int(p.stem))
+
+
+@pytest.fixture
+def desk(farm):
+    return Desk(farm)
+
+
+# ---- scripts -------------------------------------------------------------------------
+
+OPTIONS = {
+    "slurm": (
+        *("", "--until-done", "--chain", "--array 3", "--backfill", "--supervise"),
+        *("-N 3", "-N 3 --until-done", "-N 3 --chain", "-N 3 --array 2", "-N 3 -c 4"),
+        *("-N 3 --supervise", "-N 3 --supervise --until-done", "--install-free"),
+    ),
+    "pbs": ("", "--until-done", "--array 3", "-N 3", "-N 3 --until-done"),
+    "lsf": ("", "--until-done", "--array 3"),
+    "sge": ("", "--until-done", "--array 3", "-N 3 --pe mpi", "-N 3 --until-done"),
+}
+
+
+def show(tasklist, scheduler, form):
+    """Return the script of a form of a batch system."""
+    cpus = "" if scheduler == "slurm" else "-c 2"
+    words = f"--scheduler {scheduler} -t 1h {cpus} {form} --print".split()
+    printed = list[bytes]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(submit, "write_all", printed.extend)
+        words.append(str(tasklist))
+        assert submit.main(words, Console(prints=False), os.environ) == 0
+    return b"".join(printed)
+
+
+def test_shellcheck_finds_nothing_in_any_script(farm):
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed")
+    farm.write_list(["true"])
+    paths = []
+    for scheduler, forms in OPTIONS.items():
+        for number, form in enumerate(forms):
+            paths.append(farm.directory / f"{scheduler}-{number}.sh")
+            paths[-1].write_bytes(show(farm.tasklist, scheduler, form))
+    subprocess.run(["shellcheck", "--shell=bash", *paths], check=True)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_script_of_any_directory_and_list_farms_it(desk, name):
+    directory = desk.farm.directory / name
+    directory.mkdir()
+    (directory / f"{name}.txt").write_text('test "$(basename "$PWD")" = "$NAME"\n')
+    tasklist = f"./{name}.txt"
+    argv = [sys.executable, "-m", "mpifarm", "submit", "--print", "-t", "5", tasklist]
+    environment = desk.farm.environment | {"NAME": name}
+    shown = subprocess.run(
+        [*argv, "--on-end", f": {shlex.quote(name)}"],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
+    script = desk.farm.directory / "job"
+    script.write_bytes(shown.stdout)
+    child = desk.start(script, NAME=name)
+    assert_ends(child, 0)
+    result = json.loads((directory / f"{name}.txt_workdir/result.json").read_text())
+    assert result["tasks"]["finished"] == 1
+
+
+def test_a_script_without_any_batch_system_is_shown(desk):
+    desk.farm.write_list(["true"])
+    desk.scheduler, desk.farm.environment["PATH"] = [], "/bin/nowhere"
+    text = desk.submit("--print", "-N", "1000", "-t", "1-0", "tasks.txt")
+    assert "#SBATCH --nodes=1000" in text
+    assert not desk.farm.workdir.exists()
+
+
+def test_an_install_free_job_needs_no_mpifarm_in_its_python(desk):
+    desk.farm.write_list(["true"])
+    script = desk.farm.directory / "job"
+    script.write_text(
+        desk.submit("--print", "-t", "5", "--install-free", "tasks.txt", "-v")
+    )
+    del desk.farm.environment["PYTHONPATH"]
+    child = desk.start(script)
+    assert_ends(child, 0)
+    desk.farm.assert_all_finished()
+
+
+# ---- sbatch --------------------------------------------------------------------------
+
+
+def test_what_is_submitted_is_told_in_three_lines_and_by_commands(desk):
+    desk.farm.write_list(["true"] * 8)
+    desk.install("sbatch", 'cp "$2" "$SPOOL/7.script"; echo "7;east"')
+    text = desk.submit("-t", "5", "tasks.txt", "-n", "2")
+    lines = text.splitlines()
+    workdir = desk.farm.workdir
+    assert "Slurm: one farm on one node for 0:05:00 h: 8 tasks of tasks.txt" in lines[0]
+    assert "60 s before its end a farm stops and puts back what runs" in lines[1]
+    assert f"job script {workdir}/job.slurm" in lines[2]
+    assert lines[3:] == [
+        "job 7 is submitted",
+        "  status:  mpifarm status tasks.txt",
+        f"  log:     tail -F {shlex.quote(str(workdir))}/job-7.out",
+        "  cancel:  scancel 7",
+    ]
+    assert (workdir / "job.slurm").read_bytes() == desk.kept()[0].read_bytes()
+    assert_ends(desk.start(workdir / "job.slurm"), 0)
+    desk.farm.assert_all_finished()
+
+
+def test_what_is_submitted_is_told_in_json(desk):
+    desk.farm.write_list(["true"])
+    desk.install("sbatch", "echo 7")
+    told = json.loads(desk.submit("-t", "5", "--json", "tasks.txt"))
+    assert told == {
+        "job": "7",
+        "scheduler": "slurm",
+        "script": f"{desk.farm.workdir}/job.slurm",
+        "tasks": 1,
+        "status": "mpifarm status tasks.txt",
+        "log": f"tail -F {shlex.quote(str(desk.farm.workdir))}/job-7.out",
+        "cancel": "scancel 7",
+    }
+
+
+def test_no_script_is_written_over_and_the_same_serves_again(desk):
+    desk.farm.write_list(["true"])
+    desk.install("sbatch", "echo 7")
+    for minutes in ("5", "6", "5"):
+        desk.submit("-t", minutes, "tasks.txt")
+    scripts = sorted(path.name for path in desk.farm.workdir.glob("job*"))
+    assert scripts == ["job-2.slurm", "job.slurm"]
+    assert "--time=0:05:00" in (desk.farm.workdir / "job.slurm").read_text()
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ('echo "sbatch: error: Batch job submission failed: No" >&2; exit 1', "No"),
+        ("exit 1", "sbatch ended with 1"),
+        ("echo nonsense", "nonsense"),
+    ],
+)
+def test_a_job_that_is_refused_leaves_nothing(desk, program, words):
+    desk.farm.write_list(["true"])
+    desk.install("sbatch", program)
+    text = desk.submit("-t", "5", "tasks.txt", status=2)
+    assert "Slurm refused the job: " in text
+    assert words in text.splitlines()[-1]
+    assert not desk.farm.workdir.exists()
+
+
+def test_a_refused_job_removes_neither_workdir_nor_scripts_of_others(desk):
+    desk.farm.write_list(["true"])
+    desk.install("sbatch", "echo 7")
+    desk.submit("-t", "5", "tasks.txt")
+    desk.install("sbatch", "exit 1")
+    desk.submit("-t", "5", "tasks.txt", status=2)
+    desk.submit("-t", "6", "tasks.txt", status=2)
+    assert [path.name for path in desk.farm.workdir.iterdir()] == ["job.slurm"]
+
+
+def test_the_status_of_a_list_whose_job_waits_says_so(desk, mpifarm):
+    desk.farm.write_list(["true"])
+    desk.install("sbatch", "echo 7")
+    desk.submit("-t", "5", "tasks.txt")
+    status, text = mpifarm(desk.farm, "status", "tasks.txt")
+    assert status == 2
+    assert "no farm has begun this list yet: its job waits in the queue" in text
+
+
+# ---- PBS and LSF ---------------------------------------------------------------------
+
+PBS_JOB = {"PBS_JOBID": "7.server", "PBS_ENVIRONMENT": "PBS_BATCH"}
+LSF_JOB = {"LSB_JOBID": "7"}
+VARIABLES = {"pbs": PBS_JOB, "lsf": LSF_JOB}
+CPUS = {"pbs": ["-c", "2"], "lsf": []}
+
+
+@pytest.mark.parametrize("kind", ["pbs", "lsf"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--array", "3", "-A", "phys", "-p", "long", "--after", "12"),
+        ("--until-done", "--after", "any:12"),
+    ],
+    ids=" ".join,
+)
+def test_qsub_and_bsub_understand_each_form(desk, kind, options):
+    desk.farm.write_list(["true"])
+    desk.install_fake(kind)
+    text = desk.submit("-t", "4:00:00", *CPUS[kind], *options, "tasks.txt")
+    assert {"pbs": "job 7.server is", "lsf": "job 7 is"}[kind] in text
+    assert len(desk.kept()) == 1
+
+
+@pytest.mark.parametrize("kind", ["pbs", "lsf"])
+def test_qsub_and_bsub_say_why_they_refuse_a_job(desk, kind):
+    desk.farm.write_list(["true"])
+    desk.install_fake(kind)
+    words = ("-t", "5", *CPUS[kind], "--directive", "--nonsense", "tasks.txt")
+    text = desk.submit(*words, status=2)
+    assert "illegal option" in text
+    assert not desk.farm.workdir.exists()
+
+
+@pytest.mark.parametrize("kind", ["pbs", "lsf"])
+def test_a_farm_on_one_node_stops_at_usr1_and_goes_on(desk, kind):
+    desk.farm.write_list([WAITS] * 2)
+    desk.install_fake(kind)
+    desk.submit("-t", "1h", *CPUS[kind], "tasks.txt", "-n", "2")
+    job = desk.start(desk.kept()[0], **VARIABLES[kind], BASH_ENV=old(desk))
+    desk.farm.wait_for_marks("started", 2)
+    job.send_signal(signal.SIGUSR1)
+    assert_ends(job, 75)
+    assert desk.farm.to_process() == [0, 1]
+    desk.farm.allow()
+    assert_ends(desk.start(desk.kept()[0], **VARIABLES[kind]), 0)
+    desk.farm.assert_all_finished()
+
+
+def old(desk):
+    """A file for ``BASH_ENV``: a script passes a signal on at once."""
+    path = desk.farm.directory / "old"
+    path.write_text("SECONDS=60\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["pbs", "lsf"])
+def test_a_farm_over_several_nodes_is_started_by_the_mpirun_of_its_python(desk, kind):
+    launcher = find_launcher()
+    if launcher is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    desk.farm.environment |= launcher.variables
+    desk.farm.write_list(["true"] * 8)
+    desk.install_fake(kind)
+    desk.submit("-t", "1h", "-N", "2", *CPUS[kind], "tasks.txt", "-n", "2")
+    nodes = desk.farm.directory / "nodes"
+    nodes.write_text("localhost\nlocalhost\n")
+    of_nodes = {"PBS_NODEFILE": str(nodes), "LSB_DJOB_NUMPROC": "2"}
+    job = desk.start(desk.kept()[0], **VARIABLES[kind], **of_nodes)
+    assert_ends(job, 0)
+    outputs = [*desk.farm.workdir.glob("job-7.out")] if kind == "pbs" else [job.output]
+    assert "2 ranks of 2 workers" in outputs[0].read_text()
+    desk.farm.assert_all_finished()
+
+
+def record_nothing(farm):
+    """Let each start end with 75 at once."""
+    farm.workdir.mkdir(exist_ok=True)
+    (farm.workdir / "drain").touch()
+
+
+def test_a_job_of_lsf_is_requeued_until_four_runs_have_recorded_nothing(desk):
+    desk.farm.write_list(["true"] * 2)
+    desk.install_fake("lsf")
+    desk.submit("-t", "1h", "--until-done", "tasks.txt")
+    (desk.farm.workdir / "job-7.idle").write_text("2\n")
+    record_nothing(desk.farm)
+    assert_ends(desk.start(desk.kept()[0], **LSF_JOB), 75)
+    record_nothing(desk.farm)
+    job = desk.start(desk.kept()[0], **LSF_JOB)
+    assert_ends(job, 1)
+    assert "not requeued, because the last four runs recorded nothing" in job.text()
+    assert not [*desk.farm.workdir.glob("*.idle")]
+    (desk.farm.workdir / "drain").unlink(missing_ok=True)
+    assert_ends(desk.start(desk.kept()[0], **LSF_JOB), 0)
+
+
+def test_a_chain_of_pbs_submits_its_successor_and_ends_with_the_list(desk):
+    desk.farm.write_list([WAITS] * 2)
+    desk.install_fake("pbs")
+    desk.install("qdel", 'echo "$*" >>"$SPOOL/deleted"')
+    desk.submit("-t", "1h", "-c", "2", "--until-done", "tasks.txt", "-n", "2")
+    job = desk.start(desk.kept()[0], **PBS_JOB, BASH_ENV=old(desk))
+    desk.farm.wait_for_marks("started", 2)
+    wait_until(lambda: len(desk.kept()) == 2)
+    assert (desk.spool / "8.words").read_text() == "-V -W depend=afterany:7.server"
+    job.send_signal(signal.SIGUSR1)
+    assert_ends(job, 75)
+    assert not (desk.spool / "deleted").exists()
+    desk.farm.allow()
+    second = {**PBS_JOB, "PBS_JOBID": "8.server", "FARM_CHAIN_RECORDED": "0"}
+    assert_ends(desk.start(desk.kept()[1], **second, FARM_CHAIN_IDLE="0"), 0)
+    desk.farm.assert_all_finished()
+    assert (desk.spool / "deleted").read_text() == "9.server\n"
+
+
+# ---- Grid Engine ---------------------------------------------------------------------
+
+
+def test_a_job_of_grid_engine_goes_back_into_the_queue(desk):
+    desk.farm.write_list([WAITS] * 2)
+    desk.install("qsub", 'cp "$2" "$SPOOL/7.script"; echo 7')
+    desk.install("qconf", "exit 1")
+    desk.scheduler = ["--scheduler", "sge"]
+    desk.submit("-t", "1h", "-c", "1", "--until-done", "tasks.txt", "-n", "2")
+    variables = {"JOB_ID": "7", "SGE_TASK_ID": "undefined", "NSLOTS": "1"}
+    job = desk.start(desk.kept()[0], **variables, BASH_ENV=old(desk))
+    desk.farm.wait_for_marks("started", 2)
+    job.send_signal(signal.SIGUSR2)  # qdel's warning: stop, and put back
+    assert_ends(job, 99)
+    assert desk.farm.to_process() == [0, 1]
+    desk.farm.allow()
+    assert_ends(desk.start(desk.kept()[0], **variables), 0)
+    desk.farm.assert_all_finished()

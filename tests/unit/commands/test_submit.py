@@ -1,0 +1,214 @@
+"""The command line of ``mpifarm submit`` and ``mpifarm jobs``, without a process.
+
+Rules of this file: tests/process and tests/slurm submit; here it is what is refused,
+and that nothing is written then.
+"""
+
+import os
+
+import pytest
+
+from mpifarm.commands import jobs, submit
+from mpifarm.errors import InputError
+from mpifarm.submit.samples import DESCRIPTIONS, write_samples
+from mpifarm.system.console import Console
+
+VALUES = frozenset({"-N", "--nodes", "-t", "--time", "--directive"})
+
+
+PRINTED: list[bytes] = []
+"""What went to standard output as bytes."""
+
+
+class Recorder(Console):
+    """Keeps what is printed."""
+
+    def __init__(self):
+        super().__init__(prints=False)
+        self.text = ""
+
+    def print_line(self, line):
+        self.text += f"{line}\n"
+
+    print_error = print_line
+
+    def print_text(self, text):
+        self.text += text
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A directory with a list, where no batch system is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(submit, "write_all", PRINTED.extend)
+    PRINTED.clear()
+    (tmp_path / "tasks.txt").write_text("true\ntrue\n")
+    (tmp_path / "bin").mkdir()
+    return tmp_path
+
+
+def run(desk, *words):
+    console = Recorder()
+    environ = {"PATH": str(desk / "bin"), "HOME": str(desk)}
+    assert submit.main([*words], console, environ) == 0
+    return console.text + b"".join(PRINTED).decode("utf-8", "surrogateescape")
+
+
+def refuse(desk, *words):
+    before = sorted(path for path in desk.rglob("*"))
+    with pytest.raises(InputError) as error:
+        run(desk, *words)
+    assert sorted(path for path in desk.rglob("*")) == before
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("line", "front", "passed_on", "farm"),
+    [
+        ("tasks.txt", "", "", "tasks.txt"),
+        ("-N 2 tasks.txt -n 4", "-N2", "", "tasks.txt -n 4"),
+        ("-N2 tasks.txt -N 3", "-N2", "", "tasks.txt -N 3"),
+        ("--nodes=2 --print t", "--nodes=2 --print", "", "t"),
+        ("--mem=16G -t 9 --gres=gpu:2 t", "-t9", "--mem=16G --gres=gpu:2", "t"),
+        ("--directive --x=y t", "--directive=--x=y", "", "t"),
+        ("--until-done -- --list -v", "--until-done", "", "--list -v"),
+        ("--until-done", "--until-done", "", ""),
+        ("-N", "-N", "", ""),
+        ("- -w d", "", "", "- -w d"),
+        ("-x t", "-x", "", "t"),
+    ],
+)
+def test_the_list_parts_the_job_from_the_farm(line, front, passed_on, farm):
+    words = submit.split_words(line.split(), VALUES)
+    assert words == (front.split(), passed_on.split(), farm.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("", "no tasklist is given: name it behind the options of the job"),
+        ("-N 2", "no tasklist is given"),
+        ("-N 0 tasks.txt", "-N takes a number, 1 or more, not '0'"),
+        ("-N 1-4 tasks.txt", "-N takes a number, 1 or more, not '1-4'"),
+        ("-c x tasks.txt", "-c takes a number, 1 or more, not 'x'"),
+        ("--array 0 tasks.txt", "--array takes a number, 1 or more, not '0'"),
+        ("-t soon tasks.txt", "-t takes a time, as 4:00:00, 1-12:00:00, 90m or 1h30m"),
+        ("-t 30s tasks.txt", "-t 30 s is too short for a job"),
+        ("--scheduler moab tasks.txt", "takes slurm, pbs, lsf or sge, not 'moab'"),
+        ("-n 4 tasks.txt", "it is one of the farm, and stands behind the list"),
+        ("-w d tasks.txt", "it is one of the farm, and stands behind the list"),
+        ("--retries=3 --print tasks.txt", "--retries is an option of the farm"),
+        ("--tiem=3 --print tasks.txt", "no option --tiem, did you mean --time?"),
+        ("--mem=3 --scheduler pbs --print tasks.txt", "give --directive --mem=3 with"),
+        ("--until tasks.txt", "no option --until, did you mean --until-done?"),
+        ("-t 5 tasks.txt --retrys 2", "no option --retrys, did you mean --retries?"),
+        ("-t 5 tasks.txt other.txt", "'other.txt' is one word too many"),
+        ("-t 5 missing.txt", "missing.txt"),
+        ("-t 5 - -w d", "a job can't read your standard input"),
+        ("-t 5 /dev/fd/63 -w d", "/dev/fd/63 will be gone when the job starts"),
+        ("-t 5 tasks.txt -r none", "none"),
+        ("-t 5 empty.txt", "empty.txt has no tasks: there is nothing to do"),
+        ("-t 5 broken.txt", "line 1 of broken.txt"),
+        ("-t 5 tasks.txt -w no/such/dir", "there is no"),
+        ("-t 5 tasks.txt -w bin/x/y", "there is no"),
+        ("-t 5 tasks.txt", "no batch system is here (no sbatch, qsub or bsub)"),
+        ("--scheduler sge -t 5 -c 1 tasks.txt", "there is no qsub here, by which Grid"),
+        ("-N 2 -t 5 --print tasks.txt --mpi off", "leave it out, or submit --array 2"),
+        ("--print tasks.txt", "no time limit is known"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_nothing_is_written(desk, line, sentence):
+    (desk / "empty.txt").write_text("# nothing\n")
+    (desk / "broken.txt").write_text("#AFTER 7\ntrue\n")
+    assert sentence in refuse(desk, *line.split())
+
+
+def test_a_list_that_was_edited_since_it_was_begun_is_refused(desk):
+    from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
+
+    workdir = desk / "tasks.txt_workdir"
+    workdir.mkdir()
+    content = encode_fingerprint(take_fingerprint(["true", "false"]))
+    (workdir / "fingerprint.json").write_bytes(content)
+    (workdir / "toprocess").write_text("0 true\n1 false\n")
+    sentence = refuse(desk, "-t", "5", "--print", "tasks.txt")
+    assert "the tasklist was edited since" in sentence
+    run(desk, "-t", "5", "--print", "tasks.txt", "--remap")
+
+
+def test_to_see_a_script_writes_nothing(desk):
+    before = sorted(desk.rglob("*"))
+    text = run(desk, "-N", "8", "-t", "4h", "--print", "tasks.txt", "--grace", "7")
+    assert text.startswith("#!/bin/bash\n# Written by: mpifarm submit -N 8 -t 4h ")
+    assert "\nset -- tasks.txt --grace 7\n" in text
+    assert sorted(desk.rglob("*")) == before
+
+
+@pytest.mark.parametrize("option", [["--mem=16G"], ["--directive", "--mem=16G"]])
+def test_an_option_of_sbatch_is_passed_on(desk, option):
+    assert "\n#SBATCH --mem=16G\n" in run(
+        desk, "-t", "5", *option, "--print", "tasks.txt"
+    )
+
+
+def test_the_current_directory_is_named_as_the_user_names_it(desk, monkeypatch):
+    (desk / "link").symlink_to(desk)
+    monkeypatch.chdir(desk / "link")
+    named = {"PWD": str(desk / "link")}
+    assert submit._find_here(named) == str(desk / "link")
+    assert submit._find_here({"PWD": "/"}) == os.getcwd()
+    assert submit._find_here({"PWD": "."}) == os.getcwd()
+    assert submit._find_here({}) == os.getcwd()
+
+
+def test_each_option_has_a_line_of_help():
+    options = {*submit._make_parser().list_options()}
+    assert {name for name in options if name.startswith("--")} == {
+        *submit._HELP,
+        "--directive",
+        "--help",
+    }
+
+
+# ---- mpifarm jobs --------------------------------------------------------------------
+
+
+def copy(desk, *words):
+    console = Recorder()
+    assert jobs.main([*words], console, {}) == 0
+    return console.text
+
+
+def test_the_job_scripts_are_listed(desk):
+    text = copy(desk)
+    assert [line.split()[0] for line in text.splitlines()[:-2]] == [*DESCRIPTIONS]
+    assert sorted(path.name for path in desk.iterdir()) == ["bin", "tasks.txt"]
+
+
+def test_a_job_script_is_copied(desk):
+    assert copy(desk, "chain.slurm") == "./chain.slurm is written\n"
+    assert (desk / "chain.slurm").read_text() == write_samples()["chain.slurm"]
+    copy(desk, "--to", "bin")
+    assert {path.name for path in (desk / "bin").iterdir()} == {*DESCRIPTIONS}
+    assert os.access(desk / "bin" / "local.sh", os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["requeue.slrum"], "did you mean requeue.slurm?"),
+        (["zebra"], "no job script is named 'zebra': mpifarm jobs lists all"),
+        (["array.slurm", "chain.slurm"], "chain.slurm is there already"),
+        (["array.slurm", "--to", "nowhere"], "'nowhere' is not a directory"),
+        (["array.slurm", "--to", ""], "'' is not a directory"),
+    ],
+)
+def test_what_can_t_be_copied_copies_nothing(desk, words, sentence):
+    (desk / "chain.slurm").write_text("mine")
+    with pytest.raises(InputError, match=r".") as error:
+        copy(desk, *words)
+    assert sentence in str(error.value)
+    assert (desk / "chain.slurm").read_text() == "mine"
+    assert not (desk / "array.slurm").exists()

@@ -1,0 +1,103 @@
+"""The batch systems: how one is found, and what their programs print."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from mpifarm.submit.request import GoingOn, JobRequest, Source
+from mpifarm.submit.systems import SYSTEMS, find_system
+
+SOURCE = Source(("tasks.txt",), "/home/me", "/home/me/tasks.txt_workdir", "/x", "")
+REQUEST = JobRequest(seconds=60, nodes=1, source=SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("system", "text", "job"),
+    [
+        ("slurm", "123\n", "123"),
+        ("slurm", "sbatch: a word of the site\n123;east\n", "123"),
+        ("slurm", "", ""),
+        ("slurm", "sbatch: error: no\n", ""),
+        ("pbs", "123.server\n", "123.server"),
+        ("pbs", "123[].server.site\n", "123[].server.site"),
+        ("pbs", "welcome\n", ""),
+        ("lsf", "Job <123> is submitted to default queue <normal>.\n", "123"),
+        ("lsf", "No such queue\n", ""),
+        ("sge", "123\n", "123"),
+        ("sge", "123.1-4:1\n", "123"),
+        ("sge", "Unable to run job\n", ""),
+    ],
+)
+def test_the_job_is_found_in_what_is_printed(system, text, job):
+    assert SYSTEMS[system].parse(text) == job
+
+
+@pytest.mark.parametrize(
+    ("programs", "environ", "found"),
+    [
+        ({"sbatch", "qsub"}, {}, "slurm"),
+        ({"bsub"}, {}, "lsf"),
+        ({"qsub"}, {}, "pbs"),
+        ({"qsub", "qconf"}, {}, "sge"),
+        ({"qsub"}, {"SGE_ROOT": "/sge"}, "sge"),
+        ({"qconf"}, {}, ""),
+        (set(), {}, ""),
+    ],
+)
+def test_the_batch_system_is_told_by_its_programs(programs, environ, found):
+    assert find_system(programs, environ) == found
+
+
+@pytest.mark.parametrize(
+    ("system", "job", "changes", "log", "cancel"),
+    [
+        ("slurm", "7", {}, "tail -F /home/me/tasks.txt_workdir/job-7.out", "scancel 7"),
+        (
+            *("slurm", "7", {"array": 3}),
+            *("tail -F /home/me/tasks.txt_workdir/job-7_*.out", "scancel 7"),
+        ),
+        (
+            *("slurm", "7", {"going_on": GoingOn.CHAIN, "name": "farm-1a"}),
+            *("tail -F /home/me/tasks.txt_workdir/job-7.out", "scancel --name=farm-1a"),
+        ),
+        (
+            *("pbs", "7.server", {}),
+            *("tail -F /home/me/tasks.txt_workdir/job-7.out", "qdel 7.server"),
+        ),
+        (
+            *("pbs", "7[].server", {"array": 2}),
+            *("tail -F /home/me/tasks.txt_workdir/job-7_*.out", "qdel '7[].server'"),
+        ),
+        (
+            *("pbs", "7", {"going_on": GoingOn.CHAIN, "name": "farm-1a"}),
+            *(
+                "tail -F /home/me/tasks.txt_workdir/job-7.out",
+                "qdel $(qselect -N farm-1a)",
+            ),
+        ),
+        ("lsf", "7", {}, "bpeek -f 7", "bkill 7"),
+        ("lsf", "7", {"array": 2}, "bpeek -f '7[1]'", "bkill 7"),
+        ("sge", "7", {}, "tail -F /home/me/farm.o7", "qdel 7"),
+        ("sge", "7", {"array": 2}, "tail -F /home/me/farm.o7.*", "qdel 7"),
+    ],
+)
+def test_the_commands_for_a_job(system, job, changes, log, cancel):
+    commands = SYSTEMS[system].find_commands(job, replace(REQUEST, **changes))
+    assert commands == (log, cancel)
+
+
+@pytest.mark.parametrize(
+    ("system", "name"),
+    [*itertools.product(("slurm", "pbs"), ("a b", "it's", "$(x)"))],
+)
+def test_a_command_can_be_pasted_whatever_the_name_of_the_workdir(system, name):
+    request = replace(REQUEST, source=SOURCE._replace(workdir=f"/{name}"))
+    quoted = {"a b": "'/a b'", "it's": "'/it'\"'\"'s'", "$(x)": "'/$(x)'"}[name]
+    log = SYSTEMS[system].find_commands("7", request).log
+    assert log == f"tail -F {quoted}/job-7.out"
+
+
+def test_where_slurm_chooses_the_name_of_the_output_so_does_the_command():
+    request = replace(REQUEST, source=SOURCE._replace(workdir="/a\\b"))
+    assert SYSTEMS["slurm"].find_commands("7", request).log == "tail -F slurm-7.out"
