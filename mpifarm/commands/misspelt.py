@@ -242,7 +242,7 @@ def explain_key(key: str, options: Sequence[str]) -> str:
     `options` are those that a file may have.
     """
     name = "--" + key.lstrip("-").lower().replace("_", "-")
-    near = [name] if name in options else [*_find_near(name, options)]
+    near = [name] if name in options else [*find_near(name, options)]
     if near:
         return f", did you mean {_either([each[2:] for each in near])}?"
     if name in OPTIONS_OF_OTHERS:

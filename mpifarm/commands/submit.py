@@ -16,8 +16,9 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import mpifarm
+from mpifarm.commands.defaults import find_defaults
 from mpifarm.commands.misspelt import find_near
-from mpifarm.commands.options import ALL_NAMES, parse_arguments
+from mpifarm.commands.options import ALL_NAMES, parse_line
 from mpifarm.commands.sink import write_all
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.target import patience_of
@@ -123,6 +124,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         identity=_identify(settings),
     )
     _check_farm(settings, request)
+    request = replace(request, chooses_workers=not settings.has_default("--proc"))
     found = Plan(SYSTEMS[scheduler], request, settings, checked)
     source = _make_source(found, words.farm, argv, environ, chosen)
     if chosen.print:
@@ -247,8 +249,12 @@ def _check_passed_on(words: Sequence[str], scheduler: str) -> None:
 
 
 def _parse_farm(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """Return the settings of the farm; raises `InputError` for wrong ones."""
-    settings = parse_arguments(words, environ)
+    """Return the settings of the farm; raises `InputError` for wrong ones.
+
+    What files and variables set holds in the job as well.
+    """
+    line = parse_line(words, environ)
+    settings = line.settle(find_defaults(environ)[0])
     if settings.tasklist == STDIN_LIST:
         raise InputError(
             "a job can't read your standard input: write the list into a file, and"

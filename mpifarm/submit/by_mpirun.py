@@ -90,7 +90,8 @@ def _assign(request: JobRequest, dialect: Dialect) -> list[str]:
     workers = "auto" if request.cpus is None else str(request.cpus)
     in_array = " --in-array" if request.array else ""
     python = join_words(request.python)
-    farm = f"farm=({python} -m mpifarm{alone} --proc {workers}{in_array})"
+    proc = f" --proc {workers}" if request.chooses_workers else ""
+    farm = f"farm=({python} -m mpifarm{alone}{proc}{in_array})"
     lines = []
     if dialect.timeout:
         less = "seconds: two minutes less than the time limit"

@@ -88,5 +88,7 @@ class JobRequest:
     mpirun: tuple[str, ...] = ("mpirun",)
     """The program mpirun, and its options for one rank on each node."""
     python: tuple[str, ...] = ("python",)
+    chooses_workers: bool = True
+    """Whether the script gives ``--proc``; a file of the user's options may."""
     source: Source | None = None
     head: tuple[str, ...] = ()

@@ -154,7 +154,8 @@ def _assignments(request: JobRequest) -> list[str]:
     workers = "auto" if request.cpus is None else CPUS
     comment = "auto: a worker for each CPU" if request.cpus is None else ""
     python = join_words(request.python)
-    lines.append((f"farm=({python} -m mpifarm{mpi} --proc {workers})", comment))
+    proc = f" --proc {workers}" if request.chooses_workers else ""
+    lines.append((f"farm=({python} -m mpifarm{mpi}{proc})", comment))
     written = assign(request, lines)
     if request.array or _may_be_array(request):
         written.append("[[ ! ${SLURM_ARRAY_JOB_ID:-} ]] || farm+=(--in-array)")

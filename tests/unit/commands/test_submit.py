@@ -153,6 +153,18 @@ def test_an_option_of_sbatch_is_passed_on(desk, option):
     )
 
 
+def test_the_workers_that_a_file_of_options_sets_are_those_of_the_job(desk):
+    assert "--proc auto)" in run(desk, "-t", "5", "--print", "tasks.txt")
+    (desk / "mpifarm.ini").write_text("[options]\nproc = 3\n")
+    PRINTED.clear()
+    assert "--proc" not in run(desk, "-t", "5", "--print", "tasks.txt")
+
+
+def test_a_wrong_file_of_options_is_refused(desk):
+    (desk / "mpifarm.ini").write_text("[options]\nproc = many\n")
+    assert "mpifarm.ini, line 2" in refuse(desk, "-t", "5", "--print", "tasks.txt")
+
+
 def test_the_current_directory_is_named_as_the_user_names_it(desk, monkeypatch):
     (desk / "link").symlink_to(desk)
     monkeypatch.chdir(desk / "link")
