@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from mpifarm.database import errors, record_locks, schema, tasks
-from mpifarm.database.copy import read_copy, settle
+from mpifarm.database.copy import copy_unlocked, find_place, read_copy, settle
 from mpifarm.database.errors import BusyError
+from mpifarm.database.farming import PLACE
 from mpifarm.database.names import is_database_name
 from mpifarm.errors import ExitStatus, InputError, StorageError
+from mpifarm.system.regular_files import open_regular
 
 
 @pytest.fixture
@@ -204,20 +206,19 @@ def test_a_defect_of_mpifarm_is_not_called_damage(path):
         connection.execute("SELEKT 1")
 
 
-def test_a_database_that_another_program_writes_is_busy(path, monkeypatch):
-    monkeypatch.setattr(schema, "BUSY_SECONDS", 0.01)
+def test_a_database_that_another_program_writes_is_busy(path):
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(BusyError, match="is open in another program") as caught:
-            schema.connect(str(path))
+            schema.connect(str(path), patience=0.01)
         assert caught.value.exit_status is ExitStatus.BAD_INPUT
         other.execute("ROLLBACK")
     schema.connect(str(path)).close()
 
 
-def test_a_transaction_beside_another_program_is_busy(path, monkeypatch):
-    monkeypatch.setattr(schema, "BUSY_SECONDS", 0.01)
-    with connect(path) as ours, closing(sqlite3.connect(path)) as other:
+def test_a_transaction_beside_another_program_is_busy(path):
+    ours = schema.connect(str(path), patience=0.01)
+    with closing(ours), closing(sqlite3.connect(path)) as other:
         other.execute("UPDATE tasks SET kind = 'x'")
         with (
             pytest.raises(BusyError),
@@ -414,6 +415,122 @@ def test_a_header_beside_a_change_that_is_written_is_busy(path, monkeypatch):
     os.truncate(path, path.stat().st_size - 4096)
     with pytest.raises(BusyError, match="is open in another program"):
         schema.check_header(str(path))
+
+
+# ---- a disk that fails, and files that may not be read -------------------------------
+
+
+def fail_to_open(monkeypatch, error: OSError, *names: str) -> None:
+    """Let the opening of files with these ends of names fail."""
+    opened = open_regular
+
+    def open_or_fail(path: str, *how: Any, **more: Any) -> int:
+        if path.endswith(names):
+            raise error
+        return opened(path, *how, **more)
+
+    monkeypatch.setattr(schema, "open_regular", open_or_fail)
+
+
+IO_ERROR = OSError(errno.EIO, "Input/output error")
+
+
+def test_a_database_that_may_not_be_read_or_cannot_be_is_told(path, monkeypatch):
+    fail_to_open(monkeypatch, PermissionError(errno.EACCES, "denied"), ".db")
+    with pytest.raises(InputError, match=r"cannot read the database .*: ask its owner"):
+        schema.check_header(str(path))
+    assert schema.find_version(str(path)) == 0
+    fail_to_open(monkeypatch, IO_ERROR, ".db")
+    with pytest.raises(StorageError, match="Input/output error"):
+        schema.check_header(str(path))
+    assert schema.find_version(str(path)) == 0
+
+
+def test_a_header_that_cannot_be_read_leaves_nothing_open(path, monkeypatch):
+    def fail(*_: object) -> bytes:
+        raise IO_ERROR
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(StorageError, match="Input/output error"):
+        schema.check_header(str(path))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(("size", "has_change"), [(0, False), (1, True), (600, True)])
+def test_a_journal_that_may_not_be_read_is_judged_by_its_size(
+    path, monkeypatch, size, has_change
+):
+    path.with_name("tasks.db-journal").write_bytes(b"\0" * size)
+    fail_to_open(monkeypatch, PermissionError(errno.EACCES, "denied"), "-journal")
+    assert schema._has_change(str(path)) is has_change
+
+
+def test_a_journal_on_a_disk_that_fails_is_told(path, monkeypatch):
+    fail_to_open(monkeypatch, IO_ERROR, "-journal")
+    with pytest.raises(StorageError, match=r"tasks\.db-journal.*Input/output error"):
+        schema._has_change(str(path))
+    with pytest.raises(StorageError, match=r"tasks\.db-journal.*Input/output error"):
+        schema._make_journal(str(path), str(path))
+    fail_to_open(monkeypatch, PermissionError(errno.EACCES, "denied"), "-journal")
+    with pytest.raises(InputError, match=r"can't write .*tasks\.db-journal, the"):
+        schema._make_journal(str(path), str(path))
+
+
+def test_a_journal_with_a_change_keeps_its_mode(path):
+    journal = path.with_name("tasks.db-journal")
+    path.chmod(0o660)
+    for content, mode in ((b"", 0o660), (b"x", 0o600)):
+        journal.write_bytes(content)
+        journal.chmod(0o600)
+        with journal.open("rb") as file:
+            schema._share_as(file.fileno(), path.stat())
+        assert journal.stat().st_mode & 0o777 == mode
+
+
+def test_a_version_is_that_of_the_last_transaction(path):
+    before = schema.find_version(str(path))
+    sqlite(path, "UPDATE tasks SET state = 'failed' WHERE id = 1")
+    assert schema.find_version(str(path)) == before + 1
+    assert schema.find_version(str(path) + "no") == 0
+
+
+def test_a_fact_about_a_database_is_written_over_and_removed(path):
+    with connect(path) as connection:
+        for value in ("one", "two", None, None):
+            schema.write_about(connection, "key", value)
+            query = "SELECT value FROM about WHERE key = 'key'"
+            found = [each for (each,) in connection.execute(query)]
+            assert found == ([] if value is None else [value])
+
+
+# ---- copies without a lock -----------------------------------------------------------
+
+
+def test_a_copy_without_a_lock_has_all_rows_or_is_none(path):
+    copy = copy_unlocked(str(path))
+    assert copy is not None
+    with closing(copy):
+        assert tasks.count_states(copy) == {tasks.TaskState.TO_PROCESS: 3}
+    path.write_bytes(path.read_bytes()[:5000])
+    assert copy_unlocked(str(path)) is None
+    path.write_bytes(b"no database" * 99)
+    assert copy_unlocked(str(path)) is None
+    path.unlink()
+    assert copy_unlocked(str(path)) is None
+
+
+def test_the_workdir_that_a_database_names_stands_beside_it(path):
+    assert find_place(str(path)) is None
+    with connect(path) as connection:
+        schema.write_about(connection, PLACE, "its_workdir")
+    assert find_place(str(path)) == str(path.parent / "its_workdir")
+    link = path.parent / "elsewhere" / "link.db"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    assert find_place(str(link)) == str(path.parent / "its_workdir")
+    path.write_bytes(b"")
+    assert find_place(str(path)) is None
 
 
 # ---- file systems without record locks -----------------------------------------------

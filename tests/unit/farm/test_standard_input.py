@@ -526,3 +526,42 @@ def test_only_the_first_of_a_launch_reads(tmp_path, stdin):
     context, feed = take_standard_input(context_of(settings, PMI_RANK="1"))
     assert feed is None
     assert context.settings.tasklist.endswith("stdin.txt")
+
+
+# ---- what a step leaves alone --------------------------------------------------------
+
+
+def test_an_input_that_has_ended_is_not_read_again(pipe, feed, lock, monkeypatch):
+    pipe.end()
+    feed.step(1.0, lock)
+    monkeypatch.setattr(feed, "_read", None)
+    assert not feed.step(9e9, lock)
+
+
+def test_a_step_before_its_time_reads_nothing(pipe, feed, paths, lock):
+    feed.step(1.0, lock)
+    pipe.write("one\n")
+    assert not feed.step(feed.look_at - 0.001, lock)
+    assert content(paths) == ""
+    assert feed.step(feed.look_at, lock)
+
+
+def test_without_a_whole_line_the_lock_is_left_to_others(pipe, feed, lock, monkeypatch):
+    monkeypatch.setattr(lock, "try_acquire", None)
+    assert not feed.step(1.0, lock)
+    pipe.write("tw")
+    assert not feed.step(2.0, lock)
+    assert feed.look_at > 2.0
+
+
+def test_lines_that_wait_for_their_time_are_looked_at_then(pipe, feed, paths, lock):
+    pipe.write("one\n")
+    assert feed.step(1.0, lock)
+    feed._append_at = 50.0
+    pipe.write("two\n")
+    assert not feed.step(10.0, lock)
+    assert feed.look_at < 50.0, "more may come meanwhile"
+    assert not feed.step(49.99, lock)
+    assert feed.look_at == 50.0
+    assert feed.step(50.0, lock)
+    assert content(paths) == "one\ntwo\n"

@@ -307,3 +307,30 @@ def test_the_peak_of_a_command_counts_if_it_is_above_the_workers_own(
     monkeypatch.setattr(resource, "getrusage", lambda _: usage)
     task_command._running.peak = peak
     assert task_command.peak_memory(highest) == bytes_
+
+
+def test_a_command_begins_with_no_signal_blocked_or_ignored(slot, tmp_path):
+    """Python ignores PIPE and XFSZ, and a rank may block some."""
+    log = os.open(tmp_path / "log", os.O_CREAT | os.O_RDWR)
+    handler = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        argv = ["grep", "-hE", "^Sig(Blk|Ign)", "/proc/self/status", "/nowhere"]
+        pid = task_command.start_command(argv, os.environb, log)
+        assert task_command.wait_command(pid) == 2
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(log)
+    said, words, *_ = (tmp_path / "log").read_text().partition("grep: /nowhere: ")
+    _, blocked, _, ignored = said.split()
+    of_the_c_library = 1 << 31 | 1 << 32  # 32 and 33: nobody else can set them
+    assert int(blocked, 16) == 0
+    assert int(ignored, 16) & ~of_the_c_library == 0
+    assert words, "what it says to standard error is in the log, too"
+
+
+def test_the_seconds_of_a_command_count_from_its_start(slot):
+    before = time.monotonic()
+    run("true")
+    assert before <= task_command._running.began <= time.monotonic()
