@@ -1,8 +1,9 @@
 """What the commands that tell a farm something say of the outcome."""
 
 import json
+import os
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -20,7 +21,7 @@ from mpifarm.store.farm_liveness import FarmLiveness
 from mpifarm.store.held_file import Held, find_held, replace_held
 from mpifarm.store.target import Target
 from tests.unit.audit.test_view import write_claim, write_list
-from tests.unit.store_fakes import FakeLock, Site
+from tests.unit.store_fakes import FakeLock, Site, ended
 
 TARGET = Target("tasks.txt_workdir", "tasks.txt")
 ONE = LivingFarm("0badcafe", "on n1 (pid 7)", FarmLiveness.RUNNING, heeds=True)
@@ -543,3 +544,112 @@ def test_seconds_to_wait_are_none_or_more(text, seconds):
 def test_odd_seconds_to_wait_are_refused(text):
     with pytest.raises(InputError, match="--wait takes seconds, 0 or more, not"):
         _parse_seconds(text)
+
+
+# ---- the commands as a whole ---------------------------------------------------------
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def print_line(self, line: str) -> None:
+        self.said.append(line)
+
+    print_error = print_line
+
+
+@pytest.fixture
+def told_by(tmp_path, monkeypatch):
+    """Return a function that runs a command on a list of four tasks."""
+    monkeypatch.chdir(tmp_path)
+    tasks = [f"echo {number}" for number in range(4)]
+    (tmp_path / "list").write_text("".join(f"{each}\n" for each in tasks))
+    site = Site(tmp_path / "list_workdir", tasks)
+    farm = site.open()
+    farm.transact((), (), 1)
+    farm.transact([ended(0)], (), 0)
+    farm.close()
+
+    def tell(kind: RequestKind, *words: str) -> tuple[int, list[str]]:
+        console = Lines()
+        status = run(kind, [*words], cast(Any, console), {})
+        return status, console.said
+
+    return tell
+
+
+def test_a_hold_counts_for_the_next_farm_and_is_told(told_by, tmp_path):
+    _, said = told_by(HOLD, "list", "3", "0-1,3")
+    assert said[0].endswith("starts tasks 1, 3 only after mpifarm release list_workdir")
+    assert said[1:] == ["not held, because they had finished: 0"]
+    paths = WorkdirPaths(str(tmp_path / "list_workdir"))
+    assert find_held(paths) == (Held(frozenset({0, 1, 3})), "")
+    _, said = told_by(RELEASE, "list", "1", "2")
+    assert said[-1] == "not released, because they were not held: 2"
+    assert find_held(paths) == (Held(frozenset({0, 3})), "")
+
+
+def test_a_request_is_told_as_one_json_object(told_by, capfd):
+    assert told_by(CANCEL, "list", "2", "--json", "--wait", "0") == (1, [])
+    found = json.loads(capfd.readouterr().out)
+    assert found["fates"] == {}
+
+
+def test_tasks_that_the_list_does_not_have_are_named(told_by, tmp_path):
+    with pytest.raises(InputError) as caught:
+        told_by(HOLD, "list", "3-5", "9")
+    assert str(caught.value) == (
+        "the tasklist list has 4 tasks, from 0 on, and no task 4-5, 9: mpifarm ls"
+        " list_workdir lists them"
+    )
+    assert not (tmp_path / "list_workdir" / "held").exists()
+
+
+def test_odd_seconds_are_refused_before_anything_is_asked(told_by, tmp_path):
+    with pytest.raises(InputError, match="--wait takes seconds"):
+        told_by(HOLD, "list", "1", "--wait", "soon")
+    assert not (tmp_path / "list_workdir" / "held").exists()
+
+
+@pytest.mark.parametrize("error", [KeyError("no name"), OSError("no name")])
+def test_who_asks_is_told_also_without_a_name(monkeypatch, error):
+    def fail() -> str:
+        raise error
+
+    monkeypatch.setattr("socket.gethostname", lambda: "a\nhost" + "x" * 999)
+    monkeypatch.setattr("getpass.getuser", lambda: "eve")
+    assert asking._find_asker().startswith("eve on ahostxxx")
+    assert len(asking._find_asker()) == asking.MAX_WORD
+    monkeypatch.setattr("getpass.getuser", fail)
+    assert asking._find_asker().startswith(f"{os.geteuid()} on ahostxxx")
+
+
+def test_the_states_of_no_tasks_are_not_asked_for(monkeypatch):
+    monkeypatch.setattr(asking, "read_view", None)
+    assert asking._find_states(TARGET, {}, None) == {}
+    assert asking._find_states(TARGET, {}, ()) == {}
+    view = SimpleNamespace(state=lambda taskid: State.WAITING)
+    monkeypatch.setattr(asking, "read_view", lambda *_: view)
+    waiting = dict.fromkeys((1, 2), State.WAITING)
+    assert asking._find_states(TARGET, {}, (1, 2)) == waiting
+
+
+SOME = Held(frozenset({5, 1}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "tasks", "before", "released"),
+    [
+        (HOLD, (1,), SOME, ()),
+        (CANCEL, None, ALL, ()),
+        (RELEASE, (1, 2), SOME, [1]),
+        (RELEASE, None, SOME, [1, 5]),
+        (RELEASE, (1,), ALL, ()),
+        (RELEASE, None, ALL, None),
+        (RELEASE, None, NONE, []),
+    ],
+)
+def test_a_release_lets_start_what_was_held(kind, tasks, before, released):
+    request = Request("r1", kind, tasks)
+    assert asking._find_released(request, before) == released

@@ -24,7 +24,7 @@ from mpifarm.store.claim_journal import (
     parse_event,
     parse_head,
 )
-from mpifarm.store.claims import OwnClaim, share_a_lock
+from mpifarm.store.claims import OtherClaim, OwnClaim, share_a_lock
 from mpifarm.store.farm_liveness import (
     ClaimEvidence,
     ClaimLock,
@@ -355,3 +355,112 @@ def test_lock_files_that_are_missing_are_left_out(tmp_path):
     (found,) = claims.find_lock_files([str(tmp_path / "lock"), str(tmp_path / "none")])
     status = os.stat(tmp_path / "lock")
     assert found == LockFile(str(tmp_path / "lock"), status.st_dev, status.st_ino)
+
+
+# ---- claims that can't be taken, read or found ---------------------------------------
+
+
+@pytest.fixture
+def claim(tmp_path) -> OtherClaim:
+    """The claim of a farm on another machine, which beats."""
+    path = tmp_path / "claims" / "f1"
+    path.parent.mkdir()
+    path.write_bytes(encode_head(HEAD))
+    journal = journal_of()
+    return OtherClaim("f1", str(path), journal)
+
+
+OTHER_MACHINE = Machine("node2", "boot2", 1, lambda _: None, lambda _: 1000.0)
+
+
+def fail_with(number: int):
+    def raise_error(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return raise_error
+
+
+def test_a_claim_on_a_disk_that_fails_is_told(claim, monkeypatch):
+    monkeypatch.setattr(os, "open", fail_with(errno.EIO))
+    with (
+        pytest.raises(StorageError, match="claims/f1"),
+        claims.grasped(claim, OTHER_MACHINE),
+    ):
+        pass
+
+
+def test_what_can_not_be_asked_of_an_open_claim_is_told_and_it_is_closed(
+    claim, monkeypatch
+):
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(claims, "take_flock", fail_with(errno.EIO))
+    with (
+        pytest.raises(StorageError, match="claims/f1"),
+        claims.grasped(claim, OTHER_MACHINE),
+    ):
+        pass
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EISDIR])
+def test_the_claim_of_another_user_is_read_if_it_can_not_be_written(
+    claim, monkeypatch, number
+):
+    monkeypatch.setattr(os, "open", fail_with(number))
+    seen: list[ClaimLock] = []
+
+    def assess(_claim: object, _machine: object, lock: ClaimLock) -> FarmLiveness:
+        seen.append(lock)
+        return FarmLiveness.UNCERTAIN
+
+    monkeypatch.setattr(claims, "assess_untaken", assess)
+    with claims.grasped(claim, OTHER_MACHINE) as grasp:
+        assert (grasp.liveness, grasp.descriptor) == (FarmLiveness.UNCERTAIN, -1)
+        assert not grasp.is_reclaimable
+    assert seen == [ClaimLock.UNTRIED], "it could not be opened at all"
+
+
+def test_a_lock_that_another_user_holds_is_seen(claim):
+    with open(claim.path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert claims._try_read_only(claim) is ClaimLock.HELD
+    assert claims._try_read_only(claim) is ClaimLock.UNTRIED
+    os.unlink(claim.path)
+    assert claims._try_read_only(claim) is ClaimLock.UNTRIED
+
+
+def test_a_claim_that_is_gone_is_uncertain(claim):
+    assert claims.assess_untaken(claim, OTHER_MACHINE) is not FarmLiveness.DEAD
+    os.unlink(claim.path)
+    found = claims.assess_untaken(claim, OTHER_MACHINE)
+    assert found is FarmLiveness.UNCERTAIN
+
+
+def test_a_claim_that_was_replaced_since_it_was_opened_is_not_grasped(
+    claim, monkeypatch
+):
+    monkeypatch.setattr(claims, "is_at", lambda *_: False)
+    with claims.grasped(claim, OTHER_MACHINE) as grasp:
+        assert grasp.descriptor == -1
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_a_try_proves_nothing(monkeypatch, number):
+    monkeypatch.setattr(fcntl, "flock", fail_with(number))
+    assert claims.take_flock(0)
+    monkeypatch.setattr(fcntl, "flock", fail_with(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        claims.take_flock(0)
+
+
+def test_staging_files_are_found_by_farm_and_step(tmp_path):
+    paths = WorkdirPaths(str(tmp_path / "workdir"))
+    with pytest.raises(StorageError, match="workdir"):
+        claims.find_leftovers(paths)
+    (tmp_path / "workdir").mkdir()
+    staged = [paths.queue_staging(farm, 7) for farm in ("00000002", "00000001")]
+    for path in (*staged, paths.toprocess):
+        open(path, "w").close()
+    found = claims.find_leftovers(paths)
+    assert found == [(staged[1], "00000001", 7), (staged[0], "00000002", 7)]
+    assert claims.find_leftovers(paths, "00000002") == [(staged[0], "00000002", 7)]

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 
-from mpifarm.errors import StorageError
+from mpifarm.errors import InputError, StorageError
 from mpifarm.system import files, processes
 from mpifarm.system.file_contents import LargeFile, content_of, find_last_line
 from mpifarm.system.regular_files import (
@@ -365,3 +365,101 @@ def test_a_file_of_up_to_8_mb_is_kept_in_memory(tmp_path):
     os.truncate(path, (8 << 20) + 1)
     with content_of(str(path)) as (_, content):
         assert isinstance(content, LargeFile)
+
+
+# ---- what can't be asked is not taken for gone ---------------------------------------
+
+
+def fail(number: int) -> Callable[..., NoReturn]:
+    def raise_error(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return raise_error
+
+
+def test_a_disk_that_does_not_answer_is_told_whatever_is_asked(tmp_path, monkeypatch):
+    path = str(tmp_path / "file")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(files, "opened", fail(errno.EIO))
+    for name in ("lstat", "stat", "listdir", "utime", "unlink"):
+        monkeypatch.setattr(os, name, fail(errno.EIO))
+    asks: list[Callable[[], object]] = [
+        lambda: files.find_start(path, 9),
+        lambda: files.find_size(path),
+        lambda: files.exists(path),
+        lambda: files.is_there(path),
+        lambda: files.is_directory(path),
+        lambda: files.find_names(path),
+        lambda: files.touch(0, path),
+        lambda: files.remove(path),
+    ]
+    for ask in asks:
+        with pytest.raises(StorageError, match="Input/output error") as caught:
+            ask()
+        assert path in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG]
+)
+def test_what_this_user_may_not_look_at_is_not_there_for_him(
+    tmp_path, monkeypatch, number
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(os, "lstat", fail(number))
+    assert not files.is_there(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("number", "is_there"),
+    [(errno.EACCES, True), (errno.EPERM, True), (errno.ELOOP, True), (errno.EIO, None)],
+)
+def test_a_step_whose_file_may_not_be_opened_has_not_happened(
+    tmp_path, monkeypatch, number, is_there
+):
+    path = tmp_path / "file"
+    path.touch()
+    monkeypatch.setattr(files, "opened", fail(number))
+    if is_there:
+        assert files.exists(str(path))
+        path.unlink()
+    with pytest.raises(StorageError):
+        files.exists(str(path))
+
+
+def test_a_step_file_of_any_kind_is_there(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "file").touch()
+    for name in ("fifo", "directory", "file"):
+        assert files.exists(str(tmp_path / name))
+    for name in ("none", "file/below", "none/below"):
+        assert not files.exists(str(tmp_path / name))
+
+
+def test_the_start_of_a_file_is_read(tmp_path):
+    path = tmp_path / "file"
+    assert files.find_start(str(path), 3) == b""
+    path.write_bytes(b"abcdef")
+    assert files.find_start(str(path), 3) == b"abc"
+    assert files.find_start(str(path), 99) == b"abcdef"
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_new_name_replaces_nothing(tmp_path, monkeypatch, has_links):
+    synced: list[str] = []
+    monkeypatch.setattr(files, "sync_names", synced.append)
+    if not has_links:
+        monkeypatch.setattr(os, "link", fail(errno.EPERM))
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text("new")
+    target.write_text("old")
+    with pytest.raises(InputError, match=r"target exists, and is not written over"):
+        files.rename_new(str(source), str(target))
+    assert (source.read_text(), target.read_text()) == ("new", "old")
+    target.unlink()
+    synced.clear()
+    files.rename_new(str(source), str(target))
+    assert not source.exists()
+    assert target.read_text() == "new"
+    assert synced[-1] == str(tmp_path)
