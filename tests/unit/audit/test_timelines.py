@@ -1,5 +1,6 @@
 """All timelines of a workdir in one: numbers, what is damaged, what is there twice."""
 
+import errno
 import json
 import os
 import random
@@ -14,11 +15,18 @@ from hypothesis import strategies as st
 
 from mpifarm.audit import timelines
 from mpifarm.audit.timelines import MergedTimeline, find_timelines
+from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import Outcome, Result
-from mpifarm.store.timeline import encode_event, encode_timeline, match_attempt
+from mpifarm.store.timeline import (
+    COST_OF_NESTING,
+    encode_event,
+    encode_timeline,
+    match_attempt,
+)
 from mpifarm.store.tracks import Tracks
 from mpifarm.store.types import Recorded
+from mpifarm.system import files
 
 FARM, OTHER = "0123abcd", "89abcdef"
 
@@ -278,3 +286,91 @@ def test_attempts_become_the_same_whether_they_are_decoded_or_not(
     merged = b"".join(MergedTimeline(paths, find_timelines(paths)).blocks())
     monkeypatch.setattr(timelines, "match_attempt", lambda *_: None)
     assert b"".join(MergedTimeline(paths, find_timelines(paths)).blocks()) == merged
+
+
+# ---- what is read, and how much ------------------------------------------------------
+
+
+def test_a_merged_timeline_comes_in_blocks(paths, monkeypatch):
+    write(paths.timeline, farm_events(FARM, taskids=range(20)))
+    monkeypatch.setattr(timelines, "BLOCK", 400)
+    merged = MergedTimeline(paths, find_timelines(paths))
+    blocks = [*merged.blocks()]
+    assert len(blocks) > 5
+    assert all(400 <= len(block) < 1000 for block in blocks[:-1])
+
+
+def test_of_a_timeline_aside_that_is_too_large_nothing_was_saved(paths, monkeypatch):
+    event = plain_event("twice")
+    write(paths.timeline_aside(OTHER), [event])
+    write(paths.timeline, [event])
+    assert len(attempts_of(merge(paths))) == 1
+    monkeypatch.setattr(timelines, "MAX_SALVAGED", 10)
+    assert len(attempts_of(merge(paths))) == 2
+
+
+def test_two_timelines_aside_have_an_event_once(paths):
+    for farm in (FARM, OTHER):
+        write(paths.timeline_aside(farm), [plain_event("saved"), plain_event(farm)])
+    names = [event["name"] for event in attempts_of(merge(paths))]
+    assert sorted(names) == [FARM, OTHER, "saved"]
+
+
+def test_a_disk_that_does_not_give_a_timeline_is_told(paths, monkeypatch):
+    write(paths.timeline, [plain_event("x")])
+
+    def fail(*_: object) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, "opened", fail)
+    with pytest.raises(StorageError, match=r"^can't read .*timeline\.json: Input"):
+        merge(paths)
+
+
+def test_a_timeline_that_is_gone_meanwhile_has_no_events(paths):
+    merged = MergedTimeline(paths, ["timeline.json"])
+    assert b"".join(merged.blocks()) == b"[]\n"
+
+
+def test_an_event_that_is_too_long_is_left_out_and_no_other(paths, monkeypatch):
+    monkeypatch.setattr(timelines, "CHUNK", 50)
+    monkeypatch.setattr(timelines, "MAX_EVENT", 200)
+    events = [plain_event("first"), plain_event("x" * 999), plain_event("last")]
+    write(paths.timeline, events)
+    assert [event["name"] for event in attempts_of(merge(paths))] == ["first", "last"]
+
+
+@pytest.mark.parametrize("missing", ["ph", "name", "ts"])
+def test_an_event_has_a_phase_a_name_and_a_time(paths, missing):
+    event = {"name": "x", "ph": "X", "ts": 1}
+    del event[missing]
+    Path(paths.timeline).write_text(json.dumps([event]))
+    assert merge(paths) == []
+
+
+def test_a_search_in_vain_costs_what_was_read():
+    error = json.JSONDecodeError("no", "x" * 999, 640)
+    assert timelines._cost_of(error, 600) == 40 + 20
+    assert timelines._cost_of(RecursionError(), 600) == COST_OF_NESTING
+
+
+def test_a_whole_timeline_is_not_waited_for(paths, monkeypatch):
+    write(paths.timeline, farm_events(FARM))
+    monkeypatch.setattr(time, "sleep", None)
+    assert len(attempts_of(merge(paths))) == 2
+
+
+def test_a_pid_that_is_no_number_stays(paths):
+    event = {"name": "x", "ph": "X", "ts": 1, "pid": [1], "tid": 2, "args": {}}
+    Path(paths.timeline).write_text(json.dumps([event]))
+    assert merge(paths) == [event]
+
+
+def test_a_process_that_names_its_host_is_the_same_in_all_files(paths):
+    first, second = (
+        json.dumps(json.loads(plain_event(name)) | {"args": {"host": "n1"}}).encode()
+        for name in ("one", "two")
+    )
+    write(paths.timeline_aside(OTHER), [first])
+    write(paths.timeline, [second])
+    assert pids(merge(paths), "") == {10}

@@ -334,3 +334,57 @@ def test_the_seconds_of_a_command_count_from_its_start(slot):
     before = time.monotonic()
     run("true")
     assert before <= task_command._running.began <= time.monotonic()
+
+
+def test_a_command_counts_as_terminated_before_it_gets_the_signal(slot, monkeypatch):
+    """Else who waits for it could miss that its group has to be waited for."""
+    seen: list[bool] = []
+    monkeypatch.setattr(
+        *(task_command, "kill_group"),
+        lambda *_: seen.append(task_command._running.terminated),
+    )
+    slot[0] = 5
+    task_command.terminate_command()
+    assert seen == [True]
+
+
+def test_the_group_of_a_command_that_is_gone_is_looked_at_no_further(slot, monkeypatch):
+    run("exit 0")
+    monkeypatch.setattr(task_command, "living_in_group", None)
+    assert not task_command.has_left_processes()
+
+
+def test_who_leads_a_group_takes_it_along(slot, exits, monkeypatch):
+    groups: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "killpg", lambda *of: groups.append(of))
+    for group, killed in ((1, []), (os.getpid(), [(0, signal.SIGKILL)])):
+        monkeypatch.setattr(os, "getpgrp", lambda group=group: group)
+        with pytest.raises(Exited):
+            task_command.exit_with_command()
+        assert groups == killed
+
+
+def test_calls_that_block_are_interrupted_every_few_seconds(monkeypatch):
+    acts: list[object] = []
+    monkeypatch.setattr(signal, "signal", lambda *of: acts.append(of))
+    monkeypatch.setattr(signal, "setitimer", lambda *of: acts.append(of))
+    task_command.wake_regularly()
+    assert acts == [
+        (signal.SIGALRM, processes.ignore_signal),
+        (signal.ITIMER_REAL, 2.0, 2.0),
+    ]
+
+
+def test_what_was_noted_for_a_command_is_done_once(slot):
+    task_command.terminate_command()
+    assert run("exec sleep 60") == -signal.SIGTERM
+    running = task_command._running
+    assert (running.note_signal, running.noted) == (0, False)
+
+
+def test_the_peak_of_a_command_that_took_long_enough_is_measured(slot, monkeypatch):
+    run("exit 0")
+    assert task_command._running.peak == 0
+    monkeypatch.setattr(task_command, "MEASURED_SECONDS", 0.0)
+    run("exit 0")
+    assert task_command._running.peak > 0
