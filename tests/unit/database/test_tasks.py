@@ -5,7 +5,7 @@ from contextlib import closing
 import pytest
 
 from mpifarm.database import schema, tasks
-from mpifarm.database.tasks import NewTask, TaskEnd, TaskState
+from mpifarm.database.tasks import LastEnd, NewTask, TaskEnd, TaskState
 from mpifarm.errors import InputError
 from mpifarm.order.constraints import Barrier
 
@@ -154,3 +154,57 @@ def test_only_what_plain_farmers_have_goes_back(connection):
     tasks.requeue_plain(connection, range(4), TaskState.WAITING)
     states = [state for _, state in tasks.read_states(connection)]
     assert states[:4] == ["running", "waiting", "waiting", "finished"]
+
+
+def test_commands_are_read_in_blocks_up_to_a_number(connection, monkeypatch):
+    monkeypatch.setattr(tasks, "_BLOCK", 2)
+    everything = ["first", "second", "odd \udcff", "ümlaut", "last"]
+    for begin in range(6):
+        assert tasks.read_commands(connection, begin) == everything[begin:]
+        for most in range(4):
+            found = tasks.read_commands(connection, begin, most)
+            assert found == everything[begin : begin + most]
+    connection.execute("DELETE FROM tasks WHERE id = 3")
+    with pytest.raises(InputError, match="there is no task 3, but task 4"):
+        tasks.read_commands(connection)
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ("UPDATE tasks SET id = id + 1", "UPDATE tasks SET id = id - 1"),
+        ("UPDATE tasks SET id = id + 2", "insert it, or give the tasks behind it"),
+        ("DELETE FROM tasks WHERE id = 1", "insert it, or give the tasks behind it"),
+    ],
+)
+def test_the_remedy_for_a_gap_is_that_of_its_kind(connection, change, remedy):
+    for taskid in range(4, -1, -1):  # one by one: no id is there twice
+        if change.startswith("UPDATE"):
+            connection.execute(f"{change} WHERE id = {taskid}")
+    if not change.startswith("UPDATE"):
+        connection.execute(change)
+    with pytest.raises(InputError) as caught:
+        tasks.read_commands(connection)
+    assert remedy in str(caught.value)
+
+
+def test_only_ends_that_the_database_lacks_are_filled_in(connection):
+    tasks.take(connection, "f1", [0, 1])
+    first = TaskEnd(0, TaskState.FAILED, 2, "failed", 7, None, "n1", "2026", 1.5, 10)
+    tasks.record(connection, [first])
+    connection.execute("UPDATE tasks SET state = 'failed' WHERE id IN (1, 4)")
+    facts = (3, "failed", 9, None, "n2", "2027", 2.5, 20)
+    ends = [
+        LastEnd(0, TaskState.FAILED, "f", *facts),
+        LastEnd(1, TaskState.FAILED, "f", *facts),
+        LastEnd(3, TaskState.FAILED, "f", *facts),
+        LastEnd(4, TaskState.FAILED, "f", 3, None, *facts[2:]),
+    ]
+    tasks.fill_ends(connection, ends)
+    query = "SELECT id, attempt, outcome, status, host FROM tasks WHERE id IN (0,1,3,4)"
+    assert connection.execute(query).fetchall() == [
+        (0, 2, "failed", 7, "n1"),
+        (1, 3, "failed", 9, "n2"),
+        (3, 0, None, None, None),
+        (4, 0, None, None, None),
+    ]

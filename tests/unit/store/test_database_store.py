@@ -1,5 +1,6 @@
 """A farm's part in a database: what it takes, records and puts back."""
 
+import fcntl
 import os
 from unittest import mock
 
@@ -10,6 +11,8 @@ from mpifarm.database.schema import find_version
 from mpifarm.errors import FutileError, InputError
 from mpifarm.model.task import Outcome
 from mpifarm.order.constraints import Barrier, Constraints
+from mpifarm.store.claims import ClaimLostError
+from mpifarm.store.database_store import DatabaseStore
 from mpifarm.store.held_file import Held
 from tests.unit.database_fakes import DatabaseSite, FastConnection, connecting_by
 from tests.unit.store_fakes import TASKS, Killed, ended
@@ -605,3 +608,86 @@ def test_what_is_left_is_counted_without_an_undoing(site):
     with mock.patch("time.sleep", end_change):
         assert store.find_left() == 1
     assert looks == [b"\xd9" * 600]
+
+
+# ---- what is found at a start, and at the end ----------------------------------------
+
+
+def test_a_database_that_has_lost_rows_since_it_was_read_is_refused(site, monkeypatch):
+    total = tasks.find_total
+    monkeypatch.setattr(tasks, "find_total", lambda connection: total(connection) - 1)
+    with pytest.raises(InputError, match="has 11 tasks now, and had 12 when it was"):
+        site.open()
+    assert not (site.root / "claims").exists()
+
+
+def test_a_new_leader_puts_back_what_was_never_to_run(tmp_path):
+    site = ordered(tmp_path, Constraints(after={1: (0,), 2: (1,)}))
+    lost = site.open()
+    lost.transact((), (), 1)
+    assert lost.transact([ended(0, 1)], (), 12).not_run
+    assert site.held(lost.farm) == {*range(1, 12)}
+    site.kill(lost)
+    store = site.open(predecessor=lost.farm)
+    assert set(store.held) == site.held(store.farm) == {*range(3, 12)}
+    assert store.transact((), (), 12).not_run == [
+        *((1, "task 0 failed"), (2, "task 0 failed")),
+    ]
+
+
+def test_a_database_that_is_bad_by_now_ends_a_farm_and_at_a_start_is_bad_input(site):
+    store = site.open()
+    content = site.path.read_bytes()
+    site.path.write_bytes(b"no database" * 999)
+    with pytest.raises(FutileError, match="not a database"):
+        store.transact((), (), 1)
+    site.path.write_bytes(content)
+    assert store.transact((), (), 1).taken == [0]
+
+
+@pytest.mark.parametrize(
+    ("farmer", "is_gone"),
+    [
+        ("PyTaskFarmer node1 777", True),
+        ("PyTaskFarmer node1 778", False),
+        ("PyTaskFarmer node2 777", False),
+        ("PyTaskFarmer node1 x", False),
+        ("PyTaskFarmer", False),
+    ],
+)
+def test_a_plain_farmer_is_gone_where_this_host_has_no_such_process(
+    site, farmer, is_gone
+):
+    site.dead.add(777)
+    assert site.open()._is_gone(farmer) is is_gone
+
+
+def test_a_farm_whose_claim_is_gone_gives_up_its_lock_at_the_end(site):
+    store = site.open()
+    claim = site.root / "claims" / store.farm
+    os.link(claim, site.root / "kept")
+    claim.unlink()
+    with pytest.raises(ClaimLostError):
+        store.close()
+    with (site.root / "kept").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("name", ["toprocess", "finished", "failed"])
+def test_any_file_of_a_text_list_is_named(site, name):
+    site.root.mkdir()
+    (site.root / name).touch()
+    with pytest.raises(InputError, match=rf"\({name} is there\), and .* is a database"):
+        site.open()
+
+
+def test_a_start_that_breaks_gives_up_the_lock_of_its_claim(site, monkeypatch):
+    for error, is_left in ((OSError("full"), False), (KeyError("x"), True)):
+        fails = mock.patch.object(DatabaseStore, "_begin_attempts", side_effect=error)
+        with fails, pytest.raises(type(error)):
+            site.open()
+        names = os.listdir(site.root / "claims")
+        assert len(names) == is_left
+        for name in names:
+            with (site.root / "claims" / name).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
