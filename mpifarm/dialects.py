@@ -25,16 +25,25 @@ class _Place(NamedTuple):
 
     path: str
     number: int
+    is_ended: bool = True
+    """Whether it has a newline at its end; else it may be half written."""
+
+    @property
+    def name(self) -> str:
+        """The place in words."""
+        return f"line {self.number} of {self.path}"
 
     def refuse(self, what: str) -> NoReturn:
         """Raise the error whose sentence begins with this place."""
-        raise TasklistFileError(f"line {self.number} of {self.path} {what}")
+        place = self.name, self.number
+        is_unended = not self.is_ended
+        raise TasklistFileError(f"{self.name} {what}", *place, is_unended=is_unended)
 
 
 def _read_places(path: str) -> Iterator[tuple[_Place, str]]:
     """Yield the lines of a list, with their places."""
-    for number, line in enumerate(read_lines(path), start=1):
-        place = _Place(path, number)
+    for number, (line, is_ended) in enumerate(read_lines(path), start=1):
+        place = _Place(path, number, is_ended)
         if number == 1 and line.startswith("\ufeff"):
             remedy = f"sed -i '1s/^\\xEF\\xBB\\xBF//' {shlex.quote(path)}"
             place.refuse(
@@ -94,9 +103,12 @@ class DisBatchTaskList(ListTaskList):
     """
 
     def __init__(self, path: str, workdir: str) -> None:
-        reader = _DisBatchReader()
+        reader, self.unended_place = _DisBatchReader(), ""
         for place, line in _read_places(path):
+            before = len(reader.texts)
             reader.take(place, line)
+            if not place.is_ended and len(reader.texts) > before:
+                self.unended_place = place.name
         self.path = path
         self.workdir = workdir
         self.tasks = reader.texts.pack()
@@ -260,7 +272,7 @@ class GreasyTaskList(ListTaskList):
         constraints = Constraints(is_foreign=True)
         taskids = array("q", [_NO_TASK])
         """The id of the task in each line, by the line's number."""
-        waits = 0
+        waits, self.unended_place = 0, ""
         for place, line in _read_places(path):
             text = line.strip()
             if not text or text.startswith("#"):
@@ -279,6 +291,7 @@ class GreasyTaskList(ListTaskList):
                     )
             taskids.append(len(texts))
             texts.add(text)
+            self.unended_place = "" if place.is_ended else place.name
         self.path = path
         self.workdir = workdir
         self.tasks = texts.pack()

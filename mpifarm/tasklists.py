@@ -67,13 +67,20 @@ class TasklistFileError(InputError):
     """A mistake in the tasklist itself, whichever handler reads it.
 
     `place` names the line, as "line 7 of tasks.txt", and `number` is its number, from
-    1; "" and 0 if no line is to blame.
+    1; "" and 0 if no line is to blame.  `is_unended`: it is the last line, and has no
+    newline, so it may be half written.
     """
 
-    def __init__(self, what: str, place: str = "", number: int = 0) -> None:
-        super().__init__(what)
+    def __init__(
+        self, what: str, place: str = "", number: int = 0, *, is_unended: bool = False
+    ) -> None:
+        super().__init__(f"{what}{UNENDED if is_unended else ''}")
         self.place = place
         self.number = number
+        self.is_unended = is_unended
+
+
+UNENDED: Final = " (the line has no newline at its end, so it may be half written)"
 
 
 class ListTaskList(TaskList):
@@ -87,9 +94,23 @@ class ListTaskList(TaskList):
     """
 
     def __init__(self, path: str, workdir: str) -> None:
+        reader = read_list(path)
+        if reader.fault is not None:
+            raise reader.fault
+        self.fill(path, workdir, reader)
+
+    @classmethod
+    def read_ended(cls, path: str, workdir: str) -> "ListTaskList":
+        """Return the list as if its last line, which is wrong, were not there yet."""
+        tasks = cls.__new__(cls)
+        tasks.fill(path, workdir, read_list(path))
+        tasks.has_left_last = True
+        return tasks
+
+    def fill(self, path: str, workdir: str, reader: "ListReader") -> None:
+        """Take what a reader has read."""
         self.path = path
         self.workdir = workdir
-        reader = read_list(path)
         # A handler of the user may use any method of a list.
         texts = reader.texts
         self.tasks = texts if _is_of_mpifarm(type(self)) else list(texts)
@@ -183,6 +204,8 @@ class ListReader:
         """The number of tasks so far, the known ones included."""
         self.is_unended = False
         """Whether the last line so far is a task that nothing ends."""
+        self.fault: TasklistFileError | None = None
+        """The fault of the last line, which nothing ends; None if it has none."""
         self._directives = DirectiveReader()
 
     def take(self, block: bytes) -> None:
@@ -212,6 +235,21 @@ class ListReader:
         is_ended = block.endswith((b"\n", b"\r"))
         self.is_unended = not is_ended and parse_tasks([decode_text(lines[-1])]) != []
 
+    def take_end(self, line: bytes) -> None:
+        """Add what the file's last line says, which nothing ends.
+
+        If it is wrong, it is left out, and `fault` is set.
+        """
+        before = len(self.texts)
+        try:
+            self.take(line)
+        except TasklistFileError as error:
+            if b"\r" in line:  # it is some lines
+                raise
+            self.texts.cut(before)
+            place = error.place, error.number
+            self.fault = TasklistFileError(str(error), *place, is_unended=True)
+
     def _take_directives(self, lines: Iterable[bytes]) -> None:
         place = self.lines + 1, self.tasks
         try:
@@ -225,6 +263,7 @@ class ListReader:
 def read_list(path: str) -> ListReader:
     """Read a file of tasks.  Return its reader, whose texts have the file's version.
 
+    The reader has the fault of a last line that nothing ends.
     Raises TasklistFileError if the file cannot be read, or as `ListReader.take`.
     """
     reader = ListReader(path)
@@ -233,14 +272,20 @@ def read_list(path: str) -> ListReader:
             reader.texts.version = version_of(stream.fileno())
             # In bytes: for ten million lines it takes half the time.
             while block := _read_block(stream.buffer):
-                reader.take(block)
+                if block.endswith(b"\n"):
+                    reader.take(block)
+                    continue
+                whole = block.rfind(b"\n") + 1
+                if whole:
+                    reader.take(block[:whole])
+                reader.take_end(block[whole:])
     except OSError as error:
         raise _cannot_read(path, error) from error
     return reader
 
 
-def read_lines(path: str) -> Iterator[str]:
-    """Yield the lines of a list, for a handler that reads another format.
+def read_lines(path: str) -> Iterator[tuple[str, bool]]:
+    """Yield each line of a list, and whether a newline ends it, for another format.
 
     Raises TasklistFileError if the file cannot be read, or for a NUL byte.
     """
@@ -249,7 +294,7 @@ def read_lines(path: str) -> Iterator[str]:
             for number, line in enumerate(stream, start=1):
                 if "\0" in line:
                     _refuse_nul_in(path, number, line)
-                yield line.removesuffix("\n")
+                yield line.removesuffix("\n"), line.endswith("\n")
     except OSError as error:
         raise _cannot_read(path, error) from error
 
@@ -433,11 +478,14 @@ def _title(definition: HandlerDefinition) -> str:
     return f"the tasklist handler {definition.name!r}{where}"
 
 
+PLAIN_CLASS: Final = "mpifarm.tasklists.ListTaskList"
+"""The class of plain lists, as a definition names it."""
+
 _NAME_IT: Final = "name the class of a handler after TaskList ="
 
 
 def _find_class(definition: HandlerDefinition, title: str) -> Any:
-    if definition.python_class == "mpifarm.tasklists.ListTaskList":
+    if definition.python_class == PLAIN_CLASS:
         return ListTaskList
     try:
         handler = import_class(definition.python_class)

@@ -57,6 +57,8 @@ TELL_SECONDS = 10.0
 END_IT = "end it by a newline, and give the same command again"
 """The remedy for a last line that has no newline."""
 
+_HALF = "has no newline at its end, so it may be half written, and"
+
 
 class Left(NamedTuple):
     """What a farm leaves of its list at its end.
@@ -209,16 +211,22 @@ class Growth:
             reader = read_list(path)
         except TasklistFileError as error:
             return Left(0, Odd(Oddity.WRONG, str(error), error.place))
+        if (fault := reader.fault) is not None:
+            what = f"{fault.place} {_HALF} does not count yet: {END_IT}"
+            return Left(0, Odd(Oddity.WRONG, what, fault.place))
         if not reader.is_unended or len(reader.texts) <= len(self._texts):
             return Left()
         place = f"line {reader.lines} of {path}"
-        fault = f"{place} has no newline at its end, so it may be half written, and"
-        return Left(0, Odd(Oddity.WRONG, f"{fault} has not run: {END_IT}", place))
+        what = f"{place} {_HALF} has not run: {END_IT}"
+        return Left(0, Odd(Oddity.WRONG, what, place))
 
     def _count_more(self, odd: Odd) -> Left:
         """Return what is left of an odd list: the tasks that it has more, if any."""
         try:
-            total = len(read_list(self.watch.path).texts)
+            reader = read_list(self.watch.path)
+            if reader.fault is not None:
+                raise reader.fault
+            total = len(reader.texts)
         except TasklistFileError as error:
             if not error.number:
                 return Left(0, odd)
@@ -359,19 +367,44 @@ def is_plain_database(tasks: TaskList) -> bool:
 def leave_unended(tasks: TaskList, settings: Settings) -> None:
     """Leave a last line without newline to the watch, if others may be writing it.
 
-    So it is with ``--follow``, and where lines were added to a list that was begun.
-    Raises `StorageError`.
+    So it is with ``--follow``, and where lines were added to a list that was begun.  A
+    list of another tool has no watch: then it is refused.  Raises `StorageError` and
+    `TasklistFileError`.
     """
-    if not may_grow(tasks) or not isinstance(tasks, ListTaskList) or settings.remap:
+    if settings.remap or not isinstance(tasks, ListTaskList):
         return
-    if not tasks.is_unended:
-        return
+    if place := getattr(tasks, "unended_place", ""):
+        if 0 < _count_known(settings) < len(tasks):
+            raise TasklistFileError(
+                f"{place} has no newline at its end, and was added since the list was"
+                f" begun, so it may be half written: {END_IT}",
+                place,
+            )
+    elif may_grow(tasks) and tasks.is_unended:
+        known = _count_known(settings)
+        if known < len(tasks) and (known or settings.follow is not None):
+            tasks.leave_last()
+
+
+def read_beside_writer(settings: Settings, error: TasklistFileError) -> ListTaskList:
+    """Return a plain list without its last line, which is wrong and has no newline.
+
+    Raises `error` unless others may be writing that line, and `StorageError`.
+    """
+    may_wait = error.is_unended and files.is_file(settings.tasklist)
+    if not may_wait or settings.remap:
+        raise error
+    if settings.follow is None and not _count_known(settings):
+        raise error
+    return ListTaskList.read_ended(settings.tasklist, settings.workdir)
+
+
+def _count_known(settings: Settings) -> int:
+    """Return how many tasks a list had when farms worked on it, 0 if none did."""
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     content = files.find_content(paths.fingerprint)
     stored = parse_fingerprint(content or b"")
-    known = stored.total if stored is not None else 0
-    if known < len(tasks) and (known or settings.follow is not None):
-        tasks.leave_last()
+    return stored.total if stored is not None else 0
 
 
 def explain_unended(tasks: TaskList) -> str:
@@ -381,7 +414,7 @@ def explain_unended(tasks: TaskList) -> str:
     assert isinstance(tasks, ListTaskList)
     return (
         f"the last line of {tasks.path} has no newline yet, so it may be half written:"
-        " it runs once it has one"
+        " it counts once it has one"
     )
 
 

@@ -21,7 +21,7 @@ from mpifarm.farm.directory import (
     find_not_entered,
     runs_anywhere,
 )
-from mpifarm.farm.growth import is_plain_database, leave_unended
+from mpifarm.farm.growth import is_plain_database, leave_unended, read_beside_writer
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.paths import STATUS_FILES, WorkdirPaths
 from mpifarm.model.settings import (
@@ -51,8 +51,10 @@ from mpifarm.system.lock import WorkdirLock, lock_paths
 from mpifarm.system.patience import Patience, try_again
 from mpifarm.system.signals import SignalInbox
 from mpifarm.tasklists import (
+    PLAIN_CLASS,
     ListTaskList,
     TaskList,
+    TasklistFileError,
     find_constraints,
     is_database,
     keeps_own_state,
@@ -320,14 +322,23 @@ def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]
     refuse_workdir(settings)
     validate_place(settings.workdir, settings.tasklist)
     _finish_adding(context)
-    tasks = open_tasklist(
-        handler,
-        settings.tasklist,
-        settings.workdir,
-        lambda: make_directories(settings.workdir),
-    )
+    tasks = _open_list(handler, settings)
     leave_unended(tasks, settings)
     return runner, tasks
+
+
+def _open_list(handler: HandlerDefinition, settings: Settings) -> TaskList:
+    try:
+        return open_tasklist(
+            handler,
+            settings.tasklist,
+            settings.workdir,
+            lambda: make_directories(settings.workdir),
+        )
+    except TasklistFileError as error:
+        if handler.python_class != PLAIN_CLASS:
+            raise
+        return read_beside_writer(settings, error)
 
 
 def _find_handler(settings: Settings, search_path: SearchPath) -> HandlerDefinition:

@@ -9,6 +9,7 @@ from mpifarm import dialects
 from mpifarm.dialects import DisBatchTaskList, GreasyTaskList
 from mpifarm.errors import InputError
 from mpifarm.order.constraints import Barrier, Constraints
+from mpifarm.tasklists import UNENDED, TasklistFileError
 
 
 @pytest.fixture
@@ -41,6 +42,43 @@ def output_of(command: str) -> str:
         env={"MPIFARM_FARM": "f1", "MPIFARM_RANK": "2", "MPIFARM_WORKER": "3"},
         text=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("handler", "line"),
+    [
+        (DisBatchTaskList, "#DISBATCH BARR"),
+        (DisBatchTaskList, "#DISBATCH REPEAT"),
+        (DisBatchTaskList, "#DISBATCH PREFIX"),
+        (GreasyTaskList, "[# 1"),
+        (GreasyTaskList, "[# 1 #]"),
+        (GreasyTaskList, "[@ /tmp"),
+    ],
+)
+def test_a_wrong_line_that_nothing_ends_may_be_half_written(tmp_path, handler, line):
+    path, said = tmp_path / "Tasks", list[str]()
+    for end in ("\n", ""):
+        path.write_text(f"true\n{line}{end}")
+        with pytest.raises(TasklistFileError) as caught:
+            handler(str(path), "workdir")
+        said.append(str(caught.value))
+        assert caught.value.is_unended == (not end)
+        assert (caught.value.place, caught.value.number) == (f"line 2 of {path}", 2)
+    assert said[1] == f"{said[0]}{UNENDED}"
+
+
+@pytest.mark.parametrize("handler", [DisBatchTaskList, GreasyTaskList])
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [("a\nb", 2), ("a\nb\n", 0), ("a\n# b", 0), ("a\n ", 0), ("", 0)],
+)
+def test_the_line_of_a_task_that_nothing_ends_is_known(
+    tmp_path, handler, content, line
+):
+    path = tmp_path / "Tasks"
+    path.write_text(content)
+    tasks = handler(str(path), "workdir")
+    assert tasks.unended_place == (f"line {line} of {path}" if line else "")
 
 
 # ---- disBatch ------------------------------------------------------------------------

@@ -408,6 +408,39 @@ def test_a_start_leaves_a_line_that_may_be_half_written(
 
 
 @pytest.mark.parametrize(
+    ("half", "rest", "texts", "after"),
+    [
+        ("#AFTER", " 0\n2\n", ["2"], {2: (0,)}),
+        ("#AFTER 0,", "1\n2\n", ["2"], {2: (0, 1)}),
+        ("[limit=d", "isk] 2\n", ["[limit=disk] 2"], {}),
+    ],
+)
+def test_a_wrong_line_is_left_until_it_is_whole(tmp_path, half, rest, texts, after):
+    content = f"0\n1\n{half}"
+    (tmp_path / "tasks.txt").write_text(content)
+    tasks = ListTaskList.read_ended(str(tmp_path / "tasks.txt"), "")
+    grown = Grown(tmp_path, content, tasks)
+    left = grown.growth.find_left(grown.now)
+    place = f"line 3 of {grown.path}"
+    assert left.wrong_line == place
+    assert explain_left("", left) == (
+        f"{place} has no newline at its end, so it may be half written, and does not"
+        " count yet: end it by a newline, and give the same command again"
+    )
+    grown.append(rest)
+    grown.run(2.0)
+    assert grown.texts == ["0", "1", *texts]
+    assert tasks.constraints.after == after
+    assert grown.growth.find_left(grown.now) == Left()
+
+
+def test_a_wrong_end_of_an_edited_list_is_named(grown):
+    grown.path.write_text("0\n1\n2\n#AFTER 7")
+    grown.run(ODD_SECONDS + 3.0)
+    assert grown.growth.find_left(grown.now).wrong_line == f"line 4 of {grown.path}"
+
+
+@pytest.mark.parametrize(
     ("content", "known", "given"),
     [
         ("echo 0\necho 1", 0, {}),

@@ -13,6 +13,7 @@ from mpifarm.database.names import DATABASE_CLASS
 from mpifarm.databases import SqliteTaskList
 from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.farm import opening
+from mpifarm.farm.growth import explain_unended
 from mpifarm.farm.opening import (
     TELL_SECONDS,
     CheckedCommands,
@@ -36,6 +37,7 @@ from mpifarm.store.database_store import DatabaseStore
 from mpifarm.store.file_store import FileStore
 from mpifarm.store.membership import FAMILY
 from mpifarm.system.lock import WorkdirLock, lock_paths
+from mpifarm.tasklists import UNENDED
 from tests.unit.database_fakes import DatabaseSite
 
 
@@ -543,6 +545,100 @@ def test_lines_that_a_killed_adder_was_adding_are_read_too(list_context, tmp_pat
     _, tasks = opening.Opening(list_context()).read_definitions()
     assert [*tasks.tasks] == ["echo a", "echo b", "echo c", "echo d"]
     assert lock.exists(), "it was held meanwhile"
+
+
+# ---- a last line that may be half written --------------------------------------------
+
+
+def read_begun(list_context, tmp_path, content: str, known: str, **settings: Any):
+    """What a start reads of a list that was begun as `known`, "" for not begun."""
+    path = tmp_path / "list"
+    if known:
+        path.write_text(known)
+        join(list_context(**settings))
+    path.write_text(known + content)
+    return opening.Opening(list_context(**settings)).read_definitions()[1]
+
+
+HALF = ["#AFTER", "#AFTER 9", "#BARRIER CH", "[limit=x", "[limit=x] ", "a\0"]
+"""Beginnings of lines that would be wrong words."""
+
+
+@pytest.mark.parametrize("half", HALF)
+@pytest.mark.parametrize(
+    ("known", "given"),
+    [("a\nb\n", {}), ("", {"follow": 5.0}), ("a\n", {"follow": 5.0})],
+)
+def test_a_half_written_line_is_not_refused_where_its_newline_may_come(
+    list_context, tmp_path, half, known, given
+):
+    content = f"#BARRIER\nc\n{half}"
+    tasks = read_begun(list_context, tmp_path, content, known, **given)
+    assert [*tasks.tasks] == [*known.split(), "c"]
+    assert len(tasks.constraints.barriers) == bool(known)
+    assert explain_unended(tasks) == (
+        "the last line of list has no newline yet, so it may be half written: it counts"
+        " once it has one"
+    )
+
+
+@pytest.mark.parametrize("half", HALF)
+@pytest.mark.parametrize(("known", "given"), [("", {}), ("a\n", {"remap": True})])
+def test_a_wrong_line_that_nothing_ends_is_refused_with_that_word(
+    list_context, tmp_path, half, known, given
+):
+    with pytest.raises(InputError, match=r"line . of .*list .*half written") as caught:
+        read_begun(list_context, tmp_path, f"c\n{half}", known, **given)
+    whole = str(caught.value)
+    with pytest.raises(InputError) as caught:
+        read_begun(list_context, tmp_path, f"c\n{half}\n", known, **given)
+    assert f"{caught.value}{UNENDED}" == whole
+
+
+@pytest.mark.parametrize("end", ["\r", "\n"])
+def test_a_wrong_line_that_another_follows_is_refused(list_context, tmp_path, end):
+    with pytest.raises(InputError, match=r"line 2 of .*names no tasks after") as caught:
+        read_begun(list_context, tmp_path, f"#AFTER{end}b", "a\n")
+    assert UNENDED not in str(caught.value)
+
+
+BEGUN = {"disbatch": "#DISBATCH PREFIX nice true\ntrue\n", "greasy": "true\n\n"}
+"""Lists of other tools as they were begun, each of two lines and a task."""
+
+
+@pytest.mark.parametrize("handler", BEGUN)
+@pytest.mark.parametrize("half", ["tru", "#DISBATCH REPEAT 1", "[# 1 #] tru"])
+def test_a_line_of_another_tool_is_not_run_by_half(
+    list_context, tmp_path, handler, half
+):
+    if half == "#DISBATCH REPEAT 1" and handler == "greasy":
+        return  # a comment there
+    said = (
+        "line 4 of list has no newline at its end, and was added since the list was"
+        " begun, so it may be half written: end it by a newline, and give the same"
+        " command again"
+    )
+    content, known = f"true\n{half}", BEGUN[handler]
+    with pytest.raises(InputError, match=f"^{said}$"):
+        read_begun(list_context, tmp_path, content, known, handler=handler)
+
+
+@pytest.mark.parametrize("handler", BEGUN)
+@pytest.mark.parametrize(
+    ("known", "content", "given"),
+    [
+        (False, "true\ntrue", {}),
+        (True, "true\n", {}),
+        (True, "# true", {}),
+        (True, "true", {"remap": True}),
+    ],
+)
+def test_a_list_of_another_tool_is_read_if_it_is_new_or_its_lines_are_whole(
+    list_context, tmp_path, handler, known, content, given
+):
+    begun = BEGUN[handler] if known else ""
+    tasks = read_begun(list_context, tmp_path, content, begun, handler=handler, **given)
+    assert len(tasks) == known + content.count("true") - content.count("#")
 
 
 def test_a_start_that_waits_sleeps(monkeypatch):
