@@ -18,7 +18,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from mpifarm.model.paths import WorkdirPaths, is_timeline, is_timeline_aside
-from mpifarm.store.timeline import COST_OF_NESTING, MAX_IN_VAIN, match_attempt
+from mpifarm.store.timeline import (
+    COST_OF_NESTING,
+    MAX_IN_VAIN,
+    encode_json,
+    match_attempt,
+    show_surrogates,
+)
 from mpifarm.store.timeline_file import MAX_SALVAGED
 from mpifarm.store.tracks import FIRST_SPARE
 from mpifarm.system import files
@@ -90,7 +96,9 @@ class MergedTimeline:
         is_aside = is_timeline_aside(name)
         is_saved = is_aside and files.find_size(path) <= MAX_SALVAGED
         found = Events(path)
-        for text, event in found:
+        for original, event in found:
+            # Plain farmers, and versions up to 0.4.0, escape them.
+            text = show_surrogates(original)
             if self._saved and not is_aside and hash(text) in self._saved:
                 continue
             if is_saved:
@@ -257,7 +265,7 @@ class Numbers:
         elif process == pid:
             return text
         event["pid"] = process
-        return json.dumps(event)
+        return encode_json(event)
 
     def _take(self, number: int) -> int:
         """Return `number`, or a spare number if it is taken."""

@@ -6,7 +6,6 @@ farm: a rank and a worker get their own pids, unless another host has given the 
 pid.  A worker that died and its successor are one thread.
 """
 
-import json
 from binascii import crc32
 
 from mpifarm.store import timeline
@@ -62,7 +61,7 @@ class Tracks:
         place = f'"pid": {process}, "tid": {thread}'
         name = "no worker" if index is None else f"worker {index}"
         self._add("thread_name", place, name=name, host=host)
-        return timeline.Track(place, json.dumps(host))
+        return timeline.Track(place, timeline.encode_json(host))
 
     def _name_process(
         self, place: str, name: str, order: int, **arguments: object

@@ -23,6 +23,7 @@ from mpifarm.store.timeline import (
     encode_event,
     encode_timeline,
     match_attempt,
+    salvage,
 )
 from mpifarm.store.tracks import Tracks
 from mpifarm.store.types import Recorded
@@ -105,6 +106,25 @@ def test_events_of_one_file_keep_their_numbers(paths):
     events = farm_events(FARM)
     write(paths.timeline, events)
     assert merge(paths) == [json.loads(each) for each in events]
+
+
+def test_surrogates_that_others_escape_are_shown_also_in_events_with_new_numbers(paths):
+    tangled = plain_event("\U0001f600 \udcff \\ud83d")
+    write(
+        paths.timeline, [tangled, tangled.replace(b"\\ud83d\\ude00", rb"\uD83D\uDE00")]
+    )
+    write(paths.timeline_of(FARM), [*farm_events(FARM), tangled])
+    merged = b"".join(MergedTimeline(paths, find_timelines(paths)).blocks())
+    assert merged.count(rb"\ufffd \\ud83d") == 3
+    assert merged.count("\U0001f600".encode()) == 3
+    assert len({each["pid"] for each in attempts_of(json.loads(merged))}) == 3
+
+
+def test_an_event_with_escapes_that_was_saved_from_a_damaged_file_comes_once(paths):
+    event = plain_event("\U0001f600 \udcff é")
+    write(paths.timeline_aside(FARM), [event])
+    write(paths.timeline, salvage(encode_timeline([event])))
+    assert len(merge(paths)) == 1
 
 
 @pytest.mark.parametrize("host", ["n1", "n2"])

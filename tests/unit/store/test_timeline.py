@@ -50,9 +50,9 @@ def event(text: str = "echo", attempt: Recorded | None = None) -> bytes:
 
 
 def test_an_event_has_pytaskfarmers_fields_and_tells_the_attempt():
-    assert json.loads(event("echo 'é' \udcff \"x\"")) == {
+    assert json.loads(event("echo 'é' \t \"x\"")) == {
         "cat": "task",
-        "name": "echo 'é' \udcff \"x\"",
+        "name": "echo 'é' \t \"x\"",
         "pid": 10,
         "tid": 11,
         "ts": 1_700_000_000.25 * 1e6,
@@ -67,6 +67,27 @@ def test_an_event_has_pytaskfarmers_fields_and_tells_the_attempt():
             "host": "n17",
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\U0001f600 \U0010ffff", b"\xf0\x9f\x98\x80 \xf4\x8f\xbf\xbf"),
+        ("\xe9 \udcff\udcfe", rb"\u00e9 \ufffd\ufffd"),
+        ("\ud83dx\ude00", rb"\ufffdx\ufffd"),
+        ("\\ud83d \\\\udcff", rb"\\ud83d \\\\udcff"),
+        ("\\\U0001f600 \ud7ff", b"\\\\\xf0\x9f\x98\x80 \\ud7ff"),
+    ],
+)
+def test_an_event_has_no_escape_of_a_surrogate_for_which_perfetto_refuses_the_file(
+    text, shown
+):
+    found = event(text, recorded(host=text))
+    assert b'"name": "' + shown + b'", "pid"' in found
+    assert b'"host": "' + shown + b'"}' in found
+    # A file without its end is saved in the same bytes, also if others escape more.
+    assert salvage(b"[" + found) == [found]
+    assert salvage(json.dumps(json.loads(found)).encode()) == [found]
 
 
 def test_attempts_that_failed_are_told_apart_by_category_and_colour():
