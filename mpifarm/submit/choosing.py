@@ -180,17 +180,28 @@ def requeues(text: str) -> bool:
     return re.search(r"^JobRequeue\s*=\s*0", text, re.MULTILINE) is None
 
 
-def parse_cpus(text: str) -> int | None:
-    """Return the CPUs of the smallest node in the output of ``sinfo -o %c``."""
-    counts = [int(c) for c in re.findall(r"^\s*(\d+)\+?\s*$", text, re.MULTILINE)]
-    return min((c for c in counts if c > 0), default=None)
+def parse_cpus(text: str) -> list[int]:
+    """Return the CPUs of each kind of node in the output of ``sinfo --format=%c``."""
+    counts = re.findall(r"^\s*(\d+)\+?\s*$", text, re.MULTILINE)
+    return [count for count in map(int, counts) if count > 0]
 
 
-def choose_cpus(asked: int | None, wanted: int, smallest: int | None) -> int:
-    """Return the CPUs of a small job: those of ``-c``, or at most `wanted`."""
-    if asked is not None:
-        return asked
-    return wanted if smallest is None else min(wanted, smallest)
+def choose_cpus(wanted: int, known: list[int]) -> int:
+    """Return the CPUs of a small job: at most `wanted`, and as the smallest node has.
+
+    `known` are the CPUs of the nodes.
+    """
+    return min([wanted, *known])
+
+
+def check_cpus(cpus: int, known: list[int]) -> None:
+    """Raise `InputError` for more CPUs than any node has, if these are known."""
+    if known and cpus > max(known):
+        raise InputError(
+            f"-c {cpus} is more than any node of this Slurm partition has,"
+            f" {counted(max(known), 'CPU')}: ask for {max(known)} or fewer, or for more"
+            " nodes (-N)"
+        )
 
 
 def choose_lead(grace: float, seconds: int, least: int = DEFAULT_LEAD) -> int:

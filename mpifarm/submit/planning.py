@@ -361,11 +361,13 @@ class _SlurmPlanner(_Planner):
         """Return the CPUs of a job that shares its node, None for whole nodes."""
         wishes = self.wishes
         is_small = wishes.nodes == 1 and (wishes.array is not None or wishes.backfill)
-        if wishes.cpus is not None or not is_small:
-            return wishes.cpus
+        if wishes.cpus is None and not is_small:
+            return None
         of = [f"--partition={partition}"] if partition else []
-        smallest = choosing.parse_cpus(
-            self.programs.ask("sinfo", "--noheader", *of, "--format=%c")
-        )
-        wanted = BACKFILL_CPUS if wishes.backfill else ARRAY_CPUS
-        return choosing.choose_cpus(None, wanted, smallest)
+        words = ("sinfo", "--noheader", "--exact", *of, "--format=%c")
+        known = choosing.parse_cpus(self.programs.ask(*words))
+        if wishes.cpus is None:
+            wanted = BACKFILL_CPUS if wishes.backfill else ARRAY_CPUS
+            return choosing.choose_cpus(wanted, known)
+        choosing.check_cpus(wishes.cpus, known)
+        return wishes.cpus

@@ -270,7 +270,8 @@ if ((status == 75 || status > 128)); then
   if (($(recorded) > before)); then idle=0; else idle=$((idle + 1)); fi
   if ((idle > {most})); then
     echo "{script}: not requeued, because the last four runs recorded nothing" >&2
-  elif scontrol update job="$SLURM_JOB_ID" comment="${{comment%idle=*}}idle=$idle"; then
+  elif scontrol update job="$SLURM_JOB_ID" comment="${{comment%idle=*}}idle=$idle" \
+    || ((idle == 0)); then  # a job that has lost a node may not be updated
     scontrol requeue "$SLURM_JOB_ID"
   fi
 fi"""

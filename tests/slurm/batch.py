@@ -4,6 +4,7 @@ Rules of this file: Slurm is asked as a user asks it, by its commands.  A job's 
 status is what Slurm has recorded.
 """
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -136,7 +137,16 @@ class Slurm:
         return launch
 
     def submit(self, *argv: str) -> Job:
-        """``sbatch`` with these arguments; ``jobs/…`` is the project's own script."""
+        """``sbatch`` with these arguments; ``jobs/…`` is the project's own script.
+
+        With the word ``submit`` among them, ``mpifarm submit`` with the others.
+        """
+        if "submit" in argv:
+            words = [word for word in argv if word != "submit"]
+            submit = ("python", "-m", "mpifarm", "submit", "--json")
+            told = json.loads(self.ask(*submit, *words))
+            workdir = self.directory / "tasks.txt_workdir"
+            return Job(self, told["job"], workdir / f"job-{told['job']}.out")
         jobid = self._sbatch(*argv, output="job-%j.out")
         return Job(self, jobid, self.directory / f"job-{jobid}.out")
 

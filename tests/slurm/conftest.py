@@ -58,6 +58,7 @@ SUBMISSIONS = {
         *("--time=30", "--time-min=1", f"--nodelist={','.join(GAP_NODES)}"),
         *("jobs/requeue.slurm", "tasks.txt", "-n", "2"),
     ),
+    "submitted": ("submit", "-c", "2", "--until-done", "tasks.txt"),
 }
 """What is submitted with a time limit of a minute, or shortened to that."""
 

@@ -141,12 +141,17 @@ def test_slurm_says_whether_jobs_are_requeued(text, answer):
 
 
 def test_a_small_job_fits_on_the_smallest_node():
-    assert choosing.parse_cpus("64\n 4+\n128\n") == 4
-    assert choosing.parse_cpus("") is None
-    assert choosing.choose_cpus(None, 8, 4) == 4
-    assert choosing.choose_cpus(None, 8, 64) == 8
-    assert choosing.choose_cpus(None, 8, None) == 8
-    assert choosing.choose_cpus(128, 8, 4) == 128
+    assert choosing.parse_cpus("64\n 4+\n128\n0\nnonsense\n") == [64, 4, 128]
+    assert choosing.choose_cpus(8, [64, 4, 128]) == 4
+    assert choosing.choose_cpus(8, [64]) == 8
+    assert choosing.choose_cpus(8, []) == 8
+
+
+def test_more_cpus_than_any_node_has_are_refused():
+    choosing.check_cpus(128, [64, 4, 128])
+    choosing.check_cpus(129, [])
+    with pytest.raises(InputError, match=r"-c 129 is more than any node.*, 128 CPUs:"):
+        choosing.check_cpus(129, [64, 4, 128])
 
 
 @given(st.floats(0, 10**6), st.integers(60, 10**7))

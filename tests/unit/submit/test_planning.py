@@ -29,7 +29,7 @@ class Cluster:
             "srun --mpi=list": LIST_22,
             "scontrol --oneliner show partition": SHOWN,
             "scontrol show config": "JobRequeue = 1\n",
-            "sinfo --noheader --partition=debug --format=%c": "64\n",
+            "sinfo --noheader --exact --partition=debug --format=%c": "64\n",
             **answers,
         }
         self.asked = []
@@ -91,6 +91,8 @@ def test_what_can_t_work_is_refused():
     assert "no time limit is known" in refused(seconds=None)
     assert "no partition gpu" in refused(partition="gpu")
     assert "takes a minute or more" in refused(seconds=59)
+    assert "-c 65 is more than any node" in refused(cpus=65)
+    assert planned(cpus=64).cpus == 64
 
 
 def test_the_partition_gives_the_time_limit():
@@ -101,7 +103,7 @@ def test_an_array_is_small_jobs_of_eight_cpus():
     request = planned(array=4)
     assert (request.array, request.nodes, request.cpus) == (4, 1, 8)
     assert request.launcher is Launcher.NONE
-    small = {"sinfo --noheader --partition=debug --format=%c": "4\n"}
+    small = {"sinfo --noheader --exact --partition=debug --format=%c": "4\n"}
     assert planned(Cluster(**small), array=4).cpus == 4
     assert planned(array=4, cpus=30).cpus == 30
     assert planned(array=4, nodes=2).cpus is None

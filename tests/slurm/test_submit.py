@@ -1,0 +1,155 @@
+"""``mpifarm submit`` on a real Slurm: each form, a cancel, a node that goes, a refusal.
+
+Rules of this file: what is typed after a submission is what submit has printed.  How a
+script goes on after kills is the same in ``jobs/``, whose tests hold it.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.slurm.batch import DEADLINE, Job
+from tests.slurm.conftest import WAITS
+from tests.slurm.test_supervise import nodes_of, take_away
+from tests.support import wait_until
+
+__all__ = ["take_away"]
+
+FORMS = {
+    "one": ("-c", "2"),
+    "nodes": ("-N", "2"),
+    "shared": ("-N", "2", "-c", "2", '--comment=it\'s "mine" #1'),
+    "array": ("--array", "2", "-c", "2"),
+    "arrayed": ("--array", "2", "-N", "2", "-c", "1"),
+    "gap": ("--backfill", "-c", "1"),
+    "until": ("--until-done", "-N", "2", "-c", "1"),
+    "chain": ("--chain", "-c", "1"),
+    "supervised": ("--supervise", "--until-done", "-N", "2", "-c", "1"),
+}
+
+
+class Submitted:
+    """A submission: what submit says of it, and its jobs."""
+
+    def __init__(self, slurm, told, directory, members=0):
+        self._slurm = slurm
+        self.told = told
+        names = [f"_{number}" for number in range(1, members + 1)] or [""]
+        workdir = directory / "tasks.txt_workdir"
+        self.jobs = [
+            Job(slurm, told["job"] + name, workdir / f"job-{told['job']}{name}.out")
+            for name in names
+        ]
+
+    def type(self, name):
+        """Type one of the commands that were printed."""
+        subprocess.run(
+            ["bash", "-c", self.told[name]],
+            env=self._slurm.environment,
+            cwd=self._slurm.directory,
+            check=True,
+        )
+
+
+def submit(slurm, *words, directory=None):
+    directory = directory or slurm.directory
+    members = int(words[words.index("--array") + 1]) if "--array" in words else 0
+    done = run(slurm, directory, *words)
+    assert done.returncode == 0, done.stderr
+    return Submitted(slurm, json.loads(done.stdout), directory, members)
+
+
+def run(slurm, directory, *words):
+    argv = [sys.executable, "-m", "mpifarm", "submit", "--json", *words]
+    return subprocess.run(
+        argv,
+        env=slurm.environment,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_each_form_farms_its_list_to_the_end(farm, slurm):
+    submitted, before = {}, ""
+    for name, options in FORMS.items():
+        directory = farm.directory / f"{name} it's 100%j"
+        directory.mkdir()
+        (directory / "tasks.txt").write_text("true\n" * 8)
+        after = ("--after", before) if before else ()
+        words = ("-t", "10", *options, *(after if name == "shared" else ()))
+        submitted[name] = submit(slurm, *words, "tasks.txt", directory=directory)
+        before = submitted[name].told["job"]
+    for name, each in submitted.items():
+        for job in each.jobs:
+            assert job.assert_ends(0).state == "COMPLETED", name
+            assert "exit status 0" in job.text()
+    workdirs = [*farm.directory.glob("*/tasks.txt_workdir")]
+    assert len(workdirs) == len(FORMS)
+    for workdir in workdirs:
+        assert len((workdir / "finished").read_text().splitlines()) == 8
+    fields = submitted["gap"].jobs[0].fields()
+    assert (fields["TimeMin"], fields["Requeue"]) == ("00:02:00", "1")
+    assert submitted["shared"].jobs[0].fields()["Comment"] == "it's"  # and more
+    assert "2 ranks of 2 workers" in submitted["shared"].jobs[0].text()
+    assert "2 ranks of " in submitted["nodes"].jobs[0].text()
+    wait_until(lambda: not slurm.queue(), DEADLINE)  # the successor of the chain
+
+
+def test_the_printed_command_cancels_a_chain_with_all_its_links(farm, slurm):
+    farm.write_list([WAITS] * 2)
+    chain = submit(slurm, "-t", "10", "-c", "2", "--chain", "tasks.txt")
+    farm.wait_for_marks("started", 2)
+    assert len(slurm.queue()) == 2
+    chain.type("cancel")
+    wait_until(lambda: not slurm.queue(), DEADLINE)
+    farm.wait_until_gone(30)
+    farm.assert_sound()
+    assert farm.to_process() == [0, 1]
+
+
+def test_a_job_goes_on_after_a_stop_and_without_a_node_that_goes(
+    farm, slurm, take_away
+):
+    farm.write_list(["true"] * 4 + [WAITS] * 6)
+    words = ("-N", "3", "-t", "10", "--supervise", "--until-done", "tasks.txt")
+    (job,) = submit(slurm, *words, "-n", "2", "--rank-timeout", "4").jobs
+    farm.wait_for_marks("started", 6)
+    wait_until(lambda: len(farm.finished()) == 4, DEADLINE)
+    node = nodes_of(slurm, job)[-1]
+    take_away(node, "DOWN")
+    wait_until(lambda: "rank 2 on " in job.text(), DEADLINE)
+    job.scancel("--batch", "--signal=USR1")  # as Slurm does before the limit
+    job.wait_until_restarted(1)
+    farm.allow()
+    assert job.assert_ends(0).restarts == 1
+    farm.assert_all_finished()
+
+
+def test_what_slurm_can_never_start_is_refused_and_leaves_nothing(farm, slurm):
+    farm.write_list(["true"])
+    refused = {
+        ("-N", "99", "-t", "5"): "-N 99 is more than the partition debug gives",
+        ("-t", "5", "-p", "gpu"): "Slurm has no partition gpu here, only debug",
+        (): "no time limit is known",
+        ("-t", "5", "--gres=gpu:4"): "Slurm refused the job: sbatch: error:",
+        ("-t", "5", "--no-such=4"): "unrecognized option '--no-such=4'",
+        ("-t", "5", "-c", "99"): "-c 99 is more than any node",
+    }
+    for words, sentence in refused.items():
+        done = run(slurm, farm.directory, *words, "tasks.txt")
+        assert (done.returncode, sentence in done.stderr) == (2, True), done.stderr
+    assert [path.name for path in farm.directory.iterdir()] == ["tasks.txt"]
+    assert slurm.queue() == []
+
+
+@pytest.mark.timeout(240)
+def test_a_job_whose_time_runs_out_goes_on_by_itself(limited):
+    farm, _, job = limited["submitted"]
+    assert job.fields()["TimeLimit"] == "00:01:00"
+    ended = job.assert_ends(0, 180.0)
+    assert (ended.state, ended.restarts) == ("COMPLETED", 1)
+    farm.assert_all_finished()
