@@ -117,8 +117,10 @@ def find_queued(connection: sqlite3.Connection, taskids: Collection[int]) -> lis
     ]
 
 
-def keep_apart(connection: sqlite3.Connection, begin: int, *, singly: bool) -> int:
-    """Let tasks from `begin` on wait that plain farmers may not run as they stand.
+def keep_apart(
+    connection: sqlite3.Connection, begin: int, end: int, *, singly: bool
+) -> int:
+    """Let tasks from `begin` to `end` wait that plain farmers may not run as they are.
 
     They are those that a user has inserted.  `singly`: some wait for single others, or
     have a kind.  Return the number of tasks.
@@ -126,17 +128,26 @@ def keep_apart(connection: sqlite3.Connection, begin: int, *, singly: bool) -> i
     changed = connection.execute(
         "UPDATE tasks SET state = 'waiting' WHERE state = 'to process'"
         " AND state <> 'finished' AND id >= max(?,"
-        ' (SELECT coalesce(min("before"), 9223372036854775807) FROM barriers))',
-        (begin,),
+        ' (SELECT coalesce(min("before"), 9223372036854775807) FROM barriers))'
+        " AND id < ?",
+        (begin, end),
     ).rowcount
     if singly:
         changed += connection.execute(
             "UPDATE tasks SET state = 'waiting' WHERE state = 'to process'"
-            " AND state <> 'finished' AND id >= ?"
+            " AND state <> 'finished' AND id >= ? AND id < ?"
             ' AND ("after" IS NOT NULL OR kind IS NOT NULL)',
-            (begin,),
+            (begin, end),
         ).rowcount
     return changed
+
+
+def let_wait(connection: sqlite3.Connection, taskids: Collection[int]) -> None:
+    """Let those of some tasks wait that are to be processed."""
+    connection.executemany(
+        "UPDATE tasks SET state = 'waiting' WHERE id = ? AND state = 'to process'",
+        ((taskid,) for taskid in taskids),
+    )
 
 
 # ---- states --------------------------------------------------------------------------
@@ -161,6 +172,53 @@ def read_unfinished(
     elif count:
         for (taskid,) in connection.execute(f"SELECT id {condition}", values):
             yield range(taskid, taskid + 1)
+
+
+MAX_CHANGES: Final = 100_000
+"""Changes that are kept for other farms; one that has missed more reads all rows."""
+
+
+def find_changes(connection: sqlite3.Connection) -> range:
+    """Return the numbers of the changes that are kept; the first one of all has 1."""
+    first, last = connection.execute(
+        "SELECT (SELECT min(number) FROM changes), (SELECT max(number) FROM changes)"
+    ).fetchone()
+    return range(1, 1) if last is None else range(first, last + 1)
+
+
+def are_kept(changes: range, begin: int) -> bool:
+    """Return whether none of the changes from `begin` on was dropped."""
+    return changes.start <= begin <= changes.stop
+
+
+def read_changed(
+    connection: sqlite3.Connection, begin: int, total: int
+) -> list[tuple[int, str]]:
+    """Return id and state of those of `total` tasks that changes from `begin` on name.
+
+    A change is an end, a task that is opened again, or one that is to be processed.
+    """
+    return connection.execute(
+        "SELECT id, state FROM tasks WHERE id < ?"
+        " AND id IN (SELECT task FROM changes WHERE number >= ?)",
+        (total, begin),
+    ).fetchall()
+
+
+def read_states(
+    connection: sqlite3.Connection, begin: int, end: int
+) -> list[tuple[int, str]]:
+    """Return id and state of each task from `begin` to `end`."""
+    query = "SELECT id, state FROM tasks WHERE id >= ? AND id < ?"
+    return connection.execute(query, (begin, end)).fetchall()
+
+
+def forget_changes(connection: sqlite3.Connection) -> None:
+    """Drop the changes before the last `MAX_CHANGES`."""
+    connection.execute(
+        "DELETE FROM changes WHERE number <= (SELECT max(number) FROM changes) - ?",
+        (MAX_CHANGES,),
+    )
 
 
 def find_ran_and_failed(connection: sqlite3.Connection) -> list[int]:

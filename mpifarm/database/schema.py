@@ -70,11 +70,20 @@ CREATE TABLE barriers (
   "before" INTEGER PRIMARY KEY,
   checks INTEGER NOT NULL CHECK (checks IN (0, 1)),
   since INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE changes (number INTEGER PRIMARY KEY, task INTEGER NOT NULL);
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT);
 """
 
 _INDEXES: Final = """
 CREATE INDEX unfinished ON tasks (state) WHERE state <> 'finished';
+"""
+
+# Whoever changes a row by SQL writes this too, and so tells farms where to look.
+_TRIGGER: Final = """
+CREATE TRIGGER note_change AFTER UPDATE OF state ON tasks
+  WHEN (new.state <> 'running' AND new.state <> 'waiting')
+    OR old.state = 'finished' OR old.state = 'failed' OR old.state = 'cancelled'
+  BEGIN INSERT INTO changes (task) VALUES (new.id); END
 """
 
 _MAGIC: Final = b"SQLite format 3\0"
@@ -411,6 +420,7 @@ def creating(path: str) -> Iterator[sqlite3.Connection]:
             _make_tables(connection)
             yield connection
             _execute_all(connection, _INDEXES)
+            connection.execute(_TRIGGER)
             connection.execute("COMMIT")
         _sync(staging)
 

@@ -98,6 +98,9 @@ _UNFINISHED: Final = "state <> 'finished'"
 
 _RUNNING: Final = f"state = 'running' AND {_UNFINISHED}"
 
+_NO_END: Final = 1 << 62
+"""An id that no task has."""
+
 _BLOCK: Final = 1000
 """Rows that are read at once."""
 
@@ -189,18 +192,21 @@ def _refuse_command(rows: Iterable[tuple[int, bytes]]) -> None:
                 )
 
 
-def read_constraints(connection: sqlite3.Connection, begin: int = 0) -> Constraints:
-    """Return the order of the tasks from `begin` on, and their kinds.
+def read_constraints(
+    connection: sqlite3.Connection, begin: int = 0, end: int | None = None
+) -> Constraints:
+    """Return the order of the tasks from `begin` on (to `end`), and their kinds.
 
     Raises `InputError`.
     """
-    constraints = Constraints(read_barriers(connection, begin))
+    end = _NO_END if end is None else end
+    constraints = Constraints(read_barriers(connection, begin, end))
     query = (
-        'SELECT id, "after", kind FROM tasks'
-        ' WHERE id >= ? AND ("after" IS NOT NULL OR kind IS NOT NULL) ORDER BY id'
+        'SELECT id, "after", kind FROM tasks WHERE id >= ? AND id < ?'
+        ' AND ("after" IS NOT NULL OR kind IS NOT NULL) ORDER BY id'
     )
     last: tuple[str | None, tuple[int, ...]] = (None, ())
-    for taskid, after, kind in connection.execute(query, (begin,)):
+    for taskid, after, kind in connection.execute(query, (begin, end)):
         if after is not None:
             if last[0] != after:
                 last = (after, _parse_after(taskid, after))
@@ -217,13 +223,15 @@ def read_constraints(connection: sqlite3.Connection, begin: int = 0) -> Constrai
     return constraints
 
 
-def read_barriers(connection: sqlite3.Connection, begin: int = 0) -> list[Barrier]:
-    """Return the barriers in front of tasks from `begin` on."""
+def read_barriers(
+    connection: sqlite3.Connection, begin: int = 0, end: int = _NO_END
+) -> list[Barrier]:
+    """Return the barriers in front of tasks from `begin` to `end`."""
     query = (
         'SELECT "before", checks, since FROM barriers WHERE "before" >= ?'
-        ' ORDER BY "before"'
+        ' AND "before" < ? ORDER BY "before"'
     )
-    rows = connection.execute(query, (begin,))
+    rows = connection.execute(query, (begin, end))
     return [Barrier(first, bool(checks), since or 0) for first, checks, since in rows]
 
 

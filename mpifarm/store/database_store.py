@@ -41,7 +41,7 @@ from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.store.held_file import Held
 from mpifarm.store.progress import Progress, TransactionStep
 from mpifarm.store.row_search import find_tasks
-from mpifarm.store.row_states import RowStates
+from mpifarm.store.row_states import Changes, RowStates
 from mpifarm.store.store import Store
 from mpifarm.store.take_up import split_texts
 from mpifarm.store.task_map import TaskMap
@@ -49,9 +49,6 @@ from mpifarm.store.types import Counts, HeldLock, Recorded, Survey, Transacted
 from mpifarm.store.validate import validate_access
 from mpifarm.system import files
 from mpifarm.system.time_of_day import encode_time
-
-MAX_SHARE: Final = 0.02
-"""Share of the time in which the rows are read again, beside other farmers."""
 
 BUSY_SECONDS: Final = 0.3
 """Seconds for which a farm at work waits for another program's transaction; then it
@@ -102,11 +99,10 @@ class DatabaseStore(Store):
         """The number of this farm's transactions that have changed rows."""
         self._is_stale = False
         """Whether others have changed rows since they were read."""
-        self._read_again_at = 0.0
         self._grown_version = 0
         """The version of the database when it was last looked at for new tasks."""
-        self._is_mixed = False
-        """Whether rows may be to be processed that have to wait, by what others did."""
+        self._next_change = 0
+        """The number of the first change that may have made ready what has to wait."""
         self._has_met_others = False
         """Whether others have changed rows while this farm ran."""
         self._has_left_timeline = False
@@ -164,7 +160,7 @@ class DatabaseStore(Store):
             with self._changing(connection):
                 farming.claim_place(connection, self._place, self.database)
                 self._keep_apart(connection)
-            self._is_mixed = False
+                self._next_change = farming.find_changes(connection).stop
         self._member.make_directories()
         self._member.enter(clock)
         try:
@@ -263,7 +259,7 @@ class DatabaseStore(Store):
 
     def _note_others(self) -> None:
         """Note that others have changed rows."""
-        self._is_stale = self._is_mixed = True
+        self._is_stale = True
         self._has_met_others = self._has_joined
 
     @contextmanager
@@ -296,24 +292,22 @@ class DatabaseStore(Store):
     def _poll(self, connection: Connection, *, whole: bool = False) -> None:
         """Read what others have changed, if they have: who has what, and what ended.
 
-        All rows are read if the order of the tasks depends on it, and else now and
-        then; with `whole`, now.
+        With `whole`, all rows are read.
         """
         self._others.poll()
         self._read_holders(connection)
-        if not self._is_stale:
-            return
-        if self._has_met_others and not self._has_left_timeline:
+        if self._is_stale and self._has_met_others and not self._has_left_timeline:
             # Plain farmers read and write it whole.
             self._timeline.leave_to_others()
             self._has_left_timeline = True
-        begun = time.perf_counter()
-        if self._frontier is None and not whole and begun < self._read_again_at:
-            return
-        changes = self._states.read(connection)
+        if whole:
+            self._heed(self._states.read(connection))
+        elif self._is_stale:
+            self._heed(self._states.refresh(connection))
         self._is_stale = False
-        now = time.perf_counter()
-        self._read_again_at = now + (now - begun) / MAX_SHARE
+
+    def _heed(self, changes: Changes) -> None:
+        """Let what others have ended or opened count for the order of the tasks."""
         if self._frontier is not None:
             self._frontier.revive(changes.opened)
             self._frontier.note_ends(finished=changes.finished, failed=changes.failed)
@@ -462,7 +456,9 @@ class DatabaseStore(Store):
             )
             pulled = set(farming.find_queued(connection, pull)) - {*found.ids}
             statements.take(connection, self.farm, {*found.ids, *pulled})
-        self._is_unsure = self._is_mixed = False
+            farming.forget_changes(connection)
+            next_change = farming.find_changes(connection).stop
+        self._is_unsure, self._next_change = False, next_change
         progress.note(TransactionStep.RELEASE, left)
         held = self._member.claim.held
         held.difference_update(left)
@@ -482,10 +478,17 @@ class DatabaseStore(Store):
 
     def _keep_apart(self, connection: Connection) -> None:
         """Let rows wait again that others have made ready too soon."""
-        constraints = self._constraints
-        if self._is_mixed and constraints:
+        constraints, total, begin = self._constraints, self._total, self._next_change
+        if not constraints:
+            return
+        if not farming.are_kept(farming.find_changes(connection), begin):
             is_single = bool(constraints.after or constraints.kinds)
-            farming.keep_apart(connection, 0, singly=is_single)
+            farming.keep_apart(connection, 0, total, singly=is_single)
+            return
+        changed = farming.read_changed(connection, begin, total)
+        ready = [each for each, state in changed if state == TaskState.TO_PROCESS]
+        early = {*ready}.difference(constraints.find_shared(sorted(ready)))
+        farming.let_wait(connection, early)
 
     def _note_taken(self, taskids: Collection[int]) -> None:
         """Let tasks that run again, by somebody's retry, count as open."""
@@ -560,19 +563,21 @@ class DatabaseStore(Store):
         ):
             self._check_rows(connection)
             texts = statements.read_commands(connection, known, most)
-            constraints = statements.read_constraints(connection, known)
+            total = known + len(texts)
+            constraints = statements.read_constraints(connection, known, total)
             if texts:
                 with self._changing(connection):
-                    farming.keep_apart(connection, known, singly=True)
+                    farming.keep_apart(connection, known, total, singly=True)
+            states = farming.read_states(connection, known, total)
         # What others commit behind this look is seen by the next one.
         self._grown_version = before + self._own_writes - own
-        added = len(texts)
-        constraints.cut(known + added)
-        if added:
-            self._packed.extend_encoded(split_texts(texts, 0, added))
+        if texts:
+            self._packed.extend_encoded(split_texts(texts, 0, len(texts)))
         self._constraints.extend(constraints)
         self._grow()
-        return added
+        # They may have ended since.
+        self._heed(self._states.take_in(states))
+        return len(texts)
 
     def _grow(self) -> None:
         """Heed what was added to the list, and to its order."""
@@ -581,8 +586,6 @@ class DatabaseStore(Store):
             self._frontier.grow(self._total)
         elif self._constraints:
             self._begin_order()
-        # They may have ended since; and others' rows are still to be read.
-        self._is_stale = True
 
     def find_left(self) -> int:
         """Return how many tasks were inserted that this farm does not know.
@@ -683,8 +686,7 @@ class DatabaseStore(Store):
 
     def survey(self, *, in_array: bool = False) -> Survey:
         """Read the rows, and return their state for `counts`.  Lock held."""
-        # What this farm itself has put back was not remembered.
-        self._is_stale = True
+        # What this farm itself has put back was not remembered: all is read.
         with self._connected() as connection:
             self._poll(connection, whole=True)
         survey = Survey(

@@ -53,6 +53,13 @@ def test_the_order_is_read_as_it_was_inserted(connection):
     assert constraints.barriers == [Barrier(4, checks=True, since=1)]
 
 
+def test_the_order_of_a_part_is_read(connection):
+    assert tasks.read_constraints(connection, 2, 3).after == {2: (0, 1)}
+    part = tasks.read_constraints(connection, 3, 4)
+    assert (part.after, part.kinds, part.barriers) == ({}, {3: "gpu"}, [])
+    assert len(tasks.read_constraints(connection, 4, 5).barriers) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

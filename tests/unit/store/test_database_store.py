@@ -6,15 +6,21 @@ from unittest import mock
 
 import pytest
 
-from mpifarm.database import tasks
+from mpifarm.database import farming, tasks
 from mpifarm.database.schema import find_version
-from mpifarm.errors import FutileError, InputError
+from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.model.task import Outcome
 from mpifarm.order.constraints import Barrier, Constraints
+from mpifarm.store import row_states
 from mpifarm.store.claims import ClaimLostError
 from mpifarm.store.database_store import DatabaseStore
 from mpifarm.store.held_file import Held
-from tests.unit.database_fakes import DatabaseSite, FastConnection, connecting_by
+from tests.unit.database_fakes import (
+    DatabaseSite,
+    FastConnection,
+    connecting_by,
+    full_database,
+)
 from tests.unit.store_fakes import TASKS, Killed, ended
 
 
@@ -247,6 +253,80 @@ def test_what_a_user_puts_back_too_soon_waits_again(tmp_path):
     site.ask("UPDATE tasks SET state = 'to process' WHERE id = 3")
     assert 3 not in store.transact((), (), 12).taken
     assert site.ids("waiting") == [3]
+
+
+def test_what_a_user_puts_back_too_soon_behind_a_look_waits_again(
+    tmp_path, monkeypatch
+):
+    site = ordered(tmp_path, Constraints(after={3: (2,)}))
+    store = site.open()
+    poll = store._poll
+
+    def put_back_behind(connection):
+        poll(connection)
+        site.ask("UPDATE tasks SET state = 'to process' WHERE id = 3")
+
+    monkeypatch.setattr(store, "_poll", put_back_behind)
+    assert store.transact((), (), 4).taken == [0, 1, 2, 4]
+    assert site.ids("waiting") == [3]
+
+
+def test_beside_others_a_farm_reads_the_changed_rows_alone(tmp_path, monkeypatch):
+    site = ordered(tmp_path, Constraints(barriers=[Barrier(3, checks=False)]))
+    left, right = site.open(), site.open()
+    monkeypatch.setattr(row_states, "read_unfinished", mock.Mock(side_effect=TypeError))
+    left.transact((), (), 2)
+    right.transact((), (), 1)
+    left.transact([ended(0), ended(1, 1)], (), 0)
+    right.transact([ended(2)], (), 0)
+    left.transact((), (), 0)
+    assert left.recorded == right.recorded == (2, 1)
+    site.ask("UPDATE tasks SET state = 'to process' WHERE id = 1")
+    assert right.transact((), (), 5).taken == [1]
+    assert left.transact((), (), 5).taken == []
+    assert (left.recorded, right.recorded) == ((2, 0), (2, 0))
+    right.transact([ended(1, 1)], (), 0)
+    left.transact((), (), 0)
+    site.ask("UPDATE tasks SET state = 'waiting' WHERE id = 1")
+    left.transact((), (), 0)
+    assert left.recorded == (2, 0)
+
+
+def test_a_farm_that_has_missed_changes_reads_all_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(farming, "MAX_CHANGES", 2)
+    constraints = Constraints(barriers=[Barrier(9, checks=False)], after={8: (0,)})
+    site = ordered(tmp_path, constraints)
+    left, right = site.open(), site.open()
+    left.transact((), (), 0)
+    right.transact((), (), 9)
+    right.transact([ended(each, each % 2) for each in range(8)], (), 0)
+    assert site.ask("SELECT number FROM changes") == [(7,), (8,)]
+    site.ask("UPDATE tasks SET state = 'to process' WHERE id = 11")
+    site.ask("DELETE FROM changes WHERE task = 11")
+    site.ask("INSERT INTO changes VALUES (99, 0)")
+    assert left.transact((), (), 12).taken == [8]
+    assert left.recorded == right.recorded == (4, 4)
+    assert site.ids("waiting") == [9, 10, 11]
+
+
+def test_a_reading_that_fails_is_made_again(tmp_path, monkeypatch):
+    site = ordered(tmp_path, Constraints(barriers=[Barrier(1, checks=False)]))
+    store, plain = site.open(), site.plain_farmer(7)
+    plain.pop()
+    plain.record(0, 0)
+    site.ask("DELETE FROM changes")
+    site.ask("INSERT INTO changes VALUES (9, 11)")
+    read, fails = farming.read_unfinished, iter([True])
+
+    def fail_once(*values):
+        if next(fails, False):
+            raise full_database()
+        return read(*values)
+
+    monkeypatch.setattr(row_states, "read_unfinished", fail_once)
+    with pytest.raises(StorageError):
+        store.transact((), (), 2)
+    assert store.transact((), (), 2).taken == [1, 2]
 
 
 # ---- held ----------------------------------------------------------------------------
@@ -501,6 +581,33 @@ def test_a_row_that_can_be_no_task_is_told_and_nothing_taken_up(site):
         store.take_up(100)
     site.ask('UPDATE tasks SET "after" = NULL WHERE id = 12')
     assert store.take_up(100) == 1
+
+
+def test_a_part_of_inserted_tasks_has_its_own_order_alone(site):
+    store = site.open()
+    site.insert("echo new", after="3")
+    site.insert("echo new")
+    site.insert("echo last", after="nobody")
+    site.ask("INSERT INTO barriers VALUES (14, 0, 0)")
+    assert store.take_up(2) == 2
+    assert site.ids("waiting") == [12]
+    assert store.transact((), (), 20).taken == [*range(12), 13]
+    with pytest.raises(InputError, match="task 14 in the database waits for"):
+        store.take_up(2)
+
+
+def test_what_ended_before_it_was_taken_up_opens_a_barrier(site):
+    left, right = site.open(), site.open()
+    left.transact((), (), 12)
+    left.transact([ended(each) for each in range(12)], (), 0)
+    site.insert("echo new", "echo last")
+    site.ask("INSERT INTO barriers VALUES (13, 0, 0)")
+    left.take_up(5)
+    assert left.transact((), (), 5).taken == [12]
+    left.transact([ended(12)], (), 0)
+    right.transact((), (), 0)
+    right.take_up(5)
+    assert right.transact((), (), 5).taken == [13]
 
 
 def test_what_another_farm_has_done_of_inserted_tasks_is_known(site):
