@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from signal import SIGUSR1
+from signal import SIGKILL, SIGUSR1
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -651,3 +651,100 @@ def test_a_defect_is_told_and_is_70_and_ends_the_others(begun, monkeypatch, has_
     assert "ZeroDivisionError: here" in begun.said[0]
     assert ended == [begun.comm] * has_comm
     assert begun.pool.calls == ["kill", "close"]
+
+
+# ---- ranks that hang, and ranks with a defect ----------------------------------------
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """The virtual time of this module, which passes in sleeps alone."""
+    now = [1000.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += max(seconds, 0.01)
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(process, "time", clock)
+    return lambda: now[0] - 1000.0
+
+
+def test_the_departures_of_all_but_the_silent_are_awaited(seconds):
+    comm: Any = ScriptedComm(0, size=4)
+    comm.then(lost=(1,))
+    comm.then()
+    comm.then(lost=(2,))
+    process._await_departures(comm, [3])
+    assert comm.lost == {1, 2}
+    assert seconds() < process.FLUSH_SECONDS
+    process._await_departures(comm, [])
+    assert seconds() >= process.FLUSH_SECONDS, "3 does not leave"
+
+
+def test_where_mpi_tells_of_no_loss_none_is_awaited(seconds):
+    comm: Any = ScriptedComm(0, survives=False)
+    process._await_departures(comm, [3])
+    assert seconds() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("step", "starts", "waits"),
+    [("7.0", True, True), ("7.0", False, False), ("", True, False)],
+)
+def test_a_step_with_ranks_that_hang_is_killed(
+    seconds, monkeypatch, step, starts, waits
+):
+    started: list[Any] = []
+
+    def start(argv: list[str], environ: Any) -> bool:
+        started.append((argv, environ))
+        return bool(starts)
+
+    monkeypatch.setattr(process, "find_step", lambda _: step)
+    monkeypatch.setattr(process, "start_unattended", start)
+    process._cancel_step(EndingRank(None, {"A": "b"}).context)
+    command = ["scancel", "--signal=KILL", step]
+    assert started == ([(command, {"A": "b"})] if step else [])
+    assert (seconds() > 0) is waits
+
+
+def test_a_rank_with_a_defect_that_hears_no_more_ends_with_70(seconds, exits):
+    comm: Any = ScriptedComm(2, survives=False)
+    comm.then((0, Ping()))
+    rank = EndingRank(comm)
+    with pytest.raises(EndedError):
+        process._withdraw(rank.context, comm)
+    assert exits == [ExitStatus.DEFECT]
+    assert rank.pool.calls == ["kill", "close"]
+    assert seconds() >= SILENCE_SECONDS
+    (said,) = rank.said
+    assert said.startswith("a defect of mpifarm on rank 2, which runs nothing more:")
+
+
+def test_a_rank_with_a_defect_is_not_left_waiting_for_lost_ranks(seconds, exits):
+    comm: Any = ScriptedComm(2, survives=False)
+    comm.then((0, Shutdown(ranks_lost=True)))
+    with pytest.raises(EndedError):
+        process._withdraw(EndingRank(comm).context, comm)
+    assert exits == [0]
+
+
+def test_a_rank_with_a_defect_dies_where_others_are_told_of_it(
+    seconds, exits, monkeypatch
+):
+    def kill(pid: int, signum: int) -> None:
+        assert (pid, signum) == (os.getpid(), SIGKILL)
+        raise EndedError
+
+    comm: Any = ScriptedComm(2, survives=True)
+    monkeypatch.setattr(os, "kill", kill)
+    with pytest.raises(EndedError):
+        process._withdraw(EndingRank(comm).context, comm)
+    assert comm.sent == []
+
+
+def test_what_is_there_by_now_is_never_collected(monkeypatch):
+    frozen: list[int] = []
+    monkeypatch.setattr("gc.freeze", lambda: frozen.append(1))
+    process._keep_for_good()
+    assert frozen == [1]

@@ -1,6 +1,8 @@
 """Which files may say what watches a farm, and what they may say."""
 
+import json
 import os
+import signal
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,13 +11,15 @@ from typing import Any
 import pytest
 
 from mpifarm.errors import InputError
+from mpifarm.farm.context import RankContext
 from mpifarm.farm.find_hooks import check_hooks, with_hooks
+from mpifarm.hooks import helper
 from mpifarm.hooks.definitions import HookDefinition, HookKind
 from mpifarm.hooks.site import find_site_hooks
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import HookSettings, Settings
 from mpifarm.store.strangers import is_of_workdir
-from mpifarm.system import trust
+from mpifarm.system import processes, trust
 from mpifarm.system.trust import find_stranger
 
 SITE = """\
@@ -217,3 +221,129 @@ def test_a_class_that_cannot_be_a_hook_is_refused_before_anything_begins(
     check_hooks(context)
     assert not (tmp_path / "made").exists()
     assert "its_hooks" not in sys.modules
+
+
+# ---- a farm with hooks of both kinds -------------------------------------------------
+
+
+def rank_context(context: Any) -> RankContext:
+    pool: Any = None
+    return RankContext(context.settings, context.process, pool, None, {})
+
+
+def test_hooks_of_the_command_line_come_before_those_of_the_site(tmp_path, site):
+    site.write_text("[hooks]\non-end = date\n")
+    own = tmp_path / "mine.ini"
+    own.write_text("[watch]\nHook = mine.Watch\nout = x\n")
+    own.chmod(0o600)
+    events = str(tmp_path / "events.jsonl")
+    context, said = context_of(tmp_path, str(site), events=events, names=("watch",))
+    context.settings = replace(context.settings, config=str(own))
+    hooks = with_hooks(rank_context(context)).hooks
+    assert [each.kind for each in hooks] == [
+        *(HookKind.EVENTS, HookKind.CLASS, HookKind.COMMANDS),
+    ]
+    _, watch, of_site = hooks
+    assert (watch.name, watch.python_class, watch.source) == (
+        *("watch", "mine.Watch"),
+        str(own),
+    )
+    assert watch.options == {"out": "x"}
+    assert (watch.by_site, of_site.by_site) == (False, True)
+    assert said == []
+
+
+def test_what_is_wrong_at_the_site_is_told_and_the_rest_is_there(tmp_path, site):
+    site.write_text("[hooks]\nodd = x\n")
+    context, said = context_of(tmp_path, str(site))
+    assert with_hooks(rank_context(context)).hooks == ()
+    (warning,) = said
+    assert warning.startswith("WARNING: the hooks of ")
+
+
+# ---- the process of a hook -----------------------------------------------------------
+
+
+def words_of(hook: HookDefinition) -> str:
+    words = {"kind": hook.kind.value, "options": dict(hook.options)}
+    more = {name: getattr(hook, name) for name in ("name", "python_class", "source")}
+    return json.dumps(words | more)
+
+
+@pytest.mark.parametrize("kind", [*HookKind])
+def test_each_kind_of_hook_has_its_sink(monkeypatch, tmp_path, kind):
+    made: list[Any] = []
+
+    def stand_in(name: str) -> Any:
+        def create(*given: Any) -> Any:
+            made.append(name)
+            return given
+
+        return create
+
+    for name in (
+        *("events_file.EventsFile", "metrics.MetricsFile"),
+        *("shell_commands.ShellCommands", "own.OwnHook"),
+    ):
+        monkeypatch.setattr(f"mpifarm.hooks.{name}", stand_in(name))
+    sinks = {
+        HookKind.EVENTS: "events_file.EventsFile",
+        HookKind.METRICS: "metrics.MetricsFile",
+        HookKind.COMMANDS: "shell_commands.ShellCommands",
+        HookKind.CLASS: "own.OwnHook",
+    }
+    hook, report = HookDefinition(kind, {}), print
+    sink: Any = helper._create_sink(hook, report)
+    assert sink == (hook, report)
+    assert made == [sinks[kind]]
+
+
+def test_a_class_that_can_not_be_imported_is_reported_alone(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(helper, "_open_reports", lambda: said.append)
+    hook = HookDefinition(HookKind.CLASS, {}, "watch", "no_such_module.Watch")
+    helper.check(words_of(hook))
+    (why,) = said
+    assert why.startswith("the class no_such_module.Watch can't be imported")
+    said.clear()
+    monkeypatch.setattr("mpifarm.hooks.own.import_hook", lambda _: None)
+    helper.check(words_of(hook))
+    assert said == []
+
+
+def test_what_a_hook_prints_is_dropped_and_its_reports_are_lines(tmp_path):
+    told, reader = os.pipe()[::-1]
+
+    def talk() -> None:
+        os.dup2(told, 1)
+        report = helper._open_reports()
+        os.write(1, b"to standard output")
+        os.write(2, b"to standard error")
+        report("two\nlines \udcff")
+
+    child = processes.fork_child(talk)
+    os.close(told)
+    with open(reader, "rb") as said:
+        assert said.read() == b"two lines \\udcff\n"
+    assert processes.reap_child(child) == 0
+
+
+def test_a_helper_whose_rank_is_gone_ends_some_time_later(monkeypatch):
+    acts: list[Any] = []
+    parents = iter([5, 5, 5, 1])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    monkeypatch.setattr("time.sleep", acts.append)
+    monkeypatch.setattr(helper, "kill_group", lambda *of: acts.append(of))
+    watches: list[Any] = []
+
+    def create(*, target: Any, daemon: bool) -> Any:
+        assert daemon
+        watches.append(target)
+        return SimpleNamespace(start=lambda: acts.append("start"))
+
+    monkeypatch.setattr("threading.Thread", create)
+    helper._watch_parent()
+    (watch,) = watches
+    watch()
+    group = (os.getpid(), signal.SIGKILL)
+    assert acts == ["start", 1.0, 1.0, helper.ORPHAN_SECONDS, group]
