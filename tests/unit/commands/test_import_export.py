@@ -4,6 +4,7 @@ import os
 import sqlite3
 from contextlib import closing
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -367,3 +368,65 @@ def test_a_barrier_that_no_list_can_say_is_told(here):
         connection.execute("INSERT INTO barriers VALUES (2, 1, 1)")
     with pytest.raises(InputError, match="no text list can say all"):
         run(export, "tasks.db")
+
+
+# ---- what is refused, and what stays after an error ----------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["-o", ""], "the name of a file is empty: is a variable not set"),
+        (["-o", "none/x"], "cannot write none/x: there is no directory none"),
+        (["--sqlite", "none/x.db"], "cannot write none/x.db: there is no directory"),
+        (["--sqlite", "x.db", "--state", "failed"], "leave out --state, and query"),
+    ],
+)
+def test_an_export_that_can_not_be_written_is_told_first(site, words, sentence):
+    with pytest.raises(InputError, match=sentence):
+        run(export, "tasks.txt", *words)
+
+
+def test_a_directory_that_is_not_writable_is_told(site, monkeypatch):
+    monkeypatch.setattr("mpifarm.system.files.is_permitted", lambda *_: False)
+    with pytest.raises(InputError, match=r"cannot write x: \. is not writable"):
+        run(export, "tasks.txt", "-o", "x")
+
+
+@pytest.mark.parametrize("option", ["-o", "--sqlite"])
+def test_a_new_file_is_told_with_its_number_of_tasks(site, capfd, option):
+    assert run(export, "tasks.txt", option, "new.db") == 0
+    out = capfd.readouterr().out
+    assert out.startswith("mpifarm: new.db has 7 tasks")
+    assert ("and 5 attempts of tasks.txt_workdir: sqlite3 new.db" in out) is (
+        option == "--sqlite"
+    )
+
+
+def test_a_list_whose_handler_keeps_the_state_has_no_states_to_export(
+    site, monkeypatch
+):
+    view: Any = SimpleNamespace(has_own_state=True, warnings=list, total=7)
+    monkeypatch.setattr(export, "read_view", lambda *_: view)
+    with pytest.raises(InputError, match="keeps the state of the tasks itself"):
+        run(export, "tasks.txt", "--state", "failed")
+
+
+def test_an_import_that_can_not_copy_its_attempts_leaves_nothing(
+    site, here, monkeypatch
+):
+    def fail(_: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = {*os.listdir(here)}
+    monkeypatch.setattr("mpifarm.system.files.make_directory", fail)
+    with pytest.raises(StorageError, match=r"tasks\.db_workdir.*No space left"):
+        run(import_, "tasks.txt", "tasks.db")
+    assert {*os.listdir(here)} == before
+
+
+def test_a_state_that_is_in_doubt_is_not_imported(site):
+    (site.root / "failed").unlink()
+    (site.root / "failed").mkdir()
+    with pytest.raises(InputError, match=r"mpifarm check tasks\.txt_workdir tells"):
+        run(import_, "tasks.txt", "tasks.db")

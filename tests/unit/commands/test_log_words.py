@@ -402,3 +402,115 @@ def test_the_last_look_for_attempts_comes_though_the_output_has_just_grown(
     assert following.run(CLAIMED) is ENDED
     assert asked[-2:] == ["output", "attempts"]
     assert asked.count("attempts") == 1
+
+
+# ---- the order of things while a task is followed ------------------------------------
+
+
+class Followed:
+    """A printer whose explainer, readers and loop are stand-ins."""
+
+    def __init__(self, monkeypatch, found: LocatedTask, readers: int) -> None:
+        self.acts: list[Any] = []
+        self.readers = [object() for _ in range(readers)]
+        acts = self.acts
+        self.printer: Any = SimpleNamespace(
+            explainer=SimpleNamespace(
+                locate=lambda _: found,
+                explain=lambda taskid: f"task {taskid} has no output",
+                note_doubt=lambda *of: acts.append(("doubt", *of)),
+                report_doubts=lambda: acts.append("report"),
+            ),
+            open_outputs=lambda taskid, split: self.readers,
+            begin_attempt=lambda reader, head, is_first: acts.append(
+                (self.readers.index(reader), head, is_first)
+            ),
+        )
+
+        def run(following: Any, found: LocatedTask) -> LocatedTask:
+            acts.append("run")
+            return ENDED
+
+        def wait(_: Any, taskid: int, at: LocatedTask, *, has_begun: bool) -> None:
+            acts.append(("waiting", taskid, at, has_begun))
+
+        monkeypatch.setattr(follow._Following, "run", run)
+        monkeypatch.setattr(follow, "_report_waiting", wait)
+        monkeypatch.setattr(
+            *(follow, "_report_unfinished"),
+            lambda _, taskid, at: acts.append(("unfinished", taskid, at)),
+        )
+        monkeypatch.setattr(follow, "outputs_of", len)
+        monkeypatch.setattr(
+            follow, "close_all", lambda readers: acts.append(f"close {len(readers)}")
+        )
+
+
+def test_a_task_is_followed_from_its_first_attempt_to_its_doubts(monkeypatch):
+    followed = Followed(monkeypatch, CLAIMED, 2)
+    follow.follow(followed.printer, 7)
+    assert followed.acts == [
+        *((0, b"", True), (1, b"", False)),
+        *(("waiting", 7, CLAIMED, True), "run", ("doubt", 7, 2), "close 2"),
+        *(("unfinished", 7, ENDED), "report"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "readers", "follows"),
+    [(ENDED, 0, False), (ENDED, 1, True), (WAITS_AGAIN, 0, True)],
+)
+def test_only_a_task_that_has_no_output_and_gets_none_is_refused(
+    monkeypatch, found, readers, follows
+):
+    followed = Followed(monkeypatch, found, readers)
+    if follows:
+        follow.follow(followed.printer, 7)
+        assert ("waiting", 7, found, bool(readers)) in followed.acts
+        return
+    with pytest.raises(InputError, match="task 7 has no output"):
+        follow.follow(followed.printer, 7)
+    assert followed.acts == ["close 0"]
+
+
+def test_outputs_are_closed_also_where_nobody_reads_any_more(monkeypatch):
+    followed = Followed(monkeypatch, CLAIMED, 1)
+
+    def fail(*_: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(follow._Following, "run", fail)
+    with pytest.raises(BrokenPipeError):
+        follow.follow(followed.printer, 7)
+    assert followed.acts[-1] == "close 1"
+
+
+def test_each_new_attempt_is_opened_once(monkeypatch):
+    """By its place in a pack, by its path, or as a file that was moved meanwhile."""
+    begun: list[Any] = []
+    paths = ["old", "moved", "gone", "new"]
+    outputs = [SimpleNamespace(path=path, source=None) for path in paths]
+
+    def create(output: Any) -> Any:
+        if output.path == "gone":
+            raise FileNotFoundError
+        return SimpleNamespace(output=output, reads=lambda path: False)
+
+    known: Any = SimpleNamespace(output=outputs[0], reads="moved".__eq__)
+    printer: Any = SimpleNamespace(
+        explainer=SimpleNamespace(logs="logs", patiently=lambda act: act()),
+        begin_attempt=lambda reader, head, is_first: begun.append(
+            (reader.output.path, head, is_first)
+        ),
+    )
+    monkeypatch.setattr(follow, "OutputReader", create)
+    monkeypatch.setattr(follow, "find_outputs", lambda *_, split: outputs)
+    following = follow._Following(printer, 7, [known])
+    assert following._print_new_attempts()
+    assert begun == [("new", b"", False)]
+    assert not following._print_new_attempts()
+    first = follow._Following(printer, 7, [])
+    assert first._print_new_attempts()
+    assert begun[1:] == [
+        *(("old", b"", True), ("moved", b"", False), ("new", b"", False)),
+    ]
