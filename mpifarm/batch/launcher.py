@@ -145,6 +145,17 @@ def launched_rank(environ: Mapping[str, str]) -> int:
     return 0
 
 
+def name_launcher(environ: Mapping[str, str]) -> str:
+    """Return what started this rank, by the variables that it sets."""
+    if "OMPI_COMM_WORLD_SIZE" in environ:
+        return "mpirun of Open MPI"
+    if "MPI_LOCALNRANKS" in environ:
+        return "mpiexec of MPICH (hydra)"
+    if "SLURM_STEP_NUM_TASKS" in environ:
+        return f"srun (--mpi={environ.get('SLURM_MPI_TYPE', '?')})"
+    return "an MPI launcher"
+
+
 def find_step(environ: Mapping[str, str]) -> str:
     """Return the job step that srun itself has started by PMI, in scancel's notation.
 
@@ -180,6 +191,11 @@ def command_environment(
     if spans:
         return kept
     return _without(_FARMS_NODES, {**_find_own_node_only(environ), **kept})
+
+
+def environment_on_own_node(environ: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return `environ` for a launcher that is to use this node alone, in any job."""
+    return _without(_FARMS_NODES, {**_OWN_NODE_ONLY, **command_environment(environ)})
 
 
 def _without(

@@ -8,6 +8,7 @@ SUBCOMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "cancel": ("--json",),
     "check": ("--repair", "--assume-idle"),
     "config": (),
+    "doctor": (),
     "drain": ("--json",),
     "export": ("--output", "--sqlite", "--state"),
     "hold": ("--json",),

@@ -30,9 +30,9 @@ _GARBAGE_THRESHOLDS = (20_000, 20, 20)
 own thresholds took a tenth of a start, and of rank 0's time with short tasks."""
 
 _END_BY_SIGNALS = (
-    *("add", "cancel", "check", "config", "drain", "export", "hold", "import"),
-    *("joblog", "jobs", "log", "ls", "release", "retry", "status", "submit"),
-    *("timeline", "why"),
+    *("add", "cancel", "check", "config", "doctor", "drain", "export", "hold"),
+    *("import", "joblog", "jobs", "log", "ls", "release", "retry", "status"),
+    *("submit", "timeline", "why"),
 )
 """Subcommands that may be ended at any moment, so that signals have their defaults."""
 

@@ -105,7 +105,10 @@ COMMANDS_OF_OTHERS: Final = _by_name({
     "repair fix fsck verify validate recover": (
         "mpifarm check LIST says what is wrong in a workdir, and --repair mends it"
     ),
-    "test doctor diagnose": "mpifarm selftest tests this cluster's disks and MPI",
+    "test diagnose health": (
+        "mpifarm doctor says whether MPI, launcher, disk and batch system fit here, and"
+        " mpifarm selftest tests this cluster's disks and MPI"
+    ),
     "clean clear purge delete remove rm": (
         "to end or skip single tasks: mpifarm cancel LIST ID; to forget all results and"
         " start afresh: rm -r LIST_workdir, once no farm runs there"

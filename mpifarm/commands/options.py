@@ -81,6 +81,7 @@ subcommands, each with a --help of its own:
   mpifarm retry WORKDIR      put failed tasks back, so that they run again
   mpifarm config             say what each option is here, and which file or
                              variable says so
+  mpifarm doctor             say whether MPI, launcher and disk fit a farm
   mpifarm selftest           test the file systems and the MPI of this cluster
   mpifarm submit -N 8 -t 4:00:00 LIST
                              write a job script for a list, and submit it
@@ -250,7 +251,7 @@ def _make_settings(
     )
     policy["seats"] = join_names("--limit", policy["seats"] or ())
     if policy["deadline"] is None:
-        policy["deadline"] = _deadline_of_job(environ)
+        policy["deadline"] = deadline_of_job(environ)
     limits = TaskLimits(**_part_of(values, "limits."))
     hooks = _part_of(values, "hooks.")
     hooks["names"] = tuple(dict.fromkeys(hooks["names"] or ()))
@@ -286,7 +287,7 @@ def _part_of(values: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): values.pop(name) for name in names}
 
 
-def _deadline_of_job(environ: Mapping[str, str]) -> float | None:
+def deadline_of_job(environ: Mapping[str, str]) -> float | None:
     """Return the end of the Slurm job in seconds since the epoch, None if unknown."""
     end = environ.get("SLURM_JOB_END_TIME", "")
     return float(end) if end.isdecimal() and end.isascii() else None

@@ -19,12 +19,14 @@ Rules of this file:
 import marshal
 import os
 import pickle
+import re
 import signal
 import sys
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import starmap
 from operator import attrgetter
@@ -373,6 +375,38 @@ def _load() -> Any:
     from mpi4py import MPI
 
     return MPI
+
+
+class Library(NamedTuple):
+    """An MPI library, as mpi4py has loaded it."""
+
+    vendor: str
+    """The name, as mpi4py spells it."""
+    version: str
+    """The beginning of what the library says of itself."""
+    path: str
+
+
+def find_library() -> Library:
+    """Load the MPI library, and do not initialize it.
+
+    Raises ImportError, RuntimeError or OSError; an odd library may end the process.
+    """
+    mpi = _load()
+    first = str(mpi.Get_library_version()).strip().splitlines()[0].partition(",")[0]
+    version = " ".join(first.strip("\0").split())
+    return Library(str(mpi.get_vendor()[0]), version, find_loaded_library())
+
+
+def find_loaded_library() -> str:
+    """Return the path of the MPI library that this process has loaded.
+
+    Return a sentence if none is found.
+    """
+    with suppress(OSError), open("/proc/self/maps", encoding="utf-8") as maps:
+        if found := re.search(r"/.*/lib(mpi|mpich)\.so.*", maps.read()):
+            return found[0]
+    return "the MPI library could not be seen"
 
 
 def _is_fault_tolerant(mpi: Any, environ: Mapping[str, str]) -> bool:

@@ -9,12 +9,14 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from shutil import rmtree
 from socket import gethostname
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from mpifarm.batch.launcher import launched_rank, was_launched
+from mpifarm.commands.defaults import find_words
 from mpifarm.commands.selftest import node, ranks, storage
 from mpifarm.commands.selftest.calls import Ranks, serve
 from mpifarm.commands.selftest.findings import (
@@ -26,7 +28,7 @@ from mpifarm.commands.selftest.findings import (
     run_check,
     untested,
 )
-from mpifarm.errors import ExitStatus, InputError
+from mpifarm.errors import ExitStatus, FarmError, InputError
 from mpifarm.model.settings import Settings
 from mpifarm.model.wording import counted
 from mpifarm.system.console import Console
@@ -200,7 +202,7 @@ class _FirstRank:
     def run(self) -> int:
         """Return the exit status."""
         with _make_directory(self._chosen.directory) as directory:
-            stage = storage.Stage(directory, self._chosen.lock_area)
+            stage = storage.Stage(directory, self._find_lock_area())
             stage.lock_files()  # what is wrong with a lock area is bad input
             where = os.path.dirname(directory)
             self._console.print_text(f"mpifarm selftest in {where}\n\n")
@@ -210,6 +212,14 @@ class _FirstRank:
                 self._add([*own, ranks.check_hosts([gethostname()])])
                 self._conclude()
         return 1 if names_of(self._findings, CheckResult.BROKEN) else 0
+
+    def _find_lock_area(self) -> str | None:
+        """Return the lock area of farms here; a fault of a file is not told."""
+        if self._chosen.lock_area is None:
+            with suppress(FarmError):  # the other ranks would wait for this one
+                return find_words(self._environ).get("--lock-area")
+        area: str | None = self._chosen.lock_area
+        return area
 
     def _run_ranks(self, stage: storage.Stage, own: Sequence[SelfTestFinding]) -> bool:
         """Check between the ranks, to the end.  Return False if MPI sees none."""

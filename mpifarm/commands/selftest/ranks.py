@@ -4,16 +4,14 @@ Rules of this file: rank 0 compares its file system with the first rank of each 
 host.  Nothing is forked after `MPI_Init`.
 """
 
-import re
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from shutil import which
 from socket import gethostname
 from statistics import median
 
-from mpifarm.batch.launcher import launched_size
+from mpifarm.batch.launcher import launched_size, name_launcher
 from mpifarm.commands.selftest.calls import (
     CallError,
     Rank,
@@ -63,32 +61,10 @@ def connect(environ: Mapping[str, str]) -> tuple[mpi.Comm | None, SelfTestFindin
     if comm is None:
         seen = f"started by {launcher}, and MPI sees one"
         return None, broken(seen, notice).named(name)
-    seen = f"{comm.size} ranks by {launcher}; {_find_library()}"
+    seen = f"{comm.size} ranks by {launcher}; {mpi.find_loaded_library()}"
     if comm.survives_rank_loss:
         seen += "; it tells of ranks that die"
     return comm, holds(seen).named(name)
-
-
-def name_launcher(environ: Mapping[str, str]) -> str:
-    """Return what started this rank, by the variables that it sets."""
-    if "OMPI_COMM_WORLD_SIZE" in environ:
-        return "mpirun of Open MPI"
-    if "MPI_LOCALNRANKS" in environ:
-        return "mpiexec of MPICH (hydra)"
-    if "SLURM_STEP_NUM_TASKS" in environ:
-        return f"srun (--mpi={environ.get('SLURM_MPI_TYPE', '?')})"
-    return "an MPI launcher"
-
-
-def _find_library() -> str:
-    """Return the path of the MPI library that this process has loaded.
-
-    Return a sentence if none is found.
-    """
-    with suppress(OSError), open("/proc/self/maps", encoding="utf-8") as maps:
-        if found := re.search(r"/.*/lib(mpi|mpich)\.so.*", maps.read()):
-            return found[0]
-    return "the MPI library could not be seen"
 
 
 def find(

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 
+from mpifarm.batch import launcher
 from mpifarm.commands.selftest import calls, command, node, ranks, sharing, storage
 from mpifarm.commands.selftest.calls import (
     CallError,
@@ -660,7 +661,7 @@ def test_hosts_are_told_with_their_ranks():
     ],
 )
 def test_a_launcher_is_known_by_its_variables(environ, name):
-    assert ranks.name_launcher(environ) == name
+    assert launcher.name_launcher(environ) == name
 
 
 @pytest.mark.parametrize("survives", [True, False])

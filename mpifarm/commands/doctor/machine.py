@@ -1,0 +1,212 @@
+"""Versions, options, disk, lock, CPUs and the batch system.
+
+Rules of this file: what is on a disk is looked at in a child (`ask_child`), because a
+dead server keeps a process for ever.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata, util
+from tempfile import TemporaryDirectory
+from typing import Any, Final, NamedTuple
+
+from mpifarm import __version__
+from mpifarm.batch.job import find_job
+from mpifarm.batch.launcher import environment_on_own_node
+from mpifarm.commands.defaults import find_defaults
+from mpifarm.commands.doctor.asking import ask_child, ask_program, first_line
+from mpifarm.commands.doctor.findings import Finding, bad, good, note, of_selftest
+from mpifarm.commands.option_values import parse_workers
+from mpifarm.commands.options import deadline_of_job
+from mpifarm.commands.selftest import node, storage
+from mpifarm.commands.selftest.findings import CheckResult, SelfTestFinding
+from mpifarm.farm.first_words import BATCH_SYSTEMS
+from mpifarm.farm.job_end import JobEnd
+from mpifarm.model.settings import Settings
+
+FILE_SECONDS: Final = 20.0
+OPTION_SECONDS: Final = 10.0
+JOB_SECONDS: Final = 20.0
+VERSION_SECONDS: Final = 10.0
+
+LEAST_VERSIONS: Final = {"mpi4py": (4, 1), "filelock": (3, 30)}
+"""As in pyproject.toml, which no checkout has pip obey."""
+
+
+class Options(NamedTuple):
+    """What files and variables say of options that the doctor needs."""
+
+    lock_area: str | None = None
+    workers: str | None = None
+
+
+# ---- versions ------------------------------------------------------------------------
+
+
+def look_at_versions() -> Finding:
+    """Return the versions of mpifarm and of what it is made of."""
+    found = {name: _find_version(name) for name in LEAST_VERSIONS}
+    python = sys.version.split(maxsplit=1)[0]
+    others = [f"{name} {version or 'missing'}" for name, version in found.items()]
+    seen = f"mpifarm {__version__}, Python {python} ({sys.prefix}), {', '.join(others)}"
+    old = [
+        f"'{name}>={'.'.join(map(str, least))}'"
+        for name, least in LEAST_VERSIONS.items()
+        if found[name] and parse_version(found[name]) < least
+    ]
+    if not found["filelock"]:
+        old.append("filelock")
+    if old:
+        return bad("versions", seen, f"pip install {' '.join(old)}")
+    if util.find_spec("_sqlite3") is None:
+        remedy = "for lists that are databases take another one, as that of the system"
+        return note("versions", f"{seen}; this Python has no SQLite", remedy)
+    return good("versions", seen)
+
+
+def _find_version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """Return the numbers at the beginning of a version: (3, 30) of 3.30.dev1."""
+    numbers: list[int] = []
+    for part in text.split("."):
+        if not part.isdecimal():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+# ---- options -------------------------------------------------------------------------
+
+
+def look_at_options(environ: Mapping[str, str]) -> tuple[Options, Finding]:
+    """Return what files and variables set, and whether they can be read."""
+    name = "options"
+
+    def find() -> Any:
+        defaults, warnings = find_defaults(environ)
+        words = {each.option: each.words[0] for each in defaults}
+        sources = [*dict.fromkeys(each.source for each in defaults)]
+        return words, sources, warnings
+
+    found, fault = ask_child(find, OPTION_SECONDS)
+    if found is None:
+        return Options(), bad(name, fault, "no farm starts before that is corrected")
+    words, sources, warnings = found
+    options = Options(words.get("--lock-area"), words.get("--proc"))
+    places = f" by {', '.join(sources)}" if sources else " by files or variables"
+    seen = f"{len(words) or 'none'} set{places}"
+    if warnings:
+        seen = "; ".join([seen, *(each.removeprefix("WARNING: ") for each in warnings)])
+        remedy = "let only you or root write that file and the directories above it"
+        return options, note(name, seen, remedy)
+    return options, good(name, seen, "mpifarm config lists each" if words else "")
+
+
+# ---- the disk ------------------------------------------------------------------------
+
+
+def look_at_disk(directory: str, lock_area: str | None) -> Iterator[Finding]:
+    """Yield what the file system of a directory is, its space, fsync and lock."""
+    found, fault = ask_child(lambda: _try_disk(directory, lock_area), FILE_SECONDS)
+    if found is None:
+        where = os.path.abspath(directory)
+        remedy = (
+            "name a directory that you may write, on the file system of your workdirs:"
+            " mpifarm doctor DIRECTORY"
+        )
+        if "no answer" in fault:
+            remedy = "the file system hangs: wait, or ask your site"
+        yield bad("file system", f"{where}: {fault}", remedy)
+        return
+    for result, seen, follows, name in found:
+        of_disk = SelfTestFinding(CheckResult(result), seen, follows)
+        yield of_selftest(of_disk, _NAMES.get(name, name))
+
+
+_NAMES: Final = {"flock between two processes on this node": "lock"}
+
+
+def _try_disk(directory: str, lock_area: str | None) -> list[tuple[str, ...]]:
+    """Return the findings of the self-test; raises OSError and FarmError."""
+    try:
+        with TemporaryDirectory(
+            prefix=".mpifarm-doctor-", dir=os.path.abspath(directory)
+        ) as made:
+            stage = storage.Stage(made, lock_area)
+            locks = stage.lock_files()
+            return [
+                (each.result.value, _seen(each, locks), each.follows, each.name)
+                for each in storage.check_alone(stage)
+            ]
+    finally:
+        storage.remove_locks()
+
+
+def _seen(finding: SelfTestFinding, locks: tuple[str, ...]) -> str:
+    """Return what was seen; of the lock, with the place of its files."""
+    if finding.name not in _NAMES:
+        return finding.seen
+    places = [os.path.dirname(each) for each in locks[:-1]]
+    return f"flock in {' and '.join([*places, 'the workdir'])}; {finding.seen}"
+
+
+# ---- CPUs ----------------------------------------------------------------------------
+
+
+def look_at_cpus(environ: Mapping[str, str], words: str | None) -> Finding:
+    """Return whether this process has CPUs for the workers of a rank."""
+    workers = parse_workers(words) if words else Settings("", "").workers
+    return of_selftest(node.check_cpus(environ, workers), "CPUs")
+
+
+# ---- the batch system ----------------------------------------------------------------
+
+_CLIENTS: Final = {
+    "slurm": ("squeue", "--version"),
+    "pbs": ("qstat", "--version"),
+    "lsf": ("bjobs", "-V"),
+}
+"""The commands that mpifarm asks, by batch system, with the option for the version."""
+
+
+def look_at_batch_system(environ: Mapping[str, str]) -> Finding:
+    """Return the batch system, and what it tells of the job's end."""
+    name = "batch system"
+    if job := find_job(environ):
+        return _look_at_job(name, BATCH_SYSTEMS.get(job[0], job[0]), job[1], environ)
+    for system, (client, option) in _CLIENTS.items():
+        if shutil.which(client, path=environ.get("PATH")):
+            env = environment_on_own_node(os.environb)
+            printed, fault = ask_program([client, option], env, VERSION_SECONDS)
+            version = fault or first_line(printed)
+            seen = f"{BATCH_SYSTEMS[system]} ({client}: {version}); this is no job"
+            remedy = "give mpifarm doctor in a job, too, for what it tells of its end"
+            return note(name, seen, remedy)
+    return good(name, "none is here, and this is no job")
+
+
+def _look_at_job(
+    name: str, system: str, job: str, environ: Mapping[str, str]
+) -> Finding:
+    end = JobEnd(deadline_of_job(environ), environ)
+    until = time.monotonic() + JOB_SECONDS
+    try:
+        while not end.poll(time.monotonic()) and time.monotonic() < until:
+            time.sleep(0.01)
+    finally:
+        end.close()
+    news = " ".join(end.take_news()) or f"no answer in {JOB_SECONDS:g} s"
+    if end.is_unknown:
+        seen = f"{system} job {job}; {news.partition(': give ')[0]}"
+        remedy = "give --deadline TIME, or the end of the job cuts the farm off"
+        return bad(name, seen, remedy)
+    return good(name, f"{system} job {job}; {news}")

@@ -1,0 +1,46 @@
+"""The doctor on this machine: the launcher of the wheel fits, another one does not."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import find_launcher
+
+BY_ITSELF = """\
+#!/bin/sh
+# A launcher of another MPI: each rank sees itself alone.
+[ "$1" = --version ] && { echo "HYDRA build details: Version: 9.9"; exit; }
+shift 2
+"$@" & "$@" & wait
+"""
+
+
+@pytest.fixture
+def place(create_place):
+    launcher = find_launcher()
+    if launcher is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    place = create_place(["true"])
+    place.environment.update(launcher.variables)
+    place.environment["PATH"] = f"{place.directory / 'bin'}:/usr/bin:/bin"
+    (place.directory / "bin").mkdir()
+    return place
+
+
+def test_the_launcher_of_the_wheel_fits_and_one_of_another_mpi_does_not(place, mpifarm):
+    own = Path(sys.prefix, "bin", "mpiexec")
+    fitting = place.write_program("bin/mpirun", f'#!/bin/sh\nexec {own} "$@"\n')
+    status, text = mpifarm(place, "doctor", "--json")
+    found = json.loads(text)
+    verdicts = {each["name"]: each["verdict"] for each in found["findings"]}
+    assert status == (1 if found["bad"] else 0)
+    assert verdicts["MPI library"] == verdicts["lock"] == verdicts["versions"] == "good"
+    assert verdicts[str(fitting)] == verdicts[str(own)] == "good"
+    other = place.write_program("bin/mpirun", BY_ITSELF)
+    status, text = mpifarm(place, "doctor")
+    assert status == 1
+    assert f"bad   {other}: MPICH 9.9 starts ranks that don't see each other" in text
+    assert f"-> start farms by {own}, which is of the environment" in text
+    assert [*place.directory.glob(".mpifarm-doctor-*")] == []

@@ -1,0 +1,455 @@
+"""What the doctor says of machines that are not as they should be, and that it ends.
+
+Rules of this file: launchers and clients of batch systems are scripts on the PATH.
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+import tomllib
+from importlib import util
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from mpifarm.commands.doctor import asking, command, findings, machine, mpi
+from mpifarm.commands.doctor.findings import Verdict, bad, good, note
+from mpifarm.commands.selftest import storage
+from mpifarm.commands.selftest.findings import broken, holds, measured, untested
+from mpifarm.system import files
+from mpifarm.transport.mpi import Library
+from tests.pages import blocks_of, read_page
+from tests.support import ROOT
+
+PAGE = read_page("doctor.md")
+MPICH = Library("MPICH", "MPICH Version: 5.0.2", "/farm/lib/libmpi.so.12")
+OPEN_MPI = Library("Open MPI", "Open MPI v5.0.11", "/farm/lib/libmpi.so.40")
+HYDRA = "HYDRA build details:\n    Version:          5.0.2"
+
+
+class Machine:
+    """A machine whose programs are scripts."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.programs = root / "bin"
+        self.programs.mkdir()
+        self.environ = {"PATH": f"{self.programs}", "HOME": f"{root}"}
+        monkeypatch.setenv("PATH", f"{self.programs}:/usr/bin:/bin")
+        monkeypatch.setattr(sys, "prefix", str(root / "venv"))
+
+    def has(self, name: str, *lines: str) -> str:
+        path = self.programs / name
+        path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+        path.chmod(0o755)
+        return str(path)
+
+    def has_mpirun(self, version: str, *sizes: int, says: str = "") -> mpi.Launcher:
+        """Put an mpirun there, whose ranks see so many."""
+        ranks = [f"echo mpifarm sees {size}" for size in sizes]
+        path = self.has(
+            "mpirun",
+            f"if [ $1 = --version ]; then echo '{version}'; exit; fi",
+            *ranks,
+            f"echo '{says}'",
+        )
+        return mpi._identify(path)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    return Machine(tmp_path, monkeypatch)
+
+
+def die() -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# ---- asking --------------------------------------------------------------------------
+
+
+def test_a_program_is_asked_and_one_that_is_missing_or_hangs_is_no_answer(here):
+    env = dict(os.environb)
+    path = here.has("says", "echo out; echo err >&2; exit 3")
+    assert asking.ask_program([path], env, 20) == ("out\nerr\n", "")
+    answer = asking.ask_program(["/nowhere"], env, 20)
+    assert answer == ("", "can't be started: No such file or directory")
+    begun = time.monotonic()
+    path = here.has("hangs", "echo begun; exec /bin/sleep 1000")
+    assert asking.ask_program([path], env, 0.2) == ("", "no answer in 0.2 s")
+    assert time.monotonic() - begun < 15
+
+
+def test_a_child_is_asked_whatever_becomes_of_it(capfd):
+    def fail() -> None:
+        raise OSError(5, "Input/output error")
+
+    def hang() -> None:
+        time.sleep(1000)
+
+    def shout() -> str:
+        os.write(1, b"noise")
+        os.write(2, b"noise")
+        return "quiet"
+
+    assert asking.ask_child(lambda: [1, "a"], 20) == ([1, "a"], "")
+    assert asking.ask_child(shout, 20) == ("quiet", "")
+    assert capfd.readouterr() == ("", "")
+    assert asking.ask_child(fail, 20) == (None, "[Errno 5] Input/output error")
+    assert asking.ask_child(die, 20) == (None, "it dies of SIGKILL")
+    assert asking.ask_child(lambda: os._exit(3), 20) == (None, "it ends with status 3")
+    begun = time.monotonic()
+    assert asking.ask_child(hang, 0.2) == (None, "no answer in 0.2 s")
+    assert time.monotonic() - begun < 15
+
+
+def test_the_first_line_that_says_something_is_shown():
+    text = "\n-----\n   \x1b[0m\nmpirun has  detected an attempt\n"
+    assert asking.first_line(text) == "mpirun has detected an attempt"
+    assert asking.first_line("--\n") == "it printed nothing"
+
+
+# ---- MPI -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [
+        ("mpirun (Open MPI) 5.0.11", ("Open MPI", "5.0.11")),
+        ("mpirun.openmpi (OpenRTE) 4.1.4", ("Open MPI", "4.1.4")),
+        (HYDRA, ("MPICH", "5.0.2")),
+        (
+            "Intel(R) MPI Library for Linux* OS, Version 2021.9 Build 2023",
+            ("Intel MPI", "2021.9"),
+        ),
+        ("mpirun, an old one", ("", "")),
+    ],
+)
+def test_a_launcher_says_to_which_mpi_it_belongs(here, version, kind):
+    launcher = here.has_mpirun(version)
+    assert (launcher.kind, launcher.version) == kind
+
+
+def test_ranks_that_see_each_other_are_good(here):
+    finding = mpi.try_launcher(here.has_mpirun(HYDRA, 2, 2), MPICH)
+    path = f"{here.programs}/mpirun"
+    seen = "MPICH 5.0.2, two ranks of MPICH see each other"
+    line = f"{path} -n 4 python -m mpifarm tasks.txt"
+    assert finding == good(path, seen, line)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says", "told"),
+    [
+        ((1, 1), "", "starts ranks that don't see each other with MPICH"),
+        ((2,), "", "starts ranks that don't see each other with MPICH"),
+        ((), "Abort: unsupported", "starts no ranks of MPICH: Abort: unsupported"),
+        ((), "", "starts no ranks of MPICH: it printed nothing"),
+    ],
+)
+def test_ranks_that_do_not_see_each_other_are_bad(here, sizes, says, told):
+    launcher = here.has_mpirun("mpirun (Open MPI) 4.1.4", *sizes, says=says)
+    finding = mpi.try_launcher(launcher, MPICH)
+    assert finding.verdict is Verdict.BAD
+    assert finding.seen == f"Open MPI 4.1.4 {told}"
+    assert finding.remedy.startswith("start farms by the launcher of /farm/lib")
+
+
+def test_the_remedy_is_the_launcher_of_this_python_or_the_library_of_the_other(
+    here, tmp_path
+):
+    launcher = here.has_mpirun("mpirun (Open MPI) 4.1.4", 1, 1)
+    library = tmp_path / "lib" / "libmpi.so.40"
+    library.parent.mkdir()
+    library.touch()
+    assert mpi.try_launcher(launcher, MPICH).remedy == (
+        f"MPI4PY_LIBMPI={library} in the environment has mpi4py load the library of"
+        " this launcher"
+    )
+    own = tmp_path / "venv" / "bin" / "mpiexec"
+    own.parent.mkdir(parents=True)
+    own.touch(0o755)
+    remedy = mpi.try_launcher(launcher, MPICH).remedy
+    assert remedy.startswith(f"start farms by {own}, which is of the environment")
+
+
+def test_root_is_told_what_open_mpi_wants(here):
+    says = "mpirun has detected an attempt to run as root."
+    launcher = here.has_mpirun("mpirun (Open MPI) 5.0.11", says=says)
+    assert mpi.try_launcher(launcher, OPEN_MPI).remedy.startswith("as root, Open MPI")
+
+
+def test_a_launcher_that_hangs_is_bad(here, monkeypatch):
+    monkeypatch.setattr(mpi, "TRIAL_SECONDS", 0.3)
+    path = here.has("mpirun", "[ $1 = --version ] && exit", "exec /bin/sleep 1000")
+    finding = mpi.try_launcher(mpi._identify(path), MPICH)
+    assert finding.verdict is Verdict.BAD
+    assert finding.seen == "an unknown MPI starts no ranks of MPICH: no answer in 0.3 s"
+
+
+def test_each_launcher_is_tried_once_by_its_first_name(here, tmp_path):
+    own = tmp_path / "venv" / "bin" / "mpiexec"
+    own.parent.mkdir(parents=True)
+    here.has("mpirun")
+    (here.programs / "mpiexec").symlink_to("mpirun")
+    own.symlink_to(here.has("hydra"))
+    paths = [f"{here.programs}/mpirun", str(own)]
+    assert mpi._find_launchers(here.environ) == paths
+
+
+@pytest.mark.parametrize(
+    ("lines", "library", "verdict", "told"),
+    [
+        (
+            ["echo MPI types are; echo none; echo pmi2"],
+            MPICH,
+            "good",
+            "and MPICH takes pmi2",
+        ),
+        (["echo none; echo pmix_v4 >&2"], OPEN_MPI, "good", "and Open MPI takes pmix"),
+        (["echo none; echo pmi2"], OPEN_MPI, "bad", "and Open MPI needs pmix"),
+        (["echo none; echo pmix"], MPICH, "bad", "--mpi=none, pmix, and MPICH needs"),
+        (["echo none"], Library("Other MPI", "", ""), "note", "--mpi=none for Other"),
+        (["echo none"], None, "note", "it offers --mpi=none"),
+        (["echo srun: error: no config"], MPICH, "note", "says nothing: srun: error"),
+    ],
+)
+def test_srun_has_to_offer_the_pmi_of_the_library(here, lines, library, verdict, told):
+    here.has("srun", *lines)
+    finding = mpi.look_at_srun(library, here.environ)
+    assert (finding.verdict, told in finding.seen) == (verdict, True)
+    assert finding.remedy
+
+
+def test_an_srun_without_its_slurm_is_bad_in_a_job_alone(here):
+    here.has("srun", "echo srun: error: no config")
+    finding = mpi.look_at_srun(MPICH, {**here.environ, "SLURM_JOB_ID": "7"})
+    assert finding.verdict is Verdict.BAD
+
+
+def test_without_any_launcher_the_user_is_told_what_brings_one(here):
+    (finding,) = mpi.look_at_launchers(MPICH, here.environ)
+    assert (finding.name, finding.verdict) == ("launcher", Verdict.NOTE)
+    assert "pip install 'mpifarm[mpich]'" in finding.remedy
+
+
+def test_without_a_library_nothing_is_tried(here):
+    launcher = here.has_mpirun(HYDRA, says="tried")
+    finding = mpi.try_launcher(launcher, None)
+    assert (finding.verdict, "not tried" in finding.seen) == (Verdict.NOTE, True)
+
+
+@pytest.mark.parametrize(
+    ("environ", "library", "verdict"),
+    [
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, OPEN_MPI, "good"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, MPICH, "bad"),
+        ({"PMI_FD": "5", "PMI_SIZE": "2", "MPI_LOCALNRANKS": "2"}, MPICH, "good"),
+        ({"PMI_FD": "5", "PMI_SIZE": "2", "MPI_LOCALNRANKS": "2"}, OPEN_MPI, "bad"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_MPI_TYPE": "none"}, MPICH, "bad"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, MPICH, "bad"),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, MPICH, "good"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "PMI_FD": "3"}, MPICH, "good"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, Library("Other", "", ""), "good"),
+        ({"PMI_FD": "5", "PMI_SIZE": "2"}, None, "bad"),
+    ],
+)
+def test_a_launch_that_is_not_for_the_library_is_bad(environ, library, verdict):
+    finding = mpi.look_at_launch(library, environ)
+    assert (finding.name, finding.verdict) == ("this launch", verdict)
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "told"),
+    [
+        (ImportError("libmpi.so: cannot open\nmore"), "bad", "cannot open"),
+        (ModuleNotFoundError("No module named 'mpi4py'"), "note", "not installed"),
+    ],
+)
+def test_a_library_that_can_not_be_loaded_is_told(monkeypatch, error, verdict, told):
+    def fail() -> Library:
+        raise error
+
+    monkeypatch.setattr(mpi, "find_library", fail)
+    library, finding = mpi.look_for_library()
+    assert library is None
+    assert (finding.verdict, told in finding.seen) == (verdict, True)
+    assert "pip install 'mpifarm[mpich]'" in finding.remedy
+
+
+def test_a_library_that_kills_its_process_is_told(monkeypatch):
+    monkeypatch.setattr(mpi, "find_library", die)
+    library, finding = mpi.look_for_library()
+    assert library is None
+    assert finding.seen == "mpi4py can't load one: it dies of SIGKILL"
+
+
+# ---- the machine ---------------------------------------------------------------------
+
+
+def test_versions_that_are_too_old_are_told_with_what_to_install(monkeypatch):
+    assert machine.look_at_versions().verdict is Verdict.GOOD
+    found = {"mpi4py": "4.0.3", "filelock": "3.25.2"}
+    monkeypatch.setattr(machine, "_find_version", lambda name: found[name])
+    finding = machine.look_at_versions()
+    assert finding.verdict is Verdict.BAD
+    assert finding.remedy == "pip install 'mpi4py>=4.1' 'filelock>=3.30'"
+    found |= {"mpi4py": "", "filelock": "4.0"}
+    assert "mpi4py missing" in machine.look_at_versions().seen
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    assert "has no SQLite" in machine.look_at_versions().seen
+
+
+def test_the_versions_that_are_wanted_are_those_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = " ".join(project["dependencies"])
+    wanted = dict(re.findall(r"(\w+)>=([\d.]+)(?:;| |$)", listed))
+    assert wanted == {
+        name: ".".join(map(str, least))
+        for name, least in machine.LEAST_VERSIONS.items()
+    }
+
+
+def test_options_are_counted_and_a_wrong_one_is_bad(here, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    environ = {**here.environ, "MPIFARM_SITE_CONFIG": ""}
+    _, finding = machine.look_at_options(environ)
+    assert finding == good("options", "none set by files or variables")
+    path = tmp_path / "mpifarm.ini"
+    path.write_text("[options]\nproc = 3\nlock-area = locks\n")
+    options, finding = machine.look_at_options(environ)
+    assert options == (f"{tmp_path}/locks", "3")
+    assert finding.seen == f"2 set by {path}"
+    path.chmod(0o666)
+    options, finding = machine.look_at_options(environ)
+    assert (options, finding.verdict) == ((None, None), Verdict.NOTE)
+    assert "everyone may write" in finding.seen
+    options, finding = machine.look_at_options({**environ, "MPIFARM_PROC": "many"})
+    assert finding.verdict is Verdict.BAD
+    assert "MPIFARM_PROC takes a number" in finding.seen
+
+
+def test_the_disk_is_looked_at_as_by_the_self_test_and_left_as_it_was(tmp_path):
+    area, directory = tmp_path / "locks", tmp_path / "scratch"
+    area.mkdir()
+    directory.mkdir()
+    found = [*machine.look_at_disk(str(directory), str(area))]
+    names = [each.name for each in found]
+    assert names == ["file system", "free space", "fsync", "lock"]
+    assert f"flock in {area} and the workdir; the holder" in found[-1].seen
+    assert [*area.iterdir()] == [*directory.iterdir()] == []
+
+
+def test_a_disk_that_hangs_or_may_not_be_written_is_bad(tmp_path, monkeypatch):
+    (finding,) = machine.look_at_disk(str(tmp_path / "none"), None)
+    assert finding.verdict is Verdict.BAD
+    assert "No such file" in finding.seen
+    assert "mpifarm doctor DIRECTORY" in finding.remedy
+    monkeypatch.setattr(machine, "FILE_SECONDS", 0.3)
+    monkeypatch.setattr(files, "append", lambda *_, **__: time.sleep(1000))
+    (finding,) = machine.look_at_disk(str(tmp_path), None)
+    assert finding.seen == f"{tmp_path}: no answer in 0.3 s"
+    assert finding.remedy.startswith("the file system hangs")
+
+
+def test_a_lock_that_does_not_exclude_is_bad(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "take", lambda *_: True)
+    *_, finding = machine.look_at_disk(str(tmp_path), None)
+    assert (finding.name, finding.verdict) == ("lock", Verdict.BAD)
+    assert "both held it at once" in finding.seen
+
+
+def test_outside_of_a_job_the_batch_system_is_named(here):
+    finding = machine.look_at_batch_system(here.environ)
+    assert finding == good("batch system", "none is here, and this is no job")
+    here.has("squeue", "echo slurm-wlm 22.05.8")
+    finding = machine.look_at_batch_system(here.environ)
+    assert finding.verdict is Verdict.NOTE
+    assert finding.seen == "Slurm (squeue: slurm-wlm 22.05.8); this is no job"
+
+
+def test_in_a_job_its_end_is_told_or_bad(here, monkeypatch):
+    environ = {**here.environ, "SLURM_JOB_ID": "7"}
+    here.has("squeue", "echo '7|1:00:00|x'")
+    finding = machine.look_at_batch_system(environ)
+    assert finding.verdict is Verdict.GOOD
+    assert re.fullmatch(r"Slurm job 7; the job ends at .*, in .*", finding.seen)
+    here.has("squeue", "echo slurm is down")
+    finding = machine.look_at_batch_system(environ)
+    assert finding.verdict is Verdict.BAD
+    assert finding.seen.endswith("job 7 ends (squeue: slurm is down)")
+    assert finding.remedy.startswith("give --deadline TIME")
+    here.has("squeue", "exec /bin/sleep 1000")
+    monkeypatch.setattr(machine, "JOB_SECONDS", 0.3)
+    finding = machine.look_at_batch_system(environ)
+    assert finding.verdict is Verdict.BAD
+    assert finding.seen == "Slurm job 7; no answer in 0.3 s"
+
+
+# ---- the whole -----------------------------------------------------------------------
+
+
+def test_a_finding_of_the_self_test_is_one_of_the_doctor():
+    for result, verdict in (
+        (holds("x"), "good"),
+        (measured("x"), "good"),
+        (measured("x", "then y"), "note"),
+        (untested("x"), "note"),
+        (broken("x", "then y"), "bad"),
+    ):
+        assert findings.of_selftest(result.named("n")).verdict == verdict
+    assert findings.of_selftest(holds("x").named("n"), "m").name == "m"
+
+
+class Printed:
+    """A console that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def print_text(self, text: str) -> None:
+        self.text += text
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "end"),
+    [
+        ([good("a", "x"), note("b", "y", "do")], 0, "\nNothing is wrong here.  "),
+        ([good("a", "x"), bad("b", "y", "do")], 1, "\n1 thing to mend: b.\n"),
+    ],
+)
+def test_each_line_has_its_remedy_and_the_status_counts_bad_ones(
+    monkeypatch, capfdbinary, found, status, end
+):
+    monkeypatch.setattr(command, "look", lambda *_: iter(found))
+    console = Printed()
+    assert command.main([], cast(Any, console), {}) == status
+    assert console.text.startswith("good  a: x\n")
+    assert f"{found[1].verdict:4}  b: y\n      -> do\n{end}" in console.text
+    assert command.main(["--json"], cast(Any, console), {}) == status
+    told = json.loads(capfdbinary.readouterr().out)
+    assert told["bad"] == ["b"] * status
+    assert told["findings"][1] == {
+        "name": "b",
+        "verdict": str(found[1].verdict),
+        "seen": "y",
+        "remedy": "do",
+    }
+
+
+def test_the_page_has_all_lines_and_shows_them_as_they_are(here, tmp_path):
+    here.has("squeue", "echo slurm")
+    listed = "".join(re.findall(r"^\| (.*?) \|.*\|.*\|$", PAGE, re.MULTILINE))
+    environ = {**here.environ, "MPIFARM_SITE_CONFIG": ""}
+    names = [each.name for each in command.look(str(tmp_path), None, environ)]
+    for name in [*names, "srun", "this launch", "launcher"]:
+        assert f"`{name}`" in listed
+    sample = next(b for b in blocks_of(PAGE) if b.lines[0].startswith("good"))
+    for line in filter(None, sample.lines[:-1]):
+        found = re.fullmatch(r"(?:(?:good|note|bad ) |     ) (.*)", line)
+        assert found, line
+        name = found[1].partition(":")[0]
+        assert line.startswith("      -> ") or f"`{name}`" in listed or "/" in name
