@@ -514,3 +514,96 @@ def test_each_new_attempt_is_opened_once(monkeypatch):
     assert begun[1:] == [
         *(("old", b"", True), ("moved", b"", False), ("new", b"", False)),
     ]
+
+
+class Loop:
+    """The loop over one task in virtual time, with what it does and when."""
+
+    def __init__(self, monkeypatch, ends_at: float, *, asking: float = 0.0) -> None:
+        monkeypatch.setattr(follow, "OUTPUT_SECONDS", 0.125)  # its sums are exact
+        self.now = 128.0
+        self.acts: list[tuple[str, float]] = []
+        self.comes: set[float] = set()
+        """When there is new output."""
+        self.attempts: set[float] = set()
+        """When there is a new attempt."""
+        self.ends_at, self.asking = ends_at, asking
+        clock = SimpleNamespace(monotonic=lambda: self.now)
+        monkeypatch.setattr(follow, "time", clock)
+        printer: Any = SimpleNamespace(
+            explainer=None,
+            print_new=self._print_new,
+            sink=SimpleNamespace(wait=self._wait),
+        )
+        reader: Any = object()
+        self.following = follow._Following(printer, 7, [reader])
+        monkeypatch.setattr(self.following, "_ask", self._ask)
+        monkeypatch.setattr(self.following, "_print_new_attempts", self._look)
+
+    def _note(self, what: str) -> float:
+        at = self.now - 128.0
+        self.acts.append((what, at))
+        return at
+
+    def _ask(self, _: LocatedTask) -> tuple[LocatedTask, bool]:
+        has_ended = self._note("ask") >= self.ends_at
+        self.now += self.asking
+        return (ENDED if has_ended else CLAIMED), has_ended
+
+    def _print_new(self, _: object) -> bool:
+        at = self._note("print")
+        if at not in self.comes:
+            return False
+        self.comes.remove(at)
+        return True
+
+    def _look(self) -> bool:
+        return self._note("look") in self.attempts
+
+    def _wait(self, seconds: float) -> None:
+        self._note("wait")
+        self.now += seconds
+
+    def times(self, what: str) -> list[float]:
+        return [at for name, at in self.acts if name == what]
+
+
+def test_output_is_polled_often_attempts_seldom_and_the_task_more_seldom(monkeypatch):
+    loop = Loop(monkeypatch, ends_at=2.0)
+    assert loop.following.run(CLAIMED) is ENDED
+    assert loop.times("ask") == [0.0, 1.0, 2.0]
+    assert loop.times("look") == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert loop.times("print") == [number / 8 for number in range(17)]
+    assert loop.times("wait") == [number / 8 for number in range(16)]
+    assert loop.acts[-3:] == [("ask", 2.0), ("print", 2.0), ("look", 2.0)]
+
+
+def test_after_new_output_nothing_is_waited_or_searched_for(monkeypatch):
+    loop = Loop(monkeypatch, ends_at=1.0)
+    loop.comes = {0.0, 0.375}
+    loop.following.run(CLAIMED)
+    assert loop.acts[:4] == [("ask", 0.0), ("print", 0.0), ("print", 0.0), ("look", 0)]
+    assert loop.times("print").count(0.375) == 2
+    assert loop.times("wait").count(0.375) == 1
+
+
+def test_after_a_new_attempt_its_output_is_polled_at_once(monkeypatch):
+    loop = Loop(monkeypatch, ends_at=1.0)
+    loop.attempts = {0.5}
+    loop.following.run(CLAIMED)
+    assert loop.times("print").count(0.5) == 2
+    assert loop.times("wait").count(0.5) == 1
+
+
+def test_searches_for_the_task_take_a_tenth_of_the_time(monkeypatch):
+    loop = Loop(monkeypatch, ends_at=9.0, asking=0.5)
+    loop.following.run(CLAIMED)
+    assert loop.times("ask") == [0.0, 5.0, 10.0]
+
+
+def test_a_task_without_an_output_is_asked_for_and_its_attempts(monkeypatch):
+    loop = Loop(monkeypatch, ends_at=1.0)
+    loop.following._readers.clear()
+    loop.following.run(CLAIMED)
+    assert loop.times("print") == []
+    assert loop.times("look") == [0.0, 0.5, 1.0]
