@@ -12,7 +12,7 @@ from mpifarm.errors import ExitStatus, StorageError
 from mpifarm.farm import finish
 from mpifarm.farm.finish import Conclusion
 from mpifarm.farm.growth import Left
-from mpifarm.farm.summary import Tally
+from mpifarm.farm.summary import Summary, Tally
 from mpifarm.lists.growth import Odd, Oddity
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
@@ -130,6 +130,8 @@ class ConcludedFarm:
         self.said: list[str] = []
         self.tally = Tally(0.0)
         self.states: list[int] = []
+        self.events: list[object] = []
+        """What hooks were told at the end."""
         lock = self.lock = BusyLock(locks)
         self.workdir = ChangingWorkdir(
             lock, changes, left_nothing=left_nothing, counts=counts, drains=drains
@@ -147,7 +149,7 @@ class ConcludedFarm:
             store=self.workdir,
             lock=lock,
             tally=self.tally,
-            events=None,
+            events=SimpleNamespace(note_ended=self.events.append),
             growth=growth,
             write_state=self.states.append,
             group_failures=lambda: None,
@@ -529,3 +531,10 @@ def test_what_waits_for_tasks_that_nobody_has_is_told(
     counts = COUNTS._replace(lost=lost, held_up=held_up, barrier=barrier)
     found = finish._explain_wait(counts, is_database=is_database)
     assert found == ([] if note is None else [note])
+
+
+def test_hooks_are_told_the_summary_that_is_written():
+    end = ConcludedFarm(1, 0, left_nothing=True)
+    (summary,) = end.events
+    assert isinstance(summary, Summary)
+    assert end.workdir.results == [summary.payload()]
