@@ -26,6 +26,7 @@ from mpifarm.database.errors import explained
 from mpifarm.database.farming import PlainStart
 from mpifarm.database.schema import Connection, check_header, connect
 from mpifarm.database.tasks import TaskEnd, TaskState
+from mpifarm.database.waiting import PATIENCE, opened_to_change, wait_while_busy
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.task import Outcome
 from mpifarm.order.constraints import Constraints
@@ -53,7 +54,8 @@ class SqliteTaskList:
         self._lock: WorkdirLock | None = None
         # Before the lock's files are made.
         check_header(path)
-        with closing(read_copy(path, self._held())) as copy, explained(path):
+        copied = wait_while_busy(lambda: read_copy(path, self._held(), PATIENCE))
+        with closing(copied) as copy, explained(path):
             texts, constraints = (
                 statements.read_commands(copy),
                 statements.read_constraints(copy),
@@ -170,7 +172,10 @@ class SqliteTaskList:
         """
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            with self._opened() as connection, statements.transaction(connection):
+            with (
+                opened_to_change(self.path, self._held) as connection,
+                statements.transaction(connection),
+            ):
                 place = farming.place_of(self.workdir, self.path)
                 farming.claim_place(connection, place, self.path)
                 yield connection

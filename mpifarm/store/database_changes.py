@@ -6,14 +6,15 @@ Rules of this file: a change is one transaction under the lock of the workdir.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from mpifarm.database import tasks as statements
-from mpifarm.database.errors import explained
 from mpifarm.database.farming import find_about
-from mpifarm.database.schema import Connection, connect, write_about
+from mpifarm.database.schema import Connection, write_about
 from mpifarm.database.tasks import NewTask, TaskState
+from mpifarm.database.waiting import opened_to_change
 from mpifarm.errors import InputError
 from mpifarm.model.id_ranges import IdRangesError, encode_ids, parse_ids
 from mpifarm.model.task import encode_text
@@ -34,15 +35,12 @@ _ADDING: Final = "adding"
 def opened(path: str, lock: HeldLock) -> Iterator[Connection]:
     """Open a database for changes in a ``with`` block, under the lock.
 
+    The lock is let go while another program keeps a transaction open.
     Raises `InputError` for a database that can't be changed, `StorageError` if the disk
     fails.
     """
-    with (
-        told_if_busy(),
-        lock.hold(LOCK_SECONDS),
-        closing(connect(path)) as connection,
-        explained(path),
-    ):
+    hold = partial(lock.hold, LOCK_SECONDS)
+    with told_if_busy(), opened_to_change(path, hold) as connection:
         yield connection
 
 

@@ -6,7 +6,6 @@ Without the lock it undoes nothing: the writer may live, on a host whose SQLite 
 are not seen here.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
@@ -15,6 +14,7 @@ from mpifarm.database import tasks as statements
 from mpifarm.database.copy import copy_unlocked, read_copy, settle, state_of
 from mpifarm.database.errors import BusyError, explained
 from mpifarm.database.schema import Connection
+from mpifarm.database.waiting import PATIENCE, wait_while_busy
 from mpifarm.errors import FarmError, InputError
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.order.constraints import Constraints
@@ -27,15 +27,6 @@ LOCK_SECONDS: Final = 5.0
 LARGE: Final = 32 * 1024 * 1024
 """Bytes above which a database is copied without the lock: a copy under it would keep
 farms waiting for more than 50 ms."""
-
-BUSY_SECONDS: Final = 5.0
-"""Seconds for which a reader waits until another program has committed."""
-
-PATIENCE: Final = 0.01
-"""Seconds of those that it waits under the lock, and keeps farms waiting."""
-
-PAUSE_SECONDS: Final = 0.05
-"""Seconds from one try to the next, without the lock."""
 
 TRIES: Final = 3
 """Copies without the lock; then the database is copied under it."""
@@ -110,18 +101,6 @@ def read_moment(path: str, find_lock: FindLock, also: Callable[[], T]) -> Moment
     """
     with told_if_busy():
         return wait_while_busy(lambda: _read_moment(path, find_lock, also))
-
-
-def wait_while_busy(look: Callable[[], T]) -> T:
-    """Return what `look` returns; try for a while if another program is writing."""
-    end = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            return look()
-        except BusyError:
-            if time.monotonic() >= end:
-                raise
-        time.sleep(PAUSE_SECONDS)
 
 
 def _read_moment(path: str, find_lock: FindLock, also: Callable[[], T]) -> Moment[T]:

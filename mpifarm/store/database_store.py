@@ -21,6 +21,7 @@ from mpifarm.database import tasks as statements
 from mpifarm.database.errors import explained
 from mpifarm.database.schema import Connection, connect, find_version
 from mpifarm.database.tasks import TaskEnd, TaskState
+from mpifarm.database.waiting import wait_while_busy
 from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.paths import WorkdirPaths
@@ -34,7 +35,6 @@ from mpifarm.store.attempts import (
 )
 from mpifarm.store.claims import OtherClaim
 from mpifarm.store.counting import count_map
-from mpifarm.store.database_reading import wait_while_busy
 from mpifarm.store.directories import make_root
 from mpifarm.store.farm_liveness import Machine, this_machine
 from mpifarm.store.file_store import LOCK_TIMEOUT

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import socket
+import sqlite3
 from contextlib import closing
 from unittest.mock import Mock
 
@@ -165,6 +166,25 @@ def test_a_term_waits_for_the_end_of_a_change(site, monkeypatch):
     assert states == [[0]]
     assert tasks._lock is not None
     assert not tasks._lock.held
+
+
+@pytest.mark.parametrize("act", [open_list, lambda site: site.list.pop_task()])
+def test_another_program_is_waited_for_without_the_lock(site, monkeypatch, act):
+    site.list = open_list(site)
+    lock = WorkdirLock(lock_paths(str(site.root), os.environ, None))
+    held = []
+    with closing(sqlite3.connect(site.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+
+        def sleep(_seconds):
+            held.append(not lock.try_acquire())
+            lock.release()
+            if len(held) == 3:
+                other.execute("COMMIT")
+
+        monkeypatch.setattr("mpifarm.database.waiting.time.sleep", sleep)
+        act(site)
+    assert held == [False] * 3
 
 
 def test_a_file_that_is_no_database_is_refused_and_nothing_made(site):

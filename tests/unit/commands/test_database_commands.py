@@ -21,7 +21,7 @@ from tests.farm_states import write_claim, write_farm
 from tests.workdir_files import Attempt, format_attempts
 
 import_ = import_module("mpifarm.commands.import")
-READING = import_module("mpifarm.store.database_reading")
+WAITING = import_module("mpifarm.database.waiting")
 
 Run = Callable[..., tuple[int, str]]
 
@@ -260,7 +260,7 @@ def test_a_reader_waits_for_another_program_without_the_lock(
             if len(held) == 3:
                 other.execute("COMMIT")
 
-        monkeypatch.setattr(READING.time, "sleep", sleep)
+        monkeypatch.setattr(WAITING.time, "sleep", sleep)
         code, printed = run(ls.main, "tasks.db", "--failed", "--ids")
     assert (code, printed) == (0, "1-4\n")
     assert held == [False] * 3
@@ -269,7 +269,7 @@ def test_a_reader_waits_for_another_program_without_the_lock(
 def test_a_reader_keeps_no_farm_waiting_for_a_writer_that_came_as_it_opened(
     database, run, monkeypatch
 ):
-    monkeypatch.setattr(READING, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(WAITING, "BUSY_SECONDS", 0.01)
     opened = []
     with closing(sqlite3.connect("tasks.db", isolation_level=None)) as other:
 
@@ -483,12 +483,35 @@ LOOK = (
 CHANGE = ((retry.main, ()), (add.main, ("echo",)))
 
 
+@pytest.mark.parametrize(("main", "words"), CHANGE)
+@pytest.mark.parametrize("begin", ["EXCLUSIVE", "IMMEDIATE", "DEFERRED"])
+def test_who_changes_waits_for_another_program_without_the_lock(
+    database, run, monkeypatch, main, words, begin
+):
+    lock = WorkdirLock([str(database / "lock")])
+    held = []
+    with closing(sqlite3.connect("tasks.db", isolation_level=None)) as other:
+        other.execute(f"BEGIN {begin}")
+        other.execute("SELECT * FROM tasks").fetchall()
+
+        def sleep(_seconds: float) -> None:
+            held.append(not lock.try_acquire())
+            lock.release()
+            if len(held) == 3:
+                other.execute("COMMIT")
+
+        monkeypatch.setattr(WAITING.time, "sleep", sleep)
+        run(main, "tasks.db", *words)
+    assert held == [False] * 3
+    assert ("failed" in states().values()) == (main is add.main)
+
+
 @pytest.mark.parametrize(("main", "words"), [*LOOK, *CHANGE])
 def test_a_database_that_another_program_writes_is_told(
     database, run, monkeypatch, main, words
 ):
     monkeypatch.setattr(schema, "BUSY_SECONDS", 0.01)
-    monkeypatch.setattr(READING, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(WAITING, "BUSY_SECONDS", 0.01)
     with closing(sqlite3.connect("tasks.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         other.execute("UPDATE tasks SET state = 'finished'")

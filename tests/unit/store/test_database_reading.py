@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.database import schema, tasks
+from mpifarm.database import schema, tasks, waiting
 from mpifarm.database.copy import FileState, copy_unlocked, settle
 from mpifarm.database.errors import left_unended
 from mpifarm.errors import InputError
@@ -125,7 +125,7 @@ def test_a_reader_waits_for_a_change_that_it_may_not_undo(path, lock, monkeypatc
 
 def test_who_has_not_got_the_lock_undoes_nothing(path, lock, monkeypatch):
     monkeypatch.setattr(database_reading, "LOCK_SECONDS", 0)
-    monkeypatch.setattr(database_reading, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(waiting, "BUSY_SECONDS", 0.01)
     path.with_name("tasks.db-journal").write_bytes(b"\xd9" * 600)
     other = WorkdirLock(lock.paths)
     with other.hold(5), pytest.raises(InputError, match="which died has begun"):
