@@ -591,3 +591,15 @@ def test_a_worker_itself_is_none_that_its_task_has_left(site, monkeypatch):
     monkeypatch.setattr(scratch.ScratchKeeper, "_find_offspring", lambda _: own)
     run(keeper, 0, b"x\n")
     assert (site.logs / "packed" / "f00dcafe.3.pack").read_bytes() == b"x\n"
+
+
+def test_a_worker_keeps_as_many_files_open_after_many_tasks_as_after_one(
+    site, monkeypatch
+):
+    monkeypatch.setattr(scratch, "MAX_COPIED", 10)
+    keeper, opened = site.keeper("packed"), []
+    for taskid in range(12):
+        run(keeper, taskid, b"x" * (5 if taskid % 2 else 50))
+        opened.append(len(os.listdir("/proc/self/fd")))
+    assert opened[2::2] == opened[2:3] * 5
+    assert opened[3::2] == opened[3:4] * 5

@@ -161,6 +161,14 @@ def test_a_rank_that_leads_the_farm_on_heeds_what_is_not_answered(paths):
     assert RequestInbox(paths, OTHER, []).poll() == []
 
 
+def test_what_another_farm_has_answered_is_open_for_this_one(paths):
+    heir = RequestInbox(paths, SUCCESSOR, [])
+    ask(paths, CANCEL, FARM, OTHER)
+    RequestInbox(paths, OTHER, []).answer([ANSWER])
+    RequestInbox(paths, FARM, []).answer([ANSWER._replace(request="r0")])
+    assert heir.poll() == [CANCEL]
+
+
 def test_an_heir_that_cannot_read_answers_hears_all_in_their_order_later(paths):
     ask(paths, CANCEL)
     os.mkdir(paths.answers)
