@@ -702,3 +702,19 @@ def test_a_replacement_that_waits_is_not_started_by_a_server_that_exits(site):
     site.now += 1000.0
     site.server._start_due()
     assert ("fork", 102) not in site.calls
+
+
+def test_the_death_of_a_child_is_noticed_by_a_descriptor():
+    """In a process of its own: it changes how this one handles signals."""
+
+    def watch() -> None:
+        notice = fork_server._watch_children()
+        assert not select.select([notice], [], [], 0.0)[0]
+        processes.fork_child(lambda: None)
+        assert select.select([notice], [], [], 10.0)[0]
+        assert os.read(notice, 9) == bytes([signal.SIGCHLD])
+        with suppress(BlockingIOError):
+            os.read(notice, 9)
+            raise AssertionError("it would block")
+
+    assert processes.reap_child(processes.fork_child(watch)) == 0
