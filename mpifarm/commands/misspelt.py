@@ -117,6 +117,10 @@ COMMANDS_OF_OTHERS: Final = _by_name({
         "nothing is prepared or kept running: mpifarm LIST makes the workdir and starts"
     ),
     "append push": "mpifarm add LIST 'COMMAND' adds a task, also while a farm runs",
+    "configure settings options preferences defaults env": (
+        "mpifarm config says what each option is here, and which file or variable says"
+        " so"
+    ),
     "trace traces perfetto chrome gantt": (
         "mpifarm timeline LIST -o FILE writes which worker ran which task when, for"
         " https://ui.perfetto.dev"

@@ -92,6 +92,10 @@ subcommands, each with a --help of its own:
                              merge all timelines into one file, for Perfetto
   mpifarm why WORKDIR        say why tasks failed: groups, one for each cause
 
+defaults:
+  A file or a variable may set an option for many farms (MPIFARM_PROC=32), which
+  mpifarm config tells; an option as --no-proc has mpifarm's own default again.
+
 exit status:
   0   all tasks of the list are finished
   1   nothing is left to do; some tasks failed
