@@ -31,7 +31,14 @@ from mpifarm.model.wording import counted
 from mpifarm.store.directories import find_directory, make_root
 from mpifarm.store.target import SUFFIX, Target, words_of
 from mpifarm.submit.asking import SUBMIT_SECONDS, Programs
-from mpifarm.submit.planning import Python, Wishes, check_wishes, find_scheduler, plan
+from mpifarm.submit.planning import (
+    Python,
+    Wishes,
+    check_wishes,
+    find_scheduler,
+    plan,
+    take_variables,
+)
 from mpifarm.submit.request import GoingOn, JobRequest, Launcher, Source
 from mpifarm.submit.systems import SYSTEMS, System
 from mpifarm.system.console import Console
@@ -115,6 +122,8 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     )
     scheduler = find_scheduler(wishes, programs, environ)
     _check_passed_on(words.passed_on, scheduler)
+    wishes = take_variables(wishes, scheduler, environ)
+    check_wishes(wishes)
     request = plan(
         wishes,
         scheduler,
@@ -370,7 +379,7 @@ def _submit(found: Plan, source: Source, programs: Programs, tell: "_Teller") ->
     path, text, has_written = _write_script(found, source)
     request = replace(found.request, source=source._replace(path=path))
     tell.begin(found, request)
-    job, why = _hand_in(found.system, path, text, programs)
+    job, why = _hand_in(found.system, request, text, programs)
     if not job:
         if has_written:
             with suppress(OSError):
@@ -417,12 +426,15 @@ def _is_same(path: str, content: bytes) -> bool:
 
 
 def _hand_in(
-    system: System, path: str, text: str, programs: Programs
+    system: System, request: JobRequest, text: str, programs: Programs
 ) -> tuple[str, str]:
     """Submit the script.  Return the job's id, or "" and why there is none."""
-    words = [*system.submit, *([] if system.reads_stdin else [path])]
-    content = text if system.reads_stdin else ""
-    answer = programs.run(words, content, SUBMIT_SECONDS)
+    assert request.source is not None
+    words, content = [*system.submit, request.source.path], ""
+    if system.reads_stdin:
+        words, content = [*system.submit], text
+    without = system.overrides(request)
+    answer = programs.run(words, content, SUBMIT_SECONDS, without)
     printed = f"{answer.errors}\n{answer.output}"
     if answer.status == 0 and (job := system.parse(answer.output)):
         return job, ""

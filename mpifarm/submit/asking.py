@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 ANSWER_SECONDS: Final = 30.0
@@ -54,16 +54,18 @@ class Programs:
         words: Sequence[str],
         content: str = "",
         seconds: float = ANSWER_SECONDS,
+        without: Collection[str] = (),
     ) -> Answer:
         """Run a program to its end, with `content` as its standard input.
 
-        Status 127: it can't be started; 124: it takes more than `seconds`.
+        The variables `without` are not in its environment.  Status 127: it can't be
+        started; 124: it takes more than `seconds`.
         """
         try:
             ended = subprocess.run(
                 words,
                 input=content.encode("utf-8", "surrogateescape"),
-                env=self._environ,
+                env={k: v for k, v in self._environ.items() if k not in without},
                 capture_output=True,
                 timeout=seconds,
                 check=False,

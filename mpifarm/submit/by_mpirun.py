@@ -32,9 +32,11 @@ class Dialect(NamedTuple):
     """The comment about the signal."""
     signals: str = "USR1"
     """The signals that stop the farm."""
-    timeout: str = ""
-    """The assignment of the time after which the farm stops by itself; "" if the batch
-    system tells the farm."""
+    limit: tuple[str, str] = ("", "")
+    """The assignment of a limit of the farm, and its comment; "" if the batch system
+    tells the farm."""
+    option: str = ""
+    """The option of the farm that has this limit."""
     enter: Sequence[str] = ()
     """Lines that enter the directory of a script without a source."""
     job: str = ""
@@ -93,9 +95,8 @@ def _assign(request: JobRequest, dialect: Dialect) -> list[str]:
     proc = f" --proc {workers}" if request.chooses_workers else ""
     farm = f"farm=({python} -m mpifarm{alone}{proc}{in_array})"
     lines = []
-    if dialect.timeout:
-        less = "seconds: two minutes less than the time limit"
-        lines.append((dialect.timeout, less))
+    if dialect.option:
+        lines.append(dialect.limit)
     every = "auto: a worker for each CPU" if request.cpus is None else ""
     lines.append((farm, every))
     tasklist = "tasklist=${tasklist:-tasks.txt}"
@@ -107,8 +108,8 @@ def _assign(request: JobRequest, dialect: Dialect) -> list[str]:
 
 
 def _launch(request: JobRequest, dialect: Dialect) -> str:
-    timeout = ' --timeout "$timeout"' if dialect.timeout else ""
-    farm = f'"${{farm[@]}}"{timeout} --workdir "$workdir" "$tasklist" "$@"'
+    limit = f" {dialect.option}" if dialect.option else ""
+    farm = f'"${{farm[@]}}"{limit} --workdir "$workdir" "$tasklist" "$@"'
     if request.launcher is Launcher.NONE:
         return farm
     program, *options = request.mpirun

@@ -25,6 +25,7 @@ _DIALECT: Final = Dialect(
 # One rank for each line of the node file.  An mpirun that wasn't built for PBS wants
 # --hostfile "$PBS_NODEFILE".  --bind-to none: else Open MPI gives a rank one core.""",
     signal="`qsig -s USR1` reaches this shell.",
+    option='--timeout "$timeout"',
     enter=('cd "${PBS_O_WORKDIR:-.}" || exit',),
     chain_before="""\
 export FARM_CHAIN_RECORDED=$before FARM_CHAIN_IDLE=$idle
@@ -38,7 +39,8 @@ def write_script(request: JobRequest) -> str:
     again = ""
     if request.source is not None:
         again = join_words(["qsub", request.source.path])
-    dialect = _DIALECT._replace(timeout=shorten_limit(request))
+    comment = "seconds: two minutes less than the walltime"
+    dialect = _DIALECT._replace(limit=(shorten_limit(request), comment))
     return finish(
         [
             write_head(request, again),

@@ -7,12 +7,13 @@ What can't work is an `InputError`.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, Protocol
 
 from mpifarm.errors import InputError
+from mpifarm.model.durations import parse_duration
 from mpifarm.submit import choosing
-from mpifarm.submit.request import After, GoingOn, JobRequest, Launcher
+from mpifarm.submit.request import DEFAULT_LEAD, After, GoingOn, JobRequest, Launcher
 from mpifarm.submit.systems import PROGRAMS, SYSTEMS, find_system
 
 ARRAY_CPUS: Final = 8
@@ -22,7 +23,7 @@ BACKFILL_CPUS: Final = 4
 MIN_SECONDS: Final = 60
 """The shortest time limit: the clock of Slurm and LSF has minutes."""
 LEAD_BY_MINUTES: Final = 120
-"""Seconds before the end of a job at which its farm stops, for PBS and its like."""
+"""Seconds before the end of a job at which its farm stops, for PBS and LSF."""
 
 _NAME = re.compile(r"[A-Za-z_][\w.+-]{0,62}", re.ASCII)
 _WORD = re.compile(r"[\w.,@:/+%*&=-]+", re.ASCII)
@@ -93,6 +94,35 @@ def find_scheduler(wishes: Wishes, programs: Asker, environ: Mapping[str, str]) 
         "no batch system is here (no sbatch, qsub or bsub): submit on a login node of"
         " the cluster, or see the script with --print"
     )
+
+
+_TIME_OF_SBATCH: Final = "SBATCH_TIMELIMIT"
+
+
+def take_variables(
+    wishes: Wishes, scheduler: str, environ: Mapping[str, str]
+) -> Wishes:
+    """Return the wishes, with those that the variables of sbatch add.
+
+    Raises `InputError` for a time that is none.
+    """
+    if scheduler != "slurm":
+        return wishes
+    wishes = replace(
+        wishes,
+        account=wishes.account or environ.get("SBATCH_ACCOUNT", ""),
+        partition=wishes.partition or environ.get("SBATCH_PARTITION", ""),
+        qos=wishes.qos or environ.get("SBATCH_QOS", ""),
+    )
+    time = environ.get(_TIME_OF_SBATCH, "")
+    if wishes.seconds is None and time:
+        try:
+            wishes = replace(wishes, seconds=parse_duration(time, 60))
+        except ValueError:
+            raise InputError(
+                f"{_TIME_OF_SBATCH} is no time ({time!r}): correct it, or give -t"
+            ) from None
+    return wishes
 
 
 def plan(
@@ -229,11 +259,14 @@ class _Planner:
             going_on=going_on,
             after=_parse_after(wishes.after),
             directives=wishes.directives,
-            lead=choosing.choose_lead(self.grace, seconds, LEAD_BY_MINUTES),
+            lead=choosing.choose_lead(self.grace, seconds, self._find_lead()),
             launcher=launcher,
             mpirun=self._find_mpirun(vendor),
             python=self.python.words,
         )
+
+    def _find_lead(self) -> int:
+        return DEFAULT_LEAD if self.scheduler == "sge" else LEAD_BY_MINUTES
 
     def find_vendor(self) -> str:
         """Return the MPI library of mpi4py; raise `InputError` without one.

@@ -142,7 +142,6 @@ same again, and it goes on.  bsub passes no arguments on: options of mpifarm go 
     ),
     "multinode.sge": JobRequest(
         seconds=4 * _HOURS,
-        lead=120,
         launcher=Launcher.MPIRUN,
         mpirun=("mpirun", "-ppn", "1"),
         head=_lines("""\
@@ -150,10 +149,9 @@ One farm over all hosts of the job, one rank on each, with Grid Engine:
 
   qsub -pe mpi 64 -v tasklist=tasks.txt jobs/multinode.sge
 
-Two minutes before its end the job stops the farm and ends with status 75: submit the
-same again, and it goes on. qsub -v passes no arguments on: options of mpifarm go into
-`farm`.  -ppn 1 is MPICH's word for one rank on each host, --map-by ppr:1:node Open
-MPI's.
+A minute before its end the job stops the farm and ends with status 75: submit the same
+again, and it goes on.  qsub passes no arguments on: options of mpifarm go into `farm`.
+-ppn 1 is MPICH's word for one rank on each host; Open MPI's is --map-by ppr:1:node.
 """),
     ),
 }

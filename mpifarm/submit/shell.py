@@ -127,9 +127,22 @@ def shorten_limit(request: JobRequest) -> str:
 
     For a batch system that sends no signal before the end of a job.
     """
-    if request.source is None and request.seconds % 3600 == 0:
-        return f"timeout=$(({request.seconds // 3600} * 3600 - {request.lead}))"
-    return f"timeout=$(({request.seconds} - {request.lead}))"
+    return f"timeout=$(({_limit_of(request)} - {request.lead}))"
+
+
+def name_end(request: JobRequest) -> str:
+    """Return the assignment of the end of a job that its batch system doesn't tell.
+
+    It is early: a job has run for a while before its script begins.
+    """
+    return f"end=$(($(date +%s) + {_limit_of(request)} - {request.lead}))"
+
+
+def _limit_of(request: JobRequest) -> str:
+    """Return the time limit as bash computes it, with hours where users edit it."""
+    hours, rest = divmod(request.seconds, 3600)
+    is_edited = request.source is None and not rest
+    return f"{hours} * 3600" if is_edited else str(request.seconds)
 
 
 def finish(blocks: Iterable[Sequence[str] | str]) -> str:

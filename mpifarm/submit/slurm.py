@@ -45,6 +45,23 @@ def write_script(request: JobRequest) -> str:
     )
 
 
+_OVERRIDING: Final = (
+    *("ACCOUNT", "ARRAY_INX", "EXCLUSIVE", "JOB_NAME", "NO_KILL", "NO_REQUEUE"),
+    *("OPEN_MODE", "OUTPUT", "PARTITION", "QOS", "REQUEUE", "SIGNAL", "TIMELIMIT"),
+    "WAIT",
+)
+_OVERRIDING_MEMORY: Final = ("MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE")
+
+
+def find_overriding(request: JobRequest) -> frozenset[str]:
+    """Return the variables that sbatch would heed in place of the script's directives.
+
+    What users set by some of them is in the script.
+    """
+    memory = _OVERRIDING_MEMORY if request.cpus is None else ()
+    return frozenset(f"SBATCH_{name}" for name in (*_OVERRIDING, *memory))
+
+
 def quote_directive(word: str) -> str:
     """Return a word of a directive that sbatch reads as it is."""
     if _PLAIN.fullmatch(word):

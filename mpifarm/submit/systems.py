@@ -36,6 +36,9 @@ class System(NamedTuple):
     parse: Callable[[str], str]
     find_commands: Callable[[str, JobRequest], Commands]
     reads_stdin: bool = False
+    overrides: Callable[[JobRequest], frozenset[str]] = lambda _: frozenset()
+    """Returns the variables that must not be there when a job is submitted: the program
+    would heed them in place of directives of the script."""
 
 
 # ---- the answers of the programs that submit -----------------------------------------
@@ -111,6 +114,7 @@ SYSTEMS: Final[Mapping[str, System]] = {
     "slurm": System(
         *("Slurm", "sbatch", ("sbatch", "--parsable"), "slurm"),
         *(slurm.write_script, parse_sbatch, _of_slurm),
+        overrides=slurm.find_overriding,
     ),
     "pbs": System(
         *("PBS", "qsub", ("qsub",), "pbs"),

@@ -185,6 +185,17 @@ def test_what_is_submitted_is_told_in_three_lines_and_by_commands(desk):
     desk.farm.assert_all_finished()
 
 
+def test_no_variable_of_sbatch_outdoes_the_script(desk):
+    desk.farm.write_list(["true"])
+    desk.install("sbatch", 'env | grep ^SBATCH_ >"$SPOOL/env"; echo 7')
+    own = {"ACCOUNT": "a", "SIGNAL": "TERM@1", "WAIT": "1", "MEM_PER_CPU": "1G"}
+    desk.farm.environment |= {f"SBATCH_{name}": own[name] for name in own}
+    desk.farm.environment["SBATCH_RESERVATION"] = "mine"
+    desk.submit("-t", "5", "tasks.txt")
+    assert (desk.spool / "env").read_text() == "SBATCH_RESERVATION=mine\n"
+    assert "#SBATCH --account=a\n" in (desk.farm.workdir / "job.slurm").read_text()
+
+
 def test_what_is_submitted_is_told_in_json(desk):
     desk.farm.write_list(["true"])
     desk.install("sbatch", "echo 7")

@@ -11,6 +11,7 @@ from mpifarm.submit.planning import (
     check_wishes,
     find_scheduler,
     plan,
+    take_variables,
 )
 from mpifarm.submit.request import After, GoingOn, Launcher
 from tests.unit.submit.test_choosing import ENVIRONMENT, LIST_20, LIST_22, SHOWN
@@ -197,7 +198,7 @@ def test_what_only_slurm_has_is_refused_elsewhere(scheduler, option, wish):
 def test_one_node_of_another_batch_system_needs_no_mpirun(scheduler):
     request = planned(Cluster(here=("qsub",)), scheduler, cpus=1)
     assert request.launcher is Launcher.NONE
-    assert request.lead == 120
+    assert request.lead == (60 if scheduler == "sge" else 120)
 
 
 @pytest.mark.parametrize("scheduler", ["pbs", "sge"])
@@ -250,6 +251,23 @@ def test_going_on_is_what_each_batch_system_has():
 def test_grid_engine_knows_no_status_of_the_job_before():
     assert "--after any:7" in refused(scheduler="sge", cpus=1, after="7")
     assert planned(scheduler="sge", cpus=1, after="any:7").after == After("7", True)
+
+
+# ---- variables of sbatch -------------------------------------------------------------
+
+SBATCH = {"SBATCH_ACCOUNT": "phys", "SBATCH_QOS": "high", "SBATCH_TIMELIMIT": "1-0"}
+
+
+def test_what_users_set_for_all_their_jobs_holds_unless_they_type_another():
+    wishes = take_variables(Wishes(), "slurm", SBATCH | {"SBATCH_PARTITION": "long"})
+    assert (wishes.account, wishes.qos, wishes.seconds) == ("phys", "high", 86400)
+    assert wishes.partition == "long"
+    typed = Wishes(account="bio", seconds=60.0)
+    wishes = take_variables(typed, "slurm", SBATCH)
+    assert (wishes.account, wishes.qos, wishes.seconds) == ("bio", "high", 60)
+    assert take_variables(typed, "pbs", SBATCH) is typed
+    with pytest.raises(InputError, match="SBATCH_TIMELIMIT is no time"):
+        take_variables(Wishes(), "slurm", {"SBATCH_TIMELIMIT": "soon"})
 
 
 # ---- which batch system --------------------------------------------------------------

@@ -360,8 +360,10 @@ def test_each_of_an_array_of_pbs_writes_an_output_of_its_own():
     assert 'job-"${number}_$PBS_ARRAY_INDEX".out' in text
 
 
-@pytest.mark.parametrize("kind", ["PBS", "$"])
-def test_a_farm_that_no_signal_warns_stops_by_itself(kind):
-    text = WRITERS[kind](make_request(**ALONE, lead=120))
+def test_a_farm_that_no_signal_warns_stops_by_itself():
+    text = pbs.write_script(make_request(**ALONE, lead=120))
     assert "timeout=$((14400 - 120))" in text
     assert '--timeout "$timeout"' in text
+    text = grid_engine.write_script(make_request(**ALONE))
+    assert "end=$(($(date +%s) + 14400 - 60))" in text
+    assert '--deadline "$end"' in text
