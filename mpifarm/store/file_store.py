@@ -264,7 +264,7 @@ class FileStore(Store):
             ledger.start_behind(
                 found.size - parsed.tail_size if found else 0,
                 parsed.ids,
-                found.version[:2] if found else None,
+                found.version if found else None,
             )
 
     def _mend(self, validation: Validation) -> None:

@@ -25,7 +25,7 @@ from mpifarm.store.status_lines import (
 from mpifarm.store.task_map import find_settled
 from mpifarm.store.types import Recorded
 from mpifarm.system import files
-from mpifarm.system.file_contents import find_version
+from mpifarm.system.file_contents import Version, find_version, version_of
 
 _LINE = re.compile(rb"[^\n]+")
 """A line that is not blank: a retry leaves long runs of blank ones behind."""
@@ -76,8 +76,8 @@ class Ledger:
         self._grown = (0, 0)
         """The length of the list before it grew last, and from where on, in bytes, the
         file may have lines beyond that length."""
-        self._identity: tuple[int, int] | None = None
-        """Device and inode of the file, as last seen."""
+        self._version: Version | None = None
+        """The version of the file, as last seen; None if it was missing."""
         self._was_replaced = False
         """Whether the file was replaced since it was read."""
 
@@ -113,14 +113,14 @@ class Ledger:
         self,
         offset: int,
         taskids: Iterable[int],
-        identity: tuple[int, int] | None = None,
+        version: Version | None = None,
     ) -> None:
         """Forget all that was read, and read on from `offset`, behind a newline.
 
-        `taskids` are the tasks that the file has before `offset`; `identity` is its
-        device and inode, None if it is missing.
+        `taskids` are the tasks that the file has before `offset`; `version` is its
+        version as it was read, None if it was missing.
         """
-        self._identity = identity
+        self._version = version
         self.count = 0
         self._recorded = bytearray(len(self._tasks))
         self._offset = offset
@@ -225,10 +225,10 @@ class Ledger:
         """Return the bytes behind the last poll's; a file that is missing is empty."""
         try:
             with files.opened(self.path, os.O_RDONLY) as descriptor:
-                status = os.fstat(descriptor)
-                size, identity = status.st_size, (status.st_dev, status.st_ino)
-                self._was_replaced |= self._identity not in (None, identity)
-                self._identity = identity
+                version = version_of(descriptor)
+                size = version.size
+                self._was_replaced |= _was_replaced(self._version, version)
+                self._version = version
                 content = files.read_descriptor(descriptor, self._offset)
         except FileNotFoundError:
             size, content = 0, b""
@@ -261,10 +261,8 @@ class Ledger:
         self._pending = PendingAppend(self._offset + len(self._tail), newline + lines)
         self._offset = files.append(self.path, lines, sync=True)
         self._pending = None
-        if self._identity is None:
-            with suppress(StorageError):  # the lines are there: the next poll asks
-                version = find_version(self.path)
-                self._identity = version[:2] if version else None
+        with suppress(StorageError):  # the lines are there: the next poll asks
+            self._version = find_version(self.path)
         self.add(taskids)
         if self._tail:
             self.add(self._tail_ids)
@@ -310,6 +308,16 @@ class Ledgers(NamedTuple):
     def have(self, taskid: int) -> bool:
         """Return whether either file had the task at the last poll."""
         return taskid in self.finished or taskid in self.failed
+
+
+def _was_replaced(before: Version | None, now: Version) -> bool:
+    """Return whether a file is another one than before, though it may have its inode.
+
+    Who appends to it makes it longer.
+    """
+    if before is None or before == now:
+        return False
+    return before[:2] != now[:2] or before.size == now.size
 
 
 def _flagged(flags: bytearray) -> Iterator[int]:

@@ -37,14 +37,15 @@ def find_version(path: str) -> Version | None:
     # NFS asks its server for the state of a file that is opened, and of no other.
     try:
         with opened(path, os.O_RDONLY) as descriptor:
-            return _version_of(descriptor)
+            return version_of(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise storage_error("read", path, error) from error
 
 
-def _version_of(descriptor: int) -> Version:
+def version_of(descriptor: int) -> Version:
+    """Return the version of an open file; raises OSError."""
     status = os.fstat(descriptor)
     return Version(
         status.st_dev,
@@ -228,7 +229,7 @@ def content_of(path: str) -> Iterator[tuple[Version | None, Content | None]]:
 def _take_content(descriptor: int, path: str) -> tuple[Version, Content]:
     """Return version and content of an open file; raises `StorageError`."""
     try:
-        version = _version_of(descriptor)
+        version = version_of(descriptor)
         if version.size > LARGE:
             return version, LargeFile(descriptor, path, version.size)
         return version, read_descriptor(descriptor, 0)

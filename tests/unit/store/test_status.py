@@ -1,6 +1,8 @@
 """Lines of status files: what counts, what is torn, what is fused, what is alien."""
 
 from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,9 @@ from mpifarm.store.status_lines import (
     scan_status,
 )
 from mpifarm.store.validate import validate_lines
+from mpifarm.system import files
+from mpifarm.system.file_contents import find_version
+from tests.support import wait_until
 
 TASKS = [
     "cmd",
@@ -121,6 +126,76 @@ def test_blank_lines_are_not_looked_at_for_when_tasks_were_recorded(
     assert ledger.find_settled({1: 0, 5: ends[0] - 1, 2: ends[1] - 1}) == {5, 2}
     assert ledger.find_settled({0: 0, 5: ends[0], 2: ends[1]}) == {0}
     assert {*looked_at} == {b"0 cmd", b"5 x", b"2 sleep 1"}
+
+
+# ---- a file that is replaced while it is read on -------------------------------------
+
+
+def replace_by_same_inode(path: Path, content: bytes) -> None:
+    """Leave the file as if it had been replaced twice, and had got its inode again."""
+    before = find_version(str(path))
+
+    def replace() -> bool:
+        path.write_bytes(content)
+        return find_version(str(path)) != before
+
+    wait_until(replace)
+
+
+def blank(line: bytes, content: bytes) -> bytes:
+    return content.replace(line, b"\n" * len(line))
+
+
+@pytest.fixture
+def read_whole(monkeypatch):
+    """The places from which a ledger has read a file again."""
+    places: list[int] = []
+
+    def find_rest(path: str, begin: int) -> bytes:
+        places.append(begin)
+        return files.find_rest(path, begin)
+
+    fake = SimpleNamespace(**{**vars(files), "find_rest": find_rest})
+    monkeypatch.setattr("mpifarm.store.ledger.files", fake)
+    return places
+
+
+@pytest.mark.parametrize("writer", ["a start", "others", "this farm"])
+def test_a_file_of_the_same_inode_and_size_may_be_another_one(
+    tmp_path, read_whole, writer
+):
+    path = tmp_path / "failed"
+    content = b"0 cmd\n5 x\n10 ten\n"
+    ledger = Ledger(str(path), TASKS)
+    if writer == "this farm":
+        ledger.append([0, 5, 10])
+        assert path.read_bytes() == content
+    else:
+        path.write_bytes(content)
+    if writer == "a start":
+        ledger.start_behind(len(content), [0, 5, 10], find_version(str(path)))
+    elif writer == "others":
+        assert ledger.poll().ids == [0, 5, 10]
+    replace_by_same_inode(path, blank(b"5 x\n", content))
+    assert ledger.poll().gone == [5]
+    assert [*ledger.missing()] == [each for each in range(13) if each not in (0, 10)]
+    assert ledger.count == 2
+    assert ledger.poll().gone == []
+    assert read_whole == [0], "once"
+
+
+def test_a_file_to_which_others_append_is_read_once(tmp_path, read_whole):
+    path = tmp_path / "failed"
+    ledger = Ledger(str(path), TASKS)
+    for taskid in range(8):
+        if taskid % 2:
+            ledger.append([taskid])
+        else:
+            with path.open("ab") as stream:
+                stream.write(encode_lines([taskid], TASKS))
+        assert ledger.poll().gone == []
+    assert ledger.count == 8
+    assert read_whole == []
 
 
 @pytest.mark.parametrize(
