@@ -266,6 +266,17 @@ def test_what_that_look_finds_is_taken_up_before_the_answer(grown):
     assert grown.events == ["grown", "seen"]
 
 
+def test_what_that_look_finds_waits_for_the_lock_before_the_answer(grown):
+    grown.is_free = False
+    grown.append("three\n")
+    grown.growth.look_at_end()
+    grown.run(20.0)
+    assert grown.events == []
+    grown.is_free = True
+    grown.run(0.1)
+    assert grown.events == ["grown", "seen"]
+
+
 def test_an_odd_list_is_answered_for_when_it_has_been_told(grown):
     grown.path.write_text("none\n")
     grown.growth.look_at_end()

@@ -19,7 +19,15 @@ from mpifarm.farm.agent import Agent, RankPhase
 from mpifarm.farm.leader import JOIN_SECONDS, LOOK_SECONDS, Leader
 from mpifarm.farm.summary import Tally
 from mpifarm.farm.transactions import HEARTBEAT_SECONDS, StoreWriter, Written
-from mpifarm.model.messages import Join, Ping, Rejoin, Shutdown, Stop, ToRank
+from mpifarm.model.messages import (
+    Join,
+    Ping,
+    Rejoin,
+    Shutdown,
+    Stop,
+    Stopped,
+    ToRank,
+)
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.requests import Answer, Request, RequestKind
 from mpifarm.model.settings import Policy, Settings
@@ -677,6 +685,25 @@ def test_what_waits_is_not_written_once_the_claim_was_given_up():
     farm.run()
     assert farm.coordinator.storage_failed
     assert farm.store.takes == []
+
+
+def test_what_waits_is_not_written_while_a_rank_has_yet_to_stop_for_the_claim():
+    farm = LedFarm(2, seconds=12.5, size=2, grace=3.0)
+    farm.hear_at(0.0, 1, Join("node1", 7, 2))
+    farm.store.beats_fail_until = math.inf
+
+    def occupy_the_lock() -> None:
+        farm.lock.busy_until = START + 13.5
+
+    def expect_the_failure() -> None:
+        assert farm.coordinator.storage_failed
+        assert farm.store.records == {}
+
+    farm.at(12.0, occupy_the_lock)
+    farm.at(13.4, expect_the_failure)
+    farm.hear_at(14.5, 1, Stopped())
+    assert farm.run() >= 14.5
+    assert farm.store.records == {}
 
 
 # ---- looks --------------------------------------------------------------------------

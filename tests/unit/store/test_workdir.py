@@ -431,6 +431,27 @@ def test_after_a_failed_rename_the_next_try_goes_on(site, monkeypatch):
     assert site.violations() == []
 
 
+def test_after_a_rename_that_failed_but_happened_the_next_try_has_its_tasks(
+    site, monkeypatch
+):
+    """NFS may lose the answer of a server that has renamed."""
+    workdir = site.open()
+    workdir.transact((), (), 3)
+    rename = os.rename
+
+    def rename_unheard(source: str, target: str) -> None:
+        rename(source, target)
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", rename_unheard)
+        with pytest.raises(StorageError, match="can't replace"):
+            workdir.transact((), [0], 2)
+    assert [*workdir.transact([ended(1)], [0], 2).taken] == [3, 4]
+    assert site.ids("toprocess") == [0, 5, 6, 7, 8, 9, 10, 11]
+    assert site.violations() == []
+
+
 # ---- timeline -----------------------------------------------------------------------
 
 
