@@ -93,6 +93,8 @@ class Use:
         """The share; 1 as long as nothing is known of it."""
         had = self._marks[-1][1] - self._marks[0][1]
         busy = self._marks[-1][2] - self._marks[0][2]
+        if not self._marks[-1][2]:
+            return 1.0  # what runs first was not told yet
         return min(1.0, max(LEAST_USE, busy / had)) if had > 0 else 1.0
 
 

@@ -125,6 +125,16 @@ def test_attempts_of_earlier_farms_count_from_the_begin():
     assert shown.likely == pytest.approx(130, rel=0.1)
 
 
+def test_before_anything_is_told_of_this_farm_its_workers_count_as_busy():
+    """It goes on with the list of an earlier one, and a look comes very early."""
+    estimator = TimeLeftEstimator(100, since=0.0)
+    for place in range(50):
+        estimator.note_earlier(place, 10.0)
+    shown = estimator.estimate(1.5, 50, 4, [])
+    assert shown is not None
+    assert shown.likely == pytest.approx(130, rel=0.1)
+
+
 def test_what_is_known_beforehand_counts_in_place_of_what_has_ended():
     """The first 100 tasks take 100 s, as was known, and the others 1 s."""
     estimator = TimeLeftEstimator(200)
