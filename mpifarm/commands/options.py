@@ -93,8 +93,8 @@ subcommands, each with a --help of its own:
   mpifarm why WORKDIR        say why tasks failed: groups, one for each cause
 
 defaults:
-  A file or a variable may set an option for many farms (MPIFARM_PROC=32), which
-  mpifarm config tells; an option as --no-proc has mpifarm's own default again.
+  A file or a variable may set an option for many farms (MPIFARM_PROC=32);
+  mpifarm config tells which, and --no-proc has mpifarm's own default again.
 
 exit status:
   0   all tasks of the list are finished
