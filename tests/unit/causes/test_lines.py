@@ -1,9 +1,11 @@
 """The lines of a log: what counts, what is passed over, how far is looked."""
 
+import signal
+
 import pytest
 
-from mpifarm.causes import lines
-from mpifarm.causes.failure import TAIL
+from mpifarm.causes import groups, lines
+from mpifarm.causes.failure import TAIL, Failure
 from mpifarm.causes.known import Weight
 from mpifarm.causes.lines import (
     MAX_LINE,
@@ -169,3 +171,18 @@ def test_a_telling_line_knows_whether_it_is_shown():
     assert telling.is_among(["error: a"])
     assert not telling.is_among(["b"])
     assert telling.weight > Weight.NOTHING
+
+
+@pytest.mark.parametrize(
+    ("status", "number", "most"),
+    [
+        (139, 0, NEAR),
+        (128 + 9, 0, NEAR),
+        (0, signal.SIGSEGV, NEAR),
+        (1, 0, MAX_LINES),
+        (128, 0, MAX_LINES),
+        (0, signal.SIGUSR1, MAX_LINES),
+    ],
+)
+def test_a_sudden_end_has_no_reason_far_above(status, number, most):
+    assert groups._lines_of(Failure(0, "failed", status, number)) == most

@@ -8,6 +8,7 @@ import pytest
 from mpifarm.audit.audit import ClaimView
 from mpifarm.audit.locate import LocatedTask
 from mpifarm.commands.log import command, follow
+from mpifarm.commands.log import explain as explain_module
 from mpifarm.commands.log.explain import NO_FARM, Explainer
 from mpifarm.commands.log.gaps import MAX_GAPS, Gap, Gaps
 from mpifarm.errors import ExitStatus, InputError, StorageError
@@ -607,3 +608,29 @@ def test_a_task_without_an_output_is_asked_for_and_its_attempts(monkeypatch):
     loop.following.run(CLAIMED)
     assert loop.times("print") == []
     assert loop.times("look") == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("has_list", "own", "texts"),
+    [(True, False, "texts"), (True, True, None), (False, False, None)],
+)
+def test_a_list_that_keeps_its_own_state_is_not_compared_by_its_texts(
+    monkeypatch, has_list, own, texts
+):
+    given: dict[str, Any] = {}
+
+    def locate(contents: object, found: object, **more: object) -> str:
+        given.update(more, texts=found)
+        return "the locator"
+
+    monkeypatch.setattr(explain_module, "is_database", lambda *_: False)
+    monkeypatch.setattr(explain_module, "has_own_state", lambda *_: own)
+    monkeypatch.setattr(explain_module, "examine_whole", lambda *_, **__: "contents")
+    monkeypatch.setattr(explain_module, "find_constraints", lambda _: "constraints")
+    monkeypatch.setattr(explain_module, "locate_tasks", locate)
+    explainer = Explainer(Target("w", "list"), {}, cast(Any, Complaints()))
+    tasks = SimpleNamespace(tasks="texts") if has_list else None
+    explainer.__dict__["_tasks"] = tasks
+    assert cast(Any, explainer.locator()) == "the locator"
+    assert (given["texts"], given["has_own_state"]) == (texts, own)
+    assert (given["constraints"] == "constraints") is has_list

@@ -3,14 +3,22 @@
 import sqlite3
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from mpifarm.coordinator.coordinator import Phase
 from mpifarm.databases import SqliteTaskList
+from mpifarm.errors import InputError, StorageError
 from mpifarm.farm.database_growth import DatabaseGrowth
-from mpifarm.farm.growth import explain_left, has_changed, leave_unended, may_grow
-from mpifarm.lists.growth import LOOK_SECONDS, Oddity
+from mpifarm.farm.growth import (
+    Left,
+    explain_left,
+    has_changed,
+    leave_unended,
+    may_grow,
+)
+from mpifarm.lists.growth import LOOK_SECONDS, Odd, Oddity
 from mpifarm.model.settings import Policy, Settings
 from tests.unit.database_fakes import DatabaseSite, FastConnection, connecting_by
 
@@ -151,3 +159,41 @@ def test_a_database_may_grow_and_has_no_unended_line(grown):
         pass
 
     assert not may_grow(OfAUser(str(site.path), str(site.root)))  # type: ignore[arg-type]
+
+
+def test_the_coordinator_hears_once_for_each_time_that_it_asks(grown):
+    grown.growth.look_at_end()
+    grown.run(3 * LOOK_SECONDS)
+    assert grown.events == ["seen"]
+    grown.run(3 * LOOK_SECONDS)
+    assert grown.events == ["seen"]
+    grown.growth.look_at_end()
+    grown.run()
+    assert grown.events == ["seen", "seen"]
+
+
+def test_the_lock_is_given_back_also_where_nothing_can_be_taken_up(grown, monkeypatch):
+    released: list[int] = []
+    monkeypatch.setattr(grown.growth._lock, "release", lambda: released.append(1))
+    for error in (StorageError("the disk"), InputError("a row")):
+        fails = mock.Mock(side_effect=error)
+        monkeypatch.setattr(grown.store, "take_up", fails)
+        grown.growth.look_at_end()
+        grown.growth.step(grown.now)
+    assert released == [1, 1]
+    assert grown.events == ["seen", "seen"]
+
+
+def test_what_is_left_at_the_end_is_told_with_its_fault(grown, monkeypatch):
+    monkeypatch.setattr(grown.store, "find_left", lambda: 2)
+    assert grown.growth.find_left(0.0) == Left(2)
+    grown.growth._fault = "task 12 has no command"
+    left = grown.growth.find_left(0.0)
+    fault = Odd(Oddity.WRONG, "task 12 has no command", "an inserted row")
+    assert left == Left(2, fault)
+    monkeypatch.setattr(grown.store, "find_left", lambda: 0)
+    assert grown.growth.find_left(0.0) == Left(0)
+    fails = mock.Mock(side_effect=StorageError("the disk"))
+    monkeypatch.setattr(grown.store, "find_left", fails)
+    left = grown.growth.find_left(0.0)
+    assert left == Left(0, Odd(Oddity.WRONG, "the disk", grown.growth.path))
