@@ -3,11 +3,12 @@
 import json
 import os
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mpifarm.commands import ls
+from mpifarm.commands import ls, ls_json
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store.attempts import FIRST_HEADER, HEADER, Attempt, read_last_attempts
 from mpifarm.system.console import Console
@@ -108,4 +109,15 @@ def test_each_object_is_as_if_it_was_encoded_alone(
     states = ["finished"] * 25 + ["failed"] * 8 + ["waiting"] * 7
     assert [each.removesuffix(",") for each in objects] == [
         json.dumps(each, allow_nan=False) for each in expect(site, states)
+    ]
+
+
+def test_a_command_that_the_list_does_not_have_is_that_of_the_attempt():
+    texts = ["echo one", "", ""]
+    view: Any = SimpleNamespace(texts=lambda taskids: texts[: len(taskids)])
+    nothing: Any = None
+    objects = ls_json._Objects(view, nothing, 0.0)
+    fields = [b"not this", rb"a\tb \\", b""]
+    assert objects._encode_commands([0, 1, 2], fields) == [
+        *(b'"echo one"', rb'"a\tb \\"', b'""'),
     ]

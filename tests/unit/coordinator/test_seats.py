@@ -222,3 +222,16 @@ def test_a_small_share_of_tasks_that_differ_much_leaves_a_time_that_means_someth
     ended = [*((taskid, 0.0) for taskid in range(999)), (999, 1000.0)]
     time = estimated({"gpu": 1}, kinds, ended, done=range(1000), share=share)
     assert 0.0 < time.low < time.likely < time.high < 100 * time.likely
+
+
+def test_whoever_is_cleared_or_removed_waits_no_more():
+    seats = seats_of(dict.fromkeys(range(4), "disk") | {4: "net"}, disk=1, net=1)
+    tasks = [TaskRecord(taskid) for taskid in range(5)]
+    assert [seats.take(task) for task in tasks] == [True, False, False, False, True]
+    assert (len(seats), seats.count_waiting()) == (3, {"disk": 3})
+    seats.remove([2, 99])
+    assert (len(seats), [*seats]) == (2, [tasks[1], tasks[3]])
+    assert seats.clear() == [tasks[1], tasks[3]]
+    assert (len(seats), [*seats], seats.count_waiting()) == (0, [], {})
+    assert not seats.take(tasks[2])
+    assert len(seats) == 1

@@ -445,3 +445,16 @@ def test_an_end_that_is_known_is_not_unknown(ask):
     end.poll(time.monotonic())
     assert not end.is_unknown
     assert not JobEnd(math.inf, {}).is_unknown
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "an empty answer"),
+        (" \n\t\n", "an empty answer"),
+        ("\n  first  \nsecond", "first"),
+        ("a\x1bb", "a?b"),
+    ],
+)
+def test_the_first_line_of_an_answer_is_told(text, line):
+    assert job_end_module._first_line(text) == line

@@ -92,3 +92,12 @@ def test_the_time_of_an_end_is_told_once_and_none_that_nobody_knows(
 def test_a_task_without_a_command_is_told_all_the_same(site):
     site.end(9)
     assert site.said[0].endswith("(no command)")
+
+
+def test_a_task_that_was_not_run_says_why_and_had_no_start():
+    said: list[str] = []
+    lines = TaskLines(["echo"] * 4, lambda rank: f"n{rank}", said.append)
+    outcome, note = Outcome.NOT_RUN, "not run: task 0 failed"
+    result = Result(3, 1, outcome, 1, 0, 0.0, 0.0, 0.0, note=note)
+    lines.note_end(0, result)
+    assert said == ["task 3 is not run: task 0 failed"]

@@ -152,7 +152,11 @@ def test_other_arithmetic_and_subscripts_get_no_word(judged, line):
 
 
 def test_a_shell_of_the_line_expands_what_it_is_given(judged):
+    for shell in ("sh", "/bin/dash", "/usr/bin/ksh", "zsh"):
+        assert only(judged(f"{shell} -c 'run $LAUNCHER_JID'\n"))[1]
     assert only(judged("bash -c 'run $LAUNCHER_JID'\n"))[1]
+    for other in ("run -c", "python -c", "bash -x"):
+        assert judged(f"{other} 'run $LAUNCHER_JID'\n") == []
 
 
 @pytest.mark.parametrize(

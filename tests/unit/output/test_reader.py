@@ -1,5 +1,6 @@
 """An output that is read while it grows and moves: its files are made by hand."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -255,3 +256,21 @@ def test_what_was_read_is_not_read_again_by_passing_over(tmp_path):
         assert reader.read() == b"one\ntwo\n"
         reader.skip(4)
         assert reader.read() == b""
+
+
+def test_only_a_disk_that_fails_is_told_where_nothing_is_read(tmp_path, monkeypatch):
+    path = str(tmp_path / "none")
+    asks = output_reader._find_names, output_reader.read_own
+    assert [ask(path) for ask in asks] == [[], b""]
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "listdir", fail)
+    monkeypatch.setattr("mpifarm.system.files.read_from", fail)
+    number = errno.EACCES
+    assert [ask(path) for ask in asks] == [[], b""]
+    number = errno.EIO
+    for ask in asks:
+        with pytest.raises(StorageError, match="none"):
+            ask(path)

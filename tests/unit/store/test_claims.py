@@ -464,3 +464,26 @@ def test_staging_files_are_found_by_farm_and_step(tmp_path):
     found = claims.find_leftovers(paths)
     assert found == [(staged[1], "00000001", 7), (staged[0], "00000002", 7)]
     assert claims.find_leftovers(paths, "00000002") == [(staged[0], "00000002", 7)]
+
+
+# ---- this machine, and the clock of its files ----------------------------------------
+
+
+def test_a_clock_that_can_not_be_read_leaves_nothing_behind(tmp_path, monkeypatch):
+    with pytest.raises(StorageError, match="can't write"):
+        read_file_clock(str(tmp_path / "none"))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "utime", fail)
+    with pytest.raises(StorageError, match="Input/output error"):
+        read_file_clock(str(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_machine_without_a_boot_id_has_none(monkeypatch):
+    assert this_machine().boot_id
+    monkeypatch.setattr(files, "read_from", fail_with(errno.ENOENT))
+    machine = this_machine()
+    assert (machine.boot_id, machine.pid) == ("", os.getpid())
