@@ -116,8 +116,7 @@ class _Matcher:
             yield self._find_running(taskids)
             return
         is_wanted = cache(partial(self._is_wanted, state))
-        last = Column.SECONDS if self._needs_time else Column.HOST
-        for block, columns in self._attempts.blocks(taskids, last):
+        for block, columns in self._attempts.blocks(taskids):
             # Most attempts ended as others, on the same host.
             flags = [
                 *map(

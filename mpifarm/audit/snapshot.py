@@ -103,7 +103,7 @@ def find_never_run(paths: WorkdirPaths) -> dict[int, str]:
         return {}
     last = read_last_attempts(paths)
     reasons = dict[int, str]()
-    for taskids, columns in last.blocks([*last.lines], Column.WORKER):
+    for taskids, columns in last.blocks([*last.lines]):
         found = map(why_never_run, columns[Column.OUTCOME], columns[Column.WORKER])
         reasons.update(zip(taskids, found, strict=True))
     return {taskid: why for taskid, why in reasons.items() if why}

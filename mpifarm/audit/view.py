@@ -47,6 +47,7 @@ from mpifarm.audit.farms import read_claimed
 from mpifarm.audit.snapshot import TRIES, glance, observer
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.task import encode_text
 from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.order.frontier import Frontier
 from mpifarm.store.attempts import (
@@ -56,10 +57,12 @@ from mpifarm.store.attempts import (
     LastAttempts,
     find_awaited,
     read_last_attempts,
+    read_last_of_all,
 )
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.held_file import Held, find_held
+from mpifarm.store.status_lines import encode_texts
 from mpifarm.store.target import (
     Target,
     has_own_state,
@@ -340,11 +343,23 @@ class View:
 
     def texts(self, taskids: Sequence[int]) -> Sequence[str]:
         """Return the command of each of these tasks, as `text` does."""
-        first, end = taskids[0], taskids[-1] + 1
-        if end - first != len(taskids) or taskids != [*range(first, end)]:
+        run = _find_run(taskids)
+        texts = self.tasks[run.start : run.stop]
+        if not run or UNKNOWN_TEXT in texts:
             return [*map(self.text, taskids)]
-        texts = self.tasks[first:end]
-        return [*map(self.text, taskids)] if UNKNOWN_TEXT in texts else texts
+        return texts
+
+    def encoded_texts(self, taskids: Sequence[int]) -> list[bytes]:
+        """Return the command of each of these tasks as its bytes.
+
+        Return [] if a command is unknown, or has a newline.
+        """
+        if run := _find_run(taskids):
+            content = bytes(encode_texts(run.start, run.stop, self.tasks))
+        else:
+            content = encode_text("\n".join([*self.texts(taskids), ""]))
+        texts = content.split(b"\n")[:-1]
+        return texts if len(texts) == len(taskids) and all(texts) else []
 
     @cached_property
     def _holders(self) -> dict[int, ClaimView]:
@@ -371,6 +386,8 @@ class View:
 
         Raises `StorageError`.  Few tasks take less time and memory than all.
         """
+        if taskids is None:
+            return read_last_of_all(self.paths, self.total)
         return read_last_attempts(self.paths, taskids)
 
     def warnings(self) -> Iterator[str]:
@@ -383,6 +400,12 @@ class View:
                 f"{self.target.tasklist} was edited since {self.target.workdir} was"
                 " begun: its ids may mean other tasks now"
             )
+
+
+def _find_run(taskids: Sequence[int]) -> range:
+    """Return these ids as a range if they follow one another, else an empty one."""
+    run = range(taskids[0], taskids[0] + len(taskids))
+    return run if [*run] == taskids else range(0)
 
 
 def _constraints_of(tasklist: TaskList | None) -> Constraints:

@@ -9,9 +9,8 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import compress
+from itertools import compress, repeat
 from json.encoder import encode_basestring_ascii
-from operator import add
 from typing import Any, Final
 
 from mpifarm.audit.selection import Selection
@@ -35,15 +34,20 @@ _UNKNOWN: Final = dict.fromkeys(_OF_ATTEMPT)
 
 _CLAIMED: Final = (State.RUNNING, State.CLAIMED, State.ORPHANED)
 
+_PLAIN: Final = bytes({*range(0x20, 0x7F)} - {*b'"\\'})
+"""The characters that stand in a JSON string as they are."""
+
 _BEGIN: Final = _OF_ATTEMPT[: Column.STARTED - 1]
 _ROW: Final = "".join(
     [
         '{"id": %d, %b, ',
-        *(f'"{key}": %b, ' for key in _OF_ATTEMPT[Column.STARTED - 1 :]),
+        '"started": %b%b, ',
+        *(f'"{key}": %b, ' for key in _OF_ATTEMPT[Column.STARTED :]),
         '"claimed_by": null, "command": %b}',
     ]
 ).encode()
-"""A task with an attempt; the second place has `_encode_begin`."""
+"""A task with an attempt; the second place has `_encode_begin`, those of the start
+`_encode_times`."""
 
 
 def format_json(view: View, selection: Selection, now: float) -> Iterator[bytes]:
@@ -57,7 +61,7 @@ def format_json(view: View, selection: Selection, now: float) -> Iterator[bytes]
     yield f'{json.dumps(head)[:-1]}, "tasks": ['.encode()
     before = b"\n"
     objects = _Objects(view, selection.attempts, now)
-    blocks = selection.attempts.blocks(selection.taskids, Column.COMMAND)
+    blocks = selection.attempts.blocks(selection.taskids)
     for taskids, columns in blocks:
         yield before + b",\n".join(objects.encode(taskids, columns))
         before = b",\n"
@@ -78,7 +82,7 @@ class _Objects:
             return self._encode(taskids, columns)
         except ValueError:
             if len(taskids) == 1:
-                columns = LastAttempts({}).columns(taskids, Column.COMMAND)
+                columns = LastAttempts({}).columns(taskids)
                 return self._encode(taskids, columns)
         half = len(taskids) // 2
         first = self.encode(taskids[:half], [each[:half] for each in columns])
@@ -106,6 +110,9 @@ class _Objects:
         self, taskids: Sequence[int], fields: Sequence[bytes]
     ) -> list[bytes]:
         """Return the commands, those that the list does not have by their attempts."""
+        encoded = self._view.encoded_texts(taskids)
+        if encoded and not b"".join(encoded).translate(None, _PLAIN):
+            return (b'"%b"' % b'"\n"'.join(encoded)).split(b"\n")
         texts = self._view.texts(taskids)
         if not all(texts):
             pairs = zip(texts, fields, strict=True)
@@ -183,7 +190,7 @@ def _encode_rows(
     values = zip(
         taskids,
         begins,
-        _encode_times(started),
+        *_encode_times(started),
         *map(_encode_decimals, (seconds, user, system)),
         *map(_encode_integers, (peak, size)),
         map(_encode_farm, farms),
@@ -201,13 +208,17 @@ def _encode_farm(field: bytes) -> bytes:
     return json.dumps(field.decode("ascii", "replace")).encode()
 
 
-def _encode_times(fields: Sequence[bytes]) -> list[bytes]:
-    """Return times as seconds since the epoch; raise ValueError."""
+def _encode_times(fields: Sequence[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """Return times since the epoch as seconds and what follows them.
+
+    Raises ValueError.
+    """
     try:
-        seconds = map(_encode_second, [each[:19] for each in fields])
-        return [*map(add, seconds, map(_encode_ms, [each[19:] for each in fields]))]
+        seconds = [*map(_encode_second, [each[:19] for each in fields])]
+        return seconds, [*map(_encode_ms, [each[19:] for each in fields])]
     except ValueError:
-        return [json.dumps(parse_time(each)).encode() for each in fields]
+        times = [json.dumps(parse_time(each)).encode() for each in fields]
+        return times, [b""] * len(times)
 
 
 @cache
@@ -231,37 +242,40 @@ def _encode_ms(field: bytes) -> bytes:
 _is_ms = re.compile(rb"\.\d{3}Z").fullmatch
 
 
-def _encode_decimals(fields: Sequence[bytes]) -> list[bytes]:
+def _encode_decimals(fields: Sequence[bytes]) -> Sequence[bytes]:
     """Return decimals as Python encodes them, null for b""; raise ValueError."""
     text = b"\t%b\t" % b"\t".join(fields)
     if not _are_decimals(text):
         return [json.dumps(parse_seconds(f)).encode() if f else b"null" for f in fields]
-    for zeros in (b"0000\t", b"00\t", b"0\t"):
-        text = text.replace(zeros, b"\t")
-    text = _TINY.sub(_encode_tiny, text.replace(b".\t", b".0\t"))
-    return _split(text)
+    shortened = [*map(bytes.rstrip, fields, repeat(b"0"))]
+    if not any(part in text for part in _OF_ODD_DECIMALS):
+        return shortened
+    return [
+        each if each >= _LEAST and each[-1:] != b"." else _finish_decimal(each)
+        for each in shortened
+    ]
 
 
-_are_decimals = re.compile(rb"\t(?:(?:(?:0|[1-9]\d{0,8})\.\d{6})?\t)*+").fullmatch
-_TINY = re.compile(rb"\t0\.0000\d+")
+_are_decimals = re.compile(
+    rb"\t(?:(?:(?:0|[1-9][0-9]{0,8}+)\.[0-9]{6}+)?\t)*+"
+).fullmatch
+_LEAST: Final = b"0.0001"
+"""What is less, as bytes, is empty, 0, or a decimal that Python encodes as 1e-05."""
+_OF_ODD_DECIMALS: Final = (b"\t\t", b".000000\t", b"\t0.0000")
+"""What a decimal has between tabs that loses more than zeros at its end."""
 
 
-def _encode_tiny(found: "re.Match[bytes]") -> bytes:
-    return b"\t%b" % repr(float(found[0])).encode()
+def _finish_decimal(shortened: bytes) -> bytes:
+    """Return an odd decimal that has no zeros at its end."""
+    return repr(float(shortened)).encode() if shortened else b"null"
 
 
-def _encode_integers(fields: Sequence[bytes]) -> list[bytes]:
+def _encode_integers(fields: Sequence[bytes]) -> Sequence[bytes]:
     """Return integers as Python encodes them, null for b""; raise ValueError."""
     text = b"\t%b\t" % b"\t".join(fields)
     if not _are_integers(text):
         return [b"%d" % int(each) if each else b"null" for each in fields]
-    return _split(text)
-
-
-_are_integers = re.compile(rb"\t(?:(?:0|[1-9]\d{0,17})?\t)*+").fullmatch
-
-
-def _split(text: bytes) -> list[bytes]:
-    """Return numbers that stand between tabs, null for b""."""
-    fields = text[1:-1].split(b"\t")
     return [each or b"null" for each in fields] if b"\t\t" in text else fields
+
+
+_are_integers = re.compile(rb"\t(?:(?:0|[1-9][0-9]{0,17}+)?\t)*+").fullmatch

@@ -8,7 +8,7 @@ text.  Rows may come without end: the widths are those of the first ones.
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice, repeat
+from itertools import islice, repeat
 from typing import NamedTuple, Protocol
 
 from mpifarm.system.console import printable
@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 1000
 """Rows that are made into text at once, if they are plain."""
 _LEAST_OF_LAST = 16
 """The characters that the last column gets at least, however narrow the terminal."""
-_GAP = "  "
+GAP = "  "
 
 
 class TableColumn(NamedTuple):
@@ -49,26 +49,13 @@ def format_table(
 ) -> Iterator[str]:
     """Yield the text of a table: the head, then one or more whole lines at a time.
 
-    `width` is that of the terminal: the last column, which is the longest, is shortened
-    to it.  None: nothing is shortened.  A column without any cell is left out, unless
-    the table is long.
+    `width` is that of the terminal: see `Table`.
     """
     left = iter(rows)
-    first = [*map(_escape, islice(left, ROWS_MEASURED))]
-    if len(first) < ROWS_MEASURED:
-        columns, first = _without_empty(columns, first)
-    layout = _Layout(columns, _measure(columns, first, width))
-    names = tuple(column.name for column in columns)
-    color = _find_colors() if width is not None and len(first) <= ROWS_OF_RICH else None
-    if color is not None:
-        yield color(columns, layout.align(names), is_head=True)
-        for row in first:
-            yield color(columns, layout.align(row), is_head=False)
-        return
-    yield layout.format([names])
-    left = chain(first, left)
+    table = Table(columns, [*islice(left, ROWS_MEASURED)], width)
+    yield from table.first_lines()
     while block := [*islice(left, ROWS_AT_ONCE)]:
-        yield layout.format(block)
+        yield table.format(block)
 
 
 def _escape(row: tuple[str, ...]) -> tuple[str, ...]:
@@ -91,53 +78,81 @@ def _without_empty(
 
 def _measure(
     columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], width: int | None
-) -> list[int | None]:
-    """Return the width of each column, None for a last one of any width."""
+) -> tuple[list[int], int | None]:
+    """Return the width of each column but the last, and that, None for any width."""
     cells = [[column.name for column in columns], *rows]
     places = range(len(columns) - 1)
     widths = [max(width_of(row[place]) for row in cells) for place in places]
     if width is None:
-        return [*widths, None]
-    left = width - sum(widths) - len(_GAP) * len(widths)
-    return [*widths, max(_LEAST_OF_LAST, left)]
+        return widths, None
+    left = width - sum(widths) - len(GAP) * len(widths)
+    return widths, max(_LEAST_OF_LAST, left)
 
 
-class _Layout:
-    """The columns and their widths; the last width is None if nothing is shortened."""
+class Table:
+    """A table whose layout is that of its first rows, `ROWS_MEASURED` at most.
+
+    `width` is that of the terminal: the last column, which is the longest, is shortened
+    to it.  None: nothing is shortened.  A column without any cell is left out, unless
+    the table is long.
+    """
 
     def __init__(
-        self, columns: Sequence[TableColumn], widths: Sequence[int | None]
+        self,
+        columns: Sequence[TableColumn],
+        first: Sequence[tuple[str, ...]],
+        width: int | None,
     ) -> None:
-        *self._sizes, self._last = widths
+        self._first = [*map(_escape, first)]
+        if len(first) < ROWS_MEASURED:
+            columns, self._first = _without_empty(columns, self._first)
+        self._columns = columns
+        self.sizes, self.last = _measure(columns, self._first, width)
+        """The widths of the columns; the last is None if nothing is shortened."""
         self._are_numbers = [column.is_number for column in columns[:-1]]
-        sized = zip(self._are_numbers, self._sizes, strict=True)
+        sized = zip(self._are_numbers, self.sizes, strict=True)
         fields = [f"%{'' if number else '-'}{size}s" for number, size in sized]
-        self._form = _GAP.join([*fields, "%s"])
+        self._form = GAP.join([*fields, "%s"])
+
+    def first_lines(self) -> Iterator[str]:
+        """Yield the head and the first rows, in colours on a terminal."""
+        names = tuple(column.name for column in self._columns)
+        are_few = self.last is not None and len(self._first) <= ROWS_OF_RICH
+        color = _find_colors() if are_few else None
+        if color is not None:
+            yield color(self._columns, self._align(names), is_head=True)
+            for row in self._first:
+                yield color(self._columns, self._align(row), is_head=False)
+            return
+        yield self.format([names])
+        for begin in range(0, len(self._first), ROWS_AT_ONCE):
+            yield self.format(self._first[begin : begin + ROWS_AT_ONCE])
 
     def format(self, rows: Sequence[tuple[str, ...]]) -> str:
         """Return the lines of some rows; they need not be escaped."""
-        if self._last is None:
+        if self.last is None:
             # All rows at once, because there may be a million.
             lines = map(str.rstrip, map(self._form.__mod__, rows), repeat(" "))
             text = "\n".join(lines)
-            if text.isascii() and _is_printable(text.encode("ascii"), len(rows)):
+            if text.isascii() and is_printable(text.encode("ascii"), len(rows)):
                 return f"{text}\n"
-        aligned = map(self.align, map(_escape, rows))
-        return "".join([f"{_GAP.join(cells).rstrip()}\n" for cells in aligned])
+        aligned = map(self._align, map(_escape, rows))
+        return "".join([f"{GAP.join(cells).rstrip()}\n" for cells in aligned])
 
-    def align(self, row: Sequence[str]) -> list[str]:
+    def _align(self, row: Sequence[str]) -> list[str]:
         """Return the cells of a row, padded or shortened."""
-        cells = [
-            _pad(cell, size, is_number=is_number)
-            for cell, size, is_number in zip(
-                row[:-1], self._sizes, self._are_numbers, strict=True
-            )
-        ]
-        last = row[-1] if self._last is None else shorten(row[-1], self._last)
-        return [*cells, last]
+        last = row[-1] if self.last is None else shorten(row[-1], self.last)
+        return [*self.pad(row[:-1]), last]
+
+    def pad(self, cells: Sequence[str], place: int = 0) -> Iterator[str]:
+        """Yield cells as wide as the columns from `place` on."""
+        end = place + len(cells)
+        sizes, are_numbers = self.sizes[place:end], self._are_numbers[place:end]
+        sized = zip(cells, sizes, are_numbers, strict=True)
+        return (_pad(cell, size, is_number=number) for cell, size, number in sized)
 
 
-def _is_printable(text: bytes, lines: int) -> bool:
+def is_printable(text: bytes, lines: int) -> bool:
     """Return whether ASCII text is so many lines, and nothing controls a terminal."""
     return text.translate(None, _PRINTABLE) == b"\n" * (lines - 1)
 
@@ -145,8 +160,7 @@ def _is_printable(text: bytes, lines: int) -> bool:
 _PRINTABLE = bytes(range(0x20, 0x7F))
 
 
-def _pad(text: str, size: int | None, *, is_number: bool) -> str:
-    size = size or 0
+def _pad(text: str, size: int, *, is_number: bool) -> str:
     if text.isascii():
         return text.rjust(size) if is_number else text.ljust(size)
     spaces = " " * (size - width_of(text))
@@ -204,7 +218,7 @@ def _find_colors() -> _Color | None:
         line = Text()
         for place, (column, cell) in enumerate(zip(columns, cells, strict=True)):
             style = "bold" if is_head else column.styles.get(cell.strip(), "")
-            line.append(_GAP if place else "").append(cell, style)
+            line.append(GAP if place else "").append(cell, style)
         line.rstrip()
         with console.capture() as capture:
             # The cells have the width that the terminal had; rich may find another one.

@@ -106,7 +106,7 @@ class ParsedStatus(NamedTuple):
     def ended(self) -> "ParsedStatus":
         """Return the content as it is when a newline ends the last line."""
         tail = [self.tail] if self.tail else []
-        ids = array("I", [*self.ids, *self.tail_ids])
+        ids = self.ids + array("I", self.tail_ids)
         return ParsedStatus(ids, [*self.odd, *tail], None, ())
 
     def without_tail(self) -> "ParsedStatus":

@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from mpifarm.commands import ls
+from mpifarm.commands import ls, ls_table, table
 from mpifarm.errors import InputError
 from mpifarm.model.id_ranges import parse_ids
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store import attempts as store_attempts
 from mpifarm.system.console import Console
 from tests.farm_states import write_claim, write_farm
 from tests.unit.store_fakes import TASKS, Site
@@ -110,6 +111,31 @@ def test_the_slowest_stand_in_the_order_of_their_times(site, run):
     status, out, _ = run("tasks.txt_workdir", "--slowest", "3")
     assert status == 0
     assert [int(line.split()[0]) for line in out.splitlines()[1:]] == [1, 4, 2]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 12])
+def test_lines_that_are_made_at_once_look_as_all_others(
+    site, run, monkeypatch, at_once
+):
+    odd = Attempt(1, seconds=4.0).line.replace("\t4.0", "\tsoon")
+    attempts = format_attempts(*ATTEMPTS, Attempt(5, host="é"), Attempt(7, 2))
+    (site.root / "attempts.tsv").write_text(attempts + odd)
+    monkeypatch.setattr(store_attempts, "_TASKS_AT_ONCE", at_once)
+    for module in (table, ls_table):
+        monkeypatch.setattr(module, "ROWS_MEASURED", 1)
+    made = []
+    make = ls_table._Lines.format
+
+    def note(*arguments):
+        made.append(make(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(ls_table._Lines, "format", note)
+    at_once_out = run("tasks.txt")
+    assert any(made) is (at_once < 12)
+    assert not all(made)
+    monkeypatch.setattr(ls_table._Lines, "format", lambda *_: b"")
+    assert run("tasks.txt") == at_once_out
 
 
 def test_the_table_has_what_is_known_of_each_task(site, run):
@@ -254,7 +280,7 @@ def test_what_runs_comes_with_its_host_rank_worker_and_age(site, run):
     [(9, "SIGKILL"), (11, "SIGSEGV"), (40, "signal 40"), (0, "signal 0")],
 )
 def test_a_signal_without_a_name_is_told_by_its_number(number, name):
-    assert ls.name_signal(number) == name
+    assert ls_table.name_signal(number) == name
 
 
 def test_a_list_without_tasks_has_none(site, run):

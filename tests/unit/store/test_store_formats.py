@@ -17,6 +17,7 @@ from mpifarm.store.attempts import (
     outcome_in_words,
     parse_row,
     read_last_attempts,
+    read_last_of_all,
     read_last_rows,
     split_rows,
     why_never_run,
@@ -270,11 +271,23 @@ def test_the_fields_of_last_attempts_are_read_one_by_one_or_by_columns():
     assert last.field(3, attempts.Column.HOST) == b"n7"
     assert last.field(4, attempts.Column.HOST) == b""
     assert last.fields(4) == []
-    taskids, outcomes, *_ = last.columns([4, 3], attempts.Column.OUTCOME)[::2]
-    assert taskids == (b"", b"3")
-    assert outcomes == (attempts.NO_OUTCOME, b"completed")
-    whole = last.columns([4, 3], attempts.Column.COMMAND)
+    taskids, outcomes, *_ = last.columns([4, 3])[::2]
+    assert taskids == [b"", b"3"]
+    assert outcomes == [attempts.NO_OUTCOME, b"completed"]
+    whole = last.columns([4, 3])
     assert [fields[1] for fields in whole] == line.split(b"\t")
+
+
+def test_the_last_attempts_of_all_tasks_are_those_of_the_list_alone(tmp_path):
+    lines = [Attempt(n, status=n % 3) for n in (7, 2, 0, 10**17, 2)]
+    (tmp_path / "attempts.tsv").write_text(format_attempts(*lines))
+    paths = WorkdirPaths(str(tmp_path))
+    last, known = read_last_of_all(paths, 8), read_last_attempts(paths, range(8))
+    assert last.lines == known.lines
+    assert len(last.lines) == 3
+    assert [*last.lines] == [0, 2, 7]
+    assert last.columns([1, 2, 7]) == known.columns([1, 2, 7])
+    assert [last.find(taskid) for taskid in (-1, 1, 8)] == [None] * 3
 
 
 @pytest.mark.parametrize("started", ["inf", "nan", "1e30", "1e18", "soon"])
@@ -288,10 +301,10 @@ def test_a_last_attempt_of_the_older_format_has_the_fields_of_the_newer(tmp_path
     content = format_attempts(Attempt(2)) + Attempt(1, status=-9).old_line + odd
     (tmp_path / "attempts.tsv").write_text(content)
     last = read_last_attempts(WorkdirPaths(str(tmp_path)))
-    assert last.columns([1, 2], attempts.Column.SIGNAL)[2:5] == [
-        (b"failed", attempts.NO_OUTCOME),
-        (b"137", b""),
-        (b"9", b""),
+    assert last.columns([1, 2])[2:5] == [
+        [b"failed", attempts.NO_OUTCOME],
+        [b"137", b""],
+        [b"9", b""],
     ]
     assert last.find(2) is None
 
