@@ -37,6 +37,13 @@ _DEFECTS = (
 )
 """Signals that a process gets for its own defects.  If a handler returned from one, the
 same instruction would raise it again, for ever."""
+JOB_SIGNALS = frozenset(
+    {
+        *(signal.SIGUSR1, signal.SIGUSR2),
+        *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+    }
+)
+"""Signals by which batch systems and users tell all processes of a job of its end."""
 GROUP_POLL = 0.002
 """Seconds between two looks at a group that is ending."""
 
@@ -446,18 +453,25 @@ def _members_of_session(session: int) -> list[int]:
 def start_in_group(argv: Sequence[str], env: Environment) -> int:
     """Start a program in a process group of its own, with /dev/null as 0, 1 and 2.
 
-    Return its pid; raises OSError.
+    It ignores the signals by which a job is told of its end.  Return its pid; raises
+    OSError.
     """
     null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-    return os.posix_spawnp(
-        argv[0],
-        list(argv),
-        env,
-        file_actions=null,
-        setpgroup=0,
-        setsigmask=(),
-        setsigdef=SETTABLE_SIGNALS,
-    )
+    # What is ignored stays so in a program, and posix_spawn can't ask for it.
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in JOB_SIGNALS}
+    try:
+        return os.posix_spawnp(
+            argv[0],
+            list(argv),
+            env,
+            file_actions=null,
+            setpgroup=0,
+            setsigmask=(),
+            setsigdef=set(SETTABLE_SIGNALS) - JOB_SIGNALS,
+        )
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _spawn_alone(
@@ -554,17 +568,10 @@ def ignore_signals() -> None:
     more.
     """
     signal.set_wakeup_fd(-1)
-    usual = {
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-        signal.SIGTERM,
-        signal.SIGINT,
-        signal.SIGHUP,
-    }
     for defect in _DEFECTS:
         signal.signal(defect, signal.SIG_DFL)
     for signum in set(SETTABLE_SIGNALS) - set(_DEFECTS):
-        if signum in usual or signal.getsignal(signum) is not signal.SIG_DFL:
+        if signum in JOB_SIGNALS or signal.getsignal(signum) is not signal.SIG_DFL:
             signal.signal(signum, ignore_signal)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

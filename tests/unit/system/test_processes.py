@@ -232,6 +232,19 @@ def test_a_new_session_has_dev_null_as_its_streams():
     assert status_of(main) == 0
 
 
+def test_a_program_in_a_group_outlives_what_a_job_is_told(tmp_path):
+    before = {each: signal.getsignal(each) for each in processes.JOB_SIGNALS}
+    names = "TERM INT HUP USR1 USR2"
+    tell = f"for each in {names}; do kill -$each $$; done; echo > done; kill -QUIT $$"
+    pid = processes.start_in_group(
+        ["/bin/sh", "-c", f"cd {tmp_path}; {tell}"], {"PATH": os.environ["PATH"]}
+    )
+    _, status = os.waitpid(pid, 0)
+    assert os.listdir(tmp_path) == ["done"]
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGQUIT
+    assert {each: signal.getsignal(each) for each in before} == before
+
+
 def test_signals_to_a_rank_are_ignored_by_handlers_and_defects_still_end_it():
     def main() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
