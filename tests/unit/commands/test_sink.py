@@ -3,6 +3,7 @@
 import errno
 import os
 import select
+import time
 
 import pytest
 
@@ -83,6 +84,12 @@ def test_a_wait_ends_early_where_nobody_reads(pipe):
             Sink(write_end).write(b"a")
     finally:
         os.dup2(write_end, read_end)
+
+
+def test_a_wait_lasts_so_many_seconds(pipe):
+    begun = time.monotonic()
+    Sink(pipe[1]).wait(0.05)
+    assert time.monotonic() - begun > 0.045
 
 
 def test_small_pieces_are_written_together(monkeypatch):

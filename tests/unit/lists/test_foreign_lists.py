@@ -345,6 +345,11 @@ def test_what_may_be_meant_is_a_warning(judged, line):
     assert not only(judged(f"run --all\n{line}\n"))[1]
 
 
+def test_an_open_quote_that_is_found_twice_is_still_one(judged):
+    """It stands at the list's end, and has a mark as well."""
+    assert not only(judged("run --all\necho it's &\n"))[1]
+
+
 def test_lines_between_two_open_quotes_would_run(judged):
     said = judged("awk '\nprint $1\n' file\n")
     assert only(said)[1]

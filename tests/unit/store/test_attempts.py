@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import Outcome, Result, encode_text
 from mpifarm.store.attempts import (
@@ -108,6 +109,22 @@ def test_attempts_whose_tasks_run_again_stand_before_the_next_results(site):
         (2, 3),
         (3, 0),
     ]
+
+
+def test_what_a_failing_disk_did_not_take_is_written_later(site, monkeypatch):
+    file = site.begin()
+    file.note([recorded(1, 3), recorded(2, 3)])
+
+    def fail(*_: object, **__: object) -> int:
+        raise StorageError("the disk failed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mpifarm.system.files.append", fail)
+        with pytest.raises(StorageError):
+            file.append()
+    file.append()
+    file.append()
+    assert site.ids() == [1, 2]
 
 
 def test_noted_attempts_can_be_written_alone(site):

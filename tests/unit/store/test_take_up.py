@@ -258,6 +258,18 @@ def test_lines_of_another_list_than_that_of_the_workdir_are_not_taken_up(site):
     assert site.take_up(second) is TakenUp.YES
 
 
+def test_lines_that_were_refused_leave_no_hash_behind(site):
+    first, second = begin(site), site.open()
+    site.tasks += [f"added {number}" for number in range(1200)]
+    assert site.take_up(first, 10_000) is TakenUp.YES
+    right = site.tasks[KNOWN:]
+    site.tasks[KNOWN:] = [f"other {number}" for number in range(1200)]
+    assert site.take_up(second, 10_000) is TakenUp.NO
+    site.tasks[KNOWN:] = [*right, "one more"]
+    assert site.take_up(second, 10_000) is TakenUp.YES
+    assert compare(stored(site), site.tasks) is ListMatch.SAME
+
+
 def test_a_workdir_that_went_on_with_another_list_takes_nothing_up(site):
     workdir = begin(site)
     shorter = take_fingerprint(TASKS[:5])
