@@ -69,6 +69,39 @@ def test_a_link_is_as_good_as_its_target_and_both_their_directories(tmp_path, si
     assert find_stranger(str(link)) == f"everyone may write {site}"
 
 
+def test_a_link_of_a_stranger_is_not_trusted_wherever_it_leads(
+    tmp_path, site, monkeypatch
+):
+    first, second = tmp_path / "first.ini", tmp_path / "second.ini"
+    first.symlink_to("second.ini")
+    second.symlink_to(site)
+    assert find_stranger(str(first)) == ""
+    find_status = trust._find_status
+
+    def find_status_with_a_stranger(path):
+        status = find_status(path)
+        if path != str(second):
+            return status
+        return SimpleNamespace(st_uid=4_000_000, st_mode=status.st_mode)
+
+    monkeypatch.setattr(trust, "_find_status", find_status_with_a_stranger)
+    why = f"{second} belongs to user 4000000, not to you or root"
+    assert find_stranger(str(second)) == why
+    assert find_stranger(str(first)) == why
+    assert find_stranger(str(site)) == ""
+
+
+def test_the_directory_of_each_link_is_looked_at(tmp_path, site):
+    middle = tmp_path / "middle"
+    middle.mkdir()
+    (middle / "b.ini").symlink_to("../site.ini")
+    first = tmp_path / "a.ini"
+    first.symlink_to("middle/b.ini")
+    assert find_stranger(str(first)) == ""
+    middle.chmod(0o777)
+    assert find_stranger(str(first)) == f"everyone may write {middle}"
+
+
 def test_a_file_of_a_stranger_is_not_trusted(site, monkeypatch):
     stranger = SimpleNamespace(st_uid=4_000_000, st_mode=0o100644)
     monkeypatch.setattr(trust, "_find_status", lambda path: stranger)
