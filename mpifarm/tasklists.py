@@ -279,6 +279,7 @@ def read_list(path: str) -> ListReader:
                 if whole:
                     reader.take(block[:whole])
                 reader.take_end(block[whole:])
+                break  # what comes now was not there: it would tear the line in two
     except OSError as error:
         raise _cannot_read(path, error) from error
     return reader
@@ -294,7 +295,10 @@ def read_lines(path: str) -> Iterator[tuple[str, bool]]:
             for number, line in enumerate(stream, start=1):
                 if "\0" in line:
                     _refuse_nul_in(path, number, line)
-                yield line.removesuffix("\n"), line.endswith("\n")
+                is_ended = line.endswith("\n")
+                yield line.removesuffix("\n"), is_ended
+                if not is_ended:  # what is appended now would tear the line in two
+                    return
     except OSError as error:
         raise _cannot_read(path, error) from error
 

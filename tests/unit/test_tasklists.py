@@ -26,6 +26,7 @@ from mpifarm.tasklists import (
     keeps_own_state,
     open_tasklist,
     parse_tasks,
+    read_lines,
     read_list,
 )
 
@@ -800,6 +801,37 @@ def test_added_lines_are_read_as_if_they_had_been_there(tmp_path):
         assert known.constraints == whole.constraints
         assert added.lines == whole.lines
         assert known.texts.remarks + added.texts.remarks == whole.texts.remarks
+
+
+def append(path, text):
+    with path.open("a") as stream:
+        stream.write(text)
+
+
+def test_a_line_that_gets_its_end_during_the_reading_is_never_two(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "tasks.txt"
+    path.write_text("echo 1\necho tw")
+    take_end = ListReader.take_end
+
+    def take_end_beside_a_writer(reader, line):
+        take_end(reader, line)
+        append(path, "o\necho 3\n")
+
+    monkeypatch.setattr(ListReader, "take_end", take_end_beside_a_writer)
+    reader = read_list(str(path))
+    assert [*reader.texts] == ["echo 1", "echo tw"]
+    assert reader.is_unended
+
+
+def test_no_line_follows_one_that_nothing_ends(tmp_path):
+    path = tmp_path / "tasks.txt"
+    path.write_text("echo 1\necho tw")
+    lines = read_lines(str(path))
+    assert [next(lines), next(lines)] == [("echo 1", True), ("echo tw", False)]
+    append(path, "o\necho 3\n")
+    assert [*lines] == []
 
 
 def test_a_handler_without_constraints_has_none():
