@@ -43,6 +43,7 @@ from mpifarm.submit.request import GoingOn, JobRequest, Launcher, Source
 from mpifarm.submit.systems import SYSTEMS, System
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
+from mpifarm.system.regular_files import open_regular
 
 MAX_SCRIPTS: Final = 10_000
 """Job scripts that a workdir may have."""
@@ -248,7 +249,8 @@ def _check_passed_on(words: Sequence[str], scheduler: str) -> None:
             )
         if name in ALL_NAMES:
             raise InputError(
-                f"{name} is an option of the farm: it stands behind the list"
+                f"{name} is an option of the farm, and stands behind the list; for the"
+                f" batch system's own: --directive {shlex.quote(word)}"
             )
         if scheduler != "slurm":
             raise InputError(
@@ -419,9 +421,9 @@ def _write_script(found: Plan, source: Source) -> tuple[str, str, bool]:
 
 def _is_same(path: str, content: bytes) -> bool:
     try:
-        with open(path, "rb") as stream:
-            return os.path.isfile(path) and stream.read(len(content) + 1) == content
-    except OSError:
+        with open(open_regular(path, os.O_RDONLY), "rb") as stream:
+            return stream.read(len(content) + 1) == content
+    except OSError:  # also a link or a pipe in its place
         return False
 
 

@@ -57,6 +57,7 @@ OF_NOBODY = {
     "mpifarm.hooks",
     "mpifarm.model.events",
     "mpifarm.output.records",
+    "mpifarm.submit",
     "mpi4py.futures",
     "mpi4py.util",
     "multiprocessing",

@@ -124,3 +124,9 @@ def test_it_farms_a_list_from_any_directory(installed, command):
     assert ended.stderr == ""
     workdir = installed.directory / f"{command[0]}.txt_workdir"
     assert (workdir / "logs" / "log_1").read_text() == "c b\n"
+
+
+def test_it_brings_the_job_scripts(installed):
+    installed.run("mpifarm", "jobs", "chain.slurm")
+    copied = installed.directory / "chain.slurm"
+    assert copied.read_text() == (ROOT / "jobs" / "chain.slurm").read_text()

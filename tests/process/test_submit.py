@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from mpifarm.commands import submit
+from mpifarm.submit.asking import Programs
 from mpifarm.system.console import Console
 from tests.farm_driver import assert_ends
 from tests.process import batch_fakes
@@ -160,6 +161,30 @@ def test_an_install_free_job_needs_no_mpifarm_in_its_python(desk):
     child = desk.start(script)
     assert_ends(child, 0)
     desk.farm.assert_all_finished()
+
+
+# ---- programs that are asked ---------------------------------------------------------
+
+
+def test_a_program_that_is_missing_fails_or_hangs_has_no_answer():
+    programs = Programs({"PATH": "/usr/bin:/bin"})
+    assert programs.run(["no-such-program"]).status == 127
+    assert programs.run(["sleep", "60"], seconds=0.05).status == 124
+    assert programs.run(["cat"], "a\udcff") == (0, "a\ufffd", "")
+    assert programs.ask("sh", "-c", "echo a; echo b >&2") == "a\nb\n"
+    assert programs.ask("sh", "-c", "echo a; exit 1") == ""
+    assert programs.ask_python("print(1)") == "1\n"
+    assert programs.ask_python("print(1); 1 / 0") == ""
+    assert programs.find(("sh", "no-such-program")) == {"sh"}
+
+
+def test_a_pipe_in_place_of_a_script_holds_nobody_up(desk):
+    desk.farm.write_list(["true"])
+    desk.farm.workdir.mkdir()
+    os.mkfifo(desk.farm.workdir / "job.slurm")
+    (desk.farm.workdir / "job-2.slurm").symlink_to("/etc/passwd")
+    desk.install("sbatch", "echo 7")
+    assert "job-3.slurm" in desk.submit("-t", "5", "tasks.txt")
 
 
 # ---- sbatch --------------------------------------------------------------------------
