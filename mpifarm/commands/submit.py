@@ -6,11 +6,10 @@ job that the batch system refuses leaves no file behind.
 """
 
 import hashlib
-import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -21,15 +20,14 @@ from mpifarm.commands.misspelt import find_near
 from mpifarm.commands.options import ALL_NAMES, parse_line
 from mpifarm.commands.sink import write_all
 from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.commands.submit_words import Teller
 from mpifarm.commands.target import patience_of
 from mpifarm.errors import ExitStatus, InputError
-from mpifarm.farm.input_check import CheckedInput, check_input
-from mpifarm.model.durations import DURATIONS, clock_of, parse_duration
+from mpifarm.farm.input_check import check_input
+from mpifarm.model.durations import DURATIONS, parse_duration
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import STDIN_LIST, Settings
-from mpifarm.model.wording import counted
 from mpifarm.store.directories import find_directory, make_root
-from mpifarm.store.target import SUFFIX, Target, words_of
 from mpifarm.submit.asking import SUBMIT_SECONDS, Programs
 from mpifarm.submit.planning import (
     Python,
@@ -39,7 +37,7 @@ from mpifarm.submit.planning import (
     plan,
     take_variables,
 )
-from mpifarm.submit.request import GoingOn, JobRequest, Launcher, Source
+from mpifarm.submit.request import JobRequest, Launcher, Source
 from mpifarm.submit.systems import SYSTEMS, System
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
@@ -100,8 +98,7 @@ class Plan(NamedTuple):
 
     system: System
     request: JobRequest
-    settings: Settings
-    checked: CheckedInput
+    workdir: str
 
 
 def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
@@ -114,39 +111,51 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
             "no tasklist is given: name it behind the options of the job, as mpifarm"
             " submit -N 8 -t 4:00:00 tasks.txt"
         )
-    settings = _parse_farm(words.farm, environ)
-    programs = Programs(environ)
     wishes = _wishes_of(chosen, words.passed_on)
     check_wishes(wishes)
+    settings = _parse_farm(words.farm, environ)
     checked = try_again(
         lambda: check_input(settings, environ), patience_of(console.print_error)
     )
+    programs = Programs(environ)
+    found = _plan(wishes, words, settings, programs, environ)
+    source = _make_source(settings, words.farm, argv, environ, chosen)
+    if chosen.print:
+        _show(found, source)
+        return ExitStatus.ALL_FINISHED
+    for warning in checked.warnings:
+        console.print_error(warning)
+    teller = Teller(console, settings, checked.tasks, as_json=chosen.json)
+    _submit(found, source, programs, teller)
+    return ExitStatus.ALL_FINISHED
+
+
+def _plan(
+    wishes: Wishes,
+    words: Words,
+    settings: Settings,
+    programs: Programs,
+    environ: Mapping[str, str],
+) -> Plan:
+    """Return the job for what is wished, still without its script."""
     scheduler = find_scheduler(wishes, programs, environ)
     _check_passed_on(words.passed_on, scheduler)
     wishes = take_variables(wishes, scheduler, environ)
     check_wishes(wishes)
+    identity = _identify(settings)
     request = plan(
-        wishes,
-        scheduler,
-        settings.grace,
-        programs,
-        find_python(),
-        identity=_identify(settings),
+        *(wishes, scheduler, settings.grace, programs, find_python()), identity=identity
     )
     _check_farm(settings, request)
     request = replace(request, chooses_workers=not settings.has_default("--proc"))
-    found = Plan(SYSTEMS[scheduler], request, settings, checked)
-    source = _make_source(found, words.farm, argv, environ, chosen)
-    if chosen.print:
-        path = _name_script(found, 1)
-        shown = replace(request, source=source._replace(path=path))
-        text = found.system.write(shown)
-        write_all([text.encode("utf-8", "surrogateescape")])
-        return ExitStatus.ALL_FINISHED
-    for warning in checked.warnings:
-        console.print_error(warning)
-    _submit(found, source, programs, _Teller(console, as_json=chosen.json))
-    return ExitStatus.ALL_FINISHED
+    return Plan(SYSTEMS[scheduler], request, settings.workdir)
+
+
+def _show(found: Plan, source: Source) -> None:
+    """Print the script as it would be written."""
+    path = _name_script(found, 1)
+    shown = replace(found.request, source=source._replace(path=path))
+    write_all([found.system.write(shown).encode("utf-8", "surrogateescape")])
 
 
 # ---- the command line ----------------------------------------------------------------
@@ -345,7 +354,7 @@ def _find_here(environ: Mapping[str, str]) -> str:
 
 
 def _make_source(
-    found: Plan,
+    settings: Settings,
     farm: Sequence[str],
     argv: Sequence[str],
     environ: Mapping[str, str],
@@ -357,7 +366,7 @@ def _make_source(
     return Source(
         words=tuple(farm),
         directory=here,
-        workdir=os.path.normpath(os.path.join(here, found.settings.workdir)),
+        workdir=os.path.normpath(os.path.join(here, settings.workdir)),
         path="",
         command=shlex.join(["mpifarm", "submit", *argv]),
         modules=os.path.dirname(package) if chosen.install_free else "",
@@ -368,19 +377,19 @@ def _make_source(
 
 
 def _name_script(found: Plan, number: int) -> str:
-    root = os.path.abspath(found.settings.workdir)
+    root = os.path.abspath(found.workdir)
     return WorkdirPaths(root).job_script(found.system.ending, number)
 
 
-def _submit(found: Plan, source: Source, programs: Programs, tell: "_Teller") -> None:
+def _submit(found: Plan, source: Source, programs: Programs, tell: Teller) -> None:
     """Write the script and submit it; raise `InputError` if that is refused.
 
     What was written for a job that is refused is removed again.
     """
-    is_new = make_root(os.path.abspath(found.settings.workdir))
+    is_new = make_root(os.path.abspath(found.workdir))
     path, text, has_written = _write_script(found, source)
     request = replace(found.request, source=source._replace(path=path))
-    tell.begin(found, request)
+    tell.begin(found.system, request)
     job, why = _hand_in(found.system, request, text, programs)
     if not job:
         if has_written:
@@ -390,7 +399,7 @@ def _submit(found: Plan, source: Source, programs: Programs, tell: "_Teller") ->
             with suppress(OSError):
                 os.rmdir(os.path.dirname(path))
         raise InputError(f"{found.system.title} refused the job: {why}")
-    tell.end(found, request, job)
+    tell.end(found.system, request, job)
 
 
 def _write_script(found: Plan, source: Source) -> tuple[str, str, bool]:
@@ -414,9 +423,7 @@ def _write_script(found: Plan, source: Source) -> tuple[str, str, bool]:
             raise InputError(f"can't write {path}: {error.strerror}") from error
         else:
             return path, text, True
-    raise InputError(
-        f"{found.settings.workdir} has {MAX_SCRIPTS} job scripts: remove old ones"
-    )
+    raise InputError(f"{found.workdir} has {MAX_SCRIPTS} job scripts: remove old ones")
 
 
 def _is_same(path: str, content: bytes) -> bool:
@@ -443,100 +450,3 @@ def _hand_in(
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
     told = "; ".join(lines[:3]) or f"{system.program} ended with {answer.status}"
     return "", told
-
-
-# ---- words ---------------------------------------------------------------------------
-
-
-class _Teller:
-    """What is said of a job."""
-
-    def __init__(self, console: Console, *, as_json: bool) -> None:
-        self._console = console
-        self._as_json = as_json
-
-    def begin(self, found: Plan, request: JobRequest) -> None:
-        """Say in three lines what is going to be submitted."""
-        if not self._as_json:
-            for line in describe(found, request):
-                self._console.print_line(line)
-
-    def end(self, found: Plan, request: JobRequest, job: str) -> None:
-        """Say the job's id, and the commands for it."""
-        commands = found.system.find_commands(job, request)
-        status = name_status(found.settings)
-        assert request.source is not None
-        if self._as_json:
-            record = {
-                "job": job,
-                "scheduler": found.system.ending,
-                "script": request.source.path,
-                "tasks": found.checked.tasks,
-                "status": status,
-                "log": commands.log,
-                "cancel": commands.cancel,
-            }
-            write_all([json.dumps(record).encode("ascii"), b"\n"])
-            return
-        self._console.print_text(
-            f"job {job} is submitted\n"
-            f"  status:  {status}\n"
-            f"  log:     {commands.log}\n"
-            f"  cancel:  {commands.cancel}\n"
-        )
-
-
-def describe(found: Plan, request: JobRequest) -> Iterator[str]:
-    """Yield the three lines that say what a job is, how it ends, and where it is."""
-    settings = found.settings
-    tasks = counted(found.checked.tasks)
-    yield f"{describe_job(found.system, request)}: {tasks} of {settings.tasklist}"
-    yield describe_end(request)
-    assert request.source is not None
-    yield f"workdir {settings.workdir}, job script {request.source.path}"
-
-
-def describe_job(system: System, request: JobRequest) -> str:
-    """Return a job in words: its size, its place, its time, its launcher."""
-    nodes = request.nodes or 1
-    on = counted(nodes, "node") if nodes > 1 else "one node"
-    share = "" if request.cpus is None else f" with {counted(request.cpus, 'CPU')}"
-    if request.cpus is not None and nodes > 1:
-        share += " each"
-    what = "one farm on"
-    if request.array:
-        what = f"{request.array} farms on one list, each on"
-    where = f" in {request.partition}" if request.partition else ""
-    by = ""
-    if request.launcher is Launcher.SRUN:
-        by = f", by srun --mpi={request.pmi or 'pmi2'}"
-    elif request.launcher is Launcher.MPIRUN:
-        by = ", by mpirun"
-    supervised = ", started again if ranks die" if request.is_supervised else ""
-    time = f" for {clock_of(request.seconds)} h"
-    return f"{system.title}: {what} {on}{share}{where}{time}{by}{supervised}"
-
-
-def describe_end(request: JobRequest) -> str:
-    """Return what happens near the job's end, and while tasks are left then."""
-    stops = f"{request.lead} s before its end a farm stops and puts back what runs"
-    return f"{stops}; {_AFTER_THAT[request.going_on]}"
-
-
-_AFTER_THAT: Final = {
-    GoingOn.REQUEUE: "the job goes back into the queue until the list is done",
-    GoingOn.CHAIN: "the next job goes on until the list is done",
-    GoingOn.NOT: "the same command goes on with the tasks that are left",
-}
-
-
-def name_status(settings: Settings) -> str:
-    """Return the command that says how the list gets on."""
-    target = Target(
-        *(settings.workdir, settings.tasklist, settings.handler),
-        *(settings.config, settings.lock_area),
-    )
-    words = words_of(target)
-    if settings.workdir == settings.tasklist + SUFFIX:
-        words[0] = settings.tasklist
-    return shlex.join(["mpifarm", "status", *words])

@@ -70,6 +70,7 @@ def _write_output(request: JobRequest) -> list[str]:
 def _directives(request: JobRequest) -> Iterator[str]:
     yield f"-N {request.name}"
     yield "-j oe"
+    yield "-S /bin/bash"
     yield f"-l walltime={clock_of(request.seconds)}"
     if request.nodes is not None:
         ranks = "" if request.launcher is Launcher.NONE else ":mpiprocs=1"

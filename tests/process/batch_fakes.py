@@ -16,6 +16,7 @@ _JOB = r"[0-9]+(?:\[\])?(?:\.[A-Za-z0-9.]+)?"
 PBS = (
     r"-N [A-Za-z_][\w.+-]{0,229}",
     r"-j oe",
+    r"-S /bin/bash",
     r"-l walltime=\d+:[0-5]\d:[0-5]\d",
     r"-l select=[1-9]\d*:ncpus=[1-9]\d*(?::mpiprocs=1)?",
     r"-l place=scatter",
