@@ -89,6 +89,8 @@ test-fault: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## faults, at random, at
 test-long: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## new random examples, 200 seeds of faults, 500 of crowds on a list and on a database, every write, every call of a disk: hours
 	RANDOM_EXAMPLES=20000 $(MPICH)/bin/python -m pytest -n 2 \
 		tests/unit tests/process/test_shell_lines_against_bash.py
+	PARALLEL_EXAMPLES=2000 $(MPICH)/bin/python -m pytest \
+		tests/process/test_arguments_against_parallel.py
 	FAULT_FULL=1 FAULT_RUNS=200 CROWD_RUNS=500 $(MPICH)/bin/python -m pytest tests/fault
 
 test-slurm: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## a real Slurm of 18 nodes on this machine

@@ -247,6 +247,11 @@ def _check(commands: Iterable[str], tasklist: str) -> Iterator[bytes]:
     """
     for command in commands:
         text = command.strip()
+        if text in (":::", ":::+", "::::", "::::+"):
+            raise InputError(
+                f"mpifarm add takes whole commands, and {text} is none: give that of"
+                " each task, or write them into a file for --file"
+            )
         if text.startswith(("#BARRIER", "#AFTER")):
             raise InputError(
                 f"{_shorten(text)} is no command: write the line into {tasklist}"

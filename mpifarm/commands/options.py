@@ -52,7 +52,10 @@ from mpifarm.commands.option_values import (
 )
 from mpifarm.errors import InputError
 from mpifarm.model.settings import (
+    ARGUMENTS_LIST,
+    KEPT_WORKDIR,
     STDIN_LIST,
+    Arguments,
     Default,
     HookSettings,
     Policy,
@@ -173,17 +176,59 @@ def parse_line(argv: Sequence[str], environ: Mapping[str, str]) -> CommandLine:
     exist.  Raises HelpAsked for ``--help`` and ``--version``, InputError for a wrong
     command line.
     """
+    argv, arguments = _find_arguments(argv)
     words = list(_with_follow_values(list(_expanded(argv))))
     values = vars(_chosen(_make_parser(environ), words))
+    values["arguments"] = arguments
     tasklist = values["tasklist"]
-    if values["handler"] in (OPEN, "default") and not os.path.exists(tasklist):
+    is_plain = values["handler"] in (OPEN, "default") and arguments is None
+    if is_plain and not os.path.exists(tasklist):
         _check_is_list(tasklist)
     if values["workdir"] in (OPEN, ""):
+        if arguments is not None or _is_standard_input(tasklist):
+            values["workdir"] = KEPT_WORKDIR
         _check_has_name(tasklist)
     for option in _SETTINGS:
         if option.is_list and values[option.field] is None:
             values[option.field] = OPEN
     return CommandLine(values, environ)
+
+
+def _find_arguments(argv: Sequence[str]) -> tuple[Sequence[str], Arguments | None]:
+    """Return a command line of options and a list, and the arguments that make it.
+
+    Without a ``:::`` or its like, that is `argv`.
+    """
+    if not any(word.startswith(ARGUMENTS_LIST) for word in argv):
+        return argv, None
+    from mpifarm.commands.argument_words import SEPARATORS, split_line
+
+    if not any(word in SEPARATORS for word in argv):
+        return argv, None
+    options, arguments = split_line(argv, _count_values, LONG_NAMES)
+    # In front: an option without its value must not take the list for it.
+    return [ARGUMENTS_LIST, *options], arguments
+
+
+def _count_values(word: str, following: str) -> int:
+    """Return how many words behind an option are its value: 1 or 0."""
+    name, equals, _ = word.partition("=")
+    if not word.startswith("--"):
+        name, equals = word[:2], word[2:]
+    elif not equals:
+        name = _full_name(name)
+    option = next((each for each in _ALL if name in each.names.split()), None)
+    if equals or option is None or option.kind is None:
+        return 0
+    if option.kind is VERBOSE:
+        return int(following.lower() in _BOOLEAN_WORDS)
+    if option.kind is FOLLOW or option.kind is WORKERS:
+        return int(is_number(following) or following == "auto")
+    return 1
+
+
+def _is_standard_input(tasklist: str) -> bool:
+    return tasklist == STDIN_LIST and not os.path.exists(tasklist)
 
 
 def _check_is_list(tasklist: str) -> None:
@@ -202,8 +247,7 @@ def _check_is_list(tasklist: str) -> None:
 
 def _check_has_name(tasklist: str) -> None:
     """Raise InputError if the list is a pipe: no workdir can be named after it."""
-    is_stdin = tasklist == STDIN_LIST and not os.path.exists(tasklist)
-    if is_stdin or tasklist.startswith(("/dev/fd/", "/dev/stdin", "/proc/")):
+    if tasklist.startswith(("/dev/fd/", "/dev/stdin", "/proc/")):
         raise usage_error(
             f"the list {tasklist} has no name of its own to name its workdir after: add"
             " --workdir DIR, and the same DIR when you give the command again"
@@ -753,6 +797,7 @@ def _make_parser(environ: Mapping[str, str]) -> _Parser:
     parser = _Parser(
         prog="mpifarm",
         usage="mpifarm [options] tasklist\n"
+        "       mpifarm [options] 'command {}' ::: argument ...\n"
         "       mpirun ... python -m mpifarm [options] tasklist",
         description="Run every command of a list once, over the ranks of an MPI job or"
         " on this\nmachine alone, and keep its output and its outcome.",

@@ -275,6 +275,12 @@ def _parse_farm(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """
     line = parse_line(words, environ)
     settings = line.settle(find_defaults(environ)[0])
+    if settings.arguments is not None:
+        raise InputError(
+            "mpifarm submit takes a list in a file: write the commands into one, as"
+            " parallel --dry-run prints them, or put mpifarm with its ::: into a job"
+            " script of your own"
+        )
     if settings.tasklist == STDIN_LIST:
         raise InputError(
             "a job can't read your standard input: write the list into a file, and"

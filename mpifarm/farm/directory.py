@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from shlex import quote
 
-from mpifarm.model.settings import RunnerDefinition, Settings
+from mpifarm.model.settings import (
+    STDIN_LIST,
+    Arguments,
+    RunnerDefinition,
+    Settings,
+)
 from mpifarm.model.wording import agree
 
 
@@ -45,6 +50,7 @@ def count_from(settings: Settings, here: str) -> Settings:
         # What is no file is a name that only its handler understands.
         tasklist=tasklist if os.path.exists(tasklist) else settings.tasklist,
         workdir=os.path.join(here, settings.workdir),
+        arguments=_count_arguments_from(settings.arguments, here),
         config=path_of(settings.config),
         lock_area=path_of(settings.lock_area),
         durations=path_of(settings.durations),
@@ -54,6 +60,19 @@ def count_from(settings: Settings, here: str) -> Settings:
             metrics=path_of(settings.hooks.metrics),
         ),
     )
+
+
+def _count_arguments_from(arguments: Arguments | None, here: str) -> Arguments | None:
+    """Return arguments with the files that have them counted from `here`."""
+    if arguments is None:
+        return None
+    sources = tuple(
+        replace(source, words=(os.path.join(here, source.words[0]),))
+        if source.is_file and source.words != (STDIN_LIST,)
+        else source
+        for source in arguments.sources
+    )
+    return replace(arguments, sources=sources)
 
 
 def find_not_entered(here: str, environ: Mapping[str, str]) -> str:

@@ -12,9 +12,24 @@ from mpifarm import __version__
 from mpifarm.batch.job import find_job
 from mpifarm.coordinator.coordinator import Coordinator
 from mpifarm.farm.context import RankContext
+from mpifarm.model.settings import Settings
 from mpifarm.model.wording import TimeLeft
 from mpifarm.store.store import Store
 from mpifarm.system.time_of_day import encode_time
+
+MAX_ARGUMENTS = 4096
+"""Characters of a farm's arguments that are written down: it is done each second."""
+
+
+def _find_words(settings: Settings) -> list[str]:
+    """Return the words that start the farm again, without a long list of arguments."""
+    arguments, words = settings.arguments, sys.argv[1:]
+    if arguments is None or sum(map(len, words)) <= MAX_ARGUMENTS:
+        return words
+    options = words[: len(words) - arguments.size]
+    if options[-1:] == ["--"]:
+        options.pop()
+    return [*options, "--workdir", settings.workdir, settings.tasklist]
 
 
 class FarmStates:
@@ -30,7 +45,7 @@ class FarmStates:
         self._constant = {
             "farm": coordinator.definition.farm,
             "version": __version__,
-            "command": ["mpifarm", *sys.argv[1:]],
+            "command": ["mpifarm", *_find_words(settings)],
             "directory": os.getcwd(),
             "tasklist": os.path.abspath(settings.tasklist),
             "handler": settings.handler,

@@ -1,4 +1,6 @@
-"""The list ``-``: standard input, kept line by line in the workdir.
+"""The lists without a name: standard input (``-``), and what arguments make.
+
+Both are kept in the workdir; standard input line by line.
 
 Rules of this file: it reads only what is there, and never waits, but for `read_all` and
 for the lock at a start.  Only whole lines get into the list, under the lock: on NFS the
@@ -11,6 +13,7 @@ import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from mpifarm.batch.launcher import launched_rank
@@ -217,22 +220,38 @@ def read_all(check: Callable[[], None], descriptor: int = STDIN) -> bytes:
     return bytes(content)
 
 
-def keep_all(paths: WorkdirPaths, content: bytes) -> None:
+OTHER_INPUT: Final = (
+    "standard input has other lines than {} has from the start before: give the same"
+    " lines, or none (</dev/null) to go on with those, or name another --workdir"
+)
+
+
+def keep_all(
+    paths: WorkdirPaths,
+    content: bytes,
+    explain_other: Callable[[bytes], str] | None = None,
+) -> int:
     """Make an input that has ended the list, or go on with the list that is there.
 
-    An input that ends earlier than the list means the list as it is.  The lock is held,
-    if there is one.  Raises `InputError` if the list has other lines, `StorageError`.
+    An input that ends earlier than the list means the list as it is: return the number
+    of lines that the list has more.  The lock is held, if there is one.  Raises
+    `StorageError`, and `InputError` if the list has other lines, with the sentence that
+    `explain_other` makes of the list.
     """
     before = files.find_content(paths.stdin_list) or b""
     if not content.startswith(before) and not before.startswith(content):
-        raise InputError(
-            f"standard input has other lines than {paths.stdin_list} has from the start"
-            " before: give the same lines, or none (</dev/null) to go on with those, or"
-            " name another --workdir"
-        )
+        if explain_other is None:
+            raise InputError(OTHER_INPUT.format(paths.stdin_list))
+        raise InputError(explain_other(before))
     if len(content) > len(before):
         staging = copy_staging_of(paths.stdin_list)
         files.replace(paths.stdin_list, staging, content)
+    return before.count(b"\n", len(content))
+
+
+def is_kept(settings: Settings) -> bool:
+    """Return whether the list is kept in the workdir, because it is no file."""
+    return settings.arguments is not None or is_standard_input(settings)
 
 
 def is_standard_input(settings: Settings) -> bool:
@@ -241,10 +260,13 @@ def is_standard_input(settings: Settings) -> bool:
 
 
 class KeptInput:
-    """The list of standard input as it was before a start; of another list, nothing."""
+    """The list of standard input as it was before a start; of another list, nothing.
+
+    The same for a list that arguments make.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._is_input = is_standard_input(settings)
+        self._is_input = is_kept(settings)
         self._paths = WorkdirPaths(os.path.abspath(settings.workdir))
         self._size: int | None = None
         """The size of the list; None without one."""
@@ -288,12 +310,18 @@ def take_standard_input(
     """Return a context whose list is that of standard input, and what is still to come.
 
     Without ``--follow``, all of it is read here.  Nothing is read on a rank that
-    `takes_over`, or that is not the first of a launch.  Another list is left as it is.
+    `takes_over`, or that is not the first of a launch.  A list that arguments make is
+    made here.  Another list is left as it is.
     Raises `InputError`, `StorageError`, `FutileError` after a signal.
     """
     settings, process = context.settings, context.process
-    if not is_standard_input(settings):
+    if not is_kept(settings):
         return context, None
+    made: bytes | None = None
+    if settings.arguments is not None and not takes_over:
+        from mpifarm.farm.arguments import make_list  # for those who have some
+
+        made = make_list(settings.arguments, partial(read_all, _stop_check(context)))
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     validate_place(settings.workdir, None)
     make_root(paths.root)
@@ -301,6 +329,9 @@ def take_standard_input(
     # As the user has named the workdir: commands that are told find the list by that.
     tasklist = WorkdirPaths(settings.workdir.rstrip("/")).stdin_list
     context = replace(context, settings=replace(settings, tasklist=tasklist))
+    if made is not None:
+        _keep_made(context, paths, made)
+        return context, None
     if takes_over or launched_rank(process.environ) > 0:
         return context, None
     with _held_lock(context):
@@ -309,17 +340,39 @@ def take_standard_input(
         process.output.say(TYPED)
     if settings.follow is not None:
         return context, InputFeed(paths.stdin_list, process.output.say)
+    content = read_all(_stop_check(context))
+    with _held_lock(context):
+        keep_all(paths, content)
+    return context, None
+
+
+def _keep_made(context: RankContext, paths: WorkdirPaths, content: bytes) -> None:
+    """Keep the list that arguments make, and tell of tasks that it has besides.
+
+    Raises `InputError` if the list that is there is another one.
+    """
+    from mpifarm.farm.arguments import describe_rest, explain_other, warn_of_options
+
+    tasklist = context.settings.tasklist
+    with _held_lock(context):
+        rest = keep_all(paths, content, partial(explain_other, tasklist, content))
+    if rest:
+        context.process.output.say(describe_rest(tasklist, rest))
+    arguments = context.settings.arguments
+    if arguments is not None and (warning := warn_of_options(arguments)):
+        context.process.output.say(warning)
+
+
+def _stop_check(context: RankContext) -> Callable[[], None]:
+    """Return a function that raises `FutileError` after a signal."""
 
     def check() -> None:
-        if process.signals.any_noted:
+        if context.process.signals.any_noted:
             raise FutileError(
                 "stopped by a signal while standard input was read; nothing was started"
             )
 
-    content = read_all(check)
-    with _held_lock(context):
-        keep_all(paths, content)
-    return context, None
+    return check
 
 
 @contextmanager

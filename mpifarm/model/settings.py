@@ -14,6 +14,12 @@ for each task that failed."""
 STDIN_LIST = "-"
 """The name of the list that is standard input."""
 
+ARGUMENTS_LIST = ":::"
+"""The name of the list that a command and arguments make, until the list is made."""
+
+KEPT_WORKDIR = "mpifarm_workdir"
+"""The workdir of both, unless ``--workdir`` names another: they have no name."""
+
 
 PROGRESS_KINDS = ("auto", "bar", "lines", "off")
 """The values of ``--progress``: by the output, a live line, lines that stay, none."""
@@ -100,6 +106,29 @@ class Default:
 
 
 @dataclass(frozen=True, slots=True)
+class ArgumentSource:
+    """The words behind one ``:::``, or a file behind ``::::``."""
+
+    words: tuple[str, ...]
+    """The arguments, or the name of the file."""
+    is_file: bool = False
+    is_linked: bool = False
+    """Whether each argument goes with one of the source before, and not with all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """A command, and the arguments for each of which it runs: they make the list."""
+
+    command: tuple[str, ...]
+    sources: tuple[ArgumentSource, ...]
+    size: int
+    """The number of words of the command line that these are, its last ones."""
+    like_option: str = ""
+    """An argument that has the name of an option of the farm."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The checked command line.  Times are in seconds."""
 
@@ -143,6 +172,8 @@ class Settings:
     follow: float | None = None
     """Seconds for which the farm waits for more lines when all is done (``--follow``);
     None: it does not wait."""
+    arguments: Arguments | None = None
+    """What makes the list, if that is no file."""
     in_array: bool = False
     """Whether tasks held by living farms of the same job array count as done."""
     limits: TaskLimits = TaskLimits()

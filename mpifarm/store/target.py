@@ -50,7 +50,7 @@ def words_of(target: Target) -> list[str]:
     root = target.workdir.rstrip("/")
     is_kept = target.tasklist == WorkdirPaths(root).stdin_list
     is_found = root == f"{target.tasklist}{SUFFIX}" or (
-        is_kept and not root.endswith(SUFFIX)
+        is_kept and _find_list_beside(root) is None
     )
     if not is_found:
         words += ["--list", target.tasklist or "FILE"]

@@ -567,7 +567,7 @@ def test_who_wants_to_remove_is_told_of_tasks_before_the_workdir():
 def test_each_setting_but_the_list_is_set_by_one_option():
     set_by = [option.field for group in OPTIONS.values() for option in group]
     parts = {"limits": TaskLimits, "policy": Policy, "hooks": HookSettings}
-    others = {"tasklist", "defaults", *parts}
+    others = {"tasklist", "arguments", "defaults", *parts}
     wanted = [name for name in names_of(Settings) if name not in others]
     for part, of_part in parts.items():
         wanted += [f"{part}.{name}" for name in names_of(of_part)]
@@ -591,7 +591,7 @@ def test_an_option_of_a_subcommand_is_in_its_help(subcommand, option):
     assert option not in LONG_NAMES
 
 
-@pytest.mark.parametrize("path", ["/dev/fd/63", "/dev/stdin", "/proc/self/fd/0", "-"])
+@pytest.mark.parametrize("path", ["/dev/fd/63", "/dev/stdin", "/proc/self/fd/0"])
 def test_a_list_from_a_pipe_needs_a_workdir_that_is_named(path):
     assert "add --workdir DIR" in mistake(path)
     assert parsed(path, "-w", "x").workdir == "x"

@@ -1,0 +1,87 @@
+"""The list that a command and its arguments make, on rank 0.
+
+Rules of this file: it reads the files behind ``::::``, and writes nothing.
+"""
+
+import os
+from collections.abc import Callable
+
+from mpifarm.errors import InputError
+from mpifarm.lists.arguments import Source, make_lines, split_arguments
+from mpifarm.model.settings import STDIN_LIST, Arguments, ArgumentSource
+from mpifarm.model.task import decode_text
+from mpifarm.model.wording import counted
+
+MAX_SHOWN = 60
+"""Characters of a line that are shown."""
+
+
+def make_list(arguments: Arguments, read_input: Callable[[], bytes]) -> bytes:
+    """Return the list that arguments make, a task a line.
+
+    `read_input` reads standard input.  Raises InputError for a file that can't be read,
+    and for a command that can't be one of a list.
+    """
+    sources = [
+        Source(split_arguments(_read(source, read_input)), source.is_linked)
+        for source in arguments.sources
+    ]
+    return make_lines([os.fsencode(word) for word in arguments.command], sources)
+
+
+def _read(source: ArgumentSource, read_input: Callable[[], bytes]) -> bytes:
+    """Return the arguments of a source, one a line.
+
+    So an argument with a line break is two, as for GNU parallel.
+    """
+    if not source.is_file:
+        return b"".join(os.fsencode(word) + b"\n" for word in source.words)
+    (path,) = source.words
+    if path == STDIN_LIST:
+        return read_input()
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(
+            f"can't read {path}, which is to have arguments ({error.strerror}): name a"
+            " file behind :::: that rank 0 can read, or - for standard input"
+        ) from error
+
+
+def explain_other(tasklist: str, content: bytes, before: bytes) -> str:
+    """Return why a list can't go on with what other arguments make.
+
+    `before` is the list, `content` what the arguments make.
+    """
+    pairs = zip(before.split(b"\n"), content.split(b"\n"), strict=False)
+    number, line, made = next((n, a, b) for n, (a, b) in enumerate(pairs, 1) if a != b)
+    return (
+        f"these arguments make another list than {tasklist}: line {number} is"
+        f" {_shorten(line)} there, and {_shorten(made)} now; give the same arguments to"
+        " go on, or name another --workdir"
+    )
+
+
+def _shorten(line: bytes) -> str:
+    text = decode_text(line)
+    return repr(text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…")
+
+
+def warn_of_options(arguments: Arguments) -> str:
+    """Return a warning of arguments that may be meant as options of the farm, or ""."""
+    if not arguments.like_option:
+        return ""
+    return (
+        f"WARNING: {arguments.like_option} is taken for an argument of the command,"
+        " because it stands behind :::; options of the farm stand in front of the"
+        " command"
+    )
+
+
+def describe_rest(tasklist: str, rest: int) -> str:
+    """Return a sentence about lines of a list that its arguments do not make."""
+    return (
+        f"{tasklist} has {counted(rest, 'line')} more than these arguments make, from"
+        " an earlier start or by mpifarm add: all of them are farmed"
+    )

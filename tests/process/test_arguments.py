@@ -1,0 +1,125 @@
+"""Farms whose list is made of a command and arguments: ``mpifarm 'x {}' ::: a b``."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.farm_driver import MPIFARM
+from tests.support import find_launcher
+
+
+def run(place, *words, status=0, stdin=""):
+    """Run mpifarm in the place's directory to its end; what it has printed."""
+    ended = subprocess.run(
+        [*MPIFARM, *words],
+        check=False,
+        input=stdin,
+        text=True,
+        encoding="utf-8",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=place.environment,
+        cwd=place.directory,
+        timeout=120,
+    )
+    assert ended.returncode == status, ended.stdout
+    return ended.stdout
+
+
+def kept_list(place, workdir="mpifarm_workdir"):
+    return (place.directory / workdir / "stdin.txt").read_text()
+
+
+def created(create_place, *names):
+    place = create_place([])
+    for name in names:
+        (place.directory / name).touch()
+    return place
+
+
+def test_a_command_runs_for_each_argument_and_the_same_words_go_on(create_place):
+    place = created(create_place, "a b.jpg", "it's.jpg")
+    words = ["cp {} {.}.png && echo {} >> runs", ":::", "a b.jpg", "it's.jpg"]
+    run(place, *words)
+    assert (place.directory / "a b.png").exists()
+    assert (place.directory / "it's.png").exists()
+    assert "had nothing to run" in run(place, *words)
+    assert len((place.directory / "runs").read_text().split("\n")) == 3
+    assert run(place, "status", "mpifarm_workdir").count("2 finished") >= 1
+
+
+def test_other_arguments_in_the_same_workdir_are_refused_and_nothing_is_touched(
+    create_place,
+):
+    place = created(create_place)
+    run(place, "echo", ":::", "a", "b")
+    before = kept_list(place)
+    said = run(place, "echo", ":::", "a", "c", status=2)
+    assert "line 2 is 'echo b' there, and 'echo c' now" in said
+    assert kept_list(place) == before
+    assert "2 tasks were added" in run(place, "echo", ":::", "a", "b", "c", "d")
+    run(place, "add", "mpifarm_workdir", "echo e")
+    said = run(place, "echo", ":::", "a", "b", "c", "d")
+    assert "has 1 line more than these arguments make" in said
+    assert run(place, "log", "mpifarm_workdir", "4") == "e\n"
+
+
+def test_files_and_standard_input_have_arguments_too(create_place):
+    place = created(create_place)
+    (place.directory / "in").mkdir()
+    (place.directory / "names").write_text("x\ny z\n")
+    words = ["echo", "::::", "names", ":::", "1", "::::+", "-"]
+    run(place, "-w", "w", "--chdir", "in", *words, stdin="p\nq\n")
+    assert kept_list(place, "w") == "echo x 1 p\necho 'y z' 1 p\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["echo", "::::", "none"], "can't read none"),
+        (["echo {%}", ":::", "a"], "$MPIFARM_WORKER"),
+        (["echo", ":::"], "needs an argument"),
+        (["submit", "echo {}", ":::", "a"], "mpifarm submit takes a list in a file"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_made(create_place, words, said):
+    place = created(create_place)
+    before = sorted(place.directory.iterdir())
+    assert said in run(place, *words, status=2)
+    assert sorted(place.directory.iterdir()) == before
+
+
+def test_an_argument_with_the_name_of_an_option_is_warned_of(create_place):
+    place = created(create_place)
+    said = run(place, "echo", ":::", "a", "--retries")
+    assert "WARNING: --retries is taken for an argument" in said
+
+
+def test_many_arguments_are_not_written_into_what_a_farm_says_of_itself(create_place):
+    place = created(create_place)
+    numbers = [f"{number:05}" for number in range(2000)]
+    run(place, "-n", "2", ":", ":::", *numbers)
+    (path,) = (place.directory / "mpifarm_workdir" / "farms").glob("*.json")
+    command = json.loads(path.read_text())["command"]
+    workdir = "mpifarm_workdir"
+    rest = ["-n", "2", "--workdir", workdir, f"{workdir}/stdin.txt"]
+    assert command == ["mpifarm", *rest]
+    assert "had nothing to run" in run(place, *rest)
+
+
+def test_all_ranks_get_the_arguments_and_the_first_one_makes_the_list(create_place):
+    launcher = find_launcher()
+    if launcher is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    place = created(create_place)
+    words = [*MPIFARM, "-n", "2", "echo {1}-{2}", ":::", *"abc", ":::", "1", "2"]
+    launch = launcher(place.environment, 3, *words)
+    for _ in range(2):
+        subprocess.run(
+            launch.argv, env=launch.env, cwd=place.directory, check=True, timeout=120
+        )
+    assert len(kept_list(place).splitlines()) == 6
+    finished = (place.directory / "mpifarm_workdir" / "finished").read_text()
+    assert len(finished.splitlines()) == 6
