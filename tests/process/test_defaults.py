@@ -8,29 +8,32 @@ import pytest
 from tests.farm_driver import MPIFARM, FarmDriver, assert_ends
 from tests.support import Child, find_launcher
 
-ELSEWHERE = """\
+EACH = """\
+#!/bin/sh
 rank=$PMI_RANK$OMPI_COMM_WORLD_RANK
-if [ "$rank" != 0 ]; then cd elsewhere; unset MPIFARM_GRACE; export MPIFARM_PROC=7; fi
+[ "$rank" = 0 ] || { unset MPIFARM_GRACE; export HOME=/nowhere MPIFARM_PROC=7; }
 exec "$@"
 """
-"""Rank 0 alone has the files and variables; the others have another directory, and
-variables that don't count."""
+"""Rank 0 alone has the user's file, and variables that count."""
+
+CONFIG = ".config/mpifarm/config.ini"
 
 
 @pytest.fixture
 def place(create_place):
-    """A place with two ranks in different directories."""
+    """A place whose directory is the home of rank 0."""
     if find_launcher() is None:
         pytest.skip(f"no MPI wheel in {sys.prefix}")
-    place = create_place(["sleep 0.05; pwd"] * 12)
-    (place.directory / "elsewhere").mkdir()
-    place.write_program("each", f"#!/bin/sh\n{ELSEWHERE}")
-    (place.directory / "mpifarm.ini").write_text("[options]\nproc = 3\nverbose = yes\n")
+    place = create_place(["sleep 0.05"] * 12)
+    place.environment["HOME"] = str(place.directory)
+    place.write_program("each", EACH)
+    (place.directory / CONFIG).parent.mkdir(parents=True)
+    (place.directory / CONFIG).write_text("[options]\nproc = 3\nverbose = yes\n")
     return place
 
 
 def start(place: FarmDriver, *options: str, **variables: str) -> Child:
-    """Start two ranks, each in its own directory."""
+    """Start two ranks, each with its own environment."""
     launcher = find_launcher()
     assert launcher is not None
     each = str(place.directory / "each")
@@ -54,9 +57,10 @@ def test_all_ranks_have_what_rank_0_has_read(place):
     place.assert_all_finished()
     assert workers_of(place) == [3, 3]
     said = farm.text()
-    ini = f"{place.directory}/mpifarm.ini"
+    ini = f"{place.directory}/{CONFIG}"
     assert f"set by default: --proc 3, --verbose yes ({ini}); --grace 5" in said
     assert "task 11 " in said
+    assert "out of use" not in said
 
 
 def test_what_is_typed_wins_on_each_rank(place):
@@ -67,10 +71,10 @@ def test_what_is_typed_wins_on_each_rank(place):
 
 
 def test_a_wrong_value_ends_all_ranks_with_one_sentence_and_2(place):
-    (place.directory / "mpifarm.ini").write_text("[options]\nprok = 3\n")
+    (place.directory / CONFIG).write_text("[options]\nprok = 3\n")
     farm = start(place)
     assert_ends(farm, 2)
-    assert farm.text().count("mpifarm.ini, line 2: there is no option prok, did") == 1
+    assert farm.text().count("config.ini, line 2: there is no option prok, did") == 1
     assert not place.workdir.exists()
 
 
