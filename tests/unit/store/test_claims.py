@@ -487,3 +487,12 @@ def test_a_machine_without_a_boot_id_has_none(monkeypatch):
     monkeypatch.setattr(files, "read_from", fail_with(errno.ENOENT))
     machine = this_machine()
     assert (machine.boot_id, machine.pid) == ("", os.getpid())
+
+
+def test_a_head_of_a_job_array_that_hears_requests_comes_back():
+    head = HEAD._replace(array="slurm  4711", requests=1)
+    assert parse_head(encode_head(head)) == head
+    record = json.loads(encode_head(head))
+    for name in ("array", "requests"):
+        del record[name]  # as an older farm has written it
+    assert parse_head(json.dumps(record).encode()) == HEAD

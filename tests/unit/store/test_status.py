@@ -15,6 +15,7 @@ from mpifarm.store.status_lines import (
     AlienLine,
     TornLine,
     classify_odd,
+    cut_behind_lines,
     encode_lines,
     parse_line,
     parse_status,
@@ -317,3 +318,15 @@ def test_a_line_that_may_be_fused_in_two_ways_proves_nothing():
     tasks = ["x"] * 120
     tasks[2] = tasks[12] = "cmd"
     assert classify_odd(b"112 cmd", tasks, may_be_torn=False) == TornLine((), None)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("content", [b"", b"a", b"a\n", b"a\nbc\n\nd", b"abcdef\ng\n"])
+def test_a_content_is_cut_behind_its_lines_and_keeps_its_rest(content, size):
+    blocks = [content[at : at + size] for at in range(0, len(content), size)]
+    pieces = [*cut_behind_lines(blocks)]
+    assert b"".join(pieces) == content
+    assert all(pieces)
+    assert all(piece.endswith(b"\n") for piece in pieces[:-1])
+    lines = content.rfind(b"\n") + 1
+    assert pieces[-1:] == [content[lines:]] or content[lines:] == b""

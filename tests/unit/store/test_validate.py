@@ -1,5 +1,6 @@
 """Does a workdir belong to a list?  What is read of it, and what the user is told."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,11 @@ import pytest
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.order.constraints import UNORDERED, Constraints
-from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
+from mpifarm.store.fingerprint import (
+    encode_fingerprint,
+    parse_fingerprint,
+    take_fingerprint,
+)
 from mpifarm.store.status_lines import AlienLine
 from mpifarm.store.validate import (
     REMEDY,
@@ -228,3 +233,25 @@ def test_each_file_has_to_be_readable_and_writable(workdir, monkeypatch, name):
     with pytest.raises(InputError, match=f"{name} can't be read and written"):
         validate_access(workdir.paths)
     assert asked == [(f"{workdir.root}/{name}", 7 if name in ("logs", "claims") else 6)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"version": 2}, {"block": 999}, {"count": -1}, {"count": 4.0}),
+        *({"prefixes": []}, {"prefixes": [7]}, {"first_added": 5}, {"first_added": -1}),
+        *({"first_added": None}, {"toprocess": 7}),
+    ],
+)
+def test_a_fingerprint_of_another_format_or_with_odd_values_is_none(change):
+    record = json.loads(encode_fingerprint(take_fingerprint(TASKS, 2)))
+    assert parse_fingerprint(json.dumps(record).encode()) is not None
+    assert parse_fingerprint(json.dumps(record | change).encode()) is None
+
+
+def test_only_a_staging_file_is_one_in_a_fingerprint():
+    fingerprint = take_fingerprint(TASKS)
+    for name, staging in (("toprocess.0badcafe.1", "toprocess.0badcafe.1"), ("x", "")):
+        content = encode_fingerprint(fingerprint._replace(staging=name))
+        found = parse_fingerprint(content)
+        assert found == fingerprint._replace(staging=staging)
