@@ -505,3 +505,18 @@ def test_the_checkpoint_signal_is_sent_by_terminate(monkeypatch) -> None:
 )
 def test_it_is_known_whether_a_shell_reads_the_lines(definition, shell) -> None:
     assert runners.has_shell(definition) is shell
+
+
+def test_where_no_file_in_memory_can_be_made_there_is_none(monkeypatch):
+    file = runners._create_memory_file()
+    assert file is not None
+    with file:
+        assert not os.get_inheritable(file.fileno())
+
+    def refuse(_: str) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    assert runners._create_memory_file() is None
+    monkeypatch.delattr(os, "memfd_create")
+    assert runners._create_memory_file() is None

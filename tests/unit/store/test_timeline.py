@@ -465,3 +465,9 @@ def test_noted_attempts_are_written_with_the_next_or_at_the_end(tmp_path):
     timeline.close()
     outcomes = [each["args"].get("outcome") for each in events_in(path)]
     assert [each for each in outcomes if each] == ["lost", "completed", "failed"]
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"", b"{}", b"[1,", b"[] x"])
+def test_what_is_no_array_is_no_timeline(tmp_path, content):
+    (tmp_path / "timeline.json").write_bytes(content)
+    assert not timeline_file.is_valid_timeline(str(tmp_path / "timeline.json"))

@@ -763,3 +763,74 @@ def test_a_lock_file_that_another_makes_at_the_same_moment_is_used(
     one.probe()
     clock.now += 1
     assert one.try_acquire()
+
+
+# ---- at the edges --------------------------------------------------------------------
+
+
+def failing(number: int) -> Callable[..., None]:
+    def raise_error(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return raise_error
+
+
+def test_a_file_that_is_looked_at_may_be_gone_and_a_disk_may_fail(
+    tmp_path, monkeypatch
+):
+    path = str(tmp_path / "none")
+    assert lock._find_status(path) is None
+    assert lock._find_status(str(tmp_path)) is not None
+    monkeypatch.setattr(os, "stat", failing(errno.EACCES))
+    assert lock._find_status(path) is None
+    monkeypatch.setattr(os, "stat", failing(errno.EIO))
+    with pytest.raises(StorageError, match="none"):
+        lock._find_status(path)
+
+
+def test_a_race_for_a_lock_file_that_does_not_end_is_an_error(tmp_path, monkeypatch):
+    tries: list[int] = []
+
+    def lose(path: str, flags: int, mode: int = 0) -> int:
+        tries.append(flags)
+        if flags & os.O_CREAT:
+            raise FileExistsError(errno.EEXIST, "another was quicker")
+        raise FileNotFoundError(errno.ENOENT, "and has removed it")
+
+    monkeypatch.setattr(os, "open", lose)
+    with pytest.raises(OSError, match="lock") as caught:
+        lock._open_or_create(str(tmp_path / "lock"))
+    assert caught.value.errno == errno.EAGAIN
+    assert len(tries) == 2 * lock._MAX_RACES
+    assert all(flags & os.O_EXCL for flags in tries[1::2])
+
+
+def test_an_open_file_is_at_its_path_until_that_names_another_or_none(tmp_path):
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open("rb") as file:
+        assert lock._is_at(file.fileno(), str(path))
+        path.rename(tmp_path / "elsewhere")
+        assert not lock._is_at(file.fileno(), str(path))
+        path.touch()
+        assert not lock._is_at(file.fileno(), str(path))
+
+
+def test_links_in_a_circle_are_left_to_the_opening(tmp_path):
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    assert lock._resolved(str(tmp_path / "one")).startswith(str(tmp_path))
+    (tmp_path / "three").symlink_to("four")
+    assert lock._resolved(str(tmp_path / "three")) == str(tmp_path / "four")
+
+
+def test_a_user_whom_nobody_knows_has_no_part_in_a_workdir(tmp_path, monkeypatch):
+    tmp_path.chmod(0o770)
+    unknown = 3_999_999
+
+    def fail(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", fail)
+    assert not lock._shares_workdir(unknown, str(tmp_path))
+    assert lock._shares_workdir(tmp_path.stat().st_uid, str(tmp_path))
