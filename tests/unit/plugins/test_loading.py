@@ -234,3 +234,10 @@ def test_an_exception_without_a_text_is_told_by_its_type():
 )
 def test_an_option_that_is_near_is_asked_for(option, said):
     assert nearest(option, ["width", "depth"]) == said
+
+
+def test_a_module_without_a_file_is_named_where_it_lacks_a_class():
+    with pytest.raises(InputError, match="imported: sys has no Nothing; correct the"):
+        import_class("sys.Nothing")
+    with pytest.raises(InputError, match=r"imported: /.*json/__init__\.py has no Not"):
+        import_class("json.Nothing")
