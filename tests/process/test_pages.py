@@ -1,10 +1,11 @@
-"""The examples of pages on requests and on lists that grow, typed as they stand there.
+"""The examples of pages of the documentation, typed as they stand there.
 
 Rules of this file: what is typed is read from the page, never repeated here; what it
 prints is what the page shows, but for ids of farms, times, hosts and widths.  A page
 may leave out the last lines.
 """
 
+import gzip
 import json
 import os
 import sys
@@ -24,13 +25,15 @@ class Page:
     `word` tells an example from all others that are left.
     """
 
-    def __init__(self, place: FarmDriver, name: str) -> None:
+    def __init__(self, place: FarmDriver, name: str, *words: str) -> None:
+        """With `words`, only the lines of blocks that begin with one are examples."""
         self.text = read_page(name)
         self.blocks = [*blocks_of(self.text)]
-        self.left = [typed for block in self.blocks for typed in block.typed]
+        typed = [typed for block in self.blocks for typed in block.typed]
+        self.left = [each for each in typed if each.command.startswith(words or "")]
         self._place = place
         programs = place.directory / "bin"
-        programs.mkdir()
+        programs.mkdir(exist_ok=True)
         here = f"{programs}:{place.directory}:{Path(sys.prefix, 'bin')}"
         place.environment["PATH"] = f"{here}:/usr/bin:/bin"
         shim = f'#!/bin/sh\nexec {sys.executable} -m mpifarm "$@"\n'
@@ -131,3 +134,98 @@ def test_what_is_shown_of_tasks_that_wait_while_workers_are_free(create_place):
     page.left = shown.typed
     page.run("status", "ls")
     farm.end()
+
+
+def test_the_pace_of_a_list_and_the_seats_of_its_kinds(create_place):
+    place = create_place(["true"] * 4)
+    page = Page(place, "pace.md", "mpifarm")
+    page.run("--start-rate 20")
+    place.write_list(["true"] * 6)
+    page.run("--start-rate 90/m")
+    assert place.result()["this_farm"]["seconds"] >= 0.6, "2 starts, one in 2/3 s"
+    (tasks,) = (block for block in page.blocks if "[limit=disk]" in block.text())
+    other = create_place(content=tasks.text().encode(), name="there")
+    page_there = Page(other, "pace.md", "mpifarm --limit")
+    (other.directory / "out").mkdir()
+    (other.directory / "out" / "1").touch()
+    other.script("simulate", "exit 0")
+    other.script("solve", "echo solved $1")
+    page_there.run("--limit")
+    assert other.log(1) == "solved 1.mesh\n"
+    assert (other.directory / "1.tar").exists()
+    page.leave("--limit")
+    assert page.left == page_there.left == []
+
+
+def test_the_number_of_a_task_has_the_name_that_another_tool_gives_it(create_place):
+    name = "lists-from-other-tools.md"
+    for number, variable in enumerate(["LAUNCHER_JID", "SLURM_ARRAY_TASK_ID"]):
+        place = create_place([f"echo ${variable}"] * 2, name=f"place{number}")
+        page = Page(place, name, f"mpifarm --id-variable {variable}")
+        page.run(variable)
+        assert [place.log(0), place.log(1)] == ["1\n", "2\n"]
+        assert page.left == []
+
+
+def test_what_a_farm_that_is_done_has_left(create_place):
+    place = create_place(["echo $PROC_NUMBER"] * 18)
+    place.finish()
+    page = Page(place, "logs.md", "mpifarm log")
+    page.run("log tasks.txt_workdir 17")
+    timeline = Page(place, "timeline.md", "mpifarm timeline")
+    timeline.run("-o all.json", "all.json.gz")
+    merged = (place.directory / "all.json").read_bytes()
+    assert len(json.loads(merged)) > 18
+    assert gzip.decompress((place.directory / "all.json.gz").read_bytes()) == merged
+    assert page.left == timeline.left == []
+
+
+def test_what_may_be_done_with_an_edited_list(create_place):
+    place = create_place(["true"])
+    page = Page(place, "edited-lists.md", "mpifarm", "echo")
+    place.script("simulate", 'echo "seed $2"')
+    (place.directory / "out").mkdir()
+    place.finish()
+    page.run("echo")
+    page.run("mpifarm tasks.txt")
+    assert place.notes("out/3.txt") == ["seed 3"]
+    place.tasklist.write_text("true first\n" + place.tasklist.read_text())
+    page.run("--remap")
+    place.assert_all_finished()
+    assert page.left == []
+
+
+def test_what_is_checked_and_put_back(create_place):
+    causes = {3: "exit 3", 4: "ls /no", 5: "ls /no", 10: "kill -9 $$", 11: "nothing"}
+    causes |= dict.fromkeys([7, 8, 9], "exit 3")
+    place = create_place([causes.get(each, "true") for each in range(12)])
+    page = Page(place, "check-and-repair.md", "mpifarm")
+    place.finish(status=1)
+    for word, back in [
+        ("--why 2", {4, 5}),
+        ("--ids 3,7-9", {3, 7, 8, 9}),
+        ("--status 137", {10}),
+        ("all that failed", {11}),
+    ]:
+        before = {*place.to_process()}
+        page.run(word)
+        assert {*place.to_process()} == before | back
+    page.run("mpifarm check tasks", "check --repair tasks", "--assume-idle")
+    assert page.left == []
+    place.assert_sound()
+
+
+def test_what_tasks_that_save_and_limits_are_started_with(create_place):
+    place = create_place(["[ -e saved ] || { touch saved; exit 75; }"])
+    page = Page(place, "when-tasks-fail.md", "mpifarm")
+    page.run("--requeue-status 75")
+    assert [each.status for each in place.attempts()] == [75, 0]
+    (saver,) = (block for block in page.blocks if "trap 'exit 75' USR1" in block.lines)
+    place.write_list(["[ -e saved ] || { touch saved; exit 75; }", "./save"])
+    place.write_program("save", saver.text())
+    place.script("one-step", 'echo "$1"')
+    page.run("--checkpoint-signal USR1")
+    assert place.log(1).split() == [str(each) for each in range(1, 101)]
+    assert place.notes("step.1") == ["101"]
+    assert page.left == []
+    place.assert_all_finished()
