@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from mpifarm.audit.selection import Selection
 from mpifarm.audit.view import State, View, is_of
+from mpifarm.commands.halves import make_in_halves
 from mpifarm.model.task import decode_text
 from mpifarm.store.attempts import (
     NO_OUTCOME,
@@ -59,12 +60,10 @@ def format_json(view: View, selection: Selection, now: float) -> Iterator[bytes]
         "counts": {state.value: count for state, count in view.counts.items()},
     }
     yield f'{json.dumps(head)[:-1]}, "tasks": ['.encode()
-    before = b"\n"
     objects = _Objects(view, selection.attempts, now)
-    blocks = selection.attempts.blocks(selection.taskids)
-    for taskids, columns in blocks:
-        yield before + b",\n".join(objects.encode(taskids, columns))
-        before = b",\n"
+    pieces = make_in_halves(objects.encode_all, selection.taskids)
+    yield next(pieces, b"").removeprefix(b",")
+    yield from pieces
     yield b"\n]}\n"
 
 
@@ -75,6 +74,11 @@ class _Objects:
         self._view = view
         self._attempts = attempts
         self._now = now
+
+    def encode_all(self, taskids: Sequence[int]) -> Iterator[bytes]:
+        """Yield the objects of tasks, each behind a comma and a newline."""
+        for block in self._attempts.blocks(taskids):
+            yield b",\n" + b",\n".join(self.encode(*block))
 
     def encode(self, taskids: Sequence[int], columns: Columns) -> list[bytes]:
         """Return the objects of some tasks; an odd line is no attempt."""

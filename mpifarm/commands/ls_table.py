@@ -13,6 +13,7 @@ from typing import Final
 
 from mpifarm.audit.selection import Selection
 from mpifarm.audit.view import State, View, is_of
+from mpifarm.commands.halves import make_in_halves
 from mpifarm.commands.table import (
     GAP,
     ROWS_MEASURED,
@@ -79,8 +80,12 @@ def format_tasks(
     yield from map(_encode, table.first_lines())
     if rest := taskids[ROWS_MEASURED:]:
         lines = _Lines(view, table, times)
-        for block in blocks(rest):
-            yield lines.format(*block) or _encode(table.format(rows.make(*block)))
+
+        def make(taskids: Sequence[int]) -> Iterator[bytes]:
+            for block in blocks(taskids):
+                yield lines.format(*block) or _encode(table.format(rows.make(*block)))
+
+        yield from make_in_halves(make, rest)
 
 
 def _encode(text: str) -> bytes:

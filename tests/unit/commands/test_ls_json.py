@@ -114,7 +114,9 @@ def test_each_object_is_as_if_it_was_encoded_alone(
 
 def test_a_command_that_the_list_does_not_have_is_that_of_the_attempt():
     texts = ["echo one", "", ""]
-    view: Any = SimpleNamespace(texts=lambda taskids: texts[: len(taskids)])
+    view: Any = SimpleNamespace(
+        texts=lambda taskids: texts[: len(taskids)], encoded_texts=lambda _: []
+    )
     nothing: Any = None
     objects = ls_json._Objects(view, nothing, 0.0)
     fields = [b"not this", rb"a\tb \\", b""]
