@@ -38,6 +38,7 @@ from mpifarm.submit.planning import (
     take_variables,
 )
 from mpifarm.submit.request import JobRequest, Launcher, Source
+from mpifarm.submit.slurm import quote_directive
 from mpifarm.submit.systems import SYSTEMS, System
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
@@ -325,7 +326,7 @@ def _wishes_of(chosen: Any, passed_on: Sequence[str]) -> Wishes:
         backfill=chosen.backfill,
         supervise=chosen.supervise,
         after=chosen.after,
-        directives=(*passed_on, *(chosen.directive or ())),
+        directives=(*map(quote_directive, passed_on), *(chosen.directive or ())),
         is_print=chosen.print,
     )
 
@@ -367,12 +368,14 @@ def _make_source(
     chosen: Any,
 ) -> Source:
     """Return the source of a job, with the path of its script still empty."""
-    here = _find_here(environ)
+    here, workdir = _find_here(environ), settings.workdir
+    if ".." in workdir.split("/"):  # which a link in the name of `here` would mislead
+        workdir = os.path.abspath(workdir)
     package = os.path.dirname(os.path.abspath(mpifarm.__file__))
     return Source(
         words=tuple(farm),
         directory=here,
-        workdir=os.path.normpath(os.path.join(here, settings.workdir)),
+        workdir=os.path.normpath(os.path.join(here, workdir)),
         path="",
         command=shlex.join(["mpifarm", "submit", *argv]),
         modules=os.path.dirname(package) if chosen.install_free else "",

@@ -14,6 +14,7 @@ from mpifarm.errors import InputError
 from mpifarm.model.durations import parse_duration
 from mpifarm.submit import choosing
 from mpifarm.submit.request import DEFAULT_LEAD, After, GoingOn, JobRequest, Launcher
+from mpifarm.submit.slurm import name_options
 from mpifarm.submit.systems import PROGRAMS, SYSTEMS, find_system
 
 ARRAY_CPUS: Final = 8
@@ -280,11 +281,9 @@ class _Planner:
 
     def choose_name(self, going_on: GoingOn) -> str:
         """Return the job's name; a chain's is its own, as it is cancelled by it."""
-        if self.wishes.name is not None:
-            return self.wishes.name
         if going_on is GoingOn.CHAIN:
-            return f"farm-{self.identity}"
-        return "farm-gap" if self.wishes.backfill else "farm"
+            return f"{self.wishes.name or 'farm'}-{self.identity}"
+        return self.wishes.name or ("farm-gap" if self.wishes.backfill else "farm")
 
     def _check_size(self) -> None:
         nodes, cpus = self.wishes.nodes, self.wishes.cpus
@@ -344,9 +343,11 @@ class _SlurmPlanner(_Planner):
 
     def plan(self) -> JobRequest:
         """Return the request; raises `InputError`."""
-        wishes, ask = self.wishes, self.programs.ask
+        wishes = self.wishes
         is_here = bool(self.programs.find(("scontrol",)))
-        shown = ask("scontrol", "--oneliner", "show", "partition") if is_here else ""
+        # --all: else a partition that is hidden from lists would not be there.
+        words = ("scontrol", "--all", "--oneliner", "show", "partition")
+        shown = self._ask_cluster(*words) if is_here else ""
         partitions = choosing.parse_partitions(shown)
         partition = choosing.choose_partition(partitions, wishes.partition)
         seconds = choosing.choose_seconds(wishes.seconds, partition)
@@ -374,6 +375,12 @@ class _SlurmPlanner(_Planner):
             python=self.python.words,
         )
 
+    def _ask_cluster(self, *words: str) -> str:
+        """Return what a program prints, "" if the job is for another cluster."""
+        if "clusters" in name_options(self.wishes.directives):
+            return ""
+        return self.programs.ask(*words)
+
     def _choose_pmi(self) -> str:
         vendor = self.find_vendor()
         is_here = bool(self.programs.find(("srun",)))
@@ -387,7 +394,7 @@ class _SlurmPlanner(_Planner):
             return GoingOn.CHAIN
         if not self.wishes.until_done:
             return GoingOn.NOT
-        shown = self.programs.ask("scontrol", "show", "config")
+        shown = self._ask_cluster("scontrol", "show", "config")
         return GoingOn.REQUEUE if choosing.requeues(shown) else GoingOn.CHAIN
 
     def _choose_cpus(self, partition: str) -> int | None:
@@ -398,7 +405,7 @@ class _SlurmPlanner(_Planner):
             return None
         of = [f"--partition={partition}"] if partition else []
         words = ("sinfo", "--noheader", "--exact", *of, "--format=%c")
-        known = choosing.parse_cpus(self.programs.ask(*words))
+        known = choosing.parse_cpus(self._ask_cluster(*words))
         if wishes.cpus is None:
             wanted = BACKFILL_CPUS if wishes.backfill else ARRAY_CPUS
             return choosing.choose_cpus(wanted, known)

@@ -5,7 +5,7 @@ those of sbatch 22.05 (its man page).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from mpifarm.model.durations import clock_of
@@ -46,20 +46,57 @@ def write_script(request: JobRequest) -> str:
 
 
 _OVERRIDING: Final = (
-    *("ACCOUNT", "ARRAY_INX", "EXCLUSIVE", "JOB_NAME", "NO_KILL", "NO_REQUEUE"),
-    *("OPEN_MODE", "OUTPUT", "PARTITION", "QOS", "REQUEUE", "SIGNAL", "TIMELIMIT"),
-    "WAIT",
+    *("ACCOUNT", "ARRAY_INX", "ERROR", "EXCLUSIVE", "JOB_NAME", "NO_KILL"),
+    *("NO_REQUEUE", "OPEN_MODE", "OUTPUT", "PARTITION", "QOS", "REQUEUE", "SIGNAL"),
+    *("TIMELIMIT", "WAIT"),
 )
 _OVERRIDING_MEMORY: Final = ("MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE")
+_OVERRIDING_SWITCHES: Final = ("REQ_SWITCH", "WAIT4SWITCH")
+
+_SHORT: Final = {
+    "-C": "constraint",
+    "-e": "error",
+    "-G": "gpus",
+    "-i": "input",
+    "-m": "distribution",
+    "-M": "clusters",
+    "-o": "output",
+    "-O": "overcommit",
+    "-S": "core-spec",
+}
+"""The short options of sbatch that have a variable, and none of submit's own."""
 
 
 def find_overriding(request: JobRequest) -> frozenset[str]:
     """Return the variables that sbatch would heed in place of the script's directives.
 
-    What users set by some of them is in the script.
+    What users set by some of them is in the script, and what they typed is there, too.
     """
-    memory = _OVERRIDING_MEMORY if request.cpus is None else ()
-    return frozenset(f"SBATCH_{name}" for name in (*_OVERRIDING, *memory))
+    names = [*_OVERRIDING]
+    if request.cpus is None:
+        names += _OVERRIDING_MEMORY
+    for option in name_options(request.directives):
+        names += _name_variables(option)
+    # Of two options there are variables of srun, which sbatch heeds as well.
+    others = {f"SLURM_{name}" for name in ("CLUSTERS", "HINT") if name in names}
+    return frozenset(f"SBATCH_{name}" for name in names) | others
+
+
+def name_options(directives: Iterable[str]) -> set[str]:
+    """Return the names of the options in directives, the long ones, without dashes."""
+    words = [word.lstrip('"') for line in directives for word in line.split()]
+    short = {_SHORT[word[:2]] for word in words if word[:2] in _SHORT}
+    long = (word for word in words if word.startswith("--"))
+    return short | {word[2:].partition("=")[0] for word in long}
+
+
+def _name_variables(option: str) -> Sequence[str]:
+    """Return what the variables of an option are called behind ``SBATCH_``."""
+    if option == "mem" or option.startswith("mem-per-"):
+        return _OVERRIDING_MEMORY
+    if option == "switches":
+        return _OVERRIDING_SWITCHES
+    return [option.upper().replace("-", "_")]
 
 
 def quote_directive(word: str) -> str:
@@ -94,7 +131,7 @@ def _directives(request: JobRequest) -> Iterator[str]:
         yield f"--dependency={kind}:{request.after.job}"
     if request.source is not None and (output := output_pattern(request)):
         yield f"--output={quote_directive(output)}"
-    yield from map(quote_directive, request.directives)
+    yield from request.directives
 
 
 def _least_time(request: JobRequest) -> int:
@@ -254,7 +291,9 @@ def _write_going_on(request: JobRequest) -> Iterator[list[str] | str]:
     yield trap_signal("The signal comes to this shell only.", launched, an_srun)
     yield ""
     before = _CHAIN_BEFORE if is_chain else _REQUEUE_BEFORE
-    yield before.format(script=script, most=MAX_IDLE)
+    # Of a job that Slurm has shortened, the limit would shrink from link to link.
+    time = "" if request.is_backfill else _TIME_OF_THIS
+    yield before.format(script=script, most=MAX_IDLE, time=time)
     yield f'{_launch(request)} --workdir "$workdir" "$@" &'
     yield wait_for(launched, an_srun)
     yield ""
@@ -293,6 +332,8 @@ if ((status == 75 || status > 128)); then
   fi
 fi"""
 
+_TIME_OF_THIS: Final = '--time="$(squeue -h -j "$SLURM_JOB_ID" -o %l)" '
+
 _CHAIN_BEFORE: Final = """\
 # idle: how many links before this one, in a row, have recorded nothing.
 before=$(recorded)
@@ -308,7 +349,7 @@ fi
 
 export FARM_CHAIN_RECORDED=$before FARM_CHAIN_IDLE=$idle
 successor=$(sbatch --parsable --export=ALL --dependency="afterany:$SLURM_JOB_ID" \\
-  --nodes="$SLURM_JOB_NUM_NODES" --time="$(squeue -h -j "$SLURM_JOB_ID" -o %l)" \\
+  --nodes="$SLURM_JOB_NUM_NODES" {time}\\
   --partition="$SLURM_JOB_PARTITION" --job-name="$SLURM_JOB_NAME" \\
   ${{SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"}} "$0" "$@")
 """

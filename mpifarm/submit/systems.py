@@ -75,6 +75,9 @@ def _last_match(pattern: str, text: str) -> str:
 def _of_slurm(job: str, request: JobRequest) -> Commands:
     by_name = request.going_on is GoingOn.CHAIN
     cancel = ["scancel", f"--name={request.name}" if by_name else job]
+    if "output" in slurm.name_options(request.directives):
+        shown = f"scontrol show job {job} | grep StdOut"
+        return Commands(shown, shlex.join(cancel))
     pattern = slurm.output_pattern(request)
     if not pattern:
         output = f"slurm-{job}_*.out" if request.array else f"slurm-{job}.out"

@@ -153,6 +153,13 @@ def test_an_option_of_sbatch_is_passed_on(desk, option):
     )
 
 
+def test_a_directive_stands_as_it_is_and_a_word_is_quoted(desk):
+    words = ("--comment=a b", "--directive", "-C knl", "--print", "tasks.txt")
+    text = run(desk, "-t", "5", *words)
+    assert '\n#SBATCH "--comment=a b"\n' in text
+    assert "\n#SBATCH -C knl\n" in text
+
+
 def test_the_workers_that_a_file_of_options_sets_are_those_of_the_job(desk):
     assert "--proc auto)" in run(desk, "-t", "5", "--print", "tasks.txt")
     (desk / "mpifarm.ini").write_text("[options]\nproc = 3\n")
@@ -173,6 +180,20 @@ def test_the_current_directory_is_named_as_the_user_names_it(desk, monkeypatch):
     assert submit._find_here({"PWD": "/"}) == os.getcwd()
     assert submit._find_here({"PWD": "."}) == os.getcwd()
     assert submit._find_here({}) == os.getcwd()
+
+
+def test_a_list_above_a_linked_directory_has_its_workdir_beside_it(desk, monkeypatch):
+    (desk / "real" / "below").mkdir(parents=True)
+    (desk / "real" / "list").write_text("true\n")
+    (desk / "link").symlink_to("real/below")
+    monkeypatch.chdir(desk / "link")
+    monkeypatch.setenv("PWD", str(desk / "link"))
+    environ = {"PATH": str(desk / "bin"), "PWD": str(desk / "link")}
+    words = ["--scheduler", "lsf", "-t", "5", "--until-done", "--print", "../list"]
+    assert submit.main(words, Recorder(), environ) == 0
+    text = b"".join(PRINTED).decode()
+    assert f"\nworkdir={desk}/real/list_workdir\n" in text
+    assert f"\ncd {desk}/link || exit 2\n" in text
 
 
 def test_each_option_has_a_line_of_help():

@@ -28,7 +28,7 @@ class Cluster:
         self.vendor = vendor
         self.answers = {
             "srun --mpi=list": LIST_22,
-            "scontrol --oneliner show partition": SHOWN,
+            "scontrol --all --oneliner show partition": SHOWN,
             "scontrol show config": "JobRequeue = 1\n",
             "sinfo --noheader --exact --partition=debug --format=%c": "64\n",
             **answers,
@@ -123,7 +123,8 @@ def test_until_done_is_a_requeue_or_where_slurm_has_none_a_chain():
     assert request.going_on is GoingOn.CHAIN
     assert request.name == "farm-1a2b3c"
     assert planned(chain=True).going_on is GoingOn.CHAIN
-    assert planned(chain=True, name="mine").name == "mine"
+    assert planned(chain=True, name="mine").name == "mine-1a2b3c"
+    assert planned(name="mine").name == "mine"
     assert planned().going_on is GoingOn.NOT
 
 
@@ -139,9 +140,16 @@ def test_the_job_before():
 
 def test_a_slurm_that_does_not_answer_refuses_nothing():
     silent = Cluster(
-        **{"srun --mpi=list": "", "scontrol --oneliner show partition": ""}
+        **{"srun --mpi=list": "", "scontrol --all --oneliner show partition": ""}
     )
     assert planned(silent, nodes=10_000, partition="any").pmi == "pmi2"
+
+
+@pytest.mark.parametrize("word", ["--clusters=east", "-M east", "-Meast"])
+def test_the_partitions_of_another_cluster_are_not_judged_by_those_of_this(word):
+    request = planned(directives=(word,), partition="far", nodes=10_000)
+    assert request.partition == "far"
+    assert planned(directives=(word,), cpus=65).cpus == 65
 
 
 def test_where_no_slurm_is_a_script_is_made_for_any():

@@ -247,6 +247,33 @@ def test_a_gap_is_no_longer_than_the_job_and_has_whole_minutes(seconds, least):
     assert f"--time-min={least}" in found
 
 
+@pytest.mark.parametrize(
+    ("directive", "variables"),
+    [
+        ("--constraint=knl", {"SBATCH_CONSTRAINT"}),
+        ('"--constraint=knl&x y"', {"SBATCH_CONSTRAINT"}),
+        ("-C knl", {"SBATCH_CONSTRAINT"}),
+        ("-Cknl --gres=gpu:1", {"SBATCH_CONSTRAINT", "SBATCH_GRES"}),
+        ("--gres gpu:1", {"SBATCH_GRES"}),
+        ("--gpus-per-node=4", {"SBATCH_GPUS_PER_NODE"}),
+        ("--mem=1G", {"SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_NODE"}),
+        ("--mem-per-cpu=1G", {"SBATCH_MEM_PER_GPU", "SBATCH_MEM_PER_NODE"}),
+        ("--switches=1@60", {"SBATCH_REQ_SWITCH", "SBATCH_WAIT4SWITCH"}),
+        ("--clusters=b", {"SBATCH_CLUSTERS", "SLURM_CLUSTERS"}),
+        ("--hint=nomultithread", {"SBATCH_HINT", "SLURM_HINT"}),
+    ],
+)
+def test_no_variable_of_sbatch_outdoes_what_was_typed(directive, variables):
+    request = make_request(cpus=2)
+    typed = slurm.find_overriding(replace(request, directives=(directive,)))
+    assert variables <= typed
+    assert not variables & slurm.find_overriding(request)
+
+
+def test_what_a_farm_says_does_not_go_to_another_file_than_the_output():
+    assert "SBATCH_ERROR" in slurm.find_overriding(make_request())
+
+
 # ---- what the forms do ---------------------------------------------------------------
 
 SIZES: list[dict[str, Any]] = [
@@ -283,6 +310,14 @@ def test_a_farm_of_slurm_has_the_workers_of_its_job(form):
     assert ("--in-array" in text) == ("array" in form)
     assert ("scontrol requeue" in text) == (form.get("going_on") is GoingOn.REQUEUE)
     assert ("$(sbatch " in text) == (form.get("going_on") is GoingOn.CHAIN)
+
+
+def test_the_next_of_a_chain_has_the_time_of_this_unless_slurm_may_shorten_it():
+    chain = make_request(going_on=GoingOn.CHAIN)
+    assert '--time="$(squeue' in slurm.write_script(chain)
+    text = slurm.write_script(replace(chain, is_backfill=True))
+    assert "--time=" in text
+    assert "squeue" not in text
 
 
 def test_only_a_sample_explains_what_may_be_edited():

@@ -101,3 +101,10 @@ def test_a_command_can_be_pasted_whatever_the_name_of_the_workdir(system, name):
 def test_where_slurm_chooses_the_name_of_the_output_so_does_the_command():
     request = replace(REQUEST, source=SOURCE._replace(workdir="/a\\b"))
     assert SYSTEMS["slurm"].find_commands("7", request).log == "tail -F slurm-7.out"
+
+
+@pytest.mark.parametrize("word", ["--output=x.out", '"--output=x y"', "-o x.out"])
+def test_the_output_that_a_user_chose_is_asked_of_slurm(word):
+    request = replace(REQUEST, directives=(word,))
+    log = SYSTEMS["slurm"].find_commands("7", request).log
+    assert log == "scontrol show job 7 | grep StdOut"
