@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mpifarm.audit import database_rows
 from mpifarm.audit.audit import audit_contents
 from mpifarm.audit.databases import read_database
 from mpifarm.audit.locate import locate_tasks
@@ -123,3 +124,13 @@ def test_what_failed_last_is_by_its_end(directory):
             [(*end, taskid) for taskid, end in enumerate(ends)],
         )
     assert read_view(target, {"HOME": "/"}).last_failed(3) == [0, 1, 2]
+
+
+def test_an_attempt_has_its_end_where_the_state_is_of_it_and_empty_fields_are_none():
+    line = b"3\t1\tfailed\t7\t\tn1\t0\t2\t77\t2026\t\t0.1\t0.2\t\t9\tf00d\techo"
+    fields = line.split(b"\t")
+    expected = ("1", "failed", "7", None, "n1", "2026", None, None)
+    assert database_rows._describe_end(State.FAILED, fields) == expected
+    none = database_rows._NO_END
+    assert database_rows._describe_end(State.FINISHED, fields) == none
+    assert database_rows._describe_end(State.FAILED, []) == none

@@ -207,3 +207,11 @@ def test_a_failure_is_grouped_with_its_status_as_the_shell_has_it(
     )
     assert second.host == "", "no worker had it"
     assert len(second.tail) == TAIL + 1
+
+
+def test_a_failure_of_the_next_minute_is_told_again(site):
+    for taskid in range(MAX_TOLD + 2):
+        site.fail(taskid)
+    assert len(site.told) == MAX_TOLD
+    site.fail(99, now=START + MINUTE)
+    assert any(line.startswith("task 99 failed") for line in site.told)

@@ -102,3 +102,11 @@ def test_a_disk_that_fails_is_told(tmp_path, monkeypatch):
 def test_the_last_of_several_attempts_counts_in_whatever_order_they_stand(tmp_path):
     pack(tmp_path, (1, 1e9, b"earlier\n"), (1, 1e9 + 5, b"later\n"))
     assert ends(tmp_path, 1) == {1: b"later\n"}
+
+
+def test_no_file_stays_open_behind_the_ends_of_many_logs(tmp_path):
+    for taskid in range(20):
+        (tmp_path / f"log_{taskid}").write_bytes(b"end\n")
+    before = os.listdir("/proc/self/fd")
+    assert [*ends(tmp_path, *range(20)).values()] == [b"end\n"] * 20
+    assert os.listdir("/proc/self/fd") == before

@@ -356,3 +356,16 @@ def test_a_kill_at_any_step_of_a_pull_loses_nothing(tmp_path, monkeypatch, half)
             assert site.violations(set()) == []
             return
     pytest.fail("it takes more steps than were tried")
+
+
+def test_a_start_tells_of_a_damaged_file_and_holds_nothing(tmp_path):
+    site = Site(tmp_path / "workdir")
+    site.open().close()
+    (site.root / "held").write_text("odd")
+    workdir = site.open()
+    assert workdir.held_by_users == Held()
+    assert any(str(site.root / "held") in note for note in workdir.notes)
+    (site.root / "held").write_bytes(encode_held(Held(frozenset({3}))))
+    workdir = site.open()
+    assert workdir.held_by_users == Held(frozenset({3}))
+    assert not any(str(site.root / "held") in note for note in workdir.notes)
