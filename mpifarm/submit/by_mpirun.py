@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from mpifarm.submit.request import GoingOn, JobRequest, Launcher
 from mpifarm.submit.shell import (
+    COUNT_LINKS,
     MAX_IDLE,
     RECORDED,
     RUN_AGAIN,
@@ -137,7 +138,7 @@ def _before(request: JobRequest, dialect: Dialect, script: str) -> str:
     if request.going_on is GoingOn.CHAIN:
         assert request.source is not None
         path = join_words([request.source.path])
-        counted = _COUNT_LINKS.format(script=script, most=MAX_IDLE)
+        counted = COUNT_LINKS.format(script=script, most=MAX_IDLE)
         return f"{counted}\n\n{dialect.chain_before.format(path=path)}\n"
     return f"{_COUNT_RUNS.format(job=dialect.job)}\n"
 
@@ -170,22 +171,13 @@ if ((status == 75 || status > 128)); then
     status=1
   elif echo "$idle" >"$idle_file"; then
     {requeue}
+  else  # it could go on for ever
+    echo "{script}: not requeued, because the disk does not keep how many runs" \\
+      "recorded nothing" >&2
+    status=1
   fi
 fi
 rm -f "$idle_file\""""
-
-_COUNT_LINKS: Final = """\
-# idle: how many links before this one, in a row, have recorded nothing.
-before=$(recorded)
-idle=0
-if ((before <= ${{FARM_CHAIN_RECORDED:--1}})); then
-  before=$FARM_CHAIN_RECORDED
-  idle=$((FARM_CHAIN_IDLE + 1))
-fi
-if ((idle > {most})); then
-  echo "{script}: the chain ends, because its last four links recorded nothing" >&2
-  exit 75
-fi"""
 
 _CHAIN_AFTER: Final = """\
 if ((status == 75 || status > 128)) && (($(recorded) > before || idle < {most})); then

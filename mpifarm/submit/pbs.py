@@ -12,8 +12,8 @@ from mpifarm.submit.request import JobRequest, Launcher
 from mpifarm.submit.shell import (
     finish,
     join_words,
+    name_end,
     quote_word,
-    shorten_limit,
     write_head,
     write_source,
 )
@@ -25,11 +25,9 @@ _DIALECT: Final = Dialect(
 # One rank for each line of the node file.  An mpirun that wasn't built for PBS wants
 # --hostfile "$PBS_NODEFILE".  --bind-to none: else Open MPI gives a rank one core.""",
     signal="`qsig -s USR1` reaches this shell.",
-    option='--timeout "$timeout"',
+    option='--deadline "$end"',
     enter=('cd "${PBS_O_WORKDIR:-.}" || exit',),
-    chain_before="""\
-export FARM_CHAIN_RECORDED=$before FARM_CHAIN_IDLE=$idle
-successor=$(qsub -V -W depend=afterany:"$PBS_JOBID" {path})""",
+    chain_before='successor=$(qsub -V -W depend=afterany:"$PBS_JOBID" {path})',
     chain_cancel="qdel",
 )
 
@@ -39,8 +37,8 @@ def write_script(request: JobRequest) -> str:
     again = ""
     if request.source is not None:
         again = join_words(["qsub", request.source.path])
-    comment = "seconds: two minutes less than the walltime"
-    dialect = _DIALECT._replace(limit=(shorten_limit(request), comment))
+    comment = "by walltime, in seconds since 1970"
+    dialect = _DIALECT._replace(limit=(name_end(request), comment))
     return finish(
         [
             write_head(request, again),

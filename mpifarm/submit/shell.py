@@ -24,6 +24,26 @@ recorded() { wc -l 2>/dev/null <"$workdir/attempts.tsv" || echo 0; }"""
 """A function that tells one run's progress from none."""
 
 
+COUNT_LINKS: Final = """\
+# idle: how many links before this one, in a row, have recorded nothing.  A chain that
+# was submitted by one of another list counts for itself.
+before=$(recorded)
+idle=0
+chain="$PWD $workdir"
+if [[ ${{FARM_CHAIN_OF:-$chain}} == "$chain" ]] \\
+  && ((before <= ${{FARM_CHAIN_RECORDED:--1}})); then
+  before=$FARM_CHAIN_RECORDED
+  idle=$((FARM_CHAIN_IDLE + 1))
+fi
+if ((idle > {most})); then
+  echo "{script}: the chain ends, because its last four links recorded nothing" >&2
+  exit 75
+fi
+
+export FARM_CHAIN_OF=$chain FARM_CHAIN_RECORDED=$before FARM_CHAIN_IDLE=$idle"""
+"""The lines that count the links of a chain, for the script and the next link."""
+
+
 def trap_signal(what: str, variable: str, program: str, signals: str = "USR1") -> str:
     """Return the lines that pass a signal on to the program of a variable.
 
@@ -120,14 +140,6 @@ def name_workdir(request: JobRequest, tasklist: str) -> tuple[str, str]:
     source = request.source
     value = f"{tasklist}_workdir" if source is None else quote_word(source.workdir)
     return f"workdir={value}", "where the farm keeps its state"
-
-
-def shorten_limit(request: JobRequest) -> str:
-    """Return the assignment of the time after which a farm stops by itself.
-
-    For a batch system that sends no signal before the end of a job.
-    """
-    return f"timeout=$(({_limit_of(request)} - {request.lead}))"
 
 
 def name_end(request: JobRequest) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 from mpifarm.model.durations import clock_of
 from mpifarm.submit.request import GoingOn, JobRequest, Launcher
 from mpifarm.submit.shell import (
+    COUNT_LINKS,
     MAX_IDLE,
     RECORDED,
     RUN_AGAIN,
@@ -326,33 +327,26 @@ if ((status == 75 || status > 128)); then
   if (($(recorded) > before)); then idle=0; else idle=$((idle + 1)); fi
   if ((idle > {most})); then
     echo "{script}: not requeued, because the last four runs recorded nothing" >&2
-  elif scontrol update job="$SLURM_JOB_ID" comment="${{comment%idle=*}}idle=$idle" \
-    || ((idle == 0)); then  # a job that has lost a node may not be updated
-    scontrol requeue "$SLURM_JOB_ID"
+  elif scontrol update job="$SLURM_JOB_ID" comment="${{comment%idle=*}}idle=$idle" \\
+    || ((idle == 0 || ${{SLURM_RESTART_COUNT:-0}} <= {most})); then
+    scontrol requeue "$SLURM_JOB_ID"  # also a job that has lost a node, so has no count
+  else
+    echo "{script}: not requeued, because Slurm does not keep how many runs" \\
+      "recorded nothing" >&2
   fi
 fi"""
 
 _TIME_OF_THIS: Final = '--time="$(squeue -h -j "$SLURM_JOB_ID" -o %l)" '
 
-_CHAIN_BEFORE: Final = """\
-# idle: how many links before this one, in a row, have recorded nothing.
-before=$(recorded)
-idle=0
-if ((before <= ${{FARM_CHAIN_RECORDED:--1}})); then
-  before=$FARM_CHAIN_RECORDED
-  idle=$((FARM_CHAIN_IDLE + 1))
-fi
-if ((idle > {most})); then
-  echo "{script}: the chain ends, because its last four links recorded nothing" >&2
-  exit 75
-fi
-
-export FARM_CHAIN_RECORDED=$before FARM_CHAIN_IDLE=$idle
+_CHAIN_BEFORE: Final = (
+    COUNT_LINKS
+    + """
 successor=$(sbatch --parsable --export=ALL --dependency="afterany:$SLURM_JOB_ID" \\
   --nodes="$SLURM_JOB_NUM_NODES" {time}\\
   --partition="$SLURM_JOB_PARTITION" --job-name="$SLURM_JOB_NAME" \\
   ${{SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"}} "$0" "$@")
 """
+)
 
 _CHAIN_AFTER: Final = """\
 if ((status == 75 || status > 128)) && (($(recorded) > before || idle < {most})); then

@@ -282,6 +282,22 @@ def test_the_status_of_a_list_whose_job_waits_says_so(desk, mpifarm):
     assert "no farm has begun this list yet: its job waits in the queue" in text
 
 
+@pytest.mark.parametrize("restarts", [0, 3, 4])
+def test_a_job_whose_comment_slurm_keeps_is_requeued_a_few_times(desk, restarts):
+    desk.farm.write_list(["true"] * 2)
+    desk.install("sbatch", "echo 7")
+    desk.install("squeue", "echo '(null)'")
+    desk.install("scontrol", 'echo "$*" >>"$SPOOL/asked"; [[ $1 == requeue ]]')
+    desk.submit("-t", "1h", "--until-done", "tasks.txt")
+    record_nothing(desk.farm)
+    variables = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
+    job = desk.start(desk.farm.workdir / "job.slurm", **variables)
+    assert_ends(job, 75)
+    asked = (desk.spool / "asked").read_text()
+    assert ("requeue 7\n" in asked) == (restarts < 4)
+    assert ("not requeued" in job.text()) == (restarts == 4)
+
+
 # ---- PBS and LSF ---------------------------------------------------------------------
 
 PBS_JOB = {"PBS_JOBID": "7.server", "PBS_ENVIRONMENT": "PBS_BATCH"}
@@ -378,6 +394,31 @@ def test_a_job_of_lsf_is_requeued_until_four_runs_have_recorded_nothing(desk):
     assert not [*desk.farm.workdir.glob("*.idle")]
     (desk.farm.workdir / "drain").unlink(missing_ok=True)
     assert_ends(desk.start(desk.kept()[0], **LSF_JOB), 0)
+
+
+def test_a_job_of_lsf_whose_runs_can_t_be_counted_is_not_requeued_for_ever(desk):
+    desk.farm.write_list(["true"] * 2)
+    desk.install_fake("lsf")
+    desk.submit("-t", "1h", "--until-done", "tasks.txt")
+    (desk.farm.workdir / "job-7.idle").mkdir()  # as little to be written as a full disk
+    record_nothing(desk.farm)
+    job = desk.start(desk.kept()[0], **LSF_JOB)
+    assert_ends(job, 1)
+    assert "not requeued, because the disk does not keep how many runs" in job.text()
+
+
+def test_a_chain_within_a_chain_of_another_list_counts_for_itself(desk):
+    desk.farm.write_list(["true"] * 2)
+    desk.install_fake("pbs")
+    desk.install("qdel", 'echo "$*" >>"$SPOOL/deleted"')
+    desk.submit("-t", "1h", "-c", "2", "--until-done", "tasks.txt", "-n", "2")
+    of_another = {"FARM_CHAIN_RECORDED": "9", "FARM_CHAIN_IDLE": "3"}
+    named = {**PBS_JOB, **of_another, "FARM_CHAIN_OF": "/elsewhere other_workdir"}
+    assert_ends(desk.start(desk.kept()[0], **named), 0)
+    job = desk.start(desk.kept()[0], **PBS_JOB, **of_another)
+    assert_ends(job, 75)
+    text = (desk.farm.workdir / "job-7.out").read_text()
+    assert "its last four links recorded nothing" in text
 
 
 def test_a_chain_of_pbs_submits_its_successor_and_ends_with_the_list(desk):

@@ -189,10 +189,7 @@ def test_a_farm_on_whole_nodes():
         ({"is_backfill": True}, "--time-min=0:30:00"),
         ({"is_backfill": True}, "--requeue"),
         ({"lead": 150}, "--signal=USR1@150"),
-        (
-            {"directives": ("--comment=a \"b\" \\c #d 'e'",)},
-            "--comment=a \"b\" \\c #d 'e'",
-        ),
+        ({"directives": (slurm.quote_directive(COMMENT),)}, COMMENT),
         ({"directives": ("--mem=16G", "--gres=gpu:4")}, "--gres=gpu:4"),
     ],
 )
@@ -212,7 +209,7 @@ def test_a_chain_is_not_requeued():
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1))
 def test_sbatch_reads_a_directive_as_it_was_given(text):
     word = f"--comment={text} {text}"
-    assert word in directives_of(directives=(word,))
+    assert word in directives_of(directives=(slurm.quote_directive(word),))
 
 
 @pytest.mark.parametrize("name", ["a b", "it's", 'a"b', "a#b", "é", "a$b", "a=b"])
@@ -397,8 +394,9 @@ def test_each_of_an_array_of_pbs_writes_an_output_of_its_own():
 
 def test_a_farm_that_no_signal_warns_stops_by_itself():
     text = pbs.write_script(make_request(**ALONE, lead=120))
-    assert "timeout=$((14400 - 120))" in text
-    assert '--timeout "$timeout"' in text
+    assert "end=$(($(date +%s) + 14400 - 120))" in text
+    assert '--deadline "$end"' in text
+    assert "--timeout" not in text  # it would outdo one that a file or variable sets
     text = grid_engine.write_script(make_request(**ALONE))
     assert "end=$(($(date +%s) + 14400 - 60))" in text
     assert '--deadline "$end"' in text
