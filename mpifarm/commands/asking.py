@@ -10,12 +10,14 @@ import os
 import shlex
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from mpifarm.audit.asking import LivingFarm, Outcome, ask, await_answers
 from mpifarm.audit.view import State, read_view
 from mpifarm.commands.farm_command import find_farm_command
 from mpifarm.commands.held_words import name_release
+from mpifarm.commands.option_values import SECONDS, parse_seconds
 from mpifarm.commands.sink import Sink
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import (
@@ -137,7 +139,7 @@ def _parse(kind: RequestKind, argv: list[str]) -> Any:
         )
     parser.add_argument(
         "--wait",
-        metavar="SECONDS",
+        metavar="TIME",
         default=f"{WAIT_SECONDS:g}",
         help=f"how long to wait for the farms' answers (default: {WAIT_SECONDS:g})",
     )
@@ -148,13 +150,10 @@ def _parse(kind: RequestKind, argv: list[str]) -> Any:
 
 
 def _parse_seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0.0 <= seconds < 1e9:
-        raise InputError(f"--wait takes seconds, 0 or more, not {text!r:.60}")
-    return seconds
+    with suppress(ValueError):
+        if (seconds := parse_seconds(text)) < 1e9:
+            return seconds
+    raise InputError(f"--wait takes {SECONDS.takes}, not {text!r:.60}")
 
 
 def _find_ids(

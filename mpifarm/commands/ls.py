@@ -3,7 +3,6 @@
 Rules of this file: arguments and words; `mpifarm.audit.selection` chooses the tasks.
 """
 
-import re
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -12,6 +11,7 @@ from mpifarm.audit.selection import Conditions, select
 from mpifarm.audit.view import State, View, read_view
 from mpifarm.commands.ls_json import format_json
 from mpifarm.commands.ls_table import format_tasks
+from mpifarm.commands.option_values import SECONDS, parse_seconds
 from mpifarm.commands.sink import write_all
 from mpifarm.commands.statuses import join_statuses, parse_statuses
 from mpifarm.commands.subcommand import SubcommandParser
@@ -142,22 +142,17 @@ def _conditions(chosen: Any) -> Conditions:
     )
 
 
-_DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(s|m|min|h|d|)"
-_UNITS: Final = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-
-
 def parse_duration(text: str) -> float:
-    """Return the seconds that a word as 90, 90s, 5m or 1.5h means.
+    """Return the seconds of ``--longer-than``; a blank may stand before the unit.
 
     Raises `InputError`.
     """
-    match = re.fullmatch(_DURATION, text.strip())
-    if match is None:
+    try:
+        return parse_seconds(text.replace(" ", ""))
+    except ValueError:
         raise InputError(
-            "--longer-than takes seconds, or a time as 90s, 5m or 1.5h, not"
-            f" {text!r:.60}"
-        )
-    return float(match[1]) * _UNITS[match[2]]
+            f"--longer-than takes {SECONDS.takes}, not {text!r:.60}"
+        ) from None
 
 
 def _parse_count(text: str) -> int:

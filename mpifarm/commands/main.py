@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from mpifarm.system.console import Console
     from mpifarm.system.destination import Destination
 
+RUN = "run"
+"""The word of those whose other tools want one: what follows is a farm's own line."""
+
 _ON_EACH_RANK = ("selftest",)
 """Subcommands that run on each rank; under a launcher all others run on the first."""
 
@@ -96,6 +99,7 @@ def _run(
             return 0
         return _run_subcommand(argv, signals, console, first=first)
     try:
+        _answer_topic(argv)
         line = parse_line(argv, os.environ)
         line.settle()
     except HelpAsked as asked:
@@ -120,7 +124,7 @@ def _run_farm(
 
     defaults, warnings = _find_defaults(line, first=first)
     settings = line.settle(defaults.found)
-    if first and settings.tasklist in SUBCOMMANDS:
+    if first and settings.tasklist in (*SUBCOMMANDS, RUN):
         from mpifarm.commands.misspelt import explain_list_named_as_command
 
         console.print_error(explain_list_named_as_command(settings.tasklist))
@@ -190,8 +194,10 @@ class _Printing:
 def spell_out(argv: list[str]) -> list[str]:
     """Return the options for ``help``, ``help check`` and ``version``, else `argv`.
 
-    A word that names a file is a list, and stays.
+    ``run LIST`` is the list alone.  A word that names a file is a list, and stays.
     """
+    if argv[:1] == [RUN] and not _names_list(argv):
+        return argv[1:]
     if not argv or os.path.isfile(argv[0]):
         return argv
     match argv:
@@ -202,16 +208,32 @@ def spell_out(argv: list[str]) -> list[str]:
     return argv
 
 
+def _names_list(argv: "Sequence[str]") -> bool:
+    """Return whether the first word is a tasklist that has the name of a command.
+
+    It is if it names a file and no word follows that is not an option: after its
+    tasklist, a farm takes options alone.
+    """
+    after = argv[1] if len(argv) > 1 else "-"
+    return os.path.isfile(argv[0]) and after != "--" and after.startswith("-")
+
+
+def _answer_topic(argv: "Sequence[str]") -> None:
+    """Raise `HelpAsked` for ``mpifarm help TOPIC``, `InputError` for an unknown one."""
+    if len(argv) > 1 and argv[0] == "help" and not os.path.isfile(argv[0]):
+        from mpifarm.commands.options import HelpAsked
+        from mpifarm.commands.topics import find_topic
+
+        raise HelpAsked(find_topic(" ".join(argv[1:])))
+
+
 def names_subcommand(argv: list[str]) -> bool:
     """Return whether a command line is that of a subcommand, and not of a farm.
 
-    A word that names a file is a tasklist, unless a word that is not an option follows:
-    after its tasklist, a farm takes options alone.  (``./check`` is always a tasklist.)
+    A word that names a file is a tasklist, unless a word that is not an option follows.
+    (``./check`` is always a tasklist.)
     """
-    if not argv or argv[0] not in SUBCOMMANDS:
-        return False
-    after = argv[1] if len(argv) > 1 else "-"
-    return not os.path.isfile(argv[0]) or after == "--" or not after.startswith("-")
+    return bool(argv) and argv[0] in SUBCOMMANDS and not _names_list(argv)
 
 
 def _restore_signals() -> None:

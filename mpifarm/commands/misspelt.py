@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from mpifarm.commands import SUBCOMMANDS
-from mpifarm.commands.option_values import EVER
+from mpifarm.commands.option_values import EVER, FOLLOW
 
 NEAR = 0.65
 """The least likeness of two names without their dashes: grade and grace are alike,
@@ -142,7 +142,7 @@ _LIST = "the list needs no option: mpifarm LIST"
 OPTIONS_OF_OTHERS: Final = _by_name({
     "--jobs -j --workers --worker -P --max-procs --np -np --nproc --nprocs --processes"
     " --num-workers --cores": (
-        "--proc N (-n N) is the number of tasks at one time on each rank"
+        "--proc N (-n N, -j N) is the number of tasks at one time on each rank"
     ),
     "--resume --restart --continue --resume-failed --rerun --requeue": _AGAIN,
     "--retry-failed --rerun-failed": "mpifarm retry LIST puts failed tasks back",
@@ -212,7 +212,7 @@ def explain_command(word: str) -> str:
 
 
 def explain_list_named_as_command(tasklist: str) -> str:
-    """Return a sentence about a list with the name of a subcommand."""
+    """Return a sentence about a list with the name of a subcommand, or ``run``."""
     return (
         f"the file {tasklist} is taken for the list, because no workdir stands behind"
         f" it: say ./{tasklist} for the list, or mpifarm {tasklist} WORKDIR for the"
@@ -274,7 +274,7 @@ def _explain_follow(words: Sequence[str], tasklist: str, extra: Sequence[str]) -
     lists = [each for each in (tasklist, *extra) if each == "-" or _is_there(each)]
     if after not in (tasklist, *extra) or after in lists or not lists:
         return ""
-    return f"--follow takes seconds, 0 or more, or nothing, not {after!r}"
+    return f"--follow takes {FOLLOW.takes}, not {after!r}"
 
 
 def _is_there(word: str) -> bool:

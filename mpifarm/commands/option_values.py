@@ -38,8 +38,18 @@ class Kind(NamedTuple):
 
 
 def parse_seconds(word: str) -> float:
-    """Return a number of seconds, 0 or more, and finite."""
-    seconds = float(word)
+    """Return seconds, 0 or more, and finite: ``90``, ``1h30m``, ``1-02:03:04``.
+
+    ``23:59`` is refused: it may be a time of day, hours, or minutes.
+    """
+    try:
+        seconds = float(word)
+    except ValueError:
+        from mpifarm.model.durations import parse_duration  # for those who write so
+
+        if word.count(":") == 1 and "-" not in word:
+            raise
+        seconds = parse_duration(word)
     if not 0 <= seconds < math.inf:
         raise ValueError(word)
     return seconds
@@ -229,7 +239,7 @@ def parse_rank_timeout(word: str) -> float:
 def parse_deadline(word: str) -> float:
     """Return the seconds since the epoch of a number or a local time.
 
-    ``none`` means `inf`: the job has no end.
+    ``none`` means `inf`: the job has no end.  A time of day is the next one.
     """
     if word == "none":
         return math.inf
@@ -238,9 +248,23 @@ def parse_deadline(word: str) -> float:
     from datetime import datetime  # only for users of --deadline
 
     try:
+        if _TIME_OF_DAY.fullmatch(word):
+            return _find_next(word)
         return datetime.fromisoformat(word).timestamp()
     except OverflowError as error:
         raise ValueError(word) from error
+
+
+_TIME_OF_DAY = re.compile(r"\d\d?:\d\d(?::\d\d)?", re.ASCII)
+
+
+def _find_next(word: str) -> float:
+    """Return when it is next this time of day, in seconds since the epoch."""
+    from datetime import datetime, time, timedelta
+
+    now = datetime.now()  # noqa: DTZ005 - the user's own time of day
+    at = datetime.combine(now.date(), time.fromisoformat(word.zfill(len("0:00") + 1)))
+    return (at if at > now else at + timedelta(days=1)).timestamp()
 
 
 EVER = "ever"
@@ -261,6 +285,17 @@ def is_number(word: str) -> bool:
     return True
 
 
+def is_seconds(word: str) -> bool:
+    """Return whether a word is a number of seconds, or a duration and no file."""
+    if is_number(word):
+        return True
+    try:
+        parse_seconds(word)
+    except ValueError:
+        return False
+    return not os.path.exists(word)
+
+
 def parse_verbose(word: str) -> bool:
     """Return False for a word of `NO_WORDS`, True for any other."""
     return word.lower() not in NO_WORDS
@@ -274,8 +309,9 @@ def parse_quarantine(word: str) -> int:
 ANY = Kind(str)
 NAME = Kind(str, "a name")
 """The name of a file or directory; an empty one comes from an unset variable."""
-SECONDS = Kind(parse_seconds, "seconds, 0 or more")
-FOLLOW = Kind(parse_follow, "seconds, 0 or more, or nothing")
+TIMES = "or a time as 90s, 10m, 1h30m or 1-02:03:04"
+SECONDS = Kind(parse_seconds, f"seconds, 0 or more, {TIMES}")
+FOLLOW = Kind(parse_follow, f"seconds, 0 or more, or nothing, {TIMES}")
 SECONDS_OR_NEVER = Kind(lambda word: parse_seconds(word) or None, SECONDS.takes)
 """Seconds; 0 means never (None), as for PyTaskFarmer's alarm(0)."""
 NUMBER = Kind(parse_whole, "a number, 0 or more")
@@ -305,5 +341,5 @@ MAX_FAILURES = Kind(
 QUARANTINE = Kind(parse_quarantine, "a number, 1 or more, or 'off'")
 RANK_TIMEOUT = Kind(parse_rank_timeout, SECONDS.takes)
 DEADLINE = Kind(
-    parse_deadline, "seconds since 1970, a time as 2026-12-31T23:59, or 'none'"
+    parse_deadline, "seconds since 1970, a time as 2026-12-31T23:59 or 23:59, or 'none'"
 )

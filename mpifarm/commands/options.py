@@ -47,6 +47,7 @@ from mpifarm.commands.option_values import (
     WORKERS,
     Kind,
     is_number,
+    is_seconds,
     parse_tasklist,
     usage_error,
 )
@@ -116,6 +117,8 @@ signals, sent to any rank, act on the whole farm:
              (a file named "drain" in the workdir does the same)
 
 The same command, given again, goes on where the last one stopped.
+'mpifarm help TOPIC' says more of arguments, exit, failures, files, lists,
+logs, mpi, order, resume, signals, slurm, time.  'mpifarm run' is 'mpifarm'.
 """
 
 
@@ -222,7 +225,9 @@ def _count_values(word: str, following: str) -> int:
         return 0
     if option.kind is VERBOSE:
         return int(following.lower() in _BOOLEAN_WORDS)
-    if option.kind is FOLLOW or option.kind is WORKERS:
+    if option.kind is FOLLOW:
+        return int(is_seconds(following))
+    if option.kind is WORKERS:
         return int(is_number(following) or following == "auto")
     return 1
 
@@ -401,7 +406,7 @@ def _with_verbose_values(
 
 
 def _with_follow_values(words: Sequence[str]) -> Iterator[str]:
-    """Yield `words`, each bare ``--follow`` with a value: the next if it is a number.
+    """Yield `words`, each bare ``--follow`` with a value: the next if it is seconds.
 
     What stands behind it may be the list.
     """
@@ -412,7 +417,7 @@ def _with_follow_values(words: Sequence[str]) -> Iterator[str]:
             yield word
             break
         if word == "--follow":
-            takes_next = bool(waiting) and is_number(waiting[-1])
+            takes_next = bool(waiting) and is_seconds(waiting[-1])
             word += "=" + (waiting.pop() if takes_next else EVER)
         yield word
     yield from reversed(waiting)
@@ -506,14 +511,14 @@ HELP: Final = Option(
 OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
     "options": (
         Option(
-            "--proc -n", "workers", WORKERS, "N",
+            "--proc -n -j --jobs", "workers", WORKERS, "N",
             "tasks that run at one time on each rank (default: %(default)s); 'auto':"
             " one for each CPU that the rank may use; without N: all CPUs of the"
             " machine",
             is_old=True, more={"nargs": "?"},
         ),
         Option(
-            "--timeout", "timeout", SECONDS_OR_NEVER, "SECONDS",
+            "--timeout", "timeout", SECONDS_OR_NEVER, "TIME",
             "stop the farm after this time, put running tasks back, and exit 75"
             " (default: 0, never)",
             is_old=True,
@@ -542,7 +547,7 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
         ),
         HELP,
         Option(
-            "--version", "", None, None, "show the version and exit",
+            "--version -V", "", None, None, "show the version and exit",
             more={"nargs": 0, "action": _AskForVersion, "default": argparse.SUPPRESS},
         ),
         Option(
@@ -564,7 +569,7 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
             " the rank was given (default: none, nothing is changed)",
         ),
         Option(
-            "--grace", "grace", SECONDS, "SECONDS",
+            "--grace", "grace", SECONDS, "TIME",
             "time from TERM to KILL for running tasks when the farm stops (default:"
             " %(default)g)",
         ),
@@ -594,9 +599,9 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
             "the tasklist was edited: find finished tasks by the text of their lines",
         ),
         Option(
-            "--follow", "follow", FOLLOW, "[SECONDS]",
+            "--follow", "follow", FOLLOW, "[TIME]",
             "when all is done, wait for lines that are added to the list, for this"
-            " long (default: no wait; without SECONDS: for ever); the list - is"
+            " long (default: no wait; without TIME: for ever); the list - is"
             " standard input",
         ),
         Option(
@@ -627,7 +632,7 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
     ),
     "for each task": (
         Option(
-            "--task-timeout", "limits.timeout", SECONDS_OR_NEVER, "SECONDS",
+            "--task-timeout", "limits.timeout", SECONDS_OR_NEVER, "TIME",
             "end a task that takes longer, by TERM, then KILL after --grace; it counts"
             ' as failed, "timed out" (default: 0, never)',
         ),
@@ -648,7 +653,7 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
             " (default: %(default)s)",
         ),
         Option(
-            "--retry-delay", "policy.retry_delay", SECONDS, "SECONDS",
+            "--retry-delay", "policy.retry_delay", SECONDS, "TIME",
             "wait this long before a failed task runs again (default: %(default)g)",
         ),
         Option(
@@ -674,7 +679,7 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
             " %(default)s)",
         ),
         Option(
-            "--rank-timeout", "policy.rank_timeout", RANK_TIMEOUT, "SECONDS",
+            "--rank-timeout", "policy.rank_timeout", RANK_TIMEOUT, "TIME",
             "give up a rank that has sent nothing for this long (default: %(default)g)",
         ),
         Option(
@@ -690,11 +695,11 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
         ),
         Option(
             "--deadline", "policy.deadline", DEADLINE, "TIME",
-            "when the job ends: seconds since 1970, 2026-12-31T23:59, or 'none'; the"
-            " farm ends before (default: as Slurm, PBS or LSF says)",
+            "when the job ends: seconds since 1970, 2026-12-31T23:59, 23:59, or 'none';"
+            " the farm ends before (default: as Slurm, PBS or LSF says)",
         ),
         Option(
-            "--task-time", "policy.task_time", SECONDS, "SECONDS",
+            "--task-time", "policy.task_time", SECONDS, "TIME",
             "how long a task takes: start none that can't end before the deadline"
             " (default: as long as the tasks so far)",
         ),

@@ -123,3 +123,30 @@ def test_all_ranks_get_the_arguments_and_the_first_one_makes_the_list(create_pla
     assert len(kept_list(place).splitlines()) == 6
     finished = (place.directory / "mpifarm_workdir" / "finished").read_text()
     assert len(finished.splitlines()) == 6
+
+
+def test_the_words_of_other_tools_run_a_list(create_place):
+    place = created(create_place)
+    (place.directory / "run").write_text("echo from run\n")
+    (place.directory / "tasks").write_text("echo from tasks\n")
+    assert "1 task of tasks" in run(place, "run", "tasks", "-j", "2", "--grace", "1m")
+    assert run(place, "log", "tasks", "0") == "from tasks\n"
+    said = run(place, "run", "--jobs=2")
+    assert "say ./run for the list" in said
+    assert run(place, "log", "run", "0") == "from run\n"
+
+
+def test_a_list_from_standard_input_has_a_workdir_if_none_is_named(create_place):
+    place = created(create_place)
+    run(place, "-", stdin="echo a\necho b\n")
+    assert kept_list(place) == "echo a\necho b\n"
+    assert "had nothing to run" in run(place, "-")
+    said = run(place, "-", stdin="echo c\n", status=2)
+    assert "standard input has other lines" in said
+    assert run(place, "log", "mpifarm_workdir", "1") == "b\n"
+
+
+def test_help_about_a_topic_is_printed_and_an_unknown_one_is_a_mistake(create_place):
+    place = created(create_place)
+    assert "75  tasks are left" in run(place, "help", "exit")
+    assert "did you mean slurm?" in run(place, "help", "slrum", status=2)

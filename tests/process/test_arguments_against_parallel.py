@@ -56,8 +56,8 @@ def random_command(luck):
             else:
                 parts.append(luck.choice(TEXTS))
         words.append("".join(parts))
-    # What begins so is an option of GNU parallel's.
-    if words and words[0].startswith(("-", "#")):
+    # An option of GNU parallel's, and a comment in a list.
+    if " ".join(words).lstrip().startswith(("-", "#")):
         words[0] = "x" + words[0]
     return words
 

@@ -377,7 +377,7 @@ def _help_options(text: str) -> list[Option]:
     return [_option(line.split(", ")) for line in lines]
 
 
-OF_THE_HELP_ALONE = ({"--help", "-h"}, {"--version"})
+OF_THE_HELP_ALONE = ({"--help", "-h"}, {"--version", "-V"})
 
 
 def test_the_readme_has_the_options_of_the_help(help_text):

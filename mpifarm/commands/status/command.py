@@ -9,10 +9,11 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from contextlib import suppress
 from typing import Any, Final
 
 from mpifarm.audit.status import Status, read_status
+from mpifarm.commands.option_values import TIMES, parse_seconds
 from mpifarm.commands.sink import Sink
 from mpifarm.commands.status.encoding import encode_status
 from mpifarm.commands.status.screen import Screen
@@ -138,13 +139,10 @@ def _names_something(word: str) -> bool:
 
 
 def _parse_seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not isfinite(seconds) or seconds < MIN_SECONDS:
-        raise InputError(
-            f"--watch takes seconds, {MIN_SECONDS:g} or more, or nothing, not"
-            f" {text!r:.60}"
-        )
-    return min(seconds, 24 * 3600.0)
+    with suppress(ValueError):
+        if (seconds := parse_seconds(text)) >= MIN_SECONDS:
+            return min(seconds, 24 * 3600.0)
+    raise InputError(
+        f"--watch takes seconds, {MIN_SECONDS:g} or more, or nothing, {TIMES}, not"
+        f" {text!r:.60}"
+    )

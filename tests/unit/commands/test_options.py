@@ -7,6 +7,7 @@ import importlib
 import io
 import math
 import os
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -441,9 +442,9 @@ OPTIONS_OF_OTHERS = [
     ("--joblog log tasks.txt", "attempts.tsv"),
     ("--halt soon,fail=1 tasks.txt", "--max-failures 1"),
     ("--halt=now,fail=1 tasks.txt", "--max-failures 1"),
-    ("-j 4 tasks.txt", "--proc N"),
-    ("-j4 tasks.txt", "--proc N"),
-    ("--jobs 4 tasks.txt", "--proc N"),
+    ("-P 4 tasks.txt", "--proc N"),
+    ("-P4 tasks.txt", "--proc N"),
+    ("--workers 4 tasks.txt", "--proc N"),
     ("-np 4 tasks.txt", "-np is mpirun's"),
     ("--eta tasks.txt", "the farm shows its progress"),
     ("--setup x tasks.txt", "docs/runners.md"),
@@ -622,12 +623,12 @@ def test_to_follow_takes_no_other_word(word):
 
 
 @pytest.mark.parametrize(
-    "words", ["--follow 5s t", "t --follow x", "--follow 9m - -w x"]
+    "words", ["--follow 5x t", "t --follow x", "--follow 9y - -w x"]
 )
 def test_a_word_behind_follow_that_is_no_number_is_told(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t").touch()
-    assert "--follow takes seconds, 0 or more, or nothing, not '" in mistake(
+    assert "--follow takes seconds, 0 or more, or nothing, or a time" in mistake(
         *words.split()
     )
     assert "one word too many" in mistake("--follow", "t", "x")
@@ -697,3 +698,56 @@ def test_version_is_a_text_for_the_caller_to_print():
 def test_the_options_of_pytaskfarmer_are_the_table_by_which_abbreviations_go():
     old = {o for a in pytaskfarmer_parser()._actions for o in a.option_strings}
     assert {option for option in old if option.startswith("--")} == set(OLD_NAMES)
+
+
+@pytest.mark.parametrize("name", ["--proc", "-n", "-j", "--jobs"])
+def test_the_number_of_tasks_at_one_time_has_the_name_of_parallel_too(name):
+    assert parsed(name, "3", "t").workers == 3
+    assert parsed("t", f"{name}{'=' if name.startswith('--') else ''}3").workers == 3
+
+
+@pytest.mark.parametrize(
+    ("word", "seconds"),
+    [
+        ("90", 90.0),
+        ("1e2", 100.0),
+        (".5", 0.5),
+        ("90s", 90.0),
+        ("10m", 600.0),
+        ("1h30m", 5400.0),
+        ("1-02:03:04", 93784.0),
+        ("4:00:00", 14400.0),
+    ],
+)
+def test_times_are_seconds_or_as_people_write_them(word, seconds):
+    assert parsed("--task-timeout", word, "t").limits.timeout == seconds
+    assert parsed("--timeout", word, "t").timeout == seconds
+    assert parsed("--grace", word, "t").grace == seconds
+    assert parsed("--follow", word, "t").follow == seconds
+
+
+@pytest.mark.parametrize("word", ["23:59", "1:30", "10x", "1h30", "-5m", "m", "inf"])
+def test_what_may_be_a_time_of_day_and_what_is_no_time_are_refused(word):
+    assert "1h30m or 1-02:03:04, not" in mistake(f"--grace={word}", "t")
+
+
+def test_a_list_with_the_name_of_a_time_is_no_value_of_follow(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "10m").touch()
+    assert parsed("--follow", "10m").tasklist == "10m"
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600, 20 * 3600])
+def test_a_deadline_may_be_a_time_of_day_the_next_one(ahead):
+    now = time.time()
+    at = time.localtime(now + ahead)
+    deadline = parsed("--deadline", time.strftime("%H:%M:%S", at), "t").policy.deadline
+    assert deadline is not None
+    found = time.localtime(deadline)
+    assert found[3:6] == at[3:6]
+    assert now - 2 < deadline < now + 25 * 3600 + 2
+
+
+def test_the_version_has_a_short_option():
+    with pytest.raises(HelpAsked, match=r"^mpifarm \d"):
+        parsed("-V")

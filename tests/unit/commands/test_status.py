@@ -478,7 +478,7 @@ def test_odd_seconds_are_a_mistake(site, run, seconds):
 
 @pytest.mark.parametrize(
     "words",
-    ["--watch 5s tasks.txt", "tasks.txt --watch x", "--watch 1m tasks.txt_workdir"],
+    ["--watch 5x tasks.txt", "tasks.txt --watch x", "--watch 1y tasks.txt_workdir"],
 )
 def test_a_word_behind_watch_that_is_no_number_is_told(site, run, words):
     with pytest.raises(InputError, match=r"--watch takes seconds, 0\.1 or more, or"):
@@ -518,6 +518,7 @@ def test_a_time_of_another_day_has_its_day():
         (["--watch", "d"], 2.0),
         (["--watch", "0.1", "d"], 0.1),
         (["--watch=7", "d"], 7.0),
+        (["--watch=1m30s", "d"], 90.0),
         (["--watch", "1e9", "d"], None),
         (["--watch=1e9", "d"], 24 * 3600.0),
     ],

@@ -1,0 +1,129 @@
+"""``mpifarm help TOPIC``: some lines about one thing, and the page with all of it.
+
+Rules of this file: pure; imported for this question only.  A topic is a word that a
+user has in mind.  Subcommands are topics, too: main asks their own --help.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Final
+
+from mpifarm.commands import SUBCOMMANDS
+from mpifarm.commands.option_values import usage_error
+
+_TOPICS: Final[Mapping[str, str]] = {
+    "arguments ::: parallel": """\
+mpifarm 'convert {} {.}.png' ::: *.jpg      once for each argument
+mpifarm 'run {1} {2}' ::: a b ::: 1 2       all combinations (:::+ links them)
+mpifarm 'run {}' :::: names.txt             an argument a line (- is stdin)
+Replacement strings and quoting are those of GNU parallel; options of the farm stand
+in front of the command.  The workdir is mpifarm_workdir, or --workdir DIR.
+Page: docs/arguments.md
+""",
+    "defaults config options environment variables": """\
+Options that nobody types: mpifarm.ini here, ~/.config/mpifarm/config.ini,
+/etc/mpifarm/*.ini (section [options]), and variables as MPIFARM_PROC=32.  The command
+line wins; --no-NAME undoes.  mpifarm config shows each value and where it is from.
+Page: docs/defaults.md.  All options: mpifarm --help
+""",
+    "exit status statuses": """\
+0   all tasks of the list are finished
+1   nothing is left to do; some tasks failed: mpifarm why LIST, mpifarm retry LIST
+2   the command line or an input is wrong; nothing was started
+3   nothing is left to start; some tasks are with another farm, or in no file
+70  a defect of mpifarm
+75  tasks are left: give the same command again to go on
+Page: README.md
+""",
+    "failures failed retry retries": """\
+mpifarm why LIST      why tasks failed, in groups, one for each cause
+mpifarm log LIST ID   what a task has written
+mpifarm retry LIST    put failed tasks back; then give the farm's command again
+--retries N runs a failed task up to N times more, --max-failures N stops the farm.
+Page: docs/when-tasks-fail.md
+""",
+    "files workdir": """\
+LIST_workdir (or --workdir DIR) has all that is known of a list:
+finished, failed, toprocess   lines of task id and command
+logs/log_ID                   what the task has written
+attempts.tsv                  a line for each attempt: outcome, host, seconds, ...
+result.json                   the last farm's summary
+timeline.json                 for https://ui.perfetto.dev
+The subcommands take the list or the workdir.  Page: docs/protocol.md
+""",
+    "gpus cpus cores memory": """\
+--proc N (-n N, -j N) is the number of tasks at one time on each rank.
+--bind gives each worker its own CPUs, --gpus auto its own GPU, and --task-memory 4G
+limits the memory of each process of a task.
+Page: docs/cpus-and-gpus.md
+""",
+    "list lists tasklist tasks": """\
+A list is a text file of commands, one a line, as you would type them.  Blank lines and
+lines that begin with # don't count, but for #BARRIER and #AFTER (docs/order.md).  The
+id of a task is its place, from 0.  The list - is standard input.
+mpifarm add LIST 'COMMAND' adds tasks, also while a farm runs (docs/adding-tasks.md).
+disBatch's, GREASY's and others' lists: docs/lists-from-other-tools.md
+""",
+    "logs output progress": """\
+What a task writes is in LIST_workdir/logs/log_ID; mpifarm log LIST ID prints it.
+--logs packed keeps all of it in a few files, --logs failed that of failed tasks alone.
+mpifarm status LIST says how far a farm is, and how long it takes still; --watch, again
+and again.  Pages: docs/logs.md, docs/what-is-going-on.md
+""",
+    "mpi ranks nodes": """\
+mpirun -n 4 python -m mpifarm tasks.txt
+srun --mpi=pmi2 -N 8 python -m mpifarm tasks.txt      (pmix for Open MPI)
+One rank a node is right: each has --proc workers.  The farm goes on if ranks die where
+the launcher lets the others live.  mpifarm selftest tests MPI and disks.
+Pages: docs/large-jobs.md, docs/when-ranks-fail.md
+""",
+    "order after barrier dependencies": """\
+#BARRIER in a list: all tasks above it end before those below start.
+#AFTER 3,7-9 before a line: its task starts when these have finished.
+Page: docs/order.md
+""",
+    "resume restart continue": """\
+Give the same command again: it goes on where the last one stopped or was killed, and
+runs no finished task again.  mpifarm retry LIST puts failed tasks back first.  To start
+afresh, remove the workdir while no farm runs.
+""",
+    "signals stop drain": """\
+Sent to any rank, a signal acts on the whole farm:
+USR1             stop: end the running tasks, put them back, exit 75
+TERM, INT, HUP   the same without the grace time
+USR2             drain: start no more tasks, finish the running ones
+From elsewhere: mpifarm drain LIST, mpifarm cancel LIST ID, mpifarm hold LIST.
+Pages: docs/signals.md, docs/telling-a-farm.md
+""",
+    "slurm pbs lsf sge jobs": """\
+mpifarm submit -N 8 -t 4:00:00 tasks.txt   write a job script, and submit it
+mpifarm submit --until-done ...            go on in further jobs until all is done
+mpifarm jobs                               the scripts, to copy
+Pages: docs/submit.md, docs/batch-systems.md
+""",
+    "time timeout durations walltime": """\
+--timeout TIME stops the farm, --task-timeout TIME ends a task that takes longer, and
+--grace TIME lies between TERM and KILL.  A TIME is seconds, or 90s, 10m, 1h30m or
+1-02:03:04.  The end of a job is known from the batch system, or --deadline 23:59.
+Pages: docs/time-left.md, docs/when-tasks-fail.md
+""",
+}  # fmt: skip
+"""Texts by the words for them; the first word is the topic's name."""
+
+_BY_WORD: Final = {
+    word: text for words, text in _TOPICS.items() for word in words.split()
+}
+
+
+def find_topic(word: str) -> str:
+    """Return the text of a topic; raise InputError that names the nearest ones."""
+    text = _BY_WORD.get(word.lower())
+    if text is not None:
+        return text
+    near = get_close_matches(word.lower(), [*SUBCOMMANDS, *_BY_WORD], n=1)
+    if near:
+        raise usage_error(f"there is no topic {word!r}: did you mean {near[0]}?")
+    names = ", ".join(words.split()[0] for words in _TOPICS)
+    raise usage_error(
+        f"there is no topic {word!r}: the subcommands are topics, and {names}"
+    )

@@ -1,0 +1,56 @@
+"""``mpifarm help TOPIC``."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import mpifarm
+from mpifarm.commands import SUBCOMMANDS
+from mpifarm.commands.options import ALL_NAMES
+from mpifarm.commands.topics import _TOPICS, find_topic
+from mpifarm.errors import InputError
+
+ROOT = Path(mpifarm.__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("exit", "75  tasks are left: give the same command again to go on"),
+        ("STATUS", "70  a defect of mpifarm"),
+        ("files", "attempts.tsv"),
+        ("slurm", "mpifarm submit -N 8"),
+        (":::", "mpifarm 'convert {} {.}.png' ::: *.jpg"),
+        ("resume", "the same command again"),
+    ],
+)
+def test_a_topic_is_some_lines_about_a_word(word, line):
+    assert line in find_topic(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("slrum", "did you mean slurm?"),
+        ("submitt", "did you mean submit?"),
+        ("xyzzy", "the subcommands are topics, and arguments, defaults, exit"),
+    ],
+)
+def test_an_unknown_topic_is_told_with_the_nearest(word, said):
+    with pytest.raises(InputError) as caught:
+        find_topic(word)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("text", _TOPICS.values())
+def test_a_topic_names_what_is_there(text):
+    assert text.endswith("\n")
+    assert max(map(len, text.split("\n"))) <= 88
+    assert len(text.split("\n")) <= 9
+    for page in re.findall(r"[\w/-]+\.md", text):
+        assert (ROOT / page).is_file(), page
+    for name in re.findall(r"(?<!\S)--[a-z]+(?:-[a-z]+)*(?![A-Za-z-])", text):
+        assert name in ALL_NAMES or any(name in each for each in SUBCOMMANDS.values())
+    for name in re.findall(r"mpifarm ([a-z]+) (?:LIST|-)", text):
+        assert name in {*SUBCOMMANDS, "help"}, name
