@@ -259,8 +259,8 @@ def test_options_and_sections_that_change_nothing_are_told(monkeypatch):
     )
     asked: list[Any] = []
 
-    def find(*given: Any) -> list[str]:
-        asked.append(given)
+    def find(*given: Any, **more: Any) -> list[str]:
+        asked.append((*given, *more.items()))
         return [f"warning {len(asked)}"]
 
     monkeypatch.setattr(first_words, "find_unused", find)
@@ -269,7 +269,7 @@ def test_options_and_sections_that_change_nothing_are_told(monkeypatch):
     assert [*warn_of_unused(farm.context, runner)] == ["warning 1", "warning 2"]
     assert asked == [
         (farm.context.settings, runner, {"A": "b"}),
-        (({"A": "b"}, "some.ini"), "mine", "its", ()),
+        (({"A": "b"}, "some.ini"), "mine", "its", (), ("is_typed", True)),
     ]
 
 
