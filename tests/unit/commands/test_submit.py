@@ -9,7 +9,9 @@ import os
 import pytest
 
 from mpifarm.commands import jobs, submit
+from mpifarm.commands.submit_words import name_status
 from mpifarm.errors import InputError
+from mpifarm.model.settings import Settings
 from mpifarm.submit.samples import DESCRIPTIONS, write_samples
 from mpifarm.system.console import Console
 
@@ -144,6 +146,48 @@ def test_to_see_a_script_writes_nothing(desk):
     assert text.startswith("#!/bin/bash\n# Written by: mpifarm submit -N 8 -t 4h ")
     assert "\nset -- tasks.txt --grace 7\n" in text
     assert sorted(desk.rglob("*")) == before
+
+
+def test_each_option_reaches_the_script(desk):
+    words = "-N 3 -t 90 -A phys -p long --qos high -c 4 -J mine --after any:7 --chain"
+    text = run(desk, *words.split(), "--supervise", "--print", "tasks.txt")
+    for directive in (
+        *("--job-name=mine --time=1:30:00", "--no-kill", "--dependency=afterany:7"),
+        "--account=phys --partition=long --qos=high",
+        "--nodes=3 --ntasks-per-node=1 --cpus-per-task=4",
+    ):
+        assert directive in text
+    assert "$(sbatch --parsable" in text
+    words = "-t 5 -c 2 --scheduler sge --pe smp --array 3 --until-done"
+    assert "--array and --until-done contradict" in refuse(
+        desk, *words.split(), "--print", "tasks.txt"
+    )
+    words = "-t 5 -c 2 --scheduler sge --pe smp --array 3 --print"
+    text = run(desk, *words.split(), "tasks.txt")
+    assert "#$ -pe smp 2\n#$ -t 1-3\n" in text
+    text = run(desk, "-t", "10", "--backfill", "--print", "tasks.txt")
+    assert "--time-min=0:02:00" in text
+    assert "--until-done" in run(
+        desk, "-t", "10", "--until-done", "--print", "tasks.txt"
+    )
+
+
+def test_a_database_is_submitted_as_any_list(desk):
+    from mpifarm.database import schema
+    from mpifarm.database import tasks as statements
+
+    with schema.creating(str(desk / "tasks.db")) as connection:
+        statements.insert_plain(connection, 0, [b"true"])
+    assert "set -- tasks.db" in run(desk, "-t", "5", "--print", "tasks.db")
+
+
+def test_the_command_for_the_state_names_the_list_or_its_workdir():
+    assert name_status(Settings("a b.txt", "a b.txt_workdir")) == (
+        "mpifarm status 'a b.txt'"
+    )
+    assert name_status(Settings("tasks.txt", "other")) == (
+        "mpifarm status other --list tasks.txt"
+    )
 
 
 @pytest.mark.parametrize("option", [["--mem=16G"], ["--directive", "--mem=16G"]])

@@ -270,9 +270,10 @@ def test_what_users_set_for_all_their_jobs_holds_unless_they_type_another():
     wishes = take_variables(Wishes(), "slurm", SBATCH | {"SBATCH_PARTITION": "long"})
     assert (wishes.account, wishes.qos, wishes.seconds) == ("phys", "high", 86400)
     assert wishes.partition == "long"
-    typed = Wishes(account="bio", seconds=60.0)
-    wishes = take_variables(typed, "slurm", SBATCH)
+    typed = Wishes(account="bio", partition="gpu", seconds=60.0)
+    wishes = take_variables(typed, "slurm", SBATCH | {"SBATCH_PARTITION": "long"})
     assert (wishes.account, wishes.qos, wishes.seconds) == ("bio", "high", 60)
+    assert wishes.partition == "gpu"
     assert take_variables(typed, "pbs", SBATCH) is typed
     with pytest.raises(InputError, match="SBATCH_TIMELIMIT is no time"):
         take_variables(Wishes(), "slurm", {"SBATCH_TIMELIMIT": "soon"})
@@ -284,6 +285,7 @@ def test_what_users_set_for_all_their_jobs_holds_unless_they_type_another():
 def test_the_scheduler_is_the_one_that_is_here_or_named():
     assert find_scheduler(Wishes(), Cluster(), {}) == "slurm"
     assert find_scheduler(Wishes(), Cluster(here=("qsub",)), {}) == "pbs"
+    assert find_scheduler(Wishes(scheduler="slurm"), Cluster(), {}) == "slurm"
     wishes = Wishes(scheduler="lsf")
     with pytest.raises(InputError, match="there is no bsub here, by which LSF takes"):
         find_scheduler(wishes, Cluster(), {})
