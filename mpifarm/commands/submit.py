@@ -20,7 +20,7 @@ from mpifarm.commands.misspelt import find_near
 from mpifarm.commands.options import ALL_NAMES, parse_line
 from mpifarm.commands.sink import write_all
 from mpifarm.commands.subcommand import SubcommandParser
-from mpifarm.commands.submit_words import Teller
+from mpifarm.commands.submit_words import Teller, warn_of_own_directory
 from mpifarm.commands.target import patience_of
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.farm.input_check import check_input
@@ -124,7 +124,8 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     if chosen.print:
         _show(found, source)
         return ExitStatus.ALL_FINISHED
-    for warning in checked.warnings:
+    own = warn_of_own_directory(settings, source.directory)
+    for warning in filter(None, [*checked.warnings, own]):
         console.print_error(warning)
     teller = Teller(console, settings, checked.tasks, as_json=chosen.json)
     _submit(found, source, programs, teller)

@@ -5,6 +5,7 @@ commands for it after that.
 """
 
 import json
+import os
 import shlex
 from collections.abc import Iterator
 from typing import Final
@@ -63,6 +64,24 @@ class Teller:
             f"  log:     {commands.log}\n"
             f"  cancel:  {commands.cancel}\n"
         )
+
+
+_OF_A_NODE: Final = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - they are told of
+"""Directories that each node has for itself on most clusters."""
+
+
+def warn_of_own_directory(settings: Settings, here: str) -> str:
+    """Return the warning of a list, a workdir or a directory that a job won't see."""
+    for path in (settings.tasklist, settings.workdir, settings.chdir or here):
+        real = os.path.realpath(os.path.join(here, path))
+        for own in _OF_A_NODE:
+            if real == own or real.startswith(f"{own}/"):
+                return (
+                    f"WARNING: {path} is in {own}, which on most clusters each node has"
+                    " for itself: unless it is shared here, put the list and its"
+                    " workdir elsewhere, else the job will not find them"
+                )
+    return ""
 
 
 def describe(

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from mpifarm.commands import jobs, submit
-from mpifarm.commands.submit_words import name_status
+from mpifarm.commands.submit_words import name_status, warn_of_own_directory
 from mpifarm.errors import InputError
 from mpifarm.model.settings import Settings
 from mpifarm.submit.samples import DESCRIPTIONS, write_samples
@@ -179,6 +179,21 @@ def test_a_database_is_submitted_as_any_list(desk):
     with schema.creating(str(desk / "tasks.db")) as connection:
         statements.insert_plain(connection, 0, [b"true"])
     assert "set -- tasks.db" in run(desk, "-t", "5", "--print", "tasks.db")
+
+
+@pytest.mark.parametrize("own", ["/tmp", "/var/tmp", "/dev/shm"])
+def test_what_each_node_has_for_itself_is_warned_of(own):
+    shared = Settings("tasks.txt", "tasks.txt_workdir")
+    assert warn_of_own_directory(shared, "/home/me") == ""
+    assert warn_of_own_directory(shared, "/tmpfiles") == ""
+    warning = warn_of_own_directory(shared, f"{own}/me")
+    assert warning.startswith(f"WARNING: tasks.txt is in {own}, which on most clusters")
+    for settings in (
+        Settings(f"{own}/tasks.txt", "w"),
+        Settings("tasks.txt", f"{own}/w"),
+        Settings("tasks.txt", "w", chdir=own),
+    ):
+        assert f"is in {own}, which" in warn_of_own_directory(settings, "/home/me")
 
 
 def test_the_command_for_the_state_names_the_list_or_its_workdir():
