@@ -7,7 +7,7 @@ looks at a workdir of files looks at a database, too, and needs no second way.
 import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -15,9 +15,14 @@ from mpifarm.audit.audit import ClaimView, Contents
 from mpifarm.audit.snapshot import glance
 from mpifarm.database import tasks as statements
 from mpifarm.database.errors import damaged_at
-from mpifarm.database.farming import PLAIN_FARMER
+from mpifarm.database.farming import (
+    PLAIN_FARMER,
+    PlainAttempt,
+    read_plain_attempts,
+)
 from mpifarm.database.schema import Scan, check_integrity
 from mpifarm.database.tasks import TaskState
+from mpifarm.store.attempts import parse_time
 from mpifarm.store.database_reading import (
     DatabaseTasks,
     read_moment,
@@ -40,6 +45,8 @@ class DatabaseReading(NamedTuple):
     cancelled: frozenset[int]
     statuses: Mapping[int, int]
     """The status of each failed task by its row, -n for signal n."""
+    plain: Mapping[int, PlainAttempt]
+    """The last attempts of plain farmers, which are in no other file."""
 
 
 def read_database(
@@ -76,6 +83,7 @@ def read_database(
         early = {*ids[TaskState.TO_PROCESS]} - shared
         waiting = sorted(early.union(ids[TaskState.WAITING]))
         statuses = statements.read_failed_statuses(copy)
+        plain = {each.taskid: _checked(each) for each in read_plain_attempts(copy)}
         claims = _share_out(found.claims, statements.find_holders(copy))
         contents = found._replace(
             toprocess=encode_lines(sorted(shared), texts),
@@ -86,7 +94,15 @@ def read_database(
             locked=not trouble,
         )
     cancelled = frozenset(ids[TaskState.CANCELLED])
-    return DatabaseReading(tasks, contents, trouble, cancelled, statuses)
+    return DatabaseReading(tasks, contents, trouble, cancelled, statuses, plain)
+
+
+def _checked(attempt: PlainAttempt) -> PlainAttempt:
+    """Return an attempt without a start that is no time: users may write anything."""
+    with suppress(ValueError):
+        parse_time(attempt.started.encode())
+        return attempt
+    return attempt._replace(started="")
 
 
 def _read_workdir(target: Target, machine: Machine) -> Contents:

@@ -42,7 +42,8 @@ def explain_failures(view: View) -> Explanation:
     grouper = CauseGrouper()
     for failure in _find_failures(view, taskids, attempts):
         grouper.add(failure)
-    ran = count_by_host(view.paths) if taskids else {}
+    ran = Counter(count_by_host(view.paths) if taskids else {})
+    ran.update(each.host for each in view.plain.values() if taskids)
     return Explanation(grouper.groups(ran or None), ran, attempts)
 
 
@@ -51,6 +52,11 @@ def _find_failures(
 ) -> Iterator[Failure]:
     # One byte more than the end, so that it is known whether its first line is whole.
     for taskid, tail in read_ends(view.paths.logs, taskids, TAIL + 1):
+        if taskid in view.plain:
+            last = view.plain[taskid]
+            how = last.outcome, last.status or 0, last.signal or 0, last.host
+            yield Failure(taskid, *how, view.text(taskid), tail)
+            continue
         attempt = find_attempt(attempts, taskid)
         if attempt is None:
             yield Failure(taskid, "failed", 0, command=view.text(taskid), tail=tail)

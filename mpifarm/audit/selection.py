@@ -5,7 +5,7 @@ at.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import cache, partial
 from itertools import chain, compress
@@ -126,11 +126,27 @@ class _Matcher:
                     columns[Column.HOST],
                 )
             ]
+            self._judge_plain(block, flags, is_wanted)
             found = [*compress(block, flags)]
             if self._needs_time:
                 yield self._choose(found, [*compress(columns[Column.SECONDS], flags)])
             else:
                 yield _Found(found, ())
+
+    def _judge_plain(
+        self,
+        taskids: Sequence[int],
+        flags: list[bool],
+        is_wanted: Callable[[bytes, bytes, bytes], bool],
+    ) -> None:
+        """Set the flags of tasks that plain farmers ran; nobody knows how long."""
+        plain = self._view.plain
+        for place, taskid in enumerate(taskids) if plain else ():
+            if taskid in plain:
+                last = plain[taskid]
+                status = b"" if last.status is None else b"%d" % last.status
+                fields = last.outcome.encode(), status, last.host.encode()
+                flags[place] = not self._needs_time and is_wanted(*fields)
 
     def _find_running(self, taskids: list[int]) -> _Found:
         places = [self._view.running[taskid] for taskid in taskids]

@@ -74,6 +74,7 @@ from mpifarm.tasklists import TaskList, find_constraints
 
 if TYPE_CHECKING:
     from mpifarm.audit.databases import DatabaseReading
+    from mpifarm.database.farming import PlainAttempt
 
 
 class State(Enum):
@@ -165,12 +166,15 @@ class View:
         held: Held = NOTHING_HELD,
         troubles: Sequence[str] = (),
         cancelled: Collection[int] = (),
+        plain: "Mapping[int, PlainAttempt] | None" = None,
     ) -> None:
         self.target = target
         self.paths = WorkdirPaths(os.path.abspath(target.workdir))
         self.tasks = tasks
         self.tasklist = tasklist
         self._cancelled = cancelled
+        self.plain: Mapping[int, PlainAttempt] = plain or {}
+        """The last attempts of plain farmers, as far as the list itself knows them."""
         self.list_is_known = tasklist is not None and not has_own_state
         self.has_own_state = has_own_state
         self.claims = contents.claims
@@ -484,6 +488,7 @@ def _view_database(target: Target, reading: "DatabaseReading") -> View:
         held=held,
         troubles=[each for each in (reading.trouble, trouble) if each],
         cancelled=reading.cancelled,
+        plain=reading.plain,
     )
 
 

@@ -96,6 +96,9 @@ class _Objects:
         states = [*self._view.states(taskids)]
         begins = map(_encode_begin, states, *columns[Column.ATTEMPT : Column.STARTED])
         are_shown = [*begins]
+        if plain := self._view.plain:
+            pairs = zip(taskids, are_shown, strict=True)
+            are_shown = [b"" if taskid in plain else shown for taskid, shown in pairs]
         commands = self._encode_commands(taskids, columns[Column.COMMAND])
         everything: list[Sequence[Any]] = [
             *(taskids, are_shown, *columns[Column.STARTED : Column.COMMAND], commands)
@@ -125,7 +128,8 @@ class _Objects:
 
     def _encode_other(self, taskid: int, state: State, command: bytes) -> bytes:
         """Return the object of a task whose attempt is not shown as it is."""
-        if state in _CLAIMED or taskid in self._attempts.lines:
+        is_known = taskid in self._attempts.lines or taskid in self._view.plain
+        if state in _CLAIMED or is_known:
             known = _encode_keys(self._describe(taskid, state))
         else:
             known = _encode_unknown(state)
@@ -140,6 +144,11 @@ class _Objects:
             known = place._asdict()
             found |= {name: known[name] for name in _OF_ATTEMPT if name in known}
             found["seconds"] = round(self._now - place.started, 3)
+        elif last := self._view.plain.get(taskid):
+            found |= {"attempt": last.attempt, "outcome": last.outcome or None}
+            found |= {"status": last.status, "signal": last.signal, "host": last.host}
+            if last.started:
+                found["started"] = parse_time(last.started.encode())
         elif attempt and is_not_run(attempt.outcome.encode()):
             if state is State.FAILED:
                 found["outcome"] = attempt.outcome

@@ -136,7 +136,8 @@ class _Lines:
         texts = self._view.encoded_texts(taskids)
         states = self._view.states(taskids)
         ends = [*map(self._find_end, states, *columns[Column.OUTCOME : Column.RANK])]
-        if self._table.last is not None or not (texts and all(ends)):
+        are_ours = self._view.plain.keys().isdisjoint(taskids)
+        if self._table.last is not None or not (texts and all(ends) and are_ours):
             return b""
         try:
             values = zip(
@@ -210,12 +211,15 @@ class _Rows:
             self._find_texts(taskids),
             strict=False,  # the cells of `_PLACE` are without end
         )
-        if all(have_run) and State.RUNNING not in states:
+        plain = self._view.plain
+        if all(have_run) and State.RUNNING not in states and not plain:
             return [*rows]
         facts = zip(states, have_run, rows, strict=True)
         return [
             self._running(row)
             if state is State.RUNNING
+            else self._plain(row, state)
+            if plain and int(row[0]) in plain
             else row
             if has_run
             else (*row[:-3], "", "", row[-1])
@@ -239,6 +243,18 @@ class _Rows:
         where = (place.host, str(place.rank), str(place.worker))
         how = (State.RUNNING.value, "", "")
         return (taskid, *how, *where, seconds, start.decode(), text)
+
+    def _plain(self, row: tuple[str, ...], state: State) -> tuple[str, ...]:
+        """Return the cells of a task of a plain farmer, which tells no duration."""
+        last = self._view.plain[int(row[0])]
+        signum = b"%d" % (last.signal or 0)
+        words = outcome_in_words(last.outcome.encode(), signum, state)
+        status = "" if last.status is None else str(last.status)
+        starts = self._times.find([last.started.encode()] if last.started else [])
+        start = b"".join(starts).decode()
+        places = [""] * len(_PLACE) if self._has_places else []
+        ended = (state.value, words, status, last.host)
+        return (row[0], *ended, *places, "", start, row[-1])
 
 
 @cache  # Most attempts ended as others, on the same host.

@@ -77,6 +77,43 @@ def find_start(
     return PlainStart(row[0] or "", row[1] + 1) if row else None
 
 
+class PlainAttempt(NamedTuple):
+    """The last attempt of a task under a plain farmer; it has no end while it runs."""
+
+    taskid: int
+    farmer: str | None
+    """Who runs it, None if it has ended."""
+    attempt: int
+    outcome: str
+    status: int | None
+    signal: int | None
+    host: str
+    started: str
+
+
+def read_plain_attempts(connection: sqlite3.Connection) -> Iterator[PlainAttempt]:
+    """Yield the attempts of plain farmers that run, or were the last ones to end."""
+    rows = connection.execute(
+        "SELECT id, NULL, attempt, coalesce(outcome, ''), CAST(status AS INTEGER),"
+        " CAST(signal AS INTEGER), host, coalesce(started, '') FROM tasks"
+        " WHERE seconds IS NULL AND host IS NOT NULL"
+        " AND (state = 'finished' OR state = 'failed')"
+        " UNION ALL "
+        "SELECT id, farm, attempt + 1, '', NULL, NULL, '', coalesce(started, '')"
+        " FROM tasks WHERE state = 'running' AND state <> 'finished'"
+        " AND farm LIKE 'PyTaskFarmer %'"
+    )
+    for row in rows:
+        attempt = PlainAttempt(*row)
+        host = attempt.host or host_of(attempt.farmer or "")
+        yield attempt._replace(host=host)
+
+
+def host_of(farmer: str) -> str:
+    """Return the host in the name of a plain farmer, "" if there is none."""
+    return farmer.removeprefix(PLAIN_FARMER).rpartition(" ")[0]
+
+
 # ---- queues --------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ Rules of this file: pure; lines without newlines.  Names of tasks, hosts and fil
 import shlex
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -136,8 +137,14 @@ def _describe_others(status: Status) -> Iterator[str]:
             " no attempt of mpifarm's: a PyTaskFarmer has run"
             f" {agree(status.by_others, 'it', 'them')}"
         )
-    nowhere = status.counts[State.NOWHERE]
-    if nowhere and status.view.match is not ListMatch.EDITED:  # else ids mean nothing
+    runs = Counter(each.farmer for each in status.view.plain.values() if each.farmer)
+    for farmer, count in sorted(runs.items()):
+        them = agree(count, "it", "them")
+        yield f"{farmer} runs {counted(count)}, or was killed with {them}"
+    nowhere = status.counts[State.NOWHERE] - runs.total()
+    if (
+        nowhere > 0 and status.view.match is not ListMatch.EDITED
+    ):  # else ids mean nothing
         check = shlex.join(["mpifarm", "check", *words_of(status.view.target)])
         them = agree(nowhere, "it", "them")
         yield (

@@ -35,6 +35,7 @@ def view(tmp_path) -> Any:
 
     return SimpleNamespace(
         paths=WorkdirPaths(str(tmp_path)),
+        plain={},
         total=12,
         ids_in=lambda _: [1, 2, 3],
         text=lambda taskid: f"cmd {taskid}",

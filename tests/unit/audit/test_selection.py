@@ -23,6 +23,7 @@ def view() -> Any:
     }
     return SimpleNamespace(
         running=running,
+        plain={},
         total=3,
         counts=dict.fromkeys(State, 0) | {State.RUNNING: 3},
         ids_in=lambda *states: [*running] if State.RUNNING in states else [],
@@ -75,6 +76,7 @@ LINES[7] = LINES[7].replace(b"\t1234.5", b"\tsoon")
 def ended_view() -> Any:
     return SimpleNamespace(
         running={},
+        plain={},
         total=8,
         counts=dict.fromkeys(State, 0) | {key: len(ids) for key, ids in PLACES.items()},
         ids_in=lambda *states: sorted(

@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from importlib import import_module
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from mpifarm.audit.failures import explain_failures
+from mpifarm.audit.view import read_view
 from mpifarm.commands import add, check, export, hold, joblog, log, ls, retry, why
 from mpifarm.commands.status import main as status_main
 from mpifarm.database import errors, schema
 from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.target import Target
 from mpifarm.system.console import Console
 from mpifarm.system.lock import WorkdirLock
 from tests.farm_states import write_claim, write_farm
@@ -286,6 +290,90 @@ def test_a_reader_keeps_no_farm_waiting_for_a_writer_that_came_as_it_opened(
 
 
 # ---- check ---------------------------------------------------------------------------
+
+
+def end_under_plain_farmers() -> None:
+    sqlite(
+        "UPDATE tasks SET state = 'failed', attempt = 2, outcome = 'failed',"
+        " signal = 9, status = 137, host = 'n7', started = '2023-11-14T22:13:20.000Z'"
+        " WHERE id = 1",
+        "UPDATE tasks SET state = 'finished', attempt = 1, outcome = 'completed',"
+        " signal = 0, status = 0, host = 'n8', started = 'once' WHERE id = 9",
+        "UPDATE tasks SET started = '2023-11-14T22:13:20.000Z' WHERE id = 7",
+    )
+
+
+def test_the_hosts_of_plain_farmers_are_shown(database, run):
+    end_under_plain_farmers()
+    _, printed = run(ls.main, "tasks.db")
+    lines = [line.split() for line in printed.splitlines()]
+    day = time.strftime("%Y-%m-%d", time.localtime(1.7e9))
+    assert lines[2][:8] == ["1", "failed", "killed", "by", "SIGKILL", "137", "n7", day]
+    assert lines[8][:4] == ["7", "nowhere", "n1", day]
+    assert lines[10] == ["9", "finished", "0", "n8", "echo", "9"]
+
+
+@pytest.mark.parametrize(
+    ("words", "ids"),
+    [
+        (("--host", "n7"), "1"),
+        (("--host", "n1", "--status", "0"), None),
+        (("--host", "n1"), "2,4,7"),
+        (("--status", "137"), "1"),
+        (("--host", "n8", "--longer-than", "0"), None),
+    ],
+)
+def test_tasks_of_plain_farmers_are_found_by_host_and_status(database, run, words, ids):
+    end_under_plain_farmers()
+    code, printed = run(ls.main, "tasks.db", *words, "--ids")
+    found = (code, printed.strip()) if code == 0 else (code, None)
+    assert found == (0 if ids else 1, ids)
+
+
+def test_json_has_what_plain_farmers_know_of_their_tasks(database, run):
+    end_under_plain_farmers()
+    _, printed = run(ls.main, "tasks.db", "--json")
+    tasks = json.loads(printed)["tasks"]
+    keys = "state", "attempt", "outcome", "status", "signal", "host", "started", "rank"
+    assert [[tasks[taskid][key] for key in keys] for taskid in (1, 7, 9)] == [
+        ["failed", 2, "failed", 137, 9, "n7", 1.7e9, None],
+        ["nowhere", 1, None, None, None, "n1", 1.7e9, None],
+        ["finished", 1, "completed", 0, 0, "n8", None, None],
+    ]
+
+
+def test_the_hosts_of_plain_farmers_are_shown_behind_the_first_rows(
+    database, run, monkeypatch
+):
+    for module in ("table", "ls_table"):
+        monkeypatch.setattr(f"mpifarm.commands.{module}.ROWS_MEASURED", 1)
+    _, before = run(ls.main, "tasks.db", "--ids", "--failed")
+    sqlite(
+        "UPDATE tasks SET state = 'failed', outcome = 'failed', status = 1,"
+        " signal = 0, host = 'n7' WHERE id = 2"
+    )
+    _, printed = run(ls.main, "tasks.db", "--failed", "--host", "n[27]")
+    hosts = [line.split()[3] for line in printed.splitlines()[1:]]
+    assert (before, hosts) == ("1-4\n", ["n2", "n7"])
+
+
+def test_why_names_the_hosts_of_plain_farmers(database, run):
+    end_under_plain_farmers()
+    _, printed = run(why.main, "tasks.db")
+    assert "task 1 on n7 has left no output" in printed
+
+
+def test_attempts_of_plain_farmers_are_counted_by_their_hosts(database):
+    end_under_plain_farmers()
+    target = Target("tasks.db_workdir", "tasks.db", "default", None)
+    ran = explain_failures(read_view(target, {})).ran
+    assert (ran["n7"], ran["n8"], ran["n2"]) == (1, 1, 1)
+
+
+def test_status_names_plain_farmers_with_their_tasks(database, run):
+    _, printed = run(status_main, "tasks.db")
+    assert "PyTaskFarmer n1 77 runs 1 task, or was killed with it" in printed
+    assert "in no file" not in printed.partition("PyTaskFarmer")[2]
 
 
 def test_check_tells_of_what_farmers_have_left(database, run):
