@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from shlex import quote
 
+from mpifarm.errors import InputError
 from mpifarm.model.settings import (
     STDIN_LIST,
     Arguments,
@@ -31,11 +32,25 @@ def enter_directory(settings: Settings) -> tuple[Settings, str]:
     try:
         os.chdir(settings.chdir)
     except OSError as error:
-        return settings, f"can't run commands in {settings.chdir}: {error.strerror}"
+        return settings, _explain_no_directory(settings.chdir, error)
     os.environ["PWD"] = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)  # the user's classes are where they were
     return count_from(settings, here), ""
+
+
+def check_directory(settings: Settings) -> None:
+    """Raise `InputError` if a farm could not change the directory to ``--chdir``."""
+    if settings.chdir is None:
+        return
+    try:
+        os.stat(os.path.join(settings.chdir, "."))  # asks for what chdir asks for
+    except OSError as error:
+        raise InputError(_explain_no_directory(settings.chdir, error)) from error
+
+
+def _explain_no_directory(path: str, error: OSError) -> str:
+    return f"can't run commands in {path}: {error.strerror}"
 
 
 def count_from(settings: Settings, here: str) -> Settings:

@@ -4,7 +4,7 @@ Rules of this file: a farm without hooks imports nothing for them.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ def with_hooks(context: RankContext) -> RankContext:
     places = [*filter(os.path.lexists, find_site_places(environ))]
     if settings.hooks == HookSettings() and not places:
         return context
-    hooks = _find_own(settings, environ)
+    hooks = find_own_hooks(settings, environ)
     for place in places:
         from mpifarm.hooks.site import find_site_hooks
 
@@ -39,20 +39,28 @@ def with_hooks(context: RankContext) -> RankContext:
     return replace(context, hooks=tuple(hooks))
 
 
-def check_hooks(context: RankContext) -> None:
+def check_hooks(
+    hooks: "Sequence[HookDefinition]", environment: Mapping[bytes, bytes]
+) -> None:
     """Raise InputError for a class of the command line that can't be a hook.
 
     One of the site is told later, and left out: no user's job ends because of it.
+    `environment` is that of the commands.
     """
-    for each in context.hooks:
+    for each in hooks:
         if each.python_class and not each.by_site:
             from mpifarm.hooks.helper import find_fault
 
-            if why := find_fault(each, context.environment):
+            if why := find_fault(each, environment):
                 raise InputError(f"--hook {each.name}: {why}")
 
 
-def _find_own(settings: Settings, environ: Mapping[str, str]) -> "list[HookDefinition]":
+def find_own_hooks(
+    settings: Settings, environ: Mapping[str, str]
+) -> "list[HookDefinition]":
+    """Return the hooks of the command line; raise InputError for a wrong one."""
+    if settings.hooks == HookSettings():
+        return []
     from mpifarm.hooks.definitions import HookDefinition, HookKind, define_by_options
     from mpifarm.plugins.registry import find_hook, find_search_path
     from mpifarm.system.trust import find_stranger

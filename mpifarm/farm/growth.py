@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mpifarm.coordinator.coordinator import Coordinator, Phase
-from mpifarm.errors import StorageError
+from mpifarm.errors import InputError, StorageError
 from mpifarm.farm.kinds import find_unlimited
 from mpifarm.farm.standard_input import InputFeed
 from mpifarm.lists.growth import (
@@ -352,6 +352,16 @@ def may_grow(tasks: TaskList) -> bool:
     texts = tasks.tasks if type(tasks) is ListTaskList else None
     is_file = isinstance(texts, PackedTexts) and texts.version is not None
     return is_file or is_plain_database(tasks)
+
+
+def check_follow(settings: Settings, tasks: TaskList) -> None:
+    """Raise `InputError` for ``--follow`` with a list that does not grow."""
+    if settings.follow is not None and not may_grow(tasks):
+        raise InputError(
+            f"--follow waits for lines in a text file, and {settings.tasklist} is read"
+            f" by the handler {settings.handler!r}, or from a pipe (the list - is"
+            " standard input): leave the option out"
+        )
 
 
 def is_plain_database(tasks: TaskList) -> bool:

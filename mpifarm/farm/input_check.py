@@ -10,7 +10,11 @@ from typing import NamedTuple
 
 from mpifarm.batch.launcher import command_environment
 from mpifarm.errors import InputError
+from mpifarm.farm.directory import check_directory
+from mpifarm.farm.expected import read_durations_of
+from mpifarm.farm.find_hooks import check_hooks, find_own_hooks
 from mpifarm.farm.first_words import find_list_faults
+from mpifarm.farm.growth import check_follow, leave_unended, read_beside_writer
 from mpifarm.farm.kinds import check_kinds
 from mpifarm.farm.opening import refuse_workdir
 from mpifarm.model.paths import WorkdirPaths
@@ -18,10 +22,17 @@ from mpifarm.model.settings import Settings
 from mpifarm.plugins.registry import find_runner, find_search_path
 from mpifarm.runners import check_runner
 from mpifarm.store.strangers import validate_contents, validate_place
-from mpifarm.store.target import Target, read_tasks
+from mpifarm.store.target import Target, find_handler_of, read_tasks
 from mpifarm.store.validate import check_not_edited
 from mpifarm.system import files
-from mpifarm.tasklists import find_constraints, is_database, keeps_own_state
+from mpifarm.tasklists import (
+    PLAIN_CLASS,
+    TaskList,
+    TasklistFileError,
+    find_constraints,
+    is_database,
+    keeps_own_state,
+)
 
 
 class CheckedInput(NamedTuple):
@@ -36,21 +47,20 @@ def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
 
     Raises `InputError`, and `StorageError` if the disk fails.
     """
+    check_directory(settings)
+    check_hooks(find_own_hooks(settings, environ), command_environment(os.environb))
     search_path = find_search_path(environ, settings.config)
     runner = find_runner(settings.runner, search_path)
     check_runner(runner)
     refuse_workdir(settings)
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     _check_place(settings, paths)
-    target = Target(
-        *(settings.workdir, settings.tasklist, settings.handler),
-        *(settings.config, settings.lock_area),
-    )
-    tasks = read_tasks(target, environ)
-    assert tasks is not None
+    tasks = _read_list(settings, environ)
+    check_follow(settings, tasks)
     if len(tasks) == 0 and settings.follow is None:
         raise InputError(f"{settings.tasklist} has no tasks: there is nothing to do")
     check_kinds(settings, find_constraints(tasks))
+    read_durations_of(settings)
     is_of_files = not (is_database(tasks) or keeps_own_state(tasks, settings.workdir))
     if is_of_files and not settings.remap:
         check_not_edited(paths, tasks.tasks, find_constraints(tasks))
@@ -59,6 +69,23 @@ def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
         *(lambda: command_environment(os.environb), lambda: False),
     )
     return CheckedInput(len(tasks), [*faults])
+
+
+def _read_list(settings: Settings, environ: Mapping[str, str]) -> TaskList:
+    """Return the tasks, without a last line that another program may be writing."""
+    target = Target(
+        *(settings.workdir, settings.tasklist, settings.handler),
+        *(settings.config, settings.lock_area),
+    )
+    try:
+        tasks = read_tasks(target, environ)
+    except TasklistFileError as error:
+        if find_handler_of(target, environ).python_class != PLAIN_CLASS:
+            raise
+        tasks = read_beside_writer(settings, error)
+    assert tasks is not None
+    leave_unended(tasks, settings)
+    return tasks
 
 
 def _check_place(settings: Settings, paths: WorkdirPaths) -> None:

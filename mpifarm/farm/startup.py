@@ -5,7 +5,7 @@ goes the same way, from its own beginning.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import (
     AbstractContextManager,
     contextmanager,
@@ -19,6 +19,7 @@ from mpifarm.errors import ExitStatus, FarmError, InputError
 from mpifarm.farm.agent import Agent
 from mpifarm.farm.context import RankContext
 from mpifarm.farm.default_words import describe_defaults
+from mpifarm.farm.expected import read_durations_of
 from mpifarm.farm.find_growth import find_growth
 from mpifarm.farm.find_hooks import check_hooks, with_hooks
 from mpifarm.farm.finish import Conclusion, FarmEnd
@@ -31,7 +32,7 @@ from mpifarm.farm.first_words import (
     warn_of_directory,
     warn_of_unused,
 )
-from mpifarm.farm.growth import explain_unended, has_changed, may_grow
+from mpifarm.farm.growth import check_follow, explain_unended, has_changed
 from mpifarm.farm.idle_nodes import IdleNodes
 from mpifarm.farm.job_end import JobEnd
 from mpifarm.farm.kinds import check_kinds, warn_of_kinds
@@ -69,14 +70,14 @@ def lead_farm(context: RankContext) -> FarmEnd:
     if context.fault:
         raise InputError(context.fault)
     context = with_hooks(context)
-    check_hooks(context)
+    check_hooks(context.hooks, context.environment)
     is_input = is_standard_input(context.settings)
     kept = KeptInput(context.settings)
     with kept.put_back_if_refused():
         context, feed = take_standard_input(context)
         opening = Opening(context)
         runner, tasks = opening.read_definitions()
-        _check_follow(context, tasks)
+        check_follow(context.settings, tasks)
         opening.patiently(lambda: check_list(context, runner, tasks))
         if len(tasks) == 0 and context.settings.follow is None:
             opening.patiently(lambda: check_not_begun(context.settings))
@@ -85,7 +86,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
             context.dismiss()
             return FarmEnd(ExitStatus.ALL_FINISHED)
         check_kinds(context.settings, find_constraints(tasks))
-        durations = _read_durations(context)
+        durations = read_durations_of(context.settings)
     warnings = opening.patiently(lambda: [*warn_of_unused(context, runner)])
     with _asked_job_end(context) as job_end:
         with kept.put_back_if_refused():
@@ -148,7 +149,7 @@ def take_over(
         leader.tell_job_end()
         agent.send_through(leader.hear)
         with suppress(InputError):  # it has been read before, and is only a help
-            leader.coordinator.forecast.expect(_read_durations(context))
+            leader.coordinator.forecast.expect(read_durations_of(context.settings))
         leader.take_over(agent, early)
         return _run_to_the_end(context, leader, agent)
 
@@ -170,17 +171,6 @@ def _join(
     return tasks, opening.join(tasks, runner, inherits)
 
 
-def _check_follow(context: RankContext, tasks: TaskList) -> None:
-    """Raise `InputError` for ``--follow`` with a list that does not grow."""
-    settings = context.settings
-    if settings.follow is not None and not may_grow(tasks):
-        raise InputError(
-            f"--follow waits for lines in a text file, and {settings.tasklist} is read"
-            f" by the handler {settings.handler!r}, or from a pipe (the list - is"
-            " standard input): leave the option out"
-        )
-
-
 def _end_input(context: RankContext, leader: Leader) -> None:
     """Tell that standard input, which is the list, is lost with the rank that read it.
 
@@ -192,15 +182,6 @@ def _end_input(context: RankContext, leader: Leader) -> None:
         "standard input was read by the rank that is lost: what had been read stands in"
         f" {context.settings.tasklist}, and no more comes",
     )
-
-
-def _read_durations(context: RankContext) -> Mapping[int, float]:
-    path = context.settings.durations
-    if path is None:
-        return {}
-    from mpifarm.lists.durations import read_durations  # for those who have a file
-
-    return read_durations(path)
 
 
 @contextmanager

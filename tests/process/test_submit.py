@@ -300,6 +300,34 @@ def test_a_job_whose_comment_slurm_keeps_is_requeued_a_few_times(desk, restarts)
     assert ("not requeued" in job.text()) == (restarts == 4)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--chdir no/such",
+        "--durations none",
+        "--hook Nope",
+        "--events no/such/x",
+        "--follow -t greasy",
+        "--limit x=1 --limit x=2",
+        "-w no/such/workdir",
+        "-r none",
+        "-t none",
+        "--config none",
+    ],
+)
+def test_what_a_start_refuses_submit_refuses_in_the_same_words(desk, mpifarm, options):
+    desk.farm.write_list(["true"])
+    desk.install("sbatch", "echo 7")
+    status, started = mpifarm(desk.farm, "tasks.txt", *options.split(), "--mpi", "off")
+    assert status == 2
+    submitted = desk.submit("-t", "5", "tasks.txt", *options.split(), status=2)
+    assert (
+        submitted.splitlines()[-1]
+        .partition("mpifarm")[2]
+        .endswith(started.splitlines()[-1].partition("mpifarm: ")[2])
+    )
+
+
 # ---- PBS and LSF ---------------------------------------------------------------------
 
 PBS_JOB = {"PBS_JOBID": "7.server", "PBS_ENVIRONMENT": "PBS_BATCH"}

@@ -115,6 +115,18 @@ def test_the_list_parts_the_job_from_the_farm(line, front, passed_on, farm):
         ("-t 5 broken.txt", "line 1 of broken.txt"),
         ("-t 5 tasks.txt -w no/such/dir", "there is no"),
         ("-t 5 tasks.txt -w bin/x/y", "there is no"),
+        (
+            "-t 5 tasks.txt --chdir no/such",
+            "run commands in no/such: No such file",
+        ),
+        ("-t 5 tasks.txt --chdir empty.txt", "in empty.txt: Not a directory"),
+        ("-t 5 tasks.txt --durations none", "can't read none (--durations)"),
+        ("-t 5 tasks.txt --durations tasks.txt", "tasks.txt line 1 (--durations)"),
+        ("-t 5 tasks.txt --hook Nope", "Nope"),
+        ("-t 5 tasks.txt --config hooks.ini --hook mine", "can't be imported"),
+        ("-t 5 tasks.txt --events no/such/x", "there is no directory"),
+        ("-t 5 tasks.txt --metrics tasks.txt", "is the tasklist itself"),
+        ("-t 5 tasks.txt --tasklist greasy --follow", "--follow waits for lines in a"),
         ("-t 5 tasks.txt", "no batch system is here (no sbatch, qsub or bsub)"),
         ("--scheduler sge -t 5 -c 1 tasks.txt", "there is no qsub here, by which Grid"),
         ("-N 2 -t 5 --print tasks.txt --mpi off", "leave it out, or submit --array 2"),
@@ -124,20 +136,37 @@ def test_the_list_parts_the_job_from_the_farm(line, front, passed_on, farm):
 def test_what_is_wrong_is_one_sentence_and_nothing_is_written(desk, line, sentence):
     (desk / "empty.txt").write_text("# nothing\n")
     (desk / "broken.txt").write_text("#AFTER 7\ntrue\n")
+    (desk / "hooks.ini").write_text("[mine]\nHook = no_module.Mine\n")
     assert sentence in refuse(desk, *line.split())
 
 
 def test_a_list_that_was_edited_since_it_was_begun_is_refused(desk):
+    begin_list(desk, "true", "false")
+    sentence = refuse(desk, "-t", "5", "--print", "tasks.txt")
+    assert "the tasklist was edited since" in sentence
+    run(desk, "-t", "5", "--print", "tasks.txt", "--remap")
+
+
+def begin_list(desk, *tasks):
     from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 
     workdir = desk / "tasks.txt_workdir"
     workdir.mkdir()
-    content = encode_fingerprint(take_fingerprint(["true", "false"]))
+    content = encode_fingerprint(take_fingerprint([*tasks]))
     (workdir / "fingerprint.json").write_bytes(content)
-    (workdir / "toprocess").write_text("0 true\n1 false\n")
-    sentence = refuse(desk, "-t", "5", "--print", "tasks.txt")
-    assert "the tasklist was edited since" in sentence
-    run(desk, "-t", "5", "--print", "tasks.txt", "--remap")
+    (workdir / "toprocess").write_text(
+        "".join(f"{n} {t}\n" for n, t in enumerate(tasks))
+    )
+
+
+def test_an_added_line_that_may_be_half_written_is_as_at_a_start(desk):
+    begin_list(desk, "true", "true")
+    (desk / "tasks.txt").write_text("true\ntrue\n#AFTER 9")
+    run(desk, "-t", "5", "--print", "tasks.txt")
+    (desk / "tasks.txt").write_text("true\ntrue\ntr")
+    words = ("-t", "5", "--print", "tasks.txt")
+    run(desk, *words)
+    assert "may be half written" in refuse(desk, *words, "--tasklist", "greasy")
 
 
 def test_to_see_a_script_writes_nothing(desk):

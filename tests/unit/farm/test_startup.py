@@ -12,6 +12,7 @@ from mpifarm.errors import ExitStatus, InputError
 from mpifarm.farm import startup
 from mpifarm.farm.context import Defaults
 from mpifarm.farm.finish import FarmEnd
+from mpifarm.farm.growth import check_follow
 from mpifarm.farm.opening import OpenedFarm
 from mpifarm.model.messages import Alive, Rejoin, Report
 from mpifarm.model.settings import (
@@ -110,6 +111,7 @@ class Started:
             begun=0.0,
             waits_for_others=False,
             hooks=(),
+            environment={},
             dismiss=lambda: self.order.append("dismiss"),
         )
         FakeLeader.made = []
@@ -386,13 +388,12 @@ def test_the_ranks_of_a_farm_are_those_of_its_mpi_or_this_one(comm, ranks):
 def test_a_list_that_does_not_grow_can_not_be_followed():
     for follow, is_refused in ((None, False), (0.0, True), (5.0, True)):
         settings = Settings("list", "list_workdir", follow=follow)
-        context: Any = SimpleNamespace(settings=settings)
         tasks: Any = LIST
         if not is_refused:
-            startup._check_follow(context, tasks)
+            check_follow(settings, tasks)
             continue
         with pytest.raises(InputError, match="leave the option out"):
-            startup._check_follow(context, tasks)
+            check_follow(settings, tasks)
 
 
 @pytest.mark.parametrize(

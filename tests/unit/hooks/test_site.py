@@ -246,12 +246,12 @@ def test_a_class_that_cannot_be_a_hook_is_refused_before_anything_begins(
     (tmp_path / "its_hooks.py").write_text(HOOKS)
     monkeypatch.syspath_prepend(tmp_path)
     hook = HookDefinition(HookKind.CLASS, options, "watch", f"its_hooks.{named}")
-    context: Any = SimpleNamespace(hooks=[hook], environment=dict(os.environb))
+    environment = dict(os.environb)
     if why:
         with pytest.raises(InputError, match=why):
-            check_hooks(context)
-        context.hooks = [replace(hook, by_site=True)]
-    check_hooks(context)
+            check_hooks([hook], environment)
+        hook = replace(hook, by_site=True)
+    check_hooks([hook], environment)
     assert not (tmp_path / "made").exists()
     assert "its_hooks" not in sys.modules
 
