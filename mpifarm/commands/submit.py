@@ -173,14 +173,14 @@ def _make_parser() -> SubcommandParser:
     with_values = (
         ("-N", "--nodes", "NODES", _count("-N")),
         ("-t", "--time", "TIME", _parse_time),
-        ("-A", "--account", "NAME", str),
-        ("-p", "--partition", "NAME", str),
-        ("", "--qos", "NAME", str),
+        ("-A", "--account", "NAME", _name("--account")),
+        ("-p", "--partition", "NAME", _name("--partition")),
+        ("", "--qos", "NAME", _name("--qos")),
         ("-c", "--cpus-per-task", "CPUS", _count("-c")),
-        ("-J", "--job-name", "NAME", str),
-        ("", "--after", "JOB", str),
+        ("-J", "--job-name", "NAME", _name("--job-name")),
+        ("", "--after", "JOB", _name("--after")),
         ("", "--array", "K", _count("--array")),
-        ("", "--pe", "NAME", str),
+        ("", "--pe", "NAME", _name("--pe")),
         ("", "--scheduler", "NAME", _parse_scheduler),
     )
     for short, name, metavar, kind in with_values:
@@ -200,6 +200,15 @@ def _count(option: str) -> Any:
         if not (word.isdecimal() and word.isascii()) or not 0 < int(word) < 10**7:
             raise InputError(f"{option} takes a number, 1 or more, not {word!r}")
         return int(word)
+
+    return parse
+
+
+def _name(option: str) -> Any:
+    def parse(word: str) -> str:
+        if not word:
+            raise InputError(f"the value of {option} is empty: is a variable not set?")
+        return word
 
     return parse
 
@@ -231,9 +240,11 @@ def split_words(argv: Sequence[str], with_value: frozenset[str]) -> Words:
     waiting = [*reversed(argv)]
     while waiting and waiting[-1].startswith("-") and waiting[-1] not in ("-", "--"):
         word = waiting.pop()
-        if word in with_value and waiting:
-            # In one word, else argparse would take a value with a dash for an option.
+        if word in with_value and waiting[-1:] and waiting[-1].startswith("-"):
+            # In one word, else argparse would take the value for an option.
             front.append(f"{word}{'=' if word[:2] == '--' else ''}{waiting.pop()}")
+        elif word in with_value and waiting:
+            front += [word, waiting.pop()]
         elif _is_passed_on(word):
             passed_on.append(word)
         else:

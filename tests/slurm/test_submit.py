@@ -133,10 +133,7 @@ def test_what_slurm_can_never_start_is_refused_and_leaves_nothing(farm, slurm):
     farm.write_list(["true"])
     refused = {
         ("-N", "99", "-t", "5"): "-N 99 is more than the partition debug gives",
-        ("-t", "5", "-p", "gpu"): "Slurm has no partition gpu here, only debug",
-        (): "no time limit is known",
         ("-t", "5", "--gres=gpu:4"): "Slurm refused the job: sbatch: error:",
-        ("-t", "5", "--no-such=4"): "unrecognized option '--no-such=4'",
         ("-t", "5", "-c", "99"): "-c 99 is more than any node",
     }
     for words, sentence in refused.items():

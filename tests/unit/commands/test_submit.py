@@ -70,10 +70,10 @@ def refuse(desk, *words):
     ("line", "front", "passed_on", "farm"),
     [
         ("tasks.txt", "", "", "tasks.txt"),
-        ("-N 2 tasks.txt -n 4", "-N2", "", "tasks.txt -n 4"),
+        ("-N 2 tasks.txt -n 4", "-N 2", "", "tasks.txt -n 4"),
         ("-N2 tasks.txt -N 3", "-N2", "", "tasks.txt -N 3"),
         ("--nodes=2 --print t", "--nodes=2 --print", "", "t"),
-        ("--mem=16G -t 9 --gres=gpu:2 t", "-t9", "--mem=16G --gres=gpu:2", "t"),
+        ("--mem=16G -t 9 --gres=gpu:2 t", "-t 9", "--mem=16G --gres=gpu:2", "t"),
         ("--directive --x=y t", "--directive=--x=y", "", "t"),
         ("--until-done -- --list -v", "--until-done", "", "--list -v"),
         ("--until-done", "--until-done", "", ""),
@@ -177,11 +177,23 @@ def test_to_see_a_script_writes_nothing(desk):
     assert sorted(desk.rglob("*")) == before
 
 
+@pytest.mark.parametrize("option", ["-A", "-p", "--qos", "-J", "--after", "--pe"])
+def test_an_empty_value_is_refused(desk, option):
+    sentence = refuse(desk, "-t", "5", option, "", "--print", "tasks.txt")
+    assert sentence.endswith("is empty: is a variable not set?")
+
+
+def test_a_directive_stands_in_the_script_as_it_was_given(desk):
+    words = ["--comment=a b", "--directive", "--gres gpu:4  -C knl"]
+    text = run(desk, "-t", "5", *words, "--print", "tasks.txt")
+    assert '\n#SBATCH "--comment=a b"\n#SBATCH --gres gpu:4  -C knl\n' in text
+
+
 def test_each_option_reaches_the_script(desk):
     words = "-N 3 -t 90 -A phys -p long --qos high -c 4 -J mine --after any:7 --chain"
     text = run(desk, *words.split(), "--supervise", "--print", "tasks.txt")
     for directive in (
-        *("--job-name=mine --time=1:30:00", "--no-kill", "--dependency=afterany:7"),
+        *("--job-name=mine-", "--time=1:30:00", "--no-kill", "--dependency=afterany:7"),
         "--account=phys --partition=long --qos=high",
         "--nodes=3 --ntasks-per-node=1 --cpus-per-task=4",
     ):

