@@ -138,29 +138,64 @@ _LAUNCHER = (
     " mpirun, before python -m mpifarm, or to mpifarm submit, before the list"
 )
 _LIST = "the list needs no option: mpifarm LIST"
+_KEPT = (
+    "each task's output is in the workdir, logs/log_ID, and mpifarm log LIST ID"
+    " prints it"
+)
+_LINES = (
+    "an argument is a line, and {} stands for it: mpifarm 'command {}' :::: FILE (or -"
+    " for standard input); further sources are linked by ::::+"
+)
+_NONE_RUNS = "nothing is kept running: mpifarm LIST starts, works, and ends"
+_PROC = "--proc N (-n N, -j N) is the number of tasks at one time on each rank"
 
 OPTIONS_OF_OTHERS: Final = _by_name({
     "--jobs -j --workers --worker -P --max-procs --np -np --nproc --nprocs --processes"
-    " --num-workers --cores": (
-        "--proc N (-n N, -j N) is the number of tasks at one time on each rank"
+    " --num-workers --cores --procs --tasks-at-once": _PROC,
+    "--resume --restart --continue --resume-failed --rerun --requeue --resume-from"
+    " --use-status-file --append": _AGAIN,
+    "--retry-failed --rerun-failed": (
+        "mpifarm retry LIST puts failed tasks back, and the same command runs them"
     ),
-    "--resume --restart --continue --resume-failed --rerun --requeue": _AGAIN,
-    "--retry-failed --rerun-failed": "mpifarm retry LIST puts failed tasks back",
-    "--joblog --job-log --logfile --log-file --report": (
+    "--joblog --job-log --logfile --log-file --report --statusfile": (
         "attempts.tsv in the workdir has a line for each attempt, and mpifarm joblog"
         " LIST --gnu prints them as GNU parallel does"
     ),
     "--results --output -o --outputdir --output-dir --error --stdout --stderr"
-    " --keep-order -k --tag --group --ungroup -u --line-buffer --lb": (
-        "each task's output is in the workdir, logs/log_ID, and mpifarm log LIST ID"
-        " prints it"
+    " --keep-order -k --group --ungroup -u --line-buffer --linebuffer --lb --files"
+    " --output-as-files --outputasfiles --res --latest-line --ll --stream": _KEPT,
+    "--tag --tagstring --ctag": (
+        "each task's output is in the workdir, logs/log_ID, and mpifarm log LIST 0-9"
+        " prints that of ten tasks, each under its id"
     ),
     "--halt --halt-on-error --fail-fast --exit-on-error --stop-on-error --bail": (
-        "--max-failures 1 stops the farm at the first failed task"
+        "--max-failures 1 stops the farm at the first failed task (fail=5% is"
+        " --max-failures 5%); tasks that run are put back"
     ),
-    "--eta --bar --status": (
+    "--max-fails --maxfails --crash-limit": (
+        "--max-failures N stops the farm when N tasks have failed, and --retries N runs"
+        " a failed task again"
+    ),
+    "--eta --bar --status --total-jobs --total --monitor": (
         "the farm shows its progress anyway, and mpifarm status LIST shows it elsewhere"
     ),
+    "--watch --wait": (
+        "a farm is waited for anyway, and mpifarm status LIST --watch shows it"
+        " elsewhere until it ends"
+    ),
+    "--delay --stagger --interval": (
+        "--start-rate 30/m starts at most thirty tasks in a minute on all ranks"
+        " together: one each two seconds"
+    ),
+    "--load --max-load --memsuspend --noswap --limit-load": (
+        "the nodes of a job are yours: --proc N is the number of tasks at one time on"
+        " each rank, and --limit NAME=N bounds the tasks of a kind"
+    ),
+    "--memory --mem-per-task --memfree": (
+        "--task-memory 4G limits each process of a task, and --proc N is the number of"
+        " tasks at one time"
+    ),
+    "--nice": "say it in the command, nice -n 10 ..., or in front: nice mpifarm LIST",
     "--dry-run --dryrun --dry_run --no-run --just-print": (
         "mpifarm check LIST says what is finished and left, and --canary 4 runs four"
         " tasks before any other"
@@ -169,26 +204,50 @@ OPTIONS_OF_OTHERS: Final = _by_name({
         "give a runner a setup, which runs before each task (docs/runners.md), or write"
         " it into the job script, before mpifarm"
     ),
-    "--wd --cwd --directory --cd -D": (
+    "--wd --cwd --directory --cd -D --task-dir": (
         "--chdir DIR is where the commands run, --workdir DIR where progress and logs"
         " are kept"
     ),
+    "--prefix --tmpdir --tempdir --server-dir --context-dir": (
+        "--workdir DIR is where progress and logs are kept (default: LIST_workdir)"
+    ),
     "--arg-file --a -a --file -f --input --taskfile --task-file --commands"
-    " --command-file --joblist --list -i": _LIST,
+    " --command-file --joblist --list -i --from-json --each-line": _LIST,
+    "--colsep -C --csv --header -d --delimiter -0 --null -I -L --max-lines --max-args"
+    " --max-replace-args -X -m --xargs --trim --rpl --parens --plus --link --xapply"
+    " --arg-sep --arg-file-sep": _LINES,
     "-q --silent": "--quiet prints warnings and errors alone",
-    "--debug": "-v prints a line for each task",
+    "--quote": "quote the command as for a shell: mpifarm 'echo \"a  b\" {}' ::: 1 2",
+    "--debug -x": "-v prints a line for each task",
+    "--will-cite --no-notice --citation --bibtex": "none is needed: leave it out",
     "--shuf --shuffle --randomize --random": (
         "tasks start in the order of the list: shuf LIST > shuffled.txt"
     ),
-    "--memory --mem-per-task --memfree": "--task-memory BYTES limits each task",
-    "--time-limit --job-timeout": (
-        "--task-timeout SECONDS is for each task, --timeout SECONDS for the farm"
+    "--priority": "tasks start in the order of the list, of which lines can be moved",
+    "--max-time --time-limit --job-timeout --task-limit --time-request": (
+        "--task-timeout TIME is for each task, --timeout TIME for the farm, and"
+        " --task-time TIME says how long a task takes"
+    ),
+    "--term-seq --termseq --killtimeout": (
+        "--grace TIME lies between TERM and KILL, and --checkpoint-signal SIG is sent"
+        " in place of TERM at a stop"
+    ),
+    "--idle-timeout --linger": "--follow TIME waits so long for lines that are added",
+    "--pin": "--bind gives each worker its own share of the rank's CPUs",
+    "--retire-cmd --no-retire --startup-only --ssh-node --context-launch"
+    " --use-address --mailto --mailfreq --mail": _NONE_RUNS,
+    "--pipe --pipepart --block --spreadstdin --fifo --cat --tmux --sem --semaphore"
+    " --fg --bg --nonall --onall --basefile --bf --transfer --trc --return --cleanup"
+    " --sqlmaster --sqlworker": (
+        "mpifarm runs a list of commands, each once, with nothing on its standard"
+        " input: write what each reads into its line"
     ),
     "--sshlogin --sshloginfile -S --slf --hosts --host -H --hostfile --machinefile"
     " --ntasks -N --nodes --ntasks-per-node --tasks-per-node --cpus-per-task -c"
     " --bind-to --map-by --cpu-bind --overlap --oversubscribe --exclusive --partition"
     " -p --account -A --qos --walltime --mem --mem-per-cpu --nodelist --exclude"
-    " --job-name -J --array --constraint --gres": _LAUNCHER,
+    " --job-name -J --array --constraint --gres --cpus --resource --cpuspertask"
+    " --taskspernode": _LAUNCHER,
 })  # fmt: skip
 """Options of other tools, with a sentence about the same in mpifarm."""
 

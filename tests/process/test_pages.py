@@ -101,7 +101,7 @@ def test_what_is_added_while_farms_wait_for_more(create_place):
     farms = [page.start("--follow tasks.txt")]
     wait_until(lambda: [*place.workdir.glob("farms/*.json")])
     page.run("mpifarm add")
-    farms.append(page.start("--follow 600"))
+    farms.append(page.start("--follow 10m"))
     wait_until(lambda: len(place.claims()) == 2)
     wait_until(lambda: len(place.finished()) == 1001)
     assert place.notes("out/3.txt") == ["seed 3 is done"]

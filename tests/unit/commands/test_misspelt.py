@@ -1,8 +1,13 @@
 """Words that a farm does not know: to the letter, what is said of each."""
 
+import re
+from pathlib import Path
+
 import pytest
 
-from mpifarm.commands import misspelt
+import mpifarm
+from mpifarm.commands import SUBCOMMANDS, misspelt
+from mpifarm.commands.options import ALL_NAMES, LONG_NAMES
 
 OPTIONS = ["--retries", "--proc", "-n", "--follow", "--limit", "--rank-timeout"]
 
@@ -37,6 +42,63 @@ def test_a_word_behind_follow_is_told_where_another_is_the_list(
     told = misspelt._explain_follow(words, tasklist, extra)
     assert told.endswith(said)
     assert bool(told) is bool(said)
+
+
+PAGE = Path(mpifarm.__file__).parent.parent / "docs" / "coming-from-parallel.md"
+
+
+def test_the_page_has_options_that_are_ours_or_are_answered():
+    rows = re.findall(r"^\| ([^|]*)\| ([^|]*)\|$", PAGE.read_text(), re.MULTILINE)
+    theirs = [name for row, _ in rows for name in re.findall(r"`(--?[\w-]+)", row)]
+    assert len(theirs) > 30
+    for name in theirs:
+        assert name in {*misspelt.OPTIONS_OF_OTHERS, *ALL_NAMES, "--retry"}, name
+    for _, answer in rows:
+        for name in re.findall(r"`(--[a-z][a-z-]*)", answer):
+            assert name in ALL_NAMES, name
+
+
+def test_an_answer_names_options_and_subcommands_that_there_are():
+    answers = {
+        *misspelt.OPTIONS_OF_OTHERS.values(),
+        *misspelt.COMMANDS_OF_OTHERS.values(),
+    }
+    known = {*ALL_NAMES, *(name for names in SUBCOMMANDS.values() for name in names)}
+    for answer in answers:
+        for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*", answer):
+            assert name in known, (name, answer)
+        for name in re.findall(r"mpifarm ([a-z]+) LIST", answer):
+            assert name in SUBCOMMANDS, (name, answer)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--halt", "--max-failures 1"),
+        ("--halt=soon,fail=5%", "--max-failures 5%"),
+        ("--delay", "--start-rate 30/m"),
+        ("--joblog", "mpifarm joblog LIST --gnu"),
+        ("--results", "logs/log_ID"),
+        ("--tag", "mpifarm log LIST 0-9"),
+        ("--load", "--limit NAME=N"),
+        ("--memfree", "--task-memory"),
+        ("--sshlogin", "mpifarm submit"),
+        ("--colsep", "::::+"),
+        ("--resume-failed", "the same command goes on"),
+        ("-k", "logs/log_ID"),
+        ("-N", "before python -m mpifarm"),
+        ("-P4", "-j N"),
+        ("-L", "an argument is a line"),
+        ("--max-fails", "--max-failures N"),
+        ("--prefix", "--workdir DIR"),
+        ("--pipe", "nothing on its standard input"),
+        ("--will-cite", "leave it out"),
+    ],
+)
+def test_an_option_of_a_peer_is_answered_in_place_of_the_nearest_spelling(word, said):
+    told = misspelt._explain_option(word, LONG_NAMES)
+    assert said in told
+    assert "did you mean" not in told
 
 
 @pytest.mark.parametrize(
