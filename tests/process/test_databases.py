@@ -113,8 +113,10 @@ def test_a_farm_that_was_killed_goes_on_where_it_was(create_database):
 
 
 def test_two_farms_share_a_database(create_database):
-    at = create_database(*["sleep 0.02"] * 100)
+    at = create_database(*["until [ -e go ]; do sleep 0.02; done"] * 100)
     farms = [at.place.start("-n", "2", name=name) for name in ("left", "right")]
+    at.place.await_notes("starts", 4)
+    at.place.allow()
     assert {farm.wait() for farm in farms} <= {0, 3}
     at.place.finish()
     assert at.starts() == dict.fromkeys(range(100), 1)
