@@ -22,13 +22,13 @@ from mpifarm.commands.sink import write_all
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.submit_words import Teller, warn_of_own_directory
 from mpifarm.commands.target import patience_of
-from mpifarm.errors import ExitStatus, InputError
+from mpifarm.errors import ExitStatus, FarmError, InputError
 from mpifarm.farm.input_check import check_input
 from mpifarm.model.durations import DURATIONS, parse_duration
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import STDIN_LIST, Settings
 from mpifarm.store.directories import find_directory, make_root
-from mpifarm.submit.asking import SUBMIT_SECONDS, Programs
+from mpifarm.submit.asking import LATE, SUBMIT_SECONDS, Programs
 from mpifarm.submit.planning import (
     Python,
     Wishes,
@@ -38,9 +38,10 @@ from mpifarm.submit.planning import (
     take_variables,
 )
 from mpifarm.submit.request import JobRequest, Launcher, Source
-from mpifarm.submit.slurm import quote_directive
+from mpifarm.submit.slurm import OPTIONS, quote_directive
 from mpifarm.submit.systems import SYSTEMS, System
 from mpifarm.system.console import Console
+from mpifarm.system.files import storage_error
 from mpifarm.system.patience import try_again
 from mpifarm.system.regular_files import open_regular
 
@@ -56,8 +57,8 @@ _EPILOG = (
     "For Slurm, any option of sbatch with a value may be given too, as --mem=16G or"
     " --constraint=knl.  The script goes into the list's workdir, and is submitted"
     " again as it stands.  Exit status: 0, the job is submitted; 2 the command line or"
-    " an input is wrong, or the batch system refuses the job; then nothing is written;"
-    " 75 the disk fails."
+    " an input is wrong, or the batch system refuses the job; then nothing is written,"
+    " unless no answer says whether the job is queued; 75 the disk fails."
 )
 
 _HELP: Final = {
@@ -92,6 +93,14 @@ class Words(NamedTuple):
     front: list[str]
     passed_on: list[str]
     farm: list[str]
+
+
+class Submission(NamedTuple):
+    """The id of a job; or "", why there is none, and whether it may be queued."""
+
+    job: str
+    why: str = ""
+    may_be_queued: bool = False
 
 
 class Plan(NamedTuple):
@@ -265,7 +274,8 @@ def _check_passed_on(words: Sequence[str], scheduler: str) -> None:
     """Raise `InputError` for an option that sbatch can't mean, or no sbatch gets."""
     for word in words:
         name = word.partition("=")[0]
-        if near := [*find_near(name, [*_HELP])]:
+        is_known = name.removeprefix("--") in OPTIONS
+        if near := [*find_near(name, [] if is_known else [*_HELP])]:
             raise InputError(
                 f"mpifarm submit has no option {name}, did you mean {near[0]}?"
             )
@@ -405,22 +415,39 @@ def _name_script(found: Plan, number: int) -> str:
 def _submit(found: Plan, source: Source, programs: Programs, tell: Teller) -> None:
     """Write the script and submit it; raise `InputError` if that is refused.
 
-    What was written for a job that is refused is removed again.
+    What was written for a job that is refused is removed again.  A job that may be
+    queued all the same needs its script.
     """
     is_new = make_root(os.path.abspath(found.workdir))
-    path, text, has_written = _write_script(found, source)
+    try:
+        path, text, has_written = _write_script(found, source)
+    except FarmError:
+        _remove_root(found, is_new=is_new)
+        raise
     request = replace(found.request, source=source._replace(path=path))
     tell.begin(found.system, request)
-    job, why = _hand_in(found.system, request, text, programs)
-    if not job:
-        if has_written:
-            with suppress(OSError):
-                os.unlink(path)
-        if is_new:
-            with suppress(OSError):
-                os.rmdir(os.path.dirname(path))
-        raise InputError(f"{found.system.title} refused the job: {why}")
-    tell.end(found.system, request, job)
+    answer = _hand_in(found.system, request, text, programs)
+    if answer.job:
+        tell.end(found.system, request, answer.job)
+        return
+    title = found.system.title
+    if answer.may_be_queued:
+        raise InputError(
+            f"{title} may have queued the job: {answer.why}; look with"
+            f" {found.system.look} before you submit it again; its script is {path}"
+        )
+    if has_written:
+        with suppress(OSError):
+            os.unlink(path)
+    _remove_root(found, is_new=is_new)
+    raise InputError(f"{title} refused the job: {answer.why}")
+
+
+def _remove_root(found: Plan, *, is_new: bool) -> None:
+    """Remove a workdir that was made for a job that there is not."""
+    if is_new:
+        with suppress(OSError):
+            os.rmdir(os.path.abspath(found.workdir))
 
 
 def _write_script(found: Plan, source: Source) -> tuple[str, str, bool]:
@@ -435,16 +462,27 @@ def _write_script(found: Plan, source: Source) -> tuple[str, str, bool]:
         text = found.system.write(request)
         content = text.encode("utf-8", "surrogateescape")
         try:
-            with open(path, "xb") as stream:
-                stream.write(content)
+            _write_new(path, content)
         except FileExistsError:
             if _is_same(path, content):
                 return path, text, False
         except OSError as error:
-            raise InputError(f"can't write {path}: {error.strerror}") from error
+            raise storage_error("write", path, error) from error
         else:
             return path, text, True
     raise InputError(f"{found.workdir} has {MAX_SCRIPTS} job scripts: remove old ones")
+
+
+def _write_new(path: str, content: bytes) -> None:
+    """Write a file that is not there yet: the whole, or nothing.  Raises OSError."""
+    with open(path, "xb") as stream:
+        try:
+            stream.write(content)
+            stream.flush()
+        except OSError:
+            with suppress(OSError):
+                os.unlink(path)
+            raise
 
 
 def _is_same(path: str, content: bytes) -> bool:
@@ -457,8 +495,8 @@ def _is_same(path: str, content: bytes) -> bool:
 
 def _hand_in(
     system: System, request: JobRequest, text: str, programs: Programs
-) -> tuple[str, str]:
-    """Submit the script.  Return the job's id, or "" and why there is none."""
+) -> Submission:
+    """Submit the script.  Return the job's id, or why there is none."""
     assert request.source is not None
     words, content = [*system.submit, request.source.path], ""
     if system.reads_stdin:
@@ -467,7 +505,9 @@ def _hand_in(
     answer = programs.run(words, content, SUBMIT_SECONDS, without)
     printed = f"{answer.errors}\n{answer.output}"
     if answer.status == 0 and (job := system.parse(answer.output)):
-        return job, ""
+        return Submission(job)
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
     told = "; ".join(lines[:3]) or f"{system.program} ended with {answer.status}"
-    return "", told
+    # Without an answer in time, the server may have taken the job all the same.
+    is_late = answer.status == LATE or "timed out" in printed
+    return Submission("", told, may_be_queued=is_late or answer.status == 0)

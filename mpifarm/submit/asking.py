@@ -15,6 +15,8 @@ ANSWER_SECONDS: Final = 30.0
 """Seconds that a program gets to answer a question."""
 SUBMIT_SECONDS: Final = 300.0
 """Seconds that a program gets to submit a job: a busy server is slow."""
+LATE: Final = 124
+"""The status of a program that has not ended in time."""
 
 
 class Answer(NamedTuple):
@@ -59,7 +61,7 @@ class Programs:
         """Run a program to its end, with `content` as its standard input.
 
         The variables `without` are not in its environment.  Status 127: it can't be
-        started; 124: it takes more than `seconds`.
+        started; `LATE`: it takes more than `seconds`.
         """
         try:
             ended = subprocess.run(
@@ -71,7 +73,7 @@ class Programs:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Answer(124, "", f"no answer within {seconds:g} s")
+            return Answer(LATE, "", f"no answer within {seconds:g} s")
         except (OSError, ValueError) as error:
             return Answer(127, "", str(error))
         output, errors = (

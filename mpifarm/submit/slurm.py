@@ -25,6 +25,21 @@ from mpifarm.submit.shell import (
     write_source,
 )
 
+_NAMES: Final = """
+account acctg-freq array batch bb bbf begin chdir cluster-constraint clusters comment
+constraint container container-id core-spec cores-per-socket cpu-freq cpus-per-gpu
+cpus-per-task deadline delay-boot dependency distribution error exclude exclusive export
+export-file extra extra-node-info get-user-env gid gpu-bind gpu-freq gpus gpus-per-node
+gpus-per-socket gpus-per-task gres gres-flags hint input job-name kill-on-invalid-dep
+licenses mail-type mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu mincpus
+network nice nodefile nodelist nodes ntasks ntasks-per-core ntasks-per-gpu
+ntasks-per-node ntasks-per-socket open-mode output partition power prefer priority
+profile propagate qos reservation signal sockets-per-node switches thread-spec
+threads-per-core time time-min tmp tres-bind tres-per-task uid wait-all-nodes wckey wrap
+"""
+OPTIONS: Final = frozenset(_NAMES.split())
+"""The options of sbatch that take a value."""
+
 CPUS: Final = '"$SLURM_CPUS_PER_TASK"'
 
 _PLAIN = re.compile(r"[\w./:@%+,=\[\]-]+", re.ASCII)

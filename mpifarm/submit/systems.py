@@ -24,13 +24,15 @@ class System(NamedTuple):
     """A batch system.
 
     `program` submits: `submit` are its first words, and the script's path follows, or
-    is its standard input (`reads_stdin`).  `parse` returns the job's id from what it
+    is its standard input (`reads_stdin`).  `look` is the command that lists the user's
+    jobs.  `parse` returns the job's id from what it
     prints, "" if there is none.  `ending` is the ending of a script's name.
     """
 
     title: str
     program: str
     submit: tuple[str, ...]
+    look: str
     ending: str
     write: Callable[[JobRequest], str]
     parse: Callable[[str], str]
@@ -115,21 +117,21 @@ def _of_grid_engine(job: str, request: JobRequest) -> Commands:
 
 SYSTEMS: Final[Mapping[str, System]] = {
     "slurm": System(
-        *("Slurm", "sbatch", ("sbatch", "--parsable"), "slurm"),
+        *("Slurm", "sbatch", ("sbatch", "--parsable"), 'squeue -u "$USER"', "slurm"),
         *(slurm.write_script, parse_sbatch, _of_slurm),
         overrides=slurm.find_overriding,
     ),
     "pbs": System(
-        *("PBS", "qsub", ("qsub",), "pbs"),
+        *("PBS", "qsub", ("qsub",), "qstat", "pbs"),
         *(pbs.write_script, parse_pbs_qsub, _of_pbs),
     ),
     "lsf": System(
-        *("LSF", "bsub", ("bsub",), "lsf"),
+        *("LSF", "bsub", ("bsub",), "bjobs", "lsf"),
         *(lsf.write_script, parse_bsub, _of_lsf),
         reads_stdin=True,
     ),
     "sge": System(
-        *("Grid Engine", "qsub", ("qsub", "-terse"), "sge"),
+        *("Grid Engine", "qsub", ("qsub", "-terse"), "qstat", "sge"),
         *(grid_engine.write_script, parse_grid_engine_qsub, _of_grid_engine),
     ),
 }

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from mpifarm.commands import submit
+from mpifarm.errors import InputError
 from mpifarm.submit.asking import Programs
 from mpifarm.system.console import Console
 from tests.farm_driver import assert_ends
@@ -253,7 +254,6 @@ def test_no_script_is_written_over_and_the_same_serves_again(desk):
     [
         ('echo "sbatch: error: Batch job submission failed: No" >&2; exit 1', "No"),
         ("exit 1", "sbatch ended with 1"),
-        ("echo nonsense", "nonsense"),
     ],
 )
 def test_a_job_that_is_refused_leaves_nothing(desk, program, words):
@@ -263,6 +263,28 @@ def test_a_job_that_is_refused_leaves_nothing(desk, program, words):
     assert "Slurm refused the job: " in text
     assert words in text.splitlines()[-1]
     assert not desk.farm.workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("echo nonsense", "may have queued the job: nonsense; look with squeue "),
+        ("exec sleep 100", "may have queued the job: no answer within 1 s; "),
+        ('echo "error: Socket timed out" >&2; exit 1', "job: error: Socket timed out;"),
+    ],
+)
+def test_a_job_that_may_be_queued_keeps_its_script(desk, program, words, monkeypatch):
+    desk.farm.write_list(["true"])
+    desk.install("sbatch", program)
+    monkeypatch.chdir(desk.farm.directory)
+    monkeypatch.setattr(submit, "SUBMIT_SECONDS", 1.0)
+    line = ["--scheduler", "slurm", "-t", "5", "tasks.txt"]
+    with pytest.raises(InputError) as raised:
+        submit.main(line, Console(prints=False), desk.farm.environment)
+    assert words in str(raised.value)
+    script = desk.farm.workdir / "job.slurm"
+    assert str(script) in str(raised.value)
+    assert script.exists()
 
 
 def test_a_refused_job_removes_neither_workdir_nor_scripts_of_others(desk):

@@ -4,14 +4,17 @@ Rules of this file: tests/process and tests/slurm submit; here it is what is ref
 and that nothing is written then.
 """
 
+import errno
+import io
 import os
 
 import pytest
 
 from mpifarm.commands import jobs, submit
 from mpifarm.commands.submit_words import name_status, warn_of_own_directory
-from mpifarm.errors import InputError
+from mpifarm.errors import InputError, StorageError
 from mpifarm.model.settings import Settings
+from mpifarm.submit import slurm
 from mpifarm.submit.samples import DESCRIPTIONS, write_samples
 from mpifarm.system.console import Console
 
@@ -251,6 +254,45 @@ def test_an_option_of_sbatch_is_passed_on(desk, option):
     assert "\n#SBATCH --mem=16G\n" in run(
         desk, "-t", "5", *option, "--print", "tasks.txt"
     )
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("--nodelist=n1", "--hint=nomultithread", "--time-min=5", "--nodefile=n"),
+        *("--cpus-per-gpu=4", "--gpus-per-task=1", "--tres-per-task=cpu:1"),
+        *("--clusters=east", "--reservation=mine", "--exclude=n2"),
+    ],
+)
+def test_no_option_of_sbatch_is_taken_for_a_misspelt_one_of_submit(desk, word):
+    text = run(desk, "-t", "5", word, "--print", "tasks.txt")
+    assert f"\n#SBATCH {slurm.quote_directive(word)}\n" in text
+    words = ("--scheduler", "pbs", "-c", "1", "-t", "5", word, "--print", "tasks.txt")
+    assert f"give --directive {word} with the words of PBS" in refuse(desk, *words)
+
+
+def test_a_disk_that_is_full_leaves_nothing_of_a_script(desk, monkeypatch):
+    sbatch = desk / "bin" / "sbatch"
+    sbatch.write_text("#!/bin/sh\necho 7\n")
+    sbatch.chmod(0o755)
+
+    class Full(io.FileIO):
+        def __init__(self, path, mode):
+            super().__init__(path, mode.replace("b", ""))
+
+        def write(self, content):
+            super().write(content[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(submit, "open", Full, raising=False)
+    before = sorted(desk.rglob("*"))
+    for is_there in (False, True):
+        if is_there:
+            (desk / "tasks.txt_workdir").mkdir()
+            before.append(desk / "tasks.txt_workdir")
+        with pytest.raises(StorageError, match="No space left on device"):
+            run(desk, "-t", "5", "tasks.txt")
+        assert sorted(desk.rglob("*")) == sorted(before)
 
 
 def test_a_directive_stands_as_it_is_and_a_word_is_quoted(desk):
