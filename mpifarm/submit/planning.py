@@ -14,7 +14,7 @@ from mpifarm.errors import InputError
 from mpifarm.model.durations import parse_duration
 from mpifarm.submit import choosing
 from mpifarm.submit.request import DEFAULT_LEAD, After, GoingOn, JobRequest, Launcher
-from mpifarm.submit.slurm import name_options
+from mpifarm.submit.slurm import name_options, quote_directive
 from mpifarm.submit.systems import PROGRAMS, SYSTEMS, find_system
 
 ARRAY_CPUS: Final = 8
@@ -115,6 +115,10 @@ def take_variables(
         partition=wishes.partition or environ.get("SBATCH_PARTITION", ""),
         qos=wishes.qos or environ.get("SBATCH_QOS", ""),
     )
+    clusters = environ.get("SBATCH_CLUSTERS", "")
+    if clusters and "clusters" not in name_options(wishes.directives):
+        typed = quote_directive(f"--clusters={clusters}")
+        wishes = replace(wishes, directives=(*wishes.directives, typed))
     time = environ.get(_TIME_OF_SBATCH, "")
     if wishes.seconds is None and time:
         try:

@@ -279,6 +279,14 @@ def test_what_users_set_for_all_their_jobs_holds_unless_they_type_another():
         take_variables(Wishes(), "slurm", {"SBATCH_TIMELIMIT": "soon"})
 
 
+def test_the_cluster_that_a_variable_names_counts_as_typed():
+    environ = {"SBATCH_CLUSTERS": "east,far west"}
+    wishes = take_variables(Wishes(), "slurm", environ)
+    assert wishes.directives == ('"--clusters=east,far west"',)
+    typed = Wishes(directives=("-M north",))
+    assert take_variables(typed, "slurm", environ).directives == ("-M north",)
+
+
 # ---- which batch system --------------------------------------------------------------
 
 
