@@ -246,6 +246,13 @@ def test_the_parallel_environment_is_asked_for():
     assert "make ($round_robin), smp ($pe_slots)" in sentence
 
 
+def test_where_no_grid_engine_is_a_script_names_an_environment_that_many_have():
+    nowhere = Cluster(here=())
+    assert planned(nowhere, "sge", cpus=2, is_print=True).environment == "mpi"
+    assert planned(nowhere, "sge", cpus=1, is_print=True).environment == ""
+    assert planned(nowhere, "sge", cpus=2, environment="smp").environment == "smp"
+
+
 def test_going_on_is_what_each_batch_system_has():
     assert planned(scheduler="pbs", cpus=1, until_done=True).going_on is GoingOn.CHAIN
     assert planned(scheduler="pbs", cpus=1, chain=True).going_on is GoingOn.CHAIN
