@@ -200,9 +200,9 @@ OPTIONS_OF_OTHERS: Final = _by_name({
         "mpifarm check LIST says what is finished and left, and --canary 4 runs four"
         " tasks before any other"
     ),
-    "--setup --prolog --prologue --pre --init --env --module --source --preamble": (
-        "give a runner a setup, which runs before each task (docs/runners.md), or write"
-        " it into the job script, before mpifarm"
+    "--prolog --prologue --pre --init --env --module --source --preamble": (
+        "--setup 'source env.sh' runs before each command, in its shell; what the job"
+        " script has set before mpifarm, commands have as well"
     ),
     "--wd --cwd --directory --cd -D --task-dir": (
         "--chdir DIR is where the commands run, --workdir DIR where progress and logs"

@@ -632,6 +632,11 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
     ),
     "for each task": (
         Option(
+            "--setup", "setup", NAME, "COMMAND",
+            "run this before each command, in its shell, as 'source env.sh'; if it"
+            " fails, the command does not run, and the task fails",
+        ),
+        Option(
             "--task-timeout", "limits.timeout", SECONDS_OR_NEVER, "TIME",
             "end a task that takes longer, by TERM, then KILL after --grace; it counts"
             ' as failed, "timed out" (default: 0, never)',

@@ -50,7 +50,7 @@ def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
     check_directory(settings)
     check_hooks(find_own_hooks(settings, environ), command_environment(os.environb))
     search_path = find_search_path(environ, settings.config)
-    runner = find_runner(settings.runner, search_path)
+    runner = find_runner(settings.runner, search_path, settings.setup)
     check_runner(runner)
     refuse_workdir(settings)
     paths = WorkdirPaths(os.path.abspath(settings.workdir))

@@ -311,7 +311,7 @@ def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]
     """Read and check runner, handler, GPUs and list; say the warning about GPUs."""
     settings, process = context.settings, context.process
     search_path = find_search_path(process.environ, settings.config)
-    runner = find_runner(settings.runner, search_path)
+    runner = find_runner(settings.runner, search_path, settings.setup)
     handler = _find_handler(settings, search_path)
     check_runner(runner)
     if settings.gpus != "none":

@@ -146,6 +146,8 @@ class Settings:
     """How the state of the farm is shown: one of `PROGRESS_KINDS`."""
     runner: str = "default"
     handler: str = "default"
+    setup: str | None = None
+    """Lines that the shell runs before each command (``--setup``)."""
     grace: float = 2.0
     lock_area: str | None = None
     mpi: str = "auto"

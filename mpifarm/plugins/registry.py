@@ -61,16 +61,31 @@ def find_search_path(environ: Mapping[str, str], config: str | None) -> SearchPa
     return SearchPath(home, config_home, config=config)
 
 
-def find_runner(name: str, search_path: SearchPath) -> RunnerDefinition:
-    """Return the definition of a runner, or the built-in one.
+def find_runner(
+    name: str, search_path: SearchPath, setup: str | None = None
+) -> RunnerDefinition:
+    """Return the definition of a runner, or the built-in one, with the `setup`.
 
-    Raises InputError if no INI file defines `name`, or one that may is broken, and
-    StorageError if the disk fails.
+    Raises InputError if no INI file defines `name`, or one that may is broken, or if it
+    has another setup, and StorageError if the disk fails.
     """
     section = _find(_RUNNER, name, search_path)
     if section is None:
-        return RunnerDefinition(name, _RUNNER.built_in[name])
-    return RunnerDefinition(name, section.python_class, section.options, section.source)
+        options = {} if setup is None else {_SETUP: setup}
+        return RunnerDefinition(name, _RUNNER.built_in[name], options)
+    options = section.options
+    if setup is not None:
+        if options.get(_SETUP, "").strip():
+            raise InputError(
+                f"the runner {name!r} in {section.source} has a setup, and --setup"
+                " gives another: leave one out, or write both into one"
+            )
+        options = {**options, _SETUP: setup}
+    return RunnerDefinition(name, section.python_class, options, section.source)
+
+
+_SETUP: Final = "setup"
+"""The option of a runner for the lines of ``--setup``."""
 
 
 def find_handler(name: str, search_path: SearchPath) -> HandlerDefinition:

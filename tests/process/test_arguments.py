@@ -150,3 +150,34 @@ def test_help_about_a_topic_is_printed_and_an_unknown_one_is_a_mistake(create_pl
     place = created(create_place)
     assert "75  tasks are left" in run(place, "help", "exit")
     assert "did you mean slurm?" in run(place, "help", "slrum", status=2)
+
+
+def test_a_setup_runs_in_the_shell_of_each_command_on_all_ranks(create_place):
+    launcher = find_launcher()
+    if launcher is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    place = created(create_place)
+    (place.directory / "env.sh").write_text("greet() { echo hello $1; }\n")
+    words = ["-n", "1", "--setup", "source ./env.sh", "greet", ":::", *"abcdef"]
+    launch = launcher(place.environment, 2, *MPIFARM, *words)
+    subprocess.run(
+        launch.argv, env=launch.env, cwd=place.directory, check=True, timeout=120
+    )
+    said = run(place, "log", "mpifarm_workdir", "0-5")
+    assert all(f"hello {name}" in said for name in "abcdef")
+
+
+def test_a_setup_that_fails_fails_the_task_and_one_that_can_t_be_is_a_mistake(
+    create_place,
+):
+    place = created(create_place)
+    run(place, "--setup", "exit 7", "touch", ":::", "made", status=1)
+    assert not (place.directory / "made").exists()
+    (place.directory / "own.py").write_text(
+        "class Own:\n    def run(self, taskid, command, logfh):\n        return 0\n"
+    )
+    (place.directory / "own.ini").write_text("[own]\nRunner = own.Own\n")
+    words = ["--config", "own.ini", "-r", "own", "--setup", "true", "-w", "w", "x"]
+    said = run(place, *words, ":::", "a", status=2)
+    assert "setup" in said
+    assert not (place.directory / "w").exists()

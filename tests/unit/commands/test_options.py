@@ -447,7 +447,7 @@ OPTIONS_OF_OTHERS = [
     ("--workers 4 tasks.txt", "--proc N"),
     ("-np 4 tasks.txt", "-np is mpirun's"),
     ("--eta tasks.txt", "the farm shows its progress"),
-    ("--setup x tasks.txt", "docs/runners.md"),
+    ("--prologue x tasks.txt", "--setup 'source env.sh'"),
     ("--mpi=pmix tasks.txt", "--mpi=pmix is srun's"),
     ("--nodes 4 tasks.txt", "it belongs to the program that starts the ranks"),
     ("-N4 tasks.txt", "it belongs to the program that starts the ranks"),

@@ -567,3 +567,19 @@ def test_what_comes_from_another_file_than_that_of_config_is_told_with_it(
         f"the tasklist handler db is that of {here}: {config} has no section [db] with"
         " TaskList"
     )
+
+
+def test_a_setup_of_the_command_line_is_an_option_of_the_runner(places, write):
+    setup = "source env.sh"
+    found = find_runner("default", places, setup)
+    assert found == RunnerDefinition(options={"setup": setup})
+    write(OWN, "[mine]\nRunner = mpifarm.runners.BasicRunner\nshell = always\n")
+    found = find_runner("mine", places, setup)
+    assert found.options == {"shell": "always", "setup": setup}
+    assert find_runner("mine", places).options == {"shell": "always"}
+
+
+def test_two_setups_of_one_runner_are_refused(places, write):
+    write(OWN, "[mine]\nRunner = mpifarm.runners.BasicRunner\nsetup = true\n")
+    with pytest.raises(InputError, match="has a setup, and --setup"):
+        find_runner("mine", places, "source env.sh")
