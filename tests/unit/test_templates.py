@@ -50,6 +50,10 @@ def test_the_replacement_strings_mean_what_they_mean_to_parallel(
     )
 
 
+def test_between_double_quotes_a_value_is_no_shell_code():
+    assert rendered('p "{}"', 'a `b` $c "d" \\e') == 'p "a \\`b\\` \\$c \\"d\\" \\\\e"'
+
+
 def test_the_number_is_the_tasks_place_from_1(tmp_path):
     path = tmp_path / "files.txt"
     path.write_text("# files\na\n\nb\n")

@@ -92,6 +92,14 @@ def test_a_wait_lasts_so_many_seconds(pipe):
     assert time.monotonic() - begun > 0.045
 
 
+def test_a_reader_that_has_enough_ends_the_output_silently(monkeypatch):
+    def fail(*_: object) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(os, "write", fail)
+    sink.write_all([b"a\n"])
+
+
 def test_small_pieces_are_written_together(monkeypatch):
     blocks: list[bytes] = []
     monkeypatch.setattr(sink, "_BYTES_AT_ONCE", 4)

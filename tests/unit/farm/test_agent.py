@@ -1205,6 +1205,15 @@ def test_leases_that_are_not_wanted_back_stay():
     assert [lease.taskid for lease in rank.pool.begun] == [7, 9]
 
 
+def test_a_cancelled_task_of_a_draining_rank_is_ended():
+    rank = Rank(workers=1)
+    rank.begin(7)
+    rank.hear(Drain(), cancelled(7))
+    rank.step(0.1)
+    (result,) = [each for report in rank.words(Report) for each in report.results]
+    assert (result.taskid, result.outcome) == (7, Outcome.CANCELLED)
+
+
 def test_a_rank_that_stops_ends_a_cancelled_task_with_all_others():
     rank = Rank(workers=1)
     rank.begin(7)

@@ -67,6 +67,19 @@ def test_tasks_of_living_farms_of_the_same_array_are_told(site):
         assert farm.survey(in_array=True).in_array == frozenset()
 
 
+def test_all_ranks_that_led_a_farm_before_are_its_predecessors(site):
+    farm = site.open()
+    later = "aa00000100000002"
+    for taskid, name in enumerate(("aa000001", later, "aa000002")):
+        write_claim(site, name, [taskid])
+    write_claim(site, "aa00000100000003", [4]).write_bytes(b"damaged\n")
+    farm.survey()
+    for name in ("aa000001", later):
+        found = farm._member.find_predecessors(name)
+        assert sorted(claim.farm for claim in found) == ["aa000001", later]
+    assert farm._member.find_predecessors("") == []
+
+
 def test_only_tasks_of_the_list_count_as_held_by_others(site):
     farm = site.open()
     farm.survey()
