@@ -158,6 +158,13 @@ class BasicRunner(CommandRunner):
                 return task_command.wait_command(pid)
         return self._run_by_shell(after_setup(self._setup, command), env, logfd)
 
+    def words_of(self, command: str) -> Sequence[str | bytes]:
+        """Return the program and the arguments that `run` starts for a line."""
+        words = self._split(command)
+        if words is not None:
+            return words
+        return [self._shell, "-c", after_setup(self._setup, command)]
+
     def _run_by_shell(self, command: str, env: dict[bytes, bytes], logfd: int) -> int:
         line = encode_text(command)
         with ExitStack() as until_its_end:

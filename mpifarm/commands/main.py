@@ -124,6 +124,8 @@ def _run_farm(
 
     defaults, warnings = _find_defaults(line, first=first)
     settings = line.settle(defaults.found)
+    if settings.dry_run:
+        return _run_dry(settings, defaults, console) if first else 0
     if first and settings.tasklist in (*SUBCOMMANDS, RUN):
         from mpifarm.commands.misspelt import explain_list_named_as_command
 
@@ -143,6 +145,21 @@ def _run_farm(
         output.say(warning)
     context = ProcessContext(os.environ, os.environb, signals, output, defaults)
     return run_farm(settings, context)
+
+
+def _run_dry(settings: "Settings", defaults: "Defaults", console: "Console") -> int:
+    """Print what a farm would run; return the exit status."""
+    from mpifarm.commands.dry_run import describe_dry_run
+    from mpifarm.errors import ExitStatus, FarmError
+
+    try:
+        if defaults.fault is not None:
+            raise defaults.fault
+        console.print_text(describe_dry_run(settings, os.environ))
+    except FarmError as error:
+        console.print_error(str(error))
+        return error.exit_status
+    return ExitStatus.ALL_FINISHED
 
 
 def _find_defaults(

@@ -196,9 +196,9 @@ OPTIONS_OF_OTHERS: Final = _by_name({
         " tasks at one time"
     ),
     "--nice": "say it in the command, nice -n 10 ..., or in front: nice mpifarm LIST",
-    "--dry-run --dryrun --dry_run --no-run --just-print": (
-        "mpifarm check LIST says what is finished and left, and --canary 4 runs four"
-        " tasks before any other"
+    "--dryrun --dry_run --no-run --just-print": (
+        "--dry-run shows what would run, mpifarm check LIST what is finished and left,"
+        " and --canary 4 runs four tasks before any other"
     ),
     "--prolog --prologue --pre --init --env --module --source --preamble": (
         "--setup 'source env.sh' runs before each command, in its shell; what the job"

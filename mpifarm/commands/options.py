@@ -605,6 +605,11 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
             " standard input",
         ),
         Option(
+            "--dry-run", "dry_run", None, None,
+            "show what would run, and how: the first tasks with their quoting, the"
+            " runner, the environment; run nothing, and change nothing",
+        ),
+        Option(
             "--as-is", "as_is", None, None,
             "run the list even if it looks like a script, or like one for another tool",
         ),
@@ -760,6 +765,7 @@ ONE_RUN: Final[Mapping[str, str]] = {
     "--chdir": "the commands of one list run there",
     "--remap": "it says that one list was edited",
     "--follow": "it says that one list grows",
+    "--dry-run": "it asks what one start would do",
     "--as-is": "it says that one list is meant as it stands",
     "--in-array": "it says how one job was submitted",
     "--deadline": "it is the end of one job",

@@ -298,6 +298,11 @@ def _parse_farm(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """
     line = parse_line(words, environ)
     settings = line.settle(find_defaults(environ)[0])
+    if settings.dry_run:
+        raise InputError(
+            "mpifarm submit --print shows the job script, and mpifarm --dry-run LIST"
+            " what would run: leave --dry-run out here"
+        )
     if settings.arguments is not None:
         raise InputError(
             "mpifarm submit takes a list in a file: write the commands into one, as"

@@ -161,6 +161,8 @@ class Settings:
     """How the commands' output is kept: one of `LOG_KINDS`."""
     span_nodes: bool = False
     """Whether a launcher in a task may take other nodes of the job."""
+    dry_run: bool = False
+    """Whether what would run is shown, and nothing runs (``--dry-run``)."""
     as_is: bool = False
     """Whether a list runs without a check of whether it is for another tool."""
     id_variables: tuple[tuple[str, int], ...] = ()

@@ -174,10 +174,43 @@ def test_a_setup_that_fails_fails_the_task_and_one_that_can_t_be_is_a_mistake(
     run(place, "--setup", "exit 7", "touch", ":::", "made", status=1)
     assert not (place.directory / "made").exists()
     (place.directory / "own.py").write_text(
-        "class Own:\n    def run(self, taskid, command, logfh):\n        return 0\n"
+        "class Own:\n"
+        "    def run(self, taskid, command, logfh):\n        return 0\n"
+        "    def terminate(self):\n        pass\n"
     )
     (place.directory / "own.ini").write_text("[own]\nRunner = own.Own\n")
     words = ["--config", "own.ini", "-r", "own", "--setup", "true", "-w", "w", "x"]
     said = run(place, *words, ":::", "a", status=2)
     assert "setup" in said
     assert not (place.directory / "w").exists()
+
+
+def test_a_dry_run_shows_tasks_and_runner_and_changes_nothing(create_place):
+    place = created(create_place, "a b")
+    (place.directory / "tasks").write_text("touch made\n# no task\necho 'x  y'\n")
+    before = sorted(place.directory.rglob("*"))
+    said = run(place, "--dry-run", "tasks")
+    assert "2 tasks of tasks, workdir tasks_workdir" in said
+    assert "task 0: touch made\n    starts touch made\n" in said
+    assert "task 1: echo 'x  y'\n    starts /bin/bash -c " in said
+    words = ["--dry-run", "--setup", ". ./env", "cat {}", ":::", "a b"]
+    said = run(place, *words)
+    assert "task 0: cat 'a b'\n    starts /bin/bash -c '. ./env && cat " in said
+    assert sorted(place.directory.rglob("*")) == before
+
+
+def test_a_dry_run_refuses_what_a_start_refuses(create_place):
+    place = created(create_place)
+    assert "none" in run(place, "--dry-run", "none", status=2)
+    assert "standard input" in run(place, "--dry-run", "-", status=2)
+    assert "nobody" in run(
+        place, "--dry-run", "-r", "nobody", "x", ":::", "a", status=2
+    )
+    run(place, "echo", ":::", "a", "b")
+    said = run(place, "--dry-run", "echo", ":::", "b", status=2)
+    assert "line 1 is 'echo a' there" in said
+    said = run(place, "--dry-run", "echo", ":::", *map(str, ["a", "b", *range(30)]))
+    assert "32 tasks" in said
+    assert "... and 22 tasks more" in said
+    assert kept_list(place) == "echo a\necho b\n"
+    assert "submit --print" in run(place, "submit", "tasks", "--dry-run", status=2)

@@ -451,7 +451,7 @@ OPTIONS_OF_OTHERS = [
     ("--mpi=pmix tasks.txt", "--mpi=pmix is srun's"),
     ("--nodes 4 tasks.txt", "it belongs to the program that starts the ranks"),
     ("-N4 tasks.txt", "it belongs to the program that starts the ranks"),
-    ("--dry-run tasks.txt", "mpifarm check LIST"),
+    ("--dryrun tasks.txt", "mpifarm check LIST"),
     ("--repair tasks.txt", "mpifarm check has one"),
 ]
 

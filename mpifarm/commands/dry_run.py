@@ -1,0 +1,139 @@
+"""``--dry-run``: what a farm would run, and how.
+
+Rules of this file: it changes nothing, and runs nothing.  What a start would refuse is
+refused with the same sentence and status.
+"""
+
+import os
+import shlex
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Final
+
+from mpifarm.batch.launcher import command_environment
+from mpifarm.errors import InputError
+from mpifarm.farm.arguments import explain_other, make_list
+from mpifarm.farm.directory import enter_directory
+from mpifarm.farm.input_check import check_input
+from mpifarm.farm.standard_input import is_standard_input, read_all
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.settings import RunnerDefinition, Settings
+from mpifarm.model.task import decode_text
+from mpifarm.model.wording import counted
+from mpifarm.plugins.loading import import_class
+from mpifarm.plugins.registry import find_runner, find_search_path
+from mpifarm.runners import BasicRunner
+from mpifarm.store.target import Target, read_tasks
+from mpifarm.system import files
+
+MAX_SHOWN: Final = 10
+"""Tasks that are shown."""
+
+GIVEN: Final = (
+    "PROC_NUMBER and MPIFARM_TASK_ID (the task's id), MPIFARM_ATTEMPT, MPIFARM_RANK,"
+    " MPIFARM_WORKER, MPIFARM_NODE_WORKER, MPIFARM_WORKDIR, MPIFARM_FARM"
+)
+
+
+def describe_dry_run(settings: Settings, environ: Mapping[str, str]) -> str:
+    """Return what a farm would run; raises what its start would raise.
+
+    The current directory of this process changes to ``--chdir``.
+    """
+    settings, fault = enter_directory(settings)
+    if fault:
+        raise InputError(fault)
+    if is_standard_input(settings):
+        raise InputError(
+            "--dry-run does not read standard input, because that can't be read again:"
+            " write the list into a file"
+        )
+    if settings.arguments is None:
+        return "".join(f"{line}\n" for line in _describe(settings, environ, ""))
+    content = _make_list(settings)
+    with tempfile.TemporaryDirectory(prefix="mpifarm-") as directory:
+        path = os.path.join(directory, "list")
+        with open(path, "wb") as file:
+            file.write(content)
+        kept = WorkdirPaths(settings.workdir.rstrip("/")).stdin_list
+        of_list = replace(settings, tasklist=path)
+        return "".join(f"{line}\n" for line in _describe(of_list, environ, kept))
+
+
+def _make_list(settings: Settings) -> bytes:
+    """Return the list that would be farmed: what arguments make, or what is kept."""
+    assert settings.arguments is not None
+    content = make_list(settings.arguments, partial(read_all, lambda: None))
+    path = WorkdirPaths(settings.workdir.rstrip("/")).stdin_list
+    before = files.find_content(path) or b""
+    if before.startswith(content):
+        return before
+    if not content.startswith(before):
+        raise InputError(explain_other(path, content, before))
+    return content
+
+
+def _describe(
+    settings: Settings, environ: Mapping[str, str], kept: str
+) -> Iterator[str]:
+    """Yield the lines.  `kept` names the list in the workdir, "" for a list of its own.
+
+    Raises as `check_input`.
+    """
+    checked = check_input(settings, environ)
+    target = Target(
+        *(settings.workdir, settings.tasklist, settings.handler),
+        *(settings.config, settings.lock_area),
+    )
+    tasks = read_tasks(target, environ)
+    assert tasks is not None
+    name = kept or settings.tasklist
+    yield f"{counted(checked.tasks)} of {name}, workdir {settings.workdir}"
+    if files.is_there(WorkdirPaths(os.path.abspath(settings.workdir)).fingerprint):
+        yield (
+            f"the list was begun before: mpifarm ls {shlex.quote(settings.workdir)}"
+            " --waiting lists the tasks that are left"
+        )
+    yield from checked.warnings
+    search_path = find_search_path(environ, settings.config)
+    runner = find_runner(settings.runner, search_path, settings.setup)
+    commands = [*islice((tasks[taskid] for taskid in range(checked.tasks)), MAX_SHOWN)]
+    yield from _describe_tasks(runner, commands, checked.tasks)
+    yield from _describe_environment(settings)
+    yield "nothing was run, and nothing was changed"
+
+
+def _describe_tasks(
+    definition: RunnerDefinition, commands: Sequence[str], count: int
+) -> Iterator[str]:
+    """Yield the first tasks, each with the words that its runner would start."""
+    options = ", ".join(f"{key} = {value}" for key, value in definition.options.items())
+    with_options = f" with {options}" if options else ""
+    yield f"runner {definition.name}: {definition.python_class}{with_options}"
+    runner = import_class(definition.python_class)(**definition.options)
+    for taskid, command in enumerate(commands):
+        yield f"task {taskid}: {command}"
+        if type(runner) is BasicRunner:
+            words = [_as_text(word) for word in runner.words_of(command)]
+            yield f"    starts {shlex.join(words)}"
+    if count > len(commands):
+        yield f"... and {counted(count - len(commands), 'task')} more"
+
+
+def _as_text(word: str | bytes) -> str:
+    return word if isinstance(word, str) else decode_text(word)
+
+
+def _describe_environment(settings: Settings) -> Iterator[str]:
+    """Yield how the environment of a command differs from that of this process."""
+    before = os.environb
+    after = command_environment(before, span_nodes=settings.span_nodes)
+    if gone := sorted(decode_text(name) for name in before.keys() - after.keys()):
+        yield f"variables that commands don't get: {', '.join(gone)}"
+    for name in sorted(after):
+        if before.get(name) != after[name]:
+            yield f"variable set: {decode_text(name)}={decode_text(after[name])}"
+    yield f"variables of each task: {GIVEN}"
