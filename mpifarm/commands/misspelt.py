@@ -302,10 +302,14 @@ def explain_words(
     return _explain_surplus([tasklist, *extra], options)
 
 
-def explain_key(key: str, options: Sequence[str]) -> str:
+def explain_key(
+    key: str,
+    options: Sequence[str],
+    rest: str = ": mpifarm config lists all that a file may have",
+) -> str:
     """Return the end of a sentence about a key of a file that is no option.
 
-    `options` are those that a file may have.
+    `options` are those that a file may have.  Return `rest` if none is near.
     """
     name = "--" + key.lstrip("-").lower().replace("_", "-")
     near = [name] if name in options else [*find_near(name, options)]
@@ -313,7 +317,7 @@ def explain_key(key: str, options: Sequence[str]) -> str:
         return f", did you mean {_either([each[2:] for each in near])}?"
     if name in OPTIONS_OF_OTHERS:
         return f": {OPTIONS_OF_OTHERS[name]}"
-    return ": mpifarm config lists all that a file may have"
+    return rest
 
 
 def find_near_word(word: str, words: Sequence[str]) -> str:

@@ -112,6 +112,11 @@ class WorkdirPaths:
         return f"{self.root}/stdin.txt"
 
     @property
+    def given_list(self) -> str:
+        """The list that a script in Python has given, for the farm to keep."""
+        return f"{self.root}/given.txt"
+
+    @property
     def begun_in(self) -> str:
         """The name of the directory in which the commands ran first."""
         return f"{self.root}/begun-in"

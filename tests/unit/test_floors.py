@@ -11,7 +11,7 @@ import mpifarm
 PACKAGE = Path(mpifarm.__file__).parent
 
 FLOORS = {
-    "": 0,  # mpifarm itself: the version
+    "": 0,  # mpifarm itself: the version; it imports only when names are used
     "errors": 0,
     "batch": 0,
     "model": 0,
@@ -37,6 +37,7 @@ FLOORS = {
     "audit": 5,
     "farm": 5,
     "commands": 6,
+    "interface": 7,
     "__main__": 7,
 }
 """A room imports only from lower floors."""
@@ -44,7 +45,10 @@ FLOORS = {
 OWNERS = {
     "mpi4py": {"transport.mpi"},
     "filelock": {"system.lock"},
-    "subprocess": {"system.processes", "pool", "commands.supervise", "submit.asking"},
+    "subprocess": {
+        *("system.processes", "pool", "commands.supervise", "submit.asking"),
+        "interface.child",
+    },
     "multiprocessing": {"system.processes", "pool"},
     "_posixsubprocess": {"system.processes", "pool"},
     "pty": set(),
@@ -79,13 +83,26 @@ def room_of(name: str) -> str:
 
 def imported_names(tree: ast.AST, package: str) -> Iterator[str]:
     """Yield the full names of all imports, even in functions."""
-    for node in ast.walk(tree):
+    for node in _nodes_of(tree, package):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: -(node.level - 1) or None]
             parts = [*(above if node.level else []), *filter(None, [node.module])]
             yield from (".".join([*parts, alias.name]) for alias in node.names)
+
+
+def _nodes_of(tree: ast.AST, package: str) -> Iterator[ast.AST]:
+    """Yield all nodes, but of mpifarm itself not what only type checkers read."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        match node:
+            case ast.If(ast.Name("TYPE_CHECKING")) if package == "mpifarm":
+                todo += node.orelse
+            case _:
+                yield node
+                todo += ast.iter_child_nodes(node)
 
 
 def package_of(name: str) -> str:

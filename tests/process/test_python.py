@@ -1,0 +1,153 @@
+"""Farms that a script in Python starts, and the screen of code of their page.
+
+Rules of this file: the farms run on this machine alone, but for one under mpirun.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import assert_type
+
+import pytest
+
+import mpifarm
+from tests.pages import blocks_of, read_page
+from tests.support import ROOT, clean_environment, find_launcher, wait_until
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """An empty current directory, and an environment without a launcher's variables."""
+    clean = clean_environment(os.environ)
+    for name in os.environ.keys() - clean.keys():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_code_of_the_page_does_what_the_page_says(place):
+    first, second, *_ = (
+        block.text()
+        for block in blocks_of(read_page("python.md"))
+        if "farm" in block.text()
+    )
+    (place / "simulate").write_text('#!/bin/sh\necho ran $2; [ "$2" != 7 ]\n')
+    (place / "simulate").chmod(0o755)
+    (place / "script.py").write_text(f"{first}\nprint()\n{second}")
+    argv = [sys.executable, "script.py"]
+    printed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    host = os.uname().nodename
+    assert printed.splitlines() == [
+        *(f"seed 7 failed 1 {host}", "ran 7", "", "99 of 100 completed"),
+        *("", "0 tasks are left"),
+    ]
+
+
+def test_the_code_of_a_script_has_types():
+    # the type checker reads this as it reads a script of a user
+    results = assert_type(mpifarm.run([("true", "a")], proc=2), mpifarm.Results)
+    assert_type(results[0], mpifarm.Attempt)
+    with mpifarm.Farm(["true"], limit={"a": 1}, bind=True) as farm:
+        for attempt in farm:
+            assert_type(attempt.name, str | None)
+            assert assert_type(attempt.has_completed, bool)
+
+
+def test_the_same_tasks_go_on_and_more_are_added(capfd):
+    tasks = ["echo one", "exit 3"]
+    before = mpifarm.run(tasks, workdir="w", proc=2)
+    after = mpifarm.run([*tasks, "echo new"], workdir="w", proc=2)
+    assert [each.outcome for each in after] == ["completed", "failed", "completed"]
+    assert after[:2] == before[:]
+    assert after[2].farm != after[1].farm
+    assert after.read_output(2) == "new\n"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_farm_refuses_is_told_and_nothing_is_left(place):
+    with pytest.raises(mpifarm.InputError, match='no end for its "for"'):
+        mpifarm.run(["for i in 1"], workdir="w")
+    with pytest.raises(mpifarm.InputError, match="can't start nosuch"):
+        mpifarm.run(["true"], launcher="nosuch -n 2")
+    with pytest.raises(mpifarm.FarmError, match="false started no farm"):
+        mpifarm.run(["true"], launcher=["/bin/false"])
+    assert mpifarm.run([], workdir="w")[:] == []
+    assert [*place.iterdir()] == []
+
+
+def test_a_temporary_workdir_stays_while_something_is_wrong_or_used():
+    results = mpifarm.run(["echo hello"])
+    workdir = Path(results.workdir)
+    assert results.read_output(0) == "hello\n"
+    del results
+    assert not workdir.exists()
+    with pytest.raises(mpifarm.TasksFailedError) as error:
+        mpifarm.run([("exit 3", "three")], check=True)
+    (failed,) = error.value.failed
+    assert (failed.name, failed.status) == ("three", 3)
+    assert Path(error.value.results.workdir, "attempts.tsv").exists()
+
+
+def test_leaving_the_block_puts_running_tasks_back():
+    with mpifarm.Farm(["true", "sleep 600"], workdir="w", proc=2) as farm:
+        for attempt in farm:
+            assert attempt.taskid == 0
+            break
+    results = farm.wait()
+    assert results.exit_status is mpifarm.ExitStatus.RUN_AGAIN
+    assert results.left == [1]
+    assert Path("w/toprocess").read_text() == "1 sleep 600\n"
+
+
+def test_an_interrupt_puts_running_tasks_back():
+    farm = mpifarm.Farm(["true", "touch begun; sleep 600"], workdir="w", proc=2)
+
+    def interrupt():
+        wait_until(lambda: Path("begun").exists())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    with suppress(KeyboardInterrupt), farm:
+        thread.start()
+        farm.wait()
+        pytest.fail("no interrupt came")
+    thread.join()
+    assert farm.wait().left == [1]
+    assert [each.taskid for each in farm.wait() if each.has_completed] == [0]
+
+
+def test_a_launcher_starts_the_ranks(capfd):
+    found = find_launcher()
+    if found is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    launch = found(dict(os.environ), 2)
+    for name, value in launch.env.items():
+        os.environ[name] = value
+    results = mpifarm.run(
+        ["sleep 0.1"] * 8, launcher=launch.argv, proc=1, check=True, progress=True
+    )
+    assert {each.rank for each in results} == {0, 1}
+    assert "2 ranks of 1 worker" in capfd.readouterr().out
+
+
+def test_the_nodes_that_a_farm_leaves_idle_are_told(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "8")
+    with pytest.warns(
+        UserWarning, match="8 nodes, and the farm runs on this one alone"
+    ):
+        mpifarm.Farm(["true"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mpifarm.Farm(["true"], launcher="srun -N 8")
+
+
+def test_a_rank_of_a_job_that_is_not_the_first_starts_no_farm(monkeypatch):
+    monkeypatch.setenv("PMI_RANK", "1")
+    with pytest.raises(mpifarm.InputError, match="not the first"):
+        mpifarm.run(["true"])

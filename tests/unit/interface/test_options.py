@@ -1,0 +1,53 @@
+"""Options by keywords: each is one of the command line, by its own table."""
+
+import pytest
+
+from mpifarm.commands.options import parse_arguments
+from mpifarm.errors import InputError
+from mpifarm.interface.options import OPTIONS, spell_options
+
+
+def parse(**options):
+    return parse_arguments([*spell_options(options), "--workdir=w", ":::", "true"], {})
+
+
+def test_a_value_means_what_the_same_word_means_on_the_command_line():
+    settings = parse(proc=4, task_timeout=1.5, bind=True, verbose=True, logs="packed")
+    assert settings.workers == 4
+    assert settings.limits.timeout == 1.5
+    assert (settings.bind, settings.verbose, settings.logs) == (True, True, "packed")
+
+
+def test_one_that_may_be_given_again_takes_several():
+    settings = parse(limit={"disk": 2, "net": 1}, hook=["a", "b"])
+    assert settings.policy.seats == (("disk", 2), ("net", 1))
+    assert settings.hooks.names == ("a", "b")
+
+
+def test_false_undoes_a_default_and_none_is_not_given():
+    assert spell_options({"bind": False, "proc": False, "retries": None}) == [
+        *("--no-bind", "--no-proc")
+    ]
+    assert spell_options({"remap": False, "follow": True}) == ["--follow"]
+
+
+def test_each_option_of_the_command_line_has_its_keyword():
+    assert {"proc", "task_memory", "requeue_status", "events"} <= OPTIONS.keys()
+    assert not {"workdir", "progress", "tasklist", "help"} & OPTIONS.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"retrys": 2}, "there is no option retrys, did you mean retries?"),
+        ({"jobs": 2}, "there is no option jobs: --proc N"),
+        ({"xyzzy": 2}, "there is no option xyzzy: mpifarm --help lists all"),
+        ({"tasklist": "csv"}, "no handler reads them"),
+        ({"bind": 3}, "bind takes True or False, not 3"),
+        ({"proc": "many"}, "--proc takes a number or 'auto', not 'many'"),
+    ],
+)
+def test_a_mistake_is_told_with_what_is_near(options, sentence):
+    with pytest.raises(InputError) as refused:
+        parse(**options)
+    assert sentence in str(refused.value)
