@@ -19,13 +19,15 @@ _OWN: Final = {
     "--workdir": "",
     "--progress": "",
     "--tasklist": ": the tasks are commands, and no handler reads them",
+    "--dry-run": ": it prints, and runs nothing, so it is for the command line",
 }
 """Options that are arguments of `Farm` itself, or have no meaning here."""
 
 OPTIONS: Final = {
     name[2:].replace("-", "_"): option
-    for name, option in BY_NAME.items()
-    if name not in _OWN
+    for long_name, option in BY_NAME.items()
+    for name in option.names.split()
+    if name.startswith("--") and long_name not in _OWN
 }
 """The options by their keywords."""
 

@@ -32,15 +32,16 @@ def test_false_undoes_a_default_and_none_is_not_given():
 
 
 def test_each_option_of_the_command_line_has_its_keyword():
-    assert {"proc", "task_memory", "requeue_status", "events"} <= OPTIONS.keys()
-    assert not {"workdir", "progress", "tasklist", "help"} & OPTIONS.keys()
+    assert {"proc", "jobs", "task_memory", "requeue_status", "events"} <= OPTIONS.keys()
+    assert not {"workdir", "progress", "tasklist", "dry_run", "help"} & OPTIONS.keys()
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"retrys": 2}, "there is no option retrys, did you mean retries?"),
-        ({"jobs": 2}, "there is no option jobs: --proc N"),
+        ({"max_procs": 2}, "there is no option max_procs: --proc N"),
+        ({"dry_run": True}, "it is for the command line"),
         ({"xyzzy": 2}, "there is no option xyzzy: mpifarm --help lists all"),
         ({"tasklist": "csv"}, "no handler reads them"),
         ({"bind": 3}, "bind takes True or False, not 3"),
