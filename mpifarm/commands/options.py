@@ -498,6 +498,13 @@ class _AskForHelp(argparse.Action):
         raise HelpAsked(parser.format_help())
 
 
+class _AskForFirstScreen(argparse.Action):
+    def __call__(self, *_: Any) -> NoReturn:
+        from mpifarm.commands.first_screen import FIRST_SCREEN  # for this question
+
+        raise HelpAsked(FIRST_SCREEN)
+
+
 class _AskForVersion(argparse.Action):
     def __call__(self, *_: Any) -> NoReturn:
         raise HelpAsked(f"mpifarm {__version__}\n")
@@ -506,6 +513,17 @@ class _AskForVersion(argparse.Action):
 HELP: Final = Option(
     "--help -h", "", None, None, "show this and exit", is_old=True,
     more={"nargs": 0, "action": _AskForHelp, "default": argparse.SUPPRESS},
+)  # fmt: skip
+
+_HELP_OF_FARM: Final = (
+    HELP._replace(
+        help="show what fits on one screen, and exit",
+        more={**HELP.more, "action": _AskForFirstScreen},
+    ),
+    Option(
+        "--help-all", "", None, None, "show this and exit",
+        more={"nargs": 0, "action": _AskForHelp, "default": argparse.SUPPRESS},
+    ),
 )  # fmt: skip
 
 OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
@@ -545,7 +563,7 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
             " and greasy read lists of these tools (default: %(default)s)",
             is_old=True,
         ),
-        HELP,
+        *_HELP_OF_FARM,
         Option(
             "--version -V", "", None, None, "show the version and exit",
             more={"nargs": 0, "action": _AskForVersion, "default": argparse.SUPPRESS},

@@ -24,7 +24,7 @@ Page: docs/arguments.md
 Options that nobody types: mpifarm.ini here, ~/.config/mpifarm/config.ini,
 /etc/mpifarm/*.ini (section [options]), and variables as MPIFARM_PROC=32.  The command
 line wins; --no-NAME undoes.  mpifarm config shows each value and where it is from.
-Page: docs/defaults.md.  All options: mpifarm --help
+Page: docs/defaults.md.  All options: mpifarm --help-all
 """,
     "exit status statuses": """\
 0   all tasks of the list are finished

@@ -363,7 +363,7 @@ def _option(words: list[str]) -> Option:
 @pytest.fixture(scope="module")
 def help_text():
     env = clean_environment(os.environ) | {"COLUMNS": "100"}
-    argv = [sys.executable, "-m", "mpifarm", "--help"]
+    argv = [sys.executable, "-m", "mpifarm", "--help-all"]
     ended = subprocess.run(
         argv, env=env, cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -377,7 +377,7 @@ def _help_options(text: str) -> list[Option]:
     return [_option(line.split(", ")) for line in lines]
 
 
-OF_THE_HELP_ALONE = ({"--help", "-h"}, {"--version", "-V"})
+OF_THE_HELP_ALONE = ({"--help", "-h"}, {"--help-all"}, {"--version", "-V"})
 
 
 def test_the_readme_has_the_options_of_the_help(help_text):

@@ -396,7 +396,7 @@ def test_a_start_without_files_asks_for_four_names_and_parses_nothing(
 
 def test_the_help_does_not_list_how_to_undo_each_default():
     with pytest.raises(HelpAsked) as asked:
-        parse_line(["--help"], {})
+        parse_line(["--help-all"], {})
     assert "--no-proc has mpifarm's own default" in asked.value.text
     assert asked.value.text.count("--no-") == 1
     assert argparse.SUPPRESS not in asked.value.text
