@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from contextlib import suppress
@@ -21,13 +22,15 @@ from tests.support import ROOT, clean_environment, find_launcher, wait_until
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(tmp_path, tmp_path_factory, monkeypatch):
     """An empty current directory, and an environment without a launcher's variables."""
     clean = clean_environment(os.environ)
     for name in os.environ.keys() - clean.keys():
         monkeypatch.delenv(name)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
+    # A farm's own temporary workdirs, of which those with failures stay.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
     return tmp_path
 
 
@@ -106,10 +109,11 @@ def test_leaving_the_block_puts_running_tasks_back():
 
 
 def test_an_interrupt_puts_running_tasks_back():
-    farm = mpifarm.Farm(["true", "touch begun; sleep 600"], workdir="w", proc=2)
+    farm = mpifarm.Farm(["true", "sleep 600"], workdir="w", proc=2)
+    attempts = Path("w/attempts.tsv")
 
     def interrupt():
-        wait_until(lambda: Path("begun").exists())
+        wait_until(lambda: attempts.exists() and "completed" in attempts.read_text())
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
