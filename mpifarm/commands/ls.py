@@ -48,6 +48,9 @@ _STATES: Final = {
 }
 """The states that each option chooses."""
 
+_MAY_HAVE_ENDED: Final = (State.FINISHED, State.FAILED, State.UNKNOWN)
+"""The states of tasks that a PyTaskFarmer, which keeps no attempts, may have ended."""
+
 
 def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     """Run ``mpifarm ls``.  Return 0, or 1 if there is no such task.
@@ -177,6 +180,12 @@ def _none_found(view: View, wanted: Conditions) -> str:
         return f"{view.target.workdir} has no tasks"
     total = counted(view.total)
     sentence = f"none of {total} is such" if view.total > 1 else "the task is not such"
-    if wanted.need_attempts and not view.read_attempts().lines:
-        sentence += ": attempts.tsv has no attempts, because no mpifarm has run any"
-    return sentence
+    if not wanted.need_attempts or view.read_attempts().lines:
+        return sentence
+    if view.live_farms:
+        rest = " yet: no attempt has ended; a farm works: ask again in some seconds"
+    elif any(view.counts[state] for state in _MAY_HAVE_ENDED):
+        rest = ": attempts.tsv has no attempts, because no mpifarm has run any"
+    else:
+        rest = " yet: no attempt has ended"
+    return sentence + rest

@@ -169,6 +169,19 @@ def test_a_workdir_of_a_plain_farmer_has_states_and_commands(site, run):
     assert "none of 12 tasks is such: attempts.tsv has no attempts" in err
 
 
+@pytest.mark.parametrize("words", ["--slowest 1", "--running --slowest 1"])
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_before_any_attempt_has_ended_that_is_said(tmp_path, run, words, is_dead):
+    site = Site(tmp_path / "workdir")
+    site.write("toprocess", range(2, 12))
+    paths = WorkdirPaths(str(site.root))
+    write_claim(paths, "c1a10001", [0, 1], is_dead=is_dead)
+    status, out, err = run(str(site.root), *words.split())
+    assert (status, out) == (1, "")
+    assert "none of 12 tasks is such yet: no attempt has ended" in err
+    assert ("a farm works: ask again in some seconds" in err) is not is_dead
+
+
 def test_json_has_each_task_with_all_that_is_known(site, run):
     _, out, _ = run("tasks.txt", "--json")
     found = json.loads(out)
