@@ -14,6 +14,9 @@ from mpifarm.model.settings import Arguments, ArgumentSource
 
 SEPARATORS: Final = (":::", ":::+", "::::", "::::+")
 
+_RUN_NOTHING: Final = ("--dry-run", "--help")
+"""Options that keep a farm from running."""
+
 
 def split_line(
     argv: Sequence[str],
@@ -24,13 +27,14 @@ def split_line(
 
     `count_values` says how many words behind an option (the first, with the word that
     follows it as the second) are its value; `names` are those of options.  Raises
-    InputError where nothing stands behind a separator.
+    InputError where nothing stands behind a separator, or ``--dry-run``.
     """
     first = next(n for n, word in enumerate(argv) if word in SEPARATORS)
     begin = _skip_options(argv[:first], count_values)
     options = argv[:begin]
     if begin < first and argv[begin] == "--":
         begin += 1
+    _refuse_misplaced(argv[first:])
     sources = tuple(_split_sources(argv[first:]))
     if begin == first:
         _check_are_commands(sources)
@@ -49,6 +53,22 @@ def _skip_options(words: Sequence[str], count_values: Callable[[str, str], int])
         following = words[at + 1] if at + 1 < len(words) else ""
         at += 1 + (count_values(word, following) if following else 0)
     return min(at, len(words))
+
+
+def _refuse_misplaced(words: Sequence[str]) -> None:
+    """Raise InputError for an option that keeps a farm from running, among arguments.
+
+    Whoever writes one would not have the commands run.
+    """
+    separator = ""
+    for word in words:
+        if word in SEPARATORS:
+            separator = word
+        elif word in _RUN_NOTHING:
+            raise usage_error(
+                f"{word} stands behind {separator}, where all words are arguments: put"
+                " it in front of the command"
+            )
 
 
 def _check_are_commands(sources: Sequence[ArgumentSource]) -> None:

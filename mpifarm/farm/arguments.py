@@ -73,9 +73,8 @@ def warn_of_options(arguments: Arguments) -> str:
     if not arguments.like_option:
         return ""
     return (
-        f"WARNING: {arguments.like_option} is taken for an argument of the command,"
-        " because it stands behind :::; options of the farm stand in front of the"
-        " command"
+        f"WARNING: {arguments.like_option} behind ::: is taken for one more argument;"
+        " options of the farm stand in front of the command"
     )
 
 

@@ -81,6 +81,8 @@ def test_files_and_standard_input_have_arguments_too(create_place):
         (["echo", "::::", "none"], "can't read none"),
         (["echo {%}", ":::", "a"], "$MPIFARM_WORKER"),
         (["echo", ":::"], "needs an argument"),
+        (["echo", ":::", "a", "--dry-run"], "put it in front of the command"),
+        (["echo", ":::", "a", "--help"], "put it in front of the command"),
         (["submit", "echo {}", ":::", "a"], "mpifarm submit takes a list in a file"),
     ],
 )
@@ -94,7 +96,7 @@ def test_a_mistake_is_told_before_anything_is_made(create_place, words, said):
 def test_an_argument_with_the_name_of_an_option_is_warned_of(create_place):
     place = created(create_place)
     said = run(place, "echo", ":::", "a", "--retries")
-    assert "WARNING: --retries is taken for an argument" in said
+    assert "WARNING: --retries behind ::: is taken for one more argument" in said
 
 
 def test_many_arguments_are_not_written_into_what_a_farm_says_of_itself(create_place):

@@ -112,6 +112,11 @@ def test_commands_may_have_the_name_of_another_tools_subcommand():
         (("--resume", "x", ":::", "a"), "there is no option --resume"),
         (("-k", "x", ":::", "a"), "there is no option -k"),
         (("-n", "0", "x", ":::", "a"), "--proc 0"),
+        (
+            ("x", ":::", "a", "--dry-run"),
+            "--dry-run stands behind :::, where",
+        ),
+        (("x", ":::", "a", "::::", "--help", "f"), "--help stands behind ::::, where"),
     ],
 )
 def test_what_is_wrong_is_told(argv, said):
