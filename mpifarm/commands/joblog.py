@@ -57,17 +57,14 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
 def _parse(argv: list[str]) -> Any:
     parser = SubcommandParser("joblog", _DESCRIPTION)
     parser.epilog = _EPILOG
-    add_target_arguments(parser, after="--gnu")
+    add_target_arguments(parser)
     parser.add_argument(
-        "--gnu", action="store_true", help="the format of GNU parallel's --joblog"
+        "--gnu",
+        action="store_true",
+        help="the format of GNU parallel's --joblog; there is no other, so it may be"
+        " left out (mpifarm's own is attempts.tsv in the workdir)",
     )
-    chosen = parser.parse_args(argv)
-    if not chosen.gnu:
-        parser.error(
-            "mpifarm joblog needs --gnu, for GNU parallel's format; mpifarm's own is"
-            " attempts.tsv in the workdir"
-        )
-    return chosen
+    return parser.parse_args(argv)
 
 
 def format_joblog(view: View) -> Iterator[bytes]:

@@ -3,7 +3,6 @@
 import pytest
 
 from mpifarm.commands import joblog
-from mpifarm.errors import InputError
 from mpifarm.system.console import Console
 from tests.unit.store_fakes import Site
 from tests.workdir_files import OLD_ATTEMPTS_HEAD, Attempt, format_attempts
@@ -67,9 +66,10 @@ def test_odd_lines_are_left_out(site, lines):
     assert [row.split("\t")[0] for row in lines("tasks.txt")[1:]] == list("1234")
 
 
-def test_the_format_has_to_be_named(site):
-    with pytest.raises(InputError, match="needs --gnu"):
-        joblog.main(["tasks.txt"], Console(prints=True), {})
+def test_the_only_format_need_not_be_named(site, lines, capfd):
+    named = lines("tasks.txt")
+    assert joblog.main(["tasks.txt"], Console(prints=True), {}) == 0
+    assert capfd.readouterr().out.splitlines() == named
 
 
 def test_a_command_is_that_of_its_attempt_and_else_that_of_the_list(site, lines):
