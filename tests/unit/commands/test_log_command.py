@@ -222,7 +222,7 @@ def test_an_output_of_which_nothing_is_kept_ends_with_its_slot(site):
         (("0", "--failed"), "--failed stands in place of ids"),
         (("0", "--last", "0"), "--last takes a number of lines, 1 or more, not '0'"),
         (("0", "--last", "x"), "--last takes"),
-        ((), "needs the id of a task after it"),
+        ((), r"needs the id of a task \(3, or 0-5, or --failed\) after it"),
         (("0",), "task 0 has finished, and has no output$"),
         (("1",), "task 1 has failed, and has no output"),
         (("2",), "task 2 has not started yet: it waits to be run"),
