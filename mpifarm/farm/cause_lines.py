@@ -44,8 +44,8 @@ def describe_causes(causes: GroupedFailures, failed: int, place: str) -> list[st
     unknown = failed - causes.looked_at
     if unknown > 0:
         lines.append(
-            f"failed: {counted(unknown, 'more task')}, in other farms or too many to "
-            f"look at, see mpifarm why {place}"
+            f"failed: {counted(unknown, 'more task')}, in earlier or other farms or too"
+            f" many to look at, see mpifarm why {place}"
         )
     return lines
 

@@ -129,8 +129,8 @@ def test_more_causes_than_are_shown_and_tasks_not_looked_at_are_counted(tmp_path
     assert lines[-2:] == [
         "failed: 2 more causes, see mpifarm why here",
         (
-            "failed: 93 more tasks, in other farms or too many to look at, see mpifarm "
-            "why here"
+            "failed: 93 more tasks, in earlier or other farms or too many to look at, "
+            "see mpifarm why here"
         ),
     ]
 
