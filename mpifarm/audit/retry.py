@@ -143,6 +143,11 @@ _WHY = {
 }
 """The reasons why a task can't be put back, by its location."""
 
+_AFRESH = (
+    ", or append the line of a finished one to the list again; to forget all results"
+    " and start afresh: rm -r LIST_workdir, once no farm runs there"
+)
+
 
 def _refuse(ids: Collection[int], failed: set[int], audit: Audit) -> None:
     """Raise `InputError` with the ids that cannot run again, and the reasons.
@@ -162,7 +167,8 @@ def _refuse(ids: Collection[int], failed: set[int], audit: Audit) -> None:
             reasons.setdefault(_WHY[location], []).append(taskid)
     if reasons:
         told = "; ".join(f"{_are(ids)} {why}" for why, ids in reasons.items())
-        raise InputError(f"nothing was put back: {told}; name failed tasks alone")
+        ends = _AFRESH if _WHY[Location.FINISHED] in reasons else ""
+        raise InputError(f"nothing was put back: {told}; name failed tasks alone{ends}")
 
 
 def _are(ids: Collection[int]) -> str:

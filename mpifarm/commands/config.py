@@ -29,7 +29,8 @@ _DESCRIPTION = (
     " place wins."
 )
 _EPILOG = (
-    "In a file, options stand in the section [options], as proc = 32; --proc 16 on the"
+    "It only shows: write a value, as proc = 32, under [options] in"
+    " ~/.config/mpifarm/config.ini or another of these files; --proc 16 on the"
     " command line wins, and --no-proc has mpifarm's own default (docs/defaults.md). "
     " Exit status: 0, or 2 if a value is wrong."
 )

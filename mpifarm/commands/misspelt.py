@@ -38,6 +38,11 @@ def _by_name(table: Mapping[str, str]) -> Mapping[str, str]:
     return {name: said for names, said in table.items() for name in names.split()}
 
 
+_AFRESH = (
+    "to forget all results and start afresh: rm -r LIST_workdir, once no farm runs"
+    " there"
+)
+
 COMMANDS_OF_OTHERS: Final = _by_name({
     "stat info progress state watch top htop monitor summary dashboard eta ps squeue"
     " qstat bjobs": (
@@ -59,7 +64,7 @@ COMMANDS_OF_OTHERS: Final = _by_name({
     "sbatch qsub bsub enqueue job batch": (
         "mpifarm submit -N 8 -t 4:00:00 LIST submits a job that farms the list"
     ),
-    "run start launch exec execute farm go process restart": (
+    "run start launch exec execute farm go process": (
         "give the list alone, mpifarm LIST; the same command goes on where the last"
         " one stopped"
     ),
@@ -91,8 +96,12 @@ COMMANDS_OF_OTHERS: Final = _by_name({
     "explain reason reasons cause causes failed failures fails debug": (
         "mpifarm why LIST says why tasks failed, in groups, one for each cause"
     ),
-    "rerun requeue redo reset rescue": (
+    "requeue rescue": (
         "mpifarm retry LIST puts failed tasks back, and the same farm runs them"
+    ),
+    "rerun redo reset restart": (
+        "the same command, mpifarm LIST, goes on where the last one stopped, and"
+        f" mpifarm retry LIST puts failed tasks back; {_AFRESH}"
     ),
     "sql sqlite sqlite3 query database db convert dump": (
         "mpifarm export LIST --sqlite FILE.db makes a database of all that is known,"
@@ -110,8 +119,7 @@ COMMANDS_OF_OTHERS: Final = _by_name({
         " mpifarm selftest tests this cluster's disks and MPI"
     ),
     "clean clear purge delete remove rm": (
-        "to end or skip single tasks: mpifarm cancel LIST ID; to forget all results and"
-        " start afresh: rm -r LIST_workdir, once no farm runs there"
+        f"to end or skip single tasks: mpifarm cancel LIST ID; {_AFRESH}"
     ),
     "init setup create new server worker workers alloc": (
         "nothing is prepared or kept running: mpifarm LIST makes the workdir and starts"
@@ -152,8 +160,10 @@ _PROC = "--proc N (-n N, -j N) is the number of tasks at one time on each rank"
 OPTIONS_OF_OTHERS: Final = _by_name({
     "--jobs -j --workers --worker -P --max-procs --np -np --nproc --nprocs --processes"
     " --num-workers --cores --procs --tasks-at-once": _PROC,
-    "--resume --restart --continue --resume-failed --rerun --requeue --resume-from"
-    " --use-status-file --append": _AGAIN,
+    "--resume --continue --resume-failed --requeue --resume-from --use-status-file"
+    " --append": _AGAIN,
+    "--restart --rerun --again": f"{_AGAIN}; {_AFRESH}",
+    "--fresh --force --overwrite --reset": _AFRESH,
     "--retry-failed --rerun-failed": (
         "mpifarm retry LIST puts failed tasks back, and the same command runs them"
     ),
@@ -185,7 +195,7 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     ),
     "--delay --stagger --interval": (
         "--start-rate 30/m starts at most thirty tasks in a minute on all ranks"
-        " together: one each two seconds"
+        " together, one each two seconds, and --start-rate 2 two in a second"
     ),
     "--load --max-load --memsuspend --noswap --limit-load": (
         "the nodes of a job are yours: --proc N is the number of tasks at one time on"
@@ -213,9 +223,17 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     ),
     "--arg-file --a -a --file -f --input --taskfile --task-file --commands"
     " --command-file --joblist --list -i --from-json --each-line": _LIST,
-    "--colsep -C --csv --header -d --delimiter -0 --null -I -L --max-lines --max-args"
+    "--colsep -C --csv -d --delimiter -0 --null -I -L --max-lines --max-args"
     " --max-replace-args -X -m --xargs --trim --rpl --parens --plus --link --xapply"
     " --arg-sep --arg-file-sep": _LINES,
+    "--header": (
+        "there are no named parameters: use {1} {2} for those of the first and the"
+        " second :::"
+    ),
+    "--sem --semaphore": (
+        "--limit NAME=N runs at most N tasks of the kind NAME at a time, which the list"
+        " has as [limit=NAME] COMMAND"
+    ),
     "-q --silent": "--quiet prints warnings and errors alone",
     "--quote": "quote the command as for a shell: mpifarm 'echo \"a  b\" {}' ::: 1 2",
     "--debug -x": "-v prints a line for each task",
@@ -236,7 +254,7 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     "--pin": "--bind gives each worker its own share of the rank's CPUs",
     "--retire-cmd --no-retire --startup-only --ssh-node --context-launch"
     " --use-address --mailto --mailfreq --mail": _NONE_RUNS,
-    "--pipe --pipepart --block --spreadstdin --fifo --cat --tmux --sem --semaphore"
+    "--pipe --pipepart --block --spreadstdin --fifo --cat --tmux"
     " --fg --bg --nonall --onall --basefile --bf --transfer --trc --return --cleanup"
     " --sqlmaster --sqlworker": (
         "mpifarm runs a list of commands, each once, with nothing on its standard"
@@ -383,6 +401,8 @@ def _explain_option_of(
 
 def _explain_option_of_farm(program: str, name: str) -> str:
     """Return the end of a sentence about a farm's option, given to a subcommand."""
+    if program == _CONFIG:
+        return f" and {_ONLY_SHOWS}"
     if program == "mpifarm submit":
         return ": it is one of the farm, and stands behind the list"
     if name in {"-w", "--workdir"}:
@@ -390,11 +410,20 @@ def _explain_option_of_farm(program: str, name: str) -> str:
     return f": it is one of a farm, mpifarm {name} ... LIST"
 
 
+_CONFIG: Final = "mpifarm config"
+
+_ONLY_SHOWS: Final = (
+    "only shows: write a value, as proc = 6, under [options] in"
+    " ~/.config/mpifarm/config.ini"
+)
+
 _TAKE_IDS: Final = ("mpifarm cancel", "mpifarm hold", "mpifarm log", "mpifarm release")
 
 
 def _explain_surplus_of(program: str, extra: Sequence[str]) -> str:
     """Return a sentence about words too many for a subcommand."""
+    if program == _CONFIG:
+        return f"{program} {_ONLY_SHOWS}"
     too_many = f"{extra[0]!r} is one word too many for {program}"
     if extra[0].strip("0123456789,-") != "":
         return f"{too_many}: name one list, in quotes if it has spaces in its name"

@@ -819,7 +819,10 @@ class _Parser(argparse.ArgumentParser):
             raise _wrong_count(error.argument_name) from error
 
     def error(self, message: str) -> NoReturn:
-        raise usage_error("no tasklist is given: name the file that lists the commands")
+        raise usage_error(
+            "no tasklist is given: name the file that lists the commands, or - for"
+            " standard input"
+        )
 
 
 def _make_parser(environ: Mapping[str, str]) -> _Parser:

@@ -188,7 +188,7 @@ def _make_parser() -> SubcommandParser:
         ("-c", "--cpus-per-task", "CPUS", _count("-c")),
         ("-J", "--job-name", "NAME", _name("--job-name")),
         ("", "--after", "JOB", _name("--after")),
-        ("", "--array", "K", _count("--array")),
+        ("", "--array", "K", _count("--array", "the number of jobs, as 5")),
         ("", "--pe", "NAME", _name("--pe")),
         ("", "--scheduler", "NAME", _parse_scheduler),
     )
@@ -204,10 +204,10 @@ def _make_parser() -> SubcommandParser:
     return parser
 
 
-def _count(option: str) -> Any:
+def _count(option: str, takes: str = "a number, 1 or more") -> Any:
     def parse(word: str) -> int:
         if not (word.isdecimal() and word.isascii()) or not 0 < int(word) < 10**7:
-            raise InputError(f"{option} takes a number, 1 or more, not {word!r}")
+            raise InputError(f"{option} takes {takes}, not {word!r}")
         return int(word)
 
     return parse
@@ -296,7 +296,11 @@ def _parse_farm(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
 
     What files and variables set holds in the job as well.
     """
-    line = parse_line(words, environ)
+    try:
+        line = parse_line(words, environ)
+    except InputError:
+        _refuse_behind_list(words)
+        raise
     settings = line.settle(find_defaults(environ)[0])
     if settings.dry_run:
         raise InputError(
@@ -325,6 +329,18 @@ def _parse_farm(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
             " a file, and submit that"
         )
     return settings
+
+
+def _refuse_behind_list(words: Sequence[str]) -> None:
+    """Raise `InputError` for an option of the job that stands behind the list."""
+    own = {*_make_parser().list_options()} - {*ALL_NAMES}
+    for word in words[1:]:
+        name = word.partition("=")[0]
+        if name in own:
+            raise InputError(
+                f"{name} must stand before the list: mpifarm submit {name} ..."
+                f" {words[0]}"
+            )
 
 
 def _check_farm(settings: Settings, request: JobRequest) -> None:

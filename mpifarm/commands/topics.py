@@ -12,7 +12,7 @@ from mpifarm.commands import SUBCOMMANDS
 from mpifarm.commands.option_values import usage_error
 
 _TOPICS: Final[Mapping[str, str]] = {
-    "arguments ::: parallel": """\
+    "arguments ::: parallel params parameters combinations": """\
 mpifarm 'convert {} {.}.png' ::: *.jpg      once for each argument
 mpifarm 'run {1} {2}' ::: a b ::: 1 2       all combinations (:::+ links them)
 mpifarm 'run {}' :::: names.txt             an argument a line (- is stdin)
@@ -57,14 +57,20 @@ The subcommands take the list or the workdir.  Page: docs/protocol.md
 limits the memory of each process of a task.
 Page: docs/cpus-and-gpus.md
 """,
-    "list lists tasklist tasks": """\
+    "limits limit licence licences license licenses pace": """\
+--limit licence=5 runs at most five tasks of this kind at a time, on all ranks together;
+the list has them as [limit=licence] COMMAND.
+--start-rate 2 starts at most two tasks in a second, --start-rate 30/m thirty in a
+minute.  Page: docs/pace.md
+""",
+    "list lists tasklist tasks stdin": """\
 A list is a text file of commands, one a line, as you would type them.  Blank lines and
 lines that begin with # don't count, but for #BARRIER and #AFTER (docs/order.md).  The
 id of a task is its place, from 0.  The list - is standard input.
 mpifarm add LIST 'COMMAND' adds tasks, also while a farm runs (docs/adding-tasks.md).
 disBatch's, GREASY's and others' lists: docs/lists-from-other-tools.md
 """,
-    "logs output progress": """\
+    "logs output progress watch": """\
 What a task writes is in LIST_workdir/logs/log_ID; mpifarm log LIST ID prints it.
 --logs packed keeps all of it in a few files, --logs failed that of failed tasks alone.
 mpifarm status LIST says how far a farm is, and how long it takes still; --watch, again
@@ -78,14 +84,23 @@ the launcher lets the others live.  mpifarm selftest tests MPI and disks.
 Pages: docs/large-jobs.md, docs/when-ranks-fail.md
 """,
     "order after barrier dependencies": """\
-#BARRIER in a list: all tasks above it end before those below start.
-#AFTER 3,7-9 before a line: its task starts when these have finished.
+#BARRIER         all tasks above end before any below starts, which then run even if
+                 some above have failed
+#BARRIER CHECK   the same, but nothing below runs if a task above has failed
+#AFTER 3,7-9     for the next task alone: it starts when these have succeeded
+A task that waits for a failed one is "not run"; mpifarm retry LIST puts both back.
 Page: docs/order.md
 """,
-    "resume restart continue": """\
+    "resume restart continue anew afresh rerun": """\
 Give the same command again: it goes on where the last one stopped or was killed, and
-runs no finished task again.  mpifarm retry LIST puts failed tasks back first.  To start
-afresh, remove the workdir while no farm runs.
+runs no finished task again.  mpifarm retry LIST puts failed tasks back first.  To
+forget all results and start afresh: rm -r LIST_workdir, once no farm runs there.
+""",
+    "setup environment-modules modules": """\
+--setup 'source env.sh' runs before each command, in its shell; if it fails, the task
+fails.  What the job script has set before mpifarm, commands have as well.
+mpifarm --dry-run --setup 'source env.sh' LIST shows what would run.
+Page: docs/runners.md
 """,
     "signals stop drain": """\
 Sent to any rank, a signal acts on the whole farm:
@@ -95,7 +110,7 @@ USR2             drain: start no more tasks, finish the running ones
 From elsewhere: mpifarm drain LIST, mpifarm cancel LIST ID, mpifarm hold LIST.
 Pages: docs/signals.md, docs/telling-a-farm.md
 """,
-    "slurm pbs lsf sge jobs": """\
+    "slurm pbs lsf sge jobs array": """\
 mpifarm submit -N 8 -t 4:00:00 tasks.txt   write a job script, and submit it
 mpifarm submit --until-done ...            go on in further jobs until all is done
 mpifarm jobs                               the scripts, to copy

@@ -111,3 +111,14 @@ def test_a_wrong_value_is_told_as_a_farm_tells_it(call):
 def test_the_page_says_which_options_no_file_can_set_and_why():
     rows = dict(re.findall(r"^\| `(--[\w-]+)` \| (.*) \|$", PAGE, re.MULTILINE))
     assert rows == ONE_RUN
+
+
+@pytest.mark.parametrize("words", ["proc=6", "set proc 6", "--proc 6", "--proc=6"])
+def test_who_wants_to_set_a_value_is_told_where(call, words):
+    with pytest.raises(InputError, match=r"only shows: .* \[options\] in ~/.config/"):
+        call(*words.split())
+
+
+def test_a_misspelt_option_of_its_own_is_told(call):
+    with pytest.raises(InputError, match="did you mean --json"):
+        call("--jsn")

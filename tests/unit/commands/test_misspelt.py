@@ -77,6 +77,16 @@ def test_an_answer_names_options_and_subcommands_that_there_are():
         ("--halt", "--max-failures 1"),
         ("--halt=soon,fail=5%", "--max-failures 5%"),
         ("--delay", "--start-rate 30/m"),
+        ("--delay", "--start-rate 2 two in a second"),
+        ("--sem", "--limit NAME=N"),
+        ("--header", "use {1} {2}"),
+        *(
+            (word, "rm -r LIST_workdir, once no farm runs there")
+            for word in (
+                *("--restart", "--rerun", "--again", "--fresh", "--force"),
+                *("--overwrite", "--reset"),
+            )
+        ),
         ("--joblog", "mpifarm joblog LIST --gnu"),
         ("--results", "logs/log_ID"),
         ("--tag", "mpifarm log LIST 0-9"),
@@ -137,3 +147,10 @@ def test_a_word_too_many_is_told_for_what_it_may_have_been(
         assert "is not an option" not in told
     else:
         assert told == said
+
+
+@pytest.mark.parametrize("word", ["rerun", "reset", "restart"])
+def test_who_wants_all_tasks_anew_is_told_how(word):
+    said = misspelt.explain_command(word)
+    assert "mpifarm retry LIST" in said
+    assert "start afresh: rm -r LIST_workdir" in said

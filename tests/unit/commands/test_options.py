@@ -337,6 +337,7 @@ def told_of(argv: Sequence[str]) -> str:
     ("line", "named"),
     [
         ("", "no tasklist"),
+        ("", "that lists the commands, or - for standard input"),
         ("-v 1", "no tasklist"),
         ("-n 0 tasks.txt", "--proc 0"),
         ("--proc -4 tasks.txt", "--proc -4"),

@@ -23,6 +23,16 @@ ROOT = Path(mpifarm.__file__).parent.parent
         ("slurm", "mpifarm submit -N 8"),
         (":::", "mpifarm 'convert {} {.}.png' ::: *.jpg"),
         ("resume", "the same command again"),
+        ("anew", "rm -r LIST_workdir, once no farm runs there"),
+        ("order", "#BARRIER CHECK   the same, but nothing below runs if"),
+        ("order", '"not run"'),
+        ("array", "mpifarm submit -N 8"),
+        ("stdin", "The list - is standard input."),
+        ("license", "--limit licence=5"),
+        ("memory", "--task-memory 4G"),
+        ("combinations", "all combinations"),
+        ("setup", "--setup 'source env.sh'"),
+        ("watch", "mpifarm status LIST says"),
     ],
 )
 def test_a_topic_is_some_lines_about_a_word(word, line):
