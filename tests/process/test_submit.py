@@ -158,7 +158,7 @@ def test_an_install_free_job_needs_no_mpifarm_in_its_python(desk):
     script.write_text(
         desk.submit("--print", "-t", "5", "--install-free", "tasks.txt", "-v")
     )
-    del desk.farm.environment["PYTHONPATH"]
+    desk.farm.environment.pop("PYTHONPATH", None)
     child = desk.start(script)
     assert_ends(child, 0)
     desk.farm.assert_all_finished()
