@@ -5,8 +5,10 @@ Rules of this file: what comes out is the same with one process, in the same ord
 
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from contextlib import suppress
+from typing import BinaryIO, Final
 
 from mpifarm.system import processes
 
@@ -40,31 +42,38 @@ def _make_both(
 ) -> Iterator[bytes]:
     half = len(taskids) // 2
     first, second = taskids[:half], taskids[half:]
-    descriptor = os.memfd_create("mpifarm")
-    try:
-        pid = processes.fork_child(lambda: _write(make(second), descriptor))
-    except OSError:  # no memory, or no more processes for this user
-        os.close(descriptor)
-        yield from make(taskids)
-        return
-    status: int | None = None
-    try:
-        yield from make(first)
-        status = processes.reap_child(pid)
-        yield from make(second) if status else _read(descriptor)
-    finally:
-        if status is None:
-            processes.kill_process(pid, signal.SIGKILL)
-            processes.reap_child(pid)
-        os.close(descriptor)
+    with _create_file() as file:
+        try:
+            pid = processes.fork_child(lambda: _write(make(second), file))
+        except OSError:  # no memory, or no more processes for this user
+            yield from make(taskids)
+            return
+        is_reaped = False
+        try:
+            yield from make(first)
+            status = processes.reap_child(pid)
+            is_reaped = True
+            yield from make(second) if status != 0 else _read(file)
+        finally:
+            if not is_reaped:
+                processes.kill_process(pid, signal.SIGKILL)
+                processes.reap_child(pid)
 
 
-def _write(pieces: Iterator[bytes], descriptor: int) -> None:
-    with open(descriptor, "wb", _BYTES_AT_ONCE) as file:
-        file.writelines(pieces)
+def _create_file() -> BinaryIO:
+    """Return a file for one half, in memory where this Python knows of such files."""
+    if hasattr(os, "memfd_create"):
+        with suppress(OSError):
+            return os.fdopen(os.memfd_create("mpifarm"), "w+b")
+    return tempfile.TemporaryFile()
 
 
-def _read(descriptor: int) -> Iterator[bytes]:
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    while block := os.read(descriptor, _BYTES_AT_ONCE):
+def _write(pieces: Iterator[bytes], file: BinaryIO) -> None:
+    file.writelines(pieces)
+    file.flush()
+
+
+def _read(file: BinaryIO) -> Iterator[bytes]:
+    file.seek(0)
+    while block := file.read(_BYTES_AT_ONCE):
         yield block

@@ -51,7 +51,19 @@ _SEQUENCE = -1
 
 
 def split_arguments(content: bytes) -> list[bytes]:
-    """Return the arguments in `content`, one a line."""
+    """Return the arguments in `content`, one a line.
+
+    Raises InputError for a carriage return within one: in a list it ends a line, and
+    what is behind it would be a command.
+    """
+    content = content.replace(b"\r\n", b"\n")
+    before, found, _ = content.partition(b"\r")
+    if found:
+        number = before.count(b"\n") + 1
+        raise InputError(
+            f"argument {number} has a carriage return in it, which ends a line of a"
+            " list: take it out, or rename the file"
+        )
     arguments = content.split(b"\n")
     if not arguments[-1]:
         arguments.pop()

@@ -8,7 +8,9 @@ does alike, and Debian's Open MPI, is tested in one environment: MPICH's (`one_m
 
 import io
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,11 @@ class QuietRank:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--with-mpi"):
+        # Ranks that make their temporary directories in one place race for the names.
+        root = tempfile.mkdtemp(prefix="mpifarm-rank-")
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = root
+        config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
     if config.getoption("--with-mpi") and _rank() != 0:
         config.pluginmanager.register(QuietRank(config))
 

@@ -7,6 +7,7 @@ import pytest
 
 from mpifarm.commands import halves
 from mpifarm.commands.halves import make_in_halves
+from mpifarm.system import processes
 
 TASKS = [*range(0, 90, 2)]
 
@@ -90,6 +91,21 @@ def test_without_a_second_process_all_is_made_here(monkeypatch):
     before = os.listdir("/proc/self/fd")
     assert b"".join(make_in_halves(make, TASKS)) == EXPECTED
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_python_without_files_in_memory_takes_a_temporary_one(monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")
+    assert b"".join(make_in_halves(make, TASKS)) == EXPECTED
+
+
+def test_a_second_process_of_which_nobody_knows_the_end_is_not_trusted(monkeypatch):
+    reap = processes.reap_child
+
+    def reap_unknown(pid: int) -> None:
+        reap(pid)
+
+    monkeypatch.setattr(processes, "reap_child", reap_unknown)
+    assert b"".join(make_in_halves(make, TASKS)) == EXPECTED
 
 
 def test_a_reader_that_stops_leaves_no_process(forks):

@@ -155,3 +155,14 @@ def test_more_combinations_than_fit_into_a_list_are_refused_at_once():
     many = Source([b"a"] * 10_000)
     with pytest.raises(InputError, match=f"{MAX_TASKS} are the most"):
         make_lines([b"x"], [many, many, Source([b"1", b"2"])])
+
+
+@pytest.mark.parametrize(("content", "place"), [(b"a\r", 1), (b"a\nb\rtouch c\n", 2)])
+def test_a_carriage_return_in_an_argument_is_refused(content, place):
+    """It would end a line of the list, and what is behind it would be a command."""
+    with pytest.raises(InputError, match=rf"argument {place} has a carriage return"):
+        split_arguments(content)
+
+
+def test_lines_of_a_file_from_windows_are_arguments():
+    assert split_arguments(b"a\r\nb c\r\n") == [b"a", b"b c"]
