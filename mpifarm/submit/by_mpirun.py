@@ -1,9 +1,9 @@
-"""The bodies of job scripts for PBS, LSF and Grid Engine: farms that mpirun starts.
+"""Job scripts for PBS, LSF and Grid Engine, but their directives: mpirun starts farms.
 
 Rules of this file: pure.  A farm on one node needs no mpirun, and gets none.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from mpifarm.submit.request import GoingOn, JobRequest, Launcher
@@ -13,10 +13,13 @@ from mpifarm.submit.shell import (
     RECORDED,
     RUN_AGAIN,
     assign,
+    finish,
     join_words,
     name_workdir,
     trap_signal,
     wait_for,
+    write_head,
+    write_source,
 )
 
 
@@ -25,6 +28,10 @@ class Dialect(NamedTuple):
 
     name: str
     """The script's name in ``jobs/``, for its messages."""
+    mark: str
+    """The beginning of each directive."""
+    submit: str
+    """The command that submits a script, up to the script's path."""
     ranks: str
     """The number of ranks, as bash finds it."""
     hint: str
@@ -50,7 +57,32 @@ class Dialect(NamedTuple):
     """The command that cancels the successor."""
 
 
-def write_body(request: JobRequest, dialect: Dialect) -> Iterator[list[str] | str]:
+def write_by_mpirun(
+    request: JobRequest,
+    dialect: Dialect,
+    directives: Iterable[str],
+    output: Sequence[str] = (),
+) -> str:
+    """Return the script of a job.
+
+    `output` are the lines that say where the output goes, if a directive can't.
+    """
+    again = ""
+    if request.source is not None:
+        again = f"{dialect.submit} {join_words([request.source.path])}"
+    return finish(
+        [
+            write_head(request, again),
+            [f"{dialect.mark} {line}" for line in directives],
+            "",
+            write_source(request, with_list=False),
+            [*output],
+            *_write_body(request, dialect),
+        ]
+    )
+
+
+def _write_body(request: JobRequest, dialect: Dialect) -> Iterator[list[str] | str]:
     """Yield the blocks of a script behind its directives."""
     script = dialect.name
     if request.source is not None:

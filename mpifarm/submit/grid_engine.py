@@ -6,18 +6,16 @@ Rules of this file: pure.  Seen with Debian's Grid Engine 8.1.9, on one host.
 from collections.abc import Iterator
 from typing import Final
 
-from mpifarm.submit.by_mpirun import Dialect, write_body
+from mpifarm.submit.by_mpirun import Dialect, write_by_mpirun
 from mpifarm.submit.request import GoingOn, JobRequest
 from mpifarm.submit.shell import (
-    finish,
-    join_words,
     name_end,
-    write_head,
-    write_source,
 )
 
 _DIALECT: Final = Dialect(
     name="multinode.sge",
+    mark="#$",
+    submit="qsub",
     ranks='"$NHOSTS"',
     hint="""\
 # One rank on each host.
@@ -32,20 +30,9 @@ _DIALECT: Final = Dialect(
 
 def write_script(request: JobRequest) -> str:
     """Return the script of a job."""
-    again = ""
-    if request.source is not None:
-        again = join_words(["qsub", request.source.path])
     comment = "by h_rt, in seconds since 1970"
     dialect = _DIALECT._replace(limit=(name_end(request), comment))
-    return finish(
-        [
-            write_head(request, again),
-            [f"#$ {line}" for line in _directives(request)],
-            "",
-            write_source(request, with_list=False),
-            *write_body(request, dialect),
-        ]
-    )
+    return write_by_mpirun(request, dialect, _directives(request))
 
 
 def _directives(request: JobRequest) -> Iterator[str]:

@@ -6,12 +6,13 @@ Rules of this file: pure.  By the manuals; not run on a real LSF.
 from collections.abc import Iterator
 from typing import Final
 
-from mpifarm.submit.by_mpirun import Dialect, write_body
+from mpifarm.submit.by_mpirun import Dialect, write_by_mpirun
 from mpifarm.submit.request import GoingOn, JobRequest
-from mpifarm.submit.shell import finish, join_words, write_head, write_source
 
 _DIALECT: Final = Dialect(
     name="multinode.lsf",
+    mark="#BSUB",
+    submit="bsub <",
     ranks='"$LSB_DJOB_NUMPROC"',
     hint="""\
 # One rank for each slot.  An mpirun that wasn't built for LSF wants
@@ -25,18 +26,7 @@ _DIALECT: Final = Dialect(
 
 def write_script(request: JobRequest) -> str:
     """Return the script of a job."""
-    again = ""
-    if request.source is not None:
-        again = f"bsub < {join_words([request.source.path])}"
-    return finish(
-        [
-            write_head(request, again),
-            [f"#BSUB {line}" for line in _directives(request)],
-            "",
-            write_source(request, with_list=False),
-            *write_body(request, _DIALECT),
-        ]
-    )
+    return write_by_mpirun(request, _DIALECT, _directives(request))
 
 
 def _directives(request: JobRequest) -> Iterator[str]:

@@ -7,19 +7,17 @@ from collections.abc import Iterator
 from typing import Final
 
 from mpifarm.model.durations import clock_of
-from mpifarm.submit.by_mpirun import Dialect, write_body
+from mpifarm.submit.by_mpirun import Dialect, write_by_mpirun
 from mpifarm.submit.request import JobRequest, Launcher
 from mpifarm.submit.shell import (
-    finish,
-    join_words,
     name_end,
     quote_word,
-    write_head,
-    write_source,
 )
 
 _DIALECT: Final = Dialect(
     name="multinode.pbs",
+    mark="#PBS",
+    submit="qsub",
     ranks='"$(wc -l <"$PBS_NODEFILE")"',
     hint="""\
 # One rank for each line of the node file.  An mpirun that wasn't built for PBS wants
@@ -34,20 +32,10 @@ _DIALECT: Final = Dialect(
 
 def write_script(request: JobRequest) -> str:
     """Return the script of a job."""
-    again = ""
-    if request.source is not None:
-        again = join_words(["qsub", request.source.path])
     comment = "by walltime, in seconds since 1970"
     dialect = _DIALECT._replace(limit=(name_end(request), comment))
-    return finish(
-        [
-            write_head(request, again),
-            [f"#PBS {line}" for line in _directives(request)],
-            "",
-            write_source(request, with_list=False),
-            _write_output(request),
-            *write_body(request, dialect),
-        ]
+    return write_by_mpirun(
+        request, dialect, _directives(request), _write_output(request)
     )
 
 
