@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 from mpifarm.system import processes
 
 TASKS_AT_ONCE: Final = 250_000
-"""Tasks of two halves: their output takes some 60 MB of memory."""
+"""Tasks of two halves: the output of one of these is held in memory."""
 
 _MIN_TASKS: Final = 50_000
 """Tasks below which a second process gains nothing: to make it takes some 10 ms."""

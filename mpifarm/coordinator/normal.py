@@ -1,7 +1,7 @@
 """The standard normal distribution.
 
 Rules of this file: pure.  Python's own module is imported when it is first needed: a
-start takes 2 ms less.
+start does without it.
 """
 
 from functools import cache
