@@ -62,6 +62,8 @@ def test_it_stays_while_rank_0_answers_and_then_ends_with_75(ends):
 def test_it_ends_with_its_launcher(ends, monkeypatch):
     parents = iter([7, 7, 1])
     monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    # So long that nothing is asked before, however busy the machine is.
+    monkeypatch.setattr(process, "SILENCE_SECONDS", 600.0)
     comm = FakeComm(answers=10**6)
     with pytest.raises(EndedError):
         process._stay_idle(cast("Comm", comm), Clock())
