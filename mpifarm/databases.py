@@ -24,9 +24,14 @@ from mpifarm.database import tasks as statements
 from mpifarm.database.copy import read_copy
 from mpifarm.database.errors import explained
 from mpifarm.database.farming import PlainStart
-from mpifarm.database.schema import Connection, check_header, connect
+from mpifarm.database.schema import Connection, check_header
 from mpifarm.database.tasks import TaskEnd, TaskState
-from mpifarm.database.waiting import PATIENCE, opened_to_change, wait_while_busy
+from mpifarm.database.waiting import (
+    PATIENCE,
+    opened_to_change,
+    opened_to_read,
+    wait_while_busy,
+)
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.task import Outcome
 from mpifarm.order.constraints import Constraints
@@ -69,7 +74,7 @@ class SqliteTaskList:
     def tasks(self) -> PackedTexts:
         """The commands by id; a copy in a worker of PyTaskFarmer reads them again."""
         if self._texts is None:
-            with self._opened() as connection:
+            with opened_to_read(self.path, self._held) as connection:
                 self._texts = statements.read_commands(connection)
         return self._texts
 
@@ -78,7 +83,7 @@ class SqliteTaskList:
 
     def __getitem__(self, taskid: int, /) -> str:
         if self._texts is None:
-            with self._opened() as connection:
+            with opened_to_read(self.path, self._held) as connection:
                 return farming.find_command(connection, taskid)
         return self._texts[taskid]
 
@@ -129,7 +134,7 @@ class SqliteTaskList:
 
     def get_finished(self) -> list[int]:
         """Return the ids of the finished tasks."""
-        with self._opened() as connection:
+        with opened_to_read(self.path, self._held) as connection:
             return statements.find_ids(connection, TaskState.FINISHED)
 
     # ---- the lock and the database ---------------------------------------------------
@@ -152,16 +157,6 @@ class SqliteTaskList:
         finally:
             if not was_held:
                 self.unlock()
-
-    @contextmanager
-    def _opened(self) -> Iterator[Connection]:
-        """Open the database in a ``with`` block, under the lock."""
-        with (
-            self._held(),
-            closing(connect(self.path)) as connection,
-            explained(self.path),
-        ):
-            yield connection
 
     @contextmanager
     def _changed(self) -> Iterator[Connection]:

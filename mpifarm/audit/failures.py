@@ -43,7 +43,10 @@ def explain_failures(view: View) -> Explanation:
     for failure in _find_failures(view, taskids, attempts):
         grouper.add(failure)
     ran = Counter(count_by_host(view.paths) if taskids else {})
-    ran.update(each.host for each in view.plain.values() if taskids)
+    if taskids:
+        # What a plain farmer runs now has not ended yet.
+        ended = [each for each in view.plain.values() if each.farmer is None]
+        ran.update(each.host for each in ended)
     return Explanation(grouper.groups(ran or None), ran, attempts)
 
 

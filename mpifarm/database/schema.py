@@ -78,13 +78,26 @@ _INDEXES: Final = """
 CREATE INDEX unfinished ON tasks (state) WHERE state <> 'finished';
 """
 
-# Whoever changes a row by SQL writes this too, and so tells farms where to look.
-_TRIGGER: Final = """
-CREATE TRIGGER note_change AFTER UPDATE OF state ON tasks
+# Whoever changes a row by SQL writes these too, and so tells farms where to look.  A
+# REPLACE fires no trigger of an update, and those of a deletion only where the program
+# wants that.  An insertion that leaves out the id has -1 until it is done.
+_TRIGGERS: Final = (
+    """
+CREATE TRIGGER IF NOT EXISTS note_change AFTER UPDATE OF state ON tasks
   WHEN (new.state <> 'running' AND new.state <> 'waiting')
     OR old.state = 'finished' OR old.state = 'failed' OR old.state = 'cancelled'
   BEGIN INSERT INTO changes (task) VALUES (new.id); END
-"""
+""",
+    """
+CREATE TRIGGER IF NOT EXISTS note_replacement BEFORE INSERT ON tasks
+  WHEN new.id >= 0 AND new.id <= (SELECT max(id) FROM tasks)
+  BEGIN INSERT INTO changes (task) VALUES (new.id); END
+""",
+    """
+CREATE TRIGGER IF NOT EXISTS note_deletion AFTER DELETE ON tasks
+  BEGIN INSERT INTO changes (task) VALUES (old.id); END
+""",
+)
 
 _MAGIC: Final = b"SQLite format 3\0"
 _HEADER_BYTES: Final = 100
@@ -420,7 +433,7 @@ def creating(path: str) -> Iterator[sqlite3.Connection]:
             _make_tables(connection)
             yield connection
             _execute_all(connection, _INDEXES)
-            connection.execute(_TRIGGER)
+            make_triggers(connection)
             connection.execute("COMMIT")
         _sync(staging)
 
@@ -454,6 +467,15 @@ def _make_tables(connection: sqlite3.Connection) -> None:
     _execute_all(connection, _TABLES)
     write_about(connection, "version", __version__)
     write_about(connection, "id", secrets.token_hex(8))
+
+
+def make_triggers(connection: sqlite3.Connection) -> None:
+    """Make the triggers that write the table ``changes``, but those that are there.
+
+    An older mpifarm made a database with fewer of them.
+    """
+    for trigger in _TRIGGERS:
+        connection.execute(trigger)
 
 
 def _execute_all(connection: sqlite3.Connection, statements: str) -> None:

@@ -49,6 +49,34 @@ def opened_to_change(
 
 
 @contextmanager
+def opened_to_read(
+    path: str, hold: Callable[[], AbstractContextManager[object]]
+) -> Iterator[Connection]:
+    """Open a database for a ``with`` block, within what `hold` returns, to read it.
+
+    The block begins when nobody keeps others from reading, and reads the rows as of
+    that moment.  Raises what `connect` raises.
+    """
+    with ExitStack() as stack:
+        yield wait_while_busy(lambda: stack.enter_context(_readable(path, hold)))
+
+
+@contextmanager
+def _readable(
+    path: str, hold: Callable[[], AbstractContextManager[object]]
+) -> Iterator[Connection]:
+    with (
+        hold(),
+        closing(connect(path, writes=False, patience=PATIENCE)) as connection,
+        explained(path),
+    ):
+        # The block's first look would else be the one that finds others writing.
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        yield connection
+
+
+@contextmanager
 def _opened_if_free(
     path: str, hold: Callable[[], AbstractContextManager[object]]
 ) -> Iterator[Connection]:

@@ -19,7 +19,12 @@ from typing import Final
 from mpifarm.database import farming
 from mpifarm.database import tasks as statements
 from mpifarm.database.errors import explained
-from mpifarm.database.schema import Connection, connect, find_version
+from mpifarm.database.schema import (
+    Connection,
+    connect,
+    find_version,
+    make_triggers,
+)
 from mpifarm.database.tasks import TaskEnd, TaskState
 from mpifarm.database.waiting import wait_while_busy
 from mpifarm.errors import FutileError, InputError, StorageError
@@ -158,6 +163,7 @@ class DatabaseStore(Store):
         with self._connected() as connection:
             self._check_rows(connection)
             with self._changing(connection):
+                make_triggers(connection)
                 farming.claim_place(connection, self._place, self.database)
                 self._keep_apart(connection)
                 self._next_change = farming.find_changes(connection).stop
@@ -481,7 +487,8 @@ class DatabaseStore(Store):
         constraints, total, begin = self._constraints, self._total, self._next_change
         if not constraints:
             return
-        if not farming.are_kept(farming.find_changes(connection), begin):
+        changes = farming.find_changes(connection)
+        if not farming.are_worth_reading(changes, begin, total):
             is_single = bool(constraints.after or constraints.kinds)
             farming.keep_apart(connection, 0, total, singly=is_single)
             return

@@ -9,7 +9,7 @@ from itertools import compress
 from typing import NamedTuple
 
 from mpifarm.database.farming import (
-    are_kept,
+    are_worth_reading,
     find_changes,
     read_changed,
     read_unfinished,
@@ -51,7 +51,7 @@ class RowStates:
     def refresh(self, connection: Connection) -> Changes:
         """Read the rows that have changed.  Return what differs, as `read` does."""
         kept = find_changes(connection)
-        if not are_kept(kept, self._next_change):
+        if not are_worth_reading(kept, self._next_change, len(self.finished)):
             return self.read(connection)
         rows = read_changed(connection, self._next_change, len(self.finished))
         self._next_change = kept.stop

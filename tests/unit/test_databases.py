@@ -13,6 +13,7 @@ import pytest
 
 from mpifarm import databases
 from mpifarm.database import schema
+from mpifarm.database.waiting import opened_to_read
 from mpifarm.databases import SqliteTaskList
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.settings import HandlerDefinition
@@ -168,9 +169,17 @@ def test_a_term_waits_for_the_end_of_a_change(site, monkeypatch):
     assert not tasks._lock.held
 
 
-@pytest.mark.parametrize("act", [open_list, lambda site: site.list.pop_task()])
+@pytest.mark.parametrize(
+    "act",
+    [
+        *(open_list, lambda site: site.list.pop_task()),
+        *(lambda site: site.list.get_finished(), lambda site: site.copy[1]),
+        lambda site: site.copy.tasks,
+    ],
+)
 def test_another_program_is_waited_for_without_the_lock(site, monkeypatch, act):
     site.list = open_list(site)
+    site.copy = copy.copy(site.list)
     lock = WorkdirLock(lock_paths(str(site.root), os.environ, None))
     held = []
     with closing(sqlite3.connect(site.path, isolation_level=None)) as other:
@@ -185,6 +194,16 @@ def test_another_program_is_waited_for_without_the_lock(site, monkeypatch, act):
         monkeypatch.setattr("mpifarm.database.waiting.time.sleep", sleep)
         act(site)
     assert held == [False] * 3
+
+
+def test_a_look_is_of_one_moment_and_makes_nobody_wait_behind_it(site):
+    tasks = copy.copy(open_list(site))
+    with closing(sqlite3.connect(site.path, timeout=0)) as other:
+        with opened_to_read(str(site.path), tasks._held) as connection:
+            assert connection.in_transaction
+        other.execute("UPDATE tasks SET state = 'finished'")
+        other.commit()
+    assert tasks.get_finished() == [0, 1, 2]
 
 
 def test_a_file_that_is_no_database_is_refused_and_nothing_made(site):

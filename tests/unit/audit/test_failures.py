@@ -8,6 +8,7 @@ import pytest
 from mpifarm.audit import failures
 from mpifarm.audit.failures import count_by_host, explain_failures, find_attempt
 from mpifarm.causes.failure import TAIL, Failure
+from mpifarm.database.farming import PlainAttempt
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store.attempts import LastAttempts
 from tests.workdir_files import OLD_ATTEMPTS_HEAD, Attempt, format_attempts
@@ -60,6 +61,13 @@ def test_each_failed_task_is_grouped_by_its_attempt_and_its_last_words(
     assert explained.ran == {"n1": 1, "n2": 2}
     groups: Any = explained.groups
     assert groups == ["grouped", {"n1": 1, "n2": 2}]
+
+
+def test_what_plain_farmers_run_has_not_ended_on_their_host(view):
+    ended = PlainAttempt(1, None, 1, "failed", 1, 0, "n3", "")
+    runs = PlainAttempt(5, "PyTaskFarmer n4 7", 1, "", None, None, "n4", "")
+    view.plain = {1: ended, 5: runs}
+    assert explain_failures(view).ran == {"n1": 1, "n2": 2, "n3": 1}
 
 
 @pytest.mark.parametrize("many", [failures.MANY, 1])

@@ -179,6 +179,13 @@ class SharedDatabase(RuleBasedStateMachine):
     def the_user_puts_back_what_has_failed(self):
         self.site.ask("UPDATE tasks SET state = 'to process' WHERE state = 'failed'")
 
+    @rule()
+    def the_user_replaces_what_has_failed(self):
+        self.site.ask(
+            'REPLACE INTO tasks (id, command, "after") SELECT id, command, "after"'
+            " FROM tasks WHERE state = 'failed'"
+        )
+
     @rule(count=st.integers(1, 2))
     def the_user_inserts_tasks(self, count):
         if self.site.ask("SELECT count(*) FROM tasks")[0][0] + count <= MAX_TASKS:

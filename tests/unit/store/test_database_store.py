@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import sqlite3
+from contextlib import closing
 from unittest import mock
 
 import pytest
@@ -153,6 +155,93 @@ def test_what_a_user_puts_back_by_sql_runs_again(site):
     site.ask("UPDATE tasks SET state = 'to process' WHERE state = 'failed'")
     assert store.transact((), (), 12).taken == [1, 3, 5, 7, 9, 11]
     assert store.recorded == (6, 0)
+
+
+REPLACE = {
+    "replace": ["REPLACE INTO tasks (id, command) VALUES (1, 'echo again')"],
+    "insert or replace": [
+        "INSERT OR REPLACE INTO tasks (id, command) VALUES (1, 'echo again')"
+    ],
+    "upsert": [
+        "INSERT INTO tasks (id, command) VALUES (1, 'x')"  # noqa: ISC004
+        " ON CONFLICT (id) DO UPDATE SET state = 'to process'",
+    ],
+    "recursive": [
+        "PRAGMA recursive_triggers = ON",
+        "REPLACE INTO tasks (id, command) VALUES (1, 'echo again')",
+    ],
+    "delete and insert": [
+        "BEGIN",
+        "DELETE FROM tasks WHERE id = 1",
+        "INSERT INTO tasks (id, command) VALUES (1, 'echo again')",
+        "COMMIT",
+    ],
+    "delete, then insert": [
+        "DELETE FROM tasks WHERE id = 1",
+        "INSERT INTO tasks (id, command) VALUES (1, 'echo again')",
+    ],
+}
+"""How programs put another row in the place of one."""
+
+
+def execute(site, *statements):
+    with closing(sqlite3.connect(site.path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.mark.parametrize("statements", REPLACE.values(), ids=REPLACE)
+def test_what_a_user_replaces_by_sql_is_known_to_the_farms(tmp_path, statements):
+    site = ordered(tmp_path, Constraints(barriers=[Barrier(3, checks=False)]))
+    left, right = site.open(), site.open()
+    left.transact((), (), 3)
+    left.transact([ended(0), ended(1, 1)], (), 0)
+    right.transact((), (), 0)
+    assert right.recorded == (1, 1)
+    execute(site, *statements)
+    left.transact([ended(2)], (), 0)
+    # The barrier waits for it again.
+    assert right.transact((), (), 12).taken == [1]
+    assert left.transact((), (), 12).taken == []
+    assert left.recorded == right.recorded == (2, 0)
+
+
+@pytest.mark.parametrize("statement", ["delete and insert", "replace"])
+def test_what_a_user_replaces_as_the_last_row_is_known_to_the_farms(site, statement):
+    store = site.open()
+    store.transact((), (), 12)
+    store.transact([ended(11)], (), 0)
+    store.transact((), (), 0)
+    changes = [
+        each.replace("= 1", "= 11").replace("(1,", "(11,")
+        for each in REPLACE[statement]
+    ]
+    execute(site, *changes)
+    store.transact((), (), 0)
+    assert store.recorded == (0, 0)
+    assert store.transact((), (), 12).taken == [11]
+
+
+def test_inserted_tasks_are_no_changes_of_known_ones(site):
+    site.open()
+    site.insert("echo new")
+    site.ask("INSERT INTO tasks (id, command) VALUES (13, 'echo new')")
+    assert site.ask("SELECT task FROM changes") == []
+
+
+def test_a_start_makes_the_triggers_that_an_older_mpifarm_did_not_make(site):
+    triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger' ORDER BY name"
+    made = site.ask(triggers)
+    execute(site, "DROP TRIGGER note_replacement", "DROP TRIGGER note_deletion")
+    store = site.open()
+    assert site.ask(triggers) == made
+    store.transact((), (), 12)
+    store.transact([ended(1)], (), 0)
+    store.transact((), (), 0)
+    execute(site, *REPLACE["replace"])
+    store.transact((), (), 0)
+    assert store.recorded == (0, 0)
+    assert store.transact((), (), 12).taken == [1]
 
 
 # ---- an order ------------------------------------------------------------------------
@@ -307,6 +396,34 @@ def test_a_farm_that_has_missed_changes_reads_all_rows(tmp_path, monkeypatch):
     assert left.transact((), (), 12).taken == [8]
     assert left.recorded == right.recorded == (4, 4)
     assert site.ids("waiting") == [9, 10, 11]
+
+
+@pytest.mark.parametrize(("missed", "reads"), [(1000, True), (1001, False)])
+def test_a_farm_that_has_missed_many_changes_reads_all_rows_as_well(
+    tmp_path, monkeypatch, missed, reads
+):
+    site = ordered(tmp_path, Constraints(after={8: (0,)}))
+    store = site.open()
+    store.transact((), (), 0)
+    site.ask(
+        "WITH RECURSIVE number (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM number"
+        " WHERE n < ?) INSERT INTO changes (task) SELECT 5 FROM number",
+        missed,
+    )
+    site.ask("UPDATE tasks SET state = 'to process' WHERE id = 8")
+    asked = []
+
+    def read(*values):
+        asked.append(values)
+        return read_changed(*values)
+
+    read_changed = farming.read_changed
+    monkeypatch.setattr(farming, "read_changed", read)
+    monkeypatch.setattr(row_states, "read_changed", read)
+    assert 8 not in store.transact((), (), 9).taken
+    assert site.ids("waiting") == [8]
+    # For the states, and for what was put back too soon.
+    assert len(asked) == 2 * reads
 
 
 def test_a_reading_that_fails_is_made_again(tmp_path, monkeypatch):
