@@ -29,7 +29,6 @@ the task since.
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from itertools import chain
@@ -46,6 +45,7 @@ from mpifarm.audit.audit import (
 from mpifarm.audit.farms import read_claimed
 from mpifarm.audit.snapshot import TRIES, glance, observer
 from mpifarm.errors import StorageError
+from mpifarm.immutable import immutable
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import encode_text
 from mpifarm.order.constraints import UNORDERED, Constraints
@@ -498,7 +498,7 @@ def _find_held(target: Target) -> tuple[Held, str]:
     return find_held(paths) or (NOTHING_HELD, "")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Reader:
     """A reader of one workdir; without `texts` there are `least` tasks or more."""
 

@@ -4,8 +4,9 @@ Rules of this file: vocabulary only.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from mpifarm.immutable import immutable
 
 TAIL = 4096
 """Bytes at the end of a log that are read for the cause."""
@@ -40,7 +41,7 @@ class Example(NamedTuple):
     lines: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Group:
     """Attempts that failed of one cause."""
 

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from mpifarm.batch.launcher import launched_size
@@ -44,6 +43,7 @@ from mpifarm.commands.restart_policy import (
 )
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.errors import ExitStatus, InputError
+from mpifarm.immutable import immutable
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.system.regular_files import open_regular
 from mpifarm.system.signals import SIGNALS
@@ -75,7 +75,7 @@ LOOK_AGAIN = 5.0
 # ---- the workdir ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FarmFiles:
     """The files that tell the result of a run, in a workdir that may not exist yet."""
 

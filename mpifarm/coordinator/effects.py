@@ -5,15 +5,15 @@ members of the coordinator `Post` effects, and none of them sees what others pos
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
+from mpifarm.immutable import immutable
 from mpifarm.model.messages import ToRank
 from mpifarm.model.requests import Answer
 from mpifarm.model.task import Result, RunningTask
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Send:
     """A message to a rank."""
 
@@ -21,7 +21,7 @@ class Send:
     message: ToRank
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Transact:
     """Changes of the workdir to make under one taking of the lock.
 
@@ -37,7 +37,7 @@ class Transact:
     pull: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NoteInLog:
     """A sentence of our own to write into the log of a task."""
 
@@ -45,7 +45,7 @@ class NoteInLog:
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NoteAttempt:
     """An attempt on `rank` that failed, or made a checkpoint; the task runs again."""
 
@@ -53,7 +53,7 @@ class NoteAttempt:
     result: Result
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NoteRunning:
     """Tasks that run on `rank`, of which it has told for the first time."""
 
@@ -70,7 +70,7 @@ class RankChange(Enum):
     IN_USE = "in use again"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NoteRank:
     """A change of a rank's part in the farm, and why, in words."""
 
@@ -79,31 +79,31 @@ class NoteRank:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Tell:
     """A sentence for the user."""
 
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Reply:
     """The answer to a user's request, now that all is done about it."""
 
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TakeNothing:
     """The order that the transaction under way take no tasks: the farm starts none."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LookAtList:
     """The order to look at the list a last time: all of it that is known is done."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Conclude:
     """The order to count the list, give the claim up, and tell the user the outcome.
 

@@ -15,9 +15,9 @@ are busy until nothing waits any more; then the last tasks run on.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from mpifarm.coordinator.lifetimes import Ages, Lifetimes
+from mpifarm.immutable import immutable
 from mpifarm.model.wording import TimeLeft
 
 TENTH = 1.2816 * 1.2
@@ -42,7 +42,7 @@ MAX_AGES = 48
 """Classes of ages that are gone through again and again."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Outlook:
     """What is expected of the tasks that have not ended."""
 

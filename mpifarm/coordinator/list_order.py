@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from mpifarm.coordinator.lifetimes import SHORTEST, class_of_log
 from mpifarm.coordinator.normal import find_quantile, standard_normal
+from mpifarm.immutable import immutable
 
 MAX_BLOCKS = 64
 
@@ -49,7 +50,7 @@ class Block:
             classes[place] = classes.get(place, 0) + share * count
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Slope:
     """Durations that rise or fall along the list."""
 
@@ -92,7 +93,7 @@ class Slope:
         return abs(self.slope) * max(0.0, low - quantile, quantile - high)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Order:
     """The model that fits best."""
 

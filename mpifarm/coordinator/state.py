@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
+from mpifarm.immutable import immutable
 from mpifarm.model.settings import Policy
 from mpifarm.model.task import Result
 
@@ -253,7 +254,7 @@ class RankRecord:
         self.mean += (least - self.mean) * weight
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RankSet:
     """The ranks that are there to run tasks."""
 

@@ -6,7 +6,7 @@ Rules of this file: what is put together here stays the same for the whole farm.
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from mpifarm.batch.launcher import is_in_job
@@ -14,6 +14,7 @@ from mpifarm.errors import FarmError
 from mpifarm.farm.agent import Agent
 from mpifarm.farm.shared_directories import SharedDirectories, find_missing
 from mpifarm.farm.sureness import Sureness, find_wait
+from mpifarm.immutable import immutable
 from mpifarm.model.messages import Shutdown, ToCoordinator
 from mpifarm.model.settings import Default, FarmDefinition, Settings
 from mpifarm.pool import Allotment, Pool
@@ -37,7 +38,7 @@ DISMISS_SECONDS = 2.0
 """Seconds for which rank 0 receives messages where no farm comes about."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class UserOutput:
     """The outlets of a farm's messages to the user."""
 
@@ -55,7 +56,7 @@ class UserOutput:
     """Print as the settings say: ``--progress``, ``--quiet``."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Defaults:
     """The options that nobody has typed: what rank 0 found, for all ranks.
 
@@ -72,7 +73,7 @@ class Defaults:
     """Return the settings of this rank's command line with those of all."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ProcessContext:
     """The environment, signals and output of the process, for its farm."""
 
@@ -83,7 +84,7 @@ class ProcessContext:
     defaults: Defaults = Defaults()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RankContext:
     """The parts that each rank has from the start."""
 

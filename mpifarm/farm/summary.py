@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpifarm.errors import ExitStatus
 from mpifarm.farm.cause_lines import GroupedFailures, describe_causes
+from mpifarm.immutable import immutable
 from mpifarm.model.task import (
     LEFT_RUNNING,
     NOT_RUN,
@@ -282,7 +283,7 @@ def progress_line(
     return ", ".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Summary:
     """The end of a farm, for the summary and for ``result.json``."""
 

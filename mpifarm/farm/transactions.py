@@ -8,11 +8,12 @@ another program writes for as long as the lock would be.
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mpifarm.coordinator.effects import Transact
 from mpifarm.errors import InUseError, StorageError
 from mpifarm.farm.lock_wait import WARNING_SECONDS, LockVerdict, LockWait
+from mpifarm.immutable import immutable
 from mpifarm.store.store import Store
 from mpifarm.store.types import Recorded, Transacted
 from mpifarm.system.lock import WorkdirLock
@@ -30,7 +31,7 @@ TELL_SECONDS = 3.0
 """Seconds of such tries until the user is told."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Written:
     """A transaction that is on disk."""
 

@@ -6,11 +6,12 @@ Rules of this file: values that JSON can hold, and the words for them.
 import getpass
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from mpifarm.batch.job import find_job
 from mpifarm.errors import InputError
+from mpifarm.immutable import immutable
 from mpifarm.model.events import (
     BROKE_OFF,
     TASK_EVENTS,
@@ -35,7 +36,7 @@ class HookKind(Enum):
     """Call a class of the user's, or of the site's."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HookDefinition:
     """A hook: its kind, its options, and who has switched it on."""
 

@@ -6,15 +6,17 @@ only where somebody wants events.
 """
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cache
 from typing import Any, ClassVar, get_args
+
+from mpifarm.immutable import immutable
 
 SCHEMA = 1
 """The version of the lines: it grows when a key changes its meaning, or goes."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FarmBegan:
     """The farm has joined its workdir, and its ranks are on their way."""
 
@@ -39,7 +41,7 @@ class FarmBegan:
     """Whether a farm goes on whose leading rank was lost."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FarmState:
     """The state of the farm, each `STATE_SECONDS`."""
 
@@ -55,7 +57,7 @@ class FarmState:
     ranks_working: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FarmDraining:
     """The farm starts nothing more, and lets what runs end."""
 
@@ -63,7 +65,7 @@ class FarmDraining:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FarmStopping:
     """The farm ends what runs."""
 
@@ -71,7 +73,7 @@ class FarmStopping:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FarmEnded:
     """The farm has ended in order, and its summary is known."""
 
@@ -89,7 +91,7 @@ class FarmEnded:
     """The first failed tasks: ``task``, ``how`` and ``log``."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RankJoined:
     """A rank has come, and gets tasks."""
 
@@ -100,35 +102,35 @@ class RankJoined:
     workers: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _RankChanged:
     rank: int
     host: str
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RankLost(_RankChanged):
     """A rank is dead, or was given up."""
 
     event: ClassVar = "rank_lost"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RankQuarantined(_RankChanged):
     """A rank is put out of use: it gets no more tasks, for a time or for good."""
 
     event: ClassVar = "rank_quarantined"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RankBack(_RankChanged):
     """A rank that was put out of use is in use again."""
 
     event: ClassVar = "rank_back"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TaskBegan:
     """A task runs, and its rank has told so."""
 
@@ -141,7 +143,7 @@ class TaskBegan:
     started: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _AttemptEnded:
     task: int
     attempt: int
@@ -158,35 +160,35 @@ class _AttemptEnded:
     note: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TaskFinished(_AttemptEnded):
     """A task is recorded as finished."""
 
     event: ClassVar = "task_finished"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TaskFailed(_AttemptEnded):
     """A task is recorded as failed."""
 
     event: ClassVar = "task_failed"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TaskRetried(_AttemptEnded):
     """An attempt did not go well, and its task runs again."""
 
     event: ClassVar = "task_retried"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TaskCancelled(_AttemptEnded):
     """A task is recorded as failed, since a user has cancelled it."""
 
     event: ClassVar = "task_cancelled"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TaskNotRun:
     """A task is recorded as failed without a run: one failed that it waits for."""
 
@@ -195,7 +197,7 @@ class TaskNotRun:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Asked:
     """A user has asked the farm to cancel, hold or release tasks, or to drain."""
 

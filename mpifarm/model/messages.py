@@ -5,8 +5,7 @@ value and refers to no object of its sender.  Rank 0's own agent gets and sends 
 messages, without MPI.
 """
 
-from dataclasses import dataclass
-
+from mpifarm.immutable import immutable
 from mpifarm.model.settings import FarmDefinition
 from mpifarm.model.task import Lease, Result, RunningTask
 
@@ -23,7 +22,7 @@ MAX_RUNNING = 10_000
 # ---- from the coordinator to a rank -------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Welcome:
     """The answer to `Join`: the definition of the farm.  The rank starts its pool."""
 
@@ -39,14 +38,14 @@ class Welcome:
     """How many running tasks the rank tells of, those that have run longest."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Assign:
     """New leases for the rank to run."""
 
     leases: tuple[Lease, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Recall:
     """A request to return up to `count` leases that no worker can begin at once.
 
@@ -57,7 +56,7 @@ class Recall:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Withdraw:
     """A request to return these leases unless a worker has begun them.
 
@@ -69,7 +68,7 @@ class Withdraw:
     """(taskid, attempt) of each; () for all that the rank holds."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Cancel:
     """An order to end these leases: a user has cancelled their tasks.
 
@@ -81,12 +80,12 @@ class Cancel:
     """(taskid, attempt) of each."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Drain:
     """An order to start nothing more, return unstarted leases, and finish the rest."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Stop:
     """An order to end all commands: TERM, then KILL after `grace` seconds (0: at once).
 
@@ -97,12 +96,12 @@ class Stop:
     by_signal: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Ping:
     """A sign of life from the coordinator, to be answered by `Alive`."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Shutdown:
     """The last message to a rank: end the pool, finalize MPI, exit with 0."""
 
@@ -117,7 +116,7 @@ class Shutdown:
     """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Committed:
     """Results that are on disk: the rank need not keep them for another coordinator.
 
@@ -132,7 +131,7 @@ class Committed:
 # ---- from a rank to the coordinator -------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Join:
     """The first message of a rank: its host, its process, its number of workers."""
 
@@ -142,7 +141,7 @@ class Join:
     workers: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Report:
     """Results, returned leases and lost leases of a rank since its last report.
 
@@ -168,7 +167,7 @@ class Report:
     would have got that signal, too."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Withdrawn:
     """The answer to `Withdraw`, after the report of the returned leases."""
 
@@ -176,14 +175,14 @@ class Withdrawn:
     """(taskid, attempt) of the leases that workers have begun, or begin just now."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Running:
     """Tasks that run on the rank and that it has not told of before."""
 
     tasks: tuple[RunningTask, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Rejoin:
     """The first message of a rank after another rank was lost: its whole state.
 
@@ -202,7 +201,7 @@ class Rejoin:
     """All results that may not be on disk yet, reported before or not."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SignalReceived:
     """A signal that the rank got; the coordinator decides on the consequence.
 
@@ -214,24 +213,24 @@ class SignalReceived:
     sure: float = float("-inf")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Alive:
     """The answer to a ping."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RankUnusable:
     """The rank can run no task (no log, no runner): each one would fail there."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PoolLost:
     """The rank's pool is gone (its fork server was killed): no task runs there."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Stopped:
     """The answer to `Stop`: no command of the rank is alive, and it holds no lease."""
 

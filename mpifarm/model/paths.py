@@ -11,7 +11,8 @@ file.
 """
 
 import re
-from dataclasses import dataclass
+
+from mpifarm.immutable import immutable
 
 STATUS_FILES = (
     *("toprocess", "added", "waiting", "finished", "failed", "attempts.tsv"),
@@ -47,7 +48,7 @@ _STAGING = rf"""(?x)
 """Names of staging files, except those of a queue."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class WorkdirPaths:
     """The paths in the workdir `root`."""
 
@@ -232,7 +233,7 @@ class WorkdirPaths:
         return f"{self.root}/before-remap-{stamp}"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RemapPaths(WorkdirPaths):
     """The paths in `WorkdirPaths.remap`, which has the old files of a workdir.
 

@@ -4,7 +4,9 @@ Rules of this file: frozen values only.  A setting was checked before it got her
 is not checked again.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from mpifarm.immutable import immutable
 
 LOG_KINDS = ("all", "packed", "failed")
 """The values of ``--logs``: a file for each task, a few files for all tasks, or a file
@@ -25,7 +27,7 @@ PROGRESS_KINDS = ("auto", "bar", "lines", "off")
 """The values of ``--progress``: by the output, a live line, lines that stay, none."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TaskLimits:
     """The limits of each command, and the signal that a stop sends to it."""
 
@@ -37,7 +39,7 @@ class TaskLimits:
     """The signal that a stop sends in place of TERM; KILL comes a grace time later."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Policy:
     """The rules for tasks that fail, ranks that fail, and the end of the job."""
 
@@ -69,7 +71,7 @@ class Policy:
     """For kinds of tasks, how many may run at a time (0: any number)."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HookSettings:
     """What is to watch the farm."""
 
@@ -85,7 +87,7 @@ class HookSettings:
     """Names of hooks in INI files (``--hook``)."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Default:
     """The value that a file or a variable gives to an option that nobody has typed."""
 
@@ -105,7 +107,7 @@ class Default:
         return f"{self.source}, line {self.line}" if self.line else self.source
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ArgumentSource:
     """The words behind one ``:::``, or a file behind ``::::``."""
 
@@ -116,7 +118,7 @@ class ArgumentSource:
     """Whether each argument goes with one of the source before, and not with all."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Arguments:
     """A command, and the arguments for each of which it runs: they make the list."""
 
@@ -128,7 +130,7 @@ class Arguments:
     """An argument that has the name of an option of the farm."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Settings:
     """The checked command line.  Times are in seconds."""
 
@@ -191,7 +193,7 @@ class Settings:
         return any(each.option == option for each in self.defaults)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RunnerDefinition:
     """The class and options of the runner, read by rank 0, used by all ranks."""
 
@@ -203,7 +205,7 @@ class RunnerDefinition:
     """The INI file with the definition, for messages; empty for a built-in one."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HandlerDefinition:
     """The class and options by which rank 0 reads the tasklist."""
 
@@ -215,7 +217,7 @@ class HandlerDefinition:
     """The INI file with the definition, for messages; empty for a built-in one."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FarmDefinition:
     """The part of the settings that rank 0 sends to each rank before the first task."""
 

@@ -19,9 +19,9 @@ Below the directory of the logs there is ``packed`` (``--logs packed``) or ``unk
 import re
 import time
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from mpifarm.immutable import immutable
 from mpifarm.model.paths import PACKED, UNKEPT
 
 _WHEN = "%Y-%m-%d %H:%M:%S"
@@ -144,7 +144,7 @@ def _parse_number(word: bytes) -> int | None:
 # ---- names --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RankFiles:
     """The files of one rank of a farm in one of `DIRECTORIES`."""
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mpifarm.errors import InputError, StorageError
+from mpifarm.immutable import immutable
 from mpifarm.model.settings import HandlerDefinition, RunnerDefinition
 from mpifarm.system.patience import is_of_the_disk
 from mpifarm.system.regular_files import open_regular
@@ -37,7 +38,7 @@ PyTaskFarmer's manual spells ``taskfarmer.task`` as ``taskfarmer.tasks``.
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SearchPath:
     """The places of INI files."""
 

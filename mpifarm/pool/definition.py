@@ -4,9 +4,10 @@ Rules of this file: vocabulary only.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from mpifarm.immutable import immutable
 from mpifarm.model.settings import RunnerDefinition, TaskLimits
 from mpifarm.model.task import Lease, Result
 from mpifarm.output.task_log import LogPlace
@@ -19,7 +20,7 @@ T = TypeVar("T")
 CreateRunner = Callable[[RunnerDefinition], "Runner"]
 
 
-@dataclass(frozen=True)
+@immutable
 class Allotment:
     """The CPUs and GPUs of a rank's workers (`system.cpus`, `system.gpus`)."""
 
@@ -31,7 +32,7 @@ class Allotment:
     """GPU ids by the variable that names them; workers take them in turn."""
 
 
-@dataclass(frozen=True)
+@immutable
 class PoolDefinition:
     """All that the fork server needs before it forks the workers."""
 
@@ -96,7 +97,7 @@ def _parse(kind: type[T], values: tuple[Any, ...]) -> T:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class WorkerLost:
     """Death of a worker that had leases; the fork server starts another worker.
 
@@ -109,7 +110,7 @@ class WorkerLost:
     status: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PoolUseless:
     """Every worker has died before its first task, several times in a row.
 
@@ -119,7 +120,7 @@ class PoolUseless:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PoolGone:
     """Death of the fork server and with it of all workers; nothing runs any more."""
 
@@ -127,7 +128,7 @@ class PoolGone:
     """The leases that workers held; each worker's running lease stands first."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LeaseRefused:
     """A lease that could not start: the disk gives no log, or there is no runner."""
 
@@ -135,7 +136,7 @@ class LeaseRefused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LeaseReturned:
     """A lease that was recalled at the moment at which its worker came to it."""
 

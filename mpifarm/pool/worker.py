@@ -32,11 +32,11 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
 from mpifarm.errors import InputError
+from mpifarm.immutable import immutable
 from mpifarm.model.settings import RunnerDefinition
 from mpifarm.model.task import LEFT_RUNNING, NOT_RUN, Outcome
 from mpifarm.output.keepers import create_log_keeper
@@ -69,7 +69,7 @@ _GROUP_PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05)
 """Seconds between two looks at processes that a runner has left; the last repeats."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class WorkerContext:
     """The parts of a worker that the fork server makes for it."""
 

@@ -8,10 +8,10 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from mpifarm.immutable import immutable
 from mpifarm.model.paths import clock_file
 from mpifarm.store.claim_journal import Head
 from mpifarm.system import files
@@ -20,7 +20,7 @@ HEARTBEAT_LIMIT = 60.0
 """Seconds without a heartbeat after which a farm on another host counts as dead."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Machine:
     """The host of a farm, with its means to look up processes and the time.
 

@@ -7,10 +7,11 @@ What can't work is an `InputError`.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
 from mpifarm.errors import InputError
+from mpifarm.immutable import immutable
 from mpifarm.model.durations import parse_duration
 from mpifarm.submit import choosing
 from mpifarm.submit.request import DEFAULT_LEAD, After, GoingOn, JobRequest, Launcher
@@ -44,7 +45,7 @@ class Asker(Protocol):
         """Return what a program in Python prints, "" if it fails."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Wishes:
     """The options of ``mpifarm submit``, parsed one by one; None: not given."""
 

@@ -3,9 +3,10 @@
 Rules of this file: pure.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
+
+from mpifarm.immutable import immutable
 
 DEFAULT_LEAD: Final = 60
 """Seconds before the end of a job at which the farm is told to stop."""
@@ -54,7 +55,7 @@ class Source(NamedTuple):
     modules: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class JobRequest:
     """A job: its size, its time, and what is to happen at its end.
 

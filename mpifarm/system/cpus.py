@@ -11,14 +11,14 @@ Rules of this file:
 import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from mpifarm.batch.launcher import launched_rank, launched_size, was_launched
+from mpifarm.immutable import immutable
 from mpifarm.model.wording import counted
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Sharers:
     """The number of ranks that share CPUs, and this rank's place among them, from 0."""
 

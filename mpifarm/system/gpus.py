@@ -13,9 +13,10 @@ Rules of this file:
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from mpifarm.errors import InputError
+from mpifarm.immutable import immutable
 
 ROCR = "ROCR_VISIBLE_DEVICES"
 HIP = "HIP_VISIBLE_DEVICES"
@@ -32,7 +33,7 @@ _NO_DEVICE = frozenset({"", "-1", "NoDevFiles"})
 """Words that end a list of ids; older versions of Slurm write NoDevFiles for none."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Gpus:
     """The GPUs that the workers of a rank share: the ids in each variable."""
 

@@ -13,6 +13,7 @@ PACKAGE = Path(mpifarm.__file__).parent
 FLOORS = {
     "": 0,  # mpifarm itself: the version; it imports only when names are used
     "errors": 0,
+    "immutable": -1,
     "batch": 0,
     "model": 0,
     "causes": 1,

@@ -4,11 +4,12 @@ Rules of this file: it words and counts, and looks at nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import StrEnum
 from typing import Any
 
 from mpifarm.commands.selftest.findings import CheckResult, SelfTestFinding
+from mpifarm.immutable import immutable
 from mpifarm.model.wording import counted
 
 
@@ -24,7 +25,7 @@ class Verdict(StrEnum):
 _WIDTH = max(map(len, Verdict))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Finding:
     """A line: what was looked at, what was seen, and what to do."""
 

@@ -4,12 +4,13 @@ Rules of this file: it words and counts; it tests nothing and prints nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from typing import NamedTuple, TypeVarTuple
 
 from mpifarm.errors import FarmError
+from mpifarm.immutable import immutable
 from mpifarm.model.wording import counted
 
 Ts = TypeVarTuple("Ts")
@@ -28,7 +29,7 @@ _WORRY = list(CheckResult)
 _WIDTH = max(len(result.value) for result in CheckResult)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SelfTestFinding:
     """One line of the table.  `run_check` gives it its name."""
 

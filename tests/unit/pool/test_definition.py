@@ -1,11 +1,12 @@
 """The definition of a pool reaches the fork server whole."""
 
 import signal
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
+from mpifarm.immutable import immutable
 from mpifarm.model.settings import RunnerDefinition, TaskLimits
 from mpifarm.pool.definition import (
     Allotment,
@@ -61,12 +62,12 @@ def test_a_word_in_each_field_is_among_these(part: Any):
     assert all(getattr(given, name) != getattr(least, name) for name in names)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LimitsOfTomorrow(TaskLimits):
     open_files: int | None = None
 
 
-@dataclass(frozen=True)
+@immutable
 class DefinitionOfTomorrow(PoolDefinition):
     limits: LimitsOfTomorrow = LimitsOfTomorrow()
     color: str = ""
