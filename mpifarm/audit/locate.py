@@ -43,6 +43,7 @@ class TaskLocator:
         constraints: Constraints,
     ) -> None:
         self.claims = contents.claims
+        self.may_start = any(each.may_live for each in contents.claims)
         self.total = total
         self._tasks = tasks
         self._all_run = contents.toprocess is None
@@ -66,10 +67,21 @@ class TaskLocator:
             location = Location.UNKNOWN
         elif taskid >= self._tasks.total and self._all_run:
             location = Location.QUEUED
-        may_start = any(each.may_live for each in self.claims)
         is_queued = location is Location.QUEUED and taskid < self._tasks.total
         is_held_up = is_queued and self._is_held_up(taskid)
-        return LocatedTask(location, holder, may_start, is_held_up)
+        return LocatedTask(location, holder, self.may_start, is_held_up)
+
+    def find_unqueued(self, taskids: Sequence[int]) -> list[int]:
+        """Return those of some tasks that are not `QUEUED`, in their order."""
+        if self._has_own_state:
+            return [*taskids]
+        total = self._tasks.total
+        known = [taskid for taskid in taskids if taskid < total]
+        places = zip(known, self._tasks.at(known), strict=True)
+        found = [taskid for taskid, at in places if at != Location.QUEUED]
+        if not self._all_run:
+            found += [taskid for taskid in taskids if taskid >= total]
+        return found
 
     def _is_held_up(self, taskid: int) -> bool:
         return bool(self._constraints) and (

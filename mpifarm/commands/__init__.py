@@ -15,7 +15,7 @@ SUBCOMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "import": (),
     "joblog": ("--gnu",),
     "jobs": ("--to",),
-    "log": ("--attempt", "--failed", "--last"),
+    "log": ("--attempt", "--failed", "--last", "--tag"),
     "ls": (
         *("--failed", "--finished", "--running", "--waiting", "--slowest", "--host"),
         *("--longer-than", "--status", "--ids", "--json"),

@@ -172,11 +172,15 @@ OPTIONS_OF_OTHERS: Final = _by_name({
         " LIST --gnu prints them as GNU parallel does"
     ),
     "--results --output -o --outputdir --output-dir --error --stdout --stderr"
-    " --keep-order -k --group --ungroup -u --line-buffer --linebuffer --lb --files"
+    " --group --ungroup -u --files"
     " --output-as-files --outputasfiles --res --latest-line --ll --stream": _KEPT,
-    "--tag --tagstring --ctag": (
-        "each task's output is in the workdir, logs/log_ID, and mpifarm log LIST 0-9"
-        " prints that of ten tasks, each under its id"
+    "--keep-order -k": (
+        "each task's output is in the workdir, and mpifarm log LIST prints all of them"
+        " in the order of the list"
+    ),
+    "--tag --tagstring --ctag --line-buffer --linebuffer --lb": (
+        "each task's output is in the workdir, and mpifarm log LIST --tag prints all"
+        " lines, each with its task (with -f also while the tasks run)"
     ),
     "--halt --halt-on-error --fail-fast --exit-on-error --stop-on-error --bail": (
         "--max-failures 1 stops the farm at the first failed task (fail=5% is"

@@ -71,7 +71,7 @@ subcommands, each with a --help of its own:
                              add a task to the list, also while it is farmed
   mpifarm check WORKDIR      say what is finished, failed, left and wrong
   mpifarm ls WORKDIR         list the tasks: state, status, host, time, command
-  mpifarm log WORKDIR ID     print what a task has written
+  mpifarm log WORKDIR [ID]   print what tasks have, or a task has, written
   mpifarm joblog WORKDIR --gnu
                              print the attempts in GNU parallel's format
   mpifarm cancel WORKDIR ID  end tasks of a running farm, or don't start them

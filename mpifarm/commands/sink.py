@@ -17,7 +17,8 @@ class Sink:
 
     def __init__(self, descriptor: int = 1) -> None:
         self._descriptor = descriptor
-        self._ends_line = True
+        self.ends_line = True
+        """Whether what was written ends with a line's end."""
 
     def write(self, content: bytes) -> None:
         """Write all bytes, however long the reader takes.
@@ -33,11 +34,11 @@ class Sink:
         except OSError as error:
             raise InputError(f"can't write the output: {error.strerror}") from error
         if content:
-            self._ends_line = content.endswith(b"\n")
+            self.ends_line = content.endswith(b"\n")
 
     def write_line(self, line: bytes) -> None:
         """Write a line, after a newline if the last output has no newline."""
-        self.write(line if self._ends_line else b"\n" + line)
+        self.write(line if self.ends_line else b"\n" + line)
 
     def wait(self, seconds: float) -> None:
         """Sleep for `seconds`; raises BrokenPipeError as soon as nobody reads."""

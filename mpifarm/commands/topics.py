@@ -71,7 +71,8 @@ mpifarm add LIST 'COMMAND' adds tasks, also while a farm runs (docs/adding-tasks
 disBatch's, GREASY's and others' lists: docs/lists-from-other-tools.md
 """,
     "logs output progress watch": """\
-What a task writes is in LIST_workdir/logs/log_ID; mpifarm log LIST ID prints it.
+What a task writes is in LIST_workdir/logs/log_ID; mpifarm log LIST ID prints it, and
+mpifarm log LIST that of all tasks (-f: while they run; --tag: each line with its task).
 --logs packed keeps all of it in a few files, --logs failed that of failed tasks alone.
 mpifarm status LIST says how far a farm is, and how long it takes still; --watch, again
 and again.  Pages: docs/logs.md, docs/what-is-going-on.md

@@ -343,6 +343,21 @@ def test_following_ends_with_a_killed_farm(create_place):
     assert log.wait(15) == 0
 
 
+def test_all_tasks_are_followed_at_once_each_line_with_its_task(create_place):
+    place = create_place(
+        [f"{COUNT}; printf end", "until test -e go2; do :; done; echo b"]
+    )
+    farm = place.start("--logs", "packed", "-n", "2")
+    wait_until(lambda: has_output(place, 0))
+    log = start_log(place, "-f", "--tag")
+    for number in (1, 2, 3):
+        wait_until(lambda line=f"0\t{number}\n": line in log.text())
+        (place.directory / f"go{number}").touch()
+    assert farm.wait() == 0
+    assert log.wait(15) == 0
+    assert sorted(log.text().splitlines()) == ["0\t1", "0\t2", "0\t3", "0\tend", "1\tb"]
+
+
 # ---- what the user may say -----------------------------------------------------------
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from mpifarm.audit.view import State, View, read_view
 from mpifarm.commands.log.explain import Explainer
 from mpifarm.commands.log.follow import follow
-from mpifarm.commands.log.printer import Printer
-from mpifarm.commands.sink import Sink
+from mpifarm.commands.log.follow_many import TasksFollower
+from mpifarm.commands.log.printer import Printed, Printer
+from mpifarm.commands.log.task_sink import Style, TaskSink
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import add_target_arguments, find_target, patience_of
 from mpifarm.errors import ExitStatus, InputError
@@ -21,11 +22,12 @@ from mpifarm.system.patience import as_storage_error, try_again
 _DESCRIPTION = (
     "Print what tasks have written, all attempts of a task in the order of their"
     " starts, whatever --logs the farms had, also while farms run.  Name tasks by their"
-    " ids, or all failed ones by --failed."
+    " ids (the first is 0), or all failed ones by --failed; without, all tasks are"
+    " printed."
 )
 _EPILOG = (
-    "Exit status: 0 all was printed, 1 of several tasks some, or all, have no output, 2"
-    " the task has no output, or the command line is wrong."
+    "Exit status: 0 all that is there was printed, 1 of several named tasks some, or"
+    " all, have no output, 2 the task has no output, or the command line is wrong."
 )
 
 
@@ -42,17 +44,21 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     taskids = [*dict.fromkeys(chain.from_iterable(map(parse_id_word, chosen.ids)))]
     attempt, last = _parse_attempt(chosen.attempt), _parse_last(chosen.last)
     if chosen.follow:
-        _check_follow(taskids, attempt, last, failed=chosen.failed)
+        _check_follow(attempt, last, failed=chosen.failed)
     if chosen.failed:
         view = try_again(lambda: read_view(target, environ), patience)
         taskids = _find_failed(view)
         if not taskids:
             console.print_error("no task has failed")
             return ExitStatus.ALL_FINISHED
-    printer = Printer(Explainer(target, environ, console), Sink(), last)
-    several = chosen.failed or len(taskids) > 1
+    is_one = len(taskids) == 1 and not chosen.failed
+    style = Style.PLAIN if is_one else Style.HEADING
+    sink = TaskSink(Style.TAG if chosen.tag else style)
+    printer = Printer(Explainer(target, environ, console), sink, last)
     try:
-        return _print(printer, taskids, attempt, follows=chosen.follow, several=several)
+        if is_one:
+            return _print_one(printer, taskids[0], attempt, follows=chosen.follow)
+        return _print_several(printer, taskids, attempt, follows=chosen.follow)
     except BrokenPipeError:
         return ExitStatus.ALL_FINISHED
     except OSError as error:
@@ -75,33 +81,56 @@ def _find_failed(view: View) -> list[int]:
     return view.ids_in(State.FAILED)
 
 
-def _print(
-    printer: Printer,
-    taskids: list[int],
-    attempt: int | None,
-    *,
-    follows: bool,
-    several: bool,
+def _print_one(
+    printer: Printer, taskid: int, attempt: int | None, *, follows: bool
 ) -> ExitStatus:
     if follows:
-        follow(printer, taskids[0])
-    elif not several:
-        printer.print_task(taskids[0], attempt)
-    elif not printer.print_tasks(taskids, attempt):
-        return ExitStatus.SOME_FAILED
+        follow(printer, taskid)
+    else:
+        printer.print_task(taskid, attempt)
     return ExitStatus.ALL_FINISHED
+
+
+def _print_several(
+    printer: Printer, taskids: list[int], attempt: int | None, *, follows: bool
+) -> ExitStatus:
+    """Print several tasks, or all without `taskids`."""
+    if follows:
+        printed = _follow(printer, taskids)
+    elif taskids:
+        printed = printer.print_tasks(taskids, attempt)
+    else:
+        total = printer.explainer.locator().total
+        if not total:
+            printer.explainer.complain("the list has no task yet")
+        printed = printer.print_tasks(range(total), attempt)
+    # Of tasks that nobody has named, some may not have begun.
+    is_all = printed.all_read and (printed.all_there or not taskids)
+    return ExitStatus.ALL_FINISHED if is_all else ExitStatus.SOME_FAILED
+
+
+def _follow(printer: Printer, taskids: list[int]) -> Printed:
+    """Follow several tasks, or all without `taskids`, also those that are added."""
+    if not taskids:
+        follower = TasksFollower(printer, lambda locator: range(locator.total))
+        return follower.run(awaits_farms=True)
+    known, beyond = printer.explainer.split_known(taskids)
+    if beyond:
+        printer.explainer.complain(beyond)
+    printed = TasksFollower(printer, lambda _: known).run(awaits_farms=False)
+    return printed._replace(all_there=printed.all_there and not beyond)
 
 
 def _parse(argv: list[str]) -> Any:
     parser = SubcommandParser("log", _DESCRIPTION)
     parser.epilog = _EPILOG
+    parser.is_intermixed = True
     add_target_arguments(parser, after="ID")
     parser.add_argument(
         "ids",
         metavar="ID",
-        # With *, argparse takes no id behind an option.
-        nargs="*" if not {"--failed", "--help", "-h"}.isdisjoint(argv) else "+",
-        help="the id of a task, or of several, as 3,7-9",
+        nargs="*",
+        help="the id of a task, or of several, as 3,7-9 (default: all tasks)",
     )
     parser.add_argument(
         "--failed",
@@ -120,11 +149,16 @@ def _parse(argv: list[str]) -> Any:
         " count",
     )
     parser.add_argument(
+        "--tag",
+        action="store_true",
+        help="begin each line with the id of its task and a tab, in place of headings",
+    )
+    parser.add_argument(
         "--follow",
         "-f",
         action="store_true",
-        help="go on with what one task writes, until the task has ended or no farm that"
-        " runs has it; a task in no file is followed until Ctrl-C",
+        help="go on with what tasks write, until they have ended or no farm that runs"
+        " has them; a task in no file is followed until Ctrl-C",
     )
     chosen = parser.parse_args(argv)
     if chosen.ids and chosen.failed:
@@ -132,17 +166,14 @@ def _parse(argv: list[str]) -> Any:
     return chosen
 
 
-def _check_follow(
-    taskids: list[int], attempt: int | None, last: int | None, *, failed: bool
-) -> None:
+def _check_follow(attempt: int | None, last: int | None, *, failed: bool) -> None:
     if failed:
-        raise InputError("-f (--follow) follows one task: name it, without --failed")
+        raise InputError(
+            "-f (--follow) follows tasks until they end, and failed ones have ended:"
+            " leave out --failed, or -f"
+        )
     if last is not None:
         raise InputError("-f (--follow) shows all of the output: leave out --last")
-    if len(taskids) > 1:
-        raise InputError(
-            f"-f (--follow) follows one task, and {len(taskids)} are named: name one"
-        )
     if attempt is not None:
         raise InputError(
             "-f (--follow) shows all attempts and goes on with the next: leave out"

@@ -137,6 +137,11 @@ class Explainer:
             raise InputError(_no_such_task(taskid, locator.total, self.target))
         return locator.locate(taskid)
 
+    def locate_anew(self) -> TaskLocator:
+        """Read the list, which may have grown, and the workdir, as `locator`."""
+        self.__dict__.pop("_tasks", None)
+        return self.locator()
+
     def locator(self) -> TaskLocator:
         """Read the workdir, and return the locations of all tasks."""
         if is_database(self.target, self._environ):

@@ -11,7 +11,7 @@ from mpifarm.audit.snapshot import find_claim, observer
 from mpifarm.commands.log.explain import NO_FARM, Explainer
 from mpifarm.commands.log.printer import Printer, close_all, outputs_of
 from mpifarm.errors import InputError
-from mpifarm.output.reader import Output, OutputReader, find_outputs
+from mpifarm.output.reader import Output, OutputReader, Source, find_outputs
 from mpifarm.store.task_map import Location
 
 OUTPUT_SECONDS = 0.1
@@ -22,7 +22,8 @@ TASK_SECONDS = 1.0
 """Seconds at least between two searches for the task; all searches take a tenth of the
 time at most."""
 
-_CTRL_C = "; this waits for it (Ctrl-C ends that)"
+CTRL_C = "; this waits for it (Ctrl-C ends that)"
+IN_NO_FILE = "is in no file: a PyTaskFarmer may be running it"
 
 
 def follow(printer: Printer, taskid: int) -> None:
@@ -36,12 +37,12 @@ def follow(printer: Printer, taskid: int) -> None:
     found = explainer.locate(taskid)
     readers = printer.open_outputs(taskid, split=False)
     try:
-        if not (readers or _may_begin(found)):
+        if not (readers or may_begin(found)):
             raise InputError(explainer.explain(taskid))
         for number, reader in enumerate(readers):
-            printer.begin_attempt(reader, b"", is_first=not number)
+            printer.begin_attempt(reader, is_first=not number)
         _report_waiting(explainer, taskid, found, has_begun=bool(readers))
-        found = _Following(printer, taskid, readers).run(found)
+        found = Following(printer, taskid, readers).run(found)
         explainer.note_doubt(taskid, outputs_of(readers))
     finally:
         close_all(readers)
@@ -56,7 +57,7 @@ def _report_waiting(
 
     Print nothing if it does not wait, or a running attempt is shown.
     """
-    if not _may_begin(found) or (has_begun and found.location is Location.CLAIMED):
+    if not may_begin(found) or (has_begun and found.location is Location.CLAIMED):
         return
     if not has_begun:
         sentence = explainer.reason(taskid, found)
@@ -65,24 +66,31 @@ def _report_waiting(
     elif found.location is Location.UNKNOWN:
         sentence = "may run again, as far as the files tell"
     else:
-        sentence = "is in no file: a PyTaskFarmer may be running it"
-    explainer.complain(f"task {taskid} {sentence}{_CTRL_C}")
+        sentence = IN_NO_FILE
+    explainer.complain(f"task {taskid} {sentence}{CTRL_C}")
 
 
 def _report_unfinished(explainer: Explainer, taskid: int, found: LocatedTask) -> None:
     """Print the reason why nothing more comes of a task that has not ended, if any."""
+    if why := explain_unfinished(found):
+        explainer.complain(f"task {taskid}{why}")
+
+
+def explain_unfinished(found: LocatedTask) -> str:
+    """Return why nothing more comes of a task, behind its name; "" if it has ended."""
     holder = found.holder
     if holder and not holder.may_live:
-        explainer.complain(
-            f"task {taskid} has not ended: farm {holder.farm} had it and died; the"
-            " farm's command, given again, runs it again"
+        return (
+            f" has not ended: farm {holder.farm} had it and died; the farm's command,"
+            " given again, runs it again"
         )
-    elif found.location is Location.QUEUED:
+    if found.location is Location.QUEUED:
         rest = "" if found.may_start else NO_FARM
-        explainer.complain(f"task {taskid} has not ended: it waits to be run{rest}")
+        return f" has not ended: it waits to be run{rest}"
+    return ""
 
 
-class _Following:
+class Following:
     """The loop that prints one task; `readers` are of its attempts so far, and grow."""
 
     def __init__(
@@ -105,14 +113,18 @@ class _Following:
                 found, has_ended = self._ask(found)
                 took = time.monotonic() - now
                 ask_at = now + took + max(TASK_SECONDS, 9 * took)
-            came = bool(self._readers) and self._printer.print_new(self._readers[-1])
+            came = self.print_new()
             if has_ended or (not came and now >= search_at):
                 search_at = now + ATTEMPT_SECONDS
-                came = self._print_new_attempts() or came
+                came = self.print_new_attempts() or came
             if has_ended:
                 return found
             if not came:
                 self._printer.sink.wait(OUTPUT_SECONDS)
+
+    def print_new(self) -> bool:
+        """Print what the last attempt has written since.  Return whether it has."""
+        return bool(self._readers) and self._printer.print_new(self._readers[-1])
 
     def _ask(self, found: LocatedTask) -> tuple[LocatedTask, bool]:
         """Return the location of the task, and whether no more output will come.
@@ -122,7 +134,7 @@ class _Following:
         explainer, taskid = self._explainer, self._taskid
         if found.holder is None:
             # The end counts one question late: output until then is printed first.
-            return explainer.locate(taskid), not _may_begin(found)
+            return explainer.locate(taskid), not may_begin(found)
         claim = find_claim(explainer.target.workdir, observer(), found.holder.farm)
         if claim is not None and claim.may_live and taskid in claim.held:
             return found, False
@@ -130,14 +142,17 @@ class _Following:
         runs_again = found.location in (
             Location.CLAIMED,
             Location.QUEUED,
-        ) and _may_begin(found)
+        ) and may_begin(found)
         return found, not runs_again
 
-    def _print_new_attempts(self) -> bool:
-        """Open and print new attempts.  Return whether there are any."""
+    def print_new_attempts(self, sources: list[Source] | None = None) -> bool:
+        """Open and print new attempts.  Return whether there are any.
+
+        `sources` are those of this task, if the caller has just found them.
+        """
         readers, logs = self._readers, self._explainer.logs
         outputs = self._explainer.patiently(
-            lambda: find_outputs(logs, self._taskid, split=False)
+            lambda: find_outputs(logs, self._taskid, split=False, sources=sources)
         )
         known = {_key_of(reader.output) for reader in readers}
         came = False
@@ -151,13 +166,13 @@ class _Following:
                 reader = OutputReader(output)
             except OSError:  # it has just moved: the next search finds it
                 continue
-            self._printer.begin_attempt(reader, b"", is_first=not readers)
+            self._printer.begin_attempt(reader, is_first=not readers)
             readers.append(reader)
             came = True
         return came
 
 
-def _may_begin(found: LocatedTask) -> bool:
+def may_begin(found: LocatedTask) -> bool:
     """Return whether an attempt of the task may run, or begin by itself."""
     if found.holder is not None:
         return found.holder.may_live

@@ -45,6 +45,11 @@ class Gaps:
         """Add a task to a reason."""
         self._ids.setdefault(gap, []).append(taskid)
 
+    @property
+    def are_none(self) -> bool:
+        """Whether no task was noted."""
+        return not self._ids
+
     def sentences(self) -> list[str]:
         """Return a sentence for each reason, `MAX_GAPS` and one at most."""
         found = [

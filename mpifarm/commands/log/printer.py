@@ -4,12 +4,13 @@ Rules of this file: bytes are printed as they are.  A reader who closes standard
 early has seen enough.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from mpifarm.commands.log.explain import Explainer
 from mpifarm.commands.log.gaps import Gap, GapError, Gaps, GoneError
-from mpifarm.commands.sink import Sink
+from mpifarm.commands.log.task_sink import TaskSink
 from mpifarm.errors import InputError
 from mpifarm.model.paths import log_path
 from mpifarm.model.wording import counted
@@ -33,6 +34,15 @@ MAX_TAIL = 1 << 20
 """Bytes that are printed at most of an output of which the last lines are wanted."""
 
 
+class Printed(NamedTuple):
+    """How the outputs of several tasks were printed."""
+
+    all_read: bool
+    """Whether each output that is there could be read."""
+    all_there: bool
+    """Whether each task has an output."""
+
+
 class Printer:
     """A printer of the outputs of tasks to a sink.
 
@@ -42,7 +52,7 @@ class Printer:
     """
 
     def __init__(
-        self, explainer: Explainer, sink: Sink, last: int | None = None
+        self, explainer: Explainer, sink: TaskSink, last: int | None = None
     ) -> None:
         self.explainer = explainer
         self.sink = sink
@@ -54,18 +64,18 @@ class Printer:
         `attempt` counts from 1, or from -1 backwards.  Remarks on the output go to
         standard error.  Raises `InputError` if there is no output or attempt.
         """
-        if not self._print(taskid, attempt, b"", None):
+        if not self._print(taskid, attempt, None):
             raise InputError(self.explainer.explain(taskid))
         self.explainer.report_doubts()
 
-    def print_tasks(self, taskids: list[int], attempt: int | None) -> bool:
-        """Print tasks, each under a heading.  Return whether each had an output.
+    def print_tasks(self, taskids: Sequence[int], attempt: int | None) -> Printed:
+        """Print several tasks.
 
         `attempt` is as in `print_task`.  Reasons for missing outputs go to standard
         error.
         """
         gaps = Gaps()
-        missed = self._print_each(taskids, attempt, gaps, is_last=False)
+        missed = self.print_each(taskids, attempt, gaps, is_last=False)
         # The list may have got shorter since: the outputs of its tasks are printed.
         missed, beyond = self.explainer.split_known(missed)
         if beyond:
@@ -73,18 +83,28 @@ class Printer:
         if missed:
             locator = self.explainer.locator()
             # A task may have begun and ended since it was searched for.
-            for taskid in self._print_each(missed, attempt, gaps, is_last=True):
+            missed = self.print_each(missed, attempt, gaps, is_last=True)
+            all_read = gaps.are_none
+            for taskid in missed:
                 gaps.note(self.explainer.find_gap(locator, taskid), taskid)
-        complaints = gaps.sentences()
-        for complaint in complaints:
+        else:
+            all_read = gaps.are_none
+        self.report(gaps)
+        return Printed(all_read, not missed and not beyond)
+
+    def report(self, gaps: Gaps) -> None:
+        """Print reasons and doubts on standard error.
+
+        Raises `StorageError` if the disk goes on failing.
+        """
+        for complaint in gaps.sentences():
             self.explainer.complain(complaint)
         self.explainer.report_doubts()
-        return not (beyond or complaints)
 
-    def _print_each(
-        self, taskids: list[int], attempt: int | None, gaps: Gaps, *, is_last: bool
+    def print_each(
+        self, taskids: Sequence[int], attempt: int | None, gaps: Gaps, *, is_last: bool
     ) -> list[int]:
-        """Print tasks, each under its heading.  Return the tasks without output.
+        """Print several tasks.  Return the tasks without output.
 
         `gaps` notes tasks with an unreadable output, or without the attempt.  A task
         whose output has just gone is returned, too, but noted in the last search
@@ -97,10 +117,9 @@ class Printer:
             for source in self._find_sources(sources.keys()):
                 sources[source.record.taskid].append(source)
             for taskid in some:
-                heading = f"==> task {taskid} <==\n".encode()
                 known = self._unless_old(sources.pop(taskid))
                 try:
-                    if not self._print(taskid, attempt, heading, known):
+                    if not self._print(taskid, attempt, known):
                         missed.append(taskid)
                 except GapError as error:
                     if isinstance(error, GoneError) and not is_last:
@@ -118,7 +137,6 @@ class Printer:
         self,
         taskid: int,
         attempt: int | None,
-        heading: bytes,
         sources: list[Source] | None,
     ) -> bool:
         """Print the outputs of a task.  Return whether there are any.
@@ -130,30 +148,26 @@ class Printer:
             return False
         try:
             wanted = readers if attempt is None else [_choose(readers, attempt, taskid)]
+            self.sink.begin(taskid)
             if self._last is None:
-                self._print_all(wanted, heading)
+                self._print_all(wanted)
             else:
-                self._print_last_lines(wanted[-1], heading, self._last)
+                self._print_last_lines(wanted[-1], self._last)
             self.explainer.note_doubt(taskid, outputs_of(readers))
             self._report_odd_log(taskid)
         finally:
             close_all(readers)
         return True
 
-    def _print_all(self, readers: list[OutputReader], heading: bytes) -> None:
+    def _print_all(self, readers: list[OutputReader]) -> None:
         for number, reader in enumerate(readers):
-            self.begin_attempt(reader, heading, is_first=not number)
-            heading = b""
+            self.begin_attempt(reader, is_first=not number)
 
-    def _print_last_lines(
-        self, reader: OutputReader, heading: bytes, count: int
-    ) -> None:
+    def _print_last_lines(self, reader: OutputReader, count: int) -> None:
         reader.skip(MAX_TAIL)
         tail = b""
         while piece := self.explainer.patiently(reader.read):
             tail = (tail + piece)[-MAX_TAIL:]
-        if heading:
-            self.sink.write_line(heading)
         self.sink.write(last_lines(tail, count))
 
     def _report_odd_log(self, taskid: int) -> None:
@@ -163,15 +177,11 @@ class Printer:
                 path = log_path(self.explainer.logs, taskid)
                 self.explainer.complain(f"{path} is {what}, and is not shown")
 
-    def begin_attempt(
-        self, reader: OutputReader, heading: bytes, *, is_first: bool
-    ) -> None:
-        """Print the output of an attempt, after its heading and its own first line.
+    def begin_attempt(self, reader: OutputReader, *, is_first: bool) -> None:
+        """Print the output of an attempt, after its own first line.
 
-        `heading` may be empty.  The first attempt has no line of its own.
+        The first attempt has no line of its own.
         """
-        if heading:
-            self.sink.write_line(heading)
         if not is_first:
             self.sink.write_line(reader.output.head)
         self.print_new(reader)

@@ -4,12 +4,15 @@ import errno
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mpifarm.audit.audit import ClaimView
 from mpifarm.audit.snapshot import examine
 from mpifarm.commands import log
+from mpifarm.commands.log import explain as explain_module
+from mpifarm.commands.log import follow_many
 from mpifarm.commands.sink import Sink
 from mpifarm.errors import InputError
 from mpifarm.output.reader import (
@@ -215,14 +218,12 @@ def test_an_output_of_which_nothing_is_kept_ends_with_its_slot(site):
         (("-1",), "'-1' is not the id of a task"),
         (("0", "--attempt", "0"), "--attempt takes 1, 2, ... or -1"),
         (("0", "--attempt", "x"), "--attempt takes"),
-        (("0,1", "-f"), r"follows one task, and 2 are named: name one"),
         (("0", "-f", "--attempt", "1"), "leave out --attempt, or -f"),
         (("0", "-f", "--last", "1"), "leave out --last"),
-        (("-f", "--failed"), "follows one task: name it, without --failed"),
+        (("-f", "--failed"), "failed ones have ended: leave out --failed"),
         (("0", "--failed"), "--failed stands in place of ids"),
         (("0", "--last", "0"), "--last takes a number of lines, 1 or more, not '0'"),
         (("0", "--last", "x"), "--last takes"),
-        ((), r"needs the id of a task \(3, or 0-5, or --failed\) after it"),
         (("0",), "task 0 has finished, and has no output$"),
         (("1",), "task 1 has failed, and has no output"),
         (("2",), "task 2 has not started yet: it waits to be run"),
@@ -554,3 +555,187 @@ def test_of_a_huge_output_only_the_end_is_read(site, shown):
     assert site.main("2", "--last", "1") == 0
     assert time.monotonic() - before < 5
     assert shown() == "end\n"
+
+
+# ---- all tasks, and tags ------------------------------------------------------------
+
+
+def test_without_ids_all_tasks_are_shown_and_those_without_output_are_told(site, capfd):
+    (site.logs / "log_0").write_bytes(b"one\n")
+    (site.logs / "log_1").write_bytes(b"two")
+    assert site.main() == 0
+    shown, told = capfd.readouterr()
+    assert shown == "==> task 0 <==\none\n==> task 1 <==\ntwo"
+    assert "task 2 has not started yet: it waits to be run" in told
+
+
+def test_without_ids_an_output_that_is_gone_gives_another_status(site, capfd):
+    site.pack(0, b"one\n")
+    (site.logs / "packed" / "f00dcafe.0.pack").unlink()
+    assert site.main() == 1
+    assert "is gone, with the output of task 0" in capfd.readouterr().err
+
+
+def test_an_empty_list_is_told(site, capfd):
+    site.tasklist.write_text("")
+    for name in ("toprocess", "finished", "failed"):
+        (site.root / name).write_text("")
+    assert site.main() == 0
+    assert "the list has no task yet" in capfd.readouterr().err
+
+
+def test_a_tag_begins_each_line(site, shown):
+    (site.logs / "log_0").write_bytes(b"one\n\n" + again(2) + b"two")
+    (site.logs / "log_1").write_bytes(b"three\n")
+    assert site.main("1,0", "--tag") == 0
+    first, second, third, fourth, fifth = shown().split("\n")
+    assert (first, second, third) == ("1\tthree", "0\tone", "0\t")
+    assert fourth.startswith("0\t=== mpifarm: started again, attempt 2")
+    assert fifth == "0\ttwo"
+
+
+def test_a_tag_of_one_task_and_of_failed_ones(site, shown):
+    (site.logs / "log_1").write_bytes(b"one\ntwo\nthree")
+    assert site.main("1", "--tag", "--last", "2") == 0
+    assert shown() == "1\ttwo\n1\tthree"
+    assert site.main("--failed", "--tag") == 0
+    assert shown() == "1\tone\n1\ttwo\n1\tthree"
+
+
+def test_a_line_without_its_end_does_not_swallow_the_next_tag(site, shown):
+    (site.logs / "log_0").write_bytes(b"one")
+    (site.logs / "log_1").write_bytes(b"two")
+    assert site.main("--tag") == 0
+    assert shown() == "0\tone\n1\ttwo"
+
+
+# ---- following several tasks --------------------------------------------------------
+
+
+class Farm:
+    """A farm of the site, which holds `held` and is alive until `end`."""
+
+    def __init__(self, site, monkeypatch) -> None:
+        self.held, self.is_alive = frozenset[int](), True
+        self.turns: list = []
+        """What happens while the command waits, one after the other."""
+        self.site = site
+        monkeypatch.setattr(explain_module, "examine_whole", self._look)
+        monkeypatch.setattr(Sink, "wait", self._wait)
+        self.now = 0.0
+        clock = SimpleNamespace(monotonic=lambda: self.now)
+        monkeypatch.setattr(follow_many, "time", clock)
+
+    def _look(self, *args, **others):
+        liveness = FarmLiveness.HOLDS_LOCK if self.is_alive else FarmLiveness.DEAD
+        view = ClaimView("f00d", "on n1", liveness, self.held, self.held)
+        claims = (view,) if self.is_alive or self.held else ()
+        return examine(*args, **others)._replace(claims=claims)
+
+    def _wait(self, *_):
+        assert self.turns, "the command waits for ever"
+        self.turns.pop(0)()
+        self.now += follow_many.TASK_SECONDS
+
+    def begin(self, taskid: int, text: bytes) -> None:
+        self.held |= {taskid}
+        waiting = self.site.root / "toprocess"
+        lines = waiting.read_text().splitlines(keepends=True)
+        waiting.write_text("".join(x for x in lines if x[0] != str(taskid)))
+        self.write(taskid, text)
+
+    def write(self, taskid: int, text: bytes) -> None:
+        with open(self.site.logs / f"log_{taskid}", "ab") as log:
+            log.write(text)
+
+    def finish(self, taskid: int) -> None:
+        self.held -= {taskid}
+        with open(self.site.root / "finished", "a") as finished:
+            finished.write(f"{taskid} echo {'abcd'[taskid]}\n")
+
+    def end(self) -> None:
+        self.is_alive = False
+
+
+@pytest.fixture
+def farm(site, monkeypatch) -> Farm:
+    (site.root / "toprocess").write_text("2 echo c\n3 echo d\n")
+    (site.logs / "log_0").write_bytes(b"a\n")
+    (site.logs / "log_1").write_bytes(b"b\n")
+    return Farm(site, monkeypatch)
+
+
+def test_all_tasks_are_followed_line_by_line_until_no_farm_lives(site, farm, shown):
+    farm.begin(2, b"half ")
+    farm.turns = [
+        lambda: farm.begin(3, b"d1\nd"),
+        lambda: farm.write(2, b"line\n"),
+        lambda: farm.write(3, b"2"),
+        lambda: (farm.finish(2), farm.finish(3)),
+        lambda: None,
+        farm.end,
+    ]
+    assert site.main("-f", "--tag") == 0
+    assert shown() == "0\ta\n1\tb\n3\td1\n2\thalf line\n3\td2\n"
+
+
+def test_several_tasks_are_followed_until_they_have_ended(site, farm, shown):
+    farm.begin(2, b"one\n")
+    farm.turns = [
+        lambda: farm.begin(3, b"two\n"),
+        lambda: farm.write(2, b"three"),
+        lambda: farm.finish(3),
+        lambda: farm.finish(2),
+    ]
+    assert site.main("-f", "2,3") == 0
+    assert shown() == (
+        "==> task 2 <==\none\n==> task 3 <==\ntwo\n==> task 2 <==\nthree\n"
+    )
+
+
+def test_what_began_and_ended_between_two_looks_is_followed_too(site, farm, shown):
+    farm.turns = [lambda: (farm.begin(2, b"fast\n"), farm.finish(2)), farm.end]
+    assert site.main("-f", "--tag") == 0
+    assert shown() == "0\ta\n1\tb\n2\tfast\n"
+
+
+def test_following_says_what_it_waits_for_and_what_has_not_run(site, farm, capfd):
+    farm.turns = [farm.end]
+    assert site.main("-f", "2-3") == 0
+    told = capfd.readouterr().err
+    assert (
+        "each of the tasks 2-3 has not started yet: it waits to be run; this waits"
+        in told
+    )
+    assert (
+        "each of the tasks 2-3 has not ended: it waits to be run, and no farm is"
+        " running: give the farm's command again" in told
+    )
+
+
+def test_following_tasks_of_a_farm_that_died_ends(site, farm, capfd):
+    farm.begin(2, b"half")
+    farm.turns = [farm.end]
+    assert site.main("-f") == 0
+    shown, told = capfd.readouterr()
+    assert shown.endswith("==> task 2 <==\nhalf\n")
+    assert "task 2 has not ended: farm f00d had it and died" in told
+
+
+def test_no_more_tasks_are_open_than_files_may_be(site, farm, capfd, monkeypatch):
+    monkeypatch.setattr(follow_many, "MAX_OPEN", 1)
+    farm.begin(2, b"c\n")
+    farm.begin(3, b"d\n")
+    farm.turns = [lambda: farm.finish(2), lambda: farm.finish(3), farm.end]
+    assert site.main("-f", "--tag") == 0
+    shown, told = capfd.readouterr()
+    assert shown.splitlines()[2:] == ["2\tc", "3\td"]
+    assert told.count("running tasks are followed at once") == 1
+
+
+def test_a_task_that_the_list_has_not_is_not_followed(site, farm, capfd):
+    farm.end()
+    assert site.main("-f", "1,7") == 1
+    shown, told = capfd.readouterr()
+    assert shown == "==> task 1 <==\nb\n"
+    assert "there is no task 7" in told

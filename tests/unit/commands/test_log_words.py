@@ -270,7 +270,7 @@ def test_an_error_while_printing_is_told_by_its_kind(
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(command, "_print", fail)
+    monkeypatch.setattr(command, "_print_one", fail)
     monkeypatch.chdir(tmp_path)
     if isinstance(ends, ExitStatus):
         assert command.main(["list", "0"], console, {}) == ends
@@ -301,18 +301,17 @@ def test_words_of_the_command_line_are_checked():
 
 
 @pytest.mark.parametrize(
-    ("taskids", "attempt", "last", "failed", "told"),
+    ("attempt", "last", "failed", "told"),
     [
-        ([1], None, None, True, "name it, without --failed"),
-        ([1], None, 3, False, "leave out --last"),
-        ([1, 2], None, None, False, "and 2 are named: name one"),
-        ([1], 1, None, False, "leave out --attempt, or -f"),
+        (None, None, True, "leave out --failed, or -f"),
+        (None, 3, False, "leave out --last"),
+        (1, None, False, "leave out --attempt, or -f"),
     ],
 )
-def test_following_is_for_all_of_one_task(taskids, attempt, last, failed, told):
-    command._check_follow([1], None, None, failed=False)
+def test_following_is_for_all_that_is_still_to_come(attempt, last, failed, told):
+    command._check_follow(None, None, failed=False)
     with pytest.raises(InputError, match=told):
-        command._check_follow(taskids, attempt, last, failed=failed)
+        command._check_follow(attempt, last, failed=failed)
 
 
 # ---- what is asked while a task is followed ------------------------------------------
@@ -335,7 +334,7 @@ HOLDS = ALIVE._replace(held=frozenset({7}))
     ],
 )
 def test_a_task_may_begin_by_itself_where_somebody_may_have_it(found, may_begin):
-    assert follow._may_begin(found) is may_begin
+    assert follow.may_begin(found) is may_begin
 
 
 CLAIMED = LocatedTask(Location.CLAIMED, HOLDS, may_start=True)
@@ -378,7 +377,7 @@ def test_while_its_claim_lives_only_that_is_asked(
     explainer = SimpleNamespace(locate=locate, target=Target("w", None))
     printer = cast(Any, SimpleNamespace(explainer=explainer))
     monkeypatch.setattr(follow, "find_claim", lambda *_: claim)
-    assert follow._Following(printer, 7, [])._ask(found) == answer
+    assert follow.Following(printer, 7, [])._ask(found) == answer
     assert asked == ([] if located is None else [7])
 
 
@@ -395,11 +394,11 @@ def test_the_last_look_for_attempts_comes_though_the_output_has_just_grown(
         return answer
 
     printer = cast(Any, SimpleNamespace(explainer=None, print_new=note("output")))
-    following = follow._Following(printer, 7, [cast(Any, None)])
+    following = follow.Following(printer, 7, [cast(Any, None)])
     answers = iter([(CLAIMED, False), (ENDED, True)])
     monkeypatch.setattr(follow, "TASK_SECONDS", 0.0)
     monkeypatch.setattr(following, "_ask", lambda _: next(answers))
-    monkeypatch.setattr(following, "_print_new_attempts", note("attempts"))
+    monkeypatch.setattr(following, "print_new_attempts", note("attempts"))
     assert following.run(CLAIMED) is ENDED
     assert asked[-2:] == ["output", "attempts"]
     assert asked.count("attempts") == 1
@@ -423,8 +422,8 @@ class Followed:
                 report_doubts=lambda: acts.append("report"),
             ),
             open_outputs=lambda taskid, split: self.readers,
-            begin_attempt=lambda reader, head, is_first: acts.append(
-                (self.readers.index(reader), head, is_first)
+            begin_attempt=lambda reader, is_first: acts.append(
+                (self.readers.index(reader), is_first)
             ),
         )
 
@@ -435,7 +434,7 @@ class Followed:
         def wait(_: Any, taskid: int, at: LocatedTask, *, has_begun: bool) -> None:
             acts.append(("waiting", taskid, at, has_begun))
 
-        monkeypatch.setattr(follow._Following, "run", run)
+        monkeypatch.setattr(follow.Following, "run", run)
         monkeypatch.setattr(follow, "_report_waiting", wait)
         monkeypatch.setattr(
             *(follow, "_report_unfinished"),
@@ -451,7 +450,7 @@ def test_a_task_is_followed_from_its_first_attempt_to_its_doubts(monkeypatch):
     followed = Followed(monkeypatch, CLAIMED, 2)
     follow.follow(followed.printer, 7)
     assert followed.acts == [
-        *((0, b"", True), (1, b"", False)),
+        *((0, True), (1, False)),
         *(("waiting", 7, CLAIMED, True), "run", ("doubt", 7, 2), "close 2"),
         *(("unfinished", 7, ENDED), "report"),
     ]
@@ -480,7 +479,7 @@ def test_outputs_are_closed_also_where_nobody_reads_any_more(monkeypatch):
     def fail(*_: Any) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(follow._Following, "run", fail)
+    monkeypatch.setattr(follow.Following, "run", fail)
     with pytest.raises(BrokenPipeError):
         follow.follow(followed.printer, 7)
     assert followed.acts[-1] == "close 1"
@@ -500,20 +499,20 @@ def test_each_new_attempt_is_opened_once(monkeypatch):
     known: Any = SimpleNamespace(output=outputs[0], reads="moved".__eq__)
     printer: Any = SimpleNamespace(
         explainer=SimpleNamespace(logs="logs", patiently=lambda act: act()),
-        begin_attempt=lambda reader, head, is_first: begun.append(
-            (reader.output.path, head, is_first)
+        begin_attempt=lambda reader, is_first: begun.append(
+            (reader.output.path, is_first)
         ),
     )
     monkeypatch.setattr(follow, "OutputReader", create)
-    monkeypatch.setattr(follow, "find_outputs", lambda *_, split: outputs)
-    following = follow._Following(printer, 7, [known])
-    assert following._print_new_attempts()
-    assert begun == [("new", b"", False)]
-    assert not following._print_new_attempts()
-    first = follow._Following(printer, 7, [])
-    assert first._print_new_attempts()
+    monkeypatch.setattr(follow, "find_outputs", lambda *_, split, sources: outputs)
+    following = follow.Following(printer, 7, [known])
+    assert following.print_new_attempts()
+    assert begun == [("new", False)]
+    assert not following.print_new_attempts()
+    first = follow.Following(printer, 7, [])
+    assert first.print_new_attempts()
     assert begun[1:] == [
-        *(("old", b"", True), ("moved", b"", False), ("new", b"", False)),
+        *(("old", True), ("moved", False), ("new", False)),
     ]
 
 
@@ -537,9 +536,9 @@ class Loop:
             sink=SimpleNamespace(wait=self._wait),
         )
         reader: Any = object()
-        self.following = follow._Following(printer, 7, [reader])
+        self.following = follow.Following(printer, 7, [reader])
         monkeypatch.setattr(self.following, "_ask", self._ask)
-        monkeypatch.setattr(self.following, "_print_new_attempts", self._look)
+        monkeypatch.setattr(self.following, "print_new_attempts", self._look)
 
     def _note(self, what: str) -> float:
         at = self.now - 128.0

@@ -1,0 +1,207 @@
+"""``mpifarm log -f`` of several tasks: their outputs while they are written.
+
+Rules of this file: one reading of the workdir tells of all tasks, and is made seldom.
+Outputs are polled of tasks that a farm has; a task that waits costs nothing.  Lines are
+printed whole, because several tasks write at the same time.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from mpifarm.audit.locate import TaskLocator
+from mpifarm.commands.log.follow import (
+    ATTEMPT_SECONDS,
+    CTRL_C,
+    IN_NO_FILE,
+    OUTPUT_SECONDS,
+    TASK_SECONDS,
+    Following,
+    explain_unfinished,
+    may_begin,
+)
+from mpifarm.commands.log.gaps import Gap, Gaps
+from mpifarm.commands.log.printer import Printed, Printer, close_all, outputs_of
+from mpifarm.commands.log.task_sink import LineSink
+from mpifarm.output.reader import OutputReader, Source, find_sources
+from mpifarm.store.task_map import Location
+
+MAX_OPEN: Final = 500
+"""Running tasks whose outputs are open at once: most processes may open 1024 files."""
+
+TOO_MANY: Final = (
+    f"{MAX_OPEN} running tasks are followed at once; the output of any other is printed"
+    " when it has ended, or one of these"
+)
+WAITS: Final = Gap("", f" has not started yet: it waits to be run{CTRL_C}")
+
+
+class _Open(NamedTuple):
+    """A task that a farm has, and what was opened of it."""
+
+    following: Following
+    readers: list[OutputReader]
+    lines: LineSink
+
+
+class TasksFollower:
+    """The loop that prints several tasks, and what it knows of them.
+
+    `find_ids` returns the ids of the wanted tasks, which may become more, for a reading
+    of the workdir.
+    """
+
+    def __init__(
+        self, printer: Printer, find_ids: Callable[[TaskLocator], Sequence[int]]
+    ) -> None:
+        self._printer = printer
+        self._explainer = printer.explainer
+        self._find_ids = find_ids
+        self._ended = set[int]()
+        """Tasks of which nothing more comes."""
+        self._open = dict[int, _Open]()
+        self._unread = Gaps()
+        self._missed = dict[int, Gap]()
+        """Tasks that have ended without output, and why that is so."""
+        self._unfinished = Gaps()
+        self._has_told_of_many = False
+
+    def run(self, *, awaits_farms: bool) -> Printed:
+        """Print until nothing more will come.
+
+        `awaits_farms`: also until no farm is alive, though all wanted tasks have ended.
+        Remarks on standard error say why the command waits, and why tasks have no
+        output.  Raises as `Printer.print_each`.
+        """
+        try:
+            self._run(awaits_farms=awaits_farms)
+        finally:
+            for each in self._open.values():
+                close_all(each.readers)
+        all_read = self._unread.are_none
+        for taskid, gap in self._missed.items():
+            self._unread.note(gap, taskid)
+        self._printer.report(self._unread)
+        self._complain(self._unfinished)
+        return Printed(all_read, all_there=not self._missed)
+
+    def _run(self, *, awaits_farms: bool) -> None:
+        ask_at = search_at = 0.0
+        has_waited = False
+        while True:
+            now = time.monotonic()
+            if now >= ask_at:
+                locator = self._explainer.locate_anew()
+                waiting = self._settle(locator)
+                awaits = locator.may_start and (waiting or awaits_farms)
+                if not (self._open or awaits):
+                    for taskid in waiting:
+                        self._note_unfinished(locator, taskid)
+                    return
+                if not has_waited:
+                    self._report_waiting(locator, waiting)
+                has_waited = True
+                took = time.monotonic() - now
+                ask_at = now + took + max(TASK_SECONDS, 9 * took)
+            came = [each.following.print_new() for each in self._open.values()]
+            if now >= search_at:
+                search_at = now + ATTEMPT_SECONDS
+                came += self._search()
+            if not any(came):
+                self._printer.sink.wait(OUTPUT_SECONDS)
+
+    # ---- what has become of the tasks ------------------------------------------------
+
+    def _settle(self, locator: TaskLocator) -> list[int]:
+        """Open what has begun, print what has ended.  Return the tasks that wait.
+
+        All output of a task that has ended is read behind `locator`, so it is whole.
+        """
+        pending = [each for each in self._find_ids(locator) if each not in self._ended]
+        begun, others, ended = list[int](), list[int](), list[int]()
+        for taskid in locator.find_unqueued(pending):
+            found = locator.locate(taskid)
+            if not may_begin(found):
+                ended.append(taskid)
+            elif found.location is Location.CLAIMED:
+                begun.append(taskid)
+            elif found.location is Location.NOWHERE:
+                others.append(taskid)
+            elif taskid in self._open:  # only its tasklist knows how it ended
+                ended.append(taskid)
+        if not locator.may_start:
+            requeued = self._open.keys() - {*begun, *others, *ended}
+            ended += sorted(requeued)
+        self._finish(locator, ended)
+        self._open_some([*begun, *others])
+        return [
+            each
+            for each in pending
+            if each not in self._ended and each not in self._open
+        ]
+
+    def _finish(self, locator: TaskLocator, taskids: Sequence[int]) -> None:
+        """Print what is left to print of tasks that have ended, and forget them."""
+        self._ended.update(taskids)
+        unseen = [taskid for taskid in taskids if taskid not in self._open]
+        for taskid in taskids:
+            if each := self._open.pop(taskid, None):
+                self._print_rest(taskid, each)
+                self._note_unfinished(locator, taskid)
+        missed = self._printer.print_each(unseen, None, self._unread, is_last=True)
+        for taskid in missed:
+            self._missed[taskid] = self._explainer.find_gap(locator, taskid)
+
+    def _print_rest(self, taskid: int, each: _Open) -> None:
+        try:
+            each.following.print_new()
+            each.following.print_new_attempts()
+            each.lines.end()
+            if each.readers:
+                self._explainer.note_doubt(taskid, outputs_of(each.readers))
+        finally:
+            close_all(each.readers)
+
+    def _open_some(self, taskids: Sequence[int]) -> None:
+        """Open tasks that have begun, `MAX_OPEN` at most."""
+        new = [taskid for taskid in taskids if taskid not in self._open]
+        room = MAX_OPEN - len(self._open)
+        for taskid in new[:room]:
+            readers, lines = list[OutputReader](), LineSink(self._printer.sink, taskid)
+            following = Following(Printer(self._explainer, lines), taskid, readers)
+            self._open[taskid] = _Open(following, readers, lines)
+        if len(new) > room and not self._has_told_of_many:
+            self._has_told_of_many = True
+            self._explainer.complain(TOO_MANY)
+
+    def _search(self) -> list[bool]:
+        """Look for new attempts of all open tasks.  Return for each whether it has."""
+        logs, sources = self._explainer.logs, dict[int, list[Source]]()
+        for source in self._explainer.patiently(
+            lambda: find_sources(logs, self._open.keys())
+        ):
+            sources.setdefault(source.record.taskid, []).append(source)
+        return [
+            each.following.print_new_attempts(sources.get(taskid, []))
+            for taskid, each in self._open.items()
+        ]
+
+    # ---- remarks ---------------------------------------------------------------------
+
+    def _report_waiting(self, locator: TaskLocator, waiting: Sequence[int]) -> None:
+        """Print why the command waits: silence would look as if it hangs."""
+        remarks = Gaps()
+        for taskid in self._open:
+            if locator.locate(taskid).location is Location.NOWHERE:
+                remarks.note(Gap("", f" {IN_NO_FILE}{CTRL_C}"), taskid)
+        for taskid in () if self._open else waiting:
+            remarks.note(WAITS, taskid)
+        self._complain(remarks)
+
+    def _note_unfinished(self, locator: TaskLocator, taskid: int) -> None:
+        if why := explain_unfinished(locator.locate(taskid)):
+            self._unfinished.note(Gap("", why), taskid)
+
+    def _complain(self, remarks: Gaps) -> None:
+        for sentence in remarks.sentences():
+            self._explainer.complain(sentence)
