@@ -299,6 +299,10 @@ def await_end(log: Child, text: str) -> None:
     wait_until(lambda: log.text().endswith(text))
 
 
+def await_text(log: Child, text: str) -> None:
+    wait_until(lambda: text in log.text())
+
+
 def has_output(place: FarmDriver, taskid: int) -> bool:
     return bool(find_outputs(str(place.workdir / "logs"), taskid, split=False))
 
@@ -351,7 +355,7 @@ def test_all_tasks_are_followed_at_once_each_line_with_its_task(create_place):
     wait_until(lambda: has_output(place, 0))
     log = start_log(place, "-f", "--tag")
     for number in (1, 2, 3):
-        wait_until(lambda line=f"0\t{number}\n": line in log.text())
+        await_text(log, f"0\t{number}\n")
         (place.directory / f"go{number}").touch()
     assert farm.wait() == 0
     assert log.wait(15) == 0

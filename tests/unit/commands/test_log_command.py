@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from mpifarm.audit.audit import ClaimView
 from mpifarm.audit.snapshot import examine
 from mpifarm.commands import log
 from mpifarm.commands.log import explain as explain_module
-from mpifarm.commands.log import follow_many
+from mpifarm.commands.log import follow, follow_many
 from mpifarm.commands.sink import Sink
 from mpifarm.errors import InputError
 from mpifarm.output.reader import (
@@ -617,7 +618,7 @@ class Farm:
 
     def __init__(self, site, monkeypatch) -> None:
         self.held, self.is_alive = frozenset[int](), True
-        self.turns: list = []
+        self.turns: list[Callable[[], object]] = []
         """What happens while the command waits, one after the other."""
         self.site = site
         monkeypatch.setattr(explain_module, "examine_whole", self._look)
@@ -635,7 +636,7 @@ class Farm:
     def _wait(self, *_):
         assert self.turns, "the command waits for ever"
         self.turns.pop(0)()
-        self.now += follow_many.TASK_SECONDS
+        self.now += follow.TASK_SECONDS
 
     def begin(self, taskid: int, text: bytes) -> None:
         self.held |= {taskid}
