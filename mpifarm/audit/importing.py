@@ -25,6 +25,7 @@ from mpifarm.store.attempts import blocks_of as blocks_of_file
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.target import SUFFIX, Target, is_database, read_tasks
 from mpifarm.system import files
+from mpifarm.system.new_files import sole_maker
 from mpifarm.tasklists import find_constraints
 
 
@@ -46,8 +47,21 @@ def import_list(
     """Make a database at `path` of the list of a target and the state in its workdir.
 
     Raises `InputError` if there is such a file, if the list can't be used, or while
-    farms work on it; `StorageError` if the disk fails.
+    farms work on it, or another import makes the same database; `StorageError` if the
+    disk fails.
     """
+    refusal = (
+        f"{path} is being imported by another mpifarm import: let that end, or name"
+        " another file"
+    )
+    # One that were not alone would take the other's attempts for those of a killed one.
+    with sole_maker(path, refusal):
+        return _import_list(target, environ, path, machine)
+
+
+def _import_list(
+    target: Target, environ: Mapping[str, str], path: str, machine: Machine | None
+) -> Imported:
     files.refuse_existing(path)
     _refuse_workdir(path)
     if is_database(target, environ):

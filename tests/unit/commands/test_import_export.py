@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mpifarm.audit import importing
+from mpifarm.audit.database_rows import write_view
 from mpifarm.commands import export
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.paths import WorkdirPaths
@@ -230,10 +232,36 @@ def test_an_import_that_fails_leaves_nothing(site, here, monkeypatch):
 def test_what_a_killed_import_has_left_hinders_no_other(site, here):
     (here / "tasks.db_workdir").mkdir()
     (here / "tasks.db_workdir" / "attempts.tsv").write_text("taskid")
+    (here / "tasks.db.making.new").touch()
+    (here / "tasks.db.0123abcd.new").write_text("half of it")
     run(import_, "tasks.txt", "tasks.db")
     assert len(rows("tasks.db", "SELECT * FROM tasks")) == len(PLAIN)
     copy = here / "tasks.db_workdir" / "attempts.tsv"
     assert copy.read_bytes() == (site.root / "attempts.tsv").read_bytes()
+    assert [*here.glob("*.new")] == []
+
+
+def test_two_imports_of_a_name_cost_nobody_its_attempts(site, here, monkeypatch):
+    refusals: list[str] = []
+
+    def import_meanwhile(*values: Any) -> None:
+        monkeypatch.setattr(importing, "write_view", write_view)
+        with pytest.raises(InputError) as caught:
+            run(import_, "tasks.txt", "tasks.db")
+        refusals.append(str(caught.value))
+        write_view(*values)
+
+    monkeypatch.setattr(importing, "write_view", import_meanwhile)
+    run(import_, "tasks.txt", "tasks.db")
+    with pytest.raises(InputError, match="exists"):
+        run(import_, "tasks.txt", "tasks.db")
+    (refusal,) = refusals
+    assert refusal.startswith("tasks.db is being imported by another mpifarm import: ")
+    assert len(rows("tasks.db", "SELECT * FROM tasks")) == len(PLAIN)
+    copy = here / "tasks.db_workdir" / "attempts.tsv"
+    assert copy.read_bytes() == (site.root / "attempts.tsv").read_bytes()
+    names = ["tasks.db", "tasks.db_workdir", "tasks.txt", "tasks.txt_workdir"]
+    assert sorted(each.name for each in here.iterdir()) == names
 
 
 # ---- what is refused -----------------------------------------------------------------

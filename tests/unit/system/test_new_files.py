@@ -1,5 +1,6 @@
 """Files that get their names when they are whole, and what killed makers leave."""
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from mpifarm.errors import InputError, StorageError
-from mpifarm.system.new_files import staging_for
+from mpifarm.system import new_files
+from mpifarm.system.new_files import sole_maker, staging_for
+from mpifarm.system.regular_files import open_regular
 
 
 def names_in(directory: Path) -> list[str]:
@@ -105,3 +108,86 @@ def test_a_link_or_a_directory_of_that_name_stays(tmp_path):
     (tmp_path / "out.db.4567abcd.new").mkdir()
     make(tmp_path / "out.db")
     assert len(names_in(tmp_path)) == 4
+
+
+# ---- one maker -----------------------------------------------------------------------
+
+
+def test_a_second_maker_is_refused_until_the_first_has_ended(tmp_path):
+    path = str(tmp_path / "out.db")
+    with sole_maker(path, "no"):
+        for _ in range(2):
+            with pytest.raises(InputError, match="no"), sole_maker(path, "no"):
+                raise AssertionError("unreachable")
+    with sole_maker(path, "no"):
+        assert len(names_in(tmp_path)) == 1
+    assert names_in(tmp_path) == []
+
+
+def test_a_maker_that_fails_or_was_killed_hinders_nobody(tmp_path):
+    path = str(tmp_path / "out.db")
+    with pytest.raises(ValueError, match="x"), sole_maker(path, "no"):
+        raise ValueError("x")
+    (tmp_path / "out.db.making.new").touch()
+    with sole_maker(path, "no"):
+        pass
+    assert names_in(tmp_path) == []
+
+
+def test_a_maker_that_ends_as_another_opens_its_mark_leaves_that_one_alone(
+    tmp_path, monkeypatch
+):
+    path = str(tmp_path / "out.db")
+    has_other = new_files._has_other_flock
+    looks: list[int] = []
+
+    def end_meanwhile(descriptor):
+        if not looks:
+            os.unlink(f"{path}.making.new")
+        looks.append(descriptor)
+        return has_other(descriptor)
+
+    monkeypatch.setattr(new_files, "_has_other_flock", end_meanwhile)
+    with sole_maker(path, "no"):
+        assert len(looks) == 2
+        with pytest.raises(InputError, match="no"), sole_maker(path, "no"):
+            raise AssertionError("unreachable")
+
+
+def test_the_mark_that_a_killed_maker_of_another_user_has_left_is_taken(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "out.db.making.new").touch()
+    opened = open_regular
+
+    def refuse_to_write(path, flags):
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return opened(path, flags)
+
+    monkeypatch.setattr(new_files, "open_regular", refuse_to_write)
+    path = str(tmp_path / "out.db")
+    with sole_maker(path, "no"), pytest.raises(InputError), sole_maker(path, "no"):
+        raise AssertionError("unreachable")
+    with pytest.raises(StorageError, match="Permission denied"), sole_maker(path, "no"):
+        raise AssertionError("unreachable")
+
+
+def test_without_flocks_a_maker_goes_ahead(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = str(tmp_path / "out.db")
+    with sole_maker(path, "no"), sole_maker(path, "no"):
+        pass
+    assert names_in(tmp_path) == []
+
+
+def test_where_no_mark_can_be_made_the_disk_is_told(tmp_path):
+    path = str(tmp_path / "missing" / "out.db")
+    with (
+        pytest.raises(StorageError, match=r"can't write .*out\.db\.making\.new"),
+        sole_maker(path, "no"),
+    ):
+        raise AssertionError("unreachable")
