@@ -5,6 +5,7 @@ Rules of this file: arguments and words; `mpifarm.audit.retry` moves the tasks.
 
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from mpifarm.audit.retry import (
@@ -27,7 +28,7 @@ from mpifarm.commands.target import (
     probe_lock,
     texts_of,
 )
-from mpifarm.commands.why import find_group
+from mpifarm.commands.why import find_groups
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.wording import agree, counted
@@ -64,13 +65,14 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         if ids is not None or wanted.statuses is not None:
             raise InputError("--why names the tasks: leave out --ids and --status")
         view = try_again(lambda: read_view(target, environ), patience)
-        group = try_again(lambda: find_group(view, chosen.why), patience)
-        if group is None:
+        groups = try_again(lambda: find_groups(view, chosen.why), patience)
+        if not groups:
             console.print_line("no task has failed")
             return ExitStatus.ALL_FINISHED
-        wanted = Wanted(frozenset(group.tasks))
-        count = counted(len(group.tasks), "task has", "tasks have")
-        console.print_line(f"group {chosen.why}: {count} failed of: {group.cause}")
+        wanted = Wanted(frozenset(chain.from_iterable(g.tasks for _, g in groups)))
+        for number, group in groups:
+            count = counted(len(group.tasks), "task has", "tasks have")
+            console.print_line(f"group {number}: {count} failed of: {group.cause}")
     if is_database(target, environ):
         from mpifarm.audit.database_repair import retry_rows  # imports sqlite3
 
@@ -131,9 +133,9 @@ def _parse(argv: list[str]) -> Any:
     )
     parser.add_argument(
         "--why",
-        metavar="GROUP",
-        help="only the tasks of one cause: the number of its group in mpifarm why; 1 is"
-        " the largest",
+        metavar="CAUSE",
+        help="only the tasks of some causes: the numbers of groups in mpifarm why, as"
+        " 2,3 (1 is the largest), or words of a cause, as memory",
     )
     return parser.parse_args(join_statuses(argv))
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from mpifarm.audit.failures import Explanation, explain_failures
 from mpifarm.audit.memory_use import MemoryUse, find_memory_use, is_of_memory
 from mpifarm.audit.view import View, read_view
+from mpifarm.causes.choosing import NoGroupError, choose_groups
 from mpifarm.causes.failure import Group
 from mpifarm.causes.groups import encode_groups
 from mpifarm.commands.sink import write_all
@@ -32,8 +33,8 @@ _DESCRIPTION = (
 )
 _EPILOG = (
     "A group's number holds until tasks fail or are put back: mpifarm retry --why says"
-    " which cause it has taken.  Exit status: 0, also if no task has failed; 2 if the"
-    " command line is wrong."
+    " which cause it has taken.  It also takes words of a cause (--why memory).  Exit"
+    " status: 0, also if no task has failed; 2 if the command line is wrong."
 )
 
 MAX_IDS: Final = 200
@@ -84,25 +85,38 @@ def explain(view: View) -> Explanation:
     return explain_failures(view)
 
 
-def find_group(view: View, word: str) -> Group | None:
-    """Return the group whose number is `word`, None if no task has failed.
+def find_groups(view: View, text: str) -> list[tuple[int, Group]]:
+    """Return the groups that a text names by numbers or words, with their numbers.
 
-    Raises `InputError` if there is no such group, `StorageError` if the disk fails.
+    Return [] if no task has failed.  Raises `InputError` if there is no such group,
+    `StorageError` if the disk fails.
     """
-    why = shlex.join(["mpifarm", "why", *words_of(view.target)])
-    if not (word.isdecimal() and word.isascii()) or not int(word[:9]):
-        raise InputError(
-            f"--why takes the number of a group, 1 or more, not {word!r:.60}: {why}"
-            " prints them"
-        )
-    groups, number = explain(view).groups, int(word[:9])
-    if groups and number > len(groups):
+    groups = explain(view).groups
+    try:
+        chosen = choose_groups(groups, text) if groups else []
+    except NoGroupError as error:
+        why = shlex.join(["mpifarm", "why", *words_of(view.target)])
+        raise InputError(_explain_no_group(error, groups, why)) from error
+    return [(number, groups[number - 1]) for number in chosen]
+
+
+def _explain_no_group(error: NoGroupError, groups: Sequence[Group], why: str) -> str:
+    """Return why a text names no group; `why` is the command that prints them."""
+    if error.number:
         count = counted(len(groups), "group")
-        raise InputError(
-            f"there is no group {number}, as failed tasks are in {count} now: {why}"
-            " prints them"
+        return (
+            f"there is no group {error.number}, as failed tasks are in {count} now:"
+            f" {why} prints them"
         )
-    return groups[number - 1] if groups else None
+    named = agree(
+        len(groups),
+        f"the only cause is: {groups[0].cause}",
+        f"{why} prints the {len(groups)} causes",
+    )
+    return (
+        f"no task has failed of {error.part!r:.60}; --why takes the numbers of groups,"
+        f" as 2,3, or words of a cause, as memory: {printable(named)}"
+    )
 
 
 def _find_memory(view: View, explanation: Explanation) -> dict[int, MemoryUse]:

@@ -197,14 +197,16 @@ def test_what_may_be_done_with_an_edited_list(create_place):
 
 def test_what_is_checked_and_put_back(create_place):
     causes = {3: "exit 3", 4: "ls /no", 5: "ls /no", 10: "kill -9 $$", 11: "nothing"}
+    causes[12] = "kill -SEGV $$"
     causes |= dict.fromkeys([7, 8, 9], "exit 3")
-    place = create_place([causes.get(each, "true") for each in range(12)])
+    place = create_place([causes.get(each, "true") for each in range(13)])
     page = Page(place, "check-and-repair.md", "mpifarm")
     place.finish(status=1)
     for word, back in [
         ("--why 2", {4, 5}),
         ("--ids 3,7-9", {3, 7, 8, 9}),
         ("--status 137", {10}),
+        ("--why signal", {12}),
         ("all that failed", {11}),
     ]:
         before = {*place.to_process()}

@@ -264,11 +264,50 @@ def test_retry_takes_the_group_and_names_its_cause(site, run):
 
 
 @pytest.mark.parametrize(
+    ("named", "back"),
+    [
+        ("2,3", [6, 8]),
+        ("1-2", [1, 2, 3, 4, 6]),
+        ("memory", [6]),
+        ("Memory, 3", [6, 8]),
+        ("no con", [8]),
+        ("no", [1, 2, 3, 4, 8]),
+        ("killed by signal 9", [6]),
+        ("3", [8]),
+    ],
+)
+def test_retry_takes_several_groups_by_their_numbers_or_words(site, run, named, back):
+    run(retry, "tasks.txt", "--why", named)
+    assert site.ids("toprocess") == back
+
+
+def test_retry_says_each_cause_that_it_takes(site, run):
+    out, _ = run(retry, "tasks.txt", "--why", "memory,1")
+    first, second = out.splitlines()[:2]
+    assert first.startswith("mpifarm: group 1: 4 tasks have failed of: ValueError")
+    assert (
+        second == "mpifarm: group 2: 1 task has failed of: killed by signal 9 (out"
+        " of memory?)"
+    )
+
+
+def test_a_wrong_word_for_the_only_cause_is_told_that_cause(site, run):
+    run(retry, "tasks.txt", "--why", "1,2")
+    with pytest.raises(InputError, match="the only cause is: solver: error: no conv"):
+        run(retry, "tasks.txt", "--why", "memory")
+
+
+@pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--why 0", "--why takes the number of a group, 1 or more, not '0'"),
-        ("--why x", "mpifarm why tasks.txt_workdir prints them"),
+        ("--why 0", "no task has failed of '0'; --why takes the numbers of groups"),
+        ("--why x", "mpifarm why tasks.txt_workdir prints the 3 causes"),
+        ("--why emory", "no task has failed of 'emory'"),
         ("--why 4", "there is no group 4, as failed tasks are in 3 groups now"),
+        ("--why 1,4", "there is no group 4"),
+        ("--why 3-1", "no task has failed of '3-1'"),
+        ("--why 1,,2", "no task has failed of ''"),
+        ("--why memory,quota", "no task has failed of 'quota'"),
         ("--why 1 --ids 3", "leave out --ids and --status"),
         ("--why 1 --status 1", "leave out --ids and --status"),
         ("--why", "--why needs a value after it"),
