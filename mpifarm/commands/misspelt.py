@@ -206,8 +206,8 @@ OPTIONS_OF_OTHERS: Final = _by_name({
         " each rank, and --limit NAME=N bounds the tasks of a kind"
     ),
     "--memory --mem-per-task --memfree": (
-        "--task-memory 4G limits each process of a task, and --proc N is the number of"
-        " tasks at one time"
+        "--task-memory 4G limits the processes of a task, each and all together, and"
+        " --proc N is the number of tasks at one time"
     ),
     "--nice": "say it in the command, nice -n 10 ..., or in front: nice mpifarm LIST",
     "--dryrun --dry_run --no-run --just-print": (

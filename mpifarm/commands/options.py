@@ -666,8 +666,9 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
         ),
         Option(
             "--task-memory", "limits.memory", MEMORY, "BYTES",
-            "memory that each process of a task may have, as 500M or 4G; the kernel"
-            " refuses more (RLIMIT_DATA)",
+            "memory that a task may have, as 500M or 4G: the kernel refuses a process"
+            " more (RLIMIT_DATA), and a task whose processes together have more is"
+            " ended within a second",
         ),
         Option(
             "--checkpoint-signal", "limits.checkpoint_signal", SIGNAL,

@@ -54,7 +54,7 @@ The subcommands take the list or the workdir.  Page: docs/protocol.md
     "gpus cpus cores memory": """\
 --proc N (-n N, -j N) is the number of tasks at one time on each rank.
 --bind gives each worker its own CPUs, --gpus auto its own GPU, and --task-memory 4G
-limits the memory of each process of a task.
+limits the memory of a task, of each of its processes and of all together.
 Page: docs/cpus-and-gpus.md
 """,
     "limits limit licence licences license licenses pace": """\

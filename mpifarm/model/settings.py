@@ -34,7 +34,8 @@ class TaskLimits:
     timeout: float | None = None
     """Seconds from the command's start to TERM; KILL comes the grace time later."""
     memory: int | None = None
-    """Bytes of private memory that each process of a command may have."""
+    """Bytes of private memory that each process of a command may have, and of memory
+    that all may have together."""
     checkpoint_signal: int | None = None
     """The signal that a stop sends in place of TERM; KILL comes a grace time later."""
 

@@ -23,7 +23,8 @@ class Outcome(Enum):
     TIMED_OUT = "timed out"
     """The command took longer than ``--task-timeout``."""
     OUT_OF_MEMORY = "out of memory"
-    """The command failed, and had reached the limit of ``--task-memory``."""
+    """The command failed, and had reached the limit of ``--task-memory``, or was ended
+    because its processes together had more."""
     INTERRUPTED = "interrupted"
     """The farm's own stop ended the command."""
     LOST = "lost"

@@ -309,9 +309,10 @@ class Pool:
         match notice:
             case ("up", index, pid):
                 self._on_up(self._workers[index], pid, self._passed_fds.popleft())
-            case ("down", index, status, task, begun, seconds):
+            case ("down", index, status, task, begun, outcome, seconds):
                 worker = self._workers[index]
-                yield from self._on_down(worker, status, task, seconds)
+                ending = (Outcome(outcome), seconds) if outcome else None
+                yield from self._on_down(worker, status, task, ending)
                 yield from self._on_early_death(worker, status, begun)
             case _:
                 raise RuntimeError(f"the fork server said {notice!r}")
@@ -326,11 +327,15 @@ class Pool:
             worker.send()
 
     def _on_down(
-        self, worker: WorkerLink, status: int | None, task: int | None, seconds: float
+        self,
+        worker: WorkerLink,
+        status: int | None,
+        task: int | None,
+        ending: tuple[Outcome, float] | None,
     ) -> Iterator[PoolEvent]:
         """Take down a worker that died at this task.
 
-        `seconds`: the length of a run whose time was over, otherwise 0.
+        `ending`: the outcome and the seconds of a run that was beyond a limit.
         """
         # It is dead, so all that it sent is there: results that are read to the last
         # byte now do not count as lost.  (There may be no end of the socket: a child of
@@ -339,8 +344,8 @@ class Pool:
         leases = worker.take_down()
         if self._state is not PoolState.RUNNING:
             return
-        if seconds and leases and leases[0].taskid == task:
-            yield _timed_out(leases[0], worker.pid, seconds)
+        if ending and leases and leases[0].taskid == task:
+            yield _ended(leases[0], worker.pid, *ending)
             leases = leases[1:]
             task = None
         yield _worker_lost(leases, status, task)
@@ -506,12 +511,11 @@ def _why_useless(status: int | None, runner: str) -> str:
     )
 
 
-def _timed_out(lease: Lease, worker: int, seconds: float) -> Result:
+def _ended(lease: Lease, worker: int, outcome: Outcome, seconds: float) -> Result:
     """Return the result of a task that had to be ended together with its worker."""
-    outcome, started = Outcome.TIMED_OUT, time.time() - seconds
     return Result(
         *(lease.taskid, lease.attempt, outcome, -signal.SIGKILL),
-        *(worker, started, seconds, time.monotonic()),
+        *(worker, time.time() - seconds, seconds, time.monotonic()),
     )
 
 

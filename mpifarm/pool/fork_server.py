@@ -7,7 +7,7 @@ Rules of this file:
 - What a dead worker's task has left is KILLed *before* the worker is reaped and the
   rank is told: only then may its pid, and the task, be used again.
 - After `terminate`, `kill` or `close` it starts no worker any more, and enforces no
-  time limit any more: a stop has its own grace time.
+  limit of time and memory any more: a stop has its own grace time.
 """
 
 import os
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from mpifarm.model.task import Outcome
 from mpifarm.output.keepers import note_in_log
 from mpifarm.output.task_log import time_limit_line
 from mpifarm.pool.definition import CreateRunner, PoolDefinition, parse_definition
@@ -30,6 +31,7 @@ from mpifarm.system import processes
 
 if TYPE_CHECKING:  # imported where runs are ended
     from mpifarm.pool.cancelling import CancelKeeper
+    from mpifarm.pool.memory_watch import MemoryWatch
     from mpifarm.pool.time_limit import TimeKeeper
 
 _BACK_OFF = 0.1
@@ -144,6 +146,7 @@ class ForkServer:
         self._back_off: dict[int, float] = {}
         self._exit_by = 0.0
         self._time: TimeKeeper | None = None
+        self._memory: MemoryWatch | None = None
         self._cancels: CancelKeeper | None = None
         """The runs that users have cancelled; None before the first."""
         self._writers: set[int] = set()
@@ -162,6 +165,7 @@ class ForkServer:
             self._reap_dead()
             self._start_due()
             self._enforce_time_limit()
+            self._enforce_memory_limit()
             self._enforce_cancels()
 
     def _may_exit(self) -> bool:
@@ -195,6 +199,8 @@ class ForkServer:
         wake_at = [*self._start_at.values()]
         if self._time is not None and self._state is ServerState.SERVING:
             wake_at.append(self._time.look_at / 1e9)
+        if self._memory is not None and self._state is ServerState.SERVING:
+            wake_at.append(self._memory.look_at / 1e9)
         if self._cancels and self._state is ServerState.SERVING:
             wake_at.append(time.monotonic() + _REMIND_SECONDS)
         return max(0.0, min(wake_at) - time.monotonic()) if wake_at else None
@@ -238,6 +244,10 @@ class ForkServer:
             from mpifarm.pool.time_limit import TimeKeeper
 
             self._time = TimeKeeper(definition.limits.timeout, definition.grace)
+        if definition.limits.memory is not None:
+            from mpifarm.pool.memory_watch import MemoryWatch
+
+            self._memory = MemoryWatch(definition.limits.memory, self._measure)
         now = time.monotonic()
         self._start_at = dict.fromkeys(range(definition.workers), now)
 
@@ -341,6 +351,43 @@ class ForkServer:
                 child.is_overdue = True
                 processes.kill_process(child.pid, signal.SIGKILL)
 
+    def _enforce_memory_limit(self) -> None:
+        """Have workers end runs whose processes have too much memory together."""
+        if self._memory is None or self._state is not ServerState.SERVING:
+            return
+        rows = {index: self._shared.row(index) for index in self._children}
+        for index, action in self._memory.look(rows, time.monotonic_ns()):
+            child = self._children[index]
+            if action is action.REMIND:
+                self._write_to_worker(child, REMIND)
+            else:
+                processes.kill_process(child.pid, signal.SIGKILL)
+
+    def _measure(self, index: int) -> int:
+        """Return the bytes that the processes of a worker's run have together."""
+        from mpifarm.system.process_memory import measure_together
+
+        assert self._definition is not None
+        limit = self._definition.limits.memory or 0
+        return measure_together(self._processes_of_run(index), limit)
+
+    def _processes_of_run(self, index: int) -> set[int]:
+        """Return the processes of a worker's run.
+
+        With a runner that starts no command by `task_command`, the worker is one.
+        """
+        row, worker = self._shared.row(index), self._children[index].pid
+        root = row.command if row.command > 0 else worker
+        found = {*processes.tree_of(root)}
+        if row.task is not None:
+            # Those whose parent has ended are this process's children now.
+            found.update(
+                orphan
+                for orphan in self._orphans()
+                if self._find_origin(orphan, {row.task}) is _Origin.TASK
+            )
+        return found
+
     def _cancel(self, index: int, serial: int) -> None:
         """Begin to end the run of a lease that a user has cancelled."""
         if self._cancels is None:
@@ -362,21 +409,33 @@ class ForkServer:
             else:
                 processes.kill_process(child.pid, signal.SIGKILL)
 
-    def _find_overrun(self, index: int) -> int:
-        """Return the ns of the run in which a worker died if its time was over, or 0.
+    def _find_end(self, index: int) -> tuple[str, float]:
+        """Return the outcome and the seconds of a dead worker's run that was ended.
 
-        That run has timed out: neither its attempt nor its worker counts as lost.
+        It was beyond a limit: neither its attempt nor its worker counts as lost.
+        ("", 0.0) for every other run.
         """
         row = self._shared.row(index)
-        if row.task is None or not row.verdict:
-            return 0
-        return time.monotonic_ns() - row.since
+        if row.task is None:
+            return "", 0.0
+        if row.verdict:
+            return Outcome.TIMED_OUT.value, (time.monotonic_ns() - row.since) / 1e9
+        running = row.find_running()
+        if row.excess and running is not None:
+            seconds = max(0.001, time.time() - running[1])
+            return Outcome.OUT_OF_MEMORY.value, seconds
+        return "", 0.0
 
-    def _note_time_limit(self, index: int, task: int) -> None:
-        """Append the line on the time limit to a task's log, by a child process."""
+    def _note_limit(self, index: int, task: int) -> None:
+        """Append the line on the limit that a run met to its log, by a child."""
         assert self._definition is not None
-        place = self._definition.log_place
-        text = time_limit_line(self._definition.limits.timeout or 0.0)
+        place, limits = self._definition.log_place, self._definition.limits
+        text = time_limit_line(limits.timeout or 0.0)
+        row = self._shared.row(index)
+        if not row.verdict:
+            from mpifarm.pool.out_of_memory import excess_line
+
+            text = excess_line(row.excess, limits.memory or 0)
         with suppress(OSError):
             # In a process of its own: the fork server must never wait for the disk.
             writer = processes.fork_child(lambda: note_in_log(place, index, task, text))
@@ -419,16 +478,16 @@ class ForkServer:
         self, index: int, child: _Child, status: int | None, task: int | None
     ) -> None:
         """Report a reaped worker's death, free its lifeline, plan its replacement."""
-        nanoseconds = self._find_overrun(index)
-        if nanoseconds and task is not None:
-            self._note_time_limit(index, task)
+        outcome, seconds = self._find_end(index)
+        if outcome and task is not None:
+            self._note_limit(index, task)
         elif child.is_overdue:
             task = None  # it ended that run at the last moment, and hardly began this
         del self._children[index]
         os.close(child.lifeline)
         begun = self._shared.row(index).begun
         # Last: the rank gives the task to another worker as soon as it reads this.
-        self._report(("down", index, status, task, begun, nanoseconds / 1e9))
+        self._report(("down", index, status, task, begun, outcome, seconds))
         if self._state is ServerState.SERVING:
             self._plan_replacement(index, begun)
 
@@ -487,7 +546,7 @@ class ForkServer:
     # ---- to the rank ----------------------------------------------------------------
 
     def _report_not_started(self, index: int) -> None:
-        self._report(("down", index, None, None, 0, 0.0))
+        self._report(("down", index, None, None, 0, "", 0.0))
 
     def _report(self, notice: tuple[Any, ...], fd: socket.socket | None = None) -> None:
         """Send a notice, with a descriptor if given; no effect if the rank is gone."""

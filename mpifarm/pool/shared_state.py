@@ -17,6 +17,9 @@ for, or for none.
 
 One is for runs that users have cancelled: the fork server writes the serial number of
 the lease there, negated once the grace time is over.
+
+Two are for runs whose processes have too much memory together: the fork server writes
+how many bytes it has seen, and then the serial number of the lease.
 """
 
 import mmap
@@ -28,8 +31,8 @@ CAPACITY = 4096
 """Workers that a pool can have.  Rows never touched cost no memory."""
 
 _COMMAND, _TASK, _BEGUN, _SERIAL, _RECALLED = range(5)
-_SINCE, _VERDICT, _STARTED, _CANCELLED, _ROW = range(5, 10)
-_CLEARED = (_COMMAND, _TASK, _BEGUN, _SINCE, _VERDICT, _CANCELLED)
+_SINCE, _VERDICT, _STARTED, _CANCELLED, _TOO_LARGE, _SIZE, _ROW = range(5, 12)
+_CLEARED = (_COMMAND, _TASK, _BEGUN, _SINCE, _VERDICT, _CANCELLED, _TOO_LARGE)
 
 _fence = allocate_lock()
 """Taken between a write and a read, so that no processor swaps the two."""
@@ -132,6 +135,19 @@ class WorkerRow:
     def pass_cancel_verdict(self, verdict: TimeVerdict, serial: int) -> None:
         """Record that the run of a lease was cancelled."""
         self._words[_CANCELLED] = -serial if verdict is TimeVerdict.KILL else serial
+
+    @property
+    def excess(self) -> int:
+        """Return the bytes that the current run had when they were too many, or 0."""
+        serial = self._words[_TOO_LARGE]
+        if not serial or not self._words[_TASK] or serial != self._words[_SERIAL]:
+            return 0
+        return int(self._words[_SIZE])
+
+    def note_excess(self, size: int, serial: int) -> None:
+        """Record that the run of a lease has too many bytes of memory."""
+        self._words[_SIZE] = size  # First: `excess` reads it last.
+        self._words[_TOO_LARGE] = serial
 
     def has_recalled(self, serial: int) -> bool:
         """Return whether the rank recalled this lease before the worker began it."""

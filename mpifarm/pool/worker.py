@@ -12,8 +12,8 @@ Rules of this file:
   miss a signal right before a call that blocks).  The end of the pipe means that
   the fork server is dead: the worker then dies with its command.
 - A run whose time is over, or that is cancelled, is terminated, and at the end of the
-  grace time its rest is KILLed.  A worker that can't do that any more is KILLed by the
-  fork server.
+  grace time its rest is KILLed.  One that has too much memory is KILLed at once.  A
+  worker that can't do that any more is KILLed by the fork server.
 - A task's failure is a status; nothing that a runner raises ends the worker.
 - What a user's runner prints while it runs a task is in the task's log; mpifarm's own
   print nothing.
@@ -48,7 +48,7 @@ from mpifarm.output.task_log import (
 )
 from mpifarm.pool.definition import CreateRunner, PoolDefinition
 from mpifarm.pool.framing import FrameReader, encode_frame
-from mpifarm.pool.out_of_memory import OomDetector
+from mpifarm.pool.out_of_memory import OomDetector, excess_line
 from mpifarm.pool.shared_state import TimeVerdict, WorkerRow
 from mpifarm.pool.usage import UNKNOWN, CommandMeter, ProcessMeter, Usage
 from mpifarm.system import processes, task_command
@@ -208,6 +208,8 @@ class Worker:
         """The verdict on the task's run that the worker has acted on; it only grows."""
         self._is_cancelled = False
         """Whether the worker has acted on the verdict that the run is cancelled."""
+        self._excess = 0
+        """The bytes for which the worker has KILLed the run, or 0."""
         self._meter: CommandMeter | ProcessMeter = CommandMeter()
         self._usage: Usage | None = None
         """What the current task has used, once its run is over."""
@@ -301,6 +303,7 @@ class Worker:
         self._usage = None
         # Before the clock starts: a verdict on the last run must not count for this.
         self._enforced, self._is_cancelled = TimeVerdict.IN_TIME, False
+        self._excess = 0
         try:
             log = self._begin_log(taskid, attempt)
         except OSError as error:
@@ -312,7 +315,7 @@ class Worker:
         self._name_task(taskid, attempt)
         self._meter.begin()
         status = self._execute(taskid, command, log)
-        if self._is_cancelled and not self._stop:
+        if (self._is_cancelled or self._excess) and not self._stop:
             self._end_rest(taskid)
         if status is None:
             self._keeper.end(log, failed=True)
@@ -362,6 +365,10 @@ class Worker:
         if self._is_cancelled:
             log.append_own_line(CANCELLED_LINE)
             return Outcome.CANCELLED
+        if self._excess:
+            assert self._limits.memory is not None
+            log.append_own_line(excess_line(self._excess, self._limits.memory))
+            return Outcome.OUT_OF_MEMORY
         if self._enforced:
             assert self._limits.timeout is not None
             log.append_own_line(time_limit_line(self._limits.timeout))
@@ -461,6 +468,9 @@ class Worker:
                 before = self._enforced
                 self._enforce(cancelled)
                 self._is_cancelled |= before < self._enforced
+            if (excess := self._row.excess) and not self._enforced:
+                self._enforce(TimeVerdict.KILL)
+                self._excess = excess if self._enforced else 0
 
     def _on_stop(self) -> None:
         """Note the stop, once; terminate the runner if it is running."""

@@ -181,6 +181,17 @@ def children_of(pid: int) -> list[int]:
         return [each for each in _all_pids() if _parent_of(each) == pid]
 
 
+def tree_of(pid: int) -> list[int]:
+    """Return a process and all its descendants, those of its threads too.
+
+    A process that ends meanwhile takes none of the others away.
+    """
+    tree = [pid]
+    for each in tree:  # which grows meanwhile
+        tree.extend(_children_of_threads(each))
+    return tree
+
+
 class ChildrenWatch:
     """The new children of a single-threaded process, found at little cost for a task.
 
@@ -305,6 +316,26 @@ def _all_pids() -> list[int]:
 def _parent_of(pid: int) -> int:
     """Return the parent of a process; 0 if the process is gone."""
     return int([*_stat_words(pid), b"0", b"0"][1])
+
+
+def _children_of_threads(pid: int) -> list[int]:
+    """Return the children of all threads of a process; [] if it is gone."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+    if threads == [str(pid)]:  # most have one
+        with suppress(ProcessLookupError):
+            return children_of(pid)
+        return []
+    found: list[int] = []
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as children:
+                found.extend(map(int, children.read().split()))
+        except OSError:  # the thread is gone, or the kernel has no such list
+            continue
+    return found
 
 
 def _stat_words(pid: int) -> list[bytes]:

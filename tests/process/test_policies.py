@@ -231,6 +231,17 @@ def test_a_task_out_of_memory_is_told_in_the_summary(create_place):
     assert "task 0: memory ran out" in farm.text()
 
 
+def test_a_task_whose_processes_have_too_much_memory_has_its_retries(create_place):
+    eats = "python3 -c 'import time; a = bytearray(80 << 20); time.sleep(60)'"
+    line = f"[ $MPIFARM_ATTEMPT -ge 2 ] || {{ {eats} & {eats} & {eats} & wait; }}"
+    place = create_place([line, "sleep 2"])
+    options = ("--proc", "2", "--task-memory", "200M", "--retries", "1")
+    assert place.run(*options) == 0
+    place.assert_settled(finished=[0, 1])
+    assert place.result()["this_farm"]["outcomes"] == {"completed": 2}
+    assert "memory ran out: its processes had" in place.log(0)
+
+
 def test_a_stop_sends_the_checkpoint_signal_so_that_tasks_can_save(create_place):
     saves = "trap 'echo $PROC_NUMBER >> saved; exit 3' USR1; trap '' TERM; "
     place = create_place([saves + WAITS] * 2)

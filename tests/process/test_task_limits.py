@@ -1,6 +1,7 @@
 """What each task may take, and what a stop tells it: with real commands."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -495,6 +496,77 @@ def test_memory_and_time_can_be_limited_together(timed_pool):
     driver = timed_pool(memory=200 * MB)
     results = driver.run(EATS_AT_ONCE, "echo MemoryError; sleep 1000")
     assert ends(results) == [(Outcome.OUT_OF_MEMORY, 1), (Outcome.TIMED_OUT, TERM)]
+
+
+def holds(megabytes, then="time.sleep(1000)"):
+    """A process that has so many MB."""
+    return f"{PYTHON} -c 'import time; a = bytearray({megabytes} << 20); {then}'"
+
+
+def together_line(log, limit="200 MB"):
+    """Whether mpifarm's only line is that of a task whose processes had too much."""
+    text = (
+        r"=== mpifarm: it was ended, because memory ran out: its processes had \d+ MB"
+        rf" together, and the limit is {limit} \(--task-memory\) ==="
+    )
+    (line,) = log
+    return re.fullmatch(text, line) is not None
+
+
+THREE = f"{holds(80)} & {holds(80)} & {holds(80)} & wait"
+
+
+def test_processes_that_together_have_too_much_are_ended_and_others_go_on(start_pool):
+    driver = start_pool(2, limits=TaskLimits(memory=200 * MB))
+    driver.submit(THREE, holds(120, "time.sleep(1.5)"))
+    driver.collect_until(lambda: len(driver.results()) == 2)
+    results = driver.results()
+    out, completed = Outcome.OUT_OF_MEMORY, Outcome.COMPLETED
+    assert ends(results) == [(out, KILL), (completed, 0)]
+    assert results[0].seconds < 10
+    assert together_line(told(driver))
+    assert driver.commands() == []
+    assert driver.run("true", first=2)[2].worker == results[0].worker
+    assert driver.losses() == []
+
+
+def test_processes_whose_parents_have_ended_or_that_lead_sessions_count(limited_pool):
+    driver = limited_pool()
+    line = f"(setsid {holds(80)} & {holds(80)} &); {holds(80)}"
+    assert ends(driver.run(line)) == [(Outcome.OUT_OF_MEMORY, KILL)]
+    assert together_line(told(driver))
+    driver.collect_until(lambda: driver.commands() == [])
+
+
+def test_what_an_earlier_task_has_left_running_does_not_count(limited_pool):
+    driver = limited_pool()
+    driver.run(f"{holds(120)} > /dev/null 2>&1 & exit 0")
+    left = set(driver.commands())
+    results = driver.run(holds(120, "time.sleep(1.5)"), first=1)
+    assert results[1].outcome is Outcome.COMPLETED
+    assert set(driver.commands()) == left
+
+
+def test_what_processes_have_of_each_other_by_a_fork_counts_once(limited_pool):
+    driver = limited_pool()
+    shares = "import os, time; a = bytearray(120 << 20); os.fork(); time.sleep(1.5)"
+    assert ends(driver.run(f"{PYTHON} -c '{shares}'")) == [(Outcome.COMPLETED, 0)]
+
+
+def test_the_processes_of_a_users_runner_count_with_its_worker(limited_pool):
+    class EatingRunner(PlainRunner):
+        def run(self, taskid, command, logfh):
+            own = bytearray(120 << 20) if command.startswith("own=1") else None
+            status = super().run(taskid, command, logfh)
+            del own
+            return status
+
+    driver = limited_pool(200, EatingRunner)
+    results = driver.run(f"own=1; {holds(100)}", holds(100, "time.sleep(1.5)"))
+    out, completed = Outcome.OUT_OF_MEMORY, Outcome.COMPLETED
+    assert ends(results) == [(out, KILL), (completed, 0)]
+    assert together_line(told(driver))
+    assert driver.losses() == []
 
 
 # ---- the kernel's own killer --------------------------------------------------------

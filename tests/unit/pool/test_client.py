@@ -67,8 +67,10 @@ class Site:
             rank_end.close()
             assert self.collect() == []
 
-    def down(self, index, status=-9, task=None, begun=1, seconds=0.0) -> None:
-        frame = encode_frame(("down", index, status, task, begun, seconds))
+    def down(
+        self, index, status=-9, task=None, begun=1, outcome="", seconds=0.0
+    ) -> None:
+        frame = encode_frame(("down", index, status, task, begun, outcome, seconds))
         self.control.sendall(frame)
 
     def orders(self) -> list[str]:
@@ -432,7 +434,7 @@ def test_a_worker_killed_at_a_run_whose_time_was_over_costs_no_attempt(start):
     site = start(1)
     site.up(0)
     site.submit(0, 1)
-    site.down(0, task=0, seconds=2.5)
+    site.down(0, task=0, outcome="timed out", seconds=2.5)
     timed_out, lost = site.collect()
     assert timed_out[:5] == (0, 1, Outcome.TIMED_OUT, -signal.SIGKILL, 100)
     assert (timed_out.seconds, timed_out.ended) == (2.5, site.now)
@@ -444,10 +446,20 @@ def test_a_run_whose_time_was_over_but_that_has_ended_is_no_timeout(start):
     site.up(0)
     site.submit(0, 1)
     site.finish(0, 0)
-    site.down(0, task=0, seconds=2.5)
+    site.down(0, task=0, outcome="timed out", seconds=2.5)
     result, lost = sorted(site.collect(), key=lambda e: isinstance(e, WorkerLost))
     assert result.outcome is Outcome.COMPLETED
     assert lost == WorkerLost(None, (lease(1),), -9)
+
+
+def test_a_worker_killed_at_a_run_with_too_much_memory_costs_no_attempt(start):
+    site = start(1)
+    site.up(0)
+    site.submit(0)
+    site.down(0, task=0, outcome="out of memory", seconds=2.5)
+    ended, lost = site.collect()
+    assert (ended.outcome, ended.status) == (Outcome.OUT_OF_MEMORY, -signal.SIGKILL)
+    assert (ended.seconds, lost) == (2.5, WorkerLost(None, (), -9))
 
 
 def test_the_next_worker_begins_with_nothing_of_the_one_before(start):
@@ -762,7 +774,7 @@ def test_each_state_has_its_transitions_and_no_other_is_taken(start):
 def test_a_task_that_ended_with_its_worker_began_before_its_seconds(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1000.0)
     monkeypatch.setattr(time, "monotonic", lambda: 50.0)
-    result = client._timed_out(lease(7), 101, 12.5)
+    result = client._ended(lease(7), 101, Outcome.TIMED_OUT, 12.5)
     assert (result.started, result.seconds, result.ended) == (987.5, 12.5, 50.0)
     assert (result.outcome, result.status) == (Outcome.TIMED_OUT, -9)
     assert (result.taskid, result.attempt, result.worker) == (7, 1, 101)

@@ -19,7 +19,7 @@ from mpifarm.pool.framing import FrameReader, encode_frame
 from mpifarm.pool.shared_state import SharedState, TimeVerdict
 from mpifarm.pool.worker import REMIND
 from mpifarm.runners import BasicRunner
-from mpifarm.system import processes
+from mpifarm.system import process_memory, processes
 
 KILL = signal.SIGKILL
 OURS = b"MPIFARM_FARM=f0\0MPIFARM_TASK_ID=%d\0"
@@ -87,6 +87,12 @@ class Site:
         if pid == 0:
             raise ProcessLookupError
         return self.children.get(pid, [])
+
+    def tree_of(self, pid: int) -> list[int]:
+        tree = [pid]
+        for each in tree:
+            tree += self.children_of(each)
+        return tree
 
     def environment_of(self, pid: int) -> bytes:
         return self.environments.get(pid, b"")
@@ -194,7 +200,7 @@ def test_a_worker_that_had_begun_a_task_is_replaced_at_once(site):
     row.begin_task(7, 1.7e9)
     row.end_task()
     site.die(101)
-    assert site.notices() == [("down", 0, -9, None, 1, 0.0)]
+    assert site.notices() == [("down", 0, -9, None, 1, "", 0.0)]
     site.server._start_due()
     assert site.notices() == [("up", 0, 103)]
 
@@ -229,7 +235,7 @@ def test_a_worker_that_can_not_be_forked_is_told_and_tried_again(site):
     site.start()
     site.now += 0.1
     site.server._start_due()
-    assert site.notices() == [("down", 0, None, None, 0, 0.0)]
+    assert site.notices() == [("down", 0, None, None, 0, "", 0.0)]
     assert set(os.listdir("/proc/self/fd")) == before, "no descriptor stays open"
     site.fork_error = None
     site.now += 0.2
@@ -269,7 +275,7 @@ def test_what_a_dead_workers_task_left_is_killed_before_its_pid_is_free(site):
         ("await group", 555),
     ]
     # and only now another worker may begin the task again
-    assert site.notices() == [("down", 0, -9, 7, 1, 0.0)]
+    assert site.notices() == [("down", 0, -9, 7, 1, "", 0.0)]
 
 
 def test_workers_that_died_together_are_all_killed_for_before_one_is_reaped(site):
@@ -423,7 +429,7 @@ def test_after_the_end_no_worker_is_started(site, order):
     site.die(101)
     site.notices()
     site.order(order)
-    assert site.notices() == [("down", 0, None, None, 0, 0.0)], "it will never come"
+    assert site.notices() == [("down", 0, None, None, 0, "", 0.0)], "it will never come"
     site.begin(1, task=7)
     site.die(102)
     site.now += 100
@@ -522,7 +528,7 @@ def test_a_worker_that_died_at_a_run_whose_time_was_over_is_told_with_it(timed):
     look_after(timed, 14.5)
     timed.calls.clear()
     timed.die(101)
-    assert timed.notices() == [("down", 0, -9, 7, 1, pytest.approx(14.5))]
+    assert timed.notices() == [("down", 0, -9, 7, 1, "timed out", pytest.approx(14.5))]
     assert [call for call in timed.calls if call[0] == "fork"] == [("fork", 102)]
     assert timed.server._writers == {102}, "which writes into the log"
     timed.die(102)
@@ -532,7 +538,7 @@ def test_a_worker_that_died_at_a_run_whose_time_was_over_is_told_with_it(timed):
 def test_a_worker_that_died_in_time_is_a_loss(timed):
     look_after(timed, 5)
     timed.die(101)
-    assert timed.notices() == [("down", 0, -9, 7, 1, 0.0)]
+    assert timed.notices() == [("down", 0, -9, 7, 1, "", 0.0)]
     assert timed.server._writers == set()
 
 
@@ -543,7 +549,7 @@ def test_a_worker_that_was_killed_at_the_next_run_had_hardly_begun_it(timed):
     row.end_task()
     row.begin_task(8, 1.7e9)
     timed.die(101)
-    assert timed.notices() == [("down", 0, -9, None, 2, 0.0)]
+    assert timed.notices() == [("down", 0, -9, None, 2, "", 0.0)]
     assert timed.server._writers == set()
 
 
@@ -555,6 +561,70 @@ def test_a_stop_has_its_own_grace_time(timed, order):
     timed.server._enforce_time_limit()
     assert timed.shared.row(0).verdict is TimeVerdict.IN_TIME
     assert (timed.written, timed.killed()) == ([], [])
+
+
+# ---- runs that have too much memory --------------------------------------------------
+
+
+@pytest.fixture
+def sized(site, monkeypatch):
+    """A worker at task 7, whose limit is 1000 bytes; its processes have 400 each."""
+    monkeypatch.setattr(
+        process_memory, "measure_together", lambda pids, _: 400 * len(pids)
+    )
+    monkeypatch.setattr(processes, "tree_of", site.tree_of)
+    monkeypatch.setattr(
+        *(site.server, "_write_to_worker", lambda _, word: site.written.append(word))
+    )
+    site.start(limits=TaskLimits(memory=1000))
+    site.shared.row(0).begin_lease(5)
+    site.begin(0, task=7, command=555)
+    return site
+
+
+def look(site: Site) -> int:
+    """Look once more, a second later; the bytes that were too many."""
+    site.now += 1
+    site.server._enforce_memory_limit()
+    return site.shared.row(0).excess
+
+
+def test_a_run_counts_with_its_descendants_and_orphans_and_no_other_process(sized):
+    sized.children = {os.getpid(): [101, 70, 80], 101: [555], 555: [556], 70: [71]}
+    sized.environments[70] = OURS % 8  # another task's
+    sized.environments[80] = b"OF=NOBODY"
+    assert (look(sized), sized.written) == (0, [])
+    sized.environments[71] = OURS % 7
+    assert look(sized) == 1200
+    assert sized.written == [REMIND]
+
+
+def test_without_a_command_the_worker_counts_as_a_process_of_the_run(sized):
+    sized.begin(0, task=7)
+    sized.children = {os.getpid(): [101], 101: [555], 555: [556]}
+    assert look(sized) == 1200
+
+
+def test_a_worker_that_does_not_end_such_a_run_is_killed_and_told_with_it(sized):
+    sized.children = {555: [556, 557, 558]}
+    for _ in range(4):
+        look(sized)
+    assert ("kill", 101, KILL) in sized.calls
+    assert ("kill group", 555, KILL) not in sized.calls
+    sized.die(101)
+    assert sized.notices() == [
+        ("down", 0, -9, 7, 1, "out of memory", pytest.approx(time.time() - 1.7e9, 1e-3))
+    ]
+    assert sized.server._writers == {102}, "which writes into the log"
+
+
+def test_the_server_wakes_for_the_next_look_at_memory_and_for_none_after_a_stop(sized):
+    look(sized)
+    assert sized.server._patience() == pytest.approx(1.0, abs=0.5)
+    sized.order("close")
+    sized.children = {555: [556, 557, 558]}
+    assert sized.server._patience() is None
+    assert look(sized) == 0
 
 
 # ---- waiting ------------------------------------------------------------------------

@@ -116,6 +116,10 @@ class Site:
         self.row.pass_cancel_verdict(verdict, self.row.serial)
         self.tell(REMIND)
 
+    def note_excess(self, size: int) -> None:
+        self.row.note_excess(size, self.row.serial)
+        self.tell(REMIND)
+
     def log(self, taskid: int) -> str:
         return (self.logs / f"log_{taskid}").read_text()
 
@@ -498,6 +502,63 @@ def test_after_a_stop_nothing_is_cancelled(start):
 
     site.serve(site.script(run))
     assert [call[0] for call in site.calls].count("terminate") == 1
+    assert "end command" not in [call[0] for call in site.calls]
+
+
+# ---- runs that have too much memory --------------------------------------------------
+
+OUT_OF_MEMORY = Outcome.OUT_OF_MEMORY.value
+
+
+@pytest.mark.parametrize("status", [0, -9])
+@pytest.mark.parametrize("timeout", [None, 5.0])
+def test_a_run_that_has_too_much_memory_is_killed_at_once_and_says_so(
+    start, status, timeout
+):
+    site = start(timeout=timeout, memory=500 << 20)
+
+    def run() -> Any:
+        for _ in range(3):
+            site.note_excess(700 << 20)
+        return status
+
+    sent = site.serve(site.script(run))
+    assert outcomes(sent) == [(0, status, OUT_OF_MEMORY, "")]
+    assert site.log(0) == (
+        "=== mpifarm: it was ended, because memory ran out: its processes had 700 MB"
+        " together, and the limit is 500 MB (--task-memory) ===\n"
+    )
+    names = [call[0] for call in site.calls]
+    assert names.count("end command") == 1
+    assert "terminate" not in names
+    assert "find" in names, "what it has left"
+
+
+def test_the_task_after_one_that_had_too_much_memory_runs_as_any_other(start):
+    site = start(memory=500 << 20)
+    large = site.script(lambda: site.note_excess(700 << 20))
+    sent = site.serve(large, "exit 3", site.script(lambda: site.tell(REMIND)))
+    assert [outcome for _, _, outcome, _ in outcomes(sent)] == [
+        *(OUT_OF_MEMORY, Outcome.FAILED.value, COMPLETED)
+    ]
+
+
+def test_a_look_at_memory_that_comes_too_late_changes_nothing(start):
+    site = start(timeout=5.0, memory=500 << 20)
+
+    def run() -> int:
+        site.pass_verdict(TimeVerdict.TERMINATE)
+        site.note_excess(700 << 20)
+        return -15
+
+    def stop() -> int:
+        site.tell(TERMINATE)
+        site.note_excess(700 << 20)
+        return -15
+
+    assert outcomes(site.serve(site.script(run))) == [(0, -15, TIMED_OUT, "")]
+    site = start(memory=500 << 20)
+    site.serve(site.script(stop))
     assert "end command" not in [call[0] for call in site.calls]
 
 

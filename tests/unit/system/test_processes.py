@@ -162,6 +162,30 @@ def test_a_kernel_without_a_list_of_children_is_asked_for_each_parent(
     assert processes.children_of(os.getpid()) == [pid]
 
 
+THREADS = """
+import os, subprocess, threading
+thread = threading.Thread(target=subprocess.run, args=(["sleep", "61.25"],))
+thread.start()
+subprocess.run(["sh", "-c", "sleep 61.25; true"])
+"""
+
+
+def test_a_tree_has_the_children_of_children_and_those_of_threads():
+    root = os.posix_spawnp(sys.executable, [sys.executable, "-c", THREADS], os.environ)
+
+    def names() -> list[str]:
+        return sorted(map(processes.name_of, processes.tree_of(root)[1:]))
+
+    try:
+        until = time.monotonic() + DEADLINE
+        while names() != ["sh", "sleep", "sleep"]:
+            assert time.monotonic() < until, names()
+    finally:
+        processes.kill_together(processes.tree_of(root))
+        processes.reap_child(root)
+    assert processes.tree_of(gone())[1:] == []
+
+
 def _not_found() -> None:
     raise FileNotFoundError
 
