@@ -15,13 +15,17 @@ from typing import Any, Final, NamedTuple
 
 from mpifarm.audit.farms import Farm, Life, read_claimed
 from mpifarm.audit.snapshot import observer, read_claims
+from mpifarm.commands.argument_words import SEPARATORS, split_line
 from mpifarm.commands.farm_command import find_farm_command
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import add_target_arguments, find_target, patience_of
 from mpifarm.database.names import is_database_name
 from mpifarm.errors import ExitStatus, InputError
+from mpifarm.farm.arguments import make_list, warn_of_options
+from mpifarm.farm.standard_input import read_all
 from mpifarm.model.id_ranges import encode_ids
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.settings import Arguments
 from mpifarm.model.task import decode_text, encode_text
 from mpifarm.model.wording import agree
 from mpifarm.store import adding
@@ -50,6 +54,7 @@ _DESCRIPTION = (
     " farm that works on the list takes them up within two seconds."
 )
 _EPILOG = (
+    "A command in front of ::: is a task for each argument, as for mpifarm itself.  "
     "Without a command, or with -, commands are read from standard input, one a line."
     "  Exit status: 0, the tasks are in the list; 2 the command line or an input is"
     " wrong, and nothing was written; 75 the disk fails."
@@ -73,15 +78,20 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
 
     Raises `InputError` and `StorageError`.
     """
-    chosen = _parse(argv)
+    chosen, arguments = _parse(argv)
     patience = patience_of(console.print_error)
     target = try_again(lambda: _find_list(chosen, environ), patience)
     after = "" if chosen.after is None else _parse_after(chosen.after)
-    commands = [*_check(_find_commands(chosen), target.tasklist or "")]
+    given = _make(arguments) if arguments else _find_commands(chosen)
+    commands = [*_check(given, target.tasklist or "")]
     if after:
-        _check_are_no_ids(after, chosen.commands)
+        _check_are_no_ids(
+            after, arguments.command[:1] if arguments else chosen.commands
+        )
     if not commands:
         raise InputError("no command is given: there is nothing to add")
+    if arguments and arguments.like_option:
+        console.print_error(warn_of_options(arguments.like_option))
     tell = _Teller(console, target, as_json=chosen.json)
     if is_database(target, environ):
         _add_rows(target, environ, commands, after, tell)
@@ -90,8 +100,13 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     return ExitStatus.ALL_FINISHED
 
 
-def _parse(argv: list[str]) -> Any:
+def _parse(argv: list[str]) -> tuple[Any, Arguments | None]:
+    """Return the choices, and the command with arguments that makes the tasks."""
     parser = SubcommandParser("add", _DESCRIPTION)
+    parser.usage = (
+        "mpifarm add [options] WORKDIR COMMAND ...\n"
+        "       mpifarm add [options] WORKDIR COMMAND ::: ARGUMENT ..."
+    )
     parser.epilog = _EPILOG
     add_target_arguments(parser)
     parser.add_argument(
@@ -112,7 +127,22 @@ def _parse(argv: list[str]) -> Any:
         "--json", action="store_true", help="print a JSON object in place of sentences"
     )
     parser.is_intermixed = True
-    return parser.parse_args(argv)
+    if not any(word in SEPARATORS for word in argv):
+        return parser.parse_args(argv), None
+    options = parser.list_options()
+    words, arguments = split_line(
+        argv, lambda word, _: int(options.get(word, False)), options, in_front=1
+    )
+    chosen = parser.parse_args([*words])
+    if chosen.file is not None:
+        raise InputError("give either a command with arguments or --file FILE")
+    return chosen, arguments
+
+
+def _make(arguments: Arguments) -> Iterator[str]:
+    """Yield the commands that a command and its arguments make."""
+    content = make_list(arguments, lambda: read_all(lambda: None))
+    yield from _split_lines(content)
 
 
 def _parse_after(word: str) -> str:
@@ -247,11 +277,6 @@ def _check(commands: Iterable[str], tasklist: str) -> Iterator[bytes]:
     """
     for command in commands:
         text = command.strip()
-        if text in (":::", ":::+", "::::", "::::+"):
-            raise InputError(
-                f"mpifarm add takes whole commands, and {text} is none: give that of"
-                " each task, or write them into a file for --file"
-            )
         if text.startswith(("#BARRIER", "#AFTER")):
             raise InputError(
                 f"{_shorten(text)} is no command: write the line into {tasklist}"

@@ -1,6 +1,6 @@
 """``'convert {} {.}.png' ::: *.jpg``: the words of a command line that are a list.
 
-Rules of this file: pure, and imported only for command lines that have such words.
+Rules of this file: pure; a farm imports it only for words that have a separator.
 Options stand in front of the command, as for GNU parallel: all from the first word
 that is none belongs to the command.
 """
@@ -22,15 +22,20 @@ def split_line(
     argv: Sequence[str],
     count_values: Callable[[str, str], int],
     names: Collection[str] = (),
+    in_front: int = 0,
 ) -> tuple[Sequence[str], Arguments]:
     """Return the options of a command line that has a separator, and its arguments.
 
     `count_values` says how many words behind an option (the first, with the word that
-    follows it as the second) are its value; `names` are those of options.  Raises
-    InputError where nothing stands behind a separator, or ``--dry-run``.
+    follows it as the second) are its value; `names` are those of options.  `in_front`
+    words that are no options' stand in front of the command.  Raises InputError where
+    nothing stands behind a separator, or ``--dry-run``.
     """
     first = next(n for n, word in enumerate(argv) if word in SEPARATORS)
     begin = _skip_options(argv[:first], count_values)
+    for _ in range(in_front):
+        begin = min(begin + 1, first)
+        begin += _skip_options(argv[begin:first], count_values)
     options = argv[:begin]
     if begin < first and argv[begin] == "--":
         begin += 1

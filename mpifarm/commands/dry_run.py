@@ -6,19 +6,16 @@ refused with the same sentence and status.
 
 import os
 import shlex
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import Final
 
 from mpifarm.batch.launcher import command_environment
+from mpifarm.commands.made_list import MadeList
 from mpifarm.errors import InputError
-from mpifarm.farm.arguments import explain_other, make_list
 from mpifarm.farm.directory import enter_directory
 from mpifarm.farm.input_check import check_input
-from mpifarm.farm.standard_input import is_standard_input, read_all
+from mpifarm.farm.standard_input import is_standard_input
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import RunnerDefinition, Settings
 from mpifarm.model.task import decode_text
@@ -53,27 +50,9 @@ def describe_dry_run(settings: Settings, environ: Mapping[str, str]) -> str:
         )
     if settings.arguments is None:
         return "".join(f"{line}\n" for line in _describe(settings, environ, ""))
-    content = _make_list(settings)
-    with tempfile.TemporaryDirectory(prefix="mpifarm-") as directory:
-        path = os.path.join(directory, "list")
-        with open(path, "wb") as file:
-            file.write(content)
-        kept = WorkdirPaths(settings.workdir.rstrip("/")).stdin_list
-        of_list = replace(settings, tasklist=path)
-        return "".join(f"{line}\n" for line in _describe(of_list, environ, kept))
-
-
-def _make_list(settings: Settings) -> bytes:
-    """Return the list that would be farmed: what arguments make, or what is kept."""
-    assert settings.arguments is not None
-    content = make_list(settings.arguments, partial(read_all, lambda: None))
-    path = WorkdirPaths(settings.workdir.rstrip("/")).stdin_list
-    before = files.find_content(path) or b""
-    if before.startswith(content):
-        return before
-    if not content.startswith(before):
-        raise InputError(explain_other(path, content, before))
-    return content
+    made = MadeList(settings, environ)
+    with made.as_file() as of_file:
+        return "".join(f"{line}\n" for line in _describe(of_file, environ, made.path))
 
 
 def _describe(

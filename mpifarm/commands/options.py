@@ -208,12 +208,12 @@ def _find_arguments(argv: Sequence[str]) -> tuple[Sequence[str], Arguments | Non
 
     if not any(word in SEPARATORS for word in argv):
         return argv, None
-    options, arguments = split_line(argv, _count_values, LONG_NAMES)
+    options, arguments = split_line(argv, count_values, LONG_NAMES)
     # In front: an option without its value must not take the list for it.
     return [ARGUMENTS_LIST, *options], arguments
 
 
-def _count_values(word: str, following: str) -> int:
+def count_values(word: str, following: str) -> int:
     """Return how many words behind an option are its value: 1 or 0."""
     name, equals, _ = word.partition("=")
     if not word.startswith("--"):

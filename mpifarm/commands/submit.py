@@ -9,24 +9,24 @@ import hashlib
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import mpifarm
-from mpifarm.commands.defaults import find_defaults
+from mpifarm.commands.argument_words import SEPARATORS
+from mpifarm.commands.made_list import MadeList
 from mpifarm.commands.misspelt import find_near
-from mpifarm.commands.options import ALL_NAMES, parse_line
+from mpifarm.commands.options import ALL_NAMES, count_values
 from mpifarm.commands.sink import write_all
 from mpifarm.commands.subcommand import SubcommandParser
+from mpifarm.commands.submit_farm import FarmOfJob, find_farm
 from mpifarm.commands.submit_words import Teller, warn_of_own_directory
-from mpifarm.commands.target import patience_of
 from mpifarm.errors import ExitStatus, FarmError, InputError
-from mpifarm.farm.input_check import check_input
 from mpifarm.model.durations import DURATIONS, parse_duration
 from mpifarm.model.paths import WorkdirPaths
-from mpifarm.model.settings import STDIN_LIST, Settings
+from mpifarm.model.settings import Settings
 from mpifarm.store.directories import find_directory, make_root
 from mpifarm.submit.asking import LATE, SUBMIT_SECONDS, Programs
 from mpifarm.submit.planning import (
@@ -42,16 +42,18 @@ from mpifarm.submit.slurm import OPTIONS, quote_directive
 from mpifarm.submit.systems import SYSTEMS, System
 from mpifarm.system.console import Console
 from mpifarm.system.files import storage_error
-from mpifarm.system.patience import try_again
 from mpifarm.system.regular_files import open_regular
 
 MAX_SCRIPTS: Final = 10_000
 """Job scripts that a workdir may have."""
 
+MAX_COMMAND: Final = 1000
+"""Characters of what the user typed that a script has in its head."""
+
 _DESCRIPTION = (
     "Write a job script that farms a list, submit it, and print the commands that watch"
     " and end the job.  Options before the list are the batch system's, those behind it"
-    " the farm's."
+    " the farm's; both stand in front of a command with arguments (:::)."
 )
 _EPILOG = (
     "For Slurm, any option of sbatch with a value may be given too, as --mem=16G or"
@@ -114,7 +116,8 @@ class Plan(NamedTuple):
 def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     """Run ``mpifarm submit``.  Raises `InputError` and `StorageError`."""
     parser = _make_parser()
-    words = split_words(argv, _value_names(parser))
+    options = parser.list_options()
+    words = split_words(argv, options)
     chosen = parser.parse_args(words.front)
     if not words.farm:
         raise InputError(
@@ -123,22 +126,27 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         )
     wishes = _wishes_of(chosen, words.passed_on)
     check_wishes(wishes)
-    settings = _parse_farm(words.farm, environ)
-    checked = try_again(
-        lambda: check_input(settings, environ), patience_of(console.print_error)
-    )
+    farm = find_farm(words.farm, environ, console, options)
     programs = Programs(environ)
-    found = _plan(wishes, words, settings, programs, environ)
-    source = _make_source(settings, words.farm, argv, environ, chosen)
+    found = _plan(wishes, words, farm.settings, programs, environ)
+    source = _make_source(farm, argv, environ, chosen)
     if chosen.print:
         _show(found, source)
+        if farm.made is not None and not farm.made.is_kept:
+            console.print_error(_NOT_KEPT.format(farm.made.path))
         return ExitStatus.ALL_FINISHED
-    own = warn_of_own_directory(settings, source.directory)
-    for warning in filter(None, [*checked.warnings, own]):
+    own = warn_of_own_directory(farm.settings, source.directory)
+    for warning in filter(None, [*farm.warnings, own]):
         console.print_error(warning)
-    teller = Teller(console, settings, checked.tasks, as_json=chosen.json)
-    _submit(found, source, programs, teller)
+    teller = Teller(console, farm, as_json=chosen.json)
+    _submit(found, source, programs, teller, farm.made)
     return ExitStatus.ALL_FINISHED
+
+
+_NOT_KEPT: Final = (
+    "this script farms {}, which is not there yet: mpifarm submit without --print"
+    " writes both"
+)
 
 
 def _plan(
@@ -176,7 +184,9 @@ def _make_parser() -> SubcommandParser:
     parser = SubcommandParser("submit", _DESCRIPTION)
     parser.usage = (
         "mpifarm submit [-N NODES] [-t TIME] [options of the job] LIST [options of the"
-        " farm]"
+        " farm]\n"
+        "       mpifarm submit [-N NODES] [-t TIME] [options of both] COMMAND :::"
+        " ARGUMENT ..."
     )
     parser.epilog = _EPILOG
     with_values = (
@@ -238,29 +248,40 @@ def _parse_scheduler(word: str) -> str:
     return word
 
 
-def _value_names(parser: SubcommandParser) -> frozenset[str]:
-    """Return the names of the options that take a value."""
-    return frozenset(name for name, needs in parser.list_options().items() if needs)
+def split_words(argv: Sequence[str], options: Mapping[str, bool]) -> Words:
+    """Part a command line at the list: the first word that is no option's value.
 
-
-def split_words(argv: Sequence[str], with_value: frozenset[str]) -> Words:
-    """Part a command line at the list: the first word that is no option's value."""
-    front, passed_on = list[str](), list[str]()
+    `options` are the job's, each with whether it takes a value.  In front of a command
+    with arguments (``:::``) stand those of the farm as well.
+    """
+    has_arguments = any(word in SEPARATORS for word in argv)
+    front, passed_on, farm = list[str](), list[str](), list[str]()
     waiting = [*reversed(argv)]
     while waiting and waiting[-1].startswith("-") and waiting[-1] not in ("-", "--"):
         word = waiting.pop()
-        if word in with_value and waiting[-1:] and waiting[-1].startswith("-"):
+        takes_value = options.get(word, False)
+        if takes_value and waiting[-1:] and waiting[-1].startswith("-"):
             # In one word, else argparse would take the value for an option.
             front.append(f"{word}{'=' if word[:2] == '--' else ''}{waiting.pop()}")
-        elif word in with_value and waiting:
+        elif takes_value and waiting:
             front += [word, waiting.pop()]
+        elif has_arguments and _is_of_farm(word, options):
+            farm.append(word)
+            if waiting and count_values(word, waiting[-1]):
+                farm.append(waiting.pop())
         elif _is_passed_on(word):
             passed_on.append(word)
         else:
             front.append(word)
-    if waiting[-1:] == ["--"]:
+    if waiting[-1:] == ["--"] and not has_arguments:
         waiting.pop()
-    return Words(front, passed_on, waiting[::-1])
+    return Words(front, passed_on, [*farm, *reversed(waiting)])
+
+
+def _is_of_farm(word: str, options: Collection[str]) -> bool:
+    """Return whether a word is an option of the farm, and not of the job."""
+    name = word.partition("=")[0] if word.startswith("--") else word[:2]
+    return name in ALL_NAMES and name not in options
 
 
 def _is_passed_on(word: str) -> bool:
@@ -288,58 +309,6 @@ def _check_passed_on(words: Sequence[str], scheduler: str) -> None:
             raise InputError(
                 f"mpifarm submit has no option {name}: give --directive"
                 f" {shlex.quote(word)} with the words of {SYSTEMS[scheduler].title}"
-            )
-
-
-def _parse_farm(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """Return the settings of the farm; raises `InputError` for wrong ones.
-
-    What files and variables set holds in the job as well.
-    """
-    try:
-        line = parse_line(words, environ)
-    except InputError:
-        _refuse_behind_list(words)
-        raise
-    settings = line.settle(find_defaults(environ)[0])
-    if settings.dry_run:
-        raise InputError(
-            "mpifarm submit --print shows the job script, and mpifarm --dry-run LIST"
-            " what would run: leave --dry-run out here"
-        )
-    if settings.arguments is not None:
-        raise InputError(
-            "mpifarm submit takes a list in a file: write the commands into one, as"
-            " parallel --dry-run prints them, or put mpifarm with its ::: into a job"
-            " script of your own"
-        )
-    if settings.tasklist == STDIN_LIST:
-        raise InputError(
-            "a job can't read your standard input: write the list into a file, and"
-            " submit that"
-        )
-    if settings.tasklist != words[0]:
-        raise InputError(
-            f"the options of the farm stand behind the list: {settings.tasklist}"
-            f" {words[0]} ..."
-        )
-    if settings.tasklist.startswith(("/dev/", "/proc/")):
-        raise InputError(
-            f"{settings.tasklist} will be gone when the job starts: write the list into"
-            " a file, and submit that"
-        )
-    return settings
-
-
-def _refuse_behind_list(words: Sequence[str]) -> None:
-    """Raise `InputError` for an option of the job that stands behind the list."""
-    own = {*_make_parser().list_options()} - {*ALL_NAMES}
-    for word in words[1:]:
-        name = word.partition("=")[0]
-        if name in own:
-            raise InputError(
-                f"{name} must stand before the list: mpifarm submit {name} ..."
-                f" {words[0]}"
             )
 
 
@@ -404,25 +373,31 @@ def _find_here(environ: Mapping[str, str]) -> str:
 
 
 def _make_source(
-    settings: Settings,
-    farm: Sequence[str],
+    farm: FarmOfJob,
     argv: Sequence[str],
     environ: Mapping[str, str],
     chosen: Any,
 ) -> Source:
     """Return the source of a job, with the path of its script still empty."""
-    here, workdir = _find_here(environ), settings.workdir
+    here, workdir = _find_here(environ), farm.settings.workdir
     if ".." in workdir.split("/"):  # which a link in the name of `here` would mislead
         workdir = os.path.abspath(workdir)
     package = os.path.dirname(os.path.abspath(mpifarm.__file__))
     return Source(
-        words=tuple(farm),
+        words=tuple(farm.words),
         directory=here,
         workdir=os.path.normpath(os.path.join(here, workdir)),
         path="",
-        command=shlex.join(["mpifarm", "submit", *argv]),
+        command=_shorten(shlex.join(["mpifarm", "submit", *argv])),
         modules=os.path.dirname(package) if chosen.install_free else "",
     )
+
+
+def _shorten(command: str) -> str:
+    """Return a command, cut to `MAX_COMMAND` characters: it may have many arguments."""
+    if len(command) <= MAX_COMMAND:
+        return command
+    return f"{command[:MAX_COMMAND]} ..."
 
 
 # ---- submitting ----------------------------------------------------------------------
@@ -433,15 +408,23 @@ def _name_script(found: Plan, number: int) -> str:
     return WorkdirPaths(root).job_script(found.system.ending, number)
 
 
-def _submit(found: Plan, source: Source, programs: Programs, tell: Teller) -> None:
-    """Write the script and submit it; raise `InputError` if that is refused.
+def _submit(
+    found: Plan,
+    source: Source,
+    programs: Programs,
+    tell: Teller,
+    made: MadeList | None,
+) -> None:
+    """Write list and script, and submit it; raise `InputError` if that is refused.
 
     What was written for a job that is refused is removed again.  A job that may be
     queued all the same needs its script.
     """
     is_new = make_root(os.path.abspath(found.workdir))
     try:
-        path, text, has_written = _write_script(found, source)
+        if made is not None:
+            made.keep()
+        path, text, has_written = _write_script(found, source, made)
     except FarmError:
         _remove_root(found, is_new=is_new)
         raise
@@ -460,8 +443,11 @@ def _submit(found: Plan, source: Source, programs: Programs, tell: Teller) -> No
     if has_written:
         with suppress(OSError):
             os.unlink(path)
+    left = ""
+    if made is not None and not made.put_back():
+        left = f"; the new tasks are in {made.path} all the same"
     _remove_root(found, is_new=is_new)
-    raise InputError(f"{title} refused the job: {answer.why}")
+    raise InputError(f"{title} refused the job: {answer.why}{left}")
 
 
 def _remove_root(found: Plan, *, is_new: bool) -> None:
@@ -471,12 +457,25 @@ def _remove_root(found: Plan, *, is_new: bool) -> None:
             os.rmdir(os.path.abspath(found.workdir))
 
 
-def _write_script(found: Plan, source: Source) -> tuple[str, str, bool]:
+def _write_script(
+    found: Plan, source: Source, made: MadeList | None
+) -> tuple[str, str, bool]:
     """Write the script under the first free name.  Return path, text, and whether so.
 
     A job that still waits may need its script, so that none is written over; one with
-    the same text serves again.
+    the same text serves again.  Without a script, the list that was `made` for it is
+    put back.
     """
+    try:
+        return _write_first(found, source)
+    except FarmError:
+        if made is not None:
+            made.put_back()
+        raise
+
+
+def _write_first(found: Plan, source: Source) -> tuple[str, str, bool]:
+    """Write the script as `_write_script`."""
     paths = (_name_script(found, number) for number in range(1, MAX_SCRIPTS))
     for path in paths:
         request = replace(found.request, source=source._replace(path=path))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mpifarm.commands.sink import write_all
+from mpifarm.commands.submit_farm import FarmOfJob
 from mpifarm.model.durations import clock_of
 from mpifarm.model.settings import Settings
 from mpifarm.model.wording import counted
@@ -23,35 +24,32 @@ from mpifarm.system.console import Console
 class Teller:
     """Says what is submitted, as sentences or as a JSON object.
 
-    `settings` are those of the farm, and `tasks` is the number of its tasks.
+    `farm` is the farm of the job.
     """
 
-    def __init__(
-        self, console: Console, settings: Settings, tasks: int, *, as_json: bool
-    ) -> None:
+    def __init__(self, console: Console, farm: FarmOfJob, *, as_json: bool) -> None:
         self._console = console
-        self._settings = settings
-        self._tasks = tasks
+        self._farm = farm
         self._as_json = as_json
 
     def begin(self, system: System, request: JobRequest) -> None:
         """Say in three lines what is going to be submitted."""
         if self._as_json:
             return
-        for line in describe(system, request, self._settings, self._tasks):
+        for line in describe(system, request, self._farm):
             self._console.print_line(line)
 
     def end(self, system: System, request: JobRequest, job: str) -> None:
         """Say the job's id, and the commands for it."""
         commands = system.find_commands(job, request)
-        status = name_status(self._settings)
+        status = name_status(self._farm.settings)
         assert request.source is not None
         if self._as_json:
             record = {
                 "job": job,
                 "scheduler": system.ending,
                 "script": request.source.path,
-                "tasks": self._tasks,
+                "tasks": self._farm.tasks,
                 "status": status,
                 "log": commands.log,
                 "cancel": commands.cancel,
@@ -84,11 +82,12 @@ def warn_of_own_directory(settings: Settings, here: str) -> str:
     return ""
 
 
-def describe(
-    system: System, request: JobRequest, settings: Settings, tasks: int
-) -> Iterator[str]:
+def describe(system: System, request: JobRequest, farm: FarmOfJob) -> Iterator[str]:
     """Yield the three lines that say what a job is, how it ends, and where it is."""
-    what = f"{counted(tasks)} of {settings.tasklist}"
+    settings = farm.settings
+    what = f"{counted(farm.tasks)} of {settings.tasklist}"
+    if farm.made is not None:
+        what += f", the first: {farm.made.first}"
     yield f"{describe_job(system, request)}: {what}"
     yield describe_end(request)
     assert request.source is not None

@@ -68,13 +68,11 @@ def _shorten(line: bytes) -> str:
     return repr(text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…")
 
 
-def warn_of_options(arguments: Arguments) -> str:
-    """Return a warning of arguments that may be meant as options of the farm, or ""."""
-    if not arguments.like_option:
-        return ""
+def warn_of_options(like_option: str) -> str:
+    """Return the warning of an argument that may be meant as an option."""
     return (
-        f"WARNING: {arguments.like_option} behind ::: is taken for one more argument;"
-        " options of the farm stand in front of the command"
+        f"WARNING: {like_option} behind ::: is taken for one more argument; options"
+        " stand in front of the command"
     )
 
 

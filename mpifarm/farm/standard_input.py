@@ -10,7 +10,7 @@ producer's.
 
 import os
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -286,10 +286,14 @@ class KeptInput:
         try:
             yield
         except InputError:
-            if self._is_input:
-                with suppress(StorageError):
-                    self._put_back()
+            self.put_back()
             raise
+
+    def put_back(self) -> None:
+        """Put the list back as it was, if the disk lets it."""
+        if self._is_input:
+            with suppress(StorageError):
+                self._put_back()
 
     def _put_back(self) -> None:
         """Cut the list, or remove it, and an empty workdir.  Raises `StorageError`."""
@@ -326,41 +330,60 @@ def take_standard_input(
     validate_place(settings.workdir, None)
     make_root(paths.root)
     validate_contents(paths)
-    # As the user has named the workdir: commands that are told find the list by that.
-    tasklist = WorkdirPaths(settings.workdir.rstrip("/")).stdin_list
+    tasklist = name_kept_list(settings)
     context = replace(context, settings=replace(settings, tasklist=tasklist))
     if made is not None:
-        _keep_made(context, paths, made)
+        _keep_made(context, made)
         return context, None
     if takes_over or launched_rank(process.environ) > 0:
         return context, None
-    with _held_lock(context):
+    with _held_lock(settings, process.environ):
         open_list(paths)
     if os.isatty(STDIN):
         process.output.say(TYPED)
     if settings.follow is not None:
         return context, InputFeed(paths.stdin_list, process.output.say)
-    content = read_all(_stop_check(context))
-    with _held_lock(context):
-        keep_all(paths, content)
+    keep_list(settings, process.environ, read_all(_stop_check(context)))
     return context, None
 
 
-def _keep_made(context: RankContext, paths: WorkdirPaths, content: bytes) -> None:
+def name_kept_list(settings: Settings) -> str:
+    """Return the path of a list that is kept in the workdir, as the user names that.
+
+    Commands that are told find the list by it.
+    """
+    return WorkdirPaths(settings.workdir.rstrip("/")).stdin_list
+
+
+def keep_list(settings: Settings, environ: Mapping[str, str], content: bytes) -> int:
+    """Make `content` the list in the workdir, under its lock, or go on with that list.
+
+    Return the number of lines that the list has more.  Raises `InputError` if it has
+    other lines, `StorageError`.
+    """
+    explain = None
+    if settings.arguments is not None:
+        from mpifarm.farm.arguments import explain_other  # for those who have some
+
+        explain = partial(explain_other, name_kept_list(settings), content)
+    paths = WorkdirPaths(os.path.abspath(settings.workdir))
+    with _held_lock(settings, environ):
+        return keep_all(paths, content, explain)
+
+
+def _keep_made(context: RankContext, content: bytes) -> None:
     """Keep the list that arguments make, and tell of tasks that it has besides.
 
     Raises `InputError` if the list that is there is another one.
     """
-    from mpifarm.farm.arguments import describe_rest, explain_other, warn_of_options
+    from mpifarm.farm.arguments import describe_rest, warn_of_options
 
-    tasklist = context.settings.tasklist
-    with _held_lock(context):
-        rest = keep_all(paths, content, partial(explain_other, tasklist, content))
+    rest = keep_list(context.settings, context.process.environ, content)
     if rest:
-        context.process.output.say(describe_rest(tasklist, rest))
+        context.process.output.say(describe_rest(context.settings.tasklist, rest))
     arguments = context.settings.arguments
-    if arguments is not None and (warning := warn_of_options(arguments)):
-        context.process.output.say(warning)
+    if arguments is not None and arguments.like_option:
+        context.process.output.say(warn_of_options(arguments.like_option))
 
 
 def _stop_check(context: RankContext) -> Callable[[], None]:
@@ -376,13 +399,12 @@ def _stop_check(context: RankContext) -> Callable[[], None]:
 
 
 @contextmanager
-def _held_lock(context: RankContext) -> Iterator[None]:
+def _held_lock(settings: Settings, environ: Mapping[str, str]) -> Iterator[None]:
     """Hold the lock of a workdir for a block; where no farm began, there is none.
 
     Raises `InputError`, and `StorageError` if the lock can't be had.
     """
-    settings = context.settings
     target = Target(settings.workdir, None, lock_area=settings.lock_area)
-    lock = find_existing_lock(target, context.process.environ)
+    lock = find_existing_lock(target, environ)
     with lock.hold(LOCK_TIMEOUT) if lock else nullcontext():
         yield

@@ -83,7 +83,6 @@ def test_files_and_standard_input_have_arguments_too(create_place):
         (["echo", ":::"], "needs an argument"),
         (["echo", ":::", "a", "--dry-run"], "put it in front of the command"),
         (["echo", ":::", "a", "--help"], "put it in front of the command"),
-        (["submit", "echo {}", ":::", "a"], "mpifarm submit takes a list in a file"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_made(create_place, words, said):

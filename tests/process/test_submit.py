@@ -21,6 +21,7 @@ from mpifarm.errors import InputError
 from mpifarm.submit.asking import Programs
 from mpifarm.system.console import Console
 from tests.farm_driver import assert_ends
+from tests.pages import blocks_of, read_page
 from tests.process import batch_fakes
 from tests.support import find_launcher, wait_until
 
@@ -63,9 +64,10 @@ class Desk:
         fake = f"{sys.executable} {batch_fakes.__file__}"
         self.install(name, f'exec {fake} {kind} "$@"')
 
-    def submit(self, *words, status=0):
+    def submit(self, *words, status=0, stdin=None):
         submit = [sys.executable, "-m", "mpifarm", "submit", *self.scheduler]
-        child = self.farm.start_command([*submit, *words])
+        source = ("/bin/bash", "-c", 'exec "$@" <"$0"', str(stdin or "/dev/null"))
+        child = self.farm.start_command([*source, *submit, *words])
         assert_ends(child, status)
         return child.text()
 
@@ -348,6 +350,109 @@ def test_what_a_start_refuses_submit_refuses_in_the_same_words(desk, mpifarm, op
         .partition("mpifarm")[2]
         .endswith(started.splitlines()[-1].partition("mpifarm: ")[2])
     )
+
+
+# ---- lists that are no file ----------------------------------------------------------
+
+
+def test_a_command_with_arguments_runs_in_the_job_as_it_was_typed(desk):
+    arguments = ["a b", "it's", '$HOME "x" `id`', "*", "ü%j"]
+    desk.install("sbatch", "echo 7")
+    words = ["--retries", "1", "-t", "5", "-n", "2", "printf '%s\\n' {} >>out"]
+    text = desk.submit(*words, ":::", *arguments)
+    assert "5 tasks of mpifarm_workdir/stdin.txt, the first: printf '%s" in text
+    assert "  status:  mpifarm status mpifarm_workdir\n" in text
+    workdir = desk.farm.directory / "mpifarm_workdir"
+    child = desk.start(workdir / "job.slurm")
+    assert_ends(child, 0)
+    assert sorted((desk.farm.directory / "out").read_text().splitlines()) == sorted(
+        arguments
+    )
+    before = (workdir / "stdin.txt").read_bytes()
+    desk.submit(*words, ":::", *arguments)
+    assert "had nothing to run" in run_again(desk, workdir)
+    desk.submit(*words, ":::", *arguments, "one more")
+    assert "1 task" in run_again(desk, workdir)
+    assert (desk.farm.directory / "out").read_text().endswith("\none more\n")
+    text = desk.submit(*words, ":::", "other", status=2)
+    assert "these arguments make another list than mpifarm_workdir/stdin.txt" in text
+    assert (workdir / "stdin.txt").read_bytes().startswith(before)
+
+
+def run_again(desk, workdir):
+    child = desk.start(workdir / "job.slurm")
+    assert_ends(child, 0)
+    return child.text()
+
+
+def test_the_arguments_of_files_are_read_when_the_job_is_submitted(desk):
+    names = desk.farm.directory / "names"
+    names.write_text("x\ny z\n")
+    desk.install("sbatch", "echo 7")
+    desk.submit(
+        "-t", "5", "-w", "w", "echo {} >>out", "::::", "names", "-", stdin=names
+    )
+    names.unlink()
+    assert_ends(desk.start(desk.farm.directory / "w" / "job.slurm"), 0)
+    lines = sorted((desk.farm.directory / "out").read_text().splitlines())
+    assert lines == ["x x", "x y z", "y z x", "y z y z"]
+
+
+def test_standard_input_is_the_list_of_a_job(desk):
+    lines = desk.farm.directory / "lines"
+    lines.write_text("echo one >>out\necho two >>out")
+    desk.install("sbatch", "echo 7")
+    text = desk.submit("-t", "5", "-", "-n", "1", stdin=lines)
+    assert "2 tasks of mpifarm_workdir/stdin.txt, the first: echo one" in text
+    workdir = desk.farm.directory / "mpifarm_workdir"
+    assert_ends(desk.start(workdir / "job.slurm"), 0)
+    assert (desk.farm.directory / "out").read_text() == "one\ntwo\n"
+    desk.submit("-t", "5", "-", "-n", "1")
+    lines.write_text("echo three")
+    text = desk.submit("-t", "5", "-", stdin=lines, status=2)
+    assert "standard input has other lines than mpifarm_workdir/stdin.txt has" in text
+    text = desk.submit("-t", "5", "-", "-w", "new", status=2)
+    assert "standard input has no line: there is nothing to submit" in text
+    assert not (desk.farm.directory / "new").exists()
+
+
+def test_the_blocks_of_the_pages_about_lists_that_are_no_file(desk):
+    if find_launcher() is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    desk.install("sbatch", "echo 7")
+    desk.install("mpifarm", f'exec {sys.executable} -m mpifarm "$@"')
+    desk.install("generate", "seq -f './simulate %.0f' 4 5")
+    desk.install("srun", 'for w; do shift; [[ $w != -K0 ]] || exec "$@"; done')
+    desk.farm.directory.joinpath("simulate").write_text('#!/bin/sh\necho "$@" >>out\n')
+    desk.farm.directory.joinpath("simulate").chmod(0o755)
+    workdir = desk.farm.directory / "mpifarm_workdir"
+    in_job = {"SLURM_JOB_ID": "7"}
+    for page, part in (("submit.md", ":::"), ("arguments.md", "submit")):
+        for line in typed_on(page, part):
+            assert_ends(desk.farm.start_command(["/bin/bash", "-c", line]), 0)
+        assert_ends(desk.start(workdir / "job.slurm", **in_job), 0)
+    (line,) = typed_on("arguments.md", "mpifarm add")
+    assert_ends(desk.farm.start_command(["/bin/bash", "-c", line]), 0)
+    assert (workdir / "stdin.txt").read_text().endswith("\n./simulate --long 5\n")
+    shutil.rmtree(workdir)
+    (line,) = typed_on("submit.md", "generate |")
+    assert_ends(desk.farm.start_command(["/bin/bash", "-c", line]), 0)
+    assert_ends(desk.start(workdir / "job.slurm", **in_job), 0)
+    ran = (desk.farm.directory / "out").read_text().split()
+    assert sorted(ran) == ["1", "2", "3", "4", "5"]
+
+
+def typed_on(page, word):
+    """Return the lines of a page's blocks that have a word."""
+    lines = (line for block in blocks_of(read_page(page)) for line in block.lines)
+    return [line for line in lines if word in line and "mpifarm" in line]
+
+
+def test_a_job_with_arguments_that_is_refused_leaves_no_list(desk):
+    desk.install("sbatch", "exit 1")
+    text = desk.submit("-t", "5", "echo", ":::", "a", "b", status=2)
+    assert "Slurm refused the job: sbatch ended with 1" in text
+    assert not (desk.farm.directory / "mpifarm_workdir").exists()
 
 
 # ---- PBS and LSF ---------------------------------------------------------------------

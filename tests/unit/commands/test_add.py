@@ -134,6 +134,34 @@ def test_commands_come_from_standard_input_one_a_line(place, monkeypatch, words)
     assert place.tasklist.read_bytes().endswith(b"two\necho a\necho \xfc\necho c\n")
 
 
+def test_a_command_with_arguments_is_a_task_for_each(place, tmp_path):
+    said = place.add("./sim --seed {1} {2/} >{#}.txt", ":::", "1", "2", ":::", "d/a b")
+    assert said[0] == f"tasks 2-3 were added to {place.tasklist}"
+    assert said[1] == "task 2: ./sim --seed 1 'a b' >1.txt"
+    assert place.content.endswith("2 'a b' >2.txt\n")
+    place.add("--after", "1", "./sim", "--after", "{}", ":::", "x")
+    assert place.content.endswith("\n#AFTER 1\n./sim --after x\n")
+    place.add(":::", "echo a", "echo b")
+    assert place.content.endswith("\necho a\necho b\n")
+    names = tmp_path / "names"
+    names.write_text("p\nq\n")
+    place.add("--", "-x {}", "::::", str(names), ":::+", "it's", "c")
+    assert place.content.endswith("\n-x p 'it'\"'\"'s'\n-x q c\n")
+
+
+def test_an_option_behind_the_separator_is_warned_of_or_refused(place):
+    said = place.add("echo", ":::", "--after", "3")
+    assert said[0].startswith("WARNING: --after behind ::: is taken for one more")
+    assert "--dry-run stands behind :::" in place.refuse("x", ":::", "--dry-run")
+    assert "or --file FILE" in place.refuse("--file", "f", "x", ":::", "a")
+    assert "can't read none" in place.refuse("x", "::::", "none")
+    assert "needs an argument behind it" in place.refuse("x", ":::")
+    assert "-w would be a command" in place.refuse(":::", "a", "-w")
+    assert "in one word, --after 0,1" in place.refuse(
+        "--after", "0", "1", "x", ":::", "a"
+    )
+
+
 def test_on_a_terminal_a_command_has_to_be_named(place, monkeypatch):
     monkeypatch.setattr(os, "isatty", lambda _: True)
     assert "or - to read standard input" in place.refuse()

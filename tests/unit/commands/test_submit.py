@@ -11,6 +11,8 @@ import os
 import pytest
 
 from mpifarm.commands import jobs, submit
+from mpifarm.commands.made_list import MadeList
+from mpifarm.commands.options import parse_arguments
 from mpifarm.commands.submit_words import name_status, warn_of_own_directory
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.settings import Settings
@@ -18,7 +20,8 @@ from mpifarm.submit import slurm
 from mpifarm.submit.samples import DESCRIPTIONS, write_samples
 from mpifarm.system.console import Console
 
-VALUES = frozenset({"-N", "--nodes", "-t", "--time", "--directive"})
+VALUES = dict.fromkeys(["-N", "--nodes", "-t", "--time", "--directive"], True)
+VALUES |= {"--print": False, "--until-done": False}
 
 
 PRINTED: list[bytes] = []
@@ -83,6 +86,13 @@ def refuse(desk, *words):
         ("-N", "-N", "", ""),
         ("- -w d", "", "", "- -w d"),
         ("-x t", "-x", "", "t"),
+        ("-N 2 x {} ::: a -N 3", "-N 2", "", "x {} ::: a -N 3"),
+        ("-n 4 -N 2 x ::: a", "-N 2", "", "-n 4 x ::: a"),
+        ("-n4 --mem=1G -t 5 x :::: f", "-t 5", "--mem=1G", "-n4 x :::: f"),
+        ("--retries 2 -v --print x ::: a", "--print", "", "--retries 2 -v x ::: a"),
+        ("--retries=2 -t 5 -- -x ::: a", "-t 5", "", "--retries=2 -- -x ::: a"),
+        ("-N 2 ::: a", "-N 2", "", "::: a"),
+        ("-N 2 --retries 2 x:::", "-N 2 --retries", "", "2 x:::"),
     ],
 )
 def test_the_list_parts_the_job_from_the_farm(line, front, passed_on, farm):
@@ -115,7 +125,6 @@ def test_the_list_parts_the_job_from_the_farm(line, front, passed_on, farm):
         ("-t 5 tasks.txt --retrys 2", "no option --retrys, did you mean --retries?"),
         ("-t 5 tasks.txt other.txt", "'other.txt' is one word too many"),
         ("-t 5 missing.txt", "missing.txt"),
-        ("-t 5 - -w d", "a job can't read your standard input"),
         ("-t 5 /dev/fd/63 -w d", "/dev/fd/63 will be gone when the job starts"),
         ("-t 5 tasks.txt -r none", "none"),
         ("-t 5 empty.txt", "empty.txt has no tasks: there is nothing to do"),
@@ -138,10 +147,26 @@ def test_the_list_parts_the_job_from_the_farm(line, front, passed_on, farm):
         ("--scheduler sge -t 5 -c 1 tasks.txt", "there is no qsub here, by which Grid"),
         ("-N 2 -t 5 --print tasks.txt --mpi off", "leave it out, or submit --array 2"),
         ("--print tasks.txt", "no time limit is known"),
+        ("-t 5 x {} ::: a --print", "--print stands behind :::, where all words are"),
+        ("-t 5 x {} ::: a --help", "--help stands behind :::"),
+        ("-t 5 x {%} ::: a", "$MPIFARM_WORKER"),
+        (
+            "-t 5 x :::: missing.txt",
+            "can't read missing.txt, which is to",
+        ),
+        (
+            "-t 5 --print x :::: empty",
+            "workdir/stdin.txt has no tasks: there is",
+        ),
+        ("-t 5 -w no/such/dir x ::: a", "there is no"),
+        ("-t 5 -N 2 --mpi off --print x ::: a", "leave it out, or submit --array 2"),
+        ("-t 5 --tiem 3 x ::: a", "no option --tiem, did you mean --time?"),
+        ("-t 5 --retries x x ::: a", "--retries takes"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_nothing_is_written(desk, line, sentence):
     (desk / "empty.txt").write_text("# nothing\n")
+    (desk / "empty").touch()
     (desk / "broken.txt").write_text("#AFTER 7\ntrue\n")
     (desk / "hooks.ini").write_text("[mine]\nHook = no_module.Mine\n")
     assert sentence in refuse(desk, *line.split())
@@ -182,6 +207,52 @@ def test_to_see_a_script_writes_nothing(desk):
     assert text.startswith("#!/bin/bash\n# Written by: mpifarm submit -N 8 -t 4h ")
     assert "\nset -- tasks.txt --grace 7\n" in text
     assert sorted(desk.rglob("*")) == before
+
+
+def test_the_script_for_arguments_farms_the_list_that_they_make(desk):
+    before = sorted(desk.rglob("*"))
+    words = ("-N", "8", "-t", "4h", "--retries", "1", "--print", "--mem=9G")
+    text = run(desk, *words, "-w", "run 1", "echo {}", ":::", "a b", "it's")
+    assert "\n#SBATCH --mem=9G\n" in text
+    assert "\nset -- 'run 1/stdin.txt' --retries 1 -w 'run 1'\n" in text
+    assert "this script farms run 1/stdin.txt, which is not there yet: mpifarm" in text
+    assert sorted(desk.rglob("*")) == before
+
+
+def test_many_arguments_make_no_long_script(desk):
+    numbers = [f"{number:05}" for number in range(2000)]
+    text = run(desk, "-t", "5", "--print", "echo", ":::", *numbers)
+    assert max(map(len, text.splitlines())) < 1100
+
+
+def test_the_list_of_arguments_is_shown_by_its_first_task(desk):
+    settings = parse_arguments(["x {} >{#}", ":::", "a b", "c"], {})
+    made = MadeList(settings, {})
+    assert (made.first, made.rest, made.is_kept) == ("x 'a b' >1", 0, False)
+    (desk / "mpifarm_workdir").mkdir()
+    (desk / "mpifarm_workdir" / "stdin.txt").write_text("x 'a b' >1\n")
+    made = MadeList(settings, {})
+    assert (made.rest, made.is_kept) == (0, False)
+    (desk / "mpifarm_workdir" / "stdin.txt").write_text("x 'a b' >1\nx c >2\ny\nz\n")
+    made = MadeList(settings, {})
+    assert (made.rest, made.is_kept) == (2, True)
+    (desk / "mpifarm_workdir" / "stdin.txt").write_text("y\n")
+    assert "line 1 is 'y' there" in refuse(desk, "-t", "5", "x", ":::", "a")
+
+
+def test_a_list_that_was_begun_keeps_the_tasks_of_a_job_that_is_refused(desk):
+    workdir = desk / "mpifarm_workdir"
+    kept = workdir / "stdin.txt"
+    workdir.mkdir()
+    kept.write_text("x a\n")
+    for is_begun in (False, True):
+        if is_begun:
+            (workdir / "fingerprint.json").touch()
+        made = MadeList(parse_arguments(["x", ":::", "a", "b"], {}), {})
+        made.keep()
+        assert kept.read_text() == "x a\nx b\n"
+        assert made.put_back() == (not is_begun)
+        assert (kept.read_text() == "x a\n") == (not is_begun)
 
 
 @pytest.mark.parametrize("option", ["-A", "-p", "--qos", "-J", "--after", "--pe"])

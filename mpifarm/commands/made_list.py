@@ -1,0 +1,125 @@
+"""A list that is no file, for commands that start no farm: made, checked, kept.
+
+Rules of this file: it is what a farm would make of arguments or of standard input
+(`mpifarm.farm.standard_input`), and nothing is changed before `MadeList.keep`.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+from mpifarm.errors import InputError, StorageError
+from mpifarm.farm.arguments import MAX_SHOWN, explain_other, make_list
+from mpifarm.farm.standard_input import (
+    OTHER_INPUT,
+    STDIN,
+    TYPED,
+    KeptInput,
+    keep_list,
+    name_kept_list,
+    read_all,
+)
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.settings import Settings
+from mpifarm.model.task import decode_text
+from mpifarm.store.strangers import validate_contents, validate_place
+from mpifarm.system import files
+
+
+class MadeList:
+    """The list that the arguments or the standard input of `settings` are.
+
+    Standard input is read to its end; if a user types it, `say` says how.  Raises
+    `InputError` for arguments that make no list, and for another list than the workdir
+    has; `StorageError`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        validate_place(settings.workdir, None)
+        validate_contents(WorkdirPaths(os.path.abspath(settings.workdir)))
+        self.path = name_kept_list(settings)
+        """The path of the list in the workdir, which need not be there."""
+        self._settings = settings
+        self._environ = environ
+        self._content = _make(settings, say)
+        before = files.find_content(self.path) or b""
+        if not (self._content.startswith(before) or before.startswith(self._content)):
+            raise InputError(self._explain_other(before))
+        self.rest = before.count(b"\n", len(self._content))
+        """The lines that the list in the workdir has more."""
+        self.is_kept = len(before) >= len(self._content) > 0
+        """Whether the workdir has the list already."""
+        self._all = max(before, self._content, key=len)
+        self._before = KeptInput(settings)
+
+    def _explain_other(self, before: bytes) -> str:
+        if self._settings.arguments is None:
+            return OTHER_INPUT.format(self.path)
+        return explain_other(self.path, self._content, before)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the list has no line."""
+        return not self._all
+
+    @property
+    def first(self) -> str:
+        """The first line, cut to `MAX_SHOWN` characters."""
+        text = decode_text(self._all.partition(b"\n")[0])
+        return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+
+    @property
+    def in_workdir(self) -> Settings:
+        """The settings of a farm whose list is the one in the workdir."""
+        return replace(self._settings, tasklist=self.path, arguments=None)
+
+    @contextmanager
+    def as_file(self) -> Iterator[Settings]:
+        """Write the list into a temporary file for a block, and give settings for it.
+
+        An `InputError` of the block names the list by its place in the workdir.
+        """
+        with tempfile.TemporaryDirectory(prefix="mpifarm-") as directory:
+            path = os.path.join(directory, "list")
+            with open(path, "wb") as file:
+                file.write(self._all)
+            try:
+                yield replace(self._settings, tasklist=path, arguments=None)
+            except InputError as error:
+                raise InputError(str(error).replace(path, self.path)) from error
+
+    def keep(self) -> None:
+        """Write the list into the workdir.  Raises `InputError`, `StorageError`."""
+        keep_list(self._settings, self._environ, self._content)
+
+    def put_back(self) -> bool:
+        """Put the list in the workdir back as it was, unless a farm has begun it.
+
+        Return whether it is as it was.
+        """
+        self._before.put_back()
+        return self.is_kept or not self._is_there()
+
+    def _is_there(self) -> bool:
+        try:
+            return files.find_content(self.path) == self._content
+        except StorageError:
+            return True
+
+
+def _make(settings: Settings, say: Callable[[str], None] | None) -> bytes:
+    def read_input() -> bytes:
+        if say is not None and os.isatty(STDIN):
+            say(TYPED)
+        return read_all(lambda: None)
+
+    if settings.arguments is None:
+        return read_input()
+    return make_list(settings.arguments, read_input)

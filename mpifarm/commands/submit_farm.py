@@ -1,0 +1,154 @@
+"""The farm of a job that is to be submitted: its words, its list, what is wrong.
+
+Rules of this file: it reads, and changes nothing.  A list that is no file is made here,
+so that the job needs neither standard input nor the files of ``::::``.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+from mpifarm.commands.argument_words import SEPARATORS
+from mpifarm.commands.defaults import find_defaults
+from mpifarm.commands.made_list import MadeList
+from mpifarm.commands.options import ALL_NAMES, parse_line
+from mpifarm.commands.target import patience_of
+from mpifarm.errors import InputError
+from mpifarm.farm.arguments import describe_rest, warn_of_options
+from mpifarm.farm.input_check import check_input
+from mpifarm.farm.standard_input import is_kept
+from mpifarm.model.settings import KEPT_WORKDIR, Arguments, Settings
+from mpifarm.system.console import Console
+from mpifarm.system.patience import try_again
+
+
+class FarmOfJob(NamedTuple):
+    """A farm that a job is to start: its settings, and the words that start it there.
+
+    `tasks` is the number of its tasks, `made` the list that is no file yet.
+    """
+
+    settings: Settings
+    words: list[str]
+    tasks: int
+    warnings: list[str]
+    made: MadeList | None = None
+
+
+def find_farm(
+    words: Sequence[str],
+    environ: Mapping[str, str],
+    console: Console,
+    names: Collection[str],
+) -> FarmOfJob:
+    """Return the farm of a command line, checked as its start would check it.
+
+    `names` are those of the job's options.  Raises `InputError`, `StorageError`.
+    """
+    settings = _parse(words, environ, names)
+    made = None
+    if is_kept(settings):
+        made = MadeList(settings, environ, console.print_error)
+        if made.is_empty and settings.arguments is None and settings.follow is None:
+            raise InputError("standard input has no line: there is nothing to submit")
+    patience = patience_of(console.print_error)
+    with made.as_file() if made else nullcontext(settings) as with_file:
+        checked = try_again(lambda: check_input(with_file, environ), patience)
+    warnings = [*checked.warnings]
+    if made is None:
+        return FarmOfJob(settings, [*words], checked.tasks, warnings)
+    warnings += _warn_of_made(settings, made, names)
+    kept = made.in_workdir
+    return FarmOfJob(
+        kept, _name_kept(words, settings, kept), checked.tasks, warnings, made
+    )
+
+
+def _parse(
+    words: Sequence[str], environ: Mapping[str, str], names: Collection[str]
+) -> Settings:
+    """Return the settings of the farm; raises `InputError` for wrong ones.
+
+    What files and variables set holds in the job as well.
+    """
+    has_arguments = any(word in SEPARATORS for word in words)
+    try:
+        line = parse_line(words, environ)
+    except InputError:
+        if not has_arguments:
+            _refuse_behind_list(words, names)
+        raise
+    settings = line.settle(find_defaults(environ)[0])
+    if settings.dry_run:
+        raise InputError(
+            "mpifarm submit --print shows the job script, and mpifarm --dry-run LIST"
+            " what would run: leave --dry-run out here"
+        )
+    if settings.arguments is not None:
+        _refuse_print(settings.arguments)
+        return settings
+    if settings.tasklist != words[0]:
+        raise InputError(
+            f"the options of the farm stand behind the list: {settings.tasklist}"
+            f" {words[0]} ..."
+        )
+    if settings.tasklist.startswith(("/dev/", "/proc/")):
+        raise InputError(
+            f"{settings.tasklist} will be gone when the job starts: write the list into"
+            " a file, and submit that; or give - as the list, and a pipe in front"
+        )
+    return settings
+
+
+def _refuse_behind_list(words: Sequence[str], names: Collection[str]) -> None:
+    """Raise `InputError` for an option of the job that stands behind the list."""
+    for word in words[1:]:
+        name = word.partition("=")[0]
+        if name in names and name not in ALL_NAMES:
+            raise InputError(
+                f"{name} must stand before the list: mpifarm submit {name} ..."
+                f" {words[0]}"
+            )
+
+
+def _refuse_print(arguments: Arguments) -> None:
+    """Raise `InputError` for a ``--print`` among arguments: nothing is to be run."""
+    if "--print" in _words_of(arguments):
+        raise InputError(
+            "--print stands behind :::, where all words are arguments: put it in front"
+            " of the command"
+        )
+
+
+def _words_of(arguments: Arguments) -> Iterator[str]:
+    """Yield the arguments that were typed."""
+    for source in arguments.sources:
+        if not source.is_file:
+            yield from source.words
+
+
+def _warn_of_made(
+    settings: Settings, made: MadeList, names: Collection[str]
+) -> Iterator[str]:
+    """Yield what is to be told of a list that was made, as a farm tells it."""
+    if made.rest:
+        yield describe_rest(made.path, made.rest)
+    arguments = settings.arguments
+    if arguments is None:
+        return
+    of_job = (word for word in _words_of(arguments) if word.partition("=")[0] in names)
+    if like_option := arguments.like_option or next(of_job, ""):
+        yield warn_of_options(like_option)
+
+
+def _name_kept(words: Sequence[str], settings: Settings, kept: Settings) -> list[str]:
+    """Return the words of a farm with the list in the workdir, and the same options."""
+    if settings.arguments is None:
+        options = [*words[1:]]
+    else:
+        options = [*words[: len(words) - settings.arguments.size]]
+        if options[-1:] == ["--"]:
+            options.pop()
+    if settings.workdir == KEPT_WORKDIR:  # as it is where none was given
+        options += ["--workdir", KEPT_WORKDIR]
+    return [kept.tasklist, *options]
