@@ -140,16 +140,20 @@ def find_farm(words: Sequence[str], environ: Mapping[str, str]) -> FarmFiles | N
     """Return the workdir of the farm that a command line starts.
 
     The farm's own arguments are the words after ``mpifarm``.  Return None if no word is
-    ``mpifarm``, if its arguments are wrong, or if the list does not exist.
+    ``mpifarm``, if its arguments are wrong, or if a list that is a file does not exist.
     """
+    from mpifarm.commands.main import spell_out
+    from mpifarm.farm.standard_input import is_kept
+
     for place, word in enumerate(words):
         if os.path.basename(word) != "mpifarm":
             continue
         try:
-            settings = parse_arguments(words[place + 1 :], environ)
+            argv = spell_out([*words[place + 1 :]])
+            settings = parse_arguments(argv, environ)
         except (InputError, HelpAsked):
             continue
-        if os.path.exists(settings.tasklist):
+        if is_kept(settings) or os.path.exists(settings.tasklist):
             return FarmFiles(os.path.abspath(settings.workdir))
     return None
 

@@ -273,12 +273,29 @@ def test_without_a_workdir_any_other_status_is_a_death(status):
         "mpirun -n 4 /opt/venv/bin/python3.11 -m mpifarm -n 2 tasks.txt --grace 5",
         "/opt/venv/bin/mpifarm tasks.txt",
         "env mpifarm=1 mpirun mpifarm tasks.txt",
+        "mpirun -n 4 mpifarm run tasks.txt",
     ],
 )
 def test_the_workdir_is_that_of_the_farms_own_arguments(tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tasks.txt").touch()
     assert find_farm(line.split(), {}) == FarmFiles(f"{tmp_path}/tasks.txt_workdir")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["convert {} {.}.png", ":::", "a", "b"],
+        ["-n", "2", "wc {}", "::::", "names.txt"],
+        ["-n", "2", "-"],
+    ],
+)
+def test_the_workdir_of_a_list_that_is_no_file_is_found(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    line = ["srun", "-N", "8", "python", "-m", "mpifarm"]
+    assert find_farm([*line, *words], {}) == FarmFiles(f"{tmp_path}/mpifarm_workdir")
+    named = find_farm([*line, "--workdir", "here", *words], {})
+    assert named == FarmFiles(f"{tmp_path}/here")
 
 
 def test_a_workdir_that_the_user_names_is_found(tmp_path, monkeypatch):
