@@ -24,7 +24,7 @@ class Attempt(NamedTuple):
     name: str | None
     """The name that was given with the command."""
     attempt: int
-    """Counted from 1 in each farm."""
+    """Counted from 1 in each farm; 0 for a task that no farm of mpifarm ran."""
     outcome: str
     """``completed``, ``failed``, ``timed out``, ``out of memory``, ``interrupted``,
     ``lost``, ``cancelled``, or ``not run`` with the reason."""
@@ -56,7 +56,8 @@ class Attempt(NamedTuple):
     def has_failed(self) -> bool:
         """Whether the attempt has ended otherwise, by itself or by a user's order.
 
-        An attempt that a stop or a loss has ended counts as none: its task runs again.
+        False if a stop or a loss has ended it.  It says nothing of the task, which may
+        have retries left: `Results.failed` does.
         """
         return not self.has_completed and self.outcome not in _UNENDED
 
@@ -78,9 +79,11 @@ class AttemptReader:
     def __init__(self, paths: WorkdirPaths, names: Sequence[str | None]) -> None:
         self._paths = paths
         self._names = names
-        self._file = (0, 0)
+        self._file: tuple[int, int] | None = None
         """Device and inode of the file, which a farm may replace."""
         self._offset = 0
+        self._returned = 0
+        """The number of attempts that were returned."""
 
     def read(self) -> list[Attempt]:
         """Return the attempts that have come since; raise `StorageError`."""
@@ -89,16 +92,38 @@ class AttemptReader:
             return []
         file = version.device, version.inode
         if file != self._file:
-            self._file, self._offset = file, 0
+            return self._read_anew(file)
         if version.size <= self._offset:
             return []
         rest = files.find_rest(self._paths.attempts, self._offset)
-        whole = rest[: rest.rfind(b"\n") + 1]
-        self._offset += len(whole)
+        return self._note(file, self._offset, rest, self._parse(rest))
+
+    def _read_anew(self, file: tuple[int, int]) -> list[Attempt]:
+        """Return the attempts of both files, without those that were returned.
+
+        A farm replaces the file when it moves the lines of format 1 out of it.
+        """
+        first = files.find_content(self._paths.first_attempts) or b""
+        second = files.find_content(self._paths.attempts) or b""
+        found = [*self._parse(first), *self._parse(second)][self._returned :]
+        return self._note(file, 0, second, found)
+
+    def _parse(self, content: bytes) -> list[Attempt]:
         found: list[Attempt] = []
-        for fields in lines.split_rows(whole):
+        for fields in lines.split_rows(content):
             with suppress(ValueError):
                 found.append(name_attempt(lines.parse_row(fields), self._names))
+        return found
+
+    def _note(
+        self, file: tuple[int, int], begin: int, content: bytes, found: list[Attempt]
+    ) -> list[Attempt]:
+        """Note, when all is parsed, how far the file was read; return what was found.
+
+        A Ctrl-C before this line costs nothing: the same lines are read again.
+        """
+        place = file, begin + content.rfind(b"\n") + 1, self._returned + len(found)
+        self._file, self._offset, self._returned = place
         return found
 
 

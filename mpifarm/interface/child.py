@@ -12,28 +12,34 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import BinaryIO, Final
 
 from mpifarm.batch.launcher import INTERACTIVE_STEP, command_environment, was_launched
-from mpifarm.errors import InputError
+from mpifarm.errors import InputError, StorageError
+from mpifarm.interface.interrupts import HeldInterrupts
 
 DEAF_SECONDS: Final = 5.0
 """Seconds after its start in which a launcher loses a signal, or dies of one."""
+
+POLL_SECONDS: Final = 0.1
+"""Seconds between two looks at a process that is to end."""
 
 
 class Child:
     """A farm's process, and what it prints.
 
-    The constructor starts it, and raises `InputError` if the program is not there.
+    The constructor starts it, and raises `InputError` if the program is not there,
+    `StorageError` if there is no place for a temporary file.
     """
 
     def __init__(self, launcher: Sequence[str], words: Sequence[str]) -> None:
         self._is_launcher = bool(launcher)
         self._begun = time.monotonic()
         self._was_stopped = False
-        # Not a pipe: nobody has to read it for the farm to go on.
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._output = _open_output()
         self._read_bytes = 0
+        self._tail: bytes | None = None
+        """The end of what the process has printed, when `close` was called."""
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         argv = [*launcher, *words]
         try:
@@ -64,7 +70,7 @@ class Child:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether `stop` was called."""
+        """Whether USR1 was sent."""
         return self._was_stopped
 
     def wait(self, seconds: float) -> None:
@@ -75,33 +81,39 @@ class Child:
     def stop(self) -> None:
         """Send USR1, which stops a farm; a second call does nothing.
 
-        Wait before until a launcher can pass it on.
+        Wait before until a launcher can pass it on, which no Ctrl-C cuts short.
         """
-        if self._was_stopped:
+        with HeldInterrupts() as interrupts:
+            self._send_stop()
+        interrupts.pass_on()
+
+    def end(self) -> HeldInterrupts:
+        """Stop the farm, and wait for its end.  Return what Ctrl-C came meanwhile.
+
+        Each sends INT: the farm then ends without its grace time, or at once.
+        """
+        with HeldInterrupts() as interrupts:
+            self._send_stop()
+            sent = 0
+            while not self.has_ended:
+                if sent < interrupts.count:
+                    sent += 1
+                    self._process.send_signal(signal.SIGINT)
+                self.wait(POLL_SECONDS)
+        return interrupts
+
+    def _send_stop(self) -> None:
+        if self._was_stopped or self.has_ended:
             return
-        self._was_stopped = True
         if self._is_launcher:
             self.wait(max(0.0, self._begun + DEAF_SECONDS - time.monotonic()))
+        self._was_stopped = True
         self._process.send_signal(signal.SIGUSR1)
 
-    def end(self) -> None:
-        """Stop the farm, and wait for its end.
-
-        A KeyboardInterrupt meanwhile sends INT: the second INT ends the farm at once.
-        """
-        interrupt = None
-        while not self.has_ended:
-            try:
-                self.stop()
-                self._process.wait()
-            except KeyboardInterrupt as error:
-                interrupt = error
-                self._process.send_signal(signal.SIGINT)
-        if interrupt is not None:
-            raise interrupt
-
     def read_output(self) -> str:
-        """Return what the process has printed since the last call."""
+        """Return what the process has printed since the last call, "" when closed."""
+        if self._tail is not None:
+            return ""
         size = os.fstat(self._output.fileno()).st_size
         text = os.pread(
             self._output.fileno(), size - self._read_bytes, self._read_bytes
@@ -109,18 +121,37 @@ class Child:
         self._read_bytes += len(text)
         return self._decode(text)
 
-    def last_lines(self, most: int) -> list[str]:
-        """Return the last lines that the process has printed."""
+    def last_lines(self) -> list[str]:
+        """Return the last lines that the process has printed, 16 KiB at the most."""
+        tail = self._read_tail() if self._tail is None else self._tail
+        return tail.decode("utf-8", "replace").strip().splitlines()
+
+    def _read_tail(self) -> bytes:
         end = os.fstat(self._output.fileno()).st_size
-        text = os.pread(self._output.fileno(), _TAIL, max(0, end - _TAIL))
-        return text.decode("utf-8", "replace").strip().splitlines()[-most:]
+        return os.pread(self._output.fileno(), _TAIL, max(0, end - _TAIL))
 
     def close(self) -> None:
-        """Forget what the process has printed."""
-        self._output.close()
+        """Close the file of what the process has printed, and keep the end of it."""
+        if self._tail is None:
+            self._tail = self._read_tail()
+            self._output.close()
 
 
 _TAIL: Final = 1 << 14
+
+
+def _open_output() -> BinaryIO:
+    """Open a file for what a process prints: a pipe somebody would have to read.
+
+    It has no name, so nothing is left of it.  Raises `StorageError`.
+    """
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise StorageError(
+            f"can't make a temporary file ({error.strerror}): name another directory"
+            " for such files, as TMPDIR"
+        ) from error
 
 
 def _environment_of(*, is_launcher: bool) -> dict[bytes, bytes]:

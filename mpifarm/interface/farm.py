@@ -5,7 +5,6 @@ made.  The farm keeps the list that it is given, as ``mpifarm :::: FILE`` does: 
 same tasks go on, and the subcommands find the list in the workdir.
 """
 
-import json
 import os
 import re
 import shlex
@@ -13,25 +12,27 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
 from mpifarm.batch.launcher import launched_rank
 from mpifarm.commands.options import parse_line
-from mpifarm.commands.restart_policy import FarmResult, parse_result
+from mpifarm.commands.restart_policy import FarmResult
 from mpifarm.errors import ExitStatus, FarmError, InputError, StorageError
 from mpifarm.interface.attempts import Attempt, AttemptReader, read_output
-from mpifarm.interface.child import Child
+from mpifarm.interface.child import POLL_SECONDS, Child
+from mpifarm.interface.directory import Directory, find_place, find_workdir
+from mpifarm.interface.ending import Ending, find_ending, find_result, has_begun
+from mpifarm.interface.interrupts import HeldInterrupts
 from mpifarm.interface.options import Value, spell_options
-from mpifarm.interface.results import Directory, Results
+from mpifarm.interface.results import NO_STATES, Results, read_states
 from mpifarm.interface.tasks import Task, list_tasks
-
-POLL_SECONDS: Final = 0.1
-"""Seconds between two looks for attempts, while there are none."""
+from mpifarm.model.wording import agree, counted
 
 SHOWN_LINES: Final = 10
-"""Lines of what a process has printed that an error shows."""
+"""Lines of what a launcher has printed that an error shows."""
 
 _MPIFARMS = re.compile(r"(?:[-\d]+ [\d:+]+ )?mpifarm: (.*)")
 """A line that mpifarm prints, and not a launcher."""
@@ -55,6 +56,17 @@ def run(
         tasks, workdir=workdir, launcher=launcher, progress=progress, **options
     ) as farm:
         return farm.wait(check=check)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What there is from the start of a farm on."""
+
+    directory: Directory
+    reader: AttemptReader
+    result_before: FarmResult | None
+    child: Child | None
+    """None where there is nothing to do."""
 
 
 class Farm:
@@ -86,46 +98,51 @@ class Farm:
                 "this script is itself a rank of an MPI job, and not the first: start"
                 " it once, without mpirun or srun, and name that as the launcher"
             )
-        split = shlex.split(launcher) if isinstance(launcher, str) else launcher
-        self._launcher = [*(split or ())]
-        self._workdir = None if workdir is None else os.fspath(workdir)
+        self._launcher = split_launcher(launcher)
+        self._workdir = find_workdir(workdir)
         self._options = spell_options(options)
         parse_line(self._words_for(self._workdir or "DIR", "LIST"), os.environ).settle()
         self._list = list_tasks(tasks)
         self._prints = progress
-        self._directory: Directory | None = None
-        self._child: Child | None = None
-        """None before the start, and where there is nothing to do."""
+        self._start: _Start | None = None
         self._results: Results | None = None
-        self._last: dict[int, Attempt] = {}
         self._waiting = deque[Attempt]()
         """Attempts that were read, and not yielded yet."""
         if not self._launcher:
             _warn_of_nodes(os.environ)
 
     def __enter__(self) -> Self:
-        if self._directory is not None:
+        if self._start is not None:
             raise RuntimeError("a Farm starts once: make another one")
-        # All nodes see the current directory, hardly ever /tmp.
-        self._directory = Directory(self._workdir, "." if self._launcher else None)
-        self._reader = AttemptReader(self._directory.paths, self._list.names)
-        self._result_before = _find_result(self._directory)
-        if self._list.names:
-            self._child = self._start(self._directory)
-        else:
-            # An empty list would mean the tasks that the workdir has from before.
-            self._results = Results(self._directory, ExitStatus.ALL_FINISHED, (), 0)
-            self._directory.remove_when_unused()
+        with HeldInterrupts() as interrupts:
+            self._start = start = self._begin()
+        if start.child is None:
+            ending = Ending(ExitStatus.ALL_FINISHED, "")
+            self._results = Results(start.directory, ending, self._list, NO_STATES)
+            start.directory.leave()
+        elif interrupts.count:
+            self._end(start.directory, start.child)
+            interrupts.pass_on()
         return self
 
-    def _start(self, directory: Directory) -> Child:
+    def _begin(self) -> _Start:
+        """Make what there is from the start on; nothing is left where that fails."""
+        directory = Directory(self._workdir, find_place(is_shared=bool(self._launcher)))
+        try:
+            reader = AttemptReader(directory.paths, self._list.names)
+            before = find_result(directory.paths)
+            return _Start(directory, reader, before, self._start_child(directory))
+        except BaseException:
+            directory.leave()
+            raise
+
+    def _start_child(self, directory: Directory) -> Child | None:
+        # An empty list would mean the tasks that the workdir has from before.
+        if not self._list.names:
+            return None
         given = directory.give(self._list.content)
         words = self._words_for(directory.path, given)
-        try:
-            return Child(self._launcher, [sys.executable, "-m", "mpifarm", *words])
-        except InputError:
-            directory.take_back()
-            raise
+        return Child(self._launcher, [sys.executable, "-m", "mpifarm", *words])
 
     def __exit__(
         self,
@@ -133,15 +150,28 @@ class Farm:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        child = self._child
+        directory, child = self._begun.directory, self._begun.child
         if child is None:
             return
+        was_running = not child.has_ended
+        interrupts = self._end(directory, child)
+        if error is None:
+            self.wait()
+            interrupts.pass_on()
+            return
+        with suppress(FarmError):
+            results = self.wait()
+            if was_running:
+                error.add_note(_describe_way_on(results))
+
+    def _end(self, directory: Directory, child: Child) -> HeldInterrupts:
+        """End the process, and what is there for it alone."""
         try:
-            child.end()
-            with nullcontext() if error is None else suppress(FarmError):
-                self.wait()
+            return child.end()
         finally:
+            self._print(child)
             child.close()
+            directory.leave()
 
     def __iter__(self) -> Iterator[Attempt]:
         """Yield attempts when they have ended, first those of earlier farms.
@@ -149,11 +179,15 @@ class Farm:
         A second iterator goes on where the first one is.  At the end, raise
         `InputError` if the farm has refused the tasks, `FarmError` if it could not run.
         """
-        while self._results is None or self._waiting:
-            if self._waiting:
+        start = self._begun
+        while start.child is not None:
+            has_ended = self._results is not None  # Asked first: then all are read.
+            self._waiting += start.reader.read()
+            while self._waiting:
                 yield self._waiting.popleft()
-            else:
-                self._read_more()
+            if has_ended:
+                return
+            self._follow(start.directory, start.child)
 
     def wait(self, *, check: bool = False) -> Results:
         """Wait for the end of the farm, and return the results of all tasks.
@@ -161,8 +195,10 @@ class Farm:
         With `check`, raise `TasksFailedError` unless all tasks have completed.  Also
         raises as iterating does.
         """
+        start = self._begun
         while self._results is None:
-            self._read_more()
+            assert start.child is not None  # or there would be results
+            self._follow(start.directory, start.child)
         if check:
             self._results.check()
         return self._results
@@ -172,72 +208,89 @@ class Farm:
 
         Go on iterating, or leave the block, to await that.
         """
-        child = self._child
-        if child is not None and not child.has_ended:
+        child = self._begun.child
+        if child is not None:
             child.stop()
 
     @property
     def workdir(self) -> str:
         """The workdir, from the start on."""
-        return self._begun.path
+        return self._begun.directory.path
 
     def read_output(self, taskid: int) -> str:
         """Return what the last attempt of a task has printed, "" if nothing is kept."""
-        return read_output(self._begun.paths, taskid)
+        return read_output(self._begun.directory.paths, taskid)
 
     def _words_for(self, workdir: str, tasklist: str) -> list[str]:
         return [*self._options, f"--workdir={workdir}", "::::", tasklist]
 
     @property
-    def _begun(self) -> Directory:
-        """The workdir of a farm that was started."""
-        if self._directory is None:
+    def _begun(self) -> _Start:
+        if self._start is None:
             raise RuntimeError("the farm is not started: use it as `with Farm(...)`")
-        return self._directory
+        return self._start
 
-    def _read_more(self) -> None:
-        """Read the attempts that have come, or wait a moment; note the farm's end."""
-        directory, child = self._begun, self._child
-        assert child is not None  # or there would be results
-        has_ended = child.has_ended  # Asked first: so all is read that came until then.
-        attempts = self._reader.read()
-        self._last.update((attempt.taskid, attempt) for attempt in attempts)
-        self._waiting += attempts
+    def _follow(self, directory: Directory, child: Child) -> None:
+        """Wait a moment for the end of the farm, and print what it prints."""
+        child.wait(POLL_SECONDS)
+        has_ended = child.has_ended  # Asked first: then all is printed.
+        self._print(child)
+        if has_ended:
+            self._results = self._conclude(directory, child)
+
+    def _print(self, child: Child) -> None:
         if self._prints:
             sys.stdout.write(child.read_output())
             sys.stdout.flush()
-        if has_ended:
-            self._results = self._conclude(directory, child)
-        elif not attempts:
-            child.wait(POLL_SECONDS)
 
     def _conclude(self, directory: Directory, child: Child) -> Results:
         """Return the results of a farm that has ended; raise for what was no farm."""
-        total = len(self._list.names)
-        status = self._find_status(directory, child)
-        results = Results(directory, status, self._last.values(), total)
-        if not (status or results.failed or results.left):
+        ending = self._find_ending(directory, child)
+        now = read_states(directory.paths)
+        results = Results(directory, ending, self._list, now)
+        if not ending.exit_status and results.are_complete:
             directory.remove_when_unused()
         return results
 
-    def _find_status(self, directory: Directory, child: Child) -> ExitStatus:
-        """Return the exit status that the farm has recorded.
-
-        The status of the process may be a launcher's.
-        """
-        result = _find_result(directory)
-        if result is not None and result != self._result_before:
-            return ExitStatus(result.status)
-        if child.was_stopped and child.status != ExitStatus.BAD_INPUT:
-            return ExitStatus.RUN_AGAIN  # before the farm had begun
-        said = child.last_lines(SHOWN_LINES)
-        directory.take_back()
-        own = [found[1] for line in said if (found := _MPIFARMS.fullmatch(line))]
-        if own and child.status in _ERRORS:
-            raise _ERRORS[child.status](own[-1])
+    def _find_ending(self, directory: Directory, child: Child) -> Ending:
+        """Return how the farm has ended; raise for what was no farm."""
+        paths, mark = directory.paths, directory.mark
+        ending = find_ending(paths, mark, self._begun.result_before)
+        if ending is not None:
+            return ending
         program = (*self._launcher, sys.executable)[0]
+        if has_begun(paths, mark):
+            why = f"{program} ended before its farm, with status {child.status}"
+            return Ending(ExitStatus.RUN_AGAIN, why)
+        said = child.last_lines()
+        own = [found[1] for line in said if (found := _MPIFARMS.fullmatch(line))]
+        error = _ERRORS.get(child.status)
+        if own and error and (error is InputError or not child.was_stopped):
+            raise error(own[-1])
+        if child.was_stopped:
+            return Ending(ExitStatus.RUN_AGAIN, "it was stopped before it began")
         what = f"{program} started no farm (exit status {child.status})"
-        raise FarmError("\n".join([what, *said]))
+        raise FarmError("\n".join([what, *said[-SHOWN_LINES:]]))
+
+
+def split_launcher(launcher: object) -> list[str]:
+    """Return the words of a launcher, [] for none; raise `InputError`."""
+    if launcher is None:
+        return []
+    if isinstance(launcher, str):
+        try:
+            return shlex.split(launcher)
+        except ValueError as error:
+            raise InputError(
+                f"launcher {launcher!r:.60} can't be split into words:"
+                f" {str(error).lower()}; give the list of its words"
+            ) from error
+    if isinstance(launcher, Sequence):
+        return [*map(str, launcher)]  # ["mpiexec", "-n", 4], too
+    raise InputError(
+        f"launcher is {launcher!r:.60}: give its command, as 'srun -N 4', or the list"
+        " of its words"
+    )
 
 
 _ERRORS: Final[Mapping[int, type[FarmError]]] = {
@@ -247,12 +300,14 @@ _ERRORS: Final[Mapping[int, type[FarmError]]] = {
 """What a farm that has not begun raises, by its exit status."""
 
 
-def _find_result(directory: Directory) -> FarmResult | None:
-    """Return the result of the last farm of a workdir, None without a whole one."""
-    odd = (KeyError, TypeError, ValueError, AttributeError)
-    with suppress(OSError, *odd), open(directory.paths.result, "rb") as file:
-        return parse_result(json.load(file))
-    return None
+def _describe_way_on(results: Results) -> str:
+    """Return a note for an error that has ended a farm early."""
+    ended = results.total - len(results.left)
+    return (
+        f"mpifarm: the farm was stopped; {ended} of {counted(results.total, 'task')}"
+        f" {agree(ended, 'has', 'have')} ended, and the same call with"
+        f" workdir={results.workdir!r} runs the others"
+    )
 
 
 def _warn_of_nodes(environ: Mapping[str, str]) -> None:

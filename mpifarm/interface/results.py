@@ -1,86 +1,69 @@
 """The results of a farm that a script has started.
 
-Rules of this file: values, and the directory that they stand in.
+Rules of this file: what has become of a task is in the status files.  Attempts only say
+how: a plain farmer writes none, and a task may run again after one that failed.
 """
 
 import os
-import shutil
-import tempfile
-import weakref
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from typing import overload
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, overload
 
+from mpifarm.audit.view import State, is_of, read_view
 from mpifarm.errors import ExitStatus, FarmError, StorageError
-from mpifarm.interface.attempts import Attempt, read_output
-from mpifarm.model.paths import WorkdirPaths, copy_staging_of
+from mpifarm.interface.attempts import Attempt, name_attempt, read_output
+from mpifarm.interface.directory import Directory
+from mpifarm.interface.ending import Ending
+from mpifarm.interface.tasks import ListedTasks
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.task import Outcome
 from mpifarm.model.wording import counted
-from mpifarm.store.directories import make_root
-from mpifarm.store.strangers import validate_contents, validate_place
+from mpifarm.store.attempts import LastAttempts
+from mpifarm.store.target import Target
 from mpifarm.system import files
 
 
-class Directory:
-    """The workdir of a farm, with the list that it is given.
+class TaskStates(NamedTuple):
+    """What has become of tasks, at one moment."""
 
-    Without a `path`, it is a temporary one in `where` (None: where such ones are).
-    """
+    ended: Mapping[int, State]
+    """The tasks that have finished or failed."""
+    attempts: LastAttempts
 
-    def __init__(self, path: str | None, where: str | None = None) -> None:
-        self._is_temporary = path is None
-        self.path = path or tempfile.mkdtemp(prefix="mpifarm-", dir=where)
-        self.paths = WorkdirPaths(os.path.abspath(self.path))
-        self._is_new = self._is_temporary
-        self._before: bytes | None = None
-        """The list that was given before, None if there was none."""
 
-    def give(self, content: bytes) -> str:
-        """Write the list, and return its path; make the workdir if it is missing.
+NO_STATES: Final = TaskStates({}, LastAttempts({}))
 
-        Raises `InputError` and `StorageError`.
-        """
-        validate_place(self.path, None)
-        self._is_new |= make_root(self.paths.root)
-        validate_contents(self.paths)
-        path = self.paths.given_list
-        self._before = files.find_content(path)
-        if content != self._before:
-            files.replace(path, copy_staging_of(path), content)
-        return WorkdirPaths(self.path.rstrip("/") or "/").given_list
 
-    def take_back(self) -> None:
-        """Undo `give`, because no farm has taken the list."""
-        path = self.paths.given_list
-        with suppress(StorageError, OSError):
-            if self._before is not None:
-                files.replace(path, copy_staging_of(path), self._before)
-            else:
-                files.remove(path)
-            if self._is_new:
-                os.rmdir(self.paths.root)  # unless something else is in it
-
-    def remove_when_unused(self) -> None:
-        """Remove a temporary workdir when nothing in the script refers to it."""
-        if self._is_temporary:
-            weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+def read_states(paths: WorkdirPaths) -> TaskStates:
+    """Read what has become of the tasks of a workdir; raise `StorageError`."""
+    kept = paths.stdin_list if files.is_file(paths.stdin_list) else None
+    view = read_view(Target(paths.root, kept), os.environ)
+    if view.unread:
+        raise StorageError(view.unread[0])
+    ended = dict.fromkeys(view.ids_in(State.FINISHED), State.FINISHED)
+    ended |= dict.fromkeys(view.ids_in(State.FAILED), State.FAILED)
+    return TaskStates(ended, view.read_attempts())
 
 
 class Results(Sequence[Attempt]):
-    """The last attempts of all tasks that have one, in the order of the tasks."""
+    """The last attempts of all tasks that have one, in the order of the tasks.
+
+    They are of the moment at which the farm ended.
+    """
 
     def __init__(
-        self,
-        directory: Directory,
-        exit_status: ExitStatus,
-        attempts: Iterable[Attempt],
-        total: int,
+        self, directory: Directory, ending: Ending, tasks: ListedTasks, now: TaskStates
     ) -> None:
         self._directory = directory
-        self._attempts = sorted(attempts, key=lambda attempt: attempt.taskid)
-        self.exit_status = exit_status
+        self._tasks = tasks
+        self._ended, self._lines = now
+        self.exit_status: ExitStatus = ending.exit_status
         """The farm's exit status; `ALL_FINISHED` is 0."""
-        self.total = total
+        self.reason: str = ending.reason
+        """Why the farm ended early, "" if it did not."""
+        self.total = len(tasks.names)
         """The number of tasks that were given."""
+        known = range(self.total)
+        self._taskids = sorted({*now.ended, *now.attempts.lines}.intersection(known))
 
     @property
     def workdir(self) -> str:
@@ -91,38 +74,94 @@ class Results(Sequence[Attempt]):
         return self._directory.path
 
     @property
+    def completed(self) -> list[Attempt]:
+        """The last attempts of the tasks that have completed."""
+        return self._find_in(State.FINISHED)
+
+    @property
     def failed(self) -> list[Attempt]:
-        """The last attempts of the tasks that failed."""
-        return [attempt for attempt in self._attempts if attempt.has_failed]
+        """The last attempts of the tasks that failed, and have no retry left."""
+        return self._find_in(State.FAILED)
 
     @property
     def left(self) -> list[int]:
         """The ids of the tasks that have not ended: the same call runs them."""
-        ended = {
-            attempt.taskid
-            for attempt in self._attempts
-            if attempt.has_completed or attempt.has_failed
-        }
-        return [taskid for taskid in range(self.total) if taskid not in ended]
+        return [taskid for taskid in range(self.total) if taskid not in self._ended]
 
     def read_output(self, taskid: int) -> str:
-        """Return what the last attempt of a task has printed, "" if nothing is kept."""
+        """Return what the last attempt of a task has printed, "" if nothing is kept.
+
+        Raises OSError, and `StorageError`.
+        """
         return read_output(self._directory.paths, taskid)
 
     def check(self) -> None:
         """Raise `TasksFailedError` unless all tasks have completed."""
-        if self.exit_status or self.failed or self.left:
+        if self.exit_status or not self.are_complete:
             raise TasksFailedError(self)
+
+    @property
+    def are_complete(self) -> bool:
+        """Whether all tasks have completed."""
+        return self.count_in(State.FINISHED) == self.total
+
+    def count_in(self, state: State) -> int:
+        """Return the number of tasks that have finished, or that failed."""
+        return sum(self._ended.get(taskid) is state for taskid in self._taskids)
+
+    def _find_in(self, state: State) -> list[Attempt]:
+        return [
+            self._find(each) for each in self._taskids if self._ended.get(each) is state
+        ]
+
+    def _find(self, taskid: int) -> Attempt:
+        """Return the last attempt of a task, or what stands for it.
+
+        The last line may be of an attempt before that of a plain farmer.
+        """
+        line, state = self._lines.find(taskid), self._ended.get(taskid)
+        if line is None or (state and not is_of(state, line.outcome.encode())):
+            return self._stand_in(taskid, is_finished=state is State.FINISHED)
+        attempt = name_attempt(line, self._tasks.names)
+        if attempt.command:
+            return attempt
+        return attempt._replace(command=self._tasks.commands[taskid])  # Format 1.
+
+    def _stand_in(self, taskid: int, *, is_finished: bool) -> Attempt:
+        """Return an attempt in place of one that mpifarm has not seen."""
+        outcome = Outcome.COMPLETED if is_finished else Outcome.FAILED
+        return Attempt(
+            taskid=taskid,
+            name=self._tasks.names[taskid],
+            attempt=0,
+            outcome=outcome.value,
+            status=0 if is_finished else 1,
+            signal=0,
+            host="",
+            rank=0,
+            worker=None,
+            pid=0,
+            started=0.0,
+            seconds=0.0,
+            user_seconds=None,
+            system_seconds=None,
+            peak_memory=None,
+            output_bytes=None,
+            farm="",
+            command=self._tasks.commands[taskid],
+        )
 
     @overload
     def __getitem__(self, place: int) -> Attempt: ...
     @overload
     def __getitem__(self, place: slice) -> list[Attempt]: ...
     def __getitem__(self, place: int | slice) -> Attempt | list[Attempt]:
-        return self._attempts[place]
+        if isinstance(place, slice):
+            return [self._find(taskid) for taskid in self._taskids[place]]
+        return self._find(self._taskids[place])
 
     def __len__(self) -> int:
-        return len(self._attempts)
+        return len(self._taskids)
 
     def __repr__(self) -> str:
         return f"<mpifarm.Results: {describe(self)}>"
@@ -130,11 +169,14 @@ class Results(Sequence[Attempt]):
 
 def describe(results: Results) -> str:
     """Return in words how many tasks have completed, failed and are left."""
-    failed, left = len(results.failed), len(results.left)
-    completed = sum(attempt.has_completed for attempt in results)
+    completed = results.count_in(State.FINISHED)
+    failed = results.count_in(State.FAILED)
+    left = results.total - completed - failed
+    why = f" ({results.reason})" if results.reason else ""
     return (
         f"{counted(results.total, 'task')}, {completed} completed, {failed} failed,"
-        f" {left} left; exit status {results.exit_status:d}, workdir {results.workdir}"
+        f" {left} left; exit status {results.exit_status:d}{why}, workdir"
+        f" {results.workdir}"
     )
 
 

@@ -5,7 +5,7 @@ one line that farms count as a task.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from mpifarm.errors import InputError
@@ -17,34 +17,63 @@ Task: TypeAlias = str | tuple[str, str]
 
 
 class ListedTasks(NamedTuple):
-    """A list, and the names of its tasks by their ids."""
+    """The commands, and the names of the tasks, by their ids."""
 
-    content: bytes
+    commands: list[str]
     names: list[str | None]
+
+    @property
+    def content(self) -> bytes:
+        """The list: a line for each command."""
+        return b"".join(encode_text(f"{line}\n") for line in self.commands)
 
 
 def list_tasks(tasks: Iterable[Task]) -> ListedTasks:
     """Return the list of these tasks; raise `InputError` for what can't be a task."""
+    _check_kind(tasks)
+    listed = ListedTasks([], [])
+    for number, task in enumerate(tasks):
+        command, name = _split_task(number, task)
+        listed.commands.append(_check_command(number, command))
+        listed.names.append(name)
+    return listed
+
+
+def _check_kind(tasks: object) -> None:
+    """Raise `InputError` for what is no list, or has no order."""
     if isinstance(tasks, (str, bytes, os.PathLike)):
         raise InputError(
             f"the tasks are one text, {str(tasks)!r:.60}: give a list of commands, as"
             " ['echo a', 'echo b'], or the lines of a file, open('tasks.txt')"
         )
-    lines: list[str] = []
-    names: list[str | None] = []
-    for number, task in enumerate(tasks):
-        command, name = _split_task(number, task)
-        lines.append(_check_command(number, command))
-        names.append(name)
-    return ListedTasks(b"".join(encode_text(f"{line}\n") for line in lines), names)
+    if isinstance(tasks, (set, frozenset)):
+        raise InputError(
+            "the tasks are a set, which has another order in each run: give a list of"
+            " them, as sorted(tasks)"
+        )
+    if isinstance(tasks, Mapping):
+        raise InputError(
+            "the tasks are a mapping: give its pairs of a command and a name, as"
+            " tasks.items()"
+        )
+    if not isinstance(tasks, Iterable):
+        raise InputError(
+            f"the tasks are {tasks!r:.60}: give a list of commands, as ['echo a',"
+            " 'echo b']"
+        )
 
 
 def _split_task(number: int, task: object) -> tuple[str, str | None]:
     match task:
         case str():
             return task, None
-        case (str() as command, str() as name):
+        case (str() as command, str() as name) if isinstance(task, tuple):
             return command, name
+        case [str(), *_] if isinstance(task, list):
+            raise InputError(
+                f"task {number} is the list {task!r:.60}: make its words one text, as"
+                " shlex.join(words)"
+            )
     raise InputError(
         f"task {number} is {task!r:.60}: give a command as text, or (command, name)"
     )

@@ -22,6 +22,7 @@ STATUS_FILES = (
 LOCK_NAME = "lock"
 LOG_PREFIX = "log_"
 PACKED = "packed"
+GIVEN_LIST = "given-{}.txt"
 JOB_ENDINGS = ("slurm", "pbs", "lsf", "sge")
 """The ends of the names of job scripts, one for each batch system."""
 UNKEPT = "unkept"
@@ -113,11 +114,6 @@ class WorkdirPaths:
         return f"{self.root}/stdin.txt"
 
     @property
-    def given_list(self) -> str:
-        """The list that a script in Python has given, for the farm to keep."""
-        return f"{self.root}/given.txt"
-
-    @property
     def begun_in(self) -> str:
         """The name of the directory in which the commands ran first."""
         return f"{self.root}/begun-in"
@@ -189,6 +185,10 @@ class WorkdirPaths:
     def job_script(self, ending: str, number: int) -> str:
         """Return the path of a job script that ``mpifarm submit`` has written."""
         return f"{self.root}/job{f'-{number}' if number > 1 else ''}.{ending}"
+
+    def given_list(self, mark: str) -> str:
+        """Return the path of the list that one start by a script has given."""
+        return f"{self.root}/{GIVEN_LIST.format(mark)}"
 
     def claim(self, farm: str) -> str:
         """Return the path of the claim of one farm."""
@@ -357,6 +357,12 @@ def is_timeline_aside(name: str) -> bool:
     return re.fullmatch(_TIMELINE_ASIDE, name) is not None
 
 
+_BEGINNINGS = (
+    *("timeline.", "before-remap-", "claim-", "job.", "job-"),
+    GIVEN_LIST.partition("{")[0],
+)
+
+
 def is_own_name(name: str) -> bool:
     """Return whether `name`, in a workdir, is that of a file or directory of farms."""
     paths = WorkdirPaths("")
@@ -364,7 +370,7 @@ def is_own_name(name: str) -> bool:
     known = {each[1:].partition("/")[0] for each in names if isinstance(each, str)}
     return (
         name in known - {""}
-        or name.startswith(("timeline.", "before-remap-", "claim-", "job.", "job-"))
+        or name.startswith(_BEGINNINGS)
         or parse_queue_staging(name) is not None
         or parse_staging(name) is not None
         or ".before-repair-" in name

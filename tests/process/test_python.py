@@ -3,6 +3,7 @@
 Rules of this file: the farms run on this machine alone, but for one under mpirun.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -124,6 +125,77 @@ def test_an_interrupt_puts_running_tasks_back():
     thread.join()
     assert farm.wait().left == [1]
     assert [each.taskid for each in farm.wait() if each.has_completed] == [0]
+
+
+def test_an_interrupt_says_how_to_go_on(place):
+    with pytest.raises(KeyboardInterrupt) as interrupt, mpifarm.Farm(["true"] * 2):
+        raise KeyboardInterrupt
+    (note,) = interrupt.value.__notes__
+    assert "the farm was stopped" in note
+    assert "workdir='" in note
+
+
+def test_fewer_tasks_than_before_are_refused_and_none_runs(place):
+    tasks = ["echo one >>out", "echo two >>out"]
+    mpifarm.run(tasks[:1], workdir="w")
+    with mpifarm.Farm(["echo one >>out", "true", "true"], workdir="w") as farm:
+        farm.wait()
+    before = Path("out").read_text()
+    with pytest.raises(mpifarm.InputError, match="w has 3 tasks, and only the first 2"):
+        mpifarm.run(["echo one >>out", "true"], workdir="w")
+    with pytest.raises(mpifarm.InputError, match="task 0 is 'echo one >>out' there"):
+        mpifarm.run(tasks[1:], workdir="w")
+    assert Path("out").read_text() == before
+    with open("w/stdin.txt") as kept:
+        assert len(mpifarm.run(kept, workdir="w", check=True)) == 3
+
+
+def test_two_scripts_with_one_new_workdir_never_run_each_others_tasks(place):
+    launcher = ["sh", "-c", 'until [ -e go ]; do sleep 0.01; done; exec "$@"', "sh"]
+    slow = mpifarm.Farm(["echo slow >>out"], workdir="w", launcher=launcher)
+    refused = pytest.raises(mpifarm.InputError, match="another list than w/stdin")
+    with refused, slow:
+        fast = mpifarm.run(["echo fast >>out"], workdir="w")
+        Path("go").touch()
+        slow.wait()
+    assert fast.exit_status == 0
+    assert Path("out").read_text() == "fast\n"
+    assert not [*Path("w").glob("given-*")]
+
+
+def test_the_farms_sentence_is_found_above_what_a_launcher_says_of_it(place):
+    says = "for line in 1 2 3 4 5 6 7 8 9 10 11 12; do echo mpirun: $line; done"
+    launcher = ["sh", "-c", f'"$@"; status=$?; {says}; exit $status', "sh"]
+    with pytest.raises(mpifarm.InputError, match='no end for its "for"') as error:
+        mpifarm.run(["for i in 1"], launcher=launcher)
+    assert "mpirun" not in str(error.value)
+    assert [*place.iterdir()] == []
+
+
+def test_what_a_farm_has_refused_is_told_again(capfd):
+    farm = mpifarm.Farm(["for i in 1"], workdir="w", progress=True)
+    refused = pytest.raises(mpifarm.InputError, match='no end for its "for"')
+    with refused, farm:
+        farm.wait()
+    with refused:
+        farm.wait()
+    assert capfd.readouterr().out.count("no end for its") == 1
+
+
+def test_a_farm_that_was_killed_goes_on_with_the_same_call(place):
+    tasks = ["true", "[ -e go ] || sleep 600"]
+    with mpifarm.Farm(tasks, workdir="w", proc=2) as farm:
+        reports = Path("w/farms")
+        wait_until(lambda: reports.exists() and [*reports.glob("*.json")])
+        next(iter(farm))
+        (report,) = reports.glob("*.json")
+        os.kill(json.loads(report.read_text())["pid"], signal.SIGKILL)
+        results = farm.wait()
+    assert results.exit_status is mpifarm.ExitStatus.RUN_AGAIN
+    assert results.reason.endswith("ended before its farm, with status 137")
+    assert results.left == [1]
+    Path("go").touch()
+    mpifarm.run(tasks, workdir="w", check=True)
 
 
 def test_a_launcher_starts_the_ranks(capfd):

@@ -1,11 +1,11 @@
-"""Attempts read while a farm writes them, and the results made of them."""
+"""Attempts read while a farm writes them."""
 
 import pytest
 
-from mpifarm.errors import ExitStatus
+from mpifarm.interface import attempts
 from mpifarm.interface.attempts import AttemptReader
-from mpifarm.interface.results import Directory, Results, TasksFailedError
-from mpifarm.store.attempts import HEADER
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.attempts import FIRST_HEADER, HEADER, AttemptsFile
 
 
 def line(taskid, outcome="completed", status=0):
@@ -15,28 +15,32 @@ def line(taskid, outcome="completed", status=0):
     ).encode()
 
 
-@pytest.fixture
-def directory(tmp_path):
-    return Directory(str(tmp_path))
+def first_line(taskid):
+    return f"{taskid}\t1\t0\t0\t9\t1760000000.5\t0.5\tabcd0123\n".encode()
 
 
 @pytest.fixture
-def reader(directory):
-    return AttemptReader(directory.paths, ["zero", None])
+def paths(tmp_path):
+    return WorkdirPaths(str(tmp_path))
 
 
-def append(directory, content):
-    with open(directory.paths.attempts, "ab") as file:
+@pytest.fixture
+def reader(paths):
+    return AttemptReader(paths, ["zero", None])
+
+
+def append(paths, content):
+    with open(paths.attempts, "ab") as file:
         file.write(content)
 
 
-def test_a_torn_line_waits_for_its_end(directory, reader):
+def test_a_torn_line_waits_for_its_end(paths, reader):
     assert reader.read() == []
-    append(directory, HEADER + line(0) + line(1)[:20])
+    append(paths, HEADER + line(0) + line(1)[:20])
     (first,) = reader.read()
     assert (first.taskid, first.name, first.command) == (0, "zero", "echo \t 0")
     assert reader.read() == []
-    append(directory, line(1)[20:] + line(7))
+    append(paths, line(1)[20:] + line(7))
     assert [(each.taskid, each.name) for each in reader.read()] == [
         (1, None),
         (7, None),
@@ -44,39 +48,30 @@ def test_a_torn_line_waits_for_its_end(directory, reader):
     assert reader.read() == []
 
 
-def test_a_file_that_was_replaced_is_read_from_its_beginning(
-    directory, reader, tmp_path
+@pytest.mark.parametrize("reads_before", [True, False])
+def test_lines_of_format_1_come_once_though_a_farm_moves_them(
+    paths, reader, reads_before
 ):
-    append(directory, HEADER + line(0))
-    reader.read()
-    (tmp_path / "other").write_bytes(HEADER + line(1))
-    (tmp_path / "other").rename(directory.paths.attempts)
-    assert [each.taskid for each in reader.read()] == [1]
+    append(paths, FIRST_HEADER + first_line(0))
+    before = reader.read() if reads_before else []
+    AttemptsFile(paths, "abcd0123", []).begin(beside_others=False)
+    append(paths, line(1))
+    found = [*before, *reader.read()]
+    assert [each.taskid for each in found] == [0, 1]
+    assert reader.read() == []
 
 
-def test_results_tell_what_failed_and_what_is_left(directory, reader):
-    append(directory, line(3, "interrupted", 143) + line(1, "failed", 2) + line(0))
-    results = Results(directory, ExitStatus.RUN_AGAIN, reader.read(), 4)
-    assert [each.taskid for each in results] == [0, 1, 3]
-    assert [each.taskid for each in results.failed] == [1]
-    assert results.left == [2, 3]
-    with pytest.raises(TasksFailedError, match=r"1 failed, 2 left.*task 1") as error:
-        results.check()
-    assert error.value.failed == results.failed
+def test_an_interrupt_between_two_lines_loses_none(paths, reader, monkeypatch):
+    append(paths, HEADER + line(0) + line(1))
+    name_attempt = attempts.name_attempt
 
+    def interrupt(row, names):
+        if row.taskid == 1:
+            raise KeyboardInterrupt
+        return name_attempt(row, names)
 
-def test_results_of_tasks_that_have_all_completed_pass(directory, reader):
-    append(directory, line(0))
-    Results(directory, ExitStatus.ALL_FINISHED, reader.read(), 1).check()
-
-
-def test_a_list_that_no_farm_takes_is_taken_back(tmp_path):
-    new = Directory(str(tmp_path / "new"))
-    new.give(b"true\n")
-    new.take_back()
-    assert not (tmp_path / "new").exists()
-    (tmp_path / "given.txt").write_bytes(b"before\n")
-    begun = Directory(str(tmp_path))
-    begun.give(b"true\n")
-    begun.take_back()
-    assert (tmp_path / "given.txt").read_bytes() == b"before\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(attempts, "name_attempt", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            reader.read()
+    assert [each.taskid for each in reader.read()] == [0, 1]
