@@ -25,7 +25,7 @@ from mpifarm.store.status_lines import (
 from mpifarm.store.task_map import find_settled
 from mpifarm.store.types import Recorded
 from mpifarm.system import files
-from mpifarm.system.file_contents import Version, find_version, version_of
+from mpifarm.system.file_contents import KeptFile, Version, find_version, version_of
 
 _LINE = re.compile(rb"[^\n]+")
 """A line that is not blank: a retry leaves long runs of blank ones behind."""
@@ -78,6 +78,8 @@ class Ledger:
         file may have lines beyond that length."""
         self._version: Version | None = None
         """The version of the file, as last seen; None if it was missing."""
+        self._kept: KeptFile | None = None
+        """The file that was read last, None if it was not opened yet."""
         self._was_replaced = False
         """Whether the file was replaced since it was read."""
 
@@ -120,7 +122,7 @@ class Ledger:
         `taskids` are the tasks that the file has before `offset`; `version` is its
         version as it was read, None if it was missing.
         """
-        self._version = version
+        self._version, self._kept = version, None
         self.count = 0
         self._recorded = bytearray(len(self._tasks))
         self._offset = offset
@@ -227,8 +229,7 @@ class Ledger:
             with files.opened(self.path, os.O_RDONLY) as descriptor:
                 version = version_of(descriptor)
                 size = version.size
-                self._was_replaced |= _was_replaced(self._version, version)
-                self._version = version
+                self._note_version(descriptor, version)
                 content = files.read_descriptor(descriptor, self._offset)
         except FileNotFoundError:
             size, content = 0, b""
@@ -239,6 +240,19 @@ class Ledger:
                 f"check {shlex.quote(os.path.dirname(self.path))}"
             )
         return content
+
+    def _note_version(self, descriptor: int, version: Version) -> None:
+        """Note whether the open file is another one than before, and keep it open."""
+        is_kept = self._kept is not None and self._kept.has(version)
+        self._was_replaced |= _was_replaced(self._version, version)
+        if self._kept is not None and not is_kept:
+            # Its inode and a greater size tell nothing of it.
+            self._was_replaced = True
+        if not is_kept:
+            self._kept = None
+            with suppress(OSError):  # too many open files: the version has to do
+                self._kept = KeptFile(descriptor)
+        self._version = version
 
     @property
     def tail(self) -> bytes:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
+from weakref import finalize
 
 from mpifarm.errors import StorageError
 from mpifarm.system.files import Block, opened, read_descriptor, storage_error
@@ -54,6 +55,31 @@ def version_of(descriptor: int) -> Version:
         status.st_mtime_ns,
         status.st_ctime_ns,
     )
+
+
+class KeptFile:
+    """A file that is kept open: as long as it is, no other file gets its inode.
+
+    So a file that was replaced is known also where the one that was put in its place
+    would have been given the inode of the old one.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """Keep an open file, which the caller may close; raises OSError."""
+        self._descriptor = os.dup(descriptor)
+        # Not at the exit: the system does it.
+        finalize(self, os.close, self._descriptor).atexit = False
+
+    def has(self, version: Version) -> bool:
+        """Return whether the file is the one that was found just now, with `version`.
+
+        On NFS the inode proves nothing once another host has removed the file; then the
+        other facts differ, or the server knows it no more.
+        """
+        try:
+            return version_of(self._descriptor) == version
+        except OSError:
+            return False
 
 
 class ChangedError(StorageError):

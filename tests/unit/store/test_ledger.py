@@ -1,10 +1,15 @@
 """``finished`` and ``failed`` as a farm reads and writes them beside others."""
 
+import errno
+import os
+from unittest import mock
+
 import pytest
 
 from mpifarm.errors import StorageError
 from mpifarm.store.ledger import Ledger, Ledgers, common_beginning
 from mpifarm.system import files
+from mpifarm.system.file_contents import KeptFile, version_of
 
 TASKS = [f"task {each}" for each in range(12)]
 
@@ -116,6 +121,96 @@ def test_what_was_taken_out_of_the_file_counts_no_more(ledger, path):
     assert known(ledger) == [1, 3]
     assert ledger.count == 2
     assert ledger.poll().gone == []
+
+
+def replace(path, content):
+    other = path.with_name("new")
+    other.write_bytes(content)
+    other.replace(path)
+
+
+BLANKED = lines(1) + b"\n" * len(lines(2)) + lines(3)
+
+
+def test_a_file_that_was_replaced_twice_and_appended_to_was_replaced(ledger, path):
+    path.write_bytes(lines(1, 2, 3))
+    ledger.poll()
+    # On many file systems the second one would have the inode of the first.
+    replace(path, BLANKED)
+    replace(path, BLANKED)
+    with path.open("ab") as file:
+        file.write(lines(4))
+    polled = ledger.poll()
+    assert (polled.ids, polled.gone) == ([4], [2])
+    assert known(ledger) == [1, 3, 4]
+    assert ledger.poll() == ([], [], [], [])
+
+
+def test_a_file_that_has_got_its_inode_again_all_the_same_was_replaced(
+    ledger, path, monkeypatch
+):
+    def find(descriptor):
+        return version_of(descriptor)._replace(inode=1)
+
+    # As on NFS, when another host has replaced it.
+    monkeypatch.setattr("mpifarm.system.file_contents.version_of", find)
+    monkeypatch.setattr("mpifarm.store.ledger.version_of", find)
+    path.write_bytes(lines(1, 2, 3))
+    ledger.poll()
+    replace(path, BLANKED + lines(4))
+    assert ledger.poll().gone == [2]
+
+
+def test_a_file_that_is_appended_to_is_not_read_again(ledger, path, monkeypatch):
+    path.write_bytes(lines(1))
+    ledger.poll()
+    monkeypatch.setattr(files, "find_rest", mock.Mock(side_effect=AssertionError))
+    for taskid in (2, 3):
+        with path.open("ab") as file:
+            file.write(lines(taskid))
+        assert ledger.poll().ids == [taskid]
+        ledger.append([taskid + 4])
+    assert ledger.poll().ids == []
+    assert known(ledger) == [1, 2, 3, 6, 7]
+
+
+def test_a_ledger_has_one_file_open_and_closes_it(path):
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = count()
+    ledger = Ledger(str(path), TASKS)
+    for taskid in range(4):
+        replace(path, lines(*range(taskid + 1)))
+        ledger.poll()
+        assert count() == before + 1
+    del ledger
+    assert count() == before
+
+
+def test_a_file_that_the_system_cannot_keep_open_is_read_all_the_same(
+    ledger, path, monkeypatch
+):
+    def refuse(_descriptor):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "dup", refuse)
+    path.write_bytes(lines(1, 2, 3))
+    assert ledger.poll().ids == [1, 2, 3]
+    replace(path, BLANKED)
+    assert ledger.poll().gone == [2]
+
+
+def test_a_kept_file_that_its_server_has_removed_is_no_other(path, monkeypatch):
+    def refuse(_descriptor):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    path.touch()
+    with files.opened(str(path), os.O_RDONLY) as descriptor:
+        version, kept = version_of(descriptor), KeptFile(descriptor)
+    assert kept.has(version)
+    monkeypatch.setattr("mpifarm.system.file_contents.version_of", refuse)
+    assert not kept.has(version)
 
 
 def test_a_file_that_came_after_the_first_look_was_not_replaced(ledger, path):
