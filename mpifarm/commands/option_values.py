@@ -90,21 +90,48 @@ MAX_WORKERS = 4096
 def parse_workers(word: str) -> int:
     """Return the number of workers of ``--proc``, 1 to `MAX_WORKERS`.
 
-    ``auto`` means the number of CPUs of this process.  Raises InputError for 0, for too
-    many, and for mpirun's ``-np``.
+    ``auto`` means the number of CPUs of this process; ``50%``, ``+2`` and ``-2`` count
+    from that, as for GNU parallel, and are 1 at least.  Raises InputError for 0, for
+    too many, and for mpirun's ``-np``.
     """
     if word == "auto":
         return usable_cpus()
+    if of_cpus := _OF_CPUS.fullmatch(word):
+        return _check_workers(word, max(1, _count_of_cpus(*of_cpus.groups())))
     if word == "p":
         raise usage_error(
             "-np is mpirun's: write -n N for the tasks at one time on each rank"
         )
     workers = int(word)
     if workers < 1:
-        raise usage_error(f"--proc {workers} would run nothing: it takes 1 or more")
+        raise usage_error(
+            f"--proc {word} would run nothing: write a number of tasks, 1 or more, or"
+            " auto for one on each CPU"
+        )
+    return _check_workers(word, workers)
+
+
+_OF_CPUS = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)%|([+-][0-9]{1,9})", re.ASCII)
+
+
+def _count_of_cpus(percentage: str | None, difference: str | None) -> int:
+    """Return a share of the CPUs, or so many more or less."""
+    cpus = usable_cpus()
+    if percentage is not None:
+        return int(cpus * float(percentage) / 100)
+    return cpus + int(difference or 0)
+
+
+def _check_workers(word: str, workers: int) -> int:
+    """Return a number of workers; raise InputError if it is too large."""
     if workers > MAX_WORKERS:
-        raise usage_error(f"--proc {workers} is too many: {MAX_WORKERS} at the most")
+        raise usage_error(f"--proc {word} is too many: {MAX_WORKERS} at the most")
     return workers
+
+
+def is_workers(word: str) -> bool:
+    """Return whether a word says a number of workers, be it too few or too many."""
+    return word == "auto" or is_number(word) or _OF_CPUS.fullmatch(word) is not None
 
 
 def usable_cpus() -> int:
@@ -318,7 +345,7 @@ NUMBER = Kind(parse_whole, "a number, 0 or more")
 VERBOSE = Kind(parse_verbose)
 WORKERS = Kind(
     parse_workers,
-    "a number or 'auto'",
+    "a number, or 'auto', or 50% for half of the CPUs",
     ": without a number it stands last, or before another option",
 )
 GPUS = Kind(parse_gpus, "'auto', 'none' or a number of GPUs")

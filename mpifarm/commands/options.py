@@ -6,8 +6,8 @@ Defaults stand in `mpifarm.model.settings` and nowhere else.  A mistake is an In
 of one sentence that names the word and the remedy.  Nothing is printed and nothing
 exits: ``--help`` and ``--version`` raise `HelpAsked`, because only one rank may print.
 
-The one exception from the first rule: ``-v False`` and the like mean "no".
-PyTaskFarmer takes any word as yes, and then makes no use of it.
+Two exceptions from the first rule: ``-v False`` and the like mean "no".  PyTaskFarmer
+takes any word as yes, and then makes no use of it.  ``-n +2`` counts from the CPUs.
 """
 
 import argparse
@@ -46,8 +46,8 @@ from mpifarm.commands.option_values import (
     VERBOSE,
     WORKERS,
     Kind,
-    is_number,
     is_seconds,
+    is_workers,
     parse_tasklist,
     usage_error,
 )
@@ -228,7 +228,7 @@ def count_values(word: str, following: str) -> int:
     if option.kind is FOLLOW:
         return int(is_seconds(following))
     if option.kind is WORKERS:
-        return int(is_number(following) or following == "auto")
+        return int(is_workers(following))
     return 1
 
 
@@ -531,8 +531,8 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
         Option(
             "--proc -n -j --jobs", "workers", WORKERS, "N",
             "tasks that run at one time on each rank (default: %(default)s); 'auto':"
-            " one for each CPU that the rank may use; without N: all CPUs of the"
-            " machine",
+            " one for each CPU that the rank may use; 50%%, +2 and -2: half of these, 2"
+            " more, 2 less; without N: all of the machine's",
             is_old=True, more={"nargs": "?"},
         ),
         Option(

@@ -104,7 +104,7 @@ def test_json_has_values_as_they_would_be_typed(call, tmp_path):
 
 
 def test_a_wrong_value_is_told_as_a_farm_tells_it(call):
-    with pytest.raises(InputError, match="MPIFARM_PROC takes a number or 'auto'"):
+    with pytest.raises(InputError, match="MPIFARM_PROC takes a number, or 'auto'"):
         call(MPIFARM_PROC="many")
 
 

@@ -217,8 +217,14 @@ def test_the_later_one_of_quiet_and_verbose_counts(places):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("proc = many", "line 2: proc takes a number or 'auto', not 'many'"),
-        ("proc = 0", "line 2: --proc 0 would run nothing: it takes 1 or more"),
+        (
+            "proc = many",
+            "line 2: proc takes a number, or 'auto', or 50% for half of the CPUs, not",
+        ),
+        (
+            "proc = 0",
+            "line 2: --proc 0 would run nothing: write a number of tasks, 1 or more",
+        ),
         ("proc = 3 # all", "line 2: a comment behind the value of proc would be part"),
         ("bind = perhaps", "line 2: bind takes yes or no, not 'perhaps'"),
         ("verbose = very", "line 2: verbose takes yes or no, not 'very'"),
@@ -245,7 +251,11 @@ def test_a_wrong_line_is_told_with_its_place_and_the_remedy(places, line, told):
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("PROC", "many", "MPIFARM_PROC takes a number or 'auto', not 'many'"),
+        (
+            "PROC",
+            "many",
+            "MPIFARM_PROC takes a number, or 'auto', or 50% for half of the CPUs, not",
+        ),
         ("PROC", "0", "MPIFARM_PROC: --proc 0 would run nothing"),
         ("BIND", "perhaps", "MPIFARM_BIND takes yes or no"),
         ("PORC", "3", "no option has the variable MPIFARM_PORC, did you mean"),

@@ -16,7 +16,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mpifarm import __version__
-from mpifarm.commands import SUBCOMMANDS, misspelt
+from mpifarm.commands import SUBCOMMANDS, misspelt, option_values
 from mpifarm.commands.options import (
     ALL_NAMES,
     LONG_NAMES,
@@ -340,7 +340,6 @@ def told_of(argv: Sequence[str]) -> str:
         ("", "that lists the commands, or - for standard input"),
         ("-v 1", "no tasklist"),
         ("-n 0 tasks.txt", "--proc 0"),
-        ("--proc -4 tasks.txt", "--proc -4"),
         ("--proc four tasks.txt", "'four'"),
         ("--proc tasks.txt", "'tasks.txt'"),
         ("--timeout -5 tasks.txt", "'-5'"),
@@ -371,6 +370,9 @@ def told_of(argv: Sequence[str]) -> str:
         ("--version=2 tasks.txt", "takes no value"),
         ("--help=me tasks.txt", "takes no value"),
         ("--proc 4097 tasks.txt", "--proc 4097 is too many: 4096 at the most"),
+        ("-j 9999999% tasks.txt", "--proc 9999999% is too many: 4096 at the most"),
+        ("-j 0 tasks.txt", "--proc 0 would run nothing: write a number of tasks"),
+        ("-j 50%x tasks.txt", "or 'auto', or 50% for half of the CPUs, not '50%x'"),
         ("-np 4 tasks.txt", "-np is mpirun's: write -n N"),
         ("--mpi=pmix tasks.txt", "--mpi=pmix is srun's: give it to srun"),
         ("--gpus 0 tasks.txt", "--gpus 0 would share nothing: it takes 1 or more"),
@@ -770,3 +772,32 @@ def test_a_deadline_may_be_a_time_of_day_the_next_one(ahead):
 def test_the_version_has_a_short_option():
     with pytest.raises(HelpAsked, match=r"^mpifarm \d"):
         parsed("-V")
+
+
+# ---- GNU parallel's ways to say how many ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "cpus", "workers"),
+    [
+        ("100%", 8, 8),
+        ("50%", 8, 4),
+        ("200%", 8, 16),
+        ("12.5%", 8, 1),
+        ("50%", 3, 1),
+        ("1%", 8, 1),
+        ("0%", 8, 1),
+        ("+2", 8, 10),
+        ("-2", 8, 6),
+        ("-8", 4, 1),
+    ],
+)
+def test_tasks_at_one_time_may_count_from_the_cpus(monkeypatch, word, cpus, workers):
+    monkeypatch.setattr(option_values, "usable_cpus", lambda: cpus)
+    before = parse_arguments(["-j", word, "tasks.txt"], {})
+    behind = parse_arguments(["tasks.txt", f"--jobs={word}"], {})
+    made = parse_arguments(["-j", word, "x {}", ":::", "a"], {})
+    attached = parse_arguments([f"-j{word}", "x {}", ":::", "a"], {})
+    assert {each.workers for each in (before, behind, made, attached)} == {workers}
+    assert made.arguments is not None
+    assert made.arguments.command == ("x {}",)

@@ -45,7 +45,10 @@ def test_each_option_of_the_command_line_has_its_keyword():
         ({"xyzzy": 2}, "there is no option xyzzy: mpifarm --help lists all"),
         ({"tasklist": "csv"}, "no handler reads them"),
         ({"bind": 3}, "bind takes True or False, not 3"),
-        ({"proc": "many"}, "--proc takes a number or 'auto', not 'many'"),
+        (
+            {"proc": "many"},
+            "--proc takes a number, or 'auto', or 50% for half of the CPUs, not 'many'",
+        ),
     ],
 )
 def test_a_mistake_is_told_with_what_is_near(options, sentence):
