@@ -39,7 +39,7 @@ from mpifarm.submit.planning import (
 )
 from mpifarm.submit.request import JobRequest, Launcher, Source
 from mpifarm.submit.slurm import OPTIONS, quote_directive
-from mpifarm.submit.systems import SYSTEMS, System
+from mpifarm.submit.systems import SYSTEMS, JobId, System
 from mpifarm.system.console import Console
 from mpifarm.system.files import storage_error
 from mpifarm.system.regular_files import open_regular
@@ -98,9 +98,9 @@ class Words(NamedTuple):
 
 
 class Submission(NamedTuple):
-    """The id of a job; or "", why there is none, and whether it may be queued."""
+    """A job; or none, the reason, and whether the job may be queued all the same."""
 
-    job: str
+    job: JobId
     why: str = ""
     may_be_queued: bool = False
 
@@ -431,14 +431,15 @@ def _submit(
     request = replace(found.request, source=source._replace(path=path))
     tell.begin(found.system, request)
     answer = _hand_in(found.system, request, text, programs)
-    if answer.job:
+    if answer.job.number:
         tell.end(found.system, request, answer.job)
         return
     title = found.system.title
     if answer.may_be_queued:
         raise InputError(
             f"{title} may have queued the job: {answer.why}; look with"
-            f" {found.system.look} before you submit it again; its script is {path}"
+            f" {found.system.look(request)} before you submit it again; its script is"
+            f" {path}"
         )
     if has_written:
         with suppress(OSError):
@@ -516,7 +517,7 @@ def _is_same(path: str, content: bytes) -> bool:
 def _hand_in(
     system: System, request: JobRequest, text: str, programs: Programs
 ) -> Submission:
-    """Submit the script.  Return the job's id, or why there is none."""
+    """Submit the script.  Return the job, or why there is none."""
     assert request.source is not None
     words, content = [*system.submit, request.source.path], ""
     if system.reads_stdin:
@@ -524,10 +525,11 @@ def _hand_in(
     without = system.overrides(request)
     answer = programs.run(words, content, SUBMIT_SECONDS, without)
     printed = f"{answer.errors}\n{answer.output}"
-    if answer.status == 0 and (job := system.parse(answer.output)):
+    job = system.parse(answer.output)
+    if answer.status == 0 and job.number:
         return Submission(job)
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
     told = "; ".join(lines[:3]) or f"{system.program} ended with {answer.status}"
     # Without an answer in time, the server may have taken the job all the same.
     is_late = answer.status == LATE or "timed out" in printed
-    return Submission("", told, may_be_queued=is_late or answer.status == 0)
+    return Submission(JobId(""), told, may_be_queued=is_late or answer.status == 0)

@@ -17,7 +17,7 @@ from mpifarm.model.settings import Settings
 from mpifarm.model.wording import counted
 from mpifarm.store.target import SUFFIX, Target, words_of
 from mpifarm.submit.request import GoingOn, JobRequest, Launcher
-from mpifarm.submit.systems import System
+from mpifarm.submit.systems import JobId, System
 from mpifarm.system.console import Console
 
 
@@ -39,14 +39,15 @@ class Teller:
         for line in describe(system, request, self._farm):
             self._console.print_line(line)
 
-    def end(self, system: System, request: JobRequest, job: str) -> None:
+    def end(self, system: System, request: JobRequest, job: JobId) -> None:
         """Say the job's id, and the commands for it."""
         commands = system.find_commands(job, request)
         status = name_status(self._farm.settings)
         assert request.source is not None
         if self._as_json:
             record = {
-                "job": job,
+                "job": job.number,
+                "cluster": job.cluster or None,
                 "scheduler": system.ending,
                 "script": request.source.path,
                 "tasks": self._farm.tasks,
@@ -56,8 +57,9 @@ class Teller:
             }
             write_all([json.dumps(record).encode("ascii"), b"\n"])
             return
+        on = f" on {job.cluster}" if job.cluster else ""
         self._console.print_text(
-            f"job {job} is submitted\n"
+            f"job {job.number}{on} is submitted\n"
             f"  status:  {status}\n"
             f"  log:     {commands.log}\n"
             f"  cancel:  {commands.cancel}\n"

@@ -16,13 +16,13 @@ from mpifarm.farm.find_hooks import check_hooks, find_own_hooks
 from mpifarm.farm.first_words import find_list_faults
 from mpifarm.farm.growth import check_follow, leave_unended, read_beside_writer
 from mpifarm.farm.kinds import check_kinds
-from mpifarm.farm.opening import refuse_workdir
+from mpifarm.farm.opening import refuse_remap, refuse_workdir
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
 from mpifarm.plugins.registry import find_runner, find_search_path
 from mpifarm.runners import check_runner
 from mpifarm.store.strangers import validate_contents, validate_place
-from mpifarm.store.target import Target, find_handler_of, read_tasks
+from mpifarm.store.target import Target, find_handler_of, is_database, read_tasks
 from mpifarm.store.validate import check_not_edited
 from mpifarm.system import files
 from mpifarm.tasklists import (
@@ -30,7 +30,6 @@ from mpifarm.tasklists import (
     TaskList,
     TasklistFileError,
     find_constraints,
-    is_database,
     keeps_own_state,
 )
 
@@ -55,13 +54,19 @@ def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
     refuse_workdir(settings)
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     _check_place(settings, paths)
-    tasks = _read_list(settings, environ)
+    target = Target(
+        *(settings.workdir, settings.tasklist, settings.handler),
+        *(settings.config, settings.lock_area),
+    )
+    tasks = _read_list(settings, target, environ)
+    of_database = is_database(target, environ)
+    refuse_remap(settings, tasks, of_database=of_database)
     check_follow(settings, tasks)
     if len(tasks) == 0 and settings.follow is None:
         raise InputError(f"{settings.tasklist} has no tasks: there is nothing to do")
     check_kinds(settings, find_constraints(tasks))
     read_durations_of(settings)
-    is_of_files = not (is_database(tasks) or keeps_own_state(tasks, settings.workdir))
+    is_of_files = not (of_database or keeps_own_state(tasks, settings.workdir))
     if is_of_files and not settings.remap:
         check_not_edited(paths, tasks.tasks, find_constraints(tasks))
     faults = find_list_faults(
@@ -71,12 +76,10 @@ def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
     return CheckedInput(len(tasks), [*faults])
 
 
-def _read_list(settings: Settings, environ: Mapping[str, str]) -> TaskList:
+def _read_list(
+    settings: Settings, target: Target, environ: Mapping[str, str]
+) -> TaskList:
     """Return the tasks, without a last line that another program may be writing."""
-    target = Target(
-        *(settings.workdir, settings.tasklist, settings.handler),
-        *(settings.config, settings.lock_area),
-    )
     try:
         tasks = read_tasks(target, environ)
     except TasklistFileError as error:

@@ -167,6 +167,7 @@ class Opening:
     ) -> OpenedFarm:
         """Make the workdir, probe the lock, and join by files or a handler's state."""
         settings, process = self._context.settings, self._context.process
+        refuse_remap(settings, tasks, of_database=is_database(tasks))
         area = lock_paths(settings.workdir, process.environ, settings.lock_area)
         self._lock_names = ", ".join(area)
         lock = WorkdirLock(area, sleep=self._sleep)
@@ -197,13 +198,7 @@ class Opening:
         lock: WorkdirLock,
         inherits: str,
     ) -> Store:
-        """Join a workdir whose handler keeps its own state; InputError for --remap."""
-        settings = self._context.settings
-        if settings.remap:
-            raise InputError(
-                "--remap changes mpifarm's own status files, and the handler "
-                f"{settings.handler!r} keeps its own state: leave the option out"
-            )
+        """Join a workdir whose handler keeps its own state."""
         own = cast(OwnStateList, tasks)
         return CustomStore.open(
             definition.workdir, own, lock, definition.farm, predecessor=inherits
@@ -216,25 +211,33 @@ class Opening:
         lock: WorkdirLock,
         inherits: str,
     ) -> Store:
-        """Join the workdir of a database; InputError for --remap."""
+        """Join the workdir of a database."""
         from mpifarm.store.database_store import DatabaseStore  # imports sqlite3
 
-        settings = self._context.settings
-        if settings.remap:
-            raise InputError(
-                "--remap is for a text list that was edited, and in the database"
-                f" {settings.tasklist} each task keeps its id: leave the option out"
-            )
         assert isinstance(tasks.tasks, PackedTexts)
         return DatabaseStore.open(
             definition.workdir,
-            settings.tasklist,
+            self._context.settings.tasklist,
             tasks.tasks,
             find_constraints(tasks),
             lock,
             definition.farm,
             predecessor=inherits,
             array=find_array(self._context.process.environ),
+        )
+
+
+def refuse_remap(settings: Settings, tasks: TaskList, *, of_database: bool) -> None:
+    """Raise `InputError` for ``--remap`` with a list that is no text file."""
+    if settings.remap and of_database:
+        raise InputError(
+            "--remap is for a text list that was edited, and in the database"
+            f" {settings.tasklist} each task keeps its id: leave the option out"
+        )
+    if settings.remap and keeps_own_state(tasks, settings.workdir):
+        raise InputError(
+            "--remap changes mpifarm's own status files, and the handler"
+            f" {settings.handler!r} keeps its own state: leave the option out"
         )
 
 

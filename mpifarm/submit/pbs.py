@@ -41,7 +41,7 @@ def write_script(request: JobRequest) -> str:
 
 def _write_output(request: JobRequest) -> list[str]:
     """Return the lines that write the output of a job while it runs."""
-    if request.source is None:
+    if request.source is None or request.names_output:
         return []
     workdir = quote_word(request.source.workdir)
     member = "_$PBS_ARRAY_INDEX" if request.array else ""

@@ -93,3 +93,9 @@ class JobRequest:
     """Whether the script gives ``--proc``; a file of the user's options may."""
     source: Source | None = None
     head: tuple[str, ...] = ()
+
+    @property
+    def names_output(self) -> bool:
+        """Whether the user names the output by ``-o``, for PBS and Grid Engine."""
+        words = (word for line in self.directives for word in line.split())
+        return any(word.startswith("-o") for word in words)

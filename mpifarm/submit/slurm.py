@@ -5,6 +5,7 @@ those of sbatch 22.05 (its man page).
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -103,7 +104,31 @@ def name_options(directives: Iterable[str]) -> set[str]:
     words = [word.lstrip('"') for line in directives for word in line.split()]
     short = {_SHORT[word[:2]] for word in words if word[:2] in _SHORT}
     long = (word for word in words if word.startswith("--"))
-    return short | {word[2:].partition("=")[0] for word in long}
+    return short | {_complete(word[2:].partition("=")[0]) for word in long}
+
+
+def _complete(name: str) -> str:
+    """Return the name of an option that may be abbreviated, as sbatch takes it."""
+    if name in OPTIONS:
+        return name
+    found = [each for each in OPTIONS if each.startswith(name)]
+    return found[0] if len(found) == 1 else name
+
+
+def find_clusters(directives: Iterable[str]) -> str:
+    """Return the clusters to which directives send a job, as they name them, or ""."""
+    for line in directives:
+        try:
+            words = shlex.split(line)
+        except ValueError:  # sbatch will tell
+            continue
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            name, equals, value = word.partition("=")
+            if word.startswith("-M"):
+                return word[2:] or following
+            if name.startswith("--") and _complete(name[2:]) == "clusters":
+                return value if equals else following
+    return ""
 
 
 def _name_variables(option: str) -> Sequence[str]:

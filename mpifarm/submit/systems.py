@@ -20,23 +20,33 @@ class Commands(NamedTuple):
     cancel: str
 
 
+class JobId(NamedTuple):
+    """The id of a job; `cluster` is that of Slurm, where the user has named one.
+
+    `number` is "" where no job was submitted.
+    """
+
+    number: str
+    cluster: str = ""
+
+
 class System(NamedTuple):
     """A batch system.
 
     `program` submits: `submit` are its first words, and the script's path follows, or
-    is its standard input (`reads_stdin`).  `look` is the command that lists the user's
-    jobs.  `parse` returns the job's id from what it
-    prints, "" if there is none.  `ending` is the ending of a script's name.
+    is its standard input (`reads_stdin`).  `look` returns the command that lists the
+    user's jobs.  `parse` returns the job's id from what `program` prints.  `ending` is
+    the ending of a script's name.
     """
 
     title: str
     program: str
     submit: tuple[str, ...]
-    look: str
+    look: Callable[[JobRequest], str]
     ending: str
     write: Callable[[JobRequest], str]
-    parse: Callable[[str], str]
-    find_commands: Callable[[str, JobRequest], Commands]
+    parse: Callable[[str], JobId]
+    find_commands: Callable[[JobId, JobRequest], Commands]
     reads_stdin: bool = False
     overrides: Callable[[JobRequest], frozenset[str]] = lambda _: frozenset()
     """Returns the variables that must not be there when a job is submitted: the program
@@ -46,46 +56,57 @@ class System(NamedTuple):
 # ---- the answers of the programs that submit -----------------------------------------
 
 
-def parse_sbatch(text: str) -> str:
+def parse_sbatch(text: str) -> JobId:
     """Return the job of ``sbatch --parsable``, which prints ``<job>[;<cluster>]``."""
-    return _last_match(r"(\d+)(?:;\S+)?", text)
+    return JobId(*_last_match(r"(\d+)(?:;(\S+))?", text))
 
 
-def parse_pbs_qsub(text: str) -> str:
+def parse_pbs_qsub(text: str) -> JobId:
     """Return the job of PBS's qsub, which prints ``123.server`` or ``123[].server``."""
-    return _last_match(r"(\d+(?:\[\])?(?:\.\S+)?)", text)
+    return JobId(*_last_match(r"(\d+(?:\[\])?(?:\.\S+)?)", text))
 
 
-def parse_bsub(text: str) -> str:
+def parse_bsub(text: str) -> JobId:
     """Return the job of a line ``Job <123> is submitted to queue <normal>``."""
-    return _last_match(r"Job <(\d+)> is submitted.*", text)
+    return JobId(*_last_match(r"Job <(\d+)> is submitted.*", text))
 
 
-def parse_grid_engine_qsub(text: str) -> str:
+def parse_grid_engine_qsub(text: str) -> JobId:
     """Return the job of ``qsub -terse``, which prints ``123`` or ``123.1-4:1``."""
-    return _last_match(r"(\d+)(?:\.\d+-\d+:\d+)?", text)
+    return JobId(*_last_match(r"(\d+)(?:\.\d+-\d+:\d+)?", text))
 
 
-def _last_match(pattern: str, text: str) -> str:
+def _last_match(pattern: str, text: str) -> tuple[str, ...]:
+    """Return the groups of the last line that has a pattern, or an empty word."""
     found = [re.fullmatch(pattern, line.strip()) for line in text.splitlines()]
-    return next((each[1] for each in reversed(found) if each), "")
+    return next((each.groups("") for each in reversed(found) if each), ("",))
 
 
 # ---- commands for the user -----------------------------------------------------------
 
 
-def _of_slurm(job: str, request: JobRequest) -> Commands:
+def _look_at_slurm(request: JobRequest) -> str:
+    clusters = slurm.find_clusters(request.directives)
+    return f'squeue{_on(clusters)} -u "$USER"'
+
+
+def _on(clusters: str) -> str:
+    """Return the option that names a cluster to a program of Slurm."""
+    return f" -M {shlex.quote(clusters)}" if clusters else ""
+
+
+def _of_slurm(job: JobId, request: JobRequest) -> Commands:
+    on = _on(job.cluster)
     by_name = request.going_on is GoingOn.CHAIN
-    cancel = ["scancel", f"--name={request.name}" if by_name else job]
+    which = f"--name={shlex.quote(request.name)}" if by_name else job.number
+    cancel = f"scancel{on} {which}"
     if "output" in slurm.name_options(request.directives):
-        shown = f"scontrol show job {job} | grep StdOut"
-        return Commands(shown, shlex.join(cancel))
+        return Commands(f"scontrol{on} show job {job.number} | grep StdOut", cancel)
     pattern = slurm.output_pattern(request)
     if not pattern:
-        output = f"slurm-{job}_*.out" if request.array else f"slurm-{job}.out"
-        return Commands(f"tail -F {output}", shlex.join(cancel))
-    assert request.source is not None
-    return Commands(_follow(request, f"job-{job}"), shlex.join(cancel))
+        member = "_*" if request.array else ""
+        return Commands(f"tail -F slurm-{job.number}{member}.out", cancel)
+    return Commands(_follow(request, f"job-{job.number}"), cancel)
 
 
 def _follow(request: JobRequest, stem: str) -> str:
@@ -95,43 +116,49 @@ def _follow(request: JobRequest, stem: str) -> str:
     return f"tail -F {path}_*.out" if request.array else f"tail -F {path}.out"
 
 
-def _of_pbs(job: str, request: JobRequest) -> Commands:
-    cancel = f"qdel {shlex.quote(job)}"
+def _of_pbs(job: JobId, request: JobRequest) -> Commands:
+    named = shlex.quote(job.number)
+    cancel = f"qdel {named}"
     if request.going_on is GoingOn.CHAIN:
         cancel = f"qdel $(qselect -N {request.name})"
-    number = re.split(r"[.\[]", job)[0]
+    if request.names_output:
+        return Commands(f"qstat -f {named} | grep -A 1 Output_Path", cancel)
+    number = re.split(r"[.\[]", job.number)[0]
     return Commands(_follow(request, f"job-{number}"), cancel)
 
 
-def _of_lsf(job: str, request: JobRequest) -> Commands:
-    member = f"'{job}[1]'" if request.array else job
-    return Commands(f"bpeek -f {member}", f"bkill {job}")
+def _of_lsf(job: JobId, request: JobRequest) -> Commands:
+    member = f"'{job.number}[1]'" if request.array else job.number
+    return Commands(f"bpeek -f {member}", f"bkill {job.number}")
 
 
-def _of_grid_engine(job: str, request: JobRequest) -> Commands:
+def _of_grid_engine(job: JobId, request: JobRequest) -> Commands:
     assert request.source is not None
+    cancel = f"qdel {job.number}"
+    if request.names_output:
+        return Commands(f"qstat -j {job.number} | grep stdout_path_list", cancel)
     path = shlex.quote(os.path.join(request.source.directory, request.name))
-    output = f"{path}.o{job}{'.*' if request.array else ''}"
-    return Commands(f"tail -F {output}", f"qdel {job}")
+    output = f"{path}.o{job.number}{'.*' if request.array else ''}"
+    return Commands(f"tail -F {output}", cancel)
 
 
 SYSTEMS: Final[Mapping[str, System]] = {
     "slurm": System(
-        *("Slurm", "sbatch", ("sbatch", "--parsable"), 'squeue -u "$USER"', "slurm"),
+        *("Slurm", "sbatch", ("sbatch", "--parsable"), _look_at_slurm, "slurm"),
         *(slurm.write_script, parse_sbatch, _of_slurm),
         overrides=slurm.find_overriding,
     ),
     "pbs": System(
-        *("PBS", "qsub", ("qsub",), "qstat", "pbs"),
+        *("PBS", "qsub", ("qsub",), lambda _: "qstat", "pbs"),
         *(pbs.write_script, parse_pbs_qsub, _of_pbs),
     ),
     "lsf": System(
-        *("LSF", "bsub", ("bsub",), "bjobs", "lsf"),
+        *("LSF", "bsub", ("bsub",), lambda _: "bjobs", "lsf"),
         *(lsf.write_script, parse_bsub, _of_lsf),
         reads_stdin=True,
     ),
     "sge": System(
-        *("Grid Engine", "qsub", ("qsub", "-terse"), "qstat", "sge"),
+        *("Grid Engine", "qsub", ("qsub", "-terse"), lambda _: "qstat", "sge"),
         *(grid_engine.write_script, parse_grid_engine_qsub, _of_grid_engine),
     ),
 }

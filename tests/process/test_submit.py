@@ -205,10 +205,10 @@ def test_what_is_submitted_is_told_in_three_lines_and_by_commands(desk):
     assert "60 s before its end a farm stops and puts back what runs" in lines[1]
     assert f"job script {workdir}/job.slurm" in lines[2]
     assert lines[3:] == [
-        "job 7 is submitted",
+        "job 7 on east is submitted",
         "  status:  mpifarm status tasks.txt",
         f"  log:     tail -F {shlex.quote(str(workdir))}/job-7.out",
-        "  cancel:  scancel 7",
+        "  cancel:  scancel -M east 7",
     ]
     assert (workdir / "job.slurm").read_bytes() == desk.kept()[0].read_bytes()
     assert_ends(desk.start(workdir / "job.slurm"), 0)
@@ -232,6 +232,7 @@ def test_what_is_submitted_is_told_in_json(desk):
     told = json.loads(desk.submit("-t", "5", "--json", "tasks.txt").splitlines()[-1])
     assert told == {
         "job": "7",
+        "cluster": None,
         "scheduler": "slurm",
         "script": f"{desk.farm.workdir}/job.slurm",
         "tasks": 1,

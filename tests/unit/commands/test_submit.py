@@ -298,6 +298,10 @@ def test_a_database_is_submitted_as_any_list(desk):
     with schema.creating(str(desk / "tasks.db")) as connection:
         statements.insert_plain(connection, 0, [b"true"])
     assert "set -- tasks.db" in run(desk, "-t", "5", "--print", "tasks.db")
+    sentence = refuse(desk, "-t", "5", "--print", "tasks.db", "--remap")
+    assert (
+        "in the database tasks.db each task keeps its id: leave the option" in sentence
+    )
 
 
 @pytest.mark.parametrize("own", ["/tmp", "/var/tmp", "/dev/shm"])
