@@ -116,21 +116,20 @@ def _refuse_view(view: View, target: Target) -> None:
 
 def _import_view(view: View, target: Target, path: str) -> Imported:
     commands = commands_of(view, target)
-    made = _copy_attempts(view.paths, path + SUFFIX)
     try:
+        _copy_attempts(view.paths, path + SUFFIX)
         with creating(path) as connection:
             write_view(connection, view, commands)
             write_about(connection, "list", os.path.abspath(target.tasklist or ""))
             states = statements.count_states(connection)
     except BaseException:
-        if made:
-            _remove_attempts(path + SUFFIX)
+        _remove_attempts(path + SUFFIX)
         raise
     return Imported(view.total, states, has_state=True)
 
 
-def _copy_attempts(source: WorkdirPaths, workdir: str) -> bool:
-    """Copy the attempts into a new workdir.  Return whether there are any."""
+def _copy_attempts(source: WorkdirPaths, workdir: str) -> None:
+    """Copy the attempts, if there are any, into a new workdir."""
     copies = WorkdirPaths(workdir)
     pairs = [
         (source.first_attempts, copies.first_attempts),
@@ -138,14 +137,13 @@ def _copy_attempts(source: WorkdirPaths, workdir: str) -> bool:
     ]
     pairs = [pair for pair in pairs if files.find_size(pair[0])]
     if not pairs:
-        return False
+        return
     try:
         files.make_directory(os.path.abspath(workdir))
     except OSError as error:
         raise files.storage_error("make", workdir, error) from error
     for old, new in pairs:
         files.write_staging_file(new, blocks_of_file(old), like=old)
-    return True
 
 
 def _has_attempts_alone(workdir: str) -> bool:

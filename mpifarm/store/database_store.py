@@ -26,7 +26,7 @@ from mpifarm.database.schema import (
     make_triggers,
 )
 from mpifarm.database.tasks import TaskEnd, TaskState
-from mpifarm.database.waiting import wait_while_busy
+from mpifarm.database.waiting import PATIENCE, wait_while_busy
 from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.paths import WorkdirPaths
@@ -604,7 +604,7 @@ class DatabaseStore(Store):
     def _find_total(self) -> int:
         with (
             closing(
-                connect(self.database, writes=False, is_locked=False)
+                connect(self.database, writes=False, patience=PATIENCE, is_locked=False)
             ) as connection,
             explained(self.database),
         ):

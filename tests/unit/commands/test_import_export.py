@@ -216,11 +216,15 @@ def test_no_list_is_imported_while_a_farm_works_on_it(site, here):
     assert not (here / "tasks.db").exists()
 
 
-def test_an_import_that_fails_leaves_nothing(site, here, monkeypatch):
-    def fail(*_: object) -> None:
+@pytest.mark.parametrize(
+    "at",
+    ["mpifarm.audit.importing.write_view", "mpifarm.system.files.write_staging_file"],
+)
+def test_an_import_that_fails_leaves_nothing(site, here, monkeypatch, at):
+    def fail(*_: object, **__: object) -> None:
         raise StorageError("full")
 
-    monkeypatch.setattr("mpifarm.audit.importing.write_view", fail)
+    monkeypatch.setattr(at, fail)
     monkeypatch.setattr("mpifarm.commands.import.patience_of", lambda _: None)
     monkeypatch.setattr("mpifarm.commands.import.try_again", lambda act, _: act())
     before = {*here.iterdir()}

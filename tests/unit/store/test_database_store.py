@@ -834,6 +834,23 @@ def test_what_is_left_is_counted_without_an_undoing(site):
     assert looks == [b"\xd9" * 600]
 
 
+def test_what_is_left_is_counted_once_another_program_has_committed(site):
+    store = site.open()
+    looks = []
+    with closing(sqlite3.connect(site.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("INSERT INTO tasks (command) VALUES ('echo new')")
+
+        def commit(seconds):
+            looks.append(seconds)
+            other.execute("COMMIT")
+
+        # Between two looks, when signals are served.
+        with mock.patch("time.sleep", commit):
+            assert store.find_left() == 1
+    assert len(looks) == 1
+
+
 # ---- what is found at a start, and at the end ----------------------------------------
 
 
