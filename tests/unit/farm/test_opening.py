@@ -299,10 +299,11 @@ def test_standard_input_as_it_was_kept_is_the_list_of_its_own_workdir_alone(
 
 
 def test_a_handler_with_its_own_state_can_not_be_remapped():
+    own: Any = SimpleNamespace(pop_task=None)
     start = opening.Opening(context_of(remap=True, handler="mine"))
     nothing: Any = None
     with pytest.raises(InputError, match="the handler 'mine' keeps its own state"):
-        start._join_custom(nothing, nothing, nothing, "")
+        start._join(own, nothing, "")
 
 
 def test_the_commands_of_a_handler_are_as_many_as_its_tasks():
