@@ -400,7 +400,24 @@ def _explain_option_of(
     for subcommand, its_options in SUBCOMMANDS.items():
         if name in its_options:
             return f"; mpifarm {subcommand} has one"
+    if program == "mpifarm submit":
+        return _explain_option_of_batch_system(name)
     return ""
+
+
+_MAY_HAVE_VALUE: Final = frozenset(("exclusive", "get-user-env", "nice", "propagate"))
+"""Options of sbatch that stand without a value, too."""
+
+
+def _explain_option_of_batch_system(name: str) -> str:
+    """Return the end of a sentence about an option that submit has not."""
+    from mpifarm.submit.slurm import OPTIONS
+
+    if name.removeprefix("--") in OPTIONS - _MAY_HAVE_VALUE:
+        return f": write its value behind a =, {name}=..."
+    if name.startswith("--"):
+        return f"; for one of the batch system's, give --directive {name}"
+    return f"; for one of the batch system's, give --directive '{name} ...'"
 
 
 def _explain_option_of_farm(program: str, name: str) -> str:

@@ -57,10 +57,11 @@ _DESCRIPTION = (
 )
 _EPILOG = (
     "For Slurm, any option of sbatch with a value may be given too, as --mem=16G or"
-    " --constraint=knl.  The script goes into the list's workdir, and is submitted"
-    " again as it stands.  Exit status: 0, the job is submitted; 2 the command line or"
-    " an input is wrong, or the batch system refuses the job; then nothing is written,"
-    " unless no answer says whether the job is queued; 75 the disk fails."
+    " --constraint=knl; others by --directive.  The list - is standard input.  The"
+    " script goes into the list's workdir, and its head says how to submit it once"
+    " more.  Exit status: 0, the job is submitted; 2 the command line or an input is"
+    " wrong, or the batch system refuses the job; then nothing is written, unless no"
+    " answer says whether the job is queued; 75 the disk fails."
 )
 
 _HELP: Final = {
@@ -74,7 +75,8 @@ _HELP: Final = {
     " whole nodes; 8 for an array, 4 for a gap)",
     "--job-name": "the job's name (default: farm)",
     "--pe": "the parallel environment of Grid Engine",
-    "--directive": "one more directive for the batch system, as it stands there",
+    "--directive": "one more option for the batch system, as it stands in a script:"
+    " --directive '-C knl'",
     "--after": "start when this job has ended with status 0; any:JOB: whatever its end",
     "--until-done": "go on, by a requeue or a chain of jobs, until the list is done",
     "--chain": "the same by a new job each time, where jobs aren't requeued",

@@ -18,6 +18,7 @@ from mpifarm.farm.arguments import describe_rest, warn_of_options
 from mpifarm.farm.input_check import check_input
 from mpifarm.farm.standard_input import is_kept
 from mpifarm.model.settings import KEPT_WORKDIR, Arguments, Settings
+from mpifarm.submit.slurm import OPTIONS
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
 
@@ -57,7 +58,7 @@ def find_farm(
     warnings = [*checked.warnings]
     if made is None:
         return FarmOfJob(settings, [*words], checked.tasks, warnings)
-    warnings += _warn_of_made(settings, made, names)
+    warnings += _warn_of_made(settings, made)
     kept = made.in_workdir
     return FarmOfJob(
         kept, _name_kept(words, settings, kept), checked.tasks, warnings, made
@@ -71,53 +72,66 @@ def _parse(
 
     What files and variables set holds in the job as well.
     """
-    has_arguments = any(word in SEPARATORS for word in words)
-    try:
-        line = parse_line(words, environ)
-    except InputError:
-        if not has_arguments:
-            _refuse_behind_list(words, names)
-        raise
-    settings = line.settle(find_defaults(environ)[0])
+    if not any(word in SEPARATORS for word in words):
+        _refuse_pipe(words[0])
+        _refuse_behind_list(words, names)
+    settings = parse_line(words, environ).settle(find_defaults(environ)[0])
     if settings.dry_run:
         raise InputError(
             "mpifarm submit --print shows the job script, and mpifarm --dry-run LIST"
             " what would run: leave --dry-run out here"
         )
     if settings.arguments is not None:
-        _refuse_print(settings.arguments)
+        _refuse_among_arguments(settings.arguments, names)
         return settings
     if settings.tasklist != words[0]:
         raise InputError(
             f"the options of the farm stand behind the list: {settings.tasklist}"
             f" {words[0]} ..."
         )
-    if settings.tasklist.startswith(("/dev/", "/proc/")):
+    if settings.handler[:1].isdecimal():
         raise InputError(
-            f"{settings.tasklist} will be gone when the job starts: write the list into"
-            " a file, and submit that; or give - as the list, and a pipe in front"
+            f"-t {settings.handler} is the farm's --tasklist behind the list; the time"
+            f" limit stands before it: mpifarm submit -t {settings.handler} ..."
+            f" {settings.tasklist}"
         )
     return settings
 
 
+def _refuse_pipe(tasklist: str) -> None:
+    """Raise `InputError` for a list that only this process can read."""
+    if tasklist.startswith(("/dev/", "/proc/")):
+        raise InputError(
+            f"{tasklist} will be gone when the job starts: write the list into a file,"
+            " and submit that; or give - as the list, and the list as standard input"
+        )
+
+
 def _refuse_behind_list(words: Sequence[str], names: Collection[str]) -> None:
     """Raise `InputError` for an option of the job that stands behind the list."""
+    of_slurm = {f"--{name}" for name in OPTIONS}
     for word in words[1:]:
         name = word.partition("=")[0]
-        if name in names and name not in ALL_NAMES:
+        if (name in names or name in of_slurm) and name not in ALL_NAMES:
             raise InputError(
                 f"{name} must stand before the list: mpifarm submit {name} ..."
                 f" {words[0]}"
             )
 
 
-def _refuse_print(arguments: Arguments) -> None:
-    """Raise `InputError` for a ``--print`` among arguments: nothing is to be run."""
-    if "--print" in _words_of(arguments):
-        raise InputError(
-            "--print stands behind :::, where all words are arguments: put it in front"
-            " of the command"
-        )
+def _refuse_among_arguments(arguments: Arguments, names: Collection[str]) -> None:
+    """Raise `InputError` for an option of the job among arguments.
+
+    Who writes one there would get a job that runs something else.
+    """
+    for word in _words_of(arguments):
+        name = word.partition("=")[0]
+        if name.startswith("--") and name in names:
+            raise InputError(
+                f"{name} stands behind :::, where all words are arguments: put it in"
+                " front of the command; an argument of that name is written into a"
+                " file, :::: FILE"
+            )
 
 
 def _words_of(arguments: Arguments) -> Iterator[str]:
@@ -127,18 +141,12 @@ def _words_of(arguments: Arguments) -> Iterator[str]:
             yield from source.words
 
 
-def _warn_of_made(
-    settings: Settings, made: MadeList, names: Collection[str]
-) -> Iterator[str]:
+def _warn_of_made(settings: Settings, made: MadeList) -> Iterator[str]:
     """Yield what is to be told of a list that was made, as a farm tells it."""
     if made.rest:
         yield describe_rest(made.path, made.rest)
-    arguments = settings.arguments
-    if arguments is None:
-        return
-    of_job = (word for word in _words_of(arguments) if word.partition("=")[0] in names)
-    if like_option := arguments.like_option or next(of_job, ""):
-        yield warn_of_options(like_option)
+    if settings.arguments is not None and settings.arguments.like_option:
+        yield warn_of_options(settings.arguments.like_option)
 
 
 def _name_kept(words: Sequence[str], settings: Settings, kept: Settings) -> list[str]:

@@ -168,10 +168,10 @@ def choose_seconds(asked: float | None, partition: Partition | None) -> int:
         for known in (partition.default_time, partition.max_time):
             if known is not None and not math.isinf(known):
                 return int(known)
-    where = f": the partition {partition.name} has none itself" if partition else ""
+    has_none = f"the partition {partition.name} has none, and " if partition else ""
     raise InputError(
-        f"no time limit is known, by which the farm stops in time{where}; give one, as"
-        " -t 4:00:00"
+        f"no time limit is known: give one, as -t 4:00:00, because {has_none}the farm"
+        " has to stop in time"
     )
 
 
