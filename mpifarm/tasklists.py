@@ -7,6 +7,7 @@ surrogates in the texts (``surrogateescape``).  Each mistake in a list, or in a 
 of the user, is an InputError; an empty list is not a mistake.
 """
 
+import io
 import os
 import re
 import shlex
@@ -29,6 +30,7 @@ from mpifarm.order.directives import (
 from mpifarm.order.faults import find_fault
 from mpifarm.plugins.loading import check_options, import_class, in_one_line
 from mpifarm.plugins.shell_split import split_direct
+from mpifarm.system.pipes import CheckingReader
 from mpifarm.system.regular_files import OddFileError, open_regular
 
 
@@ -370,7 +372,8 @@ def _open_list(path: str) -> TextIO:
     # As PyTaskFarmer opens it.  In text mode a lone CR ends a line, and without
     # "utf-8-sig" a byte order mark stays in the first task.
     if _is_pipe(path):
-        return open(path, encoding="utf-8", errors="surrogateescape")
+        pipe = io.BufferedReader(CheckingReader(path))
+        return io.TextIOWrapper(pipe, encoding="utf-8", errors="surrogateescape")
     descriptor = open_regular(path, os.O_RDONLY, follow=True)
     return open(descriptor, encoding="utf-8", errors="surrogateescape")
 

@@ -21,8 +21,8 @@ from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import add_target_arguments, find_target, patience_of
 from mpifarm.database.names import is_database_name
 from mpifarm.errors import ExitStatus, InputError
-from mpifarm.farm.arguments import make_list, warn_of_options
-from mpifarm.farm.standard_input import read_all
+from mpifarm.farm.arguments import warn_of_options
+from mpifarm.farm.standard_input import make_list_of
 from mpifarm.model.id_ranges import encode_ids
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Arguments
@@ -141,8 +141,7 @@ def _parse(argv: list[str]) -> tuple[Any, Arguments | None]:
 
 def _make(arguments: Arguments) -> Iterator[str]:
     """Yield the commands that a command and its arguments make."""
-    content = make_list(arguments, lambda: read_all(lambda: None))
-    yield from _split_lines(content)
+    yield from _split_lines(make_list_of(arguments, lambda: None))
 
 
 def _parse_after(word: str) -> str:

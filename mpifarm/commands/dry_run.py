@@ -14,8 +14,8 @@ from mpifarm.batch.launcher import command_environment
 from mpifarm.commands.made_list import MadeList
 from mpifarm.errors import InputError
 from mpifarm.farm.directory import enter_directory
-from mpifarm.farm.input_check import check_input
-from mpifarm.farm.standard_input import is_standard_input
+from mpifarm.farm.input_check import NoTasksError, check_input
+from mpifarm.farm.standard_input import describe_no_tasks, is_standard_input
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import RunnerDefinition, Settings
 from mpifarm.model.task import decode_text
@@ -23,11 +23,12 @@ from mpifarm.model.wording import counted
 from mpifarm.plugins.loading import import_class
 from mpifarm.plugins.registry import find_runner, find_search_path
 from mpifarm.runners import BasicRunner
-from mpifarm.store.target import Target, read_tasks
 from mpifarm.system import files
 
 MAX_SHOWN: Final = 10
 """Tasks that are shown."""
+
+NOTHING_DONE: Final = "nothing was run, and nothing was changed"
 
 GIVEN: Final = (
     "PROC_NUMBER and MPIFARM_TASK_ID (the task's id), MPIFARM_ATTEMPT, MPIFARM_RANK,"
@@ -49,26 +50,28 @@ def describe_dry_run(settings: Settings, environ: Mapping[str, str]) -> str:
             " write the list into a file"
         )
     if settings.arguments is None:
-        return "".join(f"{line}\n" for line in _describe(settings, environ, ""))
+        lines = _describe(settings, environ, "", describe_no_tasks(settings))
+        return "".join(f"{line}\n" for line in lines)
     made = MadeList(settings, environ)
     with made.as_file() as of_file:
-        return "".join(f"{line}\n" for line in _describe(of_file, environ, made.path))
+        lines = _describe(of_file, environ, made.path, describe_no_tasks(settings))
+        return "".join(f"{line}\n" for line in lines)
 
 
 def _describe(
-    settings: Settings, environ: Mapping[str, str], kept: str
+    settings: Settings, environ: Mapping[str, str], kept: str, no_tasks: str
 ) -> Iterator[str]:
     """Yield the lines.  `kept` names the list in the workdir, "" for a list of its own.
 
-    Raises as `check_input`.
+    `no_tasks` is the line about an empty list.  Raises as `check_input`.
     """
-    checked = check_input(settings, environ)
-    target = Target(
-        *(settings.workdir, settings.tasklist, settings.handler),
-        *(settings.config, settings.lock_area),
-    )
-    tasks = read_tasks(target, environ)
-    assert tasks is not None
+    try:
+        checked = check_input(settings, environ)
+    except NoTasksError:
+        yield no_tasks
+        yield NOTHING_DONE
+        return
+    tasks = checked.tasklist
     name = kept or settings.tasklist
     yield f"{counted(checked.tasks)} of {name}, workdir {settings.workdir}"
     if files.is_there(WorkdirPaths(os.path.abspath(settings.workdir)).fingerprint):
@@ -82,7 +85,7 @@ def _describe(
     commands = [*islice((tasks[taskid] for taskid in range(checked.tasks)), MAX_SHOWN)]
     yield from _describe_tasks(runner, commands, checked.tasks)
     yield from _describe_environment(settings)
-    yield "nothing was run, and nothing was changed"
+    yield NOTHING_DONE
 
 
 def _describe_tasks(

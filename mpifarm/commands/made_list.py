@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from mpifarm.errors import InputError, StorageError
-from mpifarm.farm.arguments import MAX_SHOWN, explain_other, make_list
+from mpifarm.farm.arguments import MAX_SHOWN, explain_other
 from mpifarm.farm.standard_input import (
     OTHER_INPUT,
     STDIN,
     TYPED,
     KeptInput,
     keep_list,
+    make_list_of,
     name_kept_list,
     read_all,
 )
@@ -122,4 +123,4 @@ def _make(settings: Settings, say: Callable[[str], None] | None) -> bytes:
 
     if settings.arguments is None:
         return read_input()
-    return make_list(settings.arguments, read_input)
+    return make_list_of(settings.arguments, lambda: None, read_input)

@@ -152,6 +152,7 @@ def _run_dry(settings: "Settings", defaults: "Defaults", console: "Console") -> 
     from mpifarm.commands.dry_run import describe_dry_run
     from mpifarm.errors import ExitStatus, FarmError
 
+    _restore_signals()  # It may read a pipe to its end, and starts nothing.
     try:
         if defaults.fault is not None:
             raise defaults.fault

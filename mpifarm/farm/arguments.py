@@ -1,14 +1,13 @@
 """The list that a command and its arguments make, on rank 0.
 
-Rules of this file: it reads the files behind ``::::``, and writes nothing.
+Rules of this file: it makes texts, and opens nothing.
 """
 
 import os
 from collections.abc import Callable
 
-from mpifarm.errors import InputError
 from mpifarm.lists.arguments import Source, make_lines, split_arguments
-from mpifarm.model.settings import STDIN_LIST, Arguments, ArgumentSource
+from mpifarm.model.settings import Arguments, ArgumentSource
 from mpifarm.model.task import decode_text
 from mpifarm.model.wording import counted
 
@@ -16,20 +15,24 @@ MAX_SHOWN = 60
 """Characters of a line that are shown."""
 
 
-def make_list(arguments: Arguments, read_input: Callable[[], bytes]) -> bytes:
-    """Return the list that arguments make, a task a line.
+NO_ARGUMENT = "there are no tasks: all that stands behind :::: is empty"
+"""What is told where arguments make an empty list."""
 
-    `read_input` reads standard input.  Raises InputError for a file that can't be read,
-    and for a command that can't be one of a list.
+
+def make_list(arguments: Arguments, read_file: Callable[[str], bytes]) -> bytes:
+    """Return the list that arguments make, a task a line; b"" without an argument.
+
+    `read_file` returns the content of a file behind ``::::``, and what it raises is
+    raised.  Raises InputError for a command that can't be one of a list.
     """
     sources = [
-        Source(split_arguments(_read(source, read_input)), source.is_linked)
+        Source(split_arguments(_read(source, read_file)), source.is_linked)
         for source in arguments.sources
     ]
     return make_lines([os.fsencode(word) for word in arguments.command], sources)
 
 
-def _read(source: ArgumentSource, read_input: Callable[[], bytes]) -> bytes:
+def _read(source: ArgumentSource, read_file: Callable[[str], bytes]) -> bytes:
     """Return the arguments of a source, one a line.
 
     So an argument with a line break is two, as for GNU parallel.
@@ -37,16 +40,7 @@ def _read(source: ArgumentSource, read_input: Callable[[], bytes]) -> bytes:
     if not source.is_file:
         return b"".join(os.fsencode(word) + b"\n" for word in source.words)
     (path,) = source.words
-    if path == STDIN_LIST:
-        return read_input()
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise InputError(
-            f"can't read {path}, which is to have arguments ({error.strerror}): name a"
-            " file behind :::: that rank 0 can read, or - for standard input"
-        ) from error
+    return read_file(path)
 
 
 def explain_other(tasklist: str, content: bytes, before: bytes) -> str:

@@ -34,17 +34,27 @@ from mpifarm.tasklists import (
 )
 
 
-class CheckedInput(NamedTuple):
-    """A list that a farm can run: the number of its tasks, and what to tell of it."""
+class NoTasksError(InputError):
+    """A list without tasks, with which a farm would end at once."""
 
-    tasks: int
+
+class CheckedInput(NamedTuple):
+    """A list that a farm can run, and what to tell of it."""
+
+    tasklist: TaskList
     warnings: list[str]
+
+    @property
+    def tasks(self) -> int:
+        """The number of tasks."""
+        return len(self.tasklist)
 
 
 def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
     """Check runner, handler, list and workdir of a farm that is not to start now.
 
-    Raises `InputError`, and `StorageError` if the disk fails.
+    Raises `InputError`, which is a `NoTasksError` for an empty list, and `StorageError`
+    if the disk fails.
     """
     check_directory(settings)
     check_hooks(find_own_hooks(settings, environ), command_environment(os.environb))
@@ -63,7 +73,7 @@ def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
     refuse_remap(settings, tasks, of_database=of_database)
     check_follow(settings, tasks)
     if len(tasks) == 0 and settings.follow is None:
-        raise InputError(f"{settings.tasklist} has no tasks: there is nothing to do")
+        raise NoTasksError(f"{settings.tasklist} has no tasks: there is nothing to do")
     check_kinds(settings, find_constraints(tasks))
     read_durations_of(settings)
     is_of_files = not (of_database or keeps_own_state(tasks, settings.workdir))
@@ -73,7 +83,7 @@ def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
         *(settings, runner, tasks),
         *(lambda: command_environment(os.environb), lambda: False),
     )
-    return CheckedInput(len(tasks), [*faults])
+    return CheckedInput(tasks, [*faults])
 
 
 def _read_list(

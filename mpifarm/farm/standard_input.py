@@ -20,7 +20,7 @@ from mpifarm.batch.launcher import launched_rank
 from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.farm.context import RankContext
 from mpifarm.model.paths import WorkdirPaths, copy_staging_of
-from mpifarm.model.settings import STDIN_LIST, Settings
+from mpifarm.model.settings import STDIN_LIST, Arguments, Settings
 from mpifarm.store.adding import find_missing
 from mpifarm.store.directories import make_root
 from mpifarm.store.file_store import LOCK_TIMEOUT
@@ -28,6 +28,7 @@ from mpifarm.store.strangers import validate_contents, validate_place
 from mpifarm.store.target import Target, find_existing_lock
 from mpifarm.system import files
 from mpifarm.system.lock import WorkdirLock
+from mpifarm.system.pipes import PART, read_to_end
 
 STDIN: Final = 0
 
@@ -35,9 +36,6 @@ NO_LINE: Final = (
     "standard input has ended, and had no line (srun gives it to rank 0 if it is given"
     " --input=0)"
 )
-
-PART = 1 << 16
-"""Bytes that are read at once: what a pipe of Linux holds."""
 
 PARTS = 16
 """Parts that are read in one step, at the most."""
@@ -201,23 +199,48 @@ def read_all(check: Callable[[], None], descriptor: int = STDIN) -> bytes:
 
     `check` is called while nothing comes, and may raise.  Raises `InputError`.
     """
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    content = bytearray()
-    while True:
-        if not poll.poll(1000 * IDLE_SECONDS):
-            check()
-            continue
-        try:
-            part = os.read(descriptor, PART)
-        except OSError as error:
-            raise InputError(f"can't read standard input: {error.strerror}") from error
-        if not part:
-            break
-        content += part
+    try:
+        content = read_to_end(descriptor, check)
+    except OSError as error:
+        raise InputError(f"can't read standard input: {error.strerror}") from error
     if content and not content.endswith(b"\n"):
         content += b"\n"
-    return bytes(content)
+    return content
+
+
+def make_list_of(
+    arguments: Arguments,
+    check: Callable[[], None],
+    read_input: Callable[[], bytes] | None = None,
+) -> bytes:
+    """Return the list that arguments make, their files and standard input read.
+
+    `check` is called while nothing comes, and may raise.  `read_input` takes the place
+    of `read_all`.  Raises `InputError`.
+    """
+    from mpifarm.farm.arguments import make_list  # for those who have some
+
+    read_input = read_input or partial(read_all, check)
+    return make_list(
+        arguments,
+        lambda path: read_input() if path == STDIN_LIST else _read_file(path, check),
+    )
+
+
+def _read_file(path: str, check: Callable[[], None]) -> bytes:
+    """Return the content of a file behind ``::::``, which may be a pipe."""
+    try:
+        # O_NONBLOCK: the open of a fifo would wait for a writer, and hear no signal.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return read_to_end(descriptor, check)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise InputError(
+            f"can't read {path}, which is to have arguments ({error.strerror}): name a"
+            " file behind :::: that rank 0 can read, or - for standard input"
+        ) from error
 
 
 OTHER_INPUT: Final = (
@@ -238,12 +261,13 @@ def keep_all(
     `StorageError`, and `InputError` if the list has other lines, with the sentence that
     `explain_other` makes of the list.
     """
-    before = files.find_content(paths.stdin_list) or b""
+    found = files.find_content(paths.stdin_list)
+    before = found or b""
     if not content.startswith(before) and not before.startswith(content):
         if explain_other is None:
             raise InputError(OTHER_INPUT.format(paths.stdin_list))
         raise InputError(explain_other(before))
-    if len(content) > len(before):
+    if found is None or len(content) > len(before):
         staging = copy_staging_of(paths.stdin_list)
         files.replace(paths.stdin_list, staging, content)
     return before.count(b"\n", len(content))
@@ -257,6 +281,17 @@ def is_kept(settings: Settings) -> bool:
 def is_standard_input(settings: Settings) -> bool:
     """Return whether the list is standard input, and not a file with that name."""
     return settings.tasklist == STDIN_LIST and not os.path.exists(STDIN_LIST)
+
+
+def describe_no_tasks(settings: Settings) -> str:
+    """Return what is told of an empty list, by the settings as the user gave them."""
+    if settings.arguments is not None:
+        from mpifarm.farm.arguments import NO_ARGUMENT  # for those who have some
+
+        return NO_ARGUMENT
+    if is_standard_input(settings):
+        return f"there are no tasks: {NO_LINE}"
+    return f"{settings.tasklist} has no tasks"
 
 
 class KeptInput:
@@ -323,9 +358,7 @@ def take_standard_input(
         return context, None
     made: bytes | None = None
     if settings.arguments is not None and not takes_over:
-        from mpifarm.farm.arguments import make_list  # for those who have some
-
-        made = make_list(settings.arguments, partial(read_all, _stop_check(context)))
+        made = make_list_of(settings.arguments, stop_check(context))
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     validate_place(settings.workdir, None)
     make_root(paths.root)
@@ -343,7 +376,7 @@ def take_standard_input(
         process.output.say(TYPED)
     if settings.follow is not None:
         return context, InputFeed(paths.stdin_list, process.output.say)
-    keep_list(settings, process.environ, read_all(_stop_check(context)))
+    keep_list(settings, process.environ, read_all(stop_check(context)))
     return context, None
 
 
@@ -386,13 +419,13 @@ def _keep_made(context: RankContext, content: bytes) -> None:
         context.process.output.say(warn_of_options(arguments.like_option))
 
 
-def _stop_check(context: RankContext) -> Callable[[], None]:
+def stop_check(context: RankContext) -> Callable[[], None]:
     """Return a function that raises `FutileError` after a signal."""
 
     def check() -> None:
         if context.process.signals.any_noted:
             raise FutileError(
-                "stopped by a signal while standard input was read; nothing was started"
+                "stopped by a signal while the list was read; nothing was started"
             )
 
     return check

@@ -44,9 +44,10 @@ from mpifarm.farm.opening import (
     find_commands,
 )
 from mpifarm.farm.standard_input import (
-    NO_LINE,
     KeptInput,
+    describe_no_tasks,
     is_standard_input,
+    stop_check,
     take_standard_input,
 )
 from mpifarm.farm.summary import Tally
@@ -54,6 +55,7 @@ from mpifarm.model.messages import ToCoordinator
 from mpifarm.model.settings import Policy, RunnerDefinition, Settings
 from mpifarm.model.wording import held_in_words
 from mpifarm.store.store import Store
+from mpifarm.system.pipes import checking
 from mpifarm.tasklists import TaskList, find_constraints
 
 READINGS = 10
@@ -71,9 +73,10 @@ def lead_farm(context: RankContext) -> FarmEnd:
         raise InputError(context.fault)
     context = with_hooks(context)
     check_hooks(context.hooks, context.environment)
-    is_input = is_standard_input(context.settings)
-    kept = KeptInput(context.settings)
-    with kept.put_back_if_refused():
+    given = context.settings
+    is_input = is_standard_input(given)
+    kept = KeptInput(given)
+    with kept.put_back_if_refused(), checking(stop_check(context)):
         context, feed = take_standard_input(context)
         opening = Opening(context)
         runner, tasks = opening.read_definitions()
@@ -81,8 +84,8 @@ def lead_farm(context: RankContext) -> FarmEnd:
         opening.patiently(lambda: check_list(context, runner, tasks))
         if len(tasks) == 0 and context.settings.follow is None:
             opening.patiently(lambda: check_not_begun(context.settings))
-            no_line = f": {NO_LINE}" if is_input else ""
-            _say(context, f"{context.settings.tasklist} has no tasks{no_line}")
+            kept.put_back()
+            _say(context, describe_no_tasks(given))
             context.dismiss()
             return FarmEnd(ExitStatus.ALL_FINISHED)
         check_kinds(context.settings, find_constraints(tasks))

@@ -1,13 +1,17 @@
 """Farms whose list is made of a command and arguments: ``mpifarm 'x {}' ::: a b``."""
 
+import contextlib
 import json
+import os
+import shlex
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from tests.farm_driver import MPIFARM
-from tests.support import find_launcher
+from tests.support import find_launcher, wait_until
 
 
 def run(place, *words, status=0, stdin=""):
@@ -198,6 +202,48 @@ def test_a_dry_run_shows_tasks_and_runner_and_changes_nothing(create_place):
     said = run(place, *words)
     assert "task 0: cat 'a b'\n    starts /bin/bash -c '. ./env && cat " in said
     assert sorted(place.directory.rglob("*")) == before
+
+
+def test_an_empty_list_is_no_mistake_however_it_is_made(create_place):
+    place = created(create_place, "empty")
+    before = sorted(place.directory.rglob("*"))
+    for words in (["x", "::::", "empty"], ["-"], ["empty"]):
+        assert "no tasks" in run(place, *words)
+        if words != ["-"]:
+            said = run(place, "--dry-run", *words)
+            assert "no tasks" in said
+            assert "nothing was run" in said
+    assert sorted(place.directory.rglob("*")) == before
+
+
+def test_a_pipe_is_read_once_and_until_a_signal_comes(create_place):
+    place = created(create_place)
+    os.mkfifo(place.directory / "fifo")
+    shell = "exec 3< <(echo true; echo :); exec "
+    words = [*MPIFARM, "--dry-run", "-w", "w", "/dev/fd/3"]
+    child = place.start_command(["bash", "-c", shell + shlex.join(words)])
+    assert child.wait() == 0, child.text()
+    assert "2 tasks of /dev/fd/3" in child.text()
+    for words in (["--dry-run", "x", "::::", "fifo"], ["x", "::::", "fifo"]):
+        child = place.start_command([*MPIFARM, *words])
+        writer = open_writer(place.directory / "fifo")
+        child.process.terminate()
+        assert child.wait() in (75, -signal.SIGTERM)
+        os.close(writer)
+    assert not (place.directory / "mpifarm_workdir").exists()
+
+
+def open_writer(fifo):
+    """Open a fifo for writing as soon as somebody reads it."""
+    opened = []
+
+    def has_reader():
+        with contextlib.suppress(OSError):
+            opened.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(opened)
+
+    wait_until(has_reader)
+    return opened[0]
 
 
 def test_a_dry_run_refuses_what_a_start_refuses(create_place):

@@ -21,7 +21,7 @@ from mpifarm.farm.standard_input import (
     take_standard_input,
 )
 from mpifarm.model.paths import WorkdirPaths
-from mpifarm.model.settings import Settings
+from mpifarm.model.settings import Arguments, ArgumentSource, Settings
 from mpifarm.system import files
 
 
@@ -517,6 +517,52 @@ def test_a_signal_ends_the_reading(tmp_path, stdin):
     settings = Settings("-", str(tmp_path / "w"))
     with pytest.raises(FutileError, match="nothing was started"):
         take_standard_input(context_of(settings))
+
+
+def made_of(path: str, workdir: str) -> Settings:
+    source = ArgumentSource((path,), is_file=True)
+    return Settings(":::", workdir, arguments=Arguments((), (source,), 2))
+
+
+@pytest.mark.parametrize("kind", ["a fifo without a writer", "a pipe of the shell"])
+def test_a_signal_ends_the_reading_of_arguments(tmp_path, pipe, kind):
+    path = f"/dev/fd/{pipe.out}"
+    if "fifo" in kind:
+        os.mkfifo(path := str(tmp_path / "fifo"))
+    with pytest.raises(FutileError, match="stopped by a signal while the list was"):
+        take_standard_input(context_of(made_of(path, str(tmp_path / "w"))))
+    assert not (tmp_path / "w").exists()
+
+
+def test_arguments_may_come_from_a_pipe(tmp_path, pipe):
+    pipe.write("one\ntwo\n")
+    pipe.end()
+    settings = made_of(f"/dev/fd/{pipe.out}", str(tmp_path / "w"))
+    take_standard_input(context_of(settings))
+    assert (tmp_path / "w" / "stdin.txt").read_text() == "one\ntwo\n"
+
+
+@pytest.mark.parametrize("path", ["-", "empty"])
+def test_an_empty_list_is_a_list_and_leaves_nothing(tmp_path, stdin, path):
+    stdin.end()
+    (tmp_path / "empty").touch()
+    name = path if path == "-" else str(tmp_path / path)
+    for settings in (
+        made_of(name, str(tmp_path / "w")),
+        Settings("-", str(tmp_path / "w")),
+    ):
+        kept = KeptInput(settings)
+        context, _ = take_standard_input(context_of(settings))
+        assert Path(context.settings.tasklist).read_text() == ""
+        kept.put_back()
+        assert not (tmp_path / "w").exists()
+
+
+def test_an_empty_list_is_told_by_what_makes_it():
+    told_of = standard_input.describe_no_tasks
+    assert told_of(made_of("empty", "w")).endswith("behind :::: is empty")
+    assert NO_LINE in told_of(Settings("-", "w"))
+    assert told_of(Settings("list", "w")) == "list has no tasks"
 
 
 def test_only_the_first_of_a_launch_reads(tmp_path, stdin):
