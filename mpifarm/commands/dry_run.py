@@ -7,7 +7,6 @@ refused with the same sentence and status.
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Final
 
 from mpifarm.batch.launcher import command_environment
@@ -82,21 +81,26 @@ def _describe(
     yield from checked.warnings
     search_path = find_search_path(environ, settings.config)
     runner = find_runner(settings.runner, search_path, settings.setup)
-    commands = [*islice((tasks[taskid] for taskid in range(checked.tasks)), MAX_SHOWN)]
+    first: Sequence[int] = range(min(checked.tasks, MAX_SHOWN))
+    if checked.chosen is not None:
+        yield checked.chosen.sentence
+        if (order := checked.chosen.order) is not None:
+            first = order.find_first(range(checked.tasks), MAX_SHOWN)
+    commands = {taskid: tasks[taskid] for taskid in first}
     yield from _describe_tasks(runner, commands, checked.tasks)
     yield from _describe_environment(settings)
     yield NOTHING_DONE
 
 
 def _describe_tasks(
-    definition: RunnerDefinition, commands: Sequence[str], count: int
+    definition: RunnerDefinition, commands: Mapping[int, str], count: int
 ) -> Iterator[str]:
     """Yield the first tasks, each with the words that its runner would start."""
     options = ", ".join(f"{key} = {value}" for key, value in definition.options.items())
     with_options = f" with {options}" if options else ""
     yield f"runner {definition.name}: {definition.python_class}{with_options}"
     runner = import_class(definition.python_class)(**definition.options)
-    for taskid, command in enumerate(commands):
+    for taskid, command in commands.items():
         yield f"task {taskid}: {command}"
         if type(runner) is BasicRunner:
             words = [_as_text(word) for word in runner.words_of(command)]

@@ -11,7 +11,13 @@ from difflib import get_close_matches
 from typing import Final
 
 from mpifarm.commands import SUBCOMMANDS
-from mpifarm.commands.option_values import EVER, FOLLOW
+from mpifarm.commands.option_values import (
+    ANY_ORDER,
+    EVER,
+    FOLLOW,
+    SHUFFLE,
+    Kind,
+)
 
 NEAR = 0.65
 """The least likeness of two names without their dashes: grade and grace are alike,
@@ -28,6 +34,9 @@ MAX_NEAR = 4
 
 FOLLOW_EVER: Final = f"--follow={EVER}"
 """The word that stands for ``--follow`` without seconds."""
+
+SHUFFLE_ANY: Final = f"--shuffle={ANY_ORDER}"
+"""The word that stands for ``--shuffle`` without a seed."""
 
 DASHES: Final = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 """Characters that word processors and PDFs make of a hyphen."""
@@ -242,10 +251,13 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     "--quote": "quote the command as for a shell: mpifarm 'echo \"a  b\" {}' ::: 1 2",
     "--debug -x": "-v prints a line for each task",
     "--will-cite --no-notice --citation --bibtex": "none is needed: leave it out",
-    "--shuf --shuffle --randomize --random": (
-        "tasks start in the order of the list: shuf LIST > shuffled.txt"
+    "--shuf --randomize --random --random-order": (
+        "--shuffle starts tasks in a random order, --shuffle 42 in the same one again"
     ),
-    "--priority": "tasks start in the order of the list, of which lines can be moved",
+    "--priority --sort --longest --longest-first --lpt": (
+        "tasks start in the order of the list, of which lines can be moved; --order"
+        " longest-first starts those first that took longest before"
+    ),
     "--max-time --time-limit --job-timeout --task-limit --time-request": (
         "--task-timeout TIME is for each task, --timeout TIME for the farm, and"
         " --task-time TIME says how long a task takes"
@@ -310,8 +322,9 @@ def explain_words(
     """
     if why := explain_dash(words):
         return why
-    if why := _explain_follow(words, tasklist, extra):
-        return why
+    for bare, kind in ((FOLLOW_EVER, FOLLOW), (SHUFFLE_ANY, SHUFFLE)):
+        if why := _explain_bare(bare, kind, words, tasklist, extra):
+            return why
     for word in words:
         if f"-{word}" in options:
             return f"{word} is not an option, did you mean -{word}?"
@@ -348,18 +361,21 @@ def find_near_word(word: str, words: Sequence[str]) -> str:
     return near[0] if near else ""
 
 
-def _explain_follow(words: Sequence[str], tasklist: str, extra: Sequence[str]) -> str:
-    """Return a sentence about a word behind ``--follow`` that is no number, or "".
+def _explain_bare(
+    bare: str, kind: Kind, words: Sequence[str], tasklist: str, extra: Sequence[str]
+) -> str:
+    """Return a sentence about a word that is no value of the option before it, or "".
 
-    It is no file, and another word is there for the list.
+    `bare` is that option without a value.  The word is no file, and another word is
+    there for the list.
     """
-    if FOLLOW_EVER not in words[:-1]:
+    if bare not in words[:-1]:
         return ""
-    after = words[words.index(FOLLOW_EVER) + 1]
+    after = words[words.index(bare) + 1]
     lists = [each for each in (tasklist, *extra) if each == "-" or _is_there(each)]
     if after not in (tasklist, *extra) or after in lists or not lists:
         return ""
-    return f"--follow takes {FOLLOW.takes}, not {after!r}"
+    return f"{bare.partition('=')[0]} takes {kind.takes}, not {after!r}"
 
 
 def _is_there(word: str) -> bool:

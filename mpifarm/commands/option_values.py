@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mpifarm.errors import InputError
-from mpifarm.model.settings import LOG_KINDS, PROGRESS_KINDS
+from mpifarm.model.settings import ANY_SEED, LOG_KINDS, ORDERS, PROGRESS_KINDS
 
 NO_WORDS = frozenset({"", "0", "false", "no", "off"})
 """Words after ``-v`` that mean no, in lower case."""
@@ -303,6 +303,20 @@ def parse_follow(word: str) -> float:
     return math.inf if word == EVER else parse_seconds(word)
 
 
+ANY_ORDER = "any"
+"""The value of ``--shuffle`` without a seed."""
+
+
+def parse_shuffle(word: str) -> int:
+    """Return a seed, `ANY_SEED` for `ANY_ORDER`."""
+    return ANY_SEED if word == ANY_ORDER else parse_whole(word)
+
+
+def is_seed(word: str) -> bool:
+    """Return whether a word behind ``--shuffle`` is its seed, and not the list."""
+    return word.isdecimal() and word.isascii() and not os.path.exists(word)
+
+
 def is_number(word: str) -> bool:
     """Return whether a word is a number, as seconds are written."""
     try:
@@ -351,6 +365,8 @@ WORKERS = Kind(
 GPUS = Kind(parse_gpus, "'auto', 'none' or a number of GPUs")
 LOGS = one_of(LOG_KINDS)
 PROGRESS = one_of(PROGRESS_KINDS)
+ORDER = one_of(ORDERS)
+SHUFFLE = Kind(parse_shuffle, "a whole number as a seed, or nothing")
 MPI = Kind(parse_mpi, "'auto' or 'off'", ": is its value missing?")
 ID_VARIABLE = Kind(parse_id_variable)
 START_RATE = Kind(

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 from mpifarm import __version__
 from mpifarm.commands.option_values import (
     ANY,
+    ANY_ORDER,
     DEADLINE,
     EVER,
     FOLLOW,
@@ -34,12 +35,14 @@ from mpifarm.commands.option_values import (
     NAME,
     NO_WORDS,
     NUMBER,
+    ORDER,
     PROGRESS,
     QUARANTINE,
     RANK_TIMEOUT,
     SEATS,
     SECONDS,
     SECONDS_OR_NEVER,
+    SHUFFLE,
     SIGNAL,
     START_RATE,
     STATUS,
@@ -47,6 +50,7 @@ from mpifarm.commands.option_values import (
     WORKERS,
     Kind,
     is_seconds,
+    is_seed,
     is_workers,
     parse_tasklist,
     usage_error,
@@ -160,6 +164,8 @@ class CommandLine:
 
     def _contradicts(self, default: Default) -> bool:
         """Return whether a typed option rules out a default: --quiet, and verbose."""
+        if default.option == "--order":
+            return self.values["shuffle"] is not OPEN
         other = CONTRARY.get(default.option)
         return other is not None and self.values[BY_NAME[other].field] is True
 
@@ -180,7 +186,7 @@ def parse_line(argv: Sequence[str], environ: Mapping[str, str]) -> CommandLine:
     command line.
     """
     argv, arguments = _find_arguments(argv)
-    words = list(_with_follow_values(list(_expanded(argv))))
+    words = list(_with_values(list(_expanded(argv))))
     values = vars(_chosen(_make_parser(environ), words))
     values["arguments"] = arguments
     tasklist = values["tasklist"]
@@ -227,6 +233,8 @@ def count_values(word: str, following: str) -> int:
         return int(following.lower() in _BOOLEAN_WORDS)
     if option.kind is FOLLOW:
         return int(is_seconds(following))
+    if option.kind is SHUFFLE:
+        return int(is_seed(following))
     if option.kind is WORKERS:
         return int(is_workers(following))
     return 1
@@ -295,6 +303,11 @@ def _make_settings(
         raise usage_error("--quiet and --verbose contradict each other: leave one out")
     if values["workers"] is None:  # --proc without a number
         values["workers"] = os.cpu_count() or 1
+    if values["shuffle"] is not None and values["order"] != "list":
+        raise usage_error(
+            f"--shuffle and --order {values['order']} contradict each other: leave one"
+            " out"
+        )
     values["workdir"] = values["workdir"] or values["tasklist"] + "_workdir"
     values["id_variables"] = join_names("--id-variable", values["id_variables"] or ())
     policy = _part_of(values, "policy.")
@@ -405,8 +418,12 @@ def _with_verbose_values(
     yield from reversed(waiting)
 
 
-def _with_follow_values(words: Sequence[str]) -> Iterator[str]:
-    """Yield `words`, each bare ``--follow`` with a value: the next if it is seconds.
+_BARE: Final = {"--follow": (is_seconds, EVER), "--shuffle": (is_seed, ANY_ORDER)}
+"""Options whose value may be missing: which words are one, and what stands for none."""
+
+
+def _with_values(words: Sequence[str]) -> Iterator[str]:
+    """Yield `words`, each option of `_BARE` with a value: the next word if it is one.
 
     What stands behind it may be the list.
     """
@@ -416,9 +433,10 @@ def _with_follow_values(words: Sequence[str]) -> Iterator[str]:
         if word == "--":
             yield word
             break
-        if word == "--follow":
-            takes_next = bool(waiting) and is_seconds(waiting[-1])
-            word += "=" + (waiting.pop() if takes_next else EVER)
+        if word in _BARE:
+            is_value, without = _BARE[word]
+            takes_next = bool(waiting) and is_value(waiting[-1])
+            word += "=" + (waiting.pop() if takes_next else without)
         yield word
     yield from reversed(waiting)
 
@@ -733,9 +751,19 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
             " (default: as long as the tasks so far)",
         ),
         Option(
+            "--order", "order", ORDER, "list|longest-first",
+            "longest-first: start the tasks first that took longest before, by"
+            " --durations, or by this workdir and the last one that --again has moved"
+            " aside (default: %(default)s)",
+        ),
+        Option(
+            "--shuffle", "shuffle", SHUFFLE, "[SEED]",
+            "start tasks in a random order; the same SEED means the same order",
+        ),
+        Option(
             "--durations", "durations", NAME, "FILE",
-            "how long each task takes, for the time left: lines of a task's number and"
-            " its seconds, or attempts.tsv of another workdir of this list",
+            "how long each task takes, for the time left and --order: lines of a task's"
+            " number and its seconds, or another workdir of this list",
         ),
     ),
     "for those who watch": (
@@ -790,6 +818,7 @@ ONE_RUN: Final[Mapping[str, str]] = {
     "--deadline": "it is the end of one job",
     "--task-time": "the tasks of one list take so long",
     "--durations": "the tasks of one list take so long",
+    "--shuffle": "its seed means an order of one list",
     "--mpi": "each rank has to know it before rank 0 can tell it",
 }
 """The options that no file and no variable can set, each with the reason."""

@@ -6,12 +6,12 @@ Rules of this file: it reads, and changes nothing.  What a start would refuse is
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpifarm.batch.launcher import command_environment
 from mpifarm.errors import InputError
 from mpifarm.farm.directory import check_directory
-from mpifarm.farm.expected import read_durations_of
+from mpifarm.farm.expected import choose_order_of, read_durations_of
 from mpifarm.farm.find_hooks import check_hooks, find_own_hooks
 from mpifarm.farm.first_words import find_list_faults
 from mpifarm.farm.growth import check_follow, leave_unended, read_beside_writer
@@ -33,6 +33,9 @@ from mpifarm.tasklists import (
     keeps_own_state,
 )
 
+if TYPE_CHECKING:
+    from mpifarm.farm.start_order import ChosenOrder
+
 
 class NoTasksError(InputError):
     """A list without tasks, with which a farm would end at once."""
@@ -43,6 +46,8 @@ class CheckedInput(NamedTuple):
 
     tasklist: TaskList
     warnings: list[str]
+    chosen: "ChosenOrder | None" = None
+    """The order in which tasks start; None: that of the list."""
 
     @property
     def tasks(self) -> int:
@@ -75,7 +80,9 @@ def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
     if len(tasks) == 0 and settings.follow is None:
         raise NoTasksError(f"{settings.tasklist} has no tasks: there is nothing to do")
     check_kinds(settings, find_constraints(tasks))
-    read_durations_of(settings)
+    chosen = choose_order_of(
+        settings, tasks, read_durations_of(settings), of_database=of_database
+    )
     is_of_files = not (of_database or keeps_own_state(tasks, settings.workdir))
     if is_of_files and not settings.remap:
         check_not_edited(paths, tasks.tasks, find_constraints(tasks))
@@ -83,7 +90,7 @@ def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
         *(settings, runner, tasks),
         *(lambda: command_environment(os.environb), lambda: False),
     )
-    return CheckedInput(tasks, [*faults])
+    return CheckedInput(tasks, [*faults], chosen)
 
 
 def _read_list(

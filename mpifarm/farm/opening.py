@@ -8,7 +8,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -21,6 +21,7 @@ from mpifarm.farm.directory import (
     find_not_entered,
     runs_anywhere,
 )
+from mpifarm.farm.expected import choose_order_of
 from mpifarm.farm.growth import is_plain_database, leave_unended, read_beside_writer
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.paths import STATUS_FILES, WorkdirPaths
@@ -44,6 +45,7 @@ from mpifarm.store.custom_store import CustomStore, OwnStateList
 from mpifarm.store.directories import make_directories, make_root
 from mpifarm.store.file_store import LOCK_TIMEOUT, FileStore
 from mpifarm.store.membership import FAMILY
+from mpifarm.store.start_order import StartOrder
 from mpifarm.store.store import Store
 from mpifarm.store.strangers import validate_place
 from mpifarm.system.files import is_there
@@ -88,6 +90,8 @@ class Opening:
         self._takes_over = takes_over
         settings, process = context.settings, context.process
         self._lock_names = ""
+        self._order: StartOrder | None = None
+        """The order in which tasks start; None: that of the list."""
         self._sleep = StartSleep(
             *(process.signals, context.begun, settings.timeout),
             *(self._tell_of_lock, self._show_wait),
@@ -120,6 +124,20 @@ class Opening:
         Raise InputError.  A handler may make the directories of the workdir.
         """
         return self.patiently(lambda: _read_definitions(self._context))
+
+    def choose_order(self, tasks: TaskList, durations: Mapping[int, float]) -> str:
+        """Choose the order in which tasks start.  Return a sentence about it, or "".
+
+        `durations` are the seconds that tasks took before.  Raises `InputError` for a
+        list that can have no order but its own.
+        """
+        chosen = choose_order_of(
+            self._context.settings, tasks, durations, of_database=is_database(tasks)
+        )
+        if chosen is None:
+            return ""
+        self._order = chosen.order
+        return chosen.sentence
 
     def join(
         self, tasks: TaskList, runner: RunnerDefinition, inherits: str = ""
@@ -188,6 +206,7 @@ class Opening:
             remap=settings.remap and not self._takes_over,
             array=find_array(process.environ),
             constraints=find_constraints(tasks),
+            order=self._order,
         )
         return OpenedFarm(file_store, lock, definition)
 

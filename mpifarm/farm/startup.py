@@ -5,7 +5,7 @@ goes the same way, from its own beginning.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import (
     AbstractContextManager,
     contextmanager,
@@ -90,6 +90,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
             return FarmEnd(ExitStatus.ALL_FINISHED)
         check_kinds(context.settings, find_constraints(tasks))
         durations = read_durations_of(context.settings)
+        ordered = opening.choose_order(tasks, durations)
     warnings = opening.patiently(lambda: [*warn_of_unused(context, runner)])
     with _asked_job_end(context) as job_end:
         with kept.put_back_if_refused():
@@ -103,8 +104,8 @@ def lead_farm(context: RankContext) -> FarmEnd:
             leader.coordinator.on_list_ended()
         leader.coordinator.forecast.expect(durations)
         _mention(context, describe_farm(context, leader))
-        if said := describe_defaults(context.settings.defaults):
-            _mention(context, [said])
+        said = ordered, describe_defaults(context.settings.defaults)
+        _mention(context, [*filter(None, said)])
         _say(context, *warnings)
         _say(context, explain_unended(tasks))
         _say(context, describe_limit(leader))
@@ -138,6 +139,10 @@ def take_over(
     runner, tasks = opening.read_definitions()
     if known is not None:
         runner = known.runner
+    durations: Mapping[int, float] = {}
+    with suppress(InputError):  # all has been read before, and is only a help
+        durations = read_durations_of(context.settings)
+        opening.choose_order(tasks, durations)
     with _asked_job_end(context) as job_end:
         tasks, opened = _join(opening, tasks, runner, known.farm if known else "")
         policy = context.settings.policy
@@ -151,8 +156,7 @@ def take_over(
             _end_input(context, leader)
         leader.tell_job_end()
         agent.send_through(leader.hear)
-        with suppress(InputError):  # it has been read before, and is only a help
-            leader.coordinator.forecast.expect(read_durations_of(context.settings))
+        leader.coordinator.forecast.expect(durations)
         leader.take_over(agent, early)
         return _run_to_the_end(context, leader, agent)
 

@@ -59,7 +59,7 @@ def _spell(keyword: str, option: Option, value: Value) -> Iterator[str]:
     if value is False:
         if name not in ONE_RUN:
             yield NO + name[2:]
-    elif value is True and (option.is_flag or name == "--follow"):
+    elif value is True and (option.is_flag or name in ("--follow", "--shuffle")):
         yield name
     elif option.is_flag:
         raise InputError(f"{keyword} takes True or False, not {value!r:.60}")

@@ -1,10 +1,13 @@
 """``--durations FILE``: what tasks are said to take, for the time left.
 
 Rules of this file: a file is lines of a task's id and its seconds, or the
-``attempts.tsv`` of a workdir that had the same list.
+``attempts.tsv`` of a workdir that had the same list; the workdir itself will do, too.
 """
 
+import os
+
 from mpifarm.errors import InputError
+from mpifarm.model.paths import WorkdirPaths
 
 _HEADER = "taskid"
 
@@ -14,6 +17,8 @@ def read_durations(path: str) -> dict[int, float]:
 
     Of the attempts of a task the last that completed counts.
     """
+    if os.path.isdir(path):
+        path = WorkdirPaths(path.rstrip("/")).attempts
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             lines = file.read().split("\n")

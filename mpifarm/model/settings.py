@@ -23,6 +23,13 @@ KEPT_WORKDIR = "mpifarm_workdir"
 """The workdir of both, unless ``--workdir`` names another: they have no name."""
 
 
+ORDERS = ("list", "longest-first")
+"""The values of ``--order``: as in the list, or by what tasks took before."""
+
+ANY_SEED = -1
+"""The value of ``--shuffle`` without a seed."""
+
+
 PROGRESS_KINDS = ("auto", "bar", "lines", "off")
 """The values of ``--progress``: by the output, a live line, lines that stay, none."""
 
@@ -174,6 +181,10 @@ class Settings:
     """The directory of the commands (``--chdir``); None: where mpifarm was started."""
     remap: bool = False
     """Whether finished tasks of an edited list are found by the text of their lines."""
+    order: str = "list"
+    """The order in which tasks start: one of `ORDERS` (``--order``)."""
+    shuffle: int | None = None
+    """The seed of a random order, 0 or more, or `ANY_SEED` (``--shuffle``)."""
     durations: str | None = None
     """Path of a file that says how long tasks take (``--durations``)."""
     follow: float | None = None

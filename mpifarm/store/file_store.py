@@ -30,6 +30,7 @@ from mpifarm.store.ledger import Appended, Ledger, Ledgers
 from mpifarm.store.optimistic import write_optimistically
 from mpifarm.store.queue import Steps
 from mpifarm.store.queue_pair import QueuePair
+from mpifarm.store.start_order import StartOrder
 from mpifarm.store.status_lines import (
     ParsedStatus,
     encode_blocks,
@@ -65,6 +66,7 @@ class FileStore(Store):
         clock: Callable[[], float],
         machine: Machine,
         constraints: Constraints = UNORDERED,
+        order: StartOrder | None = None,
     ) -> None:
         super().__init__(paths, tasks, farm, machine, clock)
         self._tasks = tasks
@@ -73,7 +75,9 @@ class FileStore(Store):
         self._clock = clock
         finished = Ledger(paths.finished, tasks)
         self._ledgers = Ledgers(finished, Ledger(paths.failed, tasks))
-        self._queues = QueuePair(paths, tasks, self._ledgers, self._member, constraints)
+        self._queues = QueuePair(
+            paths, tasks, self._ledgers, self._member, constraints, order
+        )
         self._added_lines = AddedLines(
             paths, tasks, self._queues, self._ledgers, self._others, farm
         )
@@ -111,10 +115,12 @@ class FileStore(Store):
         remap: bool = False,
         array: str = "",
         constraints: Constraints = UNORDERED,
+        order: StartOrder | None = None,
     ) -> "FileStore":
         """Make the workdir at `path` if needed, take the lock, and join.
 
-        `constraints` is what the list says of its order, for as long as the farm lives.
+        `constraints` is what the list says of its order, for as long as the farm lives;
+        `order` is that of the starts within it (None: as in the list).
         `remap`: if the list was edited, bring the workdir in line by the tasks' texts.
         `predecessor` names the farm that this one takes over, since its coordinator was
         lost: this farm holds that one's tasks from the start ("": none).  `array` names
@@ -128,7 +134,7 @@ class FileStore(Store):
         make_root(paths.root)
         validate_access(paths)
         machine = machine or this_machine()
-        workdir = cls(paths, tasks, farm, clock, machine, constraints)
+        workdir = cls(paths, tasks, farm, clock, machine, constraints, order)
         workdir._member.array = array
         while True:
             try:

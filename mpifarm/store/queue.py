@@ -15,7 +15,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import WorkdirPaths
@@ -124,6 +124,20 @@ class Prepared(NamedTuple):
     step: Step
 
 
+class NextTasks(Protocol):
+    """What picks the next tasks of a queue in another order than that of the queue."""
+
+    def plan(
+        self,
+        content: Content,
+        tasks: Sequence[str],
+        is_blocked: Callable[[int], bool],
+        requeue: Sequence[int],
+        take: int,
+    ) -> Plan:
+        """Plan as `plan_toprocess` does, but for which tasks are taken."""
+
+
 class Queue(ABC):
     """A queue, for a farm that knows `tasks`.
 
@@ -143,6 +157,8 @@ class Queue(ABC):
         self._steps = steps
         self._is_blocked = is_blocked
         self._prepared: Prepared | None = None
+        self.picker: NextTasks | None = None
+        """What picks the next tasks; None: they are taken from the front."""
 
     # ---- without the lock -----------------------------------------------------------
 
@@ -309,6 +325,13 @@ class Queue(ABC):
     ) -> Plan:
         """Plan as `compose` does; raise `AlienTaskError` if the list was edited."""
 
+    def _plan(self, content: Content, requeue: Sequence[int], take: int) -> Plan:
+        """Plan the next content out of whole lines of this list, sorted by id."""
+        known = self._tasks, self._is_blocked
+        if self.picker is not None and take > 0:
+            return self.picker.plan(content, *known, requeue, take)
+        return plan_toprocess(content, *known, requeue, take)
+
     @abstractmethod
     def is_empty(self) -> bool:
         """Return whether the queue has no task of this farm's list.
@@ -345,8 +368,7 @@ class SharedQueue(Queue):
     ) -> Plan:
         if content is None:
             return self._plan_absent(requeue, take, ())
-        whole = mend_tail(content, self._tasks)
-        return plan_toprocess(whole, self._tasks, self._is_blocked, requeue, take)
+        return self._plan(mend_tail(content, self._tasks), requeue, take)
 
     def _plan_pull(self, content: Content | None, taskids: Collection[int]) -> Plan:
         if content is None:
@@ -371,7 +393,7 @@ class AddedQueue(Queue):
         self, content: Content | None, requeue: Sequence[int], take: int
     ) -> Plan:
         known, beyond = split_known(content or b"", len(self._tasks))
-        plan = plan_toprocess(known, self._tasks, self._is_blocked, requeue, take)
+        plan = self._plan(known, requeue, take)
         return plan._replace(chunks=[*plan.chunks, beyond]) if beyond else plan
 
     def is_empty(self) -> bool:
@@ -584,22 +606,40 @@ def find_place(content: Content, begin: int, taskid: int) -> tuple[int, bool]:
     for a line without an id.
     """
     low, high, ahead = begin, len(content), _NEAR
+    before: tuple[int, int] | None = None
+    behind: tuple[int, int] | None = None
+    step = 0
     while low < high:
+        step += 1
         middle = (low + high) // 2
-        if ahead:
-            # As far ahead as the line may be, until it is behind.
+        if behind is None:
             middle = min(low + ahead, middle)
-            ahead *= 4
+        elif before is not None and step % 3:
+            middle = max(low, min(_guess(before, behind, taskid), high - 1))
         newline = content.rfind(b"\n", low, middle)
         start = low if newline < 0 else newline + 1
         found = id_at(content, start)
         if found == taskid:
             return start, True
-        if found < taskid:
-            low = end_of_line(content, start) + 1
-        else:
-            high, ahead = start, 0
+        if found > taskid:
+            high = start
+            behind = start, found
+            continue
+        low = end_of_line(content, start) + 1
+        before = start, found
+        # As far ahead as it is if all lines are as long, and none is missing; then as
+        # far as it may be.
+        ahead = max(_NEAR, (taskid - found) * (low - start)) if step < 4 else 4 * ahead
     return low, False
+
+
+def _guess(before: tuple[int, int], behind: tuple[int, int], taskid: int) -> int:
+    """Return where the line of `taskid` is if ids rise evenly between two lines.
+
+    Each of the two is its index and its id.
+    """
+    (begin, first), (end, last) = before, behind
+    return begin + (end - begin) * (taskid - first) // (last - first)
 
 
 _NEAR = 256

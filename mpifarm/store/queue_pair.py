@@ -19,6 +19,7 @@ from mpifarm.order.constraints import Constraints
 from mpifarm.order.frontier import Frontier
 from mpifarm.store.ledger import Ledgers
 from mpifarm.store.membership import Membership
+from mpifarm.store.picking import Picker
 from mpifarm.store.queue import (
     AddedQueue,
     Plan,
@@ -27,6 +28,7 @@ from mpifarm.store.queue import (
     Steps,
     find_lines_before,
 )
+from mpifarm.store.start_order import StartOrder
 from mpifarm.store.status_lines import Ids, encode_blocks, find_id
 from mpifarm.store.waiting import WaitingQueue
 from mpifarm.system import file_contents, files
@@ -42,6 +44,7 @@ class QueuePair:
         ledgers: Ledgers,
         member: Membership,
         constraints: Constraints,
+        order: StartOrder | None = None,
     ) -> None:
         self.steps = Steps(paths, member.farm)
         self._common = common = (tasks, self.steps, self._is_blocked)
@@ -49,6 +52,12 @@ class QueuePair:
             paths.toprocess, *common, self._plan_first, self._is_all_finished
         )
         self.added = AddedQueue(paths.added, *common)
+        self._order = order
+        self._picker: Picker | None = None
+        """What picks tasks out of ``toprocess``; None: they come as in the list."""
+        if order is not None:
+            self.toprocess.picker = self._picker = Picker(order)
+            self.added.picker = Picker(order)
         self.waiting: WaitingQueue | None = None
         """None for a list without constraints, unless there is such a file."""
         self.held: set[int] = set()
@@ -105,7 +114,7 @@ class QueuePair:
             self.frontier = Frontier(self.constraints, *flags)
             path, frontier = self._paths.waiting, self.frontier
             parts = *self._common, frontier, self.held, self._find_claimed
-            self.waiting = WaitingQueue(path, *parts)
+            self.waiting = WaitingQueue(path, *parts, self._order)
             if not self.constraints:
                 frontier.expect_shared()
 
@@ -242,7 +251,12 @@ class QueuePair:
         if self.constraints:
             known = self.constraints.find_shared(known)
         free = filterfalse(claimed.__contains__, known) if claimed else known
-        taken = list(islice(free, max(take, 0)))
+        if self._picker is not None and take > 0:
+            ids = array("I", free)
+            taken = self._picker.begin(ids, self._is_blocked, take)
+            free = filterfalse({*taken}.__contains__, ids)
+        else:
+            taken = list(islice(free, max(take, 0)))
         if pull:
             pulled, there = {*pull}, [*free]
             taken += filter(pulled.__contains__, there)

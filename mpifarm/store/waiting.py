@@ -31,6 +31,7 @@ from mpifarm.store.queue import (
     find_standing,
     id_at,
 )
+from mpifarm.store.start_order import StartOrder
 from mpifarm.store.status_lines import encode_line, find_id, find_run, parse_line
 from mpifarm.system.file_contents import (
     Chunk,
@@ -67,8 +68,10 @@ class WaitingQueue(AddedQueue):
         frontier: Frontier,
         held: set[int],
         find_claimed: Callable[[], Iterable[int]],
+        order: StartOrder | None = None,
     ) -> None:
         super().__init__(path, tasks, steps, is_blocked)
+        self._order = order
         self._frontier = frontier
         self._held = held
         self._find_claimed = find_claimed
@@ -167,7 +170,7 @@ class WaitingQueue(AddedQueue):
             search, candidates = self._search(content, take)
         chunks = edit(content, search.removed, self._tasks, requeue)
         return Plan(
-            [*search.taken],
+            search.in_order(self._order),
             search.dropped,
             chunks,
             changed=bool(search.removed or requeue),
@@ -181,11 +184,30 @@ class WaitingQueue(AddedQueue):
         """Search for up to `take` tasks; return the search, and its candidates."""
         end, _ = find_place(content, 0, len(self._tasks))
         candidates = self._find_candidates(take)
-        search = ReadySearch(
-            content, self._tasks, self._frontier, self._is_blocked, candidates
-        )
-        search.run(end, take)
+        search = self._run_search(content, candidates, end, take)
         return search, candidates
+
+    def _run_search(
+        self, content: Content, candidates: bytearray, end: int, take: int
+    ) -> "ReadySearch":
+        """Search in the lines up to `end`; in all of them, if there is an order."""
+        parts = content, self._tasks, self._frontier, self._is_blocked
+        search = ReadySearch(*parts, candidates)
+        if self._order is None or not take:
+            search.run(end, take)
+            return search
+        search.run(end, len(self._tasks))
+        if len(search.taken) <= take:
+            return search
+        left = bytearray(candidates)
+        for taskid in search.taken:
+            left[taskid] = 1
+        for taskid in self._order.find_first(search.taken, take):
+            left[taskid] = 0
+        search = ReadySearch(*parts, left)
+        search.run(end, take)
+        search.is_more = True
+        return search
 
     def _may_leave(self, taskid: int) -> bool:
         return taskid not in self._held and self._frontier.is_ready(taskid)
@@ -222,6 +244,10 @@ class ReadySearch:
     """The ranges of bytes of all these tasks' lines, in order."""
     is_more: bool = False
     """Whether another task is ready than those `taken`."""
+
+    def in_order(self, order: StartOrder | None) -> list[int]:
+        """Return the tasks to run, in the order of their starts."""
+        return [*(order.sort(self.taken) if order is not None else self.taken)]
 
     @property
     def has_found(self) -> bool:

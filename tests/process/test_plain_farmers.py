@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from mpifarm.store.start_order import shuffled
 from tests.support import wait_until
 
 TASKS = 1000
@@ -122,20 +123,29 @@ def stop_by_kill(place, farm):
 
 
 @pytest.mark.parametrize(
-    ("plain_farmer", "stop"),
-    [("0.0.1", stop_by_usr1), ("0.1.0", stop_by_kill)],
+    ("plain_farmer", "stop", "options"),
+    [
+        ("0.0.1", stop_by_usr1, ()),
+        ("0.1.0", stop_by_kill, ()),
+        ("0.1.0", stop_by_kill, ("--shuffle", "7")),
+    ],
     indirect=["plain_farmer"],
-    ids=["USR1", "kill"],
+    ids=["USR1", "kill", "kill of a shuffled one"],
 )
 def test_mpifarm_stopped_in_the_middle_goes_on_beside_a_plain_farmer(
-    create_place, plain_farmer, stop
+    create_place, plain_farmer, stop, options
 ):
     place = create_list(create_place, SHORTER)
     plain = place.start_plain(plain_farmer, "--proc", "2")
-    farm = place.start("--proc", WORKERS)
+    farm = place.start("--proc", WORKERS, *options)
     await_both_at_work(place)
     stop(place, farm)
-    again = place.start("--proc", WORKERS)
+    ours = [start.taskid for start in started_by_mpifarm(place)]
+    in_order = shuffled(7).sort(ours) if options else sorted(ours)
+    places = {taskid: place for place, taskid in enumerate(in_order)}
+    # four workers start what stands side by side at about the same time
+    assert all(abs(at - places[each]) <= 8 for at, each in enumerate(ours))
+    again = place.start("--proc", WORKERS, *options)
     assert again.wait() in (0, 3)
     assert plain.wait() == 0
     assert place.run() == 0

@@ -21,6 +21,7 @@ from mpifarm.order.constraints import Constraints
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.file_store import FileStore
 from mpifarm.store.membership import FAMILY
+from mpifarm.store.start_order import StartOrder
 from mpifarm.store.take_up import TakenUp
 from mpifarm.store.types import Recorded
 from mpifarm.system import file_contents, files
@@ -62,6 +63,8 @@ class Site(WorkdirFiles):
         self.root = root
         self.tasks = list(tasks)
         self.constraints = Constraints()
+        self.order: StartOrder | None = None
+        """The order of starts of the farms that are opened; None: that of the list."""
         self.now = 1000.0
         self.dead: set[int] = set()
         self.farms = 0
@@ -96,6 +99,7 @@ class Site(WorkdirFiles):
                 predecessor=predecessor,
                 remap=remap,
                 constraints=deepcopy(self.constraints),
+                order=self.order,
             )
         except BaseException:
             self.dead.add(machine.pid)

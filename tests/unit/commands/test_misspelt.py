@@ -7,12 +7,16 @@ import pytest
 
 import mpifarm
 from mpifarm.commands import SUBCOMMANDS, misspelt
+from mpifarm.commands.option_values import FOLLOW
 from mpifarm.commands.options import ALL_NAMES, LONG_NAMES
 
 OPTIONS = ["--retries", "--proc", "-n", "--follow", "--limit", "--rank-timeout"]
 
 EVER = misspelt.FOLLOW_EVER
 """``--follow`` without seconds."""
+
+ANY = misspelt.SHUFFLE_ANY
+"""``--shuffle`` without a seed."""
 
 
 @pytest.fixture
@@ -39,9 +43,15 @@ def here(tmp_path, monkeypatch):
 def test_a_word_behind_follow_is_told_where_another_is_the_list(
     words, tasklist, extra, said
 ):
-    told = misspelt._explain_follow(words, tasklist, extra)
+    told = misspelt._explain_bare(EVER, FOLLOW, words, tasklist, extra)
     assert told.endswith(said)
     assert bool(told) is bool(said)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_word_behind_shuffle_is_told_as_well():
+    told = misspelt.explain_words([ANY, "x", "t"], ["t"], "x", OPTIONS)
+    assert told == "--shuffle takes a whole number as a seed, or nothing, not 'x'"
 
 
 PAGE = Path(mpifarm.__file__).parent.parent / "docs" / "coming-from-parallel.md"

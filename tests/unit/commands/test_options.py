@@ -24,9 +24,17 @@ from mpifarm.commands.options import (
     OPTIONS,
     HelpAsked,
     parse_arguments,
+    parse_line,
 )
 from mpifarm.errors import ExitStatus, InputError
-from mpifarm.model.settings import HookSettings, Policy, Settings, TaskLimits
+from mpifarm.model.settings import (
+    ANY_SEED,
+    Default,
+    HookSettings,
+    Policy,
+    Settings,
+    TaskLimits,
+)
 
 CPUS = 48
 USABLE = 6
@@ -801,3 +809,47 @@ def test_tasks_at_one_time_may_count_from_the_cpus(monkeypatch, word, cpus, work
     assert {each.workers for each in (before, behind, made, attached)} == {workers}
     assert made.arguments is not None
     assert made.arguments.command == ("x {}",)
+
+
+# ---- the order of starts -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "seed"),
+    [
+        (["t"], None),
+        (["t", "--shuffle"], ANY_SEED),
+        (["--shuffle", "t"], ANY_SEED),
+        (["--shuffle", "42", "t"], 42),
+        (["--shuffle=0", "t"], 0),
+        (["--shuffle", "42"], ANY_SEED),  # a list of that name
+    ],
+)
+def test_a_seed_may_stand_behind_shuffle(tmp_path, monkeypatch, words, seed):
+    monkeypatch.chdir(tmp_path)
+    if words[-1] == "42":
+        (tmp_path / "42").touch()
+    chosen = parsed(*words)
+    assert (chosen.shuffle, chosen.tasklist in words) == (seed, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--order", "longest"], "--order takes 'list' or 'longest-first', not 'long"),
+        (
+            ["--shuffle=x"],
+            "--shuffle takes a whole number as a seed, or nothing, not 'x",
+        ),
+        (["--shuffle", "--order", "longest-first"], "--shuffle and --order longest-f"),
+    ],
+)
+def test_a_wrong_order_of_starts_is_told(words, said):
+    assert mistake(*words, "t").startswith(said)
+
+
+def test_a_typed_shuffle_is_stronger_than_an_order_of_a_file():
+    order = Default("--order", ("longest-first",), "mpifarm.ini", 3)
+    assert parse_line(["t"], {}).settle([order]).order == "longest-first"
+    chosen = parse_line(["t", "--shuffle"], {}).settle([order])
+    assert (chosen.shuffle, chosen.order, chosen.defaults) == (ANY_SEED, "list", ())

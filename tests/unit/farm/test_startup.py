@@ -70,6 +70,9 @@ class FakeOpening:
         self.start.order.append("read")
         return RUNNER, self.start.tasks
 
+    def choose_order(self, tasks: Any, durations: Any) -> str:
+        return ""
+
     def join(self, tasks: Any, runner: Any, inherits: str = "") -> OpenedFarm:
         self.start.order.append(f"join after {inherits!r} with {runner.name}")
         store: Any = self.start.store

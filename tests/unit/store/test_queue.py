@@ -4,12 +4,15 @@ import errno
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mpifarm.errors import StorageError
 from mpifarm.store.queue import (
     AlienTaskError,
     end_of_line,
     find_lines_before,
+    find_place,
     id_at,
     mend_tail,
     split_known,
@@ -105,3 +108,21 @@ def test_a_rank_that_leads_on_holds_once_what_two_before_it_held(tmp_path):
     assert third.held == {0, 1, 2, 3}
     assert [path.name for path in (site.root / "claims").iterdir()] == [third.farm]
     assert site.violations() == []
+
+
+@given(
+    st.dictionaries(st.integers(0, 10**6), st.sampled_from([0, 1, 9, 70, 900])),
+    st.integers(0, 10**6),
+    st.integers(0, 5),
+)
+def test_a_line_is_found_wherever_it_stands_and_however_long_the_others_are(
+    lengths, taskid, skipped
+):
+    lines = [b"%d %s\n" % (each, b"x" * lengths[each]) for each in sorted(lengths)]
+    content = b"".join(lines)
+    begin = len(b"".join(lines[:skipped]))
+    for wanted in (taskid, *sorted(lengths)[skipped:]):
+        smaller = sum(each < wanted for each in sorted(lengths)[skipped:])
+        place = len(b"".join(lines[: skipped + smaller]))
+        is_there = wanted in sorted(lengths)[skipped:]
+        assert find_place(content, begin, wanted) == (place, is_there)

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 
 from mpifarm.errors import InputError, StorageError
 from mpifarm.store.file_store import FileStore
+from mpifarm.store.start_order import shuffled
 from mpifarm.store.status_lines import parse_status
 from mpifarm.system import file_contents
 from tests.unit.store_fakes import (
@@ -217,6 +218,18 @@ SharedWorkdir.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 test_any_order_of_moves = SharedWorkdir.TestCase
+
+
+class WorkdirOfShufflers(SharedWorkdir):
+    """The same where the farms take tasks in random orders, each in its own."""
+
+    def farm(self, name: str) -> FileStore:
+        self.site.order = shuffled(self.site.farms)
+        return super().farm(name)
+
+
+WorkdirOfShufflers.TestCase.settings = SharedWorkdir.TestCase.settings
+test_any_order_of_moves_with_random_starts = WorkdirOfShufflers.TestCase
 
 
 class WorkdirOfLargeFiles(SharedWorkdir):
