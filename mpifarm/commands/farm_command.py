@@ -7,12 +7,13 @@ so the command of the last farm goes before one that only names the list.
 import os
 import shlex
 
+from mpifarm.commands.argument_words import SEPARATORS
 from mpifarm.model.paths import WorkdirPaths
-from mpifarm.model.settings import STDIN_LIST
+from mpifarm.model.settings import STDIN_LIST, is_passing
 from mpifarm.store.directories import find_directory
 from mpifarm.store.farm_file import list_farm_files
 from mpifarm.store.farm_report import FarmReport, find_report
-from mpifarm.store.target import Target, farm_words_of
+from mpifarm.store.target import UNKNOWN_LIST, Target, farm_words_of
 
 
 def find_farm_command(target: Target) -> str:
@@ -32,8 +33,10 @@ def name_farm_command(target: Target, report: FarmReport | None, here: str) -> s
     """
     if report is None or not report.command:
         return shlex.join(["mpifarm", *farm_words_of(target)])
-    command = shlex.join(report.command)
-    if STDIN_LIST in report.command:
+    # A pipe of the shell has gone, and its name with it.
+    words = [UNKNOWN_LIST if is_passing(word) else word for word in report.command]
+    command = shlex.join(words)
+    if STDIN_LIST in words and not any(word in SEPARATORS for word in words):
         command += " </dev/null"
     if report.directory in ("", here):
         return command

@@ -66,6 +66,7 @@ from mpifarm.model.settings import (
     Policy,
     Settings,
     TaskLimits,
+    is_passing,
 )
 
 _EPILOG = """\
@@ -260,7 +261,7 @@ def _check_is_list(tasklist: str) -> None:
 
 def _check_has_name(tasklist: str) -> None:
     """Raise InputError if the list is a pipe: no workdir can be named after it."""
-    if tasklist.startswith(("/dev/fd/", "/dev/stdin", "/proc/")):
+    if is_passing(tasklist):
         raise usage_error(
             f"the list {tasklist} has no name of its own to name its workdir after: add"
             " --workdir DIR, and the same DIR when you give the command again"

@@ -82,6 +82,8 @@ class ProcessContext:
     signals: SignalInbox
     output: UserOutput
     defaults: Defaults = Defaults()
+    started_in: str = ""
+    """Where mpifarm was started, if that is not the current directory (``--chdir``)."""
 
 
 @immutable

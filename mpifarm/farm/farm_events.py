@@ -93,7 +93,7 @@ class FarmEvents:
                 pid=os.getpid(),
                 job=None if job is None else job[1],
                 command=["mpifarm", *sys.argv[1:]],
-                directory=os.getcwd(),
+                directory=context.process.started_in or os.getcwd(),
                 tasklist=os.path.abspath(settings.tasklist),
                 workdir=os.path.abspath(settings.workdir),
                 ranks=context.size,

@@ -12,7 +12,7 @@ from mpifarm import __version__
 from mpifarm.batch.job import find_job
 from mpifarm.coordinator.coordinator import Coordinator
 from mpifarm.farm.context import RankContext
-from mpifarm.model.settings import Settings
+from mpifarm.model.settings import ArgumentSource, Settings
 from mpifarm.model.wording import TimeLeft
 from mpifarm.store.store import Store
 from mpifarm.system.time_of_day import encode_time
@@ -22,14 +22,25 @@ MAX_ARGUMENTS = 4096
 
 
 def _find_words(settings: Settings) -> list[str]:
-    """Return the words that start the farm again, without a long list of arguments."""
+    """Return the words that start the farm again.
+
+    The list in the workdir stands for a long list of arguments, and for arguments that
+    can't be read again: from standard input or a pipe.
+    """
     arguments, words = settings.arguments, sys.argv[1:]
-    if arguments is None or sum(map(len, words)) <= MAX_ARGUMENTS:
+    if arguments is None:
+        return words
+    are_short = sum(map(len, words)) <= MAX_ARGUMENTS
+    if are_short and not any(map(_is_read_once, arguments.sources)):
         return words
     options = words[: len(words) - arguments.size]
     if options[-1:] == ["--"]:
         options.pop()
     return [*options, "--workdir", settings.workdir, settings.tasklist]
+
+
+def _is_read_once(source: ArgumentSource) -> bool:
+    return source.is_file and not os.path.isfile(source.words[0])
 
 
 class FarmStates:
@@ -46,7 +57,7 @@ class FarmStates:
             "farm": coordinator.definition.farm,
             "version": __version__,
             "command": ["mpifarm", *_find_words(settings)],
-            "directory": os.getcwd(),
+            "directory": context.process.started_in or os.getcwd(),
             "tasklist": os.path.abspath(settings.tasklist),
             "handler": settings.handler,
             "workdir": os.path.abspath(settings.workdir),

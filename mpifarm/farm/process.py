@@ -66,6 +66,7 @@ def run_farm(settings: Settings, process: ProcessContext) -> int:
     trace_path = _find_trace_path(process)
     here = os.getcwd() if settings.chdir is not None else ""
     settings, fault = enter_directory(settings)
+    process = replace(process, started_in=here)
     _keep_for_good()  # in the fork server and in workers a look would copy the pages
     try:
         pool = Pool.launch()

@@ -30,6 +30,11 @@ ANY_SEED = -1
 """The value of ``--shuffle`` without a seed."""
 
 
+def is_passing(path: str) -> bool:
+    """Return whether a name means something only to one process: ``/dev/fd/63``."""
+    return path.startswith(("/dev/fd/", "/dev/stdin", "/proc/"))
+
+
 PROGRESS_KINDS = ("auto", "bar", "lines", "off")
 """The values of ``--progress``: by the output, a live line, lines that stay, none."""
 

@@ -7,12 +7,12 @@ A mistake is an InputError of one sentence.
 import os
 import shlex
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mpifarm.database.names import DATABASE_CLASS, is_database_name
 from mpifarm.errors import InputError
 from mpifarm.model.paths import STATUS_FILES, WorkdirPaths
-from mpifarm.model.settings import HandlerDefinition
+from mpifarm.model.settings import HandlerDefinition, is_passing
 from mpifarm.plugins.registry import find_handler, find_search_path
 from mpifarm.store.directories import make_root
 from mpifarm.store.validate import validate_access
@@ -41,10 +41,14 @@ class Target(NamedTuple):
     lock_area: str | None = None
 
 
+UNKNOWN_LIST: Final = "FILE"
+"""What stands for a tasklist that is not known, or whose name means nothing now."""
+
+
 def words_of(target: Target) -> list[str]:
     """Return the words by which a subcommand's command line names the target.
 
-    ``FILE`` stands for a tasklist that is not known.
+    `UNKNOWN_LIST` stands for a tasklist that is not known.
     """
     words = [target.workdir]
     root = target.workdir.rstrip("/")
@@ -53,19 +57,24 @@ def words_of(target: Target) -> list[str]:
         is_kept and _find_list_beside(root) is None
     )
     if not is_found:
-        words += ["--list", target.tasklist or "FILE"]
+        words += ["--list", _name_list(target)]
     return words + _options_of(target)
 
 
 def farm_words_of(target: Target) -> list[str]:
     """Return the words by which a farm's command line names the target.
 
-    ``FILE`` stands for a tasklist that is not known.
+    `UNKNOWN_LIST` stands for a tasklist that is not known.
     """
     words = _options_of(target)
     if target.workdir.rstrip("/") != f"{target.tasklist}{SUFFIX}":
         words += ["--workdir", target.workdir]
-    return [*words, target.tasklist or "FILE"]
+    return [*words, _name_list(target)]
+
+
+def _name_list(target: Target) -> str:
+    name = target.tasklist
+    return UNKNOWN_LIST if name is None or is_passing(name) else name
 
 
 def _options_of(target: Target) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from mpifarm.commands.farm_command import find_farm_command
 from mpifarm.model.paths import WorkdirPaths
-from mpifarm.store.target import Target
+from mpifarm.store.target import Target, farm_words_of, words_of
 from tests.farm_states import write_farm
 
 TARGET = Target("tasks.txt_workdir", "tasks.txt")
@@ -43,6 +43,19 @@ def test_a_command_of_another_directory_begins_there(paths):
 def test_a_list_that_was_standard_input_goes_on_without_it(paths):
     write(paths, "0badcafe", ["mpifarm", "-w", "run1", "-"], 60)
     assert find_farm_command(TARGET) == "mpifarm -w run1 - </dev/null"
+
+
+def test_a_dash_in_a_command_is_no_standard_input(paths):
+    write(paths, "0badcafe", ["mpifarm", "tar", "x", "-f", "-", ":::", "a"], 60)
+    assert find_farm_command(TARGET) == "mpifarm tar x -f - ::: a"
+
+
+def test_a_pipe_of_the_shell_is_not_named_to_others(paths):
+    write(paths, "0badcafe", ["mpifarm", "-w", "run1", "/dev/fd/63"], 60)
+    assert find_farm_command(TARGET) == "mpifarm -w run1 FILE"
+    target = Target("run1", "/dev/fd/63")
+    assert words_of(target) == ["run1", "--list", "FILE"]
+    assert farm_words_of(target) == ["--workdir", "run1", "FILE"]
 
 
 def test_without_any_farm_the_list_is_named(paths):

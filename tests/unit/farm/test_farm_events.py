@@ -182,7 +182,7 @@ class Watched:
 def context_of(**environ: str) -> Any:
     return SimpleNamespace(
         settings=Settings("list", "list_workdir", workers=5),
-        process=SimpleNamespace(environ=environ),
+        process=SimpleNamespace(environ=environ, started_in=""),
         size=2,
     )
 

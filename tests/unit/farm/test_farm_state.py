@@ -17,7 +17,7 @@ from mpifarm.farm.farm_state import FarmStates
 from mpifarm.farm.summary import Tally
 from mpifarm.farm.time_left import TimeLeftLook
 from mpifarm.model.messages import Running
-from mpifarm.model.settings import Settings
+from mpifarm.model.settings import Arguments, ArgumentSource, Settings
 from mpifarm.model.task import RunningTask
 from mpifarm.model.wording import TimeLeft
 from mpifarm.store.attempts import Column
@@ -37,11 +37,16 @@ def hand():
     return hand
 
 
-def states_of(hand: Hand, **environ: str) -> FarmStates:
+def states_of(
+    hand: Hand,
+    settings: Settings | None = None,
+    started_in: str = "",
+    **environ: str,
+) -> FarmStates:
     store: Any = SimpleNamespace(recorded=(3, 2), has_record_of={11}.__contains__)
     context: Any = SimpleNamespace(
-        settings=Settings("list", "list_workdir"),
-        process=SimpleNamespace(environ=environ),
+        settings=settings or Settings("list", "list_workdir"),
+        process=SimpleNamespace(environ=environ, started_in=started_in),
         begun=time.monotonic() - 3600.0,
     )
     return FarmStates(hand.coordinator, store, context)
@@ -60,6 +65,31 @@ def test_a_farm_says_who_it_is_and_where(hand, tmp_path, monkeypatch):
     assert (state["host"], state["pid"]) == (os.uname().nodename, os.getpid())
     assert state["started"] < encode_time(time.time() - 3590.0) < state["written"]
     assert states_of(hand).describe(0.0, None)["job"] is None
+
+
+def test_a_farm_says_where_it_was_started_and_not_where_its_commands_run(hand):
+    state = states_of(hand, started_in="/my data").describe(1.5, None)
+    assert state["directory"] == "/my data"
+
+
+@pytest.mark.parametrize("source", ["-", "a pipe", "a file", "arguments"])
+def test_a_farm_names_a_command_that_can_be_given_again(
+    hand, tmp_path, monkeypatch, source
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a file").touch()
+    os.mkfifo(tmp_path / "a pipe")
+    separator = ":::" if source == "arguments" else "::::"
+    words = ["-n", "2", "x {}", separator, source]
+    monkeypatch.setattr(sys, "argv", ["/bin/mpifarm", *words])
+    made = ArgumentSource((source,), is_file=separator == "::::")
+    arguments = Arguments(("x {}",), (made,), 3)
+    settings = Settings("w/stdin.txt", "w", arguments=arguments)
+    command = states_of(hand, settings).describe(1.5, None)["command"]
+    again = words
+    if source in ("-", "a pipe"):
+        again = ["-n", "2", "--workdir", "w", "w/stdin.txt"]
+    assert command == ["mpifarm", *again]
 
 
 def test_a_farm_says_what_is_done_and_what_runs_where(hand):

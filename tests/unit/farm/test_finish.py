@@ -158,7 +158,7 @@ class ConcludedFarm:
         output = SimpleNamespace(say=say, mention=say, complain=say)
         context: Any = SimpleNamespace(
             settings=Settings("list", "list_workdir", in_array=in_array),
-            process=SimpleNamespace(output=output, environ={}),
+            process=SimpleNamespace(output=output, environ={}, started_in=""),
             size=1,
             begun=0.0,
         )

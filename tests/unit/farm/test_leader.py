@@ -325,6 +325,7 @@ class LedFarm:
                 signals=SimpleNamespace(fd=0, take=self._take_signals),
                 output=output,
                 environ={},
+                started_in="",
             ),
             begun=START,
         )

@@ -107,7 +107,9 @@ class Started:
         )
         self.context: Any = SimpleNamespace(
             settings=Settings("list", "list_workdir", policy=Policy(**policy)),
-            process=SimpleNamespace(output=output, environ={}, defaults=Defaults()),
+            process=SimpleNamespace(
+                output=output, environ={}, defaults=Defaults(), started_in=""
+            ),
             comm=self.comm,
             trace=self.trace,
             fault="",
