@@ -105,6 +105,31 @@ def _shorten(text: str) -> str:
     return text if len(text) <= MAX_HOSTS else f"{text[: MAX_HOSTS - 1]}…"
 
 
+def describe_memory(settings: Settings) -> str:
+    """Return how ``--task-memory`` bounds a task on this host, "" if it is not given.
+
+    Other hosts are taken to be alike.
+    """
+    limit = settings.limits.memory
+    if limit is None:
+        return ""
+    from mpifarm.pool.out_of_memory import readable_size
+    from mpifarm.system.cgroups import NoCgroupError, find_delegated
+
+    size = readable_size(limit)
+    try:
+        _, directory = find_delegated()
+    except NoCgroupError as why:
+        return (
+            f"--task-memory {size}: the kernel bounds each process of a task, and all"
+            f" together are looked at each second, because no cgroup can be made: {why}"
+        )
+    return (
+        f"--task-memory {size}: the kernel bounds each task as a whole, by a cgroup in"
+        f" {directory}"
+    )
+
+
 def describe_limit(leader: Leader) -> str:
     """Tell the coordinator how many tasks failed before; describe its limit, or ""."""
     _, failed_before = leader.store.recorded

@@ -27,6 +27,7 @@ from mpifarm.farm.first_words import (
     check_list,
     describe_farm,
     describe_limit,
+    describe_memory,
     describe_ranks,
     warn_of_binding,
     warn_of_directory,
@@ -104,8 +105,8 @@ def lead_farm(context: RankContext) -> FarmEnd:
             leader.coordinator.on_list_ended()
         leader.coordinator.forecast.expect(durations)
         _mention(context, describe_farm(context, leader))
-        said = ordered, describe_defaults(context.settings.defaults)
-        _mention(context, [*filter(None, said)])
+        of_options = describe_defaults(given.defaults), describe_memory(given)
+        _mention(context, [*filter(None, (ordered, *of_options))])
         _say(context, *warnings)
         _say(context, explain_unended(tasks))
         _say(context, describe_limit(leader))

@@ -26,13 +26,20 @@ from mpifarm.output.task_log import time_limit_line
 from mpifarm.pool.definition import CreateRunner, PoolDefinition, parse_definition
 from mpifarm.pool.framing import FrameReader, encode_frame
 from mpifarm.pool.shared_state import SharedState
-from mpifarm.pool.worker import REMIND, TERMINATE, WorkerContext, run_worker
+from mpifarm.pool.worker import (
+    REMIND,
+    TERMINATE,
+    WorkerContext,
+    cgroup_name,
+    run_worker,
+)
 from mpifarm.system import processes
 
 if TYPE_CHECKING:  # imported where runs are ended
     from mpifarm.pool.cancelling import CancelKeeper
     from mpifarm.pool.memory_watch import MemoryWatch
     from mpifarm.pool.time_limit import TimeKeeper
+    from mpifarm.system.cgroups import TaskCgroups
 
 _BACK_OFF = 0.1
 """Seconds before a worker is started in place of one that died before its first task;
@@ -109,7 +116,9 @@ def run_fork_server(
     processes.close_descriptors_except({control.fileno()})
     processes.drop_signal_stack()
     processes.ignore_signals()
-    ForkServer(control, shared, create_runner, _watch_children()).serve()
+    server = ForkServer(control, shared, create_runner, _watch_children())
+    server.serve()
+    server.close()
 
 
 def _watch_children() -> int:
@@ -147,6 +156,7 @@ class ForkServer:
         self._exit_by = 0.0
         self._time: TimeKeeper | None = None
         self._memory: MemoryWatch | None = None
+        self._cgroups: TaskCgroups | None = None
         self._cancels: CancelKeeper | None = None
         """The runs that users have cancelled; None before the first."""
         self._writers: set[int] = set()
@@ -167,6 +177,11 @@ class ForkServer:
             self._enforce_time_limit()
             self._enforce_memory_limit()
             self._enforce_cancels()
+
+    def close(self) -> None:
+        """Remove the cgroups of tasks: no worker is left."""
+        if self._cgroups is not None:
+            self._cgroups.close()
 
     def _may_exit(self) -> bool:
         return self._state is ServerState.EXITING and (
@@ -246,8 +261,10 @@ class ForkServer:
             self._time = TimeKeeper(definition.limits.timeout, definition.grace)
         if definition.limits.memory is not None:
             from mpifarm.pool.memory_watch import MemoryWatch
+            from mpifarm.system.cgroups import open_task_cgroups
 
             self._memory = MemoryWatch(definition.limits.memory, self._measure)
+            self._cgroups = open_task_cgroups(definition.limits.memory)
         now = time.monotonic()
         self._start_at = dict.fromkeys(range(definition.workers), now)
 
@@ -309,7 +326,8 @@ class ForkServer:
         with rank_end, worker_end:
             lifeline, held_end = os.pipe()
             try:
-                context = WorkerContext(index, row, worker_end, lifeline)
+                cgroups = self._cgroups
+                context = WorkerContext(index, row, worker_end, lifeline, cgroups)
                 pid = processes.fork_child(
                     lambda: run_worker(definition, context, self._create_runner)
                 )
@@ -369,6 +387,11 @@ class ForkServer:
 
         assert self._definition is not None
         limit = self._definition.limits.memory or 0
+        if self._cgroups is not None:
+            name = cgroup_name(index, self._shared.row(index).serial)
+            if self._cgroups.count_kills(name):
+                # The kernel has killed one of its processes: the rest is to follow.
+                return limit + 1
         return measure_together(self._processes_of_run(index), limit)
 
     def _processes_of_run(self, index: int) -> set[int]:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from mpifarm.model.settings import TaskLimits
 from mpifarm.output.task_log import TaskLog
 from mpifarm.system import task_command
+from mpifarm.system.cgroups import find_oom_file, parse_oom_kills
 
 NEAR = 0.9
 """A process whose peak was this share of its limit has met it."""
@@ -39,9 +40,6 @@ WORDS = (
 
 OTHER_MEMORY = (b"cuda", b"gpu", b"hip out of", b"device memory")
 """A line that names one of these as well is about memory that is not the kernel's."""
-
-PROC_CGROUP = "/proc/self/cgroup"
-PROC_MOUNTS = "/proc/self/mounts"
 
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 """Statuses of a command that was KILLed, or (by its shell) whose child was."""
@@ -79,6 +77,18 @@ def excess_line(size: int, limit: int) -> str:
     )
 
 
+JOB_LINE = "it was killed by the kernel, because the memory of the job ran out"
+"""The text of the line on a run that met a limit which is not its own."""
+
+
+def kernel_line(limit: int) -> str:
+    """Return the text of the line on a run that met the limit of its cgroup."""
+    return (
+        "it was ended by the kernel, because memory ran out: the limit is"
+        f" {readable_size(limit)} for all its processes together (--task-memory)"
+    )
+
+
 class OomKills:
     """The count of processes of our own cgroup that the kernel killed for memory."""
 
@@ -105,57 +115,6 @@ class OomKills:
             return None
 
 
-def parse_oom_kills(content: bytes) -> int | None:
-    """Return the number behind ``oom_kill``; None on an old kernel, which has none."""
-    for line in content.splitlines():
-        name, _, number = line.partition(b" ")
-        if name == b"oom_kill" and number.strip().isdigit():
-            return int(number)
-    return None
-
-
-def find_oom_file() -> str | None:
-    """Return the file of our own cgroup (version 2 or 1) that counts OOM kills.
-
-    None if there is no such cgroup.
-    """
-    try:
-        with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as file:
-            cgroups = file.read()
-        with open(PROC_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
-            mounts = file.read()
-    except OSError:
-        return None
-    return parse_oom_file(cgroups, mounts)
-
-
-def parse_oom_file(cgroups: str, mounts: str) -> str | None:
-    """Return the file that counts OOM kills of our own cgroup; None if there is none.
-
-    `cgroups` and `mounts` are the contents of /proc/self/cgroup and /proc/self/mounts.
-    Where versions 1 and 2 are mounted, version 1 counts.
-    """
-    places = {}
-    for line in mounts.splitlines():
-        _, place, kind, options, *_ = [*line.split(" "), "", "", "", ""]
-        if kind == "cgroup2":
-            places["2"] = place
-        elif kind == "cgroup" and "memory" in options.split(","):
-            places["1"] = place
-    own = {}
-    for line in cgroups.splitlines():
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if "memory" in controllers.split(","):
-            own["1"] = path
-        elif not controllers:
-            own["2"] = path
-    # Where both are mounted, the older one controls memory.
-    for version, name in (("1", "memory.oom_control"), ("2", "memory.events")):
-        if version in places and version in own:
-            return f"{places[version]}{own[version].rstrip('/')}/{name}"
-    return None
-
-
 class OomDetector:
     """The limit of the commands' memory, and the evidence of those that met it.
 
@@ -178,7 +137,7 @@ class OomDetector:
         `status` is that of a failed command, as in `subprocess`.
         """
         if status in KILLED and self._kills.has_grown():
-            return "it was killed by the kernel, because the memory of the job ran out"
+            return JOB_LINE
         limit = self._limit
         if limit is None:
             return None

@@ -48,10 +48,16 @@ from mpifarm.output.task_log import (
 )
 from mpifarm.pool.definition import CreateRunner, PoolDefinition
 from mpifarm.pool.framing import FrameReader, encode_frame
-from mpifarm.pool.out_of_memory import OomDetector, excess_line
+from mpifarm.pool.out_of_memory import (
+    JOB_LINE,
+    OomDetector,
+    excess_line,
+    kernel_line,
+)
 from mpifarm.pool.shared_state import TimeVerdict, WorkerRow
 from mpifarm.pool.usage import UNKNOWN, CommandMeter, ProcessMeter, Usage
 from mpifarm.system import processes, task_command
+from mpifarm.system.cgroups import TaskCgroup, TaskCgroups
 from mpifarm.system.patience import RETRY_SECONDS, is_of_the_disk
 
 if TYPE_CHECKING:
@@ -77,6 +83,12 @@ class WorkerContext:
     row: WorkerRow
     leases: socket.socket
     lifeline: int
+    cgroups: TaskCgroups | None = None
+
+
+def cgroup_name(index: int, serial: int) -> str:
+    """Return the name of the cgroup of a lease's task."""
+    return f"{index}-{serial}"
 
 
 class Stop(IntEnum):
@@ -195,6 +207,10 @@ class Worker:
         self._limits = definition.limits
         is_limited = definition.limits.timeout is not None
         self._execute = self._run_in_time if is_limited else self._run_with_log
+        self._kernel_line = ""
+        """Why the kernel has killed processes of the run, "" if it has not."""
+        if context.cgroups is not None:
+            self._execute_in_cgroup(TaskCgroup(context.cgroups), context.index)
         self._row = context.row
         self._leases = context.leases
         self._lifeline = context.lifeline
@@ -324,7 +340,7 @@ class Worker:
         ending = _Ending(status, Outcome.FAILED.value) if status else _SUCCESS
         # A command that traps TERM and exits 0 after its time limit has not completed.
         # After a stop the status says nothing: the rank voids such results.
-        if (status or self._enforced) and not self._stop:
+        if (status or self._enforced or self._kernel_line) and not self._stop:
             ending = _Ending(status, self._explain_failure(status, log).value)
         self._keeper.end(log, failed=ending is not _SUCCESS)
         if log.trouble:  # the disk's, which does not change how the run ended
@@ -349,6 +365,34 @@ class Worker:
             time.sleep(RETRY_SECONDS)
         return self._keeper.begin(taskid, attempt)
 
+    def _execute_in_cgroup(self, cgroup: TaskCgroup, index: int) -> None:
+        """Have each run's commands in a cgroup of their own, from now on."""
+        execute = self._execute
+        task_command.start_commands_in(cgroup)
+
+        def execute_in_cgroup(taskid: int, command: str, log: TaskLog) -> int | None:
+            cgroup.begin(cgroup_name(index, self._row.serial))
+            try:
+                return execute(taskid, command, log)
+            finally:
+                self._kernel_line = self._end_cgroup(cgroup)
+
+        self._execute = execute_in_cgroup
+
+    def _end_cgroup(self, cgroup: TaskCgroup) -> str:
+        """Remove the task's cgroup.  Return why the kernel has killed in it, or "".
+
+        What it has not killed then (version 1) is killed here.
+        """
+        line = ""
+        if cgroup.count_kills():
+            assert self._limits.memory is not None
+            own = cgroup.has_met_limit()
+            line = kernel_line(self._limits.memory) if own else JOB_LINE
+            processes.kill_together(cgroup.processes())
+        cgroup.end()
+        return line
+
     def _name_task(self, taskid: int, attempt: int) -> None:
         """Tell the runner, and so the task, its number and attempt."""
         if self._is_own_runner:
@@ -365,6 +409,9 @@ class Worker:
         if self._is_cancelled:
             log.append_own_line(CANCELLED_LINE)
             return Outcome.CANCELLED
+        if self._kernel_line:
+            log.append_own_line(self._kernel_line)
+            return Outcome.OUT_OF_MEMORY
         if self._excess:
             assert self._limits.memory is not None
             log.append_own_line(excess_line(self._excess, self._limits.memory))

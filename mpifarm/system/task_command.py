@@ -20,6 +20,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 
 from mpifarm.errors import InputError
+from mpifarm.system.cgroups import TaskCgroup
 from mpifarm.system.processes import (
     GROUP_POLL,
     SETTABLE_SIGNALS,
@@ -61,6 +62,8 @@ class _Running:
         self.ending_signal: int = signal.SIGTERM
         self.memory_limit: int | None = None
         """Bytes for each process of a command."""
+        self.cgroup: TaskCgroup | None = None
+        """The cgroup for all processes of a command."""
         self.began = 0.0
         """When the last command was started (monotonic)."""
         self.peak = 0
@@ -94,6 +97,9 @@ def start_command(
     _running.peak = 0
     _running.began = time.monotonic()
     slot[0] = STARTING
+    cgroup = _running.cgroup
+    if cgroup is not None:
+        cgroup.enter()
     try:
         pid = os.posix_spawnp(
             argv[0],
@@ -112,6 +118,9 @@ def start_command(
         if _running.note_exit:
             exit_with_command()
         raise
+    finally:
+        if cgroup is not None:
+            cgroup.leave()
     slot[0] = _running.last = pid
     if _running.noted:
         _obey_notes()
@@ -253,6 +262,11 @@ def _reap(pid: int) -> int:
 
 
 # ---- its memory ---------------------------------------------------------------------
+
+
+def start_commands_in(cgroup: TaskCgroup) -> None:
+    """Have all commands of this process start in this cgroup."""
+    _running.cgroup = cgroup
 
 
 def limit_memory(limit: int) -> int:

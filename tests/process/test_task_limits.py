@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ from mpifarm.pool import LeaseRefused, WorkerLost
 from mpifarm.pool import out_of_memory as memory
 from mpifarm.pool.time_limit import LATE, SECOND
 from mpifarm.runners import BasicRunner
+from mpifarm.system import cgroups
 from tests.support import is_running
 
 TERM, KILL = -signal.SIGTERM, -signal.SIGKILL
@@ -567,6 +570,86 @@ def test_the_processes_of_a_users_runner_count_with_its_worker(limited_pool):
     assert ends(results) == [(out, KILL), (completed, 0)]
     assert together_line(told(driver))
     assert driver.losses() == []
+
+
+# ---- memory: the cgroup of a task ---------------------------------------------------
+
+
+@pytest.fixture
+def delegated():
+    """A real cgroup that is marked as delegated, with this process in it."""
+    own = cgroups.find_own()
+    if own is None:
+        pytest.skip("no cgroup counts the memory of this process")
+    place = Path(own.directory, f"mpifarm-test-{os.getpid()}")
+    try:
+        place.mkdir()
+        os.setxattr(place, "user.delegate", b"1")
+        (place / "cgroup.procs").write_text(str(os.getpid()))
+        cgroups.find_delegated()
+    except (OSError, cgroups.NoCgroupError) as error:
+        with suppress(OSError):
+            place.rmdir()
+        pytest.skip(f"no cgroup can be made here: {error}")
+    yield place
+    Path(own.directory, "cgroup.procs").write_text(str(os.getpid()))
+    for child in [*place.glob("*/"), place]:
+        child.rmdir()
+
+
+@pytest.fixture
+def bounded_pool(delegated, start_pool):
+    """A pool of two workers, with a cgroup of 200 MB for each task."""
+    return start_pool(2, limits=TaskLimits(memory=200 * MB))
+
+
+KERNEL_LINE = (
+    "=== mpifarm: it was ended by the kernel, because memory ran out: the limit is"
+    " 200 MB for all its processes together (--task-memory) ==="
+)
+
+
+def test_the_kernel_ends_a_task_whose_processes_have_too_much(bounded_pool, delegated):
+    driver = bounded_pool
+    driver.submit(THREE, holds(120, "time.sleep(1.5)"))
+    driver.collect_until(lambda: len(driver.results()) == 2)
+    results = driver.results()
+    out, completed = Outcome.OUT_OF_MEMORY, Outcome.COMPLETED
+    assert [results[taskid].outcome for taskid in (0, 1)] == [out, completed]
+    assert told(driver)[-1] == KERNEL_LINE
+    assert driver.commands() == []
+    # what each process of a command may have is as ever, and so are the workers
+    after = driver.run("ulimit -S -d", EATS_AT_ONCE, first=2)
+    assert driver.log(2) == "204800\n"
+    assert ends(after)[2:] == [(completed, 0), (out, 1)]
+    assert {after[2].worker, after[3].worker} == {results[0].worker, results[1].worker}
+    assert driver.losses() == []
+    driver.pool.close()
+    assert [*delegated.glob("mpifarm-[0-9]*")] == []
+
+
+def test_a_process_that_the_kernel_killed_is_not_hidden_by_its_commands_status(
+    bounded_pool,
+):
+    driver = bounded_pool
+    results = driver.run(f"({THREE}) > /dev/null 2>&1; sleep 1000; exit 0")
+    assert results[0].outcome is Outcome.OUT_OF_MEMORY
+    assert results[0].seconds < 20
+    assert told(driver)[-1] == KERNEL_LINE
+    assert driver.commands() == []
+
+
+def test_what_a_task_leaves_keeps_its_cgroup_and_the_next_has_its_own(
+    bounded_pool, delegated
+):
+    driver = bounded_pool
+    driver.run(f"{holds(120)} > /dev/null 2>&1 & exit 0")
+    assert driver.run(holds(120, "pass"), first=1)[1].outcome is Outcome.COMPLETED
+    (left,) = driver.commands()
+    (home,) = delegated.glob("mpifarm-[0-9]*")
+    (place,) = home.glob("*/")
+    assert (place / "cgroup.procs").read_text().split() == [str(left)]
+    os.kill(left, signal.SIGKILL)
 
 
 # ---- the kernel's own killer --------------------------------------------------------

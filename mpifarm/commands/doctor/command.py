@@ -22,9 +22,9 @@ from mpifarm.system.console import Console
 
 _DESCRIPTION = (
     "Say whether a farm has here what it needs: versions, options, MPI library and"
-    " launchers, file system and lock, CPUs, and what the batch system tells of the"
-    " job's end; each with a verdict, and what to do.  It takes some seconds, and at"
-    " most a few minutes where something hangs."
+    " launchers, file system and lock, CPUs, what bounds the memory of a task, and what"
+    " the batch system tells of the job's end; each with a verdict, and what to do.  It"
+    " takes some seconds, and at most a few minutes where something hangs."
 )
 _EPILOG = (
     "mpifarm selftest --mpi tests what takes ranks on two nodes.  Exit status: 0, or 1"
@@ -85,4 +85,5 @@ def look(
     lock_area = lock_area or options.lock_area
     yield from machine.look_at_disk(directory, lock_area)
     yield machine.look_at_cpus(environ, options.workers)
+    yield machine.look_at_task_memory(environ)
     yield machine.look_at_batch_system(environ)

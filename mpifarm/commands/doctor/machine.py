@@ -1,4 +1,4 @@
-"""Versions, options, disk, lock, CPUs and the batch system.
+"""Versions, options, disk, lock, CPUs, memory of a task, and the batch system.
 
 Rules of this file: what is on a disk is looked at in a child (`ask_child`), because a
 dead server keeps a process for ever.
@@ -26,6 +26,7 @@ from mpifarm.commands.selftest.findings import CheckResult, SelfTestFinding
 from mpifarm.farm.first_words import BATCH_SYSTEMS
 from mpifarm.farm.job_end import JobEnd
 from mpifarm.model.settings import Settings
+from mpifarm.system.cgroups import NoCgroupError, find_delegated
 
 FILE_SECONDS: Final = 20.0
 OPTION_SECONDS: Final = 10.0
@@ -166,6 +167,35 @@ def look_at_cpus(environ: Mapping[str, str], words: str | None) -> Finding:
     """Return whether this process has CPUs for the workers of a rank."""
     workers = parse_workers(words) if words else Settings("", "").workers
     return of_selftest(node.check_cpus(environ, workers), "CPUs")
+
+
+# ---- the memory of a task ------------------------------------------------------------
+
+
+def look_at_task_memory(environ: Mapping[str, str]) -> Finding:
+    """Return what bounds a task as a whole where ``--task-memory`` is given."""
+    name = "task memory"
+    try:
+        version, directory = find_delegated()
+    except NoCgroupError as why:
+        seen = (
+            "with --task-memory, the kernel bounds each process, and all of a task"
+            f" together are looked at each second; {why}"
+        )
+        return good(name, seen, _how_to_delegate(environ))
+    seen = f"with --task-memory, each task gets a cgroup of version {version}"
+    return good(name, f"{seen} in {directory}, which was delegated")
+
+
+def _how_to_delegate(environ: Mapping[str, str]) -> str:
+    """Return how the kernel can bound a task, "" where a batch system is in charge."""
+    user = os.getuid()
+    if find_job(environ) or not os.path.isdir("/sys/fs/cgroup/system.slice"):
+        return ""
+    if user and not os.path.isdir(f"/run/user/{user}/systemd"):
+        return ""
+    scope = f"systemd-run {'--user ' if user else ''}--scope -p Delegate=yes"
+    return f"to have the kernel bound it at once: {scope} mpifarm LIST"
 
 
 # ---- the batch system ----------------------------------------------------------------

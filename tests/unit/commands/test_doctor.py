@@ -20,7 +20,7 @@ from mpifarm.commands.doctor import asking, command, findings, machine, mpi
 from mpifarm.commands.doctor.findings import Verdict, bad, good, note
 from mpifarm.commands.selftest import storage
 from mpifarm.commands.selftest.findings import broken, holds, measured, untested
-from mpifarm.system import files
+from mpifarm.system import cgroups, files
 from mpifarm.transport.mpi import Library
 from tests.pages import blocks_of, read_page
 from tests.support import ROOT
@@ -360,6 +360,48 @@ def test_a_lock_that_does_not_exclude_is_bad(tmp_path, monkeypatch):
     *_, finding = machine.look_at_disk(str(tmp_path), None)
     assert (finding.name, finding.verdict) == ("lock", Verdict.BAD)
     assert "both held it at once" in finding.seen
+
+
+def test_what_bounds_the_memory_of_a_task_is_told(here, monkeypatch):
+    found = cgroups.Delegated(2, "/sys/fs/cgroup/x")
+    monkeypatch.setattr(machine, "find_delegated", lambda: found)
+    assert machine.look_at_task_memory({}) == good(
+        "task memory",
+        "with --task-memory, each task gets a cgroup of version 2 in /sys/fs/cgroup/x,"
+        " which was delegated",
+    )
+
+
+@pytest.mark.parametrize(
+    ("user", "environ", "places", "remedy"),
+    [
+        (0, {}, {"system.slice"}, "systemd-run --scope -p Delegate=yes mpifarm LIST"),
+        (
+            *(7, {}, {"system.slice", "/run/user/7/systemd"}),
+            "systemd-run --user --scope -p Delegate=yes mpifarm LIST",
+        ),
+        (7, {}, {"system.slice"}, ""),
+        (0, {}, set(), ""),
+        (0, {"SLURM_JOB_ID": "4711"}, {"system.slice"}, ""),
+    ],
+)
+def test_where_no_cgroup_can_be_made_systemd_may_delegate_one_outside_of_jobs(
+    monkeypatch, user, environ, places, remedy
+):
+    def refuse():
+        raise cgroups.NoCgroupError("the cgroup /c was not delegated")
+
+    monkeypatch.setattr(machine, "find_delegated", refuse)
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    monkeypatch.setattr(
+        os.path, "isdir", lambda path: any(path.endswith(place) for place in places)
+    )
+    finding = machine.look_at_task_memory(environ)
+    assert finding.verdict is Verdict.GOOD
+    assert finding.seen.endswith("each second; the cgroup /c was not delegated")
+    assert (
+        finding.remedy.removeprefix("to have the kernel bound it at once: ") == remedy
+    )
 
 
 def test_outside_of_a_job_the_batch_system_is_named(here):

@@ -16,12 +16,14 @@ from mpifarm.farm.first_words import (
     check_list,
     describe_farm,
     describe_limit,
+    describe_memory,
     describe_ranks,
     warn_of_binding,
     warn_of_directory,
     warn_of_unused,
 )
-from mpifarm.model.settings import RunnerDefinition, Settings
+from mpifarm.model.settings import RunnerDefinition, Settings, TaskLimits
+from mpifarm.system import cgroups
 from mpifarm.tasklists import ListTaskList
 from tests.unit.fakes import Commands, define_farm
 
@@ -139,6 +141,26 @@ def test_the_job_is_named_as_its_users_name_it(environ, job):
     assert (
         f"{os.uname().nodename}, {job}, in "
         in (describe_farm(farm.context, farm.leader)[0])
+    )
+
+
+def test_it_is_told_what_bounds_the_memory_of_a_task(monkeypatch):
+    settings = Settings("list", "list_workdir")
+    assert describe_memory(settings) == ""
+    settings = replace(settings, limits=TaskLimits(memory=4 << 30))
+    monkeypatch.setattr(cgroups, "find_delegated", lambda: cgroups.Delegated(2, "/c"))
+    assert describe_memory(settings) == (
+        "--task-memory 4 GB: the kernel bounds each task as a whole, by a cgroup in /c"
+    )
+
+    def refuse():
+        raise cgroups.NoCgroupError("the cgroup /c was not delegated")
+
+    monkeypatch.setattr(cgroups, "find_delegated", refuse)
+    assert describe_memory(settings) == (
+        "--task-memory 4 GB: the kernel bounds each process of a task, and all together"
+        " are looked at each second, because no cgroup can be made: the cgroup /c was"
+        " not delegated"
     )
 
 

@@ -258,6 +258,7 @@ def test_a_farm_begins_in_this_order(monkeypatch):
     for name in ("describe_limit", "warn_of_directory", "warn_of_binding"):
         monkeypatch.setattr(startup, name, lambda of, name=name: name)
     monkeypatch.setattr(startup, "describe_farm", lambda *of: ["the farm", "the ranks"])
+    monkeypatch.setattr(startup, "describe_memory", lambda settings: "the memory")
     start.context.settings = replace(
         start.context.settings, defaults=(Default("--proc", ("3",), "MPIFARM_PROC"),)
     )
@@ -283,6 +284,7 @@ def test_a_farm_begins_in_this_order(monkeypatch):
         "the farm",
         "the ranks",
         "set by default: --proc 3 (MPIFARM_PROC)",
+        "the memory",
         "describe_limit",
         "warn_of_directory",
         "warn_of_binding",

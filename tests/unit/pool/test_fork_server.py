@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -596,6 +597,14 @@ def test_a_run_counts_with_its_descendants_and_orphans_and_no_other_process(size
     assert (look(sized), sized.written) == (0, [])
     sized.environments[71] = OURS % 7
     assert look(sized) == 1200
+    assert sized.written == [REMIND]
+
+
+def test_a_run_of_which_the_kernel_has_killed_a_process_is_ended(sized):
+    sized.server._cgroups = SimpleNamespace(count_kills=lambda name: name == "0-4")
+    assert (look(sized), sized.written) == (0, []), "another lease's"
+    sized.server._cgroups = SimpleNamespace(count_kills=lambda name: name == "0-5")
+    assert look(sized) == 1001
     assert sized.written == [REMIND]
 
 

@@ -211,59 +211,6 @@ def test_a_size_is_told_as_the_user_wrote_it(size, text):
     assert memory.readable_size(size) == text
 
 
-V1_MOUNTS = (
-    "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n"
-    "cgroup /sys/fs/cgroup/memory cgroup rw,nosuid,memory 0 0\n"
-    "cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n"
-)
-V2_MOUNTS = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n"
-
-
-@pytest.mark.parametrize(
-    ("cgroups", "mounts", "path"),
-    [
-        (
-            "0::/slurm/job_7/step_0/user/task_0\n",
-            V2_MOUNTS,
-            "/sys/fs/cgroup/slurm/job_7/step_0/user/task_0/memory.events",
-        ),
-        ("0::/\n", V2_MOUNTS, "/sys/fs/cgroup/memory.events"),
-        (
-            "9:name=systemd:/\n4:memory:/slurm/uid_1/a:b\n1:cpu:/\n0::/\n",
-            V1_MOUNTS,
-            "/sys/fs/cgroup/memory/slurm/uid_1/a:b/memory.oom_control",
-        ),
-        ("0::/x\n", "proc /proc proc rw 0 0\n", None),
-        ("4:memory:/x\n0::/\n", "c /cpu cgroup rw,cpu 0 0\n", None),
-        ("4:memory:/x\n", "m /m cgroup2 rw,memory 0 0\n", None),
-        (
-            "4:cpu,memory:/x\n",
-            "m /m cgroup cpu,memory 0 0\n",
-            "/m/x/memory.oom_control",
-        ),
-        ("4:memory:/x\n", "m /m nfs memory 0 0\n", None),
-        ("", V2_MOUNTS, None),
-        ("torn", "torn", None),
-    ],
-)
-def test_the_file_of_the_own_cgroup_is_found(cgroups, mounts, path):
-    assert memory.parse_oom_file(cgroups, mounts) == path
-
-
-@pytest.mark.parametrize(
-    ("content", "kills"),
-    [
-        (b"low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n", 2),
-        (b"oom_kill_disable 0\nunder_oom 0\noom_kill 5\n", 5),
-        (b"oom_kill_disable 0\nunder_oom 0\n", None),
-        (b"", None),
-        (b"oom_kill many\n", None),
-    ],
-)
-def test_the_kernels_kills_are_counted(content, kills):
-    assert memory.parse_oom_kills(content) == kills
-
-
 def test_kills_are_told_once(tmp_path, monkeypatch):
     events = tmp_path / "events"
     events.write_text("oom_kill 2\n")

@@ -534,6 +534,72 @@ def test_a_run_that_has_too_much_memory_is_killed_at_once_and_says_so(
     assert "find" in names, "what it has left"
 
 
+class FakeCgroup:
+    """The cgroup of a task, and what the kernel has killed in it."""
+
+    def __init__(self, kills: int = 0, met: bool = True) -> None:
+        self.kills, self.met = kills, met
+        self.calls: list[str] = []
+
+    def begin(self, name: str) -> None:
+        self.calls.append(f"begin {name}")
+
+    def count_kills(self) -> int:
+        return self.kills
+
+    def has_met_limit(self) -> bool:
+        return self.met
+
+    def processes(self) -> list[int]:
+        return [70, 71]
+
+    def end(self) -> None:
+        self.calls.append("end")
+
+
+@pytest.fixture
+def start_in_cgroup(start, monkeypatch):
+    monkeypatch.setattr(task_command, "start_commands_in", lambda _: None)
+
+    def start_it(cgroup: FakeCgroup) -> Any:
+        site = start(memory=500 << 20)
+        monkeypatch.setattr(processes, "kill_together", site.calls.append)
+        site.worker._execute_in_cgroup(cast(Any, cgroup), 0)
+        return site
+
+    return start_it
+
+
+@pytest.mark.parametrize(
+    ("met", "told"),
+    [
+        (
+            True,
+            "the limit is 500 MB for all its processes together (--task-memory) ===",
+        ),
+        (False, "by the kernel, because the memory of the job ran out ==="),
+    ],
+)
+def test_what_the_kernel_killed_in_the_cgroup_of_a_task_makes_it_fail(
+    start_in_cgroup, met, told
+):
+    cgroup = FakeCgroup(kills=1, met=met)
+    site = start_in_cgroup(cgroup)
+    assert outcomes(site.serve("true")) == [(0, 0, OUT_OF_MEMORY, "")]
+    assert site.log(0).endswith(told + "\n")
+    assert [70, 71] in site.calls, "what the kernel has left of it"
+    assert cgroup.calls == ["begin 0-1", "end"]
+
+
+def test_each_task_has_its_own_cgroup_in_which_nothing_may_happen(start_in_cgroup):
+    cgroup = FakeCgroup()
+    site = start_in_cgroup(cgroup)
+    sent = outcomes(site.serve("true", "exit 3"))
+    assert [outcome for _, _, outcome, _ in sent] == [COMPLETED, FAILED]
+    assert [70, 71] not in site.calls
+    assert cgroup.calls == ["begin 0-1", "end", "begin 0-2", "end"]
+
+
 def test_the_task_after_one_that_had_too_much_memory_runs_as_any_other(start):
     site = start(memory=500 << 20)
     large = site.script(lambda: site.note_excess(700 << 20))

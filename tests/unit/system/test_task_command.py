@@ -5,6 +5,8 @@ import resource
 import signal
 import time
 from array import array
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -36,6 +38,36 @@ def test_a_command_that_is_terminated_while_it_starts_gets_the_signal(monkeypatc
     os.close(null)
     assert task_command.wait_command(pid) == -signal.SIGTERM
     task_command.forget_termination()
+
+
+def test_a_command_starts_in_its_cgroup_and_this_process_leaves_it(monkeypatch):
+    calls: list[str] = []
+    monkeypatch.setattr(task_command, "_running", task_command._Running())
+    task_command.start_commands_in(
+        cast(
+            Any,
+            SimpleNamespace(
+                enter=lambda: calls.append("enter"), leave=lambda: calls.append("leave")
+            ),
+        )
+    )
+    spawn = os.posix_spawnp
+
+    def spawn_there(*args: Any, **options: Any) -> int:
+        calls.append("spawn")
+        return spawn(*args, **options)
+
+    monkeypatch.setattr(os, "posix_spawnp", spawn_there)
+    null = os.open(os.devnull, os.O_RDWR)
+    assert task_command.wait_command(start_with(["true"], null)) == 0
+    with pytest.raises(FileNotFoundError):
+        start_with(["/no/such/program"], null)
+    os.close(null)
+    assert calls == ["enter", "spawn", "leave"] * 2
+
+
+def start_with(argv: list[str], null: int) -> int:
+    return task_command.start_command(argv, os.environb, null)
 
 
 def test_a_command_is_out_of_reach_of_a_signal_to_the_group_of_its_rank(sleeping):
