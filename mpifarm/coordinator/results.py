@@ -89,16 +89,18 @@ class Results:
 
     def _take_results(self, record: RankRecord, report: Report, now: float) -> None:
         """End the attempts of a report, and learn from them what tasks take."""
-        find_leased = self._table.find_leased
+        find_leased, capacity = self._table.find_leased, self._dispatcher.capacity
+        note_duration, note_ended = record.note_duration, self._forecast.note_ended
+        rank, sent = record.rank, report.sent
         for result in report.results:
-            task = find_leased(record.rank, result.taskid, result.attempt)
+            task = find_leased(rank, result.taskid, result.attempt)
             if task is not None:
-                ago = report.sent - result.ended
+                ago = sent - result.ended
                 ended = now - ago if ago > 0.0 else now
                 if result.outcome is not Outcome.CANCELLED:  # a user has cut it short
-                    record.note_duration(result.seconds)
-                    self._dispatcher.capacity.ended += 1
-                    self._forecast.note_ended(result)
+                    note_duration(result.seconds)
+                    capacity.ended += 1
+                    note_ended(result)
                 self.on_result(record, task, result, ended)
 
     # ---- what has ended ----------------------------------------------------------

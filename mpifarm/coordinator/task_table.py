@@ -462,7 +462,7 @@ class TaskTable:
         """Set a task's state; raise AssertionError if `MOVES` has no such move."""
         if state not in MOVES[task.state]:
             raise AssertionError(f"task {task.taskid}: {task.state} -> {state}")
-        if task.state is TaskState.LEASED and self.seats.free:
+        if self.seats.free and task.state is TaskState.LEASED:
             self.seats.give_back(task.taskid)
         task.state = state
 

@@ -327,18 +327,21 @@ class Leader:
         )
 
     def _count(self, rank: int, result: Result) -> None:
-        """Tally a recorded result; note in its log that a task was lost too often."""
+        """Tally a recorded result, and tell it."""
         self.tally.add(result)
-        if result.outcome is Outcome.LOST:
-            self.store.note_in_log(result.taskid, KILLED_TOO_OFTEN)
         if self._task_lines is not None:
             self._task_lines.note_end(rank, result)
         if self._events is not None:
             self._events.note_recorded(rank, result)
-        if result.outcome not in (Outcome.COMPLETED, Outcome.NOT_RUN):
+        if result.outcome is not Outcome.COMPLETED:
             self._note_failure(rank, result)
 
     def _note_failure(self, rank: int, result: Result) -> None:
+        """Tell a failure; note in the task's log that it was lost too often."""
+        if result.outcome is Outcome.NOT_RUN:
+            return
+        if result.outcome is Outcome.LOST:
+            self.store.note_in_log(result.taskid, KILLED_TOO_OFTEN)
         if self._failures is None:
             from mpifarm.farm.failures import Failures  # a farm may have none
 

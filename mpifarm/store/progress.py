@@ -37,7 +37,9 @@ class Progress:
 
     def left(self, step: TransactionStep, taskids: Iterable[int]) -> list[int]:
         """Return the tasks for which the step is not done yet."""
-        done = self._done.get(step, ())
+        done = self._done.get(step)
+        if not done:
+            return list(taskids)
         return [taskid for taskid in taskids if taskid not in done]
 
     def note(self, step: TransactionStep, taskids: Iterable[int]) -> None:
@@ -54,10 +56,11 @@ class Progress:
 
         Nothing is called if the step is done for all, nor noted if `write` raises.
         """
-        left = set(self.left(step, [result.taskid for result in results]))
-        if left:
-            write([result for result in results if result.taskid in left])
-            self.note(step, left)
+        if done := self._done.get(step):
+            results = [result for result in results if result.taskid not in done]
+        if results:
+            write(results)
+            self.note(step, [result.taskid for result in results])
 
     def forget(self) -> None:
         """Forget all steps: the transaction is done."""
