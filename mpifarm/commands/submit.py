@@ -21,8 +21,8 @@ from mpifarm.commands.misspelt import find_near
 from mpifarm.commands.options import ALL_NAMES, count_values
 from mpifarm.commands.sink import write_all
 from mpifarm.commands.subcommand import SubcommandParser
-from mpifarm.commands.submit_farm import FarmOfJob, find_farm
-from mpifarm.commands.submit_words import Teller, warn_of_own_directory
+from mpifarm.commands.submit_farm import FarmOfJob, find_farm, refuse_without_work
+from mpifarm.commands.submit_words import Teller, name_command, warn_of_own_directory
 from mpifarm.errors import ExitStatus, FarmError, InputError
 from mpifarm.model.durations import DURATIONS, parse_duration
 from mpifarm.model.paths import WorkdirPaths
@@ -137,6 +137,8 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         if farm.made is not None and not farm.made.is_kept:
             console.print_error(_NOT_KEPT.format(farm.made.path))
         return ExitStatus.ALL_FINISHED
+    if chosen.after is None:  # that job may put tasks back
+        refuse_without_work(farm, name_command("retry", farm.settings))
     own = warn_of_own_directory(farm.settings, source.directory)
     for warning in filter(None, [*farm.warnings, own]):
         console.print_error(warning)

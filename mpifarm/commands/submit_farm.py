@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
+from mpifarm.audit.view import State, read_view
 from mpifarm.commands.argument_words import SEPARATORS
 from mpifarm.commands.defaults import find_defaults
 from mpifarm.commands.made_list import MadeList
@@ -18,7 +19,10 @@ from mpifarm.farm.arguments import describe_rest, warn_of_options
 from mpifarm.farm.input_check import check_input
 from mpifarm.farm.standard_input import is_kept
 from mpifarm.model.settings import KEPT_WORKDIR, Arguments, Settings
+from mpifarm.model.wording import counted
+from mpifarm.store.target import Target, is_database
 from mpifarm.submit.slurm import OPTIONS
+from mpifarm.system import files
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
 
@@ -26,14 +30,22 @@ from mpifarm.system.patience import try_again
 class FarmOfJob(NamedTuple):
     """A farm that a job is to start: its settings, and the words that start it there.
 
-    `tasks` is the number of its tasks, `made` the list that is no file yet.
+    `tasks` is the number of its tasks; of these, `finished` and `failed` have ended.
+    `made` is the list that is no file yet.
     """
 
     settings: Settings
     words: list[str]
     tasks: int
+    finished: int
+    failed: int
     warnings: list[str]
     made: MadeList | None = None
+
+    @property
+    def left(self) -> int:
+        """The number of tasks that have not ended."""
+        return self.tasks - self.finished - self.failed
 
 
 def find_farm(
@@ -55,13 +67,45 @@ def find_farm(
     patience = patience_of(console.print_error)
     with made.as_file() if made else nullcontext(settings) as with_file:
         checked = try_again(lambda: check_input(with_file, environ), patience)
+        ended = try_again(lambda: _count_ended(with_file, environ), patience)
     warnings = [*checked.warnings]
     if made is None:
-        return FarmOfJob(settings, [*words], checked.tasks, warnings)
+        return FarmOfJob(settings, [*words], checked.tasks, *ended, warnings)
     warnings += _warn_of_made(settings, made)
     kept = made.in_workdir
-    return FarmOfJob(
-        kept, _name_kept(words, settings, kept), checked.tasks, warnings, made
+    again = _name_kept(words, settings, kept)
+    return FarmOfJob(kept, again, checked.tasks, *ended, warnings, made)
+
+
+def _count_ended(settings: Settings, environ: Mapping[str, str]) -> tuple[int, int]:
+    """Return how many tasks have finished, and how many failed, as far as is known.
+
+    Those of a list that was edited are known when the farm has done its ``--remap``.
+    """
+    target = Target(
+        *(settings.workdir, settings.tasklist, settings.handler),
+        *(settings.config, settings.lock_area),
+    )
+    is_begun = files.is_directory(settings.workdir) or is_database(target, environ)
+    if settings.remap or not is_begun:
+        return 0, 0
+    counts = read_view(target, environ).counts
+    return counts[State.FINISHED], counts[State.FAILED]
+
+
+def refuse_without_work(farm: FarmOfJob, again: str) -> None:
+    """Raise `InputError` for a farm that would have nothing to run.
+
+    `again` is the command that puts failed tasks back.
+    """
+    if farm.left > 0 or farm.settings.follow is not None:
+        return
+    what = f"all {counted(farm.tasks)} of {farm.settings.tasklist}"
+    if not farm.failed:
+        raise InputError(f"{what} are finished: there is nothing to submit")
+    raise InputError(
+        f"{what} have ended, {farm.failed} of them failed: {again} puts these back,"
+        " then submit the list again"
     )
 
 

@@ -42,7 +42,7 @@ class Teller:
     def end(self, system: System, request: JobRequest, job: JobId) -> None:
         """Say the job's id, and the commands for it."""
         commands = system.find_commands(job, request)
-        status = name_status(self._farm.settings)
+        status = name_command("status", self._farm.settings)
         assert request.source is not None
         if self._as_json:
             record = {
@@ -51,6 +51,7 @@ class Teller:
                 "scheduler": system.ending,
                 "script": request.source.path,
                 "tasks": self._farm.tasks,
+                "left": self._farm.left,
                 "status": status,
                 "log": commands.log,
                 "cancel": commands.cancel,
@@ -87,7 +88,8 @@ def warn_of_own_directory(settings: Settings, here: str) -> str:
 def describe(system: System, request: JobRequest, farm: FarmOfJob) -> Iterator[str]:
     """Yield the three lines that say what a job is, how it ends, and where it is."""
     settings = farm.settings
-    what = f"{counted(farm.tasks)} of {settings.tasklist}"
+    of = f"{farm.left} of " if farm.left < farm.tasks else ""
+    what = f"{of}{counted(farm.tasks)} of {settings.tasklist}"
     if farm.made is not None:
         what += f", the first: {farm.made.first}"
     yield f"{describe_job(system, request)}: {what}"
@@ -130,8 +132,8 @@ _AFTER_THAT: Final = {
 }
 
 
-def name_status(settings: Settings) -> str:
-    """Return the command that says how the list gets on."""
+def name_command(subcommand: str, settings: Settings) -> str:
+    """Return the command line of a subcommand for the list."""
     target = Target(
         *(settings.workdir, settings.tasklist, settings.handler),
         *(settings.config, settings.lock_area),
@@ -139,4 +141,4 @@ def name_status(settings: Settings) -> str:
     words = words_of(target)
     if settings.workdir == settings.tasklist + SUFFIX:
         words[0] = settings.tasklist
-    return shlex.join(["mpifarm", "status", *words])
+    return shlex.join(["mpifarm", subcommand, *words])

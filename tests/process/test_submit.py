@@ -236,6 +236,7 @@ def test_what_is_submitted_is_told_in_json(desk):
         "scheduler": "slurm",
         "script": f"{desk.farm.workdir}/job.slurm",
         "tasks": 1,
+        "left": 1,
         "status": "mpifarm status tasks.txt",
         "log": f"tail -F {shlex.quote(str(desk.farm.workdir))}/job-7.out",
         "cancel": "scancel 7",
@@ -370,9 +371,10 @@ def test_a_command_with_arguments_runs_in_the_job_as_it_was_typed(desk):
         arguments
     )
     before = (workdir / "stdin.txt").read_bytes()
-    desk.submit(*words, ":::", *arguments)
-    assert "had nothing to run" in run_again(desk, workdir)
-    desk.submit(*words, ":::", *arguments, "one more")
+    text = desk.submit(*words, ":::", *arguments, status=2)
+    assert "all 5 tasks of mpifarm_workdir/stdin.txt are finished" in text
+    text = desk.submit(*words, ":::", *arguments, "one more")
+    assert "1 of 6 tasks of mpifarm_workdir/stdin.txt" in text
     assert "1 task" in run_again(desk, workdir)
     assert (desk.farm.directory / "out").read_text().endswith("\none more\n")
     text = desk.submit(*words, ":::", "other", status=2)
@@ -408,7 +410,8 @@ def test_standard_input_is_the_list_of_a_job(desk):
     workdir = desk.farm.directory / "mpifarm_workdir"
     assert_ends(desk.start(workdir / "job.slurm"), 0)
     assert (desk.farm.directory / "out").read_text() == "one\ntwo\n"
-    desk.submit("-t", "5", "-", "-n", "1")
+    text = desk.submit("-t", "5", "-", "-n", "1", status=2)
+    assert "all 2 tasks of mpifarm_workdir/stdin.txt are finished" in text
     lines.write_text("echo three")
     text = desk.submit("-t", "5", "-", stdin=lines, status=2)
     assert "standard input has other lines than mpifarm_workdir/stdin.txt has" in text
@@ -429,6 +432,7 @@ def test_the_blocks_of_the_pages_about_lists_that_are_no_file(desk):
     workdir = desk.farm.directory / "mpifarm_workdir"
     in_job = {"SLURM_JOB_ID": "7"}
     for page, part in (("submit.md", ":::"), ("arguments.md", "submit")):
+        shutil.rmtree(workdir, ignore_errors=True)
         for line in typed_on(page, part):
             assert_ends(desk.farm.start_command(["/bin/bash", "-c", line]), 0)
         assert_ends(desk.start(workdir / "job.slurm", **in_job), 0)
@@ -440,7 +444,7 @@ def test_the_blocks_of_the_pages_about_lists_that_are_no_file(desk):
     assert_ends(desk.farm.start_command(["/bin/bash", "-c", line]), 0)
     assert_ends(desk.start(workdir / "job.slurm", **in_job), 0)
     ran = (desk.farm.directory / "out").read_text().split()
-    assert sorted(ran) == ["1", "2", "3", "4", "5"]
+    assert sorted(ran) == sorted("12312345")
 
 
 def typed_on(page, word):

@@ -99,6 +99,17 @@ def test_each_form_farms_its_list_to_the_end(farm, slurm):
     wait_until(lambda: not slurm.queue(), DEADLINE)  # the successor of the chain
 
 
+def test_a_command_with_arguments_runs_in_a_job_and_goes_on(farm, slurm):
+    words = ("-N", "2", "-c", "1", "-t", "10", "echo {} >>out", ":::", "a b", "it's")
+    for more, left in (((), 2), (("$HOME",), 1)):
+        told = json.loads(run(slurm, farm.directory, *words, *more).stdout)
+        workdir = farm.directory / "mpifarm_workdir"
+        Job(slurm, told["job"], workdir / f"job-{told['job']}.out").assert_ends(0)
+        assert told["left"] == left
+    out = (farm.directory / "out").read_text().splitlines()
+    assert sorted(out) == ["$HOME", "a b", "it's"]
+
+
 def test_the_printed_command_cancels_a_chain_with_all_its_links(farm, slurm):
     farm.write_list([WAITS] * 2)
     chain = submit(slurm, "-t", "10", "-c", "2", "--chain", "tasks.txt")

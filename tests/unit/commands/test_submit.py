@@ -13,7 +13,7 @@ import pytest
 from mpifarm.commands import jobs, submit
 from mpifarm.commands.made_list import MadeList
 from mpifarm.commands.options import parse_arguments
-from mpifarm.commands.submit_words import name_status, warn_of_own_directory
+from mpifarm.commands.submit_words import name_command, warn_of_own_directory
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.settings import Settings
 from mpifarm.submit import slurm
@@ -203,6 +203,35 @@ def begin_list(desk, *tasks):
     )
 
 
+def test_a_list_without_work_is_not_submitted_and_what_is_left_is_told(desk):
+    begin_list(desk, "true", "true")
+    workdir = desk / "tasks.txt_workdir"
+    sbatch = desk / "bin" / "sbatch"
+    sbatch.write_text("#!/bin/sh\necho 7\n")
+    sbatch.chmod(0o755)
+    (workdir / "toprocess").write_text("")
+    (workdir / "finished").write_text("0 true\n")
+    (workdir / "failed").write_text("1 true\n")
+    sentence = refuse(desk, "-t", "5", "tasks.txt")
+    assert sentence == (
+        "all 2 tasks of tasks.txt have ended, 1 of them failed: mpifarm retry tasks.txt"
+        " puts these back, then submit the list again"
+    )
+    assert "set -- tasks.txt\n" in run(desk, "-t", "5", "--print", "tasks.txt")
+    run(desk, "-t", "5", "--after", "any:6", "tasks.txt")
+    run(desk, "-t", "5", "tasks.txt", "--follow")
+    (workdir / "failed").write_text("")
+    (workdir / "toprocess").write_text("1 true\n")
+    assert ": 1 of 2 tasks of tasks.txt\n" in run(desk, "-t", "5", "tasks.txt")
+    (workdir / "toprocess").write_text("")
+    (workdir / "finished").write_text("0 true\n1 true\n")
+    assert refuse(desk, "-t", "5", "tasks.txt") == (
+        "all 2 tasks of tasks.txt are finished: there is nothing to submit"
+    )
+    (desk / "tasks.txt").write_text("true\ntrue\ntrue\n")
+    assert ": 1 of 3 tasks of tasks.txt\n" in run(desk, "-t", "5", "tasks.txt")
+
+
 def test_an_added_line_that_may_be_half_written_is_as_at_a_start(desk):
     begin_list(desk, "true", "true")
     (desk / "tasks.txt").write_text("true\ntrue\n#AFTER 9")
@@ -332,10 +361,10 @@ def test_what_each_node_has_for_itself_is_warned_of(own):
 
 
 def test_the_command_for_the_state_names_the_list_or_its_workdir():
-    assert name_status(Settings("a b.txt", "a b.txt_workdir")) == (
+    assert name_command("status", Settings("a b.txt", "a b.txt_workdir")) == (
         "mpifarm status 'a b.txt'"
     )
-    assert name_status(Settings("tasks.txt", "other")) == (
+    assert name_command("status", Settings("tasks.txt", "other")) == (
         "mpifarm status other --list tasks.txt"
     )
 

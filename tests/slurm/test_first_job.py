@@ -1,0 +1,102 @@
+"""From an empty directory to a farm on all nodes: an install, and two commands.
+
+Rules of this file: nothing of the checkout is on the path of what runs; the commands
+are those of the README, and what is typed after the first is what it has printed.
+"""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from tests.slurm.batch import DEADLINE
+from tests.slurm.conftest import NAMED_NODES, create_slurm
+from tests.support import ROOT, wait_until
+
+# builds, and installs from a package index
+pytestmark = pytest.mark.timeout(300)
+
+TASKS = 260
+
+
+@pytest.fixture
+def desk(named_conf, farm_environment, farm):
+    """A login node with mpifarm in an environment of its own."""
+    slurm = create_slurm(named_conf, farm_environment, farm.directory)
+    yield Desk(slurm)
+    slurm.cancel_all()
+
+
+class Desk:
+    """A directory with a list and an environment, and what is typed there."""
+
+    def __init__(self, slurm):
+        self.directory = slurm.directory
+        environment = self.directory / "env"
+        self._variables = {**slurm.environment, "PATH": f"{environment}/bin:/usr/bin"}
+        self._variables["PATH"] += ":/bin"
+        self._variables.pop("PYTHONPATH", None)
+        self._variables["PWD"] = str(self.directory)
+        self._run(sys.executable, "-m", "venv", "--without-pip", str(environment))
+        pip = ["-m", "pip", "--python", f"{environment}/bin/python", "install"]
+        if importlib.util.find_spec("hatchling") is not None:
+            pip.append("--no-build-isolation")
+        self._run(sys.executable, *pip, "--quiet", f"{ROOT}[mpich]")
+
+    def _run(self, *words):
+        done = subprocess.run(
+            words,
+            env=self._variables,
+            cwd=self.directory,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def type(self, command):
+        """Return the status of a command, and what it has printed."""
+        done = subprocess.run(
+            ["bash", "-c", command],
+            env=self._variables,
+            cwd=self.directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+
+def command_of_readme():
+    """The line that submits a list."""
+    found = re.search(r"^    (mpifarm submit -N 8 .*?) *#", README, re.MULTILINE)
+    assert found
+    return found[1]
+
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_a_list_runs_on_all_nodes_after_an_install_and_two_commands(desk):
+    tasks = [f"echo {number} on $(uname -n); sleep 0.3" for number in range(TASKS)]
+    (desk.directory / "tasks.txt").write_text("\n".join(tasks) + "\n")
+    status, printed = desk.type(command_of_readme())
+    assert status == 0, printed
+    assert f"one farm on {NAMED_NODES} nodes for 4:00:00 h, by srun" in printed
+    assert f": {TASKS} tasks of tasks.txt\n" in printed
+    (command,) = re.findall(r"^  status:  (.*)$", printed, re.MULTILINE)
+
+    def is_done():
+        status, printed = desk.type(command)
+        assert status == 0 or "no farm has begun this list yet" in printed, printed
+        return f"{TASKS} finished, 0 failed" in printed
+
+    wait_until(is_done, DEADLINE)
+    _, printed = desk.type("mpifarm log tasks.txt 0-259")
+    ran = re.findall(r"^(\d+) on (n\d+)$", printed, re.MULTILINE)
+    assert [int(number) for number, _ in ran] == [*range(TASKS)]
+    hosts = Counter(host for _, host in ran)
+    assert {*hosts} == {f"n{number}" for number in range(1, NAMED_NODES + 1)}, hosts
