@@ -23,11 +23,11 @@ class RunningWatch:
         self._seconds = 0.0
         self._most = 0
         self._next_at = float("inf")
-        """The earliest time of the next look."""
+        """The earliest time at which more may be told."""
         self._told: set[tuple[int, int]] = set()
 
     def begin(self, seconds: float, most: int, now: float) -> None:
-        """Look each `seconds` from now on, and tell of `most` tasks at a time."""
+        """Tell of `most` tasks each `seconds` from now on, at the most."""
         self._seconds, self._most = seconds, most
         self.look_at = self._next_at = now + seconds * MIN_AGE
 
@@ -48,14 +48,16 @@ class RunningWatch:
         """
         if now < self.look_at:
             return None
-        self._next_at = now + self._seconds
         running = self._pool.running_tasks()
         oldest = self._find_oldest(running, wall - self._seconds * MIN_AGE)
         news = [each for each in oldest if each[:2] not in self._told]
         self._told = {each[:2] for each in oldest}
-        # Else a task is too young, or its worker is just beginning it.
-        is_known = len(oldest) == min(self._pool.count_busy(), self._most)
-        self.look_at = float("inf") if is_known else self._next_at
+        if news:  # What rank 0 hears costs it time; a look without news does not.
+            self._next_at = now + self._seconds
+        self.look_at = float("inf")
+        if len(oldest) < min(self._pool.count_busy(), self._most):
+            # A task is too young, or its worker is just beginning it.
+            self.note_change(now)
         return Running(tuple(news)) if news else None
 
     def _find_oldest(

@@ -21,6 +21,10 @@ FIRST_SECONDS = 1.0
 """Seconds from the farm's start to the first state on disk."""
 MIN_SECONDS = 5.0
 """Seconds between two states of a small farm."""
+EARLY_SECONDS = 1.0
+"""The same at its beginning, which users look at."""
+BEGINNING = 10.0
+"""Seconds that the beginning takes."""
 MAX_SHARE = 0.005
 """Share of rank 0's time that it may take."""
 
@@ -34,6 +38,7 @@ class FarmFile:
         self._directory = paths.farms
         self._path = paths.farm(farm)
         self._staging = staging_of(self._path, farm)
+        self._begun = now
         self._is_there = False
 
     def write(self, state: Mapping[str, Any], cost: float, now: float) -> None:
@@ -49,7 +54,9 @@ class FarmFile:
                 self._is_there = True
             files.replace_unsynced(self._path, self._staging, content)
         cost += time.perf_counter() - begun
-        self.due_at = now + max(MIN_SECONDS, cost / MAX_SHARE)
+        is_early = now - self._begun < BEGINNING
+        least = EARLY_SECONDS if is_early else MIN_SECONDS
+        self.due_at = now + max(least, cost / MAX_SHARE)
 
 
 def read_farm_files(paths: WorkdirPaths) -> Iterator[dict[str, Any]]:

@@ -77,7 +77,9 @@ def test_a_task_that_has_just_begun_is_left_for_the_next_look(pool):
     watch = begun(pool)
     young = pool.begin(1, 0.9)
     assert watch.find_news(11.0, WALL) is None
-    assert watch.find_news(16.0, WALL + 5) == Running((young,))
+    assert watch.look_at == 12.0  # nothing was told, so that needs no pause
+    assert watch.find_news(12.0, WALL + 1) == Running((young,))
+    assert watch.look_at == math.inf
 
 
 def test_another_attempt_of_a_task_is_told_of_too(pool):
