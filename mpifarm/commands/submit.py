@@ -302,7 +302,8 @@ def _check_passed_on(words: Sequence[str], scheduler: str) -> None:
         is_known = name.removeprefix("--") in OPTIONS
         if near := [*find_near(name, [] if is_known else [*_HELP])]:
             raise InputError(
-                f"mpifarm submit has no option {name}, did you mean {near[0]}?"
+                f"mpifarm submit has no option {name}, did you mean {near[0]}?  For one"
+                f" of the batch system's: --directive {shlex.quote(word)}"
             )
         if name in ALL_NAMES:
             raise InputError(

@@ -38,8 +38,12 @@ ntasks-per-node ntasks-per-socket open-mode output partition power prefer priori
 profile propagate qos reservation signal sockets-per-node switches thread-spec
 threads-per-core time time-min tmp tres-bind tres-per-task uid wait-all-nodes wckey wrap
 """
-OPTIONS: Final = frozenset(_NAMES.split())
-"""The options of sbatch that take a value."""
+_OF_PLUGINS: Final = """
+container-entrypoint container-env container-image container-mounts container-name
+container-save container-workdir entrypoint image module volume
+"""
+OPTIONS: Final = frozenset((_NAMES + _OF_PLUGINS).split())
+"""The options of sbatch that take a value, with those of Shifter and of pyxis."""
 
 CPUS: Final = '"$SLURM_CPUS_PER_TASK"'
 

@@ -7,6 +7,7 @@ and that nothing is written then.
 import errno
 import io
 import os
+import shlex
 
 import pytest
 
@@ -19,6 +20,7 @@ from mpifarm.model.settings import Settings
 from mpifarm.submit import slurm
 from mpifarm.submit.samples import DESCRIPTIONS, write_samples
 from mpifarm.system.console import Console
+from tests.pages import blocks_of, read_page
 
 VALUES = dict.fromkeys(["-N", "--nodes", "-t", "--time", "--directive"], True)
 VALUES |= {"--print": False, "--until-done": False}
@@ -119,7 +121,7 @@ def test_the_list_parts_the_job_from_the_farm(line, front, passed_on, farm):
         ("-n 4 tasks.txt", "it is one of the farm, and stands behind the list"),
         ("-w d tasks.txt", "it is one of the farm, and stands behind the list"),
         ("--retries=3 --print tasks.txt", "--retries is an option of the farm"),
-        ("--tiem=3 --print tasks.txt", "no option --tiem, did you mean --time?"),
+        ("--tiem=3 --print tasks.txt", "did you mean --time?  For one of the batch"),
         ("--mem=3 --scheduler pbs --print tasks.txt", "give --directive --mem=3 with"),
         ("--until tasks.txt", "no option --until, did you mean --until-done?"),
         ("-t 5 tasks.txt --retrys 2", "no option --retrys, did you mean --retries?"),
@@ -296,6 +298,26 @@ def test_a_list_that_was_begun_keeps_the_tasks_of_a_job_that_is_refused(desk):
         assert (kept.read_text() == "x a\n") == (not is_begun)
 
 
+def test_the_job_script_of_a_pytaskfarmer_is_one_command(desk):
+    sections = desk / ".pytaskfarmer" / "runners.d"
+    sections.mkdir(parents=True)
+    (sections / "reco.ini").write_text(
+        "[reco22]\nRunner=taskfarmer.runners.BasicRunner\n"
+    )
+    page = read_page("coming-from-pytaskfarmer.md")
+    lines = (line for block in blocks_of(page) for line in block.lines)
+    (line,) = (line for line in lines if line.startswith("mpifarm submit"))
+    *_, behind = line.partition(" tasks.txt")
+    words = shlex.split(line)[2:]
+    text = run(desk, "--print", *words, "--setup", "source setup.sh")
+    assert "\n#SBATCH --nodes=8 --ntasks-per-node=1 " in text
+    assert "\n#SBATCH --account=atlas --qos=regular\n" in text
+    assert "\n#SBATCH --constraint=cpu\n" in text
+    assert f"\nset -- tasks.txt{behind} --setup 'source setup.sh'\n" in text
+    told = name_command("status", Settings("tasks.txt", "wkdir"))
+    assert f"| `{told}`, as it is printed |" in page
+
+
 @pytest.mark.parametrize("option", ["-A", "-p", "--qos", "-J", "--after", "--pe"])
 def test_an_empty_value_is_refused(desk, option):
     sentence = refuse(desk, "-t", "5", option, "", "--print", "tasks.txt")
@@ -382,6 +404,7 @@ def test_an_option_of_sbatch_is_passed_on(desk, option):
         *("--nodelist=n1", "--hint=nomultithread", "--time-min=5", "--nodefile=n"),
         *("--cpus-per-gpu=4", "--gpus-per-task=1", "--tres-per-task=cpu:1"),
         *("--clusters=east", "--reservation=mine", "--exclude=n2"),
+        *("--image=docker:ubuntu", "--module=cvmfs", "--container-image=a.sqsh"),
     ],
 )
 def test_no_option_of_sbatch_is_taken_for_a_misspelt_one_of_submit(desk, word):
