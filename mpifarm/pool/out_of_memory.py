@@ -70,7 +70,9 @@ def readable_size(size: int) -> str:
 
 def excess_line(size: int, limit: int) -> str:
     """Return the text of the line on a run that was ended: it had `size` bytes."""
-    about = f"{size >> 20} MB" if size < 10 * 2**30 else f"{size / 2**30:.1f} GB"
+    # Rounded up: it is more than the limit.
+    megabytes = -(-size // 2**20)
+    about = f"{megabytes} MB" if size < 10 * 2**30 else f"{size / 2**30:.1f} GB"
     return (
         f"it was ended, because memory ran out: its processes had {about} together, and"
         f" the limit is {readable_size(limit)} (--task-memory)"

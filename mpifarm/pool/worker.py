@@ -57,7 +57,7 @@ from mpifarm.pool.out_of_memory import (
 from mpifarm.pool.shared_state import TimeVerdict, WorkerRow
 from mpifarm.pool.usage import UNKNOWN, CommandMeter, ProcessMeter, Usage
 from mpifarm.system import processes, task_command
-from mpifarm.system.cgroups import TaskCgroup, TaskCgroups
+from mpifarm.system.cgroups import REMOVALS, TaskCgroup, TaskCgroups
 from mpifarm.system.patience import RETRY_SECONDS, is_of_the_disk
 
 if TYPE_CHECKING:
@@ -345,7 +345,7 @@ class Worker:
         self._keeper.end(log, failed=ending is not _SUCCESS)
         if log.trouble:  # the disk's, which does not change how the run ended
             return _Ending(status, ending.outcome, log.trouble)
-        if self._enforced or self._stop:
+        if self._enforced or self._kernel_line or self._stop:
             return ending
         if task_command.has_left_processes():
             return _Ending(status, ending.outcome, LEFT_RUNNING)
@@ -384,14 +384,14 @@ class Worker:
 
         What it has not killed then (version 1) is killed here.
         """
-        line = ""
-        if cgroup.count_kills():
-            assert self._limits.memory is not None
-            own = cgroup.has_met_limit()
-            line = kernel_line(self._limits.memory) if own else JOB_LINE
-            processes.kill_together(cgroup.processes())
-        cgroup.end()
-        return line
+        if not cgroup.count_kills():
+            cgroup.end()
+            return ""
+        assert self._limits.memory is not None
+        is_own = cgroup.has_met_limit()
+        processes.kill_together(cgroup.processes())
+        cgroup.end(REMOVALS)
+        return kernel_line(self._limits.memory) if is_own else JOB_LINE
 
     def _name_task(self, taskid: int, attempt: int) -> None:
         """Tell the runner, and so the task, its number and attempt."""

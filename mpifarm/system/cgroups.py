@@ -38,7 +38,7 @@ _MARKS = ("trusted.delegate", "user.delegate")
 _MOVES = 100
 """Tries to move all processes of a cgroup, which may start others meanwhile."""
 _PAUSE = 0.005
-_REMOVALS = 60
+REMOVALS = 60
 """Tries to remove cgroups whose processes are just dying."""
 _ASK_SECONDS = 3.0
 _NEAR = 2**20
@@ -291,7 +291,7 @@ class TaskCgroups:
 
     def close(self) -> None:
         """Remove all cgroups of the rank that have no processes any more."""
-        for _ in range(_REMOVALS):
+        for _ in range(REMOVALS):
             if _remove_tree(self._home):
                 return
             time.sleep(_PAUSE)
@@ -341,12 +341,21 @@ class TaskCgroup:
             return [*_processes_in(self._cgroups.path_of(self._name))]
         return []
 
-    def end(self) -> None:
-        """Remove the task's cgroup, unless a process is left in it."""
-        if self._is_made:
-            with suppress(OSError):
+    def end(self, tries: int = 1) -> None:
+        """Remove the task's cgroup, unless a process is left in it.
+
+        Wait for processes that are dying in between so many `tries`.
+        """
+        if not self._is_made:
+            return
+        self._is_made = False
+        for _ in range(tries):
+            try:
                 os.rmdir(self._cgroups.path_of(self._name))
-            self._is_made = False
+            except OSError:
+                time.sleep(_PAUSE if tries > 1 else 0)
+            else:
+                return
 
 
 def open_task_cgroups(limit: int) -> TaskCgroups | None:

@@ -95,3 +95,11 @@ def test_words_of_an_earlier_attempt_say_nothing(kernel, tmp_path):
     log = TaskLog(str(path), 2)
     assert OomDetector(LIMITED).find_reason(1, log) is None
     log.end()
+
+
+@pytest.mark.parametrize(
+    ("size", "told"), [(500 * MB + 1, "501 MB"), (2**34 + 2**30, "17.0 GB")]
+)
+def test_what_processes_had_together_is_told_as_more_than_the_limit(size, told):
+    line = memory.excess_line(size, 500 * MB)
+    assert f"its processes had {told} together, and the limit is 500 MB" in line

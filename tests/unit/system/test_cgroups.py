@@ -343,6 +343,26 @@ def test_what_the_kernel_has_killed_is_counted_and_whose_limit_it_was(
     assert (made.count_kills("0-7"), cgroup.has_met_limit()) == (2, True)
 
 
+def test_a_cgroup_whose_processes_are_dying_is_removed_when_they_are_dead(
+    files, version, tmp_path, monkeypatch
+):
+    cgroup = TaskCgroup(made := TaskCgroups(Delegated(version, str(tmp_path)), LIMIT))
+    removed: list[str] = []
+
+    def rmdir(path: str) -> None:
+        removed.append(path)
+        if len(removed) < 3:
+            raise OSError(errno.EBUSY, "busy", path)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    for name in ("0-7", "0-8"):
+        cgroup.begin(name)
+        cgroup.enter()
+        cgroup.end(1 if name == "0-7" else 60)
+    first, *others = map(made.path_of, ("0-7", "0-8", "0-8"))
+    assert removed == [first, *others]
+
+
 def test_what_dead_farms_have_left_is_removed_and_nothing_else(
     files, version, tmp_path, monkeypatch
 ):
@@ -358,7 +378,7 @@ def test_where_a_cgroup_can_not_be_made_there_is_none(tree, monkeypatch):
     assert open_task_cgroups(LIMIT) is None
     tree.delegate(tree.make("/x"))
     monkeypatch.setattr(cgroups, "_write", _denied)
-    monkeypatch.setattr(cgroups, "_REMOVALS", 1)
+    monkeypatch.setattr(cgroups, "REMOVALS", 1)
     assert open_task_cgroups(LIMIT) is None
 
 
