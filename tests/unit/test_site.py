@@ -1,0 +1,26 @@
+"""The site of the documents: what Sphinx does not look at.
+
+Rules of this file: pure; `make docs` builds the site, and finds dead links.
+"""
+
+import re
+from collections import Counter
+
+from tests.support import ROOT
+
+DOCS = ROOT / "docs"
+_TREES = re.compile(r"^```\{toctree\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def listed():
+    """The pages that stand in a table of contents, with their folders."""
+    for tree in _TREES.findall((DOCS / "index.md").read_text()):
+        for line in filter(None, tree.splitlines()):
+            if not line.startswith(":"):
+                yield line.partition("<")[2].rstrip(">") or line
+
+
+def test_each_page_stands_in_one_table_of_contents():
+    built = [path for path in DOCS.rglob("*.md") if "_build" not in path.parts]
+    pages = {str(path.relative_to(DOCS).with_suffix("")) for path in built}
+    assert Counter(listed()) == Counter(pages - {"index"})
