@@ -31,8 +31,8 @@ _DESCRIPTION = (
 _EPILOG = (
     "It only shows: write a value, as proc = 32, under [options] in"
     " ~/.config/mpifarm/config.ini or another of these files; --proc 16 on the"
-    " command line wins, and --no-proc has mpifarm's own default (docs/defaults.md). "
-    " Exit status: 0, or 2 if a value is wrong."
+    " command line wins, and --no-proc has mpifarm's own default (mpifarm help"
+    " docs/defaults.md).  Exit status: 0, or 2 if a value is wrong."
 )
 
 _OWN: Final = "mpifarm"

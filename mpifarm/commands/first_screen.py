@@ -39,4 +39,6 @@ commands (mpifarm COMMAND --help):
 
 mpifarm --help-all    all options, exit statuses and signals
 mpifarm help TOPIC    some lines about exit, files, lists, resume, slurm, ...
+
+A task's id is its place in the list, from 0.
 """

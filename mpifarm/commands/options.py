@@ -123,7 +123,9 @@ signals, sent to any rank, act on the whole farm:
 
 The same command, given again, goes on where the last one stopped.
 'mpifarm help TOPIC' says more of arguments, exit, failures, files, lists,
-logs, mpi, order, resume, signals, slurm, time.  'mpifarm run' is 'mpifarm'.
+logs, mpi, order, resume, signals, slurm, time; 'mpifarm help README.md' and
+'mpifarm help docs/order.md' print pages.  'mpifarm run' is 'mpifarm'.
+A task's id is its place in the list, from 0.
 """
 
 
@@ -882,7 +884,8 @@ def _make_parser(environ: Mapping[str, str]) -> _Parser:
         "tasklist",
         type=parse_tasklist,
         help="a text file of commands, one a line, or - for standard input; a line that"
-        " begins with # is a comment, but for #BARRIER and #AFTER (docs/order.md)",
+        " begins with # is a comment, but for #BARRIER and #AFTER (mpifarm help"
+        " order)",
     )
     for title, group in OPTIONS.items():
         into = parser if title == "options" else parser.add_argument_group(title)

@@ -1,4 +1,4 @@
-"""``mpifarm help TOPIC``: some lines about one thing, and the page with all of it.
+"""``mpifarm help TOPIC``: some lines about one thing, and where all of it stands.
 
 Rules of this file: pure; imported for this question only.  A topic is a word that a
 user has in mind.  Subcommands are topics, too: main asks their own --help.
@@ -18,13 +18,13 @@ mpifarm 'run {1} {2}' ::: a b ::: 1 2       all combinations (:::+ links them)
 mpifarm 'run {}' :::: names.txt             an argument a line (- is stdin)
 Replacement strings and quoting are those of GNU parallel; options of the farm stand
 in front of the command.  The workdir is mpifarm_workdir, or --workdir DIR.
-Page: docs/arguments.md
+More: mpifarm help docs/arguments.md
 """,
     "defaults config options environment variables": """\
 Options that nobody types: mpifarm.ini here, ~/.config/mpifarm/config.ini,
 /etc/mpifarm/*.ini (section [options]), and variables as MPIFARM_PROC=32.  The command
 line wins; --no-NAME undoes.  mpifarm config shows each value and where it is from.
-Page: docs/defaults.md.  All options: mpifarm --help-all
+More: mpifarm help docs/defaults.md.  All options: mpifarm --help-all
 """,
     "exit status statuses": """\
 0   all tasks of the list are finished
@@ -33,14 +33,14 @@ Page: docs/defaults.md.  All options: mpifarm --help-all
 3   nothing is left to start; some tasks are with another farm, or in no file
 70  a defect of mpifarm
 75  tasks are left: give the same command again to go on
-Page: README.md
+More: mpifarm help README.md
 """,
     "failures failed retry retries": """\
 mpifarm why LIST      why tasks failed, in groups, one for each cause
 mpifarm log LIST ID   what a task has written
 mpifarm retry LIST    put failed tasks back; then give the farm's command again
 --retries N runs a failed task up to N times more, --max-failures N stops the farm.
-Page: docs/when-tasks-fail.md
+More: mpifarm help docs/when-tasks-fail.md
 """,
     "files workdir": """\
 LIST_workdir (or --workdir DIR) has all that is known of a list:
@@ -49,40 +49,40 @@ logs/log_ID                   what the task has written
 attempts.tsv                  a line for each attempt: outcome, host, seconds, ...
 result.json                   the last farm's summary
 timeline.json                 for https://ui.perfetto.dev
-The subcommands take the list or the workdir.  Page: docs/protocol.md
+The subcommands take the list or the workdir.  More: mpifarm help docs/protocol.md
 """,
     "gpus cpus cores memory": """\
 --proc N (-n N, -j N) is the number of tasks at one time on each rank.
 --bind gives each worker its own CPUs, --gpus auto its own GPU, and --task-memory 4G
 limits the memory of a task, of each of its processes and of all together.
-Page: docs/cpus-and-gpus.md
+More: mpifarm help docs/cpus-and-gpus.md
 """,
     "limits limit licence licences license licenses pace": """\
 --limit licence=5 runs at most five tasks of this kind at a time, on all ranks together;
 the list has them as [limit=licence] COMMAND.
 --start-rate 2 starts at most two tasks in a second, --start-rate 30/m thirty in a
-minute.  Page: docs/pace.md
+minute.  More: mpifarm help docs/pace.md
 """,
     "list lists tasklist tasks stdin": """\
 A list is a text file of commands, one a line, as you would type them.  Blank lines and
-lines that begin with # don't count, but for #BARRIER and #AFTER (docs/order.md).  The
-id of a task is its place, from 0.  The list - is standard input.
-mpifarm add LIST 'COMMAND' adds tasks, also while a farm runs (docs/adding-tasks.md).
-disBatch's, GREASY's and others' lists: docs/lists-from-other-tools.md
+lines that begin with # don't count, but for #BARRIER and #AFTER (mpifarm help order).
+The id of a task is its place, from 0.  The list - is standard input.
+mpifarm add LIST 'COMMAND' adds tasks, also while a farm runs.  Lists of other tools can
+be read.  More: mpifarm help docs/adding-tasks.md, docs/lists-from-other-tools.md
 """,
     "logs output progress watch": """\
 What a task writes is in LIST_workdir/logs/log_ID; mpifarm log LIST ID prints it, and
 mpifarm log LIST that of all tasks (-f: while they run; --tag: each line with its task).
 --logs packed keeps all of it in a few files, --logs failed that of failed tasks alone.
 mpifarm status LIST says how far a farm is, and how long it takes still; --watch, again
-and again.  Pages: docs/logs.md, docs/what-is-going-on.md
+and again.  More: mpifarm help docs/logs.md, docs/what-is-going-on.md
 """,
     "mpi ranks nodes": """\
 mpirun -n 4 python -m mpifarm tasks.txt
 srun --mpi=pmi2 -N 8 python -m mpifarm tasks.txt      (pmix for Open MPI)
 One rank a node is right: each has --proc workers.  The farm goes on if ranks die where
 the launcher lets the others live.  mpifarm selftest tests MPI and disks.
-Pages: docs/large-jobs.md, docs/when-ranks-fail.md
+More: mpifarm help docs/large-jobs.md, docs/when-ranks-fail.md
 """,
     "order after barrier dependencies": """\
 #BARRIER         all tasks above end before any below starts, which then run even if
@@ -90,7 +90,7 @@ Pages: docs/large-jobs.md, docs/when-ranks-fail.md
 #BARRIER CHECK   the same, but nothing below runs if a task above has failed
 #AFTER 3,7-9     for the next task alone: it starts when these have succeeded
 A task that waits for a failed one is "not run"; mpifarm retry LIST puts both back.
-Page: docs/order.md
+More: mpifarm help docs/order.md
 """,
     "resume restart continue anew afresh rerun": """\
 Give the same command again: it goes on where the last one stopped or was killed, and
@@ -101,7 +101,7 @@ forget all results and start afresh: rm -r LIST_workdir, once no farm runs there
 --setup 'source env.sh' runs before each command, in its shell; if it fails, the task
 fails.  What the job script has set before mpifarm, commands have as well.
 mpifarm --dry-run --setup 'source env.sh' LIST shows what would run.
-Page: docs/runners.md
+More: mpifarm help docs/runners.md
 """,
     "signals stop drain": """\
 Sent to any rank, a signal acts on the whole farm:
@@ -109,19 +109,19 @@ USR1             stop: end the running tasks, put them back, exit 75
 TERM, INT, HUP   the same without the grace time
 USR2             drain: start no more tasks, finish the running ones
 From elsewhere: mpifarm drain LIST, mpifarm cancel LIST ID, mpifarm hold LIST.
-Pages: docs/signals.md, docs/telling-a-farm.md
+More: mpifarm help docs/signals.md, docs/telling-a-farm.md
 """,
     "slurm pbs lsf sge jobs array": """\
 mpifarm submit -N 8 -t 4:00:00 tasks.txt   write a job script, and submit it
 mpifarm submit --until-done ...            go on in further jobs until all is done
 mpifarm jobs                               the scripts, to copy
-Pages: docs/submit.md, docs/batch-systems.md
+More: mpifarm help docs/submit.md, docs/batch-systems.md
 """,
     "time timeout durations walltime": """\
 --timeout TIME stops the farm, --task-timeout TIME ends a task that takes longer, and
 --grace TIME lies between TERM and KILL.  A TIME is seconds, or 90s, 10m, 1h30m or
 1-02:03:04.  The end of a job is known from the batch system, or --deadline 23:59.
-Pages: docs/time-left.md, docs/when-tasks-fail.md
+More: mpifarm help docs/time-left.md, docs/when-tasks-fail.md
 """,
 }  # fmt: skip
 """Texts by the words for them; the first word is the topic's name."""
@@ -132,7 +132,14 @@ _BY_WORD: Final = {
 
 
 def find_topic(word: str) -> str:
-    """Return the text of a topic; raise InputError that names the nearest ones."""
+    """Return the text of a topic, or of a page (``docs/order.md``).
+
+    Raises InputError that names the nearest ones.
+    """
+    if word.endswith(".md"):
+        from mpifarm.commands.doc_pages import find_page
+
+        return "\n".join(map(find_page, word.replace(",", " ").split()))
     text = _BY_WORD.get(word.lower())
     if text is not None:
         return text

@@ -299,8 +299,8 @@ _WAITING: Final = Fault(
     "srun",
     "starts srun without --overlap, which waits for ever for CPUs, since the farm's own"
     " step holds all of the job's",
-    'write srun --overlap -N1 -w "$SLURMD_NODENAME" … (docs/cpus-and-gpus.md, MPI'
-    " programs as tasks)",
+    'write srun --overlap -N1 -w "$SLURMD_NODENAME" … (mpifarm help'
+    " docs/cpus-and-gpus.md, MPI programs as tasks)",
     is_certain=False,
 )
 

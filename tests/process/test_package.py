@@ -83,7 +83,9 @@ def test_the_wheel_holds_the_package_and_its_metadata_only(installed):
         "mpifarm",
         f"mpifarm-{__version__}.dist-info",
     }
-    held = {name for name in names if name.startswith("mpifarm/")}
+    pages = {name for name in names if name.startswith("mpifarm/docs/")}
+    assert {"mpifarm/docs/README.md", "mpifarm/docs/order.md"} < pages
+    held = {name for name in names if name.startswith("mpifarm/")} - pages
     modules = (ROOT / "mpifarm").rglob("*.py")
     expected = {str(module.relative_to(ROOT)) for module in modules}
     # by which type checkers know that the package has types
@@ -106,6 +108,12 @@ def test_what_it_needs_to_run_is_mpi4py_and_filelock(installed):
 def test_it_runs_without_the_checkout(installed):
     found = installed.run("python", "-c", "import mpifarm; print(mpifarm.__file__)")
     assert Path(found.stdout.strip()).is_relative_to(installed.programs.parent)
+
+
+def test_it_prints_its_pages(installed):
+    for page in ("README.md", "docs/order.md"):
+        told = installed.run("mpifarm", "help", page)
+        assert told.stdout == (ROOT / page).read_text(encoding="utf-8")
 
 
 COMMANDS = [("mpifarm",), ("python", "-m", "mpifarm")]

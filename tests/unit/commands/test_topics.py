@@ -53,6 +53,35 @@ def test_an_unknown_topic_is_told_with_the_nearest(word, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("word", ["docs/order.md", "order.md"])
+def test_a_page_is_printed_as_it_is(word):
+    assert find_topic(word) == (ROOT / "docs" / "order.md").read_text()
+
+
+def test_an_unknown_page_is_told_with_the_nearest():
+    with pytest.raises(InputError, match=r"did you mean docs/order\.md\?"):
+        find_topic("docs/odrer.md")
+
+
+def test_several_pages_are_printed_one_after_the_other():
+    text = find_topic("README.md, docs/logs.md")
+    assert text.startswith((ROOT / "README.md").read_text())
+    assert text.endswith((ROOT / "docs" / "logs.md").read_text())
+
+
+def test_an_installed_package_has_its_pages_inside(tmp_path, monkeypatch):
+    monkeypatch.setattr(mpifarm, "__file__", str(tmp_path / "site" / "__init__.py"))
+    with pytest.raises(InputError, match="has no pages"):
+        find_topic("docs/order.md")
+    (tmp_path / "site" / "docs").mkdir(parents=True)
+    for name in ("order.md", "README.md"):
+        (tmp_path / "site" / "docs" / name).write_text(f"of {name}\n")
+    assert find_topic("docs/order.md") == "of order.md\n"
+    assert find_topic("README.md") == "of README.md\n"
+    with pytest.raises(InputError, match=r"there are README\.md, order\.md"):
+        find_topic("xyzzy.md")
+
+
 @pytest.mark.parametrize("text", _TOPICS.values())
 def test_a_topic_names_what_is_there(text):
     assert text.endswith("\n")

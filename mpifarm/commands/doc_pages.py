@@ -1,0 +1,51 @@
+"""``mpifarm help docs/PAGE.md``: the pages of the documentation, as they are.
+
+Rules of this file: it reads, and is imported for this question only.  The wheel has the
+pages in the package; in a checkout they stand beside it.
+"""
+
+import os
+from difflib import get_close_matches
+
+import mpifarm
+from mpifarm.commands.option_values import usage_error
+
+_README = "README.md"
+
+
+def find_page(word: str) -> str:
+    """Return the text of a page, named as ``docs/order.md``, ``order.md``, ``README``.
+
+    Raises InputError that names the nearest page, or all.
+    """
+    pages = _list_pages()
+    name = os.path.basename(word)
+    for each in (name, f"{name}.md"):
+        if each in pages:
+            with open(pages[each], encoding="utf-8") as file:
+                return file.read()
+    near = get_close_matches(name, pages, n=1)
+    if near:
+        raise usage_error(f"there is no page {word!r}: did you mean {_name(near[0])}?")
+    if not pages:
+        raise usage_error(
+            "this installation has no pages: they stand beside its source"
+        )
+    raise usage_error(f"there is no page {word!r}: there are {', '.join(pages)}")
+
+
+def _name(page: str) -> str:
+    return page if page == _README else f"docs/{page}"
+
+
+def _list_pages() -> dict[str, str]:
+    """Return the path of each page, by its file name."""
+    package = os.path.dirname(mpifarm.__file__)
+    inside, beside = f"{package}/docs", os.path.dirname(package)
+    directory = inside if os.path.isdir(inside) else f"{beside}/docs"
+    names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+    found = {name: f"{directory}/{name}" for name in names if name.endswith(".md")}
+    readme = f"{beside}/{_README}"
+    if found and _README not in found and os.path.isfile(readme):
+        found[_README] = readme
+    return found
