@@ -329,7 +329,10 @@ def _parse_simple(lines: Sequence[bytes], block: bytes) -> list[bytes]:
 
 
 def _cannot_read(path: str, error: OSError) -> TasklistFileError:
-    return TasklistFileError(f"can't read the tasklist {path}: {_why_unread(error)}")
+    why = _why_unread(error)
+    if isinstance(error, FileNotFoundError) and len(path.split()) > 1:
+        why += "; to run it as a command, write ::: in front of it"
+    return TasklistFileError(f"can't read the tasklist {path}: {why}")
 
 
 def _why_unread(error: OSError) -> str:

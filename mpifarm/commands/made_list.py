@@ -85,16 +85,23 @@ class MadeList:
     def as_file(self) -> Iterator[Settings]:
         """Write the list into a temporary file for a block, and give settings for it.
 
-        An `InputError` of the block names the list by its place in the workdir.
+        An `InputError` of the block names the list by its place in the workdir.  Raises
+        `StorageError` if no temporary file can be written.
         """
-        with tempfile.TemporaryDirectory(prefix="mpifarm-") as directory:
+        with _opened_directory() as directory:
             path = os.path.join(directory, "list")
-            with open(path, "wb") as file:
-                file.write(self._all)
+            self._write(path)
             try:
                 yield replace(self._settings, tasklist=path, arguments=None)
             except InputError as error:
                 raise InputError(str(error).replace(path, self.path)) from error
+
+    def _write(self, path: str) -> None:
+        try:
+            with open(path, "wb") as file:
+                file.write(self._all)
+        except OSError as error:
+            raise files.storage_error("write", path, error) from error
 
     def keep(self) -> None:
         """Write the list into the workdir.  Raises `InputError`, `StorageError`."""
@@ -113,6 +120,20 @@ class MadeList:
             return files.find_content(self.path) == self._content
         except StorageError:
             return True
+
+
+@contextmanager
+def _opened_directory() -> Iterator[str]:
+    """Make a temporary directory for a block.  Raises `StorageError`."""
+    try:
+        directory = tempfile.TemporaryDirectory(
+            prefix="mpifarm-", ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        name = os.environ.get("TMPDIR", "/tmp")  # noqa: S108 - it is only named
+        raise files.storage_error("write", name, error) from error
+    with directory as path:
+        yield path
 
 
 def _make(settings: Settings, say: Callable[[str], None] | None) -> bytes:

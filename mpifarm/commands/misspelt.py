@@ -417,23 +417,28 @@ def _explain_option_of(
         if name in its_options:
             return f"; mpifarm {subcommand} has one"
     if program == "mpifarm submit":
-        return _explain_option_of_batch_system(name)
+        return _explain_option_of_batch_system(name, [*of_farm])
     return ""
 
 
-_MAY_HAVE_VALUE: Final = frozenset(("exclusive", "get-user-env", "nice", "propagate"))
-"""Options of sbatch that stand without a value, too."""
+_FLAGS: Final = frozenset(
+    ("exclusive", "get-user-env", "nice", "no-requeue", "propagate", "requeue")
+)
+"""Options of sbatch that stand without a value, and seem to be others."""
 
 
-def _explain_option_of_batch_system(name: str) -> str:
+def _explain_option_of_batch_system(name: str, of_farm: Sequence[str]) -> str:
     """Return the end of a sentence about an option that submit has not."""
     from mpifarm.submit.slurm import OPTIONS
 
-    if name.removeprefix("--") in OPTIONS - _MAY_HAVE_VALUE:
-        return f": write its value behind a =, {name}=..."
-    if name.startswith("--"):
-        return f"; for one of the batch system's, give --directive {name}"
-    return f"; for one of the batch system's, give --directive '{name} ...'"
+    bare = name.removeprefix("--")
+    if bare not in _FLAGS:
+        if bare in OPTIONS:
+            return f": write its value behind a =, {name}=..."
+        if near := [*find_near(name, of_farm)]:
+            return f", did you mean the farm's {_either(near)}?"
+    word = name if name.startswith("--") else f"'{name} ...'"
+    return f"; for one of the batch system's, give --directive {word}"
 
 
 def _explain_option_of_farm(program: str, name: str) -> str:

@@ -18,6 +18,7 @@ mpifarm 'run {1} {2}' ::: a b ::: 1 2       all combinations (:::+ links them)
 mpifarm 'run {}' :::: names.txt             an argument a line (- is stdin)
 Replacement strings and quoting are those of GNU parallel; options of the farm stand
 in front of the command.  The workdir is mpifarm_workdir, or --workdir DIR.
+mpifarm submit -N 8 'run {}' ::: a b        the same in a job
 More: mpifarm help docs/arguments.md
 """,
     "defaults config options environment variables": """\

@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import shlex
+import tempfile
 
 import pytest
 
@@ -126,7 +127,11 @@ def test_the_list_parts_the_job_from_the_farm(line, front, passed_on, farm):
         ("--until tasks.txt", "no option --until, did you mean --until-done?"),
         ("-t 5 tasks.txt --retrys 2", "no option --retrys, did you mean --retries?"),
         ("-t 5 tasks.txt other.txt", "'other.txt' is one word too many"),
-        ("-t 5 missing.txt", "missing.txt"),
+        ("-t 5 missing.txt", "missing.txt: there is no such file"),
+        (
+            "-t 5 --retrys 2 x ::: a",
+            "--retrys, did you mean the farm's --retries?",
+        ),
         ("-t 5 /dev/fd/63", "/dev/fd/63 will be gone when the job starts: write the"),
         ("-t 5 /dev/fd/63 -w d", "/dev/fd/63 will be gone when the job starts"),
         ("-t 5 tasks.txt -r none", "none"),
@@ -156,6 +161,7 @@ def test_the_list_parts_the_job_from_the_farm(line, front, passed_on, farm):
         ("-t 5 x {} ::: a --array=3", "--array stands behind :::, where all words are"),
         ("-t 5 -M east tasks.txt", "give --directive '-M ...'"),
         ("-t 5 --exclusive tasks.txt", "give --directive --exclusive"),
+        ("-t 5 --requeue tasks.txt", "give --directive --requeue"),
         ("-t 5 --mem 4G tasks.txt", "no option --mem: write its value behind a ="),
         ("tasks.txt --time=10", "--time must stand before the list: mpifarm submit"),
         ("-t 5 tasks.txt --mem=4G", "--mem must stand before the list: mpifarm submit"),
@@ -184,6 +190,20 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_written(desk, line, senten
     (desk / "broken.txt").write_text("#AFTER 7\ntrue\n")
     (desk / "hooks.ini").write_text("[mine]\nHook = no_module.Mine\n")
     assert sentence in refuse(desk, *line.split())
+
+
+def test_a_command_in_place_of_a_list_is_told_how_it_runs(desk):
+    sentence = refuse(desk, "-t", "5", "echo hello")
+    assert "echo hello: there is no such file; to run it as a command, write :::" in (
+        sentence
+    )
+
+
+def test_a_temporary_directory_that_is_full_is_told(desk, monkeypatch):
+    made = MadeList(parse_arguments(["x", ":::", "a"], {}), {})
+    monkeypatch.setattr(tempfile, "tempdir", str(desk / "none"))
+    with pytest.raises(StorageError, match="can't write"), made.as_file():
+        pass
 
 
 def test_a_list_that_was_edited_since_it_was_begun_is_refused(desk):
