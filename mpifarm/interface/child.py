@@ -55,7 +55,7 @@ class Child:
             self._output.close()
             raise InputError(
                 f"can't start {argv[0]}: {error.strerror}; is its module loaded?"
-            ) from error
+            ) from None
 
     @property
     def has_ended(self) -> bool:
@@ -122,9 +122,10 @@ class Child:
         return self._decode(text)
 
     def last_lines(self) -> list[str]:
-        """Return the last lines that the process has printed, 16 KiB at the most."""
+        """Return the last lines that are not blank, 16 KiB at the most."""
         tail = self._read_tail() if self._tail is None else self._tail
-        return tail.decode("utf-8", "replace").strip().splitlines()
+        lines = tail.decode("utf-8", "replace").splitlines()
+        return [line for line in lines if line.strip("\0 ")]  # mpirun prints a NUL.
 
     def _read_tail(self) -> bytes:
         end = os.fstat(self._output.fileno()).st_size

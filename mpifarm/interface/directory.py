@@ -5,7 +5,6 @@ workdir never take each other's.  What is made here is removed when no farm has 
 """
 
 import os
-import re
 import shutil
 import socket
 import tempfile
@@ -15,7 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from mpifarm.errors import InputError, StorageError
-from mpifarm.model.paths import GIVEN_LIST, WorkdirPaths
+from mpifarm.model.paths import WorkdirPaths, mark_of_given, parse_given_name
 from mpifarm.model.task import decode_text
 from mpifarm.model.wording import agree, counted
 from mpifarm.store.directories import find_directory, make_root
@@ -58,7 +57,8 @@ class Directory:
         self._is_temporary = path is None
         self.path = _make_temporary(where) if path is None else path
         self.paths = WorkdirPaths(os.path.abspath(self.path))
-        self.mark = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+        host, start = socket.gethostname(), os.urandom(4).hex()
+        self.mark = mark_of_given(host, os.getpid(), start)
         """What stands in the words of this start alone."""
         self._is_new = self._is_temporary
 
@@ -84,9 +84,8 @@ class Directory:
         """Remove the lists that scripts of this host left when they were killed."""
         with suppress(StorageError, OSError):
             for name in os.listdir(self.paths.root):
-                found = _GIVEN.fullmatch(name)
-                is_ours = found is not None and found["host"] == socket.gethostname()
-                if found and is_ours and not is_alive(int(found["pid"])):
+                host, pid = parse_given_name(name) or ("", 0)
+                if host == socket.gethostname() and not is_alive(pid):
                     files.remove(self.paths.file(name))
 
     def leave(self) -> None:
@@ -102,11 +101,6 @@ class Directory:
             weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-_GIVEN: Final = re.compile(
-    GIVEN_LIST.format(r"(?P<host>.+)-(?P<pid>[0-9]{1,10})-[0-9a-f]{8}")
-)
-
-
 def _make_temporary(where: str | None) -> str:
     """Make a temporary directory, and return its absolute path: scripts do `chdir`."""
     try:
@@ -116,7 +110,7 @@ def _make_temporary(where: str | None) -> str:
         raise InputError(
             f"can't make a workdir in {place} ({error.strerror}): name one, as"
             " workdir='DIR'"
-        ) from error
+        ) from None
 
 
 def find_place(*, is_shared: bool) -> str | None:

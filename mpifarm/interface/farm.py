@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Final, Self
 
 from mpifarm.batch.launcher import launched_rank
-from mpifarm.commands.options import parse_line
 from mpifarm.commands.restart_policy import FarmResult
 from mpifarm.errors import ExitStatus, FarmError, InputError, StorageError
 from mpifarm.interface.attempts import Attempt, AttemptReader, read_output
@@ -26,12 +25,15 @@ from mpifarm.interface.child import POLL_SECONDS, Child
 from mpifarm.interface.directory import Directory, find_place, find_workdir
 from mpifarm.interface.ending import Ending, find_ending, find_result, has_begun
 from mpifarm.interface.interrupts import HeldInterrupts
-from mpifarm.interface.options import Value, spell_options
+from mpifarm.interface.options import Value, parse_options, spell_options
 from mpifarm.interface.results import NO_STATES, Results, read_states
 from mpifarm.interface.tasks import Task, list_tasks
 from mpifarm.model.wording import agree, counted
 
-SHOWN_LINES: Final = 10
+STOPPED: Final = "the script stopped it"
+"""Why a farm ended early that `Farm.stop`, the end of its block or Ctrl-C stopped."""
+
+SHOWN_LINES: Final = 40
 """Lines of what a launcher has printed that an error shows."""
 
 _MPIFARMS = re.compile(r"(?:[-\d]+ [\d:+]+ )?mpifarm: (.*)")
@@ -101,7 +103,7 @@ class Farm:
         self._launcher = split_launcher(launcher)
         self._workdir = find_workdir(workdir)
         self._options = spell_options(options)
-        parse_line(self._words_for(self._workdir or "DIR", "LIST"), os.environ).settle()
+        parse_options(self._words_for(self._workdir or "DIR", "LIST"), options)
         self._list = list_tasks(tasks)
         self._prints = progress
         self._start: _Start | None = None
@@ -227,7 +229,7 @@ class Farm:
     @property
     def _begun(self) -> _Start:
         if self._start is None:
-            raise RuntimeError("the farm is not started: use it as `with Farm(...)`")
+            raise RuntimeError("the farm has not begun: begin it by `with farm:`")
         return self._start
 
     def _follow(self, directory: Directory, child: Child) -> None:
@@ -257,7 +259,8 @@ class Farm:
         paths, mark = directory.paths, directory.mark
         ending = find_ending(paths, mark, self._begun.result_before)
         if ending is not None:
-            return ending
+            is_by_us = child.was_stopped and ending.exit_status == ExitStatus.RUN_AGAIN
+            return ending._replace(reason=STOPPED) if is_by_us else ending
         program = (*self._launcher, sys.executable)[0]
         if has_begun(paths, mark):
             why = f"{program} ended before its farm, with status {child.status}"
@@ -268,7 +271,7 @@ class Farm:
         if own and error and (error is InputError or not child.was_stopped):
             raise error(own[-1])
         if child.was_stopped:
-            return Ending(ExitStatus.RUN_AGAIN, "it was stopped before it began")
+            return Ending(ExitStatus.RUN_AGAIN, f"{STOPPED}, before it began")
         what = f"{program} started no farm (exit status {child.status})"
         raise FarmError("\n".join([what, *said[-SHOWN_LINES:]]))
 
@@ -284,7 +287,7 @@ def split_launcher(launcher: object) -> list[str]:
             raise InputError(
                 f"launcher {launcher!r:.60} can't be split into words:"
                 f" {str(error).lower()}; give the list of its words"
-            ) from error
+            ) from None
     if isinstance(launcher, Sequence):
         return [*map(str, launcher)]  # ["mpiexec", "-n", 4], too
     raise InputError(

@@ -1,14 +1,17 @@
 """The options of a farm as keyword arguments: ``proc=4``, ``task_timeout=60``.
 
-Rules of this file: pure.  Which options there are, and what they take, is known to the
-command line alone.
+Rules of this file: of files, only those of defaults are read.  Which options there are,
+and what they take, is known to the command line alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from mpifarm.commands.misspelt import explain_key
-from mpifarm.commands.options import BY_NAME, NO, ONE_RUN, Option
+from mpifarm.commands.option_values import usage_error
+from mpifarm.commands.options import BY_NAME, NO, ONE_RUN, Option, parse_line
 from mpifarm.errors import InputError
 
 Value: TypeAlias = str | float | Sequence[str] | Mapping[str, int] | None
@@ -23,6 +26,33 @@ _OWN: Final = {
 }
 """Options that are arguments of `Farm` itself, or have no meaning here."""
 
+_ARGUMENTS: Final = ("--workdir", "--launcher", "--progress", "--check")
+"""Arguments of `Farm` and `run` that are no options of these names, as if they were."""
+
+_NUMBER = "proc=N is the number of tasks at one time on each rank"
+_RANKS = "launcher='srun -N 8' starts a rank on each of 8 nodes"
+_OF_PYTHON: Final = {
+    name: said
+    for names, said in {
+        "n_jobs max_workers num_workers n_workers workers processes nproc nprocs"
+        " num_procs ncpus n_cpus cpus cores ncores": _NUMBER,
+        "ranks nranks nodes n_nodes num_nodes": _RANKS,
+        "cwd": "chdir=DIR is where the commands run, workdir=DIR where the farm keeps"
+        " its state",
+        "env": "commands have what os.environ has, and setup=COMMAND runs before each",
+        "shell": "each command runs in a shell",
+        "name names": "a name stands beside its command, as (command, name)",
+    }.items()
+    for name in names.split()
+}
+"""What is ours for keywords that users know from other packages for Python."""
+
+_NEAR: Final = ", did you mean"
+"""The beginning of an explanation that names options, which are keywords here."""
+
+_HELP: Final = str(usage_error(""))
+"""The end of a sentence about a command line, which says how to get help there."""
+
 OPTIONS: Final = {
     name[2:].replace("-", "_"): option
     for long_name, option in BY_NAME.items()
@@ -30,6 +60,21 @@ OPTIONS: Final = {
     if name.startswith("--") and long_name not in _OWN
 }
 """The options by their keywords."""
+
+
+def parse_options(words: Sequence[str], keywords: Iterable[str]) -> None:
+    """Raise `InputError` if the words of a command line are wrong.
+
+    Its sentence names the options by their keywords, as far as they were given.
+    """
+    try:
+        parse_line(words, os.environ).settle()
+    except InputError as error:
+        said = str(error).removesuffix(_HELP)
+        for keyword in keywords:
+            name = OPTIONS[keyword].long_name
+            said = re.sub(rf"(?<!\S){re.escape(name)}(?![\w-])", keyword, said)
+        raise InputError(said) from None
 
 
 def spell_options(options: Mapping[str, Value]) -> list[str]:
@@ -47,9 +92,12 @@ def _explain(keyword: str) -> str:
     name = "--" + keyword.replace("_", "-")
     if name in _OWN:
         return _OWN[name]
-    names = [option.long_name for option in OPTIONS.values()]
-    rest = ": mpifarm --help lists all, such as --task-timeout, which is task_timeout"
-    return explain_key(keyword, names, rest)
+    if keyword in _OF_PYTHON:
+        return f": {_OF_PYTHON[keyword]}"
+    names = [*_ARGUMENTS, *(option.long_name for option in OPTIONS.values())]
+    rest = ": mpifarm --help-all lists all, as --task-timeout, which is task_timeout"
+    said = explain_key(keyword, names, rest)
+    return said.replace("-", "_") if said.startswith(_NEAR) else said
 
 
 def _spell(keyword: str, option: Option, value: Value) -> Iterator[str]:
@@ -73,4 +121,6 @@ def _words_of(value: Value) -> list[str]:
         return [f"{name}={number}" for name, number in value.items()]
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [str(word) for word in value]
+    if isinstance(value, float) and value.is_integer():
+        return [str(int(value))]
     return [str(value)]

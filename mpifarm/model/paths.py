@@ -22,7 +22,7 @@ STATUS_FILES = (
 LOCK_NAME = "lock"
 LOG_PREFIX = "log_"
 PACKED = "packed"
-GIVEN_LIST = "given-{}.txt"
+_GIVEN = "given-"
 JOB_ENDINGS = ("slurm", "pbs", "lsf", "sge")
 """The ends of the names of job scripts, one for each batch system."""
 UNKEPT = "unkept"
@@ -188,7 +188,7 @@ class WorkdirPaths:
 
     def given_list(self, mark: str) -> str:
         """Return the path of the list that one start by a script has given."""
-        return f"{self.root}/{GIVEN_LIST.format(mark)}"
+        return f"{self.root}/{_GIVEN}{mark}.txt"
 
     def claim(self, farm: str) -> str:
         """Return the path of the claim of one farm."""
@@ -286,6 +286,17 @@ def parse_log_name(name: str) -> int | None:
     return taskid if log_name(taskid) == name else None
 
 
+def mark_of_given(host: str, pid: int, start: str) -> str:
+    """Return the mark of a start by a script, for `WorkdirPaths.given_list`."""
+    return f"{host}-{pid}-{start}"
+
+
+def parse_given_name(name: str) -> tuple[str, int] | None:
+    """Return host and pid of the script that gave the list `name`, else None."""
+    found = re.fullmatch(_GIVEN + r"(.+)-([0-9]{1,10})-[0-9a-f]{8}\.txt", name)
+    return (found[1], int(found[2])) if found else None
+
+
 def staging_of(path: str, farm: str) -> str:
     """Return the staging file by which `farm` replaces the file `path`."""
     return f"{path}.{farm}"
@@ -357,10 +368,7 @@ def is_timeline_aside(name: str) -> bool:
     return re.fullmatch(_TIMELINE_ASIDE, name) is not None
 
 
-_BEGINNINGS = (
-    *("timeline.", "before-remap-", "claim-", "job.", "job-"),
-    GIVEN_LIST.partition("{")[0],
-)
+_BEGINNINGS = (*("timeline.", "before-remap-", "claim-", "job.", "job-", _GIVEN),)
 
 
 def is_own_name(name: str) -> bool:

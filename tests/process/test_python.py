@@ -35,22 +35,62 @@ def place(tmp_path, tmp_path_factory, monkeypatch):
     return tmp_path
 
 
+RUN, ITERATE, RETRY, LAUNCH, END_BY_SIGNAL = (
+    block.text() for block in blocks_of(read_page("python.md"))
+)
+"""The blocks of the page: each is typed by a test."""
+
+
+@pytest.fixture
+def simulate(place, monkeypatch):
+    """The program of the page, of which one seed fails; ``mpifarm`` is a command."""
+    program = place / "simulate"
+    program.write_text('#!/bin/sh\nsleep 0.02\necho ran $2; [ "$2" != 7 ]\n')
+    program.chmod(0o755)
+    programs = os.path.join(sys.prefix, "bin")
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("simulate")
 def test_the_code_of_the_page_does_what_the_page_says(place):
-    first, second, *_ = (
-        block.text()
-        for block in blocks_of(read_page("python.md"))
-        if "farm" in block.text()
-    )
-    (place / "simulate").write_text('#!/bin/sh\necho ran $2; [ "$2" != 7 ]\n')
-    (place / "simulate").chmod(0o755)
-    (place / "script.py").write_text(f"{first}\nprint()\n{second}")
-    argv = [sys.executable, "script.py"]
+    (place / "script.py").write_text(f"{RUN}\nprint()\n{ITERATE}\nprint()\n{RETRY}")
+    argv = [sys.executable, "-u", "script.py"]
     printed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     host = os.uname().nodename
-    assert printed.splitlines() == [
+    *lines, farm_again, error, failed = printed.splitlines()
+    assert lines == [
         *(f"seed 7 failed 1 {host}", "ran 7", "", "99 of 100 completed"),
-        *("", "0 tasks are left"),
+        *("", "0 tasks are left", ""),
+        "mpifarm: 1 task put back to be run: 7",
     ]
+    assert farm_again.endswith("--workdir=seeds seeds/stdin.txt")
+    assert error.startswith("100 tasks, 99 completed, 1 failed, 0 left; exit status 1")
+    assert failed == "['seed 7']"
+
+
+@pytest.mark.usefixtures("simulate")
+def test_a_launcher_starts_the_ranks(monkeypatch, capfd):
+    found = find_launcher()
+    if found is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    for name, value in found.variables.items():
+        monkeypatch.setenv(name, value)
+    commands = ["./simulate --seed 1"] * 40
+    exec(LAUNCH, {"mpifarm": mpifarm, "commands": commands})
+    assert capfd.readouterr().out in ("[0, 1, 2, 3]\n", "[0, 1, 2]\n", "[1, 2, 3]\n")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_script_that_exits_at_a_signal_stops_its_farm(place, signum):
+    head = 'import mpifarm\ncommands = ["true", "sleep 600"]\n'
+    (place / "script.py").write_text(head + END_BY_SIGNAL)
+    attempts = place / "seeds" / "attempts.tsv"
+    with subprocess.Popen([sys.executable, "script.py"]) as script:
+        wait_until(lambda: attempts.exists() and "completed" in attempts.read_text())
+        script.send_signal(signum)
+    assert script.returncode == 128 + signum
+    assert (place / "seeds" / "toprocess").read_text() == "1 sleep 600\n"
+    assert not [*(place / "seeds" / "claims").iterdir()]
 
 
 def test_the_code_of_a_script_has_types():
@@ -105,6 +145,7 @@ def test_leaving_the_block_puts_running_tasks_back():
             break
     results = farm.wait()
     assert results.exit_status is mpifarm.ExitStatus.RUN_AGAIN
+    assert results.reason == "the script stopped it"
     assert results.left == [1]
     assert Path("w/toprocess").read_text() == "1 sleep 600\n"
 
@@ -196,20 +237,6 @@ def test_a_farm_that_was_killed_goes_on_with_the_same_call(place):
     assert results.left == [1]
     Path("go").touch()
     mpifarm.run(tasks, workdir="w", check=True)
-
-
-def test_a_launcher_starts_the_ranks(capfd):
-    found = find_launcher()
-    if found is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
-    launch = found(dict(os.environ), 2)
-    for name, value in launch.env.items():
-        os.environ[name] = value
-    results = mpifarm.run(
-        ["sleep 0.1"] * 8, launcher=launch.argv, proc=1, check=True, progress=True
-    )
-    assert {each.rank for each in results} == {0, 1}
-    assert "2 ranks of 1 worker" in capfd.readouterr().out
 
 
 def test_the_nodes_that_a_farm_leaves_idle_are_told(monkeypatch):

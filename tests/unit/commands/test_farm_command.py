@@ -58,6 +58,15 @@ def test_a_pipe_of_the_shell_is_not_named_to_others(paths):
     assert farm_words_of(target) == ["--workdir", "run1", "FILE"]
 
 
+def test_a_list_that_a_script_gave_goes_on_as_the_workdir_keeps_it(paths):
+    given = "run1/given-n1-27-0123abcd.txt"
+    write(
+        paths, "0badcafe", ["mpifarm", "--proc=2", "--workdir=run1", "::::", given], 9
+    )
+    command = "mpifarm --proc=2 --workdir=run1 run1/stdin.txt"
+    assert find_farm_command(TARGET) == command
+
+
 def test_without_any_farm_the_list_is_named(paths):
     assert find_farm_command(TARGET) == "mpifarm tasks.txt"
     write(paths, "0badcafe", [], 60)

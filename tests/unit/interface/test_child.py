@@ -109,6 +109,23 @@ def test_interrupts_are_held_and_passed_on():
     interrupts.pass_on()
 
 
+def test_a_signal_for_which_the_script_has_a_handler_is_held_too():
+    def leave(signum, frame):
+        raise SystemExit(signum)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with HeldInterrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGTERM)
+            press()
+        assert interrupts.count == 2
+        with pytest.raises(SystemExit) as left:
+            interrupts.pass_on()
+        assert left.value.code == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_script_that_ignores_interrupts_goes_on_doing_so(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -4,7 +4,7 @@ import pytest
 
 from mpifarm.commands.options import parse_arguments
 from mpifarm.errors import InputError
-from mpifarm.interface.options import OPTIONS, spell_options
+from mpifarm.interface.options import OPTIONS, parse_options, spell_options
 
 
 def parse(**options):
@@ -14,6 +14,7 @@ def parse(**options):
 def test_a_value_means_what_the_same_word_means_on_the_command_line():
     settings = parse(proc=4, task_timeout=1.5, bind=True, verbose=True, logs="packed")
     assert settings.workers == 4
+    assert parse(proc=8 / 2).workers == 4
     assert settings.limits.timeout == 1.5
     assert (settings.bind, settings.verbose, settings.logs) == (True, True, "packed")
 
@@ -40,18 +41,38 @@ def test_each_option_of_the_command_line_has_its_keyword():
     ("options", "sentence"),
     [
         ({"retrys": 2}, "there is no option retrys, did you mean retries?"),
+        (
+            {"retry": 2},
+            "there is no option retry, did you mean retries or retry_delay?",
+        ),
+        ({"lancher": "srun"}, "there is no option lancher, did you mean launcher?"),
+        ({"wrokdir": "w"}, "there is no option wrokdir, did you mean workdir?"),
+        ({"n_jobs": 2}, "there is no option n_jobs: proc=N is the number of tasks at"),
+        ({"cwd": "d"}, "there is no option cwd: chdir=DIR is where the commands run"),
         ({"max_procs": 2}, "there is no option max_procs: --proc N"),
         ({"dry_run": True}, "it is for the command line"),
-        ({"xyzzy": 2}, "there is no option xyzzy: mpifarm --help lists all"),
+        ({"xyzzy": 2}, "there is no option xyzzy: mpifarm --help-all lists all"),
         ({"tasklist": "csv"}, "no handler reads them"),
         ({"bind": 3}, "bind takes True or False, not 3"),
-        (
-            {"proc": "many"},
-            "--proc takes a number, or 'auto', or 50% for half of the CPUs, not 'many'",
-        ),
     ],
 )
 def test_a_mistake_is_told_with_what_is_near(options, sentence):
     with pytest.raises(InputError) as refused:
         parse(**options)
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"proc": "many"}, "proc takes a number, or 'auto', or 50% for half of the"),
+        ({"task_timeout": "x"}, "task_timeout takes seconds, 0 or more, or a time as"),
+        ({"limit": "x"}, "limit takes "),
+    ],
+)
+def test_a_wrong_value_is_told_by_its_keyword(options, sentence):
+    words = [*spell_options(options), "--workdir=w", "::::", "list"]
+    with pytest.raises(InputError) as refused:
+        parse_options(words, options)
+    assert str(refused.value).startswith(sentence)
+    assert "--" not in str(refused.value)
