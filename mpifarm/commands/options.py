@@ -272,7 +272,11 @@ def _check_has_name(tasklist: str) -> None:
 
 def _chosen(parser: "_Parser", words: Sequence[str]) -> argparse.Namespace:
     """Parse the words; raise InputError for words that mean nothing."""
-    chosen, extra = parser.parse_known_args(list(_separated(words)), _open_values())
+    try:
+        chosen, extra = parser.parse_known_args(list(_separated(words)), _open_values())
+    except _NoListError:
+        _refuse_unknown(parser, words)
+        raise
     if not extra:
         return chosen
     # PyTaskFarmer takes the WORD of "-v WORD LIST" as the value of -v, whatever it is.
@@ -285,6 +289,20 @@ def _chosen(parser: "_Parser", words: Sequence[str]) -> argparse.Namespace:
     from mpifarm.commands.misspelt import explain_words  # for mistakes only
 
     raise usage_error(explain_words(words, extra, chosen.tasklist, LONG_NAMES))
+
+
+def _refuse_unknown(parser: "_Parser", words: Sequence[str]) -> None:
+    """Raise InputError for an unknown option, though there is no list either.
+
+    Without it, the list may be what the option was taken for.
+    """
+    _, extra = parser.parse_known_args(
+        [ARGUMENTS_LIST, *_separated(words)], _open_values()
+    )
+    if extra:
+        from mpifarm.commands.misspelt import explain_words  # for mistakes only
+
+        raise usage_error(explain_words(words, extra, ARGUMENTS_LIST, LONG_NAMES))
 
 
 def _open_values() -> argparse.Namespace:
@@ -833,6 +851,10 @@ _UNDONE: Final = [NO + name[2:] for name in BY_NAME if name not in ONE_RUN]
 # ---- the parser ---------------------------------------------------------------------
 
 
+class _NoListError(InputError):
+    """A command line that names no list."""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that raises an InputError; argparse's prints pages and exits."""
 
@@ -852,10 +874,11 @@ class _Parser(argparse.ArgumentParser):
             raise _wrong_count(error.argument_name) from error
 
     def error(self, message: str) -> NoReturn:
-        raise usage_error(
+        told = usage_error(
             "no tasklist is given: name the file that lists the commands, or - for"
             " standard input"
         )
+        raise _NoListError(str(told))
 
 
 def _make_parser(environ: Mapping[str, str]) -> _Parser:
