@@ -163,6 +163,7 @@ class Conclusion:
         tally.worker_count = sum(rank.workers for rank in coordinator.ranks.values())
         now = time.monotonic()
         keeps_own_state = isinstance(leader.store, CustomStore)
+        place = _name_workdir(settings)
         return Summary(
             farm=coordinator.definition.farm,
             tasklist=settings.tasklist,
@@ -184,7 +185,8 @@ class Conclusion:
             keeps_own_state=keeps_own_state,
             is_database=leader.store.is_database,
             launch=self._context.process.environ.get("MPIFARM_LAUNCH", ""),
-            place=_name_workdir(settings),
+            place=place,
+            outputs_of=place if tally.ran and settings.logs != "failed" else "",
             lost=[
                 (rank, coordinator.ranks[rank].host)
                 for rank in coordinator.lost_ranks()

@@ -155,7 +155,8 @@ class Tally:
             self.repeated += 1
         failed = result.outcome is not Outcome.COMPLETED
         if failed and len(self.statuses) < MAX_STATUSES:
-            self.statuses[result.taskid] = how_it_failed(result)
+            how = how_it_failed(result)
+            self.statuses[result.taskid] = f"{how}{_count_attempts(result)}"
 
     def note_retry(self, result: Result) -> None:
         """Count an attempt whose task runs again, unless it was lost."""
@@ -214,10 +215,17 @@ _TELL_TIME = (Outcome.CANCELLED, Outcome.LOST, Outcome.TIMED_OUT)
 
 def failed_in_words(result: Result) -> str:
     """Return that an attempt failed, how, and after which time, each once."""
-    words = f"failed ({how_it_failed(result)})"
+    words = f"failed ({how_it_failed(result)}{_count_attempts(result)})"
     if result.outcome in _TELL_TIME:
         return words
     return f"{words} after {duration_in_words(result.seconds)}"
+
+
+def _count_attempts(result: Result) -> str:
+    """Return that an attempt was the last of several, behind a comma; else ""."""
+    if result.attempt < 2 or has_not_run(result):
+        return ""
+    return f", the last of {result.attempt} attempts"
 
 
 def _how_it_ended(result: Result) -> str:
@@ -318,6 +326,8 @@ class Summary:
     """The start of ``mpifarm supervise`` that this is; empty without one."""
     place: str = ""
     """The words that name the workdir to a subcommand."""
+    outputs_of: str = ""
+    """The same, if this farm has kept the output of each task that it ran."""
     lost: Sequence[tuple[int, str]] = ()
     """(rank, host) of each rank that was lost; "" for a host that isn't known."""
     quarantined: "Sequence[OutOfUse]" = ()
@@ -340,10 +350,21 @@ class Summary:
         lines += self._output_lines()
         lines += self._left_lines()
         lines += self.notes
+        if self.outputs_of:
+            lines.append(f"outputs: mpifarm log {self.outputs_of}")
         if self.reason:
-            lines.append(f"ended early: {self.reason}")
+            lines.append(f"{self._early_end}: {self.reason}")
         lines.append(f"exit status {self.status.value}: {self.meaning}")
         return lines
+
+    @property
+    def _early_end(self) -> str:
+        """The words in front of the reason of an end before the list was done."""
+        counts = self.counts
+        has_ended = self.status in (ExitStatus.ALL_FINISHED, ExitStatus.SOME_FAILED)
+        if has_ended and not (counts.toprocess or counts.elsewhere):
+            return "would have ended early, but no task was left to start"
+        return "ended early"
 
     @property
     def meaning(self) -> str:

@@ -16,6 +16,7 @@ from mpifarm.farm.summary import Summary, Tally
 from mpifarm.lists.growth import Odd, Oddity
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
+from mpifarm.model.task import Outcome, Result
 from mpifarm.store.held_file import Held
 from mpifarm.store.types import Counts
 from mpifarm.system.file_contents import ChangedError
@@ -126,6 +127,7 @@ class ConcludedFarm:
         drains: bool = False,
         before: Callable[["ConcludedFarm"], None] = lambda farm: None,
         growth: "LeftLines | None" = None,
+        logs: str = "all",
     ) -> None:
         self.said: list[str] = []
         self.tally = Tally(0.0)
@@ -157,7 +159,7 @@ class ConcludedFarm:
         say = self.said.append
         output = SimpleNamespace(say=say, mention=say, complain=say)
         context: Any = SimpleNamespace(
-            settings=Settings("list", "list_workdir", in_array=in_array),
+            settings=Settings("list", "list_workdir", in_array=in_array, logs=logs),
             process=SimpleNamespace(output=output, environ={}, started_in=""),
             size=1,
             begun=0.0,
@@ -194,6 +196,18 @@ def test_tasks_left_in_the_claim_are_told_where_the_second_count_fails(
     assert end.tells("stand in its claim; the next start takes them back")
     assert end.tells(why)
     assert end.status is ExitStatus.RUN_AGAIN
+
+
+def ran(taskid: int) -> Callable[["ConcludedFarm"], None]:
+    result = Result(taskid, 1, Outcome.COMPLETED, 0, 4711, 1.7e9, 2.5, 9.0)
+    return lambda farm: farm.tally.add(result)
+
+
+@pytest.mark.parametrize("logs", ["all", "packed", "failed"])
+def test_a_farm_that_ran_tasks_says_where_their_outputs_are(logs):
+    end = ConcludedFarm(1, 1, before=ran(2), logs=logs)
+    assert end.tells("outputs: mpifarm log list_workdir") is (logs != "failed")
+    assert not ConcludedFarm(1, 1).tells("outputs")
 
 
 def test_a_claim_that_holds_nothing_is_not_spoken_of():

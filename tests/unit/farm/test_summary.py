@@ -326,10 +326,48 @@ def test_the_summary_names_the_first_failures_and_counts_the_others():
 
 
 def test_the_summary_says_why_a_farm_ended_early_and_what_is_to_be_known():
-    lines = summary(reason="SIGUSR1 was received", notes=["rank 3 was lost"]).lines()
+    left = {"counts": ListCounts(12, 9, 2, 1, 0), "status": ExitStatus.RUN_AGAIN}
+    lines = summary(
+        **left, reason="SIGUSR1 was received", notes=["rank 3 was lost"]
+    ).lines()
     assert "ended early: SIGUSR1 was received" in lines
     assert "rank 3 was lost" in lines
     assert not [line for line in summary().lines() if "ended early" in line]
+
+
+@pytest.mark.parametrize(
+    ("status", "failed"), [(ExitStatus.ALL_FINISHED, 0), (ExitStatus.SOME_FAILED, 3)]
+)
+def test_a_farm_that_did_all_has_not_ended_early(status, failed):
+    counts = ListCounts(12, 12 - failed, failed, 0, 0)
+    lines = summary(reason="SIGUSR2", counts=counts, status=status).lines()
+    said = "would have ended early, but no task was left to start: SIGUSR2"
+    assert said in lines
+    others = counts._replace(finished=counts.finished - 1, elsewhere=1)
+    lines = summary(reason="SIGUSR2", counts=others, status=status).lines()
+    assert "ended early: SIGUSR2" in lines
+
+
+def test_the_summary_says_where_the_outputs_are():
+    lines = summary(outputs_of="list.txt_workdir").lines()
+    assert "outputs: mpifarm log list.txt_workdir" in lines
+    assert not [line for line in summary().lines() if "outputs" in line]
+
+
+def test_the_attempts_of_a_failed_task_are_counted():
+    third = result(7, status=1)._replace(attempt=3, seconds=2.0, worker_index=1)
+    assert failed_in_words(third) == (
+        "failed (exit status 1, the last of 3 attempts) after 2 s"
+    )
+    tally = Tally(started=0.0)
+    tally.add(third)
+    tally.add(result(8, status=1))
+    assert tally.statuses == {
+        7: "exit status 1, the last of 3 attempts",
+        8: "exit status 1",
+    }
+    cancelled = third._replace(outcome=Outcome.CANCELLED, worker_index=None)
+    assert failed_in_words(cancelled) == "failed (cancelled before it ran)"
 
 
 @pytest.mark.parametrize(("left", "said"), [(1, "1 task is"), (7, "7 tasks are")])

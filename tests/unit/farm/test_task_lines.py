@@ -46,7 +46,10 @@ def test_a_short_task_has_both_lines_at_its_end(site):
     site.end(2, 3, attempt=2)
     begun, ended = site.said
     assert begun.endswith("on n3, worker 5, attempt 2: exit 3")
-    assert ended == "task 2 failed (exit status 3) after 2.5 s on n3, worker 5"
+    assert ended == (
+        "task 2 failed (exit status 3, the last of 2 attempts) after 2.5 s on n3,"
+        " worker 5"
+    )
 
 
 def test_the_next_attempt_has_a_start_of_its_own(site):
