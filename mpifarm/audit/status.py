@@ -97,6 +97,12 @@ class Status:
         """Whether any farmer lives, or may: a plain farmer has tasks in no file."""
         return bool(self.live) or self.view.counts[State.NOWHERE] > 0
 
+    @property
+    def has_ended_tasks(self) -> bool:
+        """Whether any task has finished or failed."""
+        counts = self.view.counts
+        return counts[State.FINISHED] + counts[State.FAILED] > 0
+
     @cached_property
     def counts(self) -> Mapping[State, int]:
         """The number of tasks in each state; RUNNING are those that farms count.

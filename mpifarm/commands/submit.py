@@ -38,7 +38,7 @@ from mpifarm.submit.planning import (
     take_variables,
 )
 from mpifarm.submit.request import JobRequest, Launcher, Source
-from mpifarm.submit.slurm import OPTIONS, quote_directive
+from mpifarm.submit.slurm import OPTIONS, find_clusters, quote_directive
 from mpifarm.submit.systems import SYSTEMS, JobId, System
 from mpifarm.system.console import Console
 from mpifarm.system.files import storage_error
@@ -441,10 +441,10 @@ def _submit(
         return
     title = found.system.title
     if answer.may_be_queued:
+        look = found.system.look(find_clusters(request.directives))
         raise InputError(
-            f"{title} may have queued the job: {answer.why}; look with"
-            f" {found.system.look(request)} before you submit it again; its script is"
-            f" {path}"
+            f"{title} may have queued the job: {answer.why}; look with {look} before"
+            f" you submit it again; its script is {path}"
         )
     if has_written:
         with suppress(OSError):

@@ -121,7 +121,8 @@ def describe_job(system: System, request: JobRequest) -> str:
 
 def describe_end(request: JobRequest) -> str:
     """Return what happens near the job's end, and while tasks are left then."""
-    stops = f"{request.lead} s before its end a farm stops and puts back what runs"
+    job, farm = ("a job", "its farm") if request.array else ("the job", "the farm")
+    stops = f"{request.lead} s before {job}'s end {farm} stops and puts back what runs"
     return f"{stops}; {_AFTER_THAT[request.going_on]}"
 
 

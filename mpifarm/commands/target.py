@@ -42,6 +42,10 @@ _NAMES = {
 """The arguments that are names of files or directories, in words."""
 
 
+class NotBegunError(InputError):
+    """No farm has begun a list; its job may wait in the queue of a batch system."""
+
+
 def add_target_arguments(parser: SubcommandParser, *, after: str = "") -> None:
     """Add the arguments by which a workdir and its tasklist are named.
 
@@ -203,14 +207,23 @@ def _check_workdir(workdir: str, *, is_begun: bool = True) -> None:
     if not files.is_permitted(workdir, os.R_OK | os.X_OK):
         raise InputError(f"cannot read the workdir {workdir}: ask its owner")
     if is_begun and not any(map(files.is_there, marks)):
-        if any(files.is_there(paths.job_script(e, 1)) for e in JOB_ENDINGS):
-            raise InputError(
-                "no farm has begun this list yet: its job waits in the queue, or ended"
-                f" before the farm began ({workdir} has the job's script and output)"
-            )
+        for ending in JOB_ENDINGS:
+            if files.is_there(paths.job_script(ending, 1)):
+                raise NotBegunError(_explain_waiting(workdir, ending))
         raise InputError(
             f"{workdir} is not a workdir: it has neither status files nor logs"
         )
+
+
+def _explain_waiting(workdir: str, system: str) -> str:
+    """Return why nothing is known yet of a list that was submitted."""
+    from mpifarm.submit.systems import SYSTEMS  # for lists that wait
+
+    look = SYSTEMS[system].look("")
+    return (
+        f"no farm has begun this list yet: its job waits in the queue ({look} lists"
+        f" it), or ended before the farm began ({workdir} has its script and output)"
+    )
 
 
 def look_at_held(target: Target, patience: Patience) -> Held:

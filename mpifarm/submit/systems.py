@@ -35,14 +35,14 @@ class System(NamedTuple):
 
     `program` submits: `submit` are its first words, and the script's path follows, or
     is its standard input (`reads_stdin`).  `look` returns the command that lists the
-    user's jobs.  `parse` returns the job's id from what `program` prints.  `ending` is
-    the ending of a script's name.
+    user's jobs on clusters, "" for the one that is here.  `parse` returns the job's id
+    from what `program` prints.  `ending` is the ending of a script's name.
     """
 
     title: str
     program: str
     submit: tuple[str, ...]
-    look: Callable[[JobRequest], str]
+    look: Callable[[str], str]
     ending: str
     write: Callable[[JobRequest], str]
     parse: Callable[[str], JobId]
@@ -85,8 +85,7 @@ def _last_match(pattern: str, text: str) -> tuple[str, ...]:
 # ---- commands for the user -----------------------------------------------------------
 
 
-def _look_at_slurm(request: JobRequest) -> str:
-    clusters = slurm.find_clusters(request.directives)
+def _look_at_slurm(clusters: str) -> str:
     return f'squeue{_on(clusters)} -u "$USER"'
 
 

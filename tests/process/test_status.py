@@ -113,6 +113,24 @@ def test_watch_ends_with_the_farm(create_place):
     assert "died" not in last
 
 
+def test_watch_waits_for_a_job_that_is_in_the_queue(create_place):
+    place = create_place([HANGS])
+    place.workdir.mkdir()
+    (place.workdir / "job.slurm").touch()
+    words = [*MPIFARM, "status", "--watch", "0.2", "tasks.txt"]
+    child = place.start_command(words)
+    wait_until(lambda: "no farm has begun this list yet" in child.text(), TOLD)
+    (place.workdir / "lock").touch()  # as a farm does before its claim
+    wait_until(lambda: "no farm runs" in child.text(), TOLD)
+    farm = place.launch(*TELLS_SOON, "-n", "1")
+    wait_until(lambda: "1 running, 0 waiting" in child.text(), TOLD)
+    place.allow()
+    send_signal(place.pids(Part.COMMAND), signal.SIGKILL)
+    farm.wait()
+    assert child.wait(60) == 0, child.text()
+    assert child.text().count("no farm has begun") == 1
+
+
 @pytest.mark.parametrize("columns", [80, 200])
 def test_on_a_terminal_watch_redraws_and_ends_with_130_at_ctrl_c(create_place, columns):
     place = create_place([f"{HANGS} # {'long ' * 60}"])

@@ -202,7 +202,9 @@ def test_what_is_submitted_is_told_in_three_lines_and_by_commands(desk):
     ]
     workdir = desk.farm.workdir
     assert "Slurm: one farm on one node for 0:05:00 h: 8 tasks of tasks.txt" in lines[0]
-    assert "60 s before its end a farm stops and puts back what runs" in lines[1]
+    assert (
+        "60 s before the job's end the farm stops and puts back what runs" in lines[1]
+    )
     assert f"job script {workdir}/job.slurm" in lines[2]
     assert lines[3:] == [
         "job 7 on east is submitted",
@@ -307,7 +309,7 @@ def test_the_status_of_a_list_whose_job_waits_says_so(desk, mpifarm):
     desk.submit("-t", "5", "tasks.txt")
     status, text = mpifarm(desk.farm, "status", "tasks.txt")
     assert status == 2
-    assert "no farm has begun this list yet: its job waits in the queue" in text
+    assert "no farm has begun this list yet: its job waits in the queue (squeue" in text
 
 
 @pytest.mark.parametrize("restarts", [0, 3, 4])

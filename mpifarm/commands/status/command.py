@@ -19,9 +19,14 @@ from mpifarm.commands.status.encoding import encode_status
 from mpifarm.commands.status.screen import Screen
 from mpifarm.commands.status.words import describe
 from mpifarm.commands.subcommand import SubcommandParser
-from mpifarm.commands.target import add_target_arguments, find_target, patience_of
+from mpifarm.commands.target import (
+    NotBegunError,
+    add_target_arguments,
+    find_target,
+    patience_of,
+)
 from mpifarm.errors import ExitStatus, InputError
-from mpifarm.store.target import SUFFIX
+from mpifarm.store.target import SUFFIX, Target
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
 
@@ -71,25 +76,56 @@ def _run(
     chosen: Any, console: Console, environ: Mapping[str, str], seconds: float | None
 ) -> None:
     patience = patience_of(console.print_error)
-    target = try_again(lambda: find_target(chosen, environ), patience)
+    sink = Sink()
+    target, waits = _await_target(chosen, console, environ, seconds, sink)
 
     def read() -> Status:
         return read_status(target, environ, most_failed=MAX_SHOWN)
 
-    sink = Sink()
     screen = Screen(sink, is_live=seconds is not None)
     while True:
         begun = time.monotonic()
         status = try_again(read, patience)
         cost = time.monotonic() - begun
+        # Who has waited for the job sees the farm: it is about to begin.
+        waits = waits and not (status.goes_on or status.has_ended_tasks)
+        goes_on = status.goes_on or waits
         if chosen.json:
             sink.write(json.dumps(encode_status(status)).encode("ascii") + b"\n")
         else:
-            ends = seconds is None or not status.goes_on
+            ends = seconds is None or not goes_on
             screen.show(describe(status, screen.width), status.now, is_last=ends)
-        if seconds is None or not status.goes_on:
+        if seconds is None or not goes_on:
             return
         sink.wait(max(seconds, cost / MAX_SHARE))
+
+
+def _await_target(
+    chosen: Any,
+    console: Console,
+    environ: Mapping[str, str],
+    seconds: float | None,
+    sink: Sink,
+) -> tuple[Target, bool]:
+    """Return workdir and list, and whether their job was waited for.
+
+    With ``--watch`` (`seconds`), a list whose job waits in the queue is told once.
+    Raises `InputError`, `StorageError`, and BrokenPipeError.
+    """
+    patience = patience_of(console.print_error)
+    has_waited = False
+    while True:
+        try:
+            target = try_again(lambda: find_target(chosen, environ), patience)
+        except NotBegunError as error:
+            if seconds is None:
+                raise
+            if not has_waited:
+                console.print_error(str(error))
+            has_waited = True
+            sink.wait(seconds)
+        else:
+            return target, has_waited
 
 
 def _parse(argv: list[str]) -> Any:
@@ -100,7 +136,7 @@ def _parse(argv: list[str]) -> Any:
         "--watch",
         metavar="SECONDS",
         help=f"again every SECONDS ({WATCH_SECONDS:g} without a number), until Ctrl-C"
-        " or until no farm lives any more",
+        " or until no farm lives any more; a job that waits is waited for",
     )
     parser.add_argument(
         "--json", action="store_true", help="one JSON object, on one line"

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mpifarm.submit.request import GoingOn, JobRequest, Source
+from mpifarm.submit.slurm import find_clusters
 from mpifarm.submit.systems import SYSTEMS, JobId, find_system
 
 SOURCE = Source(("tasks.txt",), "/home/me", "/home/me/tasks.txt_workdir", "/x", "")
@@ -167,5 +168,4 @@ def test_the_commands_for_a_job_on_another_cluster_name_it(changes, log, cancel)
     ],
 )
 def test_jobs_are_looked_for_on_the_clusters_of_the_directives(directive, look):
-    request = replace(REQUEST, directives=(directive,))
-    assert SYSTEMS["slurm"].look(request) == look
+    assert SYSTEMS["slurm"].look(find_clusters([directive])) == look
