@@ -43,6 +43,12 @@ def find_workdir(workdir: object) -> str | None:
         )
     if "\0" in name:
         raise InputError(f"workdir {name!r:.60} has a NUL byte in it: no name has one")
+    home = os.path.expanduser(name)
+    if home != name:
+        raise InputError(
+            f"workdir {name!r:.60} begins with ~, which means a home to a shell alone:"
+            f" give {home!r:.60}"
+        )
     return name
 
 
@@ -67,8 +73,12 @@ class Directory:
 
         Raises `InputError`, and `StorageError`.
         """
-        validate_place(self.path, None)
-        self._is_new |= make_root(self.paths.root)
+        try:
+            validate_place(self.path, None)
+            self._is_new |= make_root(self.paths.root)
+        except OSError as error:  # too long a name, or links in a circle
+            why = error.strerror or error
+            raise InputError(f"can't use the workdir {self.path}: {why}") from None
         validate_contents(self.paths)
         refuse_other(self.path, self._find_kept(), content)
         self._remove_orphans()

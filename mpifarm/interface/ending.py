@@ -69,4 +69,6 @@ def _is_of(report: FarmReport | None, mark: str) -> bool:
 
 def _end_of(status: int, reason: str) -> Ending:
     known = status in frozenset(ExitStatus)
+    if status == ExitStatus.WITH_OTHERS:
+        reason = reason or "other farms hold what is left"
     return Ending(ExitStatus(status) if known else ExitStatus.DEFECT, reason)

@@ -34,6 +34,7 @@ def test_any_kind_of_path_is_a_workdir(workdir):
         (3, "workdir is 3: give the name of a directory"),
         (True, "workdir is True: give the name of a directory"),
         ("a\0b", "has a NUL byte in it"),
+        ("~/w", "begins with ~, which means a home to a shell alone: give '/"),
     ],
 )
 def test_what_is_no_name_of_a_workdir_is_refused(workdir, sentence):
@@ -47,6 +48,8 @@ def test_a_workdir_that_is_a_file_or_has_no_place_is_refused(tmp_path):
         Directory(str(tmp_path / "file")).give(b"true\n")
     with pytest.raises(InputError, match="create it first"):
         Directory(str(tmp_path / "none" / "w")).give(b"true\n")
+    with pytest.raises(InputError, match=r"can't use the workdir .*: File name too"):
+        Directory(str(tmp_path / ("x" * 300))).give(b"true\n")
     assert names_in(tmp_path) == ["file"]
 
 

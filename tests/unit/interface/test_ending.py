@@ -73,7 +73,8 @@ def test_without_any_word_a_new_result_is_ours(paths):
     before = find_result(paths)
     assert find_ending(paths, "ours", before) is None
     write_result(paths, OURS, 3)
-    assert find_ending(paths, "ours", before) == Ending(ExitStatus.WITH_OTHERS, "")
+    ending = Ending(ExitStatus.WITH_OTHERS, "other farms hold what is left")
+    assert find_ending(paths, "ours", before) == ending
 
 
 def test_a_status_of_another_version_is_a_defect(paths):
