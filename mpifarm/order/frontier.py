@@ -7,11 +7,27 @@ barrier that opens a look at the tasks up to the next one, not at the list.
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import NamedTuple
 
 from mpifarm.order.constraints import Constraints
 
 _OPEN, _FINISHED, _FAILED = range(3)
 _HAVE_ENDED = bytes([0, 1, 1]) + bytes(253)
+
+
+MAX_NAMED = 1000
+"""Failed tasks in front of a barrier that are named, at most."""
+
+
+class PassedBarrier(NamedTuple):
+    """A barrier that has opened, though `failures` tasks in front of it have failed.
+
+    `first` is the task behind it, and `failed` has the first of these tasks.
+    """
+
+    first: int
+    failures: int
+    failed: list[int]
 
 
 class Frontier:
@@ -61,7 +77,11 @@ class Frontier:
         """The index of the first shut barrier."""
         self._open_before = 0
         """How many tasks in front of that barrier have not ended."""
+        self._passed: dict[int, int] = {}
+        """For the first task behind a barrier that has opened, how many have failed in
+        front of it."""
         self._take_up(0)
+        self._passed.clear()  # before this look, by others
 
     def grow(self, total: int) -> None:
         """Take up the tasks that the list has got, with their constraints.
@@ -201,8 +221,24 @@ class Frontier:
                     self.horizon = self.doomed_from = first
                     self._met = met
                     break
+            if self._failures and (count := states.count(_FAILED, begin, first)):
+                self._passed[first] = count
             place, begin = place + 1, first
         self._place = place
+
+    def take_passed(self) -> list[PassedBarrier]:
+        """Return the barriers that have opened since the last call though tasks failed.
+
+        Those of the stage in front of a barrier count, up to the barrier before.
+        """
+        states, found = self._states, list[PassedBarrier]()
+        for first, count in sorted(self._passed.items()):
+            before = self._constraints.count_barriers(first) - 1
+            begin = self._constraints.barriers[before - 1].first if before else 0
+            failed = islice(_find_marked(states, first, _FAILED, begin), MAX_NAMED)
+            found.append(PassedBarrier(first, count, [*failed]))
+        self._passed.clear()
+        return found
 
     # ---- tasks that wait for others --------------------------------------------------
 

@@ -473,6 +473,8 @@ class DatabaseStore(Store):
         for taskid in before:
             found.add(taskid, self._frontier)
         wanted = {*pull}.intersection(found.taken)
+        if self._frontier is not None:
+            self._warn_of_passed(self._frontier)
         return Transacted(
             [taskid for taskid in found.taken if taskid not in wanted],
             found.is_empty,

@@ -347,6 +347,7 @@ class FileStore(Store):
         done = self._transactions.carry_out(results, requeue, take, pull, begun)
         frontier.revive(done.taken)  # a retry may have put them back half-way
         done = self._spare_reopened(done, frontier)
+        self._warn_of_passed(frontier)
         return done._replace(some_wait=frontier.some_wait, reopened={*reopened})
 
     def _spare_reopened(self, done: Transacted, frontier: Frontier) -> Transacted:

@@ -12,7 +12,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mpifarm.errors import StorageError
+from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.paths import WorkdirPaths, is_farm_id, staging_of
+from mpifarm.model.wording import agree, counted
+from mpifarm.order.frontier import Frontier
 from mpifarm.store.attempts import (
     CANCELLED,
     COMPLETED,
@@ -65,6 +68,17 @@ class Store(ABC):
         self._timeline = TimelineFile(
             paths, farm, texts, self.notes, self._count_waiting, clock
         )
+
+    def _warn_of_passed(self, frontier: Frontier) -> None:
+        """Note the barriers that have opened though tasks in front of them failed."""
+        for each in frontier.take_passed():
+            count = counted(each.failures, "task", "tasks")
+            have = agree(each.failures, "has", "have")
+            self.notes.append(
+                f"WARNING: {count} in front of the #BARRIER before task {each.first}"
+                f" {have} failed ({name_ids(each.failed)}), and what is behind it"
+                " starts all the same; #BARRIER CHECK would keep it from that"
+            )
 
     # ---- transactions ---------------------------------------------------------------
 

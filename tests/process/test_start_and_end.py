@@ -43,7 +43,7 @@ def test_256_workers_run_256_tasks_at_once_without_a_warning(create_place, files
     said = [line for line in child.text().splitlines() if "/256 done" not in line]
     assert [line.partition(" mpifarm: ")[2][:10] for line in said] == [
         *("version 0.", said[1][35:45], "1 rank of ", "the lock o"),
-        *("256 finish", "this farm ", "exit statu"),
+        *("256 finish", "this farm ", "outputs: m", "exit statu"),
     ]
 
 

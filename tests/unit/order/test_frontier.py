@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpifarm.order.constraints import Constraints
-from mpifarm.order.frontier import Frontier
+from mpifarm.order.frontier import Frontier, PassedBarrier
 
 MOST = 12
 
@@ -297,6 +297,30 @@ def test_a_barrier_opens_with_the_last_end_in_front_of_it():
     assert (frontier.horizon, frontier.doomed_from) == (4, 5)
     frontier.note_ends(finished=[2, 3], failed=[])
     assert (frontier.horizon, frontier.some_wait) == (5, False)
+
+
+def test_a_barrier_that_opens_though_tasks_failed_is_told_once_with_its_stage():
+    frontier = frontier_of(5, staged())
+    assert frontier.take_passed() == []
+    frontier.note_ends(finished=[0], failed=[1])
+    assert frontier.take_passed() == [PassedBarrier(2, 1, [1])]
+    assert frontier.take_passed() == []
+    frontier.note_ends(finished=[2, 3], failed=[])
+    assert frontier.take_passed() == []  # nothing failed between the two barriers
+    frontier.revive([1])
+    frontier.note_ends(finished=[], failed=[1])
+    assert frontier.take_passed() == [PassedBarrier(2, 1, [1])]
+
+
+def test_a_barrier_that_was_open_at_the_start_or_checks_is_not_told():
+    flags = bytearray([1, 0, 0, 0, 0]), bytearray([0, 1, 0, 0, 0])
+    passed = Frontier(staged(), *flags)
+    assert (passed.horizon, passed.take_passed()) == (4, [])
+    passed.note_ends(finished=[], failed=[2, 3])
+    assert passed.take_passed() == [PassedBarrier(4, 2, [2, 3])]
+    checked = frontier_of(5, staged(checks=True))
+    checked.note_ends(finished=[0], failed=[1])
+    assert checked.take_passed() == []
 
 
 def test_a_task_that_is_open_again_shuts_the_barriers_behind_it():

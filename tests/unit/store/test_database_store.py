@@ -253,8 +253,11 @@ def test_what_stands_behind_a_barrier_waits_for_all_above(tmp_path):
     done = store.transact((), (), 12)
     assert (done.taken, done.empty, done.some_wait) == ([0, 1, 2], True, True)
     assert store.transact([ended(0), ended(1, 1)], (), 12).taken == []
+    assert store.notes == []
     last = store.transact([ended(2)], (), 12)
     assert (last.taken, last.some_wait) == ([*range(3, 12)], False)
+    (warning,) = store.notes
+    assert "1 task in front of the #BARRIER before task 3 has failed (1)" in warning
 
 
 def test_a_barrier_waits_for_what_other_farms_have(tmp_path):

@@ -207,6 +207,18 @@ def test_behind_a_barrier_that_checks_nothing_is_run_once_a_task_has_failed(site
     assert site.violations() == []
 
 
+def test_a_barrier_that_opens_though_tasks_have_failed_is_warned_of_once(site):
+    site.constraints = stages(4, 8)
+    workdir = site.open()
+    assert work(workdir, fails=(1, 3)) == ([*range(12)], [])
+    (warning,) = workdir.notes
+    assert warning == (
+        "WARNING: 2 tasks in front of the #BARRIER before task 4 have failed (1, 3),"
+        " and what is behind it starts all the same; #BARRIER CHECK would keep it from"
+        " that"
+    )
+
+
 def test_very_many_are_handed_over_in_parts(tmp_path):
     site = Site(tmp_path / "workdir", ["true"] * (MAX_DOOMED + 5))
     site.constraints = stages(1, checks=True)
