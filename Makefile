@@ -36,7 +36,7 @@ export MPIFARM_TEST_PTF_0_1_0 := $(CURDIR)/$(VENVS)/ptf-0.1.0/bin/python
 # the most of it is waiting.  The other parts have 4 ranks, or a whole cluster, each.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo docs test check lint types format bench bench-full clean setup \
+.PHONY: help demo docs options test check lint types format bench bench-full clean setup \
 	test-unit test-process test-mpi test-mpich test-openmpi test-fault test-long \
 	test-slurm
 
@@ -52,21 +52,21 @@ test: test-unit test-process test-mpi test-fault test-slurm ## run all tests
 check: lint types docs test ## what CI runs: lint, types, the site, test
 
 lint: $(MPICH)/.ready ## ruff: rules and format
-	$(MPICH)/bin/ruff check mpifarm tests jobs
-	$(MPICH)/bin/ruff format --check mpifarm tests jobs
+	$(MPICH)/bin/ruff check mpifarm tests jobs docs/conf.py
+	$(MPICH)/bin/ruff format --check mpifarm tests jobs docs/conf.py
 
 types: $(MPICH)/.ready ## mypy --strict
 	$(MPICH)/bin/mypy
 
 format: $(MPICH)/.ready ## let ruff format, and mend what it can
-	$(MPICH)/bin/ruff format mpifarm tests jobs
-	$(MPICH)/bin/ruff check --fix mpifarm tests jobs
+	$(MPICH)/bin/ruff format mpifarm tests jobs docs/conf.py
+	$(MPICH)/bin/ruff check --fix mpifarm tests jobs docs/conf.py
 
-docs: $(DOCS)/.ready ## make the site of the documents: docs/_build/html/index.html
+docs: $(DOCS)/.ready ## make the site of the documents: build/site/html/index.html
 	$(DOCS)/bin/python -m sphinx -W --keep-going -n -q -b html \
-		-d docs/_build/doctrees docs docs/_build/html
+		-d build/site/doctrees docs build/site/html
 	$(DOCS)/bin/python -m sphinx -W --keep-going -n -q -b linkcheck \
-		-d docs/_build/doctrees docs docs/_build/links
+		-d build/site/doctrees docs build/site/links
 
 test-unit: $(MPICH)/.ready ## no processes, no sleep
 	$(MPICH)/bin/python -m pytest -n 2 tests/unit
@@ -103,6 +103,9 @@ test-long: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## new random examples, 2
 test-slurm: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## a real Slurm of 18 nodes on this machine
 	$(MPICH)/bin/python -m pytest tests/slurm
 
+options: $(MPICH)/.ready ## write docs/options.md, the page of all options
+	$(MPICH)/bin/python -m tests.site.options
+
 bench: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) $(PEERS_TRIED) ## beside the limit and the peers, ten minutes (BENCH='--only limit')
 	$(MPICH)/bin/python -m tests.bench.bench $(BENCH)
 
@@ -115,7 +118,7 @@ bench-full: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) $(PEERS_TRIED) ## the am
 setup: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## only set up the environments
 
 clean: ## remove what make has made
-	rm -rf $(VENVS) demo dist build docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENVS) demo dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find mpifarm tests jobs -name __pycache__ -prune -exec rm -rf {} +
 
 # What the environments are made by.  Looked at each time, it is newer than they are only

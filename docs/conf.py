@@ -4,8 +4,15 @@ Rules of this file: the pages load nothing from other hosts, so that they can be
 on a login node without a network; whatever Sphinx warns of is an error.
 """
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).parent.parent
 _VERSION = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
@@ -18,7 +25,6 @@ version = release
 
 extensions = ["myst_parser", "sphinx_copybutton"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build"]
 nitpicky = True
 
 # A heading is named as forges name it, so that a link to it works there too.
@@ -39,3 +45,30 @@ html_theme_options = {"navigation_with_keys": True}
 
 # Where no network is, only links inside the site can be looked at.
 linkcheck_ignore = [r"https?://"]
+
+
+class Typed(SphinxDirective):
+    """What commands of mpifarm print, below what was typed."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Run each line; what fails is an error of the build."""
+        self.env.note_reread()  # what is printed changes with mpifarm alone
+        text = "\n".join(f"$ {line}\n{_run(line)}" for line in self.content)
+        return [nodes.literal_block(text, text, language="text")]
+
+
+def _run(line: str) -> str:
+    program, *words = line.split()
+    assert program == "mpifarm", line
+    environment = os.environ | {"COLUMNS": "88", "PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, "-m", "mpifarm", *words]
+    return subprocess.run(
+        argv, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+
+
+def setup(app: Sphinx) -> None:
+    """Add what is ours to Sphinx."""
+    app.add_directive("typed", Typed)

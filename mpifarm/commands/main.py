@@ -57,7 +57,7 @@ NO_SQLITE = (
 def main() -> None:
     """Install the signal handlers, run ``mpifarm``, and exit with its status.
 
-    The statuses are in the README.  Signals during the exit are ignored.
+    The statuses are in docs/exit-status.md.  Signals during the exit are ignored.
     """
     signals = SignalInbox()
     signals.install()

@@ -560,7 +560,7 @@ _HELP_OF_FARM: Final = (
         more={**HELP.more, "action": _AskForFirstScreen},
     ),
     Option(
-        "--help-all", "", None, None, "show this and exit",
+        "--help-all", "", None, None, "show all options and exit",
         more={"nargs": 0, "action": _AskForHelp, "default": argparse.SUPPRESS},
     ),
 )  # fmt: skip
@@ -599,7 +599,8 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
         Option(
             "--tasklist -t", "handler", ANY, "HANDLER",
             "the handler that reads the tasklist, by its name in an INI file; disbatch"
-            " and greasy read lists of these tools (default: %(default)s)",
+            " and greasy read lists of these tools, sqlite a database (default:"
+            " %(default)s)",
             is_old=True,
         ),
         *_HELP_OF_FARM,

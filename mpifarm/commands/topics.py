@@ -34,7 +34,7 @@ More: mpifarm help docs/defaults.md.  All options: mpifarm --help-all
 3   nothing is left to start; some tasks are with another farm, or in no file
 70  a defect of mpifarm
 75  tasks are left: give the same command again to go on
-More: mpifarm help README.md
+More: mpifarm help docs/exit-status.md
 """,
     "failures failed retry retries": """\
 mpifarm why LIST      why tasks failed, in groups, one for each cause
@@ -50,7 +50,7 @@ logs/log_ID                   what the task has written
 attempts.tsv                  a line for each attempt: outcome, host, seconds, ...
 result.json                   the last farm's summary
 timeline.json                 for https://ui.perfetto.dev
-The subcommands take the list or the workdir.  More: mpifarm help docs/protocol.md
+The subcommands take the list or the workdir.  More: mpifarm help docs/files.md
 """,
     "gpus cpus cores memory": """\
 --proc N (-n N, -j N) is the number of tasks at one time on each rank.

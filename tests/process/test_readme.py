@@ -1,10 +1,10 @@
-"""The README taken at its word: its commands run, its tables agree with the program.
+"""The README and the pages of the reference taken at their word.
 
-Rules of this file: what is tested is read from the README, never repeated here; a
-command that no test knows is a failure.  A command runs as it stands, in bash, in a
-directory that holds the README's own tasklist; `python`, `mpirun` and `mpifarm` are
-those of the running environment.  Without a Slurm, `srun` is a script that starts the
-same command under that `mpirun`, one rank for each node.
+Rules of this file: what is tested is read from the pages, never repeated here; a
+command of the README that no test knows is a failure. A command runs as it stands, in
+bash, in a directory that holds the README's own tasklist; `python`, `mpirun` and
+`mpifarm` are those of the running environment. Without a Slurm, `srun` is a script that
+starts the same command under that `mpirun`, one rank for each node.
 """
 
 import json
@@ -26,11 +26,16 @@ import pytest
 from mpifarm.errors import ExitStatus
 from mpifarm.farm.summary import MEANINGS
 from mpifarm.model.settings import Policy, Settings, TaskLimits
-from tests.pages import Block, blocks_of
+from tests.pages import Block, blocks_of, read_page
+from tests.site import options
 from tests.support import ROOT, Child, clean_environment, find_launcher
 
 README = (ROOT / "README.md").read_text()
-PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+OPTIONS = read_page("options.md")
+EXIT_STATUS = read_page("exit-status.md")
+ENVIRONMENT = read_page("environment.md")
+FILES = read_page("files.md")
+PROTOCOL = read_page("protocol.md")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 DEFAULT_WORKERS = 8
@@ -213,7 +218,7 @@ def check_requirement(command, desk):
     extras = project["optional-dependencies"]
     for requirement in requirements:
         name, _, extra = requirement.rstrip("]").partition("[")
-        assert name == project["name"]
+        assert name in (project["name"], ".")
         assert not extra or extra in extras
     for alternative in re.findall(r"\[(\w+)\]", command):
         assert alternative in extras
@@ -350,7 +355,7 @@ class Option(NamedTuple):
         """Whether a table may write it so: it need not tell what may be left out."""
         allowed = {self.value}
         if self.value.startswith("["):
-            allowed = {self.value.strip("[]"), ""}
+            allowed |= {self.value.strip("[]"), ""}
         return self.names == other.names and other.value in allowed
 
 
@@ -377,23 +382,20 @@ def _help_options(text: str) -> list[Option]:
     return [_option(line.split(", ")) for line in lines]
 
 
-OF_THE_HELP_ALONE = ({"--help", "-h"}, {"--help-all"}, {"--version", "-V"})
-
-
-def test_the_readme_has_the_options_of_the_help(help_text):
-    options = _help_options(help_text)
-    options = [option for option in options if option.names not in OF_THE_HELP_ALONE]
-    documented = _documented_options(README)
-    for option in options:
+def test_the_page_of_options_is_that_of_the_table_and_has_those_of_the_help(help_text):
+    assert options.page() == OPTIONS, "run: make options"
+    of_help = _help_options(help_text)
+    documented = _documented_options(OPTIONS)
+    for option in of_help:
         assert any(option.is_documented_as(other) for other in documented), option
-    assert len(documented) == len(options)
+    assert len(documented) == len(of_help)
 
 
 def test_other_pages_name_options_as_the_help_does(help_text):
-    options = _help_options(help_text)
+    of_help = _help_options(help_text)
     for document in DOCUMENTS:
         for other in _documented_options(document.read_text()):
-            assert any(option.is_documented_as(other) for option in options), other
+            assert any(option.is_documented_as(other) for option in of_help), other
 
 
 def _documented_options(text: str) -> list[Option]:
@@ -415,29 +417,29 @@ FIELDS = {"--proc": "workers"}
 """The setting that an option sets, where it has another name."""
 
 
-def test_the_defaults_of_the_readme_are_those_of_the_settings():
+def test_the_documented_defaults_are_those_of_the_settings():
     settings = {
         field.name: field.default
         for of_settings in (Settings, TaskLimits, Policy)
         for field in fields(of_settings)
         if field.default is not MISSING
     }
-    for option, _, default in _option_rows(README):
+    for option, _, default in _option_rows(OPTIONS):
         name = _code(option)[0].split()[0]
         words = name[2:].replace("-", "_")
         value = settings.get(FIELDS.get(name, words), MISSING)
         if isinstance(value, bool):
-            assert default == ("on" if value else "off")
+            assert default.partition(":")[0] == ("on" if value else "off")
         elif isinstance(value, int | float):
-            assert float(default) == value
+            assert float(default.partition(",")[0]) == value
         elif isinstance(value, str):
-            assert _code(default) == [value]
+            assert default.startswith((f"`{value}`", value)), name
         elif name == "--timeout":
-            assert (value, default) == (None, "none")
+            assert (value, default) == (None, "0, never")
 
 
-def test_the_default_workdir_is_as_the_readme_says(desk):
-    default = next(row[2] for row in _option_rows(README) if "-w DIR" in row[0])
+def test_the_default_workdir_is_as_the_page_says(desk):
+    default = next(row[2] for row in _option_rows(OPTIONS) if "-w DIR" in row[0])
     name = _code(default)[0].replace("<tasklist>", "tasks.txt")
     assert desk.run("mpifarm tasks.txt") == ExitStatus.SOME_FAILED
     assert (desk.directory / name / "result.json").exists()
@@ -447,7 +449,7 @@ def test_the_default_workdir_is_as_the_readme_says(desk):
 
 
 def test_the_table_of_exit_statuses_has_all_of_them_in_the_farms_own_words():
-    rows = {int(status): meaning for status, meaning in _table(README, "status")}
+    rows = {int(status): meaning for status, meaning in _table(EXIT_STATUS, "status")}
     assert rows.keys() == set(ExitStatus) == MEANINGS.keys()
     for status, meaning in rows.items():
         assert meaning.startswith(MEANINGS[ExitStatus(status)]), status
@@ -491,9 +493,9 @@ def ended(desk):
     return desk.workdir
 
 
-def test_a_farm_leaves_each_file_of_the_readme(ended):
+def test_a_farm_leaves_each_file_of_the_page(ended):
     left = _left_behind(ended)
-    for pattern in _patterns(README, "file"):
+    for pattern in _patterns(FILES, "file"):
         assert [name for name in left if fnmatchcase(name, pattern)], pattern
 
 
@@ -503,18 +505,18 @@ def test_a_farm_leaves_nothing_that_the_protocol_does_not_name(ended):
         assert [p for p in patterns if fnmatchcase(name, p)], name
 
 
-def test_the_protocol_names_each_file_of_the_readme():
+def test_the_protocol_names_each_file_of_the_page():
     protocol = _patterns(PROTOCOL, "path in the workdir")
-    assert set(_patterns(README, "file")) <= set(protocol)
+    assert set(_patterns(FILES, "file")) <= set(protocol)
 
 
-def test_the_files_hold_what_the_readme_says(ended):
+def test_the_files_hold_what_the_page_says(ended):
     assert (ended / "finished").read_text() == "0 echo out; echo err >&2\n"
     assert (ended / "failed").read_text() == "1 exit 3\n"
     assert (ended / "toprocess").read_text() == ""
     assert (ended / "logs" / "log_0").read_text() == "out\nerr\n"
     head, *attempts = (ended / "attempts.tsv").read_text().splitlines()
-    held = next(r[1] for r in _table(README, "file") if "attempts" in r[0])
+    held = next(r[1] for r in _table(FILES, "file") if "attempts" in r[0])
     for word in held.partition(": ")[2].split(", "):
         assert word in head, word
     assert len(attempts) == 2
@@ -526,8 +528,8 @@ def test_the_files_hold_what_the_readme_says(ended):
 # ---- what a command gets ------------------------------------------------------------
 
 
-def test_a_command_has_the_variables_that_the_readme_names(desk):
-    after = README.partition("## The environment of a command")[2]
+def test_a_command_has_the_variables_that_the_page_names(desk):
+    after = ENVIRONMENT.partition("## The environment of a command")[2]
     section = after.partition("\n## ")[0]
     named = re.findall(r"`([A-Z][A-Z_]+)`", section)
     assert named
