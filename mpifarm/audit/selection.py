@@ -18,7 +18,7 @@ from mpifarm.store.attempts import (
     NO_OUTCOME,
     Column,
     LastAttempts,
-    is_not_run,
+    has_run,
     parse_seconds,
 )
 
@@ -166,7 +166,7 @@ class _Matcher:
         It must explain the state of its task (see `view.is_of`), and have run.
         """
         is_explained = outcome != NO_OUTCOME and is_of(state, outcome)
-        if not is_explained or (state is State.FAILED and is_not_run(outcome)):
+        if not is_explained or (state is State.FAILED and not has_run(outcome, host)):
             return False
         if self._statuses is not None and status not in self._statuses:
             return False

@@ -23,7 +23,7 @@ from mpifarm.store.attempts import (
     Column,
     Columns,
     LastAttempts,
-    is_not_run,
+    has_run,
     parse_seconds,
     parse_time,
     unescape,
@@ -149,7 +149,7 @@ class _Objects:
             found |= {"status": last.status, "signal": last.signal, "host": last.host}
             if last.started:
                 found["started"] = parse_time(last.started.encode())
-        elif attempt and is_not_run(attempt.outcome.encode()):
+        elif attempt and not has_run(attempt.outcome.encode(), attempt.host.encode()):
             if state is State.FAILED:
                 found["outcome"] = attempt.outcome
         elif attempt and is_of(state, attempt.outcome.encode()):
@@ -176,7 +176,7 @@ def _encode_begin(state: State, *fields: bytes) -> bytes:
     Raises ValueError for odd fields.
     """
     attempt, outcome, status, signum, host, rank, worker, pid = fields
-    is_known = outcome != NO_OUTCOME and not is_not_run(outcome)
+    is_known = outcome != NO_OUTCOME and has_run(outcome, host)
     if state in _CLAIMED or not is_known or not is_of(state, outcome):
         return b""
     values = (

@@ -23,12 +23,13 @@ from mpifarm.commands.table import (
 )
 from mpifarm.model.task import Outcome, decode_text
 from mpifarm.store.attempts import (
+    CANCELLED,
     COMPLETED,
     NO_OUTCOME,
     Column,
     Columns,
     LastAttempts,
-    is_not_run,
+    has_run,
     parse_time,
     unescape,
 )
@@ -268,7 +269,8 @@ def _find_end(
     if outcome == NO_OUTCOME or not is_of(state, outcome):
         return (state.value, "", "", "", False)
     words = outcome_in_words(outcome, signum, state)
-    if is_not_run(outcome):
+    if not has_run(outcome, host):
+        words = CANCELLED_EARLY if outcome == CANCELLED else words
         return (state.value, words, "", "", False)
     return (state.value, words, str(int(status)), decode_text(host), True)
 
@@ -288,6 +290,7 @@ def outcome_in_words(outcome: bytes, signum: bytes, state: State) -> str:
     return "" if outcome == _SAID.get(state) else outcome.decode()
 
 
+CANCELLED_EARLY: Final = "cancelled before it ran"
 FAILED: Final = Outcome.FAILED.value.encode()
 _SAID: Final = {State.FINISHED: COMPLETED, State.FAILED: FAILED}
 

@@ -574,6 +574,14 @@ def is_not_run(outcome: bytes) -> bool:
     return outcome.startswith(_NOT_RUN)
 
 
+def has_run(outcome: bytes, host: bytes) -> bool:
+    """Return whether a rank had an attempt with these fields.
+
+    It had none of a task that was cancelled before, or not run since others had failed.
+    """
+    return not is_not_run(outcome) and (outcome != CANCELLED or host != b"")
+
+
 def why_never_run(outcome: bytes, worker: bytes) -> str:
     """Return why no worker ever had an attempt with these fields, "" if one had it."""
     if is_not_run(outcome):

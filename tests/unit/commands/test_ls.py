@@ -157,6 +157,21 @@ def test_the_table_has_what_is_known_of_each_task(site, run):
     assert rows[7] == ["7", "waiting", "echo task 7"]
 
 
+def test_a_task_that_was_cancelled_before_it_ran_has_no_status_and_no_start(site, run):
+    early = Attempt(5, status=-15, worker=-1, pid=0, outcome="cancelled", host="")
+    late = Attempt(4, 2, status=-15, outcome="cancelled")
+    attempts = format_attempts(*ATTEMPTS, early, late)
+    (site.root / "attempts.tsv").write_text(attempts)
+    rows = [re.split(r"  +", line.strip()) for line in run("tasks.txt")[1].splitlines()]
+    assert rows[6] == ["5", "failed", "cancelled before it ran", "echo task 5"]
+    assert rows[5][:4] == ["4", "failed", "cancelled", "143"]
+    found = json.loads(run("tasks.txt", "--json")[1])["tasks"]
+    assert (found[5]["outcome"], found[5]["status"]) == ("cancelled", None)
+    assert (found[5]["started"], found[5]["seconds"]) == (None, None)
+    assert (found[4]["outcome"], found[4]["status"]) == ("cancelled", 143)
+    assert run("tasks.txt", "--status", "143", "--ids")[1] == "4\n"
+
+
 def test_a_workdir_of_a_plain_farmer_has_states_and_commands(site, run):
     (site.root / "attempts.tsv").unlink()
     _, out, _ = run("tasks.txt", "--failed")
