@@ -144,8 +144,8 @@ _WHY = {
 """The reasons why a task can't be put back, by its location."""
 
 _AFRESH = (
-    ", or append the line of a finished one to the list again; to forget all results"
-    " and start afresh: rm -r LIST_workdir, once no farm runs there"
+    ", or append the line of a finished one to the list again; to start all tasks"
+    " afresh: mpifarm LIST --again"
 )
 
 

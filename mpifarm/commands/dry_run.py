@@ -73,7 +73,13 @@ def _describe(
     tasks = checked.tasklist
     name = kept or settings.tasklist
     yield f"{counted(checked.tasks)} of {name}, workdir {settings.workdir}"
-    if files.is_there(WorkdirPaths(os.path.abspath(settings.workdir)).fingerprint):
+    is_begun = files.is_there(
+        WorkdirPaths(os.path.abspath(settings.workdir)).fingerprint
+    )
+    if is_begun and settings.again:
+        workdir = settings.workdir.rstrip("/")
+        yield f"--again: {workdir} would be moved to {workdir}.before-<time> first"
+    elif is_begun:
         yield (
             f"the list was begun before: mpifarm ls {shlex.quote(settings.workdir)}"
             " --waiting lists the tasks that are left"

@@ -51,7 +51,10 @@ class MadeList:
         self._environ = environ
         self._content = _make(settings, say)
         before = files.find_content(self.path) or b""
-        if not (self._content.startswith(before) or before.startswith(self._content)):
+        is_other = not before.startswith(self._content)
+        if is_other and settings.again:
+            before = b""
+        if not self._content.startswith(before) and is_other:
             raise InputError(self._explain_other(before))
         self.rest = before.count(b"\n", len(self._content))
         """The lines that the list in the workdir has more."""

@@ -48,8 +48,8 @@ def _by_name(table: Mapping[str, str]) -> Mapping[str, str]:
 
 
 _AFRESH = (
-    "to forget all results and start afresh: rm -r LIST_workdir, once no farm runs"
-    " there"
+    "to start all tasks afresh: mpifarm LIST --again, which keeps the workdir of before"
+    " beside the new one"
 )
 
 COMMANDS_OF_OTHERS: Final = _by_name({
@@ -128,7 +128,8 @@ COMMANDS_OF_OTHERS: Final = _by_name({
         " mpifarm selftest tests this cluster's disks and MPI"
     ),
     "clean clear purge delete remove rm": (
-        f"to end or skip single tasks: mpifarm cancel LIST ID; {_AFRESH}"
+        f"to end or skip single tasks: mpifarm cancel LIST ID; {_AFRESH}; to remove all"
+        " that is known of a list: rm -r LIST_workdir, once no farm runs there"
     ),
     "init setup create new server worker workers alloc": (
         "nothing is prepared or kept running: mpifarm LIST makes the workdir and starts"
@@ -171,7 +172,7 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     " --num-workers --cores --procs --tasks-at-once": _PROC,
     "--resume --continue --resume-failed --requeue --resume-from --use-status-file"
     " --append": _AGAIN,
-    "--restart --rerun --again": f"{_AGAIN}; {_AFRESH}",
+    "--restart --rerun": f"{_AGAIN}; {_AFRESH}",
     "--fresh --force --overwrite --reset": _AFRESH,
     "--retry-failed --rerun-failed": (
         "mpifarm retry LIST puts failed tasks back, and the same command runs them"

@@ -329,6 +329,11 @@ def _make_settings(
             f"--shuffle and --order {values['order']} contradict each other: leave one"
             " out"
         )
+    if values["again"] and values["remap"]:
+        raise usage_error(
+            "--again starts all tasks, and --remap none that has finished: leave one"
+            " out"
+        )
     values["workdir"] = values["workdir"] or values["tasklist"] + "_workdir"
     values["id_variables"] = join_names("--id-variable", values["id_variables"] or ())
     policy = _part_of(values, "policy.")
@@ -657,6 +662,11 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
             "the tasklist was edited: find finished tasks by the text of their lines",
         ),
         Option(
+            "--again", "again", None, None,
+            "start all tasks from the beginning; the workdir of before is kept, beside"
+            " the new one",
+        ),
+        Option(
             "--follow", "follow", FOLLOW, "[TIME]",
             "when all is done, wait for lines that are added to the list, for this"
             " long (default: no wait; without TIME: for ever); the list - is"
@@ -833,6 +843,7 @@ ONE_RUN: Final[Mapping[str, str]] = {
     "--workdir": "each list has a workdir of its own",
     "--chdir": "the commands of one list run there",
     "--remap": "it says that one list was edited",
+    "--again": "each start would begin its list again",
     "--follow": "it says that one list grows",
     "--dry-run": "it asks what one start would do",
     "--as-is": "it says that one list is meant as it stands",

@@ -23,7 +23,9 @@ from mpifarm.commands.sink import write_all
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.submit_farm import FarmOfJob, find_farm, refuse_without_work
 from mpifarm.commands.submit_words import Teller, name_command, warn_of_own_directory
+from mpifarm.commands.target import patience_of
 from mpifarm.errors import ExitStatus, FarmError, InputError
+from mpifarm.farm.again import begin_again
 from mpifarm.model.durations import DURATIONS, parse_duration
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
@@ -42,6 +44,7 @@ from mpifarm.submit.slurm import OPTIONS, find_clusters, quote_directive
 from mpifarm.submit.systems import SYSTEMS, JobId, System
 from mpifarm.system.console import Console
 from mpifarm.system.files import storage_error
+from mpifarm.system.patience import try_again
 from mpifarm.system.regular_files import open_regular
 
 MAX_SCRIPTS: Final = 10_000
@@ -134,6 +137,8 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     source = _make_source(farm, argv, environ, chosen)
     if chosen.print:
         _show(found, source)
+        if farm.settings.again:
+            console.print_error(_NOT_MOVED)
         if farm.made is not None and not farm.made.is_kept:
             console.print_error(_NOT_KEPT.format(farm.made.path))
         return ExitStatus.ALL_FINISHED
@@ -142,9 +147,27 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     own = warn_of_own_directory(farm.settings, source.directory)
     for warning in filter(None, [*farm.warnings, own]):
         console.print_error(warning)
+    if farm.settings.again:
+        _begin_again(farm, console, environ)
     teller = Teller(console, farm, as_json=chosen.json)
     _submit(found, source, programs, teller, farm.made)
     return ExitStatus.ALL_FINISHED
+
+
+_NOT_MOVED: Final = (
+    "this script goes on with the list: mpifarm submit without --print moves the"
+    " workdir aside when it submits the job, for --again"
+)
+
+
+def _begin_again(farm: FarmOfJob, console: Console, environ: Mapping[str, str]) -> None:
+    """Move the workdir aside now: the job may be requeued, or be one of a chain."""
+    told = try_again(
+        lambda: begin_again(farm.settings, environ, farm.tasks, in_job=False),
+        patience_of(console.print_error),
+    )
+    if told:
+        console.print_error(told)
 
 
 _NOT_KEPT: Final = (
@@ -389,7 +412,7 @@ def _make_source(
         workdir = os.path.abspath(workdir)
     package = os.path.dirname(os.path.abspath(mpifarm.__file__))
     return Source(
-        words=tuple(farm.words),
+        words=tuple(word for word in farm.words if word != "--again"),
         directory=here,
         workdir=os.path.normpath(os.path.join(here, workdir)),
         path="",

@@ -80,14 +80,15 @@ def find_farm(
 def _count_ended(settings: Settings, environ: Mapping[str, str]) -> tuple[int, int]:
     """Return how many tasks have finished, and how many failed, as far as is known.
 
-    Those of a list that was edited are known when the farm has done its ``--remap``.
+    Those of a list that was edited are known when the farm has done its ``--remap``,
+    and one that begins again has none.
     """
     target = Target(
         *(settings.workdir, settings.tasklist, settings.handler),
         *(settings.config, settings.lock_area),
     )
     is_begun = files.is_directory(settings.workdir) or is_database(target, environ)
-    if settings.remap or not is_begun:
+    if settings.remap or settings.again or not is_begun:
         return 0, 0
     counts = read_view(target, environ).counts
     return counts[State.FINISHED], counts[State.FAILED]
@@ -102,7 +103,10 @@ def refuse_without_work(farm: FarmOfJob, again: str) -> None:
         return
     what = f"all {counted(farm.tasks)} of {farm.settings.tasklist}"
     if not farm.failed:
-        raise InputError(f"{what} are finished: there is nothing to submit")
+        raise InputError(
+            f"{what} are finished: there is nothing to submit (--again behind the list"
+            " starts all of them again)"
+        )
     raise InputError(
         f"{what} have ended, {farm.failed} of them failed: {again} puts these back,"
         " then submit the list again"

@@ -80,6 +80,8 @@ class FarmFiles:
     """The files that tell the result of a run, in a workdir that may not exist yet."""
 
     workdir: str
+    begins_again: bool = False
+    """Whether the farm is told to begin its list again (``--again``)."""
 
     @property
     def paths(self) -> WorkdirPaths:
@@ -109,6 +111,14 @@ class FarmFiles:
             return frozenset(os.listdir(self.paths.claims))
         except OSError:
             return frozenset()
+
+    def find_place(self) -> tuple[int, int]:
+        """Return device and inode of the workdir; zeros without one."""
+        try:
+            status = os.stat(self.workdir)
+        except OSError:
+            return 0, 0
+        return status.st_dev, status.st_ino
 
     def has_nothing_left(self) -> bool:
         """Return whether no task waits, and no farm has a claim."""
@@ -154,7 +164,7 @@ def find_farm(words: Sequence[str], environ: Mapping[str, str]) -> FarmFiles | N
         except (InputError, HelpAsked):
             continue
         if is_kept(settings) or os.path.exists(settings.tasklist):
-            return FarmFiles(os.path.abspath(settings.workdir))
+            return FarmFiles(os.path.abspath(settings.workdir), settings.again)
     return None
 
 
@@ -335,6 +345,12 @@ class Nodes:
         self._lost = () if result is None else result.lost
         self._quarantined |= dict.fromkeys(() if result is None else result.quarantined)
 
+    def leave_out_option(self, name: str) -> None:
+        """Leave an option of the farm out of the command, from the next start on."""
+        farm = [os.path.basename(word) for word in self._words].index("mpifarm")
+        if name in self._words[farm:]:
+            del self._words[self._words.index(name, farm)]
+
     def next_words(
         self, ask: Callable[[str, str], NodeStates] = ask_slurm
     ) -> tuple[list[str], Sequence[str]]:
@@ -463,6 +479,9 @@ class Supervisor:
         words = self._choose_nodes()
         while True:
             run = self._run_once(words)
+            if run.begun and self._farm is not None and self._farm.begins_again:
+                # What it has begun again, the next start goes on with.
+                self._nodes.leave_out_option("--again")
             decision = self._policy.decide(run)
             goes_on = decision in (RestartDecision.BROKEN, RestartDecision.CLAIM_LEFT)
             pause = self._policy.pause_after(decision) if goes_on else 0.0
@@ -505,10 +524,13 @@ class Supervisor:
         before, result_before = self._read_records(), self._read_result()
         claims = self._read_claims()
         begun = time.monotonic()
+        place = self._find_place()
         launcher = self._start(words, launch)
         status = launcher.run(self._signals, lambda: self._has_ended(launch))
         seconds = time.monotonic() - begun
         result, now = self._read_result(), self._read_records()
+        if self._find_place() != place:  # for --again: what was there is aside
+            before = Records(0, 0)
         is_own = is_of_launch(result, launch, result_before)
         moved = now.size > before.size if self._farm else seconds >= LONG_RUN
         return Run(
@@ -539,6 +561,9 @@ class Supervisor:
         """Return whether the farm of this start has written its result."""
         result = self._read_result()
         return result is not None and result.launch == launch
+
+    def _find_place(self) -> tuple[int, int]:
+        return self._farm.find_place() if self._farm else (0, 0)
 
     def _read_result(self) -> FarmResult | None:
         return self._farm.read_result() if self._farm else None

@@ -96,7 +96,7 @@ More: mpifarm help docs/order.md
     "resume restart continue anew afresh rerun": """\
 Give the same command again: it goes on where the last one stopped or was killed, and
 runs no finished task again.  mpifarm retry LIST puts failed tasks back first.  To
-forget all results and start afresh: rm -r LIST_workdir, once no farm runs there.
+start all tasks afresh: mpifarm LIST --again, which keeps the workdir of before.
 """,
     "setup environment-modules modules": """\
 --setup 'source env.sh' runs before each command, in its shell; if it fails, the task

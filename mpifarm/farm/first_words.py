@@ -240,7 +240,9 @@ def _holds_all_cpus(context: RankContext) -> bool:
 
 
 def _is_begun(settings: Settings) -> bool:
-    """Return whether the workdir has a fingerprint or a status file."""
+    """Return whether a list goes on: there is a fingerprint, or a status file."""
+    if settings.again:
+        return False
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     files = (paths.fingerprint, paths.toprocess, paths.finished, paths.failed)
     return any(map(is_there, files))

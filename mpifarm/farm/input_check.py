@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpifarm.batch.launcher import command_environment
 from mpifarm.errors import InputError
+from mpifarm.farm.again import check_again, refuse_place
 from mpifarm.farm.directory import check_directory
 from mpifarm.farm.expected import choose_order_of, read_durations_of
 from mpifarm.farm.find_hooks import check_hooks, find_own_hooks
@@ -76,6 +77,9 @@ def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
     tasks = _read_list(settings, target, environ)
     of_database = is_database(target, environ)
     refuse_remap(settings, tasks, of_database=of_database)
+    check_again(settings, tasks, of_database=of_database)
+    if settings.again:
+        refuse_place(settings)
     check_follow(settings, tasks)
     if len(tasks) == 0 and settings.follow is None:
         raise NoTasksError(f"{settings.tasklist} has no tasks: there is nothing to do")
@@ -84,7 +88,7 @@ def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
         settings, tasks, read_durations_of(settings), of_database=of_database
     )
     is_of_files = not (of_database or keeps_own_state(tasks, settings.workdir))
-    if is_of_files and not settings.remap:
+    if is_of_files and not (settings.remap or settings.again):
         check_not_edited(paths, tasks.tasks, find_constraints(tasks))
     faults = find_list_faults(
         *(settings, runner, tasks),

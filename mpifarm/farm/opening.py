@@ -346,6 +346,10 @@ def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]
     _finish_adding(context)
     tasks = _open_list(handler, settings)
     leave_unended(tasks, settings)
+    if settings.again:
+        from mpifarm.farm.again import check_again  # for those who ask
+
+        check_again(settings, tasks, of_database=is_database(tasks))
     return runner, tasks
 
 

@@ -253,16 +253,20 @@ def keep_all(
     paths: WorkdirPaths,
     content: bytes,
     explain_other: Callable[[bytes], str] | None = None,
+    *,
+    replaces: bool = False,
 ) -> int:
     """Make an input that has ended the list, or go on with the list that is there.
 
     An input that ends earlier than the list means the list as it is: return the number
     of lines that the list has more.  The lock is held, if there is one.  Raises
     `StorageError`, and `InputError` if the list has other lines, with the sentence that
-    `explain_other` makes of the list.
+    `explain_other` makes of the list; but with `replaces` these are dropped.
     """
     found = files.find_content(paths.stdin_list)
     before = found or b""
+    if replaces and not before.startswith(content):
+        found, before = None, b""
     if not content.startswith(before) and not before.startswith(content):
         if explain_other is None:
             raise InputError(OTHER_INPUT.format(paths.stdin_list))
@@ -306,6 +310,10 @@ class KeptInput:
         self._size: int | None = None
         """The size of the list; None without one."""
         self._was_begun = False
+        self._content: bytes | None = None
+        """The list, if the workdir is to begin again with it or with another."""
+        if self._is_input and settings.again:
+            self._content = files.find_content(self._paths.stdin_list)
         if self._is_input:
             if files.is_there(self._paths.stdin_list):
                 self._size = files.find_size(self._paths.stdin_list)
@@ -334,7 +342,10 @@ class KeptInput:
         """Cut the list, or remove it, and an empty workdir.  Raises `StorageError`."""
         paths = self._paths
         is_begun = files.is_there(paths.fingerprint)
-        if self._size is None:
+        if self._content is not None and not is_begun:
+            staging = copy_staging_of(paths.stdin_list)
+            files.replace(paths.stdin_list, staging, self._content)
+        elif self._size is None:
             if self._was_begun or not is_begun:
                 files.remove(paths.stdin_list)
                 with suppress(OSError):  # there is something else in it
@@ -344,13 +355,17 @@ class KeptInput:
 
 
 def take_standard_input(
-    context: RankContext, *, takes_over: bool = False
+    context: RankContext,
+    begin_again: Callable[[], None] = lambda: None,
+    *,
+    takes_over: bool = False,
 ) -> tuple[RankContext, InputFeed | None]:
     """Return a context whose list is that of standard input, and what is still to come.
 
     Without ``--follow``, all of it is read here.  Nothing is read on a rank that
     `takes_over`, or that is not the first of a launch.  A list that arguments make is
-    made here.  Another list is left as it is.
+    made here.  Another list is left as it is.  `begin_again` is called before anything
+    is written.
     Raises `InputError`, `StorageError`, `FutileError` after a signal.
     """
     settings, process = context.settings, context.process
@@ -363,6 +378,7 @@ def take_standard_input(
     validate_place(settings.workdir, None)
     make_root(paths.root)
     validate_contents(paths)
+    begin_again()
     tasklist = name_kept_list(settings)
     context = replace(context, settings=replace(settings, tasklist=tasklist))
     if made is not None:
@@ -401,7 +417,7 @@ def keep_list(settings: Settings, environ: Mapping[str, str], content: bytes) ->
         explain = partial(explain_other, name_kept_list(settings), content)
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     with _held_lock(settings, environ):
-        return keep_all(paths, content, explain)
+        return keep_all(paths, content, explain, replaces=settings.again)
 
 
 def _keep_made(context: RankContext, content: bytes) -> None:

@@ -13,9 +13,10 @@ from contextlib import (
     suppress,
 )
 from dataclasses import replace
+from functools import partial
 
 from mpifarm.coordinator.coordinator import Coordinator, RankSet
-from mpifarm.errors import ExitStatus, FarmError, InputError
+from mpifarm.errors import ExitStatus, FarmError, FutileError, InputError
 from mpifarm.farm.agent import Agent
 from mpifarm.farm.context import RankContext
 from mpifarm.farm.default_words import describe_defaults
@@ -47,6 +48,7 @@ from mpifarm.farm.opening import (
 from mpifarm.farm.standard_input import (
     KeptInput,
     describe_no_tasks,
+    is_kept,
     is_standard_input,
     stop_check,
     take_standard_input,
@@ -78,7 +80,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
     is_input = is_standard_input(given)
     kept = KeptInput(given)
     with kept.put_back_if_refused(), checking(stop_check(context)):
-        context, feed = take_standard_input(context)
+        context, feed = take_standard_input(context, partial(_begin_again, context))
         opening = Opening(context)
         runner, tasks = opening.read_definitions()
         check_follow(context.settings, tasks)
@@ -92,6 +94,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
         check_kinds(context.settings, find_constraints(tasks))
         durations = read_durations_of(context.settings)
         ordered = opening.choose_order(tasks, durations)
+        runner, tasks = _reread_if_again(context, given, opening, (runner, tasks))
     warnings = opening.patiently(lambda: [*warn_of_unused(context, runner)])
     with _asked_job_end(context) as job_end:
         with kept.put_back_if_refused():
@@ -107,12 +110,13 @@ def lead_farm(context: RankContext) -> FarmEnd:
         _mention(context, describe_farm(context, leader))
         of_options = describe_defaults(given.defaults), describe_memory(given)
         _mention(context, [*filter(None, (ordered, *of_options))])
-        _say(context, *warnings)
-        _say(context, explain_unended(tasks))
-        _say(context, describe_limit(leader))
-        _say(context, warn_of_directory(leader))
-        _say(context, warn_of_kinds(context.settings, find_constraints(tasks)))
-        _say(context, warn_of_binding(context))
+        _say(
+            context,
+            *(*warnings, explain_unended(tasks), describe_limit(leader)),
+            warn_of_directory(leader),
+            warn_of_kinds(context.settings, find_constraints(tasks)),
+            warn_of_binding(context),
+        )
         idle_nodes = IdleNodes(context, tasks)
         _say(context, idle_nodes.warn_at_start())
         leader.watch_hosts(idle_nodes.warn_of_hosts, describe_ranks)
@@ -136,6 +140,11 @@ def take_over(
     context = _with_hooks_of_here(context)
     is_input = is_standard_input(context.settings)
     context, _ = take_standard_input(context, takes_over=True)
+    if known is None and context.settings.again:
+        raise FutileError(
+            "rank 0 is lost, and may not have begun the list again: give the same"
+            " command again"
+        )
     opening = Opening(context, takes_over=known is not None)
     runner, tasks = opening.read_definitions()
     if known is not None:
@@ -177,6 +186,40 @@ def _join(
                 raise
         _, tasks = opening.read_definitions()
     return tasks, opening.join(tasks, runner, inherits)
+
+
+def _begin_again(context: RankContext, total: int = 0) -> None:
+    """Move the workdir aside if the user asks for it, and say where it is.
+
+    `total` is the number of tasks, 0 if it is not known.
+    """
+    settings, process = context.settings, context.process
+    if not settings.again:
+        return
+    from mpifarm.farm.again import begin_again, check_launch  # for those who ask
+
+    check_launch(settings, process.environ, sees_all=context.comm is not None)
+    opening = Opening(context)
+    _say(
+        context,
+        opening.patiently(lambda: begin_again(settings, process.environ, total)),
+    )
+
+
+def _reread_if_again(
+    context: RankContext,
+    given: Settings,
+    opening: Opening,
+    read: tuple[RunnerDefinition, TaskList],
+) -> tuple[RunnerDefinition, TaskList]:
+    """Begin again if the user asks for it, with a list that is a file of its own.
+
+    Then the list is read once more, as a handler may have made files in the workdir.
+    """
+    if not given.again or is_kept(given):
+        return read
+    _begin_again(context, len(read[1]))
+    return opening.read_definitions()
 
 
 def _end_input(context: RankContext, leader: Leader) -> None:

@@ -22,6 +22,7 @@ _OWN: Final = {
     "--workdir": "",
     "--progress": "",
     "--tasklist": ": the tasks are commands, and no handler reads them",
+    "--again": ": name another workdir, or remove the one that is there",
     "--dry-run": ": it prints, and runs nothing, so it is for the command line",
 }
 """Options that are arguments of `Farm` itself, or have no meaning here."""

@@ -32,6 +32,7 @@ that finished tasks may have no logs."""
 _FARM = "[0-9a-f]{8,}"
 # Not compiled here: most ranks use none of the patterns.
 _QUEUE_STAGING = r"toprocess\.([A-Za-z0-9_-]+)\.([0-9]{1,15})"
+_ASIDE = r"(?s)(.+)\.before-([0-9]{8}-[0-9]{6})(?:-([0-9]+))?"
 _TIMELINE = r"timeline(?:\.(?!invalid\.)[A-Za-z0-9_-]+)?\.json"
 _TIMELINE_ASIDE = (
     rf"timeline\.invalid\.{_FARM}\.json"
@@ -117,6 +118,11 @@ class WorkdirPaths:
     def begun_in(self) -> str:
         """The name of the directory in which the commands ran first."""
         return f"{self.root}/begun-in"
+
+    @property
+    def begun_again(self) -> str:
+        """The job that has begun the list again, by ``--again``."""
+        return f"{self.root}/begun-again"
 
     @property
     def packed_logs(self) -> str:
@@ -348,6 +354,23 @@ def parse_staging(name: str) -> frozenset[str] | None:
 def is_result_staging(name: str) -> bool:
     """Return whether `name` is a staging file of ``result.json``."""
     return name.startswith("result.json.")
+
+
+def aside_of(root: str, stamp: str, number: int) -> str:
+    """Return a path to which the workdir `root` is moved (``--again``).
+
+    `number` tells several of one `stamp`, which is of the time, from each other.
+    """
+    return f"{root}.before-{stamp}{f'-{number}' if number > 1 else ''}"
+
+
+def parse_aside(path: str) -> tuple[str, str, int] | None:
+    """Return root, stamp and number of a path that `aside_of` makes with a real stamp.
+
+    Return None for any other path.
+    """
+    match = re.fullmatch(_ASIDE, path)
+    return (match[1], match[2], int(match[3] or 1)) if match else None
 
 
 def is_farm_id(text: str) -> bool:

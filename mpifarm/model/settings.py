@@ -190,6 +190,9 @@ class Settings:
     """The order in which tasks start: one of `ORDERS` (``--order``)."""
     shuffle: int | None = None
     """The seed of a random order, 0 or more, or `ANY_SEED` (``--shuffle``)."""
+    again: bool = False
+    """Whether the list begins again, and what was there is moved aside (``--again``).
+    """
     durations: str | None = None
     """Path of a file that says how long tasks take (``--durations``)."""
     follow: float | None = None

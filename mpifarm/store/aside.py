@@ -1,24 +1,232 @@
-"""Workdirs that were moved aside, so that their lists begin again (``--again``)."""
+"""Workdirs that are moved aside, so that their lists begin again (``--again``).
 
+Rules of this file: the caller holds the workdir's lock, and no farm is at work.  The
+next workdir is made whole beside the old one; then two renames follow.  A kill before
+the first has changed nothing.  Between the two there is no workdir, and the next start
+that is to begin again puts the new one in its place: it would move nothing aside, for
+nothing has begun there.
+
+The new workdir has the lock file of the old one, by another name of the same file: a
+farmer that waits for the lock in this moment gets it in the new workdir.  It also has
+the list, if that is kept in the workdir, and the job scripts, since jobs may wait.
+"""
+
+import errno
 import os
 import re
+import shlex
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
-_ASIDE: Final = r"(.*)\.before-([0-9]{8}-[0-9]{6})(?:-([0-9]+))?"
+from mpifarm.errors import InputError, StorageError
+from mpifarm.model.id_ranges import name_ids
+from mpifarm.model.paths import (
+    JOB_ENDINGS,
+    PACKED,
+    UNKEPT,
+    WorkdirPaths,
+    aside_of,
+    copy_staging_of,
+    parse_aside,
+)
+from mpifarm.model.wording import agree
+from mpifarm.store.claims import OtherClaims, grasped
+from mpifarm.store.farm_liveness import FarmLiveness, Machine
+from mpifarm.store.fingerprint import parse_fingerprint
+from mpifarm.system import files
+
+MAX_ID: Final = 10**8
+"""A larger id is not that of a task: a line of something else begins with it."""
+
+_LEADING_ID: Final = rb"(?m)^(?:0|[1-9][0-9]{0,17})(?= )"
+_JOB_SCRIPT: Final = rf"job(?:-[0-9]+)?\.(?:{'|'.join(JOB_ENDINGS)})"
+
+
+# ---- names ---------------------------------------------------------------------------
 
 
 def name_aside(root: str, stamp: str) -> str:
-    """Return the path to which the workdir `root` is moved."""
-    return f"{root}.before-{stamp}"
+    """Return a free path beside the workdir `root`, to which to move it."""
+    number = 1
+    while os.path.lexists(aside_of(root, stamp, number)):
+        number += 1
+    return aside_of(root, stamp, number)
+
+
+def name_next(root: str) -> str:
+    """Return the path at which the workdir that is to come is made."""
+    return f"{root}.again"
 
 
 def list_asides(root: str) -> list[str]:
     """Return the workdirs that were moved aside from `root`, the latest last."""
     above, name = os.path.split(os.path.realpath(root))
     try:
-        found = [re.fullmatch(_ASIDE, each) for each in os.listdir(above)]
+        found = {each: parse_aside(each) for each in os.listdir(above)}
     except OSError:
         return []
-    ours = [each for each in found if each and each[1] == name]
-    ours.sort(key=lambda each: (each[2], int(each[3] or 0)))
-    return [os.path.join(above, each[0]) for each in ours]
+    ours = {each: aside for each, aside in found.items() if aside and aside[0] == name}
+    return [os.path.join(above, each) for each in sorted(ours, key=ours.__getitem__)]
+
+
+# ---- what is there -------------------------------------------------------------------
+
+
+def has_begun(paths: WorkdirPaths) -> bool:
+    """Return whether a workdir has anything of tasks that have begun, or were recorded.
+
+    Farms that were killed before they took a task leave nothing to keep.  Raises
+    `StorageError`.
+    """
+    kept = (
+        *(paths.toprocess, paths.added, paths.waiting, paths.finished, paths.failed),
+        *(paths.attempts, paths.first_attempts, paths.timeline, paths.result),
+        paths.remap,
+    )
+    if any(map(files.is_there, kept)):
+        return True
+    outputs = {*files.find_names(paths.logs)} - {PACKED, UNKEPT}
+    places = (paths.packed_logs, paths.unkept_logs)
+    return bool(outputs) or any(map(files.find_names, places))
+
+
+def refuse_farmers(paths: WorkdirPaths, machine: Machine, total: int) -> None:
+    """Raise `InputError` if a farm may be at work, or a plain farmer may have tasks.
+
+    `total` is the number of tasks in the list, as far as it is known.  Raises
+    `StorageError`.
+    """
+    others = OtherClaims(paths, farm="")
+    others.poll()
+    claimed: set[int] = set()
+    for claim in others.claims.values():
+        claimed.update(claim.journal.held)
+        with grasped(claim, machine) as grasp:
+            liveness = grasp.liveness
+        if liveness.may_live:
+            is_sure = liveness is not FarmLiveness.UNCERTAIN
+            may = "is" if is_sure else "may still be"
+            raise InputError(
+                f"--again moves {paths.root} aside, and farm {claim.describe()} {may}"
+                " at work there: end it first (mpifarm drain), or wait for its end"
+            )
+    if not files.is_there(paths.remap):  # else no plain farmer was at work
+        _refuse_lost(paths, claimed, total)
+
+
+def _refuse_lost(paths: WorkdirPaths, claimed: set[int], total: int) -> None:
+    """Raise `InputError` if tasks are in no file.  Without ``toprocess`` none are."""
+    queue = files.find_content(paths.toprocess)
+    if queue is None:
+        return
+    others = (paths.added, paths.waiting, paths.finished, paths.failed)
+    seen = claimed
+    for content in (queue, *map(files.find_content, others)):
+        seen = seen.union(_find_ids(content or b""))
+    stored = parse_fingerprint(files.find_content(paths.fingerprint) or b"")
+    known = stored.total if stored else max(total, max(seen, default=-1) + 1)
+    lost = [taskid for taskid in range(known) if taskid not in seen]
+    if lost:
+        are = agree(len(lost), "task", "tasks")
+        is_in = agree(len(lost), "is", "are")
+        move = shlex.join(["mv", paths.root, f"{paths.root}.before"])
+        raise InputError(
+            f"--again moves {paths.root} aside, and {are} {name_ids(lost)} {is_in} in"
+            " no file there: with a PyTaskFarmer that is at work, or lost by one; if"
+            f" none is, move it yourself: {move}"
+        )
+
+
+def _find_ids(content: bytes) -> Iterator[int]:
+    """Yield the ids with which lines begin."""
+    found = map(int, re.findall(_LEADING_ID, content))
+    return (taskid for taskid in found if taskid < MAX_ID)
+
+
+# ---- moving --------------------------------------------------------------------------
+
+
+def finish_move(root: str) -> bool:
+    """Put the next workdir in its place if a kill has left none.  Return whether.
+
+    Raises `StorageError`.
+    """
+    if files.is_there(root) or not files.is_directory(name_next(root)):
+        return False
+    files.rename(name_next(root), root)
+    return True
+
+
+def move_aside(root: str, stamp: str) -> str:
+    """Move the workdir `root` aside, and make a new one.  Return where the old one is.
+
+    `root` is no link.  `stamp` is a word for the time.  Raises `InputError` if the
+    system refuses it, with nothing changed; `StorageError`, after which `finish_move`
+    may have something to do.
+    """
+    aside, following = name_aside(root, stamp), name_next(root)
+    try:
+        _make_next(WorkdirPaths(root), WorkdirPaths(following))
+        os.rename(root, aside)
+    except OSError as error:
+        _remove_next(following)
+        raise _explain(root, error) from error
+    try:
+        os.rename(following, root)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise files.storage_error("make", root, error) from error
+        # Another farmer has made it in this moment, and begins there.
+        _remove_next(following)
+    # The two would have one lock.
+    with suppress(OSError):
+        os.unlink(WorkdirPaths(aside).lock)
+    with suppress(StorageError):  # all has happened
+        files.sync_names(os.path.dirname(root))
+    return aside
+
+
+def _make_next(old: WorkdirPaths, new: WorkdirPaths) -> None:
+    """Make the next workdir; one that a kill has left is used.  Raises OSError."""
+    with suppress(FileExistsError):
+        os.mkdir(new.root)
+    status = os.stat(old.root)
+    with suppress(OSError):  # the group is not one of ours
+        os.chown(new.root, -1, status.st_gid)
+    os.chmod(new.root, stat.S_IMODE(status.st_mode))
+    for name in _list_carried(old):
+        content = files.find_content(old.file(name))
+        path = new.file(name)
+        files.replace(path, copy_staging_of(path), content or b"")
+    with suppress(FileNotFoundError):
+        os.unlink(new.lock)
+    with suppress(OSError):  # a file system without hard links
+        os.link(old.lock, new.lock, follow_symlinks=False)
+
+
+def _list_carried(old: WorkdirPaths) -> Iterator[str]:
+    """Yield the names of the files that the next workdir has, too."""
+    kept = os.path.basename(old.stdin_list)
+    for name in files.find_names(old.root):
+        if name == kept or re.fullmatch(_JOB_SCRIPT, name):
+            yield name
+
+
+def _remove_next(path: str) -> None:
+    """Remove what `_make_next` has made; errors are ignored."""
+    with suppress(OSError):
+        for name in os.listdir(path):
+            os.unlink(os.path.join(path, name))
+        os.rmdir(path)
+
+
+def _explain(root: str, error: OSError) -> InputError | StorageError:
+    refused = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EROFS, errno.EXDEV)
+    if error.errno not in refused:
+        return files.storage_error("move", root, error)
+    return InputError(
+        f"--again can't move {root} aside ({error.strerror}): name another --workdir,"
+        " or have its directory made writable for you"
+    )

@@ -92,7 +92,8 @@ def _files(paths: WorkdirPaths) -> Iterator[str]:
     yield from (paths.finished, paths.failed)
     yield from (paths.timeline, paths.attempts, paths.first_attempts)
     yield from (paths.fingerprint, paths.result, paths.adding)
-    yield from (paths.stdin_list, paths.begun_in, paths.drain, paths.lock)
+    yield from (paths.stdin_list, paths.begun_in, paths.begun_again)
+    yield from (paths.drain, paths.lock)
     yield from (paths.requests, paths.answers, paths.held)
     with suppress(*_NOT_THERE):
         for name in os.listdir(paths.root):

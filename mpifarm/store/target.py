@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from mpifarm.database.names import DATABASE_CLASS, is_database_name
 from mpifarm.errors import InputError
-from mpifarm.model.paths import STATUS_FILES, WorkdirPaths
+from mpifarm.model.paths import STATUS_FILES, WorkdirPaths, parse_aside
 from mpifarm.model.settings import HandlerDefinition, is_passing
 from mpifarm.plugins.registry import find_handler, find_search_path
 from mpifarm.store.directories import make_root
@@ -181,8 +181,13 @@ def find_tasklist_of(workdir: str) -> str | None:
 
 
 def _find_list_beside(workdir: str) -> str | None:
-    """Return the file that a workdir is named after, None if it does not exist."""
+    """Return the file that a workdir is named after, None if it does not exist.
+
+    A workdir that was moved aside (``--again``) keeps that name in front.
+    """
     path = workdir.rstrip("/")
+    if aside := parse_aside(path):
+        path = aside[0]
     tasklist = path.removesuffix(SUFFIX)
     return tasklist if tasklist != path and files.is_file(tasklist) else None
 

@@ -52,6 +52,7 @@ MORE: Final = {
     "--logs": "logs.md",
     "--progress": "screen.md",
     "--lock-area": "file-systems.md",
+    "--again": "edited-lists.md#all-from-the-beginning",
     "--remap": "edited-lists.md",
     "--follow": "adding-tasks.md#a-farm-that-waits-for-more",
     "--dry-run": "runners.md#what-would-run",

@@ -94,7 +94,7 @@ def test_ids_and_status_together_narrow_it_down(site):
     ("taskid", "why"),
     [
         (0, "^nothing was put back: task 0 is finished, and a finished task never"),
-        (0, "start afresh: rm -r LIST_workdir, once no farm runs there$"),
+        (0, "to start all tasks afresh: mpifarm LIST --again$"),
         (5, "task 5 is still to be run; name failed tasks alone$"),
         (12, "^nothing was put back: task 12 is not in the list, which has 12 tasks"),
         (11, "task 11 is in no file"),

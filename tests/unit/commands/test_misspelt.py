@@ -91,9 +91,9 @@ def test_an_answer_names_options_and_subcommands_that_there_are():
         ("--sem", "--limit NAME=N"),
         ("--header", "use {1} {2}"),
         *(
-            (word, "rm -r LIST_workdir, once no farm runs there")
+            (word, "start all tasks afresh: mpifarm LIST --again")
             for word in (
-                *("--restart", "--rerun", "--again", "--fresh", "--force"),
+                *("--restart", "--rerun", "--fresh", "--force"),
                 *("--overwrite", "--reset"),
             )
         ),
@@ -164,4 +164,4 @@ def test_a_word_too_many_is_told_for_what_it_may_have_been(
 def test_who_wants_all_tasks_anew_is_told_how(word):
     said = misspelt.explain_command(word)
     assert "mpifarm retry LIST" in said
-    assert "start afresh: rm -r LIST_workdir" in said
+    assert "start all tasks afresh: mpifarm LIST --again" in said

@@ -248,7 +248,8 @@ def test_a_list_without_work_is_not_submitted_and_what_is_left_is_told(desk):
     (workdir / "toprocess").write_text("")
     (workdir / "finished").write_text("0 true\n1 true\n")
     assert refuse(desk, "-t", "5", "tasks.txt") == (
-        "all 2 tasks of tasks.txt are finished: there is nothing to submit"
+        "all 2 tasks of tasks.txt are finished: there is nothing to submit (--again"
+        " behind the list starts all of them again)"
     )
     (desk / "tasks.txt").write_text("true\ntrue\ntrue\n")
     assert ": 1 of 3 tasks of tasks.txt\n" in run(desk, "-t", "5", "tasks.txt")
@@ -550,3 +551,38 @@ def test_what_can_t_be_copied_copies_nothing(desk, words, sentence):
     assert sentence in str(error.value)
     assert (desk / "chain.slurm").read_text() == "mine"
     assert not (desk / "array.slurm").exists()
+
+
+# ---- all from the beginning ----------------------------------------------------------
+
+
+def test_to_begin_again_is_no_word_of_the_script(desk):
+    """It would begin again with each requeue, and in each job of a chain."""
+    begin_list(desk, "other", "true")
+    before = sorted(desk.rglob("*"))
+    text = run(desk, "-t", "5", "--print", "tasks.txt", "--again", "--retries", "2")
+    farms = [line for line in text.splitlines() if "--retries 2" in line]
+    assert farms
+    assert not any("--again" in line for line in farms if not line.startswith("#"))
+    assert "goes on with the list: mpifarm submit without --print moves" in text
+    assert sorted(desk.rglob("*")) == before
+
+
+def test_the_workdir_is_moved_aside_before_the_script_is_written(desk):
+    begin_list(desk, "other", "true")
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\necho 4\n")
+    (desk / "bin" / "sbatch").chmod(0o755)
+    console = Recorder()
+    environ = {"PATH": f"{desk / 'bin'}:/usr/bin:/bin", "HOME": str(desk)}
+    words = ("--scheduler", "slurm", "-c", "2", "-t", "5", "tasks.txt", "--again")
+    assert submit.main([*words], console, environ) == 0
+    (old,) = desk.glob("tasks.txt_workdir.before-*")
+    assert sorted(each.name for each in old.iterdir()) == [
+        "fingerprint.json",
+        "toprocess",
+    ]
+    new = desk / "tasks.txt_workdir"
+    assert sorted(each.name for each in new.iterdir()) == ["job.slurm", "lock"]
+    # and nothing has begun when the same is given once more
+    assert submit.main([*words], console, environ) == 0
+    assert len([*desk.glob("tasks.txt_workdir.before-*")]) == 1

@@ -23,7 +23,7 @@ ROOT = Path(mpifarm.__file__).parent.parent
         ("slurm", "mpifarm submit -N 8"),
         (":::", "mpifarm 'convert {} {.}.png' ::: *.jpg"),
         ("resume", "the same command again"),
-        ("anew", "rm -r LIST_workdir, once no farm runs there"),
+        ("anew", "start all tasks afresh: mpifarm LIST --again"),
         ("order", "#BARRIER CHECK   the same, but nothing below runs if"),
         ("order", '"not run"'),
         ("array", "mpifarm submit -N 8"),

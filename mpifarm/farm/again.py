@@ -1,0 +1,175 @@
+"""``--again``: a list begins again, and what was there is moved aside, not removed.
+
+Rules of this file: what is wrong is an `InputError`, with nothing changed.  A job that
+its batch system starts again runs the same script: what it has begun, it goes on with.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from mpifarm.batch.arrays import find_array
+from mpifarm.batch.job import find_job
+from mpifarm.batch.launcher import launched_size
+from mpifarm.errors import InputError
+from mpifarm.farm.first_words import BATCH_SYSTEMS
+from mpifarm.farm.standard_input import is_kept
+from mpifarm.model.paths import WorkdirPaths, copy_staging_of
+from mpifarm.model.settings import Settings
+from mpifarm.store.aside import (
+    finish_move,
+    has_begun,
+    list_asides,
+    move_aside,
+    refuse_farmers,
+)
+from mpifarm.store.farm_liveness import this_machine
+from mpifarm.store.file_store import LOCK_TIMEOUT
+from mpifarm.system import files
+from mpifarm.system.lock import WorkdirLock, lock_paths
+from mpifarm.tasklists import TaskList, keeps_own_state
+
+RESTARTS: Final = {
+    "slurm": "SLURM_RESTART_COUNT",
+    "lsf": "LSB_RESTART",
+    "sge": "RESTARTED",
+}
+"""Variables that say that a batch system has started a job once more."""
+
+_FIRST_START: Final = ("", "0", "N", "n")
+
+
+def check_again(settings: Settings, tasks: TaskList, *, of_database: bool) -> None:
+    """Raise `InputError` for ``--again`` with a list that keeps its own state."""
+    if settings.again and of_database:
+        raise InputError(
+            f"--again is for a list in a file, and the database {settings.tasklist} has"
+            " the states of its tasks itself: print it as a list (mpifarm export), and"
+            " import that as a new database (mpifarm import)"
+        )
+    if settings.again and keeps_own_state(tasks, settings.workdir):
+        raise InputError(
+            f"--again moves the state of a list aside, and the handler"
+            f" {settings.handler!r} keeps its own: begin again in the way of that"
+            " handler"
+        )
+
+
+def check_launch(
+    settings: Settings, environ: Mapping[str, str], *, sees_all: bool
+) -> None:
+    """Raise `InputError` where several farms would each begin the same list again.
+
+    `sees_all`: whether the ranks of this launch are one farm.
+    """
+    if not settings.again:
+        return
+    if find_array(environ):
+        raise InputError(
+            "--again can't be given in a job array, of which each job would begin the"
+            " list again: give it to mpifarm submit --array, which begins again once"
+        )
+    if not sees_all and launched_size(environ) > 1:
+        raise InputError(
+            f"--again can't be given to {launched_size(environ)} processes that don't"
+            " see each other, of which each would begin the list again: see mpifarm"
+            " doctor for the MPI, or start one"
+        )
+
+
+def begin_again(
+    settings: Settings,
+    environ: Mapping[str, str],
+    total: int = 0,
+    sleep: Callable[[float], None] = time.sleep,
+    *,
+    in_job: bool = True,
+) -> str:
+    """Move the workdir aside, if its list has begun.  Return a sentence for the user.
+
+    `total` is the number of tasks, 0 if it is not known.  `in_job`: whether the job
+    that has begun the list again goes on with it.  Raises `InputError` with nothing
+    changed, `StorageError`.
+    """
+    root = os.path.realpath(settings.workdir)
+    paths = WorkdirPaths(root)
+    refuse_place(settings)
+    if finish_move(root):
+        return _describe(settings, list_asides(root)[-1])
+    if not files.is_there(root):
+        return ""
+    named = WorkdirPaths(settings.workdir).root
+    lock = WorkdirLock(lock_paths(named, environ, settings.lock_area), sleep=sleep)
+    lock.probe()
+    with lock.hold(LOCK_TIMEOUT):
+        job = _name_job(environ) if in_job else ""
+        if job and _is_restart(environ) and _read_job(paths) == job:
+            return f"--again: {job} has begun this list again before, and goes on"
+        refuse_farmers(paths, this_machine(), total)
+        aside = ""
+        if has_begun(paths):
+            aside = move_aside(root, time.strftime("%Y%m%d-%H%M%S"))
+        elif files.is_there(paths.fingerprint):
+            # It may be that of another list, with which no task has begun.
+            files.remove(paths.fingerprint)
+        if job:
+            files.replace(
+                paths.begun_again, copy_staging_of(paths.begun_again), job.encode()
+            )
+    return _describe(settings, aside) if aside else ""
+
+
+def _describe(settings: Settings, aside: str) -> str:
+    """Return the sentence about a workdir that was moved to `aside`."""
+    root = os.path.realpath(settings.workdir)
+    is_by_name = root == os.path.abspath(settings.workdir)
+    shown = settings.workdir.rstrip("/") + aside[len(root) :] if is_by_name else aside
+    return f"--again: all tasks are to run; the workdir of before is {shown}"
+
+
+def refuse_place(settings: Settings) -> None:
+    """Raise `InputError` if list or commands are in the workdir, and would go with it.
+
+    A list that is kept there is there again in the next workdir.
+    """
+    root = os.path.realpath(settings.workdir)
+    kept = WorkdirPaths(root).stdin_list
+    tasklist = os.path.realpath(settings.tasklist)
+    if not is_kept(settings) and tasklist != kept and _is_in(tasklist, root):
+        raise InputError(
+            f"--again moves {settings.workdir} aside, and the list {settings.tasklist}"
+            " is in it: move the list elsewhere, and name the workdir by --workdir"
+        )
+    if _is_in(os.path.realpath(os.getcwd()), root):
+        raise InputError(
+            f"--again moves {settings.workdir} aside, and the commands would run in it:"
+            " go to another directory, or name one by --chdir"
+        )
+
+
+def _is_in(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory + "/")
+
+
+def _name_job(environ: Mapping[str, str]) -> str:
+    """Return the batch job of this process in words, "" outside of one."""
+    job = find_job(environ)
+    return f"{BATCH_SYSTEMS.get(job[0], job[0])} job {job[1]}" if job else ""
+
+
+def _is_restart(environ: Mapping[str, str]) -> bool:
+    """Return whether the batch system may have started this job before.
+
+    Where it says nothing of that, a job that is no user's terminal may be one.
+    """
+    job = find_job(environ)
+    variable = RESTARTS.get(job[0]) if job else None
+    if variable is None:
+        return not os.isatty(0)
+    return environ.get(variable, "") not in _FIRST_START
+
+
+def _read_job(paths: WorkdirPaths) -> str:
+    content = files.find_content(paths.begun_again) or b""
+    return content.decode("utf-8", "replace")

@@ -1,0 +1,144 @@
+"""``--again``: what begins again, what goes on, and what is refused."""
+
+import os
+from typing import Any
+
+import pytest
+
+from mpifarm.errors import InputError
+from mpifarm.farm import again
+from mpifarm.farm.again import begin_again, check_again, check_launch, refuse_place
+from mpifarm.model.settings import STDIN_LIST, Arguments, Settings
+from mpifarm.store.aside import list_asides
+from mpifarm.tasklists import ListTaskList
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A directory with a list, of which a task has finished."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list").write_text("a\nb\n")
+    (tmp_path / "w").mkdir()
+    run(tmp_path)
+    return tmp_path
+
+
+def run(directory):
+    """Leave what a farm leaves."""
+    (directory / "w" / "finished").write_text("0 a\n")
+    (directory / "w" / "toprocess").write_text("1 b\n")
+
+
+def settings(**more: Any) -> Settings:
+    return Settings(**{"tasklist": "list", "workdir": "w", "again": True, **more})
+
+
+def test_the_user_is_told_where_the_workdir_of_before_is(here):
+    told = begin_again(settings(), {}, 2)
+    (old,) = list_asides("w")
+    assert told.endswith(f"the workdir of before is {os.path.basename(old)}")
+    assert os.listdir("w") == ["lock"]
+    assert begin_again(settings(), {}, 2) == ""
+    assert list_asides("w") == [old]
+
+
+def test_a_workdir_by_a_link_stays_on_its_disk(here):
+    (here / "disk").mkdir()
+    (here / "w").rename(here / "disk" / "real")
+    (here / "w").symlink_to("disk/real")
+    told = begin_again(settings(workdir="w/"), {}, 2)
+    (old,) = list_asides("w")
+    assert told.endswith(f" is {old}")
+    assert os.path.dirname(old) == str(here / "disk")
+    assert (here / "w").is_symlink()
+    assert os.listdir(here / "w") == ["lock"]
+
+
+def test_the_list_of_a_start_that_came_to_nothing_may_be_another(here):
+    for name in ("finished", "toprocess"):
+        (here / "w" / name).unlink()
+    (here / "w" / "fingerprint.json").write_text("{}")
+    assert begin_again(settings(), {}, 2) == ""
+    assert os.listdir("w") == ["lock"]
+
+
+JOB = {"SLURM_JOB_ID": "7"}
+AGAIN = {**JOB, "SLURM_RESTART_COUNT": "2"}
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "goes_on"),
+    [
+        (JOB, AGAIN, True),
+        (AGAIN, AGAIN, True),
+        (JOB, JOB, False),
+        (JOB, {**JOB, "SLURM_RESTART_COUNT": "0"}, False),
+        (JOB, {**AGAIN, "SLURM_JOB_ID": "8"}, False),
+        ({}, AGAIN, False),
+        ({"LSB_JOBID": "7"}, {"LSB_JOBID": "7", "LSB_RESTART": "Y"}, True),
+        ({"LSB_JOBID": "7"}, {"LSB_JOBID": "7", "LSB_RESTART": "N"}, False),
+        ({"PBS_JOBID": "7"}, {"PBS_JOBID": "7"}, True),
+    ],
+)
+def test_a_job_goes_on_with_what_it_has_begun_again(
+    here, monkeypatch, first, then, goes_on
+):
+    monkeypatch.setattr(again.os, "isatty", lambda _: False)  # type: ignore[attr-defined]
+    assert "the workdir of before" in begin_again(settings(), first, 2)
+    run(here)
+    told = begin_again(settings(), then, 2)
+    assert ("has begun this list again before, and goes on" in told) is goes_on
+    assert len(list_asides("w")) == (1 if goes_on else 2)
+    assert os.path.exists("w/finished") is goes_on
+
+
+def test_a_job_that_was_killed_before_its_first_task_has_nothing_to_go_on_with(here):
+    begin_again(settings(), JOB, 2)
+    os.unlink("w/begun-again")
+    assert begin_again(settings(), AGAIN, 2) == ""
+    run(here)
+    assert "goes on" in begin_again(settings(), AGAIN, 2)
+
+
+def test_who_submits_a_job_is_no_job_that_goes_on(here):
+    begin_again(settings(), AGAIN, 2, in_job=False)
+    assert not os.path.exists("w/begun-again")
+    run(here)
+    assert "the workdir of before" in begin_again(settings(), AGAIN, 2, in_job=False)
+
+
+def test_what_would_be_moved_along_is_refused(here, monkeypatch):
+    (here / "w" / "list").touch()
+    with pytest.raises(InputError, match="the list w/list is in it: move the list"):
+        begin_again(settings(tasklist="w/list"), {}, 2)
+    refuse_place(settings(tasklist="w/stdin.txt"))
+    arguments = Arguments(("x",), (), 2)
+    for kept in ({"tasklist": STDIN_LIST}, {"arguments": arguments}):
+        refuse_place(settings(**kept))
+    (here / "w" / "below").mkdir()
+    monkeypatch.chdir(here / "w" / "below")
+    with pytest.raises(InputError, match="the commands would run in it"):
+        begin_again(settings(tasklist="../../list", workdir="../../w"), {}, 2)
+    assert list_asides("../../w") == []
+
+
+def test_where_each_of_several_would_begin_again_it_is_refused():
+    check_launch(settings(), JOB, sees_all=True)
+    check_launch(settings(again=False), {"SLURM_ARRAY_JOB_ID": "7"}, sees_all=False)
+    with pytest.raises(InputError, match="in a job array"):
+        check_launch(settings(), {"SLURM_ARRAY_JOB_ID": "7"}, sees_all=True)
+    several = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}
+    check_launch(settings(), several, sees_all=True)
+    with pytest.raises(InputError, match="given to 4 processes that don't see each"):
+        check_launch(settings(), several, sees_all=False)
+
+
+def test_a_list_that_has_its_states_itself_is_refused(here, monkeypatch):
+    tasks = ListTaskList("list", "w")
+    check_again(settings(), tasks, of_database=False)
+    check_again(settings(again=False), tasks, of_database=True)
+    with pytest.raises(InputError, match=r"database list .* export\), .* import\)"):
+        check_again(settings(), tasks, of_database=True)
+    monkeypatch.setattr(again, "keeps_own_state", lambda *_: True)
+    with pytest.raises(InputError, match="handler 'default' keeps its own"):
+        check_again(settings(), tasks, of_database=False)
