@@ -6,10 +6,8 @@ same tasks go on, and the subcommands find the list in the workdir.
 """
 
 import os
-import re
 import shlex
 import sys
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +25,7 @@ from mpifarm.interface.ending import Ending, find_ending, find_result, has_begun
 from mpifarm.interface.interrupts import HeldInterrupts
 from mpifarm.interface.options import Value, parse_options, spell_options
 from mpifarm.interface.results import NO_STATES, Results, read_states
+from mpifarm.interface.speech import Speech, find_others, find_sentences, warn
 from mpifarm.interface.tasks import Task, list_tasks
 from mpifarm.model.wording import agree, counted
 
@@ -35,9 +34,6 @@ STOPPED: Final = "the script stopped it"
 
 SHOWN_LINES: Final = 40
 """Lines of what a launcher has printed that an error shows."""
-
-_MPIFARMS = re.compile(r"(?:[-\d]+ [\d:+]+ )?mpifarm: (.*)")
-"""A line that mpifarm prints, and not a launcher."""
 
 
 def run(
@@ -77,7 +73,8 @@ class Farm:
     `tasks` are commands for the shell, or pairs of a command and a name.  `launcher`
     is what starts the ranks, such as ``srun -N 4``; without one, the farm runs on this
     node alone.  The `options` are those of the command line, as ``proc=4,
-    task_timeout=60``.  With `progress`, what the farm prints is printed here.
+    task_timeout=60``.  With `progress`, what the farm prints is printed here;
+    else its warnings alone are told, as warnings of Python.
 
     The same tasks with the same `workdir` go on where the farm before has stopped.
     Without one, the workdir is a temporary directory (of the current directory, if
@@ -105,7 +102,7 @@ class Farm:
         self._options = spell_options(options)
         parse_options(self._words_for(self._workdir or "DIR", "LIST"), options)
         self._list = list_tasks(tasks)
-        self._prints = progress
+        self._speech = Speech(prints=progress)
         self._start: _Start | None = None
         self._results: Results | None = None
         self._waiting = deque[Attempt]()
@@ -169,11 +166,12 @@ class Farm:
     def _end(self, directory: Directory, child: Child) -> HeldInterrupts:
         """End the process, and what is there for it alone."""
         try:
-            return child.end()
+            interrupts = child.end()
+            self._speech.hear(child.read_output())
         finally:
-            self._print(child)
             child.close()
             directory.leave()
+        return interrupts
 
     def __iter__(self) -> Iterator[Attempt]:
         """Yield attempts when they have ended, first those of earlier farms.
@@ -233,17 +231,12 @@ class Farm:
         return self._start
 
     def _follow(self, directory: Directory, child: Child) -> None:
-        """Wait a moment for the end of the farm, and print what it prints."""
+        """Wait a moment for the end of the farm, and hear what it says."""
         child.wait(POLL_SECONDS)
-        has_ended = child.has_ended  # Asked first: then all is printed.
-        self._print(child)
+        has_ended = child.has_ended  # Asked first: then all is heard.
+        self._speech.hear(child.read_output())
         if has_ended:
             self._results = self._conclude(directory, child)
-
-    def _print(self, child: Child) -> None:
-        if self._prints:
-            sys.stdout.write(child.read_output())
-            sys.stdout.flush()
 
     def _conclude(self, directory: Directory, child: Child) -> Results:
         """Return the results of a farm that has ended; raise for what was no farm."""
@@ -262,11 +255,10 @@ class Farm:
             is_by_us = child.was_stopped and ending.exit_status == ExitStatus.RUN_AGAIN
             return ending._replace(reason=STOPPED) if is_by_us else ending
         program = (*self._launcher, sys.executable)[0]
-        if has_begun(paths, mark):
-            why = f"{program} ended before its farm, with status {child.status}"
-            return Ending(ExitStatus.RUN_AGAIN, why)
         said = child.last_lines()
-        own = [found[1] for line in said if (found := _MPIFARMS.fullmatch(line))]
+        if has_begun(paths, mark):
+            return _find_ending_of_killed(program, child.status, said)
+        own = find_sentences(said)
         error = _ERRORS.get(child.status)
         if own and error and (error is InputError or not child.was_stopped):
             raise error(own[-1])
@@ -303,9 +295,25 @@ _ERRORS: Final[Mapping[int, type[FarmError]]] = {
 """What a farm that has not begun raises, by its exit status."""
 
 
+def _find_ending_of_killed(program: str, status: int, said: Sequence[str]) -> Ending:
+    """Return the ending of a farm that could not say anything itself.
+
+    Raises `FarmError` for a defect of mpifarm, with what was printed of it.
+    """
+    if status == ExitStatus.DEFECT:
+        what = f"a defect of mpifarm ended the farm (exit status {status})"
+        raise FarmError("\n".join([what, *said[-SHOWN_LINES:]]))
+    why = f"{program} ended before its farm, with status {status}"
+    if others := find_others(said):
+        why += f": {others[-1].strip()}"
+    return Ending(ExitStatus.RUN_AGAIN, why)
+
+
 def _describe_way_on(results: Results) -> str:
     """Return a note for an error that has ended a farm early."""
     ended = results.total - len(results.left)
+    if ended == results.total:
+        return f"mpifarm: all tasks have ended, in workdir={results.workdir!r}"
     return (
         f"mpifarm: the farm was stopped; {ended} of {counted(results.total, 'task')}"
         f" {agree(ended, 'has', 'have')} ended, and the same call with"
@@ -317,9 +325,8 @@ def _warn_of_nodes(environ: Mapping[str, str]) -> None:
     """Warn if the Slurm job has more nodes than a farm without a launcher uses."""
     nodes = environ.get("SLURM_JOB_NUM_NODES", "")
     if nodes.isdecimal() and int(nodes) > 1:
-        warnings.warn(
+        warn(
             f"the job has {nodes} nodes, and the farm runs on this one alone: give"
             " launcher='srun --mpi=pmi2 -N"
-            f" {nodes}' to use them all (pmix for Open MPI)",
-            stacklevel=3,
+            f" {nodes}' to use them all (pmix for Open MPI)"
         )

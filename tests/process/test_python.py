@@ -97,7 +97,7 @@ def test_the_code_of_a_script_has_types():
     # the type checker reads this as it reads a script of a user
     results = assert_type(mpifarm.run([("true", "a")], proc=2), mpifarm.Results)
     assert_type(results[0], mpifarm.Attempt)
-    with mpifarm.Farm(["true"], limit={"a": 1}, bind=True) as farm:
+    with mpifarm.Farm(["[limit=a] true"], limit={"a": 1}, bind=True) as farm:
         for attempt in farm:
             assert_type(attempt.name, str | None)
             assert assert_type(attempt.has_completed, bool)
@@ -121,8 +121,11 @@ def test_what_a_farm_refuses_is_told_and_nothing_is_left(place):
         mpifarm.run(["true"], launcher="nosuch -n 2")
     with pytest.raises(mpifarm.FarmError, match="false started no farm"):
         mpifarm.run(["true"], launcher=["/bin/false"])
+    with pytest.raises(mpifarm.InputError, match='no end for its "for"'):
+        mpifarm.run(["for i in 1"])
     assert mpifarm.run([], workdir="w")[:] == []
-    assert [*place.iterdir()] == []
+    assert mpifarm.run([])[:] == []
+    assert [*place.iterdir(), *Path(tempfile.gettempdir()).iterdir()] == []
 
 
 def test_a_temporary_workdir_stays_while_something_is_wrong_or_used():
@@ -239,12 +242,38 @@ def test_a_farm_that_was_killed_goes_on_with_the_same_call(place):
     mpifarm.run(tasks, workdir="w", check=True)
 
 
+KILLED_FARM = """
+"$@" & farm=$!
+until ls w/farms/*.json; do sleep 0.05; done
+kill -KILL $farm; wait; echo srun: error: why; exit $0
+"""
+
+
+@pytest.mark.parametrize("status", [70, 137])
+def test_why_a_launcher_lost_its_farm_is_told(place, status):
+    launcher = ["sh", "-c", KILLED_FARM, str(status)]
+    farm = mpifarm.Farm(["sleep 600"], workdir="w", launcher=launcher)
+    if status == mpifarm.ExitStatus.DEFECT:
+        refused = pytest.raises(mpifarm.FarmError, match="a defect of mpifarm ended")
+        with refused as error, farm:
+            farm.wait()
+        assert str(error.value).endswith("\nsrun: error: why")
+    else:
+        with farm:
+            results = farm.wait()
+        why = "sh ended before its farm, with status 137: srun: error: why"
+        assert results.reason == why
+
+
 def test_the_nodes_that_a_farm_leaves_idle_are_told(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "8")
     with pytest.warns(
         UserWarning, match="8 nodes, and the farm runs on this one alone"
     ):
         mpifarm.Farm(["true"])
+    with pytest.warns(UserWarning, match="8 nodes") as told:
+        mpifarm.run([])
+    assert {each.filename for each in told} == {__file__}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mpifarm.Farm(["true"], launcher="srun -N 8")
