@@ -7,6 +7,7 @@ SUBCOMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "add": ("--file", "--after", "--json"),
     "cancel": ("--json",),
     "check": ("--repair", "--assume-idle"),
+    "completion": (),
     "config": (),
     "doctor": (),
     "drain": ("--json",),

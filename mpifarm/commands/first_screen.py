@@ -34,7 +34,7 @@ commands (mpifarm COMMAND --help):
   look       status ls log why check joblog timeline
   act        add retry cancel hold release drain
   jobs       submit jobs supervise
-  site       doctor selftest config
+  site       doctor selftest config completion
   databases  import export
 
 mpifarm --help-all    all options, exit statuses and signals

@@ -33,14 +33,15 @@ _GARBAGE_THRESHOLDS = (20_000, 20, 20)
 own thresholds took a tenth of a start, and of rank 0's time with short tasks."""
 
 _END_BY_SIGNALS = (
-    *("add", "cancel", "check", "config", "doctor", "drain", "export", "hold"),
-    *("import", "joblog", "jobs", "log", "ls", "release", "retry", "status"),
+    *("add", "cancel", "check", "completion", "config", "doctor", "drain", "export"),
+    *("hold", "import", "joblog", "jobs", "log", "ls", "release", "retry", "status"),
     *("submit", "timeline", "why"),
 )
 """Subcommands that may be ended at any moment, so that signals have their defaults."""
 
 _PRINT_ONCE = (
-    *("config", "export", "import", "joblog", "jobs", "ls", "submit", "why"),
+    *("completion", "config", "export", "import", "joblog", "jobs", "ls", "submit"),
+    "why",
 )
 """Subcommands that end soon: a search for garbage takes a tenth of their time."""
 

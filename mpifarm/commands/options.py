@@ -88,6 +88,8 @@ subcommands, each with a --help of its own:
   mpifarm export WORKDIR     print the tasks as a list, or (--sqlite FILE.db)
                              write all that is known of them into a database
   mpifarm retry WORKDIR      put failed tasks back, so that they run again
+  mpifarm completion SHELL   print the script by which bash, fish or zsh
+                             completes words of mpifarm
   mpifarm config             say what each option is here, and which file or
                              variable says so
   mpifarm doctor             say whether MPI, launcher and disk fit a farm
@@ -130,11 +132,17 @@ A task's id is its place in the list, from 0.
 
 
 class HelpAsked(Exception):  # noqa: N818 - it is not an error
-    """A request for help or version: the catcher prints `text` and exits with 0."""
+    """A request for help or version: the catcher prints `text` and exits with 0.
 
-    def __init__(self, text: str) -> None:
+    `parser` is the one whose help it is, None for a text of another kind.
+    """
+
+    def __init__(
+        self, text: str, parser: argparse.ArgumentParser | None = None
+    ) -> None:
         super().__init__(text)
         self.text = text
+        self.parser = parser
 
 
 class CommandLine:
@@ -539,7 +547,7 @@ class _Undo(argparse.Action):
 
 class _AskForHelp(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        raise HelpAsked(parser.format_help())
+        raise HelpAsked(parser.format_help(), parser)
 
 
 class _AskForFirstScreen(argparse.Action):

@@ -11,7 +11,7 @@ from typing import Final
 from mpifarm.commands import SUBCOMMANDS
 from mpifarm.commands.option_values import usage_error
 
-_TOPICS: Final[Mapping[str, str]] = {
+TOPICS: Final[Mapping[str, str]] = {
     "arguments ::: parallel params parameters combinations": """\
 mpifarm 'convert {} {.}.png' ::: *.jpg      once for each argument
 mpifarm 'run {1} {2}' ::: a b ::: 1 2       all combinations (:::+ links them)
@@ -127,8 +127,10 @@ More: mpifarm help docs/time-left.md, docs/when-tasks-fail.md
 }  # fmt: skip
 """Texts by the words for them; the first word is the topic's name."""
 
+TOPIC_NAMES: Final = tuple(words.split()[0] for words in TOPICS)
+
 _BY_WORD: Final = {
-    word: text for words, text in _TOPICS.items() for word in words.split()
+    word: text for words, text in TOPICS.items() for word in words.split()
 }
 
 
@@ -147,7 +149,7 @@ def find_topic(word: str) -> str:
     near = get_close_matches(word.lower(), [*SUBCOMMANDS, *_BY_WORD], n=1)
     if near:
         raise usage_error(f"there is no topic {word!r}: did you mean {near[0]}?")
-    names = ", ".join(words.split()[0] for words in _TOPICS)
+    names = ", ".join(TOPIC_NAMES)
     raise usage_error(
         f"there is no topic {word!r}: the subcommands are topics, and {names}"
     )

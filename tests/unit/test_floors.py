@@ -54,7 +54,10 @@ OWNERS = {
     "_posixsubprocess": {"system.processes", "pool"},
     "pty": set(),
     "sqlite3": {"database"},
-    "argparse": {"commands.options", "commands.subcommand"},
+    "argparse": {
+        *("commands.options", "commands.subcommand"),
+        "commands.help_files.command_lines",
+    },
 }
 """The module or room that may import it; what is not named here is free for all."""
 

@@ -524,7 +524,7 @@ def test_an_unknown_subcommand_before_a_list_that_is_there_is_told_with_all_ther
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tasks.txt").touch()
     sentence = mistake("frobnicate", "tasks.txt")
-    assert "no subcommand frobnicate, only add, cancel, check, config" in sentence
+    assert "no subcommand frobnicate, only add, cancel, check, completion" in sentence
     assert "mpifarm tasks.txt" in sentence
 
 

@@ -8,7 +8,7 @@ import pytest
 import mpifarm
 from mpifarm.commands import SUBCOMMANDS
 from mpifarm.commands.options import ALL_NAMES
-from mpifarm.commands.topics import _TOPICS, find_topic
+from mpifarm.commands.topics import TOPICS, find_topic
 from mpifarm.errors import InputError
 
 ROOT = Path(mpifarm.__file__).parent.parent
@@ -82,7 +82,7 @@ def test_an_installed_package_has_its_pages_inside(tmp_path, monkeypatch):
         find_topic("xyzzy.md")
 
 
-@pytest.mark.parametrize("text", _TOPICS.values())
+@pytest.mark.parametrize("text", TOPICS.values())
 def test_a_topic_names_what_is_there(text):
     assert text.endswith("\n")
     assert max(map(len, text.split("\n"))) <= 88
