@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from mpifarm import __version__
+from mpifarm.commands import SUBCOMMANDS
 from tests.support import ROOT, clean_environment
 
 # builds, and installs from a package index
@@ -81,6 +82,7 @@ def test_the_wheel_holds_the_package_and_its_metadata_only(installed):
         names = archive.namelist()
     assert {name.split("/")[0] for name in names} == {
         "mpifarm",
+        f"mpifarm-{__version__}.data",
         f"mpifarm-{__version__}.dist-info",
     }
     pages = {name for name in names if name.startswith("mpifarm/docs/")}
@@ -134,6 +136,20 @@ def test_it_farms_a_list_from_any_directory(installed, command):
     assert ended.stderr == ""
     workdir = installed.directory / f"{command[0]}.txt_workdir"
     assert (workdir / "logs" / "log_1").read_text() == "c b\n"
+
+
+def test_manual_pages_and_completion_are_where_programs_look_for_them(installed):
+    share = installed.programs.parent / "share"
+    held = {str(path.relative_to(share)) for path in share.rglob("*") if path.is_file()}
+    assert held == {
+        "bash-completion/completions/mpifarm",
+        "fish/vendor_completions.d/mpifarm.fish",
+        "zsh/site-functions/_mpifarm",
+        "man/man1/mpifarm.1",
+        *(f"man/man1/mpifarm-{name}.1" for name in SUBCOMMANDS),
+    }
+    completion = installed.run("mpifarm", "completion", "fish").stdout
+    assert (share / "fish/vendor_completions.d/mpifarm.fish").read_text() == completion
 
 
 def test_it_brings_the_job_scripts(installed):
