@@ -130,10 +130,18 @@ def try_launcher(launcher: Launcher, library: Library | None) -> Finding:
     env = environment_on_own_node(os.environb)
     printed, fault = ask_program(argv, env, TRIAL_SECONDS)
     seen = _SEEN.findall(printed)
+    if refuses_root := not seen and "as root" in printed:
+        # Whether it fits the library is another question: it is asked once more.
+        printed, fault = ask_program(argv, {**env, **_AS_ROOT}, TRIAL_SECONDS)
+        seen = _SEEN.findall(printed)
+    if seen == ["2", "2"] and refuses_root:
+        words = f"{launcher.name} starts no ranks as root"
+        fits = f"else two ranks of {library.vendor} see each other"
+        return bad(name, f"{words}; {fits}", ROOT_REMEDY)
     if seen == ["2", "2"]:
         words = f"{launcher.name}, two ranks of {library.vendor} see each other"
         return good(name, words, f"{name} -n 4 python -m mpifarm tasks.txt")
-    remedy = _find_remedy(launcher, library, printed)
+    remedy = _find_remedy(launcher, library)
     if seen:
         words = f"{launcher.name} starts ranks that don't see each other"
         return bad(name, f"{words} with {library.vendor}", remedy)
@@ -143,13 +151,21 @@ def try_launcher(launcher: Launcher, library: Library | None) -> Finding:
     )
 
 
-def _find_remedy(launcher: Launcher, library: Library, printed: str) -> str:
+_AS_ROOT: Final[Mapping[bytes, bytes]] = {
+    b"%b_ALLOW_RUN_AS_ROOT%b" % (program, end): b"1"
+    for program in (b"OMPI", b"PRTE")
+    for end in (b"", b"_CONFIRM")
+}
+"""The environment in which Open MPI starts ranks as root."""
+
+ROOT_REMEDY: Final = (
+    "as root, Open MPI wants OMPI_ALLOW_RUN_AS_ROOT=1 and"
+    " OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 in the environment"
+)
+
+
+def _find_remedy(launcher: Launcher, library: Library) -> str:
     """Return what to do about a launcher that starts no ranks that see each other."""
-    if launcher.kind == library.vendor and "as root" in printed:
-        return (
-            "as root, Open MPI wants OMPI_ALLOW_RUN_AS_ROOT=1 and"
-            " OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 in the environment"
-        )
     own = os.path.join(sys.prefix, "bin", "mpiexec")
     if own != launcher.path and os.access(own, os.X_OK):
         return f"start farms by {own}, which is of the environment of this Python"

@@ -40,6 +40,8 @@ class Machine:
         self.environ = {"PATH": f"{self.programs}", "HOME": f"{root}"}
         monkeypatch.setenv("PATH", f"{self.programs}:/usr/bin:/bin")
         monkeypatch.setattr(sys, "prefix", str(root / "venv"))
+        for name in mpi._AS_ROOT:
+            monkeypatch.delenv(name.decode(), raising=False)
 
     def has(self, name: str, *lines: str) -> str:
         path = self.programs / name
@@ -176,10 +178,34 @@ def test_the_remedy_is_the_launcher_of_this_python_or_the_library_of_the_other(
     assert remedy.startswith(f"start farms by {own}, which is of the environment")
 
 
+def refuse_root(here: Machine, *sizes: int) -> mpi.Launcher:
+    """Put an Open MPI there that starts ranks as root only if it is told to."""
+    path = here.has(
+        "mpirun",
+        "if [ $1 = --version ]; then echo 'mpirun (Open MPI) 5.0.11'; exit; fi",
+        'if [ "$OMPI_ALLOW_RUN_AS_ROOT$PRTE_ALLOW_RUN_AS_ROOT_CONFIRM" != 11 ]; then',
+        "echo 'mpirun has detected an attempt to run as root.'; exit 1; fi",
+        *(f"echo mpifarm sees {size}" for size in sizes),
+    )
+    return mpi._identify(path)
+
+
 def test_root_is_told_what_open_mpi_wants(here):
-    says = "mpirun has detected an attempt to run as root."
-    launcher = here.has_mpirun("mpirun (Open MPI) 5.0.11", says=says)
-    assert mpi.try_launcher(launcher, OPEN_MPI).remedy.startswith("as root, Open MPI")
+    finding = mpi.try_launcher(refuse_root(here, 2, 2), OPEN_MPI)
+    assert finding.verdict is Verdict.BAD
+    assert finding.seen == (
+        "Open MPI 5.0.11 starts no ranks as root; else two ranks of Open MPI see each"
+        " other"
+    )
+    assert finding.remedy.startswith("as root, Open MPI")
+
+
+def test_that_a_launcher_does_not_fit_is_told_apart_from_its_refusal_of_root(here):
+    finding = mpi.try_launcher(refuse_root(here, 1, 1), MPICH)
+    assert finding.seen == (
+        "Open MPI 5.0.11 starts ranks that don't see each other with MPICH"
+    )
+    assert "root" not in finding.remedy
 
 
 def test_a_launcher_that_hangs_is_bad(here, monkeypatch):
