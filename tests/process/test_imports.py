@@ -76,10 +76,35 @@ OF_RUNNERS = {"mpifarm.runners", "mpifarm.plugins.shell_split", "shutil", "tempf
 OF_MPI = {"ctypes", "mpi4py"}
 
 
-def farm_modules(directory, launch_of, tasklist="tasks.txt"):
+OF_ARGUMENTS = {
+    "mpifarm.farm.arguments",
+    "mpifarm.farm.standard_input",
+    "mpifarm.lists",
+}
+"""What makes a list of arguments."""
+
+OF_VERSION = {
+    *("mpifarm", "mpifarm.commands", "mpifarm.commands.main", "mpifarm.immutable"),
+    *("mpifarm.commands.options", "mpifarm.commands.option_values", "mpifarm.errors"),
+    *("mpifarm.batch", "mpifarm.batch.launcher", "mpifarm.model"),
+    *("mpifarm.model.settings", "mpifarm.system", "mpifarm.system.console"),
+    *("mpifarm.system.destination", "mpifarm.system.signals"),
+    "mpifarm.system.time_of_day",
+}
+"""All of mpifarm that answers ``--version``."""
+
+NOT_OF_VERSION = {
+    *("datetime", "difflib", "hashlib", "json", "logging", "pathlib", "random"),
+    *("shlex", "socket", "textwrap", "threading", "traceback"),
+}
+"""Modules of Python that take a millisecond each, and are not of ``--version``."""
+
+
+def farm_modules(directory, launch_of, *words):
     """The modules that each rank of a small farm has imported when it ends, by rank."""
     (directory / "tasks.txt").write_text("sleep 0.05\n" * 12)
-    launch = launch_of([sys.executable, "-c", TELL_MODULES, tasklist, "-n", "2"])
+    words = words or ("tasks.txt",)
+    launch = launch_of([sys.executable, "-c", TELL_MODULES, "-n", "2", *words])
     subprocess.run(launch.argv, env=launch.env, cwd=directory, check=True, timeout=60)
     files = sorted(directory.glob("modules.*"))
     return [set(file.read_text().split()) for file in files]
@@ -149,6 +174,20 @@ def test_rank_0_alone_imports_what_reads_a_database(tmp_path):
     assert among(names, other) == set()
 
 
+def test_rank_0_alone_imports_what_makes_a_list_of_arguments(ranks, tmp_path):
+    launcher = find_launcher()
+    assert launcher is not None
+    environ = base_environment()
+    words = ["sleep {}", ":::", *["0.05"] * 12]
+    first, other = farm_modules(
+        tmp_path, lambda argv: launcher(environ, 2, *argv), *words
+    )
+    assert among(OF_ARGUMENTS, first) == OF_ARGUMENTS
+    assert among(OF_ARGUMENTS, other) == set()
+    # that finds the arguments among the words, which each rank has to do
+    assert other - ranks[1] <= {"mpifarm.commands.argument_words"}
+
+
 def test_rank_0_alone_imports_what_reads_a_file_of_options(ranks, tmp_path):
     launcher = find_launcher()
     assert launcher is not None
@@ -176,20 +215,34 @@ def test_a_farm_without_a_launcher_imports_no_mpi(tmp_path):
     assert among(OF_MPI, alone) == set()
 
 
-@pytest.mark.parametrize("options", [["--help"], ["--version"], ["--proc", "0", "x"]])
-def test_a_command_line_that_starts_no_farm_imports_none(tmp_path, options):
-    argv = [sys.executable, "-c", TELL_MODULES, *options]
+def modules_of(directory, *words):
+    """The modules that a command line has imported when it ends."""
+    argv = [sys.executable, "-c", TELL_MODULES, *words]
     subprocess.run(
         argv,
         env=base_environment(),
-        cwd=tmp_path,
+        cwd=directory,
         check=False,
         capture_output=True,
         timeout=60,
     )
-    modules = set((tmp_path / "modules.0").read_text().split())
+    return set((directory / "modules.0").read_text().split())
+
+
+@pytest.mark.parametrize("options", [["--help"], ["--version"], ["--proc", "0", "x"]])
+def test_a_command_line_that_starts_no_farm_imports_none(tmp_path, options):
+    modules = modules_of(tmp_path, *options)
     assert "mpifarm.commands.options" in modules
     assert (
         among(OF_MPI | OF_RANK_0 | {"mpifarm.farm.process", "mpifarm.pool"}, modules)
         == set()
     )
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_told_at_once(tmp_path, option):
+    """It takes 30 ms, most of them Python's; each import here is seen by each user."""
+    modules = modules_of(tmp_path, option)
+    ours = {each for each in modules if each.split(".")[0] == "mpifarm"}
+    assert ours == OF_VERSION
+    assert among(OF_NOBODY | OF_MPI | NOT_OF_VERSION, modules) == set()
