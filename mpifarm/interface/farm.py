@@ -102,7 +102,7 @@ class Farm:
         self._options = spell_options(options)
         parse_options(self._words_for(self._workdir or "DIR", "LIST"), options)
         self._list = list_tasks(tasks)
-        self._speech = Speech(prints=progress)
+        self._speech = Speech(self._list.reword, prints=progress)
         self._start: _Start | None = None
         self._results: Results | None = None
         self._waiting = deque[Attempt]()
@@ -261,7 +261,7 @@ class Farm:
         own = find_sentences(said)
         error = _ERRORS.get(child.status)
         if own and error and (error is InputError or not child.was_stopped):
-            raise error(own[-1])
+            raise error(self._list.reword(own[-1]))
         if child.was_stopped:
             return Ending(ExitStatus.RUN_AGAIN, f"{STOPPED}, before it began")
         what = f"{program} started no farm (exit status {child.status})"

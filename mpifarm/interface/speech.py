@@ -8,7 +8,7 @@ import inspect
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 _MPIFARMS = re.compile(r"(?:[-\d]+ [\d:+]+ )?mpifarm: (.*)")
@@ -20,9 +20,14 @@ _ROOM: Final = __name__.rpartition(".")[0]
 
 
 class Speech:
-    """What a farm prints; `prints`: whether all of it is printed here."""
+    """What a farm prints.
 
-    def __init__(self, *, prints: bool) -> None:
+    `prints`: whether all of it is printed here.  `reword` puts a sentence about lines
+    of the list in terms of tasks.
+    """
+
+    def __init__(self, reword: Callable[[str], str], *, prints: bool) -> None:
+        self._reword = reword
         self._prints = prints
         self._rest = ""
         """A line that has no end yet."""
@@ -36,7 +41,7 @@ class Speech:
         *lines, self._rest = (self._rest + text).split("\n")
         for sentence in find_sentences(lines):
             if sentence.startswith(_WARNING):
-                warn(sentence.removeprefix(_WARNING))
+                warn(self._reword(sentence.removeprefix(_WARNING)))
 
 
 def find_sentences(lines: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ one line that farms count as a task.
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
@@ -26,6 +27,18 @@ class ListedTasks(NamedTuple):
     def content(self) -> bytes:
         """The list: a line for each command."""
         return b"".join(encode_text(f"{line}\n") for line in self.commands)
+
+    def reword(self, sentence: str) -> str:
+        """Return what a farm says of lines of its list in terms of these tasks."""
+
+        def name_task(found: re.Match[str]) -> str:
+            number = int(found[1]) - 1
+            if number >= len(self.commands):
+                return found[0]
+            return f"task {number}, {self.commands[number]!r:.60},"
+
+        sentence = re.sub(r"\bline (\d+) of \S*\bstdin\.txt\b", name_task, sentence)
+        return sentence.replace("--as-is ", "as_is=True ")
 
 
 def list_tasks(tasks: Iterable[Task]) -> ListedTasks:
@@ -93,6 +106,10 @@ def _check_command(number: int, command: str) -> str:
         )
     if "\0" in line:
         raise InputError(f"{shown} has a NUL byte in it, which no command can have")
+    try:
+        encode_text(line)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{shown} can't be written as UTF-8: {error.reason}") from None
     if not parse_tasks([line]):
         raise InputError(
             f"{shown} is no command: leave out blank lines, and those that begin with #"

@@ -115,8 +115,9 @@ def test_the_same_tasks_go_on_and_more_are_added(capfd):
 
 
 def test_what_a_farm_refuses_is_told_and_nothing_is_left(place):
-    with pytest.raises(mpifarm.InputError, match='no end for its "for"'):
-        mpifarm.run(["for i in 1"], workdir="w")
+    sentence = "task 1, 'for i in 1', has no end for its \"for\""
+    with pytest.raises(mpifarm.InputError, match=sentence):
+        mpifarm.run(["true", "for i in 1"], workdir="w")
     with pytest.raises(mpifarm.InputError, match="can't start nosuch"):
         mpifarm.run(["true"], launcher="nosuch -n 2")
     with pytest.raises(mpifarm.FarmError, match="false started no farm"):

@@ -17,11 +17,11 @@ SAID = (
 def test_warnings_come_at_the_line_of_the_script_also_where_a_line_comes_in_parts(
     capfd,
 ):
-    speech = Speech(prints=False)
+    speech = Speech(str.upper, prints=False)
     speech.hear(SAID[:40])
-    with pytest.warns(UserWarning, match="no effect") as told:
+    with pytest.warns(UserWarning, match="NO EFFECT") as told:
         speech.hear(SAID[40:])
-    assert [str(each.message) for each in told] == ["--bind has no effect"]
+    assert [str(each.message) for each in told] == ["--BIND HAS NO EFFECT"]
     assert [each.filename for each in told] == [__file__]
     assert capfd.readouterr() == ("", "")
 
@@ -29,7 +29,7 @@ def test_warnings_come_at_the_line_of_the_script_also_where_a_line_comes_in_part
 def test_with_progress_all_is_printed_and_nothing_else(capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Speech(prints=True).hear(SAID)
+        Speech(str.upper, prints=True).hear(SAID)
     assert capfd.readouterr() == (SAID, "")
 
 
