@@ -75,9 +75,11 @@ def test_a_launcher_starts_the_ranks(monkeypatch, capfd):
         pytest.skip(f"no MPI wheel in {sys.prefix}")
     for name, value in found.variables.items():
         monkeypatch.setenv(name, value)
-    commands = ["./simulate --seed 1"] * 40
+    commands = ["./simulate --seed 1; sleep 0.05"] * 40
     exec(LAUNCH, {"mpifarm": mpifarm, "commands": commands})
-    assert capfd.readouterr().out in ("[0, 1, 2, 3]\n", "[0, 1, 2]\n", "[1, 2, 3]\n")
+    ranks = json.loads(capfd.readouterr().out)
+    assert {*ranks} <= {0, 1, 2, 3}
+    assert len(ranks) > 1
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -77,10 +78,8 @@ def test_what_another_start_has_made_is_left(tmp_path):
 
 
 def test_the_list_of_a_script_that_was_killed_is_removed(tmp_path):
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
+    with subprocess.Popen(["true"]) as script:
+        pid = script.pid
     host = socket.gethostname()
     (tmp_path / f"given-{host}-{pid}-0123abcd.txt").write_text("")
     others = [f"given-{host}-{os.getpid()}-0123abcd.txt", f"given-x-{pid}-0123abcd.txt"]
