@@ -37,6 +37,9 @@ RESTARTS: Final = {
 }
 """Variables that say that a batch system has started a job once more."""
 
+CHAIN_VARIABLE: Final = "FARM_CHAIN_OF"
+"""The variable by which the script of a chain knows its directory and workdir."""
+
 _FIRST_START: Final = ("", "0", "N", "n")
 
 
@@ -69,6 +72,15 @@ def check_launch(
         raise InputError(
             "--again can't be given in a job array, of which each job would begin the"
             " list again: give it to mpifarm submit --array, which begins again once"
+        )
+    chain = environ.get(CHAIN_VARIABLE, "")
+    if chain.endswith(
+        (f" {settings.workdir}", f" {os.path.abspath(settings.workdir)}")
+    ):
+        raise InputError(
+            "--again can't be given in a chain of jobs, of which each would begin the"
+            " list again: give it to mpifarm submit --until-done, which begins again"
+            " once"
         )
     if not sees_all and launched_size(environ) > 1:
         raise InputError(

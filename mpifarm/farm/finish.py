@@ -177,7 +177,8 @@ class Conclusion:
             status=self.status,
             reason=coordinator.reason,
             stopped_because=coordinator.stopped_because,
-            way_on=_find_way_on(leader, settings),
+            way_on=_find_way_on(leader),
+            began_again=settings.again,
             wrong_line=self._wrong_line,
             all_held=_are_all_held(leader.store, self._counts),
             makes_checkpoints=settings.policy.requeue_status is not None,
@@ -209,15 +210,12 @@ def _are_all_held(store: Store, counts: ListCounts) -> bool:
     return held.count_left(counts.total, store.has_record_of) >= counts.toprocess
 
 
-def _find_way_on(leader: Leader, settings: Settings) -> str:
+def _find_way_on(leader: Leader) -> str:
     """Return how to go on where the same command would stop again; "" otherwise."""
     if leader.store.drain_requested():
         drain = shlex.quote(leader.store.paths.drain)
         return f"remove {drain}, and give the same command again"
-    way_on = leader.coordinator.way_on
-    if settings.again and not way_on:
-        return "give the same command without --again"
-    return way_on
+    return leader.coordinator.way_on
 
 
 def _name_workdir(settings: Settings) -> str:

@@ -22,6 +22,7 @@ from mpifarm.farm.context import RankContext
 from mpifarm.model.paths import WorkdirPaths, copy_staging_of
 from mpifarm.model.settings import STDIN_LIST, Arguments, Settings
 from mpifarm.store.adding import find_missing
+from mpifarm.store.aside import has_begun
 from mpifarm.store.directories import make_root
 from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.store.strangers import validate_contents, validate_place
@@ -387,6 +388,8 @@ def take_standard_input(
     if takes_over or launched_rank(process.environ) > 0:
         return context, None
     with _held_lock(settings, process.environ):
+        if settings.again and settings.follow is not None and not has_begun(paths):
+            files.remove(paths.stdin_list)  # who writes the list begins again, too
         open_list(paths)
     if os.isatty(STDIN):
         process.output.say(TYPED)
@@ -417,7 +420,8 @@ def keep_list(settings: Settings, environ: Mapping[str, str], content: bytes) ->
         explain = partial(explain_other, name_kept_list(settings), content)
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     with _held_lock(settings, environ):
-        return keep_all(paths, content, explain, replaces=settings.again)
+        replaces = settings.again and not has_begun(paths)
+        return keep_all(paths, content, explain, replaces=replaces)
 
 
 def _keep_made(context: RankContext, content: bytes) -> None:

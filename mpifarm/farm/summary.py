@@ -318,6 +318,8 @@ class Summary:
     makes_checkpoints: bool = False
     """Whether there is an exit status by which a task tells of a checkpoint."""
     notes: Sequence[str] = ()
+    began_again: bool = False
+    """Whether the farm was given ``--again``, which does not go on with its tasks."""
     keeps_own_state: bool = False
     """Whether the tasklist keeps the state of tasks, not the files of the workdir."""
     is_database: bool = False
@@ -342,8 +344,8 @@ class Summary:
         lines += self._not_run_lines()
         if self.status is ExitStatus.SOME_FAILED and not self.keeps_own_state:
             lines.append(
-                f"to run what failed again: mpifarm retry {self.place}, and the same "
-                "command"
+                f"to run what failed again: mpifarm retry {self.place}, and"
+                f" {self._command}"
             )
         lines += self._lost_lines()
         lines += self._rank_lines()
@@ -367,6 +369,11 @@ class Summary:
         return "ended early"
 
     @property
+    def _command(self) -> str:
+        """The command that goes on, in words."""
+        return f"the same command{' without --again' if self.began_again else ''}"
+
+    @property
     def meaning(self) -> str:
         """The exit status in words, as it came about in this farm."""
         if self.status is ExitStatus.SOME_FAILED and self.counts.toprocess:
@@ -375,14 +382,15 @@ class Summary:
         if self.status is ExitStatus.RUN_AGAIN and self.wrong_line:
             return (
                 f"{self.wrong_line} and what follows it have not run: correct the line,"
-                " then give the same command again"
+                f" then give {self._command} again"
             )
         if self.status is ExitStatus.RUN_AGAIN and self.all_held:
             left = counted(self.counts.toprocess, "task is", "tasks are")
-            then = self.way_on or "then the same command"
+            then = self.way_on or f"then {self._command}"
             return f"{left} left, and held: give mpifarm release {self.place}, {then}"
-        if self.status is ExitStatus.RUN_AGAIN and self.way_on:
-            return f"tasks are left: to go on, {self.way_on}"
+        way_on = self.way_on or (f"give {self._command}" if self.began_again else "")
+        if self.status is ExitStatus.RUN_AGAIN and way_on:
+            return f"tasks are left: to go on, {way_on}"
         if self.status is ExitStatus.ALL_FINISHED and self.counts.in_array:
             left = counted(self.counts.in_array, "task is", "tasks are")
             return (
@@ -434,7 +442,7 @@ class Summary:
         remedy = (
             f"{are} {place}: taken by a PyTaskFarmer (at work, or killed), or "
             "removed by hand.  Once nothing works on this list any more, give mpifarm "
-            f"check --repair --assume-idle {self.place}, then the same command"
+            f"check --repair --assume-idle {self.place}, then {self._command}"
         )
         return [remedy]
 

@@ -151,10 +151,11 @@ def _find_ids(content: bytes) -> Iterator[int]:
 def finish_move(root: str) -> bool:
     """Put the next workdir in its place if a kill has left none.  Return whether.
 
-    Raises `StorageError`.
+    Raises `InputError` for one that is not ours, `StorageError`.
     """
-    if files.is_there(root) or not files.is_directory(name_next(root)):
+    if files.is_there(root) or not files.is_there(name_next(root)):
         return False
+    _refuse_strangers(name_next(root))
     files.rename(name_next(root), root)
     return True
 
@@ -167,6 +168,8 @@ def move_aside(root: str, stamp: str) -> str:
     may have something to do.
     """
     aside, following = name_aside(root, stamp), name_next(root)
+    if files.is_there(following):
+        _refuse_strangers(following)
     try:
         _make_next(WorkdirPaths(root), WorkdirPaths(following))
         os.rename(root, aside)
@@ -186,6 +189,19 @@ def move_aside(root: str, stamp: str) -> str:
     with suppress(StorageError):  # all has happened
         files.sync_names(os.path.dirname(root))
     return aside
+
+
+def _refuse_strangers(path: str) -> None:
+    """Raise `InputError` for a next workdir that a killed start of ours has not made.
+
+    Who made it could replace all files in it.
+    """
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise InputError(
+            f"--again makes the new workdir as {path}, and there is something else by"
+            " that name, or it is another user's: move it away"
+        )
 
 
 def _make_next(old: WorkdirPaths, new: WorkdirPaths) -> None:

@@ -192,6 +192,9 @@ def test_what_may_be_done_with_an_edited_list(create_place):
     place.tasklist.write_text("true first\n" + place.tasklist.read_text())
     page.run("--remap")
     place.assert_all_finished()
+    page.run("--again")
+    assert len([*place.directory.glob("tasks.txt_workdir.before-*")]) == 1
+    place.assert_all_finished()
     assert page.left == []
 
 

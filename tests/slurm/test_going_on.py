@@ -28,11 +28,11 @@ def let_go(farm, stage):
     (farm.directory / f"go.{stage}").touch()
 
 
-def submit(slurm, script, *options):
+def submit(slurm, script, *options, of_farm=()):
     """One of `jobs/`, which takes itself for old: it passes a signal on at once."""
     (slurm.directory / "old").write_text("SECONDS=60\n")
     slurm.environment["BASH_ENV"] = str(slurm.directory / "old")
-    words = (f"jobs/{script}.slurm", "tasks.txt", "-n", "2")
+    words = (f"jobs/{script}.slurm", "tasks.txt", "-n", "2", *of_farm)
     return slurm.submit("-N", "2", *options, *words)
 
 
@@ -70,6 +70,24 @@ def test_a_job_requeues_itself_until_the_list_is_done(farm, slurm):
     # one output for all runs
     assert job.text().count("exit status 75") == 1
     assert job.text().count("exit status 0") == 1
+
+
+def test_a_requeued_job_goes_on_with_what_it_has_begun_again(farm, slurm):
+    write_stages(farm, 2)
+    farm.workdir.mkdir()
+    lines = [f"{taskid} {text}\n" for taskid, text in enumerate(farm.tasks)]
+    (farm.workdir / "finished").write_text("".join(lines[:-1]))
+    (farm.workdir / "toprocess").write_text(lines[-1])
+    let_go(farm, 0)
+    job = submit(slurm, "requeue", of_farm=["--again"])
+    wait_until_stuck(farm, 1)
+    job.scancel(*STOP)
+    job.wait_until_restarted(1)
+    let_go(farm, 1)
+    assert job.assert_ends(0).restarts == 1
+    farm.assert_all_finished()
+    assert len([*farm.directory.glob("tasks.txt_workdir.before-*")]) == 1
+    assert "has begun this list again before, and goes on" in job.text()
 
 
 def record_nothing(farm):

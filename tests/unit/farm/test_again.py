@@ -127,6 +127,9 @@ def test_where_each_of_several_would_begin_again_it_is_refused():
     check_launch(settings(again=False), {"SLURM_ARRAY_JOB_ID": "7"}, sees_all=False)
     with pytest.raises(InputError, match="in a job array"):
         check_launch(settings(), {"SLURM_ARRAY_JOB_ID": "7"}, sees_all=True)
+    check_launch(settings(), {"FARM_CHAIN_OF": "/here other_w"}, sees_all=True)
+    with pytest.raises(InputError, match="in a chain of jobs"):
+        check_launch(settings(), {"FARM_CHAIN_OF": "/here w"}, sees_all=True)
     several = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}
     check_launch(settings(), several, sees_all=True)
     with pytest.raises(InputError, match="given to 4 processes that don't see each"):

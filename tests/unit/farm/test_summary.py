@@ -677,3 +677,13 @@ def test_tasks_that_were_not_run_take_no_time_and_no_share():
     tally.add(result(1))
     assert tally.share(done=40) == pytest.approx(1 / 10)
     assert tally.share(done=30) == 1.0
+
+
+def test_who_has_begun_again_goes_on_without_that_option():
+    left = ListCounts(3, 1, 1, 1, 0)
+    stopped = summary(counts=left, status=ExitStatus.RUN_AGAIN, began_again=True)
+    assert stopped.meaning == (
+        "tasks are left: to go on, give the same command without --again"
+    )
+    ended = summary(status=ExitStatus.SOME_FAILED, began_again=True)
+    assert any("and the same command without --again" in each for each in ended.lines())

@@ -225,3 +225,22 @@ def test_tasks_of_a_dead_farm_and_lines_of_another_list_are_no_plain_farmers(sit
     with (site.root / "failed").open("a") as file:
         file.write("999999999999999999 other\n17 torn")
     refuse_farmers(paths_of(site), site.machine(99), 12)
+
+
+def test_a_next_workdir_that_is_none_of_ours_is_not_used(used, monkeypatch):
+    """In a directory where everyone may write, a stranger may have put it there."""
+    before = contents(used.root)
+    following = Path(name_next(str(used.root)))
+    following.symlink_to(used.root.parent / "elsewhere")
+    with pytest.raises(InputError, match=r"as .*\.again, and there is some"):
+        move_aside(str(used.root), STAMP)
+    following.unlink()
+    following.mkdir()
+    monkeypatch.setattr(aside.os, "geteuid", lambda: 4242)  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="another user's: move it away"):
+        move_aside(str(used.root), STAMP)
+    assert contents(used.root) == before
+    used.root.rename(used.root.parent / "gone")
+    with pytest.raises(InputError, match="another user's: move it away"):
+        finish_move(str(used.root))
+    assert following.exists()
