@@ -13,8 +13,9 @@ if sys.version_info < (3, 11):  # noqa: UP036 - a checkout runs without any inst
     ranks = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
     if next((os.environ[name] for name in ranks if name in os.environ), "0") == "0":
         sys.stderr.write(
-            f"mpifarm: needs Python 3.11 or later, and {sys.executable} is "
-            f"{sys.version.split()[0]}: start it with another\n"
+            f"mpifarm needs Python 3.11 or later, and {sys.executable} is "
+            f"{sys.version.split()[0]}: name another, as in "
+            "/path/to/python3.11 -m mpifarm\n"
         )
     sys.exit(2)
 

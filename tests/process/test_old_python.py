@@ -114,10 +114,15 @@ def test_the_makefile_needs_the_python_that_the_package_needs():
     assert project["requires-python"] == f">={line.split()[-1]}"
 
 
-def run_old_python(*words, **env):
+def find_old_python():
     pypy = shutil.which("pypy3")
     if pypy is None:
         pytest.skip("no Python here is too old")
+    return pypy
+
+
+def run_old_python(*words, **env):
+    pypy = find_old_python()
     env = clean_environment(os.environ) | env
     return subprocess.run(
         [pypy, *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False
@@ -127,7 +132,34 @@ def run_old_python(*words, **env):
 def test_a_farm_under_an_old_python_says_so_once_for_all_ranks():
     ended = run_old_python("-m", "mpifarm", "tasks.txt", PMI_RANK="0")
     assert ended.returncode == 2
-    assert ended.stderr.startswith("mpifarm: needs Python 3.11 or later, and /")
+    # the sentence of make
+    assert ended.stderr.startswith("mpifarm needs Python 3.11 or later, and /")
+    assert ": name another, as in /path/to/python3.11 -m mpifarm" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     other = run_old_python("-m", "mpifarm", "tasks.txt", PMI_RANK="5")
     assert (other.returncode, other.stderr) == (2, "")
+
+
+def test_pip_tells_an_old_python_which_one_is_needed(tmp_path):
+    pypy = find_old_python()
+    # This environment's pip, run by the old Python: Debian's has none.
+    pip = [sys.executable, "-m", "pip", "--python", pypy]
+    ended = subprocess.run(
+        [
+            *pip,
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--wheel-dir",
+            str(tmp_path),
+            str(ROOT),
+        ],
+        env=clean_environment(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "requires a different Python" in ended.stderr
+    assert "not in '>=3.11'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.iterdir())
