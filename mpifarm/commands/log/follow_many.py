@@ -6,7 +6,7 @@ printed whole, because several tasks write at the same time.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from mpifarm.audit.locate import TaskLocator
@@ -29,15 +29,18 @@ from mpifarm.store.task_map import Location
 MAX_OPEN: Final = 500
 """Running tasks whose outputs are open at once: most processes may open 1024 files."""
 
+MAX_FULL_LOOKS: Final = 10
+"""Looks after which the user is told: short tasks may just have ended."""
+
 TOO_MANY: Final = (
-    f"{MAX_OPEN} running tasks are followed at once; the output of any other is printed"
+    f"the outputs of {MAX_OPEN} tasks are followed at once; that of another is printed"
     " when it has ended, or one of these"
 )
 WAITS: Final = Gap("", f" has not started yet: it waits to be run{CTRL_C}")
 
 
 class _Open(NamedTuple):
-    """A task that a farm has, and what was opened of it."""
+    """A task that a farm has, and what was opened of it: nothing before it begins."""
 
     following: Following
     readers: list[OutputReader]
@@ -65,6 +68,8 @@ class TasksFollower:
         """Tasks that have ended without output, and why that is so."""
         self._unfinished = Gaps()
         self._has_told_of_many = False
+        self._full_looks = 0
+        """Looks one after the other that found more outputs than may be open."""
 
     def run(self, *, awaits_farms: bool) -> Printed:
         """Print until nothing more will come.
@@ -92,6 +97,8 @@ class TasksFollower:
             now = time.monotonic()
             if now >= ask_at:
                 locator = self._explainer.locate_anew()
+                # What it takes to print outputs keeps nobody from looking again.
+                took = time.monotonic() - now
                 waiting = self._settle(locator)
                 awaits = locator.may_start and (waiting or awaits_farms)
                 if not (self._open or awaits):
@@ -101,12 +108,14 @@ class TasksFollower:
                 if not has_waited:
                     self._report_waiting(locator, waiting)
                 has_waited = True
-                took = time.monotonic() - now
-                ask_at = now + took + max(TASK_SECONDS, 9 * took)
+                ask_at = time.monotonic() + max(TASK_SECONDS, 9 * took)
             came = [each.following.print_new() for each in self._open.values()]
             if now >= search_at:
-                search_at = now + ATTEMPT_SECONDS
-                came += self._search()
+                begun = time.monotonic()
+                sources = self._find_sources()
+                took = time.monotonic() - begun
+                came += self._search(sources)
+                search_at = time.monotonic() + max(ATTEMPT_SECONDS, 9 * took)
             if not any(came):
                 self._printer.sink.wait(OUTPUT_SECONDS)
 
@@ -144,18 +153,19 @@ class TasksFollower:
         """Print what is left to print of tasks that have ended, and forget them."""
         self._ended.update(taskids)
         unseen = [taskid for taskid in taskids if taskid not in self._open]
+        sources = self._find_sources() if len(unseen) < len(taskids) else {}
         for taskid in taskids:
             if each := self._open.pop(taskid, None):
-                self._print_rest(taskid, each)
+                self._print_rest(taskid, each, sources.get(taskid, []))
                 self._note_unfinished(locator, taskid)
         missed = self._printer.print_each(unseen, None, self._unread, is_last=True)
         for taskid in missed:
             self._missed[taskid] = self._explainer.find_gap(locator, taskid)
 
-    def _print_rest(self, taskid: int, each: _Open) -> None:
+    def _print_rest(self, taskid: int, each: _Open, sources: list[Source]) -> None:
         try:
             each.following.print_new()
-            each.following.print_new_attempts()
+            each.following.print_new_attempts(sources)
             each.lines.end()
             if each.readers:
                 self._explainer.note_doubt(taskid, outputs_of(each.readers))
@@ -163,28 +173,46 @@ class TasksFollower:
             close_all(each.readers)
 
     def _open_some(self, taskids: Sequence[int]) -> None:
-        """Open tasks that have begun, `MAX_OPEN` at most."""
-        new = [taskid for taskid in taskids if taskid not in self._open]
-        room = MAX_OPEN - len(self._open)
-        for taskid in new[:room]:
-            readers, lines = list[OutputReader](), LineSink(self._printer.sink, taskid)
-            following = Following(Printer(self._explainer, lines), taskid, readers)
-            self._open[taskid] = _Open(following, readers, lines)
-        if len(new) > room and not self._has_told_of_many:
-            self._has_told_of_many = True
-            self._explainer.complain(TOO_MANY)
+        """Let tasks be looked at that a farm has: they run, or are about to."""
+        for taskid in taskids:
+            if taskid not in self._open:
+                readers = list[OutputReader]()
+                lines = LineSink(self._printer.sink, taskid)
+                following = Following(Printer(self._explainer, lines), taskid, readers)
+                self._open[taskid] = _Open(following, readers, lines)
 
-    def _search(self) -> list[bool]:
-        """Look for new attempts of all open tasks.  Return for each whether it has."""
+    def _find_sources(self) -> dict[int, list[Source]]:
+        """Return the records of all open tasks: one reading finds them all."""
         logs, sources = self._explainer.logs, dict[int, list[Source]]()
         for source in self._explainer.patiently(
             lambda: find_sources(logs, self._open.keys())
         ):
             sources.setdefault(source.record.taskid, []).append(source)
-        return [
-            each.following.print_new_attempts(sources.get(taskid, []))
-            for taskid, each in self._open.items()
-        ]
+        return sources
+
+    def _search(self, sources: Mapping[int, list[Source]]) -> list[bool]:
+        """Look for new attempts of all open tasks.  Return for each whether it has.
+
+        Outputs of `MAX_OPEN` tasks at most are opened.
+        """
+        room = MAX_OPEN - sum(bool(each.readers) for each in self._open.values())
+        came, is_full = list[bool](), False
+        for taskid, each in self._open.items():
+            had_any = bool(each.readers)
+            if not had_any and room <= 0:
+                is_full = True
+                continue
+            came.append(each.following.print_new_attempts(sources.get(taskid, [])))
+            room -= bool(each.readers) - had_any
+        self._note_full(is_full=is_full)
+        return came
+
+    def _note_full(self, *, is_full: bool) -> None:
+        """Tell once that outputs are not followed, if that lasts."""
+        self._full_looks = self._full_looks + 1 if is_full else 0
+        if self._full_looks == MAX_FULL_LOOKS and not self._has_told_of_many:
+            self._has_told_of_many = True
+            self._explainer.complain(TOO_MANY)
 
     # ---- remarks ---------------------------------------------------------------------
 
