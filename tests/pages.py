@@ -11,6 +11,7 @@ from typing import NamedTuple
 from tests.support import ROOT
 
 TYPED = "$ "
+GAP = "..."
 
 
 class Typed(NamedTuple):
@@ -74,10 +75,50 @@ def blocks_of(text: str) -> Iterator[Block]:
             before, paragraph = "\n".join(paragraph), []
 
 
+def tutorial() -> tuple[str, list[Typed], list[Typed]]:
+    """Return the tutorial's program, and what is typed on a laptop and on Slurm."""
+    page = read_page("tutorial.md")
+    laptop, _, slurm = page.partition("\n## The same on Slurm\n")
+    (program,) = (each for each in blocks_of(page) if each.lines[0].startswith("#!"))
+    here, there = (
+        [
+            typed
+            for block in blocks_of(part)
+            if block != program
+            for typed in block.typed
+        ]
+        for part in (laptop, slurm)
+    )
+    return program.text(), here, there
+
+
+def find_missing(shown: list[str], printed: list[str]) -> str:
+    """Return the first line that is shown and not printed in its place, else "".
+
+    A line "..." stands for any lines; the last lines may be left out.
+    """
+    rest = iter(printed)
+    is_after_gap = False
+    for line in shown:
+        if line == GAP:
+            is_after_gap = True
+        elif is_after_gap:
+            if line not in rest:  # reads on to it
+                return line
+            is_after_gap = False
+        elif next(rest, None) != line:
+            return line
+    return ""
+
+
 _VARYING = (
+    (re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d (?=mpifarm: )"), ""),
+    (re.compile(r"(?<=version )[\d.]+"), "VERSION"),
     (re.compile(r"\b[0-9a-f]{8}\b"), "FARM"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "DATE"),
     (re.compile(r"\b\d\d:\d\d:\d\d\b"), "TIME"),
     (re.compile(r"\([\d.:]+ (?:s|min|h) ago\)"), "(AGE)"),
+    (re.compile(r"\b[\d.]+ s\b"), "SECONDS"),
     (re.compile(r"\bn\d+\b"), "HOST"),
     (re.compile(r" {2,}"), "  "),
 )

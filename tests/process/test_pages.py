@@ -8,11 +8,20 @@ may leave out the last lines.
 import gzip
 import json
 import os
+import re
+import signal
 import sys
 from pathlib import Path
 
 from tests.farm_driver import FarmDriver, assert_ends
-from tests.pages import Typed, blocks_of, read_page, without_varying
+from tests.pages import (
+    Typed,
+    blocks_of,
+    find_missing,
+    read_page,
+    tutorial,
+    without_varying,
+)
 from tests.support import Child, wait_until
 
 HOST = os.uname().nodename
@@ -22,7 +31,7 @@ WAITS = "touch started.$PROC_NUMBER; until [ -e go ]; do sleep 0.02; done"
 class Page:
     """The examples of a page, and a place to type them; `left` are those not yet typed.
 
-    `word` tells an example from all others that are left.
+    `word` is an example, or tells it from all others that are left.
     """
 
     def __init__(self, place: FarmDriver, name: str, *words: str) -> None:
@@ -40,7 +49,8 @@ class Page:
         place.write_program("bin/mpifarm", shim)
 
     def _take(self, word: str) -> Typed:
-        (found,) = (typed for typed in self.left if word in typed.command)
+        whole = [typed for typed in self.left if typed.command == word]
+        (found,) = whole or [typed for typed in self.left if word in typed.command]
         self.left.remove(found)
         return found
 
@@ -234,3 +244,38 @@ def test_what_tasks_that_save_and_limits_are_started_with(create_place):
     assert place.notes("step.1") == ["101"]
     assert page.left == []
     place.assert_all_finished()
+
+
+KILLED = -signal.SIGKILL
+OF_THE_INSTALLATION = ("python3 -m venv", ". ~", "pip install", "mkdir")
+
+
+def status_of(typed):
+    """The exit status that the page shows a command to have."""
+    ends = re.compile(r"^mpifarm: exit status (\d+): ", re.MULTILINE)
+    shown = ends.search("\n".join(typed.printed))
+    return KILLED if " KILL " in typed.command else int(shown[1]) if shown else 0
+
+
+def without_counts(lines):
+    return [re.sub(r"\d+", "N", line) for line in lines]
+
+
+def test_the_tutorial_on_a_laptop_word_by_word(create_place):
+    place = create_place()
+    page = Page(place, "tutorial.md")
+    program, laptop, _ = tutorial()
+    (place.directory / "simulate").write_text(program)
+    steps = [
+        each for each in laptop if not each.command.startswith(OF_THE_INSTALLATION)
+    ]
+    for number, typed in enumerate(steps):
+        child = page.type(typed.command)
+        assert_ends(child, status_of(typed))
+        text = child.text().replace(str(place.directory), "/home/ada/study")
+        printed = without_varying(text.splitlines(), HOST)
+        shown = without_varying(typed.printed)
+        if " KILL " in steps[number - 1].command:  # who knows how far it came
+            shown, printed = without_counts(shown), without_counts(printed)
+        assert find_missing(shown, printed) == "", text
+    place.assert_sound()

@@ -12,6 +12,7 @@ from collections import Counter
 
 import pytest
 
+from tests.pages import find_missing, tutorial, without_varying
 from tests.slurm.batch import DEADLINE
 from tests.slurm.conftest import NAMED_NODES, create_slurm
 from tests.support import ROOT, wait_until
@@ -100,3 +101,39 @@ def test_a_list_runs_on_all_nodes_after_an_install_and_two_commands(desk):
     assert [int(number) for number, _ in ran] == [*range(TASKS)]
     hosts = Counter(host for _, host in ran)
     assert {*hosts} == {f"n{number}" for number in range(1, NAMED_NODES + 1)}, hosts
+
+
+def test_the_tutorial_on_slurm_word_by_word(desk):
+    program, _, typed = tutorial()
+    (desk.directory / "simulate").write_text(program)
+    (desk.directory / "simulate").chmod(0o755)
+
+    def type_command(command):
+        text = desk.type(command)[1]
+        text = re.sub(rf"'?{re.escape(str(desk.directory))}", "/home/ada/study", text)
+        text = text.replace("workdir'/", "workdir/")  # the path here has a blank
+        lines = text.splitlines()  # and is in /tmp
+        return "\n".join(line for line in lines if "WARNING: tasks.txt" not in line)
+
+    def assert_shown(awaited="", lines=None):
+        """Type the next command, again and again until it prints what is awaited."""
+        each, text = typed.pop(0), ""
+
+        def is_printed():
+            nonlocal text
+            text = type_command(each.command)
+            return awaited in text
+
+        wait_until(is_printed, DEADLINE)
+        shown = without_varying(each.printed[:lines])
+        assert find_missing(shown, without_varying(text.splitlines())) == "", text
+
+    assert_shown()  # doctor
+    assert_shown()  # seq
+    assert_shown()  # submit
+    assert_shown(" 8 running", lines=1)
+    assert_shown()  # scancel
+    assert_shown("status 75", lines=1)
+    assert_shown(lines=0)  # submit; how many are left is another number
+    assert_shown("64 finished")
+    assert typed == []
