@@ -489,7 +489,7 @@ def _explain_option(word: str, options: Sequence[str]) -> str:
     """Return the end of a sentence about an unknown option, "" if nothing is near."""
     name = word.partition("=")[0]
     for subcommand, its_options in SUBCOMMANDS.items():
-        if name in its_options and OPTIONS_OF_OTHERS.get(name) != _LAUNCHER:
+        if name in its_options and name not in OPTIONS_OF_OTHERS:
             return f"; mpifarm {subcommand} has one"
     for known in (name, name[:2]):  # -j8 is -j 8
         if known in OPTIONS_OF_OTHERS:

@@ -139,9 +139,11 @@ def find_topic(word: str) -> str:
 
     Raises InputError that names the nearest ones.
     """
-    if word.endswith(".md"):
-        from mpifarm.commands.doc_pages import find_page
+    if word.startswith(("docs", "README")) or ".md" in word:
+        from mpifarm.commands.doc_pages import find_page, list_pages
 
+        if word in ("docs", "docs/"):
+            return list_pages()
         return "\n".join(map(find_page, word.replace(",", " ").split()))
     text = _BY_WORD.get(word.lower())
     if text is not None:

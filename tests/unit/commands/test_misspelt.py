@@ -99,7 +99,7 @@ def test_an_answer_names_options_and_subcommands_that_there_are():
         ),
         ("--joblog", "mpifarm joblog LIST --gnu"),
         ("--results", "logs/log_ID"),
-        ("--tag", "mpifarm log has one"),
+        ("--tag", "mpifarm log LIST --tag prints all lines"),
         ("--tagstring", "mpifarm log LIST --tag"),
         ("--load", "--limit NAME=N"),
         ("--memfree", "--task-memory"),

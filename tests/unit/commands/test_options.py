@@ -381,7 +381,7 @@ def told_of(argv: Sequence[str]) -> str:
         ("-j 9999999% tasks.txt", "--proc 9999999% is too many: 4096 at the most"),
         ("--no-such", "there is no option --no-such"),
         ("--halt=now", "there is no option --halt=now: --max-failures 1 stops"),
-        ("-w x --tag", "there is no option --tag; mpifarm log has one"),
+        ("-w x --tag", "there is no option --tag: each task's output is in"),
         ("-w x -n 3", "no tasklist is given: name the file that lists"),
         ("-j 0 tasks.txt", "--proc 0 would run nothing: write a number of tasks"),
         ("-j 50%x tasks.txt", "or 'auto', or 50% for half of the CPUs, not '50%x'"),

@@ -58,6 +58,15 @@ def test_a_page_is_printed_as_it_is(word):
     assert find_topic(word) == (ROOT / "docs" / "order.md").read_text()
 
 
+def test_all_pages_are_listed_as_they_are_asked_for():
+    names = find_topic("docs").split()
+    assert {"docs/order.md", "docs/logs.md", "README.md"} < {*names}
+    assert find_topic("docs/") == find_topic("docs")
+    assert all(find_topic(name).startswith("#") for name in names)
+    assert find_topic("README") == find_topic("README.md")
+    assert find_topic("docs/logs") == find_topic("docs/logs.md,")
+
+
 def test_an_unknown_page_is_told_with_the_nearest():
     with pytest.raises(InputError, match=r"did you mean docs/order\.md\?"):
         find_topic("docs/odrer.md")
