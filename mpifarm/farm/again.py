@@ -24,6 +24,7 @@ from mpifarm.store.aside import (
     move_aside,
     refuse_farmers,
 )
+from mpifarm.store.directories import find_directory
 from mpifarm.store.farm_liveness import this_machine
 from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.system import files
@@ -153,7 +154,8 @@ def refuse_place(settings: Settings) -> None:
             f"--again moves {settings.workdir} aside, and the list {settings.tasklist}"
             " is in it: move the list elsewhere, and name the workdir by --workdir"
         )
-    if _is_in(os.path.realpath(os.getcwd()), root):
+    here = find_directory()  # a farm tells of one that is gone
+    if here and _is_in(os.path.realpath(here), root):
         raise InputError(
             f"--again moves {settings.workdir} aside, and the commands would run in it:"
             " go to another directory, or name one by --chdir"
