@@ -333,6 +333,15 @@ class KeptInput:
             self.put_back()
             raise
 
+    def put_back_if_empty(self) -> None:
+        """Put the list back as it was, unless another process has filled it since.
+
+        Ranks that see no other make the list each, and one may have no input.
+        """
+        with suppress(StorageError):
+            if self._is_input and files.find_size(self._paths.stdin_list) == 0:
+                self._put_back()
+
     def put_back(self) -> None:
         """Put the list back as it was, if the disk lets it."""
         if self._is_input:

@@ -87,7 +87,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
         opening.patiently(lambda: check_list(context, runner, tasks))
         if len(tasks) == 0 and context.settings.follow is None:
             opening.patiently(lambda: check_not_begun(context.settings))
-            kept.put_back()
+            kept.put_back_if_empty()
             _say(context, describe_no_tasks(given))
             context.dismiss()
             return FarmEnd(ExitStatus.ALL_FINISHED)

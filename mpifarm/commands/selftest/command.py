@@ -92,6 +92,7 @@ def main(argv: Sequence[str], console: Console, environ: Mapping[str, str]) -> i
 
 
 def _parse(argv: Sequence[str]) -> Any:
+    from mpifarm.commands.option_values import WORKERS
     from mpifarm.commands.subcommand import SubcommandParser
 
     parser = SubcommandParser("selftest", _DESCRIPTION)
@@ -110,9 +111,9 @@ def _parse(argv: Sequence[str]) -> Any:
         "--proc",
         "-n",
         metavar="N",
-        type=int,
-        default=Settings("", "").workers,
-        help="how many workers each rank will have (default: %(default)s)",
+        default=str(Settings("", "").workers),
+        help="how many workers each rank will have, as a farm takes it (default:"
+        " %(default)s)",
     )
     parser.add_argument(
         "--lock-area", metavar="DIR", help="the --lock-area that farms will have"
@@ -129,8 +130,12 @@ def _parse(argv: Sequence[str]) -> Any:
             f"{chosen.directory} is not a directory: name one on the file system where"
             " your workdirs will be"
         )
-    if chosen.proc < 1:
-        raise InputError(f"--proc {chosen.proc}: a rank needs at least one worker")
+    try:
+        chosen.proc = WORKERS.parse(chosen.proc)
+    except ValueError as error:
+        raise InputError(
+            f"--proc takes {WORKERS.takes}, not {chosen.proc!r:.60}"
+        ) from error
     if chosen.kill_a_rank and not chosen.mpi:
         raise InputError("--kill-a-rank needs --mpi, and three ranks or more")
     return chosen

@@ -37,6 +37,7 @@ from mpifarm.commands.selftest.findings import (
     untested,
 )
 from mpifarm.errors import FutileError, InputError
+from mpifarm.model.settings import Settings
 from mpifarm.system import cpus, files, processes
 from mpifarm.system.signals import SignalInbox
 from mpifarm.transport import mpi
@@ -933,7 +934,8 @@ def test_a_signal_has_to_wake_the_loop_soon(monkeypatch, inbox, signum, late, to
     ("argv", "told"),
     [
         (["nowhere"], "nowhere is not a directory"),
-        ([".", "--proc", "0"], "--proc 0: a rank needs at least one worker"),
+        ([".", "--proc", "0"], "--proc 0 would run nothing: write a number of tasks"),
+        ([".", "-n", "x"], "--proc takes a number, or .auto., or 50%"),
         ([".", "--kill-a-rank"], "--kill-a-rank needs --mpi, and three ranks or more"),
     ],
 )
@@ -946,6 +948,9 @@ def test_the_words_of_a_command_line_are_read():
     chosen = command._parse([".", "-n", "1", "--mpi", "--kill-a-rank"])
     assert (chosen.proc, chosen.mpi, chosen.kill_a_rank) == (1, True, True)
     assert command._parse([]).directory == "."
+    assert command._parse([]).proc == Settings("", "").workers
+    assert command._parse(["-n", "auto"]).proc == len(os.sched_getaffinity(0))
+    assert command._parse(["-n", "1%"]).proc == 1
 
 
 @pytest.mark.parametrize("launched", [True, False])

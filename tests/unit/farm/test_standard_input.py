@@ -554,8 +554,18 @@ def test_an_empty_list_is_a_list_and_leaves_nothing(tmp_path, stdin, path):
         kept = KeptInput(settings)
         context, _ = take_standard_input(context_of(settings))
         assert Path(context.settings.tasklist).read_text() == ""
-        kept.put_back()
+        kept.put_back_if_empty()
         assert not (tmp_path / "w").exists()
+
+
+def test_a_list_that_another_process_has_filled_meanwhile_stays(tmp_path):
+    (tmp_path / "empty").touch()
+    settings = made_of(str(tmp_path / "empty"), str(tmp_path / "w"))
+    kept = KeptInput(settings)
+    context, _ = take_standard_input(context_of(settings))
+    Path(context.settings.tasklist).write_text("true\n")
+    kept.put_back_if_empty()
+    assert Path(context.settings.tasklist).read_text() == "true\n"
 
 
 def test_an_empty_list_is_told_by_what_makes_it():
