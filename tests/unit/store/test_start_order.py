@@ -86,14 +86,26 @@ def test_the_next_farm_goes_on_in_the_same_order(site):
     assert take_all(site.open(), 3) == order[2:]
 
 
-def test_what_goes_back_comes_next(site):
+@pytest.mark.parametrize("least", [1, 64])
+def test_what_goes_back_comes_next(site, monkeypatch, least):
+    monkeypatch.setattr(picking, "LEAST", least)
     workdir = site.open()
-    order = workdir.transact((), (), 6).taken
-    workdir.transact((), order[2:4], 0)
-    assert workdir.transact((), (), 3).taken == [
-        *order[2:4],
-        site.order.sort({*range(12)} - {*order})[0],
-    ]
+    order = [*site.order.sort(range(12))]
+    taken = [workdir.transact((), (), 1).taken[0] for _ in range(6)]
+    assert taken == order[:6]
+    workdir.transact((), order[2:4], 1)
+    assert workdir.transact((), (), 3).taken == [*order[2:4], order[7]]
+
+
+def test_a_queue_of_which_a_part_is_taken_is_not_empty(site):
+    """Also where the tasks in it had to wait."""
+    site.constraints.add_barrier(4, checks=False)
+    workdir = site.open()
+    workdir.transact((), (), 12)
+    done = workdir.transact([ended(each) for each in range(4)], (), 2)
+    assert (len(done.taken), done.empty) == (2, False)
+    assert not workdir.transact((), (), 5).empty
+    assert workdir.transact((), (), 5).empty
 
 
 def test_what_a_prepared_step_takes_and_puts_back_is_not_lost(site):
