@@ -161,3 +161,20 @@ def test_a_job_whose_time_runs_out_goes_on_by_itself(limited):
     ended = job.assert_ends(0, 180.0)
     assert (ended.state, ended.restarts) == ("COMPLETED", 1)
     farm.assert_all_finished()
+
+
+def test_a_chain_begins_its_list_again_once_when_it_is_submitted(farm, slurm):
+    farm.write_list(["true"] * 2 + [WAITS] * 2)
+    farm.workdir.mkdir()
+    (farm.workdir / "finished").write_text("0 true\n")
+    (farm.workdir / "toprocess").write_text("1 true\n" + f"2 {WAITS}\n3 {WAITS}\n")
+    words = ("--chain", "-c", "1", "-t", "10", "tasks.txt", "--again", "-n", "2")
+    (job,) = submit(slurm, *words).jobs
+    farm.wait_for_marks("started", 2)
+    wait_until(lambda: farm.finished() == [0, 1], DEADLINE)
+    job.scancel("--batch", "--signal=USR1")  # as Slurm does before the limit
+    job.wait()
+    farm.allow()
+    wait_until(lambda: len(farm.finished()) == 4, DEADLINE)
+    (old,) = farm.directory.glob("tasks.txt_workdir.before-*")
+    assert (old / "finished").read_text() == "0 true\n"
