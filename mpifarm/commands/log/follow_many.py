@@ -36,7 +36,8 @@ TOO_MANY: Final = (
     f"the outputs of {MAX_OPEN} tasks are followed at once; that of another is printed"
     " when it has ended, or one of these"
 )
-WAITS: Final = Gap("", f" has not started yet: it waits to be run{CTRL_C}")
+MAX_REASONS: Final = 1000
+"""Waiting tasks that are told of, at most: a reason costs some microseconds."""
 
 
 class _Open(NamedTuple):
@@ -222,8 +223,9 @@ class TasksFollower:
         for taskid in self._open:
             if locator.locate(taskid).location is Location.NOWHERE:
                 remarks.note(Gap("", f" {IN_NO_FILE}{CTRL_C}"), taskid)
-        for taskid in () if self._open else waiting:
-            remarks.note(WAITS, taskid)
+        for taskid in () if self._open else waiting[:MAX_REASONS]:
+            why = self._explainer.reason(taskid, locator.locate(taskid))
+            remarks.note(Gap("", f" {why}{CTRL_C}"), taskid)
         self._complain(remarks)
 
     def _note_unfinished(self, locator: TaskLocator, taskid: int) -> None:
