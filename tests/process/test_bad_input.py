@@ -189,7 +189,6 @@ def test_a_list_that_became_empty_was_edited_and_nothing_is_touched(create_place
     ("options", "named"),
     [
         (["--proc", "0"], "--proc 0"),
-        (["--proc", "-3"], "--proc"),
         (["--proc", "many"], "many"),
         (["--timeout", "-1"], "--timeout"),
         (["--timeout", "soon"], "soon"),
