@@ -36,7 +36,7 @@ export MPIFARM_TEST_PTF_0_1_0 := $(CURDIR)/$(VENVS)/ptf-0.1.0/bin/python
 # the most of it is waiting.  The other parts have 4 ranks, or a whole cluster, each.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo docs options test check lint types format bench bench-full clean setup \
+.PHONY: help demo docs options pictures test check lint types format bench bench-full clean setup \
 	test-unit test-process test-mpi test-mpich test-openmpi test-fault test-long \
 	test-slurm
 
@@ -105,6 +105,9 @@ test-slurm: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## a real Slurm of 18 no
 
 options: $(MPICH)/.ready ## write docs/options.md, the page of all options
 	$(MPICH)/bin/python -m tests.site.options
+
+pictures: $(MPICH)/.ready ## write docs/images: runs of a farm, recorded
+	$(MPICH)/bin/python -m tests.site.pictures
 
 bench: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) $(PEERS_TRIED) ## beside the limit and the peers, ten minutes (BENCH='--only limit')
 	$(MPICH)/bin/python -m tests.bench.bench $(BENCH)

@@ -15,8 +15,9 @@ import termios
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Protocol
 
-from tests.support import Child, Launch
+from tests.support import Launch
 
 ROWS = 24
 
@@ -32,6 +33,14 @@ os.execvp(sys.argv[2], sys.argv[2:])
 """Runs a command on the terminal that the first argument names."""
 
 STATE = re.compile(r"\d+/\d+ done, ")
+
+
+class Program(Protocol):
+    """What is recorded until it ends."""
+
+    def has_ended(self) -> bool: ...
+
+    def wait(self) -> int: ...
 
 
 class Recorder:
@@ -55,7 +64,9 @@ class Recorder:
         before = (sys.executable, "-c", WITH_STDOUT_ON, self.name)
         return Launch([*before, *launch.argv], launch.env)
 
-    def record(self, child: Child, meanwhile: Callable[[], None] | None = None) -> int:
+    def record(
+        self, child: Program, meanwhile: Callable[[], None] | None = None
+    ) -> int:
         """Record until `child` ends, calling `meanwhile`; return the exit status."""
         while not child.has_ended():
             self._read(0.05)
@@ -78,6 +89,11 @@ class Recorder:
     def text(self) -> str:
         """All that was written."""
         return b"".join(piece for _, piece in self._pieces).decode()
+
+    @property
+    def pieces(self) -> list[tuple[float, str]]:
+        """What was written, and how many seconds after the terminal was opened."""
+        return [(moment, piece.decode()) for moment, piece in self._pieces]
 
     def longest_gap(self) -> float:
         """Return the longest time between two states, in seconds."""
