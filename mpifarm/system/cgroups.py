@@ -29,8 +29,11 @@ PROC_MOUNTS = "/proc/self/mounts"
 PROCESSES = "mpifarm-processes"
 """The child of a delegated cgroup that has its processes (version 2)."""
 
-_HOME = re.compile(r"mpifarm-([0-9]+)")
-"""The name of the cgroup that has those of a rank's tasks: by its fork server's pid."""
+PID_NAMESPACE = "/proc/self/ns/pid"
+
+_HOME = re.compile(r"mpifarm-([0-9]+)-([0-9]+)")
+"""The name of the cgroup that has those of a rank's tasks: by the namespace of pids and
+the fork server's pid in it.  Two containers may share a cgroup, and not their pids."""
 
 _MARKS = ("trusted.delegate", "user.delegate")
 """The attributes by which systemd says that it leaves a cgroup to others."""
@@ -221,6 +224,11 @@ def _is_users_unit(path: str) -> bool:
 # ---- those of tasks ------------------------------------------------------------------
 
 
+def name_of_task(worker: int, serial: int) -> str:
+    """Return the name of the cgroup of a task: its worker's index, its lease."""
+    return f"{worker}-{serial}"
+
+
 class TaskCgroups:
     """The cgroups of the tasks of a rank, below one that was delegated."""
 
@@ -233,13 +241,17 @@ class TaskCgroups:
         self.limit = limit
         self.outside = above
         """The cgroup of the workers between two tasks."""
-        self._home = f"{above}/mpifarm-{os.getpid()}"
+        self._home = ""
+        """The cgroup that has those of the tasks, "" if it is not made."""
         try:
             if self.version == 2:
                 self.outside = f"{above}/{PROCESSES}"
                 _let_children_bound(above, self.outside)
-            _remove_stale(above)
-            os.mkdir(self._home)
+            namespace = os.stat(PID_NAMESPACE).st_ino
+            _remove_stale(above, namespace)
+            home = f"{above}/mpifarm-{namespace}-{os.getpid()}"
+            os.mkdir(home)
+            self._home = home
             if self.version == 2:
                 _write(f"{self._home}/cgroup.subtree_control", "+memory")
             self.make("trial")
@@ -289,9 +301,16 @@ class TaskCgroups:
             return bool(_parse_count(_read(f"{directory}/memory.events"), b"oom"))
         return False
 
+    def processes(self, name: str) -> list[int]:
+        """Return the processes that a task has in its cgroup; [] if it has none."""
+        try:
+            return [*_processes_in(self.path_of(name))]
+        except OSError:
+            return []
+
     def close(self) -> None:
         """Remove all cgroups of the rank that have no processes any more."""
-        for _ in range(REMOVALS):
+        for _ in range(REMOVALS if self._home else 0):
             if _remove_tree(self._home):
                 return
             time.sleep(_PAUSE)
@@ -334,12 +353,9 @@ class TaskCgroup:
         return self._is_made and self._cgroups.has_met_limit(self._name)
 
     def processes(self) -> list[int]:
-        """Return the processes that the task has now."""
-        if not self._is_made:
-            return []
-        with suppress(OSError):
-            return [*_processes_in(self._cgroups.path_of(self._name))]
-        return []
+        """Return the processes that the task has now; this one, if stuck, is none."""
+        found = self._cgroups.processes(self._name) if self._is_made else []
+        return [pid for pid in found if pid != os.getpid()]
 
     def end(self, tries: int = 1) -> None:
         """Remove the task's cgroup, unless a process is left in it.
@@ -391,11 +407,12 @@ def _let_children_bound(directory: str, outside: str) -> None:
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), directory)
 
 
-def _remove_stale(above: str) -> None:
-    """Remove what farms have left whose fork server is dead."""
+def _remove_stale(above: str, namespace: int) -> None:
+    """Remove what farms of this namespace of pids left whose fork server is dead."""
     for name in os.listdir(above):
         found = _HOME.fullmatch(name)
-        if found and not processes.is_alive(int(found[1])):
+        is_ours = found and int(found[1]) == namespace
+        if found and is_ours and not processes.is_alive(int(found[2])):
             _remove_tree(f"{above}/{name}")
 
 

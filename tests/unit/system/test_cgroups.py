@@ -24,6 +24,8 @@ from mpifarm.system.cgroups import (
 )
 
 LIMIT = 500 << 20
+OURS = os.stat("/proc/self/ns/pid").st_ino
+"""The namespace of this process's pid."""
 
 
 @pytest.fixture
@@ -278,7 +280,7 @@ def test_the_processes_of_a_delegated_cgroup_go_into_one_of_their_own(
     files.procs[above] = [70, 71]
     files.busy = 3 if version == 2 else 0
     made = TaskCgroups(Delegated(version, above), LIMIT)
-    home = f"{above}/mpifarm-{os.getpid()}"
+    home = f"{above}/mpifarm-{OURS}-{os.getpid()}"
     moves = [(path, text) for path, text in files.written if "procs" in path]
     controls = [path for path, _ in files.written if "subtree_control" in path]
     if version == 1:
@@ -366,12 +368,33 @@ def test_a_cgroup_whose_processes_are_dying_is_removed_when_they_are_dead(
 def test_what_dead_farms_have_left_is_removed_and_nothing_else(
     files, version, tmp_path, monkeypatch
 ):
-    for name in ("mpifarm-70/0-7", "mpifarm-71/0-7", "other/x", "mpifarm-72x"):
-        (tmp_path / name).mkdir(parents=True)
+    of_others = {"mpifarm-1-70", "other", f"mpifarm-{OURS}-72x"}
+    for name in (f"mpifarm-{OURS}-70", f"mpifarm-{OURS}-71", *of_others):
+        (tmp_path / name / "0-7").mkdir(parents=True)
     monkeypatch.setattr(processes, "is_alive", lambda pid: pid == 71)
     TaskCgroups(Delegated(version, str(tmp_path)), LIMIT).close()
     left = {each.name for each in tmp_path.iterdir()} - {PROCESSES}
-    assert left == {"mpifarm-71", "other", "mpifarm-72x"}
+    assert left == {f"mpifarm-{OURS}-71", *of_others}
+
+
+def test_a_cgroup_that_another_made_is_not_removed(files, version, tmp_path):
+    same = tmp_path / f"mpifarm-{OURS}-{os.getpid()}"
+    same.mkdir()
+    with pytest.raises(NoCgroupError, match="File exists"):
+        TaskCgroups(Delegated(version, str(tmp_path)), LIMIT)
+    assert same.exists()
+
+
+def test_a_worker_that_could_not_leave_is_no_process_of_its_task(
+    files, version, tmp_path
+):
+    cgroup = TaskCgroup(made := TaskCgroups(Delegated(version, str(tmp_path)), LIMIT))
+    assert made.processes("0-7") == []
+    cgroup.begin("0-7")
+    cgroup.enter()
+    files.procs[made.path_of("0-7")] = [70, os.getpid()]
+    assert cgroup.processes() == [70]
+    assert made.processes("0-7") == [70, os.getpid()]
 
 
 def test_where_a_cgroup_can_not_be_made_there_is_none(tree, monkeypatch):
