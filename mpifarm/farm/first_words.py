@@ -108,7 +108,7 @@ def _shorten(text: str) -> str:
 def describe_memory(settings: Settings) -> str:
     """Return how ``--task-memory`` bounds a task on this host, "" if it is not given.
 
-    Other hosts are taken to be alike.
+    It can still be that no cgroup can be made, here or on another host.
     """
     limit = settings.limits.memory
     if limit is None:
@@ -125,8 +125,9 @@ def describe_memory(settings: Settings) -> str:
             f" together are looked at each second, because no cgroup can be made: {why}"
         )
     return (
-        f"--task-memory {size}: the kernel bounds each task as a whole, by a cgroup in"
-        f" {directory}"
+        f"--task-memory {size}: the kernel bounds each task as a whole, by a cgroup as"
+        f" in {directory} on this host; where none can be made, it bounds each process,"
+        " and all together are looked at each second"
     )
 
 

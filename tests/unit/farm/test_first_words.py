@@ -150,7 +150,9 @@ def test_it_is_told_what_bounds_the_memory_of_a_task(monkeypatch):
     settings = replace(settings, limits=TaskLimits(memory=4 << 30))
     monkeypatch.setattr(cgroups, "find_delegated", lambda: cgroups.Delegated(2, "/c"))
     assert describe_memory(settings) == (
-        "--task-memory 4 GB: the kernel bounds each task as a whole, by a cgroup in /c"
+        "--task-memory 4 GB: the kernel bounds each task as a whole, by a cgroup as in"
+        " /c on this host; where none can be made, it bounds each process, and all"
+        " together are looked at each second"
     )
 
     def refuse():
