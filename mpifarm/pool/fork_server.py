@@ -25,18 +25,20 @@ from mpifarm.output.keepers import note_in_log
 from mpifarm.output.task_log import time_limit_line
 from mpifarm.pool.definition import CreateRunner, PoolDefinition, parse_definition
 from mpifarm.pool.framing import FrameReader, encode_frame
+from mpifarm.pool.run_processes import orphans_below
 from mpifarm.pool.shared_state import SharedState
 from mpifarm.pool.worker import (
     REMIND,
     TERMINATE,
     WorkerContext,
-    cgroup_name,
     run_worker,
 )
 from mpifarm.system import processes
+from mpifarm.system.cgroups import name_of_task
 
 if TYPE_CHECKING:  # imported where runs are ended
     from mpifarm.pool.cancelling import CancelKeeper
+    from mpifarm.pool.memory_guard import MemoryGuard
     from mpifarm.pool.memory_watch import MemoryWatch
     from mpifarm.pool.time_limit import TimeKeeper
     from mpifarm.system.cgroups import TaskCgroups
@@ -155,7 +157,7 @@ class ForkServer:
         self._back_off: dict[int, float] = {}
         self._exit_by = 0.0
         self._time: TimeKeeper | None = None
-        self._memory: MemoryWatch | None = None
+        self._memory: MemoryGuard | None = None
         self._cgroups: TaskCgroups | None = None
         self._cancels: CancelKeeper | None = None
         """The runs that users have cancelled; None before the first."""
@@ -196,9 +198,13 @@ class ForkServer:
         sources: list[Any] = [self._death_notice]
         if self._state is not ServerState.EXITING:
             sources.append(self._control)
+        if self._memory is not None and self._memory.fileno() >= 0:
+            sources.append(self._memory)
         ready, _, _ = select.select(sources, (), (), self._patience())
         if self._death_notice in ready:
             os.read(self._death_notice, 4096)
+        if self._memory is not None and self._memory in ready:
+            self._memory.hear()
         if self._control in ready:
             self._read_orders()
         elif self._state is ServerState.TERMINATING:
@@ -214,8 +220,9 @@ class ForkServer:
         wake_at = [*self._start_at.values()]
         if self._time is not None and self._state is ServerState.SERVING:
             wake_at.append(self._time.look_at / 1e9)
-        if self._memory is not None and self._state is ServerState.SERVING:
-            wake_at.append(self._memory.look_at / 1e9)
+        look_at = self._memory.look_at if self._memory is not None else 0
+        if look_at and self._state is ServerState.SERVING:
+            wake_at.append(look_at / 1e9)
         if self._cancels and self._state is ServerState.SERVING:
             wake_at.append(time.monotonic() + _REMIND_SECONDS)
         return max(0.0, min(wake_at) - time.monotonic()) if wake_at else None
@@ -260,17 +267,18 @@ class ForkServer:
 
             self._time = TimeKeeper(definition.limits.timeout, definition.grace)
         if definition.limits.memory is not None:
-            from mpifarm.pool.memory_watch import MemoryWatch
+            from mpifarm.pool.memory_guard import MemoryGuard
             from mpifarm.system.cgroups import open_task_cgroups
 
-            self._memory = MemoryWatch(definition.limits.memory, self._measure)
             self._cgroups = open_task_cgroups(definition.limits.memory)
+            self._memory = MemoryGuard(self._create_memory_watch)
         now = time.monotonic()
         self._start_at = dict.fromkeys(range(definition.workers), now)
 
     def _end(self, state: ServerState) -> None:
         """Enter `state`, and report workers that wait for their start as down."""
         self._enter(state)
+        self._close_memory()
         # The rank counts a pool as stopped when it knows each worker to be down.
         for index in self._start_at:
             self._report_not_started(index)
@@ -279,9 +287,15 @@ class ForkServer:
     def _begin_exit(self) -> None:
         """KILL all workers; exit when they are dead, or `_EXIT_PATIENCE` s later."""
         self._enter(ServerState.EXITING)
+        self._close_memory()
         self._start_at = {}
         self._exit_by = time.monotonic() + _EXIT_PATIENCE
         self._kill_workers()
+
+    def _close_memory(self) -> None:
+        """Look no more at the memory of runs."""
+        if self._memory is not None:
+            self._memory.close()
 
     def _write_to_workers(self, word: bytes) -> None:
         for child in self._children.values():
@@ -381,35 +395,15 @@ class ForkServer:
             else:
                 processes.kill_process(child.pid, signal.SIGKILL)
 
-    def _measure(self, index: int) -> int:
-        """Return the bytes that the processes of a worker's run have together."""
-        from mpifarm.system.process_memory import measure_together
+    def _create_memory_watch(self) -> "MemoryWatch":
+        """Return what looks at the memory of runs, for a process of its own."""
+        from mpifarm.pool.memory_watch import MemoryWatch
+        from mpifarm.pool.run_processes import RunProcesses
 
         assert self._definition is not None
-        limit = self._definition.limits.memory or 0
-        if self._cgroups is not None:
-            name = cgroup_name(index, self._shared.row(index).serial)
-            if self._cgroups.count_kills(name):
-                # The kernel has killed one of its processes: the rest is to follow.
-                return limit + 1
-        return measure_together(self._processes_of_run(index), limit)
-
-    def _processes_of_run(self, index: int) -> set[int]:
-        """Return the processes of a worker's run.
-
-        With a runner that starts no command by `task_command`, the worker is one.
-        """
-        row, worker = self._shared.row(index), self._children[index].pid
-        root = row.command if row.command > 0 else worker
-        found = {*processes.tree_of(root)}
-        if row.task is not None:
-            # Those whose parent has ended are this process's children now.
-            found.update(
-                orphan
-                for orphan in self._orphans()
-                if self._find_origin(orphan, {row.task}) is _Origin.TASK
-            )
-        return found
+        definition, limit = self._definition, self._definition.limits.memory or 0
+        rows = [self._shared.row(index) for index in range(definition.workers)]
+        return MemoryWatch(rows, limit, RunProcesses(definition.farm), self._cgroups)
 
     def _cancel(self, index: int, serial: int) -> None:
         """Begin to end the run of a lease that a user has cancelled."""
@@ -444,25 +438,41 @@ class ForkServer:
         if row.verdict:
             return Outcome.TIMED_OUT.value, (time.monotonic_ns() - row.since) / 1e9
         running = row.find_running()
-        if row.excess and running is not None:
+        if running is not None and (row.excess or self._has_kernel_killed(index)):
             seconds = max(0.001, time.time() - running[1])
             return Outcome.OUT_OF_MEMORY.value, seconds
         return "", 0.0
 
+    def _has_kernel_killed(self, index: int) -> bool:
+        """Return whether the kernel has killed processes in the cgroup of a run.
+
+        The worker may be one of them: it is in there while it starts a command.
+        """
+        name = name_of_task(index, self._shared.row(index).serial)
+        return self._cgroups is not None and self._cgroups.count_kills(name) > 0
+
     def _note_limit(self, index: int, task: int) -> None:
         """Append the line on the limit that a run met to its log, by a child."""
         assert self._definition is not None
-        place, limits = self._definition.log_place, self._definition.limits
-        text = time_limit_line(limits.timeout or 0.0)
-        row = self._shared.row(index)
-        if not row.verdict:
-            from mpifarm.pool.out_of_memory import excess_line
-
-            text = excess_line(row.excess, limits.memory or 0)
+        place, text = self._definition.log_place, self._limit_line(index)
         with suppress(OSError):
             # In a process of its own: the fork server must never wait for the disk.
             writer = processes.fork_child(lambda: note_in_log(place, index, task, text))
             self._writers.add(writer)
+
+    def _limit_line(self, index: int) -> str:
+        """Return the text of the line on the limit that a run met."""
+        assert self._definition is not None
+        limits, row = self._definition.limits, self._shared.row(index)
+        if row.verdict:
+            return time_limit_line(limits.timeout or 0.0)
+        from mpifarm.pool.out_of_memory import JOB_LINE, excess_line, kernel_line
+
+        if row.excess > 0:
+            return excess_line(row.excess, limits.memory or 0)
+        name = name_of_task(index, row.serial)
+        is_own = self._cgroups is not None and self._cgroups.has_met_limit(name)
+        return kernel_line(limits.memory or 0) if is_own else JOB_LINE
 
     # ---- death ----------------------------------------------------------------------
 
@@ -480,6 +490,8 @@ class ForkServer:
             if processes.find_dead_child(dead) is not None:
                 processes.reap_child(dead)
                 self._writers.discard(dead)
+                if self._memory is not None:
+                    self._memory.forget(dead, time.monotonic_ns())
 
     def _reap_workers(self, workers: dict[int, _Child]) -> None:
         """KILL what the tasks of these dead workers left, reap them, tell the rank."""
@@ -540,16 +552,11 @@ class ForkServer:
             time.sleep(pause)
 
     def _orphans(self) -> list[int]:
-        """Return the adopted children of the fork server, and their descendants.
-
-        The monitor of a Podman container, for one, bears no name of a task, but the
-        processes in the container do.
-        """
+        """Return the adopted children of the fork server, and their descendants."""
         ours = {child.pid for child in self._children.values()} | self._writers
-        found = [pid for pid in _children_of(os.getpid()) if pid not in ours]
-        for pid in found:  # which grows meanwhile
-            found.extend(_children_of(pid))
-        return found
+        if self._memory is not None:
+            ours.add(self._memory.pid)
+        return orphans_below(os.getpid(), ours)
 
     def _find_origin(self, orphan: int, tasks: set[int]) -> _Origin:
         """Return whether an orphan is of one of these tasks, by its environment."""
@@ -582,13 +589,6 @@ class ForkServer:
         except OSError:
             # The rank is gone.  `_read_orders` finds its end of the control socket.
             return
-
-
-def _children_of(pid: int) -> list[int]:
-    try:
-        return processes.children_of(pid)
-    except ProcessLookupError:  # it has just gone
-        return []
 
 
 def _await_groups(worker: int, command: int) -> None:

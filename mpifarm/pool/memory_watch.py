@@ -1,82 +1,116 @@
-"""``--task-memory``: which runs have too much memory, all their processes together.
+"""``--task-memory``: the process that looks which runs have too much memory.
 
-Rules of this file: it reads and writes shared rows, and asks `measure`; time is an
-argument (monotonic, ns).  Only the fork server uses it, and only where there is a
-limit.
+Rules of this file:
+
+- A child of the fork server runs this, so that nobody waits for a look: to count the
+  pages that processes share takes 10 ms for each GB, and the kernel may have it wait
+  for a process that a dead file server holds.
+- It writes the runs that have too much into their rows, and a byte to the fork server,
+  which has their workers end them (`memory_guard`).  It signals nobody.
+- It ends with the fork server: that is the end of its socket.
 """
 
+import os
+import select
+import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-from mpifarm.pool.shared_state import WorkerRow
-from mpifarm.pool.time_limit import LATE, REMIND, SECOND, TimeAction
+from mpifarm.pool.run_processes import RunProcesses
+from mpifarm.pool.shared_state import BY_KERNEL, WorkerRow
+from mpifarm.system import processes
+from mpifarm.system.cgroups import TaskCgroups, name_of_task
+from mpifarm.system.process_memory import measure_together
 
-PERIOD = SECOND
-"""Time between two looks."""
+PERIOD = 1.0
+"""Seconds between two rounds."""
 
-SOON = SECOND // 5
+SOON = 0.2
 """The same where a run has more than half its limit."""
 
 REST = 4
-"""A look is followed by so many times the time that it took: to count the pages that
-processes share takes up to a second for 100 GB."""
+"""A round is followed by so many times the time that it took."""
 
-Measure = Callable[[int], int]
-"""Returns the bytes of a worker's run, by the worker's index."""
+AGAIN = 0.05
+"""Seconds to a second look at a run that has too much: what a process shares with its
+parent between fork and exec may have been counted twice."""
+
+Measure = Callable[[set[int], int], int]
+"""Returns the bytes that processes have together; if at most the second, roughly."""
 
 
-@dataclass(slots=True)
-class _Excess:
-    """A run that is being ended."""
-
-    serial: int
-    since: int
+def watch_memory(fork_server: socket.socket, watch: "MemoryWatch") -> None:
+    """Be the process that looks, until the fork server ends; in a fresh fork."""
+    processes.ignore_signals()
+    # The rank and the workers must see the end of the fork server, too.
+    processes.close_descriptors_except({fork_server.fileno()})
+    rest = 0.0
+    while not select.select([fork_server], (), (), rest)[0]:
+        begin = time.monotonic()
+        if watch.look():
+            fork_server.sendall(b".")
+        rest = watch.find_rest(time.monotonic() - begin)
 
 
 class MemoryWatch:
     """The memory of all workers' runs; `limit` is in bytes."""
 
-    def __init__(self, limit: int, measure: Measure) -> None:
+    def __init__(
+        self,
+        rows: Sequence[WorkerRow],
+        limit: int,
+        run_processes: RunProcesses,
+        cgroups: TaskCgroups | None = None,
+        measure: Measure = measure_together,
+    ) -> None:
+        self._rows = rows
         self._limit = limit
+        self._run_processes = run_processes
+        self._cgroups = cgroups
         self._measure = measure
-        self._ending: dict[int, _Excess] = {}
-        """By the index of the worker."""
+        self._orphans: dict[int, set[int]] = {}
+        """Those of this round, by their task."""
         self._largest = 0
-        """The bytes of the largest run of this look."""
-        self.look_at = 0
-        """When to call `look` again."""
+        """The bytes of the largest run of this round."""
 
-    def look(
-        self, rows: Mapping[int, WorkerRow], now: int
-    ) -> list[tuple[int, TimeAction]]:
-        """Note the runs that have too much.  Return the actions due, by worker.
+    def look(self) -> bool:
+        """Look at all runs, and note those that have too much.
 
-        Set `look_at`; before that, do nothing.
+        Return whether one was found.
         """
-        if now < self.look_at:
-            return []
-        begin = time.perf_counter_ns()
+        ours = {row.worker for row in self._rows} | {os.getpid()}
+        self._orphans = self._run_processes.orphans_of(os.getppid(), ours)
         self._largest = 0
-        actions = {index: self._check(index, row, now) for index, row in rows.items()}
-        due = [(index, each) for index, each in actions.items() if each is not None]
-        period = SOON if 2 * self._largest > self._limit else PERIOD
-        rest = REST * (time.perf_counter_ns() - begin)
-        self.look_at = now + (REMIND if due else max(period, rest))
-        return due
+        found = [self._check(index, row) for index, row in enumerate(self._rows)]
+        return any(found)
 
-    def _check(self, index: int, row: WorkerRow, now: int) -> TimeAction | None:
-        """Measure a run, or go on ending it.  Return what its worker needs, if any."""
+    def find_rest(self, took: float) -> float:
+        """Return the seconds to the next round, after one that `took` so many."""
+        return max(SOON if 2 * self._largest > self._limit else PERIOD, REST * took)
+
+    def _check(self, index: int, row: WorkerRow) -> bool:
+        """Note a run if it has too much.  Return whether it has."""
         serial = row.serial  # First: a run that begins meanwhile is not meant.
-        if row.task is None:
-            return None
-        excess = self._ending.get(index)
-        if excess is None or excess.serial != serial:
-            size = self._measure(index)
-            self._largest = max(self._largest, size)
-            if size <= self._limit:
-                return None
+        task = row.task
+        if task is None or row.excess:
+            return False
+        size = self._find_excess(name_of_task(index, serial), row, task)
+        if size:
             row.note_excess(size, serial)
-            excess = self._ending[index] = _Excess(serial, now)
-        is_worker_stuck = now - excess.since >= LATE
-        return TimeAction.KILL_WORKER if is_worker_stuck else TimeAction.REMIND
+        return bool(size)
+
+    def _find_excess(self, name: str, row: WorkerRow, task: int) -> int:
+        """Return the bytes of a run if they are too many, or `BY_KERNEL`, or 0."""
+        if self._cgroups is not None and self._cgroups.count_kills(name):
+            return BY_KERNEL  # the rest of its processes is to follow
+        pids = self._run_processes.tree_of(row.command, row.worker, task)
+        pids |= self._orphans.get(task, set())
+        if self._cgroups is not None:
+            # Those the kernel bounds.  Podman moves its containers elsewhere.
+            pids.difference_update(self._cgroups.processes(name))
+        size = self._measure(pids, self._limit)
+        if size > self._limit:
+            time.sleep(AGAIN)
+            size = self._measure(pids, self._limit)
+        self._largest = max(self._largest, size)
+        return size if size > self._limit else 0

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from mpifarm.model.settings import TaskLimits
 from mpifarm.output.task_log import TaskLog
+from mpifarm.pool.shared_state import BY_KERNEL
 from mpifarm.system import task_command
 from mpifarm.system.cgroups import find_oom_file, parse_oom_kills
 
@@ -69,7 +70,12 @@ def readable_size(size: int) -> str:
 
 
 def excess_line(size: int, limit: int) -> str:
-    """Return the text of the line on a run that was ended: it had `size` bytes."""
+    """Return the text of the line on a run that was ended: it had `size` bytes.
+
+    With `BY_KERNEL` the size is not known.
+    """
+    if size == BY_KERNEL:
+        return kernel_line(limit)
     # Rounded up: it is more than the limit.
     megabytes = -(-size // 2**20)
     about = f"{megabytes} MB" if size < 10 * 2**30 else f"{size / 2**30:.1f} GB"

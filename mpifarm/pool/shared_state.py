@@ -18,8 +18,9 @@ for, or for none.
 One is for runs that users have cancelled: the fork server writes the serial number of
 the lease there, negated once the grace time is over.
 
-Two are for runs whose processes have too much memory together: the fork server writes
-how many bytes it has seen, and then the serial number of the lease.
+Two are for runs whose processes have too much memory together: the process that looks
+(`memory_watch`) writes how many bytes it has seen, and then the serial number of the
+lease.  For its looks, a worker writes its pid before its first task.
 """
 
 import mmap
@@ -31,8 +32,11 @@ CAPACITY = 4096
 """Workers that a pool can have.  Rows never touched cost no memory."""
 
 _COMMAND, _TASK, _BEGUN, _SERIAL, _RECALLED = range(5)
-_SINCE, _VERDICT, _STARTED, _CANCELLED, _TOO_LARGE, _SIZE, _ROW = range(5, 12)
-_CLEARED = (_COMMAND, _TASK, _BEGUN, _SINCE, _VERDICT, _CANCELLED, _TOO_LARGE)
+_SINCE, _VERDICT, _STARTED, _CANCELLED, _TOO_LARGE, _SIZE, _WORKER, _ROW = range(5, 13)
+_CLEARED = (_COMMAND, _TASK, _BEGUN, _SINCE, _VERDICT, _CANCELLED, _TOO_LARGE, _WORKER)
+
+BY_KERNEL = -1
+"""The excess of a run of which the kernel has killed a process for memory."""
 
 _fence = allocate_lock()
 """Taken between a write and a read, so that no processor swaps the two."""
@@ -63,6 +67,15 @@ class WorkerRow:
         """Return the id of the task that the worker runs; None if it runs none."""
         word = self._words[_TASK]
         return word - 1 if word else None
+
+    @property
+    def worker(self) -> int:
+        """Return the pid of the worker, 0 while it begins."""
+        return int(self._words[_WORKER])
+
+    def publish_worker(self, pid: int) -> None:
+        """Record the pid of the worker."""
+        self._words[_WORKER] = pid
 
     @property
     def begun(self) -> int:
@@ -138,7 +151,10 @@ class WorkerRow:
 
     @property
     def excess(self) -> int:
-        """Return the bytes that the current run had when they were too many, or 0."""
+        """Return the bytes that the current run had when they were too many, or 0.
+
+        `BY_KERNEL` if that is not known.
+        """
         serial = self._words[_TOO_LARGE]
         if not serial or not self._words[_TASK] or serial != self._words[_SERIAL]:
             return 0

@@ -54,10 +54,11 @@ from mpifarm.pool.out_of_memory import (
     excess_line,
     kernel_line,
 )
+from mpifarm.pool.run_processes import RunProcesses
 from mpifarm.pool.shared_state import TimeVerdict, WorkerRow
 from mpifarm.pool.usage import UNKNOWN, CommandMeter, ProcessMeter, Usage
 from mpifarm.system import processes, task_command
-from mpifarm.system.cgroups import REMOVALS, TaskCgroup, TaskCgroups
+from mpifarm.system.cgroups import REMOVALS, TaskCgroup, TaskCgroups, name_of_task
 from mpifarm.system.patience import RETRY_SECONDS, is_of_the_disk
 
 if TYPE_CHECKING:
@@ -84,11 +85,6 @@ class WorkerContext:
     leases: socket.socket
     lifeline: int
     cgroups: TaskCgroups | None = None
-
-
-def cgroup_name(index: int, serial: int) -> str:
-    """Return the name of the cgroup of a lease's task."""
-    return f"{index}-{serial}"
 
 
 class Stop(IntEnum):
@@ -119,6 +115,7 @@ def run_worker(
     os.setsid()
     processes.close_descriptors_except({context.leases.fileno(), context.lifeline})
     processes.ignore_signals()
+    context.row.publish_worker(os.getpid())
     task_command.publish_command_in(context.row.command_slot)
     _set_environment(definition, context.index)
     worker = Worker(definition, context)
@@ -201,6 +198,7 @@ class Worker:
     def __init__(self, definition: PoolDefinition, context: WorkerContext) -> None:
         self._keeper = create_log_keeper(definition.log_place, context.index)
         self._name = b"MPIFARM_FARM=" + os.fsencode(definition.farm)
+        self._run_processes = RunProcesses(definition.farm)
         self._numbers = [
             (os.fsencode(name), first) for name, first in definition.id_variables
         ]
@@ -371,7 +369,7 @@ class Worker:
         task_command.start_commands_in(cgroup)
 
         def execute_in_cgroup(taskid: int, command: str, log: TaskLog) -> int | None:
-            cgroup.begin(cgroup_name(index, self._row.serial))
+            cgroup.begin(name_of_task(index, self._row.serial))
             try:
                 return execute(taskid, command, log)
             finally:
@@ -515,9 +513,11 @@ class Worker:
                 before = self._enforced
                 self._enforce(cancelled)
                 self._is_cancelled |= before < self._enforced
-            if (excess := self._row.excess) and not self._enforced:
+            if (excess := self._row.excess) and self._enforced < TimeVerdict.KILL:
+                is_reason = not self._enforced  # or it is in the grace time of another
                 self._enforce(TimeVerdict.KILL)
-                self._excess = excess if self._enforced else 0
+                if is_reason and self._enforced:
+                    self._excess = excess
 
     def _on_stop(self) -> None:
         """Note the stop, once; terminate the runner if it is running."""
@@ -554,10 +554,20 @@ class Worker:
     # ---- a run whose time is over ---------------------------------------------------
 
     def _kill_run(self) -> None:
-        """KILL the command, if it runs, and all that bears the task's name."""
+        """KILL the command, if it runs, all below it, and what bears the task's name.
+
+        So all goes that counts for the memory of the run.
+        """
+        # Stopped first: what is below a process that has ended is not found any more.
+        tree = processes.stop_all(self._find_tree)
         if self._in_runner:
             task_command.terminate_command(signal.SIGKILL)
-        processes.kill_together(self._rest_of(self._row.task))
+        processes.kill_together(tree | self._rest_of(self._row.task))
+
+    def _find_tree(self) -> set[int]:
+        """Return the command, if it runs, and what is below it, or below the worker."""
+        row, ours = self._row, os.getpid()
+        return self._run_processes.tree_of(row.command, ours, row.task or 0) - {ours}
 
     def _end_rest(self, task: int) -> None:
         """Terminate what the run has left; KILL it when the grace time is over."""

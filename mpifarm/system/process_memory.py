@@ -1,66 +1,100 @@
 """How much memory processes have, as the kernel counts it in /proc.
 
 Rules of this file: it reads only.  A process that is gone, or not ours, has none.
+
+Counted are the anonymous pages: heaps and stacks.  The pages of files do not count,
+because the kernel can drop them, nor does shared memory: it may be that of other tasks.
 """
 
 import os
 from collections.abc import Iterable
 
+from mpifarm.system import processes
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+
+_KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272, "ppc64le": 354, "s390x": 343}
+"""The number of the system call kcmp, by the name of the machine."""
+_KCMP_VM = 1
 
 
 def measure_together(pids: Iterable[int], limit: int) -> int:
     """Return the bytes of memory that processes have together.
 
-    A page that several of them share counts once, as far as the kernel says so, and the
-    pages of files do not count: the kernel can drop them.  Where a quick look shows
-    that the sum is at most `limit`, return what that look has seen, which is no less.
+    A page that several of them share after a fork counts once, as far as the kernel
+    says so.  Where a quick look shows that the sum is at most `limit`, return what that
+    look has seen, which is no less.
     """
-    pids = list(pids)
-    quick = sum(map(resident, pids))
-    return quick if quick <= limit else sum(map(own_share, pids))
+    found = set(pids)
+    quick = sum(map(anonymous, found))
+    if quick <= limit:
+        return quick
+    return sum(own_share(pid) for pid in found if not _has_its_parents(pid))
 
 
-def resident(pid: int) -> int:
-    """Return the bytes in memory that a process can reach, shared or not."""
+def anonymous(pid: int) -> int:
+    """Return the bytes of a process's anonymous pages, shared after a fork or not.
+
+    It neither walks the pages nor waits for the process's locks.
+    """
     try:
         with open(f"/proc/{pid}/statm", "rb") as statm:
-            return int(statm.read().split()[1]) * _PAGE
-    except (OSError, IndexError):
+            _, resident, of_files, *_ = statm.read().split()
+    except (OSError, ValueError):
         return 0
+    # Not RssAnon of /proc/PID/status, which kernels before 4.5 do not have.
+    return (int(resident) - int(of_files)) * _PAGE
 
 
 def own_share(pid: int) -> int:
     """Return the bytes of a process; a page that n processes have counts 1/n.
 
-    The pages of files do not count.  Where the kernel does not tell shares, each page
-    counts as the process's own.
+    Where the kernel does not tell shares, each page counts as the process's own.
     """
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as rollup:
-            return parse_share(rollup.read())
+            share = parse_share(rollup.read())
     except OSError:  # an old kernel, or a program that changes its user
-        return _own_pages(pid)
+        share = None
+    return anonymous(pid) if share is None else share
 
 
-def parse_share(rollup: bytes) -> int:
+def parse_share(rollup: bytes) -> int | None:
     """Return the share in bytes of a text of /proc/PID/smaps_rollup.
 
-    Kernels before 5.4 do not set the pages of files apart: they count there.
+    None where the text does not say.
     """
     sizes = _parse_sizes(rollup)
-    parts = [sizes[name] for name in (b"Pss_Anon", b"Pss_Shmem") if name in sizes]
-    return sum(parts) if parts else sizes.get(b"Pss", 0)
+    if b"Pss_Anon" in sizes:
+        return sizes[b"Pss_Anon"]
+    # Kernels before 5.4: the share has the pages of files, too, and what is anonymous
+    # is told without regard to who shares it.  Neither is less than the share of that.
+    bounds = [sizes[name] for name in (b"Pss", b"Anonymous") if name in sizes]
+    return min(bounds, default=None)
 
 
-def _own_pages(pid: int) -> int:
-    """Return the bytes that a process can reach and that are of no file."""
+def has_same_memory(pid: int, other: int) -> bool:
+    """Return whether two processes have the very same memory, not a copy by a fork.
+
+    That is so between vfork, by which posix_spawn starts a process, and exec.  False
+    where the kernel does not say.
+    """
+    number = _KCMP.get(os.uname().machine)
+    if number is None:
+        return False
     try:
-        with open(f"/proc/{pid}/status", "rb") as status:
-            sizes = _parse_sizes(status.read())
-    except OSError:
-        return 0
-    return sizes.get(b"RssAnon", 0) + sizes.get(b"RssShmem", 0)
+        import ctypes
+
+        call = ctypes.CDLL(None).syscall
+    except (ImportError, OSError, AttributeError):
+        return False
+    words = (number, pid, other, _KCMP_VM, 0, 0)
+    return bool(call(*map(ctypes.c_long, words)) == 0)
+
+
+def _has_its_parents(pid: int) -> bool:
+    """Return whether the memory of a process is that of its parent."""
+    return has_same_memory(pid, processes.parent_of(pid))
 
 
 def _parse_sizes(text: bytes) -> dict[bytes, int]:

@@ -44,6 +44,8 @@ JOB_SIGNALS = frozenset(
     }
 )
 """Signals by which batch systems and users tell all processes of a job of its end."""
+_MAX_STOPS = 20
+"""Looks for processes that others start before they are stopped."""
 GROUP_POLL = 0.002
 """Seconds between two looks at a group that is ending."""
 
@@ -122,6 +124,22 @@ def kill_together(pids: Collection[int]) -> None:
             kill_process(pid, signum)
 
 
+def stop_all(find: Callable[[], set[int]]) -> set[int]:
+    """STOP the processes that `find` returns, until it returns no other ones.
+
+    Return them: from now on they start no others.
+    """
+    stopped: set[int] = set()
+    for _ in range(_MAX_STOPS):
+        new = find() - stopped
+        if not new:
+            break
+        for pid in new:
+            kill_process(pid, signal.SIGSTOP)
+        stopped |= new
+    return stopped
+
+
 def await_group_end(pid: int, seconds: float) -> bool:
     """Reap our children in a group until it is gone.  Return False after `seconds`."""
     deadline = time.monotonic() + seconds
@@ -178,7 +196,7 @@ def children_of(pid: int) -> list[int]:
         with open(f"/proc/{pid}/task/{pid}/children", "rb") as children:
             return [int(word) for word in children.read().split()]
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return [each for each in _all_pids() if _parent_of(each) == pid]
+        return [each for each in _all_pids() if parent_of(each) == pid]
 
 
 def tree_of(pid: int) -> list[int]:
@@ -313,7 +331,7 @@ def _all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def _parent_of(pid: int) -> int:
+def parent_of(pid: int) -> int:
     """Return the parent of a process; 0 if the process is gone."""
     return int([*_stat_words(pid), b"0", b"0"][1])
 

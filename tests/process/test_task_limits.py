@@ -18,7 +18,7 @@ from mpifarm.pool import LeaseRefused, WorkerLost
 from mpifarm.pool import out_of_memory as memory
 from mpifarm.pool.time_limit import LATE, SECOND
 from mpifarm.runners import BasicRunner
-from mpifarm.system import cgroups
+from mpifarm.system import cgroups, processes
 from tests.support import is_running
 
 TERM, KILL = -signal.SIGTERM, -signal.SIGKILL
@@ -541,6 +541,82 @@ def test_processes_whose_parents_have_ended_or_that_lead_sessions_count(limited_
     driver.collect_until(lambda: driver.commands() == [])
 
 
+NAMELESS = """
+import os, time
+a = bytearray(80 << 20)
+print(os.getpid(), file=open("pid", "w"))
+time.sleep(1000)
+"""
+
+
+def test_what_counts_is_killed_though_it_bears_no_name_and_leads_a_session(
+    limited_pool, tmp_path
+):
+    driver = limited_pool()
+    (tmp_path / "nameless.py").write_text(NAMELESS)
+    line = f"cd {tmp_path}; setsid env -i setsid --wait {PYTHON} nameless.py"
+    results = driver.run(f"{line} & {holds(80)} & {holds(80)}")
+    assert ends(results) == [(Outcome.OUT_OF_MEMORY, KILL)]
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
+SPAWNS_SLOWLY = """
+import os, time
+a = bytearray(120 << 20)
+opening = [(os.POSIX_SPAWN_OPEN, 3, "fifo", os.O_RDONLY, 0)]
+os.posix_spawn("/bin/true", ["true"], {}, file_actions=opening)
+"""
+
+
+def test_a_process_counts_once_while_it_starts_another(limited_pool, tmp_path):
+    driver = limited_pool()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "spawn.py").write_text(SPAWNS_SLOWLY)
+    opens = "sleep 1.5; : > fifo"
+    line = f"cd {tmp_path}; ({opens}) & exec {PYTHON} spawn.py"
+    assert ends(driver.run(line)) == [(Outcome.COMPLETED, 0)]
+
+
+def looking(driver):
+    """The process that looks, as soon as there is one."""
+    found: list[int] = []
+
+    def find():
+        workers = {event.worker for event in driver.results().values()}
+        found[:] = set(processes.children_of(driver.pool.fork_server)) - workers
+        return found and all(map(is_running, found))
+
+    driver.collect_until(find)
+    (pid,) = found
+    return pid
+
+
+def test_the_bound_holds_though_the_process_that_looks_is_killed(limited_pool):
+    driver = limited_pool()
+    driver.run("true")
+    os.kill(looking(driver), signal.SIGKILL)
+    assert ends(driver.run(THREE, first=1))[1:] == [(Outcome.OUT_OF_MEMORY, KILL)]
+    assert driver.losses() == []
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_nobody_waits_for_a_look_and_none_outlives_the_fork_server(
+    limited_pool, is_killed
+):
+    driver = limited_pool()
+    (result,) = driver.run("true").values()
+    pid = looking(driver)
+    if is_killed:
+        os.kill(driver.pool.fork_server, signal.SIGKILL)
+    else:
+        os.kill(pid, signal.SIGSTOP)  # as one that a look holds
+        os.kill(result.worker, signal.SIGKILL)
+        driver.collect_until(driver.losses)
+        assert driver.run("true", first=1)[1].outcome is Outcome.COMPLETED
+        driver.pool.close()
+    driver.collect_until(lambda: not is_running(pid))
+
+
 def test_what_an_earlier_task_has_left_running_does_not_count(limited_pool):
     driver = limited_pool()
     driver.run(f"{holds(120)} > /dev/null 2>&1 & exit 0")
@@ -570,6 +646,23 @@ def test_the_processes_of_a_users_runner_count_with_its_worker(limited_pool):
     assert ends(results) == [(out, KILL), (completed, 0)]
     assert together_line(told(driver))
     assert driver.losses() == []
+
+
+def test_what_earlier_tasks_of_a_users_runner_have_left_does_not_count(limited_pool):
+    class LeavingRunner(PlainRunner):
+        def run(self, taskid, command, logfh):
+            if taskid:
+                return super().run(taskid, command, logfh)
+            subprocess.Popen(command, shell=True)  # and stays its parent
+            return 0
+
+    driver = limited_pool(200, LeavingRunner)
+    driver.run(f"exec {holds(120)}")
+    left = set(driver.commands())
+    assert left
+    results = driver.run(holds(120, "time.sleep(1.5)"), first=1)
+    assert results[1].outcome is Outcome.COMPLETED
+    assert set(driver.commands()) == left
 
 
 # ---- memory: the cgroup of a task ---------------------------------------------------

@@ -17,10 +17,10 @@ from mpifarm.pool import fork_server
 from mpifarm.pool.definition import PoolDefinition, encode_definition
 from mpifarm.pool.fork_server import ForkServer, ServerState
 from mpifarm.pool.framing import FrameReader, encode_frame
-from mpifarm.pool.shared_state import SharedState, TimeVerdict
+from mpifarm.pool.shared_state import BY_KERNEL, SharedState, TimeVerdict
 from mpifarm.pool.worker import REMIND
 from mpifarm.runners import BasicRunner
-from mpifarm.system import process_memory, processes
+from mpifarm.system import processes
 
 KILL = signal.SIGKILL
 OURS = b"MPIFARM_FARM=f0\0MPIFARM_TASK_ID=%d\0"
@@ -569,71 +569,119 @@ def test_a_stop_has_its_own_grace_time(timed, order):
 
 @pytest.fixture
 def sized(site, monkeypatch):
-    """A worker at task 7, whose limit is 1000 bytes; its processes have 400 each."""
-    monkeypatch.setattr(
-        process_memory, "measure_together", lambda pids, _: 400 * len(pids)
-    )
-    monkeypatch.setattr(processes, "tree_of", site.tree_of)
+    """A worker at task 7, whose limit is 1000 bytes."""
     monkeypatch.setattr(
         *(site.server, "_write_to_worker", lambda _, word: site.written.append(word))
     )
     site.start(limits=TaskLimits(memory=1000))
     site.shared.row(0).begin_lease(5)
     site.begin(0, task=7, command=555)
-    return site
+    look(site)
+    yield site
+    site.server._close_memory()
 
 
-def look(site: Site) -> int:
-    """Look once more, a second later; the bytes that were too many."""
+def look(site: Site) -> list[bytes]:
+    """Look once more, a second later; what the worker was told."""
     site.now += 1
+    site.written.clear()
     site.server._enforce_memory_limit()
-    return site.shared.row(0).excess
+    return site.written
 
 
-def test_a_run_counts_with_its_descendants_and_orphans_and_no_other_process(sized):
-    sized.children = {os.getpid(): [101, 70, 80], 101: [555], 555: [556], 70: [71]}
-    sized.environments[70] = OURS % 8  # another task's
-    sized.environments[80] = b"OF=NOBODY"
-    assert (look(sized), sized.written) == (0, [])
-    sized.environments[71] = OURS % 7
-    assert look(sized) == 1200
-    assert sized.written == [REMIND]
-
-
-def test_a_run_of_which_the_kernel_has_killed_a_process_is_ended(sized):
-    sized.server._cgroups = SimpleNamespace(count_kills=lambda name: name == "0-4")
-    assert (look(sized), sized.written) == (0, []), "another lease's"
-    sized.server._cgroups = SimpleNamespace(count_kills=lambda name: name == "0-5")
-    assert look(sized) == 1001
-    assert sized.written == [REMIND]
-
-
-def test_without_a_command_the_worker_counts_as_a_process_of_the_run(sized):
-    sized.begin(0, task=7)
-    sized.children = {os.getpid(): [101], 101: [555], 555: [556]}
-    assert look(sized) == 1200
-
-
-def test_a_worker_that_does_not_end_such_a_run_is_killed_and_told_with_it(sized):
-    sized.children = {555: [556, 557, 558]}
-    for _ in range(4):
-        look(sized)
-    assert ("kill", 101, KILL) in sized.calls
-    assert ("kill group", 555, KILL) not in sized.calls
-    sized.die(101)
-    assert sized.notices() == [
-        ("down", 0, -9, 7, 1, "out of memory", pytest.approx(time.time() - 1.7e9, 1e-3))
-    ]
-    assert sized.server._writers == {102}, "which writes into the log"
-
-
-def test_the_server_wakes_for_the_next_look_at_memory_and_for_none_after_a_stop(sized):
+def test_a_process_of_its_own_looks_and_is_none_of_a_task(sized):
+    assert sized.calls == [("fork", 102)], "after the workers"
+    sized.children[os.getpid()] = [101, 102, 103]
+    assert sized.server._orphans() == [103]
+    sized.die(102)
+    assert ("reap", 102) in sized.calls
     look(sized)
-    assert sized.server._patience() == pytest.approx(1.0, abs=0.5)
+    assert sized.calls[-1] == ("fork", 103)
     sized.order("close")
-    sized.children = {555: [556, 557, 558]}
+    assert sized.calls[-1] == ("kill", 103, KILL)
+    look(sized)
+    assert sized.calls[-1] == ("kill", 103, KILL), "after a stop nobody looks"
+
+
+def test_it_looks_at_the_rows_of_all_workers(site):
+    site.start(2, limits=TaskLimits(memory=1000))
+    site.shared.row(1).publish_worker(102)
+    watch = site.server._create_memory_watch()
+    assert [row.worker for row in watch._rows] == [0, 102]
+    assert watch._limit == 1000
+
+
+def test_a_run_that_was_found_is_ended_by_its_worker(sized):
+    assert look(sized) == []
+    sized.shared.row(0).note_excess(1200, 5)
+    assert look(sized) == [REMIND]
+
+
+def excess_of(site: Site, monkeypatch: Any, size: int) -> str:
+    """End a worker that does not end a run with so many bytes; what its log says."""
+    noted: list[Any] = []
+    monkeypatch.setattr(fork_server, "note_in_log", lambda *args: noted.append(args))
+    fork_child = site.fork_child
+
+    def fork(main: Callable[[], object]) -> int:
+        main()
+        return fork_child(main)
+
+    monkeypatch.setattr(processes, "fork_child", fork)
+    if size:
+        site.shared.row(0).note_excess(size, 5)
+        for _ in range(4):
+            look(site)
+        assert ("kill", 101, KILL) in site.calls
+        assert ("kill group", 555, KILL) not in site.calls
+    site.die(101)
+    out = "out of memory", pytest.approx(time.time() - 1.7e9, 1e-3)
+    assert site.notices() == [("down", 0, -9, 7, 1, *out)]
+    assert site.server._writers == {103}, "which writes into the log"
+    ((_, worker, task, text),) = noted
+    assert (worker, task) == (0, 7)
+    return str(text)
+
+
+def test_a_worker_that_does_not_end_such_a_run_is_killed_and_told_with_it(
+    sized, monkeypatch
+):
+    assert "its processes had 1 MB together" in excess_of(sized, monkeypatch, 1200)
+
+
+@pytest.mark.parametrize("size", [BY_KERNEL, 0])
+@pytest.mark.parametrize(
+    ("met", "told"),
+    [(True, "the limit is 1000 bytes for all"), (False, "the memory of the job ran")],
+)
+def test_a_worker_of_whose_task_the_kernel_has_killed_a_process_is_not_lost(
+    sized, monkeypatch, size, met, told
+):
+    sized.server._cgroups = SimpleNamespace(
+        count_kills=lambda name: int(name == "0-5"),
+        has_met_limit=lambda name: met and name == "0-5",
+    )
+    assert told in excess_of(sized, monkeypatch, size)
+
+
+def test_a_worker_that_dies_of_something_else_is_lost(sized):
+    sized.server._cgroups = SimpleNamespace(count_kills=lambda name: int(name == "0-4"))
+    sized.die(101)
+    assert sized.notices() == [("down", 0, -9, 7, 1, "", 0.0)]
+
+
+def test_the_server_wakes_for_what_is_due_and_for_what_was_found(sized, monkeypatch):
     assert sized.server._patience() is None
-    assert look(sized) == 0
+    sized.shared.row(0).note_excess(1200, 5)
+    look(sized)
+    assert sized.server._patience() == pytest.approx(0.05)
+    heard: list[object] = []
+    monkeypatch.setattr(sized.server._memory, "hear", lambda: heard.append(1))
+    sized.server._wait()
+    assert heard == [1], "the end of the fake process"
+    sized.order("close")
+    assert sized.server._patience() is None
+    assert look(sized) == []
 
 
 # ---- waiting ------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from mpifarm.pool import worker as worker_module
 from mpifarm.pool.definition import PoolDefinition
 from mpifarm.pool.framing import FrameReader, encode_frame
 from mpifarm.pool.out_of_memory import OomDetector
-from mpifarm.pool.shared_state import SharedState, TimeVerdict
+from mpifarm.pool.shared_state import BY_KERNEL, SharedState, TimeVerdict
 from mpifarm.pool.worker import (
     LOG_TRIES,
     REMIND,
@@ -80,6 +80,8 @@ class Site:
         self.on_terminate: Callable[[], object] = lambda: None
         self.left: list[set[int]] = []
         """What bears the task's name, look for look; then nothing."""
+        self.tree: list[set[int]] = []
+        """What is below the command or the worker, look for look; then nothing."""
         self._serial = 0
 
     def script(self, step: Callable[[], int | None]) -> str:
@@ -145,10 +147,14 @@ def start(tmp_path, monkeypatch) -> Iterator[Callable[..., Site]]:
             site.calls.append(("find", words))
             return [*site.left.pop(0)] if site.left else []
 
+        def tree_of(pid: int) -> list[int]:
+            return [pid, *(site.tree.pop(0) if site.tree else [])]
+
         def record(name: str) -> Callable[..., None]:
             return lambda *args: site.calls.append((name, *args))
 
         monkeypatch.setattr(processes, "find_named", find_named)
+        monkeypatch.setattr(processes, "tree_of", tree_of)
         monkeypatch.setattr(processes, "kill_process", record("kill"))
         monkeypatch.setattr(processes, "kill_group", record("kill group"))
         monkeypatch.setattr(processes, "kill_together", record("kill together"))
@@ -534,6 +540,56 @@ def test_a_run_that_has_too_much_memory_is_killed_at_once_and_says_so(
     assert "find" in names, "what it has left"
 
 
+@pytest.mark.parametrize("command", [555, 0])
+def test_all_that_counts_is_killed_and_stopped_before_any_of_it_dies(start, command):
+    site = start(memory=500 << 20)
+    found: list[set[int]] = [{556, 557}, {556, 557, 558}, {556, 557, 558}]
+
+    def run() -> int:
+        site.row.command_slot[0] = command
+        site.tree, site.left = found, [{90}]
+        site.note_excess(700 << 20)
+        return -9
+
+    site.serve(site.script(run))
+    end = site.calls.index(("end command", KILL))
+    root = [command] * bool(command)
+    stopped = [call for call in site.calls[:end] if call[0] == "kill"]
+    assert sorted(stopped) == [
+        ("kill", pid, signal.SIGSTOP) for pid in [*root, 556, 557, 558]
+    ]
+    killed = next(call for call in site.calls[end:] if call[0] == "kill together")
+    assert killed == ("kill together", {*root, 556, 557, 558, 90})
+
+
+def test_too_much_memory_in_the_grace_time_of_another_limit_ends_that_at_once(start):
+    site = start(timeout=5.0, memory=500 << 20)
+    ended: list[int] = []
+
+    def run(begin: Callable[[TimeVerdict], None]) -> int:
+        begin(TimeVerdict.TERMINATE)
+        assert "end command" not in [call[0] for call in site.calls]
+        site.note_excess(700 << 20)
+        site.note_excess(700 << 20)
+        ended.append([call[0] for call in site.calls].count("end command"))
+        site.calls.clear()
+        return -9
+
+    timed, cancelled = lambda: run(site.pass_verdict), lambda: run(site.cancel)
+    sent = site.serve(site.script(timed), site.script(cancelled))
+    assert ended == [1, 1]
+    assert [each[6] for each in sent] == [TIMED_OUT, Outcome.CANCELLED.value]
+    assert site.log(0) == LIMIT_LINE + "\n"
+
+
+def test_a_run_of_which_the_kernel_has_killed_a_process_is_told_without_a_size(start):
+    site = start(memory=500 << 20)
+    sent = site.serve(site.script(lambda: site.note_excess(BY_KERNEL)))
+    assert outcomes(sent) == [(0, 0, OUT_OF_MEMORY, "")]
+    assert "ended by the kernel" in site.log(0)
+    assert "had" not in site.log(0)
+
+
 class FakeCgroup:
     """The cgroup of a task, and what the kernel has killed in it."""
 
@@ -609,20 +665,12 @@ def test_the_task_after_one_that_had_too_much_memory_runs_as_any_other(start):
     ]
 
 
-def test_a_look_at_memory_that_comes_too_late_changes_nothing(start):
-    site = start(timeout=5.0, memory=500 << 20)
-
-    def run() -> int:
-        site.pass_verdict(TimeVerdict.TERMINATE)
-        site.note_excess(700 << 20)
-        return -15
-
+def test_a_look_at_memory_that_comes_after_a_stop_changes_nothing(start):
     def stop() -> int:
         site.tell(TERMINATE)
         site.note_excess(700 << 20)
         return -15
 
-    assert outcomes(site.serve(site.script(run))) == [(0, -15, TIMED_OUT, "")]
     site = start(memory=500 << 20)
     site.serve(site.script(stop))
     assert "end command" not in [call[0] for call in site.calls]
@@ -814,10 +862,12 @@ def fork(tmp_path, monkeypatch) -> Iterator[Callable[..., list[tuple[Any, ...]]]
         definition = PoolDefinition(
             *(2, 3, "f0", "/w", str(tmp_path)), node_worker=8, **others
         )
-        context = WorkerContext(1, SharedState().row(1), leases, lifeline)
+        row = SharedState().row(1)
+        context = WorkerContext(1, row, leases, lifeline)
         rank.sendall(encode_frame(((0, 1, "", 1), (1, 1, "", 2))))
         rank.shutdown(socket.SHUT_WR)
         worker_module.run_worker(definition, context, create_runner)
+        assert row.worker == os.getpid()
         with suppress(BlockingIOError):
             return FrameReader().feed(rank.recv(2**20, socket.MSG_DONTWAIT))
         return []

@@ -70,6 +70,16 @@ def test_of_several_processes_none_runs_while_another_is_killed(monkeypatch):
     assert sent == [*stops, (7, signal.SIGKILL), (9, signal.SIGKILL)]
 
 
+def test_what_others_start_before_they_are_stopped_is_stopped_too(monkeypatch):
+    sent = []
+    monkeypatch.setattr(processes, "kill_process", lambda *args: sent.append(args))
+    looks = [{7}, {7, 9}, {7, 9}]
+    assert processes.stop_all(lambda: looks.pop(0)) == {7, 9}
+    assert sent == [(7, signal.SIGSTOP), (9, signal.SIGSTOP)]
+    many = iter(range(10**6))  # others come for ever
+    assert len(processes.stop_all(lambda: {next(many)})) < 100
+
+
 # ---- groups and sessions ------------------------------------------------------------
 
 
@@ -157,7 +167,7 @@ def test_a_kernel_without_a_list_of_children_is_asked_for_each_parent(
     pid = start()
     monkeypatch.setattr("builtins.open", lambda *_, **__: _not_found())
     monkeypatch.setattr(
-        processes, "_parent_of", lambda each: os.getpid() if each == pid else 1
+        processes, "parent_of", lambda each: os.getpid() if each == pid else 1
     )
     assert processes.children_of(os.getpid()) == [pid]
 
