@@ -906,12 +906,13 @@ NO_FAILURES = (Outcome.COMPLETED, Outcome.NOT_RUN)
         ),
     ],
 )
-def test_each_outcome_but_two_is_a_failure_to_tell(monkeypatch, outcome, is_failure):
+def test_each_outcome_but_two_is_a_failure_to_tell(outcome, is_failure):
     farm = LedFarm(2)
     noted: list[int] = []
-    monkeypatch.setattr(
-        farm.leader, "_note_failure", lambda rank, result: noted.append(result.taskid)
+    failures: Any = SimpleNamespace(
+        note=lambda _rank, result, _now: noted.append(result.taskid)
     )
+    farm.leader._failures = failures
     result = result_of(Lease(1, 1, "x"), START)._replace(outcome=outcome)
     farm.leader._count(0, result)
     assert noted == [1] * is_failure
