@@ -334,14 +334,16 @@ class Leader:
         if self._events is not None:
             self._events.note_recorded(rank, result)
         if result.outcome is not Outcome.COMPLETED:
+            self._count_failure(rank, result)
+
+    def _count_failure(self, rank: int, result: Result) -> None:
+        """Tell a failure; note in the task's log that it was lost too often."""
+        if result.outcome is Outcome.LOST:
+            self.store.note_in_log(result.taskid, KILLED_TOO_OFTEN)
+        if result.outcome is not Outcome.NOT_RUN:
             self._note_failure(rank, result)
 
     def _note_failure(self, rank: int, result: Result) -> None:
-        """Tell a failure; note in the task's log that it was lost too often."""
-        if result.outcome is Outcome.NOT_RUN:
-            return
-        if result.outcome is Outcome.LOST:
-            self.store.note_in_log(result.taskid, KILLED_TOO_OFTEN)
         if self._failures is None:
             from mpifarm.farm.failures import Failures  # a farm may have none
 
