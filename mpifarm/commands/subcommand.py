@@ -66,7 +66,6 @@ def _name_all(names: str) -> str:
 
 _IN_WORDS: Final = {
     "WORKDIR": "the list or its workdir",
-    "ID": "the id of a task (3, or 0-5, or --failed)",
     "IDS": "the ids of tasks",
     "COMMAND": "a command in quotes",
     "--output/-o": "-o FILE",

@@ -130,6 +130,7 @@ def _parse(argv: list[str]) -> Any:
         "ids",
         metavar="ID",
         nargs="*",
+        default=[],
         help="the id of a task, or of several, as 3,7-9 (default: all tasks)",
     )
     parser.add_argument(

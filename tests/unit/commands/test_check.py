@@ -278,7 +278,7 @@ def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_touched(
         (check, "--workdir d x", "give the workdir in place of the list"),
         (check, "x --workers 3", "mpifarm check has no option --workers ("),
         (check, "x y", "'y' is one word too many for mpifarm check"),
-        (log, "", "needs the list or its workdir and the id of a task (3, or"),
+        (log, "", "mpifarm log needs the list or its workdir after it"),
         (log, "x --ids 3", "no option --ids: ids need none, mpifarm log LIST 3,7-9"),
         (drain, "x 3 4", "for a whole farm: mpifarm hold LIST 3,4 keeps single tasks"),
         (ls, "x 3", "for mpifarm ls: mpifarm log LIST 3 prints what single tasks"),
