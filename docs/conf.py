@@ -27,6 +27,9 @@ extensions = ["myst_parser", "sphinx_copybutton"]
 source_suffix = {".md": "markdown"}
 nitpicky = True
 
+# It makes one dash of the two of an option.
+smartquotes = False
+
 # A heading is named as forges name it, so that a link to it works there too.
 myst_heading_anchors = 4
 
@@ -40,6 +43,7 @@ html_static_path = ["_static"]
 html_css_files = ["mpifarm.css"]
 html_show_sphinx = False
 html_copy_source = False
+html_search_scorer = str(Path(__file__).parent / "ranking.js")
 html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}
 
