@@ -26,7 +26,7 @@ from mpifarm.output.task_log import time_limit_line
 from mpifarm.pool.definition import CreateRunner, PoolDefinition, parse_definition
 from mpifarm.pool.framing import FrameReader, encode_frame
 from mpifarm.pool.run_processes import orphans_below
-from mpifarm.pool.shared_state import SharedState
+from mpifarm.pool.shared_state import SharedState, WorkerRow
 from mpifarm.pool.worker import (
     REMIND,
     TERMINATE,
@@ -393,7 +393,13 @@ class ForkServer:
             if action is action.REMIND:
                 self._write_to_worker(child, REMIND)
             else:
-                processes.kill_process(child.pid, signal.SIGKILL)
+                self._kill_tree(rows[index], child.pid)
+
+    def _kill_tree(self, row: WorkerRow, worker: int) -> None:
+        """KILL a worker and what is below its command: all that counts for its run."""
+        command = row.command
+        below = processes.tree_of(command) if command > 0 else []
+        processes.kill_together([worker, *below])
 
     def _create_memory_watch(self) -> "MemoryWatch":
         """Return what looks at the memory of runs, for a process of its own."""

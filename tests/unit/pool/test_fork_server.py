@@ -576,6 +576,7 @@ def sized(site, monkeypatch):
     site.start(limits=TaskLimits(memory=1000))
     site.shared.row(0).begin_lease(5)
     site.begin(0, task=7, command=555)
+    monkeypatch.setattr(processes, "tree_of", site.tree_of)
     look(site)
     yield site
     site.server._close_memory()
@@ -629,11 +630,12 @@ def excess_of(site: Site, monkeypatch: Any, size: int) -> str:
 
     monkeypatch.setattr(processes, "fork_child", fork)
     if size:
+        site.children = {555: [556]}
         site.shared.row(0).note_excess(size, 5)
         for _ in range(4):
             look(site)
-        assert ("kill", 101, KILL) in site.calls
-        assert ("kill group", 555, KILL) not in site.calls
+        kills = [("kill", pid, KILL) for pid in (101, 555, 556)]
+        assert [call for call in site.killed() if call[2] == KILL][:3] == kills
     site.die(101)
     out = "out of memory", pytest.approx(time.time() - 1.7e9, 1e-3)
     assert site.notices() == [("down", 0, -9, 7, 1, *out)]
