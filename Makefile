@@ -38,7 +38,7 @@ export MPIFARM_TEST_PTF_0_1_0 := $(CURDIR)/$(VENVS)/ptf-0.1.0/bin/python
 .DELETE_ON_ERROR:
 .PHONY: help demo docs options pictures test check lint types format bench bench-full clean setup \
 	test-unit test-process test-mpi test-mpich test-openmpi test-fault test-long \
-	test-slurm
+	test-slurm test-install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' \
@@ -108,6 +108,9 @@ options: $(MPICH)/.ready ## write docs/options.md, the page of all options
 
 pictures: $(MPICH)/.ready ## write docs/images: runs of a farm, recorded
 	$(MPICH)/bin/python -m tests.site.pictures
+
+test-install: $(MPICH)/.ready ## install in a bare Debian, in each way, from a local index: as root, ten minutes (WAYS='pipx uv')
+	$(MPICH)/bin/python -m tests.install.prove $(WAYS)
 
 bench: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) $(PEERS_TRIED) ## beside the limit and the peers, ten minutes (BENCH='--only limit')
 	$(MPICH)/bin/python -m tests.bench.bench $(BENCH)

@@ -60,7 +60,7 @@ _END: Final = """\
 
 if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
     _mpifarm "$@"
-else
+elif ((${+functions[compdef]})); then
     compdef _mpifarm mpifarm
 fi
 """

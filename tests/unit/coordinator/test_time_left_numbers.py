@@ -415,6 +415,8 @@ def test_ages_of_many_are_thinned_out_by_their_means():
     few = thin_out(MANY_AGES)
     assert len(few) == 48
     assert few[:2] == [(0.3 * 119, 3), (0.3 * 118, 2)]
-    assert few[23:26] == [(28.799999999999997, 1), (28.06666666666667, 9), (26.8125, 8)]
+    # sum() rounds less from Python 3.12 on
+    middle = [(pytest.approx(28.8), 1), (pytest.approx(28 + 1 / 15), 9), (26.8125, 8)]
+    assert few[23:26] == middle
     assert thin_out(MANY_AGES[:48]) == MANY_AGES[:48]
     assert len(thin_out(MANY_AGES[:49])) == 37

@@ -149,6 +149,8 @@ def test_a_log_is_a_text_file_for_runners(path):
     assert log.trouble == ""
 
 
+# From Python 3.13 on, the end of a file that can't be closed is told, too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_text_that_can_not_be_flushed_at_the_end_of_a_block_is_trouble(path):
     with TaskLog(str(path), 1) as log:
         log.write("text")
