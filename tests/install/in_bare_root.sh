@@ -39,19 +39,20 @@ try_pages() {
     man -w bash > /dev/null 2>&1 || man -w man > /dev/null || fail "other pages are gone"
 }
 
-try_completion() {
+try_completion() { # what bash and zsh are told
     bash -c "$1"'; complete -p mpifarm' > /dev/null || fail "bash completes nothing"
-    zsh -fc "autoload -U compinit; compinit -D -u; ${1//bash/zsh}"'
+    zsh -fc "autoload -U compinit; compinit -D -u; $2"'
         whence -w _mpifarm && [[ $_comps[mpifarm] == _mpifarm ]]' > /dev/null \
         || fail "zsh completes nothing"
 }
 
 from_prefix() { # what a package of the system would have in /usr
     local share=$1/share
-    try_completion ". $share/bash-completion/completions/mpifarm"
+    try_completion ". $share/bash-completion/completions/mpifarm" \
+        ". $share/zsh/site-functions/_mpifarm"
     zsh -fc "fpath=($share/zsh/site-functions \$fpath); autoload -U compinit; compinit -D -u
         [[ \$_comps[mpifarm] == _mpifarm ]]" || fail "zsh does not find its function"
-    XDG_DATA_DIRS=$share:/usr/share fish --no-config -c 'complete -C "mpifarm stat"' \
+    XDG_DATA_DIRS=$share:/usr/share fish -c 'complete -C "mpifarm stat"' \
         | grep -q ^status || fail "fish completes nothing"
     XDG_DATA_DIRS=$share:/usr/share bash -c '. /usr/share/bash-completion/bash_completion
         _completion_loader mpifarm; complete -p mpifarm' | grep -q _mpifarm \
@@ -90,7 +91,7 @@ pipx)
     try
     # pipx links the pages into ~/.local/share/man, beside its ~/.local/bin
     try_pages
-    try_completion "$asked"
+    try_completion "$asked" "${asked/bash/zsh}"
     ;;
 uv)
     venv_with uv
@@ -98,7 +99,7 @@ uv)
         || fail "$(cat printed)"
     PATH=/root/.local/bin:/usr/bin:/bin
     try
-    try_completion "$asked"
+    try_completion "$asked" "${asked/bash/zsh}"
     ;;
 module)
     prefix=/opt/mpifarm/$version
@@ -109,14 +110,17 @@ module)
     # The MPI is in the prefix here, and no module of the site.
     sed 's/^local mpi = "openmpi"/local mpi = ""/' /packaging/modulefile.lua \
         > "/modules/mpifarm/$version.lua"
-    use='. /usr/share/lmod/lmod/init/bash && module use /modules && module load mpifarm'
+    use='module use /modules && module load mpifarm'
     before=$(command -v python3)
+    # shellcheck source=/dev/null
+    . /usr/share/lmod/lmod/init/bash
     eval "$use"
     [[ $(command -v python3) == "$before" ]] || fail "the module hides python3"
     try && try_pages
     "$MPIFARM_PYTHON" -I -m mpifarm --version > /dev/null
     module help mpifarm 2>&1 | grep -q 'runs each command' || fail "no help of the module"
-    try_completion "$use"
+    try_completion ". /usr/share/lmod/lmod/init/bash; $use" \
+        ". /usr/share/lmod/lmod/init/zsh; $use"
     module unload mpifarm
     ! command -v mpifarm > /dev/null || fail "it is there after module unload"
     ;;

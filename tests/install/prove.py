@@ -25,7 +25,7 @@ _PACKAGES: Final = (
 )
 """What a machine of a user has, who may want mpifarm."""
 
-_NEEDED: Final = ("mpifarm[mpich]", "hatchling", "pipx", "setuptools", "uv")
+_NEEDED: Final = ("mpifarm[mpich]", "hatchling", "pip", "pipx", "setuptools", "uv")
 """What pip is asked for in the bare root, with what these need."""
 
 
