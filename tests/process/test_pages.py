@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -279,3 +280,92 @@ def test_the_tutorial_on_a_laptop_word_by_word(create_place):
             shown, printed = without_counts(shown), without_counts(printed)
         assert find_missing(shown, printed) == "", text
     place.assert_sound()
+
+
+def test_a_command_and_its_arguments(create_place):
+    place = create_place(["true"])
+    page = Page(place, "arguments.md", "mpifarm", "find")
+    place.write_program("convert", '#!/bin/sh\necho "$1" > "$2"\n')
+    place.script("simulate", 'echo "$@"')
+    place.script("reduce", 'echo "$1" > "$2"')
+    for name in ("data/x.nc", "out/made", "a b.jpg", "c.jpg"):
+        path = place.directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+    def begin_another_list():
+        shutil.rmtree(place.directory / "mpifarm_workdir")
+
+    page.run("convert")
+    assert (place.directory / "a b.png").read_text() == "a b.jpg\n"
+    begin_another_list()
+    page.run("--retries 1 './simulate --seed")
+    page.run("status")
+    page.run("mpifarm add")
+    page.run("log mpifarm_workdir --failed")
+    made = (place.directory / "mpifarm_workdir" / "stdin.txt").read_text().splitlines()
+    assert made[1:3] == [
+        "./simulate --seed 1 --model large",
+        "./simulate --seed 2 --model small",
+    ]
+    assert made[6:] == ["./simulate --long 4", "./simulate --long 5"]
+    begin_another_list()
+    page.run("find data")
+    page.run("./reduce")
+    assert place.notes("out/x.h5") == ["data/x.nc"]
+    page.leave("submit")
+    assert page.left == []
+
+
+def test_lists_with_an_order(create_place):
+    place = create_place(["true"])
+    page = Page(place, "order.md", "mpifarm")
+    for number, (word, made, lines) in enumerate(
+        [
+            ("#BARRIER CHECK", "both.txt", ["300"]),
+            ("#AFTER 0", "all.txt", ["17984", "200000", "2000"]),
+        ]
+    ):
+        (tasks,) = (block for block in page.blocks if word in block.lines)
+        there = create_place(content=tasks.text().encode(), name=f"there{number}")
+        there.finish()
+        assert there.notes(made) == lines
+    page.run("mpifarm tasks.txt --shuffle")
+    page.run("--shuffle 42")
+    page.run("longest-first")
+    assert page.left == []
+
+
+def test_what_is_looked_for_in_a_workdir(create_place):
+    place = create_place(["true", "echo wrong; exit 3", "echo three"])
+    page = Page(place, "looking-in.md", "mpifarm")
+    place.finish(status=1)
+    for word in ("mpifarm status tasks.txt", "mpifarm ls tasks.txt", "mpifarm why"):
+        child = page.start(word)
+        assert_ends(child, 0)
+        assert "failed" in child.text()
+    failed = page.start("--failed --last 5")
+    assert_ends(failed, 0)
+    assert failed.text().splitlines() == ["==> task 1 <==", "wrong"]
+    page.run("--slowest 3")
+    page.run("joblog")
+    log = (place.directory / "joblog").read_text().splitlines()
+    assert {line.split("\t")[-1] for line in log[1:]} == {*place.tasks}
+    typed = page.left.pop()
+    assert "--host n18" in typed.command
+    assert_ends(page.type(typed.command.replace("n18", HOST)), 0)
+    assert place.to_process() == [1]
+    assert page.left == []
+
+
+def test_the_cpus_and_the_gpu_of_a_task(create_place):
+    place = create_place(["echo $CUDA_VISIBLE_DEVICES"] * 8)
+    page = Page(place, "cpus-and-gpus.md")
+    (look,) = (block for block in page.blocks if "look.txt" in block.text())
+    (gpus,) = (block for block in page.blocks if "DEVICES=3,5" in block.text())
+    child = page.type("; ".join(typed.command for typed in look.typed))
+    assert_ends(child, 0)
+    assert child.text().splitlines()[-1].startswith("Cpus_allowed_list:\t")
+    child = page.type("\n".join(typed.command for typed in gpus.typed))
+    assert_ends(child, 0)
+    assert {place.log(each) for each in range(8)} == {"3\n", "5\n"}
