@@ -37,6 +37,7 @@ COMPLETED = {
     "mpifarm -n 4 tasks.txt --logs pac": "-n 4 tasks.txt --logs packed",
     "mpifarm tasks.txt --logs=pac": "tasks.txt --logs=packed",
     "mpifarm tasks.txt --workdir res": "tasks.txt --workdir results",
+    "mpifarm 'wc {}' ::: mi": "wc {} ::: mine.ini",
     "mpifarm jobs req": "jobs requeue.slurm",
     "mpifarm help resum": "help resume",
     "mpifarm run tasks.txt --qui": "run tasks.txt --quiet",

@@ -69,7 +69,11 @@ def names_with_values(command: CommandLine) -> tuple[str, ...]:
 
 def find_places(command: CommandLine) -> tuple[Candidates | tuple[str, ...], ...]:
     """Return what may stand in each place; the last one may repeat."""
-    if command.name in ("submit", "supervise"):  # a list or a command, and its options
+    if command.name in (
+        "",
+        "submit",
+        "supervise",
+    ):  # a list, or a command and ::: files
         return (Candidates.FILES,)
     places = [find_candidates(command.name, each.metavar) for each in command.places]
     repeats = bool(command.places) and command.places[-1].may_repeat
