@@ -106,7 +106,8 @@ def _argument(argument: Argument) -> Iterator[str]:
         value = f"[{value}]"
     names = [f"\\fB{_escape(name)}\\fR" for name in argument.names]
     if argument.metavar:
-        names = [f"{name} {value}" for name in names] or [value]
+        dots = " ..." if argument.may_repeat else ""
+        names = [f"{name} {value}" for name in names] or [f"{value}{dots}"]
     yield ".TP"
     yield ", ".join(names)
     yield from _fill(argument.help)

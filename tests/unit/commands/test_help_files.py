@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mpifarm.commands import SUBCOMMANDS
+from mpifarm.commands import SUBCOMMANDS, completion
 from mpifarm.commands.help_files.candidates import Candidates, find_candidates
 from mpifarm.commands.help_files.command_lines import (
     Takes,
@@ -14,6 +14,8 @@ from mpifarm.commands.help_files.command_lines import (
 )
 from mpifarm.commands.help_files.files import write_completion, write_help_files
 from mpifarm.commands.options import ALL_NAMES, HelpAsked, parse_line
+from mpifarm.errors import InputError
+from mpifarm.system.console import Console
 
 LINES = {line.name: line for line in list_command_lines()}
 FILES = write_help_files("2026-12-01")
@@ -98,6 +100,18 @@ def test_the_name_of_a_value_tells_what_may_stand_there(command, metavar, found)
     assert find_candidates(command, metavar) == found
 
 
+@pytest.mark.parametrize(
+    ("shell", "told"),
+    [
+        ("tcsh", "has no completion for 'tcsh', only for bash, fish, zsh"),
+        ("bahs", "did you mean bash?"),
+    ],
+)
+def test_another_shell_is_told_which_ones_there_are(shell, told):
+    with pytest.raises(InputError, match=re.escape(told)):
+        completion.main([shell], Console(prints=False), {})
+
+
 # ---- the manual ---------------------------------------------------------------------
 
 
@@ -133,6 +147,11 @@ def test_the_page_of_the_farm_has_the_end_of_the_help_word_by_word():
         if not line.endswith(":"):  # a head
             for part in re.split("  +", line.strip()):
                 assert part in flat
+
+
+def test_an_argument_that_may_be_given_again_is_shown_so():
+    assert "[COMMAND] ..." in read_page("mpifarm-add.1")
+    assert "\nWORKDIR\n" in read_page("mpifarm-add.1")
 
 
 def test_no_line_of_a_page_is_taken_for_a_request():
