@@ -15,8 +15,8 @@ ROW: Final = 24
 TOP: Final = 34
 GOOD: Final = "#3b7dd8"
 BAD: Final = "#d1495b"
-INK: Final = "#5b6570"
-"""To be read on white and on black."""
+INK: Final = "#57606a"
+INK_ON_BLACK: Final = "#9aa4ae"
 
 
 def draw_workers(events: Sequence[Event], title: str) -> str:
@@ -70,7 +70,8 @@ def _head(height: int, title: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
         f' width="{WIDTH}" height="{height}" role="img">\n'
         f"<title>{escape(title)}</title>\n"
-        f"<style>text{{font:12px system-ui,sans-serif;fill:{INK}}}</style>"
+        f"<style>text{{font:12px system-ui,sans-serif;fill:{INK}}}"
+        f"@media (prefers-color-scheme:dark){{text{{fill:{INK_ON_BLACK}}}}}</style>"
     )
 
 
