@@ -5,16 +5,24 @@ so the command of the last farm goes before one that only names the list.
 """
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 
 from mpifarm.commands.argument_words import SEPARATORS
-from mpifarm.model.paths import WorkdirPaths, parse_given_name
+from mpifarm.errors import StorageError
+from mpifarm.model.paths import JOB_SCRIPT, WorkdirPaths, parse_given_name
 from mpifarm.model.settings import STDIN_LIST, is_passing
 from mpifarm.store.directories import find_directory
 from mpifarm.store.farm_file import list_farm_files
 from mpifarm.store.farm_report import FarmReport, find_report
 from mpifarm.store.target import UNKNOWN_LIST, Target, farm_words_of
+from mpifarm.submit.shell import find_submit_command
+from mpifarm.system import files
+
+_HEAD_BYTES = 100_000
+"""How far into a job script its head is looked for; the words of a list may be long."""
 
 
 def find_farm_command(target: Target) -> str:
@@ -30,10 +38,13 @@ def name_farm_command(target: Target, report: FarmReport | None, here: str) -> s
     """Return the command of the farm of a report, else one that goes on as well.
 
     `here` is the directory of those who read it, "" if it was removed.  A list that was
-    standard input goes on without more of that.
+    standard input goes on without more of that.  For a farm of a job that was submitted
+    by a script in the workdir, it is the command that submits the script.
     """
     if report is None or not report.command:
         return shlex.join(["mpifarm", *farm_words_of(target)])
+    if report.job is not None and (submit := _find_submission(target.workdir)):
+        return submit
     # A pipe of the shell has gone, and its name with it.
     words = [
         UNKNOWN_LIST if is_passing(word) else word
@@ -45,6 +56,26 @@ def name_farm_command(target: Target, report: FarmReport | None, here: str) -> s
     if report.directory in ("", here):
         return command
     return f"cd {shlex.quote(report.directory)} && {command}"
+
+
+def _find_submission(workdir: str) -> str:
+    """Return the command that submits the last job script of the workdir, "" if none.
+
+    A script that cannot be read, or is not ours, counts for none.
+    """
+    names = [name for name in files.find_names(workdir) if _is_job_script(name)]
+    numbered = sorted(names, key=lambda name: (len(name), name))
+    if not numbered:
+        return ""
+    path = os.path.join(os.path.abspath(workdir), numbered[-1])
+    head = b""
+    with suppress(StorageError):
+        head = files.find_start(path, _HEAD_BYTES)
+    command = find_submit_command(head.decode("utf-8", "replace"))
+    return command if command.isprintable() else ""
+
+
+_is_job_script = re.compile(JOB_SCRIPT).fullmatch
 
 
 def _without_given(words: Sequence[str]) -> Sequence[str]:

@@ -25,6 +25,9 @@ PACKED = "packed"
 _GIVEN = "given-"
 JOB_ENDINGS = ("slurm", "pbs", "lsf", "sge")
 """The ends of the names of job scripts, one for each batch system."""
+
+JOB_SCRIPT = rf"job(?:-[0-9]+)?\.(?:{'|'.join(JOB_ENDINGS)})"
+"""The pattern of the names of job scripts."""
 UNKEPT = "unkept"
 """The directory of ``--logs failed``.  It stays when it is empty: by it, a check knows
 that finished tasks may have no logs."""

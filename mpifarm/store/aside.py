@@ -23,7 +23,7 @@ from typing import Final
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.paths import (
-    JOB_ENDINGS,
+    JOB_SCRIPT,
     PACKED,
     UNKEPT,
     WorkdirPaths,
@@ -41,7 +41,6 @@ MAX_ID: Final = 10**8
 """A larger id is not that of a task: a line of something else begins with it."""
 
 _LEADING_ID: Final = rb"(?m)^(?:0|[1-9][0-9]{0,17})(?= )"
-_JOB_SCRIPT: Final = rf"job(?:-[0-9]+)?\.(?:{'|'.join(JOB_ENDINGS)})"
 
 
 # ---- names ---------------------------------------------------------------------------
@@ -226,7 +225,7 @@ def _list_carried(old: WorkdirPaths) -> Iterator[str]:
     """Yield the names of the files that the next workdir has, too."""
     kept = os.path.basename(old.stdin_list)
     for name in files.find_names(old.root):
-        if name == kept or re.fullmatch(_JOB_SCRIPT, name):
+        if name == kept or re.fullmatch(JOB_SCRIPT, name):
             yield name
 
 

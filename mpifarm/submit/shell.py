@@ -86,6 +86,17 @@ def as_comment(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
+AGAIN: Final = "To submit it once more:  "
+
+
+def find_submit_command(script: str) -> str:
+    """Return the command that submits a script, by its head; "" if it names none."""
+    for line in script.splitlines():
+        if line.startswith(f"# {AGAIN}"):
+            return line.removeprefix(f"# {AGAIN}")
+    return ""
+
+
 def write_head(request: JobRequest, submit: str) -> list[str]:
     """Return the first lines: what the script is, and how it is submitted.
 
@@ -94,7 +105,7 @@ def write_head(request: JobRequest, submit: str) -> list[str]:
     head: Sequence[str] = request.head
     if request.source is not None:
         typed, again = as_comment(request.source.command), as_comment(submit)
-        head = (f"Written by: {typed}", "", f"To submit it once more:  {again}")
+        head = (f"Written by: {typed}", "", f"{AGAIN}{again}")
     return [SHEBANG, *(f"# {line}".rstrip() for line in head), "#"]
 
 

@@ -21,10 +21,10 @@ def paths(tmp_path, monkeypatch):
     return WorkdirPaths(str(tmp_path / TARGET.workdir))
 
 
-def write(paths, farm, command, age, directory=""):
+def write(paths, farm, command, age, directory="", **more):
     now = time.time()
-    directory = directory or os.getcwd()
-    write_farm(paths, farm, written=now - age, command=command, directory=directory)
+    more |= {"command": command, "directory": directory or os.getcwd()}
+    write_farm(paths, farm, written=now - age, **more)
     os.utime(paths.farm(farm), (now - age, now - age))
 
 
@@ -70,4 +70,34 @@ def test_a_list_that_a_script_gave_goes_on_as_the_workdir_keeps_it(paths):
 def test_without_any_farm_the_list_is_named(paths):
     assert find_farm_command(TARGET) == "mpifarm tasks.txt"
     write(paths, "0badcafe", [], 60)
+    assert find_farm_command(TARGET) == "mpifarm tasks.txt"
+
+
+SLURM = {"job": {"system": "Slurm", "id": "7"}}
+
+
+def write_script(paths, number, command):
+    head = (
+        f"#!/bin/bash\n# Written by: me\n#\n# To submit it once more:  {command}\n#\n"
+    )
+    Path(paths.job_script("slurm", number)).write_text(head + "echo\n")
+
+
+def test_a_job_that_was_submitted_goes_on_by_its_last_script(paths):
+    write(paths, "0badcafe", ["mpifarm", "tasks.txt"], 60, **SLURM)
+    assert find_farm_command(TARGET) == "mpifarm tasks.txt"
+    for number in (1, 2, 9, 10):
+        write_script(paths, number, f"sbatch /w/job-{number}.slurm")
+    assert find_farm_command(TARGET) == "sbatch /w/job-10.slurm"
+    write_script(paths, 10, "sbatch \x1b[2J")
+    assert find_farm_command(TARGET) == "mpifarm tasks.txt"
+    Path(paths.job_script("slurm", 10)).write_text("#!/bin/bash\necho mine\n")
+    assert find_farm_command(TARGET) == "mpifarm tasks.txt"
+    Path(paths.job_script("slurm", 11)).mkdir()
+    assert find_farm_command(TARGET) == "mpifarm tasks.txt"
+
+
+def test_a_farm_outside_of_jobs_goes_on_without_one(paths):
+    write(paths, "0badcafe", ["mpifarm", "tasks.txt"], 60, job=None)
+    write_script(paths, 1, "sbatch /w/job.slurm")
     assert find_farm_command(TARGET) == "mpifarm tasks.txt"
