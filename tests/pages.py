@@ -120,6 +120,7 @@ _VARYING = (
     (re.compile(r"\([\d.:]+ (?:s|min|h) ago\)"), "(AGE)"),
     (re.compile(r"\b[\d.]+ s\b"), "SECONDS"),
     (re.compile(r"\bn\d+\b"), "HOST"),
+    (re.compile(r"\b(?:job[ -]|scancel )\d+\b"), "JOB"),
     (re.compile(r" {2,}"), "  "),
 )
 """What is another in each run: ids of farms, times, hosts, widths of columns."""
