@@ -43,7 +43,7 @@ def name_farm_command(target: Target, report: FarmReport | None, here: str) -> s
     """
     if report is None or not report.command:
         return shlex.join(["mpifarm", *farm_words_of(target)])
-    if report.job is not None and (submit := _find_submission(target.workdir)):
+    if submit := find_submission(target, report):
         return submit
     # A pipe of the shell has gone, and its name with it.
     words = [
@@ -58,11 +58,15 @@ def name_farm_command(target: Target, report: FarmReport | None, here: str) -> s
     return f"cd {shlex.quote(report.directory)} && {command}"
 
 
-def _find_submission(workdir: str) -> str:
-    """Return the command that submits the last job script of the workdir, "" if none.
+def find_submission(target: Target, report: FarmReport | None) -> str:
+    """Return the command that submits the job of a farm again, "" if none is known.
 
-    A script that cannot be read, or is not ours, counts for none.
+    It is that of the last job script in the workdir; one that cannot be read, or is not
+    of ``mpifarm submit``, counts for none.
     """
+    if report is None or report.job is None:
+        return ""
+    workdir = target.workdir
     names = [name for name in files.find_names(workdir) if _is_job_script(name)]
     numbered = sorted(names, key=lambda name: (len(name), name))
     if not numbered:

@@ -124,7 +124,10 @@ def test_the_tutorial_on_slurm_word_by_word(desk):
             text = type_command(each.command)
             return awaited in text
 
-        wait_until(is_printed, DEADLINE)
+        try:
+            wait_until(is_printed, DEADLINE)
+        except AssertionError:
+            raise AssertionError(text) from None
         shown = without_varying(each.printed[:lines])
         assert find_missing(shown, without_varying(text.splitlines())) == "", text
 

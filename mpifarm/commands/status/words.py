@@ -14,7 +14,7 @@ from typing import Final
 from mpifarm.audit.farms import Farm, Life
 from mpifarm.audit.status import FailedTask, Status
 from mpifarm.audit.view import State
-from mpifarm.commands.farm_command import name_farm_command
+from mpifarm.commands.farm_command import find_submission, name_farm_command
 from mpifarm.commands.held_words import describe_held
 from mpifarm.commands.status.encoding import find_lost
 from mpifarm.commands.table import TableColumn, format_table
@@ -171,7 +171,10 @@ def _describe_state(status: Status) -> Iterator[str]:
     how = _describe_end(ended.report) if ended and ended.report else ""
     farm = name_farm_command(view.target, status.last_report, status.directory)
     if left and not view.held.holds_all:
-        yield f"no farm runs{when}{how}; to go on, give its command again: {farm}"
+        ways = "give its command again"
+        if find_submission(view.target, status.last_report):
+            ways = "unless its job waits in the queue, submit it again"
+        yield f"no farm runs{when}{how}; to go on, {ways}: {farm}"
     elif left or counts[State.HELD]:
         yield f"no farm runs{when}{how}; what is left is held: release it, then {farm}"
     elif view.target.tasklist and not view.list_is_known:
