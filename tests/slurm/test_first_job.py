@@ -108,8 +108,13 @@ def test_the_tutorial_on_slurm_word_by_word(desk):
     (desk.directory / "simulate").write_text(program)
     (desk.directory / "simulate").chmod(0o755)
 
+    job = "1"
+
     def type_command(command):
-        text = desk.type(command)[1]
+        nonlocal job
+        text = desk.type(command.replace("scancel 1", f"scancel {job}"))[1]
+        if submitted := re.search(r"^job (\d+) is submitted", text, re.MULTILINE):
+            job = submitted[1]  # other tests have submitted some
         text = re.sub(rf"'?{re.escape(str(desk.directory))}", "/home/ada/study", text)
         text = text.replace("workdir'/", "workdir/")  # the path here has a blank
         lines = text.splitlines()  # and is in /tmp
