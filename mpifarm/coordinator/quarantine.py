@@ -94,6 +94,15 @@ class Streak:
     returns: bool = False
     """The rank was out of use, and is tried again."""
 
+    def note_success(self, turn: int) -> bool:
+        """Note that the task of a `turn` succeeded; return whether the streak is over.
+
+        A task that was handed out before those that failed may have begun on a node
+        that was still whole: they stay held back, and failures are counted anew.
+        """
+        self.count = 0
+        return turn > self.turn or self.is_on_trial
+
 
 @dataclass(slots=True)
 class Pause:

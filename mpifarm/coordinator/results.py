@@ -133,7 +133,8 @@ class Results:
         if not limits.trial.is_open:
             self.open_trial()
         self._quarantine.note_success(record, seconds, turn)
-        if record.rank in self._quarantine.streaks:
+        streak = self._quarantine.streaks.get(record.rank)
+        if streak is not None and streak.note_success(turn):
             self._rank_use.clear(record, "a task succeeded there")
         if limits.walltime.learns:
             limits.walltime.note(seconds)

@@ -68,7 +68,7 @@ class KeptFile:
         """Keep an open file, which the caller may close; raises OSError."""
         self._descriptor = os.dup(descriptor)
         # Not at the exit: the system does it.
-        finalize(self, os.close, self._descriptor).atexit = False
+        finalize(self, _close, self._descriptor).atexit = False
 
     def has(self, version: Version) -> bool:
         """Return whether the file is the one that was found just now, with `version`.
@@ -80,6 +80,11 @@ class KeptFile:
             return version_of(self._descriptor) == version
         except OSError:
             return False
+
+
+def _close(descriptor: int) -> None:
+    with suppress(OSError):  # it was only read
+        os.close(descriptor)
 
 
 class ChangedError(StorageError):
