@@ -122,7 +122,9 @@ def test_what_has_its_parents_memory_before_its_exec_counts_with_it(tmp_path):
         assert not has_same_memory(parent, os.getpid())
         both = [parent, child]
         assert sum(map(anonymous, both)) > 2 * 128 * MB
-        assert 128 * MB < measure_together(both, 200 * MB) < 200 * MB
+        # Not 128 MB alone: it has pages of the process of the tests, by the fork.
+        most = anonymous(parent) + MB
+        assert 128 * MB < measure_together(both, 200 * MB) < most
     finally:
         os.close(os.open(fifo, os.O_RDWR))
         end(parent)
