@@ -399,6 +399,7 @@ class Leader:
         """Write what this farm says of itself, at its end with its exit status."""
         begun = time.perf_counter()
         left = self._time_left.find(self._clock.now)
+        self._rate = self.tally.rate(self._clock.now)
         state = self._states.describe(self._rate, left, exit_status)
         self._farm_file.write(state, time.perf_counter() - begun, self._clock.now)
 

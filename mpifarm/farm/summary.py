@@ -44,6 +44,7 @@ MAX_LEFT_SHOWN = 10
 MAX_SINGLE = 3
 """Failures that are told one by one; more are told by cause."""
 RATE_SECONDS = 10.0
+LONG_RATE_SECONDS = 60.0
 
 
 class ListCounts(NamedTuple):
@@ -178,12 +179,18 @@ class Tally:
     def rate(self, now: float) -> float:
         """Return the tasks recorded per second in the last `RATE_SECONDS`.
 
-        Each call adds a sample, from which later calls count.
+        If there were none, return that of the last `LONG_RATE_SECONDS`: tasks that take
+        longer end by bursts.  Each call adds a sample, from which later calls count.
         """
-        self._recent.append((now, self.ran))
-        while now - self._recent[0][0] > RATE_SECONDS and len(self._recent) > 2:
-            self._recent.popleft()
-        then, ran = self._recent[0] if len(self._recent) > 1 else (self.started, 0)
+        samples = self._recent
+        samples.append((now, self.ran))
+        while now - samples[0][0] > LONG_RATE_SECONDS and len(samples) > 2:
+            samples.popleft()
+        first = samples[0] if len(samples) > 1 else (self.started, 0)
+        late = (each for each in samples if now - each[0] <= RATE_SECONDS)
+        then, ran = next(late)
+        if ran == self.ran:
+            then, ran = first
         seconds = now - then
         return (self.ran - ran) / seconds if seconds > 0 else 0.0
 

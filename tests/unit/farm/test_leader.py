@@ -1052,3 +1052,16 @@ def test_an_attempt_of_which_nobody_told_has_a_time_and_maybe_no_host(
     found = farm.leader._record(0, result)
     assert (found.host, found.pid, found.rank, found.finished) == (host, 77, 0, False)
     assert (found.result.started > 1e9) is is_now
+
+
+def test_a_state_has_the_rate_of_its_moment_though_no_line_was_shown(monkeypatch):
+    farm, rates = LedFarm(), list[float]()
+    states = SimpleNamespace(describe=lambda rate, *_: rates.append(rate))
+    monkeypatch.setattr(farm.leader, "_states", states)
+    file = SimpleNamespace(write=lambda *_: None)
+    monkeypatch.setattr(farm.leader, "_farm_file", file)
+    for _ in range(6):
+        farm.tally.add(result_of(Lease(1, 1, "x"), START))
+    farm.clock.now = START + 3.0
+    farm.leader.write_state()
+    assert rates == [2.0]

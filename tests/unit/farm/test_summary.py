@@ -9,6 +9,7 @@ from mpifarm.coordinator.quarantine import OutOfUse
 from mpifarm.errors import ExitStatus
 from mpifarm.farm.cause_lines import GroupedFailures
 from mpifarm.farm.summary import (
+    LONG_RATE_SECONDS,
     MAX_STATUSES,
     MEANINGS,
     RATE_SECONDS,
@@ -150,7 +151,19 @@ def test_the_rate_is_that_of_the_last_seconds():
         if second == 50:
             assert rate == pytest.approx(5.0)
     assert tally.rate(100.0) == pytest.approx(2.0)
-    assert len(tally._recent) < 3 * RATE_SECONDS
+    assert len(tally._recent) < 2 * LONG_RATE_SECONDS
+
+
+def test_tasks_that_end_by_bursts_have_a_rate_between_these():
+    tally = Tally(started=0.0)
+    for second in range(1, 91):
+        if second % 15 == 0:
+            tally.add(result())
+        rate = tally.rate(float(second))
+        if second > 60:
+            assert rate == pytest.approx(1 / 15, rel=0.6)
+    rates = [tally.rate(float(second)) for second in range(91, 152)]
+    assert rates[-1] == 0.0
 
 
 def test_the_first_rate_is_that_since_the_start():
