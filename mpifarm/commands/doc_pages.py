@@ -34,6 +34,11 @@ def find_page(word: str) -> str:
     raise usage_error(f"there is no page {word!r}: there are {', '.join(pages)}")
 
 
+def page_names() -> list[str]:
+    """Return the names of the pages, without ``docs/`` and ``.md``."""
+    return [page.removesuffix(".md") for page in _list_pages()]
+
+
 def list_pages() -> str:
     """Return the names of all pages, one a line, as `find_page` takes them."""
     return "".join(f"{_name(page)}\n" for page in _list_pages())

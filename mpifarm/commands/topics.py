@@ -135,20 +135,23 @@ _BY_WORD: Final = {
 
 
 def find_topic(word: str) -> str:
-    """Return the text of a topic, or of a page (``docs/order.md``).
+    """Return the text of a topic, or of a page (``docs/order.md``, or ``order``).
 
     Raises InputError that names the nearest ones.
     """
-    if word.startswith(("docs", "README")) or ".md" in word:
-        from mpifarm.commands.doc_pages import find_page, list_pages
+    from mpifarm.commands.doc_pages import find_page, list_pages, page_names
 
+    if word.startswith(("docs", "README")) or ".md" in word:
         if word in ("docs", "docs/"):
             return list_pages()
         return "\n".join(map(find_page, word.replace(",", " ").split()))
     text = _BY_WORD.get(word.lower())
     if text is not None:
         return text
-    near = get_close_matches(word.lower(), [*SUBCOMMANDS, *_BY_WORD], n=1)
+    if word.lower() in page_names():
+        return find_page(word.lower())
+    known = [*SUBCOMMANDS, *_BY_WORD, *page_names()]
+    near = get_close_matches(word.lower(), known, n=1)
     if near:
         raise usage_error(f"there is no topic {word!r}: did you mean {near[0]}?")
     names = ", ".join(TOPIC_NAMES)

@@ -53,6 +53,12 @@ def test_an_unknown_topic_is_told_with_the_nearest(word, said):
     assert said in str(caught.value)
 
 
+def test_a_page_is_a_topic_by_its_name():
+    assert find_topic("Python") == find_topic("docs/python.md")
+    with pytest.raises(InputError, match="'pyhton': did you mean python"):
+        find_topic("pyhton")
+
+
 @pytest.mark.parametrize("word", ["docs/order.md", "order.md"])
 def test_a_page_is_printed_as_it_is(word):
     assert find_topic(word) == (ROOT / "docs" / "order.md").read_text()
