@@ -54,9 +54,11 @@ def _find_by_words(groups: Sequence[Group], words: str) -> list[int]:
     wanted = " ".join(normalise(words).split())
     if not any(map(str.isalpha, wanted)):
         return []
-    pattern = re.compile(r"(?<!\w)" + re.escape(wanted))
+    # Words begin where the user's do; a number of the user's is a whole one.
+    end = r"(?!\d)" if wanted[-1].isdigit() else ""
+    pattern = re.compile(rf"(?<!\w){re.escape(wanted)}{end}")
     return [
         number
         for number, group in enumerate(groups, 1)
-        if pattern.search(normalise(group.cause))
+        if pattern.search(" ".join(normalise(group.cause).split()))
     ]

@@ -45,13 +45,12 @@ def name_farm_command(target: Target, report: FarmReport | None, here: str) -> s
         return shlex.join(["mpifarm", *farm_words_of(target)])
     if submit := find_submission(target, report):
         return submit
-    # A pipe of the shell has gone, and its name with it.
-    words = [
-        UNKNOWN_LIST if is_passing(word) else word
-        for word in _without_given(report.command)
-    ]
+    words = _without_given(report.command)
+    has_list = not any(word in SEPARATORS for word in words)
+    if has_list:  # A pipe of the shell has gone, and its name with it.
+        words = [UNKNOWN_LIST if is_passing(word) else word for word in words]
     command = shlex.join(words)
-    if STDIN_LIST in words and not any(word in SEPARATORS for word in words):
+    if has_list and STDIN_LIST in words:
         command += " </dev/null"
     if report.directory in ("", here):
         return command
@@ -76,7 +75,8 @@ def find_submission(target: Target, report: FarmReport | None) -> str:
     with suppress(StorageError):
         head = files.find_start(path, _HEAD_BYTES)
     command = find_submit_command(head.decode("utf-8", "replace"))
-    return command if command.isprintable() else ""
+    # That of a path that cannot be shown stands there quoted.
+    return command if command.isprintable() and command[:1] not in "'\"" else ""
 
 
 _is_job_script = re.compile(JOB_SCRIPT).fullmatch

@@ -58,6 +58,14 @@ def test_a_pipe_of_the_shell_is_not_named_to_others(paths):
     assert farm_words_of(target) == ["--workdir", "run1", "FILE"]
 
 
+def test_arguments_are_named_as_they_were_given(paths):
+    words = ["mpifarm", "wc -c", ":::", "/proc/cpuinfo", "/proc/meminfo"]
+    write(paths, "0badcafe", words, 60)
+    assert (
+        find_farm_command(TARGET) == "mpifarm 'wc -c' ::: /proc/cpuinfo /proc/meminfo"
+    )
+
+
 def test_a_list_that_a_script_gave_goes_on_as_the_workdir_keeps_it(paths):
     given = "run1/given-n1-27-0123abcd.txt"
     write(
@@ -89,8 +97,9 @@ def test_a_job_that_was_submitted_goes_on_by_its_last_script(paths):
     for number in (1, 2, 9, 10):
         write_script(paths, number, f"sbatch /w/job-{number}.slurm")
     assert find_farm_command(TARGET) == "sbatch /w/job-10.slurm"
-    write_script(paths, 10, "sbatch \x1b[2J")
-    assert find_farm_command(TARGET) == "mpifarm tasks.txt"
+    for odd in ("sbatch \x1b[2J", "'sbatch /t/\\udcff/job.slurm'", ""):
+        write_script(paths, 10, odd)
+        assert find_farm_command(TARGET) == "mpifarm tasks.txt"
     Path(paths.job_script("slurm", 10)).write_text("#!/bin/bash\necho mine\n")
     assert find_farm_command(TARGET) == "mpifarm tasks.txt"
     Path(paths.job_script("slurm", 11)).mkdir()
