@@ -41,6 +41,7 @@ from mpifarm.plugins.registry import (
     find_search_path,
 )
 from mpifarm.runners import check_runner
+from mpifarm.store.aside import drop_second_locks
 from mpifarm.store.custom_store import CustomStore, OwnStateList
 from mpifarm.store.directories import make_directories, make_root
 from mpifarm.store.file_store import LOCK_TIMEOUT, FileStore
@@ -190,6 +191,7 @@ class Opening:
         self._lock_names = ", ".join(area)
         lock = WorkdirLock(area, sleep=self._sleep)
         make_root(definition.workdir)
+        drop_second_locks(definition.workdir)
         lock.probe()
         if is_database(tasks):
             store = self._join_database(tasks, definition, lock, inherits)

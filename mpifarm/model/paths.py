@@ -128,6 +128,11 @@ class WorkdirPaths:
         return f"{self.root}/begun-again"
 
     @property
+    def next_mark(self) -> str:
+        """The mark of a next workdir, which ``--again`` makes; gone once it is one."""
+        return f"{self.root}/.mpifarm-next"
+
+    @property
     def packed_logs(self) -> str:
         """The directory of outputs that are packed into few files."""
         return f"{self.logs}/{PACKED}"

@@ -4,7 +4,8 @@ Rules of this file: the caller holds the workdir's lock, and no farm is at work.
 next workdir is made whole beside the old one; then two renames follow.  A kill before
 the first has changed nothing.  Between the two there is no workdir, and the next start
 that is to begin again puts the new one in its place: it would move nothing aside, for
-nothing has begun there.
+nothing has begun there.  The next workdir has a mark, made first and removed last: one
+without it is the user's, and is left alone.
 
 The new workdir has the lock file of the old one, by another name of the same file: a
 farmer that waits for the lock in this moment gets it in the new workdir.  It also has
@@ -16,7 +17,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -56,7 +57,7 @@ def name_aside(root: str, stamp: str) -> str:
 
 def name_next(root: str) -> str:
     """Return the path at which the workdir that is to come is made."""
-    return f"{root}.again"
+    return f"{root}.mpifarm-next"
 
 
 def list_asides(root: str) -> list[str]:
@@ -150,13 +151,39 @@ def _find_ids(content: bytes) -> Iterator[int]:
 def finish_move(root: str) -> bool:
     """Put the next workdir in its place if a kill has left none.  Return whether.
 
-    Raises `InputError` for one that is not ours, `StorageError`.
+    Where it is in its place, names that a kill has left are removed.  Raises
+    `InputError` for one that is not ours, `StorageError`.
     """
-    if files.is_there(root) or not files.is_there(name_next(root)):
-        return False
-    _refuse_strangers(name_next(root))
-    files.rename(name_next(root), root)
-    return True
+    following = name_next(root)
+    is_left = not files.is_there(root) and bool(files.find_names(following))
+    if is_left:
+        _refuse_strangers(following)
+        try:
+            _rename(following, root)
+        except OSError as error:
+            raise files.storage_error("make", root, error) from error
+    with suppress(OSError):
+        os.unlink(WorkdirPaths(root).next_mark)
+    drop_second_locks(root)
+    return is_left
+
+
+def drop_second_locks(root: str) -> None:
+    """Remove second names that a killed start has left of the lock file in `root`.
+
+    In a directory where everyone may write, a lock file with two names is not used.
+    """
+    try:
+        lock = os.lstat(WorkdirPaths(root).lock)
+        if lock.st_nlink == 1 or not os.stat(root).st_mode & stat.S_IWOTH:
+            return
+        for each in (name_next(root), *list_asides(root)):
+            other = WorkdirPaths(each).lock
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.lstat(other), lock):
+                    os.unlink(other)
+    except OSError:
+        return  # Who uses the lock says what is wrong.
 
 
 def move_aside(root: str, stamp: str) -> str:
@@ -171,29 +198,44 @@ def move_aside(root: str, stamp: str) -> str:
         _refuse_strangers(following)
     try:
         _make_next(WorkdirPaths(root), WorkdirPaths(following))
-        os.rename(root, aside)
+        _rename(root, aside)
     except OSError as error:
-        _remove_next(following)
+        if files.is_there(root):
+            _remove_next(following)
         raise _explain(root, error) from error
     try:
-        os.rename(following, root)
+        _rename(following, root)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise files.storage_error("make", root, error) from error
         # Another farmer has made it in this moment, and begins there.
         _remove_next(following)
     # The two would have one lock.
-    with suppress(OSError):
-        os.unlink(WorkdirPaths(aside).lock)
+    for left in (WorkdirPaths(aside).lock, WorkdirPaths(root).next_mark):
+        with suppress(OSError):
+            os.unlink(left)
     with suppress(StorageError):  # all has happened
         files.sync_names(os.path.dirname(root))
     return aside
 
 
+def _rename(source: str, target: str) -> None:
+    """Rename a directory; raises OSError.
+
+    NFS may have done it although it says that there is no `source`: the answer to the
+    first request was lost.  So may another start that found the next workdir.
+    """
+    try:
+        os.rename(source, target)
+    except FileNotFoundError:
+        if files.is_there(source) or not files.is_there(target):
+            raise
+
+
 def _refuse_strangers(path: str) -> None:
     """Raise `InputError` for a next workdir that a killed start of ours has not made.
 
-    Who made it could replace all files in it.
+    Who made it could replace all files in it.  An empty one may be ours.
     """
     status = os.lstat(path)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
@@ -201,12 +243,39 @@ def _refuse_strangers(path: str) -> None:
             f"--again makes the new workdir as {path}, and there is something else by"
             " that name, or it is another user's: move it away"
         )
+    if not _is_made(files.find_names(path)):
+        raise InputError(
+            f"--again makes the new workdir as {path}, and a directory by that name has"
+            " files that it has not made: move that away"
+        )
+
+
+_MARK: Final = os.path.basename(WorkdirPaths("").next_mark)
+
+
+def _is_made(names: Sequence[str]) -> bool:
+    """Return whether `_make_next` may have made a directory that has these names."""
+    return not names or (_MARK in names and all(map(_is_made_name, names)))
+
+
+def _is_made_name(name: str) -> bool:
+    paths = WorkdirPaths("")
+    name = name.removesuffix(copy_staging_of(""))
+    if name in map(os.path.basename, (paths.lock, paths.stdin_list, paths.next_mark)):
+        return True
+    return re.fullmatch(JOB_SCRIPT, name) is not None
 
 
 def _make_next(old: WorkdirPaths, new: WorkdirPaths) -> None:
-    """Make the next workdir; one that a kill has left is used.  Raises OSError."""
+    """Make the next workdir; one that a kill has left is used.
+
+    Raises OSError, `StorageError`.
+    """
     with suppress(FileExistsError):
         os.mkdir(new.root)
+    with suppress(FileExistsError):
+        os.close(files.create_exclusively(new.next_mark))
+    files.sync_names(new.root)  # so that a power failure keeps the mark
     status = os.stat(old.root)
     with suppress(OSError):  # the group is not one of ours
         os.chown(new.root, -1, status.st_gid)
@@ -232,7 +301,10 @@ def _list_carried(old: WorkdirPaths) -> Iterator[str]:
 def _remove_next(path: str) -> None:
     """Remove what `_make_next` has made; errors are ignored."""
     with suppress(OSError):
-        for name in os.listdir(path):
+        names = os.listdir(path)
+        if not _is_made(names):
+            return
+        for name in sorted(names, key=_MARK.__eq__):
             os.unlink(os.path.join(path, name))
         os.rmdir(path)
 

@@ -11,6 +11,7 @@ from mpifarm.errors import InputError, StorageError
 from mpifarm.model.paths import WorkdirPaths, parse_aside
 from mpifarm.store import aside
 from mpifarm.store.aside import (
+    drop_second_locks,
     finish_move,
     has_begun,
     list_asides,
@@ -104,7 +105,12 @@ def test_each_of_one_second_gets_a_name_and_the_latest_is_the_last(site):
     assert names[10].endswith(f"{STAMP}-11")
     assert list_asides(str(site.root)) == names
     assert [parse_aside(each)[2] for each in names] == [*range(1, 12)]  # type: ignore[index]
-    for other in ("workdir", "workdir.before-x", "my.workdir.before", "workdir.again"):
+    for other in (
+        "workdir",
+        "workdir.before-x",
+        "my.workdir.before",
+        "workdir.mpifarm-next",
+    ):
         assert parse_aside(other) is None
 
 
@@ -232,10 +238,11 @@ def test_a_next_workdir_that_is_none_of_ours_is_not_used(used, monkeypatch):
     before = contents(used.root)
     following = Path(name_next(str(used.root)))
     following.symlink_to(used.root.parent / "elsewhere")
-    with pytest.raises(InputError, match=r"as .*\.again, and there is some"):
+    with pytest.raises(InputError, match=r"as .*\.mpifarm-next, and there is some"):
         move_aside(str(used.root), STAMP)
     following.unlink()
     following.mkdir()
+    (following / ".mpifarm-next").touch()
     monkeypatch.setattr(aside.os, "geteuid", lambda: 4242)  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="another user's: move it away"):
         move_aside(str(used.root), STAMP)
@@ -244,3 +251,58 @@ def test_a_next_workdir_that_is_none_of_ours_is_not_used(used, monkeypatch):
     with pytest.raises(InputError, match="another user's: move it away"):
         finish_move(str(used.root))
     assert following.exists()
+
+
+@pytest.mark.parametrize("mark", [".mpifarm-next", "other"])
+def test_a_directory_of_the_users_is_no_next_workdir(used, monkeypatch, mark):
+    """Not even if a farm lives there, and not if the system refuses the move."""
+    other = Site(Path(name_next(str(used.root))))
+    other.write("finished", [0, 1])
+    (other.root / "lock").touch()
+    (other.root / mark).touch()
+    before = contents(used.root), contents(other.root)
+    with pytest.raises(InputError, match="files that it has not made: move that away"):
+        move_aside(str(used.root), STAMP)
+    aside._remove_next(str(other.root))
+    assert (contents(used.root), contents(other.root)) == before
+    assert (other.root / "lock").exists()
+    used.root.rename(used.root.parent / "gone")
+    with pytest.raises(InputError, match="files that it has not made: move that away"):
+        finish_move(str(used.root))
+    assert contents(other.root) == before[1]
+
+
+def test_an_empty_directory_of_that_name_is_not_put_in_place(site):
+    Path(name_next(str(site.root))).mkdir()
+    assert not finish_move(str(site.root))
+    assert not site.root.exists()
+
+
+def test_a_rename_of_which_nfs_lost_the_answer_has_happened(used, monkeypatch):
+    before = contents(used.root)
+
+    def lose(source, target):
+        os.replace(source, target)
+        if os.path.isdir(target):
+            raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(aside.os, "rename", lose)  # type: ignore[attr-defined]
+    old = Path(move_aside(str(used.root), STAMP))
+    assert contents(old) == before
+    assert "stdin.txt" in contents(used.root)
+
+
+def test_a_kill_leaves_no_second_name_of_a_lock_that_would_be_refused(tmp_path):
+    for at in range(1, 41):
+        site = Site(tmp_path / str(at) / "workdir")
+        site.root.parent.mkdir()
+        site.write("finished", [0, 1])
+        site.root.chmod(0o777)
+        (site.root / "lock").touch()
+        interference = Interference(at, Killed(), half=False)
+        with instead_of_os(interference, aside), suppress(Killed):
+            begin(site)
+        if not site.root.exists():
+            finish_move(str(site.root))
+        drop_second_locks(str(site.root))
+        assert os.stat(site.root / "lock").st_nlink == 1
