@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from mpifarm.errors import InputError, StorageError
+from mpifarm.errors import FarmError, InputError
 from mpifarm.farm.arguments import MAX_SHOWN, explain_other
 from mpifarm.farm.standard_input import (
     OTHER_INPUT,
     STDIN,
     TYPED,
-    KeptInput,
+    Kept,
     keep_list,
     make_list_of,
     name_kept_list,
     read_all,
+    take_back,
 )
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
@@ -61,7 +62,7 @@ class MadeList:
         self.is_kept = len(before) >= len(self._content) > 0
         """Whether the workdir has the list already."""
         self._all = max(before, self._content, key=len)
-        self._before = KeptInput(settings)
+        self._kept: Kept | None = None
 
     def _explain_other(self, before: bytes) -> str:
         if self._settings.arguments is None:
@@ -108,21 +109,22 @@ class MadeList:
 
     def keep(self) -> None:
         """Write the list into the workdir.  Raises `InputError`, `StorageError`."""
-        keep_list(self._settings, self._environ, self._content)
+        self._kept = keep_list(self._settings, self._environ, self._content)
 
-    def put_back(self) -> bool:
-        """Put the list in the workdir back as it was, unless a farm has begun it.
+    def put_back(self, is_in_use: Callable[[], bool]) -> bool:
+        """Put the list in the workdir back as it was before `keep`.
 
-        Return whether it is as it was.
+        Return whether it is as it was: not if a farm has begun it, others have changed
+        it, or it `is_in_use`.
         """
-        self._before.put_back()
-        return self.is_kept or not self._is_there()
-
-    def _is_there(self) -> bool:
-        try:
-            return files.find_content(self.path) == self._content
-        except StorageError:
+        kept = self._kept
+        if kept is None or not kept.has_written:
             return True
+        settings, environ = self._settings, self._environ
+        try:
+            return take_back(settings, environ, self._content, kept.before, is_in_use)
+        except FarmError:
+            return False
 
 
 @contextmanager

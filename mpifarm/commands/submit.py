@@ -2,12 +2,14 @@
 
 Rules of this file: arguments, words, and the script's file; `mpifarm.submit` plans the
 job and writes its script.  All that can be wrong is told before anything is written.  A
-job that the batch system refuses leaves no file behind.
+job that the batch system refuses leaves no file behind that no other job may have.
 """
 
 import hashlib
 import os
+import re
 import shlex
+import stat
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -24,10 +26,10 @@ from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.submit_farm import FarmOfJob, find_farm, refuse_without_work
 from mpifarm.commands.submit_words import Teller, name_command, warn_of_own_directory
 from mpifarm.commands.target import patience_of
-from mpifarm.errors import ExitStatus, FarmError, InputError
+from mpifarm.errors import ExitStatus, FarmError, InputError, StorageError
 from mpifarm.farm.again import begin_again
 from mpifarm.model.durations import DURATIONS, parse_duration
-from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.paths import JOB_SCRIPT, WorkdirPaths
 from mpifarm.model.settings import Settings
 from mpifarm.store.directories import find_directory, make_root
 from mpifarm.submit.asking import LATE, SUBMIT_SECONDS, Programs
@@ -43,7 +45,7 @@ from mpifarm.submit.request import JobRequest, Launcher, Source
 from mpifarm.submit.slurm import OPTIONS, find_clusters, quote_directive
 from mpifarm.submit.systems import SYSTEMS, JobId, System
 from mpifarm.system.console import Console
-from mpifarm.system.files import storage_error
+from mpifarm.system.files import find_names, storage_error
 from mpifarm.system.patience import try_again
 from mpifarm.system.regular_files import open_regular
 
@@ -445,20 +447,26 @@ def _submit(
 ) -> None:
     """Write list and script, and submit it; raise `InputError` if that is refused.
 
-    What was written for a job that is refused is removed again.  A job that may be
-    queued all the same needs its script.
+    What was written for a job that is refused is removed again, unless the job of
+    another submission may use it.  A job that may be queued all the same needs its
+    script.
     """
     is_new = make_root(os.path.abspath(found.workdir))
+    own = ""
     try:
+        # The script is first: by it others see that the list is in use.
+        path, text, has_written = _write_script(found, source)
+        own = path if has_written else ""
         if made is not None:
             made.keep()
-        path, text, has_written = _write_script(found, source, made)
     except FarmError:
-        _remove_root(found, is_new=is_new)
+        _remove(found, own, is_new=is_new)
         raise
     request = replace(found.request, source=source._replace(path=path))
     tell.begin(found.system, request)
     answer = _hand_in(found.system, request, text, programs)
+    if answer.job.number or answer.may_be_queued:
+        _release(own)
     if answer.job.number:
         tell.end(found.system, request, answer.job)
         return
@@ -469,42 +477,44 @@ def _submit(
             f"{title} may have queued the job: {answer.why}; look with {look} before"
             f" you submit it again; its script is {path}"
         )
-    if has_written:
-        with suppress(OSError):
-            os.unlink(path)
+    _remove(found, own, is_new=False)
     left = ""
-    if made is not None and not made.put_back():
-        left = f"; the new tasks are in {made.path} all the same"
-    _remove_root(found, is_new=is_new)
+    if made is not None and not made.put_back(lambda: _has_scripts(found)):
+        left = (
+            f"; the new tasks stay in {made.path}, because another job may have them"
+            " by now"
+        )
+    _remove(found, "", is_new=is_new)
     raise InputError(f"{title} refused the job: {answer.why}{left}")
 
 
-def _remove_root(found: Plan, *, is_new: bool) -> None:
-    """Remove a workdir that was made for a job that there is not."""
-    if is_new:
-        with suppress(OSError):
+def _remove(found: Plan, script: str, *, is_new: bool) -> None:
+    """Remove what was made for a job that there is not: its `script`, and the workdir.
+
+    A workdir that has anything else stays.
+    """
+    with suppress(OSError):
+        if script:
+            os.unlink(script)
+        if is_new:
             os.rmdir(os.path.abspath(found.workdir))
 
 
-def _write_script(
-    found: Plan, source: Source, made: MadeList | None
-) -> tuple[str, str, bool]:
+def _has_scripts(found: Plan) -> bool:
+    """Return whether a workdir has a job script: a job may use the list, or will."""
+    try:
+        names = find_names(os.path.abspath(found.workdir))
+    except StorageError:
+        return True
+    return any(re.fullmatch(JOB_SCRIPT, name) for name in names)
+
+
+def _write_script(found: Plan, source: Source) -> tuple[str, str, bool]:
     """Write the script under the first free name.  Return path, text, and whether so.
 
     A job that still waits may need its script, so that none is written over; one with
-    the same text serves again.  Without a script, the list that was `made` for it is
-    put back.
+    the same text serves again.
     """
-    try:
-        return _write_first(found, source)
-    except FarmError:
-        if made is not None:
-            made.put_back()
-        raise
-
-
-def _write_first(found: Plan, source: Source) -> tuple[str, str, bool]:
-    """Write the script as `_write_script`."""
     paths = (_name_script(found, number) for number in range(1, MAX_SCRIPTS))
     for path in paths:
         request = replace(found.request, source=source._replace(path=path))
@@ -534,10 +544,23 @@ def _write_new(path: str, content: bytes) -> None:
             raise
 
 
+def _release(script: str) -> None:
+    """Let other submissions use a script from now on: it is not removed any more.
+
+    It becomes executable, which says so.
+    """
+    with suppress(OSError):
+        if script:
+            mode = os.stat(script).st_mode
+            os.chmod(script, stat.S_IMODE(mode | (mode & 0o444) >> 2))
+
+
 def _is_same(path: str, content: bytes) -> bool:
+    """Return whether a script has this content, and its job was not refused."""
     try:
         with open(open_regular(path, os.O_RDONLY), "rb") as stream:
-            return stream.read(len(content) + 1) == content
+            is_released = os.fstat(stream.fileno()).st_mode & stat.S_IXUSR
+            return bool(is_released) and stream.read(len(content) + 1) == content
     except OSError:  # also a link or a pipe in its place
         return False
 

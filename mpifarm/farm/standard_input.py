@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from mpifarm.batch.launcher import launched_rank
 from mpifarm.errors import FutileError, InputError, StorageError
@@ -250,32 +250,46 @@ OTHER_INPUT: Final = (
 )
 
 
+class Kept(NamedTuple):
+    """A list that was put into a workdir, or was there.
+
+    `rest` is the number of lines that it has more; `before` is the list that was there
+    (None without one); `has_written`: whether it became another one by this.
+    """
+
+    rest: int
+    before: bytes | None
+    has_written: bool
+
+
 def keep_all(
     paths: WorkdirPaths,
     content: bytes,
     explain_other: Callable[[bytes], str] | None = None,
     *,
     replaces: bool = False,
-) -> int:
+) -> Kept:
     """Make an input that has ended the list, or go on with the list that is there.
 
-    An input that ends earlier than the list means the list as it is: return the number
-    of lines that the list has more.  The lock is held, if there is one.  Raises
-    `StorageError`, and `InputError` if the list has other lines, with the sentence that
-    `explain_other` makes of the list; but with `replaces` these are dropped.
+    An input that ends earlier than the list means the list as it is.  The lock is held,
+    if there is one.  Raises `StorageError`, and `InputError` if the list has other
+    lines, with the sentence that `explain_other` makes of the list; but with `replaces`
+    these are dropped.
     """
     found = files.find_content(paths.stdin_list)
     before = found or b""
-    if replaces and not before.startswith(content):
-        found, before = None, b""
+    is_dropped = replaces and not before.startswith(content)
+    if is_dropped:
+        before = b""
     if not content.startswith(before) and not before.startswith(content):
         if explain_other is None:
             raise InputError(OTHER_INPUT.format(paths.stdin_list))
         raise InputError(explain_other(before))
-    if found is None or len(content) > len(before):
+    has_written = found is None or is_dropped or len(content) > len(before)
+    if has_written:
         staging = copy_staging_of(paths.stdin_list)
         files.replace(paths.stdin_list, staging, content)
-    return before.count(b"\n", len(content))
+    return Kept(before.count(b"\n", len(content)), found, has_written)
 
 
 def is_kept(settings: Settings) -> bool:
@@ -416,11 +430,10 @@ def name_kept_list(settings: Settings) -> str:
     return WorkdirPaths(settings.workdir.rstrip("/")).stdin_list
 
 
-def keep_list(settings: Settings, environ: Mapping[str, str], content: bytes) -> int:
+def keep_list(settings: Settings, environ: Mapping[str, str], content: bytes) -> Kept:
     """Make `content` the list in the workdir, under its lock, or go on with that list.
 
-    Return the number of lines that the list has more.  Raises `InputError` if it has
-    other lines, `StorageError`.
+    Raises `InputError` if the list has other lines, `StorageError`.
     """
     explain = None
     if settings.arguments is not None:
@@ -433,6 +446,38 @@ def keep_list(settings: Settings, environ: Mapping[str, str], content: bytes) ->
         return keep_all(paths, content, explain, replaces=replaces)
 
 
+def take_back(
+    settings: Settings,
+    environ: Mapping[str, str],
+    content: bytes,
+    before: bytes | None,
+    is_in_use: Callable[[], bool],
+) -> bool:
+    """Put the list `before` in the place of `content`, which this process has written.
+
+    Return whether that was done: not if a farm has begun the list, others have changed
+    it, or it `is_in_use`.  Who is about to use it must be seen by that before it looks
+    for the list.  Raises `InputError`, `StorageError`.
+    """
+    paths = WorkdirPaths(os.path.abspath(settings.workdir))
+    with _held_lock(settings, environ):
+        is_ours = files.find_content(paths.stdin_list) == content
+        if not is_ours or files.is_there(paths.fingerprint) or is_in_use():
+            return False
+        if before is None:
+            files.remove(paths.stdin_list)
+        else:
+            files.replace(paths.stdin_list, copy_staging_of(paths.stdin_list), before)
+        # Once more: who has found the list just before this is seen now.
+        if is_in_use():
+            if files.find_content(paths.stdin_list) == before:
+                files.replace(
+                    paths.stdin_list, copy_staging_of(paths.stdin_list), content
+                )
+            return False
+        return True
+
+
 def _keep_made(context: RankContext, content: bytes) -> None:
     """Keep the list that arguments make, and tell of tasks that it has besides.
 
@@ -440,7 +485,7 @@ def _keep_made(context: RankContext, content: bytes) -> None:
     """
     from mpifarm.farm.arguments import describe_rest, warn_of_options
 
-    rest = keep_list(context.settings, context.process.environ, content)
+    rest = keep_list(context.settings, context.process.environ, content).rest
     if rest:
         context.process.output.say(describe_rest(context.settings.tasklist, rest))
     arguments = context.settings.arguments

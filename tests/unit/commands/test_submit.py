@@ -20,6 +20,7 @@ from mpifarm.errors import InputError, StorageError
 from mpifarm.model.settings import Settings
 from mpifarm.submit import slurm
 from mpifarm.submit.samples import DESCRIPTIONS, write_samples
+from mpifarm.submit.systems import JobId
 from mpifarm.system.console import Console
 from tests.pages import blocks_of, read_page
 
@@ -315,8 +316,85 @@ def test_a_list_that_was_begun_keeps_the_tasks_of_a_job_that_is_refused(desk):
         made = MadeList(parse_arguments(["x", ":::", "a", "b"], {}), {})
         made.keep()
         assert kept.read_text() == "x a\nx b\n"
-        assert made.put_back() == (not is_begun)
+        assert made.put_back(lambda: False) == (not is_begun)
         assert (kept.read_text() == "x a\n") == (not is_begun)
+
+
+class Refusals:
+    """A batch system; `answers` are its next jobs, "" for one that it refuses.
+
+    While it thinks about the first job, `meanwhile` happens.
+    """
+
+    def __init__(self, desk, monkeypatch):
+        (desk / "bin" / "sbatch").write_text("#!/bin/sh\n")
+        (desk / "bin" / "sbatch").chmod(0o755)
+        self.answers: list[str] = []
+        self.meanwhile = lambda: None
+        monkeypatch.setattr(submit, "_hand_in", self._answer)
+
+    def _answer(self, *_):
+        number = self.answers.pop(0)
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        return submit.Submission(JobId(number), "" if number else "no account")
+
+
+@pytest.fixture
+def refusals(desk, monkeypatch):
+    return Refusals(desk, monkeypatch)
+
+
+FORM = ("--scheduler", "slurm", "-c", "2", "-t", "5")
+
+
+@pytest.mark.parametrize("words", [("tasks.txt",), ("x", ":::", "a")])
+@pytest.mark.parametrize("answers", [["", "7"], ["7", ""]])
+def test_a_refused_job_takes_nothing_from_one_that_was_submitted_meanwhile(
+    desk, refusals, words, answers
+):
+    def submit_too():
+        if answers[1]:
+            run(desk, *FORM, *words)
+            return
+        with pytest.raises(InputError, match="no account"):
+            run(desk, *FORM, *words)
+
+    refusals.answers = [*answers]
+    refusals.meanwhile = submit_too
+    if answers[0]:
+        run(desk, *FORM, *words)
+    else:
+        with pytest.raises(InputError, match="no account"):
+            run(desk, *FORM, *words)
+    (workdir,) = desk.glob("*_workdir")
+    names = sorted(path.name for path in workdir.iterdir())
+    queued = "job-2.slurm" if answers[1] else "job.slurm"
+    assert names == [queued, *(["stdin.txt"] if ":::" in words else [])]
+
+
+def test_a_list_that_a_job_takes_at_the_last_moment_is_there_again(desk):
+    kept = desk / "mpifarm_workdir" / "stdin.txt"
+    kept.parent.mkdir()
+    for before in (None, "x a\n"):
+        if before:
+            kept.write_text(before)
+        made = MadeList(parse_arguments(["x", ":::", "a", "b"], {}), {})
+        made.keep()
+        assert not made.put_back(iter([False, True]).__next__)
+        assert kept.read_text() == "x a\nx b\n"
+        kept.unlink()
+
+
+def test_a_list_that_was_there_before_is_never_put_back(desk):
+    """Another submission has written the same list since this one looked."""
+    kept = desk / "mpifarm_workdir" / "stdin.txt"
+    made = MadeList(parse_arguments(["x", ":::", "a"], {}), {})
+    kept.parent.mkdir()
+    kept.write_text("x a\n")
+    made.keep()
+    assert made.put_back(lambda: False)
+    assert kept.read_text() == "x a\n"
 
 
 def test_the_job_script_of_a_pytaskfarmer_is_one_command(desk):
