@@ -17,6 +17,7 @@ from mpifarm.farm.standard_input import (
     STDIN,
     TYPED,
     Kept,
+    is_surely_empty,
     keep_list,
     make_list_of,
     name_kept_list,
@@ -52,6 +53,8 @@ class MadeList:
         self._environ = environ
         self._content = _make(settings, say)
         before = files.find_content(self.path) or b""
+        if is_surely_empty(settings, self._content):
+            before = b""  # It has no task, whatever list is in the workdir.
         is_other = not before.startswith(self._content)
         if is_other and settings.again:
             before = b""

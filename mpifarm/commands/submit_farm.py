@@ -15,7 +15,7 @@ from mpifarm.commands.made_list import MadeList
 from mpifarm.commands.options import ALL_NAMES, parse_line
 from mpifarm.commands.target import patience_of
 from mpifarm.errors import InputError
-from mpifarm.farm.arguments import describe_rest, warn_of_options
+from mpifarm.farm.arguments import NO_ARGUMENT, describe_rest, warn_of_options
 from mpifarm.farm.input_check import check_input
 from mpifarm.farm.standard_input import is_kept
 from mpifarm.model.settings import KEPT_WORKDIR, Arguments, Settings
@@ -62,8 +62,8 @@ def find_farm(
     made = None
     if is_kept(settings):
         made = MadeList(settings, environ, console.print_error)
-        if made.is_empty and settings.arguments is None and settings.follow is None:
-            raise InputError("standard input has no line: there is nothing to submit")
+        if made.is_empty and settings.follow is None:
+            raise InputError(_explain_empty(settings))
     patience = patience_of(console.print_error)
     with made.as_file() if made else nullcontext(settings) as with_file:
         checked = try_again(lambda: check_input(with_file, environ), patience)
@@ -75,6 +75,12 @@ def find_farm(
     kept = made.in_workdir
     again = _name_kept(words, settings, kept)
     return FarmOfJob(kept, again, checked.tasks, *ended, warnings, made)
+
+
+def _explain_empty(settings: Settings) -> str:
+    if settings.arguments is not None:
+        return f"{NO_ARGUMENT}, and nothing to submit"
+    return "standard input has no line: there is nothing to submit"
 
 
 def _count_ended(settings: Settings, environ: Mapping[str, str]) -> tuple[int, int]:

@@ -244,6 +244,27 @@ def _read_file(path: str, check: Callable[[], None]) -> bytes:
         ) from error
 
 
+class NoArgumentError(InputError):
+    """Arguments that make no task: nothing is to be run."""
+
+
+def is_surely_empty(settings: Settings, content: bytes) -> bool:
+    """Return whether arguments make no task, and never did: `content` is their list.
+
+    A pipe or standard input may have been read by an earlier start, and then the list
+    in the workdir is meant; a regular file is as it was.  With ``--follow`` tasks may
+    still come.
+    """
+    if content or settings.arguments is None or settings.follow is not None:
+        return False
+    named = (each for each in settings.arguments.sources if each.is_file)
+    return all(
+        path != STDIN_LIST and os.path.isfile(path)
+        for source in named
+        for path in source.words
+    )
+
+
 OTHER_INPUT: Final = (
     "standard input has other lines than {} has from the start before: give the same"
     " lines, or none (</dev/null) to go on with those, or name another --workdir"
@@ -390,7 +411,8 @@ def take_standard_input(
     `takes_over`, or that is not the first of a launch.  A list that arguments make is
     made here.  Another list is left as it is.  `begin_again` is called before anything
     is written.
-    Raises `InputError`, `StorageError`, `FutileError` after a signal.
+    Raises `InputError`, `StorageError`, `FutileError` after a signal; `NoArgumentError`
+    with nothing written.
     """
     settings, process = context.settings, context.process
     if not is_kept(settings):
@@ -398,6 +420,8 @@ def take_standard_input(
     made: bytes | None = None
     if settings.arguments is not None and not takes_over:
         made = make_list_of(settings.arguments, stop_check(context))
+        if is_surely_empty(settings, made):
+            raise NoArgumentError(describe_no_tasks(settings))
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     validate_place(settings.workdir, None)
     make_root(paths.root)

@@ -47,6 +47,7 @@ from mpifarm.farm.opening import (
 )
 from mpifarm.farm.standard_input import (
     KeptInput,
+    NoArgumentError,
     describe_no_tasks,
     is_kept,
     is_standard_input,
@@ -80,7 +81,11 @@ def lead_farm(context: RankContext) -> FarmEnd:
     is_input = is_standard_input(given)
     kept = KeptInput(given)
     with kept.put_back_if_refused(), checking(stop_check(context)):
-        context, feed = take_standard_input(context, partial(_begin_again, context))
+        try:
+            again = partial(_begin_again, context)
+            context, feed = take_standard_input(context, again)
+        except NoArgumentError as error:
+            return _end_without_tasks(context, str(error))
         opening = Opening(context)
         runner, tasks = opening.read_definitions()
         check_follow(context.settings, tasks)
@@ -88,9 +93,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
         if len(tasks) == 0 and context.settings.follow is None:
             opening.patiently(lambda: check_not_begun(context.settings))
             kept.put_back_if_empty()
-            _say(context, describe_no_tasks(given))
-            context.dismiss()
-            return FarmEnd(ExitStatus.ALL_FINISHED)
+            return _end_without_tasks(context, describe_no_tasks(given))
         check_kinds(context.settings, find_constraints(tasks))
         durations = read_durations_of(context.settings)
         ordered = opening.choose_order(tasks, durations)
@@ -125,6 +128,13 @@ def lead_farm(context: RankContext) -> FarmEnd:
         agent.lead()
         agent.join()
         return _run_to_the_end(context, leader, agent)
+
+
+def _end_without_tasks(context: RankContext, told: str) -> FarmEnd:
+    """Say that there are no tasks, and send the other ranks away."""
+    _say(context, told)
+    context.dismiss()
+    return FarmEnd(ExitStatus.ALL_FINISHED)
 
 
 def take_over(

@@ -13,6 +13,7 @@ import tempfile
 import pytest
 
 from mpifarm.commands import jobs, submit
+from mpifarm.commands.dry_run import describe_dry_run
 from mpifarm.commands.made_list import MadeList
 from mpifarm.commands.options import parse_arguments
 from mpifarm.commands.submit_words import name_command, warn_of_own_directory
@@ -177,7 +178,7 @@ def test_the_list_parts_the_job_from_the_farm(line, front, passed_on, farm):
         ),
         (
             "-t 5 --print x :::: empty",
-            "workdir/stdin.txt has no tasks: there is",
+            "behind :::: is empty, and nothing to submit",
         ),
         ("-t 5 -w no/such/dir x ::: a", "there is no"),
         ("-t 5 -N 2 --mpi off --print x ::: a", "leave it out, or submit --array 2"),
@@ -303,6 +304,18 @@ def test_the_list_of_arguments_is_shown_by_its_first_task(desk):
     assert (made.rest, made.is_kept) == (2, True)
     (desk / "mpifarm_workdir" / "stdin.txt").write_text("y\n")
     assert "line 1 is 'y' there" in refuse(desk, "-t", "5", "x", ":::", "a")
+
+
+def test_an_empty_file_of_arguments_submits_no_other_list(desk):
+    (desk / "empty").touch()
+    for is_there in (False, True):
+        if is_there:
+            (desk / "mpifarm_workdir").mkdir()
+            (desk / "mpifarm_workdir" / "stdin.txt").write_text("echo a\n")
+        told = refuse(desk, *FORM, "rm", "::::", "empty")
+        assert told.startswith("there are no tasks: all that stands behind ::::")
+        settings = parse_arguments(["--dry-run", "rm", "::::", "empty"], {})
+        assert "there are no tasks: all" in describe_dry_run(settings, {})
 
 
 def test_a_list_that_was_begun_keeps_the_tasks_of_a_job_that_is_refused(desk):

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from mpifarm.farm.standard_input import (
     NO_LINE,
     InputFeed,
     KeptInput,
+    NoArgumentError,
     is_standard_input,
     keep_all,
     open_list,
@@ -542,11 +544,10 @@ def test_arguments_may_come_from_a_pipe(tmp_path, pipe):
     assert (tmp_path / "w" / "stdin.txt").read_text() == "one\ntwo\n"
 
 
-@pytest.mark.parametrize("path", ["-", "empty"])
+@pytest.mark.parametrize("path", ["-", "a pipe"])
 def test_an_empty_list_is_a_list_and_leaves_nothing(tmp_path, stdin, path):
     stdin.end()
-    (tmp_path / "empty").touch()
-    name = path if path == "-" else str(tmp_path / path)
+    name = path if path == "-" else f"/dev/fd/{stdin.out}"
     for settings in (
         made_of(name, str(tmp_path / "w")),
         Settings("-", str(tmp_path / "w")),
@@ -558,9 +559,36 @@ def test_an_empty_list_is_a_list_and_leaves_nothing(tmp_path, stdin, path):
         assert not (tmp_path / "w").exists()
 
 
-def test_a_list_that_another_process_has_filled_meanwhile_stays(tmp_path):
+@pytest.mark.parametrize("kind", ["a file", "a pipe"])
+def test_an_empty_file_of_arguments_is_not_the_list_of_another_command(
+    tmp_path, pipe, kind
+):
+    pipe.end()
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "stdin.txt").write_text("echo a\n")
+    (tmp_path / "empty").touch()
+    named = str(tmp_path / "empty") if kind == "a file" else f"/dev/fd/{pipe.out}"
+    context = context_of(made_of(named, str(tmp_path / "w")))
+    if kind == "a file":
+        with pytest.raises(NoArgumentError, match="there are no tasks"):
+            take_standard_input(context)
+    else:  # an earlier start may have read it
+        found, _ = take_standard_input(context)
+        assert Path(found.settings.tasklist).read_text() == "echo a\n"
+    assert (tmp_path / "w" / "stdin.txt").read_text() == "echo a\n"
+
+
+def test_a_farm_that_follows_may_begin_with_an_empty_file(tmp_path):
     (tmp_path / "empty").touch()
     settings = made_of(str(tmp_path / "empty"), str(tmp_path / "w"))
+    settings = replace(settings, follow=1.0)
+    context, _ = take_standard_input(context_of(settings))
+    assert Path(context.settings.tasklist).read_text() == ""
+
+
+def test_a_list_that_another_process_has_filled_meanwhile_stays(tmp_path, pipe):
+    pipe.end()
+    settings = made_of(f"/dev/fd/{pipe.out}", str(tmp_path / "w"))
     kept = KeptInput(settings)
     context, _ = take_standard_input(context_of(settings))
     Path(context.settings.tasklist).write_text("true\n")
