@@ -43,6 +43,7 @@ from mpifarm.commands.restart_policy import (
 )
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.errors import ExitStatus, InputError
+from mpifarm.farm.again import SUPERVISOR_VARIABLE
 from mpifarm.immutable import immutable
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.system.regular_files import open_regular
@@ -345,6 +346,11 @@ class Nodes:
         self._lost = () if result is None else result.lost
         self._quarantined |= dict.fromkeys(() if result is None else result.quarantined)
 
+    @property
+    def words(self) -> Sequence[str]:
+        """The command, with all nodes."""
+        return self._words
+
     def leave_out_option(self, name: str) -> None:
         """Leave an option of the farm out of the command, from the next start on."""
         farm = [os.path.basename(word) for word in self._words].index("mpifarm")
@@ -454,7 +460,9 @@ class Supervisor:
         max_restarts: int | None,
         signals: SignalWaiter,
     ) -> None:
-        self._environ = environ
+        own = environ.get(SUPERVISOR_VARIABLE) or os.urandom(8).hex()
+        # One that a supervised script starts is a part of the same.
+        self._environ = {**environ, SUPERVISOR_VARIABLE: own}
         self._launch = ""
         """The value of `LAUNCH_VARIABLE` for this start."""
         self._console = console
@@ -479,9 +487,8 @@ class Supervisor:
         words = self._choose_nodes()
         while True:
             run = self._run_once(words)
-            if run.begun and self._farm is not None and self._farm.begins_again:
-                # What it has begun again, the next start goes on with.
-                self._nodes.leave_out_option("--again")
+            if run.begun:
+                self._leave_out_again()
             decision = self._policy.decide(run)
             goes_on = decision in (RestartDecision.BROKEN, RestartDecision.CLAIM_LEFT)
             pause = self._policy.pause_after(decision) if goes_on else 0.0
@@ -499,6 +506,17 @@ class Supervisor:
                 return ExitStatus.RUN_AGAIN
             if pause:  # Slurm may know of more dead nodes by now
                 words = self._choose_nodes()
+
+    def _leave_out_again(self) -> None:
+        """Leave out ``--again``: what has begun again, the next start goes on with.
+
+        A farm that a script starts knows that by `SUPERVISOR_VARIABLE`.
+        """
+        for _ in range(self._nodes.words.count("--again")):
+            farm = find_farm(self._nodes.words, self._environ)
+            if farm is None or not farm.begins_again:
+                return
+            self._nodes.leave_out_option("--again")
 
     def _end_steps(self) -> None:
         """End the Slurm steps that the last srun has left, and print their ids."""

@@ -2,6 +2,7 @@
 
 Rules of this file: what is wrong is an `InputError`, with nothing changed.  A job that
 its batch system starts again runs the same script: what it has begun, it goes on with.
+So does what ``mpifarm supervise`` starts again.
 """
 
 import os
@@ -24,7 +25,7 @@ from mpifarm.store.aside import (
     move_aside,
     refuse_farmers,
 )
-from mpifarm.store.directories import find_directory
+from mpifarm.store.directories import find_directory, make_root
 from mpifarm.store.farm_liveness import this_machine
 from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.system import files
@@ -40,6 +41,9 @@ RESTARTS: Final = {
 
 CHAIN_VARIABLE: Final = "FARM_CHAIN_OF"
 """The variable by which the script of a chain knows its directory and workdir."""
+
+SUPERVISOR_VARIABLE: Final = "MPIFARM_SUPERVISOR"
+"""The variable by which all that one ``mpifarm supervise`` starts knows itself."""
 
 _FIRST_START: Final = ("", "0", "N", "n")
 
@@ -101,24 +105,24 @@ def begin_again(
 ) -> str:
     """Move the workdir aside, if its list has begun.  Return a sentence for the user.
 
-    `total` is the number of tasks, 0 if it is not known.  `in_job`: whether the job
-    that has begun the list again goes on with it.  Raises `InputError` with nothing
-    changed, `StorageError`.
+    `total` is the number of tasks, 0 if it is not known.  `in_job`: whether the job, or
+    the ``mpifarm supervise``, that has begun the list again goes on with it.  Raises
+    `InputError` with nothing changed, `StorageError`.
     """
     root = os.path.realpath(settings.workdir)
     paths = WorkdirPaths(root)
-    refuse_place(settings)
-    if finish_move(root):
-        return _describe(settings, list_asides(root)[-1])
-    if not files.is_there(root):
+    told = finish_begun_move(settings)
+    starter = _find_starter(environ) if in_job else _NO_STARTER
+    if starter == _NO_STARTER and not files.is_there(root):
         return ""
+    make_root(root)  # for the record of who has begun
     named = WorkdirPaths(settings.workdir).root
     lock = WorkdirLock(lock_paths(named, environ, settings.lock_area), sleep=sleep)
     lock.probe()
     with lock.hold(LOCK_TIMEOUT):
-        job = _name_job(environ) if in_job else ""
-        if job and _is_restart(environ) and _read_job(paths) == job:
-            return f"--again: {job} has begun this list again before, and goes on"
+        known = _find_known(starter, _read_starter(paths), environ)
+        if known:
+            return f"--again: {known} has begun this list again before, and goes on"
         refuse_farmers(paths, this_machine(), total)
         aside = ""
         if has_begun(paths):
@@ -126,15 +130,30 @@ def begin_again(
         elif files.is_there(paths.fingerprint):
             # It may be that of another list, with which no task has begun.
             files.remove(paths.fingerprint)
-        if job:
-            files.replace(
-                paths.begun_again, copy_staging_of(paths.begun_again), job.encode()
-            )
-    return _describe(settings, aside) if aside else ""
+        if starter != _NO_STARTER:
+            content = "\n".join(starter).encode()
+            staging = copy_staging_of(paths.begun_again)
+            files.replace(paths.begun_again, staging, content)
+    return _describe(settings, aside) if aside else told
 
 
-def _describe(settings: Settings, aside: str) -> str:
-    """Return the sentence about a workdir that was moved to `aside`."""
+def finish_begun_move(settings: Settings) -> str:
+    """Put the next workdir in its place if a kill has left none.  Return a sentence.
+
+    It has to come before anything makes a workdir in that place.  Raises `InputError`
+    with nothing changed, `StorageError`.
+    """
+    refuse_place(settings)
+    root = os.path.realpath(settings.workdir)
+    if not finish_move(root):
+        return ""
+    return _describe(settings, *list_asides(root)[-1:])
+
+
+def _describe(settings: Settings, aside: str = "") -> str:
+    """Return the sentence about a workdir that was moved to `aside`, if known."""
+    if not aside:
+        return "--again: all tasks are to run"
     root = os.path.realpath(settings.workdir)
     is_by_name = root == os.path.abspath(settings.workdir)
     shown = settings.workdir.rstrip("/") + aside[len(root) :] if is_by_name else aside
@@ -172,6 +191,24 @@ def _name_job(environ: Mapping[str, str]) -> str:
     return f"{BATCH_SYSTEMS.get(job[0], job[0])} job {job[1]}" if job else ""
 
 
+_NO_STARTER: Final = ("", "")
+
+
+def _find_starter(environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the batch job, and the mark of ``mpifarm supervise``; "" without one."""
+    return _name_job(environ), environ.get(SUPERVISOR_VARIABLE, "")
+
+
+def _find_known(
+    starter: tuple[str, str], before: tuple[str, str], environ: Mapping[str, str]
+) -> str:
+    """Return who of `starter` has begun the list again `before`, "" if nobody has."""
+    job, supervisor = starter
+    if job and job == before[0] and _is_restart(environ):
+        return job
+    return "mpifarm supervise" if supervisor and supervisor == before[1] else ""
+
+
 def _is_restart(environ: Mapping[str, str]) -> bool:
     """Return whether the batch system may have started this job before.
 
@@ -184,6 +221,7 @@ def _is_restart(environ: Mapping[str, str]) -> bool:
     return environ.get(variable, "") not in _FIRST_START
 
 
-def _read_job(paths: WorkdirPaths) -> str:
+def _read_starter(paths: WorkdirPaths) -> tuple[str, str]:
     content = files.find_content(paths.begun_again) or b""
-    return content.decode("utf-8", "replace")
+    job, _, supervisor = content.decode("utf-8", "replace").partition("\n")
+    return job, supervisor

@@ -79,6 +79,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
     check_hooks(context.hooks, context.environment)
     given = context.settings
     is_input = is_standard_input(given)
+    _finish_move(context)
     kept = KeptInput(given)
     with kept.put_back_if_refused(), checking(stop_check(context)):
         try:
@@ -196,6 +197,19 @@ def _join(
                 raise
         _, tasks = opening.read_definitions()
     return tasks, opening.join(tasks, runner, inherits)
+
+
+def _finish_move(context: RankContext) -> None:
+    """Finish what a killed start with ``--again`` has left, and say where it is.
+
+    Standard input, or a handler, would make another workdir in that place.
+    """
+    if not context.settings.again:
+        return
+    from mpifarm.farm.again import finish_begun_move  # for those who ask
+
+    patiently = Opening(context).patiently
+    _say(context, patiently(lambda: finish_begun_move(context.settings)))
 
 
 def _begin_again(context: RankContext, total: int = 0) -> None:

@@ -1,6 +1,7 @@
 """``--again`` and ``--shuffle``: whole farms, a real PyTaskFarmer, and a supervisor."""
 
 import re
+import shlex
 import signal
 import sys
 from collections import Counter
@@ -71,10 +72,13 @@ def test_a_list_does_not_begin_again_under_a_plain_farmer(create_place, plain_fa
     assert len(old_ones(place)) == 1
 
 
-def test_a_supervised_farm_begins_again_once(create_place):
+@pytest.mark.parametrize("in_script", [False, True])
+def test_a_supervised_farm_begins_again_once(create_place, in_script):
     place = create_place(waiting_tasks(6))
     place.finish("--timeout", "0.5", status=75)
     farm = [*MPIFARM, "--mpi", "off", "--proc", "1", "--again", str(place.tasklist)]
+    if in_script:
+        farm = ["bash", "-c", f"{shlex.join(farm)}; exit $?"]
     child = place.start_command([*MPIFARM, "supervise", "--", *farm], name="sup")
     wait_until(lambda: starts(place)[3] == 2 and place.finished() == [0, 1, 2])
     (place.directory / "go").touch()

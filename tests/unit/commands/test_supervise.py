@@ -48,6 +48,7 @@ from mpifarm.commands.supervise import (
     main,
 )
 from mpifarm.errors import InputError
+from mpifarm.farm.again import SUPERVISOR_VARIABLE
 
 KILLED = [9, 14, 137, 143, 255]
 """What launchers end with when a rank of theirs was killed."""
@@ -796,10 +797,12 @@ class Launches:
         self._runs = [*runs]
         self.words: list[list[str]] = []
         self.marks: list[str] = []
+        self.supervisors: list[str] = []
 
     def start(self, words, environ, *, shares_group):
         assert not shares_group
-        self.words.append(words)
+        self.words.append([*words])
+        self.supervisors.append(environ[SUPERVISOR_VARIABLE])
         self.marks.append(environ[LAUNCH_VARIABLE])
         status, act = self._runs.pop(0)
         if isinstance(status, OSError):
@@ -872,6 +875,30 @@ def test_a_farm_that_died_is_run_again_under_another_mark(supervisor):
     first, second = launches.marks
     assert first != second
     assert len(first) == 8
+
+
+@pytest.mark.parametrize("outer", ["", "outer"])
+def test_all_starts_have_one_mark_by_which_they_know_what_they_have_begun(
+    supervisor, outer
+):
+    """A farm that a script starts can't have --again left out."""
+    died = record(3, exit_status=75, reason="rank 2 is lost")
+    marks = []
+    for _ in range(2):
+        launches = Launches((137, died), (0, record(exit_status=0, reason="")))
+        supervisor(launches, environ={SUPERVISOR_VARIABLE: outer})
+        first, second = launches.supervisors
+        assert first == second != ""
+        marks.append(first)
+    assert (marks[0] == marks[1]) is (outer != "")
+
+
+def test_what_has_begun_again_is_started_without_that_option(supervisor):
+    died = record(3, exit_status=75, reason="rank 2 is lost")
+    launches = Launches((137, died), (0, record(exit_status=0, reason="")))
+    line = "mpirun mpifarm --again --proc 1 --again tasks.txt"
+    supervisor(launches, line=line)
+    assert launches.words[1] == ["mpirun", "mpifarm", "--proc", "1", "tasks.txt"]
 
 
 def test_a_run_that_leaves_nothing_is_waited_after(supervisor):

@@ -1,15 +1,22 @@
 """``--again``: what begins again, what goes on, and what is refused."""
 
 import os
+import shutil
 from typing import Any
 
 import pytest
 
 from mpifarm.errors import InputError
 from mpifarm.farm import again
-from mpifarm.farm.again import begin_again, check_again, check_launch, refuse_place
+from mpifarm.farm.again import (
+    SUPERVISOR_VARIABLE,
+    begin_again,
+    check_again,
+    check_launch,
+    refuse_place,
+)
 from mpifarm.model.settings import STDIN_LIST, Arguments, Settings
-from mpifarm.store.aside import list_asides
+from mpifarm.store.aside import list_asides, name_next
 from mpifarm.tasklists import ListTaskList
 
 
@@ -98,6 +105,38 @@ def test_a_job_that_was_killed_before_its_first_task_has_nothing_to_go_on_with(h
     assert begin_again(settings(), AGAIN, 2) == ""
     run(here)
     assert "goes on" in begin_again(settings(), AGAIN, 2)
+
+
+def test_a_job_goes_on_with_what_it_has_begun_first(here):
+    shutil.rmtree("w")
+    assert begin_again(settings(), JOB, 2) == ""
+    run(here)
+    assert "Slurm job 7 has begun this list again" in begin_again(settings(), AGAIN, 2)
+    assert list_asides("w") == []
+
+
+def test_a_job_goes_on_with_the_move_that_it_has_finished(here):
+    """Nobody knows what has become of the workdir of before."""
+    shutil.rmtree("w")
+    os.mkdir(name_next("w"))
+    (here / name_next("w") / ".mpifarm-next").touch()
+    assert begin_again(settings(), JOB, 2) == "--again: all tasks are to run"
+    assert sorted(os.listdir("w")) == ["begun-again", "lock"]
+    run(here)
+    assert "goes on" in begin_again(settings(), AGAIN, 2)
+
+
+@pytest.mark.parametrize("job", [{}, JOB])
+def test_what_supervise_starts_once_more_goes_on(here, job):
+    first = {**job, SUPERVISOR_VARIABLE: "a"}
+    assert "the workdir of before" in begin_again(settings(), first, 2)
+    run(here)
+    told = begin_again(settings(), first, 2)
+    assert "mpifarm supervise has begun this list again before, and goes" in told
+    assert os.path.exists("w/finished")
+    other = {**job, SUPERVISOR_VARIABLE: "b"}
+    assert "the workdir of before" in begin_again(settings(), other, 2)
+    assert len(list_asides("w")) == 2
 
 
 def test_who_submits_a_job_is_no_job_that_goes_on(here):

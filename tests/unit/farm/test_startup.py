@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,7 @@ from mpifarm.model.settings import (
     RunnerDefinition,
     Settings,
 )
+from mpifarm.store.aside import name_next
 from mpifarm.store.held_file import Held
 from tests.unit.fakes import define_farm
 
@@ -293,6 +295,29 @@ def test_a_farm_begins_in_this_order(monkeypatch):
         "join",
     ]
     assert FakeLeader.made[0].calls == ["run"]
+
+
+@pytest.mark.parametrize("tasklist", ["list", "-"])
+def test_a_move_that_a_kill_has_left_is_finished_first(tmp_path, monkeypatch, tasklist):
+    """A handler, or standard input, would make another workdir in its place."""
+    monkeypatch.chdir(tmp_path)
+    following = Path(name_next("w"))
+    following.mkdir()
+    (following / ".mpifarm-next").touch()
+    (following / "stdin.txt").write_text("true\n")
+    start = Started(monkeypatch)
+    start.context.settings = Settings(tasklist, "w", again=True)
+
+    def refuse(*_args: object) -> None:
+        assert Path("w", "stdin.txt").read_text() == "true\n"
+        raise InputError("seen")
+
+    monkeypatch.setattr(FakeOpening, "read_definitions", refuse)
+    if tasklist == "-":
+        monkeypatch.setattr(startup, "take_standard_input", refuse)
+    with pytest.raises(InputError, match="seen"):
+        startup.lead_farm(start.context)
+    assert "--again: all tasks are to run" in start.order
 
 
 # ---- a list that grows while the farm starts ----------------------------------------
