@@ -55,9 +55,9 @@ class MadeList:
         before = files.find_content(self.path) or b""
         if is_surely_empty(settings, self._content):
             before = b""  # It has no task, whatever list is in the workdir.
-        is_other = not before.startswith(self._content)
-        if is_other and settings.again:
+        if settings.again and self._content not in (b"", before):
             before = b""
+        is_other = not before.startswith(self._content)
         if not self._content.startswith(before) and is_other:
             raise InputError(self._explain_other(before))
         self.rest = before.count(b"\n", len(self._content))

@@ -294,12 +294,12 @@ def keep_all(
 
     An input that ends earlier than the list means the list as it is.  The lock is held,
     if there is one.  Raises `StorageError`, and `InputError` if the list has other
-    lines, with the sentence that `explain_other` makes of the list; but with `replaces`
-    these are dropped.
+    lines, with the sentence that `explain_other` makes of the list.  With `replaces`,
+    an input that has any line is the whole list, and the list that is there is dropped.
     """
     found = files.find_content(paths.stdin_list)
     before = found or b""
-    is_dropped = replaces and not before.startswith(content)
+    is_dropped = replaces and content not in (b"", before)
     if is_dropped:
         before = b""
     if not content.startswith(before) and not before.startswith(content):

@@ -306,6 +306,14 @@ def test_the_list_of_arguments_is_shown_by_its_first_task(desk):
     assert "line 1 is 'y' there" in refuse(desk, "-t", "5", "x", ":::", "a")
 
 
+def test_the_beginning_of_a_list_is_a_list_for_again(desk):
+    (desk / "mpifarm_workdir").mkdir()
+    (desk / "mpifarm_workdir" / "stdin.txt").write_text("x a\nx c\n")
+    for line, rest in (["x", ":::", "a"], 1), (["--again", "x", ":::", "a"], 0):
+        made = MadeList(parse_arguments(line, {}), {})
+        assert (made.rest, made.is_kept) == (rest, rest > 0)
+
+
 def test_an_empty_file_of_arguments_submits_no_other_list(desk):
     (desk / "empty").touch()
     for is_there in (False, True):

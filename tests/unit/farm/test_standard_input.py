@@ -515,6 +515,27 @@ def test_a_refused_list_that_is_a_file_is_left_alone(tmp_path, monkeypatch):
     assert (tmp_path / "-").read_text() == "one\n"
 
 
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("one\n", "one\n"),
+        ("", "one\ntwo\n"),
+        ("one\ntwo\n3\n", "one\ntwo\n3\n"),
+        ("2\n", "2\n"),
+    ],
+)
+def test_a_list_that_begins_again_is_the_one_that_is_given(
+    tmp_path, stdin, typed, kept
+):
+    """The beginning of the list before is another list, and no line is that list."""
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "stdin.txt").write_text("one\ntwo\n")
+    stdin.write(typed)
+    stdin.end()
+    take_standard_input(context_of(Settings("-", str(tmp_path / "w"), again=True)))
+    assert (tmp_path / "w" / "stdin.txt").read_text() == kept
+
+
 def test_a_signal_ends_the_reading(tmp_path, stdin):
     settings = Settings("-", str(tmp_path / "w"))
     with pytest.raises(FutileError, match="nothing was started"):
