@@ -51,26 +51,27 @@ class MadeList:
         """The path of the list in the workdir, which need not be there."""
         self._settings = settings
         self._environ = environ
-        self._content = _make(settings, say)
+        self.content = _make(settings, say)
+        """The list that arguments or standard input make now."""
         before = files.find_content(self.path) or b""
-        if is_surely_empty(settings, self._content):
+        if is_surely_empty(settings, self.content):
             before = b""  # It has no task, whatever list is in the workdir.
-        if settings.again and self._content not in (b"", before):
+        if settings.again and self.content not in (b"", before):
             before = b""
-        is_other = not before.startswith(self._content)
-        if not self._content.startswith(before) and is_other:
+        is_other = not before.startswith(self.content)
+        if not self.content.startswith(before) and is_other:
             raise InputError(self._explain_other(before))
-        self.rest = before.count(b"\n", len(self._content))
+        self.rest = before.count(b"\n", len(self.content))
         """The lines that the list in the workdir has more."""
-        self.is_kept = len(before) >= len(self._content) > 0
+        self.is_kept = len(before) >= len(self.content) > 0
         """Whether the workdir has the list already."""
-        self._all = max(before, self._content, key=len)
+        self._all = max(before, self.content, key=len)
         self._kept: Kept | None = None
 
     def _explain_other(self, before: bytes) -> str:
         if self._settings.arguments is None:
             return OTHER_INPUT.format(self.path)
-        return explain_other(self.path, self._content, before)
+        return explain_other(self.path, self.content, before)
 
     @property
     def is_empty(self) -> bool:
@@ -112,7 +113,7 @@ class MadeList:
 
     def keep(self) -> None:
         """Write the list into the workdir.  Raises `InputError`, `StorageError`."""
-        self._kept = keep_list(self._settings, self._environ, self._content)
+        self._kept = keep_list(self._settings, self._environ, self.content)
 
     def put_back(self, is_in_use: Callable[[], bool]) -> bool:
         """Put the list in the workdir back as it was before `keep`.
@@ -125,7 +126,7 @@ class MadeList:
             return True
         settings, environ = self._settings, self._environ
         try:
-            return take_back(settings, environ, self._content, kept.before, is_in_use)
+            return take_back(settings, environ, self.content, kept.before, is_in_use)
         except FarmError:
             return False
 

@@ -27,7 +27,7 @@ from mpifarm.commands.submit_farm import FarmOfJob, find_farm, refuse_without_wo
 from mpifarm.commands.submit_words import Teller, name_command, warn_of_own_directory
 from mpifarm.commands.target import patience_of
 from mpifarm.errors import ExitStatus, FarmError, InputError, StorageError
-from mpifarm.farm.again import begin_again
+from mpifarm.farm.again import begin_again, undo
 from mpifarm.model.durations import DURATIONS, parse_duration
 from mpifarm.model.paths import JOB_SCRIPT, WorkdirPaths
 from mpifarm.model.settings import Settings
@@ -149,11 +149,22 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     own = warn_of_own_directory(farm.settings, source.directory)
     for warning in filter(None, [*farm.warnings, own]):
         console.print_error(warning)
-    if farm.settings.again:
-        _begin_again(farm, console, environ)
+    has_moved = farm.settings.again and _begin_again(farm, console, environ)
     teller = Teller(console, farm, as_json=chosen.json)
-    _submit(found, source, programs, teller, farm.made)
+    try:
+        _submit(found, source, programs, teller, farm.made, has_moved=has_moved)
+    except _MayBeQueuedError:
+        raise
+    except InputError as error:
+        if not has_moved:
+            raise
+        ours = farm.made.content if farm.made is not None else None
+        raise InputError(f"{error}; {undo(farm.settings, environ, ours)}") from error
     return ExitStatus.ALL_FINISHED
+
+
+class _MayBeQueuedError(InputError):
+    """No answer says whether a job is queued."""
 
 
 _NOT_MOVED: Final = (
@@ -162,14 +173,18 @@ _NOT_MOVED: Final = (
 )
 
 
-def _begin_again(farm: FarmOfJob, console: Console, environ: Mapping[str, str]) -> None:
-    """Move the workdir aside now: the job may be requeued, or be one of a chain."""
+def _begin_again(farm: FarmOfJob, console: Console, environ: Mapping[str, str]) -> bool:
+    """Move the workdir aside now: the job may be requeued, or be one of a chain.
+
+    Return whether there was something to move.
+    """
     told = try_again(
         lambda: begin_again(farm.settings, environ, farm.tasks, in_job=False),
         patience_of(console.print_error),
     )
     if told:
         console.print_error(told)
+    return bool(told)
 
 
 _NOT_KEPT: Final = (
@@ -444,6 +459,8 @@ def _submit(
     programs: Programs,
     tell: Teller,
     made: MadeList | None,
+    *,
+    has_moved: bool,
 ) -> None:
     """Write list and script, and submit it; raise `InputError` if that is refused.
 
@@ -473,13 +490,14 @@ def _submit(
     title = found.system.title
     if answer.may_be_queued:
         look = found.system.look(find_clusters(request.directives))
-        raise InputError(
+        raise _MayBeQueuedError(
             f"{title} may have queued the job: {answer.why}; look with {look} before"
             f" you submit it again; its script is {path}"
         )
     _remove(found, own, is_new=False)
     left = ""
-    if made is not None and not made.put_back(lambda: _has_scripts(found)):
+    # A workdir that has moved goes back in its place with its list.
+    if made and not has_moved and not made.put_back(lambda: _has_scripts(found)):
         left = (
             f"; the new tasks stay in {made.path}, because another job may have them"
             " by now"

@@ -6,14 +6,16 @@ So does what ``mpifarm supervise`` starts again.
 """
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from mpifarm.batch.arrays import find_array
 from mpifarm.batch.job import find_job
 from mpifarm.batch.launcher import launched_size
-from mpifarm.errors import InputError
+from mpifarm.errors import FarmError, InputError
 from mpifarm.farm.first_words import BATCH_SYSTEMS
 from mpifarm.farm.standard_input import is_kept
 from mpifarm.model.paths import WorkdirPaths, copy_staging_of
@@ -23,6 +25,7 @@ from mpifarm.store.aside import (
     has_begun,
     list_asides,
     move_aside,
+    move_back,
     refuse_farmers,
 )
 from mpifarm.store.directories import find_directory, make_root
@@ -150,14 +153,47 @@ def finish_begun_move(settings: Settings) -> str:
     return _describe(settings, *list_asides(root)[-1:])
 
 
+def undo(
+    settings: Settings, environ: Mapping[str, str], ours: bytes | None = None
+) -> str:
+    """Put the workdir that `begin_again` has just moved in its place again.
+
+    Return what the user is told of it.  It is not done if others have begun something
+    there since; a list that is there may be `ours`.
+    """
+    root = os.path.realpath(settings.workdir)
+    asides = list_asides(root)
+    if not asides:
+        return "nothing is left of the workdir of before"
+    aside = asides[-1]
+    named = WorkdirPaths(settings.workdir).root
+    lock = WorkdirLock(lock_paths(named, environ, settings.lock_area))
+    is_done = False
+    with suppress(FarmError), lock.hold(LOCK_TIMEOUT):
+        is_done = move_back(root, aside, ours)
+    shown, before = settings.workdir.rstrip("/"), _show(settings, aside)
+    if is_done:
+        return f"{shown} is as it was before --again"
+    place = root if before == aside else shown
+    moves = (["mv", place, f"{place}.new"], ["mv", before, place])
+    return (
+        f"to have the workdir of before --again: {' && '.join(map(shlex.join, moves))}"
+    )
+
+
 def _describe(settings: Settings, aside: str = "") -> str:
     """Return the sentence about a workdir that was moved to `aside`, if known."""
     if not aside:
         return "--again: all tasks are to run"
+    shown = _show(settings, aside)
+    return f"--again: all tasks are to run; the workdir of before is {shown}"
+
+
+def _show(settings: Settings, aside: str) -> str:
+    """Return the path of a workdir that was moved, by the name that the user knows."""
     root = os.path.realpath(settings.workdir)
     is_by_name = root == os.path.abspath(settings.workdir)
-    shown = settings.workdir.rstrip("/") + aside[len(root) :] if is_by_name else aside
-    return f"--again: all tasks are to run; the workdir of before is {shown}"
+    return settings.workdir.rstrip("/") + aside[len(root) :] if is_by_name else aside
 
 
 def refuse_place(settings: Settings) -> None:

@@ -219,6 +219,47 @@ def move_aside(root: str, stamp: str) -> str:
     return aside
 
 
+def move_back(root: str, aside: str, ours: bytes | None = None) -> bool:
+    """Put the workdir that was moved to `aside` in its place again.  Return whether.
+
+    It stays where it is if the workdir `root` has anything but what `move_aside` has
+    made there; `ours` is a list that may be there, too.  Raises `StorageError`.
+    """
+    old, new, following = WorkdirPaths(aside), WorkdirPaths(root), name_next(root)
+    if files.is_there(following) or not _is_unused(old, new, ours):
+        return False
+    try:
+        os.close(files.create_exclusively(new.next_mark))
+        with suppress(OSError):  # a file system without hard links
+            os.link(new.lock, old.lock, follow_symlinks=False)
+        _rename(root, following)
+        _rename(aside, root)
+    except OSError:
+        with suppress(OSError):
+            if not files.is_there(root):
+                os.rename(following, root)
+        for left in (old.lock, new.next_mark):
+            with suppress(OSError):
+                os.unlink(left)
+        return False
+    _remove_next(following)
+    with suppress(StorageError):  # all has happened
+        files.sync_names(os.path.dirname(root))
+    return True
+
+
+def _is_unused(old: WorkdirPaths, new: WorkdirPaths, ours: bytes | None) -> bool:
+    """Return whether a next workdir has only what it got from the old one, or `ours`.
+
+    Raises `StorageError`.
+    """
+    kept, lock = map(os.path.basename, (new.stdin_list, new.lock))
+    if not {*files.find_names(new.root)} <= {kept, lock, *_list_carried(old)}:
+        return False
+    found = files.find_content(new.stdin_list)
+    return found in (None, ours, files.find_content(old.stdin_list))
+
+
 def _rename(source: str, target: str) -> None:
     """Rename a directory; raises OSError.
 
@@ -284,6 +325,9 @@ def _make_next(old: WorkdirPaths, new: WorkdirPaths) -> None:
         content = files.find_content(old.file(name))
         path = new.file(name)
         files.replace(path, copy_staging_of(path), content or b"")
+        if name != os.path.basename(old.stdin_list):  # its mode says whose it is
+            with suppress(OSError):
+                os.chmod(path, stat.S_IMODE(os.stat(old.file(name)).st_mode))
     with suppress(FileNotFoundError):
         os.unlink(new.lock)
     with suppress(OSError):  # a file system without hard links

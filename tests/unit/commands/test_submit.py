@@ -685,3 +685,41 @@ def test_the_workdir_is_moved_aside_before_the_script_is_written(desk):
     # and nothing has begun when the same is given once more
     assert submit.main([*words], console, environ) == 0
     assert len([*desk.glob("tasks.txt_workdir.before-*")]) == 1
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+@pytest.mark.parametrize("words", [("tasks.txt",), ("x", ":::", "a")])
+def test_a_refused_job_leaves_the_workdir_that_was_to_begin_again(
+    desk, refusals, words, is_used
+):
+    name = "tasks.txt" if len(words) == 1 else "mpifarm_workdir/stdin.txt"
+    workdir = desk / ("mpifarm_workdir" if "/" in name else "tasks.txt_workdir")
+    workdir.mkdir()
+    (workdir / "finished").write_text("0 x a\n")
+    (workdir / "job.slurm").touch()
+    if "/" in name:
+        (workdir / "stdin.txt").write_text("x b\n")
+    before = {path.name: path.read_bytes() for path in workdir.iterdir()}
+    refusals.answers = [""]
+    if is_used:
+        refusals.meanwhile = (workdir / "fingerprint.json").touch
+    with pytest.raises(InputError) as raised:
+        run(desk, *FORM, *_with_again(words))
+    told = str(raised.value)
+    asides = [*desk.glob("*.before-*")]
+    if is_used:
+        (old,) = asides
+        shown = workdir.name
+        assert f": mv {shown} {shown}.new && mv {old.name} {shown}" in told
+        return
+    back = f"{workdir.name} is as it was before --again"
+    assert told == f"Slurm refused the job: no account; {back}"
+    assert asides == []
+    after = {path.name: path.read_bytes() for path in workdir.iterdir()}
+    assert after.pop("lock") == b""
+    assert after == before
+    assert not [*desk.glob("*.mpifarm-next")]
+
+
+def _with_again(words):
+    return ("--again", *words) if len(words) > 1 else (*words, "--again")

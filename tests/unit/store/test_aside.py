@@ -16,6 +16,7 @@ from mpifarm.store.aside import (
     has_begun,
     list_asides,
     move_aside,
+    move_back,
     name_next,
     refuse_farmers,
 )
@@ -306,3 +307,48 @@ def test_a_kill_leaves_no_second_name_of_a_lock_that_would_be_refused(tmp_path):
             finish_move(str(site.root))
         drop_second_locks(str(site.root))
         assert os.stat(site.root / "lock").st_nlink == 1
+
+
+# ---- back again ----------------------------------------------------------------------
+
+
+def test_a_workdir_goes_back_in_its_place_with_one_lock_file(used):
+    before = contents(used.root)
+    lock = (used.root / "lock").stat().st_ino
+    old = move_aside(str(used.root), STAMP)
+    assert move_back(str(used.root), old)
+    assert contents(used.root) == before
+    assert [(used.root / "lock").stat().st_ino, old_ones(used)] == [lock, []]
+    assert (used.root / "lock").stat().st_nlink == 1
+    assert not Path(name_next(str(used.root))).exists()
+
+
+def test_a_script_keeps_its_mode_in_the_next_workdir(used):
+    (used.root / "job.slurm").chmod(0o750)
+    move_aside(str(used.root), STAMP)
+    assert stat.S_IMODE((used.root / "job.slurm").stat().st_mode) == 0o750
+
+
+@pytest.mark.parametrize("name", ["job-13.slurm", "fingerprint.json", "stdin.txt"])
+def test_a_workdir_stays_aside_where_others_have_come(used, name):
+    old = move_aside(str(used.root), STAMP)
+    (used.root / name).write_text("theirs")
+    new, before = contents(used.root), contents(Path(old))
+    assert not move_back(str(used.root), old, b"ours")
+    assert [contents(used.root), contents(Path(old))] == [new, before]
+
+
+def test_a_workdir_that_cannot_go_back_leaves_the_next_one(used, monkeypatch):
+    old = move_aside(str(used.root), STAMP)
+    new, before = contents(used.root), contents(Path(old))
+    rename = os.rename
+
+    def refuse(source, target):
+        if source == old:
+            raise PermissionError
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    assert not move_back(str(used.root), old)
+    assert [contents(used.root), contents(Path(old))] == [new, before]
+    assert not (Path(old) / "lock").exists()
