@@ -468,9 +468,7 @@ def open_tasklist(
     the new workdir; that is called if the class fails.  Raises InputError.
     """
     title = _title(definition)
-    handler = _find_class(definition, title)
-    if definition.options or handler is not ListTaskList:
-        _check_options(handler, definition, title)
+    handler = find_handler_class(definition)
     if _is_of_mpifarm(handler):
         return _construct(handler, definition, title, path, workdir)
     take_back = make_workdir()
@@ -481,6 +479,15 @@ def open_tasklist(
         take_back()
         raise
     return tasks
+
+
+def find_handler_class(definition: HandlerDefinition) -> Any:
+    """Return the class of a definition, which takes its options.  Raises InputError."""
+    title = _title(definition)
+    handler = _find_class(definition, title)
+    if definition.options or handler is not ListTaskList:
+        _check_options(handler, definition, title)
+    return handler
 
 
 def _title(definition: HandlerDefinition) -> str:

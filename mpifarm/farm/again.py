@@ -197,9 +197,9 @@ def _show(settings: Settings, aside: str) -> str:
 
 
 def refuse_place(settings: Settings) -> None:
-    """Raise `InputError` if list or commands are in the workdir, and would go with it.
+    """Raise `InputError` if list, INI file or commands are in the workdir.
 
-    A list that is kept there is there again in the next workdir.
+    They would go with it.  A list that is kept there is in the next workdir, too.
     """
     root = os.path.realpath(settings.workdir)
     kept = WorkdirPaths(root).stdin_list
@@ -208,6 +208,11 @@ def refuse_place(settings: Settings) -> None:
         raise InputError(
             f"--again moves {settings.workdir} aside, and the list {settings.tasklist}"
             " is in it: move the list elsewhere, and name the workdir by --workdir"
+        )
+    if settings.config and _is_in(os.path.realpath(settings.config), root):
+        raise InputError(
+            f"--again moves {settings.workdir} aside, and the file {settings.config} of"
+            " --config is in it: move the file elsewhere"
         )
     here = find_directory()  # a farm tells of one that is gone
     if here and _is_in(os.path.realpath(here), root):

@@ -22,7 +22,12 @@ from mpifarm.farm.directory import (
     runs_anywhere,
 )
 from mpifarm.farm.expected import choose_order_of
-from mpifarm.farm.growth import is_plain_database, leave_unended, read_beside_writer
+from mpifarm.farm.growth import (
+    check_follow,
+    is_plain_database,
+    leave_unended,
+    read_beside_writer,
+)
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.paths import STATUS_FILES, WorkdirPaths
 from mpifarm.model.settings import (
@@ -59,6 +64,7 @@ from mpifarm.tasklists import (
     TaskList,
     TasklistFileError,
     find_constraints,
+    find_handler_class,
     is_database,
     keeps_own_state,
     open_tasklist,
@@ -125,6 +131,13 @@ class Opening:
         Raise InputError.  A handler may make the directories of the workdir.
         """
         return self.patiently(lambda: _read_definitions(self._context))
+
+    def check_beginning_again(self) -> None:
+        """Raise `InputError` if runner or handler can't begin a kept list again.
+
+        Nothing is known of the next list, and the list of before need not be right.
+        """
+        self.patiently(lambda: _check_beginning_again(self._context))
 
     def choose_order(self, tasks: TaskList, durations: Mapping[int, float]) -> str:
         """Choose the order in which tasks start.  Return a sentence about it, or "".
@@ -334,10 +347,7 @@ def _find_directory(context: RankContext) -> str:
 def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]:
     """Read and check runner, handler, GPUs and list; say the warning about GPUs."""
     settings, process = context.settings, context.process
-    search_path = find_search_path(process.environ, settings.config)
-    runner = find_runner(settings.runner, search_path, settings.setup)
-    handler = _find_handler(settings, search_path)
-    check_runner(runner)
+    runner, handler = _find_definitions(context)
     if settings.gpus != "none":
         from mpifarm.system.gpus import check_gpus
 
@@ -353,6 +363,41 @@ def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]
 
         check_again(settings, tasks, of_database=is_database(tasks))
     return runner, tasks
+
+
+def _find_definitions(
+    context: RankContext,
+) -> tuple[RunnerDefinition, HandlerDefinition]:
+    settings, environ = context.settings, context.process.environ
+    search_path = find_search_path(environ, settings.config)
+    runner = find_runner(settings.runner, search_path, settings.setup)
+    handler = _find_handler(settings, search_path)
+    check_runner(runner)
+    return runner, handler
+
+
+def _check_beginning_again(context: RankContext) -> None:
+    """Check runner, handler and GPUs, and whether the handler keeps its own state."""
+    from mpifarm.farm.again import check_again  # for those who ask
+
+    settings, environ = context.settings, context.process.environ
+    _, handler = _find_definitions(context)
+    if settings.gpus != "none":
+        from mpifarm.system.gpus import check_gpus
+
+        check_gpus(settings.gpus, environ)
+    python_class = find_handler_class(handler)
+    if is_database(python_class):
+        check_again(settings, python_class, of_database=True)
+    kept = WorkdirPaths(os.path.abspath(settings.workdir)).stdin_list
+    if python_class is ListTaskList or not is_there(kept):
+        return
+    try:
+        tasks = _open_list(handler, replace(settings, tasklist=kept))
+    except InputError:
+        return  # The next list may be right.
+    check_again(settings, tasks, of_database=False)
+    check_follow(settings, tasks)
 
 
 def _open_list(handler: HandlerDefinition, settings: Settings) -> TaskList:

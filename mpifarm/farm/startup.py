@@ -83,7 +83,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
     kept = KeptInput(given)
     with kept.put_back_if_refused(), checking(stop_check(context)):
         try:
-            again = partial(_begin_again, context)
+            again = partial(_begin_kept, context)
             context, feed = take_standard_input(context, again)
         except NoArgumentError as error:
             return _end_without_tasks(context, str(error))
@@ -210,6 +210,16 @@ def _finish_move(context: RankContext) -> None:
 
     patiently = Opening(context).patiently
     _say(context, patiently(lambda: finish_begun_move(context.settings)))
+
+
+def _begin_kept(context: RankContext) -> None:
+    """Begin again if the user asks for it, with a list that is kept in the workdir.
+
+    It is read only after that, so that all else is checked before.
+    """
+    if context.settings.again:
+        Opening(context).check_beginning_again()
+        _begin_again(context)
 
 
 def _begin_again(context: RankContext, total: int = 0) -> None:

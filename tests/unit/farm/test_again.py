@@ -154,6 +154,9 @@ def test_what_would_be_moved_along_is_refused(here, monkeypatch):
     arguments = Arguments(("x",), (), 2)
     for kept in ({"tasklist": STDIN_LIST}, {"arguments": arguments}):
         refuse_place(settings(**kept))
+    with pytest.raises(InputError, match=r"the file w/x.ini of --config is in it: mov"):
+        begin_again(settings(config="w/x.ini"), {}, 2)
+    refuse_place(settings(config="x.ini"))
     (here / "w" / "below").mkdir()
     monkeypatch.chdir(here / "w" / "below")
     with pytest.raises(InputError, match="the commands would run in it"):

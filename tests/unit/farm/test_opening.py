@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -673,3 +674,63 @@ def test_the_commands_of_a_database_are_those_of_its_rows(list_context, tmp_path
     assert isinstance(tasks, SqliteTaskList)
     commands = find_commands(tasks, "sqlite")
     assert commands is tasks.tasks
+
+
+WRONG_AGAIN = """
+[own]
+TaskList = tests.unit.farm.test_opening.KeepsState
+[picky]
+TaskList = tests.unit.farm.test_opening.Picky
+[gone]
+TaskList = tests.no_such_module.Handler
+[none]
+Runner = tests.no_such_module.Runner
+"""
+
+
+class KeepsState(Handler):
+    """A tasklist with a state of its own."""
+
+    def __init__(self, path: str, workdir: str) -> None:
+        super().__init__(Path(path).read_text())
+
+    def pop_task(self) -> None:
+        """Take a task."""
+
+
+class Picky(Handler):
+    """A tasklist for other files."""
+
+    def __init__(self, path: str, workdir: str) -> None:
+        raise ValueError(path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"runner": "other"}, "'other'"),
+        ({"runner": "none"}, "no_such_module"),
+        ({"handler": "gone"}, "no_such_module"),
+        ({"handler": "own"}, "keeps its own: begin again in the way"),
+        ({"handler": "sqlite"}, "--again is for a list in a file"),
+        ({"handler": "picky"}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_is_wrong_with_a_kept_list_is_told_before_it_begins_again(
+    tmp_path, monkeypatch, wrong, why
+):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "stdin.txt").write_text("true\n")
+    (tmp_path / "mpifarm.ini").write_text(WRONG_AGAIN)
+    monkeypatch.chdir(tmp_path)
+    context = context_of(
+        tasklist="-",
+        workdir="w",
+        again=True,
+        config="mpifarm.ini",
+        **wrong,
+    )
+    context.process.environ = {}
+    with pytest.raises(InputError, match=why) if why else nullcontext():
+        opening.Opening(context).check_beginning_again()

@@ -320,6 +320,22 @@ def test_a_move_that_a_kill_has_left_is_finished_first(tmp_path, monkeypatch, ta
     assert "--again: all tasks are to run" in start.order
 
 
+def test_all_but_the_list_is_checked_before_a_kept_list_begins_again(monkeypatch):
+    start = Started(monkeypatch)
+    start.context.settings = Settings("-", "w", again=True)
+
+    def refuse(_opening: object) -> None:
+        raise InputError("no such runner")
+
+    monkeypatch.setattr(FakeOpening, "check_beginning_again", refuse, raising=False)
+    monkeypatch.setattr(startup, "_begin_again", lambda *_: pytest.fail("too early"))
+    monkeypatch.setattr(
+        startup, "take_standard_input", lambda _context, begin_again: begin_again()
+    )
+    with pytest.raises(InputError, match="no such runner"):
+        startup.lead_farm(start.context)
+
+
 # ---- a list that grows while the farm starts ----------------------------------------
 
 
