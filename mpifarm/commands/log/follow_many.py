@@ -29,6 +29,10 @@ from mpifarm.store.task_map import Location
 MAX_OPEN: Final = 500
 """Running tasks whose outputs are open at once: most processes may open 1024 files."""
 
+MAX_POLL_SECONDS: Final = 1.0
+"""Seconds of a poll that count for the pause behind it: a reader of standard output may
+have stopped for long, and that is no load of the disk."""
+
 MAX_FULL_LOOKS: Final = 10
 """Looks after which the user is told: short tasks may just have ended."""
 
@@ -110,15 +114,18 @@ class TasksFollower:
                     self._report_waiting(locator, waiting)
                 has_waited = True
                 ask_at = time.monotonic() + max(TASK_SECONDS, 9 * took)
-            came = [each.following.print_new() for each in self._open.values()]
+            begun = time.monotonic()
+            for each in self._open.values():
+                each.following.print_new()
+            # A poll reads two files of each rank, also while tasks print all the time.
+            took = min(time.monotonic() - begun, MAX_POLL_SECONDS)
             if now >= search_at:
                 begun = time.monotonic()
                 sources = self._find_sources()
-                took = time.monotonic() - begun
-                came += self._search(sources)
-                search_at = time.monotonic() + max(ATTEMPT_SECONDS, 9 * took)
-            if not any(came):
-                self._printer.sink.wait(OUTPUT_SECONDS)
+                searched = time.monotonic() - begun
+                self._search(sources)
+                search_at = time.monotonic() + max(ATTEMPT_SECONDS, 9 * searched)
+            self._printer.sink.wait(max(OUTPUT_SECONDS, 4 * took))
 
     # ---- what has become of the tasks ------------------------------------------------
 
@@ -191,22 +198,21 @@ class TasksFollower:
             sources.setdefault(source.record.taskid, []).append(source)
         return sources
 
-    def _search(self, sources: Mapping[int, list[Source]]) -> list[bool]:
-        """Look for new attempts of all open tasks.  Return for each whether it has.
+    def _search(self, sources: Mapping[int, list[Source]]) -> None:
+        """Look for new attempts of all open tasks, and print them.
 
         Outputs of `MAX_OPEN` tasks at most are opened.
         """
         room = MAX_OPEN - sum(bool(each.readers) for each in self._open.values())
-        came, is_full = list[bool](), False
+        is_full = False
         for taskid, each in self._open.items():
             had_any = bool(each.readers)
             if not had_any and room <= 0:
                 is_full = True
                 continue
-            came.append(each.following.print_new_attempts(sources.get(taskid, [])))
+            each.following.print_new_attempts(sources.get(taskid, []))
             room -= bool(each.readers) - had_any
         self._note_full(is_full=is_full)
-        return came
 
     def _note_full(self, *, is_full: bool) -> None:
         """Tell once that outputs are not followed, if that lasts."""

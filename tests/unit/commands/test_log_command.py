@@ -620,6 +620,7 @@ class Farm:
         self.held, self.is_alive = frozenset[int](), True
         self.turns: list[Callable[[], object]] = []
         """What happens while the command waits, one after the other."""
+        self.pauses: list[float] = []
         self.site = site
         monkeypatch.setattr(explain_module, "examine_whole", self._look)
         monkeypatch.setattr(Sink, "wait", self._wait)
@@ -633,8 +634,9 @@ class Farm:
         claims = (view,) if self.is_alive or self.held else ()
         return examine(*args, **others)._replace(claims=claims)
 
-    def _wait(self, *_):
+    def _wait(self, seconds):
         assert self.turns, "the command waits for ever"
+        self.pauses.append(seconds)
         self.turns.pop(0)()
         self.now += follow.TASK_SECONDS
 
@@ -735,6 +737,30 @@ def test_no_more_tasks_are_open_than_files_may_be(site, farm, capfd, monkeypatch
     shown, told = capfd.readouterr()
     assert shown.splitlines()[2:] == ["2\tc", "3\td"]
     assert told.count("tasks are followed at once") == 1
+
+
+def test_tasks_that_print_all_the_time_are_polled_with_pauses(
+    site, farm, monkeypatch, shown
+):
+    """Each poll reads files of a shared disk."""
+    took = [0.0, 0.5, 3600.0]
+    print_new = follow.Following.print_new
+
+    def poll(following):
+        if took:
+            farm.now += took.pop(0)
+        return print_new(following)
+
+    monkeypatch.setattr(follow.Following, "print_new", poll)
+    farm.begin(2, b"1\n")
+    farm.turns = [
+        lambda: farm.write(2, b"2\n"),
+        lambda: farm.write(2, b"3\n"),
+        lambda: farm.finish(2),
+    ]
+    assert site.main("-f", "1,2") == 0
+    assert shown() == "==> task 1 <==\nb\n==> task 2 <==\n1\n2\n3\n"
+    assert farm.pauses == [follow.OUTPUT_SECONDS, 2.0, 4.0]
 
 
 def test_a_task_that_the_list_has_not_is_not_followed(site, farm, capfd):
