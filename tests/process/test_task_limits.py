@@ -637,18 +637,20 @@ def test_what_processes_have_of_each_other_by_a_fork_counts_once(limited_pool):
 
 
 def test_the_processes_of_a_users_runner_count_with_its_worker(limited_pool):
+    """The worker has what the process of the tests has, too, and the same limit."""
+
     class EatingRunner(PlainRunner):
         def run(self, taskid, command, logfh):
-            own = bytearray(120 << 20) if command.startswith("own=1") else None
+            own = bytearray(330 << 20) if command.startswith("own=1") else None
             status = super().run(taskid, command, logfh)
             del own
             return status
 
-    driver = limited_pool(200, EatingRunner)
-    results = driver.run(f"own=1; {holds(100)}", holds(100, "time.sleep(1.5)"))
+    driver = limited_pool(600, EatingRunner)
+    results = driver.run(f"own=1; {holds(330)}", holds(330, "time.sleep(1.5)"))
     out, completed = Outcome.OUT_OF_MEMORY, Outcome.COMPLETED
     assert ends(results) == [(out, KILL), (completed, 0)]
-    assert together_line(told(driver))
+    assert together_line(told(driver), "600 MB")
     assert driver.losses() == []
 
 
