@@ -224,6 +224,8 @@ class Worker:
         """Whether the worker has acted on the verdict that the run is cancelled."""
         self._excess = 0
         """The bytes for which the worker has KILLed the run, or 0."""
+        self._missed = 0
+        """The signal by which the runner was to end its task when it raised, or 0."""
         self._meter: CommandMeter | ProcessMeter = CommandMeter()
         self._usage: Usage | None = None
         """What the current task has used, once its run is over."""
@@ -317,7 +319,7 @@ class Worker:
         self._usage = None
         # Before the clock starts: a verdict on the last run must not count for this.
         self._enforced, self._is_cancelled = TimeVerdict.IN_TIME, False
-        self._excess = 0
+        self._excess = self._missed = 0
         try:
             log = self._begin_log(taskid, attempt)
         except OSError as error:
@@ -507,7 +509,10 @@ class Worker:
             return
         if TERMINATE in words:
             self._on_stop()
-        elif not self._stop:
+            return
+        if self._missed and self._in_runner:
+            self._terminate_runner(self._missed)
+        if not self._stop:
             self._enforce(self._row.verdict)
             if cancelled := self._row.cancel_verdict:
                 before = self._enforced
@@ -544,12 +549,17 @@ class Worker:
             self._kill_run()
 
     def _terminate_runner(self, signum: int) -> None:
-        """Let the runner terminate its task, by `signum` if it starts commands."""
+        """Let the runner terminate its task, by `signum` if it starts commands.
+
+        A user's runner that raises may be about to start its command: it is asked again
+        at the next reminder.  A KILL follows at need.
+        """
         task_command.choose_ending_signal(signum)
+        self._missed = 0
         try:
             self.runner.terminate()
-        except BaseException:  # noqa: BLE001 - the user's; a KILL follows at need
-            return
+        except BaseException:  # noqa: BLE001 - the user's
+            self._missed = signum
 
     # ---- a run whose time is over ---------------------------------------------------
 

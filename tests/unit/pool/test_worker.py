@@ -823,6 +823,31 @@ def test_a_runner_whose_terminate_raises_does_not_end_the_worker(start):
     assert outcomes(site.serve(stopped)) == [(0, 0, COMPLETED, "")]
 
 
+@pytest.mark.parametrize("reason", ["stop", "time limit"])
+def test_a_runner_that_cannot_terminate_yet_is_reminded_until_it_can(start, reason):
+    """It has no command yet where the signal comes between two of its lines."""
+    site = start(timeout=5.0)
+    trouble = [AttributeError("process"), AttributeError("process")]
+
+    def terminate() -> None:
+        if trouble:
+            raise trouble.pop()
+
+    def run() -> None:
+        site.on_terminate = terminate
+        if reason == "stop":
+            site.tell(TERMINATE)
+        else:
+            site.pass_verdict(TimeVerdict.TERMINATE)
+        for _ in range(4):
+            site.tell(REMIND)
+
+    site.serve(site.script(run))
+    assert site.calls.count(("terminate",)) == 3
+    site.tell(REMIND)
+    assert site.calls.count(("terminate",)) == 3, "nothing runs any more"
+
+
 def test_the_end_of_the_fork_server_ends_the_worker_with_its_command(start):
     site = start()
     read_end, write_end = os.pipe()
