@@ -51,7 +51,7 @@ OWN_VARIABLES: Final = frozenset(
         *("EVENT", "FAILURES", "NEW_FAILURES", "USER", "JOB_ID", "TASKLIST", "TOTAL"),
         *("FINISHED", "FAILED", "LEFT", "EXIT_STATUS", "MEANING", "REASON"),
         # of mpifarm itself
-        *("SITE_CONFIG", "TRACE", "LAUNCH"),
+        *("SITE_CONFIG", "TRACE", "LAUNCH", "SUPERVISOR"),
     )
 )
 """Variables of mpifarm that set no option, and may stand in any environment."""
