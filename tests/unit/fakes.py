@@ -217,18 +217,21 @@ class FakeDisk:
             finished, failed = ids if is_finished else ids[::-1]
             frontier.note_ends(finished=finished, failed=failed)
         not_run: list[tuple[int, str]] = []
-        ready = [*filter(frontier.is_ready, self.toprocess)]
+        held = self.held_by_users
+        free = [each for each in self.toprocess if each not in held]
+        some_held = len(free) < len(self.toprocess)
+        ready = [*filter(frontier.is_ready, free)]
         taken = ready[: wanted.take]
         if wanted.take:
             self.takes.append(now)
-            doomed = ((each, frontier.find_doomed(each)) for each in self.toprocess)
+            doomed = ((each, frontier.find_doomed(each)) for each in free)
             not_run = [each for each in doomed if each[1]]
         self._hold([*taken, *(taskid for taskid, _ in not_run)])
         for taskid in self.held & {*self.toprocess}:
             self.toprocess.remove(taskid)
         self._pull(wanted.pull)
         theirs = self.others.held if self.others else ()
-        more = not taken and any(map(frontier.holds_up, theirs))
+        more = some_held or (not taken and any(map(frontier.holds_up, theirs)))
         self.news = OrderNews(not_run, more, frontier.some_wait)
         return taken, len(taken) == len(ready)
 

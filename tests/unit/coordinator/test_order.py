@@ -2,53 +2,19 @@
 
 import random
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from mpifarm.coordinator.effects import Transact
 from mpifarm.model.requests import Fate, FateOfTasks, Request, RequestKind
 from mpifarm.model.settings import Policy
-from mpifarm.model.task import Lease, Outcome
+from mpifarm.model.task import Outcome
 from mpifarm.order.constraints import Constraints
-from tests.unit.fakes import FakeDisk, FakeRank, SimulatedFarm
+from tests.unit.fakes import FakeDisk, SimulatedFarm
+from tests.unit.ordered_farm import OrderedFarm, find_needed, make_constraints
 
 DELAY = 0.001
 """Seconds that a message takes at the most, in these farms."""
-
-
-def make_constraints(total: int, random_: random.Random) -> Constraints:
-    constraints = Constraints()
-    for taskid in range(1, total):
-        if random_.random() < 0.08:
-            constraints.add_barrier(taskid, checks=random_.random() < 0.3)
-        if random_.random() < 0.3:
-            near = range(max(0, taskid - 20), taskid)
-            after = random_.sample(near, min(len(near), random_.randint(1, 3)))
-            constraints.after[taskid] = tuple(sorted(after))
-    return constraints
-
-
-class OrderedFarm(SimulatedFarm):
-    """A farm that asserts at each start that all for which the task waits has ended."""
-
-    def __init__(self, constraints: Constraints, disk: FakeDisk, **more: Any) -> None:
-        self.constraints = constraints
-        super().__init__(disk.left, disk=disk, **more)
-
-    def note_start(self, lease: Lease, rank: FakeRank) -> None:
-        super().note_start(lease, rank)
-        records, taskid = self.disk.records, lease.taskid
-        assert taskid not in records
-        for each in self.constraints.after.get(taskid, ()):
-            assert records[each].result.outcome is Outcome.COMPLETED
-        for first, checks, since in self.constraints.barriers:
-            if first <= taskid:
-                assert all(each in records for each in range(first))
-                assert not checks or not any(
-                    records[each].result.outcome is not Outcome.COMPLETED
-                    for each in range(since, first)
-                )
 
 
 def expected_outcomes(
@@ -57,11 +23,8 @@ def expected_outcomes(
     """Return how each task has to end, where those of `fails` fail if they run."""
     ends: dict[int, Outcome] = {}
     for taskid in range(total):
-        waits_for = [*constraints.after.get(taskid, ())]
-        for first, checks, since in constraints.barriers:
-            if checks and first <= taskid:
-                waits_for += range(since, first)
-        if any(ends[each] is not Outcome.COMPLETED for each in waits_for):
+        needed = find_needed(constraints, taskid)
+        if any(ends[each] is not Outcome.COMPLETED for each in needed):
             ends[taskid] = Outcome.NOT_RUN
         else:
             failed = taskid in fails
