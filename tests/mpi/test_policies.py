@@ -110,6 +110,35 @@ def test_four_licences_for_24_workers_put_no_rank_out_of_use(farm):
     assert farm.result()["quarantined"] == []
 
 
+# ---- tasks that share seats ----------------------------------------------------------
+
+
+def most_at_a_time(notes):
+    """How many were between their `begin` and their `end`, at the most."""
+    running = most = 0
+    for note in notes:
+        running += 1 if note == "begin" else -1
+        most = max(most, running)
+    return most
+
+
+@pytest.mark.one_mpi
+def test_no_more_of_a_kind_run_at_a_time_than_it_has_seats_on_all_ranks(farm):
+    """There are two seats; each rank has as many workers."""
+    seated = f"[limit=seat] echo begin >> seats; {WAITS}; sleep 0.05; echo end >> seats"
+    free = RANKS * WORKERS - 2
+    farm.write_list([seated] * 12 + [WAITS] * free)
+    child = farm.launch("--limit", "seat=2")
+    begun = farm.wait_for_marks("started", RANKS * WORKERS)
+    assert len([taskid for taskid in begun if taskid < 12]) == 2, "all workers are busy"
+    farm.allow()
+    assert_ends(child, 0)
+    farm.assert_all_finished()
+    notes = farm.notes("seats")
+    assert len(notes) == 24
+    assert most_at_a_time(notes) == 2
+
+
 # ---- tasks that kill their rank ------------------------------------------------------
 
 POISON = f"{NOTE}; ./kill-rank; sleep 10"
