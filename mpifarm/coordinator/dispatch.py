@@ -293,7 +293,8 @@ class Dispatcher:
             return float("inf")
         if seats and not prefetch.is_empty:
             return prefetch.next_at
-        return prefetch.poll_at
+        # A release may ask for a look sooner than one may follow the last taking.
+        return max(prefetch.poll_at, prefetch.next_at)
 
     def _wake_for_start(self) -> float:
         """Return when a retry is due, or the rate lets a task start; `inf` if never."""

@@ -30,7 +30,7 @@ from tests.unit.ordered_farm import (
 SEEDS = range(100)
 
 ACTS_UNTIL = 20.0
-"""Seconds in which users act, and ranks are lost."""
+"""Seconds in which users act, and ranks are lost; fewer if tasks are short."""
 
 MOST_TASKS = 200
 """No list gets longer."""
@@ -289,14 +289,14 @@ def make_order(luck: random.Random) -> Constraints:
     return constraints
 
 
-def plan_requests(farm: BusyFarm, luck: random.Random) -> None:
+def plan_requests(farm: BusyFarm, luck: random.Random, until: float) -> None:
     """Let users ask for this and that; what is held as a whole is released again."""
 
     def at(moment: float, kind: RequestKind, picks: list[float] | None) -> None:
         farm.after(moment, partial(farm.ask, kind, picks))
 
     for _ in range(luck.randint(3, 12)):
-        moment = luck.uniform(0.0, ACTS_UNTIL)
+        moment = luck.uniform(0.0, until)
         picks = [luck.random() for _ in range(luck.choice([1, 3, 8]))]
         kinds = ["cancel", "hold", "hold, then", "release", "hold all"]
         kind = luck.choices(kinds, [3, 4, 5, 2, 1])[0]
@@ -313,18 +313,18 @@ def plan_requests(farm: BusyFarm, luck: random.Random) -> None:
                 at(moment, RequestKind(kind), picks)
 
 
-def plan_losses(farm: BusyFarm, luck: random.Random) -> None:
+def plan_losses(farm: BusyFarm, luck: random.Random, until: float) -> None:
     """Let some ranks be lost, but one."""
     for _ in range(luck.randint(0, 2)):
         lose = partial(farm.lose_rank, luck.random())
-        farm.after(luck.uniform(0.1, ACTS_UNTIL), lose)
+        farm.after(luck.uniform(0.1, until), lose)
     for _ in range(luck.randint(0, 3)):
         lose = partial(farm.lose_worker, luck.randrange(len(farm.ranks)))
-        farm.after(luck.uniform(0.1, ACTS_UNTIL), lose)
+        farm.after(luck.uniform(0.1, until), lose)
     if luck.random() < 0.3:
-        farm.after(luck.uniform(0.1, ACTS_UNTIL), farm.lose_messages)
+        farm.after(luck.uniform(0.1, until), farm.lose_messages)
     if luck.random() < 0.4:
-        farm.after(luck.uniform(0.1, ACTS_UNTIL), farm.lose_coordinator)
+        farm.after(luck.uniform(0.1, until), farm.lose_coordinator)
 
 
 def make_farm(seed: int) -> tuple[BusyFarm, Callable[[int], bool], str]:
@@ -333,11 +333,15 @@ def make_farm(seed: int) -> tuple[BusyFarm, Callable[[int], bool], str]:
     constraints = make_order(luck)
     total = luck.randint(1, 90)
     retries = luck.choice([0, 0, 1])
+    # Only short tasks wait on ranks.
+    speed = luck.choice([1, 1, 20])
+    lengths = [each / speed for each in (0.001, 0.3, 1.0, 4.0)]
+    until = ACTS_UNTIL / speed
     farm = BusyFarm(
         *(constraints, FakeDisk(total, constraints), luck.choice([None, 25.0])),
         ranks=4,
         workers=luck.randint(1, 2),
-        seconds=lambda _: luck.choice([0.001, 0.3, 1.0, 4.0]),
+        seconds=lambda _: luck.choice(lengths),
         seed=seed,
         disk_seconds=luck.choice([0.0, 0.02, 0.3]),
         survives_rank_loss=True,
@@ -345,7 +349,7 @@ def make_farm(seed: int) -> tuple[BusyFarm, Callable[[int], bool], str]:
             quarantine=0,
             retries=retries,
             retry_delay=luck.choice([0.0, 0.5]),
-            seats=(("seat", SEATS),),
+            seats=(("seat", SEATS),) if constraints.kinds else (),
         ),
     )
     share = luck.choice([0.0, 0.01, 0.05])
@@ -359,14 +363,14 @@ def make_farm(seed: int) -> tuple[BusyFarm, Callable[[int], bool], str]:
     farm.status_of = find_status
     for _ in range(luck.randint(1, 6)):
         count = luck.randrange(1, 15)
-        farm.after(luck.uniform(0.0, ACTS_UNTIL), partial(farm.add_lines, count))
-    plan_requests(farm, luck)
-    plan_losses(farm, luck)
+        farm.after(luck.uniform(0.0, until), partial(farm.add_lines, count))
+    plan_requests(farm, luck, until)
+    plan_losses(farm, luck, until)
     end = luck.choice(["release", "release", "hold", "drain"])
     if end == "release":
-        farm.after(ACTS_UNTIL + 4, partial(farm.ask, RequestKind.RELEASE, None))
+        farm.after(until + 4, partial(farm.ask, RequestKind.RELEASE, None))
     elif end == "drain":
-        farm.after(ACTS_UNTIL, partial(farm.ask, RequestKind.DRAIN, None))
+        farm.after(until, partial(farm.ask, RequestKind.DRAIN, None))
     return farm, failing.__contains__, end
 
 

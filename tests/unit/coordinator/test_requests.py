@@ -348,3 +348,13 @@ def test_a_task_behind_a_barrier_that_is_held_and_released_at_once_waits_on():
     assert {taskid for taskid, _ in farm.started} == {0, 1, 2}
     farm.run()
     assert {*outcomes(farm).values()} == {Outcome.COMPLETED}
+
+
+def test_a_release_just_after_tasks_were_taken_does_not_keep_rank_0_busy():
+    """While all workers are busy, it may look only a tenth of a second later."""
+    farm = SimulatedFarm(60, ranks=2, workers=2, seconds=0.05)
+    for number in range(60):
+        farm.after(0.002 + 0.013 * number, lambda: release(farm, 5))
+    farm.run()
+    assert {*outcomes(farm).values()} == {Outcome.COMPLETED}
+    assert farm.counts.spins == 0
