@@ -21,12 +21,13 @@ from mpifarm.pool.shared_state import BY_KERNEL, SharedState, TimeVerdict
 from mpifarm.pool.worker import REMIND
 from mpifarm.runners import BasicRunner
 from mpifarm.system import processes
+from tests.unit.pool.fake_tree import FakeTree
 
 KILL = signal.SIGKILL
 OURS = b"MPIFARM_FARM=f0\0MPIFARM_TASK_ID=%d\0"
 
 
-class Site:
+class Site(FakeTree):
     """A fork server, its rank's end of the control socket, and made-up processes."""
 
     def __init__(self) -> None:
@@ -43,8 +44,8 @@ class Site:
         self.dead: list[int] = []
         """Children that have died and are not reaped, in the order of their deaths."""
         self.status = -9
-        self.children: dict[int, list[int]] = {}
-        self.environments: dict[int, bytes] = {os.getpid(): b"OF=THE FORK SERVER"}
+        super().__init__()
+        self.environments[os.getpid()] = b"OF=THE FORK SERVER"
         self.next_pid = 100
         self.fork_error: OSError | None = None
         self.on_sleep: Callable[[], object] = lambda: None
@@ -83,20 +84,6 @@ class Site:
         self.next_pid += 1
         self.calls.append(("fork", self.next_pid))
         return self.next_pid
-
-    def children_of(self, pid: int) -> list[int]:
-        if pid == 0:
-            raise ProcessLookupError
-        return self.children.get(pid, [])
-
-    def tree_of(self, pid: int) -> list[int]:
-        tree = [pid]
-        for each in tree:
-            tree += self.children_of(each)
-        return tree
-
-    def environment_of(self, pid: int) -> bytes:
-        return self.environments.get(pid, b"")
 
     def is_alive(self, pid: int) -> bool:
         return pid in self.environments

@@ -12,6 +12,7 @@ from mpifarm.pool.memory_watch import AGAIN, PERIOD, REST, SOON, MemoryWatch
 from mpifarm.pool.run_processes import RunProcesses
 from mpifarm.pool.shared_state import BY_KERNEL, SharedState, WorkerRow
 from mpifarm.system import processes
+from tests.unit.pool.fake_tree import FakeTree
 
 GB = 2**30
 
@@ -224,28 +225,13 @@ def test_what_is_found_is_told_until_the_fork_server_ends(monkeypatch):
 # ---- the processes of a run ----------------------------------------------------------
 
 
-class Kernel:
+class Kernel(FakeTree):
     """Made-up processes: their children, and the task whose name they bear."""
 
     def __init__(self, monkeypatch: Any) -> None:
-        self.children: dict[int, list[int]] = {}
-        self.environments: dict[int, bytes] = {}
+        super().__init__()
         for name in ("children_of", "tree_of", "environment_of"):
             monkeypatch.setattr(processes, name, getattr(self, name))
-
-    def children_of(self, pid: int) -> list[int]:
-        if pid == 0:
-            raise ProcessLookupError
-        return self.children.get(pid, [])
-
-    def tree_of(self, pid: int) -> list[int]:
-        tree = [pid]
-        for each in tree:
-            tree += self.children_of(each)
-        return tree
-
-    def environment_of(self, pid: int) -> bytes:
-        return self.environments.get(pid, b"")
 
     def name(self, pid: int, task: int, farm: str = "f0") -> None:
         text = f"A=1\0MPIFARM_FARM={farm}\0MPIFARM_TASK_ID={task}\0"

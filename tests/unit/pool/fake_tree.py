@@ -1,0 +1,23 @@
+"""A fake of the trees of processes that /proc shows, for what looks at them."""
+
+
+class FakeTree:
+    """Processes with children and environments, in place of those of the machine."""
+
+    def __init__(self) -> None:
+        self.children: dict[int, list[int]] = {}
+        self.environments: dict[int, bytes] = {}
+
+    def children_of(self, pid: int) -> list[int]:
+        if pid == 0:
+            raise ProcessLookupError
+        return self.children.get(pid, [])
+
+    def tree_of(self, pid: int) -> list[int]:
+        tree = [pid]
+        for each in tree:
+            tree += self.children_of(each)
+        return tree
+
+    def environment_of(self, pid: int) -> bytes:
+        return self.environments.get(pid, b"")
