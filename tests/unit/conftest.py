@@ -1,9 +1,11 @@
 """What the unit tests share: nothing of one test is left open for the next.
 
 Rules of this file: a farm that a test "kills" leaves its claim open, as a dead process
-would not; it is closed here, and so is what killed workers and readers leave.
+would not; it is closed here, and so is what killed workers and readers leave.  A test
+that stops the collection of garbage has failed: what later ones kill would stay open.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,6 +18,14 @@ import pytest
 def close_claims_of_killed_farms() -> Iterator[None]:
     yield
     _close(lambda path: "/claims/" in path)
+
+
+@pytest.fixture(autouse=True)
+def garbage_is_collected() -> Iterator[None]:
+    yield
+    was_collected = gc.isenabled()
+    gc.enable()
+    assert was_collected, "the test has stopped the collection of garbage"
 
 
 @pytest.fixture

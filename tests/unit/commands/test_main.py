@@ -50,8 +50,9 @@ def console():
 
 
 @pytest.fixture
-def call(console):
+def call(console, monkeypatch):
     """Give a command line to the first rank, or to another one."""
+    monkeypatch.setattr("gc.disable", lambda: None)
 
     def give(*argv, first=True, signals=()):
         inbox = SimpleNamespace(take=lambda: [*signals])
