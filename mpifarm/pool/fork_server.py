@@ -409,7 +409,8 @@ class ForkServer:
         assert self._definition is not None
         definition, limit = self._definition, self._definition.limits.memory or 0
         rows = [self._shared.row(index) for index in range(definition.workers)]
-        return MemoryWatch(rows, limit, RunProcesses(definition.farm), self._cgroups)
+        run_processes = RunProcesses(definition.farm, may_wait=False)
+        return MemoryWatch(rows, limit, run_processes, self._cgroups)
 
     def _cancel(self, index: int, serial: int) -> None:
         """Begin to end the run of a lease that a user has cancelled."""

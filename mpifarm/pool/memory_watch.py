@@ -3,8 +3,8 @@
 Rules of this file:
 
 - A child of the fork server runs this, so that nobody waits for a look: to count the
-  pages that processes share takes 10 ms for each GB, and the kernel may have it wait
-  for a process that a dead file server holds.
+  pages that processes share takes 10 ms for each GB.  It does not wait for a process
+  that a dead file server holds either: the other runs grow meanwhile.
 - It writes the runs that have too much into their rows, and a byte to the fork server,
   which has their workers end them (`memory_guard`).  It signals nobody.
 - It ends with the fork server: that is the end of its socket.

@@ -11,10 +11,15 @@ _TASK_ID = b"MPIFARM_TASK_ID="
 
 
 class RunProcesses:
-    """The processes of the runs of one farm, in the farm's own words."""
+    """The processes of the runs of one farm, in the farm's own words.
 
-    def __init__(self, farm: str) -> None:
+    `may_wait`: whether a look may wait for a process that the kernel holds.  If not,
+    one that is held counts for no task, unless it is below the task's command.
+    """
+
+    def __init__(self, farm: str, *, may_wait: bool = True) -> None:
         self._farm = b"MPIFARM_FARM=" + os.fsencode(farm)
+        self.may_wait = may_wait
 
     def task_of(self, pid: int) -> int | None:
         """Return the task of this farm whose name a process bears, None if none."""
@@ -33,7 +38,7 @@ class RunProcesses:
             return set(processes.tree_of(command))
         tree = set(processes.tree_of(worker))
         for pid in tree - {worker}:
-            if self.task_of(pid) not in (None, task):
+            if self._is_unknown(pid) or self.task_of(pid) not in (None, task):
                 tree.difference_update(processes.tree_of(pid))
         return tree
 
@@ -45,9 +50,13 @@ class RunProcesses:
         """
         found: dict[int, set[int]] = {}
         for pid in orphans_below(parent, ours):
-            if (task := self.task_of(pid)) is not None:
+            task = None if self._is_unknown(pid) else self.task_of(pid)
+            if task is not None:
                 found.setdefault(task, set()).add(pid)
         return found
+
+    def _is_unknown(self, pid: int) -> bool:
+        return not self.may_wait and processes.is_held(pid)
 
 
 def orphans_below(parent: int, ours: set[int]) -> list[int]:

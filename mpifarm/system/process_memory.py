@@ -1,6 +1,7 @@
 """How much memory processes have, as the kernel counts it in /proc.
 
-Rules of this file: it reads only.  A process that is gone, or not ours, has none.
+Rules of this file: it reads only, and never waits for a process that the kernel holds.
+A process that is gone, or not ours, has none.
 
 Counted are the anonymous pages: heaps and stacks.  The pages of files do not count,
 because the kernel can drop them, nor does shared memory: it may be that of other tasks.
@@ -29,7 +30,16 @@ def measure_together(pids: Iterable[int], limit: int) -> int:
     quick = sum(map(anonymous, found))
     if quick <= limit:
         return quick
-    return sum(own_share(pid) for pid in found if not _has_its_parents(pid))
+    counted = [pid for pid in found if not _has_its_parents(pid)]
+    return sum(_find_share(pid, len(counted)) for pid in counted)
+
+
+def _find_share(pid: int, sharers: int) -> int:
+    """Return the bytes of one of so many processes that may share pages.
+
+    Of a process that is held, it is the least that they can be.
+    """
+    return anonymous(pid) // sharers if processes.is_held(pid) else own_share(pid)
 
 
 def anonymous(pid: int) -> int:
@@ -49,7 +59,8 @@ def anonymous(pid: int) -> int:
 def own_share(pid: int) -> int:
     """Return the bytes of a process; a page that n processes have counts 1/n.
 
-    Where the kernel does not tell shares, each page counts as the process's own.
+    Where the kernel does not tell shares, each page counts as the process's own.  It
+    waits for the process's locks.
     """
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as rollup:

@@ -273,10 +273,25 @@ def is_alive(pid: int) -> bool:
     return _stat_words(pid)[:1] not in ([], [b"Z"], [b"X"])
 
 
+def is_held(pid: int) -> bool:
+    """Return whether a thread of a process waits in the kernel, and hears no signal.
+
+    A dead file server holds one so.  Its memory may be locked meanwhile: who reads that
+    in /proc (``environ``, ``cmdline``, ``smaps``) waits with it.  ``stat`` and
+    ``statm`` never wait.
+    """
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return False
+    return any(_stat_words(f"{pid}/task/{each}")[:1] == [b"D"] for each in threads)
+
+
 def environment_of(pid: int) -> bytes:
     """Return the environment that a process was started with, NUL-separated.
 
-    Return b"" if the process is gone or not ours.
+    Return b"" if the process is gone or not ours.  It may wait if the process
+    `is_held`.
     """
     try:
         with open(f"/proc/{pid}/environ", "rb") as environ:
@@ -356,8 +371,11 @@ def _children_of_threads(pid: int) -> list[int]:
     return found
 
 
-def _stat_words(pid: int) -> list[bytes]:
-    """Return a process's state, its parent and so on (proc(5), "stat"); [] if gone."""
+def _stat_words(pid: int | str) -> list[bytes]:
+    """Return a process's state, its parent and so on (proc(5), "stat"); [] if gone.
+
+    `pid` may be the path of a thread below /proc.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             return stat.read().rpartition(b")")[2].split()

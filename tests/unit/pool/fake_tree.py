@@ -7,6 +7,8 @@ class FakeTree:
     def __init__(self) -> None:
         self.children: dict[int, list[int]] = {}
         self.environments: dict[int, bytes] = {}
+        self.held: set[int] = set()
+        """Processes that the kernel holds."""
 
     def children_of(self, pid: int) -> list[int]:
         if pid == 0:
@@ -19,5 +21,9 @@ class FakeTree:
             tree += self.children_of(each)
         return tree
 
+    def is_held(self, pid: int) -> bool:
+        return pid in self.held
+
     def environment_of(self, pid: int) -> bytes:
+        assert pid not in self.held, "the read hangs"
         return self.environments.get(pid, b"")

@@ -597,6 +597,7 @@ def test_it_looks_at_the_rows_of_all_workers(site):
     watch = site.server._create_memory_watch()
     assert [row.worker for row in watch._rows] == [0, 102]
     assert watch._limit == 1000
+    assert not watch._run_processes.may_wait
 
 
 def test_a_run_that_was_found_is_ended_by_its_worker(sized):

@@ -230,7 +230,7 @@ class Kernel(FakeTree):
 
     def __init__(self, monkeypatch: Any) -> None:
         super().__init__()
-        for name in ("children_of", "tree_of", "environment_of"):
+        for name in ("children_of", "tree_of", "environment_of", "is_held"):
             monkeypatch.setattr(processes, name, getattr(self, name))
 
     def name(self, pid: int, task: int, farm: str = "f0") -> None:
@@ -265,3 +265,14 @@ def test_orphans_are_of_the_task_whose_name_they_bear(kernel):
     kernel.name(90, 7, farm="another")
     kernel.name(200, 7)
     assert RunProcesses("f0").orphans_of(1, {100}) == {7: {71}, 8: {80}}
+
+
+def test_a_process_that_is_held_is_not_asked_for_its_task_by_who_may_not_wait(kernel):
+    kernel.children = {1: [70, 80], 100: [200, 300], 300: [301]}
+    for pid, task in ((70, 7), (80, 8), (200, 7), (300, 7)):
+        kernel.name(pid, task)
+    kernel.held = {80, 300}
+    looks = RunProcesses("f0", may_wait=False)
+    assert looks.orphans_of(1, set()) == {7: {70}}
+    assert looks.tree_of(0, 100, 7) == {100, 200}
+    assert looks.tree_of(300, 100, 7) == {300, 301}

@@ -101,7 +101,9 @@ def test_memory_that_is_shared_for_good_does_not_count():
     assert own_share(os.getpid()) < before + 32 * MB
 
 
-def test_what_has_its_parents_memory_before_its_exec_counts_with_it(tmp_path):
+@pytest.fixture
+def held(tmp_path):
+    """A process of 128 MB that the kernel holds, until its child opens a fifo."""
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
 
@@ -113,21 +115,37 @@ def test_what_has_its_parents_memory_before_its_exec_counts_with_it(tmp_path):
         signal.pause()
 
     parent = processes.fork_child(start_slowly)
-    try:
-        wait_until(lambda: processes.children_of(parent))
-        (child,) = processes.children_of(parent)
-        if not has_same_memory(parent, parent):
-            pytest.skip("this kernel does not say which processes have one memory")
-        assert has_same_memory(child, parent)
-        assert not has_same_memory(parent, os.getpid())
-        both = [parent, child]
-        assert sum(map(anonymous, both)) > 2 * 128 * MB
-        # Not 128 MB alone: it has pages of the process of the tests, by the fork.
-        most = anonymous(parent) + MB
-        assert 128 * MB < measure_together(both, 200 * MB) < most
-    finally:
-        os.close(os.open(fifo, os.O_RDWR))
-        end(parent)
+    wait_until(lambda: processes.children_of(parent))
+    yield parent
+    os.close(os.open(fifo, os.O_RDWR))
+    end(parent)
+
+
+def test_a_process_that_is_held_counts_by_what_can_be_read_without_waiting(
+    held, forked, monkeypatch
+):
+    wait_until(lambda: processes.is_held(held))
+    asked: list[int] = []
+    monkeypatch.setattr(process_memory, "own_share", lambda pid: asked.append(pid) or 0)
+    assert measure_together([held], 1) == anonymous(held) > 128 * MB
+    # The other two may have all its pages, too: no task is ended for what it shares.
+    assert measure_together([held, *forked.pids], 1) == anonymous(held) // 3
+    assert sorted(asked) == sorted(forked.pids)
+    os.kill(held, signal.SIGSTOP)  # which it does not hear
+    assert processes.is_held(held)
+
+
+def test_what_has_its_parents_memory_before_its_exec_counts_with_it(held):
+    (child,) = processes.children_of(held)
+    if not has_same_memory(held, held):
+        pytest.skip("this kernel does not say which processes have one memory")
+    assert has_same_memory(child, held)
+    assert not has_same_memory(held, os.getpid())
+    both = [held, child]
+    assert sum(map(anonymous, both)) > 2 * 128 * MB
+    # Not 128 MB alone: it has pages of the process of the tests, by the fork.
+    most = anonymous(held) + MB
+    assert 128 * MB < measure_together(both, 200 * MB) < most
 
 
 def test_where_the_kernel_does_not_say_no_memory_is_that_of_another(monkeypatch):

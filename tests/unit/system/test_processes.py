@@ -196,6 +196,34 @@ def test_a_tree_has_the_children_of_children_and_those_of_threads():
     assert processes.tree_of(gone())[1:] == []
 
 
+HELD_THREAD = """
+import os, threading
+def run():
+    opening = [(os.POSIX_SPAWN_OPEN, 3, {!r}, os.O_RDONLY, 0)]
+    os.posix_spawn("/bin/true", ["true"], {{}}, file_actions=opening)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_process_is_held_as_long_as_the_kernel_holds_one_of_its_threads(tmp_path):
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    words = [sys.executable, "-c", HELD_THREAD.format(fifo)]
+    pid = os.posix_spawnp(sys.executable, words, os.environ)
+    try:
+        until = time.monotonic() + DEADLINE
+        while not processes.tree_of(pid)[1:] or not processes.is_held(pid):
+            assert time.monotonic() < until
+    finally:
+        os.close(os.open(fifo, os.O_RDWR))
+        processes.kill_process(pid, signal.SIGKILL)
+        processes.reap_child(pid)
+    assert not processes.is_held(pid)
+    assert not processes.is_held(os.getpid())
+
+
 def _not_found() -> None:
     raise FileNotFoundError
 
