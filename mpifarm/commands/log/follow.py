@@ -1,7 +1,7 @@
 """``mpifarm log -f``: the output of one task while it is written.
 
-Rules of this file: the output is polled often.  The location of the task is asked for
-seldom, because that reads the whole workdir.
+Rules of this file: the output is polled often, with a pause behind each poll.  The
+location of the task is asked for seldom, because that reads the whole workdir.
 """
 
 import time
@@ -15,7 +15,10 @@ from mpifarm.output.reader import Output, OutputReader, Source, find_outputs
 from mpifarm.store.task_map import Location
 
 OUTPUT_SECONDS = 0.1
-"""Seconds between two polls of the output."""
+"""Seconds between two polls of the output, at the least."""
+MAX_POLL_SECONDS = 1.0
+"""Seconds of a poll that count for the pause behind it: a reader of standard output may
+have stopped for long, and that is no load of the disk."""
 ATTEMPT_SECONDS = 0.5
 """Seconds between two searches for a new attempt."""
 TASK_SECONDS = 1.0
@@ -113,14 +116,15 @@ class Following:
                 found, has_ended = self._ask(found)
                 took = time.monotonic() - now
                 ask_at = now + took + max(TASK_SECONDS, 9 * took)
+            begun = time.monotonic()
             came = self.print_new()
+            took = time.monotonic() - begun
             if has_ended or (not came and now >= search_at):
                 search_at = now + ATTEMPT_SECONDS
-                came = self.print_new_attempts() or came
+                self.print_new_attempts()
             if has_ended:
                 return found
-            if not came:
-                self._printer.sink.wait(OUTPUT_SECONDS)
+            self._printer.sink.wait(find_pause(took))
 
     def print_new(self) -> bool:
         """Print what the last attempt has written since.  Return whether it has."""
@@ -170,6 +174,14 @@ class Following:
             readers.append(reader)
             came = True
         return came
+
+
+def find_pause(took: float) -> float:
+    """Return the seconds to the next poll, behind one that `took` so many.
+
+    A poll reads files of a shared disk, also while tasks print all the time.
+    """
+    return max(OUTPUT_SECONDS, 4 * min(took, MAX_POLL_SECONDS))
 
 
 def may_begin(found: LocatedTask) -> bool:

@@ -14,10 +14,10 @@ from mpifarm.commands.log.follow import (
     ATTEMPT_SECONDS,
     CTRL_C,
     IN_NO_FILE,
-    OUTPUT_SECONDS,
     TASK_SECONDS,
     Following,
     explain_unfinished,
+    find_pause,
     may_begin,
 )
 from mpifarm.commands.log.gaps import Gap, Gaps
@@ -28,10 +28,6 @@ from mpifarm.store.task_map import Location
 
 MAX_OPEN: Final = 500
 """Running tasks whose outputs are open at once: most processes may open 1024 files."""
-
-MAX_POLL_SECONDS: Final = 1.0
-"""Seconds of a poll that count for the pause behind it: a reader of standard output may
-have stopped for long, and that is no load of the disk."""
 
 MAX_FULL_LOOKS: Final = 10
 """Looks after which the user is told: short tasks may just have ended."""
@@ -117,15 +113,14 @@ class TasksFollower:
             begun = time.monotonic()
             for each in self._open.values():
                 each.following.print_new()
-            # A poll reads two files of each rank, also while tasks print all the time.
-            took = min(time.monotonic() - begun, MAX_POLL_SECONDS)
+            took = time.monotonic() - begun
             if now >= search_at:
                 begun = time.monotonic()
                 sources = self._find_sources()
                 searched = time.monotonic() - begun
                 self._search(sources)
                 search_at = time.monotonic() + max(ATTEMPT_SECONDS, 9 * searched)
-            self._printer.sink.wait(max(OUTPUT_SECONDS, 4 * took))
+            self._printer.sink.wait(find_pause(took))
 
     # ---- what has become of the tasks ------------------------------------------------
 

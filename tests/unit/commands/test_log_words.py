@@ -393,7 +393,8 @@ def test_the_last_look_for_attempts_comes_though_the_output_has_just_grown(
 
         return answer
 
-    printer = cast(Any, SimpleNamespace(explainer=None, print_new=note("output")))
+    sink = SimpleNamespace(wait=lambda _: None)
+    printer: Any = SimpleNamespace(explainer=None, print_new=note("output"), sink=sink)
     following = follow.Following(printer, 7, [cast(Any, None)])
     answers = iter([(CLAIMED, False), (ENDED, True)])
     monkeypatch.setattr(follow, "TASK_SECONDS", 0.0)
@@ -525,8 +526,8 @@ class Loop:
         self.acts: list[tuple[str, float]] = []
         self.comes: set[float] = set()
         """When there is new output."""
-        self.attempts: set[float] = set()
-        """When there is a new attempt."""
+        self.polls: list[float] = []
+        """Seconds that polls take, the first ones."""
         self.ends_at, self.asking = ends_at, asking
         clock = SimpleNamespace(monotonic=lambda: self.now)
         monkeypatch.setattr(follow, "time", clock)
@@ -552,13 +553,15 @@ class Loop:
 
     def _print_new(self, _: object) -> bool:
         at = self._note("print")
+        self.now += self.polls.pop(0) if self.polls else 0.0
         if at not in self.comes:
             return False
         self.comes.remove(at)
         return True
 
     def _look(self) -> bool:
-        return self._note("look") in self.attempts
+        self._note("look")
+        return False
 
     def _wait(self, seconds: float) -> None:
         self._note("wait")
@@ -578,21 +581,21 @@ def test_output_is_polled_often_attempts_seldom_and_the_task_more_seldom(monkeyp
     assert loop.acts[-3:] == [("ask", 2.0), ("print", 2.0), ("look", 2.0)]
 
 
-def test_after_new_output_nothing_is_waited_or_searched_for(monkeypatch):
+def test_a_task_that_prints_all_the_time_is_polled_with_pauses(monkeypatch):
+    """Each poll reads files of a shared disk."""
     loop = Loop(monkeypatch, ends_at=1.0)
-    loop.comes = {0.0, 0.375}
+    loop.comes = {number / 8 for number in range(9)}
     loop.following.run(CLAIMED)
-    assert loop.acts[:4] == [("ask", 0.0), ("print", 0.0), ("print", 0.0), ("look", 0)]
-    assert loop.times("print").count(0.375) == 2
-    assert loop.times("wait").count(0.375) == 1
+    assert loop.times("print") == [number / 8 for number in range(9)]
+    assert loop.times("wait") == [number / 8 for number in range(8)]
+    assert loop.times("look") == [1.0]
 
 
-def test_after_a_new_attempt_its_output_is_polled_at_once(monkeypatch):
-    loop = Loop(monkeypatch, ends_at=1.0)
-    loop.attempts = {0.5}
+def test_a_slow_poll_has_a_long_pause_and_a_reader_that_stops_has_none(monkeypatch):
+    loop = Loop(monkeypatch, ends_at=3600.0)
+    loop.polls = [0.5, 4000.0]
     loop.following.run(CLAIMED)
-    assert loop.times("print").count(0.5) == 2
-    assert loop.times("wait").count(0.5) == 1
+    assert loop.times("print") == [0.0, 0.5 + 2.0, 4002.5 + 4.0]
 
 
 def test_searches_for_the_task_take_a_tenth_of_the_time(monkeypatch):
