@@ -45,12 +45,9 @@ def name_farm_command(target: Target, report: FarmReport | None, here: str) -> s
         return shlex.join(["mpifarm", *farm_words_of(target)])
     if submit := find_submission(target, report):
         return submit
-    words = _without_given(report.command)
-    has_list = not any(word in SEPARATORS for word in words)
-    if has_list:  # A pipe of the shell has gone, and its name with it.
-        words = [UNKNOWN_LIST if is_passing(word) else word for word in words]
+    words = name_farm_words(report.command)
     command = shlex.join(words)
-    if has_list and STDIN_LIST in words:
+    if _has_list(words) and STDIN_LIST in words:
         command += " </dev/null"
     if report.directory in ("", here):
         return command
@@ -82,12 +79,19 @@ def find_submission(target: Target, report: FarmReport | None) -> str:
 _is_job_script = re.compile(JOB_SCRIPT).fullmatch
 
 
-def _without_given(words: Sequence[str]) -> Sequence[str]:
-    """Return the words with the list that the workdir keeps, if a script gave one.
+def name_farm_words(words: Sequence[str]) -> Sequence[str]:
+    """Return the words of a farm's command as they can be given again.
 
-    The list that a script gives is gone at the end of its farm.
+    The list that the workdir keeps stands for the one that a script gave, which is gone
+    at the end of its farm.  A pipe of the shell is gone as well.
     """
-    workdir, name = os.path.split(words[-1])
-    if parse_given_name(name) is None:
-        return words
-    return [*words[:-2], WorkdirPaths(workdir).stdin_list]
+    workdir, name = os.path.split(words[-1] if words else "")
+    if parse_given_name(name) is not None:
+        return [*words[:-2], WorkdirPaths(workdir).stdin_list]
+    if _has_list(words):
+        return [UNKNOWN_LIST if is_passing(word) else word for word in words]
+    return words
+
+
+def _has_list(words: Sequence[str]) -> bool:
+    return not any(word in SEPARATORS for word in words)

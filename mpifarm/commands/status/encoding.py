@@ -9,6 +9,7 @@ from typing import Any
 from mpifarm.audit.farms import Farm
 from mpifarm.audit.status import FailedTask, Status
 from mpifarm.audit.view import View
+from mpifarm.commands.farm_command import name_farm_words
 from mpifarm.model.id_ranges import encode_ids
 from mpifarm.store.farm_report import RankReport, RunningReport
 
@@ -60,7 +61,7 @@ def _encode_farm(status: Status, farm: Farm) -> dict[str, Any]:
             "host": report.host,
             "pid": report.pid,
             "version": report.version,
-            "command": [*report.command],
+            "command": [*name_farm_words(report.command)],
             "started": report.started,
             "phase": report.phase,
             "reason": report.reason,

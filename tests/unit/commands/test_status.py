@@ -671,6 +671,22 @@ def test_json_says_what_a_farm_has_said_of_itself(site, run):
     }
 
 
+@pytest.mark.parametrize(
+    ("ran", "told"),
+    [
+        ("--proc=2 :::: run1/given-n1-27-0123abcd.txt", "--proc=2 run1/stdin.txt"),
+        ("-w run1 /dev/fd/63", "-w run1 FILE"),
+        ("-w run1 -", "-w run1 -"),
+        ("tar -f - ::: /dev/fd/63", "tar -f - ::: /dev/fd/63"),
+    ],
+)
+def test_the_command_in_the_json_names_no_list_that_is_gone(site, run, ran, told):
+    hold(site, 3)
+    tell(site, command=["mpifarm", *ran.split()])
+    (farm,) = json.loads(run("tasks.txt", "--json")[1])["farms"]
+    assert farm["command"] == ["mpifarm", *told.split()]
+
+
 def test_json_of_a_farm_outside_of_a_job_and_of_one_without_a_word(site, run):
     hold(site, 3)
     tell(site, job=None)

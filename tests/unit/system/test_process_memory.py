@@ -126,7 +126,12 @@ def test_a_process_that_is_held_counts_by_what_can_be_read_without_waiting(
 ):
     wait_until(lambda: processes.is_held(held))
     asked: list[int] = []
-    monkeypatch.setattr(process_memory, "own_share", lambda pid: asked.append(pid) or 0)
+
+    def note(pid: int) -> int:
+        asked.append(pid)
+        return 0
+
+    monkeypatch.setattr(process_memory, "own_share", note)
     assert measure_together([held], 1) == anonymous(held) > 128 * MB
     # The other two may have all its pages, too: no task is ended for what it shares.
     assert measure_together([held, *forked.pids], 1) == anonymous(held) // 3
