@@ -2,6 +2,9 @@
 
 Rules of this file: standard library only; it reads pages and runs nothing.  A line of a
 block that begins with "$ " was typed, and what it printed stands in the lines below it.
+A test takes the blocks that it runs by `take_block` or `take_blocks`, with the page and
+how the block begins as words in the call: tests/unit/test_page_blocks.py reads the
+calls, and finds the blocks that no test takes.
 """
 
 import re
@@ -40,13 +43,40 @@ class Block(NamedTuple):
                 found[-1].printed.append(line)
         return found
 
+    def begins_with(self, words: str) -> bool:
+        """Whether the block does; the words may leave out its first "$ "."""
+        text = self.text()
+        return text.startswith(words) or text.removeprefix(TYPED).startswith(words)
+
     def text(self) -> str:
         return "\n".join(self.lines) + "\n"
 
 
+README = "README.md"
+
+
+def list_pages() -> list[str]:
+    """Return the names of all pages: of the README, and of those in ``docs``."""
+    return [README, *sorted(path.name for path in (ROOT / "docs").glob("*.md"))]
+
+
 def read_page(name: str) -> str:
-    """Return the text of a page of ``docs``."""
-    return (ROOT / "docs" / name).read_text()
+    """Return the text of the README or of a page of ``docs``."""
+    return (ROOT / name if name == README else ROOT / "docs" / name).read_text()
+
+
+def take_blocks(page: str, first: str = "") -> list[Block]:
+    """Return the blocks of a page that begin with the words `first`."""
+    found = [each for each in blocks_of(read_page(page)) if each.begins_with(first)]
+    assert found, f"{page} has no block that begins with {first!r}"
+    return found
+
+
+def take_block(page: str, first: str) -> Block:
+    """Return the one block of a page that begins with the words `first`."""
+    found, *more = take_blocks(page, first)
+    assert not more, f"{page} has {len(more) + 1} blocks that begin with {first!r}"
+    return found
 
 
 def blocks_of(text: str) -> Iterator[Block]:
@@ -77,17 +107,12 @@ def blocks_of(text: str) -> Iterator[Block]:
 
 def tutorial() -> tuple[str, list[Typed], list[Typed]]:
     """Return the tutorial's program, and what is typed on a laptop and on Slurm."""
-    page = read_page("tutorial.md")
-    laptop, _, slurm = page.partition("\n## The same on Slurm\n")
-    (program,) = (each for each in blocks_of(page) if each.lines[0].startswith("#!"))
+    program = take_block("tutorial.md", "#!")
+    blocks = [each for each in take_blocks("tutorial.md") if each != program]
+    slurm = blocks.index(take_block("tutorial.md", "seq -f './simulate %g' 100"))
     here, there = (
-        [
-            typed
-            for block in blocks_of(part)
-            if block != program
-            for typed in block.typed
-        ]
-        for part in (laptop, slurm)
+        [typed for block in part for typed in block.typed]
+        for part in (blocks[:slurm], blocks[slurm:])
     )
     return program.text(), here, there
 

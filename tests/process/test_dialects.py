@@ -10,7 +10,7 @@ import re
 import pytest
 
 from tests.farm_driver import FarmDriver
-from tests.pages import blocks_of, read_page
+from tests.pages import take_block
 from tests.process.test_bad_input import complaint
 
 NOTE = 'note() { echo "$1" >> order; }'
@@ -19,13 +19,6 @@ NOTE = 'note() { echo "$1" >> order; }'
 
 def order_of(place: FarmDriver) -> list[str]:
     return (place.directory / "order").read_text().split()
-
-
-def page_list(page: str, word: str) -> str:
-    """Return the list of a page that has `word` in it."""
-    texts = [block.text() for block in blocks_of(read_page(page))]
-    (found,) = [each for each in texts if word in each]
-    return found
 
 
 # ---- disBatch ------------------------------------------------------------------------
@@ -165,24 +158,29 @@ def test_directories_and_numbers_of_lines(create_place):
 
 
 @pytest.mark.parametrize(
-    ("page", "word", "options", "made"),
+    ("tasks", "options", "made"),
     [
-        ("order.md", "#BARRIER CHECK\n", (), {"both.txt": "300\n"}),
-        ("order.md", "#AFTER 0,1\n", (), {"all.txt": "17984\n200000\n2000\n"}),
+        (take_block("order.md", "# One part"), (), {"both.txt": "300\n"}),
         (
-            *("lists-from-other-tools.md", "#DISBATCH REPEAT 4", ("-t", "disbatch")),
+            *(take_block("order.md", "seq 200000"), ()),
+            {"all.txt": "17984\n200000\n2000\n"},
+        ),
+        (
+            take_block("lists-from-other-tools.md", "#DISBATCH"),
+            ("-t", "disbatch"),
             {"sum": "100\n225\n400\n625\n"},
         ),
         (
-            *("lists-from-other-tools.md", "[# 2 #]", ("-t", "greasy")),
+            take_block("lists-from-other-tools.md", "# Line 1"),
+            ("-t", "greasy"),
             {"all": "1\n2\n3\n4\n5\n1\n2\n3\n4\n5\n6\n7\n"},
         ),
     ],
 )
 def test_the_lists_of_the_pages_do_what_the_pages_say(
-    create_place, page, word, options, made
+    create_place, tasks, options, made
 ):
-    place = create_place(content=page_list(page, word).encode())
+    place = create_place(content=tasks.text().encode())
     assert place.run("-n", "4", *options) == 0
     found = {name: (place.directory / name).read_text() for name in made}
     assert {name: re.sub(r"(?m)^\s+", "", text) for name, text in found.items()} == made

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from tests.farm_driver import FarmDriver, assert_ends
 from tests.pages import (
+    Block,
     Typed,
-    blocks_of,
     find_missing,
     read_page,
+    take_block,
+    take_blocks,
     tutorial,
     without_varying,
 )
@@ -35,11 +37,10 @@ class Page:
     `word` is an example, or tells it from all others that are left.
     """
 
-    def __init__(self, place: FarmDriver, name: str, *words: str) -> None:
+    def __init__(self, place: FarmDriver, page: str | Block, *words: str) -> None:
         """With `words`, only the lines of blocks that begin with one are examples."""
-        self.text = read_page(name)
-        self.blocks = [*blocks_of(self.text)]
-        typed = [typed for block in self.blocks for typed in block.typed]
+        blocks = [page] if isinstance(page, Block) else take_blocks(page)
+        typed = [typed for block in blocks for typed in block.typed]
         self.left = [each for each in typed if each.command.startswith(words or "")]
         self._place = place
         programs = place.directory / "bin"
@@ -128,8 +129,9 @@ def test_what_is_added_while_farms_wait_for_more(create_place):
 
 def test_what_is_shown_of_tasks_that_wait_while_workers_are_free(create_place):
     place = create_place()
-    page = Page(place, "what-is-going-on.md")
-    (tasks,) = (block for block in page.blocks if "./mesh" in block.lines)
+    tasks = take_block("what-is-going-on.md", "./mesh")
+    shown = take_block("what-is-going-on.md", "$ mpifarm status")
+    page = Page(place, shown)
     place.tasklist.write_text(tasks.text())
     for name in ("mesh", "solve", "collect", "plot"):
         place.script(name, "until [ -e go ]; do sleep 0.02; done")
@@ -139,11 +141,10 @@ def test_what_is_shown_of_tasks_that_wait_while_workers_are_free(create_place):
     farm = page.type(command)
     wait_until(lambda: running(place) == 2)
     hold = "mpifarm hold tasks.txt 5"
-    assert f"`{hold}`" in page.text
+    assert f"`{hold}`" in read_page("what-is-going-on.md")
     assert_ends(page.type(hold), 0)
-    (shown,) = (block for block in page.blocks if "1 held (task 5)" in block.text())
-    page.left = shown.typed
     page.run("status", "ls")
+    assert page.left == []
     farm.end()
 
 
@@ -154,7 +155,7 @@ def test_the_pace_of_a_list_and_the_seats_of_its_kinds(create_place):
     place.write_list(["true"] * 6)
     page.run("--start-rate 90/m")
     assert place.result()["this_farm"]["seconds"] >= 0.6, "2 starts, one in 2/3 s"
-    (tasks,) = (block for block in page.blocks if "[limit=disk]" in block.text())
+    tasks = take_block("pace.md", "./simulate 1")
     other = create_place(content=tasks.text().encode(), name="there")
     page_there = Page(other, "pace.md", "mpifarm --limit")
     (other.directory / "out").mkdir()
@@ -236,7 +237,7 @@ def test_what_tasks_that_save_and_limits_are_started_with(create_place):
     page = Page(place, "when-tasks-fail.md", "mpifarm")
     page.run("--requeue-status 75")
     assert [each.status for each in place.attempts()] == [75, 0]
-    (saver,) = (block for block in page.blocks if "trap 'exit 75' USR1" in block.lines)
+    saver = take_block("when-tasks-fail.md", "#!/bin/bash")
     place.write_list(["[ -e saved ] || { touch saved; exit 75; }", "./save"])
     place.write_program("save", saver.text())
     place.script("one-step", 'echo "$1"')
@@ -320,13 +321,15 @@ def test_a_command_and_its_arguments(create_place):
 def test_lists_with_an_order(create_place):
     place = create_place(["true"])
     page = Page(place, "order.md", "mpifarm")
-    for number, (word, made, lines) in enumerate(
+    for number, (tasks, made, lines) in enumerate(
         [
-            ("#BARRIER CHECK", "both.txt", ["300"]),
-            ("#AFTER 0", "all.txt", ["17984", "200000", "2000"]),
+            (take_block("order.md", "# One part"), "both.txt", ["300"]),
+            (
+                *(take_block("order.md", "seq 200000"), "all.txt"),
+                ["17984", "200000", "2000"],
+            ),
         ]
     ):
-        (tasks,) = (block for block in page.blocks if word in block.lines)
         there = create_place(content=tasks.text().encode(), name=f"there{number}")
         there.finish()
         assert there.notes(made) == lines
@@ -360,10 +363,9 @@ def test_what_is_looked_for_in_a_workdir(create_place):
 
 def test_the_cpus_and_the_gpu_of_a_task(create_place):
     place = create_place(["echo $CUDA_VISIBLE_DEVICES"] * 8)
-    page = Page(place, "cpus-and-gpus.md")
-    (look,) = (block for block in page.blocks if "look.txt" in block.text())
-    (gpus,) = (block for block in page.blocks if "DEVICES=3,5" in block.text())
-    child = page.type("; ".join(typed.command for typed in look.typed))
+    page = Page(place, take_block("cpus-and-gpus.md", "echo 'grep Cpus"))
+    gpus = take_block("cpus-and-gpus.md", "export CUDA_VISIBLE")
+    child = page.type("; ".join(typed.command for typed in page.left))
     assert_ends(child, 0)
     assert child.text().splitlines()[-1].startswith("Cpus_allowed_list:\t")
     child = page.type("\n".join(typed.command for typed in gpus.typed))

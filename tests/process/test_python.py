@@ -18,7 +18,7 @@ from typing import assert_type
 import pytest
 
 import mpifarm
-from tests.pages import blocks_of, read_page
+from tests.pages import take_blocks
 from tests.support import ROOT, clean_environment, find_launcher, wait_until
 
 
@@ -36,7 +36,7 @@ def place(tmp_path, tmp_path_factory, monkeypatch):
 
 
 RUN, ITERATE, RETRY, LAUNCH, END_BY_SIGNAL = (
-    block.text() for block in blocks_of(read_page("python.md"))
+    block.text() for block in take_blocks("python.md")
 )
 """The blocks of the page: each is typed by a test."""
 

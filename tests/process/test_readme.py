@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,11 +26,12 @@ import pytest
 from mpifarm.errors import ExitStatus
 from mpifarm.farm.summary import MEANINGS
 from mpifarm.model.settings import Policy, Settings, TaskLimits
-from tests.pages import Block, blocks_of, read_page
+from tests.pages import Block, read_page, take_block, take_blocks
 from tests.site import options
 from tests.support import ROOT, Child, clean_environment, find_launcher
 
-README = (ROOT / "README.md").read_text()
+README = read_page("README.md")
+BLOCKS = take_blocks("README.md")
 OPTIONS = read_page("options.md")
 EXIT_STATUS = read_page("exit-status.md")
 ENVIRONMENT = read_page("environment.md")
@@ -56,26 +57,26 @@ def _commands() -> list[str]:
     """Each line of the README's blocks that is typed into a shell."""
     return [
         line
-        for block in blocks_of(README)
+        for block in BLOCKS
         if not (_is_ini(block) or _is_tasklist(block))
         for line in block.lines
         if line.strip()
     ]
 
 
-def _only(blocks: Iterator[Block], what: str) -> Block:
+def _only(blocks: Iterable[Block], what: str) -> Block:
     found = list(blocks)
     assert len(found) == 1, f"{len(found)} blocks of the README are {what}"
     return found[0]
 
 
 def _tasklist() -> Block:
-    return _only(filter(_is_tasklist, blocks_of(README)), "a tasklist")
+    return _only(filter(_is_tasklist, BLOCKS), "a tasklist")
 
 
 def _ini_file() -> str:
     """Its sections are blocks of their own."""
-    return "".join(block.text() for block in filter(_is_ini, blocks_of(README)))
+    return "".join(block.text() for block in filter(_is_ini, BLOCKS))
 
 
 def _tables(text: str) -> Iterator[list[list[str]]]:
@@ -313,7 +314,7 @@ def test_a_command_of_the_readme_does_what_it_says(command, desk):
 
 
 def test_what_failed_of_the_first_list_runs_again_as_the_readme_says(desk):
-    again = next(b for b in blocks_of(README) if b.lines[0].startswith("mpifarm retry"))
+    again = take_block("README.md", "mpifarm retry")
     assert "ends with status 1" in " ".join(again.before.split())
     assert desk.run("mpifarm tasks.txt") == ExitStatus.SOME_FAILED
     retry, farm, log = again.lines

@@ -21,7 +21,7 @@ from mpifarm.errors import InputError
 from mpifarm.submit.asking import Programs
 from mpifarm.system.console import Console
 from tests.farm_driver import assert_ends
-from tests.pages import blocks_of, read_page
+from tests.pages import take_block
 from tests.process import batch_fakes
 from tests.support import find_launcher, wait_until
 
@@ -433,26 +433,25 @@ def test_the_blocks_of_the_pages_about_lists_that_are_no_file(desk):
     desk.farm.directory.joinpath("simulate").chmod(0o755)
     workdir = desk.farm.directory / "mpifarm_workdir"
     in_job = {"SLURM_JOB_ID": "7"}
-    for page, part in (("submit.md", ":::"), ("arguments.md", "submit")):
+    of_arguments = take_block("arguments.md", "mpifarm submit -N 8").lines
+    of_submit = take_block(
+        "submit.md", "mpifarm submit -N 8 -t 4:00:00 --retries"
+    ).lines
+
+    def type_line(line):
+        assert_ends(desk.farm.start_command(["/bin/bash", "-c", line]), 0)
+
+    for line in (of_submit[0], of_arguments[0]):
         shutil.rmtree(workdir, ignore_errors=True)
-        for line in typed_on(page, part):
-            assert_ends(desk.farm.start_command(["/bin/bash", "-c", line]), 0)
+        type_line(line)
         assert_ends(desk.start(workdir / "job.slurm", **in_job), 0)
-    (line,) = typed_on("arguments.md", "mpifarm add")
-    assert_ends(desk.farm.start_command(["/bin/bash", "-c", line]), 0)
+    type_line(of_arguments[1])
     assert (workdir / "stdin.txt").read_text().endswith("\n./simulate --long 5\n")
     shutil.rmtree(workdir)
-    (line,) = typed_on("submit.md", "generate |")
-    assert_ends(desk.farm.start_command(["/bin/bash", "-c", line]), 0)
+    type_line(of_submit[1])
     assert_ends(desk.start(workdir / "job.slurm", **in_job), 0)
     ran = (desk.farm.directory / "out").read_text().split()
     assert sorted(ran) == sorted("12312345")
-
-
-def typed_on(page, word):
-    """Return the lines of a page's blocks that have a word."""
-    lines = (line for block in blocks_of(read_page(page)) for line in block.lines)
-    return [line for line in lines if word in line and "mpifarm" in line]
 
 
 def test_a_job_with_arguments_that_is_refused_leaves_no_list(desk):

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.pages import blocks_of, read_page
+from tests.pages import take_block
 from tests.support import Launch, find_plain_python, plain_missing
 
 NODES = 8
@@ -47,8 +47,7 @@ def test_a_list_that_a_pipe_writes_is_done_as_the_page_says(farm, slurm):
     command, comments = 'echo "echo $i >> ran"', "printf '# %0300d\\n' $(seq 300)"
     loop = f"for i in {{0..19}}; do {command}; {comments}; done"
     farm.write_program("generate", f"#!/bin/bash\n{loop}\n")
-    texts = [block.text().strip() for block in blocks_of(read_page("adding-tasks.md"))]
-    (typed,) = [text for text in texts if "srun" in text]
+    (typed,) = take_block("adding-tasks.md", "generate | srun").lines
     environment = slurm.environment | {"PATH": f".:{slurm.environment['PATH']}"}
     child = farm.start_command(Launch(["bash", "-c", typed], environment))
     assert child.wait() == 0, child.text()

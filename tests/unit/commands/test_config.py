@@ -11,9 +11,8 @@ from mpifarm.commands.defaults import PlaceRead
 from mpifarm.commands.options import ONE_RUN
 from mpifarm.errors import InputError
 from mpifarm.model.settings import Default
-from tests.pages import blocks_of, read_page
+from tests.pages import read_page, take_block
 
-PAGE = read_page("defaults.md")
 USER, PROJECT = "/home/ada/.config/mpifarm/config.ini", "/home/ada/project/mpifarm.ini"
 
 
@@ -31,7 +30,7 @@ class Printed:
 def call(tmp_path, monkeypatch, capfdbinary):
     """Run the subcommand where ``mpifarm.ini`` has the lines of the page."""
     monkeypatch.chdir(tmp_path)
-    (example, *_) = (b for b in blocks_of(PAGE) if b.lines[0] == "[options]")
+    example = take_block("defaults.md", "[options]\nproc = 32")
     (tmp_path / "mpifarm.ini").write_text(example.text())
 
     def run(*argv: str, **variables: str) -> str:
@@ -45,7 +44,7 @@ def call(tmp_path, monkeypatch, capfdbinary):
 
 
 def test_the_page_shows_what_is_printed():
-    shown = next(b for b in blocks_of(PAGE) if b.lines[0].startswith("$ MPIFARM_GRACE"))
+    shown = take_block("defaults.md", "MPIFARM_GRACE")
     lines = [PlaceRead("site", "/etc/mpifarm", is_there=False)]
     lines += [PlaceRead("site", "/opt/farm/etc/mpifarm", is_there=False)]
     memory = Default("--task-memory", ("4G",), USER, 3)
@@ -109,7 +108,8 @@ def test_a_wrong_value_is_told_as_a_farm_tells_it(call):
 
 
 def test_the_page_says_which_options_no_file_can_set_and_why():
-    rows = dict(re.findall(r"^\| `(--[\w-]+)` \| (.*) \|$", PAGE, re.MULTILINE))
+    page = read_page("defaults.md")
+    rows = dict(re.findall(r"^\| `(--[\w-]+)` \| (.*) \|$", page, re.MULTILINE))
     assert rows == ONE_RUN
 
 

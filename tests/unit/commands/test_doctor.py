@@ -22,7 +22,7 @@ from mpifarm.commands.selftest import storage
 from mpifarm.commands.selftest.findings import broken, holds, measured, untested
 from mpifarm.system import cgroups, files
 from mpifarm.transport.mpi import Library
-from tests.pages import blocks_of, read_page
+from tests.pages import read_page, take_block
 from tests.support import ROOT
 
 PAGE = read_page("doctor.md")
@@ -515,7 +515,7 @@ def test_the_page_has_all_lines_and_shows_them_as_they_are(here, tmp_path):
     names = [each.name for each in command.look(str(tmp_path), None, environ)]
     for name in [*names, "srun", "this launch", "launcher"]:
         assert f"`{name}`" in listed
-    sample = next(b for b in blocks_of(PAGE) if b.lines[0].startswith("good"))
+    sample = take_block("doctor.md", "good")
     for line in filter(None, sample.lines[:-1]):
         found = re.fullmatch(r"(?:(?:good|note|bad ) |     ) (.*)", line)
         assert found, line

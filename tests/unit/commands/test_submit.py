@@ -23,7 +23,7 @@ from mpifarm.submit import slurm
 from mpifarm.submit.samples import DESCRIPTIONS, write_samples
 from mpifarm.submit.systems import JobId
 from mpifarm.system.console import Console
-from tests.pages import blocks_of, read_page
+from tests.pages import read_page, take_block
 
 VALUES = dict.fromkeys(["-N", "--nodes", "-t", "--time", "--directive"], True)
 VALUES |= {"--print": False, "--until-done": False}
@@ -425,8 +425,7 @@ def test_the_job_script_of_a_pytaskfarmer_is_one_command(desk):
         "[reco22]\nRunner=taskfarmer.runners.BasicRunner\n"
     )
     page = read_page("coming-from-pytaskfarmer.md")
-    lines = (line for block in blocks_of(page) for line in block.lines)
-    (line,) = (line for line in lines if line.startswith("mpifarm submit"))
+    (line,) = take_block("coming-from-pytaskfarmer.md", "mpifarm submit").lines
     *_, behind = line.partition(" tasks.txt")
     words = shlex.split(line)[2:]
     text = run(desk, "--print", *words, "--setup", "source setup.sh")
