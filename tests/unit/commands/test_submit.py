@@ -428,11 +428,11 @@ def test_the_job_script_of_a_pytaskfarmer_is_one_command(desk):
     (line,) = take_block("coming-from-pytaskfarmer.md", "mpifarm submit").lines
     *_, behind = line.partition(" tasks.txt")
     words = shlex.split(line)[2:]
-    text = run(desk, "--print", *words, "--setup", "source setup.sh")
+    text = run(desk, "--print", *words)
     assert "\n#SBATCH --nodes=8 --ntasks-per-node=1 " in text
     assert "\n#SBATCH --account=atlas --qos=regular\n" in text
     assert "\n#SBATCH --constraint=cpu\n" in text
-    assert f"\nset -- tasks.txt{behind} --setup 'source setup.sh'\n" in text
+    assert f"\nset -- tasks.txt{behind}\n" in text
     told = name_command("status", Settings("tasks.txt", "wkdir"))
     assert f"| `{told}`, as it is printed |" in page
 
