@@ -13,6 +13,17 @@ _JOBS: Final = (
     ("cobalt", "COBALT_JOBID"),
 )
 
+BATCH_SYSTEMS: Final = {
+    "slurm": "Slurm",
+    "lsf": "LSF",
+    "pbs": "PBS",
+    "flux": "Flux",
+    "oar": "OAR",
+    "cobalt": "Cobalt",
+    "sge": "Grid Engine",
+}
+"""The batch systems of `find_job`, as users write them."""
+
 
 def find_job(environ: Mapping[str, str]) -> tuple[str, str] | None:
     """Return batch system and id of this process's job; None outside of a job.

@@ -15,6 +15,8 @@ from datetime import datetime
 from functools import partial
 from typing import Final, NamedTuple
 
+from mpifarm.batch.job import BATCH_SYSTEMS, find_job
+
 
 class Question(NamedTuple):
     """A command that asks a batch system when a job ends, and the answer's parser."""
@@ -31,7 +33,7 @@ class Question(NamedTuple):
 def find_question(environ: Mapping[str, str]) -> Question | None:
     """Return the question for the end of this process's job, or None outside of a job.
 
-    For Grid Engine, which cannot be asked, the question has no command.
+    For Grid Engine, Flux, OAR and Cobalt, which are not asked, it has no command.
     """
     if job := environ.get("SLURM_JOB_ID") or environ.get("SLURM_JOBID", ""):
         return _ask_slurm(job)
@@ -39,9 +41,10 @@ def find_question(environ: Mapping[str, str]) -> Question | None:
         return _ask_lsf(job, environ.get("LSB_JOBINDEX", "0"))
     if job := environ.get("PBS_JOBID", ""):
         return Question(f"PBS job {job}", ("qstat", "-f", job), parse_qstat)
-    if "SGE_TASK_ID" in environ and "JOB_ID" in environ:
-        job = environ["JOB_ID"]
-        return Question(f"Grid Engine job {job}", (), lambda _text, _asked: None)
+    if found := find_job(environ):
+        system, job = found
+        named = f"{BATCH_SYSTEMS[system]} job {job}"
+        return Question(named, (), lambda _text, _asked: None)
     return None
 
 

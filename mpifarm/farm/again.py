@@ -13,10 +13,9 @@ from contextlib import suppress
 from typing import Final
 
 from mpifarm.batch.arrays import find_array
-from mpifarm.batch.job import find_job
+from mpifarm.batch.job import BATCH_SYSTEMS, find_job
 from mpifarm.batch.launcher import launched_size
 from mpifarm.errors import FarmError, InputError
-from mpifarm.farm.first_words import BATCH_SYSTEMS
 from mpifarm.farm.standard_input import is_kept
 from mpifarm.model.paths import WorkdirPaths, copy_staging_of
 from mpifarm.model.settings import Settings
@@ -229,7 +228,7 @@ def _is_in(path: str, directory: str) -> bool:
 def _name_job(environ: Mapping[str, str]) -> str:
     """Return the batch job of this process in words, "" outside of one."""
     job = find_job(environ)
-    return f"{BATCH_SYSTEMS.get(job[0], job[0])} job {job[1]}" if job else ""
+    return f"{BATCH_SYSTEMS[job[0]]} job {job[1]}" if job else ""
 
 
 _NO_STARTER: Final = ("", "")

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from mpifarm import __version__
-from mpifarm.batch.job import find_job
+from mpifarm.batch.job import BATCH_SYSTEMS, find_job
 from mpifarm.coordinator.state import RankRecord
 from mpifarm.errors import InputError
 from mpifarm.farm.context import RankContext
@@ -39,17 +39,6 @@ from mpifarm.system.cpus import (
 from mpifarm.system.files import is_there
 from mpifarm.tasklists import ListTaskList, TaskList, is_plain
 
-BATCH_SYSTEMS = {
-    "slurm": "Slurm",
-    "lsf": "LSF",
-    "pbs": "PBS",
-    "flux": "Flux",
-    "oar": "OAR",
-    "cobalt": "Cobalt",
-    "sge": "Grid Engine",
-}
-"""The batch systems of `find_job`, as users write them."""
-
 MAX_HOSTS = 500
 """Characters of the line of hosts: names without numbers can't be folded."""
 
@@ -73,7 +62,7 @@ def describe_farm(context: RankContext, leader: Leader) -> Sequence[str]:
 
 def _describe_process(context: RankContext, directory: str) -> str:
     job = find_job(context.process.environ)
-    in_job = f", {BATCH_SYSTEMS.get(job[0], job[0])} job {job[1]}" if job else ""
+    in_job = f", {BATCH_SYSTEMS[job[0]]} job {job[1]}" if job else ""
     return f"version {__version__} on {os.uname().nodename}{in_job}, in {directory}"
 
 

@@ -16,7 +16,7 @@ from mpifarm.model.durations import parse_duration
 from mpifarm.submit import choosing
 from mpifarm.submit.request import DEFAULT_LEAD, After, GoingOn, JobRequest, Launcher
 from mpifarm.submit.slurm import name_options, quote_directive
-from mpifarm.submit.systems import PROGRAMS, SYSTEMS, find_system
+from mpifarm.submit.systems import SUBMITTING, SYSTEMS, find_systems
 
 ARRAY_CPUS: Final = 8
 """CPUs of a job of an array, unless ``-c`` or the nodes say otherwise."""
@@ -78,7 +78,7 @@ class Python(NamedTuple):
 
 def find_scheduler(wishes: Wishes, programs: Asker, environ: Mapping[str, str]) -> str:
     """Return the name of the batch system; raise `InputError` without one."""
-    here = programs.find(PROGRAMS)
+    here = programs.find(SUBMITTING)
     if wishes.scheduler is not None:
         program = SYSTEMS[wishes.scheduler].program
         if program not in here and not wishes.is_print:
@@ -88,8 +88,8 @@ def find_scheduler(wishes: Wishes, programs: Asker, environ: Mapping[str, str]) 
                 " it is, or see the script with --print"
             )
         return wishes.scheduler
-    if found := find_system(here, environ):
-        return found
+    if found := find_systems(here, environ):
+        return found[0]
     if wishes.is_print:
         return "slurm"
     raise InputError(

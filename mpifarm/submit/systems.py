@@ -164,19 +164,29 @@ SYSTEMS: Final[Mapping[str, System]] = {
 """The batch systems, by their names behind ``--scheduler``."""
 
 
-def find_system(programs: set[str], environ: Mapping[str, str]) -> str:
-    """Return the name of the batch system whose `programs` are here, "" for none.
+def find_systems(programs: set[str], environ: Mapping[str, str]) -> list[str]:
+    """Return the names of the batch systems that have one of the `programs`.
 
-    The qsub of Grid Engine is told from that of PBS by qconf or SGE_ROOT.
+    The first is that which gets a job unless the user names another.  The qsub and
+    qstat of Grid Engine are told from those of PBS by qconf or SGE_ROOT.
     """
-    if "sbatch" in programs:
-        return "slurm"
-    if "bsub" in programs:
-        return "lsf"
-    if "qsub" in programs:
-        return "sge" if "qconf" in programs or "SGE_ROOT" in environ else "pbs"
-    return ""
+    has_qconf = "qconf" in programs or "SGE_ROOT" in environ
+    other = "pbs" if has_qconf else "sge"
+    return [
+        name
+        for name in ("slurm", "lsf", "pbs", "sge")
+        if name != other and not programs.isdisjoint(_PROGRAMS_OF[name])
+    ]
 
 
-PROGRAMS: Final = ("sbatch", "bsub", "qsub", "qconf")
-"""The programs that `find_system` knows."""
+_PROGRAMS_OF: Final = {
+    "slurm": ("sbatch", "squeue"),
+    "lsf": ("bsub", "bjobs"),
+    "pbs": ("qsub", "qstat"),
+    "sge": ("qsub", "qstat"),
+}
+
+SUBMITTING: Final = ("sbatch", "bsub", "qsub", "qconf")
+"""The programs by which `find_systems` finds what takes jobs here."""
+PROGRAMS: Final = (*SUBMITTING, "squeue", "bjobs", "qstat")
+"""All programs that `find_systems` knows."""

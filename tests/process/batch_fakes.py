@@ -1,4 +1,7 @@
-"""Stand-ins for qsub of PBS and bsub of LSF: they check a job script, and keep it.
+"""Stand-ins for the programs of batch systems.
+
+qsub of PBS and bsub of LSF check a job script, and keep it; squeue, qstat and bjobs
+tell their version and the end of a job.
 
 Rules of this file: standard library only; it runs as a program, without the checkout on
 its path.  A directive or an argument that the manual does not have is refused as the
@@ -9,7 +12,9 @@ directory ``$SPOOL`` as ``<number>.script`` and ``<number>.words``.
 import os
 import re
 import sys
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 _JOB = r"[0-9]+(?:\[\])?(?:\.[A-Za-z0-9.]+)?"
 
@@ -76,6 +81,78 @@ def read_submission(kind: str, words: list[str]) -> tuple[str, str]:
     unknown = [w for w in options if not any(re.fullmatch(a, w) for a in allowed)]
     text = Path(path).read_bytes().decode("utf-8", "surrogateescape")
     return text, f"unexpected words: {unknown}" if unknown else ""
+
+
+# ---- the programs that are asked -----------------------------------------------------
+
+
+def end_by_squeue(seconds: int) -> str:
+    """Return what Slurm's squeue prints of a job with so many seconds left, under 60.
+
+    As with --format=%A|%L|%e.
+    """
+    return f"17|0:{seconds:02}|N/A"
+
+
+def end_by_qstat(seconds: int, start: str = "stime") -> str:
+    """Return what ``qstat -f`` prints of such a job that began a minute ago.
+
+    `start` is the name that PBS has for the start; in Torque it is ``start_time``.
+    """
+    begun = time.strftime("%a %b %e %H:%M:%S %Y", time.localtime(time.time() - 60))
+    limit = f"00:01:{seconds:02}"
+    return (
+        "Job Id: 7.server\n    job_state = R\n"
+        f"    Resource_List.walltime = {limit}\n    {start} = {begun}"
+    )
+
+
+def end_by_bjobs(seconds: int) -> str:
+    """Return what LSF's bjobs prints of such a job, as with -o finish_time."""
+    end = time.localtime(time.time() + seconds)
+    return f"{time.strftime('%b %e %H:%M:%S %Y', end)} L"
+
+
+class Client(NamedTuple):
+    """What a program of a batch system prints.
+
+    `version` is printed for `option`, on the stream `stream`; the line `end` for all
+    else, or it ends with 1 if there is none.
+    """
+
+    name: str
+    option: str
+    version: str
+    end: str = ""
+    stream: int = 1
+
+    def script(self) -> str:
+        """Return the program as a shell script, without its first line."""
+        end = f"/bin/cat <<'END'\n{self.end}\nEND" if self.end else "exit 1"
+        return (
+            f'if [ "$1" = {self.option} ]; then\n'
+            f"/bin/cat >&{self.stream} <<'END'\n{self.version}\nEND\nexit\nfi\n{end}"
+        )
+
+
+def find_client(kind: str, seconds: int = 50) -> Client:
+    """Return the program of a batch system, in a job with so many seconds left."""
+    lsf = "IBM Spectrum LSF Standard 10.1.0.14, Apr 20 2023\nCopyright IBM Corp."
+    torque = end_by_qstat(seconds, "start_time")
+    return {
+        "slurm": Client(
+            *("squeue", "--version", "slurm-wlm 22.05.8", end_by_squeue(seconds)),
+        ),
+        "pbs": Client(
+            *("qstat", "--version", "pbs_version = 2022.1.1", end_by_qstat(seconds)),
+        ),
+        "torque": Client("qstat", "--version", "Version: 6.1.2\nCommit: 6b", torque),
+        "lsf": Client("bjobs", "-V", lsf, end_by_bjobs(seconds), stream=2),
+        "sge": Client("qstat", "-help", "SGE 8.1.9\nusage: qstat [options]"),
+    }[kind]
+
+
+# ---- the programs that submit --------------------------------------------------------
 
 
 def main() -> int:

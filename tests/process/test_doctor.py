@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.batch_fakes import find_client
 from tests.support import find_launcher
 
 BY_ITSELF = """\
@@ -44,3 +45,26 @@ def test_the_launcher_of_the_wheel_fits_and_one_of_another_mpi_does_not(place, m
     assert f"bad   {other}: MPICH 9.9 starts ranks that don't see each other" in text
     assert f"-> start farms by {own}, which is of the environment" in text
     assert [*place.directory.glob(".mpifarm-doctor-*")] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "variables", "verdict", "told"),
+    [
+        ("sge", {}, "note", "Grid Engine (qstat: SGE 8.1.9); this is no job"),
+        ("torque", {"PBS_JOBID": "7.server"}, "good", "PBS job 7.server; the job ends"),
+    ],
+)
+def test_the_batch_system_is_told_in_a_job_and_outside(
+    place, mpifarm, kind, variables, verdict, told
+):
+    client = find_client(kind)
+    place.write_program(f"bin/{client.name}", f"#!/bin/sh\n{client.script()}\n")
+    if kind == "sge":
+        place.write_program("bin/qconf", "#!/bin/sh\n")
+    place.environment["PATH"] = f"{place.directory / 'bin'}"
+    place.environment.update(variables)
+    _, text = mpifarm(place, "doctor", "--json")
+    found = json.loads(text)["findings"][-1]
+    assert (found["name"], found["verdict"]) == ("batch system", verdict)
+    assert found["seen"].startswith(told)
+    assert found["remedy"] or verdict == "good"

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from tests.process.batch_fakes import end_by_bjobs, end_by_qstat, end_by_squeue
 from tests.support import survivors, wait_until
 
 ENDS = "sleep 0.3"
@@ -38,29 +39,15 @@ def fake(place, name, script):
     return {"PATH": f"{directory}:{place.environment['PATH']}"}
 
 
-def ctime(moment):
-    return time.strftime("%a %b %e %H:%M:%S %Y", time.localtime(moment))
-
-
-def qstat(seconds):
-    """What PBS prints of a job that began a minute ago and has so many seconds left."""
-    begun = time.time() - 60
-    limit = f"00:01:{seconds:02}"
-    return (
-        f"cat <<'END'\nJob Id: 7.server\n    job_state = R\n"
-        f"    Resource_List.walltime = {limit}\n    stime = {ctime(begun)}\nEND\n"
-    )
-
-
-def bjobs(seconds):
-    end = time.localtime(time.time() + seconds)
-    return f"echo '{time.strftime('%b %e %H:%M:%S %Y', end)} L'\n"
+def says(text):
+    """A script that prints a text."""
+    return f"cat <<'END'\n{text}\nEND\n"
 
 
 CASES = {
-    "Slurm": (SLURM, "squeue", lambda seconds: f"echo '17|0:{seconds:02}|N/A'\n"),
-    "PBS": (PBS, "qstat", qstat),
-    "LSF": (LSF, "bjobs", bjobs),
+    "Slurm": (SLURM, "squeue", lambda seconds: says(end_by_squeue(seconds))),
+    "PBS": (PBS, "qstat", lambda seconds: says(end_by_qstat(seconds))),
+    "LSF": (LSF, "bjobs", lambda seconds: says(end_by_bjobs(seconds))),
 }
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mpifarm.commands.doctor import machine, mpi
+from mpifarm.commands.doctor import batch_system, machine, mpi
 from mpifarm.commands.doctor.findings import (
     Finding,
     conclude,
@@ -86,4 +86,4 @@ def look(
     yield from machine.look_at_disk(directory, lock_area)
     yield machine.look_at_cpus(environ, options.workers)
     yield machine.look_at_task_memory(environ)
-    yield machine.look_at_batch_system(environ)
+    yield batch_system.look_at_batch_system(environ)

@@ -1,13 +1,11 @@
-"""Versions, options, disk, lock, CPUs, memory of a task, and the batch system.
+"""Versions, options, disk, lock, CPUs, and the memory of a task.
 
 Rules of this file: what is on a disk is looked at in a child (`ask_child`), because a
 dead server keeps a process for ever.
 """
 
 import os
-import shutil
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata, util
 from tempfile import TemporaryDirectory
@@ -15,23 +13,17 @@ from typing import Any, Final, NamedTuple
 
 from mpifarm import __version__
 from mpifarm.batch.job import find_job
-from mpifarm.batch.launcher import environment_on_own_node
 from mpifarm.commands.defaults import find_defaults
-from mpifarm.commands.doctor.asking import ask_child, ask_program, first_line
+from mpifarm.commands.doctor.asking import ask_child
 from mpifarm.commands.doctor.findings import Finding, bad, good, note, of_selftest
 from mpifarm.commands.option_values import parse_workers
-from mpifarm.commands.options import deadline_of_job
 from mpifarm.commands.selftest import node, storage
 from mpifarm.commands.selftest.findings import CheckResult, SelfTestFinding
-from mpifarm.farm.first_words import BATCH_SYSTEMS
-from mpifarm.farm.job_end import JobEnd
 from mpifarm.model.settings import Settings
 from mpifarm.system.cgroups import NoCgroupError, find_delegated
 
 FILE_SECONDS: Final = 20.0
 OPTION_SECONDS: Final = 10.0
-JOB_SECONDS: Final = 20.0
-VERSION_SECONDS: Final = 10.0
 
 LEAST_VERSIONS: Final = {"mpi4py": (4, 1), "filelock": (3, 30)}
 """As in pyproject.toml, which no checkout has pip obey."""
@@ -196,47 +188,3 @@ def _how_to_delegate(environ: Mapping[str, str]) -> str:
         return ""
     scope = f"systemd-run {'--user ' if user else ''}--scope -p Delegate=yes"
     return f"to have the kernel bound it at once: {scope} mpifarm LIST"
-
-
-# ---- the batch system ----------------------------------------------------------------
-
-_CLIENTS: Final = {
-    "slurm": ("squeue", "--version"),
-    "pbs": ("qstat", "--version"),
-    "lsf": ("bjobs", "-V"),
-}
-"""The commands that mpifarm asks, by batch system, with the option for the version."""
-
-
-def look_at_batch_system(environ: Mapping[str, str]) -> Finding:
-    """Return the batch system, and what it tells of the job's end."""
-    name = "batch system"
-    if job := find_job(environ):
-        return _look_at_job(name, BATCH_SYSTEMS.get(job[0], job[0]), job[1], environ)
-    for system, (client, option) in _CLIENTS.items():
-        if shutil.which(client, path=environ.get("PATH")):
-            env = environment_on_own_node(os.environb)
-            printed, fault = ask_program([client, option], env, VERSION_SECONDS)
-            version = fault or first_line(printed)
-            seen = f"{BATCH_SYSTEMS[system]} ({client}: {version}); this is no job"
-            remedy = "give mpifarm doctor in a job, too, for what it tells of its end"
-            return note(name, seen, remedy)
-    return good(name, "none is here, and this is no job")
-
-
-def _look_at_job(
-    name: str, system: str, job: str, environ: Mapping[str, str]
-) -> Finding:
-    end = JobEnd(deadline_of_job(environ), environ)
-    until = time.monotonic() + JOB_SECONDS
-    try:
-        while not end.poll(time.monotonic()) and time.monotonic() < until:
-            time.sleep(0.01)
-    finally:
-        end.close()
-    news = " ".join(end.take_news()) or f"no answer in {JOB_SECONDS:g} s"
-    if end.is_unknown:
-        seen = f"{system} job {job}; {news.partition(': give ')[0]}"
-        remedy = "give --deadline TIME, or the end of the job cuts the farm off"
-        return bad(name, seen, remedy)
-    return good(name, f"{system} job {job}; {news}")

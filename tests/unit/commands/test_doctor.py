@@ -430,33 +430,6 @@ def test_where_no_cgroup_can_be_made_systemd_may_delegate_one_outside_of_jobs(
     )
 
 
-def test_outside_of_a_job_the_batch_system_is_named(here):
-    finding = machine.look_at_batch_system(here.environ)
-    assert finding == good("batch system", "none is here, and this is no job")
-    here.has("squeue", "echo slurm-wlm 22.05.8")
-    finding = machine.look_at_batch_system(here.environ)
-    assert finding.verdict is Verdict.NOTE
-    assert finding.seen == "Slurm (squeue: slurm-wlm 22.05.8); this is no job"
-
-
-def test_in_a_job_its_end_is_told_or_bad(here, monkeypatch):
-    environ = {**here.environ, "SLURM_JOB_ID": "7"}
-    here.has("squeue", "echo '7|1:00:00|x'")
-    finding = machine.look_at_batch_system(environ)
-    assert finding.verdict is Verdict.GOOD
-    assert re.fullmatch(r"Slurm job 7; the job ends at .*, in .*", finding.seen)
-    here.has("squeue", "echo slurm is down")
-    finding = machine.look_at_batch_system(environ)
-    assert finding.verdict is Verdict.BAD
-    assert finding.seen.endswith("job 7 ends (squeue: slurm is down)")
-    assert finding.remedy.startswith("give --deadline TIME")
-    here.has("squeue", "exec /bin/sleep 1000")
-    monkeypatch.setattr(machine, "JOB_SECONDS", 0.3)
-    finding = machine.look_at_batch_system(environ)
-    assert finding.verdict is Verdict.BAD
-    assert finding.seen == "Slurm job 7; no answer in 0.3 s"
-
-
 # ---- the whole -----------------------------------------------------------------------
 
 

@@ -225,6 +225,9 @@ def test_the_batch_system_of_the_job_is_asked_about_this_job(environ, words):
             "bjobs -noheader -o finish_time 7[3]",
         ),
         ({"JOB_ID": "7", "SGE_TASK_ID": "1"}, "Grid Engine job 7", ""),
+        ({"FLUX_JOB_ID": "f7"}, "Flux job f7", ""),
+        ({"OAR_JOB_ID": "7"}, "OAR job 7", ""),
+        ({"COBALT_JOBID": "7"}, "Cobalt job 7", ""),
     ],
 )
 def test_the_question_is_the_command_whose_answer_is_understood(environ, job, line):

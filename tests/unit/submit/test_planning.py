@@ -309,5 +309,7 @@ def test_the_scheduler_is_the_one_that_is_here_or_named():
 
 def test_no_batch_system_is_refused_but_to_see_a_script():
     with pytest.raises(InputError, match="no batch system is here"):
+        find_scheduler(Wishes(), Cluster(here=("squeue", "bjobs", "qstat")), {})
+    with pytest.raises(InputError, match="no batch system is here"):
         find_scheduler(Wishes(), Cluster(here=()), {})
     assert find_scheduler(Wishes(is_print=True), Cluster(here=()), {}) == "slurm"

@@ -7,7 +7,7 @@ import pytest
 
 from mpifarm.submit.request import GoingOn, JobRequest, Source
 from mpifarm.submit.slurm import find_clusters
-from mpifarm.submit.systems import SYSTEMS, JobId, find_system
+from mpifarm.submit.systems import SYSTEMS, JobId, find_systems
 
 SOURCE = Source(("tasks.txt",), "/home/me", "/home/me/tasks.txt_workdir", "/x", "")
 REQUEST = JobRequest(seconds=60, nodes=1, source=SOURCE)
@@ -41,17 +41,22 @@ def test_the_cluster_of_a_job_is_found_with_it():
 @pytest.mark.parametrize(
     ("programs", "environ", "found"),
     [
-        ({"sbatch", "qsub"}, {}, "slurm"),
+        ({"sbatch", "qsub"}, {}, "slurm pbs"),
+        ({"qsub", "qconf", "bsub", "sbatch"}, {}, "slurm lsf sge"),
+        ({"squeue"}, {}, "slurm"),
         ({"bsub"}, {}, "lsf"),
+        ({"bjobs"}, {}, "lsf"),
         ({"qsub"}, {}, "pbs"),
+        ({"qstat"}, {}, "pbs"),
         ({"qsub", "qconf"}, {}, "sge"),
+        ({"qstat", "qconf"}, {}, "sge"),
         ({"qsub"}, {"SGE_ROOT": "/sge"}, "sge"),
         ({"qconf"}, {}, ""),
         (set(), {}, ""),
     ],
 )
-def test_the_batch_system_is_told_by_its_programs(programs, environ, found):
-    assert find_system(programs, environ) == found
+def test_the_batch_systems_are_told_by_their_programs(programs, environ, found):
+    assert find_systems(programs, environ) == found.split()
 
 
 @pytest.mark.parametrize(
