@@ -1,6 +1,7 @@
 """What must not be missing on this machine: a skip on a laptop, a failure in CI."""
 
 import os
+import shutil
 from typing import NoReturn
 
 import pytest
@@ -14,3 +15,11 @@ def skip_where_allowed(word: str, lack: str) -> NoReturn:
     if word in os.environ.get(REQUIRED_VARIABLE, "").split():
         pytest.fail(f"{lack}; but {REQUIRED_VARIABLE} has {word}", pytrace=False)
     pytest.skip(lack)
+
+
+def find_tool(name: str) -> str:
+    """Return the path of a program that a test judges by: CI has ``tools``."""
+    path = shutil.which(name)
+    if path is None:
+        skip_where_allowed("tools", f"{name} is not installed")
+    return path

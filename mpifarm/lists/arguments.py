@@ -128,16 +128,19 @@ def _parse(
 ) -> tuple[Sequence[bytes], Sequence[_Token], bool]:
     """Return a command as texts and the tokens between them, and whether they quote.
 
-    Raises InputError for a wrong command.
+    Each word is looked at by itself: ``{1`` and ``}`` make no token, though ``{1 }``
+    in one word is one.  Raises InputError for a wrong command.
     """
-    command = b" ".join(words)
-    _check_command(command)
-    parts = _TOKEN.split(command)
-    texts, places, changes = parts[::3], parts[1::3], parts[2::3]
-    tokens = [*map(_read_token, places, changes)]
+    _check_command(b" ".join(words))
+    texts, tokens = [b""], list[_Token]()
+    for number, word in enumerate(words):
+        parts = _TOKEN.split(word)
+        texts[-1] += b" " * bool(number) + parts[0]
+        texts += parts[3::3]
+        tokens += map(_read_token, parts[1::3], parts[2::3])
     if not tokens:
         tokens = [_Token(None, b"")]
-        texts = [command + b" " if words else b"", b""]
+        texts = [texts[0] + b" " if words else b"", b""]
     return texts, tokens, _NOT_QUOTED.fullmatch(texts[0]) is None
 
 

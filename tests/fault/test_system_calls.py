@@ -18,6 +18,7 @@ import pytest
 
 from tests.fault.evidence import Allowance, Scene, Task
 from tests.fault.stage import FARM_DEADLINE, Stage
+from tests.required import find_tool
 from tests.support import ROOT
 
 pytestmark = pytest.mark.timeout(900)
@@ -79,7 +80,14 @@ class Theatre:
         """A farm killed by strace at the n-th of these calls, and a resume."""
         with self.open_stage() as stage:
             inject = f"inject={call}:signal=KILL:when={n}"
-            before = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
+            before = [
+                find_tool("strace"),
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                f"trace={call}",
+            ]
             findings = play(stage, "struck", before=[*before, "-e", inject])
             if stage.scene.is_done() and not stage.scene.claims():
                 return None
@@ -206,14 +214,14 @@ def count_calls(theatre, call):
     """The numbers of a farm's own calls that write, counted as strace does."""
     with theatre.open_stage() as stage:
         trace = stage.scene.directory / "trace"
-        before = ["strace", "-qq", "-o", str(trace), "-e", f"trace={call}"]
+        options = ["-qq", "-o", str(trace), "-e", f"trace={call}"]
+        before = [find_tool("strace"), *options]
         child = stage.start(*OPTIONS, name="traced", before=before)
         assert child.wait(FARM_DEADLINE) in ENDS, child.text()
         calls = re.findall(rf"^{call}\(.*", trace.read_text(), re.MULTILINE)
     return [n for n, line in enumerate(calls, 1) if "O_RDONLY" not in line]
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.parametrize("call", CALLS)
 def test_a_kill_by_strace_at_a_call_that_writes_loses_nothing(theatre, call):
     numbers = count_calls(theatre, call)

@@ -17,6 +17,7 @@ from shlex import quote
 import pytest
 
 from tests.farm_driver import MPIFARM
+from tests.required import find_tool
 from tests.support import wait_until
 
 TAKE_UP_SECONDS = 2.0
@@ -172,7 +173,7 @@ def test_nothing_is_lost_or_doubled_when_adder_and_farm_are_killed(create_place,
 def test_an_adder_that_is_killed_at_each_of_its_writes_adds_once(create_place):
     place = create_place(["true"])
     assert place.run() == 0
-    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e"]
+    strace = [find_tool("strace"), "-f", "-qq", "-o", "/dev/null", "-e"]
     expected, kills = ["true"], 0
     for call in ("pwrite64", "fsync", "rename", "unlink"):
         ended = False

@@ -7,28 +7,26 @@ always the same.
 
 import os
 import random
-import shutil
 import subprocess
 
 import pytest
 
 from mpifarm.lists.arguments import Source, make_lines, split_arguments
+from tests.required import find_tool, skip_where_allowed
 
-PARALLEL = shutil.which("parallel") or ""
 SEED = os.environ.get("PARALLEL_SEED", "17")
 COUNT = int(os.environ.get("PARALLEL_EXAMPLES", "100"))
 
 
-def is_of_gnu():
-    if not PARALLEL:
-        return False
-    said = subprocess.run([PARALLEL, "--version"], capture_output=True, check=False)
-    return said.stdout.startswith(b"GNU parallel")
+@pytest.fixture
+def parallel():
+    """GNU parallel: moreutils has another program of this name."""
+    path = find_tool("parallel")
+    said = subprocess.run([path, "--version"], capture_output=True, check=False)
+    if not said.stdout.startswith(b"GNU parallel"):
+        skip_where_allowed("tools", f"{path} is not GNU parallel")
+    return path
 
-
-pytestmark = pytest.mark.skipif(
-    not is_of_gnu(), reason="GNU parallel is what it is compared with"
-)
 
 PLACES = ["", "", "", "1", "2", "3", "-1", "-2", "-3", "9", "0", "1 ", "01", "-4"]
 CHANGES = ["", "", "", ".", "/", "//", "/.", "#"]
@@ -88,10 +86,10 @@ def random_sources(luck, directory):
     return words, sources
 
 
-def dry_run(words, home):
+def dry_run(parallel, words, home):
     environ = {**os.environ, "HOME": str(home), "PARALLEL_SHELL": "/bin/bash"}
     said = subprocess.run(
-        [PARALLEL, "-k", "-j1", "--dry-run", *words],
+        [parallel, "-k", "-j1", "--dry-run", *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env=environ,
@@ -103,11 +101,11 @@ def dry_run(words, home):
 
 
 @pytest.mark.timeout(60 + COUNT)
-def test_lines_are_the_commands_that_parallel_would_run(tmp_path):
+def test_lines_are_the_commands_that_parallel_would_run(parallel, tmp_path):
     luck = random.Random(SEED)
     for number in range(COUNT):
         command = random_command(luck)
         words, sources = random_sources(luck, tmp_path)
         made = make_lines([os.fsencode(word) for word in command], sources)
-        judged = dry_run([*command, *words], tmp_path)
+        judged = dry_run(parallel, [*command, *words], tmp_path)
         assert made == judged, (SEED, number, command, words)

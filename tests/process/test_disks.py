@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.test_bad_input import without_privileges
+from tests.required import find_tool
 from tests.support import survivors, wait_until
 
 CAN_NOT = "; trying again for "
@@ -203,7 +204,6 @@ def test_no_task_fails_when_logs_turn_unwritable(create_place):
     assert place.finished() == list(range(150))
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_a_log_whose_close_fails_is_no_failure_of_its_task(create_place):
     # not /bin/echo, which looks at how its own close went
     place = create_place(["echo one", "echo two; exit 0", "exit 7"])
@@ -214,7 +214,7 @@ def test_a_log_whose_close_fails_is_no_failure_of_its_task(create_place):
         log.touch()  # strace wants it there
         paths += ["-P", str(log)]
     inject = ["-e", "trace=close", "-e", "inject=close:error=EIO:when=1+"]
-    before = ("strace", "-qq", "-f", "-o", "/dev/null", *paths, *inject)
+    before = (find_tool("strace"), "-qq", "-f", "-o", "/dev/null", *paths, *inject)
     farm = place.start("--proc", "1", before=before)
     assert farm.wait() == 1, farm.text()
     assert place.finished() == [0, 1]

@@ -6,7 +6,6 @@ tests/slurm.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.farm_driver import Part, assert_ends, send_signal
+from tests.required import find_tool
 from tests.support import OPENMPI_ENVIRONMENT, ROOT, Launch, find_launcher
 
 JOBS = ROOT / "jobs"
@@ -36,9 +36,8 @@ def test_bash_can_read_it(script):
 
 
 def test_shellcheck_finds_nothing(script):
-    if not shutil.which("shellcheck"):
-        pytest.skip("shellcheck is not installed")
-    subprocess.run(["shellcheck", "--shell=bash", script], check=True)
+    shellcheck = find_tool("shellcheck")
+    subprocess.run([shellcheck, "--shell=bash", script], check=True)
 
 
 def test_it_begins_with_how_to_start_it(script):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.farm_driver import MPIFARM
+from tests.required import find_tool
 from tests.support import wait_until
 
 FAILS = [0, 3, 5, -9]
@@ -291,16 +292,19 @@ def test_a_damaged_workdir_is_listed_without_a_traceback(ended, mpifarm):
 
 # ---- GNU parallel -------------------------------------------------------------------
 
-needs_parallel = pytest.mark.skipif(
-    shutil.which("parallel") is None, reason="GNU parallel is not installed"
-)
-
 
 def dry_run(place, option):
     """The commands that GNU parallel would run after the joblog."""
     with place.tasklist.open() as tasklist:
         ran = subprocess.run(
-            ["parallel", "--will-cite", "--dry-run", option, "--joblog", "joblog"],
+            [
+                find_tool("parallel"),
+                "--will-cite",
+                "--dry-run",
+                option,
+                "--joblog",
+                "joblog",
+            ],
             stdin=tasklist,
             capture_output=True,
             text=True,
@@ -311,7 +315,6 @@ def dry_run(place, option):
     return ran.stdout.splitlines()
 
 
-@needs_parallel
 def test_gnu_parallel_goes_on_after_the_joblog(ended):
     with ended.tasklist.open("a") as stream:
         stream.write("echo one more\n")

@@ -23,6 +23,7 @@ from mpifarm.system.console import Console
 from tests.farm_driver import assert_ends
 from tests.pages import take_block
 from tests.process import batch_fakes
+from tests.required import find_tool
 from tests.support import find_launcher, wait_until
 
 WAITS = "touch started.$PROC_NUMBER; [ -e go ] || sleep 1000"
@@ -112,15 +113,14 @@ def show(tasklist, scheduler, form):
 
 
 def test_shellcheck_finds_nothing_in_any_script(farm):
-    if not shutil.which("shellcheck"):
-        pytest.skip("shellcheck is not installed")
+    shellcheck = find_tool("shellcheck")
     farm.write_list(["true"])
     paths = []
     for scheduler, forms in OPTIONS.items():
         for number, form in enumerate(forms):
             paths.append(farm.directory / f"{scheduler}-{number}.sh")
             paths[-1].write_bytes(show(farm.tasklist, scheduler, form))
-    subprocess.run(["shellcheck", "--shell=bash", *paths], check=True)
+    subprocess.run([shellcheck, "--shell=bash", *paths], check=True)
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -56,6 +56,12 @@ def test_a_replacement_string_becomes_a_part_of_the_argument(place, value):
     assert lines(["x", place], ["dir.d/a.tar.gz"]) == [f"x {value}"]
 
 
+def test_two_words_make_no_replacement_string_together():
+    assert lines(["x", "{1 }"], ["a"]) == ["x a"]
+    assert lines(["x", "{1", "}"], ["a"]) == ["x {1 } a"]
+    assert lines(["x", "{1", "}{}", "{", "}"], ["a"]) == ["x {1 }a { }"]
+
+
 @pytest.mark.parametrize(
     ("argument", "directory"),
     [
