@@ -249,7 +249,7 @@ def test_what_tasks_that_save_and_limits_are_started_with(create_place):
 
 
 KILLED = -signal.SIGKILL
-OF_THE_INSTALLATION = ("python3 -m venv", ". ~", "pip install", "mkdir")
+OF_THE_INSTALLATION = ("python3 -m venv", ". ~", "cd mpifarm", "pip install", "mkdir")
 
 
 def status_of(typed):
