@@ -241,7 +241,7 @@ class PodmanRunner(ContainerRunner):
         return [
             self.program,
             *(f"--module={module}" for module in self._modules),
-            *("run", "--rm", "--init", *_labels(), *_limits()),
+            *("run", "--rm", "--init", *self._labels(), *_limits()),
             # A network and a copy of the output would cost each task time.  Podman's
             # /dev/shm of 64 MB is too small for MPI.  SELinux would forbid the mounted
             # files.
@@ -261,6 +261,17 @@ class PodmanRunner(ContainerRunner):
         paths = [os.getcwd(), *super()._mounted(directory)]
         taken = {_place_of(volume) for volume in self._volumes}
         return [path for path in paths if path not in taken]
+
+    def _labels(self) -> list[str]:
+        """Return labels by which ``podman ps --filter`` finds containers of a farm."""
+        labels = {"farm": b"MPIFARM_FARM", "task": b"MPIFARM_TASK_ID"}
+        # Not of os.environ: it has no task's number (`CommandRunner`).
+        env = self._environment
+        return [
+            f"--label=mpifarm.{label}={os.fsdecode(env[name])}"
+            for label, name in labels.items()
+            if name in env
+        ]
 
 
 def _place_of(volume: str) -> str:
@@ -283,17 +294,6 @@ def _existing_image(path: str) -> str:
             " or a source such as docker://alpine"
         )
     return there
-
-
-def _labels() -> list[str]:
-    """Return labels by which ``podman ps --filter`` finds the containers of a farm."""
-    labels = {"farm": "MPIFARM_FARM", "task": "MPIFARM_TASK_ID"}
-    environ = os.environ
-    return [
-        f"--label=mpifarm.{label}={environ[name]}"
-        for label, name in labels.items()
-        if name in environ
-    ]
 
 
 def _limits() -> list[str]:

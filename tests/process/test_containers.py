@@ -241,6 +241,17 @@ def test_a_line_that_is_too_long_fails_its_task_alone(runtime, name):
     assert driver.log(1) == "short\n"
 
 
+@pytest.mark.parametrize("name", ["podman"])
+def test_a_container_has_labels_of_its_farm_and_its_task(runtime, name):
+    driver = runtime.start(name)
+    driver.run("true", "true")
+    told = [
+        [word for word in argv if "label=mpi" in word] for argv, _ in runtime.noted()
+    ]
+    farm = f"--label=mpifarm.farm=f{driver.token}"
+    assert told == [[farm, f"--label=mpifarm.task={taskid}"] for taskid in (0, 1)]
+
+
 # ---- directories ---------------------------------------------------------------------
 
 
