@@ -250,16 +250,38 @@ def binding_warning(
 
     `total` is the number of CPUs of the rank's machine.
     """
-    share = cpus // sharers.count
     # A rank that may use all CPUs of the machine cannot get more from a launcher.
-    if cpus >= total or share >= workers:
+    if cpus >= total or not lacks_cpus(cpus, workers, sharers):
         return ""
     has = counted(workers, "worker")
     common = f", in common with {sharers.count - 1} more" if sharers.count > 1 else ""
     return (
         f"WARNING: this rank has {has} and may use only {cpus} of the {total} CPUs of "
-        f"its node{common}. {_remedy(environ, min(workers, total))}; or --proc "
-        f"{max(1, share)} fits what it has."
+        f"its node{common}. {find_remedy(environ, cpus, workers, total, sharers)}."
+    )
+
+
+def lacks_cpus(cpus: int, workers: int, sharers: Sharers = ALONE) -> bool:
+    """Return whether a rank has fewer CPUs than workers."""
+    return cpus // sharers.count < workers
+
+
+def find_remedy(
+    environ: Mapping[str, str], cpus: int, workers: int, total: int, sharers: Sharers
+) -> str:
+    """Return what to do about a rank with fewer `cpus` than `workers`.
+
+    A rank that has all CPUs of its machine can only have fewer workers.
+    """
+    fitting = max(1, cpus // sharers.count)
+    if cpus < total:
+        remedy = _remedy(environ, min(workers, total))
+        return f"{remedy}; or --proc {fitting} fits what it has"
+    # auto counts the CPUs that other ranks have as well.
+    word = f"auto, here {fitting}" if sharers.count == 1 else f"{fitting}"
+    return (
+        f"for tasks that compute give --proc {word}: more workers than CPUs are for"
+        " tasks that wait"
     )
 
 

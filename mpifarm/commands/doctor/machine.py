@@ -7,6 +7,7 @@ dead server keeps a process for ever.
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib import metadata, util
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
@@ -158,7 +159,14 @@ def _seen(finding: SelfTestFinding, locks: tuple[str, ...]) -> str:
 def look_at_cpus(environ: Mapping[str, str], words: str | None) -> Finding:
     """Return whether this process has CPUs for the workers of a rank."""
     workers = parse_workers(words) if words else Settings("", "").workers
-    return of_selftest(node.check_cpus(environ, workers), "CPUs")
+    finding = of_selftest(node.check_cpus(environ, workers), "CPUs")
+    if words:
+        return finding
+    seen = f"{finding.seen}, the default of --proc"
+    return replace(finding, seen=seen, remedy=finding.remedy or _MORE_WORKERS)
+
+
+_MORE_WORKERS: Final = "--proc auto has a worker for each CPU, for tasks of one thread"
 
 
 # ---- the memory of a task ------------------------------------------------------------

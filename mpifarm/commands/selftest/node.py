@@ -105,5 +105,7 @@ def check_cpus(environ: Mapping[str, str], workers: int) -> SelfTestFinding:
     seen = f"{len(own)} of the node's {total} for {counted(workers, 'worker')}"
     if sharers.count > 1:
         seen += f", in common with {counted(sharers.count - 1, 'more rank')}"
-    follows = cpus.binding_warning(environ, len(own), workers, total, sharers)
+    follows = ""
+    if cpus.lacks_cpus(len(own), workers, sharers):
+        follows = cpus.find_remedy(environ, len(own), workers, total, sharers)
     return measured(seen, follows, -len(own))

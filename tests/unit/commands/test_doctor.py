@@ -20,7 +20,7 @@ from mpifarm.commands.doctor import asking, command, findings, machine, mpi
 from mpifarm.commands.doctor.findings import Verdict, bad, good, note
 from mpifarm.commands.selftest import storage
 from mpifarm.commands.selftest.findings import broken, holds, measured, untested
-from mpifarm.system import cgroups, files
+from mpifarm.system import cgroups, cpus, files
 from mpifarm.transport.mpi import Library
 from tests.pages import read_page, take_block
 from tests.support import ROOT
@@ -386,6 +386,57 @@ def test_a_lock_that_does_not_exclude_is_bad(tmp_path, monkeypatch):
     *_, finding = machine.look_at_disk(str(tmp_path), None)
     assert (finding.name, finding.verdict) == ("lock", Verdict.BAD)
     assert "both held it at once" in finding.seen
+
+
+@pytest.mark.parametrize(
+    ("own", "words", "finding"),
+    [
+        (
+            *(2, None),
+            note(
+                "CPUs",
+                "2 of the node's 2 for 8 workers, the default of --proc",
+                "for tasks that compute give --proc auto, here 2: more workers than"
+                " CPUs are for tasks that wait",
+            ),
+        ),
+        (
+            *(2, "3"),
+            note(
+                "CPUs",
+                "2 of the node's 2 for 3 workers",
+                "for tasks that compute give --proc auto, here 2: more workers than"
+                " CPUs are for tasks that wait",
+            ),
+        ),
+        (2, "auto", good("CPUs", "2 of the node's 2 for 2 workers")),
+        (
+            *(64, None),
+            good(
+                "CPUs",
+                "64 of the node's 64 for 8 workers, the default of --proc",
+                "--proc auto has a worker for each CPU, for tasks of one thread",
+            ),
+        ),
+    ],
+)
+def test_more_workers_than_cpus_are_told_with_the_way_to_change_it(
+    monkeypatch, own, words, finding
+):
+    monkeypatch.setattr(cpus, "cpus_of_rank", lambda: frozenset(range(own)))
+    monkeypatch.setattr(cpus, "cpus_of_machine", lambda: own)
+    assert machine.look_at_cpus({}, words) == finding
+
+
+def test_a_rank_that_is_bound_is_told_by_its_launcher(monkeypatch):
+    monkeypatch.setattr(cpus, "cpus_of_rank", lambda: frozenset({0}))
+    monkeypatch.setattr(cpus, "cpus_of_machine", lambda: 64)
+    finding = machine.look_at_cpus({"SLURM_JOB_ID": "7"}, "4")
+    assert finding.verdict is Verdict.NOTE
+    assert finding.seen == "1 of the node's 64 for 4 workers"
+    assert finding.remedy == (
+        "Give sbatch --cpus-per-task=4; or --proc 1 fits what it has"
+    )
 
 
 def test_what_bounds_the_memory_of_a_task_is_told(here, monkeypatch):

@@ -862,18 +862,17 @@ def test_the_cpus_of_a_rank_are_told_for_its_workers(monkeypatch, count):
     monkeypatch.setattr(cpus, "cpus_of_machine", lambda: 8)
     sharers = dataclasses.replace(cpus.ALONE, count=count)
     monkeypatch.setattr(cpus, "find_sharers", lambda _environ: sharers)
-    asked = []
-
-    def warn(*arguments):
-        asked.append(arguments)
-        return "the warning"
-
-    monkeypatch.setattr(cpus, "binding_warning", warn)
-    finding = node.check_cpus({"A": "b"}, 5)
+    finding = node.check_cpus({}, 5)
     shared = ", in common with 2 more ranks" if count == 3 else ""
     assert finding.seen == f"2 of the node's 8 for 5 workers{shared}"
-    assert (finding.follows, finding.weight) == ("the warning", -2)
-    assert asked == [({"A": "b"}, 2, 5, 8, sharers)]
+    fitting = 1 if count == 3 else 2
+    assert finding.follows == (
+        "Ask what started it for more (a batch system, taskset, a container); or --proc"
+        f" {fitting} fits what it has"
+    )
+    assert finding.weight == -2
+    enough = node.check_cpus({}, 2)
+    assert bool(enough.follows) is (count == 3)
 
 
 @pytest.mark.parametrize(("seconds", "is_slow"), [(4.9, False), (5.1, True)])

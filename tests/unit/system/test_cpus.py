@@ -16,7 +16,9 @@ from mpifarm.system.cpus import (
     count_on_node,
     cpus_of_machine,
     cpus_of_rank,
+    find_remedy,
     find_sharers,
+    lacks_cpus,
     parse_cpu_list,
     place_on_node,
     read_cores,
@@ -369,3 +371,14 @@ def test_cpus_that_ranks_have_in_common_are_told_so():
 )
 def test_a_rank_that_has_enough_or_all_is_told_nothing(cpus, workers, total, sharers):
     assert binding_warning(OPENMPI, cpus, workers, total, sharers) == ""
+
+
+@pytest.mark.parametrize(
+    ("sharers", "word"), [(ALONE, "auto, here 2"), (Sharers(0, 4), "1")]
+)
+def test_a_rank_that_has_all_cpus_can_only_have_fewer_workers(sharers, word):
+    assert lacks_cpus(2, 8, sharers)
+    assert find_remedy(SRUN, 2, 8, 2, sharers) == (
+        f"for tasks that compute give --proc {word}: more workers than CPUs are for"
+        " tasks that wait"
+    )
