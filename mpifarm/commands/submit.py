@@ -42,7 +42,7 @@ from mpifarm.submit.planning import (
     take_variables,
 )
 from mpifarm.submit.request import JobRequest, Launcher, Source
-from mpifarm.submit.slurm import OPTIONS, find_clusters, quote_directive
+from mpifarm.submit.slurm import OPTIONS, find_clusters, name_options, quote_directive
 from mpifarm.submit.systems import SYSTEMS, JobId, System
 from mpifarm.system.console import Console
 from mpifarm.system.files import find_names, storage_error
@@ -82,7 +82,8 @@ _HELP: Final = {
     "--pe": "the parallel environment of Grid Engine",
     "--directive": "one more option for the batch system, as it stands in a script:"
     " --directive '-C knl'",
-    "--after": "start when this job has ended with status 0; any:JOB: whatever its end",
+    "--after": "start when this job has ended with status 0; any:JOB: whatever its end;"
+    " given again: when all of these jobs have ended",
     "--until-done": "go on, by a requeue or a chain of jobs, until the list is done",
     "--chain": "the same by a new job each time, where jobs aren't requeued",
     "--array": "submit K jobs as an array, each a farm, all on this list",
@@ -144,7 +145,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         if farm.made is not None and not farm.made.is_kept:
             console.print_error(_NOT_KEPT.format(farm.made.path))
         return ExitStatus.ALL_FINISHED
-    if chosen.after is None:  # that job may put tasks back
+    if not _waits_for_jobs(found.request):  # they may put tasks back
         refuse_without_work(farm, name_command("retry", farm.settings))
     own = warn_of_own_directory(farm.settings, source.directory)
     for warning in filter(None, [*farm.warnings, own]):
@@ -161,6 +162,10 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         ours = farm.made.content if farm.made is not None else None
         raise InputError(f"{error}; {undo(farm.settings, environ, ours)}") from error
     return ExitStatus.ALL_FINISHED
+
+
+def _waits_for_jobs(request: JobRequest) -> bool:
+    return bool(request.after) or "dependency" in name_options(request.directives)
 
 
 class _MayBeQueuedError(InputError):
@@ -241,7 +246,6 @@ def _make_parser() -> SubcommandParser:
         ("", "--qos", "NAME", _name("--qos")),
         ("-c", "--cpus-per-task", "CPUS", _count("-c")),
         ("-J", "--job-name", "NAME", _name("--job-name")),
-        ("", "--after", "JOB", _name("--after")),
         ("", "--array", "K", _count("--array", "the number of jobs, as 5")),
         ("", "--pe", "NAME", _name("--pe")),
         ("", "--scheduler", "NAME", _parse_scheduler),
@@ -249,9 +253,11 @@ def _make_parser() -> SubcommandParser:
     for short, name, metavar, kind in with_values:
         names = [name, *filter(None, [short])]
         parser.add_argument(*names, metavar=metavar, type=kind, help=_HELP[name])
-    parser.add_argument(
-        "--directive", metavar="WORDS", action="append", help=_HELP["--directive"]
-    )
+    several = (("--after", "JOB", _name("--after")), ("--directive", "WORDS", str))
+    for name, metavar, kind in several:
+        parser.add_argument(
+            name, metavar=metavar, type=kind, action="append", help=_HELP[name]
+        )
     flags = ("--until-done", "--chain", "--backfill", "--supervise")
     for name in (*flags, "--install-free", "--print", "--json"):
         parser.add_argument(name, action="store_true", help=_HELP[name])
@@ -382,7 +388,7 @@ def _wishes_of(chosen: Any, passed_on: Sequence[str]) -> Wishes:
         chain=chosen.chain,
         backfill=chosen.backfill,
         supervise=chosen.supervise,
-        after=chosen.after,
+        after=(*(chosen.after or ()),),
         directives=(*map(quote_directive, passed_on), *(chosen.directive or ())),
         is_print=chosen.print,
     )

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from mpifarm.submit.request import GoingOn, JobRequest, Launcher
 from mpifarm.submit.shell import (
+    CHAIN_AFTER,
     COUNT_LINKS,
     MAX_IDLE,
     RECORDED,
@@ -54,7 +55,7 @@ class Dialect(NamedTuple):
     chain_before: str = ""
     """The lines that submit the successor."""
     chain_cancel: str = ""
-    """The command that cancels the successor."""
+    """The line that cancels the successor."""
 
 
 def write_by_mpirun(
@@ -178,10 +179,11 @@ def _before(request: JobRequest, dialect: Dialect, script: str) -> str:
 def _after(request: JobRequest, dialect: Dialect, script: str) -> str:
     is_chain = request.going_on is GoingOn.CHAIN
     comment = RUN_AGAIN.format(run="link" if is_chain else "run")
-    after = _CHAIN_AFTER if is_chain else _REQUEUE_AFTER
+    after = CHAIN_AFTER if is_chain else _REQUEUE_AFTER
     written = after.format(
         script=script,
         most=MAX_IDLE,
+        job=dialect.job,
         requeue=dialect.requeue,
         cancel=dialect.chain_cancel,
     )
@@ -202,6 +204,8 @@ if ((status == 75 || status > 128)); then
     echo "{script}: not requeued, because the last four runs recorded nothing" >&2
     status=1
   elif echo "$idle" >"$idle_file"; then
+    echo "{script}: the job goes on as job {job} again, back in the queue:" \\
+      "there is nothing to submit"
     {requeue}
   else  # it could go on for ever
     echo "{script}: not requeued, because the disk does not keep how many runs" \\
@@ -210,10 +214,3 @@ if ((status == 75 || status > 128)); then
   fi
 fi
 rm -f "$idle_file\""""
-
-_CHAIN_AFTER: Final = """\
-if ((status == 75 || status > 128)) && (($(recorded) > before || idle < {most})); then
-  echo "{script}: job ${{successor:-(none could be submitted)}} goes on"
-elif [[ $successor ]]; then
-  {cancel} "$successor"
-fi"""

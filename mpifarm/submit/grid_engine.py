@@ -48,8 +48,8 @@ def _directives(request: JobRequest) -> Iterator[str]:
         yield f"-A {request.account}"
     if request.partition:
         yield f"-q {request.partition}"
-    if request.after is not None:
-        yield f"-hold_jid {request.after.job}"
+    if request.after:
+        yield f"-hold_jid {','.join(each.job for each in request.after)}"
     if request.going_on is GoingOn.REQUEUE:
         yield "-r y"
     if request.source is not None:

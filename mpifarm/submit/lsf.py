@@ -41,9 +41,12 @@ def _directives(request: JobRequest) -> Iterator[str]:
         yield f"-P {request.account}"
     if request.partition:
         yield f"-q {request.partition}"
-    if request.after is not None:
-        kind = "ended" if request.after.is_any else "done"
-        yield f'-w "{kind}({request.after.job})"'
+    if request.after:
+        ends = (
+            f"{'ended' if each.is_any else 'done'}({each.job})"
+            for each in request.after
+        )
+        yield f'-w "{" && ".join(ends)}"'
     if request.going_on is GoingOn.REQUEUE:
         yield '-r -Q "75"'
     yield from request.directives

@@ -26,7 +26,7 @@ _DIALECT: Final = Dialect(
     option='--deadline "$end"',
     enter=('cd "${PBS_O_WORKDIR:-.}" || exit',),
     chain_before='successor=$(qsub -V -W depend=afterany:"$PBS_JOBID" {path})',
-    chain_cancel="qdel",
+    chain_cancel='qdel "$successor"',
 )
 
 
@@ -69,9 +69,8 @@ def _directives(request: JobRequest) -> Iterator[str]:
         yield f"-A {request.account}"
     if request.partition:
         yield f"-q {request.partition}"
-    if request.after is not None:
-        kind = "afterany" if request.after.is_any else "afterok"
-        yield f"-W depend={kind}:{request.after.job}"
+    if request.after:
+        yield f"-W depend={request.dependency}"
     if request.source is not None:
         yield "-V"
     yield from request.directives

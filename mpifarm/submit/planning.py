@@ -63,7 +63,7 @@ class Wishes:
     chain: bool = False
     backfill: bool = False
     supervise: bool = False
-    after: str | None = None
+    after: tuple[str, ...] = ()
     directives: tuple[str, ...] = ()
     is_print: bool = False
     """Whether the script is only shown, which no batch system has to be here for."""
@@ -174,16 +174,15 @@ def check_wishes(wishes: Wishes) -> None:
             raise InputError(
                 f"--directive takes one line for the batch system, not {directive!r}"
             )
-    _parse_after(wishes.after)
+    for word in wishes.after:
+        _parse_after(word)
     if wishes.seconds is not None and wishes.seconds < MIN_SECONDS:
         raise InputError(
             f"-t {wishes.seconds:g} s is too short for a job: it takes a minute or more"
         )
 
 
-def _parse_after(word: str | None) -> After | None:
-    if word is None:
-        return None
+def _parse_after(word: str) -> After:
     kind, colon, job = word.rpartition(":")
     if kind not in ("", "any") or (colon and not kind) or not _JOB.fullmatch(job):
         raise InputError(
@@ -216,11 +215,21 @@ def _check_together(wishes: Wishes, scheduler: str) -> None:
             f"--backfill is for jobs that fit into gaps, each on one node: in place of"
             f" -N {wishes.nodes} give --array {wishes.nodes}"
         )
-    if wishes.after is not None and scheduler == "sge" and "any:" not in wishes.after:
+    if wishes.after and _names_dependency(wishes, scheduler):
+        raise InputError(
+            "--after and --dependency contradict each other, because Slurm heeds only"
+            " one: give --after for each job, or name all jobs in one --dependency"
+        )
+    ok = [word for word in wishes.after if not _parse_after(word).is_any]
+    if ok and scheduler == "sge":
         raise InputError(
             "Grid Engine lets a job wait for another's end, whatever that is: give"
-            f" --after any:{wishes.after}"
+            f" --after any:{ok[0]}"
         )
+
+
+def _names_dependency(wishes: Wishes, scheduler: str) -> bool:
+    return scheduler == "slurm" and "dependency" in name_options(wishes.directives)
 
 
 # ---- PBS, LSF, Grid Engine -----------------------------------------------------------
@@ -263,7 +272,7 @@ class _Planner:
             environment=self._choose_environment(),
             array=wishes.array or 0,
             going_on=going_on,
-            after=_parse_after(wishes.after),
+            after=(*map(_parse_after, wishes.after),),
             directives=wishes.directives,
             lead=choosing.choose_lead(self.grace, seconds, self._find_lead()),
             launcher=launcher,
@@ -372,7 +381,7 @@ class _SlurmPlanner(_Planner):
             going_on=going_on,
             is_backfill=wishes.backfill,
             is_supervised=wishes.supervise,
-            after=_parse_after(wishes.after),
+            after=(*map(_parse_after, wishes.after),),
             directives=wishes.directives,
             lead=choosing.choose_lead(self.grace, seconds),
             launcher=Launcher.SRUN if has_ranks else Launcher.NONE,

@@ -33,7 +33,7 @@ class Launcher(Enum):
 
 
 class After(NamedTuple):
-    """The job that has to end first; `is_any`: whatever its exit status."""
+    """A job that has to end first; `is_any`: whatever its exit status."""
 
     job: str
     is_any: bool = False
@@ -79,7 +79,8 @@ class JobRequest:
     going_on: GoingOn = GoingOn.NOT
     is_backfill: bool = False
     is_supervised: bool = False
-    after: After | None = None
+    after: tuple[After, ...] = ()
+    """The jobs that have to end first, all of them."""
     directives: tuple[str, ...] = ()
     """More options for the batch system, each as it stands."""
     lead: int = DEFAULT_LEAD
@@ -93,6 +94,15 @@ class JobRequest:
     """Whether the script gives ``--proc``; a file of the user's options may."""
     source: Source | None = None
     head: tuple[str, ...] = ()
+
+    @property
+    def dependency(self) -> str:
+        """The jobs that have to end first, as Slurm and PBS name them; "" for none."""
+        words = []
+        for kind, is_any in (("afterok", False), ("afterany", True)):
+            jobs = [each.job for each in self.after if each.is_any == is_any]
+            words += [":".join([kind, *jobs])] if jobs else []
+        return ",".join(words)
 
     @property
     def names_output(self) -> bool:

@@ -43,6 +43,23 @@ fi
 export FARM_CHAIN_OF=$chain FARM_CHAIN_RECORDED=$before FARM_CHAIN_IDLE=$idle"""
 """The lines that count the links of a chain, for the script and the next link."""
 
+CHAIN_AFTER: Final = """\
+goes_on=
+if ((status == 75 || status > 128)); then
+  if (($(recorded) <= before && idle >= {most})); then
+    echo "{script}: the chain ends, because its last four links recorded nothing" >&2
+  elif [[ $successor ]]; then
+    goes_on=yes  # the successor may have the name of its cluster behind a semicolon
+    echo "{script}: the job goes on as job ${{successor%%;*}}, the next of the" \\
+      "chain: there is nothing to submit"
+  else
+    echo "{script}: no next job of the chain could be submitted: submit the same" \\
+      "again" >&2
+  fi
+fi
+[[ $goes_on || ! $successor ]] || {cancel}"""
+"""The lines at the end of a link: it says how the chain goes on, or ends it."""
+
 
 def trap_signal(what: str, variable: str, program: str, signals: str = "USR1") -> str:
     """Return the lines that pass a signal on to the program of a variable.

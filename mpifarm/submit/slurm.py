@@ -12,6 +12,7 @@ from typing import Final
 from mpifarm.model.durations import clock_of
 from mpifarm.submit.request import GoingOn, JobRequest, Launcher
 from mpifarm.submit.shell import (
+    CHAIN_AFTER,
     COUNT_LINKS,
     MAX_IDLE,
     RECORDED,
@@ -76,6 +77,7 @@ _OVERRIDING_SWITCHES: Final = ("REQ_SWITCH", "WAIT4SWITCH")
 
 _SHORT: Final = {
     "-C": "constraint",
+    "-d": "dependency",
     "-e": "error",
     "-G": "gpus",
     "-i": "input",
@@ -85,7 +87,8 @@ _SHORT: Final = {
     "-O": "overcommit",
     "-S": "core-spec",
 }
-"""The short options of sbatch that have a variable, and none of submit's own."""
+"""The short options of sbatch that have a variable, or that submit heeds, and that are
+none of its own."""
 
 
 def find_overriding(request: JobRequest) -> frozenset[str]:
@@ -171,9 +174,8 @@ def _directives(request: JobRequest) -> Iterator[str]:
     }
     if named := [f"--{k}={quote_directive(v)}" for k, v in where.items() if v]:
         yield " ".join(named)
-    if request.after is not None:
-        kind = "afterany" if request.after.is_any else "afterok"
-        yield f"--dependency={kind}:{request.after.job}"
+    if request.after:
+        yield f"--dependency={request.dependency}"
     if request.source is not None and (output := output_pattern(request)):
         yield f"--output={quote_directive(output)}"
     yield from request.directives
@@ -343,8 +345,8 @@ def _write_going_on(request: JobRequest) -> Iterator[list[str] | str]:
     yield wait_for(launched, an_srun)
     yield ""
     yield RUN_AGAIN.format(run="link" if is_chain else "run")
-    after = _CHAIN_AFTER if is_chain else _REQUEUE_AFTER
-    yield after.format(script=script, most=MAX_IDLE)
+    after = CHAIN_AFTER if is_chain else _REQUEUE_AFTER
+    yield after.format(script=script, most=MAX_IDLE, cancel=_CHAIN_CANCEL)
     yield 'exit "$status"'
 
 
@@ -373,7 +375,11 @@ if ((status == 75 || status > 128)); then
     echo "{script}: not requeued, because the last four runs recorded nothing" >&2
   elif scontrol update job="$SLURM_JOB_ID" comment="${{comment%idle=*}}idle=$idle" \\
     || ((idle == 0 || ${{SLURM_RESTART_COUNT:-0}} <= {most})); then
-    scontrol requeue "$SLURM_JOB_ID"  # also a job that has lost a node, so has no count
+    echo "{script}: the job goes on as job $SLURM_JOB_ID again, back in the queue:" \\
+      "there is nothing to submit"
+    # also a job that has lost a node, so has no count
+    scontrol requeue "$SLURM_JOB_ID" \\
+      || echo "{script}: not requeued by Slurm: submit the same again" >&2
   else
     echo "{script}: not requeued, because Slurm does not keep how many runs" \\
       "recorded nothing" >&2
@@ -392,9 +398,4 @@ successor=$(sbatch --parsable --export=ALL --dependency="afterany:$SLURM_JOB_ID"
 """
 )
 
-_CHAIN_AFTER: Final = """\
-if ((status == 75 || status > 128)) && (($(recorded) > before || idle < {most})); then
-  echo "{script}: job ${{successor:-(none could be submitted)}} goes on"
-elif [[ $successor ]]; then
-  scancel "${{successor%%;*}}"  # what follows a semicolon is the cluster
-fi"""
+_CHAIN_CANCEL: Final = 'scancel "${successor%%;*}"'

@@ -28,7 +28,7 @@ PBS = (
     r"-J 1-[1-9]\d*",
     r"-A \S+",
     r"-q \S+",
-    rf"-W depend=after(?:ok|any):{_JOB}",
+    rf"-W depend=after(?:ok|any)(?::{_JOB})+(?:,afterany(?::{_JOB})+)?",
     r"-V",
     r"-m [abe]+",
 )
@@ -43,7 +43,7 @@ LSF = (
     r"-wt [1-9]\d* -wa USR1",
     r"-P \S+",
     r"-q \S+",
-    r'-w "(?:done|ended)\(\d+\)"',
+    r'-w "(?:done|ended)\(\d+\)(?: && (?:done|ended)\(\d+\))*"',
     r'-r -Q "75"',
     r"-u \S+",
 )

@@ -475,6 +475,7 @@ CPUS = {"pbs": ["-c", "2"], "lsf": []}
     [
         ("--array", "3", "-A", "phys", "-p", "long", "--after", "12"),
         ("--until-done", "--after", "any:12"),
+        ("--after", "any:12", "--after", "13", "--after", "any:14"),
     ],
     ids=" ".join,
 )
@@ -549,7 +550,9 @@ def test_a_job_of_lsf_is_requeued_until_four_runs_have_recorded_nothing(desk):
     desk.submit("-t", "1h", "--until-done", "tasks.txt")
     (desk.farm.workdir / "job-7.idle").write_text("2\n")
     record_nothing(desk.farm)
-    assert_ends(desk.start(desk.kept()[0], **LSF_JOB), 75)
+    job = desk.start(desk.kept()[0], **LSF_JOB)
+    assert_ends(job, 75)
+    assert "the job goes on as job 7 again, back in the queue" in job.text()
     record_nothing(desk.farm)
     job = desk.start(desk.kept()[0], **LSF_JOB)
     assert_ends(job, 1)
@@ -596,11 +599,46 @@ def test_a_chain_of_pbs_submits_its_successor_and_ends_with_the_list(desk):
     job.send_signal(signal.SIGUSR1)
     assert_ends(job, 75)
     assert not (desk.spool / "deleted").exists()
+    said = (desk.farm.workdir / "job-7.out").read_text()
+    assert "the job goes on as job 8.server, the next of the chain" in said
     desk.farm.allow()
     second = {**PBS_JOB, "PBS_JOBID": "8.server", "FARM_CHAIN_RECORDED": "0"}
     assert_ends(desk.start(desk.kept()[1], **second, FARM_CHAIN_IDLE="0"), 0)
     desk.farm.assert_all_finished()
     assert (desk.spool / "deleted").read_text() == "9.server\n"
+    assert "goes on as" not in (desk.farm.workdir / "job-8.out").read_text()
+
+
+@pytest.mark.parametrize(
+    ("idle", "qsub", "sentence"),
+    [
+        ("2", "exit 1", "no next job of the chain could be submitted: submit the same"),
+        (
+            "2",
+            "echo 8.server",
+            "the job goes on as job 8.server, the next of the chain",
+        ),
+        ("3", "echo 8.server", "the chain ends, because its last four links recorded"),
+    ],
+)
+def test_a_link_that_leaves_tasks_says_how_the_chain_goes_on(
+    desk, idle, qsub, sentence
+):
+    desk.farm.write_list(["true"])
+    desk.install_fake("pbs")
+    desk.install("qdel", 'echo "$*" >>"$SPOOL/deleted"')
+    desk.submit("-t", "1h", "-c", "2", "--until-done", "tasks.txt")
+    desk.install("qsub", qsub)
+    record_nothing(desk.farm)
+    counted = {"FARM_CHAIN_RECORDED": "0", "FARM_CHAIN_IDLE": str(int(idle) - 1)}
+    assert_ends(desk.start(desk.kept()[0], **PBS_JOB, **counted), 75)
+    (said,) = [
+        line
+        for line in (desk.farm.workdir / "job-7.out").read_text().splitlines()
+        if line.startswith("job.pbs: ")
+    ]
+    assert sentence in said
+    assert (desk.spool / "deleted").exists() == (idle == "3")
 
 
 # ---- Grid Engine ---------------------------------------------------------------------
@@ -617,6 +655,7 @@ def test_a_job_of_grid_engine_goes_back_into_the_queue(desk):
     desk.farm.wait_for_marks("started", 2)
     job.send_signal(signal.SIGUSR2)  # qdel's warning: stop, and put back
     assert_ends(job, 99)
+    assert "the job goes on as job 7 again, back in the queue" in job.text()
     assert desk.farm.to_process() == [0, 1]
     desk.farm.allow()
     assert_ends(desk.start(desk.kept()[0], **variables), 0)

@@ -134,8 +134,13 @@ def test_the_grace_time_of_the_farm_is_before_the_signal():
 
 
 def test_the_job_before():
-    assert planned(after="12").after == After("12")
-    assert planned(after="any:12_3").after == After("12_3", is_any=True)
+    assert planned(after=("12",)).after == (After("12"),)
+    assert planned(after=("any:12_3",)).after == (After("12_3", is_any=True),)
+
+
+def test_each_job_before_counts():
+    wished = planned(after=("any:1", "2", "any:3")).after
+    assert wished == (After("1", is_any=True), After("2"), After("3", is_any=True))
 
 
 def test_a_slurm_that_does_not_answer_refuses_nothing():
@@ -177,16 +182,23 @@ def test_where_no_slurm_is_a_script_is_made_for_any():
         ({"name": "a b"}, "--job-name takes a name of letters"),
         ({"directives": ("--a\n#SBATCH b",)}, "--directive takes one line"),
         ({"directives": (" ",)}, "--directive takes one line"),
-        ({"after": "x"}, "--after takes the id of a job"),
-        ({"after": ":12"}, "--after takes the id of a job"),
-        ({"after": "afternotok:12"}, "--after takes the id of a job"),
-        ({"after": "12 --array=1"}, "--after takes the id of a job"),
-        ({"after": "12;x"}, "--after takes the id of a job"),
+        ({"after": ("x",)}, "--after takes the id of a job"),
+        ({"after": (":12",)}, "--after takes the id of a job"),
+        ({"after": ("afternotok:12",)}, "--after takes the id of a job"),
+        ({"after": ("12", "12 --array=1")}, "--after takes the id of a job"),
+        ({"after": ("12;x", "12")}, "--after takes the id of a job"),
         ({"environment": "mpi"}, "--pe is for Grid Engine, not for Slurm"),
     ],
 )
 def test_wishes_that_can_t_be_are_refused_in_a_sentence(wishes, words):
     assert words in refused(**wishes)
+
+
+@pytest.mark.parametrize("directive", ["--dependency=afterany:1", "--depend", "-d 1"])
+def test_a_dependency_of_sbatch_beside_after_is_refused(directive):
+    wishes = {"after": ("12",), "directives": (directive,)}
+    assert "--after and --dependency contradict each other" in refused(**wishes)
+    assert planned(directives=(directive,)).after == ()
 
 
 @pytest.mark.parametrize("scheduler", ["pbs", "lsf", "sge"])
@@ -264,8 +276,9 @@ def test_going_on_is_what_each_batch_system_has():
 
 
 def test_grid_engine_knows_no_status_of_the_job_before():
-    assert "--after any:7" in refused(scheduler="sge", cpus=1, after="7")
-    assert planned(scheduler="sge", cpus=1, after="any:7").after == After("7", True)
+    assert "--after any:7" in refused(scheduler="sge", cpus=1, after=("any:6", "7"))
+    request = planned(scheduler="sge", cpus=1, after=("any:7",))
+    assert request.after == (After("7", True),)
 
 
 # ---- variables of sbatch -------------------------------------------------------------

@@ -153,6 +153,7 @@ def test_text_that_is_no_utf_8_stands_in_a_script_as_it_is(kind):
 # ---- Slurm's directives --------------------------------------------------------------
 
 
+SEVERAL = (After("12"), After("3", is_any=True), After("4"))
 COMMENT = "--comment=a \"b\" \\c #d 'e'"
 
 
@@ -177,8 +178,9 @@ def test_a_farm_on_whole_nodes():
         ({"qos": "high"}, "--qos=high"),
         ({"array": 7}, "--array=1-7"),
         ({"cpus": 8}, "--cpus-per-task=8"),
-        ({"after": After("12")}, "--dependency=afterok:12"),
-        ({"after": After("12_3", is_any=True)}, "--dependency=afterany:12_3"),
+        ({"after": (After("12"),)}, "--dependency=afterok:12"),
+        ({"after": (After("12_3", is_any=True),)}, "--dependency=afterany:12_3"),
+        ({"after": SEVERAL}, "--dependency=afterok:12:4,afterany:3"),
         ({"going_on": GoingOn.REQUEUE}, "--requeue"),
         ({"going_on": GoingOn.REQUEUE}, "--open-mode=append"),
         ({"going_on": GoingOn.REQUEUE}, "--signal=B:USR1@60"),
@@ -307,6 +309,8 @@ def test_a_farm_of_slurm_has_the_workers_of_its_job(form):
     assert ("--in-array" in text) == ("array" in form)
     assert ("scontrol requeue" in text) == (form.get("going_on") is GoingOn.REQUEUE)
     assert ("$(sbatch " in text) == (form.get("going_on") is GoingOn.CHAIN)
+    goes_on = form.get("going_on", GoingOn.NOT) is not GoingOn.NOT
+    assert ("the job goes on as job " in text) == goes_on
 
 
 def test_the_next_of_a_chain_has_the_time_of_this_unless_slurm_may_shorten_it():
@@ -348,23 +352,29 @@ ALONE = {"launcher": Launcher.NONE, "cpus": 4, "nodes": 1}
         ("PBS", {**ALONE, "array": 5}, "-J 1-5"),
         ("PBS", {**ALONE, "account": "phys", "partition": "long"}, "-A phys"),
         ("PBS", {**ALONE, "account": "phys", "partition": "long"}, "-q long"),
-        ("PBS", {**ALONE, "after": After("7.server")}, "-W depend=afterok:7.server"),
-        ("PBS", {**ALONE, "after": After("7", is_any=True)}, "-W depend=afterany:7"),
+        ("PBS", {**ALONE, "after": (After("7.server"),)}, "-W depend=afterok:7.server"),
+        ("PBS", {**ALONE, "after": (After("7", is_any=True),)}, "-W depend=afterany:7"),
+        ("PBS", {**ALONE, "after": SEVERAL}, "-W depend=afterok:12:4,afterany:3"),
         ("PBS", {**ALONE, "directives": ("-m e",)}, "-m e"),
         ("BSUB", {**BY_MPIRUN, "cpus": None}, '-n 8 -R "span[ptile=1]" -x'),
         ("BSUB", {**BY_MPIRUN, "cpus": None, "lead": 130}, "-wt 3 -wa USR1"),
         ("BSUB", ALONE, '-n 4 -R "span[hosts=1]"'),
         ("BSUB", ALONE, "-W 4:00"),
         ("BSUB", {**ALONE, "array": 5}, '-J "farm[1-5]"'),
-        ("BSUB", {**ALONE, "after": After("7")}, '-w "done(7)"'),
-        ("BSUB", {**ALONE, "after": After("7", is_any=True)}, '-w "ended(7)"'),
+        ("BSUB", {**ALONE, "after": (After("7"),)}, '-w "done(7)"'),
+        ("BSUB", {**ALONE, "after": (After("7", is_any=True),)}, '-w "ended(7)"'),
+        (
+            *("BSUB", {**ALONE, "after": SEVERAL}),
+            '-w "done(12) && ended(3) && done(4)"',
+        ),
         ("BSUB", {**ALONE, "going_on": GoingOn.REQUEUE}, '-r -Q "75"'),
         ("BSUB", {**ALONE, "account": "phys"}, "-P phys"),
         ("BSUB", {**ALONE, "partition": "long"}, "-q long"),
         ("$", {**BY_MPIRUN, "environment": "mpi"}, "-pe mpi 256"),
         ("$", ALONE, "-l h_rt=14400"),
         ("$", {**ALONE, "array": 5}, "-t 1-5"),
-        ("$", {**ALONE, "after": After("7", is_any=True)}, "-hold_jid 7"),
+        ("$", {**ALONE, "after": (After("7", is_any=True),)}, "-hold_jid 7"),
+        ("$", {**ALONE, "after": SEVERAL}, "-hold_jid 12,3,4"),
         ("$", {**ALONE, "going_on": GoingOn.REQUEUE}, "-r y"),
         ("$", {**ALONE, "account": "phys"}, "-A phys"),
         ("$", {**ALONE, "partition": "long.q"}, "-q long.q"),
