@@ -42,6 +42,7 @@ html_title = f"mpifarm {release}"
 html_static_path = ["_static"]
 html_css_files = ["mpifarm.css"]
 html_show_sphinx = False
+html_use_index = False
 html_copy_source = False
 html_search_scorer = str(Path(__file__).parent / "ranking.js")
 html_show_sourcelink = False
