@@ -234,9 +234,14 @@ class Growth:
         return Left(max(0, total - len(self._texts)), odd)
 
     def look_at_end(self) -> None:
-        """Look at the list at once; the coordinator is told what comes of it."""
+        """Look at the list at once; the coordinator is told what comes of it.
+
+        What standard input has by now is read first.
+        """
         self._asked_at = self.watch.looks
         self.watch.look_soon()
+        if self.feed is not None:
+            self.feed.look_at = float("-inf")
 
     def step(self, now: float) -> bool:
         """Make a step, if one is due.  Return whether there was anything to do."""
@@ -272,11 +277,13 @@ class Growth:
         """Read what has come by standard input, unless there is much to take up."""
         if self.feed is None or self.watch.count > MAX_AHEAD:
             return
-        self.feed.step(now, self._lock)
+        has_come = self.feed.step(now, self._lock)
         if self.feed.has_ended:
             self.feed = None
             self.watch.look_soon()
             self._coordinator.on_list_ended()
+        if has_come and self._asked_at is not None:
+            self.look_at_end()  # the look before has not seen these lines
 
     # ---- taking up -------------------------------------------------------------------
 
@@ -336,12 +343,25 @@ class Growth:
         """Tell the coordinator that a look has shown nothing new, if it has asked."""
         if self._asked_at is None or self.watch.looks == self._asked_at:
             return
+        if self._awaits_input:
+            return
         if self.watch.count:
             since = self._refused_since
             if since is None or now - since < ODD_SECONDS:
                 return
         self._asked_at = None
         self._coordinator.on_list_seen()
+
+    @property
+    def _awaits_input(self) -> bool:
+        """Whether lines of standard input are in memory, or the first is to come.
+
+        A list that has tasks from a start before does not wait for that.
+        """
+        feed = self.feed
+        if feed is None:
+            return False
+        return feed.has_lines or not (feed.has_come or self._texts)
 
 
 def may_grow(tasks: TaskList) -> bool:

@@ -78,6 +78,8 @@ class InputFeed:
     ) -> None:
         self.has_ended = False
         """Whether all of the input is in the list."""
+        self.has_come = False
+        """Whether the list has a line of the input."""
         self.look_at = 0.0
         """When to look next (monotonic)."""
         self._path = path
@@ -90,6 +92,11 @@ class InputFeed:
         """The size of the list before an append that failed."""
         self._append_at = self._sync_at = 0.0
         self._has_failed = False
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether lines were read that are not in the list yet."""
+        return b"\n" in self._rest
 
     def step(self, now: float, lock: WorkdirLock) -> bool:
         """Take what is there, if a look is due.  Return whether lines were added.
@@ -110,6 +117,7 @@ class InputFeed:
         self.has_ended = not self._is_open
         if self.has_ended:
             self._tell_if_empty()
+        self.has_come |= bool(lines)
         return bool(lines)
 
     def _tell_if_empty(self) -> None:

@@ -18,6 +18,7 @@ from mpifarm.farm.growth import (
     leave_unended,
     may_grow,
 )
+from mpifarm.farm.standard_input import InputFeed
 from mpifarm.lists.growth import ODD_SECONDS, Odd, Oddity
 from mpifarm.model.settings import Policy, Settings
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
@@ -481,28 +482,94 @@ def test_what_is_left_is_told_with_the_remedy():
 # ---- standard input -----------------------------------------------------------------
 
 
+BLOCKED_UNTIL = 5.0
+
+
+class Feed(InputFeed):
+    """A standard input that has one of the `lines` at each look, and then `ends`."""
+
+    is_blocked = False
+    """Whether the lines are in memory, because others have the lock."""
+
+    def __init__(self, grown: Grown, lines: list[str]) -> None:
+        super().__init__(str(grown.path), grown.told.append)
+        self.lines, self.ends = lines, False
+        self._grown = grown
+
+    @property
+    def has_lines(self) -> bool:
+        return self.is_blocked and bool(self.lines)
+
+    def step(self, now: float, lock: Any) -> bool:
+        assert lock is self._grown.lock
+        if now < self.look_at:
+            return False
+        self.look_at = now + 0.1
+        if self.has_lines and now < BLOCKED_UNTIL:
+            return False
+        if not self.lines:
+            self.has_ended = self.ends
+            return False
+        line = self.lines.pop(0)
+        self._grown.append(line)
+        self.has_come |= bool(line)
+        return bool(line)
+
+
 def test_standard_input_is_read_until_it_ends(grown):
-    class Feed:
-        def __init__(self) -> None:
-            self.look_at = 0.0
-            self.has_ended = False
-            self.lines = ["three\n", "", "four\n"]
-
-        def step(self, now: float, lock: Any) -> bool:
-            assert lock is grown.lock
-            self.look_at = now + 0.1
-            if self.lines:
-                grown.append(self.lines.pop(0))
-            else:
-                self.has_ended = True
-            return True
-
-    feed: Any = Feed()
-    grown.growth.feed = feed
+    grown.growth.feed = feed = Feed(grown, ["three\n", "", "four\n"])
+    feed.ends = True
     grown.run(2.0)
     assert grown.growth.feed is None
     assert grown.texts[2:] == ["three", "four"]
     assert grown.events.count("ended") == 1
+
+
+def test_standard_input_is_read_before_it_is_told_that_nothing_has_come(grown):
+    feed = Feed(grown, ["three\n"])
+    feed.look_at = math.inf
+    grown.growth.feed = feed
+    grown.run(0.5)
+    grown.growth.look_at_end()
+    grown.run(0.001)
+    assert (grown.texts[2:], grown.events[0]) == (["three"], "grown")
+
+
+def test_lines_that_wait_for_the_lock_are_to_come(grown):
+    grown.growth.feed = feed = Feed(grown, ["three\n"])
+    feed.is_blocked = True
+    grown.growth.look_at_end()
+    grown.run(BLOCKED_UNTIL - 1.0)
+    assert grown.events == []
+    grown.run(2.0)
+    assert (grown.texts[2:], grown.events[0]) == (["three"], "grown")
+
+
+@pytest.mark.parametrize(
+    ("content", "events"), [("", []), ("# no task\n", []), ("one\n", ["seen"])]
+)
+def test_a_list_without_tasks_awaits_its_first_line(tmp_path, content, events):
+    grown = Grown(tmp_path, content)
+    feed = Feed(grown, [])
+    grown.growth.feed = feed
+    grown.growth.look_at_end()
+    grown.run(5.0)
+    assert grown.events == events
+    if not events:
+        feed.lines = ["# nothing to run\n"]
+        grown.run(1.0)
+        assert grown.events == ["seen"]
+
+
+def test_a_list_that_has_no_line_has_ended_with_its_input(tmp_path):
+    grown = Grown(tmp_path, "")
+    feed = Feed(grown, [])
+    grown.growth.feed = feed
+    grown.growth.look_at_end()
+    grown.run(1.0)
+    feed.ends = True
+    grown.run(1.0)
+    assert grown.events == ["ended", "seen"]
 
 
 def test_a_producer_that_is_faster_than_the_farm_has_to_wait(grown, monkeypatch):
