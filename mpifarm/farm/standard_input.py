@@ -190,10 +190,11 @@ class InputFeed:
             self._say(f"{error}; trying again")
 
 
-def open_list(paths: WorkdirPaths) -> None:
+def open_list(paths: WorkdirPaths) -> bool:
     """Make the list of standard input, or remove a line torn by a kill from its end.
 
-    The lock is held, if there is one.  Raises `StorageError`.
+    Return whether there was none.  The lock is held, if there is one.  Raises
+    `StorageError`.
     """
     content = files.find_content(paths.stdin_list)
     if content is None:
@@ -201,6 +202,7 @@ def open_list(paths: WorkdirPaths) -> None:
     elif not content.endswith(b"\n") and content:
         whole = content[: content.rfind(b"\n") + 1]
         files.replace(paths.stdin_list, copy_staging_of(paths.stdin_list), whole)
+    return content is None
 
 
 def read_all(check: Callable[[], None], descriptor: int = STDIN) -> bytes:
@@ -343,25 +345,24 @@ def describe_no_tasks(settings: Settings) -> str:
 
 
 class KeptInput:
-    """The list of standard input as it was before a start; of another list, nothing.
+    """What a start has made of the list that is kept in the workdir; at first nothing.
 
-    The same for a list that arguments make.
+    It is put back where the list is refused, unless others have changed the list since.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._is_input = is_kept(settings)
         self._paths = WorkdirPaths(os.path.abspath(settings.workdir))
-        self._size: int | None = None
-        """The size of the list; None without one."""
-        self._was_begun = False
+        self._was_begun = is_kept(settings) and files.is_there(self._paths.fingerprint)
         self._content: bytes | None = None
-        """The list, if the workdir is to begin again with it or with another."""
-        if self._is_input and settings.again:
-            self._content = files.find_content(self._paths.stdin_list)
-        if self._is_input:
-            if files.is_there(self._paths.stdin_list):
-                self._size = files.find_size(self._paths.stdin_list)
-            self._was_begun = files.is_there(self._paths.fingerprint)
+        """The list that this start has written; None if it has written none."""
+        self._before: bytes | None = None
+        """The list that was there before; None if there was none."""
+
+    def note(self, content: bytes, before: bytes | None) -> None:
+        """Note that this start has put `content` in the place of the list `before`."""
+        if before != self._content:
+            self._before = before
+        self._content = content
 
     @contextmanager
     def put_back_if_refused(self) -> Iterator[None]:
@@ -377,39 +378,41 @@ class KeptInput:
             raise
 
     def put_back_if_empty(self) -> None:
-        """Put the list back as it was, unless another process has filled it since.
+        """Put the list back as it was if it is empty, unless others have filled it.
 
         Ranks that see no other make the list each, and one may have no input.
         """
-        with suppress(StorageError):
-            if self._is_input and files.find_size(self._paths.stdin_list) == 0:
-                self._put_back()
+        if self._content == b"":
+            self.put_back()
 
     def put_back(self) -> None:
         """Put the list back as it was, if the disk lets it."""
-        if self._is_input:
+        if self._content is not None:
             with suppress(StorageError):
-                self._put_back()
+                self._put_back(self._content)
 
-    def _put_back(self) -> None:
-        """Cut the list, or remove it, and an empty workdir.  Raises `StorageError`."""
-        paths = self._paths
-        is_begun = files.is_there(paths.fingerprint)
-        if self._content is not None and not is_begun:
-            staging = copy_staging_of(paths.stdin_list)
-            files.replace(paths.stdin_list, staging, self._content)
-        elif self._size is None:
+    def _put_back(self, content: bytes) -> None:
+        """Put back the list, or remove it, and an empty workdir.
+
+        Raises `StorageError`.
+        """
+        path = self._paths.stdin_list
+        if files.find_content(path) != content:
+            return  # It is another start's by now.
+        is_begun = files.is_there(self._paths.fingerprint)
+        if self._before is None:
             if self._was_begun or not is_begun:
-                files.remove(paths.stdin_list)
+                files.remove(path)
                 with suppress(OSError):  # there is something else in it
-                    os.rmdir(paths.root)
-        elif not is_begun and files.find_size(paths.stdin_list) > self._size:
-            files.cut_back(paths.stdin_list, self._size, b"")
+                    os.rmdir(self._paths.root)
+        elif not is_begun:
+            files.replace(path, copy_staging_of(path), self._before)
 
 
 def take_standard_input(
     context: RankContext,
     begin_again: Callable[[], None] = lambda: None,
+    kept: KeptInput | None = None,
     *,
     takes_over: bool = False,
 ) -> tuple[RankContext, InputFeed | None]:
@@ -418,13 +421,14 @@ def take_standard_input(
     Without ``--follow``, all of it is read here.  Nothing is read on a rank that
     `takes_over`, or that is not the first of a launch.  A list that arguments make is
     made here.  Another list is left as it is.  `begin_again` is called before anything
-    is written.
+    is written; what is written is noted in `kept`.
     Raises `InputError`, `StorageError`, `FutileError` after a signal; `NoArgumentError`
     with nothing written.
     """
     settings, process = context.settings, context.process
     if not is_kept(settings):
         return context, None
+    kept = kept or KeptInput(settings)
     made: bytes | None = None
     if settings.arguments is not None and not takes_over:
         made = make_list_of(settings.arguments, stop_check(context))
@@ -438,20 +442,35 @@ def take_standard_input(
     tasklist = name_kept_list(settings)
     context = replace(context, settings=replace(settings, tasklist=tasklist))
     if made is not None:
-        _keep_made(context, made)
+        _keep_made(context, made, kept)
         return context, None
     if takes_over or launched_rank(process.environ) > 0:
         return context, None
     with _held_lock(settings, process.environ):
         if settings.again and settings.follow is not None and not has_begun(paths):
-            files.remove(paths.stdin_list)  # who writes the list begins again, too
-        open_list(paths)
+            _drop_list(paths, kept)  # who writes the list begins again, too
+        if open_list(paths):
+            kept.note(b"", None)
     if os.isatty(STDIN):
         process.output.say(TYPED)
     if settings.follow is not None:
         return context, InputFeed(paths.stdin_list, process.output.say)
-    keep_list(settings, process.environ, read_all(stop_check(context)))
+    content = read_all(stop_check(context))
+    _note_kept(kept, content, keep_list(settings, process.environ, content))
     return context, None
+
+
+def _drop_list(paths: WorkdirPaths, kept: KeptInput) -> None:
+    """Empty the list, if there is one.  Raises `StorageError`."""
+    before = files.find_content(paths.stdin_list)
+    if before is not None:
+        files.replace(paths.stdin_list, copy_staging_of(paths.stdin_list), b"")
+        kept.note(b"", before)
+
+
+def _note_kept(kept: KeptInput, content: bytes, done: Kept) -> None:
+    if done.has_written:
+        kept.note(content, done.before)
 
 
 def name_kept_list(settings: Settings) -> str:
@@ -510,16 +529,17 @@ def take_back(
         return True
 
 
-def _keep_made(context: RankContext, content: bytes) -> None:
+def _keep_made(context: RankContext, content: bytes, kept: KeptInput) -> None:
     """Keep the list that arguments make, and tell of tasks that it has besides.
 
     Raises `InputError` if the list that is there is another one.
     """
     from mpifarm.farm.arguments import describe_rest, warn_of_options
 
-    rest = keep_list(context.settings, context.process.environ, content).rest
-    if rest:
-        context.process.output.say(describe_rest(context.settings.tasklist, rest))
+    done = keep_list(context.settings, context.process.environ, content)
+    _note_kept(kept, content, done)
+    if done.rest:
+        context.process.output.say(describe_rest(context.settings.tasklist, done.rest))
     arguments = context.settings.arguments
     if arguments is not None and arguments.like_option:
         context.process.output.say(warn_of_options(arguments.like_option))

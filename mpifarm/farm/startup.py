@@ -84,7 +84,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
     with kept.put_back_if_refused(), checking(stop_check(context)):
         try:
             again = partial(_begin_kept, context)
-            context, feed = take_standard_input(context, again)
+            context, feed = take_standard_input(context, again, kept)
         except NoArgumentError as error:
             return _end_without_tasks(context, str(error))
         opening = Opening(context)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -448,8 +449,9 @@ def test_the_list_of_a_workdir_that_was_begun_waits_for_the_lock(
 
 
 def take_and_refuse(settings: Settings) -> None:
-    with KeptInput(settings).put_back_if_refused():
-        take_standard_input(context_of(settings))
+    kept = KeptInput(settings)
+    with kept.put_back_if_refused():
+        take_standard_input(context_of(settings), kept=kept)
         assert (Path(settings.workdir) / "stdin.txt").read_text() == "one\ntwo\n"
         raise InputError("line 2 is wrong")
 
@@ -501,10 +503,73 @@ def test_a_workdir_that_was_begun_with_another_list_keeps_no_input(paths, stdin)
 def test_the_list_of_a_workdir_that_another_farm_has_begun_meanwhile_stays(paths):
     kept = KeptInput(Settings("-", paths.root))
     append(paths, "one\n")
+    kept.note(b"one\n", None)
     Path(paths.fingerprint).touch()
     with pytest.raises(InputError), kept.put_back_if_refused():
         raise InputError("line 1 is wrong")
     assert content(paths) == "one\n"
+
+
+class Start:
+    """A start whose list is refused after another start has written the list."""
+
+    def __init__(self, directory: Path) -> None:
+        self.settings = Settings("-", str(directory / "w"))
+        self.list = directory / "w" / "stdin.txt"
+        self.kept = KeptInput(self.settings)
+
+    def take(self) -> None:
+        take_standard_input(context_of(self.settings), kept=self.kept)
+
+    def write(self, text: str) -> None:
+        """Write the list, as another start does."""
+        self.list.parent.mkdir(exist_ok=True)
+        self.list.write_text(text)
+
+    def refuse(self, text: str) -> None:
+        with self.kept.put_back_if_refused():
+            self.write(text)
+            raise InputError("line 2 is wrong")
+
+
+@pytest.mark.parametrize("before", ["", "one\n"])
+def test_the_list_that_another_start_has_written_meanwhile_stays(
+    tmp_path, stdin, before
+):
+    start = Start(tmp_path)
+    if before:
+        start.write(before)
+    stdin.write("one\ntwo\n")
+    stdin.end()
+    start.take()
+    with pytest.raises(InputError):
+        start.refuse("one\ntwo\nthree\n")
+    assert start.list.read_text() == "one\ntwo\nthree\n"
+
+
+def test_a_start_that_has_written_nothing_removes_nothing(tmp_path):
+    start = Start(tmp_path)
+    with pytest.raises(InputError):
+        start.refuse("another's\n")
+    assert start.list.read_text() == "another's\n"
+
+
+def test_the_list_that_has_come_while_the_input_was_read_is_put_back(tmp_path, stdin):
+    start = Start(tmp_path)
+    read_all = standard_input.read_all
+
+    def read_beside(check: Callable[[], None]) -> bytes:
+        start.write("one\n")
+        return read_all(check, stdin.out)
+
+    stdin.write("one\ntwo\n")
+    stdin.end()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(standard_input, "read_all", read_beside)
+        start.take()
+    assert start.list.read_text() == "one\ntwo\n"
+    start.kept.put_back()
+    assert start.list.read_text() == "one\n"
 
 
 def test_a_refused_list_that_is_a_file_is_left_alone(tmp_path, monkeypatch):
@@ -574,7 +639,7 @@ def test_an_empty_list_is_a_list_and_leaves_nothing(tmp_path, stdin, path):
         Settings("-", str(tmp_path / "w")),
     ):
         kept = KeptInput(settings)
-        context, _ = take_standard_input(context_of(settings))
+        context, _ = take_standard_input(context_of(settings), kept=kept)
         assert Path(context.settings.tasklist).read_text() == ""
         kept.put_back_if_empty()
         assert not (tmp_path / "w").exists()
@@ -611,7 +676,7 @@ def test_a_list_that_another_process_has_filled_meanwhile_stays(tmp_path, pipe):
     pipe.end()
     settings = made_of(f"/dev/fd/{pipe.out}", str(tmp_path / "w"))
     kept = KeptInput(settings)
-    context, _ = take_standard_input(context_of(settings))
+    context, _ = take_standard_input(context_of(settings), kept=kept)
     Path(context.settings.tasklist).write_text("true\n")
     kept.put_back_if_empty()
     assert Path(context.settings.tasklist).read_text() == "true\n"

@@ -330,7 +330,7 @@ def test_all_but_the_list_is_checked_before_a_kept_list_begins_again(monkeypatch
     monkeypatch.setattr(FakeOpening, "check_beginning_again", refuse, raising=False)
     monkeypatch.setattr(startup, "_begin_again", lambda *_: pytest.fail("too early"))
     monkeypatch.setattr(
-        startup, "take_standard_input", lambda _context, begin_again: begin_again()
+        startup, "take_standard_input", lambda _context, begin_again, _: begin_again()
     )
     with pytest.raises(InputError, match="no such runner"):
         startup.lead_farm(start.context)
