@@ -16,10 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.farm_driver import assert_ends
-from tests.pages import blocks_of, read_page
+from tests.pages import take_block
 from tests.support import find_launcher, wait_until
-
-PAGE = "coming-from-pytaskfarmer.md"
 
 SBATCH = """\
 #!/bin/bash
@@ -120,26 +118,13 @@ def create_cluster(create_place, plain_farmer):
     return create
 
 
-def blocks_with(word):
-    return [each for each in blocks_of(read_page(PAGE)) if each.lines[0] == word]
-
-
-def read_script():
-    (block,) = blocks_with("#!/bin/bash")
-    return block.text()
-
-
-def read_line():
-    lines = [line for block in blocks_of(read_page(PAGE)) for line in block.lines]
-    (line,) = (line for line in lines if line.startswith("mpifarm submit"))
-    return line
+SCRIPT = take_block("coming-from-pytaskfarmer.md", "#!/bin/bash").text()
 
 
 def with_script(cluster):
     """Put the script beside the list; return the line of its head that submits it."""
-    text = read_script()
-    cluster.place.write_program("reco22.slurm", text)
-    (submits,) = re.findall(r"^# To submit it:  (.*)$", text, re.MULTILINE)
+    cluster.place.write_program("reco22.slurm", SCRIPT)
+    (submits,) = re.findall(r"^# To submit it:  (.*)$", SCRIPT, re.MULTILINE)
     return submits
 
 
@@ -159,7 +144,7 @@ def test_the_script_around_pytaskfarmer_and_the_line_that_replaces_it_end_alike(
     assert "6 of 14 finished, 2 failed, 6 left, 0 lost" in first.text()
     dependency, script = "--dependency=afterany:1", before.spool / "2.script"
     assert before.place.notes("spool/dependencies") == [dependency]
-    assert script.read_text() == read_script()
+    assert script.read_text() == SCRIPT
     assert before.mails() == []
     before.place.allow()
     assert_ends(before.start_job(2), 1)
@@ -169,7 +154,8 @@ def test_the_script_around_pytaskfarmer_and_the_line_that_replaces_it_end_alike(
     )
 
     now.place.allow()
-    assert "job 1 is submitted" in now.type(read_line())
+    line = take_block("coming-from-pytaskfarmer.md", "mpifarm submit").text()
+    assert "job 1 is submitted" in now.type(line)
     assert_ends(now.start_job(1), 1)
     for each in (before.place, now.place):
         assert each.finished() == [0, 1, 2, 4, *range(6, 14)]
@@ -200,7 +186,7 @@ def test_shellcheck_finds_nothing_in_the_script_of_the_page(tmp_path):
     if not shutil.which("shellcheck"):
         pytest.skip("shellcheck is not installed")
     path = tmp_path / "reco22.slurm"
-    path.write_text(read_script())
+    path.write_text(SCRIPT)
     subprocess.run(["shellcheck", str(path)], check=True)
 
 
@@ -211,7 +197,7 @@ def test_shellcheck_finds_nothing_in_the_script_of_the_page(tmp_path):
 def test_the_word_of_the_job_script_that_is_changed(create_cluster):
     if find_launcher() is None:
         pytest.skip(f"no MPI wheel in {sys.prefix}")
-    (shown,) = (b for b in blocks_of(read_page(PAGE)) if "# before" in b.lines[0])
+    shown = take_block("coming-from-pytaskfarmer.md", "pytaskfarmer.py")
     for number, line in enumerate(shown.lines):
         cluster = create_cluster(f"place{number}")
         place = cluster.place
@@ -227,7 +213,7 @@ def test_the_word_of_the_job_script_that_is_changed(create_cluster):
 @pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
 def test_a_runner_that_keeps_the_old_meaning_of_a_line(create_cluster):
     cluster = create_cluster("here")
-    (section,) = blocks_with("[literal]")
+    section = take_block("coming-from-pytaskfarmer.md", "[literal]")
     config = cluster.place.directory / ".config" / "mpifarm"
     config.mkdir(parents=True)
     (config / "literal.ini").write_text(section.text())
@@ -249,7 +235,7 @@ def test_what_a_killed_pytaskfarmer_had_is_put_back(create_cluster):
     wait_until(lambda: place.finished() == [0])
     place.kill(farmer, "plain")
     place.allow()
-    (shown,) = (b for b in blocks_of(read_page(PAGE)) if "--repair" in b.text())
+    shown = take_block("coming-from-pytaskfarmer.md", "mpifarm check --repair")
     lost = place.start_command(["mpifarm", "tasks.txt"])
     assert_ends(lost, 3)
     assert "2 tasks" in lost.text()

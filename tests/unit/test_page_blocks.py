@@ -31,7 +31,6 @@ TO_DO = {
     "batch-systems.md",
     "check-and-repair.md",
     "coming-from-parallel.md",
-    "coming-from-pytaskfarmer.md",
     "cpus-and-gpus.md",
     "databases.md",
     "defaults.md",
@@ -55,7 +54,6 @@ TO_DO = {
     "time-left.md",
     "timeline.md",
     "trace.md",
-    "what-is-going-on.md",
     "when-ranks-fail.md",
     "when-tasks-fail.md",
 }
