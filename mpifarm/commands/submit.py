@@ -433,15 +433,25 @@ def _make_source(
     here, workdir = _find_here(environ), farm.settings.workdir
     if ".." in workdir.split("/"):  # which a link in the name of `here` would mislead
         workdir = os.path.abspath(workdir)
-    package = os.path.dirname(os.path.abspath(mpifarm.__file__))
     return Source(
         words=tuple(word for word in farm.words if word != "--again"),
         directory=here,
         workdir=os.path.normpath(os.path.join(here, workdir)),
         path="",
         command=_shorten(shlex.join(["mpifarm", "submit", *argv])),
-        modules=os.path.dirname(package) if chosen.install_free else "",
+        modules=_find_modules() if chosen.install_free else "",
     )
+
+
+def _find_modules() -> str:
+    """Return the directory that has this mpifarm; raise `InputError` for a colon."""
+    modules = os.path.dirname(os.path.dirname(os.path.abspath(mpifarm.__file__)))
+    if os.pathsep in modules:
+        raise InputError(
+            f"--install-free: {modules} has a colon, at which PYTHONPATH parts: have"
+            " mpifarm in another directory"
+        )
+    return modules
 
 
 def _shorten(command: str) -> str:

@@ -141,7 +141,9 @@ def write_source(request: JobRequest, *, with_list: bool = True) -> list[str]:
     ]
     if source.modules:
         path = quote_word(source.modules)
-        lines += [f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}"]
+        # Without the test, each link of a chain would get a longer variable.
+        export = f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}"
+        lines += [f"[[ $PYTHONPATH: == {path}:* ]] || {export}"]
     return [*lines, ""]
 
 

@@ -5,6 +5,7 @@ batch system sets; sbatch, qsub and bsub are stand-ins (`batch_fakes` checks dir
 by the manuals).  A real Slurm is in tests/slurm.
 """
 
+import importlib
 import json
 import os
 import shlex
@@ -13,9 +14,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from venv import EnvBuilder
 
 import pytest
 
+import mpifarm
 from mpifarm.commands import submit
 from mpifarm.errors import InputError
 from mpifarm.submit.asking import Programs
@@ -154,16 +157,113 @@ def test_a_script_without_any_batch_system_is_shown(desk):
     assert not desk.farm.workdir.exists()
 
 
-def test_an_install_free_job_needs_no_mpifarm_in_its_python(desk):
+class InstallFree:
+    """A Python that has what mpifarm needs, and no mpifarm; and that elsewhere."""
+
+    def __init__(self, desk):
+        self.desk = desk
+        root = desk.farm.directory / "installed"
+        self.modules = root / "my modules"
+        package = Path(mpifarm.__file__).parent
+        without = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(package, self.modules / "mpifarm", ignore=without)
+        EnvBuilder(symlinks=True).create(root / "venv")
+        (libraries,) = (root / "venv" / "lib").glob("python*/site-packages")
+        for name in ("filelock", "mpi4py"):
+            found = importlib.import_module(name).__path__[0]
+            (libraries / name).symlink_to(found)
+        self.python = root / "venv" / "bin" / "python"
+        if library := next(Path(sys.prefix, "lib").glob("libmpi.so.*"), None):
+            desk.farm.environment["MPI4PY_LIBMPI"] = str(library)
+        desk.farm.environment.pop("PYTHONPATH", None)
+
+    def submit(self, *words):
+        """Submit from the directory of the list, as who has mpifarm on a path."""
+        argv = [self.python, "-m", "mpifarm", "submit", *self.desk.scheduler, *words]
+        env = {"PYTHONPATH": str(self.modules)}
+        child = self.desk.farm.start_command([*map(str, argv)], env=env)
+        assert_ends(child, 0)
+        return child.text()
+
+    def start(self, text, **variables):
+        """Start a script, as its batch system does: anywhere, without PYTHONPATH."""
+        script = self.desk.farm.directory / "job"
+        script.write_text(text)
+        words = ["bash", "-c", 'cd / && exec bash "$0"', str(script)]
+        return self.desk.farm.start_command(words, env=variables)
+
+    def assert_farms(self, text, **variables):
+        """A job farms its list by the line of its script, and not without it."""
+        (line,) = [each for each in text.splitlines() if "PYTHONPATH" in each]
+        child = self.start(text.replace(line, ""), **variables)
+        assert child.wait(60) not in (None, 0)
+        assert "No module named mpifarm" in self.output_of(child)
+        child = self.start(text, **variables)
+        assert_ends(child, 0)
+        self.desk.farm.assert_all_finished()
+        return self.output_of(child)
+
+    def output_of(self, child):
+        """What a job has printed, wherever that is."""
+        outputs = [*self.desk.farm.workdir.glob("job-7.out")]
+        return child.text() + "".join(each.read_text() for each in outputs)
+
+
+@pytest.fixture
+def install_free(desk):
+    return InstallFree(desk)
+
+
+@pytest.mark.parametrize("options", ["", "--supervise", "--array 3"])
+def test_an_install_free_job_needs_no_mpifarm_in_its_python(
+    desk, install_free, options
+):
     desk.farm.write_list(["true"])
-    script = desk.farm.directory / "job"
-    script.write_text(
-        desk.submit("--print", "-t", "5", "--install-free", "tasks.txt", "-v")
+    text = install_free.submit(
+        *("--print", "-t", "5", "-c", "1", *options.split(), "--install-free"),
+        *("tasks.txt", "-v"),
     )
-    desk.farm.environment.pop("PYTHONPATH", None)
-    child = desk.start(script)
-    assert_ends(child, 0)
-    desk.farm.assert_all_finished()
+    install_free.assert_farms(text, SLURM_CPUS_PER_TASK="1")
+
+
+def test_the_ranks_of_an_install_free_job_need_none_either(desk, install_free):
+    launcher = find_launcher()
+    if launcher is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    desk.farm.environment |= launcher.variables
+    desk.farm.write_list(["true"] * 8)
+    desk.install_fake("pbs")
+    nodes = desk.farm.directory / "nodes"
+    nodes.write_text("localhost\nlocalhost\n")
+    install_free.submit("-t", "1h", "-N", "2", "-c", "2", "--install-free", "tasks.txt")
+    text = desk.kept()[0].read_text()
+    variables = {**VARIABLES["pbs"], "PBS_NODEFILE": str(nodes)}
+    assert "2 ranks of 2 workers" in install_free.assert_farms(text, **variables)
+
+
+def test_a_chain_of_install_free_jobs_names_the_modules_once(desk, install_free):
+    desk.farm.write_list(['echo "$PYTHONPATH" >path'])
+    words = ("--print", "-t", "5", "-c", "1", "--install-free", "tasks.txt")
+    text = install_free.submit(*words)
+    paths = f"{install_free.modules}:/other"
+    for given in ("/other", paths):
+        child = install_free.start(text, SLURM_CPUS_PER_TASK="1", PYTHONPATH=given)
+        assert_ends(child, 0)
+        assert (desk.farm.directory / "path").read_text() == f"{paths}\n"
+        shutil.rmtree(desk.farm.workdir)
+
+
+def test_modules_in_a_directory_that_python_can_t_be_told_are_refused(desk):
+    desk.farm.write_list(["true"])
+    modules = desk.farm.directory / "a:b"
+    package = Path(mpifarm.__file__).parent
+    shutil.copytree(package, modules / "mpifarm")
+    there = ["bash", "-c", 'cd "$0" && exec "$@"', str(modules)]
+    farmer = [sys.executable, "-m", "mpifarm"]
+    words = ["submit", "--install-free", "--print", "-t", "5", str(desk.farm.tasklist)]
+    child = desk.farm.start_command([*there, *farmer, *words])
+    assert_ends(child, 2)
+    assert f"--install-free: {modules} has a colon" in child.text()
 
 
 # ---- programs that are asked ---------------------------------------------------------
