@@ -34,7 +34,7 @@ from mpifarm.store.queue import insert
 from mpifarm.store.status_lines import encode_lines
 from mpifarm.store.task_map import Location
 from mpifarm.store.types import HeldLock
-from mpifarm.store.validate import describe_interrupted_remap
+from mpifarm.store.validate import EditedListError, describe_interrupted_remap
 from mpifarm.system import file_contents, files
 
 LOCK_SECONDS = 10.0
@@ -204,7 +204,8 @@ def plan_moves(
 ) -> Moves:
     """Plan the new files; `root` names the workdir in messages.
 
-    Raises `InputError` if tasks cannot be moved, `StorageError` if the disk has failed.
+    Raises `InputError` if tasks cannot be moved, `EditedListError` if that is because
+    the list was edited, `StorageError` if the disk has failed.
     """
     audit = audit_contents(contents, tasks, constraints=constraints)
     _validate_readiness(contents, audit, root)
@@ -249,10 +250,7 @@ def _validate_readiness(contents: Contents, audit: Audit, root: str) -> None:
             "keeps its own state (then name the handler, -t)"
         )
     if audit.match is ListMatch.EDITED:
-        raise InputError(
-            f"the tasklist was edited since {root} was begun: name the list as it was "
-            "(--list FILE)"
-        )
+        raise EditedListError(f"the tasklist was edited since {root} was begun")
     if audit.toprocess is None:
         raise InputError(
             f"there is no toprocess in {root}, so every task that has not finished "

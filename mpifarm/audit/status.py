@@ -94,8 +94,12 @@ class Status:
 
     @property
     def goes_on(self) -> bool:
-        """Whether any farmer lives, or may: a plain farmer has tasks in no file."""
-        return bool(self.live) or self.view.counts[State.NOWHERE] > 0
+        """Whether any farmer lives, or may: a plain farmer has tasks in no file.
+
+        Of a list that was edited, the changed lines are in no file, either.
+        """
+        in_no_file = self.view.counts[State.NOWHERE] > 0
+        return bool(self.live) or (in_no_file and not self.view.is_edited)
 
     @property
     def has_ended_tasks(self) -> bool:

@@ -193,6 +193,7 @@ class View:
         self.odd_lines = sum(len(each.odd) for each in parsed.by_name.values())
         self._locations = _locate(contents, parsed)
         self._failed = parsed.failed.ids
+        self._failed_elsewhere = parsed.failed.aliens
 
     # ---- states ---------------------------------------------------------------------
 
@@ -338,6 +339,19 @@ class View:
                 found[taskid] = None
         return [*found]
 
+    @property
+    def is_edited(self) -> bool:
+        """Whether the list was edited, not only added to, since the workdir began."""
+        return self.match is ListMatch.EDITED
+
+    def find_failed_before_edit(self) -> list[int]:
+        """Return the ids that failed with a line that the list has there no more."""
+        if self.match not in (None, ListMatch.EDITED):  # then such a line is garbage
+            return []
+        found = {each.taskid for each in self._failed_elsewhere}
+        ids = (each for each in found if each is not None)
+        return sorted(each for each in ids if self.state(each) is State.NOWHERE)
+
     # ---- tasks and farms ------------------------------------------------------------
 
     def text(self, taskid: int) -> str:
@@ -399,7 +413,7 @@ class View:
         yield from self.unread
         if self.remap_begun:
             yield "a --remap was interrupted: give the farm's command with --remap"
-        elif self.match is ListMatch.EDITED:
+        elif self.is_edited:
             yield (
                 f"{self.target.tasklist} was edited since {self.target.workdir} was"
                 " begun: its ids may mean other tasks now"

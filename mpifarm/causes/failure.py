@@ -56,3 +56,5 @@ class Group:
     blamed: tuple[str, ...]
     """Hosts on which these failures are concentrated."""
     example: Example
+    is_of_the_line: bool = False
+    """Whether the command itself may be wrong, as its line has it."""

@@ -11,7 +11,7 @@ Rules of this file: pure; the memory is bounded but for the ids.
 
 import signal
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mpifarm.causes import known
@@ -122,6 +122,7 @@ class _Cause:
     bin: _Bin
     blamed: tuple[str, ...] = ()
     is_not_run: bool = False
+    is_of_the_line: bool = False
 
 
 class CauseGrouper:
@@ -258,7 +259,11 @@ class CauseGrouper:
         by_words: dict[str, list[_Bin]] = {}
         for bin_ in bins:
             by_words.setdefault(_word(bin_, cause), []).append(bin_)
-        return [_Cause(words, _unite(same)) for words, same in by_words.items()]
+        is_of_the_line = cause is not None and cause.is_of_the_line
+        return [
+            _Cause(words, _unite(same), is_of_the_line=is_of_the_line)
+            for words, same in by_words.items()
+        ]
 
 
 def _part(cluster: list[tuple[Tokens, _Bin]]) -> list[_Bin]:
@@ -329,10 +334,10 @@ def _divide_by_host(cause: _Cause, ran: Mapping[str, int]) -> list[_Cause]:
     others = [host for host in cause.bin.tasks if host not in blamed]
     words = f"{cause.words}, on {', '.join(blamed)}"
     if not others:
-        return [_Cause(f"{words} only", cause.bin, blamed)]
+        return [replace(cause, words=f"{words} only", blamed=blamed)]
     return [
-        _Cause(words, cause.bin.take(blamed), blamed),
-        _Cause(f"{cause.words}, elsewhere", cause.bin.take(others)),
+        replace(cause, words=words, bin=cause.bin.take(blamed), blamed=blamed),
+        replace(cause, words=f"{cause.words}, elsewhere", bin=cause.bin.take(others)),
     ]
 
 
@@ -349,6 +354,7 @@ def _make_group(cause: _Cause) -> Group:
         {host: len(tasks[host]) for host in hosts if host},
         cause.blamed,
         Example(example.taskid, example.host, last_lines(example.tail)),
+        cause.is_of_the_line,
     )
 
 

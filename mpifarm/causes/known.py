@@ -46,6 +46,8 @@ class KnownCause(NamedTuple):
     subjects: tuple[str, ...] = ()
     """Patterns of what the cause is about, a file or a command: the first group of the
     first that matches."""
+    is_of_the_line: bool = False
+    """Whether the command itself may be wrong, as its line has it."""
 
     def find_subject(self, text: str) -> str | None:
         """Return what a line says that the cause is about."""
@@ -71,6 +73,7 @@ COMMAND_NOT_FOUND = KnownCause(
         r"([^\s:'\"]+)['\"]?: (?:command )?not found",
         r"([^\s:'\"‘’]+)['\"’]?: no such file",
     ),
+    is_of_the_line=True,
 )
 MISSING_FILE = KnownCause(
     "a file is missing (No such file or directory)",
@@ -178,6 +181,14 @@ KNOWN = (
         subjects=(r"([^\s/:]+\.so[^\s/:]*): version",),
     ),
     COMMAND_NOT_FOUND,
+    KnownCause(
+        "the shell does not understand the command",
+        (
+            *("unexpected eof while looking", "syntax error near unexpected"),
+            *("syntax error: unexpected", "syntax error: unterminated"),
+        ),
+        is_of_the_line=True,
+    ),
     MISSING_FILE,
     KnownCause(
         "the end of a file was reached too early",

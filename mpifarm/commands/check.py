@@ -20,6 +20,7 @@ from mpifarm.audit.audit import (
 )
 from mpifarm.audit.repair import Repairer
 from mpifarm.audit.snapshot import examine, examine_whole, list_logs, observer
+from mpifarm.commands.farm_command import find_remap_command
 from mpifarm.commands.held_words import describe_held
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.target import (
@@ -431,7 +432,9 @@ def _row(
 ) -> tuple[str, str, str, str]:
     words = terms.rows[finding.kind]
     remedy = words.remedy
-    if finding.kind in _PROOF_NEEDED and not audit.list_is_same:
+    if finding.kind in _PROOF_NEEDED and audit.match is ListMatch.EDITED:
+        remedy = "nothing: the farm's --remap takes care of it"
+    elif finding.kind in _PROOF_NEEDED and not audit.list_is_same:
         remedy = "nothing: is it the right tasklist?"
     what = words.one if finding.number == 1 and words.one else words.what
     return str(int(finding.number)), what, _which(finding), remedy
@@ -457,7 +460,10 @@ def _conclude(target: Target, audit: Audit, terms: Terms, found: int) -> str:
         failed = audit.locations.count().failed
         return f"the workdir is in order{_failed(target, failed)}"
     if audit.match is ListMatch.EDITED:
-        return "the tasklist was edited: it cannot tell which tasks were done"
+        return (
+            "check cannot tell which tasks of the edited list are done, and a farm can,"
+            f" by the text of each line: {find_remap_command(target)}"
+        )
     kinds = counted(found, "kind of finding", "kinds of findings")
     return f"{kinds}{_hint(target, audit, terms)}"
 

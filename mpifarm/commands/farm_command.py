@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Final
 
 from mpifarm.commands.argument_words import SEPARATORS
 from mpifarm.errors import StorageError
@@ -21,17 +22,26 @@ from mpifarm.store.target import UNKNOWN_LIST, Target, farm_words_of
 from mpifarm.submit.shell import find_submit_command
 from mpifarm.system import files
 
+REMAP: Final = "--remap"
+
 _HEAD_BYTES = 100_000
 """How far into a job script its head is looked for; the words of a list may be long."""
 
 
 def find_farm_command(target: Target) -> str:
     """Return the command of the workdir's last farm, else one that goes on as well."""
+    return name_farm_command(target, _find_last_report(target), find_directory())
+
+
+def find_remap_command(target: Target) -> str:
+    """Return the command of the workdir's last farm with ``--remap``."""
+    return name_remap_command(target, _find_last_report(target), find_directory())
+
+
+def _find_last_report(target: Target) -> FarmReport | None:
     paths = WorkdirPaths(os.path.abspath(target.workdir))
-    for farm in list_farm_files(paths):
-        if (report := find_report(paths, farm)) is not None:
-            return name_farm_command(target, report, find_directory())
-    return name_farm_command(target, None, "")
+    reports = (find_report(paths, farm) for farm in list_farm_files(paths))
+    return next(filter(None, reports), None)
 
 
 def name_farm_command(target: Target, report: FarmReport | None, here: str) -> str:
@@ -45,7 +55,26 @@ def name_farm_command(target: Target, report: FarmReport | None, here: str) -> s
         return shlex.join(["mpifarm", *farm_words_of(target)])
     if submit := find_submission(target, report):
         return submit
-    words = name_farm_words(report.command)
+    return _name_command(report, name_farm_words(report.command), here)
+
+
+def name_remap_command(target: Target, report: FarmReport | None, here: str) -> str:
+    """Return the command of `name_farm_command` with ``--remap``.
+
+    The script of a job that was submitted has no ``--remap``: it is submitted anew, and
+    dots stand for what the batch system is asked for.
+    """
+    if report is None or not report.command:
+        return shlex.join(["mpifarm", REMAP, *farm_words_of(target)])
+    if find_submission(target, report):
+        *options, tasklist = farm_words_of(target)
+        return f"mpifarm submit ... {shlex.join([tasklist, *options, REMAP])}"
+    program, *words = name_farm_words(report.command)
+    more = [] if REMAP in words else [REMAP]
+    return _name_command(report, [program, *more, *words], here)
+
+
+def _name_command(report: FarmReport, words: Sequence[str], here: str) -> str:
     command = shlex.join(words)
     if _has_list(words) and STDIN_LIST in words:
         command += " </dev/null"

@@ -16,7 +16,7 @@ from mpifarm.audit.retry import (
 )
 from mpifarm.audit.snapshot import observer
 from mpifarm.audit.view import read_view
-from mpifarm.commands.farm_command import find_farm_command
+from mpifarm.commands.farm_command import find_farm_command, find_remap_command
 from mpifarm.commands.held_words import describe_held
 from mpifarm.commands.statuses import join_statuses, parse_statuses
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
@@ -40,6 +40,7 @@ from mpifarm.store.target import (
     read_tasks,
     words_of,
 )
+from mpifarm.store.validate import EditedListError
 from mpifarm.system.console import Console
 from mpifarm.system.patience import Patience, try_again
 from mpifarm.tasklists import find_constraints
@@ -92,7 +93,15 @@ def _retry_lines(
     tasks = try_again(lambda: read_tasks(target, environ), patience)
     texts = texts_of(tasks, target, f"a retry in {target.workdir}")
     known = Known(texts, UNORDERED if tasks is None else find_constraints(tasks))
-    return try_again(lambda: _retry(target, known, environ, wanted), patience)
+    try:
+        return try_again(lambda: _retry(target, known, environ, wanted), patience)
+    except EditedListError as error:
+        raise InputError(
+            f"{error}, so ids may mean other tasks now, and a line that was corrected"
+            f" needs no retry: {find_remap_command(target)} runs each line that is new"
+            " or was changed, and none that has finished; what else has failed can be"
+            " retried then"
+        ) from error
 
 
 class Known(NamedTuple):

@@ -4,6 +4,7 @@ Rules of this file: arguments and words; `mpifarm.audit.failures` groups.
 """
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -14,10 +15,12 @@ from mpifarm.audit.view import View, read_view
 from mpifarm.causes.choosing import NoGroupError, choose_groups
 from mpifarm.causes.failure import Group
 from mpifarm.causes.groups import encode_groups
+from mpifarm.commands.farm_command import find_remap_command
 from mpifarm.commands.sink import write_all
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.table import find_width, shorten
 from mpifarm.commands.target import add_target_arguments, find_target, patience_of
+from mpifarm.database.names import is_database_name
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.model.id_ranges import encode_ids, name_ids
 from mpifarm.model.wording import agree, counted
@@ -57,6 +60,8 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         lines = iter([_encode(target, explanation.groups, memory)])
     elif explanation.groups:
         lines = _format(view, explanation, memory, find_width())
+    elif view.find_failed_before_edit():
+        lines = iter([_explain_edit(view)])
     else:
         lines = iter(["no task has failed"])
     write_all(f"{line}\n".encode("utf-8", "backslashreplace") for line in lines)
@@ -152,6 +157,7 @@ def _format(
 ) -> Iterator[str]:
     """Yield the lines of all groups; those of logs are cut to the terminal's width."""
     groups = explanation.groups
+    is_edited = view.is_edited or bool(view.find_failed_before_edit())
     yield _count(view, groups)
     for number, group in enumerate(groups, 1):
         yield ""
@@ -161,7 +167,47 @@ def _format(
         for line in group.example.lines:
             text = f"    | {printable(line)}"
             yield text if width is None else shorten(text, width)
+        if is_edited:  # then a retry is refused
+            continue
         yield f"  {printable(_retry_command(view.target, number, group))}"
+        if group.is_of_the_line and not group.blamed and _has_lines(view):
+            yield f"  {printable(_explain_line(view.target, group))}"
+    if is_edited:
+        yield ""
+        yield printable(_explain_edit(view))
+
+
+def _has_lines(view: View) -> bool:
+    """Return whether the list is a text file of the user's, with the commands in it."""
+    target = view.target
+    name = target.tasklist
+    if name is None or target.handler != "default" or is_database_name(name):
+        return False
+    return os.path.abspath(name) != view.paths.stdin_list
+
+
+def _explain_line(target: Target, group: Group) -> str:
+    """Return how a task goes on whose command is wrong as it stands in the list."""
+    lines = agree(len(group.tasks), "the line is", "the lines are")
+    them = agree(len(group.tasks), "it", "them")
+    return (
+        f"or, if {lines} wrong, correct {them} in {target.tasklist} and run:"
+        f" {find_remap_command(target)}"
+    )
+
+
+def _explain_edit(view: View) -> str:
+    """Return what is left to do about failed tasks of a list that was edited."""
+    ids = view.find_failed_before_edit()
+    remap = find_remap_command(view.target)
+    if not ids:
+        return f"{remap} takes up the list as it is now; then tasks can be retried"
+    named = agree(
+        len(ids),
+        f"task {name_ids(ids)} failed, and its line was",
+        f"tasks {name_ids(ids)} failed, and their lines were",
+    )
+    return f"{named} edited since: {remap} runs each line that is new or was changed"
 
 
 def _count(view: View, groups: Sequence[Group]) -> str:

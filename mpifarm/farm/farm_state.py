@@ -22,21 +22,27 @@ MAX_ARGUMENTS = 4096
 
 
 def _find_words(settings: Settings) -> list[str]:
-    """Return the words that start the farm again.
+    """Return the words with which the farm goes on: those that it was given.
 
-    The list in the workdir stands for a long list of arguments, and for arguments that
-    can't be read again: from standard input or a pipe.
+    With ``--again`` it would begin its list once more.  The list in the workdir stands
+    for a long list of arguments, and for arguments that can't be read again: from
+    standard input or a pipe.
     """
     arguments, words = settings.arguments, sys.argv[1:]
     if arguments is None:
-        return words
+        return _without_again(words)
+    size = len(words) - arguments.size
+    options, given = _without_again(words[:size]), words[size:]
     are_short = sum(map(len, words)) <= MAX_ARGUMENTS
     if are_short and not any(map(_is_read_once, arguments.sources)):
-        return words
-    options = words[: len(words) - arguments.size]
+        return [*options, *given]
     if options[-1:] == ["--"]:
         options.pop()
     return [*options, "--workdir", settings.workdir, settings.tasklist]
+
+
+def _without_again(words: list[str]) -> list[str]:
+    return [word for word in words if word != "--again"]
 
 
 def _is_read_once(source: ArgumentSource) -> bool:

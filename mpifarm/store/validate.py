@@ -30,8 +30,8 @@ from mpifarm.system import file_contents, files
 from mpifarm.system.patience import is_of_the_disk
 
 REMEDY = (
-    "go on with the list as it was, have the lines that were done found again by their "
-    "text (--remap), or give the new list a workdir of its own (--workdir)"
+    "add --remap to run what is new or was changed and nothing that has finished, "
+    "--again to run all of it afresh, or give it a workdir of its own (--workdir)"
 )
 
 

@@ -229,3 +229,35 @@ def test_remap_is_refused_while_a_farm_works(create_place):
     assert "is at work there: end it first" in refused.text()
     farm.send_signal(signal.SIGTERM)
     assert farm.wait(10) == 75
+
+
+@pytest.mark.parametrize("command", ["why", "retry", "status", "check"])
+def test_what_commands_say_of_a_corrected_typo_runs_it(create_place, mpifarm, command):
+    """The first failure of a new user, and the command that each names."""
+    place = create_place(["echo one >> ran", "eccho two >> ran", "false"])
+    assert place.run("--proc", "2") == 1
+    words = (command, str(place.tasklist))
+    _, told = mpifarm(place, "why", str(place.tasklist))
+    (advice,) = [line for line in told.splitlines() if "the line is wrong" in line]
+    place.tasklist.write_text("echo one >> ran\necho two >> ran\nfalse\n")
+    ended, said = mpifarm(place, *words)
+    assert ended == {"retry": 2, "check": 1}.get(command, 0)
+    farm = f"mpifarm --remap --proc 2 {place.tasklist}"
+    assert farm in said
+    assert advice.endswith(f"correct it in {place.tasklist} and run: {farm}")
+    assert place.run_words(*farm.split()[1:]) == 1
+    assert place.notes("ran") == ["one", "two"]
+    assert place.failed() == [2]
+    ended, said = mpifarm(place, "retry", str(place.tasklist))
+    assert (ended, "1 task put back to be run: 2" in said) == (0, True)
+
+
+def test_a_farm_on_an_edited_list_names_both_ways_on(create_place):
+    place = create_place(["true", "eccho two"])
+    assert place.run() == 1
+    place.tasklist.write_text("true\ntrue two\n")
+    refused = place.start()
+    assert refused.wait() == 2
+    assert "add --remap to run what is new or was changed" in refused.text()
+    assert "--again to run all of it afresh" in refused.text()
+    assert place.run("--again") == 0

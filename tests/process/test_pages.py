@@ -195,6 +195,7 @@ def test_what_a_farm_that_is_done_has_left(create_place):
 def test_what_may_be_done_with_an_edited_list(create_place):
     place = create_place(["true"])
     page = Page(place, "edited-lists.md", "mpifarm", "echo")
+    page.leave("why")
     place.script("simulate", 'echo "seed $2"')
     (place.directory / "out").mkdir()
     place.finish()
@@ -207,6 +208,14 @@ def test_what_may_be_done_with_an_edited_list(create_place):
     page.run("--again")
     assert len([*place.directory.glob("tasks.txt_workdir.before-*")]) == 1
     place.assert_all_finished()
+    assert page.left == []
+
+
+def test_what_is_said_of_a_line_that_was_wrong(create_place):
+    place = create_place([*["true"] * 3, "simulatte --seed 3"])
+    page = Page(place, "edited-lists.md", "mpifarm why")
+    assert_ends(page.type("mpifarm tasks.txt"), 1)
+    page.run("mpifarm why tasks.txt")
     assert page.left == []
 
 

@@ -14,7 +14,11 @@ from typing import Final
 from mpifarm.audit.farms import Farm, Life
 from mpifarm.audit.status import FailedTask, Status
 from mpifarm.audit.view import State
-from mpifarm.commands.farm_command import find_submission, name_farm_command
+from mpifarm.commands.farm_command import (
+    find_submission,
+    name_farm_command,
+    name_remap_command,
+)
 from mpifarm.commands.held_words import describe_held
 from mpifarm.commands.status.encoding import find_lost
 from mpifarm.commands.table import TableColumn, format_table
@@ -31,7 +35,6 @@ from mpifarm.model.wording import (
 from mpifarm.store.attempts import Attempt
 from mpifarm.store.farm_liveness import FarmLiveness
 from mpifarm.store.farm_report import FarmReport, RunningReport
-from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.target import words_of
 from mpifarm.system.console import printable
 
@@ -109,7 +112,9 @@ def _count_states(status: Status) -> Iterator[str]:
     counts = {**status.counts}
     counts[State.FAILED] -= len(not_run)
     for state, words, always in _COUNTED:
-        if counts[state] or (always and not view.has_own_state):
+        if state is State.NOWHERE and counts[state] and view.is_edited:
+            yield f"{counts[state]} unknown since the list was edited"
+        elif counts[state] or (always and not view.has_own_state):
             yield f"{counts[state]} {words}"
         if state is State.FAILED and not_run:
             awaited = {*not_run.values()}
@@ -142,9 +147,7 @@ def _describe_others(status: Status) -> Iterator[str]:
         them = agree(count, "it", "them")
         yield f"{farmer} runs {counted(count)}, or was killed with {them}"
     nowhere = status.counts[State.NOWHERE] - runs.total()
-    if (
-        nowhere > 0 and status.view.match is not ListMatch.EDITED
-    ):  # else ids mean nothing
+    if nowhere > 0 and not status.view.is_edited:
         check = shlex.join(["mpifarm", "check", *words_of(status.view.target)])
         them = agree(nowhere, "it", "them")
         yield (
@@ -162,30 +165,47 @@ def _describe_state(status: Status) -> Iterator[str]:
     held = [] if view.held.holds_all else view.ids_in(State.HELD)
     if said := describe_held(view.target, held, holds_all=view.held.holds_all):
         yield said
-    if status.live or view.has_own_state:
-        return
-    counts = status.counts
-    left = counts[State.WAITING] + counts[State.ORPHANED]
+    if not (status.live or view.has_own_state):
+        yield _describe_way_on(status)
+
+
+def _describe_way_on(status: Status) -> str:
+    """Return that no farm runs, and how to go on."""
+    view, counts = status.view, status.counts
     ended = status.last_ended
     when = f" since {_time(ended.heard, status.now)}" if ended else ""
     how = _describe_end(ended.report) if ended and ended.report else ""
-    farm = name_farm_command(view.target, status.last_report, status.directory)
+    if way := _name_way_on(status):
+        return f"no farm runs{when}{how}; {way}"
+    if view.total and counts[State.FINISHED] == view.total:
+        return f"no farm runs{when}: all tasks are finished"
+    return f"no farm of mpifarm's runs{when}{how}"
+
+
+def _name_way_on(status: Status) -> str:
+    """Return how to go on where no farm runs, "" if no farm can."""
+    view, counts = status.view, status.counts
+    known = view.target, status.last_report, status.directory
+    if view.is_edited and not view.remap_begun:
+        return (
+            f"to run what is new or was changed: {name_remap_command(*known)} (or all"
+            " afresh, with --again in place of --remap)"
+        )
+    farm = name_farm_command(*known)
+    left = counts[State.WAITING] + counts[State.ORPHANED]
     if left and not view.held.holds_all:
         ways = "give its command again"
         if find_submission(view.target, status.last_report):
             ways = "unless its job waits in the queue, submit it again"
-        yield f"no farm runs{when}{how}; to go on, {ways}: {farm}"
-    elif left or counts[State.HELD]:
-        yield f"no farm runs{when}{how}; what is left is held: release it, then {farm}"
-    elif view.target.tasklist and not view.list_is_known:
-        yield f"no farm runs{when}{how}; once the list is right, to go on: {farm}"
-    elif view.total and counts[State.FINISHED] == view.total:
-        yield f"no farm runs{when}: all tasks are finished"
-    elif counts[State.FAILED] and not counts[State.NOWHERE]:
+        return f"to go on, {ways}: {farm}"
+    if left or counts[State.HELD]:
+        return f"what is left is held: release it, then {farm}"
+    if view.target.tasklist and not view.list_is_known:
+        return f"once the list is right, to go on: {farm}"
+    if counts[State.FAILED] and not counts[State.NOWHERE]:
         retry = shlex.join(["mpifarm", "retry", *words_of(view.target)])
-        yield f"no farm runs{when}{how}; to run what failed again: {retry}"
-    else:
-        yield f"no farm of mpifarm's runs{when}{how}"
+        return f"to run what failed again: {retry}"
+    return ""
 
 
 def _describe_end(report: FarmReport) -> str:

@@ -14,6 +14,7 @@ from mpifarm.audit.snapshot import examine
 from mpifarm.errors import InputError, StorageError
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.task_map import Location
+from mpifarm.store.validate import EditedListError
 from tests.unit.store_fakes import (
     TASKS,
     FakeLock,
@@ -153,7 +154,7 @@ def test_lines_of_another_list_are_told_and_nothing_is_done(site, name):
 def test_an_edited_list_is_told(site):
     assert site.open().close()
     site.tasks[7] = "echo other"
-    with pytest.raises(InputError, match="edited"):
+    with pytest.raises(EditedListError, match="edited"):
         run_again(site)
 
 

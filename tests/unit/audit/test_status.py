@@ -222,7 +222,9 @@ def status_of(*farms: Farm, **counts: int) -> Status:
     known = dict.fromkeys(State, 0) | {State[name]: n for name, n in counts.items()}
     states = {0: State.FINISHED, 1: State.CLAIMED, 2: State.RUNNING, 3: State.RUNNING}
     view: Any = SimpleNamespace(
-        counts=known, state=lambda taskid: states.get(taskid, State.ORPHANED)
+        counts=known,
+        state=lambda taskid: states.get(taskid, State.ORPHANED),
+        is_edited=False,
     )
     return Status(view, [*farms], [], 0, NOW, "/here")
 

@@ -584,6 +584,9 @@ def test_by_an_edited_list_nothing_is_counted(site, run):
     assert status == 1
     assert "which was edited since it was begun" in text
     assert "finished" not in text
+    assert text.endswith(f", by the text of each line: mpifarm --remap {tasklist}\n")
+    assert "is it the right tasklist?" not in text
+    assert "nothing: the farm's --remap takes care of it\n" in text
 
 
 def test_a_list_that_can_not_be_read_is_not_in_order(site, run, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.commands.farm_command import find_farm_command
+from mpifarm.commands.farm_command import find_farm_command, find_remap_command
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store.target import Target, farm_words_of, words_of
 from tests.farm_states import write_farm
@@ -110,3 +110,22 @@ def test_a_farm_outside_of_jobs_goes_on_without_one(paths):
     write(paths, "0badcafe", ["mpifarm", "tasks.txt"], 60, job=None)
     write_script(paths, 1, "sbatch /w/job.slurm")
     assert find_farm_command(TARGET) == "mpifarm tasks.txt"
+
+
+def test_a_list_that_was_edited_goes_on_with_remap(paths):
+    assert find_remap_command(TARGET) == "mpifarm --remap tasks.txt"
+    write(paths, "0badcafe", ["mpifarm", "-n", "2", "tasks.txt"], 60)
+    assert find_remap_command(TARGET) == "mpifarm --remap -n 2 tasks.txt"
+    write(paths, "0badcafe", ["mpifarm", "tasks.txt", "--remap"], 60)
+    assert find_remap_command(TARGET) == "mpifarm tasks.txt --remap"
+    write(paths, "0badcafe", ["mpifarm", "tasks.txt"], 60, "/my data")
+    assert find_remap_command(TARGET) == "cd '/my data' && mpifarm --remap tasks.txt"
+
+
+def test_a_submitted_list_that_was_edited_is_submitted_anew_with_remap(paths):
+    write(paths, "0badcafe", ["mpifarm", "tasks.txt"], 60, **SLURM)
+    write_script(paths, 1, "sbatch /w/job.slurm")
+    assert find_remap_command(TARGET) == "mpifarm submit ... tasks.txt --remap"
+    elsewhere = Target(TARGET.workdir, "lists/tasks.txt")
+    words = "mpifarm submit ... lists/tasks.txt --workdir tasks.txt_workdir --remap"
+    assert find_remap_command(elsewhere) == words

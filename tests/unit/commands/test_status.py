@@ -343,7 +343,22 @@ def test_of_an_edited_list_it_says_that_and_not_that_tasks_are_lost(site, run):
     site.write("toprocess", range(4, 12))
     text = run("tasks.txt")[1]
     assert "tasks.txt was edited since tasks.txt_workdir was begun" in text
-    assert "a PyTaskFarmer" not in text
+    assert "8 waiting, 1 unknown since the list was edited\n" in text
+    assert "PyTaskFarmer" not in text
+    assert "no farm of mpifarm" not in text
+    assert (
+        "no farm runs; to run what is new or was changed: mpifarm --remap tasks.txt"
+        " (or all afresh, with --again in place of --remap)\n"
+    ) in text
+
+
+def test_an_edited_list_is_not_watched_for_a_plain_farmer(site, run, monkeypatch):
+    """Its changed lines are in no file, as what a PyTaskFarmer runs."""
+    fingerprint = encode_fingerprint(take_fingerprint([*TASKS[:3], *TASKS[4:]]))
+    (site.root / "fingerprint.json").write_bytes(fingerprint)
+    site.write("toprocess", range(4, 12))
+    monkeypatch.setattr(Sink, "wait", lambda *_: pytest.fail("it goes on"))
+    assert run("tasks.txt", "--watch")[0] == 0
 
 
 def test_the_end_of_a_list_is_told(site, run):

@@ -387,6 +387,63 @@ def test_warnings_about_the_list_are_errors_beside_the_groups(site, run):
     out, err = run(why, "tasks.txt")
     assert "6 of 12 tasks have failed" in out
     assert "tasks.txt was edited since tasks.txt_workdir was begun" in err
+    assert "mpifarm retry" not in out  # it would be refused
+    last = out.splitlines()[-1]
+    assert last.startswith("mpifarm --remap tasks.txt takes up the list as it is now")
+
+
+def test_failed_tasks_whose_lines_were_edited_are_told(site, run):
+    tasklist = site.root.parent / "tasks.txt"
+    lines = [text.replace("./run", "./ran") for text in site.tasks]
+    tasklist.write_text("".join(f"{text}\n" for text in lines))
+    assert run(why, "tasks.txt")[0] == (
+        "tasks 1-4, 6, 8 failed, and their lines were edited since: mpifarm --remap"
+        " tasks.txt runs each line that is new or was changed\n"
+    )
+    lines[1:4] = site.tasks[1:4]
+    tasklist.write_text("".join(f"{text}\n" for text in lines))
+    out = run(why, "tasks.txt")[0]
+    assert "3 of 12 tasks have failed" in out
+    assert "\ntasks 4, 6, 8 failed, and their lines were edited since: " in out
+    tasklist.write_text("".join(f"{text}\n" for text in site.tasks[:8]))
+    out = run(why, "tasks.txt")[0]
+    assert "\ntask 8 failed, and its line was edited since: " in out
+
+
+@pytest.mark.parametrize(
+    ("log", "status"),
+    [
+        ("/bin/bash: line 1: sleeep: command not found\n", 127),
+        ("/bin/bash: -c: line 1: unexpected EOF while looking for matching `\"'\n", 2),
+        ("bash: -c: line 1: syntax error near unexpected token `('\n", 2),
+        ("/bin/bash: -c: line 2: syntax error: unexpected end of file\n", 2),
+        ("sh: 1: Syntax error: Unterminated quoted string\n", 2),
+    ],
+)
+def test_where_a_line_itself_may_be_wrong_it_is_to_be_corrected(
+    tmp_path, monkeypatch, run, log, status
+):
+    monkeypatch.chdir(tmp_path)
+    ends = [Attempt(i, status=status * (i == 3), host="n1") for i in range(4)]
+    site = begin(tmp_path, 4, ends, {3: log.encode()})
+    retry, correct = run(why, "tasks.txt")[0].splitlines()[-2:]
+    assert retry == "  mpifarm retry tasks.txt_workdir --ids 3"
+    assert correct == (
+        "  or, if the line is wrong, correct it in tasks.txt and run: mpifarm --remap"
+        " tasks.txt"
+    )
+    (tmp_path / "tasks.txt").rename(site.root / "stdin.txt")
+    assert run(why, "tasks.txt_workdir")[0].splitlines()[-1] == retry
+
+
+def test_a_line_is_not_blamed_for_what_one_host_lacks(tmp_path, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    ends = [Attempt(i, status=127 * (i < 6), host=f"n{i // 6}") for i in range(60)]
+    log = b"/bin/bash: line 1: gmx: command not found\n"
+    begin(tmp_path, 60, ends, dict.fromkeys(range(6), log))
+    out = run(why, "tasks.txt")[0]
+    assert "on n0 only" in out
+    assert "if the lines are wrong" not in out
 
 
 @pytest.mark.parametrize(

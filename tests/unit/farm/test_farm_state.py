@@ -92,6 +92,19 @@ def test_a_farm_names_a_command_that_can_be_given_again(
     assert command == ["mpifarm", *again]
 
 
+def test_to_go_on_is_not_to_begin_again(hand, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mpifarm", "--again", "-n", "2", "list"])
+    command = states_of(hand).describe(1.5, None)["command"]
+    assert command == ["mpifarm", "-n", "2", "list"]
+    words = ["--again", "-n", "2", "x --again", ":::", "--again"]
+    monkeypatch.setattr(sys, "argv", ["mpifarm", *words])
+    made = ArgumentSource(("--again",), is_file=False)
+    arguments = Arguments(("x --again",), (made,), 3)
+    settings = Settings("w/stdin.txt", "w", arguments=arguments)
+    command = states_of(hand, settings).describe(1.5, None)["command"]
+    assert command == ["mpifarm", *words[1:]]
+
+
 def test_a_farm_says_what_is_done_and_what_runs_where(hand):
     state = states_of(hand).describe(1.5, TimeLeft(1.0, 2.0, 3.0))
     assert state["counts"] == {"total": 100, "finished": 3, "failed": 2, "running": 1}
