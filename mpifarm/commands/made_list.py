@@ -53,7 +53,7 @@ class MadeList:
         self._environ = environ
         self.content = _make(settings, say)
         """The list that arguments or standard input make now."""
-        before = files.find_content(self.path) or b""
+        before = _find_before(settings, self.path)
         if is_surely_empty(settings, self.content):
             before = b""  # It has no task, whatever list is in the workdir.
         if settings.again and self.content not in (b"", before):
@@ -129,6 +129,19 @@ class MadeList:
             return take_back(settings, environ, self.content, kept.before, is_in_use)
         except FarmError:
             return False
+
+
+def _find_before(settings: Settings, path: str) -> bytes:
+    """Return the list that the workdir has, b"" without one.  Raises `StorageError`.
+
+    With ``--again``, a killed start may have left it in the next workdir.
+    """
+    before = files.find_content(path)
+    if before is None and settings.again:
+        from mpifarm.store.aside import find_next_list  # for those who ask
+
+        before = find_next_list(os.path.realpath(settings.workdir))
+    return before or b""
 
 
 @contextmanager

@@ -168,6 +168,16 @@ def finish_move(root: str) -> bool:
     return is_left
 
 
+def find_next_list(root: str) -> bytes | None:
+    """Return the list in a next workdir that a kill has left, as `finish_move` will.
+
+    Return None without one.  Raises `StorageError`.
+    """
+    following = name_next(root)
+    is_left = not files.is_there(root) and _is_made(files.find_names(following))
+    return files.find_content(WorkdirPaths(following).stdin_list) if is_left else None
+
+
 def drop_second_locks(root: str) -> None:
     """Remove second names that a killed start has left of the lock file in `root`.
 

@@ -12,7 +12,7 @@ import tempfile
 
 import pytest
 
-from mpifarm.commands import jobs, submit
+from mpifarm.commands import jobs, made_list, submit
 from mpifarm.commands.dry_run import describe_dry_run
 from mpifarm.commands.made_list import MadeList
 from mpifarm.commands.options import parse_arguments
@@ -416,6 +416,26 @@ def test_a_list_that_was_there_before_is_never_put_back(desk):
     made.keep()
     assert made.put_back(lambda: False)
     assert kept.read_text() == "x a\n"
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_the_list_that_a_killed_start_has_left_in_the_next_workdir_begins_again(
+    desk, refusals, monkeypatch, is_ours
+):
+    """A kill between the two renames leaves no workdir."""
+    following = desk / "mpifarm_workdir.mpifarm-next"
+    following.mkdir()
+    (following / "stdin.txt").write_text("x a\nx b\n")
+    if is_ours:
+        (following / ".mpifarm-next").touch()
+    monkeypatch.setattr(made_list, "read_all", lambda _: b"")
+    refusals.answers = ["7"]
+    if is_ours:
+        assert "7" in run(desk, *FORM, "-", "--again")
+        assert (desk / "mpifarm_workdir" / "stdin.txt").read_text() == "x a\nx b\n"
+    else:
+        assert "standard input has no line" in refuse(desk, *FORM, "-", "--again")
+        assert following.exists()
 
 
 def test_the_job_script_of_a_pytaskfarmer_is_one_command(desk):
