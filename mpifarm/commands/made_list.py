@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from mpifarm.errors import FarmError, InputError
-from mpifarm.farm.arguments import MAX_SHOWN, explain_other
+from mpifarm.farm.arguments import MAX_SHOWN
+from mpifarm.farm.other_list import explain_other
 from mpifarm.farm.standard_input import (
-    OTHER_INPUT,
     STDIN,
     TYPED,
     Kept,
@@ -60,18 +60,13 @@ class MadeList:
             before = b""
         is_other = not before.startswith(self.content)
         if not self.content.startswith(before) and is_other:
-            raise InputError(self._explain_other(before))
+            raise InputError(explain_other(settings, environ, self.content, before))
         self.rest = before.count(b"\n", len(self.content))
         """The lines that the list in the workdir has more."""
         self.is_kept = len(before) >= len(self.content) > 0
         """Whether the workdir has the list already."""
         self._all = max(before, self.content, key=len)
         self._kept: Kept | None = None
-
-    def _explain_other(self, before: bytes) -> str:
-        if self._settings.arguments is None:
-            return OTHER_INPUT.format(self.path)
-        return explain_other(self.path, self.content, before)
 
     @property
     def is_empty(self) -> bool:

@@ -43,21 +43,8 @@ def _read(source: ArgumentSource, read_file: Callable[[str], bytes]) -> bytes:
     return read_file(path)
 
 
-def explain_other(tasklist: str, content: bytes, before: bytes) -> str:
-    """Return why a list can't go on with what other arguments make.
-
-    `before` is the list, `content` what the arguments make.
-    """
-    pairs = zip(before.split(b"\n"), content.split(b"\n"), strict=False)
-    number, line, made = next((n, a, b) for n, (a, b) in enumerate(pairs, 1) if a != b)
-    return (
-        f"these arguments make another list than {tasklist}: line {number} is"
-        f" {_shorten(line)} there, and {_shorten(made)} now; give the same arguments to"
-        " go on, or name another --workdir"
-    )
-
-
-def _shorten(line: bytes) -> str:
+def shorten_line(line: bytes) -> str:
+    """Return a line in quotes, cut to `MAX_SHOWN` characters."""
     text = decode_text(line)
     return repr(text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…")
 

@@ -275,12 +275,6 @@ def is_surely_empty(settings: Settings, content: bytes) -> bool:
     )
 
 
-OTHER_INPUT: Final = (
-    "standard input has other lines than {} has from the start before: give the same"
-    " lines, or none (</dev/null) to go on with those, or name another --workdir"
-)
-
-
 class Kept(NamedTuple):
     """A list that was put into a workdir, or was there.
 
@@ -296,7 +290,7 @@ class Kept(NamedTuple):
 def keep_all(
     paths: WorkdirPaths,
     content: bytes,
-    explain_other: Callable[[bytes], str] | None = None,
+    explain_other: Callable[[bytes], str],
     *,
     replaces: bool = False,
 ) -> Kept:
@@ -313,8 +307,6 @@ def keep_all(
     if is_dropped:
         before = b""
     if not content.startswith(before) and not before.startswith(content):
-        if explain_other is None:
-            raise InputError(OTHER_INPUT.format(paths.stdin_list))
         raise InputError(explain_other(before))
     has_written = found is None or is_dropped or len(content) > len(before)
     if has_written:
@@ -486,11 +478,12 @@ def keep_list(settings: Settings, environ: Mapping[str, str], content: bytes) ->
 
     Raises `InputError` if the list has other lines, `StorageError`.
     """
-    explain = None
-    if settings.arguments is not None:
-        from mpifarm.farm.arguments import explain_other  # for those who have some
 
-        explain = partial(explain_other, name_kept_list(settings), content)
+    def explain(before: bytes) -> str:
+        from mpifarm.farm.other_list import explain_other  # for those who have another
+
+        return explain_other(settings, environ, content, before)
+
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     with _held_lock(settings, environ):
         replaces = settings.again and not has_begun(paths)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -68,6 +69,32 @@ def test_other_arguments_in_the_same_workdir_are_refused_and_nothing_is_touched(
     said = run(place, "echo", ":::", "a", "b", "c", "d")
     assert "has 1 line more than these arguments make" in said
     assert run(place, "log", "mpifarm_workdir", "4") == "e\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["echo {} it\\'s", ":::", "b c", "d"],
+        ["-w", "mpifarm_workdir", "-n2", "--", "echo", ":::", "b c", "d"],
+        ["-"],
+    ],
+)
+def test_the_commands_for_another_list_can_be_pasted(create_place, words):
+    place = created(create_place)
+    stdin = "echo b c\necho d\n" if words == ["-"] else ""
+    for workdir, pattern in [
+        ("mpifarm_workdir2", r"in another workdir: mpifarm (.*?); or begin"),
+        ("mpifarm_workdir3", r"in another workdir: mpifarm (.*?); or begin"),
+        ("mpifarm_workdir", r"moved aside: mpifarm (.*)\n"),
+    ]:
+        run(place, "--again", "echo {}", ":::", "a")
+        said = run(place, *words, status=2, stdin=stdin)
+        pasted = re.search(pattern, said)
+        assert pasted, said
+        run(place, *shlex.split(pasted[1]), stdin=stdin)
+        assert kept_list(place, workdir).startswith("echo b" if stdin else "echo 'b c'")
+        finished = place.directory / workdir / "finished"
+        assert len(finished.read_text().splitlines()) == 2
 
 
 def test_files_and_standard_input_have_arguments_too(create_place):

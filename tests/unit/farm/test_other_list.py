@@ -1,0 +1,58 @@
+"""What is told of another list than the workdir keeps."""
+
+import pytest
+
+from mpifarm.farm.other_list import MAX_COMMAND, explain_other
+from mpifarm.model.settings import Arguments, ArgumentSource, Settings
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def told(monkeypatch, line: str, size: int, **environ: str) -> str:
+    monkeypatch.setattr("sys.argv", ["mpifarm", *line.split()])
+    source = ArgumentSource(("a",))
+    arguments = Arguments(("x",), (source,), size) if size else None
+    settings = Settings("-", "w", arguments=arguments)
+    return explain_other(settings, environ, b"x a\n", b"x b\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "size", "beside", "anew"),
+    [
+        ("x ::: a", 3, "-w w2 x ::: a", "--again x ::: a"),
+        ("-n 4 -- x ::: a", 3, "-n 4 -w w2 -- x ::: a", "-n 4 --again -- x ::: a"),
+        ("-w w -n4 x ::: a", 3, "-n4 -w w2 x ::: a", "-w w -n4 --again x ::: a"),
+        ("--workdir=w x ::: a", 3, "-w w2 x ::: a", "--workdir=w --again x ::: a"),
+        ("-ww x ::: a", 3, "-w w2 x ::: a", "-ww --again x ::: a"),
+        ("-w w -", 0, "- -w w2", "-w w - --again"),
+        ("submit -t 5 - -w w", 0, "submit -t 5 - -w w2", "submit -t 5 - -w w --again"),
+    ],
+)
+def test_it_has_the_users_own_words(monkeypatch, line, size, beside, anew):
+    sentence = told(monkeypatch, line, size)
+    assert f"in another workdir: mpifarm {beside}; or begin anew" in sentence
+    assert sentence.endswith(f"moved aside: mpifarm {anew}")
+
+
+def test_the_other_workdir_is_not_there_yet(monkeypatch, here):
+    (here / "w2").mkdir()
+    (here / "w3").symlink_to("nowhere")
+    assert "mpifarm -w w4 x ::: a;" in told(monkeypatch, "x ::: a", 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "environ"),
+    [
+        ("x ::: a", {"PMI_SIZE": "4"}),
+        (f"x ::: {'a' * MAX_COMMAND}", {}),
+        ("x :::: w/given-n1-27-0123abcd.txt", {}),
+    ],
+)
+def test_a_command_that_is_not_to_be_pasted_is_not_printed(monkeypatch, line, environ):
+    sentence = told(monkeypatch, line, 3, **environ)
+    assert "in another workdir: -w w2 in the command; or begin anew" in sentence
+    assert sentence.endswith("moved aside: --again in the command")
