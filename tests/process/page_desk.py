@@ -69,9 +69,9 @@ class Desk:
         argv = ["/bin/bash", "-c", command]
         return self.place.start_command(argv, env=named, name="farm")
 
-    def type(self, command: str, status: int = 0) -> list[str]:
+    def type(self, command: str, status: int = 0, host: str = "") -> list[str]:
         """Type a command to its end; return the lines that it prints."""
-        child = self.start(command)
+        child = self.start(command, host)
         assert_ends(child, status)
         return child.text().splitlines()
 

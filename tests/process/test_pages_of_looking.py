@@ -18,6 +18,7 @@ import pytest
 from tests.farm_driver import Part, assert_ends, send_signal
 from tests.pages import read_page, take_block, take_blocks
 from tests.process.page_desk import Desk, assert_has, assert_prints
+from tests.required import find_tool
 from tests.support import find_launcher, is_suspended, wait_until
 
 GOING_ON = "what-is-going-on.md"
@@ -249,3 +250,59 @@ def test_the_state_is_written_down_each_minute_until_the_farm_has_ended(desk):
     (command,) = re.findall(r"`(mpifarm status .* > \S+)`", read_page(GOING_ON))
     desk.type(command)
     assert any("are finished" in line for line in desk.place.notes("progress.log"))
+
+
+# ---- looking-in.md -------------------------------------------------------------------
+
+
+def test_a_list_of_tasks_and_a_joblog_with_which_parallel_goes_on(desk):
+    place = desk.place
+    place.script("simulate", "echo $1 >> ran", "[ $1 = 1 ] && kill -SEGV $$; true")
+    for task, (host, status) in enumerate([("n17", 0), ("n18", 1)]):
+        place.write_list([f"./simulate {each}" for each in range(task + 1)])
+        assert_ends(desk.start("mpifarm tasks.txt", host), status)
+    place.write_list([f"./simulate {each}" for each in range(3)])
+    listed = only_typed(take_block("looking-in.md", "mpifarm ls tasks.txt"))
+    seconds = ((r" \d+\.\d+ ", " SECONDS "),)
+    assert_prints(desk.type(listed.command), listed.printed, seconds)
+    desk.type(take_block("looking-in.md", "mpifarm joblog").text())
+    find_tool("parallel")
+    goes_on = take_block("looking-in.md", "parallel --resume-failed").text()
+    child = desk.start(goes_on)
+    child.wait()
+    assert sorted(place.notes("ran")[2:]) == ["1", "2"], child.text()
+
+
+CELLS = f"""\
+#!{sys.executable}
+import os, sys
+n = int(sys.argv[1])
+print(f"reading data/{{n:04}}.nc", flush=True)
+if n % 9 == 4:
+    raise ValueError(f"cell {{n * 37}} has a negative volume: -{{n / 7:.3g}}")
+if n % 13 == 5:
+    open(f"data/{{n:04}}.nc")
+if n == 30:
+    data = b"x" * (300 << 20)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_why_tasks_have_failed(desk):
+    place = desk.place
+    place.write_program("simulate", CELLS)
+    place.write_list([f"./simulate {each}" for each in range(50)])
+    assert_ends(desk.start("mpifarm -n 2 tasks.txt", "n17"), 1)
+    why = take_block("looking-in.md", "mpifarm why tasks.txt").text()
+    printed = desk.type(why, host="n17")
+    shown = take_block("looking-in.md", "10 of 50 tasks have failed").lines
+    here = [line.replace(str(place.directory), "/home/me/run") for line in printed]
+    sizes = (
+        (r"\d+ MiB in \d+ tasks", "SIZE in N tasks"),
+        (r"[\d.]+ GiB", "SIZE"),
+    )
+    assert_prints(here, shown, sizes)
+    for line in shown:
+        if line.startswith("  mpifarm retry"):
+            desk.type(line)
+    assert len(place.to_process()) == 10
