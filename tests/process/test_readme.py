@@ -27,6 +27,7 @@ from mpifarm.errors import ExitStatus
 from mpifarm.farm.summary import MEANINGS
 from mpifarm.model.settings import Policy, Settings, TaskLimits
 from tests.pages import Block, read_page, take_block, take_blocks
+from tests.process.stand_ins import SRUN
 from tests.site import options
 from tests.support import ROOT, Child, clean_environment, find_launcher
 
@@ -104,21 +105,6 @@ def _code(cell: str) -> list[str]:
 
 
 # ---- the scratch directory ----------------------------------------------------------
-
-SRUN = """\
-#!/bin/sh
-# srun where there is no Slurm: the same command, one rank for each node
-ranks=2
-while :; do
-    case $1 in
-    -N) ranks=$2; shift 2 ;;
-    --mpi=* | -K0) shift ;;
-    -*) echo "srun: a stand-in does not know $1" >&2; exit 64 ;;
-    *) break ;;
-    esac
-done
-exec mpirun -n "$ranks" "$@"
-"""
 
 APPTAINER = """\
 #!/bin/bash

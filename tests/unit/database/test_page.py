@@ -1,6 +1,5 @@
 """The queries of docs/databases.md, each run on the example of the page."""
 
-import re
 import sqlite3
 from contextlib import closing
 from importlib import import_module
@@ -11,17 +10,18 @@ import pytest
 from mpifarm.commands import export
 from mpifarm.database.tasks import TaskState
 from mpifarm.system.console import Console
-from tests.support import ROOT
+from tests.pages import read_page, take_block, take_blocks
 from tests.unit.store_fakes import Site
 from tests.workdir_files import Attempt, format_attempts
 
 import_ = import_module("mpifarm.commands.import")
 
-PAGE = (ROOT / "docs" / "databases.md").read_text()
-
-_QUERY = re.compile(r'^    sqlite3 (\S+\.db) "([^"]+)"\n((?:    .*\n)*)', re.MULTILINE)
-
-EXAMPLES = [found.groups() for found in _QUERY.finditer(PAGE)]
+PAGE = read_page("databases.md")
+QUERIES = take_blocks("databases.md", "sqlite3 ")
+CHANGES = [
+    *take_block("databases.md", "INSERT").lines,
+    *take_block("databases.md", "UPDATE").lines,
+]
 
 TASKS = [
     *(
@@ -86,19 +86,21 @@ def answer(path: Path, query: str) -> str:
     """Return what ``sqlite3 FILE QUERY`` prints, in its default form."""
     with closing(sqlite3.connect(path)) as connection:
         rows = connection.execute(query).fetchall()
-    lines = [
-        "|".join("" if each is None else str(each) for each in row) for row in rows
-    ]
-    return "".join(f"    {line}\n" for line in lines)
+    return "".join(
+        "|".join("" if each is None else str(each) for each in row) + "\n"
+        for row in rows
+    )
 
 
-@pytest.mark.parametrize(("name", "query", "printed"), EXAMPLES)
-def test_a_query_of_the_page_answers_as_the_page_says(example, name, query, printed):
-    assert answer(example / name, query) == printed
+@pytest.mark.parametrize("block", QUERIES, ids=lambda block: block.before)
+def test_a_query_of_the_page_answers_as_the_page_says(example, block):
+    command, query, printed = block.text().split('"')
+    assert printed.startswith("\n")
+    assert answer(example / command.split()[1], query) == printed[1:]
 
 
 def test_the_page_has_ten_queries():
-    assert len(EXAMPLES) >= 10
+    assert len(QUERIES) >= 10
 
 
 def test_the_page_names_each_column_and_each_state(example):
@@ -111,14 +113,8 @@ def test_the_page_names_each_column_and_each_state(example):
         assert f"`{state.value}`" in PAGE
 
 
-@pytest.mark.parametrize(
-    "change", re.findall(r"^    (?:INSERT|UPDATE|DELETE) .*;$", PAGE, re.MULTILINE)
-)
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_the_page_is_taken_by_a_database(example, change):
     with closing(sqlite3.connect(example / "tasks.db")) as connection:
-        assert connection.execute(change.strip()).rowcount > 0
+        assert connection.execute(change).rowcount > 0
         connection.rollback()
-
-
-def test_the_page_has_changes():
-    assert len(re.findall(r"^    (?:INSERT|UPDATE) .*;$", PAGE, re.MULTILINE)) >= 3
