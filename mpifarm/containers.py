@@ -6,7 +6,7 @@ farm's variables in the container, even if the runtime cleans the environment.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import IO, Any, ClassVar, Final
@@ -33,6 +33,13 @@ OF_THE_FARM: Final = (
     *(name.encode() for name in VARIABLES),
 )
 """The farm's variables for a task, besides those that begin with ``MPIFARM_``."""
+
+
+ANY: Final = "xxxxxxxx"
+"""The sign for a name that is chosen when a task starts, where it is only shown."""
+
+_DIRECTORY: Final = "mpifarm-"
+"""The beginning of the name of each temporary directory."""
 
 
 class ContainerRunner(CommandRunner):
@@ -79,20 +86,41 @@ class ContainerRunner(CommandRunner):
         """
         logfh.flush()
         logfd = logfh.fileno()
-        line = encode_text(after_setup(self._setup, command))
-        if len(line) >= ARGUMENT_LIMIT:
-            os.write(logfd, _too_long(len(line)))
+        if fault := self.find_fault(command):
+            os.write(logfd, f"mpifarm: {fault}\n".encode())
             return COULD_NOT_START
-        env = self._environment_of(taskid)
+        env = self.environment_of(taskid)
         with self._directory_of_task() as directory:
-            argv: list[bytes | str] = [
-                encode_text(word) for word in self._argv(directory)
-            ]
+            argv = self._words(command, directory)
             try:
-                pid = task_command.start_command([*argv, "-c", line], env, logfd)
+                pid = task_command.start_command(argv, env, logfd)
             except OSError as error:
                 return log_start_failure(logfd, self.program, error)
             return task_command.wait_command(pid)
+
+    def words_of(self, command: str) -> Sequence[str | bytes]:
+        """Return the runtime and the arguments that `run` starts for a line.
+
+        `ANY` stands for the end of the name of a temporary directory.
+        """
+        if not self._has_directories:
+            return self._words(command, None)
+        from tempfile import gettempdir
+
+        return self._words(command, os.path.join(gettempdir(), _DIRECTORY + ANY))
+
+    def find_fault(self, command: str) -> str:
+        """Return why `run` can't start a line, "" if it can."""
+        size = len(self._line(command))
+        return _too_long(size) if size >= ARGUMENT_LIMIT else ""
+
+    def _words(self, command: str, directory: str | None) -> list[bytes | str]:
+        words = map(encode_text, self._argv(directory))
+        return [*words, "-c", self._line(command)]
+
+    def _line(self, command: str) -> bytes:
+        """Return the line that the shell in the container runs."""
+        return encode_text(after_setup(self._setup, command))
 
     def _argv(self, directory: str | None) -> list[str]:
         """Return the command line up to the shell, for a task in `directory`.
@@ -145,7 +173,7 @@ class ContainerRunner(CommandRunner):
         import shutil
         import tempfile
 
-        directory = tempfile.mkdtemp(prefix="mpifarm-")
+        directory = tempfile.mkdtemp(prefix=_DIRECTORY)
         try:
             yield directory
         finally:
@@ -212,16 +240,18 @@ class ApptainerRunner(ContainerRunner):
     def _checked_image(self, image: str) -> str:
         return _existing_image(image) if _is_path(image) else image
 
-    def _environment_of(self, taskid: int) -> dict[bytes, bytes]:
+    def environment_of(self, taskid: int) -> dict[bytes, bytes]:
+        """Set a task's variables in the runner's environment.  Return that dict."""
         # APPTAINERENV_NAME reaches a task in spite of --cleanenv and of the image's own
         # variables.  Unlike "--env A=B,C=D", its value may have commas.
-        env = super()._environment_of(taskid)
-        for name, name_of_runtime in self._names_of_runtime:
+        env = super().environment_of(taskid)
+        for name, name_of_runtime in self.aliases:
             env[name_of_runtime] = env[name]
         return env
 
     @cached_property
-    def _names_of_runtime(self) -> list[tuple[bytes, bytes]]:
+    def aliases(self) -> list[tuple[bytes, bytes]]:
+        """Variables of a task, each with its name for the runtime."""
         prefix = self.program.upper().encode() + b"ENV_"
         return [(name, prefix + name) for name in self._passed]
 
@@ -325,8 +355,8 @@ def _parsed_flag(option: str, word: str) -> bool:
     raise InputError(f"the option {option} is {word!r}: write yes or no")
 
 
-def _too_long(size: int) -> bytes:
+def _too_long(size: int) -> str:
     return (
-        f"mpifarm: can't start the task: its line of {size} bytes, with the setup, is"
-        f" longer than Linux allows ({ARGUMENT_LIMIT - 1}): put it into a script\n"
-    ).encode()
+        f"can't start the task: its line of {size} bytes, with the setup, is longer"
+        f" than Linux allows ({ARGUMENT_LIMIT - 1}): put it into a script"
+    )

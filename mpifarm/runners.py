@@ -89,7 +89,23 @@ class CommandRunner(Runner):
         """Send TERM, or the farm's checkpoint signal, to the command's group."""
         task_command.terminate_command()
 
-    def _environment_of(self, taskid: int) -> dict[bytes, bytes]:
+    def words_of(self, command: str) -> Sequence[str | bytes]:
+        """Return the program and the arguments that `run` starts for a line.
+
+        To be called after `environment_of`, as `run` does.
+        """
+        raise NotImplementedError
+
+    def find_fault(self, command: str) -> str:
+        """Return why `run` can't start a line whatever happens, "" if it can."""
+        return ""
+
+    @property
+    def aliases(self) -> Sequence[tuple[bytes, bytes]]:
+        """Variables of a task that are set twice, each with its second name."""
+        return ()
+
+    def environment_of(self, taskid: int) -> dict[bytes, bytes]:
         """Set a task's variables in the runner's environment.  Return that dict.
 
         Each call returns the same dict: the next task's variables replace these.
@@ -145,7 +161,7 @@ class BasicRunner(CommandRunner):
         """
         logfh.flush()
         logfd = logfh.fileno()
-        env = self._environment_of(taskid)
+        env = self.environment_of(taskid)
         argv = self._split(command)
         if argv is not None:
             try:
@@ -159,11 +175,14 @@ class BasicRunner(CommandRunner):
         return self._run_by_shell(after_setup(self._setup, command), env, logfd)
 
     def words_of(self, command: str) -> Sequence[str | bytes]:
-        """Return the program and the arguments that `run` starts for a line."""
+        """Return the program and the arguments that `run` starts for a line.
+
+        The text of a line that is too long for an argument of exec is one of them, too.
+        """
         words = self._split(command)
         if words is not None:
             return words
-        return [self._shell, "-c", after_setup(self._setup, command)]
+        return self._words_of_shell(encode_text(after_setup(self._setup, command)))
 
     def _run_by_shell(self, command: str, env: dict[bytes, bytes], logfd: int) -> int:
         line = encode_text(command)
@@ -172,16 +191,16 @@ class BasicRunner(CommandRunner):
                 if len(line) >= ARGUMENT_LIMIT:
                     path = until_its_end.enter_context(_readable_path(line))
                     line = self._line_that_reads(path)
-                pid = self._start_shell(line, env, logfd)
+                argv = self._words_of_shell(line)
+                pid = task_command.start_command(argv, env, logfd)
             except OSError as error:
                 return log_start_failure(logfd, self._shell, error)
             return task_command.wait_command(pid)
 
-    def _start_shell(self, line: bytes, env: dict[bytes, bytes], logfd: int) -> int:
-        argv: list[bytes | str] = [self._shell, "-c", line]
-        if line.startswith((b"-", b"+")):
-            argv.insert(2, "--")  # Else the shell reads the line as its own option.
-        return task_command.start_command(argv, env, logfd)
+    def _words_of_shell(self, line: bytes) -> list[bytes | str]:
+        # Without the dashes, the shell reads such a line as its own option.
+        dashes = ["--"] if line.startswith((b"-", b"+")) else []
+        return [self._shell, "-c", *dashes, line]
 
     def _line_that_reads(self, path: str) -> bytes:
         """Return a line that runs the text in the file `path` in the same shell."""
@@ -233,6 +252,11 @@ def create_runner(definition: RunnerDefinition) -> Runner:
     """
     runner: Runner = import_class(definition.python_class)(**definition.options)
     return runner
+
+
+def is_own(python_class: type) -> bool:
+    """Return whether a class of a runner is mpifarm's, and not the user's."""
+    return python_class.__module__.startswith("mpifarm.")
 
 
 def has_shell(definition: RunnerDefinition) -> bool:

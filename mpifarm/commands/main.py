@@ -154,6 +154,7 @@ def _run_dry(settings: "Settings", defaults: "Defaults", console: "Console") -> 
     from mpifarm.errors import ExitStatus, FarmError
 
     _restore_signals()  # It may read a pipe to its end, and starts nothing.
+    sys.dont_write_bytecode = True  # A class of the user's is imported to be checked.
     try:
         if defaults.fault is not None:
             raise defaults.fault

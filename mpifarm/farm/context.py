@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING
 
-from mpifarm.batch.launcher import is_in_job
+from mpifarm.batch.launcher import command_environment, is_in_job
 from mpifarm.errors import FarmError
 from mpifarm.farm.agent import Agent
 from mpifarm.farm.shared_directories import SharedDirectories, find_missing
@@ -33,6 +33,9 @@ from mpifarm.transport.mpi import Comm
 if TYPE_CHECKING:
     from mpifarm.farm.trace import Trace
     from mpifarm.hooks.definitions import HookDefinition
+
+TRACE_VARIABLE = "MPIFARM_TRACE"
+"""Names the file to which each rank writes its trace, with a suffix (docs/trace.md)."""
 
 DISMISS_SECONDS = 2.0
 """Seconds for which rank 0 receives messages where no farm comes about."""
@@ -168,6 +171,16 @@ class RankContext:
         while others and time.monotonic() < until:
             others -= {rank for rank, _ in self.comm.receive()}
             time.sleep(0.001)
+
+
+def environment_of_commands(
+    settings: Settings, environ: Mapping[bytes, bytes]
+) -> dict[bytes, bytes]:
+    """Return the environment that the commands of this rank get, of its own."""
+    environment = command_environment(environ, span_nodes=settings.span_nodes)
+    # A farm that a task starts must not write to the trace of this one.
+    environment.pop(TRACE_VARIABLE.encode(), None)
+    return environment
 
 
 def find_allotment(settings: Settings, environ: Mapping[str, str]) -> Allotment:

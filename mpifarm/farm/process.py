@@ -15,14 +15,18 @@ from enum import Enum
 from typing import TYPE_CHECKING, NoReturn
 
 from mpifarm.batch.launcher import (
-    command_environment,
     find_step,
     launched_rank,
     was_launched,
 )
 from mpifarm.errors import ExitStatus, FarmError
 from mpifarm.farm.agent import SILENCE_SECONDS, Agent, RankPhase
-from mpifarm.farm.context import ProcessContext, RankContext
+from mpifarm.farm.context import (
+    TRACE_VARIABLE,
+    ProcessContext,
+    RankContext,
+    environment_of_commands,
+)
 from mpifarm.farm.directory import count_from, enter_directory
 from mpifarm.model.messages import (
     Alive,
@@ -42,8 +46,6 @@ from mpifarm.transport.mpi import BrokenLaunchError, Comm, Message, connect
 if TYPE_CHECKING:
     from mpifarm.farm.trace import Trace
 
-TRACE_VARIABLE = "MPIFARM_TRACE"
-"""Names the file to which each rank writes its trace, with a suffix (docs/trace.md)."""
 
 FLUSH_SECONDS = 2.0
 ABORT_SECONDS = 10.0
@@ -89,7 +91,7 @@ def run_farm(settings: Settings, process: ProcessContext) -> int:
             comm, notice = connect(process.environ, give_up, process.defaults.found)
             _keep_for_good()
         settings, process = _take_defaults(settings, process, comm, here)
-        environment = _environment_of_commands(settings, process)
+        environment = environment_of_commands(settings, process.environb)
         rank = comm.rank if comm else launched_rank(process.environ)
         trace, trace_fault = _open_trace(trace_path, rank)
         fault = fault or trace_fault
@@ -137,17 +139,6 @@ def _take_defaults(
     settings = defaults.settle(found)
     process.output.obey(settings)
     return count_from(settings, here) if here else settings, process
-
-
-def _environment_of_commands(
-    settings: Settings, process: ProcessContext
-) -> dict[bytes, bytes]:
-    """Return the environment that the commands of this rank get."""
-    spans = settings.span_nodes
-    environment = command_environment(process.environb, span_nodes=spans)
-    # A farm that a task starts must not write to the trace of this one.
-    environment.pop(TRACE_VARIABLE.encode(), None)
-    return environment
 
 
 def _find_trace_path(process: ProcessContext) -> str:

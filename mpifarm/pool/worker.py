@@ -31,7 +31,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
@@ -117,7 +117,8 @@ def run_worker(
     processes.ignore_signals()
     context.row.publish_worker(os.getpid())
     task_command.publish_command_in(context.row.command_slot)
-    _set_environment(definition, context.index)
+    _set_environment(environment_of_worker(definition, context.index))
+    _take_cpus(definition, context.index)
     worker = Worker(definition, context)
     worker.watch_lifeline()
     try:
@@ -131,36 +132,44 @@ def run_worker(
         worker.close()
 
 
-def _set_environment(definition: PoolDefinition, index: int) -> None:
-    """Replace the environment by the commands', with the variables of this worker."""
+def _set_environment(environment: Mapping[bytes, bytes]) -> None:
     os.environ.clear()
-    os.environb.update(definition.environment)
-    os.environ["MPIFARM_RANK"] = str(definition.rank)
-    os.environ["MPIFARM_WORKER"] = str(index)
-    os.environ["MPIFARM_NODE_WORKER"] = str(definition.node_worker + index)
-    os.environ["MPIFARM_WORKDIR"] = definition.workdir
-    os.environ["MPIFARM_FARM"] = definition.farm
-    _take_allotment(definition, index)
+    os.environb.update(environment)
 
 
-def _take_allotment(definition: PoolDefinition, index: int) -> None:
-    """Take this worker's part of the rank's CPUs and GPUs; its commands inherit it.
+def _take_cpus(definition: PoolDefinition, index: int) -> None:
+    """Take this worker's part of the rank's CPUs; its commands inherit it."""
+    if definition.allotment.shares:
+        from mpifarm.system.cpus import bind_to
+
+        bind_to(definition.allotment.shares[index])
+
+
+def environment_of_worker(definition: PoolDefinition, index: int) -> dict[bytes, bytes]:
+    """Return the environment of a worker: that of the commands, and its own variables.
 
     A user's own OMP_NUM_THREADS stays.
     """
-    allotment, node_worker = definition.allotment, definition.node_worker + index
+    node_worker = definition.node_worker + index
+    variables = {
+        "MPIFARM_RANK": str(definition.rank),
+        "MPIFARM_WORKER": str(index),
+        "MPIFARM_NODE_WORKER": str(node_worker),
+        "MPIFARM_WORKDIR": definition.workdir,
+        "MPIFARM_FARM": definition.farm,
+    }
+    allotment = definition.allotment
     if allotment.gpus:
         from mpifarm.system.gpus import Gpus
 
-        os.environ.update(Gpus(allotment.gpus).of_worker(node_worker))
-    threads = allotment.threads
-    if allotment.shares:
-        from mpifarm.system.cpus import bind_to
-
-        share = allotment.shares[index]
-        bind_to(share)
-        threads = len(share)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        variables |= Gpus(allotment.gpus).of_worker(node_worker)
+    environment = dict(definition.environment)
+    environment.update(
+        (os.fsencode(name), os.fsencode(value)) for name, value in variables.items()
+    )
+    threads = len(allotment.shares[index]) if allotment.shares else allotment.threads
+    environment.setdefault(b"OMP_NUM_THREADS", b"%d" % threads)
+    return environment
 
 
 def _why_no_runner(definition: RunnerDefinition, error: BaseException) -> str:
@@ -237,10 +246,10 @@ class Worker:
         into the null device between tasks.  With one that starts commands, waits are
         interrupted regularly.
         """
-        from mpifarm.runners import CommandRunner  # the rank does without
+        from mpifarm.runners import CommandRunner, is_own  # the rank does without
 
         self.runner = runner
-        self._is_own_runner = type(runner).__module__.startswith("mpifarm.")
+        self._is_own_runner = is_own(type(runner))
         if isinstance(runner, CommandRunner):
             runner.numbers = self._numbers
             # Not where a user's code may do without: its system calls would fail.

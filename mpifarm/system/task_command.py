@@ -17,7 +17,8 @@ import os
 import signal
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from mpifarm.errors import InputError
 from mpifarm.system.cgroups import TaskCgroup
@@ -286,13 +287,36 @@ def limit_memory(limit: int) -> int:
             f"--task-memory is {limit >> 20} MB, and a worker itself needs"
             f" {(own >> 20) + 1} MB: give --task-memory {(own >> 20) + 1}M or more"
         )
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    lower = limit if soft == resource.RLIM_INFINITY else min(limit, soft)
-    most = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    lower, most = _allowed_limits(limit)
     # The hard limit too: else a command could lift the soft one.
     resource.setrlimit(resource.RLIMIT_DATA, (lower, most))
     _running.memory_limit = lower
     return lower
+
+
+@contextmanager
+def as_if_limited(limit: int | None) -> Iterator[None]:
+    """Have `memory_limit` return what `limit_memory` would set, for a block.
+
+    No limit is set; None: there would be none.
+    """
+    kept = _running.memory_limit
+    _running.memory_limit = None if limit is None else _allowed_limits(limit)[0]
+    try:
+        yield
+    finally:
+        _running.memory_limit = kept
+
+
+def _allowed_limits(limit: int) -> tuple[int, int]:
+    """Return the soft and the hard limit for `limit`: the user's own may be lower."""
+    import resource
+
+    soft, hard = (
+        limit if each == resource.RLIM_INFINITY else min(limit, each)
+        for each in resource.getrlimit(resource.RLIMIT_DATA)
+    )
+    return soft, hard
 
 
 def memory_limit() -> int | None:

@@ -18,8 +18,9 @@ import pytest
 from mpifarm.model.settings import RunnerDefinition, TaskLimits
 from mpifarm.model.task import Outcome
 from mpifarm.runners import create_runner
+from tests.process.dry_runs import assert_called, assert_changed, read_starts
 from tests.process.pool_driver import PoolDriver
-from tests.support import TOKEN_VARIABLE
+from tests.support import TOKEN_VARIABLE, snapshot
 
 STAND_IN = '''
 import json, os, signal, sys
@@ -372,6 +373,52 @@ def test_a_farm_runs_its_tasks_in_the_containers_of_an_ini_file(
     assert len(runtime.noted()) == 2
     assert list(runtime.tmp.iterdir()) == []
     place.assert_sound()
+
+
+@ALL
+def test_a_dry_run_shows_what_the_runtime_is_really_called_with(
+    runtime, name, create_place
+):
+    place = create_place(["echo $A 'x  y'", "exit 3", "echo " + "x" * 200_000])
+    (place.directory / "mounted").mkdir()
+    (place.directory / "own.ini").write_text(
+        f"[box]\nRunner = mpifarm.containers.{RUNNERS[name]}\n"
+        "image = docker://an/image:1\nsetup = export A=1\ntempdir = yes\n"
+        f"volumes = {place.directory}/mounted:/mnt\n"
+        f"modules = {'cvmfs gpu' if name == 'shifter' else 'cleanenv'}\n"
+    )
+    place.environment = {
+        **runtime.environment,
+        "HOME": str(place.directory),
+        "SCRATCH": str(place.directory),  # the lock's, which would else be in TMPDIR
+        "PMI_LOCAL": "of a launcher",
+    }
+    options = [
+        "--config",
+        "own.ini",
+        "-r",
+        "box",
+        "-n",
+        "1",
+        "--chdir",
+        f"{place.directory}/mounted",
+    ]
+    options += ["--task-memory", "2G", "--id-variable", "NUMBER=1"]
+    before = snapshot(runtime.directory)
+    shown = place.start("--dry-run", *options)
+    assert shown.wait() == 0, shown.text()
+    text = shown.text()
+    shown.output.unlink()
+    assert snapshot(runtime.directory) == before
+    farm = place.start(*options)
+    assert farm.wait() == 1, farm.text()
+    for words, (argv, env) in zip(read_starts(text), runtime.noted(), strict=True):
+        assert_called(words, argv)
+        assert_changed(text, place.environment, env)
+    assert f"commands run in {place.directory}/mounted\n" in text
+    fault = text.partition("    fails with 126: ")[2].partition("\n")[0]
+    assert fault in place.log(2)
+    assert fault
 
 
 # ---- a real container ----------------------------------------------------------------

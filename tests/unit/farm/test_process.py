@@ -12,7 +12,12 @@ import pytest
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.farm import process
 from mpifarm.farm.agent import SILENCE_SECONDS, Agent, RankPhase
-from mpifarm.farm.context import Defaults, ProcessContext, RankContext
+from mpifarm.farm.context import (
+    TRACE_VARIABLE,
+    Defaults,
+    ProcessContext,
+    RankContext,
+)
 from mpifarm.farm.finish import FarmEnd
 from mpifarm.farm.process import _follow, _Followed
 from mpifarm.model.messages import (
@@ -577,7 +582,7 @@ def test_a_trace_is_of_this_farm_alone_and_where_mpifarm_was_started(
     begun, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    begun.environ = {process.TRACE_VARIABLE: "trace", "HOME": "x"}
+    begun.environ = {TRACE_VARIABLE: "trace", "HOME": "x"}
     begun.comm = ScriptedComm(2)
     opened: list[str] = []
     monkeypatch.setattr("mpifarm.farm.trace.Trace", opened.append)
@@ -588,7 +593,7 @@ def test_a_trace_is_of_this_farm_alone_and_where_mpifarm_was_started(
 
 
 def test_a_trace_that_can_not_be_written_is_the_ranks_fault(begun, tmp_path):
-    begun.environ = {process.TRACE_VARIABLE: f"{tmp_path}/no/trace"}
+    begun.environ = {TRACE_VARIABLE: f"{tmp_path}/no/trace"}
     begun.run()
     context = begun.ran[0][1]
     assert context.trace is None
@@ -599,7 +604,7 @@ def test_a_directory_that_is_not_there_comes_before_the_fault_of_a_trace(
     begun, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    begun.environ = {process.TRACE_VARIABLE: f"{tmp_path}/no/trace"}
+    begun.environ = {TRACE_VARIABLE: f"{tmp_path}/no/trace"}
     begun.run(chdir="nowhere")
     assert begun.ran[0][1].fault.startswith("can't run commands in nowhere")
 
