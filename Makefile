@@ -134,8 +134,9 @@ $(VENVS)/.python: FORCE
 	@$(PYTHON) -c 'import sys; v = tuple(map(int, sys.argv[1].split("."))); \
 		sys.exit(sys.version_info[:2] < v)' $(OLDEST_PYTHON) 2>/dev/null || { \
 		found=$$($(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null); \
-		echo "mpifarm needs Python $(OLDEST_PYTHON) or later, and $(PYTHON) is" \
-			"$${found:-not there}: name another, as in" \
+		echo "Package 'mpifarm' requires a different Python:" \
+			"$${found:-$(PYTHON), which is not there,} not in '>=$(OLDEST_PYTHON)':" \
+			"name another, as in" \
 			"make PYTHON=/path/to/python$(OLDEST_PYTHON) $(MAKECMDGOALS)" >&2; exit 1; }
 	@mkdir -p $(@D)
 	@[ "$$($(PYTHON) -c '$(WHICH_PYTHON)')" = "$$(cat $@ 2>/dev/null)" ] || \

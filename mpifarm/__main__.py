@@ -12,9 +12,10 @@ if sys.version_info < (3, 11):  # noqa: UP036 - a checkout runs without any inst
     # Only the first rank prints the sentence: else it appears once for each rank.
     ranks = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
     if next((os.environ[name] for name in ranks if name in os.environ), "0") == "0":
+        # The sentence of pip, and of make: one to search for.
         sys.stderr.write(
-            f"mpifarm needs Python 3.11 or later, and {sys.executable} is "
-            f"{sys.version.split()[0]}: name another, as in "
+            "Package 'mpifarm' requires a different Python: "
+            f"{sys.version.split()[0]} not in '>=3.11': name another, as in "
             "/path/to/python3.11 -m mpifarm\n"
         )
     sys.exit(2)
