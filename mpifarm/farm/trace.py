@@ -12,11 +12,12 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
+from mpifarm.coordinator.coordinator import OrderNews
 from mpifarm.coordinator.effects import Send
 from mpifarm.farm.agent import Agent
 from mpifarm.model.messages import ToCoordinator
 from mpifarm.model.settings import FarmDefinition
-from mpifarm.model.task import Lease, Result
+from mpifarm.model.task import Lease, Result, RunningTask
 
 Names = list[tuple[str, object]]
 """(name, value) of each word of a line."""
@@ -223,6 +224,10 @@ def _lines_of(name: str, values: Names) -> Iterator[tuple[str, Names]]:
             own.append(("farm", value.farm))
         elif is_dataclass(value):
             below += _lines_of(f"{name}.{field}", _fields_of(value))
+        elif isinstance(value, OrderNews):
+            (_, names), *lines = _lines_of(name, [*value._asdict().items()])
+            own += names
+            below += lines
         elif isinstance(value, list | tuple) and field != "ranks":
             own.append((field, len(value)))
             below += [(f"{name}.{field}", _names_of_task(each)) for each in value]
@@ -248,14 +253,15 @@ def _names_of_task(value: object) -> Names:
                 *(value.seconds, value.ended),
             )
             return [*zip(names, fields_named, strict=True)]
-        case Lease():
+        case Lease() | RunningTask():
             return [("task", value.taskid), ("attempt", value.attempt)]
         case int():
             return [("task", value)]
         case (int() as rank, Result() as result):
             return [("rank", rank), *_names_of_task(result)]
-        case (int() as taskid, int() as attempt):
-            return [("task", taskid), ("attempt", attempt)]
+        case (int() as taskid, int() | str() as other):
+            name = "why" if isinstance(other, str) else "attempt"
+            return [("task", taskid), (name, other)]
     return []
 
 

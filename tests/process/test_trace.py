@@ -1,8 +1,16 @@
 """``MPIFARM_TRACE`` as a user sets it: a file for each rank, or one sentence."""
 
 import os
+import re
+import sys
 
 import pytest
+
+from tests.pages import take_block
+from tests.process.page_desk import Desk
+from tests.support import find_launcher
+
+NUMBER = re.compile(r"\d+")
 
 
 def traced(path):
@@ -56,3 +64,20 @@ def test_without_the_variable_nothing_is_written(create_place):
     place = create_place(["true"])
     assert place.run("--mpi", "off", env={"MPIFARM_TRACE": ""}) == 0
     assert not [name for name in os.listdir(place.directory) if "rank0" in name]
+
+
+def test_the_page_types_a_farm_with_a_trace_and_reads_it(create_place):
+    drains = "touch tasks.txt_workdir/drain; sleep 1.5"  # which is told
+    place = create_place([drains, *["sleep 0.2"] * 300])
+    if find_launcher() is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    desk = Desk(place)
+    desk.type(take_block("trace.md", "MPIFARM_TRACE=trace mpirun").text(), status=75)
+    (line,) = take_block("trace.md", "2026-11-30").lines
+    form = re.compile(NUMBER.sub(r"\\d+", re.escape(line)))
+    lines = (place.directory / "trace.rank0").read_text().splitlines()
+    assert any(map(form.fullmatch, lines))
+    a_task, phases, said = take_block("trace.md", "grep -h").lines
+    assert any(" pool in Lease " in line for line in desk.type(a_task))
+    assert desk.type(phases)[-1].endswith(" phase=left")
+    assert any("Tell sentence=" in line for line in desk.type(said))

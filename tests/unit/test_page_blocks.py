@@ -45,7 +45,6 @@ TO_DO = {
     "submit.md",
     "time-left.md",
     "timeline.md",
-    "trace.md",
     "when-ranks-fail.md",
     "when-tasks-fail.md",
 }

@@ -8,10 +8,17 @@ from typing import cast
 
 import pytest
 
-from mpifarm.coordinator.coordinator import Coordinator, Send, Transact
+from mpifarm.coordinator.coordinator import (
+    NO_NEWS,
+    Coordinator,
+    OrderNews,
+    Send,
+    Transact,
+)
 from mpifarm.farm.agent import Agent
 from mpifarm.farm.trace import Trace
-from mpifarm.model.messages import Join, Rejoin, Report, ToCoordinator
+from mpifarm.model.messages import Join, Rejoin, Report, Running, ToCoordinator
+from mpifarm.model.task import RunningTask
 from mpifarm.pool import Pool
 from tests.unit.fakes import Commands, define_farm, rank_set_of
 from tests.unit.virtual_rank import Clock, FakePool
@@ -30,6 +37,7 @@ class TracedFarm:
             Commands(tasks), define_farm(), rank_set, self.clock.now
         )
         self.left = [*range(tasks)]
+        self.news = NO_NEWS
         self.traces: list[Trace] = []
         self.pools = [FakePool(self.clock, lambda _: 1.0) for _ in range(2)]
         self.agents = [self._create_agent(rank) for rank in range(2)]
@@ -67,8 +75,9 @@ class TracedFarm:
                     self.agents[effect.rank].on_message(effect.message, now)
                 if isinstance(effect, Transact):
                     got, self.left = self.left[: effect.take], self.left[effect.take :]
+                    news, self.news = self.news, NO_NEWS
                     self.coordinator.on_transacted(
-                        got, now, empty=not self.left, cost=0.0
+                        got, now, empty=not self.left, cost=0.0, order=news
                     )
 
     def lines(self, rank: int) -> list[str]:
@@ -92,17 +101,41 @@ def farm(tmp_path):
 def test_a_task_can_be_followed_by_its_name(farm):
     farm.run(2.0)
     lines = [line for line in farm.lines(0) if "task=0 attempt=1" in line]
-    ways = [line.partition(" rank=")[0] for line in lines]
-    assert ways[:6] == [
+    ways = [re.split(" rank=| task=", line)[0] for line in lines]
+    assert ways[:9] == [
         "coordinator out Assign.leases",
         "agent in Assign.leases",
         "pool in Lease",
+        "agent out Running.tasks",
+        "coordinator in Running.tasks",
+        "coordinator out NoteRunning.tasks",
         "pool out Result",
         "agent out Report.results",
         "coordinator in Report.results",
     ]
     assert "coordinator out Transact.results" in ways
-    assert "outcome=completed status=0 seconds=1.000" in lines[3]
+    (ended,) = (line for line in lines if line.startswith("pool out"))
+    assert "outcome=completed status=0 seconds=1.000" in ended
+
+
+def test_what_the_order_of_a_list_means_is_told_with_its_names(farm):
+    farm.news = OrderNews(((3, "task 1 failed"),), some_wait=True)
+    farm.run(2.0)
+    lines = farm.lines(0)
+    (at,) = (number for number, line in enumerate(lines) if "not_run=1" in line)
+    assert lines[at].endswith(" not_run=1 more_may_come=False some_wait=True")
+    assert "coordinator in transacted.not_run task=3 why='task 1 failed'" in lines[at:]
+    assert not [line for line in lines if "task=False" in line]
+
+
+def test_a_task_that_runs_for_long_is_told_by_its_name(farm):
+    farm.open(2)._write_value(
+        "agent out", Running((RunningTask(4, 2, 0, 1.0),)), [("rank", 1)]
+    )
+    assert farm.lines(2) == [
+        "agent out Running rank=1 tasks=1",
+        "agent out Running.tasks rank=1 task=4 attempt=2",
+    ]
 
 
 def test_every_message_stands_on_both_sides(farm):
