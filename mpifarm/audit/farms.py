@@ -59,6 +59,12 @@ class Farm(NamedTuple):
         return self.life not in (Life.DIED, Life.ENDED)
 
     @property
+    def is_damaged(self) -> bool:
+        """Whether its claim can't be understood, and so whether it lives."""
+        claim = self.claim
+        return claim is not None and claim.liveness is FarmLiveness.DAMAGED
+
+    @property
     def held(self) -> frozenset[int]:
         """The tasks that the farm holds."""
         return self.claim.held if self.claim else frozenset()

@@ -81,10 +81,21 @@ class Status:
         ]
 
     @property
-    def last_ended(self) -> Farm | None:
-        """The farm that ended last by itself, None if there is none."""
-        ended = [farm for farm in self.farms if farm.life is Life.ENDED]
-        return max(ended, key=lambda farm: farm.heard, default=None)
+    def is_left(self) -> bool:
+        """Whether any task has neither finished nor failed."""
+        counts = self.view.counts
+        return counts[State.FINISHED] + counts[State.FAILED] < sum(counts.values())
+
+    @property
+    def last_gone(self) -> Farm | None:
+        """The farm that ended or died last, None if there is none."""
+        gone = [
+            farm
+            for farm in self.farms
+            if farm.life is Life.ENDED
+            or (farm.life is Life.DIED and not farm.is_damaged)
+        ]
+        return max(gone, key=lambda farm: farm.heard, default=None)
 
     @property
     def last_report(self) -> FarmReport | None:

@@ -286,8 +286,9 @@ def _find_failed(leader: Leader, workdir: str, counts: Counts) -> list[FailedTas
     return [
         FailedTask(
             taskid,
-            statuses.get(taskid, "failed in another farm"),
+            statuses.get(taskid, "failed in an earlier or another farm"),
             _find_log(workdir, taskid, leader.coordinator.definition.logs),
+            taskid in statuses,
         )
         for taskid in [*statuses, *before][:MAX_FAILED_SHOWN]
     ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mpifarm.errors import ExitStatus
 from mpifarm.farm.cause_lines import GroupedFailures, describe_causes
 from mpifarm.immutable import immutable
+from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.task import (
     LEFT_RUNNING,
     NOT_RUN,
@@ -96,6 +97,7 @@ class FailedTask(NamedTuple):
     taskid: int
     how: str
     log: str
+    is_of_this_farm: bool = True
 
     def in_words(self, workdir: str = "") -> str:
         """Return the task's line of the summary.
@@ -412,14 +414,25 @@ class Summary:
             failed = self.counts.failed - self.tally.not_run
             return describe_causes(self.causes, failed, self.place)
         workdir = quote(self.workdir)
-        lines = [f"failed: {task.in_words(workdir)}" for task in self.failed]
-        unshown = self.counts.failed - len(self.failed) - self.tally.not_run
-        if unshown > 0:
+        own = [task for task in self.failed if task.is_of_this_farm]
+        lines = [f"failed: {task.in_words(workdir)}" for task in own]
+        unshown = self.counts.failed - len(own) - self.tally.not_run
+        if unshown > 0 and len(own) < len(self.failed):
+            lines.append(f"failed: {self._describe_others(unshown)}")
+        elif unshown > 0:
             where = f"see {self.workdir}/failed"
             if self.is_database:
                 where = f"list them: mpifarm ls --failed {self.place}"
             lines.append(f"failed: {unshown} more, {where}")
         return lines
+
+    def _describe_others(self, count: int) -> str:
+        """Return what is known of `count` tasks that failed, and not in this farm."""
+        ids = [task.taskid for task in self.failed if not task.is_of_this_farm]
+        more = ", …" if count > len(ids) else ""
+        which = f"{agree(count, 'task', 'tasks')} {name_ids(ids)}{more}"
+        said = f"{counted(count)} in earlier or other farms ({which})"
+        return said if self.keeps_own_state else f"{said}, see mpifarm why {self.place}"
 
     def _not_run_lines(self) -> list[str]:
         """Return the line on the tasks that were not run, if any."""
@@ -508,8 +521,13 @@ class Summary:
         tally = self.tally
         if not tally.ran:
             left = self.status is ExitStatus.RUN_AGAIN
-            what = "recorded nothing" if left else "had nothing to run"
-            return f"this farm {what}, in {duration_in_words(self.seconds)}"
+            seconds = duration_in_words(self.seconds)
+            if left:
+                return (
+                    f"this farm recorded the end of no task, in {seconds}: what it ran"
+                    " runs again"
+                )
+            return f"this farm had nothing to run, in {seconds}"
         workers, ranks = (
             counted(tally.worker_count, "worker"),
             counted(self.ranks, "rank"),

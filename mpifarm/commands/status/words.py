@@ -33,7 +33,6 @@ from mpifarm.model.wording import (
     time_left_in_words,
 )
 from mpifarm.store.attempts import Attempt
-from mpifarm.store.farm_liveness import FarmLiveness
 from mpifarm.store.farm_report import FarmReport, RunningReport
 from mpifarm.store.target import words_of
 from mpifarm.system.console import printable
@@ -172,9 +171,10 @@ def _describe_state(status: Status) -> Iterator[str]:
 def _describe_way_on(status: Status) -> str:
     """Return that no farm runs, and how to go on."""
     view, counts = status.view, status.counts
-    ended = status.last_ended
-    when = f" since {_time(ended.heard, status.now)}" if ended else ""
-    how = _describe_end(ended.report) if ended and ended.report else ""
+    gone = status.last_gone
+    is_known = gone is not None and gone.heard > 0
+    when = f" since {_time(gone.heard, status.now)}" if gone and is_known else ""
+    how = _describe_end(gone) if gone else ""
     if way := _name_way_on(status):
         return f"no farm runs{when}{how}; {way}"
     if view.total and counts[State.FINISHED] == view.total:
@@ -208,8 +208,14 @@ def _name_way_on(status: Status) -> str:
     return ""
 
 
-def _describe_end(report: FarmReport) -> str:
-    return f" (the last ended with status {report.exit_status})"
+def _describe_end(farm: Farm) -> str:
+    if farm.life is Life.DIED:
+        return " (the last died)"
+    return (
+        f" (the last ended with status {farm.report.exit_status})"
+        if farm.report
+        else ""
+    )
 
 
 # ---- farms --------------------------------------------------------------------------
@@ -273,10 +279,12 @@ def _describe_workers(workers: Sequence[int]) -> str:
 
 
 def _describe_dead(status: Status) -> Iterator[str]:
-    dead, now = status.dead, status.now
+    # Where nothing is left, those without tasks are of no more use to anybody.
+    dead = [each for each in status.dead if each.claim or status.is_left]
+    now = status.now
     for farm in dead[:MAX_DEAD]:
         report = farm.report
-        if farm.claim and farm.claim.liveness is FarmLiveness.DAMAGED:
+        if farm.is_damaged:
             check = shlex.join(["mpifarm", "check", *words_of(status.view.target)])
             yield f"the claim of farm {farm.farm} can't be understood (see {check})"
             continue
@@ -294,6 +302,8 @@ def _describe_dead(status: Status) -> Iterator[str]:
         if farm.held:
             goes = agree(len(farm.held), "goes", "go")
             yield f"  its {counted(len(farm.held))} {goes} back when a farm starts"
+        elif not farm.claim:
+            yield "  what it had not ended was put back"
     if len(dead) > MAX_DEAD:
         yield f"{counted(len(dead) - MAX_DEAD, 'more farm')} died"
 

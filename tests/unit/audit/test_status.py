@@ -133,8 +133,8 @@ def test_without_farms_there_is_no_time_left_and_no_rate(site):
     write_farm(paths_of(site), "aaaaaaaa01", written=NOW - 90, exit_status=75)
     status = look(site)
     assert (status.time_left, status.rate, status.live) == (None, None, [])
-    assert status.last_ended
-    assert status.last_ended.farm == "aaaaaaaa01"
+    assert status.last_gone
+    assert status.last_gone.farm == "aaaaaaaa01"
 
 
 def test_what_failed_last_comes_with_its_host_and_its_last_line(site):
@@ -199,8 +199,8 @@ def test_of_several_farms_the_rates_add_up_and_the_last_end_counts(site):
         write_farm(paths, name, written=NOW - age, exit_status=0)
     status = look(site)
     assert status.rate == 2.25
-    assert status.last_ended
-    assert status.last_ended.farm == "bbbbbbbb01"
+    assert status.last_gone
+    assert status.last_gone.farm == "bbbbbbbb01"
 
 
 # ---- the state by itself -------------------------------------------------------------
@@ -281,15 +281,25 @@ def test_dead_farms_are_told_of_while_they_hold_tasks_or_for_a_day(
     assert status_of(died, ended).dead == [died] * is_told
 
 
+@pytest.mark.parametrize("state", State)
+def test_tasks_are_left_that_have_neither_finished_nor_failed(state):
+    is_left = state not in (State.FINISHED, State.FAILED)
+    counts = {"FINISHED": 3, "FAILED": 1, state.name: 1}
+    assert status_of(**counts).is_left is is_left
+
+
 def test_the_last_word_is_of_the_farm_that_spoke_last_and_lives_no_more():
     first = farm("a", Life.ENDED, written=NOW - 9)
     last = farm("b", Life.ENDED, written=NOW - 5)
     died = farm("c", Life.DIED, written=NOW - 3)
     lives = farm("d", Life.LIVES, written=NOW - 1)
-    status = status_of(lives, first, last, died, farm("e", Life.DIED))
-    assert status.last_ended == last
+    silent = farm("e", Life.DIED)  # it has left no report
+    status = status_of(lives, first, last, died, silent)
+    assert status.last_gone == silent
+    assert status_of(lives, first, last, died).last_gone == died
+    assert status_of(lives, first, last).last_gone == last
     assert status.last_report is died.report
-    assert status_of(lives).last_ended is None
+    assert status_of(lives).last_gone is None
     assert status_of(lives).last_report is None
 
 

@@ -120,9 +120,18 @@ def test_a_dead_farm_is_told_of_with_what_it_ran(site, run):
     assert f"farm {FARM} on n1 (slurm job 4711) died, last heard of at " in text
     assert "  it ran task 4 on n2 since " in text
     assert "  its 2 tasks go back when a farm starts" in text
-    again = "to go on, give its command again: cd /data && mpifarm tasks.txt\n"
-    assert again in text
+    assert " (the last died); to go on, give its command again: cd /data && " in text
     assert "running longest" not in text
+    Path(WorkdirPaths(str(site.root)).claim(FARM)).unlink()
+    site.write("toprocess", range(3, 12))
+    text = run("tasks.txt")[1]
+    assert "  it ran task 4 on n2 since " in text
+    assert "  what it had not ended was put back\n" in text
+    site.write("finished", [*range(2), *range(3, 12)])
+    site.write("toprocess", [])
+    text = run("tasks.txt")[1]
+    assert " (the last died); to run what failed again: " in text
+    assert f"farm {FARM}" not in text
 
 
 def keep_back(site: Site, tasks: str = "", *, holds_all: bool = False) -> None:

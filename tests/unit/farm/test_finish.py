@@ -301,7 +301,9 @@ def test_where_all_that_is_left_is_held_the_end_says_how_to_release_it(
 def test_what_did_not_fail_in_this_farm_failed_in_another():
     counts = COUNTS._replace(failed=1, held=1, first_failed=(2,))
     end = ConcludedFarm(1, 0, left_nothing=True, counts=counts)
-    assert end.tells("failed: task 2: failed in another farm")
+    assert end.tells("failed: 1 task in earlier or other farms (task 2), see mpifarm")
+    (failed,) = end.workdir.results[0]["failed"]
+    assert failed["how"] == "failed in an earlier or another farm"
 
 
 def test_a_task_that_was_put_back_and_has_finished_elsewhere_has_not_failed():

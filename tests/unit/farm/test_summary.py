@@ -468,7 +468,10 @@ def test_a_list_that_could_not_be_counted_is_not_given_sums():
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (ExitStatus.RUN_AGAIN, "this farm recorded nothing, in 3 s"),
+        (
+            ExitStatus.RUN_AGAIN,
+            "this farm recorded the end of no task, in 3 s: what it ran runs again",
+        ),
         (ExitStatus.ALL_FINISHED, "this farm had nothing to run, in 3 s"),
     ],
 )
@@ -509,6 +512,25 @@ def test_a_log_without_a_file_of_its_own_is_found_by_a_command():
     failed = [FailedTask(4, "exit status 1", "")]
     line = "failed: task 4: exit status 1, see mpifarm log 'my list_workdir' 4"
     assert line in summary(failed=failed, workdir="my list_workdir").lines()
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "count", "line"),
+    [
+        (1, (10,), 2, "1 task in earlier or other farms (task 10)"),
+        (0, (1, 2, 3), 3, "3 tasks in earlier or other farms (tasks 1-3)"),
+        (0, (1, 2, 9), 12, "12 tasks in earlier or other farms (tasks 1-2, 9, …)"),
+    ],
+)
+def test_what_failed_in_other_farms_is_one_line(own, others, count, line):
+    failed = [FailedTask(4, "exit status 1", "log_4")] * own
+    failed += [FailedTask(each, "elsewhere", "", False) for each in others]
+    shown = summary(failed=failed, counts=ListCounts(20, 8, count, 0, 0))
+    lines = [each for each in shown.lines() if each.startswith("failed: ")]
+    assert len(lines) == own + 1
+    assert lines[-1] == f"failed: {line}, see mpifarm why list.txt_workdir"
+    shown = summary(failed=failed, counts=shown.counts, keeps_own_state=True)
+    assert f"failed: {line}" in shown.lines()
 
 
 @pytest.mark.parametrize(("looked_at", "by_cause"), [(3, False), (4, True)])
