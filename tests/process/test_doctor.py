@@ -1,11 +1,15 @@
 """The doctor on this machine: the launcher of the wheel fits, another one does not."""
 
 import json
+import os
+import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.farm_driver import MPIFARM
 from tests.process.batch_fakes import find_client
 from tests.support import find_launcher
 
@@ -68,3 +72,54 @@ def test_the_batch_system_is_told_in_a_job_and_outside(
     assert (found["name"], found["verdict"]) == ("batch system", verdict)
     assert found["seen"].startswith(told)
     assert found["remedy"] or verdict == "good"
+
+
+ON_A_DISK = """
+mount -t tmpfs -o "size=200k,$1" small "$DISK" || exit 99
+[ ! "$2" ] || head -c 1000000 /dev/zero >"$DISK/filler"
+mount -o "remount,$3" "$DISK" || exit 99
+shift 3
+exec "$@"
+"""
+
+
+FULL = "a farm stops with status 75 when it is full: make room"
+
+
+@pytest.mark.parametrize(
+    ("options", "filler", "state", "line", "remedy"),
+    [
+        (
+            *("nr_inodes=100", "", "ro"),
+            r"bad   file system: tmpfs \(small\), ro,.*: Read-only file system",
+            "name a directory that you may write",
+        ),
+        (
+            *("nr_inodes=1", "", "rw"),
+            r"bad   file system: tmpfs \(small\), rw,.*: No space left on device",
+            FULL,
+        ),
+        (
+            *("nr_inodes=100", "full", "rw"),
+            r"bad   free space: 0.0 GiB, \d+ files; 1 MiB can't be written .*",
+            FULL,
+        ),
+    ],
+    ids=["read-only", "without inodes", "full"],
+)
+def test_a_disk_that_takes_nothing_is_told_by_what_it_is(
+    place, options, filler, state, line, remedy
+):
+    if os.getuid() != 0 or not shutil.which("unshare"):
+        pytest.skip("only root can mount a tmpfs")
+    disk = place.directory / "disk"
+    disk.mkdir()
+    place.environment["DISK"] = str(disk)
+    inside = ["unshare", "--mount", "sh", "-c", ON_A_DISK, "sh"]
+    words = [*inside, options, filler, state, *MPIFARM, "doctor", str(disk)]
+    child = place.start_command(words)
+    if (status := child.wait(60)) == 99:
+        pytest.skip(f"can't mount a tmpfs: {child.text()}")
+    assert re.search(f"^{line}\n      -> {remedy}", child.text(), re.MULTILINE)
+    assert status == 1
+    assert ".mpifarm-doctor" not in child.text()

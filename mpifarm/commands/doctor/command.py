@@ -15,6 +15,7 @@ from mpifarm.commands.doctor.findings import (
     find_bad,
     in_words,
 )
+from mpifarm.commands.selftest.place import add_place, check_place
 from mpifarm.commands.sink import write_all
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.errors import ExitStatus
@@ -55,21 +56,13 @@ def main(argv: Sequence[str], console: Console, environ: Mapping[str, str]) -> i
 def _parse(argv: Sequence[str]) -> Any:
     parser = SubcommandParser("doctor", _DESCRIPTION)
     parser.epilog = _EPILOG
-    parser.add_argument(
-        "directory",
-        metavar="DIRECTORY",
-        nargs="?",
-        default=".",
-        help="a directory on the file system of your workdirs (default: the current"
-        " one)",
-    )
-    parser.add_argument(
-        "--lock-area", metavar="DIR", help="the --lock-area that farms will have"
-    )
+    add_place(parser)
     parser.add_argument(
         "--json", action="store_true", help="print a JSON object in place of lines"
     )
-    return parser.parse_args(argv)
+    chosen = parser.parse_args(argv)
+    check_place(chosen)
+    return chosen
 
 
 def look(

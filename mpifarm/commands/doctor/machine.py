@@ -4,10 +4,12 @@ Rules of this file: what is on a disk is looked at in a child (`ask_child`), bec
 dead server keeps a process for ever.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib import metadata, util
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
@@ -16,10 +18,18 @@ from mpifarm import __version__
 from mpifarm.batch.job import find_job
 from mpifarm.commands.defaults import find_defaults
 from mpifarm.commands.doctor.asking import ask_child
-from mpifarm.commands.doctor.findings import Finding, bad, good, note, of_selftest
+from mpifarm.commands.doctor.findings import (
+    Finding,
+    Verdict,
+    bad,
+    good,
+    note,
+    of_selftest,
+)
 from mpifarm.commands.option_values import parse_workers
 from mpifarm.commands.selftest import node, storage
-from mpifarm.commands.selftest.findings import CheckResult, SelfTestFinding
+from mpifarm.commands.selftest.findings import run_check
+from mpifarm.errors import InputError
 from mpifarm.model.settings import Settings
 from mpifarm.system.cgroups import NoCgroupError, find_delegated
 
@@ -109,48 +119,79 @@ def look_at_options(environ: Mapping[str, str]) -> tuple[Options, Finding]:
 
 
 def look_at_disk(directory: str, lock_area: str | None) -> Iterator[Finding]:
-    """Yield what the file system of a directory is, its space, fsync and lock."""
-    found, fault = ask_child(lambda: _try_disk(directory, lock_area), FILE_SECONDS)
-    if found is None:
-        where = os.path.abspath(directory)
-        remedy = (
-            "name a directory that you may write, on the file system of your workdirs:"
-            " mpifarm doctor DIRECTORY"
-        )
-        if "no answer" in fault:
-            remedy = "the file system hangs: wait, or ask your site"
-        yield bad("file system", f"{where}: {fault}", remedy)
-        return
-    for result, seen, follows, name in found:
-        of_disk = SelfTestFinding(CheckResult(result), seen, follows)
-        yield of_selftest(of_disk, _NAMES.get(name, name))
+    """Yield what the file system of a directory is, its space, fsync and lock.
+
+    Without a file system that can be written, nothing more is looked at.
+    """
+    where = os.path.abspath(directory)
+    for name in storage.CHECKS:
+        found, fault = ask_child(partial(_try, name, where, lock_area), FILE_SECONDS)
+        if found is None:
+            remedy = _WAIT if "no answer" in fault else _ASK
+            yield bad(_NAMES.get(name, name), f"{where}: {fault}", remedy)
+            return
+        shown, verdict, seen, remedy = found
+        yield Finding(shown, Verdict(verdict), seen, remedy)
+        if verdict == Verdict.BAD and shown == storage.FILE_SYSTEM:
+            return
 
 
-_NAMES: Final = {"flock between two processes on this node": "lock"}
+_NAMES: Final = {storage.LOCK: "lock"}
+_WAIT: Final = (
+    "this file system hangs, or that of the lock area: wait, or ask your site"
+)
+_ASK: Final = "ask your site, or name a directory on another file system"
+_ANOTHER: Final = (
+    "name a directory that you may write, on the file system of your workdirs: mpifarm"
+    " doctor DIRECTORY"
+)
 
 
-def _try_disk(directory: str, lock_area: str | None) -> list[tuple[str, ...]]:
-    """Return the findings of the self-test; raises OSError and FarmError."""
+def _try(name: str, where: str, lock_area: str | None) -> tuple[str, ...]:
+    """Make one check of the self-test.  Return the fields of its finding."""
+    found = _check(name, where, lock_area)
+    remedy = _ASK if found.verdict is Verdict.BAD else ""  # of an error of the system
+    return found.name, found.verdict, found.seen, found.remedy or remedy
+
+
+def _check(name: str, where: str, lock_area: str | None) -> Finding:
     try:
-        with TemporaryDirectory(
-            prefix=".mpifarm-doctor-", dir=os.path.abspath(directory)
-        ) as made:
-            stage = storage.Stage(made, lock_area)
-            locks = stage.lock_files()
-            return [
-                (each.result.value, _seen(each, locks), each.follows, each.name)
-                for each in storage.check_alone(stage)
-            ]
+        made = TemporaryDirectory(prefix=".mpifarm-doctor-", dir=where)
+    except OSError as error:
+        return _refuse(where, error)
+    try:
+        with made as directory:
+            stage = storage.Stage(directory, lock_area)
+            if name == storage.LOCK:
+                return _check_lock(stage)
+            return of_selftest(run_check(name, storage.CHECKS[name], stage))
     finally:
         storage.remove_locks()
 
 
-def _seen(finding: SelfTestFinding, locks: tuple[str, ...]) -> str:
-    """Return what was seen; of the lock, with the place of its files."""
-    if finding.name not in _NAMES:
-        return finding.seen
+def _refuse(where: str, error: OSError) -> Finding:
+    """Return the finding of a place in which no directory can be made."""
+    name = storage.FILE_SYSTEM
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return bad(name, f"{where} is not a directory", _ANOTHER)
+    seen = storage.check_mount(storage.Stage(where)).seen
+    seen += f"; no file can be made in {where}: {error.strerror}"
+    remedy = storage.FULL_REMEDY if storage.is_full(error) else _ANOTHER
+    return bad(name, seen, remedy)
+
+
+def _check_lock(stage: storage.Stage) -> Finding:
+    """Return the finding of the lock, with the place of its files."""
+    name = _NAMES[storage.LOCK]
+    try:
+        locks = stage.lock_files()
+    except InputError as error:  # of the lock area
+        seen, _, remedy = str(error).rpartition(": ")
+        return bad(name, seen, remedy)
+    found = of_selftest(run_check(name, storage.check_lock, stage))
     places = [os.path.dirname(each) for each in locks[:-1]]
-    return f"flock in {' and '.join([*places, 'the workdir'])}; {finding.seen}"
+    where = " and ".join([*places, "the workdir"])
+    return replace(found, seen=f"flock in {where}; {found.seen}")
 
 
 # ---- CPUs ----------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from mpifarm.commands.selftest.findings import (
     run_check,
     untested,
 )
+from mpifarm.commands.selftest.place import add_place, check_place
 from mpifarm.errors import ExitStatus, FarmError, InputError
 from mpifarm.model.settings import Settings
 from mpifarm.model.wording import counted
@@ -96,14 +97,7 @@ def _parse(argv: Sequence[str]) -> Any:
     from mpifarm.commands.subcommand import SubcommandParser
 
     parser = SubcommandParser("selftest", _DESCRIPTION)
-    parser.add_argument(
-        "directory",
-        metavar="DIRECTORY",
-        nargs="?",
-        default=".",
-        help="a directory on the file system of your workdirs (default: the current"
-        " one)",
-    )
+    add_place(parser)
     parser.add_argument(
         "--mpi", action="store_true", help="test between the ranks of this launch, too"
     )
@@ -116,15 +110,13 @@ def _parse(argv: Sequence[str]) -> Any:
         " %(default)s)",
     )
     parser.add_argument(
-        "--lock-area", metavar="DIR", help="the --lock-area that farms will have"
-    )
-    parser.add_argument(
         "--kill-a-rank",
         action="store_true",
         help="at the end kill the last of three or more ranks, and see whether the"
         " others go on",
     )
     chosen = parser.parse_args(argv)
+    check_place(chosen)
     if not os.path.isdir(chosen.directory):
         raise InputError(
             f"{chosen.directory} is not a directory: name one on the file system where"

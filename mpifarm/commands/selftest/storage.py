@@ -5,15 +5,16 @@ Rules of this file: a check returns one finding, and lets OSError and FarmError 
 finding is what a farm would suffer, with the remedy.
 """
 
+import errno
 import os
 import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from statistics import median
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mpifarm.commands.selftest.findings import (
     SelfTestFinding,
@@ -23,7 +24,7 @@ from mpifarm.commands.selftest.findings import (
     run_check,
     untested,
 )
-from mpifarm.errors import FutileError
+from mpifarm.errors import FutileError, StorageError
 from mpifarm.system import files, processes
 from mpifarm.system.lock import WorkdirLock, lock_paths
 
@@ -38,6 +39,8 @@ LOCK_SECONDS = 5.0
 
 FREE_SECONDS = 5.0
 """Within which a lock has to be free after its holder was killed."""
+
+FULL_REMEDY = "a farm stops with status 75 when it is full: make room"
 
 LOCK_REMEDY = (
     "two farms on one workdir could run a task twice: give all of them --lock-area (or"
@@ -58,14 +61,6 @@ class Stage(NamedTuple):
     def lock_files(self) -> tuple[str, ...]:
         """Return the lock files of a farm on this host, whose variables name areas."""
         return lock_paths(self.directory, os.environ, self.lock_area)
-
-
-def check_alone(stage: Stage) -> Iterator[SelfTestFinding]:
-    """Yield the findings of one node."""
-    yield run_check("file system", check_mount, stage)
-    yield run_check("free space", check_room, stage)
-    yield run_check("fsync", check_fsync, stage)
-    yield run_check("flock between two processes on this node", check_lock, stage)
 
 
 # ---- the lock -----------------------------------------------------------------------
@@ -154,7 +149,12 @@ def check_fsync(stage: Stage) -> SelfTestFinding:
     seconds = []
     for number in range(SYNCS):
         begun = time.monotonic()
-        files.append(stage.path("synced"), b"%d\n" % number, sync=True)
+        try:
+            files.append(stage.path("synced"), b"%d\n" % number, sync=True)
+        except StorageError as error:
+            if is_full(error.__cause__):
+                return untested("the disk is full", FULL_REMEDY)
+            raise
         seconds.append(time.monotonic() - begun)
     middle = median(seconds)
     follows = (
@@ -170,15 +170,26 @@ def check_fsync(stage: Stage) -> SelfTestFinding:
 
 def check_room(stage: Stage) -> SelfTestFinding:
     """Return whether there is space for files, and a MiB can be written."""
-    files.write_staging_file(stage.path("room"), (b"\0" * (1 << 20),))
+    written, is_short = "1 MiB written", False
+    try:
+        files.write_staging_file(stage.path("room"), (b"\0" * (1 << 20),))
+    except StorageError as error:
+        if not is_full(error.__cause__):
+            raise
+        written, is_short = "1 MiB can't be written", True
     status = os.statvfs(stage.directory)
     free = status.f_bavail * status.f_frsize
     inodes = f", {status.f_favail} files" if status.f_files else ""
     seen = f"{free / (1 << 30):.1f} GiB{inodes}"
-    seen += "; 1 MiB written (quota -s, or lfs quota, tells your quota)"
-    if free < MIN_BYTES or (inodes and status.f_favail < MIN_FILES):
-        return broken(seen, "a farm stops with status 75 when it is full: make room")
+    seen += f"; {written} (quota -s, or lfs quota, tells your quota)"
+    if is_short or free < MIN_BYTES or (inodes and status.f_favail < MIN_FILES):
+        return broken(seen, FULL_REMEDY)
     return holds(seen)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether a call failed because disk or quota are used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 # ---- the mount ----------------------------------------------------------------------
@@ -239,3 +250,23 @@ def warn_of_mount(mount: Mount) -> str:
 def in_ms(seconds: float) -> str:
     """Return a time in words."""
     return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+# ---- all of them ---------------------------------------------------------------------
+
+FILE_SYSTEM: Final = "file system"
+LOCK: Final = "flock between two processes on this node"
+
+CHECKS: Final[Mapping[str, Callable[[Stage], SelfTestFinding]]] = {
+    FILE_SYSTEM: check_mount,
+    "free space": check_room,
+    "fsync": check_fsync,
+    LOCK: check_lock,
+}
+"""The checks of one node, by their names."""
+
+
+def check_alone(stage: Stage) -> Iterator[SelfTestFinding]:
+    """Yield the findings of one node."""
+    for name, check in CHECKS.items():
+        yield run_check(name, check, stage)

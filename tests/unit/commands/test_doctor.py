@@ -3,6 +3,7 @@
 Rules of this file: launchers and clients of batch systems are scripts on the PATH.
 """
 
+import errno
 import json
 import os
 import re
@@ -369,16 +370,86 @@ def test_the_disk_is_looked_at_as_by_the_self_test_and_left_as_it_was(tmp_path):
     assert [*area.iterdir()] == [*directory.iterdir()] == []
 
 
-def test_a_disk_that_hangs_or_may_not_be_written_is_bad(tmp_path, monkeypatch):
-    (finding,) = machine.look_at_disk(str(tmp_path / "none"), None)
-    assert finding.verdict is Verdict.BAD
-    assert "No such file" in finding.seen
-    assert "mpifarm doctor DIRECTORY" in finding.remedy
-    monkeypatch.setattr(machine, "FILE_SECONDS", 0.3)
+ANOTHER = (
+    "name a directory that you may write, on the file system of your workdirs: mpifarm"
+    " doctor DIRECTORY"
+)
+
+
+@pytest.mark.parametrize("name", ["none", "file", "file/below"])
+def test_a_place_that_is_not_a_directory_is_bad(tmp_path, name):
+    (tmp_path / "file").touch()
+    where = str(tmp_path / name)
+    assert [*machine.look_at_disk(where, None)] == [
+        bad("file system", f"{where} is not a directory", ANOTHER)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "why", "remedy"),
+    [
+        (errno.EROFS, "Read-only file system", ANOTHER),
+        (errno.EACCES, "Permission denied", ANOTHER),
+        (errno.ENOSPC, "No space left on device", storage.FULL_REMEDY),
+        (errno.EDQUOT, "Disk quota exceeded", storage.FULL_REMEDY),
+    ],
+)
+def test_a_place_that_can_not_be_written_is_bad_with_its_file_system(
+    tmp_path, monkeypatch, number, why, remedy
+):
+    def refuse(path: str, _mode: int = 0) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    mounted = storage.check_mount(storage.Stage(str(tmp_path))).seen
+    monkeypatch.setattr(os, "mkdir", refuse)
+    seen = f"{mounted}; no file can be made in {tmp_path}: {why}"
+    assert [*machine.look_at_disk(str(tmp_path), None)] == [
+        bad("file system", seen, remedy)
+    ]
+
+
+def test_a_disk_that_hangs_is_bad_behind_what_was_seen_before(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "append", lambda *_, **__: time.sleep(1000))
-    (finding,) = machine.look_at_disk(str(tmp_path), None)
+    # Only fsync is looked at so shortly: a busy machine may be slow before.
+    seconds = iter([20.0, 20.0, 0.3])
+
+    def ask(find: Any, _seconds: float) -> asking.Answer:
+        return asking.ask_child(find, next(seconds))
+
+    monkeypatch.setattr(machine, "ask_child", ask)
+    *before, finding = machine.look_at_disk(str(tmp_path), None)
+    assert [each.name for each in before] == ["file system", "free space"]
+    assert finding.name == "fsync"
     assert finding.seen == f"{tmp_path}: no answer in 0.3 s"
-    assert finding.remedy.startswith("the file system hangs")
+    assert finding.remedy.startswith("this file system hangs")
+
+
+def test_an_error_of_the_disk_has_a_remedy(tmp_path, monkeypatch):
+    def fail(path: str, *_: Any, **__: Any) -> None:
+        raise files.storage_error("write", path, OSError(5, "Input/output error"))
+
+    monkeypatch.setattr(files, "append", fail)
+    finding = [*machine.look_at_disk(str(tmp_path), None)][2]
+    assert (finding.name, finding.verdict) == ("fsync", Verdict.BAD)
+    assert finding.seen.endswith("/synced: Input/output error")
+    assert finding.remedy == "ask your site, or name a directory on another file system"
+
+
+@pytest.mark.parametrize(
+    ("name", "trouble"), [("none", "does not exist"), ("file", "is not a directory")]
+)
+def test_a_lock_area_that_can_not_be_used_is_told_of_the_lock_alone(
+    tmp_path, name, trouble
+):
+    (tmp_path / "file").touch()
+    area = tmp_path / name
+    *before, finding = machine.look_at_disk(str(tmp_path), str(area))
+    assert [each.name for each in before] == ["file system", "free space", "fsync"]
+    assert finding == bad(
+        "lock",
+        f"the lock area {area} (from --lock-area) {trouble}",
+        "name another one, the same for every farmer of this workdir",
+    )
 
 
 def test_a_lock_that_does_not_exclude_is_bad(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from mpifarm.batch import launcher
+from mpifarm.commands.doctor import command as doctor
 from mpifarm.commands.selftest import calls, command, node, ranks, sharing, storage
 from mpifarm.commands.selftest.calls import (
     CallError,
@@ -36,7 +37,7 @@ from mpifarm.commands.selftest.findings import (
     run_check,
     untested,
 )
-from mpifarm.errors import FutileError, InputError
+from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.model.settings import Settings
 from mpifarm.system import cpus, files, processes
 from mpifarm.system.signals import SignalInbox
@@ -322,16 +323,22 @@ def test_each_pair_has_files_of_its_own_and_each_check_its_name(stage, monkeypat
 
 
 def test_one_node_is_checked_for_files_locks_and_space(stage, monkeypatch):
-    for name in ("check_mount", "check_room", "check_fsync", "check_lock"):
-        finding = holds(name)
-        monkeypatch.setattr(storage, name, lambda _stage, finding=finding: finding)
-    found = {each.name: each.seen for each in storage.check_alone(stage)}
-    assert found == {
+    assert {name: check.__name__ for name, check in storage.CHECKS.items()} == {
         "file system": "check_mount",
         "free space": "check_room",
         "fsync": "check_fsync",
         "flock between two processes on this node": "check_lock",
     }
+    asked = []
+
+    def check(stage):
+        asked.append(stage)
+        return holds("seen")
+
+    monkeypatch.setattr(storage, "CHECKS", dict.fromkeys(["a", "b"], check))
+    found = [(each.name, each.seen) for each in storage.check_alone(stage)]
+    assert found == [("a", "seen"), ("b", "seen")]
+    assert asked == [stage, stage]
 
 
 @pytest.mark.parametrize(
@@ -393,6 +400,32 @@ def test_too_little_space_is_told(stage, monkeypatch, free, inodes, result):
     assert (f", {inodes} files;" in finding.seen) is (inodes is not None)
     assert "1 MiB written" in finding.seen
     assert os.stat(stage.path("room")).st_size == MIB
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_as_one_thing(stage, monkeypatch, number):
+    def refuse(path, *_, **__):
+        raise StorageError(f"can't write {path}: full") from OSError(number, "full")
+
+    monkeypatch.setattr(files, "write_staging_file", refuse)
+    monkeypatch.setattr(files, "append", refuse)
+    room, sync = storage.check_room(stage), storage.check_fsync(stage)
+    assert room.result is CheckResult.BROKEN
+    assert "; 1 MiB can't be written (quota -s" in room.seen
+    assert sync == untested("the disk is full", storage.FULL_REMEDY)
+    assert room.follows == storage.FULL_REMEDY
+
+
+def test_a_disk_that_fails_otherwise_is_told_in_its_words(stage, monkeypatch):
+    def fail(path, *_, **__):
+        raise StorageError(f"can't write {path}: Input/output error") from OSError(5)
+
+    monkeypatch.setattr(files, "write_staging_file", fail)
+    monkeypatch.setattr(files, "append", fail)
+    found = {each.name: each for each in storage.check_alone(stage)}
+    for name in ("free space", "fsync"):
+        assert found[name].result is CheckResult.BROKEN
+        assert "Input/output error" in found[name].seen
 
 
 def test_a_lock_that_others_hold_is_not_taken(stage, monkeypatch):
@@ -950,6 +983,16 @@ def test_the_words_of_a_command_line_are_read():
     assert command._parse([]).proc == Settings("", "").workers
     assert command._parse(["-n", "auto"]).proc == len(os.sched_getaffinity(0))
     assert command._parse(["-n", "1%"]).proc == 1
+
+
+@pytest.mark.parametrize("parse", [command._parse, doctor._parse])
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [([""], "DIRECTORY"), ([".", "--lock-area", ""], "DIR of --lock-area")],
+)
+def test_an_empty_word_is_no_place(parse, words, what):
+    with pytest.raises(InputError, match=f"the {what} is empty: is a variable not set"):
+        parse(words)
 
 
 @pytest.mark.parametrize("launched", [True, False])
