@@ -75,6 +75,7 @@ def _find_failures(
             attempt.started,
             attempt.seconds,
             attempt.peak_memory,
+            attempt.attempt,
         )
 
 

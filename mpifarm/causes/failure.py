@@ -18,7 +18,7 @@ class Failure(NamedTuple):
     `outcome` is that of ``attempts.tsv``, in words; `status` what a shell's ``$?``
     would be (128+n for signal n), 0 where nobody knows it; `signal` the number or 0;
     `tail` the last bytes of the task's log; `started` in seconds since the epoch;
-    `peak_memory` in bytes.
+    `peak_memory` in bytes; `attempt` counts from 1 in each farm, 0: not known.
     """
 
     taskid: int
@@ -31,6 +31,7 @@ class Failure(NamedTuple):
     started: float = 0.0
     seconds: float = 0.0
     peak_memory: int | None = None
+    attempt: int = 0
 
 
 class Example(NamedTuple):
@@ -58,3 +59,12 @@ class Group:
     example: Example
     is_of_the_line: bool = False
     """Whether the command itself may be wrong, as its line has it."""
+    attempts: str = ""
+    """Of how many attempts these were the last, in words; "" if each was the only."""
+    memory: str = ""
+    """The limit of memory that they have met, and the largest seen; "" for none."""
+
+    @property
+    def title(self) -> str:
+        """The cause with what is known of memory, in one line."""
+        return f"{self.cause} ({self.memory})" if self.memory else self.cause

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mpifarm.causes import known
+from mpifarm.causes.extent import Extent
 from mpifarm.causes.failure import Example, Failure, Group
 from mpifarm.causes.folding import (
     ALIKE,
@@ -84,6 +85,8 @@ class _Bin:
     """The first telling lines."""
     examples: dict[str, Failure] = field(default_factory=dict)
     """By host."""
+    extents: dict[str, Extent] = field(default_factory=dict)
+    """By host."""
 
     @property
     def count(self) -> int:
@@ -97,6 +100,7 @@ class _Bin:
             {host: tasks for host, tasks in self.tasks.items() if host in wanted},
             self.samples,
             {host: each for host, each in self.examples.items() if host in wanted},
+            {host: each for host, each in self.extents.items() if host in wanted},
         )
 
 
@@ -108,6 +112,7 @@ def _unite(bins: Sequence[_Bin]) -> _Bin:
     for each in bins:
         for host, tasks in each.tasks.items():
             united.tasks.setdefault(host, []).extend(tasks)
+            united.extents.setdefault(host, Extent()).unite(each.extents[host])
         left = max(2, _MAX_SAMPLES - len(united.samples))
         united.samples += each.samples[:left]
         united.examples = each.examples | united.examples
@@ -140,6 +145,7 @@ class CauseGrouper:
         """Add a failure."""
         head, entry, telling = self._classify(failure)
         found = self._find_bin(head, entry)
+        found.extents.setdefault(failure.host, Extent()).add(failure)
         of_host = found.tasks.get(failure.host)
         if of_host is None:
             found.tasks[failure.host] = [failure.taskid]
@@ -347,14 +353,20 @@ def _make_group(cause: _Cause) -> Group:
     # Those of some hosts were not kept, where there are very many.
     first = Failure(tasks[hosts[0]][0], "", 0, host=hosts[0])
     example = _choose_example([*cause.bin.examples.values(), first])
+    extent = Extent()
+    for each in cause.bin.extents.values():
+        extent.unite(each)
+    taskids = {taskid for ids in tasks.values() for taskid in ids}
     return Group(
         cause.words,
-        tuple(sorted({taskid for ids in tasks.values() for taskid in ids})),
+        tuple(sorted(taskids)),
         cause.bin.count,
         {host: len(tasks[host]) for host in hosts if host},
         cause.blamed,
         Example(example.taskid, example.host, last_lines(example.tail)),
         cause.is_of_the_line,
+        extent.describe_attempts(len(taskids)),
+        extent.describe_memory(),
     )
 
 

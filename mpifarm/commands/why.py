@@ -161,7 +161,7 @@ def _format(
     yield _count(view, groups)
     for number, group in enumerate(groups, 1):
         yield ""
-        yield printable(f"group {number}: {group.cause}")
+        yield printable(f"group {number}: {group.title}")
         for line in _describe(group, explanation.ran, memory.get(number)):
             yield f"  {printable(line)}"
         for line in group.example.lines:
@@ -230,7 +230,8 @@ def _describe(
     group: Group, ran: Mapping[str, int], use: MemoryUse | None
 ) -> Iterator[str]:
     """Yield the facts of a group, at last the head of its example's lines."""
-    yield f"{counted(len(group.tasks))}: {name_ids(group.tasks)}"
+    attempts = f", {group.attempts}" if group.attempts else ""
+    yield f"{counted(len(group.tasks))}: {name_ids(group.tasks)}{attempts}"
     if group.hosts:
         yield _name_hosts(group)
     if group.blamed:

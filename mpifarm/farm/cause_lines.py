@@ -51,11 +51,12 @@ def describe_causes(causes: GroupedFailures, failed: int, place: str) -> list[st
 
 
 def _describe(group: "Group", place: str) -> Iterator[str]:
-    yield f"failed: {counted(group.count)}: {group.cause}"
+    yield f"failed: {counted(group.count)}: {group.title}"
     example = group.example
     on = f" on {_cut(fold_hosts(group.hosts))}" if group.hosts else ""
     tasks = agree(len(group.tasks), "task", "tasks")
-    yield f"  {tasks} {name_ids(group.tasks)}{on}"
+    attempts = f", {group.attempts}" if group.attempts else ""
+    yield f"  {tasks} {name_ids(group.tasks)}{on}{attempts}"
     if example.lines:
         yield f"  task {example.taskid} ended with:"
     for line in example.lines[-MAX_LINES:]:

@@ -118,6 +118,7 @@ class Failures:
             result.started,
             result.seconds,
             result.peak_memory,
+            result.attempt,
         )
 
     def _word(self, rank: int, result: Result) -> str:

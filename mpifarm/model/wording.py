@@ -19,6 +19,13 @@ def agree(number: int, singular: str, plural: str) -> str:
     return singular if number == 1 else plural
 
 
+def size_in_words(size: int) -> str:
+    """Return a size in bytes in words, rounded up: 369 MB, 12.5 GB (of 1024 each)."""
+    if size < 10 * 2**30:
+        return f"{-(-size // 2**20)} MB"
+    return f"{size / 2**30:.1f} GB"
+
+
 def duration_in_words(seconds: float) -> str:
     """Return a duration of `seconds` in words: 4.2 s, 85 s, 3:07 min, 12:00:05 h."""
     if seconds < 10:

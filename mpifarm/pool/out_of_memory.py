@@ -8,6 +8,7 @@ import signal
 from contextlib import suppress
 
 from mpifarm.model.settings import TaskLimits
+from mpifarm.model.wording import size_in_words
 from mpifarm.output.task_log import TaskLog
 from mpifarm.pool.shared_state import BY_KERNEL
 from mpifarm.system import task_command
@@ -76,12 +77,10 @@ def excess_line(size: int, limit: int) -> str:
     """
     if size == BY_KERNEL:
         return kernel_line(limit)
-    # Rounded up: it is more than the limit.
-    megabytes = -(-size // 2**20)
-    about = f"{megabytes} MB" if size < 10 * 2**30 else f"{size / 2**30:.1f} GB"
     return (
-        f"it was ended, because memory ran out: its processes had {about} together, and"
-        f" the limit is {readable_size(limit)} (--task-memory)"
+        "it was ended, because memory ran out: its processes had"
+        f" {size_in_words(size)} together, and the limit is {readable_size(limit)}"
+        " (--task-memory)"
     )
 
 

@@ -54,7 +54,7 @@ def test_each_failed_task_is_grouped_by_its_attempt_and_its_last_words(
     explained = explain_failures(view)
     first, second, third = added
     assert first == Failure(
-        *(1, "failed", 3, 0, "n2", "cmd 1", b"x" * (TAIL + 1), 1e9, 2.5, 99)
+        *(1, "failed", 3, 0, "n2", "cmd 1", b"x" * (TAIL + 1), 1e9, 2.5, 99, 1)
     )
     assert second == Failure(2, "failed", 0, command="cmd 2", tail=b"")
     assert third == Failure(3, "failed", 0, command="cmd 3", tail=b"bad\n")

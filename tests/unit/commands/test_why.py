@@ -17,6 +17,7 @@ from mpifarm.audit import memory_use
 from mpifarm.commands import retry, why
 from mpifarm.errors import InputError
 from mpifarm.model.id_ranges import parse_ids
+from mpifarm.pool import out_of_memory
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.target import Target
 from mpifarm.system.console import Console
@@ -205,6 +206,18 @@ def test_a_host_that_fails_what_others_run_is_named(tmp_path, run, monkeypatch):
         " (Slurm: --exclude=n0)\n"
     ) in out
     assert groups_of(run)[0]["blamed"] == ["n0"]
+
+
+def test_attempts_and_a_limit_of_memory_are_said(tmp_path, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    ends = [Attempt(i, i + 2, 137, outcome="out of memory") for i in range(2)]
+    line = out_of_memory.excess_line(369 << 20, 200 << 20)
+    begin(tmp_path, 2, ends, {1: f"=== mpifarm: {line} ===\n".encode()})
+    told = run(why, "tasks.txt")[0].splitlines()
+    assert told[2:4] == [
+        "group 1: out of memory (limit 200 MB, largest seen 369 MB)",
+        "  2 tasks: 0-1, each the last of up to 3 attempts",
+    ]
 
 
 def test_the_memory_of_what_ran_beside_is_said(tmp_path, run, monkeypatch):

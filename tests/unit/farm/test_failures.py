@@ -15,6 +15,7 @@ from mpifarm.farm.cause_lines import (
 )
 from mpifarm.farm.failures import MAX_LINE, MAX_TOLD, MINUTE, Failures
 from mpifarm.model.task import Outcome, Result
+from mpifarm.pool import out_of_memory
 from tests.pages import take_block
 
 START = 1000.0
@@ -124,6 +125,20 @@ def test_failures_are_told_by_cause_with_the_line_that_retries_them(tmp_path):
     assert lines[-1].endswith("--ids 3-4")
 
 
+def test_the_attempts_and_the_memory_of_a_cause_are_told(tmp_path):
+    site = Site(tmp_path)
+    line = out_of_memory.excess_line(369 << 20, 200 << 20)
+    for taskid in range(2):
+        (site.logs / f"log_{taskid}").write_text(f"=== mpifarm: {line} ===\n")
+        result = Result(taskid, 2, Outcome.OUT_OF_MEMORY, -9, 4711, 1.7e9, 2.5, 9.0)
+        site.failures.note(3, result, START)
+    lines = describe_causes(site.failures.group({"n3": 2}), 2, "tasks.txt_workdir")
+    assert lines[:2] == [
+        "failed: 2 tasks: out of memory (limit 200 MB, largest seen 369 MB)",
+        "  tasks 0-1 on n3, each the last of 2 attempts",
+    ]
+
+
 def test_more_causes_than_are_shown_and_tasks_not_looked_at_are_counted(tmp_path):
     words = [f"{name}Error: bad" for name in ("A", "B", "C", "D", "E", "F", "G")]
     lines = describe_causes(group(*words, tmp_path=tmp_path), 100, "here")
@@ -205,7 +220,7 @@ def test_a_failure_is_grouped_with_its_status_as_the_shell_has_it(
     outcome_of(site, Outcome.CANCELLED, status, worker_index=None)
     first, second = added
     assert first == Failure(
-        *(17, "failed", shown, number, "n3", "./run 17", b"bad\n", 1.7e9, 2.5, 99)
+        *(17, "failed", shown, number, "n3", "./run 17", b"bad\n", 1.7e9, 2.5, 99, 1)
     )
     assert second.host == "", "no worker had it"
     assert len(second.tail) == TAIL + 1
