@@ -119,7 +119,7 @@ bench: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) $(PEERS_TRIED) ## beside the 
 bench-full: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) $(PEERS_TRIED) ## the amounts of the goals; writes docs/performance.md
 	rm -f build/bench-full.json
 	$(MPICH)/bin/python -m tests.bench.bench --full --out build/bench-full.json $(BENCH)
-	$(MPICH)/bin/python -m tests.bench.report build/bench-full.json
+	$(MPICH)/bin/python -m tests.bench.report build/bench-full.json --page docs/performance.md
 	$(MPICH)/bin/python -m tests.bench.ledger --page docs/performance.md
 
 setup: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## only set up the environments

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -129,7 +130,7 @@ class Yard:
         child, report = started.child, started.report
         if kill_after is not None:
             time.sleep(kill_after)
-            child.kill()
+            os.kill(child.pid, signal.SIGKILL)  # kill() of Popen might wait for it
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         return Run(

@@ -36,10 +36,12 @@ def main() -> None:
     print(LIMIT_HEAD if asked.limit else head, flush=True)
     for ranks in asked.ranks:
         if asked.granularity:
-            _show_granularity(ranks, asked.workers)
+            _show_granularity(ranks, asked.workers, asked.tasks or FEWEST_TASKS)
             continue
         if asked.limit:
-            _show_limit(ranks, asked.workers, asked.rounds)
+            tasks = asked.tasks or LIMIT_TASKS
+            rounds = int(asked.rounds * ranks * asked.workers)
+            _show_limit(ranks, asked.workers, max(tasks, rounds))
             continue
         for mean in asked.seconds:
             for kind in asked.kinds:
@@ -63,6 +65,9 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--until", type=float, default=float("inf"), help="simulate so many seconds"
+    )
+    parser.add_argument(
+        "--tasks", type=int, help="the fewest of --limit and --granularity"
     )
     parser.add_argument("--limit", action="store_true", help="rank 0's limit")
     parser.add_argument("--tail", action="store_true", help="ends of lists, 4 ranks")
@@ -116,10 +121,9 @@ LIMIT_TASKS = 400_000
 """At least so many are needed to see it."""
 
 
-def _show_limit(ranks: int, workers: int, rounds: float) -> None:
+def _show_limit(ranks: int, workers: int, count: int) -> None:
     """Find rank 0's rate, with tasks that are far too short for it."""
     everyone = ranks * workers
-    count = max(LIMIT_TASKS, int(everyone * rounds))
     seconds = create_seconds("lognormal", everyone / 100_000)
     farm = BigFarm(count, ranks, workers, seconds, slot=0.25)
     while farm.ledger.results < 0.8 * count:
@@ -148,18 +152,19 @@ TASKS_EACH = 12
 """Tasks for each worker, at the least: the first and the last of them don't count."""
 
 
-def _show_granularity(ranks: int, workers: int) -> None:
+def _show_granularity(ranks: int, workers: int, tasks: int) -> None:
     everyone = ranks * workers
-    longest = max(0.512, 2e-3 * everyone)
-    shares = find_shares(lambda seconds: _find_share(ranks, workers, seconds), longest)
+    count, longest = max(tasks, TASKS_EACH * everyone), max(0.512, 2e-3 * everyone)
+    shares = find_shares(
+        lambda seconds: _find_share(ranks, workers, count, seconds), longest
+    )
     found = [f"{1e3 * find_metg(shares, least):.3g} ms" for least in SHARES]
     print(f"| {ranks} | {everyone} | {' | '.join(found)} |", flush=True)
 
 
-def _find_share(ranks: int, workers: int, seconds: float) -> float:
+def _find_share(ranks: int, workers: int, count: int, seconds: float) -> float:
     """Return time in tasks / worker time, in the middle third of the run."""
     everyone = ranks * workers
-    count = max(FEWEST_TASKS, TASKS_EACH * everyone)
     slot = max(0.01, seconds / 10)
     farm = BigFarm(count, ranks, workers, lambda _: seconds, slot=slot)
     farm.run()

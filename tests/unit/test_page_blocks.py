@@ -26,7 +26,6 @@ NOT_TAKEN = {
 """How the blocks begin that no test takes, by their page, and why none does."""
 
 TO_DO = {
-    "CONTRIBUTING.md",
     "attempts.md",
     "batch-systems.md",
     "coming-from-parallel.md",
@@ -38,12 +37,9 @@ TO_DO = {
     "hooks.md",
     "large-jobs.md",
     "logs.md",
-    "performance.md",
     "runners.md",
-    "scale.md",
     "site-staff.md",
     "submit.md",
-    "time-left.md",
     "timeline.md",
     "when-ranks-fail.md",
     "when-tasks-fail.md",
