@@ -23,6 +23,7 @@ from mpifarm.farm.summary import (
     status_in_words,
 )
 from mpifarm.model.task import LEFT_RUNNING, Lease, Outcome
+from tests.pages import take_block
 from tests.unit.virtual_rank import result_of
 
 
@@ -531,6 +532,15 @@ def test_what_failed_in_other_farms_is_one_line(own, others, count, line):
     assert lines[-1] == f"failed: {line}, see mpifarm why list.txt_workdir"
     shown = summary(failed=failed, counts=shown.counts, keeps_own_state=True)
     assert f"failed: {line}" in shown.lines()
+
+
+def test_the_page_shows_what_failed_in_other_farms():
+    (line,) = take_block("screen.md", "mpifarm: failed: 9 tasks").lines
+    others = (10, 11, 12, 13, 15, 16, 17, 20, 27)
+    failed = [FailedTask(each, "elsewhere", "", False) for each in others]
+    counts = ListCounts(40, 31, 9, 0, 0)
+    shown = summary(failed=failed, counts=counts, place="tasks.txt_workdir")
+    assert line.removeprefix("mpifarm: ") in shown.lines()
 
 
 @pytest.mark.parametrize(("looked_at", "by_cause"), [(3, False), (4, True)])
