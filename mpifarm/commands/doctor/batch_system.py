@@ -113,6 +113,7 @@ def _look_at_job(system: str, job: str, environ: Mapping[str, str]) -> Finding:
     finally:
         end.close()
     news = " ".join(end.take_news()) or f"no answer in {JOB_SECONDS:g} s"
+    news = news.replace(f"{title} job {job} ", "it ")
     if end.is_unknown:
         seen = f"{title} job {job}; {news.partition(': give ')[0]}"
         remedy = "give --deadline TIME, or the end of the job cuts the farm off"

@@ -59,10 +59,9 @@ def look_at_versions() -> Finding:
     old = [
         f"'{name}>={'.'.join(map(str, least))}'"
         for name, least in LEAST_VERSIONS.items()
-        if found[name] and parse_version(found[name]) < least
+        if () < parse_version(found[name]) < least
+        or (name == "filelock" and not found[name])
     ]
-    if not found["filelock"]:
-        old.append("filelock")
     if old:
         return bad("versions", seen, f"pip install {' '.join(old)}")
     if util.find_spec("_sqlite3") is None:
@@ -74,8 +73,11 @@ def look_at_versions() -> Finding:
 def _find_version(name: str) -> str:
     try:
         return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
+    except metadata.PackageNotFoundError:  # copied without what pip notes
+        return _UNKNOWN if util.find_spec(name) else ""
+
+
+_UNKNOWN: Final = "of an unknown version"
 
 
 def parse_version(text: str) -> tuple[int, ...]:

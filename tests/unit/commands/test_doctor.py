@@ -140,8 +140,54 @@ def test_ranks_that_see_each_other_are_good(here):
     finding = mpi.try_launcher(here.has_mpirun(HYDRA, 2, 2), MPICH)
     path = f"{here.programs}/mpirun"
     seen = "MPICH 5.0.2, two ranks of MPICH see each other"
-    line = f"{path} -n 4 python -m mpifarm tasks.txt"
+    line = f"{path} -n 4 {sys.executable} -m mpifarm tasks.txt"
     assert finding == good(path, seen, line)
+
+
+def test_python_is_named_as_the_user_has_to_type_it(here, tmp_path, monkeypatch):
+    real = os.path.realpath(sys.executable)
+    for name in ("own", "other"):
+        programs = tmp_path / name / "bin"
+        programs.mkdir(parents=True)
+        (programs / "python").symlink_to(real)
+        (programs / "python3").symlink_to(real)
+    own = tmp_path / "own" / "bin"
+    monkeypatch.setattr(sys, "executable", f"{own}/python3")
+    monkeypatch.setenv("PATH", f"{own}:/usr/bin:/bin")
+    remedy = mpi.try_launcher(here.has_mpirun(HYDRA, 2, 2), MPICH).remedy
+    assert remedy.endswith("mpirun -n 4 python -m mpifarm tasks.txt")
+    # Another environment comes first: its python has no mpifarm, or another one.
+    monkeypatch.setenv("PATH", f"{tmp_path}/other/bin:{own}:/usr/bin:/bin")
+    remedy = mpi.try_launcher(here.has_mpirun(HYDRA, 2, 2), MPICH).remedy
+    assert remedy.endswith(f"mpirun -n 4 {own}/python3 -m mpifarm tasks.txt")
+    here.has("srun", "echo pmi2")
+    monkeypatch.setenv("PATH", f"{here.programs}:/usr/bin:/bin")
+    finding = mpi.look_at_srun(MPICH, here.environ)
+    line = f"srun --mpi=pmi2 -N 2 {own}/python3 -m mpifarm tasks.txt"
+    assert finding.remedy == line
+
+
+@pytest.mark.parametrize(
+    ("has_own", "has_srun", "remedy"),
+    [
+        (False, False, "the launcher of /farm/lib/libmpi.so.12"),
+        (False, True, "the launcher of /farm/lib/libmpi.so.12, or by srun --mpi=pmi2"),
+        (True, False, "{own}, which is of the environment of this Python"),
+    ],
+)
+def test_a_wrong_launch_is_told_with_the_launchers_that_are_here(
+    here, tmp_path, has_own, has_srun, remedy
+):
+    own = tmp_path / "venv" / "bin" / "mpiexec"
+    if has_own:
+        own.parent.mkdir(parents=True)
+        own.touch(0o755)
+    if has_srun:
+        here.has("srun")
+    environ = {**here.environ, "OMPI_COMM_WORLD_SIZE": "2"}
+    finding = mpi.look_at_launch(MPICH, environ)
+    assert finding.verdict is Verdict.BAD
+    assert finding.remedy == f"start farms by {remedy.format(own=own)}"
 
 
 @pytest.mark.parametrize(
@@ -241,7 +287,12 @@ def test_each_launcher_is_tried_once_by_its_first_name(here, tmp_path):
         (["echo none; echo pmix"], MPICH, "bad", "--mpi=none, pmix, and MPICH needs"),
         (["echo none"], Library("Other MPI", "", ""), "note", "--mpi=none for Other"),
         (["echo none"], None, "note", "it offers --mpi=none"),
-        (["echo srun: error: no config"], MPICH, "note", "says nothing: srun: error"),
+        (
+            ["echo srun: error: no config"],
+            MPICH,
+            "note",
+            "=list offers nothing: srun: er",
+        ),
     ],
 )
 def test_srun_has_to_offer_the_pmi_of_the_library(here, lines, library, verdict, told):
@@ -324,10 +375,22 @@ def test_versions_that_are_too_old_are_told_with_what_to_install(monkeypatch):
     finding = machine.look_at_versions()
     assert finding.verdict is Verdict.BAD
     assert finding.remedy == "pip install 'mpi4py>=4.1' 'filelock>=3.30'"
+    found |= {"mpi4py": "of an unknown version", "filelock": ""}
+    finding = machine.look_at_versions()
+    assert "mpi4py of an unknown version, filelock missing" in finding.seen
+    assert finding.remedy == "pip install 'filelock>=3.30'"
     found |= {"mpi4py": "", "filelock": "4.0"}
     assert "mpi4py missing" in machine.look_at_versions().seen
     monkeypatch.setattr(util, "find_spec", lambda name: None)
     assert "has no SQLite" in machine.look_at_versions().seen
+
+
+def test_a_library_without_what_pip_notes_is_not_missing(tmp_path, monkeypatch):
+    (tmp_path / "copied.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert machine._find_version("copied") == "of an unknown version"
+    assert machine._find_version("not_there") == ""
+    assert machine.parse_version("of an unknown version") == ()
 
 
 def test_the_versions_that_are_wanted_are_those_of_the_project():

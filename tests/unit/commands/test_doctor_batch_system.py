@@ -218,7 +218,7 @@ def test_a_client_that_does_not_tell_the_end_of_the_job_is_bad(
         here.has(name, text)
     else:
         monkeypatch.setitem(os.environ, "PATH", str(here.programs))
-    seen = f"{job}; can't find out when {job} ends ({name}: {why})"
+    seen = f"{job}; can't find out when it ends ({name}: {why})"
     if not why:
         seen = f"{job}; no answer in 0.3 s"
     assert here.look(**variables) == bad("batch system", seen, DEADLINE)
@@ -235,14 +235,14 @@ def test_a_client_that_does_not_tell_the_end_of_the_job_is_bad(
 )
 def test_a_batch_system_that_is_not_asked_is_bad_with_the_reason(here, variables, job):
     why = "mpifarm does not ask this batch system"
-    seen = f"{job}; can't find out when {job} ends ({why})"
+    seen = f"{job}; can't find out when it ends ({why})"
     assert here.look(**variables) == bad("batch system", seen, DEADLINE)
 
 
 def test_a_job_without_a_limit_is_good(here):
     here.has("squeue", "echo '17|UNLIMITED|N/A'")
     finding = here.look(SLURM_JOB_ID="17")
-    seen = "Slurm job 17; Slurm job 17 has no time limit"
+    seen = "Slurm job 17; it has no time limit"
     assert finding == good("batch system", seen)
 
 
