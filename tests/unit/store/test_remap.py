@@ -280,7 +280,7 @@ def refused(site: Site, match: str, *, remap: bool = True) -> None:
 def test_without_remap_an_edit_is_refused_and_the_option_is_named(site):
     begin(site)
     site.tasks.insert(0, "new")
-    refused(site, r"edited .*\(--remap\)", remap=False)
+    refused(site, r"edited .*add --remap", remap=False)
 
 
 def test_a_farm_at_work_is_named(site):
