@@ -19,6 +19,7 @@ import pytest
 from mpifarm.plugins.registry import SearchPath, find_runner
 from mpifarm.templates import NUMBER, REPLACEMENTS, parse_template
 from tests.farm_driver import FarmDriver
+from tests.pages import read_page, take_block
 from tests.support import ROOT, Child, snapshot, wait_until
 from tests.workdir_files import parse_ids
 
@@ -525,24 +526,13 @@ def test_options_are_those_that_pytaskfarmer_reads(plain_farmer, tmp_path):
 
 # ---- the page about handlers ---------------------------------------------------------
 
-PAGE = ROOT / "docs" / "handlers.md"
+PAGE = read_page("handlers.md")
 
 
 def page_tables() -> list[list[str]]:
     """The cells of all rows of tables, without their code marks."""
-    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    rows = [line for line in PAGE.splitlines() if line.startswith("|")]
     return [[cell.strip().strip("`") for cell in row.split("|")[1:-1]] for row in rows]
-
-
-def page_blocks() -> list[str]:
-    """The indented blocks, without the indentation."""
-    blocks: list[list[str]] = [[]]
-    for line in PAGE.read_text().splitlines():
-        if line.startswith("    ") or (not line and blocks[-1]):
-            blocks[-1].append(line[4:])
-        elif blocks[-1]:
-            blocks.append([])
-    return ["\n".join(block).rstrip() for block in blocks]
 
 
 def test_the_pages_table_of_replacement_strings_is_right():
@@ -558,14 +548,15 @@ def test_the_pages_table_of_replacement_strings_is_right():
 
 
 def test_the_pages_examples_are_those_of_the_files():
-    [section] = [b for b in page_blocks() if "Reco_tf.py" in b]
+    section = take_block("handlers.md", "[digi]").text()
     assert section in (EXAMPLES / "transform.ini").read_text()
-    [section] = [b for b in page_blocks() if b.startswith("[seeds]")]
+    section = take_block("handlers.md", "[seeds]").text()
     assert section in (EXAMPLES / "seeds_handler.ini").read_text()
-    [code] = [b for b in page_blocks() if "class SeedsTaskList" in b]
-    example = (EXAMPLES / "seeds_handler.py").read_text()
-    assert code_of(code) == code_of(example)
-    [code] = [b for b in page_blocks() if "class PlotsTaskList" in b]
+    code = take_block(
+        "handlers.md", "from mpifarm.tasklists import ListTaskList"
+    ).text()
+    assert code_of(code) == code_of((EXAMPLES / "seeds_handler.py").read_text())
+    code = take_block("handlers.md", "from mpifarm.tasklists import Constraints").text()
     assert code_of(code) == code_of((EXAMPLES / "plots_handler.py").read_text())
 
 
@@ -581,10 +572,7 @@ def code_of(source: str) -> str:
 
 
 def test_the_pages_templates_are_right_for_any_name(create_farm):
-    commands = [line for block in page_blocks() for line in block.splitlines()]
-    commands = [line for line in commands if line.startswith("command = ")]
-    commands = [line for line in commands if "convert" not in line and "&&" not in line]
-    assert len(commands) == 4
+    commands = take_block("handlers.md", "command = cat {}").lines
     names = [*ODD_NAMES[:-1], "100%"]
     place = create_farm(names)
     (place.directory / "out").mkdir()

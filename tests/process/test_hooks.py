@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import textwrap
 from dataclasses import fields
 from typing import get_args
 
@@ -15,25 +14,15 @@ import pytest
 
 from mpifarm.model import events
 from tests.farm_driver import Part, assert_ends
-from tests.support import ROOT, wait_until
+from tests.pages import read_page, take_block
+from tests.support import wait_until
 
-PAGE = (ROOT / "docs" / "hooks.md").read_text()
+PAGE = read_page("hooks.md")
 LONG = "touch started.$PROC_NUMBER; exec sleep 1000"
 
 
 def read_events(place, name="events.jsonl"):
     return [json.loads(line) for line in place.notes(name)]
-
-
-def example(first_line):
-    """A block of code of the page, which begins so."""
-    blocks = re.findall(r"(?:^    .*\n|^\n)+", PAGE, re.MULTILINE)
-    (found,) = (
-        text
-        for each in blocks
-        if (text := textwrap.dedent(each).strip("\n")).startswith(first_line)
-    )
-    return found + "\n"
 
 
 def test_the_page_lists_each_event_with_its_keys():
@@ -122,7 +111,11 @@ def test_hooks_that_sleep_die_and_flood_cost_their_own_output_alone(create_place
 def test_a_site_switches_hooks_on_and_users_see_it(create_place):
     place = create_place(["true"])
     place.directory.chmod(0o755)
-    text = example("[hooks]").replace("/var/log/mpifarm", str(place.directory))
+    text = (
+        take_block("hooks.md", "[hooks]")
+        .text()
+        .replace("/var/log/mpifarm", str(place.directory))
+    )
     text = re.sub(r"(?m)^(path|metrics|\[accounting\]|Hook|server).*\n", "", text)
     site = place.directory / "site.ini"
     site.write_text(text)
@@ -141,8 +134,10 @@ def test_a_site_switches_hooks_on_and_users_see_it(create_place):
 
 def test_the_hook_of_the_page_counts_the_outcomes(create_place):
     place = create_place(["true", "false", "true"])
-    (place.directory / "my_hooks.py").write_text(example("from mpifarm.hooks"))
-    (place.directory / "hooks.ini").write_text(example("[count]"))
+    code = take_block("hooks.md", "from mpifarm")
+    section = take_block("hooks.md", "[count]")
+    (place.directory / "my_hooks.py").write_text(code.text())
+    (place.directory / "hooks.ini").write_text(section.text())
     place.finish("--config", "hooks.ini", "--hook", "count", status=1)
     (line,) = place.notes("outcomes.txt")
     assert line == "task_failed: 1, task_finished: 2"

@@ -19,6 +19,7 @@ from mpifarm.pool import out_of_memory as memory
 from mpifarm.pool.time_limit import LATE, SECOND
 from mpifarm.runners import BasicRunner
 from mpifarm.system import cgroups, process_memory, processes
+from tests.pages import take_block
 from tests.support import is_running
 
 TERM, KILL = -signal.SIGTERM, -signal.SIGKILL
@@ -60,7 +61,8 @@ def told(driver, taskid=0):
     return [line for line in lines if line.startswith("=== mpifarm: ")]
 
 
-LIMIT_LINE = "=== mpifarm: ended after 0.3 s, the limit of --task-timeout ==="
+(LIMIT_LINE,) = take_block("when-tasks-fail.md", "=== mpifarm: ended after").lines
+LIMIT_LINE = LIMIT_LINE.replace("3600", "0.3")
 
 
 # ---- time: commands -----------------------------------------------------------------
@@ -378,10 +380,9 @@ EATS_SLOWLY = (
     f'{PYTHON} -c \'import os\nl = []\ntry:\n while 1: l.append(b"x" * 999999)\n'
     "except MemoryError:\n del l; os._exit(4)'"
 )
-LINE_200 = (
-    "=== mpifarm: it failed, and memory ran out: the limit is 200 MB for each process"
-    " (--task-memory) ==="
-)
+(LINE_200,) = take_block("when-tasks-fail.md", "=== mpifarm: it failed").lines
+LINE_200 = LINE_200.replace("4 GB", "200 MB")
+(TOGETHER,) = take_block("when-tasks-fail.md", "=== mpifarm: it was ended, b").lines
 
 
 @pytest.mark.parametrize(
@@ -508,10 +509,7 @@ def holds(megabytes, then="time.sleep(1000)"):
 
 def together_line(log, limit="200 MB"):
     """Whether mpifarm's only line is that of a task whose processes had too much."""
-    text = (
-        r"=== mpifarm: it was ended, because memory ran out: its processes had \d+ MB"
-        rf" together, and the limit is {limit} \(--task-memory\) ==="
-    )
+    text = re.escape(TOGETHER.replace("4 GB", limit)).replace("4310", r"\d+")
     (line,) = log
     return re.fullmatch(text, line) is not None
 
@@ -702,10 +700,8 @@ def bounded_pool(delegated, start_pool):
     return start_pool(2, limits=TaskLimits(memory=200 * MB))
 
 
-KERNEL_LINE = (
-    "=== mpifarm: it was ended by the kernel, because memory ran out: the limit is"
-    " 200 MB for all its processes together (--task-memory) ==="
-)
+(KERNEL_LINE,) = take_block("when-tasks-fail.md", "=== mpifarm: it was ended by").lines
+KERNEL_LINE = KERNEL_LINE.replace("4 GB", "200 MB")
 
 
 def test_the_kernel_ends_a_task_whose_processes_have_too_much(bounded_pool, delegated):
@@ -753,10 +749,7 @@ def test_what_a_task_leaves_keeps_its_cgroup_and_the_next_has_its_own(
 
 # ---- the kernel's own killer --------------------------------------------------------
 
-OOM_LINE = (
-    "=== mpifarm: it was killed by the kernel, because the memory of the job ran out"
-    " ==="
-)
+(OOM_LINE,) = take_block("when-tasks-fail.md", "=== mpifarm: it was killed").lines
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@
 import errno
 import os
 import shlex
-import textwrap
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from mpifarm.model.settings import RunnerDefinition
 from mpifarm.runners import ARGUMENT_LIMIT, check_runner, create_runner
 from mpifarm.system import task_command
 from mpifarm.system.gpus import Gpus
-from tests.support import ROOT
+from tests.pages import take_block
 
 ALL = [ShifterRunner, ApptainerRunner, PodmanRunner]
 
@@ -456,21 +455,29 @@ def test_a_wrong_option_is_told(
 # ---- the documents -------------------------------------------------------------------
 
 
+SHOWN = {
+    "reco22": [
+        take_block("runners.md", "[reco22]"),
+        take_block("runners.md", "shifter"),
+    ],
+    "hepsim": [take_block("runners.md", "[hepsim]")],
+    "builds": [take_block("runners.md", "[builds]")],
+}
+"""Sections of the page on runners, and the command lines that are started."""
+
+
 def section_and_command_line(name: str) -> tuple[dict[str, str], list[str]]:
-    """A section of the page on runners, and the next command line on it, as words."""
-    page = (ROOT / "docs" / "runners.md").read_text()
-    lines = page[page.index(f"    [{name}]") :].split("\n")
-    end = next(number for number, line in enumerate(lines) if line.strip() == "")
+    """A section of the page, and its command line, as words."""
+    lines = [line for block in SHOWN[name] for line in block.lines]
+    begin = next(n for n, line in enumerate(lines) if line.endswith("\\"))
     parser = ConfigParser()
     parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read_string(textwrap.dedent("\n".join(lines[:end])))
-    begin = next(n for n in range(end, len(lines)) if lines[n].endswith("\\"))
-    end = next(n for n in range(begin, len(lines)) if not lines[n].endswith("\\"))
-    words = shlex.split("\n".join(lines[begin : end + 1]).replace("\\\n", " "))
+    parser.read_string("\n".join(lines[:begin]))
+    words = shlex.split("\n".join(lines[begin:]).replace("\\\n", " "))
     return dict(parser[name]), words
 
 
-@pytest.mark.parametrize("name", ["reco22", "hepsim", "builds"])
+@pytest.mark.parametrize("name", SHOWN)
 def test_the_page_on_runners_shows_the_command_lines_that_are_started(
     runtime: Runtime, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,22 +27,10 @@ NOT_TAKEN = {
 
 TO_DO = {
     "attempts.md",
-    "batch-systems.md",
-    "coming-from-parallel.md",
     "cpus-and-gpus.md",
-    "defaults.md",
     "doctor.md",
-    "file-systems.md",
-    "handlers.md",
-    "hooks.md",
     "large-jobs.md",
-    "logs.md",
-    "runners.md",
     "site-staff.md",
-    "submit.md",
-    "timeline.md",
-    "when-ranks-fail.md",
-    "when-tasks-fail.md",
 }
 """The pages of which some blocks have neither yet."""
 

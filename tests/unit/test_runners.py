@@ -1,6 +1,7 @@
 """The options of runners, and runners made of definitions; nothing is started."""
 
 import errno
+import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from mpifarm.runners import (
     create_runner,
 )
 from mpifarm.system import task_command
+from tests.pages import take_block
 
 HERE = __name__
 BASIC = "mpifarm.runners.BasicRunner"
@@ -520,3 +522,16 @@ def test_where_no_file_in_memory_can_be_made_there_is_none(monkeypatch):
     assert runners._create_memory_file() is None
     monkeypatch.delattr(os, "memfd_create")
     assert runners._create_memory_file() is None
+
+
+def test_the_class_of_the_page_has_the_methods_of_a_runner():
+    names = dict[str, Any]()
+    exec(take_block("runners.md", "class MyRunner").text(), names)
+    mine = names["MyRunner"]
+    for name in ("run", "terminate"):
+        shown, wanted = (
+            [*inspect.signature(getattr(each, name)).parameters]
+            for each in (mine, Runner)
+        )
+        assert shown == wanted
+    assert mine("2.5").seconds == 2.5

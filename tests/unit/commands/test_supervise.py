@@ -49,6 +49,7 @@ from mpifarm.commands.supervise import (
 )
 from mpifarm.errors import InputError
 from mpifarm.farm.again import SUPERVISOR_VARIABLE
+from tests.pages import take_block
 
 KILLED = [9, 14, 137, 143, 255]
 """What launchers end with when a rank of theirs was killed."""
@@ -488,11 +489,9 @@ def test_nothing_is_said_where_the_farm_has_said_it_all():
 
 
 def test_a_death_is_told_with_what_follows_from_it():
-    line = describe_run(RestartDecision.BROKEN, run(137, recorded=312), 0.0, ["n17"])
-    assert line == (
-        "the launcher ended with status 137, 312 tasks were recorded in this run; "
-        "starting it again at once, without n17"
-    )
+    line = describe_run(RestartDecision.BROKEN, run(137, recorded=312), 0.0, ["node17"])
+    shown = " ".join(take_block("when-ranks-fail.md", "mpifarm supervise: the").lines)
+    assert f"mpifarm supervise: {line}" == shown
 
 
 def test_two_statuses_that_differ_are_both_told():

@@ -15,6 +15,7 @@ from mpifarm.coordinator.quarantine import (
 from mpifarm.model.messages import Join, RankUnusable, Stopped
 from mpifarm.model.settings import Policy
 from mpifarm.model.task import Outcome
+from tests.pages import take_block
 from tests.unit.coordinator.test_coordinator import Hand
 from tests.unit.coordinator.test_losses import adopting
 from tests.unit.fakes import sure_report
@@ -61,11 +62,8 @@ def test_a_rank_that_fails_everything_is_put_out_of_use_and_its_tasks_go_first()
     hand = blamed()
     assert hand.coordinator.ranks[1].state is RankState.OUT_OF_USE
     (told,) = hand.told
-    assert told == (
-        "rank 1 on node is put out of use: 2 tasks in a row failed there within 0.1 s, "
-        "while tasks succeeded on other ranks; its 2 tasks run again elsewhere; a task "
-        "is tried there in 10 s"
-    )
+    shown = " ".join(take_block("when-tasks-fail.md", "rank 2 on n3").lines)
+    assert told == shown.replace("rank 2 on n3", "rank 1 on node").replace("14", "2")
     assert [each.result.taskid for each in hand.noted] == [2, 1]
     assert [(each.taskid, each.attempt) for each in hand.leases(0)[2:]] == [(1, 2)]
     assert [each.taskid for each in hand.coordinator.table.queue] == [2]

@@ -25,6 +25,7 @@ from mpifarm.farm.first_words import (
 from mpifarm.model.settings import RunnerDefinition, Settings, TaskLimits
 from mpifarm.system import cgroups
 from mpifarm.tasklists import ListTaskList
+from tests.pages import take_block
 from tests.unit.fakes import Commands, define_farm
 
 
@@ -155,15 +156,15 @@ def test_it_is_told_what_bounds_the_memory_of_a_task(monkeypatch):
         " together are looked at each second"
     )
 
+    (shown,) = take_block("when-tasks-fail.md", "2026-11-30").lines
+    *_, words = shown.partition(" mpifarm: ")
+    *_, why = words.rpartition("can be made: ")
+
     def refuse():
-        raise cgroups.NoCgroupError("the cgroup /c was not delegated")
+        raise cgroups.NoCgroupError(why)
 
     monkeypatch.setattr(cgroups, "find_delegated", refuse)
-    assert describe_memory(settings) == (
-        "--task-memory 4 GB: the kernel bounds each process of a task, and all together"
-        " are looked at each second, because no cgroup can be made: the cgroup /c was"
-        " not delegated"
-    )
+    assert describe_memory(settings) == words
 
 
 def test_the_limit_counts_from_what_failed_before():

@@ -2,11 +2,13 @@
 
 import errno
 import os
+import re
 
 import pytest
 
 from mpifarm.output import task_log
 from mpifarm.output.task_log import TaskLog, append_own_line, blames_one_task
+from tests.pages import take_block
 
 
 @pytest.fixture
@@ -72,6 +74,17 @@ def test_a_line_in_a_log_that_is_not_there_is_not_written(path):
     assert not append_own_line(str(path), "a line")
     assert not path.exists()
     assert append_own_line(str(path), "a line", os.O_CREAT)
+
+
+def test_the_line_before_another_attempt_is_that_of_the_page(path, monkeypatch):
+    monkeypatch.setenv("MPIFARM_FARM", "d08798af")
+    path.write_text("first\n")
+    TaskLog(str(path), 2).end()
+    (shown,) = take_block("logs.md", "=== mpifarm: started again").lines
+    written = path.read_text()
+    (when,), (now,) = map(re.compile(r"\d+-\d+-\d+ [\d:]+").findall, (shown, written))
+    here = shown.replace(when, now).replace("n17", os.uname().nodename)
+    assert written == f"first\n{here}\n"
 
 
 @pytest.mark.parametrize(
