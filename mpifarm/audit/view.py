@@ -291,15 +291,19 @@ class View:
         """The number of waiting tasks that may not start yet, by the list's order."""
         if not self.constraints:
             return 0
+        find_candidate = self.frontier.find_candidate
+        return sum(find_candidate(each) != each for each in self.ids_in(State.WAITING))
+
+    @cached_property
+    def frontier(self) -> Frontier:
+        """Which tasks may start, by what has ended and by the list's order."""
         flags = [bytearray(self.total), bytearray(self.total)]
         for location, ended in zip(
             (Location.FINISHED, Location.FAILED), flags, strict=True
         ):
             for taskid in self._locations.ids_at(location):
                 ended[taskid] = 1
-        frontier = Frontier(self.constraints, *flags)
-        waiting = self.ids_in(State.WAITING)
-        return sum(frontier.find_candidate(each) != each for each in waiting)
+        return Frontier(self.constraints, *flags)
 
     @cached_property
     def not_run(self) -> Mapping[int, int]:
@@ -456,13 +460,17 @@ def _locate(contents: Contents, parsed: ParsedContents) -> TaskMap:
 
 
 def read_view(
-    target: Target, environ: Mapping[str, str], machine: Machine | None = None
+    target: Target,
+    environ: Mapping[str, str],
+    machine: Machine | None = None,
+    tasks: TaskList | None = None,
 ) -> View:
     """Read the tasklist, the status files and the claims.
 
-    `machine` judges which farms live; by default that of this process.  A list with a
-    wrong line counts as unknown.  Raises `InputError` if the list cannot be used
-    otherwise, `StorageError` if the disk fails.
+    `machine` judges which farms live; by default that of this process.  `tasks` is a
+    list in a file that was read already.  A list with a wrong line counts as unknown.
+    Raises `InputError` if the list cannot be used otherwise, `StorageError` if the disk
+    fails.
     """
     if is_database(target, environ):
         from mpifarm.audit.databases import read_database  # SQLite, for databases only
@@ -470,7 +478,9 @@ def read_view(
         return _view_database(
             target, read_database(target, environ, machine or observer())
         )
-    tasks, fault = look_at_tasks(target, environ)
+    fault = ""
+    if tasks is None:
+        tasks, fault = look_at_tasks(target, environ)
     own = has_own_state(tasks, target)
     texts = None if own or tasks is None else tasks.tasks
     # A list that keeps its own state may make commands at a cost: they are not asked.

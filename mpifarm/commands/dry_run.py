@@ -5,13 +5,17 @@ refused with the same sentence and status.
 """
 
 import os
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
 from mpifarm.commands.made_list import MadeList
-from mpifarm.commands.sample_worker import SampleWorker
+from mpifarm.commands.sample_worker import SampleTask, SampleWorker
+from mpifarm.commands.tasks_left import (
+    TasksLeft,
+    describe_start,
+    find_tasks_left,
+)
 from mpifarm.errors import InputError
 from mpifarm.farm.directory import enter_directory
 from mpifarm.farm.input_check import CheckedInput, NoTasksError, check_input
@@ -22,6 +26,7 @@ from mpifarm.model.settings import RunnerDefinition, Settings
 from mpifarm.model.wording import counted
 from mpifarm.plugins.registry import find_runner, find_search_path
 from mpifarm.system import files
+from mpifarm.system.gpus import check_gpus
 
 MAX_SHOWN: Final = 10
 """Tasks that are shown."""
@@ -75,35 +80,35 @@ def _describe(
         yield NOTHING_DONE
         return
     yield f"{counted(checked.tasks)} of {name}, workdir {settings.workdir}"
-    is_begun = files.is_there(
-        WorkdirPaths(os.path.abspath(settings.workdir)).fingerprint
-    )
-    if is_begun and settings.again:
+    paths = WorkdirPaths(os.path.abspath(settings.workdir))
+    if settings.again and files.is_there(paths.fingerprint):
         workdir = settings.workdir.rstrip("/")
         yield f"--again: {workdir} would be moved to {workdir}.before-<time> first"
-    elif is_begun:
-        yield (
-            f"the list was begun before: mpifarm ls {shlex.quote(settings.workdir)}"
-            " --waiting lists the tasks that are left"
-        )
+    left = find_tasks_left(settings, environ, checked)
+    if left.sentence:
+        yield left.sentence
     yield from checked.warnings
+    if warning := check_gpus(settings.gpus, environ):
+        yield warning
+    if checked.chosen is not None and checked.chosen.sentence:
+        yield checked.chosen.sentence
     search_path = find_search_path(environ, settings.config)
     runner = find_runner(settings.runner, search_path, settings.setup)
-    if checked.chosen is not None:
-        yield checked.chosen.sentence
-    commands = _find_first(settings, checked)
     worker = create_worker(settings, runner)
-    yield from worker.describe(commands)
-    if checked.tasks > len(commands):
-        yield f"... and {counted(checked.tasks - len(commands), 'task')} more"
+    yield from worker.describe(_find_first(settings, checked, left))
+    if len(left.ids) > MAX_SHOWN:
+        yield f"... and {counted(len(left.ids) - MAX_SHOWN, 'task')} more"
     yield from worker.describe_environment()
     yield NOTHING_DONE
 
 
-def _find_first(settings: Settings, checked: CheckedInput) -> Mapping[int, str]:
-    """Return the commands of the tasks that start first, by id."""
-    first: Sequence[int] = range(min(checked.tasks, MAX_SHOWN))
-    if checked.chosen is not None and (order := checked.chosen.order) is not None:
-        first = order.find_first(range(checked.tasks), MAX_SHOWN)
+def _find_first(
+    settings: Settings, checked: CheckedInput, left: TasksLeft
+) -> Iterator[SampleTask]:
+    """Yield the tasks that start first, with what keeps them from it."""
+    order = None if checked.chosen is None else checked.chosen.order
     commands = find_commands(checked.tasklist, settings.handler)
-    return {taskid: commands[taskid] for taskid in first}
+    for taskid in left.find_first(order, MAX_SHOWN):
+        remarks = [*describe_start(left, checked.tasklist, taskid, settings.policy)]
+        is_run = not left.frontier.find_doomed(taskid)
+        yield SampleTask(taskid, commands[taskid], remarks, is_run=is_run)

@@ -6,8 +6,9 @@ runner.  What is not known before a start has a sign in its place (`ANY`).
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from mpifarm.containers import ANY
 from mpifarm.farm.context import environment_of_commands, find_allotment
@@ -26,6 +27,15 @@ _OF_TASK = {
 }
 _OF_WORKER = {b"MPIFARM_RANK": "", b"MPIFARM_WORKER": "", b"MPIFARM_NODE_WORKER": ""}
 _OF_FARM = {b"MPIFARM_FARM": ""}
+
+
+class SampleTask(NamedTuple):
+    """A task, and sentences about its start."""
+
+    taskid: int
+    command: str
+    remarks: Sequence[str]
+    is_run: bool = True
 
 
 class SampleWorker:
@@ -77,15 +87,17 @@ class SampleWorker:
 
     # ---- words -----------------------------------------------------------------------
 
-    def describe(self, commands: Mapping[int, str]) -> Iterator[str]:
-        """Yield the runner, and what it would do for each of `commands`."""
+    def describe(self, tasks: Iterable[SampleTask]) -> Iterator[str]:
+        """Yield the runner, and what it would do for each task."""
         yield self._describe_runner()
         has_signs = False
-        for taskid, command in commands.items():
-            yield f"task {taskid}: {command}"
-            line = self._describe_start(taskid, command)
-            has_signs = has_signs or ANY in line
-            yield f"    {line}"
+        for task in tasks:
+            yield f"task {task.taskid}: {task.command}"
+            yield from (f"    {remark}" for remark in task.remarks)
+            if task.is_run:
+                line = self._describe_start(task.taskid, task.command)
+                has_signs = has_signs or ANY in line
+                yield f"    {line}"
         if has_signs:
             yield f"{ANY} stands for what is chosen at the start"
 

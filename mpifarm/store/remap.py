@@ -115,11 +115,21 @@ def remap_workdir(
     be at work or a plain farmer may have tasks; `StorageError` if the disk fails.
     """
     if not files.is_there(paths.remap):
-        old = read_old(paths, machine)
-        refuse_lost(paths, old)
-        moved = match_texts(old.known, tasks)
+        old, moved = plan_remap(paths, tasks, machine)
         prepare(paths, old, moved, tasks, constraints)
     return carry_out(paths, now)
+
+
+def plan_remap(
+    paths: WorkdirPaths, tasks: Sequence[str], machine: Machine
+) -> tuple[Old, Moved]:
+    """Return the old list's tasks, and their places among `tasks`; change nothing.
+
+    Raises as `remap_workdir`.
+    """
+    old = read_old(paths, machine)
+    refuse_lost(paths, old)
+    return old, match_texts(old.known, tasks)
 
 
 # ---- what was -----------------------------------------------------------------------
@@ -310,8 +320,8 @@ def describe(moved: Moved) -> str:
     run = count - finished - failed
     sentence = (
         f"--remap: of {_group(count)} {agree(count, 'line', 'lines')} now,"
-        f" {_group(finished)} were finished before, {_group(failed)} failed,"
-        f" {_group(run)} run"
+        f" {_group(finished)} {agree(finished, 'was', 'were')} finished before,"
+        f" {_group(failed)} failed, {_group(run)} run"
     )
     if moved.gone:
         are = agree(moved.gone, "is", "are")

@@ -1,14 +1,22 @@
 """``--dry-run`` beside the farm that it speaks of: its words, and its environment."""
 
+import contextlib
 import json
 import os
+import re
 import shlex
+import sqlite3
 import sys
+from pathlib import Path
 
 import pytest
 
+from mpifarm.database import schema
+from mpifarm.database import tasks as statements
+from tests.farm_driver import MPIFARM
 from tests.process.dry_runs import assert_called, assert_changed, read_starts
-from tests.support import snapshot
+from tests.support import snapshot, wait_until
+from tests.workdir_files import WorkdirFiles
 
 NOTE = f"""#!{sys.executable} -I
 import json, os, sys
@@ -126,3 +134,170 @@ def test_a_dry_run_shows_what_a_class_of_the_user_gets(dry):
 def test_a_dry_run_says_how_the_shell_gets_a_line_that_looks_like_an_option(dry):
     text, _ = dry(["+x () { note a; }; +x"])
     assert read_starts(text) == [["/bin/bash", "-c", "--", "+x () { note a; }; +x"]]
+
+
+# ---- which tasks ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(create_place):
+    return create_place()
+
+
+def show(place, *words, status=0):
+    """What a dry run shows; nothing has changed then."""
+    before = snapshot(place.directory)
+    child = place.start("--dry-run", *words)
+    assert child.wait() == status, child.text()
+    assert snapshot(place.directory) == before
+    return child.text()
+
+
+def shown_ids(text):
+    return [int(each) for each in re.findall(r"^task (\d+):", text, re.MULTILINE)]
+
+
+def attempted(place, *words):
+    """The ids of the tasks that a farm then runs, in the order of their starts."""
+
+    def read():
+        attempts = WorkdirFiles(place.workdir).attempts()
+        return [each.taskid for each in attempts if each.worker >= 0]
+
+    before = 0 if "--again" in words else len(read())
+    child = place.start("-n", "1", *words)
+    assert child.wait() in (0, 1, 75), child.text()
+    return read()[before:]
+
+
+def test_a_dry_run_of_a_begun_list_shows_the_tasks_that_the_next_farm_runs(place):
+    place.write_list(["true", "false", "#AFTER 1", "true", "true"])
+    assert attempted(place) == [0, 1, 3]
+    text = show(place)
+    assert "0 of 4 tasks are left to run, 2 finished, 2 failed\n" in text
+    assert shown_ids(text) == []
+    lines = ["true", "false", "#AFTER 1", "true", "true", "true", "#AFTER 0,4", "true"]
+    lines += ["#AFTER 3,5", "true", "#BARRIER", "true", "false"]
+    place.write_list(lines)
+    text = show(place)
+    assert "5 of 9 tasks are left to run, 2 finished, 2 failed\n" in text
+    assert "task 5: true\n    waits for task 4\n    starts " in text
+    assert "task 6: true\n    waits for task 5\n" in text
+    assert "task 7: true\n    waits until all tasks before task 7 have ended\n" in text
+    assert shown_ids(text) == attempted(place) == [4, 5, 6, 7, 8]
+
+
+def test_a_dry_run_leaves_out_what_a_user_holds(place):
+    place.write_list(["false", "true"])
+    attempted(place)
+    place.write_list(["false", "true", "true", "true"])
+    words = ["hold", str(place.workdir), "2", "--list", str(place.tasklist)]
+    assert place.start_command([*MPIFARM, *words]).wait() == 0
+    text = show(place)
+    assert "1 of 4 tasks is left to run, 1 finished, 1 failed, 1 held\n" in text
+    assert shown_ids(text) == attempted(place, "--timeout", "3") == [3]
+
+
+def test_a_dry_run_shows_the_tasks_that_a_dead_farm_held_and_none_of_a_live_one(place):
+    place.write_list(["true", "sleep 1000", "sleep 1000", "true"])
+    farm = place.start("-n", "2")
+    wait_until(lambda: place.ids("finished") == [0])
+    shown = place.start("--dry-run")
+    assert shown.wait() == 0
+    assert not {0, 1, 2} & {*shown_ids(shown.text())}
+    assert " left to run, 1 finished, " in shown.text()
+    place.kill(farm)
+    assert shown_ids(show(place)) == [1, 2, 3]
+
+
+def test_a_dry_run_shows_what_a_remap_leaves(place):
+    place.write_list(["true", "false", "true a", "true b"])
+    attempted(place)
+    place.write_list(["true new", "true b", "false", "#AFTER 2", "true later", "true"])
+    assert "add --remap" in show(place, status=2)
+    text = show(place, "--remap")
+    assert "--remap: of 5 lines now, 2 were finished before, 1 failed, 2 run; " in text
+    assert "task 3: true later\n    is not run, because task 2 failed\n" in text
+    assert shown_ids(text) == [0, 3]
+    assert place.start("--remap").wait() == 1
+    assert sorted(place.ids("finished")) == [0, 1, 4]
+    assert not (place.workdir / "logs" / "log_3").exists()
+
+
+def test_a_dry_run_with_again_shows_all_tasks(place):
+    place.write_list(["true", "false"])
+    attempted(place)
+    text = show(place, "--again")
+    assert re.search("^--again: .* would be moved to ", text, re.MULTILINE)
+    assert shown_ids(text) == attempted(place, "--again") == [0, 1]
+
+
+def test_a_dry_run_shows_the_order_of_the_starts_and_what_has_to_wait(place):
+    lines = [f"true {each}" for each in range(30)]
+    lines[5:5] = ["#AFTER 1,2"]
+    place.write_list(lines)
+    text = show(place, "--shuffle", "7")
+    assert "... and 20 tasks more\n" in text
+    assert shown_ids(text) == attempted(place, "--shuffle", "7")[:10]
+
+
+def test_a_dry_run_shows_commands_without_their_kinds(place):
+    place.write_list(["[limit=io] echo a", "[limit=any] echo b"])
+    text = show(place, "--limit", "io=2", "--limit", "any=0")
+    assert (
+        "task 0: echo a\n    is of the kind 'io', of which 2 may run at a time\n"
+        in text
+    )
+    assert "task 1: echo b\n    starts " in text
+
+
+def test_a_dry_run_of_a_database_shows_the_rows_that_are_left(place):
+    path = str(place.directory / "tasks.db")
+    with schema.creating(path) as connection:
+        statements.insert_plain(connection, 0, [b"true", b"false"])
+    place.tasklist = Path(path)
+    text = show(place)
+    assert "begun before" not in text
+    assert shown_ids(text) == [0, 1]
+    assert place.start().wait() == 1
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO tasks (command) VALUES ('echo new')")
+    text = show(place)
+    assert "1 of 3 tasks is left to run, 1 finished, 1 failed\n" in text
+    assert shown_ids(text) == [2]
+
+
+@pytest.mark.parametrize(
+    ("handler", "lines", "commands"),
+    [
+        ("greasy", ["echo a", "[# 1 #] echo b"], {"echo a", "echo b"}),
+        ("disbatch", ["#DISBATCH SUFFIX  | cat", "echo a"], {"| cat"}),
+    ],
+)
+def test_a_dry_run_shows_the_commands_of_another_tools_list(
+    place, handler, lines, commands
+):
+    place.write_list(lines)
+    text = show(place, "-t", handler)
+    starts = [line for line in text.splitlines() if line.startswith("    starts ")]
+    for command in commands:
+        assert any(command in line for line in starts), text
+    assert len(starts) == len([each for each in lines if each[:2] != "#D"])
+
+
+def test_a_dry_run_refuses_more_gpus_than_there_are_and_a_handler_that_fails(place):
+    place.write_list(["true", "true", "true"])
+    place.environment["CUDA_VISIBLE_DEVICES"] = "0,1"
+    assert "is more than the 2" in show(place, "--gpus", "3", status=2)
+    (place.directory / "bad.py").write_text(
+        "from mpifarm.tasklists import ListTaskList\n"
+        "class Bad(ListTaskList):\n"
+        "    def __getitem__(self, taskid):\n"
+        "        if taskid == 2:\n"
+        "            raise ValueError('no such sample')\n"
+        "        return 'true'\n"
+    )
+    (place.directory / "bad.ini").write_text("[bad]\nTaskList = bad.Bad\n")
+    text = show(place, "--config", "bad.ini", "-t", "bad", status=2)
+    assert "gave no command for task 2 (ValueError: no such sample, raised in" in text
+    assert "Traceback" not in text
