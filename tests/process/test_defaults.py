@@ -2,10 +2,12 @@
 
 import json
 import sys
+from configparser import ConfigParser
 
 import pytest
 
 from tests.farm_driver import MPIFARM, FarmDriver, assert_ends
+from tests.pages import take_block
 from tests.support import Child, find_launcher
 
 EACH = """\
@@ -92,3 +94,27 @@ def test_a_file_that_everyone_may_write_is_told_and_not_read(create_place):
     farm = place.start()
     assert_ends(farm, 0)
     assert f"WARNING: the options of {path} are left out: everyone" in farm.text()
+
+
+def test_what_the_page_for_site_staff_sets_holds_for_a_farm_of_a_user(create_place):
+    block = take_block("site-staff.md", "[options]")
+    place = create_place(["echo done"])
+    place.directory.chmod(0o755)
+    locks, told = place.directory / "locks", place.directory / "told"
+    for directory in (locks, told):
+        directory.mkdir()
+    text = block.text().replace("/home/locks", str(locks))
+    text = text.replace("/var/lib/node_exporter", str(told))
+    site = place.directory / "site.ini"
+    site.write_text(text)
+    site.chmod(0o644)
+    farm = place.start(env={"MPIFARM_SITE_CONFIG": str(site)})
+    assert_ends(farm, 0)
+    options = ConfigParser()
+    options.read_string(text)
+    said = [f"--{name} {value}" for name, value in options["options"].items()]
+    assert f"set by default: {', '.join(said)} ({site})" in farm.text()
+    assert [*locks.iterdir()]
+    (written,) = told.iterdir()
+    assert written.read_text()
+    assert not (place.workdir / "logs" / "log_0").exists(), "they are packed"

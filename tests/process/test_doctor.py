@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.farm_driver import MPIFARM
+from tests.pages import take_block
 from tests.process.batch_fakes import find_client
 from tests.support import find_launcher
 
@@ -49,6 +50,31 @@ def test_the_launcher_of_the_wheel_fits_and_one_of_another_mpi_does_not(place, m
     assert f"bad   {other}: MPICH 9.9 starts ranks that don't see each other" in text
     assert f"-> start farms by {own}, which is of the environment" in text
     assert [*place.directory.glob(".mpifarm-doctor-*")] == []
+
+
+def test_a_line_is_printed_for_each_of_the_page(place):
+    (typed,) = take_block("doctor.md", "mpifarm doctor").lines
+    shown = take_block("doctor.md", "good  versions").lines
+    place.write_program(
+        "bin/mpifarm", f'#!/bin/sh\nexec {sys.executable} -m mpifarm "$@"\n'
+    )
+    place.write_program("bin/mpirun", BY_ITSELF)
+    place.write_program("bin/srun", "#!/bin/sh\necho none pmi2 >&2\n")
+    place.environment["PATH"] = str(place.directory / "bin")
+    place.environment["HOME"] = str(place.directory)
+    config = place.directory / ".config" / "mpifarm" / "config.ini"
+    config.parent.mkdir(parents=True)
+    config.write_text("[options]\nproc = 2\nlogs = packed\n")
+    line = typed.replace("/scratch/me", f"'{place.directory}'")
+    child = place.start_command(["/bin/bash", "-c", line])
+    assert child.wait() == 1
+    assert names_of(child.text().splitlines()) == names_of(shown)
+
+
+def names_of(lines: list[str]) -> list[str]:
+    """What was looked at; of programs, their names without their places."""
+    found = re.findall(r"^(?:good|note|bad ) +(.*?):", "\n".join(lines), re.MULTILINE)
+    return [name.rpartition("/")[2] for name in found]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.farm_driver import FarmDriver
+from tests.pages import take_block
 from tests.slurm.conftest import (
     CPUS,
     Early,
@@ -61,39 +62,45 @@ class Way(NamedTuple):
     """Before the name of a program in Python."""
 
 
+def starts_of(first: str) -> list[str]:
+    """The lines of the page that start ranks, for two, up to their program."""
+    lines = take_block("cpus-and-gpus.md", first).lines
+    return [line.partition(" ./")[0].replace("-n 4", "-n 2") for line in lines]
+
+
 def find_ways() -> list[Way]:
     """Those that this machine has."""
     python = MPICH / "python"
     srun = "srun --mpi=pmi2"
+    (step,) = starts_of("srun --overlap")
+    mpiexec, mpirun = starts_of("mpiexec")
     ways = [
         Way(
             "srun",
             f"{srun} -N {{}} --ntasks-per-node=1 {python}",
-            f"{srun} --overlap -N1 -n2 -c1 -w $SLURMD_NODENAME {python}",
+            f"{step} {python}",
         ),
         Way(
             "MPICH",
             f"{MPICH}/mpiexec -ppn 1 -n {{}} {python}",
-            f"{MPICH}/mpiexec -n 2 {python}",
+            f"{MPICH}/{mpiexec} {python}",
         ),
     ]
     if (OPENMPI / "prterun").exists():
-        mpirun = f"{OPENMPI}/mpirun --bind-to none"
         ways.append(
             Way(
                 "Open MPI 5",
-                f"{mpirun} -N 1 -n {{}} {OPENMPI}/python",
-                f"{mpirun} -n 2 {OPENMPI}/python",
+                f"{OPENMPI}/mpirun --bind-to none -N 1 -n {{}} {OPENMPI}/python",
+                f"{OPENMPI}/{mpirun} {OPENMPI}/python",
             )
         )
     if debian := find_debian_openmpi():
-        mpirun = f"{debian.path} --bind-to none"
         library = f"MPI4PY_LIBMPI={debian.variables['MPI4PY_LIBMPI']}"
         ways.append(
             Way(
                 "Open MPI 4",
-                f"{mpirun} -N 1 -n {{}} env {library} {python}",
-                f"env {library} {mpirun} -n 2 {python}",
+                f"{debian.path} --bind-to none -N 1 -n {{}} env {library} {python}",
+                f"env {library} {debian.path}{mpirun.removeprefix('mpirun')} {python}",
             )
         )
     return ways
@@ -130,10 +137,9 @@ def write_job(directory: Path, nodes: int) -> None:
         for way in ways
     ]
     if nodes > 1:
+        typed = "\n".join(take_block("cpus-and-gpus.md", "export SLURM_OVERLAP").lines)
         farms.append(
-            f"SLURM_OVERLAP=1 {ways[0].farm.format(nodes)} -m mpifarm -n 1"
-            f" --task-timeout {TASK_SECONDS} --span-nodes -w pairs pairs.txt;"
-            " echo $? > pairs.status\n"
+            f"{typed} -w pairs --task-timeout {TASK_SECONDS}; echo $? > pairs.status\n"
         )
     (directory / "job").write_text("".join(["#!/bin/bash\n", AGAIN, *farms]))
 

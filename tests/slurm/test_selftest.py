@@ -1,10 +1,11 @@
-"""The self-test between two nodes of a Slurm, as the page on file systems starts it."""
+"""The self-test between two nodes of a Slurm, as pages start it."""
 
 import pytest
 
+from tests.pages import take_block
 from tests.slurm.conftest import create_slurm
 
-SRUN = "srun --mpi=pmi2 python -m mpifarm selftest --mpi ."
+HOLDS = "All that mpifarm promises holds here."
 
 
 @pytest.fixture
@@ -14,16 +15,30 @@ def named_slurm(named_conf, farm_environment, farm):
     slurm.cancel_all()
 
 
+@pytest.mark.parametrize(
+    ("block", "before"),
+    [
+        (take_block("file-systems.md", "mpifarm selftest"), HOLDS),
+        (
+            take_block("site-staff.md", "mpifarm doctor"),
+            "good  batch system: Slurm job",
+        ),
+    ],
+    ids=["file systems", "site staff"],
+)
 def test_all_holds_between_two_nodes_and_a_signal_to_the_step_reaches_all_ranks(
-    named_slurm,
+    named_slurm, block, before
 ):
-    argv = ("-N", "2", "--ntasks-per-node=2", "--exclusive", "--wrap", SRUN)
+    typed = block.text().replace("/scratch/me", ".")
+    argv = ("-N", "2", "--ntasks-per-node=2", "--exclusive", "--wrap", typed)
     job = named_slurm.submit(*argv)
     ended = job.wait()
     text = job.text()
     assert ended.status == 0, text
-    assert "4 ranks by srun (--mpi=pmi2)" in text
-    assert "4 on 2 hosts" in text
-    assert "USR1 to the launcher or the step reaches all ranks: by scancel" in text
-    assert text.count("flock between this process and rank") == 1
-    assert text.splitlines()[-1] == "All that mpifarm promises holds here."
+    on_one_node, by_srun, ranks = text.partition("4 ranks by srun (--mpi=pmi2)")
+    assert before in on_one_node
+    assert by_srun, text
+    assert "4 on 2 hosts" in ranks
+    assert "USR1 to the launcher or the step reaches all ranks: by scancel" in ranks
+    assert ranks.count("flock between this process and rank") == 1
+    assert ranks.splitlines()[-1] == HOLDS

@@ -12,6 +12,7 @@ from mpifarm.batch.launcher import (
     names_launcher,
     was_launched,
 )
+from tests.pages import take_block
 
 USERS = {
     "HOME": "/home/x",
@@ -39,11 +40,9 @@ JOB = {
 """Of the job, not of the farm's step: scripts use it."""
 
 OWN_NODE_ONLY = {
-    "HYDRA_RMK": "user",
-    "OMPI_MCA_plm": "^slurm,tm,lsf,alps",
-    "OMPI_MCA_ras": "^slurm,tm,lsf,gridengine,loadleveler,alps",
-    "PRTE_MCA_plm": "^slurm,tm,lsf,pals",
-    "PRTE_MCA_ras": "^slurm,pbs,tm,lsf,gridengine,flux",
+    name: value
+    for line in take_block("cpus-and-gpus.md", "HYDRA_RMK").lines
+    for name, _, value in [line.partition("=")]
 }
 """What a task gets, so that its own mpirun asks no batch system."""
 

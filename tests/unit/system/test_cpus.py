@@ -25,6 +25,7 @@ from mpifarm.system.cpus import (
     share_out,
     threads_of_worker,
 )
+from tests.pages import take_block
 
 FOUR_CORES = [(0, 4), (1, 5), (2, 6), (3, 7)]
 """Of two hyperthreads each."""
@@ -345,6 +346,11 @@ def test_a_rank_with_too_few_cpus_is_told_with_the_remedy_of_its_launcher(
     assert "--proc 2 " in warning
     for remedy in remedies:
         assert remedy in warning
+
+
+def test_the_page_shows_the_warning_of_a_rank_that_is_bound_to_one_cpu():
+    (line,) = take_block("cpus-and-gpus.md", "mpifarm: WARNING").lines
+    assert f"mpifarm: {binding_warning(OPENMPI, cpus=1, workers=8, total=64)}" == line
 
 
 def test_a_remedy_asks_for_no_more_than_the_node_has():
