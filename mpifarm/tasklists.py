@@ -13,6 +13,8 @@ import re
 import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import Any, BinaryIO, Final, NoReturn, Protocol, TextIO
 
 from mpifarm.errors import InputError, StorageError
@@ -329,16 +331,34 @@ def _parse_simple(lines: Sequence[bytes], block: bytes) -> list[bytes]:
 
 
 def _cannot_read(path: str, error: OSError) -> TasklistFileError:
-    why = _why_unread(error)
+    why = _why_unread(error, path)
     if isinstance(error, FileNotFoundError) and len(path.split()) > 1:
         why += "; to run it as a command, write ::: in front of it"
     return TasklistFileError(f"can't read the tasklist {path}: {why}")
 
 
-def _why_unread(error: OSError) -> str:
+def _name_near(path: str) -> str:
+    """Return the end of a sentence about a missing file: the near name beside it."""
+    from difflib import get_close_matches  # for mistakes only
+
+    directory, name = os.path.split(path)
+    names = list[str]()
+    with suppress(OSError), os.scandir(directory or ".") as entries:
+        names += (each.name for each in islice(entries, MAX_NAMES) if each.is_file())
+    near = get_close_matches(name, names, n=1, cutoff=NEAR)
+    return f": did you mean {os.path.join(directory, near[0])}?" if near else ""
+
+
+MAX_NAMES: Final = 10_000
+"""Names beside a missing file that are compared with its name."""
+NEAR: Final = 0.75
+"""The least likeness of a name that is offered for a missing one."""
+
+
+def _why_unread(error: OSError, path: str) -> str:
     match error:
         case FileNotFoundError():
-            return "there is no such file"
+            return f"there is no such file{_name_near(path)}"
         case OddFileError():
             return _why_no_list(error.strerror or "")
         case PermissionError():

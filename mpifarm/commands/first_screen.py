@@ -6,7 +6,7 @@ Rules of this file: one text, of at most 79 columns.
 from typing import Final
 
 FIRST_SCREEN: Final = """\
-usage: mpifarm [options] tasklist
+usage: mpifarm [run] [options] tasklist
        mpifarm [options] 'command {}' ::: argument ...
 
 Run every command of a list once, over the ranks of an MPI job or on this
@@ -21,7 +21,7 @@ examples:
   mpifarm status tasks.txt --watch
 
 options:
-  -j N, --proc N         commands at one time on each rank (8)
+  -n N, --proc N         commands at one time on each rank (8)
   -w DIR, --workdir DIR  where progress and logs are kept (<tasklist>_workdir)
   --retries N            run a failed command up to N times more
   --max-failures N|P%    stop when so many have failed

@@ -118,6 +118,8 @@ def _run_farm(
     line: "CommandLine", signals: SignalInbox, console: "Console", *, first: bool
 ) -> int:
     """Run this rank of a farm; on the first rank with the defaults for all of them."""
+    from functools import partial
+
     from mpifarm.batch.launcher import was_launched
     from mpifarm.farm.context import ProcessContext, UserOutput
     from mpifarm.farm.process import run_farm
@@ -139,6 +141,7 @@ def _run_farm(
         mention=printing.mention,
         show=console.show_progress,
         complain=console.print_error,
+        refuse=partial(console.print_error, has_time=False),
         speak_up=console.unmute,
         obey=printing.obey,
     )

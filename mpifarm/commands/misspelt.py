@@ -6,6 +6,7 @@ near spelling is offered only if the word is really near.
 """
 
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
@@ -152,8 +153,8 @@ _AGAIN = (
     " retry LIST puts failed tasks back"
 )
 _LAUNCHER = (
-    "it belongs to the program that starts the ranks: give it to sbatch, srun or"
-    " mpirun, before python -m mpifarm, or to mpifarm submit, before the list"
+    "nodes, CPUs and memory are asked for by sbatch, srun or mpirun: give it to them,"
+    " before python -m mpifarm, or to mpifarm submit, before the list"
 )
 _LIST = "the list needs no option: mpifarm LIST"
 _KEPT = (
@@ -161,11 +162,12 @@ _KEPT = (
     " prints it"
 )
 _LINES = (
-    "an argument is a line, and {} stands for it: mpifarm 'command {}' :::: FILE (or -"
-    " for standard input); further sources are linked by ::::+"
+    "mpifarm 'COMMAND {}' ::: a b runs COMMAND a and COMMAND b, and behind :::: stands"
+    " a FILE with an argument on each line (- for standard input); a second one is"
+    " linked to it by ::::+"
 )
 _NONE_RUNS = "nothing is kept running: mpifarm LIST starts, works, and ends"
-_PROC = "--proc N (-n N, -j N) is the number of tasks at one time on each rank"
+_PROC = "-n N (--proc N) is the number of tasks at one time on each rank"
 
 OPTIONS_OF_OTHERS: Final = _by_name({
     "--jobs -j --workers --worker -P --max-procs --np -np --nproc --nprocs --processes"
@@ -334,7 +336,8 @@ def explain_words(
         if name in SUBCOMMANDS.get(tasklist, ()) and os.path.isfile(tasklist):
             return explain_list_named_as_command(tasklist)
         if len(word) > 1 and word.startswith("-") and " " not in word:
-            return f"there is no option {_shown(word)}{_explain_option(word, options)}"
+            said = _explain_letter(word, words) or _explain_option(word, options)
+            return f"there is no option {_shown(word)}{said}"
     return _explain_surplus([tasklist, *extra], options)
 
 
@@ -446,6 +449,8 @@ def _explain_option_of_farm(program: str, name: str) -> str:
     """Return the end of a sentence about a farm's option, given to a subcommand."""
     if program == _CONFIG:
         return f" and {_ONLY_SHOWS}"
+    if program == "mpifarm submit" and name == "--dry-run":
+        return ": --print prints the job's script, and submits nothing"
     if program == "mpifarm submit":
         return ": it is one of the farm, and stands behind the list"
     if name in {"-w", "--workdir"}:
@@ -483,6 +488,24 @@ def _explain_surplus_of(program: str, extra: Sequence[str]) -> str:
         f"{too_many}: mpifarm log LIST {','.join(extra)} prints what single tasks have"
         " written"
     )
+
+
+def _explain_letter(word: str, words: Sequence[str]) -> str:
+    """Return the end of a sentence about a letter that stands for no option, or "".
+
+    With a number behind it, it may be a slip for ``-n``.
+    """
+    letter = _LETTER.fullmatch(word)
+    after = words[words.index(word) + 1 :]
+    number = letter.group(2) or "".join(after[:1]) if letter else ""
+    if letter is None or not (number.isdecimal() and number.isascii()):
+        return ""
+    theirs = OPTIONS_OF_OTHERS.get(letter.group(1), "")
+    more = f"; else, {theirs}" if theirs and theirs != _PROC else ""
+    return f": -n {number} runs {number} tasks at one time on each rank{more}"
+
+
+_LETTER: Final = re.compile(r"(-[A-Za-z])=?([0-9]*)", re.ASCII)
 
 
 def _explain_option(word: str, options: Sequence[str]) -> str:

@@ -102,6 +102,11 @@ def parse_workers(word: str) -> int:
         raise usage_error(
             "-np is mpirun's: write -n N for the tasks at one time on each rank"
         )
+    if os.path.exists(word):
+        raise usage_error(
+            f"{word} stands in the place of the number of --proc: write mpifarm -n 8"
+            f" {word}, or, to use all of the machine, mpifarm {word} --proc"
+        )
     workers = int(word)
     if workers < 1:
         raise usage_error(
@@ -360,7 +365,6 @@ VERBOSE = Kind(parse_verbose)
 WORKERS = Kind(
     parse_workers,
     "a number, or 'auto', or 50% for half of the CPUs",
-    ": without a number it stands last, or before another option",
 )
 GPUS = Kind(parse_gpus, "'auto', 'none' or a number of GPUs")
 LOGS = one_of(LOG_KINDS)

@@ -909,7 +909,7 @@ def _make_parser(environ: Mapping[str, str]) -> _Parser:
     width = min(max(wide, 60), 100) - 2
     parser = _Parser(
         prog="mpifarm",
-        usage="mpifarm [options] tasklist\n"
+        usage="mpifarm [run] [options] tasklist\n"
         "       mpifarm [options] 'command {}' ::: argument ...\n"
         "       mpirun ... python -m mpifarm [options] tasklist",
         description="Run every command of a list once, over the ranks of an MPI job or"

@@ -53,6 +53,8 @@ class UserOutput:
     """Show the state of the farm, which the next call replaces."""
     complain: Callable[[str], None]
     """Print a line about a mistake or a defect, from any rank."""
+    refuse: Callable[[str], None]
+    """Print a line about an input, because of which no farm begins."""
     speak_up: Callable[[], None] = lambda: None
     """Have this rank heard from now on."""
     obey: Callable[[Settings], None] = lambda _: None

@@ -398,7 +398,9 @@ def _run_rank_0(
         end = take_over(context, agent, early) if agent else lead_farm(context)
     except FarmError as error:
         told = name_sources(str(error), context.settings.defaults)
-        context.process.output.complain(told)
+        output = context.process.output
+        is_refusal = agent is None and error.exit_status is ExitStatus.BAD_INPUT
+        (output.refuse if is_refusal else output.complain)(told)
         end = FarmEnd(error.exit_status)
         context.dismiss()
     context.pool.close()

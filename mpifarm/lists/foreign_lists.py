@@ -277,7 +277,10 @@ def describe(
 
 def _sentence(warning: LineWarning, path: str) -> str:
     remedy = warning.fault.remedy.replace("FILE", shlex.quote(path))
-    return f"line {warning.line} of {path} {warning.fault.what}: {remedy}"
+    # A list with an uncertain fault runs, and what fails then is named by its id.
+    is_run = warning.taskid is not None and not warning.fault.is_certain
+    task = f" (task {warning.taskid})" if is_run else ""
+    return f"line {warning.line} of {path}{task} {warning.fault.what}: {remedy}"
 
 
 def _script_sentence(warnings: Iterable[LineWarning], path: str) -> str:

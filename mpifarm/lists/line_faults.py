@@ -56,7 +56,10 @@ class Fault(NamedTuple):
     """Whether lines of a script have this fault."""
 
 
-WHOLE_COMMANDS: Final = "write each command in one line, or make the script one task"
+WHOLE_COMMANDS: Final = (
+    "if a command has several lines, put them into a script, and list its call, as"
+    " bash script.sh"
+)
 
 
 def fault_of_script(kind: str, what: str, *, is_certain: bool = True) -> Fault:

@@ -231,14 +231,16 @@ class Console:
             return LINE_SECONDS
         return LATER_SECONDS
 
-    def print_error(self, line: str) -> None:
+    def print_error(self, line: str, *, has_time: bool = True) -> None:
         """Print a mistake or a defect to standard error, on any rank.
 
-        The live line is removed.  A defect has several lines, with a traceback.
+        The live line is removed.  A defect has several lines, with a traceback.  With
+        `has_time`, a farm's line in a log begins with the time of day.
         """
         if clear := self._clear():
             self._out.write(f"{clear}{self._stay()}")
-        when = f"{describe_now()} " if self._errors_have_times else ""
+        has_time = has_time and self._errors_have_times
+        when = f"{describe_now()} " if has_time else ""
         self._err.write(f"{when}mpifarm: {printable(line, _LINES)}\n")
 
     def close(self) -> None:

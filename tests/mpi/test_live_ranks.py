@@ -156,7 +156,7 @@ class LiveFarm:
     def context(self, pool, signals, **settings):
         settings = {"workers": 2, "grace": 0.5, **settings}
         say = self.said.append
-        output = UserOutput(say, say, say, say)
+        output = UserOutput(say, say, say, say, say)
         return RankContext(
             Settings(self.directory + "/tasks.txt", self.workdir, **settings),
             ProcessContext({}, {}, signals, output),

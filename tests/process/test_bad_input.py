@@ -43,6 +43,7 @@ def complaint(place, *options, argv=None, but=(LOCK,), **others):
     said = ended.stderr
     assert ended.returncode == 2, said + ended.stdout
     assert ended.stdout == ""
+    assert said.startswith("mpifarm: ")  # without a time, though it is a log
     assert said.endswith("\n")
     assert said.count("\n") == 1, said
     assert "Traceback" not in said
@@ -145,7 +146,7 @@ def test_a_tasklist_that_is_a_workdir_or_a_file_of_one(create_place, name):
     place = begun(create_place)
     named = f"{place.workdir.name}{name}"
     said = complaint(place, argv=[*MPIFARM, named])
-    assert f" mpifarm: {named} is " in said
+    assert f"mpifarm: {named} is " in said
     assert "mpifarm tasks.txt goes on" in said
     assert "mpifarm retry tasks.txt_workdir puts back what failed" in said
 

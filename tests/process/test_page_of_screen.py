@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.farm_driver import MPIFARM
 from tests.pages import take_block
 from tests.process.page_desk import Desk, assert_has
 from tests.recorded_terminal import Recorder
@@ -96,3 +97,17 @@ def test_failures_and_the_last_lines_on_a_terminal(desk):
     desk.type(again.partition("these alone: ")[2])
     assert place.to_process() == [17, 31, 40, 41, 42, 43]
     assert_has(run(status=0)[-3:], take_block("screen.md", "mpifarm: outputs").lines)
+
+
+def test_what_had_failed_before_is_one_line(create_place):
+    place = create_place()
+    place.write_list(["case $PROC_NUMBER in 1[0-3567]|2[07]) exit 1; esac"] * 30)
+    assert place.run_words("tasks.txt") == 1
+    with place.tasklist.open("a") as stream:
+        stream.write("true\n")
+    farm = place.start_command([*MPIFARM, "tasks.txt"])
+    assert farm.wait() == 1
+    shown = [line.partition(" mpifarm: ")[2] for line in farm.text().splitlines()]
+    (line,) = take_block("screen.md", "mpifarm: failed: 9 tasks in").lines
+    failures = [each for each in shown if each.startswith("failed: ")]
+    assert failures == [line.removeprefix("mpifarm: ")]

@@ -137,6 +137,17 @@ def test_a_missing_tasklist_is_named(tmp_path):
     )
 
 
+def test_a_missing_tasklist_is_told_with_the_near_name_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "my.txt").touch()
+    (tmp_path / "my.tx_workdir").mkdir()
+    near = f": there is no such file: did you mean {tmp_path}/my.txt?"
+    assert sentence(tmp_path / "my.tx").endswith(near)
+    assert sentence(tmp_path / "yours.txt").endswith(": there is no such file")
+    assert sentence(tmp_path / "no" / "my.tx").endswith(": there is no such file")
+    monkeypatch.chdir(tmp_path)
+    assert sentence("my.tx").endswith(": did you mean my.txt?")
+
+
 def test_a_directory_is_no_tasklist(tmp_path):
     assert "it is a directory" in sentence(tmp_path)
 

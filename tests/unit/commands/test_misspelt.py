@@ -108,8 +108,8 @@ def test_an_answer_names_options_and_subcommands_that_there_are():
         ("--resume-failed", "the same command goes on"),
         ("-k", "mpifarm log LIST prints all of them"),
         ("-N", "before python -m mpifarm"),
-        ("-P4", "-j N"),
-        ("-L", "an argument is a line"),
+        ("-P4", "-n N"),
+        ("-L", "runs COMMAND a and COMMAND b"),
         ("--max-fails", "--max-failures N"),
         ("--prefix", "--workdir DIR"),
         ("--pipe", "nothing on its standard input"),
@@ -120,6 +120,33 @@ def test_an_option_of_a_peer_is_answered_in_place_of_the_nearest_spelling(word, 
     told = misspelt._explain_option(word, LONG_NAMES)
     assert said in told
     assert "did you mean" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("-m 4 t", ": -n 4 runs 4 tasks at one time on each rank; else, mpifarm 'COM"),
+        ("-m4 t", ": -n 4 runs 4 tasks at one time on each rank; else, mpifarm 'COMM"),
+        ("-N 4 t", ": -n 4 runs 4 tasks at one time on each rank; else, nodes, CPUs"),
+        ("-P=4 t", ": -n 4 runs 4 tasks at one time on each rank"),
+        ("-l 4 t", ": -n 4 runs 4 tasks at one time on each rank"),
+        ("t -l", ""),
+        ("-l x t", ""),
+        ("-l x4 t", ""),
+        ("-lx 4 t", ""),
+        ("--mm 4 t", ""),
+    ],
+)
+def test_a_letter_with_a_number_may_be_a_slip_for_that_of_the_workers(words, said):
+    typed = words.split()
+    word = next(each for each in typed if each.startswith("-"))
+    told = misspelt._explain_letter(word, typed)
+    assert told.startswith(said)
+    assert bool(told) is bool(said)
+    if said:
+        assert misspelt.explain_words(typed, [word, "t"], "4", LONG_NAMES) == (
+            f"there is no option {word}{told}"
+        )
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from mpifarm import __version__
 from mpifarm.commands import SUBCOMMANDS, misspelt, option_values
+from mpifarm.commands.first_screen import FIRST_SCREEN
 from mpifarm.commands.options import (
     ALL_NAMES,
     LONG_NAMES,
@@ -459,15 +460,15 @@ OPTIONS_OF_OTHERS = [
     ("--joblog log tasks.txt", "attempts.tsv"),
     ("--halt soon,fail=1 tasks.txt", "--max-failures 1"),
     ("--halt=now,fail=1 tasks.txt", "--max-failures 1"),
-    ("-P 4 tasks.txt", "--proc N"),
-    ("-P4 tasks.txt", "--proc N"),
+    ("-P 4 tasks.txt", "-n 4 runs 4 tasks"),
+    ("-P4 tasks.txt", "-n 4 runs 4 tasks"),
     ("--workers 4 tasks.txt", "--proc N"),
     ("-np 4 tasks.txt", "-np is mpirun's"),
     ("--eta tasks.txt", "the farm shows its progress"),
     ("--prologue x tasks.txt", "--setup 'source env.sh'"),
     ("--mpi=pmix tasks.txt", "--mpi=pmix is srun's"),
-    ("--nodes 4 tasks.txt", "it belongs to the program that starts the ranks"),
-    ("-N4 tasks.txt", "it belongs to the program that starts the ranks"),
+    ("--nodes 4 tasks.txt", "asked for by sbatch, srun or mpirun"),
+    ("-N4 tasks.txt", "asked for by sbatch, srun or mpirun"),
     ("--dryrun tasks.txt", "mpifarm check LIST"),
     ("--repair tasks.txt", "mpifarm check has one"),
 ]
@@ -857,3 +858,26 @@ def test_a_typed_shuffle_is_stronger_than_an_order_of_a_file():
     assert parse_line(["t"], {}).settle([order]).order == "longest-first"
     chosen = parse_line(["t", "--shuffle"], {}).settle([order])
     assert (chosen.shuffle, chosen.order, chosen.defaults) == (ANY_SEED, "list", ())
+
+
+def test_a_word_in_the_place_of_the_number_of_workers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = mistake("-n", "four", "t")
+    assert said.startswith(
+        "--proc takes a number, or 'auto', or 50% for half of the CPUs, not 'four' ("
+    )
+    (tmp_path / "my.txt").touch()
+    said = mistake("-n", "my.txt")
+    assert said.startswith(
+        "my.txt stands in the place of the number of --proc: write mpifarm -n 8 my.txt,"
+        " or, to use all of the machine, mpifarm my.txt --proc ("
+    )
+    assert parsed(*["mpifarm", "my.txt", "--proc"][1:]).workers > 0
+
+
+def test_the_first_screen_names_n_first_and_run():
+    assert "\n  -n N, --proc N " in FIRST_SCREEN
+    assert FIRST_SCREEN.startswith("usage: mpifarm [run] [options] tasklist\n")
+    with pytest.raises(HelpAsked) as asked:
+        parsed("--help-all")
+    assert asked.value.text.startswith("usage: mpifarm [run] [options] tasklist\n")

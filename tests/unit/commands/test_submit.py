@@ -43,7 +43,8 @@ class Recorder(Console):
     def print_line(self, line):
         self.text += f"{line}\n"
 
-    print_error = print_line
+    def print_error(self, line, *, has_time=True):
+        self.print_line(line)
 
     def print_text(self, text):
         self.text += text
@@ -127,6 +128,7 @@ def test_the_list_parts_the_job_from_the_farm(line, front, passed_on, farm):
         ("--tiem=3 --print tasks.txt", "did you mean --time?  For one of the batch"),
         ("--mem=3 --scheduler pbs --print tasks.txt", "give --directive --mem=3 with"),
         ("--until tasks.txt", "no option --until, did you mean --until-done?"),
+        ("--dry-run tasks.txt", "no option --dry-run: --print prints the job's script"),
         ("-t 5 tasks.txt --retrys 2", "no option --retrys, did you mean --retries?"),
         ("-t 5 tasks.txt other.txt", "'other.txt' is one word too many"),
         ("-t 5 missing.txt", "missing.txt: there is no such file"),

@@ -257,7 +257,8 @@ class EndingRank:
         self.said: list[str] = []
         self.pool = FakePool(Clock())
         pool: Any = self.pool
-        output: Any = SimpleNamespace(complain=self.said.append)
+        said = self.said.append
+        output: Any = SimpleNamespace(complain=said, refuse=said)
         surroundings: Any = SimpleNamespace(
             output=output, environ=environ or {}, defaults=Defaults()
         )
@@ -457,7 +458,8 @@ class Begun:
         return run
 
     def run(self, **settings: Any) -> int:
-        output: Any = SimpleNamespace(complain=self.said.append, obey=self.told.append)
+        said, obey = self.said.append, self.told.append
+        output: Any = SimpleNamespace(complain=said, refuse=said, obey=obey)
         surroundings: Any = ProcessContext(
             environ=self.environ,
             output=output,

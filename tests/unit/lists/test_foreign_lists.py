@@ -345,6 +345,17 @@ def test_what_may_be_meant_is_a_warning(judged, line):
     assert not only(judged(f"run --all\n{line}\n"))[1]
 
 
+def test_an_open_quote_is_told_with_the_task_that_will_fail(judged):
+    lines = ["# first", *["true"] * 3, "echo 'a", "true"]
+    sentence, is_certain = only(judged("\n".join([*lines, ""])))
+    assert not is_certain
+    assert sentence == (
+        "line 5 of tasks.txt (task 3) has a single quote that is not closed: if a"
+        " command has several lines, put them into a script, and list its call, as"
+        " bash script.sh"
+    )
+
+
 def test_an_open_quote_that_is_found_twice_is_still_one(judged):
     """It stands at the list's end, and has a mark as well."""
     assert not only(judged("run --all\necho it's &\n"))[1]
@@ -438,7 +449,8 @@ def test_other_letters_that_begin_with_the_same_byte_get_no_word(judged):
 def test_an_srun_that_waits_for_the_farm_gets_a_warning(judged, line):
     sentence, is_certain = only(judged(f"# x\n{line}\n{line}\n", holds_cpus=True))
     assert not is_certain
-    assert sentence.startswith("line 2 of tasks.txt starts srun without --overlap")
+    started = "line 2 of tasks.txt (task 0) starts srun without --overlap"
+    assert sentence.startswith(started)
     assert 'write srun --overlap -N1 -w "$SLURMD_NODENAME" …' in sentence
     assert judged(f"{line}\n") == []
 

@@ -193,6 +193,17 @@ def test_a_pipe_that_closes_while_it_is_full_raises_nothing(out, err):
     assert err.read() == "mpifarm: z\n"
 
 
+def test_a_refusal_has_no_time_in_a_log(out, err):
+    console = open_console(out, err)
+    console.begin_farm("auto", Destination(Place.LOG))
+    console.print_error("a", has_time=False)
+    console.print_error("b")
+    console.close()
+    refusal, error = err.read().splitlines()
+    assert refusal == "mpifarm: a"
+    assert error.endswith(" mpifarm: b")
+
+
 def test_a_descriptor_that_is_not_open_raises_nothing(out, err):
     number = os.dup(out.writer)
     os.close(number)
