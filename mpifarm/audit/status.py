@@ -21,10 +21,10 @@ from mpifarm.store.attempts_scan import (
     find_last_attempts,
     find_without_attempt,
 )
-from mpifarm.store.directories import find_directory
 from mpifarm.store.farm_liveness import Machine
 from mpifarm.store.farm_report import FarmReport, RunningReport
 from mpifarm.store.target import Target
+from mpifarm.system.processes import find_directory
 
 RECORD_SECONDS: Final = 0.2
 """Seconds within which a farm writes the attempt of a task that it calls finished."""

@@ -17,7 +17,11 @@ from mpifarm.commands.tasks_left import (
     find_tasks_left,
 )
 from mpifarm.errors import InputError
-from mpifarm.farm.directory import enter_directory
+from mpifarm.farm.directory import (
+    enter_directory,
+    find_directory_of_commands,
+    runs_anywhere,
+)
 from mpifarm.farm.input_check import CheckedInput, NoTasksError, check_input
 from mpifarm.farm.opening import find_commands
 from mpifarm.farm.standard_input import describe_no_tasks, is_standard_input
@@ -27,6 +31,7 @@ from mpifarm.model.wording import counted
 from mpifarm.plugins.registry import find_runner, find_search_path
 from mpifarm.system import files
 from mpifarm.system.gpus import check_gpus
+from mpifarm.system.processes import find_directory
 
 MAX_SHOWN: Final = 10
 """Tasks that are shown."""
@@ -42,7 +47,7 @@ def describe_dry_run(settings: Settings, environ: Mapping[str, str]) -> str:
     The current directory of this process changes to ``--chdir``.
     """
     create_worker = partial(
-        SampleWorker, before=dict(os.environb), started_in=os.getcwd()
+        SampleWorker, before=dict(os.environb), started_in=find_directory()
     )
     settings, fault = enter_directory(settings)
     if fault:
@@ -94,6 +99,8 @@ def _describe(
         yield checked.chosen.sentence
     search_path = find_search_path(environ, settings.config)
     runner = find_runner(settings.runner, search_path, settings.setup)
+    if not runs_anywhere(runner):
+        find_directory_of_commands(settings, environ)
     worker = create_worker(settings, runner)
     yield from worker.describe(_find_first(settings, checked, left))
     if len(left.ids) > MAX_SHOWN:

@@ -15,12 +15,12 @@ from mpifarm.commands.argument_words import SEPARATORS
 from mpifarm.errors import StorageError
 from mpifarm.model.paths import JOB_SCRIPT, WorkdirPaths, parse_given_name
 from mpifarm.model.settings import STDIN_LIST, is_passing
-from mpifarm.store.directories import find_directory
 from mpifarm.store.farm_file import list_farm_files
 from mpifarm.store.farm_report import FarmReport, find_report
 from mpifarm.store.target import UNKNOWN_LIST, Target, farm_words_of
 from mpifarm.submit.shell import find_submit_command
 from mpifarm.system import files
+from mpifarm.system.processes import find_directory
 
 REMAP: Final = "--remap"
 

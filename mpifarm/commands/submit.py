@@ -31,7 +31,7 @@ from mpifarm.farm.again import begin_again, undo
 from mpifarm.model.durations import DURATIONS, parse_duration
 from mpifarm.model.paths import JOB_SCRIPT, WorkdirPaths
 from mpifarm.model.settings import Settings
-from mpifarm.store.directories import find_directory, make_root
+from mpifarm.store.directories import make_root
 from mpifarm.submit.asking import LATE, SUBMIT_SECONDS, Programs
 from mpifarm.submit.planning import (
     Python,
@@ -47,6 +47,7 @@ from mpifarm.submit.systems import SYSTEMS, JobId, System
 from mpifarm.system.console import Console
 from mpifarm.system.files import find_names, storage_error
 from mpifarm.system.patience import try_again
+from mpifarm.system.processes import find_directory
 from mpifarm.system.regular_files import open_regular
 
 MAX_SCRIPTS: Final = 10_000

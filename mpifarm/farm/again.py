@@ -27,11 +27,12 @@ from mpifarm.store.aside import (
     move_back,
     refuse_farmers,
 )
-from mpifarm.store.directories import find_directory, make_root
+from mpifarm.store.directories import make_root
 from mpifarm.store.farm_liveness import this_machine
 from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.system import files
 from mpifarm.system.lock import WorkdirLock, lock_paths
+from mpifarm.system.processes import find_directory
 from mpifarm.tasklists import TaskList, keeps_own_state
 
 RESTARTS: Final = {

@@ -18,6 +18,7 @@ from mpifarm.model.settings import (
     Settings,
 )
 from mpifarm.model.wording import agree
+from mpifarm.system.processes import find_directory
 
 
 def enter_directory(settings: Settings) -> tuple[Settings, str]:
@@ -26,27 +27,48 @@ def enter_directory(settings: Settings) -> tuple[Settings, str]:
     Other paths of the command line are made to count from where mpifarm was started,
     which joins `sys.path`; PWD is set.  Without ``--chdir``, nothing changes.
     """
+    if fault := _explain_gone(settings):
+        return settings, fault
     if settings.chdir is None:
         return settings, ""
-    here = os.getcwd()
+    here = find_directory()
     try:
         os.chdir(settings.chdir)
     except OSError as error:
         return settings, _explain_no_directory(settings.chdir, error)
     os.environ["PWD"] = os.getcwd()
-    if here not in sys.path:
+    if here and here not in sys.path:
         sys.path.append(here)  # the user's classes are where they were
     return count_from(settings, here), ""
 
 
 def check_directory(settings: Settings) -> None:
-    """Raise `InputError` if a farm could not change the directory to ``--chdir``."""
+    """Raise `InputError` if a farm could not change the directory to ``--chdir``.
+
+    Also if the current directory is gone, and the list or the workdir is named from it.
+    """
+    if fault := _explain_gone(settings):
+        raise InputError(fault)
     if settings.chdir is None:
         return
     try:
         os.stat(os.path.join(settings.chdir, "."))  # asks for what chdir asks for
     except OSError as error:
         raise InputError(_explain_no_directory(settings.chdir, error)) from error
+
+
+def _explain_gone(settings: Settings) -> str:
+    """Return why paths can't be found in a directory that is gone, "" if they can."""
+    if find_directory():
+        return ""
+    is_file = settings.arguments is None and settings.tasklist != STDIN_LIST
+    for path in (*([settings.tasklist] if is_file else []), settings.workdir):
+        if not os.path.isabs(path):
+            return (
+                f"can't find {path}, because the current directory is gone: go to one"
+                " that is there, or write whole paths of list and workdir, and --chdir"
+            )
+    return ""
 
 
 def _explain_no_directory(path: str, error: OSError) -> str:
@@ -88,6 +110,23 @@ def _count_arguments_from(arguments: Arguments | None, here: str) -> Arguments |
         for source in arguments.sources
     )
     return replace(arguments, sources=sources)
+
+
+def find_directory_of_commands(settings: Settings, environ: Mapping[str, str]) -> str:
+    """Return the directory in which the commands run.
+
+    Raises `InputError` if the directory is gone, or is not the one that the job was to
+    enter.
+    """
+    here = find_directory()
+    if not here:
+        raise InputError(
+            "can't run commands in the current directory, because it is gone: go to one"
+            " that is there, or name it with --chdir"
+        )
+    if settings.chdir is None and (wanted := find_not_entered(here, environ)):
+        raise InputError(explain_not_entered(wanted, os.uname().nodename))
+    return here
 
 
 def find_not_entered(here: str, environ: Mapping[str, str]) -> str:

@@ -16,11 +16,7 @@ from mpifarm.batch.arrays import find_array
 from mpifarm.database.names import DATABASE_CLASS, is_database_name
 from mpifarm.errors import FutileError, InputError
 from mpifarm.farm.context import RankContext
-from mpifarm.farm.directory import (
-    explain_not_entered,
-    find_not_entered,
-    runs_anywhere,
-)
+from mpifarm.farm.directory import find_directory_of_commands, runs_anywhere
 from mpifarm.farm.expected import choose_order_of
 from mpifarm.farm.growth import (
     check_follow,
@@ -187,7 +183,9 @@ class Opening:
             logs=settings.logs,
             id_variables=settings.id_variables,
             verbose=settings.verbose or self._is_watched(),
-            directory="" if runs_anywhere(runner) else _find_directory(self._context),
+            directory=""
+            if runs_anywhere(runner)
+            else find_directory_of_commands(settings, self._context.process.environ),
         )
 
     def _is_watched(self) -> bool:
@@ -322,26 +320,6 @@ class StartSleep:
 
 
 # ---- the input ----------------------------------------------------------------------
-
-
-def _find_directory(context: RankContext) -> str:
-    """Return the directory in which the commands run.
-
-    Raise `InputError` if the directory is gone, or is not the one that the job was to
-    enter.
-    """
-    try:
-        here = os.getcwd()
-    except OSError as error:
-        raise InputError(
-            f"can't run commands in the current directory ({error.strerror}): go to "
-            "one that is there, or name it with --chdir"
-        ) from error
-    if context.settings.chdir is None:
-        wanted = find_not_entered(here, context.process.environ)
-        if wanted:
-            raise InputError(explain_not_entered(wanted, os.uname().nodename))
-    return here
 
 
 def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]:

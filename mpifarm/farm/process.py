@@ -40,7 +40,7 @@ from mpifarm.model.messages import (
 from mpifarm.model.settings import Settings
 from mpifarm.pool import Pool
 from mpifarm.system.event_loop import Clock, Waiter
-from mpifarm.system.processes import start_unattended
+from mpifarm.system.processes import find_directory, start_unattended
 from mpifarm.transport.mpi import BrokenLaunchError, Comm, Message, connect
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run_farm(settings: Settings, process: ProcessContext) -> int:
     process ends here (`os._exit`).
     """
     trace_path = _find_trace_path(process)
-    here = os.getcwd() if settings.chdir is not None else ""
+    here = find_directory() if settings.chdir is not None else ""
     settings, fault = enter_directory(settings)
     process = replace(process, started_in=here)
     _keep_for_good()  # in the fork server and in workers a look would copy the pages

@@ -17,10 +17,10 @@ from mpifarm.errors import InputError, StorageError
 from mpifarm.model.paths import WorkdirPaths, mark_of_given, parse_given_name
 from mpifarm.model.task import decode_text
 from mpifarm.model.wording import agree, counted
-from mpifarm.store.directories import find_directory, make_root
+from mpifarm.store.directories import make_root
 from mpifarm.store.strangers import validate_contents, validate_place
 from mpifarm.system import files
-from mpifarm.system.processes import is_alive
+from mpifarm.system.processes import find_directory, is_alive
 
 MAX_SHOWN: Final = 60
 """Characters of a command that are shown."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpifarm.errors import InputError
+from mpifarm.system.processes import find_directory
 
 if TYPE_CHECKING:
     from inspect import Parameter
@@ -34,8 +35,8 @@ def import_class(dotted: str) -> Any:
         raise InputError(
             f"{dotted!r} is not the name of a class: write package.module.Class"
         )
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
+    here = find_directory()
+    if here and here not in sys.path and "" not in sys.path:
         # "python -m mpifarm" has put it into sys.path; the script "mpifarm" has not.
         sys.path.append(here)
     try:

@@ -52,11 +52,3 @@ def make_root(root: str) -> bool:
     if not files.is_permitted(root, os.R_OK | os.W_OK | os.X_OK):
         raise InputError(f"the workdir {root} can't be written: check its permissions")
     return is_new
-
-
-def find_directory() -> str:
-    """Return the current directory, "" if it was removed."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""

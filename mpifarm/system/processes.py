@@ -585,6 +585,14 @@ def fork_child(main: Callable[[], object]) -> int:
         os._exit(status)
 
 
+def find_directory() -> str:
+    """Return the current directory, "" if it was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
 def begin_session() -> None:
     """Become the leader of a new session, with /dev/null as 0, 1 and 2."""
     os.setsid()

@@ -301,3 +301,29 @@ def test_a_dry_run_refuses_more_gpus_than_there_are_and_a_handler_that_fails(pla
     text = show(place, "--config", "bad.ini", "-t", "bad", status=2)
     assert "gave no command for task 2 (ValueError: no such sample, raised in" in text
     assert "Traceback" not in text
+
+
+def test_in_a_directory_that_is_gone_a_farm_needs_whole_paths_and_chdir(place):
+    place.write_list(["pwd"])
+    shell = 'mkdir gone; cd gone; rmdir ../gone; exec "$@"'
+
+    def run(*words, status):
+        argv = ["bash", "-c", shell, "bash", *MPIFARM, *words]
+        child = place.start_command(argv)
+        assert child.wait() == status, child.text()
+        assert "Traceback" not in child.text()
+        return child.text()
+
+    tasklist, there = str(place.tasklist), str(place.directory / "below")
+    os.mkdir(there)
+    for dry in ([], ["--dry-run"]):
+        for words in (["../tasks.txt"], ["x", ":::", "a"], ["--chdir", there, "a.txt"]):
+            assert "because the current directory is gone" in run(
+                *dry, *words, status=2
+            )
+        assert "name it with --chdir" in run(*dry, tasklist, status=2)
+    assert not place.workdir.exists()
+    words = ["--chdir", there, tasklist]
+    assert f"commands run in {there}\n" in run("--dry-run", *words, status=0)
+    run(*words, status=0)
+    assert place.log(0) == f"{there}\n"

@@ -2,10 +2,13 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 from mpifarm.commands.options import parse_arguments
+from mpifarm.errors import InputError
+from mpifarm.farm import directory
 from mpifarm.farm.directory import (
     enter_directory,
     explain_not_entered,
@@ -16,7 +19,7 @@ from mpifarm.farm.directory import (
     runs_anywhere,
     warn_of_other,
 )
-from mpifarm.model.settings import RunnerDefinition
+from mpifarm.model.settings import Arguments, RunnerDefinition, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +130,68 @@ def test_a_list_that_is_no_file_keeps_its_name_and_the_path_has_no_place_twice(h
     os.chdir(here)
     entered("--chdir", "there", "tasks.txt")
     assert sys.path == [str(here)]
+
+
+# ---- the current directory -----------------------------------------------------------
+
+
+@pytest.fixture
+def gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current directory was removed."""
+
+    def fail() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "getcwd", fail)
+
+
+@pytest.mark.usefixtures("gone")
+def test_no_command_runs_in_a_directory_that_is_gone() -> None:
+    with pytest.raises(InputError, match="because it is gone: go to one"):
+        directory.find_directory_of_commands(Settings("/l", "/w"), {})
+
+
+@pytest.mark.usefixtures("gone")
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (Settings("l", "/w"), "l"),
+        (Settings("/l", "w"), "w"),
+        (Settings("/l", "w", chdir="/"), "w"),
+        (Settings(":::", "w", arguments=Arguments((), (), 0)), "w"),
+        (Settings("-", "w"), "w"),
+        (Settings("/l", "/w"), ""),
+        (Settings(":::", "/w", arguments=Arguments((), (), 0)), ""),
+        (Settings("-", "/w"), ""),
+    ],
+)
+def test_what_is_named_from_a_directory_that_is_gone_is_told(
+    settings: Settings, named: str
+) -> None:
+    fault = directory.enter_directory(settings)[1]
+    assert fault.startswith(f"can't find {named}, because the current") is bool(named)
+    if named:
+        with pytest.raises(InputError, match="whole paths of list and workdir"):
+            directory.check_directory(settings)
+    else:
+        directory.check_directory(settings)
+
+
+def test_a_directory_that_slurm_could_not_enter_is_refused_unless_one_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(directory, "find_not_entered", lambda *_: "/home/x")
+    with pytest.raises(InputError, match="/home/x: Slurm could not enter it"):
+        directory.find_directory_of_commands(Settings("/l", "/w"), {})
+    assert directory.find_directory_of_commands(Settings("/l", "/w", chdir="/"), {})
+
+
+def test_where_slurm_could_not_go_is_asked_for_this_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(directory, "find_not_entered", lambda *of: asked.extend(of))
+    monkeypatch.chdir(tmp_path)
+    here = directory.find_directory_of_commands(Settings("/l", "/w"), {})
+    assert here == str(tmp_path)
+    assert asked == [str(tmp_path), {}]

@@ -251,24 +251,6 @@ def test_each_rank_is_to_tell_of_tasks_that_begin_if_a_hook_hears_of_them():
         assert start._define("f00d", RunnerDefinition()).verbose is verbose
 
 
-def test_a_directory_that_is_gone_is_told_with_the_remedy(monkeypatch):
-    def fail() -> str:
-        raise FileNotFoundError(2, "No such file or directory")
-
-    monkeypatch.setattr("os.getcwd", fail)
-    with pytest.raises(InputError, match=r"\(No such file or directory\): go to one"):
-        opening._find_directory(context_of())
-
-
-def test_a_directory_that_slurm_could_not_enter_is_refused_unless_one_is_named(
-    monkeypatch,
-):
-    monkeypatch.setattr(opening, "find_not_entered", lambda *_: "/home/x")
-    with pytest.raises(InputError, match="/home/x: Slurm could not enter it"):
-        opening._find_directory(context_of())
-    assert opening._find_directory(context_of(chdir="/data"))
-
-
 def test_a_list_that_has_lost_its_tasks_is_not_taken_for_done(tmp_path):
     settings = Settings("list", str(tmp_path))
     check_not_begun(settings)
@@ -648,14 +630,6 @@ def test_a_start_that_waits_sleeps(monkeypatch):
     waiting.sleep(0.5)
     waiting.sleep.pause(0.25)
     assert waiting.now == 100.75
-
-
-def test_where_slurm_could_not_go_is_asked_for_this_directory(monkeypatch, tmp_path):
-    asked: list[Any] = []
-    monkeypatch.setattr(opening, "find_not_entered", lambda *of: asked.extend(of))
-    monkeypatch.chdir(tmp_path)
-    assert opening._find_directory(context_of()) == str(tmp_path)
-    assert asked == [str(tmp_path), {}]
 
 
 def test_the_commands_of_a_list_are_its_texts_without_their_kinds(list_context):

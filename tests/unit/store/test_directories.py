@@ -1,12 +1,11 @@
 """The directories of a workdir: made once, refused where they can't be used."""
 
-import errno
 import os
 
 import pytest
 
 from mpifarm.errors import InputError
-from mpifarm.store.directories import find_directory, make_root
+from mpifarm.store.directories import make_root
 from mpifarm.system import files
 
 
@@ -35,13 +34,3 @@ def test_a_workdir_that_may_not_be_written_is_told(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="can't be written: check its permissions"):
         make_root(str(tmp_path))
     assert asked == [(str(tmp_path), os.R_OK | os.W_OK | os.X_OK)]
-
-
-def test_a_directory_that_was_removed_has_no_name(monkeypatch):
-    assert find_directory() == os.getcwd()
-
-    def fail() -> str:
-        raise FileNotFoundError(errno.ENOENT, "gone")
-
-    monkeypatch.setattr(os, "getcwd", fail)
-    assert find_directory() == ""

@@ -4,6 +4,7 @@ Rules of this file: the processes are real, few, and killed by the fixture; what
 of this process has to hold becomes its exit status.
 """
 
+import errno
 import fcntl
 import os
 import signal
@@ -433,3 +434,13 @@ def _find_room() -> int:
     finally:
         os.close(source)
         os.close(target)
+
+
+def test_a_directory_that_was_removed_has_no_name(monkeypatch):
+    assert processes.find_directory() == os.getcwd()
+
+    def fail() -> str:
+        raise FileNotFoundError(errno.ENOENT, "gone")
+
+    monkeypatch.setattr(os, "getcwd", fail)
+    assert processes.find_directory() == ""
