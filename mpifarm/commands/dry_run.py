@@ -17,21 +17,29 @@ from mpifarm.commands.tasks_left import (
     find_tasks_left,
 )
 from mpifarm.errors import InputError
+from mpifarm.farm.default_words import describe_defaults
 from mpifarm.farm.directory import (
     enter_directory,
     find_directory_of_commands,
+    is_other,
     runs_anywhere,
+    warn_of_other,
 )
+from mpifarm.farm.first_words import warn_of_binding, warn_of_unused
+from mpifarm.farm.growth import explain_unended
 from mpifarm.farm.input_check import CheckedInput, NoTasksError, check_input
+from mpifarm.farm.kinds import warn_of_kinds
 from mpifarm.farm.opening import find_commands
 from mpifarm.farm.standard_input import describe_no_tasks, is_standard_input
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import RunnerDefinition, Settings
 from mpifarm.model.wording import counted
 from mpifarm.plugins.registry import find_runner, find_search_path
+from mpifarm.store.store import find_begun_in
 from mpifarm.system import files
 from mpifarm.system.gpus import check_gpus
 from mpifarm.system.processes import find_directory
+from mpifarm.tasklists import find_constraints
 
 MAX_SHOWN: Final = 10
 """Tasks that are shown."""
@@ -64,7 +72,8 @@ def describe_dry_run(settings: Settings, environ: Mapping[str, str]) -> str:
     made = MadeList(settings, environ)
     with made.as_file() as of_file:
         lines = _describe(of_file, environ, made.path, no_tasks, create_worker)
-        return "".join(f"{line}\n" for line in lines)
+        text = "".join(f"{line}\n" for line in lines)
+        return text.replace(of_file.tasklist, made.path)
 
 
 def _describe(
@@ -93,20 +102,48 @@ def _describe(
     if left.sentence:
         yield left.sentence
     yield from checked.warnings
-    if warning := check_gpus(settings.gpus, environ):
-        yield warning
-    if checked.chosen is not None and checked.chosen.sentence:
-        yield checked.chosen.sentence
     search_path = find_search_path(environ, settings.config)
     runner = find_runner(settings.runner, search_path, settings.setup)
-    if not runs_anywhere(runner):
-        find_directory_of_commands(settings, environ)
+    yield from filter(None, _find_remarks(settings, environ, checked))
+    yield from filter(None, _find_warnings(settings, environ, runner))
     worker = create_worker(settings, runner)
     yield from worker.describe(_find_first(settings, checked, left))
     if len(left.ids) > MAX_SHOWN:
         yield f"... and {counted(len(left.ids) - MAX_SHOWN, 'task')} more"
     yield from worker.describe_environment()
     yield NOTHING_DONE
+
+
+def _find_remarks(
+    settings: Settings, environ: Mapping[str, str], checked: CheckedInput
+) -> Iterator[str]:
+    """Yield what a start says of the list and of GPUs, "" for nothing.
+
+    Raises `InputError` for more GPUs than there are.
+    """
+    yield describe_defaults(settings.defaults)
+    if checked.chosen is not None:
+        yield checked.chosen.sentence
+    yield explain_unended(checked.tasklist)
+    yield warn_of_kinds(settings, find_constraints(checked.tasklist))
+    yield check_gpus(settings.gpus, environ)
+
+
+def _find_warnings(
+    settings: Settings, environ: Mapping[str, str], runner: RunnerDefinition
+) -> Iterator[str]:
+    """Yield what a start warns of, "" for nothing.
+
+    Raises `InputError` if the commands can't run here.
+    """
+    yield from warn_of_unused(settings, environ, runner)
+    yield warn_of_binding(settings, environ)
+    if runs_anywhere(runner):
+        return
+    here = find_directory_of_commands(settings, environ)
+    begun = find_begun_in(WorkdirPaths(os.path.abspath(settings.workdir)))
+    if begun and not settings.again and is_other(begun, here):
+        yield warn_of_other(begun, here)
 
 
 def _find_first(

@@ -128,7 +128,7 @@ def _run_farm(
     defaults, warnings = _find_defaults(line, first=first)
     settings = line.settle(defaults.found)
     if settings.dry_run:
-        return _run_dry(settings, defaults, console) if first else 0
+        return _run_dry(settings, defaults, warnings, console) if first else 0
     if first and settings.tasklist in (*SUBCOMMANDS, RUN):
         from mpifarm.commands.misspelt import explain_list_named_as_command
 
@@ -151,20 +151,27 @@ def _run_farm(
     return run_farm(settings, context)
 
 
-def _run_dry(settings: "Settings", defaults: "Defaults", console: "Console") -> int:
-    """Print what a farm would run; return the exit status."""
+def _run_dry(
+    settings: "Settings",
+    defaults: "Defaults",
+    warnings: "Sequence[str]",
+    console: "Console",
+) -> int:
+    """Print what a farm would run, and `warnings` first; return the exit status."""
     from mpifarm.commands.dry_run import describe_dry_run
     from mpifarm.errors import ExitStatus, FarmError
+    from mpifarm.farm.default_words import name_sources
 
     _restore_signals()  # It may read a pipe to its end, and starts nothing.
     sys.dont_write_bytecode = True  # A class of the user's is imported to be checked.
     try:
         if defaults.fault is not None:
             raise defaults.fault
-        console.print_text(describe_dry_run(settings, os.environ))
+        text = describe_dry_run(settings, os.environ)
     except FarmError as error:
-        console.print_error(str(error))
+        console.print_error(name_sources(str(error), settings.defaults))
         return error.exit_status
+    console.print_text("".join(f"{line}\n" for line in warnings) + text)
     return ExitStatus.ALL_FINISHED
 
 

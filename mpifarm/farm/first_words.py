@@ -126,9 +126,10 @@ def describe_limit(leader: Leader) -> str:
     return leader.coordinator.note_failed_before(failed_before)
 
 
-def warn_of_unused(context: RankContext, runner: RunnerDefinition) -> Iterator[str]:
+def warn_of_unused(
+    settings: Settings, environ: Mapping[str, str], runner: RunnerDefinition
+) -> Iterator[str]:
     """Yield a warning for each option or INI section that changes nothing."""
-    settings, environ = context.settings, context.process.environ
     yield from find_unused(settings, runner, environ)
     search_path = find_search_path(environ, settings.config)
     names = settings.runner, settings.handler, settings.hooks.names
@@ -136,16 +137,15 @@ def warn_of_unused(context: RankContext, runner: RunnerDefinition) -> Iterator[s
     yield from find_idle_sections(search_path, *names, is_typed=is_typed)
 
 
-def warn_of_binding(context: RankContext) -> str:
+def warn_of_binding(settings: Settings, environ: Mapping[str, str]) -> str:
     """Return the warning of more workers than CPUs on this rank, or "".
 
     Other ranks are taken to be alike.
     """
-    environ = context.process.environ
     return binding_warning(
         environ,
         len(cpus_of_rank()),
-        context.settings.workers,
+        settings.workers,
         cpus_of_machine(),
         find_sharers(environ),
     )

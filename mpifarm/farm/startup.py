@@ -99,7 +99,8 @@ def lead_farm(context: RankContext) -> FarmEnd:
         durations = read_durations_of(context.settings)
         ordered = opening.choose_order(tasks, durations)
         runner, tasks = _reread_if_again(context, given, opening, (runner, tasks))
-    warnings = opening.patiently(lambda: [*warn_of_unused(context, runner)])
+    settings, environ = context.settings, context.process.environ
+    warnings = opening.patiently(lambda: [*warn_of_unused(settings, environ, runner)])
     with _asked_job_end(context) as job_end:
         with kept.put_back_if_refused():
             tasks, opened = _join(opening, tasks, runner)
@@ -119,7 +120,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
             *(*warnings, explain_unended(tasks), describe_limit(leader)),
             warn_of_directory(leader),
             warn_of_kinds(context.settings, find_constraints(tasks)),
-            warn_of_binding(context),
+            warn_of_binding(settings, environ),
         )
         idle_nodes = IdleNodes(context, tasks)
         _say(context, idle_nodes.warn_at_start())

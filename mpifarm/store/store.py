@@ -318,9 +318,8 @@ class Store(ABC):
         If none is recorded, record `directory`, and return "".  Errors are ignored.
         """
         with suppress(StorageError):
-            begun = files.find_content(self.paths.begun_in) or b""
-            if begun.endswith(b"\n"):
-                return os.fsdecode(begun[:-1])
+            if begun := find_begun_in(self.paths):
+                return begun
             staging = staging_of(self.paths.begun_in, self.farm)
             content = os.fsencode(directory) + b"\n"
             files.replace(self.paths.begun_in, staging, content)
@@ -347,3 +346,12 @@ class Store(ABC):
         with suppress(StorageError):
             self._attempts.append()
         return self._member.leave()
+
+
+def find_begun_in(paths: WorkdirPaths) -> str:
+    """Return the directory in which the commands ran first, "" if none is recorded.
+
+    Raises `StorageError`.
+    """
+    begun = files.find_content(paths.begun_in) or b""
+    return os.fsdecode(begun[:-1]) if begun.endswith(b"\n") else ""

@@ -327,3 +327,53 @@ def test_in_a_directory_that_is_gone_a_farm_needs_whole_paths_and_chdir(place):
     assert f"commands run in {there}\n" in run("--dry-run", *words, status=0)
     run(*words, status=0)
     assert place.log(0) == f"{there}\n"
+
+
+# ---- what a start says ---------------------------------------------------------------
+
+
+def test_a_dry_run_says_what_a_start_says_of_list_options_and_directory(place):
+    place.write_list(["true"])
+    attempted(place)
+    with place.tasklist.open("a") as file:
+        file.write("true\ntrue")
+    (place.directory / "other").mkdir()
+    (place.directory / "site.ini").write_text("[options]\nproc = 3\n")
+    (place.directory / "site.ini").chmod(0o666)  # so that it is not trusted
+    site = f"{place.directory}/site.ini"
+    environ = {"MPIFARM_GRACE": "3", "MPIFARM_SITE_CONFIG": site}
+
+    def said(*words):
+        words += ("--limit", "cpu=3", "--retry-delay", "4", str(place.tasklist))
+        argv = ["bash", "-c", 'cd other; exec "$@"', "bash", *MPIFARM, *words]
+        child = place.start_command(argv, env=environ)
+        assert child.wait() in (0, 75), child.text()
+        return child.text()
+
+    text, started = said("--dry-run"), said()
+    sentences = (
+        "set by default: --grace 3 (MPIFARM_GRACE)\n",
+        f"the last line of {place.tasklist} has no newline yet, so it may be half",
+        "WARNING: --limit cpu=3 limits nothing so far: no task of ",
+        "WARNING: --retry-delay 4 has no effect without --retries N: ",
+        f"WARNING: this list was begun in {place.directory}, and its commands run in ",
+        f"WARNING: the options of {site} are left out: ",
+    )
+    for sentence in sentences:
+        assert sentence in text
+        assert sentence in started
+
+
+def test_a_dry_run_names_a_list_of_arguments_by_its_place_in_the_workdir(place):
+    argv = [*MPIFARM, "--dry-run", "--limit", "cpu=3", "echo {}", ":::", "a"]
+    child = place.start_command(argv)
+    assert child.wait() == 0, child.text()
+    assert "no task of mpifarm_workdir/stdin.txt is of the kind 'cpu'" in child.text()
+
+
+def test_a_dry_run_names_the_file_that_sets_a_wrong_option(place):
+    place.write_list(["true"])
+    place.environment["CUDA_VISIBLE_DEVICES"] = "0"
+    (place.directory / "mpifarm.ini").write_text("[options]\ngpus = 2\n")
+    text = show(place, status=2)
+    assert f"(--gpus is set in {place.directory}/mpifarm.ini, line 2)\n" in text

@@ -179,7 +179,7 @@ def test_too_few_cpus_are_told_with_those_of_rank_and_machine(monkeypatch):
     monkeypatch.setattr(first_words, "cpus_of_rank", lambda: frozenset({3}))
     monkeypatch.setattr(first_words, "cpus_of_machine", lambda: 64)
     assert "has 3 workers and may use only 1 of the 64 CPUs" in (
-        warn_of_binding(farm.context)
+        warn_of_binding(farm.context.settings, farm.context.process.environ)
     )
 
 
@@ -291,7 +291,9 @@ def test_options_and_sections_that_change_nothing_are_told(monkeypatch):
     monkeypatch.setattr(first_words, "find_unused", find)
     monkeypatch.setattr(first_words, "find_idle_sections", find)
     monkeypatch.setattr(first_words, "find_search_path", lambda *given: given)
-    assert [*warn_of_unused(farm.context, runner)] == ["warning 1", "warning 2"]
+    settings, environ = farm.context.settings, farm.context.process.environ
+    warnings = [*warn_of_unused(settings, environ, runner)]
+    assert warnings == ["warning 1", "warning 2"]
     assert asked == [
         (farm.context.settings, runner, {"A": "b"}),
         (({"A": "b"}, "some.ini"), "mine", "its", (), ("is_typed", True)),

@@ -258,7 +258,7 @@ def test_a_farm_begins_in_this_order(monkeypatch):
     for name in ("check_list", "warn_of_unused"):
         monkeypatch.setattr(startup, name, lambda context, *others: [])
     for name in ("describe_limit", "warn_of_directory", "warn_of_binding"):
-        monkeypatch.setattr(startup, name, lambda of, name=name: name)
+        monkeypatch.setattr(startup, name, lambda *of, name=name: name)
     monkeypatch.setattr(startup, "describe_farm", lambda *of: ["the farm", "the ranks"])
     monkeypatch.setattr(startup, "describe_memory", lambda settings: "the memory")
     start.context.settings = replace(
