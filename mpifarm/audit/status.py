@@ -33,6 +33,10 @@ RECENT_SECONDS: Final = 24 * 3600.0
 """Seconds for which a farm that has died, and has no claim any more, is told of."""
 
 
+EARLY_SECONDS: Final = 10.0
+"""Seconds from a farm's start on for which no rate is no news."""
+
+
 class Running(NamedTuple):
     """A running task, its farm, and what that said of it."""
 
@@ -157,6 +161,21 @@ class Status:
         """The tasks per second of all farms, None if none tells it."""
         rates = [farm.report.rate for farm in self.live if farm.report]
         return sum(rates) if rates else None
+
+    @property
+    def is_early(self) -> bool:
+        """Whether all farms that tell a rate have just begun, so that it tells little.
+
+        What ended since they told of themselves is not in it.
+        """
+        begun = [farm.report.started for farm in self.live if farm.report]
+        return all(self.now - each < EARLY_SECONDS for each in begun)
+
+    @property
+    def outruns(self) -> bool:
+        """Whether all that is left runs, and has far longer than any that has ended."""
+        reports = [farm.report for farm in self.live if farm.report]
+        return bool(reports) and all(report.outruns for report in reports)
 
     @property
     def time_left(self) -> TimeLeft | None:

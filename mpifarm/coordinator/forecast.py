@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from mpifarm.model.wording import TimeLeft
 
 
+FAR_LONGER = 2.0
+"""So many times the longest that has ended; what runs then is of an unknown kind."""
+
+
 class Forecast:
     """The time left of one farm, from what has ended and what runs."""
 
@@ -36,6 +40,9 @@ class Forecast:
         self._begun = now
         self._ended = 0
         self._seconds = 0.0
+        self._longest = 0.0
+        self.outruns = False
+        """At the last estimate, all that was left ran, and had run `FAR_LONGER`."""
         self._seats: SeatTime | None = None
 
     def share_seats(self, most: Mapping[str, int], kinds: Mapping[int, str]) -> None:
@@ -76,12 +83,14 @@ class Forecast:
         self._estimator.note_ended(result.taskid, result.seconds, known)
         self._ended += 1
         self._seconds += result.seconds
+        self._longest = max(self._longest, result.seconds)
         if self._seats is not None:
             self._seats.note_ended(result.taskid, result.seconds)
 
     def note_earlier(self, taskid: int, seconds: float) -> None:
         """Learn from an attempt of an earlier farm."""
         if taskid < self._total:
+            self._longest = max(self._longest, seconds)
             self._estimator.note_earlier(taskid, seconds)
 
     def estimate(
@@ -102,6 +111,9 @@ class Forecast:
         workers = sum(each.workers for each in self._farm.ranks.values() if each.works)
         waiting = max(0, self._total - done - running)
         ages = self._find_ages(wall, running)
+        self.outruns = not (waiting or self._known) and all(
+            age > FAR_LONGER * self._longest for age, _ in ages
+        )
         left = self._estimator.estimate(now, waiting, workers, ages, share)
         if left is None:
             return None

@@ -104,6 +104,7 @@ class FarmStates:
             "seatless": coordinator.count_seatless(),
             "rate": rate,
             "time_left": None if time_left is None else time_left._asdict(),
+            "outruns": coordinator.forecast.outruns,
             "ranks": [
                 {
                     "rank": each.rank,

@@ -460,13 +460,14 @@ class Leader:
         finished, failed = self.store.recorded
         rate = self._rate = self.tally.rate(self._clock.now)
         left = self._time_left.find(self._clock.now)
+        is_guess = self.coordinator.forecast.outruns
         return progress_line(
             len(self.coordinator.commands),
             finished,
             failed,
             self.coordinator.count_running(),
             rate,
-            "" if left is None else time_left_in_words(left),
+            "" if left is None else time_left_in_words(left, is_guess=is_guess),
             waits=self.coordinator.growing.is_waiting,
             held=held_in_words(
                 self.coordinator.count_held(self.store.has_record_of),

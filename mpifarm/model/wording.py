@@ -61,8 +61,13 @@ class TimeLeft(NamedTuple):
     high: float
 
 
-def time_left_in_words(left: TimeLeft) -> str:
-    """Return a time left: ``about 2 h 10 min left, 1 h 50 to 2 h 40``."""
+def time_left_in_words(left: TimeLeft, *, is_guess: bool = False) -> str:
+    """Return a time left: ``about 2 h 10 min left, 1 h 50 to 2 h 40``.
+
+    `is_guess`: what runs has for far longer than anything known; nobody knows then.
+    """
+    if is_guess:
+        return "time left unknown: what runs takes longer than all before"
     low, likely, high = left
     number, unit = _roughly(likely)
     words = f"about {number} {unit} left"

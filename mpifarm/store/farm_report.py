@@ -64,6 +64,8 @@ class FarmReport(NamedTuple):
     holds_all: bool = False
     directory: str = ""
     """The directory in which its command was given."""
+    outruns: bool = False
+    """Whether all that is left runs, and has far longer than any that has ended."""
     seatless: tuple[tuple[str, int], ...] = ()
     """The kinds whose tasks wait for a seat, and how many it has taken of each."""
 
@@ -105,6 +107,7 @@ def _parse_report(farm: str, state: dict[str, Any]) -> FarmReport:
         grows=state.get("grows") is True,
         held=_number(held.get("tasks", 0)),
         holds_all=held.get("all") is True,
+        outruns=state.get("outruns") is True,
         directory=_word(state.get("directory") or ""),
         seatless=tuple(
             (_word(kind), _number(count))

@@ -125,11 +125,13 @@ def _count_states(status: Status) -> Iterator[str]:
 def _describe_pace(status: Status) -> Iterator[str]:
     if status.rate is None:
         return
-    rate = f"{status.rate:.3g} tasks/s" if status.rate else "no task ended lately"
+    none = "too early for a rate" if status.is_early else "no task ended lately"
+    rate = f"{status.rate:.3g} tasks/s" if status.rate else none
     left, counts = status.time_left, status.counts
     unended = counts[State.RUNNING] + counts[State.CLAIMED] + counts[State.WAITING]
     if left and unended:
-        yield f"{rate}, {time_left_in_words(left)}"
+        words = time_left_in_words(left, is_guess=status.outruns)
+        yield f"{rate}, {words}"
     else:
         yield rate
 

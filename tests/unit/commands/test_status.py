@@ -26,7 +26,7 @@ from mpifarm.store.claim_journal import Head, encode_head
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.target import Target
 from mpifarm.system.console import Console
-from tests.farm_states import write_claim, write_farm
+from tests.farm_states import encode, write_claim, write_farm
 from tests.support import snapshot
 from tests.unit.store_fakes import TASKS, Site
 from tests.workdir_files import Attempt, format_attempts
@@ -645,6 +645,26 @@ def test_the_pace_is_told_with_or_without_a_time_left(site, run, rate, left, sai
     assert run("tasks.txt")[1].splitlines()[2] == said
     found = json.loads(run("tasks.txt", "--json")[1])
     assert (found["rate"], found["time_left"]) == (rate, left)
+
+
+def test_in_the_first_seconds_it_is_too_early_for_a_rate(site, run):
+    hold(site, 3)
+    for age, said in ((4, "too early for a rate"), (12, "no task ended lately")):
+        tell(site, rate=0.0, started=encode(time.time() - age))
+        assert run("tasks.txt")[1].splitlines()[2] == said
+    tell(site, rate=2.0, started=encode(time.time() - 4))
+    assert run("tasks.txt")[1].splitlines()[2] == "2 tasks/s"
+
+
+def test_what_runs_longer_than_anything_known_ends_nobody_knows_when(site, run):
+    hold(site, 3)
+    left = {"low": 50.0, "likely": 90.0, "high": 300.0}
+    tell(site, rate=2.0, time_left=left, outruns=True)
+    assert run("tasks.txt")[1].splitlines()[2] == (
+        "2 tasks/s, time left unknown: what runs takes longer than all before"
+    )
+    tell(site, rate=2.0, time_left=left, outruns=False)
+    assert run("tasks.txt")[1].splitlines()[2].startswith("2 tasks/s, about ")
 
 
 def test_json_has_the_time_left(site, run):

@@ -216,3 +216,28 @@ def test_tasks_of_which_no_rank_has_told_have_begun_lately(site, spy, ended, age
     (old, one), (young, other) = spy.asked[3]
     assert (one, other) == (1, 1)
     assert (old, young) == pytest.approx((100.0, age))
+
+
+@pytest.mark.parametrize(
+    ("done", "began", "now", "outruns"),
+    [
+        (98, (0.0, 0.0), 19.0, False),
+        (98, (0.0, 0.0), 21.0, True),
+        (98, (0.0, 5.0), 21.0, False),
+        (97, (0.0, 0.0), 21.0, False),
+    ],
+)
+def test_what_runs_far_longer_than_any_that_has_ended_outruns_them(
+    site, done, began, now, outruns
+):
+    """The last two run; with 97 done, one more waits."""
+    lease(site.table, site.farm, 98, 99)
+    told = (RunningTask(98 + n, 1, n, WALL + each) for n, each in enumerate(began))
+    site.running.note(site.farm.ranks[1], Running(tuple(told)))
+    assert not site.forecast.outruns
+    site.end(*range(done))
+    assert site.estimate(now, done) is not None
+    assert site.forecast.outruns is outruns
+    site.forecast.expect({98: 100.0})
+    site.estimate(now, done)
+    assert not site.forecast.outruns

@@ -115,6 +115,9 @@ def test_a_farm_says_what_is_done_and_what_runs_where(hand):
         None,
     )
     assert state["time_left"] == {"low": 1.0, "likely": 2.0, "high": 3.0}
+    assert state["outruns"] is False
+    hand.coordinator.forecast.outruns = True
+    assert states_of(hand).describe(1.5, None)["outruns"] is True
     assert state["ranks"] == [
         {"rank": 0, "host": "node", "pid": 1, "workers": 2, "state": "working"},
         {"rank": 1, "host": "", "pid": 0, "workers": 0, "state": "joining"},
