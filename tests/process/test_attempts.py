@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from tests.pages import take_block
+from tests.process.page_desk import Desk
+from tests.required import find_tool
 from tests.support import wait_until
 from tests.workdir_files import ATTEMPTS_COLUMNS, OLD_ATTEMPTS_HEAD
 
@@ -57,6 +60,38 @@ def test_pandas_and_duckdb_read_it_as_it_is(create_place):
     assert read["pandas"] == [*columns, "f"]
     assert read["duckdb"][:4] == columns
     assert read["duckdb"][4].startswith("TIMESTAMP")
+
+
+DUCKDB = f"""\
+# duckdb -c QUERY without the program, whose engine Python has: the rows
+exec {sys.executable} -c 'import duckdb, sys
+for row in duckdb.sql(sys.argv[2]).fetchall(): print(*row)' "$@"
+"""
+
+
+def test_the_commands_of_the_page_read_it(create_place):
+    large = f"{sys.executable} -c 'bytearray(300_000_000)'"
+    place = create_place([large, "sleep 0.3", "exit 7"])
+    desk = Desk(place)
+    desk.install("python3", f'exec {sys.executable} "$@"')
+    desk.install("duckdb", DUCKDB)
+    place.finish(status=1)
+    attempts = place.attempts()
+    host = os.uname().nodename
+    by_pandas, by_duckdb, by_miller = take_block("attempts.md", "python3 -c").lines
+    head, _, described = desk.type(by_pandas)[:3]
+    assert head.split()[:3] == ["count", "mean", "std"]
+    assert described.split()[:2] == [host, "3.0"]
+    most = max(int(each.peak_memory or 0) for each in attempts)
+    assert most > 300_000_000
+    assert desk.type(by_duckdb) == [f"{host} 3 {most}"]
+    find_tool("mlr")
+    labels, *rows = map(str.split, desk.type(by_miller))
+    assert labels == ["outcome", "seconds_mean", "seconds_p90"]
+    means = {outcome: float(mean) for outcome, mean, _ in rows}
+    done = [each.seconds for each in attempts if each.outcome == "completed"]
+    assert means.keys() == {"completed", "failed"}
+    assert means["completed"] == pytest.approx(sum(done) / 2)
 
 
 @pytest.mark.parametrize("logs", ["all", "packed", "failed"])

@@ -1,7 +1,8 @@
 """Completion in real shells on a terminal, and manual pages by real formatters.
 
 Rules of this file: a shell is typed to as a user does: letters, the Tab key, Enter.
-Its mpifarm is a program that writes down which words it was given.
+Its mpifarm is a program that writes down which words it was given, but for those that
+ask for the completion itself.
 """
 
 import os
@@ -10,20 +11,30 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 
-from mpifarm.commands.help_files.files import write_completion, write_help_files
+from mpifarm.commands.help_files.files import write_help_files
+from tests.pages import take_block
 from tests.required import skip_where_allowed
-from tests.support import clean_environment, wait_until
+from tests.support import ROOT, clean_environment, wait_until
 
 FILES = ("tasks.txt", "mine.ini", "two words")
 DIRECTORIES = ("tasks.txt_workdir", "two words_workdir", "results")
 
 STARTS = {
-    "bash": (["bash", "--norc", "--noprofile", "-i"], "source {}"),
-    "zsh": (["zsh", "-f", "-i"], "autoload -U compinit; compinit -D -u; source {}"),
-    "fish": (["fish", "--no-config", "-i"], "source {}"),
+    "bash": (["bash", "--norc", "--noprofile", "-i"], ""),
+    "zsh": (["zsh", "-f", "-i"], "autoload -U compinit; compinit -D -u; "),
+    "fish": (["fish", "--no-config", "-i"], ""),
+}
+"""How each is started, and what it has to be told before the line of the page."""
+
+TYPED = {
+    shell: line.partition("#")[0].strip()
+    for line in take_block("site-staff.md", 'eval "$(mpifarm completion').lines
+    for shell in STARTS
+    if f"completion {shell}" in line
 }
 
 COMPLETED = {
@@ -45,6 +56,15 @@ COMPLETED = {
 """What is typed before the key, and which words the line has then."""
 
 
+PROGRAM = """\
+#!/bin/sh
+if [ "$1" = completion ]; then
+    PYTHONPATH={root} exec {python} -m mpifarm "$@"
+fi
+printf "%s\\n" "$*" >> {said}
+"""
+
+
 class Shell:
     """An interactive shell on a terminal, with a way to know what it has run."""
 
@@ -52,7 +72,9 @@ class Shell:
         self._said = directory / "said"
         program = directory / "bin" / "mpifarm"
         program.parent.mkdir()
-        program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {self._said}\n')
+        program.write_text(
+            PROGRAM.format(python=sys.executable, root=ROOT, said=self._said)
+        )
         program.chmod(0o755)
         env = clean_environment(os.environ)
         env |= {"TERM": "xterm", "HOME": str(directory)}
@@ -91,17 +113,15 @@ class Shell:
 
 @pytest.fixture(params=[*STARTS])
 def shell(request, tmp_path):
-    argv, source = STARTS[request.param]
+    argv, first = STARTS[request.param]
     if shutil.which(argv[0]) is None:
         skip_where_allowed("shells", f"{argv[0]} is not installed")
     for name in FILES:
         (tmp_path / name).touch()
     for name in DIRECTORIES:
         (tmp_path / name).mkdir()
-    script = tmp_path / ".completion"
-    script.write_text(write_completion(request.param))
     shell = Shell(argv, tmp_path)
-    shell.enter(f"{source.format(script)}; mpifarm ready")
+    shell.enter(f"{first}{TYPED[request.param]}; mpifarm ready")
     yield shell
     shell.close()
 

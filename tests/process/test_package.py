@@ -7,6 +7,8 @@ on the path of what runs then.
 import email
 import importlib.util
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,6 +19,7 @@ import pytest
 
 from mpifarm import __version__
 from mpifarm.commands import SUBCOMMANDS
+from tests.pages import take_block
 from tests.support import ROOT, clean_environment
 
 # builds, and installs from a package index
@@ -156,3 +159,41 @@ def test_it_brings_the_job_scripts(installed):
     installed.run("mpifarm", "jobs", "chain.slurm")
     copied = installed.directory / "chain.slurm"
     assert copied.read_text() == (ROOT / "jobs" / "chain.slurm").read_text()
+
+
+def test_an_environment_without_compiled_modules_gets_them_as_the_page_says(tmp_path):
+    packages = tmp_path / "env" / "lib" / "python3" / "site-packages"
+    ignored = shutil.ignore_patterns("__pycache__", "docs")
+    shutil.copytree(ROOT / "mpifarm", packages / "mpifarm", ignore=ignored)
+    (line,) = take_block("large-jobs.md", "python -m compileall").lines
+    _run([sys.executable, *line.split()[1:]], tmp_path)
+    modules = len([*packages.rglob("*.py")])
+    assert len([*packages.rglob("__pycache__/*.pyc")]) == modules > 100
+
+
+def test_a_prefix_of_its_own_is_made_as_the_page_for_site_staff_says(
+    installed, tmp_path
+):
+    """Its pip gets the words of the page, and installs the wheel that was built."""
+    create, install, link = take_block("site-staff.md", "python3.11 -m venv").lines
+    (tmp_path / "bin").mkdir()
+    pip = shlex.join([*_pip_of(tmp_path / "mpifarm" / __version__)])
+    programs = {
+        "python3.11": f'exec {sys.executable} "$@" --without-pip',
+        "pip": f'echo "$MPICC $*" >asked; exec {pip} install --quiet {installed.wheel}',
+    }
+    for name, text in programs.items():
+        program = tmp_path / "bin" / name
+        program.write_text(f"#!/bin/bash\n{text}\n")
+        program.chmod(0o755)
+    prefix = tmp_path / "mpifarm" / __version__
+    lines = [
+        'set -e; module() { [[ "$*" == "load openmpi" ]]; }',
+        f"export PATH={tmp_path}/bin:/usr/bin:/bin",
+        *(create, f"ln -s {tmp_path}/bin/pip {prefix}/bin/pip", install, link),
+    ]
+    typed = "\n".join(lines).replace("/opt/", f"{tmp_path}/")
+    _run(["/bin/bash", "-c", typed], tmp_path)
+    assert (tmp_path / "asked").read_text() == "mpicc install --no-binary mpi4py .\n"
+    told = _run([str(prefix / "module" / "bin" / "mpifarm"), "--version"], tmp_path)
+    assert __version__ in told.stdout

@@ -554,6 +554,46 @@ def test_the_blocks_of_the_pages_about_lists_that_are_no_file(desk):
     assert sorted(ran) == sorted("12312345")
 
 
+def test_the_block_for_a_sites_own_pages_goes_on_where_a_job_ended(desk):
+    if find_launcher() is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    modules = desk.farm.directory / "module"
+    modules.mkdir()
+    program = modules / "mpifarm"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m mpifarm "$@"\n')
+    program.chmod(0o755)
+    desk.install("sbatch", "echo 7")
+    desk.install("srun", 'for w; do shift; [[ $w != -K0 ]] || exec "$@"; done')
+    load, *lines = take_block("site-staff.md", "module load").lines
+    module = f'module() {{ [[ "$*" != "load mpifarm" ]] || PATH={modules}:$PATH; }}'
+
+    def type_line(line):
+        typed = f"{module}; {load}; {line}"
+        child = desk.farm.start_command(["/bin/bash", "-c", typed])
+        assert_ends(child, 0)
+        return child.text()
+
+    def start_job():
+        return desk.start(desk.farm.workdir / "job.slurm", SLURM_JOB_ID="7")
+
+    submit, status, why, again = lines
+    cpus = len(os.sched_getaffinity(0))
+    waits = "touch started.$PROC_NUMBER; until [ -e go ]; do sleep 0.05; done"
+    desk.farm.write_list(["cat nothing", *[waits] * cpus, "true"])
+    assert "-A PROJECT" in submit
+    assert "job 7 is submitted" in type_line(submit)
+    job = start_job()
+    desk.farm.wait_for_marks("started", cpus)
+    type_line("mpifarm drain tasks.txt")
+    desk.farm.allow()
+    assert_ends(job, 75)
+    assert f"{cpus} finished, 1 failed, 0 running, 1 waiting" in type_line(status)
+    assert "cat: nothing: No such file" in type_line(why)
+    type_line(again)
+    assert_ends(start_job(), 1)
+    assert desk.farm.finished() == [*range(1, cpus + 2)]
+
+
 def test_a_job_with_arguments_that_is_refused_leaves_no_list(desk):
     desk.install("sbatch", "exit 1")
     text = desk.submit("-t", "5", "echo", ":::", "a", "b", status=2)

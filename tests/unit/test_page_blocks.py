@@ -25,13 +25,6 @@ NOT_TAKEN = {
 }
 """How the blocks begin that no test takes, by their page, and why none does."""
 
-TO_DO = {
-    "attempts.md",
-    "large-jobs.md",
-    "site-staff.md",
-}
-"""The pages of which some blocks have neither yet."""
-
 TAKERS = {"take_block", "take_blocks", "Page"}
 BY_LINE = "Page"
 """Takes only blocks of which each typed line begins with one of the words."""
@@ -91,9 +84,6 @@ def test_each_block_is_taken_by_a_test_or_has_a_reason(page):
         for block in blocks_of(read_page(page))
         if not _find_takers(page, block) and not _list_reasons(page, block)
     ]
-    if page in TO_DO:
-        assert left, f"{page} has all: remove it from TO_DO"
-        return
     assert left == [], (
         f"no test takes these blocks of {page}: run them in a test that calls "
         f"take_block({page!r}, …) (tests/process/test_pages.py has most), or say in "

@@ -440,6 +440,13 @@ def test_the_list_that_a_killed_start_has_left_in_the_next_workdir_begins_again(
         assert following.exists()
 
 
+def test_a_large_job_has_the_nodes_and_the_time_that_its_page_asks_for(desk):
+    (line,) = take_block("large-jobs.md", "mpifarm submit").lines
+    text = run(desk, "--print", *shlex.split(line)[2:])
+    assert "\n#SBATCH --nodes=1000 --ntasks-per-node=1 " in text
+    assert " --time=12:00:00\n" in text
+
+
 def test_the_job_script_of_a_pytaskfarmer_is_one_command(desk):
     sections = desk / ".pytaskfarmer" / "runners.d"
     sections.mkdir(parents=True)
