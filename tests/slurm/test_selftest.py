@@ -1,4 +1,6 @@
-"""The self-test between two nodes of a Slurm, as pages start it."""
+"""The self-test between two nodes of a Slurm, as pages start it, and the doctor."""
+
+import json
 
 import pytest
 
@@ -42,3 +44,35 @@ def test_all_holds_between_two_nodes_and_a_signal_to_the_step_reaches_all_ranks(
     assert "USR1 to the launcher or the step reaches all ranks: by scancel" in ranks
     assert ranks.count("flock between this process and rank") == 1
     assert ranks.splitlines()[-1] == HOLDS
+
+
+DOCTOR = """
+srun --mpi=pmi2 -n 2 python -m mpifarm doctor --json . >fitting
+srun --mpi=none -n 2 python -m mpifarm doctor --json . >other
+exit 0
+"""
+
+
+def test_the_doctor_in_a_step_tells_its_launch_and_the_end_of_the_job(slurm):
+    job = slurm.submit("-N", "1", "-n", "2", "--time=5", "--wrap", DOCTOR)
+    job.assert_ends(0)
+
+    def read(name):
+        told = json.loads((slurm.directory / name).read_text())
+        return {each["name"]: each for each in told["findings"]}, told["bad"]
+
+    found, bad = read("fitting")
+    launch = found["this launch"]
+    assert launch["seen"] == "started by srun (--mpi=pmi2), 2 processes"
+    assert found["srun"]["verdict"] == launch["verdict"] == "good"
+    assert found["srun"]["remedy"].startswith("srun --mpi=pmi2 -N 2 python -m mpifarm")
+    end = found["batch system"]
+    assert end["verdict"] == "good"
+    assert end["seen"].startswith(f"Slurm job {job.jobid}; the job ends at ")
+    assert found["lock"]["verdict"] == found["fsync"]["verdict"] == "good"
+    assert "this launch" not in bad
+    found, bad = read("other")
+    launch = found["this launch"]
+    assert launch["seen"].endswith("2 processes, not for MPICH")
+    assert launch["remedy"].endswith("or by srun --mpi=pmi2")
+    assert "this launch" in bad
