@@ -109,7 +109,7 @@ def tutorial() -> tuple[str, list[Typed], list[Typed]]:
     """Return the tutorial's program, and what is typed on a laptop and on Slurm."""
     program = take_block("tutorial.md", "#!")
     blocks = [each for each in take_blocks("tutorial.md") if each != program]
-    slurm = blocks.index(take_block("tutorial.md", "seq -f './simulate %g' 100"))
+    slurm = blocks.index(take_block("tutorial.md", "mpifarm doctor"))
     here, there = (
         [typed for block in part for typed in block.typed]
         for part in (blocks[:slurm], blocks[slurm:])

@@ -143,5 +143,5 @@ def test_the_tutorial_on_slurm_word_by_word(desk):
     assert_shown()  # scancel
     assert_shown("status 75", lines=1)
     assert_shown(lines=0)  # submit; how many are left is another number
-    assert_shown("64 finished")
+    assert_shown("all tasks are finished")
     assert typed == []

@@ -666,6 +666,14 @@ def test_each_line_has_its_remedy_and_the_status_counts_bad_ones(
     }
 
 
+def test_the_tutorial_names_the_verdicts():
+    found = re.search(
+        r"each line begins with (.*?), and", read_page("tutorial.md"), re.DOTALL
+    )
+    assert found
+    assert re.findall(r"`(\w+)`", found[1]) == [*Verdict]
+
+
 def test_the_page_has_all_lines_and_shows_them_as_they_are(here, tmp_path):
     here.has("squeue", "echo slurm")
     listed = "".join(re.findall(r"^\| (.*?) \|.*\|.*\|$", PAGE, re.MULTILINE))
