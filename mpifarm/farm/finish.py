@@ -163,7 +163,7 @@ class Conclusion:
         tally.worker_count = sum(rank.workers for rank in coordinator.ranks.values())
         now = time.monotonic()
         keeps_own_state = isinstance(leader.store, CustomStore)
-        place = _name_workdir(settings)
+        place = name_workdir(settings)
         return Summary(
             farm=coordinator.definition.farm,
             tasklist=settings.tasklist,
@@ -218,7 +218,7 @@ def _find_way_on(leader: Leader) -> str:
     return leader.coordinator.way_on
 
 
-def _name_workdir(settings: Settings) -> str:
+def name_workdir(settings: Settings) -> str:
     """Return how the user names this workdir to a subcommand."""
     from mpifarm.store.target import Target, words_of
 

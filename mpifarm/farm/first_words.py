@@ -24,12 +24,15 @@ from mpifarm.farm.directory import (
 from mpifarm.farm.leader import Leader
 from mpifarm.farm.unused_options import find_unused
 from mpifarm.model.host_names import fold_hosts
+from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import RunnerDefinition, Settings
-from mpifarm.model.wording import counted
+from mpifarm.model.wording import agree, counted, held_in_words
+from mpifarm.order.frontier import Frontier
 from mpifarm.plugins.registry import find_idle_sections, find_search_path
 from mpifarm.runners import has_shell
+from mpifarm.store.held_file import Held
 from mpifarm.system.cpus import (
     binding_warning,
     cpus_of_machine,
@@ -124,6 +127,42 @@ def describe_limit(leader: Leader) -> str:
     """Tell the coordinator how many tasks failed before; describe its limit, or ""."""
     _, failed_before = leader.store.recorded
     return leader.coordinator.note_failed_before(failed_before)
+
+
+def warn_of_order(frontier: Frontier | None, place: str) -> str:
+    """Return the warning of tasks that wait for one that has failed before, or "".
+
+    `place` names the workdir to a subcommand.
+    """
+    taskids = frontier.find_not_to_run() if frontier is not None else []
+    if frontier is None or not taskids:
+        return ""
+    found = map(frontier.find_awaited, taskids)
+    # One that was not run is no reason: it waits for another itself.
+    awaited = {each for each in found if each is not None}.difference(taskids)
+    task = agree(len(awaited), "task", "tasks")
+    return (
+        f"WARNING: {counted(len(taskids))} will not run ({name_ids(taskids)}), because"
+        f" {task} {name_ids(awaited)} failed before: mpifarm retry {place} puts all of"
+        " them back"
+    )
+
+
+def describe_held(held: Held, frontier: Frontier | None, total: int) -> str:
+    """Return what users hold, and whether other tasks wait for it; "" for nothing.
+
+    `total` is the number of tasks.
+    """
+    words = held_in_words(len(held.tasks), held.holds_all)
+    if not words:
+        return ""
+    known = (each for each in held.tasks if each < total)
+    holds_up = frontier is not None and any(map(frontier.holds_up, known))
+    rest = "; others wait for what is held, by the order of the list"
+    return (
+        f"{words} (mpifarm hold was given; mpifarm release lets them start)"
+        f"{rest if holds_up and not held.holds_all else ''}"
+    )
 
 
 def warn_of_unused(

@@ -23,15 +23,17 @@ from mpifarm.farm.default_words import describe_defaults
 from mpifarm.farm.expected import read_durations_of
 from mpifarm.farm.find_growth import find_growth
 from mpifarm.farm.find_hooks import check_hooks, with_hooks
-from mpifarm.farm.finish import Conclusion, FarmEnd
+from mpifarm.farm.finish import Conclusion, FarmEnd, name_workdir
 from mpifarm.farm.first_words import (
     check_list,
     describe_farm,
+    describe_held,
     describe_limit,
     describe_memory,
     describe_ranks,
     warn_of_binding,
     warn_of_directory,
+    warn_of_order,
     warn_of_unused,
 )
 from mpifarm.farm.growth import check_follow, explain_unended, has_changed
@@ -57,7 +59,6 @@ from mpifarm.farm.standard_input import (
 from mpifarm.farm.summary import Tally
 from mpifarm.model.messages import ToCoordinator
 from mpifarm.model.settings import Policy, RunnerDefinition, Settings
-from mpifarm.model.wording import held_in_words
 from mpifarm.store.store import Store
 from mpifarm.system.pipes import checking
 from mpifarm.tasklists import TaskList, find_constraints
@@ -121,6 +122,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
             warn_of_directory(leader),
             warn_of_kinds(context.settings, find_constraints(tasks)),
             warn_of_binding(settings, environ),
+            warn_of_order(opened.store.frontier, name_workdir(context.settings)),
         )
         idle_nodes = IdleNodes(context, tasks)
         _say(context, idle_nodes.warn_at_start())
@@ -336,10 +338,8 @@ def _create_leader(
     held = store.held_by_users
     if held.holds_all or held.tasks:
         coordinator.hold_from_start(held.tasks, holds_all=held.holds_all)
-        words = held_in_words(len(held.tasks), held.holds_all)
-        context.process.output.say(
-            f"{words} (mpifarm hold was given; mpifarm release lets them start)"
-        )
+        total = len(coordinator.commands)
+        _say(context, describe_held(held, store.frontier, total))
     if context.trace is not None:
         context.trace.watch_coordinator(coordinator)
     if context.comm:

@@ -354,11 +354,23 @@ class Frontier:
 
     def find_doomed(self, taskid: int) -> str:
         """Return why a task that has not ended is never to start, "" if it may yet."""
+        awaited = self.find_awaited(taskid)
+        return "" if awaited is None else f"task {awaited} failed"
+
+    def find_awaited(self, taskid: int) -> int | None:
+        """Return the failed task for which a task is never to start, None if it may."""
         if taskid in self.doomed:
-            return f"task {self._find_root(taskid)} failed"
-        if taskid >= self.doomed_from:
-            return f"task {self._met} failed"
-        return ""
+            return self._find_root(taskid)
+        return self._met if taskid >= self.doomed_from else None
+
+    def find_not_to_run(self) -> list[int]:
+        """Return the unfinished tasks that wait for a failed one, in order.
+
+        Those that are recorded as not run are among them.
+        """
+        behind = range(self.doomed_from, len(self._states))
+        before = (each for each in sorted(self.doomed) if each < self.doomed_from)
+        return [each for each in (*before, *behind) if self._states[each] != _FINISHED]
 
     def _find_root(self, taskid: int) -> int:
         """Return the failed task that dooms a task, by way of others if need be."""

@@ -230,6 +230,11 @@ class DatabaseStore(Store):
                 self._requeue(connection, doomed)
             held.difference_update(doomed)
 
+    @property
+    def frontier(self) -> Frontier | None:
+        """What may start by the list's order; None if the list has none."""
+        return self._frontier
+
     def _begin_order(self) -> None:
         """Begin to heed the order of the tasks, by the states that were read."""
         if self._frontier is None:

@@ -246,6 +246,11 @@ class FileStore(Store):
             if appended.gone:  # What has ended may be open again, and the reverse.
                 self._queues.forget_order()
 
+    @property
+    def frontier(self) -> Frontier | None:
+        """What may start by the list's order; None if the list has none."""
+        return self._queues.frontier
+
     def _revive_open(self) -> None:
         """Let tasks that have failed and run again count as open, for the order.
 

@@ -69,6 +69,11 @@ class Store(ABC):
             paths, farm, texts, self.notes, self._count_waiting, clock
         )
 
+    @property
+    def frontier(self) -> Frontier | None:
+        """What may start by the list's order; None if the list has none."""
+        return None
+
     def _warn_of_passed(self, frontier: Frontier) -> None:
         """Note the barriers that have opened though tasks in front of them failed."""
         for each in frontier.take_passed():

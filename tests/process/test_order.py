@@ -85,6 +85,10 @@ def test_a_failed_check_and_a_retry(create_place):
     why = "not run: task 0 failed"
     assert outcomes == {0: "failed", 1: "completed", 2: why, 3: why}
     assert place.result()["this_farm"]["outcomes"]["not run"] == 2
+    again = place.start("-n", "2", name="again")
+    assert again.wait() == 1
+    will_not = "2 tasks will not run (2-3), because task 0 failed before: mpifarm retry"
+    assert will_not in again.text()
     assert place.run_words("retry", str(place.tasklist)) == 0
     assert place.ids("waiting") == [2, 3]
     place.finish(env={"CODE": "0"})

@@ -15,14 +15,19 @@ from mpifarm.farm.first_words import (
     MAX_HOSTS,
     check_list,
     describe_farm,
+    describe_held,
     describe_limit,
     describe_memory,
     describe_ranks,
     warn_of_binding,
     warn_of_directory,
+    warn_of_order,
     warn_of_unused,
 )
 from mpifarm.model.settings import RunnerDefinition, Settings, TaskLimits
+from mpifarm.order.constraints import Constraints
+from mpifarm.order.frontier import Frontier
+from mpifarm.store.held_file import Held
 from mpifarm.system import cgroups
 from mpifarm.tasklists import ListTaskList
 from tests.pages import take_block
@@ -324,3 +329,59 @@ def test_an_srun_waits_where_the_step_holds_all_cpus_and_does_not_overlap(
     )
     monkeypatch.setattr("sys.orig_argv", ["x", "y"])
     assert first_words._holds_all_cpus(farm.context) is waits
+
+
+# ---- what waits for others -----------------------------------------------------------
+
+
+def ordered(finished: str, failed: str) -> Frontier:
+    """Nine tasks: 3 waits for 0, 4 for 3, and all from 6 on for all before."""
+    constraints = Constraints()
+    constraints.after |= {3: (0,), 4: (3,)}
+    constraints.add_barrier(6, checks=True)
+    done, bad = (
+        bytearray(str(taskid) in ids for taskid in range(9))
+        for ids in (finished, failed)
+    )
+    return Frontier(constraints, done, bad)
+
+
+@pytest.mark.parametrize(
+    ("finished", "failed", "told"),
+    [
+        ("012", "", ""),
+        ("12", "0", "2 tasks will not run (3-4), because task 0 failed before"),
+        ("12", "034", "2 tasks will not run (3-4), because task 0 failed before"),
+        ("12", "0345678", "5 tasks will not run (3-4, 6-8), because task 0 failed"),
+        ("01234", "5", "3 tasks will not run (6-8), because task 5 failed before"),
+        ("12", "0345", "5 tasks will not run (3-4, 6-8), because task 0 failed"),
+        ("012567", "34", "2 tasks will not run (4, 8), because task 3 failed"),
+    ],
+)
+def test_what_waits_for_a_task_that_failed_before_is_told(finished, failed, told):
+    sentence = warn_of_order(ordered(finished, failed), "tasks.txt_workdir")
+    assert (f"WARNING: {told}" in sentence) is bool(told)
+    assert bool(sentence) is bool(told)
+    ending = ": mpifarm retry tasks.txt_workdir puts all of them back"
+    assert sentence.endswith(ending) is bool(told)
+
+
+def test_a_list_without_an_order_has_nothing_that_waits():
+    assert warn_of_order(None, "w") == ""
+    assert describe_held(Held(), None, 9) == ""
+
+
+@pytest.mark.parametrize(
+    ("held", "waits"),
+    [
+        (Held(frozenset({0})), True),
+        (Held(frozenset({8})), False),
+        (Held(frozenset({1})), True),
+        (Held(frozenset({99})), False),
+        (Held(frozenset({0}), holds_all=True), False),
+    ],
+)
+def test_who_waits_for_what_is_held_is_told(held, waits):
+    sentence = describe_held(held, ordered("", ""), 9)
+    assert " held (mpifarm hold was given; mpifarm release lets them" in sentence
+    assert ("; others wait for what is held" in sentence) is waits

@@ -93,6 +93,7 @@ class Started:
             recorded=(2, 4),
             count_failed_here=lambda total: 3,
             held_by_users=Held(),
+            frontier=None,
         )
         self.trace: Any = SimpleNamespace(watch_coordinator=self._watch)
         output = SimpleNamespace(
