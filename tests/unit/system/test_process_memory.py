@@ -103,7 +103,7 @@ def test_memory_that_is_shared_for_good_does_not_count():
 
 @pytest.fixture
 def held(tmp_path):
-    """A process of 128 MB that the kernel holds, until its child opens a fifo."""
+    """A process of 128 MB that the kernel holds: its child waits for a fifo."""
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
 
@@ -117,8 +117,9 @@ def held(tmp_path):
     parent = processes.fork_child(start_slowly)
     wait_until(lambda: processes.children_of(parent))
     yield parent
-    os.close(os.open(fifo, os.O_RDWR))
-    end(parent)
+    # The child, too: it may not have come to its open yet, and would wait for ever.
+    processes.kill_together(processes.tree_of(parent))
+    processes.reap_child(parent)
 
 
 def test_a_process_that_is_held_counts_by_what_can_be_read_without_waiting(

@@ -218,8 +218,8 @@ def test_a_process_is_held_as_long_as_the_kernel_holds_one_of_its_threads(tmp_pa
         while not processes.tree_of(pid)[1:] or not processes.is_held(pid):
             assert time.monotonic() < until
     finally:
-        os.close(os.open(fifo, os.O_RDWR))
-        processes.kill_process(pid, signal.SIGKILL)
+        # The child, too: it may not have come to its open yet, and would wait for ever.
+        processes.kill_together(processes.tree_of(pid))
         processes.reap_child(pid)
     assert not processes.is_held(pid)
     assert not processes.is_held(os.getpid())
