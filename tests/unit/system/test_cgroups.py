@@ -22,6 +22,7 @@ from mpifarm.system.cgroups import (
     open_task_cgroups,
     parse_oom_kills,
 )
+from tests.pages import take_block
 
 LIMIT = 500 << 20
 OURS = os.stat("/proc/self/ns/pid").st_ino
@@ -189,7 +190,10 @@ def test_a_cgroup_that_this_user_may_not_write_to_is_not_taken(tree, monkeypatch
     directory = tree.make("/x")
     tree.delegate(directory)
     monkeypatch.setattr(os, "access", lambda path, _: "procs" not in str(path))
-    assert why_not() == f"this user may not write to the cgroup {directory}"
+    (shown,) = take_block("when-tasks-fail.md", "2026-11-30").lines
+    sentence, _, of_the_page = shown.rpartition(" ")
+    assert of_the_page.startswith("/sys/fs/cgroup/")
+    assert sentence.endswith(": " + why_not().removesuffix(f" {directory}"))
 
 
 def test_a_cgroup_whose_children_could_not_bound_memory_is_not_taken(tree):
