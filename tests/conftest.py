@@ -68,8 +68,13 @@ def farm_token() -> str:
 @pytest.fixture
 def farm_environment(farm_token: str) -> dict[str, str]:
     """A clean environment: no lock area but the workdir's, no launcher's variables."""
+    return create_environment(farm_token)
+
+
+def create_environment(token: str) -> dict[str, str]:
+    """A clean environment, in which the package that is tested is found."""
     env = clean_environment(os.environ)
-    env[TOKEN_VARIABLE] = farm_token
+    env[TOKEN_VARIABLE] = token
     env["TERM"] = "xterm"
     if not _is_installed():
         env["PYTHONPATH"] = str(ROOT)

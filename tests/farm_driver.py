@@ -39,7 +39,7 @@ NO_LAUNCH = "listener thread failed to start"
 """What Open MPI's mpirun says, once in some hundred times on a busy machine, before it
 gives up without a rank."""
 
-_RANK_VARIABLES = (b"OMPI_COMM_WORLD_RANK", b"PMI_RANK")
+_RANK_VARIABLES = (b"OMPI_COMM_WORLD_RANK", b"PMI_RANK", b"PMIX_RANK")
 
 
 class Part(Enum):

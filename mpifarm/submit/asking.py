@@ -43,6 +43,10 @@ class Programs:
         answer = self.run(words)
         return answer.output + answer.errors if answer.status == 0 else ""
 
+    def ask_errors(self, *words: str) -> str:
+        """Return what a program prints as errors, whether it fails or not."""
+        return self.run(words).errors
+
     def ask_python(self, program: str) -> str:
         """Return what a program in Python prints, "" if it fails.
 

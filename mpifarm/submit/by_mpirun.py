@@ -10,6 +10,7 @@ from mpifarm.submit.request import GoingOn, JobRequest, Launcher
 from mpifarm.submit.shell import (
     CHAIN_AFTER,
     COUNT_LINKS,
+    IS_LEFT,
     MAX_IDLE,
     RECORDED,
     RUN_AGAIN,
@@ -182,6 +183,7 @@ def _after(request: JobRequest, dialect: Dialect, script: str) -> str:
     after = CHAIN_AFTER if is_chain else _REQUEUE_AFTER
     written = after.format(
         script=script,
+        is_left=IS_LEFT,
         most=MAX_IDLE,
         job=dialect.job,
         requeue=dialect.requeue,
@@ -198,7 +200,7 @@ idle=$(cat "$idle_file" 2>/dev/null)
 before=$(recorded)"""
 
 _REQUEUE_AFTER: Final = """\
-if ((status == 75 || status > 128)); then
+if {is_left}; then
   if (($(recorded) > before)); then idle=0; else idle=$((idle + 1)); fi
   if ((idle > {most})); then
     echo "{script}: not requeued, because the last four runs recorded nothing" >&2

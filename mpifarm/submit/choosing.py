@@ -62,6 +62,23 @@ def choose_pmi(vendor: str, plugins: frozenset[str]) -> str:
     return pmi if pmi in fitting or not fitting else fitting[-1]
 
 
+def check_plugin(pmi: str, vendor: str, told: str) -> None:
+    """Raise `InputError` if srun has said that it can't load a plugin.
+
+    `told` is what it printed when it was to start nothing by it.  That
+    ``srun --mpi=list`` names a plugin says only that its file is there.
+    """
+    if "Invalid MPI type" not in told:
+        return
+    why = told.strip().splitlines()[0].removeprefix("srun: error:").strip()
+    other = "mpich" if pmi.startswith("pmix") else "openmpi"
+    raise InputError(
+        f"mpi4py here uses {vendor}, which needs srun --mpi={pmi}, and srun can't load"
+        f" that here ({why}): ask your site for it, or use an MPI that fits, as by pip"
+        f" install 'mpifarm[{other}]' into another environment"
+    )
+
+
 # ---- Slurm's partitions --------------------------------------------------------------
 
 

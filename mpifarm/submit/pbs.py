@@ -8,7 +8,7 @@ from typing import Final
 
 from mpifarm.model.durations import clock_of
 from mpifarm.submit.by_mpirun import Dialect, write_by_mpirun
-from mpifarm.submit.request import JobRequest, Launcher
+from mpifarm.submit.request import GoingOn, JobRequest, Launcher
 from mpifarm.submit.shell import (
     name_end,
     quote_word,
@@ -71,6 +71,8 @@ def _directives(request: JobRequest) -> Iterator[str]:
         yield f"-q {request.partition}"
     if request.after:
         yield f"-W depend={request.dependency}"
+    if request.going_on is GoingOn.CHAIN:
+        yield "-r n"  # each start of a link submits a successor
     if request.source is not None:
         yield "-V"
     yield from request.directives

@@ -41,6 +41,9 @@ class Asker(Protocol):
     def ask(self, *words: str) -> str:
         """Return what a program prints, "" if it fails."""
 
+    def ask_errors(self, *words: str) -> str:
+        """Return what a program prints as errors, whether it fails or not."""
+
     def ask_python(self, program: str) -> str:
         """Return what a program in Python prints, "" if it fails."""
 
@@ -401,7 +404,12 @@ class _SlurmPlanner(_Planner):
         listed = self.programs.ask("srun", "--mpi=list") if is_here else ""
         if not vendor:
             return ""
-        return choosing.choose_pmi(vendor, choosing.parse_plugins(listed))
+        pmi = choosing.choose_pmi(vendor, choosing.parse_plugins(listed))
+        if is_here and not self.wishes.is_print:
+            # --test-only: srun loads the plugin, and starts nothing.
+            words = ("srun", f"--mpi={pmi}", "--test-only", "true")
+            choosing.check_plugin(pmi, vendor, self.programs.ask_errors(*words))
+        return pmi
 
     def _choose_going_on(self) -> GoingOn:
         if self.wishes.chain:

@@ -16,8 +16,12 @@ MAX_IDLE: Final = 3
 """Runs in a row that may record nothing before a job goes on no more."""
 
 RUN_AGAIN: Final = """\
-# 75: tasks are left.  Above 128: a rank was killed, perhaps for memory; the next {run}
-# takes back what it had."""
+# 75: tasks are left.  Not a farm's own status (9, 14, 137): a rank was killed, perhaps
+# for memory; the next {run} takes back what it had."""
+
+IS_LEFT: Final = "[[ ! $status =~ ^([0-3]|70|12[67])$ ]]"
+"""The question to a status whether tasks may be left that another run can do: it is 75,
+or no farm's own.  126 and 127 are of a program that could not be started."""
 
 RECORDED: Final = """\
 recorded() { wc -l 2>/dev/null <"$workdir/attempts.tsv" || echo 0; }"""
@@ -45,7 +49,7 @@ export FARM_CHAIN_OF=$chain FARM_CHAIN_RECORDED=$before FARM_CHAIN_IDLE=$idle"""
 
 CHAIN_AFTER: Final = """\
 goes_on=
-if ((status == 75 || status > 128)); then
+if {is_left}; then
   if (($(recorded) <= before && idle >= {most})); then
     echo "{script}: the chain ends, because its last four links recorded nothing" >&2
   elif [[ $successor ]]; then

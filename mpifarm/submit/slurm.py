@@ -14,6 +14,7 @@ from mpifarm.submit.request import GoingOn, JobRequest, Launcher
 from mpifarm.submit.shell import (
     CHAIN_AFTER,
     COUNT_LINKS,
+    IS_LEFT,
     MAX_IDLE,
     RECORDED,
     RUN_AGAIN,
@@ -204,7 +205,9 @@ def _end(request: JobRequest) -> str:
     words = [f"--signal={to_shell}USR1@{request.lead}"]
     if request.is_supervised:
         words.append("--no-kill")
-    if request.going_on is GoingOn.REQUEUE or request.is_backfill:
+    if request.going_on is GoingOn.CHAIN:
+        words.append("--no-requeue")  # each start of a link submits a successor
+    elif request.going_on is GoingOn.REQUEUE or request.is_backfill:
         words += ["--requeue", "--open-mode=append"]
     return " ".join(words)
 
@@ -277,7 +280,8 @@ def _launch(request: JobRequest) -> str:
         return f"{supervise} {farm}" if request.is_supervised else farm
     cpus = "" if request.cpus is None else f" --cpus-per-task={CPUS}"
     survives = " --no-kill" if request.is_supervised else ""
-    srun = f'srun --mpi="$mpi" --cpu-bind=none{cpus} -K0{survives} "${{farm[@]}}"'
+    options = f"--cpu-bind=none{cpus} --export=ALL -K0{survives}"
+    srun = f'srun --mpi="$mpi" {options} "${{farm[@]}}"'
     return f"{supervise} \\\n  {srun}" if request.is_supervised else srun
 
 
@@ -313,7 +317,8 @@ trap : USR1"""
 
 _ONE_RANK_EACH: Final = """\
 # --cpu-bind=none: a rank's commands may use all CPUs that the job has on its node.
-# -K0: when a rank dies, the others run what it had (not without rank 0)."""
+# -K0: when a rank dies, the others run what it had (not without rank 0).
+# --export=ALL: the ranks get this shell's variables, whatever sbatch --export says."""
 
 _STATUS_OF_SRUN: Final = """\
 # srun ends with 137 all the same; supervised.slurm ends with the status of the farm."""
@@ -346,7 +351,9 @@ def _write_going_on(request: JobRequest) -> Iterator[list[str] | str]:
     yield ""
     yield RUN_AGAIN.format(run="link" if is_chain else "run")
     after = CHAIN_AFTER if is_chain else _REQUEUE_AFTER
-    yield after.format(script=script, most=MAX_IDLE, cancel=_CHAIN_CANCEL)
+    yield after.format(
+        script=script, is_left=IS_LEFT, most=MAX_IDLE, cancel=_CHAIN_CANCEL
+    )
     yield 'exit "$status"'
 
 
@@ -369,7 +376,7 @@ comment=$(squeue -h -j "$SLURM_JOB_ID" -o %k)
 before=$(recorded)"""
 
 _REQUEUE_AFTER: Final = """\
-if ((status == 75 || status > 128)); then
+if {is_left}; then
   if (($(recorded) > before)); then idle=0; else idle=$((idle + 1)); fi
   if ((idle > {most})); then
     echo "{script}: not requeued, because the last four runs recorded nothing" >&2

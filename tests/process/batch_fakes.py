@@ -30,6 +30,7 @@ PBS = (
     r"-q \S+",
     rf"-W depend=after(?:ok|any)(?::{_JOB})+(?:,afterany(?::{_JOB})+)?",
     r"-V",
+    r"-r [yn]",
     r"-m [abe]+",
 )
 """Directives of qsub, PBS Professional's reference guide."""

@@ -8,6 +8,7 @@ by the manuals).  A real Slurm is in tests/slurm.
 import importlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -599,6 +600,38 @@ def test_a_job_with_arguments_that_is_refused_leaves_no_list(desk):
     text = desk.submit("-t", "5", "echo", ":::", "a", "b", status=2)
     assert "Slurm refused the job: sbatch ended with 1" in text
     assert not (desk.farm.directory / "mpifarm_workdir").exists()
+
+
+LEAVE_TASKS = (75, 9, 14, 137)
+"""What a farm that was stopped ends with, and launchers of which a rank was killed."""
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 3, 70, 126, 127, *LEAVE_TASKS])
+def test_a_job_goes_on_after_what_leaves_tasks(desk, status):
+    desk.farm.write_list(["true"])
+    text = desk.submit("--print", "-t", "5", "--until-done", "tasks.txt")
+    farm = f"farm=(bash -c 'exit {status}' farm)"
+    script = desk.farm.directory / "job"
+    script.write_text(re.sub(r"(?m)^farm=.*$", farm, text))
+    desk.install("scontrol", 'echo "$1" >>"$SPOOL/asked"')
+    desk.install("squeue", "true")
+    job = desk.start(script, SLURM_JOB_ID="7")
+    assert_ends(job, status)
+    goes_on = status in LEAVE_TASKS
+    assert ("the job goes on as job 7 again" in job.text()) == goes_on
+    assert ((desk.spool / "asked").exists()) == goes_on
+
+
+def test_a_job_that_slurm_does_not_requeue_says_what_to_do(desk):
+    desk.farm.write_list(["true"])
+    script = desk.farm.directory / "job"
+    script.write_text(desk.submit("--print", "-t", "5", "--until-done", "tasks.txt"))
+    record_nothing(desk.farm)
+    desk.install("scontrol", '[ "$1" = update ]')
+    desk.install("squeue", "true")
+    job = desk.start(script, SLURM_JOB_ID="7")
+    assert_ends(job, 75)
+    assert "not requeued by Slurm: submit the same again" in job.text()
 
 
 # ---- PBS and LSF ---------------------------------------------------------------------

@@ -65,6 +65,10 @@ class Job:
         pairs = (word.partition("=") for word in answer.split())
         return {name: value for name, _, value in pairs}
 
+    def is_running(self) -> bool:
+        """Whether Slurm has started it, and has not ended it."""
+        return self.fields()["JobState"] == "RUNNING"
+
     def wait_until_running(self) -> None:
         """Until Slurm has started it."""
         state = "RUNNING"

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -19,12 +19,13 @@ from typing import NamedTuple, NoReturn
 import pytest
 
 from tests import required
+from tests.conftest import create_environment
 from tests.farm_driver import FarmDriver
-from tests.slurm.batch import Job, Slurm
+from tests.slurm.batch import DEADLINE, Job, Slurm
 from tests.support import (
-    TOKEN_VARIABLE,
     clean_environment,
     kill_survivors,
+    wait_until,
 )
 
 NODES = 18
@@ -49,6 +50,29 @@ SRUN = "srun --mpi=pmi2 python -m mpifarm tasks.txt -n 2"
 
 PLAIN_JOB = ("-N", "2", "--ntasks-per-node=1", "--exclusive")
 
+FORMS = {
+    "none of these": ("-N", "2", "-c", "1"),
+    "--until-done": ("-N", "2", "-c", "1", "--until-done"),
+    "--chain": ("-N", "2", "-c", "1", "--chain"),
+    "--array": ("--array", "2", "-c", "1"),
+    "--backfill": ("--backfill", "-c", "2"),
+    "--supervise": ("-N", "2", "-c", "1", "--supervise"),
+    "--supervise --until-done": ("-N", "2", "-c", "1", "--supervise", "--until-done"),
+}
+"""The forms of ``mpifarm submit``, as its page names them, with two workers each."""
+
+OF_FORMS = ("tasks.txt", "--rank-timeout", "4")
+"""The list and the farm's options behind each form."""
+
+HOLDS_ONCE = (
+    "me=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}/$SLURM_RESTART_COUNT;"
+    ' ln -s "$me" first 2>/dev/null; touch started.$PROC_NUMBER;'
+    ' [ "$(readlink first)" != "$me" ] || until [ -e go ]; do sleep 0.5; done'
+)
+"""Runs for ever in the first of the jobs, and of the runs of a job, that begins one."""
+
+HOLDS_ONCE_LIST = [ENDS_SOON] * 4 + [HOLDS_ONCE] * 6
+
 SUBMISSIONS = {
     "signal to the ranks": ("-N", "2", "jobs/multinode.slurm", "tasks.txt", "-n", "2"),
     "signal to the shell": ("-c", "2", "jobs/array.slurm", "tasks.txt"),
@@ -58,7 +82,6 @@ SUBMISSIONS = {
         *("--time=30", "--time-min=1", f"--nodelist={','.join(GAP_NODES)}"),
         *("jobs/requeue.slurm", "tasks.txt", "-n", "2"),
     ),
-    "submitted": ("submit", "-c", "2", "--until-done", "tasks.txt"),
 }
 """What is submitted with a time limit of a minute, or shortened to that."""
 
@@ -157,6 +180,12 @@ class Early(NamedTuple):
     slurm: Slurm
     job: Job
 
+    def is_busy(self) -> bool:
+        """Whether a task is in the middle, and those before it are recorded."""
+        done = [text for text in self.farm.tasks if text == ENDS_SOON]
+        is_held = bool(self.farm.marks("started"))
+        return is_held and len(self.farm.finished()) == len(done)
+
     def end(self) -> None:
         """Cancel what still runs, kill what that has left."""
         self.slurm.cancel_all()
@@ -173,16 +202,20 @@ def begin_early(request):
 
 @pytest.fixture(scope="session")
 def limited(slurm_conf, tmp_path_factory) -> Iterator[dict[str, Early]]:
-    """The jobs of `SUBMISSIONS`, all busy until something ends them."""
+    """The jobs of `SUBMISSIONS` and `FORMS`, all busy until something ends them."""
     base = tmp_path_factory.mktemp("limits")
     slurm = create_slurm(slurm_conf, clean_environment(os.environ), base)
     with reserved_soon(slurm, GAP_NODES):
         jobs = {
-            name: submit_early(slurm_conf, base / name, "--time=1", *argv)
+            name: submit_early(slurm_conf, base / name, EARLY_LIST, "--time=1", *argv)
             for name, argv in SUBMISSIONS.items()
         }
+        jobs |= {
+            form: submit_form(slurm_conf, base / form, form, "--time=1")
+            for form in FORMS
+        }
         for early in jobs.values():
-            early.job.wait_until_running()
+            wait_until(early.is_busy, DEADLINE)
     yield jobs
     for early in jobs.values():
         early.end()
@@ -198,11 +231,19 @@ def reserved_soon(slurm: Slurm, nodes: tuple[str, ...]) -> Iterator[None]:
     slurm.ask("scontrol", "delete", "ReservationName=soon")
 
 
-def submit_early(conf: str, directory: Path, *argv: str) -> Early:
+def submit_form(conf: str, directory: Path, form: str, *options: str) -> Early:
+    """``mpifarm submit`` of a form; two of its tasks wait in its first job."""
+    words = ("submit", *options, *FORMS[form], *OF_FORMS)
+    return submit_early(conf, directory, HOLDS_ONCE_LIST, *words)
+
+
+def submit_early(
+    conf: str, directory: Path, commands: Iterable[str], *argv: str
+) -> Early:
     """``sbatch`` with a list and a token of its own."""
-    environment = clean_environment(os.environ) | {TOKEN_VARIABLE: uuid.uuid4().hex}
+    environment = create_environment(uuid.uuid4().hex)
     farm = FarmDriver(directory, start_nothing, environment)
-    farm.write_list(EARLY_LIST)
+    farm.write_list(commands)
     slurm = create_slurm(conf, environment, directory)
     return Early(farm, slurm, slurm.submit(*argv))
 

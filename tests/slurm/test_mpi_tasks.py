@@ -5,7 +5,6 @@ its host's.  One job starts a farm by each launcher, one after another; each tas
 farm starts an MPI program by each launcher.  The tests read what these have printed.
 """
 
-import os
 import sys
 import uuid
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.conftest import create_environment
 from tests.farm_driver import FarmDriver
 from tests.pages import take_block
 from tests.slurm.conftest import (
@@ -26,8 +26,6 @@ from tests.slurm.conftest import (
 from tests.support import (
     OPENMPI_ENVIRONMENT,
     ROOT,
-    TOKEN_VARIABLE,
-    clean_environment,
     find_debian_openmpi,
 )
 
@@ -163,7 +161,7 @@ def jobs(named_conf, tmp_path_factory) -> Iterator[dict[int, Early]]:
 def submit_job(conf: str, directory: Path, nodes: int) -> Early:
     """``sbatch`` with a list and a token of its own."""
     write_job(directory, nodes)
-    environment = clean_environment(os.environ) | {TOKEN_VARIABLE: uuid.uuid4().hex}
+    environment = create_environment(uuid.uuid4().hex)
     slurm = create_slurm(conf, {**environment, **OPENMPI_ENVIRONMENT}, directory)
     size = ("-N", str(nodes), "--ntasks-per-node=1", f"--cpus-per-task={CPUS}")
     job = slurm.submit(*size, "job")

@@ -5,17 +5,16 @@ killed or alive, and given back at the end of its test.  ``-K1`` has srun end wh
 rank does.
 """
 
-import os
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
 from tests.farm_driver import Part, send_signal
-from tests.slurm.batch import DEADLINE, Slurm
+from tests.slurm.batch import DEADLINE
 from tests.slurm.conftest import QUICK, WAITS
-from tests.support import TOKEN_VARIABLE, is_running, wait_until
+from tests.slurm.nodes import Daemon, nodes_of, set_state
+from tests.support import wait_until
 
 NODES = 3
 
@@ -36,35 +35,6 @@ def submit_busy(farm, slurm, *argv, ranks=NODES):
     return job
 
 
-class Daemon:
-    """The slurmd of a node; ended by the pid in its own file."""
-
-    def __init__(self, slurm, node):
-        self._slurm = slurm
-        self._node = node
-        self._conf = Path(slurm.environment["SLURM_CONF"])
-
-    def kill(self):
-        pid = int((self._conf.parent / f"slurmd.{self._node}.pid").read_text())
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not is_running(pid))
-
-    def start(self):
-        """It outlives the test, so it must not carry its token."""
-        environment = dict(self._slurm.environment)
-        del environment[TOKEN_VARIABLE]
-        path = os.pathsep.join([environment["PATH"], "/usr/sbin"])
-        program = shutil.which("slurmd", path=path) or "slurmd"
-        clean = Slurm(environment, self._slurm.directory)
-        clean.ask(program, "-f", str(self._conf), "-N", self._node)
-
-
-def nodes_of(slurm, job):
-    """The names of the job's nodes; the batch script runs on the first."""
-    names = job.fields()["NodeList"]
-    return slurm.ask("scontrol", "show", "hostnames", names).split()
-
-
 @pytest.fixture
 def take_away(slurm):
     """Set a node to a state in which nothing is started there; until the test's end."""
@@ -72,15 +42,15 @@ def take_away(slurm):
 
     def take(node, state):
         taken.append(node)
-        change = (f"NodeName={node}", f"State={state}", "Reason=test")
-        slurm.ask("scontrol", "update", *change)
+        set_state(slurm, node, state)
 
     yield take
     slurm.cancel_all()
     for node in taken:
         # one that is down comes back by itself when its slurmd next reports
-        if slurm.ask("sinfo", "-h", "-n", node, "-o", "%t") not in ("idle", "alloc"):
-            slurm.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        words = ("sinfo", "-h", "-p", "debug", "-n", node, "-o", "%t")
+        if slurm.ask(*words) not in ("idle", "alloc"):
+            set_state(slurm, node, "RESUME")
 
 
 def test_a_farm_whose_mpi_does_not_fit_srun_is_started_once(farm, slurm):

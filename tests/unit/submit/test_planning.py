@@ -42,6 +42,9 @@ class Cluster:
         self.asked.append(" ".join(words))
         return self.answers.get(" ".join(words), "")
 
+    def ask_errors(self, *words):
+        return self.ask(*words)
+
     def ask_python(self, program):
         self.asked.append("python")
         return self.vendor
@@ -82,6 +85,25 @@ def test_one_node_needs_no_mpi():
 
 def test_open_mpi_is_started_by_pmix():
     assert planned(Cluster(vendor="Open MPI"), nodes=2).pmi == "pmix"
+
+
+CAN_T_LOAD = """\
+srun: error:  mpi/pmix_v4: init: (null) [0]: pmi/pmix: can not load PMIx library
+srun: error: MPI: Unable to load any plugin
+srun: error: Invalid MPI type 'pmix', --mpi=list for acceptable types
+"""
+
+
+def test_a_plugin_that_srun_names_and_can_t_load_is_refused():
+    test = {"srun --mpi=pmix --test-only true": CAN_T_LOAD}
+    without = Cluster(vendor="Open MPI", **test)
+    sentence = refused(cluster=without, nodes=2)
+    assert "srun can't load that here (mpi/pmix_v4: init: (null) [0]:" in sentence
+    assert "pip install 'mpifarm[mpich]'" in sentence
+    assert planned(without, nodes=2, is_print=True).pmi == "pmix"
+    assert planned(without, nodes=1).pmi == ""
+    other = {"srun --mpi=pmix --test-only true": "srun: error: no account is given"}
+    assert planned(Cluster(vendor="Open MPI", **other), nodes=2).pmi == "pmix"
 
 
 def test_what_can_t_work_is_refused():

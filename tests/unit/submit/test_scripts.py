@@ -204,8 +204,16 @@ def test_a_job_that_shares_its_nodes_takes_none_of_them_whole():
     assert not {"--exclusive", "--mem=0"} & {*directives_of(cpus=8)}
 
 
-def test_a_chain_is_not_requeued():
-    assert "--requeue" not in directives_of(going_on=GoingOn.CHAIN)
+@pytest.mark.parametrize("more", [{}, {"is_backfill": True}])
+def test_a_chain_is_not_requeued(more):
+    """Each start of a link submits a successor, and Slurm requeues by itself."""
+    found = directives_of(going_on=GoingOn.CHAIN, **more)
+    assert "--no-requeue" in found
+    assert "--requeue" not in found
+    assert "--no-requeue" not in directives_of(going_on=GoingOn.REQUEUE)
+    assert "#PBS -r n" in pbs.write_script(
+        make_request(**ALONE, going_on=GoingOn.CHAIN)
+    )
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1))
@@ -303,6 +311,7 @@ def test_a_farm_of_slurm_has_the_workers_of_its_job(form):
     assert len(launches) == (form["launcher"] is Launcher.SRUN)
     for line in launches:
         assert "-K0" in line
+        assert "--export=ALL" in line
         assert ("--cpus-per-task=" in line) == bool(form["cpus"])
         assert ("--no-kill" in line) == form.get("is_supervised", False)
     assert (" supervise -- " in text) == form.get("is_supervised", False)
