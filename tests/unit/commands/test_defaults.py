@@ -236,7 +236,7 @@ def test_the_later_one_of_quiet_and_verbose_counts(places):
         ("Proc = 3", "line 2: there is no option Proc, did you mean proc?"),
         ("--proc = 3", "line 2: there is no option --proc, did you mean proc?"),
         ("task_memory = 4G", "no option task_memory, did you mean task-memory?"),
-        ("jobs = 3", "there is no option jobs: --proc N (-n N, -j N) is the number"),
+        ("jobs = 3", "there is no option jobs: -n N (--proc N) is the number"),
         ("xyzzy = 3", "there is no option xyzzy: mpifarm config lists all that"),
         ("bind", "mpifarm.ini, line 2: 'bind' is not of the form key = value; correct"),
         ("proc = 1\nproc = 2", "line 3: a second proc in section [options]"),

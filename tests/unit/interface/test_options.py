@@ -49,7 +49,7 @@ def test_each_option_of_the_command_line_has_its_keyword():
         ({"wrokdir": "w"}, "there is no option wrokdir, did you mean workdir?"),
         ({"n_jobs": 2}, "there is no option n_jobs: proc=N is the number of tasks at"),
         ({"cwd": "d"}, "there is no option cwd: chdir=DIR is where the commands run"),
-        ({"max_procs": 2}, "there is no option max_procs: --proc N"),
+        ({"max_procs": 2}, "there is no option max_procs: -n N (--proc N)"),
         ({"dry_run": True}, "it is for the command line"),
         ({"xyzzy": 2}, "there is no option xyzzy: mpifarm --help-all lists all"),
         ({"tasklist": "csv"}, "no handler reads them"),
