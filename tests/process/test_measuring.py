@@ -21,7 +21,8 @@ from tests.support import ROOT, find_launcher, wait_until
 SMALL = {
     "tests.bench.bench": "--only limit --rounds 1 --tasks 40 --starts 1",
     "tests.bench.big_lists": "--tasks 1000 --rounds 0 --stop 0.2",
-    "tests.bench.ledger": "--seconds 0.5 --only '`true`, 1' 'a socket' 'frames'",
+    "tests.bench.ledger": "--only frames",
+    "tests.bench.ledger --page": "--seconds 0.5 --only '`true`, 1' frames",
     "tests.bench.report": "",
     "tests.bench.startup": "",
     "tests.bench.looking": "--tasks 100 --rounds 1 --only ls why",
