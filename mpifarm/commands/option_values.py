@@ -102,11 +102,6 @@ def parse_workers(word: str) -> int:
         raise usage_error(
             "-np is mpirun's: write -n N for the tasks at one time on each rank"
         )
-    if os.path.exists(word):
-        raise usage_error(
-            f"{word} stands in the place of the number of --proc: write mpifarm -n 8"
-            f" {word}, or, to use all of the machine, mpifarm {word} --proc"
-        )
     workers = int(word)
     if workers < 1:
         raise usage_error(

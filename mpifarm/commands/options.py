@@ -970,8 +970,21 @@ def _parse_value(option: Option, word: str) -> Any:
     try:
         return option.kind.parse(word)
     except ValueError:
+        if option.kind is WORKERS and os.path.exists(word):
+            raise usage_error(_explain_list_as_number(word)) from None
         sentence = f"{option.long_name} takes {option.kind.takes}, not {word!r}"
         raise usage_error(sentence + option.kind.hint) from None
+
+
+def _explain_list_as_number(word: str) -> str:
+    """Return what to write where the list stands behind ``--proc``."""
+    from shlex import quote  # for mistakes only
+
+    tasklist = quote(word)
+    return (
+        f"{word} stands in the place of the number of --proc: write mpifarm -n 8"
+        f" {tasklist}, or, to use all of the machine, mpifarm {tasklist} --proc"
+    )
 
 
 def own_default(option: Option) -> Any:

@@ -65,6 +65,18 @@ def places(tmp_path, monkeypatch):
     return places
 
 
+def test_a_value_of_proc_may_be_the_name_of_a_file(places):
+    places.environ["MPIFARM_PROC"] = "32"
+    (places.here / "32").mkdir()
+    assert places.settings().workers == 32
+    places.environ["MPIFARM_PROC"] = "tasks.txt"
+    (places.here / "tasks.txt").touch()
+    assert places.mistake().startswith(
+        "MPIFARM_PROC takes a number, or 'auto', or 50% for half of the CPUs, not"
+        " 'tasks.txt'"
+    )
+
+
 def test_each_place_wins_over_those_before_it_and_the_command_line_over_all(places):
     assert places.settings().workers == 8
     places.write(places.site / "config.ini", "proc = 1", "grace = 11")

@@ -873,6 +873,20 @@ def test_a_word_in_the_place_of_the_number_of_workers(tmp_path, monkeypatch):
         " or, to use all of the machine, mpifarm my.txt --proc ("
     )
     assert parsed(*["mpifarm", "my.txt", "--proc"][1:]).workers > 0
+    (tmp_path / "my list.txt").touch()
+    said = mistake("--proc=my list.txt")
+    assert "write mpifarm -n 8 'my list.txt', or" in said
+    assert "mpifarm 'my list.txt' --proc (" in said
+
+
+@pytest.mark.parametrize("number", ["8", "32", "auto", "50%", "+2", "-1"])
+def test_a_number_of_workers_may_be_the_name_of_a_file(tmp_path, monkeypatch, number):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / number).mkdir()
+    workers = parsed(f"--proc={number}", "t").workers
+    assert workers == (int(number) if number.isdecimal() else workers)
+    if number != "-1":
+        assert parsed("-n", number, "t").workers == workers
 
 
 def test_the_first_screen_names_n_first_and_run():
