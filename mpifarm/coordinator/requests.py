@@ -253,6 +253,23 @@ class Requests:
         self._dispatcher.prefetch.note_more(now)
         self._dispatcher.update_all_demand()
         self._reply(_Open(request, set()))
+        self._note_released()
+
+    def _note_released(self) -> None:
+        """Note the fate of tasks that were released before their hold was answered.
+
+        They wait for their turn, as before: nothing more is heard of them until they
+        have run.  What a rank has of them, it says itself.
+        """
+        ours = (TaskState.LEASED, TaskState.ENDED, TaskState.WRITING)
+        for waits in self._open:
+            if waits.request.kind is not RequestKind.HOLD:
+                continue
+            for taskid in waits.awaited.copy():
+                task = self._table.tasks.get(taskid)
+                is_here = task is not None and task.state in ours
+                if not (is_here or self._bars.holds(taskid)):
+                    waits.note(taskid, Fate.WAITED)
 
     # ---- what ranks say ----------------------------------------------------------
 
@@ -263,6 +280,7 @@ class Requests:
                 for waits in self._open:
                     if waits.request.kind is RequestKind.HOLD:
                         waits.note(taskid, Fate.RUNS_ON, record.host)
+        self._note_released()  # it has returned those that it has not begun
         self._reply_done()
 
     def note_messages_lost(self) -> None:

@@ -26,7 +26,7 @@ from mpifarm.model.settings import Policy
 from mpifarm.model.task import CANCELLED_STATUS, Lease, Outcome, Result
 from tests.unit.coordinator.test_coordinator import Hand
 from tests.unit.coordinator.test_losses import rejoin
-from tests.unit.fakes import Commands
+from tests.unit.fakes import Commands, sure_report
 from tests.unit.virtual_rank import result_of
 
 CANCEL, HOLD = RequestKind.CANCEL, RequestKind.HOLD
@@ -622,6 +622,38 @@ def test_a_hold_is_answered_though_its_tasks_are_released_meanwhile():
     hand.ask(RELEASE, 2)
     hand.write(empty=True)
     assert hand.fates == {2: (Fate.WAITED, "")}
+
+
+def test_a_hold_of_a_task_on_disk_is_answered_at_its_release():
+    hand = begun(0)
+    hand.ask(HOLD, 7, 8)
+    hand.ask(RELEASE, 7)
+    assert len(hand.answers) == 1, "the release; 8 is still held"
+    hand.ask(RELEASE)
+    assert len(hand.answers) == 3
+    assert hand.fates == {7: (Fate.WAITED, ""), 8: (Fate.WAITED, "")}
+
+
+def test_a_hold_is_answered_by_its_rank_though_its_tasks_are_released_meanwhile():
+    hand = begun(0, 1)
+    hand.ask(HOLD, 0, 1)
+    hand.ask(RELEASE, 0, 1)
+    assert len(hand.answers) == 1, "the rank has begun some of them, or none"
+    hand.hear(0, sure_report(1.0, returned=((1, 1),)))
+    hand.hear(0, Withdrawn(((0, 1),)))
+    hand.decide()
+    assert hand.fates == {0: (Fate.RUNS_ON, "node"), 1: (Fate.WAITED, "")}
+
+
+def test_a_hold_of_a_task_that_has_ended_is_answered_by_its_record():
+    hand = begun(0, 1, policy=Policy(retries=1))
+    hand.ask(HOLD, 1)
+    hand.end(hand.leases(0)[1])
+    hand.ask(RELEASE, 1)
+    assert len(hand.answers) == 1
+    hand.decide(COMMIT_INTERVAL)
+    hand.write(empty=True)
+    assert hand.fates == {1: (Fate.ENDED_BEFORE, "")}
 
 
 def test_a_task_that_was_held_before_the_farm_began_lets_another_pass_the_gate():
