@@ -105,6 +105,7 @@ class SampleWorker:
         """Return the runner, where it is defined, and its options."""
         runner = self._definition.runner
         options = ", ".join(f"{key} = {text}" for key, text in runner.options.items())
+        options = options.replace("\n", "\\n")
         source = f" of {runner.source}" if runner.source else ""
         own = ", a class of your own" if self._runner is None else ""
         return (

@@ -82,3 +82,27 @@ def test_a_quiet_farm_that_finishes_all_prints_nothing(start, recorder):
     child = start("--quiet", seconds=1, before=recorder.put_before)
     assert recorder.record(child) == 0
     assert recorder.text == ""
+
+
+def test_a_dry_run_under_a_launcher_is_printed_once_and_names_its_variables(
+    farm, mpirun
+):
+    farm.write_list(["env -0"])
+    argv = [*MPIFARM, "-n", "1", str(farm.tasklist)]
+    child = farm.start_command(mpirun(RANKS, *argv, "--dry-run"))
+    assert child.wait() == 0, child.text()
+    assert child.text().count("nothing was run") == 1
+    assert not farm.workdir.exists()
+    line = re.search(
+        "^variables that commands don't get: (.*)$", child.text(), re.MULTILINE
+    )
+    assert line is not None
+    names = set(line[1].split(", "))
+    assert names & {"PMI_RANK", "OMPI_COMM_WORLD_RANK"}
+    shown = dict(re.findall("^variable set: (.*?)=(.*)$", child.text(), re.MULTILINE))
+    run = farm.start_command(mpirun(RANKS, *argv))
+    assert run.wait() == 0, run.text()
+    entries = farm.log(0).split("\0")
+    environment = dict(entry.split("=", 1) for entry in entries if entry)
+    assert not names & {*environment}
+    assert shown.items() <= environment.items()

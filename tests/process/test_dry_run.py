@@ -131,6 +131,15 @@ def test_a_dry_run_shows_what_a_class_of_the_user_gets(dry):
     assert "starts" not in text
 
 
+def test_a_dry_run_shows_a_setup_of_several_lines_in_one(dry):
+    text, _ = dry(
+        ["note $A$B"],
+        *("-r", "two"),
+        ini="[two]\nRunner = mpifarm.runners.BasicRunner\nsetup = A=1\n    B=2\n",
+    )
+    assert "BasicRunner with setup = A=1\\nB=2\n" in text
+
+
 def test_a_dry_run_says_how_the_shell_gets_a_line_that_looks_like_an_option(dry):
     text, _ = dry(["+x () { note a; }; +x"])
     assert read_starts(text) == [["/bin/bash", "-c", "--", "+x () { note a; }; +x"]]
