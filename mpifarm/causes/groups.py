@@ -12,6 +12,7 @@ Rules of this file: pure; the memory is bounded but for the ids.
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 from mpifarm.causes import known
@@ -25,6 +26,7 @@ from mpifarm.causes.folding import (
     find_detail,
     fold_name,
     similarity,
+    unite_words,
 )
 from mpifarm.causes.hosts import find_blamed
 from mpifarm.causes.known import KnownCause, Weight
@@ -52,6 +54,8 @@ _MAX_COMPARED = 8
 """Examples of which one is chosen."""
 _MAX_CAUSE = 120
 """Letters of a cause."""
+_MAX_PATH = 70
+"""Letters of a path in it."""
 
 _CAUSE_OF_OUTCOME = {
     "timed out": known.TIME_LIMIT,
@@ -323,12 +327,26 @@ def _word(bin_: _Bin, cause: KnownCause | None) -> str:
     if cause is None:
         return _shorten(text)
     names = {cause.find_subject(sample) or "" for sample in bin_.samples} - {""}
-    name, _ = common_text(name.rstrip("/").rpartition("/")[2] for name in names)
+    name = _common_path(names) if cause.is_of_path else ""
+    if not name:
+        name, _ = common_text(name.rstrip("/").rpartition("/")[2] for name in names)
     if name.strip(WILD):
         return _shorten(f"{cause.words}: {name}")
     if cause.weight is Weight.CAUSE and whole >= 0.75 and cause.tells(text):
         return _shorten(text)
     return cause.words
+
+
+def _common_path(names: Iterable[str]) -> str:
+    """Return what paths have in common, each part by itself; "" if they differ more.
+
+    Of a long one, the end.
+    """
+    parts = [name.split("/") for name in names]
+    if len({*map(len, parts)}) != 1:
+        return ""
+    path = "/".join(reduce(unite_words, each) for each in zip(*parts, strict=True))
+    return path if len(path) <= _MAX_PATH else f"…{path[1 - _MAX_PATH :]}"
 
 
 def _divide_by_host(cause: _Cause, ran: Mapping[str, int]) -> list[_Cause]:

@@ -48,6 +48,8 @@ class KnownCause(NamedTuple):
     first that matches."""
     is_of_the_line: bool = False
     """Whether the command itself may be wrong, as its line has it."""
+    is_of_path: bool = False
+    """Whether a whole path says what it is about, and not its last part alone."""
 
     def find_subject(self, text: str) -> str | None:
         """Return what a line says that the cause is about."""
@@ -83,6 +85,7 @@ MISSING_FILE = KnownCause(
         r"([^\s'\"(),:]+)\)?: no such file",
         r"file ([^\s,]+)\s*$",
     ),
+    is_of_path=True,
 )
 SEGMENTATION_FAULT = KnownCause(
     "segmentation fault (signal 11)",

@@ -195,6 +195,8 @@ def _check_workdir(workdir: str, *, is_begun: bool = True) -> None:
     That of a database may have been made just now, and have nothing in it yet.
     """
     if not files.is_directory(workdir):
+        if tasklist := find_tasklist_of(workdir):
+            raise InputError(f"no workdir {workdir}: no farm has run {tasklist} yet")
         raise InputError(
             f"no workdir {workdir}: name a workdir, or the tasklist of one"
         )

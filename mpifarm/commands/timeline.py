@@ -52,8 +52,9 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     for note in merged.notes:
         console.print_error(note)
     console.print_line(
-        f"{counted(merged.events, 'event')} of {counted(len(names), 'file')} in"
-        f" {chosen.output}: open it in https://ui.perfetto.dev"
+        f"{counted(merged.events, 'attempt')} of {counted(len(names), 'timeline')} in"
+        f" {chosen.output}: open it in https://ui.perfetto.dev (Open trace file), which"
+        " shows which worker ran which task when"
     )
     return ExitStatus.ALL_FINISHED
 

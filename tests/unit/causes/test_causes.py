@@ -252,6 +252,23 @@ def test_one_file_that_all_miss_is_told_from_files_that_each_misses():
     assert "params.csv" in groups[1].cause
 
 
+@pytest.mark.parametrize(
+    ("paths", "shown"),
+    [
+        (["/no/such/file"], "/no/such/file"),
+        (["table.17"], "table.17"),
+        (["/data/a/input.dat", "/data/b/input.dat"], "/data/*/input.dat"),
+        (["data/0005.nc", "data/0018.nc"], "data/00*.nc"),
+        (["/a/params.csv", "params.csv"], "params.csv"),
+        ([f"/{'deep/' * 30}x.csv"], f"…{('deep/' * 30)[-64:]}x.csv"),
+    ],
+)
+def test_a_missing_file_is_told_with_its_path(paths, shown):
+    lines = [f"cat: {path}: No such file or directory\n" for path in paths]
+    (group,) = group_failures(make_failure(n, line) for n, line in enumerate(lines))
+    assert group.cause == f"a file is missing (No such file or directory): {shown}"
+
+
 def test_rare_causes_are_one_group_behind_nineteen():
     vowels = "aeiou"
     names = [f"{a}{b}{c}{a}x" for a in "bcdfg" for b in vowels for c in "klm"]

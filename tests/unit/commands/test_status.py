@@ -516,6 +516,11 @@ def test_a_list_without_a_workdir_is_a_mistake(tmp_path, monkeypatch, run):
     (tmp_path / "list").write_text("true\n")
     with pytest.raises(InputError, match="no workdir list_workdir"):
         run("list")
+    said = "^no workdir list_workdir: no farm has run list yet$"
+    with pytest.raises(InputError, match=said):
+        run("list_workdir")
+    with pytest.raises(InputError, match="name a workdir, or the tasklist of one"):
+        run("lust_workdir")
 
 
 @pytest.mark.parametrize("word", ["top", "ps", "squeue", "watch", "eta", "monitor"])

@@ -40,7 +40,11 @@ def run(tmp_path, capfd):
 def test_all_timelines_become_one_file(workdir, run, tmp_path):
     status, said = run(tmp_path / "tasks.txt", "-o", tmp_path / "all.json")
     assert status == 0
-    assert "2 events of 2 files in " in said
+    assert said == (
+        f"mpifarm: 2 attempts of 2 timelines in {tmp_path}/all.json: open it in"
+        " https://ui.perfetto.dev (Open trace file), which shows which worker ran which"
+        " task when\n"
+    )
     assert len(json.loads((tmp_path / "all.json").read_text())) == 2
     assert sorted(os.listdir(tmp_path)) == ["all.json", "tasks.txt", workdir.name]
 
