@@ -25,7 +25,11 @@ from mpifarm.farm.directory import (
     runs_anywhere,
     warn_of_other,
 )
-from mpifarm.farm.first_words import warn_of_binding, warn_of_unused
+from mpifarm.farm.first_words import (
+    holds_cpus_for_tasks,
+    warn_of_binding,
+    warn_of_unused,
+)
 from mpifarm.farm.growth import explain_unended
 from mpifarm.farm.input_check import CheckedInput, NoTasksError, check_input
 from mpifarm.farm.kinds import warn_of_kinds
@@ -88,7 +92,7 @@ def _describe(
     Raises as `check_input`.
     """
     try:
-        checked = check_input(settings, environ)
+        checked = check_input(settings, environ, partial(holds_cpus_for_tasks, environ))
     except NoTasksError:
         yield no_tasks
         yield NOTHING_DONE

@@ -220,7 +220,7 @@ def check_list(context: RankContext, runner: RunnerDefinition, tasks: TaskList) 
         runner,
         tasks,
         lambda: context.environment,
-        lambda: _holds_all_cpus(context),
+        lambda: holds_cpus_for_tasks(context.process.environ),
     )
     for sentence in faults:
         context.process.output.say(sentence)
@@ -257,13 +257,13 @@ def find_list_faults(
         yield f"WARNING: {sentence}; {RUNS}"
 
 
-def _holds_all_cpus(context: RankContext) -> bool:
+def holds_cpus_for_tasks(environ: Mapping[str, str]) -> bool:
     """Return whether an srun in a task would wait for CPUs of the farm's own step."""
     from mpifarm.batch.launch_lines import find_farm_words
     from mpifarm.batch.step_cpus import holds_all_cpus, is_overlapping
     from mpifarm.system.processes import command_lines
 
-    if not holds_all_cpus(context.process.environ):
+    if not holds_all_cpus(environ):
         return False
     return not is_overlapping(command_lines("srun"), find_farm_words(sys.orig_argv))
 

@@ -5,7 +5,7 @@ Rules of this file: it reads, and changes nothing.  What a start would refuse is
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpifarm.batch.launcher import command_environment
@@ -56,9 +56,14 @@ class CheckedInput(NamedTuple):
         return len(self.tasklist)
 
 
-def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
+def check_input(
+    settings: Settings,
+    environ: Mapping[str, str],
+    holds_all_cpus: Callable[[], bool] = lambda: False,
+) -> CheckedInput:
     """Check runner, handler, list and workdir of a farm that is not to start now.
 
+    `holds_all_cpus` says whether an srun in a task would wait for CPUs of this step.
     Raises `InputError`, which is a `NoTasksError` for an empty list, and `StorageError`
     if the disk fails.
     """
@@ -92,7 +97,7 @@ def check_input(settings: Settings, environ: Mapping[str, str]) -> CheckedInput:
         check_not_edited(paths, tasks.tasks, find_constraints(tasks))
     faults = find_list_faults(
         *(settings, runner, tasks),
-        *(lambda: command_environment(os.environb), lambda: False),
+        *(lambda: command_environment(os.environb), holds_all_cpus),
     )
     return CheckedInput(tasks, [*faults], chosen)
 

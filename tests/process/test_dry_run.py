@@ -386,3 +386,16 @@ def test_a_dry_run_names_the_file_that_sets_a_wrong_option(place):
     (place.directory / "mpifarm.ini").write_text("[options]\ngpus = 2\n")
     text = show(place, status=2)
     assert f"(--gpus is set in {place.directory}/mpifarm.ini, line 2)\n" in text
+
+
+def test_a_dry_run_in_a_step_of_slurm_warns_of_an_srun_that_would_wait(place):
+    place.write_list(["srun -n 1 true"])
+    assert "--overlap" not in show(place)
+    place.environment |= {
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_JOB_CPUS_PER_NODE": "4",
+        "SLURM_CPUS_ON_NODE": "4",
+    }
+    assert re.search("^WARNING: line 1 of .*--overlap", show(place), re.MULTILINE)

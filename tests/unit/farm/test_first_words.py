@@ -328,7 +328,7 @@ def test_an_srun_waits_where_the_step_holds_all_cpus_and_does_not_overlap(
         "mpifarm.batch.launch_lines.find_farm_words", lambda words: [*words][:1]
     )
     monkeypatch.setattr("sys.orig_argv", ["x", "y"])
-    assert first_words._holds_all_cpus(farm.context) is waits
+    assert first_words.holds_cpus_for_tasks(farm.context.process.environ) is waits
 
 
 # ---- what waits for others -----------------------------------------------------------
