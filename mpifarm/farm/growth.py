@@ -277,13 +277,13 @@ class Growth:
         """Read what has come by standard input, unless there is much to take up."""
         if self.feed is None or self.watch.count > MAX_AHEAD:
             return
-        has_come = self.feed.step(now, self._lock)
+        has_changed = self.feed.step(now, self._lock) or self.feed.has_ended
         if self.feed.has_ended:
             self.feed = None
             self.watch.look_soon()
             self._coordinator.on_list_ended()
-        if has_come and self._asked_at is not None:
-            self.look_at_end()  # the look before has not seen these lines
+        if has_changed and self._asked_at is not None:
+            self.look_at_end()  # the look before has not seen the last lines
 
     # ---- taking up -------------------------------------------------------------------
 
@@ -354,14 +354,15 @@ class Growth:
 
     @property
     def _awaits_input(self) -> bool:
-        """Whether lines of standard input are in memory, or the first is to come.
+        """Whether lines of standard input are in memory, or the first task is to come.
 
-        A list that has tasks from a start before does not wait for that.
+        A list that has tasks from a start before does not wait for that, and one that
+        is odd waits for none.
         """
-        feed = self.feed
-        if feed is None:
+        if self.feed is None:
             return False
-        return feed.has_lines or not (feed.has_come or self._texts)
+        has_tasks = len(self._texts) or self.watch.count
+        return self.feed.has_lines or not (has_tasks or self.watch.odd)
 
 
 def may_grow(tasks: TaskList) -> bool:

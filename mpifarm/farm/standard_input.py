@@ -78,8 +78,6 @@ class InputFeed:
     ) -> None:
         self.has_ended = False
         """Whether all of the input is in the list."""
-        self.has_come = False
-        """Whether the list has a line of the input."""
         self.look_at = 0.0
         """When to look next (monotonic)."""
         self._path = path
@@ -117,7 +115,6 @@ class InputFeed:
         self.has_ended = not self._is_open
         if self.has_ended:
             self._tell_if_empty()
-        self.has_come |= bool(lines)
         return bool(lines)
 
     def _tell_if_empty(self) -> None:

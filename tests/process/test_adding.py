@@ -270,10 +270,12 @@ def test_a_producer_is_a_list_for_as_long_as_it_lives(create_place):
     assert len(stdin_list(place).splitlines()) == 4
 
 
-def test_a_farm_that_waits_for_no_more_waits_for_the_first_line(create_place):
+def test_a_farm_that_waits_for_no_more_waits_for_the_first_task(create_place):
     place = create(create_place)
     producer = Producer(place, "--follow", "0", "--proc", "1")
     wait_until(lambda: "the lock of this workdir" in producer.farm.text())
+    producer.write("# a header\n\n")
+    wait_until(lambda: stdin_list(place) == "# a header\n\n")
     producer.write(mark("a") + "\n")
     assert producer.farm.wait() == 0, producer.farm.text()
     assert often(place) == Counter("a")

@@ -1,6 +1,7 @@
 """Rank 0 and its list: what it takes up, says and answers; the store is a fake."""
 
 import math
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -512,7 +513,6 @@ class Feed(InputFeed):
             return False
         line = self.lines.pop(0)
         self._grown.append(line)
-        self.has_come |= bool(line)
         return bool(line)
 
 
@@ -556,9 +556,59 @@ def test_a_list_without_tasks_awaits_its_first_line(tmp_path, content, events):
     grown.run(5.0)
     assert grown.events == events
     if not events:
-        feed.lines = ["# nothing to run\n"]
-        grown.run(1.0)
-        assert grown.events == ["seen"]
+        feed.lines = ["# no task either\n"]
+        grown.run(60.0)
+        assert grown.events == []
+        feed.lines = ["two\n"]
+        grown.run(2.0)
+        assert (grown.texts, grown.events[0]) == (["two"], "grown")
+
+
+def test_a_comment_that_comes_by_a_pipe_is_no_first_task(tmp_path):
+    grown = Grown(tmp_path, "")
+    reader, writer = os.pipe()
+    grown.growth.feed = InputFeed(str(grown.path), grown.told.append, reader)
+    grown.growth.look_at_end()
+    try:
+        os.write(writer, b"# a header\n\n")
+        grown.run(60.0)
+        assert (grown.path.read_text(), grown.events) == ("# a header\n\n", [])
+        os.write(writer, b"one\n")
+        grown.run(2.0)
+        assert (grown.texts, grown.events[0]) == (["one"], "grown")
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_list_whose_first_line_is_wrong_awaits_no_other(tmp_path):
+    grown = Grown(tmp_path, "")
+    grown.growth.feed = Feed(grown, ["#AFTER\n"])
+    grown.growth.look_at_end()
+    grown.run(2 * ODD_SECONDS)
+    assert (grown.events, grown.texts) == (["seen"], [])
+
+
+def test_tasks_that_cannot_be_taken_up_are_awaited_for_a_while(tmp_path):
+    grown = Grown(tmp_path, "")
+    grown.growth.feed = Feed(grown, ["one\n"])
+    grown.store.answers = [TakenUp.LATER] * 60
+    grown.growth.look_at_end()
+    grown.run(2 * ODD_SECONDS)
+    assert (grown.events, grown.texts) == (["seen"], [])
+
+
+def test_the_list_is_looked_at_once_more_when_its_input_has_ended(tmp_path):
+    grown = Grown(tmp_path, "")
+    feed = Feed(grown, ["# a header\n"])
+    grown.growth.feed = feed
+    grown.growth.look_at_end()
+    grown.run(2.0)
+    feed.ends = True
+    feed.look_at = grown.growth.watch.look_at = grown.now + 0.5
+    grown.append("of another\n")
+    grown.run(1.0)
+    assert (grown.texts, grown.events[:2]) == (["of another"], ["ended", "grown"])
 
 
 def test_a_list_that_has_no_line_has_ended_with_its_input(tmp_path):
