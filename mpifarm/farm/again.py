@@ -6,9 +6,10 @@ So does what ``mpifarm supervise`` starts again.
 """
 
 import os
+import re
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -27,8 +28,15 @@ from mpifarm.store.aside import (
     move_back,
     refuse_farmers,
 )
+from mpifarm.store.claim_journal import Head
 from mpifarm.store.directories import make_root
-from mpifarm.store.farm_liveness import this_machine
+from mpifarm.store.farm_liveness import (
+    ClaimEvidence,
+    ClaimLock,
+    Machine,
+    assess_liveness,
+    this_machine,
+)
 from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.system import files
 from mpifarm.system.lock import WorkdirLock, lock_paths
@@ -123,18 +131,21 @@ def begin_again(
     lock = WorkdirLock(lock_paths(named, environ, settings.lock_area), sleep=sleep)
     lock.probe()
     with lock.hold(LOCK_TIMEOUT):
-        known = _find_known(starter, _read_starter(paths), environ)
+        *before, process = _read_starter(paths)
+        known = _find_known(starter, before, environ)
         if known:
             return f"--again: {known} has begun this list again before, and goes on"
-        refuse_farmers(paths, this_machine(), total)
+        machine = this_machine()
+        refuse_farmers(paths, machine, total)
         aside = ""
         if has_begun(paths):
             aside = move_aside(root, time.strftime("%Y%m%d-%H%M%S"))
-        elif files.is_there(paths.fingerprint):
+        else:
+            _refuse_starting(paths, process, machine)
             # It may be that of another list, with which no task has begun.
             files.remove(paths.fingerprint)
-        if starter != _NO_STARTER:
-            content = "\n".join(starter).encode()
+        if in_job:
+            content = "\n".join((*starter, _name_process(machine))).encode()
             staging = copy_staging_of(paths.begun_again)
             files.replace(paths.begun_again, staging, content)
     return _describe(settings, aside) if aside else told
@@ -241,7 +252,7 @@ def _find_starter(environ: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _find_known(
-    starter: tuple[str, str], before: tuple[str, str], environ: Mapping[str, str]
+    starter: tuple[str, str], before: Sequence[str], environ: Mapping[str, str]
 ) -> str:
     """Return who of `starter` has begun the list again `before`, "" if nobody has."""
     job, supervisor = starter
@@ -262,7 +273,39 @@ def _is_restart(environ: Mapping[str, str]) -> bool:
     return environ.get(variable, "") not in _FIRST_START
 
 
-def _read_starter(paths: WorkdirPaths) -> tuple[str, str]:
+def _read_starter(paths: WorkdirPaths) -> list[str]:
+    """Return job and supervisor that have begun the list, and their process."""
     content = files.find_content(paths.begun_again) or b""
-    job, _, supervisor = content.decode("utf-8", "replace").partition("\n")
-    return job, supervisor
+    lines = content.decode("utf-8", "replace").split("\n")
+    return [*lines, "", "", ""][:3]
+
+
+def _name_process(machine: Machine) -> str:
+    """Return the words by which others see whether this process lives."""
+    start = machine.find_process_start(machine.pid)
+    return f"{machine.pid} {start or 0} {machine.host} {machine.boot_id}"
+
+
+def _refuse_starting(paths: WorkdirPaths, process: str, machine: Machine) -> None:
+    """Raise `InputError` if another process begins the same list again just now.
+
+    It has no claim yet, and would share its list.  Raises `StorageError`.
+    """
+    found = re.fullmatch(r"([0-9]{1,9}) ([0-9]{1,15}) (\S+) (\S*)", process, re.ASCII)
+    if found is None or process == _name_process(machine):
+        return
+    pid, start, host, boot_id = found.groups()
+    head = Head("", host, boot_id, int(pid), int(start), 0.0, ())
+
+    def find_age() -> float:
+        written = os.stat(paths.begun_again).st_mtime
+        return machine.read_file_clock(paths.root) - written
+
+    evidence = ClaimEvidence(
+        head, is_damaged=False, lock=ClaimLock.UNTRIED, find_age=find_age
+    )
+    if assess_liveness(evidence, machine).may_live:
+        raise InputError(
+            f"--again: an mpifarm {head.where} begins this list again just now: to work"
+            " beside it, wait until its farm runs, and leave --again out"
+        )

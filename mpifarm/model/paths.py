@@ -124,7 +124,7 @@ class WorkdirPaths:
 
     @property
     def begun_again(self) -> str:
-        """The job that has begun the list again, by ``--again``."""
+        """The job and the process that have begun the list again, by ``--again``."""
         return f"{self.root}/begun-again"
 
     @property

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from mpifarm.farm.again import (
 )
 from mpifarm.model.settings import STDIN_LIST, Arguments, Settings
 from mpifarm.store.aside import list_asides, name_next
+from mpifarm.store.farm_liveness import read_file_clock, this_machine
 from mpifarm.tasklists import ListTaskList
 
 
@@ -44,7 +46,7 @@ def test_the_user_is_told_where_the_workdir_of_before_is(here):
     told = begin_again(settings(), {}, 2)
     (old,) = list_asides("w")
     assert told.endswith(f"the workdir of before is {os.path.basename(old)}")
-    assert os.listdir("w") == ["lock"]
+    assert sorted(os.listdir("w")) == ["begun-again", "lock"]
     assert begin_again(settings(), {}, 2) == ""
     assert list_asides("w") == [old]
 
@@ -58,7 +60,7 @@ def test_a_workdir_by_a_link_stays_on_its_disk(here):
     assert told.endswith(f" is {old}")
     assert os.path.dirname(old) == str(here / "disk")
     assert (here / "w").is_symlink()
-    assert os.listdir(here / "w") == ["lock"]
+    assert sorted(os.listdir(here / "w")) == ["begun-again", "lock"]
 
 
 def test_the_list_of_a_start_that_came_to_nothing_may_be_another(here):
@@ -66,7 +68,7 @@ def test_the_list_of_a_start_that_came_to_nothing_may_be_another(here):
         (here / "w" / name).unlink()
     (here / "w" / "fingerprint.json").write_text("{}")
     assert begin_again(settings(), {}, 2) == ""
-    assert os.listdir("w") == ["lock"]
+    assert sorted(os.listdir("w")) == ["begun-again", "lock"]
 
 
 JOB = {"SLURM_JOB_ID": "7"}
@@ -137,6 +139,63 @@ def test_what_supervise_starts_once_more_goes_on(here, job):
     other = {**job, SUPERVISOR_VARIABLE: "b"}
     assert "the workdir of before" in begin_again(settings(), other, 2)
     assert len(list_asides("w")) == 2
+
+
+class Another:
+    """Another process, which begins the list of `here` again."""
+
+    def __init__(self, monkeypatch: Any, **more: Any) -> None:
+        self._monkeypatch = monkeypatch
+        self.lives = True
+        self.machine = this_machine().__class__(
+            **{
+                "host": "n1",
+                "boot_id": "b1",
+                "pid": 4711,
+                "find_process_start": lambda pid: 99 if self.lives else None,
+                "read_file_clock": read_file_clock,
+                **more,
+            }
+        )
+
+    def begin(self, environ: dict[str, str] | None = None) -> str:
+        """Begin the list again, as this process."""
+        with self._monkeypatch.context() as patch:
+            patch.setattr(again, "this_machine", lambda: self.machine)
+            return begin_again(settings(), environ or {}, 2)
+
+
+def test_of_two_that_begin_a_list_again_at_once_one_is_refused(here, monkeypatch):
+    one, other = Another(monkeypatch), Another(monkeypatch, pid=4712)
+    assert "the workdir of before" in one.begin()
+    with pytest.raises(InputError, match=r"an mpifarm on n1 \(pid 4711\) begins this"):
+        other.begin()
+    assert one.begin() == "", "the disk has failed it once"
+    other.lives = False
+    assert other.begin() == ""
+    run(here)  # its farm has begun, and has ended
+    assert "the workdir of before" in one.begin()
+    assert len(list_asides("w")) == 2
+
+
+@pytest.mark.parametrize(("age", "is_refused"), [(0, True), (61, False)])
+def test_a_start_on_another_host_counts_by_its_age(here, monkeypatch, age, is_refused):
+    Another(monkeypatch).begin()
+    os.utime("w/begun-again", (time.time() - age,) * 2)
+    other = Another(monkeypatch, host="n2", boot_id="b2")
+    if is_refused:
+        with pytest.raises(InputError, match="wait until its farm runs"):
+            other.begin()
+    else:
+        assert other.begin() == ""
+
+
+@pytest.mark.parametrize("content", ["", "a job", "j\ns\nx y z", "\n\n1 2", "\n\n\n"])
+def test_a_record_of_another_format_refuses_nobody(here, monkeypatch, content):
+    for name in ("finished", "toprocess"):
+        (here / "w" / name).unlink()
+    (here / "w" / "begun-again").write_text(content)
+    assert Another(monkeypatch).begin() == ""
 
 
 def test_who_submits_a_job_is_no_job_that_goes_on(here):
