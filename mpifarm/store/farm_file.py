@@ -17,8 +17,12 @@ from mpifarm.model.paths import WorkdirPaths, is_farm_id, staging_of
 from mpifarm.system import files
 
 FORMAT = 1
-FIRST_SECONDS = 1.0
-"""Seconds from the farm's start to the first state on disk."""
+FIRST_SECONDS = 0.2
+"""Seconds from the farm's start to the first state on disk.
+
+Of a farm that is killed before that, ``mpifarm status`` does not know the command; and
+the first commands are not to wait for it.
+"""
 MIN_SECONDS = 5.0
 """Seconds between two states of a small farm."""
 EARLY_SECONDS = 1.0
