@@ -50,6 +50,16 @@ def describe_causes(causes: GroupedFailures, failed: int, place: str) -> list[st
     return lines
 
 
+def describe_memory(causes: GroupedFailures) -> list[str]:
+    """Return what tasks that ran out of memory had, for those told one by one."""
+    return [
+        f"memory ran out in {agree(len(group.tasks), 'task', 'tasks')}"
+        f" {name_ids(group.tasks)} ({group.memory})"
+        for group in causes.groups
+        if group.memory
+    ]
+
+
 def _describe(group: "Group", place: str) -> Iterator[str]:
     yield f"failed: {counted(group.count)}: {group.title}"
     example = group.example

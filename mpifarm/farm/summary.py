@@ -13,7 +13,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpifarm.errors import ExitStatus
-from mpifarm.farm.cause_lines import GroupedFailures, describe_causes
+from mpifarm.farm.cause_lines import GroupedFailures, describe_causes, describe_memory
 from mpifarm.immutable import immutable
 from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.task import (
@@ -416,6 +416,8 @@ class Summary:
         workdir = quote(self.workdir)
         own = [task for task in self.failed if task.is_of_this_farm]
         lines = [f"failed: {task.in_words(workdir)}" for task in own]
+        if self.causes is not None:
+            lines += describe_memory(self.causes)
         unshown = self.counts.failed - len(own) - self.tally.not_run
         if unshown > 0 and len(own) < len(self.failed):
             lines.append(f"failed: {self._describe_others(unshown)}")

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from mpifarm.causes.failure import Failure
+from mpifarm.causes.groups import CauseGrouper
 from mpifarm.coordinator.quarantine import OutOfUse
 from mpifarm.errors import ExitStatus
 from mpifarm.farm.cause_lines import GroupedFailures
@@ -23,6 +25,7 @@ from mpifarm.farm.summary import (
     status_in_words,
 )
 from mpifarm.model.task import LEFT_RUNNING, Lease, Outcome
+from mpifarm.pool.out_of_memory import excess_line
 from tests.pages import take_block
 from tests.unit.virtual_rank import result_of
 
@@ -549,6 +552,19 @@ def test_more_than_three_failures_are_told_by_cause(looked_at, by_cause):
     lines = summary(causes=causes, counts=ListCounts(12, 2, 10, 0, 0)).lines()
     assert ("failed: task 4: exit status 1, see log_4" in lines) is not by_cause
     assert any("mpifarm why list.txt_workdir" in each for each in lines) is by_cause
+
+
+def test_the_memory_of_few_tasks_that_ran_out_of_it_is_told():
+    grouper = CauseGrouper()
+    grouper.add(Failure(3, "failed", 1))
+    for taskid, size in (4, 369 << 20), (7, 201 << 20):
+        tail = f"=== mpifarm: {excess_line(size, 200 << 20)} ===\n".encode()
+        grouper.add(Failure(taskid, "out of memory", 137, 9, tail=tail))
+    causes = GroupedFailures(grouper.groups(), 3)
+    lines = summary(causes=causes).lines()
+    memory = "memory ran out in tasks 4, 7 (limit 200 MB, largest seen 369 MB)"
+    assert lines.count(memory) == 1
+    assert "memory ran out" not in "\n".join(summary().lines())
 
 
 def test_a_retried_attempt_that_was_lost_is_no_retry_and_takes_no_time():
