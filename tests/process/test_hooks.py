@@ -108,15 +108,25 @@ def test_hooks_that_sleep_die_and_flood_cost_their_own_output_alone(create_place
     place.wait_until_gone()
 
 
+SITE_HOOKS = """\
+from mpifarm.hooks import Hook
+class Accounting(Hook):
+    def __init__(self, server): self.server = server
+    def on_event(self, event):
+        with open("accounted", "a") as file:
+            print(self.server, event["event"], file=file)
+"""
+
+
 def test_a_site_switches_hooks_on_and_users_see_it(create_place):
     place = create_place(["true"])
     place.directory.chmod(0o755)
-    text = (
-        take_block("hooks.md", "[hooks]")
-        .text()
-        .replace("/var/log/mpifarm", str(place.directory))
-    )
-    text = re.sub(r"(?m)^(path|metrics|\[accounting\]|Hook|server).*\n", "", text)
+    text = take_block("hooks.md", "[hooks]").text()
+    for path in ("/var/log/mpifarm", "/var/lib/node_exporter", "/opt/site/python"):
+        text = text.replace(path, str(place.directory))
+    (place.directory / "site_hooks.py").write_text(SITE_HOOKS)
+    place.script("logger", 'echo "$@" >> logged')
+    place.environment["PATH"] = f"{place.directory}:{place.environment['PATH']}"
     site = place.directory / "site.ini"
     site.write_text(text)
     site.chmod(0o644)
@@ -126,6 +136,10 @@ def test_a_site_switches_hooks_on_and_users_see_it(create_place):
     assert f"switched on by {site}" in farm.text()
     (written,) = place.directory.glob("*.jsonl")
     assert read_events(place, written.name)[-1]["event"] == "farm_ended"
+    (metrics,) = place.directory.glob("mpifarm-*.prom")
+    assert 'state="finished"} 1' in metrics.read_text()
+    assert place.notes("logged")[-1].endswith(" 0")
+    assert place.notes("accounted")[-1] == "https://accounts.example.org farm_ended"
     site.chmod(0o666)
     farm = place.start(env=env)
     assert_ends(farm, 0)
