@@ -88,11 +88,14 @@ def find_tasks_left(
     of_database = is_database(target, environ)
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     is_begun = of_database or files.is_there(paths.fingerprint)
+    if keeps_own_state(tasks, settings.workdir):
+        sentence = (
+            f"the handler {settings.handler!r} keeps the state of the tasks: which of"
+            " them are left, and which is first, it says at the start"
+        )
+        return _find_all(tasks, sentence)
     if settings.again or not is_begun:
         return _find_all(tasks)
-    if keeps_own_state(tasks, settings.workdir):
-        sentence = f"which tasks are left, the handler {settings.handler!r} says then"
-        return _find_all(tasks, sentence)
     view = read_view(target, environ, tasks=None if of_database else tasks)
     if settings.remap and (view.is_edited or view.remap_begun):
         return _find_after_remap(target, environ, paths, tasks)

@@ -208,3 +208,15 @@ def test_a_list_that_leaves_the_program_stops_the_farm_with_the_reason(
     farm = place.start("-t", "own")
     assert farm.wait() == 75, farm.text()
     assert f"the tasklist's own {method} failed (SystemExit: 0" in farm.text()
+
+
+def test_a_dry_run_says_that_the_list_itself_knows_what_is_left(create_own):
+    place = create_own(["true", "false"])
+    assert place.start("-t", "own").wait() == 1
+    shown = place.start("-t", "own", "--dry-run")
+    assert shown.wait() == 0, shown.text()
+    assert "the handler 'own' keeps the state of the tasks: which of" in shown.text()
+    assert (
+        "task 1: true ;false\n    starts /bin/bash -c 'true ;false'\n" in shown.text()
+    )
+    assert done(place) == {0: [0], 1: [1]}
