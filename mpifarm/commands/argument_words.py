@@ -48,6 +48,14 @@ def split_line(
     return options, Arguments(tuple(argv[begin:first]), sources, size, like)
 
 
+def find_options(
+    argv: Sequence[str], count_values: Callable[[str, str], int]
+) -> Sequence[str]:
+    """Return the options of a command line that has a separator, as `split_line`."""
+    first = next(n for n, word in enumerate(argv) if word in SEPARATORS)
+    return argv[: _skip_options(argv[:first], count_values)]
+
+
 def _skip_options(words: Sequence[str], count_values: Callable[[str, str], int]) -> int:
     """Return the number of words in front of the first that is no option's."""
     at = 0

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from mpifarm.commands.argument_words import SEPARATORS
+from mpifarm.commands.argument_words import SEPARATORS, find_options
+from mpifarm.commands.options import count_values
 from mpifarm.errors import StorageError
+from mpifarm.farm.own_words import name_kept_list
 from mpifarm.model.paths import JOB_SCRIPT, WorkdirPaths, parse_given_name
 from mpifarm.model.settings import STDIN_LIST, is_passing
 from mpifarm.store.farm_file import list_farm_files
@@ -23,6 +25,9 @@ from mpifarm.system import files
 from mpifarm.system.processes import find_directory
 
 REMAP: Final = "--remap"
+
+_RUN: Final = "run"
+"""The word that may stand in front of a farm's command line."""
 
 _HEAD_BYTES = 100_000
 """How far into a job script its head is looked for; the words of a list may be long."""
@@ -62,7 +67,8 @@ def name_remap_command(target: Target, report: FarmReport | None, here: str) -> 
     """Return the command of `name_farm_command` with ``--remap``.
 
     The script of a job that was submitted has no ``--remap``: it is submitted anew, and
-    dots stand for what the batch system is asked for.
+    dots stand for what the batch system is asked for.  Arguments would make the list as
+    it was: the list that the workdir keeps stands for them.
     """
     if report is None or not report.command:
         return shlex.join(["mpifarm", REMAP, *farm_words_of(target)])
@@ -70,17 +76,28 @@ def name_remap_command(target: Target, report: FarmReport | None, here: str) -> 
         *options, tasklist = farm_words_of(target)
         return f"mpifarm submit ... {shlex.join([tasklist, *options, REMAP])}"
     program, *words = name_farm_words(report.command)
+    front = words[:1] if words[:1] == [_RUN] else []
+    words = words[len(front) :]
+    if not _has_list(words):
+        is_here = _is_given_in(report, here)
+        workdir = target.workdir if is_here else os.path.abspath(target.workdir)
+        words = name_kept_list(find_options(words, count_values), workdir)
     more = [] if REMAP in words else [REMAP]
-    return _name_command(report, [program, *more, *words], here)
+    return _name_command(report, [program, *front, *more, *words], here)
 
 
 def _name_command(report: FarmReport, words: Sequence[str], here: str) -> str:
     command = shlex.join(words)
     if _has_list(words) and STDIN_LIST in words:
         command += " </dev/null"
-    if report.directory in ("", here):
+    if _is_given_in(report, here):
         return command
     return f"cd {shlex.quote(report.directory)} && {command}"
+
+
+def _is_given_in(report: FarmReport, here: str) -> bool:
+    """Return whether the farm's command is given again in the directory `here`."""
+    return report.directory in ("", here)
 
 
 def find_submission(target: Target, report: FarmReport | None) -> str:

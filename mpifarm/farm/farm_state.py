@@ -12,6 +12,7 @@ from mpifarm import __version__
 from mpifarm.batch.job import find_job
 from mpifarm.coordinator.coordinator import Coordinator
 from mpifarm.farm.context import RankContext
+from mpifarm.farm.own_words import name_kept_list
 from mpifarm.model.settings import ArgumentSource, Settings
 from mpifarm.model.wording import TimeLeft
 from mpifarm.store.store import Store
@@ -36,9 +37,7 @@ def _find_words(settings: Settings) -> list[str]:
     are_short = sum(map(len, words)) <= MAX_ARGUMENTS
     if are_short and not any(map(_is_read_once, arguments.sources)):
         return [*options, *given]
-    if options[-1:] == ["--"]:
-        options.pop()
-    return [*options, "--workdir", settings.workdir, settings.tasklist]
+    return name_kept_list(options, settings.workdir)
 
 
 def _without_again(words: list[str]) -> list[str]:

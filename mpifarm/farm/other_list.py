@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 
 from mpifarm.batch.launcher import launched_size
 from mpifarm.farm.arguments import shorten_line
+from mpifarm.farm.own_words import without_workdir
 from mpifarm.model.paths import WorkdirPaths, parse_given_name
 from mpifarm.model.settings import Settings
 
 MAX_COMMAND = 500
 """Characters of a command that is printed whole."""
-
-_WORKDIR = ("-w", "--workdir")
 
 
 def explain_other(
@@ -66,22 +65,9 @@ def _with_option(settings: Settings, option: Sequence[str]) -> list[str]:
     size = settings.arguments.size if settings.arguments is not None else 0
     options, command = words[: len(words) - size], words[len(words) - size :]
     rest = [options.pop()] if options[-1:] == ["--"] else []
-    if option[0] in _WORKDIR:
-        options = _without_workdir(options)
+    if option[0] == "-w":
+        options = without_workdir(options)
     return [*options, *option, *rest, *command]
-
-
-def _without_workdir(words: Sequence[str]) -> list[str]:
-    """Return the words of options without the one that names the workdir."""
-    kept: list[str] = []
-    waiting = [*reversed(words)]
-    while waiting:
-        word = waiting.pop()
-        if word in _WORKDIR:
-            del waiting[-1:]
-        elif not word.startswith(("-w", "--workdir=")):
-            kept.append(word)
-    return kept
 
 
 def _name_free(workdir: str) -> str:

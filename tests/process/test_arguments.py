@@ -71,6 +71,23 @@ def test_other_arguments_in_the_same_workdir_are_refused_and_nothing_is_touched(
     assert run(place, "log", "mpifarm_workdir", "4") == "e\n"
 
 
+def test_a_list_of_arguments_that_was_edited_runs_by_the_command_that_is_named(
+    create_place,
+):
+    place = created(create_place)
+    run(place, "-n", "1", "-w", "wa", "echo {} >> ran", ":::", "a", "eccho")
+    kept = place.directory / "wa" / "stdin.txt"
+    kept.write_text(kept.read_text().replace("eccho", "b"))
+    said = run(place, "retry", "wa", status=2)
+    command = "mpifarm --remap -n 1 --workdir wa wa/stdin.txt"
+    assert f"needs no retry: {command} runs each line" in said
+    assert f"{command} (or all afresh, with --again" in run(place, "status", "wa")
+    run(place, *command.split()[1:])
+    assert (place.directory / "ran").read_text() == "a\neccho\nb\n"
+    run(place, *command.replace("--remap", "--again").split()[1:])
+    assert (place.directory / "ran").read_text() == "a\neccho\nb\na\nb\n"
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -122,6 +122,49 @@ def test_a_list_that_was_edited_goes_on_with_remap(paths):
     assert find_remap_command(TARGET) == "cd '/my data' && mpifarm --remap tasks.txt"
 
 
+KEPT = Target("wa", "wa/stdin.txt")
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / KEPT.workdir).mkdir()
+    return WorkdirPaths(str(tmp_path / KEPT.workdir))
+
+
+@pytest.mark.parametrize(
+    ("given", "way_on"),
+    [
+        ("-n 1 -w wa echo {} ::: a b", "--remap -n 1 --workdir wa wa/stdin.txt"),
+        ("-n1 --workdir=wa -v -- x ::: a", "--remap -n1 -v --workdir wa wa/stdin.txt"),
+        ("-w wa x -w b ::: a --remap", "--remap --workdir wa wa/stdin.txt"),
+        ("run --proc -w wa ::: a", "run --remap --proc --workdir wa wa/stdin.txt"),
+        ("--remap cat :::: names ::: b", "--remap --workdir wa wa/stdin.txt"),
+        (
+            "--workdir=wa :::: wa/given-n1-27-0123abcd.txt",
+            "--remap --workdir=wa wa/stdin.txt",
+        ),
+    ],
+)
+def test_a_list_of_arguments_that_was_edited_goes_on_as_the_workdir_keeps_it(
+    kept, given, way_on
+):
+    write(kept, "0badcafe", ["mpifarm", *given.split()], 60)
+    assert find_remap_command(KEPT) == f"mpifarm {way_on}"
+
+
+def test_a_list_of_arguments_of_another_directory_is_named_by_its_whole_path(kept):
+    words = ["mpifarm", "-w", "wa", "echo", ":::", "a"]
+    write(kept, "0badcafe", words, 60, "/my data")
+    whole = f"--workdir {kept.root} {kept.stdin_list}"
+    assert find_remap_command(KEPT) == f"cd '/my data' && mpifarm --remap {whole}"
+
+
+def test_the_word_run_stays_in_front(paths):
+    write(paths, "0badcafe", ["mpifarm", "run", "-n", "2", "tasks.txt"], 60)
+    assert find_remap_command(TARGET) == "mpifarm run --remap -n 2 tasks.txt"
+
+
 def test_a_submitted_list_that_was_edited_is_submitted_anew_with_remap(paths):
     write(paths, "0badcafe", ["mpifarm", "tasks.txt"], 60, **SLURM)
     write_script(paths, 1, "sbatch /w/job.slurm")

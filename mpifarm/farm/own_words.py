@@ -1,0 +1,35 @@
+"""The words of a farm's command line, as they are given again.
+
+Rules of this file: pure.  The words are without the program's name.
+"""
+
+from collections.abc import Sequence
+
+from mpifarm.model.paths import WorkdirPaths
+
+_WORKDIR = ("-w", "--workdir")
+
+
+def without_workdir(words: Sequence[str]) -> list[str]:
+    """Return the words of options without the one that names the workdir."""
+    kept: list[str] = []
+    waiting = [*reversed(words)]
+    while waiting:
+        word = waiting.pop()
+        if word in _WORKDIR:
+            del waiting[-1:]
+        elif not word.startswith(("-w", "--workdir=")):
+            kept.append(word)
+    return kept
+
+
+def name_kept_list(options: Sequence[str], workdir: str) -> list[str]:
+    """Return words by which a farm goes on with the list that its workdir keeps.
+
+    `options` are those in front of a command and its arguments.
+    """
+    options = without_workdir(options)
+    if options[-1:] == ["--"]:
+        options.pop()
+    kept = WorkdirPaths(workdir.rstrip("/")).stdin_list
+    return [*options, "--workdir", workdir, kept]
