@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -102,6 +103,21 @@ def plain_variable(version: str) -> str:
 def plain_missing(version: str) -> str:
     """Why a test that wants it is skipped."""
     return f"no PyTaskFarmer {version}: set {plain_variable(version)}, or use make test"
+
+
+def make_bare_python(directory: Path) -> Path:
+    """Make an environment with the MPI of this one, and without mpifarm."""
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", directory], check=True
+    )
+    packages = sysconfig.get_path("purelib", vars={"base": str(directory)})
+    for name in ("mpi4py", "filelock"):
+        origin = Path(sysconfig.get_path("purelib"), name)
+        Path(packages, name).symlink_to(origin)
+    for library in Path(sys.prefix, "lib").iterdir():
+        if not library.name.startswith("python"):
+            (directory / "lib" / library.name).symlink_to(library)
+    return directory / "bin" / "python"
 
 
 class Launch(NamedTuple):

@@ -5,7 +5,6 @@ batch system sets; sbatch, qsub and bsub are stand-ins (`batch_fakes` checks dir
 by the manuals).  A real Slurm is in tests/slurm.
 """
 
-import importlib
 import json
 import os
 import re
@@ -15,7 +14,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from venv import EnvBuilder
 
 import pytest
 
@@ -28,7 +26,7 @@ from tests.farm_driver import assert_ends
 from tests.pages import take_block
 from tests.process import batch_fakes
 from tests.required import find_tool
-from tests.support import find_launcher, wait_until
+from tests.support import find_launcher, make_bare_python, wait_until
 
 WAITS = "touch started.$PROC_NUMBER; [ -e go ] || sleep 1000"
 """Runs for ever, until the test says go."""
@@ -168,14 +166,7 @@ class InstallFree:
         package = Path(mpifarm.__file__).parent
         without = shutil.ignore_patterns("__pycache__")
         shutil.copytree(package, self.modules / "mpifarm", ignore=without)
-        EnvBuilder(symlinks=True).create(root / "venv")
-        (libraries,) = (root / "venv" / "lib").glob("python*/site-packages")
-        for name in ("filelock", "mpi4py"):
-            found = importlib.import_module(name).__path__[0]
-            (libraries / name).symlink_to(found)
-        self.python = root / "venv" / "bin" / "python"
-        if library := next(Path(sys.prefix, "lib").glob("libmpi.so.*"), None):
-            desk.farm.environment["MPI4PY_LIBMPI"] = str(library)
+        self.python = make_bare_python(root / "venv")
         desk.farm.environment.pop("PYTHONPATH", None)
 
     def submit(self, *words):

@@ -8,14 +8,19 @@ import json
 import signal
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 from tests.slurm.batch import DEADLINE, Job
 from tests.slurm.conftest import ENDS_SOON, WAITS, skip_where_allowed
 from tests.slurm.nodes import nodes_of
 from tests.slurm.test_supervise import take_away
-from tests.support import OPENMPI_ENVIRONMENT, ROOT, TOKEN_VARIABLE, wait_until
+from tests.support import (
+    OPENMPI_ENVIRONMENT,
+    ROOT,
+    TOKEN_VARIABLE,
+    make_bare_python,
+    wait_until,
+)
 
 __all__ = ["take_away"]
 
@@ -168,23 +173,9 @@ def test_a_job_waits_for_all_the_jobs_that_are_named_as_it_says(farm, slurm):
     farm.assert_all_finished()
 
 
-def make_bare_python(directory):
-    """Make an environment with the MPI of this one, and without mpifarm."""
-    subprocess.run(
-        [sys.executable, "-m", "venv", "--without-pip", directory], check=True
-    )
-    packages = sysconfig.get_path("purelib", vars={"base": str(directory)})
-    for name in ("mpi4py", "filelock"):
-        origin = Path(sysconfig.get_path("purelib"), name)
-        Path(packages, name).symlink_to(origin)
-    for library in Path(sys.prefix, "lib").glob("lib*"):
-        (directory / "lib" / library.name).symlink_to(library)
-    return directory / "bin" / "python"
-
-
 def test_the_ranks_of_an_install_free_job_need_no_mpifarm_in_their_python(farm, slurm):
     python = make_bare_python(farm.directory / "bare")
-    bare = [python, "-c", "import mpifarm"]
+    bare = [str(python), "-c", "import mpifarm"]
     imported = subprocess.run(
         bare, env={}, cwd=farm.directory, capture_output=True, check=False
     )
