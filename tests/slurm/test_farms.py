@@ -132,7 +132,7 @@ def test_an_srun_that_waits_for_the_farm_is_told_and_what_is_told_to_write_runs(
         return job.text()
 
     told = run("srun -n1 true", 1)
-    assert "WARNING: line 1 of tasks.txt starts srun without --overlap" in told
+    assert "line 1 of tasks.txt (task 0) starts srun without --overlap" in told
     assert "timed out" in told
     instead = 'srun --overlap -N1 -w "$SLURMD_NODENAME"'
     assert instead in told
