@@ -100,6 +100,7 @@ def test_a_job_of_six_nodes_in_which_one_task_never_ends(desk):
     wait_until(lambda: len(place.finished() + place.failed()) == 226)
     write_seeds(place, range(400))
     wait_for_counts(place, failed=12, running=24, total=400)
+    wait_until(lambda: told(place)["time_left"])
     status, _ = take_blocks("what-is-going-on.md", "mpifarm status tasks.txt\n")
     printed = desk.type(status.text())
     shown = take_block("what-is-going-on.md", "tasks.txt_workdir: 400 tasks\n214")
