@@ -337,7 +337,7 @@ def _cannot_read(path: str, error: OSError) -> TasklistFileError:
     return TasklistFileError(f"can't read the tasklist {path}: {why}")
 
 
-def _name_near(path: str) -> str:
+def name_near(path: str) -> str:
     """Return the end of a sentence about a missing file: the near name beside it."""
     from difflib import get_close_matches  # for mistakes only
 
@@ -358,7 +358,7 @@ NEAR: Final = 0.75
 def _why_unread(error: OSError, path: str) -> str:
     match error:
         case FileNotFoundError():
-            return f"there is no such file{_name_near(path)}"
+            return f"there is no such file{name_near(path)}"
         case OddFileError():
             return _why_no_list(error.strerror or "")
         case PermissionError():

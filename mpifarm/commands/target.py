@@ -31,7 +31,7 @@ from mpifarm.store.target import (
 from mpifarm.system import files
 from mpifarm.system.lock import WorkdirLock
 from mpifarm.system.patience import COMMAND_SECONDS, Patience, try_again
-from mpifarm.tasklists import TaskList
+from mpifarm.tasklists import TaskList, name_near
 
 _NAMES = {
     "workdir": "the workdir",
@@ -199,6 +199,7 @@ def _check_workdir(workdir: str, *, is_begun: bool = True) -> None:
             raise InputError(f"no workdir {workdir}: no farm has run {tasklist} yet")
         raise InputError(
             f"no workdir {workdir}: name a workdir, or the tasklist of one"
+            f"{name_near(workdir)}"
         )
     paths = WorkdirPaths(workdir)
     marks = (

@@ -204,10 +204,10 @@ def _explain_edit(view: View) -> str:
         return f"{remap} takes up the list as it is now; then tasks can be retried"
     named = agree(
         len(ids),
-        f"task {name_ids(ids)} failed, and its line was",
-        f"tasks {name_ids(ids)} failed, and their lines were",
+        f"task {name_ids(ids)} failed, and its line was edited or moved",
+        f"tasks {name_ids(ids)} failed, and their lines were edited or moved",
     )
-    return f"{named} edited since: {remap} runs each line that is new or was changed"
+    return f"{named} since: {remap} runs each line that is new or was changed"
 
 
 def _count(view: View, groups: Sequence[Group]) -> str:

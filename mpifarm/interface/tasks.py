@@ -37,7 +37,8 @@ class ListedTasks(NamedTuple):
                 return found[0]
             return f"task {number}, {self.commands[number]!r:.60},"
 
-        sentence = re.sub(r"\bline (\d+) of \S*\bstdin\.txt\b", name_task, sentence)
+        line = r"\bline (\d+) of \S*\bstdin\.txt\b(?: \(task \d+\))?"
+        sentence = re.sub(line, name_task, sentence)
         return sentence.replace("--as-is ", "as_is=True ")
 
 

@@ -519,8 +519,10 @@ def test_a_list_without_a_workdir_is_a_mistake(tmp_path, monkeypatch, run):
     said = "^no workdir list_workdir: no farm has run list yet$"
     with pytest.raises(InputError, match=said):
         run("list_workdir")
-    with pytest.raises(InputError, match="name a workdir, or the tasklist of one"):
+    with pytest.raises(InputError, match=r"name a workdir, or the tasklist of one$"):
         run("lust_workdir")
+    with pytest.raises(InputError, match=r"of one: did you mean list\?$"):
+        run("lists")
 
 
 @pytest.mark.parametrize("word", ["top", "ps", "squeue", "watch", "eta", "monitor"])

@@ -60,5 +60,6 @@ def test_what_a_farm_says_of_a_line_is_said_of_the_task():
     said = 'line 2 of w/stdin.txt has no end for its "for"; --as-is runs the list'
     told = "task 1, 'for i in 1', has no end for its \"for\"; as_is=True runs the list"
     assert listed.reword(said) == told
+    assert listed.reword(said.replace("stdin.txt", "stdin.txt (task 1)")) == told
     assert listed.reword("line 3 of w/stdin.txt") == "line 3 of w/stdin.txt"
     assert listed.reword("line 1 of other.txt") == "line 1 of other.txt"
