@@ -12,8 +12,8 @@ from mpifarm import __version__
 from mpifarm.batch.job import find_job
 from mpifarm.coordinator.coordinator import Coordinator
 from mpifarm.farm.context import RankContext
-from mpifarm.farm.own_words import name_kept_list
-from mpifarm.model.settings import ArgumentSource, Settings
+from mpifarm.farm.own_words import is_read_once, name_kept_list
+from mpifarm.model.settings import Settings
 from mpifarm.model.wording import TimeLeft
 from mpifarm.store.store import Store
 from mpifarm.system.time_of_day import encode_time
@@ -35,17 +35,13 @@ def _find_words(settings: Settings) -> list[str]:
     size = len(words) - arguments.size
     options, given = _without_again(words[:size]), words[size:]
     are_short = sum(map(len, words)) <= MAX_ARGUMENTS
-    if are_short and not any(map(_is_read_once, arguments.sources)):
+    if are_short and not any(map(is_read_once, arguments.sources)):
         return [*options, *given]
     return name_kept_list(options, settings.workdir)
 
 
 def _without_again(words: list[str]) -> list[str]:
     return [word for word in words if word != "--again"]
-
-
-def _is_read_once(source: ArgumentSource) -> bool:
-    return source.is_file and not os.path.isfile(source.words[0])
 
 
 class FarmStates:

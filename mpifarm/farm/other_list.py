@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 
 from mpifarm.batch.launcher import launched_size
 from mpifarm.farm.arguments import shorten_line
-from mpifarm.farm.own_words import without_workdir
+from mpifarm.farm.own_words import is_read_once, without_workdir
 from mpifarm.model.paths import WorkdirPaths, parse_given_name
 from mpifarm.model.settings import Settings
 
 MAX_COMMAND = 500
 """Characters of a command that is printed whole."""
+
+_REMAP = "--remap"
 
 
 def explain_other(
@@ -44,30 +46,51 @@ def explain_other(
 def _name_ways(settings: Settings, environ: Mapping[str, str]) -> str:
     """Return how to run the other list beside the first, or in its place.
 
-    The words of a launcher are not known here, nor is a long command one to copy.
+    The words of a launcher are not known here, nor is a long command one to copy.  What
+    was read from a pipe is gone.
     """
     options = ["-w", _name_free(settings.workdir)], ["--again"]
     ways = [_with_option(settings, each) for each in options]
     commands = [shlex.join(["mpifarm", *words]) for words in ways]
-    is_given = parse_given_name(os.path.basename(sys.argv[-1])) is not None
     is_long = len(commands[0]) > MAX_COMMAND
-    if is_given or is_long or launched_size(environ) > 1:
-        commands = [f"{shlex.join(each)} in the command" for each in options]
+    if _is_gone(settings) or is_long or launched_size(environ) > 1:
+        has_remap = _REMAP in _split_words(settings)[0]
+        place = "in place of --remap" if has_remap else "in the command"
+        commands = [f"{shlex.join(each)} {place}" for each in options]
     return (
         f", or run these in another workdir: {commands[0]}; or begin anew, with the old"
         f" workdir moved aside: {commands[1]}"
     )
 
 
+def _is_gone(settings: Settings) -> bool:
+    """Return whether the same words would read another list, or none."""
+    if settings.arguments is None:
+        return True
+    is_given = parse_given_name(os.path.basename(sys.argv[-1])) is not None
+    return is_given or any(map(is_read_once, settings.arguments.sources))
+
+
 def _with_option(settings: Settings, option: Sequence[str]) -> list[str]:
-    """Return the words of this process with an option: in front of a command."""
-    words = sys.argv[1:]
-    size = settings.arguments.size if settings.arguments is not None else 0
-    options, command = words[: len(words) - size], words[len(words) - size :]
-    rest = [options.pop()] if options[-1:] == ["--"] else []
+    """Return the words of this process with an option, in front of a command.
+
+    ``--remap``, which goes on with a list, is left out.
+    """
+    options, rest = _split_words(settings)
+    options = [word for word in options if word != _REMAP]
     if option[0] == "-w":
         options = without_workdir(options)
-    return [*options, *option, *rest, *command]
+    return [*options, *option, *rest]
+
+
+def _split_words(settings: Settings) -> tuple[list[str], list[str]]:
+    """Return the options among the words of this process, and what stands behind."""
+    words = sys.argv[1:]
+    size = settings.arguments.size if settings.arguments is not None else 0
+    end = len(words) - size
+    if "--" in words[:end]:
+        end = words.index("--")
+    return words[:end], words[end:]
 
 
 def _name_free(workdir: str) -> str:

@@ -1,11 +1,14 @@
 """The words of a farm's command line, as they are given again.
 
-Rules of this file: pure.  The words are without the program's name.
+Rules of this file: pure, but for what kind of file an argument names.  The words are
+without the program's name.
 """
 
+import os
 from collections.abc import Sequence
 
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.settings import STDIN_LIST, ArgumentSource, is_passing
 
 _WORKDIR = ("-w", "--workdir")
 
@@ -33,3 +36,11 @@ def name_kept_list(options: Sequence[str], workdir: str) -> list[str]:
         options.pop()
     kept = WorkdirPaths(workdir.rstrip("/")).stdin_list
     return [*options, "--workdir", workdir, kept]
+
+
+def is_read_once(source: ArgumentSource) -> bool:
+    """Return whether arguments come from standard input or a pipe."""
+    if not source.is_file:
+        return False
+    (path,) = source.words
+    return path == STDIN_LIST or is_passing(path) or not os.path.isfile(path)

@@ -93,25 +93,39 @@ def test_a_list_of_arguments_that_was_edited_runs_by_the_command_that_is_named(
     [
         ["echo {} it\\'s", ":::", "b c", "d"],
         ["-w", "mpifarm_workdir", "-n2", "--", "echo", ":::", "b c", "d"],
-        ["-"],
+        ["--remap", "--", "echo", ":::", "b c", "d"],
     ],
 )
 def test_the_commands_for_another_list_can_be_pasted(create_place, words):
     place = created(create_place)
-    stdin = "echo b c\necho d\n" if words == ["-"] else ""
     for workdir, pattern in [
         ("mpifarm_workdir2", r"in another workdir: mpifarm (.*?); or begin"),
         ("mpifarm_workdir3", r"in another workdir: mpifarm (.*?); or begin"),
         ("mpifarm_workdir", r"moved aside: mpifarm (.*)\n"),
     ]:
         run(place, "--again", "echo {}", ":::", "a")
-        said = run(place, *words, status=2, stdin=stdin)
+        said = run(place, *words, status=2)
         pasted = re.search(pattern, said)
         assert pasted, said
-        run(place, *shlex.split(pasted[1]), stdin=stdin)
-        assert kept_list(place, workdir).startswith("echo b" if stdin else "echo 'b c'")
+        run(place, *shlex.split(pasted[1]))
+        assert kept_list(place, workdir).startswith("echo 'b c'")
         finished = place.directory / workdir / "finished"
         assert len(finished.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("words", [["-"], ["-n", "2", "--", "echo", "::::", "-"]])
+def test_the_options_for_another_list_that_is_read_once_are_named(create_place, words):
+    place = created(create_place)
+    run(place, "echo {}", ":::", "a")
+    said = run(place, *words, status=2, stdin="true\n")
+    ways = re.search(r"workdir: (-w \S+) in the command; .*: (--again) in the", said)
+    assert ways, said
+    for way in ways.groups():
+        run(place, *way.split(), *words, stdin="true\n")
+    for workdir in ("mpifarm_workdir2", "mpifarm_workdir"):
+        assert kept_list(place, workdir).endswith("true\n")
+        finished = (place.directory / workdir / "finished").read_text()
+        assert finished == f"0 {kept_list(place, workdir)}"
 
 
 def test_files_and_standard_input_have_arguments_too(create_place):
