@@ -108,6 +108,9 @@ _STATES: Final = {
 }
 """The states of the locations that status files tell."""
 
+_OF_CLAIMED: Final = (State.RUNNING, State.CLAIMED, State.ORPHANED, State.HELD)
+"""The states that a task in a claim may have."""
+
 NOTHING_HELD: Final = Held()
 
 PAUSE: Final = 0.01
@@ -178,6 +181,7 @@ class View:
         self.list_is_known = tasklist is not None and not has_own_state
         self.has_own_state = has_own_state
         self.claims = contents.claims
+        self.is_begun = contents.begun
         self.is_draining = contents.drain
         self.remap_begun = contents.remap_begun
         self.held = held
@@ -234,7 +238,10 @@ class View:
         if taskid in self.running:
             return State.RUNNING
         holder = self.holder(taskid)
-        return State.CLAIMED if holder and holder.may_live else State.ORPHANED
+        if holder and holder.may_live:
+            return State.CLAIMED
+        # It goes back at the next start, and then it waits to be released.
+        return State.HELD if self.held.holds(taskid) else State.ORPHANED
 
     def ids_in(self, *states: State) -> list[int]:
         """Return the ids of the tasks in these states, in order."""
@@ -249,7 +256,7 @@ class View:
             found += self._find_queued(wanted)
         elif State.UNKNOWN in wanted:
             found += [each for each in range(self.total) if each not in self._holders]
-        if not wanted.isdisjoint((State.RUNNING, State.CLAIMED, State.ORPHANED)):
+        if not wanted.isdisjoint(_OF_CLAIMED):
             claimed = self._locations.ids_at(Location.CLAIMED)
             found += [each for each in claimed if self.state(each) in wanted]
         return sorted(found)
@@ -275,14 +282,15 @@ class View:
         if self.has_own_state:
             return counts | {State.UNKNOWN: self.total - at.claimed}
         queued = at.queued + self.total - at.total
-        held = sum(self.state(each) is State.HELD for each in self.held.tasks)
-        if self.held.holds_all:
-            held = queued
+        held = queued
+        if not self.held.holds_all:
+            found = (self.state(each) is State.HELD for each in self.held.tasks)
+            held = sum(found) - counts[State.HELD]
         return counts | {
             State.FINISHED: at.finished,
             State.FAILED: at.failed,
             State.WAITING: queued - held,
-            State.HELD: held,
+            State.HELD: counts[State.HELD] + held,
             State.NOWHERE: at.nowhere,
         }
 

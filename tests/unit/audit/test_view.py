@@ -93,6 +93,21 @@ def test_what_is_held_is_told_apart_from_what_waits(site):
         assert [*view.states(ALL)] == [view.state(each) for each in ALL]
 
 
+def test_what_a_dead_farm_had_is_held_if_a_user_holds_it(site):
+    write_claim(site, 8, [6, 8])
+    site.dead.add(8)
+    site.write("toprocess", [5, 7, *ALL[9:]])
+    for record, held in (
+        ({"all": False, "tasks": "5,6"}, [5, 6]),
+        ({"all": True, "tasks": ""}, ALL[5:]),
+    ):
+        (site.root / "held").write_text(json.dumps({"version": 1, **record}))
+        view = look(site)
+        assert states(view)["held"] == held
+        assert states(view).get("orphaned", []) == [*{8}.difference(held)]
+        assert [*view.states(ALL)] == [view.state(each) for each in ALL]
+
+
 def test_a_damaged_file_of_held_tasks_is_told_and_holds_nothing(site):
     (site.root / "held").write_text("{")
     view = look(site)
