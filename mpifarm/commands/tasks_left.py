@@ -87,16 +87,17 @@ def find_tasks_left(
     )
     of_database = is_database(target, environ)
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
-    is_begun = of_database or files.is_there(paths.fingerprint)
     if keeps_own_state(tasks, settings.workdir):
         sentence = (
             f"the handler {settings.handler!r} keeps the state of the tasks: which of"
             " them are left, and which is first, it says at the start"
         )
         return _find_all(tasks, sentence)
-    if settings.again or not is_begun:
+    if settings.again:
         return _find_all(tasks)
     view = read_view(target, environ, tasks=None if of_database else tasks)
+    if not (of_database or view.is_begun):
+        return _find_all(tasks)
     if settings.remap and (view.is_edited or view.remap_begun):
         return _find_after_remap(target, environ, paths, tasks)
     return TasksLeft(
@@ -148,12 +149,24 @@ def _mark(locations: bytearray, wanted: Location) -> bytearray:
 def _describe_left(view: View, *, is_begun: bool) -> str:
     """Return what has ended, "" for a list that perhaps no farm has begun."""
     counts = view.counts
-    told = [f"{counts[each]} {word}" for each, word in _WORDS.items() if counts[each]]
+    left = sum(counts[state] for state in _LEFT)
+    told = [*_count_others(view)]
     if not told and not is_begun:
         return ""
-    left = sum(counts[state] for state in _LEFT)
     of = f"{left} of {counted(view.total)} {agree(left, 'is', 'are')} left to run"
     return f"the list was begun before: {', '.join([of, *told])}"
+
+
+def _count_others(view: View) -> Iterator[str]:
+    """Yield the number of tasks in each state that a start does not run."""
+    not_run = len(view.not_run)
+    for state, word in _WORDS.items():
+        is_failed = state is State.FAILED
+        count = view.counts[state] - (not_run if is_failed else 0)
+        if count:
+            yield f"{count} {word}"
+        if is_failed and not_run:
+            yield f"{not_run} not run"
 
 
 def describe_start(

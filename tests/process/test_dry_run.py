@@ -183,13 +183,13 @@ def test_a_dry_run_of_a_begun_list_shows_the_tasks_that_the_next_farm_runs(place
     place.write_list(["true", "false", "#AFTER 1", "true", "true"])
     assert attempted(place) == [0, 1, 3]
     text = show(place)
-    assert "0 of 4 tasks are left to run, 2 finished, 2 failed\n" in text
+    assert "0 of 4 tasks are left to run, 2 finished, 1 failed, 1 not run\n" in text
     assert shown_ids(text) == []
     lines = ["true", "false", "#AFTER 1", "true", "true", "true", "#AFTER 0,4", "true"]
     lines += ["#AFTER 3,5", "true", "#BARRIER", "true", "false"]
     place.write_list(lines)
     text = show(place)
-    assert "5 of 9 tasks are left to run, 2 finished, 2 failed\n" in text
+    assert "5 of 9 tasks are left to run, 2 finished, 1 failed, 1 not run\n" in text
     assert "task 5: true\n    waits for task 4\n    starts " in text
     assert "task 6: true\n    waits for task 5\n" in text
     assert "task 7: true\n    waits until all tasks before task 7 have ended\n" in text
@@ -217,6 +217,28 @@ def test_a_dry_run_shows_the_tasks_that_a_dead_farm_held_and_none_of_a_live_one(
     assert " left to run, 1 finished, " in shown.text()
     place.kill(farm)
     assert shown_ids(show(place)) == [1, 2, 3]
+
+
+def test_a_dry_run_counts_what_a_dead_farm_held_and_a_user_holds_as_held(place):
+    place.write_list(["true", "sleep 1000", "sleep 1000", "true"])
+    farm = place.start("-n", "2")
+    wait_until(lambda: place.ids("finished") == [0])
+    place.kill(farm)
+    words = ["hold", str(place.tasklist), "1,3"]
+    assert place.start_command([*MPIFARM, *words]).wait() == 0
+    text = show(place)
+    assert "1 of 4 tasks is left to run, 1 finished, 2 held\n" in text
+    assert shown_ids(text) == [2]
+
+
+def test_a_dry_run_shows_what_a_plain_farmer_has_left(place):
+    place.write_list(["true a", "true b", "true c"])
+    place.workdir.mkdir()
+    (place.workdir / "finished").write_text("0 true a\n")
+    (place.workdir / "toprocess").write_text("1 true b\n2 true c\n")
+    text = show(place)
+    assert "2 of 3 tasks are left to run, 1 finished\n" in text
+    assert shown_ids(text) == attempted(place) == [1, 2]
 
 
 def test_a_dry_run_shows_what_a_remap_leaves(place):
