@@ -40,7 +40,7 @@ Varying = Sequence[tuple[str, str]]
 
 VARYING: Varying = (
     (r"\d+:\d\d min\b(?! ago)", "SECONDS"),
-    (r"[\d.]+ tasks/s, about .* left, .*", "RATE"),
+    (r"[\d.]+ tasks/s, about .* left\b.*", "RATE"),  # without a range, if it is small
     (r"\(pid \d+\)", "(PID)"),
     (r"(?<=[^d] )(n\d+ +)\d+ +\d+ +(?=\./)", r"\1RANK WORKER "),
 )
