@@ -84,6 +84,8 @@ def _find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
             f"{path} is no name of a database, by which a farm would know it: let it"
             f" end in {' or '.join(SUFFIXES)}"
         )
+    for name in (tasklist, path):
+        os.path.abspath(name)  # raises in a directory that is gone
     directory = os.path.dirname(path) or "."
     if not files.is_directory(directory):
         raise InputError(f"cannot write {path}: there is no directory {directory}")

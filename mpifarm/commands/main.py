@@ -14,7 +14,7 @@ from mpifarm.commands import SUBCOMMANDS
 from mpifarm.system.signals import SignalInbox
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mpifarm.commands.options import CommandLine
     from mpifarm.farm.context import Defaults
@@ -280,6 +280,7 @@ def _restore_signals() -> None:
 def _run_subcommand(
     argv: list[str], signals: SignalInbox, console: "Console", *, first: bool
 ) -> int:
+    from functools import partial
     from importlib import import_module
 
     from mpifarm.commands.options import HelpAsked
@@ -292,7 +293,8 @@ def _run_subcommand(
     try:
         subcommand = import_module(f"mpifarm.commands.{argv[0]}")
         early = {"early": signals.take()} if argv[0] == "supervise" else {}
-        status: int = subcommand.main(argv[1:], console, os.environ, **early)
+        run = partial(subcommand.main, argv[1:], console, os.environ, **early)
+        status = _run_anywhere(run)
     except HelpAsked as asked:
         console.print_text(asked.text)
         return ExitStatus.ALL_FINISHED
@@ -310,3 +312,22 @@ def _run_subcommand(
         console.print_error(f"a defect of mpifarm:\n{traceback.format_exc()}")
         return ExitStatus.DEFECT
     return status
+
+
+def _run_anywhere(run: "Callable[[], int]") -> int:
+    """Return what `run` returns.
+
+    Raises `InputError` if it needs the current directory, and that was removed.
+    """
+    try:
+        return run()
+    except FileNotFoundError as error:
+        from mpifarm.errors import InputError
+        from mpifarm.system.processes import find_directory
+
+        if error.filename is not None or find_directory():  # os.getcwd names no file
+            raise
+        raise InputError(
+            "the current directory is gone: go to one that is there, or write whole"
+            " paths"
+        ) from error

@@ -97,6 +97,7 @@ def find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
         if getattr(chosen, name) == "":
             raise InputError(f"the name of {what} is empty: is a variable not set?")
     complete(chosen, environ)
+    os.path.abspath(chosen.workdir)  # raises in a directory that is gone
     workdir, tasklist = chosen.workdir, chosen.tasklist
     is_begun = True
     if tasklist is None and (root := find_workdir_of_kept(workdir)):

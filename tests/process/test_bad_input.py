@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from mpifarm.commands import SUBCOMMANDS
 from tests.farm_driver import MPIFARM
 from tests.support import snapshot
 
@@ -116,6 +117,55 @@ def test_garbage_in_finished_is_put_right_by_the_remedy_that_is_told(create_plac
     assert remedy is not None
     place.run_words(*remedy[1].split())
     assert place.run() == 1
+
+
+# ---- the current directory -----------------------------------------------------------
+
+IN_ONE_THAT_IS_GONE = 'mkdir gone; cd gone; rmdir ../gone; exec "$@"'
+
+
+def said_where_all_is_gone(place, *words, status=2):
+    argv = ["bash", "-c", IN_ONE_THAT_IS_GONE, "bash", *MPIFARM, *words]
+    child = place.start_command(argv)
+    assert child.wait(60) == status, child.text()
+    assert "Traceback" not in child.text()
+    return child.text()
+
+
+BESIDE_THE_LIST = {
+    "add": ["true"],
+    "cancel": ["0"],
+    "import": ["x.db"],
+    "retry": ["--failed"],
+    "timeline": ["-o", "x"],
+}
+WITHOUT_A_LIST = {"completion", "config", "doctor", "jobs", "selftest", "supervise"}
+
+
+@pytest.mark.parametrize("command", sorted(SUBCOMMANDS.keys() - WITHOUT_A_LIST))
+def test_a_list_in_a_directory_that_is_gone_is_refused_with_the_remedy(
+    create_place, command
+):
+    place = begun(create_place)
+    front = ["--print"] if command == "submit" else []
+    for name in ("tasks.txt", "../tasks.txt"):
+        words = [command, *front, name, *BESIDE_THE_LIST.get(command, [])]
+        said = said_where_all_is_gone(place, *words)
+        assert "the current directory is gone: go to one that is there" in said
+
+
+def test_no_other_subcommand_breaks_in_a_directory_that_is_gone(create_place):
+    place = begun(create_place)
+    said = said_where_all_is_gone(place, "doctor", "here", status=1)
+    assert "bad   file system: the current directory is gone\n" in said
+    for words in (["completion", "bash"], ["config"], ["jobs"]):
+        said_where_all_is_gone(place, *words, status=0)
+    said_where_all_is_gone(place, "jobs", "--to", "x")
+    said_where_all_is_gone(place, "selftest")
+    said_where_all_is_gone(place, "timeline", str(place.tasklist), "-o", "x.json")
+    for words in (["supervise", "--", *MPIFARM, "t.txt"], ["submit", "--print", "-"]):
+        assert "directory is gone: go to" in said_where_all_is_gone(place, *words)
+    said_where_all_is_gone(place, "status", str(place.tasklist), status=0)
 
 
 # ---- the tasklist --------------------------------------------------------------------

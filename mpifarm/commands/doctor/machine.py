@@ -32,6 +32,7 @@ from mpifarm.commands.selftest.findings import run_check
 from mpifarm.errors import InputError
 from mpifarm.model.settings import Settings
 from mpifarm.system.cgroups import NoCgroupError, find_delegated
+from mpifarm.system.processes import find_directory
 
 FILE_SECONDS: Final = 20.0
 OPTION_SECONDS: Final = 10.0
@@ -125,7 +126,11 @@ def look_at_disk(directory: str, lock_area: str | None) -> Iterator[Finding]:
 
     Without a file system that can be written, nothing more is looked at.
     """
-    where = os.path.abspath(directory)
+    where = os.path.join(find_directory(), directory)
+    if not os.path.isabs(where):
+        yield bad(storage.FILE_SYSTEM, "the current directory is gone", _WHOLE)
+        return
+    where = os.path.normpath(where)
     for name in storage.CHECKS:
         found, fault = ask_child(partial(_try, name, where, lock_area), FILE_SECONDS)
         if found is None:
@@ -143,6 +148,9 @@ _WAIT: Final = (
     "this file system hangs, or that of the lock area: wait, or ask your site"
 )
 _ASK: Final = "ask your site, or name a directory on another file system"
+_WHOLE: Final = (
+    "go to one that is there, or name a whole path: mpifarm doctor DIRECTORY"
+)
 _ANOTHER: Final = (
     "name a directory that you may write, on the file system of your workdirs: mpifarm"
     " doctor DIRECTORY"

@@ -448,6 +448,21 @@ def test_a_place_that_is_not_a_directory_is_bad(tmp_path, name):
     ]
 
 
+def test_a_current_directory_that_is_gone_is_bad_and_another_is_looked_at(
+    tmp_path, monkeypatch
+):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    remedy = "go to one that is there, or name a whole path: mpifarm doctor DIRECTORY"
+    for name in (".", "below"):
+        assert [*machine.look_at_disk(name, None)] == [
+            bad("file system", "the current directory is gone", remedy)
+        ]
+    assert "lock" in [each.name for each in machine.look_at_disk(str(tmp_path), None)]
+
+
 @pytest.mark.parametrize(
     ("number", "why", "remedy"),
     [
