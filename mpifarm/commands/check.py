@@ -20,7 +20,7 @@ from mpifarm.audit.audit import (
 )
 from mpifarm.audit.repair import Repairer
 from mpifarm.audit.snapshot import examine, examine_whole, list_logs, observer
-from mpifarm.commands.farm_command import find_remap_command
+from mpifarm.commands.farm_command import find_remap_command, find_wait
 from mpifarm.commands.held_words import describe_held
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.target import (
@@ -462,7 +462,8 @@ def _conclude(target: Target, audit: Audit, terms: Terms, found: int) -> str:
     if audit.match is ListMatch.EDITED:
         return (
             "check cannot tell which tasks of the edited list are done, and a farm can,"
-            f" by the text of each line: {find_remap_command(target)}"
+            f" by the text of each line: {find_wait(target)}"
+            f"{find_remap_command(target)}"
         )
     kinds = counted(found, "kind of finding", "kinds of findings")
     return f"{kinds}{_hint(target, audit, terms)}"

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
+from mpifarm.audit.snapshot import observer, read_claims
 from mpifarm.commands.argument_words import SEPARATORS, find_options
 from mpifarm.commands.options import count_values
 from mpifarm.errors import StorageError
 from mpifarm.farm.own_words import name_kept_list
 from mpifarm.model.paths import JOB_SCRIPT, WorkdirPaths, parse_given_name
 from mpifarm.model.settings import STDIN_LIST, is_passing
+from mpifarm.model.wording import agree
 from mpifarm.store.farm_file import list_farm_files
 from mpifarm.store.farm_report import FarmReport, find_report
 from mpifarm.store.target import UNKNOWN_LIST, Target, farm_words_of
@@ -41,6 +43,22 @@ def find_farm_command(target: Target) -> str:
 def find_remap_command(target: Target) -> str:
     """Return the command of the workdir's last farm with ``--remap``."""
     return name_remap_command(target, _find_last_report(target), find_directory())
+
+
+def find_wait(target: Target) -> str:
+    """Return `name_wait` of the farms in the workdir of a target."""
+    claims = read_claims(os.path.abspath(target.workdir), observer())
+    return name_wait(sum(claim.may_live for claim in claims))
+
+
+def name_wait(live: int) -> str:
+    """Return what is to be waited for in front of a ``--remap``; "" for nothing.
+
+    It is refused while farms `live`, or may.
+    """
+    if not live:
+        return ""
+    return f"once the {agree(live, 'farm at work has', 'farms at work have')} ended, "
 
 
 def _find_last_report(target: Target) -> FarmReport | None:

@@ -16,7 +16,11 @@ from mpifarm.audit.retry import (
 )
 from mpifarm.audit.snapshot import observer
 from mpifarm.audit.view import read_view
-from mpifarm.commands.farm_command import find_farm_command, find_remap_command
+from mpifarm.commands.farm_command import (
+    find_farm_command,
+    find_remap_command,
+    find_wait,
+)
 from mpifarm.commands.held_words import describe_held
 from mpifarm.commands.statuses import join_statuses, parse_statuses
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
@@ -96,11 +100,11 @@ def _retry_lines(
     try:
         return try_again(lambda: _retry(target, known, environ, wanted), patience)
     except EditedListError as error:
+        remap = f"{find_wait(target)}{find_remap_command(target)}"
         raise InputError(
             f"{error}, so ids may mean other tasks now, and a line that was corrected"
-            f" needs no retry: {find_remap_command(target)} runs each line that is new"
-            " or was changed, and none that has finished; what else has failed can be"
-            " retried then"
+            f" needs no retry: {remap} runs each line that is new or was changed, and"
+            " none that has finished; what else has failed can be retried then"
         ) from error
 
 

@@ -15,7 +15,7 @@ from mpifarm.audit.view import View, read_view
 from mpifarm.causes.choosing import NoGroupError, choose_groups
 from mpifarm.causes.failure import Group
 from mpifarm.causes.groups import encode_groups
-from mpifarm.commands.farm_command import find_remap_command
+from mpifarm.commands.farm_command import find_remap_command, name_wait
 from mpifarm.commands.sink import write_all
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.table import find_width, shorten
@@ -171,7 +171,7 @@ def _format(
             continue
         yield f"  {printable(_retry_command(view.target, number, group))}"
         if group.is_of_the_line and not group.blamed and _has_lines(view):
-            yield f"  {printable(_explain_line(view.target, group))}"
+            yield f"  {printable(_explain_line(view, group))}"
     if is_edited:
         yield ""
         yield printable(_explain_edit(view))
@@ -186,20 +186,22 @@ def _has_lines(view: View) -> bool:
     return os.path.abspath(name) != view.paths.stdin_list
 
 
-def _explain_line(target: Target, group: Group) -> str:
+def _explain_line(view: View, group: Group) -> str:
     """Return how a task goes on whose command is wrong as it stands in the list."""
     lines = agree(len(group.tasks), "the line is", "the lines are")
     them = agree(len(group.tasks), "it", "them")
+    wait = name_wait(len(view.live_farms))
     return (
-        f"or, if {lines} wrong, correct {them} in {target.tasklist} and run:"
-        f" {find_remap_command(target)}"
+        f"or, if {lines} wrong, {wait}correct {them} in {view.target.tasklist} and run:"
+        f" {find_remap_command(view.target)}"
     )
 
 
 def _explain_edit(view: View) -> str:
     """Return what is left to do about failed tasks of a list that was edited."""
     ids = view.find_failed_before_edit()
-    remap = find_remap_command(view.target)
+    wait = name_wait(len(view.live_farms))
+    remap = f"{wait}{find_remap_command(view.target)}"
     if not ids:
         return f"{remap} takes up the list as it is now; then tasks can be retried"
     named = agree(

@@ -219,7 +219,7 @@ def test_remap_of_a_list_that_was_not_edited_changes_nothing(create_place):
     assert not list(place.workdir.glob("before-remap-*"))
 
 
-def test_remap_is_refused_while_a_farm_works(create_place):
+def test_remap_is_refused_while_a_farm_works(create_place, mpifarm):
     place = create_list(create_place, 4, seconds=5)
     farm = place.start("--proc", "4")
     place.await_notes("starts", 4)
@@ -227,6 +227,12 @@ def test_remap_is_refused_while_a_farm_works(create_place):
     refused = place.start("--remap", name="refused")
     assert refused.wait() == 2
     assert "is at work there: end it first" in refused.text()
+    for command, wait in [
+        ("status", "once the farm at work has ended, to run what is new"),
+        ("check", "text of each line: once the farm at work has ended, mpifarm --r"),
+        ("retry", "needs no retry: once the farm at work has ended, mpifarm --remap"),
+    ]:
+        assert wait in mpifarm(place, command, str(place.tasklist))[1]
     farm.send_signal(signal.SIGTERM)
     assert farm.wait(10) == 75
 

@@ -18,6 +18,7 @@ from mpifarm.commands.farm_command import (
     find_submission,
     name_farm_command,
     name_remap_command,
+    name_wait,
 )
 from mpifarm.commands.held_words import describe_held
 from mpifarm.commands.status.encoding import find_lost
@@ -168,6 +169,8 @@ def _describe_state(status: Status) -> Iterator[str]:
         yield said
     if not (status.live or view.has_own_state):
         yield _describe_way_on(status)
+    elif status.live and view.is_edited:
+        yield _name_remap(status)
 
 
 def _describe_way_on(status: Status) -> str:
@@ -187,13 +190,9 @@ def _describe_way_on(status: Status) -> str:
 def _name_way_on(status: Status) -> str:
     """Return how to go on where no farm runs, "" if no farm can."""
     view, counts = status.view, status.counts
-    known = view.target, status.last_report, status.directory
     if view.is_edited and not view.remap_begun:
-        return (
-            f"to run what is new or was changed: {name_remap_command(*known)} (or all"
-            " afresh, with --again in place of --remap)"
-        )
-    farm = name_farm_command(*known)
+        return _name_remap(status)
+    farm = name_farm_command(view.target, status.last_report, status.directory)
     left = counts[State.WAITING] + counts[State.ORPHANED]
     if left and not view.held.holds_all:
         ways = "give its command again"
@@ -208,6 +207,17 @@ def _name_way_on(status: Status) -> str:
         retry = shlex.join(["mpifarm", "retry", *words_of(view.target)])
         return f"to run what failed again: {retry}"
     return ""
+
+
+def _name_remap(status: Status) -> str:
+    """Return how an edited list goes on."""
+    reports = [farm.report for farm in status.live if farm.report]
+    report = reports[0] if reports else status.last_report
+    command = name_remap_command(status.view.target, report, status.directory)
+    return (
+        f"{name_wait(len(status.live))}to run what is new or was changed: {command} (or"
+        " all afresh, with --again in place of --remap)"
+    )
 
 
 def _describe_end(farm: Farm) -> str:

@@ -19,6 +19,7 @@ from mpifarm.commands.main import names_subcommand, spell_out
 from mpifarm.commands.options import HelpAsked
 from mpifarm.commands.retry import report as report_retry
 from mpifarm.errors import InputError
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store.claim_journal import Head, encode_head
 from mpifarm.store.farm_liveness import find_process_start, this_machine
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
@@ -26,6 +27,7 @@ from mpifarm.store.held_file import Held, encode_held
 from mpifarm.store.target import Target, farm_words_of, words_of
 from mpifarm.system import files
 from mpifarm.system.console import Console
+from tests.farm_states import write_claim
 from tests.support import snapshot
 from tests.unit.store_fakes import Site
 from tests.workdir_files import Attempt, format_attempts
@@ -587,6 +589,14 @@ def test_by_an_edited_list_nothing_is_counted(site, run):
     assert text.endswith(f", by the text of each line: mpifarm --remap {tasklist}\n")
     assert "is it the right tasklist?" not in text
     assert "nothing: the farm's --remap takes care of it\n" in text
+    wait = "once the farm at work has ended, "
+    with pytest.raises(InputError, match=f"no retry: mpifarm --remap {tasklist} runs"):
+        run(retry, tasklist)
+    write_claim(WorkdirPaths(str(site.root)), "c1a10000", [])
+    _, text = run(check, tasklist)
+    assert text.endswith(f"text of each line: {wait}mpifarm --remap {tasklist}\n")
+    with pytest.raises(InputError, match=f"no retry: {wait}mpifarm --remap {tasklist}"):
+        run(retry, tasklist)
 
 
 def test_a_list_that_can_not_be_read_is_not_in_order(site, run, tmp_path):

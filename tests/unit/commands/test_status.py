@@ -361,6 +361,27 @@ def test_of_an_edited_list_it_says_that_and_not_that_tasks_are_lost(site, run):
     ) in text
 
 
+@pytest.mark.parametrize(
+    ("farms", "wait"), [(1, "farm at work has"), (2, "farms at work have")]
+)
+def test_an_edited_list_goes_on_when_the_farms_at_work_have_ended(
+    site, run, farms, wait
+):
+    fingerprint = encode_fingerprint(take_fingerprint([*TASKS[:3], *TASKS[4:]]))
+    (site.root / "fingerprint.json").write_bytes(fingerprint)
+    paths = WorkdirPaths(str(site.root))
+    command = ["mpifarm", "-n", "1", "tasks.txt"]
+    for farm in (FARM, "0badcafe")[:farms]:
+        write_claim(paths, farm, [])
+        write_farm(
+            paths, farm, command=command, directory=os.getcwd(), written=time.time()
+        )
+    assert (
+        f"\nonce the {wait} ended, to run what is new or was changed: mpifarm"
+        " --remap -n 1 tasks.txt (or all afresh, with --again in place of --remap)\n"
+    ) in run("tasks.txt")[1]
+
+
 def test_an_edited_list_is_not_watched_for_a_plain_farmer(site, run, monkeypatch):
     """Its changed lines are in no file, as what a PyTaskFarmer runs."""
     fingerprint = encode_fingerprint(take_fingerprint([*TASKS[:3], *TASKS[4:]]))

@@ -17,10 +17,12 @@ from mpifarm.audit import memory_use
 from mpifarm.commands import retry, why
 from mpifarm.errors import InputError
 from mpifarm.model.id_ranges import parse_ids
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.pool import out_of_memory
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.target import Target
 from mpifarm.system.console import Console
+from tests.farm_states import write_claim
 from tests.unit.causes.failure_corpus import FIRST, make_corpus
 from tests.unit.store_fakes import Site
 from tests.workdir_files import Attempt, format_attempts
@@ -403,6 +405,9 @@ def test_warnings_about_the_list_are_errors_beside_the_groups(site, run):
     assert "mpifarm retry" not in out  # it would be refused
     last = out.splitlines()[-1]
     assert last.startswith("mpifarm --remap tasks.txt takes up the list as it is now")
+    write_claim(WorkdirPaths(str(site.root)), "c1a10000", [])
+    last = run(why, "tasks.txt")[0].splitlines()[-1]
+    assert last.startswith("once the farm at work has ended, mpifarm --remap tasks.txt")
 
 
 def test_failed_tasks_whose_lines_were_edited_are_told(site, run):
@@ -420,7 +425,10 @@ def test_failed_tasks_whose_lines_were_edited_are_told(site, run):
     assert "\ntasks 4, 6, 8 failed, and their lines were edited or moved since: " in out
     tasklist.write_text("".join(f"{text}\n" for text in site.tasks[:8]))
     out = run(why, "tasks.txt")[0]
-    assert "\ntask 8 failed, and its line was edited or moved since: " in out
+    assert "\ntask 8 failed, and its line was edited or moved since: mpifarm" in out
+    write_claim(WorkdirPaths(str(site.root)), "c1a10000", [])
+    out = run(why, "tasks.txt")[0]
+    assert "or moved since: once the farm at work has ended, mpifarm --remap" in out
 
 
 @pytest.mark.parametrize(
@@ -444,6 +452,11 @@ def test_where_a_line_itself_may_be_wrong_it_is_to_be_corrected(
     assert correct == (
         "  or, if the line is wrong, correct it in tasks.txt and run: mpifarm --remap"
         " tasks.txt"
+    )
+    write_claim(WorkdirPaths(str(site.root)), "c1a10000", [])
+    assert run(why, "tasks.txt")[0].splitlines()[-1] == (
+        "  or, if the line is wrong, once the farm at work has ended, correct it in"
+        " tasks.txt and run: mpifarm --remap tasks.txt"
     )
     (tmp_path / "tasks.txt").rename(site.root / "stdin.txt")
     assert run(why, "tasks.txt_workdir")[0].splitlines()[-1] == retry
