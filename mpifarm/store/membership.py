@@ -69,12 +69,15 @@ class Membership:
 
     def _validate_list(self, claim: OtherClaim, total: int) -> None:
         last = max(claim.journal.held, default=-1)
-        if last >= total:
-            raise InputError(
-                f"the tasklist was edited since the workdir was begun: the farm of "
-                f"{claim.path} holds task {last}, and the tasklist has only "
-                f"{counted(total)}; {REMEDY}"
-            )
+        if last < total:
+            return
+        with grasped(claim, self._machine) as grasp:
+            wait = "" if grasp.is_reclaimable else "once that farm has ended, "
+        raise InputError(
+            f"the tasklist was edited since the workdir was begun: the farm of "
+            f"{claim.path} holds task {last}, and the tasklist has only "
+            f"{counted(total)}; {wait}{REMEDY}"
+        )
 
     def _validate_locks(self, claim: OtherClaim) -> None:
         head = claim.journal.head

@@ -98,9 +98,12 @@ def test_a_claim_of_a_longer_list_is_told_at_the_start(site):
     with pytest.raises(InputError) as caught:
         site.open()
     assert f"aa000001 holds task {len(TASKS)}" in str(caught.value)
-    assert f"has only {len(TASKS)} tasks; " in str(caught.value)
-    write_claim(site, "aa000001", [len(TASKS) - 1])
+    said = f"has only {len(TASKS)} tasks; once that farm has ended, add --remap to run"
+    assert said in str(caught.value)
     site.dead.add(900)
+    with pytest.raises(InputError, match=f"has only {len(TASKS)} tasks; add --remap"):
+        site.open()
+    write_claim(site, "aa000001", [len(TASKS) - 1])
     site.open()
 
 
