@@ -42,7 +42,7 @@ from mpifarm.submit.planning import (
     take_variables,
 )
 from mpifarm.submit.request import JobRequest, Launcher, Source
-from mpifarm.submit.slurm import OPTIONS, find_clusters, name_options, quote_directive
+from mpifarm.submit.slurm import OPTIONS, find_clusters, quote_directive
 from mpifarm.submit.systems import SYSTEMS, JobId, System
 from mpifarm.system.console import Console
 from mpifarm.system.files import find_names, storage_error
@@ -146,7 +146,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         if farm.made is not None and not farm.made.is_kept:
             console.print_error(_NOT_KEPT.format(farm.made.path))
         return ExitStatus.ALL_FINISHED
-    if not _waits_for_jobs(found.request):  # they may put tasks back
+    if not _waits_for_jobs(found):  # they may put tasks back
         refuse_without_work(farm, name_command("retry", farm.settings))
     own = warn_of_own_directory(farm.settings, source.directory)
     for warning in filter(None, [*farm.warnings, own]):
@@ -165,8 +165,9 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     return ExitStatus.ALL_FINISHED
 
 
-def _waits_for_jobs(request: JobRequest) -> bool:
-    return bool(request.after) or "dependency" in name_options(request.directives)
+def _waits_for_jobs(found: Plan) -> bool:
+    request = found.request
+    return bool(request.after) or found.system.waits(request.directives)
 
 
 class _MayBeQueuedError(InputError):

@@ -3,7 +3,7 @@
 Rules of this file: pure.  Seen with Debian's Grid Engine 8.1.9, on one host.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from mpifarm.submit.by_mpirun import Dialect, write_by_mpirun
@@ -55,3 +55,12 @@ def _directives(request: JobRequest) -> Iterator[str]:
     if request.source is not None:
         yield "-V"
     yield from request.directives
+
+
+def waits_for_jobs(directives: Iterable[str]) -> bool:
+    """Return whether directives name jobs that have to end first.
+
+    ``-hold_jid_ad`` names an array.
+    """
+    words = (word for line in directives for word in line.split())
+    return any(word in ("-hold_jid", "-hold_jid_ad") for word in words)

@@ -3,7 +3,8 @@
 Rules of this file: pure.  By the manuals; not run on a real LSF.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from mpifarm.submit.by_mpirun import Dialect, write_by_mpirun
@@ -50,6 +51,15 @@ def _directives(request: JobRequest) -> Iterator[str]:
     if request.going_on is GoingOn.REQUEUE:
         yield '-r -Q "75"'
     yield from request.directives
+
+
+def waits_for_jobs(directives: Iterable[str]) -> bool:
+    """Return whether directives name jobs that have to end first."""
+    return any(map(_WAIT.search, directives))
+
+
+_WAIT: Final = re.compile(r"(?:^|\s)-w(?![at]\b)")
+"""The option -w, which is neither -wa nor -wt."""
 
 
 def _size(request: JobRequest) -> str:

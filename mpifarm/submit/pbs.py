@@ -3,7 +3,8 @@
 Rules of this file: pure.  By the manuals; not run on a real PBS.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from mpifarm.model.durations import clock_of
@@ -37,6 +38,14 @@ def write_script(request: JobRequest) -> str:
     return write_by_mpirun(
         request, dialect, _directives(request), _write_output(request)
     )
+
+
+def waits_for_jobs(directives: Iterable[str]) -> bool:
+    """Return whether directives name jobs that have to end first."""
+    return any(map(_DEPEND.search, directives))
+
+
+_DEPEND: Final = re.compile(r"""(?:^|\s)-W\s*["']?(?:\S*,)?\s*depend=""")
 
 
 def _write_output(request: JobRequest) -> list[str]:

@@ -218,10 +218,11 @@ def _check_together(wishes: Wishes, scheduler: str) -> None:
             f"--backfill is for jobs that fit into gaps, each on one node: in place of"
             f" -N {wishes.nodes} give --array {wishes.nodes}"
         )
-    if wishes.after and _names_dependency(wishes, scheduler):
+    waiting = SYSTEMS[scheduler].waiting
+    if wishes.after and SYSTEMS[scheduler].waits(wishes.directives):
         raise InputError(
-            "--after and --dependency contradict each other, because Slurm heeds only"
-            " one: give --after for each job, or name all jobs in one --dependency"
+            f"--after and {waiting} contradict each other, because {title} heeds only"
+            f" one: give --after for each job, or name all jobs in one {waiting}"
         )
     ok = [word for word in wishes.after if not _parse_after(word).is_any]
     if ok and scheduler == "sge":
@@ -229,10 +230,6 @@ def _check_together(wishes: Wishes, scheduler: str) -> None:
             "Grid Engine lets a job wait for another's end, whatever that is: give"
             f" --after any:{ok[0]}"
         )
-
-
-def _names_dependency(wishes: Wishes, scheduler: str) -> bool:
-    return scheduler == "slurm" and "dependency" in name_options(wishes.directives)
 
 
 # ---- PBS, LSF, Grid Engine -----------------------------------------------------------

@@ -115,6 +115,11 @@ def name_options(directives: Iterable[str]) -> set[str]:
     return short | {_complete(word[2:].partition("=")[0]) for word in long}
 
 
+def waits_for_jobs(directives: Iterable[str]) -> bool:
+    """Return whether directives name jobs that have to end first."""
+    return "dependency" in name_options(directives)
+
+
 def _complete(name: str) -> str:
     """Return the name of an option that may be abbreviated, as sbatch takes it."""
     if name in OPTIONS:

@@ -6,7 +6,7 @@ Rules of this file: pure.  A command for the user can be pasted into a shell.
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from mpifarm.submit import grid_engine, lsf, pbs, slurm
@@ -47,6 +47,9 @@ class System(NamedTuple):
     write: Callable[[JobRequest], str]
     parse: Callable[[str], JobId]
     find_commands: Callable[[JobId, JobRequest], Commands]
+    waits: Callable[[Iterable[str]], bool]
+    """Returns whether directives name jobs that have to end first, by `waiting`."""
+    waiting: str
     reads_stdin: bool = False
     overrides: Callable[[JobRequest], frozenset[str]] = lambda _: frozenset()
     """Returns the variables that must not be there when a job is submitted: the program
@@ -145,20 +148,24 @@ SYSTEMS: Final[Mapping[str, System]] = {
     "slurm": System(
         *("Slurm", "sbatch", ("sbatch", "--parsable"), _look_at_slurm, "slurm"),
         *(slurm.write_script, parse_sbatch, _of_slurm),
+        *(slurm.waits_for_jobs, "--dependency"),
         overrides=slurm.find_overriding,
     ),
     "pbs": System(
         *("PBS", "qsub", ("qsub",), lambda _: "qstat", "pbs"),
         *(pbs.write_script, parse_pbs_qsub, _of_pbs),
+        *(pbs.waits_for_jobs, "-W depend="),
     ),
     "lsf": System(
         *("LSF", "bsub", ("bsub",), lambda _: "bjobs", "lsf"),
         *(lsf.write_script, parse_bsub, _of_lsf),
+        *(lsf.waits_for_jobs, "-w"),
         reads_stdin=True,
     ),
     "sge": System(
         *("Grid Engine", "qsub", ("qsub", "-terse"), lambda _: "qstat", "sge"),
         *(grid_engine.write_script, parse_grid_engine_qsub, _of_grid_engine),
+        *(grid_engine.waits_for_jobs, "-hold_jid"),
     ),
 }
 """The batch systems, by their names behind ``--scheduler``."""

@@ -259,6 +259,29 @@ def test_a_list_without_work_is_not_submitted_and_what_is_left_is_told(desk):
     assert ": 1 of 3 tasks of tasks.txt\n" in run(desk, "-t", "5", "tasks.txt")
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "program", "answer", "directive"),
+    [
+        ("slurm", "sbatch", "7", "-d afterany:6"),
+        ("pbs", "qsub", "7.server", "-W depend=afterany:6"),
+        ("lsf", "bsub", "Job <7> is submitted to queue <normal>.", "-w 'ended(6)'"),
+        ("sge", "qsub", "7", "-hold_jid 6"),
+    ],
+)
+def test_a_job_that_waits_for_another_needs_no_task_that_is_left(
+    desk, scheduler, program, answer, directive
+):
+    begin_list(desk, "true", "true")
+    (desk / "tasks.txt_workdir" / "toprocess").write_text("")
+    (desk / "tasks.txt_workdir" / "finished").write_text("0 true\n1 true\n")
+    path = desk / "bin" / program
+    path.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    path.chmod(0o755)
+    words = ("--scheduler", scheduler, "-t", "5", "-c", "1")
+    assert "there is nothing to submit" in refuse(desk, *words, "tasks.txt")
+    assert "job 7" in run(desk, *words, "--directive", directive, "tasks.txt")
+
+
 def test_an_added_line_that_may_be_half_written_is_as_at_a_start(desk):
     begin_list(desk, "true", "true")
     (desk / "tasks.txt").write_text("true\ntrue\n#AFTER 9")

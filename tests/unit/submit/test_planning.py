@@ -14,6 +14,7 @@ from mpifarm.submit.planning import (
     take_variables,
 )
 from mpifarm.submit.request import After, GoingOn, Launcher
+from mpifarm.submit.systems import SYSTEMS
 from tests.unit.submit.test_choosing import ENVIRONMENT, LIST_20, LIST_22, SHOWN
 
 PYTHON = Python(("/opt/venv/bin/python",), "/opt/venv/bin")
@@ -221,6 +222,48 @@ def test_a_dependency_of_sbatch_beside_after_is_refused(directive):
     wishes = {"after": ("12",), "directives": (directive,)}
     assert "--after and --dependency contradict each other" in refused(**wishes)
     assert planned(directives=(directive,)).after == ()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "directive", "named"),
+    [
+        ("pbs", "-W depend=afterany:12", "-W depend="),
+        ("pbs", "-l x=1 -W block=true,depend=afterok:1:2", "-W depend="),
+        ("pbs", '-W "depend=on:2"', "-W depend="),
+        ("pbs", "-Wdepend=before:12", "-W depend="),
+        ("lsf", "-w 'ended(12)'", "-w"),
+        ("lsf", '-q night -w "done(12) && done(13)"', "-w"),
+        ("lsf", "-w'done(12)'", "-w"),
+        ("sge", "-hold_jid 12,13", "-hold_jid"),
+        ("sge", "-p -5 -hold_jid_ad 12", "-hold_jid"),
+    ],
+)
+def test_the_dependencies_of_other_batch_systems_beside_after_are_refused(
+    scheduler, directive, named
+):
+    wishes = {"after": ("any:12",), "directives": (directive,), "cpus": 1}
+    title = SYSTEMS[scheduler].title
+    assert (
+        f"--after and {named} contradict each other, because {title} heeds only one"
+    ) in refused(scheduler=scheduler, **wishes)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "directive"),
+    [
+        ("pbs", "-W block=true"),
+        ("pbs", "-W group_list=depend"),
+        ("pbs", "-w depend=1"),
+        ("lsf", "-W 4:00"),
+        ("lsf", "-wt 5 -wa USR2"),
+        ("lsf", "-R x-w"),
+        ("sge", "-h"),
+        ("sge", "-w e"),
+    ],
+)
+def test_other_directives_stand_beside_after(scheduler, directive):
+    wishes = {"after": ("any:12",), "directives": (directive,), "cpus": 1}
+    assert planned(scheduler=scheduler, **wishes).directives == (directive,)
 
 
 @pytest.mark.parametrize("scheduler", ["pbs", "lsf", "sge"])
