@@ -10,6 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from enum import Enum
+from itertools import chain
 from typing import NamedTuple
 
 from mpifarm.model.paths import UNKEPT, log_name
@@ -161,6 +162,8 @@ class Audit(NamedTuple):
     first_added: int
     match: ListMatch | None
     """The comparison of list and fingerprint; None if either is unknown."""
+    is_edited: bool
+    """As in `ParsedContents`."""
     toprocess: ParsedStatus | None
     added: ParsedStatus
     waiting: ParsedStatus
@@ -268,9 +271,9 @@ def audit_contents(
         contents, tasks, list_is_known=list_is_known, constraints=constraints
     )
     places = _Places(contents, parsed)
-    trust_ids = parsed.match is not ListMatch.EDITED and not contents.remap_begun
+    trust_ids = not (parsed.is_edited or contents.remap_begun)
     findings = [
-        *_find_in_list(contents, parsed.stored, parsed.match, total),
+        *_find_in_list(contents, parsed, total),
         *_find_in_reading(contents),
         *_find_in_lines(parsed),
         *_find_early(parsed, constraints),
@@ -283,6 +286,7 @@ def audit_contents(
         parsed.tasks,
         parsed.first_added,
         parsed.match,
+        parsed.is_edited,
         parsed.toprocess,
         parsed.added,
         parsed.waiting,
@@ -298,7 +302,8 @@ def audit_contents(
 class ParsedContents(NamedTuple):
     """The status files of a workdir, and the list that they are of.
 
-    `tasks`, `first_added`, `match` and `toprocess` are as in `Audit`.
+    `tasks`, `first_added`, `match` and `toprocess` are as in `Audit`; `tasks` may be
+    learned from the files themselves (`list_is_known`).
     """
 
     tasks: Sequence[str]
@@ -310,6 +315,18 @@ class ParsedContents(NamedTuple):
     failed: ParsedStatus
     added: ParsedStatus
     waiting: ParsedStatus
+    list_is_known: bool
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether the list was edited, not only added to, since the workdir began.
+
+        A PyTaskFarmer leaves no fingerprint: there the lines of its files tell.
+        """
+        if self.match is not None or not self.list_is_known:
+            return self.match is ListMatch.EDITED
+        aliens = chain.from_iterable(each.aliens for each in self.by_name.values())
+        return any(alien.taskid is not None for alien in aliens)
 
     @property
     def by_name(self) -> dict[str, ParsedStatus]:
@@ -349,7 +366,10 @@ def parse_contents(
     if contents.toprocess is None:
         waiting = find_empty_status()
     files = _parse_files(contents, tasks, match)
-    return ParsedContents(tasks, first_added, stored, match, *files, added, waiting)
+    return ParsedContents(
+        *(tasks, first_added, stored, match, *files, added, waiting),
+        list_is_known=list_is_known,
+    )
 
 
 def _cut(parsed: ParsedStatus, total: int) -> ParsedStatus:
@@ -487,14 +507,15 @@ def _repeated(taskids: Iterable[int]) -> set[int]:
 
 
 def _find_in_list(
-    contents: Contents, stored: Fingerprint | None, match: ListMatch | None, total: int
+    contents: Contents, parsed: ParsedContents, total: int
 ) -> Iterator[AuditFinding]:
     """Yield findings about the list, which has `total` tasks now."""
     yield AuditFinding(
         FindingKind.REMAP_BEGUN, contents.remap_begun, names=("remap.begun",)
     )
+    stored = parsed.stored
     change = (f"{counted(stored.total)} before, {total} now",) if stored else ()
-    edited, added = match is ListMatch.EDITED, match is ListMatch.LINES_ADDED
+    edited, added = parsed.is_edited, parsed.match is ListMatch.LINES_ADDED
     yield AuditFinding(FindingKind.LIST_EDITED, edited and contents.begun, names=change)
     yield AuditFinding(FindingKind.LINES_ADDED, added and contents.begun, names=change)
     damaged = contents.fingerprint is not None and stored is None
@@ -510,7 +531,7 @@ def _find_early(
     parsed: ParsedContents, constraints: Constraints
 ) -> Iterator[AuditFinding]:
     """Yield a finding about tasks in ``toprocess`` that plain farmers may not run."""
-    if parsed.toprocess is not None and parsed.match is not ListMatch.EDITED:
+    if parsed.toprocess is not None and not parsed.is_edited:
         shared = set(constraints.find_shared(sorted(parsed.toprocess.ids)))
         early = set(parsed.toprocess.ids) - shared
         yield of_ids(FindingKind.QUEUED_EARLY, early)

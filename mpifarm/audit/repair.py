@@ -323,7 +323,7 @@ class Repairer:
             )
         if contents.remap_begun:
             raise InputError(describe_interrupted_remap(root))
-        if audit.match is ListMatch.EDITED and contents.begun:
+        if audit.is_edited and contents.begun:
             raise InputError(
                 f"the tasklist was edited since {root} was begun, and nothing can be "
                 "proven by it: repair with the list as it was (--list FILE)"

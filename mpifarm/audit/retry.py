@@ -28,7 +28,6 @@ from mpifarm.store.attempts import (
     split_rows,
 )
 from mpifarm.store.farm_liveness import Machine
-from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.optimistic import write_optimistically
 from mpifarm.store.queue import insert
 from mpifarm.store.status_lines import encode_lines
@@ -249,7 +248,7 @@ def _validate_readiness(contents: Contents, audit: Audit, root: str) -> None:
             f"nothing was begun in {root}, so no task has failed; or its tasklist "
             "keeps its own state (then name the handler, -t)"
         )
-    if audit.match is ListMatch.EDITED:
+    if audit.is_edited:
         raise EditedListError(f"the tasklist was edited since {root} was begun")
     if audit.toprocess is None:
         raise InputError(

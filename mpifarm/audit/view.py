@@ -60,7 +60,6 @@ from mpifarm.store.attempts import (
     read_last_of_all,
 )
 from mpifarm.store.farm_liveness import Machine
-from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.held_file import Held, find_held
 from mpifarm.store.status_lines import encode_texts
 from mpifarm.store.target import (
@@ -153,9 +152,8 @@ class View:
     """The state of a workdir, as it was read at one moment.
 
     `tasks` are the texts of the list, or those that the files have; `list_is_known`
-    says which.  `troubles` are sentences about what could not be used.  `match`
-    compares list and fingerprint, None if either is unknown.  `tasklist` makes the
-    commands, None if the list is unknown.
+    says which.  `troubles` are sentences about what could not be used.  `tasklist`
+    makes the commands, None if the list is unknown.
     """
 
     def __init__(
@@ -193,7 +191,8 @@ class View:
             list_is_known=self.list_is_known,
             constraints=self.constraints,
         )
-        self.match = parsed.match
+        self.is_edited = parsed.is_edited
+        """Whether the list was edited, not only added to, since the workdir began."""
         self.odd_lines = sum(len(each.odd) for each in parsed.by_name.values())
         self._locations = _locate(contents, parsed)
         self._failed = parsed.failed.ids
@@ -351,14 +350,9 @@ class View:
                 found[taskid] = None
         return [*found]
 
-    @property
-    def is_edited(self) -> bool:
-        """Whether the list was edited, not only added to, since the workdir began."""
-        return self.match is ListMatch.EDITED
-
     def find_failed_before_edit(self) -> list[int]:
         """Return the ids that failed with a line that the list has there no more."""
-        if self.match not in (None, ListMatch.EDITED):  # then such a line is garbage
+        if not self.is_edited:  # then such a line is garbage
             return []
         found = {each.taskid for each in self._failed_elsewhere}
         ids = (each for each in found if each is not None)

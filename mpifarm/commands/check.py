@@ -36,7 +36,6 @@ from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.wording import counted
 from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.farm_liveness import this_machine
-from mpifarm.store.fingerprint import ListMatch
 from mpifarm.store.held_file import NOTHING_HELD, Held
 from mpifarm.store.target import (
     Target,
@@ -406,7 +405,7 @@ def _where(target: Target, audit: Audit, terms: Terms, *, own: bool) -> str:
             f"{counted(at.total)} in its files (to compare them with the tasklist,"
             " add --list FILE)"
         )
-    if audit.match is ListMatch.EDITED:
+    if audit.is_edited:
         return f"{target.workdir}: {known}, which was edited since it was begun"
     return (
         f"{target.workdir}: {known}:\n  {at.finished} finished, {at.failed} failed, "
@@ -432,7 +431,7 @@ def _row(
 ) -> tuple[str, str, str, str]:
     words = terms.rows[finding.kind]
     remedy = words.remedy
-    if finding.kind in _PROOF_NEEDED and audit.match is ListMatch.EDITED:
+    if finding.kind in _PROOF_NEEDED and audit.is_edited:
         remedy = "nothing: the farm's --remap takes care of it"
     elif finding.kind in _PROOF_NEEDED and not audit.list_is_same:
         remedy = "nothing: is it the right tasklist?"
@@ -459,7 +458,7 @@ def _conclude(target: Target, audit: Audit, terms: Terms, found: int) -> str:
     if not found:
         failed = audit.locations.count().failed
         return f"the workdir is in order{_failed(target, failed)}"
-    if audit.match is ListMatch.EDITED:
+    if audit.is_edited:
         return (
             "check cannot tell which tasks of the edited list are done, and a farm can,"
             f" by the text of each line: {find_wait(target)}"

@@ -157,7 +157,6 @@ def _format(
 ) -> Iterator[str]:
     """Yield the lines of all groups; those of logs are cut to the terminal's width."""
     groups = explanation.groups
-    is_edited = view.is_edited or bool(view.find_failed_before_edit())
     yield _count(view, groups)
     for number, group in enumerate(groups, 1):
         yield ""
@@ -167,12 +166,12 @@ def _format(
         for line in group.example.lines:
             text = f"    | {printable(line)}"
             yield text if width is None else shorten(text, width)
-        if is_edited:  # then a retry is refused
+        if view.is_edited:  # then a retry is refused
             continue
         yield f"  {printable(_retry_command(view.target, number, group))}"
         if group.is_of_the_line and not group.blamed and _has_lines(view):
             yield f"  {printable(_explain_line(view, group))}"
-    if is_edited:
+    if view.is_edited:
         yield ""
         yield printable(_explain_edit(view))
 
@@ -206,10 +205,13 @@ def _explain_edit(view: View) -> str:
         return f"{remap} takes up the list as it is now; then tasks can be retried"
     named = agree(
         len(ids),
-        f"task {name_ids(ids)} failed, and its line was edited or moved",
-        f"tasks {name_ids(ids)} failed, and their lines were edited or moved",
+        f"task {name_ids(ids)} failed, and its line is not at its place",
+        f"tasks {name_ids(ids)} failed, and their lines are not at their places",
     )
-    return f"{named} since: {remap} runs each line that is new or was changed"
+    return (
+        f"{named} in the list any more: {remap} runs each line that is new or was"
+        " changed; what was only moved can be retried then"
+    )
 
 
 def _count(view: View, groups: Sequence[Group]) -> str:

@@ -258,6 +258,36 @@ def test_what_commands_say_of_a_corrected_typo_runs_it(create_place, mpifarm, co
     assert (ended, "1 task put back to be run: 2" in said) == (0, True)
 
 
+@pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
+def test_a_line_corrected_after_a_plain_farmer_is_run_by_what_commands_say(
+    create_place, mpifarm, plain_farmer
+):
+    """No fingerprint tells that the list was edited: the lines of the files do."""
+    place = create_place(["mkdir one", "rmdir two", "false"])
+    place.start_plain(plain_farmer, "--proc", "1").wait(30)
+    assert (place.finished(), place.failed()) == ([0], [1, 2])
+    place.tasklist.write_text("mkdir one\nmkdir two\nfalse\n")
+    farm = f"mpifarm --remap {place.tasklist}"
+    for command, status in {"why": 0, "retry": 2, "status": 0, "check": 1}.items():
+        ended, said = mpifarm(place, command, str(place.tasklist))
+        assert (ended, farm in said) == (status, True), said
+        assert "is in no file" not in said
+    assert mpifarm(place, "status", str(place.tasklist), "--watch")[0] == 0
+    assert place.run_words(*farm.split()[1:]) == 1
+    assert (place.finished(), place.failed()) == ([0, 1], [2])
+
+
+def test_what_was_only_moved_can_be_retried_after_a_remap(create_place, mpifarm):
+    place = create_place(["true", "false moved"])
+    assert place.run() == 1
+    place.tasklist.write_text("true new\ntrue\nfalse moved\n")
+    said = mpifarm(place, "why", str(place.tasklist))[1]
+    assert "task 1 failed, and its line is not at its place in the list any " in said
+    assert "; what was only moved can be retried then\n" in said
+    assert place.run("--remap") == 1
+    assert mpifarm(place, "retry", str(place.tasklist), "--ids", "2")[0] == 0
+
+
 def test_a_farm_on_an_edited_list_names_both_ways_on(create_place):
     place = create_place(["true", "eccho two"])
     assert place.run() == 1

@@ -307,10 +307,11 @@ def test_lines_of_another_list_are_taken_out_where_the_list_is_proven(site):
 
 def test_they_stay_where_no_fingerprint_proves_it(site):
     (site.root / "fingerprint.json").unlink()
-    content = "0 echo other\n99 echo\nfoo\n1 echo task 1\n"
-    (site.root / "finished").write_text(content)
-    repair(site)
-    assert (site.root / "finished").read_text() == content
+    (site.root / "finished").write_text("0 echo other\n99 echo\nfoo\n1 echo task 1\n")
+    before = site.files()
+    with pytest.raises(InputError, match="the tasklist was edited since"):
+        repair(site)
+    assert site.files() == before
 
 
 def test_in_toprocess_the_id_counts_whatever_text_it_has(site):

@@ -142,11 +142,15 @@ def test_a_workdir_that_was_never_begun_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["toprocess", "failed"])
-def test_lines_of_another_list_are_told_and_nothing_is_done(site, name):
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [("3 echo other", "the tasklist was edited"), ("of no task", "mpifarm check")],
+)
+def test_lines_of_another_list_are_told_and_nothing_is_done(site, name, line, match):
     with (site.root / name).open("a") as stream:
-        stream.write("3 echo other\n")
+        stream.write(f"{line}\n")
     before = site.files()
-    with pytest.raises(InputError, match="mpifarm check"):
+    with pytest.raises(InputError, match=match):
         run_again(site)
     assert site.files() == before
 

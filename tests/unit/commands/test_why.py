@@ -415,20 +415,22 @@ def test_failed_tasks_whose_lines_were_edited_are_told(site, run):
     lines = [text.replace("./run", "./ran") for text in site.tasks]
     tasklist.write_text("".join(f"{text}\n" for text in lines))
     assert run(why, "tasks.txt")[0] == (
-        "tasks 1-4, 6, 8 failed, and their lines were edited or moved since: mpifarm"
-        " --remap tasks.txt runs each line that is new or was changed\n"
+        "tasks 1-4, 6, 8 failed, and their lines are not at their places in the list"
+        " any more: mpifarm --remap tasks.txt runs each line that is new or was"
+        " changed; what was only moved can be retried then\n"
     )
     lines[1:4] = site.tasks[1:4]
     tasklist.write_text("".join(f"{text}\n" for text in lines))
     out = run(why, "tasks.txt")[0]
     assert "3 of 12 tasks have failed" in out
-    assert "\ntasks 4, 6, 8 failed, and their lines were edited or moved since: " in out
+    assert "\ntasks 4, 6, 8 failed, and their lines are not at their places in " in out
     tasklist.write_text("".join(f"{text}\n" for text in site.tasks[:8]))
     out = run(why, "tasks.txt")[0]
-    assert "\ntask 8 failed, and its line was edited or moved since: mpifarm" in out
+    assert "\ntask 8 failed, and its line is not at its place in the list any " in out
+    assert " any more: mpifarm --remap" in out
     write_claim(WorkdirPaths(str(site.root)), "c1a10000", [])
     out = run(why, "tasks.txt")[0]
-    assert "or moved since: once the farm at work has ended, mpifarm --remap" in out
+    assert " any more: once the farm at work has ended, mpifarm --remap" in out
 
 
 @pytest.mark.parametrize(
