@@ -493,7 +493,8 @@ def _explain_surplus_of(program: str, extra: Sequence[str]) -> str:
 def _explain_letter(word: str, words: Sequence[str]) -> str:
     """Return the end of a sentence about a letter that stands for no option, or "".
 
-    With a number behind it, it may be a slip for ``-n``.
+    With a number behind it, one that is the number of workers to another tool, or lies
+    beside n on the keyboard, is taken for ``-n``.
     """
     letter = _LETTER.fullmatch(word)
     after = words[words.index(word) + 1 :]
@@ -501,9 +502,14 @@ def _explain_letter(word: str, words: Sequence[str]) -> str:
     if letter is None or not (number.isdecimal() and number.isascii()):
         return ""
     theirs = OPTIONS_OF_OTHERS.get(letter.group(1), "")
+    if theirs != _PROC and letter.group(1) not in _SLIPS_FOR_N:
+        return ""
     more = f"; else, {theirs}" if theirs and theirs != _PROC else ""
     return f": -n {number} runs {number} tasks at one time on each rank{more}"
 
+
+_SLIPS_FOR_N: Final = ("-b", "-m", "-N")
+"""Letters that are typed in place of n.  (-h is help, and -j in the table.)"""
 
 _LETTER: Final = re.compile(r"(-[A-Za-z])=?([0-9]*)", re.ASCII)
 
