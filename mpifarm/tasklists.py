@@ -333,7 +333,10 @@ def _parse_simple(lines: Sequence[bytes], block: bytes) -> list[bytes]:
 def _cannot_read(path: str, error: OSError) -> TasklistFileError:
     why = _why_unread(error, path)
     if isinstance(error, FileNotFoundError) and len(path.split()) > 1:
-        why += "; to run it as a command, write ::: in front of it"
+        if why.endswith("?"):
+            why = f"{why[:-1]}, or a command, with ::: in front of it?"
+        else:
+            why += "; to run it as a command, write ::: in front of it"
     return TasklistFileError(f"can't read the tasklist {path}: {why}")
 
 
@@ -346,7 +349,9 @@ def name_near(path: str) -> str:
     with suppress(OSError), os.scandir(directory or ".") as entries:
         names += (each.name for each in islice(entries, MAX_NAMES) if each.is_file())
     near = get_close_matches(name, names, n=1, cutoff=NEAR)
-    return f": did you mean {os.path.join(directory, near[0])}?" if near else ""
+    if not near:
+        return ""
+    return f": did you mean {shlex.quote(os.path.join(directory, near[0]))}?"
 
 
 MAX_NAMES: Final = 10_000

@@ -146,6 +146,15 @@ def test_a_missing_tasklist_is_told_with_the_near_name_beside_it(tmp_path, monke
     assert sentence(tmp_path / "no" / "my.tx").endswith(": there is no such file")
     monkeypatch.chdir(tmp_path)
     assert sentence("my.tx").endswith(": did you mean my.txt?")
+    (tmp_path / "a list.txt").touch()
+    assert sentence("alist.txt").endswith(": did you mean 'a list.txt'?")
+    assert sentence("a lst.txt").endswith(
+        ": there is no such file: did you mean 'a list.txt', or a command, with ::: in"
+        " front of it?"
+    )
+    assert sentence("no list here.txt").endswith(
+        ": there is no such file; to run it as a command, write ::: in front of it"
+    )
 
 
 def test_a_directory_is_no_tasklist(tmp_path):
