@@ -86,7 +86,9 @@ class Status:
 
     @property
     def is_left(self) -> bool:
-        """Whether any task has neither finished nor failed."""
+        """Whether any task has, or may have, neither finished nor failed."""
+        if not self.view.list_is_known:  # or it keeps its own state, as it alone knows
+            return True
         counts = self.view.counts
         return counts[State.FINISHED] + counts[State.FAILED] < sum(counts.values())
 

@@ -98,7 +98,8 @@ def _wrap(sentences: Iterable[str], width: int | None) -> Iterator[str]:
 def _describe_counts(status: Status) -> Iterator[str]:
     view, counts = status.view, status.counts
     yield f"{view.target.workdir}: {counted(view.total)}"
-    yield ", ".join(_count_states(status))
+    if counts_line := ", ".join(_count_states(status)):
+        yield counts_line
     if view.held_up:
         wait = agree(view.held_up, "waits", "wait")
         which = f"{view.held_up} of those waiting"

@@ -225,6 +225,7 @@ def status_of(*farms: Farm, **counts: int) -> Status:
         counts=known,
         state=lambda taskid: states.get(taskid, State.ORPHANED),
         is_edited=False,
+        list_is_known=True,
     )
     return Status(view, [*farms], [], 0, NOW, "/here")
 
@@ -286,6 +287,12 @@ def test_tasks_are_left_that_have_neither_finished_nor_failed(state):
     is_left = state not in (State.FINISHED, State.FAILED)
     counts = {"FINISHED": 3, "FAILED": 1, state.name: 1}
     assert status_of(**counts).is_left is is_left
+
+
+def test_where_the_list_alone_knows_its_tasks_some_may_be_left():
+    status = status_of(FINISHED=3)
+    status.view.list_is_known = False
+    assert status.is_left
 
 
 def test_the_last_word_is_of_the_farm_that_spoke_last_and_lives_no_more():

@@ -139,6 +139,28 @@ def keep_back(site: Site, tasks: str = "", *, holds_all: bool = False) -> None:
     (site.root / "held").write_text(json.dumps(record))
 
 
+def test_a_dead_farm_is_told_of_where_the_list_alone_knows_what_is_left(
+    site, run, tmp_path, monkeypatch
+):
+    """Its methods say to farms what is left of it, and its length does not."""
+    (tmp_path / "ownqueue.py").write_text(
+        "class Own:\n"
+        "    def __init__(self, path, workdir): pass\n"
+        "    def __len__(self): return 0\n"
+        "    def __getitem__(self, taskid): return 'a'\n"
+        "    def get_finished(self): return []\n"
+        "    def pop_task(self): return None\n"
+        "    def record_toprocess_task(self, taskid): pass\n"
+        "    def record_done_task(self, taskid, status): pass\n"
+    )
+    (tmp_path / "own.ini").write_text("[own]\nTaskList = ownqueue.Own\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    tell(site, age=60)
+    text = run("tasks.txt", "-t", "own", "--config", "own.ini")[1]
+    assert text.startswith("tasks.txt_workdir: 0 tasks\n\nfarm ")
+    assert f"farm {FARM} on n1 (slurm job 4711) died, last heard of at " in text
+
+
 def test_what_is_held_is_named_with_the_command_that_releases_it(site, run):
     keep_back(site, "3,11")  # the file of the farm, which is older, does not say so
     hold(site, 4)
