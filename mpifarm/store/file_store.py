@@ -139,9 +139,9 @@ class FileStore(Store):
         while True:
             try:
                 workdir._enter(lock, predecessor)
-            except EditedListError:
+            except EditedListError as error:
                 if not remap:
-                    raise
+                    raise workdir._member.put_off(error) from None
                 workdir._remap(lock)
             else:
                 return workdir

@@ -17,13 +17,14 @@ from mpifarm.store.claims import (
     OtherClaim,
     OtherClaims,
     OwnClaim,
+    assess_untaken,
     find_leftovers,
     find_lock_files,
     grasped,
     share_a_lock,
 )
 from mpifarm.store.farm_liveness import FarmLiveness, Machine
-from mpifarm.store.validate import REMEDY
+from mpifarm.store.validate import REMEDY, EditedListError
 from mpifarm.system import files
 
 FAMILY = 8
@@ -78,6 +79,18 @@ class Membership:
             f"{claim.path} holds task {last}, and the tasklist has only "
             f"{counted(total)}; {wait}{REMEDY}"
         )
+
+    def put_off(self, error: EditedListError) -> EditedListError:
+        """Return the error of an edited list, with the end of a farm that may live.
+
+        No lock is needed.  Raises `StorageError`.
+        """
+        self.others.poll()
+        for claim in self.others.claims.values():
+            if error.remedy and assess_untaken(claim, self._machine).may_live:
+                wait = f"once the farm {claim.describe()} has ended, "
+                return EditedListError(error.what, f"{wait}{error.remedy}")
+        return error
 
     def _validate_locks(self, claim: OtherClaim) -> None:
         head = claim.journal.head

@@ -36,7 +36,15 @@ REMEDY = (
 
 
 class EditedListError(InputError):
-    """The workdir was begun with another list; ``--remap`` can mend it."""
+    """The workdir was begun with another list; ``--remap`` can mend it.
+
+    `what` is the sentence without the `remedy` at its end, if that is not part of it.
+    """
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(f"{what}; {remedy}" if remedy else what)
+        self.what = what
+        self.remedy = remedy
 
 
 class Snapshot(NamedTuple):
@@ -154,7 +162,8 @@ def validate_snapshot(
         first_added = len(tasks)
     elif stored is not None:
         if match is ListMatch.EDITED:
-            raise EditedListError(_describe_edit(stored, tasks, paths, constraints))
+            what = _describe_edit(stored, tasks, paths, constraints)
+            raise EditedListError(what, REMEDY)
         first_added = stored.first_added
         grown_from = stored.total if match is ListMatch.LINES_ADDED else None
     if constraints and not _are_shared(sorted(toprocess.ids), constraints):
@@ -185,7 +194,8 @@ def check_not_edited(
     if stored is None or not any(map(files.is_there, ended)):
         return
     if compare(stored, tasks, constraints) is ListMatch.EDITED:
-        raise EditedListError(_describe_edit(stored, tasks, paths, constraints))
+        what = _describe_edit(stored, tasks, paths, constraints)
+        raise EditedListError(what, REMEDY)
 
 
 def _is_unheeded(
@@ -263,19 +273,19 @@ def _describe_edit(
     if constraints and compare(stored, tasks) is not ListMatch.EDITED:
         return (
             f"the tasklist was edited since {paths.root} was begun: the tasks are the"
-            f" same, but their order has changed (#BARRIER, #AFTER); {REMEDY}"
+            f" same, but their order has changed (#BARRIER, #AFTER)"
         )
     block = find_edited_block(stored, tasks, constraints)
     if stored.staging and stored.total == len(tasks):
         return (
             f"the tasklist was edited since {paths.root} was begun, tasks or their"
             f" order (#BARRIER, #AFTER): the first change is among the ids"
-            f" {block.start} to {block.stop - 1}; {REMEDY}"
+            f" {block.start} to {block.stop - 1}"
         )
     return (
         f"the tasklist was edited since {paths.root} was begun: it had "
         f"{counted(stored.total)}, it has {len(tasks)} now, and the first change is "
-        f"among the ids {block.start} to {block.stop - 1}; {REMEDY}"
+        f"among the ids {block.start} to {block.stop - 1}"
     )
 
 
@@ -296,17 +306,17 @@ def validate_lines(
         if isinstance(odd.found, AlienLine):
             if list_is_same:
                 raise InputError(_describe_garbage(path, odd.found))
-            raise EditedListError(describe_alien(path, odd.found, tasks))
+            raise EditedListError(describe_alien(path, odd.found, tasks), REMEDY)
         ids = ids_of_odd(odd, len(tasks), counts_begun=counts_begun)
         notes.append(_describe_torn(path, odd.line, ids))
     return notes
 
 
 def describe_alien(path: str, found: AlienLine, tasks: Sequence[str]) -> str:
-    """Return the sentence about an alien line: the list was edited; with remedies."""
+    """Return the sentence about an alien line, for an `EditedListError`."""
     if found.taskid is None:
         text = shorten(found.text)
-        return f"a line of {path} is not of this tasklist: '{text}'; {REMEDY}"
+        return f"a line of {path} is not of this tasklist: '{text}'"
     was = shorten(found.text)
     if found.taskid >= len(tasks):
         now = f"the tasklist has only {counted(len(tasks))}"
@@ -315,7 +325,7 @@ def describe_alien(path: str, found: AlienLine, tasks: Sequence[str]) -> str:
         now = f"in the tasklist it is '{text}'"
     return (
         f"the tasklist was edited since the workdir was begun: task {found.taskid} is "
-        f"'{was}' in {path}, and {now}; {REMEDY}"
+        f"'{was}' in {path}, and {now}"
     )
 
 

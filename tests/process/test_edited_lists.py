@@ -4,6 +4,7 @@ Rules of this file: each command notes its own start, so that what ran, and how 
 is known without asking a farmer.
 """
 
+import re
 import signal
 from collections import Counter
 
@@ -227,6 +228,12 @@ def test_remap_is_refused_while_a_farm_works(create_place, mpifarm):
     refused = place.start("--remap", name="refused")
     assert refused.wait() == 2
     assert "is at work there: end it first" in refused.text()
+    other = place.start(name="other")
+    assert other.wait() == 2
+    assert re.search(
+        r"; once the farm \w+ on \S+ \(pid \d+\) has ended, add --remap to run",
+        other.text(),
+    )
     for command, wait in [
         ("status", "once the farm at work has ended, to run what is new"),
         ("check", "text of each line: once the farm at work has ended, mpifarm --r"),

@@ -18,6 +18,7 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store import membership
 from mpifarm.store.claim_journal import Event, Head, encode_event, encode_head
 from mpifarm.store.claims import ClaimLostError, OtherClaims, find_lock_files
+from mpifarm.store.validate import EditedListError
 from mpifarm.system import files
 from tests.unit.store_fakes import TASKS, FakeLock, Site, ended
 
@@ -90,6 +91,23 @@ def test_only_tasks_of_the_list_count_as_held_by_others(site):
     with alive(write_claim(site, "aa000002", [len(TASKS) - 1])):
         farm.survey()
         assert farm.others_hold_tasks
+
+
+def test_an_edited_list_is_told_to_wait_for_a_farm_that_lives(site):
+    site.open().close()
+    site.tasks[0] = "another"
+    write_claim(site, "aa000001", [3])
+    said = (
+        r"; once the farm aa000001 on node1 \(pid 900\) has ended, add --remap to run"
+    )
+    with pytest.raises(EditedListError, match=said):
+        site.open()
+    site.dead.add(900)
+    with pytest.raises(EditedListError, match="; add --remap to run"):
+        site.open()
+    (site.root / "remap.begun").mkdir()
+    with pytest.raises(EditedListError, match=r"--remap of .* was interrupted"):
+        site.open()
 
 
 def test_a_claim_of_a_longer_list_is_told_at_the_start(site):
