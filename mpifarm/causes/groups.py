@@ -242,6 +242,8 @@ class CauseGrouper:
         cause = telling.line.cause
         if failure.status == 127 and _is_missing_command(telling):
             cause = known.COMMAND_NOT_FOUND
+        if cause is known.COMMAND_NOT_UNDERSTOOD and known.names_script(telling.text):
+            cause = known.SCRIPT_NOT_UNDERSTOOD
         if cause is None:
             return ("line", telling.exception), telling.tokens
         if not cause.subjects:
@@ -269,11 +271,11 @@ class CauseGrouper:
         by_words: dict[str, list[_Bin]] = {}
         for bin_ in bins:
             by_words.setdefault(_word(bin_, cause), []).append(bin_)
-        is_of_the_line = cause is not None and cause.is_of_the_line
-        return [
-            _Cause(words, _unite(same), is_of_the_line=is_of_the_line)
-            for words, same in by_words.items()
-        ]
+        found = [_Cause(words, _unite(same)) for words, same in by_words.items()]
+        if cause is not None and cause.is_of_the_line:
+            for each in found:
+                each.is_of_the_line = not all(map(known.names_script, each.bin.samples))
+        return found
 
 
 def _part(cluster: list[tuple[Tokens, _Bin]]) -> list[_Bin]:

@@ -47,7 +47,8 @@ class KnownCause(NamedTuple):
     """Patterns of what the cause is about, a file or a command: the first group of the
     first that matches."""
     is_of_the_line: bool = False
-    """Whether the command itself may be wrong, as its line has it."""
+    """Whether the command itself may be wrong, as its line has it, unless the shell
+    names a script."""
     is_of_path: bool = False
     """Whether a whole path says what it is about, and not its last part alone."""
 
@@ -76,6 +77,17 @@ COMMAND_NOT_FOUND = KnownCause(
         r"([^\s:'\"‘’]+)['\"’]?: no such file",
     ),
     is_of_the_line=True,
+)
+COMMAND_NOT_UNDERSTOOD = KnownCause(
+    "the shell does not understand the command",
+    (
+        *("unexpected eof while looking", "syntax error near unexpected"),
+        *("syntax error: unexpected", "syntax error: unterminated"),
+    ),
+    is_of_the_line=True,
+)
+SCRIPT_NOT_UNDERSTOOD = KnownCause(
+    "the shell does not understand a script", (), subjects=(r"^(?:\S*/)?([^\s:]+):",)
 )
 MISSING_FILE = KnownCause(
     "a file is missing (No such file or directory)",
@@ -184,14 +196,7 @@ KNOWN = (
         subjects=(r"([^\s/:]+\.so[^\s/:]*): version",),
     ),
     COMMAND_NOT_FOUND,
-    KnownCause(
-        "the shell does not understand the command",
-        (
-            *("unexpected eof while looking", "syntax error near unexpected"),
-            *("syntax error: unexpected", "syntax error: unterminated"),
-        ),
-        is_of_the_line=True,
-    ),
+    COMMAND_NOT_UNDERSTOOD,
     MISSING_FILE,
     KnownCause(
         "the end of a file was reached too early",
@@ -220,3 +225,22 @@ KNOWN = (
 )
 
 NO_LICENCE = KnownCause("no licence", ())
+
+
+def names_script(text: str) -> bool:
+    """Return whether a shell says a line of a script, and not one of its own command.
+
+    bash: "-c: line 1: ", "run.sh: line 2: "; dash: "run.sh: 2: "; zsh: "run.sh:2: ".
+    """
+    place = _PLACE.match(text)
+    if place is None or place["command"]:
+        return False
+    return place["name"] not in _SHELLS or place["line"] != "1"
+
+
+_PLACE = re.compile(
+    r"(?:\S*/)?(?P<name>[^\s:/]+):(?: (?P<command>-c):| eval:)? ?(?:line )?"
+    r"(?P<line>[0-9]+): ",
+    re.ASCII,
+)
+_SHELLS = ("bash", "sh", "dash", "ash", "ksh", "zsh")

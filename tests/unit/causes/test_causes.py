@@ -460,6 +460,50 @@ def test_names_of_temporary_files_are_folded():
     assert fold("cannot open tmpab12cd.nc") == fold("cannot open tmpx9_yz.nc")
 
 
+SYNTAX = "syntax error near unexpected token `then'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_of_the_line"),
+    [
+        (f"/bin/bash: -c: line 1: {SYNTAX}", True),
+        (f"bash: -c: line 2: {SYNTAX}", True),
+        (f"/bin/bash: eval: line 1: {SYNTAX}", True),
+        (f"bad.sh: line 2: {SYNTAX}", False),
+        (f"./bad.sh: line 1: {SYNTAX}", False),
+        (f"bash: line 2: {SYNTAX}", False),
+        ("bad.sh: 2: Syntax error: Unterminated quoted string\n", False),
+        ("/bin/bash: line 1: frob: command not found\n", True),
+        ("bash: frob: command not found\n", True),
+        ("sh: 1: frob: not found\n", True),
+        ("zsh:1: command not found: frob\n", True),
+        ("run.sh: line 7: frob: command not found\n", False),
+        ("/home/x/run.sh: 7: frob: not found\n", False),
+        ("run.zsh:1: command not found: frob\n", False),
+    ],
+)
+def test_a_line_of_the_list_is_not_blamed_for_a_script(text, is_of_the_line):
+    grouper = CauseGrouper()
+    status = 127 if "not found" in text else 2
+    grouper.add(Failure(0, "failed", status, tail=text.encode()))
+    (group,) = grouper.groups()
+    assert group.is_of_the_line is is_of_the_line
+    if status == 2:
+        assert ("does not understand a script" in group.cause) is not is_of_the_line
+
+
+def test_a_command_that_is_missing_in_scripts_and_lines_is_one_cause():
+    grouper = CauseGrouper()
+    texts = (
+        "run.sh: line 7: frob: command not found\n",
+        "bash: line 1: frob: command not found\n",
+    )
+    for taskid, text in enumerate(texts):
+        grouper.add(Failure(taskid, "failed", 127, tail=text.encode()))
+    (group,) = grouper.groups()
+    assert (group.tasks, group.is_of_the_line) == ((0, 1), True)
+
+
 def test_a_command_that_is_missing_is_told_by_its_status_and_its_words():
     missing = "bash: frob: command not found\n"
     assert cause_of(missing, 127).startswith("command not found")

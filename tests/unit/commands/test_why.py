@@ -464,6 +464,17 @@ def test_where_a_line_itself_may_be_wrong_it_is_to_be_corrected(
     assert run(why, "tasks.txt_workdir")[0].splitlines()[-1] == retry
 
 
+def test_a_line_is_not_blamed_for_a_script_that_the_shell_does_not_understand(
+    tmp_path, monkeypatch, run
+):
+    monkeypatch.chdir(tmp_path)
+    ends = [Attempt(i, status=2 * (i == 3), host="n1") for i in range(4)]
+    begin(tmp_path, 4, ends, {3: b"bad.sh: line 2: syntax error near unexpected `('\n"})
+    out = run(why, "tasks.txt")[0]
+    assert "group 1: the shell does not understand a script: bad.sh\n" in out
+    assert "if the line is wrong" not in out
+
+
 def test_a_line_is_not_blamed_for_what_one_host_lacks(tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
     ends = [Attempt(i, status=127 * (i < 6), host=f"n{i // 6}") for i in range(60)]
