@@ -85,7 +85,7 @@ def wait_for_counts(place, **counts):
 
 
 RATE = [(r"^([\d.]+ tasks/s|no task ended lately)(?=, time left unknown)", "RATE")]
-EARLY = [(r"^too early for a rate", "no task ended lately")]
+EARLY = [(r"^no rate yet", "no task ended lately")]
 """The farms of the page have run for minutes, those of the tests for seconds."""
 
 NOT_BEGUN = ((r"\d+ taken, not begun, (\d+ waiting)", "N taken, not begun, N waiting"),)

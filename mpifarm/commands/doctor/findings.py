@@ -85,8 +85,8 @@ def conclude(findings: Sequence[Finding]) -> str:
     if names := find_bad(findings):
         return f"{counted(len(names), 'thing')} to mend: {', '.join(names)}."
     return (
-        "Nothing is wrong here.  mpifarm selftest --mpi, on two nodes, tests what one"
-        " process can't see."
+        "Nothing is wrong here.  What one process can't see, this tests, in a job of"
+        " two nodes: srun -N 2 python -m mpifarm selftest --mpi"
     )
 
 

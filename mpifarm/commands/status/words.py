@@ -127,7 +127,7 @@ def _count_states(status: Status) -> Iterator[str]:
 def _describe_pace(status: Status) -> Iterator[str]:
     if status.rate is None:
         return
-    none = "too early for a rate" if status.is_early else "no task ended lately"
+    none = "no rate yet" if status.is_early else "no task ended lately"
     rate = f"{status.rate:.3g} tasks/s" if status.rate else none
     left, counts = status.time_left, status.counts
     unended = counts[State.RUNNING] + counts[State.CLAIMED] + counts[State.WAITING]

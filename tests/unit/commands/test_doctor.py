@@ -683,7 +683,7 @@ def test_each_line_has_its_remedy_and_the_status_counts_bad_ones(
 
 def test_the_tutorial_names_the_verdicts():
     found = re.search(
-        r"each line begins with (.*?), and", read_page("tutorial.md"), re.DOTALL
+        r"Each finding begins with (.*?);", read_page("tutorial.md"), re.DOTALL
     )
     assert found
     assert re.findall(r"`(\w+)`", found[1]) == [*Verdict]

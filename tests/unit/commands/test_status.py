@@ -699,7 +699,7 @@ def test_the_pace_is_told_with_or_without_a_time_left(site, run, rate, left, sai
 
 def test_in_the_first_seconds_it_is_too_early_for_a_rate(site, run):
     hold(site, 3)
-    for age, said in ((4, "too early for a rate"), (12, "no task ended lately")):
+    for age, said in ((4, "no rate yet"), (12, "no task ended lately")):
         tell(site, rate=0.0, started=encode(time.time() - age))
         assert run("tasks.txt")[1].splitlines()[2] == said
     tell(site, rate=2.0, started=encode(time.time() - 4))
