@@ -24,7 +24,7 @@ from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store.claim_journal import Head, encode_head
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
-from mpifarm.store.target import Target
+from mpifarm.store.target import UNKNOWN_LIST, Target
 from mpifarm.system.console import Console
 from tests.farm_states import encode, write_claim, write_farm
 from tests.support import snapshot
@@ -411,6 +411,9 @@ def test_an_edited_list_is_not_watched_for_a_plain_farmer(site, run, monkeypatch
     site.write("toprocess", range(4, 12))
     monkeypatch.setattr(Sink, "wait", lambda *_: pytest.fail("it goes on"))
     assert run("tasks.txt", "--watch")[0] == 0
+    found = json.loads(run("tasks.txt", "--json")[1])
+    assert (found["counts"]["nowhere"], found["goes_on"]) == (1, False)
+    assert "but not of an edited list" in read_row("goes_on")
 
 
 def test_the_end_of_a_list_is_told(site, run):
@@ -482,12 +485,22 @@ def test_json_has_all_keys_and_numbers_that_add_up(site, run):
     assert (failed["status"], failed["signal"], failed["host"]) == (139, 11, "n7")
 
 
+PAGE = Path(__file__).parents[3] / "docs" / "looking-in.md"
+
+
+def read_row(key):
+    """What the page says of a key."""
+    (row,) = [
+        row for row in PAGE.read_text().splitlines() if row.startswith(f"| `{key}`")
+    ]
+    return row
+
+
 def test_the_page_names_all_keys_of_the_json(site, run):
     hold(site, 3, 4, dead=True)
     tell(site, running={4: (1, 6, time.time() - 75)})
     found = json.loads(run("tasks.txt", "--json")[1])
-    page = Path(__file__).parents[3] / "docs" / "looking-in.md"
-    text = page.read_text()
+    text = PAGE.read_text()
     keys = {*found, *found["farms"][0], *found["farms"][0]["ran"][0]}
     assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
 
@@ -779,6 +792,7 @@ def test_the_command_in_the_json_names_no_list_that_is_gone(site, run, ran, told
     tell(site, command=["mpifarm", *ran.split()])
     (farm,) = json.loads(run("tasks.txt", "--json")[1])["farms"]
     assert farm["command"] == ["mpifarm", *told.split()]
+    assert f"`{UNKNOWN_LIST}` stands for a pipe" in read_row("farms")
 
 
 def test_json_of_a_farm_outside_of_a_job_and_of_one_without_a_word(site, run):
