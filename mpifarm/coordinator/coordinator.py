@@ -296,6 +296,11 @@ class Coordinator:
         """Return the other ranks that were given up and are not known to be dead."""
         return self.liveness.silent_ranks()
 
+    @property
+    def has_leased(self) -> bool:
+        """Whether any rank has, or has had, a task of this farm's."""
+        return self.table.turn > 0
+
     def count_running(self) -> int:
         """Return how many tasks run: of a rank's leases, one for each worker."""
         return self._farm.count_running()

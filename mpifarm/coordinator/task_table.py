@@ -83,8 +83,8 @@ class TaskTable:
         self._misfortunes: dict[int, tuple[History | None, int, int]] = {}
         """History, lost attempts and last rank, by id, of such tasks that went back as
         held."""
-        self.turn = 0
-        """The number of leases so far."""
+        self.turn = len(self.tasks)
+        """The number of leases so far, with those of adopted tasks."""
         self._farm = farm
         self._failures = failures
 

@@ -172,6 +172,7 @@ class Conclusion:
             seconds=now - self._context.begun,
             counts=self._counts,
             tally=tally,
+            has_leased=coordinator.has_leased,
             failed=self._failed,
             busy_share=tally.busy_share(now),
             status=self.status,

@@ -316,6 +316,8 @@ class Summary:
     busy_share: float
     status: ExitStatus
     reason: str
+    has_leased: bool = True
+    """Whether any rank has had a task of this farm's."""
     stopped_because: str = ""
     """The words for a stop because of failures."""
     way_on: str = ""
@@ -522,14 +524,7 @@ class Summary:
     def _work_line(self) -> str:
         tally = self.tally
         if not tally.ran:
-            left = self.status is ExitStatus.RUN_AGAIN
-            seconds = duration_in_words(self.seconds)
-            if left:
-                return (
-                    f"this farm recorded the end of no task, in {seconds}: what it ran"
-                    " runs again"
-                )
-            return f"this farm had nothing to run, in {seconds}"
+            return f"this farm {self._describe_idleness()}"
         workers, ranks = (
             counted(tally.worker_count, "worker"),
             counted(self.ranks, "rank"),
@@ -539,6 +534,15 @@ class Summary:
             f"({self._rate():.3g} tasks/s) with {workers} on {ranks}, "
             f"{100 * self.busy_share:.0f} % of their time in tasks{self._retried()}"
         )
+
+    def _describe_idleness(self) -> str:
+        """Return what a farm did that has recorded the end of no task."""
+        seconds = duration_in_words(self.seconds)
+        if self.status is not ExitStatus.RUN_AGAIN:
+            return f"had nothing to run, in {seconds}"
+        if not self.has_leased:
+            return f"started no task, in {seconds}"
+        return f"recorded the end of no task, in {seconds}: what it ran runs again"
 
     def _retried(self) -> str:
         again = self.tally.retried

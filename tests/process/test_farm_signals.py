@@ -366,6 +366,7 @@ def test_a_drain_file_that_is_still_there_is_told_and_starts_nothing(create_plac
     assert farm.wait() == 75
     assert place.notes("ran") == []
     assert str(place.workdir / "drain") in farm.text()
+    assert "this farm started no task, in " in farm.text()
     (place.workdir / "drain").unlink()
     assert place.run() == 0
     assert place.notes("ran") == ["x"] * 3

@@ -110,6 +110,12 @@ def test_a_rank_that_was_not_waited_for_keeps_what_it_does_not_name():
     assert hand.coordinator.ranks[0].leases == {0, 1}
 
 
+@pytest.mark.parametrize("adopted", [(), (7,)])
+def test_a_task_of_an_earlier_coordinator_counts_as_leased(adopted):
+    """At its end, the farm says whether it has started any task."""
+    assert adopting(*adopted).coordinator.has_leased is bool(adopted)
+
+
 def test_results_of_tasks_that_are_on_disk_are_acknowledged_and_no_others():
     hand = adopting(7)
     results = [result_of(Lease(taskid, 1, ""), 1.0) for taskid in (7, 9)]

@@ -470,17 +470,20 @@ def test_a_list_that_could_not_be_counted_is_not_given_sums():
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "has_leased", "said"),
     [
         (
             ExitStatus.RUN_AGAIN,
+            True,
             "this farm recorded the end of no task, in 3 s: what it ran runs again",
         ),
-        (ExitStatus.ALL_FINISHED, "this farm had nothing to run, in 3 s"),
+        (ExitStatus.RUN_AGAIN, False, "this farm started no task, in 3 s"),
+        (ExitStatus.ALL_FINISHED, False, "this farm had nothing to run, in 3 s"),
     ],
 )
-def test_a_farm_that_ran_nothing_says_so(status, said):
-    assert summary(tally=Tally(0.0), status=status).lines()[1] == said
+def test_a_farm_that_ran_nothing_says_so(status, has_leased, said):
+    end = summary(tally=Tally(0.0), status=status, has_leased=has_leased)
+    assert end.lines()[1] == said
 
 
 @pytest.mark.parametrize(
