@@ -18,6 +18,9 @@ from mpifarm.model.wording import TimeLeft
 from mpifarm.store.store import Store
 from mpifarm.system.time_of_day import encode_time
 
+FOR_ONE_START = ("--again", "--remap")
+"""Options with which a farm begins, and does not go on."""
+
 MAX_ARGUMENTS = 4096
 """Characters of a farm's arguments that are written down: it is done each second."""
 
@@ -25,23 +28,24 @@ MAX_ARGUMENTS = 4096
 def _find_words(settings: Settings) -> list[str]:
     """Return the words with which the farm goes on: those that it was given.
 
-    With ``--again`` it would begin its list once more.  The list in the workdir stands
-    for a long list of arguments, and for arguments that can't be read again: from
-    standard input or a pipe.
+    ``--again`` and ``--remap`` were for one start: given once more, it would begin its
+    list anew, or take up a list that was edited by mistake.  The list in the workdir
+    stands for a long list of arguments, and for arguments that can't be read again:
+    from standard input or a pipe.
     """
     arguments, words = settings.arguments, sys.argv[1:]
     if arguments is None:
-        return _without_again(words)
+        return _without_one_start(words)
     size = len(words) - arguments.size
-    options, given = _without_again(words[:size]), words[size:]
+    options, given = _without_one_start(words[:size]), words[size:]
     are_short = sum(map(len, words)) <= MAX_ARGUMENTS
     if are_short and not any(map(is_read_once, arguments.sources)):
         return [*options, *given]
     return name_kept_list(options, settings.workdir)
 
 
-def _without_again(words: list[str]) -> list[str]:
-    return [word for word in words if word != "--again"]
+def _without_one_start(words: list[str]) -> list[str]:
+    return [word for word in words if word not in FOR_ONE_START]
 
 
 class FarmStates:

@@ -191,7 +191,7 @@ def _describe_way_on(status: Status) -> str:
 def _name_way_on(status: Status) -> str:
     """Return how to go on where no farm runs, "" if no farm can."""
     view, counts = status.view, status.counts
-    if view.is_edited and not view.remap_begun:
+    if view.is_edited or view.remap_begun:
         return _name_remap(status)
     farm = name_farm_command(view.target, status.last_report, status.directory)
     left = counts[State.WAITING] + counts[State.ORPHANED]
@@ -215,6 +215,8 @@ def _name_remap(status: Status) -> str:
     reports = [farm.report for farm in status.live if farm.report]
     report = reports[0] if reports else status.last_report
     command = name_remap_command(status.view.target, report, status.directory)
+    if status.view.remap_begun:
+        return f"to go on: {command}"
     return (
         f"{name_wait(len(status.live))}to run what is new or was changed: {command} (or"
         " all afresh, with --again in place of --remap)"

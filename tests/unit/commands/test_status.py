@@ -404,6 +404,12 @@ def test_an_edited_list_goes_on_when_the_farms_at_work_have_ended(
     ) in run("tasks.txt")[1]
 
 
+def test_after_a_remap_that_was_interrupted_its_command_is_named(site, run):
+    (site.root / "remap.begun").mkdir()
+    text = run("tasks.txt")[1]
+    assert "no farm runs; to go on: mpifarm --remap tasks.txt\n" in text
+
+
 def test_an_edited_list_is_not_watched_for_a_plain_farmer(site, run, monkeypatch):
     """Its changed lines are in no file, as what a PyTaskFarmer runs."""
     fingerprint = encode_fingerprint(take_fingerprint([*TASKS[:3], *TASKS[4:]]))

@@ -92,14 +92,15 @@ def test_a_farm_names_a_command_that_can_be_given_again(
     assert command == ["mpifarm", *again]
 
 
-def test_to_go_on_is_not_to_begin_again(hand, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["mpifarm", "--again", "-n", "2", "list"])
+@pytest.mark.parametrize("option", ["--again", "--remap"])
+def test_to_go_on_is_not_to_begin_again(hand, monkeypatch, option):
+    monkeypatch.setattr(sys, "argv", ["mpifarm", option, "-n", "2", "list"])
     command = states_of(hand).describe(1.5, None)["command"]
     assert command == ["mpifarm", "-n", "2", "list"]
-    words = ["--again", "-n", "2", "x --again", ":::", "--again"]
+    words = [option, "-n", "2", f"x {option}", ":::", option]
     monkeypatch.setattr(sys, "argv", ["mpifarm", *words])
-    made = ArgumentSource(("--again",), is_file=False)
-    arguments = Arguments(("x --again",), (made,), 3)
+    made = ArgumentSource((option,), is_file=False)
+    arguments = Arguments((f"x {option}",), (made,), 3)
     settings = Settings("w/stdin.txt", "w", arguments=arguments)
     command = states_of(hand, settings).describe(1.5, None)["command"]
     assert command == ["mpifarm", *words[1:]]
