@@ -117,11 +117,11 @@ class MadeList:
         it, or it `is_in_use`.
         """
         kept = self._kept
-        if kept is None or not kept.has_written:
+        if kept is None:
             return True
         settings, environ = self._settings, self._environ
         try:
-            return take_back(settings, environ, self.content, kept.before, is_in_use)
+            return take_back(settings, environ, self.content, kept, is_in_use)
         except FarmError:
             return False
 

@@ -28,6 +28,7 @@ from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.store.strangers import validate_contents, validate_place
 from mpifarm.store.target import Target, find_existing_lock
 from mpifarm.system import files
+from mpifarm.system.file_contents import Version, find_version
 from mpifarm.system.lock import WorkdirLock
 from mpifarm.system.pipes import PART, read_to_end
 
@@ -187,19 +188,60 @@ class InputFeed:
             self._say(f"{error}; trying again")
 
 
-def open_list(paths: WorkdirPaths) -> bool:
+def open_list(paths: WorkdirPaths) -> Version | None:
     """Make the list of standard input, or remove a line torn by a kill from its end.
 
-    Return whether there was none.  The lock is held, if there is one.  Raises
-    `StorageError`.
+    Return the version of a new list, None if there was one.  The lock is held, if there
+    is one.  Raises `StorageError`.
     """
     content = files.find_content(paths.stdin_list)
     if content is None:
-        files.replace(paths.stdin_list, copy_staging_of(paths.stdin_list), b"")
-    elif not content.endswith(b"\n") and content:
+        return _write_list(paths, b"")
+    if not content.endswith(b"\n") and content:
         whole = content[: content.rfind(b"\n") + 1]
         files.replace(paths.stdin_list, copy_staging_of(paths.stdin_list), whole)
-    return content is None
+    return None
+
+
+def _write_list(paths: WorkdirPaths, content: bytes) -> Version:
+    """Replace the list, or make it; return its version.  Raises `StorageError`."""
+    staging = copy_staging_of(paths.stdin_list)
+    files.write_staging_file(staging, (content,), like=paths.stdin_list)
+    # Before it has its name: from then on others may share it.
+    version = find_version(staging)
+    assert version is not None
+    files.put_in_place(paths.stdin_list, staging)
+    return version
+
+
+SHARED_SECONDS: Final = 2
+"""By how much `share_list` makes a list younger.  Some file systems keep seconds."""
+
+
+def share_list(paths: WorkdirPaths) -> bool:
+    """Note on a list that is found as it is that its writer is not alone with it.
+
+    Its time is changed, by which `is_unshared` knows.  Return whether there is a list;
+    one that a farm has begun is left as it is.  Raises `StorageError`.
+    """
+    if files.is_there(paths.fingerprint):
+        return True
+    return files.make_younger(paths.stdin_list, SHARED_SECONDS)
+
+
+def is_unshared(path: str, content: bytes, version: Version) -> bool:
+    """Return whether a file is what this process has written, and nobody has shared it.
+
+    Raises `StorageError`.
+    """
+    found = find_version(path)
+    same = found is not None and _identify(found) == _identify(version)
+    return same and files.find_content(path) == content
+
+
+def _identify(version: Version) -> tuple[int, ...]:
+    """Return what a rename leaves as it is."""
+    return version.device, version.inode, version.modified
 
 
 def read_all(check: Callable[[], None], descriptor: int = STDIN) -> bytes:
@@ -276,12 +318,13 @@ class Kept(NamedTuple):
     """A list that was put into a workdir, or was there.
 
     `rest` is the number of lines that it has more; `before` is the list that was there
-    (None without one); `has_written`: whether it became another one by this.
+    (None without one); `written` is the version of the list that was written, None if
+    it was left as it is.
     """
 
     rest: int
     before: bytes | None
-    has_written: bool
+    written: Version | None
 
 
 def keep_all(
@@ -305,11 +348,13 @@ def keep_all(
         before = b""
     if not content.startswith(before) and not before.startswith(content):
         raise InputError(explain_other(before))
-    has_written = found is None or is_dropped or len(content) > len(before)
-    if has_written:
-        staging = copy_staging_of(paths.stdin_list)
-        files.replace(paths.stdin_list, staging, content)
-    return Kept(before.count(b"\n", len(content)), found, has_written)
+    is_new = found is None or is_dropped or len(content) > len(before)
+    # Of an empty list, none but its writer has anything.
+    if not is_new and found and not share_list(paths):
+        # Its writer has just taken it back.
+        return keep_all(paths, content, explain_other, replaces=replaces)
+    written = _write_list(paths, content) if is_new else None
+    return Kept(before.count(b"\n", len(content)), found, written)
 
 
 def is_kept(settings: Settings) -> bool:
@@ -344,14 +389,22 @@ class KeptInput:
         self._was_begun = is_kept(settings) and files.is_there(self._paths.fingerprint)
         self._content: bytes | None = None
         """The list that this start has written; None if it has written none."""
+        self._version: Version | None = None
+        """The version of that list."""
         self._before: bytes | None = None
         """The list that was there before; None if there was none."""
 
-    def note(self, content: bytes, before: bytes | None) -> None:
+    @property
+    def has_written(self) -> bool:
+        """Whether this start has written a list."""
+        return self._content is not None
+
+    def note(self, content: bytes, before: bytes | None, version: Version) -> None:
         """Note that this start has put `content` in the place of the list `before`."""
         if before != self._content:
             self._before = before
         self._content = content
+        self._version = version
 
     @contextmanager
     def put_back_if_refused(self) -> Iterator[None]:
@@ -376,26 +429,39 @@ class KeptInput:
 
     def put_back(self) -> None:
         """Put the list back as it was, if the disk lets it."""
-        if self._content is not None:
+        if self._content is not None and self._version is not None:
             with suppress(StorageError):
-                self._put_back(self._content)
+                self._put_back(self._content, self._version)
 
-    def _put_back(self, content: bytes) -> None:
+    def _put_back(self, content: bytes, version: Version) -> None:
         """Put back the list, or remove it, and an empty workdir.
 
         Raises `StorageError`.
         """
         path = self._paths.stdin_list
-        if files.find_content(path) != content:
-            return  # It is another start's by now.
+        if not is_unshared(path, content, version):
+            return  # It is another start's by now, or that one's as well.
         is_begun = files.is_there(self._paths.fingerprint)
         if self._before is None:
             if self._was_begun or not is_begun:
-                files.remove(path)
+                self._remove(content, version)
                 with suppress(OSError):  # there is something else in it
                     os.rmdir(self._paths.root)
         elif not is_begun:
             files.replace(path, copy_staging_of(path), self._before)
+
+    def _remove(self, content: bytes, version: Version) -> None:
+        """Remove the list, unless another start has come to share it just before.
+
+        In a new workdir there is no lock.  Raises `StorageError`.
+        """
+        path = self._paths.stdin_list
+        aside = copy_staging_of(path)
+        files.rename(path, aside)  # whoever wants to share it now makes it anew
+        if not is_unshared(aside, content, version):
+            with suppress(InputError):  # another list has its name by now
+                files.rename_new(aside, path)
+        files.remove(aside)
 
 
 def take_standard_input(
@@ -436,10 +502,7 @@ def take_standard_input(
     if takes_over or launched_rank(process.environ) > 0:
         return context, None
     with _held_lock(settings, process.environ):
-        if settings.again and settings.follow is not None and not has_begun(paths):
-            _drop_list(paths, kept)  # who writes the list begins again, too
-        if open_list(paths):
-            kept.note(b"", None)
+        _begin_list(paths, kept, settings)
     if os.isatty(STDIN):
         process.output.say(TYPED)
     if settings.follow is not None:
@@ -449,17 +512,27 @@ def take_standard_input(
     return context, None
 
 
+def _begin_list(paths: WorkdirPaths, kept: KeptInput, settings: Settings) -> None:
+    """Open the list before standard input is read.  Raises `StorageError`."""
+    follows = settings.follow is not None
+    if settings.again and follows and not has_begun(paths):
+        _drop_list(paths, kept)  # who writes the list begins again, too
+    if version := open_list(paths):
+        kept.note(b"", None, version)
+    elif follows and not kept.has_written:
+        share_list(paths)
+
+
 def _drop_list(paths: WorkdirPaths, kept: KeptInput) -> None:
     """Empty the list, if there is one.  Raises `StorageError`."""
     before = files.find_content(paths.stdin_list)
     if before is not None:
-        files.replace(paths.stdin_list, copy_staging_of(paths.stdin_list), b"")
-        kept.note(b"", before)
+        kept.note(b"", before, _write_list(paths, b""))
 
 
 def _note_kept(kept: KeptInput, content: bytes, done: Kept) -> None:
-    if done.has_written:
-        kept.note(content, done.before)
+    if done.written is not None:
+        kept.note(content, done.before, done.written)
 
 
 def name_kept_list(settings: Settings) -> str:
@@ -491,18 +564,20 @@ def take_back(
     settings: Settings,
     environ: Mapping[str, str],
     content: bytes,
-    before: bytes | None,
+    kept: Kept,
     is_in_use: Callable[[], bool],
 ) -> bool:
-    """Put the list `before` in the place of `content`, which this process has written.
+    """Put the list of before `kept` in the place of `content`, which that has written.
 
     Return whether that was done: not if a farm has begun the list, others have changed
-    it, or it `is_in_use`.  Who is about to use it must be seen by that before it looks
-    for the list.  Raises `InputError`, `StorageError`.
+    or share it, or it `is_in_use`.  Who is about to use it must be seen by that before
+    it looks for the list.  Raises `InputError`, `StorageError`.
     """
-    paths = WorkdirPaths(os.path.abspath(settings.workdir))
+    if kept.written is None:
+        return True
+    paths, before = WorkdirPaths(os.path.abspath(settings.workdir)), kept.before
     with _held_lock(settings, environ):
-        is_ours = files.find_content(paths.stdin_list) == content
+        is_ours = is_unshared(paths.stdin_list, content, kept.written)
         if not is_ours or files.is_there(paths.fingerprint) or is_in_use():
             return False
         if before is None:

@@ -358,6 +358,14 @@ def replace(path: str, staging: str, content: bytes) -> None:
     Raises `StorageError`, with the staging file removed, if possible.
     """
     write_staging_file(staging, (content,), like=path)
+    put_in_place(path, staging)
+
+
+def put_in_place(path: str, staging: str) -> None:
+    """Replace `path` by the file `staging`.
+
+    Raises `StorageError`, with the staging file removed, if possible.
+    """
     try:
         rename(staging, path)
     except StorageError as error:
@@ -453,6 +461,24 @@ def touch(descriptor: int, path: str) -> None:
         os.utime(descriptor)
     except OSError as error:
         raise storage_error("touch", path, error) from error
+
+
+def make_younger(path: str, seconds: int) -> bool:
+    """Move the modification time of a file ahead.  Return whether there is a file.
+
+    Where that is not allowed, nothing is changed.  Raises `StorageError`.
+    """
+    try:
+        status = os.stat(path)
+        modified = status.st_mtime_ns + seconds * 1_000_000_000
+        os.utime(path, ns=(status.st_atime_ns, modified))
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        pass
+    except OSError as error:
+        raise storage_error("touch", path, error) from error
+    return True
 
 
 def exists(path: str) -> bool:

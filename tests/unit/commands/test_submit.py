@@ -18,6 +18,7 @@ from mpifarm.commands.made_list import MadeList
 from mpifarm.commands.options import parse_arguments
 from mpifarm.commands.submit_words import name_command, warn_of_own_directory
 from mpifarm.errors import InputError, StorageError
+from mpifarm.farm.standard_input import keep_list
 from mpifarm.model.settings import Settings
 from mpifarm.submit import slurm
 from mpifarm.submit.samples import DESCRIPTIONS, write_samples
@@ -430,6 +431,16 @@ def test_a_list_that_a_job_takes_at_the_last_moment_is_there_again(desk):
         assert not made.put_back(iter([False, True]).__next__)
         assert kept.read_text() == "x a\nx b\n"
         kept.unlink()
+
+
+def test_a_list_that_a_start_has_found_as_it_is_is_not_put_back(desk):
+    settings = parse_arguments(["x", ":::", "a", "b"], {})
+    made = MadeList(settings, {})
+    os.mkdir("mpifarm_workdir")
+    made.keep()
+    keep_list(settings, {}, made.content)
+    assert not made.put_back(lambda: False)
+    assert (desk / "mpifarm_workdir" / "stdin.txt").read_bytes() == made.content
 
 
 def test_a_list_that_was_there_before_is_never_put_back(desk):

@@ -19,6 +19,7 @@ from mpifarm.farm.standard_input import (
     NoArgumentError,
     is_standard_input,
     keep_all,
+    keep_list,
     open_list,
     read_all,
     take_standard_input,
@@ -26,6 +27,7 @@ from mpifarm.farm.standard_input import (
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Arguments, ArgumentSource, Settings
 from mpifarm.system import files
+from mpifarm.system.file_contents import find_version
 
 
 class Pipe:
@@ -503,7 +505,9 @@ def test_a_workdir_that_was_begun_with_another_list_keeps_no_input(paths, stdin)
 def test_the_list_of_a_workdir_that_another_farm_has_begun_meanwhile_stays(paths):
     kept = KeptInput(Settings("-", paths.root))
     append(paths, "one\n")
-    kept.note(b"one\n", None)
+    version = find_version(paths.stdin_list)
+    assert version is not None
+    kept.note(b"one\n", None, version)
     Path(paths.fingerprint).touch()
     with pytest.raises(InputError), kept.put_back_if_refused():
         raise InputError("line 1 is wrong")
@@ -545,6 +549,95 @@ def test_the_list_that_another_start_has_written_meanwhile_stays(
     with pytest.raises(InputError):
         start.refuse("one\ntwo\nthree\n")
     assert start.list.read_text() == "one\ntwo\nthree\n"
+
+
+def share(start: Start, text: str = "one\n") -> None:
+    """Go on with the list as another start does that makes the same."""
+    keep_list(start.settings, {}, text.encode())
+
+
+@pytest.mark.parametrize("text", ["one\n", "one\ntwo\n", ""])
+def test_the_list_that_another_start_has_found_as_it_is_stays(tmp_path, stdin, text):
+    stdin.write("one\ntwo\n")
+    stdin.end()
+    start = Start(tmp_path)
+    start.take()
+    before = start.list.stat().st_ino
+    share(start, text)
+    assert start.list.stat().st_ino == before, "what others append at once stays"
+    start.kept.put_back()
+    assert start.list.read_text() == "one\ntwo\n"
+
+
+def test_the_list_of_a_farm_that_follows_stays_for_another_that_follows(tmp_path):
+    settings = Settings("-", str(tmp_path / "w"), follow=9.0)
+    first, second = KeptInput(settings), KeptInput(settings)
+    for kept in (first, second):
+        take_standard_input(context_of(settings), kept=kept)
+    first.put_back()
+    assert (tmp_path / "w" / "stdin.txt").exists()
+    second.put_back()
+    assert (tmp_path / "w" / "stdin.txt").exists()
+
+
+def test_a_farm_that_follows_takes_back_what_it_has_made(tmp_path):
+    for again in (False, True):
+        settings = Settings("-", str(tmp_path / "w"), follow=9.0, again=again)
+        kept = KeptInput(settings)
+        take_standard_input(context_of(settings), kept=kept)
+        kept.put_back()
+        assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_a_start_that_finds_the_list_at_the_moment_of_its_removal_has_it(
+    tmp_path, stdin, monkeypatch, comes_first
+):
+    stdin.write("one\n")
+    stdin.end()
+    start = Start(tmp_path)
+    start.take()
+    rename = files.rename
+
+    def rename_beside(source: str, target: str) -> None:
+        monkeypatch.setattr(files, "rename", rename)
+        if comes_first:
+            share(start)
+        rename(source, target)
+        if not comes_first:
+            share(start)
+
+    monkeypatch.setattr(files, "rename", rename_beside)
+    start.kept.put_back()
+    assert files.rename is rename
+    assert os.listdir(start.list.parent) == ["stdin.txt"]
+    assert start.list.read_text() == "one\n"
+
+
+def test_a_list_that_is_taken_back_while_it_is_shared_is_made_anew(
+    tmp_path, stdin, monkeypatch
+):
+    stdin.write("one\ntwo\n")
+    stdin.end()
+    start = Start(tmp_path)
+    start.take()
+    make_younger = files.make_younger
+
+    def take_back_first(path: str, seconds: int) -> bool:
+        start.list.unlink(missing_ok=True)
+        return make_younger(path, seconds)
+
+    monkeypatch.setattr(files, "make_younger", take_back_first)
+    share(start, "one\n")
+    assert start.list.read_text() == "one\n"
+
+
+def test_a_list_that_a_farm_has_begun_keeps_its_time(paths):
+    append(paths, "one\n")
+    Path(paths.fingerprint).touch()
+    before = os.stat(paths.stdin_list).st_mtime_ns
+    keep_list(Settings("-", paths.root), {}, b"one\n")
+    assert os.stat(paths.stdin_list).st_mtime_ns == before
 
 
 def test_a_start_that_has_written_nothing_removes_nothing(tmp_path):
