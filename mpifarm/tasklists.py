@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Final, NoReturn, Protocol, TextIO
 
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.packed_texts import MARKS, PackedTexts
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import HandlerDefinition
 from mpifarm.model.task import decode_text, encode_text
 from mpifarm.model.wording import counted
@@ -568,7 +569,22 @@ def _construct(
     except (Exception, SystemExit) as error:
         raise InputError(
             f"{title} can't read the tasklist {path}: {in_one_line(error)}"
+            f"{_explain_workdir(workdir)}"
         ) from error
+
+
+def _explain_workdir(workdir: str) -> str:
+    """Return what to do if the list needs a workdir that does not exist.
+
+    A start makes it first, and a command that only looks makes none.
+    """
+    logs = WorkdirPaths(workdir).logs
+    if os.path.isdir(logs):
+        return ""
+    return (
+        "; if it needs its workdir, which the first start makes: mkdir -p"
+        f" {shlex.quote(logs)}, and give the same command again"
+    )
 
 
 _GIVEN: Final = ("the path of the tasklist", "that of the workdir")

@@ -334,6 +334,33 @@ def test_a_dry_run_refuses_more_gpus_than_there_are_and_a_handler_that_fails(pla
     assert "Traceback" not in text
 
 
+def test_a_handler_that_needs_its_workdir_before_the_first_start_is_told_how(place):
+    """As those of PyTaskFarmer that lock it in their constructor."""
+    place.write_list(["true", "true"])
+    (place.directory / "locking.py").write_text(
+        "from mpifarm.tasklists import ListTaskList\n"
+        "class Locking(ListTaskList):\n"
+        "    def __init__(self, path, workdir):\n"
+        "        open(workdir + '/its-lock', 'w').close()\n"
+        "        super().__init__(path, workdir)\n"
+    )
+    (place.directory / "own.ini").write_text("[own]\nTaskList = locking.Locking\n")
+    words = ["--config", "own.ini", "-t", "own"]
+    text = show(place, *words, status=2)
+    assert "No such file or directory: " in text
+    way = f"mkdir -p {place.workdir}/logs"
+    assert f", which the first start makes: {way}, and give the same command" in text
+    submit = [*MPIFARM, "submit", "--print", "-t", "5", str(place.tasklist), *words]
+    refused = place.start_command(submit)
+    assert refused.wait() == 2
+    assert way in refused.text()
+    assert place.start_command(way.split()).wait() == 0
+    shown = place.start("--dry-run", *words)
+    assert shown.wait() == 0
+    assert shown_ids(shown.text()) == [0, 1]
+    assert place.run(*words) == 0
+
+
 def test_in_a_directory_that_is_gone_a_farm_needs_whole_paths_and_chdir(place):
     place.write_list(["pwd"])
     shell = 'mkdir gone; cd gone; rmdir ../gone; exec "$@"'
