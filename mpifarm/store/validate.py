@@ -9,6 +9,7 @@ read again.
 import os
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from mpifarm.errors import InputError, StorageError
@@ -191,7 +192,13 @@ def check_not_edited(
     """
     stored = parse_fingerprint(files.find_content(paths.fingerprint) or b"")
     ended = (paths.toprocess, paths.finished, paths.failed)
-    if stored is None or not any(map(files.is_there, ended)):
+    if stored is None:  # A PyTaskFarmer leaves none: the lines tell.
+        for path in ended:
+            with suppress(file_contents.ChangedError):  # by one at work: a start looks
+                found = file_contents.find_state(path)
+                _validate_file(path, found, tasks, {}, list_is_same=False)
+        return
+    if not any(map(files.is_there, ended)):
         return
     if compare(stored, tasks, constraints) is ListMatch.EDITED:
         what = _describe_edit(stored, tasks, paths, constraints)

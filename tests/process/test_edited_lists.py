@@ -280,6 +280,11 @@ def test_a_line_corrected_after_a_plain_farmer_is_run_by_what_commands_say(
         assert (ended, farm in said) == (status, True), said
         assert "is in no file" not in said
     assert mpifarm(place, "status", str(place.tasklist), "--watch")[0] == 0
+    ended, said = mpifarm(place, "--dry-run", str(place.tasklist))
+    assert (ended, "; add --remap to run" in said) == (2, True), said
+    ended, said = mpifarm(place, "--dry-run", "--remap", str(place.tasklist))
+    assert (ended, "\ntask 1: mkdir two\n" in said) == (0, True), said
+    assert "\ntask 0: " not in said
     assert place.run_words(*farm.split()[1:]) == 1
     assert (place.finished(), place.failed()) == ([0, 1], [2])
 
