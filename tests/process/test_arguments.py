@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from tests.farm_driver import MPIFARM
+from tests.farm_driver import MPIFARM, assert_ends
 from tests.support import find_launcher, wait_until
 
 
@@ -319,3 +319,39 @@ def test_a_dry_run_refuses_what_a_start_refuses(create_place):
     assert "... and 20 tasks more" in said
     assert kept_list(place) == "echo a\necho b\n"
     assert "submit --print" in run(place, "submit", "tasks", "--dry-run", status=2)
+
+
+WAITING_RUNNER = """\
+import os, time
+from pathlib import Path
+
+from mpifarm.runners import BasicRunner
+
+kind = os.environ["FARM_TEST_KIND"]
+Path(f"reads.{kind}").touch()
+while not Path(f"go.{kind}").exists():
+    time.sleep(0.02)
+if kind == "good":
+    Good = BasicRunner
+"""
+"""A runner whose class is there once the test says so, in one of two starts."""
+
+
+def test_a_refused_start_leaves_the_list_to_one_that_has_found_it(create_place):
+    """Both make the same list in a new workdir, and neither has begun it."""
+    place = create_place()
+    (place.directory / "waiting.py").write_text(WAITING_RUNNER)
+    (place.directory / "own.ini").write_text("[own]\nRunner = waiting.Good\n")
+    words = ["-w", "w", "--config", "own.ini", "-r", "own", "echo {}", ":::", "a", "b"]
+    starts = {}
+    for kind in ("bad", "good"):
+        starts[kind] = place.start_command(
+            [*MPIFARM, *words], env={"FARM_TEST_KIND": kind}, name=kind
+        )
+        wait_until((place.directory / f"reads.{kind}").exists)
+    (place.directory / "go.bad").touch()
+    assert starts["bad"].wait() == 2, starts["bad"].text()
+    assert (place.directory / "w" / "stdin.txt").read_text() == "echo a\necho b\n"
+    (place.directory / "go.good").touch()
+    assert_ends(starts["good"], 0)
+    assert (place.directory / "w" / "finished").read_text().count("\n") == 2
