@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from mpifarm.batch.launcher import launched_rank
 from mpifarm.errors import FutileError, InputError, StorageError
 from mpifarm.farm.context import RankContext
-from mpifarm.model.paths import WorkdirPaths, copy_staging_of
+from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import STDIN_LIST, Arguments, Settings
 from mpifarm.store.adding import find_missing
 from mpifarm.store.aside import has_begun
@@ -196,22 +196,50 @@ def open_list(paths: WorkdirPaths) -> Version | None:
     """
     content = files.find_content(paths.stdin_list)
     if content is None:
-        return _write_list(paths, b"")
+        return _make_list(paths, b"") or open_list(paths)
     if not content.endswith(b"\n") and content:
-        whole = content[: content.rfind(b"\n") + 1]
-        files.replace(paths.stdin_list, copy_staging_of(paths.stdin_list), whole)
+        _replace_list(paths, content[: content.rfind(b"\n") + 1])
     return None
 
 
-def _write_list(paths: WorkdirPaths, content: bytes) -> Version:
-    """Replace the list, or make it; return its version.  Raises `StorageError`."""
-    staging = copy_staging_of(paths.stdin_list)
+def _make_list(paths: WorkdirPaths, content: bytes) -> Version | None:
+    """Make the list; return its version, None if another start has just made one.
+
+    Raises `StorageError`.
+    """
+    staging, version = _write_staging(paths, content)
+    try:
+        files.rename_new(staging, paths.stdin_list)
+    except InputError:
+        return None
+    finally:
+        files.remove(staging)
+    return version
+
+
+def _replace_list(paths: WorkdirPaths, content: bytes) -> Version:
+    """Replace the list; return its version.  Raises `StorageError`."""
+    staging, version = _write_staging(paths, content)
+    files.put_in_place(paths.stdin_list, staging)
+    return version
+
+
+def _write_staging(paths: WorkdirPaths, content: bytes) -> tuple[str, Version]:
+    """Write a staging file of the list; return its path and its version.
+
+    Raises `StorageError`.
+    """
+    staging = _name_staging(paths)
     files.write_staging_file(staging, (content,), like=paths.stdin_list)
     # Before it has its name: from then on others may share it.
     version = find_version(staging)
     assert version is not None
-    files.put_in_place(paths.stdin_list, staging)
-    return version
+    return staging, version
+
+
+def _name_staging(paths: WorkdirPaths) -> str:
+    """Return the path of a staging file of the list that no other start has."""
+    return paths.list_staging(os.urandom(4).hex())
 
 
 SHARED_SECONDS: Final = 2
@@ -348,12 +376,16 @@ def keep_all(
         before = b""
     if not content.startswith(before) and not before.startswith(content):
         raise InputError(explain_other(before))
-    is_new = found is None or is_dropped or len(content) > len(before)
-    # Of an empty list, none but its writer has anything.
-    if not is_new and found and not share_list(paths):
-        # Its writer has just taken it back.
+    written, is_still_so = None, True
+    if found is None:
+        written = _make_list(paths, content)
+        is_still_so = written is not None
+    elif is_dropped or len(content) > len(before):
+        written = _replace_list(paths, content)
+    elif found:  # of an empty list, none but its writer has anything
+        is_still_so = share_list(paths)
+    if not is_still_so:  # another start has just made the list, or has taken it back
         return keep_all(paths, content, explain_other, replaces=replaces)
-    written = _write_list(paths, content) if is_new else None
     return Kept(before.count(b"\n", len(content)), found, written)
 
 
@@ -448,7 +480,7 @@ class KeptInput:
                 with suppress(OSError):  # there is something else in it
                     os.rmdir(self._paths.root)
         elif not is_begun:
-            files.replace(path, copy_staging_of(path), self._before)
+            _replace_list(self._paths, self._before)
 
     def _remove(self, content: bytes, version: Version) -> None:
         """Remove the list, unless another start has come to share it just before.
@@ -456,7 +488,7 @@ class KeptInput:
         In a new workdir there is no lock.  Raises `StorageError`.
         """
         path = self._paths.stdin_list
-        aside = copy_staging_of(path)
+        aside = _name_staging(self._paths)
         files.rename(path, aside)  # whoever wants to share it now makes it anew
         if not is_unshared(aside, content, version):
             with suppress(InputError):  # another list has its name by now
@@ -527,7 +559,7 @@ def _drop_list(paths: WorkdirPaths, kept: KeptInput) -> None:
     """Empty the list, if there is one.  Raises `StorageError`."""
     before = files.find_content(paths.stdin_list)
     if before is not None:
-        kept.note(b"", before, _write_list(paths, b""))
+        kept.note(b"", before, _replace_list(paths, b""))
 
 
 def _note_kept(kept: KeptInput, content: bytes, done: Kept) -> None:
@@ -583,13 +615,11 @@ def take_back(
         if before is None:
             files.remove(paths.stdin_list)
         else:
-            files.replace(paths.stdin_list, copy_staging_of(paths.stdin_list), before)
+            _replace_list(paths, before)
         # Once more: who has found the list just before this is seen now.
         if is_in_use():
             if files.find_content(paths.stdin_list) == before:
-                files.replace(
-                    paths.stdin_list, copy_staging_of(paths.stdin_list), content
-                )
+                _replace_list(paths, content)
             return False
         return True
 

@@ -47,6 +47,7 @@ _STAGING = rf"""(?x)
          \.(?P<farm>{_FARM})
        | timeline\.invalid\.(?P<farm_of_invalid>{_FARM})\.json\.new
        | (?: held | requests | answers ) \.new
+       | stdin\.txt\.[0-9a-f]{{8}} \.new
        | [a-z.]+ \.repair
        | .+ \.before-repair-[0-9T-]+ \.new
 """
@@ -229,6 +230,13 @@ class WorkdirPaths:
     def queue_staging(self, farm: str, step: int) -> str:
         """Return the staging file of a queue for one step of a farm."""
         return f"{self.toprocess}.{farm}.{step}"
+
+    def list_staging(self, mark: str) -> str:
+        """Return the staging file of `stdin_list` of the start that has this `mark`.
+
+        Each has its own: in a new workdir there is no lock.
+        """
+        return copy_staging_of(f"{self.stdin_list}.{mark}")
 
     # ---- --remap --------------------------------------------------------------------
 

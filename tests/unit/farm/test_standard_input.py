@@ -2,6 +2,9 @@
 
 import fcntl
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -349,6 +352,96 @@ def test_an_input_with_other_lines_is_refused_and_the_list_stays(paths):
     assert content(paths) == "one\ntwo\n"
 
 
+KEEPER = """\
+import sys, time
+
+from mpifarm.errors import InputError
+from mpifarm.farm.standard_input import keep_all, open_list
+from mpifarm.model.paths import WorkdirPaths
+
+content, opens = sys.argv[1].encode(), sys.argv[2] == "True"
+
+
+def keep(paths):
+    if opens:
+        open_list(paths)
+    try:
+        kept = keep_all(paths, content, lambda before: "another list")
+    except InputError as error:
+        return str(error)
+    except BaseException as error:
+        return repr(error)
+    return "ok" if kept.written is None else "written"
+
+
+for line in sys.stdin:
+    at, root = line.split()
+    while time.monotonic() < float(at):
+        pass
+    print(keep(WorkdirPaths(root)), flush=True)
+"""
+"""Keeps a list in each workdir that is given, at the instant that is given with it."""
+
+
+@pytest.fixture
+def start_keepers():
+    """Give a function that starts a process for each list, and keeps all at once."""
+    keepers: list[subprocess.Popen[str]] = []
+
+    def start(*contents: str, opens: bool) -> Callable[[Path], list[str]]:
+        for content in contents:
+            command = [sys.executable, "-c", KEEPER, content, str(opens)]
+            pipe = subprocess.PIPE
+            keepers.append(
+                subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+            )
+        return keep
+
+    def keep(root: Path) -> list[str]:
+        root.mkdir()
+        at = time.monotonic() + 0.002
+        for keeper in keepers:
+            assert keeper.stdin
+            keeper.stdin.write(f"{at} {root}\n")
+            keeper.stdin.flush()
+        return [keeper.stdout.readline().strip() for keeper in keepers if keeper.stdout]
+
+    yield start
+    for keeper in keepers:
+        keeper.communicate()
+
+
+TRIES = 150
+"""Workdirs in which two processes keep lists at one instant."""
+
+
+@pytest.mark.parametrize("opens", [False, True], ids=["arguments", "stdin"])
+def test_two_starts_that_make_the_same_list_at_once_share_it(
+    tmp_path, start_keepers, opens
+):
+    keep = start_keepers("one\ntwo\n", "one\ntwo\n", opens=opens)
+    for number in range(TRIES):
+        root = tmp_path / str(number)
+        said = keep(root)
+        assert set(said) <= {"ok", "written"}
+        assert "written" in said
+        assert os.listdir(root) == ["stdin.txt"]
+        assert (root / "stdin.txt").read_text() == "one\ntwo\n"
+
+
+def test_of_two_starts_that_make_other_lists_at_once_one_is_refused(
+    tmp_path, start_keepers
+):
+    contents = ["one\ntwo\n", "another, which is longer\n"]
+    keep = start_keepers(*contents, opens=False)
+    for number in range(TRIES):
+        root = tmp_path / str(number)
+        said = keep(root)
+        assert sorted(said) == ["another list", "written"]
+        assert os.listdir(root) == ["stdin.txt"]
+        assert (root / "stdin.txt").read_text() == contents[said.index("written")]
+
+
 def test_who_waits_for_the_end_looks_whether_it_is_to_go_on(pipe):
     def check() -> None:
         raise FutileError("a signal")
@@ -612,6 +705,23 @@ def test_a_start_that_finds_the_list_at_the_moment_of_its_removal_has_it(
     assert files.rename is rename
     assert os.listdir(start.list.parent) == ["stdin.txt"]
     assert start.list.read_text() == "one\n"
+
+
+def test_a_removal_leaves_what_another_start_is_writing(tmp_path, stdin):
+    stdin.write("one\n")
+    stdin.end()
+    start = Start(tmp_path)
+    start.take()
+    write_staging = files.write_staging_file
+
+    def put_back_first(path: str, blocks: Any, **options: Any) -> None:
+        write_staging(path, blocks, **options)
+        start.kept.put_back()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "write_staging_file", put_back_first)
+        share(start, "one\ntwo\n")
+    assert start.list.read_text() == "one\ntwo\n"
 
 
 def test_a_list_that_is_taken_back_while_it_is_shared_is_made_anew(

@@ -76,6 +76,12 @@ def test_what_a_killed_repair_leaves_is_known():
     assert parse_staging(name_of(copy)) is None
 
 
+def test_the_list_that_a_killed_start_was_making_is_known():
+    name = name_of(PATHS.list_staging("0123abcd"))
+    assert parse_staging(name) == frozenset()
+    assert is_own_name(name)
+
+
 def test_timelines_that_have_to_be_valid_are_known():
     for path in (PATHS.timeline, PATHS.timeline_of(FARM)):
         assert is_timeline(name_of(path))
