@@ -14,6 +14,7 @@ import tomllib
 
 import pytest
 
+from tests.required import find_tool
 from tests.support import ROOT, clean_environment
 
 FAKE = """\
@@ -120,15 +121,8 @@ def test_the_makefile_needs_the_python_that_the_package_needs():
     assert project["requires-python"] == f">={line.split()[-1]}"
 
 
-def find_old_python():
-    pypy = shutil.which("pypy3")
-    if pypy is None:
-        pytest.skip("no Python here is too old")
-    return pypy
-
-
 def run_old_python(*words, **env):
-    pypy = find_old_python()
+    pypy = find_tool("pypy3")
     env = clean_environment(os.environ) | env
     return subprocess.run(
         [pypy, *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False
@@ -147,7 +141,7 @@ def test_a_farm_under_an_old_python_says_so_once_for_all_ranks():
 
 
 def test_pip_tells_an_old_python_which_one_is_needed(tmp_path):
-    pypy = find_old_python()
+    pypy = find_tool("pypy3")
     # This environment's pip, run by the old Python: Debian's has none.
     pip = [sys.executable, "-m", "pip", "--python", pypy]
     ended = subprocess.run(

@@ -20,6 +20,7 @@ from mpifarm.pool.time_limit import LATE, SECOND
 from mpifarm.runners import BasicRunner
 from mpifarm.system import cgroups, process_memory, processes
 from tests.pages import take_block
+from tests.required import skip_where_allowed
 from tests.support import is_running
 
 TERM, KILL = -signal.SIGTERM, -signal.SIGKILL
@@ -677,7 +678,7 @@ def delegated():
     """A real cgroup that is marked as delegated, with this process in it."""
     own = cgroups.find_own()
     if own is None:
-        pytest.skip("no cgroup counts the memory of this process")
+        skip_where_allowed("cgroup", "no cgroup counts the memory of this process")
     place = Path(own.directory, f"mpifarm-test-{os.getpid()}")
     try:
         place.mkdir()
@@ -687,7 +688,7 @@ def delegated():
     except (OSError, cgroups.NoCgroupError) as error:
         with suppress(OSError):
             place.rmdir()
-        pytest.skip(f"no cgroup can be made here: {error}")
+        skip_where_allowed("cgroup", f"no cgroup can be made here: {error}")
     yield place
     Path(own.directory, "cgroup.procs").write_text(str(os.getpid()))
     for child in [*place.glob("*/"), place]:

@@ -690,6 +690,8 @@ def test_help_is_what_fits_on_a_screen(word, capsys):
     assert max(map(len, text.splitlines())) <= 79
     assert text.isascii()
     assert "--help-all" in text
+    examples = text.partition("examples:\n")[2].partition("\n\n")[0]
+    assert examples.count("\n") + 1 == 5
     assert text.count("\n  -") == 8
     assert {*re.findall(r"--[a-z-]+", text)} <= {*ALL_NAMES, "--watch", "--mpi"}
     named = text.partition("commands (")[2]
