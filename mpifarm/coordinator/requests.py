@@ -57,6 +57,8 @@ class _Open:
     awaited: set[int]
     """Tasks whose fate is not known yet."""
     fates: dict[tuple[Fate, str], list[int]] = field(default_factory=dict)
+    was_released: bool = False
+    """Whether tasks, maybe its own, were released since: of a hold."""
 
     def note(self, taskid: int, fate: Fate, host: str = "") -> None:
         """Note the fate of a task, if it is awaited."""
@@ -253,6 +255,8 @@ class Requests:
         self._dispatcher.prefetch.note_more(now)
         self._dispatcher.update_all_demand()
         self._reply(_Open(request, set()))
+        for waits in self._open:
+            waits.was_released = True
         self._note_released()
 
     def _note_released(self) -> None:
@@ -263,8 +267,8 @@ class Requests:
         """
         ours = (TaskState.LEASED, TaskState.ENDED, TaskState.WRITING)
         for waits in self._open:
-            if waits.request.kind is not RequestKind.HOLD:
-                continue
+            if waits.request.kind is not RequestKind.HOLD or not waits.was_released:
+                continue  # each rank's answer comes by here: no walk without need
             for taskid in waits.awaited.copy():
                 task = self._table.tasks.get(taskid)
                 is_here = task is not None and task.state in ours
