@@ -27,7 +27,6 @@ from mpifarm.farm.context import (
     RankContext,
     environment_of_commands,
 )
-from mpifarm.farm.directory import count_from, enter_directory
 from mpifarm.model.messages import (
     Alive,
     PoolLost,
@@ -66,8 +65,7 @@ def run_farm(settings: Settings, process: ProcessContext) -> int:
     process ends here (`os._exit`).
     """
     trace_path = _find_trace_path(process)
-    here = find_directory() if settings.chdir is not None else ""
-    settings, fault = enter_directory(settings)
+    settings, here, fault = _enter_directory(settings)
     process = replace(process, started_in=here)
     _keep_for_good()  # in the fork server and in workers a look would copy the pages
     try:
@@ -138,7 +136,25 @@ def _take_defaults(
         return settings, process
     settings = defaults.settle(found)
     process.output.obey(settings)
-    return count_from(settings, here) if here else settings, process
+    if here:
+        from mpifarm.farm.directory import count_from
+
+        settings = count_from(settings, here)
+    return settings, process
+
+
+def _enter_directory(settings: Settings) -> tuple[Settings, str, str]:
+    """Change the directory to ``--chdir``; return new settings, and the fault or "".
+
+    Between them stands where mpifarm was started, "" without ``--chdir``.
+    """
+    here = find_directory()
+    if here and settings.chdir is None:
+        return settings, "", ""
+    from mpifarm.farm.directory import enter_directory  # most farms stay where they are
+
+    settings, fault = enter_directory(settings)
+    return settings, here if settings.chdir is not None else "", fault
 
 
 def _find_trace_path(process: ProcessContext) -> str:

@@ -8,7 +8,6 @@ import signal
 from contextlib import suppress
 
 from mpifarm.model.settings import TaskLimits
-from mpifarm.model.wording import size_in_words
 from mpifarm.output.task_log import TaskLog
 from mpifarm.pool.shared_state import BY_KERNEL
 from mpifarm.system import task_command
@@ -77,6 +76,8 @@ def excess_line(size: int, limit: int) -> str:
     """
     if size == BY_KERNEL:
         return kernel_line(limit)
+    from mpifarm.model.wording import size_in_words  # most workers never need it
+
     return (
         "it was ended, because memory ran out: its processes had"
         f" {size_in_words(size)} together, and the limit is {readable_size(limit)}"

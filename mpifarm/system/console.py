@@ -11,9 +11,9 @@ import os
 import select
 import stat
 import time
+from time import localtime, strftime
 
 from mpifarm.system.destination import Destination, Place, find_destination
-from mpifarm.system.time_of_day import describe_now
 
 LIVE_SECONDS = 0.5
 """Seconds between two updates of the live line on a terminal."""
@@ -172,7 +172,7 @@ class Console:
 
         In a log, a farm's line begins with the time of day.
         """
-        when = f"{describe_now()} " if self._has_times else ""
+        when = f"{_describe_now()} " if self._has_times else ""
         self._write(f"{self._clear()}{when}mpifarm: {printable(line)}\n")
 
     def print_text(self, text: str) -> None:
@@ -240,7 +240,7 @@ class Console:
         if clear := self._clear():
             self._out.write(f"{clear}{self._stay()}")
         has_time = has_time and self._errors_have_times
-        when = f"{describe_now()} " if has_time else ""
+        when = f"{_describe_now()} " if has_time else ""
         self._err.write(f"{when}mpifarm: {printable(line, _LINES)}\n")
 
     def close(self) -> None:
@@ -252,3 +252,10 @@ class Console:
         """Forget the live line; return the sequence that removes it, "" without one."""
         live, self._live = self._live, False
         return "\r\x1b[K" if live else ""
+
+
+def _describe_now() -> str:
+    """Return the local time with its zone: ``2026-11-30 10:41:07+01:00`` (ISO 8601)."""
+    now = localtime()
+    zone = strftime("%z", now)
+    return f"{strftime('%Y-%m-%d %H:%M:%S', now)}{zone[:3]}:{zone[3:]}"

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from mpifarm.batch.launcher import launched_rank, launched_size, was_launched
 from mpifarm.immutable import immutable
-from mpifarm.model.wording import counted
 
 
 @immutable
@@ -253,6 +252,8 @@ def binding_warning(
     # A rank that may use all CPUs of the machine cannot get more from a launcher.
     if cpus >= total or not lacks_cpus(cpus, workers, sharers):
         return ""
+    from mpifarm.model.wording import counted  # most ranks have nothing to say
+
     has = counted(workers, "worker")
     common = f", in common with {sharers.count - 1} more" if sharers.count > 1 else ""
     return (

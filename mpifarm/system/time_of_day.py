@@ -1,13 +1,6 @@
-"""The time of day, as the lines of a log have it, and as files for programs do."""
+"""The time of day, as files for programs have it."""
 
 import time
-
-
-def describe_now() -> str:
-    """Return the local time with its zone: ``2026-11-30 10:41:07+01:00`` (ISO 8601)."""
-    now = time.localtime()
-    zone = time.strftime("%z", now)
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', now)}{zone[:3]}:{zone[3:]}"
 
 
 def encode_time(seconds: float) -> str:

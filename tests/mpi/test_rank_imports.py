@@ -23,12 +23,12 @@ mpifarm.batch mpifarm.batch.launcher
 mpifarm.commands mpifarm.commands.main
 mpifarm.commands.option_values mpifarm.commands.options
 mpifarm.errors
-mpifarm.farm mpifarm.farm.agent mpifarm.farm.context mpifarm.farm.directory
+mpifarm.farm mpifarm.farm.agent mpifarm.farm.context
 mpifarm.farm.feeding mpifarm.farm.process mpifarm.farm.reporting
 mpifarm.farm.running mpifarm.farm.shared_directories mpifarm.farm.sureness
 mpifarm.immutable
 mpifarm.model mpifarm.model.messages mpifarm.model.paths mpifarm.model.settings
-mpifarm.model.task mpifarm.model.wording
+mpifarm.model.task
 mpifarm.output mpifarm.output.keepers mpifarm.output.task_log
 mpifarm.pool mpifarm.pool.client mpifarm.pool.definition
 mpifarm.pool.fork_server mpifarm.pool.framing mpifarm.pool.out_of_memory
@@ -37,14 +37,15 @@ mpifarm.pool.worker mpifarm.pool.worker_link
 mpifarm.system mpifarm.system.cgroups mpifarm.system.console mpifarm.system.cpus
 mpifarm.system.destination mpifarm.system.event_loop mpifarm.system.patience
 mpifarm.system.processes mpifarm.system.regular_files mpifarm.system.signals
-mpifarm.system.task_command mpifarm.system.time_of_day
+mpifarm.system.task_command
 mpifarm.transport mpifarm.transport.mpi
 
 argparse array collections contextlib ctypes dataclasses enum errno fcntl functools gc
 heapq itertools locale marshal math mmap operator os pickle re resource select shlex
 signal socket stat struct sys time typing warnings
 """
-"""All of mpifarm, and what that imports of Python itself."""
+"""All of mpifarm, and what that imports of Python itself: no more than before there was
+a `submit`."""
 
 OF_THE_RANK = "mpi4py mpi4py.MPI mpi4py.rc"
 """What a rank imports besides."""
