@@ -189,17 +189,25 @@ class InputFeed:
 
 
 def open_list(paths: WorkdirPaths) -> Version | None:
-    """Make the list of standard input, or remove a line torn by a kill from its end.
+    """Make the list of standard input, or mend the one that is there (`mend_list`).
 
     Return the version of a new list, None if there was one.  The lock is held, if there
     is one.  Raises `StorageError`.
     """
+    if mend_list(paths):
+        return None
+    return _make_list(paths, b"") or open_list(paths)
+
+
+def mend_list(paths: WorkdirPaths) -> bool:
+    """Remove a line torn by a kill from the end of the list.  Return whether it exists.
+
+    The lock is held, if there is one.  Raises `StorageError`.
+    """
     content = files.find_content(paths.stdin_list)
-    if content is None:
-        return _make_list(paths, b"") or open_list(paths)
-    if not content.endswith(b"\n") and content:
+    if content and not content.endswith(b"\n"):
         _replace_list(paths, content[: content.rfind(b"\n") + 1])
-    return None
+    return content is not None
 
 
 def _make_list(paths: WorkdirPaths, content: bytes) -> Version | None:
@@ -425,6 +433,8 @@ class KeptInput:
         """The version of that list."""
         self._before: bytes | None = None
         """The list that was there before; None if there was none."""
+        self.has_made_root = False
+        """Whether this start has made the workdir."""
 
     @property
     def has_written(self) -> bool:
@@ -460,10 +470,13 @@ class KeptInput:
             self.put_back()
 
     def put_back(self) -> None:
-        """Put the list back as it was, if the disk lets it."""
+        """Put the list back as it was, if the disk lets it, or remove a new workdir."""
         if self._content is not None and self._version is not None:
             with suppress(StorageError):
                 self._put_back(self._content, self._version)
+        elif self.has_made_root:
+            with suppress(OSError):  # there is something in it
+                os.rmdir(self._paths.root)
 
     def _put_back(self, content: bytes, version: Version) -> None:
         """Put back the list, or remove it, and an empty workdir.
@@ -523,7 +536,7 @@ def take_standard_input(
             raise NoArgumentError(describe_no_tasks(settings))
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     validate_place(settings.workdir, None)
-    make_root(paths.root)
+    kept.has_made_root = make_root(paths.root)
     validate_contents(paths)
     begin_again()
     tasklist = name_kept_list(settings)
@@ -545,13 +558,19 @@ def take_standard_input(
 
 
 def _begin_list(paths: WorkdirPaths, kept: KeptInput, settings: Settings) -> None:
-    """Open the list before standard input is read.  Raises `StorageError`."""
-    follows = settings.follow is not None
-    if settings.again and follows and not has_begun(paths):
+    """Open the list before standard input is read.  Raises `StorageError`.
+
+    Without ``--follow`` none is made: of two that fill an empty one at one instant, the
+    first could not tell that its list was replaced.
+    """
+    if settings.follow is None:
+        mend_list(paths)
+        return
+    if settings.again and not has_begun(paths):
         _drop_list(paths, kept)  # who writes the list begins again, too
     if version := open_list(paths):
         kept.note(b"", None, version)
-    elif follows and not kept.has_written:
+    elif not kept.has_written:
         share_list(paths)
 
 

@@ -724,6 +724,44 @@ def test_a_removal_leaves_what_another_start_is_writing(tmp_path, stdin):
     assert start.list.read_text() == "one\ntwo\n"
 
 
+def test_of_two_inputs_that_end_at_one_instant_one_is_refused(tmp_path, monkeypatch):
+    """The other one ends while the first writes its list, in a new workdir."""
+    start, other = Start(tmp_path), Start(tmp_path)
+    inputs = iter([b"one\n", b"two\n"])
+    monkeypatch.setattr(standard_input, "read_all", lambda check: next(inputs))
+    write_staging = files.write_staging_file
+
+    def end_other(path: str, blocks: Any, **options: Any) -> None:
+        blocks = tuple(blocks)
+        if blocks == (b"one\n",):
+            other.take()
+        write_staging(path, blocks, **options)
+
+    monkeypatch.setattr(files, "write_staging_file", end_other)
+    with pytest.raises(InputError, match="other lines"):
+        start.take()
+    start.kept.put_back()
+    assert start.list.read_text() == "two\n"
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_an_input_that_cannot_be_read_leaves_no_new_workdir(
+    tmp_path, monkeypatch, is_new
+):
+    start = Start(tmp_path)
+    if not is_new:
+        start.list.parent.mkdir()
+    directory = os.open(tmp_path, os.O_RDONLY)
+    monkeypatch.setattr(read_all, "__defaults__", (directory,))
+    with (
+        pytest.raises(InputError, match="can't read standard input"),
+        start.kept.put_back_if_refused(),
+    ):
+        start.take()
+    os.close(directory)
+    assert start.list.parent.exists() is not is_new
+
+
 def test_a_list_that_is_taken_back_while_it_is_shared_is_made_anew(
     tmp_path, stdin, monkeypatch
 ):
