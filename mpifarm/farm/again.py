@@ -304,8 +304,15 @@ def _refuse_starting(paths: WorkdirPaths, process: str, machine: Machine) -> Non
     evidence = ClaimEvidence(
         head, is_damaged=False, lock=ClaimLock.UNTRIED, find_age=find_age
     )
-    if assess_liveness(evidence, machine).may_live:
+    liveness = assess_liveness(evidence, machine)
+    if liveness.is_at_work:
         raise InputError(
             f"--again: an mpifarm {head.where} begins this list again just now: to work"
             " beside it, wait until its farm runs, and leave --again out"
+        )
+    if liveness.may_live:
+        raise InputError(
+            f"--again: an mpifarm {head.where} begins this list again just now, or"
+            " ended in the last minute: give the same command again in a minute, or, to"
+            " work beside it once its farm runs, leave --again out"
         )
