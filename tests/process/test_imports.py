@@ -22,7 +22,6 @@ OF_VERSION = {
     *("mpifarm.batch", "mpifarm.batch.launcher", "mpifarm.model"),
     *("mpifarm.model.settings", "mpifarm.system", "mpifarm.system.console"),
     *("mpifarm.system.destination", "mpifarm.system.signals"),
-    "mpifarm.system.time_of_day",
 }
 """All of mpifarm that answers ``--version``."""
 
