@@ -72,7 +72,7 @@ docs: $(DOCS)/.ready ## make the site of the documents: build/site/html/index.ht
 test-unit: $(MPICH)/.ready ## no processes, no sleep
 	$(MPICH)/bin/python -m pytest -n 2 tests/unit
 
-test-process: $(MPICH)/.ready $(JUDGES) ## real children, real PyTaskFarmer
+test-process: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## real children, real PyTaskFarmer
 	$(MPICH)/bin/python -m pytest -n 2 tests/process
 
 test-mpi: test-mpich test-openmpi ## inside ranks, and whole farms: MPICH and Open MPI
