@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import os
 import signal
-import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from hypothesis import settings
 from tests.farm_driver import FarmDriver, Mpirun
 from tests.leavings import leavings, remove
 from tests.recorded_terminal import Recorder
+from tests.required import need_launcher
 from tests.support import (
     ROOT,
     TOKEN_VARIABLE,
@@ -27,7 +27,6 @@ from tests.support import (
     Processes,
     clean_environment,
     find_debian_openmpi,
-    find_launcher,
     find_plain_python,
     plain_missing,
 )
@@ -127,9 +126,7 @@ def mpirun(farm_environment: dict[str, str]) -> Mpirun:
 
     ``mpirun(4, sys.executable, "-m", "mpifarm", ...)`` is a `Launch`: argv and env.
     """
-    launcher = find_launcher()
-    if launcher is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    launcher = need_launcher()
     return _bound(launcher, farm_environment)
 
 

@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import sys
 from typing import NoReturn
 
 import pytest
+
+from tests.support import Launcher, find_launcher
 
 REQUIRED_VARIABLE = "MPIFARM_TEST_REQUIRED"
 """The words of what CI has, with blanks between: ``slurm fuse``."""
@@ -23,3 +26,11 @@ def find_tool(name: str) -> str:
     if path is None:
         skip_where_allowed("tools", f"{name} is not installed")
     return path
+
+
+def need_launcher() -> Launcher:
+    """Return the launcher of the running environment; skip the test without an MPI."""
+    launcher = find_launcher()
+    if launcher is None:
+        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    return launcher

@@ -7,12 +7,12 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 
 import pytest
 
 from tests.farm_driver import MPIFARM, assert_ends
-from tests.support import find_launcher, wait_until
+from tests.required import need_launcher
+from tests.support import wait_until
 
 
 def run(place, *words, status=0, stdin=""):
@@ -173,9 +173,7 @@ def test_many_arguments_are_not_written_into_what_a_farm_says_of_itself(create_p
 
 
 def test_all_ranks_get_the_arguments_and_the_first_one_makes_the_list(create_place):
-    launcher = find_launcher()
-    if launcher is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    launcher = need_launcher()
     place = created(create_place)
     words = [*MPIFARM, "-n", "2", "echo {1}-{2}", ":::", *"abc", ":::", "1", "2"]
     launch = launcher(place.environment, 3, *words)
@@ -216,9 +214,7 @@ def test_help_about_a_topic_is_printed_and_an_unknown_one_is_a_mistake(create_pl
 
 
 def test_a_setup_runs_in_the_shell_of_each_command_on_all_ranks(create_place):
-    launcher = find_launcher()
-    if launcher is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    launcher = need_launcher()
     place = created(create_place)
     (place.directory / "env.sh").write_text("greet() { echo hello $1; }\n")
     words = ["-n", "1", "--setup", "source ./env.sh", "greet", ":::", *"abcdef"]

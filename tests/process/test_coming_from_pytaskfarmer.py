@@ -17,7 +17,8 @@ import pytest
 
 from tests.farm_driver import assert_ends
 from tests.pages import take_block
-from tests.support import find_launcher, wait_until
+from tests.required import need_launcher
+from tests.support import wait_until
 
 SBATCH = """\
 #!/bin/bash
@@ -132,8 +133,7 @@ def with_script(cluster):
 def test_the_script_around_pytaskfarmer_and_the_line_that_replaces_it_end_alike(
     create_cluster,
 ):
-    if find_launcher() is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    need_launcher()
     before, now = create_cluster("before"), create_cluster("now")
     before.type(with_script(before))
     first = before.start_job(1)
@@ -195,8 +195,7 @@ def test_shellcheck_finds_nothing_in_the_script_of_the_page(tmp_path):
 
 @pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
 def test_the_word_of_the_job_script_that_is_changed(create_cluster):
-    if find_launcher() is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    need_launcher()
     shown = take_block("coming-from-pytaskfarmer.md", "pytaskfarmer.py")
     for number, line in enumerate(shown.lines):
         cluster = create_cluster(f"place{number}")

@@ -1,13 +1,13 @@
 """Options that files and variables set, in real farms: rank 0 reads them for all."""
 
 import json
-import sys
 from configparser import ConfigParser
 
 import pytest
 
 from tests.farm_driver import MPIFARM, FarmDriver, assert_ends
 from tests.pages import take_block
+from tests.required import need_launcher
 from tests.support import Child, find_launcher
 
 EACH = """\
@@ -24,8 +24,7 @@ CONFIG = ".config/mpifarm/config.ini"
 @pytest.fixture
 def place(create_place):
     """A place whose directory is the home of rank 0."""
-    if find_launcher() is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    need_launcher()
     place = create_place(["sleep 0.05"] * 12)
     place.environment["HOME"] = str(place.directory)
     place.write_program("each", EACH)

@@ -12,7 +12,7 @@ import pytest
 from tests.farm_driver import MPIFARM
 from tests.pages import take_block
 from tests.process.batch_fakes import find_client
-from tests.support import find_launcher
+from tests.required import need_launcher
 
 BY_ITSELF = """\
 #!/bin/sh
@@ -25,9 +25,7 @@ shift 2
 
 @pytest.fixture
 def place(create_place):
-    launcher = find_launcher()
-    if launcher is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    launcher = need_launcher()
     place = create_place(["true"])
     place.environment.update(launcher.variables)
     place.environment["PATH"] = f"{place.directory / 'bin'}:/usr/bin:/bin"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.farm_driver import Part, assert_ends, send_signal
-from tests.required import find_tool
-from tests.support import OPENMPI_ENVIRONMENT, ROOT, Launch, find_launcher
+from tests.required import find_tool, need_launcher
+from tests.support import OPENMPI_ENVIRONMENT, ROOT, Launch
 
 JOBS = ROOT / "jobs"
 NO_SCRIPTS = {".py", ".txt"}
@@ -141,9 +141,7 @@ def launch(request, farm, farm_environment):
 
 def create_launch(name, farm, farm_environment):
     """How this script is started."""
-    launcher = find_launcher()
-    if launcher is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    launcher = need_launcher()
     if name == "multinode.sge" and launcher.mpi != "MPICH":
         pytest.skip("-ppn 1 is MPICH's")
     variables, arguments = RUNNING[name]

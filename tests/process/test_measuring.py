@@ -16,6 +16,7 @@ import pytest
 
 from tests.bench import big_lists, contenders, ledger
 from tests.pages import Block, read_page, take_block, take_blocks
+from tests.required import need_launcher
 from tests.support import ROOT, find_launcher, wait_until
 
 SMALL = {
@@ -100,8 +101,8 @@ def recipe(type_line, target: str) -> list[str]:
     [line for line in lines_of(BLOCKS) if not re.match("git|make|.*time_left", line)],
 )
 def test_a_line_that_measures_prints_what_it_has_measured(type_line, line):
-    if line.startswith("mpiexec") and find_launcher() is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    if line.startswith("mpiexec"):
+        need_launcher()
     if "tests.bench.startup" in line and shutil.which("strace") is None:
         pytest.skip("there is no strace here")
     *_, last = type_line(small(line)).splitlines()

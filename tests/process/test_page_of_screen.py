@@ -6,7 +6,6 @@ recorder has seen of it.
 
 import re
 import signal
-import sys
 
 import pytest
 
@@ -14,15 +13,15 @@ from tests.farm_driver import MPIFARM
 from tests.pages import take_block
 from tests.process.page_desk import Desk, assert_has
 from tests.recorded_terminal import Recorder
-from tests.support import Launch, find_launcher, wait_until
+from tests.required import need_launcher
+from tests.support import Launch, wait_until
 
 NUMBER = re.compile(r"\d[\d.]*")
 
 
 @pytest.fixture
 def desk(create_place):
-    if find_launcher() is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    need_launcher()
     return Desk(create_place())
 
 

@@ -6,15 +6,13 @@ Rules of this file: those of test_pages.py.
 import re
 from shlex import split
 
-import pytest
-
 from tests.farm_driver import assert_ends
 from tests.pages import take_block, without_varying
 from tests.process.stand_ins import SRUN
 from tests.process.test_databases import INI
 from tests.process.test_pages import WAITS
 from tests.process.typed_page import HOST, Page
-from tests.support import find_launcher
+from tests.required import need_launcher
 
 
 def test_what_a_check_finds(create_place):
@@ -51,8 +49,7 @@ def test_what_a_check_finds(create_place):
 
 
 def test_a_database_is_made_farmed_and_printed(create_place):
-    if find_launcher() is None:
-        pytest.skip("no MPI here")
+    need_launcher()
     place = create_place(["echo one", "exit 3", "echo three"])
     page = Page(place, "databases.md", "mpifarm", "srun")
     place.write_program("bin/srun", SRUN)
@@ -119,8 +116,7 @@ def test_lists_of_other_tools_run_as_the_page_says(create_place):
 
 
 def test_the_first_command_of_the_pages_farms_on_eight_ranks(create_place):
-    if find_launcher() is None:
-        pytest.skip("no MPI here")
+    need_launcher()
     place = create_place(["true"])
     for page in (Page(place, "design.md", "srun"), Page(place, "index.md", "srun")):
         place.write_program("bin/srun", SRUN)

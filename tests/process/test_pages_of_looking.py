@@ -18,8 +18,8 @@ import pytest
 from tests.farm_driver import Part, assert_ends, send_signal
 from tests.pages import read_page, take_block, take_blocks
 from tests.process.page_desk import Desk, assert_has, assert_prints
-from tests.required import find_tool
-from tests.support import find_launcher, is_suspended, wait_until
+from tests.required import find_tool, need_launcher
+from tests.support import is_suspended, wait_until
 
 GOING_ON = "what-is-going-on.md"
 
@@ -94,8 +94,7 @@ NOT_BEGUN = ((r"\d+ taken, not begun, (\d+ waiting)", "N taken, not begun, N wai
 
 @pytest.mark.timeout(300)
 def test_a_job_of_six_nodes_in_which_one_task_never_ends(desk):
-    if find_launcher() is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    need_launcher()
     place = desk.place
     place.script("simulate", SIMULATE)
     desk.install("srun", SRUN)
@@ -148,8 +147,7 @@ def sort_by_status(rows):
 
 
 def test_a_node_on_which_tasks_fail(desk):
-    if find_launcher() is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    need_launcher()
     place = desk.place
     place.script(
         "simulate",
@@ -196,12 +194,18 @@ def test_a_list_whose_program_is_not_found(desk):
 HANGS = "echo $2 >> begun; until [ $2 != 17 ] || [ -e go ]; do sleep 0.05; done"
 
 
+def start_that_hangs(desk, host, job):
+    """Start a farm whose first task, seed 17, runs until there is a file `go`."""
+    desk.place.script("simulate", HANGS)
+    write_seeds(desk.place, range(17, 22))
+    farm = desk.start("mpifarm -n 1 tasks.txt", host, job=job)
+    wait_until(lambda: told(desk.place).get("running"))
+    return farm
+
+
 def test_a_farm_that_was_killed(desk):
     place = desk.place
-    place.script("simulate", HANGS)
-    write_seeds(place, range(17, 22))
-    farm = desk.start("mpifarm -n 1 tasks.txt", "n7", job="5")
-    wait_until(lambda: told(place).get("running"))
+    farm = start_that_hangs(desk, "n7", job="5")
     place.kill(farm)
     shown = take_block("what-is-going-on.md", "tasks.txt_workdir: 5 tasks\n0 finished")
     assert_prints(desk.type("mpifarm status tasks.txt"), shown.lines)
@@ -219,10 +223,7 @@ def make_silent_for(place, seconds):
 
 def test_a_farm_that_gives_no_sign_of_life_and_goes_on(desk):
     place = desk.place
-    place.script("simulate", HANGS)
-    write_seeds(place, range(17, 22))
-    farm = desk.start("mpifarm -n 1 tasks.txt", "n8", job="3")
-    wait_until(lambda: told(place).get("running"))
+    farm = start_that_hangs(desk, "n8", job="3")
     assert_ends(desk.start("mpifarm -n 1 tasks.txt", "n1"), 3)
     printed = desk.type("mpifarm status tasks.txt")
     shown = take_block("what-is-going-on.md", "tasks.txt_workdir: 5 tasks\n4 finished")

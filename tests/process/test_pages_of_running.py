@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import sqlite3
-import sys
 from contextlib import closing
 
 import pytest
@@ -17,7 +16,8 @@ import pytest
 from tests.farm_driver import assert_ends
 from tests.pages import take_block
 from tests.process.page_desk import SRUN, Desk, assert_has, assert_prints
-from tests.support import ROOT, find_launcher
+from tests.required import need_launcher
+from tests.support import ROOT
 
 
 @pytest.fixture
@@ -28,8 +28,7 @@ def desk(create_place):
 @pytest.fixture
 def ranks(desk):
     """A desk with an srun that starts ranks."""
-    if find_launcher() is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    need_launcher()
     desk.install("srun", SRUN)
     return desk
 

@@ -19,7 +19,8 @@ import pytest
 
 import mpifarm
 from tests.pages import take_blocks
-from tests.support import ROOT, clean_environment, find_launcher, wait_until
+from tests.required import need_launcher
+from tests.support import ROOT, clean_environment, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -70,9 +71,7 @@ def test_the_code_of_the_page_does_what_the_page_says(place):
 
 @pytest.mark.usefixtures("simulate")
 def test_a_launcher_starts_the_ranks(monkeypatch, capfd):
-    found = find_launcher()
-    if found is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    found = need_launcher()
     for name, value in found.variables.items():
         monkeypatch.setenv(name, value)
     commands = ["./simulate --seed 1; sleep 0.05"] * 40

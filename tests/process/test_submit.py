@@ -25,8 +25,8 @@ from mpifarm.system.console import Console
 from tests.farm_driver import assert_ends
 from tests.pages import take_block
 from tests.process import batch_fakes
-from tests.required import find_tool
-from tests.support import find_launcher, make_bare_python, wait_until
+from tests.required import find_tool, need_launcher
+from tests.support import make_bare_python, wait_until
 
 WAITS = "touch started.$PROC_NUMBER; [ -e go ] || sleep 1000"
 """Runs for ever, until the test says go."""
@@ -219,9 +219,7 @@ def test_an_install_free_job_needs_no_mpifarm_in_its_python(
 
 
 def test_the_ranks_of_an_install_free_job_need_none_either(desk, install_free):
-    launcher = find_launcher()
-    if launcher is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    launcher = need_launcher()
     desk.farm.environment |= launcher.variables
     desk.farm.write_list(["true"] * 8)
     desk.install_fake("pbs")
@@ -515,8 +513,7 @@ def test_standard_input_is_the_list_of_a_job(desk):
 
 
 def test_the_blocks_of_the_pages_about_lists_that_are_no_file(desk):
-    if find_launcher() is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    need_launcher()
     desk.install("sbatch", "echo 7")
     desk.install("mpifarm", f'exec {sys.executable} -m mpifarm "$@"')
     desk.install("generate", "seq -f './simulate %.0f' 4 5")
@@ -547,8 +544,7 @@ def test_the_blocks_of_the_pages_about_lists_that_are_no_file(desk):
 
 
 def test_the_block_for_a_sites_own_pages_goes_on_where_a_job_ended(desk):
-    if find_launcher() is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    need_launcher()
     modules = desk.farm.directory / "module"
     modules.mkdir()
     program = modules / "mpifarm"
@@ -685,9 +681,7 @@ def old(desk):
 
 @pytest.mark.parametrize("kind", ["pbs", "lsf"])
 def test_a_farm_over_several_nodes_is_started_by_the_mpirun_of_its_python(desk, kind):
-    launcher = find_launcher()
-    if launcher is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    launcher = need_launcher()
     desk.farm.environment |= launcher.variables
     desk.farm.write_list(["true"] * 8)
     desk.install_fake(kind)

@@ -2,13 +2,12 @@
 
 import os
 import re
-import sys
 
 import pytest
 
 from tests.pages import take_block
 from tests.process.page_desk import Desk
-from tests.support import find_launcher
+from tests.required import need_launcher
 
 NUMBER = re.compile(r"\d+")
 
@@ -69,8 +68,7 @@ def test_without_the_variable_nothing_is_written(create_place):
 def test_the_page_types_a_farm_with_a_trace_and_reads_it(create_place):
     drains = "touch tasks.txt_workdir/drain; sleep 1.5"  # which is told
     place = create_place([drains, *["sleep 0.2"] * 300])
-    if find_launcher() is None:
-        pytest.skip(f"no MPI wheel in {sys.prefix}")
+    need_launcher()
     desk = Desk(place)
     desk.type(take_block("trace.md", "MPIFARM_TRACE=trace mpirun").text(), status=75)
     (line,) = take_block("trace.md", "2026-11-30").lines

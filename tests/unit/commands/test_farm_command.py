@@ -14,11 +14,16 @@ from tests.farm_states import write_farm
 TARGET = Target("tasks.txt_workdir", "tasks.txt")
 
 
+def make_workdir(target, tmp_path, monkeypatch):
+    """Make the workdir of a target in a directory that becomes the current one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / target.workdir).mkdir()
+    return WorkdirPaths(str(tmp_path / target.workdir))
+
+
 @pytest.fixture
 def paths(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / TARGET.workdir).mkdir()
-    return WorkdirPaths(str(tmp_path / TARGET.workdir))
+    return make_workdir(TARGET, tmp_path, monkeypatch)
 
 
 def write(paths, farm, command, age, directory="", **more):
@@ -127,9 +132,7 @@ KEPT = Target("wa", "wa/stdin.txt")
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / KEPT.workdir).mkdir()
-    return WorkdirPaths(str(tmp_path / KEPT.workdir))
+    return make_workdir(KEPT, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
