@@ -71,7 +71,11 @@ def look(token: str, finished: Path) -> Look:
         used[_kind(pid, depth)] += cpu_seconds(pid)
         if depth == 2:
             used["commands"] += _cpu_of_reaped(pid)
-    return Look(used, finished.read_bytes().count(b"\n"))
+    return Look(used, count_lines(finished))
+
+
+def count_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _kind(pid: int, depth: int) -> str:
@@ -98,20 +102,21 @@ def microseconds_by_kind(
     finished = folder / "workdir" / "finished"
     try:
         with started(farm, folder) as (process, token, _):
-            wait_until(lambda: process.poll() is not None or _is_under_way(finished))
-            if process.poll() is not None:
-                said = (folder / "said.txt").read_text(errors="replace")
-                raise SystemExit(f"{farm.name} has ended; it said:\n{said[-500:]}")
+            wait_for_more(process, finished, ENOUGH_TASKS)
             before = look(token, finished)
             time.sleep(seconds)
+            # A stall of a busy machine may be longer than the time to watch.
+            wait_for_more(process, finished, before.recorded)
             after = look(token, finished)
+            has_ended = process.poll() is not None
+            said = (folder / "said.txt").read_text(errors="replace")
     finally:
         shutil.rmtree(folder)
     if after.recorded == LINES:  # its processes are gone, and their CPU time
         raise SystemExit(f"{farm.name} did all {LINES} lines: give --seconds less")
+    if has_ended:
+        raise SystemExit(f"{farm.name} has ended; it said:\n{said[-500:]}")
     tasks = after.recorded - before.recorded
-    if not tasks:
-        raise SystemExit(f"{farm.name} recorded nothing: give --seconds more")
     return {
         # what has ended meanwhile may have been in the first look alone
         kind: max(0.0, after.used[kind] - before.used[kind]) / tasks * 1e6
@@ -119,8 +124,9 @@ def microseconds_by_kind(
     }
 
 
-def _is_under_way(finished: Path) -> bool:
-    return finished.exists() and finished.read_bytes().count(b"\n") > ENOUGH_TASKS
+def wait_for_more(process: subprocess.Popen[bytes], finished: Path, count: int) -> None:
+    """Until the farm has recorded more than `count` tasks, or has ended."""
+    wait_until(lambda: process.poll() is not None or count_lines(finished) > count)
 
 
 def farms() -> Iterator[tuple[str, Contender | str]]:
@@ -393,7 +399,9 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seconds", type=float, default=8.0, help="to watch each farm")
+    parser.add_argument(
+        "--seconds", type=float, default=8.0, help="to watch each farm, at least"
+    )
     parser.add_argument("--only", nargs="+", metavar="ROW", help="those that begin so")
     parser.add_argument("--page", type=Path, help="write the tables between its marks")
     parser.add_argument("--exchange", action="store_true", help=argparse.SUPPRESS)

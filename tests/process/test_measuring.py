@@ -199,3 +199,12 @@ def test_a_farm_that_is_done_has_no_costs_in_the_ledger(tmp_path, monkeypatch):
     farm = contenders.mpifarm("", 1, 8)
     with pytest.raises(SystemExit, match="did all 1500 lines"):
         ledger.microseconds_by_kind(farm, folder, 1.0)
+
+
+def test_a_farm_is_watched_until_it_has_recorded_something(tmp_path, monkeypatch):
+    """However short the time to watch is, and however long the machine stalls."""
+    monkeypatch.setattr(ledger, "LINES", 100_000)
+    monkeypatch.setattr(ledger, "time", SimpleNamespace(sleep=lambda _seconds: None))
+    farm = contenders.mpifarm("", 1, 8)
+    costs = ledger.microseconds_by_kind(farm, tmp_path / "farm", 0.0)
+    assert [*costs] == [*ledger.KINDS]
