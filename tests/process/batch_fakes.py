@@ -117,13 +117,15 @@ def end_by_bjobs(seconds: int) -> str:
 class Client(NamedTuple):
     """What a program of a batch system prints.
 
-    `version` is printed for `option`, on the stream `stream`; the line `end` for all
-    else, or it ends with 1 if there is none.
+    `version` is printed for `option`, on the stream `stream`; `jobs` of its server for
+    the words `asks`; the line `end` for all else, or it ends with 1 if there is none.
     """
 
     name: str
     option: str
     version: str
+    asks: str
+    jobs: str
     end: str = ""
     stream: int = 1
 
@@ -131,25 +133,38 @@ class Client(NamedTuple):
         """Return the program as a shell script, without its first line."""
         end = f"/bin/cat <<'END'\n{self.end}\nEND" if self.end else "exit 1"
         return (
-            f'if [ "$1" = {self.option} ]; then\n'
-            f"/bin/cat >&{self.stream} <<'END'\n{self.version}\nEND\nexit\nfi\n{end}"
+            f"case \"$*\" in\n'{self.option}')\n"
+            f"/bin/cat >&{self.stream} <<'END'\n{self.version}\nEND\nexit;;\n"
+            f"'{self.asks}') echo '{self.jobs}'; exit;;\nesac\n{end}"
         )
 
 
 def find_client(kind: str, seconds: int = 50) -> Client:
     """Return the program of a batch system, in a job with so many seconds left."""
     lsf = "IBM Spectrum LSF Standard 10.1.0.14, Apr 20 2023\nCopyright IBM Corp."
-    torque = end_by_qstat(seconds, "start_time")
+    squeue = f"--user={os.getuid()} --format=%A"
     return {
         "slurm": Client(
-            *("squeue", "--version", "slurm-wlm 22.05.8", end_by_squeue(seconds)),
+            *("squeue", "--version", "slurm-wlm 22.05.8", squeue, "JOBID"),
+            end_by_squeue(seconds),
         ),
         "pbs": Client(
-            *("qstat", "--version", "pbs_version = 2022.1.1", end_by_qstat(seconds)),
+            *("qstat", "--version", "pbs_version = 2022.1.1", "-B", "Server  Max"),
+            end_by_qstat(seconds),
         ),
-        "torque": Client("qstat", "--version", "Version: 6.1.2\nCommit: 6b", torque),
-        "lsf": Client("bjobs", "-V", lsf, end_by_bjobs(seconds), stream=2),
-        "sge": Client("qstat", "-help", "SGE 8.1.9\nusage: qstat [options]"),
+        "torque": Client(
+            *("qstat", "--version", "Version: 6.1.2\nCommit: 6b", "-B", "Server  Max"),
+            end_by_qstat(seconds, "start_time"),
+        ),
+        "lsf": Client(
+            *("bjobs", "-V", lsf, "", "No unfinished job found"),
+            end_by_bjobs(seconds),
+            stream=2,
+        ),
+        "sge": Client(
+            *("qstat", "-help", "SGE 8.1.9\nusage: qstat [options]"),
+            *("-g c", "CLUSTER QUEUE"),
+        ),
     }[kind]
 
 

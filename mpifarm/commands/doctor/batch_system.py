@@ -22,35 +22,61 @@ from mpifarm.submit.systems import PROGRAMS, find_systems
 NAME: Final = "batch system"
 JOB_SECONDS: Final = 20.0
 VERSION_SECONDS: Final = 10.0
+SERVER_SECONDS: Final = 20.0
+"""Seconds for an answer of the server: squeue gives one up that is down after 9."""
 
 
 class Client(NamedTuple):
     """A program of a batch system, with the option that has it tell its version.
 
     `version` is the pattern of the line that does, whatever the exit status is: some
-    qstat of Grid Engine end with 1.  `tells_end`: whether a farm asks it for the end of
-    its job.
+    qstat of Grid Engine end with 1.  The program tells that without its server, which
+    it needs for the words `asks`; `answer` is the pattern of what it prints then.
+    `tells_end`: whether a farm asks it for the end of its job.
     """
 
     program: str
     option: str
     version: str
+    asks: tuple[str, ...]
+    answer: str
     tells_end: bool = True
 
 
 _CLIENTS: Final[Mapping[str, Client]] = {
-    "slurm": Client("squeue", "--version", r"^slurm\S* .*\d.*"),
-    "lsf": Client("bjobs", "-V", r"^(?:IBM|Platform|[Oo]pen[Ll]ava)\b.*\d.*"),
-    "pbs": Client("qstat", "--version", r"^(?:pbs_version =|[Vv]ersion:).*\d.*"),
-    "sge": Client("qstat", "-help", r"^[A-Z][A-Z\d]+ \d\S*$", tells_end=False),
+    "slurm": Client(
+        *("squeue", "--version", r"^slurm\S* .*\d.*"),
+        # Those of this user: a list of all jobs costs the server more.
+        *((f"--user={os.getuid()}", "--format=%A"), r"^\s*JOBID"),
+    ),
+    "lsf": Client(
+        *("bjobs", "-V", r"^(?:IBM|Platform|[Oo]pen[Ll]ava)\b.*\d.*"),
+        *((), r"^JOBID|No unfinished job"),
+    ),
+    "pbs": Client(
+        *("qstat", "--version", r"^(?:pbs_version =|[Vv]ersion:).*\d.*"),
+        *(("-B",), r"^Server\b"),
+    ),
+    "sge": Client(
+        *("qstat", "-help", r"^[A-Z][A-Z\d]+ \d\S*$"),
+        *(("-g", "c"), r"^CLUSTER QUEUE"),
+        tells_end=False,
+    ),
 }
+
+_FORMATS: Final = (b"SQUEUE_", b"LSB_BJOBS_")
+"""How the variables begin that change what a client prints."""
 
 
 class Seen(NamedTuple):
-    """What was seen of a batch system outside of a job, and what to do."""
+    """What was seen of a batch system outside of a job, and what to do.
+
+    `is_bad`: its client is here, and gets no answer.
+    """
 
     words: str
     remedy: str
+    is_bad: bool = False
 
 
 def look_at_batch_system(environ: Mapping[str, str]) -> Finding:
@@ -69,23 +95,46 @@ def look_at_batch_system(environ: Mapping[str, str]) -> Finding:
             f"mpifarm submit takes {first} unless given --scheduler {names}"
         )
     words = " and ".join(each.words for each in seen)
-    return note(NAME, f"{words}; this is no job", "; ".join(remedies))
+    # Another one may be there in name only: a qstat that Slurm brings, for example.
+    verdict = bad if seen[0].is_bad else note
+    return verdict(NAME, f"{words}; this is no job", "; ".join(remedies))
 
 
 def _look_at_client(system: str, here: set[str]) -> Seen:
-    """Ask the client of a batch system for its version."""
+    """Ask the client of a batch system for its version, and then its server."""
     title, client = BATCH_SYSTEMS[system], _CLIENTS[system]
+    remedy = _remedy(title, client)
     if client.program not in here:
-        return Seen(f"{title} without {client.program}", _remedy(title, client))
-    env = environment_on_own_node(os.environb)
-    argv = [client.program, client.option]
-    printed, fault = ask_program(argv, env, VERSION_SECONDS)
-    if version := re.search(client.version, printed, re.MULTILINE):
-        remedy = _IN_A_JOB if client.tells_end else _NOT_ASKED
-        return Seen(f"{title} ({client.program}: {version[0]})", remedy)
-    why = fault or first_line(printed)
-    words = f"{title}, whose {client.program} tells no version ({why})"
-    return Seen(words, _remedy(title, client))
+        return Seen(f"{title} without {client.program}", remedy)
+    version, why = _ask(client, (client.option,), client.version, VERSION_SECONDS)
+    if not version:
+        words = f"{title}, whose {client.program} tells no version ({why})"
+        return Seen(words, remedy, is_bad=True)
+    words = f"{title} ({client.program}: {version})"
+    answer, why = _ask(client, client.asks, client.answer, SERVER_SECONDS)
+    if not answer:
+        asked = " ".join([client.program, *client.asks])
+        return Seen(
+            f"{words}, which does not answer {asked} ({why})",
+            f"ask your site whether {title} is down: until it answers, no job starts",
+            is_bad=True,
+        )
+    return Seen(words, _IN_A_JOB if client.tells_end else _NOT_ASKED)
+
+
+def _ask(
+    client: Client, words: tuple[str, ...], pattern: str, seconds: float
+) -> tuple[str, str]:
+    """Return what has a pattern in an answer; or "" and why there is nothing."""
+    env = {
+        name: value
+        for name, value in environment_on_own_node(os.environb).items()
+        if not name.startswith(_FORMATS)
+    }
+    printed, fault = ask_program([client.program, *words], env, seconds)
+    if found := re.search(pattern, printed, re.MULTILINE):
+        return found[0], ""
+    return "", fault or first_line(printed)
 
 
 _IN_A_JOB: Final = "give mpifarm doctor in a job, too, for what it tells of its end"

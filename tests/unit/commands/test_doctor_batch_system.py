@@ -156,9 +156,62 @@ def test_a_client_that_fails_or_hangs_tells_no_version(here, monkeypatch, text, 
     monkeypatch.setattr(batch_system, "VERSION_SECONDS", 0.3)
     here.has("squeue", text)
     finding = here.look()
-    assert finding.verdict is Verdict.NOTE
+    assert finding.verdict is Verdict.BAD
     assert finding.seen.startswith(f"Slurm, whose squeue tells no version ({why}")
     assert finding.remedy == ask_site("Slurm", "squeue")
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "asked"),
+    [
+        ("slurm", "Slurm (squeue: slurm-wlm 22.05.8)", r"squeue --user=\d+ .*"),
+        ("pbs", "PBS (qstat: pbs_version = 2022.1.1)", "qstat -B"),
+        (
+            "lsf",
+            "LSF (bjobs: IBM Spectrum LSF Standard 10.1.0.14, Apr 20 2023)",
+            "bjobs",
+        ),
+        ("sge", "Grid Engine (qstat: SGE 8.1.9)", "qstat -g c"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("echo 'unable to contact the server' >&2; exit 1", "unable to contact the"),
+        ("exec /bin/sleep 1000", "no answer in 0.3 s"),
+    ],
+)
+def test_a_batch_system_whose_server_does_not_answer_is_bad(
+    here, monkeypatch, kind, version, asked, text, why
+):
+    monkeypatch.setattr(batch_system, "SERVER_SECONDS", 0.3)
+    client = find_client(kind)
+    here.has_client(kind)
+    fails = f'[ "$1" = {client.option} ] || {{ {text}; }}'
+    here.has(client.name, f"{fails}\n{client.script()}")
+    finding = here.look()
+    assert finding.verdict is Verdict.BAD
+    told = rf"{re.escape(version)}, which does not answer {asked} \({why}.*\); this is"
+    assert re.match(told, finding.seen)
+    assert re.match(r"ask your site whether [\w ]+ is down: until ", finding.remedy)
+
+
+def test_a_second_batch_system_may_be_there_in_name_only(here):
+    here.has_client("slurm")
+    here.has("qstat", "echo 'Unknown option: version'; exit 2")
+    finding = here.look()
+    assert finding.verdict is Verdict.NOTE
+    assert "PBS, whose qstat tells no version (Unknown option: ver" in finding.seen
+
+
+def test_a_format_of_the_user_does_not_hide_that_a_server_answers(here, monkeypatch):
+    monkeypatch.setenv("SQUEUE_FORMAT2", "name")
+    monkeypatch.setenv("LSB_BJOBS_FORMAT", "user")
+    refuse = '[ ! "$SQUEUE_FORMAT2$LSB_BJOBS_FORMAT" ] || exit 1\n'
+    for kind in ("slurm", "lsf"):
+        client = find_client(kind)
+        here.has(client.name, refuse + client.script())
+    assert here.look().verdict is Verdict.NOTE
 
 
 def test_a_client_without_its_interpreter_tells_no_version(here):
