@@ -13,7 +13,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpifarm.audit.audit import Audit, FindingKind, audit_contents
@@ -179,9 +179,7 @@ def sites(given: Workdir, directory: str) -> Site:
     return site
 
 
-calm = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+calm = settings(max_examples=150)
 
 
 @calm

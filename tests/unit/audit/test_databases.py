@@ -86,8 +86,7 @@ def create(directory: Path, rows: Sequence[tuple[TaskState, str | None]]) -> Tar
 
 @settings(
     max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(rows=ROWS)
 def test_all_readers_agree_with_the_rows(directory, rows):

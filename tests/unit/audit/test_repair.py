@@ -620,8 +620,7 @@ WHILE_A_CLAIM_IS_THERE = {
 
 @settings(
     max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(mess=MESSES)
 def test_a_repair_leads_to_a_clean_workdir_from_anywhere(mess):

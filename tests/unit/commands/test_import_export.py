@@ -122,8 +122,7 @@ LINES = st.one_of(
 
 @settings(
     max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(lines=st.lists(LINES, max_size=12))
 def test_what_was_exported_is_the_same_list(here, lines):

@@ -294,7 +294,7 @@ def joined(groups: list[list[str]]) -> list[str]:
     return [word for group in groups for word in group]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @example(["-v", "word", "tasks.txt"])
 @example(["-v", "-1", "tasks.txt"])
 @example(["-v", "off", "-v", "word", "tasks.txt"])

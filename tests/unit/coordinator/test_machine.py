@@ -12,7 +12,7 @@ from enum import Enum
 from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -692,8 +692,6 @@ def pairs_in(report: Report) -> set[tuple[int, int]]:
 CoordinatorMachine.TestCase.settings = settings(
     max_examples=300,
     stateful_step_count=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 from unittest import mock
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -207,8 +207,6 @@ class SharedDatabase(RuleBasedStateMachine):
 SharedDatabase.TestCase.settings = settings(
     max_examples=40,
     stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 test_any_order_of_moves = SharedDatabase.TestCase
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mpifarm.errors import InputError, StorageError
@@ -59,9 +59,6 @@ from tests.invariants import find_violations
 
 pytestmark = pytest.mark.timeout(60)
 
-calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""The machine may be busy; what takes minutes is ended by pytest."""
-
 DEEP = b"[" * 200_000
 HUGE = 10**400
 HEAD = Head("f1", "node1", "boot1", 42, 5042, 1000.5, (LockFile("/w/lock", 1, 2),))
@@ -101,7 +98,6 @@ def dumped(record: object) -> bytes:
 # ---- claims -------------------------------------------------------------------------
 
 
-@calm
 @given(st.dictionaries(st.sampled_from(HEAD._fields), values))
 @example({"pid": 0})
 @example({"pid": -1})
@@ -135,7 +131,6 @@ def test_a_head_with_any_values_is_damage_or_one_that_can_be_judged(changes):
 
 
 @pytest.mark.parametrize("parse", [parse_head, parse_event, parse_fingerprint])
-@calm
 @given(content=st.one_of(st.binary(max_size=200), values.map(dumped)))
 @example(content=b"\xff\xfe[")
 @example(content=b"\xef\xbb\xbf{}")
@@ -159,7 +154,6 @@ def test_a_fingerprint_that_python_refuses_to_read_is_none(line):
     assert parse_fingerprint(line) is None
 
 
-@calm
 @given(st.dictionaries(st.sampled_from(Event._fields), values))
 @example({"via": HUGE})
 @example({"via": -1})
@@ -208,7 +202,6 @@ def test_a_journal_holds_no_more_ids_than_one_of_its_lines_may(monkeypatch):
         journal.feed(encode_event(Event(take=range(900, 1800))))
 
 
-@calm
 @given(st.lists(st.integers(0, 10**14), max_size=30))
 def test_any_ids_come_back(taskids):
     assert parse_ids(encode_ids(set(taskids))) == sorted(set(taskids))
@@ -226,7 +219,6 @@ events = st.builds(
 torn = st.binary(max_size=20).filter(lambda part: b"{" not in part)
 
 
-@calm
 @given(
     st.lists(st.one_of(events.map(encode_event), torn), max_size=8),
     st.lists(st.integers(1, 40), max_size=20),
@@ -248,7 +240,6 @@ def test_a_journal_read_in_any_pieces_is_the_same(lines, sizes, pending):
     )
 
 
-@calm
 @given(st.binary(max_size=300))
 def test_a_journal_of_anything_is_read_or_damaged(content):
     journal = Journal(lambda _: True)
@@ -328,7 +319,6 @@ pieces = st.one_of(
 status_files = st.lists(pieces, max_size=12).map(b"".join)
 
 
-@calm
 @given(status_files, st.booleans())
 @example(b"9" * 5000 + b" cmd\n", False)
 @example(b"9" * 5000, True)
@@ -379,7 +369,6 @@ def test_a_line_of_megabytes_is_judged_in_no_time(line):
 # ---- the fingerprint ----------------------------------------------------------------
 
 
-@calm
 @given(
     st.dictionaries(st.sampled_from(["version", "count", "block", "prefixes"]), values)
 )
@@ -404,7 +393,6 @@ def test_a_fingerprint_with_any_values_is_none_or_can_be_compared(changes):
 # ---- the timeline -------------------------------------------------------------------
 
 
-@calm
 @given(st.one_of(st.binary(max_size=200), values.map(dumped)), st.integers(0, 100))
 @example(b"\xff\xfe[\0", 0)
 def test_any_timeline_is_valid_or_its_events_are_saved(content, cut):
@@ -437,7 +425,6 @@ def test_a_timeline_nested_too_deeply_is_a_violation_and_no_crash(tmp_path):
 # ---- names --------------------------------------------------------------------------
 
 
-@calm
 @given(st.text(max_size=30))
 @example("toprocess.ab." + "9" * 5000)
 @example("toprocess.ab.٣")
@@ -459,7 +446,6 @@ list_pieces = st.one_of(
 )
 
 
-@calm
 @given(content=st.lists(list_pieces, max_size=15).map(b"".join))
 @example(content=b"\xef\xbb\xbfcmd\n")
 @example(content=b"\xed\xa0\x80\n")
@@ -520,7 +506,6 @@ ini_pieces = st.one_of(
 )
 
 
-@calm
 @given(
     content=st.one_of(
         st.lists(ini_pieces, max_size=12).map(

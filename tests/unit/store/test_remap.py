@@ -402,7 +402,7 @@ def test_a_list_that_is_edited_again_after_a_kill_is_remapped_again(tmp_path):
 lines = st.lists(st.sampled_from(["a", "b", "a b", "c", "d"]), min_size=1, max_size=12)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data(), old=lines, new=lines)
 def test_any_edit_of_any_list_keeps_what_was_done(data, old, new):
     fates = st.sampled_from(["finished", "failed", "toprocess"])

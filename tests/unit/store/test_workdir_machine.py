@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -214,8 +214,6 @@ class SharedWorkdir(RuleBasedStateMachine):
 SharedWorkdir.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 test_any_order_of_moves = SharedWorkdir.TestCase
 
