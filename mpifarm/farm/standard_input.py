@@ -4,20 +4,21 @@ Both are kept in the workdir; standard input line by line.
 
 Rules of this file: it reads only what is there, and never waits, but for `read_all` and
 for the lock at a start.  Only whole lines get into the list, under the lock: on NFS the
-appends of two hosts may overlap.  Lines that were not read when the farm ends are the
-producer's.
+appends of two hosts may overlap.  A new list is made without the lock, by one start
+alone, so that a refused one leaves nothing; from then on it is changed under the lock.
+Lines that were not read when the farm ends are the producer's.
 """
 
 import os
 import select
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
 from mpifarm.batch.launcher import launched_rank
-from mpifarm.errors import FutileError, InputError, StorageError
+from mpifarm.errors import FarmError, FutileError, InputError, StorageError
 from mpifarm.farm.context import RankContext
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import STDIN_LIST, Arguments, Settings
@@ -26,7 +27,7 @@ from mpifarm.store.aside import has_begun
 from mpifarm.store.directories import make_root
 from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.store.strangers import validate_contents, validate_place
-from mpifarm.store.target import Target, find_existing_lock
+from mpifarm.store.target import Target, find_lock
 from mpifarm.system import files
 from mpifarm.system.file_contents import Version, find_version
 from mpifarm.system.lock import WorkdirLock
@@ -202,12 +203,16 @@ def open_list(paths: WorkdirPaths) -> Version | None:
 def mend_list(paths: WorkdirPaths) -> bool:
     """Remove a line torn by a kill from the end of the list.  Return whether it exists.
 
-    The lock is held, if there is one.  Raises `StorageError`.
+    The lock is held, unless the list is whole.  Raises `StorageError`.
     """
     content = files.find_content(paths.stdin_list)
-    if content and not content.endswith(b"\n"):
+    if content is not None and _is_torn(content):
         _replace_list(paths, content[: content.rfind(b"\n") + 1])
     return content is not None
+
+
+def _is_torn(content: bytes) -> bool:
+    return content != b"" and not content.endswith(b"\n")
 
 
 def _make_list(paths: WorkdirPaths, content: bytes) -> Version | None:
@@ -226,7 +231,7 @@ def _make_list(paths: WorkdirPaths, content: bytes) -> Version | None:
 
 
 def _replace_list(paths: WorkdirPaths, content: bytes) -> Version:
-    """Replace the list; return its version.  Raises `StorageError`."""
+    """Replace the list, under the lock; return its version.  Raises `StorageError`."""
     staging, version = _write_staging(paths, content)
     files.put_in_place(paths.stdin_list, staging)
     return version
@@ -369,13 +374,15 @@ def keep_all(
     explain_other: Callable[[bytes], str],
     *,
     replaces: bool = False,
-) -> Kept:
+    is_locked: bool = True,
+) -> Kept | None:
     """Make an input that has ended the list, or go on with the list that is there.
 
-    An input that ends earlier than the list means the list as it is.  The lock is held,
-    if there is one.  Raises `StorageError`, and `InputError` if the list has other
-    lines, with the sentence that `explain_other` makes of the list.  With `replaces`,
-    an input that has any line is the whole list, and the list that is there is dropped.
+    An input that ends earlier than the list means the list as it is.  Return None, with
+    nothing changed, if that needs the lock, and it is not held (`is_locked`).  Raises
+    `StorageError`, and `InputError` if the list has other lines, with the sentence that
+    `explain_other` makes of the list.  With `replaces`, an input that has any line is
+    the whole list, and the list that is there is dropped.
     """
     found = files.find_content(paths.stdin_list)
     before = found or b""
@@ -388,12 +395,16 @@ def keep_all(
     if found is None:
         written = _make_list(paths, content)
         is_still_so = written is not None
+    elif (found or content) and not is_locked:
+        return None
     elif is_dropped or len(content) > len(before):
         written = _replace_list(paths, content)
     elif found:  # of an empty list, none but its writer has anything
         is_still_so = share_list(paths)
     if not is_still_so:  # another start has just made the list, or has taken it back
-        return keep_all(paths, content, explain_other, replaces=replaces)
+        return keep_all(
+            paths, content, explain_other, replaces=replaces, is_locked=is_locked
+        )
     return Kept(before.count(b"\n", len(content)), found, written)
 
 
@@ -424,7 +435,9 @@ class KeptInput:
     It is put back where the list is refused, unless others have changed the list since.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._environ = environ
         self._paths = WorkdirPaths(os.path.abspath(settings.workdir))
         self._was_begun = is_kept(settings) and files.is_there(self._paths.fingerprint)
         self._content: bytes | None = None
@@ -472,7 +485,7 @@ class KeptInput:
     def put_back(self) -> None:
         """Put the list back as it was, if the disk lets it, or remove a new workdir."""
         if self._content is not None and self._version is not None:
-            with suppress(StorageError):
+            with suppress(FarmError), _held_lock(self._settings, self._environ):
                 self._put_back(self._content, self._version)
         elif self.has_made_root:
             with suppress(OSError):  # there is something in it
@@ -489,24 +502,27 @@ class KeptInput:
         is_begun = files.is_there(self._paths.fingerprint)
         if self._before is None:
             if self._was_begun or not is_begun:
-                self._remove(content, version)
+                _remove_list(self._paths, content, version)
                 with suppress(OSError):  # there is something else in it
                     os.rmdir(self._paths.root)
         elif not is_begun:
             _replace_list(self._paths, self._before)
 
-    def _remove(self, content: bytes, version: Version) -> None:
-        """Remove the list, unless another start has come to share it just before.
 
-        In a new workdir there is no lock.  Raises `StorageError`.
-        """
-        path = self._paths.stdin_list
-        aside = _name_staging(self._paths)
-        files.rename(path, aside)  # whoever wants to share it now makes it anew
-        if not is_unshared(aside, content, version):
-            with suppress(InputError):  # another list has its name by now
-                files.rename_new(aside, path)
-        files.remove(aside)
+def _remove_list(paths: WorkdirPaths, content: bytes, version: Version) -> bool:
+    """Remove the list, unless another start has come to share it just before.
+
+    In a new workdir there is no lock.  Return whether it was removed.  Raises
+    `StorageError`.
+    """
+    aside = _name_staging(paths)
+    files.rename(paths.stdin_list, aside)  # who wants to share it now makes it anew
+    is_ours = is_unshared(aside, content, version)
+    if not is_ours:
+        with suppress(InputError):  # another list has its name by now
+            files.rename_new(aside, paths.stdin_list)
+    files.remove(aside)
+    return is_ours
 
 
 def take_standard_input(
@@ -528,7 +544,7 @@ def take_standard_input(
     settings, process = context.settings, context.process
     if not is_kept(settings):
         return context, None
-    kept = kept or KeptInput(settings)
+    kept = kept or KeptInput(settings, process.environ)
     made: bytes | None = None
     if settings.arguments is not None and not takes_over:
         made = make_list_of(settings.arguments, stop_check(context))
@@ -546,7 +562,8 @@ def take_standard_input(
         return context, None
     if takes_over or launched_rank(process.environ) > 0:
         return context, None
-    with _held_lock(settings, process.environ):
+    torn = _is_torn(files.find_content(paths.stdin_list) or b"")
+    with _held_lock(settings, process.environ, makes_it=torn):
         _begin_list(paths, kept, settings)
     if os.isatty(STDIN):
         process.output.say(TYPED)
@@ -595,7 +612,7 @@ def name_kept_list(settings: Settings) -> str:
 
 
 def keep_list(settings: Settings, environ: Mapping[str, str], content: bytes) -> Kept:
-    """Make `content` the list in the workdir, under its lock, or go on with that list.
+    """Make `content` the list in the workdir, or go on with the list that is there.
 
     Raises `InputError` if the list has other lines, `StorageError`.
     """
@@ -606,9 +623,16 @@ def keep_list(settings: Settings, environ: Mapping[str, str], content: bytes) ->
         return explain_other(settings, environ, content, before)
 
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
-    with _held_lock(settings, environ):
-        replaces = settings.again and not has_begun(paths)
-        return keep_all(paths, content, explain, replaces=replaces)
+    kept: Kept | None = None
+    needs_lock = False
+    while kept is None:
+        with _held_lock(settings, environ, makes_it=needs_lock) as is_locked:
+            replaces = settings.again and not has_begun(paths)
+            kept = keep_all(
+                paths, content, explain, replaces=replaces, is_locked=is_locked
+            )
+        needs_lock = True
+    return kept
 
 
 def take_back(
@@ -631,16 +655,18 @@ def take_back(
         is_ours = is_unshared(paths.stdin_list, content, kept.written)
         if not is_ours or files.is_there(paths.fingerprint) or is_in_use():
             return False
-        if before is None:
-            files.remove(paths.stdin_list)
-        else:
+        if before is not None:
             _replace_list(paths, before)
-        # Once more: who has found the list just before this is seen now.
-        if is_in_use():
-            if files.find_content(paths.stdin_list) == before:
-                _replace_list(paths, content)
+        elif not _remove_list(paths, content, kept.written):
             return False
-        return True
+        # Once more: who has found the list just before this is seen now.
+        if not is_in_use():
+            return True
+        if before is None:
+            _make_list(paths, content)
+        elif files.find_content(paths.stdin_list) == before:
+            _replace_list(paths, content)
+        return False
 
 
 def _keep_made(context: RankContext, content: bytes, kept: KeptInput) -> None:
@@ -672,12 +698,20 @@ def stop_check(context: RankContext) -> Callable[[], None]:
 
 
 @contextmanager
-def _held_lock(settings: Settings, environ: Mapping[str, str]) -> Iterator[None]:
-    """Hold the lock of a workdir for a block; where no farm began, there is none.
+def _held_lock(
+    settings: Settings, environ: Mapping[str, str], *, makes_it: bool = False
+) -> Iterator[bool]:
+    """Hold the lock of a workdir for a block.  Give whether there is one.
 
+    In a new workdir there is none, unless this `makes_it`: it can't be taken back.
     Raises `InputError`, and `StorageError` if the lock can't be had.
     """
+    root = os.path.abspath(settings.workdir)
+    if not makes_it and not files.is_there(WorkdirPaths(root).lock):
+        yield False
+        return
     target = Target(settings.workdir, None, lock_area=settings.lock_area)
-    lock = find_existing_lock(target, environ)
-    with lock.hold(LOCK_TIMEOUT) if lock else nullcontext():
-        yield
+    lock = find_lock(target, environ)
+    lock.probe()
+    with lock.hold(LOCK_TIMEOUT):
+        yield True

@@ -81,7 +81,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
     given = context.settings
     is_input = is_standard_input(given)
     _finish_move(context)
-    kept = KeptInput(given)
+    kept = KeptInput(given, context.process.environ)
     with kept.put_back_if_refused(), checking(stop_check(context)):
         try:
             again = partial(_begin_kept, context)

@@ -25,12 +25,13 @@ from mpifarm.farm.standard_input import (
     keep_list,
     open_list,
     read_all,
+    take_back,
     take_standard_input,
 )
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Arguments, ArgumentSource, Settings
 from mpifarm.system import files
-from mpifarm.system.file_contents import find_version
+from mpifarm.system.file_contents import Version, find_version
 
 
 class Pipe:
@@ -356,8 +357,9 @@ KEEPER = """\
 import sys, time
 
 from mpifarm.errors import InputError
-from mpifarm.farm.standard_input import keep_all, open_list
+from mpifarm.farm.standard_input import keep_list, open_list
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.settings import Settings
 
 content, opens = sys.argv[1].encode(), sys.argv[2] == "True"
 
@@ -366,9 +368,9 @@ def keep(paths):
     if opens:
         open_list(paths)
     try:
-        kept = keep_all(paths, content, lambda before: "another list")
-    except InputError as error:
-        return str(error)
+        kept = keep_list(Settings("-", paths.root), {}, content)
+    except InputError:
+        return "another list"
     except BaseException as error:
         return repr(error)
     return "ok" if kept.written is None else "written"
@@ -398,7 +400,7 @@ def start_keepers():
         return keep
 
     def keep(root: Path) -> list[str]:
-        root.mkdir()
+        root.mkdir(exist_ok=True)
         at = time.monotonic() + 0.002
         for keeper in keepers:
             assert keeper.stdin
@@ -425,7 +427,7 @@ def test_two_starts_that_make_the_same_list_at_once_share_it(
         said = keep(root)
         assert set(said) <= {"ok", "written"}
         assert "written" in said
-        assert os.listdir(root) == ["stdin.txt"]
+        assert {*os.listdir(root)} <= {"stdin.txt", "lock"}
         assert (root / "stdin.txt").read_text() == "one\ntwo\n"
 
 
@@ -440,6 +442,164 @@ def test_of_two_starts_that_make_other_lists_at_once_one_is_refused(
         assert sorted(said) == ["another list", "written"]
         assert os.listdir(root) == ["stdin.txt"]
         assert (root / "stdin.txt").read_text() == contents[said.index("written")]
+
+
+def test_of_two_starts_that_lengthen_the_list_at_once_one_is_refused(
+    tmp_path, start_keepers
+):
+    contents = ["one\ntwo\n", "one\nanother, which is longer\n"]
+    keep = start_keepers(*contents, opens=False)
+    for number in range(TRIES):
+        root = tmp_path / str(number)
+        root.mkdir()
+        (root / "stdin.txt").write_text("one\n")
+        said = keep(root)
+        assert sorted(said) == ["another list", "written"]
+        assert {*os.listdir(root)} == {"stdin.txt", "lock"}
+        assert (root / "stdin.txt").read_text() == contents[said.index("written")]
+
+
+KILLED = """\
+import os, signal, sys
+from itertools import count
+
+from mpifarm.farm.standard_input import keep_list
+from mpifarm.model.settings import Settings
+
+root, content = sys.argv[1], sys.argv[2].encode()
+path = os.path.join(root, "stdin.txt")
+CHANGES = {"open", "os.rename", "os.link", "os.remove", "os.utime"}
+
+
+def keep_until(step):
+    left = count(step, -1)
+
+    def look(event, given):
+        if event in CHANGES and str(given[0]).startswith(root) and not next(left):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(look)
+    keep_list(Settings("-", root), {}, content)
+
+
+for step in count():
+    with open(path, "w") as file:
+        file.write(sys.argv[3])
+    child = os.fork()
+    if not child:
+        keep_until(step)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    with open(path) as file:
+        print(repr(file.read()))
+    if not status:
+        break
+"""
+"""Lengthens a list, killed before the first step at a file, then the second, and so on;
+the list after each."""
+
+
+def test_a_start_that_is_killed_while_it_lengthens_the_list_loses_no_line(paths):
+    before, after = "one\n", "one\ntwo\n"
+    command = [sys.executable, "-c", KILLED, paths.root, after, before]
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found = told.stdout.splitlines()
+    assert len(found) > 5
+    assert {*found[:-1]} <= {repr(before), repr(after)}
+    assert found[-1] == repr(after)
+    assert keep_list(Settings("-", paths.root), {}, after.encode()).written is None
+    assert content(paths) == after
+
+
+@pytest.fixture
+def after_reading(paths, monkeypatch):
+    """Give a function that has `act` called once, after the list was first read."""
+
+    def after_reading(act: Callable[[], object]) -> None:
+        find = files.find_content
+
+        def find_then_act(path: str) -> bytes | None:
+            found = find(path)
+            if path == paths.stdin_list:
+                monkeypatch.setattr(files, "find_content", find)
+                act()
+            return found
+
+        monkeypatch.setattr(files, "find_content", find_then_act)
+
+    return after_reading
+
+
+@pytest.mark.parametrize("others", ["one\ntwo\n", "one\ntwo\n3\n", "one\nanother\n"])
+def test_what_another_start_has_added_since_the_list_was_read_stays(
+    paths, after_reading, others
+):
+    settings = Settings("-", paths.root)
+    append(paths, "one\n")
+    after_reading(lambda: keep_list(settings, {}, others.encode()))
+    if "another" in others:
+        with pytest.raises(InputError, match="other lines"):
+            keep_list(settings, {}, b"one\ntwo\n")
+    else:
+        keep_list(settings, {}, b"one\ntwo\n")
+    assert content(paths) == others
+
+
+def test_a_list_that_another_start_has_mended_meanwhile_stays(
+    paths, stdin, after_reading
+):
+    append(paths, "one\ntw")
+    after_reading(lambda: keep_list(Settings("-", paths.root), {}, b"one\ntwo\n3\n"))
+    stdin.end()
+    take_standard_input(context_of(Settings("-", paths.root)))
+    assert content(paths) == "one\ntwo\n3\n"
+
+
+@pytest.fixture
+def lock_at_replacing(paths, monkeypatch):
+    """Give whether the lock was held, for each time that the list was replaced."""
+    held: list[bool] = []
+    put_in_place = files.put_in_place
+
+    def note_lock(path: str, staging: str) -> None:
+        with open(paths.lock) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(True)
+            else:
+                held.append(False)
+        put_in_place(path, staging)
+
+    monkeypatch.setattr(files, "put_in_place", note_lock)
+    return held
+
+
+def test_a_list_is_lengthened_and_put_back_under_the_lock(
+    paths, stdin, lock_at_replacing
+):
+    append(paths, "one\n")
+    stdin.write("one\ntwo\n")
+    stdin.end()
+    refuse(Settings("-", paths.root))
+    assert content(paths) == "one\n"
+    assert lock_at_replacing == [True, True]
+
+
+def test_a_list_that_was_lengthened_when_it_is_taken_back_stays(paths, monkeypatch):
+    settings = Settings("-", paths.root)
+    kept = keep_list(settings, {}, b"one\n")
+    is_unshared = standard_input.is_unshared
+
+    def lengthen_then(path: str, text: bytes, version: Version) -> bool:
+        monkeypatch.setattr(standard_input, "is_unshared", is_unshared)
+        found = is_unshared(path, text, version)
+        keep_list(settings, {}, b"one\ntwo\n")
+        return found
+
+    monkeypatch.setattr(standard_input, "is_unshared", lengthen_then)
+    assert not take_back(settings, {}, b"one\n", kept, lambda: False)
+    assert content(paths) == "one\ntwo\n"
 
 
 def test_who_waits_for_the_end_looks_whether_it_is_to_go_on(pipe):
@@ -544,7 +704,7 @@ def test_the_list_of_a_workdir_that_was_begun_waits_for_the_lock(
 
 
 def take_and_refuse(settings: Settings) -> None:
-    kept = KeptInput(settings)
+    kept = KeptInput(settings, {})
     with kept.put_back_if_refused():
         take_standard_input(context_of(settings), kept=kept)
         assert (Path(settings.workdir) / "stdin.txt").read_text() == "one\ntwo\n"
@@ -558,7 +718,7 @@ def refuse(settings: Settings) -> None:
 
 
 def take_no_file(settings: Settings) -> None:
-    with KeptInput(settings).put_back_if_refused():
+    with KeptInput(settings, {}).put_back_if_refused():
         raise InputError("line 1 is wrong")
 
 
@@ -596,7 +756,7 @@ def test_a_workdir_that_was_begun_with_another_list_keeps_no_input(paths, stdin)
 
 
 def test_the_list_of_a_workdir_that_another_farm_has_begun_meanwhile_stays(paths):
-    kept = KeptInput(Settings("-", paths.root))
+    kept = KeptInput(Settings("-", paths.root), {})
     append(paths, "one\n")
     version = find_version(paths.stdin_list)
     assert version is not None
@@ -613,7 +773,7 @@ class Start:
     def __init__(self, directory: Path) -> None:
         self.settings = Settings("-", str(directory / "w"))
         self.list = directory / "w" / "stdin.txt"
-        self.kept = KeptInput(self.settings)
+        self.kept = KeptInput(self.settings, {})
 
     def take(self) -> None:
         take_standard_input(context_of(self.settings), kept=self.kept)
@@ -664,7 +824,7 @@ def test_the_list_that_another_start_has_found_as_it_is_stays(tmp_path, stdin, t
 
 def test_the_list_of_a_farm_that_follows_stays_for_another_that_follows(tmp_path):
     settings = Settings("-", str(tmp_path / "w"), follow=9.0)
-    first, second = KeptInput(settings), KeptInput(settings)
+    first, second = KeptInput(settings, {}), KeptInput(settings, {})
     for kept in (first, second):
         take_standard_input(context_of(settings), kept=kept)
     first.put_back()
@@ -676,7 +836,7 @@ def test_the_list_of_a_farm_that_follows_stays_for_another_that_follows(tmp_path
 def test_a_farm_that_follows_takes_back_what_it_has_made(tmp_path):
     for again in (False, True):
         settings = Settings("-", str(tmp_path / "w"), follow=9.0, again=again)
-        kept = KeptInput(settings)
+        kept = KeptInput(settings, {})
         take_standard_input(context_of(settings), kept=kept)
         kept.put_back()
         assert not (tmp_path / "w").exists()
@@ -703,11 +863,12 @@ def test_a_start_that_finds_the_list_at_the_moment_of_its_removal_has_it(
     monkeypatch.setattr(files, "rename", rename_beside)
     start.kept.put_back()
     assert files.rename is rename
-    assert os.listdir(start.list.parent) == ["stdin.txt"]
+    assert {*os.listdir(start.list.parent)} - {"lock"} == {"stdin.txt"}
     assert start.list.read_text() == "one\n"
 
 
-def test_a_removal_leaves_what_another_start_is_writing(tmp_path, stdin):
+def test_a_removal_leaves_what_another_start_is_writing(tmp_path, stdin, monkeypatch):
+    monkeypatch.setattr(standard_input, "LOCK_TIMEOUT", 0.01)
     stdin.write("one\n")
     stdin.end()
     start = Start(tmp_path)
@@ -879,7 +1040,7 @@ def test_an_empty_list_is_a_list_and_leaves_nothing(tmp_path, stdin, path):
         made_of(name, str(tmp_path / "w")),
         Settings("-", str(tmp_path / "w")),
     ):
-        kept = KeptInput(settings)
+        kept = KeptInput(settings, {})
         context, _ = take_standard_input(context_of(settings), kept=kept)
         assert Path(context.settings.tasklist).read_text() == ""
         kept.put_back_if_empty()
@@ -916,7 +1077,7 @@ def test_a_farm_that_follows_may_begin_with_an_empty_file(tmp_path):
 def test_a_list_that_another_process_has_filled_meanwhile_stays(tmp_path, pipe):
     pipe.end()
     settings = made_of(f"/dev/fd/{pipe.out}", str(tmp_path / "w"))
-    kept = KeptInput(settings)
+    kept = KeptInput(settings, {})
     context, _ = take_standard_input(context_of(settings), kept=kept)
     Path(context.settings.tasklist).write_text("true\n")
     kept.put_back_if_empty()
