@@ -80,10 +80,8 @@ def test_a_program_is_asked_and_one_that_is_missing_or_hangs_is_no_answer(here):
     assert asking.ask_program([path], env, 20) == ("out\nerr\n", "")
     answer = asking.ask_program(["/nowhere"], env, 20)
     assert answer == ("", "can't be started: No such file or directory")
-    begun = time.monotonic()
     path = here.has("hangs", "echo begun; exec /bin/sleep 1000")
     assert asking.ask_program([path], env, 0.2) == ("", "no answer in 0.2 s")
-    assert time.monotonic() - begun < 15
 
 
 def test_a_child_is_asked_whatever_becomes_of_it(capfd):
@@ -104,9 +102,7 @@ def test_a_child_is_asked_whatever_becomes_of_it(capfd):
     assert asking.ask_child(fail, 20) == (None, "[Errno 5] Input/output error")
     assert asking.ask_child(die, 20) == (None, "it dies of SIGKILL")
     assert asking.ask_child(lambda: os._exit(3), 20) == (None, "it ends with status 3")
-    begun = time.monotonic()
     assert asking.ask_child(hang, 0.2) == (None, "no answer in 0.2 s")
-    assert time.monotonic() - begun < 15
 
 
 def test_the_first_line_that_says_something_is_shown():

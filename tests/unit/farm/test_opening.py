@@ -1,7 +1,6 @@
 """What rank 0 does before the first task: the commands of a handler, and its waits."""
 
 import math
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -314,11 +313,12 @@ def test_the_wait_for_the_lock_is_shown_once_it_was_told(monkeypatch):
     assert TELL_SECONDS == 3.0
 
 
-def test_what_is_told_of_the_lock_names_it_and_the_time():
+def test_what_is_told_of_the_lock_names_it_and_the_time(monkeypatch):
+    monkeypatch.setattr(opening, "time", SimpleNamespace(monotonic=lambda: 100.0))
     said, shown = list[str](), list[str]()
     context = context_of()
     context.process.output = SimpleNamespace(say=said.append, show=shown.append)
-    context.begun = time.monotonic() - 65.0
+    context.begun = 35.0
     start = opening.Opening(context)
     start._lock_names = "/here/lock"
     start._tell_of_lock()

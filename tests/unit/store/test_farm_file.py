@@ -30,21 +30,28 @@ def test_a_state_replaces_the_one_before(paths, tmp_path):
     assert [path.name for path in (tmp_path / "farms").iterdir()] == [f"{FARM}.json"]
 
 
+@pytest.fixture
+def _writes_cost_nothing(monkeypatch):
+    monkeypatch.setattr("time.perf_counter", lambda: 7.0)
+
+
+@pytest.mark.usefixtures("_writes_cost_nothing")
 def test_the_next_state_is_due_by_what_one_costs(paths):
     file = FarmFile(paths, FARM, 10.0)
     file.write({}, 0.0, 21.0)
-    assert file.due_at == pytest.approx(21.0 + MIN_SECONDS, abs=2.0)
+    assert file.due_at == 21.0 + MIN_SECONDS
     file.write({}, 1.0, 30.0)
-    assert file.due_at >= 30.0 + 1.0 / MAX_SHARE
+    assert file.due_at == 30.0 + 1.0 / MAX_SHARE
 
 
+@pytest.mark.usefixtures("_writes_cost_nothing")
 def test_at_a_farms_beginning_states_are_due_sooner(paths):
     file = FarmFile(paths, FARM, 10.0)
     file.write({}, 0.0, 11.0)
-    assert file.due_at == pytest.approx(11.0 + EARLY_SECONDS, abs=2.0)
+    assert file.due_at == 11.0 + EARLY_SECONDS
     assert EARLY_SECONDS < MIN_SECONDS
     file.write({}, 1.0, 12.0)
-    assert file.due_at >= 12.0 + 1.0 / MAX_SHARE
+    assert file.due_at == 12.0 + 1.0 / MAX_SHARE
 
 
 def test_a_disk_that_fails_is_not_told(paths, tmp_path):

@@ -31,7 +31,7 @@ from mpifarm.system.console import (
 from mpifarm.system.destination import Destination, Place
 from tests.unit.virtual_rank import Clock
 
-DEADLINE = 3.0
+DEADLINE = 30.0
 
 
 class Ends:
