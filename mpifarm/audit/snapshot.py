@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from typing import NamedTuple
 
 from mpifarm.audit.audit import ClaimView, Contents
 from mpifarm.errors import StorageError
@@ -24,7 +25,13 @@ from mpifarm.model.paths import (
 )
 from mpifarm.output.reader import list_kept_ids
 from mpifarm.output.records import DIRECTORIES
-from mpifarm.store.attempts import Column, read_last_attempts, why_never_run
+from mpifarm.store.attempts import (
+    COMPLETED,
+    Column,
+    is_not_run,
+    read_last_attempts,
+    why_never_run,
+)
 from mpifarm.store.claim_journal import DamagedClaimError, Journal
 from mpifarm.store.claims import OtherClaim, assess_untaken, grasped
 from mpifarm.store.farm_liveness import (
@@ -107,6 +114,31 @@ def find_never_run(paths: WorkdirPaths) -> dict[int, str]:
         found = map(why_never_run, columns[Column.OUTCOME], columns[Column.WORKER])
         reasons.update(zip(taskids, found, strict=True))
     return {taskid: why for taskid, why in reasons.items() if why}
+
+
+class Past(NamedTuple):
+    """What ``attempts.tsv`` says of tasks that failed, and of tasks in no file."""
+
+    not_run: int = 0
+    """Failed tasks that no rank ever had, because a task that they wait for failed."""
+    completed: tuple[int, ...] = ()
+    """Tasks in no file whose last attempt has completed."""
+
+
+def read_past(paths: WorkdirPaths, failed: set[int], nowhere: set[int]) -> Past:
+    """Look up the last attempts of failed tasks, and of tasks in no file.
+
+    Raises `StorageError`.
+    """
+    last = read_last_attempts(paths, failed | nowhere)
+
+    def outcome_of(taskid: int) -> bytes:
+        return last.field(taskid, Column.OUTCOME)
+
+    return Past(
+        sum(is_not_run(outcome_of(each)) for each in failed),
+        tuple(each for each in sorted(nowhere) if outcome_of(each) == COMPLETED),
+    )
 
 
 def examine_whole(path: str, machine: Machine, *, locked: bool = True) -> Contents:

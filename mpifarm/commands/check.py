@@ -19,7 +19,14 @@ from mpifarm.audit.audit import (
     learn_tasks,
 )
 from mpifarm.audit.repair import Repairer
-from mpifarm.audit.snapshot import examine, examine_whole, list_logs, observer
+from mpifarm.audit.snapshot import (
+    Past,
+    examine,
+    examine_whole,
+    list_logs,
+    observer,
+    read_past,
+)
 from mpifarm.commands.farm_command import find_remap_command, find_wait
 from mpifarm.commands.held_words import describe_held
 from mpifarm.commands.subcommand import SubcommandParser
@@ -33,7 +40,8 @@ from mpifarm.commands.target import (
 )
 from mpifarm.errors import ExitStatus, FutileError, InputError, StorageError
 from mpifarm.model.id_ranges import name_ids
-from mpifarm.model.wording import counted
+from mpifarm.model.paths import WorkdirPaths
+from mpifarm.model.wording import agree, counted
 from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.farm_liveness import this_machine
 from mpifarm.store.held_file import NOTHING_HELD, Held
@@ -205,7 +213,9 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     if fault:
         console.print_error(fault)
     held = look_at_held(target, patience)
-    for line in report(target, contents, audit, trouble, own=own, held=held):
+    past = _read_past(target, audit, patience)
+    facts = target, contents, audit, trouble
+    for line in report(*facts, own=own, held=held, past=past):
         console.print_text(line + "\n")
     if contents.disk_failed:
         return ExitStatus.RUN_AGAIN
@@ -238,8 +248,9 @@ def _check_database(
         constraints=tasks.constraints,
     )
     held = look_at_held(target, patience)
+    past = _read_past(target, audit, patience)
     facts = target, contents, audit, trouble
-    for line in report(*facts, own=False, terms=DATABASE, held=held):
+    for line in report(*facts, own=False, terms=DATABASE, held=held, past=past):
         console.print_text(line + "\n")
     return ExitStatus.ALL_FINISHED if audit.clean else ExitStatus.SOME_FAILED
 
@@ -347,11 +358,28 @@ def _list_logs(target: Target, patience: Patience) -> list[str] | None:
         return None
 
 
+def _read_past(target: Target, audit: Audit, patience: Patience) -> Past:
+    """Read the past of failed and lost tasks; `Past()` where the disk goes on failing.
+
+    Of an edited list nothing is read, because its ids may mean other tasks.
+    """
+    failed = {*audit.locations.ids_at(Location.FAILED)}
+    if audit.is_edited or not failed | audit.nowhere:
+        return Past()
+    paths = WorkdirPaths(target.workdir)
+    try:
+        return try_again(lambda: read_past(paths, failed, {*audit.nowhere}), patience)
+    except StorageError:
+        return Past()
+
+
 def _texts(tasks: TaskList | None, contents: Contents, *, own: bool) -> Sequence[str]:
     if own or tasks is None:
         return learn_tasks(contents)
     return tasks.tasks
 
+
+_NO_PAST = Past()
 
 # ---- in words -----------------------------------------------------------------------
 
@@ -365,13 +393,14 @@ def report(
     own: bool,
     terms: Terms = FILES,
     held: Held = NOTHING_HELD,
+    past: Past = _NO_PAST,
 ) -> list[str]:
     """Return the lines of the whole report.
 
     `trouble` says why the lock was not held, "" if it was.  `own`: the list keeps its
-    own state.  `held` is what users hold.
+    own state.  `held` is what users hold.  `past` is that of failed and lost tasks.
     """
-    lines = [_where(target, audit, terms, own=own)]
+    lines = [_where(target, audit, terms, past.not_run, own=own)]
     lines += [
         f"  farm {each.farm} {each.where} is running" for each in _at_work(contents)
     ]
@@ -385,8 +414,10 @@ def report(
     if trouble:
         lines.append(f"  {trouble}; so what is written just now may look wrong")
     lines += table(audit, terms)
+    if past.completed:
+        lines.append(f"  {_describe_completed(past.completed)}")
     found = sum(finding.kind not in NOTICES for finding in audit.findings)
-    lines.append(_conclude(target, audit, terms, found))
+    lines.append(_conclude(target, audit, terms, found, past.not_run))
     return lines
 
 
@@ -394,7 +425,17 @@ def _at_work(contents: Contents) -> list[ClaimView]:
     return [each for each in contents.claims if each.liveness.is_at_work]
 
 
-def _where(target: Target, audit: Audit, terms: Terms, *, own: bool) -> str:
+def _describe_completed(ids: tuple[int, ...]) -> str:
+    which = agree(len(ids), "task", "tasks")
+    return (
+        f"attempts.tsv says that {which} {name_ids(ids, MAX_SHOWN)} completed; what is"
+        " put back runs again"
+    )
+
+
+def _where(
+    target: Target, audit: Audit, terms: Terms, not_run: int, *, own: bool
+) -> str:
     if own:
         return f"{target.workdir}: its tasklist keeps the state of its tasks itself"
     at = audit.locations.count()
@@ -407,8 +448,11 @@ def _where(target: Target, audit: Audit, terms: Terms, *, own: bool) -> str:
         )
     if audit.is_edited:
         return f"{target.workdir}: {known}, which was edited since it was begun"
+    failed = f"{at.failed - not_run} failed" + (
+        f", {not_run} not run" if not_run else ""
+    )
     return (
-        f"{target.workdir}: {known}:\n  {at.finished} finished, {at.failed} failed, "
+        f"{target.workdir}: {known}:\n  {at.finished} finished, {failed}, "
         f"{at.queued} to process, {at.claimed} claimed, {lost} {terms.nowhere}"
     )
 
@@ -454,10 +498,12 @@ def _which(finding: AuditFinding) -> str:
     return shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 1] + "…"
 
 
-def _conclude(target: Target, audit: Audit, terms: Terms, found: int) -> str:
+def _conclude(
+    target: Target, audit: Audit, terms: Terms, found: int, not_run: int
+) -> str:
     if not found:
-        failed = audit.locations.count().failed
-        return f"the workdir is in order{_failed(target, failed)}"
+        failed = audit.locations.count().failed - not_run
+        return f"the workdir is in order{_failed(target, failed, not_run)}"
     if audit.is_edited:
         return (
             "check cannot tell which tasks of the edited list are done, and a farm can,"
@@ -469,21 +515,28 @@ def _conclude(target: Target, audit: Audit, terms: Terms, found: int) -> str:
 
 
 def _hint(target: Target, audit: Audit, terms: Terms) -> str:
-    """Return a clause with the repair's command, "" if a plain one mends nothing."""
+    """Return a clause with the repair's command, "" if a repair mends nothing."""
     rows = (
         _row(each, audit, terms) for each in audit.findings if each.kind not in NOTICES
     )
-    if all(remedy.startswith(("nothing", _NOTHING, _IDLE)) for *_, remedy in rows):
-        return ""
-    repair = shlex.join(["mpifarm", "check", "--repair", *words_of(target)])
-    return f"; {repair} does what the last column says"
+    remedies = [remedy for *_, remedy in rows]
+    repair = ["mpifarm", "check", "--repair"]
+    needs_word = any(each.startswith(_IDLE) for each in remedies)
+    if not all(each.startswith(("nothing", _NOTHING, _IDLE)) for each in remedies):
+        hint = f"; {shlex.join([*repair, *words_of(target)])} does what the last column"
+        also = "; add --assume-idle once you know that no farmer works there"
+        return f"{hint} says{also if needs_word else ''}"
+    idle = shlex.join([*repair, "--assume-idle", *words_of(target)])
+    return f"; once you know that no farmer works there: {idle}" if needs_word else ""
 
 
-def _failed(target: Target, count: int) -> str:
+def _failed(target: Target, count: int, not_run: int) -> str:
     """Return a clause with the command to run failed tasks again, "" if none failed."""
-    if not count:
+    if not count + not_run:
         return ""
     retry = shlex.join(["mpifarm", "retry", *words_of(target)])
     which = "" if target.tasklist else " (FILE is the tasklist)"
-    failed = counted(count, "task has", "tasks have")
-    return f"; {failed} failed; to run them again: {retry}{which}"
+    failed = counted(count, "task has", "tasks have") + " failed"
+    if not_run:
+        failed += f", {counted(not_run, 'was', 'were')} not run because of that"
+    return f"; {failed}; to run them again: {retry}{which}"

@@ -87,12 +87,47 @@ def test_what_is_found_is_a_line_of_a_table_and_status_1(site, run):
     assert re.match(r" +2  in no file.* 2-3 +--assume-idle", line)
     assert re.search(r"\n +1  finished, and in toprocess too.* 0 .*taken out", text)
     repair = f"mpifarm check --repair {site.root}"
-    assert f"2 kinds of findings; {repair} does what the last column says" in text
+    assert text.endswith(
+        f"\n2 kinds of findings; {repair} does what the last column says; add"
+        " --assume-idle once you know that no farmer works there\n"
+    )
+
+
+def test_a_repair_that_needs_your_word_is_offered_with_it(site, run):
+    site.write("toprocess", ALL[4:])
+    idle = f"mpifarm check --repair --assume-idle {site.root}"
+    assert run(check, site.root)[1].endswith(
+        f"\n1 kind of finding; once you know that no farmer works there: {idle}\n"
+    )
 
 
 def test_where_a_repair_would_change_nothing_none_is_offered(site, run):
-    site.write("toprocess", ALL[4:])
+    site.write("toprocess", ALL[3:])
+    for farm in ("f1", "f2"):
+        write_claim(WorkdirPaths(str(site.root)), farm, [2])
     assert run(check, site.root)[1].endswith("\n1 kind of finding\n")
+
+
+def test_what_attempts_tsv_says_of_tasks_in_no_file_and_of_failed_ones_is_told(
+    site, run
+):
+    site.write("toprocess", ALL[5:])
+    site.write("failed", [1, 4])
+    attempts = (
+        Attempt(1, 1, outcome="failed", status=1),
+        Attempt(2, 1, outcome="failed", status=1),
+        Attempt(2, 2),
+        Attempt(3, 1, outcome="lost", status=1),
+        Attempt(4, 1, outcome="not run: task 1 failed", status=1),
+    )
+    (site.root / "attempts.tsv").write_text(format_attempts(*attempts))
+    _, text = run(check, site.root)
+    assert "\n  1 finished, 1 failed, 1 not run, 7 to process, 0 claimed, 2 in" in text
+    said = "attempts.tsv says that task 2 completed; what is put back runs again"
+    assert f"\n  {said}\n" in text
+    site.write("toprocess", [2, 3, *ALL[5:]])
+    _, text = run(check, site.root)
+    assert "in order; 1 task has failed, 1 was not run because of that; to run" in text
 
 
 def test_notices_leave_it_clean(site, run):

@@ -379,7 +379,10 @@ def test_status_names_plain_farmers_with_their_tasks(database, run):
 def test_check_tells_of_what_farmers_have_left(database, run):
     code, printed = run(check.main, "tasks.db")
     assert code == 1
-    assert "1 finished, 4 failed, 2 to process, 2 claimed, 1 with a PyT" in printed
+    assert (
+        "1 finished, 3 failed, 1 not run, 2 to process, 2 claimed, 1 with a PyT"
+        in printed
+    )
     assert "dead farm that had tasks" in printed
     assert "nothing: the next start takes them back" in printed
     assert "running under a PyTaskFarmer" in printed
