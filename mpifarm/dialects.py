@@ -136,8 +136,8 @@ MAX_TASKS: Final = 100_000_000
 _DISBATCH: Final = "#DISBATCH"
 _split_directive = re.compile(r"#DISBATCH ([A-Za-z]+)(?![A-Za-z0-9_])(.*)").fullmatch
 _is_comment = re.compile(r"\s*(?:#|\Z)").match
-_is_near_directive = re.compile(
-    r"\s*#\s*DISBATCH\s+(?:PREFIX|SUFFIX|BARRIER|REPEAT|PERENGINE)\b"
+_match_remark = re.compile(
+    r"\s*#(\s*)([a-z]+)\s+(PREFIX|SUFFIX|BARRIER|REPEAT|PERENGINE)\b", re.IGNORECASE
 ).match
 _split_repeat = re.compile(
     r"\s+([0-9]{1,15})(?:\s+start\s+([0-9]{1,15}))?(?:\s+step\s+([0-9]{1,15}))?"
@@ -145,6 +145,37 @@ _split_repeat = re.compile(
     re.IGNORECASE,
 ).fullmatch
 _is_option = re.compile(r"\s*(?:start|step)\b", re.IGNORECASE).match
+_match_number = re.compile(r"\s*([A-Za-z]+)(?:\s+|\s*[=:]\s*)([0-9]+)(?=\s|\Z)").match
+"""Finds a word with a number behind it, where a command begins."""
+
+
+def _find_near(word: str, *names: str) -> str:
+    """Return the one of `names` that `word` surely misspells, or ""."""
+    from difflib import get_close_matches  # for odd words only
+
+    return next(iter(get_close_matches(word, names, 1, 0.75)), "")
+
+
+def _seems_directive(line: str) -> bool:
+    """Return whether a comment is nearly a directive of disBatch."""
+    if not (found := _match_remark(line)):
+        return False
+    blank, name, word = found.groups()
+    # "# disbatch repeats" may be prose.
+    is_meant = not blank or word.isupper()
+    return is_meant and _find_near(name.upper(), "DISBATCH") != ""
+
+
+def _seems_check(words: list[str]) -> bool:
+    """Return whether the words behind BARRIER are a name, and may mean CHECK.
+
+    disBatch takes a word that begins with CHECK for a check and others for a name.
+    """
+    upper = [word.upper() for word in words]
+    if words[:1] in ([], ["CHECK"]):
+        return False
+    is_near = words[0].startswith("CHECK") or _find_near(upper[0], "CHECK") != ""
+    return is_near or "CHECK" in upper
 
 
 class _DisBatchReader:
@@ -152,7 +183,9 @@ class _DisBatchReader:
 
     def __init__(self) -> None:
         self.texts = _Texts()
-        self.constraints = Constraints(is_foreign=True)
+        self.constraints = Constraints(
+            is_foreign=True, barrier_words=f"{_DISBATCH} BARRIER"
+        )
         self.numbers = array("q")
         """For each task, its number to disBatch, that of its line, and its index in a
         REPEAT, or -1."""
@@ -171,7 +204,7 @@ class _DisBatchReader:
         else:
             remedy = "write #DISBATCH BARRIER, which is the order that it knows"
             _refuse_plain_directive(place, line, "disBatch", remedy)
-            if _is_near_directive(line):
+            if _seems_directive(line):
                 place.refuse(
                     f"is a comment to disBatch ({shorten(line)}): begin the line with"
                     " #DISBATCH and one blank, or change the comment's words"
@@ -208,10 +241,11 @@ class _DisBatchReader:
 
     def _take_barrier(self, place: _Place, line: str) -> None:
         words = line.split()[2:]
-        if words and words[0].upper() == "CHECK" and words[0] != "CHECK":
+        if _seems_check(words):
             place.refuse(
-                f"has {words[0]!r} after BARRIER, which disBatch takes for a name and"
-                " not for a check: write #DISBATCH BARRIER CHECK"
+                f"has {shorten(' '.join(words))} after BARRIER, which may be a name or"
+                " mean CHECK: write #DISBATCH BARRIER CHECK if a failed task is to keep"
+                " the rest from running, else a name that is less like it"
             )
         first, checks = len(self.texts), words[:1] == ["CHECK"]
         self.constraints.add_barrier(first, checks=checks, since=self._since)
@@ -227,6 +261,7 @@ class _DisBatchReader:
                 " #DISBATCH REPEAT N start S step T COMMAND, of which start, step and"
                 " COMMAND may be left out"
             )
+        _refuse_near_option(place, command)
         text = f"{self._prefix}{command}{self._suffix}".strip()
         count, index, step = (int(found.group(each) or 0) for each in (1, 2, 3))
         if found.group(3) is None:
@@ -244,6 +279,18 @@ class _DisBatchReader:
         for _ in range(count):
             self._add(place, f"DISBATCH_REPEAT_INDEX={index}; {text}", index)
             index += step
+
+
+def _refuse_near_option(place: _Place, command: str) -> None:
+    """Refuse a command of a REPEAT that begins with a misspelt option of the REPEAT."""
+    found = _match_number(command)
+    option = _find_near(found.group(1).lower(), "start", "step") if found else ""
+    if found and option:
+        typed, number = found.group().strip(), found.group(2)
+        place.refuse(
+            f"has {typed!r} in its REPEAT, where the command begins: write {option}"
+            f" {number}, or, if it is the beginning of a command, env {typed}"
+        )
 
 
 def _value_of(place: _Place, word: str, line: str) -> str:

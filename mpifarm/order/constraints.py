@@ -44,6 +44,8 @@ class Constraints:
     is_foreign: bool = False
     """Whether plain farmers read other tasks in the list: it is written in a dialect.
     """
+    barrier_words: str = field(default="#BARRIER", compare=False)
+    """How the list says a barrier; with `` CHECK`` behind it, it checks."""
 
     def __bool__(self) -> bool:
         """Return whether the list says anything that plain farmers do not heed."""

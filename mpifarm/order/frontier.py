@@ -22,12 +22,14 @@ MAX_NAMED = 1000
 class PassedBarrier(NamedTuple):
     """A barrier that has opened, though `failures` tasks in front of it have failed.
 
-    `first` is the task behind it, and `failed` has the first of these tasks.
+    `first` is the task behind it, and `failed` has the first of these tasks.  `words`
+    are the list's for a barrier.
     """
 
     first: int
     failures: int
     failed: list[int]
+    words: str = "#BARRIER"
 
 
 class Frontier:
@@ -232,11 +234,12 @@ class Frontier:
         Those of the stage in front of a barrier count, up to the barrier before.
         """
         states, found = self._states, list[PassedBarrier]()
+        words = self._constraints.barrier_words
         for first, count in sorted(self._passed.items()):
             before = self._constraints.count_barriers(first) - 1
             begin = self._constraints.barriers[before - 1].first if before else 0
             failed = islice(_find_marked(states, first, _FAILED, begin), MAX_NAMED)
-            found.append(PassedBarrier(first, count, [*failed]))
+            found.append(PassedBarrier(first, count, [*failed], words))
         self._passed.clear()
         return found
 

@@ -80,9 +80,10 @@ class Store(ABC):
             count = counted(each.failures, "task", "tasks")
             have = agree(each.failures, "has", "have")
             self.notes.append(
-                f"WARNING: {count} in front of the #BARRIER before task {each.first}"
-                f" {have} failed ({name_ids(each.failed)}), and what is behind it"
-                " starts all the same; #BARRIER CHECK would keep it from that"
+                f"WARNING: {count} in front of the {each.words} before task"
+                f" {each.first} {have} failed ({name_ids(each.failed)}), and what is"
+                f" behind it starts all the same; {each.words} CHECK would keep it from"
+                " that"
             )
 
     # ---- transactions ---------------------------------------------------------------

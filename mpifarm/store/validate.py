@@ -277,16 +277,18 @@ def _describe_edit(
     paths: WorkdirPaths,
     constraints: Constraints,
 ) -> str:
+    # A list in a dialect says its order in other words.
+    words = "" if constraints.is_foreign else " (#BARRIER, #AFTER)"
     if constraints and compare(stored, tasks) is not ListMatch.EDITED:
         return (
             f"the tasklist was edited since {paths.root} was begun: the tasks are the"
-            f" same, but their order has changed (#BARRIER, #AFTER)"
+            f" same, but their order has changed{words}"
         )
     block = find_edited_block(stored, tasks, constraints)
     if stored.staging and stored.total == len(tasks):
         return (
             f"the tasklist was edited since {paths.root} was begun, tasks or their"
-            f" order (#BARRIER, #AFTER): the first change is among the ids"
+            f" order{words}: the first change is among the ids"
             f" {block.start} to {block.stop - 1}"
         )
     return (

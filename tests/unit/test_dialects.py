@@ -140,6 +140,7 @@ def test_a_barrier_checks_the_stage_in_front_of_it(disbatch):
         Barrier(4, checks=False),
         Barrier(5, checks=True, since=4),
     ]
+    assert tasks.constraints.barrier_words == "#DISBATCH BARRIER"
 
 
 def test_a_task_gets_the_variables_of_disbatch(disbatch):
@@ -192,6 +193,12 @@ def test_the_index_of_a_repeat_is_known_to_its_line(disbatch):
         ("#DISBATCHBARRIER", "that disBatch does not know"),
         ("#DISBATCH BARRIER2", "that disBatch does not know"),
         ("#DISBATCH BARRIER check", "has 'check' after BARRIER"),
+        ("#DISBATCH BARRIER CHEK", "has 'CHEK' after BARRIER, which may be a name or"),
+        ("#DISBATCH BARRIER CHCEK", "write #DISBATCH BARRIER CHECK if a failed task"),
+        ("#DISBATCH BARRIER CHECKED", "has 'CHECKED' after BARRIER"),
+        ("#DISBATCH BARRIER CHECKpoint", "has 'CHECKpoint' after BARRIER"),
+        ("#DISBATCH BARRIER chek key", "has 'chek key' after BARRIER"),
+        ("#DISBATCH BARRIER key CHECK", "has 'key CHECK' after BARRIER"),
         ("#DISBATCH SUFFIX", "has no blank after SUFFIX"),
         ("#DISBATCH PREFIX\tx", "has no blank after PREFIX"),
         ("#DISBATCH REPEAT x", "a REPEAT that is not understood"),
@@ -199,10 +206,19 @@ def test_the_index_of_a_repeat_is_known_to_its_line(disbatch):
         ("#DISBATCH REPEAT 5x", "a REPEAT that is not understood"),
         ("#DISBATCH REPEAT 5 step 2 start 1 x", "a REPEAT that is not understood"),
         ("#DISBATCH REPEAT 5 start x", "a REPEAT that is not understood"),
+        ("#DISBATCH REPEAT 3 start 5 stp 2 x", "has 'stp 2' in its REPEAT, where"),
+        ("#DISBATCH REPEAT 3 strat 5 step 2 x", "write start 5, or, if it is the"),
+        ("#DISBATCH REPEAT 3 steps 2 x", "is the beginning of a command, env steps 2"),
+        ("#DISBATCH REPEAT 3 Stp=2 x", "has 'Stp=2' in its REPEAT"),
+        ("#DISBATCH REPEAT 3 stp 2", "has 'stp 2' in its REPEAT"),
         ("#DISBATCH REPEAT 3", "a REPEAT without a command, and there is no PREFIX"),
         ("#DISBATCH REPEAT 999999999 x", "makes more than 100000000 tasks"),
         (" #DISBATCH BARRIER", "is a comment to disBatch ('#DISBATCH BARRIER')"),
         ("# DISBATCH PREFIX x", "is a comment to disBatch"),
+        ("#disbatch BARRIER", "is a comment to disBatch ('#disbatch BARRIER')"),
+        ("#disbatch barrier", "begin the line with #DISBATCH and one blank"),
+        ("#DISBACTH BARRIER CHECK", "is a comment to disBatch"),
+        ("# DisBatch REPEAT 3 x", "is a comment to disBatch"),
         ("#BARRIER", "is a directive of a plain list ('#BARRIER'), and a comment to"),
         ("#AFTER 0", "write #DISBATCH BARRIER"),
     ],
@@ -213,6 +229,24 @@ def test_what_disbatch_would_pass_over_is_told_with_its_line(disbatch, line, wha
     sentence = str(raised.value)
     assert re.match(r"line 3 of \S+/Tasks (has|is|makes) ", sentence)
     assert what in sentence
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "#DISBATCH BARRIER chunk",
+            "#DISBATCH BARRIER key two",
+            "#DISBATCH BARRIER 1",
+        ),
+        *("#DISBATCH BARRIER check_of_inputs", "#DISBATCH BARRIER CHECK CHECK"),
+        *("#DISBATCH REPEAT 2 stat x", "#DISBATCH REPEAT 2 ./step 2"),
+        *("#DISBATCH REPEAT 2 sleep 5", "#DISBATCH REPEAT 2 start 1 step 1 seq 2"),
+        *("# disbatch repeats this", "# a BARRIER", "# dispatch prefix"),
+    ],
+)
+def test_what_disbatch_understands_is_no_mistake(disbatch, line):
+    assert len(disbatch("a", line, "b")) >= 2
 
 
 def test_what_is_no_task_file_is_told(disbatch, tmp_path):

@@ -173,6 +173,10 @@ def test_an_edited_list_is_told_with_the_first_change(workdir):
     order = "tasks are the same, but their order has changed (#BARRIER, #AFTER)"
     workdir.begin(TASKS, None, staged(4))  # which stands behind all tasks
     assert edited(workdir, TASKS, staged(3)) == f"{begun}: the {order}"
+    dialect = staged(3)
+    dialect.is_foreign = True
+    in_other_words = order.removesuffix(" (#BARRIER, #AFTER)")
+    assert edited(workdir, TASKS, dialect) == f"{begun}: the {in_other_words}"
     workdir.begin(TASKS, None, staged(2))
     said = edited(workdir, [*TASKS[:3], "echo x"], staged(2))
     assert "the same" not in said

@@ -207,14 +207,16 @@ def test_behind_a_barrier_that_checks_nothing_is_run_once_a_task_has_failed(site
     assert site.violations() == []
 
 
-def test_a_barrier_that_opens_though_tasks_have_failed_is_warned_of_once(site):
+@pytest.mark.parametrize("words", ["#BARRIER", "#DISBATCH BARRIER"])
+def test_a_barrier_that_opens_though_tasks_have_failed_is_warned_of_once(site, words):
     site.constraints = stages(4, 8)
+    site.constraints.barrier_words = words
     workdir = site.open()
     assert work(workdir, fails=(1, 3)) == ([*range(12)], [])
     (warning,) = workdir.notes
     assert warning == (
-        "WARNING: 2 tasks in front of the #BARRIER before task 4 have failed (1, 3),"
-        " and what is behind it starts all the same; #BARRIER CHECK would keep it from"
+        f"WARNING: 2 tasks in front of the {words} before task 4 have failed (1, 3),"
+        f" and what is behind it starts all the same; {words} CHECK would keep it from"
         " that"
     )
 
