@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 FAR_LONGER = 2.0
 """So many times the longest that has ended; what runs then is of an unknown kind."""
 
+LATE_REPORT = 10.0
+"""Seconds for which nothing is said of what runs: a task of a moment may seem to run
+until its rank reports, on a busy machine some seconds later."""
+
 
 class Forecast:
     """The time left of one farm, from what has ended and what runs."""
@@ -42,7 +46,10 @@ class Forecast:
         self._seconds = 0.0
         self._longest = 0.0
         self.outruns = False
-        """At the last estimate, all that was left ran, and had run `FAR_LONGER`."""
+        """At the last estimate, all that was left ran, and had run `FAR_LONGER`.
+
+        False where nothing runs, or nothing has ended to compare it with.
+        """
         self._seats: SeatTime | None = None
 
     def share_seats(self, most: Mapping[str, int], kinds: Mapping[int, str]) -> None:
@@ -111,9 +118,9 @@ class Forecast:
         workers = sum(each.workers for each in self._farm.ranks.values() if each.works)
         waiting = max(0, self._total - done - running)
         ages = self._find_ages(wall, running)
-        self.outruns = not (waiting or self._known) and all(
-            age > FAR_LONGER * self._longest for age, _ in ages
-        )
+        is_last = bool(running and self._longest) and not (waiting or self._known)
+        far = max(LATE_REPORT, FAR_LONGER * self._longest)
+        self.outruns = is_last and all(age > far for age, _ in ages)
         left = self._estimator.estimate(now, waiting, workers, ages, share)
         if left is None:
             return None

@@ -218,6 +218,28 @@ def test_tasks_of_which_no_rank_has_told_have_begun_lately(site, spy, ended, age
     assert (old, young) == pytest.approx((100.0, age))
 
 
+def test_nothing_outruns_others_where_nothing_runs_as_in_a_farm_that_waits(site):
+    site.end(*range(100))
+    site.estimate(21.0, 100)
+    assert not site.forecast.outruns
+
+
+@pytest.mark.parametrize(
+    ("seconds", "now", "outruns"),
+    [((), 60.0, False), ((0.2,), 9.0, False), ((0.2,), 11.0, True)],
+)
+def test_of_what_runs_nothing_is_said_before_any_has_ended_or_for_some_seconds(
+    site, seconds, now, outruns
+):
+    lease(site.table, site.farm, 99)
+    task = RunningTask(99, 1, 0, WALL)
+    site.running.note(site.farm.ranks[1], Running((task,)))
+    for each in seconds:
+        site.end(0, seconds=each)
+    site.estimate(now, 99)
+    assert site.forecast.outruns is outruns
+
+
 @pytest.mark.parametrize(
     ("done", "began", "now", "outruns"),
     [
