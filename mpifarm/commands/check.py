@@ -5,7 +5,7 @@ Rules of this file: arguments and words.  `mpifarm.audit.audit` finds faults, an
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mpifarm.audit.audit import (
@@ -76,6 +76,11 @@ class Row(NamedTuple):
     remedy: str
     one: str = ""
     """`what` for a single one, if it differs."""
+
+    @property
+    def has_remedy(self) -> bool:
+        """Whether there is a repair, if only by ``--assume-idle``."""
+        return self.remedy != _NOTHING and not self.remedy.startswith("nothing")
 
 
 _IDLE = "--assume-idle: "
@@ -180,6 +185,22 @@ FILES = Terms(ROWS, "in no file")
 _PROOF_NEEDED = {FindingKind.NO_TASK, FindingKind.UNKNOWN_ID, FindingKind.OTHER_TEXT}
 """Repaired only if the fingerprint says that the tasklist is still the same."""
 
+_UNPROVEN = "nothing: is it the right tasklist?"
+"""The remedy of `_PROOF_NEEDED` without that proof, and of all that waits for them."""
+
+_BY_START = {FindingKind.FINGERPRINT, FindingKind.CLAIM_DEAD}
+"""Repaired by the start of a farm, which refuses lines of another list."""
+
+_IN_QUEUES = {
+    FindingKind.QUEUED_FINISHED,
+    FindingKind.QUEUED_HELD,
+    FindingKind.QUEUED_TWICE,
+    FindingKind.QUEUED_EARLY,
+    FindingKind.UNSORTED,
+    FindingKind.NOWHERE,
+}
+"""Repaired in the queues, unless ``toprocess`` has lines of another list."""
+
 
 def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     """Run ``mpifarm check``: repair if asked, then print the report.
@@ -214,8 +235,9 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         console.print_error(fault)
     held = look_at_held(target, patience)
     past = _read_past(target, audit, patience)
+    terms = _adapt(FILES, audit, _explain_refusal(audit, fault, own=own))
     facts = target, contents, audit, trouble
-    for line in report(*facts, own=own, held=held, past=past):
+    for line in report(*facts, own=own, terms=terms, held=held, past=past):
         console.print_text(line + "\n")
     if contents.disk_failed:
         return ExitStatus.RUN_AGAIN
@@ -384,6 +406,42 @@ _NO_PAST = Past()
 # ---- in words -----------------------------------------------------------------------
 
 
+def _explain_refusal(audit: Audit, fault: str, *, own: bool) -> str:
+    """Return the remedy of all that is found if a repair is refused, "" if it is not.
+
+    `fault` is what is wrong with the list; `own`: the list keeps its own state.
+    """
+    if own:
+        return "nothing: the tasklist keeps the state itself"
+    if fault:
+        return "nothing: the tasklist has to be right first"
+    if any(map(audit.find, (FindingKind.REMAP_BEGUN, FindingKind.LIST_EDITED))):
+        return "nothing: the farm's --remap comes first"
+    if audit.find(FindingKind.UNREAD):
+        return "nothing: all has to be readable first"
+    return ""
+
+
+def _adapt(terms: Terms, audit: Audit, refusal: str) -> Terms:
+    """Return the words of findings, with no remedy that a repair does not carry out."""
+    if refusal:
+        return _withdraw(terms, {*terms.rows}, refusal)
+    if audit.list_is_same or not any(map(audit.find, _PROOF_NEEDED)):
+        return terms
+    toprocess = audit.queues.get("toprocess")
+    queues = _IN_QUEUES if toprocess and toprocess.aliens else set[FindingKind]()
+    return _withdraw(terms, _BY_START | queues, _UNPROVEN)
+
+
+def _withdraw(terms: Terms, kinds: Collection[FindingKind], instead: str) -> Terms:
+    """Return the words of findings, with another remedy where some `kinds` have one."""
+    rows = {
+        kind: row._replace(remedy=instead) if kind in kinds and row.has_remedy else row
+        for kind, row in terms.rows.items()
+    }
+    return terms._replace(rows=rows)
+
+
 def report(
     target: Target,
     contents: Contents,
@@ -478,7 +536,7 @@ def _row(
     if finding.kind in _PROOF_NEEDED and audit.is_edited:
         remedy = "nothing: the farm's --remap takes care of it"
     elif finding.kind in _PROOF_NEEDED and not audit.list_is_same:
-        remedy = "nothing: is it the right tasklist?"
+        remedy = _UNPROVEN
     what = words.one if finding.number == 1 and words.one else words.what
     return str(int(finding.number)), what, _which(finding), remedy
 

@@ -66,6 +66,15 @@ def run():
     return call
 
 
+def promises_of(text: str) -> list[str]:
+    """Return what the last column of a report's table promises, line by line."""
+    lines = text.splitlines()
+    (head,) = (n for n, line in enumerate(lines) if line.startswith("  count "))
+    column = lines[head].index("--repair")
+    rows = [line[column:] for line in lines[head + 1 :] if line.startswith("  ")]
+    return [row for row in rows if not row.startswith(("nothing", "-"))]
+
+
 # ---- check --------------------------------------------------------------------------
 
 
@@ -430,12 +439,14 @@ def test_another_user_may_check_and_learns_what_he_cannot_read(foreign_site, run
     assert "notice: read without the lock" in text
     assert f"farm abcdef02 on here (pid {os.getpid()}) is running" in text
     assert "claim of a dead farm" in text
+    assert promises_of(text) == ["the tasks go back"]
     (site.root / "failed").chmod(0o600)
     before = snapshot(site.root)
     with as_another_user():
         status, text = run(check, site.root)
     assert status == 1
     assert re.search(r"1  could not be read +can't read .*", text)
+    assert promises_of(text) == []
     with as_another_user(), pytest.raises(InputError, match="may not write it"):
         run(check, site.root, "--repair")
     with as_another_user(), pytest.raises(InputError, match="may not write it"):
@@ -570,11 +581,14 @@ def test_a_list_that_keeps_its_own_state_is_left_alone(
     (tmp_path / "own.ini").write_text("[own]\nTaskList = ownstate.Own\n")
     monkeypatch.syspath_prepend(tmp_path)
     words = (site.root, "-t", "own", "--config", tmp_path / "own.ini")
+    (site.root / "timeline.json").write_text("{")
     before = site.files()
     for module, more in ((retry, ()), (check, ("--repair",))):
         with pytest.raises(InputError, match="keeps the state of the tasks itself"):
             run(module, *words, *more)
-    assert "keeps the state of its tasks itself" in run(check, *words)[1]
+    _, text = run(check, *words)
+    assert "keeps the state of its tasks itself" in text
+    assert promises_of(text) == []
     assert site.files() == before
 
 
@@ -632,6 +646,53 @@ def test_by_an_edited_list_nothing_is_counted(site, run):
     assert text.endswith(f"text of each line: {wait}mpifarm --remap {tasklist}\n")
     with pytest.raises(InputError, match=f"no retry: {wait}mpifarm --remap {tasklist}"):
         run(retry, tasklist)
+
+
+def damage(site: Site, *, line: str = "", in_file: str = "finished") -> None:
+    """Damage the fingerprint, and the state of a task; add a `line` to a file."""
+    (site.root / "fingerprint.json").write_text("{")
+    site.write("toprocess", [0, *ALL[2:]])
+    write_claim(WorkdirPaths(str(site.root)), "dead0000", [0], is_dead=True)
+    with open(site.root / in_file, "a") as file:
+        file.write(line)
+
+
+def test_what_only_a_start_mends_is_promised_where_all_lines_are_of_the_list(site, run):
+    damage(site)
+    _, text = run(check, site.root)
+    assert "is written anew" in promises_of(text)
+    assert "the tasks go back" in promises_of(text)
+    assert run(check, site.root, "--repair")[0] == 0
+
+
+@pytest.mark.parametrize("in_file", ["finished", "toprocess"])
+def test_what_a_line_of_another_list_keeps_from_a_repair_is_not_promised(
+    site, run, in_file
+):
+    damage(site, line="no id at all\n", in_file=in_file)
+    _, text = run(check, site.root)
+    in_queue = ["taken out of toprocess"] if in_file == "finished" else []
+    assert promises_of(text) == in_queue
+    assert text.count("nothing: is it the right tasklist?") == 4 - len(in_queue)
+    _, told = run(check, site.root, "--repair")
+    assert "repair: no farm can start here yet" in told
+    assert ("taken out what has finished" in told) == bool(in_queue)
+    assert promises_of(run(check, site.root)[1]) == []
+
+
+def test_where_a_repair_is_refused_no_line_of_the_table_promises_one(
+    site, run, tmp_path
+):
+    damage(site, line="2 another command\n")
+    status, text = run(check, site.root)
+    assert (status, promises_of(text)) == (1, [])
+    assert text.count("nothing: the farm's --remap comes first") == 3
+    with pytest.raises(InputError, match="was edited since"):
+        run(check, site.root, "--repair")
+    (tmp_path / "tasks.txt").write_text("true\n#BARRIER CHEK\n")
+    assert promises_of(run(check, site.root)[1]) == []
+    with pytest.raises(InputError, match="line 2 of"):
+        run(check, site.root, "--repair")
 
 
 def test_a_list_that_can_not_be_read_is_not_in_order(site, run, tmp_path):
