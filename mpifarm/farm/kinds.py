@@ -11,6 +11,8 @@ from mpifarm.order.constraints import Constraints
 
 MAX_NAMED = 5
 """Kinds that a sentence names."""
+SURELY_NEAR = 0.75
+"""The least likeness of a limit's name that is offered for a kind."""
 
 
 def find_unlimited(policy: Policy, constraints: Constraints) -> list[str]:
@@ -30,16 +32,33 @@ def check_kinds(settings: Settings, constraints: Constraints) -> None:
         raise InputError(
             f"task {taskid} of {settings.tasklist} is of the kind '{missing[0]}', which"
             f" has no limit: say how many of a kind may run at a time, by {options}"
-            f" (0: any number){_find_other_case(settings.policy, missing[0])}"
+            f" (0: any number){_describe_others(settings, constraints, missing[0])}"
         )
 
 
-def _find_other_case(policy: Policy, name: str) -> str:
-    """Return a word about a limit whose name differs in capitals alone, or ""."""
-    for other, count in policy.seats:
+def _describe_others(settings: Settings, constraints: Constraints, name: str) -> str:
+    """Return the end of a sentence about limits that may be meant for a kind, or ""."""
+    from difflib import get_close_matches  # for mistakes only
+
+    seats = dict(settings.policy.seats)
+    for other, count in seats.items():
         if other.lower() == name.lower():
             return f"; --limit {other}={count} is for another kind, as capitals count"
+    unused = _find_unused(settings.policy, constraints)
+    if near := get_close_matches(name, unused, 1, SURELY_NEAR):
+        return (
+            f"; no task is of the kind '{near[0]}': did you mean --limit"
+            f" {name}={seats[near[0]]}?"
+        )
+    if unused and not settings.has_default("--limit"):
+        return f"; no task is of the kind '{unused[0]}'"
     return ""
+
+
+def _find_unused(policy: Policy, constraints: Constraints) -> list[str]:
+    """Return the names of limits for which the list has no task."""
+    kinds = {*constraints.kinds.values()}
+    return [name for name, _ in policy.seats if name not in kinds]
 
 
 def warn_of_kinds(settings: Settings, constraints: Constraints) -> str:
@@ -49,11 +68,11 @@ def warn_of_kinds(settings: Settings, constraints: Constraints) -> str:
     """
     if settings.has_default("--limit"):
         return ""
-    limited = dict(settings.policy.seats)
-    kinds = dict.fromkeys(constraints.kinds.values())
-    unused = [name for name in limited if name not in kinds]
+    unused = _find_unused(settings.policy, constraints)
     if not unused:
         return ""
+    limited = dict(settings.policy.seats)
+    kinds = dict.fromkeys(constraints.kinds.values())
     return (
         f"WARNING: --limit {unused[0]}={limited[unused[0]]} limits nothing so far: no"
         f" task of {settings.tasklist} is of the kind '{unused[0]}';"

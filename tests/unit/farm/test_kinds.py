@@ -49,6 +49,34 @@ def test_each_kind_needs_a_number_and_each_number_a_kind():
                 " --limit gpu=2 is for another kind, as capitals count"
             ),
         ),
+        (
+            {7: "licence"},
+            [("disk", 1), ("license", 2)],
+            (
+                "task 7 of list.txt is of the kind 'licence', which has no limit: say"
+                " how many of a kind may run at a time, by --limit licence=N (0: any"
+                " number); no task is of the kind 'license': did you mean --limit"
+                " licence=2?"
+            ),
+        ),
+        (
+            {7: "licence", 8: "disk"},
+            [("disk", 1), ("gpu", 2)],
+            (
+                "task 7 of list.txt is of the kind 'licence', which has no limit: say"
+                " how many of a kind may run at a time, by --limit licence=N (0: any"
+                " number); no task is of the kind 'gpu'"
+            ),
+        ),
+        (
+            {7: "license", 8: "licence"},
+            [("license", 1)],
+            (
+                "task 8 of list.txt is of the kind 'licence', which has no limit: say"
+                " how many of a kind may run at a time, by --limit licence=N (0: any"
+                " number)"
+            ),
+        ),
     ],
 )
 def test_a_kind_without_a_limit_is_refused(kinds, seats, sentence):
@@ -100,3 +128,5 @@ def test_a_limit_that_a_file_sets_for_all_lists_needs_no_task_in_this_one():
         defaults=(seats,),
     )
     assert warn_of_kinds(settings, Constraints()) == ""
+    with pytest.raises(InputError, match=r"\(0: any number\)$"):
+        check_kinds(settings, Constraints(kinds={0: "gpu"}))
