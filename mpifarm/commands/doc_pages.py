@@ -5,9 +5,9 @@ pages in the package; in a checkout they stand beside it.
 """
 
 import os
-from difflib import get_close_matches
 
 import mpifarm
+from mpifarm.commands.misspelt import find_near_word
 from mpifarm.commands.option_values import usage_error
 
 _README = "README.md"
@@ -24,9 +24,11 @@ def find_page(word: str) -> str:
         if each in pages:
             with open(pages[each], encoding="utf-8") as file:
                 return file.read()
-    near = get_close_matches(name, pages, n=1)
-    if near:
-        raise usage_error(f"there is no page {word!r}: did you mean {_name(near[0])}?")
+    bare = {page.removesuffix(".md"): page for page in pages}
+    if near := find_near_word(name.removesuffix(".md"), [*bare]):
+        raise usage_error(
+            f"there is no page {word!r}: did you mean {_name(bare[near])}?"
+        )
     if not pages:
         raise usage_error(
             "this installation has no pages: they stand beside its source"

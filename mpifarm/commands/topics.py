@@ -4,12 +4,13 @@ Rules of this file: pure; imported for this question only.  A topic is a word th
 user has in mind.  Subcommands are topics, too: main asks their own --help.
 """
 
-from collections.abc import Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from mpifarm.commands import SUBCOMMANDS
+from mpifarm.commands.misspelt import COMMANDS_OF_OTHERS, find_near_word
 from mpifarm.commands.option_values import usage_error
+from mpifarm.commands.options import ALL_NAMES
 
 TOPICS: Final[Mapping[str, str]] = {
     "arguments ::: parallel params parameters combinations": """\
@@ -21,11 +22,11 @@ in front of the command.  The workdir is mpifarm_workdir, or --workdir DIR.
 mpifarm submit -N 8 'run {}' ::: a b        the same in a job
 More: mpifarm help docs/arguments.md
 """,
-    "defaults config options environment variables": """\
+    "defaults config options environment variables site": """\
 Options that nobody types: mpifarm.ini here, ~/.config/mpifarm/config.ini,
 /etc/mpifarm/*.ini (section [options]), and variables as MPIFARM_PROC=32.  The command
 line wins; --no-NAME undoes.  mpifarm config shows each value and where it is from.
-More: mpifarm help docs/defaults.md.  All options: mpifarm --help-all
+More: mpifarm help docs/defaults.md, docs/site-staff.md.  All options: --help-all
 """,
     "exit status statuses": """\
 0   all tasks of the list are finished
@@ -58,7 +59,7 @@ The subcommands take the list or the workdir.  More: mpifarm help docs/files.md
 limits the memory of a task, of each of its processes and of all together.
 More: mpifarm help docs/cpus-and-gpus.md
 """,
-    "limits limit licence licences license licenses pace": """\
+    "limits limit licence licences license licenses pace rate": """\
 --limit licence=5 runs at most five tasks of this kind at a time, on all ranks together;
 the list has them as [limit=licence] COMMAND.
 --start-rate 2 starts at most two tasks in a second, --start-rate 30/m thirty in a
@@ -85,7 +86,7 @@ One rank a node is right: each has --proc workers.  The farm goes on if ranks di
 the launcher lets the others live.  mpifarm selftest tests MPI and disks.
 More: mpifarm help docs/large-jobs.md, docs/when-ranks-fail.md
 """,
-    "order after barrier dependencies": """\
+    "order after barrier dependencies stages": """\
 #BARRIER         all tasks above end before any below starts, which then run even if
                  some above have failed
 #BARRIER CHECK   the same, but nothing below runs if a task above has failed
@@ -133,6 +134,30 @@ _BY_WORD: Final = {
     word: text for words, text in TOPICS.items() for word in words.split()
 }
 
+PAGES: Final[Mapping[str, str]] = {
+    "adding-tasks": "follow growing",
+    "check-and-repair": "repair",
+    "coming-from-parallel": "xargs",
+    "coming-from-pytaskfarmer": "pytaskfarmer",
+    "databases": "database sqlite sqlite3",
+    "edited-lists": "edited remap",
+    "file-systems": "gpfs lock locks lustre nfs",
+    "handlers": "handler",
+    "hooks": "events hook metrics on-end on-failure prometheus",
+    "lists-from-other-tools": "dialect dialects disbatch greasy launcher",
+    "python": "notebook notebooks",
+    "runners": "apptainer container containers podman runner shifter singularity",
+    "time-left": "deadline",
+}
+"""Words for pages of which there are no few lines."""
+
+_PAGE_BY_WORD: Final = {
+    word: page for page, words in PAGES.items() for word in words.split()
+}
+
+_LISTS: Final = ("topics", "topic", "help")
+"""Words that ask for the topics themselves."""
+
 
 def find_topic(word: str) -> str:
     """Return the text of a topic, or of a page (``docs/order.md``, or ``order``).
@@ -145,16 +170,42 @@ def find_topic(word: str) -> str:
         if word in ("docs", "docs/"):
             return list_pages()
         return "\n".join(map(find_page, word.replace(",", " ").split()))
-    text = _BY_WORD.get(word.lower())
-    if text is not None:
-        return text
-    if word.lower() in page_names():
-        return find_page(word.lower())
-    known = [*SUBCOMMANDS, *_BY_WORD, *page_names()]
-    near = get_close_matches(word.lower(), known, n=1)
-    if near:
-        raise usage_error(f"there is no topic {word!r}: did you mean {near[0]}?")
-    names = ", ".join(TOPIC_NAMES)
-    raise usage_error(
-        f"there is no topic {word!r}: the subcommands are topics, and {names}"
+    asked = word.lower()
+    if asked in _BY_WORD:
+        return _BY_WORD[asked]
+    if asked in _LISTS:
+        return _list_topics(page_names())
+    page_by_word = {page.lower(): page for page in page_names()} | _PAGE_BY_WORD
+    if asked in page_by_word:
+        return find_page(page_by_word[asked])
+    known = [*SUBCOMMANDS, *_BY_WORD, *page_by_word, *_LISTS]
+    raise usage_error(f"there is no topic {word!r}{_explain_unknown(asked, known)}")
+
+
+def _explain_unknown(asked: str, known: list[str]) -> str:
+    """Return the end of a sentence about a word that is none of the `known` topics."""
+    if f"--{asked.lstrip('-')}" in ALL_NAMES:
+        return ": it is an option, and mpifarm --help-all says what it does"
+    if asked in COMMANDS_OF_OTHERS:
+        return f": {COMMANDS_OF_OTHERS[asked]}"
+    if near := find_near_word(asked, known):
+        return f": did you mean {near}?"
+    return (
+        f": the subcommands are topics, and {', '.join(TOPIC_NAMES)}, and the pages"
+        " that mpifarm help docs lists"
+    )
+
+
+def _list_topics(pages: Iterable[str]) -> str:
+    """Return the words that ``mpifarm help`` may be asked."""
+    from textwrap import fill
+
+    heads = {
+        "Topics: ": TOPIC_NAMES,
+        "Subcommands: ": SUBCOMMANDS,
+        "Pages (as they are): ": pages,
+    }
+    return "".join(
+        fill(head + ", ".join(words), 88, break_on_hyphens=False) + "\n"
+        for head, words in heads.items()
     )

@@ -7,8 +7,9 @@ import pytest
 
 import mpifarm
 from mpifarm.commands import SUBCOMMANDS
+from mpifarm.commands.doc_pages import page_names
 from mpifarm.commands.options import ALL_NAMES
-from mpifarm.commands.topics import TOPICS, find_topic
+from mpifarm.commands.topics import PAGES, TOPIC_NAMES, TOPICS, find_topic
 from mpifarm.errors import InputError
 
 ROOT = Path(mpifarm.__file__).parent.parent
@@ -33,6 +34,9 @@ ROOT = Path(mpifarm.__file__).parent.parent
         ("combinations", "all combinations"),
         ("setup", "--setup 'source env.sh'"),
         ("watch", "mpifarm status LIST says"),
+        ("site", "/etc/mpifarm/*.ini"),
+        ("stages", "#BARRIER CHECK"),
+        ("rate", "--start-rate 2"),
     ],
 )
 def test_a_topic_is_some_lines_about_a_word(word, line):
@@ -44,7 +48,14 @@ def test_a_topic_is_some_lines_about_a_word(word, line):
     [
         ("slrum", "did you mean slurm?"),
         ("submitt", "did you mean submit?"),
+        ("topcis", "did you mean topics?"),
+        ("disbtach", "did you mean disbatch?"),
         ("xyzzy", "the subcommands are topics, and arguments, defaults, exit"),
+        ("xyzzy", "time, and the pages that mpifarm help docs lists"),
+        ("wombat", "there is no topic 'wombat': the subcommands are topics, and"),
+        ("canary", "it is an option, and mpifarm --help-all says what it does"),
+        ("--retry-delay", "it is an option, and mpifarm --help-all says what it does"),
+        ("squeue", "topic 'squeue': mpifarm status LIST says what is finished"),
     ],
 )
 def test_an_unknown_topic_is_told_with_the_nearest(word, said):
@@ -55,8 +66,41 @@ def test_an_unknown_topic_is_told_with_the_nearest(word, said):
 
 def test_a_page_is_a_topic_by_its_name():
     assert find_topic("Python") == find_topic("docs/python.md")
+    assert find_topic("contributing") == find_topic("docs/CONTRIBUTING.md")
     with pytest.raises(InputError, match="'pyhton': did you mean python"):
         find_topic("pyhton")
+
+
+@pytest.mark.parametrize(
+    ("word", "page"),
+    [
+        *(("disbatch", "lists-from-other-tools"), ("greasy", "lists-from-other-tools")),
+        *(("SQLite", "databases"), ("events", "hooks"), ("follow", "adding-tasks")),
+        *(
+            ("containers", "runners"),
+            ("lustre", "file-systems"),
+            ("remap", "edited-lists"),
+        ),
+    ],
+)
+def test_a_page_is_a_topic_by_the_words_for_it(word, page):
+    assert find_topic(word) == (ROOT / "docs" / f"{page}.md").read_text()
+
+
+def test_no_word_means_two_topics():
+    pages = set(page_names())
+    words = [word for each in (*TOPICS, *PAGES.values()) for word in each.split()]
+    assert len(set(words)) == len(words)
+    assert set(PAGES) <= pages
+    assert not set(" ".join(PAGES.values()).split()) & ({*SUBCOMMANDS} | pages)
+
+
+@pytest.mark.parametrize("word", ["topics", "Topic", "help"])
+def test_all_topics_are_listed(word):
+    listed = find_topic(word)
+    known = {*SUBCOMMANDS, *TOPIC_NAMES, *page_names()}
+    assert known <= {*re.findall(r"[\w-]+", listed)}
+    assert max(map(len, listed.split("\n"))) <= 88
 
 
 @pytest.mark.parametrize("word", ["docs/order.md", "order.md"])
@@ -76,6 +120,8 @@ def test_all_pages_are_listed_as_they_are_asked_for():
 def test_an_unknown_page_is_told_with_the_nearest():
     with pytest.raises(InputError, match=r"did you mean docs/order\.md\?"):
         find_topic("docs/odrer.md")
+    with pytest.raises(InputError, match=r"page 'docs/wombat\.md': there are"):
+        find_topic("docs/wombat.md")
 
 
 def test_several_pages_are_printed_one_after_the_other():
