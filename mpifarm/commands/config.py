@@ -14,6 +14,7 @@ from mpifarm.commands.defaults import (
     find_other_variables,
     join_places,
     read_places,
+    warn_of_places,
 )
 from mpifarm.commands.options import BY_NAME, ONE_RUN, Option, own_default
 from mpifarm.commands.sink import write_all
@@ -52,11 +53,13 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     chosen = parser.parse_args(argv)
     places = read_places(environ)
     counting = {each.option: each for each in join_places(places)}
+    warnings = [*warn_of_places(places)]
     if chosen.json:
-        found = encode_config(places, counting)
+        found = encode_config(places, counting, warnings)
         write_all([json.dumps(found, indent=1).encode("ascii") + b"\n"])
         return ExitStatus.ALL_FINISHED
-    for text in format_config(places, counting, find_other_variables(environ)):
+    others = find_other_variables(environ)
+    for text in format_config(places, counting, warnings, others):
         console.print_text(text)
     return ExitStatus.ALL_FINISHED
 
@@ -64,24 +67,27 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
 def format_config(
     places: Sequence[PlaceRead],
     counting: Mapping[str, Default],
+    warnings: Sequence[str] = (),
     others: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Yield the text: the places, then the options, then variables that set none."""
+    """Yield the text: places, options, what a farm warns of, variables without one."""
     columns = [TableColumn("place"), TableColumn("state"), TableColumn("path")]
     rows = [(each.title, _describe_state(each), each.path) for each in places]
     yield from format_table(columns, rows, None)
     yield "\n"
     columns = [TableColumn("option"), TableColumn("value"), TableColumn("from")]
     yield from format_table(columns, [*_list_options(counting)], None)
+    if warnings:
+        yield "".join(f"\n{each}" for each in warnings) + "\n"
     if others:
         yield f"\nvariables that set no option: {', '.join(others)}\n"
 
 
 def _describe_state(place: PlaceRead) -> str:
     if place.fault:
-        return f"not read: {place.fault}"
-    if not place.is_there:
-        return "not there"
+        return "not read"  # a warning below says why
+    if place.absence:
+        return place.absence
     return f"sets {len(place.defaults)}"
 
 
@@ -108,9 +114,11 @@ def _show(value: object) -> str:
 
 
 def encode_config(
-    places: Sequence[PlaceRead], counting: Mapping[str, Default]
+    places: Sequence[PlaceRead],
+    counting: Mapping[str, Default],
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """Return what JSON has: all places, and all options that they may set."""
+    """Return what JSON has: all places, all options that they may set, warnings."""
     variables = {name: variable for variable, name in VARIABLES.items()}
     return {
         "places": [
@@ -131,6 +139,7 @@ def encode_config(
             for name, option in BY_NAME.items()
             if name not in ONE_RUN
         },
+        "warnings": [*warnings],
     }
 
 

@@ -24,11 +24,18 @@ from mpifarm.commands.options import (
 )
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.settings import Default
-from mpifarm.plugins.registry import USER_FILE, find_search_path
-from mpifarm.plugins.site_files import find_site_places, list_ini_files
-
-PROJECT_FILE: Final = "mpifarm.ini"
-"""The file in the current directory."""
+from mpifarm.plugins.registry import (
+    PROJECT_FILE,
+    NoOptionsError,
+    find_search_path,
+    find_user_file,
+    read_options,
+)
+from mpifarm.plugins.site_files import (
+    SITE_VARIABLE,
+    find_site_places,
+    list_ini_files,
+)
 
 PREFIX: Final = "MPIFARM_"
 
@@ -56,6 +63,9 @@ OWN_VARIABLES: Final = frozenset(
 )
 """Variables of mpifarm that set no option, and may stand in any environment."""
 
+_OF_USERS: Final = (SITE_VARIABLE, f"{PREFIX}TRACE")
+"""Those of them that users set, and may misspell."""
+
 _OF_MODULES: Final = frozenset({"BIN", "DIR", "HOME", "LIB", "ROOT", "VERSION"})
 """Ends of variables that the modules of a site set for any program."""
 
@@ -72,7 +82,19 @@ class PlaceRead(NamedTuple):
     defaults: tuple[Default, ...] = ()
     fault: str = ""
     """Why it was not read; "" if it was."""
-    is_there: bool = True
+    absence: str = ""
+    """Why there is nothing to read; "" if there is."""
+    remarks: tuple[str, ...] = ()
+    """Sentences about what is there, and has no effect."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is something to read."""
+        return not self.absence
+
+
+NOT_THERE: Final = "not there"
+NO_INI: Final = "no *.ini in it"
 
 
 def find_defaults(
@@ -83,12 +105,16 @@ def find_defaults(
     Raises InputError for a wrong value, StorageError if the disk fails.
     """
     places = read_places(environ)
-    warnings = [
-        f"WARNING: the options of {place.path} are left out: {place.fault}"
-        for place in places
-        if place.fault
-    ]
-    return tuple(join_places(places)), tuple(warnings)
+    return tuple(join_places(places)), tuple(warn_of_places(places))
+
+
+def warn_of_places(places: Iterable[PlaceRead]) -> Iterator[str]:
+    """Yield a warning for each file that is not read, and for what has no effect."""
+    for place in places:
+        if place.fault:
+            yield f"WARNING: the options of {place.path} are left out: {place.fault}"
+        for remark in place.remarks:
+            yield f"WARNING: {remark}"
 
 
 def find_words(environ: Mapping[str, str]) -> dict[str, str]:
@@ -120,25 +146,44 @@ def read_places(environ: Mapping[str, str]) -> list[PlaceRead]:
     Raises InputError for a wrong value, StorageError if the disk fails.
     """
     return [
-        *(_read_site(place) for place in _list_site(environ)),
+        *_read_site_places(environ),
         _read_own("user", _find_user_file(environ)),
         *(_read_own("project", path) for path in _find_project_file()),
         PlaceRead("environment", "", _check(_read_variables(environ))),
     ]
 
 
-def _list_site(environ: Mapping[str, str]) -> Iterator[str]:
+def _read_site_places(environ: Mapping[str, str]) -> Iterator[PlaceRead]:
     """Yield the files of the site; a place itself if it has none."""
     for place in find_site_places(environ):
         try:
-            yield from list_ini_files(place) or [place]
-        except OSError:  # as for its hooks, which tell of it
-            yield place
+            paths = list_ini_files(place)
+        except OSError as error:
+            yield PlaceRead("site", place, fault=f"{error.strerror}")
+            continue
+        yield from map(_read_site, paths)
+        if not paths:
+            absence = NO_INI if os.path.isdir(place) else NOT_THERE
+            remarks = _remark_on_named(place, absence, environ)
+            yield PlaceRead("site", place, absence=absence, remarks=remarks)
+
+
+def _remark_on_named(
+    place: str, absence: str, environ: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return a sentence about a place that the user has named, and that has nothing."""
+    if not environ.get(SITE_VARIABLE):
+        return ()
+    what = "which is not there" if absence == NOT_THERE else f"and there is {absence}"
+    told = (
+        f"{SITE_VARIABLE} names {place}, {what}: the site's options and hooks are left"
+        " out; correct the name, or unset the variable"
+    )
+    return (told,)
 
 
 def _find_user_file(environ: Mapping[str, str]) -> str:
-    home = find_search_path(environ, None).config_home
-    return os.path.join(home, "mpifarm", USER_FILE)
+    return find_user_file(find_search_path(environ, None))
 
 
 def _find_project_file() -> Iterator[str]:
@@ -149,19 +194,22 @@ def _find_project_file() -> Iterator[str]:
 
 
 def _read_site(path: str) -> PlaceRead:
-    """Read a file of the site; one that this user may not read is left out."""
-    if not os.path.lexists(path) or os.path.isdir(path):
-        return PlaceRead("site", path, is_there=False)
+    """Read a file of the site; one that this user may not read is left out.
+
+    So is a broken one without options: no user's farm ends because of its hooks.
+    """
     try:
         return _read("site", path)
     except OSError as error:
         return PlaceRead("site", path, fault=f"{error.strerror}")
+    except NoOptionsError as error:
+        return PlaceRead("site", path, fault=str(error))
 
 
 def _read_own(title: str, path: str) -> PlaceRead:
     """Read a file of the user's, if it is there; raise InputError if that fails."""
     if not os.path.lexists(path):
-        return PlaceRead(title, path, is_there=False)
+        return PlaceRead(title, path, absence=NOT_THERE)
     try:
         return _read(title, path)
     except OSError as error:
@@ -173,20 +221,24 @@ def _read_own(title: str, path: str) -> PlaceRead:
 
 def _read(title: str, path: str) -> PlaceRead:
     """Read a file; raises InputError for a wrong value, OSError."""
-    from mpifarm.plugins.registry import read_options
     from mpifarm.system.patience import is_of_the_disk
     from mpifarm.system.trust import find_stranger
 
     try:
         if why := find_stranger(path):
             return PlaceRead(title, path, fault=why)
-        values = read_options(path)
+        found = read_options(path)
     except OSError as error:
         if is_of_the_disk(error):
             raise StorageError(f"can't read {path}: {error.strerror}") from error
         raise
-    found = (_read_key(path, *each) for each in values)
-    return PlaceRead(title, path, _check(found))
+    defaults = _check(_read_key(path, *each) for each in found.values)
+    remarks: tuple[str, ...] = ()
+    if found.hollow:
+        from mpifarm.commands.hollow_sections import explain_sections  # for mistakes
+
+        remarks = (*explain_sections(title, path, found.hollow, [*BY_NAME]),)
+    return PlaceRead(title, path, defaults, remarks=remarks)
 
 
 def _check(found: Iterable[Default]) -> tuple[Default, ...]:
@@ -262,11 +314,9 @@ def _refuse_misspelt(name: str) -> None:
     if name.removeprefix(PREFIX) in _OF_MODULES:
         return
     names = [each for each, option in VARIABLES.items() if option not in ONE_RUN]
-    bare = {each.removeprefix(PREFIX): each for each in names}
+    bare = {each.removeprefix(PREFIX): each for each in (*names, *_OF_USERS)}
     if near := find_near_word(name.removeprefix(PREFIX), [*bare]):
-        raise usage_error(
-            f"no option has the variable {name}, did you mean {bare[near]}?"
-        )
+        raise usage_error(f"mpifarm has no variable {name}, did you mean {bare[near]}?")
 
 
 def _parse(option: Option, value: str, named: str, where: str) -> tuple[str, ...]:

@@ -15,14 +15,13 @@ from mpifarm.hooks.definitions import (
     define_commands,
     fill_in,
 )
-from mpifarm.plugins.registry import HOOK_KEY, read_ini
+from mpifarm.plugins.registry import HOOK_KEY, HOOKS_SECTION, read_ini
 from mpifarm.plugins.site_files import list_ini_files
 from mpifarm.system.trust import find_stranger
 
 if TYPE_CHECKING:
     from configparser import ConfigParser
 
-_SECTION = "hooks"
 _KEYS = frozenset({"events", "metrics", "on-end", "on-failure", "path"})
 
 
@@ -59,12 +58,12 @@ def _read(path: str, environ: Mapping[str, str]) -> list[HookDefinition]:
     parser = read_ini(path)
     modules = ""
     hooks: list[HookDefinition] = []
-    if parser.has_section(_SECTION):
+    if parser.has_section(HOOKS_SECTION):
         values = _find_values(parser)
         modules = values.get("path", "")
         hooks += _define_ready(values, path, environ)
     for name in parser.sections():
-        if name != _SECTION and HOOK_KEY in parser[name]:
+        if name != HOOKS_SECTION and HOOK_KEY in parser[name]:
             options = _read_options(parser, name)
             named = options.pop(HOOK_KEY)
             hooks.append(
@@ -95,10 +94,10 @@ def _find_values(parser: "ConfigParser") -> dict[str, str]:
 
     A ``%`` is one: commands have them.
     """
-    values = dict(parser.items(_SECTION, raw=True))
+    values = dict(parser.items(HOOKS_SECTION, raw=True))
     if unknown := sorted(values.keys() - _KEYS):
         raise InputError(
-            f"section [{_SECTION}] has {unknown[0]}, and takes only"
+            f"section [{HOOKS_SECTION}] has {unknown[0]}, and takes only"
             f" {', '.join(sorted(_KEYS))}"
         )
     if "path" in values and (why := find_stranger(values["path"])):

@@ -149,8 +149,14 @@ OPTIONS_SECTION: Final = "options"
 """The section of options of the command line, in files that may have them
 (`mpifarm.commands.defaults`)."""
 
+HOOKS_SECTION: Final = "hooks"
+"""The section of ready hooks, in a site's files alone (`mpifarm.hooks.site`)."""
+
 USER_FILE: Final = "config.ini"
 """The file with that section, among those of `SearchPath.config_home`."""
+
+PROJECT_FILE: Final = "mpifarm.ini"
+"""The file with that section in the current directory."""
 
 HOOK_KEY: Final = "Hook"
 """The key of a section that names the class of a hook."""
@@ -231,8 +237,8 @@ def _refuse_misspelt(
     Without the error, a definition in another file would run every task wrongly.
     """
     if _is_hollow(parser, name):
-        raise InputError(_defines_nothing(parser, name, path))
-    if other := _near_key(parser, name, kind.key):
+        raise InputError(describe_hollow(name, path, parser[name]))
+    if other := find_near_key(parser[name], kind.key):
         raise InputError(
             f"section [{name}] of {path} defines no {kind.title}: write {kind.key}"
             f" instead of {other}"
@@ -311,7 +317,7 @@ class _Search:
         """Raise InputError for a section of a built-in name that defines nothing."""
         for path, parser in self.own_parsers().items():
             if parser.has_section(name) and _is_hollow(parser, name):
-                raise InputError(_defines_nothing(parser, name, path))
+                raise InputError(describe_hollow(name, path, parser[name]))
 
     def own_parsers(self) -> "dict[str, ConfigParser]":
         """Return the parsed files that are for mpifarm alone, by their paths.
@@ -371,7 +377,7 @@ class _Search:
     ) -> str:
         key = self.kind.key
         for path, parser in parsers.items():
-            if parser.has_section(name) and (other := _near_key(parser, name, key)):
+            if parser.has_section(name) and (other := find_near_key(parser[name], key)):
                 return f"in section [{name}] of {path}, write {key} instead of {other}"
         if elsewhere := self._find_elsewhere(name):
             return elsewhere
@@ -417,29 +423,34 @@ class _Search:
         return ""
 
 
-def _near_key(parser: "ConfigParser", name: str, key: str) -> str:
-    """Return the key of a section that is a misspelt `key`, "" if there is none."""
+def find_near_key(keys: Iterable[str], key: str) -> str:
+    """Return the one of a section's keys that is a misspelt `key`, "" for none."""
     from difflib import get_close_matches
 
-    keys = {each.lower(): each for each in parser[name]}
-    near = get_close_matches(key.lower(), keys, n=1, cutoff=0.75)
-    return keys[near[0]] if near else ""
+    by_lower = {each.lower(): each for each in keys}
+    near = get_close_matches(key.lower(), by_lower, n=1, cutoff=0.75)
+    return by_lower[near[0]] if near else ""
 
 
 def _is_hollow(parser: "ConfigParser", name: str) -> bool:
-    """Return whether a section has neither the key of a runner nor of a handler."""
+    """Return whether a section has no key that names a class."""
     return not _CLASS_KEYS & {*parser[name]}
 
 
-def _defines_nothing(parser: "ConfigParser", name: str, path: str) -> str:
+def describe_hollow(name: str, path: str, keys: Iterable[str]) -> str:
     """Return the sentence about a hollow section, with its remedy."""
-    return f"section [{name}] of {path} defines nothing: {_missing_key(parser, name)}"
+    return f"section [{name}] of {path} defines nothing: {_missing_key([*keys])}"
 
 
-def _missing_key(parser: "ConfigParser", name: str) -> str:
+def misspells_class(keys: Iterable[str]) -> bool:
+    """Return whether one of the keys is a misspelt one that names a class."""
+    return any(find_near_key(keys, key) for key in _CLASS_KEYS)
+
+
+def _missing_key(keys: Sequence[str]) -> str:
     """Return the remedy for a section that defines nothing."""
     for key in sorted(_CLASS_KEYS):
-        if other := _near_key(parser, name, key):
+        if other := find_near_key(keys, key):
             return f"write {key} instead of {other}"
     return (
         "for a runner, add the line Runner = mpifarm.runners.BasicRunner; for a"
@@ -466,11 +477,13 @@ def find_idle_sections(
     an effect.  Raises InputError if the file of ``--config`` is missing or broken.
     """
     for path, parser in _Search(_RUNNER, search_path).own_parsers().items():
+        if _is_of_options(path, search_path):
+            continue  # whoever reads its options tells of its sections
         for name in parser.sections():
             if name == OPTIONS_SECTION:
                 yield from _warn_of_options(path, search_path)
             elif _is_hollow(parser, name):
-                yield f"WARNING: {_defines_nothing(parser, name, path)}"
+                yield f"WARNING: {describe_hollow(name, path, parser[name])}"
     if search_path.config is not None and is_typed:
         used = ((runner, _RUNNER), (handler, _HANDLER))
         parser = _read_config(search_path.config)
@@ -482,13 +495,24 @@ def find_idle_sections(
                 yield _describe_source(kind, name, search_path)
 
 
+def _is_of_options(path: str, search_path: SearchPath) -> bool:
+    """Return whether a file is the user's or the project's one of options."""
+    project = os.path.join(search_path.directory, PROJECT_FILE)
+    places = (find_user_file(search_path), project)
+    return os.path.abspath(path) in map(os.path.abspath, places)
+
+
+def find_user_file(search_path: SearchPath) -> str:
+    """Return the path of the user's file of options."""
+    return os.path.join(search_path.config_home, "mpifarm", USER_FILE)
+
+
 def _warn_of_options(path: str, search_path: SearchPath) -> Iterator[str]:
     """Yield a warning for options in a file of which they are not read."""
-    place = os.path.join(search_path.config_home, "mpifarm", USER_FILE)
-    if path not in (place, search_path.config):
+    if path != search_path.config:
         yield (
             f"WARNING: section [{OPTIONS_SECTION}] of {path} has no effect there: move"
-            f" it to {place}"
+            f" it to {find_user_file(search_path)}"
         )
 
 
@@ -545,28 +569,72 @@ class IniValue(NamedTuple):
     line: int
 
 
-def read_options(path: str) -> list[IniValue]:
-    """Return the keys of the section `OPTIONS_SECTION` of an INI file, [] without it.
+class OptionsFile(NamedTuple):
+    """What a file with options says."""
 
-    A ``%`` is one, and ``[DEFAULT]`` has no part in it.  Raises InputError for a broken
-    file that seems to have the section, OSError if it can't be read.
+    values: list[IniValue]
+    """The keys of the section `OPTIONS_SECTION`, [] without it."""
+    hollow: dict[str, tuple[str, ...]]
+    """The keys of each other section that names no class."""
+
+
+class NoOptionsError(InputError):
+    """A broken file that does not seem to have the section of options."""
+
+
+def read_options(path: str) -> OptionsFile:
+    """Read the options of an INI file, and find sections that define nothing.
+
+    In options a ``%`` is one, and ``[DEFAULT]`` has no part in them.  Raises InputError
+    for a broken file, NoOptionsError if it does not seem to have any, OSError if it
+    can't be read.
     """
     content = _read(path)
-    if f"[{OPTIONS_SECTION}]".encode() not in content:
-        return []  # also of a broken file: others tell of it
     try:
         parser = _parse(path, content, default_section="")
     except _BrokenFileError as error:
-        raise InputError(f"{error}; correct the file") from error
+        told = f"{error}; {_mend(error)}"
+        has_options = f"[{OPTIONS_SECTION}]".encode() in content
+        raise (InputError if has_options else NoOptionsError)(told) from error
     text = _decode(path, content)
+    hollow = _find_hollow(parser)
     if not parser.has_section(OPTIONS_SECTION):
         _refuse_indented(path, text)
-        return []  # it stands in a comment
+        return OptionsFile([], hollow)  # it stands in a comment
     lines = _find_lines(text, OPTIONS_SECTION)
-    return [
+    values = [
         IniValue(key, value, lines.get(key, 0))
         for key, value in parser.items(OPTIONS_SECTION, raw=True)
     ]
+    return OptionsFile(values, hollow)
+
+
+def _mend(error: _BrokenFileError) -> str:
+    """Return what to do about a broken file of options."""
+    from configparser import MissingSectionHeaderError
+
+    if isinstance(error.__cause__, MissingSectionHeaderError):
+        return f"write [{OPTIONS_SECTION}] above it if it is an option"
+    return "correct the file"
+
+
+def _find_hollow(parser: "ConfigParser") -> dict[str, tuple[str, ...]]:
+    """Return the keys of each section, but that of options, that names no class.
+
+    `parser` takes ``[DEFAULT]`` for a section like others: it is hollow if it stands
+    alone, as its keys are for sections with classes.
+    """
+    keys = {name: (*parser[name],) for name in parser.sections()}
+    keys.pop(OPTIONS_SECTION, None)
+    shared = keys.pop(_SHARED, ())
+    hollow = {
+        name: own for name, own in keys.items() if not _CLASS_KEYS & {*own, *shared}
+    }
+    return {_SHARED: shared} if shared and not keys else hollow
+
+
+_SHARED: Final = "DEFAULT"
+"""The section whose keys are those of all others."""
 
 
 def _refuse_indented(path: str, text: str) -> None:

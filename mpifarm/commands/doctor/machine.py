@@ -113,7 +113,10 @@ def look_at_options(environ: Mapping[str, str]) -> tuple[Options, Finding]:
     seen = f"{len(words) or 'none'} set{places}"
     if warnings:
         seen = "; ".join([seen, *(each.removeprefix("WARNING: ") for each in warnings)])
-        remedy = "let only you or root write that file and the directories above it"
+        remedy = (
+            "correct that; only you or root may write such a file and the directories"
+            " above it"
+        )
         return options, note(name, seen, remedy)
     return options, good(name, seen, "mpifarm config lists each" if words else "")
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from mpifarm.commands import config
-from mpifarm.commands.defaults import PlaceRead
+from mpifarm.commands.defaults import NOT_THERE, PlaceRead
 from mpifarm.commands.options import ONE_RUN
 from mpifarm.errors import InputError
 from mpifarm.model.settings import Default
@@ -45,8 +45,8 @@ def call(tmp_path, monkeypatch, capfdbinary):
 
 def test_the_page_shows_what_is_printed():
     shown = take_block("defaults.md", "MPIFARM_GRACE")
-    lines = [PlaceRead("site", "/etc/mpifarm", is_there=False)]
-    lines += [PlaceRead("site", "/opt/farm/etc/mpifarm", is_there=False)]
+    lines = [PlaceRead("site", "/etc/mpifarm", absence=NOT_THERE)]
+    lines += [PlaceRead("site", "/opt/farm/etc/mpifarm", absence=NOT_THERE)]
     memory = Default("--task-memory", ("4G",), USER, 3)
     proc = Default("--proc", ("32",), PROJECT, 2)
     limit = Default("--limit", ("license=5", "gpu=8"), PROJECT, 5)
@@ -78,7 +78,23 @@ def test_each_option_has_its_value_and_its_place(call, tmp_path):
 def test_a_file_that_is_not_read_is_told_with_the_reason(call, tmp_path):
     path = tmp_path / "mpifarm.ini"
     path.chmod(0o666)
-    assert f"not read: everyone may write {path}  {path}" in call()
+    text = call()
+    assert re.search(rf"^project +not read +{path}$", text, re.MULTILINE)
+    why = f"WARNING: the options of {path} are left out: everyone may write {path}\n"
+    assert text.endswith(f"\n\n{why}")
+
+
+def test_what_a_farm_warns_of_stands_below_and_in_json(call, tmp_path):
+    missing = tmp_path / "siet.ini"
+    (tmp_path / "mpifarm.ini").write_text("[option]\nproc = 4\n")
+    text = call(MPIFARM_SITE_CONFIG=str(missing), MPIFARM_ROOT="/opt")
+    assert re.search(rf"^site +not there +{missing}$", text, re.MULTILINE)
+    *_, first, second, _, others = text.splitlines()
+    assert first.startswith(f"WARNING: MPIFARM_SITE_CONFIG names {missing}, which is")
+    assert second.startswith("WARNING: section [option] of ")
+    assert others == "variables that set no option: MPIFARM_ROOT"
+    found = json.loads(call("--json", MPIFARM_SITE_CONFIG=str(missing)))
+    assert found["warnings"] == [first, second]
 
 
 def test_json_has_values_as_they_would_be_typed(call, tmp_path):

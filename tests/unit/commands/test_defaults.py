@@ -270,8 +270,10 @@ def test_a_wrong_line_is_told_with_its_place_and_the_remedy(places, line, told):
         ),
         ("PROC", "0", "MPIFARM_PROC: --proc 0 would run nothing"),
         ("BIND", "perhaps", "MPIFARM_BIND takes yes or no"),
-        ("PORC", "3", "no option has the variable MPIFARM_PORC, did you mean"),
-        ("LOG", "all", "the variable MPIFARM_LOG, did you mean MPIFARM_LOGS?"),
+        ("PORC", "3", "mpifarm has no variable MPIFARM_PORC, did you mean"),
+        ("LOG", "all", "no variable MPIFARM_LOG, did you mean MPIFARM_LOGS?"),
+        ("SITECONFIG", "/x", "_SITECONFIG, did you mean MPIFARM_SITE_CONFIG?"),
+        ("TRACES", "/x", "MPIFARM_TRACES, did you mean MPIFARM_TRACE?"),
         (
             "DEADLINE",
             "none",
@@ -353,12 +355,80 @@ def test_a_disk_that_fails_is_no_mistake_of_the_user(places, monkeypatch):
         find_defaults(places.environ)
 
 
-def test_a_broken_file_without_options_is_nobody_elses_affair(places):
+def test_a_broken_file_of_a_site_without_options_is_told_and_ends_no_farm(places):
     places.site.mkdir(parents=True)
-    (places.site / "a.ini").write_text("hooks\n")
-    assert find_defaults(places.environ) == ((), ())
-    (places.site / "a.ini").write_text("hooks\n[options]\nproc = 2\n")
+    path = places.site / "a.ini"
+    path.write_text("proc = 4\n")
+    found, (told,) = find_defaults(places.environ)
+    assert found == ()
+    assert told == (
+        f"WARNING: the options of {path} are left out: {path}, line 1: 'proc = 4' is"
+        " before the first [section]; write [options] above it if it is an option"
+    )
+    path.write_text("hooks\n[options]\nproc = 2\n")
     assert "line 1: 'hooks' is before the first [section]" in places.mistake()
+
+
+@pytest.mark.parametrize("which", ["user", "project"])
+def test_an_option_of_ones_own_before_any_section_is_refused(places, which):
+    path = getattr(places, which)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("proc = 4\n")
+    assert places.mistake() == (
+        f"{path}, line 1: 'proc = 4' is before the first [section]; write [options]"
+        " above it if it is an option"
+    )
+
+
+@pytest.mark.parametrize("which", ["site", "user", "project"])
+def test_a_section_that_is_misspelt_is_told(places, which):
+    path = {"site": places.site / "a.ini"}.get(which) or getattr(places, which)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[option]\nproc = 4\n")
+    found, (told,) = find_defaults(places.environ)
+    assert found == ()
+    assert told == (
+        f"WARNING: section [option] of {path} has no effect: did you mean [options]?"
+    )
+
+
+def test_sections_with_a_class_and_keys_for_them_are_nothing_to_tell(places):
+    places.user.parent.mkdir(parents=True)
+    places.user.write_text("[DEFAULT]\nsetup = x%\n[reco]\nRunner = a.B\n")
+    places.project.write_text("[DEFAULT]\nRunner = a.B\n[reco]\nproc = x\n")
+    assert find_defaults(places.environ) == ((), ())
+    places.user.write_text("[DEFAULT]\nproc = 4\n")
+    (_, (told,)) = find_defaults(places.environ)
+    assert "section [DEFAULT] of" in told
+
+
+def test_a_named_place_of_the_site_that_has_nothing_is_told(places, tmp_path):
+    missing = tmp_path / "siet.ini"
+    places.environ["MPIFARM_SITE_CONFIG"] = str(missing)
+    found, (told,) = find_defaults(places.environ)
+    assert found == ()
+    assert told == (
+        f"WARNING: MPIFARM_SITE_CONFIG names {missing}, which is not there: the site's"
+        " options and hooks are left out; correct the name, or unset the variable"
+    )
+    missing.mkdir()
+    _, (told,) = find_defaults(places.environ)
+    assert f"names {missing}, and there is no *.ini in it: the site's" in told
+
+
+def test_a_directory_of_the_site_says_what_is_wrong_with_it(places, monkeypatch):
+    places.site.mkdir(parents=True)
+    assert read_places(places.environ)[0].absence == "no *.ini in it"
+    assert find_defaults(places.environ) == ((), ())
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    _, warnings = find_defaults(places.environ)
+    assert warnings == (
+        f"WARNING: the options of {places.site} are left out: Permission denied",
+    )
 
 
 def test_keys_for_all_sections_are_no_options_and_odd_layouts_are_read(places):

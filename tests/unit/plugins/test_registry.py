@@ -34,6 +34,7 @@ OWN = "home/.config/mpifarm/own.ini"
 PLAIN_RUNNERS = "home/.pytaskfarmer/runners.d/plain.ini"
 PLAIN_HANDLERS = "home/.pytaskfarmer/tasklists.d/plain.ini"
 HERE = "here/local.ini"
+PROJECT = "here/mpifarm.ini"
 
 
 @pytest.fixture
@@ -495,6 +496,15 @@ def test_options_have_no_effect_but_in_the_file_that_is_for_them(places, write):
     )
     os.rename(own, place)
     assert list(find_idle_sections(places, "default", "default")) == []
+
+
+def test_sections_of_a_file_of_options_are_told_by_who_reads_these(places, write):
+    own = write(OWN, "[option]\nproc = 3\n")
+    os.rename(own, os.path.join(os.path.dirname(own), "config.ini"))
+    assert list(find_idle_sections(places, "default", "default")) == []
+    here = write(PROJECT, "[option]\nproc = 3\n[reco]\nRunner = a.B\n")
+    places = with_config(places, here)
+    assert list(find_idle_sections(places, "reco", "default")) == []
 
 
 def test_a_config_that_a_file_has_set_need_not_be_used(places, write):
