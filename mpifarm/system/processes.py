@@ -318,11 +318,16 @@ def find_named(words: Collection[bytes]) -> list[int]:
 def command_lines(name: str) -> list[list[str]]:
     """Return the command line of each program `name` that this user runs here.
 
-    `name` is compared with the last part of the first word.
+    `name` is compared with the last part of the first word.  A program that `is_held`
+    is left out.
     """
     found = []
     for pid in _all_pids():
         try:
+            # The name first: who reads the command line of a held process, of any
+            # program, may wait for ever.
+            if _short_name(pid) != name[:_SHORT_NAME] or is_held(pid):
+                continue
             if os.stat(f"/proc/{pid}").st_uid != os.getuid():
                 continue
             with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
@@ -332,6 +337,19 @@ def command_lines(name: str) -> list[list[str]]:
         if words and os.path.basename(words[0]) == name:
             found.append(words)
     return found
+
+
+_SHORT_NAME = 15
+"""Bytes of a program's name that the kernel keeps."""
+
+
+def _short_name(pid: int) -> str:
+    """Return the beginning of the name of a process's program, and never wait for it.
+
+    Raises OSError if the process is gone.
+    """
+    with open(f"/proc/{pid}/comm", "rb") as comm:
+        return os.fsdecode(comm.read()).removesuffix("\n")
 
 
 def _reap_group(pid: int) -> None:

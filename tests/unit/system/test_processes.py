@@ -352,6 +352,25 @@ def test_the_command_lines_of_this_user_are_found_by_the_programs_name(
     assert processes.command_lines("sleep") == []
 
 
+def test_the_command_line_of_another_program_or_a_held_one_is_not_read(
+    start, monkeypatch
+):
+    pid, read = start(), []
+
+    def opened(path: str, mode: str) -> object:
+        read.append(path)
+        return open(path, mode)
+
+    monkeypatch.setattr(processes, "open", opened, raising=False)
+    processes.command_lines("sleep")
+    assert f"/proc/{pid}/cmdline" in read
+    assert f"/proc/{os.getpid()}/cmdline" not in read
+    monkeypatch.setattr(processes, "is_held", lambda each: each == pid)
+    read.clear()
+    assert ["sleep", "61.25"] not in processes.command_lines("sleep")
+    assert f"/proc/{pid}/cmdline" not in read
+
+
 # ---- programs that are asked --------------------------------------------------------
 
 
