@@ -316,7 +316,7 @@ class FarmDriver(WorkdirFiles):
         os.kill(pid, signum)
         return time.monotonic()
 
-    def wait_until_gone(self, deadline: float = 10.0) -> None:
+    def wait_until_gone(self, deadline: float = 30.0) -> None:
         """Until nothing is left of any farm, commands included."""
         try:
             wait_until(lambda: not survivors(self.token), deadline)
@@ -332,12 +332,18 @@ class FarmDriver(WorkdirFiles):
         """KILL all processes of a farmer and its commands, until none is left."""
         while pids := self.pids(name=name):
             send_signal(pids, signal.SIGKILL)
-        child.wait(5)
+        child.wait()
 
-    def signal_all(self, child: Child, signum: int, name: str = "farm") -> None:
-        """The signal to them all, as a batch system sends it; the rank gets it last."""
-        send_signal(sorted({*self.pids(name=name)} - {child.pid}, reverse=True), signum)
+    def signal_all(self, child: Child, signum: int, name: str = "farm") -> float:
+        """The signal to them all, as a batch system sends it; the rank gets it last.
+
+        Returns the seconds from the first to the last.
+        """
+        others = sorted({*self.pids(name=name)} - {child.pid}, reverse=True)
+        begun = time.monotonic()
+        send_signal(others, signum)
         child.send_signal(signum)
+        return time.monotonic() - begun
 
     # ---- what commands leave --------------------------------------------------------
 

@@ -248,7 +248,7 @@ def kill_survivors(token: str) -> None:
                 os.kill(pid, signal.SIGKILL)
         return not pids
 
-    wait_until(killed, deadline=10)
+    wait_until(killed)
 
 
 class Child:

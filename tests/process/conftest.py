@@ -58,16 +58,21 @@ def mpifarm() -> Callable[..., tuple[int, str]]:
 
     def run(place: FarmDriver, *words: str) -> tuple[int, str]:
         child = place.start_command([*MPIFARM, *words])
-        return child.wait(30), child.text()
+        return child.wait(), child.text()
 
     return run
 
 
 @pytest.fixture
 def start_pool(
-    tmp_path: Path, farm_environment: dict[str, str], farm_token: str
+    tmp_path: Path,
+    farm_environment: dict[str, str],
+    farm_token: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[..., PoolDriver]]:
     """Start a rank's pool: ``start_pool(2, create_runner=None, limits=...)``."""
+    # What a KILL has reached dies late on a machine that stalls.
+    monkeypatch.setattr("mpifarm.pool.fork_server._DEATH_PATIENCE", 30.0)
     started: list[PoolDriver] = []
 
     def start(

@@ -52,6 +52,15 @@ class PoolDriver:
             )
         )
 
+    @property
+    def waits(self) -> str:
+        """The command of a task that runs until `allow`."""
+        return f"until [ -e {self.logs}/go ]; do sleep 0.02; done"
+
+    def allow(self) -> None:
+        """Let the tasks end that wait."""
+        (self.logs / "go").touch()
+
     def submit(self, *commands: str, first: int = 0) -> None:
         for taskid, command in enumerate(commands, first):
             self.pool.submit([Lease(taskid, 1, command)])
@@ -60,7 +69,7 @@ class PoolDriver:
         select.select(self.pool.read_fds(), (), (), seconds)
         self.events.extend(self.pool.collect())
 
-    def collect_until(self, condition, deadline: float = 20.0) -> None:
+    def collect_until(self, condition, deadline: float = 30.0) -> None:
         end = time.monotonic() + deadline
         while not condition():
             assert time.monotonic() < end, f"not in {deadline} s; {self.events}"

@@ -274,11 +274,9 @@ def test_death_by_signal_is_told_in_the_log_and_in_attempts(create_place, name, 
 
 
 def test_the_farm_does_not_wait_for_what_a_task_leaves_behind(create_place):
-    leaves = "setsid sleep 60 & echo left"
-    place = create_place([leaves, "sleep 60 & echo left", "true"])
-    begun = time.monotonic()
+    leaves = "setsid sleep 1000 & echo left"
+    place = create_place([leaves, "sleep 1000 & echo left", "true"])
     assert place.run() == 0
-    assert time.monotonic() - begun < 20
     assert [place.log(0), place.log(1)] == ["left\n", "left\n"]
 
 
@@ -302,7 +300,7 @@ def test_a_task_that_writes_binary_keeps_its_bytes(create_place):
 
 
 def test_a_task_that_kills_its_parent_fails_after_three_tries(create_place):
-    kill = 'echo $PPID >> tried; echo "try $MPIFARM_ATTEMPT"; kill -9 $PPID; sleep 5'
+    kill = 'echo $PPID >> tried; echo "try $MPIFARM_ATTEMPT"; kill -9 $PPID; sleep 1000'
     place = create_place(["echo a"] * 5 + [kill] + ["echo a"] * 5)
     begun = time.time()
     farm = place.start("--proc", "2")

@@ -20,10 +20,13 @@ from tests.support import (
     wait_until,
 )
 
-SLOW = 1.5
-"""Seconds of a busy machine that a deadline of the design is stretched by here."""
+SLEEP = "echo $$ >> begun; exec sleep 1000"
 
-SLEEP = "echo $$ >> begun; exec sleep 60"
+IGNORES = "trap 'echo $$ >> asked' TERM; echo $$ >> begun; while :; do sleep 0.05; done"
+"""It notes a TERM, and goes on."""
+
+ROUNDS = 20
+"""How often signals are sent at most until no stall of the machine falls between them."""
 
 STOPS = [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
@@ -36,20 +39,18 @@ def start_and_await(place, count, *options):
 
 
 def assert_nothing_is_left(place, farm_token):
-    wait_until(lambda: not survivors(farm_token), 3)
+    wait_until(lambda: not survivors(farm_token))
     place.assert_sound()
     assert place.claims() == []
     assert not list(place.workdir.glob("toprocess.*"))
 
 
-def stop(farm, signum, deadline):
+def stop(farm, signum):
     """Seconds from the signal to the end; the status must be 75."""
     sent = time.monotonic()
     farm.send_signal(signum)
-    assert farm.wait(20) == 75
-    seconds = time.monotonic() - sent
-    assert seconds < deadline + SLOW
-    return seconds
+    assert farm.wait() == 75
+    return time.monotonic() - sent
 
 
 # ---- the stop ------------------------------------------------------------------------
@@ -60,7 +61,7 @@ def test_a_stop_kills_what_runs_and_puts_it_back(create_place, farm_token, signu
     place = create_place(["true"] * 2 + [SLEEP] * 6 + ["true"] * 3)
     farm = start_and_await(place, 4, "--proc", "4")
     wait_until(lambda: place.finished() == [0, 1])
-    stop(farm, signum, 1.0)
+    stop(farm, signum)
     assert_nothing_is_left(place, farm_token)
     assert place.finished() == [0, 1]
     assert place.content("failed") == b""
@@ -71,11 +72,14 @@ def test_a_stop_kills_what_runs_and_puts_it_back(create_place, farm_token, signu
 
 
 def test_the_timeout_stops_as_usr1_does(create_place, farm_token):
-    place = create_place(["true"] * 2 + [SLEEP] * 4)
-    begun = time.monotonic()
-    farm = place.start("--timeout", "1.5")
-    assert farm.wait() == 75
-    assert 1.5 <= time.monotonic() - begun < 1.5 + 1 + SLOW
+    for seconds in (1.5, 6.0, 24.0):  # on a machine that stalls, little has begun
+        place = create_place(["true"] * 2 + [SLEEP] * 4, name=f"here {seconds}")
+        begun = time.monotonic()
+        farm = place.start("--timeout", f"{seconds}")
+        assert farm.wait() == 75
+        assert time.monotonic() - begun >= seconds
+        if len(place.notes("begun")) == 4 and len(place.finished()) == 2:
+            break
     assert "4 tasks running, ended now and run again next time" in farm.text()
     assert_nothing_is_left(place, farm_token)
     assert place.ids("toprocess") == [2, 3, 4, 5]
@@ -93,8 +97,8 @@ def test_usr1_gives_commands_time_to_clean_up(create_place, farm_token):
         "while :; do sleep 0.05; done"
     )
     place = create_place([cleans])
-    farm = start_and_await(place, 1)
-    assert stop(farm, signal.SIGUSR1, 2.0) > 0.5
+    farm = start_and_await(place, 1, "--grace", "60")
+    assert stop(farm, signal.SIGUSR1) > 0.5
     assert place.notes("end") == ["cleaned"]
     assert place.ids("toprocess") == [0]
     assert_nothing_is_left(place, farm_token)
@@ -104,73 +108,72 @@ def test_usr1_gives_commands_time_to_clean_up(create_place, farm_token):
 def test_a_command_that_ignores_term_is_killed_after_the_grace(
     create_place, farm_token, grace
 ):
-    ignores = "trap '' TERM; echo $$ >> begun; while :; do sleep 0.05; done"
-    place = create_place([ignores, "true"])
+    place = create_place([IGNORES, "true"])
     farm = start_and_await(place, 1, "--grace", grace)
-    seconds = stop(farm, signal.SIGUSR1, float(grace) + 1)
-    assert seconds >= float(grace)
+    assert stop(farm, signal.SIGUSR1) >= float(grace)
     assert_nothing_is_left(place, farm_token)
     assert 0 in place.ids("toprocess")
 
 
 def test_term_does_not_wait_for_a_command_that_ignores_it(create_place, farm_token):
-    ignores = "trap '' TERM; echo $$ >> begun; while :; do sleep 0.05; done"
-    place = create_place([ignores])
-    farm = start_and_await(place, 1, "--grace", "10")
-    stop(farm, signal.SIGTERM, 0.5)
+    place = create_place([IGNORES])
+    farm = start_and_await(place, 1, "--grace", "1000")
+    stop(farm, signal.SIGTERM)
     assert_nothing_is_left(place, farm_token)
     assert place.ids("toprocess") == [0]
 
 
 def test_a_term_hastens_a_stop_that_gives_grace(create_place, farm_token):
-    ignores = "trap '' TERM; echo $$ >> begun; while :; do sleep 0.05; done"
-    place = create_place([ignores])
-    farm = start_and_await(place, 1, "--grace", "30")
+    place = create_place([IGNORES])
+    farm = start_and_await(place, 1, "--grace", "1000")
     farm.send_signal(signal.SIGUSR1)
-    time.sleep(0.3)
-    stop(farm, signal.SIGTERM, 0.5)
+    place.await_notes("asked", 1)
+    stop(farm, signal.SIGTERM)
     assert_nothing_is_left(place, farm_token)
     assert place.ids("toprocess") == [0]
 
 
 def test_a_second_usr1_in_the_stop_changes_nothing(create_place, farm_token):
-    ignores = "trap '' TERM; echo $$ >> begun; while :; do sleep 0.05; done"
-    place = create_place([ignores, "true"])
+    place = create_place([IGNORES, "true"])
     farm = start_and_await(place, 1, "--grace", "1")
+    sent = time.monotonic()
     farm.send_signal(signal.SIGUSR1)
-    time.sleep(0.3)
-    stop(farm, signal.SIGUSR1, 2)
+    place.await_notes("asked", 1)
+    stop(farm, signal.SIGUSR1)
+    assert time.monotonic() - sent >= 1
     assert_nothing_is_left(place, farm_token)
     assert 0 in place.ids("toprocess")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
 def test_grandchildren_die_with_their_command(create_place, farm_token, signum):
-    family = "(sleep 61; true) & (sleep 62 & wait) & echo $$ >> begun; wait"
+    family = "(sleep 1000; true) & (sleep 1000 & wait) & echo $$ >> begun; wait"
     place = create_place([family])
     farm = start_and_await(place, 1)
-    stop(farm, signum, 2.0)
+    stop(farm, signum)
     assert_nothing_is_left(place, farm_token)
     assert place.ids("toprocess") == [0]
 
 
 def test_a_grandchild_that_ignores_term_dies_too(create_place, farm_token):
     family = (
-        "(trap '' TERM; echo $$ >> begun; while :; do sleep 0.05; done) & exec sleep 60"
+        "(trap '' TERM; echo $$ >> begun; while :; do sleep 0.05; done) & "
+        "exec sleep 1000"
     )
     place = create_place([family])
     farm = start_and_await(place, 1, "--grace", "0.5")
-    stop(farm, signal.SIGUSR1, 1.5)
+    stop(farm, signal.SIGUSR1)
     assert_nothing_is_left(place, farm_token)
 
 
 def test_a_stop_before_the_first_command_leaves_everything_to_do(create_place):
-    place = create_place(["echo x >> ran"] * 50)
+    place = create_place(["until [ -e go ]; do sleep 0.02; done"] * 50)
     farm = place.start()
     wait_until(place.workdir.exists)
     farm.send_signal(signal.SIGUSR1)
-    assert farm.wait(10) == 75
+    assert farm.wait() == 75
     place.assert_sound()
+    place.allow()
     assert place.run() == 0
     assert place.finished() == list(range(50))
 
@@ -184,7 +187,7 @@ def test_a_signal_right_at_the_start_ends_it_in_order_or_by_that_signal(
     time.sleep(after)
     farm.send_signal(signal.SIGUSR1)
     # before our first line of Python runs, nobody can catch it
-    assert farm.wait(10) in (75, 0, -signal.SIGUSR1)
+    assert farm.wait() in (75, 0, -signal.SIGUSR1)
     assert place.run() == 0
     place.assert_sound()
 
@@ -194,11 +197,15 @@ def test_a_signal_right_at_the_start_ends_it_in_order_or_by_that_signal(
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
 def test_nothing_that_the_signal_ended_is_booked(create_place, farm_token, signum):
-    place = create_place(["true"] + [SLEEP] * 12)
-    farm = start_and_await(place, 8)
-    wait_until(lambda: place.ids("finished") == [0])
-    place.signal_all(farm, signum)
-    assert farm.wait(10) == 75
+    for number in range(ROUNDS):
+        place = create_place(["true"] + [SLEEP] * 12, name=f"here {number}")
+        farm = start_and_await(place, 8, "--proc", "8")
+        wait_until(lambda: place.ids("finished") == [0])  # noqa: B023 - called here alone
+        # longer than 52 ms after its end, what ended before the signal counts
+        if place.signal_all(farm, signum) < 0.04:
+            break
+        farm.wait()
+    assert farm.wait() == 75
     assert place.content("failed") == b""
     assert place.content("finished") == b"0 true\n"
     assert place.ids("toprocess") == list(range(1, 13))
@@ -213,15 +220,21 @@ def test_a_command_that_ends_with_0_half_done_is_not_booked(
         "trap 'echo half >> halves; exit 0' TERM USR1; echo $$ >> begun; "
         "while :; do sleep 0.02; done"
     )
-    place = create_place([traps] * 4)
-    # in a job, whose signals are waited for longer than others
-    farm = place.start("--deadline", "none", env={"SLURM_JOB_ID": "7"})
-    place.await_notes("begun", 4)
-    # the commands get it well before the farm does
-    send_signal(map(int, place.notes("begun")), signum)
-    place.await_notes("halves", 4)
-    farm.send_signal(signum)
-    assert farm.wait(10) == 75
+    for number in range(ROUNDS):
+        place = create_place([traps] * 4, name=f"here {number}")
+        # in a job, whose signals are waited for longer than others: 182 ms
+        options = ("--proc", "8", "--deadline", "none")
+        farm = place.start(*options, env={"SLURM_JOB_ID": "7"})
+        place.await_notes("begun", 4)
+        # the commands get it well before the farm does
+        sent = time.monotonic()
+        send_signal(map(int, place.notes("begun")), signum)
+        place.await_notes("halves", 4)
+        farm.send_signal(signum)
+        if time.monotonic() - sent < 0.17:
+            break
+        farm.wait()
+    assert farm.wait() == 75
     assert place.content("finished") == place.content("failed") == b""
     assert place.ids("toprocess") == [0, 1, 2, 3]
     assert_nothing_is_left(place, farm_token)
@@ -230,8 +243,8 @@ def test_a_command_that_ends_with_0_half_done_is_not_booked(
 def test_a_command_that_a_stop_lets_end_with_0_is_not_booked(create_place, farm_token):
     traps = "trap 'exit 0' TERM; echo $$ >> begun; while :; do sleep 0.02; done"
     place = create_place([traps] * 3)
-    farm = start_and_await(place, 3)
-    stop(farm, signal.SIGUSR1, 1)
+    farm = start_and_await(place, 3, "--grace", "60")
+    stop(farm, signal.SIGUSR1)
     assert place.content("finished") == place.content("failed") == b""
     assert place.ids("toprocess") == [0, 1, 2]
     assert_nothing_is_left(place, farm_token)
@@ -241,7 +254,7 @@ def test_what_ended_well_before_the_stop_stays_finished(create_place):
     place = create_place(["true", SLEEP])
     farm = start_and_await(place, 1)
     wait_until(lambda: place.ids("finished") == [0])
-    stop(farm, signal.SIGTERM, 1)
+    stop(farm, signal.SIGTERM)
     assert place.ids("finished") == [0]
     assert place.ids("toprocess") == [1]
 
@@ -276,21 +289,25 @@ def test_a_second_int_ends_it_at_once_and_the_next_start_makes_it_right(
     time.sleep(0.25)
     if not farm.has_ended():
         farm.send_signal(signal.SIGINT)
-    assert farm.wait(2) == 75
-    wait_until(lambda: not survivors(farm_token), 3)
-    again = place.start("--timeout", "0.7")
-    assert again.wait(10) == 75
+    assert farm.wait() == 75
+    wait_until(lambda: not survivors(farm_token))
+    stop(start_and_await(place, 4), signal.SIGUSR1)
     assert place.ids("finished") == [0]
     assert place.ids("toprocess") == [1, 2]
     assert_nothing_is_left(place, farm_token)
 
 
 def test_one_ctrl_c_that_comes_twice_at_once_is_one(create_place, farm_token):
-    place = create_place([SLEEP])
-    farm = start_and_await(place, 1)
-    farm.send_signal(signal.SIGINT)
-    farm.send_signal(signal.SIGINT)
-    assert farm.wait(10) == 75
+    for number in range(ROUNDS):
+        place = create_place([SLEEP], name=f"here {number}")
+        farm = start_and_await(place, 1)
+        sent = time.monotonic()
+        farm.send_signal(signal.SIGINT)
+        farm.send_signal(signal.SIGINT)
+        if time.monotonic() - sent < 0.1:  # two in 0.2 s are one
+            break
+        farm.wait()
+    assert farm.wait() == 75
     # an orderly stop: the result is written, the claim removed
     assert_nothing_is_left(place, farm_token)
     assert place.result()["exit_status"] == 75
@@ -306,6 +323,10 @@ def start_waiting_for_go(place, count):
 WAITS = "echo $$ >> begun; until [ -e go ]; do sleep 0.02; done"
 
 
+def await_drain(farm):
+    wait_until(lambda: "nothing more is started" in farm.text())
+
+
 @pytest.mark.parametrize("how", ["USR2", "file"])
 def test_a_drain_finishes_what_runs_and_starts_nothing_more(create_place, how):
     place = create_place([WAITS] * 6)
@@ -314,10 +335,9 @@ def test_a_drain_finishes_what_runs_and_starts_nothing_more(create_place, how):
         farm.send_signal(signal.SIGUSR2)
     else:
         (place.workdir / "drain").touch()
-    # it looks for the file once a second, and shows nothing while it drains
-    time.sleep(0.3 if how == "USR2" else 2)
+    await_drain(farm)
     place.allow()
-    assert farm.wait(10) == 75
+    assert farm.wait() == 75
     assert place.finished() == [0, 1]
     assert place.ids("toprocess") == [2, 3, 4, 5]
     assert len(place.notes("begun")) == 2
@@ -333,7 +353,7 @@ def test_a_drain_starts_nothing_of_what_waits_behind_short_tasks(create_place):
     # all but the two that run; which two of the sixteen that are is not promised
     wait_until(lambda: len(place.ids("toprocess") + place.ids("finished")) == 54)
     place.allow()
-    assert farm.wait(10) == 75
+    assert farm.wait() == 75
     assert len(place.notes("begun")) == 2
     returned = place.ids("toprocess")
     assert sorted(returned + place.ids("finished")) == list(range(56))
@@ -343,18 +363,18 @@ def test_a_drain_starts_nothing_of_what_waits_behind_short_tasks(create_place):
 def test_a_worker_that_is_free_gets_what_waits_for_another(create_place):
     place = create_place(["true"] * 40 + [WAITS] * 4)
     farm = place.start("--proc", "4")
-    place.await_notes("begun", 4, deadline=5)
+    place.await_notes("begun", 4)
     place.allow()
-    assert farm.wait(10) == 0
+    assert farm.wait() == 0
 
 
 def test_a_drain_of_the_last_tasks_ends_with_their_status(create_place):
     place = create_place([WAITS, WAITS + "; exit 4"])
     farm = start_waiting_for_go(place, 2)
     farm.send_signal(signal.SIGUSR2)
-    time.sleep(0.1)
+    await_drain(farm)
     place.allow()
-    assert farm.wait(10) == 1
+    assert farm.wait() == 1
     assert (place.ids("finished"), place.ids("failed")) == ([0], [1])
 
 
@@ -376,8 +396,9 @@ def test_a_stop_ends_a_drain(create_place, farm_token):
     place = create_place([SLEEP] * 4)
     farm = start_waiting_for_go(place, 2)
     farm.send_signal(signal.SIGUSR2)
-    wait_until(lambda: len(place.ids("toprocess")) == 2)
-    stop(farm, signal.SIGUSR1, 1)
+    await_drain(farm)
+    assert len(place.ids("toprocess")) == 2
+    stop(farm, signal.SIGUSR1)
     assert place.ids("toprocess") == [0, 1, 2, 3]
     assert_nothing_is_left(place, farm_token)
 
@@ -404,7 +425,7 @@ def test_a_signal_that_came_in_the_suspension_counts(create_place, farm_token):
     os.kill(farm.pid, signal.SIGSTOP)
     farm.send_signal(signal.SIGUSR1)
     os.kill(farm.pid, signal.SIGCONT)
-    assert farm.wait(10) == 75
+    assert farm.wait() == 75
     assert place.ids("toprocess") == [0, 1]
     assert_nothing_is_left(place, farm_token)
 
@@ -416,7 +437,7 @@ def test_nohup_keeps_a_farm_from_a_hangup(create_place):
     farm.send_signal(signal.SIGHUP)
     time.sleep(0.3)
     place.allow()
-    assert farm.wait(10) == 0
+    assert farm.wait() == 0
     assert place.finished() == [0, 1]
 
 
@@ -428,6 +449,6 @@ def test_the_commands_of_a_rank_that_is_killed_die(create_place, farm_token):
     farm = start_and_await(place, 3)
     assert all(environment_of(int(pid)) for pid in place.notes("begun"))
     farm.send_signal(signal.SIGKILL)
-    assert farm.wait(5) == -signal.SIGKILL
-    wait_until(lambda: not survivors(farm_token), 5)
+    assert farm.wait() == -signal.SIGKILL
+    wait_until(lambda: not survivors(farm_token))
     assert not any(is_running(int(pid)) for pid in place.notes("begun"))

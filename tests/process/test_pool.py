@@ -20,7 +20,7 @@ from tests.support import is_running
 
 
 def test_a_result_says_how_the_command_ended(pool):
-    before = time.time()
+    before, begun = time.time(), time.monotonic()
     results = pool.run("true", "exit 3", "kill -TERM $$", "sleep 0.2", "no-such-thing")
     assert [results[taskid].status for taskid in range(5)] == [0, 3, -15, 0, 127]
     outcomes = [results[taskid].outcome for taskid in range(5)]
@@ -28,8 +28,8 @@ def test_a_result_says_how_the_command_ended(pool):
     assert outcomes == [completed, failed, failed, completed, failed]
     slept = results[3]
     assert before <= slept.started <= time.time()
-    assert 0.2 <= slept.seconds < 5
-    assert slept.ended <= time.monotonic()
+    assert begun + 0.2 <= slept.ended <= time.monotonic()
+    assert 0.2 <= slept.seconds <= slept.ended - begun
     assert slept.worker in pool.worker_pids()
 
 
@@ -47,11 +47,12 @@ def test_leases_go_to_the_worker_with_the_fewest_in_hand(start_pool):
 
 def test_leases_that_are_recalled_do_not_run_and_later_ones_do(start_pool):
     driver = start_pool(workers=1)
-    driver.submit("echo began; sleep 0.5", *["echo ran"] * 9)
+    driver.submit(f"echo began; {driver.waits}", *["echo ran"] * 9)
     driver.collect_until(lambda: driver.log(0) or driver.pool._shared.row(0).begun)
     recalled = driver.pool.recall()
     assert [lease.taskid for lease in recalled] == list(range(1, 10))
     assert driver.pool.busy == 1
+    driver.allow()
     driver.run("echo later", first=20)
     assert [event.taskid for event in driver.events] == [0, 20]
     assert all(driver.log(taskid) == "" for taskid in range(1, 10))
@@ -92,9 +93,10 @@ def test_the_pool_counts_what_it_has_in_hand(start_pool):
     pool = driver.pool
     counts = (pool.workers, pool.idle, pool.busy, pool.vacancies(0), pool.vacancies(2))
     assert counts == (2, 2, 0, 2, 6)
-    driver.submit("sleep 0.2", "sleep 0.2", "sleep 0.2")
+    driver.submit(*[driver.waits] * 3)
     counts = (pool.workers, pool.idle, pool.busy, pool.vacancies(0), pool.vacancies(2))
     assert counts == (2, 0, 3, 0, 3)
+    driver.allow()
     driver.collect_until(lambda: len(driver.events) == 3)
     assert (pool.idle, pool.busy) == (2, 0)
     assert not pool.stopped
@@ -111,11 +113,12 @@ def test_what_its_pipe_has_no_room_for_is_not_ahead_of_a_worker(start_pool):
 
 def test_commands_of_a_megabyte_pass_in_both_workers_without_blocking(pool):
     line = "echo " + "x" * 1_000_000 + " | wc -c"
-    begin = time.monotonic()
-    pool.submit(*[line] * 8)
-    assert time.monotonic() - begin < 1
-    pool.collect_until(lambda: len(pool.events) == 8)
-    assert [pool.log(taskid) for taskid in range(8)] == ["1000001\n"] * 8
+    # While these wait, no worker reads what comes: to block here is to hang.
+    pool.submit(*[pool.waits] * 2)
+    pool.submit(*[line] * 8, first=2)
+    pool.allow()
+    pool.collect_until(lambda: len(pool.events) == 10)
+    assert [pool.log(taskid) for taskid in range(2, 10)] == ["1000001\n"] * 8
 
 
 def test_bytes_that_are_not_utf8_reach_the_command(pool):
@@ -440,12 +443,12 @@ def test_a_pool_that_was_never_started_closes(farm_token):
     pool.close()
 
 
-def test_close_ends_workers_and_fork_server_at_once(pool):
+def test_close_ends_workers_and_fork_server_at_once(pool, monkeypatch):
+    # A step that is only ended by its patience hangs.
+    monkeypatch.setattr("mpifarm.pool.client._CLOSE_PATIENCE", 1000.0)
     pool.run("true", "true")
     pids = [pool.pool.fork_server, *pool.worker_pids()]
-    begin = time.monotonic()
     pool.pool.close()
-    assert time.monotonic() - begin < 1
     assert len(pids) == 3
     assert not [pid for pid in pids if is_running(pid)]
     assert pool.pool.stopped
@@ -456,10 +459,8 @@ def test_close_ends_workers_and_fork_server_at_once(pool):
 def test_close_kills_what_still_runs_and_never_hangs(pool):
     pool.submit("trap '' TERM; sleep 1000; sleep 1000", "sleep 1000")
     pool.collect_until(lambda: len(pool.commands()) == 3)
-    begin = time.monotonic()
     pool.pool.close()
-    assert time.monotonic() - begin < 5
-    pool.collect_until(lambda: not pool.commands(), deadline=2)
+    pool.collect_until(lambda: not pool.commands())
 
 
 def test_a_thousand_idle_milliseconds_cost_nothing(pool):

@@ -26,10 +26,7 @@ def kill(pid):
 
 
 def wait_until_nothing_is_left(token):
-    end = time.monotonic() + 5
-    while (left := survivors(token)) and time.monotonic() < end:
-        time.sleep(0.01)
-    assert left == []
+    wait_until(lambda: not survivors(token))
 
 
 def all_gone(pids):
@@ -81,9 +78,7 @@ def test_a_killed_worker_is_replaced(start_pool):
 def test_a_pool_whose_workers_all_die_at_their_birth_says_so(start_pool, end, manner):
     driver = start_pool(2, lambda definition: end())
     driver.submit("true")
-    begin = time.monotonic()
     driver.collect_until(lambda: useless(driver))
-    assert time.monotonic() - begin < 10
     (event,) = useless(driver)
     assert event.reason == (
         f"the workers on host {os.uname().nodename} die before their first task "
@@ -206,7 +201,7 @@ def test_the_children_of_a_users_runner_die_with_the_worker(start_pool, victim):
     for pid in driver.worker_pids() if victim == "worker" else fork_server:
         kill(pid)
     driver.collect_until(lambda: driver.events)
-    driver.collect_until(lambda: not driver.commands(), deadline=2)
+    driver.collect_until(lambda: not driver.commands())
 
 
 def test_the_command_of_a_users_runner_has_no_ignored_signals(start_pool):
@@ -221,11 +216,10 @@ def test_workers_that_die_at_birth_are_forked_again_at_growing_intervals(start_p
     def create_runner(definition):
         os._exit(9)
 
+    begun = time.monotonic()
     driver = start_pool(1, create_runner)
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
-        driver.collect(0.1)
-    assert 2 <= len(driver.losses()) <= 5
+    driver.collect_until(lambda: len(driver.losses()) >= 4)
+    assert time.monotonic() - begun >= 0.1 + 0.2 + 0.4
     assert {loss.status for loss in driver.losses()} == {9}
 
 
@@ -260,15 +254,13 @@ def test_workers_and_commands_die_with_the_fork_server(start_pool):
     driver.collect_until(lambda: len(driver.commands()) >= 6)
     driver.collect_until(lambda: driver.events)
     workers = driver.worker_pids()
-    begin = time.monotonic()
     kill(driver.pool.fork_server)
     driver.collect_until(lambda: driver.pool.workers == 0)
     driver.collect_until(
         lambda: any(isinstance(event, PoolGone) for event in driver.events)
     )
-    assert time.monotonic() - begin < 1
-    driver.collect_until(lambda: all_gone(workers), deadline=2)
-    driver.collect_until(lambda: not driver.commands(), deadline=2)
+    driver.collect_until(lambda: all_gone(workers))
+    driver.collect_until(lambda: not driver.commands())
     told = [e.taskid for e in driver.events if not isinstance(e, PoolGone)]
     (gone,) = [event for event in driver.events if isinstance(event, PoolGone)]
     assert sorted(told + [lease.taskid for lease in gone.leases]) == [0, 1, 2, 3]
@@ -286,6 +278,8 @@ def test_a_worker_that_hears_nothing_is_killed_by_the_rank(start_pool):
 
         def run(self, taskid, command, logfh):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
+            logfh.write("deaf")
+            logfh.flush()
             while True:
                 time.sleep(1)
 
@@ -294,13 +288,11 @@ def test_a_worker_that_hears_nothing_is_killed_by_the_rank(start_pool):
 
     driver = start_pool(2, DeafRunner)
     driver.submit("", "")
-    driver.collect_until(lambda: len(driver.worker_pids()) == 2)
-    driver.collect_until(lambda: not driver.pool._workers[1].outgoing)
+    driver.collect_until(lambda: driver.log(0) == driver.log(1) == "deaf")
     workers = driver.worker_pids()
-    time.sleep(0.2)  # it is in its runner, or else dies at once
     kill(driver.pool.fork_server)
     driver.collect_until(lambda: driver.events)
-    driver.collect_until(lambda: all_gone(workers), deadline=2)
+    driver.collect_until(lambda: all_gone(workers))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -314,8 +306,8 @@ def test_the_fork_server_killed_at_a_random_moment_leaves_nothing(start_pool, se
         workers.update(driver.worker_pids())
     kill(driver.pool.fork_server)
     driver.collect_until(lambda: driver.pool.stopped)
-    driver.collect_until(lambda: not driver.commands(), deadline=3)
-    driver.collect_until(lambda: all_gone(workers), deadline=3)
+    driver.collect_until(lambda: not driver.commands())
+    driver.collect_until(lambda: all_gone(workers))
 
 
 # ---- the rank is killed -------------------------------------------------------------
@@ -372,10 +364,8 @@ def test_terminate_ends_what_runs_and_starts_nothing_more(start_pool):
     driver = start_pool(workers=2)
     driver.submit(*["sleep 1000"] * 2, *["true"] * 6)
     driver.collect_until(lambda: len(driver.commands()) == 2)
-    begin = time.monotonic()
     driver.pool.terminate()
     driver.collect_until(lambda: driver.pool.stopped)
-    assert time.monotonic() - begin < 1
     assert {i: r.status for i, r in driver.results().items()} == {0: -15, 1: -15}
     assert driver.losses() == []
     assert driver.worker_pids() == []
@@ -404,10 +394,8 @@ def test_kill_ends_commands_that_ignore_term(start_pool):
     while time.monotonic() < end:
         driver.collect()
     assert not driver.pool.stopped
-    begin = time.monotonic()
     driver.pool.kill()
     driver.collect_until(lambda: driver.pool.stopped)
-    assert time.monotonic() - begin < 0.5
     assert driver.losses() == []
     assert 2 not in driver.results()
 
@@ -416,10 +404,8 @@ def test_kill_leaves_nothing_once_the_pool_says_stopped(start_pool):
     driver = start_pool(workers=4)
     driver.submit(*[FAMILY, STUBBORN] * 4)
     driver.collect_until(lambda: len(driver.commands()) == 12)
-    begin = time.monotonic()
     driver.pool.kill()
     driver.collect_until(lambda: driver.pool.stopped)
-    assert time.monotonic() - begin < 0.5
     assert driver.commands() == []
     assert driver.events == []
 
@@ -433,7 +419,7 @@ def test_an_end_at_a_random_moment_leaves_nothing(start_pool, order, seed):
     while time.monotonic() < end:
         driver.collect(0.001)
     getattr(driver.pool, order)()
-    driver.collect_until(lambda: driver.pool.stopped, deadline=5)
+    driver.collect_until(lambda: driver.pool.stopped)
     assert driver.commands() == []
     assert driver.losses() == []
 
@@ -449,15 +435,18 @@ def test_terminate_reaches_a_users_runner(start_pool):
 
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt])
 def test_a_terminate_that_raises_in_a_users_runner_does_not_end_the_task(
-    start_pool, error
+    start_pool, tmp_path, error
 ):
     class RaisingRunner(SubprocessRunner):
         def terminate(self):
+            (tmp_path / "raised").touch()
             raise error("no")
 
     driver = start_pool(1, RaisingRunner)
-    driver.submit("sleep 0.5")
+    driver.submit(driver.waits)
     driver.collect_until(driver.commands)
     driver.pool.terminate()
+    driver.collect_until((tmp_path / "raised").exists)
+    driver.allow()
     driver.collect_until(lambda: driver.pool.stopped)
     assert driver.results()[0].status == 0
