@@ -26,7 +26,7 @@ IGNORES = "trap 'echo $$ >> asked' TERM; echo $$ >> begun; while :; do sleep 0.0
 """It notes a TERM, and goes on."""
 
 ROUNDS = 20
-"""How often signals are sent at most until no stall of the machine falls between them."""
+"""How often signals are sent at most until the machine does not stall between them."""
 
 STOPS = [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
