@@ -336,7 +336,7 @@ def test_a_stalled_producer_delays_no_stop(create_place):
     producer.write(mark("a", 60) + "\n")
     place.await_notes("starts", 1)
     producer.farm.send_signal(signal.SIGUSR1)
-    assert producer.farm.wait(10) == 75
+    assert producer.farm.wait() == 75
     producer.end()
 
 

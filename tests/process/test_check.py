@@ -82,7 +82,7 @@ def test_what_a_killed_plain_farmer_lost_goes_back_if_the_user_vouches_for_it(
     assert sorted(known) == list(range(len(SLOW)))
     place.tasklist.write_text("sleep 0.2\n" * len(SLOW))
     again = place.start_plain(plain_farmer, "--proc", "20")
-    assert again.wait(30) == 0
+    assert again.wait() == 0
     assert place.finished() == list(range(len(SLOW)))
     assert place.ids("finished")[: len(finished)] == finished
     assert mpifarm(place, "check", "tasks.txt")[0] == 0
@@ -92,7 +92,7 @@ def test_of_many_ranks_one_checks(create_place, mpirun):
     place = create_place(["true"])
     assert place.run() == 0
     child = place.start_command(mpirun(3, *MPIFARM, "check", str(place.workdir)))
-    assert child.wait(30) == 0
+    assert child.wait() == 0
     assert child.text().count("the workdir is in order") == 1
 
 
@@ -106,7 +106,7 @@ def test_a_signal_ends_a_check_as_any_program(create_place):
         wait_until(lambda: catches(child.pid, signal.SIGINT))
         wait_until(lambda: not catches(child.pid, signal.SIGINT))
         child.send_signal(signal.SIGINT)
-        assert child.wait(3) == -signal.SIGINT
+        assert child.wait() == -signal.SIGINT
 
 
 def catches(pid, signum):

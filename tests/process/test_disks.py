@@ -84,7 +84,7 @@ def assert_it_stopped_and_the_next_start_finishes(place, farm, farm_token, count
     assert farm.text().count(CAN_NOT) == 1, farm.text()
     assert "Traceback" not in farm.text()
     assert not re.search("mpifarm: .*-.* with others", farm.text())
-    wait_until(lambda: not survivors(farm_token), 5)
+    wait_until(lambda: not survivors(farm_token))
     violations = [each for each in place.violations() if "timeline" not in each]
     assert violations == []
     assert place.content("failed") == b""

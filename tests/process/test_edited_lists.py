@@ -105,7 +105,7 @@ def test_what_a_stop_gives_back_of_them_is_not_in_toprocess(create_place):
     farm = place.start("--proc", "2")
     place.await_notes("starts", 10)
     farm.send_signal(signal.SIGUSR1)
-    assert farm.wait(10) == 75
+    assert farm.wait() == 75
     assert place.ids("toprocess") == []
     assert len(place.ids("added")) >= 20
     assert place.run() == 0
@@ -135,7 +135,7 @@ def test_a_plain_farmer_of_the_shorter_list_works_on_beside(create_place, plain_
     early = place.start("--proc", "2", name="early")
     place.await_notes("starts", 5)
     early.send_signal(signal.SIGUSR1)
-    assert early.wait(10) == 75
+    assert early.wait() == 75
     began = often(place)
     plain = place.start_plain(plain_farmer, "--proc", "2")
     wait_until(lambda: len(often(place)) >= len(began) + 5)
@@ -162,7 +162,7 @@ def test_a_plain_farmer_of_the_longer_list_leaves_the_added_ones_to_mpifarm(
     farm = place.start("--proc", "1")
     place.await_notes("starts", 2)
     farm.send_signal(signal.SIGUSR1)
-    assert farm.wait(10) == 75
+    assert farm.wait() == 75
     write_list(place, range(14))
     drain = place.workdir / "drain"
     drain.touch()
@@ -241,7 +241,7 @@ def test_remap_is_refused_while_a_farm_works(create_place, mpifarm):
     ]:
         assert wait in mpifarm(place, command, str(place.tasklist))[1]
     farm.send_signal(signal.SIGTERM)
-    assert farm.wait(10) == 75
+    assert farm.wait() == 75
 
 
 @pytest.mark.parametrize("command", ["why", "retry", "status", "check"])
@@ -271,7 +271,7 @@ def test_a_line_corrected_after_a_plain_farmer_is_run_by_what_commands_say(
 ):
     """No fingerprint tells that the list was edited: the lines of the files do."""
     place = create_place(["mkdir one", "rmdir two", "false"])
-    place.start_plain(plain_farmer, "--proc", "1").wait(30)
+    place.start_plain(plain_farmer, "--proc", "1").wait()
     assert (place.finished(), place.failed()) == ([0], [1, 2])
     place.tasklist.write_text("mkdir one\nmkdir two\nfalse\n")
     farm = f"mpifarm --remap {place.tasklist}"

@@ -115,7 +115,7 @@ def test_each_task_runs_once_when_both_work_on_one_list(
 
 def stop_by_usr1(place, farm):
     farm.send_signal(signal.SIGUSR1)
-    assert farm.wait(10) == 75
+    assert farm.wait() == 75
 
 
 def stop_by_kill(place, farm):
@@ -241,7 +241,7 @@ def test_the_timelines_of_both_become_one_with_names_and_numbers_of_each(
     farm = place.start("--proc", WORKERS)
     place.await_notes("starts", 30)
     farm.send_signal(signal.SIGTERM)
-    assert farm.wait(10) == 75
+    assert farm.wait() == 75
     before = place.events()
     assert {event["ph"] for event in before} == {"M", "X", "C"}
     plain = place.start_plain(plain_farmer, "--proc", "2")

@@ -58,7 +58,7 @@ def test_nothing_finished_runs_again_after_stop_upon_stop(create_place):
         time.sleep(0.25 + 0.1 * (rounds % 4))
         if not farm.has_ended():
             farm.send_signal([signal.SIGUSR1, signal.SIGTERM][rounds % 2])
-        status = farm.wait(10)
+        status = farm.wait()
         again = {i for i, n in (started(place) - once).items() if n}
         assert not again & before, "finished tasks were started again"
         place.assert_sound()
@@ -76,7 +76,7 @@ def test_a_second_attempt_keeps_the_log_of_the_first(create_place):
     place.await_notes("begun", 1)
     wait_until(lambda: place.log(0))
     farm.send_signal(signal.SIGUSR1)
-    assert farm.wait(10) == 75
+    assert farm.wait() == 75
     place.allow()
     assert place.run() == 0
     lines = place.log(0).splitlines()
@@ -92,7 +92,7 @@ def test_the_line_of_a_second_attempt_stands_on_its_own(create_place):
     place.await_notes("begun", 1)
     wait_until(lambda: place.log(0))
     farm.send_signal(signal.SIGTERM)
-    assert farm.wait(10) == 75
+    assert farm.wait() == 75
     place.allow()
     assert place.run() == 0
     first, second, third = place.log(0).splitlines()
@@ -132,7 +132,7 @@ def test_a_kill_of_the_rank_alone_is_made_right_as_well(create_place, farm_token
     assert again.wait() == 0
     assert place.finished() == list(range(60))
     place.assert_sound()
-    wait_until(lambda: not survivors(farm_token), 5)
+    wait_until(lambda: not survivors(farm_token))
 
 
 def test_a_zombie_farm_is_dead(create_place):

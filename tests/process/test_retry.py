@@ -51,11 +51,11 @@ def test_a_farm_at_work_takes_them_up(create_place, mpifarm):
 @pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
 def test_plain_farmers_take_them_up(create_place, plain_farmer, mpifarm):
     place = create_place(["test -e ready", "true"])
-    assert place.start_plain(plain_farmer).wait(30) == 0
+    assert place.start_plain(plain_farmer).wait() == 0
     assert place.ids("failed") == [0]
     Path(place.directory, "ready").touch()
     assert mpifarm(place, "retry", "tasks.txt")[0] == 0
-    assert place.start_plain(plain_farmer).wait(30) == 0
+    assert place.start_plain(plain_farmer).wait() == 0
     assert place.finished() == [0, 1]
     assert place.content("failed") == b""
 
@@ -75,5 +75,5 @@ def test_of_many_ranks_one_retries(create_place, mpirun):
     place = create_place(["false"])
     assert place.run() == 1
     child = place.start_command(mpirun(3, *MPIFARM, "retry", str(place.workdir)))
-    assert child.wait(30) == 0
+    assert child.wait() == 0
     assert child.text().count("put back to be run") == 1

@@ -379,7 +379,7 @@ def test_all_holds_on_this_machine_in_ten_seconds_and_nothing_stays(
 ):
     begun = time.monotonic()
     child = selftest()
-    assert child.wait(30) == 0, child.text()
+    assert child.wait() == 0, child.text()
     assert time.monotonic() - begun < 10
     assert child.text().splitlines()[-1] == (
         "All that mpifarm promises holds here.  Not tested: ranks on several hosts."
@@ -387,24 +387,24 @@ def test_all_holds_on_this_machine_in_ten_seconds_and_nothing_stays(
     assert len(lines_of(child, CheckResult.HOLDS)) == 3
     assert "srun -N 2 python -m mpifarm selftest --mpi" in child.text()
     assert list(selftest.there.iterdir()) == []
-    wait_until(lambda: not survivors(farm_token), 5)
+    wait_until(lambda: not survivors(farm_token))
 
 
 def test_a_flock_that_does_not_exclude_makes_status_1(selftest, farm_token):
     child = selftest(stand_in="import fcntl\nfcntl.flock = lambda fd, op: None\n")
-    assert child.wait(30) == 1, child.text()
+    assert child.wait() == 1, child.text()
     assert any(line.startswith("flock") for line in lines_of(child, CheckResult.BROKEN))
     assert "--lock-area" in child.text()
     assert "not hold here:" in child.text().splitlines()[-1]
     assert list(selftest.there.iterdir()) == []
-    wait_until(lambda: not survivors(farm_token), 5)
+    wait_until(lambda: not survivors(farm_token))
 
 
 def test_the_lock_of_the_lock_area_is_tried_and_removed(selftest, tmp_path):
     area = tmp_path / "area"
     area.mkdir()
     child = selftest("--lock-area", str(area), stand_in=NO_FLOCK_IN_THERE)
-    assert child.wait(30) == 0, child.text()
+    assert child.wait() == 0, child.text()
     flock = [line for line in child.text().splitlines() if "  flock between" in line]
     assert flock[0].startswith(CheckResult.HOLDS.value), flock
     assert list(area.iterdir()) == []
@@ -425,9 +425,9 @@ def test_a_selftest_that_is_stopped_leaves_nothing(selftest, farm_token, signum)
     child = selftest()
     wait_until(lambda: "fsync" in child.text() or child.has_ended())
     child.send_signal(signum)
-    assert child.wait(10) in (75, 0), child.text()
+    assert child.wait() in (75, 0), child.text()
     assert list(selftest.there.iterdir()) == []
-    wait_until(lambda: not survivors(farm_token), 5)
+    wait_until(lambda: not survivors(farm_token))
 
 
 @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ def test_a_selftest_that_is_stopped_leaves_nothing(selftest, farm_token, signum)
 )
 def test_bad_input_is_one_sentence_and_status_2(selftest, options, told):
     child = selftest(*options)
-    assert child.wait(30) == 2, child.text()
+    assert child.wait() == 2, child.text()
     assert told in child.text()
     assert len(child.text().splitlines()) == 1
     assert list(selftest.there.iterdir()) == []
@@ -459,11 +459,11 @@ def test_without_mpi4py_mpi_is_told_how_to_get_it(monkeypatch):
 def test_a_directory_that_may_not_be_written_is_bad_input(selftest):
     selftest.there.chmod(0o555)
     child = selftest()
-    assert child.wait(30) == 2, child.text()
+    assert child.wait() == 2, child.text()
     assert "name one that you may write" in child.text()
 
 
 def test_help_is_printed(selftest):
     child = selftest("--help")
-    assert child.wait(30) == 0
+    assert child.wait() == 0
     assert "--kill-a-rank" in child.text()

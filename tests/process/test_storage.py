@@ -34,7 +34,7 @@ def assert_it_stopped(place, farm, farm_token):
     text = farm.text()
     assert "Traceback" not in text
     assert "exit status 75" in text
-    wait_until(lambda: not survivors(farm_token), 5)
+    wait_until(lambda: not survivors(farm_token))
 
 
 def assert_the_next_start_finishes(place, count):
@@ -205,7 +205,7 @@ def test_a_file_that_can_not_grow_is_cut_back_to_whole_lines(
     assert farm.wait() == 75
     assert "File too large" in farm.text()
     assert "Traceback" not in farm.text()
-    wait_until(lambda: not survivors(farm_token), 5)
+    wait_until(lambda: not survivors(farm_token))
     place.assert_sound()
     for name in ("finished", "failed", "toprocess"):
         assert place.content(name)[-1:] in (b"", b"\n")
@@ -284,7 +284,7 @@ def test_what_stands_in_a_file_is_not_told_as_unrecorded(create_place, farm_toke
     wait_until(lambda: len(place.ids("finished")) >= 4)
     put_a_directory_at(place.workdir / "attempts.tsv")
     assert farm.wait() in (0, 75)
-    wait_until(lambda: not survivors(farm_token), 5)
+    wait_until(lambda: not survivors(farm_token))
     told = told_as_unrecorded(farm)
     assert not told & {*place.ids("finished"), *place.ids("failed")}
     place.assert_sound()
@@ -310,7 +310,7 @@ def test_a_lock_held_for_seconds_only_delays_the_farm(create_place):
     with (place.workdir / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         farm = place.start()
-        wait_until(lambda: "held by another farmer; waiting" in farm.text(), 10)
+        wait_until(lambda: "held by another farmer; waiting" in farm.text())
         assert str(place.workdir / "lock") in farm.text()
         assert not farm.has_ended()
         assert not place.claims()
@@ -328,8 +328,8 @@ def test_a_lock_that_nobody_gives_back_does_not_keep_a_farm_from_stopping(
         fcntl.flock(lock, fcntl.LOCK_EX)
         farm.send_signal(signal.SIGUSR1)
         # the grace, the time that a stop gives the lock, and not as much again
-        assert farm.wait(10) == 75
-        wait_until(lambda: not survivors(farm_token), 5)
+        assert farm.wait() == 75
+        wait_until(lambda: not survivors(farm_token))
     assert str(place.workdir / "lock") in farm.text()
     again = place.start()
     place.await_notes("starts", 8)

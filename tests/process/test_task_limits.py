@@ -19,6 +19,7 @@ from mpifarm.pool import out_of_memory as memory
 from mpifarm.runners import BasicRunner
 from mpifarm.system import cgroups, process_memory, processes
 from tests.pages import take_block
+from tests.process.pool_driver import ROUNDS
 from tests.required import skip_where_allowed
 from tests.support import is_running
 
@@ -28,9 +29,6 @@ MB = 2**20
 
 LIMIT = 0.3
 """The seconds of each task in `timed_pool`."""
-
-ROUNDS = 20
-"""How often what a stall of the machine has spoilt is done again at most."""
 
 
 @pytest.fixture
@@ -62,21 +60,12 @@ def limited_pool(start_pool):
     return start
 
 
-def run_in_time(driver, command, first=0):
-    """The result of a command, in the round in which no stall took it its time."""
-    for taskid in range(first, first + ROUNDS):
-        result = driver.run(command, first=taskid)[taskid]
-        if result.seconds < LIMIT:
-            break
-    return result
-
-
 def run_with_next(driver, command, then="true"):
     """The results of two tasks; the second one again where a stall took it its time."""
     results = driver.run(command, then)
     after = results[1]
     if after.seconds >= LIMIT:
-        after = run_in_time(driver, then, first=2)
+        after = driver.run_in_time(then, LIMIT, first=2)
     return {0: results[0], 1: after}
 
 
@@ -141,7 +130,7 @@ def test_a_command_that_ignores_term_is_killed_after_the_grace_time(timed_pool):
     assert (result.outcome, result.status) == (Outcome.TIMED_OUT, KILL)
     assert result.seconds >= 0.7
     assert driver.commands() == []
-    after = run_in_time(driver, "true", first=result.taskid + 1)
+    after = driver.run_in_time("true", LIMIT, first=result.taskid + 1)
     assert after.outcome is Outcome.COMPLETED
     assert result.worker == after.worker
 
@@ -281,8 +270,8 @@ def test_what_a_users_runner_has_left_at_the_limit_is_ended(timed_pool, alone):
 @pytest.mark.parametrize("create_runner", [None, PlainRunner])
 def test_what_other_tasks_left_running_is_left_alone(timed_pool, create_runner):
     driver = timed_pool(create_runner)
-    run_in_time(driver, "sleep 1000 & exit 0")
-    run_in_time(driver, "setsid sleep 1000 & exit 0", first=ROUNDS)
+    driver.run_in_time("sleep 1000 & exit 0", LIMIT)
+    driver.run_in_time("setsid sleep 1000 & exit 0", LIMIT, first=ROUNDS)
     driver.collect_until(lambda: len(driver.commands()) == 2)
     left = set(driver.commands())
     result = driver.run("exec sleep 1000", first=2 * ROUNDS)[2 * ROUNDS]
@@ -347,7 +336,7 @@ def test_a_run_that_does_not_end_costs_the_worker_and_not_an_attempt(timed_pool,
     driver.collect_until(lambda: 1 in driver.results())
     results = driver.results()
     if results[1].seconds >= LIMIT:
-        results = {0: results[0], 1: run_in_time(driver, "true", first=2)}
+        results = {0: results[0], 1: driver.run_in_time("true", LIMIT, first=2)}
     assert ends(results) == [(Outcome.TIMED_OUT, KILL), (Outcome.COMPLETED, 0)]
     assert driver.losses()[0].running is None
     assert [loss.unstarted for loss in driver.losses()] == [(Lease(1, 1, "true"),)]
@@ -550,7 +539,7 @@ def test_a_runner_derived_from_the_default_one_has_the_limit(limited_pool):
 
 def test_memory_and_time_can_be_limited_together(timed_pool):
     driver = timed_pool(memory=200 * MB)
-    eats = run_in_time(driver, EATS_AT_ONCE)
+    eats = driver.run_in_time(EATS_AT_ONCE, LIMIT)
     assert (eats.outcome, eats.status) == (Outcome.OUT_OF_MEMORY, 1)
     hangs = driver.run("echo MemoryError; sleep 1000", first=ROUNDS)[ROUNDS]
     assert (hangs.outcome, hangs.status) == (Outcome.TIMED_OUT, TERM)
@@ -878,9 +867,9 @@ def test_a_script_can_save_between_two_steps(saving_pool):
     driver = saving_pool()
     step = f"(trap '' USR1; echo begins; {driver.waits}; echo ends)"
     # A witness: what it has got, all of the command have got.
-    witness = f"(exec > /dev/null 2>&1; trap 'touch {driver.logs}/got; exit' USR1; {driver.waits})"
+    notes = f"exec > /dev/null 2>&1; trap 'touch {driver.logs}/got; exit' USR1"
     script = f"trap 'echo saved; exit' USR1; while :; do {step}; done"
-    driver.submit(f"{witness} & {script}")
+    driver.submit(f"({notes}; {driver.waits}) & {script}")
     driver.collect_until(lambda: driver.log(0) == "begins\n")
     driver.pool.terminate()
     driver.collect_until((driver.logs / "got").exists)

@@ -107,10 +107,10 @@ def test_ctrl_c_stops_the_farm_and_its_commands(
     farm, type_keys = start_on_terminal(place)
     place.await_notes("begun", 4)
     type_keys(b"\x03")
-    assert farm.wait(10) == 75
+    assert farm.wait() == 75
     assert place.ids("toprocess") == [0, 1, 2, 3]
     place.assert_sound()
-    wait_until(lambda: not survivors(farm_token), 3)
+    wait_until(lambda: not survivors(farm_token))
 
 
 def test_a_terminal_that_is_closed_stops_the_farm_in_order(
@@ -120,7 +120,7 @@ def test_a_terminal_that_is_closed_stops_the_farm_in_order(
     terminal, _ = start_on_terminal(place)
     place.await_notes("begun", 4)
     terminal.send_signal(signal.SIGKILL)
-    wait_until(lambda: not survivors(farm_token), 10)
+    wait_until(lambda: not survivors(farm_token))
     assert place.ids("toprocess") == [0, 1, 2, 3]
     assert place.claims() == []
     assert place.result()["exit_status"] == 75
@@ -142,7 +142,7 @@ def test_a_terminal_that_nobody_reads_does_not_hold_up_the_farm(
     place = create_place(["true"] * 2000)
     before = (sys.executable, "-c", WITH_STDOUT_AT, silent_terminal, descriptor)
     farm = place.start("--verbose", before=before)
-    assert farm.wait(30) == 0
+    assert farm.wait() == 0
     assert place.finished() == list(range(2000))
 
 
