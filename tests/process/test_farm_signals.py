@@ -17,6 +17,7 @@ from tests.support import (
     is_running,
     is_suspended,
     survivors,
+    try_rounds,
     wait_until,
 )
 
@@ -25,8 +26,6 @@ SLEEP = "echo $$ >> begun; exec sleep 1000"
 IGNORES = "trap 'echo $$ >> asked' TERM; echo $$ >> begun; while :; do sleep 0.05; done"
 """It notes a TERM, and goes on."""
 
-ROUNDS = 20
-"""How often signals are sent at most until the machine does not stall between them."""
 
 STOPS = [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
@@ -72,14 +71,18 @@ def test_a_stop_kills_what_runs_and_puts_it_back(create_place, farm_token, signu
 
 
 def test_the_timeout_stops_as_usr1_does(create_place, farm_token):
-    for seconds in (1.5, 6.0, 24.0):  # on a machine that stalls, little has begun
-        place = create_place(["true"] * 2 + [SLEEP] * 4, name=f"here {seconds}")
+
+    def run(number):
+        seconds = 1.5 * 2**number  # longer for a machine that stalls
+        place = create_place(["true"] * 2 + [SLEEP] * 4, name=f"here {number}")
         begun = time.monotonic()
         farm = place.start("--timeout", f"{seconds}")
         assert farm.wait() == 75
         assert time.monotonic() - begun >= seconds
-        if len(place.notes("begun")) == 4 and len(place.finished()) == 2:
-            break
+        has_begun = len(place.notes("begun")) == 4 and len(place.finished()) == 2
+        return (place, farm) if has_begun else None
+
+    place, farm = try_rounds(run)
     assert "4 tasks running, ended now and run again next time" in farm.text()
     assert_nothing_is_left(place, farm_token)
     assert place.ids("toprocess") == [2, 3, 4, 5]
@@ -197,15 +200,18 @@ def test_a_signal_right_at_the_start_ends_it_in_order_or_by_that_signal(
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
 def test_nothing_that_the_signal_ended_is_booked(create_place, farm_token, signum):
-    for number in range(ROUNDS):
+
+    def run(number):
         place = create_place(["true"] + [SLEEP] * 12, name=f"here {number}")
         farm = start_and_await(place, 8, "--proc", "8")
-        wait_until(lambda: place.ids("finished") == [0])  # noqa: B023 - called here alone
-        # longer than 52 ms after its end, what ended before the signal counts
-        if place.signal_all(farm, signum) < 0.04:
-            break
-        farm.wait()
-    assert farm.wait() == 75
+        wait_until(lambda: place.ids("finished") == [0])
+        seconds = place.signal_all(farm, signum)
+        status = farm.wait()
+        # what ended 52 ms before the signal of the farm counts
+        return (place, status) if seconds < 0.04 else None
+
+    place, status = try_rounds(run)
+    assert status == 75
     assert place.content("failed") == b""
     assert place.content("finished") == b"0 true\n"
     assert place.ids("toprocess") == list(range(1, 13))
@@ -220,7 +226,8 @@ def test_a_command_that_ends_with_0_half_done_is_not_booked(
         "trap 'echo half >> halves; exit 0' TERM USR1; echo $$ >> begun; "
         "while :; do sleep 0.02; done"
     )
-    for number in range(ROUNDS):
+
+    def run(number):
         place = create_place([traps] * 4, name=f"here {number}")
         # in a job, whose signals are waited for longer than others: 182 ms
         options = ("--proc", "8", "--deadline", "none")
@@ -231,10 +238,12 @@ def test_a_command_that_ends_with_0_half_done_is_not_booked(
         send_signal(map(int, place.notes("begun")), signum)
         place.await_notes("halves", 4)
         farm.send_signal(signum)
-        if time.monotonic() - sent < 0.17:
-            break
-        farm.wait()
-    assert farm.wait() == 75
+        seconds = time.monotonic() - sent
+        status = farm.wait()
+        return (place, status) if seconds < 0.17 else None
+
+    place, status = try_rounds(run)
+    assert status == 75
     assert place.content("finished") == place.content("failed") == b""
     assert place.ids("toprocess") == [0, 1, 2, 3]
     assert_nothing_is_left(place, farm_token)
@@ -298,16 +307,19 @@ def test_a_second_int_ends_it_at_once_and_the_next_start_makes_it_right(
 
 
 def test_one_ctrl_c_that_comes_twice_at_once_is_one(create_place, farm_token):
-    for number in range(ROUNDS):
+
+    def run(number):
         place = create_place([SLEEP], name=f"here {number}")
         farm = start_and_await(place, 1)
         sent = time.monotonic()
         farm.send_signal(signal.SIGINT)
         farm.send_signal(signal.SIGINT)
-        if time.monotonic() - sent < 0.1:  # two in 0.2 s are one
-            break
-        farm.wait()
-    assert farm.wait() == 75
+        seconds = time.monotonic() - sent
+        status = farm.wait()
+        return (place, status) if seconds < 0.1 else None  # two in 0.2 s are one
+
+    place, status = try_rounds(run)
+    assert status == 75
     # an orderly stop: the result is written, the claim removed
     assert_nothing_is_left(place, farm_token)
     assert place.result()["exit_status"] == 75

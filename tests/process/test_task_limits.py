@@ -19,9 +19,8 @@ from mpifarm.pool import out_of_memory as memory
 from mpifarm.runners import BasicRunner
 from mpifarm.system import cgroups, process_memory, processes
 from tests.pages import take_block
-from tests.process.pool_driver import ROUNDS
 from tests.required import skip_where_allowed
-from tests.support import is_running
+from tests.support import ROUNDS, is_running, try_rounds
 
 TERM, KILL = -signal.SIGTERM, -signal.SIGKILL
 MB = 2**20
@@ -71,11 +70,12 @@ def run_with_next(driver, command, then="true"):
 
 def run_from_up(driver, command):
     """The result of a command that says "up", in the round in which it got so far."""
-    for taskid in range(ROUNDS):
+
+    def run(taskid):
         result = driver.run(command, first=taskid)[taskid]
-        if driver.log(taskid).startswith("up\n"):
-            break
-    return result
+        return result if driver.log(taskid).startswith("up\n") else None
+
+    return try_rounds(run)
 
 
 def ends(results):
@@ -365,15 +365,17 @@ def test_a_users_runner_may_use_the_alarm_itself(timed_pool):
 
 def test_a_stop_leaves_a_command_its_own_grace_time_whatever_its_limit(timed_pool):
     saves = "trap 'sleep 1.2; echo saved; exit' TERM; echo up; sleep 1000 & wait"
-    for _ in range(ROUNDS):
+
+    def terminate_in_time(number):
         driver = timed_pool(timeout=0.4, grace=0.0, late=0.4)
         (driver.logs / "log_0").unlink(missing_ok=True)
         begun = time.monotonic()
         driver.submit(saves)
-        driver.collect_until(lambda: driver.results() or driver.log(0) == "up\n")  # noqa: B023 - called here alone
+        driver.collect_until(lambda: driver.results() or driver.log(0) == "up\n")
         driver.pool.terminate()
-        if time.monotonic() - begun < 0.4:
-            break
+        return driver if time.monotonic() - begun < 0.4 else None
+
+    driver = try_rounds(terminate_in_time)
     driver.collect_until(lambda: driver.pool.stopped)
     assert driver.log(0) == "up\nsaved\n"
 
