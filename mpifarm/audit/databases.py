@@ -18,6 +18,7 @@ from mpifarm.database.errors import damaged_at
 from mpifarm.database.farming import (
     PLAIN_FARMER,
     PlainAttempt,
+    find_about,
     read_plain_attempts,
 )
 from mpifarm.database.schema import Scan, check_integrity
@@ -33,6 +34,10 @@ from mpifarm.store.farm_liveness import FarmLiveness, Machine
 from mpifarm.store.status_lines import encode_lines
 from mpifarm.store.target import Target, find_existing_lock
 from mpifarm.system import files
+
+IMPORTED_FROM = "imported_from"
+"""The fact in ``about`` that names the workdir where the outputs stay of what had run
+before an import."""
 
 
 class DatabaseReading(NamedTuple):
@@ -129,6 +134,18 @@ def _share_out(
     for farm, left in held.items():
         ids = frozenset(left)
         yield ClaimView(farm, "", FarmLiveness.DEAD, ids, ids)
+
+
+def find_earlier_workdir(target: Target, environ: Mapping[str, str]) -> str:
+    """Return the workdir that was imported with a list, "" if there was none.
+
+    Raises as `read_database` does.
+    """
+    path = target.tasklist or ""
+    find_lock = partial(find_existing_lock, target, environ)
+    moment = read_moment(path, find_lock, lambda: None)
+    with used(path, moment.copy):
+        return find_about(moment.copy, IMPORTED_FROM) or ""
 
 
 @contextmanager

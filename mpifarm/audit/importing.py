@@ -15,6 +15,7 @@ from mpifarm.audit.database_rows import (
     write_new,
     write_view,
 )
+from mpifarm.audit.databases import IMPORTED_FROM
 from mpifarm.audit.view import View, read_view
 from mpifarm.database import tasks as statements
 from mpifarm.database.schema import creating, write_about
@@ -121,6 +122,7 @@ def _import_view(view: View, target: Target, path: str) -> Imported:
         with creating(path) as connection:
             write_view(connection, view, commands)
             write_about(connection, "list", os.path.abspath(target.tasklist or ""))
+            write_about(connection, IMPORTED_FROM, view.paths.root)
             states = statements.count_states(connection)
     except BaseException:
         _remove_attempts(path + SUFFIX)

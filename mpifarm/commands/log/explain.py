@@ -5,6 +5,7 @@ alone.
 """
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import TypeVar
@@ -42,6 +43,7 @@ _WORDS = {
         "has no output here; only its tasklist knows whether it has run"
     ),
 }
+_ENDED = {Location.FINISHED, Location.FAILED}
 HELD = "has not started yet: it is held, and {} lets it start"
 HELD_UP = "has not started yet: it waits for others, by the order of the list"
 NO_FARM = ", and no farm is running: give the farm's command again to run it"
@@ -125,6 +127,8 @@ class Explainer:
             sentence += " (--logs failed keeps nothing of what completed)"
         if found.location is Location.QUEUED and not found.may_start:
             sentence += NO_FARM
+        if found.location in _ENDED and self._earlier_workdir:
+            sentence += f" here; what ran before the import: {self._earlier_log}"
         return sentence
 
     def locate(self, taskid: int) -> LocatedTask:
@@ -167,6 +171,20 @@ class Explainer:
         """For tasks that no worker ever had, why that is so."""
         paths = WorkdirPaths(self.target.workdir)
         return self.patiently(lambda: find_never_run(paths))
+
+    @cached_property
+    def _earlier_workdir(self) -> str:
+        """The workdir that was imported with a list into a database, else ""."""
+        if not is_database(self.target, self._environ):
+            return ""
+        from mpifarm.audit.databases import find_earlier_workdir  # imports sqlite3
+
+        return self.patiently(lambda: find_earlier_workdir(self.target, self._environ))
+
+    @property
+    def _earlier_log(self) -> str:
+        """The command that prints the outputs of the imported workdir."""
+        return shlex.join(["mpifarm", "log", self._earlier_workdir])
 
     @cached_property
     def _tasks(self) -> TaskList | None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mpifarm.audit import importing
 from mpifarm.audit.database_rows import write_view
-from mpifarm.commands import export
+from mpifarm.commands import export, log
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.system.console import Console
@@ -200,6 +200,27 @@ def test_attempts_are_imported(site, here):
     run(import_, "tasks.txt", "tasks.db")
     copy = here / "tasks.db_workdir" / "attempts.tsv"
     assert copy.read_bytes() == (site.root / "attempts.tsv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("taskid", "has"),
+    [
+        (0, "has finished, and has no output"),
+        (1, "has failed, and has no output"),
+    ],
+)
+def test_an_output_that_stayed_where_it_was_is_told_with_its_command(site, taskid, has):
+    run(import_, "tasks.txt", "tasks.db")
+    earlier = f"here; what ran before the import: mpifarm log {site.root}"
+    with pytest.raises(InputError, match=f"^task {taskid} {has} {earlier}$"):
+        run(log, "tasks.db", str(taskid))
+
+
+def test_a_new_database_has_no_outputs_from_before(here):
+    (here / "tasks.txt").write_text("true\n")
+    run(import_, "tasks.txt", "tasks.db")
+    with pytest.raises(InputError, match="has not started yet: it waits to be"):
+        run(log, "tasks.db", "0")
 
 
 def test_the_list_and_its_workdir_stay_as_they_are(site, here):
