@@ -21,19 +21,24 @@ from mpifarm.commands.sink import write_all
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.commands.table import TableColumn, format_table
 from mpifarm.errors import ExitStatus
+from mpifarm.hooks.definitions import HookDefinition, HookKind
+from mpifarm.hooks.site import find_site_hooks
 from mpifarm.model.settings import Default
+from mpifarm.model.wording import counted
+from mpifarm.plugins.site_files import find_site_places
 from mpifarm.system.console import Console
 
 _DESCRIPTION = (
     "Print the value that each option of a farm has here when it is not typed, and the"
     " file or variable that says so, after all places that were looked at; a later"
-    " place wins."
+    " place wins.  Below stand the hooks that the site switches on."
 )
 _EPILOG = (
     "It only shows: write a value, as proc = 32, under [options] in"
     " ~/.config/mpifarm/config.ini or another of these files; --proc 16 on the"
-    " command line wins, and --no-proc has mpifarm's own default (mpifarm help"
-    " docs/defaults.md).  Exit status: 0, or 2 if a value is wrong."
+    " command line wins, --no-proc has mpifarm's own default, and --no-events leaves"
+    " that hook of the site out (mpifarm help docs/defaults.md).  Exit status: 0, or 2"
+    " if a value is wrong."
 )
 
 _OWN: Final = "mpifarm"
@@ -53,13 +58,15 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     chosen = parser.parse_args(argv)
     places = read_places(environ)
     counting = {each.option: each for each in join_places(places)}
-    warnings = [*warn_of_places(places)]
+    left_out = [each.option for each in counting.values() if not each.words]
+    hooks, faults = find_site_hooks(find_site_places(environ), environ, left_out)
+    warnings = [*warn_of_places(places), *faults]
     if chosen.json:
-        found = encode_config(places, counting, warnings)
+        found = encode_config(places, counting, hooks, warnings)
         write_all([json.dumps(found, indent=1).encode("ascii") + b"\n"])
         return ExitStatus.ALL_FINISHED
     others = find_other_variables(environ)
-    for text in format_config(places, counting, warnings, others):
+    for text in format_config(places, counting, hooks, warnings, others):
         console.print_text(text)
     return ExitStatus.ALL_FINISHED
 
@@ -67,28 +74,57 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
 def format_config(
     places: Sequence[PlaceRead],
     counting: Mapping[str, Default],
+    hooks: Sequence[HookDefinition] = (),
     warnings: Sequence[str] = (),
     others: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Yield the text: places, options, what a farm warns of, variables without one."""
+    """Yield the text: the places, the options, the site's hooks, and what is odd.
+
+    That is what a farm warns of, and the variables that set no option.
+    """
     columns = [TableColumn("place"), TableColumn("state"), TableColumn("path")]
-    rows = [(each.title, _describe_state(each), each.path) for each in places]
+    rows = [(each.title, _describe_state(each, hooks), each.path) for each in places]
     yield from format_table(columns, rows, None)
     yield "\n"
     columns = [TableColumn("option"), TableColumn("value"), TableColumn("from")]
     yield from format_table(columns, [*_list_options(counting)], None)
+    if hooks:
+        yield "\n"
+        columns = [
+            TableColumn("site's hook"),
+            TableColumn("value"),
+            TableColumn("from"),
+        ]
+        yield from format_table(columns, [*_list_hooks(hooks)], None)
     if warnings:
         yield "".join(f"\n{each}" for each in warnings) + "\n"
     if others:
         yield f"\nvariables that set no option: {', '.join(others)}\n"
 
 
-def _describe_state(place: PlaceRead) -> str:
+def _describe_state(place: PlaceRead, hooks: Sequence[HookDefinition]) -> str:
     if place.fault:
         return "not read"  # a warning below says why
     if place.absence:
         return place.absence
-    return f"sets {len(place.defaults)}"
+    of_place = [each for each in hooks if each.source == place.path]
+    count = sum(1 for _ in _list_hooks(of_place))
+    more = f", and {counted(count, 'hook')}" if count else ""
+    return f"sets {len(place.defaults)}{more}"
+
+
+def _list_hooks(hooks: Sequence[HookDefinition]) -> Iterator[tuple[str, str, str]]:
+    """Yield the name, the value and the file of each hook of the site."""
+    for each in hooks:
+        match each.kind:
+            case HookKind.EVENTS | HookKind.METRICS:
+                yield each.kind.value, each.options["path"], each.source
+            case HookKind.COMMANDS:
+                for name, key in (("on-end", "on_end"), ("on-failure", "on_failure")):
+                    if command := each.options[key]:
+                        yield name, command, each.source
+            case HookKind.CLASS:
+                yield f"[{each.name}]", each.python_class, each.source
 
 
 def _list_options(counting: Mapping[str, Default]) -> Iterator[tuple[str, str, str]]:
@@ -116,9 +152,10 @@ def _show(value: object) -> str:
 def encode_config(
     places: Sequence[PlaceRead],
     counting: Mapping[str, Default],
+    hooks: Sequence[HookDefinition],
     warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """Return what JSON has: all places, all options that they may set, warnings."""
+    """Return what JSON has: places, options that they may set, hooks, warnings."""
     variables = {name: variable for variable, name in VARIABLES.items()}
     return {
         "places": [
@@ -139,6 +176,10 @@ def encode_config(
             for name, option in BY_NAME.items()
             if name not in ONE_RUN
         },
+        "hooks": [
+            {"hook": name, "value": value, "from": path}
+            for name, value, path in _list_hooks(hooks)
+        ],
         "warnings": [*warnings],
     }
 
@@ -148,5 +189,7 @@ def _encode_value(option: Option, default: Default | None) -> dict[str, Any]:
         shown = _show(own_default(option)) or None
         own: object = [] if option.is_list else shown
         return {"value": own, "from": _OWN, "line": None}
-    value = [*default.words] if option.is_list else default.words[0]
+    value: object = [*default.words]
+    if not option.is_list:
+        value = default.words[0] if default.words else None
     return {"value": value, "from": default.source, "line": default.line or None}

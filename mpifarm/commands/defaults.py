@@ -32,6 +32,7 @@ from mpifarm.plugins.registry import (
     read_options,
 )
 from mpifarm.plugins.site_files import (
+    SITE,
     SITE_VARIABLE,
     find_site_places,
     list_ini_files,
@@ -123,18 +124,27 @@ def find_words(environ: Mapping[str, str]) -> dict[str, str]:
     Raises as `find_defaults`.
     """
     found, _ = find_defaults(environ)
-    return {each.option: each.words[0] for each in found}
+    return {each.option: each.words[0] for each in found if each.words}
 
 
 def join_places(places: Iterable[PlaceRead]) -> list[Default]:
-    """Return the defaults that count: of an option those of the last place."""
+    """Return the defaults that count: of an option those of the last place.
+
+    One without words is that of a hook, whose like of the site's it leaves out.
+    """
     counting: dict[str, Default] = {}
     for place in places:
         for each in place.defaults:
             counting[each.option] = each
+            if place.title == SITE and not each.words:
+                del counting[each.option]  # a site has no hooks of others to leave out
             if each.words == (YES,) and each.option in CONTRARY:
                 counting.pop(CONTRARY[each.option], None)
-    return [each for each in counting.values() if each.words]
+    return [
+        each
+        for each in counting.values()
+        if each.words or BY_NAME[each.option].is_of_hooks
+    ]
 
 
 # ---- the places ----------------------------------------------------------------------
@@ -159,13 +169,13 @@ def _read_site_places(environ: Mapping[str, str]) -> Iterator[PlaceRead]:
         try:
             paths = list_ini_files(place)
         except OSError as error:
-            yield PlaceRead("site", place, fault=f"{error.strerror}")
+            yield PlaceRead(SITE, place, fault=f"{error.strerror}")
             continue
         yield from map(_read_site, paths)
         if not paths:
             absence = NO_INI if os.path.isdir(place) else NOT_THERE
             remarks = _remark_on_named(place, absence, environ)
-            yield PlaceRead("site", place, absence=absence, remarks=remarks)
+            yield PlaceRead(SITE, place, absence=absence, remarks=remarks)
 
 
 def _remark_on_named(
@@ -199,11 +209,11 @@ def _read_site(path: str) -> PlaceRead:
     So is a broken one without options: no user's farm ends because of its hooks.
     """
     try:
-        return _read("site", path)
+        return _read(SITE, path)
     except OSError as error:
-        return PlaceRead("site", path, fault=f"{error.strerror}")
+        return PlaceRead(SITE, path, fault=f"{error.strerror}")
     except NoOptionsError as error:
-        return PlaceRead("site", path, fault=str(error))
+        return PlaceRead(SITE, path, fault=str(error))
 
 
 def _read_own(title: str, path: str) -> PlaceRead:

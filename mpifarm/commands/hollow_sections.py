@@ -4,7 +4,6 @@ Rules of this file: pure; it is imported for mistakes only.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Final
 
 from mpifarm.commands.misspelt import find_near_word
 from mpifarm.plugins.registry import (
@@ -15,9 +14,7 @@ from mpifarm.plugins.registry import (
     find_near_key,
     misspells_class,
 )
-
-SITE: Final = "site"
-"""The title of a site's file."""
+from mpifarm.plugins.site_files import SITE
 
 
 def explain_sections(

@@ -165,7 +165,10 @@ class CommandLine:
         used: list[Default] = []
         for default in defaults:
             option = BY_NAME[default.option]
-            if values[option.field] is OPEN and not self._contradicts(default):
+            if not default.words:
+                values[_LEFT_OUT] = (*values[_LEFT_OUT], default.option)
+                used.append(default)
+            elif values[option.field] is OPEN and not self._contradicts(default):
                 values[option.field] = parse_default(option, default.words)
                 used.append(default)
         for option in _SETTINGS:
@@ -317,8 +320,13 @@ def _open_values() -> argparse.Namespace:
     """Return a namespace in which each option is open, for argparse to fill in."""
     # None of a list: argparse copies what is there, and appends to it.
     return argparse.Namespace(
-        **{each.field: None if each.is_list else OPEN for each in _SETTINGS}
+        **{each.field: None if each.is_list else OPEN for each in _SETTINGS},
+        **{_LEFT_OUT: ()},
     )
+
+
+_LEFT_OUT: Final = "hooks.left_out"
+"""The field of `Settings` that ``--no-NAME`` of a hook sets."""
 
 
 def _make_settings(
@@ -354,7 +362,8 @@ def _make_settings(
         policy["deadline"] = deadline_of_job(environ)
     limits = TaskLimits(**_part_of(values, "limits."))
     hooks = _part_of(values, "hooks.")
-    hooks["names"] = tuple(dict.fromkeys(hooks["names"] or ()))
+    for name in ("names", "left_out"):
+        hooks[name] = tuple(dict.fromkeys(hooks[name] or ()))
     return Settings(
         **values,
         limits=limits,
@@ -523,6 +532,11 @@ class Option(NamedTuple):
         """Whether its value names a file or directory."""
         return self.metavar in ("FILE", "DIR")
 
+    @property
+    def is_of_hooks(self) -> bool:
+        """Whether it asks for a hook, so that its ``--no-NAME`` undoes the site's."""
+        return self.field.startswith("hooks.")
+
 
 class _Open:
     """The value of an option that nobody has typed."""
@@ -543,6 +557,9 @@ class _Undo(argparse.Action):
     ) -> None:
         option = BY_NAME[f"--{option_string.removeprefix(NO)}"]
         setattr(namespace, option.field, [] if option.is_list else own_default(option))
+        if option.is_of_hooks:
+            before = getattr(namespace, _LEFT_OUT)
+            setattr(namespace, _LEFT_OUT, (*before, option.long_name))
 
 
 class _AskForHelp(argparse.Action):

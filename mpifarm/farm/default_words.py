@@ -13,8 +13,9 @@ def describe_defaults(defaults: Sequence[Default]) -> str:
     """Return the line at the farm's start about options that nobody has typed."""
     by_source: dict[str, list[str]] = {}
     for each in defaults:
-        value = " ".join(each.words)
-        by_source.setdefault(each.source, []).append(f"{each.option} {value}")
+        value = " ".join([each.option, *each.words])
+        undone = f"--no-{each.option[2:]}"
+        by_source.setdefault(each.source, []).append(value if each.words else undone)
     said = [f"{', '.join(names)} ({source})" for source, names in by_source.items()]
     return f"set by default: {'; '.join(said)}" if said else ""
 
@@ -24,6 +25,6 @@ def name_sources(sentence: str, defaults: Sequence[Default]) -> str:
     places = [
         f"{each.option} is set in {each.place}"
         for each in defaults
-        if re.search(rf"(?<![\w-]){each.option}(?![\w-])", sentence)
+        if each.words and re.search(rf"(?<![\w-]){each.option}(?![\w-])", sentence)
     ]
     return f"{sentence} ({'; '.join(places)})" if places else sentence

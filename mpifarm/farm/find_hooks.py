@@ -29,10 +29,11 @@ def with_hooks(context: RankContext) -> RankContext:
     if settings.hooks == HookSettings() and not places:
         return context
     hooks = find_own_hooks(settings, environ)
-    for place in places:
+    if places:
         from mpifarm.hooks.site import find_site_hooks
 
-        of_site, faults = find_site_hooks(place, environ)
+        left_out = settings.hooks.left_out
+        of_site, faults = find_site_hooks(places, environ, left_out)
         for sentence in faults:
             context.process.output.say(sentence)
         hooks += of_site

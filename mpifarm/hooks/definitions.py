@@ -5,9 +5,10 @@ Rules of this file: values that JSON can hold, and the words for them.
 
 import getpass
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import field
 from enum import Enum
+from typing import Final
 
 from mpifarm.batch.job import find_job
 from mpifarm.errors import InputError
@@ -111,6 +112,28 @@ class HookDefinition:
 
 _FARM_EVENTS = frozenset({FarmBegan.event, FarmState.event, FarmEnded.event, BROKE_OFF})
 assert not _FARM_EVENTS & TASK_EVENTS
+
+
+def leave_out(
+    hooks: Iterable[HookDefinition], options: Collection[str]
+) -> Iterator[HookDefinition]:
+    """Yield `hooks` without those that are like one of the options, as ``--events``."""
+    for each in hooks:
+        if each.kind is HookKind.COMMANDS:
+            yield from define_commands(
+                "" if "--on-end" in options else each.options["on_end"],
+                "" if "--on-failure" in options else each.options["on_failure"],
+                each.source,
+            )
+        elif _OPTIONS[each.kind] not in options:
+            yield each
+
+
+_OPTIONS: Final = {
+    HookKind.EVENTS: "--events",
+    HookKind.METRICS: "--metrics",
+    HookKind.CLASS: "--hook",
+}
 
 
 def define_by_options(

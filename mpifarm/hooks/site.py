@@ -5,7 +5,7 @@ user's job ends because of it.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from mpifarm.errors import FarmError, InputError
@@ -14,6 +14,7 @@ from mpifarm.hooks.definitions import (
     HookKind,
     define_commands,
     fill_in,
+    leave_out,
 )
 from mpifarm.plugins.registry import HOOK_KEY, HOOKS_SECTION, read_ini
 from mpifarm.plugins.site_files import list_ini_files
@@ -26,24 +27,30 @@ _KEYS = frozenset({"events", "metrics", "on-end", "on-failure", "path"})
 
 
 def find_site_hooks(
-    place: str, environ: Mapping[str, str]
+    places: Iterable[str], environ: Mapping[str, str], left_out: Collection[str] = ()
 ) -> tuple[list[HookDefinition], list[str]]:
-    """Return the hooks of the files at `place`, and the sentences about faulty files.
+    """Return the hooks of the files at `places`, and the sentences about faulty files.
 
-    A place that does not exist has none.
+    A place that does not exist has none.  `left_out` are the options whose like the
+    user does without.
     """
     hooks: list[HookDefinition] = []
     faults: list[str] = []
-    try:
-        paths = list_ini_files(place)
-    except OSError as error:
-        return [], [_describe_fault(place, error)]
-    for path in paths:
+    for path in _list_files(places, faults):
         try:
-            hooks += _read(path, environ)
+            hooks += leave_out(_read(path, environ), left_out)
         except (FarmError, OSError) as error:
             faults.append(_describe_fault(path, error))
     return hooks, faults
+
+
+def _list_files(places: Iterable[str], faults: list[str]) -> Iterator[str]:
+    """Yield the files at `places`; add a sentence about a faulty place to `faults`."""
+    for place in places:
+        try:
+            yield from list_ini_files(place)
+        except OSError as error:
+            faults.append(_describe_fault(place, error))
 
 
 def _describe_fault(path: str, error: Exception) -> str:

@@ -98,6 +98,9 @@ class HookSettings:
     """A command for the shell, when tasks have failed."""
     names: tuple[str, ...] = ()
     """Names of hooks in INI files (``--hook``)."""
+    left_out: tuple[str, ...] = ()
+    """Options, as ``--events``, whose like of the site's hooks the user leaves out by
+    ``--no-NAME`` or an empty value."""
 
 
 @immutable

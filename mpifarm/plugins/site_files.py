@@ -9,6 +9,9 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
+SITE: Final = "site"
+"""Whose the files are, in words."""
+
 SITE_VARIABLE: Final = "MPIFARM_SITE_CONFIG"
 """Names a file, or a directory of INI files, in place of the site's; empty: none."""
 

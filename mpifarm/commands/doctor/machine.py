@@ -100,7 +100,7 @@ def look_at_options(environ: Mapping[str, str]) -> tuple[Options, Finding]:
 
     def find() -> Any:
         defaults, warnings = find_defaults(environ)
-        words = {each.option: each.words[0] for each in defaults}
+        words = {each.option: each.words[0] for each in defaults if each.words}
         sources = [*dict.fromkeys(each.source for each in defaults)]
         return words, sources, warnings
 

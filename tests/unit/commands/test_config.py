@@ -10,6 +10,7 @@ from mpifarm.commands import config
 from mpifarm.commands.defaults import NOT_THERE, PlaceRead
 from mpifarm.commands.options import ONE_RUN
 from mpifarm.errors import InputError
+from mpifarm.hooks.definitions import name_user
 from mpifarm.model.settings import Default
 from tests.pages import read_page, take_block
 
@@ -82,6 +83,61 @@ def test_a_file_that_is_not_read_is_told_with_the_reason(call, tmp_path):
     assert re.search(rf"^project +not read +{path}$", text, re.MULTILINE)
     why = f"WARNING: the options of {path} are left out: everyone may write {path}\n"
     assert text.endswith(f"\n\n{why}")
+
+
+def test_hooks_of_the_site_are_shown_with_their_file(call, tmp_path):
+    site = tmp_path / "site.ini"
+    site.write_text(
+        "[options]\ngrace = 3\n[hooks]\nevents = /x/ev-{user}.jsonl\n"
+        "on-end = date +%F\n[accounting]\nHook = site_hooks.Accounting\n"
+    )
+    site.chmod(0o600)
+    path = f"/x/ev-{name_user()}.jsonl"
+    text = call(MPIFARM_SITE_CONFIG=str(site))
+    for line in (
+        f"site +sets 1, and 3 hooks +{site}",
+        f"events +{path} +{site}",
+        rf"on-end +date \+%F +{site}",
+        rf"\[accounting\] +site_hooks.Accounting +{site}",
+    ):
+        assert re.search(rf"^{line}$", text, re.MULTILINE), line
+    found = json.loads(call("--json", MPIFARM_SITE_CONFIG=str(site)))
+    assert found["hooks"] == [
+        {"hook": "events", "value": path, "from": str(site)},
+        {"hook": "on-end", "value": "date +%F", "from": str(site)},
+        *(
+            {
+                "hook": "[accounting]",
+                "value": "site_hooks.Accounting",
+                "from": str(site),
+            },
+        ),
+    ]
+
+
+def test_hooks_of_the_site_that_a_user_leaves_out_are_not_shown(call, tmp_path):
+    site = tmp_path / "site.ini"
+    site.write_text("[hooks]\nevents = /x/e\nmetrics = /x/m\n")
+    site.chmod(0o600)
+    (tmp_path / "mpifarm.ini").write_text("[options]\nevents =\n")
+    more = {"MPIFARM_SITE_CONFIG": str(site), "MPIFARM_METRICS": ""}
+    text = call(**more)
+    assert "site's hook" not in text
+    assert re.search(rf"^--events +{tmp_path}/mpifarm.ini, line 2$", text, re.MULTILINE)
+    found = json.loads(call("--json", **more))
+    assert found["hooks"] == []
+    assert found["options"]["--metrics"]["value"] is None
+    assert found["options"]["--metrics"]["from"] == "MPIFARM_METRICS"
+
+
+def test_a_fault_of_the_sites_hooks_is_told_as_a_farm_tells_it(call, tmp_path):
+    site = tmp_path / "site.ini"
+    site.write_text("[hooks]\nevnts = /x/e\n")
+    site.chmod(0o600)
+    *_, told = call(MPIFARM_SITE_CONFIG=str(site)).splitlines()
+    assert told.startswith(
+        f"WARNING: the hooks of {site} are left out: section [hooks]"
+    )
 
 
 def test_what_a_farm_warns_of_stands_below_and_in_json(call, tmp_path):

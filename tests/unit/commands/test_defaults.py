@@ -22,7 +22,8 @@ from mpifarm.commands.defaults import (
 )
 from mpifarm.commands.options import BY_NAME, ONE_RUN, HelpAsked, parse_line
 from mpifarm.errors import InputError, StorageError
-from mpifarm.model.settings import Settings
+from mpifarm.farm.default_words import describe_defaults, name_sources
+from mpifarm.model.settings import Default, HookSettings, Settings
 from mpifarm.plugins import registry, site_files
 from mpifarm.system import trust
 
@@ -200,9 +201,39 @@ def test_an_empty_value_undoes_what_earlier_places_say(places, value):
 def test_the_command_line_can_undo_any_default(places):
     places.write(places.user, "bind = yes", "proc = 3", "limit = a=1", "on-end = x")
     settings = places.settings("--no-bind", "--no-proc", "--no-limit", "--no-on-end")
-    assert settings == parse_line(["tasks.txt"], {}).settle()
+    assert settings == parse_line(["--no-on-end", "tasks.txt"], {}).settle()
+    assert settings.hooks == HookSettings(left_out=("--on-end",))
     assert places.settings("--no-proc", "-n", "4").workers == 4
     assert places.settings("--no-limit", "--limit", "b=2").policy.seats == (("b", 2),)
+
+
+@pytest.mark.parametrize("name", ["events", "metrics", "on-end", "on-failure", "hook"])
+def test_a_user_leaves_a_hook_of_the_site_out_in_each_place_but_the_sites(places, name):
+    option = f"--{name}"
+    undo = f"--no-{name}"
+    typed = places.settings(undo, undo, option, "mine").hooks
+    assert typed.left_out == (option,)
+    assert typed != places.settings(undo).hooks  # one's own is there all the same
+    places.write(places.site / "config.ini", f"{name} =")
+    assert places.settings().hooks.left_out == ()
+    places.write(places.user, f"{name} =")
+    for settings in (places.settings(), places.settings(option, "mine")):
+        assert settings.hooks.left_out == (option,)
+        assert describe_defaults(settings.defaults) == (
+            f"set by default: {undo} ({places.user})"
+        )
+    assert find_words(places.environ) == {}
+    places.write(places.project, f"{name} = x")
+    assert places.settings().hooks.left_out == ()
+    places.environ[f"MPIFARM_{name.upper().replace('-', '_')}"] = ""
+    assert places.settings().hooks == HookSettings(left_out=(option,))
+
+
+def test_a_fault_of_what_was_typed_is_not_laid_on_an_empty_default():
+    default = Default("--events", (), "/x.ini", 2)
+    assert name_sources("--events x is a directory", [default]) == (
+        "--events x is a directory"
+    )
 
 
 def test_what_may_be_given_again_replaces_what_earlier_places_say(places):

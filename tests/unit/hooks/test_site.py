@@ -110,7 +110,7 @@ def test_a_file_of_a_stranger_is_not_trusted(site, monkeypatch):
 
 def test_a_site_switches_hooks_on_by_a_file_or_a_directory(tmp_path, site):
     for place in (site, tmp_path):
-        hooks, faults = find_site_hooks(str(place), {"SLURM_JOB_ID": "17"})
+        hooks, faults = find_site_hooks([str(place)], {"SLURM_JOB_ID": "17"})
         assert faults == []
         events, commands, own = hooks
         assert all(each.by_site for each in hooks)
@@ -138,7 +138,7 @@ def test_a_site_switches_hooks_on_by_a_file_or_a_directory(tmp_path, site):
 )
 def test_a_faulty_file_of_the_site_is_told_and_ends_no_farm(site, text, why):
     site.write_text(text)
-    hooks, (fault,) = find_site_hooks(str(site), {})
+    hooks, (fault,) = find_site_hooks([str(site)], {})
     assert hooks == []
     assert fault.startswith(f"WARNING: the hooks of {site} are left out: ")
     assert why in fault
@@ -146,7 +146,7 @@ def test_a_faulty_file_of_the_site_is_told_and_ends_no_farm(site, text, why):
 
 def test_a_percent_sign_in_a_command_of_the_site_stands_as_it_is(site):
     site.write_text("[hooks]\non-end = date +%F >> x; date +%%s\n")
-    (commands,), faults = find_site_hooks(str(site), {})
+    (commands,), faults = find_site_hooks([str(site)], {})
     assert faults == []
     assert commands.options["on_end"] == "date +%F >> x; date +%%s"
 
@@ -156,7 +156,7 @@ def test_a_directory_of_the_site_that_cannot_be_listed_is_told(tmp_path, monkeyp
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(os, "listdir", refuse)
-    assert find_site_hooks(str(tmp_path), {}) == (
+    assert find_site_hooks([str(tmp_path)], {}) == (
         [],
         [f"WARNING: the hooks of {tmp_path} are left out: Permission denied"],
     )
@@ -164,7 +164,7 @@ def test_a_directory_of_the_site_that_cannot_be_listed_is_told(tmp_path, monkeyp
 
 def test_a_file_that_a_stranger_could_have_written_is_told_and_not_read(site):
     site.chmod(0o666)
-    hooks, (fault,) = find_site_hooks(str(site), {})
+    hooks, (fault,) = find_site_hooks([str(site)], {})
     assert hooks == []
     assert fault.endswith(f"everyone may write {site}, and they run as you")
 
@@ -284,6 +284,31 @@ def test_hooks_of_the_command_line_come_before_those_of_the_site(tmp_path, site)
     assert watch.options == {"out": "x"}
     assert (watch.by_site, of_site.by_site) == (False, True)
     assert said == []
+
+
+def test_a_user_leaves_each_hook_of_the_site_out_by_the_option_of_its_kind(
+    tmp_path, site
+):
+    text = f"[hooks]\nevents = {tmp_path}/e\nmetrics = {tmp_path}/m\non-end = date\n"
+    site.write_text(f"{text}on-failure = ls\n[watch]\nHook = site.Watch\n")
+
+    def values(*left_out: str) -> list[str]:
+        context, said = context_of(tmp_path, str(site), left_out=left_out)
+        found = with_hooks(rank_context(context)).hooks
+        assert said == []
+        assert all(each.by_site and each.source == str(site) for each in found)
+        return [
+            each.name or "; ".join(filter(None, each.options.values()))
+            for each in found
+        ]
+
+    events, metrics = f"{tmp_path}/e", f"{tmp_path}/m"
+    assert values() == [events, metrics, "date; ls", "watch"]
+    assert values("--events") == [metrics, "date; ls", "watch"]
+    assert values("--metrics", "--on-end") == [events, "ls", "watch"]
+    assert values("--on-failure") == [events, metrics, "date", "watch"]
+    assert values("--hook") == [events, metrics, "date; ls"]
+    assert values("--on-end", "--on-failure") == [events, metrics, "watch"]
 
 
 def test_what_is_wrong_at_the_site_is_told_and_the_rest_is_there(tmp_path, site):

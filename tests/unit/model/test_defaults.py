@@ -39,6 +39,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "on_end": None,
         "on_failure": None,
         "names": (),
+        "left_out": (),
     },
     "model.settings.Default": {
         "line": 0,
