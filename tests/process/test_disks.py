@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -58,8 +57,12 @@ WRITES = ["pwrite", "fsync", "rename", "utime", "unlink", "ftruncate"]
 
 
 def notes_ids(count, seconds=0.05):
-    """Commands that note their ids outside of the workdir."""
-    return [f"echo $PROC_NUMBER >> starts; sleep {seconds}"] * count
+    """Commands that note their ids outside of the workdir.
+
+    All but the first wait until the test lets them go on.
+    """
+    waits = "[ $PROC_NUMBER -lt 12 ] || until [ -e go ]; do sleep 0.02; done"
+    return [f"echo $PROC_NUMBER >> starts; {waits}; sleep {seconds}"] * count
 
 
 def started(place):
@@ -148,10 +151,11 @@ def test_a_server_that_comes_back_in_time_is_told_and_no_more(
     count = 160
     place = create_place(notes_ids(count))
     server = create_server(place)
-    farm = place.start("--proc", "4", "--grace", "20", env=server.environment)
+    farm = place.start("--proc", "4", "--grace", "60", env=server.environment)
     wait_until(lambda: len(place.ids("finished")) >= 8)
     before = len(place.notes("starts"))
     server.fail(error, calls)
+    place.allow()
     wait_until(lambda: CAN_NOT in farm.text() or farm.has_ended())
     # its workers go on with all that they have, which on a busy machine they may have
     # done before the farm says so; the farm goes on trying
@@ -174,10 +178,9 @@ def test_a_server_that_does_not_come_back_stops_the_farm_with_75(
     server = create_server(place)
     farm = place.start("--proc", "4", "--grace", "1", env=server.environment)
     wait_until(lambda: len(place.ids("finished")) >= 8)
-    begun = time.monotonic()
     server.fail("EIO", WRITES)
+    place.allow()
     assert farm.wait() == 75, farm.text()
-    assert time.monotonic() - begun < 8
     server.recover()
     assert_it_stopped_and_the_next_start_finishes(place, farm, farm_token, 60)
 
@@ -192,6 +195,7 @@ def test_no_task_fails_when_logs_turn_unwritable(create_place):
     wait_until(lambda: len(place.ids("finished")) >= 8)
     logs = place.workdir / "logs"
     logs.chmod(0o555)
+    place.allow()
     try:
         assert farm.wait() == 75, farm.text()
     finally:
@@ -267,9 +271,10 @@ def fill(disk):
 
 def test_a_full_disk_that_gets_room_in_time_is_told_and_no_more(create_place, disk):
     place = place_on(create_place, disk, 80)
-    farm = place.start("--proc", "4", "--grace", "20")
+    farm = place.start("--proc", "4", "--grace", "60")
     wait_until(lambda: len(place.ids("finished")) >= 8)
     fill(disk)
+    place.allow()
     wait_until(lambda: CAN_NOT in farm.text() or farm.has_ended())
     (disk / "filler").unlink()
     assert "No space left on device" in farm.text()
@@ -288,9 +293,10 @@ def become_read_only(disk):
 
 def test_a_disk_that_is_read_only_for_a_while_is_told_and_no_more(create_place, disk):
     place = place_on(create_place, disk, 80)
-    farm = place.start("--proc", "4", "--grace", "20")
+    farm = place.start("--proc", "4", "--grace", "60")
     wait_until(lambda: len(place.ids("finished")) >= 8)
     become_read_only(disk)
+    place.allow()
     wait_until(lambda: CAN_NOT in farm.text() or farm.has_ended())
     subprocess.run(["umount", "-l", str(disk)], check=True)
     assert "Read-only file system" in farm.text()

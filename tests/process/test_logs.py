@@ -10,7 +10,7 @@ import pytest
 from mpifarm.output import records as logfiles
 from mpifarm.output.reader import OutputReader, find_outputs
 from tests.farm_driver import MPIFARM, FarmDriver
-from tests.support import Child, wait_until
+from tests.support import Child, try_rounds, wait_until
 
 
 def show(place: FarmDriver, *words: str, status: int = 0) -> bytes:
@@ -151,7 +151,7 @@ def test_farms_with_other_kinds_of_logs_go_together(create_place, first, second)
 @pytest.mark.parametrize("kind", ["packed", "failed"])
 def test_what_a_killed_farm_was_at_is_still_there(create_place, kind):
     place = create_place(
-        ['echo "begun by $MPIFARM_FARM"; echo >> here; test -e go || sleep 99']
+        ['echo "begun by $MPIFARM_FARM"; echo >> here; test -e go || sleep 1000']
     )
     child = place.start("--logs", kind)
     place.await_notes("here", 1)
@@ -168,7 +168,7 @@ def test_what_a_killed_farm_was_at_is_still_there(create_place, kind):
 
 @pytest.mark.parametrize("kind", ["packed", "failed"])
 def test_a_stop_keeps_what_was_written(create_place, kind):
-    place = create_place(["echo begun; echo >> here; sleep 99"])
+    place = create_place(["echo begun; echo >> here; sleep 1000"])
     child = place.start("--logs", kind)
     place.await_notes("here", 1)
     child.send_signal(signal.SIGUSR1)
@@ -193,17 +193,21 @@ def test_what_writes_on_in_the_background_writes_into_its_own_log(create_place):
 
 
 def test_a_task_that_took_too_long_says_so(create_place):
-    place = create_place(["printf begun; sleep 99"])
-    assert place.run("--logs", "packed", "--task-timeout", "0.3", "--grace", "0.1") == 1
-    lines = show(place, "0").decode().splitlines()
-    assert lines[0] == "begun"
+    def run(number):
+        place = create_place(["printf begun; sleep 1000"], name=f"here {number}")
+        options = ("--task-timeout", "0.3", "--grace", "0.1")
+        assert place.run("--logs", "packed", *options) == 1
+        lines = show(place, "0").decode().splitlines()
+        return lines if lines[0] == "begun" else None
+
+    lines = try_rounds(run)
     assert lines[1].startswith("=== mpifarm: ended after 0.3 s")
 
 
 @pytest.mark.parametrize("kind", ["packed", "failed"])
 def test_a_killed_worker_takes_no_output_along(start_pool, kind):
     driver = start_pool(1, kept_logs=kind)
-    driver.submit("echo begun; exec sleep 99", "echo next; exit 1")
+    driver.submit("echo begun; exec sleep 1000", "echo next; exit 1")
     driver.collect_until(lambda: read_pool(driver, 0) == [b"begun\n"])
     (worker,) = driver.worker_pids()
     os.kill(worker, signal.SIGKILL)
@@ -338,7 +342,7 @@ def test_a_task_that_has_not_begun_is_waited_for(create_place):
 
 
 def test_following_ends_with_a_killed_farm(create_place):
-    place = create_place(["echo begun; sleep 99"])
+    place = create_place(["echo begun; sleep 1000"])
     farm = place.start("--logs", "packed")
     wait_until(lambda: has_output(place, 0))
     log = start_log(place, "0", "-f")

@@ -156,7 +156,7 @@ def test_a_list_named_as_a_command_is_farmed_and_told(create_place):
 def test_what_runs_is_listed_with_its_host_and_when_the_farm_has_died_as_orphaned(
     create_place, mpifarm
 ):
-    place = create_place(["true", *["touch begun; exec sleep 60"] * 2, "sleep 60"])
+    place = create_place(["true", *["touch begun; exec sleep 1000"] * 2, "sleep 1000"])
     # it tells what runs each half second then, and not each five
     farm = place.start("--verbose", "--proc", "2")
     wait_until(lambda: place.ids("finished") == [0], 60)

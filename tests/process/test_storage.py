@@ -24,6 +24,16 @@ def notes_ids(count, seconds=0.05):
     return [f"echo $PROC_NUMBER >> starts; sleep {seconds} # {LONG}"] * count
 
 
+WAITS = "[ $PROC_NUMBER -lt 12 ] || until [ -e go ]; do sleep 0.02; done"
+"""All but the first wait until the test lets them go on."""
+
+
+def wait_after_first(count):
+    """The same commands; the farm has not ended before the test lets them go on."""
+    note = "echo $PROC_NUMBER >> starts"
+    return [f"{note}; {WAITS}; sleep 0.05 # {LONG}"] * count
+
+
 def started(place):
     return Counter(map(int, place.notes("starts")))
 
@@ -120,10 +130,11 @@ def test_a_disk_that_fills_up_stops_the_farm_is_told_and_damages_nothing(
     create_place, create_disk, farm_token
 ):
     disk = create_disk("size=2m")
-    place = place_on(create_place, disk, notes_ids(200))
+    place = place_on(create_place, disk, wait_after_first(200))
     farm = place.start("--proc", "4")
     wait_until(lambda: len(place.ids("finished")) >= 8)
     disk.fill()
+    place.allow()
     assert_it_stopped(place, farm, farm_token)
     assert "No space left on device" in farm.text()
     place.assert_sound()
@@ -164,11 +175,13 @@ def test_a_full_disk_that_gets_room_during_the_stop_keeps_the_promises(
     create_place, create_disk, farm_token
 ):
     disk = create_disk("size=2m")
-    ignores = f"echo $PROC_NUMBER >> starts; trap '' TERM; sleep 0.4 # {LONG}"
+    note = "echo $PROC_NUMBER >> starts"
+    ignores = f"{note}; trap '' TERM; {WAITS}; sleep 0.4 # {LONG}"
     place = place_on(create_place, disk, [ignores] * 60)
     farm = place.start("--proc", "8")
     wait_until(lambda: len(place.ids("finished")) >= 8)
     disk.fill()
+    place.allow()
     wait_until(lambda: "ended now" in farm.text() or farm.has_ended())
     disk.clear()
     assert_it_stopped(place, farm, farm_token)
@@ -216,10 +229,11 @@ def test_a_file_that_can_not_grow_is_cut_back_to_whole_lines(
 
 
 def test_a_workdir_that_is_removed_stops_the_farm(create_place, farm_token):
-    place = create_place(notes_ids(400))
+    place = create_place(wait_after_first(400))
     farm = place.start("--proc", "4")
     wait_until(lambda: len(place.ids("finished")) >= 4)
     remove(place.workdir)
+    place.allow()
     assert_it_stopped(place, farm, farm_token)
     assert str(place.workdir) in farm.text()
     # it must not come back: a new one without its files would begin at the first task
@@ -227,11 +241,12 @@ def test_a_workdir_that_is_removed_stops_the_farm(create_place, farm_token):
 
 
 def test_a_workdir_that_is_moved_away_can_be_moved_back(create_place, farm_token):
-    place = create_place(notes_ids(100))
+    place = create_place(wait_after_first(100))
     farm = place.start("--proc", "4")
     wait_until(lambda: len(place.ids("finished")) >= 4)
     moved = place.directory / "moved"
     place.workdir.rename(moved)
+    place.allow()
     assert_it_stopped(place, farm, farm_token)
     assert not place.workdir.exists()
     moved.rename(place.workdir)
@@ -241,7 +256,7 @@ def test_a_workdir_that_is_moved_away_can_be_moved_back(create_place, farm_token
 
 
 def test_a_workdir_that_is_replaced_is_not_written_into(create_place, farm_token):
-    place = create_place(notes_ids(100))
+    place = create_place(wait_after_first(100))
     farm = place.start("--proc", "4")
     wait_until(lambda: len(place.ids("finished")) >= 4)
     with (place.workdir / "lock").open("w") as lock:
@@ -250,16 +265,18 @@ def test_a_workdir_that_is_replaced_is_not_written_into(create_place, farm_token
         place.workdir.rename(place.directory / "moved")
         place.workdir.mkdir()
         (place.workdir / "logs").mkdir()
+    place.allow()
     assert_it_stopped(place, farm, farm_token)
     assert place.content("finished") == place.content("failed") == b""
     assert not (place.workdir / "toprocess").exists()
 
 
 def test_logs_that_are_removed_fail_no_task(create_place, farm_token):
-    place = create_place(notes_ids(60))
+    place = create_place(wait_after_first(60))
     farm = place.start("--proc", "4")
     wait_until(lambda: len(place.ids("finished")) >= 4)
     remove(place.workdir / "logs")
+    place.allow()
     assert_it_stopped(place, farm, farm_token)
     assert place.content("failed") == b""
     assert_the_next_start_finishes(place, 60)
@@ -279,10 +296,11 @@ def put_a_directory_at(path):
 
 def test_what_stands_in_a_file_is_not_told_as_unrecorded(create_place, farm_token):
     # the table of attempts comes last: what it says no more has been recorded
-    place = create_place(notes_ids(60))
+    place = create_place(wait_after_first(60))
     farm = place.start("--proc", "4")
     wait_until(lambda: len(place.ids("finished")) >= 4)
     put_a_directory_at(place.workdir / "attempts.tsv")
+    place.allow()
     assert farm.wait() in (0, 75)
     wait_until(lambda: not survivors(farm_token))
     told = told_as_unrecorded(farm)
@@ -292,12 +310,13 @@ def test_what_stands_in_a_file_is_not_told_as_unrecorded(create_place, farm_toke
 
 def test_a_claim_that_is_removed_stops_the_farm(create_place, farm_token):
     # as a farm on another host does that takes this one for dead
-    place = create_place(notes_ids(60))
+    place = create_place(wait_after_first(60))
     farm = place.start("--proc", "4")
     wait_until(lambda: len(place.ids("finished")) >= 4)
     (name,) = place.claims()
     (place.workdir / "claims" / name).unlink()
     recorded = len(place.ids("finished"))
+    place.allow()
     assert_it_stopped(place, farm, farm_token)
     # what was under way when the claim went may have been recorded; nothing after it
     assert len(place.ids("finished")) <= recorded + 20
@@ -321,7 +340,7 @@ def test_a_lock_held_for_seconds_only_delays_the_farm(create_place):
 def test_a_lock_that_nobody_gives_back_does_not_keep_a_farm_from_stopping(
     create_place, farm_token
 ):
-    place = create_place(["echo $PROC_NUMBER >> starts; sleep 60"] * 4)
+    place = create_place(["echo $PROC_NUMBER >> starts; sleep 1000"] * 4)
     farm = place.start()
     place.await_notes("starts", 4)
     with (place.workdir / "lock").open("w") as lock:
