@@ -1,8 +1,8 @@
 """The loss of a rank as the page of the trace has it, line by line.
 
 Rules of this file: a rank is killed as on the page, under an MPI that tells of it (Open
-MPI 5 alone).  Which tasks and how many go to which rank is another in each run, and
-times, pids and hosts.
+MPI 5 alone), while its tasks wait for a word of the test.  Which tasks and how many go
+to which rank is another in each run, and times, pids and hosts.
 """
 
 import re
@@ -49,18 +49,17 @@ SHOWN_OF_THE_LOST = take_block("trace.md", "07:15:48.673 agent in Assign").lines
 
 
 def test_the_trace_of_a_lost_rank_is_that_of_the_page(farm, ulfm):
-    farm.write_list(["sleep 1.5"] * 8)
+    farm.write_list(["until [ -e go ]; do sleep 0.05; done"] * 8)
     trace = farm.directory / "trace"
     environment = {"MPIFARM_TRACE": str(trace)}
     child = farm.start("-n", "2", under=ulfm, ranks=3, env=environment)
-    lost = trace.with_name("trace.rank2")
+    leading, lost = (trace.with_name(f"trace.rank{rank}") for rank in (0, 2))
     wait_until(lambda: lost.exists() and lost.read_text().count("pool in Lease ") == 2)
     farm.signal_rank(2, signal.SIGKILL)
+    wait_until(lambda: "coordinator in ranks_lost " in leading.read_text())
+    farm.allow()
     assert_ends(child, 0)
-    for path, shown in (
-        (trace.with_name("trace.rank0"), SHOWN),
-        (lost, SHOWN_OF_THE_LOST),
-    ):
+    for path, shown in ((leading, SHOWN), (lost, SHOWN_OF_THE_LOST)):
         traced = without_varying(path.read_text().splitlines())
         missing = [line for line in without_varying(shown) if line not in traced]
         assert missing == [], "\n".join([*missing, "", *path.read_text().splitlines()])
