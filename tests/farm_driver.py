@@ -32,9 +32,6 @@ from tests.support import (
 )
 from tests.workdir_files import WorkdirFiles
 
-SLACK = 2.0
-"""Seconds that a launcher and a busy machine get beyond what is promised."""
-
 NO_LAUNCH = "listener thread failed to start"
 """What Open MPI's mpirun says, once in some hundred times on a busy machine, before it
 gives up without a rank."""

@@ -93,12 +93,22 @@ if rank == "2":
 """
 )
 
+PATIENT = (
+    RANK
+    + """
+if rank != "?":
+    from mpifarm.commands.selftest import calls, node, ranks, sharing, storage
+    node.PROMPT_SECONDS = ranks.LOSS_SECONDS = 30.0
+    calls.PATIENCE_SECONDS = {patience}
+    for each in (sharing, storage):
+        each.LOCK_SECONDS = each.FREE_SECONDS = 30.0
+"""
+)
+"""Behind a stand-in: a stall of the machine is no defect of what is tested."""
+
 SILENT = (
     RANK
     + """
-if rank == "0":
-    from mpifarm.commands.selftest import calls
-    calls.PATIENCE_SECONDS = 3.0
 if rank == "2":
     import socket, time
     socket.gethostname = lambda: time.sleep(11) or "late"
@@ -135,8 +145,9 @@ class SelfTest:
         scancel.write_text(f'#!/bin/sh\nkill -USR1 $(cat "${{0%/*}}"/pid.{ranks})\n')
         scancel.chmod(0o755)
 
-    def __call__(self, *options, ranks=3, stand_in="", launch=None):
-        (self._site / "sitecustomize.py").write_text(stand_in)
+    def __call__(self, *options, ranks=3, stand_in="", patience=30.0, launch=None):
+        patient = PATIENT.format(patience=patience)
+        (self._site / "sitecustomize.py").write_text(stand_in + patient)
         path = os.pathsep.join(filter(None, [str(self._site), self._path]))
         argv = [sys.executable, "-m", "mpifarm", "selftest", "--mpi", *options]
         launched = launch(argv) if launch else self._mpirun(ranks, *argv)
@@ -160,7 +171,7 @@ def lines_of(child, verdict):
 
 def test_three_ranks_print_one_table_in_which_all_holds(selftest, farm_token):
     child = selftest()
-    assert child.wait(30) == 0, child.text()
+    assert child.wait() == 0, child.text()
     assert child.text().count("All that mpifarm promises holds here.") == 1
     assert child.text().count("mpifarm selftest in") == 1
     assert lines_of(child, "does not hold") == []
@@ -172,13 +183,13 @@ def test_three_ranks_print_one_table_in_which_all_holds(selftest, farm_token):
         "several hosts" in line for line in lines_of(child, "could not be tested")
     )
     assert list(selftest.there.iterdir()) == []
-    wait_until(lambda: not survivors(farm_token), 5)
+    wait_until(lambda: not survivors(farm_token))
 
 
 @pytest.mark.one_mpi
 def test_each_other_host_is_compared_with_that_of_rank_0(selftest):
     child = selftest(stand_in=OWN_HOSTS)
-    assert child.wait(30) == 0, child.text()
+    assert child.wait() == 0, child.text()
     assert "3 on 3 hosts: node0 (1), node1 (1), node2 (1)" in child.text()
     for rank in (1, 2):
         assert (
@@ -207,7 +218,7 @@ BROKEN = {
 )
 def test_what_does_not_hold_between_hosts_is_found(selftest, stand_in, name, remedy):
     child = selftest(stand_in=stand_in)
-    assert child.wait(45) == 1, child.text()
+    assert child.wait() == 1, child.text()
     broken = lines_of(child, "does not hold")
     assert any(line.startswith(name) for line in broken), child.text()
     assert remedy in child.text()
@@ -216,8 +227,8 @@ def test_what_does_not_hold_between_hosts_is_found(selftest, stand_in, name, rem
 
 
 def test_a_rank_that_does_not_answer_is_told_and_the_others_are_tested(selftest):
-    child = selftest(stand_in=SILENT)
-    assert child.wait(45) == 1, child.text()
+    child = selftest(stand_in=SILENT, patience=8.0)
+    assert child.wait() == 1, child.text()
     (broken,) = lines_of(child, "does not hold")
     assert broken.startswith("a rank answers: rank 2 did not answer")
     assert "ranks on several hosts: 2 on 1 host" in child.text()
@@ -228,7 +239,7 @@ def test_a_rank_that_does_not_answer_is_told_and_the_others_are_tested(selftest)
 @pytest.mark.one_mpi
 def test_node_local_locks_hold_on_each_node(selftest):
     child = selftest(ranks=2, stand_in=LOCAL_FLOCK)
-    assert child.wait(30) == 1, child.text()
+    assert child.wait() == 1, child.text()
     held = lines_of(child, "holds")
     assert any("flock between two processes on this node" in it for it in held)
 
@@ -246,7 +257,7 @@ def test_a_signal_to_the_step_is_tried_where_it_can_be_sent(
 ):
     selftest.install_scancel(ranks)
     child = selftest(stand_in=IN_A_STEP)
-    assert child.wait(30) == status, child.text()
+    assert child.wait() == status, child.text()
     name = "USR1 to the launcher or the step reaches all ranks: "
     lines = lines_of(child, "does not hold" if status else "holds")
     assert any(each.startswith(name + line) for each in lines), child.text()
@@ -262,7 +273,7 @@ def test_ranks_that_do_not_see_each_other_are_found_with_the_remedy(
     claimed = {f"{foreign}_SIZE": "2", f"{foreign}_RANK": "0"}
     env = {**farm_environment, **launcher.variables, **claimed}
     child = selftest(launch=lambda argv: Launch(argv, env))
-    assert child.wait(30) == 1, child.text()
+    assert child.wait() == 1, child.text()
     (broken,) = lines_of(child, "does not hold")
     assert broken.startswith("MPI connects the ranks")
     assert "the mpirun of the MPI library that mpi4py uses" in child.text()
@@ -273,7 +284,7 @@ def test_ranks_that_do_not_see_each_other_are_found_with_the_remedy(
 @pytest.mark.one_mpi
 def test_bad_input_is_told_once(selftest):
     child = selftest("no-such")
-    assert child.wait(30) == 2, child.text()
+    assert child.wait() == 2, child.text()
     told = [line for line in child.text().splitlines() if line.startswith("mpifarm:")]
     assert len(told) == 1
     assert "no-such is not a directory" in told[0]
@@ -282,10 +293,10 @@ def test_bad_input_is_told_once(selftest):
 def test_the_loss_of_a_rank_ends_in_time_and_leaves_nothing(selftest, farm_token):
     child = selftest("--kill-a-rank", ranks=3)
     # what the launcher makes of it is its affair; that it does not hang is ours
-    child.wait(30)
+    child.wait()
     assert "Now rank 2 is killed." in child.text()
     assert list(selftest.there.iterdir()) == []
-    wait_until(lambda: not survivors(farm_token), 10)
+    wait_until(lambda: not survivors(farm_token))
 
 
 def test_where_mpi_tells_of_a_lost_rank_the_others_go_on(selftest, mpirun, farm_token):
@@ -299,16 +310,16 @@ def test_where_mpi_tells_of_a_lost_rank_the_others_go_on(selftest, mpirun, farm_
         return launch
 
     child = selftest("--kill-a-rank", launch=with_ulfm)
-    assert child.wait(30) == 0, child.text()
+    assert child.wait() == 0, child.text()
     held = lines_of(child, "holds")
     assert any("rank 3 is gone; MPI tells of it after" in line for line in held)
-    wait_until(lambda: not survivors(farm_token), 10)
+    wait_until(lambda: not survivors(farm_token))
 
 
 @pytest.mark.one_mpi
 def test_two_ranks_are_too_few_to_kill_one(selftest):
     child = selftest("--kill-a-rank", ranks=2)
-    assert child.wait(30) == 0, child.text()
+    assert child.wait() == 0, child.text()
     told = lines_of(child, "could not be tested")
     assert any(line.startswith("the loss of a rank: only 2") for line in told)
 
@@ -330,6 +341,6 @@ def test_a_stop_in_mid_run_leaves_nothing(selftest, farm_token):
     wait_until(lambda: "MPI connects" in child.text() or child.has_ended())
     # To the ranks: after its own TERM, Open MPI's mpirun leaves them half a second.
     send_signal(ranks_of(farm_token), signal.SIGTERM)
-    child.wait(30)
-    wait_until(lambda: not survivors(farm_token), 10)
+    child.wait()
+    wait_until(lambda: not survivors(farm_token))
     assert list(selftest.there.iterdir()) == []
