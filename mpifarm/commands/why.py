@@ -13,7 +13,7 @@ from mpifarm.audit.failures import Explanation, explain_failures
 from mpifarm.audit.memory_use import MemoryUse, find_memory_use, is_of_memory
 from mpifarm.audit.view import View, read_view
 from mpifarm.causes.choosing import NoGroupError, choose_groups
-from mpifarm.causes.failure import Group
+from mpifarm.causes.failure import Example, Group
 from mpifarm.causes.groups import encode_groups
 from mpifarm.commands.farm_command import find_remap_command, name_wait
 from mpifarm.commands.sink import write_all
@@ -57,7 +57,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     for warning in view.warnings():
         console.print_error(warning)
     if chosen.json:
-        lines = iter([_encode(target, explanation.groups, memory)])
+        lines = iter([_encode(view, explanation.groups, memory)])
     elif explanation.groups:
         lines = _format(view, explanation, memory, find_width())
     elif view.find_failed_before_edit():
@@ -155,7 +155,7 @@ def _format(
     memory: Mapping[int, MemoryUse],
     width: int | None,
 ) -> Iterator[str]:
-    """Yield the lines of all groups; those of logs are cut to the terminal's width."""
+    """Yield the lines of all groups; commands and logs are cut to the width."""
     groups = explanation.groups
     yield _count(view, groups)
     for number, group in enumerate(groups, 1):
@@ -163,9 +163,7 @@ def _format(
         yield printable(f"group {number}: {group.title}")
         for line in _describe(group, explanation.ran, memory.get(number)):
             yield f"  {printable(line)}"
-        for line in group.example.lines:
-            text = f"    | {printable(line)}"
-            yield text if width is None else shorten(text, width)
+        yield from _show(group.example, view.text(group.example.taskid), width)
         if view.is_edited:  # then a retry is refused
             continue
         yield f"  {printable(_retry_command(view.target, number, group))}"
@@ -233,7 +231,7 @@ def _count(view: View, groups: Sequence[Group]) -> str:
 def _describe(
     group: Group, ran: Mapping[str, int], use: MemoryUse | None
 ) -> Iterator[str]:
-    """Yield the facts of a group, at last the head of its example's lines."""
+    """Yield the facts of a group."""
     attempts = f", {group.attempts}" if group.attempts else ""
     yield f"{counted(len(group.tasks))}: {name_ids(group.tasks)}{attempts}"
     if group.hosts:
@@ -249,10 +247,22 @@ def _describe(
         )
     if use is not None:
         yield _name_memory(use)
-    example = group.example
+
+
+def _show(example: Example, command: str, width: int | None) -> Iterator[str]:
+    """Yield the lines of a group's example; `command` is "" if nobody knows it."""
+    if command:
+        yield _cut(f"  command of task {example.taskid}: {command}", width)
     where = f" on {example.host}" if example.host else ""
     end = "ended with:" if example.lines else "has left no output"
-    yield f"task {example.taskid}{where} {end}"
+    yield printable(f"  task {example.taskid}{where} {end}")
+    for line in example.lines:
+        yield _cut(f"    | {line}", width)
+
+
+def _cut(line: str, width: int | None) -> str:
+    text = printable(line)
+    return text if width is None else shorten(text, width)
 
 
 def _name_hosts(group: Group) -> str:
@@ -281,14 +291,13 @@ def _in_bytes(number: float) -> str:
 # ---- JSON ---------------------------------------------------------------------------
 
 
-def _encode(
-    target: Target, groups: list[Group], memory: Mapping[int, MemoryUse]
-) -> str:
+def _encode(view: View, groups: list[Group], memory: Mapping[int, MemoryUse]) -> str:
     found = encode_groups(groups)
     for number, (entry, group) in enumerate(
         zip(found["groups"], groups, strict=True), 1
     ):
-        entry["retry"] = _retry_command(target, number, group)
+        entry["example"]["command"] = view.text(group.example.taskid)
+        entry["retry"] = _retry_command(view.target, number, group)
         entry["blamed"] = [*group.blamed]
         use = memory.get(number)
         entry["memory"] = use and use._asdict()

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from mpifarm.audit import memory_use
+from mpifarm.audit.view import View
 from mpifarm.commands import retry, why
 from mpifarm.errors import InputError
 from mpifarm.model.id_ranges import parse_ids
@@ -88,6 +89,7 @@ def test_each_cause_is_a_group_with_all_that_is_known(site, run):
         "group 1: ValueError: no cell 3 in /data/*.nc",
         "  4 tasks: 1-4",
         "  hosts: n1 2, n2 2",
+        "  command of task 1: ./run 1",
         "  task 1 on n2 ended with:",
         "    | Traceback:",
         "    | ValueError: no cell 3 in /data/1.nc",
@@ -96,12 +98,14 @@ def test_each_cause_is_a_group_with_all_that_is_known(site, run):
         "group 2: killed by signal 9 (out of memory?)",
         "  1 task: 6",
         "  host: n3 1",
+        "  command of task 6: ./run 6",
         "  task 6 on n3 has left no output",
         "  mpifarm retry tasks.txt_workdir --ids 6",
         "",
         "group 3: solver: error: no convergence",
         "  1 task: 8",
         "  host: n2 1",
+        "  command of task 8: ./run 8",
         "  task 8 on n2 ended with:",
         "    | solver: error: no convergence",
         "  mpifarm retry tasks.txt_workdir --ids 8",
@@ -119,12 +123,30 @@ def test_json_has_the_same(site, run):
             "task": 1,
             "host": "n2",
             "lines": ["Traceback:", "ValueError: no cell 3 in /data/1.nc"],
+            "command": "./run 1",
         },
         "retry": "mpifarm retry tasks.txt_workdir --ids 1-4",
         "blamed": [],
         "memory": None,
     }
     assert (second["tasks"], third["tasks"]) == ("6", "8")
+
+
+def test_the_command_is_that_of_the_workdir_where_the_list_is_gone(site, run):
+    (site.root.parent / "tasks.txt").unlink()
+    assert "  command of task 8: ./run 8\n" in run(why, "tasks.txt_workdir")[0]
+
+
+def test_a_command_that_nobody_knows_is_left_out(site, run, monkeypatch):
+    monkeypatch.setattr(View, "text", lambda *_: "")
+    assert "command of" not in run(why, "tasks.txt")[0]
+    assert groups_of(run)[0]["example"]["command"] == ""
+
+
+def test_a_command_is_cut_to_the_terminal_as_by_ls(site, run, monkeypatch):
+    monkeypatch.setattr(why, "find_width", lambda: 26)
+    monkeypatch.setattr(View, "text", lambda *_: "a\tb --long")
+    assert "  command of task 8: a\\tb…\n" in run(why, "tasks.txt")[0]
 
 
 def test_what_was_not_run_is_counted_apart(tmp_path, monkeypatch, run):
