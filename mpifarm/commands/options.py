@@ -836,12 +836,13 @@ OPTIONS: Final[Mapping[str, Sequence[Option]]] = {
         Option(
             "--on-end", "hooks.on_end", NAME, "COMMAND",
             "run this by the shell when the farm has ended, with a summary in its"
-            " environment ($MPIFARM_EXIT_STATUS, $MPIFARM_FAILED and so on)",
+            " environment ($MPIFARM_EXIT_STATUS, $MPIFARM_FAILED and so on); what it"
+            " prints is not shown",
         ),
         Option(
             "--on-failure", "hooks.on_failure", NAME, "COMMAND",
             "run this by the shell when tasks have failed, once a minute at the most"
-            " ($MPIFARM_FAILURES says which)",
+            " ($MPIFARM_FAILURES says which); what it prints is not shown",
         ),
         Option(
             "--hook", "hooks.names", ANY, "NAME",

@@ -64,6 +64,7 @@ class ShellCommands:
     def __init__(self, definition: HookDefinition, report: Report) -> None:
         self._on_end = definition.options["on_end"]
         self._on_failure = definition.options["on_failure"]
+        self._source = definition.source
         self._report = report
         self._known: dict[str, Any] = {}
         self._failures: list[str] = []
@@ -154,14 +155,21 @@ class ShellCommands:
                 del self._running[pid]
                 status = reap_child(pid)
                 if status:
-                    self._tell(option, status, f"ended with status {status}")
+                    self._tell(option, status, self._describe(status))
             elif now >= until:
                 kill_group(pid, signal.SIGKILL)
 
     def _is_failure_running(self) -> bool:
         return any(option == "--on-failure" for option, _ in self._running.values())
 
+    def _describe(self, status: int) -> str:
+        """Return how a command ended, and how its user can see why."""
+        is_of_user = status > 0 and not self._source
+        why = "; to see why, put 'exec 2>>FILE;' in front of it" if is_of_user else ""
+        return f"ended with status {status}{why}"
+
     def _tell(self, option: str, status: int, what: str) -> None:
         if (option, status) not in self._told:
             self._told.add((option, status))
-            self._report(f"the command of {option} {what}")
+            of_site = f" in {self._source}" if self._source else ""
+            self._report(f"the command of {option}{of_site} {what}")

@@ -166,6 +166,13 @@ _HOOK: Final = _PluginKind(
     is_local=False,
     built_in={},
 )
+_READY_HOOKS: Final = {
+    "events": "--events FILE",
+    "metrics": "--metrics FILE",
+    "on-end": "--on-end COMMAND",
+    "on-failure": "--on-failure COMMAND",
+}
+"""Hooks that have an option of their own, and no name for ``--hook``."""
 _OTHER: Final = {
     _RUNNER.title: _HANDLER,
     _HANDLER.title: _RUNNER,
@@ -396,8 +403,9 @@ class _Search:
             )
         from difflib import get_close_matches
 
-        if near := get_close_matches(name, sorted(known), n=1):
-            return f"did you mean {near[0]!r}?"
+        ready = _READY_HOOKS if self.kind is _HOOK else {}
+        if near := get_close_matches(name, [*ready, *sorted(known)], n=1):
+            return f"did you mean {ready.get(near[0], repr(near[0]))}?"
         if config is not None:
             return f"{config} has no section [{name}] with {key}"
         own = os.path.join(self.search_path.config_home, "mpifarm")

@@ -491,7 +491,23 @@ def test_each_kind_of_end_of_a_command_is_told_once(shell, told):
         shell.dead[len(shell.started)] = status
         sink.step(shell.now)
     assert told == [
-        f"the command of --on-end ended with status {each}" for each in (3, 4)
+        f"the command of --on-end ended with status {each}; to see why, put 'exec"
+        " 2>>FILE;' in front of it"
+        for each in (3, 4)
+    ]
+
+
+def test_the_command_of_a_site_is_told_with_its_file_to_who_cannot_change_it(
+    shell, told
+):
+    options = {"on_end": "END", "on_failure": ""}
+    hook = HookDefinition(HookKind.COMMANDS, options, source="/etc/mpifarm/a.ini")
+    sink = ShellCommands(hook, told.append)
+    sink.take([line(2, "farm_ended", exit_status=0, failures=[])])
+    shell.dead[1] = 127
+    sink.step(shell.now)
+    assert told == [
+        "the command of --on-end in /etc/mpifarm/a.ini ended with status 127"
     ]
 
 

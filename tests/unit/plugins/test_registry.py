@@ -12,6 +12,7 @@ from mpifarm.plugins.registry import (
     OWN_CLASSES,
     SearchPath,
     find_handler,
+    find_hook,
     find_idle_sections,
     find_runner,
     find_search_path,
@@ -577,6 +578,25 @@ def test_what_comes_from_another_file_than_that_of_config_is_told_with_it(
         f"the tasklist handler db is that of {here}: {config} has no section [db] with"
         " TaskList"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("events", "--events FILE"),
+        ("event", "--events FILE"),
+        ("metrics", "--metrics FILE"),
+        ("on-end", "--on-end COMMAND"),
+        ("on_failure", "--on-failure COMMAND"),
+        ("wacht", "'watch'"),
+    ],
+)
+def test_a_hook_that_has_an_option_of_its_own_is_named_by_that(
+    places, write, name, meant
+):
+    write(OWN, "[watch]\nHook = a.B\n")
+    with pytest.raises(InputError, match=f"; did you mean {meant}\\?$"):
+        find_hook(name, places)
 
 
 def test_a_setup_of_the_command_line_is_an_option_of_the_runner(places, write):
