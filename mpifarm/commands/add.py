@@ -166,6 +166,7 @@ def _check_are_no_ids(after: str, words: Sequence[str]) -> None:
 def _find_list(chosen: Any, environ: Mapping[str, str]) -> Target:
     """Return workdir and list; raise `InputError` for a list that can't be added to."""
     if not is_database_name(chosen.workdir):
+        _refuse_command_first(chosen)
         _check_begun(chosen)
     target = find_target(chosen, environ)
     with suppress(InputError):  # an unknown handler is told below
@@ -210,6 +211,16 @@ def _check_begun(chosen: Any) -> None:
             f" to {named} yourself, or start mpifarm {name} first.  If you used"
             f" --workdir DIR, run: {chosen.example} --list {name} 'COMMAND'"
         )
+
+
+def _refuse_command_first(chosen: Any) -> None:
+    """Raise `InputError` for a command in the place of a list, and the list behind."""
+    words: list[str] = [chosen.workdir, *chosen.commands]
+    *commands, last = words
+    is_list = any(map(os.path.exists, (chosen.workdir, chosen.workdir + SUFFIX)))
+    if commands and not is_list and os.path.isdir(last + SUFFIX):
+        line = shlex.join(["mpifarm", "add", last, *commands])
+        raise InputError(f"the list stands first: {line}")
 
 
 def _find_last_farm(paths: WorkdirPaths) -> dict[str, Any]:

@@ -80,6 +80,9 @@ def _find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
     if not tasklist or not path or workdir == "" or chosen.config == "":
         raise InputError("a name is empty: is a variable not set?")
     if not is_database_name(path):
+        if is_database_name(tasklist):
+            line = shlex.join(["mpifarm", "import", path, tasklist])
+            raise InputError(f"the list stands first: {line}")
         raise InputError(
             f"{path} is no name of a database, by which a farm would know it: let it"
             f" end in {' or '.join(SUFFIXES)}"

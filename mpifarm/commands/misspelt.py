@@ -7,6 +7,7 @@ near spelling is offered only if the word is really near.
 
 import os
 import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
@@ -209,7 +210,7 @@ OPTIONS_OF_OTHERS: Final = _by_name({
         "a farm is waited for anyway, and mpifarm status LIST --watch shows it"
         " elsewhere until it ends"
     ),
-    "--delay --stagger --interval": (
+    "--delay --stagger --interval --rate --max-rate --rate-limit --throttle": (
         "--start-rate 30/m starts at most thirty tasks in a minute on all ranks"
         " together, one each two seconds, and --start-rate 2 two in a second"
     ),
@@ -246,7 +247,7 @@ OPTIONS_OF_OTHERS: Final = _by_name({
         "there are no named parameters: use {1} {2} for those of the first and the"
         " second :::"
     ),
-    "--sem --semaphore": (
+    "--sem --semaphore --licence --licences --license --licenses --seats": (
         "--limit NAME=N runs at most N tasks of the kind NAME at a time, which the list"
         " has as [limit=NAME] COMMAND"
     ),
@@ -270,6 +271,12 @@ OPTIONS_OF_OTHERS: Final = _by_name({
         " in place of TERM at a stop"
     ),
     "--idle-timeout --linger": "--follow TIME waits so long for lines that are added",
+    "--on-exit --on-finish --on-completion --at-exit --epilog --epilogue --post": (
+        "--on-end COMMAND runs it by the shell when the farm has ended"
+    ),
+    "--on-error --on-fail": (
+        "--on-failure COMMAND runs it by the shell when tasks have failed"
+    ),
     "--pin": "--bind gives each worker its own share of the rank's CPUs",
     "--retire-cmd --no-retire --startup-only --ssh-node --context-launch"
     " --use-address --mailto --mailfreq --mail": _NONE_RUNS,
@@ -287,6 +294,43 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     " --taskspernode": _LAUNCHER,
 })  # fmt: skip
 """Options of other tools, with a sentence about the same in mpifarm."""
+
+_SECOND_NAME = "the database is the second name: mpifarm import LIST FILE.db"
+
+OPTIONS_OF_NO_SUBCOMMAND: Final[Mapping[str, Mapping[str, str]]] = {
+    "add": _by_name({
+        "--command -c": "the command stands behind the list: mpifarm add LIST 'COMMAND'"
+    }),
+    "check": _by_name({"--fix --mend": "--repair mends what is wrong"}),
+    "export": _by_name({
+        "--failed": "--state failed prints the failed tasks alone",
+        "--database --db": "--sqlite FILE.db writes a database",
+    }),
+    "hold": {"--all": "without ids, farms start nothing more: mpifarm hold LIST"},
+    "import": _by_name({
+        "--output -o --sqlite --database --db": _SECOND_NAME,
+    }),
+    "log": _by_name({
+        "--all -a": "without ids, all tasks are printed: mpifarm log LIST",
+        "--tail --lines -n": "--last N prints the last N lines of each task",
+    }),
+    "ls": _by_name({
+        "--all -a": "without options, all tasks are listed: mpifarm ls LIST",
+        "--state --states": (
+            "mpifarm ls LIST --failed lists the failed tasks, and --finished,"
+            " --running and --waiting those in another state"
+        ),
+        "--node --nodes --hostname": "--host NAME lists the tasks of a host",
+        "--task --tasks": "--ids 3,7-9 names tasks",
+    }),
+    "release": {"--all": "without ids, all tasks are released: mpifarm release LIST"},
+    "retry": _by_name({
+        "--all": "without options, all failed tasks are put back: mpifarm retry LIST",
+        "--task --tasks": "--ids 3,7-9 names tasks",
+    }),
+    "status": _by_name({"--follow -f": "--watch shows the state again and again"}),
+}  # fmt: skip
+"""By subcommand: options that it has not, with a sentence about the same."""
 
 
 def explain_dash(words: Iterable[str]) -> str:
@@ -307,6 +351,23 @@ def explain_command(word: str) -> str:
     )
 
 
+def explain_near_command(word: str) -> str:
+    """Return a sentence about a word alone that misspells a subcommand, or "".
+
+    No file has this name, and if one has nearly this name, that is told elsewhere.
+    """
+    from mpifarm.tasklists import name_near
+
+    near = find_near_word(word, _FIRST_WORDS)
+    if not near or name_near(word):
+        return ""
+    return f"no file {word} is here: did you mean mpifarm {near}?"
+
+
+_FIRST_WORDS: Final = (*SUBCOMMANDS, "help", "version")
+"""The first words of command lines that are not a farm's."""
+
+
 def explain_list_named_as_command(tasklist: str) -> str:
     """Return a sentence about a list with the name of a subcommand, or ``run``."""
     return (
@@ -323,14 +384,32 @@ def explain_words(
 
     `tasklist` is the word taken for the list, `options` are all options of a farm.
     """
-    if why := explain_dash(words):
-        return why
-    for bare, kind in ((FOLLOW_EVER, FOLLOW), (SHUFFLE_ANY, SHUFFLE)):
-        if why := _explain_bare(bare, kind, words, tasklist, extra):
-            return why
+    return (
+        explain_dash(words)
+        or _explain_bare(FOLLOW_EVER, FOLLOW, words, tasklist, extra)
+        or _explain_bare(SHUFFLE_ANY, SHUFFLE, words, tasklist, extra)
+        or _explain_missing_dash(words, options)
+        or _explain_command_behind(extra, words, tasklist, options)
+        or _explain_extra_option(extra, words, tasklist, options)
+        or _explain_surplus([tasklist, *extra], options)
+    )
+
+
+def _explain_missing_dash(words: Sequence[str], options: Sequence[str]) -> str:
+    """Return a sentence about an option that lacks a dash, "" without such."""
     for word in words:
         if f"-{word}" in options:
             return f"{word} is not an option, did you mean -{word}?"
+    return ""
+
+
+def _explain_extra_option(
+    extra: Sequence[str], words: Sequence[str], tasklist: str, options: Sequence[str]
+) -> str:
+    """Return a sentence about an unknown option, "" without such.
+
+    The arguments are those of `explain_words`.
+    """
     for word in extra:
         name = word.partition("=")[0]
         if name in SUBCOMMANDS.get(tasklist, ()) and os.path.isfile(tasklist):
@@ -338,7 +417,47 @@ def explain_words(
         if len(word) > 1 and word.startswith("-") and " " not in word:
             said = _explain_letter(word, words) or _explain_option(word, options)
             return f"there is no option {_shown(word)}{said}"
-    return _explain_surplus([tasklist, *extra], options)
+    return ""
+
+
+def _explain_command_behind(
+    extra: Sequence[str], words: Sequence[str], tasklist: str, options: Sequence[str]
+) -> str:
+    """Return a sentence about a subcommand that stands behind the list, or "".
+
+    The arguments are those of `explain_words`.  A word may also be an option that
+    lacks its dashes.
+    """
+    word = next((each for each in extra if not each.startswith("-")), "")
+    is_name = os.path.exists(word) or os.path.exists(" ".join([tasklist, *extra]))
+    if not word or is_name or f"--{word}" in options:
+        return ""
+    if word in SUBCOMMANDS:
+        rest = [each for each in extra if each is not word]
+        has_options = any(each.startswith("-") for each in words)
+        line = _put_first(word, tasklist, ["..."] if has_options else rest)
+        return f"a subcommand stands first: {line}"
+    if why := explain_command(word):
+        return why
+    near = find_near_word(word, [*SUBCOMMANDS])
+    if near and not [*find_near(f"--{word}", options, NEAR_WITHOUT_DASHES)]:
+        return f"{_shown(word)!r}: did you mean {_put_first(near, tasklist, [])}?"
+    return ""
+
+
+def _put_first(subcommand: str, tasklist: str, rest: Sequence[str]) -> str:
+    """Return the command line of a subcommand; ``...`` stands for options."""
+    if subcommand in _TAKE_NO_LIST:
+        return f"mpifarm {subcommand}"
+    words = [shlex.quote(tasklist), *rest]
+    if subcommand == "submit":  # its options stand before the list
+        words.reverse()
+    return " ".join(["mpifarm", subcommand, *words])
+
+
+_TAKE_NO_LIST: Final = (
+    *("completion", "config", "doctor", "jobs", "selftest", "supervise"),
+)
 
 
 def explain_key(
@@ -411,18 +530,27 @@ def _explain_option_of(
     program: str, name: str, options: Sequence[str], of_farm: Collection[str]
 ) -> str:
     """Return the end of a sentence about an unknown option of a subcommand, or ""."""
-    if name in of_farm:
-        return _explain_option_of_farm(program, name)
+    said = OPTIONS_OF_NO_SUBCOMMAND.get(program.split()[1], {}).get(name)
+    if said or name in of_farm:
+        return f": {said}" if said else _explain_option_of_farm(program, name)
     if near := [*find_near(name, options)]:
         return f", did you mean {_either(near)}?"
     if name in {"--id", "--ids", "--task", "--tasks"} and program in _TAKE_IDS:
         return f": ids need none, {program} LIST 3,7-9"
-    for subcommand, its_options in SUBCOMMANDS.items():
-        if name in its_options:
-            return f"; mpifarm {subcommand} has one"
+    if others := _name_those_with(name):
+        return f"; {others}"
     if program == "mpifarm submit":
         return _explain_option_of_batch_system(name, [*of_farm])
     return ""
+
+
+def _name_those_with(name: str) -> str:
+    """Return ``mpifarm ls has one`` for an option of subcommands, or ""."""
+    those = [each for each, options in SUBCOMMANDS.items() if name in options]
+    if not those:
+        return ""
+    has = "has" if len(those) == 1 else "have"
+    return f"mpifarm {_listed(those[:MAX_NEAR])} {has} one"
 
 
 _FLAGS: Final = frozenset(
@@ -466,28 +594,74 @@ _ONLY_SHOWS: Final = (
 )
 
 _TAKE_IDS: Final = ("mpifarm cancel", "mpifarm hold", "mpifarm log", "mpifarm release")
+_NAME_IDS: Final = ("mpifarm ls", "mpifarm retry")
+"""Subcommands that take ids behind ``--ids``."""
 
 
 def _explain_surplus_of(program: str, extra: Sequence[str]) -> str:
     """Return a sentence about words too many for a subcommand."""
     if program == _CONFIG:
         return f"{program} {_ONLY_SHOWS}"
-    too_many = f"{extra[0]!r} is one word too many for {program}"
-    if extra[0].strip("0123456789,-") != "":
-        return f"{too_many}: name one list, in quotes if it has spaces in its name"
-    match program.split():
-        case [_, "retry"]:
-            # Not bare, as for cancel: no ids by mistake would mean all.
-            return f"{too_many}: name tasks by --ids {','.join(extra)}"
-        case [_, "drain"]:
-            return (
-                f"{too_many}, which is for a whole farm: mpifarm hold LIST"
-                f" {','.join(extra)} keeps single tasks from starting"
-            )
-    return (
-        f"{too_many}: mpifarm log LIST {','.join(extra)} prints what single tasks have"
-        " written"
-    )
+    explain = _explain_surplus_ids if is_ids(extra[0]) else _explain_surplus_word
+    said = explain(program, extra)
+    return f"{extra[0]!r} is one word too many for {program}{said}"
+
+
+def _explain_surplus_word(program: str, extra: Sequence[str]) -> str:
+    """Return the end of a sentence about a word too many that is no id."""
+    word, subcommand = extra[0], program.split()[1]
+    if said := OPTIONS_OF_NO_SUBCOMMAND.get(subcommand, {}).get(f"--{word}"):
+        return f": {said}"
+    if subcommand == "export" and not os.path.exists(word):
+        return f": {_explain_exported(word)}"
+    return ": name one list, in quotes if it has spaces in its name"
+
+
+def _explain_surplus_ids(program: str, extra: Sequence[str]) -> str:
+    """Return the end of a sentence about ids for which there is no place."""
+    ids = ",".join(extra)
+    if program in _NAME_IDS:
+        # Not bare, as for cancel: no ids by mistake would mean all.
+        return f": name tasks by --ids {ids}"
+    if program == "mpifarm drain":
+        return (
+            f", which is for a whole farm: mpifarm hold LIST {ids} keeps single tasks"
+            " from starting"
+        )
+    return f": mpifarm log LIST {ids} prints what single tasks have written"
+
+
+def _explain_exported(path: str) -> str:
+    """Return how the file that an export makes is named."""
+    from mpifarm.database.names import is_database_name
+
+    if is_database_name(path):
+        return f"--sqlite {shlex.quote(path)} writes a database"
+    return f"-o {shlex.quote(path)} writes the list, and --sqlite FILE.db a database"
+
+
+def is_ids(word: str) -> bool:
+    """Return whether a word seems to be ids of tasks, as 3,7-9."""
+    return word != "" and word.strip("0123456789,-") == ""
+
+
+def explain_ids_first(program: str, first: str, rest: Sequence[str]) -> str:
+    """Return a sentence about ids in the place of the list of a subcommand, or "".
+
+    `rest` are the words behind them.  Among unknown options they may be a value.
+    """
+    is_name = os.path.exists(first) or os.path.isdir(f"{first}_workdir")
+    if not is_ids(first) or is_name or any(each.startswith("-") for each in rest):
+        return ""
+    tasklist = next((each for each in rest if not is_ids(each)), "")
+    ids = [first, *(each for each in rest if each != tasklist)]
+    named = shlex.quote(tasklist) if tasklist else "LIST"
+    if program in _TAKE_IDS:
+        return f"the list stands first, then the ids: {program} {named} {' '.join(ids)}"
+    if program in _NAME_IDS:
+        line = f"{program} {named} --ids {','.join(ids)}"
+        return f"the list stands first, then the ids: {line}"
+    return _explain_surplus_of(program, ids) if tasklist else ""
 
 
 def _explain_letter(word: str, words: Sequence[str]) -> str:
@@ -517,9 +691,8 @@ _LETTER: Final = re.compile(r"(-[A-Za-z])=?([0-9]*)", re.ASCII)
 def _explain_option(word: str, options: Sequence[str]) -> str:
     """Return the end of a sentence about an unknown option, "" if nothing is near."""
     name = word.partition("=")[0]
-    for subcommand, its_options in SUBCOMMANDS.items():
-        if name in its_options and name not in OPTIONS_OF_OTHERS:
-            return f"; mpifarm {subcommand} has one"
+    if name not in OPTIONS_OF_OTHERS and (others := _name_those_with(name)):
+        return f"; {others}"
     for known in (name, name[:2]):  # -j8 is -j 8
         if known in OPTIONS_OF_OTHERS:
             return f": {OPTIONS_OF_OTHERS[known]}"
@@ -530,13 +703,16 @@ def _explain_option(word: str, options: Sequence[str]) -> str:
 
 
 def find_near(name: str, options: Sequence[str], cutoff: float = NEAR) -> Iterator[str]:
-    """Yield the options that `name` misspells or shortens."""
+    """Yield the options that `name` misspells or shortens, or whose end it is."""
     shortened = [each for each in options if len(name) > 3 and each.startswith(name)]
+    word = name.lstrip("-")
+    ends = [each for each in options if len(word) > 1 and each.endswith(f"-{word}")]
+    if ends:
+        cutoff = max(cutoff, SURELY_NEAR)  # --rate is --start-rate, not --grace
     bare = [each.lstrip("-") for each in options]
-    alike = get_close_matches(name.lstrip("-"), bare, n=1, cutoff=cutoff)
-    yield from [*dict.fromkeys([*(f"--{each}" for each in alike), *shortened])][
-        :MAX_NEAR
-    ]
+    alike = get_close_matches(word, bare, n=1, cutoff=cutoff)
+    near = dict.fromkeys([*(f"--{each}" for each in alike), *shortened, *ends])
+    yield from [*near][:MAX_NEAR]
 
 
 def _either(names: Sequence[str]) -> str:
@@ -577,7 +753,7 @@ def _explain_first(first: str, second: str) -> str:
         return f"a subcommand stands first: mpifarm {first} ..."
     if why := explain_command(first):
         return why
-    if near := get_close_matches(first, [*SUBCOMMANDS], n=1):
+    if near := get_close_matches(first, _FIRST_WORDS, 1, NEAR):
         return f"{first!r}: did you mean mpifarm {near[0]}?"
     looks_so = first.replace("-", "").isalnum()
     if not looks_so or not os.path.exists(second):
@@ -590,7 +766,7 @@ def _explain_first(first: str, second: str) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     *first, last = names
-    return f"{', '.join(first)} and {last}"
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _shown(word: str) -> str:

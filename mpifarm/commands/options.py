@@ -261,15 +261,18 @@ def _is_standard_input(tasklist: str) -> bool:
 def _check_is_list(tasklist: str) -> None:
     """Raise InputError if a missing list has the name of another tool's subcommand.
 
-    A name that begins with a dash other than ``-`` is refused, too.
+    A name that misspells one of ours, or that begins with a dash other than ``-``, is
+    refused, too.
     """
     from mpifarm.commands.misspelt import (  # for mistakes only
         explain_command,
         explain_dash,
+        explain_near_command,
     )
 
-    if why := explain_dash([tasklist]) or explain_command(tasklist):
-        raise usage_error(why)
+    for explain in (explain_command, explain_near_command):
+        if why := explain_dash([tasklist]) or explain(tasklist):
+            raise usage_error(why)
 
 
 def _check_has_name(tasklist: str) -> None:

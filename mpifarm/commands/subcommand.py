@@ -36,12 +36,25 @@ class SubcommandParser(argparse.ArgumentParser):
         if self.is_intermixed:
             parse = self.parse_known_intermixed_args
         chosen, extra = parse(args, namespace)
+        self._refuse_ids_first(chosen, extra)
         if extra:
             from mpifarm.commands.misspelt import explain_extra  # for mistakes only
 
             options = [*self._option_string_actions]
             self.error(explain_extra(self.prog, extra, options, ALL_NAMES))
         return chosen
+
+    def _refuse_ids_first(self, chosen: argparse.Namespace, extra: list[str]) -> None:
+        """Raise InputError for ids that stand in the place of the list."""
+        first = getattr(chosen, "workdir", None) or ""
+        if not first[:1].isdigit():
+            return
+        from mpifarm.commands.misspelt import explain_ids_first  # for mistakes only
+
+        ids = getattr(chosen, "ids", None)
+        rest = [*(ids if isinstance(ids, list) else ()), *extra]
+        if why := explain_ids_first(self.prog, first, rest):
+            self.error(why)
 
     def list_options(self) -> dict[str, bool]:
         """Return the names of all options, each with whether it takes a value."""

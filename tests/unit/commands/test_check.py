@@ -327,7 +327,7 @@ def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_touched(
         (log, "", "mpifarm log needs the list or its workdir after it"),
         (log, "x --ids 3", "no option --ids: ids need none, mpifarm log LIST 3,7-9"),
         (drain, "x 3 4", "for a whole farm: mpifarm hold LIST 3,4 keeps single tasks"),
-        (ls, "x 3", "for mpifarm ls: mpifarm log LIST 3 prints what single tasks"),
+        (ls, "x 3", "for mpifarm ls: name tasks by --ids 3"),
         (
             retry,
             "x -n 8",

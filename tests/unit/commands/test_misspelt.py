@@ -1,14 +1,17 @@
 """Words that a farm does not know: to the letter, what is said of each."""
 
+import importlib
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import mpifarm
 from mpifarm.commands import SUBCOMMANDS, misspelt
 from mpifarm.commands.option_values import FOLLOW
-from mpifarm.commands.options import ALL_NAMES, LONG_NAMES
+from mpifarm.commands.options import ALL_NAMES, LONG_NAMES, parse_line
+from mpifarm.errors import InputError
 
 OPTIONS = ["--retries", "--proc", "-n", "--follow", "--limit", "--rank-timeout"]
 
@@ -22,6 +25,7 @@ ANY = misspelt.SHUFFLE_ANY
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     (tmp_path / "t").touch()
+    (tmp_path / "begun_workdir").mkdir()
     monkeypatch.chdir(tmp_path)
 
 
@@ -114,6 +118,11 @@ def test_an_answer_names_options_and_subcommands_that_there_are():
         ("--prefix", "--workdir DIR"),
         ("--pipe", "nothing on its standard input"),
         ("--will-cite", "leave it out"),
+        ("--rate", "--start-rate 2 two in a second"),
+        ("--rate-limit", "--start-rate 30/m"),
+        ("--licence", "--limit NAME=N runs at most N tasks of the kind NAME"),
+        ("--on-exit", "--on-end COMMAND runs it by the shell"),
+        ("--on-error", "--on-failure COMMAND runs it by the shell"),
     ],
 )
 def test_an_option_of_a_peer_is_answered_in_place_of_the_nearest_spelling(word, said):
@@ -157,16 +166,192 @@ def test_a_letter_with_a_number_may_be_a_slip_for_that_of_the_workers(words, sai
         ("--retires", ", did you mean --retries?"),
         ("--retr", ", did you mean --retries?"),
         ("--xyzzy", ""),
-        ("--ids", "; mpifarm "),
+        ("--ids", "; mpifarm ls and retry have one"),
+        ("--failed", "; mpifarm log, ls and retry have one"),
+        ("--repair", "; mpifarm check has one"),
         ("-j8", ": "),
         ("-f", ": the list needs no option"),
         ("-e", ""),
+        ("--timeout", ", did you mean --rank-timeout?"),
     ],
 )
 def test_an_unknown_option_is_told_with_what_is_near(word, said):
     told = misspelt._explain_option(word, OPTIONS)
     assert told.startswith(said)
     assert bool(told) is bool(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("--rate", ["--start-rate"]),
+        ("--area", ["--lock-area"]),
+        ("--signal", ["--checkpoint-signal"]),
+        ("--failures", ["--max-failures"]),
+        ("--retry", ["--retries", "--retry-delay"]),
+        ("--e", []),
+    ],
+)
+def test_an_option_is_near_by_its_end(name, near):
+    assert [*misspelt.find_near(name, LONG_NAMES)] == near
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("t status", "a subcommand stands first: mpifarm status t"),
+        ("t cancel 3", "a subcommand stands first: mpifarm cancel t 3"),
+        ("t retry", "a subcommand stands first: mpifarm retry t"),
+        ("t log 1", "a subcommand stands first: mpifarm log t 1"),
+        ("no retry", "a subcommand stands first: mpifarm retry no"),
+        ("t ls --failed", "a subcommand stands first: mpifarm ls t ..."),
+        ("t --failed ls", "a subcommand stands first: mpifarm ls t ..."),
+        ("-n 4 t drain", "a subcommand stands first: mpifarm drain t ..."),
+        ("t submit -N 8", "a subcommand stands first: mpifarm submit ... t"),
+        ("t doctor", "a subcommand stands first: mpifarm doctor"),
+        ("t config", "'config' is one word too many, because a farm has one tasklist,"),
+        ("t squeue", "mpifarm has no squeue, and no file of that name is here: "),
+        ("t kill 3", "mpifarm has no kill, and no file of that name is here: to stop "),
+        ("t staus", "'staus': did you mean mpifarm status t?"),
+        ("t limit gpu=1", "'limit' is one word too many, because a farm has one taskl"),
+        ("t retrie 3", "'retrie' is one word too many, because a farm has one taskli"),
+        ("t other", "'other' is one word too many, because a farm has one tasklist: q"),
+    ],
+)
+def test_a_subcommand_behind_the_list_is_told_to_stand_first(line, said):
+    with pytest.raises(InputError) as caught:
+        parse_line(line.split(), {})
+    assert str(caught.value).startswith(said)
+    if said[-1] in "t13.r":  # the whole command
+        assert str(caught.value).startswith(f"{said} (")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_file_behind_the_list_is_no_subcommand(tmp_path):
+    for name in ("status", "my log"):
+        (tmp_path / name).touch()
+    for line in ("t status", "my log"):
+        with pytest.raises(InputError, match="quote a name that has spaces in it"):
+            parse_line(line.split(), {})
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("doctr", "no file doctr is here: did you mean mpifarm doctor?"),
+        ("confg", "no file confg is here: did you mean mpifarm config?"),
+        ("hlep", "no file hlep is here: did you mean mpifarm help?"),
+        ("chek", ""),  # for chekk is nearer
+        ("wombat", ""),
+        ("dir/doctr", ""),
+        ("doctr.txt", ""),
+    ],
+)
+def test_a_misspelt_subcommand_alone_is_told_where_no_file_is_so_named(
+    word, said, tmp_path
+):
+    (tmp_path / "chekk").touch()
+    if not said:
+        assert parse_line([word], {}).values["tasklist"] == word
+        return
+    with pytest.raises(InputError) as caught:
+        parse_line([word], {})
+    assert str(caught.value).startswith(said)
+    (tmp_path / word).touch()
+    assert parse_line([word], {}).values["tasklist"] == word
+
+
+def mistake_of_subcommand(line: str) -> str:
+    name, *words = line.split()
+    module = importlib.import_module(f"mpifarm.commands.{name}")
+    with pytest.raises(InputError) as caught:
+        module.main(words, SimpleNamespace(print_error=print), {})
+    return str(caught.value).removesuffix(f" (mpifarm {name} --help tells more)")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("ls --state failed t", "mpifarm ls LIST --failed lists the failed tasks"),
+        ("ls t --state=failed", "mpifarm ls LIST --failed lists the failed tasks"),
+        ("ls t --all", "without options, all tasks are listed: mpifarm ls LIST"),
+        ("ls t --node x", "--host NAME lists the tasks of a host"),
+        ("log t --all", "without ids, all tasks are printed: mpifarm log LIST"),
+        ("log t -n 3", "--last N prints the last N lines of each task"),
+        ("log t --tail 3", "--last N prints the last N lines of each task"),
+        ("retry --all t", "without options, all failed tasks are put back: mpifarm"),
+        ("retry t --task 3", "--ids 3,7-9 names tasks"),
+        ("ls t --tasks 3", "--ids 3,7-9 names tasks"),
+        ("add x begun", "the list stands first: mpifarm add begun x"),
+        ("import x.db t", "the list stands first: mpifarm import t x.db"),
+        ("retry t all", "for mpifarm retry: without options, all failed tasks are put"),
+        ("hold t --all", "without ids, farms start nothing more: mpifarm hold LIST"),
+        (
+            "release t --all",
+            "without ids, all tasks are released: mpifarm release LIST",
+        ),
+        ("status t --follow", "--watch shows the state again and again"),
+        ("status t --failed", "; mpifarm log, ls and retry have one"),
+        ("export t --failed", "--state failed prints the failed tasks alone"),
+        ("export t failed", "--state failed prints the failed tasks alone"),
+        ("export t --db x.db", "--sqlite FILE.db writes a database"),
+        ("export t out.db", "for mpifarm export: --sqlite out.db writes a database"),
+        ("export t out.txt", "for mpifarm export: -o out.txt writes the list"),
+        ("export t t", "for mpifarm export: name one list, in quotes if it has"),
+        (
+            "import t -o x.db",
+            "the database is the second name: mpifarm import LIST FILE",
+        ),
+        (
+            "import -o x.db t",
+            "the database is the second name: mpifarm import LIST FILE",
+        ),
+        ("import t --sqlite x.db", "the database is the second name: mpifarm import"),
+        ("check t --fix", "--repair mends what is wrong"),
+        (
+            "add t -c x",
+            "the command stands behind the list: mpifarm add LIST 'COMMAND'",
+        ),
+    ],
+)
+def test_a_word_that_a_subcommand_does_not_take_is_answered_by_what_serves(line, said):
+    told = mistake_of_subcommand(line)
+    assert said in told
+    assert "did you mean" not in told
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("cancel 13 t", "the list stands first, then the ids: mpifarm cancel t 13"),
+        ("hold 3,7-9 t", "the list stands first, then the ids: mpifarm hold t 3,7-9"),
+        ("release 13 t", "the list stands first, then the ids: mpifarm release t 13"),
+        ("log 13 14 t", "the list stands first, then the ids: mpifarm log t 13 14"),
+        (
+            "retry 13",
+            "the list stands first, then the ids: mpifarm retry LIST --ids 13",
+        ),
+        ("log 13", "the list stands first, then the ids: mpifarm log LIST 13"),
+        ("retry 13 t", "the list stands first, then the ids: mpifarm retry t --ids 13"),
+        ("ls 1 2 t", "the list stands first, then the ids: mpifarm ls t --ids 1,2"),
+        (
+            "why 13 t",
+            "'13' is one word too many for mpifarm why: mpifarm log LIST 13 p",
+        ),
+    ],
+)
+def test_ids_before_the_list_are_told_to_stand_behind(line, said, tmp_path):
+    assert mistake_of_subcommand(line).startswith(said)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_list_may_have_a_number_for_a_name(tmp_path):
+    (tmp_path / "13").touch()
+    assert "no farm has run this list" in mistake_of_subcommand("cancel 13 3")
 
 
 @pytest.mark.usefixtures("here")
