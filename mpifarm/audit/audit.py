@@ -23,6 +23,7 @@ from mpifarm.store.fingerprint import (
     compare,
     parse_fingerprint,
 )
+from mpifarm.store.nowhere import find_nowhere
 from mpifarm.store.status_lines import (
     ParsedStatus,
     find_empty_status,
@@ -246,6 +247,19 @@ def _find_learnable(line: bytes) -> int | None:
     head = line.partition(b" ")[0]
     taskid = find_id(line) if len(head) < 10 else None
     return taskid if taskid is not None and taskid < MAX_LEARNED else None
+
+
+def find_nowhere_of(contents: Contents) -> list[int]:
+    """Return the tasks in no file, of the list with which the workdir was begun.
+
+    That list may have been edited since.  What can't be read may hold any task.
+    """
+    if contents.unread or contents.remap_begun or contents.toprocess is None:
+        return []
+    ended = contents.finished, contents.failed
+    queues = contents.toprocess, contents.added, contents.waiting
+    claimed = _union(claim.held for claim in contents.claims)
+    return find_nowhere((*ended, *queues), contents.fingerprint, claimed)
 
 
 # ---- the whole ----------------------------------------------------------------------

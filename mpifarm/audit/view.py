@@ -39,6 +39,7 @@ from mpifarm.audit.audit import (
     ClaimView,
     Contents,
     ParsedContents,
+    find_nowhere_of,
     learn_tasks,
     parse_contents,
 )
@@ -193,6 +194,7 @@ class View:
         )
         self.is_edited = parsed.is_edited
         """Whether the list was edited, not only added to, since the workdir began."""
+        self._was_lost = self.is_edited and bool(find_nowhere_of(contents))
         self.odd_lines = sum(len(each.odd) for each in parsed.by_name.values())
         self._locations = _locate(contents, parsed)
         self._failed = parsed.failed.ids
@@ -359,6 +361,11 @@ class View:
         return sorted(each for each in ids if self.state(each) is State.NOWHERE)
 
     # ---- tasks and farms ------------------------------------------------------------
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether tasks are in no file, of the list as it was: others may run them."""
+        return self._was_lost or (self.counts[State.NOWHERE] > 0 and not self.is_edited)
 
     def text(self, taskid: int) -> str:
         """Return the command of a task, "" if the list and the files do not have it."""

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from mpifarm.audit.snapshot import observer, read_claims
+from mpifarm.audit.audit import find_nowhere_of
+from mpifarm.audit.snapshot import examine, observer
 from mpifarm.commands.argument_words import SEPARATORS, find_options
 from mpifarm.commands.options import count_values
 from mpifarm.errors import StorageError
@@ -21,6 +22,7 @@ from mpifarm.model.settings import STDIN_LIST, is_passing
 from mpifarm.model.wording import agree
 from mpifarm.store.farm_file import list_farm_files
 from mpifarm.store.farm_report import FarmReport, find_report
+from mpifarm.store.nowhere import NO_PLAIN_FARMER
 from mpifarm.store.target import UNKNOWN_LIST, Target, farm_words_of
 from mpifarm.submit.shell import find_submit_command
 from mpifarm.system import files
@@ -46,19 +48,25 @@ def find_remap_command(target: Target) -> str:
 
 
 def find_wait(target: Target) -> str:
-    """Return `name_wait` of the farms in the workdir of a target."""
-    claims = read_claims(os.path.abspath(target.workdir), observer())
-    return name_wait(sum(claim.may_live for claim in claims))
+    """Return `name_wait` of the farmers in the workdir of a target."""
+    contents = examine(os.path.abspath(target.workdir), observer(), locked=False)
+    live = sum(claim.may_live for claim in contents.claims)
+    return name_wait(live, has_lost=bool(find_nowhere_of(contents)))
 
 
-def name_wait(live: int) -> str:
+def name_wait(live: int, *, has_lost: bool) -> str:
     """Return what is to be waited for in front of a ``--remap``; "" for nothing.
 
-    It is refused while farms `live`, or may.
+    It is refused while farms `live`, or may, and while tasks are in no file
+    (`has_lost`), since a plain farmer may have them.
     """
-    if not live:
-        return ""
-    return f"once the {agree(live, 'farm at work has', 'farms at work have')} ended, "
+    ends = []
+    if live:
+        ends.append(agree(live, "the farm at work has", "the farms at work have"))
+        ends[0] += " ended"
+    if has_lost:
+        ends.append(NO_PLAIN_FARMER)
+    return f"once {' and '.join(ends)}, " if ends else ""
 
 
 def _find_last_report(target: Target) -> FarmReport | None:

@@ -22,9 +22,11 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
 from mpifarm.plugins.registry import find_runner, find_search_path
 from mpifarm.runners import check_runner
+from mpifarm.store.farm_liveness import this_machine
+from mpifarm.store.membership import put_off
 from mpifarm.store.strangers import validate_contents, validate_place
 from mpifarm.store.target import Target, find_handler_of, is_database, read_tasks
-from mpifarm.store.validate import check_not_edited
+from mpifarm.store.validate import EditedListError, check_not_edited
 from mpifarm.system import files
 from mpifarm.tasklists import (
     PLAIN_CLASS,
@@ -94,12 +96,20 @@ def check_input(
     )
     is_of_files = not (of_database or keeps_own_state(tasks, settings.workdir))
     if is_of_files and not (settings.remap or settings.again):
-        check_not_edited(paths, tasks.tasks, find_constraints(tasks))
+        _check_not_edited(paths, tasks)
     faults = find_list_faults(
         *(settings, runner, tasks),
         *(lambda: command_environment(os.environb), holds_all_cpus),
     )
     return CheckedInput(tasks, [*faults], chosen)
+
+
+def _check_not_edited(paths: WorkdirPaths, tasks: TaskList) -> None:
+    """Raise `InputError` if the workdir was begun with another list."""
+    try:
+        check_not_edited(paths, tasks.tasks, find_constraints(tasks))
+    except EditedListError as error:
+        raise put_off(error, paths, this_machine()) from None
 
 
 def _read_list(

@@ -35,14 +35,8 @@ from mpifarm.model.paths import (
 from mpifarm.model.wording import agree
 from mpifarm.store.claims import OtherClaims, grasped
 from mpifarm.store.farm_liveness import FarmLiveness, Machine
-from mpifarm.store.fingerprint import parse_fingerprint
+from mpifarm.store.nowhere import read_nowhere
 from mpifarm.system import files
-
-MAX_ID: Final = 10**8
-"""A larger id is not that of a task: a line of something else begins with it."""
-
-_LEADING_ID: Final = rb"(?m)^(?:0|[1-9][0-9]{0,17})(?= )"
-
 
 # ---- names ---------------------------------------------------------------------------
 
@@ -118,16 +112,7 @@ def refuse_farmers(paths: WorkdirPaths, machine: Machine, total: int) -> None:
 
 def _refuse_lost(paths: WorkdirPaths, claimed: set[int], total: int) -> None:
     """Raise `InputError` if tasks are in no file.  Without ``toprocess`` none are."""
-    queue = files.find_content(paths.toprocess)
-    if queue is None:
-        return
-    others = (paths.added, paths.waiting, paths.finished, paths.failed)
-    seen = claimed
-    for content in (queue, *map(files.find_content, others)):
-        seen = seen.union(_find_ids(content or b""))
-    stored = parse_fingerprint(files.find_content(paths.fingerprint) or b"")
-    known = stored.total if stored else max(total, max(seen, default=-1) + 1)
-    lost = [taskid for taskid in range(known) if taskid not in seen]
+    lost = read_nowhere(paths, claimed, total)
     if lost:
         are = agree(len(lost), "task", "tasks")
         is_in = agree(len(lost), "is", "are")
@@ -137,12 +122,6 @@ def _refuse_lost(paths: WorkdirPaths, claimed: set[int], total: int) -> None:
             " no file there: with a PyTaskFarmer that is at work, or lost by one; if"
             f" none is, move it yourself: {move}"
         )
-
-
-def _find_ids(content: bytes) -> Iterator[int]:
-    """Yield the ids with which lines begin."""
-    found = map(int, re.findall(_LEADING_ID, content))
-    return (taskid for taskid in found if taskid < MAX_ID)
 
 
 # ---- moving --------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from mpifarm.store.farm_liveness import Machine, this_machine
 from mpifarm.store.fingerprint import PrefixHashes
 from mpifarm.store.held_file import Held, find_held
 from mpifarm.store.ledger import Appended, Ledger, Ledgers
+from mpifarm.store.membership import put_off
 from mpifarm.store.optimistic import write_optimistically
 from mpifarm.store.queue import Steps
 from mpifarm.store.queue_pair import QueuePair
@@ -141,7 +142,7 @@ class FileStore(Store):
                 workdir._enter(lock, predecessor)
             except EditedListError as error:
                 if not remap:
-                    raise workdir._member.put_off(error) from None
+                    raise put_off(error, paths, machine) from None
                 workdir._remap(lock)
             else:
                 return workdir

@@ -24,11 +24,34 @@ from mpifarm.store.claims import (
     share_a_lock,
 )
 from mpifarm.store.farm_liveness import FarmLiveness, Machine
+from mpifarm.store.nowhere import NO_PLAIN_FARMER, read_nowhere
 from mpifarm.store.validate import REMEDY, EditedListError
 from mpifarm.system import files
 
 FAMILY = 8
 """Characters of a farm's name that stay the same when another rank leads the farm."""
+
+
+def put_off(
+    error: EditedListError, paths: WorkdirPaths, machine: Machine
+) -> EditedListError:
+    """Return the error of an edited list, with what is to be waited for first.
+
+    Its remedies are refused while farms may live, or plain farmers may have tasks.  No
+    lock is needed.  Raises `StorageError`.
+    """
+    if not error.remedy:
+        return error
+    others = OtherClaims(paths, farm="")
+    others.poll()
+    claims = others.claims.values()
+    live = [each for each in claims if assess_untaken(each, machine).may_live]
+    ends = [f"the farm {each.describe()} has ended" for each in live[:1]]
+    claimed = {taskid for each in claims for taskid in each.journal.held}
+    if read_nowhere(paths, claimed):
+        ends.append(NO_PLAIN_FARMER)
+    wait = f"once {' and '.join(ends)}, " if ends else ""
+    return EditedListError(error.what, f"{wait}{error.remedy}")
 
 
 class Membership:
@@ -79,18 +102,6 @@ class Membership:
             f"{claim.path} holds task {last}, and the tasklist has only "
             f"{counted(total)}; {wait}{REMEDY}"
         )
-
-    def put_off(self, error: EditedListError) -> EditedListError:
-        """Return the error of an edited list, with the end of a farm that may live.
-
-        No lock is needed.  Raises `StorageError`.
-        """
-        self.others.poll()
-        for claim in self.others.claims.values():
-            if error.remedy and assess_untaken(claim, self._machine).may_live:
-                wait = f"once the farm {claim.describe()} has ended, "
-                return EditedListError(error.what, f"{wait}{error.remedy}")
-        return error
 
     def _validate_locks(self, claim: OtherClaim) -> None:
         head = claim.journal.head

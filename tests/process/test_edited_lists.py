@@ -221,7 +221,7 @@ def test_remap_of_a_list_that_was_not_edited_changes_nothing(create_place):
 
 
 def test_remap_is_refused_while_a_farm_works(create_place, mpifarm):
-    place = create_list(create_place, 4, seconds=5)
+    place = create_list(create_place, 4, seconds=60)
     farm = place.start("--proc", "4")
     place.await_notes("starts", 4)
     write_list(place, ["front", *range(4)])
@@ -287,6 +287,32 @@ def test_a_line_corrected_after_a_plain_farmer_is_run_by_what_commands_say(
     assert "\ntask 0: " not in said
     assert place.run_words(*farm.split()[1:]) == 1
     assert (place.finished(), place.failed()) == ([0, 1], [2])
+
+
+@pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
+def test_while_a_plain_farmer_works_its_end_is_named_before_a_remap(
+    create_place, mpifarm, plain_farmer
+):
+    place = create_place(["true", "sleep 60", "rmdir none"])
+    farmer = place.start_plain(plain_farmer, "--proc", "1")
+    wait_until(lambda: place.finished() == [0] and place.to_process() == [2])
+    tasklist = str(place.tasklist)
+    place.tasklist.write_text("true\nsleep 60\nmkdir none\n")
+    wait, farm = "once no PyTaskFarmer works there, ", f"mpifarm --remap {tasklist}"
+    for command, before in [
+        ("retry", "needs no retry: "),
+        ("check", "by the text of each line: "),
+    ]:
+        assert f"{before}{wait}{farm}" in mpifarm(place, command, tasklist)[1]
+    way_on = f"; {wait}to run what is new or was changed: {farm} "
+    assert way_on in mpifarm(place, "status", tasklist)[1]
+    for words in [tasklist], ["--dry-run", tasklist]:
+        refused, said = mpifarm(place, *words)
+        assert (refused, f"; {wait}add --remap to run" in said) == (2, True)
+    refused, said = mpifarm(place, "--remap", tasklist)
+    assert (refused, "taken by a PyTaskFarmer (at work" in said) == (2, True)
+    farmer.send_signal(signal.SIGKILL)
+    farmer.wait()
 
 
 def test_what_was_only_moved_can_be_retried_after_a_remap(create_place, mpifarm):

@@ -217,8 +217,9 @@ def _name_remap(status: Status) -> str:
     command = name_remap_command(status.view.target, report, status.directory)
     if status.view.remap_begun:
         return f"to go on: {command}"
+    wait = name_wait(len(status.live), has_lost=status.view.has_lost)
     return (
-        f"{name_wait(len(status.live))}to run what is new or was changed: {command} (or"
+        f"{wait}to run what is new or was changed: {command} (or"
         " all afresh, with --again in place of --remap)"
     )
 

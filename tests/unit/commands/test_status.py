@@ -379,15 +379,24 @@ def test_of_an_edited_list_it_says_that_and_not_that_tasks_are_lost(site, run):
     fingerprint = encode_fingerprint(take_fingerprint([*TASKS[:3], *TASKS[4:]]))
     (site.root / "fingerprint.json").write_bytes(fingerprint)
     site.write("toprocess", range(4, 12))
+    with open(site.root / "finished", "a") as file:
+        file.write("3 old\n")
     text = run("tasks.txt")[1]
     assert "tasks.txt was edited since tasks.txt_workdir was begun" in text
     assert "8 waiting, 1 unknown since the list was edited\n" in text
     assert "PyTaskFarmer" not in text
     assert "no farm of mpifarm" not in text
-    assert (
-        "no farm runs; to run what is new or was changed: mpifarm --remap tasks.txt"
+    way_on = (
+        "to run what is new or was changed: mpifarm --remap tasks.txt"
         " (or all afresh, with --again in place of --remap)\n"
-    ) in text
+    )
+    assert f"no farm runs; {way_on}" in text
+    site.write("finished", [0, 1])
+    wait = "once no PyTaskFarmer works there, "
+    assert f"no farm runs; {wait}{way_on}" in run("tasks.txt")[1]
+    write_claim(WorkdirPaths(str(site.root)), FARM, [])
+    wait = "once the farm at work has ended and no PyTaskFarmer works there, "
+    assert f"\n{wait}{way_on}" in run("tasks.txt")[1]
 
 
 @pytest.mark.parametrize(
